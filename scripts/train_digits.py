@@ -94,7 +94,7 @@ class Divergence(nn.Module):
         low, high = edges(x, s)
         features = [(x - self.mean) / torch.sqrt(self.variance + s * s), low, high,
                     low * (1 - low), high * (1 - high)]
-        return self.trunk(torch.cat(features, 1), torch.log(sigma) * 0.25)[:, 0]
+        return self.trunk(torch.cat(features, 1), torch.log(sigma) * 0.25).squeeze(1)
 
     def forward(self, x, sigma):
         wiener, scale = self.parts(sigma)

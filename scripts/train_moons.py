@@ -76,7 +76,7 @@ class Divergence(nn.Module):
         return 1 + 0.5 / (1.05 - t)
 
     def residual(self, x, t):
-        return self.scale(t) * self.trunk(features(x, t), clock(t))[:, 0]
+        return self.scale(t) * self.trunk(features(x, t), clock(t)).squeeze(1)
 
     def forward(self, x, t):
         return 2 * gaussian_slope(t) + self.residual(x, t)
