@@ -1,0 +1,297 @@
+//! Axes as data: a range that is never empty, and ticks that make sense on it.
+
+use super::number::{fixed, significant, superscript};
+
+/// Beyond this a difference of two numbers is no longer safe to take.
+const LARGEST: f64 = 1e150;
+
+/// How a value becomes a place on the axis.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scale {
+    Linear,
+    /// Decades; only positive values have a place.
+    Log,
+    /// Linear within the given distance of zero and logarithmic beyond.
+    Symlog(f64),
+}
+
+impl Scale {
+    /// The place of a value in the axis' own units, or `None` where it has none.
+    pub fn place(self, value: f64) -> Option<f64> {
+        if !(value.abs() <= LARGEST) {
+            return None;
+        }
+        match self {
+            Scale::Linear => Some(value),
+            Scale::Log => (value > 1e-150).then(|| value.log10()),
+            Scale::Symlog(unit) => Some((value / unit).asinh() / std::f64::consts::LN_10),
+        }
+    }
+}
+
+/// A marked place with its text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tick {
+    pub at: f64,
+    pub text: String,
+}
+
+/// One axis: its label with the unit, its range and ticks in places of its scale.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Axis {
+    pub label: String,
+    pub scale: Scale,
+    pub range: [f64; 2],
+    pub ticks: Vec<Tick>,
+    /// Places of grid lines without text.
+    pub minor: Vec<f64>,
+}
+
+impl Axis {
+    /// A linear axis around the values, with about `ticks` ticks.
+    pub fn linear(label: &str, values: impl IntoIterator<Item = f64>, ticks: usize) -> Axis {
+        let [low, high] = padded(span(values, Scale::Linear), 0.05);
+        Axis::exactly(label, [low, high], ticks)
+    }
+
+    /// A linear axis over just this range; an empty range is widened.
+    pub fn exactly(label: &str, range: [f64; 2], ticks: usize) -> Axis {
+        let range = padded(span(range, Scale::Linear), 0.0);
+        let ticks = linear_ticks(range, ticks);
+        Axis { label: label.into(), scale: Scale::Linear, range, ticks, minor: vec![] }
+    }
+
+    /// An axis of decades around the positive values.
+    pub fn log(label: &str, values: impl IntoIterator<Item = f64>, ticks: usize) -> Axis {
+        let [low, high] = padded(span(values, Scale::Log), 0.06);
+        // At least two thirds of a decade, so that some round number lies inside.
+        let lack = (0.67 - (high - low)).max(0.0) / 2.0;
+        let range = [low - lack, high + lack];
+        let (ticks, minor) = log_ticks(range, ticks);
+        Axis { label: label.into(), scale: Scale::Log, range, ticks, minor }
+    }
+
+    /// Linear where the values are of one size, else logarithmic away from zero.
+    pub fn sized(label: &str, values: impl IntoIterator<Item = f64>, ticks: usize) -> Axis {
+        let values: Vec<f64> = values.into_iter().filter(|v| v.abs() <= LARGEST).collect();
+        let mut sizes: Vec<f64> = values.iter().map(|v| v.abs()).filter(|&v| v > 0.0).collect();
+        sizes.sort_by(f64::total_cmp);
+        let (Some(&middle), Some(&largest)) = (sizes.get(sizes.len() / 2), sizes.last()) else {
+            return Axis::linear(label, values, ticks);
+        };
+        if largest < 60.0 * middle {
+            return Axis::linear(label, values, ticks);
+        }
+        let decade = (middle / 3.0).log10().floor();
+        let unit = 10f64.powf(decade);
+        let scale = Scale::Symlog(unit);
+        let range = padded(span(values, scale), 0.05);
+        let (ticks, minor) = symlog_ticks(range, decade as i32, scale, ticks);
+        Axis { label: label.into(), scale, range, ticks, minor }
+    }
+
+    /// One place per name, the first at the upper end of a vertical axis.
+    pub fn names(names: &[String]) -> Axis {
+        let last = names.len().saturating_sub(1);
+        let tick = |(i, name): (usize, &String)| Tick { at: (last - i) as f64, text: name.clone() };
+        Axis {
+            label: String::new(),
+            scale: Scale::Linear,
+            range: [-0.6, last as f64 + 0.6],
+            ticks: names.iter().enumerate().map(tick).collect(),
+            minor: vec![],
+        }
+    }
+
+    /// An axis from 0 to 1 that is not drawn.
+    pub fn hidden() -> Axis {
+        let (label, scale) = (String::new(), Scale::Linear);
+        Axis { label, scale, range: [0.0, 1.0], ticks: vec![], minor: vec![] }
+    }
+
+    /// Where in the range a value lies: 0 at its start, 1 at its end.
+    pub fn fraction(&self, value: f64) -> Option<f64> {
+        self.scale.place(value).map(|place| self.part(place))
+    }
+
+    /// Where in the range a place lies.
+    pub fn part(&self, place: f64) -> f64 {
+        (place - self.range[0]) / (self.range[1] - self.range[0])
+    }
+}
+
+fn span(values: impl IntoIterator<Item = f64>, scale: Scale) -> Option<[f64; 2]> {
+    let mut places = values.into_iter().filter_map(|value| scale.place(value));
+    let first = places.next()?;
+    Some(places.fold([first, first], |[low, high], v| [low.min(v), high.max(v)]))
+}
+
+fn padded(span: Option<[f64; 2]>, share: f64) -> [f64; 2] {
+    let [low, high] = span.unwrap_or([0.0, 1.0]);
+    let width = high - low;
+    // Equal values, or values that differ by rounding, still need an axis with distinct ticks.
+    if width <= 1e-9 * low.abs().max(high.abs()) || width < 1e-140 {
+        let half = (0.05 * low.abs()).max(if low == 0.0 { 0.5 } else { 1e-12 });
+        return [low - half, high + half];
+    }
+    [low - share * width, high + share * width]
+}
+
+fn linear_ticks([low, high]: [f64; 2], want: usize) -> Vec<Tick> {
+    let rough = (high - low) / want.max(1) as f64;
+    let decade = 10f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 2.5, 5.0, 10.0]
+        .map(|m| m * decade)
+        .into_iter()
+        .find(|&step| step >= rough * 0.999)
+        .unwrap_or(10.0 * decade);
+    let slack = 1e-9 * (high - low);
+    let first = ((low - slack) / step).ceil();
+    let places = (0..30).map(|i| (first + f64::from(i)) * step);
+    places
+        .take_while(|&at| at <= high + slack)
+        .map(|at| Tick { at, text: linear_text(at, step, low.abs().max(high.abs())) })
+        .collect()
+}
+
+fn linear_text(at: f64, step: f64, top: f64) -> String {
+    if at.abs() < step / 2.0 {
+        return "0".into();
+    }
+    if top >= 1e6 || step < 1e-5 {
+        let digits = (at.abs().log10().floor() - step.log10().floor()) as i32 + 2;
+        let text = significant(at, digits.clamp(1, 10));
+        return trimmed(&text);
+    }
+    let mut decimals = (-step.log10().floor()).max(0.0) as usize;
+    let mantissa = step / 10f64.powf(step.log10().floor());
+    if (mantissa - 2.5).abs() < 1e-6 && (step < 2.0) {
+        decimals += 1;
+    }
+    fixed(at, decimals)
+}
+
+/// `2.50×10⁶` as `2.5×10⁶`.
+fn trimmed(text: &str) -> String {
+    match text.split_once('×') {
+        Some((mantissa, power)) if mantissa.contains('.') => {
+            format!("{}×{power}", mantissa.trim_end_matches('0').trim_end_matches('.'))
+        }
+        _ => text.into(),
+    }
+}
+
+fn log_ticks(range: [f64; 2], want: usize) -> (Vec<Tick>, Vec<f64>) {
+    let [low, high] = range;
+    let decades = (low.floor() as i32)..=(high.ceil() as i32);
+    let inside = |at: &f64| (low..=high).contains(at);
+    let minor = || decades.clone().flat_map(|d| (2..10).map(move |m| (d, m)));
+    let place = |(d, m): (i32, i32)| f64::from(d) + f64::from(m).log10();
+    let few = high - low < 2.0;
+    let lines: Vec<f64> =
+        if high - low <= 7.0 { minor().map(place).filter(inside).collect() } else { vec![] };
+    let every = (((high - low) / want.max(1) as f64).ceil() as i32).max(1);
+    let mut ticks: Vec<Tick> = decades
+        .clone()
+        .filter(|d| d.rem_euclid(every) == 0)
+        .map(|d| Tick { at: f64::from(d), text: power(d, 1) })
+        .collect();
+    if few {
+        let labelled: &[i32] = if high - low < 1.2 { &[2, 3, 5, 7] } else { &[2, 5] };
+        let between = minor().filter(|(_, m)| labelled.contains(m));
+        ticks.extend(between.map(|(d, m)| Tick { at: place((d, m)), text: power(d, m) }));
+    }
+    ticks.retain(|tick| inside(&tick.at));
+    ticks.sort_by(|a, b| a.at.total_cmp(&b.at));
+    (ticks, lines)
+}
+
+/// `m·10^d` as short as it can be read.
+fn power(d: i32, m: i32) -> String {
+    if (-3..=4).contains(&d) {
+        return fixed(f64::from(m) * 10f64.powi(d), (-d).max(0) as usize);
+    }
+    let times = if m == 1 { String::new() } else { format!("{m}×") };
+    format!("{times}10{}", superscript(d))
+}
+
+fn symlog_ticks(
+    range: [f64; 2],
+    decade: i32,
+    scale: Scale,
+    want: usize,
+) -> (Vec<Tick>, Vec<f64>) {
+    let inside = |at: &f64| (range[0]..=range[1]).contains(at);
+    let reach = (range[1].max(-range[0]).ceil() as i32).clamp(1, 300);
+    let both = range[0] < -0.5 && range[1] > 0.5;
+    let every = ((reach * if both { 2 } else { 1 }) as f64 / want.max(1) as f64).ceil().max(1.0);
+    let mut ticks = vec![Tick { at: 0.0, text: "0".into() }];
+    let mut minor = vec![];
+    for d in 0..=reach {
+        let Some(at) = scale.place(10f64.powi(decade + d)) else { continue };
+        if d > 0 && d % every as i32 == 0 {
+            ticks.push(Tick { at, text: power(decade + d, 1) });
+            ticks.push(Tick { at: -at, text: format!("−{}", power(decade + d, 1)) });
+        } else {
+            minor.extend([at, -at]);
+        }
+    }
+    ticks.retain(|tick| inside(&tick.at));
+    ticks.sort_by(|a, b| a.at.total_cmp(&b.at));
+    minor.retain(inside);
+    (ticks, minor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(axis: &Axis) -> Vec<&str> {
+        axis.ticks.iter().map(|t| t.text.as_str()).collect()
+    }
+
+    #[test]
+    fn ticks_are_round_numbers() {
+        assert_eq!(texts(&Axis::linear("", [0.0, 1.0], 5)), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"].map(|t| if t == "0.0" { "0" } else { t }));
+        assert_eq!(texts(&Axis::log("", [3.0, 2000.0], 5)), ["10", "100", "1000"]);
+        assert_eq!(texts(&Axis::log("", [21.0, 80.0], 5)), ["20", "30", "50", "70"]);
+    }
+
+    #[test]
+    fn no_values_leave_an_axis_empty_or_without_ticks() {
+        let cases: [&[f64]; 8] = [
+            &[],
+            &[f64::NAN],
+            &[0.0],
+            &[1e6, 1e6],
+            &[-1e300, 1e300],
+            &[1e-300],
+            &[5.0, 5.0 + 1e-13],
+            &[-1e149, 1e149],
+        ];
+        for values in cases {
+            for make in [Axis::linear, Axis::log, Axis::sized] as [fn(_, Vec<f64>, _) -> _; 3] {
+                let axis = make("x", values.to_vec(), 5);
+                assert!(axis.range[0] < axis.range[1], "{values:?} {axis:?}");
+                assert!(axis.range.iter().all(|v| v.is_finite()));
+                assert!(!axis.ticks.is_empty() && axis.ticks.len() < 31, "{values:?} {axis:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn values_of_many_sizes_get_a_symmetric_log_axis() {
+        let axis = Axis::sized("", [-2.0, 1.0, 3.0, 2.5, 40_000.0], 6);
+        assert!(matches!(axis.scale, Scale::Symlog(_)));
+        assert!(texts(&axis).contains(&"0"));
+        let zero = axis.fraction(0.0);
+        assert!(zero > axis.fraction(-2.0) && zero < axis.fraction(3.0));
+    }
+
+    #[test]
+    fn values_without_a_place_have_none() {
+        assert_eq!(Scale::Log.place(0.0), None);
+        assert_eq!(Scale::Linear.place(f64::NAN), None);
+        assert_eq!(Scale::Linear.place(f64::INFINITY), None);
+    }
+}

@@ -1,0 +1,88 @@
+//! Mean paired difference of each estimator from the reference, with its 95 % interval.
+
+use super::Drawing;
+use crate::report::axis::Axis;
+use crate::report::number::{Z95, finite, significant, to_error, with_error};
+use crate::report::palette::INK;
+use crate::report::picture::{Fill, Mark, Panel, Picture, Side, Stroke};
+use crate::report::view::{Group, View, name, title};
+use crate::rows::Summary;
+
+pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
+    view.groups.iter().filter_map(|group| of(view, group)).collect()
+}
+
+fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
+    let rows: Vec<&Summary> = (group.rows.iter().copied())
+        .filter(|row| row.estimator != group.reference && finite(row.bias).is_some())
+        .collect();
+    if rows.is_empty() {
+        return None;
+    }
+    let names: Vec<String> = rows.iter().map(|row| name(&row.estimator)).collect();
+    let ends = rows.iter().flat_map(|row| [low(row), high(row)]).chain([0.0]);
+    let reference = name(group.reference);
+    let label = format!("log p − log p by {reference}, nats, mean over samples");
+    let mut panel = Panel::new("", Axis::sized(&label, ends, 7), Axis::names(&names));
+    panel.marks.push(Mark::Upright { x: 0.0, colour: INK, stroke: Stroke::Solid });
+    let mut notes = vec![];
+    for (i, row) in rows.iter().enumerate() {
+        let y = (rows.len() - 1 - i) as f64;
+        let look = view.look(&row.estimator);
+        panel.marks.push(Mark::line(vec![(low(row), y), (high(row), y)], look.colour, 2.6));
+        let points = vec![(mean(row), y)];
+        panel.marks.push(Mark::Dots { points, look, fill: Fill::Full, radius: 5.0, opacity: 1.0 });
+        notes.push((y, note(row, group.bits_per_nat())));
+    }
+    let heading = if group.bits_per_nat().is_some() { "nats · bits/dim" } else { "nats" };
+    panel.side = Side::Notes(heading.into(), notes);
+    let picture = Picture {
+        title: title(group.model, &format!("bias against {reference}")),
+        subtitle: group.subtitle(),
+        keys: vec![],
+        columns: 1,
+        cell: (880.0, 92.0 + 30.0 * rows.len() as f64),
+        panels: vec![panel],
+    };
+    let (model, stem) = (group.model, view.stem("bias", group));
+    Some(Drawing { model, stem, caption: caption(group, &rows), picture })
+}
+
+fn mean(row: &Summary) -> f64 {
+    finite(row.bias).unwrap_or(0.0)
+}
+
+fn low(row: &Summary) -> f64 {
+    mean(row) - Z95 * finite(row.bias_stderr).unwrap_or(0.0)
+}
+
+fn high(row: &Summary) -> f64 {
+    mean(row) + Z95 * finite(row.bias_stderr).unwrap_or(0.0)
+}
+
+fn note(row: &Summary, bits: Option<f64>) -> String {
+    let nats = with_error(row.bias, row.bias_stderr);
+    match (bits, row.bias_stderr) {
+        (Some(factor), Some(error)) => {
+            format!("{nats} · {}", to_error(factor * mean(row), factor * error))
+        }
+        (Some(factor), None) => format!("{nats} · {}", significant(factor * mean(row), 3)),
+        (None, _) => nats,
+    }
+}
+
+fn caption(group: &Group, rows: &[&Summary]) -> String {
+    let n = rows.iter().map(|row| row.n).max().unwrap_or(0);
+    let mut text = format!(
+        "Mean difference in log-likelihood from {} over the same {n} samples (n = {n}). Bars are \
+         95 % intervals of the mean (± 1.96 standard errors, paired per sample); numbers at the \
+         right are mean ± one standard error.",
+        name(group.reference),
+    );
+    if group.bits_per_nat().is_some() {
+        text.push_str(
+            " In bits/dim the sign turns, since bits/dim fall where the log-likelihood rises.",
+        );
+    }
+    text
+}

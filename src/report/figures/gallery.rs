@@ -1,0 +1,151 @@
+//! Generated samples beside real ones: tiles of images, or points of the plane.
+
+use super::Drawing;
+use crate::report::axis::Axis;
+use crate::report::palette::{self, Colour, Look, MUTED, Shape};
+use crate::report::picture::{Fill, Mark, Panel, Picture, Raster};
+use crate::report::plot;
+use crate::report::text::shorten;
+use crate::report::view::{View, title};
+use crate::rows::Gallery;
+
+/// Most tiles of one grid and most points of one cloud.
+const TILES: usize = 64;
+const POINTS: usize = 2000;
+/// Most samples wide or high that a tile may be; larger ones are thinned.
+const TILE: usize = 128;
+
+pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
+    view.tables.galleries.iter().filter_map(of).collect()
+}
+
+fn of(gallery: &Gallery) -> Option<Drawing<'_>> {
+    let picture = match gallery.shape[..] {
+        [2] => plane(gallery),
+        [height, width] => images(gallery, [1, height, width]),
+        [channels, height, width] => images(gallery, [channels, height, width]),
+        _ => None,
+    }?;
+    let what = if gallery.shape == [2] { "points" } else { "images" };
+    let caption = format!(
+        "Generated {what} ({}, {} of them) beside real ones ({} of the data), drawn in the same {}.",
+        shorten(&gallery.sampler, 60),
+        gallery.generated.len(),
+        gallery.real.len(),
+        if gallery.shape == [2] { "plane" } else { "range of grey levels or colours" },
+    );
+    let stem = format!("gallery-{}-{}", gallery.model, gallery.sampler);
+    Some(Drawing { model: &gallery.model, stem, caption, picture })
+}
+
+fn images(gallery: &Gallery, shape: [usize; 3]) -> Option<Picture> {
+    let both = [(&gallery.generated, "Generated"), (&gallery.real, "Real")];
+    let panels: Vec<Panel> = both
+        .into_iter()
+        .filter_map(|(images, heading)| {
+            let raster = tiles(images, shape, gallery.range)?;
+            let mut panel = Panel::new(heading, Axis::hidden(), Axis::hidden());
+            panel.aspect = Some(raster.width as f64 / raster.height as f64);
+            panel.raster = Some(raster);
+            Some(panel)
+        })
+        .collect();
+    let [_, height, width] = shape;
+    (!panels.is_empty()).then(|| Picture {
+        title: title(&gallery.model, "samples"),
+        subtitle: format!("{} · {width} × {height} pixels", shorten(&gallery.sampler, 60)),
+        keys: vec![],
+        columns: 2,
+        cell: (400.0, 428.0),
+        panels,
+    })
+}
+
+/// Images in rows with a thin gap between them; `None` where no image has the shape's size.
+fn tiles(images: &[Vec<f64>], shape: [usize; 3], range: [f64; 2]) -> Option<Raster> {
+    let [channels, height, width] = shape;
+    let size = channels.checked_mul(height)?.checked_mul(width).filter(|size| *size > 0)?;
+    let images: Vec<&Vec<f64>> = images.iter().filter(|image| image.len() == size).take(TILES).collect();
+    let columns = (1..).find(|c| c * c >= images.len()).filter(|_| !images.is_empty())?;
+    // Small images grow so that the gap is thin beside them, large ones shrink.
+    let grow = (32 / height.max(width)).max(1);
+    let thin = height.max(width).div_ceil(TILE);
+    let (w, h) = (width.div_ceil(thin) * grow, height.div_ceil(thin) * grow);
+    let gap = (w.max(h) / 16).max(1);
+    let full_width = columns * (w + gap) - gap;
+    let full_height = images.len().div_ceil(columns) * (h + gap) - gap;
+    let mut pixels = vec![palette::PAPER; full_width * full_height];
+    for (i, image) in images.iter().enumerate() {
+        let (left, top) = ((i % columns) * (w + gap), (i / columns) * (h + gap));
+        for y in 0..h {
+            for x in 0..w {
+                let (row, column) = (y / grow * thin, x / grow * thin);
+                let colour = colour(image, shape, row * width + column, range);
+                pixels[(top + y) * full_width + left + x] = colour;
+            }
+        }
+    }
+    Some(Raster { width: full_width, height: full_height, pixels })
+}
+
+fn colour(image: &[f64], [channels, height, width]: [usize; 3], at: usize, range: [f64; 2]) -> Colour {
+    let level = |channel: usize| {
+        let value = image.get(channel * height * width + at).copied().unwrap_or(f64::NAN);
+        let part = (value - range[0]) / (range[1] - range[0]);
+        if part.is_finite() { (255.0 * part.clamp(0.0, 1.0)).round() as u8 } else { 128 }
+    };
+    if channels >= 3 { [level(0), level(1), level(2)] } else { [level(0); 3] }
+}
+
+fn plane(gallery: &Gallery) -> Option<Picture> {
+    let pair = |row: &Vec<f64>| Some((*row.first()?, *row.get(1)?));
+    let thinned = |rows: &[Vec<f64>]| -> Vec<(f64, f64)> {
+        let step = rows.len().div_ceil(POINTS).max(1);
+        rows.iter().step_by(step).filter_map(pair).collect()
+    };
+    let (generated, real) = (thinned(&gallery.generated), thinned(&gallery.real));
+    if generated.is_empty() && real.is_empty() {
+        return None;
+    }
+    let all = || generated.iter().chain(&real);
+    let x = Axis::linear("x", all().map(|p| p.0), 5);
+    let y = Axis::linear("y", all().map(|p| p.1), 5);
+    let looks = [palette::look(0), Look { colour: MUTED, shape: Shape::Circle }];
+    let panel = |(points, heading, look): (&Vec<(f64, f64)>, &str, Look)| {
+        let mut panel = Panel::new(heading, x.clone(), y.clone());
+        let aspect = (x.range[1] - x.range[0]) / (y.range[1] - y.range[0]);
+        panel.aspect = Some(aspect.clamp(0.3, 3.0));
+        let points = points.clone();
+        let radius = if points.len() > 500 { 1.6 } else { 2.2 };
+        panel.marks.push(Mark::Dots { points, look, fill: Fill::Full, radius, opacity: 0.6 });
+        panel
+    };
+    let panels = [(&generated, "Generated", looks[0]), (&real, "Real", looks[1])];
+    Some(Picture {
+        title: title(&gallery.model, "samples"),
+        subtitle: shorten(&gallery.sampler, 60),
+        keys: vec![
+            plot::dot(format!("generated (n = {})", gallery.generated.len()), looks[0]),
+            plot::dot(format!("data (n = {})", gallery.real.len()), looks[1]),
+        ],
+        columns: 2,
+        cell: (430.0, 360.0),
+        panels: panels.into_iter().filter(|(points, _, _)| !points.is_empty()).map(panel).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_take_any_image_and_skip_those_of_another_size() {
+        let images = vec![vec![0.0, 1.0, f64::NAN, 9.0], vec![1.0]];
+        let raster = tiles(&images, [1, 2, 2], [0.0, 1.0]).unwrap();
+        assert_eq!((raster.width, raster.height), (32, 32));
+        let corner = |x: usize, y: usize| raster.pixels[y * 32 + x][0];
+        assert_eq!([corner(0, 0), corner(31, 0), corner(0, 31), corner(31, 31)], [0, 255, 128, 255]);
+        assert_eq!(tiles(&images, [3, 9, 9], [0.0, 1.0]), None);
+        assert_eq!(tiles(&images, [0, 2, 2], [0.0, 1.0]), None);
+    }
+}

@@ -1,0 +1,129 @@
+//! What was asked, of what, and where it all came from.
+
+use maud::{Markup, html};
+
+use crate::report::number::{ABSENT, count};
+use crate::report::text::clean;
+use crate::report::view::View;
+
+/// Models, data, solvers and estimators.
+pub fn section(view: &View) -> Markup {
+    html! {
+        section #asked {
+            h2 { "What was asked" }
+            @if !view.facts.models.is_empty() {
+                div.scroll { table {
+                    thead { tr { th { "Model" } th.n { "D" } th { "Path" } th { "Network predicts" } th { "Prior" } th.n { "Parameters" } th { "Bits per dimension" } } }
+                    tbody { @for model in &view.facts.models { tr {
+                        th scope="row" { (clean(&model.name)) }
+                        td.n { (model.dim) }
+                        td { (or_dash(&model.path)) }
+                        td { (or_dash(&model.prediction)) }
+                        td { (or_dash(&model.prior)) }
+                        td.n { (count(model.parameters as f64)) }
+                        td.wide { (or_dash(&model.convention)) }
+                    } } }
+                } }
+            }
+            @if !view.facts.data.is_empty() {
+                div.scroll { table {
+                    thead { tr { th { "Data for" } th { "File" } th.n { "Samples" } th { "How the numbers were taken" } } }
+                    tbody { @for data in &view.facts.data { tr {
+                        th scope="row" { (clean(&data.model)) }
+                        td { code { (clean(&data.file)) } }
+                        td.n { (count(data.samples as f64)) }
+                        td.wide { (or_dash(&data.treatment)) }
+                    } } }
+                } }
+            }
+            dl.facts {
+                (entry("Estimators", &estimators(view)))
+                (entry("Solvers", &distinct(view.groups.iter().map(|group| group.solver))))
+                (entry("Reference", &distinct(view.groups.iter().map(|group| group.reference))))
+                dt { "Seed" } dd { (view.facts.seed) }
+            }
+        }
+    }
+}
+
+/// Hashes, versions and the cards' own words.
+pub fn provenance(view: &View) -> Markup {
+    let facts = view.facts;
+    html! {
+        section #provenance {
+            h2 { "Provenance" }
+            @if !facts.environment.is_empty() {
+                dl.facts { @for (key, value) in &facts.environment {
+                    dt { (clean(key)) } dd { (or_dash(value)) }
+                } }
+            }
+            @if facts.models.iter().any(|model| !model.files.is_empty()) || !facts.data.is_empty() {
+                h3 { "Files" }
+                div.scroll { table {
+                    thead { tr { th { "Of" } th { "File" } th { "SHA-256" } } }
+                    tbody {
+                        @for model in &facts.models { @for (file, hash) in &model.files {
+                            tr { th scope="row" { (clean(&model.name)) } td { code { (clean(file)) } } td { code.hash { (or_dash(hash)) } } }
+                        } }
+                        @for data in &facts.data {
+                            tr { th scope="row" { (clean(&data.model)) ", data" } td { code { (clean(&data.file)) } } td { code.hash { (or_dash(&data.sha256)) } } }
+                        }
+                    }
+                } }
+            }
+            @for model in facts.models.iter().filter(|model| !model.provenance.is_empty()) {
+                h3 { "The card of " (clean(&model.name)) " says" }
+                dl.facts { @for (key, value) in &model.provenance {
+                    dt { (clean(key)) } dd { (or_dash(value)) }
+                } }
+            }
+            h3 { "Tables" }
+            p { "Every number above, and those behind the figures, as long and tidy CSV: " (tables(view)) }
+        }
+    }
+}
+
+fn tables(view: &View) -> Markup {
+    let t = view.tables;
+    let files = [
+        ("summary", t.summary.len()),
+        ("samples", t.samples.len()),
+        ("pairs", t.pairs.len()),
+        ("metrics", t.metrics.len()),
+        ("profile", t.profile.len()),
+        ("density", t.density.len()),
+    ];
+    html! {
+        @for (file, rows) in files.into_iter().filter(|(_, rows)| *rows > 0) {
+            a.table href={ "tables/" (file) ".csv" } { (file) ".csv" } " (" (count(rows as f64)) " rows) "
+        }
+        @if files.iter().all(|(_, rows)| *rows == 0) { "none yet." }
+    }
+}
+
+fn entry(label: &str, values: &[String]) -> Markup {
+    html! {
+        @if !values.is_empty() {
+            dt { (label) }
+            dd { @for (i, value) in values.iter().enumerate() { @if i > 0 { ", " } code { (value) } } }
+        }
+    }
+}
+
+fn estimators(view: &View) -> Vec<String> {
+    distinct(view.groups.iter().flat_map(|group| group.estimators()))
+}
+
+fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut all: Vec<String> = vec![];
+    for name in names.filter(|name| !name.is_empty()).map(clean) {
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all
+}
+
+fn or_dash(text: &str) -> String {
+    if text.trim().is_empty() { ABSENT.into() } else { clean(text) }
+}

@@ -1,0 +1,228 @@
+//! The tables of one model: estimators against the reference, pairs, and sample statistics.
+
+use maud::{Markup, html};
+
+use crate::report::figures::{FLOOR, correlation};
+use crate::report::number::{ABSENT, Z95, count, finite, interval, maybe, significant, to_error, with_error};
+use crate::report::text::clean;
+use crate::report::view::{Group, View};
+use crate::rows::{MetricRow, Pair, Summary};
+
+/// The summary of each dataset and solver of the model.
+pub fn tables(view: &View, model: &str) -> Markup {
+    html! {
+        @for group in view.groups.iter().filter(|group| group.model == model && !group.rows.is_empty()) {
+            h4 { (clean(group.dataset)) span.solver { (clean(group.solver)) } }
+            (summary(view, group))
+            (pairs(view, group))
+        }
+    }
+}
+
+/// A column: its heading, what it means, and its text for a row; left out where no row has one.
+struct Column {
+    heading: &'static str,
+    meaning: &'static str,
+    cell: fn(&Group, &Summary) -> String,
+}
+
+const COLUMNS: [Column; 11] = [
+    Column {
+        heading: "bits/dim ± SE",
+        meaning: "Mean over samples ± one standard error over the data; fewer is better",
+        cell: |_, row| with_error(row.bits_per_dim, row.bits_per_dim_stderr),
+    },
+    Column {
+        heading: "nats ± SE",
+        meaning: "Mean log-likelihood per sample ± one standard error over the data",
+        cell: |_, row| with_error(row.nats, row.nats_stderr),
+    },
+    Column {
+        heading: "bias [95 %], nats",
+        meaning: "Mean paired difference from the reference with its 95 % interval (± 1.96 standard errors)",
+        cell: bias,
+    },
+    Column {
+        heading: "RMSE, nats",
+        meaning: "Root mean square difference from the reference per sample",
+        cell: |group, row| if is_reference(group, row) { ABSENT.into() } else { maybe(row.rmse, 3) },
+    },
+    Column {
+        heading: "r",
+        meaning: "Pearson's correlation with the reference over samples",
+        cell: |group, row| {
+            let r = finite(row.correlation).filter(|_| !is_reference(group, row));
+            r.map_or(ABSENT.into(), correlation)
+        },
+    },
+    Column {
+        heading: "probe SE",
+        meaning: "Root mean square of the reported per-sample standard error over probes, nats; none where the estimator is deterministic",
+        cell: |_, row| maybe(row.probe_stderr, 3),
+    },
+    Column {
+        heading: "calibration",
+        meaning: "Root mean square of difference over reported standard error: 1 where the reported errors are honest",
+        cell: |_, row| maybe(row.calibration, 3),
+    },
+    Column {
+        heading: "cost",
+        meaning: "Per sample, in evaluations of the network; products and head calls at their measured ratio",
+        cell: |_, row| count(row.cost),
+    },
+    Column {
+        heading: "evaluations",
+        meaning: "Evaluations of the network per sample",
+        cell: |_, row| count(row.evaluations),
+    },
+    Column {
+        heading: "JVPs",
+        meaning: "Jacobian-vector products per sample",
+        cell: |_, row| count(row.jvps),
+    },
+    Column {
+        heading: "s/sample",
+        meaning: "Measured seconds per sample",
+        cell: |_, row| significant(row.seconds_per_sample, 2),
+    },
+];
+
+fn summary(view: &View, group: &Group) -> Markup {
+    let columns: Vec<&Column> = (COLUMNS.iter())
+        .filter(|column| group.rows.iter().any(|row| (column.cell)(group, row) != ABSENT))
+        .collect();
+    let failures = group.rows.iter().any(|row| row.failed > 0);
+    let mut rows = group.rows.clone();
+    rows.sort_by_key(|row| !is_reference(group, row));
+    html! {
+        div.scroll { table.summary {
+            thead { tr {
+                th { "Estimator" } th { "Kind" } th.n { "n" }
+                @if failures { th.n { "failed" } }
+                @for column in &columns { th.n title=(column.meaning) { (column.heading) } }
+            } }
+            tbody { @for row in rows { tr.reference[is_reference(group, row)] {
+                th scope="row" { (swatch(view, &row.estimator)) (clean(&row.estimator)) @if is_reference(group, row) { span.tag { "reference" } } }
+                td { span.kind { (clean(&row.kind)) } }
+                td.n { (count(row.n as f64)) }
+                @if failures { td.n.failed[row.failed > 0] { @if row.failed > 0 { strong { (row.failed) } } @else { "0" } } }
+                @for column in &columns { td.n { ((column.cell)(group, row)) } }
+            } } }
+        } }
+        p.note {
+            "± is one standard error of the mean over the data. Bias, RMSE and r are paired per sample against "
+            (clean(group.reference)) "; brackets are 95 % intervals. Cost is per sample, in evaluations of the network. "
+            (ABSENT) " stands for: not defined here."
+        }
+    }
+}
+
+fn is_reference(group: &Group, row: &Summary) -> bool {
+    row.estimator == group.reference
+}
+
+fn bias(group: &Group, row: &Summary) -> String {
+    let Some(bias) = finite(row.bias).filter(|_| !is_reference(group, row)) else {
+        return ABSENT.into();
+    };
+    match interval(row.bias, row.bias_stderr) {
+        Some(interval) => {
+            format!("{} {interval}", to_error(bias, row.bias_stderr.unwrap_or(0.0)))
+        }
+        None => significant(bias, 3),
+    }
+}
+
+/// The estimator's colour in the figures.
+fn swatch(view: &View, estimator: &str) -> Markup {
+    let [r, g, b] = view.look(estimator).colour;
+    html! { span.swatch style={ "background:rgb(" (r) "," (g) "," (b) ")" } {} }
+}
+
+fn pairs(view: &View, group: &Group) -> Markup {
+    let here = |pair: &&Pair| {
+        (pair.model.as_str(), pair.dataset.as_str(), pair.solver.as_str())
+            == (group.model, group.dataset, group.solver)
+    };
+    let pairs: Vec<&Pair> = view.tables.pairs.iter().filter(here).collect();
+    html! {
+        @if !pairs.is_empty() { details {
+            summary { "Every pair of estimators (" (pairs.len()) ")" }
+            div.scroll { table {
+                thead { tr { th { "Estimator" } th { "minus" } th.n { "n" } th.n { "difference ± SE, nats" } th.n { "95 % interval" } } }
+                tbody { @for pair in pairs { tr {
+                    td { (clean(&pair.estimator)) } td { (clean(&pair.other)) } td.n { (count(pair.n as f64)) }
+                    td.n { (with_error(Some(pair.difference), Some(pair.difference_stderr))) }
+                    td.n.off[excludes_zero(pair)] { "[" (to_error(pair.low, pair.difference_stderr)) ", " (to_error(pair.high, pair.difference_stderr)) "]" }
+                } } }
+            } }
+            p.note { "Mean paired difference over the same samples ± one standard error. Bold: the interval does not contain zero." }
+        } }
+    }
+}
+
+fn excludes_zero(pair: &Pair) -> bool {
+    pair.low > 0.0 || pair.high < 0.0
+}
+
+/// Statistics of generated samples, each beside the data-versus-data floor.
+pub fn metrics(view: &View, model: &str) -> Markup {
+    let rows: Vec<&MetricRow> = view.tables.metrics.iter().filter(|row| row.model == model).collect();
+    html! {
+        @if !rows.is_empty() {
+            h4 { "Statistics of samples" }
+            div.scroll { table {
+                thead { tr {
+                    th { "Sampler" } th { "Statistic" } th { "Computed on" } th.n { "value ± SE" }
+                    th.n title="The same statistic of data against data, which a perfect model would reach" { "floor ± SE" }
+                    th.n title="How many combined standard errors the value lies above the floor" { "above floor" }
+                    th.n { "generated" } th.n { "reference" } th.n title="Evaluations of the network per generated sample" { "evaluations" }
+                } }
+                tbody {
+                    @for row in rows.iter().filter(|row| row.sampler != FLOOR) { (metric(row, floor(&rows, row))) }
+                    @for row in rows.iter().filter(|row| row.sampler == FLOOR && alone(&rows, row)) { (metric(row, None)) }
+                }
+            } }
+            p.note { "± is one standard error of the statistic. The floor is the same statistic between held-back data and the reference data; SE above the floor counts both errors." }
+        }
+    }
+}
+
+fn metric(row: &MetricRow, floor: Option<&MetricRow>) -> Markup {
+    html! { tr {
+        th scope="row" { (clean(&row.sampler)) }
+        td { (clean(&row.metric)) }
+        td { @if row.features.is_empty() { (ABSENT) } @else { code { (clean(&row.features)) } } }
+        td.n { (with_error(Some(row.value), row.stderr)) }
+        td.n { (floor.map_or(ABSENT.into(), |floor| with_error(Some(floor.value), floor.stderr))) }
+        td.n { (floor.and_then(|floor| distance(row, floor)).unwrap_or(ABSENT.into())) }
+        td.n { (count(row.n_generated as f64)) }
+        td.n { (count(row.n_reference as f64)) }
+        td.n { (count(row.evaluations)) }
+    } }
+}
+
+/// The floor of a row: the same statistic on the same features.
+pub fn floor<'a>(rows: &[&'a MetricRow], row: &MetricRow) -> Option<&'a MetricRow> {
+    let same = |other: &&&MetricRow| {
+        other.sampler == FLOOR && other.metric == row.metric && other.features == row.features
+    };
+    rows.iter().find(same).copied()
+}
+
+/// A floor without a generated row stands for itself.
+fn alone(rows: &[&MetricRow], floor: &MetricRow) -> bool {
+    !rows.iter().any(|row| row.sampler != FLOOR && row.metric == floor.metric && row.features == floor.features)
+}
+
+fn distance(row: &MetricRow, floor: &MetricRow) -> Option<String> {
+    let error = finite(row.stderr)?.hypot(finite(floor.stderr)?);
+    let distance = (row.value - floor.value) / error;
+    distance.is_finite().then(|| format!("{} SE", significant(distance, 2)))
+}
+
+/// Whether the 95 % interval of the row's bias contains zero, where there is one.
+pub fn contains_zero(row: &Summary) -> Option<bool> {
+    let (bias, error) = (finite(row.bias)?, finite(row.bias_stderr)?);
+    Some(bias.abs() <= Z95 * error)
+}

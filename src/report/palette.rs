@@ -1,0 +1,122 @@
+//! Colours: one per estimator through all figures, and maps for fields; safe for colour-blind eyes.
+
+pub type Colour = [u8; 3];
+
+pub const INK: Colour = [34, 34, 38];
+pub const MUTED: Colour = [105, 108, 116];
+pub const RULE: Colour = [160, 164, 172];
+pub const GRID: Colour = [232, 234, 238];
+pub const FAINT: Colour = [243, 244, 246];
+pub const PAPER: Colour = [255, 255, 255];
+
+/// Okabe and Ito's colours without the yellow that white paper swallows, then Tol's muted ones.
+const ESTIMATORS: [Colour; 11] = [
+    [0, 114, 178],
+    [230, 159, 0],
+    [0, 158, 115],
+    [204, 121, 167],
+    [213, 94, 0],
+    [86, 180, 233],
+    [136, 34, 85],
+    [153, 153, 51],
+    [68, 170, 153],
+    [51, 34, 136],
+    [130, 130, 130],
+];
+
+/// The form of a point: told apart also where colour is not seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    Circle,
+    Square,
+    Diamond,
+    Triangle,
+}
+
+/// How one estimator looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    pub colour: Colour,
+    pub shape: Shape,
+}
+
+/// The reference estimator's look.
+pub const REFERENCE: Look = Look { colour: INK, shape: Shape::Circle };
+
+/// The look of the `index`-th estimator that is not the reference.
+pub fn look(index: usize) -> Look {
+    const SHAPES: [Shape; 4] = [Shape::Circle, Shape::Square, Shape::Diamond, Shape::Triangle];
+    Look { colour: ESTIMATORS[index % ESTIMATORS.len()], shape: SHAPES[index % SHAPES.len()] }
+}
+
+/// A map from numbers to colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Map {
+    /// Perceptually uniform, dark to light: for levels.
+    Viridis,
+    /// Blue over white to red: for differences.
+    Diverging,
+}
+
+impl Map {
+    /// The colour at `at` in [0, 1]; what lies outside takes the end's colour.
+    pub fn colour(self, at: f64) -> Colour {
+        let stops: &[Colour] = match self {
+            Map::Viridis => &VIRIDIS,
+            Map::Diverging => &DIVERGING,
+        };
+        let last = stops.len() - 1;
+        let place = if at.is_finite() { at.clamp(0.0, 1.0) * last as f64 } else { 0.0 };
+        let below = (place.floor() as usize).min(last - 1);
+        let part = place - below as f64;
+        std::array::from_fn(|i| {
+            let (a, b) = (f64::from(stops[below][i]), f64::from(stops[below + 1][i]));
+            (a + (b - a) * part).round() as u8
+        })
+    }
+}
+
+/// Matplotlib's viridis at nine equal steps; in between linear, which the eye cannot tell.
+const VIRIDIS: [Colour; 9] = [
+    [68, 1, 84],
+    [71, 44, 122],
+    [59, 81, 139],
+    [44, 113, 142],
+    [33, 144, 141],
+    [39, 173, 129],
+    [92, 200, 99],
+    [170, 220, 50],
+    [253, 231, 37],
+];
+
+const DIVERGING: [Colour; 7] = [
+    [33, 102, 172],
+    [103, 169, 207],
+    [209, 229, 240],
+    [247, 247, 247],
+    [253, 219, 199],
+    [239, 138, 98],
+    [178, 24, 43],
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn twelve_estimators_look_different() {
+        let mut looks: Vec<_> = (0..11).map(look).collect();
+        looks.push(REFERENCE);
+        for (i, a) in looks.iter().enumerate() {
+            assert!(looks[..i].iter().all(|b| a.colour != b.colour));
+        }
+    }
+
+    #[test]
+    fn maps_end_where_they_should_and_take_anything() {
+        assert_eq!(Map::Viridis.colour(-3.0), VIRIDIS[0]);
+        assert_eq!(Map::Viridis.colour(7.0), VIRIDIS[8]);
+        assert_eq!(Map::Diverging.colour(0.5), [247, 247, 247]);
+        assert_eq!(Map::Viridis.colour(f64::NAN), VIRIDIS[0]);
+    }
+}

@@ -1,0 +1,78 @@
+//! Texts beside points, placed so that none covers another: pure geometry.
+
+use super::pen::Rect;
+
+/// One text to place: its point and its size, in pixels.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    pub point: (f64, f64),
+    pub width: f64,
+    pub height: f64,
+}
+
+/// A box for each text, or `None` where all places around its point are taken.
+pub fn place(wanted: &[Wanted], points: &[(f64, f64)], frame: Rect) -> Vec<Option<Rect>> {
+    let mut taken: Vec<Rect> = points.iter().map(|&(x, y)| around(x, y, 4.0)).collect();
+    let mut placed = Vec::with_capacity(wanted.len());
+    for one in wanted {
+        let free = |rect: &Rect| inside(rect, &frame) && !taken.iter().any(|t| overlap(rect, t));
+        let found = candidates(one).into_iter().find(free);
+        taken.extend(found);
+        placed.push(found);
+    }
+    placed
+}
+
+/// Right and left first, then above and below, then farther away.
+fn candidates(one: &Wanted) -> Vec<Rect> {
+    let (x, y) = one.point;
+    let (w, h) = (one.width, one.height);
+    let mut places = vec![];
+    for far in [8.0, 15.0, 24.0] {
+        let rows = [0.0, -0.6 * h, 0.6 * h, -1.2 * h, 1.2 * h];
+        places.extend(rows.map(|dy| (x + far, y - h / 2.0 + dy)));
+        places.extend(rows.map(|dy| (x - far - w, y - h / 2.0 + dy)));
+        places.push((x - w / 2.0, y - far - h));
+        places.push((x - w / 2.0, y + far));
+    }
+    let rect = |(left, top)| Rect { left, top, right: left + w, bottom: top + h };
+    places.into_iter().map(rect).collect()
+}
+
+fn around(x: f64, y: f64, r: f64) -> Rect {
+    Rect { left: x - r, top: y - r, right: x + r, bottom: y + r }
+}
+
+fn inside(a: &Rect, b: &Rect) -> bool {
+    a.left >= b.left && a.right <= b.right && a.top >= b.top && a.bottom <= b.bottom
+}
+
+fn overlap(a: &Rect, b: &Rect) -> bool {
+    a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_a_crowd_do_not_overlap() {
+        let frame = Rect { left: 0.0, top: 0.0, right: 400.0, bottom: 300.0 };
+        let points: Vec<_> = (0..12).map(|i| (200.0 + f64::from(i % 4), 150.0 + f64::from(i))).collect();
+        let wanted: Vec<_> =
+            points.iter().map(|&point| Wanted { point, width: 80.0, height: 14.0 }).collect();
+        let placed: Vec<_> = place(&wanted, &points, frame).into_iter().flatten().collect();
+        assert!(placed.len() >= 6, "{}", placed.len());
+        for (i, a) in placed.iter().enumerate() {
+            assert!(inside(a, &frame));
+            assert!(placed[..i].iter().all(|b| !overlap(a, b)));
+        }
+    }
+
+    #[test]
+    fn a_text_wider_than_the_frame_is_left_out() {
+        let frame = Rect { left: 0.0, top: 0.0, right: 50.0, bottom: 50.0 };
+        let wanted = [Wanted { point: (25.0, 25.0), width: 80.0, height: 14.0 }];
+        assert_eq!(place(&wanted, &[], frame), [None]);
+    }
+}

@@ -1,0 +1,97 @@
+//! Names that users gave, made fit for drawing: nothing hidden, nothing live, not too long.
+
+/// The text on one line, with characters that XML forbids or that reorder text replaced.
+pub fn clean(text: &str) -> String {
+    text.chars().map(visible).collect()
+}
+
+/// As [`clean`], but lines and tabs stay: for a config shown as it was given.
+pub fn clean_block(text: &str) -> String {
+    let keep = |c| matches!(c, '\n' | '\t');
+    text.chars()
+        .filter(|&c| c != '\r')
+        .map(|c| if keep(c) { c } else { visible(c) })
+        .collect()
+}
+
+fn visible(c: char) -> char {
+    match c {
+        '\n' | '\t' | '\r' | '\u{2028}' | '\u{2029}' => ' ',
+        // Marks that turn the reading direction could make one name look like another.
+        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+        '\u{feff}' | '\u{fffe}' | '\u{ffff}' => '\u{fffd}',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    }
+}
+
+/// A cleaned name of at most `most` characters; the middle goes, since names differ at both ends.
+pub fn shorten(text: &str, most: usize) -> String {
+    let text = clean(text);
+    let count = text.chars().count();
+    if count <= most || most < 3 {
+        return text.chars().take(most).collect();
+    }
+    let head = most / 2;
+    let tail = most - 1 - head;
+    let start: String = text.chars().take(head).collect();
+    let end: String = text.chars().skip(count - tail).collect();
+    format!("{start}…{end}")
+}
+
+/// A file stem or anchor: lower-case ASCII letters, digits and single hyphens, 1 to 60 of them.
+pub fn slug(text: &str) -> String {
+    let mut slug = String::new();
+    for c in text.chars().map(|c| c.to_ascii_lowercase()) {
+        if c.is_ascii_alphanumeric() {
+            slug.push(c);
+        } else if !slug.is_empty() && !slug.ends_with('-') {
+            slug.push('-');
+        }
+        if slug.len() == 60 {
+            break;
+        }
+    }
+    let slug = slug.trim_end_matches('-');
+    if slug.is_empty() { "unnamed".into() } else { slug.into() }
+}
+
+/// `a`, `a and b`, `a, b and c`.
+pub fn listing(items: &[String]) -> String {
+    match items {
+        [] => String::new(),
+        [one] => one.clone(),
+        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_and_direction_characters_become_visible() {
+        assert_eq!(clean("a\u{0}b\u{202e}c\nd"), "a\u{fffd}b\u{fffd}c d");
+        assert_eq!(clean_block("a: 1\r\n\tb\u{7}"), "a: 1\n\tb\u{fffd}");
+    }
+
+    #[test]
+    fn a_long_name_keeps_both_ends() {
+        assert_eq!(shorten("hutchinson-probes-8", 9), "hutc…es-8");
+        assert_eq!(shorten("ok", 9), "ok");
+        assert_eq!(shorten("日本語の長い名前", 5), "日本…名前");
+    }
+
+    #[test]
+    fn slugs_are_plain_and_never_empty() {
+        assert_eq!(slug("../../Digits (EDM)<x>"), "digits-edm-x");
+        assert_eq!(slug("日本"), "unnamed");
+        assert!(slug(&"x-".repeat(500)).len() <= 60);
+    }
+
+    #[test]
+    fn listings_read_as_english() {
+        let of = |n: usize| listing(&["a", "b", "c"].map(String::from)[..n]);
+        assert_eq!([of(0), of(1), of(2), of(3)], ["", "a", "a and b", "a, b and c"]);
+    }
+}

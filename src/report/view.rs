@@ -1,0 +1,166 @@
+//! What figures and page share: which rows belong together, who is the reference, who looks how.
+
+use super::Facts;
+use super::palette::{self, Look};
+use super::text::{clean, shorten};
+use crate::rows::{Sample, Summary, Tables};
+
+/// Longest name of an estimator in a figure, in characters.
+const NAME: usize = 30;
+
+/// Tables and facts with what is derived from them once.
+pub struct View<'a> {
+    pub tables: &'a Tables,
+    pub facts: &'a Facts,
+    /// Models in the order in which they first appear.
+    pub models: Vec<&'a str>,
+    pub groups: Vec<Group<'a>>,
+    looks: Vec<(&'a str, Look)>,
+}
+
+/// One model on one dataset under one solver: what is compared within a figure.
+pub struct Group<'a> {
+    pub model: &'a str,
+    pub dataset: &'a str,
+    pub solver: &'a str,
+    pub rows: Vec<&'a Summary>,
+    /// Name of the reference estimator; empty where none is named.
+    pub reference: &'a str,
+    /// Numbers in one sample, where the facts say.
+    pub dim: Option<usize>,
+}
+
+impl<'a> View<'a> {
+    pub fn new(tables: &'a Tables, facts: &'a Facts) -> View<'a> {
+        let mut view = View { tables, facts, models: models(tables, facts), groups: vec![], looks: looks(tables) };
+        for (model, dataset, solver) in keys(tables) {
+            let of = |row: &&Summary| (row.model.as_str(), row.dataset.as_str(), row.solver.as_str()) == (model, dataset, solver);
+            let rows: Vec<&Summary> = tables.summary.iter().filter(of).collect();
+            let named = rows.iter().map(|row| row.reference.as_str()).find(|name| !name.is_empty());
+            let reference = named.or(tables.summary.iter().map(|row| row.reference.as_str()).find(|name| !name.is_empty()));
+            let dim = facts.models.iter().find(|facts| facts.name == model).map(|facts| facts.dim);
+            let dim = dim.filter(|&dim| dim > 0);
+            view.groups.push(Group { model, dataset, solver, rows, reference: reference.unwrap_or(""), dim });
+        }
+        view
+    }
+
+    /// The look of an estimator, the same in every figure.
+    pub fn look(&self, estimator: &str) -> Look {
+        let found = self.looks.iter().find(|(name, _)| *name == estimator);
+        found.map_or(palette::REFERENCE, |(_, look)| *look)
+    }
+
+    /// What tells this group's files from those of the other groups.
+    pub fn stem(&self, kind: &str, group: &Group) -> String {
+        let others = || self.groups.iter().filter(|other| other.model == group.model);
+        let mut stem = format!("{kind}-{}", group.model);
+        if others().any(|other| other.dataset != group.dataset) {
+            stem = format!("{stem}-{}", group.dataset);
+        }
+        if others().any(|other| other.solver != group.solver) {
+            stem = format!("{stem}-{}", group.solver);
+        }
+        stem
+    }
+}
+
+impl<'a> Group<'a> {
+    /// Samples of one estimator that carry a log-likelihood.
+    pub fn samples(&self, tables: &'a Tables, estimator: &str) -> Vec<&'a Sample> {
+        let here = |s: &&Sample| {
+            s.estimator == estimator
+                && (s.model.as_str(), s.dataset.as_str(), s.solver.as_str())
+                    == (self.model, self.dataset, self.solver)
+                && s.log_likelihood.is_some_and(f64::is_finite)
+        };
+        tables.samples.iter().filter(here).collect()
+    }
+
+    /// Estimators of this group, the reference first.
+    pub fn estimators(&self) -> Vec<&'a str> {
+        let mut names: Vec<&str> = vec![];
+        for row in &self.rows {
+            if !names.contains(&row.estimator.as_str()) {
+                names.push(&row.estimator);
+            }
+        }
+        names.sort_by_key(|name| *name != self.reference);
+        names
+    }
+
+    /// The summary row of the reference estimator.
+    pub fn reference_row(&self) -> Option<&'a Summary> {
+        self.rows.iter().find(|row| row.estimator == self.reference).copied()
+    }
+
+    /// Factor from a difference of log-densities in nats to one in bits/dim, sign included;
+    /// `None` where bits/dim are not defined for this model.
+    pub fn bits_per_nat(&self) -> Option<f64> {
+        let defined = self.rows.iter().any(|row| row.bits_per_dim.is_some());
+        let dim = self.dim.filter(|_| defined)?;
+        Some(-1.0 / (dim as f64 * std::f64::consts::LN_2))
+    }
+
+    /// `digits · heun {steps: 18} · n = 128`, without what is the same throughout.
+    pub fn subtitle(&self) -> String {
+        let n = self.rows.iter().map(|row| row.n).max();
+        let parts = [
+            shorten(self.dataset, 40),
+            shorten(self.solver, 48),
+            n.map(|n| format!("n = {n}")).unwrap_or_default(),
+        ];
+        let said: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        said.join(" · ")
+    }
+}
+
+/// An estimator's name as figures show it.
+pub fn name(estimator: &str) -> String {
+    shorten(estimator, NAME)
+}
+
+/// A model's name as titles show it.
+pub fn title(model: &str, what: &str) -> String {
+    format!("{} · {what}", shorten(&clean(model), 40))
+}
+
+fn models<'a>(tables: &'a Tables, facts: &'a Facts) -> Vec<&'a str> {
+    let names = (tables.summary.iter().map(|row| row.model.as_str()))
+        .chain(facts.models.iter().map(|model| model.name.as_str()))
+        .chain(tables.metrics.iter().map(|row| row.model.as_str()))
+        .chain(tables.galleries.iter().map(|gallery| gallery.model.as_str()))
+        .chain(tables.density.iter().map(|row| row.model.as_str()))
+        .chain(tables.samples.iter().map(|row| row.model.as_str()))
+        .chain(tables.profile.iter().map(|row| row.model.as_str()));
+    unique(names)
+}
+
+fn keys(tables: &Tables) -> Vec<(&str, &str, &str)> {
+    let summary = tables.summary.iter().map(|r| (r.model.as_str(), r.dataset.as_str(), r.solver.as_str()));
+    let samples = tables.samples.iter().map(|r| (r.model.as_str(), r.dataset.as_str(), r.solver.as_str()));
+    let profile = tables.profile.iter().map(|r| (r.model.as_str(), r.dataset.as_str(), r.solver.as_str()));
+    unique(summary.chain(samples).chain(profile))
+}
+
+fn looks(tables: &Tables) -> Vec<(&str, Look)> {
+    let references: Vec<&str> = unique(tables.summary.iter().map(|row| row.reference.as_str()));
+    let names = (tables.summary.iter().map(|row| row.estimator.as_str()))
+        .chain(tables.samples.iter().map(|row| row.estimator.as_str()))
+        .chain(tables.profile.iter().map(|row| row.estimator.as_str()))
+        .chain(tables.density.iter().map(|row| row.estimator.as_str()));
+    let others = unique(names).into_iter().filter(|name| !references.contains(name));
+    let others = others.enumerate().map(|(i, name)| (name, palette::look(i)));
+    references.iter().map(|name| (*name, palette::REFERENCE)).chain(others).collect()
+}
+
+/// Each item once, in the order of first appearance; quick also for many repeats in a row.
+fn unique<T: PartialEq + Copy>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut seen: Vec<T> = vec![];
+    for item in items {
+        if seen.last() != Some(&item) && !seen.contains(&item) {
+            seen.push(item);
+        }
+    }
+    seen
+}
