@@ -1,0 +1,442 @@
+//! From a model to the model that also computes Jacobian products.
+
+use std::collections::HashSet;
+
+use super::elem::ElemType;
+use super::error::{GraphError, Obstacle, Refusal};
+use super::ir::{Graph, Val, standardize};
+use super::model::{Model, Port};
+use super::order;
+use super::proto::*;
+use super::rules;
+use super::size::Size;
+use super::step::Tangent;
+use super::tangent;
+
+/// Which product with the Jacobian is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `J·V`: forward mode, k tangents at once.
+    Jvp,
+    /// `Vᵀ·J`: reverse mode, one cotangent.
+    Vjp,
+}
+
+/// Opsets of the standard domain whose operators the rules know.
+const OPSETS: std::ops::RangeInclusive<i64> = 13..=25;
+
+/// The model that also computes products with the Jacobian of `output` (by default the first) by `input` (by default
+/// the first of a floating-point type).
+///
+/// `Jvp` adds the input `<input>_tangent` `[K, *input shape]` and the outputs `<output>_tangent` `[K, *output shape]`
+/// and, where both shapes agree, `<output>_quadratic` `[K, N]`: the sum over each sample of tangent in times tangent
+/// out. `Vjp` adds the input `<output>_cotangent` and the output `<input>_cotangent`. Tangents of half-precision
+/// tensors are in single precision.
+pub fn differentiate(
+    model: &Model,
+    mode: Mode,
+    input: Option<&str>,
+    output: Option<&str>,
+) -> Result<Model, GraphError> {
+    let problem = Problem::new(model, input, output)?;
+    let name = problem.input.name.clone();
+    let solved = problem.solve(mode)?;
+    if solved.obstacles.is_empty() {
+        return Ok(solved.model);
+    }
+    Err(GraphError::Obstacles {
+        file: model.file.clone(),
+        input: name,
+        obstacles: solved.obstacles,
+    })
+}
+
+/// Every node that stands in the way of [`differentiate`]; none where it succeeds. What is wrong with the model as a
+/// whole is told as one obstacle without an operator.
+pub fn obstacles(
+    model: &Model,
+    mode: Mode,
+    input: Option<&str>,
+    output: Option<&str>,
+) -> Vec<Obstacle> {
+    match Problem::new(model, input, output).and_then(|problem| problem.solve(mode)) {
+        Ok(solved) => solved.obstacles,
+        Err(error) => vec![Obstacle {
+            node: String::new(),
+            op: String::new(),
+            reason: error.to_string(),
+        }],
+    }
+}
+
+struct Solved {
+    model: Model,
+    obstacles: Vec<Obstacle>,
+}
+
+struct Problem<'a> {
+    model: &'a Model,
+    g: Graph,
+    input: Port,
+    output: Port,
+    /// Names of the new graph's outputs, with what the file says of their types.
+    outputs: Vec<(String, Option<TypeProto>)>,
+    obstacles: Vec<Obstacle>,
+}
+
+impl<'a> Problem<'a> {
+    fn new(
+        model: &'a Model,
+        input: Option<&str>,
+        output: Option<&str>,
+    ) -> Result<Problem<'a>, GraphError> {
+        let opset = model.opset();
+        if !OPSETS.contains(&opset) {
+            let (low, high) = (*OPSETS.start(), *OPSETS.end());
+            return Err(GraphError::Opset {
+                file: model.file.clone(),
+                found: opset,
+                low,
+                high,
+            });
+        }
+        let input = choose(model, "input", model.inputs(), input, |port| {
+            port.elem.is_float()
+        })?;
+        let output = choose(model, "output", model.outputs(), output, |_| true)?;
+        let (g, outputs) = import(model, opset);
+        let obstacles = foreign(&g);
+        Ok(Problem {
+            model,
+            g,
+            input,
+            output,
+            outputs,
+            obstacles,
+        })
+    }
+
+    fn solve(mut self, mode: Mode) -> Result<Solved, GraphError> {
+        let x = self.value("input", &self.input.name)?;
+        let y = self.value("output", &self.output.name)?;
+        if self.g.shape(x).is_none() {
+            return Err(self.fault(
+                "input",
+                &self.input.name,
+                "declares no shape; export the model with one",
+            ));
+        }
+        match mode {
+            Mode::Jvp => self.forward(x, y)?,
+            Mode::Vjp => self.reverse(x, y)?,
+        }
+        let graph = self.g.export(&self.outputs);
+        let opset = OperatorSetIdProto {
+            domain: Some(String::new()),
+            version: Some(self.g.opset),
+        };
+        let proto = ModelProto {
+            ir_version: Some(self.model.proto.ir_version().max(8)),
+            producer_name: Some("flowgauge".into()),
+            graph: Some(graph),
+            opset_import: vec![opset],
+            functions: Vec::new(),
+        };
+        Ok(Solved {
+            model: Model {
+                file: self.model.file.clone(),
+                proto,
+            },
+            obstacles: self.obstacles,
+        })
+    }
+
+    /// A floating-point value of the graph by the name of its port.
+    fn value(&self, role: &'static str, name: &str) -> Result<Val, GraphError> {
+        let found = self.g.named(name).filter(|v| self.g.elem(*v).is_float());
+        found.ok_or_else(|| {
+            self.fault(
+                role,
+                name,
+                "is not a floating-point tensor; only those have derivatives",
+            )
+        })
+    }
+
+    fn fault(&self, role: &'static str, name: &str, reason: &str) -> GraphError {
+        GraphError::Port {
+            file: self.model.file.clone(),
+            role,
+            name: name.to_string(),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// A name for a new port, which the model must not use already.
+    fn port_name(&self, of: &str, suffix: &str) -> Result<String, GraphError> {
+        let name = format!("{of}_{suffix}");
+        if self.g.is_taken(&name) {
+            return Err(self.fault(
+                "value",
+                &name,
+                "has the name that the result needs; rename it",
+            ));
+        }
+        Ok(name)
+    }
+
+    fn forward(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
+        let names = [
+            ("tangent", &self.input.name),
+            ("tangent", &self.output.name),
+            ("quadratic", &self.output.name),
+        ];
+        let [seed_name, tangent_name, quadratic_name] =
+            names.map(|(suffix, of)| self.port_name(of, suffix));
+        let k = self.directions();
+        let shape: Vec<Size> = std::iter::once(&k)
+            .chain(self.g.shape(x).into_iter().flatten())
+            .cloned()
+            .collect();
+        let seed = self
+            .g
+            .add_input(&seed_name?, self.g.elem(x).tangent(), Some(shape));
+        self.g.mark_linear(seed);
+        let found = tangent::propagate(&mut self.g, x, seed, &k, y);
+        self.obstacles.extend(found.obstacles);
+        let Some(d) = self.output_tangent(y, found.of.get(&y).copied(), &k) else {
+            return Ok(());
+        };
+        self.add_output(tangent_name?, d);
+        if let Some(quadratic) = self.quadratic(seed, d) {
+            self.add_output(quadratic_name?, quadratic);
+        }
+        Ok(())
+    }
+
+    fn reverse(&mut self, _x: Val, _y: Val) -> Result<(), GraphError> {
+        Err(self.fault(
+            "output",
+            &self.output.name,
+            "cannot be differentiated in reverse mode yet",
+        ))
+    }
+
+    /// The symbol of the number of directions, under a name that the model does not use for a size of its own.
+    fn directions(&mut self) -> Size {
+        let mut name = "K".to_string();
+        while self.g.symbols.is_known(&name) {
+            name.push('_');
+        }
+        self.g.symbols.named(&name)
+    }
+
+    /// The whole tangent of the output; zeros where the output does not depend on the input.
+    fn output_tangent(&mut self, y: Val, tangent: Option<Tangent>, k: &Size) -> Option<Val> {
+        let shape = self.g.shape(y).cloned();
+        match (tangent, shape) {
+            (
+                Some(Tangent {
+                    base,
+                    factor: Some(factor),
+                }),
+                _,
+            ) => Some(self.g.mul(base, factor)),
+            (Some(Tangent { base, factor: None }), _) => Some(base),
+            (None, Some(shape)) if self.obstacles.is_empty() => {
+                let shape: Vec<Size> = std::iter::once(k).chain(&shape).cloned().collect();
+                let elem = self.g.elem(y).tangent();
+                Some(self.g.zeros(&shape, elem))
+            }
+            (None, _) => {
+                if self.obstacles.is_empty() {
+                    let reason = "its number of axes cannot be told; export the model with shapes (value_info)";
+                    self.obstacles.push(Obstacle {
+                        node: self.output.name.clone(),
+                        op: String::new(),
+                        reason: reason.into(),
+                    });
+                }
+                None
+            }
+        }
+    }
+
+    /// The sum over each sample of tangent in times tangent out, where their shapes agree.
+    fn quadratic(&mut self, seed: Val, d: Val) -> Option<Val> {
+        let (a, b) = (self.g.shape(seed)?, self.g.shape(d)?);
+        if a.len() < 2 || !agree(&self.g, a, b) {
+            return None;
+        }
+        let axes: Vec<i64> = (2..a.len() as i64).collect();
+        let seed = self.g.cast(seed, self.g.elem(d));
+        let product = self.g.mul(seed, d);
+        let sum = self.g.reduce("ReduceSum", product, &axes, false);
+        let shape = self.g.shape(seed)?[..2].to_vec();
+        self.g.set_shape(sum, &shape);
+        Some(sum)
+    }
+
+    fn add_output(&mut self, name: String, v: Val) {
+        self.g.outputs.push(v);
+        self.outputs.push((name, None));
+    }
+}
+
+/// Whether two shapes are the same; sizes that only one of the ports leaves unnamed do not contradict.
+fn agree(g: &Graph, a: &[Size], b: &[Size]) -> bool {
+    let open = |size: &Size| size.as_fixed().is_none() && g.symbols.name(size).is_none();
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| {
+            a == b || open(a) && b.as_fixed().is_none() || open(b) && a.as_fixed().is_none()
+        })
+}
+
+/// The named port, or the first that fits.
+fn choose(
+    model: &Model,
+    role: &'static str,
+    ports: Vec<Port>,
+    wanted: Option<&str>,
+    fits: impl Fn(&Port) -> bool,
+) -> Result<Port, GraphError> {
+    let present: Vec<String> = ports
+        .iter()
+        .map(|port| format!("`{}`", port.name))
+        .collect();
+    let found = match wanted {
+        Some(name) => ports.into_iter().find(|port| port.name == name),
+        None => ports.into_iter().find(fits),
+    };
+    let (file, present) = (
+        model.file.clone(),
+        if present.is_empty() {
+            "none".into()
+        } else {
+            present.join(", ")
+        },
+    );
+    found.ok_or_else(|| match wanted {
+        Some(name) => GraphError::UnknownPort {
+            file,
+            role,
+            name: name.to_string(),
+            present,
+        },
+        None => GraphError::Port {
+            file,
+            role,
+            name: present,
+            reason: "has no floating-point tensor to differentiate".into(),
+        },
+    })
+}
+
+/// Nodes of other domains that the outputs need, where no rule has met them.
+fn foreign(g: &Graph) -> Vec<Obstacle> {
+    let needed = g.needed();
+    let foreign = g
+        .nodes
+        .iter()
+        .zip(needed)
+        .filter(|(node, needed)| *needed && !node.domain.is_empty());
+    foreign
+        .map(|(node, _)| tangent::obstacle(g, node, refusal(node)))
+        .collect()
+}
+
+fn refusal(node: &super::ir::Node) -> Refusal {
+    rules::of(node)
+        .err()
+        .unwrap_or_else(|| Refusal::from("an operator outside the standard domain"))
+}
+
+/// The model as a graph that can grow.
+fn import(model: &Model, opset: i64) -> (Graph, Vec<(String, Option<TypeProto>)>) {
+    let proto = model.graph();
+    let declared = proto
+        .value_info
+        .iter()
+        .chain(&proto.output)
+        .map(|info| (info.name().to_string(), info.clone()));
+    let mut g = Graph::new(opset, declared.collect(), inner_names(proto));
+    for port in &proto.input {
+        if let Some(tensor) = super::ir::tensor_type(port)
+            && !proto.initializer.iter().any(|t| t.name() == port.name())
+        {
+            let shape = g.declared_shape(tensor);
+            g.add_input(port.name(), ElemType(tensor.elem_type()), shape);
+        } else if !proto.initializer.iter().any(|t| t.name() == port.name()) {
+            g.add_input(port.name(), ElemType::UNKNOWN, None);
+        }
+    }
+    for tensor in &proto.initializer {
+        g.add_initializer(tensor.clone());
+    }
+    let kept: HashSet<&str> = proto.output.iter().map(|o| o.name()).collect();
+    for node in &proto.node {
+        match constant(node).filter(|tensor| !kept.contains(tensor.name())) {
+            Some(tensor) => {
+                g.add_initializer(tensor);
+            }
+            None => push(&mut g, node),
+        }
+    }
+    let outputs: Vec<(String, Option<TypeProto>)> = proto
+        .output
+        .iter()
+        .map(|info| (info.name().to_string(), info.r#type.clone()))
+        .collect();
+    g.outputs = outputs
+        .iter()
+        .filter_map(|(name, _)| g.named(name))
+        .collect();
+    (g, outputs)
+}
+
+fn push(g: &mut Graph, node: &NodeProto) {
+    let inputs = node.input.iter().map(|name| g.named(name)).collect();
+    let captures = order::captures(node)
+        .iter()
+        .filter_map(|name| g.named(name))
+        .collect();
+    g.push_original(node, inputs, captures);
+}
+
+/// The tensor of a `Constant` node, under the node's output name.
+fn constant(node: &NodeProto) -> Option<TensorProto> {
+    let known = node.op_type() == "Constant" && standardize(node.domain()).is_empty();
+    let value = node
+        .attribute
+        .iter()
+        .find(|a| a.name() == "value")
+        .filter(|_| known)?;
+    Some(TensorProto {
+        name: Some(node.output.first()?.clone()),
+        ..value.t.clone()?
+    })
+}
+
+/// Names inside subgraphs, which new values must not take.
+fn inner_names(graph: &GraphProto) -> HashSet<String> {
+    let mut names = HashSet::new();
+    let mut open: Vec<&GraphProto> = graph.node.iter().flat_map(subgraphs).collect();
+    while let Some(inner) = open.pop() {
+        names.extend(
+            inner
+                .node
+                .iter()
+                .flat_map(|node| node.output.iter().cloned()),
+        );
+        names.extend(inner.input.iter().map(|i| i.name().to_string()));
+        names.extend(inner.initializer.iter().map(|t| t.name().to_string()));
+        open.extend(inner.node.iter().flat_map(subgraphs));
+    }
+    names
+}
+
+fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
+    node.attribute
+        .iter()
+        .flat_map(|a| a.g.iter().chain(&a.graphs))
+}

@@ -1,0 +1,205 @@
+//! Functions that a model brings along, replaced by their bodies.
+
+use std::collections::HashMap;
+
+use super::ir::standardize;
+use super::proto::*;
+
+/// A file whose calls expand to more nodes than this is refused.
+const NODE_LIMIT: usize = 500_000;
+/// Calls within calls; deeper ones are taken for a cycle.
+const DEPTH_LIMIT: usize = 24;
+
+struct Inliner {
+    functions: HashMap<(String, String, String), FunctionProto>,
+    calls: usize,
+    nodes: usize,
+}
+
+/// Replaces every call of a function of the model.
+pub fn functions(graph: &mut GraphProto, functions: Vec<FunctionProto>) -> Result<(), String> {
+    if functions.is_empty() {
+        return Ok(());
+    }
+    let key = |f: &FunctionProto| {
+        (
+            standardize(f.domain()),
+            f.name().to_string(),
+            f.overload().to_string(),
+        )
+    };
+    let functions = functions.into_iter().map(|f| (key(&f), f)).collect();
+    Inliner {
+        functions,
+        calls: 0,
+        nodes: 0,
+    }
+    .graph(graph, 0)
+}
+
+impl Inliner {
+    fn graph(&mut self, graph: &mut GraphProto, depth: usize) -> Result<(), String> {
+        let mut nodes = Vec::new();
+        for node in std::mem::take(&mut graph.node) {
+            self.node(node, depth, &mut nodes)?;
+        }
+        graph.node = nodes;
+        Ok(())
+    }
+
+    fn node(
+        &mut self,
+        mut node: NodeProto,
+        depth: usize,
+        nodes: &mut Vec<NodeProto>,
+    ) -> Result<(), String> {
+        self.nodes += 1;
+        if self.nodes > NODE_LIMIT {
+            return Err(format!(
+                "its functions expand to more than {NODE_LIMIT} nodes"
+            ));
+        }
+        for attribute in &mut node.attribute {
+            for subgraph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
+                self.graph(subgraph, depth)?;
+            }
+        }
+        let key = (
+            standardize(node.domain()),
+            node.op_type().to_string(),
+            node.overload().to_string(),
+        );
+        let Some(function) = self.functions.get(&key) else {
+            nodes.push(node);
+            return Ok(());
+        };
+        if depth >= DEPTH_LIMIT {
+            return Err(format!(
+                "function `{}` calls itself, or calls are nested too deeply",
+                node.op_type()
+            ));
+        }
+        self.calls += 1;
+        for inner in body(function.clone(), &node, self.calls) {
+            self.node(inner, depth + 1, nodes)?;
+        }
+        Ok(())
+    }
+}
+
+/// The nodes of a function with the names and attributes of one call.
+fn body(function: FunctionProto, call: &NodeProto, number: usize) -> Vec<NodeProto> {
+    let mut names: HashMap<String, String> = HashMap::new();
+    for (i, formal) in function.input.iter().enumerate() {
+        names.insert(
+            formal.clone(),
+            call.input.get(i).cloned().unwrap_or_default(),
+        );
+    }
+    let mut nodes = Vec::new();
+    let mut passed = Vec::new();
+    for (i, formal) in function.output.iter().enumerate() {
+        let Some(actual) = call.output.get(i).filter(|name| !name.is_empty()) else {
+            continue;
+        };
+        match names.get(formal) {
+            // An input, or another output, handed out unchanged.
+            Some(source) => passed.push((source.clone(), actual.clone())),
+            None => {
+                names.insert(formal.clone(), actual.clone());
+            }
+        }
+    }
+    let prefix = format!(
+        "{}.{number}",
+        if call.name().is_empty() {
+            call.op_type()
+        } else {
+            call.name()
+        }
+    );
+    for mut node in function.node {
+        resolve_attributes(
+            &mut node.attribute,
+            &call.attribute,
+            &function.attribute_proto,
+        );
+        rename_node(&mut node, &mut names, &prefix);
+        nodes.push(node);
+    }
+    for (source, actual) in passed {
+        nodes.push(NodeProto {
+            op_type: Some("Identity".into()),
+            name: Some(format!("{prefix}.{actual}")),
+            input: vec![source],
+            output: vec![actual],
+            ..Default::default()
+        });
+    }
+    nodes
+}
+
+/// Puts the call's attributes, or the function's defaults, where the body refers to them.
+fn resolve_attributes(
+    attributes: &mut Vec<AttributeProto>,
+    given: &[AttributeProto],
+    defaults: &[AttributeProto],
+) {
+    attributes.retain_mut(|attribute| {
+        let wanted = attribute.ref_attr_name().to_string();
+        if wanted.is_empty() {
+            return true;
+        }
+        let found = given.iter().chain(defaults).find(|a| a.name() == wanted);
+        if let Some(found) = found {
+            *attribute = AttributeProto {
+                name: attribute.name.clone(),
+                ..found.clone()
+            };
+        }
+        found.is_some()
+    });
+    for attribute in attributes {
+        for subgraph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
+            for node in &mut subgraph.node {
+                resolve_attributes(&mut node.attribute, given, defaults);
+            }
+        }
+    }
+}
+
+fn rename_node(node: &mut NodeProto, names: &mut HashMap<String, String>, prefix: &str) {
+    for name in node.input.iter_mut().chain(&mut node.output) {
+        rename(name, names, prefix);
+    }
+    node.name = Some(format!("{prefix}/{}", node.name()));
+    for attribute in &mut node.attribute {
+        for subgraph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
+            rename_graph(subgraph, names, prefix);
+        }
+    }
+}
+
+fn rename_graph(graph: &mut GraphProto, names: &mut HashMap<String, String>, prefix: &str) {
+    for info in graph
+        .input
+        .iter_mut()
+        .chain(&mut graph.output)
+        .chain(&mut graph.value_info)
+    {
+        rename(info.name.get_or_insert_default(), names, prefix);
+    }
+    for tensor in &mut graph.initializer {
+        rename(tensor.name.get_or_insert_default(), names, prefix);
+    }
+    for node in &mut graph.node {
+        rename_node(node, names, prefix);
+    }
+}
+
+fn rename(name: &mut String, names: &mut HashMap<String, String>, prefix: &str) {
+    if !name.is_empty() {
+        let fresh = || format!("{prefix}/{name}");
+        *name = names.entry(name.clone()).or_insert_with(fresh).clone();
+    }
+}

@@ -1,0 +1,31 @@
+//! ONNX graphs as data, and the graphs that also compute Jacobian products.
+//!
+//! [`Model`] reads and writes files; [`differentiate`] derives, from a model `y = f(x)`, a model that computes `y` and
+//! `J·V` for k tangents at once (forward mode), or `Vᵀ·J` (reverse mode). Only operators of the standard domain come
+//! out. This module knows ONNX and nothing else: it runs nothing.
+//!
+//! A file is read ([`read`], [`inline`], [`order`]) into a graph ([`ir`]) whose shapes are inferred as it grows
+//! ([`shapes`], [`content`], [`size`]); [`tangent`] walks it with one rule per operator ([`rules`], [`step`]), and
+//! [`cotangent`] transposes what that wrote.
+
+mod content;
+mod differentiate;
+mod elem;
+mod emit;
+mod error;
+mod inline;
+mod ir;
+mod model;
+mod order;
+mod proto;
+mod read;
+mod rules;
+mod shapes;
+mod size;
+mod step;
+mod tangent;
+
+pub use differentiate::{Mode, differentiate, obstacles};
+pub use elem::ElemType;
+pub use error::{GraphError, Obstacle};
+pub use model::{Dim, Model, Port};

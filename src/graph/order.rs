@@ -1,0 +1,162 @@
+//! Names and order of a graph's nodes: every name is made once, before it is used.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
+
+use super::proto::{GraphProto, NodeProto};
+
+/// Sorts the nodes so that each comes after those that it needs; ties keep the file's order.
+pub fn sort(graph: &mut GraphProto) -> Result<(), String> {
+    let makers = makers(graph)?;
+    let mut waiting: Vec<usize> = vec![0; graph.node.len()];
+    let mut waiters: Vec<Vec<usize>> = vec![Vec::new(); graph.node.len()];
+    for (place, node) in graph.node.iter().enumerate() {
+        for name in needs(node) {
+            match makers.get(name.as_str()) {
+                Some(Some(maker)) => {
+                    waiting[place] += 1;
+                    waiters[*maker].push(place);
+                }
+                Some(None) => {}
+                None => {
+                    return Err(format!(
+                        "node `{}` ({}) uses `{name}`, which nothing makes",
+                        label(node),
+                        node.op_type()
+                    ));
+                }
+            }
+        }
+    }
+    let mut ready: BinaryHeap<Reverse<usize>> = (0..waiting.len())
+        .filter(|i| waiting[*i] == 0)
+        .map(Reverse)
+        .collect();
+    let mut order = Vec::with_capacity(waiting.len());
+    while let Some(Reverse(place)) = ready.pop() {
+        order.push(place);
+        for waiter in &waiters[place] {
+            waiting[*waiter] -= 1;
+            if waiting[*waiter] == 0 {
+                ready.push(Reverse(*waiter));
+            }
+        }
+    }
+    if order.len() < graph.node.len() {
+        let stuck = waiting.iter().position(|n| *n > 0).unwrap_or(0);
+        return Err(format!(
+            "its nodes form a cycle, through node `{}`",
+            label(&graph.node[stuck])
+        ));
+    }
+    check_outputs(graph, |name| makers.contains_key(name))?;
+    let mut nodes: Vec<Option<NodeProto>> = std::mem::take(&mut graph.node)
+        .into_iter()
+        .map(Some)
+        .collect();
+    graph.node = order
+        .into_iter()
+        .filter_map(|place| nodes[place].take())
+        .collect();
+    Ok(())
+}
+
+fn check_outputs(graph: &GraphProto, made: impl Fn(&str) -> bool) -> Result<(), String> {
+    if graph.output.is_empty() {
+        return Err("it has no outputs".into());
+    }
+    let mut seen = BTreeSet::new();
+    for output in &graph.output {
+        if !made(output.name()) {
+            return Err(format!("nothing makes its output `{}`", output.name()));
+        }
+        if !seen.insert(output.name()) {
+            return Err(format!("its output `{}` is listed twice", output.name()));
+        }
+    }
+    Ok(())
+}
+
+/// Which node makes each name; none for inputs and initializers.
+fn makers(graph: &GraphProto) -> Result<HashMap<String, Option<usize>>, String> {
+    let mut makers: HashMap<String, Option<usize>> = HashMap::new();
+    for tensor in &graph.initializer {
+        if tensor.name().is_empty() || makers.insert(tensor.name().to_string(), None).is_some() {
+            return Err(format!(
+                "the name of initializer `{}` is not unique",
+                tensor.name()
+            ));
+        }
+    }
+    let mut inputs = BTreeSet::new();
+    for input in &graph.input {
+        if input.name().is_empty() || !inputs.insert(input.name()) {
+            return Err(format!(
+                "the name of input `{}` is not unique",
+                input.name()
+            ));
+        }
+        makers.insert(input.name().to_string(), None);
+    }
+    for (place, node) in graph.node.iter().enumerate() {
+        for name in node.output.iter().filter(|name| !name.is_empty()) {
+            if makers.insert(name.clone(), Some(place)).is_some() {
+                return Err(format!(
+                    "`{name}` is made twice, the second time by node `{}`",
+                    label(node)
+                ));
+            }
+        }
+    }
+    Ok(makers)
+}
+
+/// All names that a node uses, those inside its subgraphs among them.
+fn needs(node: &NodeProto) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> = node
+        .input
+        .iter()
+        .filter(|name| !name.is_empty())
+        .cloned()
+        .collect();
+    names.extend(captures(node));
+    names
+}
+
+/// Names of the surrounding graph that a node's subgraphs use.
+pub fn captures(node: &NodeProto) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for attribute in &node.attribute {
+        for subgraph in attribute.g.iter().chain(&attribute.graphs) {
+            names.extend(free_names(subgraph));
+        }
+    }
+    names
+}
+
+fn free_names(graph: &GraphProto) -> BTreeSet<String> {
+    let mut free: BTreeSet<String> = graph.node.iter().flat_map(needs).collect();
+    free.extend(graph.output.iter().map(|o| o.name().to_string()));
+    for made in graph.node.iter().flat_map(|node| &node.output) {
+        free.remove(made);
+    }
+    for tensor in &graph.initializer {
+        free.remove(tensor.name());
+    }
+    for input in &graph.input {
+        free.remove(input.name());
+    }
+    free
+}
+
+/// How a node is called in messages.
+pub fn label(node: &NodeProto) -> String {
+    match (
+        node.name(),
+        node.output.iter().find(|name| !name.is_empty()),
+    ) {
+        ("", Some(output)) => output.clone(),
+        ("", None) => node.op_type().to_string(),
+        (name, _) => name.to_string(),
+    }
+}

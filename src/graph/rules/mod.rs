@@ -1,0 +1,65 @@
+//! How each operator's tangents follow from those of its inputs: one file per family, one list of all.
+
+mod arithmetic;
+mod convolution;
+mod diagonal;
+mod gather;
+mod layout;
+mod norm;
+mod product;
+mod reduce;
+mod refused;
+mod resample;
+mod silent;
+mod softmax;
+
+use super::error::Refusal;
+use super::ir::{Node, Val};
+use super::step::{Step, Tangent};
+
+/// How the tangent of one operator is computed.
+#[derive(Clone, Copy)]
+pub enum Rule {
+    /// The outputs do not depend on the input in a way that has a derivative other than zero.
+    Constant,
+    /// Elementwise: the output's derivative by the input, at the primal's cost.
+    Diagonal(fn(&mut Step) -> Result<Val, Refusal>),
+    /// One output.
+    Single(fn(&mut Step) -> Result<Option<Tangent>, Refusal>),
+    /// Several outputs.
+    Several(fn(&mut Step) -> Result<Vec<Option<Tangent>>, Refusal>),
+}
+
+/// All families of operators that can be differentiated.
+pub const FAMILIES: &[&[(&str, Rule)]] = &[
+    arithmetic::RULES,
+    convolution::RULES,
+    diagonal::RULES,
+    gather::RULES,
+    layout::RULES,
+    norm::RULES,
+    product::RULES,
+    reduce::RULES,
+    resample::RULES,
+    silent::RULES,
+    softmax::RULES,
+];
+
+/// The rule for a node, or why there is none.
+pub fn of(node: &Node) -> Result<Rule, Refusal> {
+    if !node.domain.is_empty() {
+        return Err(refused::foreign(node));
+    }
+    let known = FAMILIES
+        .iter()
+        .flat_map(|family| family.iter())
+        .find(|(op, _)| *op == node.op);
+    known
+        .map(|(_, rule)| *rule)
+        .ok_or_else(|| refused::reason(node))
+}
+
+/// Whether a node has no rule whatever its inputs are.
+pub fn hopeless(node: &Node) -> bool {
+    of(node).is_err()
+}

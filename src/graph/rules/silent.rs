@@ -1,0 +1,36 @@
+//! Operators whose outputs carry no derivative: integers, booleans, shapes and steps.
+
+use super::Rule;
+
+pub const RULES: &[(&str, Rule)] = &[
+    ("And", Rule::Constant),
+    ("ArgMax", Rule::Constant),
+    ("ArgMin", Rule::Constant),
+    ("BitShift", Rule::Constant),
+    ("BitwiseAnd", Rule::Constant),
+    ("BitwiseNot", Rule::Constant),
+    ("BitwiseOr", Rule::Constant),
+    ("BitwiseXor", Rule::Constant),
+    ("Ceil", Rule::Constant),
+    ("Constant", Rule::Constant),
+    ("ConstantOfShape", Rule::Constant),
+    ("Equal", Rule::Constant),
+    ("EyeLike", Rule::Constant),
+    ("Floor", Rule::Constant),
+    ("Greater", Rule::Constant),
+    ("GreaterOrEqual", Rule::Constant),
+    ("Hardmax", Rule::Constant),
+    ("IsInf", Rule::Constant),
+    ("IsNaN", Rule::Constant),
+    ("Less", Rule::Constant),
+    ("LessOrEqual", Rule::Constant),
+    ("NonZero", Rule::Constant),
+    ("Not", Rule::Constant),
+    ("OneHot", Rule::Constant),
+    ("Or", Rule::Constant),
+    ("Round", Rule::Constant),
+    ("Shape", Rule::Constant),
+    ("Sign", Rule::Constant),
+    ("Size", Rule::Constant),
+    ("Xor", Rule::Constant),
+];

@@ -1,0 +1,35 @@
+//! Softmax and its logarithm.
+
+use super::Rule;
+use crate::graph::error::Refusal;
+use crate::graph::step::{Step, Tangent};
+
+pub const RULES: &[(&str, Rule)] = &[
+    ("LogSoftmax", Rule::Single(log_softmax)),
+    ("Softmax", Rule::Single(softmax)),
+];
+
+type Output = Result<Option<Tangent>, Refusal>;
+
+/// `y (d - Σ y d)`
+fn softmax(s: &mut Step) -> Output {
+    let (d, y) = (s.dx()?, s.y()?);
+    let axis = s.axis("axis", -1, s.rank(0)?)? as i64 + 1;
+    let weighted = s.g.mul(d, y);
+    let mean = s.g.reduce("ReduceSum", weighted, &[axis], true);
+    let base = s.g.sub(d, mean);
+    Ok(Some(Tangent {
+        base,
+        factor: Some(y),
+    }))
+}
+
+/// `d - Σ exp(y) d`
+fn log_softmax(s: &mut Step) -> Output {
+    let (d, y) = (s.dx()?, s.y()?);
+    let axis = s.axis("axis", -1, s.rank(0)?)? as i64 + 1;
+    let probability = s.g.op("Exp", &[y]);
+    let weighted = s.g.mul(d, probability);
+    let mean = s.g.reduce("ReduceSum", weighted, &[axis], true);
+    Ok(Some(Tangent::plain(s.g.sub(d, mean))))
+}

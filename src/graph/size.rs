@@ -1,0 +1,233 @@
+//! Sizes of tensor axes that may not be known until the graph runs.
+//!
+//! A [`Size`] is a polynomial with integer coefficients in symbols such as the batch size, so that `2·N·H + 1`
+//! computed along two ways is the same value. What is no polynomial (a rounded quotient, a maximum) becomes a
+//! symbol of its own, shared by everything that computes it from the same sizes.
+
+use std::collections::{BTreeMap, HashMap};
+
+/// A name for a size that is known only at run time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Sym(u32);
+
+/// Products of symbols with their coefficients; zero is empty.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Size(BTreeMap<Vec<Sym>, i64>);
+
+/// Polynomials beyond this many terms or factors are not followed any further.
+const LIMIT: usize = 12;
+
+impl Size {
+    pub fn fixed(n: i64) -> Size {
+        Size(if n == 0 {
+            BTreeMap::new()
+        } else {
+            BTreeMap::from([(Vec::new(), n)])
+        })
+    }
+
+    pub fn symbol(symbol: Sym) -> Size {
+        Size(BTreeMap::from([(vec![symbol], 1)]))
+    }
+
+    /// The number, where this size is one.
+    pub fn as_fixed(&self) -> Option<i64> {
+        match self.0.len() {
+            0 => Some(0),
+            1 => self.0.get(&Vec::new()).copied(),
+            _ => None,
+        }
+    }
+
+    pub fn is(&self, n: i64) -> bool {
+        self.as_fixed() == Some(n)
+    }
+
+    /// The symbol, where this size is nothing but one.
+    pub fn as_symbol(&self) -> Option<Sym> {
+        match self.0.iter().next() {
+            Some((product, 1)) if self.0.len() == 1 && product.len() == 1 => Some(product[0]),
+            _ => None,
+        }
+    }
+
+    /// Coefficients and factors of each term.
+    pub fn terms(&self) -> impl Iterator<Item = (i64, &[Sym])> {
+        self.0
+            .iter()
+            .map(|(product, coefficient)| (*coefficient, product.as_slice()))
+    }
+
+    pub fn plus(&self, other: &Size) -> Option<Size> {
+        let mut sum = self.0.clone();
+        for (product, coefficient) in &other.0 {
+            let entry = sum.entry(product.clone()).or_insert(0);
+            *entry = entry.checked_add(*coefficient)?;
+        }
+        Size(sum).tidy()
+    }
+
+    pub fn minus(&self, other: &Size) -> Option<Size> {
+        self.plus(&other.times(&Size::fixed(-1))?)
+    }
+
+    pub fn times(&self, other: &Size) -> Option<Size> {
+        if self.0.len().checked_mul(other.0.len())? > LIMIT * LIMIT {
+            return None;
+        }
+        let mut result: BTreeMap<Vec<Sym>, i64> = BTreeMap::new();
+        for (p, a) in &self.0 {
+            for (q, b) in &other.0 {
+                let mut product = [p.as_slice(), q.as_slice()].concat();
+                product.sort_unstable();
+                let entry = result.entry(product).or_insert(0);
+                *entry = entry.checked_add(a.checked_mul(*b)?)?;
+            }
+        }
+        Size(result).tidy()
+    }
+
+    /// The quotient, where the division leaves no remainder for whatever the symbols may be.
+    pub fn over(&self, other: &Size) -> Option<Size> {
+        if self == other && !other.is(0) {
+            return Some(Size::fixed(1));
+        }
+        let (divisor, scale) = match (other.0.iter().next(), other.0.len()) {
+            (Some(term), 1) => term,
+            _ => return None,
+        };
+        let mut quotient = BTreeMap::new();
+        for (product, coefficient) in &self.0 {
+            if coefficient.checked_rem(*scale)? != 0 {
+                return None;
+            }
+            quotient.insert(without(product, divisor)?, coefficient.checked_div(*scale)?);
+        }
+        Some(Size(quotient))
+    }
+
+    fn tidy(mut self) -> Option<Size> {
+        self.0.retain(|_, coefficient| *coefficient != 0);
+        let small = self.0.len() <= LIMIT && self.0.keys().all(|product| product.len() <= LIMIT);
+        small.then_some(self)
+    }
+}
+
+/// Removes one occurrence of each divisor from a sorted product.
+fn without(product: &[Sym], divisor: &[Sym]) -> Option<Vec<Sym>> {
+    let mut rest = product.to_vec();
+    for symbol in divisor {
+        rest.remove(rest.iter().position(|s| s == symbol)?);
+    }
+    Some(rest)
+}
+
+/// Gives out symbols; the same name, or the same expression, is always the same symbol.
+#[derive(Default)]
+pub struct Symbols {
+    known: HashMap<String, Sym>,
+    names: Vec<Option<String>>,
+}
+
+impl Symbols {
+    pub fn fresh(&mut self) -> Size {
+        Size::symbol(self.push(None))
+    }
+
+    /// The symbol of a named dimension of the file.
+    pub fn named(&mut self, name: &str) -> Size {
+        let key = format!("name {name}");
+        if let Some(symbol) = self.known.get(&key) {
+            return Size::symbol(*symbol);
+        }
+        let symbol = self.push(Some(name.to_string()));
+        self.known.insert(key, symbol);
+        Size::symbol(symbol)
+    }
+
+    /// Whether a dimension of this name occurs.
+    pub fn is_known(&self, name: &str) -> bool {
+        self.known.contains_key(&format!("name {name}"))
+    }
+
+    /// The symbol of an expression that is no polynomial.
+    pub fn expression(&mut self, expression: String) -> Size {
+        if let Some(symbol) = self.known.get(&expression) {
+            return Size::symbol(*symbol);
+        }
+        let symbol = self.push(None);
+        self.known.insert(expression, symbol);
+        Size::symbol(symbol)
+    }
+
+    /// The name that a size has in the file.
+    pub fn name(&self, size: &Size) -> Option<&str> {
+        self.names.get(size.as_symbol()?.0 as usize)?.as_deref()
+    }
+
+    pub fn add(&mut self, a: &Size, b: &Size) -> Size {
+        a.plus(b).unwrap_or_else(|| self.fresh())
+    }
+
+    pub fn sub(&mut self, a: &Size, b: &Size) -> Size {
+        a.minus(b).unwrap_or_else(|| self.fresh())
+    }
+
+    pub fn mul(&mut self, a: &Size, b: &Size) -> Size {
+        a.times(b).unwrap_or_else(|| self.fresh())
+    }
+
+    /// The quotient rounded down.
+    pub fn div(&mut self, a: &Size, b: &Size) -> Size {
+        if let Some(quotient) = a.over(b) {
+            return quotient;
+        }
+        match (a.as_fixed(), b.as_fixed()) {
+            (Some(_), Some(0)) => self.fresh(),
+            (Some(p), Some(q)) => match p.checked_div_euclid(q) {
+                Some(quotient) => Size::fixed(quotient),
+                None => self.fresh(),
+            },
+            _ => self.expression(format!("{a:?} / {b:?}")),
+        }
+    }
+
+    fn push(&mut self, name: Option<String>) -> Sym {
+        self.names.push(name);
+        Sym((self.names.len() - 1) as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_size_along_two_ways_is_one_value() {
+        let mut s = Symbols::default();
+        let (n, c, w) = (s.named("N"), Size::fixed(64), Size::fixed(8));
+        let all = n.times(&c).unwrap().times(&w).unwrap();
+        assert_eq!(
+            all.over(&n.times(&Size::fixed(32)).unwrap()),
+            Some(Size::fixed(16))
+        );
+        assert_eq!(n.plus(&n).unwrap().minus(&n), Some(n.clone()));
+        assert_eq!(s.div(&n, &w), s.div(&n, &w));
+        assert_ne!(s.div(&n, &w), s.div(&n, &c));
+        assert_eq!(s.named("N"), n);
+    }
+
+    #[test]
+    fn overflow_gives_an_unknown_size() {
+        let mut s = Symbols::default();
+        let huge = Size::fixed(i64::MAX);
+        assert!(s.add(&huge, &huge).as_fixed().is_none());
+        assert!(s.mul(&huge, &huge).as_fixed().is_none());
+        assert!(
+            s.div(&Size::fixed(i64::MIN), &Size::fixed(-1))
+                .as_fixed()
+                .is_none()
+        );
+        assert!(s.div(&huge, &Size::fixed(0)).as_fixed().is_none());
+    }
+}

@@ -1,0 +1,123 @@
+//! Forward mode: beside every value that depends on the input, its k tangents.
+
+use std::collections::{HashMap, HashSet};
+
+use super::error::{GraphError, Obstacle, Refusal};
+use super::ir::{Graph, Node, Val};
+use super::rules::{self, Rule};
+use super::size::Size;
+use super::step::{Step, Tangent};
+
+/// The tangents of all values that depend on the input and reach the output, and what stood in the way.
+pub struct Tangents {
+    pub of: HashMap<Val, Tangent>,
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// Propagates the tangent `seed` of `input` through the graph, as far as `output` needs it.
+pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) -> Tangents {
+    let useful = ancestors(g, output);
+    let mut tangents = Tangents {
+        of: HashMap::from([(input, Tangent::plain(seed))]),
+        obstacles: Vec::new(),
+    };
+    let mut lost: HashSet<Val> = HashSet::new();
+    for place in 0..g.nodes.len() {
+        let node = g.nodes[place].clone();
+        let touches = |v: &Val| tangents.of.contains_key(v) || lost.contains(v);
+        let active = node
+            .inputs
+            .iter()
+            .flatten()
+            .chain(&node.captures)
+            .any(touches);
+        if !active || !node.outputs.iter().flatten().any(|v| useful.contains(v)) {
+            continue;
+        }
+        let blind = node
+            .inputs
+            .iter()
+            .flatten()
+            .chain(&node.captures)
+            .any(|v| lost.contains(v));
+        match differentiate(g, &node, &tangents.of, k) {
+            Ok(outputs) if !blind => tangents.of.extend(
+                node.outputs
+                    .iter()
+                    .zip(outputs)
+                    .filter_map(|(v, tangent)| Some(((*v)?, tangent?))),
+            ),
+            Ok(_) => lost.extend(node.outputs.iter().flatten()),
+            Err(refusal) => {
+                // Behind an obstacle only what no tangent could mend is worth telling.
+                if !blind || rules::hopeless(&node) {
+                    tangents.obstacles.push(obstacle(g, &node, refusal));
+                }
+                lost.extend(node.outputs.iter().flatten());
+            }
+        }
+    }
+    tangents
+}
+
+/// Everything that a value is computed from.
+fn ancestors(g: &Graph, output: Val) -> HashSet<Val> {
+    let mut useful = HashSet::from([output]);
+    for node in g.nodes.iter().rev() {
+        if node.outputs.iter().flatten().any(|v| useful.contains(v)) {
+            useful.extend(node.inputs.iter().flatten().chain(&node.captures));
+        }
+    }
+    useful
+}
+
+fn differentiate(
+    g: &mut Graph,
+    node: &Node,
+    of: &HashMap<Val, Tangent>,
+    k: &Size,
+) -> Result<Vec<Option<Tangent>>, Refusal> {
+    let rule = rules::of(node)?;
+    let tangents = node
+        .inputs
+        .iter()
+        .map(|v| of.get(&(*v)?).copied())
+        .collect();
+    let mut step = Step {
+        g,
+        node: node.clone(),
+        tangents,
+        k: k.clone(),
+    };
+    match rule {
+        Rule::Constant => Ok(Vec::new()),
+        Rule::Diagonal(factor) => {
+            let factor = factor(&mut step)?;
+            Ok(vec![step.times(0, factor)?])
+        }
+        Rule::Single(rule) => Ok(vec![rule(&mut step)?]),
+        Rule::Several(rule) => rule(&mut step),
+    }
+}
+
+pub fn obstacle(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {
+    let output = node.outputs.iter().flatten().next();
+    let name = match (&node.name, output) {
+        (name, Some(v)) if name.is_empty() => g.value(*v).name.clone(),
+        (name, _) => name.clone(),
+    };
+    Obstacle {
+        node: name,
+        op: node.operator(),
+        reason: refusal.0,
+    }
+}
+
+/// Refusals in the words of an error.
+pub fn refuse(file: &str, input: &str, obstacles: Vec<Obstacle>) -> GraphError {
+    GraphError::Obstacles {
+        file: file.to_string(),
+        input: input.to_string(),
+        obstacles,
+    }
+}
