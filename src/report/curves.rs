@@ -27,6 +27,9 @@ pub fn grid(curves: &[&Vec<(f64, f64)>]) -> Vec<f64> {
     if curves.iter().all(agree) {
         return first.iter().map(|node| node.0).collect();
     }
+    if curves.iter().any(|curve| curve.is_empty()) {
+        return vec![];
+    }
     let start = curves.iter().filter_map(|curve| curve.first()).map(|n| n.0).fold(f64::MIN, f64::max);
     let end = curves.iter().filter_map(|curve| curve.last()).map(|n| n.0).fold(f64::MAX, f64::min);
     if start >= end {

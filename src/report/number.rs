@@ -74,7 +74,11 @@ pub fn count(value: f64) -> String {
     if value.abs() >= 1e9 || value.fract() == 0.0 {
         return if value.abs() >= 1e9 { significant(value, 3) } else { fixed(value, 0) };
     }
-    if value.abs() < 1.0 { significant(value, 2) } else { fixed(value, 1) }
+    match value.abs() {
+        size if size < 1.0 => significant(value, 2),
+        size if size < 100.0 => fixed(value, 1),
+        _ => fixed(value, 0),
+    }
 }
 
 /// Decimals as asked, thousands grouped by commas, a true minus sign and no negative zero.
@@ -173,7 +177,7 @@ mod tests {
         assert_eq!(fixed(-0.0001, 2), "0.00");
         assert_eq!(fixed(1234567.0, 0), "1,234,567");
         assert_eq!(count(79.0), "79");
-        assert_eq!(count(1_000_000.25), "1,000,000.2");
+        assert_eq!(count(1_000_000.25), "1,000,000");
         assert_eq!(superscript(-15), "⁻¹⁵");
     }
 }

@@ -49,6 +49,11 @@ pub fn look(index: usize) -> Look {
     Look { colour: ESTIMATORS[index % ESTIMATORS.len()], shape: SHAPES[index % SHAPES.len()] }
 }
 
+/// The colour as text: dark enough to be read on white.
+pub fn dark(colour: Colour) -> Colour {
+    colour.map(|level| (f64::from(level) * 0.72) as u8)
+}
+
 /// A map from numbers to colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Map {

@@ -70,10 +70,17 @@ impl Panel {
 #[derive(Debug, Clone)]
 pub enum Side {
     Empty,
-    /// Texts at places of the y axis, under a heading.
-    Notes(String, Vec<(f64, String)>),
+    /// Columns of texts.
+    Notes(Vec<Notes>),
     /// The colours of a raster with their numbers.
     Bar(Map, Axis),
+}
+
+/// Texts at values of the y axis, under a heading.
+#[derive(Debug, Clone)]
+pub struct Notes {
+    pub heading: String,
+    pub at: Vec<(f64, String)>,
 }
 
 /// Marks in data units; what has no place on the axes is left out.
@@ -89,6 +96,8 @@ pub enum Mark {
     Level { y: f64, colour: Colour, stroke: Stroke },
     /// Texts beside points, moved or left out so that none covers another.
     Labels(Vec<(f64, f64, String, Colour)>),
+    /// Lines of text in the frame's upper left corner.
+    Corner(Vec<String>),
 }
 
 impl Mark {

@@ -2,9 +2,9 @@
 
 use super::Drawing;
 use crate::report::axis::Axis;
-use crate::report::number::{Z95, finite, significant, to_error, with_error};
+use crate::report::number::{Z95, finite, with_error};
 use crate::report::palette::INK;
-use crate::report::picture::{Fill, Mark, Panel, Picture, Side, Stroke};
+use crate::report::picture::{Fill, Mark, Notes, Panel, Picture, Side, Stroke};
 use crate::report::view::{Group, View, name, title};
 use crate::rows::Summary;
 
@@ -25,17 +25,21 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     let label = format!("log p − log p by {reference}, nats, mean over samples");
     let mut panel = Panel::new("", Axis::sized(&label, ends, 7), Axis::names(&names));
     panel.marks.push(Mark::Upright { x: 0.0, colour: INK, stroke: Stroke::Solid });
-    let mut notes = vec![];
+    let mut nats = vec![];
+    let mut bits = vec![];
     for (i, row) in rows.iter().enumerate() {
         let y = (rows.len() - 1 - i) as f64;
         let look = view.look(&row.estimator);
         panel.marks.push(Mark::line(vec![(low(row), y), (high(row), y)], look.colour, 2.6));
         let points = vec![(mean(row), y)];
         panel.marks.push(Mark::Dots { points, look, fill: Fill::Full, radius: 5.0, opacity: 1.0 });
-        notes.push((y, note(row, group.bits_per_nat())));
+        nats.push((y, with_error(row.bias, row.bias_stderr)));
+        bits.extend(group.bits_per_nat().map(|factor| (y, in_bits(row, factor))));
     }
-    let heading = if group.bits_per_nat().is_some() { "nats · bits/dim" } else { "nats" };
-    panel.side = Side::Notes(heading.into(), notes);
+    let columns = [("nats", nats), ("bits/dim", bits)];
+    let columns = columns.into_iter().filter(|(_, at)| !at.is_empty());
+    let columns = columns.map(|(heading, at)| Notes { heading: heading.into(), at });
+    panel.side = Side::Notes(columns.collect());
     let picture = Picture {
         title: title(group.model, &format!("bias against {reference}")),
         subtitle: group.subtitle(),
@@ -60,15 +64,8 @@ fn high(row: &Summary) -> f64 {
     mean(row) + Z95 * finite(row.bias_stderr).unwrap_or(0.0)
 }
 
-fn note(row: &Summary, bits: Option<f64>) -> String {
-    let nats = with_error(row.bias, row.bias_stderr);
-    match (bits, row.bias_stderr) {
-        (Some(factor), Some(error)) => {
-            format!("{nats} · {}", to_error(factor * mean(row), factor * error))
-        }
-        (Some(factor), None) => format!("{nats} · {}", significant(factor * mean(row), 3)),
-        (None, _) => nats,
-    }
+fn in_bits(row: &Summary, factor: f64) -> String {
+    with_error(row.bias.map(|bias| factor * bias), row.bias_stderr.map(|error| factor * error))
 }
 
 fn caption(group: &Group, rows: &[&Summary]) -> String {

@@ -2,7 +2,7 @@
 
 use super::Drawing;
 use crate::report::axis::Axis;
-use crate::report::palette::{Look, Map, PAPER, Shape};
+use crate::report::palette::{INK, Look, Map, Shape};
 use crate::report::picture::{Fill, Mark, Panel, Picture, Raster, Side};
 use crate::report::text::{listing, shorten};
 use crate::report::view::{View, name, title};
@@ -51,12 +51,15 @@ fn of<'a>(view: &View<'a>, model: &'a str) -> Option<Drawing<'a>> {
         ));
     }
     let columns = if panels.len() == 1 { 1 } else { 3 };
+    // As high as the frame's width and the plane's aspect ask.
+    let width = if columns == 1 { 640.0 } else { 380.0 };
+    let cell = (width, 68.0 + (width - 125.0) / first.aspect());
     let picture = Picture {
         title: title(model, "log-density over the plane"),
         subtitle: format!("grid of {} × {}", first.xs.len(), first.ys.len()),
         keys: vec![],
         columns,
-        cell: if columns == 1 { (620.0, 480.0) } else { (390.0, 330.0) },
+        cell,
         panels,
     };
     Some(Drawing { model, stem: format!("density-{model}"), caption, picture })
@@ -112,9 +115,9 @@ impl Field<'_> {
         };
         let mut panel = self.raster(shorten(self.estimator, 30), colour);
         panel.side = Side::Bar(Map::Viridis, Axis::exactly("nats", [top - DEPTH, top], 6));
-        let look = Look { colour: PAPER, shape: Shape::Circle };
+        let look = Look { colour: INK, shape: Shape::Circle };
         let points = points.to_vec();
-        panel.marks.push(Mark::Dots { points, look, fill: Fill::Full, radius: 1.1, opacity: 0.55 });
+        panel.marks.push(Mark::Dots { points, look, fill: Fill::Full, radius: 1.1, opacity: 0.5 });
         panel
     }
 
@@ -125,9 +128,14 @@ impl Field<'_> {
         let rows = self.values.chunks(self.xs.len().max(1)).rev();
         let pixels = rows.flatten().map(|&value| colour(value)).collect();
         panel.raster = Some(Raster { width: self.xs.len(), height: self.ys.len(), pixels });
-        let aspect = (x[1] - x[0]) / (y[1] - y[0]);
-        panel.aspect = Some(aspect.clamp(0.2, 5.0));
+        panel.aspect = Some(self.aspect());
         panel
+    }
+
+    /// Width over height of the plane's part, within what can be looked at.
+    fn aspect(&self) -> f64 {
+        let (x, y) = (cells(&self.xs), cells(&self.ys));
+        ((x[1] - x[0]) / (y[1] - y[0])).clamp(0.4, 4.0)
     }
 }
 

@@ -105,8 +105,7 @@ fn differences(group: &Group, bundles: &[Bundle], grid: &[f64], label: &str) -> 
     if others.is_empty() {
         return None;
     }
-    let reach = |(x, mean, spread): &(f64, f64, Option<f64>)| {
-        let _ = x;
+    let reach = |(_, mean, spread): &(f64, f64, Option<f64>)| {
         [mean - spread.unwrap_or(0.0), mean + spread.unwrap_or(0.0)]
     };
     let values: Vec<f64> = others.iter().flat_map(|(_, average)| average.iter().flat_map(reach)).collect();

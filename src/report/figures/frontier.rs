@@ -3,7 +3,7 @@
 use super::Drawing;
 use crate::report::axis::Axis;
 use crate::report::number::{Z95, count, finite};
-use crate::report::palette::{INK, MUTED, Shape};
+use crate::report::palette::{self, INK, MUTED, Shape};
 use crate::report::picture::{Fill, Key, Mark, Panel, Picture, Sign, Stroke};
 use crate::report::text::listing;
 use crate::report::view::{Group, View, name, title};
@@ -22,10 +22,12 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     }
     let reference = group.reference_row().filter(|row| row.cost > 0.0 && row.cost.is_finite());
     let costs = shown.iter().chain(&reference).map(|row| row.cost);
-    let errors = shown.iter().flat_map(|row| [rmse(row), bias(row), bias_high(row)]);
+    // A bias that happens to be tiny says no more than its interval: it does not stretch the axis.
+    let least = shown.iter().map(|row| rmse(row).min(bias_high(row))).fold(f64::MAX, f64::min);
+    let errors = shown.iter().flat_map(|row| [rmse(row), bias(row).max(least / 4.0), bias_high(row)]);
     let x = Axis::log("cost per sample, evaluations of the network", costs, 7);
     let y = Axis::log(&format!("error against {}, nats", name(group.reference)), errors, 6);
-    let floor = 10f64.powf(y.range[0]);
+    let [floor, top] = y.range.map(|decade| 10f64.powf(decade));
     let mut panel = Panel::new("", x, y);
     if let Some(row) = reference {
         panel.marks.push(Mark::Upright { x: row.cost, colour: MUTED, stroke: Stroke::Dashed });
@@ -34,9 +36,12 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
         panel.marks.extend(marks(view, row, floor));
     }
     let labels = shown.iter().map(|row| {
-        (row.cost, rmse(row), name(&row.estimator), view.look(&row.estimator).colour)
+        (row.cost, rmse(row), name(&row.estimator), palette::dark(view.look(&row.estimator).colour))
     });
-    panel.marks.push(Mark::Labels(labels.collect()));
+    let reference_label = reference.map(|row| {
+        (row.cost, top.powf(0.96) * floor.powf(0.04), name(&row.estimator), MUTED)
+    });
+    panel.marks.push(Mark::Labels(labels.chain(reference_label).collect()));
     let picture = Picture {
         title: title(group.model, "error against cost"),
         subtitle: group.subtitle(),
@@ -72,7 +77,7 @@ fn marks(view: &View, row: &Summary, floor: f64) -> Vec<Mark> {
     let dots = |y, fill, radius| {
         Mark::Dots { points: vec![(row.cost, y)], look, fill, radius, opacity: 1.0 }
     };
-    marks.push(dots(bias(row), Fill::Hollow, 4.4));
+    marks.push(dots(bias(row).max(floor), Fill::Hollow, 4.4));
     marks.push(dots(rmse(row), Fill::Full, 5.2));
     marks
 }
@@ -94,7 +99,7 @@ fn caption(group: &Group, without: &[&Summary]) -> String {
     let mut text = format!(
         "Per-sample error (full) and error of the mean (outlined) against {}, over the cost of one \
          sample; down and to the left is better. Thin bars: 95 % interval of the bias, down to the \
-         lower edge where it contains zero.",
+         lower edge where it contains zero; an outlined point on that edge lies below it.",
         name(group.reference),
     );
     if !without.is_empty() {

@@ -4,7 +4,6 @@ use super::Drawing;
 use crate::report::axis::Axis;
 use crate::report::palette::{self, Colour, Look, MUTED, Shape};
 use crate::report::picture::{Fill, Mark, Panel, Picture, Raster};
-use crate::report::plot;
 use crate::report::text::shorten;
 use crate::report::view::{View, title};
 use crate::rows::Gallery;
@@ -110,11 +109,11 @@ fn plane(gallery: &Gallery) -> Option<Picture> {
     let all = || generated.iter().chain(&real);
     let x = Axis::linear("x", all().map(|p| p.0), 5);
     let y = Axis::linear("y", all().map(|p| p.1), 5);
+    let aspect = ((x.range[1] - x.range[0]) / (y.range[1] - y.range[0])).clamp(0.4, 3.0);
     let looks = [palette::look(0), Look { colour: MUTED, shape: Shape::Circle }];
     let panel = |(points, heading, look): (&Vec<(f64, f64)>, &str, Look)| {
         let mut panel = Panel::new(heading, x.clone(), y.clone());
-        let aspect = (x.range[1] - x.range[0]) / (y.range[1] - y.range[0]);
-        panel.aspect = Some(aspect.clamp(0.3, 3.0));
+        panel.aspect = Some(aspect);
         let points = points.clone();
         let radius = if points.len() > 500 { 1.6 } else { 2.2 };
         panel.marks.push(Mark::Dots { points, look, fill: Fill::Full, radius, opacity: 0.6 });
@@ -123,13 +122,15 @@ fn plane(gallery: &Gallery) -> Option<Picture> {
     let panels = [(&generated, "Generated", looks[0]), (&real, "Real", looks[1])];
     Some(Picture {
         title: title(&gallery.model, "samples"),
-        subtitle: shorten(&gallery.sampler, 60),
-        keys: vec![
-            plot::dot(format!("generated (n = {})", gallery.generated.len()), looks[0]),
-            plot::dot(format!("data (n = {})", gallery.real.len()), looks[1]),
-        ],
+        subtitle: format!(
+            "{} · {} generated, {} real",
+            shorten(&gallery.sampler, 60),
+            gallery.generated.len(),
+            gallery.real.len()
+        ),
+        keys: vec![],
         columns: 2,
-        cell: (430.0, 360.0),
+        cell: (430.0, 66.0 + 370.0 / aspect),
         panels: panels.into_iter().filter(|(points, _, _)| !points.is_empty()).map(panel).collect(),
     })
 }

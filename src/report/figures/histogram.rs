@@ -32,8 +32,9 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
         let width = if *estimator == group.reference { 2.4 } else { 1.6 };
         panel.marks.push(Mark::line(bins.outline(counts), view.look(estimator).colour, width));
     }
+    let alike = sets.iter().all(|(_, samples)| samples.len() == sets[0].1.len());
     let key = |(estimator, samples): &(&str, Vec<&Sample>)| Key {
-        text: format!("{} (n = {})", name(estimator), samples.len()),
+        text: if alike { name(estimator) } else { format!("{} (n = {})", name(estimator), samples.len()) },
         colour: view.look(estimator).colour,
         sign: Sign::Line(Stroke::Solid),
     };
@@ -83,7 +84,7 @@ impl Bins {
         let from = low.max(at(0.25)? - 6.0 * spread);
         let to = high.min(at(0.75)? + 6.0 * spread);
         let ideal = 2.0 * spread / per_set.cbrt();
-        let count = (((to - from) / ideal).ceil() as usize).clamp(8, 80);
+        let count = (((to - from) / ideal).ceil() as usize).clamp(12, 80);
         let clipped = from > low || to < high;
         Some(Bins { low: from, width: (to - from) / count as f64, count, clipped })
     }

@@ -4,7 +4,7 @@ use super::Drawing;
 use crate::report::axis::Axis;
 use crate::report::number::{Z95, finite, with_error};
 use crate::report::palette::{self, Colour, MUTED};
-use crate::report::picture::{Fill, Key, Mark, Panel, Picture, Side, Sign, Stroke};
+use crate::report::picture::{Fill, Key, Mark, Notes, Panel, Picture, Side, Sign, Stroke};
 use crate::report::text::shorten;
 use crate::report::view::{View, title};
 use crate::rows::MetricRow;
@@ -45,7 +45,7 @@ fn of<'a>(view: &View<'a>, model: &'a str) -> Option<Drawing<'a>> {
     }
     let picture = Picture {
         title: title(model, "statistics of samples"),
-        subtitle: "numbers at the right: value ± one standard error".into(),
+        subtitle: String::new(),
         keys,
         columns,
         cell: (if columns == 1 { 880.0 } else { 470.0 }, 88.0 + 34.0 * most as f64),
@@ -66,7 +66,7 @@ fn panel(rows: &[&MetricRow], (metric, features): (&str, &str)) -> Panel {
         rows.iter().filter(of_kind).copied().partition(|row| row.sampler == FLOOR);
     let names: Vec<String> = generated.iter().map(|row| shorten(&row.sampler, 22)).collect();
     let ends = generated.iter().chain(&floor).flat_map(|row| [low(row), high(row)]);
-    let axis = Axis::linear(&label(metric, features), ends, 5);
+    let axis = Axis::linear(&label(features), ends, 5);
     let mut panel = Panel::new(shorten(metric, 30), axis, Axis::names(&names));
     for row in &floor {
         let bottom = -0.6;
@@ -84,13 +84,13 @@ fn panel(rows: &[&MetricRow], (metric, features): (&str, &str)) -> Panel {
         panel.marks.push(Mark::Dots { points, look, fill: Fill::Full, radius: 4.8, opacity: 1.0 });
         notes.push((y, with_error(Some(row.value), row.stderr)));
     }
-    panel.side = Side::Notes(String::new(), notes);
+    panel.side = Side::Notes(vec![Notes { heading: "value ± SE".into(), at: notes }]);
     panel
 }
 
-fn label(metric: &str, features: &str) -> String {
-    let on = if features.is_empty() { String::new() } else { format!(" on {}", shorten(features, 24)) };
-    format!("{}{on}", shorten(metric, 24))
+fn label(features: &str) -> String {
+    let on = if features.is_empty() { "the samples" } else { features };
+    format!("value, computed on {}", shorten(on, 30))
 }
 
 fn low(row: &MetricRow) -> f64 {

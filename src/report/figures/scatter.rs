@@ -64,8 +64,7 @@ fn panel(view: &View, group: &Group, estimator: &str, pairs: &[(f64, f64)], most
     let x = Axis::linear(&format!("by {}, nats", shorten(group.reference, 22)), both(), 4);
     let y = Axis::linear(&format!("by {short}, nats"), both(), 4);
     let ends = vec![(x.range[0], x.range[0]), (x.range[1], x.range[1])];
-    let heading = format!("{short}  {}", agreement(pairs));
-    let mut panel = Panel::new(heading, x, y);
+    let mut panel = Panel::new(short, x, y);
     panel.aspect = Some(1.0);
     let stroke = Stroke::Dashed;
     panel.marks.push(Mark::Line { points: ends, colour: RULE, width: 1.2, stroke });
@@ -77,24 +76,27 @@ fn panel(view: &View, group: &Group, estimator: &str, pairs: &[(f64, f64)], most
     let opacity = if points.len() > 400 { 0.35 } else { 0.6 };
     let radius = if points.len() > 400 { 2.0 } else { 2.8 };
     panel.marks.push(Mark::Dots { points, look, fill: Fill::Full, radius, opacity });
+    panel.marks.push(Mark::Corner(agreement(pairs)));
     panel
 }
 
-/// `r = 0.98, RMSE 0.31`; of one pair only the difference.
-fn agreement(pairs: &[(f64, f64)]) -> String {
+/// Correlation and difference, for the corner that a cloud along the diagonal leaves free; of one
+/// pair only the difference.
+fn agreement(pairs: &[(f64, f64)]) -> Vec<String> {
     let n = pairs.len() as f64;
     let rmse = (pairs.iter().map(|(a, b)| (b - a).powi(2)).sum::<f64>() / n).sqrt();
     let (ma, mb) = (pairs.iter().map(|p| p.0).sum::<f64>() / n, pairs.iter().map(|p| p.1).sum::<f64>() / n);
     let sum = |f: &dyn Fn(f64, f64) -> f64| pairs.iter().map(|&(a, b)| f(a - ma, b - mb)).sum::<f64>();
     let (ab, aa, bb) = (sum(&|a, b| a * b), sum(&|a, _| a * a), sum(&|_, b| b * b));
     let r = ab / (aa * bb).sqrt();
-    let rmse = format!("RMSE {}", significant(rmse, 3));
-    if r.is_finite() { format!("r = {}, {rmse}", correlation(r)) } else { rmse }
+    let rmse = format!("RMSE {} nats", significant(rmse, 3));
+    let r = r.is_finite().then(|| format!("r = {}", correlation(r)));
+    r.into_iter().chain([rmse]).collect()
 }
 
 /// Near one the distance to one is what counts: 0.99987 rather than 1.000.
 pub fn correlation(r: f64) -> String {
-    let decimals = (1..=5).find(|&d| 1.0 - r.abs() >= 2.0 * 10f64.powi(-d)).map_or(6, |d| d + 1);
+    let decimals = (1..=5).find(|&d| 1.0 - r.abs() >= 10f64.powi(-d)).map_or(6, |d| d + 1);
     crate::report::number::fixed(r, (decimals as usize).max(3))
 }
 
@@ -104,8 +106,8 @@ mod tests {
 
     #[test]
     fn agreement_says_what_is_known() {
-        assert_eq!(agreement(&[(1.0, 1.5)]), "RMSE 0.500");
-        assert_eq!(agreement(&[(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]), "r = 1.000000, RMSE 1.00");
+        assert_eq!(agreement(&[(1.0, 1.5)]), ["RMSE 0.500 nats"]);
+        assert_eq!(agreement(&[(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]), ["r = 1.000000", "RMSE 1.00 nats"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::rows::{MetricRow, Pair, Summary};
 pub fn tables(view: &View, model: &str) -> Markup {
     html! {
         @for group in view.groups.iter().filter(|group| group.model == model && !group.rows.is_empty()) {
-            h4 { (clean(group.dataset)) span.solver { (clean(group.solver)) } }
+            h4 { (clean(group.dataset)) span.solver { (clean(group.solver)) @if let Some(n) = same_n(group) { " · n = " (count(n as f64)) } } }
             (summary(view, group))
             (pairs(view, group))
         }
@@ -61,7 +61,7 @@ const COLUMNS: [Column; 11] = [
         cell: |_, row| maybe(row.probe_stderr, 3),
     },
     Column {
-        heading: "calibration",
+        heading: "calib.",
         meaning: "Root mean square of difference over reported standard error: 1 where the reported errors are honest",
         cell: |_, row| maybe(row.calibration, 3),
     },
@@ -71,7 +71,7 @@ const COLUMNS: [Column; 11] = [
         cell: |_, row| count(row.cost),
     },
     Column {
-        heading: "evaluations",
+        heading: "evals",
         meaning: "Evaluations of the network per sample",
         cell: |_, row| count(row.evaluations),
     },
@@ -97,14 +97,16 @@ fn summary(view: &View, group: &Group) -> Markup {
     html! {
         div.scroll { table.summary {
             thead { tr {
-                th { "Estimator" } th { "Kind" } th.n { "n" }
+                th { "Estimator" }
+                @if same_n(group).is_none() { th.n title="Samples that entered the averages" { "n" } }
                 @if failures { th.n { "failed" } }
                 @for column in &columns { th.n title=(column.meaning) { (column.heading) } }
             } }
             tbody { @for row in rows { tr.reference[is_reference(group, row)] {
-                th scope="row" { (swatch(view, &row.estimator)) (clean(&row.estimator)) @if is_reference(group, row) { span.tag { "reference" } } }
-                td { span.kind { (clean(&row.kind)) } }
-                td.n { (count(row.n as f64)) }
+                th scope="row" { (swatch(view, &row.estimator)) (clean(&row.estimator)) 
+                    span.kind { (clean(&row.kind)) @if is_reference(group, row) { ", reference" } }
+                }
+                @if same_n(group).is_none() { td.n { (count(row.n as f64)) } }
                 @if failures { td.n.failed[row.failed > 0] { @if row.failed > 0 { strong { (row.failed) } } @else { "0" } } }
                 @for column in &columns { td.n { ((column.cell)(group, row)) } }
             } } }
@@ -115,6 +117,12 @@ fn summary(view: &View, group: &Group) -> Markup {
             (ABSENT) " stands for: not defined here."
         }
     }
+}
+
+/// The number of samples, where it is the same for all estimators.
+fn same_n(group: &Group) -> Option<usize> {
+    let n = group.rows.first()?.n;
+    group.rows.iter().all(|row| row.n == n && row.failed == 0).then_some(n)
 }
 
 fn is_reference(group: &Group, row: &Summary) -> bool {

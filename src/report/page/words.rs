@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::results::{contains_zero, floor};
 use crate::report::figures::{FLOOR, correlation};
-use crate::report::number::{ABSENT, count, finite, interval, maybe, significant, to_error, with_error};
+use crate::report::number::{count, finite, interval, maybe, significant, to_error, with_error};
 use crate::report::text::{clean, listing};
 use crate::report::view::{Group, View};
 use crate::rows::{MetricRow, Summary};
@@ -19,15 +19,15 @@ pub fn alarms(view: &View) -> Markup {
             h2 { "Not everything came through" }
             ul {
                 @for row in &failed { li {
-                    strong { (row.failed) " of " (row.n + row.failed) " samples failed" }
+                    b { (row.failed) " of " (row.n + row.failed) " samples failed" }
                     ": " (clean(&row.model)) ", " (clean(&row.estimator)) ", " (clean(&row.solver))
                     ". They are left out of the averages; " code { "samples.csv" } " names each with its status."
                 } }
                 @for (trial, reason) in &facts.trials_failed { li {
-                    strong { "Trial " (clean(trial)) " failed" } ": " (clean(reason))
+                    b { "Trial " (clean(trial)) " failed" } ": " (clean(reason))
                 } }
                 @if facts.trials_outstanding > 0 { li {
-                    strong { (facts.trials_outstanding) " trials are outstanding" }
+                    b { (count(facts.trials_outstanding as f64)) " of the trials outstanding" }
                     ": the numbers below cover only what is finished. The same " code { "run" } " again carries on."
                 } }
             }
@@ -38,13 +38,14 @@ pub fn alarms(view: &View) -> Markup {
 /// One card per model, dataset and solver.
 pub fn summary(view: &View) -> Markup {
     let compared: Vec<&Group> = view.groups.iter().filter(|group| !group.rows.is_empty()).collect();
+    let alone = |model: &&&str| compared.iter().all(|group| group.model != **model);
     html! {
         section #summary {
             h2 { "In short" }
             @if compared.is_empty() { p.empty { "No likelihood has been measured." } }
             div.cards {
                 @for group in &compared { (card(view, group)) }
-                @for model in view.models.iter().filter(|model| compared.iter().all(|group| group.model != **model)) {
+                @for model in view.models.iter().filter(alone) {
                     @let said = samples(view, model);
                     @if !said.is_empty() { div.card {
                         h3 { (clean(model)) }
@@ -87,13 +88,13 @@ fn headline(group: &Group) -> Markup {
                 (clean(&row.estimator)) ", mean ± standard error over " (count(row.n as f64))
                 @if row.n == 1 { " sample" } @else { " samples" }
                 @if bits { " (" (with_error(row.nats, row.nats_stderr)) " nats)" }
-                br; (clean(group.dataset)) " · " (clean(group.solver))
             }
+            p.under { (clean(group.dataset)) " · " (clean(group.solver)) }
         }
     }
 }
 
-fn sentences(group: &Group) -> Vec<String> {
+fn sentences(group: &Group) -> Vec<Markup> {
     let others: Vec<&Summary> = (group.rows.iter().copied())
         .filter(|row| row.estimator != group.reference && finite(row.bias).is_some())
         .collect();
@@ -106,92 +107,85 @@ fn sentences(group: &Group) -> Vec<String> {
     said
 }
 
-fn truth(group: &Group, row: &Summary) -> String {
-    format!(
-        "The closed form, {}, lies {} nats from {} in the mean (root mean square {} per sample).",
-        clean(&row.estimator),
-        with_error(row.bias, row.bias_stderr),
-        clean(group.reference),
-        maybe(row.rmse, 2),
-    )
+fn truth(group: &Group, row: &Summary) -> Markup {
+    html! {
+        b { "Known truth: " } (clean(&row.estimator)) " differs from " (clean(group.reference)) " by "
+        (with_error(row.bias, row.bias_stderr)) " nats in the mean, by " (maybe(row.rmse, 2))
+        " nats (root mean square) per sample."
+    }
 }
 
-fn nearest(group: &Group, others: &[&Summary]) -> Option<String> {
+fn nearest(group: &Group, others: &[&Summary]) -> Option<Markup> {
     let estimates = others.iter().filter(|row| row.kind != "closed-form");
     let row = estimates
         .filter(|row| finite(row.rmse).is_some())
         .min_by(|a, b| a.rmse.unwrap_or(f64::MAX).total_cmp(&b.rmse.unwrap_or(f64::MAX)))?;
-    let share = group.reference_row().map(|reference| row.cost / reference.cost);
-    let share = share.filter(|share| share.is_finite()).map(|share| {
-        format!(", {} of what {} costs", percent(share), clean(group.reference))
-    });
-    Some(format!(
-        "Nearest to {} per sample: {}, with a root mean square difference of {} nats, at {} evaluations{}.",
-        clean(group.reference),
-        clean(&row.estimator),
-        maybe(row.rmse, 2),
-        count(row.cost),
-        share.unwrap_or_default(),
-    ))
+    Some(html! {
+        b { "Nearest per sample: " (clean(&row.estimator)) } ", " (maybe(row.rmse, 2))
+        " nats (root mean square) from " (clean(group.reference)) ", for " (count(row.cost)) " evaluations"
+        @if let Some(share) = share(group, row) { ", " (share) }
+        "."
+    })
 }
 
-fn head(group: &Group, row: &Summary) -> String {
-    let what = if row.kind == "few-step" { "few-step map" } else { "learned head" };
+/// A row's cost beside the reference's, in words.
+fn share(group: &Group, row: &Summary) -> Option<String> {
+    let share = row.cost / group.reference_row()?.cost;
+    let of = clean(group.reference);
+    match share {
+        _ if !share.is_finite() => None,
+        _ if (0.98..1.02).contains(&share) => Some(format!("as many as {of}")),
+        _ if share >= 2.0 => Some(format!("{} times those of {of}", significant(share, 2))),
+        _ => Some(format!("{} % of those of {of}", significant(100.0 * share, 2))),
+    }
+}
+
+fn head(group: &Group, row: &Summary) -> Markup {
+    let what = if row.kind == "few-step" { "Few-step map" } else { "Learned head" };
     let (bias, error) = (row.bias.unwrap_or(0.0), finite(row.bias_stderr));
     let shown = |factor: f64| match error {
         Some(error) => to_error(factor * bias, factor * error),
         None => significant(factor * bias, 3),
     };
-    let bits = group.bits_per_nat().map(|factor| format!(" ({} bits/dim)", shown(factor)));
-    let verdict = match (interval(row.bias, row.bias_stderr), contains_zero(row)) {
-        (Some(interval), Some(true)) => format!("; 95 % interval {interval}, which contains zero"),
-        (Some(interval), Some(false)) => {
-            format!("; 95 % interval {interval}, which does not contain zero")
+    html! {
+        b { (what) ": " (clean(&row.estimator)) } " is off by " b { (shown(1.0)) " nats" }
+        @if let Some(factor) = group.bits_per_nat() { " (" (shown(factor)) " bits/dim)" }
+        @match (interval(row.bias, row.bias_stderr), contains_zero(row)) {
+            (Some(interval), Some(true)) => { "; its 95 % interval " (interval) " contains zero. " }
+            (Some(interval), _) => { "; its 95 % interval " (interval) " does not contain zero. " }
+            _ => { "; one sample gives no interval. " }
         }
-        _ => "; with one sample there is no interval".into(),
-    };
-    let r = finite(row.correlation).map(|r| format!(" Per sample it correlates {} with {}", correlation(r), clean(group.reference)));
-    let share = group.reference_row().map(|reference| row.cost / reference.cost);
-    let cost = share.filter(|s| s.is_finite()).map_or(String::new(), |s| format!(", at {} of its cost", percent(s)));
-    let jvps = if row.jvps == 0.0 { " and without a Jacobian product" } else { "" };
-    let end = r.map_or(String::new(), |r| format!("{r}{cost}{jvps}."));
-    format!(
-        "The {what} {} is off by {} nats{}{verdict}.{end}",
-        clean(&row.estimator),
-        shown(1.0),
-        bits.unwrap_or_default(),
-    )
-}
-
-/// Estimators that should be right in the mean, and whether they are.
-fn unbiased(others: &[&Summary]) -> Option<String> {
-    let stochastic = || others.iter().filter(|row| row.kind == "ode-stochastic");
-    let which = |zero| -> Vec<String> {
-        stochastic().filter(|row| contains_zero(row) == Some(zero)).map(|row| clean(&row.estimator)).collect()
-    };
-    let (well, off) = (which(true), which(false));
-    match (&well[..], &off[..]) {
-        ([], []) => None,
-        (_, []) => Some(format!("In the mean {} agree{} with it: the 95 % interval{} of the bias contain{} zero.", listing(&well), one(&well, "s", ""), one(&well, "", "s"), one(&well, "s", ""))),
-        ([], _) => Some(format!("The 95 % interval of the bias of {} does not contain zero.", listing(&off))),
-        _ => Some(format!("The 95 % interval of the bias contains zero for {}, but not for {}.", listing(&well), listing(&off))),
+        @if let Some(r) = finite(row.correlation) { "Per sample r = " (correlation(r)) "; " } @else { "It takes " }
+        (count(row.cost)) " evaluations"
+        @if let Some(share) = share(group, row) { ", " (share) }
+        @if row.jvps == 0.0 { ", and no Jacobian products" }
+        "."
     }
 }
 
-fn one<'a>(items: &[String], single: &'a str, many: &'a str) -> &'a str {
-    if items.len() == 1 { single } else { many }
+/// Estimators that should be right in the mean, and whether they are.
+fn unbiased(others: &[&Summary]) -> Option<Markup> {
+    let which = |zero| -> Vec<String> {
+        let stochastic = others.iter().filter(|row| row.kind == "ode-stochastic");
+        let rows = stochastic.filter(|row| contains_zero(row) == Some(zero));
+        rows.map(|row| clean(&row.estimator)).collect()
+    };
+    let (well, off) = (which(true), which(false));
+    if well.is_empty() && off.is_empty() {
+        return None;
+    }
+    Some(html! {
+        b { "Randomized estimates: " }
+        "the 95 % interval of the bias "
+        @if !well.is_empty() { "contains zero for " (listing(&well)) }
+        @if !well.is_empty() && !off.is_empty() { ", but " }
+        @if !off.is_empty() { "does not contain zero for " (listing(&off)) }
+        "."
+    })
 }
 
-fn samples(view: &View, model: &str) -> Vec<String> {
+fn samples(view: &View, model: &str) -> Vec<Markup> {
     let rows: Vec<&MetricRow> = view.tables.metrics.iter().filter(|row| row.model == model).collect();
-    let say = |row: &&MetricRow| {
-        let value = with_error(Some(row.value), row.stderr);
-        let floor = floor(&rows, row).map_or(String::new(), |floor| {
-            format!(", where data against data give {}", with_error(Some(floor.value), floor.stderr))
-        });
-        let metric = clean(&row.metric);
-        if value == ABSENT { format!("{metric}: no value") } else { format!("{metric} {value}{floor}") }
-    };
     let mut samplers: Vec<&str> = vec![];
     for row in rows.iter().filter(|row| row.sampler != FLOOR) {
         if !samplers.contains(&row.sampler.as_str()) {
@@ -199,12 +193,18 @@ fn samples(view: &View, model: &str) -> Vec<String> {
         }
     }
     let of = |sampler: &&str| {
-        let said: Vec<String> = rows.iter().filter(|row| row.sampler == *sampler).take(2).map(say).collect();
-        format!("Samples by {}: {}.", clean(sampler), said.join("; "))
+        let said = rows.iter().filter(|row| row.sampler == *sampler).take(2);
+        html! {
+            b { "Samples by " (clean(sampler)) ": " }
+            @for (i, row) in said.enumerate() {
+                @if i > 0 { "; " }
+                (clean(&row.metric)) " " (with_error(Some(row.value), row.stderr))
+                @if let Some(floor) = floor(&rows, row) {
+                    " (data against data: " (with_error(Some(floor.value), floor.stderr)) ")"
+                }
+            }
+            "."
+        }
     };
     samplers.iter().take(3).map(of).collect()
-}
-
-fn percent(share: f64) -> String {
-    if share >= 2.0 { format!("{} times", significant(share, 2)) } else { format!("{} %", significant(100.0 * share, 2)) }
 }

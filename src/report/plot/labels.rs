@@ -28,7 +28,7 @@ fn candidates(one: &Wanted) -> Vec<Rect> {
     let (x, y) = one.point;
     let (w, h) = (one.width, one.height);
     let mut places = vec![];
-    for far in [8.0, 15.0, 24.0] {
+    for far in [10.0, 16.0, 25.0] {
         let rows = [0.0, -0.6 * h, 0.6 * h, -1.2 * h, 1.2 * h];
         places.extend(rows.map(|dy| (x + far, y - h / 2.0 + dy)));
         places.extend(rows.map(|dy| (x - far - w, y - h / 2.0 + dy)));

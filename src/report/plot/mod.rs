@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use self::pen::{Anchor, Backend, Pen, Rect, Type};
 use super::palette::{INK, MUTED};
-use super::picture::{Fill, Key, Picture, Sign, Stroke};
+use super::picture::{Key, Picture, Sign, Stroke};
 
 const MARGIN: f64 = 16.0;
 const GAP: f64 = 18.0;
@@ -84,8 +84,11 @@ fn draw<DB: Backend>(pen: &Pen<DB>, picture: &Picture, layout: &Layout) -> Resul
     for (key, &place) in picture.keys.iter().zip(&layout.keys) {
         draw_key(pen, key, place)?;
     }
+    let Some(room) = picture.panels.iter().map(panel::room).reduce(panel::Room::both) else {
+        return Ok(());
+    };
     for (panel, &cell) in picture.panels.iter().zip(&layout.cells) {
-        panel::draw(pen, panel, cell)?;
+        panel::draw(pen, panel, cell, room)?;
     }
     Ok(())
 }
@@ -106,9 +109,4 @@ fn draw_key<DB: Backend>(pen: &Pen<DB>, key: &Key, (x, y): (f64, f64)) -> Result
         }
     }
     pen.text(&key.text, (x + 24.0, middle + 4.3), Anchor::Start, KEY)
-}
-
-/// A full point of this look, for legends.
-pub fn dot(text: String, look: super::palette::Look) -> Key {
-    Key { text, colour: look.colour, sign: Sign::Dot(look.shape, Fill::Full) }
 }

@@ -6,7 +6,7 @@ use super::labels::{self, Wanted};
 use super::pen::{self, Anchor, Backend, Pen, Rect, Type};
 use crate::report::axis::Axis;
 use crate::report::palette::{Colour, FAINT, GRID, INK, Map, MUTED, RULE};
-use crate::report::picture::{Mark, Panel, Raster, Side, Stroke};
+use crate::report::picture::{Mark, Notes, Panel, Raster, Side, Stroke};
 
 const HEADING: Type = Type { size: 12.5, bold: true, colour: INK };
 const LABEL: Type = Type { size: 12.0, bold: false, colour: INK };
@@ -15,9 +15,23 @@ const NAME: Type = Type { size: 12.0, bold: false, colour: INK };
 const NOTE: Type = Type { size: 11.5, bold: false, colour: INK };
 const BAR: f64 = 13.0;
 
+/// Room for texts left and right of a frame, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Room {
+    left: f64,
+    right: f64,
+}
+
+impl Room {
+    /// The room that serves both, so that frames of one picture stand in line.
+    pub fn both(self, other: Room) -> Room {
+        Room { left: self.left.max(other.left), right: self.right.max(other.right) }
+    }
+}
+
 /// Draws a panel into its cell.
-pub fn draw<DB: Backend>(pen: &Pen<DB>, panel: &Panel, cell: Rect) -> Result<()> {
-    let frame = frame(panel, cell);
+pub fn draw<DB: Backend>(pen: &Pen<DB>, panel: &Panel, cell: Rect, room: Room) -> Result<()> {
+    let frame = frame(panel, cell, room);
     let plot = Plot { x: &panel.x, y: &panel.y, frame };
     pen.text(&panel.title, (frame.left, cell.top + 13.0), Anchor::Start, HEADING)?;
     match &panel.raster {
@@ -32,30 +46,33 @@ pub fn draw<DB: Backend>(pen: &Pen<DB>, panel: &Panel, cell: Rect) -> Result<()>
     side(pen, panel, &plot)
 }
 
-/// The box of the data: the cell less the room for texts.
-fn frame(panel: &Panel, cell: Rect) -> Rect {
-    let mut left = cell.left + 2.0;
+/// What the panel's own texts need.
+pub fn room(panel: &Panel) -> Room {
+    let mut left = 2.0;
     if !panel.y.ticks.is_empty() {
         left += widest(&panel.y, tick_type(&panel.y).size) + 8.0;
     }
     if !panel.y.label.is_empty() {
-        left += 20.0;
+        left += 24.0;
     }
-    let below = if panel.x.ticks.is_empty() { 4.0 } else { 22.0 };
-    let bottom = cell.bottom - below - if panel.x.label.is_empty() { 0.0 } else { 19.0 };
-    let beside = match &panel.side {
+    let right = match &panel.side {
         Side::Empty if panel.x.ticks.is_empty() => 2.0,
         Side::Empty => 12.0,
-        Side::Notes(heading, notes) => {
-            let widths = notes.iter().map(|(_, note)| pen::width(note, NOTE.size, false));
-            widths.fold(pen::width(heading, NOTE.size, false), f64::max) + 16.0
-        }
-        Side::Bar(_, axis) => BAR + 38.0 + widest(axis, TICK.size),
+        Side::Notes(columns) => columns.iter().map(|column| notes_width(column) + 14.0).sum(),
+        Side::Bar(_, axis) => BAR + 36.0 + widest(axis, TICK.size),
     };
-    let top = cell.top + if panel.title.is_empty() { 8.0 } else { 24.0 };
+    Room { left, right }
+}
+
+/// The box of the data: the cell less the room for texts.
+fn frame(panel: &Panel, cell: Rect, room: Room) -> Rect {
+    let below = if panel.x.ticks.is_empty() { 4.0 } else { 22.0 };
+    let bottom = cell.bottom - below - if panel.x.label.is_empty() { 0.0 } else { 19.0 };
+    let headed = matches!(&panel.side, Side::Notes(columns) if columns.iter().any(|c| !c.heading.is_empty()));
+    let top = cell.top + if panel.title.is_empty() && !headed { 8.0 } else { 24.0 };
     // However long the texts are, something of the data is seen.
-    let left = left.min(cell.left + 0.6 * (cell.right - cell.left));
-    let right = (cell.right - beside).max(left + 40.0);
+    let left = cell.left + room.left.min(0.6 * (cell.right - cell.left));
+    let right = (cell.right - room.right).max(left + 40.0);
     let bottom = bottom.max(top + 30.0);
     let Some(aspect) = panel.aspect.filter(|a| a.is_finite() && *a > 0.0) else {
         return Rect { left, top, right, bottom };
@@ -63,6 +80,11 @@ fn frame(panel: &Panel, cell: Rect) -> Rect {
     let width = (right - left).min((bottom - top) * aspect).max(8.0);
     let height = (width / aspect).max(8.0);
     Rect { left, top, right: left + width, bottom: top + height }
+}
+
+fn notes_width(column: &Notes) -> f64 {
+    let widths = column.at.iter().map(|(_, note)| pen::width(note, NOTE.size, false));
+    widths.fold(pen::width(&column.heading, NOTE.size, false), f64::max)
 }
 
 fn widest(axis: &Axis, size: f64) -> f64 {
@@ -123,6 +145,10 @@ impl Plot<'_> {
                 self.rule(pen, (self.frame.left, y), (self.frame.right, y), *colour, *stroke)
             }
             Mark::Labels(texts) => self.labels(pen, texts),
+            Mark::Corner(lines) => lines.iter().enumerate().try_for_each(|(i, line)| {
+                let at = (self.frame.left + 8.0, self.frame.top + 17.0 + 16.0 * i as f64);
+                pen.text(line, at, Anchor::Start, NOTE)
+            }),
         }
     }
 
@@ -211,7 +237,7 @@ fn ticks_beside<DB: Backend>(pen: &Pen<DB>, plot: &Plot) -> Result<()> {
         pen.text(&tick.text, (f.left - 8.0, y + 0.36 * font.size), Anchor::End, font)?;
     }
     let room = if plot.y.ticks.is_empty() { 0.0 } else { widest(plot.y, font.size) + 8.0 };
-    let at = (f.left - room - 6.0, (f.top + f.bottom) / 2.0);
+    let at = (f.left - room - 9.0, (f.top + f.bottom) / 2.0);
     pen.text_up(&plot.y.label, at, LABEL)
 }
 
@@ -219,18 +245,23 @@ fn side<DB: Backend>(pen: &Pen<DB>, panel: &Panel, plot: &Plot) -> Result<()> {
     let f = plot.frame;
     match &panel.side {
         Side::Empty => Ok(()),
-        Side::Notes(heading, notes) => {
-            let x = f.right + 12.0;
-            let small = Type { colour: MUTED, ..NOTE };
-            pen.text(heading, (x, f.top - 8.0), Anchor::Start, small)?;
-            for (y, note) in notes {
-                let Some(part) = plot.y.fraction(*y) else { continue };
-                pen.text(note, (x, plot.up(part) + 4.2), Anchor::Start, NOTE)?;
-            }
-            Ok(())
-        }
+        Side::Notes(columns) => notes(pen, columns, plot),
         Side::Bar(map, axis) => bar(pen, *map, axis, f),
     }
+}
+
+fn notes<DB: Backend>(pen: &Pen<DB>, columns: &[Notes], plot: &Plot) -> Result<()> {
+    let mut x = plot.frame.right + 14.0;
+    for column in columns {
+        let small = Type { colour: MUTED, ..NOTE };
+        pen.text(&column.heading, (x, plot.frame.top - 8.0), Anchor::Start, small)?;
+        for (y, note) in &column.at {
+            let Some(part) = plot.y.fraction(*y) else { continue };
+            pen.text(note, (x, plot.up(part) + 4.2), Anchor::Start, NOTE)?;
+        }
+        x += notes_width(column) + 14.0;
+    }
+    Ok(())
 }
 
 fn bar<DB: Backend>(pen: &Pen<DB>, map: Map, axis: &Axis, f: Rect) -> Result<()> {
