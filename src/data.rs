@@ -1,0 +1,462 @@
+//! Arrays from files, with the hash of their bytes, and how they become states of a model.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use ndarray::{Array2, ArrayD, Axis, IxDyn};
+use sha2::{Digest, Sha256};
+
+use crate::model::card::Card;
+use crate::model::library::hex;
+use crate::num::Batch;
+use crate::num::key::{Key, Purpose, SampleId};
+
+/// A whole array as read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    /// As the user named it.
+    pub name: String,
+    pub sha256: String,
+    /// Samples first.
+    pub values: ArrayD<f64>,
+    /// Whether the file holds integers, which a model's levels turn into reals.
+    pub integer: bool,
+}
+
+impl Dataset {
+    /// Reads `.npy`, `.npz` (`file.npz:name`), `.safetensors` (likewise), `.csv`, `.parquet`, IDX
+    /// (also `.gz`), or a folder of PNG or JPEG images.
+    ///
+    /// # Errors
+    /// One message that names the file and what is wrong.
+    pub fn read(spec: &Path) -> Result<Dataset> {
+        let name = spec.display().to_string();
+        let (file, member) = split_member(spec);
+        let (values, integer, sha256) = if file.is_dir() {
+            images(&file).with_context(|| name.clone())?
+        } else {
+            let bytes = std::fs::read(&file).with_context(|| format!("{}: the data cannot be read", file.display()))?;
+            let sha256 = hex(&Sha256::digest(&bytes));
+            let (values, integer) = parse(&file, member.as_deref(), &bytes).with_context(|| name.clone())?;
+            (values, integer, sha256)
+        };
+        let data = Dataset { name, sha256, values, integer };
+        data.check()?;
+        Ok(data)
+    }
+
+    /// Samples.
+    pub fn len(&self) -> usize {
+        self.values.shape().first().copied().unwrap_or(0)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.values.ndim() == 0 || self.values.is_empty() {
+            bail!("{}: it has shape {:?}, expected at least one sample", self.name, self.values.shape());
+        }
+        for (i, sample) in self.values.outer_iter().enumerate() {
+            if let Some(bad) = sample.iter().find(|v| !v.is_finite()) {
+                bail!("{}: sample {i} holds {bad}; expected finite numbers", self.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// The first `n` samples flattened to rows, without any change of their values.
+    pub fn rows(&self, n: usize) -> Array2<f64> {
+        let n = n.min(self.len());
+        let width = self.values.len() / self.len();
+        let flat = self.values.as_standard_layout().into_owned();
+        let flat = flat.into_shape_with_order((self.len(), width)).expect("samples of equal size");
+        flat.slice_move(ndarray::s![..n, ..])
+    }
+
+    /// Refuses data that do not fit the card, before anything runs.
+    ///
+    /// # Errors
+    /// Where the size differs, or integers meet a card without `levels` or lie outside them.
+    pub fn fits(&self, card: &Card) -> Result<()> {
+        let width = self.values.len() / self.len();
+        if width != card.dim() {
+            bail!(
+                "{}: samples have shape {:?} ({width} numbers), but the card `{}` has shape {:?} ({} numbers)",
+                self.name,
+                &self.values.shape()[1..],
+                card.name,
+                card.shape,
+                card.dim()
+            );
+        }
+        if !self.integer {
+            return Ok(());
+        }
+        let Some(levels) = card.data.and_then(|d| d.levels) else {
+            bail!(
+                "{}: it holds integers, but the card `{}` names no `data: {{range, levels}}` to scale them by; \
+                 give floats in the model's coordinates, or add the levels to the card",
+                self.name,
+                card.name
+            );
+        };
+        let outside = self.values.iter().find(|v| **v < 0.0 || **v >= f64::from(levels));
+        outside.map_or(Ok(()), |v| {
+            Err(anyhow!("{}: it holds {v}, but the card `{}` has levels 0 to {}", self.name, card.name, levels - 1))
+        })
+    }
+
+    /// States of the given samples: floats as they are; integers X as lo + (hi − lo)(X + u)/levels
+    /// with u uniform in \[0, 1) by address (uniform dequantization).
+    pub fn states(&self, card: &Card, key: Key, samples: &[SampleId]) -> Batch {
+        let dim = card.dim();
+        let mut out = Batch::zeros((samples.len(), dim));
+        for (mut row, sample) in out.rows_mut().into_iter().zip(samples) {
+            let values = self.values.index_axis(Axis(0), *sample as usize);
+            row.iter_mut().zip(values.iter()).for_each(|(r, v)| *r = *v);
+            if let (true, Some(data)) = (self.integer, card.data) {
+                let levels = f64::from(data.levels.unwrap_or(1));
+                let u = key.uniform(Purpose::Dequantization, *sample, 0, dim);
+                row += &u;
+                row.mapv_inplace(|v| data.range[0] + (data.range[1] - data.range[0]) * v / levels);
+            }
+        }
+        out
+    }
+
+    /// How [`Dataset::states`] treats this array, in words.
+    pub fn treatment(&self, card: &Card) -> String {
+        match (self.integer, card.data) {
+            (true, Some(d)) => format!(
+                "integers 0 to {} uniformly dequantized into [{}, {}]",
+                d.levels.unwrap_or(1).saturating_sub(1),
+                d.range[0],
+                d.range[1]
+            ),
+            _ => "floats taken as they are".to_owned(),
+        }
+    }
+}
+
+/// `file.npz:name` is a member of a file; a path that exists is itself.
+fn split_member(spec: &Path) -> (PathBuf, Option<String>) {
+    let text = spec.to_string_lossy();
+    if spec.exists() {
+        return (spec.to_owned(), None);
+    }
+    match text.rsplit_once(':') {
+        Some((file, member)) if Path::new(file).is_file() => (PathBuf::from(file), Some(member.to_owned())),
+        _ => (spec.to_owned(), None),
+    }
+}
+
+fn parse(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
+    let name = file.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
+    if let (Some(member), false) = (member, name.ends_with(".npz") || name.ends_with(".safetensors")) {
+        bail!("`:{member}` names an array inside a .npz or .safetensors file, which this is not");
+    }
+    if let Some(inner) = name.strip_suffix(".gz") {
+        let mut plain = Vec::new();
+        // A bound on what a few bytes of gzip may unpack to.
+        let mut reader = flate2::read::GzDecoder::new(bytes).take(1 << 32);
+        reader.read_to_end(&mut plain).context("it cannot be unpacked as gzip")?;
+        return parse(Path::new(inner), None, &plain);
+    }
+    if name.ends_with("-ubyte") || name.ends_with(".idx") {
+        return idx(bytes);
+    }
+    match name.rsplit('.').next() {
+        Some("npy") => npy(bytes),
+        Some("npz") => npz(bytes, member),
+        Some("safetensors") => safetensors(bytes, member),
+        Some("csv") => csv(bytes),
+        Some("parquet") => parquet(bytes),
+        _ => bail!("unknown kind of array; expected .npy, .npz, .safetensors, .csv, .parquet, IDX (-ubyte) or a folder of images"),
+    }
+}
+
+/// A .npy file of any of the plain number formats.
+fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
+    use ndarray_npy::ReadNpyExt;
+    let header = String::from_utf8_lossy(&bytes[..bytes.len().min(256)]).into_owned();
+    let described = header.split("'descr':").nth(1).and_then(|d| d.split('\'').nth(1)).unwrap_or("").to_owned();
+    declared_size(&header, bytes.len())?;
+    macro_rules! read {
+        ($ty:ty, $integer:expr) => {{
+            let array = ArrayD::<$ty>::read_npy(bytes).map_err(|e| anyhow!("it is no whole .npy array: {e}"))?;
+            (array.mapv(|v| v as f64), $integer)
+        }};
+    }
+    Ok(match described.trim_start_matches(['<', '>', '|', '=']) {
+        "f4" => read!(f32, false),
+        "f8" => read!(f64, false),
+        "i1" => read!(i8, true),
+        "i2" => read!(i16, true),
+        "i4" => read!(i32, true),
+        "i8" => read!(i64, true),
+        "u1" => read!(u8, true),
+        "u2" => read!(u16, true),
+        "u4" => read!(u32, true),
+        "u8" => read!(u64, true),
+        "" => bail!("it is no .npy array (no header)"),
+        other => bail!("it holds numbers of format `{other}`; expected float32, float64 or integers"),
+    })
+}
+
+/// A header may claim any shape: refuse one that the file cannot hold before anything is allocated.
+fn declared_size(header: &str, available: usize) -> Result<()> {
+    let Some(shape) = header.split("'shape':").nth(1).and_then(|s| s.split('(').nth(1)).and_then(|s| s.split(')').next()) else {
+        return Ok(());
+    };
+    let mut count = 1usize;
+    for size in shape.split(',').map(str::trim).filter(|s| !s.is_empty()) {
+        let size: usize = size.trim_end_matches('L').parse().map_err(|_| anyhow!("its shape ({shape}) is no list of sizes"))?;
+        count = count.checked_mul(size).unwrap_or(usize::MAX);
+    }
+    if count > available {
+        bail!("its header claims shape ({shape}), but the file has only {available} bytes: it is truncated or damaged");
+    }
+    Ok(())
+}
+
+fn npz(bytes: &[u8], member: Option<&str>) -> Result<(ArrayD<f64>, bool)> {
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(bytes)).context("it is no .npz archive")?;
+    let names: Vec<String> = archive.file_names().map(str::to_owned).collect();
+    let bare = |n: &str| n.strip_suffix(".npy").unwrap_or(n).to_owned();
+    let known: Vec<String> = names.iter().map(|n| bare(n)).collect();
+    let chosen = match member {
+        None => archive.len().checked_sub(1).map(|_| 0),
+        Some(member) => (0..archive.len())
+            .find(|i| archive.by_index_raw(*i).is_ok_and(|f| bare(f.name()) == member)),
+    };
+    let chosen = chosen.ok_or_else(|| anyhow!("it holds no array `{}`; it has {}", member.unwrap_or(""), known.join(", ")))?;
+    let mut plain = Vec::new();
+    archive.by_index(chosen)?.take(1 << 32).read_to_end(&mut plain).context("its member cannot be unpacked")?;
+    npy(&plain)
+}
+
+fn safetensors(bytes: &[u8], member: Option<&str>) -> Result<(ArrayD<f64>, bool)> {
+    use ::safetensors::{Dtype, SafeTensors};
+    let tensors = SafeTensors::deserialize(bytes).map_err(|e| anyhow!("it is no .safetensors file: {e}"))?;
+    let mut names: Vec<&str> = tensors.names();
+    names.sort_unstable();
+    let name = member.or(names.first().copied()).ok_or_else(|| anyhow!("it holds no tensor"))?;
+    let tensor = tensors.tensor(name).map_err(|_| anyhow!("it holds no tensor `{name}`; it has {}", names.join(", ")))?;
+    let data = tensor.data();
+    macro_rules! read {
+        ($ty:ty, $integer:expr) => {{
+            let width = size_of::<$ty>();
+            let value = |b: &[u8]| <$ty>::from_le_bytes(b.try_into().expect("chunks of the number's width")) as f64;
+            (data.chunks_exact(width).map(value).collect::<Vec<f64>>(), $integer)
+        }};
+    }
+    let (values, integer) = match tensor.dtype() {
+        Dtype::F32 => read!(f32, false),
+        Dtype::F64 => read!(f64, false),
+        Dtype::U8 => read!(u8, true),
+        Dtype::I8 => read!(i8, true),
+        Dtype::U16 => read!(u16, true),
+        Dtype::I16 => read!(i16, true),
+        Dtype::U32 => read!(u32, true),
+        Dtype::I32 => read!(i32, true),
+        Dtype::U64 => read!(u64, true),
+        Dtype::I64 => read!(i64, true),
+        other => bail!("tensor `{name}` has format {other:?}; expected float32, float64 or integers"),
+    };
+    let array = ArrayD::from_shape_vec(IxDyn(tensor.shape()), values).context("its shape does not match its bytes")?;
+    Ok((array, integer))
+}
+
+/// The numeric columns of a table; a first line that is not all numbers is a header.
+fn csv(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
+    let mut reader = ::csv::ReaderBuilder::new().has_headers(false).trim(::csv::Trim::All).from_reader(bytes);
+    let mut records: Vec<::csv::StringRecord> = Vec::new();
+    for record in reader.records() {
+        records.push(record.map_err(|e| anyhow!("it is no table: {e}"))?);
+    }
+    let number = |s: &str| s.parse::<f64>().ok();
+    if records.first().is_some_and(|r| r.iter().all(|s| number(s).is_none())) {
+        records.remove(0);
+    }
+    let Some(first) = records.first() else { bail!("it has no rows") };
+    let numeric: Vec<usize> = (0..first.len()).filter(|i| number(&first[*i]).is_some()).collect();
+    if numeric.is_empty() {
+        bail!("it has no numeric column");
+    }
+    let mut values = Vec::with_capacity(records.len() * numeric.len());
+    for (line, record) in records.iter().enumerate() {
+        for column in &numeric {
+            let text = record.get(*column).unwrap_or("");
+            let value = number(text).ok_or_else(|| anyhow!("row {line}, column {column}: {text:?} is no number"))?;
+            values.push(value);
+        }
+    }
+    Ok((ArrayD::from_shape_vec(IxDyn(&[records.len(), numeric.len()]), values)?, false))
+}
+
+#[cfg(feature = "parquet")]
+fn parquet(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
+    use polars::prelude::*;
+    let frame = ParquetReader::new(std::io::Cursor::new(bytes)).finish().map_err(|e| anyhow!("it is no parquet table: {e}"))?;
+    let numeric: Vec<_> = frame.columns().iter().filter(|c| c.dtype().is_primitive_numeric()).collect();
+    let mut values = Array2::zeros((frame.height(), numeric.len()));
+    for (j, column) in numeric.iter().enumerate() {
+        let column = column.cast(&DataType::Float64)?;
+        for (i, v) in column.f64()?.iter().enumerate() {
+            values[[i, j]] = v.unwrap_or(f64::NAN);
+        }
+    }
+    Ok((values.into_dyn(), false))
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet(_bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
+    bail!("this build reads no parquet; build with `--features parquet`, or give .npy or .csv")
+}
+
+/// The IDX format of the MNIST files: two zeros, a type byte, the number of axes, sizes, numbers.
+fn idx(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
+    if bytes.len() < 4 || bytes[0] != 0 || bytes[1] != 0 {
+        bail!("it is no IDX file (it does not begin with two zero bytes)");
+    }
+    if bytes[2] != 8 {
+        bail!("it is an IDX file of type {:#x}; expected unsigned bytes (0x8)", bytes[2]);
+    }
+    let axes = bytes[3] as usize;
+    let header = 4 + 4 * axes;
+    if axes == 0 || bytes.len() < header {
+        bail!("its IDX header is truncated");
+    }
+    let size = |i: usize| u32::from_be_bytes(bytes[4 + 4 * i..8 + 4 * i].try_into().expect("four bytes")) as usize;
+    let shape: Vec<usize> = (0..axes).map(size).collect();
+    let count = shape.iter().try_fold(1usize, |a, b| a.checked_mul(*b));
+    if count != Some(bytes.len() - header) {
+        bail!("its IDX header claims shape {shape:?}, but {} bytes follow", bytes.len() - header);
+    }
+    let values = bytes[header..].iter().map(|b| f64::from(*b)).collect();
+    Ok((ArrayD::from_shape_vec(IxDyn(&shape), values)?, true))
+}
+
+/// A folder's images in the order of their names: [N, H, W] where all are grey, else [N, 3, H, W].
+fn images(folder: &Path) -> Result<(ArrayD<f64>, bool, String)> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?.flatten().map(|e| e.path()).collect();
+    let extension = |p: &Path| p.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+    files.retain(|p| ["png", "jpg", "jpeg"].contains(&extension(p).as_str()));
+    files.sort();
+    if files.is_empty() {
+        bail!("the folder holds no .png or .jpg image");
+    }
+    let mut hash = Sha256::new();
+    let mut decoded = Vec::with_capacity(files.len());
+    for file in &files {
+        let mut bytes = Vec::new();
+        BufReader::new(File::open(file)?).read_to_end(&mut bytes)?;
+        hash.update(&bytes);
+        let image = image::load_from_memory(&bytes).with_context(|| format!("{}: it cannot be decoded", file.display()))?;
+        decoded.push(image);
+    }
+    let grey = decoded.iter().all(|i| !i.color().has_color());
+    let (width, height) = (decoded[0].width(), decoded[0].height());
+    let mut values = Vec::new();
+    for (file, image) in files.iter().zip(&decoded) {
+        if (image.width(), image.height()) != (width, height) {
+            bail!("{}: it is {}×{}, but the first image is {width}×{height}", file.display(), image.width(), image.height());
+        }
+        if grey {
+            values.extend(image.to_luma8().pixels().map(|p| f64::from(p.0[0])));
+        } else {
+            let rgb = image.to_rgb8();
+            (0..3).for_each(|c| values.extend(rgb.pixels().map(|p| f64::from(p.0[c]))));
+        }
+    }
+    let (w, h) = (width as usize, height as usize);
+    let shape = if grey { vec![files.len(), h, w] } else { vec![files.len(), 3, h, w] };
+    Ok((ArrayD::from_shape_vec(IxDyn(&shape), values)?, true, hex(&hash.finalize())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray_npy::WriteNpyExt;
+
+    fn written(name: &str, bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).expect("written");
+        (folder, path)
+    }
+
+    fn npy_bytes<T: ndarray_npy::WritableElement>(array: &ndarray::ArrayD<T>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        array.write_npy(&mut bytes).expect("written");
+        bytes
+    }
+
+    #[test]
+    fn formats_agree_on_one_array() {
+        let values = ndarray::array![[0.5f64, -1.0], [2.0, 3.25]].into_dyn();
+        let (_a, npy) = written("a.npy", &npy_bytes(&values));
+        let (_b, f32s) = written("b.npy", &npy_bytes(&values.mapv(|v| v as f32)));
+        let (_c, csv) = written("c.csv", b"name,x,y\nfirst,0.5,-1\nsecond,2,3.25\n");
+        for path in [npy, f32s, csv] {
+            let data = Dataset::read(&path).expect("read");
+            assert_eq!((data.values.clone(), data.integer), (values.clone(), false), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn idx_and_its_gzip_agree() {
+        let plain = [0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 255];
+        let (_a, path) = written("t-images-idx2-ubyte", &plain);
+        let data = Dataset::read(&path).expect("read");
+        assert_eq!(data.values.shape(), [2, 3]);
+        assert!(data.integer);
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut packed, &plain).expect("packed");
+        let (_b, path) = written("t-images-idx2-ubyte.gz", &packed.finish().expect("packed"));
+        assert_eq!(Dataset::read(&path).expect("read").values, data.values);
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let refused = |name: &str, bytes: &[u8]| {
+            let (_folder, path) = written(name, bytes);
+            format!("{:#}", Dataset::read(&path).expect_err(name))
+        };
+        let whole = npy_bytes(&ndarray::Array2::<f64>::zeros((4, 3)).into_dyn());
+        assert!(refused("a.npy", &whole[..whole.len() - 8]).contains("a.npy"));
+        assert!(refused("a.npy", b"").contains("header"));
+        let huge = String::from_utf8_lossy(&whole[..128]).replace("(4, 3)", "(4, 999999999999)");
+        assert!(refused("a.npy", huge.as_bytes()).contains("claims"));
+        let nan = npy_bytes(&ndarray::array![[1.0f64], [f64::NAN]].into_dyn());
+        assert!(refused("a.npy", &nan).contains("sample 1"));
+        assert!(refused("a.npy", &npy_bytes(&ndarray::Array2::<f64>::zeros((0, 3)).into_dyn())).contains("at least one"));
+        assert!(refused("a.csv", b"1,2\n3\n").contains("table"));
+        assert!(refused("a.csv", b"1,2\n3,x\n").contains("no number"));
+        assert!(refused("a-ubyte", &[0, 0, 8, 1, 0, 0, 0, 9, 1]).contains("claims"));
+        assert!(refused("a.pkl", b"x").contains("expected"));
+        assert!(refused("a.safetensors", b"xxxxxxxxxxxx").contains("safetensors"));
+    }
+
+    #[test]
+    fn dequantized_integers_stay_in_their_cells_and_at_their_address() {
+        let card: Card = serde_yaml::from_str(
+            "name: a\nshape: [2]\nnetwork: {file: f, inputs: {x: x}, output: v, prediction: velocity}\n\
+             path: {kind: flow-matching}\ndata: {range: [-1, 1], levels: 4}\n",
+        )
+        .expect("a card");
+        let values = ndarray::array![[0.0, 3.0], [1.0, 2.0]].into_dyn();
+        let data = Dataset { name: "a".into(), sha256: String::new(), values, integer: true };
+        data.fits(&card).expect("it fits");
+        let both = data.states(&card, Key { seed: 1 }, &[0, 1]);
+        let second = data.states(&card, Key { seed: 1 }, &[1]);
+        assert_eq!(both.row(1), second.row(0));
+        for (x, cell) in both.iter().zip([0.0, 3.0, 1.0, 2.0]) {
+            assert!(((x + 1.0) * 2.0).floor() == cell, "{x} {cell}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What a model offers: velocities, Jacobian products and scalars, per row.
+
+use ndarray::Array2;
+
+use crate::num::{Batch, Blocks};
+
+/// A model that could not be evaluated.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EvalError {
+    /// The runtime refused a call.
+    #[error("{file}: the network could not be run: {message}")]
+    Runtime { file: String, message: String },
+    /// The network's output does not have the shape that the card promises.
+    #[error("{file}: output `{output}` has shape {found:?}, expected {expected:?}")]
+    Shape { file: String, output: String, found: Vec<usize>, expected: Vec<usize> },
+    /// Something this program was asked for and the model does not have.
+    #[error("{0}")]
+    Missing(String),
+}
+
+/// dx/dt of the probability-flow ODE in the card's own time.
+pub trait VectorField: Send {
+    fn dim(&self) -> usize;
+
+    /// dx/dt; one time per row, so that no sample feels its batch.
+    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError>;
+}
+
+/// Products with the Jacobian ∂v/∂x of a velocity.
+pub trait Linearized: Send {
+    fn dim(&self) -> usize;
+
+    /// J·z for each row's k directions, z of shape k × rows × dim.
+    fn products(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError>;
+
+    /// zᵀJz for each row's k directions, k × rows.
+    fn quadratic(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Array2<f64>, EvalError> {
+        let products = self.products(t, x, z)?;
+        Ok((&products * z).sum_axis(ndarray::Axis(2)))
+    }
+}
+
+/// A scalar of state and time: a learned divergence, a closed-form log-density.
+pub trait ScalarField: Send {
+    fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError>;
+}

@@ -1,0 +1,82 @@
+//! Time grids between a path's two ends.
+
+use serde::{Deserialize, Serialize};
+
+use super::path::Curve;
+
+/// How fixed steps are spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Spacing {
+    /// Equal steps in the card's own time.
+    Uniform,
+    /// Equal steps in (σ/α)^(1/ρ), ρ = 7 by default (Karras et al. 2022, Eq. 5).
+    Karras,
+    /// Equal steps in ln(α/σ).
+    LogSnr,
+}
+
+/// `steps` + 1 times from the data end to the prior end, both exactly included.
+///
+/// # Errors
+/// Where the spacing is not defined at an end of the path (σ = 0, or α = 0).
+pub fn times(curve: &Curve, spacing: Spacing, steps: usize, rho: f64) -> Result<Vec<f64>, String> {
+    let (start, end) = (curve.data_end(), curve.prior_end());
+    let ratio = |t: f64| {
+        let s = curve.at(t);
+        s.sigma / s.alpha
+    };
+    let (first, last) = (ratio(start), ratio(end));
+    if spacing != Spacing::Uniform && !(first > 0.0 && last.is_finite()) {
+        return Err(format!(
+            "grid: {} needs sigma > 0 at the data end and alpha > 0 at the prior end, \
+             but sigma/alpha is {first} and {last} there; use `uniform`, or cut the path with t_min and t_max",
+            if spacing == Spacing::Karras { "karras" } else { "log-snr" }
+        ));
+    }
+    let at = |u: f64| match spacing {
+        Spacing::Uniform => start + u * (end - start),
+        Spacing::Karras => {
+            let (a, b) = (first.powf(1.0 / rho), last.powf(1.0 / rho));
+            curve.time_of_ratio((a + u * (b - a)).powf(rho))
+        }
+        Spacing::LogSnr => curve.time_of_ratio((first.ln() + u * (last.ln() - first.ln())).exp()),
+    };
+    let mut grid: Vec<f64> = (0..=steps).map(|i| at(i as f64 / steps as f64)).collect();
+    grid[0] = start;
+    grid[steps] = end;
+    Ok(grid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::path::Path;
+
+    #[test]
+    fn grids_run_strictly_from_end_to_end() {
+        for path in Path::defaults() {
+            let curve = path.curve().expect("defaults are right");
+            for spacing in [Spacing::Uniform, Spacing::Karras, Spacing::LogSnr] {
+                let Ok(grid) = times(&curve, spacing, 17, 7.0) else {
+                    assert!(path.kind() == "flow-matching", "{path:?} {spacing:?}");
+                    continue;
+                };
+                assert_eq!((grid[0], grid[17]), (curve.data_end(), curve.prior_end()));
+                let direction = (grid[17] - grid[0]).signum();
+                assert!(grid.windows(2).all(|w| (w[1] - w[0]) * direction > 0.0), "{path:?} {spacing:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn karras_matches_its_formula_on_edm() {
+        let curve = Path::Edm { sigma_min: 0.002, sigma_max: 80.0 }.curve().expect("right");
+        let grid = times(&curve, Spacing::Karras, 4, 7.0).expect("defined");
+        let (a, b) = (0.002f64.powf(1.0 / 7.0), 80f64.powf(1.0 / 7.0));
+        for (i, t) in grid.iter().enumerate() {
+            let want = (a + i as f64 / 4.0 * (b - a)).powf(7.0);
+            assert!((t - want).abs() <= 1e-12 * want, "{t} {want}");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Continuous-time flows: paths, what networks predict on them, priors and time grids.
+//!
+//! Times are the card's own throughout; an integral from the data end to the prior end is
+//! signed. With that, d log p_t(x_t)/dt = −div v holds in either direction of time, and
+//! log p(data end) = log p(prior end) + ∫ div v dt from the data end to the prior end.
+
+pub mod field;
+pub mod grid;
+pub mod path;
+pub mod prediction;
+pub mod prior;

@@ -1,0 +1,402 @@
+//! Paths x_t = α(t) x₀ + σ(t) ε: the schedules of the field, with their derivatives.
+
+use serde::{Deserialize, Serialize};
+
+/// A path with its parameters, as a card's `path:` gives it.
+///
+/// Sources: `edm` Karras et al. 2022 (time is σ); `ve`, `vp`, `sub-vp` Song et al. 2021
+/// (t in \[0, 1\]); `cosine` Nichol & Dhariwal 2021; `flow-matching` Lipman et al. 2023;
+/// `discrete` Ho et al. 2020, interpolated in log α as DPM-Solver does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Path {
+    Edm {
+        #[serde(default = "d::edm_min")]
+        sigma_min: f64,
+        #[serde(default = "d::edm_max")]
+        sigma_max: f64,
+    },
+    Ve {
+        #[serde(default = "d::ve_min")]
+        sigma_min: f64,
+        #[serde(default = "d::ve_max")]
+        sigma_max: f64,
+    },
+    Vp {
+        #[serde(default = "d::beta_min")]
+        beta_min: f64,
+        #[serde(default = "d::beta_max")]
+        beta_max: f64,
+        #[serde(default = "d::t_min")]
+        t_min: f64,
+    },
+    SubVp {
+        #[serde(default = "d::beta_min")]
+        beta_min: f64,
+        #[serde(default = "d::beta_max")]
+        beta_max: f64,
+        #[serde(default = "d::t_min")]
+        t_min: f64,
+    },
+    Cosine {
+        #[serde(default = "d::cosine_s")]
+        s: f64,
+        #[serde(default = "d::t_min")]
+        t_min: f64,
+        /// α(1) = 0, so a noise or v prediction has no denoised view there; DPM-Solver's cut is the default.
+        #[serde(default = "d::cosine_max")]
+        t_max: f64,
+    },
+    FlowMatching {
+        /// The time at which the data are: 0 (α = 1 − t, σ = t) or 1 (α = t, σ = 1 − t).
+        #[serde(default)]
+        data_at: u8,
+        #[serde(default)]
+        t_min: f64,
+        #[serde(default = "d::one")]
+        t_max: f64,
+    },
+    Discrete {
+        #[serde(default)]
+        betas: Betas,
+        #[serde(default = "d::steps")]
+        steps: usize,
+    },
+}
+
+/// The β schedule of a discrete (DDPM) path.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Betas {
+    /// Equally spaced from the first to the last.
+    Linear([f64; 2]),
+    /// Squares of equally spaced roots (latent diffusion).
+    ScaledLinear([f64; 2]),
+}
+
+impl Default for Betas {
+    fn default() -> Self {
+        Betas::Linear([1e-4, 0.02])
+    }
+}
+
+mod d {
+    pub fn edm_min() -> f64 { 0.002 }
+    pub fn edm_max() -> f64 { 80.0 }
+    pub fn ve_min() -> f64 { 0.01 }
+    pub fn ve_max() -> f64 { 50.0 }
+    pub fn beta_min() -> f64 { 0.1 }
+    pub fn beta_max() -> f64 { 20.0 }
+    pub fn t_min() -> f64 { 1e-5 }
+    pub fn cosine_s() -> f64 { 0.008 }
+    pub fn cosine_max() -> f64 { 0.9946 }
+    pub fn one() -> f64 { 1.0 }
+    pub fn steps() -> usize { 1000 }
+}
+
+/// α, σ and their derivatives with respect to the card's time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Schedule {
+    pub alpha: f64,
+    pub sigma: f64,
+    pub alpha_dot: f64,
+    pub sigma_dot: f64,
+}
+
+impl Schedule {
+    /// λ = ln(α/σ), half the log signal-to-noise ratio.
+    pub fn half_log_snr(&self) -> f64 {
+        (self.alpha / self.sigma).ln()
+    }
+}
+
+/// A path ready for use: `discrete` has its table, the rest nothing but themselves.
+#[derive(Debug, Clone)]
+pub struct Curve {
+    path: Path,
+    /// ln α at t_i = (i + 1)/N, for `discrete`.
+    log_alpha: Vec<f64>,
+}
+
+impl Path {
+    /// Checks the parameters and prepares the curve.
+    ///
+    /// # Errors
+    /// A sentence that names the key and what would be right.
+    pub fn curve(&self) -> Result<Curve, String> {
+        self.check()?;
+        let log_alpha = match self {
+            Path::Discrete { betas, steps } => betas.log_alpha(*steps),
+            _ => Vec::new(),
+        };
+        Ok(Curve { path: self.clone(), log_alpha })
+    }
+
+    /// The kind as a card names it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Path::Edm { .. } => "edm",
+            Path::Ve { .. } => "ve",
+            Path::Vp { .. } => "vp",
+            Path::SubVp { .. } => "sub-vp",
+            Path::Cosine { .. } => "cosine",
+            Path::FlowMatching { .. } => "flow-matching",
+            Path::Discrete { .. } => "discrete",
+        }
+    }
+
+    /// All kinds with their default parameters.
+    pub fn defaults() -> Vec<Path> {
+        vec![
+            Path::Edm { sigma_min: d::edm_min(), sigma_max: d::edm_max() },
+            Path::Ve { sigma_min: d::ve_min(), sigma_max: d::ve_max() },
+            Path::Vp { beta_min: d::beta_min(), beta_max: d::beta_max(), t_min: d::t_min() },
+            Path::SubVp { beta_min: d::beta_min(), beta_max: d::beta_max(), t_min: d::t_min() },
+            Path::Cosine { s: d::cosine_s(), t_min: d::t_min(), t_max: d::cosine_max() },
+            Path::FlowMatching { data_at: 0, t_min: 0.0, t_max: 1.0 },
+            Path::FlowMatching { data_at: 1, t_min: 0.0, t_max: 1.0 },
+            Path::Discrete { betas: Betas::default(), steps: d::steps() },
+        ]
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let ordered = |low: (&str, f64), high: (&str, f64), floor: f64| {
+            let fine = low.1 >= floor && low.1 < high.1 && high.1.is_finite();
+            fine.then_some(()).ok_or_else(|| {
+                format!(
+                    "path: need {floor} <= {} < {} and both finite, got {} and {}",
+                    low.0, high.0, low.1, high.1
+                )
+            })
+        };
+        match self {
+            Path::Edm { sigma_min, sigma_max } | Path::Ve { sigma_min, sigma_max } => {
+                ordered(("sigma_min", *sigma_min), ("sigma_max", *sigma_max), f64::MIN_POSITIVE)
+            }
+            Path::Vp { beta_min, beta_max, t_min } | Path::SubVp { beta_min, beta_max, t_min } => {
+                ordered(("beta_min", *beta_min), ("beta_max", *beta_max), 0.0)?;
+                ordered(("t_min", *t_min), ("1", 1.0), f64::MIN_POSITIVE)
+            }
+            Path::Cosine { s, t_min, t_max } => {
+                ordered(("s", *s), ("1", 1.0), 0.0)?;
+                ordered(("t_min", *t_min), ("t_max", *t_max), 0.0)?;
+                ordered(("t_max", *t_max), ("1", 1.0), 0.0)
+            }
+            Path::FlowMatching { data_at, t_min, t_max } => {
+                if *data_at > 1 {
+                    return Err(format!("path: data_at is {data_at}, expected 0 or 1"));
+                }
+                ordered(("t_min", *t_min), ("t_max", *t_max), 0.0)?;
+                ordered(("t_min", *t_min), ("1", 1.0), 0.0)?;
+                (*t_max <= 1.0).then_some(()).ok_or_else(|| format!("path: t_max is {t_max}, expected at most 1"))
+            }
+            Path::Discrete { betas, steps } => {
+                let [first, last] = betas.ends();
+                let fine = first > 0.0 && first <= last && last < 1.0 && (2..=1_000_000).contains(steps);
+                fine.then_some(()).ok_or_else(|| {
+                    "path: need 0 < first beta <= last beta < 1 and 2 to 1000000 steps".to_owned()
+                })
+            }
+        }
+    }
+}
+
+impl Betas {
+    fn ends(&self) -> [f64; 2] {
+        match self {
+            Betas::Linear(ends) | Betas::ScaledLinear(ends) => *ends,
+        }
+    }
+
+    fn log_alpha(&self, steps: usize) -> Vec<f64> {
+        let [first, last] = self.ends();
+        let line = |a: f64, b: f64, i: usize| a + (b - a) * i as f64 / (steps - 1) as f64;
+        let beta = |i: usize| match self {
+            Betas::Linear(_) => line(first, last, i),
+            Betas::ScaledLinear(_) => line(first.sqrt(), last.sqrt(), i).powi(2),
+        };
+        let mut sum = 0.0;
+        (0..steps)
+            .map(|i| {
+                sum += 0.5 * (-beta(i)).ln_1p();
+                sum
+            })
+            .collect()
+    }
+}
+
+impl Curve {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The time at which the data are.
+    pub fn data_end(&self) -> f64 {
+        match self.path {
+            Path::Edm { sigma_min, .. } => sigma_min,
+            Path::Ve { .. } => 0.0,
+            Path::Vp { t_min, .. } | Path::SubVp { t_min, .. } | Path::Cosine { t_min, .. } => t_min,
+            Path::FlowMatching { data_at, t_min, t_max } => if data_at == 0 { t_min } else { t_max },
+            Path::Discrete { steps, .. } => 1.0 / steps as f64,
+        }
+    }
+
+    /// The time at which the state follows the prior.
+    pub fn prior_end(&self) -> f64 {
+        match self.path {
+            Path::Edm { sigma_max, .. } => sigma_max,
+            Path::Cosine { t_max, .. } => t_max,
+            Path::FlowMatching { data_at, t_min, t_max } => if data_at == 0 { t_max } else { t_min },
+            _ => 1.0,
+        }
+    }
+
+    /// The standard deviation of the prior where the card names none.
+    pub fn prior_std(&self) -> f64 {
+        match self.path {
+            Path::Edm { sigma_max, .. } | Path::Ve { sigma_max, .. } => sigma_max,
+            _ => 1.0,
+        }
+    }
+
+    /// The index that a discrete-time network is fed: 0 at the first β, fractional in between.
+    pub fn index(&self, t: f64) -> f64 {
+        match self.path {
+            Path::Discrete { steps, .. } => t * steps as f64 - 1.0,
+            _ => t,
+        }
+    }
+
+    /// α, σ and their derivatives at time `t`.
+    pub fn at(&self, t: f64) -> Schedule {
+        match self.path {
+            Path::Edm { .. } => Schedule { alpha: 1.0, sigma: t, alpha_dot: 0.0, sigma_dot: 1.0 },
+            Path::Ve { sigma_min, sigma_max } => {
+                let growth = (sigma_max / sigma_min).ln();
+                let sigma = sigma_min * (growth * t).exp();
+                Schedule { alpha: 1.0, sigma, alpha_dot: 0.0, sigma_dot: growth * sigma }
+            }
+            Path::Vp { beta_min, beta_max, .. } => {
+                let (log_alpha, slope) = vp_log_alpha(beta_min, beta_max, t);
+                preserving(log_alpha, slope)
+            }
+            Path::SubVp { beta_min, beta_max, .. } => {
+                let (log_alpha, slope) = vp_log_alpha(beta_min, beta_max, t);
+                let alpha = log_alpha.exp();
+                Schedule {
+                    alpha,
+                    sigma: -(2.0 * log_alpha).exp_m1(),
+                    alpha_dot: slope * alpha,
+                    sigma_dot: -2.0 * slope * alpha * alpha,
+                }
+            }
+            Path::Cosine { s, .. } => {
+                let angle = |t: f64| (t + s) / (1.0 + s) * std::f64::consts::FRAC_PI_2;
+                let log_alpha = angle(t).cos().ln() - angle(0.0).cos().ln();
+                let slope = -angle(t).tan() * std::f64::consts::FRAC_PI_2 / (1.0 + s);
+                preserving(log_alpha, slope)
+            }
+            Path::FlowMatching { data_at: 0, .. } => {
+                Schedule { alpha: 1.0 - t, sigma: t, alpha_dot: -1.0, sigma_dot: 1.0 }
+            }
+            Path::FlowMatching { .. } => Schedule { alpha: t, sigma: 1.0 - t, alpha_dot: 1.0, sigma_dot: -1.0 },
+            Path::Discrete { steps, .. } => {
+                let n = steps as f64;
+                let i = ((t * n - 1.0).floor().max(0.0) as usize).min(steps - 2);
+                let slope = (self.log_alpha[i + 1] - self.log_alpha[i]) * n;
+                preserving(self.log_alpha[i] + slope * (t - (i + 1) as f64 / n), slope)
+            }
+        }
+    }
+
+    /// The time at which σ/α = `ratio`, clamped to the path's two ends.
+    ///
+    /// σ/α is monotone on every path, so bisection finds it to the last bits.
+    pub fn time_of_ratio(&self, ratio: f64) -> f64 {
+        let (mut low, mut high) = (self.data_end(), self.prior_end());
+        let excess = |t: f64| {
+            let s = self.at(t);
+            s.sigma - ratio * s.alpha
+        };
+        if excess(low) >= 0.0 {
+            return low;
+        }
+        if excess(high) <= 0.0 {
+            return high;
+        }
+        for _ in 0..200 {
+            let middle = 0.5 * (low + high);
+            if middle == low || middle == high {
+                break;
+            }
+            if excess(middle) < 0.0 { low = middle } else { high = middle }
+        }
+        0.5 * (low + high)
+    }
+}
+
+/// ln α of the linear-β variance-preserving path, and its slope.
+fn vp_log_alpha(beta_min: f64, beta_max: f64, t: f64) -> (f64, f64) {
+    let gap = beta_max - beta_min;
+    (-0.25 * t * t * gap - 0.5 * t * beta_min, -0.5 * (beta_min + t * gap))
+}
+
+/// The schedule with α² + σ² = 1; `exp_m1` keeps σ exact near the data end.
+fn preserving(log_alpha: f64, slope: f64) -> Schedule {
+    let alpha = log_alpha.exp();
+    let sigma = (-(2.0 * log_alpha).exp_m1()).sqrt();
+    Schedule { alpha, sigma, alpha_dot: slope * alpha, sigma_dot: -slope * alpha * alpha / sigma }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn curves() -> Vec<Curve> {
+        Path::defaults().iter().map(|p| p.curve().expect("defaults are right")).collect()
+    }
+
+    #[test]
+    fn derivatives_agree_with_central_differences() {
+        for curve in curves() {
+            for u in [0.21, 0.5003, 0.7901] {
+                let t = curve.data_end() + u * (curve.prior_end() - curve.data_end());
+                let h = 1e-7 * (curve.prior_end() - curve.data_end()).abs();
+                let (s, lo, hi) = (curve.at(t), curve.at(t - h), curve.at(t + h));
+                let close = |a: f64, b: f64| (a - b).abs() <= 1e-6 * (1.0 + a.abs());
+                assert!(close(s.alpha_dot, (hi.alpha - lo.alpha) / (2.0 * h)), "{:?} {t}", curve.path);
+                assert!(close(s.sigma_dot, (hi.sigma - lo.sigma) / (2.0 * h)), "{:?} {t}", curve.path);
+            }
+        }
+    }
+
+    #[test]
+    fn a_ratio_leads_back_to_its_time() {
+        for curve in curves() {
+            for u in [0.0, 0.03, 0.4, 0.97, 1.0] {
+                let t = curve.data_end() + u * (curve.prior_end() - curve.data_end());
+                let s = curve.at(t);
+                let back = curve.time_of_ratio(s.sigma / s.alpha);
+                assert!((back - t).abs() <= 1e-9 * t.abs().max(1.0), "{:?} {t} {back}", curve.path);
+            }
+        }
+    }
+
+    #[test]
+    fn the_discrete_path_hits_its_table() {
+        let curve = Path::Discrete { betas: Betas::Linear([1e-4, 0.02]), steps: 1000 }.curve().expect("right");
+        let product: f64 = (0..=500).map(|i| 1.0 - (1e-4 + (0.02 - 1e-4) * i as f64 / 999.0)).product();
+        let t = 501.0 / 1000.0;
+        assert!((curve.at(t).alpha - product.sqrt()).abs() < 1e-12);
+        assert!((curve.index(t) - 500.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn wrong_parameters_are_named() {
+        let refused = |path: Path| path.curve().err().unwrap_or_default();
+        assert!(refused(Path::Edm { sigma_min: 3.0, sigma_max: 1.0 }).contains("sigma_min"));
+        assert!(refused(Path::Edm { sigma_min: 0.0, sigma_max: 1.0 }).contains("sigma_min"));
+        assert!(refused(Path::FlowMatching { data_at: 2, t_min: 0.0, t_max: 1.0 }).contains("data_at"));
+        assert!(refused(Path::Vp { beta_min: 0.1, beta_max: f64::NAN, t_min: 1e-5 }).contains("beta_max"));
+    }
+}

@@ -1,0 +1,20 @@
+//! flowgauge measures log-likelihoods and samples of diffusion and flow models given as ONNX files.
+//!
+//! Data flows one way: config → plan → models → trajectories → divergences → likelihoods and
+//! samples → statistics → tables → plots. Modules are layers; `ARCHITECTURE.md` is the map and
+//! `tests/all/architecture.rs` holds the modules to it.
+
+pub mod data;
+pub mod divergence;
+pub mod features;
+pub mod flow;
+pub mod graph;
+pub mod likelihood;
+pub mod metric;
+pub mod model;
+pub mod num;
+pub mod registry;
+pub mod rows;
+pub mod sample;
+pub mod solve;
+pub mod trace;

@@ -1,0 +1,275 @@
+//! Model cards: what a user says about ONNX files, checked before anything runs.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path as FilePath, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::flow::path::Path;
+use crate::flow::prediction::Prediction;
+
+/// `card.yaml`: one model with its network, path, data convention and learned heads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    pub name: String,
+    /// One sample, without the batch axis.
+    pub shape: Vec<usize>,
+    pub network: Network,
+    pub path: Path,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prior: Option<PriorSpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataSpec>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub divergence_heads: BTreeMap<String, Head>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub flow_maps: BTreeMap<String, FlowMapSpec>,
+    /// The model's true log-density at any time, for models whose answer is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_form: Option<Scalar>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub provenance: BTreeMap<String, serde_json::Value>,
+}
+
+/// The network behind the velocity.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    pub file: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    pub inputs: StateAndTime,
+    pub output: String,
+    pub prediction: Prediction,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<TimeFeed>,
+}
+
+/// This program's roles and the graph's names for them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateAndTime {
+    pub x: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+}
+
+/// What the graph's time input is given: `feed`(t) · `scale`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimeFeed {
+    pub feed: Feed,
+    #[serde(default = "one")]
+    pub scale: f64,
+}
+
+impl Default for TimeFeed {
+    fn default() -> Self {
+        TimeFeed { feed: Feed::T, scale: 1.0 }
+    }
+}
+
+/// A function of the card's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Feed {
+    T,
+    Sigma,
+    #[serde(rename = "log-sigma-over-4")]
+    LogSigmaOver4,
+    Index,
+}
+
+/// N(0, std²·I) at the prior end.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriorSpec {
+    pub std: f64,
+}
+
+/// The data's range in the model's coordinates, and how many levels they were quantized to.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSpec {
+    pub range: [f64; 2],
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub levels: Option<u32>,
+}
+
+/// A learned divergence: +div of dx/dt in the card's own time, after `scale`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    pub file: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    pub inputs: StateAndTime,
+    pub output: String,
+    #[serde(default = "one")]
+    pub scale: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<TimeFeed>,
+}
+
+/// A few-step flow map; read and checked, not yet run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowMapSpec {
+    pub file: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    pub inputs: BTreeMap<String, String>,
+    pub outputs: BTreeMap<String, String>,
+    #[serde(default = "one")]
+    pub divergence_scale: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+}
+
+/// A scalar of state and time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scalar {
+    pub file: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    pub inputs: StateAndTime,
+    pub output: String,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl Card {
+    /// Reads and checks a card; `path` names it in messages.
+    ///
+    /// # Errors
+    /// One message that names the file and the key.
+    pub fn read(path: &FilePath) -> Result<Card> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("{}: the card cannot be read", path.display()))?;
+        let card: Card = serde_yaml::from_str(&text).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        card.check().with_context(|| path.display().to_string())?;
+        Ok(card)
+    }
+
+    /// Numbers in one sample.
+    pub fn dim(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// log₂ of levels per unit of range, which turns nats per dimension into bits per dimension.
+    ///
+    /// `None` where the card names no `levels`: a density of continuous data has no bits/dim.
+    pub fn bits_offset(&self) -> Option<f64> {
+        let data = self.data?;
+        Some((f64::from(data.levels?) / (data.range[1] - data.range[0])).log2())
+    }
+
+    fn check(&self) -> Result<()> {
+        plain_name(&self.name).map_err(|e| anyhow!("name: {e}"))?;
+        let dim = self.shape.iter().try_fold(1usize, |a, b| a.checked_mul(*b)).unwrap_or(0);
+        if self.shape.is_empty() || dim == 0 || dim > 1 << 28 {
+            bail!("shape: {:?}, expected one or more sizes, each at least 1", self.shape);
+        }
+        self.path.curve().map_err(|e| anyhow!(e))?;
+        if let Some(prior) = self.prior.filter(|p| !(p.std > 0.0 && p.std.is_finite())) {
+            bail!("prior: std is {}, expected a number above 0", prior.std);
+        }
+        if let Some(data) = self.data {
+            if !(data.range[0] < data.range[1] && data.range.iter().all(|v| v.is_finite())) {
+                bail!("data: range is {:?}, expected [low, high] with low < high", data.range);
+            }
+            if data.levels.is_some_and(|l| l < 2) {
+                bail!("data: levels is {:?}, expected at least 2", data.levels.unwrap_or(0));
+            }
+        }
+        let scales = self.divergence_heads.iter().map(|(n, h)| (format!("divergence_heads.{n}.scale"), h.scale));
+        let scales = scales.chain(self.flow_maps.iter().map(|(n, m)| (format!("flow_maps.{n}.divergence_scale"), m.divergence_scale)));
+        let scales = scales.chain(self.network.time.iter().map(|t| ("network.time.scale".to_owned(), t.scale)));
+        for (key, scale) in scales {
+            if !scale.is_finite() || scale == 0.0 {
+                bail!("{key}: {scale}, expected a number other than 0");
+            }
+        }
+        for (key, file) in self.files() {
+            inside(file).map_err(|e| anyhow!("{key}: {e}"))?;
+        }
+        Ok(())
+    }
+
+    /// Every file that the card names, with its key.
+    pub fn files(&self) -> Vec<(String, &FilePath)> {
+        let mut files = vec![("network.file".to_owned(), self.network.file.as_path())];
+        files.extend(self.divergence_heads.iter().map(|(n, h)| (format!("divergence_heads.{n}.file"), h.file.as_path())));
+        files.extend(self.flow_maps.iter().map(|(n, m)| (format!("flow_maps.{n}.file"), m.file.as_path())));
+        files.extend(self.closed_form.iter().map(|c| ("closed_form.file".to_owned(), c.file.as_path())));
+        files
+    }
+}
+
+/// Refuses a name that could not be a file's name, or that would be live in a table or a page.
+pub fn plain_name(name: &str) -> Result<(), String> {
+    let starts_well = name.chars().next().is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let allowed = |c: char| c.is_alphanumeric() || " _-.,()[]+".contains(c);
+    if !starts_well || name.len() > 100 || !name.chars().all(allowed) || name.contains("..") {
+        return Err(format!(
+            "{name:?} is no plain name; expected letters, digits, spaces and any of _-.,()[]+, \
+             beginning with a letter or digit, at most 100 bytes"
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a path that is absolute or climbs out of the card's folder.
+fn inside(file: &FilePath) -> Result<(), String> {
+    let plain = file.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    let named = file.components().any(|c| matches!(c, Component::Normal(_)));
+    (plain && named)
+        .then_some(())
+        .ok_or_else(|| format!("{} leaves the card's folder; expected a file beside or below the card", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CARD: &str = "name: toy\nshape: [2]\nnetwork: {file: v.onnx, inputs: {x: x, time: t}, output: v, \
+                        prediction: velocity}\npath: {kind: flow-matching, data_at: 1}\n";
+
+    fn read(text: &str) -> Result<Card> {
+        let card: Card = serde_yaml::from_str(text).map_err(|e| anyhow!("{e}"))?;
+        card.check().map(|()| card)
+    }
+
+    #[test]
+    fn a_minimal_card_has_its_defaults() {
+        let card = read(CARD).expect("right");
+        assert_eq!(card.dim(), 2);
+        assert_eq!(card.bits_offset(), None);
+        assert_eq!(card.path, Path::FlowMatching { data_at: 1, t_min: 0.0, t_max: 1.0 });
+    }
+
+    #[test]
+    fn bits_offset_is_seven_for_bytes_on_minus_one_to_one() {
+        let card = read(&format!("{CARD}data: {{range: [-1, 1], levels: 256}}\n")).expect("right");
+        assert_eq!(card.bits_offset(), Some(7.0));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let refused = |from: &str, to: &str| format!("{:#}", read(&CARD.replace(from, to)).expect_err(to));
+        assert!(refused("shape: [2]", "shape: [0]").contains("shape"));
+        assert!(refused("shape: [2]", "shapes: [2]").contains("shapes"));
+        assert!(refused("file: v.onnx", "file: ../v.onnx").contains("network.file"));
+        assert!(refused("file: v.onnx", "file: /v.onnx").contains("leaves"));
+        assert!(refused("name: toy", "name: '<b>'").contains("name"));
+        assert!(refused("name: toy", "name: '=1+1'").contains("name"));
+        assert!(refused("data_at: 1", "data_at: 3").contains("data_at"));
+        assert!(refused("data_at: 1", "data_on: 1").contains("data_on"));
+        assert!(refused("prediction: velocity", "prediction: speed").contains("speed"));
+    }
+}

@@ -1,0 +1,329 @@
+//! Finds ONNX Runtime, and fetches it once where there is none.
+//!
+//! Order: `--ort-lib`, `ORT_DYLIB_PATH`, the active Python environment, this user's cache, the
+//! system; at last `pip download` of the pinned official wheel into the cache. A library that
+//! the user named must work; one that was merely found and does not is passed over with a
+//! line on standard error. Every candidate is opened and asked for its version here, because
+//! the binding panics or hangs on libraries that are missing, broken or too old.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, anyhow, bail};
+use sha2::{Digest, Sha256};
+
+/// The version that is fetched.
+pub const PINNED: &str = "1.31.1";
+
+/// Oldest minor version whose C interface this program speaks, which wheels carry as a shared library.
+const OLDEST_MINOR: u32 = 19;
+
+/// Wheels of the pinned version by operating system and machine, with their SHA-256 as published.
+const WHEELS: &[(&str, &str, &str, &str)] = &[
+    (
+        "linux",
+        "x86_64",
+        "manylinux_2_28_x86_64",
+        "5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f",
+    ),
+    (
+        "linux",
+        "aarch64",
+        "manylinux_2_28_aarch64",
+        "da05378364c44d4407e463982d2bf8d5e4cfea873283757e48beeb41df97b7f3",
+    ),
+    (
+        "macos",
+        "aarch64",
+        "macosx_14_0_arm64",
+        "60b6b69bfe580eab576cacc5d132a0e9cf2a37fcfd18d46dd191042b1d1ed0d7",
+    ),
+    ("windows", "x86_64", "win_amd64", "c3d91b5de31e2fc82d71bd65b2b22bddee8b49057a3a36338e9a868e0ea90c05"),
+];
+
+/// A library that answered with its version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Library {
+    pub path: PathBuf,
+    /// As the library itself says it: `1.31.1`.
+    pub version: String,
+    /// Which rule found it.
+    pub origin: &'static str,
+}
+
+/// Finds a usable ONNX Runtime, fetching it if need be.
+///
+/// # Errors
+/// Where a named library does not work, or where none is found and none can be fetched.
+pub fn find(named: Option<&Path>) -> Result<Library> {
+    if let Some(path) = named {
+        return examine(path, "--ort-lib").with_context(|| format!("--ort-lib {}", path.display()));
+    }
+    if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
+        let path = PathBuf::from(path);
+        return examine(&path, "ORT_DYLIB_PATH").with_context(|| format!("ORT_DYLIB_PATH={}", path.display()));
+    }
+    let found = python_environment().into_iter().map(|p| (p, "the active Python environment"));
+    let cached = cached().into_iter().map(|p| (p, "the user's cache"));
+    let system = system().into_iter().map(|p| (p, "the system"));
+    for (path, origin) in found.chain(cached).chain(system) {
+        match examine(&path, origin) {
+            Ok(library) => return Ok(library),
+            Err(error) => eprintln!("flowgauge: passing over {} ({origin}): {error:#}", path.display()),
+        }
+    }
+    let path = fetch().with_context(|| {
+        format!(
+            "ONNX Runtime was not found and could not be fetched. Install it with \
+             `pip install onnxruntime=={PINNED}` in the active Python environment, or name a library \
+             with --ort-lib or ORT_DYLIB_PATH"
+        )
+    })?;
+    examine(&path, "fetched into the user's cache")
+}
+
+/// Opens a library and asks for its version.
+fn examine(path: &Path, origin: &'static str) -> Result<Library> {
+    let bare = path.components().count() == 1 && origin == "the system";
+    if !bare && !path.is_file() {
+        bail!("there is no such file; expected the ONNX Runtime shared library, such as libonnxruntime.so.{PINNED}");
+    }
+    let version = version(path)?;
+    let minor = version.split('.').nth(1).and_then(|m| m.parse::<u32>().ok());
+    match (version.starts_with("1."), minor) {
+        (true, Some(minor)) if minor >= OLDEST_MINOR => {
+            Ok(Library { path: path.to_owned(), version, origin })
+        }
+        _ => bail!("it is ONNX Runtime {version}, expected 1.{OLDEST_MINOR} or newer (tested: 1.20 to {PINNED})"),
+    }
+}
+
+#[repr(C)]
+struct ApiBase {
+    get_api: extern "C" fn(u32) -> *const c_void,
+    version: extern "C" fn() -> *const c_char,
+}
+
+fn version(path: &Path) -> Result<String> {
+    // SAFETY: opening runs the library's initialisers, which is what using it will do as well.
+    let library = unsafe { libloading::Library::new(path) }
+        .map_err(|e| anyhow!("it cannot be opened as a shared library: {e}"))?;
+    // SAFETY: OrtGetApiBase has had this signature since ONNX Runtime 1.0.
+    let version = unsafe {
+        let base = library
+            .get::<extern "C" fn() -> *const ApiBase>(c"OrtGetApiBase")
+            .map_err(|_| anyhow!("it is a shared library, but not ONNX Runtime (no OrtGetApiBase)"))?;
+        let base = base().as_ref().ok_or_else(|| anyhow!("it gives no interface"))?;
+        let text = (base.version)();
+        if text.is_null() {
+            bail!("it does not say its version");
+        }
+        CStr::from_ptr(text).to_string_lossy().into_owned()
+    };
+    // Unloading a runtime that has started threads is unsafe on some systems; it stays.
+    std::mem::forget(library);
+    Ok(version)
+}
+
+/// Libraries of the environment that `python3` would use, without importing anything from it.
+fn python_environment() -> Vec<PathBuf> {
+    let roots = ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(std::env::var_os);
+    let mut found: Vec<PathBuf> = roots
+        .flat_map(|root| entries(&Path::new(&root).join("lib")))
+        .flat_map(|lib| libraries(&lib.join("site-packages/onnxruntime/capi")))
+        .collect();
+    if found.is_empty() {
+        let find = "import importlib.util as u, os; s = u.find_spec('onnxruntime'); \
+                    print(os.path.join(os.path.dirname(s.origin), 'capi') if s and s.origin else '')";
+        let output = Command::new("python3").args(["-c", find]).stdin(Stdio::null()).output();
+        if let Ok(output) = output {
+            let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            if !folder.is_empty() {
+                found = libraries(Path::new(&folder));
+            }
+        }
+    }
+    found
+}
+
+fn cached() -> Vec<PathBuf> {
+    cache_folder().map(|f| libraries(&f)).unwrap_or_default()
+}
+
+fn system() -> Vec<PathBuf> {
+    let folders = ["/usr/local/lib", "/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
+    let mut found: Vec<PathBuf> = folders.iter().flat_map(|f| libraries(Path::new(f))).collect();
+    found.extend(std::env::split_paths(&std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default()).flat_map(|f| libraries(&f)));
+    found
+}
+
+/// ONNX Runtime libraries in a folder; wheels put the whole version into the name.
+fn libraries(folder: &Path) -> Vec<PathBuf> {
+    let mut found = entries(folder);
+    found.retain(|path| {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+        let linux = name == "libonnxruntime.so" || name.starts_with("libonnxruntime.so.");
+        let mac = name.starts_with("libonnxruntime.") && name.ends_with(".dylib");
+        linux || mac || name == "onnxruntime.dll"
+    });
+    found
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    found.sort();
+    found
+}
+
+/// The folder of this program's cache: `FLOWGAUGE_CACHE`, or the user's cache folder.
+///
+/// # Errors
+/// Where neither that nor a home folder is known.
+pub fn cache_root() -> Result<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if let Some(folder) = set("FLOWGAUGE_CACHE") {
+        return Ok(folder);
+    }
+    if let Some(folder) = set("XDG_CACHE_HOME").or_else(|| set("LOCALAPPDATA")) {
+        return Ok(folder.join("flowgauge"));
+    }
+    let home = set("HOME").ok_or_else(|| anyhow!("no cache folder: set FLOWGAUGE_CACHE, XDG_CACHE_HOME or HOME"))?;
+    Ok(if cfg!(target_os = "macos") { home.join("Library/Caches/flowgauge") } else { home.join(".cache/flowgauge") })
+}
+
+fn cache_folder() -> Result<PathBuf> {
+    Ok(cache_root()?.join(format!("onnxruntime-{PINNED}")))
+}
+
+/// `pip download` of the pinned wheel, its hash held against ours, its library unpacked into the cache.
+fn fetch() -> Result<PathBuf> {
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    let (_, _, platform, expected) = WHEELS
+        .iter()
+        .find(|w| w.0 == os && w.1 == arch)
+        .ok_or_else(|| anyhow!("no wheel of ONNX Runtime {PINNED} is pinned for {os} on {arch}"))?;
+    let folder = cache_folder()?;
+    let root = cache_root()?;
+    std::fs::create_dir_all(&root).with_context(|| format!("{}: the cache cannot be made", root.display()))?;
+    eprintln!("flowgauge: fetching ONNX Runtime {PINNED} once with pip, into {}", folder.display());
+
+    let work = tempfile::Builder::new().prefix("fetch-").tempdir_in(&root)?;
+    download(platform, work.path())?;
+    let wheel = entries(work.path())
+        .into_iter()
+        .find(|p| p.extension().is_some_and(|e| e == "whl"))
+        .ok_or_else(|| anyhow!("pip left no wheel"))?;
+    let bytes = std::fs::read(&wheel)?;
+    let found = hex(&Sha256::digest(&bytes));
+    if found != *expected {
+        bail!("the wheel of ONNX Runtime {PINNED} has SHA-256 {found}, expected {expected}; it was not used");
+    }
+    let unpacked = work.path().join("library");
+    std::fs::create_dir(&unpacked)?;
+    let name = unpack(&bytes, &unpacked)?;
+    // Another process may have been faster: its folder is as good as ours.
+    if let Err(error) = std::fs::rename(&unpacked, &folder) {
+        if !folder.join(&name).is_file() {
+            let _ = std::fs::remove_dir_all(&folder);
+            std::fs::rename(&unpacked, &folder).with_context(|| format!("{}: {error}", folder.display()))?;
+        }
+    }
+    Ok(folder.join(name))
+}
+
+fn download(platform: &str, into: &Path) -> Result<()> {
+    let requirement = format!("onnxruntime=={PINNED}");
+    let options = [
+        "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
+        "--implementation", "cp", "--python-version", "3.11", "--abi", "cp311", "--platform", platform, "--dest",
+    ];
+    let mut reasons = Vec::new();
+    for python in [&["python3", "-m", "pip"][..], &["python", "-m", "pip"], &["pip3"], &["pip"]] {
+        let output = Command::new(python[0])
+            .args(&python[1..])
+            .args(options)
+            .arg(into)
+            .arg(&requirement)
+            .stdin(Stdio::null())
+            .output();
+        match output {
+            Ok(output) if output.status.success() => return Ok(()),
+            Ok(output) => {
+                let text = String::from_utf8_lossy(&output.stderr);
+                let last = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it failed").to_owned();
+                reasons.push(format!("{}: {last}", python.join(" ")));
+            }
+            Err(error) => reasons.push(format!("{}: {error}", python[0])),
+        }
+    }
+    bail!("pip could not download {requirement} ({})", reasons.join("; "))
+}
+
+/// Writes the wheel's shared libraries into `folder`; the name of the runtime itself.
+fn unpack(wheel: &[u8], folder: &Path) -> Result<String> {
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(wheel)).context("the wheel is not a zip file")?;
+    let mut runtime = None;
+    for i in 0..archive.len() {
+        let mut entry = archive.by_index(i)?;
+        let inside = entry.name().to_owned();
+        let name = inside.rsplit('/').next().unwrap_or_default().to_owned();
+        if !inside.starts_with("onnxruntime/capi/") || !name.contains("onnxruntime") || name.contains("pybind") {
+            continue;
+        }
+        if !(name.contains(".so") || name.ends_with(".dylib") || name.ends_with(".dll")) {
+            continue;
+        }
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes)?;
+        std::fs::write(folder.join(&name), bytes)?;
+        if !name.contains("providers") {
+            runtime = Some(name);
+        }
+    }
+    runtime.ok_or_else(|| anyhow!("the wheel holds no ONNX Runtime library"))
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_library_that_is_missing_or_broken_is_refused_in_words() {
+        let missing = find(Some(Path::new("/nowhere/libonnxruntime.so"))).expect_err("missing");
+        assert!(format!("{missing:#}").contains("no such file"));
+
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("libonnxruntime.so.1.31.1");
+        std::fs::write(&path, b"not a library").expect("written");
+        let broken = find(Some(&path)).expect_err("broken");
+        assert!(format!("{broken:#}").contains("cannot be opened"), "{broken:#}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn another_library_is_not_mistaken_for_the_runtime() {
+        let other = system_library("libm.so.6").or_else(|| system_library("libc.so.6"));
+        let Some(path) = other else {
+            println!("skipped: no C library at the usual places");
+            return;
+        };
+        let error = find(Some(&path)).expect_err("not ONNX Runtime");
+        assert!(format!("{error:#}").contains("not ONNX Runtime"), "{error:#}");
+    }
+
+    #[cfg(target_os = "linux")]
+    fn system_library(name: &str) -> Option<PathBuf> {
+        ["/lib", "/lib64", "/usr/lib", "/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu"]
+            .iter()
+            .map(|f| Path::new(f).join(name))
+            .find(|p| p.is_file())
+    }
+}

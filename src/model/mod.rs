@@ -1,0 +1,7 @@
+//! Models: cards, the networks behind them, and the runtime that runs those.
+
+pub mod analytic;
+pub mod card;
+pub mod library;
+pub mod onnx;
+pub mod opened;

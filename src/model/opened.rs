@@ -1,0 +1,523 @@
+//! A card with its files: hashed, checked, and ready to give fields to as many workers as wanted.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context, Result, anyhow, bail};
+use ndarray::{Array2, ArrayD, Axis, Ix2, Ix3, IxDyn};
+use sha2::{Digest, Sha256};
+
+use super::card::{Card, Feed, StateAndTime, TimeFeed};
+use super::library::hex;
+use super::onnx::{Port, Provider, Runtime, Session};
+use crate::flow::field::{EvalError, Linearized, ScalarField, VectorField};
+use crate::flow::path::Curve;
+use crate::flow::prediction::Prediction;
+use crate::flow::prior::Prior;
+use crate::graph;
+use crate::num::{Batch, Blocks};
+
+/// Numbers in one call of the tangent graph: bounds memory, and changes no result.
+const TANGENT_NUMBERS: usize = 1 << 18;
+
+/// How sessions are opened.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Options {
+    pub provider: Provider,
+    /// Threads inside one call of a network.
+    pub threads: usize,
+}
+
+/// One file of a card.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelFile {
+    /// The card's key: `network.file`, `divergence_heads.stad.file`.
+    pub key: String,
+    /// As the card names it.
+    pub name: PathBuf,
+    pub sha256: String,
+    bytes: Arc<Vec<u8>>,
+}
+
+/// A card whose files are there and match their hashes.
+pub struct Model {
+    pub card: Card,
+    /// The card's own file.
+    pub path: PathBuf,
+    pub card_sha256: String,
+    pub curve: Curve,
+    pub prior: Prior,
+    pub files: Vec<ModelFile>,
+    tangent: OnceLock<Result<Arc<Vec<u8>>, String>>,
+}
+
+impl Model {
+    /// Reads a card and every file that it names.
+    ///
+    /// # Errors
+    /// One message that names the card, the key or the file.
+    pub fn open(path: &Path) -> Result<Model> {
+        let card = Card::read(path)?;
+        let curve = card.path.curve().map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        let prior = Prior { std: card.prior.map_or(curve.prior_std(), |p| p.std) };
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let mut files = Vec::new();
+        for (key, name) in card.files() {
+            let at = folder.join(name);
+            let bytes = std::fs::read(&at).with_context(|| format!("{}: {key}: {}", path.display(), at.display()))?;
+            let sha256 = hex(&Sha256::digest(&bytes));
+            if let Some(expected) = expected_hash(&card, &key).filter(|e| !e.eq_ignore_ascii_case(&sha256)) {
+                bail!(
+                    "{}: {key}: {} has SHA-256 {sha256}, but the card says {expected}: \
+                     it is another file than the card describes",
+                    path.display(),
+                    at.display()
+                );
+            }
+            files.push(ModelFile { key, name: name.to_owned(), sha256, bytes: Arc::new(bytes) });
+        }
+        let card_sha256 = hex(&Sha256::digest(std::fs::read(path)?));
+        Ok(Model { card, path: path.to_owned(), card_sha256, curve, prior, files, tangent: OnceLock::new() })
+    }
+
+    pub fn dim(&self) -> usize {
+        self.card.dim()
+    }
+
+    /// The network as a graph.
+    ///
+    /// # Errors
+    /// Where the file is no ONNX model.
+    pub fn graph(&self) -> Result<graph::Model> {
+        let file = self.file("network.file")?;
+        Ok(graph::Model::from_bytes(&self.name_of(file), &file.bytes)?)
+    }
+
+    /// dx/dt from the network.
+    ///
+    /// # Errors
+    /// Where the network's ports are not what the card says.
+    pub fn velocity(&self, runtime: &Runtime, options: Options) -> Result<Velocity> {
+        Ok(Velocity { network: self.network("network.file", runtime, options, None)?, prediction: self.card.network.prediction })
+    }
+
+    /// Products with the velocity's Jacobian, from the differentiated graph.
+    ///
+    /// # Errors
+    /// Where an operator cannot be differentiated, by its node's name.
+    pub fn tangents(&self, runtime: &Runtime, options: Options) -> Result<Tangents> {
+        let derived = self.tangent.get_or_init(|| self.differentiate().map(Arc::new).map_err(|e| format!("{e:#}")));
+        let bytes = derived.as_ref().map_err(|e| anyhow!("{e}"))?.clone();
+        let network = self.network("network.file", runtime, options, Some(&bytes))?;
+        Ok(Tangents { network, prediction: self.card.network.prediction })
+    }
+
+    fn differentiate(&self) -> Result<Vec<u8>> {
+        let role = &self.card.network;
+        let graph = self.graph()?;
+        let tangent = graph::differentiate(&graph, graph::Mode::Jvp, Some(&role.inputs.x), Some(&role.output))?;
+        Ok(tangent.to_bytes()?)
+    }
+
+    /// A learned divergence, after its scale: +div of dx/dt in the card's own time.
+    ///
+    /// # Errors
+    /// Where the card has no head of that name, or its ports are not what the card says.
+    pub fn head(&self, name: &str, runtime: &Runtime, options: Options) -> Result<Scalar> {
+        let head = self.card.divergence_heads.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.card.divergence_heads.keys().map(String::as_str).collect();
+            let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
+            anyhow!("{}: no divergence head `{name}`; {known}", self.path.display())
+        })?;
+        let network = self.network(&format!("divergence_heads.{name}.file"), runtime, options, None)?;
+        Ok(Scalar { network, scale: head.scale })
+    }
+
+    /// The true log-density at any time, where the card has one.
+    ///
+    /// # Errors
+    /// Where the card has none, or its ports are not what the card says.
+    pub fn closed_form(&self, runtime: &Runtime, options: Options) -> Result<Scalar> {
+        if self.card.closed_form.is_none() {
+            bail!("{}: the card has no `closed_form`", self.path.display());
+        }
+        Ok(Scalar { network: self.network("closed_form.file", runtime, options, None)?, scale: 1.0 })
+    }
+
+    fn file(&self, key: &str) -> Result<&ModelFile> {
+        self.files.iter().find(|f| f.key == key).ok_or_else(|| anyhow!("{}: no {key}", self.path.display()))
+    }
+
+    fn name_of(&self, file: &ModelFile) -> String {
+        self.path.parent().unwrap_or(Path::new("")).join(&file.name).display().to_string()
+    }
+
+    /// Opens the file at `key`, or its tangent graph in `derived`, and holds its ports against the card.
+    fn network(&self, key: &str, runtime: &Runtime, options: Options, derived: Option<&[u8]>) -> Result<Network> {
+        let file = self.file(key)?;
+        let (roles, output, feed) = self.roles(key);
+        let name = self.name_of(file);
+        let session = runtime.open(&name, derived.unwrap_or(&file.bytes), options.provider, options.threads)?;
+        let scalar = key != "network.file";
+        let network = Network {
+            scalar_time: match &roles.time {
+                Some(time) => is_scalar(find(&session.inputs, time, &name, "input")?),
+                None => false,
+            },
+            x: roles.x.clone(),
+            time: roles.time.clone(),
+            output: output.to_owned(),
+            feed,
+            shape: self.card.shape.clone(),
+            curve: self.curve.clone(),
+            session,
+        };
+        network.check(&name, scalar, derived.is_some())?;
+        Ok(network)
+    }
+
+    fn roles(&self, key: &str) -> (&StateAndTime, &str, TimeFeed) {
+        let card = &self.card;
+        let main = card.network.time.unwrap_or_default();
+        if let Some(name) = key.strip_prefix("divergence_heads.").and_then(|k| k.strip_suffix(".file")) {
+            let head = &card.divergence_heads[name];
+            return (&head.inputs, &head.output, head.time.unwrap_or(main));
+        }
+        match (&card.closed_form, key) {
+            (Some(closed), "closed_form.file") => (&closed.inputs, &closed.output, main),
+            _ => (&card.network.inputs, &card.network.output, main),
+        }
+    }
+}
+
+fn expected_hash<'a>(card: &'a Card, key: &str) -> Option<&'a str> {
+    let named = |prefix: &str| key.strip_prefix(prefix).and_then(|k| k.strip_suffix(".file"));
+    if let Some(name) = named("divergence_heads.") {
+        return card.divergence_heads.get(name)?.sha256.as_deref();
+    }
+    if let Some(name) = named("flow_maps.") {
+        return card.flow_maps.get(name)?.sha256.as_deref();
+    }
+    if key == "closed_form.file" {
+        return card.closed_form.as_ref()?.sha256.as_deref();
+    }
+    card.network.sha256.as_deref()
+}
+
+/// An opened network with its roles: states and times in, one output out.
+struct Network {
+    session: Session,
+    x: String,
+    time: Option<String>,
+    output: String,
+    feed: TimeFeed,
+    /// Whether the graph takes one time for the whole batch.
+    scalar_time: bool,
+    shape: Vec<usize>,
+    curve: Curve,
+}
+
+impl Network {
+    /// Holds the ports against the card.
+    fn check(&self, file: &str, scalar: bool, tangent: bool) -> Result<()> {
+        let x = find(&self.session.inputs, &self.x, file, "input")?;
+        self.check_shape(x, file, "input")?;
+        let output = find(&self.session.outputs, &self.output, file, "output")?;
+        if scalar {
+            let fits = matches!(output.shape[..], [_] | [_, 1] | [_, -1]);
+            if !fits {
+                bail!("{file}: output `{}` has shape {:?}, expected one number per sample: [N]", output.name, output.shape);
+            }
+        } else {
+            self.check_shape(output, file, "output")?;
+        }
+        let known = |name: &str| {
+            name == self.x || self.time.as_deref() == Some(name) || (tangent && name == format!("{}_tangent", self.x))
+        };
+        if let Some(other) = self.session.inputs.iter().find(|p| !known(&p.name)) {
+            bail!(
+                "{file}: input `{}` has no role in the card; expected only `{}`{}",
+                other.name,
+                self.x,
+                self.time.as_ref().map(|t| format!(" and `{t}`")).unwrap_or_default()
+            );
+        }
+        Ok(())
+    }
+
+    fn check_shape(&self, port: &Port, file: &str, what: &str) -> Result<()> {
+        let wanted: Vec<i64> = self.shape.iter().map(|s| *s as i64).collect();
+        if port.shape.first().is_some_and(|n| *n >= 0) && port.shape.len() == wanted.len() + 1 {
+            bail!(
+                "{file}: {what} `{}` has the batch size {} baked in (shape {:?}); export it with a dynamic first axis",
+                port.name,
+                port.shape[0],
+                port.shape
+            );
+        }
+        let fits = port.shape.len() == wanted.len() + 1
+            && port.shape[1..].iter().zip(&wanted).all(|(p, w)| *p < 0 || p == w);
+        // A graph that does not say its output's shape is held to it when it runs.
+        if !fits && !(what == "output" && port.shape.is_empty()) {
+            bail!("{file}: {what} `{}` has shape {:?}, but the card's shape asks for [N, {}]", port.name, port.shape, join(&wanted));
+        }
+        Ok(())
+    }
+
+    /// What the graph's time input is given at time `t`.
+    fn fed(&self, t: f64) -> f64 {
+        let value = match self.feed.feed {
+            Feed::T => t,
+            Feed::Sigma => self.curve.at(t).sigma,
+            Feed::LogSigmaOver4 => self.curve.at(t).sigma.ln() / 4.0,
+            Feed::Index => self.curve.index(t),
+        };
+        value * self.feed.scale
+    }
+
+    /// Rows that can share one call: all of them, or those of equal time where the graph takes one time.
+    fn groups(&self, t: &[f64]) -> Vec<Vec<usize>> {
+        if !self.scalar_time || t.windows(2).all(|w| w[0] == w[1]) {
+            return vec![(0..t.len()).collect()];
+        }
+        let mut groups: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (i, t) in t.iter().enumerate() {
+            groups.entry(t.to_bits()).or_default().push(i);
+        }
+        groups.into_values().collect()
+    }
+
+    fn times(&self, t: &[f64]) -> ArrayD<f64> {
+        if self.scalar_time {
+            let shape = self.time.as_deref().and_then(|n| self.session.input(n)).map_or(0, |p| p.shape.len());
+            return ArrayD::from_elem(IxDyn(&vec![1; shape]), self.fed(t[0]));
+        }
+        let values: Vec<f64> = t.iter().map(|t| self.fed(*t)).collect();
+        let column = self.time.as_deref().and_then(|n| self.session.input(n)).is_some_and(|p| p.shape.len() == 2);
+        let shape = if column { vec![t.len(), 1] } else { vec![t.len()] };
+        ArrayD::from_shape_vec(IxDyn(&shape), values).expect("one time per row")
+    }
+
+    fn shaped(&self, leading: &[usize]) -> Vec<usize> {
+        leading.iter().chain(&self.shape).copied().collect()
+    }
+
+    /// One call; `tangents` are k × rows × dim.
+    fn call(&mut self, t: &[f64], x: &Batch, tangents: Option<&Blocks>, wanted: &[String]) -> Result<Vec<ArrayD<f64>>, EvalError> {
+        let state = x.to_shape(self.shaped(&[x.nrows()])).expect("dim numbers per row").into_owned();
+        let times = self.times(t);
+        let tangent_name = format!("{}_tangent", self.x);
+        let tangent = tangents.map(|z| {
+            let shape = self.shaped(&[z.shape()[0], z.shape()[1]]);
+            z.to_shape(shape).expect("dim numbers per tangent").into_owned()
+        });
+        let mut feeds = vec![(self.x.as_str(), state.view())];
+        if let Some(name) = &self.time {
+            feeds.push((name, times.view()));
+        }
+        if let Some(tangent) = &tangent {
+            feeds.push((&tangent_name, tangent.view()));
+        }
+        let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        self.session.run(feeds, &wanted)
+    }
+
+    fn shape_error(&self, found: &[usize], expected: Vec<usize>) -> EvalError {
+        EvalError::Shape {
+            file: self.session.file.clone(),
+            output: self.output.clone(),
+            found: found.to_vec(),
+            expected,
+        }
+    }
+
+    /// The plain output, rows × dim.
+    fn forward(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        let mut out = Batch::zeros(x.raw_dim());
+        for rows in self.groups(t) {
+            let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
+            let part = x.select(Axis(0), &rows);
+            let wanted = [self.output.clone()];
+            let y = self.call(&times, &part, None, &wanted)?.remove(0);
+            let expected = self.shaped(&[rows.len()]);
+            let y = match y.shape() == expected {
+                true => y.into_shape_with_order((rows.len(), x.ncols())),
+                false => return Err(self.shape_error(y.shape(), expected)),
+            };
+            let y = y.expect("the shape was just compared");
+            rows.iter().zip(y.rows()).for_each(|(i, row)| out.row_mut(*i).assign(&row));
+        }
+        Ok(out)
+    }
+
+    /// J_F·z, k × rows × dim.
+    fn products(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+        let mut out = Blocks::zeros(z.raw_dim());
+        self.tangent_calls(t, x, z, "tangent", |block, rows, y, network| {
+            let expected = network.shaped(&[block.len(), rows.len()]);
+            if y.shape() != expected {
+                return Err(network.shape_error(y.shape(), expected));
+            }
+            let y = y.into_shape_with_order((block.len(), rows.len(), x.ncols())).expect("the shape was just compared");
+            let y = y.into_dimensionality::<Ix3>().expect("three axes");
+            for (j, row) in rows.iter().enumerate() {
+                let mut target = out.slice_mut(ndarray::s![block.clone(), *row, ..]);
+                target.assign(&y.index_axis(Axis(1), j));
+            }
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    /// zᵀJ_F z, k × rows, summed inside the graph.
+    fn quadratic(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Array2<f64>, EvalError> {
+        let mut out = Array2::zeros((z.shape()[0], z.shape()[1]));
+        self.tangent_calls(t, x, z, "quadratic", |block, rows, y, network| {
+            let found = y.shape().to_vec();
+            let y = y.into_dimensionality::<Ix2>().ok().filter(|y| y.dim() == (block.len(), rows.len()));
+            let y = y.ok_or_else(|| network.shape_error(&found, vec![block.len(), rows.len()]))?;
+            for (j, row) in rows.iter().enumerate() {
+                out.slice_mut(ndarray::s![block.clone(), *row]).assign(&y.column(j));
+            }
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    /// Calls the tangent graph in blocks of directions, and in blocks of rows for very many numbers.
+    fn tangent_calls(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        z: &Blocks,
+        suffix: &str,
+        mut take: impl FnMut(std::ops::Range<usize>, &[usize], ArrayD<f64>, &Network) -> Result<(), EvalError>,
+    ) -> Result<(), EvalError> {
+        let wanted = [format!("{}_{suffix}", self.output)];
+        for group in self.groups(t) {
+            for rows in group.chunks((TANGENT_NUMBERS / x.ncols()).max(1)) {
+                let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
+                let part = x.select(Axis(0), rows);
+                let width = (TANGENT_NUMBERS / (rows.len() * x.ncols())).max(1);
+                for first in (0..z.shape()[0]).step_by(width) {
+                    let block = first..(first + width).min(z.shape()[0]);
+                    let tangents = z.slice(ndarray::s![block.clone(), .., ..]).select(Axis(1), rows);
+                    let y = self.call(&times, &part, Some(&tangents), &wanted)?.remove(0);
+                    take(block, rows, y, self)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// dx/dt of a card's network.
+pub struct Velocity {
+    network: Network,
+    prediction: Prediction,
+}
+
+impl Velocity {
+    /// E\[x₀ | x\], for samplers that end in a denoised state.
+    ///
+    /// # Errors
+    /// As [`VectorField::velocity`].
+    pub fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        let f = self.network.forward(t, x)?;
+        Ok(self.blend(t, x, f, Prediction::denoised))
+    }
+
+    fn blend(&self, t: &[f64], x: &Batch, mut f: Batch, view: fn(Prediction, &crate::flow::path::Schedule) -> crate::flow::prediction::Affine) -> Batch {
+        for (i, mut row) in f.rows_mut().into_iter().enumerate() {
+            let affine = view(self.prediction, &self.network.curve.at(t[i]));
+            row *= affine.b;
+            row.scaled_add(affine.a, &x.row(i));
+        }
+        f
+    }
+}
+
+impl VectorField for Velocity {
+    fn dim(&self) -> usize {
+        self.network.shape.iter().product()
+    }
+
+    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        let f = self.network.forward(t, x)?;
+        Ok(self.blend(t, x, f, Prediction::velocity))
+    }
+}
+
+/// Products with the Jacobian of a card's velocity: a·I + b·J_F.
+pub struct Tangents {
+    network: Network,
+    prediction: Prediction,
+}
+
+impl Linearized for Tangents {
+    fn dim(&self) -> usize {
+        self.network.shape.iter().product()
+    }
+
+    fn products(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+        let mut out = self.network.products(t, x, z)?;
+        for (i, t) in t.iter().enumerate() {
+            let view = self.prediction.velocity(&self.network.curve.at(*t));
+            let mut row = out.index_axis_mut(Axis(1), i);
+            row *= view.b;
+            row.scaled_add(view.a, &z.index_axis(Axis(1), i));
+        }
+        Ok(out)
+    }
+
+    fn quadratic(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Array2<f64>, EvalError> {
+        let mut out = self.network.quadratic(t, x, z)?;
+        let lengths = z.map_axis(Axis(2), |z| z.dot(&z));
+        for (i, t) in t.iter().enumerate() {
+            let view = self.prediction.velocity(&self.network.curve.at(*t));
+            let mut column = out.column_mut(i);
+            column *= view.b;
+            column.scaled_add(view.a, &lengths.column(i));
+        }
+        Ok(out)
+    }
+}
+
+/// One number per sample: a learned divergence or a closed-form log-density.
+pub struct Scalar {
+    network: Network,
+    scale: f64,
+}
+
+impl ScalarField for Scalar {
+    fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
+        let mut out = vec![0.0; x.nrows()];
+        for rows in self.network.groups(t) {
+            let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
+            let part = x.select(Axis(0), &rows);
+            let wanted = [self.network.output.clone()];
+            let y = self.network.call(&times, &part, None, &wanted)?.remove(0);
+            if y.len() != rows.len() {
+                return Err(self.network.shape_error(y.shape(), vec![rows.len()]));
+            }
+            rows.iter().zip(y.iter()).for_each(|(i, v)| out[*i] = v * self.scale);
+        }
+        Ok(out)
+    }
+}
+
+fn find<'a>(ports: &'a [Port], name: &str, file: &str, what: &str) -> Result<&'a Port> {
+    ports.iter().find(|p| p.name == name).ok_or_else(|| {
+        let known: Vec<&str> = ports.iter().map(|p| p.name.as_str()).collect();
+        anyhow!("{file}: no {what} `{name}`; the graph has {}", known.join(", "))
+    })
+}
+
+fn is_scalar(port: &Port) -> bool {
+    port.shape.is_empty() || port.shape[..] == [1]
+}
+
+fn join(sizes: &[i64]) -> String {
+    sizes.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,104 @@
+//! The only home of `faer`: thin QR and symmetric eigenvalues of dense f64 matrices.
+
+use faer::{Mat, MatRef, Par, Side};
+use ndarray::{Array1, Array2, ArrayView2, ShapeBuilder};
+
+/// Q of the thin QR factorisation of an n×k matrix, k ≤ n: orthonormal columns.
+///
+/// A rank-deficient input still gives k orthonormal columns whose span holds its range.
+pub fn thin_q(a: ArrayView2<f64>) -> Array2<f64> {
+    let q = to_faer(a).qr().compute_thin_Q();
+    to_ndarray(q.as_ref())
+}
+
+/// R of the QR factorisation: min(n, k)×k, with RᵀR = AᵀA.
+pub fn qr_r(a: ArrayView2<f64>) -> Array2<f64> {
+    to_ndarray(to_faer(a).qr().thin_R())
+}
+
+/// Thin singular value decomposition A = U·diag(s)·Vᵀ: U, s (descending), V.
+///
+/// # Errors
+/// When the iteration does not converge, which happens only for non-finite input.
+pub fn svd(a: ArrayView2<f64>) -> Result<(Array2<f64>, Array1<f64>, Array2<f64>), &'static str> {
+    let svd = to_faer(a).thin_svd().map_err(|_| "the singular value iteration did not converge")?;
+    let values = svd.S().column_vector().iter().copied().collect();
+    Ok((to_ndarray(svd.U()), values, to_ndarray(svd.V())))
+}
+
+/// Eigenvalues (ascending) and eigenvectors (columns) of a symmetric matrix; its lower triangle is read.
+///
+/// # Errors
+/// When the iteration does not converge, which happens only for non-finite input.
+pub fn eigh(a: ArrayView2<f64>) -> Result<(Array1<f64>, Array2<f64>), &'static str> {
+    let eigen = to_faer(a)
+        .self_adjoint_eigen(Side::Lower)
+        .map_err(|_| "the symmetric eigenvalue iteration did not converge")?;
+    let values = eigen.S().column_vector().iter().copied().collect();
+    Ok((values, to_ndarray(eigen.U())))
+}
+
+/// Eigenvalues (ascending) of a symmetric matrix; its lower triangle is read.
+///
+/// # Errors
+/// As [`eigh`].
+pub fn eigvalsh(a: ArrayView2<f64>) -> Result<Array1<f64>, &'static str> {
+    to_faer(a)
+        .self_adjoint_eigenvalues(Side::Lower)
+        .map(Array1::from)
+        .map_err(|_| "the symmetric eigenvalue iteration did not converge")
+}
+
+/// A·B through faer's kernels, which on large matrices beat a plain triple loop many times.
+pub fn matmul(a: ArrayView2<f64>, b: ArrayView2<f64>) -> Array2<f64> {
+    let mut c = Mat::<f64>::zeros(a.nrows(), b.ncols());
+    let (a, b) = (view(&a), view(&b));
+    faer::linalg::matmul::matmul(c.as_mut(), faer::Accum::Replace, a, b, 1.0, Par::Seq);
+    to_ndarray(c.as_ref())
+}
+
+fn view<'a>(a: &'a ArrayView2<f64>) -> MatRef<'a, f64> {
+    let strides = a.strides();
+    // SAFETY: pointer, extents and strides are those of a live ndarray view, which outlives the result.
+    unsafe { MatRef::from_raw_parts(a.as_ptr(), a.nrows(), a.ncols(), strides[0], strides[1]) }
+}
+
+fn to_faer(a: ArrayView2<f64>) -> Mat<f64> {
+    view(&a).to_owned()
+}
+
+fn to_ndarray(a: MatRef<f64>) -> Array2<f64> {
+    Array2::from_shape_fn((a.nrows(), a.ncols()).f(), |(i, j)| a[(i, j)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::num::key::{Key, Purpose};
+
+    fn random(n: usize, k: usize) -> Array2<f64> {
+        let draws = Key { seed: 1 }.normal(Purpose::Check, 0, 0, n * k);
+        draws.into_shape_with_order((n, k)).expect("n·k draws")
+    }
+
+    #[test]
+    fn q_is_orthonormal_and_spans_the_range() {
+        let a = random(40, 7);
+        let q = thin_q(a.view());
+        let gram = q.t().dot(&q) - Array2::<f64>::eye(7);
+        assert!(gram.iter().all(|e| e.abs() < 1e-14));
+        let rest = &a - &q.dot(&q.t().dot(&a));
+        assert!(rest.iter().all(|e| e.abs() < 1e-13));
+    }
+
+    #[test]
+    fn eigenpairs_rebuild_the_matrix() {
+        let a = random(30, 30);
+        let s = &a + &a.t();
+        let (values, vectors) = eigh(s.view()).expect("finite");
+        let rebuilt = matmul((&vectors * &values).view(), vectors.t());
+        assert!((&rebuilt - &s).iter().all(|e| e.abs() < 1e-12));
+        let alone = eigvalsh(s.view()).expect("finite");
+        assert!((&alone - &values).iter().all(|e| e.abs() < 1e-12));
+    }
+}

@@ -1,0 +1,147 @@
+//! The tidy tables as plain rows: what `table.rs` derives from a run directory,
+//! what the files under `tables/` hold, and all that a report sees.
+//!
+//! One struct is one CSV file, one field one column, in this order. Absent numbers
+//! are empty cells. Units: log-densities and their differences in nats, costs in
+//! evaluations of the network, times in seconds.
+
+use serde::{Deserialize, Serialize};
+
+/// `summary.csv`: one estimator on one dataset under one solver.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    pub model: String,
+    pub dataset: String,
+    pub estimator: String,
+    pub solver: String,
+    /// What kind of number this is: `ode-exact`, `ode-stochastic`, `learned`, `few-step`, `closed-form`.
+    pub kind: String,
+    /// Samples that entered the averages, and samples whose status was not `ok`.
+    pub n: usize,
+    pub failed: usize,
+    pub bits_per_dim: Option<f64>,
+    pub bits_per_dim_stderr: Option<f64>,
+    /// Mean log-likelihood per sample, and its standard error over the data.
+    pub nats: Option<f64>,
+    pub nats_stderr: Option<f64>,
+    pub nats_per_dim: Option<f64>,
+    /// Root mean square of the per-sample standard errors over probes; empty where deterministic.
+    pub probe_stderr: Option<f64>,
+    /// Paired per sample against the run's reference estimator: mean difference, its standard
+    /// error, root mean square difference and Pearson correlation.
+    pub reference: String,
+    pub bias: Option<f64>,
+    pub bias_stderr: Option<f64>,
+    pub rmse: Option<f64>,
+    pub correlation: Option<f64>,
+    /// Root mean square of (difference / reported standard error): 1 where the errors are honest.
+    pub calibration: Option<f64>,
+    /// Per sample: evaluations of the network, Jacobian products, calls of a learned head.
+    pub evaluations: f64,
+    pub jvps: f64,
+    pub head_calls: f64,
+    /// Total in evaluations of the network; products and head calls at their measured ratio.
+    pub cost: f64,
+    pub seconds_per_sample: f64,
+}
+
+/// `samples.csv`: one estimator on one sample.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    pub model: String,
+    pub dataset: String,
+    pub estimator: String,
+    pub solver: String,
+    pub sample: usize,
+    pub log_likelihood: Option<f64>,
+    pub stderr: Option<f64>,
+    pub prior_log_density: Option<f64>,
+    pub divergence_integral: Option<f64>,
+    pub bits_per_dim: Option<f64>,
+    pub nats_per_dim: Option<f64>,
+    pub evaluations: u64,
+    pub jvps: u64,
+    pub status: String,
+}
+
+/// `pairs.csv`: the mean paired difference of two estimators, `estimator` minus `other`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pair {
+    pub model: String,
+    pub dataset: String,
+    pub solver: String,
+    pub estimator: String,
+    pub other: String,
+    pub n: usize,
+    pub difference: f64,
+    pub difference_stderr: f64,
+    /// 95 % interval of the mean difference.
+    pub low: f64,
+    pub high: f64,
+}
+
+/// `metrics.csv`: one statistic of one set of samples against a reference set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricRow {
+    pub model: String,
+    /// The sampler, or `data` for the data-versus-data floor.
+    pub sampler: String,
+    pub metric: String,
+    pub value: f64,
+    pub stderr: Option<f64>,
+    pub n_generated: usize,
+    pub n_reference: usize,
+    /// Evaluations of the network per generated sample.
+    pub evaluations: f64,
+    /// What the statistic was computed on: the extractor's file name, or `raw`.
+    pub features: String,
+}
+
+/// `profile.csv`: the divergence of dx/dt at one node of one sample's path.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    pub model: String,
+    pub dataset: String,
+    pub solver: String,
+    pub estimator: String,
+    pub sample: usize,
+    /// The card's own time, and half the log signal-to-noise ratio ln(alpha/sigma) there.
+    pub t: f64,
+    pub half_log_snr: f64,
+    pub divergence: f64,
+}
+
+/// `density.csv`: the log-density of a 2-D model on a rectangular grid (x fastest).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Density {
+    pub model: String,
+    pub estimator: String,
+    pub x: f64,
+    pub y: f64,
+    pub log_density: Option<f64>,
+}
+
+/// Generated samples beside data, for a person's eye: images, or points of the plane.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gallery {
+    pub model: String,
+    pub sampler: String,
+    /// `[height, width]` or `[channels, height, width]` for images, `[2]` for the plane.
+    pub shape: Vec<usize>,
+    /// The data's range, for grey levels.
+    pub range: [f64; 2],
+    pub generated: Vec<Vec<f64>>,
+    pub real: Vec<Vec<f64>>,
+}
+
+/// All tables of a run (or of several).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tables {
+    pub summary: Vec<Summary>,
+    pub samples: Vec<Sample>,
+    pub pairs: Vec<Pair>,
+    pub metrics: Vec<MetricRow>,
+    pub profile: Vec<Profile>,
+    pub density: Vec<Density>,
+    pub galleries: Vec<Gallery>,
+}

@@ -1,0 +1,32 @@
+//! Euler's method on dx/dt = v.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Denoiser, Sample, Sampler, Schedule, heun};
+use crate::flow::field::EvalError;
+use crate::flow::path::Curve;
+use crate::num::Batch;
+use crate::solve::tableau;
+
+/// One evaluation per step.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Euler(pub Schedule);
+
+impl Sample for Euler {
+    fn schedule(&self) -> &Schedule {
+        &self.0
+    }
+
+    fn with_steps(&self, steps: usize) -> Sampler {
+        Sampler::Euler(Euler(Schedule { steps, ..self.0.clone() }))
+    }
+
+    fn evaluations(&self, curve: &Curve) -> u64 {
+        (self.0.intervals(curve) + usize::from(self.0.denoise_to_zero)) as u64
+    }
+
+    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, x: Batch) -> Result<Batch, EvalError> {
+        heun::march(&tableau::EULER, &self.0, field, curve, x)
+    }
+}

@@ -1,0 +1,304 @@
+//! Embedded pairs with error control per sample: finished and failed samples leave the batch.
+
+use ndarray::{ArrayView1, Axis};
+use serde::{Deserialize, Serialize};
+
+use super::tableau::{self, Step, Tableau, combine};
+use super::{Nodes, OdeSolver, Solution, Span, Status, Visitor, finite, select};
+use crate::flow::field::{EvalError, VectorField};
+use crate::num::Batch;
+use crate::num::key::SampleId;
+
+macro_rules! adaptive {
+    ($($(#[$meta:meta])* $Name:ident: $tableau:ident;)+) => { $(
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $Name {
+            pub rtol: f64,
+            pub atol: f64,
+            /// Attempted steps after which a sample is given up, rejected ones included.
+            pub max_steps: u64,
+        }
+
+        impl Default for $Name {
+            fn default() -> Self {
+                $Name { rtol: 1e-5, atol: 1e-5, max_steps: 10_000 }
+            }
+        }
+
+        impl $Name {
+            fn control(&self) -> Control {
+                Control { rtol: self.rtol, atol: self.atol, max_steps: self.max_steps }
+            }
+        }
+
+        impl OdeSolver for $Name {
+            fn check(&self, _span: Span) -> Result<(), String> {
+                self.control().check()
+            }
+
+            fn evaluations(&self) -> Option<u64> {
+                None
+            }
+
+            fn nodes(&self) -> Option<u64> {
+                None
+            }
+
+            fn solve(
+                &self,
+                field: &mut dyn VectorField,
+                sample: &[SampleId],
+                x: Batch,
+                span: Span,
+                visit: &mut Visitor,
+            ) -> Result<Solution, EvalError> {
+                Run::new(&tableau::$tableau, self.control(), sample, x, span).finish(field, visit)
+            }
+        }
+    )+ };
+}
+
+adaptive! {
+    /// Bogacki–Shampine 3(2).
+    Bosh3: BOSH3;
+    /// Dormand–Prince 5(4).
+    Dopri5: DOPRI5;
+}
+
+/// Tolerances on the state: a step is accepted where the root mean square over coordinates of
+/// error/(atol + rtol·max(|x|, |x'|)) is at most 1 (Hairer, Nørsett & Wanner, II.4).
+#[derive(Debug, Clone, Copy)]
+struct Control {
+    rtol: f64,
+    atol: f64,
+    max_steps: u64,
+}
+
+impl Control {
+    fn check(&self) -> Result<(), String> {
+        let tolerance = |v: f64| v >= 0.0 && v.is_finite();
+        if !tolerance(self.rtol) || !tolerance(self.atol) || self.rtol + self.atol == 0.0 {
+            return Err(format!(
+                "rtol is {} and atol is {}, expected both at least 0 and one of them above",
+                self.rtol, self.atol
+            ));
+        }
+        (self.max_steps > 0).then_some(()).ok_or_else(|| "max_steps is 0, expected at least 1".to_owned())
+    }
+
+    fn norm(&self, error: ArrayView1<f64>, a: ArrayView1<f64>, b: ArrayView1<f64>) -> f64 {
+        let square: f64 = error
+            .iter()
+            .zip(a.iter().zip(b))
+            .map(|(e, (a, b))| (e / (self.atol + self.rtol * a.abs().max(b.abs()))).powi(2))
+            .sum();
+        (square / error.len() as f64).sqrt()
+    }
+}
+
+/// One sample on its way.
+#[derive(Debug, Clone)]
+struct Traveller {
+    slot: usize,
+    t: f64,
+    /// The step to try next, signed.
+    h: f64,
+    previous_error: f64,
+    attempts: u64,
+    evaluations: u64,
+    nodes: u64,
+    rejected: bool,
+    /// Attempts in a row whose stages were not finite.
+    broken: u32,
+}
+
+struct Run<'a> {
+    tableau: &'static Tableau,
+    control: Control,
+    sample: &'a [SampleId],
+    end: f64,
+    /// Samples still under way, with their states and first slopes row by row.
+    active: Vec<Traveller>,
+    x: Batch,
+    solution: Solution,
+}
+
+impl<'a> Run<'a> {
+    fn new(tableau: &'static Tableau, control: Control, sample: &'a [SampleId], x: Batch, span: Span) -> Run<'a> {
+        let rows = x.nrows();
+        let traveller = |slot| Traveller {
+            slot,
+            t: span.start(),
+            h: span.end() - span.start(),
+            previous_error: 1e-4,
+            attempts: 0,
+            evaluations: 0,
+            nodes: 0,
+            rejected: false,
+            broken: 0,
+        };
+        Run {
+            tableau,
+            control,
+            sample,
+            end: span.end(),
+            active: (0..rows).map(traveller).collect(),
+            solution: Solution { x: x.clone(), status: vec![Status::Ok; rows], evaluations: vec![0; rows] },
+            x,
+        }
+    }
+
+    fn finish(mut self, field: &mut dyn VectorField, visit: &mut Visitor) -> Result<Solution, EvalError> {
+        let mut slope = self.depart(field)?;
+        while !self.active.is_empty() {
+            let t: Vec<f64> = self.active.iter().map(|s| s.t).collect();
+            let h: Vec<f64> = self.active.iter().map(|s| s.h).collect();
+            let step = self.tableau.step(field, &t, &h, &self.x, Some(slope.clone()))?;
+            let accepted = self.judge(&step, &h);
+            self.hand_on(&step, &h, &accepted, visit)?;
+            slope = self.advance(step, slope, &accepted);
+        }
+        Ok(self.solution)
+    }
+
+    /// First slopes and first steps (Hairer, Nørsett & Wanner, II.4, algorithm for the initial step).
+    fn depart(&mut self, field: &mut dyn VectorField) -> Result<Batch, EvalError> {
+        if self.active.is_empty() {
+            return Ok(self.x.clone());
+        }
+        let t: Vec<f64> = self.active.iter().map(|s| s.t).collect();
+        let slope = field.velocity(&t, &self.x)?;
+        let length = (self.end - t[0]).abs();
+        let direction = (self.end - t[0]).signum();
+        let norm = |v: ArrayView1<f64>, x: ArrayView1<f64>| self.control.norm(v, x, x);
+        let guess: Vec<f64> = (slope.rows().into_iter().zip(self.x.rows()))
+            .map(|(k, x)| {
+                let (d0, d1) = (norm(x, x), norm(k, x));
+                let h = if d0 < 1e-5 || d1 < 1e-5 { 1e-6 * length } else { 0.01 * d0 / d1 };
+                direction * if h.is_finite() { h.min(length) } else { length * 1e-3 }
+            })
+            .collect();
+        let ahead: Vec<f64> = t.iter().zip(&guess).map(|(t, h)| t + h).collect();
+        let probe = field.velocity(&ahead, &combine(&self.x, &guess, &[1.0], std::slice::from_ref(&slope)))?;
+        let power = 1.0 / self.tableau.order as f64;
+        for (i, s) in self.active.iter_mut().enumerate() {
+            let (k, x) = (slope.row(i), self.x.row(i));
+            let bend = (&probe.row(i) - &k) / guess[i].abs();
+            let (d1, d2) = (self.control.norm(k, x, x), self.control.norm(bend.view(), x, x));
+            let most = d1.max(d2);
+            let h = if most <= 1e-15 { (guess[i].abs() * 1e-3).max(1e-6 * length) } else { (0.01 / most).powf(power) };
+            let h = if h.is_finite() { h } else { guess[i].abs() };
+            s.h = direction * h.min(100.0 * guess[i].abs()).min(length);
+            s.evaluations = 2;
+        }
+        Ok(slope)
+    }
+
+    /// Judges each active row's trial step; sets its next step or its status.
+    fn judge(&mut self, step: &Step, h: &[f64]) -> Vec<bool> {
+        let weights = self.tableau.error.unwrap_or(&[]);
+        let zero = Batch::zeros(self.x.raw_dim());
+        let error = combine(&zero, h, weights, &step.k);
+        let order = self.tableau.order as f64;
+        let fresh_stages = (self.tableau.stages() - 1) as u64;
+        let mut accepted = Vec::with_capacity(self.active.len());
+        for (i, s) in self.active.iter_mut().enumerate() {
+            s.attempts += 1;
+            s.evaluations += fresh_stages;
+            let norm = self.control.norm(error.row(i), self.x.row(i), step.next.row(i));
+            let sound = norm.is_finite() && step.next.row(i).iter().all(|v| v.is_finite());
+            let fine = sound && norm <= 1.0;
+            accepted.push(fine);
+            if !sound {
+                s.broken += 1;
+                s.h *= 0.1;
+                s.rejected = true;
+                continue;
+            }
+            s.broken = 0;
+            // A PI controller: smoother steps than the plain rule, and fewer rejections.
+            let scale = norm.max(1e-10);
+            let factor = if fine {
+                0.9 * scale.powf(-0.7 / order) * s.previous_error.powf(0.4 / order)
+            } else {
+                0.9 * scale.powf(-1.0 / order)
+            };
+            let most = if s.rejected || !fine { 1.0 } else { 10.0 };
+            s.h *= factor.clamp(0.2, most);
+            s.rejected = !fine;
+            if fine {
+                s.previous_error = scale.max(1e-4);
+            }
+        }
+        accepted
+    }
+
+    fn hand_on(&mut self, step: &Step, h: &[f64], accepted: &[bool], visit: &mut Visitor) -> Result<(), EvalError> {
+        let keep: Vec<usize> = (0..accepted.len()).filter(|i| accepted[*i]).collect();
+        if keep.is_empty() {
+            return Ok(());
+        }
+        let slot: Vec<usize> = keep.iter().map(|i| self.active[*i].slot).collect();
+        let sample: Vec<SampleId> = slot.iter().map(|s| self.sample[*s]).collect();
+        for s in (0..self.tableau.stages()).filter(|s| self.tableau.b[*s] != 0.0) {
+            let node: Vec<u64> = keep.iter().map(|i| self.active[*i].nodes).collect();
+            let t: Vec<f64> = keep.iter().map(|i| step.t[s][*i]).collect();
+            let weight: Vec<f64> = keep.iter().map(|i| h[*i] * self.tableau.b[s]).collect();
+            let x = select(&step.x[s], &keep);
+            visit(&Nodes { sample: &sample, node: &node, slot: &slot, t: &t, x: &x, weight: &weight })?;
+            keep.iter().for_each(|i| self.active[*i].nodes += 1);
+        }
+        Ok(())
+    }
+
+    /// Moves accepted rows, lets finished and failed ones leave, and returns the slopes of the rest.
+    fn advance(&mut self, step: Step, slope: Batch, accepted: &[bool]) -> Batch {
+        let last = &step.k[self.tableau.stages() - 1];
+        let slope_is_sound = finite(last);
+        let mut next_slope = slope;
+        let mut keep = Vec::new();
+        for i in 0..self.active.len() {
+            let s = &mut self.active[i];
+            if accepted[i] {
+                s.t = step.t[self.tableau.stages() - 1][i];
+                self.x.row_mut(i).assign(&step.next.row(i));
+                next_slope.row_mut(i).assign(&last.row(i));
+            }
+            // The last step is clipped to the end, so arrival is exact up to rounding of t + h.
+            let left = self.end - s.t;
+            let tiny = 16.0 * f64::EPSILON * s.t.abs().max(self.end.abs());
+            let status = if accepted[i] && left.abs() <= tiny {
+                Some(Status::Ok)
+            } else if s.broken >= 12 || (accepted[i] && !slope_is_sound[i]) || !s.h.is_finite() {
+                Some(Status::NonFinite)
+            } else if s.attempts >= self.control.max_steps {
+                Some(Status::MaxSteps)
+            } else if s.h.abs() <= tiny {
+                Some(if s.broken > 0 { Status::NonFinite } else { Status::StepTooSmall })
+            } else {
+                None
+            };
+            match status {
+                Some(status) => {
+                    self.solution.status[s.slot] = status;
+                    self.solution.evaluations[s.slot] = s.evaluations;
+                    self.solution.x.row_mut(s.slot).assign(&self.x.row(i));
+                }
+                None => {
+                    if s.h.abs() > left.abs() {
+                        s.h = left;
+                    }
+                    keep.push(i);
+                }
+            }
+        }
+        if keep.len() < self.active.len() {
+            self.active = keep.iter().map(|i| self.active[*i].clone()).collect();
+            self.x = select(&self.x, &keep);
+            next_slope = next_slope.select(Axis(0), &keep);
+        }
+        next_slope
+    }
+}

@@ -1,0 +1,107 @@
+//! Fixed steps on a grid.
+
+use serde::{Deserialize, Serialize};
+
+use super::tableau::{self, Tableau};
+use super::{Nodes, OdeSolver, Solution, Span, Status, Visitor, finite};
+use crate::flow::field::{EvalError, VectorField};
+use crate::flow::grid::Spacing;
+use crate::num::Batch;
+use crate::num::key::SampleId;
+
+macro_rules! fixed {
+    ($($(#[$meta:meta])* $Name:ident: $tableau:ident, $steps:literal;)+) => { $(
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $Name {
+            pub steps: usize,
+            /// Karras for edm and ve, uniform in the card's time otherwise, unless named.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub grid: Option<Spacing>,
+        }
+
+        impl Default for $Name {
+            fn default() -> Self {
+                $Name { steps: $steps, grid: None }
+            }
+        }
+
+        impl OdeSolver for $Name {
+            fn check(&self, span: Span) -> Result<(), String> {
+                check(self.steps, self.grid, span)
+            }
+
+            fn evaluations(&self) -> Option<u64> {
+                Some((self.steps * tableau::$tableau.stages()) as u64)
+            }
+
+            fn nodes(&self) -> Option<u64> {
+                Some((self.steps * tableau::$tableau.nodes()) as u64)
+            }
+
+            fn solve(
+                &self,
+                field: &mut dyn VectorField,
+                sample: &[SampleId],
+                x: Batch,
+                span: Span,
+                visit: &mut Visitor,
+            ) -> Result<Solution, EvalError> {
+                let grid = span.grid(self.grid, self.steps).map_err(EvalError::Missing)?;
+                march(&tableau::$tableau, &grid, field, sample, x, visit)
+            }
+        }
+    )+ };
+}
+
+fixed! {
+    /// Euler's method, order 1.
+    Euler: EULER, 64;
+    /// The explicit midpoint rule, order 2.
+    Midpoint: MIDPOINT, 32;
+    /// Heun's method, order 2.
+    Heun: HEUN, 32;
+    /// The classical Runge–Kutta method, order 4.
+    Rk4: RK4, 16;
+}
+
+fn check(steps: usize, grid: Option<Spacing>, span: Span) -> Result<(), String> {
+    if !(1..=10_000_000).contains(&steps) {
+        return Err(format!("steps is {steps}, expected at least 1"));
+    }
+    span.grid(grid, steps.min(4)).map(|_| ())
+}
+
+/// Carries all rows over the grid together: on a fixed grid no sample can feel another.
+pub fn march(
+    tableau: &Tableau,
+    grid: &[f64],
+    field: &mut dyn VectorField,
+    sample: &[SampleId],
+    mut x: Batch,
+    visit: &mut Visitor,
+) -> Result<Solution, EvalError> {
+    let rows = x.nrows();
+    let slot: Vec<usize> = (0..rows).collect();
+    let mut node = 0;
+    for pair in grid.windows(2) {
+        let h = pair[1] - pair[0];
+        let step = tableau.step(field, &vec![pair[0]; rows], &vec![h; rows], &x, None)?;
+        for s in (0..tableau.stages()).filter(|s| tableau.b[*s] != 0.0) {
+            visit(&Nodes {
+                sample,
+                node: &vec![node; rows],
+                slot: &slot,
+                t: &step.t[s],
+                x: &step.x[s],
+                weight: &vec![h * tableau.b[s]; rows],
+            })?;
+            node += 1;
+        }
+        x = step.next;
+    }
+    let status = finite(&x).iter().map(|f| if *f { Status::Ok } else { Status::NonFinite }).collect();
+    let evaluations = ((grid.len() - 1) * tableau.stages()) as u64;
+    Ok(Solution { x, status, evaluations: vec![evaluations; rows] })
+}

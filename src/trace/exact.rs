@@ -1,0 +1,50 @@
+//! The exact trace: one product per coordinate.
+
+use ndarray::{Array2, Axis};
+use serde::{Deserialize, Serialize};
+
+use super::{Jacobians, Probes, TraceEstimator};
+use crate::flow::field::EvalError;
+use crate::num::Blocks;
+
+/// Σᵢ eᵢᵀA eᵢ over the coordinate basis, `chunk` directions at a time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Exact {
+    pub chunk: usize,
+}
+
+impl Default for Exact {
+    fn default() -> Self {
+        Exact { chunk: 64 }
+    }
+}
+
+impl TraceEstimator for Exact {
+    fn matvecs(&self, dim: usize) -> usize {
+        dim
+    }
+
+    fn is_exact(&self) -> bool {
+        true
+    }
+
+    fn check(&self, _dim: usize) -> Result<(), String> {
+        (self.chunk > 0).then_some(()).ok_or_else(|| "exact: chunk is 0, expected at least 1".to_owned())
+    }
+
+    fn trace(&self, ops: &mut dyn Jacobians, _probes: &Probes) -> Result<Array2<f64>, EvalError> {
+        let (rows, dim) = (ops.rows(), ops.dim());
+        let mut total = Array2::zeros((1, rows));
+        for first in (0..dim).step_by(self.chunk) {
+            let k = self.chunk.min(dim - first);
+            let mut basis = Blocks::zeros((k, rows, dim));
+            for (i, mut block) in basis.outer_iter_mut().enumerate() {
+                block.column_mut(first + i).fill(1.0);
+            }
+            let diagonal = ops.quadratic(&basis)?;
+            total += &diagonal.sum_axis(Axis(0)).insert_axis(Axis(0));
+        }
+        Ok(total)
+    }
+}
