@@ -13,6 +13,9 @@ mod plot;
 mod text;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 use crate::rows::Tables;
 
 /// Draws all that the tables allow and writes the page around it.

@@ -15,6 +15,9 @@ pub fn with_error(value: Option<f64>, error: Option<f64>) -> String {
     let Some(error) = finite(error).map(f64::abs) else {
         return significant(value, 5);
     };
+    // Powers of ten end where numbers become subnormal; nobody measures there.
+    let normal = |v: f64| if v.abs() < 1e-290 { 0.0 } else { v };
+    let (value, error) = (normal(value), normal(error));
     let top = value.abs().max(error);
     if top >= 1e7 || (top > 0.0 && top < 1e-4) {
         let exponent = top.log10().floor() as i32;
@@ -50,7 +53,7 @@ pub fn significant(value: f64, digits: i32) -> String {
     if !value.is_finite() {
         return ABSENT.into();
     }
-    if value == 0.0 {
+    if value.abs() < 1e-290 {
         return "0".into();
     }
     let exponent = value.abs().log10().floor() as i32;

@@ -191,7 +191,7 @@ pub fn metrics(view: &View, model: &str) -> Markup {
                     @for row in rows.iter().filter(|row| row.sampler == FLOOR && alone(&rows, row)) { (metric(row, None)) }
                 }
             } }
-            p.note { "± is one standard error of the statistic. The floor is the same statistic between held-back data and the reference data; SE above the floor counts both errors." }
+            p.note { "± is one standard error of the statistic. The floor is the same statistic of data against data, near which a perfect model would lie; its distance counts both errors." }
         }
     }
 }

@@ -1,0 +1,290 @@
+//! The report as a whole: what it shows, what it keeps out, and that nothing makes it fail.
+
+use super::*;
+use crate::rows::{Density, Gallery, MetricRow, Pair, Profile, Sample, Summary};
+
+const ESTIMATORS: [(&str, &str); 3] =
+    [("exact", "ode-exact"), ("hutchinson-8", "ode-stochastic"), ("stad", "learned")];
+
+/// Small tables with every kind of row, all names passed through `name`.
+fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
+    let key = || (name("moons"), name("test.npy"), name("heun"));
+    let mut tables = Tables::default();
+    for (e, (estimator, kind)) in ESTIMATORS.iter().enumerate() {
+        let shift = 0.1 * e as f64;
+        let (model, dataset, solver) = key();
+        tables.summary.push(Summary {
+            model,
+            dataset,
+            estimator: name(estimator),
+            solver,
+            kind: kind.to_string(),
+            n: samples,
+            failed: 0,
+            bits_per_dim: Some(2.5 + shift),
+            bits_per_dim_stderr: (samples > 1).then_some(0.02),
+            nats: Some(-3.5 - shift),
+            nats_stderr: (samples > 1).then_some(0.1),
+            nats_per_dim: Some(1.7),
+            probe_stderr: None,
+            reference: name("exact"),
+            bias: Some(-shift),
+            bias_stderr: (samples > 1).then_some(0.03),
+            rmse: Some(shift),
+            correlation: (samples > 1).then_some(0.98),
+            calibration: None,
+            evaluations: 40.0,
+            jvps: if e == 2 { 0.0 } else { 80.0 },
+            head_calls: 0.0,
+            cost: 120.0 / (1.0 + e as f64),
+            seconds_per_sample: 0.01,
+        });
+        tables.samples.extend((0..samples).map(|i| sample(key(), name(estimator), i, shift)));
+        tables.profile.extend((0..samples * 4).map(|i| node(key(), name(estimator), i, shift)));
+        tables.density.extend((0..30).map(|i| Density {
+            model: name("moons"),
+            estimator: name(estimator),
+            x: f64::from(i % 6),
+            y: f64::from(i / 6),
+            log_density: (i != 7).then_some(-f64::from(i) / 3.0 - shift),
+        }));
+    }
+    let (model, dataset, solver) = key();
+    let (estimator, other) = (name("stad"), name("exact"));
+    let (difference, low, high) = (-0.2, -0.26, -0.14);
+    tables.pairs.push(Pair { model, dataset, solver, estimator, other, n: samples, difference, difference_stderr: 0.03, low, high });
+    tables.metrics.extend([name("heun"), "data".into()].map(|sampler| MetricRow {
+        model: name("moons"),
+        sampler,
+        metric: name("frechet"),
+        value: 1.5,
+        stderr: Some(0.2),
+        n_generated: 100,
+        n_reference: 100,
+        evaluations: 35.0,
+        features: name("raw"),
+    }));
+    let points = |n: usize| (0..n).map(|i| vec![(i as f64).sin(), (i as f64).cos()]).collect();
+    tables.galleries.push(Gallery {
+        model: name("moons"),
+        sampler: name("heun"),
+        shape: vec![2],
+        range: [-1.0, 1.0],
+        generated: points(samples),
+        real: points(samples),
+    });
+    tables
+}
+
+fn sample((model, dataset, solver): (String, String, String), estimator: String, i: usize, shift: f64) -> Sample {
+    let log_likelihood = -3.5 - shift + (i as f64 * 0.7).sin();
+    Sample {
+        model,
+        dataset,
+        estimator,
+        solver,
+        sample: i,
+        log_likelihood: Some(log_likelihood),
+        stderr: None,
+        prior_log_density: Some(-2.0),
+        divergence_integral: Some(log_likelihood + 2.0),
+        bits_per_dim: Some(2.5 - log_likelihood / 10.0),
+        nats_per_dim: Some(-log_likelihood / 2.0),
+        evaluations: 40,
+        jvps: 80,
+        status: "ok".into(),
+    }
+}
+
+fn node((model, dataset, solver): (String, String, String), estimator: String, i: usize, shift: f64) -> Profile {
+    let t = (i % 4) as f64 / 4.0;
+    let (sample, half_log_snr) = (i / 4, ((1.0 - t) / t).ln());
+    Profile { model, dataset, solver, estimator, sample, t, half_log_snr, divergence: t - shift }
+}
+
+fn facts(name: impl Fn(&str) -> String) -> Facts {
+    let pairs = || vec![(name("key"), name("value"))];
+    Facts {
+        name: name("run"),
+        seed: 7,
+        models: vec![ModelFacts {
+            name: name("moons"),
+            dim: 2,
+            path: name("edm"),
+            prediction: name("denoised"),
+            prior: name("N(0, 1)"),
+            parameters: 12_345,
+            files: pairs(),
+            convention: name("none"),
+            provenance: pairs(),
+        }],
+        data: vec![DataFacts {
+            model: name("moons"),
+            file: name("test.npy"),
+            sha256: name("c0ffee"),
+            samples: 12,
+            treatment: name("as they are"),
+        }],
+        trials_finished: 3,
+        trials_failed: pairs(),
+        trials_outstanding: 2,
+        environment: pairs(),
+        config: name("name: run\nseed: 7"),
+    }
+}
+
+fn plain(text: &str) -> String {
+    text.into()
+}
+
+fn names(report: &Report) -> Vec<&str> {
+    report.figures.iter().map(|figure| figure.name.as_str()).collect()
+}
+
+#[test]
+fn every_kind_of_row_has_its_figure() {
+    let report = report(&tables(12, plain), &facts(plain)).unwrap();
+    let all = ["bias-moons", "frontier-moons", "scatter-moons", "divergence-moons", "histogram-moons", "density-moons", "gallery-moons-heun", "metrics-moons"];
+    assert_eq!(names(&report), all);
+    for figure in &report.figures {
+        assert!(report.html.contains(&format!("<figure id=\"{}\"", figure.name)));
+        assert!(figure.png.starts_with(b"\x89PNG") && !figure.caption.is_empty());
+    }
+}
+
+#[test]
+fn a_figure_goes_with_its_columns() {
+    let full = || tables(6, plain);
+    let cases: [(&str, Tables); 6] = [
+        ("scatter-moons histogram-moons", Tables { samples: vec![], ..full() }),
+        ("divergence-moons", Tables { profile: vec![], ..full() }),
+        ("density-moons", Tables { density: vec![], ..full() }),
+        ("gallery-moons-heun", Tables { galleries: vec![], ..full() }),
+        ("metrics-moons", Tables { metrics: vec![], ..full() }),
+        ("bias-moons frontier-moons scatter-moons", {
+            let mut tables = full();
+            tables.summary.retain(|row| row.estimator == "exact");
+            tables.samples.retain(|row| row.estimator == "exact");
+            tables
+        }),
+    ];
+    for (gone, tables) in cases {
+        let report = report(&tables, &facts(plain)).unwrap();
+        let names = names(&report);
+        assert!(gone.split(' ').all(|name| !names.contains(&name)), "{gone}: {names:?}");
+        assert_eq!(names.len(), 8 - gone.split(' ').count());
+    }
+}
+
+#[test]
+fn the_same_rows_give_the_same_bytes() {
+    let twice = [(); 2].map(|()| report(&tables(6, plain), &facts(plain)).unwrap());
+    assert_eq!(twice[0].html, twice[1].html);
+    for (a, b) in twice[0].figures.iter().zip(&twice[1].figures) {
+        assert_eq!((&a.svg, &a.png), (&b.svg, &b.png));
+    }
+}
+
+#[test]
+fn no_rows_still_give_a_page() {
+    let report = report(&Tables::default(), &Facts::default()).unwrap();
+    assert!(report.figures.is_empty());
+    assert!(report.html.contains("No rows yet") && report.html.ends_with("</html>"));
+}
+
+#[test]
+fn hostile_names_come_out_inert() {
+    let hostile = |text: &str| format!("</text><script>alert('{text}')</script>\"&\u{0}\u{1b}\u{202e}日本😀=cmd");
+    let report = report(&tables(4, hostile), &facts(hostile)).unwrap();
+    let svgs: Vec<&str> = report.figures.iter().map(|figure| figure.svg.as_str()).collect();
+    assert!(svgs.len() >= 7, "{}", svgs.len());
+    for text in svgs.iter().copied().chain([report.html.as_str()]) {
+        assert!(!text.contains("<script") && text.contains("&lt;script"));
+        assert!(text.chars().all(|c| c == '\n' || c == '\t' || !c.is_control()));
+        assert!(!text.contains('\u{202e}'));
+    }
+    for svg in svgs {
+        let known = ["svg ", "/svg>", "rect ", "line ", "polyline ", "polygon ", "circle ", "image ", "text ", "/text>"];
+        let tags = svg.split('<').skip(1);
+        tags.for_each(|tag| assert!(known.iter().any(|k| tag.starts_with(k)), "{tag}"));
+    }
+    for name in names(&Report { html: String::new(), ..report }) {
+        assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+    }
+}
+
+#[test]
+fn names_that_differ_only_in_what_a_file_name_loses_keep_their_files() {
+    let mut tables = tables(2, plain);
+    let others = tables.metrics.clone().into_iter().map(|row| MetricRow { model: "Moons".into(), ..row });
+    tables.metrics.extend(others);
+    let report = report(&tables, &facts(plain)).unwrap();
+    assert!(names(&report).ends_with(&["metrics-moons", "metrics-moons-2"]));
+}
+
+#[test]
+fn the_page_asks_nothing_from_outside() {
+    let html = report(&tables(6, plain), &facts(plain)).unwrap().html;
+    let html = html.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
+    for outside in ["http:", "https:", "url(", "@import", "<script", "src=\"/"] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+}
+
+#[test]
+fn failures_stand_at_the_top_and_absent_numbers_are_dashes() {
+    let mut tables = tables(5, plain);
+    tables.summary[2].failed = 3;
+    tables.summary[2].bias = None;
+    let html = report(&tables, &facts(plain)).unwrap().html;
+    let at = |text: &str| html.find(text).unwrap_or_else(|| panic!("{text} is missing"));
+    assert!(at("3 of 8 samples failed") < at("<h2>In short"));
+    assert!(at("Trial key failed") < at("<h2>In short"));
+    assert!(html.contains("<td class=\"n\">–</td>"));
+}
+
+#[test]
+fn the_summary_says_whether_zero_is_inside() {
+    let mut tables = tables(5, plain);
+    let says = |tables: &Tables| report(tables, &facts(plain)).unwrap().html;
+    assert!(says(&tables).contains("] does not contain zero"));
+    for row in &mut tables.summary {
+        row.bias_stderr = Some(0.5);
+    }
+    let html = says(&tables);
+    assert!(html.contains("] contains zero") && !html.contains("] does not contain zero"));
+}
+
+#[test]
+fn one_sample_and_impossible_numbers_never_panic() {
+    let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, 1e308, -1e308, 1e-320, -1e6];
+    for (i, &value) in odd.iter().enumerate() {
+        let mut tables = tables(1 + i % 2, plain);
+        for row in &mut tables.summary {
+            (row.bias, row.bias_stderr, row.rmse) = (Some(value), Some(value), Some(value));
+            (row.nats, row.nats_stderr, row.correlation) = (Some(value), None, Some(value));
+            (row.cost, row.jvps, row.seconds_per_sample) = (value, value, value);
+        }
+        for row in &mut tables.samples {
+            (row.log_likelihood, row.bits_per_dim) = (Some(value), (i % 2 == 0).then_some(value));
+        }
+        for row in &mut tables.metrics {
+            (row.value, row.stderr, row.evaluations) = (value, Some(value), value);
+        }
+        for row in tables.profile.iter_mut().step_by(2) {
+            (row.divergence, row.half_log_snr) = (value, value);
+        }
+        for row in tables.density.iter_mut().step_by(3) {
+            row.log_density = Some(value);
+        }
+        tables.density[4].x = value;
+        tables.pairs[0].difference_stderr = value;
+        let gallery = &mut tables.galleries[0];
+        gallery.generated = vec![vec![value, value], vec![]];
+        let report = report(&tables, &facts(plain)).unwrap();
+        for figure in &report.figures {
+            let text = figure.svg.split_once("NaN").or(figure.svg.split_once("inf\n"));
+            assert!(text.is_none(), "{} at {value}: {:.200}", figure.name, text.unwrap_or_default().1);
+        }
+    }
+}
