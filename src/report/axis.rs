@@ -87,7 +87,7 @@ impl Axis {
         let scale = Scale::Symlog(unit);
         let range = padded(span(values, scale), 0.05);
         let (ticks, minor) = symlog_ticks(range, decade as i32, scale, ticks);
-        Axis { label: label.into(), scale, range, ticks, minor }
+        Axis { label: format!("{label} (log scale away from zero)"), scale, range, ticks, minor }
     }
 
     /// One place per name, the first at the upper end of a vertical axis.
@@ -224,7 +224,9 @@ fn symlog_ticks(
     let inside = |at: &f64| (range[0]..=range[1]).contains(at);
     let reach = (range[1].max(-range[0]).ceil() as i32).clamp(1, 300);
     let both = range[0] < -0.5 && range[1] > 0.5;
-    let every = ((reach * if both { 2 } else { 1 }) as f64 / want.max(1) as f64).ceil().max(1.0);
+    // Two sides may carry twice the ticks: those near zero are the closest, and the most read.
+    let room = want.max(1) as f64 * if both { 1.0 } else { 0.7 };
+    let every = (f64::from(reach) / room).ceil().max(1.0);
     let mut ticks = vec![Tick { at: 0.0, text: "0".into() }];
     let mut minor = vec![];
     for d in 0..=reach {

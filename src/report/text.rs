@@ -39,6 +39,21 @@ pub fn shorten(text: &str, most: usize) -> String {
     format!("{start}…{end}")
 }
 
+/// A spec in YAML's flow style by its kind and values alone, `{hutchinson: {probes: 8}}` as
+/// `hutchinson 8`; any other text as it is.
+pub fn brief(spec: &str) -> String {
+    let spec = clean(spec);
+    let Some(inner) = spec.trim().strip_prefix('{').and_then(|s| s.strip_suffix('}')) else {
+        return spec;
+    };
+    let Some((kind, settings)) = inner.split_once(':') else { return spec };
+    let settings = settings.trim();
+    let settings = settings.strip_prefix('{').and_then(|s| s.strip_suffix('}')).unwrap_or(settings);
+    let value = |setting: &str| setting.rsplit(':').next().unwrap_or("").trim().to_string();
+    let values: Vec<String> = settings.split(',').map(value).filter(|v| !v.is_empty()).collect();
+    format!("{} {}", kind.trim(), values.join(" ")).trim().to_string()
+}
+
 /// A file stem or anchor: lower-case ASCII letters, digits and single hyphens, 1 to 60 of them.
 pub fn slug(text: &str) -> String {
     let mut slug = String::new();
@@ -80,6 +95,14 @@ mod tests {
         assert_eq!(shorten("hutchinson-probes-8", 9), "hutc…es-8");
         assert_eq!(shorten("ok", 9), "ok");
         assert_eq!(shorten("日本語の長い名前", 5), "日本…名前");
+    }
+
+    #[test]
+    fn a_spec_is_told_by_its_values() {
+        assert_eq!(brief("{hutchinson: {probes: 8, along: fixed}}"), "hutchinson 8 fixed");
+        assert_eq!(brief("{learned: {head: stad}}"), "learned stad");
+        assert_eq!(brief("hutch++ (24)"), "hutch++ (24)");
+        assert_eq!(brief("{x}"), "{x}");
     }
 
     #[test]

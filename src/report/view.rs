@@ -2,11 +2,11 @@
 
 use super::Facts;
 use super::palette::{self, Look};
-use super::text::{clean, shorten};
+use super::text::{brief, clean, shorten};
 use crate::rows::{Sample, Summary, Tables};
 
 /// Longest name of an estimator in a figure, in characters.
-const NAME: usize = 30;
+const NAME: usize = 28;
 
 /// Tables and facts with what is derived from them once.
 pub struct View<'a> {
@@ -16,6 +16,8 @@ pub struct View<'a> {
     pub models: Vec<&'a str>,
     pub groups: Vec<Group<'a>>,
     looks: Vec<(&'a str, Look)>,
+    /// What figures call each estimator: short, and no two alike.
+    names: Vec<(&'a str, String)>,
 }
 
 /// One model on one dataset under one solver: what is compared within a figure.
@@ -32,7 +34,8 @@ pub struct Group<'a> {
 
 impl<'a> View<'a> {
     pub fn new(tables: &'a Tables, facts: &'a Facts) -> View<'a> {
-        let mut view = View { tables, facts, models: models(tables, facts), groups: vec![], looks: looks(tables) };
+        let mut view = View { tables, facts, models: models(tables, facts), groups: vec![], looks: looks(tables), names: vec![] };
+        view.names = names(&view.looks);
         for (model, dataset, solver) in keys(tables) {
             let of = |row: &&Summary| (row.model.as_str(), row.dataset.as_str(), row.solver.as_str()) == (model, dataset, solver);
             let rows: Vec<&Summary> = tables.summary.iter().filter(of).collect();
@@ -49,6 +52,12 @@ impl<'a> View<'a> {
     pub fn look(&self, estimator: &str) -> Look {
         let found = self.looks.iter().find(|(name, _)| *name == estimator);
         found.map_or(palette::REFERENCE, |(_, look)| *look)
+    }
+
+    /// An estimator's name as figures and sentences show it.
+    pub fn name(&self, estimator: &str) -> String {
+        let found = self.names.iter().find(|(name, _)| *name == estimator);
+        found.map_or_else(|| shorten(&brief(estimator), NAME), |(_, name)| name.clone())
     }
 
     /// What tells this group's files from those of the other groups.
@@ -115,11 +124,6 @@ impl<'a> Group<'a> {
     }
 }
 
-/// An estimator's name as figures show it.
-pub fn name(estimator: &str) -> String {
-    shorten(estimator, NAME)
-}
-
 /// A model's name as titles show it.
 pub fn title(model: &str, what: &str) -> String {
     format!("{} · {what}", shorten(&clean(model), 40))
@@ -152,6 +156,18 @@ fn looks(tables: &Tables) -> Vec<(&str, Look)> {
     let others = unique(names).into_iter().filter(|name| !references.contains(name));
     let others = others.enumerate().map(|(i, name)| (name, palette::look(i)));
     references.iter().map(|name| (*name, palette::REFERENCE)).chain(others).collect()
+}
+
+fn names<'a>(looks: &[(&'a str, Look)]) -> Vec<(&'a str, String)> {
+    let mut names: Vec<(&str, String)> = vec![];
+    for (estimator, _) in looks {
+        let short = shorten(&brief(estimator), NAME);
+        let taken = |name: &String| names.iter().any(|(_, other)| other == name);
+        let numbered = (2..).map(|i| format!("{short} #{i}"));
+        let name = std::iter::once(short.clone()).chain(numbered).find(|name| !taken(name));
+        names.push((estimator, name.unwrap_or(short)));
+    }
+    names
 }
 
 /// Each item once, in the order of first appearance; quick also for many repeats in a row.

@@ -5,7 +5,7 @@ use crate::report::axis::Axis;
 use crate::report::number::{Z95, finite, with_error};
 use crate::report::palette::INK;
 use crate::report::picture::{Fill, Mark, Notes, Panel, Picture, Side, Stroke};
-use crate::report::view::{Group, View, name, title};
+use crate::report::view::{Group, View, title};
 use crate::rows::Summary;
 
 pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
@@ -19,9 +19,9 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     if rows.is_empty() {
         return None;
     }
-    let names: Vec<String> = rows.iter().map(|row| name(&row.estimator)).collect();
+    let names: Vec<String> = rows.iter().map(|row| view.name(&row.estimator)).collect();
     let ends = rows.iter().flat_map(|row| [low(row), high(row)]).chain([0.0]);
-    let reference = name(group.reference);
+    let reference = view.name(group.reference);
     let label = format!("log p − log p by {reference}, nats, mean over samples");
     let mut panel = Panel::new("", Axis::sized(&label, ends, 7), Axis::names(&names));
     panel.marks.push(Mark::Upright { x: 0.0, colour: INK, stroke: Stroke::Solid });
@@ -49,7 +49,7 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
         panels: vec![panel],
     };
     let (model, stem) = (group.model, view.stem("bias", group));
-    Some(Drawing { model, stem, caption: caption(group, &rows), picture })
+    Some(Drawing { model, stem, caption: caption(view, group, &rows), picture })
 }
 
 fn mean(row: &Summary) -> f64 {
@@ -68,13 +68,13 @@ fn in_bits(row: &Summary, factor: f64) -> String {
     with_error(row.bias.map(|bias| factor * bias), row.bias_stderr.map(|error| factor * error))
 }
 
-fn caption(group: &Group, rows: &[&Summary]) -> String {
+fn caption(view: &View, group: &Group, rows: &[&Summary]) -> String {
     let n = rows.iter().map(|row| row.n).max().unwrap_or(0);
     let mut text = format!(
         "Mean difference in log-likelihood from {} over the same {n} samples (n = {n}). Bars are \
          95 % intervals of the mean (± 1.96 standard errors, paired per sample); numbers at the \
          right are mean ± one standard error.",
-        name(group.reference),
+        view.name(group.reference),
     );
     if group.bits_per_nat().is_some() {
         text.push_str(

@@ -5,7 +5,7 @@ use crate::report::axis::Axis;
 use crate::report::palette::{INK, Look, Map, Shape};
 use crate::report::picture::{Fill, Mark, Panel, Picture, Raster, Side};
 use crate::report::text::{listing, shorten};
-use crate::report::view::{View, name, title};
+use crate::report::view::{View, title};
 
 /// Nats below the maximum at which the colours end: further down nothing is ever sampled.
 const DEPTH: f64 = 15.0;
@@ -27,19 +27,19 @@ fn of<'a>(view: &View<'a>, model: &'a str) -> Option<Drawing<'a>> {
     let points = points(view, model);
     let others: Vec<&Field> = fields[1..].iter().filter(|f| f.top().is_some()).take(OTHERS).collect();
     if others.is_empty() {
-        panels.push(first.panel(top, &points));
+        panels.push(first.panel(view, top, &points));
     }
     let mut names = vec![];
     for other in others {
-        names.push(name(other.estimator));
-        panels.push(first.panel(top, &points));
-        panels.push(other.panel(top, &[]));
-        panels.extend(difference(first, other, top));
+        names.push(view.name(other.estimator));
+        panels.push(first.panel(view, top, &points));
+        panels.push(other.panel(view, top, &[]));
+        panels.extend(difference(view, first, other, top));
     }
     let mut caption = format!(
         "Log-density by {}, in nats per unit of the plane; colours end {DEPTH} nats below its \
          maximum.",
-        name(first.estimator)
+        view.name(first.estimator)
     );
     if !points.is_empty() {
         caption.push_str(&format!(" Points: {} samples of the data.", points.len()));
@@ -108,12 +108,12 @@ impl Field<'_> {
         self.values.iter().flatten().copied().reduce(f64::max)
     }
 
-    fn panel(&self, top: f64, points: &[(f64, f64)]) -> Panel {
+    fn panel(&self, view: &View, top: f64, points: &[(f64, f64)]) -> Panel {
         let colour = |value: Option<f64>| match value {
             Some(value) => Map::Viridis.colour((value - top + DEPTH) / DEPTH),
             None => [200, 200, 200],
         };
-        let mut panel = self.raster(shorten(self.estimator, 30), colour);
+        let mut panel = self.raster(view.name(self.estimator), colour);
         panel.side = Side::Bar(Map::Viridis, Axis::exactly("nats", [top - DEPTH, top], 6));
         let look = Look { colour: INK, shape: Shape::Circle };
         let points = points.to_vec();
@@ -147,7 +147,7 @@ fn cells(centres: &[f64]) -> [f64; 2] {
     [low - half, high + half]
 }
 
-fn difference(first: &Field, other: &Field, top: f64) -> Option<Panel> {
+fn difference(view: &View, first: &Field, other: &Field, top: f64) -> Option<Panel> {
     let pairs = first.values.iter().zip(&other.values);
     let differences: Vec<Option<f64>> = pairs
         .map(|(a, b)| Some((*b)? - (*a).filter(|a| *a > top - DEPTH)?))
@@ -157,7 +157,7 @@ fn difference(first: &Field, other: &Field, top: f64) -> Option<Panel> {
     let reach = *sizes.get(sizes.len().saturating_sub(1) * 99 / 100)?;
     let reach = if reach > 0.0 && reach.is_finite() { reach } else { 1e-6 };
     let field = Field { estimator: other.estimator, xs: first.xs.clone(), ys: first.ys.clone(), values: differences };
-    let heading = format!("{} − {}", shorten(other.estimator, 16), shorten(first.estimator, 16));
+    let heading = format!("{} − {}", shorten(&view.name(other.estimator), 18), shorten(&view.name(first.estimator), 14));
     let colour = |value: Option<f64>| match value {
         Some(value) => Map::Diverging.colour(0.5 + 0.5 * value / reach),
         None => [225, 226, 229],

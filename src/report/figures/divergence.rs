@@ -7,7 +7,7 @@ use crate::report::axis::Axis;
 use crate::report::curves;
 use crate::report::palette::{Look, RULE};
 use crate::report::picture::{Key, Mark, Panel, Picture, Sign, Stroke};
-use crate::report::view::{Group, View, name, title};
+use crate::report::view::{Group, View, title};
 use crate::rows::Profile;
 
 type Curve = Vec<(f64, f64)>;
@@ -38,18 +38,18 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     }
     let label = if by_snr { "half log signal-to-noise ratio ln(α/σ): noise at the left, data at the right" } else { "time t of the model" };
     let mut panels = vec![levels(&bundles, &grid, label)];
-    panels.extend(differences(group, &bundles, &grid, label));
+    panels.extend(differences(view, group, &bundles, &grid, label));
     let samples = bundles.iter().map(|b| b.curves.len()).max().unwrap_or(0);
     let picture = Picture {
         title: title(group.model, "divergence along the path"),
         subtitle: format!("{} · {samples} of them drawn", group.subtitle()),
-        keys: keys(group, &bundles, panels.len() > 1),
+        keys: keys(view, group, &bundles, panels.len() > 1),
         columns: 1,
         cell: (880.0, 280.0),
         panels,
     };
     let (model, stem) = (group.model, view.stem("divergence", group));
-    Some(Drawing { model, stem, caption: caption(group, samples), picture })
+    Some(Drawing { model, stem, caption: caption(view, group, samples), picture })
 }
 
 fn bundles<'a>(view: &View<'a>, group: &Group<'a>, rows: &[&'a Profile], by_snr: bool) -> Vec<Bundle<'a>> {
@@ -94,7 +94,7 @@ fn levels(bundles: &[Bundle], grid: &[f64], label: &str) -> Panel {
     panel
 }
 
-fn differences(group: &Group, bundles: &[Bundle], grid: &[f64], label: &str) -> Option<Panel> {
+fn differences(view: &View, group: &Group, bundles: &[Bundle], grid: &[f64], label: &str) -> Option<Panel> {
     let reference = bundles.iter().find(|bundle| bundle.estimator == group.reference)?;
     let others: Vec<(&Bundle, Vec<(f64, f64, Option<f64>)>)> = bundles
         .iter()
@@ -109,7 +109,7 @@ fn differences(group: &Group, bundles: &[Bundle], grid: &[f64], label: &str) -> 
         [mean - spread.unwrap_or(0.0), mean + spread.unwrap_or(0.0)]
     };
     let values: Vec<f64> = others.iter().flat_map(|(_, average)| average.iter().flat_map(reach)).collect();
-    let heading = format!("Difference to {}", name(group.reference));
+    let heading = format!("Difference to {}", view.name(group.reference));
     let y = Axis::sized("difference of div dx/dt", values, 5);
     let mut panel = Panel::new(heading, Axis::exactly(label, ends(grid), 8), y);
     panel.marks.push(Mark::Level { y: 0.0, colour: RULE, stroke: Stroke::Solid });
@@ -143,10 +143,10 @@ fn ends(grid: &[f64]) -> [f64; 2] {
     [grid.first().copied().unwrap_or(0.0), grid.last().copied().unwrap_or(1.0)]
 }
 
-fn keys(group: &Group, bundles: &[Bundle], with_band: bool) -> Vec<Key> {
+fn keys(view: &View, group: &Group, bundles: &[Bundle], with_band: bool) -> Vec<Key> {
     let key = |bundle: &Bundle| {
         let role = if bundle.estimator == group.reference { " (reference)" } else { "" };
-        let text = format!("{}{role}", name(bundle.estimator));
+        let text = format!("{}{role}", view.name(bundle.estimator));
         Key { text, colour: bundle.look.colour, sign: Sign::Line(Stroke::Solid) }
     };
     let mut keys: Vec<Key> = bundles.iter().map(key).collect();
@@ -157,13 +157,13 @@ fn keys(group: &Group, bundles: &[Bundle], with_band: bool) -> Vec<Key> {
     keys
 }
 
-fn caption(group: &Group, samples: usize) -> String {
+fn caption(view: &View, group: &Group, samples: usize) -> String {
     let over = if samples == 1 { "one sample".into() } else { format!("{samples} samples") };
     format!(
         "Divergence of dx/dt, time running from data to noise, over {over}: its integral over time \
          is what a likelihood adds to the prior's log-density. Below, the paired difference to {}: \
          mean and standard deviation over the samples. Estimates are at the same nodes of the same \
          paths; between nodes lines are drawn straight.",
-        name(group.reference),
+        view.name(group.reference),
     )
 }

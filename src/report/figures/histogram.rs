@@ -3,7 +3,7 @@
 use super::Drawing;
 use crate::report::axis::Axis;
 use crate::report::picture::{Key, Mark, Panel, Picture, Sign, Stroke};
-use crate::report::view::{Group, View, name, title};
+use crate::report::view::{Group, View, title};
 use crate::rows::Sample;
 
 pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
@@ -34,7 +34,7 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     }
     let alike = sets.iter().all(|(_, samples)| samples.len() == sets[0].1.len());
     let key = |(estimator, samples): &(&str, Vec<&Sample>)| Key {
-        text: if alike { name(estimator) } else { format!("{} (n = {})", name(estimator), samples.len()) },
+        text: if alike { view.name(estimator) } else { format!("{} (n = {})", view.name(estimator), samples.len()) },
         colour: view.look(estimator).colour,
         sign: Sign::Line(Stroke::Solid),
     };

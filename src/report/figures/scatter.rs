@@ -8,7 +8,7 @@ use crate::report::number::significant;
 use crate::report::palette::{RULE, Shape};
 use crate::report::picture::{Fill, Mark, Panel, Picture, Stroke};
 use crate::report::text::shorten;
-use crate::report::view::{Group, View, name, title};
+use crate::report::view::{Group, View, title};
 
 /// Most points of one panel and of the whole figure: files stay small, clouds keep their form.
 const PER_PANEL: usize = 2000;
@@ -44,7 +44,7 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     let caption = format!(
         "Each point is one sample: log-likelihood by the named estimator against {}. Dashed: \
          equality. r is Pearson's correlation, RMSE the root mean square difference in nats.{thinned}",
-        name(group.reference),
+        view.name(group.reference),
     );
     let picture = Picture {
         title: title(group.model, "log-likelihood per sample"),
@@ -60,8 +60,8 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
 
 fn panel(view: &View, group: &Group, estimator: &str, pairs: &[(f64, f64)], most: usize) -> Panel {
     let both = || pairs.iter().flat_map(|&(a, b)| [a, b]);
-    let short = shorten(estimator, 22);
-    let x = Axis::linear(&format!("by {}, nats", shorten(group.reference, 22)), both(), 4);
+    let short = shorten(&view.name(estimator), 24);
+    let x = Axis::linear(&format!("by {}, nats", shorten(&view.name(group.reference), 24)), both(), 4);
     let y = Axis::linear(&format!("by {short}, nats"), both(), 4);
     let ends = vec![(x.range[0], x.range[0]), (x.range[1], x.range[1])];
     let mut panel = Panel::new(short, x, y);

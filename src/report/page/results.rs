@@ -103,7 +103,8 @@ fn summary(view: &View, group: &Group) -> Markup {
                 @for column in &columns { th.n title=(column.meaning) { (column.heading) } }
             } }
             tbody { @for row in rows { tr.reference[is_reference(group, row)] {
-                th scope="row" { (swatch(view, &row.estimator)) (clean(&row.estimator)) 
+                th scope="row" { (swatch(view, &row.estimator)) (view.name(&row.estimator))
+                    @if view.name(&row.estimator) != clean(&row.estimator) { code.kind { (clean(&row.estimator)) } }
                     span.kind { (clean(&row.kind)) @if is_reference(group, row) { ", reference" } }
                 }
                 @if same_n(group).is_none() { td.n { (count(row.n as f64)) } }
@@ -113,7 +114,7 @@ fn summary(view: &View, group: &Group) -> Markup {
         } }
         p.note {
             "± is one standard error of the mean over the data. Bias, RMSE and r are paired per sample against "
-            (clean(group.reference)) "; brackets are 95 % intervals. Cost is per sample, in evaluations of the network. "
+            (view.name(group.reference)) "; brackets are 95 % intervals. Cost is per sample, in evaluations of the network. "
             (ABSENT) " stands for: not defined here."
         }
     }

@@ -63,9 +63,9 @@ fn card(view: &View, group: &Group) -> Markup {
     html! {
         div.card {
             h3 { (clean(group.model)) }
-            (headline(group))
+            (headline(view, group))
             ul {
-                @for sentence in sentences(group) { li { (sentence) } }
+                @for sentence in sentences(view, group) { li { (sentence) } }
                 // Statistics belong to the model, so they are said once.
                 @if lead { @for sentence in samples(view, group.model) { li { (sentence) } } }
             }
@@ -73,7 +73,7 @@ fn card(view: &View, group: &Group) -> Markup {
     }
 }
 
-fn headline(group: &Group) -> Markup {
+fn headline(view: &View, group: &Group) -> Markup {
     let row = group.reference_row().or(group.rows.first().copied());
     html! {
         @if let Some(row) = row {
@@ -85,7 +85,7 @@ fn headline(group: &Group) -> Markup {
                 " " span.unit { @if bits { "bits/dim" } @else { "nats" } }
             }
             p.under {
-                (clean(&row.estimator)) ", mean ± standard error over " (count(row.n as f64))
+                (view.name(&row.estimator)) ", mean ± standard error over " (count(row.n as f64))
                 @if row.n == 1 { " sample" } @else { " samples" }
                 @if bits { " (" (with_error(row.nats, row.nats_stderr)) " nats)" }
             }
@@ -94,44 +94,44 @@ fn headline(group: &Group) -> Markup {
     }
 }
 
-fn sentences(group: &Group) -> Vec<Markup> {
+fn sentences(view: &View, group: &Group) -> Vec<Markup> {
     let others: Vec<&Summary> = (group.rows.iter().copied())
         .filter(|row| row.estimator != group.reference && finite(row.bias).is_some())
         .collect();
     let mut said = vec![];
-    said.extend(others.iter().filter(|row| row.kind == "closed-form").map(|row| truth(group, row)));
-    said.extend(nearest(group, &others));
+    said.extend(others.iter().filter(|row| row.kind == "closed-form").map(|row| truth(view, group, row)));
+    said.extend(nearest(view, group, &others));
     let learned = |row: &&&Summary| matches!(row.kind.as_str(), "learned" | "few-step");
-    said.extend(others.iter().filter(learned).map(|row| head(group, row)));
-    said.extend(unbiased(&others));
+    said.extend(others.iter().filter(learned).map(|row| head(view, group, row)));
+    said.extend(unbiased(view, &others));
     said
 }
 
-fn truth(group: &Group, row: &Summary) -> Markup {
+fn truth(view: &View, group: &Group, row: &Summary) -> Markup {
     html! {
-        b { "Known truth: " } (clean(&row.estimator)) " differs from " (clean(group.reference)) " by "
+        b { "Known truth: " } (view.name(&row.estimator)) " differs from " (view.name(group.reference)) " by "
         (with_error(row.bias, row.bias_stderr)) " nats in the mean, by " (maybe(row.rmse, 2))
         " nats (root mean square) per sample."
     }
 }
 
-fn nearest(group: &Group, others: &[&Summary]) -> Option<Markup> {
+fn nearest(view: &View, group: &Group, others: &[&Summary]) -> Option<Markup> {
     let estimates = others.iter().filter(|row| row.kind != "closed-form");
     let row = estimates
         .filter(|row| finite(row.rmse).is_some())
         .min_by(|a, b| a.rmse.unwrap_or(f64::MAX).total_cmp(&b.rmse.unwrap_or(f64::MAX)))?;
     Some(html! {
-        b { "Nearest per sample: " (clean(&row.estimator)) } ", " (maybe(row.rmse, 2))
-        " nats (root mean square) from " (clean(group.reference)) ", for " (count(row.cost)) " evaluations"
-        @if let Some(share) = share(group, row) { ", " (share) }
+        b { "Nearest per sample: " (view.name(&row.estimator)) } ", " (maybe(row.rmse, 2))
+        " nats (root mean square) from " (view.name(group.reference)) ", for " (count(row.cost)) " evaluations"
+        @if let Some(share) = share(view, group, row) { ", " (share) }
         "."
     })
 }
 
 /// A row's cost beside the reference's, in words.
-fn share(group: &Group, row: &Summary) -> Option<String> {
+fn share(view: &View, group: &Group, row: &Summary) -> Option<String> {
     let share = row.cost / group.reference_row()?.cost;
-    let of = clean(group.reference);
+    let of = view.name(group.reference);
     match share {
         _ if !share.is_finite() => None,
         _ if (0.98..1.02).contains(&share) => Some(format!("as many as {of}")),
@@ -140,7 +140,7 @@ fn share(group: &Group, row: &Summary) -> Option<String> {
     }
 }
 
-fn head(group: &Group, row: &Summary) -> Markup {
+fn head(view: &View, group: &Group, row: &Summary) -> Markup {
     let what = if row.kind == "few-step" { "Few-step map" } else { "Learned head" };
     let (bias, error) = (row.bias.unwrap_or(0.0), finite(row.bias_stderr));
     let shown = |factor: f64| match error {
@@ -148,7 +148,7 @@ fn head(group: &Group, row: &Summary) -> Markup {
         None => significant(factor * bias, 3),
     };
     html! {
-        b { (what) ": " (clean(&row.estimator)) } " is off by " b { (shown(1.0)) " nats" }
+        b { (what) ": " (view.name(&row.estimator)) } " is off by " b { (shown(1.0)) " nats" }
         @if let Some(factor) = group.bits_per_nat() { " (" (shown(factor)) " bits/dim)" }
         @match (interval(row.bias, row.bias_stderr), contains_zero(row)) {
             (Some(interval), Some(true)) => { "; its 95 % interval " (interval) " contains zero. " }
@@ -157,18 +157,18 @@ fn head(group: &Group, row: &Summary) -> Markup {
         }
         @if let Some(r) = finite(row.correlation) { "Per sample r = " (correlation(r)) "; " } @else { "It takes " }
         (count(row.cost)) " evaluations"
-        @if let Some(share) = share(group, row) { ", " (share) }
+        @if let Some(share) = share(view, group, row) { ", " (share) }
         @if row.jvps == 0.0 { ", and no Jacobian products" }
         "."
     }
 }
 
 /// Estimators that should be right in the mean, and whether they are.
-fn unbiased(others: &[&Summary]) -> Option<Markup> {
+fn unbiased(view: &View, others: &[&Summary]) -> Option<Markup> {
     let which = |zero| -> Vec<String> {
         let stochastic = others.iter().filter(|row| row.kind == "ode-stochastic");
         let rows = stochastic.filter(|row| contains_zero(row) == Some(zero));
-        rows.map(|row| clean(&row.estimator)).collect()
+        rows.map(|row| view.name(&row.estimator)).collect()
     };
     let (well, off) = (which(true), which(false));
     if well.is_empty() && off.is_empty() {

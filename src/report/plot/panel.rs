@@ -39,7 +39,7 @@ pub fn draw<DB: Backend>(pen: &Pen<DB>, panel: &Panel, cell: Rect, room: Room) -
         None => grid(pen, &plot)?,
     }
     for mark in &panel.marks {
-        plot.mark(pen, mark)?;
+        plot.mark(pen, mark, &panel.marks)?;
     }
     ticks_below(pen, &plot)?;
     ticks_beside(pen, &plot)?;
@@ -120,7 +120,7 @@ impl Plot<'_> {
         points.iter().filter_map(|&point| self.at(point)).collect()
     }
 
-    fn mark<DB: Backend>(&self, pen: &Pen<DB>, mark: &Mark) -> Result<()> {
+    fn mark<DB: Backend>(&self, pen: &Pen<DB>, mark: &Mark, all: &[Mark]) -> Result<()> {
         match mark {
             Mark::Line { points, colour, width, stroke: Stroke::Solid } => {
                 pen.line(&self.all(points), *colour, *width)
@@ -144,7 +144,7 @@ impl Plot<'_> {
                 let Some(y) = self.y.fraction(*y).map(|part| self.up(part)) else { return Ok(()) };
                 self.rule(pen, (self.frame.left, y), (self.frame.right, y), *colour, *stroke)
             }
-            Mark::Labels(texts) => self.labels(pen, texts),
+            Mark::Labels(texts) => self.labels(pen, texts, all),
             Mark::Corner(lines) => lines.iter().enumerate().try_for_each(|(i, line)| {
                 let at = (self.frame.left + 8.0, self.frame.top + 17.0 + 16.0 * i as f64);
                 pen.text(line, at, Anchor::Start, NOTE)
@@ -166,7 +166,7 @@ impl Plot<'_> {
         }
     }
 
-    fn labels<DB: Backend>(&self, pen: &Pen<DB>, texts: &[(f64, f64, String, Colour)]) -> Result<()> {
+    fn labels<DB: Backend>(&self, pen: &Pen<DB>, texts: &[(f64, f64, String, Colour)], all: &[Mark]) -> Result<()> {
         let shown: Vec<_> = texts
             .iter()
             .filter_map(|(x, y, text, colour)| Some((self.at((*x, *y))?, text, *colour)))
@@ -179,7 +179,11 @@ impl Plot<'_> {
                 height: 15.0,
             })
             .collect();
-        let points: Vec<_> = shown.iter().map(|(point, _, _)| *point).collect();
+        let dots = all.iter().filter_map(|mark| match mark {
+            Mark::Dots { points, .. } => Some(self.all(points)),
+            _ => None,
+        });
+        let points: Vec<_> = dots.flatten().collect();
         let places = labels::place(&wanted, &points, self.frame);
         for ((_, text, colour), place) in shown.iter().zip(places) {
             let Some(place) = place else { continue };
