@@ -50,25 +50,15 @@ pub struct Content {
 
 impl Content {
     pub fn scalar(item: Item) -> Content {
-        Content {
-            dims: Vec::new(),
-            items: vec![item],
-        }
+        Content { dims: Vec::new(), items: vec![item] }
     }
 
     pub fn list(items: Vec<Item>) -> Content {
-        Content {
-            dims: vec![items.len()],
-            items,
-        }
+        Content { dims: vec![items.len()], items }
     }
 
     pub fn of_tensor(tensor: &TensorProto) -> Option<Content> {
-        let dims: Option<Vec<usize>> = tensor
-            .dims
-            .iter()
-            .map(|d| usize::try_from(*d).ok())
-            .collect();
+        let dims: Option<Vec<usize>> = tensor.dims.iter().map(|d| usize::try_from(*d).ok()).collect();
         let dims = dims?;
         let count = count(&dims)?;
         let items = elements(tensor, count)?;
@@ -86,9 +76,7 @@ impl Content {
 
 /// The number of elements, where it is small enough to follow.
 fn count(dims: &[usize]) -> Option<usize> {
-    let span = dims
-        .iter()
-        .try_fold(1usize, |n, d| n.checked_mul((*d).max(1)))?;
+    let span = dims.iter().try_fold(1usize, |n, d| n.checked_mul((*d).max(1)))?;
     (span <= LIMIT).then(|| dims.iter().product())
 }
 
@@ -99,34 +87,15 @@ fn elements(tensor: &TensorProto, count: usize) -> Option<Vec<Item>> {
         if width == 0 || raw.len() != count * width {
             return None;
         }
-        return raw
-            .chunks_exact(width)
-            .map(|bytes| raw_element(elem, bytes))
-            .collect();
+        return raw.chunks_exact(width).map(|bytes| raw_element(elem, bytes)).collect();
     }
     Some(match elem {
         ElemType::INT64 => tensor.int64_data.iter().map(|n| Item::fixed(*n)).collect(),
-        ElemType::FLOAT => tensor
-            .float_data
-            .iter()
-            .map(|x| Item::Real(f64::from(*x)))
-            .collect(),
+        ElemType::FLOAT => tensor.float_data.iter().map(|x| Item::Real(f64::from(*x))).collect(),
         ElemType::DOUBLE => tensor.double_data.iter().map(|x| Item::Real(*x)).collect(),
-        ElemType::INT32 | ElemType::BOOL => tensor
-            .int32_data
-            .iter()
-            .map(|n| Item::fixed(i64::from(*n)))
-            .collect(),
-        ElemType::FLOAT16 => tensor
-            .int32_data
-            .iter()
-            .map(|n| Item::Real(half(*n as u16)))
-            .collect(),
-        ElemType::BFLOAT16 => tensor
-            .int32_data
-            .iter()
-            .map(|n| Item::Real(brain(*n as u16)))
-            .collect(),
+        ElemType::INT32 | ElemType::BOOL => tensor.int32_data.iter().map(|n| Item::fixed(i64::from(*n))).collect(),
+        ElemType::FLOAT16 => tensor.int32_data.iter().map(|n| Item::Real(half(*n as u16))).collect(),
+        ElemType::BFLOAT16 => tensor.int32_data.iter().map(|n| Item::Real(brain(*n as u16))).collect(),
         _ => return None,
     })
 }
@@ -177,21 +146,18 @@ fn fold_one(g: &mut Graph, node: &Node) -> Option<Content> {
         "Constant" => return constant(node),
         _ => {}
     }
-    let inputs: Option<Vec<Content>> = node
-        .inputs
-        .iter()
-        .flatten()
-        .map(|v| g.content(*v).filter(|c| c.items.len() <= LIMIT).cloned())
-        .collect();
+    let inputs: Option<Vec<Content>> =
+        node.inputs.iter().flatten().map(|v| g.content(*v).filter(|c| c.items.len() <= LIMIT).cloned()).collect();
     let inputs = inputs.filter(|inputs| !inputs.is_empty())?;
     let first = &inputs[0];
     match op {
         "Identity" => Some(first.clone()),
         "Cast" => Some(cast(first, ElemType(node.int("to", 0) as i32))),
-        "Floor" | "Ceil" | "Round" | "Sqrt" | "Neg" | "Abs" | "Not" | "Reciprocal" | "Exp"
-        | "Log" => Some(unary(op, first)),
-        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Equal" | "Less" | "Greater" | "LessOrEqual"
-        | "GreaterOrEqual" | "And" | "Or" | "Max" | "Min" | "Pow" => binary(g, node, &inputs),
+        "Floor" | "Ceil" | "Round" | "Sqrt" | "Neg" | "Abs" | "Not" | "Reciprocal" | "Exp" | "Log" => {
+            Some(unary(op, first))
+        }
+        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Equal" | "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual"
+        | "And" | "Or" | "Max" | "Min" | "Pow" => binary(g, node, &inputs),
         "Where" => select(&inputs),
         "Squeeze" | "Unsqueeze" | "Reshape" | "Flatten" => reshape(g, node, first),
         "Concat" => concat(node, &inputs),
@@ -225,36 +191,23 @@ fn constant(node: &Node) -> Option<Content> {
     match attribute.name() {
         "value" => Content::of_tensor(attribute.t.as_ref()?),
         "value_int" => Some(Content::scalar(Item::fixed(attribute.i?))),
-        "value_ints" => Some(Content::list(
-            attribute.ints.iter().map(|n| Item::fixed(*n)).collect(),
-        )),
+        "value_ints" => Some(Content::list(attribute.ints.iter().map(|n| Item::fixed(*n)).collect())),
         "value_float" => Some(Content::scalar(Item::Real(f64::from(attribute.f?)))),
-        "value_floats" => Some(Content::list(
-            attribute
-                .floats
-                .iter()
-                .map(|x| Item::Real(f64::from(*x)))
-                .collect(),
-        )),
+        "value_floats" => Some(Content::list(attribute.floats.iter().map(|x| Item::Real(f64::from(*x))).collect())),
         _ => None,
     }
 }
 
 fn map(content: &Content, f: impl Fn(&Item) -> Item) -> Content {
-    Content {
-        dims: content.dims.clone(),
-        items: content.items.iter().map(f).collect(),
-    }
+    Content { dims: content.dims.clone(), items: content.items.iter().map(f).collect() }
 }
 
 fn cast(content: &Content, to: ElemType) -> Content {
     map(content, |item| match item {
-        Item::Int(size) if to.is_float() => size
-            .as_fixed()
-            .map_or_else(|| item.clone(), |n| Item::Real(n as f64)),
-        Item::Int(size) if to == ElemType::BOOL => size
-            .as_fixed()
-            .map_or(Item::Unknown, |n| Item::fixed(i64::from(n != 0))),
+        Item::Int(size) if to.is_float() => size.as_fixed().map_or_else(|| item.clone(), |n| Item::Real(n as f64)),
+        Item::Int(size) if to == ElemType::BOOL => {
+            size.as_fixed().map_or(Item::Unknown, |n| Item::fixed(i64::from(n != 0)))
+        }
         Item::Real(x) if to.is_integer() => whole(x.trunc()),
         Item::Real(x) if to == ElemType::BOOL => Item::fixed(i64::from(*x != 0.0)),
         _ => item.clone(),
@@ -262,25 +215,15 @@ fn cast(content: &Content, to: ElemType) -> Content {
 }
 
 fn whole(x: f64) -> Item {
-    if x.abs() < 9e15 {
-        Item::fixed(x as i64)
-    } else {
-        Item::Unknown
-    }
+    if x.abs() < 9e15 { Item::fixed(x as i64) } else { Item::Unknown }
 }
 
 fn unary(op: &str, content: &Content) -> Content {
     map(content, |item| match (op, item) {
         ("Floor" | "Ceil" | "Round", Item::Int(_)) => item.clone(),
-        ("Neg", Item::Int(size)) => size
-            .times(&Size::fixed(-1))
-            .map_or(Item::Unknown, Item::Int),
-        ("Not", Item::Int(size)) => size
-            .as_fixed()
-            .map_or(Item::Unknown, |n| Item::fixed(i64::from(n == 0))),
-        ("Abs", Item::Int(size)) => size
-            .as_fixed()
-            .map_or(Item::Unknown, |n| Item::fixed(n.saturating_abs())),
+        ("Neg", Item::Int(size)) => size.times(&Size::fixed(-1)).map_or(Item::Unknown, Item::Int),
+        ("Not", Item::Int(size)) => size.as_fixed().map_or(Item::Unknown, |n| Item::fixed(i64::from(n == 0))),
+        ("Abs", Item::Int(size)) => size.as_fixed().map_or(Item::Unknown, |n| Item::fixed(n.saturating_abs())),
         (_, Item::Real(x)) => match op {
             "Floor" => Item::Real(x.floor()),
             "Ceil" => Item::Real(x.ceil()),
@@ -408,10 +351,7 @@ fn select(inputs: &[Content]) -> Option<Content> {
         Some(_) => yes.items[source(i, &dims, &yes.dims)].clone(),
         None => Item::Unknown,
     };
-    Some(Content {
-        items: (0..count(&dims)?).map(pick).collect(),
-        dims,
-    })
+    Some(Content { items: (0..count(&dims)?).map(pick).collect(), dims })
 }
 
 /// Numpy's rule for the shapes of two operands.
@@ -445,23 +385,13 @@ fn source(i: usize, dims: &[usize], operand: &[usize]) -> usize {
 /// Same elements, other axes; the target comes from shape inference.
 fn reshape(g: &mut Graph, node: &Node, content: &Content) -> Option<Content> {
     let (_, shape) = super::shapes::infer(g, node, 1).into_iter().next()?;
-    let dims: Option<Vec<usize>> = shape?
-        .iter()
-        .map(|d| usize::try_from(d.as_fixed()?).ok())
-        .collect();
+    let dims: Option<Vec<usize>> = shape?.iter().map(|d| usize::try_from(d.as_fixed()?).ok()).collect();
     let dims = dims?;
-    (count(&dims)? == content.items.len()).then(|| Content {
-        dims,
-        items: content.items.clone(),
-    })
+    (count(&dims)? == content.items.len()).then(|| Content { dims, items: content.items.clone() })
 }
 
 fn axis_of(axis: i64, rank: usize) -> Option<usize> {
-    let axis = if axis < 0 {
-        axis.checked_add(rank as i64)?
-    } else {
-        axis
-    };
+    let axis = if axis < 0 { axis.checked_add(rank as i64)? } else { axis };
     usize::try_from(axis).ok().filter(|axis| *axis < rank)
 }
 
@@ -472,9 +402,7 @@ fn concat(node: &Node, inputs: &[Content]) -> Option<Content> {
         return None;
     }
     let mut dims = inputs[0].dims.clone();
-    dims[axis] = inputs
-        .iter()
-        .try_fold(0usize, |n, c| n.checked_add(c.dims[axis]))?;
+    dims[axis] = inputs.iter().try_fold(0usize, |n, c| n.checked_add(c.dims[axis]))?;
     count(&dims)?;
     let outer: usize = dims[..axis].iter().product();
     let mut items = Vec::new();
@@ -506,11 +434,7 @@ fn take(content: &Content, axis: usize, places: &[usize]) -> Option<Content> {
 
 fn gather(node: &Node, data: &Content, indices: &Content) -> Option<Content> {
     let axis = axis_of(node.int("axis", 0), data.dims.len())?;
-    let places: Option<Vec<usize>> = indices
-        .fixed()?
-        .iter()
-        .map(|i| axis_of(*i, data.dims[axis]))
-        .collect();
+    let places: Option<Vec<usize>> = indices.fixed()?.iter().map(|i| axis_of(*i, data.dims[axis])).collect();
     let mut taken = take(data, axis, &places?)?;
     taken.dims.splice(axis..=axis, indices.dims.iter().copied());
     Some(taken)
@@ -523,17 +447,10 @@ fn slice(inputs: &[Content]) -> Option<Content> {
         Some(axes) => axes.fixed()?,
         None => (0..starts.len() as i64).collect(),
     };
-    let steps = inputs
-        .get(4)
-        .map_or_else(|| Some(vec![1; starts.len()]), Content::fixed)?;
+    let steps = inputs.get(4).map_or_else(|| Some(vec![1; starts.len()]), Content::fixed)?;
     for (i, axis) in axes.iter().enumerate() {
         let axis = axis_of(*axis, content.dims.len())?;
-        let places = slice_places(
-            content.dims[axis],
-            *starts.get(i)?,
-            *ends.get(i)?,
-            *steps.get(i)?,
-        )?;
+        let places = slice_places(content.dims[axis], *starts.get(i)?, *ends.get(i)?, *steps.get(i)?)?;
         content = take(&content, axis, &places)?;
     }
     Some(content)
@@ -563,15 +480,11 @@ fn slice_places(length: usize, start: i64, end: i64, step: i64) -> Option<Vec<us
 
 fn transpose(node: &Node, content: &Content) -> Option<Content> {
     let rank = content.dims.len();
-    let perm = node
-        .ints("perm")
-        .unwrap_or_else(|| (0..rank as i64).rev().collect());
+    let perm = node.ints("perm").unwrap_or_else(|| (0..rank as i64).rev().collect());
     let perm: Option<Vec<usize>> = perm.iter().map(|p| axis_of(*p, rank)).collect();
     let perm = perm.filter(|perm| perm.len() == rank)?;
     let dims: Vec<usize> = perm.iter().map(|p| content.dims[*p]).collect();
-    let strides: Vec<usize> = (0..rank)
-        .map(|axis| content.dims[axis + 1..].iter().product())
-        .collect();
+    let strides: Vec<usize> = (0..rank).map(|axis| content.dims[axis + 1..].iter().product()).collect();
     let mut items = Vec::new();
     for i in 0..count(&dims)? {
         let (mut rest, mut place) = (i, 0);
@@ -585,40 +498,23 @@ fn transpose(node: &Node, content: &Content) -> Option<Content> {
 }
 
 fn spread(op: &str, node: &Node, inputs: &[Content]) -> Option<Content> {
-    let sizes = |c: &Content| {
-        c.fixed()?
-            .iter()
-            .map(|n| usize::try_from(*n).ok())
-            .collect::<Option<Vec<usize>>>()
-    };
+    let sizes = |c: &Content| c.fixed()?.iter().map(|n| usize::try_from(*n).ok()).collect::<Option<Vec<usize>>>();
     match op {
         "ConstantOfShape" => {
             let dims = sizes(&inputs[0])?;
             let value = node.attribute("value").and_then(|a| a.t.as_ref());
-            let item = value.map_or(Some(Item::Real(0.0)), |t| {
-                Content::of_tensor(t)?.items.first().cloned()
-            })?;
-            Some(Content {
-                items: vec![item; count(&dims)?],
-                dims,
-            })
+            let item = value.map_or(Some(Item::Real(0.0)), |t| Content::of_tensor(t)?.items.first().cloned())?;
+            Some(Content { items: vec![item; count(&dims)?], dims })
         }
         "Expand" => {
             let dims = broadcast(&inputs[0].dims, &sizes(inputs.get(1)?)?)?;
             let item = |i| inputs[0].items[source(i, &dims, &inputs[0].dims)].clone();
-            Some(Content {
-                items: (0..count(&dims)?).map(item).collect(),
-                dims,
-            })
+            Some(Content { items: (0..count(&dims)?).map(item).collect(), dims })
         }
         _ => {
             let repeats = sizes(inputs.get(1)?)?;
             let mut content = inputs[0].clone();
-            for (axis, repeat) in repeats
-                .iter()
-                .enumerate()
-                .filter(|(axis, _)| *axis < inputs[0].dims.len())
-            {
+            for (axis, repeat) in repeats.iter().enumerate().filter(|(axis, _)| *axis < inputs[0].dims.len()) {
                 let length = content.dims[axis];
                 count(&[length, *repeat])?;
                 let places: Vec<usize> = (0..length * repeat).map(|i| i % length).collect();
@@ -636,15 +532,9 @@ fn range(inputs: &[Content]) -> Option<Content> {
     let one = |c: &Content| c.items.first()?.as_fixed();
     let (start, limit, delta) = (one(start)?, one(limit)?, one(delta)?);
     let span = limit.checked_sub(start)?;
-    let steps = span
-        .checked_div(delta)?
-        .checked_add(i64::from(span.checked_rem(delta)? != 0))?;
+    let steps = span.checked_div(delta)?.checked_add(i64::from(span.checked_rem(delta)? != 0))?;
     let steps = count(&[usize::try_from(steps.max(0)).ok()?])?;
-    Some(Content::list(
-        (0..steps as i64)
-            .map(|i| Item::fixed(start + i * delta))
-            .collect(),
-    ))
+    Some(Content::list((0..steps as i64).map(|i| Item::fixed(start + i * delta)).collect()))
 }
 
 /// Reduction of a whole list to one number.
@@ -657,26 +547,17 @@ fn reduce(g: &mut Graph, op: &str, node: &Node, content: &Content) -> Option<Con
         total = match (op, &total, item) {
             ("ReduceProd", Item::Int(a), Item::Int(b)) => Item::Int(g.symbols.mul(a, b)),
             ("ReduceSum", Item::Int(a), Item::Int(b)) => Item::Int(g.symbols.add(a, b)),
-            ("ReduceMax", ..) => total
-                .as_fixed()
-                .zip(item.as_fixed())
-                .map_or(Item::Unknown, |(a, b)| Item::fixed(a.max(b))),
-            ("ReduceMin", ..) => total
-                .as_fixed()
-                .zip(item.as_fixed())
-                .map_or(Item::Unknown, |(a, b)| Item::fixed(a.min(b))),
+            ("ReduceMax", ..) => {
+                total.as_fixed().zip(item.as_fixed()).map_or(Item::Unknown, |(a, b)| Item::fixed(a.max(b)))
+            }
+            ("ReduceMin", ..) => {
+                total.as_fixed().zip(item.as_fixed()).map_or(Item::Unknown, |(a, b)| Item::fixed(a.min(b)))
+            }
             _ => Item::Unknown,
         };
     }
-    let dims = if node.int("keepdims", 1) != 0 {
-        vec![1; content.dims.len()]
-    } else {
-        Vec::new()
-    };
-    Some(Content {
-        dims,
-        items: vec![total],
-    })
+    let dims = if node.int("keepdims", 1) != 0 { vec![1; content.dims.len()] } else { Vec::new() };
+    Some(Content { dims, items: vec![total] })
 }
 
 fn split(g: &Graph, node: &Node) -> Option<Vec<Option<Content>>> {
@@ -684,12 +565,7 @@ fn split(g: &Graph, node: &Node) -> Option<Vec<Option<Content>>> {
     let axis = axis_of(node.int("axis", 0), content.dims.len())?;
     let parts = node.outputs.len().max(1);
     let lengths: Vec<usize> = match node.input(1) {
-        Some(v) => g
-            .content(v)?
-            .fixed()?
-            .iter()
-            .map(|n| usize::try_from(*n).ok())
-            .collect::<Option<_>>()?,
+        Some(v) => g.content(v)?.fixed()?.iter().map(|n| usize::try_from(*n).ok()).collect::<Option<_>>()?,
         None => vec![content.dims[axis].div_ceil(parts); parts],
     };
     let mut start = 0usize;

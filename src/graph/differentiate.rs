@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 
+use super::cotangent;
 use super::elem::ElemType;
 use super::error::{GraphError, Obstacle, Refusal};
 use super::ir::{Graph, Val, standardize};
-use super::model::{Model, Port};
+use super::model::{Dim, Model, Port};
 use super::order;
 use super::proto::*;
 use super::rules;
@@ -44,28 +45,15 @@ pub fn differentiate(
     if solved.obstacles.is_empty() {
         return Ok(solved.model);
     }
-    Err(GraphError::Obstacles {
-        file: model.file.clone(),
-        input: name,
-        obstacles: solved.obstacles,
-    })
+    Err(GraphError::Obstacles { file: model.file.clone(), input: name, obstacles: solved.obstacles })
 }
 
 /// Every node that stands in the way of [`differentiate`]; none where it succeeds. What is wrong with the model as a
 /// whole is told as one obstacle without an operator.
-pub fn obstacles(
-    model: &Model,
-    mode: Mode,
-    input: Option<&str>,
-    output: Option<&str>,
-) -> Vec<Obstacle> {
+pub fn obstacles(model: &Model, mode: Mode, input: Option<&str>, output: Option<&str>) -> Vec<Obstacle> {
     match Problem::new(model, input, output).and_then(|problem| problem.solve(mode)) {
         Ok(solved) => solved.obstacles,
-        Err(error) => vec![Obstacle {
-            node: String::new(),
-            op: String::new(),
-            reason: error.to_string(),
-        }],
+        Err(error) => vec![Obstacle { node: String::new(), op: String::new(), reason: error.to_string() }],
     }
 }
 
@@ -85,56 +73,31 @@ struct Problem<'a> {
 }
 
 impl<'a> Problem<'a> {
-    fn new(
-        model: &'a Model,
-        input: Option<&str>,
-        output: Option<&str>,
-    ) -> Result<Problem<'a>, GraphError> {
+    fn new(model: &'a Model, input: Option<&str>, output: Option<&str>) -> Result<Problem<'a>, GraphError> {
         let opset = model.opset();
         if !OPSETS.contains(&opset) {
             let (low, high) = (*OPSETS.start(), *OPSETS.end());
-            return Err(GraphError::Opset {
-                file: model.file.clone(),
-                found: opset,
-                low,
-                high,
-            });
+            return Err(GraphError::Opset { file: model.file.clone(), found: opset, low, high });
         }
-        let input = choose(model, "input", model.inputs(), input, |port| {
-            port.elem.is_float()
-        })?;
+        let input = choose(model, "input", model.inputs(), input, |port| port.elem.is_float())?;
         let output = choose(model, "output", model.outputs(), output, |_| true)?;
         let (g, outputs) = import(model, opset);
         let obstacles = foreign(&g);
-        Ok(Problem {
-            model,
-            g,
-            input,
-            output,
-            outputs,
-            obstacles,
-        })
+        Ok(Problem { model, g, input, output, outputs, obstacles })
     }
 
     fn solve(mut self, mode: Mode) -> Result<Solved, GraphError> {
         let x = self.value("input", &self.input.name)?;
         let y = self.value("output", &self.output.name)?;
         if self.g.shape(x).is_none() {
-            return Err(self.fault(
-                "input",
-                &self.input.name,
-                "declares no shape; export the model with one",
-            ));
+            return Err(self.fault("input", &self.input.name, "declares no shape; export the model with one"));
         }
         match mode {
             Mode::Jvp => self.forward(x, y)?,
             Mode::Vjp => self.reverse(x, y)?,
         }
         let graph = self.g.export(&self.outputs);
-        let opset = OperatorSetIdProto {
-            domain: Some(String::new()),
-            version: Some(self.g.opset),
-        };
+        let opset = OperatorSetIdProto { domain: Some(String::new()), version: Some(self.g.opset) };
         let proto = ModelProto {
             ir_version: Some(self.model.proto.ir_version().max(8)),
             producer_name: Some("flowgauge".into()),
@@ -142,68 +105,37 @@ impl<'a> Problem<'a> {
             opset_import: vec![opset],
             functions: Vec::new(),
         };
-        Ok(Solved {
-            model: Model {
-                file: self.model.file.clone(),
-                proto,
-            },
-            obstacles: self.obstacles,
-        })
+        Ok(Solved { model: Model { file: self.model.file.clone(), proto }, obstacles: self.obstacles })
     }
 
     /// A floating-point value of the graph by the name of its port.
     fn value(&self, role: &'static str, name: &str) -> Result<Val, GraphError> {
         let found = self.g.named(name).filter(|v| self.g.elem(*v).is_float());
-        found.ok_or_else(|| {
-            self.fault(
-                role,
-                name,
-                "is not a floating-point tensor; only those have derivatives",
-            )
-        })
+        found.ok_or_else(|| self.fault(role, name, "is not a floating-point tensor; only those have derivatives"))
     }
 
     fn fault(&self, role: &'static str, name: &str, reason: &str) -> GraphError {
-        GraphError::Port {
-            file: self.model.file.clone(),
-            role,
-            name: name.to_string(),
-            reason: reason.to_string(),
-        }
+        GraphError::Port { file: self.model.file.clone(), role, name: name.to_string(), reason: reason.to_string() }
     }
 
     /// A name for a new port, which the model must not use already.
     fn port_name(&self, of: &str, suffix: &str) -> Result<String, GraphError> {
         let name = format!("{of}_{suffix}");
         if self.g.is_taken(&name) {
-            return Err(self.fault(
-                "value",
-                &name,
-                "has the name that the result needs; rename it",
-            ));
+            return Err(self.fault("value", &name, "has the name that the result needs; rename it"));
         }
         Ok(name)
     }
 
     fn forward(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
-        let names = [
-            ("tangent", &self.input.name),
-            ("tangent", &self.output.name),
-            ("quadratic", &self.output.name),
-        ];
-        let [seed_name, tangent_name, quadratic_name] =
-            names.map(|(suffix, of)| self.port_name(of, suffix));
+        let names = [("tangent", &self.input.name), ("tangent", &self.output.name), ("quadratic", &self.output.name)];
+        let [seed_name, tangent_name, quadratic_name] = names.map(|(suffix, of)| self.port_name(of, suffix));
         let k = self.directions();
-        let shape: Vec<Size> = std::iter::once(&k)
-            .chain(self.g.shape(x).into_iter().flatten())
-            .cloned()
-            .collect();
-        let seed = self
-            .g
-            .add_input(&seed_name?, self.g.elem(x).tangent(), Some(shape));
+        let shape: Vec<Size> = std::iter::once(&k).chain(self.g.shape(x).into_iter().flatten()).cloned().collect();
+        let seed = self.g.add_input(&seed_name?, self.g.elem(x).tangent(), Some(shape));
         self.g.mark_linear(seed);
         let found = tangent::propagate(&mut self.g, x, seed, &k, y);
-        self.obstacles.extend(found.obstacles);
+        self.meet(found.obstacles);
         let Some(d) = self.output_tangent(y, found.of.get(&y).copied(), &k) else {
             return Ok(());
         };
@@ -214,12 +146,35 @@ impl<'a> Problem<'a> {
         Ok(())
     }
 
-    fn reverse(&mut self, _x: Val, _y: Val) -> Result<(), GraphError> {
-        Err(self.fault(
-            "output",
-            &self.output.name,
-            "cannot be differentiated in reverse mode yet",
-        ))
+    /// Forward mode with one direction, transposed: the tangents themselves are not computed.
+    fn reverse(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
+        let seed_name = self.port_name(&self.output.name, "cotangent")?;
+        let result_name = self.port_name(&self.input.name, "cotangent")?;
+        let one = Size::fixed(1);
+        let seed = cotangent::seed(&mut self.g, x);
+        let found = tangent::propagate(&mut self.g, x, seed, &one, y);
+        self.meet(found.obstacles);
+        let Some(d) = self.output_tangent(y, found.of.get(&y).copied(), &one) else { return Ok(()) };
+        let shape = self.g.shape(y).cloned();
+        let given = self.g.add_input(&seed_name, self.g.elem(y).tangent(), shape);
+        let shape = self.g.shape(x).cloned().unwrap_or_default();
+        match cotangent::transpose(&mut self.g, seed, d, given) {
+            Ok(turned) => {
+                let turned = self.g.reshape(turned, &shape);
+                self.add_output(result_name, turned);
+            }
+            Err(obstacles) => self.meet(obstacles),
+        }
+        Ok(())
+    }
+
+    /// Adds obstacles that are not known yet.
+    fn meet(&mut self, found: Vec<Obstacle>) {
+        for obstacle in found {
+            if !self.obstacles.iter().any(|o| o.node == obstacle.node && o.op == obstacle.op) {
+                self.obstacles.push(obstacle);
+            }
+        }
     }
 
     /// The symbol of the number of directions, under a name that the model does not use for a size of its own.
@@ -235,13 +190,7 @@ impl<'a> Problem<'a> {
     fn output_tangent(&mut self, y: Val, tangent: Option<Tangent>, k: &Size) -> Option<Val> {
         let shape = self.g.shape(y).cloned();
         match (tangent, shape) {
-            (
-                Some(Tangent {
-                    base,
-                    factor: Some(factor),
-                }),
-                _,
-            ) => Some(self.g.mul(base, factor)),
+            (Some(Tangent { base, factor: Some(factor) }), _) => Some(self.g.mul(base, factor)),
             (Some(Tangent { base, factor: None }), _) => Some(base),
             (None, Some(shape)) if self.obstacles.is_empty() => {
                 let shape: Vec<Size> = std::iter::once(k).chain(&shape).cloned().collect();
@@ -265,7 +214,7 @@ impl<'a> Problem<'a> {
     /// The sum over each sample of tangent in times tangent out, where their shapes agree.
     fn quadratic(&mut self, seed: Val, d: Val) -> Option<Val> {
         let (a, b) = (self.g.shape(seed)?, self.g.shape(d)?);
-        if a.len() < 2 || !agree(&self.g, a, b) {
+        if a.len() < 2 || !self.agree(a, b) {
             return None;
         }
         let axes: Vec<i64> = (2..a.len() as i64).collect();
@@ -277,19 +226,20 @@ impl<'a> Problem<'a> {
         Some(sum)
     }
 
+    /// Whether input and output have the same shape, by inference or by the names that the file gives to their axes.
+    fn agree(&self, tangent_in: &[Size], tangent_out: &[Size]) -> bool {
+        let named = |axis: usize| {
+            let (a, b) = (self.input.dims.get(axis), self.output.dims.get(axis));
+            matches!((a, b), (Some(Dim::Symbol(a)), Some(Dim::Symbol(b))) if a == b)
+        };
+        let same = |axis: usize| tangent_in[axis] == tangent_out[axis] || axis > 0 && named(axis - 1);
+        tangent_in.len() == tangent_out.len() && (0..tangent_in.len()).all(same)
+    }
+
     fn add_output(&mut self, name: String, v: Val) {
         self.g.outputs.push(v);
         self.outputs.push((name, None));
     }
-}
-
-/// Whether two shapes are the same; sizes that only one of the ports leaves unnamed do not contradict.
-fn agree(g: &Graph, a: &[Size], b: &[Size]) -> bool {
-    let open = |size: &Size| size.as_fixed().is_none() && g.symbols.name(size).is_none();
-    a.len() == b.len()
-        && a.iter().zip(b).all(|(a, b)| {
-            a == b || open(a) && b.as_fixed().is_none() || open(b) && a.as_fixed().is_none()
-        })
 }
 
 /// The named port, or the first that fits.
@@ -300,29 +250,14 @@ fn choose(
     wanted: Option<&str>,
     fits: impl Fn(&Port) -> bool,
 ) -> Result<Port, GraphError> {
-    let present: Vec<String> = ports
-        .iter()
-        .map(|port| format!("`{}`", port.name))
-        .collect();
+    let present: Vec<String> = ports.iter().map(|port| format!("`{}`", port.name)).collect();
     let found = match wanted {
         Some(name) => ports.into_iter().find(|port| port.name == name),
         None => ports.into_iter().find(fits),
     };
-    let (file, present) = (
-        model.file.clone(),
-        if present.is_empty() {
-            "none".into()
-        } else {
-            present.join(", ")
-        },
-    );
+    let (file, present) = (model.file.clone(), if present.is_empty() { "none".into() } else { present.join(", ") });
     found.ok_or_else(|| match wanted {
-        Some(name) => GraphError::UnknownPort {
-            file,
-            role,
-            name: name.to_string(),
-            present,
-        },
+        Some(name) => GraphError::UnknownPort { file, role, name: name.to_string(), present },
         None => GraphError::Port {
             file,
             role,
@@ -335,30 +270,18 @@ fn choose(
 /// Nodes of other domains that the outputs need, where no rule has met them.
 fn foreign(g: &Graph) -> Vec<Obstacle> {
     let needed = g.needed();
-    let foreign = g
-        .nodes
-        .iter()
-        .zip(needed)
-        .filter(|(node, needed)| *needed && !node.domain.is_empty());
-    foreign
-        .map(|(node, _)| tangent::obstacle(g, node, refusal(node)))
-        .collect()
+    let foreign = g.nodes.iter().zip(needed).filter(|(node, needed)| *needed && !node.domain.is_empty());
+    foreign.map(|(node, _)| tangent::obstacle(g, node, refusal(node))).collect()
 }
 
 fn refusal(node: &super::ir::Node) -> Refusal {
-    rules::of(node)
-        .err()
-        .unwrap_or_else(|| Refusal::from("an operator outside the standard domain"))
+    rules::of(node).err().unwrap_or_else(|| Refusal::from("an operator outside the standard domain"))
 }
 
 /// The model as a graph that can grow.
 fn import(model: &Model, opset: i64) -> (Graph, Vec<(String, Option<TypeProto>)>) {
     let proto = model.graph();
-    let declared = proto
-        .value_info
-        .iter()
-        .chain(&proto.output)
-        .map(|info| (info.name().to_string(), info.clone()));
+    let declared = proto.value_info.iter().chain(&proto.output).map(|info| (info.name().to_string(), info.clone()));
     let mut g = Graph::new(opset, declared.collect(), inner_names(proto));
     for port in &proto.input {
         if let Some(tensor) = super::ir::tensor_type(port)
@@ -382,39 +305,23 @@ fn import(model: &Model, opset: i64) -> (Graph, Vec<(String, Option<TypeProto>)>
             None => push(&mut g, node),
         }
     }
-    let outputs: Vec<(String, Option<TypeProto>)> = proto
-        .output
-        .iter()
-        .map(|info| (info.name().to_string(), info.r#type.clone()))
-        .collect();
-    g.outputs = outputs
-        .iter()
-        .filter_map(|(name, _)| g.named(name))
-        .collect();
+    let outputs: Vec<(String, Option<TypeProto>)> =
+        proto.output.iter().map(|info| (info.name().to_string(), info.r#type.clone())).collect();
+    g.outputs = outputs.iter().filter_map(|(name, _)| g.named(name)).collect();
     (g, outputs)
 }
 
 fn push(g: &mut Graph, node: &NodeProto) {
     let inputs = node.input.iter().map(|name| g.named(name)).collect();
-    let captures = order::captures(node)
-        .iter()
-        .filter_map(|name| g.named(name))
-        .collect();
+    let captures = order::captures(node).iter().filter_map(|name| g.named(name)).collect();
     g.push_original(node, inputs, captures);
 }
 
 /// The tensor of a `Constant` node, under the node's output name.
 fn constant(node: &NodeProto) -> Option<TensorProto> {
     let known = node.op_type() == "Constant" && standardize(node.domain()).is_empty();
-    let value = node
-        .attribute
-        .iter()
-        .find(|a| a.name() == "value")
-        .filter(|_| known)?;
-    Some(TensorProto {
-        name: Some(node.output.first()?.clone()),
-        ..value.t.clone()?
-    })
+    let value = node.attribute.iter().find(|a| a.name() == "value").filter(|_| known)?;
+    Some(TensorProto { name: Some(node.output.first()?.clone()), ..value.t.clone()? })
 }
 
 /// Names inside subgraphs, which new values must not take.
@@ -422,12 +329,7 @@ fn inner_names(graph: &GraphProto) -> HashSet<String> {
     let mut names = HashSet::new();
     let mut open: Vec<&GraphProto> = graph.node.iter().flat_map(subgraphs).collect();
     while let Some(inner) = open.pop() {
-        names.extend(
-            inner
-                .node
-                .iter()
-                .flat_map(|node| node.output.iter().cloned()),
-        );
+        names.extend(inner.node.iter().flat_map(|node| node.output.iter().cloned()));
         names.extend(inner.input.iter().map(|i| i.name().to_string()));
         names.extend(inner.initializer.iter().map(|t| t.name().to_string()));
         open.extend(inner.node.iter().flat_map(subgraphs));
@@ -436,7 +338,5 @@ fn inner_names(graph: &GraphProto) -> HashSet<String> {
 }
 
 fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
-    node.attribute
-        .iter()
-        .flat_map(|a| a.g.iter().chain(&a.graphs))
+    node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs))
 }

@@ -28,11 +28,7 @@ impl ElemType {
 
     /// The type of this type's tangents: double stays double, half precision is computed in single.
     pub fn tangent(self) -> ElemType {
-        if self == Self::DOUBLE {
-            Self::DOUBLE
-        } else {
-            Self::FLOAT
-        }
+        if self == Self::DOUBLE { Self::DOUBLE } else { Self::FLOAT }
     }
 
     /// Bits per element in `raw_data`, for types that have them.

@@ -10,12 +10,7 @@ use super::proto::*;
 use super::size::Size;
 
 pub fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.into()),
-        i: Some(value),
-        kind: Some(attribute_kind::INT),
-        ..Default::default()
-    }
+    AttributeProto { name: Some(name.into()), i: Some(value), kind: Some(attribute_kind::INT), ..Default::default() }
 }
 
 pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
@@ -47,12 +42,7 @@ impl Graph {
     }
 
     /// An operator some of whose inputs are left out.
-    pub fn op_optional(
-        &mut self,
-        op: &str,
-        inputs: &[Option<Val>],
-        attributes: Vec<AttributeProto>,
-    ) -> Val {
+    pub fn op_optional(&mut self, op: &str, inputs: &[Option<Val>], attributes: Vec<AttributeProto>) -> Val {
         self.push(op, inputs, attributes, 1)[0]
     }
 
@@ -69,11 +59,8 @@ impl Graph {
 
     /// One number without axes, in single or double precision.
     pub fn real(&mut self, value: f64, elem: ElemType) -> Val {
-        let raw = if elem == ElemType::DOUBLE {
-            value.to_le_bytes().to_vec()
-        } else {
-            (value as f32).to_le_bytes().to_vec()
-        };
+        let raw =
+            if elem == ElemType::DOUBLE { value.to_le_bytes().to_vec() } else { (value as f32).to_le_bytes().to_vec() };
         self.tensor(elem.tangent(), &[], raw)
     }
 
@@ -125,14 +112,9 @@ impl Graph {
         if size.as_symbol().is_some() {
             return self.carried_by_a_tangent(size);
         }
-        let terms: Vec<(i64, Vec<Size>)> = size
-            .terms()
-            .map(|(c, factors)| (c, factors.iter().map(|f| Size::symbol(*f)).collect()))
-            .collect();
-        let terms: Vec<Val> = terms
-            .into_iter()
-            .map(|(c, factors)| self.product(c, &factors))
-            .collect();
+        let terms: Vec<(i64, Vec<Size>)> =
+            size.terms().map(|(c, factors)| (c, factors.iter().map(|f| Size::symbol(*f)).collect())).collect();
+        let terms: Vec<Val> = terms.into_iter().map(|(c, factors)| self.product(c, &factors)).collect();
         self.combine("Add", &terms)
     }
 

@@ -48,6 +48,8 @@ pub struct Node {
     pub attributes: Vec<AttributeProto>,
     /// Values of this graph that the node's subgraphs use.
     pub captures: Vec<Val>,
+    /// For nodes made here: the place of the original node that they serve.
+    pub origin: Option<usize>,
 }
 
 impl Node {
@@ -60,9 +62,7 @@ impl Node {
     }
 
     pub fn float(&self, name: &str, default: f64) -> f64 {
-        self.attribute(name)
-            .and_then(|a| a.f)
-            .map_or(default, f64::from)
+        self.attribute(name).and_then(|a| a.f).map_or(default, f64::from)
     }
 
     pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
@@ -71,9 +71,7 @@ impl Node {
 
     pub fn text(&self, name: &str, default: &str) -> String {
         let bytes = self.attribute(name).and_then(|a| a.s.clone());
-        bytes.map_or(default.to_string(), |b| {
-            String::from_utf8_lossy(&b).into_owned()
-        })
+        bytes.map_or(default.to_string(), |b| String::from_utf8_lossy(&b).into_owned())
     }
 
     /// The input at a place, where there is one.
@@ -87,11 +85,7 @@ impl Node {
 
     /// The operator as people write it, with its domain unless that is the standard one.
     pub fn operator(&self) -> String {
-        if self.domain.is_empty() {
-            self.op.clone()
-        } else {
-            format!("{}.{}", self.domain, self.op)
-        }
+        if self.domain.is_empty() { self.op.clone() } else { format!("{}.{}", self.domain, self.op) }
     }
 
     /// The operator where it is of the standard domain.
@@ -107,6 +101,8 @@ pub struct Graph {
     pub inputs: Vec<Val>,
     pub outputs: Vec<Val>,
     pub symbols: Symbols,
+    /// The place of the original node that is being differentiated.
+    pub origin: Option<usize>,
     names: HashMap<String, Val>,
     taken: HashSet<String>,
     fresh: usize,
@@ -118,11 +114,7 @@ pub struct Graph {
 
 impl Graph {
     /// An empty graph; `declared` is what a file says of its values, used where inference knows less.
-    pub fn new(
-        opset: i64,
-        declared: HashMap<String, ValueInfoProto>,
-        taken: HashSet<String>,
-    ) -> Graph {
+    pub fn new(opset: i64, declared: HashMap<String, ValueInfoProto>, taken: HashSet<String>) -> Graph {
         Graph {
             opset,
             values: Vec::new(),
@@ -130,6 +122,7 @@ impl Graph {
             inputs: Vec::new(),
             outputs: Vec::new(),
             symbols: Symbols::default(),
+            origin: None,
             names: HashMap::new(),
             taken,
             fresh: 0,
@@ -184,14 +177,7 @@ impl Graph {
         let shape = tensor.dims.iter().map(|d| Size::fixed(*d)).collect();
         let content = Content::of_tensor(&tensor);
         let elem = ElemType(tensor.data_type());
-        self.add_value(
-            tensor.name().to_string(),
-            elem,
-            Some(shape),
-            content,
-            Some(Rc::new(tensor)),
-            false,
-        )
+        self.add_value(tensor.name().to_string(), elem, Some(shape), content, Some(Rc::new(tensor)), false)
     }
 
     /// A constant made here; equal ones are one value.
@@ -217,12 +203,7 @@ impl Graph {
     }
 
     /// Appends a node of the file, under the names that it has there.
-    pub fn push_original(
-        &mut self,
-        node: &NodeProto,
-        inputs: Vec<Option<Val>>,
-        captures: Vec<Val>,
-    ) {
+    pub fn push_original(&mut self, node: &NodeProto, inputs: Vec<Option<Val>>, captures: Vec<Val>) {
         let mut made = Node {
             op: node.op_type().to_string(),
             domain: standardize(node.domain()),
@@ -231,12 +212,9 @@ impl Graph {
             outputs: vec![None; node.output.len()],
             attributes: node.attribute.clone(),
             captures,
+            origin: None,
         };
-        let names = node
-            .output
-            .iter()
-            .map(|name| (!name.is_empty()).then(|| name.clone()))
-            .collect();
+        let names = node.output.iter().map(|name| (!name.is_empty()).then(|| name.clone())).collect();
         self.append(&mut made, names);
         if let Some(key) = share_key(&made) {
             let outputs: Option<Vec<Val>> = made.outputs.iter().copied().collect();
@@ -263,6 +241,7 @@ impl Graph {
             outputs: vec![None; outputs],
             attributes,
             captures: Vec::new(),
+            origin: self.origin,
         };
         let key = share_key(&node);
         if let Some(known) = key.as_ref().and_then(|key| self.shared.get(key)) {
@@ -288,8 +267,7 @@ impl Graph {
         let contents = contents.into_iter().chain(std::iter::repeat(None));
         node.outputs.clear();
         for ((name, (elem, shape)), content) in names.into_iter().zip(inferred).zip(contents) {
-            node.outputs
-                .push(name.map(|name| self.add_value(name, elem, shape, content, None, linear)));
+            node.outputs.push(name.map(|name| self.add_value(name, elem, shape, content, None, linear)));
         }
     }
 
@@ -311,44 +289,26 @@ impl Graph {
                 self.witnesses.entry(size.clone()).or_insert((v, axis));
             }
         }
-        self.values.push(Value {
-            name,
-            elem,
-            shape,
-            content,
-            constant,
-            linear,
-        });
+        self.values.push(Value { name, elem, shape, content, constant, linear });
         v
     }
 
     /// Fills what inference left open with what the file declares.
-    fn with_declaration(
-        &mut self,
-        name: &str,
-        elem: ElemType,
-        shape: Option<Shape>,
-    ) -> (ElemType, Option<Shape>) {
+    fn with_declaration(&mut self, name: &str, elem: ElemType, shape: Option<Shape>) -> (ElemType, Option<Shape>) {
         let Some(declared) = self.declared.remove(name) else {
             return (elem, shape);
         };
         let Some(tensor) = tensor_type(&declared) else {
             return (elem, shape);
         };
-        let elem = if elem == ElemType::UNKNOWN {
-            ElemType(tensor.elem_type())
-        } else {
-            elem
-        };
+        let elem = if elem == ElemType::UNKNOWN { ElemType(tensor.elem_type()) } else { elem };
         let Some(said) = self.declared_shape(tensor) else {
             return (elem, shape);
         };
         let merged = match shape {
-            Some(known) if known.len() == said.len() => known
-                .into_iter()
-                .zip(said)
-                .map(|(k, s)| self.merge(k, s))
-                .collect(),
+            Some(known) if known.len() == said.len() => {
+                known.into_iter().zip(said).map(|(k, s)| self.merge(k, s)).collect()
+            }
             Some(known) => known,
             None => said,
         };
@@ -356,9 +316,8 @@ impl Graph {
     }
 
     fn merge(&self, known: Size, said: Size) -> Size {
-        let opaque = known.as_symbol().is_some()
-            && self.symbols.name(&known).is_none()
-            && self.witness(&known).is_none();
+        let opaque =
+            known.as_symbol().is_some() && self.symbols.name(&known).is_none() && self.witness(&known).is_none();
         let telling = said.as_fixed().is_some() || self.symbols.name(&said).is_some();
         if opaque && telling { said } else { known }
     }
@@ -366,13 +325,7 @@ impl Graph {
     /// The shape that a file declares; dimensions of the same name are the same size.
     pub fn declared_shape(&mut self, tensor: &TensorTypeProto) -> Option<Shape> {
         let shape = tensor.shape.as_ref()?;
-        Some(
-            shape
-                .dim
-                .iter()
-                .map(|dim| self.declared_size(dim))
-                .collect(),
-        )
+        Some(shape.dim.iter().map(|dim| self.declared_size(dim)).collect())
     }
 
     fn declared_size(&mut self, dim: &DimensionProto) -> Size {
@@ -410,18 +363,9 @@ impl Graph {
     /// The graph as a message: needed nodes and constants only.
     pub fn export(&self, outputs: &[(String, Option<TypeProto>)]) -> GraphProto {
         let needed = self.needed();
-        let mut graph = GraphProto {
-            name: Some("flowgauge".into()),
-            ..Default::default()
-        };
+        let mut graph = GraphProto { name: Some("flowgauge".into()), ..Default::default() };
         let mut used: HashSet<Val> = HashSet::new();
-        for node in self
-            .nodes
-            .iter()
-            .zip(&needed)
-            .filter(|(_, needed)| **needed)
-            .map(|(node, _)| node)
-        {
+        for node in self.nodes.iter().zip(&needed).filter(|(_, needed)| **needed).map(|(node, _)| node) {
             used.extend(node.inputs.iter().flatten().chain(&node.captures));
             graph.node.push(self.export_node(node));
         }
@@ -436,30 +380,18 @@ impl Graph {
                     ..Default::default()
                 });
             }
-            let r#type = declared.clone().or_else(|| Some(self.export_type(*v)));
-            graph.output.push(ValueInfoProto {
-                name: Some(name.clone()),
-                r#type,
-            });
+            let declared = declared.clone().filter(says_shape);
+            let r#type = declared.or_else(|| Some(self.export_type(*v)));
+            graph.output.push(ValueInfoProto { name: Some(name.clone()), r#type });
         }
         for v in &self.inputs {
-            graph.input.push(ValueInfoProto {
-                name: Some(self.value(*v).name.clone()),
-                r#type: Some(self.export_type(*v)),
-            });
+            graph
+                .input
+                .push(ValueInfoProto { name: Some(self.value(*v).name.clone()), r#type: Some(self.export_type(*v)) });
         }
-        for value in self
-            .values
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| used.contains(&Val(*i as u32)))
-            .map(|(_, v)| v)
-        {
+        for value in self.values.iter().enumerate().filter(|(i, _)| used.contains(&Val(*i as u32))).map(|(_, v)| v) {
             if let Some(tensor) = &value.constant {
-                graph.initializer.push(TensorProto {
-                    name: Some(value.name.clone()),
-                    ..tensor.as_ref().clone()
-                });
+                graph.initializer.push(TensorProto { name: Some(value.name.clone()), ..tensor.as_ref().clone() });
             }
         }
         graph
@@ -467,10 +399,7 @@ impl Graph {
 
     fn export_node(&self, node: &Node) -> NodeProto {
         let names = |values: &[Option<Val>]| {
-            values
-                .iter()
-                .map(|v| v.map_or(String::new(), |v| self.value(v).name.clone()))
-                .collect()
+            values.iter().map(|v| v.map_or(String::new(), |v| self.value(v).name.clone())).collect()
         };
         NodeProto {
             op_type: Some(node.op.clone()),
@@ -491,15 +420,8 @@ impl Graph {
                 (None, name) => name.map(|name| DimensionValue::Param(name.to_string())),
             },
         };
-        let shape = self.shape(v).map(|shape| TensorShapeProto {
-            dim: shape.iter().map(dimension).collect(),
-        });
-        TypeProto {
-            value: Some(TypeValue::Tensor(TensorTypeProto {
-                elem_type: Some(self.elem(v).0),
-                shape,
-            })),
-        }
+        let shape = self.shape(v).map(|shape| TensorShapeProto { dim: shape.iter().map(dimension).collect() });
+        TypeProto { value: Some(TypeValue::Tensor(TensorTypeProto { elem_type: Some(self.elem(v).0), shape })) }
     }
 }
 
@@ -511,29 +433,24 @@ pub fn tensor_type(info: &ValueInfoProto) -> Option<&TensorTypeProto> {
     }
 }
 
+fn says_shape(declared: &TypeProto) -> bool {
+    !matches!(&declared.value, Some(TypeValue::Tensor(tensor)) if tensor.shape.is_none())
+}
+
 /// The standard domain has two spellings.
 pub fn standardize(domain: &str) -> String {
-    if domain == "ai.onnx" {
-        String::new()
-    } else {
-        domain.to_string()
-    }
+    if domain == "ai.onnx" { String::new() } else { domain.to_string() }
 }
 
 /// What makes two nodes compute the same; none where they need not (random draws, subgraphs).
 fn share_key(node: &Node) -> Option<Vec<u8>> {
-    let distinct = node.op.starts_with("Random")
-        || ["Bernoulli", "Multinomial", "Dropout"].contains(&node.op.as_str());
+    let distinct = node.op.starts_with("Random") || ["Bernoulli", "Multinomial", "Dropout"].contains(&node.op.as_str());
     if distinct || !node.domain.is_empty() || !node.captures.is_empty() {
         return None;
     }
     let proto = NodeProto {
         op_type: Some(node.op.clone()),
-        input: node
-            .inputs
-            .iter()
-            .map(|v| v.map_or(String::new(), |v| v.0.to_string()))
-            .collect(),
+        input: node.inputs.iter().map(|v| v.map_or(String::new(), |v| v.0.to_string())).collect(),
         output: vec![node.outputs.len().to_string()],
         attribute: node.attributes.clone(),
         ..Default::default()

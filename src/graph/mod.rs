@@ -9,6 +9,7 @@
 //! [`cotangent`] transposes what that wrote.
 
 mod content;
+mod cotangent;
 mod differentiate;
 mod elem;
 mod emit;
@@ -24,6 +25,7 @@ mod shapes;
 mod size;
 mod step;
 mod tangent;
+mod transposes;
 
 pub use differentiate::{Mode, differentiate, obstacles};
 pub use elem::ElemType;

@@ -40,10 +40,7 @@ const LARGEST: u64 = i32::MAX as u64;
 impl Model {
     /// Reads a file, and the external data beside it.
     pub fn load(path: &Path) -> Result<Model, GraphError> {
-        let bytes = std::fs::read(path).map_err(|source| GraphError::Read {
-            path: path.to_path_buf(),
-            source,
-        })?;
+        let bytes = std::fs::read(path).map_err(|source| GraphError::Read { path: path.to_path_buf(), source })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let file = path.display().to_string();
         let proto = read::model(&file, Bytes::from(bytes), Some(folder))?;
@@ -53,20 +50,14 @@ impl Model {
     /// Reads a model from memory; `name` stands for it in messages.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Model, GraphError> {
         let proto = read::model(name, Bytes::copy_from_slice(bytes), None)?;
-        Ok(Model {
-            file: name.to_string(),
-            proto,
-        })
+        Ok(Model { file: name.to_string(), proto })
     }
 
     /// The model as one file.
     pub fn to_bytes(&self) -> Result<Vec<u8>, GraphError> {
         let bytes = self.proto.encoded_len() as u64;
         if bytes > LARGEST {
-            return Err(GraphError::TooLarge {
-                file: self.file.clone(),
-                bytes,
-            });
+            return Err(GraphError::TooLarge { file: self.file.clone(), bytes });
         }
         Ok(self.proto.encode_to_vec())
     }
@@ -74,12 +65,7 @@ impl Model {
     /// What the graph must be fed; initializers that are listed as inputs are not among them.
     pub fn inputs(&self) -> Vec<Port> {
         let stored: HashSet<&str> = self.graph().initializer.iter().map(|t| t.name()).collect();
-        self.graph()
-            .input
-            .iter()
-            .filter(|input| !stored.contains(input.name()))
-            .map(port)
-            .collect()
+        self.graph().input.iter().filter(|input| !stored.contains(input.name())).map(port).collect()
     }
 
     pub fn outputs(&self) -> Vec<Port> {
@@ -88,24 +74,14 @@ impl Model {
 
     /// The version of the standard operators; 0 where the file names none.
     pub fn opset(&self) -> i64 {
-        let standard = self
-            .proto
-            .opset_import
-            .iter()
-            .find(|o| standardize(o.domain()).is_empty());
+        let standard = self.proto.opset_import.iter().find(|o| standardize(o.domain()).is_empty());
         standard.map_or(0, |o| o.version())
     }
 
     /// How many floating-point numbers the model stores.
     pub fn parameters(&self) -> u64 {
-        let floats = self
-            .graph()
-            .initializer
-            .iter()
-            .filter(|t| ElemType(t.data_type()).is_float());
-        floats
-            .map(|t| t.dims.iter().map(|d| *d as u64).product::<u64>())
-            .sum()
+        let floats = self.graph().initializer.iter().filter(|t| ElemType(t.data_type()).is_float());
+        floats.map(|t| t.dims.iter().map(|d| *d as u64).product::<u64>()).sum()
     }
 
     /// How often each operator occurs.
@@ -113,11 +89,8 @@ impl Model {
         let mut counts = BTreeMap::new();
         for node in &self.graph().node {
             let domain = standardize(node.domain());
-            let name = if domain.is_empty() {
-                node.op_type().to_string()
-            } else {
-                format!("{domain}.{}", node.op_type())
-            };
+            let name =
+                if domain.is_empty() { node.op_type().to_string() } else { format!("{domain}.{}", node.op_type()) };
             *counts.entry(name).or_insert(0) += 1;
         }
         counts
@@ -130,24 +103,15 @@ impl Model {
 
     pub(super) fn graph(&self) -> &GraphProto {
         static EMPTY: std::sync::OnceLock<GraphProto> = std::sync::OnceLock::new();
-        self.proto
-            .graph
-            .as_ref()
-            .unwrap_or_else(|| EMPTY.get_or_init(GraphProto::default))
+        self.proto.graph.as_ref().unwrap_or_else(|| EMPTY.get_or_init(GraphProto::default))
     }
 }
 
 fn port(info: &ValueInfoProto) -> Port {
     let tensor = tensor_type(info);
-    let dims = tensor
-        .and_then(|t| t.shape.as_ref())
-        .map_or(Vec::new(), |shape| shape.dim.iter().map(dim).collect());
+    let dims = tensor.and_then(|t| t.shape.as_ref()).map_or(Vec::new(), |shape| shape.dim.iter().map(dim).collect());
     let elem = tensor.map_or(ElemType::UNKNOWN, |t| ElemType(t.elem_type()));
-    Port {
-        name: info.name().to_string(),
-        elem,
-        dims,
-    }
+    Port { name: info.name().to_string(), elem, dims }
 }
 
 fn dim(dimension: &DimensionProto) -> Dim {

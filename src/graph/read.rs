@@ -16,23 +16,14 @@ use super::{inline, order};
 
 /// Decodes and checks a model; `folder` is where external data lies.
 pub fn model(file: &str, bytes: Bytes, folder: Option<&Path>) -> Result<ModelProto, GraphError> {
-    let malformed = |reason: String| GraphError::Malformed {
-        file: file.to_string(),
-        reason,
-    };
+    let malformed = |reason: String| GraphError::Malformed { file: file.to_string(), reason };
     if bytes.is_empty() {
         return Err(malformed("the file is empty".into()));
     }
-    let mut model = ModelProto::decode(bytes)
-        .map_err(|e| malformed(format!("{e}; the file may be truncated")))?;
-    let mut graph = model
-        .graph
-        .take()
-        .ok_or_else(|| malformed("it holds no graph".into()))?;
+    let mut model = ModelProto::decode(bytes).map_err(|e| malformed(format!("{e}; the file may be truncated")))?;
+    let mut graph = model.graph.take().ok_or_else(|| malformed("it holds no graph".into()))?;
     if !graph.sparse_initializer.is_empty() {
-        return Err(malformed(
-            "sparse initializers are not supported: store them densely".into(),
-        ));
+        return Err(malformed("sparse initializers are not supported: store them densely".into()));
     }
     let functions = std::mem::take(&mut model.functions);
     inline::functions(&mut graph, functions).map_err(malformed)?;
@@ -53,11 +44,7 @@ fn each_tensor(
 ) -> Result<(), String> {
     graph.initializer.iter_mut().try_for_each(&mut *visit)?;
     for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
-        attribute
-            .t
-            .iter_mut()
-            .chain(&mut attribute.tensors)
-            .try_for_each(&mut *visit)?;
+        attribute.t.iter_mut().chain(&mut attribute.tensors).try_for_each(&mut *visit)?;
         for subgraph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
             each_tensor(subgraph, visit)?;
         }
@@ -69,12 +56,8 @@ fn each_tensor(
 fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
     let name = tensor.name();
     let elem = ElemType(tensor.data_type());
-    let count = tensor
-        .dims
-        .iter()
-        .try_fold(1u64, |n, d| n.checked_mul(u64::try_from(*d).ok()?));
-    let count = count
-        .ok_or_else(|| format!("tensor `{name}` has the impossible shape {:?}", tensor.dims))?;
+    let count = tensor.dims.iter().try_fold(1u64, |n, d| n.checked_mul(u64::try_from(*d).ok()?));
+    let count = count.ok_or_else(|| format!("tensor `{name}` has the impossible shape {:?}", tensor.dims))?;
     if elem == ElemType::STRING {
         return Ok(());
     }
@@ -104,10 +87,7 @@ fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
         _ => (tensor.int32_data.len(), 1),
     };
     if count.checked_mul(packed) != Some(held as u64) {
-        return Err(format!(
-            "tensor `{name}` of shape {:?} and type {elem} holds {held} elements",
-            tensor.dims
-        ));
+        return Err(format!("tensor `{name}` of shape {:?} and type {elem} holds {held} elements", tensor.dims));
     }
     Ok(())
 }
@@ -118,31 +98,18 @@ fn load_external(tensor: &mut TensorProto, folder: Option<&Path>) -> Result<(), 
         return Ok(());
     }
     let name = tensor.name().to_string();
-    let folder = folder.ok_or_else(|| {
-        format!("tensor `{name}` lies in another file, and only bytes were given")
-    })?;
-    let entry = |key: &str| {
-        tensor
-            .external_data
-            .iter()
-            .find(|e| e.key() == key)
-            .map(|e| e.value().to_string())
-    };
-    let location = entry("location")
-        .ok_or_else(|| format!("tensor `{name}` does not say in which file its data lie"))?;
-    let inside = Path::new(&location)
-        .components()
-        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let folder = folder.ok_or_else(|| format!("tensor `{name}` lies in another file, and only bytes were given"))?;
+    let entry = |key: &str| tensor.external_data.iter().find(|e| e.key() == key).map(|e| e.value().to_string());
+    let location =
+        entry("location").ok_or_else(|| format!("tensor `{name}` does not say in which file its data lie"))?;
+    let inside = Path::new(&location).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if !inside || location.is_empty() {
-        return Err(format!(
-            "the data of tensor `{name}` lie in `{location}`, outside the model's folder"
-        ));
+        return Err(format!("the data of tensor `{name}` lie in `{location}`, outside the model's folder"));
     }
     let number = |key: &str| match entry(key) {
-        Some(value) => value
-            .parse::<u64>()
-            .map(Some)
-            .map_err(|_| format!("tensor `{name}`: `{key}` is `{value}`, not a number")),
+        Some(value) => {
+            value.parse::<u64>().map(Some).map_err(|_| format!("tensor `{name}`: `{key}` is `{value}`, not a number"))
+        }
         None => Ok(None),
     };
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
@@ -160,10 +127,7 @@ fn read_part(path: &Path, offset: u64, length: Option<u64>) -> std::io::Result<B
     let length = length.unwrap_or_else(|| end.saturating_sub(offset));
     if offset.checked_add(length).is_none_or(|stop| stop > end) {
         let message = format!("{length} bytes from {offset} reach beyond the end at {end}");
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::UnexpectedEof,
-            message,
-        ));
+        return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, message));
     }
     file.seek(SeekFrom::Start(offset))?;
     let mut raw = Vec::new();

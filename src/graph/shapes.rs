@@ -17,11 +17,8 @@ const UNKNOWN: Inferred = (ElemType::UNKNOWN, None);
 
 /// The outputs of a node whose inputs are known values of the graph.
 pub fn infer(g: &mut Graph, node: &Node, outputs: usize) -> Vec<Inferred> {
-    let mut inferred = if node.domain.is_empty() {
-        infer_standard(g, node, outputs).unwrap_or_default()
-    } else {
-        Vec::new()
-    };
+    let mut inferred =
+        if node.domain.is_empty() { infer_standard(g, node, outputs).unwrap_or_default() } else { Vec::new() };
     inferred.resize(outputs.max(inferred.len()), UNKNOWN);
     for (_, shape) in &mut inferred {
         *shape = shape.take().filter(|shape| shape.len() <= RANK_LIMIT);
@@ -41,8 +38,8 @@ fn elem_of(g: &Graph, node: &Node) -> ElemType {
     let input = |place| node.input(place).map_or(ElemType::UNKNOWN, |v| g.elem(v));
     match node.op.as_str() {
         "Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero" => ElemType::INT64,
-        "Equal" | "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor"
-        | "Not" | "IsNaN" | "IsInf" => ElemType::BOOL,
+        "Equal" | "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Not" | "IsNaN"
+        | "IsInf" => ElemType::BOOL,
         "Cast" => ElemType(node.int("to", 0) as i32),
         "CastLike" | "Where" => input(1),
         "OneHot" => input(2),
@@ -52,12 +49,10 @@ fn elem_of(g: &Graph, node: &Node) -> ElemType {
             None => ElemType::FLOAT,
         },
         "RandomNormal" | "RandomUniform" => ElemType(node.int("dtype", 1) as i32),
-        "RandomNormalLike" | "RandomUniformLike" | "Bernoulli" | "EyeLike" => {
-            match node.int("dtype", 0) {
-                0 => input(0),
-                n => ElemType(n as i32),
-            }
-        }
+        "RandomNormalLike" | "RandomUniformLike" | "Bernoulli" | "EyeLike" => match node.int("dtype", 0) {
+            0 => input(0),
+            n => ElemType(n as i32),
+        },
         "Attention" => input(0),
         _ => input(0),
     }
@@ -68,10 +63,7 @@ fn constant_type(node: &Node) -> ElemType {
         return ElemType::UNKNOWN;
     };
     match attribute.name() {
-        "value" => attribute
-            .t
-            .as_ref()
-            .map_or(ElemType::UNKNOWN, |t| ElemType(t.data_type())),
+        "value" => attribute.t.as_ref().map_or(ElemType::UNKNOWN, |t| ElemType(t.data_type())),
         "value_int" | "value_ints" => ElemType::INT64,
         "value_float" | "value_floats" => ElemType::FLOAT,
         "value_string" | "value_strings" => ElemType::STRING,
@@ -106,9 +98,9 @@ fn shape_of(g: &mut Graph, node: &Node) -> Option<Shape> {
             Some(vec![Size::fixed(content.items.len() as i64)])
         }
         "Size" => Some(Vec::new()),
-        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "Max" | "Min" | "Sum" | "Mean"
-        | "Equal" | "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or"
-        | "Xor" | "Where" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" => broadcast_all(g, node),
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "Max" | "Min" | "Sum" | "Mean" | "Equal" | "Less"
+        | "Greater" | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Where" | "BitwiseAnd"
+        | "BitwiseOr" | "BitwiseXor" => broadcast_all(g, node),
         "PRelu" => g.shape(x?).cloned(),
         "MatMul" => {
             let (a, b) = (g.shape(x?)?.clone(), g.shape(node.input(1)?)?.clone());
@@ -136,13 +128,7 @@ fn shape_of(g: &mut Graph, node: &Node) -> Option<Shape> {
         "AveragePool" | "LpPool" => pool(g, node),
         "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool" => {
             let shape = g.shape(x?)?;
-            Some(
-                shape
-                    .iter()
-                    .enumerate()
-                    .map(|(i, d)| if i < 2 { d.clone() } else { Size::fixed(1) })
-                    .collect(),
-            )
+            Some(shape.iter().enumerate().map(|(i, d)| if i < 2 { d.clone() } else { Size::fixed(1) }).collect())
         }
         "DepthToSpace" | "SpaceToDepth" => depth_to_space(g, node),
         "Resize" | "Upsample" => resize(g, node),
@@ -157,14 +143,9 @@ fn shape_of(g: &mut Graph, node: &Node) -> Option<Shape> {
             Some(vec![Size::fixed(rank as i64), g.symbols.fresh()])
         }
         "DFT" => dft(g, node),
-        "Compress" | "Unique" | "NonMaxSuppression" | "Loop" | "Scan" | "If" | "LSTM" | "GRU"
-        | "RNN" | "GridSample" => None,
-        "RandomNormal" | "RandomUniform" => Some(
-            node.ints("shape")?
-                .iter()
-                .map(|n| Size::fixed(*n))
-                .collect(),
-        ),
+        "Compress" | "Unique" | "NonMaxSuppression" | "Loop" | "Scan" | "If" | "LSTM" | "GRU" | "RNN"
+        | "GridSample" => None,
+        "RandomNormal" | "RandomUniform" => Some(node.ints("shape")?.iter().map(|n| Size::fixed(*n)).collect()),
         op if op.starts_with("Reduce") => reduce(g, node),
         op if KEEPS_SHAPE.contains(&op) => g.shape(x?).cloned(),
         _ => None,
@@ -248,22 +229,11 @@ fn infer_many(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferred
         "LayerNormalization" => {
             let shape = g.shape(x)?.clone();
             let axis = axis_of(node.int("axis", -1), shape.len())?;
-            let statistics: Shape = shape
-                .iter()
-                .enumerate()
-                .map(|(i, d)| if i < axis { d.clone() } else { Size::fixed(1) })
-                .collect();
+            let statistics: Shape =
+                shape.iter().enumerate().map(|(i, d)| if i < axis { d.clone() } else { Size::fixed(1) }).collect();
             let stash = ElemType(node.int("stash_type", 1) as i32);
-            let stash = if elem == ElemType::DOUBLE {
-                elem
-            } else {
-                stash
-            };
-            Some(vec![
-                (elem, Some(shape)),
-                (stash, Some(statistics.clone())),
-                (stash, Some(statistics)),
-            ])
+            let stash = if elem == ElemType::DOUBLE { elem } else { stash };
+            Some(vec![(elem, Some(shape)), (stash, Some(statistics.clone())), (stash, Some(statistics))])
         }
         "MaxPool" => {
             let shape = pool(g, node);
@@ -272,18 +242,12 @@ fn infer_many(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferred
         "TopK" => {
             let mut shape = g.shape(x)?.clone();
             let axis = axis_of(node.int("axis", -1), shape.len())?;
-            let k = node
-                .input(1)
-                .and_then(|k| g.content(k))
-                .and_then(|c| c.items.first().cloned());
+            let k = node.input(1).and_then(|k| g.content(k)).and_then(|c| c.items.first().cloned());
             shape[axis] = match k {
                 Some(Item::Int(size)) => size,
                 _ => g.symbols.fresh(),
             };
-            Some(vec![
-                (elem, Some(shape.clone())),
-                (ElemType::INT64, Some(shape)),
-            ])
+            Some(vec![(elem, Some(shape.clone())), (ElemType::INT64, Some(shape))])
         }
         "Dropout" => {
             let shape = g.shape(x).cloned();
@@ -301,10 +265,7 @@ fn branch_types(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferr
     let (yes, no) = (branch("then_branch")?, branch("else_branch")?);
     let mut inferred = Vec::new();
     for i in 0..outputs {
-        let (a, b) = (
-            tensor_type(yes.output.get(i)?),
-            tensor_type(no.output.get(i)?),
-        );
+        let (a, b) = (tensor_type(yes.output.get(i)?), tensor_type(no.output.get(i)?));
         let (Some(a), Some(b)) = (a, b) else {
             return None;
         };
@@ -315,11 +276,7 @@ fn branch_types(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferr
 }
 
 pub fn axis_of(axis: i64, rank: usize) -> Option<usize> {
-    let axis = if axis < 0 {
-        axis.checked_add(rank as i64)?
-    } else {
-        axis
-    };
+    let axis = if axis < 0 { axis.checked_add(rank as i64)? } else { axis };
     usize::try_from(axis).ok().filter(|axis| *axis < rank)
 }
 
@@ -329,9 +286,7 @@ fn sizes(g: &mut Graph, v: Val) -> Option<Shape> {
         return Some(items.into_iter().map(|item| size_of(g, item)).collect());
     }
     let length = g.shape(v)?.first()?.as_fixed()?;
-    (0..=64)
-        .contains(&length)
-        .then(|| (0..length).map(|_| g.symbols.fresh()).collect())
+    (0..=64).contains(&length).then(|| (0..length).map(|_| g.symbols.fresh()).collect())
 }
 
 fn size_of(g: &mut Graph, item: Item) -> Size {
@@ -359,14 +314,8 @@ fn broadcast_size(g: &mut Graph, a: &Size, b: &Size) -> Size {
 pub fn broadcast(g: &mut Graph, a: &[Size], b: &[Size]) -> Shape {
     let rank = a.len().max(b.len());
     let one = Size::fixed(1);
-    let at = |shape: &[Size], i: usize| {
-        (i + shape.len())
-            .checked_sub(rank)
-            .map_or(one.clone(), |j| shape[j].clone())
-    };
-    (0..rank)
-        .map(|i| broadcast_size(g, &at(a, i), &at(b, i)))
-        .collect()
+    let at = |shape: &[Size], i: usize| (i + shape.len()).checked_sub(rank).map_or(one.clone(), |j| shape[j].clone());
+    (0..rank).map(|i| broadcast_size(g, &at(a, i), &at(b, i))).collect()
 }
 
 fn broadcast_all(g: &mut Graph, node: &Node) -> Option<Shape> {
@@ -411,10 +360,7 @@ fn transpose(g: &mut Graph, node: &Node) -> Option<Shape> {
     match node.ints("perm") {
         None => Some(shape.iter().rev().cloned().collect()),
         Some(perm) if perm.len() != shape.len() => None,
-        Some(perm) => perm
-            .iter()
-            .map(|p| shape.get(usize::try_from(*p).ok()?).cloned())
-            .collect(),
+        Some(perm) => perm.iter().map(|p| shape.get(usize::try_from(*p).ok()?).cloned()).collect(),
     }
 }
 
@@ -459,11 +405,7 @@ fn reshape(g: &mut Graph, node: &Node) -> Option<Shape> {
 fn flatten(g: &mut Graph, node: &Node) -> Option<Shape> {
     let shape = g.shape(node.input(0)?)?.clone();
     let axis = node.int("axis", 1);
-    let axis = if axis == shape.len() as i64 {
-        shape.len()
-    } else {
-        axis_of(axis, shape.len())?
-    };
+    let axis = if axis == shape.len() as i64 { shape.len() } else { axis_of(axis, shape.len())? };
     Some(vec![product(g, &shape[..axis]), product(g, &shape[axis..])])
 }
 
@@ -474,10 +416,7 @@ pub fn axes(g: &Graph, node: &Node, rank: usize) -> Option<Option<Vec<usize>>> {
         None => node.ints("axes"),
     };
     let Some(list) = list else { return Some(None) };
-    let mut axes: Vec<usize> = list
-        .iter()
-        .map(|axis| axis_of(*axis, rank))
-        .collect::<Option<_>>()?;
+    let mut axes: Vec<usize> = list.iter().map(|axis| axis_of(*axis, rank)).collect::<Option<_>>()?;
     axes.sort_unstable();
     axes.dedup();
     Some(Some(axes))
@@ -488,9 +427,7 @@ fn squeeze(g: &mut Graph, node: &Node) -> Option<Shape> {
     match axes(g, node, shape.len())? {
         Some(axes) => reduced(&shape, &axes, false),
         // Without axes the rank depends on which sizes are 1.
-        None if shape.iter().all(|d| d.as_fixed().is_some()) => {
-            Some(shape.into_iter().filter(|d| !d.is(1)).collect())
-        }
+        None if shape.iter().all(|d| d.as_fixed().is_some()) => Some(shape.into_iter().filter(|d| !d.is(1)).collect()),
         None => None,
     }
 }
@@ -504,15 +441,7 @@ fn unsqueeze(g: &mut Graph, node: &Node) -> Option<Shape> {
     let rank = shape.len().checked_add(added)?;
     let axes = axes(g, node, rank)??;
     let mut rest = shape.into_iter();
-    (0..rank)
-        .map(|i| {
-            if axes.contains(&i) {
-                Some(Size::fixed(1))
-            } else {
-                rest.next()
-            }
-        })
-        .collect()
+    (0..rank).map(|i| if axes.contains(&i) { Some(Size::fixed(1)) } else { rest.next() }).collect()
 }
 
 fn concat(g: &mut Graph, node: &Node) -> Option<Shape> {
@@ -572,9 +501,7 @@ fn slice(g: &mut Graph, node: &Node) -> Option<Shape> {
         Some(v) => g.content(v).and_then(Content::fixed),
         None => {
             let length = g.shape(node.input(1)?)?.first()?.as_fixed()?;
-            (0..=shape.len() as i64)
-                .contains(&length)
-                .then(|| (0..length).collect())
+            (0..=shape.len() as i64).contains(&length).then(|| (0..length).collect())
         }
     };
     let Some(axes) = axes else {
@@ -583,16 +510,8 @@ fn slice(g: &mut Graph, node: &Node) -> Option<Shape> {
     };
     for (i, axis) in axes.iter().enumerate() {
         let axis = axis_of(*axis, shape.len())?;
-        let bound = |c: &Option<Content>| {
-            c.as_ref()
-                .and_then(|c| c.items.get(i).cloned())
-                .unwrap_or(Item::Unknown)
-        };
-        let step = if node.input(4).is_some() {
-            bound(&steps).as_fixed()
-        } else {
-            Some(1)
-        };
+        let bound = |c: &Option<Content>| c.as_ref().and_then(|c| c.items.get(i).cloned()).unwrap_or(Item::Unknown);
+        let step = if node.input(4).is_some() { bound(&steps).as_fixed() } else { Some(1) };
         shape[axis] = slice_size(g, &shape[axis].clone(), bound(&starts), bound(&ends), step);
     }
     Some(shape)
@@ -606,18 +525,13 @@ fn slice_size(g: &mut Graph, length: &Size, start: Item, end: Item, step: Option
         return fixed_slice(n, s, e, step).map_or_else(|| g.symbols.fresh(), Size::fixed);
     }
     let far = end.as_fixed().is_some_and(|e| e >= i64::from(i32::MAX));
-    let reversed =
-        start.is(-1) && end.as_fixed().is_some_and(|e| e <= -i64::from(i32::MAX)) && step == -1;
+    let reversed = start.is(-1) && end.as_fixed().is_some_and(|e| e <= -i64::from(i32::MAX)) && step == -1;
     if start.is(0) && step == 1 && (far || end == *length) || reversed {
         return length.clone();
     }
     // A non-negative start and a run to the end, or to a symbolic place: the plain difference.
     let negative = |s: &Size| s.as_fixed().is_some_and(|n| n < 0);
-    let from = if negative(&start) {
-        g.symbols.add(length, &start)
-    } else {
-        start.clone()
-    };
+    let from = if negative(&start) { g.symbols.add(length, &start) } else { start.clone() };
     let to = if far {
         length.clone()
     } else if negative(&end) {
@@ -625,33 +539,20 @@ fn slice_size(g: &mut Graph, length: &Size, start: Item, end: Item, step: Option
     } else {
         end
     };
-    let surely = step == 1
-        && (to == *length || to.as_fixed().is_none() && from.is(0) && to.as_symbol().is_some());
-    let ends_inside = step == 1
-        && length
-            .minus(&to)
-            .is_some_and(|rest| rest.as_fixed().is_some_and(|n| n >= 0));
+    let surely = step == 1 && (to == *length || to.as_fixed().is_none() && from.is(0) && to.as_symbol().is_some());
+    let ends_inside = step == 1 && length.minus(&to).is_some_and(|rest| rest.as_fixed().is_some_and(|n| n >= 0));
     if surely || ends_inside {
         g.symbols.sub(&to, &from)
     } else {
-        g.symbols
-            .expression(format!("{length:?}[{from:?}:{to:?}:{step}]"))
+        g.symbols.expression(format!("{length:?}[{from:?}:{to:?}:{step}]"))
     }
 }
 
 fn fixed_slice(n: i64, start: i64, end: i64, step: i64) -> Option<i64> {
     let wrap = |i: i64| if i < 0 { i.saturating_add(n) } else { i };
-    let (low, high) = if step > 0 {
-        (0, n)
-    } else {
-        (-1, n.checked_sub(1)?)
-    };
+    let (low, high) = if step > 0 { (0, n) } else { (-1, n.checked_sub(1)?) };
     let (start, end) = (wrap(start).max(low).min(high), wrap(end).max(low).min(high));
-    let span = if step > 0 {
-        end.checked_sub(start)?
-    } else {
-        start.checked_sub(end)?
-    };
+    let span = if step > 0 { end.checked_sub(start)? } else { start.checked_sub(end)? };
     let step = step.checked_abs().filter(|s| *s > 0)?;
     Some(if span <= 0 { 0 } else { (span - 1) / step + 1 })
 }
@@ -682,13 +583,7 @@ fn expand(g: &mut Graph, node: &Node) -> Option<Shape> {
 fn tile(g: &mut Graph, node: &Node) -> Option<Shape> {
     let shape = g.shape(node.input(0)?)?.clone();
     let repeats = sizes(g, node.input(1)?)?;
-    (repeats.len() == shape.len()).then(|| {
-        shape
-            .iter()
-            .zip(&repeats)
-            .map(|(d, n)| g.symbols.mul(d, n))
-            .collect()
-    })
+    (repeats.len() == shape.len()).then(|| shape.iter().zip(&repeats).map(|(d, n)| g.symbols.mul(d, n)).collect())
 }
 
 fn pad(g: &mut Graph, node: &Node) -> Option<Shape> {
@@ -698,12 +593,7 @@ fn pad(g: &mut Graph, node: &Node) -> Option<Shape> {
         None => return Some(shape.iter().map(|_| g.symbols.fresh()).collect()),
     };
     let axes: Vec<usize> = match node.input(3) {
-        Some(v) => g
-            .content(v)?
-            .fixed()?
-            .iter()
-            .map(|a| axis_of(*a, shape.len()))
-            .collect::<Option<_>>()?,
+        Some(v) => g.content(v)?.fixed()?.iter().map(|a| axis_of(*a, shape.len())).collect::<Option<_>>()?,
         None => (0..shape.len()).collect(),
     };
     if pads.len() != 2 * axes.len() {
@@ -721,14 +611,9 @@ fn pad(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 fn range(g: &mut Graph, node: &Node) -> Option<Shape> {
-    let item = |place: usize| {
-        node.input(place)
-            .and_then(|v| g.content(v))
-            .and_then(|c| c.items.first().cloned())
-    };
+    let item = |place: usize| node.input(place).and_then(|v| g.content(v)).and_then(|c| c.items.first().cloned());
     let (start, limit, delta) = (item(0), item(1), item(2));
-    if let (Some(Item::Int(start)), Some(Item::Int(limit)), Some(Item::Int(delta))) =
-        (&start, &limit, &delta)
+    if let (Some(Item::Int(start)), Some(Item::Int(limit)), Some(Item::Int(delta))) = (&start, &limit, &delta)
         && delta.is(1)
     {
         return Some(vec![g.symbols.sub(limit, start)]);
@@ -748,10 +633,7 @@ fn range(g: &mut Graph, node: &Node) -> Option<Shape> {
 fn one_hot(g: &mut Graph, node: &Node) -> Option<Shape> {
     let mut shape = g.shape(node.input(0)?)?.clone();
     let axis = axis_of(node.int("axis", -1), shape.len() + 1)?;
-    let depth = node
-        .input(1)
-        .and_then(|v| g.content(v))
-        .and_then(|c| c.items.first().cloned());
+    let depth = node.input(1).and_then(|v| g.content(v)).and_then(|c| c.items.first().cloned());
     let depth = size_of(g, depth.unwrap_or(Item::Unknown));
     shape.insert(axis, depth);
     Some(shape)
@@ -770,23 +652,12 @@ pub struct Window {
 pub fn windows(node: &Node, kernel: &[i64]) -> Option<Vec<Window>> {
     let n = kernel.len();
     let list = |name: &str, default: i64, length: usize| {
-        let list = node
-            .ints(name)
-            .filter(|l| !l.is_empty())
-            .unwrap_or_else(|| vec![default; length]);
+        let list = node.ints(name).filter(|l| !l.is_empty()).unwrap_or_else(|| vec![default; length]);
         (list.len() == length).then_some(list)
     };
-    let (strides, dilations, pads) = (
-        list("strides", 1, n)?,
-        list("dilations", 1, n)?,
-        list("pads", 0, 2 * n)?,
-    );
+    let (strides, dilations, pads) = (list("strides", 1, n)?, list("dilations", 1, n)?, list("pads", 0, 2 * n)?);
     let sane = |v: i64| (0..1 << 31).contains(&v);
-    if !kernel
-        .iter()
-        .chain(&strides)
-        .chain(&dilations)
-        .all(|v| sane(*v) && *v > 0)
+    if !kernel.iter().chain(&strides).chain(&dilations).all(|v| sane(*v) && *v > 0)
         || !pads.iter().all(|v| sane(v.abs()))
     {
         return None;
@@ -810,11 +681,7 @@ fn windowed(g: &mut Graph, node: &Node, length: &Size, w: &Window) -> Size {
             g.symbols.div(&up, &stride)
         }
         auto => {
-            let pads = if auto == "VALID" {
-                0
-            } else {
-                w.before + w.after
-            };
+            let pads = if auto == "VALID" { 0 } else { w.before + w.after };
             let room = g.symbols.add(length, &Size::fixed(pads - reach));
             if node.int("ceil_mode", 0) != 0 {
                 return ceil_windows(g, length, &room, pads, w);
@@ -839,33 +706,23 @@ fn ceil_windows(g: &mut Graph, length: &Size, room: &Size, _pads: i64, w: &Windo
 }
 
 fn conv(g: &mut Graph, node: &Node) -> Option<Shape> {
-    let (x, w) = (
-        g.shape(node.input(0)?)?.clone(),
-        g.shape(node.input(1)?)?.clone(),
-    );
+    let (x, w) = (g.shape(node.input(0)?)?.clone(), g.shape(node.input(1)?)?.clone());
     if x.len() != w.len() || x.len() < 3 {
         return None;
     }
     let kernel: Option<Vec<i64>> = w[2..].iter().map(Size::as_fixed).collect();
     let mut shape = vec![x[0].clone(), w[0].clone()];
     match kernel.and_then(|kernel| windows(node, &kernel)) {
-        Some(windows) => shape.extend(
-            x[2..]
-                .iter()
-                .zip(&windows)
-                .map(|(d, w)| windowed(g, node, d, w))
-                .collect::<Vec<_>>(),
-        ),
+        Some(windows) => {
+            shape.extend(x[2..].iter().zip(&windows).map(|(d, w)| windowed(g, node, d, w)).collect::<Vec<_>>())
+        }
         None => shape.extend(x[2..].iter().map(|_| g.symbols.fresh()).collect::<Vec<_>>()),
     }
     Some(shape)
 }
 
 fn conv_transpose(g: &mut Graph, node: &Node) -> Option<Shape> {
-    let (x, w) = (
-        g.shape(node.input(0)?)?.clone(),
-        g.shape(node.input(1)?)?.clone(),
-    );
+    let (x, w) = (g.shape(node.input(0)?)?.clone(), g.shape(node.input(1)?)?.clone());
     if x.len() != w.len() || x.len() < 3 {
         return None;
     }
@@ -880,9 +737,7 @@ fn conv_transpose(g: &mut Graph, node: &Node) -> Option<Shape> {
             (Some(given), _) => Size::fixed(*given.get(given.len().checked_sub(x.len() - 2)? + i)?),
             (None, Some(windows)) if !node.text("auto_pad", "NOTSET").starts_with("SAME") => {
                 let w = &windows[i];
-                let reach = w.dilation * (w.kernel - 1) + 1 + extra.get(i).unwrap_or(&0)
-                    - w.before
-                    - w.after;
+                let reach = w.dilation * (w.kernel - 1) + 1 + extra.get(i).unwrap_or(&0) - w.before - w.after;
                 let steps = g.symbols.sub(length, &Size::fixed(1));
                 let span = g.symbols.mul(&steps, &Size::fixed(w.stride));
                 g.symbols.add(&span, &Size::fixed(reach))
@@ -917,37 +772,20 @@ fn depth_to_space(g: &mut Graph, node: &Node) -> Option<Shape> {
         return None;
     };
     Some(if node.op == "DepthToSpace" {
-        vec![
-            n.clone(),
-            g.symbols.div(c, &square),
-            g.symbols.mul(h, &block),
-            g.symbols.mul(w, &block),
-        ]
+        vec![n.clone(), g.symbols.div(c, &square), g.symbols.mul(h, &block), g.symbols.mul(w, &block)]
     } else {
-        vec![
-            n.clone(),
-            g.symbols.mul(c, &square),
-            g.symbols.div(h, &block),
-            g.symbols.div(w, &block),
-        ]
+        vec![n.clone(), g.symbols.mul(c, &square), g.symbols.div(h, &block), g.symbols.div(w, &block)]
     })
 }
 
 fn resize(g: &mut Graph, node: &Node) -> Option<Shape> {
     let mut shape = g.shape(node.input(0)?)?.clone();
     let axes = match node.ints("axes") {
-        Some(axes) => axes
-            .iter()
-            .map(|a| axis_of(*a, shape.len()))
-            .collect::<Option<Vec<_>>>()?,
+        Some(axes) => axes.iter().map(|a| axis_of(*a, shape.len())).collect::<Option<Vec<_>>>()?,
         None => (0..shape.len()).collect(),
     };
     let stretch = node.text("keep_aspect_ratio_policy", "stretch") == "stretch";
-    let scales = if node.op == "Upsample" {
-        node.input(1)
-    } else {
-        node.input(2)
-    };
+    let scales = if node.op == "Upsample" { node.input(1) } else { node.input(2) };
     if let (Some(v), true) = (node.input(3), stretch) {
         let target = sizes(g, v)?;
         for (axis, size) in axes.iter().zip(target) {
@@ -955,10 +793,7 @@ fn resize(g: &mut Graph, node: &Node) -> Option<Shape> {
         }
         return Some(shape);
     }
-    let scales = scales
-        .and_then(|v| g.content(v))
-        .and_then(Content::reals)
-        .filter(|s| s.len() == axes.len());
+    let scales = scales.and_then(|v| g.content(v)).and_then(Content::reals).filter(|s| s.len() == axes.len());
     for (i, axis) in axes.iter().enumerate() {
         shape[*axis] = match &scales {
             Some(scales) => scaled(g, &shape[*axis].clone(), scales[i]),
@@ -971,12 +806,8 @@ fn resize(g: &mut Graph, node: &Node) -> Option<Shape> {
 /// `floor(length * scale)`.
 fn scaled(g: &mut Graph, length: &Size, scale: f64) -> Size {
     match length.as_fixed() {
-        Some(n) if (n as f64 * scale).abs() < 1e15 => {
-            Size::fixed((n as f64 * scale).floor() as i64)
-        }
-        None if scale.fract() == 0.0 && scale.abs() < 1e6 => {
-            g.symbols.mul(length, &Size::fixed(scale as i64))
-        }
+        Some(n) if (n as f64 * scale).abs() < 1e15 => Size::fixed((n as f64 * scale).floor() as i64),
+        None if scale.fract() == 0.0 && scale.abs() < 1e6 => g.symbols.mul(length, &Size::fixed(scale as i64)),
         None if (1.0 / scale).fract() == 0.0 && scale > 1e-6 => {
             g.symbols.div(length, &Size::fixed((1.0 / scale) as i64))
         }
@@ -984,22 +815,47 @@ fn scaled(g: &mut Graph, length: &Size, scale: f64) -> Size {
     }
 }
 
-fn einsum(g: &mut Graph, node: &Node) -> Option<Shape> {
-    let equation: String = node
-        .text("equation", "")
-        .chars()
-        .filter(|c| !c.is_whitespace())
-        .collect();
-    if equation.contains('.') {
+/// The terms of an einsum and its result, with letters in the place of ellipses and an implicit result written out.
+pub fn einsum_terms(equation: &str, ranks: &[usize]) -> Option<(Vec<String>, String)> {
+    let equation: String = equation.chars().filter(|c| !c.is_whitespace()).collect();
+    let (left, right) = match equation.split_once("->") {
+        Some((left, right)) => (left.to_string(), right.to_string()),
+        None => (equation.clone(), implicit_result(&equation)),
+    };
+    let terms: Vec<&str> = left.split(',').collect();
+    if terms.len() != ranks.len() {
         return None;
     }
-    let (left, right) = equation.split_once("->")?;
-    let mut sizes: Vec<(char, Size)> = Vec::new();
-    for (term, v) in left.split(',').zip(&node.inputs) {
-        let shape = g.shape((*v)?)?.clone();
-        if shape.len() != term.chars().count() {
+    let spare: Vec<char> = ('a'..='z').chain('A'..='Z').filter(|c| !equation.contains(*c)).collect();
+    let covered = |term: &str, rank: usize| rank.checked_sub(term.replace("...", "").chars().count());
+    let mut widest = 0;
+    for (term, rank) in terms.iter().zip(ranks) {
+        let width = covered(term, *rank)?;
+        if !term.contains("...") && width != 0 {
             return None;
         }
+        widest = widest.max(width);
+    }
+    let letters = |width: usize| spare.get(widest - width..widest).map(|l| l.iter().collect::<String>());
+    let named = terms.iter().zip(ranks).map(|(term, rank)| Some(term.replace("...", &letters(covered(term, *rank)?)?)));
+    Some((named.collect::<Option<_>>()?, right.replace("...", &letters(widest)?)))
+}
+
+/// The result of an equation without an arrow: letters that occur once, in alphabetical order.
+fn implicit_result(terms: &str) -> String {
+    let mut letters: Vec<char> =
+        terms.chars().filter(|c| c.is_alphabetic() && terms.matches(*c).count() == 1).collect();
+    letters.sort_unstable();
+    let dots = if terms.contains("...") { "..." } else { "" };
+    dots.chars().chain(letters).collect()
+}
+
+fn einsum(g: &mut Graph, node: &Node) -> Option<Shape> {
+    let ranks: Option<Vec<usize>> = node.inputs.iter().map(|v| g.rank((*v)?)).collect();
+    let (terms, result) = einsum_terms(&node.text("equation", ""), &ranks?)?;
+    let mut sizes: Vec<(char, Size)> = Vec::new();
+    for (term, v) in terms.iter().zip(&node.inputs) {
+        let shape = g.shape((*v)?)?.clone();
         for (letter, size) in term.chars().zip(shape) {
             match sizes.iter().position(|(l, _)| *l == letter) {
                 Some(i) => sizes[i].1 = broadcast_size(g, &sizes[i].1.clone(), &size),
@@ -1007,15 +863,8 @@ fn einsum(g: &mut Graph, node: &Node) -> Option<Shape> {
             }
         }
     }
-    right
-        .chars()
-        .map(|letter| {
-            sizes
-                .iter()
-                .find(|(l, _)| *l == letter)
-                .map(|(_, size)| size.clone())
-        })
-        .collect()
+    let size = |letter: char| sizes.iter().find(|(l, _)| *l == letter).map(|(_, size)| size.clone());
+    result.chars().map(size).collect()
 }
 
 pub fn reduced(shape: &[Size], axes: &[usize], keep: bool) -> Option<Shape> {

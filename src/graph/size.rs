@@ -19,11 +19,7 @@ const LIMIT: usize = 12;
 
 impl Size {
     pub fn fixed(n: i64) -> Size {
-        Size(if n == 0 {
-            BTreeMap::new()
-        } else {
-            BTreeMap::from([(Vec::new(), n)])
-        })
+        Size(if n == 0 { BTreeMap::new() } else { BTreeMap::from([(Vec::new(), n)]) })
     }
 
     pub fn symbol(symbol: Sym) -> Size {
@@ -53,9 +49,7 @@ impl Size {
 
     /// Coefficients and factors of each term.
     pub fn terms(&self) -> impl Iterator<Item = (i64, &[Sym])> {
-        self.0
-            .iter()
-            .map(|(product, coefficient)| (*coefficient, product.as_slice()))
+        self.0.iter().map(|(product, coefficient)| (*coefficient, product.as_slice()))
     }
 
     pub fn plus(&self, other: &Size) -> Option<Size> {
@@ -207,10 +201,7 @@ mod tests {
         let mut s = Symbols::default();
         let (n, c, w) = (s.named("N"), Size::fixed(64), Size::fixed(8));
         let all = n.times(&c).unwrap().times(&w).unwrap();
-        assert_eq!(
-            all.over(&n.times(&Size::fixed(32)).unwrap()),
-            Some(Size::fixed(16))
-        );
+        assert_eq!(all.over(&n.times(&Size::fixed(32)).unwrap()), Some(Size::fixed(16)));
         assert_eq!(n.plus(&n).unwrap().minus(&n), Some(n.clone()));
         assert_eq!(s.div(&n, &w), s.div(&n, &w));
         assert_ne!(s.div(&n, &w), s.div(&n, &c));
@@ -223,11 +214,7 @@ mod tests {
         let huge = Size::fixed(i64::MAX);
         assert!(s.add(&huge, &huge).as_fixed().is_none());
         assert!(s.mul(&huge, &huge).as_fixed().is_none());
-        assert!(
-            s.div(&Size::fixed(i64::MIN), &Size::fixed(-1))
-                .as_fixed()
-                .is_none()
-        );
+        assert!(s.div(&Size::fixed(i64::MIN), &Size::fixed(-1)).as_fixed().is_none());
         assert!(s.div(&huge, &Size::fixed(0)).as_fixed().is_none());
     }
 }

@@ -34,10 +34,7 @@ pub struct Step<'a> {
 impl Step<'_> {
     /// An input of the node, in the type that its tangents have.
     pub fn x(&mut self, place: usize) -> Result<Val, Refusal> {
-        let v = self
-            .node
-            .input(place)
-            .ok_or_else(|| Refusal(format!("its input {place} is missing")))?;
+        let v = self.node.input(place).ok_or_else(|| Refusal(format!("its input {place} is missing")))?;
         Ok(self.primal(v))
     }
 
@@ -50,11 +47,7 @@ impl Step<'_> {
     /// A value of the original graph, cast where tangents are computed in a wider type.
     pub fn primal(&mut self, v: Val) -> Val {
         let elem = self.g.elem(v);
-        if elem.is_float() {
-            self.g.cast(v, elem.tangent())
-        } else {
-            v
-        }
+        if elem.is_float() { self.g.cast(v, elem.tangent()) } else { v }
     }
 
     /// The whole tangent of an input, where it is not zero.
@@ -65,8 +58,7 @@ impl Step<'_> {
 
     /// The tangent of the first input.
     pub fn dx(&mut self) -> Result<Val, Refusal> {
-        self.d(0)
-            .ok_or_else(|| "only its first input may depend on the differentiated input".into())
+        self.d(0).ok_or_else(|| "only its first input may depend on the differentiated input".into())
     }
 
     /// The tangent of an input as it is kept.
@@ -83,12 +75,9 @@ impl Step<'_> {
 
     /// Refuses tangents of any input but those at the given places.
     pub fn only(&self, places: &[usize], remedy: &str) -> Result<(), Refusal> {
-        let other =
-            (0..self.tangents.len()).find(|i| self.tangents[*i].is_some() && !places.contains(i));
+        let other = (0..self.tangents.len()).find(|i| self.tangents[*i].is_some() && !places.contains(i));
         match other {
-            Some(place) => Err(Refusal(format!(
-                "its input {place} depends on the differentiated input; {remedy}"
-            ))),
+            Some(place) => Err(Refusal(format!("its input {place} depends on the differentiated input; {remedy}"))),
             None => Ok(()),
         }
     }
@@ -101,10 +90,7 @@ impl Step<'_> {
     }
 
     pub fn x_shape(&self, place: usize) -> Result<Shape, Refusal> {
-        let v = self
-            .node
-            .input(place)
-            .ok_or_else(|| Refusal(format!("its input {place} is missing")))?;
+        let v = self.node.input(place).ok_or_else(|| Refusal(format!("its input {place} is missing")))?;
         self.shape(v)
     }
 
@@ -119,11 +105,8 @@ impl Step<'_> {
     /// An axis attribute as a place in the primal's shape.
     pub fn axis(&self, name: &str, default: i64, rank: usize) -> Result<usize, Refusal> {
         let axis = self.node.int(name, default);
-        axis_of(axis, rank).ok_or_else(|| {
-            Refusal(format!(
-                "its attribute `{name}` is {axis}, for a tensor of {rank} axes"
-            ))
-        })
+        axis_of(axis, rank)
+            .ok_or_else(|| Refusal(format!("its attribute `{name}` is {axis}, for a tensor of {rank} axes")))
     }
 
     /// The shape of tangents of a tensor of the given shape.
@@ -182,8 +165,7 @@ impl Step<'_> {
     /// Whether the input at a place has provably the output's shape.
     pub fn same_shape(&self, place: usize) -> bool {
         let (x, y) = (self.node.input(place), self.node.output(0));
-        x.zip(y)
-            .is_some_and(|(x, y)| self.g.shape(x).is_some() && self.g.shape(x) == self.g.shape(y))
+        x.zip(y).is_some_and(|(x, y)| self.g.shape(x).is_some() && self.g.shape(x) == self.g.shape(y))
     }
 
     /// The tangent of an input times a primal value that has at most the output's shape.
@@ -196,10 +178,7 @@ impl Step<'_> {
                 Some(factor) => self.g.mul(factor, by),
                 None => by,
             };
-            return Ok(Some(Tangent {
-                base: tangent.base,
-                factor: Some(factor),
-            }));
+            return Ok(Some(Tangent { base: tangent.base, factor: Some(factor) }));
         }
         let Some(d) = self.aligned(place)? else {
             return Ok(None);
@@ -223,33 +202,21 @@ impl Step<'_> {
             (Some(p), None) | (None, Some(p)) => self.g.shift(p, 1.0),
             (None, None) => self.g.real_like(2.0, a.base),
         };
-        Some(Tangent {
-            base: a.base,
-            factor: Some(factor),
-        })
+        Some(Tangent { base: a.base, factor: Some(factor) })
     }
 
     pub fn negative(&mut self, tangent: Tangent) -> Tangent {
         match tangent.factor {
-            Some(factor) => Tangent {
-                base: tangent.base,
-                factor: Some(self.g.neg(factor)),
-            },
+            Some(factor) => Tangent { base: tangent.base, factor: Some(self.g.neg(factor)) },
             None => Tangent::plain(self.g.neg(tangent.base)),
         }
     }
 
     /// The integers of an input that must be known before anything runs.
     pub fn known(&self, place: usize) -> Result<Vec<i64>, Refusal> {
-        let known = self
-            .node
-            .input(place)
-            .and_then(|v| self.g.content(v))
-            .and_then(|c| c.fixed());
+        let known = self.node.input(place).and_then(|v| self.g.content(v)).and_then(|c| c.fixed());
         known.ok_or_else(|| {
-            Refusal(format!(
-                "its input {place} is computed at run time; export the model with it constant"
-            ))
+            Refusal(format!("its input {place} is computed at run time; export the model with it constant"))
         })
     }
 }

@@ -17,36 +17,21 @@ pub struct Tangents {
 /// Propagates the tangent `seed` of `input` through the graph, as far as `output` needs it.
 pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) -> Tangents {
     let useful = ancestors(g, output);
-    let mut tangents = Tangents {
-        of: HashMap::from([(input, Tangent::plain(seed))]),
-        obstacles: Vec::new(),
-    };
+    let mut tangents = Tangents { of: HashMap::from([(input, Tangent::plain(seed))]), obstacles: Vec::new() };
     let mut lost: HashSet<Val> = HashSet::new();
     for place in 0..g.nodes.len() {
         let node = g.nodes[place].clone();
         let touches = |v: &Val| tangents.of.contains_key(v) || lost.contains(v);
-        let active = node
-            .inputs
-            .iter()
-            .flatten()
-            .chain(&node.captures)
-            .any(touches);
+        let active = node.inputs.iter().flatten().chain(&node.captures).any(touches);
         if !active || !node.outputs.iter().flatten().any(|v| useful.contains(v)) {
             continue;
         }
-        let blind = node
-            .inputs
-            .iter()
-            .flatten()
-            .chain(&node.captures)
-            .any(|v| lost.contains(v));
+        let blind = node.inputs.iter().flatten().chain(&node.captures).any(|v| lost.contains(v));
+        g.origin = Some(place);
         match differentiate(g, &node, &tangents.of, k) {
-            Ok(outputs) if !blind => tangents.of.extend(
-                node.outputs
-                    .iter()
-                    .zip(outputs)
-                    .filter_map(|(v, tangent)| Some(((*v)?, tangent?))),
-            ),
+            Ok(outputs) if !blind => {
+                tangents.of.extend(node.outputs.iter().zip(outputs).filter_map(|(v, tangent)| Some(((*v)?, tangent?))))
+            }
             Ok(_) => lost.extend(node.outputs.iter().flatten()),
             Err(refusal) => {
                 // Behind an obstacle only what no tangent could mend is worth telling.
@@ -78,17 +63,8 @@ fn differentiate(
     k: &Size,
 ) -> Result<Vec<Option<Tangent>>, Refusal> {
     let rule = rules::of(node)?;
-    let tangents = node
-        .inputs
-        .iter()
-        .map(|v| of.get(&(*v)?).copied())
-        .collect();
-    let mut step = Step {
-        g,
-        node: node.clone(),
-        tangents,
-        k: k.clone(),
-    };
+    let tangents = node.inputs.iter().map(|v| of.get(&(*v)?).copied()).collect();
+    let mut step = Step { g, node: node.clone(), tangents, k: k.clone() };
     match rule {
         Rule::Constant => Ok(Vec::new()),
         Rule::Diagonal(factor) => {
@@ -106,18 +82,10 @@ pub fn obstacle(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {
         (name, Some(v)) if name.is_empty() => g.value(*v).name.clone(),
         (name, _) => name.clone(),
     };
-    Obstacle {
-        node: name,
-        op: node.operator(),
-        reason: refusal.0,
-    }
+    Obstacle { node: name, op: node.operator(), reason: refusal.0 }
 }
 
 /// Refusals in the words of an error.
 pub fn refuse(file: &str, input: &str, obstacles: Vec<Obstacle>) -> GraphError {
-    GraphError::Obstacles {
-        file: file.to_string(),
-        input: input.to_string(),
-        obstacles,
-    }
+    GraphError::Obstacles { file: file.to_string(), input: input.to_string(), obstacles }
 }

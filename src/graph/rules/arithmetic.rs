@@ -73,11 +73,7 @@ fn sub(s: &mut Step) -> Output {
         _ => {
             let minus = s.negative(b);
             // The same base twice, both without a factor, is zero.
-            Ok(if a == Some(b) {
-                None
-            } else {
-                minus_of(s, a, b, minus)
-            })
+            Ok(if a == Some(b) { None } else { minus_of(s, a, b, minus) })
         }
     }
 }
@@ -86,10 +82,7 @@ fn minus_of(s: &mut Step, a: Option<Tangent>, b: Tangent, minus: Tangent) -> Opt
     let Some(a) = a else { return Some(minus) };
     let one = s.g.real_like(1.0, a.base);
     let factor = s.g.sub(a.factor.unwrap_or(one), b.factor.unwrap_or(one));
-    Some(Tangent {
-        base: a.base,
-        factor: Some(factor),
-    })
+    Some(Tangent { base: a.base, factor: Some(factor) })
 }
 
 fn neg(s: &mut Step) -> Output {
@@ -129,11 +122,7 @@ fn div(s: &mut Step) -> Output {
 fn pow(s: &mut Step) -> Output {
     let (x, y) = (s.x(0)?, s.y()?);
     let exponent = s.x(1)?;
-    let known =
-        s.g.content(exponent)
-            .and_then(|c| c.reals())
-            .filter(|e| e.len() == 1)
-            .map(|e| e[0]);
+    let known = s.g.content(exponent).and_then(|c| c.reals()).filter(|e| e.len() == 1).map(|e| e[0]);
     let exponent = s.g.cast(exponent, s.g.elem(x));
     let left = match known {
         _ if s.lazy(0).is_none() => None,
@@ -219,10 +208,7 @@ fn select(s: &mut Step) -> Output {
         return Ok(None);
     };
     let zero = s.g.real_like(0.0, like);
-    let chosen = s.g.op(
-        "Where",
-        &[condition, yes.unwrap_or(zero), no.unwrap_or(zero)],
-    );
+    let chosen = s.g.op("Where", &[condition, yes.unwrap_or(zero), no.unwrap_or(zero)]);
     s.done(chosen)
 }
 
@@ -239,10 +225,7 @@ fn cast(s: &mut Step) -> Output {
 }
 
 fn dropout(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
-    let training = s
-        .node
-        .input(2)
-        .map(|v| s.g.content(v).and_then(|c| c.items.first()?.as_fixed()));
+    let training = s.node.input(2).map(|v| s.g.content(v).and_then(|c| c.items.first()?.as_fixed()));
     match training {
         None | Some(Some(0)) => Ok(vec![s.lazy(0)]),
         _ => Err("dropout in training mode is random; export the model in evaluation mode".into()),

@@ -189,11 +189,7 @@ fn exp(s: &mut Step) -> Factor {
 
 fn gelu(s: &mut Step) -> Factor {
     let x = s.x(0)?;
-    if s.node.text("approximate", "none") == "tanh" {
-        Ok(gelu_tanh(s, x))
-    } else {
-        Ok(gelu_erf(s, x))
-    }
+    if s.node.text("approximate", "none") == "tanh" { Ok(gelu_tanh(s, x)) } else { Ok(gelu_erf(s, x)) }
 }
 
 /// `Φ(x) + x φ(x)`
@@ -230,10 +226,7 @@ fn gelu_tanh(s: &mut Step, x: Val) -> Val {
 }
 
 fn hard_sigmoid(s: &mut Step) -> Factor {
-    let (alpha, beta) = (
-        s.node.float("alpha", f64::from(0.2f32)),
-        s.node.float("beta", 0.5),
-    );
+    let (alpha, beta) = (s.node.float("alpha", f64::from(0.2f32)), s.node.float("beta", 0.5));
     let x = s.x(0)?;
     let scaled = s.g.scale(x, alpha);
     let inner = s.g.shift(scaled, beta);
@@ -302,10 +295,8 @@ fn relu(s: &mut Step) -> Factor {
 
 fn selu(s: &mut Step) -> Factor {
     let (x, y) = (s.x(0)?, s.y()?);
-    let (alpha, gamma) = (
-        s.node.float("alpha", f64::from(1.673_263_2_f32)),
-        s.node.float("gamma", f64::from(1.050_701_f32)),
-    );
+    let (alpha, gamma) =
+        (s.node.float("alpha", f64::from(1.673_263_2_f32)), s.node.float("gamma", f64::from(1.050_701_f32)));
     let slope = s.g.shift(y, alpha * gamma);
     Ok(switch(s, x, gamma, slope))
 }

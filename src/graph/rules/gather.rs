@@ -18,19 +18,13 @@ pub const RULES: &[(&str, Rule)] = &[
 type Output = Result<Option<Tangent>, Refusal>;
 
 fn indices(s: &Step) -> Result<Val, Refusal> {
-    s.node
-        .input(1)
-        .ok_or_else(|| "its indices are missing".into())
+    s.node.input(1).ok_or_else(|| "its indices are missing".into())
 }
 
 fn gather(s: &mut Step) -> Output {
     let (d, indices) = (s.dx()?, indices(s)?);
     let axis = s.axis("axis", 0, s.rank(0)?)? as i64;
-    Ok(Some(Tangent::plain(s.g.op_with(
-        "Gather",
-        &[d, indices],
-        vec![int("axis", axis + 1)],
-    ))))
+    Ok(Some(Tangent::plain(s.g.op_with("Gather", &[d, indices], vec![int("axis", axis + 1)]))))
 }
 
 /// Indices of the primal's shape, once for each direction.
@@ -43,11 +37,7 @@ fn gather_elements(s: &mut Step) -> Output {
     let (d, indices) = (s.dx()?, indices(s)?);
     let axis = s.axis("axis", 0, s.rank(0)?)? as i64;
     let indices = for_each_direction(s, indices)?;
-    Ok(Some(Tangent::plain(s.g.op_with(
-        "GatherElements",
-        &[d, indices],
-        vec![int("axis", axis + 1)],
-    ))))
+    Ok(Some(Tangent::plain(s.g.op_with("GatherElements", &[d, indices], vec![int("axis", axis + 1)]))))
 }
 
 /// The directions go behind, where they are part of what is picked.
@@ -74,9 +64,7 @@ fn directions_first(s: &mut Step, d: Val, rank: usize) -> Val {
 fn additive(s: &Step) -> Result<(), Refusal> {
     match s.node.text("reduction", "none").as_str() {
         "none" | "add" => Ok(()),
-        other => Err(
-            format!("its reduction `{other}` is not differentiated; use `none` or `add`").into(),
-        ),
+        other => Err(format!("its reduction `{other}` is not differentiated; use `none` or `add`").into()),
     }
 }
 
@@ -100,11 +88,7 @@ fn scatter_elements(s: &mut Step) -> Output {
     let indices = for_each_direction(s, indices)?;
     let mut attributes = vec![int("axis", axis + 1)];
     attributes.extend(s.node.attribute("reduction").cloned());
-    Ok(Some(Tangent::plain(s.g.op_with(
-        "ScatterElements",
-        &[data, indices, updates],
-        attributes,
-    ))))
+    Ok(Some(Tangent::plain(s.g.op_with("ScatterElements", &[data, indices, updates], attributes))))
 }
 
 fn scatter_nd(s: &mut Step) -> Output {
@@ -114,8 +98,7 @@ fn scatter_nd(s: &mut Step) -> Output {
     let data = directions_last(s, data, rank);
     let updates = directions_last(s, updates, update_rank);
     let attributes = s.node.attributes.clone();
-    let scattered =
-        s.g.op_with("ScatterND", &[data, indices, updates], attributes);
+    let scattered = s.g.op_with("ScatterND", &[data, indices, updates], attributes);
     Ok(Some(Tangent::plain(directions_first(s, scattered, rank))))
 }
 
@@ -124,12 +107,9 @@ fn top_k(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
     let axis = s.axis("axis", -1, s.rank(0)?)? as i64;
     let indices = match s.node.output(1) {
         Some(indices) => indices,
-        None => {
-            s.g.push("TopK", &s.node.inputs.clone(), s.node.attributes.clone(), 2)[1]
-        }
+        None => s.g.push("TopK", &s.node.inputs.clone(), s.node.attributes.clone(), 2)[1],
     };
     let indices = for_each_direction(s, indices)?;
-    let picked =
-        s.g.op_with("GatherElements", &[d, indices], vec![int("axis", axis + 1)]);
+    let picked = s.g.op_with("GatherElements", &[d, indices], vec![int("axis", axis + 1)]);
     Ok(vec![Some(Tangent::plain(picked)), None])
 }

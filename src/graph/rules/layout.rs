@@ -45,14 +45,9 @@ fn reshape(s: &mut Step) -> Output {
 fn transpose(s: &mut Step) -> Output {
     let d = s.dx()?;
     let rank = s.rank(0)?;
-    let perm = s
-        .node
-        .ints("perm")
-        .unwrap_or_else(|| (0..rank as i64).rev().collect());
+    let perm = s.node.ints("perm").unwrap_or_else(|| (0..rank as i64).rev().collect());
     let places: Option<Vec<usize>> = perm.iter().map(|p| Some(axis_of(*p, rank)? + 1)).collect();
-    let places = places
-        .filter(|p| p.len() == rank)
-        .ok_or("its permutation does not fit its input")?;
+    let places = places.filter(|p| p.len() == rank).ok_or("its permutation does not fit its input")?;
     let perm: Vec<usize> = std::iter::once(0).chain(places).collect();
     Ok(Some(Tangent::plain(s.g.transpose(d, &perm))))
 }
@@ -79,10 +74,7 @@ fn split(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
         None => vec![Some(d)],
     };
     let parts = s.g.push("Split", &inputs, attributes, s.node.outputs.len());
-    Ok(parts
-        .into_iter()
-        .map(|part| Some(Tangent::plain(part)))
-        .collect())
+    Ok(parts.into_iter().map(|part| Some(Tangent::plain(part))).collect())
 }
 
 /// Axes are counted behind the directions; unnamed axes are the first ones.
@@ -93,31 +85,16 @@ fn slice(s: &mut Step) -> Output {
         Some(_) => s.known(3)?,
         None => {
             let starts = s.x_shape(1)?;
-            let count = starts
-                .first()
-                .and_then(|n| n.as_fixed())
-                .ok_or("its number of axes is not known")?;
+            let count = starts.first().and_then(|n| n.as_fixed()).ok_or("its number of axes is not known")?;
             (0..count.clamp(0, rank as i64)).collect()
         }
     };
-    let shifted: Option<Vec<i64>> = axes
-        .iter()
-        .map(|a| Some(axis_of(*a, rank)? as i64 + 1))
-        .collect();
+    let shifted: Option<Vec<i64>> = axes.iter().map(|a| Some(axis_of(*a, rank)? as i64 + 1)).collect();
     let shifted = shifted.ok_or("its axes do not fit its input")?;
-    let like = s
-        .node
-        .input(1)
-        .map_or(crate::graph::ElemType::INT64, |v| s.g.elem(v));
+    let like = s.node.input(1).map_or(crate::graph::ElemType::INT64, |v| s.g.elem(v));
     let axes = s.g.integers(&shifted);
     let axes = s.g.cast(axes, like);
-    let inputs = [
-        Some(d),
-        s.node.input(1),
-        s.node.input(2),
-        Some(axes),
-        s.node.input(4),
-    ];
+    let inputs = [Some(d), s.node.input(1), s.node.input(2), Some(axes), s.node.input(4)];
     let used = if s.node.input(4).is_some() { 5 } else { 4 };
     let sliced = s.g.op_optional("Slice", &inputs[..used], Vec::new());
     let shape = s.lead(&s.y_shape()?);
@@ -126,9 +103,7 @@ fn slice(s: &mut Step) -> Output {
 }
 
 fn expand(s: &mut Step) -> Output {
-    let d = s
-        .aligned(0)?
-        .ok_or("its shape depends on the differentiated input")?;
+    let d = s.aligned(0)?.ok_or("its shape depends on the differentiated input")?;
     s.done(d)
 }
 
@@ -152,20 +127,12 @@ fn pad(s: &mut Step) -> Output {
     let mode = s.node.attribute("mode").cloned();
     let mut inputs = vec![Some(d)];
     if s.node.input(3).is_some() {
-        let axes: Option<Vec<i64>> = s
-            .known(3)?
-            .iter()
-            .map(|a| Some(axis_of(*a, rank)? as i64 + 1))
-            .collect();
+        let axes: Option<Vec<i64>> = s.known(3)?.iter().map(|a| Some(axis_of(*a, rank)? as i64 + 1)).collect();
         let axes = axes.ok_or("its axes do not fit its input")?;
         let axes = s.g.integers(&axes);
         inputs.extend([Some(pads), None, Some(axes)]);
     } else {
-        let (zero, before, after) = (
-            s.g.integers(&[0]),
-            s.g.integers(&[0]),
-            s.g.integers(&[rank as i64]),
-        );
+        let (zero, before, after) = (s.g.integers(&[0]), s.g.integers(&[0]), s.g.integers(&[rank as i64]));
         let end = s.g.integers(&[2 * rank as i64]);
         let first = s.g.op("Slice", &[pads, before, after]);
         let second = s.g.op("Slice", &[pads, after, end]);
@@ -182,9 +149,5 @@ fn trilu(s: &mut Step) -> Output {
     let inputs = [Some(d), s.node.input(1)];
     let used = if s.node.input(1).is_some() { 2 } else { 1 };
     let attributes = s.node.attributes.clone();
-    Ok(Some(Tangent::plain(s.g.op_optional(
-        "Trilu",
-        &inputs[..used],
-        attributes,
-    ))))
+    Ok(Some(Tangent::plain(s.g.op_optional("Trilu", &inputs[..used], attributes))))
 }

@@ -12,6 +12,7 @@ mod refused;
 mod resample;
 mod silent;
 mod softmax;
+mod spectral;
 
 use super::error::Refusal;
 use super::ir::{Node, Val};
@@ -43,6 +44,7 @@ pub const FAMILIES: &[&[(&str, Rule)]] = &[
     resample::RULES,
     silent::RULES,
     softmax::RULES,
+    spectral::RULES,
 ];
 
 /// The rule for a node, or why there is none.
@@ -50,13 +52,8 @@ pub fn of(node: &Node) -> Result<Rule, Refusal> {
     if !node.domain.is_empty() {
         return Err(refused::foreign(node));
     }
-    let known = FAMILIES
-        .iter()
-        .flat_map(|family| family.iter())
-        .find(|(op, _)| *op == node.op);
-    known
-        .map(|(_, rule)| *rule)
-        .ok_or_else(|| refused::reason(node))
+    let known = FAMILIES.iter().flat_map(|family| family.iter()).find(|(op, _)| *op == node.op);
+    known.map(|(_, rule)| *rule).ok_or_else(|| refused::reason(node))
 }
 
 /// Whether a node has no rule whatever its inputs are.

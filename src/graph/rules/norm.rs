@@ -37,10 +37,7 @@ fn divide(s: &mut Step, centred: Val, axes: &[i64], epsilon: f64) -> Normalized 
     let safe = s.g.shift(variance, epsilon);
     let deviation = s.g.op("Sqrt", &[safe]);
     let inverse = s.g.op("Reciprocal", &[deviation]);
-    Normalized {
-        hat: s.g.mul(centred, inverse),
-        inverse,
-    }
+    Normalized { hat: s.g.mul(centred, inverse), inverse }
 }
 
 fn later(axes: &[i64]) -> Vec<i64> {
@@ -64,13 +61,7 @@ fn along(s: &mut Step, d: Val, centred: Val, hat: Val, axes: &[i64]) -> Val {
 }
 
 /// Adds what depends on an active scale or bias: `x̂ dscale + dbias`.
-fn affine(
-    s: &mut Step,
-    normal: Option<Tangent>,
-    hat: Val,
-    scale: Option<Val>,
-    bias: Option<Val>,
-) -> Output {
+fn affine(s: &mut Step, normal: Option<Tangent>, hat: Val, scale: Option<Val>, bias: Option<Val>) -> Output {
     let mut total = normal;
     if let Some(d) = scale {
         let part = s.g.mul(d, hat);
@@ -93,10 +84,7 @@ fn layer_norm(s: &mut Step) -> Output {
     let normal = match s.d(0) {
         Some(d) => {
             let base = project(s, d, hat, &axes);
-            Some(Tangent {
-                base,
-                factor: Some(s.g.mul(inverse, gamma)),
-            })
+            Some(Tangent { base, factor: Some(s.g.mul(inverse, gamma)) })
         }
         None => None,
     };
@@ -113,10 +101,7 @@ fn rms_norm(s: &mut Step) -> Output {
     let normal = match s.d(0) {
         Some(d) => {
             let base = along(s, d, d, hat, &later(&axes));
-            Some(Tangent {
-                base,
-                factor: Some(s.g.mul(inverse, gamma)),
-            })
+            Some(Tangent { base, factor: Some(s.g.mul(inverse, gamma)) })
         }
         None => None,
     };
@@ -126,9 +111,7 @@ fn rms_norm(s: &mut Step) -> Output {
 
 /// A vector over the channels, with one axis for each spatial axis behind it.
 fn per_channel(s: &mut Step, v: Val, rank: usize, leading: usize) -> Val {
-    let axes: Vec<i64> = (0..rank.saturating_sub(2) as i64)
-        .map(|i| i + 1 + leading as i64)
-        .collect();
+    let axes: Vec<i64> = (0..rank.saturating_sub(2) as i64).map(|i| i + 1 + leading as i64).collect();
     s.g.unsqueeze(v, &axes)
 }
 
@@ -147,20 +130,14 @@ fn instance_norm(s: &mut Step) -> Output {
     let normal = match s.d(0) {
         Some(d) => {
             let base = project(s, d, hat, &axes);
-            let ones =
-                s.g.content(scale)
-                    .and_then(|c| c.reals())
-                    .is_some_and(|c| c.iter().all(|x| *x == 1.0));
+            let ones = s.g.content(scale).and_then(|c| c.reals()).is_some_and(|c| c.iter().all(|x| *x == 1.0));
             let factor = if ones {
                 inverse
             } else {
                 let gamma = per_channel(s, scale, rank, 0);
                 s.g.mul(inverse, gamma)
             };
-            Some(Tangent {
-                base,
-                factor: Some(factor),
-            })
+            Some(Tangent { base, factor: Some(factor) })
         }
         None => None,
     };
@@ -173,10 +150,7 @@ fn group_norm(s: &mut Step) -> Output {
     s.only(&[0], "its scale and bias must be constant")?;
     let shape = s.x_shape(0)?;
     let groups = Size::fixed(s.node.int("num_groups", 1));
-    let channels = shape
-        .get(1)
-        .and_then(|c| c.over(&groups))
-        .ok_or("its channels do not divide into its groups")?;
+    let channels = shape.get(1).and_then(|c| c.over(&groups)).ok_or("its channels do not divide into its groups")?;
     let mut grouped = vec![shape[0].clone(), groups, channels];
     grouped.extend_from_slice(&shape[2..]);
     let axes: Vec<i64> = (2..grouped.len() as i64).collect();
@@ -200,10 +174,7 @@ fn group_norm(s: &mut Step) -> Output {
     let factor = s.g.reshape(factor, &shape);
     let target = s.lead(&shape);
     let base = s.g.reshape(base, &target);
-    Ok(Some(Tangent {
-        base,
-        factor: Some(factor),
-    }))
+    Ok(Some(Tangent { base, factor: Some(factor) }))
 }
 
 fn batch_norm(s: &mut Step) -> Output {
@@ -229,10 +200,7 @@ fn lp_norm(s: &mut Step) -> Output {
     let axis = s.axis("axis", -1, rank)? as i64;
     let (x, y, d) = (s.x(0)?, s.y()?, s.dx()?);
     let (norm, slope) = if s.node.int("p", 2) == 1 {
-        (
-            s.g.reduce("ReduceL1", x, &[axis], true),
-            s.g.op("Sign", &[x]),
-        )
+        (s.g.reduce("ReduceL1", x, &[axis], true), s.g.op("Sign", &[x]))
     } else {
         (s.g.reduce("ReduceL2", x, &[axis], true), y)
     };
@@ -241,10 +209,7 @@ fn lp_norm(s: &mut Step) -> Output {
     let radial = s.g.mul(y, growth);
     let base = s.g.sub(d, radial);
     let factor = s.g.op("Reciprocal", &[norm]);
-    Ok(Some(Tangent {
-        base,
-        factor: Some(factor),
-    }))
+    Ok(Some(Tangent { base, factor: Some(factor) }))
 }
 
 fn mean_variance(s: &mut Step) -> Output {
@@ -252,20 +217,13 @@ fn mean_variance(s: &mut Step) -> Output {
     let (x, d) = (s.x(0)?, s.dx()?);
     let Normalized { hat, inverse } = normalize(s, x, &axes, 1e-9);
     let base = project(s, d, hat, &axes);
-    Ok(Some(Tangent {
-        base,
-        factor: Some(inverse),
-    }))
+    Ok(Some(Tangent { base, factor: Some(inverse) }))
 }
 
 /// `y = x c^-β` with `c = bias + α/n Σ x²` over neighbouring channels: `dy = c^-β d - 2 α β / n y / c Σ x d`.
 fn local_response(s: &mut Step) -> Output {
     let n = s.node.int("size", 1);
-    let (alpha, beta, bias) = (
-        s.node.float("alpha", 1e-4),
-        s.node.float("beta", 0.75),
-        s.node.float("bias", 1.0),
-    );
+    let (alpha, beta, bias) = (s.node.float("alpha", 1e-4), s.node.float("beta", 0.75), s.node.float("bias", 1.0));
     let (x, y, d) = (s.x(0)?, s.y()?, s.dx()?);
     let square = s.g.mul(x, x);
     let total = neighbours(s, square, 1, n)?;
@@ -285,9 +243,7 @@ fn local_response(s: &mut Step) -> Output {
 /// Sums over `n` neighbouring channels, by shifted slices of the padded tensor.
 fn neighbours(s: &mut Step, v: Val, axis: i64, n: i64) -> Result<Val, Refusal> {
     let shape = s.shape(v)?;
-    let length = shape[axis as usize]
-        .as_fixed()
-        .ok_or("its number of channels is not known")?;
+    let length = shape[axis as usize].as_fixed().ok_or("its number of channels is not known")?;
     if !(1..=64).contains(&n) {
         return Err("its size is out of range".into());
     }
@@ -299,11 +255,7 @@ fn neighbours(s: &mut Step, v: Val, axis: i64, n: i64) -> Result<Val, Refusal> {
     let padded = s.g.op("Pad", &[v, pads]);
     let mut parts = Vec::new();
     for i in 0..n {
-        let (start, end, axes) = (
-            s.g.integers(&[i]),
-            s.g.integers(&[i + length]),
-            s.g.integers(&[axis]),
-        );
+        let (start, end, axes) = (s.g.integers(&[i]), s.g.integers(&[i + length]), s.g.integers(&[axis]));
         parts.push(s.g.op("Slice", &[padded, start, end, axes]));
     }
     Ok(s.g.combine("Add", &parts))

@@ -26,8 +26,7 @@ type Output = Result<Option<Tangent>, Refusal>;
 /// The reduced axes of the primal; none where the operator does nothing.
 fn axes(s: &Step) -> Result<Vec<i64>, Refusal> {
     let rank = s.rank(0)?;
-    let given = shapes::axes(s.g, &s.node, rank)
-        .ok_or("its axes are computed at run time, or do not fit its input")?;
+    let given = shapes::axes(s.g, &s.node, rank).ok_or("its axes are computed at run time, or do not fit its input")?;
     let axes = match given {
         Some(axes) if !axes.is_empty() => axes,
         _ if s.node.int("noop_with_empty_axes", 0) != 0 => Vec::new(),
@@ -63,10 +62,7 @@ fn weighted(s: &mut Step, weight: Val, factor: Option<Val>) -> Output {
     let d = s.dx()?;
     let product = s.g.mul(d, weight);
     let sum = collect(s, "ReduceSum", product)?;
-    Ok(sum.map(|sum| Tangent {
-        base: sum.base,
-        factor,
-    }))
+    Ok(sum.map(|sum| Tangent { base: sum.base, factor }))
 }
 
 fn l1(s: &mut Step) -> Output {
@@ -92,10 +88,7 @@ fn log_sum(s: &mut Step) -> Output {
     let sum = collect(s, "ReduceSum", d)?;
     let minus = s.g.neg(y);
     let inverse = s.g.op("Exp", &[minus]);
-    Ok(sum.map(|sum| Tangent {
-        base: sum.base,
-        factor: Some(inverse),
-    }))
+    Ok(sum.map(|sum| Tangent { base: sum.base, factor: Some(inverse) }))
 }
 
 fn log_sum_exp(s: &mut Step) -> Output {
@@ -132,9 +125,5 @@ fn running_sum(s: &mut Step) -> Output {
     let axis = shapes::axis_of(axis, rank).ok_or("its axis does not fit its input")?;
     let axis = s.g.integer(axis as i64 + 1);
     let attributes = ["exclusive", "reverse"].map(|name| int(name, s.node.int(name, 0)));
-    Ok(Some(Tangent::plain(s.g.op_with(
-        "CumSum",
-        &[d, axis],
-        attributes.to_vec(),
-    ))))
+    Ok(Some(Tangent::plain(s.g.op_with("CumSum", &[d, axis], attributes.to_vec()))))
 }

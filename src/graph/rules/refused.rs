@@ -21,37 +21,19 @@ const REFUSED: &[(&[&str], &str)] = &[
         "loops and recurrent layers are not differentiated; export the model with the loop unrolled",
     ),
     (
-        &[
-            "RandomNormal",
-            "RandomNormalLike",
-            "RandomUniform",
-            "RandomUniformLike",
-            "Bernoulli",
-            "Multinomial",
-        ],
+        &["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"],
         "a random operator makes the output no function of the input; export the model in evaluation mode",
     ),
     (
-        &[
-            "DeformConv",
-            "RoiAlign",
-            "MaxRoiPool",
-            "MaxUnpool",
-            "Col2Im",
-        ],
+        &["DeformConv", "RoiAlign", "MaxRoiPool", "MaxUnpool", "Col2Im"],
         "this operator is not differentiated; export the model without it",
     ),
 ];
 
 pub fn reason(node: &Node) -> Refusal {
-    let known = REFUSED
-        .iter()
-        .find(|(ops, _)| ops.contains(&node.op.as_str()));
+    let known = REFUSED.iter().find(|(ops, _)| ops.contains(&node.op.as_str()));
     known
-        .map_or(
-            "this operator has no rule; express it through differentiable standard operators",
-            |(_, why)| why,
-        )
+        .map_or("this operator has no rule; express it through differentiable standard operators", |(_, why)| why)
         .into()
 }
 
@@ -61,9 +43,7 @@ pub fn foreign(node: &Node) -> Refusal {
         "com.microsoft" | "com.ms.internal.nhwc" | "com.microsoft.nchwc" => {
             "a fused operator of ONNX Runtime; export the model again without graph optimization"
         }
-        _ => {
-            "an operator outside the standard domain; export the model with standard operators only"
-        }
+        _ => "an operator outside the standard domain; export the model with standard operators only",
     };
     why.into()
 }

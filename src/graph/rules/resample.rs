@@ -22,9 +22,7 @@ type Output = Result<Option<Tangent>, Refusal>;
 /// The shape of an output whose batch holds all directions.
 fn merged(s: &mut Step, shape: &[Size]) -> Vec<Size> {
     let batch = s.g.symbols.mul(&s.k, &shape[0]);
-    std::iter::once(batch)
-        .chain(shape[1..].iter().cloned())
-        .collect()
+    std::iter::once(batch).chain(shape[1..].iter().cloned()).collect()
 }
 
 /// The operator itself, with the directions merged into the batch.
@@ -43,12 +41,7 @@ fn folded(s: &mut Step) -> Output {
 fn global_average(s: &mut Step) -> Output {
     let d = s.dx()?;
     let axes: Vec<i64> = (3..=s.rank(0)? as i64).collect();
-    Ok(Some(Tangent::plain(s.g.reduce(
-        "ReduceMean",
-        d,
-        &axes,
-        true,
-    ))))
+    Ok(Some(Tangent::plain(s.g.reduce("ReduceMean", d, &axes, true))))
 }
 
 fn global_max(s: &mut Step) -> Output {
@@ -60,12 +53,7 @@ fn global_max(s: &mut Step) -> Output {
     let weight = s.g.div(mask, count);
     let product = s.g.mul(d, weight);
     let later: Vec<i64> = axes.iter().map(|axis| axis + 1).collect();
-    Ok(Some(Tangent::plain(s.g.reduce(
-        "ReduceSum",
-        product,
-        &later,
-        true,
-    ))))
+    Ok(Some(Tangent::plain(s.g.reduce("ReduceSum", product, &later, true))))
 }
 
 /// The places of the maxima are places in the flattened tensor.
@@ -77,9 +65,7 @@ fn max_pool(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
     let shape = s.x_shape(0)?;
     let places = match s.node.output(1) {
         Some(places) => places,
-        None => {
-            s.g.push("MaxPool", &[Some(x)], s.node.attributes.clone(), 2)[1]
-        }
+        None => s.g.push("MaxPool", &[Some(x)], s.node.attributes.clone(), 2)[1],
     };
     let mut all = Size::fixed(1);
     for size in &shape {
@@ -119,11 +105,7 @@ fn batch_sizes(s: &mut Step, sizes: Val, known: &[Size]) -> Result<Val, Refusal>
     if let Some(axes) = s.node.ints("axes") {
         let rank = known.len() as i64;
         let batch = axes.iter().any(|axis| *axis == 0 || *axis == -rank);
-        return if batch {
-            Err("its batch axis is resized".into())
-        } else {
-            Ok(sizes)
-        };
+        return if batch { Err("its batch axis is resized".into()) } else { Ok(sizes) };
     }
     if s.node.text("keep_aspect_ratio_policy", "stretch") != "stretch" {
         return Err("sizes that keep the aspect ratio must name their axes".into());

@@ -4,10 +4,7 @@ use super::Rule;
 use crate::graph::error::Refusal;
 use crate::graph::step::{Step, Tangent};
 
-pub const RULES: &[(&str, Rule)] = &[
-    ("LogSoftmax", Rule::Single(log_softmax)),
-    ("Softmax", Rule::Single(softmax)),
-];
+pub const RULES: &[(&str, Rule)] = &[("LogSoftmax", Rule::Single(log_softmax)), ("Softmax", Rule::Single(softmax))];
 
 type Output = Result<Option<Tangent>, Refusal>;
 
@@ -18,10 +15,7 @@ fn softmax(s: &mut Step) -> Output {
     let weighted = s.g.mul(d, y);
     let mean = s.g.reduce("ReduceSum", weighted, &[axis], true);
     let base = s.g.sub(d, mean);
-    Ok(Some(Tangent {
-        base,
-        factor: Some(y),
-    }))
+    Ok(Some(Tangent { base, factor: Some(y) }))
 }
 
 /// `d - Σ exp(y) d`

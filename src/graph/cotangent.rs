@@ -1,0 +1,71 @@
+//! Reverse mode: the tangent graph, read backwards.
+//!
+//! Forward mode writes operators that are linear in the seed. Reverse mode visits them from the output's tangent to
+//! the seed and appends the transpose of each ([`transposes`]), so that a rule serves both modes. What computed the
+//! tangents is then no longer needed and is not exported.
+
+use std::collections::HashMap;
+
+use super::elem::ElemType;
+use super::error::Obstacle;
+use super::ir::{Graph, Val};
+use super::size::Size;
+use super::tangent;
+use super::transposes::{self, Turn};
+
+/// A value of the shape of one tangent of `x`, to propagate; its numbers are never used.
+pub fn seed(g: &mut Graph, x: Val) -> Val {
+    let elem = g.elem(x).tangent();
+    let wide = g.cast(x, elem);
+    let nothing = g.sub(wide, wide);
+    let seed = g.unsqueeze(nothing, &[0]);
+    g.mark_linear(seed);
+    seed
+}
+
+/// The cotangent of `seed` that belongs to the cotangent `given` of the output whose tangent is `d`.
+pub fn transpose(g: &mut Graph, seed: Val, d: Val, given: Val) -> Result<Val, Vec<Obstacle>> {
+    let shape: Vec<Size> = g.shape(d).cloned().unwrap_or_default();
+    let elem = g.elem(d);
+    let given = g.cast(given, elem);
+    let given = g.reshape(given, &shape);
+    let mut cotangents = HashMap::from([(d, given)]);
+    let mut obstacles = Vec::new();
+    for place in (0..g.nodes.len()).rev() {
+        let node = g.nodes[place].clone();
+        let linear = node.inputs.iter().flatten().any(|v| g.value(*v).linear);
+        let arriving: Vec<Option<Val>> = node.outputs.iter().map(|v| cotangents.get(&(*v)?).copied()).collect();
+        if !linear || arriving.iter().all(Option::is_none) || node.outputs.contains(&Some(seed)) {
+            continue;
+        }
+        g.origin = node.origin;
+        let mut turn = Turn { g, node: node.clone(), arriving };
+        match transposes::transpose(&mut turn) {
+            Ok(parts) => {
+                for (input, part) in parts {
+                    if let Some(v) = node.input(input).filter(|v| g.value(*v).linear) {
+                        accumulate(g, &mut cotangents, v, part);
+                    }
+                }
+            }
+            Err(refusal) => {
+                let original = node.origin.map_or(node.clone(), |origin| g.nodes[origin].clone());
+                obstacles.push(tangent::obstacle(g, &original, refusal));
+            }
+        }
+    }
+    if !obstacles.is_empty() {
+        return Err(obstacles);
+    }
+    let shape = g.shape(seed).cloned().unwrap_or_default();
+    Ok(cotangents.get(&seed).copied().unwrap_or_else(|| g.zeros(&shape, ElemType::tangent(elem))))
+}
+
+/// A value that is used several times collects the cotangents of all uses.
+fn accumulate(g: &mut Graph, cotangents: &mut HashMap<Val, Val>, v: Val, part: Val) {
+    let sum = match cotangents.get(&v) {
+        Some(known) => g.add(*known, part),
+        None => part,
+    };
+    cotangents.insert(v, sum);
+}

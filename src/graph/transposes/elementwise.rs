@@ -1,0 +1,60 @@
+//! Elementwise operators and broadcasting.
+
+use super::{Parts, Turn};
+use crate::graph::error::Refusal;
+
+pub fn identity(t: &mut Turn) -> Result<Parts, Refusal> {
+    Ok(vec![(0, t.c()?)])
+}
+
+pub fn neg(t: &mut Turn) -> Result<Parts, Refusal> {
+    let c = t.c()?;
+    Ok(vec![(0, t.g.neg(c))])
+}
+
+pub fn cast(t: &mut Turn) -> Result<Parts, Refusal> {
+    let (c, x) = (t.c()?, t.input(0)?);
+    Ok(vec![(0, t.g.cast(c, t.g.elem(x)))])
+}
+
+pub fn expand(t: &mut Turn) -> Result<Parts, Refusal> {
+    let c = t.c()?;
+    Ok(vec![(0, t.unbroadcast(c, 0)?)])
+}
+
+pub fn add(t: &mut Turn) -> Result<Parts, Refusal> {
+    let c = t.c()?;
+    let linear: Vec<usize> = (0..2).filter(|place| t.is_linear(*place)).collect();
+    linear.into_iter().map(|place| Ok((place, t.unbroadcast(c, place)?))).collect()
+}
+
+pub fn sub(t: &mut Turn) -> Result<Parts, Refusal> {
+    let mut parts = add(t)?;
+    for (place, part) in &mut parts {
+        if *place == 1 {
+            *part = t.g.neg(*part);
+        }
+    }
+    Ok(parts)
+}
+
+/// One operand is linear, the other a weight.
+pub fn mul(t: &mut Turn) -> Result<Parts, Refusal> {
+    let c = t.c()?;
+    let place = usize::from(!t.is_linear(0));
+    let weight = t.input(1 - place)?;
+    let product = t.g.mul(c, weight);
+    Ok(vec![(place, t.unbroadcast(product, place)?)])
+}
+
+pub fn select(t: &mut Turn) -> Result<Parts, Refusal> {
+    let (c, condition) = (t.c()?, t.input(0)?);
+    let zero = t.g.real_like(0.0, c);
+    let mut parts = Vec::new();
+    for place in (1..3).filter(|place| t.is_linear(*place)).collect::<Vec<_>>() {
+        let (yes, no) = if place == 1 { (c, zero) } else { (zero, c) };
+        let chosen = t.g.op("Where", &[condition, yes, no]);
+        parts.push((place, t.unbroadcast(chosen, place)?));
+    }
+    Ok(parts)
+}

@@ -1,0 +1,137 @@
+//! The transpose of every operator that tangents are made with.
+//!
+//! Operators of the tangent graph are linear in those of their inputs that depend on the seed; each transpose takes
+//! the cotangents of the outputs and gives those of these inputs.
+
+mod elementwise;
+mod image;
+mod layout;
+mod pick;
+mod product;
+
+use super::error::Refusal;
+use super::ir::{Graph, Node, Shape, Val};
+use super::size::Size;
+
+/// Cotangents of inputs, by the inputs' places.
+pub type Parts = Vec<(usize, Val)>;
+
+type Transpose = fn(&mut Turn) -> Result<Parts, Refusal>;
+
+const TRANSPOSES: &[(&str, Transpose)] = &[
+    ("Add", elementwise::add),
+    ("AveragePool", image::average_pool),
+    ("Cast", elementwise::cast),
+    ("Concat", layout::concat),
+    ("Conv", image::conv),
+    ("ConvTranspose", image::conv_transpose),
+    ("CumSum", layout::running_sum),
+    ("DFT", product::fourier),
+    ("DepthToSpace", image::depth_to_space),
+    ("Einsum", product::einsum),
+    ("Expand", elementwise::expand),
+    ("Gather", pick::gather),
+    ("GatherElements", pick::gather_elements),
+    ("GatherND", pick::gather_nd),
+    ("Identity", elementwise::identity),
+    ("MatMul", product::matmul),
+    ("Mul", elementwise::mul),
+    ("Neg", elementwise::neg),
+    ("Pad", layout::pad),
+    ("ReduceMean", layout::reduce_mean),
+    ("ReduceSum", layout::reduce_sum),
+    ("Reshape", layout::reshape),
+    ("Resize", image::resize),
+    ("ScatterElements", pick::scatter_elements),
+    ("ScatterND", pick::scatter_nd),
+    ("Slice", layout::slice),
+    ("SpaceToDepth", image::space_to_depth),
+    ("Split", layout::split),
+    ("Squeeze", layout::reshape),
+    ("Sub", elementwise::sub),
+    ("Tile", layout::tile),
+    ("Transpose", layout::transpose),
+    ("Trilu", layout::trilu),
+    ("Unsqueeze", layout::reshape),
+    ("Where", elementwise::select),
+];
+
+/// The cotangents of a node's inputs.
+pub fn transpose(turn: &mut Turn) -> Result<Parts, Refusal> {
+    let known = TRANSPOSES.iter().find(|(op, _)| *op == turn.node.op);
+    match known {
+        Some((_, transpose)) => transpose(turn),
+        None => Err(Refusal(format!("`{}` is not differentiated in reverse mode", turn.node.op))),
+    }
+}
+
+/// One node being transposed.
+pub struct Turn<'a> {
+    pub g: &'a mut Graph,
+    pub node: Node,
+    /// The cotangents of the node's outputs.
+    pub arriving: Vec<Option<Val>>,
+}
+
+impl Turn<'_> {
+    /// The cotangent of the first output.
+    pub fn c(&self) -> Result<Val, Refusal> {
+        self.arriving.first().copied().flatten().ok_or_else(|| "its first output has no cotangent".into())
+    }
+
+    pub fn input(&self, place: usize) -> Result<Val, Refusal> {
+        self.node.input(place).ok_or_else(|| Refusal(format!("its input {place} is missing")))
+    }
+
+    /// Whether an input depends on the seed.
+    pub fn is_linear(&self, place: usize) -> bool {
+        self.node.input(place).is_some_and(|v| self.g.value(v).linear)
+    }
+
+    pub fn shape(&self, v: Val) -> Result<Shape, Refusal> {
+        self.g.shape(v).cloned().ok_or_else(|| {
+            let name = &self.g.value(v).name;
+            Refusal(format!("the shape of `{name}` cannot be told; export the model with shapes (value_info)"))
+        })
+    }
+
+    pub fn input_shape(&self, place: usize) -> Result<Shape, Refusal> {
+        self.shape(self.input(place)?)
+    }
+
+    pub fn output_shape(&self) -> Result<Shape, Refusal> {
+        self.shape(self.node.output(0).ok_or("its first output is missing")?)
+    }
+
+    /// Sums a cotangent over the axes along which an input was broadcast.
+    pub fn unbroadcast(&mut self, c: Val, place: usize) -> Result<Val, Refusal> {
+        let (from, to) = (self.shape(c)?, self.input_shape(place)?);
+        Ok(sum_to(self.g, c, &from, &to))
+    }
+}
+
+/// Sums over the axes that `from` has and `to` has not, or has with size 1.
+fn sum_to(g: &mut Graph, c: Val, from: &[Size], to: &[Size]) -> Val {
+    let extra = from.len().saturating_sub(to.len());
+    let leading: Vec<i64> = (0..extra as i64).collect();
+    let c = g.reduce("ReduceSum", c, &leading, false);
+    let from = &from[extra..];
+    let differs: Vec<usize> = (0..to.len()).filter(|i| from[*i] != to[*i]).collect();
+    let (sure, open): (Vec<usize>, Vec<usize>) = differs.into_iter().partition(|i| to[*i].is(1));
+    let sure: Vec<i64> = sure.into_iter().map(|i| i as i64).collect();
+    let c = g.reduce("ReduceSum", c, &sure, true);
+    if open.is_empty() { c } else { sum_where_different(g, c, to) }
+}
+
+/// The same where only the run tells which axes were broadcast.
+fn sum_where_different(g: &mut Graph, c: Val, to: &[Size]) -> Val {
+    let (have, want) = (g.op("Shape", &[c]), g.sizes(to));
+    let same = g.op("Equal", &[have, want]);
+    let different = g.op("Not", &[same]);
+    let places = g.op("NonZero", &[different]);
+    let axes = g.squeeze(places, &[0]);
+    let attributes = vec![super::emit::int("keepdims", 1), super::emit::int("noop_with_empty_axes", 1)];
+    let summed = g.op_with("ReduceSum", &[c, axes], attributes);
+    g.set_shape(summed, to);
+    summed
+}

@@ -1,0 +1,130 @@
+//! Operators that pick elements by index: their transposes add the elements back to where they came from.
+
+use super::layout::places;
+use super::{Parts, Turn};
+use crate::graph::emit::{int, text};
+use crate::graph::error::Refusal;
+use crate::graph::ir::Val;
+use crate::graph::shapes::axis_of;
+use crate::graph::size::Size;
+
+const OPSET: &str = "adding by index needs opset 16; export the model again with it";
+
+/// Adds the slices of `c` along an axis to the given places of zeros with `length` places along it.
+pub fn add_along(t: &mut Turn, c: Val, axis: usize, places: Val, length: &Size) -> Result<Val, Refusal> {
+    let shape = t.shape(c)?;
+    let mut order: Vec<usize> = (0..shape.len()).collect();
+    order.swap(0, axis);
+    let front = t.g.transpose(c, &order);
+    let mut whole: Vec<Size> = order.iter().map(|i| shape[*i].clone()).collect();
+    let count = std::mem::replace(&mut whole[0], length.clone());
+    let summed = if t.g.opset >= 16 {
+        let zeros = t.g.zeros(&whole, t.g.elem(c));
+        let indices = t.g.unsqueeze(places, &[1]);
+        t.g.op_with("ScatterND", &[zeros, indices, front], vec![text("reduction", "add")])
+    } else {
+        add_by_product(t, front, places, &count, &whole)
+    };
+    t.g.set_shape(summed, &whole);
+    Ok(t.g.transpose(summed, &order))
+}
+
+/// The same as a product with a matrix of zeros and ones.
+fn add_by_product(t: &mut Turn, front: Val, places: Val, count: &Size, whole: &[Size]) -> Val {
+    let elem = t.g.elem(front);
+    let (zero, one) = (t.g.real(0.0, elem), t.g.real(1.0, elem));
+    let values = [zero, one].map(|v| t.g.unsqueeze(v, &[0]));
+    let values = t.g.concat(&values, 0);
+    let depth = t.g.sizes(&whole[..1]);
+    let picks = t.g.op_with("OneHot", &[places, depth, values], vec![int("axis", 0)]);
+    t.g.set_shape(picks, &[whole[0].clone(), count.clone()]);
+    let mut rest = Size::fixed(1);
+    for size in &whole[1..] {
+        rest = t.g.symbols.mul(&rest, size);
+    }
+    let flat = t.g.reshape(front, &[count.clone(), rest.clone()]);
+    let product = t.g.op("MatMul", &[picks, flat]);
+    t.g.set_shape(product, &[whole[0].clone(), rest]);
+    t.g.reshape(product, whole)
+}
+
+pub fn gather(t: &mut Turn) -> Result<Parts, Refusal> {
+    let (c, indices, shape) = (t.c()?, t.input(1)?, t.input_shape(0)?);
+    let axis = axis_of(t.node.int("axis", 0), shape.len()).ok_or("its axis is out of range")?;
+    let mut count = Size::fixed(1);
+    for size in t.input_shape(1)? {
+        count = t.g.symbols.mul(&count, &size);
+    }
+    let places = t.g.reshape(indices, std::slice::from_ref(&count));
+    let mut flat = shape.clone();
+    flat[axis] = count;
+    let c = t.g.reshape(c, &flat);
+    Ok(vec![(0, add_along(t, c, axis, places, &shape[axis])?)])
+}
+
+pub fn gather_elements(t: &mut Turn) -> Result<Parts, Refusal> {
+    let (c, indices, shape) = (t.c()?, t.input(1)?, t.input_shape(0)?);
+    if t.g.opset < 16 {
+        return Err(OPSET.into());
+    }
+    let zeros = t.g.zeros(&shape, t.g.elem(c));
+    let attributes = vec![int("axis", t.node.int("axis", 0)), text("reduction", "add")];
+    Ok(vec![(0, t.g.op_with("ScatterElements", &[zeros, indices, c], attributes))])
+}
+
+pub fn gather_nd(t: &mut Turn) -> Result<Parts, Refusal> {
+    let (c, shape) = (t.c()?, t.input_shape(0)?);
+    if t.g.opset < 16 {
+        return Err(OPSET.into());
+    }
+    let indices = with_batch(t)?;
+    let zeros = t.g.zeros(&shape, t.g.elem(c));
+    Ok(vec![(0, t.g.op_with("ScatterND", &[zeros, indices, c], vec![text("reduction", "add")]))])
+}
+
+/// The indices with those of the batch axes in front of them.
+fn with_batch(t: &mut Turn) -> Result<Val, Refusal> {
+    let indices = t.input(1)?;
+    let batch = usize::try_from(t.node.int("batch_dims", 0)).unwrap_or(0);
+    let mut shape = t.shape(indices)?;
+    let rank = shape.len();
+    if batch >= rank {
+        return Err("its batch_dims do not fit its indices".into());
+    }
+    shape[rank - 1] = Size::fixed(1);
+    let mut parts = Vec::new();
+    for axis in 0..batch {
+        let places = places(t, &shape[axis].clone());
+        let axes: Vec<i64> = (0..rank as i64).filter(|i| *i != axis as i64).collect();
+        let places = t.g.unsqueeze(places, &axes);
+        parts.push(t.g.expand(places, &shape));
+    }
+    parts.push(indices);
+    Ok(t.g.concat(&parts, rank as i64 - 1))
+}
+
+/// What was overwritten has no influence; what was put there has.
+pub fn scatter_elements(t: &mut Turn) -> Result<Parts, Refusal> {
+    let (c, indices) = (t.c()?, t.input(1)?);
+    let axis = int("axis", t.node.int("axis", 0));
+    let updates = t.g.op_with("GatherElements", &[c, indices], vec![axis.clone()]);
+    let data = if t.node.text("reduction", "none") == "add" {
+        c
+    } else {
+        let zeros = t.g.zeros(&t.input_shape(2)?, t.g.elem(c));
+        t.g.op_with("ScatterElements", &[c, indices, zeros], vec![axis])
+    };
+    Ok(vec![(0, data), (2, updates)])
+}
+
+pub fn scatter_nd(t: &mut Turn) -> Result<Parts, Refusal> {
+    let (c, indices) = (t.c()?, t.input(1)?);
+    let updates = t.g.op("GatherND", &[c, indices]);
+    let data = if t.node.text("reduction", "none") == "add" {
+        c
+    } else {
+        let zeros = t.g.zeros(&t.input_shape(2)?, t.g.elem(c));
+        t.g.op("ScatterND", &[c, indices, zeros])
+    };
+    Ok(vec![(0, data), (2, updates)])
+}
