@@ -3,6 +3,9 @@
 /// Points of a common grid where the nodes differ between samples.
 const GRID: usize = 100;
 
+/// At one x: mean and standard deviation over the curves, the latter absent for a single one.
+pub type Moments = (f64, f64, Option<f64>);
+
 /// A curve sorted by x, values at equal x averaged; nodes that are not finite left out.
 pub fn tidy(mut nodes: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     nodes.retain(|(x, y)| x.is_finite() && y.is_finite());
@@ -49,8 +52,8 @@ pub fn at(curve: &[(f64, f64)], x: f64) -> Option<f64> {
     Some(left.1 + (right.1 - left.1) * (x - left.0) / (right.0 - left.0))
 }
 
-/// Mean and standard deviation over the curves at each x; the latter absent for a single curve.
-pub fn average(curves: &[Vec<(f64, f64)>], grid: &[f64]) -> Vec<(f64, f64, Option<f64>)> {
+/// The curves together, at each x that any of them covers.
+pub fn average(curves: &[Vec<(f64, f64)>], grid: &[f64]) -> Vec<Moments> {
     let moments = |x: f64| {
         let values: Vec<f64> = curves.iter().filter_map(|curve| at(curve, x)).collect();
         let n = values.len() as f64;

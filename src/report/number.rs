@@ -35,7 +35,7 @@ pub fn to_error(value: f64, error: f64) -> String {
     if !value.is_finite() {
         return ABSENT.into();
     }
-    if !error.is_finite() || top >= 1e7 || top < 1e-4 {
+    if !error.is_finite() || !(1e-4..1e7).contains(&top) {
         return significant(value, 3);
     }
     by_error(value, error.abs()).0

@@ -86,14 +86,37 @@ pub struct Notes {
 /// Marks in data units; what has no place on the axes is left out.
 #[derive(Debug, Clone)]
 pub enum Mark {
-    Line { points: Vec<(f64, f64)>, colour: Colour, width: f64, stroke: Stroke },
-    Dots { points: Vec<(f64, f64)>, look: Look, fill: Fill, radius: f64, opacity: f64 },
+    Line {
+        points: Vec<(f64, f64)>,
+        colour: Colour,
+        width: f64,
+        stroke: Stroke,
+    },
+    Dots {
+        points: Vec<(f64, f64)>,
+        look: Look,
+        fill: Fill,
+        radius: f64,
+        opacity: f64,
+    },
     /// A closed area.
-    Area { points: Vec<(f64, f64)>, colour: Colour, opacity: f64 },
+    Area {
+        points: Vec<(f64, f64)>,
+        colour: Colour,
+        opacity: f64,
+    },
     /// A line across the frame at this x.
-    Upright { x: f64, colour: Colour, stroke: Stroke },
+    Upright {
+        x: f64,
+        colour: Colour,
+        stroke: Stroke,
+    },
     /// A line across the frame at this y.
-    Level { y: f64, colour: Colour, stroke: Stroke },
+    Level {
+        y: f64,
+        colour: Colour,
+        stroke: Stroke,
+    },
     /// Texts beside points, moved or left out so that none covers another.
     Labels(Vec<(f64, f64, String, Colour)>),
     /// Lines of text in the frame's upper left corner.

@@ -3,8 +3,7 @@
 use super::*;
 use crate::rows::{Density, Gallery, MetricRow, Pair, Profile, Sample, Summary};
 
-const ESTIMATORS: [(&str, &str); 3] =
-    [("exact", "ode-exact"), ("hutchinson-8", "ode-stochastic"), ("stad", "learned")];
+const ESTIMATORS: [(&str, &str); 3] = [("exact", "ode-exact"), ("hutchinson-8", "ode-stochastic"), ("stad", "learned")];
 
 /// Small tables with every kind of row, all names passed through `name`.
 fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
@@ -52,7 +51,18 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
     let (model, dataset, solver) = key();
     let (estimator, other) = (name("stad"), name("exact"));
     let (difference, low, high) = (-0.2, -0.26, -0.14);
-    tables.pairs.push(Pair { model, dataset, solver, estimator, other, n: samples, difference, difference_stderr: 0.03, low, high });
+    tables.pairs.push(Pair {
+        model,
+        dataset,
+        solver,
+        estimator,
+        other,
+        n: samples,
+        difference,
+        difference_stderr: 0.03,
+        low,
+        high,
+    });
     tables.metrics.extend([name("heun"), "data".into()].map(|sampler| MetricRow {
         model: name("moons"),
         sampler,
@@ -144,7 +154,16 @@ fn names(report: &Report) -> Vec<&str> {
 #[test]
 fn every_kind_of_row_has_its_figure() {
     let report = report(&tables(12, plain), &facts(plain)).unwrap();
-    let all = ["bias-moons", "frontier-moons", "scatter-moons", "divergence-moons", "histogram-moons", "density-moons", "gallery-moons-heun", "metrics-moons"];
+    let all = [
+        "bias-moons",
+        "frontier-moons",
+        "scatter-moons",
+        "divergence-moons",
+        "histogram-moons",
+        "density-moons",
+        "gallery-moons-heun",
+        "metrics-moons",
+    ];
     assert_eq!(names(&report), all);
     for figure in &report.figures {
         assert!(report.html.contains(&format!("<figure id=\"{}\"", figure.name)));
@@ -204,7 +223,8 @@ fn hostile_names_come_out_inert() {
         assert!(!text.contains('\u{202e}'));
     }
     for svg in svgs {
-        let known = ["svg ", "/svg>", "rect ", "line ", "polyline ", "polygon ", "circle ", "image ", "text ", "/text>"];
+        let known =
+            ["svg ", "/svg>", "rect ", "line ", "polyline ", "polygon ", "circle ", "image ", "text ", "/text>"];
         let tags = svg.split('<').skip(1);
         tags.for_each(|tag| assert!(known.iter().any(|k| tag.starts_with(k)), "{tag}"));
     }

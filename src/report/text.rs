@@ -8,10 +8,7 @@ pub fn clean(text: &str) -> String {
 /// As [`clean`], but lines and tabs stay: for a config shown as it was given.
 pub fn clean_block(text: &str) -> String {
     let keep = |c| matches!(c, '\n' | '\t');
-    text.chars()
-        .filter(|&c| c != '\r')
-        .map(|c| if keep(c) { c } else { visible(c) })
-        .collect()
+    text.chars().filter(|&c| c != '\r').map(|c| if keep(c) { c } else { visible(c) }).collect()
 }
 
 fn visible(c: char) -> char {

@@ -6,7 +6,7 @@ use super::text::{brief, clean, shorten};
 use crate::rows::{Sample, Summary, Tables};
 
 /// Longest name of an estimator in a figure, in characters.
-const NAME: usize = 28;
+const NAME: usize = 32;
 
 /// Tables and facts with what is derived from them once.
 pub struct View<'a> {
@@ -34,13 +34,17 @@ pub struct Group<'a> {
 
 impl<'a> View<'a> {
     pub fn new(tables: &'a Tables, facts: &'a Facts) -> View<'a> {
-        let mut view = View { tables, facts, models: models(tables, facts), groups: vec![], looks: looks(tables), names: vec![] };
+        let mut view =
+            View { tables, facts, models: models(tables, facts), groups: vec![], looks: looks(tables), names: vec![] };
         view.names = names(&view.looks);
         for (model, dataset, solver) in keys(tables) {
-            let of = |row: &&Summary| (row.model.as_str(), row.dataset.as_str(), row.solver.as_str()) == (model, dataset, solver);
+            let of = |row: &&Summary| {
+                (row.model.as_str(), row.dataset.as_str(), row.solver.as_str()) == (model, dataset, solver)
+            };
             let rows: Vec<&Summary> = tables.summary.iter().filter(of).collect();
             let named = rows.iter().map(|row| row.reference.as_str()).find(|name| !name.is_empty());
-            let reference = named.or(tables.summary.iter().map(|row| row.reference.as_str()).find(|name| !name.is_empty()));
+            let reference =
+                named.or(tables.summary.iter().map(|row| row.reference.as_str()).find(|name| !name.is_empty()));
             let dim = facts.models.iter().find(|facts| facts.name == model).map(|facts| facts.dim);
             let dim = dim.filter(|&dim| dim > 0);
             view.groups.push(Group { model, dataset, solver, rows, reference: reference.unwrap_or(""), dim });
@@ -79,8 +83,7 @@ impl<'a> Group<'a> {
     pub fn samples(&self, tables: &'a Tables, estimator: &str) -> Vec<&'a Sample> {
         let here = |s: &&Sample| {
             s.estimator == estimator
-                && (s.model.as_str(), s.dataset.as_str(), s.solver.as_str())
-                    == (self.model, self.dataset, self.solver)
+                && (s.model.as_str(), s.dataset.as_str(), s.solver.as_str()) == (self.model, self.dataset, self.solver)
                 && s.log_likelihood.is_some_and(f64::is_finite)
         };
         tables.samples.iter().filter(here).collect()
@@ -114,11 +117,8 @@ impl<'a> Group<'a> {
     /// `digits · heun {steps: 18} · n = 128`, without what is the same throughout.
     pub fn subtitle(&self) -> String {
         let n = self.rows.iter().map(|row| row.n).max();
-        let parts = [
-            shorten(self.dataset, 40),
-            shorten(self.solver, 48),
-            n.map(|n| format!("n = {n}")).unwrap_or_default(),
-        ];
+        let parts =
+            [shorten(self.dataset, 40), shorten(self.solver, 48), n.map(|n| format!("n = {n}")).unwrap_or_default()];
         let said: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
         said.join(" · ")
     }

@@ -77,9 +77,7 @@ fn caption(view: &View, group: &Group, rows: &[&Summary]) -> String {
         view.name(group.reference),
     );
     if group.bits_per_nat().is_some() {
-        text.push_str(
-            " In bits/dim the sign turns, since bits/dim fall where the log-likelihood rises.",
-        );
+        text.push_str(" In bits/dim the sign turns, since bits/dim fall where the log-likelihood rises.");
     }
     text
 }

@@ -149,15 +149,14 @@ fn cells(centres: &[f64]) -> [f64; 2] {
 
 fn difference(view: &View, first: &Field, other: &Field, top: f64) -> Option<Panel> {
     let pairs = first.values.iter().zip(&other.values);
-    let differences: Vec<Option<f64>> = pairs
-        .map(|(a, b)| Some((*b)? - (*a).filter(|a| *a > top - DEPTH)?))
-        .collect();
+    let differences: Vec<Option<f64>> = pairs.map(|(a, b)| Some((*b)? - (*a).filter(|a| *a > top - DEPTH)?)).collect();
     let sizes = sorted(differences.iter().flatten().map(|d| d.abs()));
     // A few cells at the edge of the support must not take all the colours.
     let reach = *sizes.get(sizes.len().saturating_sub(1) * 99 / 100)?;
     let reach = if reach > 0.0 && reach.is_finite() { reach } else { 1e-6 };
     let field = Field { estimator: other.estimator, xs: first.xs.clone(), ys: first.ys.clone(), values: differences };
-    let heading = format!("{} − {}", shorten(&view.name(other.estimator), 18), shorten(&view.name(first.estimator), 14));
+    let heading =
+        format!("{} − {}", shorten(&view.name(other.estimator), 18), shorten(&view.name(first.estimator), 14));
     let colour = |value: Option<f64>| match value {
         Some(value) => Map::Diverging.colour(0.5 + 0.5 * value / reach),
         None => [225, 226, 229],
@@ -175,4 +174,3 @@ fn points(view: &View, model: &str) -> Vec<(f64, f64)> {
     let step = real.len().div_ceil(POINTS).max(1);
     real.iter().step_by(step).filter_map(pair).collect()
 }
-

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Drawing;
 use crate::report::axis::Axis;
-use crate::report::curves;
+use crate::report::curves::{self, Moments};
 use crate::report::palette::{Look, RULE};
 use crate::report::picture::{Key, Mark, Panel, Picture, Sign, Stroke};
 use crate::report::view::{Group, View, title};
@@ -25,7 +25,9 @@ struct Bundle<'a> {
 
 fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     let rows: Vec<&Profile> = (view.tables.profile.iter())
-        .filter(|r| (r.model.as_str(), r.dataset.as_str(), r.solver.as_str()) == (group.model, group.dataset, group.solver))
+        .filter(|r| {
+            (r.model.as_str(), r.dataset.as_str(), r.solver.as_str()) == (group.model, group.dataset, group.solver)
+        })
         .collect();
     // At the ends of some paths the ratio of signal to noise is infinite; a few nodes may go.
     let lost = rows.iter().filter(|row| !row.half_log_snr.is_finite()).count();
@@ -36,7 +38,11 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     if grid.len() < 2 {
         return None;
     }
-    let label = if by_snr { "half log signal-to-noise ratio ln(α/σ): noise at the left, data at the right" } else { "time t of the model" };
+    let label = if by_snr {
+        "half log signal-to-noise ratio ln(α/σ): noise at the left, data at the right"
+    } else {
+        "time t of the model"
+    };
     let mut panels = vec![levels(&bundles, &grid, label)];
     panels.extend(differences(view, group, &bundles, &grid, label));
     let samples = bundles.iter().map(|b| b.curves.len()).max().unwrap_or(0);
@@ -96,7 +102,7 @@ fn levels(bundles: &[Bundle], grid: &[f64], label: &str) -> Panel {
 
 fn differences(view: &View, group: &Group, bundles: &[Bundle], grid: &[f64], label: &str) -> Option<Panel> {
     let reference = bundles.iter().find(|bundle| bundle.estimator == group.reference)?;
-    let others: Vec<(&Bundle, Vec<(f64, f64, Option<f64>)>)> = bundles
+    let others: Vec<(&Bundle, Vec<Moments>)> = bundles
         .iter()
         .filter(|bundle| bundle.estimator != group.reference)
         .map(|bundle| (bundle, curves::average(&paired(bundle, reference, grid), grid)))
@@ -105,9 +111,7 @@ fn differences(view: &View, group: &Group, bundles: &[Bundle], grid: &[f64], lab
     if others.is_empty() {
         return None;
     }
-    let reach = |(_, mean, spread): &(f64, f64, Option<f64>)| {
-        [mean - spread.unwrap_or(0.0), mean + spread.unwrap_or(0.0)]
-    };
+    let reach = |(_, mean, spread): &Moments| [mean - spread.unwrap_or(0.0), mean + spread.unwrap_or(0.0)];
     let values: Vec<f64> = others.iter().flat_map(|(_, average)| average.iter().flat_map(reach)).collect();
     let heading = format!("Difference to {}", view.name(group.reference));
     let y = Axis::sized("difference of div dx/dt", values, 5);
@@ -132,8 +136,8 @@ fn paired(bundle: &Bundle, reference: &Bundle, grid: &[f64]) -> Vec<Curve> {
     bundle.curves.iter().filter_map(pair).collect()
 }
 
-fn band(average: &[(f64, f64, Option<f64>)], look: Look) -> Option<Mark> {
-    let side = |sign: f64| move |(x, mean, spread): &(f64, f64, Option<f64>)| Some((*x, mean + sign * (*spread)?));
+fn band(average: &[Moments], look: Look) -> Option<Mark> {
+    let side = |sign: f64| move |(x, mean, spread): &Moments| Some((*x, mean + sign * (*spread)?));
     let mut points: Vec<(f64, f64)> = average.iter().filter_map(side(1.0)).collect();
     points.extend(average.iter().rev().filter_map(side(-1.0)));
     (points.len() > 3).then_some(Mark::Area { points, colour: look.colour, opacity: 0.13 })

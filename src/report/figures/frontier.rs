@@ -35,12 +35,11 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     for row in &shown {
         panel.marks.extend(marks(view, row, floor));
     }
-    let labels = shown.iter().map(|row| {
-        (row.cost, rmse(row), view.name(&row.estimator), palette::dark(view.look(&row.estimator).colour))
-    });
-    let reference_label = reference.map(|row| {
-        (row.cost, top.powf(0.96) * floor.powf(0.04), view.name(&row.estimator), MUTED)
-    });
+    let labels = shown
+        .iter()
+        .map(|row| (row.cost, rmse(row), view.name(&row.estimator), palette::dark(view.look(&row.estimator).colour)));
+    let reference_label =
+        reference.map(|row| (row.cost, top.powf(0.96) * floor.powf(0.04), view.name(&row.estimator), MUTED));
     panel.marks.push(Mark::Labels(reference_label.into_iter().chain(labels).collect()));
     let picture = Picture {
         title: title(group.model, "error against cost"),
@@ -74,9 +73,7 @@ fn marks(view: &View, row: &Summary, floor: f64) -> Vec<Mark> {
         let points = vec![(row.cost, low), (row.cost, bias_high(row))];
         marks.push(Mark::line(points, look.colour, 1.2));
     }
-    let dots = |y, fill, radius| {
-        Mark::Dots { points: vec![(row.cost, y)], look, fill, radius, opacity: 1.0 }
-    };
+    let dots = |y, fill, radius| Mark::Dots { points: vec![(row.cost, y)], look, fill, radius, opacity: 1.0 };
     marks.push(dots(bias(row).max(floor), Fill::Hollow, 4.4));
     marks.push(dots(rmse(row), Fill::Full, 5.2));
     marks

@@ -19,8 +19,7 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     sets.reverse();
     let bits = sets.iter().flat_map(|(_, samples)| samples).all(|s| s.bits_per_dim.is_some_and(f64::is_finite));
     let value = |s: &&Sample| if bits { s.bits_per_dim } else { s.log_likelihood };
-    let values: Vec<Vec<f64>> =
-        sets.iter().map(|(_, samples)| samples.iter().filter_map(value).collect()).collect();
+    let values: Vec<Vec<f64>> = sets.iter().map(|(_, samples)| samples.iter().filter_map(value).collect()).collect();
     let bins = Bins::of(&values)?;
     let heights: Vec<Vec<usize>> = values.iter().map(|values| bins.counts(values)).collect();
     let most = heights.iter().flatten().copied().max().unwrap_or(1).max(1);
@@ -123,7 +122,7 @@ mod tests {
     fn equal_values_still_have_bins() {
         for value in [0.0, -1e6, 3.0] {
             let values = vec![value; 5];
-            let bins = Bins::of(&[values.clone()]).unwrap();
+            let bins = Bins::of(std::slice::from_ref(&values)).unwrap();
             assert!(bins.width > 0.0);
             assert_eq!(bins.counts(&values).iter().sum::<usize>(), 5);
         }

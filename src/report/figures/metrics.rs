@@ -17,9 +17,8 @@ pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
 }
 
 fn of<'a>(view: &View<'a>, model: &'a str) -> Option<Drawing<'a>> {
-    let rows: Vec<&MetricRow> = (view.tables.metrics.iter())
-        .filter(|row| row.model == model && row.value.is_finite())
-        .collect();
+    let rows: Vec<&MetricRow> =
+        (view.tables.metrics.iter()).filter(|row| row.model == model && row.value.is_finite()).collect();
     let mut kinds: Vec<(&str, &str)> = vec![];
     for row in rows.iter().filter(|row| row.sampler != FLOOR) {
         let kind = (row.metric.as_str(), row.features.as_str());

@@ -40,7 +40,11 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     let columns = if panels.len() == 4 { 2 } else { panels.len().min(3) };
     let side = if columns == 1 { 420.0 } else { 330.0 };
     let drawn = clouds.iter().any(|(_, pairs)| pairs.len() > most);
-    let thinned = if drawn { format!(" At most {most} points are drawn per panel, evenly spaced in the table; the numbers use all.") } else { String::new() };
+    let thinned = if drawn {
+        format!(" At most {most} points are drawn per panel, evenly spaced in the table; the numbers use all.")
+    } else {
+        String::new()
+    };
     let caption = format!(
         "Each point is one sample: log-likelihood by the named estimator against {}. Dashed: \
          equality. r is Pearson's correlation, RMSE the root mean square difference in nats.{thinned}",

@@ -13,7 +13,8 @@ pub fn section(view: &View) -> Markup {
             h2 { "What was asked" }
             @if !view.facts.models.is_empty() {
                 div.scroll { table {
-                    thead { tr { th { "Model" } th.n { "D" } th { "Path" } th { "Network predicts" } th { "Prior" } th.n { "Parameters" } th { "Bits per dimension" } } }
+                    thead { tr { th { "Model" } th.n { "D" } th { "Path" } th { "Network predicts" }
+                        th { "Prior" } th.n { "Parameters" } th { "Bits per dimension" } } }
                     tbody { @for model in &view.facts.models { tr {
                         th scope="row" { (clean(&model.name)) }
                         td.n { (model.dim) }
@@ -27,7 +28,8 @@ pub fn section(view: &View) -> Markup {
             }
             @if !view.facts.data.is_empty() {
                 div.scroll { table {
-                    thead { tr { th { "Data for" } th { "File" } th.n { "Samples" } th { "How the numbers were taken" } } }
+                    thead { tr { th { "Data for" } th { "File" } th.n { "Samples" }
+                        th { "How the numbers were taken" } } }
                     tbody { @for data in &view.facts.data { tr {
                         th scope="row" { (clean(&data.model)) }
                         td { code { (clean(&data.file)) } }
@@ -63,10 +65,13 @@ pub fn provenance(view: &View) -> Markup {
                     thead { tr { th { "Of" } th { "File" } th { "SHA-256" } } }
                     tbody {
                         @for model in &facts.models { @for (file, hash) in &model.files {
-                            tr { th scope="row" { (clean(&model.name)) } td { code { (clean(file)) } } td { code.hash { (or_dash(hash)) } } }
+                            tr { th scope="row" { (clean(&model.name)) } td { code { (clean(file)) } }
+                                td { code.hash { (or_dash(hash)) } } }
                         } }
                         @for data in &facts.data {
-                            tr { th scope="row" { (clean(&data.model)) ", data" } td { code { (clean(&data.file)) } } td { code.hash { (or_dash(&data.sha256)) } } }
+                            tr { th scope="row" { (clean(&data.model)) ", data" }
+                                td { code { (clean(&data.file)) } }
+                                td { code.hash { (or_dash(&data.sha256)) } } }
                         }
                     }
                 } }

@@ -55,7 +55,10 @@ pub fn page(view: &View, figures: &[(&str, Figure)]) -> String {
                     (asked::provenance(view))
                     (config(view))
                 }
-                footer { "Written by flowgauge from the run's own files; everything here can be rebuilt with " code { "flowgauge report" } "." }
+                footer {
+                    "Written by flowgauge from the run's own files; everything here can be rebuilt with "
+                    code { "flowgauge report" } "."
+                }
             }
         }
     };

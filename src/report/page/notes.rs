@@ -13,9 +13,11 @@ pub fn section(view: &View) -> Markup {
             dl.notes {
                 dt { "Log-likelihood" }
                 dd {
-                    "The natural logarithm of the model's density at the array that was evaluated, after any dequantization and scaling, in nats per sample: "
+                    "The natural logarithm of the model's density at the array that was evaluated, after any "
+                    "dequantization and scaling, in nats per sample: "
                     span.math { "log p(x₀) = log p_prior(x_T) + ∫ div v dt" }
-                    ", along dx/dt = v from data to noise, with + div. A model's own time direction, sign and scale are converted to this one convention."
+                    ", along dx/dt = v from data to noise, with + div. A model's own time direction, sign and "
+                    "scale are converted to this one convention."
                 }
                 dt { "Bits per dimension" }
                 dd {
@@ -26,35 +28,53 @@ pub fn section(view: &View) -> Markup {
                 }
                 dt { "What each ± is" }
                 dd {
-                    "Beside a mean over samples: one standard error over the data. Beside a bias or difference: one standard error of the mean of paired differences, the same samples on both sides. "
-                    "Beside a single sample, and as " i { "probe SE" } ": one standard error over the estimator's random probes. Brackets and bars in figures are 95 % intervals, ± 1.96 standard errors. "
+                    "Beside a mean over samples: one standard error over the data. Beside a bias or "
+                    "difference: one standard error of the mean of paired differences, the same samples on "
+                    "both sides. "
+                    "Beside a single sample, and as " i { "probe SE" } ": one standard error over the "
+                    "estimator's random probes. Brackets and bars in figures are 95 % intervals, ± 1.96 "
+                    "standard errors. "
                     "A value without ± has no known error: of one sample, or of a deterministic estimator."
                 }
                 dt { "Bias, RMSE, r, calibration" }
                 dd {
-                    "Against the run's reference estimator, paired per sample: the mean difference, the root mean square difference, and Pearson's correlation. Calibration is the root mean square of difference over reported standard error: near 1 where the reported errors are honest, above 1 where they are too small."
+                    "Against the run's reference estimator, paired per sample: the mean difference, the root "
+                    "mean square difference, and Pearson's correlation. Calibration is the root mean square of "
+                    "difference over reported standard error: near 1 where the reported errors are honest, "
+                    "above 1 where they are too small."
                 }
                 dt { "Kinds of numbers" }
                 dd { ul {
-                    li { b { "ode-exact" } ": every diagonal entry of the Jacobian, no sampling; exact up to the solver." }
-                    li { b { "ode-stochastic" } ": a randomized estimate of the trace, right in the mean, with an error that it reports." }
-                    li { b { "learned" } ": a trained head in place of the divergence; its bias does not shrink with more probes." }
-                    li { b { "few-step" } ": a learned map over finite times; not the likelihood of the ODE but of the map." }
+                    li { b { "ode-exact" } ": every diagonal entry of the Jacobian, no sampling; exact up to "
+                    "the solver." }
+                    li { b { "ode-stochastic" } ": a randomized estimate of the trace, right in the mean, with "
+                    "an error that it reports." }
+                    li { b { "learned" } ": a trained head in place of the divergence; its bias does not "
+                    "shrink with more probes." }
+                    li { b { "few-step" } ": a learned map over finite times; not the likelihood of the ODE "
+                    "but of the map." }
                     li { b { "closed-form" } ": the known density of an analytic model, without any solver." }
                 } }
                 dt { "Cost" }
                 dd {
-                    "Per sample, in evaluations of the network; a Jacobian product and a call of a learned head count at the ratio of time measured on the machine of the run. Seconds and cost depend on that machine, everything else does not."
+                    "Per sample, in evaluations of the network; a Jacobian product and a call of a learned "
+                    "head count at the ratio of time measured on the machine of the run. Seconds and cost "
+                    "depend on that machine, everything else does not."
                 }
                 @if samples {
                     dt { "Statistics of samples" }
                     dd {
-                        "A Fréchet or kernel distance depends on the features, on both sample counts and on the reference set: compare it only within this page. Even a perfect model does not reach zero with finitely many samples; the row "
-                        i { "data against data" } " is the floor that it would reach. Features that are not those of the usual Inception network give numbers that are not comparable with published FIDs."
+                        "A Fréchet or kernel distance depends on the features, on both sample counts and on "
+                        "the reference set: compare it only within this page. Even a perfect model does not "
+                        "reach zero with finitely many samples; the row "
+                        i { "data against data" } " is the floor near which it would lie. Features that are not "
+                        "those of the usual Inception network give numbers that are not comparable with "
+                        "published FIDs."
                     }
                 }
                 dt { "Failed samples" }
-                dd { "A sample whose path ended in too many steps, too small a step or a number that is not finite has a status and no value. It is counted, shown, and enters no average." }
+                dd { "A sample whose path ended in too many steps, too small a step or a number that is not "
+                "finite has a status and no value. It is counted, shown, and enters no average." }
                 dt { "–" }
                 dd { "There is no such number here. It does not stand for zero." }
             }

@@ -12,7 +12,13 @@ use crate::rows::{MetricRow, Pair, Summary};
 pub fn tables(view: &View, model: &str) -> Markup {
     html! {
         @for group in view.groups.iter().filter(|group| group.model == model && !group.rows.is_empty()) {
-            h4 { (clean(group.dataset)) span.solver { (clean(group.solver)) @if let Some(n) = same_n(group) { " · n = " (count(n as f64)) } } }
+            h4 {
+                (clean(group.dataset))
+                span.solver {
+                    (clean(group.solver))
+                    @if let Some(n) = same_n(group) { " · n = " (count(n as f64)) }
+                }
+            }
             (summary(view, group))
             (pairs(view, group))
         }
@@ -57,12 +63,14 @@ const COLUMNS: [Column; 11] = [
     },
     Column {
         heading: "probe SE",
-        meaning: "Root mean square of the reported per-sample standard error over probes, nats; none where the estimator is deterministic",
+        meaning: "Root mean square of the reported per-sample standard error over probes, nats; none where the \
+                  estimator is deterministic",
         cell: |_, row| maybe(row.probe_stderr, 3),
     },
     Column {
         heading: "calib.",
-        meaning: "Root mean square of difference over reported standard error: 1 where the reported errors are honest",
+        meaning: "Root mean square of difference over reported standard error: 1 where the reported errors are \
+                  honest",
         cell: |_, row| maybe(row.calibration, 3),
     },
     Column {
@@ -75,11 +83,7 @@ const COLUMNS: [Column; 11] = [
         meaning: "Evaluations of the network per sample",
         cell: |_, row| count(row.evaluations),
     },
-    Column {
-        heading: "JVPs",
-        meaning: "Jacobian-vector products per sample",
-        cell: |_, row| count(row.jvps),
-    },
+    Column { heading: "JVPs", meaning: "Jacobian-vector products per sample", cell: |_, row| count(row.jvps) },
     Column {
         heading: "s/sample",
         meaning: "Measured seconds per sample",
@@ -88,9 +92,8 @@ const COLUMNS: [Column; 11] = [
 ];
 
 fn summary(view: &View, group: &Group) -> Markup {
-    let columns: Vec<&Column> = (COLUMNS.iter())
-        .filter(|column| group.rows.iter().any(|row| (column.cell)(group, row) != ABSENT))
-        .collect();
+    let columns: Vec<&Column> =
+        (COLUMNS.iter()).filter(|column| group.rows.iter().any(|row| (column.cell)(group, row) != ABSENT)).collect();
     let failures = group.rows.iter().any(|row| row.failed > 0);
     let mut rows = group.rows.clone();
     rows.sort_by_key(|row| !is_reference(group, row));
@@ -108,13 +111,15 @@ fn summary(view: &View, group: &Group) -> Markup {
                     span.kind { (clean(&row.kind)) @if is_reference(group, row) { ", reference" } }
                 }
                 @if same_n(group).is_none() { td.n { (count(row.n as f64)) } }
-                @if failures { td.n.failed[row.failed > 0] { @if row.failed > 0 { strong { (row.failed) } } @else { "0" } } }
+                @if failures {
+                    td.n.failed[row.failed > 0] { @if row.failed > 0 { strong { (row.failed) } } @else { "0" } } }
                 @for column in &columns { td.n { ((column.cell)(group, row)) } }
             } } }
         } }
         p.note {
             "± is one standard error of the mean over the data. Bias, RMSE and r are paired per sample against "
-            (view.name(group.reference)) "; brackets are 95 % intervals. Cost is per sample, in evaluations of the network. "
+            (view.name(group.reference)) "; brackets are 95 % intervals. Cost is per sample, in evaluations of "
+            "the network. "
             (ABSENT) " stands for: not defined here."
         }
     }
@@ -150,22 +155,26 @@ fn swatch(view: &View, estimator: &str) -> Markup {
 
 fn pairs(view: &View, group: &Group) -> Markup {
     let here = |pair: &&Pair| {
-        (pair.model.as_str(), pair.dataset.as_str(), pair.solver.as_str())
-            == (group.model, group.dataset, group.solver)
+        (pair.model.as_str(), pair.dataset.as_str(), pair.solver.as_str()) == (group.model, group.dataset, group.solver)
     };
     let pairs: Vec<&Pair> = view.tables.pairs.iter().filter(here).collect();
     html! {
         @if !pairs.is_empty() { details {
             summary { "Every pair of estimators (" (pairs.len()) ")" }
             div.scroll { table {
-                thead { tr { th { "Estimator" } th { "minus" } th.n { "n" } th.n { "difference ± SE, nats" } th.n { "95 % interval" } } }
+                thead { tr { th { "Estimator" } th { "minus" } th.n { "n" } th.n { "difference ± SE, nats" }
+                    th.n { "95 % interval" } } }
                 tbody { @for pair in pairs { tr {
                     td { (clean(&pair.estimator)) } td { (clean(&pair.other)) } td.n { (count(pair.n as f64)) }
                     td.n { (with_error(Some(pair.difference), Some(pair.difference_stderr))) }
-                    td.n.off[excludes_zero(pair)] { "[" (to_error(pair.low, pair.difference_stderr)) ", " (to_error(pair.high, pair.difference_stderr)) "]" }
+                    td.n.off[excludes_zero(pair)] {
+                        "[" (to_error(pair.low, pair.difference_stderr)) ", "
+                        (to_error(pair.high, pair.difference_stderr)) "]"
+                    }
                 } } }
             } }
-            p.note { "Mean paired difference over the same samples ± one standard error. Bold: the interval does not contain zero." }
+            p.note { "Mean paired difference over the same samples ± one standard error. Bold: the interval "
+            "does not contain zero." }
         } }
     }
 }
@@ -183,16 +192,22 @@ pub fn metrics(view: &View, model: &str) -> Markup {
             div.scroll { table {
                 thead { tr {
                     th { "Sampler" } th { "Statistic" } th { "Computed on" } th.n { "value ± SE" }
-                    th.n title="The same statistic of data against data, which a perfect model would reach" { "floor ± SE" }
+                    th.n title="The same statistic of data against data, near which a perfect model would lie" {
+                        "floor ± SE"
+                    }
                     th.n title="How many combined standard errors the value lies above the floor" { "above floor" }
-                    th.n { "generated" } th.n { "reference" } th.n title="Evaluations of the network per generated sample" { "evaluations" }
+                    th.n { "generated" } th.n { "reference" }
+                    th.n title="Evaluations of the network per generated sample" { "evaluations" }
                 } }
                 tbody {
                     @for row in rows.iter().filter(|row| row.sampler != FLOOR) { (metric(row, floor(&rows, row))) }
-                    @for row in rows.iter().filter(|row| row.sampler == FLOOR && alone(&rows, row)) { (metric(row, None)) }
+                    @for row in rows.iter().filter(|row| row.sampler == FLOOR && alone(&rows, row)) {
+                        (metric(row, None))
+                    }
                 }
             } }
-            p.note { "± is one standard error of the statistic. The floor is the same statistic of data against data, near which a perfect model would lie; its distance counts both errors." }
+            p.note { "± is one standard error of the statistic. The floor is the same statistic of data "
+            "against data, near which a perfect model would lie; its distance counts both errors." }
         }
     }
 }
@@ -213,9 +228,8 @@ fn metric(row: &MetricRow, floor: Option<&MetricRow>) -> Markup {
 
 /// The floor of a row: the same statistic on the same features.
 pub fn floor<'a>(rows: &[&'a MetricRow], row: &MetricRow) -> Option<&'a MetricRow> {
-    let same = |other: &&&MetricRow| {
-        other.sampler == FLOOR && other.metric == row.metric && other.features == row.features
-    };
+    let same =
+        |other: &&&MetricRow| other.sampler == FLOOR && other.metric == row.metric && other.features == row.features;
     rows.iter().find(same).copied()
 }
 

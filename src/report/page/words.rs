@@ -80,14 +80,15 @@ fn headline(view: &View, group: &Group) -> Markup {
             @let bits = finite(row.bits_per_dim).is_some();
             p.headline {
                 span.value title="Mean over samples ± one standard error over the data" {
-                    @if bits { (with_error(row.bits_per_dim, row.bits_per_dim_stderr)) } @else { (with_error(row.nats, row.nats_stderr)) }
+                    @if bits { (whole(&with_error(row.bits_per_dim, row.bits_per_dim_stderr))) }
+                    @else { (whole(&with_error(row.nats, row.nats_stderr))) }
                 }
                 " " span.unit { @if bits { "bits/dim" } @else { "nats" } }
             }
             p.under {
                 (view.name(&row.estimator)) ", mean ± standard error over " (count(row.n as f64))
                 @if row.n == 1 { " sample" } @else { " samples" }
-                @if bits { " (" (with_error(row.nats, row.nats_stderr)) " nats)" }
+                @if bits { " (" (whole(&with_error(row.nats, row.nats_stderr))) " nats)" }
             }
             p.under { (clean(group.dataset)) " · " (clean(group.solver)) }
         }
@@ -110,7 +111,7 @@ fn sentences(view: &View, group: &Group) -> Vec<Markup> {
 fn truth(view: &View, group: &Group, row: &Summary) -> Markup {
     html! {
         b { "Known truth: " } (view.name(&row.estimator)) " differs from " (view.name(group.reference)) " by "
-        (with_error(row.bias, row.bias_stderr)) " nats in the mean, by " (maybe(row.rmse, 2))
+        (whole(&with_error(row.bias, row.bias_stderr))) " nats in the mean, by " (maybe(row.rmse, 2))
         " nats (root mean square) per sample."
     }
 }
@@ -136,7 +137,7 @@ fn share(view: &View, group: &Group, row: &Summary) -> Option<String> {
         _ if !share.is_finite() => None,
         _ if (0.98..1.02).contains(&share) => Some(format!("as many as {of}")),
         _ if share >= 2.0 => Some(format!("{} times those of {of}", significant(share, 2))),
-        _ => Some(format!("{} % of those of {of}", significant(100.0 * share, 2))),
+        _ => Some(format!("{}\u{a0}% of those of {of}", significant(100.0 * share, 2))),
     }
 }
 
@@ -151,8 +152,8 @@ fn head(view: &View, group: &Group, row: &Summary) -> Markup {
         b { (what) ": " (view.name(&row.estimator)) } " is off by " b { (shown(1.0)) " nats" }
         @if let Some(factor) = group.bits_per_nat() { " (" (shown(factor)) " bits/dim)" }
         @match (interval(row.bias, row.bias_stderr), contains_zero(row)) {
-            (Some(interval), Some(true)) => { "; its 95 % interval " (interval) " contains zero. " }
-            (Some(interval), _) => { "; its 95 % interval " (interval) " does not contain zero. " }
+            (Some(interval), Some(true)) => { "; its 95\u{a0}% interval " (whole(&interval)) " contains zero. " }
+            (Some(interval), _) => { "; its 95\u{a0}% interval " (whole(&interval)) " does not contain zero. " }
             _ => { "; one sample gives no interval. " }
         }
         @if let Some(r) = finite(row.correlation) { "Per sample r = " (correlation(r)) "; " } @else { "It takes " }
@@ -176,7 +177,7 @@ fn unbiased(view: &View, others: &[&Summary]) -> Option<Markup> {
     }
     Some(html! {
         b { "Randomized estimates: " }
-        "the 95 % interval of the bias "
+        "the 95\u{a0}% interval of the bias "
         @if !well.is_empty() { "contains zero for " (listing(&well)) }
         @if !well.is_empty() && !off.is_empty() { ", but " }
         @if !off.is_empty() { "does not contain zero for " (listing(&off)) }
@@ -198,13 +199,18 @@ fn samples(view: &View, model: &str) -> Vec<Markup> {
             b { "Samples by " (clean(sampler)) ": " }
             @for (i, row) in said.enumerate() {
                 @if i > 0 { "; " }
-                (clean(&row.metric)) " " (with_error(Some(row.value), row.stderr))
+                (clean(&row.metric)) " " (whole(&with_error(Some(row.value), row.stderr)))
                 @if let Some(floor) = floor(&rows, row) {
-                    " (data against data: " (with_error(Some(floor.value), floor.stderr)) ")"
+                    " (data against data: " (whole(&with_error(Some(floor.value), floor.stderr))) ")"
                 }
             }
             "."
         }
     };
     samplers.iter().take(3).map(of).collect()
+}
+
+/// A number that no line break may part.
+fn whole(number: &str) -> String {
+    number.replace(' ', "\u{a0}")
 }

@@ -59,8 +59,7 @@ mod tests {
     fn labels_of_a_crowd_do_not_overlap() {
         let frame = Rect { left: 0.0, top: 0.0, right: 400.0, bottom: 300.0 };
         let points: Vec<_> = (0..12).map(|i| (200.0 + f64::from(i % 4), 150.0 + f64::from(i))).collect();
-        let wanted: Vec<_> =
-            points.iter().map(|&point| Wanted { point, width: 80.0, height: 14.0 }).collect();
+        let wanted: Vec<_> = points.iter().map(|&point| Wanted { point, width: 80.0, height: 14.0 }).collect();
         let placed: Vec<_> = place(&wanted, &points, frame).into_iter().flatten().collect();
         assert!(placed.len() >= 6, "{}", placed.len());
         for (i, a) in placed.iter().enumerate() {

@@ -40,8 +40,8 @@ impl Layout {
         let rows = picture.panels.len().div_ceil(columns);
         let (w, h) = picture.cell;
         let panels = columns as f64 * w + (columns - 1) as f64 * GAP;
-        let heading = pen::width(&picture.title, TITLE.size, true)
-            .max(pen::width(&picture.subtitle, SUBTITLE.size, false));
+        let heading =
+            pen::width(&picture.title, TITLE.size, true).max(pen::width(&picture.subtitle, SUBTITLE.size, false));
         let inner = panels.max(heading);
         let mut top = MARGIN + 18.0 + if picture.subtitle.is_empty() { 0.0 } else { 19.0 };
         let keys = key_places(&picture.keys, inner, top + 6.0);

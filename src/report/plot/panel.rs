@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::labels::{self, Wanted};
 use super::pen::{self, Anchor, Backend, Pen, Rect, Type};
 use crate::report::axis::Axis;
-use crate::report::palette::{Colour, FAINT, GRID, INK, Map, MUTED, RULE};
+use crate::report::palette::{Colour, FAINT, GRID, INK, MUTED, Map, RULE};
 use crate::report::picture::{Mark, Notes, Panel, Raster, Side, Stroke};
 
 const HEADING: Type = Type { size: 12.5, bold: true, colour: INK };
@@ -122,9 +122,7 @@ impl Plot<'_> {
 
     fn mark<DB: Backend>(&self, pen: &Pen<DB>, mark: &Mark, all: &[Mark]) -> Result<()> {
         match mark {
-            Mark::Line { points, colour, width, stroke: Stroke::Solid } => {
-                pen.line(&self.all(points), *colour, *width)
-            }
+            Mark::Line { points, colour, width, stroke: Stroke::Solid } => pen.line(&self.all(points), *colour, *width),
             Mark::Line { points, colour, width, stroke: Stroke::Dashed } => {
                 let points = self.all(points);
                 let pairs = points.windows(2);
@@ -167,17 +165,11 @@ impl Plot<'_> {
     }
 
     fn labels<DB: Backend>(&self, pen: &Pen<DB>, texts: &[(f64, f64, String, Colour)], all: &[Mark]) -> Result<()> {
-        let shown: Vec<_> = texts
-            .iter()
-            .filter_map(|(x, y, text, colour)| Some((self.at((*x, *y))?, text, *colour)))
-            .collect();
+        let shown: Vec<_> =
+            texts.iter().filter_map(|(x, y, text, colour)| Some((self.at((*x, *y))?, text, *colour))).collect();
         let wanted: Vec<Wanted> = shown
             .iter()
-            .map(|(point, text, _)| Wanted {
-                point: *point,
-                width: pen::width(text, NOTE.size, false),
-                height: 15.0,
-            })
+            .map(|(point, text, _)| Wanted { point: *point, width: pen::width(text, NOTE.size, false), height: 15.0 })
             .collect();
         let dots = all.iter().filter_map(|mark| match mark {
             Mark::Dots { points, .. } => Some(self.all(points)),

@@ -114,12 +114,6 @@ impl<DB: Backend> Pen<DB> {
         self.put(&Polygon::new(path, rgb(colour).mix(opacity).filled()))
     }
 
-    /// A filled box.
-    pub fn fill(&self, rect: Rect, colour: Colour) -> Result<()> {
-        let corners = [self.at((rect.left, rect.top)), self.at((rect.right, rect.bottom))];
-        self.put(&Rectangle::new(corners, rgb(colour).filled()))
-    }
-
     /// A point of the given form around a centre.
     pub fn dot(
         &self,
@@ -238,10 +232,7 @@ pub fn svg(
 }
 
 /// The drawing as a PNG with two pixels per logical one.
-pub fn png(
-    (width, height): (f64, f64),
-    draw: impl FnOnce(&Pen<BitMapBackend>) -> Result<()>,
-) -> Result<Vec<u8>> {
+pub fn png((width, height): (f64, f64), draw: impl FnOnce(&Pen<BitMapBackend>) -> Result<()>) -> Result<Vec<u8>> {
     fonts()?;
     let (w, h) = ((width * f64::from(DENSITY)).ceil() as u32, (height * f64::from(DENSITY)).ceil() as u32);
     let (wide, high) = (w * AVERAGED, h * AVERAGED);
@@ -281,9 +272,7 @@ fn image_element(rect: Rect, raster: &Raster) -> Result<String> {
 pub fn width(text: &str, size: f64, bold: bool) -> f64 {
     // Measured large, because plotters rounds to whole pixels.
     let measured = fonts().ok().and_then(|()| described(10.0 * size, bold).layout_box(text).ok());
-    measured.map_or(0.6 * size * text.chars().count() as f64, |((left, _), (right, _))| {
-        f64::from(right - left) / 10.0
-    })
+    measured.map_or(0.6 * size * text.chars().count() as f64, |((left, _), (right, _))| f64::from(right - left) / 10.0)
 }
 
 fn described(size: f64, bold: bool) -> FontDesc<'static> {
@@ -299,10 +288,7 @@ fn rgb([r, g, b]: Colour) -> RGBColor {
 fn fonts() -> Result<()> {
     static FONTS: Once = Once::new();
     FONTS.call_once(|| {
-        let fonts = [
-            (FontStyle::Normal, dejavu::sans::regular()),
-            (FontStyle::Bold, dejavu::sans::bold()),
-        ];
+        let fonts = [(FontStyle::Normal, dejavu::sans::regular()), (FontStyle::Bold, dejavu::sans::bold())];
         for (style, bytes) in fonts {
             // A font that does not parse shows when the first text is measured.
             let _ = plotters::style::register_font(FAMILY, style, bytes);
