@@ -72,7 +72,7 @@ fn caption(view: &View, group: &Group, rows: &[&Summary]) -> String {
     let n = rows.iter().map(|row| row.n).max().unwrap_or(0);
     let mut text = format!(
         "Mean difference in log-likelihood from {} over the same {n} samples (n = {n}). Bars are \
-         95 % intervals of the mean (± 1.96 standard errors, paired per sample); numbers at the \
+         95 % intervals of the mean (±\u{a0}1.96 standard errors, paired per sample); numbers at the \
          right are mean ± one standard error.",
         view.name(group.reference),
     );

@@ -51,7 +51,7 @@ fn of<'a>(view: &View<'a>, model: &'a str) -> Option<Drawing<'a>> {
         panels,
     };
     let caption = "Statistics of generated samples against the reference data, with 95 % intervals \
-        (± 1.96 standard errors). Dashed, with its interval shaded: the floor, the same statistic \
+        (±\u{a0}1.96 standard errors). Dashed, with its interval shaded: the floor, the same statistic \
         of data against data, near which a perfect model would lie.";
     let stem = format!("metrics-{model}");
     Some(Drawing { model, stem, caption: caption.into(), picture })

@@ -173,6 +173,7 @@ impl Plot<'_> {
             .collect();
         let dots = all.iter().filter_map(|mark| match mark {
             Mark::Dots { points, .. } => Some(self.all(points)),
+            Mark::Line { points, .. } if points.len() == 2 => Some(along(&self.all(points))),
             _ => None,
         });
         let points: Vec<_> = dots.flatten().collect();
@@ -184,6 +185,14 @@ impl Plot<'_> {
         }
         Ok(())
     }
+}
+
+/// Places along a straight line, close enough that no text fits between.
+fn along(ends: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let [from, to] = ends else { return vec![] };
+    let steps = ((to.0 - from.0).hypot(to.1 - from.1) / 8.0).ceil().clamp(1.0, 200.0);
+    let at = |part: f64| (from.0 + (to.0 - from.0) * part, from.1 + (to.1 - from.1) * part);
+    (0..=steps as usize).map(|i| at(i as f64 / steps)).collect()
 }
 
 fn grid<DB: Backend>(pen: &Pen<DB>, plot: &Plot) -> Result<()> {
