@@ -23,8 +23,12 @@ pub enum Mode {
     Vjp,
 }
 
-/// Opsets of the standard domain whose operators the rules know.
+/// Opsets of the standard domain whose operators the rules know. Those before [`ADDING`] are read as that one, to which
+/// they differ in nothing that inference meets.
 const OPSETS: std::ops::RangeInclusive<i64> = 13..=25;
+
+/// The opset in which scattering learned to add, as reverse mode needs it.
+const ADDING: i64 = 16;
 
 /// The model that also computes products with the Jacobian of `output` (by default the first) by `input` (by default
 /// the first of a floating-point type).
@@ -81,7 +85,7 @@ impl<'a> Problem<'a> {
         }
         let input = choose(model, "input", model.inputs(), input, |port| port.elem.is_float())?;
         let output = choose(model, "output", model.outputs(), output, |_| true)?;
-        let (g, outputs) = import(model, opset);
+        let (g, outputs) = import(model, opset.max(ADDING));
         let obstacles = foreign(&g);
         Ok(Problem { model, g, input, output, outputs, obstacles })
     }

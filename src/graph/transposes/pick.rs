@@ -17,35 +17,12 @@ pub fn add_along(t: &mut Turn, c: Val, axis: usize, places: Val, length: &Size) 
     order.swap(0, axis);
     let front = t.g.transpose(c, &order);
     let mut whole: Vec<Size> = order.iter().map(|i| shape[*i].clone()).collect();
-    let count = std::mem::replace(&mut whole[0], length.clone());
-    let summed = if t.g.opset >= 16 {
-        let zeros = t.g.zeros(&whole, t.g.elem(c));
-        let indices = t.g.unsqueeze(places, &[1]);
-        t.g.op_with("ScatterND", &[zeros, indices, front], vec![text("reduction", "add")])
-    } else {
-        add_by_product(t, front, places, &count, &whole)
-    };
+    whole[0] = length.clone();
+    let zeros = t.g.zeros(&whole, t.g.elem(c));
+    let indices = t.g.unsqueeze(places, &[1]);
+    let summed = t.g.op_with("ScatterND", &[zeros, indices, front], vec![text("reduction", "add")]);
     t.g.set_shape(summed, &whole);
     Ok(t.g.transpose(summed, &order))
-}
-
-/// The same as a product with a matrix of zeros and ones.
-fn add_by_product(t: &mut Turn, front: Val, places: Val, count: &Size, whole: &[Size]) -> Val {
-    let elem = t.g.elem(front);
-    let (zero, one) = (t.g.real(0.0, elem), t.g.real(1.0, elem));
-    let values = [zero, one].map(|v| t.g.unsqueeze(v, &[0]));
-    let values = t.g.concat(&values, 0);
-    let depth = t.g.sizes(&whole[..1]);
-    let picks = t.g.op_with("OneHot", &[places, depth, values], vec![int("axis", 0)]);
-    t.g.set_shape(picks, &[whole[0].clone(), count.clone()]);
-    let mut rest = Size::fixed(1);
-    for size in &whole[1..] {
-        rest = t.g.symbols.mul(&rest, size);
-    }
-    let flat = t.g.reshape(front, &[count.clone(), rest.clone()]);
-    let product = t.g.op("MatMul", &[picks, flat]);
-    t.g.set_shape(product, &[whole[0].clone(), rest]);
-    t.g.reshape(product, whole)
 }
 
 pub fn gather(t: &mut Turn) -> Result<Parts, Refusal> {
@@ -64,9 +41,6 @@ pub fn gather(t: &mut Turn) -> Result<Parts, Refusal> {
 
 pub fn gather_elements(t: &mut Turn) -> Result<Parts, Refusal> {
     let (c, indices, shape) = (t.c()?, t.input(1)?, t.input_shape(0)?);
-    if t.g.opset < 16 {
-        return Err(OPSET.into());
-    }
     let zeros = t.g.zeros(&shape, t.g.elem(c));
     let attributes = vec![int("axis", t.node.int("axis", 0)), text("reduction", "add")];
     Ok(vec![(0, t.g.op_with("ScatterElements", &[zeros, indices, c], attributes))])
@@ -74,9 +48,6 @@ pub fn gather_elements(t: &mut Turn) -> Result<Parts, Refusal> {
 
 pub fn gather_nd(t: &mut Turn) -> Result<Parts, Refusal> {
     let (c, shape) = (t.c()?, t.input_shape(0)?);
-    if t.g.opset < 16 {
-        return Err(OPSET.into());
-    }
     let indices = with_batch(t)?;
     let zeros = t.g.zeros(&shape, t.g.elem(c));
     Ok(vec![(0, t.g.op_with("ScatterND", &[zeros, indices, c], vec![text("reduction", "add")]))])
