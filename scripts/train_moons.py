@@ -3,7 +3,7 @@
     python scripts/train_moons.py [velocity] [head] [card]
 
 Data at t = 1: x_t = t x_0 + (1 - t) eps, velocity = dx/dt.  Without arguments all three are made in
-that order.  Seeded; one thread; about ten minutes.
+that order.  Seeded; one thread; about a quarter of an hour.
 """
 
 import sys
@@ -72,8 +72,8 @@ class Divergence(nn.Module):
         self.trunk = Trunk(10, 1, width, blocks)
 
     def scale(self, t):
-        """Off the moons' ridge J_D is small, and div v near -1/(1-t) until the noise's own width."""
-        return 1 + 0.5 / (1.05 - t)
+        """How much of the divergence there is to learn: off the ridges it grows as 1/(1 - t), up to a point."""
+        return (1.55 - t) / (1.05 - t)
 
     def residual(self, x, t):
         return self.scale(t) * self.trunk(features(x, t), clock(t)).squeeze(1)
