@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use prost::Message;
 
+use super::bodies;
 use super::content::{self, Content};
 use super::elem::ElemType;
 use super::proto::*;
@@ -204,17 +205,21 @@ impl Graph {
 
     /// Appends a node of the file, under the names that it has there.
     pub fn push_original(&mut self, node: &NodeProto, inputs: Vec<Option<Val>>, captures: Vec<Val>) {
-        let mut made = Node {
-            op: node.op_type().to_string(),
-            domain: standardize(node.domain()),
-            name: node.name().to_string(),
-            inputs,
-            outputs: vec![None; node.output.len()],
-            attributes: node.attribute.clone(),
-            captures,
-            origin: None,
-        };
-        let names = node.output.iter().map(|name| (!name.is_empty()).then(|| name.clone())).collect();
+        let mut made = self.original(node, inputs, captures);
+        let name = |name: &String| (!name.is_empty()).then(|| name.clone());
+        if let Some(values) = bodies::body(self, &made) {
+            for (name, v) in node.output.iter().zip(values).filter(|(name, _)| !name.is_empty()) {
+                let identity = NodeProto {
+                    op_type: Some("Identity".into()),
+                    name: Some(format!("{}.{name}", node.name())),
+                    output: vec![name.clone()],
+                    ..Default::default()
+                };
+                self.push_original(&identity, vec![Some(v)], Vec::new());
+            }
+            return;
+        }
+        let names = node.output.iter().map(name).collect();
         self.append(&mut made, names);
         if let Some(key) = share_key(&made) {
             let outputs: Option<Vec<Val>> = made.outputs.iter().copied().collect();
@@ -223,6 +228,19 @@ impl Graph {
             }
         }
         self.nodes.push(made);
+    }
+
+    fn original(&self, node: &NodeProto, inputs: Vec<Option<Val>>, captures: Vec<Val>) -> Node {
+        Node {
+            op: node.op_type().to_string(),
+            domain: standardize(node.domain()),
+            name: node.name().to_string(),
+            inputs,
+            outputs: vec![None; node.output.len()],
+            attributes: node.attribute.clone(),
+            captures,
+            origin: None,
+        }
     }
 
     /// Appends a node made here, or finds the one that computes the same already.

@@ -8,6 +8,7 @@
 //! ([`shapes`], [`content`], [`size`]); [`tangent`] walks it with one rule per operator ([`rules`], [`step`]), and
 //! [`cotangent`] transposes what that wrote.
 
+mod bodies;
 mod content;
 mod cotangent;
 mod differentiate;
