@@ -142,7 +142,7 @@ def mixture():
         at = lambda x, s: density(x, torch.full((len(x),), s, dtype=x.dtype))
         log_p = log_normal(end, 80.0) + integral
         truth = at(x, 0.02)
-        # The one thing a true score leaves wrong is the prior: methods 1.2.
+        # The one thing a true score leaves wrong is the prior.
         expected = truth + log_normal(end, 80.0) - at(end, 80.0)
         print(f"mixture, {len(x)} held-out points, Heun, 200 log-uniform steps, sigma .02 to 80")
         table(log_p, 8, 0.0, "nats (-log p)")

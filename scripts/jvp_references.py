@@ -8,7 +8,7 @@ tests/data/jvp/<model>.npz   x [3,D], t [3] (f32, as a program would feed them),
 tests/data/<model>_truth.npz x [n,D] f32 states at the data end, x_T [n,D] at the prior end,
                              log_likelihood [n] by the exact trace, DOP853 at tight tolerances
 mixture_truth.npz has besides: log_density [n] of x, from the mixture's formula; log_likelihood by
-                             methods' identity log p + log pi(x_T) - log p_T(x_T); and
+                             the identity log p + log pi(x_T) - log p_T(x_T); and
                              log_likelihood_integrated, the same by integrating the divergence
 """
 
@@ -113,7 +113,7 @@ def moons():
 
 
 class Mixture:
-    """The closed forms in float64, written as methods' T5 writes them."""
+    """The closed forms in float64, by way of the score and its divergence."""
 
     def __init__(self, parameters):
         self.w, self.m, self.c = (np.array(parameters[k]) for k in ("weights", "means", "variances"))

@@ -12,7 +12,7 @@ sigma eps, V_k = c_k + sigma^2.  What the graphs compute is arranged against can
     div of dx/dsigma = (d - tr J_D) / sigma
          = (1/sigma) [ sum_k r_k d t_k - sum_k r_k |mu_k - D|^2 / sigma^2 ]
 
-The last line is T5's divergence: tr J_D = tr Cov[x_0 | x] / sigma^2, and the covariance of a mixture
+The last line: tr J_D = tr Cov[x_0 | x] / sigma^2, and the covariance of a mixture
 is the mean of the covariances, d c_k sigma^2 / V_k each, plus the covariance of the means.  Both
 terms are sums of what is not negative; at sigma = 0.02 nothing like 1 - 0.999 is formed.  With
 mu_k - D = (x - D) - t_k (x - m_k), the spread divided by sigma is computed from the scores:
@@ -45,7 +45,7 @@ def draw_mixture():
 
 
 def reference(x, sigma, weights, means, variances):
-    """log p_sigma, denoiser and divergence in float64, by methods' T5 as it is written there."""
+    """log p_sigma, denoiser and divergence in float64, by way of the score and its divergence."""
     total = variances[None] + sigma[:, None] ** 2
     gap = x[:, None] - means[None]
     logs = (np.log(weights) - 0.5 * DIM * np.log(2 * np.pi * total)
