@@ -4,17 +4,26 @@
 //! samples → statistics → tables → plots. Modules are layers; `ARCHITECTURE.md` is the map and
 //! `tests/all/architecture.rs` holds the modules to it.
 
+pub mod config;
+pub mod cli;
 pub mod data;
 pub mod divergence;
+pub mod execute;
 pub mod features;
 pub mod flow;
 pub mod graph;
+pub mod journal;
 pub mod likelihood;
 pub mod metric;
 pub mod model;
 pub mod num;
+pub mod plan;
+pub mod publish;
 pub mod registry;
+pub mod report;
 pub mod rows;
+pub mod run;
 pub mod sample;
 pub mod solve;
+pub mod table;
 pub mod trace;

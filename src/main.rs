@@ -1,1 +1,19 @@
-fn main(){}
+//! Parse, execute, report, exit status.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use flowgauge::cli::{self, Cli, Exit};
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FLOWGAUGE_LOG").unwrap_or_else(|_| "off".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match cli::execute(Cli::parse()) {
+        Ok(Exit::Well) => ExitCode::SUCCESS,
+        Ok(Exit::Failed) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("flowgauge: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! `flowgauge doctor`
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use super::{Exit, Running};
+use crate::divergence::Divergence;
+use crate::execute::Pool;
+use crate::likelihood::Task;
+use crate::model::library::processor;
+use crate::model::opened::Model;
+use crate::num::Batch;
+use crate::num::key::{Key, Purpose, SampleId};
+use crate::solve::Solver;
+
+/// The known-answer model travels inside the program.
+const CARD: &str = include_str!("../../models/mixture/card.yaml");
+const FILES: [(&str, &[u8]); 3] = [
+    ("denoiser.onnx", include_bytes!("../../models/mixture/denoiser.onnx")),
+    ("divergence.onnx", include_bytes!("../../models/mixture/divergence.onnx")),
+    ("log_density.onnx", include_bytes!("../../models/mixture/log_density.onnx")),
+];
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    #[command(flatten)]
+    running: Running,
+}
+
+impl Doctor {
+    pub fn execute(self) -> Result<Exit> {
+        println!("flowgauge {}", env!("CARGO_PKG_VERSION"));
+        let runtime = self.running.runtime()?;
+        let library = &runtime.library;
+        println!("ONNX Runtime {} from {} ({})", library.version, library.path.display(), library.origin);
+        for (provider, there) in runtime.providers() {
+            println!("provider {provider:?}: {}", if there { "available" } else { "not in this library" });
+        }
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        println!("processor {}, {threads} threads, {}", processor(), memory());
+        self.known_answer()
+    }
+
+    /// log p of a Gaussian mixture through the whole machinery, against its closed form.
+    fn known_answer(&self) -> Result<Exit> {
+        let folder = tempfile::tempdir()?;
+        let card = folder.path().join("card.yaml");
+        std::fs::write(&card, CARD)?;
+        for (name, bytes) in FILES {
+            std::fs::write(folder.path().join(name), bytes)?;
+        }
+        let model = Model::open(&card)?;
+        let solver: Solver = super::spec("--solver", "{dopri5: {rtol: 1e-6, atol: 1e-6}}")?;
+        let estimators: Vec<Divergence> = super::spec("--divergence", "[exact, closed-form]")?;
+        let task = Task { curve: &model.curve, prior: model.prior, solver: &solver, estimators: &estimators, key: Key { seed: 0 } };
+        let samples: Vec<SampleId> = (0..8).collect();
+        let states = |batch: &[SampleId]| {
+            let mut x = Batch::zeros((batch.len(), model.dim()));
+            for (mut row, sample) in x.rows_mut().into_iter().zip(batch) {
+                row.assign(&Key { seed: 0 }.normal(Purpose::Check, *sample, 0, model.dim()));
+            }
+            x
+        };
+        let pool = Pool::new(&model, self.running.runtime()?, self.running.machine());
+        let (rows, _) = pool.likelihoods(&task, &samples, false, states).context("the known-answer likelihood")?;
+        let values = |e: usize| rows.iter().filter(move |r| r.estimator == e).map(|r| r.log_likelihood.unwrap_or(f64::NAN));
+        let worst = values(0).zip(values(1)).map(|(a, b)| (a - b).abs()).fold(0.0, |m: f64, v| if v > m || v.is_nan() { v } else { m });
+        let fine = worst <= 5e-3;
+        println!(
+            "known answer: log-likelihood of a mixture in 8 dimensions, largest error {worst:.1e} nats of 8 samples: {}",
+            if fine { "well" } else { "WRONG, expected at most 5e-3" }
+        );
+        Ok(if fine { Exit::Well } else { Exit::Failed })
+    }
+}
+
+fn memory() -> String {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kilobytes = info.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().split(' ').next()?.parse::<f64>().ok());
+    kilobytes.map_or("memory unknown".to_owned(), |k| format!("{:.1} GiB of memory", k / 1024.0 / 1024.0))
+}

@@ -1,0 +1,128 @@
+//! The command line: one file per verb.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::execute::Machine;
+use crate::model::onnx::{Provider, Runtime};
+
+mod differentiate;
+mod doctor;
+mod inspect;
+mod likelihood;
+mod list;
+mod metrics;
+mod plan;
+mod report;
+mod run;
+mod sample;
+
+/// Measures log-likelihoods and samples of diffusion and flow models given as ONNX files.
+///
+/// Exit status: 0 done and well; 1 something measured failed; 2 the input is at fault and nothing was run.
+#[derive(Debug, Parser)]
+#[command(name = "flowgauge", version, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Carry out a config: likelihoods, samples, metrics; run again to resume
+    Run(run::Run),
+    /// Print the trials that `run` would carry out, with their cost, and run nothing
+    Plan(plan::Plan),
+    /// Rebuild tables, plots and index.html of run directories; needs no ONNX Runtime
+    Report(report::Report),
+    /// Log-likelihood per sample of one array under one model
+    Likelihood(likelihood::Likelihood),
+    /// Draw samples of one model
+    Sample(sample::Sample),
+    /// Statistics of generated samples against reference samples
+    Metrics(metrics::Metrics),
+    /// Write the ONNX graph that also computes Jacobian products
+    Differentiate(differentiate::Differentiate),
+    /// Inputs, outputs, operators and differentiability of a model; for a card also how it runs
+    Inspect(inspect::Inspect),
+    /// ONNX Runtime, providers, machine, and a likelihood whose answer is known
+    Doctor(doctor::Doctor),
+    /// Estimators, solvers, samplers, metrics, predictions and paths, each with its parameters
+    List(list::List),
+}
+
+/// How a verb ended, apart from errors of its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Well,
+    /// Something measured failed.
+    Failed,
+}
+
+/// How networks are run.
+#[derive(Debug, Args)]
+pub struct Running {
+    /// Where networks run; strict, with no silent fallback
+    #[arg(long, default_value = "cpu", value_name = "cpu|cuda|tensorrt", value_parser = provider)]
+    provider: Provider,
+    /// Samples per network call
+    #[arg(long, default_value_t = 32, value_parser = at_least_one)]
+    batch: usize,
+    /// All threads together [default: the machine's]
+    #[arg(long, value_parser = at_least_one)]
+    threads: Option<usize>,
+    /// The ONNX Runtime library to use
+    #[arg(long, value_name = "FILE")]
+    ort_lib: Option<PathBuf>,
+    /// No progress on standard error
+    #[arg(long)]
+    quiet: bool,
+}
+
+impl Running {
+    fn machine(&self) -> Machine {
+        let available = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Machine { provider: self.provider, batch: self.batch, threads: self.threads.unwrap_or(available) }
+    }
+
+    fn runtime(&self) -> Result<&'static Runtime> {
+        Runtime::get(self.ort_lib.as_deref())
+    }
+}
+
+fn provider(text: &str) -> Result<Provider, String> {
+    serde_json::from_value(text.into()).map_err(|_| "expected cpu, cuda or tensorrt".to_owned())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(n) if (1..=1 << 20).contains(&n) => Ok(n),
+        _ => Err("expected a number of at least 1".to_owned()),
+    }
+}
+
+/// Reads a SPEC: the YAML of one entry, or its bare name.
+fn spec<T: serde::de::DeserializeOwned>(flag: &str, text: &str) -> Result<T> {
+    serde_yaml::from_str(text).map_err(|e| anyhow::anyhow!("{flag} {text}: {e}"))
+}
+
+/// Carries out one command line.
+///
+/// # Errors
+/// Where an input is at fault.
+pub fn execute(cli: Cli) -> Result<Exit> {
+    match cli.verb {
+        Verb::Run(verb) => verb.execute(),
+        Verb::Plan(verb) => verb.execute(),
+        Verb::Report(verb) => verb.execute(),
+        Verb::Likelihood(verb) => verb.execute(),
+        Verb::Sample(verb) => verb.execute(),
+        Verb::Metrics(verb) => verb.execute(),
+        Verb::Differentiate(verb) => verb.execute(),
+        Verb::Inspect(verb) => verb.execute(),
+        Verb::Doctor(verb) => verb.execute(),
+        Verb::List(verb) => verb.execute(),
+    }
+}

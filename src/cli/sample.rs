@@ -1,0 +1,89 @@
+//! `flowgauge sample`
+
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow, bail};
+use clap::Args;
+
+use super::{Exit, Running, spec};
+use crate::data::Dataset;
+use crate::execute::{Pool, npy};
+use crate::journal::write_whole;
+use crate::model::opened::Model;
+use crate::num::Batch;
+use crate::num::key::{Key, SampleId};
+use crate::sample::{self, Sampler};
+
+#[derive(Debug, Args)]
+pub struct Sample {
+    /// The model's card
+    #[arg(long, value_name = "CARD")]
+    model: PathBuf,
+    /// How samples are drawn: `heun`, `"{heun: {steps: 18, schedule: karras}}"`, …
+    #[arg(long, value_name = "SPEC")]
+    sampler: String,
+    /// Steps; overrides the sampler's own
+    #[arg(long)]
+    steps: Option<usize>,
+    /// How many samples
+    #[arg(long, conflicts_with = "noise", required_unless_present = "noise")]
+    count: Option<usize>,
+    /// The seed of the initial noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// The states at the prior end, instead of a seed's
+    #[arg(long, value_name = "FILE")]
+    noise: Option<PathBuf>,
+    /// The array to write
+    #[arg(long, value_name = "NPY")]
+    out: PathBuf,
+    #[command(flatten)]
+    running: Running,
+}
+
+impl Sample {
+    pub fn execute(self) -> Result<Exit> {
+        let mut sampler: Sampler = spec("--sampler", &self.sampler)?;
+        if let Some(steps) = self.steps {
+            sampler = sampler.with_steps(steps);
+        }
+        let model = Model::open(&self.model)?;
+        sampler.schedule().times(&model.curve).map_err(|e| anyhow!("--sampler {}: {e}", sampler.name()))?;
+        let noise = self.noise.as_deref().map(Dataset::read).transpose()?;
+        let noise = noise.map(|n| given(&n, &model)).transpose()?;
+        let count = noise.as_ref().map_or(self.count.unwrap_or(0), |n| n.nrows());
+        if count == 0 {
+            bail!("--count is 0, expected at least 1");
+        }
+        let key = Key { seed: self.seed };
+        let pool = Pool::new(&model, self.running.runtime()?, self.running.machine());
+        pool.rehearse(&[], &Batch::zeros((1, model.dim())))?;
+        let samples: Vec<SampleId> = (0..count as u64).collect();
+        let x = pool.samples(&sampler, &samples, |batch| match &noise {
+            Some(noise) => noise.select(ndarray::Axis(0), &batch.iter().map(|i| *i as usize).collect::<Vec<_>>()),
+            None => sample::noise(key, batch, model.dim(), model.prior.std),
+        })?;
+        write_whole(&self.out, &npy(&x, &model.card.shape)?)?;
+        let broken = x.rows().into_iter().filter(|r| r.iter().any(|v| !v.is_finite())).count();
+        if broken > 0 {
+            eprintln!("flowgauge: {broken} of {count} samples are not finite");
+            return Ok(Exit::Failed);
+        }
+        Ok(Exit::Well)
+    }
+}
+
+/// Initial states from a file, taken as they are.
+fn given(noise: &Dataset, model: &Model) -> Result<Batch> {
+    let rows = noise.rows(noise.len());
+    if rows.ncols() != model.dim() {
+        bail!(
+            "{}: states have {} numbers each, but the card `{}` has shape {:?}",
+            noise.name,
+            rows.ncols(),
+            model.card.name,
+            model.card.shape
+        );
+    }
+    Ok(rows)
+}

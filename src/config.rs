@@ -1,0 +1,241 @@
+//! What a user wrote: a run's config, read strictly and changed only by `--set`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::divergence::Divergence;
+use crate::metric::Metric;
+use crate::model::card::plain_name;
+use crate::sample::Sampler;
+use crate::solve::Solver;
+
+/// A run: which likelihoods and which samples to measure, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Names the run directory, `reports/<name>`, unless `--out` does.
+    pub name: String,
+    #[serde(default)]
+    pub seed: u64,
+    /// For every likelihood entry that names none of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub estimators: Vec<Divergence>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub solvers: Vec<Solver>,
+    /// What the others are compared with, sample by sample; the first estimator unless named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Divergence>,
+    /// Samples per trial: what a kill can lose, at most.
+    #[serde(default = "default_chunk")]
+    pub chunk: usize,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub likelihood: Vec<LikelihoodEntry>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<SamplesEntry>,
+}
+
+/// Log-likelihoods of one array under one model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LikelihoodEntry {
+    /// The card; like all paths, relative to the config's folder, or else to the current one.
+    pub model: PathBuf,
+    pub data: PathBuf,
+    /// The first so many samples; all of them unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimators: Option<Vec<Divergence>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub solvers: Option<Vec<Solver>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Divergence>,
+    /// Samples whose divergence is recorded along the path, for the figure; 0 for none.
+    #[serde(default = "default_profile")]
+    pub profile: usize,
+    /// For models of the plane: the log-density over a rectangle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub density: Option<DensityGrid>,
+}
+
+/// A rectangle with `points` × `points` grid points.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DensityGrid {
+    pub x: [f64; 2],
+    pub y: [f64; 2],
+    #[serde(default = "default_points")]
+    pub points: usize,
+}
+
+/// Samples of one model, and their statistics against data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SamplesEntry {
+    pub model: PathBuf,
+    pub samplers: Vec<Sampler>,
+    pub count: usize,
+    pub reference: PathBuf,
+    /// Other data of the same law, for the data-versus-data floor of every statistic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<PathBuf>,
+    /// An ONNX feature extractor; the raw numbers unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extractor: Option<PathBuf>,
+    pub metrics: Vec<Metric>,
+}
+
+fn default_chunk() -> usize {
+    128
+}
+
+fn default_profile() -> usize {
+    8
+}
+
+fn default_points() -> usize {
+    64
+}
+
+/// A config with the bytes it was read from and where.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    pub config: Config,
+    pub text: String,
+    /// The `--set` changes, as the user gave them.
+    pub changes: Vec<String>,
+    folder: PathBuf,
+}
+
+impl Written {
+    /// Reads a config and applies `key.path=value` changes.
+    ///
+    /// # Errors
+    /// One message that names the file, and the line or the key.
+    pub fn read(path: &Path, changes: &[String]) -> Result<Written> {
+        let name = path.display();
+        let text = std::fs::read_to_string(path).with_context(|| format!("{name}: the config cannot be read"))?;
+        let config: Config = if changes.is_empty() {
+            serde_yaml::from_str(&text).map_err(|e| anyhow!("{name}: {e}"))?
+        } else {
+            let mut value: serde_json::Value = serde_yaml::from_str(&text).map_err(|e| anyhow!("{name}: {e}"))?;
+            for change in changes {
+                set(&mut value, change).with_context(|| format!("--set {change}"))?;
+            }
+            serde_json::from_value(value).map_err(|e| anyhow!("{name} with --set {}: {e}", changes.join(" --set ")))?
+        };
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let written = Written { config, text, changes: changes.to_vec(), folder };
+        written.check().with_context(|| name.to_string())?;
+        Ok(written)
+    }
+
+    /// A path of the config: relative to its folder, or to the current one where nothing is there.
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        let beside = self.folder.join(path);
+        // `file.npz:name` is no file itself, so the part before the colon decides.
+        let text = beside.to_string_lossy().into_owned();
+        let file = text.rsplit_once(':').map_or(text.as_str(), |(file, _)| file);
+        if beside.exists() || Path::new(file).exists() { beside } else { path.to_owned() }
+    }
+
+    fn check(&self) -> Result<()> {
+        let config = &self.config;
+        plain_name(&config.name).map_err(|e| anyhow!("name: {e}"))?;
+        if config.likelihood.is_empty() && config.samples.is_empty() {
+            bail!("it asks for nothing; expected entries under `likelihood` or `samples`");
+        }
+        if config.chunk == 0 {
+            bail!("chunk: 0, expected at least 1");
+        }
+        for (i, entry) in config.likelihood.iter().enumerate() {
+            let at = |key: &str| format!("likelihood.{i}.{key}");
+            if entry.estimators.as_ref().unwrap_or(&config.estimators).is_empty() {
+                bail!("{}: none here and none for the whole run; expected at least one", at("estimators"));
+            }
+            if entry.solvers.as_ref().unwrap_or(&config.solvers).is_empty() {
+                bail!("{}: none here and none for the whole run; expected at least one", at("solvers"));
+            }
+            if entry.samples == Some(0) {
+                bail!("{}: 0, expected at least 1", at("samples"));
+            }
+            if let Some(grid) = &entry.density {
+                let ordered = |r: &[f64; 2]| r[0] < r[1] && r.iter().all(|v| v.is_finite());
+                if !ordered(&grid.x) || !ordered(&grid.y) || !(2..=2000).contains(&grid.points) {
+                    bail!("{}: expected x and y as [low, high] with low < high, and 2 to 2000 points", at("density"));
+                }
+            }
+        }
+        for (i, entry) in config.samples.iter().enumerate() {
+            if entry.samplers.is_empty() || entry.metrics.is_empty() || entry.count == 0 {
+                bail!("samples.{i}: expected at least one of `samplers`, of `metrics`, and a `count` of at least 1");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Applies one `key.path=value`; numbers in the path are positions in a list.
+fn set(root: &mut serde_json::Value, change: &str) -> Result<()> {
+    use serde_json::Value;
+    let (path, text) = change.split_once('=').ok_or_else(|| anyhow!("expected key.path=value"))?;
+    let value: Value = serde_yaml::from_str(text).map_err(|e| anyhow!("its value is no YAML: {e}"))?;
+    let mut at = root;
+    for segment in path.split('.') {
+        if segment.is_empty() {
+            bail!("expected key.path=value, with no empty key");
+        }
+        at = match at {
+            Value::Array(items) => {
+                let length = items.len();
+                let index: usize = segment.parse().map_err(|_| anyhow!("`{segment}` stands for a position in a list"))?;
+                items.get_mut(index).ok_or_else(|| anyhow!("position {index} of a list of {length}"))?
+            }
+            Value::Object(map) => map.entry(segment).or_insert(Value::Null),
+            Value::Null => {
+                *at = Value::Object(Default::default());
+                at.as_object_mut().expect("just made").entry(segment).or_insert(Value::Null)
+            }
+            other => bail!("`{segment}` lies below {other}, which has no keys"),
+        };
+    }
+    *at = value;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "name: a\nestimators: [exact, {hutchinson: {probes: 8}}]\nsolvers: [{heun: {steps: 4}}]\n\
+                        likelihood:\n  - {model: m.yaml, data: x.npy}\n";
+
+    fn read(text: &str, changes: &[&str]) -> Result<Config> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("c.yaml");
+        std::fs::write(&path, text)?;
+        let changes: Vec<String> = changes.iter().map(|c| c.to_string()).collect();
+        Ok(Written::read(&path, &changes)?.config)
+    }
+
+    #[test]
+    fn changes_reach_lists_and_absent_keys() {
+        let config = read(TEXT, &["likelihood.0.samples=5", "seed=9", "estimators.1.hutchinson.probes=3"]).expect("right");
+        assert_eq!((config.likelihood[0].samples, config.seed), (Some(5), 9));
+        assert_eq!(config.estimators[1].label(), "hutchinson(probes=3)");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let refused = |text: &str, changes: &[&str]| format!("{:#}", read(text, changes).expect_err("refused"));
+        assert!(refused(&TEXT.replace("chunk", "x").replace("solvers", "solver"), &[]).contains("solver"));
+        assert!(refused(&TEXT.replace("name: a", "name: ../a"), &[]).contains("name"));
+        assert!(refused(&TEXT.replace("probes", "probs"), &[]).contains("probs"));
+        assert!(refused(TEXT, &["likelihood.3.samples=5"]).contains("position 3"));
+        assert!(refused(TEXT, &["sead=5"]).contains("sead"));
+        assert!(refused(TEXT, &["seed"]).contains("key.path=value"));
+        assert!(refused("name: a\n", &[]).contains("nothing"));
+    }
+}

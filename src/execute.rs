@@ -1,0 +1,482 @@
+//! One trial to its rows: batches of samples side by side, each worker with sessions of its own.
+
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, anyhow};
+use ndarray::{Array2, ArrayD, Axis, IxDyn};
+use ndarray_npy::{ReadNpyExt, WriteNpyExt};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::divergence::{Divergence, Sources};
+use crate::features::Extractor;
+use crate::flow::field::{EvalError, VectorField};
+use crate::likelihood::{self, NodeValue, Row, Task};
+use crate::metric;
+use crate::model::onnx::{Provider, Runtime};
+use crate::model::opened::{Model, Options, Velocity};
+use crate::num::Batch;
+use crate::num::key::{Key, SampleId};
+use crate::plan::{LikelihoodWork, PlannedFile, Prepared, Trial, Work, sampler_label, solver_label};
+use crate::rows;
+use crate::sample::{self, Sampler};
+
+/// How a machine is used; none of it changes a result by more than rounding.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Machine {
+    pub provider: Provider,
+    /// Samples per call of a network.
+    pub batch: usize,
+    /// All threads together.
+    pub threads: usize,
+}
+
+/// One likelihood row on disk: a sample under an estimator, with its costs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LikelihoodRow {
+    pub trial: String,
+    pub model: String,
+    pub dataset: String,
+    pub estimator: String,
+    pub kind: String,
+    pub solver: String,
+    pub sample: usize,
+    pub log_likelihood: Option<f64>,
+    pub stderr: Option<f64>,
+    pub prior_log_density: Option<f64>,
+    pub divergence_integral: Option<f64>,
+    pub bits_per_dim: Option<f64>,
+    pub nats_per_dim: Option<f64>,
+    pub evaluations: u64,
+    pub jvps: u64,
+    pub head_calls: u64,
+    pub status: String,
+    pub path_seconds: f64,
+    pub divergence_seconds: f64,
+}
+
+/// One generated sample on disk; its numbers are in the trial's array.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SampleRow {
+    pub trial: String,
+    pub model: String,
+    pub sampler: String,
+    pub sample: usize,
+    pub status: String,
+    pub evaluations: u64,
+    pub seconds: f64,
+}
+
+/// What a finished trial leaves.
+pub struct Output {
+    /// The row file's bytes and how many rows it holds.
+    pub csv: Vec<u8>,
+    pub rows: usize,
+    /// The array file's bytes.
+    pub array: Option<Vec<u8>>,
+}
+
+/// One worker's sessions for one model.
+struct Worker {
+    velocity: Velocity,
+    sources: Sources,
+}
+
+/// Opens sessions as workers need them and keeps them for the next.
+pub struct Pool<'a> {
+    model: &'a Model,
+    runtime: &'a Runtime,
+    machine: Machine,
+    idle: Mutex<Vec<Worker>>,
+}
+
+impl<'a> Pool<'a> {
+    pub fn new(model: &'a Model, runtime: &'a Runtime, machine: Machine) -> Pool<'a> {
+        Pool { model, runtime, machine, idle: Mutex::new(Vec::new()) }
+    }
+
+    fn take(&self) -> Option<Worker> {
+        self.idle.lock().unwrap_or_else(|e| e.into_inner()).pop()
+    }
+
+    fn give(&self, worker: Worker) {
+        self.idle.lock().unwrap_or_else(|e| e.into_inner()).push(worker);
+    }
+
+    /// A worker that has what the estimators need.
+    fn worker(&self, estimators: &[Divergence]) -> Result<Worker> {
+        // A GPU is one worker's; on the CPU every worker keeps to one thread.
+        let options = Options { provider: self.machine.provider, threads: 1 };
+        let mut worker = match self.take() {
+            Some(worker) => worker,
+            None => Worker { velocity: self.model.velocity(self.runtime, options)?, sources: Sources::default() },
+        };
+        for estimator in estimators {
+            match estimator {
+                Divergence::Trace(_) if worker.sources.tangents.is_none() => {
+                    worker.sources.tangents = Some(Box::new(self.model.tangents(self.runtime, options)?));
+                }
+                Divergence::Learned(l) if !worker.sources.heads.contains_key(&l.head) => {
+                    let head = self.model.head(&l.head, self.runtime, options)?;
+                    worker.sources.heads.insert(l.head.clone(), Box::new(head));
+                }
+                Divergence::ClosedForm(_) if worker.sources.closed_form.is_none() => {
+                    worker.sources.closed_form = Some(Box::new(self.model.closed_form(self.runtime, options)?));
+                }
+                _ => {}
+            }
+        }
+        Ok(worker)
+    }
+
+    /// Opens what the estimators need and calls everything once with two samples, so that a model
+    /// at fault is found before a run begins.
+    ///
+    /// # Errors
+    /// Where a file, a port, an operator or a shape is at fault.
+    pub fn rehearse(&self, estimators: &[Divergence], x: &Batch) -> Result<()> {
+        let mut worker = self.worker(estimators)?;
+        let two = ndarray::concatenate(Axis(0), &[x.view(), x.view()])?;
+        let t = vec![self.model.curve.data_end(); two.nrows()];
+        let baked = || "a call with two samples failed; is the batch size baked into the graph?".to_owned();
+        worker.velocity.velocity(&t, &two).with_context(baked)?;
+        if let Some(tangents) = &mut worker.sources.tangents {
+            let z = crate::num::Blocks::ones((2, two.nrows(), two.ncols()));
+            tangents.quadratic(&t, &two, &z).with_context(baked)?;
+        }
+        for head in worker.sources.heads.values_mut() {
+            head.eval(&t, &two).with_context(baked)?;
+        }
+        if let Some(density) = &mut worker.sources.closed_form {
+            density.eval(&t, &two).with_context(baked)?;
+        }
+        self.give(worker);
+        Ok(())
+    }
+
+    /// Maps batches of samples over the workers, in order.
+    fn batches<T: Send>(
+        &self,
+        samples: &[SampleId],
+        estimators: &[Divergence],
+        work: impl Fn(&mut Worker, &[SampleId]) -> Result<T, EvalError> + Sync,
+    ) -> Result<Vec<T>> {
+        let threads = if self.machine.provider == Provider::Cpu { self.machine.threads } else { 1 };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+        pool.install(|| {
+            samples
+                .par_chunks(self.machine.batch)
+                .map(|batch| {
+                    let mut worker = self.worker(estimators)?;
+                    let result = work(&mut worker, batch);
+                    self.give(worker);
+                    Ok(result?)
+                })
+                .collect()
+        })
+    }
+
+    /// Log-likelihoods of samples, each batch over a path of its own; `states` gives a batch's states.
+    ///
+    /// # Errors
+    /// Where the model cannot be evaluated.
+    pub fn likelihoods(
+        &self,
+        task: &Task,
+        samples: &[SampleId],
+        record: bool,
+        states: impl Fn(&[SampleId]) -> Batch + Sync,
+    ) -> Result<(Vec<Row>, Vec<NodeValue>)> {
+        let parts = self.batches(samples, task.estimators, |worker, batch| {
+            let mut nodes = Vec::new();
+            let recorder = record.then_some(&mut nodes);
+            let Worker { velocity, sources } = worker;
+            let rows = likelihood::evaluate(velocity, sources, task, batch, states(batch), recorder)?;
+            Ok((rows, nodes))
+        })?;
+        let (rows, nodes): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        let mut rows: Vec<Row> = rows.into_iter().flatten().collect();
+        rows.sort_by_key(|r| (r.estimator, r.sample));
+        let mut nodes: Vec<NodeValue> = nodes.into_iter().flatten().collect();
+        nodes.sort_by_key(|n| (n.estimator, n.sample));
+        Ok((rows, nodes))
+    }
+
+    /// End states of samples from their initial noise, row by row.
+    ///
+    /// # Errors
+    /// Where the model cannot be evaluated.
+    pub fn samples(
+        &self,
+        sampler: &Sampler,
+        samples: &[SampleId],
+        noise: impl Fn(&[SampleId]) -> Batch + Sync,
+    ) -> Result<Batch> {
+        let parts = self.batches(samples, &[], |worker, batch| {
+            sampler.sample(&mut worker.velocity, &self.model.curve, noise(batch))
+        })?;
+        let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+        Ok(ndarray::concatenate(Axis(0), &views)?)
+    }
+}
+
+/// Everything that trials are executed with.
+pub struct Stage<'a> {
+    pub prepared: &'a Prepared,
+    pub runtime: &'a Runtime,
+    pub machine: Machine,
+    pools: Vec<Pool<'a>>,
+}
+
+impl<'a> Stage<'a> {
+    pub fn new(prepared: &'a Prepared, runtime: &'a Runtime, machine: Machine) -> Stage<'a> {
+        let pools = prepared.models.iter().map(|m| Pool::new(m, runtime, machine)).collect();
+        Stage { prepared, runtime, machine, pools }
+    }
+
+    /// Opens and calls once whatever the plan's trials need.
+    ///
+    /// # Errors
+    /// Where a model or an extractor is at fault.
+    pub fn rehearse(&self) -> Result<()> {
+        let plan = &self.prepared.plan;
+        for (index, pool) in self.pools.iter().enumerate() {
+            let mut needed: Vec<Divergence> = Vec::new();
+            for trial in plan.trials.iter().filter(|t| t.work.model() == index) {
+                match &trial.work {
+                    Work::Likelihood(w) | Work::Profile(w) => needed.extend(w.estimators.iter().cloned()),
+                    Work::Density { estimator, .. } => needed.push(estimator.clone()),
+                    _ => {}
+                }
+            }
+            pool.rehearse(&needed, &Batch::zeros((1, pool.model.dim())))
+                .with_context(|| pool.model.path.display().to_string())?;
+        }
+        for (_, path) in &self.prepared.extractors {
+            Extractor::open(path, self.runtime, self.machine.provider, self.machine.threads)?;
+        }
+        Ok(())
+    }
+
+    fn key(&self) -> Key {
+        Key { seed: self.prepared.plan.seed }
+    }
+
+    /// Carries out one trial; `array` reads the array of an earlier one.
+    ///
+    /// # Errors
+    /// Where the model cannot be evaluated or a statistic cannot be computed.
+    pub fn execute(&self, trial: &Trial, array: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<Output> {
+        match &trial.work {
+            Work::Likelihood(w) => self.likelihood(&trial.id, w),
+            Work::Profile(w) => self.profile(w),
+            Work::Density { .. } => self.density(&trial.work),
+            Work::Sample { model, sampler, first, count } => self.sample(&trial.id, *model, sampler, *first, *count),
+            Work::Metrics { .. } => self.metrics(&trial.work, array),
+        }
+    }
+
+    fn task<'t>(&'t self, w: &'t LikelihoodWork) -> Task<'t> {
+        let model = &self.prepared.models[w.model];
+        Task { curve: &model.curve, prior: model.prior, solver: &w.solver, estimators: &w.estimators, key: self.key() }
+    }
+
+    fn ranged(first: usize, count: usize) -> Vec<SampleId> {
+        (first as u64..(first + count) as u64).collect()
+    }
+
+    fn rows_of(&self, w: &LikelihoodWork, record: bool) -> Result<(Vec<Row>, Vec<NodeValue>)> {
+        let (model, data) = (&self.prepared.models[w.model], &self.prepared.data[w.data]);
+        let samples = Stage::ranged(w.first, w.count);
+        let states = |batch: &[SampleId]| data.states(&model.card, self.key(), batch);
+        self.pools[w.model].likelihoods(&self.task(w), &samples, record, states)
+    }
+
+    fn likelihood(&self, id: &str, w: &LikelihoodWork) -> Result<Output> {
+        let plan = &self.prepared.plan;
+        let (rows, _) = self.rows_of(w, false)?;
+        let card = &self.prepared.models[w.model].card;
+        let label = |r: &Row| w.estimators[r.estimator].label();
+        write_rows(rows.iter().map(|r| {
+            let per_dim = r.log_likelihood.map(|l| likelihood::nats_per_dim(l, card.dim()));
+            let bits = r.log_likelihood.zip(card.bits_offset());
+            LikelihoodRow {
+                trial: id.to_owned(),
+                model: plan.models[w.model].name.clone(),
+                dataset: plan.data[w.data].name.clone(),
+                estimator: label(r),
+                kind: w.estimators[r.estimator].kind().as_str().to_owned(),
+                solver: solver_label(&w.solver),
+                sample: r.sample as usize,
+                log_likelihood: r.log_likelihood,
+                stderr: r.stderr,
+                prior_log_density: r.prior_log_density,
+                divergence_integral: r.divergence_integral,
+                bits_per_dim: bits.map(|(l, offset)| likelihood::bits_per_dim(l, card.dim(), offset)),
+                nats_per_dim: per_dim,
+                evaluations: r.evaluations,
+                jvps: r.jvps,
+                head_calls: r.head_calls,
+                status: r.status.as_str().to_owned(),
+                path_seconds: r.path_seconds,
+                divergence_seconds: r.divergence_seconds,
+            }
+        }))
+    }
+
+    fn profile(&self, w: &LikelihoodWork) -> Result<Output> {
+        let plan = &self.prepared.plan;
+        let curve = &self.prepared.models[w.model].curve;
+        let (_, nodes) = self.rows_of(w, true)?;
+        let drawn = |n: &&NodeValue| !matches!(w.estimators[n.estimator], Divergence::ClosedForm(_));
+        write_rows(nodes.iter().filter(drawn).map(|n| rows::Profile {
+            model: plan.models[w.model].name.clone(),
+            dataset: plan.data[w.data].name.clone(),
+            solver: solver_label(&w.solver),
+            estimator: w.estimators[n.estimator].label(),
+            sample: n.sample as usize,
+            t: n.t,
+            half_log_snr: curve.at(n.t).half_log_snr(),
+            divergence: n.divergence,
+        }))
+    }
+
+    fn density(&self, work: &Work) -> Result<Output> {
+        let Work::Density { model, solver, estimator, grid } = work else {
+            return Err(anyhow!("not a density"));
+        };
+        let opened = &self.prepared.models[*model];
+        let at = |range: [f64; 2], i: usize| range[0] + (range[1] - range[0]) * i as f64 / (grid.points - 1) as f64;
+        let point = |i: usize| [at(grid.x, i % grid.points), at(grid.y, i / grid.points)];
+        let estimators = std::slice::from_ref(estimator);
+        let task = Task { curve: &opened.curve, prior: opened.prior, solver, estimators, key: self.key() };
+        let samples = Stage::ranged(0, grid.points * grid.points);
+        let states = |batch: &[SampleId]| {
+            Array2::from_shape_fn((batch.len(), 2), |(i, j)| point(batch[i] as usize)[j])
+        };
+        let (rows, _) = self.pools[*model].likelihoods(&task, &samples, false, states)?;
+        write_rows(rows.iter().map(|r| {
+            let [x, y] = point(r.sample as usize);
+            let model = self.prepared.plan.models[*model].name.clone();
+            rows::Density { model, estimator: estimator.label(), x, y, log_density: r.log_likelihood }
+        }))
+    }
+
+    fn sample(&self, id: &str, model: usize, sampler: &Sampler, first: usize, count: usize) -> Result<Output> {
+        let opened = &self.prepared.models[model];
+        let samples = Stage::ranged(first, count);
+        let began = std::time::Instant::now();
+        let noise = |batch: &[SampleId]| sample::noise(self.key(), batch, opened.dim(), opened.prior.std);
+        let x = self.pools[model].samples(sampler, &samples, noise)?;
+        let seconds = began.elapsed().as_secs_f64() / count as f64;
+        let finite = |i: usize| x.row(i).iter().all(|v| v.is_finite());
+        let mut output = write_rows(samples.iter().enumerate().map(|(i, s)| SampleRow {
+            trial: id.to_owned(),
+            model: self.prepared.plan.models[model].name.clone(),
+            sampler: sampler_label(sampler),
+            sample: *s as usize,
+            status: if finite(i) { "ok" } else { "non-finite" }.to_owned(),
+            evaluations: sampler.evaluations(&opened.curve),
+            seconds,
+        }))?;
+        output.array = Some(npy(&x, &opened.card.shape)?);
+        Ok(output)
+    }
+
+    fn metrics(&self, work: &Work, array: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<Output> {
+        let Work::Metrics { model, sampler, parts, floor, reference, extractor, metrics } = work else {
+            return Err(anyhow!("not metrics"));
+        };
+        let (opened, plan) = (&self.prepared.models[*model], &self.prepared.plan);
+        let states = |data: usize| {
+            let data = &self.prepared.data[data];
+            data.states(&opened.card, self.key(), &Stage::ranged(0, data.len()))
+        };
+        let real = states(*reference);
+        let generated = match floor {
+            Some(data) => states(*data),
+            None => {
+                let parts: Vec<Batch> = parts.iter().map(|id| read_npy(&array(id)?)).collect::<Result<_>>()?;
+                let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+                ndarray::concatenate(Axis(0), &views)?
+            }
+        };
+        let finite = |x: &Batch| -> Batch {
+            let keep: Vec<usize> = (0..x.nrows()).filter(|i| x.row(*i).iter().all(|v| v.is_finite())).collect();
+            x.select(Axis(0), &keep)
+        };
+        let generated = finite(&generated);
+        let (a, b) = match extractor {
+            Some(file) => {
+                let mut extractor = self.extractor(file)?;
+                let shape = &opened.card.shape;
+                (extractor.features(&generated, shape)?, extractor.features(&real, shape)?)
+            }
+            None => (generated, real.clone()),
+        };
+        let mut rows = Vec::new();
+        for metric in metrics {
+            let estimate = metric::measure(metric, a.view(), b.view(), self.key())
+                .map_err(|e| anyhow!("{}: {e}", metric.name()))?;
+            rows.push(rows::MetricRow {
+                model: plan.models[*model].name.clone(),
+                sampler: sampler.as_ref().map_or("data".to_owned(), sampler_label),
+                metric: metric.name().to_owned(),
+                value: estimate.value,
+                stderr: estimate.stderr,
+                n_generated: a.nrows(),
+                n_reference: b.nrows(),
+                evaluations: sampler.as_ref().map_or(0.0, |s| s.evaluations(&opened.curve) as f64),
+                features: extractor.as_ref().map_or("raw".to_owned(), |e| e.name.clone()),
+            });
+        }
+        let mut output = write_rows(rows.into_iter())?;
+        // A few of the data stay with the run, so that a report can show them without the data's files.
+        let shown = real.slice(ndarray::s![..real.nrows().min(SHOWN), ..]).to_owned();
+        output.array = Some(npy(&shown, &opened.card.shape)?);
+        Ok(output)
+    }
+
+    fn extractor(&self, file: &PlannedFile) -> Result<Extractor> {
+        let known = self.prepared.extractors.iter().find(|(f, _)| f == file);
+        let (_, path) = known.ok_or_else(|| anyhow!("no extractor {}", file.name))?;
+        Extractor::open(path, self.runtime, self.machine.provider, self.machine.threads)
+    }
+}
+
+/// Samples of the data that a metrics trial keeps for the report.
+const SHOWN: usize = 512;
+
+fn write_rows<T: Serialize>(rows: impl Iterator<Item = T>) -> Result<Output> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let mut count = 0;
+    for row in rows {
+        writer.serialize(row)?;
+        count += 1;
+    }
+    let csv = writer.into_inner().map_err(|e| anyhow!("{}", e.error()))?;
+    Ok(Output { csv, rows: count, array: None })
+}
+
+/// Rows as a .npy of f32, each with the card's shape.
+///
+/// # Errors
+/// Never for rows of that size.
+pub fn npy(x: &Batch, shape: &[usize]) -> Result<Vec<u8>> {
+    let full: Vec<usize> = std::iter::once(x.nrows()).chain(shape.iter().copied()).collect();
+    let values = x.mapv(|v| v as f32).as_standard_layout().into_owned().into_shape_with_order(IxDyn(&full))?;
+    let mut bytes = Vec::new();
+    values.write_npy(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The rows of a .npy of f32, flattened.
+///
+/// # Errors
+/// Where the bytes are no such array.
+pub fn read_npy(bytes: &[u8]) -> Result<Batch> {
+    let values = ArrayD::<f32>::read_npy(bytes)?;
+    let rows = values.shape().first().copied().unwrap_or(0).max(1);
+    let width = values.len() / rows;
+    Ok(values.mapv(f64::from).into_shape_with_order((rows, width))?)
+}

@@ -1,0 +1,269 @@
+//! The run as a journal: one line per event, appended and synced; the line is the commit.
+//!
+//! A row file without a line is ignored and made again. A torn last line is dropped. Which
+//! trials are outstanding is a pure function of plan and journal.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::model::library::hex;
+use crate::plan::{self, Plan, PlanFile, Trial};
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The plan was written; its bytes' hash.
+    Planned { plan_sha256: String },
+    Finished {
+        trial: String,
+        rows: usize,
+        sha256: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        array_sha256: Option<String>,
+        seconds: f64,
+    },
+    Failed { trial: String, error: String, seconds: f64 },
+}
+
+/// How a trial ended last.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    Finished { rows: usize, sha256: String, array_sha256: Option<String> },
+    Failed { error: String },
+}
+
+/// All that a run directory has committed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Journal {
+    pub outcomes: BTreeMap<String, Outcome>,
+    pub plan_sha256: Option<String>,
+    pub seconds: f64,
+}
+
+/// Trials of the plan that are neither finished nor failed, in the plan's order; failed ones too with `retry`.
+pub fn outstanding<'a>(plan: &'a Plan, journal: &Journal, retry: bool) -> Vec<&'a Trial> {
+    plan.trials
+        .iter()
+        .filter(|t| match journal.outcomes.get(&t.id) {
+            None => true,
+            Some(Outcome::Failed { .. }) => retry,
+            Some(Outcome::Finished { .. }) => false,
+        })
+        .collect()
+}
+
+impl Journal {
+    /// Reads every journal file of a run directory.
+    ///
+    /// # Errors
+    /// Where a line other than the last is damaged, by file and line.
+    pub fn read(dir: &Path) -> Result<Journal> {
+        let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
+            .with_context(|| format!("{}: the run directory cannot be read", dir.display()))?
+            .flatten()
+            .map(|e| e.path())
+            .filter(|p| p.file_name().is_some_and(|n| is_journal(&n.to_string_lossy())))
+            .collect();
+        files.sort();
+        let mut journal = Journal::default();
+        for file in files {
+            let text = std::fs::read(&file).with_context(|| file.display().to_string())?;
+            let text = String::from_utf8_lossy(&text);
+            journal.take(&text).with_context(|| file.display().to_string())?;
+        }
+        Ok(journal)
+    }
+
+    /// Takes in the lines of one file.
+    fn take(&mut self, text: &str) -> Result<()> {
+        let mut lines = text.split_inclusive('\n').enumerate().peekable();
+        while let Some((number, line)) = lines.next() {
+            let whole = line.ends_with('\n');
+            match serde_json::from_str::<Event>(line.trim_end()) {
+                Ok(event) if whole => self.record(event),
+                _ if lines.peek().is_none() && !whole => {}
+                Ok(_) => {}
+                Err(error) => bail!("line {}: {error}; expected one event per line", number + 1),
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, event: Event) {
+        match event {
+            Event::Planned { plan_sha256 } => self.plan_sha256 = Some(plan_sha256),
+            Event::Finished { trial, rows, sha256, array_sha256, seconds } => {
+                self.seconds += seconds;
+                self.outcomes.insert(trial, Outcome::Finished { rows, sha256, array_sha256 });
+            }
+            Event::Failed { trial, error, seconds } => {
+                self.seconds += seconds;
+                self.outcomes.insert(trial, Outcome::Failed { error });
+            }
+        }
+    }
+}
+
+fn is_journal(name: &str) -> bool {
+    name == "journal.jsonl" || (name.starts_with("journal-") && name.ends_with(".jsonl"))
+}
+
+/// Reads `plan.json` and holds it against its hash in the journal.
+///
+/// # Errors
+/// Where there is no plan, or it is not what the run wrote.
+pub fn read_plan(dir: &Path) -> Result<PlanFile> {
+    let path = dir.join("plan.json");
+    let bytes = std::fs::read(&path)
+        .with_context(|| format!("{}: no plan; expected the directory of a run", path.display()))?;
+    let plan: PlanFile = serde_json::from_slice(&bytes).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+    if plan.plan.format != plan::FORMAT {
+        bail!("{}: format {}, this program reads {}", path.display(), plan.plan.format, plan::FORMAT);
+    }
+    let expected = Journal::read(dir)?.plan_sha256;
+    if expected.is_some_and(|e| e != hex(&Sha256::digest(&bytes))) {
+        bail!("{}: it is not what the run wrote", path.display());
+    }
+    Ok(plan)
+}
+
+/// Where a trial's rows lie.
+pub fn row_file(dir: &Path, id: &str) -> PathBuf {
+    dir.join("rows").join(format!("{id}.csv"))
+}
+
+/// Where a trial's array lies.
+pub fn array_file(dir: &Path, id: &str) -> PathBuf {
+    dir.join("arrays").join(format!("{id}.npy"))
+}
+
+/// Appends one event and makes it durable.
+///
+/// # Errors
+/// Where the disk refuses.
+pub fn append(dir: &Path, event: &Event) -> Result<()> {
+    let path = dir.join("journal.jsonl");
+    let mut line = serde_json::to_string(event)?;
+    line.push('\n');
+    let context = || path.display().to_string();
+    let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path).with_context(context)?;
+    drop_torn_line(&mut file).with_context(context)?;
+    file.write_all(line.as_bytes()).with_context(context)?;
+    file.sync_data().with_context(context)?;
+    Ok(())
+}
+
+/// Cuts off what an earlier kill left of a line, so that it cannot swallow the next.
+fn drop_torn_line(file: &mut File) -> std::io::Result<()> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
+    if whole < bytes.len() {
+        file.set_len(whole as u64)?;
+    }
+    Ok(())
+}
+
+/// Writes a file whole: a sibling, synced, renamed into place. Its SHA-256.
+///
+/// # Errors
+/// Where the disk refuses; nothing half-written stays.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<String> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let context = || format!("{}: it cannot be written", path.display());
+    std::fs::create_dir_all(folder).with_context(context)?;
+    let mut file = tempfile::Builder::new().prefix(".").suffix(".tmp").tempfile_in(folder).with_context(context)?;
+    file.write_all(bytes).with_context(context)?;
+    file.as_file().sync_all().with_context(context)?;
+    // Temporary files are private; results are as open as the user's other files.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = File::open(folder)?.metadata()?.permissions().mode() & 0o666;
+        file.as_file().set_permissions(std::fs::Permissions::from_mode(mode | 0o600))?;
+    }
+    file.persist(path).map_err(|e| e.error).with_context(context)?;
+    Ok(hex(&Sha256::digest(bytes)))
+}
+
+/// Trials whose files are no longer what their journal line says, with the reason.
+pub fn damaged(dir: &Path, plan: &Plan, journal: &Journal) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for trial in &plan.trials {
+        let Some(Outcome::Finished { sha256, array_sha256, .. }) = journal.outcomes.get(&trial.id) else { continue };
+        let rows = (row_file(dir, &trial.id), Some(sha256));
+        let array = (array_file(dir, &trial.id), array_sha256.as_ref());
+        for (path, expected) in [rows, array] {
+            let Some(expected) = expected else { continue };
+            let name = path.strip_prefix(dir).unwrap_or(&path).display().to_string();
+            match std::fs::read(&path) {
+                Err(_) => found.push((trial.id.clone(), format!("{name} is missing"))),
+                Ok(bytes) if hex(&Sha256::digest(&bytes)) != *expected => {
+                    found.push((trial.id.clone(), format!("{name} is not what the run wrote")));
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Work;
+    use crate::sample::Sampler;
+
+    fn plan(ids: &[&str]) -> Plan {
+        let work = |i: usize| Work::Sample { model: 0, sampler: Sampler::defaults().remove(0), first: i, count: 1 };
+        let trials = ids.iter().enumerate().map(|(i, id)| Trial { id: id.to_string(), work: work(i) }).collect();
+        Plan { format: 1, name: "a".into(), seed: 0, models: vec![], data: vec![], trials }
+    }
+
+    fn finished(trial: &str) -> Event {
+        Event::Finished { trial: trial.into(), rows: 1, sha256: "0".into(), array_sha256: None, seconds: 0.5 }
+    }
+
+    #[test]
+    fn outstanding_is_planned_minus_seen() {
+        let plan = plan(&["a", "b", "c"]);
+        let mut journal = Journal::default();
+        journal.record(finished("b"));
+        journal.record(Event::Failed { trial: "c".into(), error: "x".into(), seconds: 0.1 });
+        let ids = |retry| outstanding(&plan, &journal, retry).iter().map(|t| t.id.clone()).collect::<Vec<_>>();
+        assert_eq!(ids(false), ["a"]);
+        assert_eq!(ids(true), ["a", "c"]);
+    }
+
+    #[test]
+    fn a_torn_last_line_is_dropped_and_does_not_swallow_the_next() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        append(folder.path(), &finished("a")).expect("written");
+        let path = folder.path().join("journal.jsonl");
+        let mut text = std::fs::read_to_string(&path).expect("read");
+        text.push_str("{\"event\":\"finished\",\"tri");
+        std::fs::write(&path, &text).expect("written");
+        assert_eq!(Journal::read(folder.path()).expect("read").outcomes.len(), 1);
+        append(folder.path(), &finished("b")).expect("written");
+        assert_eq!(Journal::read(folder.path()).expect("read").outcomes.len(), 2);
+    }
+
+    #[test]
+    fn a_damaged_line_in_the_middle_is_named() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        append(folder.path(), &finished("a")).expect("written");
+        append(folder.path(), &finished("b")).expect("written");
+        let path = folder.path().join("journal.jsonl");
+        let text = std::fs::read_to_string(&path).expect("read").replacen("finished", "finish", 1);
+        std::fs::write(&path, text).expect("written");
+        let error = format!("{:#}", Journal::read(folder.path()).expect_err("damaged"));
+        assert!(error.contains("line 1"), "{error}");
+    }
+}

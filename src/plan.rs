@@ -1,0 +1,496 @@
+//! What will happen: a config resolved into trials, every default visible, every file hashed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::config::{DensityGrid, LikelihoodEntry, SamplesEntry, Written};
+use crate::data::Dataset;
+use crate::divergence::Divergence;
+use crate::metric::Metric;
+use crate::model::library::hex;
+use crate::model::opened::Model;
+use crate::sample::Sampler;
+use crate::solve::{Solver, Span};
+
+/// The format number of run directories that this program writes.
+pub const FORMAT: u32 = 1;
+
+/// A run's whole work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub format: u32,
+    pub name: String,
+    pub seed: u64,
+    pub models: Vec<PlannedModel>,
+    pub data: Vec<PlannedData>,
+    pub trials: Vec<Trial>,
+}
+
+/// `plan.json`: the work, and what it was begun with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlanFile {
+    #[serde(flatten)]
+    pub plan: Plan,
+    pub environment: Vec<(String, String)>,
+    /// The `--set` changes that the config was read with.
+    pub changes: Vec<String>,
+}
+
+/// A model as it was when the plan was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedModel {
+    pub name: String,
+    /// SHA-256 of the card's content, comments and layout aside.
+    pub card_sha256: String,
+    pub files: Vec<PlannedFile>,
+    pub shape: Vec<usize>,
+    pub path: serde_json::Value,
+    pub prediction: String,
+    pub prior_std: f64,
+    pub parameters: u64,
+    pub range: Option<[f64; 2]>,
+    pub levels: Option<u32>,
+    pub provenance: serde_json::Value,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedFile {
+    pub name: String,
+    pub sha256: String,
+}
+
+/// An array as it was when the plan was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedData {
+    /// The file's name without its folders, unique within a run.
+    pub name: String,
+    pub sha256: String,
+    pub model: usize,
+    pub samples: usize,
+    pub treatment: String,
+}
+
+/// One unit of work: what a kill can lose, at most.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Hash of the content, so that the order of a config changes nothing.
+    pub id: String,
+    pub work: Work,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    /// Every estimator on a range of samples, over one path.
+    Likelihood(LikelihoodWork),
+    /// The divergence along the path of the first `count` samples.
+    Profile(LikelihoodWork),
+    /// The log-density of one estimator over a rectangle of the plane.
+    Density { model: usize, solver: Solver, estimator: Divergence, grid: DensityGrid },
+    /// Samples number `first` to `first + count`.
+    Sample { model: usize, sampler: Sampler, first: usize, count: usize },
+    /// Statistics of samples, or of the floor's data, against reference data.
+    Metrics {
+        model: usize,
+        /// Absent for the data-versus-data floor.
+        sampler: Option<Sampler>,
+        /// The trials that hold the samples.
+        parts: Vec<String>,
+        floor: Option<usize>,
+        reference: usize,
+        extractor: Option<PlannedFile>,
+        metrics: Vec<Metric>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LikelihoodWork {
+    pub model: usize,
+    pub data: usize,
+    pub solver: Solver,
+    pub estimators: Vec<Divergence>,
+    /// Index of the estimator that the others are compared with.
+    pub reference: usize,
+    pub first: usize,
+    pub count: usize,
+}
+
+impl Work {
+    pub fn model(&self) -> usize {
+        match self {
+            Work::Likelihood(w) | Work::Profile(w) => w.model,
+            Work::Density { model, .. } | Work::Sample { model, .. } | Work::Metrics { model, .. } => *model,
+        }
+    }
+
+    /// What the work is, in a few words.
+    pub fn describe(&self, plan: &Plan) -> String {
+        let model = &plan.models[self.model()].name;
+        match self {
+            Work::Likelihood(w) => format!(
+                "{model}: log-likelihoods of samples {} to {}, {}, {} estimators",
+                w.first,
+                w.first + w.count - 1,
+                solver_label(&w.solver),
+                w.estimators.len()
+            ),
+            Work::Profile(w) => format!("{model}: divergence along {} paths, {}", w.count, solver_label(&w.solver)),
+            Work::Density { estimator, grid, .. } => {
+                format!("{model}: log-density on {0} x {0} points, {1}", grid.points, estimator.label())
+            }
+            Work::Sample { sampler, first, count, .. } => {
+                format!("{model}: samples {first} to {}, {}", first + count - 1, sampler_label(sampler))
+            }
+            Work::Metrics { sampler, metrics, .. } => format!(
+                "{model}: {} of {}",
+                metrics.iter().map(|m| m.name()).collect::<Vec<_>>().join(", "),
+                sampler.as_ref().map_or("the data themselves".to_owned(), sampler_label)
+            ),
+        }
+    }
+
+    /// Cost in evaluations of the network, a Jacobian product counted as one; adaptive solvers are guessed.
+    pub fn cost(&self, plan: &Plan) -> Cost {
+        let dim = |model: usize| plan.models[model].shape.iter().product::<usize>();
+        let path = |solver: &Solver, estimators: &[Divergence], model: usize, rows: usize| {
+            let guessed = solver.evaluations().is_none();
+            let evaluations = solver.evaluations().unwrap_or(ADAPTIVE_GUESS);
+            let nodes = solver.nodes().unwrap_or(ADAPTIVE_GUESS);
+            let per_node: u64 = estimators.iter().map(|e| e.products(dim(model)) + u64::from(heads(e))).sum();
+            Cost {
+                evaluations: evaluations * rows as u64,
+                products: nodes * per_node * rows as u64,
+                guessed,
+            }
+        };
+        match self {
+            Work::Likelihood(w) | Work::Profile(w) => path(&w.solver, &w.estimators, w.model, w.count),
+            Work::Density { model, solver, estimator, grid } => {
+                path(solver, std::slice::from_ref(estimator), *model, grid.points * grid.points)
+            }
+            Work::Sample { sampler, count, .. } => Cost {
+                // Karras grids have one step less than points: the plan prints what the grid says at most.
+                evaluations: (2 * sampler.schedule().steps * count) as u64,
+                products: 0,
+                guessed: true,
+            },
+            Work::Metrics { .. } => Cost { evaluations: 0, products: 0, guessed: false },
+        }
+    }
+}
+
+/// Evaluations per sample that a plan supposes of an adaptive solver.
+const ADAPTIVE_GUESS: u64 = 200;
+
+fn heads(estimator: &Divergence) -> bool {
+    matches!(estimator, Divergence::Learned(_))
+}
+
+/// What a trial costs, for all its samples together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cost {
+    pub evaluations: u64,
+    /// Jacobian products and head calls.
+    pub products: u64,
+    pub guessed: bool,
+}
+
+/// As tables print a solver.
+pub fn solver_label(solver: &Solver) -> String {
+    let default = Solver::from_name(solver.name()).unwrap_or_else(|| solver.clone());
+    crate::registry::label(solver.name(), solver, &default)
+}
+
+/// As tables print a sampler.
+pub fn sampler_label(sampler: &Sampler) -> String {
+    let default = Sampler::from_name(sampler.name()).unwrap_or_else(|| sampler.clone());
+    crate::registry::label(sampler.name(), sampler, &default)
+}
+
+/// A plan with the opened files behind it.
+pub struct Prepared {
+    pub plan: Plan,
+    pub models: Vec<Model>,
+    pub data: Vec<Dataset>,
+    /// Files of extractors by their SHA-256.
+    pub extractors: Vec<(PlannedFile, PathBuf)>,
+}
+
+/// Resolves a config: opens and checks every file it names, and lists the trials. Runs no network.
+///
+/// # Errors
+/// One message that names the file or the key.
+pub fn prepare(written: &Written, seed: Option<u64>) -> Result<Prepared> {
+    let config = &written.config;
+    let mut builder = Builder {
+        written,
+        prepared: Prepared {
+            plan: Plan {
+                format: FORMAT,
+                name: config.name.clone(),
+                seed: seed.unwrap_or(config.seed),
+                models: Vec::new(),
+                data: Vec::new(),
+                trials: Vec::new(),
+            },
+            models: Vec::new(),
+            data: Vec::new(),
+            extractors: Vec::new(),
+        },
+    };
+    for (i, entry) in config.likelihood.iter().enumerate() {
+        builder.likelihood(entry).with_context(|| format!("likelihood.{i}"))?;
+    }
+    for (i, entry) in config.samples.iter().enumerate() {
+        builder.samples(entry).with_context(|| format!("samples.{i}"))?;
+    }
+    Ok(builder.prepared)
+}
+
+struct Builder<'a> {
+    written: &'a Written,
+    prepared: Prepared,
+}
+
+impl Builder<'_> {
+    fn likelihood(&mut self, entry: &LikelihoodEntry) -> Result<()> {
+        let config = &self.written.config;
+        let model = self.model(&entry.model)?;
+        let data = self.data(&entry.data, model)?;
+        let estimators = entry.estimators.as_ref().unwrap_or(&config.estimators).clone();
+        let reference = entry.reference.as_ref().or(config.reference.as_ref());
+        let reference = match reference {
+            None => 0,
+            Some(wanted) => estimators.iter().position(|e| e == wanted).ok_or_else(|| {
+                anyhow!("reference: `{}` is not among the estimators of this entry", wanted.label())
+            })?,
+        };
+        self.check_estimators(model, &estimators)?;
+        let available = self.prepared.data[data].len();
+        let count = entry.samples.unwrap_or(available);
+        if count > available {
+            bail!("samples: {count}, but {} has only {available}", entry.data.display());
+        }
+        let solvers = entry.solvers.as_ref().unwrap_or(&config.solvers).clone();
+        for solver in solvers {
+            let curve = &self.prepared.models[model].curve;
+            solver.check(Span { curve, to_prior: true }).map_err(|e| anyhow!("{}: {e}", solver.name()))?;
+            let work = |first: usize, count: usize| LikelihoodWork {
+                model,
+                data,
+                solver: solver.clone(),
+                estimators: estimators.clone(),
+                reference,
+                first,
+                count,
+            };
+            for first in (0..count).step_by(config.chunk) {
+                self.push(Work::Likelihood(work(first, config.chunk.min(count - first))))?;
+            }
+            if entry.profile > 0 {
+                self.push(Work::Profile(work(0, entry.profile.min(count))))?;
+            }
+        }
+        let Some(grid) = &entry.density else { return Ok(()) };
+        if self.prepared.models[model].dim() != 2 {
+            bail!("density: the model has {} dimensions; a density over the plane needs 2", self.prepared.models[model].dim());
+        }
+        let solver = entry.solvers.as_ref().unwrap_or(&config.solvers)[0].clone();
+        let learned = estimators.iter().find(|e| heads(e));
+        for estimator in [Some(&estimators[reference]), learned].into_iter().flatten() {
+            let work = Work::Density { model, solver: solver.clone(), estimator: estimator.clone(), grid: grid.clone() };
+            if !self.prepared.plan.trials.iter().any(|t| t.work == work) {
+                self.push(work)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_estimators(&self, model: usize, estimators: &[Divergence]) -> Result<()> {
+        for (i, estimator) in estimators.iter().enumerate() {
+            supports(&self.prepared.models[model], estimator)?;
+            if estimators[..i].iter().any(|e| e.label() == estimator.label()) {
+                bail!("estimators: `{}` is there twice", estimator.label());
+            }
+        }
+        Ok(())
+    }
+
+    fn samples(&mut self, entry: &SamplesEntry) -> Result<()> {
+        let model = self.model(&entry.model)?;
+        let reference = self.data(&entry.reference, model)?;
+        let floor = entry.floor.as_ref().map(|f| self.data(f, model)).transpose()?;
+        let extractor = entry.extractor.as_ref().map(|f| self.extractor(f)).transpose()?;
+        let available = self.prepared.data[reference].len();
+        for metric in &entry.metrics {
+            metric.check(entry.count, available).map_err(|e| anyhow!("metrics: {e}"))?;
+        }
+        for sampler in &entry.samplers {
+            let curve = &self.prepared.models[model].curve;
+            sampler.schedule().times(curve).map_err(|e| anyhow!("samplers: {}: {e}", sampler.name()))?;
+            let chunk = self.written.config.chunk;
+            let mut parts = Vec::new();
+            for first in (0..entry.count).step_by(chunk) {
+                let count = chunk.min(entry.count - first);
+                parts.push(self.push(Work::Sample { model, sampler: sampler.clone(), first, count })?);
+            }
+            let (metrics, extractor) = (entry.metrics.clone(), extractor.clone());
+            self.push(Work::Metrics { model, sampler: Some(sampler.clone()), parts, floor: None, reference, extractor, metrics })?;
+        }
+        if floor.is_some() {
+            let metrics = entry.metrics.clone();
+            self.push(Work::Metrics { model, sampler: None, parts: Vec::new(), floor, reference, extractor, metrics })?;
+        }
+        Ok(())
+    }
+
+    /// Adds a trial; the same work twice is an error of the config.
+    fn push(&mut self, work: Work) -> Result<String> {
+        let plan = &self.prepared.plan;
+        let model = &plan.models[work.model()];
+        let data = |i: &usize| plan.data[*i].sha256.clone();
+        let touched: Vec<String> = match &work {
+            Work::Likelihood(w) | Work::Profile(w) => vec![data(&w.data)],
+            Work::Metrics { reference, floor, .. } => floor.iter().chain([reference]).map(data).collect(),
+            _ => Vec::new(),
+        };
+        // Positions in the plan are left out: the id is of what is done, not of where it stands.
+        let mut content = serde_json::to_value(&work)?;
+        for body in content.as_object_mut().into_iter().flat_map(|o| o.values_mut()) {
+            if let Some(body) = body.as_object_mut() {
+                ["model", "data", "reference_data"].iter().for_each(|k| drop(body.remove(*k)));
+            }
+        }
+        let text = serde_json::to_string(&(FORMAT, plan.seed, &model.card_sha256, &model.files, touched, content))?;
+        let id = hex(&Sha256::digest(text.as_bytes()))[..12].to_owned();
+        if plan.trials.iter().any(|t| t.id == id) {
+            bail!("the same work is asked for twice: {}", work.describe(plan));
+        }
+        self.prepared.plan.trials.push(Trial { id: id.clone(), work });
+        Ok(id)
+    }
+
+    fn model(&mut self, path: &Path) -> Result<usize> {
+        let path = self.written.resolve(path);
+        if let Some(i) = self.prepared.models.iter().position(|m| m.path == path) {
+            return Ok(i);
+        }
+        let model = Model::open(&path)?;
+        if let Some(other) = self.prepared.models.iter().find(|m| m.card.name == model.card.name) {
+            bail!(
+                "{} and {} are both named `{}`; give each card a name of its own",
+                other.path.display(),
+                path.display(),
+                model.card.name
+            );
+        }
+        self.prepared.plan.models.push(planned(&model)?);
+        self.prepared.models.push(model);
+        Ok(self.prepared.models.len() - 1)
+    }
+
+    fn data(&mut self, path: &Path, model: usize) -> Result<usize> {
+        let path = self.written.resolve(path);
+        let name = path.display().to_string();
+        let known = self.prepared.data.iter().zip(&self.prepared.plan.data);
+        if let Some(i) = known.into_iter().position(|(d, p)| d.name == name && p.model == model) {
+            return Ok(i);
+        }
+        let data = Dataset::read(&path)?;
+        let card = &self.prepared.models[model].card;
+        data.fits(card)?;
+        let short = path.file_name().map_or(name, |n| n.to_string_lossy().into_owned());
+        // Two files of one name would share a row in every table.
+        let taken = |n: &str| self.prepared.plan.data.iter().any(|d| d.name == n && d.model == model);
+        let unique = (1..).map(|i| if i == 1 { short.clone() } else { format!("{short} ({i})") }).find(|n| !taken(n));
+        self.prepared.plan.data.push(PlannedData {
+            name: unique.unwrap_or(short),
+            sha256: data.sha256.clone(),
+            model,
+            samples: data.len(),
+            treatment: data.treatment(card),
+        });
+        self.prepared.data.push(data);
+        Ok(self.prepared.data.len() - 1)
+    }
+
+    fn extractor(&mut self, path: &Path) -> Result<PlannedFile> {
+        let path = self.written.resolve(path);
+        let bytes = std::fs::read(&path).with_context(|| format!("{}: the extractor cannot be read", path.display()))?;
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let file = PlannedFile { name, sha256: hex(&Sha256::digest(&bytes)) };
+        self.prepared.extractors.push((file.clone(), path));
+        Ok(file)
+    }
+}
+
+/// Refuses an estimator that the model does not offer.
+///
+/// # Errors
+/// A message with the card and what it lacks.
+pub fn supports(model: &Model, estimator: &Divergence) -> Result<()> {
+    estimator.check(model.dim()).map_err(|e| anyhow!(e))?;
+    match estimator {
+        Divergence::Learned(learned) if !model.card.divergence_heads.contains_key(&learned.head) => {
+            let known: Vec<&str> = model.card.divergence_heads.keys().map(String::as_str).collect();
+            let has = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
+            Err(anyhow!("{}: the card has no divergence head `{}`; {has}", model.path.display(), learned.head))
+        }
+        Divergence::ClosedForm(_) if model.card.closed_form.is_none() => {
+            Err(anyhow!("{}: the card has no `closed_form`", model.path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn planned(model: &Model) -> Result<PlannedModel> {
+    let card = &model.card;
+    Ok(PlannedModel {
+        name: card.name.clone(),
+        card_sha256: hex(&Sha256::digest(serde_json::to_string(card)?.as_bytes())),
+        files: model
+            .files
+            .iter()
+            .map(|f| PlannedFile { name: f.name.display().to_string(), sha256: f.sha256.clone() })
+            .collect(),
+        shape: card.shape.clone(),
+        path: serde_json::to_value(&card.path)?,
+        prediction: serde_json::to_value(card.network.prediction)?.as_str().unwrap_or_default().to_owned(),
+        prior_std: model.prior.std,
+        parameters: model.graph()?.parameters(),
+        range: card.data.map(|d| d.range),
+        levels: card.data.and_then(|d| d.levels),
+        provenance: serde_json::to_value(&card.provenance)?,
+    })
+}
+
+/// Keys in which two plans differ, as `key: ours ≠ theirs`; empty where they are the same work.
+pub fn differences(ours: &Plan, theirs: &Plan) -> Vec<String> {
+    let mut found = Vec::new();
+    let (a, b) = (serde_json::to_value(ours), serde_json::to_value(theirs));
+    if let (Ok(a), Ok(b)) = (a, b) {
+        compare("", &a, &b, &mut found);
+    }
+    found
+}
+
+fn compare(at: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut Vec<String>) {
+    use serde_json::Value;
+    let below = |key: &str| if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") };
+    match (a, b) {
+        (Value::Object(x), Value::Object(y)) => {
+            for key in x.keys().chain(y.keys().filter(|k| !x.contains_key(*k))) {
+                compare(&below(key), &x.get(key).cloned().unwrap_or_default(), &y.get(key).cloned().unwrap_or_default(), found);
+            }
+        }
+        (Value::Array(x), Value::Array(y)) if x.len() == y.len() => {
+            x.iter().zip(y).enumerate().for_each(|(i, (x, y))| compare(&below(&i.to_string()), x, y, found));
+        }
+        (Value::Array(x), Value::Array(y)) => found.push(format!("{at}: {} entries, there {}", x.len(), y.len())),
+        _ if a != b => found.push(format!("{at}: {a}, there {b}")),
+        _ => {}
+    }
+}

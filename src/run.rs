@@ -1,0 +1,168 @@
+//! The only trial loop: for each outstanding trial, execute and commit.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::config::Written;
+use crate::execute::{Machine, Stage};
+use crate::journal::{self, Event, Journal, Outcome, append, array_file, outstanding, read_plan, row_file, write_whole};
+use crate::model::library::processor;
+use crate::model::onnx::Runtime;
+use crate::plan::{self, Plan, PlanFile, Prepared, Trial};
+
+/// What a run was asked for besides its config.
+pub struct Options {
+    pub out: PathBuf,
+    pub machine: Machine,
+    pub retry: bool,
+    pub quiet: bool,
+}
+
+/// Carries out a plan in its directory, or the rest of it.
+///
+/// # Errors
+/// Where an input is at fault; a failed trial is an event of the journal, not an error.
+pub fn run(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Options) -> Result<()> {
+    let stage = Stage::new(prepared, runtime, options.machine);
+    check_directory(&options.out, prepared)?;
+    stage.rehearse()?;
+    let journal = begin(written, prepared, runtime, options)?;
+    let todo: Vec<&Trial> = outstanding(&prepared.plan, &journal, options.retry);
+    let bar = Progress::new(&prepared.plan, &journal, &todo, options.quiet);
+    for trial in &todo {
+        bar.show(&trial.work.describe(&prepared.plan));
+        commit(&stage, trial, &options.out)?;
+        bar.advance(trial, &prepared.plan);
+    }
+    bar.finish();
+    Ok(())
+}
+
+/// Executes one trial and makes its outcome durable: files first, then the line.
+fn commit(stage: &Stage, trial: &Trial, dir: &Path) -> Result<()> {
+    let began = Instant::now();
+    let load = |id: &str| -> Result<Vec<u8>> {
+        let path = array_file(dir, id);
+        std::fs::read(&path).with_context(|| format!("{}: the samples it needs are not there", path.display()))
+    };
+    let event = match stage.execute(trial, &load) {
+        Ok(output) => {
+            let sha256 = write_whole(&row_file(dir, &trial.id), &output.csv)?;
+            let array = output.array.map(|bytes| write_whole(&array_file(dir, &trial.id), &bytes)).transpose()?;
+            let seconds = began.elapsed().as_secs_f64();
+            Event::Finished { trial: trial.id.clone(), rows: output.rows, sha256, array_sha256: array, seconds }
+        }
+        Err(error) => {
+            eprintln!("flowgauge: trial {} failed: {error:#}", trial.id);
+            Event::Failed { trial: trial.id.clone(), error: format!("{error:#}"), seconds: began.elapsed().as_secs_f64() }
+        }
+    };
+    append(dir, &event)
+}
+
+/// Refuses a directory that holds another plan, with the keys that differ.
+fn check_directory(dir: &Path, prepared: &Prepared) -> Result<()> {
+    let path = dir.join("plan.json");
+    if !path.exists() {
+        let occupied = std::fs::read_dir(dir).is_ok_and(|mut d| d.next().is_some());
+        if occupied || (dir.exists() && !dir.is_dir()) {
+            bail!("{}: it exists and holds no plan of ours; give another --out", dir.display());
+        }
+        return Ok(());
+    }
+    let there = read_plan(dir)?;
+    let found = plan::differences(&prepared.plan, &there.plan);
+    if !found.is_empty() {
+        let shown: Vec<&str> = found.iter().take(6).map(String::as_str).collect();
+        let more = if found.len() > 6 { format!(" and {} more", found.len() - 6) } else { String::new() };
+        bail!(
+            "{}: it already holds another plan ({}{more}); give another --out, or remove it",
+            dir.display(),
+            shown.join("; ")
+        );
+    }
+    Ok(())
+}
+
+/// Makes the directory where it is new; finds damage where it is not. The journal to go on from.
+fn begin(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Options) -> Result<Journal> {
+    let dir = &options.out;
+    if !dir.join("plan.json").exists() {
+        std::fs::create_dir_all(dir).with_context(|| format!("{}: it cannot be made", dir.display()))?;
+        write_whole(&dir.join("config.yaml"), written.text.as_bytes())?;
+        let file = PlanFile {
+            plan: prepared.plan.clone(),
+            environment: environment(runtime, options.machine),
+            changes: written.changes.clone(),
+        };
+        let plan_sha256 = write_whole(&dir.join("plan.json"), &serde_json::to_vec_pretty(&file)?)?;
+        append(dir, &Event::Planned { plan_sha256 })?;
+    }
+    let mut journal = Journal::read(dir)?;
+    for (id, reason) in journal::damaged(dir, &prepared.plan, &journal) {
+        eprintln!("flowgauge: {reason}: its trial is done again");
+        journal.outcomes.remove(&id);
+    }
+    Ok(journal)
+}
+
+/// What the numbers were made with.
+fn environment(runtime: &Runtime, machine: Machine) -> Vec<(String, String)> {
+    let provider = serde_json::to_value(machine.provider).ok().and_then(|v| v.as_str().map(str::to_owned));
+    [
+        ("flowgauge", env!("CARGO_PKG_VERSION").to_owned()),
+        ("ONNX Runtime", runtime.library.version.clone()),
+        ("execution provider", provider.unwrap_or_default()),
+        ("threads", machine.threads.to_string()),
+        ("batch", machine.batch.to_string()),
+        ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
+        ("processor", processor()),
+    ]
+    .map(|(k, v)| (k.to_owned(), v))
+    .to_vec()
+}
+
+/// A bar with the time left, on standard error; the unit is a trial's planned cost.
+struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    fn new(plan: &Plan, journal: &Journal, todo: &[&Trial], quiet: bool) -> Progress {
+        let total: u64 = todo.iter().map(|t| weight(t, plan)).sum();
+        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(Some(total), target);
+        let style = ProgressStyle::with_template("{elapsed_precise} [{bar:28}] {percent:>3} %, {eta} left  {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+        bar.enable_steady_tick(Duration::from_millis(500));
+        let done = plan.trials.len() - todo.len();
+        if !quiet && done > 0 && !todo.is_empty() {
+            eprintln!("flowgauge: {done} of {} trials are done already; resuming", plan.trials.len());
+        }
+        let failed = journal.outcomes.values().filter(|o| matches!(o, Outcome::Failed { .. })).count();
+        if !quiet && failed > 0 {
+            eprintln!("flowgauge: {failed} trials failed earlier; --retry runs them again");
+        }
+        Progress { bar }
+    }
+
+    fn show(&self, what: &str) {
+        self.bar.set_message(what.to_owned());
+    }
+
+    fn advance(&self, trial: &Trial, plan: &Plan) {
+        self.bar.inc(weight(trial, plan));
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn weight(trial: &Trial, plan: &Plan) -> u64 {
+    let cost = trial.work.cost(plan);
+    (cost.evaluations + cost.products) * plan.models[trial.work.model()].parameters.max(1) / 1000 + 1
+}

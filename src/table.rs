@@ -1,0 +1,270 @@
+//! Journal and rows to tidy tables: pure functions of a run directory.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use polars::prelude::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::execute::{LikelihoodRow, SampleRow, read_npy};
+use crate::journal::{Journal, Outcome, array_file, row_file};
+use crate::num::stats::{self, Z95};
+use crate::plan::{Plan, Trial, Work, sampler_label};
+use crate::rows::{Density, Gallery, MetricRow, Pair, Profile, Sample, Summary, Tables};
+
+/// Everything that the finished trials of a run hold.
+///
+/// # Errors
+/// Where a row file cannot be read, by its name.
+pub fn tables(dir: &Path, plan: &Plan, journal: &Journal) -> Result<Tables> {
+    let mut tables = Tables::default();
+    let mut likelihoods: Vec<LikelihoodRow> = Vec::new();
+    let mut references: BTreeMap<String, String> = BTreeMap::new();
+    let finished = |t: &&Trial| matches!(journal.outcomes.get(&t.id), Some(Outcome::Finished { .. }));
+    for trial in plan.trials.iter().filter(finished) {
+        let path = row_file(dir, &trial.id);
+        match &trial.work {
+            Work::Likelihood(w) => {
+                references.insert(trial.id.clone(), w.estimators[w.reference].label());
+                likelihoods.extend(read::<LikelihoodRow>(&path)?);
+            }
+            Work::Profile(_) => tables.profile.extend(read::<Profile>(&path)?),
+            Work::Density { .. } => tables.density.extend(read::<Density>(&path)?),
+            Work::Metrics { .. } => {
+                tables.metrics.extend(read::<MetricRow>(&path)?);
+                tables.galleries.extend(gallery(dir, plan, trial)?);
+            }
+            Work::Sample { .. } => drop(read::<SampleRow>(&path)?),
+        }
+    }
+    tables.samples = likelihoods.iter().map(sample).collect();
+    tables.samples.sort_by(|a, b| order(a).cmp(&order(b)));
+    compare(&likelihoods, &references, &mut tables)?;
+    Ok(tables)
+}
+
+fn order(s: &Sample) -> (&str, &str, &str, &str, usize) {
+    (&s.model, &s.dataset, &s.solver, &s.estimator, s.sample)
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let mut reader = csv::Reader::from_path(path).with_context(|| path.display().to_string())?;
+    reader.deserialize().collect::<Result<_, _>>().with_context(|| path.display().to_string())
+}
+
+fn sample(r: &LikelihoodRow) -> Sample {
+    Sample {
+        model: r.model.clone(),
+        dataset: r.dataset.clone(),
+        estimator: r.estimator.clone(),
+        solver: r.solver.clone(),
+        sample: r.sample,
+        log_likelihood: r.log_likelihood,
+        stderr: r.stderr,
+        prior_log_density: r.prior_log_density,
+        divergence_integral: r.divergence_integral,
+        bits_per_dim: r.bits_per_dim,
+        nats_per_dim: r.nats_per_dim,
+        evaluations: r.evaluations,
+        jvps: r.jvps,
+        status: r.status.clone(),
+    }
+}
+
+/// Summaries and paired differences, one group of (model, dataset, solver) after the other.
+fn compare(rows: &[LikelihoodRow], references: &BTreeMap<String, String>, tables: &mut Tables) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let index: Vec<u32> = (0..rows.len() as u32).collect();
+    let text = |f: fn(&LikelihoodRow) -> &str| rows.iter().map(f).collect::<Vec<&str>>();
+    let frame = DataFrame::new(
+        rows.len(),
+        vec![
+            Column::new("row".into(), index),
+            Column::new("model".into(), text(|r| &r.model)),
+            Column::new("dataset".into(), text(|r| &r.dataset)),
+            Column::new("solver".into(), text(|r| &r.solver)),
+            Column::new("estimator".into(), text(|r| &r.estimator)),
+            Column::new("sample".into(), rows.iter().map(|r| r.sample as u64).collect::<Vec<_>>()),
+            Column::new("value".into(), rows.iter().map(|r| r.log_likelihood).collect::<Vec<_>>()),
+            Column::new("stderr".into(), rows.iter().map(|r| r.stderr).collect::<Vec<_>>()),
+        ],
+    )?;
+    for group in frame.partition_by_stable(["model", "dataset", "solver"], true)? {
+        let estimators = group.partition_by_stable(["estimator"], true)?;
+        let first = |f: &DataFrame| -> Result<&LikelihoodRow> {
+            let row = f.column("row")?.u32()?.get(0).ok_or_else(|| anyhow!("an empty group"))?;
+            Ok(&rows[row as usize])
+        };
+        let reference = references.get(&first(&group)?.trial).cloned().unwrap_or_default();
+        let base = estimators.iter().find(|e| first(e).is_ok_and(|r| r.estimator == reference));
+        let base = base.unwrap_or(&estimators[0]);
+        for one in &estimators {
+            tables.summary.push(summary(one, base, rows, first(one)?, &first(base)?.estimator)?);
+        }
+        for (i, one) in estimators.iter().enumerate() {
+            for other in &estimators[i + 1..] {
+                tables.pairs.extend(pair(other, one, first(other)?, &first(one)?.estimator)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Values of two estimators on the samples where both have one, with the first's standard errors.
+struct Joined {
+    a: Vec<f64>,
+    b: Vec<f64>,
+    stderr: Vec<Option<f64>>,
+}
+
+fn join(a: &DataFrame, b: &DataFrame) -> Result<Joined> {
+    let part = |f: &DataFrame| f.select(["sample", "value", "stderr"]);
+    let mut joined = part(a)?.inner_join(&part(b)?, ["sample"], ["sample"])?;
+    joined.sort_in_place(["sample"], SortMultipleOptions::default())?;
+    let column = |name: &str| -> Result<Vec<Option<f64>>> { Ok(joined.column(name)?.f64()?.iter().collect()) };
+    let (left, right, stderr) = (column("value")?, column("value_right")?, column("stderr")?);
+    let mut out = Joined { a: Vec::new(), b: Vec::new(), stderr: Vec::new() };
+    for ((a, b), s) in left.into_iter().zip(right).zip(stderr) {
+        if let (Some(a), Some(b)) = (a, b) {
+            out.a.push(a);
+            out.b.push(b);
+            out.stderr.push(s);
+        }
+    }
+    Ok(out)
+}
+
+impl Joined {
+    fn differences(&self) -> Vec<f64> {
+        self.a.iter().zip(&self.b).map(|(a, b)| a - b).collect()
+    }
+}
+
+fn summary(one: &DataFrame, base: &DataFrame, rows: &[LikelihoodRow], first: &LikelihoodRow, reference: &str) -> Result<Summary> {
+    let mine: Vec<&LikelihoodRow> =
+        one.column("row")?.u32()?.iter().flatten().map(|i| &rows[i as usize]).collect();
+    let present = |f: fn(&LikelihoodRow) -> Option<f64>| mine.iter().filter_map(|r| f(r)).collect::<Vec<f64>>();
+    let mean_of = |f: fn(&LikelihoodRow) -> f64| mine.iter().map(|r| f(r)).sum::<f64>() / mine.len() as f64;
+    let nats = stats::mean(&present(|r| r.log_likelihood));
+    let bits = stats::mean(&present(|r| r.bits_per_dim));
+    let paired = join(one, base)?;
+    let gaps = paired.differences();
+    let bias = stats::mean(&gaps).filter(|_| first.estimator != reference);
+    let scaled: Vec<f64> =
+        gaps.iter().zip(&paired.stderr).filter_map(|(g, s)| s.filter(|s| *s > 0.0).map(|s| g / s)).collect();
+    let (path, own) = (mean_of(|r| r.path_seconds), mean_of(|r| r.divergence_seconds));
+    let evaluations = mean_of(|r| r.evaluations as f64);
+    Ok(Summary {
+        model: first.model.clone(),
+        dataset: first.dataset.clone(),
+        estimator: first.estimator.clone(),
+        solver: first.solver.clone(),
+        kind: first.kind.clone(),
+        n: nats.map_or(0, |e| e.n),
+        failed: mine.iter().filter(|r| r.status != "ok").count(),
+        bits_per_dim: bits.map(|e| e.value),
+        bits_per_dim_stderr: bits.and_then(|e| e.stderr),
+        nats: nats.map(|e| e.value),
+        nats_stderr: nats.and_then(|e| e.stderr),
+        nats_per_dim: stats::mean(&present(|r| r.nats_per_dim)).map(|e| e.value),
+        probe_stderr: stats::rms(&present(|r| r.stderr)),
+        reference: reference.to_owned(),
+        bias: bias.map(|e| e.value),
+        bias_stderr: bias.and_then(|e| e.stderr),
+        rmse: bias.and_then(|_| stats::rms(&gaps)),
+        correlation: bias.and_then(|_| stats::correlation(&paired.a, &paired.b)),
+        calibration: bias.and_then(|_| stats::rms(&scaled)),
+        evaluations,
+        jvps: mean_of(|r| r.jvps as f64),
+        head_calls: mean_of(|r| r.head_calls as f64),
+        cost: if path > 0.0 { evaluations * (1.0 + own / path) } else { evaluations },
+        seconds_per_sample: path + own,
+    })
+}
+
+fn pair(one: &DataFrame, other: &DataFrame, first: &LikelihoodRow, name: &str) -> Result<Option<Pair>> {
+    let Some(difference) = stats::mean(&join(one, other)?.differences()) else { return Ok(None) };
+    let Some(stderr) = difference.stderr else { return Ok(None) };
+    Ok(Some(Pair {
+        model: first.model.clone(),
+        dataset: first.dataset.clone(),
+        solver: first.solver.clone(),
+        estimator: first.estimator.clone(),
+        other: name.to_owned(),
+        n: difference.n,
+        difference: difference.value,
+        difference_stderr: stderr,
+        low: difference.value - Z95 * stderr,
+        high: difference.value + Z95 * stderr,
+    }))
+}
+
+/// The first generated samples of a sampler beside data, from the arrays that the run kept.
+fn gallery(dir: &Path, plan: &Plan, trial: &Trial) -> Result<Option<Gallery>> {
+    const SHOWN: usize = 512;
+    let Work::Metrics { model, sampler: Some(sampler), parts, .. } = &trial.work else { return Ok(None) };
+    let load = |id: &str| -> Result<Vec<Vec<f64>>> {
+        let path = array_file(dir, id);
+        let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        let rows = read_npy(&bytes).with_context(|| path.display().to_string())?;
+        Ok(rows.rows().into_iter().take(SHOWN).map(|r| r.to_vec()).collect())
+    };
+    let mut generated = Vec::new();
+    for id in parts {
+        if generated.len() < SHOWN {
+            generated.extend(load(id)?);
+        }
+    }
+    generated.truncate(SHOWN);
+    let (model, real) = (&plan.models[*model], load(&trial.id)?);
+    let values = real.iter().flatten();
+    let spread = || [values.clone().fold(f64::INFINITY, |a, b| a.min(*b)), values.clone().fold(f64::NEG_INFINITY, |a, b| a.max(*b))];
+    Ok(Some(Gallery {
+        model: model.name.clone(),
+        sampler: sampler_label(sampler),
+        shape: image_shape(&model.shape),
+        range: model.range.unwrap_or_else(spread),
+        generated,
+        real,
+    }))
+}
+
+/// A flat sample with a square number of values is drawn as a square image.
+fn image_shape(shape: &[usize]) -> Vec<usize> {
+    match shape {
+        [n] if *n > 4 && n.isqrt() * n.isqrt() == *n => vec![n.isqrt(), n.isqrt()],
+        [1, h, w] => vec![*h, *w],
+        other => other.to_vec(),
+    }
+}
+
+/// Writes every table that has rows; the paths, relative to the run's folder.
+///
+/// # Errors
+/// Where the disk refuses.
+pub fn write(dir: &Path, tables: &Tables) -> Result<()> {
+    write_one(dir, "summary", &tables.summary)?;
+    write_one(dir, "samples", &tables.samples)?;
+    write_one(dir, "pairs", &tables.pairs)?;
+    write_one(dir, "metrics", &tables.metrics)?;
+    write_one(dir, "profile", &tables.profile)?;
+    write_one(dir, "density", &tables.density)
+}
+
+fn write_one<T: Serialize>(dir: &Path, name: &str, rows: &[T]) -> Result<()> {
+    let path = dir.join("tables").join(format!("{name}.csv"));
+    if rows.is_empty() {
+        return match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => bail!("{}: {e}", path.display()),
+            _ => Ok(()),
+        };
+    }
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    rows.iter().try_for_each(|r| writer.serialize(r))?;
+    let bytes = writer.into_inner().map_err(|e| anyhow!("{}", e.error()))?;
+    crate::journal::write_whole(&path, &bytes).map(drop)
+}
