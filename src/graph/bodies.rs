@@ -28,7 +28,11 @@ fn attention(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
     if unsupported || windowed {
         return None;
     }
-    let flat = g.rank(node.input(0)?)? == 3;
+    let ranks: Option<Vec<usize>> = (0..3).map(|i| g.rank(node.input(i)?)).collect();
+    if ranks.clone().is_none_or(|r| r.iter().any(|n| !(3..=4).contains(n))) || cached_otherwise(g, node) {
+        return None;
+    }
+    let flat = ranks?[0] == 3;
     let (query_heads, key_heads) = (node.int("q_num_heads", 0), node.int("kv_num_heads", 0));
     let q = heads(g, node.input(0)?, query_heads)?;
     let mut k = heads(g, node.input(1)?, key_heads)?;
@@ -55,6 +59,11 @@ fn attention(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
         y = g.reshape(y, &[shape[0].clone(), shape[2].clone(), width]);
     }
     Some(vec![y, present_k, present_v])
+}
+
+/// Whether cached keys or values have another form than `[N, H, S, D]`.
+fn cached_otherwise(g: &Graph, node: &Node) -> bool {
+    [4, 5].iter().filter_map(|i| node.input(*i)).any(|v| g.rank(v) != Some(4))
 }
 
 /// `[N, S, H·D]` as `[N, H, S, D]`.
@@ -165,6 +174,9 @@ fn softmax(g: &mut Graph, node: &Node, scores: Val) -> Val {
 fn rotary_embedding(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
     let x = node.input(0)?;
     let shape = g.shape(x)?.clone();
+    if !(3..=4).contains(&shape.len()) {
+        return None;
+    }
     let x = if shape.len() == 4 {
         g.transpose(x, &[0, 2, 1, 3])
     } else {

@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 
 use super::elem::ElemType;
-use super::error::Obstacle;
-use super::ir::{Graph, Val};
+use super::error::{Obstacle, Refusal};
+use super::ir::{Graph, Node, Val};
 use super::size::Size;
 use super::tangent;
-use super::transposes::{self, Turn};
+use super::transposes::{self, CONTRADICTION, Turn};
 
 /// A value of the shape of one tangent of `x`, to propagate; its numbers are never used.
 pub fn seed(g: &mut Graph, x: Val) -> Val {
@@ -44,14 +44,14 @@ pub fn transpose(g: &mut Graph, seed: Val, d: Val, given: Val) -> Result<Val, Ve
             Ok(parts) => {
                 for (input, part) in parts {
                     if let Some(v) = node.input(input).filter(|v| g.value(*v).linear) {
+                        if g.rank(part) != g.rank(v) {
+                            obstacles.push(told(g, &node, CONTRADICTION.into()));
+                        }
                         accumulate(g, &mut cotangents, v, part);
                     }
                 }
             }
-            Err(refusal) => {
-                let original = node.origin.map_or(node.clone(), |origin| g.nodes[origin].clone());
-                obstacles.push(tangent::obstacle(g, &original, refusal));
-            }
+            Err(refusal) => obstacles.push(told(g, &node, refusal)),
         }
     }
     if !obstacles.is_empty() {
@@ -59,6 +59,12 @@ pub fn transpose(g: &mut Graph, seed: Val, d: Val, given: Val) -> Result<Val, Ve
     }
     let shape = g.shape(seed).cloned().unwrap_or_default();
     Ok(cotangents.get(&seed).copied().unwrap_or_else(|| g.zeros(&shape, ElemType::tangent(elem))))
+}
+
+/// What is wrong with a node, told of the original node that it serves.
+fn told(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {
+    let original = node.origin.and_then(|origin| g.nodes.get(origin)).unwrap_or(node);
+    tangent::obstacle(g, original, refusal)
 }
 
 /// A value that is used several times collects the cotangents of all uses.

@@ -26,6 +26,8 @@ mod shapes;
 mod size;
 mod step;
 mod tangent;
+#[cfg(test)]
+mod testing;
 mod transposes;
 
 pub use differentiate::{Mode, differentiate, obstacles};

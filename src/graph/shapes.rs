@@ -656,10 +656,9 @@ pub fn windows(node: &Node, kernel: &[i64]) -> Option<Vec<Window>> {
         (list.len() == length).then_some(list)
     };
     let (strides, dilations, pads) = (list("strides", 1, n)?, list("dilations", 1, n)?, list("pads", 0, 2 * n)?);
-    let sane = |v: i64| (0..1 << 31).contains(&v);
-    if !kernel.iter().chain(&strides).chain(&dilations).all(|v| sane(*v) && *v > 0)
-        || !pads.iter().all(|v| sane(v.abs()))
-    {
+    let sane = |v: u64| v < 1 << 31;
+    let positive = |v: &i64| *v > 0 && sane(v.unsigned_abs());
+    if !kernel.iter().chain(&strides).chain(&dilations).all(positive) || !pads.iter().all(|v| sane(v.unsigned_abs())) {
         return None;
     }
     let window = |i: usize| Window {

@@ -7,6 +7,7 @@ use super::ir::{Graph, Node, Val};
 use super::rules::{self, Rule};
 use super::size::Size;
 use super::step::{Step, Tangent};
+use super::transposes::CONTRADICTION;
 
 /// The tangents of all values that depend on the input and reach the output, and what stood in the way.
 pub struct Tangents {
@@ -65,7 +66,7 @@ fn differentiate(
     let rule = rules::of(node)?;
     let tangents = node.inputs.iter().map(|v| of.get(&(*v)?).copied()).collect();
     let mut step = Step { g, node: node.clone(), tangents, k: k.clone() };
-    match rule {
+    let outputs = match rule {
         Rule::Constant => Ok(Vec::new()),
         Rule::Diagonal(factor) => {
             let factor = factor(&mut step)?;
@@ -73,7 +74,12 @@ fn differentiate(
         }
         Rule::Single(rule) => Ok(vec![rule(&mut step)?]),
         Rule::Several(rule) => rule(&mut step),
-    }
+    }?;
+    let fits = |(v, tangent): (&Option<Val>, &Option<Tangent>)| match (v, tangent) {
+        (Some(v), Some(tangent)) => g.rank(*v).is_some_and(|rank| g.rank(tangent.base) == Some(rank + 1)),
+        _ => true,
+    };
+    if node.outputs.iter().zip(&outputs).all(fits) { Ok(outputs) } else { Err(CONTRADICTION.into()) }
 }
 
 pub fn obstacle(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {

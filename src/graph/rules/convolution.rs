@@ -3,6 +3,7 @@
 use super::Rule;
 use crate::graph::error::Refusal;
 use crate::graph::step::{Step, Tangent};
+use crate::graph::transposes::CONTRADICTION;
 
 pub const RULES: &[(&str, Rule)] = &[("Conv", Rule::Single(convolution)), ("ConvTranspose", Rule::Single(convolution))];
 
@@ -10,6 +11,9 @@ fn convolution(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
     s.only(&[0], "its weights must not: a network that makes weights for another is not supported")?;
     let d = s.dx()?;
     let (shape, y) = (s.x_shape(0)?, s.y_shape()?);
+    if shape.len() != y.len() || shape.len() < 3 {
+        return Err(CONTRADICTION.into());
+    }
     let folded = s.fold(d, &shape)?;
     let weights = s.x(1)?;
     let attributes = s.node.attributes.clone();

@@ -150,9 +150,10 @@ fn group_norm(s: &mut Step) -> Output {
     s.only(&[0], "its scale and bias must be constant")?;
     let shape = s.x_shape(0)?;
     let groups = Size::fixed(s.node.int("num_groups", 1));
+    let spatial = shape.get(2..).ok_or("its input has no channels")?.to_vec();
     let channels = shape.get(1).and_then(|c| c.over(&groups)).ok_or("its channels do not divide into its groups")?;
     let mut grouped = vec![shape[0].clone(), groups, channels];
-    grouped.extend_from_slice(&shape[2..]);
+    grouped.extend_from_slice(&spatial);
     let axes: Vec<i64> = (2..grouped.len() as i64).collect();
     let (x, scale) = (s.x(0)?, s.x(1)?);
     let d = s.dx()?;
@@ -243,7 +244,7 @@ fn local_response(s: &mut Step) -> Output {
 /// Sums over `n` neighbouring channels, by shifted slices of the padded tensor.
 fn neighbours(s: &mut Step, v: Val, axis: i64, n: i64) -> Result<Val, Refusal> {
     let shape = s.shape(v)?;
-    let length = shape[axis as usize].as_fixed().ok_or("its number of channels is not known")?;
+    let length = shape.get(axis as usize).and_then(Size::as_fixed).ok_or("its number of channels is not known")?;
     if !(1..=64).contains(&n) {
         return Err("its size is out of range".into());
     }

@@ -6,6 +6,7 @@ use crate::graph::error::Refusal;
 use crate::graph::ir::Val;
 use crate::graph::size::Size;
 use crate::graph::step::{Step, Tangent};
+use crate::graph::transposes::CONTRADICTION;
 
 pub const RULES: &[(&str, Rule)] = &[
     ("AveragePool", Rule::Single(folded)),
@@ -29,6 +30,9 @@ fn merged(s: &mut Step, shape: &[Size]) -> Vec<Size> {
 fn folded(s: &mut Step) -> Output {
     let d = s.dx()?;
     let (shape, y) = (s.x_shape(0)?, s.y_shape()?);
+    if shape.len() != y.len() || shape.len() < 2 {
+        return Err(CONTRADICTION.into());
+    }
     let d = s.fold(d, &shape)?;
     let op = s.node.op.clone();
     let attributes = s.node.attributes.clone();
@@ -84,6 +88,9 @@ fn resize(s: &mut Step) -> Output {
     s.only(&[0], "its scales and sizes must be constant")?;
     let d = s.dx()?;
     let (shape, y) = (s.x_shape(0)?, s.y_shape()?);
+    if shape.len() != y.len() || shape.len() < 2 {
+        return Err(CONTRADICTION.into());
+    }
     let folded = s.fold(d, &shape)?;
     let known = merged(s, &y);
     let sizes = match s.node.input(3) {

@@ -1,6 +1,6 @@
 //! Convolutions, pooling and resizing of images.
 
-use super::{Parts, Turn};
+use super::{CONTRADICTION, Parts, Turn};
 use crate::graph::emit::{int, ints};
 use crate::graph::error::Refusal;
 use crate::graph::ir::{Shape, Val};
@@ -25,6 +25,9 @@ fn explicit_windows(t: &Turn, wide: &[Size], narrow: &[Size], same: bool) -> Res
     let kernel: Option<Vec<i64>> = t.input_shape(1)?.get(2..).and_then(|k| k.iter().map(Size::as_fixed).collect());
     let kernel = kernel.ok_or("the size of its kernel is not known")?;
     let mut windows = windows(&t.node, &kernel).ok_or("its attributes do not fit its kernel")?;
+    if windows.len() != wide.len() {
+        return Err(CONTRADICTION.into());
+    }
     let auto = t.node.text("auto_pad", "NOTSET");
     for (i, w) in windows.iter_mut().enumerate() {
         if auto == "VALID" {
@@ -49,7 +52,7 @@ fn explicit_windows(t: &Turn, wide: &[Size], narrow: &[Size], same: bool) -> Res
 }
 
 pub fn conv(t: &mut Turn) -> Result<Parts, Refusal> {
-    let (c, weights, x, y) = (t.c()?, t.input(1)?, t.input_shape(0)?, t.output_shape()?);
+    let (c, weights, (x, y)) = (t.c()?, t.input(1)?, t.shapes(3)?);
     let windows = explicit_windows(t, &x[2..], &y[2..], false)?;
     let mut attributes = window_attributes(t, &windows);
     let mut exact = true;
@@ -83,7 +86,7 @@ fn cut_to(t: &mut Turn, v: Val, shape: &Shape) -> Val {
 }
 
 pub fn conv_transpose(t: &mut Turn) -> Result<Parts, Refusal> {
-    let (c, weights, x, y) = (t.c()?, t.input(1)?, t.input_shape(0)?, t.output_shape()?);
+    let (c, weights, (x, y)) = (t.c()?, t.input(1)?, t.shapes(3)?);
     let given = t.node.ints("output_shape").is_some_and(|shape| !shape.is_empty());
     let windows = explicit_windows(t, &y[2..], &x[2..], given)?;
     let attributes = window_attributes(t, &windows);
@@ -94,7 +97,7 @@ pub fn conv_transpose(t: &mut Turn) -> Result<Parts, Refusal> {
 
 /// Only the standard arrangement has an inverse operator.
 pub fn depth_to_space(t: &mut Turn) -> Result<Parts, Refusal> {
-    let (c, x) = (t.c()?, t.input_shape(0)?);
+    let (c, (x, _)) = (t.c()?, t.shapes(4)?);
     let block = t.node.int("blocksize", 1);
     if t.node.text("mode", "DCR") == "DCR" {
         let result = t.g.op_with("SpaceToDepth", &[c], vec![int("blocksize", block)]);
@@ -102,7 +105,8 @@ pub fn depth_to_space(t: &mut Turn) -> Result<Parts, Refusal> {
         return Ok(vec![(0, result)]);
     }
     let b = Size::fixed(block);
-    let channels = x[1].over(&Size::fixed(block * block)).ok_or("its channels do not divide by its blocks")?;
+    let channels =
+        x[1].over(&Size::fixed(block.saturating_mul(block))).ok_or("its channels do not divide by its blocks")?;
     let parts = [x[0].clone(), channels, x[2].clone(), b.clone(), x[3].clone(), b];
     let split = t.g.reshape(c, &parts);
     let turned = t.g.transpose(split, &[0, 1, 3, 5, 2, 4]);
@@ -110,7 +114,7 @@ pub fn depth_to_space(t: &mut Turn) -> Result<Parts, Refusal> {
 }
 
 pub fn space_to_depth(t: &mut Turn) -> Result<Parts, Refusal> {
-    let (c, x) = (t.c()?, t.input_shape(0)?);
+    let (c, (x, _)) = (t.c()?, t.shapes(4)?);
     let result = t.g.op_with("DepthToSpace", &[c], vec![int("blocksize", t.node.int("blocksize", 1))]);
     t.g.set_shape(result, &x);
     Ok(vec![(0, result)])
@@ -149,7 +153,7 @@ fn as_matrix(t: &mut Turn, image: Val, n: &Size, m: &Size) -> Val {
 
 /// Resizing acts along each axis by itself: its matrix is what it makes of the unit matrix.
 pub fn resize(t: &mut Turn) -> Result<Parts, Refusal> {
-    let (x, y) = (t.input_shape(0)?, t.output_shape()?);
+    let (x, y) = t.shapes(3)?;
     if t.node.text("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize" {
         return Err("cropping by a region is not differentiated in reverse mode".into());
     }
@@ -211,9 +215,12 @@ fn resize_inputs(
 
 /// Averaging, too, acts along each axis by itself.
 pub fn average_pool(t: &mut Turn) -> Result<Parts, Refusal> {
-    let (x, y) = (t.input_shape(0)?, t.output_shape()?);
+    let (x, y) = t.shapes(3)?;
     let kernel = t.node.ints("kernel_shape").ok_or("its kernel is missing")?;
     let windows = windows(&t.node, &kernel).ok_or("its attributes do not fit its kernel")?;
+    if windows.len() + 2 != x.len() {
+        return Err(CONTRADICTION.into());
+    }
     let mut c = t.c()?;
     for (i, w) in windows.iter().enumerate() {
         let axis = i + 2;

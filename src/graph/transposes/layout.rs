@@ -1,6 +1,6 @@
 //! Operators that move elements, and sums over axes.
 
-use super::{Parts, Turn};
+use super::{CONTRADICTION, Parts, Turn};
 use crate::graph::content::Item;
 use crate::graph::emit::int;
 use crate::graph::error::Refusal;
@@ -33,7 +33,7 @@ pub fn concat(t: &mut Turn) -> Result<Parts, Refusal> {
     let axis = axis(t, t.input_shape(0)?.len())?;
     let mut lengths = Vec::new();
     for place in 0..t.node.inputs.len() {
-        lengths.push(t.input_shape(place)?[axis].clone());
+        lengths.push(t.input_shape(place)?.get(axis).ok_or(CONTRADICTION)?.clone());
     }
     let lengths = t.g.sizes(&lengths);
     let parts = t.g.push("Split", &[Some(c), Some(lengths)], vec![int("axis", axis as i64)], t.node.inputs.len());
@@ -89,7 +89,8 @@ fn pad_copies(t: &mut Turn) -> Result<Parts, Refusal> {
     let mut c = t.c()?;
     for (i, axis) in axes.iter().enumerate() {
         let axis = axis_of(*axis, shape.len()).ok_or("its axes do not fit its input")?;
-        let (before, after) = (pads[i], *pads.get(i + axes.len()).ok_or("its pads do not fit its axes")?);
+        let around = pads.get(i).zip(pads.get(i + axes.len()));
+        let (before, after) = around.map(|(b, a)| (*b, *a)).ok_or("its pads do not fit its axes")?;
         if (before, after) != (0, 0) {
             let places = places(t, &shape[axis]);
             let around = t.g.integers(&[before, after]);
@@ -113,7 +114,7 @@ pub fn places(t: &mut Turn, n: &Size) -> Val {
 
 /// Plain cuts become padding; steps are put back by place.
 pub fn slice(t: &mut Turn) -> Result<Parts, Refusal> {
-    let (shape, cut) = (t.input_shape(0)?, t.output_shape()?);
+    let (shape, cut) = t.shapes(1)?;
     let axes = t.node.input(3).and_then(|v| t.g.content(v)).and_then(|c| c.fixed()).ok_or("its axes are not known")?;
     let mut c = t.c()?;
     for (i, axis) in axes.iter().enumerate() {
@@ -179,7 +180,7 @@ fn step(t: &Turn, i: usize) -> Option<i64> {
 
 /// Copies are an axis of their own, which is summed.
 pub fn tile(t: &mut Turn) -> Result<Parts, Refusal> {
-    let (c, shape, all) = (t.c()?, t.input_shape(0)?, t.output_shape()?);
+    let (c, (shape, all)) = (t.c()?, t.shapes(0)?);
     let mut split = Vec::new();
     for (whole, part) in all.iter().zip(&shape) {
         split.push(t.g.symbols.div(whole, part));

@@ -16,6 +16,9 @@ use super::size::Size;
 /// Cotangents of inputs, by the inputs' places.
 pub type Parts = Vec<(usize, Val)>;
 
+/// What is said of shapes that cannot be.
+pub const CONTRADICTION: &str = "the shapes of its inputs and outputs contradict each other";
+
 type Transpose = fn(&mut Turn) -> Result<Parts, Refusal>;
 
 const TRANSPOSES: &[(&str, Transpose)] = &[
@@ -103,16 +106,25 @@ impl Turn<'_> {
         self.shape(self.node.output(0).ok_or("its first output is missing")?)
     }
 
+    /// The shapes of first input and output, which have the same number of axes, and at least so many.
+    pub fn shapes(&self, axes: usize) -> Result<(Shape, Shape), Refusal> {
+        let (x, y) = (self.input_shape(0)?, self.output_shape()?);
+        if x.len() != y.len() || x.len() < axes {
+            return Err(CONTRADICTION.into());
+        }
+        Ok((x, y))
+    }
+
     /// Sums a cotangent over the axes along which an input was broadcast.
     pub fn unbroadcast(&mut self, c: Val, place: usize) -> Result<Val, Refusal> {
         let (from, to) = (self.shape(c)?, self.input_shape(place)?);
-        Ok(sum_to(self.g, c, &from, &to))
+        sum_to(self.g, c, &from, &to).ok_or_else(|| CONTRADICTION.into())
     }
 }
 
 /// Sums over the axes that `from` has and `to` has not, or has with size 1.
-fn sum_to(g: &mut Graph, c: Val, from: &[Size], to: &[Size]) -> Val {
-    let extra = from.len().saturating_sub(to.len());
+fn sum_to(g: &mut Graph, c: Val, from: &[Size], to: &[Size]) -> Option<Val> {
+    let extra = from.len().checked_sub(to.len())?;
     let leading: Vec<i64> = (0..extra as i64).collect();
     let c = g.reduce("ReduceSum", c, &leading, false);
     let from = &from[extra..];
@@ -120,7 +132,7 @@ fn sum_to(g: &mut Graph, c: Val, from: &[Size], to: &[Size]) -> Val {
     let (sure, open): (Vec<usize>, Vec<usize>) = differs.into_iter().partition(|i| to[*i].is(1));
     let sure: Vec<i64> = sure.into_iter().map(|i| i as i64).collect();
     let c = g.reduce("ReduceSum", c, &sure, true);
-    if open.is_empty() { c } else { sum_where_different(g, c, to) }
+    Some(if open.is_empty() { c } else { sum_where_different(g, c, to) })
 }
 
 /// The same where only the run tells which axes were broadcast.

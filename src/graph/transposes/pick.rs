@@ -1,7 +1,7 @@
 //! Operators that pick elements by index: their transposes add the elements back to where they came from.
 
 use super::layout::places;
-use super::{Parts, Turn};
+use super::{CONTRADICTION, Parts, Turn};
 use crate::graph::emit::{int, text};
 use crate::graph::error::Refusal;
 use crate::graph::ir::Val;
@@ -13,6 +13,9 @@ const OPSET: &str = "adding by index needs opset 16; export the model again with
 /// Adds the slices of `c` along an axis to the given places of zeros with `length` places along it.
 pub fn add_along(t: &mut Turn, c: Val, axis: usize, places: Val, length: &Size) -> Result<Val, Refusal> {
     let shape = t.shape(c)?;
+    if axis >= shape.len() {
+        return Err(CONTRADICTION.into());
+    }
     let mut order: Vec<usize> = (0..shape.len()).collect();
     order.swap(0, axis);
     let front = t.g.transpose(c, &order);

@@ -1,6 +1,6 @@
 //! Products of matrices and tensors, and the Fourier transform.
 
-use super::{Parts, Turn};
+use super::{CONTRADICTION, Parts, Turn};
 use crate::graph::emit::{int, text};
 use crate::graph::error::Refusal;
 use crate::graph::ir::Val;
@@ -12,6 +12,9 @@ pub fn matmul(t: &mut Turn) -> Result<Parts, Refusal> {
     let place = usize::from(!t.is_linear(0));
     let other = t.input(1 - place)?;
     let rank = t.shape(other)?.len();
+    if rank < 2 {
+        return Err(CONTRADICTION.into());
+    }
     let turned = t.g.swap(other, rank);
     let product = if place == 0 { t.g.op("MatMul", &[c, turned]) } else { t.g.op("MatMul", &[turned, c]) };
     Ok(vec![(place, t.unbroadcast(product, place)?)])
@@ -29,6 +32,9 @@ pub fn einsum(t: &mut Turn) -> Result<Parts, Refusal> {
         inputs.push(t.input(other)?);
     }
     let shape = t.input_shape(place)?;
+    if shape.len() != terms[place].chars().count() {
+        return Err(CONTRADICTION.into());
+    }
     let (term, diagonals) =
         without_repeats(equation.as_str(), &terms[place]).ok_or("its equation uses every letter")?;
     for (pair, axis) in diagonals {
@@ -108,6 +114,9 @@ pub fn fourier(t: &mut Turn) -> Result<Parts, Refusal> {
 fn padded_to(t: &mut Turn, c: Val, axis: usize, length: &Size) -> Result<Val, Refusal> {
     let mut shape = t.shape(c)?;
     let rank = shape.len();
+    if axis >= rank {
+        return Err(CONTRADICTION.into());
+    }
     let mut pads = vec![Size::fixed(0); 2 * rank];
     pads[rank + axis] = t.g.symbols.sub(length, &shape[axis]);
     let pads = t.g.sizes(&pads);
