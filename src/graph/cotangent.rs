@@ -33,7 +33,7 @@ pub fn transpose(g: &mut Graph, seed: Val, d: Val, given: Val) -> Result<Val, Ve
     let mut obstacles = Vec::new();
     for place in (0..g.nodes.len()).rev() {
         let node = g.nodes[place].clone();
-        let linear = node.inputs.iter().flatten().any(|v| g.value(*v).linear);
+        let linear = node.outputs.iter().flatten().any(|v| g.value(*v).linear);
         let arriving: Vec<Option<Val>> = node.outputs.iter().map(|v| cotangents.get(&(*v)?).copied()).collect();
         if !linear || arriving.iter().all(Option::is_none) || node.outputs.contains(&Some(seed)) {
             continue;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::branches;
 use super::cotangent;
 use super::elem::ElemType;
 use super::error::{GraphError, Obstacle, Refusal};
@@ -303,9 +304,7 @@ fn import(model: &Model, opset: i64) -> (Graph, Vec<(String, Option<TypeProto>)>
     let kept: HashSet<&str> = proto.output.iter().map(|o| o.name()).collect();
     for node in &proto.node {
         match constant(node).filter(|tensor| !kept.contains(tensor.name())) {
-            Some(tensor) => {
-                g.add_initializer(tensor);
-            }
+            Some(tensor) => drop(g.add_initializer(tensor)),
             None => push(&mut g, node),
         }
     }
@@ -315,7 +314,42 @@ fn import(model: &Model, opset: i64) -> (Graph, Vec<(String, Option<TypeProto>)>
     (g, outputs)
 }
 
-fn push(g: &mut Graph, node: &NodeProto) {
+/// Appends a node of the file; a decided `If` is replaced by its branch.
+pub fn push(g: &mut Graph, node: &NodeProto) {
+    if node.op_type() == "If" && standardize(node.domain()).is_empty() {
+        match branches::chosen(g, node) {
+            Some(branch) => return push_branch(g, node, &branch),
+            None => return push_undecided(g, node),
+        }
+    }
+    push_plain(g, node);
+}
+
+fn push_branch(g: &mut Graph, node: &NodeProto, branch: &GraphProto) {
+    branches::import(g, branch);
+    for (inner, outer) in branch.output.iter().zip(&node.output) {
+        let identity = NodeProto {
+            op_type: Some("Identity".into()),
+            name: Some(format!("{}.{outer}", node.name())),
+            input: vec![inner.name().to_string()],
+            output: vec![outer.clone()],
+            ..Default::default()
+        };
+        push_plain(g, &identity);
+    }
+}
+
+fn push_undecided(g: &mut Graph, node: &NodeProto) {
+    let inferred = branches::infer(g, node);
+    push_plain(g, node);
+    for (name, (elem, shape)) in node.output.iter().zip(inferred) {
+        if let Some(v) = g.named(name) {
+            g.complete(v, elem, shape);
+        }
+    }
+}
+
+fn push_plain(g: &mut Graph, node: &NodeProto) {
     let inputs = node.input.iter().map(|name| g.named(name)).collect();
     let captures = order::captures(node).iter().filter_map(|name| g.named(name)).collect();
     g.push_original(node, inputs, captures);

@@ -129,6 +129,7 @@ impl Graph {
     /// A size that no value of the original graph carries.
     fn carried_by_a_tangent(&mut self, size: &Size) -> Val {
         let carrier = self.values.iter().enumerate().find_map(|(i, value)| {
+            self.named(&value.name).filter(|v| *v == Val::from_index(i))?;
             let axis = value.shape.as_ref()?.iter().position(|d| d == size)?;
             Some((Val::from_index(i), axis))
         });

@@ -126,7 +126,7 @@ fn rename_node(node: &mut NodeProto, names: &mut HashMap<String, String>, prefix
     for name in node.input.iter_mut().chain(&mut node.output) {
         rename(name, names, prefix);
     }
-    node.name = Some(format!("{prefix}/{}", node.name()));
+    node.name = node.name.take().filter(|name| !name.is_empty()).map(|name| format!("{prefix}/{name}"));
     for attribute in &mut node.attribute {
         for subgraph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
             rename_graph(subgraph, names, prefix);
@@ -134,7 +134,8 @@ fn rename_node(node: &mut NodeProto, names: &mut HashMap<String, String>, prefix
     }
 }
 
-fn rename_graph(graph: &mut GraphProto, names: &mut HashMap<String, String>, prefix: &str) {
+/// Renames everything in a graph that `names` does not keep.
+pub fn rename_graph(graph: &mut GraphProto, names: &mut HashMap<String, String>, prefix: &str) {
     for info in graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info) {
         rename(info.name.get_or_insert_default(), names, prefix);
     }

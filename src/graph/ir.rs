@@ -95,6 +95,14 @@ impl Node {
     }
 }
 
+/// What is known where a branch begins.
+pub struct Scope {
+    nodes: usize,
+    shared: HashMap<Vec<u8>, Vec<Val>>,
+    witnesses: HashMap<Size, (Val, usize)>,
+    names: HashMap<String, Val>,
+}
+
 pub struct Graph {
     pub opset: i64,
     pub values: Vec<Value>,
@@ -198,6 +206,17 @@ impl Graph {
         self.values[v.0 as usize].shape = Some(shape.to_vec());
     }
 
+    /// States type and shape where inference told nothing.
+    pub fn complete(&mut self, v: Val, elem: ElemType, shape: Option<Shape>) {
+        let value = &mut self.values[v.0 as usize];
+        if value.elem == ElemType::UNKNOWN {
+            value.elem = elem;
+        }
+        if value.shape.is_none() {
+            value.shape = shape;
+        }
+    }
+
     /// Marks a value as the tangent that everything else is linear in.
     pub fn mark_linear(&mut self, v: Val) {
         self.values[v.0 as usize].linear = true;
@@ -272,6 +291,66 @@ impl Graph {
         if let Some(key) = key {
             self.shared.insert(key, made.clone());
         }
+        self.nodes.push(node);
+        made
+    }
+
+    /// Starts a branch: what is appended from here on is seen only until [`Graph::leave`].
+    pub fn enter(&self) -> Scope {
+        Scope {
+            nodes: self.nodes.len(),
+            shared: self.shared.clone(),
+            witnesses: self.witnesses.clone(),
+            names: self.names.clone(),
+        }
+    }
+
+    /// Ends a branch: its nodes, and what they use from outside it.
+    pub fn leave(&mut self, scope: Scope) -> (Vec<Node>, Vec<Val>) {
+        let nodes = self.nodes.split_off(scope.nodes);
+        (self.shared, self.witnesses, self.names) = (scope.shared, scope.witnesses, scope.names);
+        let made: HashSet<Val> = nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied()).collect();
+        let uses = nodes.iter().flat_map(|node| node.inputs.iter().flatten().chain(&node.captures).copied());
+        let used = uses.filter(|v| !made.contains(v)).collect();
+        (nodes, used)
+    }
+
+    /// A copy of a value under a name of its own.
+    pub fn fresh_identity(&mut self, v: Val) -> Val {
+        let name = self.fresh_name("Identity");
+        let identity = NodeProto {
+            op_type: Some("Identity".into()),
+            name: Some(format!("{name}_node")),
+            output: vec![name.clone()],
+            ..Default::default()
+        };
+        self.push_original(&identity, vec![Some(v)], Vec::new());
+        self.names.get(&name).copied().unwrap_or(v)
+    }
+
+    /// Appends an `If` of tangents.
+    pub fn push_branches(
+        &mut self,
+        condition: Val,
+        branches: Vec<AttributeProto>,
+        captures: Vec<Val>,
+        outputs: Vec<shapes::Inferred>,
+    ) -> Vec<Val> {
+        let mut made = Vec::new();
+        for (elem, shape) in outputs {
+            let name = self.fresh_name("If");
+            made.push(self.add_value(name, elem, shape, None, None, true));
+        }
+        let node = Node {
+            op: "If".into(),
+            domain: String::new(),
+            name: self.fresh_name("If_node"),
+            inputs: vec![Some(condition)],
+            outputs: made.iter().copied().map(Some).collect(),
+            attributes: branches,
+            captures,
+            origin: self.origin,
+        };
         self.nodes.push(node);
         made
     }
@@ -354,7 +433,7 @@ impl Graph {
         }
     }
 
-    fn fresh_name(&mut self, stem: &str) -> String {
+    pub fn fresh_name(&mut self, stem: &str) -> String {
         loop {
             self.fresh += 1;
             let name = format!("d.{stem}.{}", self.fresh);
@@ -415,7 +494,7 @@ impl Graph {
         graph
     }
 
-    fn export_node(&self, node: &Node) -> NodeProto {
+    pub fn export_node(&self, node: &Node) -> NodeProto {
         let names = |values: &[Option<Val>]| {
             values.iter().map(|v| v.map_or(String::new(), |v| self.value(v).name.clone())).collect()
         };

@@ -9,6 +9,7 @@
 //! [`cotangent`] transposes what that wrote.
 
 mod bodies;
+mod branches;
 mod content;
 mod cotangent;
 mod differentiate;

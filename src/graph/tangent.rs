@@ -1,7 +1,9 @@
 //! Forward mode: beside every value that depends on the input, its k tangents.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
+use super::branches;
 use super::error::{GraphError, Obstacle, Refusal};
 use super::ir::{Graph, Node, Val};
 use super::rules::{self, Rule};
@@ -17,10 +19,16 @@ pub struct Tangents {
 
 /// Propagates the tangent `seed` of `input` through the graph, as far as `output` needs it.
 pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) -> Tangents {
-    let useful = ancestors(g, output);
     let mut tangents = Tangents { of: HashMap::from([(input, Tangent::plain(seed))]), obstacles: Vec::new() };
+    walk(g, 0..g.nodes.len(), k, &[output], &mut tangents);
+    tangents
+}
+
+/// The same for a part of the nodes, from tangents that are known already.
+pub fn walk(g: &mut Graph, places: Range<usize>, k: &Size, outputs: &[Val], tangents: &mut Tangents) {
+    let useful = ancestors(g, outputs);
     let mut lost: HashSet<Val> = HashSet::new();
-    for place in 0..g.nodes.len() {
+    for place in places {
         let node = g.nodes[place].clone();
         let touches = |v: &Val| tangents.of.contains_key(v) || lost.contains(v);
         let active = node.inputs.iter().flatten().chain(&node.captures).any(touches);
@@ -43,12 +51,11 @@ pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) ->
             }
         }
     }
-    tangents
 }
 
-/// Everything that a value is computed from.
-fn ancestors(g: &Graph, output: Val) -> HashSet<Val> {
-    let mut useful = HashSet::from([output]);
+/// Everything that some values are computed from.
+fn ancestors(g: &Graph, outputs: &[Val]) -> HashSet<Val> {
+    let mut useful: HashSet<Val> = outputs.iter().copied().collect();
     for node in g.nodes.iter().rev() {
         if node.outputs.iter().flatten().any(|v| useful.contains(v)) {
             useful.extend(node.inputs.iter().flatten().chain(&node.captures));
@@ -74,6 +81,7 @@ fn differentiate(
         }
         Rule::Single(rule) => Ok(vec![rule(&mut step)?]),
         Rule::Several(rule) => rule(&mut step),
+        Rule::Branches => branches::tangents(&mut step, of),
     }?;
     let fits = |(v, tangent): (&Option<Val>, &Option<Tangent>)| match (v, tangent) {
         (Some(v), Some(tangent)) => g.rank(*v).is_some_and(|rank| g.rank(tangent.base) == Some(rank + 1)),

@@ -12,6 +12,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("CastLike", Rule::Single(cast)),
     ("Div", Rule::Single(div)),
     ("Dropout", Rule::Several(dropout)),
+    ("If", Rule::Branches),
     ("Identity", Rule::Single(identity)),
     ("Max", Rule::Single(extremum)),
     ("Mean", Rule::Single(mean)),

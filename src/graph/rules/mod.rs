@@ -27,6 +27,8 @@ pub enum Rule {
     Diagonal(fn(&mut Step) -> Result<Val, Refusal>),
     /// One output.
     Single(fn(&mut Step) -> Result<Option<Tangent>, Refusal>),
+    /// Both branches of an `If`.
+    Branches,
     /// Several outputs.
     Several(fn(&mut Step) -> Result<Vec<Option<Tangent>>, Refusal>),
 }

@@ -36,7 +36,10 @@ fn explicit_windows(t: &Turn, wide: &[Size], narrow: &[Size], same: bool) -> Res
             let reach = w.dilation * (w.kernel - 1) + 1;
             let sizes = wide[i].as_fixed().zip(narrow[i].as_fixed());
             let total = match sizes {
-                Some((wide, narrow)) => (narrow - 1) * w.stride + reach - wide,
+                Some((wide, narrow)) => narrow
+                    .checked_sub(1)
+                    .and_then(|steps| steps.checked_mul(w.stride)?.checked_add(reach)?.checked_sub(wide))
+                    .ok_or(CONTRADICTION)?,
                 None if w.stride == 1 => reach - 1,
                 None => {
                     return Err(
@@ -62,7 +65,7 @@ pub fn conv(t: &mut Turn) -> Result<Parts, Refusal> {
         let reach = w.dilation * (w.kernel - 1) + 1;
         extra.push(match size.as_fixed() {
             _ if w.stride == 1 => 0,
-            Some(n) => (n + w.before + w.after - reach).rem_euclid(w.stride),
+            Some(n) => n.saturating_add(w.before + w.after - reach).rem_euclid(w.stride),
             None => {
                 exact = false;
                 w.stride - 1

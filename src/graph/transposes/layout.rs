@@ -200,7 +200,8 @@ pub fn trilu(t: &mut Turn) -> Result<Parts, Refusal> {
 
 pub fn running_sum(t: &mut Turn) -> Result<Parts, Refusal> {
     let (c, axis) = (t.c()?, t.input(1)?);
-    let attributes = vec![int("exclusive", t.node.int("exclusive", 0)), int("reverse", 1 - t.node.int("reverse", 0))];
+    let attributes =
+        vec![int("exclusive", t.node.int("exclusive", 0)), int("reverse", i64::from(t.node.int("reverse", 0) == 0))];
     Ok(vec![(0, t.g.op_with("CumSum", &[c, axis], attributes))])
 }
 

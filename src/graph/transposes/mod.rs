@@ -19,6 +19,9 @@ pub type Parts = Vec<(usize, Val)>;
 /// What is said of shapes that cannot be.
 pub const CONTRADICTION: &str = "the shapes of its inputs and outputs contradict each other";
 
+const UNDECIDED: &str =
+    "a choice made at run time is not differentiated in reverse mode; export the model with a constant condition";
+
 type Transpose = fn(&mut Turn) -> Result<Parts, Refusal>;
 
 const TRANSPOSES: &[(&str, Transpose)] = &[
@@ -64,6 +67,7 @@ pub fn transpose(turn: &mut Turn) -> Result<Parts, Refusal> {
     let known = TRANSPOSES.iter().find(|(op, _)| *op == turn.node.op);
     match known {
         Some((_, transpose)) => transpose(turn),
+        None if turn.node.op == "If" => Err(UNDECIDED.into()),
         None => Err(Refusal(format!("`{}` is not differentiated in reverse mode", turn.node.op))),
     }
 }
