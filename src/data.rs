@@ -182,9 +182,11 @@ fn parse(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<(ArrayD<f64>
 /// A .npy file of any of the plain number formats.
 fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
     use ndarray_npy::ReadNpyExt;
-    let header = String::from_utf8_lossy(&bytes[..bytes.len().min(256)]).into_owned();
-    let described = header.split("'descr':").nth(1).and_then(|d| d.split('\'').nth(1)).unwrap_or("").to_owned();
-    declared_size(&header, bytes.len())?;
+    let header = npy_header(bytes)?;
+    // The header is a Python dictionary, whose strings may be quoted either way.
+    let plain = header.replace('"', "'");
+    let described = plain.split("'descr':").nth(1).and_then(|d| d.split('\'').nth(1)).unwrap_or("").to_owned();
+    declared_size(&plain, bytes.len())?;
     macro_rules! read {
         ($ty:ty, $integer:expr) => {{
             let array = ArrayD::<$ty>::read_npy(bytes).map_err(|e| anyhow!("it is no whole .npy array: {e}"))?;
@@ -202,15 +204,31 @@ fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
         "u2" => read!(u16, true),
         "u4" => read!(u32, true),
         "u8" => read!(u64, true),
-        "" => bail!("it is no .npy array (no header)"),
+        "" => bail!("it is no .npy array (its header names no number format)"),
         other => bail!("it holds numbers of format `{other}`; expected float32, float64 or integers"),
     })
 }
 
+/// The whole text of a .npy header; its length is the file's own claim and is held against the file.
+fn npy_header(bytes: &[u8]) -> Result<String> {
+    let field = |range: std::ops::Range<usize>| bytes.get(range).filter(|_| bytes.starts_with(b"\x93NUMPY"));
+    let (start, length) = match (field(6..7), field(8..10), field(8..12)) {
+        (Some([1]), Some(l), _) => (10, usize::from(l[0]) | usize::from(l[1]) << 8),
+        (Some([2 | 3]), _, Some(l)) => (12, u32::from_le_bytes([l[0], l[1], l[2], l[3]]) as usize),
+        _ => bail!("it is no .npy array (no header)"),
+    };
+    let text = start.checked_add(length).and_then(|end| bytes.get(start..end));
+    let text = text.ok_or_else(|| anyhow!("its header claims {length} bytes: it is truncated or damaged"))?;
+    Ok(String::from_utf8_lossy(text).into_owned())
+}
+
 /// A header may claim any shape: refuse one that the file cannot hold before anything is allocated.
 fn declared_size(header: &str, available: usize) -> Result<()> {
-    let Some(shape) = header.split("'shape':").nth(1).and_then(|s| s.split('(').nth(1)).and_then(|s| s.split(')').next()) else {
-        return Ok(());
+    // Of two shapes a reader may take either, so that one is all that is accepted.
+    let shapes: Vec<&str> = header.split("'shape':").skip(1).collect();
+    let sizes = |s: &'_ str| Some(s.split_once('(')?.1.split_once(')')?.0.to_owned());
+    let [Some(shape)] = &shapes.iter().map(|s| sizes(s)).collect::<Vec<_>>()[..] else {
+        bail!("its header names no shape");
     };
     let mut count = 1usize;
     for size in shape.split(',').map(str::trim).filter(|s| !s.is_empty()) {
@@ -233,7 +251,10 @@ fn npz(bytes: &[u8], member: Option<&str>) -> Result<(ArrayD<f64>, bool)> {
         Some(member) => (0..archive.len())
             .find(|i| archive.by_index_raw(*i).is_ok_and(|f| bare(f.name()) == member)),
     };
-    let chosen = chosen.ok_or_else(|| anyhow!("it holds no array `{}`; it has {}", member.unwrap_or(""), known.join(", ")))?;
+    let chosen = chosen.ok_or_else(|| match member {
+        Some(member) => anyhow!("it holds no array `{member}`; it has {}", known.join(", ")),
+        None => anyhow!("it holds no array"),
+    })?;
     let mut plain = Vec::new();
     archive.by_index(chosen)?.take(1 << 32).read_to_end(&mut plain).context("its member cannot be unpacked")?;
     npy(&plain)
@@ -271,7 +292,8 @@ fn safetensors(bytes: &[u8], member: Option<&str>) -> Result<(ArrayD<f64>, bool)
     Ok((array, integer))
 }
 
-/// The numeric columns of a table; a first line that is not all numbers is a header.
+/// The numeric columns of a table: those with a number somewhere, which then need one everywhere.
+/// A first line without numbers is a header.
 fn csv(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
     let mut reader = ::csv::ReaderBuilder::new().has_headers(false).trim(::csv::Trim::All).from_reader(bytes);
     let mut records: Vec<::csv::StringRecord> = Vec::new();
@@ -283,15 +305,17 @@ fn csv(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
         records.remove(0);
     }
     let Some(first) = records.first() else { bail!("it has no rows") };
-    let numeric: Vec<usize> = (0..first.len()).filter(|i| number(&first[*i]).is_some()).collect();
+    let numeric: Vec<usize> =
+        (0..first.len()).filter(|i| records.iter().any(|r| number(&r[*i]).is_some())).collect();
     if numeric.is_empty() {
         bail!("it has no numeric column");
     }
     let mut values = Vec::with_capacity(records.len() * numeric.len());
-    for (line, record) in records.iter().enumerate() {
+    for record in &records {
         for column in &numeric {
-            let text = record.get(*column).unwrap_or("");
-            let value = number(text).ok_or_else(|| anyhow!("row {line}, column {column}: {text:?} is no number"))?;
+            let text = &record[*column];
+            let line = record.position().map_or(0, |p| p.line());
+            let value = number(text).ok_or_else(|| anyhow!("line {line}, column {}: {text:?} is no number", column + 1))?;
             values.push(value);
         }
     }
@@ -378,6 +402,29 @@ fn images(folder: &Path) -> Result<(ArrayD<f64>, bool, String)> {
     Ok((ArrayD::from_shape_vec(IxDyn(&shape), values)?, true, hex(&hash.finalize())))
 }
 
+/// Rows as a .npy of f32, each with the card's shape.
+///
+/// # Errors
+/// Never for rows of that size.
+pub fn write_npy(x: &Batch, shape: &[usize]) -> Result<Vec<u8>> {
+    let full: Vec<usize> = std::iter::once(x.nrows()).chain(shape.iter().copied()).collect();
+    let values = x.mapv(|v| v as f32).as_standard_layout().into_owned().into_shape_with_order(IxDyn(&full))?;
+    let mut bytes = Vec::new();
+    ndarray_npy::WriteNpyExt::write_npy(&values, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The rows of a .npy of f32, flattened.
+///
+/// # Errors
+/// Where the bytes are no such array.
+pub fn read_npy(bytes: &[u8]) -> Result<Batch> {
+    let values = <ArrayD<f32> as ndarray_npy::ReadNpyExt>::read_npy(bytes)?;
+    let rows = values.shape().first().copied().unwrap_or(0).max(1);
+    let width = values.len() / rows;
+    Ok(values.mapv(f64::from).into_shape_with_order((rows, width))?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,13 +443,26 @@ mod tests {
         bytes
     }
 
+    /// A .npy file with the given header and a few numbers.
+    fn npy_claiming(header: &str) -> Vec<u8> {
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend(u16::try_from(header.len()).expect("a short header").to_le_bytes());
+        bytes.extend(header.as_bytes());
+        bytes.extend([0; 96]);
+        bytes
+    }
+
     #[test]
     fn formats_agree_on_one_array() {
         let values = ndarray::array![[0.5f64, -1.0], [2.0, 3.25]].into_dyn();
         let (_a, npy) = written("a.npy", &npy_bytes(&values));
         let (_b, f32s) = written("b.npy", &npy_bytes(&values.mapv(|v| v as f32)));
         let (_c, csv) = written("c.csv", b"name,x,y\nfirst,0.5,-1\nsecond,2,3.25\n");
-        for path in [npy, f32s, csv] {
+        let mut quoted = npy_claiming("{\"descr\": \"<f8\", \"fortran_order\": False, \"shape\": (2, 2)}\n");
+        quoted.truncate(quoted.len() - 96);
+        values.iter().for_each(|v| quoted.extend(v.to_le_bytes()));
+        let (_d, quoted) = written("d.npy", &quoted);
+        for path in [npy, f32s, csv, quoted] {
             let data = Dataset::read(&path).expect("read");
             assert_eq!((data.values.clone(), data.integer), (values.clone(), false), "{}", path.display());
         }
@@ -430,13 +490,19 @@ mod tests {
         let whole = npy_bytes(&ndarray::Array2::<f64>::zeros((4, 3)).into_dyn());
         assert!(refused("a.npy", &whole[..whole.len() - 8]).contains("a.npy"));
         assert!(refused("a.npy", b"").contains("header"));
-        let huge = String::from_utf8_lossy(&whole[..128]).replace("(4, 3)", "(4, 999999999999)");
-        assert!(refused("a.npy", huge.as_bytes()).contains("claims"));
+        let huge = String::from_utf8_lossy(&whole[10..128]).replace("(4, 3)", "(4, 999999999999)");
+        assert!(refused("a.npy", &npy_claiming(&huge)).contains("claims"));
+        let far = format!("{{'descr': '<f8',{}'fortran_order': False, 'shape': (4, 999999999999), }}\n", " ".repeat(400));
+        assert!(refused("a.npy", &npy_claiming(&far)).contains("claims"));
+        assert!(refused("a.npy", &whole[..40]).contains("truncated"));
         let nan = npy_bytes(&ndarray::array![[1.0f64], [f64::NAN]].into_dyn());
         assert!(refused("a.npy", &nan).contains("sample 1"));
         assert!(refused("a.npy", &npy_bytes(&ndarray::Array2::<f64>::zeros((0, 3)).into_dyn())).contains("at least one"));
         assert!(refused("a.csv", b"1,2\n3\n").contains("table"));
-        assert!(refused("a.csv", b"1,2\n3,x\n").contains("no number"));
+        assert!(refused("a.csv", b"1,2\n3,x\n").contains("line 2, column 2: \"x\" is no number"));
+        // Neither a hole in the first row nor the index of a data frame costs a column or adds a sample.
+        assert!(refused("a.csv", b"x,y\n,1\n2,3\n").contains("line 2, column 1: \"\" is no number"));
+        assert!(refused("a.csv", b",0,1\n0,2,3\n1,4,5\n").contains("line 1, column 1: \"\" is no number"));
         assert!(refused("a-ubyte", &[0, 0, 8, 1, 0, 0, 0, 9, 1]).contains("claims"));
         assert!(refused("a.pkl", b"x").contains("expected"));
         assert!(refused("a.safetensors", b"xxxxxxxxxxxx").contains("safetensors"));

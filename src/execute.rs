@@ -3,11 +3,11 @@
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, anyhow};
-use ndarray::{Array2, ArrayD, Axis, IxDyn};
-use ndarray_npy::{ReadNpyExt, WriteNpyExt};
+use ndarray::{Array2, Axis};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use crate::data::{read_npy, write_npy};
 use crate::divergence::{Divergence, Sources};
 use crate::features::Extractor;
 use crate::flow::field::{EvalError, VectorField};
@@ -18,7 +18,7 @@ use crate::model::opened::{Model, Options, Velocity};
 use crate::num::Batch;
 use crate::num::key::{Key, SampleId};
 use crate::plan::{LikelihoodWork, PlannedFile, Prepared, Trial, Work, sampler_label, solver_label};
-use crate::rows;
+use crate::rows::{self, LikelihoodRow, SampleRow};
 use crate::sample::{self, Sampler};
 
 /// How a machine is used; none of it changes a result by more than rounding.
@@ -29,42 +29,6 @@ pub struct Machine {
     pub batch: usize,
     /// All threads together.
     pub threads: usize,
-}
-
-/// One likelihood row on disk: a sample under an estimator, with its costs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LikelihoodRow {
-    pub trial: String,
-    pub model: String,
-    pub dataset: String,
-    pub estimator: String,
-    pub kind: String,
-    pub solver: String,
-    pub sample: usize,
-    pub log_likelihood: Option<f64>,
-    pub stderr: Option<f64>,
-    pub prior_log_density: Option<f64>,
-    pub divergence_integral: Option<f64>,
-    pub bits_per_dim: Option<f64>,
-    pub nats_per_dim: Option<f64>,
-    pub evaluations: u64,
-    pub jvps: u64,
-    pub head_calls: u64,
-    pub status: String,
-    pub path_seconds: f64,
-    pub divergence_seconds: f64,
-}
-
-/// One generated sample on disk; its numbers are in the trial's array.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SampleRow {
-    pub trial: String,
-    pub model: String,
-    pub sampler: String,
-    pub sample: usize,
-    pub status: String,
-    pub evaluations: u64,
-    pub seconds: f64,
 }
 
 /// What a finished trial leaves.
@@ -379,7 +343,7 @@ impl<'a> Stage<'a> {
             evaluations: sampler.evaluations(&opened.curve),
             seconds,
         }))?;
-        output.array = Some(npy(&x, &opened.card.shape)?);
+        output.array = Some(write_npy(&x, &opened.card.shape)?);
         Ok(output)
     }
 
@@ -433,7 +397,7 @@ impl<'a> Stage<'a> {
         let mut output = write_rows(rows.into_iter())?;
         // A few of the data stay with the run, so that a report can show them without the data's files.
         let shown = real.slice(ndarray::s![..real.nrows().min(SHOWN), ..]).to_owned();
-        output.array = Some(npy(&shown, &opened.card.shape)?);
+        output.array = Some(write_npy(&shown, &opened.card.shape)?);
         Ok(output)
     }
 
@@ -456,27 +420,4 @@ fn write_rows<T: Serialize>(rows: impl Iterator<Item = T>) -> Result<Output> {
     }
     let csv = writer.into_inner().map_err(|e| anyhow!("{}", e.error()))?;
     Ok(Output { csv, rows: count, array: None })
-}
-
-/// Rows as a .npy of f32, each with the card's shape.
-///
-/// # Errors
-/// Never for rows of that size.
-pub fn npy(x: &Batch, shape: &[usize]) -> Result<Vec<u8>> {
-    let full: Vec<usize> = std::iter::once(x.nrows()).chain(shape.iter().copied()).collect();
-    let values = x.mapv(|v| v as f32).as_standard_layout().into_owned().into_shape_with_order(IxDyn(&full))?;
-    let mut bytes = Vec::new();
-    values.write_npy(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// The rows of a .npy of f32, flattened.
-///
-/// # Errors
-/// Where the bytes are no such array.
-pub fn read_npy(bytes: &[u8]) -> Result<Batch> {
-    let values = ArrayD::<f32>::read_npy(bytes)?;
-    let rows = values.shape().first().copied().unwrap_or(0).max(1);
-    let width = values.len() / rows;
-    Ok(values.mapv(f64::from).into_shape_with_order((rows, width))?)
 }

@@ -1,11 +1,47 @@
-//! The tidy tables as plain rows: what `table.rs` derives from a run directory,
-//! what the files under `tables/` hold, and all that a report sees.
+//! Rows as they lie on disk: those that trials leave, and those of the tidy tables that
+//! `table.rs` derives from them, which are all that a report sees.
 //!
 //! One struct is one CSV file, one field one column, in this order. Absent numbers
 //! are empty cells. Units: log-densities and their differences in nats, costs in
 //! evaluations of the network, times in seconds.
 
 use serde::{Deserialize, Serialize};
+
+/// One likelihood row on disk: a sample under an estimator, with its costs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LikelihoodRow {
+    pub trial: String,
+    pub model: String,
+    pub dataset: String,
+    pub estimator: String,
+    pub kind: String,
+    pub solver: String,
+    pub sample: usize,
+    pub log_likelihood: Option<f64>,
+    pub stderr: Option<f64>,
+    pub prior_log_density: Option<f64>,
+    pub divergence_integral: Option<f64>,
+    pub bits_per_dim: Option<f64>,
+    pub nats_per_dim: Option<f64>,
+    pub evaluations: u64,
+    pub jvps: u64,
+    pub head_calls: u64,
+    pub status: String,
+    pub path_seconds: f64,
+    pub divergence_seconds: f64,
+}
+
+/// One generated sample on disk; its numbers are in the trial's array.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SampleRow {
+    pub trial: String,
+    pub model: String,
+    pub sampler: String,
+    pub sample: usize,
+    pub status: String,
+    pub evaluations: u64,
+    pub seconds: f64,
+}
 
 /// `summary.csv`: one estimator on one dataset under one solver.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -8,11 +8,11 @@ use polars::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::execute::{LikelihoodRow, SampleRow, read_npy};
+use crate::data::read_npy;
 use crate::journal::{Journal, Outcome, array_file, row_file};
 use crate::num::stats::{self, Z95};
 use crate::plan::{Plan, Trial, Work, sampler_label};
-use crate::rows::{Density, Gallery, MetricRow, Pair, Profile, Sample, Summary, Tables};
+use crate::rows::{Density, Gallery, LikelihoodRow, MetricRow, Pair, Profile, Sample, SampleRow, Summary, Tables};
 
 /// Everything that the finished trials of a run hold.
 ///

@@ -6,12 +6,13 @@ use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
 use super::{Exit, Running, spec};
-use crate::data::Dataset;
-use crate::execute::{Pool, npy};
+use crate::data::{Dataset, write_npy};
+use crate::execute::Pool;
 use crate::journal::write_whole;
 use crate::model::opened::Model;
 use crate::num::Batch;
 use crate::num::key::{Key, SampleId};
+use crate::plan::most_samples;
 use crate::sample::{self, Sampler};
 
 #[derive(Debug, Args)]
@@ -55,6 +56,10 @@ impl Sample {
         if count == 0 {
             bail!("--count is 0, expected at least 1");
         }
+        let most = most_samples(model.dim());
+        if count > most {
+            bail!("--count is {count}, expected at most {most} samples of {} numbers at once", model.dim());
+        }
         let key = Key { seed: self.seed };
         let pool = Pool::new(&model, self.running.runtime()?, self.running.machine());
         pool.rehearse(&[], &Batch::zeros((1, model.dim())))?;
@@ -63,10 +68,10 @@ impl Sample {
             Some(noise) => noise.select(ndarray::Axis(0), &batch.iter().map(|i| *i as usize).collect::<Vec<_>>()),
             None => sample::noise(key, batch, model.dim(), model.prior.std),
         })?;
-        write_whole(&self.out, &npy(&x, &model.card.shape)?)?;
+        write_whole(&self.out, &write_npy(&x, &model.card.shape)?)?;
         let broken = x.rows().into_iter().filter(|r| r.iter().any(|v| !v.is_finite())).count();
         if broken > 0 {
-            eprintln!("flowgauge: {broken} of {count} samples are not finite");
+            note!("flowgauge: {broken} of {count} samples are not finite");
             return Ok(Exit::Failed);
         }
         Ok(Exit::Well)

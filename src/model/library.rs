@@ -71,7 +71,7 @@ pub fn find(named: Option<&Path>) -> Result<Library> {
     for (path, origin) in found.chain(cached).chain(system) {
         match examine(&path, origin) {
             Ok(library) => return Ok(library),
-            Err(error) => eprintln!("flowgauge: passing over {} ({origin}): {error:#}", path.display()),
+            Err(error) => note!("flowgauge: passing over {} ({origin}): {error:#}", path.display()),
         }
     }
     let path = fetch().with_context(|| {
@@ -208,7 +208,7 @@ fn fetch() -> Result<PathBuf> {
     let folder = cache_folder()?;
     let root = cache_root()?;
     std::fs::create_dir_all(&root).with_context(|| format!("{}: the cache cannot be made", root.display()))?;
-    eprintln!("flowgauge: fetching ONNX Runtime {PINNED} once with pip, into {}", folder.display());
+    note!("flowgauge: fetching ONNX Runtime {PINNED} once with pip, into {}", folder.display());
 
     let work = tempfile::Builder::new().prefix("fetch-").tempdir_in(&root)?;
     download(platform, work.path())?;

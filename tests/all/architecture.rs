@@ -1,0 +1,182 @@
+//! The invariants of ARCHITECTURE.md: layers point downwards, every heavy crate has one home,
+//! and the project speaks of itself alone.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Modules from the bottom up; `use` points only to an earlier line, or stays within its own.
+const LAYERS: &[&[&str]] = &[
+    &["num", "registry", "rows"],
+    &["flow", "graph"],
+    &["trace", "model"],
+    &["solve"],
+    &["divergence", "sample"],
+    &["likelihood", "features"],
+    &["metric"],
+    &["config", "data"],
+    &["plan"],
+    &["journal"],
+    &["execute"],
+    &["run"],
+    &["table"],
+    &["report"],
+    &["publish"],
+    &["cli"],
+];
+
+/// Pairs that would point downwards and are still forbidden.
+const FORBIDDEN: &[(&str, &[&str])] = &[
+    ("metric", &["model", "flow", "solve", "sample", "features", "likelihood"]),
+    ("trace", &["model", "solve"]),
+    ("graph", &["num", "flow", "registry", "rows"]),
+    ("table", &["model", "execute", "run"]),
+    ("report", &["model", "execute", "run", "journal", "plan", "table"]),
+];
+
+/// Crates with one home: the paths that may name them.
+const HOMES: &[(&str, &[&str])] = &[
+    ("ort", &["model/onnx.rs"]),
+    ("libloading", &["model/library.rs"]),
+    ("prost", &["graph/"]),
+    ("faer", &["num/linalg.rs"]),
+    ("polars", &["table.rs", "data.rs"]),
+    ("plotters", &["report/plot/"]),
+    ("clap", &["cli/", "main.rs"]),
+    ("indicatif", &["run.rs"]),
+    ("rayon", &["execute.rs"]),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
+    let mut entries: Vec<PathBuf> =
+        std::fs::read_dir(folder).expect("a folder of the project").flatten().map(|e| e.path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() { files_below(&path, found) } else { found.push(path) }
+    }
+}
+
+/// Source files by their path below `src/`.
+fn sources() -> BTreeMap<String, String> {
+    let src = root().join("src");
+    let mut files = Vec::new();
+    files_below(&src, &mut files);
+    (files.iter())
+        .filter(|f| f.extension().is_some_and(|e| e == "rs"))
+        .map(|f| {
+            let name = f.strip_prefix(&src).expect("below src").to_string_lossy().replace('\\', "/");
+            (name, std::fs::read_to_string(f).expect("a source file"))
+        })
+        .collect()
+}
+
+/// The code of a file, without comments and without its tests at the foot.
+fn code(text: &str) -> String {
+    let body = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text);
+    let body = body.split("#[cfg(test)]\npub mod testing {").next().unwrap_or(body);
+    body.lines().map(|l| l.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
+}
+
+fn layer(module: &str) -> usize {
+    LAYERS
+        .iter()
+        .position(|l| l.contains(&module))
+        .unwrap_or_else(|| panic!("module `{module}` has no layer: give it one here and in ARCHITECTURE.md"))
+}
+
+fn module(file: &str) -> Option<&str> {
+    let first = file.split('/').next().unwrap_or(file);
+    let name = first.strip_suffix(".rs").unwrap_or(first);
+    (!["lib", "main"].contains(&name)).then_some(name)
+}
+
+/// Modules that a piece of code names through `crate::`.
+fn named(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for part in code.split("crate::").skip(1) {
+        let part = part.trim_start();
+        if let Some(list) = part.strip_prefix('{') {
+            // `use crate::{a, b::c}`: the first segment of every item.
+            let list = list.split(';').next().unwrap_or("");
+            let heads = list.split([',', '}']).map(|i| i.trim().split("::").next().unwrap_or("").trim_matches('{').to_owned());
+            found.extend(heads.filter(|h| LAYERS.iter().any(|l| l.contains(&h.as_str()))));
+        } else {
+            found.push(part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+        }
+    }
+    found
+}
+
+#[test]
+fn layers_point_downwards() {
+    for (file, text) in sources() {
+        let Some(from) = module(&file) else { continue };
+        for to in named(&code(&text)).iter().filter(|m| *m != "registry" && !m.is_empty()) {
+            assert!(
+                to == from || layer(to) < layer(from),
+                "src/{file} uses crate::{to}, which is not below {from}"
+            );
+            let banned = FORBIDDEN.iter().any(|(f, list)| *f == from && list.contains(&to.as_str()));
+            assert!(!banned, "src/{file} uses crate::{to}, which {from} must not see");
+        }
+    }
+}
+
+#[test]
+fn heavy_crates_have_one_home() {
+    for (file, text) in sources() {
+        let code = code(&text);
+        for (name, homes) in HOMES {
+            let at_home = homes.iter().any(|h| file == *h || (h.ends_with('/') && file.starts_with(h)));
+            let used = code.match_indices(&format!("{name}::")).any(|(i, _)| {
+                !code[..i].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
+            });
+            assert!(at_home || !used, "src/{file} uses the crate {name}; its home is {homes:?}");
+        }
+    }
+}
+
+#[test]
+fn there_is_one_trial_loop() {
+    let loops: Vec<String> =
+        sources().iter().filter(|(_, t)| code(t).contains(".execute(trial")).map(|(f, _)| f.clone()).collect();
+    assert_eq!(loops, ["run.rs"]);
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for (file, text) in sources() {
+        assert!(text.starts_with("//!"), "src/{file} does not begin with what it is for");
+    }
+}
+
+#[test]
+fn the_map_is_short_and_names_every_module() {
+    let map = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    assert!(map.lines().count() <= 150, "ARCHITECTURE.md has {} lines", map.lines().count());
+    for module in LAYERS.iter().flat_map(|l| l.iter()) {
+        assert!(map.contains(&format!("`{module}`")), "ARCHITECTURE.md does not name `{module}`");
+    }
+}
+
+#[test]
+fn nothing_is_left_undone_in_silence() {
+    for (file, text) in sources() {
+        for mark in ["todo!(", "unimplemented!(", "TODO", "FIXME", "XXX"] {
+            assert!(!text.contains(mark), "src/{file} holds {mark}");
+        }
+        assert!(!code(&text).contains("#[ignore"), "src/{file} ignores a test");
+    }
+}
+
+#[test]
+fn every_dependency_says_why_it_is_there() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
+    let section = manifest.split("[dependencies]").nth(1).and_then(|s| s.split("\n[").next()).expect("dependencies");
+    for line in section.lines().filter(|l| l.contains('=') && !l.starts_with('#')) {
+        assert!(line.contains("# "), "no reason is given: {line}");
+    }
+}

@@ -1,0 +1,8 @@
+//! All integration tests in one binary: every test binary links everything, and one link is enough.
+//!
+//! Tests that run networks need ONNX Runtime, which is found or fetched as the program itself does it.
+
+mod architecture;
+mod cli;
+mod oracle;
+mod resume;
