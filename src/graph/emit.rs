@@ -163,14 +163,15 @@ impl Graph {
         if self.shape(v).is_some_and(|s| s == shape) {
             return v;
         }
-        let open = shape.iter().filter(|d| d.as_fixed().is_none()).count();
-        let empty = shape.iter().any(|d| d.is(0));
-        let target = if open <= 1 && !empty {
-            let target: Vec<i64> = shape.iter().map(|d| d.as_fixed().unwrap_or(-1)).collect();
-            self.integers(&target)
-        } else {
-            self.sizes(shape)
-        };
+        let mut target = shape.to_vec();
+        // One size may be left to the operator: the one that would be the most work to compute.
+        let open = |size: &&mut Size| size.as_fixed().is_none();
+        let wildcard =
+            target.iter_mut().filter(open).max_by_key(|size| (size.as_symbol().is_none(), size.terms().count()));
+        if let Some(size) = wildcard.filter(|_| !shape.iter().any(|d| d.is(0))) {
+            *size = Size::fixed(-1);
+        }
+        let target = self.sizes(&target);
         let reshaped = self.op("Reshape", &[v, target]);
         self.set_shape(reshaped, shape);
         reshaped

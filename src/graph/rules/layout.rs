@@ -132,16 +132,28 @@ fn pad(s: &mut Step) -> Output {
         let axes = s.g.integers(&axes);
         inputs.extend([Some(pads), None, Some(axes)]);
     } else {
-        let (zero, before, after) = (s.g.integers(&[0]), s.g.integers(&[0]), s.g.integers(&[rank as i64]));
-        let end = s.g.integers(&[2 * rank as i64]);
-        let first = s.g.op("Slice", &[pads, before, after]);
-        let second = s.g.op("Slice", &[pads, after, end]);
-        inputs.push(Some(s.g.concat(&[zero, first, zero, second], 0)));
+        inputs.push(Some(shifted_pads(s, pads, rank)));
     }
     let padded = s.g.op_optional("Pad", &inputs, mode.into_iter().collect());
     let shape = s.lead(&s.y_shape()?);
     s.g.set_shape(padded, &shape);
     Ok(Some(Tangent::plain(padded)))
+}
+
+/// The pads with none for the directions.
+fn shifted_pads(s: &mut Step, pads: Val, rank: usize) -> Val {
+    if let Ok(known) = s.known(1)
+        && known.len() == 2 * rank
+    {
+        let (before, after) = known.split_at(rank);
+        return s.g.integers(&[&[0], before, &[0], after].concat());
+    }
+    let zero = s.g.integers(&[0]);
+    let [first, second] = [0..rank as i64, rank as i64..2 * rank as i64].map(|places| {
+        let places = s.g.integers(&places.collect::<Vec<_>>());
+        s.g.op("Gather", &[pads, places])
+    });
+    s.g.concat(&[zero, first, zero, second], 0)
 }
 
 fn trilu(s: &mut Step) -> Output {

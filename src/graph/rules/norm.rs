@@ -44,20 +44,20 @@ fn later(axes: &[i64]) -> Vec<i64> {
     axes.iter().map(|axis| axis + 1).collect()
 }
 
-/// `d - mean(d) - x̂ mean(d x̂)`: the tangent but for the division.
+/// `d - (mean(d) + x̂ mean(d x̂))`: the tangent but for the division. In this order few large tensors live at once.
 fn project(s: &mut Step, d: Val, hat: Val, axes: &[i64]) -> Val {
     let axes = later(axes);
     let mean = s.g.reduce("ReduceMean", d, &axes, true);
-    let centred = s.g.sub(d, mean);
-    along(s, d, centred, hat, &axes)
+    let radial = radial(s, d, hat, &axes);
+    let removed = s.g.add(radial, mean);
+    s.g.sub(d, removed)
 }
 
-/// `centred - x̂ mean(d x̂)`
-fn along(s: &mut Step, d: Val, centred: Val, hat: Val, axes: &[i64]) -> Val {
+/// `x̂ mean(d x̂)`
+fn radial(s: &mut Step, d: Val, hat: Val, axes: &[i64]) -> Val {
     let product = s.g.mul(d, hat);
     let share = s.g.reduce("ReduceMean", product, axes, true);
-    let radial = s.g.mul(hat, share);
-    s.g.sub(centred, radial)
+    s.g.mul(hat, share)
 }
 
 /// Adds what depends on an active scale or bias: `x̂ dscale + dbias`.
@@ -100,7 +100,8 @@ fn rms_norm(s: &mut Step) -> Output {
     let Normalized { hat, inverse } = divide(s, x, &axes, s.node.float("epsilon", 1e-5));
     let normal = match s.d(0) {
         Some(d) => {
-            let base = along(s, d, d, hat, &later(&axes));
+            let radial = radial(s, d, hat, &later(&axes));
+            let base = s.g.sub(d, radial);
             Some(Tangent { base, factor: Some(s.g.mul(inverse, gamma)) })
         }
         None => None,

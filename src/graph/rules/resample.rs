@@ -94,7 +94,7 @@ fn resize(s: &mut Step) -> Output {
     let folded = s.fold(d, &shape)?;
     let known = merged(s, &y);
     let sizes = match s.node.input(3) {
-        Some(sizes) => Some(batch_sizes(s, sizes, &known)?),
+        Some(sizes) => Some(batch_sizes(s, sizes, folded, &known)?),
         None => None,
     };
     let mut inputs = vec![Some(folded), s.node.input(1), s.node.input(2), sizes];
@@ -108,7 +108,7 @@ fn resize(s: &mut Step) -> Output {
 }
 
 /// The `sizes` of the merged tensor; they are the original ones where the batch is not among the resized axes.
-fn batch_sizes(s: &mut Step, sizes: Val, known: &[Size]) -> Result<Val, Refusal> {
+fn batch_sizes(s: &mut Step, sizes: Val, folded: Val, known: &[Size]) -> Result<Val, Refusal> {
     if let Some(axes) = s.node.ints("axes") {
         let rank = known.len() as i64;
         let batch = axes.iter().any(|axis| *axis == 0 || *axis == -rank);
@@ -117,8 +117,9 @@ fn batch_sizes(s: &mut Step, sizes: Val, known: &[Size]) -> Result<Val, Refusal>
     if s.node.text("keep_aspect_ratio_policy", "stretch") != "stretch" {
         return Err("sizes that keep the aspect ratio must name their axes".into());
     }
-    let batch = s.g.sizes(&known[..1]);
-    let (start, end) = (s.g.integers(&[1]), s.g.integers(&[known.len() as i64]));
-    let rest = s.g.op("Slice", &[sizes, start, end]);
+    let merged = s.g.op("Shape", &[folded]);
+    let (first, others) = (s.g.integers(&[0]), s.g.integers(&(1..known.len() as i64).collect::<Vec<_>>()));
+    let batch = s.g.op("Gather", &[merged, first]);
+    let rest = s.g.op("Gather", &[sizes, others]);
     Ok(s.g.concat(&[batch, rest], 0))
 }
