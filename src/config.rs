@@ -87,6 +87,9 @@ pub struct SamplesEntry {
     pub metrics: Vec<Metric>,
 }
 
+/// Trials of one entry; more would only fill the disk with files.
+const MOST_TRIALS: usize = 100_000;
+
 fn default_chunk() -> usize {
     128
 }
@@ -171,6 +174,9 @@ impl Written {
         for (i, entry) in config.samples.iter().enumerate() {
             if entry.samplers.is_empty() || entry.metrics.is_empty() || entry.count == 0 {
                 bail!("samples.{i}: expected at least one of `samplers`, of `metrics`, and a `count` of at least 1");
+            }
+            if entry.count.div_ceil(config.chunk) > MOST_TRIALS {
+                bail!("samples.{i}.count: {} makes more than {MOST_TRIALS} trials of `chunk: {}`", entry.count, config.chunk);
             }
         }
         Ok(())

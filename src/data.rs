@@ -212,7 +212,7 @@ fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
 /// The whole text of a .npy header; its length is the file's own claim and is held against the file.
 fn npy_header(bytes: &[u8]) -> Result<String> {
     let field = |range: std::ops::Range<usize>| bytes.get(range).filter(|_| bytes.starts_with(b"\x93NUMPY"));
-    let (start, length) = match (field(6..7), field(8..10), field(8..12)) {
+    let (start, length): (usize, usize) = match (field(6..7), field(8..10), field(8..12)) {
         (Some([1]), Some(l), _) => (10, usize::from(l[0]) | usize::from(l[1]) << 8),
         (Some([2 | 3]), _, Some(l)) => (12, u32::from_le_bytes([l[0], l[1], l[2], l[3]]) as usize),
         _ => bail!("it is no .npy array (no header)"),

@@ -4,8 +4,16 @@
 //! samples → statistics → tables → plots. Modules are layers; `ARCHITECTURE.md` is the map and
 //! `tests/all/architecture.rs` holds the modules to it.
 
-pub mod config;
+/// A line on standard error. Whoever read it may have gone away, which is no reason to stop.
+macro_rules! note {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 pub mod cli;
+pub mod config;
 pub mod data;
 pub mod divergence;
 pub mod execute;

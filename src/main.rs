@@ -1,5 +1,6 @@
 //! Parse, execute, report, exit status.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -12,7 +13,8 @@ fn main() -> ExitCode {
         Ok(Exit::Well) => ExitCode::SUCCESS,
         Ok(Exit::Failed) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("flowgauge: {error:#}");
+            // Whoever read standard error may have gone away.
+            let _ = writeln!(std::io::stderr(), "flowgauge: {error:#}");
             ExitCode::from(2)
         }
     }

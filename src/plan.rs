@@ -1,5 +1,6 @@
 //! What will happen: a config resolved into trials, every default visible, every file hashed.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -151,35 +152,6 @@ impl Work {
             ),
         }
     }
-
-    /// Cost in evaluations of the network, a Jacobian product counted as one; adaptive solvers are guessed.
-    pub fn cost(&self, plan: &Plan) -> Cost {
-        let dim = |model: usize| plan.models[model].shape.iter().product::<usize>();
-        let path = |solver: &Solver, estimators: &[Divergence], model: usize, rows: usize| {
-            let guessed = solver.evaluations().is_none();
-            let evaluations = solver.evaluations().unwrap_or(ADAPTIVE_GUESS);
-            let nodes = solver.nodes().unwrap_or(ADAPTIVE_GUESS);
-            let per_node: u64 = estimators.iter().map(|e| e.products(dim(model)) + u64::from(heads(e))).sum();
-            Cost {
-                evaluations: evaluations * rows as u64,
-                products: nodes * per_node * rows as u64,
-                guessed,
-            }
-        };
-        match self {
-            Work::Likelihood(w) | Work::Profile(w) => path(&w.solver, &w.estimators, w.model, w.count),
-            Work::Density { model, solver, estimator, grid } => {
-                path(solver, std::slice::from_ref(estimator), *model, grid.points * grid.points)
-            }
-            Work::Sample { sampler, count, .. } => Cost {
-                // Karras grids have one step less than points: the plan prints what the grid says at most.
-                evaluations: (2 * sampler.schedule().steps * count) as u64,
-                products: 0,
-                guessed: true,
-            },
-            Work::Metrics { .. } => Cost { evaluations: 0, products: 0, guessed: false },
-        }
-    }
 }
 
 /// Evaluations per sample that a plan supposes of an adaptive solver.
@@ -219,6 +191,35 @@ pub struct Prepared {
     pub extractors: Vec<(PlannedFile, PathBuf)>,
 }
 
+impl Prepared {
+    /// What a trial costs; adaptive solvers are guessed.
+    pub fn cost(&self, work: &Work) -> Cost {
+        let path = |solver: &Solver, estimators: &[Divergence], model: usize, rows: usize| {
+            let dim = self.models[model].dim();
+            let nodes = solver.nodes().unwrap_or(ADAPTIVE_GUESS);
+            let products: u64 = estimators.iter().map(|e| e.products(dim) + u64::from(heads(e))).sum();
+            let extra: u64 = estimators.iter().map(Divergence::evaluations).sum();
+            Cost {
+                evaluations: (solver.evaluations().unwrap_or(ADAPTIVE_GUESS) + nodes * extra) * rows as u64,
+                products: nodes * products * rows as u64,
+                guessed: solver.evaluations().is_none(),
+            }
+        };
+        match work {
+            Work::Likelihood(w) | Work::Profile(w) => path(&w.solver, &w.estimators, w.model, w.count),
+            Work::Density { model, solver, estimator, grid } => {
+                path(solver, std::slice::from_ref(estimator), *model, grid.points * grid.points)
+            }
+            Work::Sample { model, sampler, count, .. } => Cost {
+                evaluations: sampler.evaluations(&self.models[*model].curve) * *count as u64,
+                products: 0,
+                guessed: false,
+            },
+            Work::Metrics { .. } => Cost { evaluations: 0, products: 0, guessed: false },
+        }
+    }
+}
+
 /// Resolves a config: opens and checks every file it names, and lists the trials. Runs no network.
 ///
 /// # Errors
@@ -227,6 +228,7 @@ pub fn prepare(written: &Written, seed: Option<u64>) -> Result<Prepared> {
     let config = &written.config;
     let mut builder = Builder {
         written,
+        ids: BTreeSet::new(),
         prepared: Prepared {
             plan: Plan {
                 format: FORMAT,
@@ -252,6 +254,8 @@ pub fn prepare(written: &Written, seed: Option<u64>) -> Result<Prepared> {
 
 struct Builder<'a> {
     written: &'a Written,
+    /// Of the trials so far.
+    ids: BTreeSet<String>,
     prepared: Prepared,
 }
 
@@ -269,12 +273,13 @@ impl Builder<'_> {
             })?,
         };
         self.check_estimators(model, &estimators)?;
+        let solvers = entry.solvers.as_ref().unwrap_or(&config.solvers).clone();
+        self.check_overlap(model, data, &solvers, &estimators)?;
         let available = self.prepared.data[data].len();
         let count = entry.samples.unwrap_or(available);
         if count > available {
             bail!("samples: {count}, but {} has only {available}", entry.data.display());
         }
-        let solvers = entry.solvers.as_ref().unwrap_or(&config.solvers).clone();
         for solver in solvers {
             let curve = &self.prepared.models[model].curve;
             solver.check(Span { curve, to_prior: true }).map_err(|e| anyhow!("{}: {e}", solver.name()))?;
@@ -310,10 +315,30 @@ impl Builder<'_> {
     }
 
     fn check_estimators(&self, model: usize, estimators: &[Divergence]) -> Result<()> {
-        for (i, estimator) in estimators.iter().enumerate() {
+        let mut labels = BTreeSet::new();
+        for estimator in estimators {
             supports(&self.prepared.models[model], estimator)?;
-            if estimators[..i].iter().any(|e| e.label() == estimator.label()) {
+            if !labels.insert(estimator.label()) {
                 bail!("estimators: `{}` is there twice", estimator.label());
+            }
+        }
+        Ok(())
+    }
+
+    /// Two entries that put one estimator on the same data would count their samples twice in every mean.
+    fn check_overlap(&self, model: usize, data: usize, solvers: &[Solver], estimators: &[Divergence]) -> Result<()> {
+        for trial in &self.prepared.plan.trials {
+            let Work::Likelihood(there) = &trial.work else { continue };
+            if (there.model, there.data) != (model, data) || !solvers.contains(&there.solver) {
+                continue;
+            }
+            if let Some(both) = estimators.iter().find(|e| there.estimators.contains(e)) {
+                bail!(
+                    "estimators: `{}` on {} with {} is in an earlier entry already; write each once",
+                    both.label(),
+                    self.prepared.plan.data[data].name,
+                    solver_label(&there.solver)
+                );
             }
         }
         Ok(())
@@ -324,6 +349,10 @@ impl Builder<'_> {
         let reference = self.data(&entry.reference, model)?;
         let floor = entry.floor.as_ref().map(|f| self.data(f, model)).transpose()?;
         let extractor = entry.extractor.as_ref().map(|f| self.extractor(f)).transpose()?;
+        let most = most_samples(self.prepared.models[model].dim());
+        if entry.count > most {
+            bail!("count: {}, expected at most {most}", entry.count);
+        }
         let available = self.prepared.data[reference].len();
         for metric in &entry.metrics {
             metric.check(entry.count, available).map_err(|e| anyhow!("metrics: {e}"))?;
@@ -366,7 +395,7 @@ impl Builder<'_> {
         }
         let text = serde_json::to_string(&(FORMAT, plan.seed, &model.card_sha256, &model.files, touched, content))?;
         let id = hex(&Sha256::digest(text.as_bytes()))[..12].to_owned();
-        if plan.trials.iter().any(|t| t.id == id) {
+        if !self.ids.insert(id.clone()) {
             bail!("the same work is asked for twice: {}", work.describe(plan));
         }
         self.prepared.plan.trials.push(Trial { id: id.clone(), work });
@@ -375,7 +404,7 @@ impl Builder<'_> {
 
     fn model(&mut self, path: &Path) -> Result<usize> {
         let path = self.written.resolve(path);
-        if let Some(i) = self.prepared.models.iter().position(|m| m.path == path) {
+        if let Some(i) = self.prepared.models.iter().position(|m| same_file(&m.path, &path)) {
             return Ok(i);
         }
         let model = Model::open(&path)?;
@@ -396,13 +425,13 @@ impl Builder<'_> {
         let path = self.written.resolve(path);
         let name = path.display().to_string();
         let known = self.prepared.data.iter().zip(&self.prepared.plan.data);
-        if let Some(i) = known.into_iter().position(|(d, p)| d.name == name && p.model == model) {
+        if let Some(i) = known.into_iter().position(|(d, p)| same_file(Path::new(&d.name), &path) && p.model == model) {
             return Ok(i);
         }
         let data = Dataset::read(&path)?;
         let card = &self.prepared.models[model].card;
         data.fits(card)?;
-        let short = path.file_name().map_or(name, |n| n.to_string_lossy().into_owned());
+        let short = inert(&path.file_name().map_or(name, |n| n.to_string_lossy().into_owned()));
         // Two files of one name would share a row in every table.
         let taken = |n: &str| self.prepared.plan.data.iter().any(|d| d.name == n && d.model == model);
         let unique = (1..).map(|i| if i == 1 { short.clone() } else { format!("{short} ({i})") }).find(|n| !taken(n));
@@ -420,10 +449,31 @@ impl Builder<'_> {
     fn extractor(&mut self, path: &Path) -> Result<PlannedFile> {
         let path = self.written.resolve(path);
         let bytes = std::fs::read(&path).with_context(|| format!("{}: the extractor cannot be read", path.display()))?;
-        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = inert(&path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default());
         let file = PlannedFile { name, sha256: hex(&Sha256::digest(&bytes)) };
         self.prepared.extractors.push((file.clone(), path));
         Ok(file)
+    }
+}
+
+/// Samples of `dim` numbers that fit one array in memory.
+pub fn most_samples(dim: usize) -> usize {
+    (1 << 30) / dim.max(1)
+}
+
+/// Whether two paths lead to the same name in the same folder, however they are spelled.
+fn same_file(a: &Path, b: &Path) -> bool {
+    let place = |p: &Path| Some((p.parent()?.canonicalize().ok()?, p.file_name()?.to_owned()));
+    a == b || place(a).is_some_and(|a| place(b) == Some(a))
+}
+
+/// A file's name as tables and pages show it: one that would be live there loses what makes it so.
+fn inert(name: &str) -> String {
+    let harmless = |c: char| if c.is_alphanumeric() || " _-.,()[]+:".contains(c) { c } else { '_' };
+    let kept: String = name.chars().map(harmless).collect();
+    match kept.chars().next() {
+        Some(c) if c.is_alphanumeric() || c == '_' => kept,
+        _ => format!("_{kept}"),
     }
 }
 

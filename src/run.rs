@@ -11,7 +11,7 @@ use crate::execute::{Machine, Stage};
 use crate::journal::{self, Event, Journal, Outcome, append, array_file, outstanding, read_plan, row_file, write_whole};
 use crate::model::library::processor;
 use crate::model::onnx::Runtime;
-use crate::plan::{self, Plan, PlanFile, Prepared, Trial};
+use crate::plan::{self, PlanFile, Prepared, Trial};
 
 /// What a run was asked for besides its config.
 pub struct Options {
@@ -31,11 +31,11 @@ pub fn run(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &
     stage.rehearse()?;
     let journal = begin(written, prepared, runtime, options)?;
     let todo: Vec<&Trial> = outstanding(&prepared.plan, &journal, options.retry);
-    let bar = Progress::new(&prepared.plan, &journal, &todo, options.quiet);
+    let bar = Progress::new(prepared, &journal, &todo, options.quiet);
     for trial in &todo {
         bar.show(&trial.work.describe(&prepared.plan));
         commit(&stage, trial, &options.out)?;
-        bar.advance(trial, &prepared.plan);
+        bar.advance(trial, prepared);
     }
     bar.finish();
     Ok(())
@@ -56,7 +56,7 @@ fn commit(stage: &Stage, trial: &Trial, dir: &Path) -> Result<()> {
             Event::Finished { trial: trial.id.clone(), rows: output.rows, sha256, array_sha256: array, seconds }
         }
         Err(error) => {
-            eprintln!("flowgauge: trial {} failed: {error:#}", trial.id);
+            note!("flowgauge: trial {} failed: {error:#}", trial.id);
             Event::Failed { trial: trial.id.clone(), error: format!("{error:#}"), seconds: began.elapsed().as_secs_f64() }
         }
     };
@@ -103,7 +103,7 @@ fn begin(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Op
     }
     let mut journal = Journal::read(dir)?;
     for (id, reason) in journal::damaged(dir, &prepared.plan, &journal) {
-        eprintln!("flowgauge: {reason}: its trial is done again");
+        note!("flowgauge: {reason}: its trial is done again");
         journal.outcomes.remove(&id);
     }
     Ok(journal)
@@ -131,8 +131,9 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(plan: &Plan, journal: &Journal, todo: &[&Trial], quiet: bool) -> Progress {
-        let total: u64 = todo.iter().map(|t| weight(t, plan)).sum();
+    fn new(prepared: &Prepared, journal: &Journal, todo: &[&Trial], quiet: bool) -> Progress {
+        let total: u64 = todo.iter().map(|t| weight(t, prepared)).sum();
+        let plan = &prepared.plan;
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         let style = ProgressStyle::with_template("{elapsed_precise} [{bar:28}] {percent:>3} %, {eta} left  {msg}");
@@ -140,11 +141,11 @@ impl Progress {
         bar.enable_steady_tick(Duration::from_millis(500));
         let done = plan.trials.len() - todo.len();
         if !quiet && done > 0 && !todo.is_empty() {
-            eprintln!("flowgauge: {done} of {} trials are done already; resuming", plan.trials.len());
+            note!("flowgauge: {done} of {} trials are done already; resuming", plan.trials.len());
         }
         let failed = journal.outcomes.values().filter(|o| matches!(o, Outcome::Failed { .. })).count();
         if !quiet && failed > 0 {
-            eprintln!("flowgauge: {failed} trials failed earlier; --retry runs them again");
+            note!("flowgauge: {failed} trials failed earlier; --retry runs them again");
         }
         Progress { bar }
     }
@@ -153,8 +154,8 @@ impl Progress {
         self.bar.set_message(what.to_owned());
     }
 
-    fn advance(&self, trial: &Trial, plan: &Plan) {
-        self.bar.inc(weight(trial, plan));
+    fn advance(&self, trial: &Trial, prepared: &Prepared) {
+        self.bar.inc(weight(trial, prepared));
     }
 
     fn finish(&self) {
@@ -162,7 +163,8 @@ impl Progress {
     }
 }
 
-fn weight(trial: &Trial, plan: &Plan) -> u64 {
-    let cost = trial.work.cost(plan);
-    (cost.evaluations + cost.products) * plan.models[trial.work.model()].parameters.max(1) / 1000 + 1
+fn weight(trial: &Trial, prepared: &Prepared) -> u64 {
+    let cost = prepared.cost(&trial.work);
+    let size = prepared.plan.models[trial.work.model()].parameters;
+    (cost.evaluations + cost.products) * size.max(1) / 1000 + 1
 }

@@ -29,15 +29,15 @@ pub struct Doctor {
 
 impl Doctor {
     pub fn execute(self) -> Result<Exit> {
-        println!("flowgauge {}", env!("CARGO_PKG_VERSION"));
+        say!("flowgauge {}", env!("CARGO_PKG_VERSION"));
         let runtime = self.running.runtime()?;
         let library = &runtime.library;
-        println!("ONNX Runtime {} from {} ({})", library.version, library.path.display(), library.origin);
+        say!("ONNX Runtime {} from {} ({})", library.version, library.path.display(), library.origin);
         for (provider, there) in runtime.providers() {
-            println!("provider {provider:?}: {}", if there { "available" } else { "not in this library" });
+            say!("provider {provider:?}: {}", if there { "available" } else { "not in this library" });
         }
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        println!("processor {}, {threads} threads, {}", processor(), memory());
+        say!("processor {}, {threads} threads, {}", processor(), memory());
         self.known_answer()
     }
 
@@ -66,7 +66,7 @@ impl Doctor {
         let values = |e: usize| rows.iter().filter(move |r| r.estimator == e).map(|r| r.log_likelihood.unwrap_or(f64::NAN));
         let worst = values(0).zip(values(1)).map(|(a, b)| (a - b).abs()).fold(0.0, |m: f64, v| if v > m || v.is_nan() { v } else { m });
         let fine = worst <= 5e-3;
-        println!(
+        say!(
             "known answer: log-likelihood of a mixture in 8 dimensions, largest error {worst:.1e} nats of 8 samples: {}",
             if fine { "well" } else { "WRONG, expected at most 5e-3" }
         );

@@ -33,18 +33,18 @@ impl Inspect {
         }
         let model = Model::open(&self.file)?;
         let card = &model.card;
-        println!("card {}: {}, shape {:?}, {} prediction", self.file.display(), card.name, card.shape, serde_json::to_value(card.network.prediction)?.as_str().unwrap_or_default());
-        println!("path {}", serde_json::to_string(&card.path)?);
-        println!("prior N(0, {}^2 I) at time {}, data at time {}", model.prior.std, model.curve.prior_end(), model.curve.data_end());
+        say!("card {}: {}, shape {:?}, {} prediction", self.file.display(), card.name, card.shape, serde_json::to_value(card.network.prediction)?.as_str().unwrap_or_default());
+        say!("path {}", serde_json::to_string(&card.path)?);
+        say!("prior N(0, {}^2 I) at time {}, data at time {}", model.prior.std, model.curve.prior_end(), model.curve.data_end());
         for file in &model.files {
             let at = self.file.parent().unwrap_or(Path::new("")).join(&file.name);
-            println!("\n{}", file.key);
+            say!("\n{}", file.key);
             let roles = (file.key == "network.file").then_some((card.network.inputs.x.as_str(), card.network.output.as_str()));
             describe(&at.display().to_string(), &graph::Model::load(&at)?, &file.sha256, roles);
         }
         let findings = self.run_network(&model)?;
-        println!("\nthe network as it runs");
-        findings.iter().for_each(|(what, fine)| println!("  {} {what}", if *fine { "ok    " } else { "FAILED" }));
+        say!("\nthe network as it runs");
+        findings.iter().for_each(|(what, fine)| say!("  {} {what}", if *fine { "ok    " } else { "FAILED" }));
         let fine = findings.iter().all(|f| f.1);
         Ok(if fine { Exit::Well } else { Exit::Failed })
     }
@@ -103,24 +103,24 @@ fn judged(what: String, gap: f64) -> (String, bool) {
 
 /// Ports, size, hash, operators and what can be differentiated.
 fn describe(name: &str, model: &graph::Model, sha256: &str, roles: Option<(&str, &str)>) {
-    println!("{name}");
-    println!("  sha256 {sha256}, opset {}, {} parameters", model.opset(), model.parameters());
+    say!("{name}");
+    say!("  sha256 {sha256}, opset {}, {} parameters", model.opset(), model.parameters());
     for (kind, ports) in [("input", model.inputs()), ("output", model.outputs())] {
         for port in ports {
             let dims: Vec<String> = port.dims.iter().map(dimension).collect();
-            println!("  {kind} {} {:?} [{}]", port.name, port.elem, dims.join(", "));
+            say!("  {kind} {} {} [{}]", port.name, port.elem, dims.join(", "));
         }
     }
     let operators: Vec<String> = model.operators().iter().map(|(op, n)| format!("{op} {n}")).collect();
-    println!("  operators: {}", operators.join(", "));
+    say!("  operators: {}", operators.join(", "));
     let (input, output) = (roles.map(|r| r.0), roles.map(|r| r.1));
     for (mode, label) in [(Mode::Jvp, "forward (jvp)"), (Mode::Vjp, "reverse (vjp)")] {
         let obstacles = graph::obstacles(model, mode, input, output);
         if obstacles.is_empty() {
-            println!("  {label}: every operator can be differentiated");
+            say!("  {label}: every operator can be differentiated");
         } else {
-            println!("  {label}: {} obstacles", obstacles.len());
-            obstacles.iter().for_each(|o| println!("    node `{}` ({}): {}", o.node, o.op, o.reason));
+            say!("  {label}: {} obstacles", obstacles.len());
+            obstacles.iter().for_each(|o| say!("    node `{}` ({}): {}", o.node, o.op, o.reason));
         }
     }
 }

@@ -79,7 +79,7 @@ impl Likelihood {
         write(&self.out, &rows, &model.card)?;
         let failed = rows.iter().filter(|r| r.status != Status::Ok).count();
         if failed > 0 {
-            eprintln!("flowgauge: {failed} of {} samples have no likelihood: see the column `status`", rows.len());
+            note!("flowgauge: {failed} of {} samples have no likelihood: see the column `status`", rows.len());
             return Ok(Exit::Failed);
         }
         Ok(Exit::Well)

@@ -31,7 +31,7 @@ impl List {
 
 /// One line per entry: its name and its parameters with their defaults.
 fn section<T: Serialize>(title: &str, entries: &[T]) -> Result<()> {
-    println!("{title}");
+    say!("{title}");
     for entry in entries {
         let (name, parameters) = match serde_json::to_value(entry)? {
             serde_json::Value::String(name) => (name, serde_json::Value::Null),
@@ -44,7 +44,7 @@ fn section<T: Serialize>(title: &str, entries: &[T]) -> Result<()> {
         let shown: Vec<String> = (parameters.as_object().into_iter().flatten())
             .map(|(k, v)| format!("{k}: {}", v.to_string().replace('"', "")))
             .collect();
-        println!("  {name:<16} {}", shown.join(", "));
+        say!("  {name:<16} {}", shown.join(", "));
     }
     Ok(())
 }

@@ -8,6 +8,11 @@ use clap::{Args, Parser, Subcommand};
 use crate::execute::Machine;
 use crate::model::onnx::{Provider, Runtime};
 
+/// A line on standard output, as `println!`, but a reader that has gone away is no error: `flowgauge list | head -1`.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::cli::print(format_args!("{}\n", format_args!($($text)*))) };
+}
+
 mod differentiate;
 mod doctor;
 mod inspect;
@@ -100,6 +105,15 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(n) if (1..=1 << 20).contains(&n) => Ok(n),
         _ => Err("expected a number of at least 1".to_owned()),
+    }
+}
+
+fn print(text: std::fmt::Arguments) {
+    use std::io::{ErrorKind, Write};
+    if let Err(error) = std::io::stdout().write_fmt(text)
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        note!("flowgauge: standard output: {error}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
 use super::Exit;
@@ -24,26 +24,27 @@ pub struct Plan {
 impl Plan {
     pub fn execute(self) -> Result<Exit> {
         let written = Written::read(&self.config, &self.set)?;
-        let plan = plan::prepare(&written, self.seed)?.plan;
-        println!("{:>12}  {:>14}  {:>14}  work", "trial", "evaluations", "products");
+        let prepared = plan::prepare(&written, self.seed).with_context(|| self.config.display().to_string())?;
+        let plan = &prepared.plan;
+        say!("{:>12}  {:>14}  {:>14}  work", "trial", "evaluations", "products");
         let (mut evaluations, mut products, mut guessed) = (0, 0, false);
         for trial in &plan.trials {
-            let cost = trial.work.cost(&plan);
+            let cost = prepared.cost(&trial.work);
             let mark = if cost.guessed { "~" } else { "" };
-            println!(
+            say!(
                 "{:>12}  {:>14}  {:>14}  {}",
                 trial.id,
                 format!("{mark}{}", cost.evaluations),
                 format!("{mark}{}", cost.products),
-                trial.work.describe(&plan)
+                trial.work.describe(plan)
             );
             evaluations += cost.evaluations;
             products += cost.products;
             guessed |= cost.guessed;
         }
-        println!("{} trials, {evaluations} evaluations and {products} Jacobian products or head calls", plan.trials.len());
+        say!("{} trials, {evaluations} evaluations and {products} Jacobian products or head calls", plan.trials.len());
         if guessed {
-            println!("~ a guess: adaptive solvers choose their steps, and a schedule's steps depend on its spacing");
+            say!("~ a guess: adaptive solvers choose their steps");
         }
         Ok(Exit::Well)
     }

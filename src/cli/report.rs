@@ -19,7 +19,7 @@ impl Report {
     pub fn execute(self) -> Result<Exit> {
         for dir in &self.dirs {
             publish::publish(dir)?;
-            println!("{}", dir.join("index.html").display());
+            say!("{}", dir.join("index.html").display());
         }
         Ok(Exit::Well)
     }

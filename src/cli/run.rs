@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
 use super::{Exit, Running};
@@ -32,16 +32,16 @@ pub struct Run {
 impl Run {
     pub fn execute(self) -> Result<Exit> {
         let written = Written::read(&self.config, &self.set)?;
-        let prepared = plan::prepare(&written, self.seed)?;
+        let prepared = plan::prepare(&written, self.seed).with_context(|| self.config.display().to_string())?;
         let out = self.out.unwrap_or_else(|| Path::new("reports").join(&prepared.plan.name));
         let options =
             run::Options { out, machine: self.running.machine(), retry: self.retry, quiet: self.running.quiet };
         run::run(&written, &prepared, self.running.runtime()?, &options)?;
         let published = publish::publish(&options.out)?;
-        print!("{}", published.digest());
-        println!("\nreport: {}", options.out.join("index.html").display());
+        say!("{}", published.digest().trim_end_matches('\n'));
+        say!("\nreport: {}", options.out.join("index.html").display());
         if published.failed_trials > 0 || published.broken_rows() > 0 {
-            eprintln!(
+            note!(
                 "flowgauge: {} trials failed, {} rows are without numbers: see the report",
                 published.failed_trials,
                 published.broken_rows()
