@@ -9,12 +9,13 @@ use std::time::Instant;
 use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 
-use crate::flow::field::{EvalError, Linearized, ScalarField};
-use crate::num::key::Key;
+use crate::flow::field::{EvalError, Linearized, ScalarField, VectorField};
+use crate::flow::path::Curve;
+use crate::num::key::{Distribution, Key, Purpose};
 use crate::num::stats;
 use crate::registry;
 use crate::solve::Nodes;
-use crate::trace::{At, Estimator, Probes};
+use crate::trace::{Along, At, Estimator, Probes};
 
 /// One way to a divergence integral, as `estimators:` and `--divergence` name it.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +27,26 @@ pub enum Divergence {
     /// From the model's true log-density, where the card has it:
     /// ∫div dt = log p(data end) − log p(prior end).
     ClosedForm(ClosedForm),
+    /// From differences of the velocity, for networks that cannot be differentiated; never chosen by itself.
+    FiniteDifference(FiniteDifference),
+}
+
+/// Hutchinson's estimator on central differences zᵀ(v(x + hz) − v(x − hz))/2h, with K Rademacher probes.
+///
+/// h is `step` times the noise level σ(t), and at least `step`/100 times α(t). Each probe is also
+/// taken at 2h: a third of the difference estimates the truncation error, which enters `stderr`
+/// beside the probes' own. In float32 no step is good: expect errors of 1e-4 to 1e-3 of a product.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FiniteDifference {
+    pub step: f64,
+    pub probes: usize,
+}
+
+impl Default for FiniteDifference {
+    fn default() -> Self {
+        FiniteDifference { step: 0.03, probes: 8 }
+    }
 }
 
 /// A divergence head of the card.
@@ -53,6 +74,7 @@ pub enum Kind {
     OdeStochastic,
     Learned,
     ClosedForm,
+    FiniteDifference,
 }
 
 impl Kind {
@@ -62,14 +84,18 @@ impl Kind {
             Kind::OdeStochastic => "ode-stochastic",
             Kind::Learned => "learned",
             Kind::ClosedForm => "closed-form",
+            Kind::FiniteDifference => "finite-difference",
         }
     }
 }
 
+/// Names of the kinds that are no trace estimators.
+const OTHERS: [&str; 3] = ["learned", "closed-form", "finite-difference"];
+
 impl Divergence {
     /// Every name that a user can write.
     pub fn names() -> Vec<&'static str> {
-        Estimator::NAMES.iter().copied().chain(["learned", "closed-form"]).collect()
+        Estimator::NAMES.iter().copied().chain(OTHERS.iter().copied()).collect()
     }
 
     /// The label in tables: the name with those parameters that are not the defaults.
@@ -81,6 +107,9 @@ impl Divergence {
             }
             Divergence::Learned(l) => format!("learned({})", l.head),
             Divergence::ClosedForm(_) => "closed-form".to_owned(),
+            Divergence::FiniteDifference(_) => {
+                registry::label("finite-difference", self, &Divergence::FiniteDifference(Default::default()))
+            }
         }
     }
 
@@ -90,6 +119,15 @@ impl Divergence {
             Divergence::Trace(_) => Kind::OdeStochastic,
             Divergence::Learned(_) => Kind::Learned,
             Divergence::ClosedForm(_) => Kind::ClosedForm,
+            Divergence::FiniteDifference(_) => Kind::FiniteDifference,
+        }
+    }
+
+    /// Evaluations of the network per node, besides the path's own.
+    pub fn evaluations(&self) -> u64 {
+        match self {
+            Divergence::FiniteDifference(f) => 4 * f.probes as u64,
+            _ => 0,
         }
     }
 
@@ -108,6 +146,12 @@ impl Divergence {
     pub fn check(&self, dim: usize) -> Result<(), String> {
         match self {
             Divergence::Trace(e) => e.check(dim),
+            Divergence::FiniteDifference(f) if !(f.step > 0.0 && f.step <= 1.0) => {
+                Err(format!("finite-difference: step is {}, expected above 0 and at most 1", f.step))
+            }
+            Divergence::FiniteDifference(f) if !(1..=1_000_000).contains(&f.probes) => {
+                Err(format!("finite-difference: probes is {}, expected at least 1", f.probes))
+            }
             _ => Ok(()),
         }
     }
@@ -122,6 +166,7 @@ impl Serialize for Divergence {
         };
         match self {
             Divergence::Learned(l) => map.serialize_entry("learned", l)?,
+            Divergence::FiniteDifference(f) => map.serialize_entry("finite-difference", f)?,
             _ => map.serialize_entry("closed-form", &ClosedForm {})?,
         }
         map.end()
@@ -140,6 +185,7 @@ impl<'de> Deserialize<'de> for Divergence {
                 match name {
                     "learned" => Ok(Divergence::Learned(Learned::default())),
                     "closed-form" => Ok(Divergence::ClosedForm(ClosedForm {})),
+                    "finite-difference" => Ok(Divergence::FiniteDifference(Default::default())),
                     _ => Estimator::from_name(name)
                         .map(Divergence::Trace)
                         .ok_or_else(|| registry::unknown(name, &Divergence::names())),
@@ -150,6 +196,7 @@ impl<'de> Deserialize<'de> for Divergence {
                 let entry = match name.as_str() {
                     "learned" => Divergence::Learned(map.next_value()?),
                     "closed-form" => Divergence::ClosedForm(map.next_value()?),
+                    "finite-difference" => Divergence::FiniteDifference(map.next_value()?),
                     known if Estimator::NAMES.contains(&known) => {
                         Divergence::Trace(Estimator::from_entry(known, &mut map)?)
                     }
@@ -169,6 +216,8 @@ pub struct Sources {
     pub tangents: Option<Box<dyn Linearized>>,
     pub heads: BTreeMap<String, Box<dyn ScalarField>>,
     pub closed_form: Option<Box<dyn ScalarField>>,
+    /// A second velocity, for differences, with the path it belongs to.
+    pub velocity: Option<(Box<dyn VectorField>, Curve)>,
 }
 
 /// A divergence integral per sample, with its standard error where it is an estimate.
@@ -209,7 +258,11 @@ impl<'a> Integrator<'a> {
             sums.column_mut(*slot).scaled_add(nodes.weight[i], &chains.column(i));
             self.nodes[*slot] += 1;
         }
-        Ok(chains.mean_axis(Axis(0)).map(|m| m.to_vec()).unwrap_or_default())
+        let shown = match self.spec {
+            Divergence::FiniteDifference(f) => chains.slice(ndarray::s![..f.probes, ..]),
+            _ => chains.view(),
+        };
+        Ok(shown.mean_axis(Axis(0)).map(|m| m.to_vec()).unwrap_or_default())
     }
 
     /// Chains × rows of nodes. Rows that are no longer finite give NaN and reach no network.
@@ -252,8 +305,30 @@ impl<'a> Integrator<'a> {
                 let values = head.eval(nodes.t, nodes.x)?;
                 Ok(Array2::from_shape_vec((1, values.len()), values).expect("one value per row"))
             }
+            Divergence::FiniteDifference(spec) => self.differences(spec, nodes, sources),
             Divergence::ClosedForm(_) => Ok(Array2::zeros((1, nodes.slot.len()))),
         }
+    }
+
+    /// 2K chains: each probe's quotient at h, then each at 2h.
+    fn differences(&self, spec: &FiniteDifference, nodes: &Nodes, sources: &mut Sources) -> Result<Array2<f64>, EvalError> {
+        let missing = || EvalError::Missing("this model offers no velocity for differences".to_owned());
+        let (field, curve) = sources.velocity.as_mut().ok_or_else(missing)?;
+        let dim = nodes.x.ncols();
+        let probes = Probes { key: self.key, sample: nodes.sample, node: nodes.node };
+        let z = probes.draw(Purpose::Probe, Distribution::Rademacher, Along::Fixed, 0..spec.probes as u64, dim);
+        let steps: Vec<f64> = nodes.t.iter().map(|t| curve.at(*t)).map(|s| spec.step * s.sigma.max(0.01 * s.alpha)).collect();
+        let mut chains = Array2::zeros((2 * spec.probes, nodes.slot.len()));
+        for (probe, z) in z.outer_iter().enumerate() {
+            for (row, factor) in [(probe, 1.0), (spec.probes + probe, 2.0)] {
+                let scaled = ndarray::Array1::from_iter(steps.iter().map(|h| h * factor)).insert_axis(Axis(1));
+                let ahead = field.velocity(nodes.t, &(nodes.x + &(&z * &scaled)))?;
+                let behind = field.velocity(nodes.t, &(nodes.x - &(&z * &scaled)))?;
+                let quotient = ((ahead - behind) * z / (scaled * 2.0)).sum_axis(Axis(1));
+                chains.row_mut(row).assign(&quotient);
+            }
+        }
+        Ok(chains)
     }
 
     /// The integrals with their standard errors: mean over chains, and its error where there are several.
@@ -261,11 +336,23 @@ impl<'a> Integrator<'a> {
         let Some(sums) = &self.sums else {
             return vec![Integral { value: 0.0, stderr: None }; self.samples];
         };
+        if let Divergence::FiniteDifference(spec) = self.spec {
+            return sums.columns().into_iter().map(|c| with_truncation(&c.to_vec(), spec.probes)).collect();
+        }
         (sums.columns().into_iter())
             .map(|column| stats::mean(&column.to_vec()))
             .map(|e| e.map_or(Integral { value: f64::NAN, stderr: None }, |e| Integral { value: e.value, stderr: e.stderr }))
             .collect()
     }
+}
+
+/// The mean of the chains at h; its error from the probes and from a third of the difference to 2h.
+fn with_truncation(chains: &[f64], probes: usize) -> Integral {
+    let (fine, coarse) = chains.split_at(probes);
+    let mean = |c: &[f64]| c.iter().sum::<f64>() / c.len() as f64;
+    let truncation = (mean(fine) - mean(coarse)) / 3.0;
+    let spread = stats::mean(fine).and_then(|e| e.stderr);
+    Integral { value: mean(fine), stderr: spread.map(|s| s.hypot(truncation)) }
 }
 
 #[cfg(test)]

@@ -84,6 +84,10 @@ impl<'a> Pool<'a> {
                     let head = self.model.head(&l.head, self.runtime, options)?;
                     worker.sources.heads.insert(l.head.clone(), Box::new(head));
                 }
+                Divergence::FiniteDifference(_) if worker.sources.velocity.is_none() => {
+                    let velocity = self.model.velocity(self.runtime, options)?;
+                    worker.sources.velocity = Some((Box::new(velocity), self.model.curve.clone()));
+                }
                 Divergence::ClosedForm(_) if worker.sources.closed_form.is_none() => {
                     worker.sources.closed_form = Some(Box::new(self.model.closed_form(self.runtime, options)?));
                 }

@@ -108,7 +108,7 @@ pub fn evaluate(
                 stderr: integral.stderr.filter(|_| fine),
                 prior_log_density: fine.then_some(prior[i]),
                 divergence_integral: fine.then_some(integral.value),
-                evaluations: solution.evaluations[i],
+                evaluations: solution.evaluations[i] + nodes * task.estimators[index].evaluations(),
                 jvps: nodes * task.estimators[index].products(start.ncols()),
                 head_calls: if matches!(task.estimators[index], Divergence::Learned(_)) { nodes } else { 0 },
                 status,
@@ -222,6 +222,27 @@ mod tests {
                 assert!((a - b).abs() < 1e-10, "{solver}: {a} {b}");
             }
         }
+    }
+
+    #[test]
+    fn finite_differences_agree_with_the_exact_trace_within_their_error() {
+        let (model, prior, x) = setting(Path::Edm { sigma_min: 0.05, sigma_max: 30.0 }, 3);
+        let mut sources = Sources {
+            tangents: Some(Box::new(model.clone())),
+            velocity: Some((Box::new(model.clone()), model.curve.clone())),
+            ..Default::default()
+        };
+        let solver: Solver = serde_yaml::from_str("{heun: {steps: 24}}").expect("a solver");
+        let estimators: Vec<Divergence> =
+            serde_yaml::from_str("[{hutchinson: {probes: 4}}, {finite-difference: {step: 0.01, probes: 4}}]").expect("specs");
+        let task = Task { curve: &model.curve, prior, solver: &solver, estimators: &estimators, key: Key { seed: 3 } };
+        let sample: Vec<u64> = (0..x.nrows() as u64).collect();
+        let rows = evaluate(&mut model.clone(), &mut sources, &task, &sample, x, None).expect("analytic");
+        // Both see the same probes, so only the differences' truncation is between them.
+        for (exact, difference) in pick(&rows, 0).iter().zip(pick(&rows, 1)) {
+            assert!((exact - difference).abs() < 1e-3, "{exact} {difference}");
+        }
+        assert!(rows.iter().filter(|r| r.estimator == 1).all(|r| r.jvps == 0 && r.evaluations == 48 + 48 * 16));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Mutex, OnceLock};
 
 use anyhow::{Context, Result, anyhow};
+use half::{bf16, f16};
 use ndarray::{ArrayD, ArrayViewD};
 use ort::environment::Environment;
 use ort::ep;
@@ -108,6 +109,8 @@ fn cuda() -> ep::ExecutionProviderDispatch {
 /// Number formats of a network's ports that this program feeds and reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
+    F16,
+    Bf16,
     F32,
     F64,
     I64,
@@ -169,6 +172,8 @@ impl Session {
                     .ok_or_else(|| refused(&file, format!("it gave no output `{name}`")))?;
                 let read = match element(value.dtype()) {
                     Some(TensorElementType::Float64) => value.try_extract_array::<f64>().map(|a| a.to_owned()),
+                    Some(TensorElementType::Float16) => value.try_extract_array::<f16>().map(|a| a.mapv(f16::to_f64)),
+                    Some(TensorElementType::Bfloat16) => value.try_extract_array::<bf16>().map(|a| a.mapv(bf16::to_f64)),
                     Some(TensorElementType::Int64) => value.try_extract_array::<i64>().map(|a| a.mapv(|v| v as f64)),
                     _ => value.try_extract_array::<f32>().map(|a| a.mapv(f64::from)),
                 };
@@ -180,6 +185,8 @@ impl Session {
 
 /// An input array in the network's format.
 enum Fed {
+    F16(ArrayD<f16>),
+    Bf16(ArrayD<bf16>),
     F32(ArrayD<f32>),
     F64(ArrayD<f64>),
     I64(ArrayD<i64>),
@@ -188,6 +195,8 @@ enum Fed {
 impl Fed {
     fn new(values: &ArrayViewD<f64>, format: Format) -> Fed {
         match format {
+            Format::F16 => Fed::F16(values.mapv(f16::from_f64).as_standard_layout().into_owned()),
+            Format::Bf16 => Fed::Bf16(values.mapv(bf16::from_f64).as_standard_layout().into_owned()),
             Format::F32 => Fed::F32(values.mapv(|v| v as f32).as_standard_layout().into_owned()),
             Format::F64 => Fed::F64(values.as_standard_layout().into_owned()),
             Format::I64 => Fed::I64(values.mapv(|v| v.round() as i64).as_standard_layout().into_owned()),
@@ -196,6 +205,8 @@ impl Fed {
 
     fn value(&self) -> ort::Result<SessionInputValue<'_>> {
         Ok(match self {
+            Fed::F16(a) => TensorRef::from_array_view(a.view())?.into(),
+            Fed::Bf16(a) => TensorRef::from_array_view(a.view())?.into(),
             Fed::F32(a) => TensorRef::from_array_view(a.view())?.into(),
             Fed::F64(a) => TensorRef::from_array_view(a.view())?.into(),
             Fed::I64(a) => TensorRef::from_array_view(a.view())?.into(),
@@ -216,10 +227,12 @@ fn port(outlet: &ort::value::Outlet) -> Result<Port> {
         return Err(anyhow!("`{name}` is not a tensor"));
     };
     let format = match ty {
+        TensorElementType::Float16 => Format::F16,
+        TensorElementType::Bfloat16 => Format::Bf16,
         TensorElementType::Float32 => Format::F32,
         TensorElementType::Float64 => Format::F64,
         TensorElementType::Int64 => Format::I64,
-        other => return Err(anyhow!("`{name}` has element type {other:?}, expected float32, float64 or int64")),
+        other => return Err(anyhow!("`{name}` has element type {other:?}, expected a floating-point format or int64")),
     };
     Ok(Port { name, format, shape: shape.to_vec() })
 }
