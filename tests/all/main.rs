@@ -4,5 +4,7 @@
 
 mod architecture;
 mod cli;
+mod graph;
+mod networks;
 mod oracle;
 mod resume;
