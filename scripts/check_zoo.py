@@ -2,7 +2,7 @@
 
     python scripts/check_zoo.py [--program target/release/flowgauge] FILE.onnx|FOLDER ...
     python scripts/check_zoo.py --cost FOLDER ...        # times as well; for networks made with --bench
-    python scripts/check_zoo.py --trained FILE.onnx ...  # files without references: float64 through onnx64.py
+    python scripts/check_zoo.py --trained FILE.onnx ...  # files without references: float64 by torch, from the graph
 
 For each file, forward and reverse mode: the ONNX checker's full check; no operator but the standard domain's; inputs and
 outputs as documented; then, through ONNX Runtime on the CPU, batches of 1, 3 and 7 with 1 and 5 tangents from the one
@@ -180,7 +180,7 @@ def seeded(feed, wrt, k):
 
 def cost(path, arrays, folder, count, rounds):
     graph = onnx.load(str(path)).graph
-    wrt, y_name = "x", graph.output[0].name
+    wrt, y_name = next(i.name for i in graph.input if i.name in arrays), graph.output[0].name
     feed = batch_feed(path, arrays, count)
     plain, jvp, vjp = session(path), session(folder / f"{path.stem}.jvp.onnx"), session(folder / f"{path.stem}.vjp.onnx")
     runs = {"forward": lambda: plain.run(None, feed)}
@@ -232,26 +232,82 @@ def peak(path, feed):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def in_double(path):
+    """The file as a function of its inputs, in float64, that torch differentiates."""
+    import torch
+    from onnx import numpy_helper
+    from torch.nn import functional as F
+
+    from onnx64 import ELEMENTWISE, axes_of, gemm, unsqueeze
+
+    def tensor(proto):
+        value = torch.from_numpy(numpy_helper.to_array(proto).copy())
+        return value.double() if value.is_floating_point() else value
+
+    def window(a):
+        """ONNX's pads are [begins, ends]; torch's the same on both sides."""
+        pads = a.get("pads", [0, 0, 0, 0])
+        half = len(pads) // 2
+        assert pads[:half] == pads[half:], pads
+        return {"stride": a.get("strides", [1] * half), "padding": pads[:half]}
+
+    def layer_norm(x, scale, bias=None, axis=-1, epsilon=1e-5, stash_type=1):
+        return F.layer_norm(x, x.shape[axis:], scale, bias, epsilon)
+
+    operators = {
+        "Clip": lambda given, a: torch.clamp(*given),
+        "Floor": lambda given, a: torch.floor(*given),
+        "Relu": lambda given, a: torch.relu(*given),
+        "Cast": lambda given, a: given[0].double() if a["to"] in (1, 11) else given[0].long(),
+        "Gather": lambda given, a: given[0].index_select(a.get("axis", 0), given[1].reshape(-1)).reshape(
+            *given[0].shape[: a.get("axis", 0)], *given[1].shape, *given[0].shape[a.get("axis", 0) + 1 :]
+        ),
+        "Gemm": lambda given, a: gemm(*given, **a),
+        "Concat": lambda given, a: torch.cat(given, a["axis"]),
+        "Flatten": lambda given, a: given[0].flatten(a.get("axis", 1)),
+        "Reshape": lambda given, a: given[0].reshape([int(n) for n in given[1]]),
+        "LayerNormalization": lambda given, a: layer_norm(*given, **a),
+        "Conv": lambda given, a: F.conv2d(*given, **window(a), groups=a.get("group", 1)),
+        "ConvTranspose": lambda given, a: F.conv_transpose2d(
+            *given, **window(a), groups=a.get("group", 1), output_padding=a.get("output_padding", 0)
+        ),
+        "MaxPool": lambda given, a: F.max_pool2d(given[0], a["kernel_shape"], **window(a)),
+    }
+    graph = onnx.load(str(path)).graph
+    constants = {t.name: tensor(t) for t in graph.initializer}
+
+    def run(feed):
+        values = constants | feed
+        for node in graph.node:
+            a = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            given = [values[name] for name in node.input if name]
+            if node.op_type == "Constant":
+                out = tensor(a["value"])
+            elif node.op_type == "Unsqueeze":
+                out = unsqueeze(given[0], axes_of(node, values, a))
+            elif node.op_type in ELEMENTWISE:
+                out = ELEMENTWISE[node.op_type](*given)
+            elif node.op_type in operators:
+                out = operators[node.op_type](given, a)
+            else:
+                raise NotImplementedError(f"{node.name}: {node.op_type}")
+            values[node.output[0]] = out
+        return values[graph.output[0].name]
+
+    return run
+
+
 def trained_references(path):
-    """From the file itself: a float64 evaluation of the graph that torch differentiates."""
     import torch
 
-    from onnx64 import Graph
-
-    graph = Graph(path)
-    file = onnx.load(str(path)).graph
-    shape = dims(file.input[0])
+    run = in_double(path)
+    ports = onnx.load(str(path)).graph.input
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(3, *shape[1:], generator=generator)
-    rest = {}
-    for port in file.input[1:]:
-        integer = port.type.tensor_type.elem_type == onnx.TensorProto.INT64
-        t = torch.tensor([20.0, 400.0, 900.0])
-        rest[port.name] = t.long() if integer else t
-    others = [r if not r.is_floating_point() else r.double() for r in rest.values()]
+    x = torch.randn(3, *dims(ports[0])[1:], generator=generator)
+    rest = {port.name: torch.tensor([20.0, 400.0, 900.0]) for port in ports[1:]}
 
     def f(x):
-        return graph(x, *others)
+        return run({ports[0].name: x} | {name: t.double() for name, t in rest.items()})
 
     v = torch.randn(4, *x.shape, generator=generator)
     v[2] = v[2].sign()
@@ -259,7 +315,7 @@ def trained_references(path):
     y, pull = torch.func.vjp(f, x.double())
     w = torch.randn(y.shape, generator=generator)
     (wj,) = pull(w.double())
-    arrays = {file.input[0].name: x} | rest | dict(v=v, y=y, jv=jv, w=w, wj=wj)
+    arrays = {ports[0].name: x} | rest | dict(v=v, y=y, jv=jv, w=w, wj=wj)
     return {name: a.detach().numpy() for name, a in arrays.items()}
 
 
