@@ -1,7 +1,8 @@
 //! The only home of `faer`: thin QR and symmetric eigenvalues of dense f64 matrices.
 
+use faer::linalg::solvers::Solve;
 use faer::{Mat, MatRef, Par, Side};
-use ndarray::{Array1, Array2, ArrayView2, ShapeBuilder};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, ShapeBuilder};
 
 /// Q of the thin QR factorisation of an n×k matrix, k ≤ n: orthonormal columns.
 ///
@@ -49,6 +50,12 @@ pub fn eigvalsh(a: ArrayView2<f64>) -> Result<Array1<f64>, &'static str> {
         .map_err(|_| "the symmetric eigenvalue iteration did not converge")
 }
 
+/// The solution x of A·x = b for a square A, by elimination with partial pivoting.
+pub fn solve(a: ArrayView2<f64>, b: ArrayView1<f64>) -> Array1<f64> {
+    let b = to_faer(b.insert_axis(Axis(1)));
+    to_faer(a).partial_piv_lu().solve(b).col(0).iter().copied().collect()
+}
+
 /// A·B through faer's kernels, which on large matrices beat a plain triple loop many times.
 pub fn matmul(a: ArrayView2<f64>, b: ArrayView2<f64>) -> Array2<f64> {
     let mut c = Mat::<f64>::zeros(a.nrows(), b.ncols());
@@ -89,6 +96,13 @@ mod tests {
         assert!(gram.iter().all(|e| e.abs() < 1e-14));
         let rest = &a - &q.dot(&q.t().dot(&a));
         assert!(rest.iter().all(|e| e.abs() < 1e-13));
+    }
+
+    #[test]
+    fn a_solution_solves() {
+        let (a, b) = (random(5, 5), random(5, 1));
+        let x = solve(a.view(), b.column(0));
+        assert!((a.dot(&x) - b.column(0)).iter().all(|e| e.abs() < 1e-13));
     }
 
     #[test]

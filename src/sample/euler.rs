@@ -23,7 +23,7 @@ impl Sample for Euler {
     }
 
     fn evaluations(&self, curve: &Curve) -> u64 {
-        (self.0.intervals(curve) + usize::from(self.0.denoise_to_zero)) as u64
+        self.0.one_each(curve)
     }
 
     fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, x: Batch) -> Result<Batch, EvalError> {

@@ -1,0 +1,148 @@
+//! UniPC (Zhao et al. 2023): a predictor and a corrector of one family, in data prediction.
+
+use ndarray::{Array1, Array2};
+use serde::{Deserialize, Serialize};
+
+use super::multistep::{self, Multistep, Point, phi};
+use super::{Denoiser, Sample, Sampler, Schedule};
+use crate::flow::field::EvalError;
+use crate::flow::path::Curve;
+use crate::num::{Batch, linalg};
+
+/// One evaluation per step: it serves the corrector of its step and the predictor of the next.
+///
+/// The corrected state is not evaluated again, and the last step has no corrector. UniPC-p converges
+/// with order p + 1 (Theorem 3.1).
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UniPc {
+    #[serde(flatten)]
+    pub schedule: Schedule,
+    pub order: Order,
+    pub variant: Variant,
+}
+
+/// The order p of the predictor, 1 to 3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+pub struct Order(u8);
+
+impl Default for Order {
+    fn default() -> Self {
+        Order(3)
+    }
+}
+
+impl TryFrom<u64> for Order {
+    type Error = String;
+
+    fn try_from(order: u64) -> Result<Order, String> {
+        match order {
+            1..=3 => Ok(Order(order as u8)),
+            _ => Err(format!("order is {order}, expected 1, 2 or 3")),
+        }
+    }
+}
+
+impl From<Order> for u64 {
+    fn from(order: Order) -> u64 {
+        order.0.into()
+    }
+}
+
+/// The function B(h), which matters where a coefficient is rounded to ½ instead of solved for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Variant {
+    /// B = −h
+    #[default]
+    Bh1,
+    /// B = e^{−h} − 1
+    Bh2,
+}
+
+/// The coefficients of one step: differences (D_i − D₀)/r_i and how they are weighted.
+struct Step {
+    /// r_i = (λ_{−i} − λ₀)/h of those past points that are at a finite λ, then 1 for the new one.
+    places: Vec<f64>,
+    /// Σ_j r_j^{i−1} ρ_j = b_i with b_i = i!·z φ_{i+1}(z)/B, z = −h.
+    moments: Vec<f64>,
+    scale: f64,
+}
+
+impl UniPc {
+    /// At α_s = 0 the step is infinitely long in λ and −h is no scale. There bh1 takes bh2's limit −1, with
+    /// which the corrector is the trapezoidal rule in α/σ.
+    fn step(&self, past: &[Point], to: &Point) -> Step {
+        let h = past[0].gap(to);
+        let scale = if self.variant == Variant::Bh2 || h.is_infinite() { (-h).exp_m1() } else { -h };
+        // A past point with α = 0 lies at λ = −∞: its difference quotient is zero and so is its weight.
+        let places = past[1..].iter().map(|p| -p.gap(&past[0]) / h).filter(|r| r.is_finite());
+        let places: Vec<f64> = places.chain([1.0]).collect();
+        let mut factorial = 1.0;
+        let moments = (1..=places.len()).map(|i| {
+            factorial *= i as f64;
+            factorial * -h * phi(i + 1, -h) / scale
+        });
+        Step { moments: moments.collect(), places, scale: -to.alpha * scale }
+    }
+}
+
+impl Step {
+    /// ρ of the first `n` places.
+    fn solve(&self, n: usize) -> Vec<f64> {
+        let powers = Array2::from_shape_fn((n, n), |(i, j)| self.places[j].powi(i as i32));
+        let moments = Array1::from(self.moments[..n].to_vec());
+        linalg::solve(powers.view(), moments.view()).to_vec()
+    }
+}
+
+impl Multistep for UniPc {
+    fn order(&self) -> usize {
+        self.order.0.into()
+    }
+
+    fn predictor(&self, past: &[Point], to: &Point, order: usize) -> Vec<f64> {
+        let step = self.step(past, to);
+        let n = step.places.len() - 1;
+        // The solution for p = 2 tends to ½; the reference implementation takes ½ itself.
+        let rho = if order == 2 { vec![0.5; n] } else { step.solve(n) };
+        let mut weights = multistep::first_order(&past[0], to).to_vec();
+        for (rho, place) in rho.iter().zip(&step.places) {
+            let weight = step.scale * rho / place;
+            weights[1] -= weight;
+            weights.push(weight);
+        }
+        weights
+    }
+
+    fn corrector(&self, past: &[Point], to: &Point, order: usize) -> Option<Vec<f64>> {
+        let step = self.step(past, to);
+        // As in the predictor, ½ stands for the solution of a single equation.
+        let rho = if order == 1 { vec![0.5] } else { step.solve(step.places.len()) };
+        let [keep, first] = multistep::first_order(&past[0], to);
+        let weights: Vec<f64> = rho.iter().zip(&step.places).map(|(rho, r)| step.scale * rho / r).collect();
+        let (new, old) = weights.split_last()?;
+        let mut out = vec![keep, *new, first - weights.iter().sum::<f64>()];
+        out.extend(old);
+        Some(out)
+    }
+}
+
+impl Sample for UniPc {
+    fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    fn with_steps(&self, steps: usize) -> Sampler {
+        Sampler::UniPc(UniPc { schedule: Schedule { steps, ..self.schedule.clone() }, ..*self })
+    }
+
+    fn evaluations(&self, curve: &Curve) -> u64 {
+        self.schedule.one_each(curve)
+    }
+
+    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, x: Batch) -> Result<Batch, EvalError> {
+        multistep::march(self, &self.schedule, field, curve, x)
+    }
+}
