@@ -3,14 +3,17 @@
 use ndarray::{ArrayView1, Axis};
 use serde::{Deserialize, Serialize};
 
-use super::tableau::{self, Step, Tableau, combine};
+use super::clock::Clock;
+use super::dop853;
+use super::pace::Pace;
+use super::tableau::{self, Embedded, Step, Tableau, combine};
 use super::{Nodes, OdeSolver, Solution, Span, Status, Visitor, finite, select};
 use crate::flow::field::{EvalError, VectorField};
 use crate::num::Batch;
 use crate::num::key::SampleId;
 
 macro_rules! adaptive {
-    ($($(#[$meta:meta])* $Name:ident: $tableau:ident;)+) => { $(
+    ($($(#[$meta:meta])* $Name:ident: $tableau:path;)+) => { $(
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, default)]
@@ -54,7 +57,7 @@ macro_rules! adaptive {
                 span: Span,
                 visit: &mut Visitor,
             ) -> Result<Solution, EvalError> {
-                Run::new(&tableau::$tableau, self.control(), sample, x, span).finish(field, visit)
+                Run::new(&$tableau, self.control(), sample, x, span).finish(field, visit)
             }
         }
     )+ };
@@ -62,13 +65,18 @@ macro_rules! adaptive {
 
 adaptive! {
     /// Bogacki–Shampine 3(2).
-    Bosh3: BOSH3;
+    Bosh3: tableau::BOSH3;
     /// Dormand–Prince 5(4).
-    Dopri5: DOPRI5;
+    Dopri5: tableau::DOPRI5;
+    /// Tsitouras 5(4): the cost of Dormand–Prince at smaller error constants.
+    Tsit5: tableau::TSIT5;
+    /// Dormand–Prince 8(5,3): the cheapest where tolerances are tight.
+    Dop853: dop853::DOP853;
 }
 
-/// Tolerances on the state: a step is accepted where the root mean square over coordinates of
-/// error/(atol + rtol·max(|x|, |x'|)) is at most 1 (Hairer, Nørsett & Wanner, II.4).
+/// Tolerances: a step is accepted where the root mean square over coordinates of
+/// error/(atol + rtol·max(|x|, |x'|)) is at most 1 (Hairer, Nørsett & Wanner, II.4), and none is
+/// tried that would leave more than (atol + rtol)·√d nats in a divergence known in advance ([`Clock`]).
 #[derive(Debug, Clone, Copy)]
 struct Control {
     rtol: f64,
@@ -92,9 +100,11 @@ impl Control {
         let square: f64 = error
             .iter()
             .zip(a.iter().zip(b))
-            .map(|(e, (a, b))| (e / (self.atol + self.rtol * a.abs().max(b.abs()))).powi(2))
+            // With atol = 0 a coordinate that rests at zero is no error, and not 0/0.
+            .map(|(e, (a, b))| if *e == 0.0 { 0.0 } else { e / (self.atol + self.rtol * a.abs().max(b.abs())) })
+            .map(|e| e * e)
             .sum();
-        (square / error.len() as f64).sqrt()
+        (square / error.len().max(1) as f64).sqrt()
     }
 }
 
@@ -102,6 +112,7 @@ impl Control {
 #[derive(Debug, Clone)]
 struct Traveller {
     slot: usize,
+    /// Where it is, in the span's own variable.
     t: f64,
     /// The step to try next, signed.
     h: f64,
@@ -115,6 +126,8 @@ struct Traveller {
 }
 
 struct Run<'a> {
+    pace: Pace<'a>,
+    clock: Clock<'a>,
     tableau: &'static Tableau,
     control: Control,
     sample: &'a [SampleId],
@@ -126,12 +139,12 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(tableau: &'static Tableau, control: Control, sample: &'a [SampleId], x: Batch, span: Span) -> Run<'a> {
-        let rows = x.nrows();
+    fn new(tableau: &'static Tableau, control: Control, sample: &'a [SampleId], x: Batch, span: Span<'a>) -> Run<'a> {
+        let (rows, pace) = (x.nrows(), Pace::new(span));
         let traveller = |slot| Traveller {
             slot,
-            t: span.start(),
-            h: span.end() - span.start(),
+            t: pace.start(),
+            h: pace.end() - pace.start(),
             previous_error: 1e-4,
             attempts: 0,
             evaluations: 0,
@@ -140,10 +153,12 @@ impl<'a> Run<'a> {
             broken: 0,
         };
         Run {
+            pace,
+            clock: Clock::new(span, tableau, control.atol + control.rtol, x.ncols()),
             tableau,
             control,
             sample,
-            end: span.end(),
+            end: pace.end(),
             active: (0..rows).map(traveller).collect(),
             solution: Solution { x: x.clone(), status: vec![Status::Ok; rows], evaluations: vec![0; rows] },
             x,
@@ -151,9 +166,12 @@ impl<'a> Run<'a> {
     }
 
     fn finish(mut self, field: &mut dyn VectorField, visit: &mut Visitor) -> Result<Solution, EvalError> {
+        let pace = self.pace;
+        let field: &mut dyn VectorField = &mut pace.field(field);
         let mut slope = self.depart(field)?;
         while !self.active.is_empty() {
             let t: Vec<f64> = self.active.iter().map(|s| s.t).collect();
+            self.active.iter_mut().for_each(|s| s.h = self.clock.bound(s.t, s.h));
             let h: Vec<f64> = self.active.iter().map(|s| s.h).collect();
             let step = self.tableau.step(field, &t, &h, &self.x, Some(slope.clone()))?;
             let accepted = self.judge(&step, &h);
@@ -198,16 +216,14 @@ impl<'a> Run<'a> {
 
     /// Judges each active row's trial step; sets its next step or its status.
     fn judge(&mut self, step: &Step, h: &[f64]) -> Vec<bool> {
-        let weights = self.tableau.error.unwrap_or(&[]);
-        let zero = Batch::zeros(self.x.raw_dim());
-        let error = combine(&zero, h, weights, &step.k);
+        let errors = self.errors(step, h);
         let order = self.tableau.order as f64;
         let fresh_stages = (self.tableau.stages() - 1) as u64;
         let mut accepted = Vec::with_capacity(self.active.len());
         for (i, s) in self.active.iter_mut().enumerate() {
             s.attempts += 1;
             s.evaluations += fresh_stages;
-            let norm = self.control.norm(error.row(i), self.x.row(i), step.next.row(i));
+            let norm = errors[i];
             let sound = norm.is_finite() && step.next.row(i).iter().all(|v| v.is_finite());
             let fine = sound && norm <= 1.0;
             accepted.push(fine);
@@ -235,6 +251,24 @@ impl<'a> Run<'a> {
         accepted
     }
 
+    /// Each active row's error in units of the tolerance.
+    fn errors(&self, step: &Step, h: &[f64]) -> Vec<f64> {
+        let zero = Batch::zeros(self.x.raw_dim());
+        let norms = |weights: &[f64]| -> Vec<f64> {
+            let error = combine(&zero, h, weights, &step.k);
+            (error.rows().into_iter().zip(self.x.rows()).zip(step.next.rows()))
+                .map(|((e, a), b)| self.control.norm(e, a, b))
+                .collect()
+        };
+        match &self.tableau.error {
+            None => vec![0.0; h.len()],
+            Some(Embedded::One(weights)) => norms(weights),
+            Some(Embedded::Two { fifth, third }) => (norms(fifth).into_iter().zip(norms(third)))
+                .map(|(five, three)| if five == 0.0 { 0.0 } else { five * five / five.hypot(0.1 * three) })
+                .collect(),
+        }
+    }
+
     fn hand_on(&mut self, step: &Step, h: &[f64], accepted: &[bool], visit: &mut Visitor) -> Result<(), EvalError> {
         let keep: Vec<usize> = (0..accepted.len()).filter(|i| accepted[*i]).collect();
         if keep.is_empty() {
@@ -247,7 +281,8 @@ impl<'a> Run<'a> {
             let t: Vec<f64> = keep.iter().map(|i| step.t[s][*i]).collect();
             let weight: Vec<f64> = keep.iter().map(|i| h[*i] * self.tableau.b[s]).collect();
             let x = select(&step.x[s], &keep);
-            visit(&Nodes { sample: &sample, node: &node, slot: &slot, t: &t, x: &x, weight: &weight })?;
+            let nodes = Nodes { sample: &sample, node: &node, slot: &slot, t: &t, x: &x, weight: &weight };
+            self.pace.visit(&nodes, visit)?;
             keep.iter().for_each(|i| self.active[*i].nodes += 1);
         }
         Ok(())

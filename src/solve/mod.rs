@@ -16,7 +16,10 @@ use crate::num::key::SampleId;
 use crate::registry;
 
 pub mod adaptive;
+pub mod clock;
+pub mod dop853;
 pub mod fixed;
+pub mod pace;
 pub mod tableau;
 
 registry! {
@@ -28,6 +31,8 @@ registry! {
         "rk4" => Rk4(fixed::Rk4),
         "bosh3" => Bosh3(adaptive::Bosh3),
         "dopri5" => Dopri5(adaptive::Dopri5),
+        "tsit5" => Tsit5(adaptive::Tsit5),
+        "dop853" => Dop853(adaptive::Dop853),
     }
 }
 
