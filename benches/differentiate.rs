@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
-use flowgauge::graph::{self, Dim, ElemType, Mode};
+use flowgauge::graph::{self, Dim, Mode};
 use flowgauge::model::onnx::{Provider, Runtime, Session};
 use flowgauge::num::key::{Key, Purpose};
 use ndarray::{ArrayD, IxDyn};
@@ -77,9 +77,9 @@ fn values(port: &graph::Port, k: usize) -> ArrayD<f64> {
     };
     let shape: Vec<usize> = port.dims.iter().map(size).collect();
     let count = shape.iter().product();
-    let draws = match port.elem {
-        ElemType::I64 | ElemType::I32 => ndarray::Array1::zeros(count),
-        _ => Key { seed: 0 }.normal(Purpose::Check, 0, 0, count),
+    let draws = match port.elem.is_integer() {
+        true => ndarray::Array1::zeros(count),
+        false => Key { seed: 0 }.normal(Purpose::Check, 0, 0, count),
     };
     draws.into_shape_with_order(IxDyn(&shape)).expect("as many draws as numbers")
 }

@@ -129,11 +129,16 @@ impl<'a> Pool<'a> {
         estimators: &[Divergence],
         work: impl Fn(&mut Worker, &[SampleId]) -> Result<T, EvalError> + Sync,
     ) -> Result<Vec<T>> {
-        let threads = if self.machine.provider == Provider::Cpu { self.machine.threads } else { 1 };
+        let cpu = self.machine.provider == Provider::Cpu;
+        let threads = if cpu { self.machine.threads } else { 1 };
+        // Few samples still make several batches, so that they keep several workers busy. Their
+        // size depends on how many samples there are and never on the threads.
+        let spread = samples.len().div_ceil(4).next_multiple_of(4);
+        let batch = if cpu { self.machine.batch.min(spread.max(1)) } else { self.machine.batch };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
         pool.install(|| {
             samples
-                .par_chunks(self.machine.batch)
+                .par_chunks(batch)
                 .map(|batch| {
                     let mut worker = self.worker(estimators)?;
                     let result = work(&mut worker, batch);
