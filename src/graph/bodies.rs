@@ -5,6 +5,9 @@ use super::emit::int;
 use super::ir::{Graph, Node, Shape, Val};
 use super::size::Size;
 
+/// Operators that are replaced.
+pub const OPERATORS: [&str; 2] = ["Attention", "RotaryEmbedding"];
+
 /// The outputs of an operator's body; none where the node is to be kept as it is.
 pub fn body(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
     match node.standard() {

@@ -35,3 +35,4 @@ pub use differentiate::{Mode, differentiate, obstacles};
 pub use elem::ElemType;
 pub use error::{GraphError, Obstacle};
 pub use model::{Dim, Model, Port};
+pub use rules::differentiable as operators;

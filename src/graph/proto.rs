@@ -124,14 +124,10 @@ pub struct AttributeProto {
 
 /// Values of `AttributeProto::kind`.
 pub mod attribute_kind {
-    pub const FLOAT: i32 = 1;
     pub const INT: i32 = 2;
     pub const STRING: i32 = 3;
-    pub const TENSOR: i32 = 4;
     pub const GRAPH: i32 = 5;
-    pub const FLOATS: i32 = 6;
     pub const INTS: i32 = 7;
-    pub const STRINGS: i32 = 8;
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::branches;
-use super::error::{GraphError, Obstacle, Refusal};
+use super::error::{Obstacle, Refusal};
 use super::ir::{Graph, Node, Val};
 use super::rules::{self, Rule};
 use super::size::Size;
@@ -97,9 +97,4 @@ pub fn obstacle(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {
         (name, _) => name.clone(),
     };
     Obstacle { node: name, op: node.operator(), reason: refusal.0 }
-}
-
-/// Refusals in the words of an error.
-pub fn refuse(file: &str, input: &str, obstacles: Vec<Obstacle>) -> GraphError {
-    GraphError::Obstacles { file: file.to_string(), input: input.to_string(), obstacles }
 }

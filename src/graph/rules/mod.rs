@@ -49,6 +49,15 @@ pub const FAMILIES: &[&[(&str, Rule)]] = &[
     spectral::RULES,
 ];
 
+/// Operators that have a derivative, in alphabetical order.
+pub fn differentiable() -> Vec<&'static str> {
+    let rules = FAMILIES.iter().flat_map(|family| family.iter());
+    let mut ops: Vec<&str> = rules.filter(|(_, rule)| !matches!(rule, Rule::Constant)).map(|(op, _)| *op).collect();
+    ops.extend(super::bodies::OPERATORS);
+    ops.sort_unstable();
+    ops
+}
+
 /// The rule for a node, or why there is none.
 pub fn of(node: &Node) -> Result<Rule, Refusal> {
     if !node.domain.is_empty() {

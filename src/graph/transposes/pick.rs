@@ -8,8 +8,6 @@ use crate::graph::ir::Val;
 use crate::graph::shapes::axis_of;
 use crate::graph::size::Size;
 
-const OPSET: &str = "adding by index needs opset 16; export the model again with it";
-
 /// Adds the slices of `c` along an axis to the given places of zeros with `length` places along it.
 pub fn add_along(t: &mut Turn, c: Val, axis: usize, places: Val, length: &Size) -> Result<Val, Refusal> {
     let shape = t.shape(c)?;
