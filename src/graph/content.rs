@@ -5,7 +5,7 @@
 //! everything else. An element that cannot be followed is [`Item::Unknown`].
 
 use super::elem::ElemType;
-use super::ir::{Graph, Node, Val};
+use super::ir::{Graph, Node};
 use super::proto::TensorProto;
 use super::size::Size;
 
@@ -576,9 +576,4 @@ fn split(g: &Graph, node: &Node) -> Option<Vec<Option<Content>>> {
         start = end;
     }
     Some(outputs)
-}
-
-/// The integers of a value that is known before anything runs.
-pub fn known_integers(g: &Graph, v: Val) -> Option<Vec<i64>> {
-    g.content(v)?.fixed()
 }

@@ -9,10 +9,10 @@ use prost::Message;
 use super::*;
 use crate::graph::{differentiate, obstacles};
 
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
+    pub fn roll(&mut self, sides: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -48,6 +48,12 @@ fn pick<'a, T>(dice: &mut Dice, list: &'a mut [T]) -> Option<&'a mut T> {
     list.get_mut(place)
 }
 
+fn put<T>(slot: Option<&mut T>, value: T) {
+    if let Some(slot) = slot {
+        *slot = value;
+    }
+}
+
 /// Damage that leaves a readable message: names, numbers, operators and declarations.
 fn damage_graph(dice: &mut Dice, graph: &mut GraphProto) {
     let names: Vec<String> = graph.node.iter().flat_map(|n| n.output.iter().chain(&n.input).cloned()).collect();
@@ -56,12 +62,12 @@ fn damage_graph(dice: &mut Dice, graph: &mut GraphProto) {
         let name = names.get(dice.roll(names.len())).cloned().unwrap_or_default();
         let number = dice.integer();
         match dice.roll(9) {
-            0 => drop(pick(dice, &mut graph.node).and_then(|n| pick(dice, &mut n.input)).map(|slot| *slot = name)),
-            1 => drop(pick(dice, &mut graph.node).map(|n| n.op_type = ops.get(dice.roll(ops.len())).cloned())),
+            0 => put(pick(dice, &mut graph.node).and_then(|n| pick(dice, &mut n.input)), name),
+            1 => put(pick(dice, &mut graph.node).map(|n| &mut n.op_type), ops.get(dice.roll(ops.len())).cloned()),
             2 => {
                 if let Some(attribute) = pick(dice, &mut graph.node).and_then(|n| pick(dice, &mut n.attribute)) {
                     attribute.i = Some(number);
-                    drop(pick(dice, &mut attribute.ints).map(|slot| *slot = number));
+                    put(pick(dice, &mut attribute.ints), number);
                 }
             }
             3 => drop(pick(dice, &mut graph.node).map(|n| drop(n.attribute.pop()))),
@@ -79,11 +85,11 @@ fn damage_graph(dice: &mut Dice, graph: &mut GraphProto) {
                     match dice.roll(3) {
                         0 => drop(shape.dim.pop()),
                         1 => tensor.shape = None,
-                        _ => drop(pick(dice, &mut shape.dim).map(|d| d.value = Some(DimensionValue::Value(number)))),
+                        _ => put(pick(dice, &mut shape.dim).map(|d| &mut d.value), Some(DimensionValue::Value(number))),
                     }
                 }
             }
-            7 => drop(pick(dice, &mut graph.node).and_then(|n| pick(dice, &mut n.output)).map(|slot| *slot = name)),
+            7 => put(pick(dice, &mut graph.node).and_then(|n| pick(dice, &mut n.output)), name),
             _ => {
                 let (a, b) = (dice.roll(graph.node.len()), dice.roll(graph.node.len()));
                 if a < graph.node.len() && b < graph.node.len() {

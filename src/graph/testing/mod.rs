@@ -1,7 +1,9 @@
 //! Small models for tests, and the tests that concern the module as a whole.
 
+mod evaluate;
 mod fuzz;
 mod hostile;
+mod random;
 mod refusals;
 mod structure;
 
