@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::divergence::Divergence;
 use crate::metric::Metric;
-use crate::model::card::plain_name;
+use crate::model::card::{plain_name, yaml};
 use crate::sample::Sampler;
 use crate::solve::Solver;
 
@@ -121,9 +121,9 @@ impl Written {
         let name = path.display();
         let text = std::fs::read_to_string(path).with_context(|| format!("{name}: the config cannot be read"))?;
         let config: Config = if changes.is_empty() {
-            serde_yaml::from_str(&text).map_err(|e| anyhow!("{name}: {e}"))?
+            yaml(&text).map_err(|e| anyhow!("{name}: {e}"))?
         } else {
-            let mut value: serde_json::Value = serde_yaml::from_str(&text).map_err(|e| anyhow!("{name}: {e}"))?;
+            let mut value: serde_json::Value = yaml(&text).map_err(|e| anyhow!("{name}: {e}"))?;
             for change in changes {
                 set(&mut value, change).with_context(|| format!("--set {change}"))?;
             }
@@ -187,7 +187,7 @@ impl Written {
 fn set(root: &mut serde_json::Value, change: &str) -> Result<()> {
     use serde_json::Value;
     let (path, text) = change.split_once('=').ok_or_else(|| anyhow!("expected key.path=value"))?;
-    let value: Value = serde_yaml::from_str(text).map_err(|e| anyhow!("its value is no YAML: {e}"))?;
+    let value: Value = yaml(text).map_err(|e| anyhow!("its value is no YAML: {e}"))?;
     let mut at = root;
     for segment in path.split('.') {
         if segment.is_empty() {

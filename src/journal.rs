@@ -90,7 +90,7 @@ impl Journal {
                 Ok(event) if whole => self.record(event),
                 _ if lines.peek().is_none() && !whole => {}
                 Ok(_) => {}
-                Err(error) => bail!("line {}: {error}; expected one event per line", number + 1),
+                Err(error) => bail!("line {}: {error}; expected one event per line; without the line its trial is done again", number + 1),
             }
         }
         Ok(())
@@ -168,6 +168,25 @@ fn drop_torn_line(file: &mut File) -> std::io::Result<()> {
     if whole < bytes.len() {
         file.set_len(whole as u64)?;
     }
+    Ok(())
+}
+
+/// Refuses a file that could not be written, before anything is computed for it.
+///
+/// # Errors
+/// Where the path is a folder, or leads through something that takes no files.
+pub fn check_writable(path: &Path) -> Result<()> {
+    let name = path.display();
+    if path.is_dir() || path.as_os_str().to_string_lossy().ends_with('/') {
+        bail!("{name}: it is a folder, expected a file to write");
+    }
+    // Missing folders are made when the file is written; the nearest that is there must take them.
+    let folders = path.ancestors().skip(1).map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
+    let folder = folders.into_iter().find(|p| p.exists()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        bail!("{name}: it cannot be written: {} is no folder", folder.display());
+    }
+    tempfile::tempfile_in(folder).with_context(|| format!("{name}: it cannot be written"))?;
     Ok(())
 }
 

@@ -1,15 +1,17 @@
 //! The only trial loop: for each outstanding trial, execute and commit.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use sha2::{Digest, Sha256};
 
 use crate::config::Written;
 use crate::execute::{Machine, Stage};
 use crate::journal::{self, Event, Journal, Outcome, append, array_file, outstanding, read_plan, row_file, write_whole};
-use crate::model::library::processor;
+use crate::model::library::{hex, processor};
 use crate::model::onnx::Runtime;
 use crate::plan::{self, PlanFile, Prepared, Trial};
 
@@ -29,6 +31,10 @@ pub fn run(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &
     let stage = Stage::new(prepared, runtime, options.machine);
     check_directory(&options.out, prepared)?;
     stage.rehearse()?;
+    std::fs::create_dir_all(&options.out).with_context(|| format!("{}: it cannot be made", options.out.display()))?;
+    let _lock = lock(&options.out)?;
+    // Another run may have begun there in the meantime.
+    check_directory(&options.out, prepared)?;
     let journal = begin(written, prepared, runtime, options)?;
     let todo: Vec<&Trial> = outstanding(&prepared.plan, &journal, options.retry);
     let bar = Progress::new(prepared, &journal, &todo, options.quiet);
@@ -67,7 +73,10 @@ fn commit(stage: &Stage, trial: &Trial, dir: &Path) -> Result<()> {
 fn check_directory(dir: &Path, prepared: &Prepared) -> Result<()> {
     let path = dir.join("plan.json");
     if !path.exists() {
-        let occupied = std::fs::read_dir(dir).is_ok_and(|mut d| d.next().is_some());
+        // What a kill leaves of a beginning is ours: the config, the lock, a file on its way into place.
+        let foreign = |name: &str| name != "config.yaml" && name != LOCK && !(name.starts_with('.') && name.ends_with(".tmp"));
+        let mut entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let occupied = entries.any(|e| foreign(&e.file_name().to_string_lossy()));
         if occupied || (dir.exists() && !dir.is_dir()) {
             bail!("{}: it exists and holds no plan of ours; give another --out", dir.display());
         }
@@ -87,21 +96,39 @@ fn check_directory(dir: &Path, prepared: &Prepared) -> Result<()> {
     Ok(())
 }
 
-/// Makes the directory where it is new; finds damage where it is not. The journal to go on from.
+/// Held while a run works in its directory.
+const LOCK: &str = ".lock";
+
+/// Keeps a second run out of the directory, whose rows and journal would contradict each other; a kill releases it.
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join(LOCK);
+    let file = File::create(&path).with_context(|| format!("{}: it cannot be written", path.display()))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            bail!("{}: another `flowgauge run` is at work there; wait for it, or give another --out", dir.display())
+        }
+        // A file system without locks is no reason not to run.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+/// Writes plan and config where the directory is new; finds damage where it is not. The journal to go on from.
 fn begin(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Options) -> Result<Journal> {
     let dir = &options.out;
     if !dir.join("plan.json").exists() {
-        std::fs::create_dir_all(dir).with_context(|| format!("{}: it cannot be made", dir.display()))?;
         write_whole(&dir.join("config.yaml"), written.text.as_bytes())?;
         let file = PlanFile {
             plan: prepared.plan.clone(),
             environment: environment(runtime, options.machine),
             changes: written.changes.clone(),
         };
-        let plan_sha256 = write_whole(&dir.join("plan.json"), &serde_json::to_vec_pretty(&file)?)?;
-        append(dir, &Event::Planned { plan_sha256 })?;
+        write_whole(&dir.join("plan.json"), &serde_json::to_vec_pretty(&file)?)?;
     }
     let mut journal = Journal::read(dir)?;
+    if journal.plan_sha256.is_none() {
+        let plan = std::fs::read(dir.join("plan.json"))?;
+        append(dir, &Event::Planned { plan_sha256: hex(&Sha256::digest(&plan)) })?;
+    }
     for (id, reason) in journal::damaged(dir, &prepared.plan, &journal) {
         note!("flowgauge: {reason}: its trial is done again");
         journal.outcomes.remove(&id);

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::Exit;
 use crate::graph;
-use crate::journal::write_whole;
+use crate::journal::{check_writable, write_whole};
 
 #[derive(Debug, Args)]
 pub struct Differentiate {
@@ -35,6 +35,7 @@ enum Mode {
 
 impl Differentiate {
     pub fn execute(self) -> Result<Exit> {
+        check_writable(&self.out)?;
         let model = graph::Model::load(&self.model)?;
         let mode = match self.mode {
             Mode::Jvp => graph::Mode::Jvp,

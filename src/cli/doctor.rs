@@ -3,11 +3,12 @@
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::{Exit, Running};
+use super::{Exit, Running, provider_name};
 use crate::divergence::Divergence;
 use crate::execute::Pool;
 use crate::likelihood::Task;
 use crate::model::library::processor;
+use crate::model::onnx::Runtime;
 use crate::model::opened::Model;
 use crate::num::Batch;
 use crate::num::key::{Key, Purpose, SampleId};
@@ -30,11 +31,11 @@ pub struct Doctor {
 impl Doctor {
     pub fn execute(self) -> Result<Exit> {
         say!("flowgauge {}", env!("CARGO_PKG_VERSION"));
-        let runtime = self.running.runtime()?;
+        let runtime = Runtime::get(self.running.ort_lib.as_deref())?;
         let library = &runtime.library;
         say!("ONNX Runtime {} from {} ({})", library.version, library.path.display(), library.origin);
         for (provider, there) in runtime.providers() {
-            say!("provider {provider:?}: {}", if there { "available" } else { "not in this library" });
+            say!("provider {}: {}", provider_name(provider), if there { "available" } else { "not in this library" });
         }
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         say!("processor {}, {threads} threads, {}", processor(), memory());

@@ -10,7 +10,7 @@ use super::{Exit, Running, spec};
 use crate::data::Dataset;
 use crate::divergence::Divergence;
 use crate::execute::Pool;
-use crate::journal::write_whole;
+use crate::journal::{check_writable, write_whole};
 use crate::likelihood::{Row, Task, bits_per_dim, nats_per_dim};
 use crate::model::card::Card;
 use crate::model::opened::Model;
@@ -59,6 +59,7 @@ struct Line {
 
 impl Likelihood {
     pub fn execute(self) -> Result<Exit> {
+        check_writable(&self.out)?;
         let divergence: Divergence = spec("--divergence", &self.divergence)?;
         let solver: Solver = spec("--solver", &self.solver)?;
         let model = Model::open(&self.model)?;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Exit, Running, spec};
 use crate::data::Dataset;
 use crate::features::Extractor;
-use crate::journal::write_whole;
+use crate::journal::{check_writable, write_whole};
 use crate::metric::{Metric, measure};
 use crate::num::key::Key;
 
@@ -48,6 +48,7 @@ struct Line {
 
 impl Metrics {
     pub fn execute(self) -> Result<Exit> {
+        check_writable(&self.out)?;
         let metrics: Vec<Metric> = match self.metric.is_empty() {
             true => Metric::defaults(),
             false => self.metric.iter().map(|m| spec("--metric", m)).collect::<Result<_>>()?,

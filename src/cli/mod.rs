@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::execute::Machine;
+use crate::model::card::yaml;
 use crate::model::onnx::{Provider, Runtime};
 
 /// A line on standard output, as `println!`, but a reader that has gone away is no error: `flowgauge list | head -1`.
@@ -92,13 +93,29 @@ impl Running {
         Machine { provider: self.provider, batch: self.batch, threads: self.threads.unwrap_or(available) }
     }
 
+    /// A runtime that has the provider asked for.
     fn runtime(&self) -> Result<&'static Runtime> {
-        Runtime::get(self.ort_lib.as_deref())
+        let runtime = Runtime::get(self.ort_lib.as_deref())?;
+        let there: Vec<String> = runtime.providers().iter().filter(|p| p.1).map(|p| provider_name(p.0)).collect();
+        if !there.contains(&provider_name(self.provider)) {
+            bail!(
+                "--provider {}: ONNX Runtime {} at {} was built without it; expected {}, or another library with --ort-lib",
+                provider_name(self.provider),
+                runtime.library.version,
+                runtime.library.path.display(),
+                there.join(" or ")
+            );
+        }
+        Ok(runtime)
     }
 }
 
 fn provider(text: &str) -> Result<Provider, String> {
     serde_json::from_value(text.into()).map_err(|_| "expected cpu, cuda or tensorrt".to_owned())
+}
+
+fn provider_name(provider: Provider) -> String {
+    format!("{provider:?}").to_lowercase()
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -114,12 +131,13 @@ fn print(text: std::fmt::Arguments) {
         && error.kind() != ErrorKind::BrokenPipe
     {
         note!("flowgauge: standard output: {error}");
+        std::process::exit(2);
     }
 }
 
 /// Reads a SPEC: the YAML of one entry, or its bare name.
 fn spec<T: serde::de::DeserializeOwned>(flag: &str, text: &str) -> Result<T> {
-    serde_yaml::from_str(text).map_err(|e| anyhow::anyhow!("{flag} {text}: {e}"))
+    yaml(text).map_err(|e| anyhow::anyhow!("{flag} {text}: {e}"))
 }
 
 /// Carries out one command line.

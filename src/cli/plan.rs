@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::Exit;
+use super::{Exit, Running};
 use crate::config::Written;
 use crate::plan;
 
@@ -19,6 +19,9 @@ pub struct Plan {
     /// Changes the config: `likelihood.0.samples=16`
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     set: Vec<String>,
+    /// Taken so that a `run` command line can be planned as it stands; none of it changes a plan.
+    #[command(flatten)]
+    _running: Running,
 }
 
 impl Plan {

@@ -8,7 +8,7 @@ use clap::Args;
 use super::{Exit, Running, spec};
 use crate::data::{Dataset, write_npy};
 use crate::execute::Pool;
-use crate::journal::write_whole;
+use crate::journal::{check_writable, write_whole};
 use crate::model::opened::Model;
 use crate::num::Batch;
 use crate::num::key::{Key, SampleId};
@@ -44,6 +44,7 @@ pub struct Sample {
 
 impl Sample {
     pub fn execute(self) -> Result<Exit> {
+        check_writable(&self.out)?;
         let mut sampler: Sampler = spec("--sampler", &self.sampler)?;
         if let Some(steps) = self.steps {
             sampler = sampler.with_steps(steps);

@@ -151,7 +151,7 @@ impl Card {
     pub fn read(path: &FilePath) -> Result<Card> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("{}: the card cannot be read", path.display()))?;
-        let card: Card = serde_yaml::from_str(&text).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        let card: Card = yaml(&text).map_err(|e| anyhow!("{}: {e}", path.display()))?;
         card.check().with_context(|| path.display().to_string())?;
         Ok(card)
     }
@@ -209,6 +209,25 @@ impl Card {
         files.extend(self.closed_form.iter().map(|c| ("closed_form.file".to_owned(), c.file.as_path())));
         files
     }
+}
+
+/// Reads YAML as a user wrote it; the message says what would be right in the user's words, not the parser's.
+///
+/// # Errors
+/// A message with line, column and the line itself.
+pub fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    let words = [
+        ("invalid u64", "expected a whole number of at least 0"),
+        ("invalid u32", "expected a whole number of at least 0"),
+        ("invalid floating point", "expected a number"),
+        (", set DuplicateKeyPolicy in Options if acceptable", ", expected each key once"),
+        ("; use from_str_multiple or from_str_multiple_with_options", ", expected one"),
+        ("expected mapping start", "expected `key: value` entries"),
+    ];
+    serde_yaml::from_str(text).map_err(|e| {
+        let message = words.iter().fold(e.to_string(), |m, (theirs, ours)| m.replace(theirs, ours));
+        message.strip_prefix("error: ").map_or(message.clone(), str::to_owned)
+    })
 }
 
 /// Refuses a name that could not be a file's name, or that would be live in a table or a page.
