@@ -246,7 +246,7 @@ fn local_response(s: &mut Step) -> Output {
 fn neighbours(s: &mut Step, v: Val, axis: i64, n: i64) -> Result<Val, Refusal> {
     let shape = s.shape(v)?;
     let length = shape.get(axis as usize).and_then(Size::as_fixed).ok_or("its number of channels is not known")?;
-    if !(1..=64).contains(&n) {
+    if !(1..=64).contains(&n) || !(0..1 << 40).contains(&length) {
         return Err("its size is out of range".into());
     }
     let (before, after) = ((n - 1) / 2, n / 2);
