@@ -427,6 +427,10 @@ EXACT = {
     "Erf": lambda x, c, a: ERF(x),
     "Gelu": lambda x, c, a: gelu(x, **a),
     "GroupNormalization": lambda x, c, a: group_norm(x, *c, a["num_groups"], f32(a.get("epsilon", 1e-5))),
+    "Mean": lambda x, c, a: sum([x, *c]) / (1 + len(c)),
+    "MeanVarianceNormalization": lambda x, c, a: (
+        (x - x.mean((0, 2, 3), keepdims=True)) / x.std((0, 2, 3), keepdims=True)
+    ),
     "LRN": lambda x, c, a: local_response(
         x, a["size"], f32(a["alpha"]), f32(a.get("beta", 0.75)), f32(a.get("bias", 1))
     ),

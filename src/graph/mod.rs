@@ -4,9 +4,10 @@
 //! `J·V` for k tangents at once (forward mode), or `Vᵀ·J` (reverse mode). Only operators of the standard domain come
 //! out. This module knows ONNX and nothing else: it runs nothing.
 //!
-//! A file is read ([`read`], [`inline`], [`order`]) into a graph ([`ir`]) whose shapes are inferred as it grows
-//! ([`shapes`], [`content`], [`size`]); [`tangent`] walks it with one rule per operator ([`rules`], [`step`]), and
-//! [`cotangent`] transposes what that wrote.
+//! A file is read (`read`, `inline`, `order`) into a graph (`ir`) whose shapes are inferred as it grows (`shapes`,
+//! `content`, `size`), with some operators replaced by their bodies (`bodies`) and `If` decided where it can be
+//! (`branches`). Forward mode (`tangent`) walks it with one rule per operator (`rules`, `step`); reverse mode
+//! (`cotangent`) transposes what forward mode wrote (`transposes`), so that a rule serves both.
 
 mod bodies;
 mod branches;

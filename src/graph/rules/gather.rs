@@ -10,6 +10,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("Gather", Rule::Single(gather)),
     ("GatherElements", Rule::Single(gather_elements)),
     ("GatherND", Rule::Single(gather_nd)),
+    ("OneHot", Rule::Single(one_hot)),
     ("ScatterElements", Rule::Single(scatter_elements)),
     ("ScatterND", Rule::Single(scatter_nd)),
     ("TopK", Rule::Several(top_k)),
@@ -25,6 +26,12 @@ fn gather(s: &mut Step) -> Output {
     let (d, indices) = (s.dx()?, indices(s)?);
     let axis = s.axis("axis", 0, s.rank(0)?)? as i64;
     Ok(Some(Tangent::plain(s.g.op_with("Gather", &[d, indices], vec![int("axis", axis + 1)]))))
+}
+
+/// Where an index points has no derivative; the two values might have one.
+fn one_hot(s: &mut Step) -> Output {
+    s.only(&[0, 1], "its two values must be constant")?;
+    Ok(None)
 }
 
 /// Indices of the primal's shape, once for each direction.

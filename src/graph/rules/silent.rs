@@ -26,7 +26,6 @@ pub const RULES: &[(&str, Rule)] = &[
     ("LessOrEqual", Rule::Constant),
     ("NonZero", Rule::Constant),
     ("Not", Rule::Constant),
-    ("OneHot", Rule::Constant),
     ("Or", Rule::Constant),
     ("Round", Rule::Constant),
     ("Shape", Rule::Constant),

@@ -123,3 +123,50 @@ fn functions_of_the_model_are_inlined() {
     assert_eq!((model.operators()["Sigmoid"], model.operators()["Mul"]), (2, 2));
     assert!(differentiate(&model, Mode::Jvp, None, None).is_ok());
 }
+
+/// `y` is `x²` or `-x`, as a condition says.
+fn choice(condition: &str, initializer: Vec<TensorProto>, before: Vec<NodeProto>) -> Model {
+    let branch = |name: &str, op: &str, inputs: &str| {
+        let graph = graph(&[], &["b: N 4"], vec![], vec![node(op, inputs, "b", vec![])]);
+        AttributeProto { name: Some(name.into()), g: Some(graph), kind: Some(5), ..Default::default() }
+    };
+    let branches = vec![branch("then_branch", "Mul", "x x"), branch("else_branch", "Neg", "x")];
+    let nodes = before.into_iter().chain([node("If", condition, "y", branches)]).collect();
+    Model::from_bytes("m", &bytes(graph(&["x: N 4"], &["y: N 4"], initializer, nodes), 17)).unwrap()
+}
+
+#[test]
+fn a_choice_that_is_known_leaves_one_branch() {
+    for holds in [0, 1] {
+        let flag =
+            TensorProto { name: Some("c".into()), data_type: Some(9), int32_data: vec![holds], ..Default::default() };
+        let model = choice("c", vec![flag], vec![]);
+        for mode in MODES {
+            let operators = differentiate(&model, mode, None, None).unwrap().operators();
+            assert!(!operators.contains_key("If"));
+            // Only the tangents of the square need its derivative; those of the negation are a negation.
+            assert_eq!(operators.contains_key("Neg"), holds == 0);
+        }
+    }
+}
+
+#[test]
+fn a_choice_at_run_time_is_differentiated_in_both_branches() {
+    let before =
+        vec![node("ReduceSum", "x", "sum", vec![int("keepdims", 0)]), node("Greater", "sum zero", "c", vec![])];
+    let model = choice("c", vec![floats("zero", &[], &[0.0])], before);
+    let derived = differentiate(&model, Mode::Jvp, None, None).unwrap();
+    assert_eq!(derived.operators()["If"], 2);
+    assert!(Model::from_bytes("again", &derived.to_bytes().unwrap()).is_ok());
+    let error = differentiate(&model, Mode::Vjp, None, None).err().unwrap().to_string();
+    assert!(error.contains("node `node_y` (If): a choice made at run time"), "{error}");
+}
+
+#[test]
+fn values_of_a_one_hot_tensor_must_be_constant() {
+    let nodes = vec![node("OneHot", "i depth x", "y", vec![])];
+    let constants = vec![integers("i", &[3], &[0, 1, 2]), integers("depth", &[], &[4])];
+    let model = Model::from_bytes("m", &bytes(graph(&["x: 2"], &["y: 3 4"], constants, nodes), 17)).unwrap();
+    let error = differentiate(&model, Mode::Jvp, None, None).err().unwrap().to_string();
+    assert!(error.contains("its two values must be constant"), "{error}");
+}
