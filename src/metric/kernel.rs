@@ -1,9 +1,10 @@
 //! The kernel distance: unbiased squared MMD with k(x, y) = (x·y/D + 1)³ (Bińkowski et al. 2018).
 
-use ndarray::{Array1, ArrayView2, Axis, s};
+use ndarray::{ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
 use super::Statistic;
+use super::discrepancy::{self, Discrepancy};
 use crate::num::key::{Key, Purpose};
 use crate::num::linalg;
 use crate::num::stats::{self, Estimate};
@@ -24,18 +25,17 @@ pub struct Kernel {
 
 impl Statistic for Kernel {
     fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
-        if generated < 2 || reference < 2 {
-            return Err(format!(
-                "kernel: {generated} generated and {reference} reference samples, expected at least 2 of each"
-            ));
-        }
+        discrepancy::at_least_two("kernel", generated, reference)?;
         if self.subsets == Some(0) {
             return Err("kernel: subsets is 0, expected at least 1".to_owned());
         }
         let size = self.subset_size.unwrap_or(2);
         let fine = (2..=generated.min(reference)).contains(&size);
         fine.then_some(()).ok_or_else(|| {
-            format!("kernel: subset_size is {size}, expected 2 to {} (the smaller of the two sets)", generated.min(reference))
+            format!(
+                "kernel: subset_size is {size}, expected 2 to {} (the smaller of the two sets)",
+                generated.min(reference)
+            )
         })
     }
 
@@ -66,57 +66,15 @@ fn choose(key: Key, subset: u64, n: usize, size: usize) -> Vec<usize> {
     order
 }
 
-/// Sums of a kernel matrix that the estimate and its variance need.
-struct Block {
-    row_means: Array1<f64>,
-    column_means: Array1<f64>,
-    mean: f64,
-    /// Mean square of the doubly centred kernel.
-    spread: f64,
-}
-
-/// Kernel values between `x` and `y`, some rows at a time; `within` leaves the diagonal out.
-fn block(x: ArrayView2<f64>, y: ArrayView2<f64>, within: bool) -> Block {
-    const ROWS: usize = 512;
-    let (m, n) = (x.nrows(), y.nrows());
-    let partners = if within { n - 1 } else { n } as f64;
-    let (mut rows, mut columns, mut squares) = (Array1::zeros(m), Array1::zeros(n), 0.0);
-    for first in (0..m).step_by(ROWS) {
-        let last = (first + ROWS).min(m);
-        let part = x.slice(s![first..last, ..]);
-        let mut k = linalg::matmul(part, y.t());
-        k.mapv_inplace(|v| (v / x.ncols() as f64 + 1.0).powi(3));
-        if within {
-            (first..last).for_each(|i| k[[i - first, i]] = 0.0);
-        }
-        rows.slice_mut(s![first..last]).assign(&k.sum_axis(Axis(1)));
-        columns += &k.sum_axis(Axis(0));
-        squares += k.iter().map(|v| v * v).sum::<f64>();
-    }
-    let pairs = m as f64 * partners;
-    let row_means: Array1<f64> = rows / partners;
-    let column_means = columns / if within { partners } else { m as f64 };
-    let mean = row_means.sum() / m as f64;
-    let variance = |a: &Array1<f64>| a.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / a.len() as f64;
-    let spread = (squares / pairs - mean * mean - variance(&row_means) - variance(&column_means)).max(0.0);
-    Block { row_means, column_means, mean, spread }
-}
-
 fn full(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Estimate {
-    let (m, n) = (x.nrows() as f64, y.nrows() as f64);
-    let (xx, yy, xy) = (block(x, x, true), block(y, y, true), block(x, y, false));
-    let value = xx.mean + yy.mean - 2.0 * xy.mean;
-    let sample_variance = |a: Array1<f64>| {
-        let mean = a.sum() / a.len() as f64;
-        a.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (a.len() as f64 - 1.0)
+    let d = x.ncols() as f64;
+    let cubes = |x: ArrayView2<f64>, y: ArrayView2<f64>| {
+        let mut k = linalg::matmul(x, y.t());
+        k.mapv_inplace(|v| (v / d + 1.0).powi(3));
+        k
     };
-    let first = 4.0 * sample_variance(&xx.row_means - &xy.row_means) / m
-        + 4.0 * sample_variance(&yy.row_means - &xy.column_means) / n;
-    // The plug-in first-order term holds the second-order one twice: once is right.
-    let second = 2.0 * xx.spread / (m * (m - 1.0)) + 2.0 * yy.spread / (n * (n - 1.0)) + 4.0 * xy.spread / (m * n);
-    // Near equal laws both are noisy; a floor keeps the difference positive without pushing it up.
-    let variance = (first - second).max(0.25 * second);
-    Estimate { value, stderr: Some(variance.sqrt()), n: x.nrows() }
+    let all = Discrepancy::of(x, y, &cubes);
+    Estimate { value: all.unbiased(), stderr: Some(all.stderr()), n: x.nrows() }
 }
 
 #[cfg(test)]

@@ -50,10 +50,51 @@ pub fn eigvalsh(a: ArrayView2<f64>) -> Result<Array1<f64>, &'static str> {
         .map_err(|_| "the symmetric eigenvalue iteration did not converge")
 }
 
+/// Adds AᵀA to `sum`, of which the lower triangle is meant and written.
+pub fn add_gram(sum: &mut Gram, a: ArrayView2<f64>) {
+    use faer::linalg::matmul::triangular::{BlockStructure::*, matmul};
+    let a = view(&a);
+    let (lower, full) = (TriangularLower, Rectangular);
+    matmul(sum.0.as_mut(), lower, faer::Accum::Add, a.transpose(), full, a, full, 1.0, Par::Seq);
+}
+
+/// A sum of AᵀA over blocks of rows.
+pub struct Gram(Mat<f64>);
+
+impl Gram {
+    pub fn zeros(k: usize) -> Gram {
+        Gram(Mat::zeros(k, k))
+    }
+
+    pub fn add(&mut self, other: &Gram) {
+        self.0 += &other.0;
+    }
+
+    /// Upper triangular R with RᵀR = AᵀA by Cholesky; `None` where a squared pivot is less than `least` times the
+    /// largest, so that small singular values of R would be rounding alone.
+    pub fn factor(&self, least: f64) -> Option<Array2<f64>> {
+        let l = self.0.llt(Side::Lower).ok()?;
+        let pivots: Vec<f64> = l.L().diagonal().column_vector().iter().map(|v| v * v).collect();
+        let most = pivots.iter().fold(0.0f64, |a, b| a.max(*b));
+        pivots.iter().all(|p| *p >= least * most).then(|| to_ndarray(l.L().transpose()))
+    }
+}
+
 /// The solution x of A·x = b for a square A, by elimination with partial pivoting.
 pub fn solve(a: ArrayView2<f64>, b: ArrayView1<f64>) -> Array1<f64> {
     let b = to_faer(b.insert_axis(Axis(1)));
     to_faer(a).partial_piv_lu().solve(b).col(0).iter().copied().collect()
+}
+
+/// The pseudo-inverse of A, singular values below `tolerance` times the largest left out.
+///
+/// # Errors
+/// As [`svd`].
+pub fn pinv(a: ArrayView2<f64>, tolerance: f64) -> Result<Array2<f64>, &'static str> {
+    let (u, s, v) = svd(a)?;
+    let most = s.iter().fold(0.0f64, |a, b| a.max(*b));
+    let inverse = s.mapv(|s| if s > tolerance * most { 1.0 / s } else { 0.0 });
+    Ok((&v * &inverse).dot(&u.t()))
 }
 
 /// A·B through faer's kernels, which on large matrices beat a plain triple loop many times.
@@ -99,10 +140,35 @@ mod tests {
     }
 
     #[test]
+    fn a_gram_matrix_has_the_factor_of_its_rows() {
+        let a = random(40, 7);
+        let mut gram = Gram::zeros(7);
+        add_gram(&mut gram, a.slice(ndarray::s![..15, ..]));
+        let mut rest = Gram::zeros(7);
+        add_gram(&mut rest, a.slice(ndarray::s![15.., ..]));
+        gram.add(&rest);
+        let r = gram.factor(1e-10).expect("well conditioned");
+        assert!((r.t().dot(&r) - a.t().dot(&a)).iter().all(|e| e.abs() < 1e-12));
+        assert!(r.indexed_iter().all(|((i, j), v)| i <= j || *v == 0.0));
+        let mut deficient = Gram::zeros(2);
+        add_gram(&mut deficient, ndarray::array![[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]].view());
+        assert!(deficient.factor(1e-10).is_none());
+    }
+
+    #[test]
     fn a_solution_solves() {
         let (a, b) = (random(5, 5), random(5, 1));
         let x = solve(a.view(), b.column(0));
         assert!((a.dot(&x) - b.column(0)).iter().all(|e| e.abs() < 1e-13));
+    }
+
+    #[test]
+    fn a_pseudo_inverse_undoes_what_it_can() {
+        let low = random(9, 2).dot(&random(6, 2).t());
+        let inverse = pinv(low.view(), 1e-10).expect("finite");
+        assert!((low.dot(&inverse).dot(&low) - &low).iter().all(|e| e.abs() < 1e-12));
+        assert!((inverse.dot(&low).dot(&inverse) - &inverse).iter().all(|e| e.abs() < 1e-12));
+        assert!(pinv(Array2::zeros((3, 2)).view(), 1e-10).expect("finite").iter().all(|e| *e == 0.0));
     }
 
     #[test]
