@@ -37,6 +37,10 @@ impl Dataset {
         let (values, integer, sha256) = if file.is_dir() {
             images(&file).with_context(|| name.clone())?
         } else {
+            // A device or a pipe may never end.
+            if file.exists() && !file.is_file() {
+                bail!("{name}: it is neither a file nor a folder");
+            }
             let bytes = std::fs::read(&file).with_context(|| format!("{}: the data cannot be read", file.display()))?;
             let sha256 = hex(&Sha256::digest(&bytes));
             let (values, integer) = parse(&file, member.as_deref(), &bytes).with_context(|| name.clone())?;

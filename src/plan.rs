@@ -463,7 +463,8 @@ pub fn most_samples(dim: usize) -> usize {
 
 /// Whether two paths lead to the same name in the same folder, however they are spelled.
 fn same_file(a: &Path, b: &Path) -> bool {
-    let place = |p: &Path| Some((p.parent()?.canonicalize().ok()?, p.file_name()?.to_owned()));
+    let folder = |p: &Path| if p.as_os_str().is_empty() { Path::new(".").canonicalize() } else { p.canonicalize() };
+    let place = |p: &Path| Some((folder(p.parent()?).ok()?, p.file_name()?.to_owned()));
     a == b || place(a).is_some_and(|a| place(b) == Some(a))
 }
 

@@ -77,7 +77,7 @@ pub struct Running {
     #[arg(long, default_value_t = 32, value_parser = at_least_one)]
     batch: usize,
     /// All threads together [default: the machine's]
-    #[arg(long, value_parser = at_least_one)]
+    #[arg(long, value_parser = thread_count)]
     threads: Option<usize>,
     /// The ONNX Runtime library to use
     #[arg(long, value_name = "FILE")]
@@ -116,6 +116,11 @@ fn provider(text: &str) -> Result<Provider, String> {
 
 fn provider_name(provider: Provider) -> String {
     format!("{provider:?}").to_lowercase()
+}
+
+/// More threads than any machine has would only keep it from starting.
+fn thread_count(text: &str) -> Result<usize, String> {
+    at_least_one(text).ok().filter(|n| *n <= 1024).ok_or_else(|| "expected a number of at least 1, at most 1024".to_owned())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
