@@ -8,9 +8,9 @@ use ndarray::Axis;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::field::{EvalError, VectorField};
+use crate::flow::grid;
 use crate::flow::grid::Spacing;
 use crate::flow::path::{Curve, Path};
-use crate::flow::grid;
 use crate::num::Batch;
 use crate::num::key::SampleId;
 use crate::registry;

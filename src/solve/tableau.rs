@@ -23,7 +23,10 @@ pub enum Embedded {
     One(&'static [f64]),
     /// Two estimates e₅ and e₃, joined into |e₅|² / √(|e₅|² + |e₃|²/100): of the method's own
     /// order, where e₅ alone would fail once |e₅| is small by chance (Hairer, Nørsett & Wanner, II.10).
-    Two { fifth: &'static [f64], third: &'static [f64] },
+    Two {
+        fifth: &'static [f64],
+        third: &'static [f64],
+    },
 }
 
 pub const EULER: Tableau = Tableau { order: 1, c: &[0.0], a: &[&[]], b: &[1.0], error: None, fsal: false };

@@ -1,0 +1,111 @@
+//! What test vectors and their products say of a matrix: Ritz values, and the shift they suggest.
+
+use ndarray::{Array1, Array2, ArrayView2, Axis};
+
+use crate::num::linalg;
+
+/// Test vectors S (rows) by their inner products alone: S·Sᵀ and S·(AS)ᵀ.
+pub struct Sketched {
+    gram: Array2<f64>,
+    products: Array2<f64>,
+}
+
+/// Eigenpairs of the symmetric part of A on the span of test vectors.
+pub struct Ritz {
+    /// Ascending.
+    pub values: Array1<f64>,
+    /// Rows that combine the test vectors into the orthonormal Ritz vectors.
+    pub combine: Array2<f64>,
+}
+
+impl Sketched {
+    pub fn new(s: ArrayView2<f64>, y: ArrayView2<f64>) -> Sketched {
+        Sketched { gram: s.dot(&s.t()), products: s.dot(&y.t()) }
+    }
+
+    /// All test vectors but number `i`: what leave-one-out estimates may know.
+    pub fn without(&self, i: usize) -> Sketched {
+        let keep: Vec<usize> = (0..self.gram.nrows()).filter(|j| *j != i).collect();
+        let part = |m: &Array2<f64>| m.select(Axis(0), &keep).select(Axis(1), &keep);
+        Sketched { gram: part(&self.gram), products: part(&self.products) }
+    }
+
+    /// With G = SSᵀ = WΛWᵀ and T = WΛ^{-½}: the eigenpairs of Tᵀ·S(AS)ᵀ·T, symmetrised.
+    ///
+    /// Test vectors that repeat span less than they count; `None` where products were not finite.
+    pub fn ritz(&self) -> Option<Ritz> {
+        if self.gram.is_empty() {
+            return Some(Ritz { values: Array1::zeros(0), combine: Array2::zeros((0, 0)) });
+        }
+        let (lengths, vectors) = linalg::eigh(self.gram.view()).ok()?;
+        let most = lengths.iter().fold(0.0, |a: f64, b| a.max(*b));
+        let keep: Vec<usize> = (0..lengths.len()).filter(|j| lengths[*j] > 1e-10 * most).collect();
+        let basis = vectors.select(Axis(1), &keep) / &lengths.select(Axis(0), &keep).mapv(f64::sqrt);
+        let inside = basis.t().dot(&self.products).dot(&basis);
+        let (values, turn) = linalg::eigh(((&inside + &inside.t()) / 2.0).view()).ok()?;
+        Some(Ritz { values, combine: turn.t().dot(&basis.t()) })
+    }
+}
+
+impl Ritz {
+    /// The multiple ρ of the identity to take away before A is sketched.
+    ///
+    /// tr A = ρn + tr(A − ρI) for every ρ. The Jacobian of a velocity is a flat part ρI with
+    /// something of low rank on it, and a sketch of it as it stands spends itself on the flat
+    /// part. For A = ρI + (rank r) all Ritz values but 2r at most *are* ρ: they crowd there, while
+    /// a mean is drawn off by the others, and a median too once they are half. So ρ is the middle
+    /// of the shortest interval that holds a third of the Ritz values. It costs no product.
+    pub fn shift(&self) -> f64 {
+        let n = self.values.len();
+        if n < 2 {
+            return self.values.sum();
+        }
+        let count = n.div_ceil(3).max(2);
+        let length = |i: &usize| self.values[i + count - 1] - self.values[*i];
+        let first = (0..=n - count).min_by(|a, b| length(a).total_cmp(&length(b))).unwrap_or(0);
+        0.5 * (self.values[first + (count - 1) / 2] + self.values[first + count / 2])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::num::key::{Key, Purpose};
+
+    fn random(purpose: u64, k: usize, n: usize) -> Array2<f64> {
+        Key { seed: 3 }.normal(Purpose::Check, purpose, 0, k * n).into_shape_with_order((k, n)).expect("k·n")
+    }
+
+    #[test]
+    fn the_shift_is_the_flat_part_under_a_nonsymmetric_matrix_of_low_rank() {
+        let (n, rank, k) = (30, 3, 10);
+        let a = random(0, rank, n).t().dot(&random(1, rank, n)) + Array2::<f64>::eye(n) * -0.75;
+        let s = random(2, k, n);
+        let sketched = Sketched::new(s.view(), s.dot(&a.t()).view());
+        assert!((sketched.ritz().expect("finite").shift() + 0.75).abs() < 1e-12);
+        for i in 0..k {
+            assert!((sketched.without(i).ritz().expect("finite").shift() + 0.75).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn ritz_vectors_are_orthonormal_and_carry_their_values() {
+        let (n, k) = (20, 6);
+        let (a, s) = (random(0, n, n), random(1, k, n));
+        let ritz = Sketched::new(s.view(), s.dot(&a.t()).view()).ritz().expect("finite");
+        let q = ritz.combine.dot(&s);
+        let gram = q.dot(&q.t()) - Array2::<f64>::eye(k);
+        assert!(gram.iter().all(|v| v.abs() < 1e-12));
+        let inside = q.dot(&((&a + &a.t()) / 2.0)).dot(&q.t()) - Array2::from_diag(&ritz.values);
+        assert!(inside.iter().all(|v| v.abs() < 1e-12), "{inside}");
+    }
+
+    #[test]
+    fn repeated_test_vectors_and_no_test_vectors_have_a_shift() {
+        let s = ndarray::array![[1.0, -1.0], [1.0, -1.0], [-1.0, 1.0]];
+        let sketched = Sketched::new(s.view(), (&s * 3.0).view());
+        assert!((sketched.ritz().expect("finite").shift() - 3.0).abs() < 1e-12);
+        let none = sketched.without(0).without(0).without(0);
+        assert_eq!(none.ritz().expect("nothing").shift(), 0.0);
+    }
+}
