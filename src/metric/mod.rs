@@ -17,6 +17,8 @@ mod logistic;
 pub mod mmd_rbf;
 mod pairs;
 pub mod prdc;
+#[cfg(test)]
+mod references;
 pub mod sliced_wasserstein;
 mod transport;
 

@@ -125,7 +125,7 @@ fn spread(statistic: Share, generated: ArrayView2<f64>, reference: ArrayView2<f6
 
 #[cfg(test)]
 mod tests {
-    use ndarray::{Array2, Axis};
+    use ndarray::Array2;
 
     use super::*;
     use crate::metric::testing::{normal, repeated};

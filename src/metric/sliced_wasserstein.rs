@@ -47,25 +47,17 @@ impl SlicedWasserstein {
         }
         out
     }
-}
 
-impl Statistic for SlicedWasserstein {
-    fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
-        if generated == 0 || reference == 0 {
-            return Err("sliced-wasserstein: one of the two sets is empty".to_owned());
-        }
-        if !(1..=1_000_000).contains(&self.projections) {
-            return Err(format!("sliced-wasserstein: projections is {}, expected 1 to 1000000", self.projections));
-        }
-        let fine = self.p >= 1.0 && self.p.is_finite();
-        fine.then_some(()).ok_or_else(|| format!("sliced-wasserstein: p is {}, expected at least 1", self.p))
-    }
-
-    fn compute(&self, generated: ArrayView2<f64>, reference: ArrayView2<f64>, key: Key) -> Result<Estimate, String> {
-        let directions = self.directions(generated.ncols(), key);
+    /// The distance along given unit directions, one per row.
+    pub fn along(
+        &self,
+        directions: Array2<f64>,
+        generated: ArrayView2<f64>,
+        reference: ArrayView2<f64>,
+    ) -> Result<Estimate, String> {
         let sides = [generated, reference];
         let mut means = sides.map(|side| vec![0.0; side.nrows()]);
-        let mut costs = Vec::with_capacity(self.projections);
+        let mut costs = Vec::with_capacity(directions.nrows());
         // Some directions at a time: projections of all samples on all of them would be large.
         for some in directions.axis_chunks_iter(ndarray::Axis(0), 16) {
             let projected = sides.map(|side| linalg::matmul(side, some.t()));
@@ -84,7 +76,7 @@ impl Statistic for SlicedWasserstein {
                     let potentials = &plan.potentials[side];
                     let centre = potentials.iter().sum::<f64>() / potentials.len() as f64;
                     for (at, potential) in orders[side].iter().zip(potentials) {
-                        means[side][*at] += (potential - centre) / self.projections as f64;
+                        means[side][*at] += (potential - centre) / directions.nrows() as f64;
                     }
                 }
             }
@@ -100,6 +92,23 @@ impl Statistic for SlicedWasserstein {
             _ => None,
         };
         Ok(Estimate { value, stderr, n: generated.nrows() })
+    }
+}
+
+impl Statistic for SlicedWasserstein {
+    fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
+        if generated == 0 || reference == 0 {
+            return Err("sliced-wasserstein: one of the two sets is empty".to_owned());
+        }
+        if !(1..=1_000_000).contains(&self.projections) {
+            return Err(format!("sliced-wasserstein: projections is {}, expected 1 to 1000000", self.projections));
+        }
+        let fine = self.p >= 1.0 && self.p.is_finite();
+        fine.then_some(()).ok_or_else(|| format!("sliced-wasserstein: p is {}, expected at least 1", self.p))
+    }
+
+    fn compute(&self, generated: ArrayView2<f64>, reference: ArrayView2<f64>, key: Key) -> Result<Estimate, String> {
+        self.along(self.directions(generated.ncols(), key), generated, reference)
     }
 }
 

@@ -1,0 +1,128 @@
+//! The field's own packages, run by `scripts/metric_references.py`, against ours on the same features.
+
+use std::fs::File;
+
+use ndarray::{Array1, Array2};
+use ndarray_npy::NpzReader;
+
+use super::sliced_wasserstein::SlicedWasserstein;
+use super::{Metric, logistic, measure, transport};
+use crate::num::key::Key;
+
+struct References(NpzReader<File>);
+
+impl References {
+    fn open() -> References {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/metrics/references.npz");
+        References(NpzReader::new(File::open(path).expect(path)).expect("an archive"))
+    }
+
+    fn values(&mut self, name: &str) -> Array1<f64> {
+        self.0.by_name(name).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    fn rows(&mut self, name: &str) -> Array2<f64> {
+        self.0.by_name(name).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    fn sets(&mut self, name: &str) -> [Array2<f64>; 2] {
+        [self.rows(&format!("{name}_generated")), self.rows(&format!("{name}_reference"))]
+    }
+
+    /// To a relative `tolerance`, or 1e-14 where cancellation leaves next to nothing.
+    fn hold(&mut self, name: &str, got: f64, tolerance: f64) {
+        let want = self.values(name)[0];
+        assert!((got - want).abs() <= tolerance * want.abs() + 1e-14, "{name}: {got} {want}");
+    }
+}
+
+fn value(spec: &str, [x, y]: &[Array2<f64>; 2]) -> f64 {
+    let metric: Metric = serde_yaml::from_str(spec).unwrap_or_else(|e| panic!("{spec}: {e}"));
+    measure(&metric, x.view(), y.view(), Key { seed: 0 }).unwrap_or_else(|e| panic!("{spec}: {e}")).value
+}
+
+/// Unequal counts; fewer samples than columns; columns that others determine.
+const SETS: [&str; 3] = ["full", "wide", "flat"];
+
+#[test]
+fn frechet_by_torch_fidelity_and_scipy() {
+    let mut references = References::open();
+    for name in SETS {
+        let got = value("frechet", &references.sets(name));
+        // Their roots of a singular product are right to half the digits of what vanishes.
+        references.hold(&format!("{name}_frechet_scipy"), got, 1e-7);
+        references.hold(&format!("{name}_frechet_fidelity"), got, 1e-7);
+    }
+}
+
+#[test]
+fn precision_recall_density_coverage_by_prdc() {
+    let mut references = References::open();
+    for name in SETS {
+        let sets = references.sets(name);
+        for metric in ["precision", "recall", "density", "coverage"] {
+            for k in [3, 5] {
+                let got = value(&format!("{{{metric}: {{k: {k}}}}}"), &sets);
+                references.hold(&format!("{name}_{metric}_{k}"), got, 1e-14);
+            }
+        }
+    }
+}
+
+#[test]
+fn kernels_by_torch_fidelity_and_scikit_learn() {
+    let mut references = References::open();
+    for name in SETS {
+        let sets = references.sets(name);
+        for bandwidth in ["0.7", "3.0"] {
+            let got = value(&format!("{{mmd-rbf: {{bandwidth: {bandwidth}}}}}"), &sets);
+            references.hold(&format!("{name}_mmd-rbf_{bandwidth}"), got, 1e-10);
+        }
+        references.hold(&format!("{name}_energy"), value("energy", &sets), 1e-12);
+    }
+    let [x, y] = references.sets("full");
+    let equal = [x.slice(ndarray::s![..45, ..]).to_owned(), y];
+    references.hold("equal_kernel", value("kernel", &equal), 1e-12);
+    references.hold("equal_mmd-rbf_0.7", value("{mmd-rbf: {bandwidth: 0.7}}", &equal), 1e-10);
+}
+
+#[test]
+fn sliced_wasserstein_by_pot() {
+    let mut references = References::open();
+    for name in SETS {
+        let [x, y] = references.sets(name);
+        let directions = references.rows(&format!("{name}_directions"));
+        for p in [1, 2] {
+            let metric = SlicedWasserstein { projections: 40, p: p.into() };
+            let got = metric.along(directions.clone(), x.view(), y.view()).expect("finite").value;
+            references.hold(&format!("{name}_sliced_{p}"), got, 1e-12);
+        }
+    }
+}
+
+#[test]
+fn one_dimension_by_scipy_and_pot() {
+    let mut references = References::open();
+    let sorted = references.sets("full").map(|set| {
+        let mut column = set.column(0).to_vec();
+        column.sort_by(f64::total_cmp);
+        column
+    });
+    for p in [1, 3] {
+        let got = transport::between(&sorted[0], &sorted[1], p.into()).cost.powf(1.0 / f64::from(p));
+        references.hold(&format!("line_wasserstein_{p}"), got, 1e-12);
+    }
+    let columns = sorted.map(|c| Array2::from_shape_fn((c.len(), 1), |(i, _)| c[i]));
+    references.hold("line_energy", value("energy", &columns), 1e-12);
+}
+
+#[test]
+fn logistic_regression_by_scikit_learn() {
+    let mut references = References::open();
+    let [x, y] = references.sets("full");
+    let classes: Vec<bool> = (0..105).map(|i| i < 60).collect();
+    let model = logistic::fit(ndarray::concatenate![ndarray::Axis(0), x, y].view(), &classes);
+    let want = references.values("logistic");
+    let got = ndarray::concatenate![ndarray::Axis(0), model.weights, Array1::from_elem(1, model.intercept)];
+    assert!((&got - &want).iter().all(|e| e.abs() < 1e-6), "{got} {want}");
+}
