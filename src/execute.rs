@@ -135,7 +135,9 @@ impl<'a> Pool<'a> {
         // size depends on how many samples there are and never on the threads.
         let spread = samples.len().div_ceil(4).next_multiple_of(4);
         let batch = if cpu { self.machine.batch.min(spread.max(1)) } else { self.machine.batch };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+        // No more workers than batches, whatever number was asked for.
+        let workers = threads.min(samples.len().div_ceil(batch)).max(1);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(workers).build()?;
         pool.install(|| {
             samples
                 .par_chunks(batch)

@@ -83,6 +83,8 @@ impl Runtime {
             .with_intra_threads(threads.max(1))?
             // Spinning threads halve the speed of a machine that others use as well.
             .with_intra_op_spinning(false)?
+            // Patterns keep every batch's buffers: on tangent graphs they double the peak memory.
+            .with_memory_pattern(false)?
             // `All` and not `Level3`: libraries before 1.23 refuse the latter.
             .with_optimization_level(GraphOptimizationLevel::All)?;
         // Without error_on_failure a missing provider falls back to the CPU in silence.

@@ -46,6 +46,7 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     let mut panels = vec![levels(&bundles, &grid, label)];
     panels.extend(differences(view, group, &bundles, &grid, label));
     let samples = bundles.iter().map(|b| b.curves.len()).max().unwrap_or(0);
+    let caption = caption(view, group, samples, panels.len() > 1);
     let picture = Picture {
         title: title(group.model, "divergence along the path"),
         subtitle: format!("{} · {samples} of them drawn", group.subtitle()),
@@ -55,7 +56,7 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
         panels,
     };
     let (model, stem) = (group.model, view.stem("divergence", group));
-    Some(Drawing { model, stem, caption: caption(view, group, samples), picture })
+    Some(Drawing { model, stem, caption, picture })
 }
 
 fn bundles<'a>(view: &View<'a>, group: &Group<'a>, rows: &[&'a Profile], by_snr: bool) -> Vec<Bundle<'a>> {
@@ -161,13 +162,18 @@ fn keys(view: &View, group: &Group, bundles: &[Bundle], with_band: bool) -> Vec<
     keys
 }
 
-fn caption(view: &View, group: &Group, samples: usize) -> String {
+fn caption(view: &View, group: &Group, samples: usize, with_difference: bool) -> String {
     let over = if samples == 1 { "one sample".into() } else { format!("{samples} samples") };
+    let difference = match with_difference {
+        true => format!(
+            " Below, the paired difference to {}: mean and standard deviation over the samples.",
+            view.name(group.reference)
+        ),
+        false => String::new(),
+    };
     format!(
         "Divergence of dx/dt, time running from data to noise, over {over}: its integral over time \
-         is what a likelihood adds to the prior's log-density. Below, the paired difference to {}: \
-         mean and standard deviation over the samples. Estimates are at the same nodes of the same \
-         paths; between nodes lines are drawn straight.",
-        view.name(group.reference),
+         is what a likelihood adds to the prior's log-density.{difference} Estimates are at the same \
+         nodes of the same paths; between nodes lines are drawn straight.",
     )
 }
