@@ -250,7 +250,8 @@ fn a_damaged_journal_is_named_and_a_torn_one_goes_on() {
     }
     with(&[journal.as_bytes(), &[0; 50]].concat());
     run(at, &config, "out");
-    assert_eq!(read(&at.join("out/journal.jsonl")), journal);
+    assert!(read(&at.join("out/journal.jsonl")).starts_with(&journal), "nothing is done again");
+    assert_eq!(tables(&at.join("out")), expected);
     // Without a journal nothing is known to be finished.
     std::fs::remove_file(at.join("out/journal.jsonl")).expect("removed");
     flowgauge(at, &["report", "out"]).is(0);
