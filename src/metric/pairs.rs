@@ -40,8 +40,25 @@ pub fn squared(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Array2<f64> {
     out
 }
 
-/// Two rows against eight: enough independent sums to keep the processor's vector units busy.
+/// Two rows against eight, with the widest vectors that the processor has; the sums are the same on any.
 fn tile(a: &[f64], b: &[f64], panel: &[[f64; LANES]]) -> [[f64; LANES]; 2] {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn wide(a: &[f64], b: &[f64], panel: &[[f64; LANES]]) -> [[f64; LANES]; 2] {
+            sums(a, b, panel)
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has just said that it has the feature.
+            return unsafe { wide(a, b, panel) };
+        }
+    }
+    sums(a, b, panel)
+}
+
+/// Enough independent sums to keep the vector units busy.
+#[inline(always)]
+fn sums(a: &[f64], b: &[f64], panel: &[[f64; LANES]]) -> [[f64; LANES]; 2] {
     let mut sums = [[0.0; LANES]; 2];
     for ((a, b), y) in a.iter().zip(b).zip(panel) {
         for j in 0..LANES {
