@@ -144,6 +144,12 @@ impl Divergence {
     /// # Errors
     /// A sentence with the key and what would be right.
     pub fn check(&self, dim: usize) -> Result<(), String> {
+        // All probe vectors of a node are held at once: a bound keeps a slip of the pen from filling the memory.
+        const NUMBERS: u64 = 1 << 24;
+        if self.kind() == Kind::OdeStochastic && self.products(dim).saturating_mul(dim as u64) > NUMBERS {
+            let most = NUMBERS / dim.max(1) as u64;
+            return Err(format!("{}: {} products per node, expected at most {most}", self.label(), self.products(dim)));
+        }
         match self {
             Divergence::Trace(e) => e.check(dim),
             Divergence::FiniteDifference(f) if !(f.step > 0.0 && f.step <= 1.0) => {

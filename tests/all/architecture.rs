@@ -43,7 +43,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("plotters", &["report/plot/"]),
     ("clap", &["cli/", "main.rs"]),
     ("indicatif", &["run.rs"]),
-    ("rayon", &["execute.rs"]),
+    ("rayon", &["execute.rs", "metric/"]),
 ];
 
 fn root() -> &'static Path {
