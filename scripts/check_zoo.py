@@ -3,18 +3,18 @@
     python scripts/check_zoo.py [--program target/release/flowgauge] FILE.onnx|FOLDER ...
     python scripts/check_zoo.py --cost FOLDER ...        # times as well; for networks made with --bench
     python scripts/check_zoo.py --trained FILE.onnx ...  # files without references: float64 by torch, from the graph
+    python scripts/check_zoo.py --summary FIGURES.json ...   # what --json wrote, one line for each network
 
 For each file, forward and reverse mode: the ONNX checker's full check; no operator but the standard domain's; inputs and
 outputs as documented; then, through ONNX Runtime on the CPU, batches of 1, 3 and 7 with 1 and 5 tangents from the one
 graph.  Bounds: max |error| / max |reference| <= 5e-5, Frobenius <= 2e-5, primal against the plain forward <= 1e-5.  Times are process CPU time on
 one thread, medians over interleaved rounds, in units of the plain forward of the same batch; memory is the peak of a
-process of its own that runs nothing else, in units of the forward's.  Prints Markdown; exits 1 if a file fails.
+Python process of its own that runs nothing else.  Prints Markdown; exits 1 if a file fails.
 """
 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -39,6 +39,8 @@ def session(path):
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    # A planned block would be allocated beside the arena of the first run, which it does not need any more.
+    options.enable_mem_pattern = False
     return ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
 
 
@@ -212,19 +214,17 @@ def cost(path, arrays, folder, count, rounds):
                 capture_output=True, text=True, check=True,
             )
             peaks.append(float(done.stdout))
-    return result | {"forward_mb": peaks[0], "memory_16": peaks[1] / peaks[0]}
+    return result | {"forward_mb": peaks[0], "jvp_mb": peaks[1]}
 
 
 def peak(path, feed):
-    """What running a graph adds to the peak memory of a process that has loaded ONNX Runtime, in megabytes."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Print the peak memory, in megabytes, of a process that does nothing but run a graph twice."""
     with np.load(feed) as arrays:
         feed = dict(arrays)
     ready = session(path)
     for _ in range(2):
         ready.run(None, feed)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print((after - before) / 1024)
+    print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -255,8 +255,11 @@ def in_double(path):
         return F.layer_norm(x, x.shape[axis:], scale, bias, epsilon)
 
     operators = {
+        "Shape": lambda given, a: torch.tensor(given[0].shape),
+        "Slice": lambda given, a: given[0][int(given[1]) : int(given[2])],  # of a shape only
         "Clip": lambda given, a: torch.clamp(*given),
         "Floor": lambda given, a: torch.floor(*given),
+        "Resize": lambda given, a: F.interpolate(given[0], [int(n) for n in given[1][2:]], mode="bilinear"),
         "Relu": lambda given, a: torch.relu(*given),
         "Cast": lambda given, a: given[0].double() if a["to"] in (1, 11) else given[0].long(),
         "Gather": lambda given, a: given[0].index_select(a.get("axis", 0), given[1].reshape(-1)).reshape(
@@ -326,8 +329,26 @@ def row(stem, r, timed):
     figures += [f"{r[key]:.1e}" for key in ("plain", "primal", "jv", "jv_frobenius", "wj", "wj_frobenius")]
     if timed:
         figures += [f"{r['batch']}", f"{r['milliseconds']:.0f}"]
-        figures += [f"{r[f'cost_{k}']:.1f}" for k in (1, 8, 16, "vjp")] + [f"{r['memory_16']:.1f}"]
+        figures += [f"{r[f'cost_{k}']:.1f}" for k in (1, 8, 16, "vjp")] + [f"{r['forward_mb']:.0f}", f"{r['jvp_mb']:.0f}"]
     return f"| {stem} | " + " | ".join(figures) + " |"
+
+
+def summary(results):
+    """One line for each network: the worst of all its files."""
+    networks = {}
+    for stem, r in results.items():
+        *name, style, opset = stem.split("-")
+        networks.setdefault("-".join(name), []).append((style, int(opset.removeprefix("op")), r))
+    print("| network | exporter: opsets | jvp | vjp | J·V | Frob. | VᵀJ | Frob. |\n|" + "---|" * 8)
+    for name, files in networks.items():
+        opsets = {}
+        for style, opset, _ in files:
+            opsets.setdefault(style, []).append(opset)
+        passed = sum("error" not in r for *_, r in files)
+        worst = {k: max(r.get(k, np.nan) for *_, r in files) for k in ("jv", "jv_frobenius", "wj", "wj_frobenius")}
+        styles = "; ".join(f"{s}: {', '.join(map(str, sorted(o)))}" for s, o in sorted(opsets.items(), reverse=True))
+        figures = " | ".join(f"{v:.1e}" for v in worst.values())
+        print(f"| {name} | {styles} | {passed} of {len(files)} | {passed} of {len(files)} | {figures} |")
 
 
 def main():
@@ -340,14 +361,17 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, help="for --cost; without it, by the rank of the input")
     parser.add_argument("--trained", action="store_true")
+    parser.add_argument("--summary", action="store_true")
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args()
+    if options.summary:
+        return summary({k: r for path in options.paths for k, r in json.loads(path.read_text()).items()})
     os.environ["OMP_NUM_THREADS"] = "1"
     files = [f for p in options.paths for f in (sorted(p.glob("*.onnx")) if p.is_dir() else [p])]
     results = {}
     head = ["network", "nodes", "jvp", "vjp", "y", "primal", "J·V", "Frob.", "VᵀJ", "Frob."]
     if options.cost:
-        head += ["N", "forward ms", "k = 1", "k = 8", "k = 16", "vjp", "memory, k = 16"]
+        head += ["N", "forward ms", "k = 1", "k = 8", "k = 16", "vjp", "forward MB", "k = 16 MB"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -21,7 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -401,11 +401,13 @@ def diffusers_fir(bench):
 def diffusers_conditional(bench):
     from diffusers import UNet2DConditionModel
 
+    # Attention where it is affordable: over 256 pixels, not 1024.
+    down, up = ("DownBlock2D", "CrossAttnDownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")
     net = UNet2DConditionModel(
         sample_size=32 if bench else 8, in_channels=3 if bench else 2, out_channels=3 if bench else 2,
         block_out_channels=(64, 128) if bench else (4, 8), layers_per_block=1, norm_num_groups=32 if bench else 2,
         cross_attention_dim=64 if bench else 12, attention_head_dim=4 if bench else 2,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=down if bench else down[::-1], up_block_types=up if bench else up[::-1],
     )
     return Conditioned(net, lambda net, x, t, c: net(x, t, c).sample)
 
@@ -450,6 +452,81 @@ def torchcfm_mlp(bench):
     return Timed(net, lambda net, x, t: net(torch.cat([x, t[:, None]], -1)))
 
 
+# Other configurations of the same libraries: other blocks, odd sizes, more levels.  Checked, not shipped.
+
+
+def diffusers_variant(bench):
+    from diffusers import UNet2DModel
+
+    net = UNet2DModel(
+        sample_size=12, in_channels=1, out_channels=1, block_out_channels=(8, 8, 16), layers_per_block=1, norm_num_groups=4,
+        attention_head_dim=4, resnet_time_scale_shift="scale_shift", upsample_type="resnet", downsample_type="resnet",
+        add_attention=True, num_class_embeds=10, act_fn="gelu",
+        down_block_types=("ResnetDownsampleBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "ResnetUpsampleBlock2D"),
+    )
+    return Labelled(net, lambda net, x, t, label: net(x, t, label).sample)
+
+
+def diffusers_kandinsky(bench):
+    from diffusers import UNet2DConditionModel
+
+    net = UNet2DConditionModel(
+        sample_size=8, in_channels=2, out_channels=2, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        cross_attention_dim=12, attention_head_dim=4, use_linear_projection=True, only_cross_attention=(False, True),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift", act_fn="mish",
+        down_block_types=("SimpleCrossAttnDownBlock2D", "ResnetDownsampleBlock2D"),
+        up_block_types=("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"),
+    )
+    return Conditioned(net, lambda net, x, t, c: net(x, t, c).sample)
+
+
+def ddpm_pytorch_odd(bench):
+    """Three levels, Fourier features of time that are learned."""
+    from denoising_diffusion_pytorch import Unet
+
+    net = Unet(
+        8, dim_mults=(1, 2, 2), channels=1, attn_dim_head=8, attn_heads=2, learned_sinusoidal_cond=True,
+        full_attn=(False, False, True),
+    )
+    return Timed(net, lambda net, x, t: net(x, t))
+
+
+def ddpm_pytorch_1d(bench):
+    from denoising_diffusion_pytorch import Unet1D
+
+    return Timed(Unet1D(8, dim_mults=(1, 2), channels=2, attn_dim_head=8, attn_heads=2), lambda net, x, t: net(x, t))
+
+
+def ddpm_pytorch_karras(bench):
+    """Magnitude-preserving layers: weights normalized in the graph."""
+    from denoising_diffusion_pytorch import KarrasUnet
+
+    net = KarrasUnet(
+        image_size=8, dim=8, dim_max=16, channels=1, num_downsamples=1, num_blocks_per_stage=1, attn_res=(4,), attn_dim_head=8,
+        fourier_dim=8, dropout=0.0,
+    )
+    return Timed(net, lambda net, x, t: net(x, t))
+
+
+def ddpm_pytorch_uvit(bench):
+    from denoising_diffusion_pytorch.simple_diffusion import UViT
+
+    net = UViT(8, dim_mults=(1, 2), channels=1, vit_depth=2, attn_dim_head=8, attn_heads=2, downsample_factor=2)
+    return Timed(net, lambda net, x, t: net(x, t))
+
+
+def torchcfm_variant(bench):
+    import torchcfm.models.unet.unet as library
+
+    torchcfm_unet(False)
+    net = library.UNetModelWrapper(
+        dim=(1, 8, 8), num_channels=32, num_res_blocks=1, channel_mult=(1, 1), attention_resolutions="4", num_heads=2,
+        class_cond=True, num_classes=10, use_scale_shift_norm=True, resblock_updown=True, use_new_attention_order=True,
+    )
+    return Labelled(net, lambda net, x, t, label: net(t, x, label))
+
+
 @dataclass
 class Zoo:
     build: Callable
@@ -459,6 +536,7 @@ class Zoo:
     time: str = "t"
     extra: str = ""  # "label", "context" or none
     scalar_time: bool = False
+    small_only: bool = False
 
 
 def small(x):
@@ -488,6 +566,13 @@ ZOO = {
     "edm-ddpmpp": Zoo(
         lambda b: Edm(EdmNet(3, 128, 32)) if b else Edm(EdmNet(1, 8, 4)), small(1), (3, 32, 32), (0.05, 20.0), "sigma"
     ),
+    "diffusers-variant": Zoo(diffusers_variant, (1, 12, 12), (), (1.0, 999.0), extra="label", small_only=True),
+    "diffusers-kandinsky": Zoo(diffusers_kandinsky, (2, 8, 8), (), (1.0, 999.0), extra="context", small_only=True),
+    "ddpm_pytorch-odd": Zoo(ddpm_pytorch_odd, (1, 12, 12), (), small_only=True),
+    "ddpm_pytorch-unet1d": Zoo(ddpm_pytorch_1d, (2, 16), (), (1.0, 999.0), small_only=True),
+    "ddpm_pytorch-karras": Zoo(ddpm_pytorch_karras, small(1), (), small_only=True),
+    "ddpm_pytorch-uvit": Zoo(ddpm_pytorch_uvit, small(1), (), small_only=True),
+    "torchcfm-variant": Zoo(torchcfm_variant, small(1), (), extra="label", small_only=True),
 }
 
 
@@ -620,7 +705,7 @@ def main():
         else:
             wanted = [(s, o) for s in STYLES for o in map(int, options.opsets.split(",")) if OLDEST[s] <= o <= NEWEST[s]]
         wanted = [(s, o) for s, o in wanted if re.search(options.only, f"{name}-{s}-op{o}")]
-        if not wanted:
+        if not wanted or options.bench and ZOO[name].small_only:
             continue
         net, inputs, generator = make(name, options.bench)
         arrays = {key: value.numpy() for key, value in inputs.items()} | references(net, inputs, generator)
@@ -630,7 +715,7 @@ def main():
             stem, start = f"{name}-{style}-op{opset}", time.time()
             path = out / f"{stem}.onnx"
             try:
-                with redirect_stdout(io.StringIO()):
+                with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                     export(net, inputs, style, opset, path)
                 np.savez_compressed(path.with_suffix(".npz"), **arrays)
                 log[stem] = {"exported": True, "parameters": count}

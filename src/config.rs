@@ -176,7 +176,11 @@ impl Written {
                 bail!("samples.{i}: expected at least one of `samplers`, of `metrics`, and a `count` of at least 1");
             }
             if entry.count.div_ceil(config.chunk) > MOST_TRIALS {
-                bail!("samples.{i}.count: {} makes more than {MOST_TRIALS} trials of `chunk: {}`", entry.count, config.chunk);
+                bail!(
+                    "samples.{i}.count: {} makes more than {MOST_TRIALS} trials of `chunk: {}`",
+                    entry.count,
+                    config.chunk
+                );
             }
         }
         Ok(())
@@ -196,7 +200,8 @@ fn set(root: &mut serde_json::Value, change: &str) -> Result<()> {
         at = match at {
             Value::Array(items) => {
                 let length = items.len();
-                let index: usize = segment.parse().map_err(|_| anyhow!("`{segment}` stands for a position in a list"))?;
+                let index: usize =
+                    segment.parse().map_err(|_| anyhow!("`{segment}` stands for a position in a list"))?;
                 items.get_mut(index).ok_or_else(|| anyhow!("position {index} of a list of {length}"))?
             }
             Value::Object(map) => map.entry(segment).or_insert(Value::Null),
@@ -228,7 +233,8 @@ mod tests {
 
     #[test]
     fn changes_reach_lists_and_absent_keys() {
-        let config = read(TEXT, &["likelihood.0.samples=5", "seed=9", "estimators.1.hutchinson.probes=3"]).expect("right");
+        let config =
+            read(TEXT, &["likelihood.0.samples=5", "seed=9", "estimators.1.hutchinson.probes=3"]).expect("right");
         assert_eq!((config.likelihood[0].samples, config.seed), (Some(5), 9));
         assert_eq!(config.estimators[1].label(), "hutchinson(probes=3)");
     }

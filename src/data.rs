@@ -179,7 +179,9 @@ fn parse(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<(ArrayD<f64>
         Some("safetensors") => safetensors(bytes, member),
         Some("csv") => csv(bytes),
         Some("parquet") => parquet(bytes),
-        _ => bail!("unknown kind of array; expected .npy, .npz, .safetensors, .csv, .parquet, IDX (-ubyte) or a folder of images"),
+        _ => bail!(
+            "unknown kind of array; expected .npy, .npz, .safetensors, .csv, .parquet, IDX (-ubyte) or a folder of images"
+        ),
     }
 }
 
@@ -236,7 +238,8 @@ fn declared_size(header: &str, available: usize) -> Result<()> {
     };
     let mut count = 1usize;
     for size in shape.split(',').map(str::trim).filter(|s| !s.is_empty()) {
-        let size: usize = size.trim_end_matches('L').parse().map_err(|_| anyhow!("its shape ({shape}) is no list of sizes"))?;
+        let size: usize =
+            size.trim_end_matches('L').parse().map_err(|_| anyhow!("its shape ({shape}) is no list of sizes"))?;
         count = count.checked_mul(size).unwrap_or(usize::MAX);
     }
     if count > available {
@@ -252,8 +255,7 @@ fn npz(bytes: &[u8], member: Option<&str>) -> Result<(ArrayD<f64>, bool)> {
     let known: Vec<String> = names.iter().map(|n| bare(n)).collect();
     let chosen = match member {
         None => archive.len().checked_sub(1).map(|_| 0),
-        Some(member) => (0..archive.len())
-            .find(|i| archive.by_index_raw(*i).is_ok_and(|f| bare(f.name()) == member)),
+        Some(member) => (0..archive.len()).find(|i| archive.by_index_raw(*i).is_ok_and(|f| bare(f.name()) == member)),
     };
     let chosen = chosen.ok_or_else(|| match member {
         Some(member) => anyhow!("it holds no array `{member}`; it has {}", known.join(", ")),
@@ -270,7 +272,8 @@ fn safetensors(bytes: &[u8], member: Option<&str>) -> Result<(ArrayD<f64>, bool)
     let mut names: Vec<&str> = tensors.names();
     names.sort_unstable();
     let name = member.or(names.first().copied()).ok_or_else(|| anyhow!("it holds no tensor"))?;
-    let tensor = tensors.tensor(name).map_err(|_| anyhow!("it holds no tensor `{name}`; it has {}", names.join(", ")))?;
+    let tensor =
+        tensors.tensor(name).map_err(|_| anyhow!("it holds no tensor `{name}`; it has {}", names.join(", ")))?;
     let data = tensor.data();
     macro_rules! read {
         ($ty:ty, $integer:expr) => {{
@@ -309,8 +312,7 @@ fn csv(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
         records.remove(0);
     }
     let Some(first) = records.first() else { bail!("it has no rows") };
-    let numeric: Vec<usize> =
-        (0..first.len()).filter(|i| records.iter().any(|r| number(&r[*i]).is_some())).collect();
+    let numeric: Vec<usize> = (0..first.len()).filter(|i| records.iter().any(|r| number(&r[*i]).is_some())).collect();
     if numeric.is_empty() {
         bail!("it has no numeric column");
     }
@@ -319,7 +321,8 @@ fn csv(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
         for column in &numeric {
             let text = &record[*column];
             let line = record.position().map_or(0, |p| p.line());
-            let value = number(text).ok_or_else(|| anyhow!("line {line}, column {}: {text:?} is no number", column + 1))?;
+            let value =
+                number(text).ok_or_else(|| anyhow!("line {line}, column {}: {text:?} is no number", column + 1))?;
             values.push(value);
         }
     }
@@ -329,7 +332,8 @@ fn csv(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
 #[cfg(feature = "parquet")]
 fn parquet(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
     use polars::prelude::*;
-    let frame = ParquetReader::new(std::io::Cursor::new(bytes)).finish().map_err(|e| anyhow!("it is no parquet table: {e}"))?;
+    let frame =
+        ParquetReader::new(std::io::Cursor::new(bytes)).finish().map_err(|e| anyhow!("it is no parquet table: {e}"))?;
     let numeric: Vec<_> = frame.columns().iter().filter(|c| c.dtype().is_primitive_numeric()).collect();
     let mut values = Array2::zeros((frame.height(), numeric.len()));
     for (j, column) in numeric.iter().enumerate() {
@@ -384,7 +388,8 @@ fn images(folder: &Path) -> Result<(ArrayD<f64>, bool, String)> {
         let mut bytes = Vec::new();
         BufReader::new(File::open(file)?).read_to_end(&mut bytes)?;
         hash.update(&bytes);
-        let image = image::load_from_memory(&bytes).with_context(|| format!("{}: it cannot be decoded", file.display()))?;
+        let image =
+            image::load_from_memory(&bytes).with_context(|| format!("{}: it cannot be decoded", file.display()))?;
         decoded.push(image);
     }
     let grey = decoded.iter().all(|i| !i.color().has_color());
@@ -392,7 +397,12 @@ fn images(folder: &Path) -> Result<(ArrayD<f64>, bool, String)> {
     let mut values = Vec::new();
     for (file, image) in files.iter().zip(&decoded) {
         if (image.width(), image.height()) != (width, height) {
-            bail!("{}: it is {}×{}, but the first image is {width}×{height}", file.display(), image.width(), image.height());
+            bail!(
+                "{}: it is {}×{}, but the first image is {width}×{height}",
+                file.display(),
+                image.width(),
+                image.height()
+            );
         }
         if grey {
             values.extend(image.to_luma8().pixels().map(|p| f64::from(p.0[0])));
@@ -496,12 +506,15 @@ mod tests {
         assert!(refused("a.npy", b"").contains("header"));
         let huge = String::from_utf8_lossy(&whole[10..128]).replace("(4, 3)", "(4, 999999999999)");
         assert!(refused("a.npy", &npy_claiming(&huge)).contains("claims"));
-        let far = format!("{{'descr': '<f8',{}'fortran_order': False, 'shape': (4, 999999999999), }}\n", " ".repeat(400));
+        let far =
+            format!("{{'descr': '<f8',{}'fortran_order': False, 'shape': (4, 999999999999), }}\n", " ".repeat(400));
         assert!(refused("a.npy", &npy_claiming(&far)).contains("claims"));
         assert!(refused("a.npy", &whole[..40]).contains("truncated"));
         let nan = npy_bytes(&ndarray::array![[1.0f64], [f64::NAN]].into_dyn());
         assert!(refused("a.npy", &nan).contains("sample 1"));
-        assert!(refused("a.npy", &npy_bytes(&ndarray::Array2::<f64>::zeros((0, 3)).into_dyn())).contains("at least one"));
+        assert!(
+            refused("a.npy", &npy_bytes(&ndarray::Array2::<f64>::zeros((0, 3)).into_dyn())).contains("at least one")
+        );
         assert!(refused("a.csv", b"1,2\n3\n").contains("table"));
         assert!(refused("a.csv", b"1,2\n3,x\n").contains("line 2, column 2: \"x\" is no number"));
         // Neither a hole in the first row nor the index of a data frame costs a column or adds a sample.

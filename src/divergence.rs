@@ -317,13 +317,19 @@ impl<'a> Integrator<'a> {
     }
 
     /// 2K chains: each probe's quotient at h, then each at 2h.
-    fn differences(&self, spec: &FiniteDifference, nodes: &Nodes, sources: &mut Sources) -> Result<Array2<f64>, EvalError> {
+    fn differences(
+        &self,
+        spec: &FiniteDifference,
+        nodes: &Nodes,
+        sources: &mut Sources,
+    ) -> Result<Array2<f64>, EvalError> {
         let missing = || EvalError::Missing("this model offers no velocity for differences".to_owned());
         let (field, curve) = sources.velocity.as_mut().ok_or_else(missing)?;
         let dim = nodes.x.ncols();
         let probes = Probes { key: self.key, sample: nodes.sample, node: nodes.node };
         let z = probes.draw(Purpose::Probe, Distribution::Rademacher, Along::Fixed, 0..spec.probes as u64, dim);
-        let steps: Vec<f64> = nodes.t.iter().map(|t| curve.at(*t)).map(|s| spec.step * s.sigma.max(0.01 * s.alpha)).collect();
+        let steps: Vec<f64> =
+            nodes.t.iter().map(|t| curve.at(*t)).map(|s| spec.step * s.sigma.max(0.01 * s.alpha)).collect();
         let mut chains = Array2::zeros((2 * spec.probes, nodes.slot.len()));
         for (probe, z) in z.outer_iter().enumerate() {
             for (row, factor) in [(probe, 1.0), (spec.probes + probe, 2.0)] {
@@ -347,7 +353,9 @@ impl<'a> Integrator<'a> {
         }
         (sums.columns().into_iter())
             .map(|column| stats::mean(&column.to_vec()))
-            .map(|e| e.map_or(Integral { value: f64::NAN, stderr: None }, |e| Integral { value: e.value, stderr: e.stderr }))
+            .map(|e| {
+                e.map_or(Integral { value: f64::NAN, stderr: None }, |e| Integral { value: e.value, stderr: e.stderr })
+            })
             .collect()
     }
 }

@@ -326,9 +326,7 @@ impl<'a> Stage<'a> {
         let estimators = std::slice::from_ref(estimator);
         let task = Task { curve: &opened.curve, prior: opened.prior, solver, estimators, key: self.key() };
         let samples = Stage::ranged(0, grid.points * grid.points);
-        let states = |batch: &[SampleId]| {
-            Array2::from_shape_fn((batch.len(), 2), |(i, j)| point(batch[i] as usize)[j])
-        };
+        let states = |batch: &[SampleId]| Array2::from_shape_fn((batch.len(), 2), |(i, j)| point(batch[i] as usize)[j]);
         let (rows, _) = self.pools[*model].likelihoods(&task, &samples, false, states)?;
         write_rows(rows.iter().map(|r| {
             let [x, y] = point(r.sample as usize);

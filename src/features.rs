@@ -29,11 +29,19 @@ impl Extractor {
         let bytes = std::fs::read(path).with_context(|| format!("{name}: the extractor cannot be read"))?;
         let session = runtime.open(&name, &bytes, provider, threads)?;
         if session.inputs.len() != 1 || session.outputs.is_empty() {
-            bail!("{name}: it has {} inputs and {} outputs, expected one input: samples", session.inputs.len(), session.outputs.len());
+            bail!(
+                "{name}: it has {} inputs and {} outputs, expected one input: samples",
+                session.inputs.len(),
+                session.outputs.len()
+            );
         }
         let input = &session.inputs[0];
         if input.shape.len() < 2 || input.shape[0] >= 0 {
-            bail!("{name}: input `{}` has shape {:?}, expected a dynamic batch and a sample: [N, …]", input.name, input.shape);
+            bail!(
+                "{name}: input `{}` has shape {:?}, expected a dynamic batch and a sample: [N, …]",
+                input.name,
+                input.shape
+            );
         }
         let output = session.outputs.iter().find(|p| p.name == "features").unwrap_or(&session.outputs[0]);
         let (input, output, shape) = (input.name.clone(), output.name.clone(), input.shape[1..].to_vec());
@@ -53,7 +61,13 @@ impl Extractor {
             let out = self.session.run(vec![(&self.input, fed.view())], &[&self.output])?.remove(0);
             let width = out.len() / chunk.nrows();
             if out.shape().first() != Some(&chunk.nrows()) {
-                bail!("{}: output `{}` has shape {:?}, expected {} rows", self.session.file, self.output, out.shape(), chunk.nrows());
+                bail!(
+                    "{}: output `{}` has shape {:?}, expected {} rows",
+                    self.session.file,
+                    self.output,
+                    out.shape(),
+                    chunk.nrows()
+                );
             }
             parts.push(out.into_shape_with_order((chunk.nrows(), width))?);
         }

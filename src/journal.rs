@@ -20,7 +20,9 @@ use crate::plan::{self, Plan, PlanFile, Trial};
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// The plan was written; its bytes' hash.
-    Planned { plan_sha256: String },
+    Planned {
+        plan_sha256: String,
+    },
     Finished {
         trial: String,
         rows: usize,
@@ -29,7 +31,11 @@ pub enum Event {
         array_sha256: Option<String>,
         seconds: f64,
     },
-    Failed { trial: String, error: String, seconds: f64 },
+    Failed {
+        trial: String,
+        error: String,
+        seconds: f64,
+    },
 }
 
 /// How a trial ended last.
@@ -90,7 +96,10 @@ impl Journal {
                 Ok(event) if whole => self.record(event),
                 _ if lines.peek().is_none() && !whole => {}
                 Ok(_) => {}
-                Err(error) => bail!("line {}: {error}; expected one event per line; without the line its trial is done again", number + 1),
+                Err(error) => bail!(
+                    "line {}: {error}; expected one event per line; without the line its trial is done again",
+                    number + 1
+                ),
             }
         }
         Ok(())

@@ -195,7 +195,9 @@ mod tests {
     #[test]
     fn fixed_steps_converge_at_their_order() {
         let (model, prior, x) = setting(Path::Vp { beta_min: 0.1, beta_max: 20.0, t_min: 1e-2 }, 3);
-        for (name, order, coarse) in [("euler", 1.0, 400), ("midpoint", 2.0, 100), ("heun", 2.0, 100), ("rk4", 4.0, 100)] {
+        for (name, order, coarse) in
+            [("euler", 1.0, 400), ("midpoint", 2.0, 100), ("heun", 2.0, 100), ("rk4", 4.0, 100)]
+        {
             let error = |steps: usize| {
                 let solver = format!("{{{name}: {{steps: {steps}, grid: log-snr}}}}");
                 let rows = run(&model, prior, &solver, "[exact]", &x);
@@ -211,7 +213,8 @@ mod tests {
     #[test]
     fn no_sample_feels_its_batch() {
         let (model, prior, x) = setting(Path::Edm { sigma_min: 0.01, sigma_max: 30.0 }, 3);
-        for solver in ["{dopri5: {rtol: 1e-4, atol: 1e-4}}", "{bosh3: {rtol: 1e-3, atol: 1e-3}}", "{heun: {steps: 20}}"] {
+        for solver in ["{dopri5: {rtol: 1e-4, atol: 1e-4}}", "{bosh3: {rtol: 1e-3, atol: 1e-3}}", "{heun: {steps: 20}}"]
+        {
             let estimators = "[exact, {hutchinson: {probes: 2}}, {hutchinson: {probes: 2, along: fresh}}]";
             let together = run(&model, prior, solver, estimators, &x);
             let alone = run(&model, prior, solver, estimators, &x.slice(ndarray::s![0..1, ..]).to_owned());
@@ -234,7 +237,8 @@ mod tests {
         };
         let solver: Solver = serde_yaml::from_str("{heun: {steps: 24}}").expect("a solver");
         let estimators: Vec<Divergence> =
-            serde_yaml::from_str("[{hutchinson: {probes: 4}}, {finite-difference: {step: 0.01, probes: 4}}]").expect("specs");
+            serde_yaml::from_str("[{hutchinson: {probes: 4}}, {finite-difference: {step: 0.01, probes: 4}}]")
+                .expect("specs");
         let task = Task { curve: &model.curve, prior, solver: &solver, estimators: &estimators, key: Key { seed: 3 } };
         let sample: Vec<u64> = (0..x.nrows() as u64).collect();
         let rows = evaluate(&mut model.clone(), &mut sources, &task, &sample, x, None).expect("analytic");

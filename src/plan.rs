@@ -268,9 +268,10 @@ impl Builder<'_> {
         let reference = entry.reference.as_ref().or(config.reference.as_ref());
         let reference = match reference {
             None => 0,
-            Some(wanted) => estimators.iter().position(|e| e == wanted).ok_or_else(|| {
-                anyhow!("reference: `{}` is not among the estimators of this entry", wanted.label())
-            })?,
+            Some(wanted) => estimators
+                .iter()
+                .position(|e| e == wanted)
+                .ok_or_else(|| anyhow!("reference: `{}` is not among the estimators of this entry", wanted.label()))?,
         };
         self.check_estimators(model, &estimators)?;
         let solvers = entry.solvers.as_ref().unwrap_or(&config.solvers).clone();
@@ -301,12 +302,16 @@ impl Builder<'_> {
         }
         let Some(grid) = &entry.density else { return Ok(()) };
         if self.prepared.models[model].dim() != 2 {
-            bail!("density: the model has {} dimensions; a density over the plane needs 2", self.prepared.models[model].dim());
+            bail!(
+                "density: the model has {} dimensions; a density over the plane needs 2",
+                self.prepared.models[model].dim()
+            );
         }
         let solver = entry.solvers.as_ref().unwrap_or(&config.solvers)[0].clone();
         let learned = estimators.iter().find(|e| heads(e));
         for estimator in [Some(&estimators[reference]), learned].into_iter().flatten() {
-            let work = Work::Density { model, solver: solver.clone(), estimator: estimator.clone(), grid: grid.clone() };
+            let work =
+                Work::Density { model, solver: solver.clone(), estimator: estimator.clone(), grid: grid.clone() };
             if !self.prepared.plan.trials.iter().any(|t| t.work == work) {
                 self.push(work)?;
             }
@@ -367,7 +372,15 @@ impl Builder<'_> {
                 parts.push(self.push(Work::Sample { model, sampler: sampler.clone(), first, count })?);
             }
             let (metrics, extractor) = (entry.metrics.clone(), extractor.clone());
-            self.push(Work::Metrics { model, sampler: Some(sampler.clone()), parts, floor: None, reference, extractor, metrics })?;
+            self.push(Work::Metrics {
+                model,
+                sampler: Some(sampler.clone()),
+                parts,
+                floor: None,
+                reference,
+                extractor,
+                metrics,
+            })?;
         }
         if floor.is_some() {
             let metrics = entry.metrics.clone();
@@ -448,7 +461,8 @@ impl Builder<'_> {
 
     fn extractor(&mut self, path: &Path) -> Result<PlannedFile> {
         let path = self.written.resolve(path);
-        let bytes = std::fs::read(&path).with_context(|| format!("{}: the extractor cannot be read", path.display()))?;
+        let bytes =
+            std::fs::read(&path).with_context(|| format!("{}: the extractor cannot be read", path.display()))?;
         let name = inert(&path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default());
         let file = PlannedFile { name, sha256: hex(&Sha256::digest(&bytes)) };
         self.prepared.extractors.push((file.clone(), path));
@@ -534,7 +548,12 @@ fn compare(at: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut V
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
             for key in x.keys().chain(y.keys().filter(|k| !x.contains_key(*k))) {
-                compare(&below(key), &x.get(key).cloned().unwrap_or_default(), &y.get(key).cloned().unwrap_or_default(), found);
+                compare(
+                    &below(key),
+                    &x.get(key).cloned().unwrap_or_default(),
+                    &y.get(key).cloned().unwrap_or_default(),
+                    found,
+                );
             }
         }
         (Value::Array(x), Value::Array(y)) if x.len() == y.len() => {

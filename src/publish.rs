@@ -31,7 +31,10 @@ impl Published {
             let group = (&row.model, &row.dataset, &row.solver);
             if last != Some(group) {
                 out += &format!("\n{} on {}, {}\n", row.model, row.dataset, row.solver);
-                out += &format!("  {:<34} {:>24} {:>20} {:>10} {:>10}\n", "estimator", "mean", "bias, nats", "corr.", "cost");
+                out += &format!(
+                    "  {:<34} {:>24} {:>20} {:>10} {:>10}\n",
+                    "estimator", "mean", "bias, nats", "corr.", "cost"
+                );
                 last = Some(group);
             }
             out += &line(row);

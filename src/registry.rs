@@ -91,8 +91,7 @@ pub fn unknown<E: serde::de::Error>(name: &str, names: &[&str]) -> E {
 /// The first key of an entry, which must be there.
 pub fn only_key<'de, A: serde::de::MapAccess<'de>>(map: &mut A, names: &[&str]) -> Result<String, A::Error> {
     use serde::de::Error;
-    map.next_key()?
-        .ok_or_else(|| A::Error::custom(format!("an empty entry, expected one of {}", names.join(", "))))
+    map.next_key()?.ok_or_else(|| A::Error::custom(format!("an empty entry, expected one of {}", names.join(", "))))
 }
 
 /// Refuses an entry with two names.
@@ -100,9 +99,9 @@ pub fn no_more_keys<'de, A: serde::de::MapAccess<'de>>(map: &mut A) -> Result<()
     use serde::de::Error;
     match map.next_key::<String>()? {
         None => Ok(()),
-        Some(key) => Err(A::Error::custom(format!(
-            "a second name `{key}` in one entry; write each kind as an entry of its own"
-        ))),
+        Some(key) => {
+            Err(A::Error::custom(format!("a second name `{key}` in one entry; write each kind as an entry of its own")))
+        }
     }
 }
 

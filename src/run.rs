@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 
 use crate::config::Written;
 use crate::execute::{Machine, Stage};
-use crate::journal::{self, Event, Journal, Outcome, append, array_file, outstanding, read_plan, row_file, write_whole};
+use crate::journal::{
+    self, Event, Journal, Outcome, append, array_file, outstanding, read_plan, row_file, write_whole,
+};
 use crate::model::library::{hex, processor};
 use crate::model::onnx::Runtime;
 use crate::plan::{self, PlanFile, Prepared, Trial};
@@ -63,7 +65,11 @@ fn commit(stage: &Stage, trial: &Trial, dir: &Path) -> Result<()> {
         }
         Err(error) => {
             note!("flowgauge: trial {} failed: {error:#}", trial.id);
-            Event::Failed { trial: trial.id.clone(), error: format!("{error:#}"), seconds: began.elapsed().as_secs_f64() }
+            Event::Failed {
+                trial: trial.id.clone(),
+                error: format!("{error:#}"),
+                seconds: began.elapsed().as_secs_f64(),
+            }
         }
     };
     append(dir, &event)
@@ -74,7 +80,8 @@ fn check_directory(dir: &Path, prepared: &Prepared) -> Result<()> {
     let path = dir.join("plan.json");
     if !path.exists() {
         // What a kill leaves of a beginning is ours: the config, the lock, a file on its way into place.
-        let foreign = |name: &str| name != "config.yaml" && name != LOCK && !(name.starts_with('.') && name.ends_with(".tmp"));
+        let foreign =
+            |name: &str| name != "config.yaml" && name != LOCK && !(name.starts_with('.') && name.ends_with(".tmp"));
         let mut entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
         let occupied = entries.any(|e| foreign(&e.file_name().to_string_lossy()));
         if occupied || (dir.exists() && !dir.is_dir()) {

@@ -144,9 +144,14 @@ impl Joined {
     }
 }
 
-fn summary(one: &DataFrame, base: &DataFrame, rows: &[LikelihoodRow], first: &LikelihoodRow, reference: &str) -> Result<Summary> {
-    let mine: Vec<&LikelihoodRow> =
-        one.column("row")?.u32()?.iter().flatten().map(|i| &rows[i as usize]).collect();
+fn summary(
+    one: &DataFrame,
+    base: &DataFrame,
+    rows: &[LikelihoodRow],
+    first: &LikelihoodRow,
+    reference: &str,
+) -> Result<Summary> {
+    let mine: Vec<&LikelihoodRow> = one.column("row")?.u32()?.iter().flatten().map(|i| &rows[i as usize]).collect();
     let present = |f: fn(&LikelihoodRow) -> Option<f64>| mine.iter().filter_map(|r| f(r)).collect::<Vec<f64>>();
     let mean_of = |f: fn(&LikelihoodRow) -> f64| mine.iter().map(|r| f(r)).sum::<f64>() / mine.len() as f64;
     let nats = stats::mean(&present(|r| r.log_likelihood));
@@ -222,7 +227,9 @@ fn gallery(dir: &Path, plan: &Plan, trial: &Trial) -> Result<Option<Gallery>> {
     generated.truncate(SHOWN);
     let (model, real) = (&plan.models[*model], load(&trial.id)?);
     let values = real.iter().flatten();
-    let spread = || [values.clone().fold(f64::INFINITY, |a, b| a.min(*b)), values.clone().fold(f64::NEG_INFINITY, |a, b| a.max(*b))];
+    let spread = || {
+        [values.clone().fold(f64::INFINITY, |a, b| a.min(*b)), values.clone().fold(f64::NEG_INFINITY, |a, b| a.max(*b))]
+    };
     Ok(Some(Gallery {
         model: model.name.clone(),
         sampler: sampler_label(sampler),

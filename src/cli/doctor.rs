@@ -53,7 +53,13 @@ impl Doctor {
         let model = Model::open(&card)?;
         let solver: Solver = super::spec("--solver", "{dopri5: {rtol: 1e-6, atol: 1e-6}}")?;
         let estimators: Vec<Divergence> = super::spec("--divergence", "[exact, closed-form]")?;
-        let task = Task { curve: &model.curve, prior: model.prior, solver: &solver, estimators: &estimators, key: Key { seed: 0 } };
+        let task = Task {
+            curve: &model.curve,
+            prior: model.prior,
+            solver: &solver,
+            estimators: &estimators,
+            key: Key { seed: 0 },
+        };
         let samples: Vec<SampleId> = (0..8).collect();
         let states = |batch: &[SampleId]| {
             let mut x = Batch::zeros((batch.len(), model.dim()));
@@ -64,8 +70,12 @@ impl Doctor {
         };
         let pool = Pool::new(&model, self.running.runtime()?, self.running.machine());
         let (rows, _) = pool.likelihoods(&task, &samples, false, states).context("the known-answer likelihood")?;
-        let values = |e: usize| rows.iter().filter(move |r| r.estimator == e).map(|r| r.log_likelihood.unwrap_or(f64::NAN));
-        let worst = values(0).zip(values(1)).map(|(a, b)| (a - b).abs()).fold(0.0, |m: f64, v| if v > m || v.is_nan() { v } else { m });
+        let values =
+            |e: usize| rows.iter().filter(move |r| r.estimator == e).map(|r| r.log_likelihood.unwrap_or(f64::NAN));
+        let worst = values(0)
+            .zip(values(1))
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, |m: f64, v| if v > m || v.is_nan() { v } else { m });
         let fine = worst <= 5e-3;
         say!(
             "known answer: log-likelihood of a mixture in 8 dimensions, largest error {worst:.1e} nats of 8 samples: {}",
@@ -77,6 +87,7 @@ impl Doctor {
 
 fn memory() -> String {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kilobytes = info.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().split(' ').next()?.parse::<f64>().ok());
+    let kilobytes =
+        info.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().split(' ').next()?.parse::<f64>().ok());
     kilobytes.map_or("memory unknown".to_owned(), |k| format!("{:.1} GiB of memory", k / 1024.0 / 1024.0))
 }

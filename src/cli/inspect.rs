@@ -27,19 +27,37 @@ impl Inspect {
     pub fn execute(self) -> Result<Exit> {
         let extension = self.file.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
         if extension == "onnx" {
-            let bytes = std::fs::read(&self.file).with_context(|| format!("{}: it cannot be read", self.file.display()))?;
-            describe(&self.file.display().to_string(), &graph::Model::load(&self.file)?, &hex(&Sha256::digest(&bytes)), None);
+            let bytes =
+                std::fs::read(&self.file).with_context(|| format!("{}: it cannot be read", self.file.display()))?;
+            describe(
+                &self.file.display().to_string(),
+                &graph::Model::load(&self.file)?,
+                &hex(&Sha256::digest(&bytes)),
+                None,
+            );
             return Ok(Exit::Well);
         }
         let model = Model::open(&self.file)?;
         let card = &model.card;
-        say!("card {}: {}, shape {:?}, {} prediction", self.file.display(), card.name, card.shape, serde_json::to_value(card.network.prediction)?.as_str().unwrap_or_default());
+        say!(
+            "card {}: {}, shape {:?}, {} prediction",
+            self.file.display(),
+            card.name,
+            card.shape,
+            serde_json::to_value(card.network.prediction)?.as_str().unwrap_or_default()
+        );
         say!("path {}", serde_json::to_string(&card.path)?);
-        say!("prior N(0, {}^2 I) at time {}, data at time {}", model.prior.std, model.curve.prior_end(), model.curve.data_end());
+        say!(
+            "prior N(0, {}^2 I) at time {}, data at time {}",
+            model.prior.std,
+            model.curve.prior_end(),
+            model.curve.data_end()
+        );
         for file in &model.files {
             let at = self.file.parent().unwrap_or(Path::new("")).join(&file.name);
             say!("\n{}", file.key);
-            let roles = (file.key == "network.file").then_some((card.network.inputs.x.as_str(), card.network.output.as_str()));
+            let roles =
+                (file.key == "network.file").then_some((card.network.inputs.x.as_str(), card.network.output.as_str()));
             describe(&at.display().to_string(), &graph::Model::load(&at)?, &file.sha256, roles);
         }
         let findings = self.run_network(&model)?;
@@ -85,7 +103,10 @@ impl Inspect {
         }
         let order = [2, 0, 1];
         let permuted = field.velocity(&t, &x.select(Axis(0), &order))?;
-        found.push(judged("permuted samples agree: no sample feels another".to_owned(), gap(&permuted, &three.select(Axis(0), &order))));
+        found.push(judged(
+            "permuted samples agree: no sample feels another".to_owned(),
+            gap(&permuted, &three.select(Axis(0), &order)),
+        ));
         let again = field.velocity(&t, &x)?;
         found.push(judged("the same call twice agrees".to_owned(), gap(&again, &three)));
         for (name, t) in [("data", start), ("prior", end)] {

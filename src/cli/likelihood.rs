@@ -73,8 +73,7 @@ impl Likelihood {
         let pool = Pool::new(&model, self.running.runtime()?, self.running.machine());
         let estimators = [divergence];
         pool.rehearse(&estimators, &data.states(&model.card, key, &[0]))?;
-        let task =
-            Task { curve: &model.curve, prior: model.prior, solver: &solver, estimators: &estimators, key };
+        let task = Task { curve: &model.curve, prior: model.prior, solver: &solver, estimators: &estimators, key };
         let samples: Vec<SampleId> = (0..data.len() as u64).collect();
         let (rows, _) = pool.likelihoods(&task, &samples, false, |batch| data.states(&model.card, key, batch))?;
         write(&self.out, &rows, &model.card)?;

@@ -62,14 +62,14 @@ impl Metrics {
             Some(path) => {
                 let machine = self.running.machine();
                 let mut extractor = Extractor::open(path, self.running.runtime()?, machine.provider, machine.threads)?;
-                let mut features =
-                    |d: &Dataset| extractor.features(&d.rows(d.len()), &d.values.shape()[1..]);
+                let mut features = |d: &Dataset| extractor.features(&d.rows(d.len()), &d.values.shape()[1..]);
                 (features(&generated)?, features(&reference)?)
             }
         };
         let mut writer = csv::Writer::from_writer(Vec::new());
         for metric in &metrics {
-            let estimate = measure(metric, a.view(), b.view(), Key { seed: self.seed }).map_err(|e| anyhow!("{}: {e}", metric.name()))?;
+            let estimate = measure(metric, a.view(), b.view(), Key { seed: self.seed })
+                .map_err(|e| anyhow!("{}: {e}", metric.name()))?;
             let (n_generated, n_reference) = (a.nrows(), b.nrows());
             writer.serialize(Line {
                 metric: metric.name(),

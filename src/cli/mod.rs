@@ -120,7 +120,10 @@ fn provider_name(provider: Provider) -> String {
 
 /// More threads than any machine has would only keep it from starting.
 fn thread_count(text: &str) -> Result<usize, String> {
-    at_least_one(text).ok().filter(|n| *n <= 1024).ok_or_else(|| "expected a number of at least 1, at most 1024".to_owned())
+    at_least_one(text)
+        .ok()
+        .filter(|n| *n <= 1024)
+        .ok_or_else(|| "expected a number of at least 1, at most 1024".to_owned())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -81,17 +81,39 @@ impl Default for Betas {
 }
 
 mod d {
-    pub fn edm_min() -> f64 { 0.002 }
-    pub fn edm_max() -> f64 { 80.0 }
-    pub fn ve_min() -> f64 { 0.01 }
-    pub fn ve_max() -> f64 { 50.0 }
-    pub fn beta_min() -> f64 { 0.1 }
-    pub fn beta_max() -> f64 { 20.0 }
-    pub fn t_min() -> f64 { 1e-5 }
-    pub fn cosine_s() -> f64 { 0.008 }
-    pub fn cosine_max() -> f64 { 0.9946 }
-    pub fn one() -> f64 { 1.0 }
-    pub fn steps() -> usize { 1000 }
+    pub fn edm_min() -> f64 {
+        0.002
+    }
+    pub fn edm_max() -> f64 {
+        80.0
+    }
+    pub fn ve_min() -> f64 {
+        0.01
+    }
+    pub fn ve_max() -> f64 {
+        50.0
+    }
+    pub fn beta_min() -> f64 {
+        0.1
+    }
+    pub fn beta_max() -> f64 {
+        20.0
+    }
+    pub fn t_min() -> f64 {
+        1e-5
+    }
+    pub fn cosine_s() -> f64 {
+        0.008
+    }
+    pub fn cosine_max() -> f64 {
+        0.9946
+    }
+    pub fn one() -> f64 {
+        1.0
+    }
+    pub fn steps() -> usize {
+        1000
+    }
 }
 
 /// α, σ and their derivatives with respect to the card's time.
@@ -163,10 +185,7 @@ impl Path {
         let ordered = |low: (&str, f64), high: (&str, f64), floor: f64| {
             let fine = low.1 >= floor && low.1 < high.1 && high.1.is_finite();
             fine.then_some(()).ok_or_else(|| {
-                format!(
-                    "path: need {floor} <= {} < {} and both finite, got {} and {}",
-                    low.0, high.0, low.1, high.1
-                )
+                format!("path: need {floor} <= {} < {} and both finite, got {} and {}", low.0, high.0, low.1, high.1)
             })
         };
         match self {
@@ -193,9 +212,8 @@ impl Path {
             Path::Discrete { betas, steps } => {
                 let [first, last] = betas.ends();
                 let fine = first > 0.0 && first <= last && last < 1.0 && (2..=1_000_000).contains(steps);
-                fine.then_some(()).ok_or_else(|| {
-                    "path: need 0 < first beta <= last beta < 1 and 2 to 1000000 steps".to_owned()
-                })
+                fine.then_some(())
+                    .ok_or_else(|| "path: need 0 < first beta <= last beta < 1 and 2 to 1000000 steps".to_owned())
             }
         }
     }
@@ -236,7 +254,13 @@ impl Curve {
             Path::Edm { sigma_min, .. } => sigma_min,
             Path::Ve { .. } => 0.0,
             Path::Vp { t_min, .. } | Path::SubVp { t_min, .. } | Path::Cosine { t_min, .. } => t_min,
-            Path::FlowMatching { data_at, t_min, t_max } => if data_at == 0 { t_min } else { t_max },
+            Path::FlowMatching { data_at, t_min, t_max } => {
+                if data_at == 0 {
+                    t_min
+                } else {
+                    t_max
+                }
+            }
             Path::Discrete { steps, .. } => 1.0 / steps as f64,
         }
     }
@@ -246,7 +270,13 @@ impl Curve {
         match self.path {
             Path::Edm { sigma_max, .. } => sigma_max,
             Path::Cosine { t_max, .. } => t_max,
-            Path::FlowMatching { data_at, t_min, t_max } => if data_at == 0 { t_max } else { t_min },
+            Path::FlowMatching { data_at, t_min, t_max } => {
+                if data_at == 0 {
+                    t_max
+                } else {
+                    t_min
+                }
+            }
             _ => 1.0,
         }
     }

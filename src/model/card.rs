@@ -149,8 +149,8 @@ impl Card {
     /// # Errors
     /// One message that names the file and the key.
     pub fn read(path: &FilePath) -> Result<Card> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("{}: the card cannot be read", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("{}: the card cannot be read", path.display()))?;
         let card: Card = yaml(&text).map_err(|e| anyhow!("{}: {e}", path.display()))?;
         card.check().with_context(|| path.display().to_string())?;
         Ok(card)
@@ -188,7 +188,8 @@ impl Card {
             }
         }
         let scales = self.divergence_heads.iter().map(|(n, h)| (format!("divergence_heads.{n}.scale"), h.scale));
-        let scales = scales.chain(self.flow_maps.iter().map(|(n, m)| (format!("flow_maps.{n}.divergence_scale"), m.divergence_scale)));
+        let scales = scales
+            .chain(self.flow_maps.iter().map(|(n, m)| (format!("flow_maps.{n}.divergence_scale"), m.divergence_scale)));
         let scales = scales.chain(self.network.time.iter().map(|t| ("network.time.scale".to_owned(), t.scale)));
         for (key, scale) in scales {
             if !scale.is_finite() || scale == 0.0 {
@@ -204,7 +205,9 @@ impl Card {
     /// Every file that the card names, with its key.
     pub fn files(&self) -> Vec<(String, &FilePath)> {
         let mut files = vec![("network.file".to_owned(), self.network.file.as_path())];
-        files.extend(self.divergence_heads.iter().map(|(n, h)| (format!("divergence_heads.{n}.file"), h.file.as_path())));
+        files.extend(
+            self.divergence_heads.iter().map(|(n, h)| (format!("divergence_heads.{n}.file"), h.file.as_path())),
+        );
         files.extend(self.flow_maps.iter().map(|(n, m)| (format!("flow_maps.{n}.file"), m.file.as_path())));
         files.extend(self.closed_form.iter().map(|c| ("closed_form.file".to_owned(), c.file.as_path())));
         files

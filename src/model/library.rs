@@ -22,24 +22,9 @@ const OLDEST_MINOR: u32 = 19;
 
 /// Wheels of the pinned version by operating system and machine, with their SHA-256 as published.
 const WHEELS: &[(&str, &str, &str, &str)] = &[
-    (
-        "linux",
-        "x86_64",
-        "manylinux_2_28_x86_64",
-        "5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f",
-    ),
-    (
-        "linux",
-        "aarch64",
-        "manylinux_2_28_aarch64",
-        "da05378364c44d4407e463982d2bf8d5e4cfea873283757e48beeb41df97b7f3",
-    ),
-    (
-        "macos",
-        "aarch64",
-        "macosx_14_0_arm64",
-        "60b6b69bfe580eab576cacc5d132a0e9cf2a37fcfd18d46dd191042b1d1ed0d7",
-    ),
+    ("linux", "x86_64", "manylinux_2_28_x86_64", "5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f"),
+    ("linux", "aarch64", "manylinux_2_28_aarch64", "da05378364c44d4407e463982d2bf8d5e4cfea873283757e48beeb41df97b7f3"),
+    ("macos", "aarch64", "macosx_14_0_arm64", "60b6b69bfe580eab576cacc5d132a0e9cf2a37fcfd18d46dd191042b1d1ed0d7"),
     ("windows", "x86_64", "win_amd64", "c3d91b5de31e2fc82d71bd65b2b22bddee8b49057a3a36338e9a868e0ea90c05"),
 ];
 
@@ -93,9 +78,7 @@ fn examine(path: &Path, origin: &'static str) -> Result<Library> {
     let version = version(path)?;
     let minor = version.split('.').nth(1).and_then(|m| m.parse::<u32>().ok());
     match (version.starts_with("1."), minor) {
-        (true, Some(minor)) if minor >= OLDEST_MINOR => {
-            Ok(Library { path: path.to_owned(), version, origin })
-        }
+        (true, Some(minor)) if minor >= OLDEST_MINOR => Ok(Library { path: path.to_owned(), version, origin }),
         _ => bail!("it is ONNX Runtime {version}, expected 1.{OLDEST_MINOR} or newer (tested: 1.20 to {PINNED})"),
     }
 }
@@ -153,9 +136,12 @@ fn cached() -> Vec<PathBuf> {
 }
 
 fn system() -> Vec<PathBuf> {
-    let folders = ["/usr/local/lib", "/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
+    let folders =
+        ["/usr/local/lib", "/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
     let mut found: Vec<PathBuf> = folders.iter().flat_map(|f| libraries(Path::new(f))).collect();
-    found.extend(std::env::split_paths(&std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default()).flat_map(|f| libraries(&f)));
+    found.extend(
+        std::env::split_paths(&std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default()).flat_map(|f| libraries(&f)),
+    );
     found
 }
 
@@ -172,8 +158,7 @@ fn libraries(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> =
-        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
     found.sort();
     found
 }
@@ -237,8 +222,20 @@ fn fetch() -> Result<PathBuf> {
 fn download(platform: &str, into: &Path) -> Result<()> {
     let requirement = format!("onnxruntime=={PINNED}");
     let options = [
-        "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
-        "--implementation", "cp", "--python-version", "3.11", "--abi", "cp311", "--platform", platform, "--dest",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--implementation",
+        "cp",
+        "--python-version",
+        "3.11",
+        "--abi",
+        "cp311",
+        "--platform",
+        platform,
+        "--dest",
     ];
     let mut reasons = Vec::new();
     for python in [&["python3", "-m", "pip"][..], &["python", "-m", "pip"], &["pip3"], &["pip"]] {
@@ -294,7 +291,8 @@ pub fn hex(bytes: &[u8]) -> String {
 /// The processor's name where the system tells it.
 pub fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|(_, v)| v.trim().to_owned()));
+    let name =
+        info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|(_, v)| v.trim().to_owned()));
     name.unwrap_or_else(|| "unknown".to_owned())
 }
 

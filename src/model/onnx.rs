@@ -169,13 +169,13 @@ impl Session {
         wanted
             .iter()
             .map(|name| {
-                let value = outputs
-                    .get(name)
-                    .ok_or_else(|| refused(&file, format!("it gave no output `{name}`")))?;
+                let value = outputs.get(name).ok_or_else(|| refused(&file, format!("it gave no output `{name}`")))?;
                 let read = match element(value.dtype()) {
                     Some(TensorElementType::Float64) => value.try_extract_array::<f64>().map(|a| a.to_owned()),
                     Some(TensorElementType::Float16) => value.try_extract_array::<f16>().map(|a| a.mapv(f16::to_f64)),
-                    Some(TensorElementType::Bfloat16) => value.try_extract_array::<bf16>().map(|a| a.mapv(bf16::to_f64)),
+                    Some(TensorElementType::Bfloat16) => {
+                        value.try_extract_array::<bf16>().map(|a| a.mapv(bf16::to_f64))
+                    }
                     Some(TensorElementType::Int64) => value.try_extract_array::<i64>().map(|a| a.mapv(|v| v as f64)),
                     _ => value.try_extract_array::<f32>().map(|a| a.mapv(f64::from)),
                 };

@@ -99,7 +99,10 @@ impl Model {
     /// # Errors
     /// Where the network's ports are not what the card says.
     pub fn velocity(&self, runtime: &Runtime, options: Options) -> Result<Velocity> {
-        Ok(Velocity { network: self.network("network.file", runtime, options, None)?, prediction: self.card.network.prediction })
+        Ok(Velocity {
+            network: self.network("network.file", runtime, options, None)?,
+            prediction: self.card.network.prediction,
+        })
     }
 
     /// Products with the velocity's Jacobian, from the differentiated graph.
@@ -127,7 +130,8 @@ impl Model {
     pub fn head(&self, name: &str, runtime: &Runtime, options: Options) -> Result<Scalar> {
         let head = self.card.divergence_heads.get(name).ok_or_else(|| {
             let known: Vec<&str> = self.card.divergence_heads.keys().map(String::as_str).collect();
-            let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
+            let known =
+                if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
             anyhow!("{}: no divergence head `{name}`; {known}", self.path.display())
         })?;
         let network = self.network(&format!("divergence_heads.{name}.file"), runtime, options, None)?;
@@ -227,7 +231,11 @@ impl Network {
         if scalar {
             let fits = matches!(output.shape[..], [_] | [_, 1] | [_, -1]);
             if !fits {
-                bail!("{file}: output `{}` has shape {:?}, expected one number per sample: [N]", output.name, output.shape);
+                bail!(
+                    "{file}: output `{}` has shape {:?}, expected one number per sample: [N]",
+                    output.name,
+                    output.shape
+                );
             }
         } else {
             self.check_shape(output, file, "output")?;
@@ -256,11 +264,16 @@ impl Network {
                 port.shape
             );
         }
-        let fits = port.shape.len() == wanted.len() + 1
-            && port.shape[1..].iter().zip(&wanted).all(|(p, w)| *p < 0 || p == w);
+        let fits =
+            port.shape.len() == wanted.len() + 1 && port.shape[1..].iter().zip(&wanted).all(|(p, w)| *p < 0 || p == w);
         // A graph that does not say its output's shape is held to it when it runs.
         if !fits && !(what == "output" && port.shape.is_empty()) {
-            bail!("{file}: {what} `{}` has shape {:?}, but the card's shape asks for [N, {}]", port.name, port.shape, join(&wanted));
+            bail!(
+                "{file}: {what} `{}` has shape {:?}, but the card's shape asks for [N, {}]",
+                port.name,
+                port.shape,
+                join(&wanted)
+            );
         }
         Ok(())
     }
@@ -308,7 +321,13 @@ impl Network {
     /// The runtime rounds differently where a batch does not fill its vector units. Filled up to a
     /// multiple of four with copies, a sample's last bits do not depend on its company: measured
     /// bit-identical for every batch size, at the price of three wasted rows at most.
-    fn call(&mut self, t: &[f64], x: &Batch, tangents: Option<&Blocks>, wanted: &[String]) -> Result<Vec<ArrayD<f64>>, EvalError> {
+    fn call(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        tangents: Option<&Blocks>,
+        wanted: &[String],
+    ) -> Result<Vec<ArrayD<f64>>, EvalError> {
         let rows = x.nrows();
         if rows.is_multiple_of(4) {
             return self.call_as_is(t, x, tangents, wanted);
@@ -327,7 +346,13 @@ impl Network {
         Ok(out.into_iter().map(cut).collect())
     }
 
-    fn call_as_is(&mut self, t: &[f64], x: &Batch, tangents: Option<&Blocks>, wanted: &[String]) -> Result<Vec<ArrayD<f64>>, EvalError> {
+    fn call_as_is(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        tangents: Option<&Blocks>,
+        wanted: &[String],
+    ) -> Result<Vec<ArrayD<f64>>, EvalError> {
         let state = x.to_shape(self.shaped(&[x.nrows()])).expect("dim numbers per row").into_owned();
         let times = self.times(t);
         let tangent_name = format!("{}_tangent", self.x);
@@ -451,7 +476,13 @@ impl Velocity {
         Ok(self.blend(t, x, f, Prediction::denoised))
     }
 
-    fn blend(&self, t: &[f64], x: &Batch, mut f: Batch, view: fn(Prediction, &crate::flow::path::Schedule) -> crate::flow::prediction::Affine) -> Batch {
+    fn blend(
+        &self,
+        t: &[f64],
+        x: &Batch,
+        mut f: Batch,
+        view: fn(Prediction, &crate::flow::path::Schedule) -> crate::flow::prediction::Affine,
+    ) -> Batch {
         for (i, mut row) in f.rows_mut().into_iter().enumerate() {
             let affine = view(self.prediction, &self.network.curve.at(t[i]));
             row *= affine.b;

@@ -86,14 +86,13 @@ pub fn solve(a: ArrayView2<f64>, b: ArrayView1<f64>) -> Array1<f64> {
     to_faer(a).partial_piv_lu().solve(b).col(0).iter().copied().collect()
 }
 
-/// The pseudo-inverse of A, singular values below `tolerance` times the largest left out.
+/// The pseudo-inverse of A, singular values of at most `tolerance` left out.
 ///
 /// # Errors
 /// As [`svd`].
 pub fn pinv(a: ArrayView2<f64>, tolerance: f64) -> Result<Array2<f64>, &'static str> {
     let (u, s, v) = svd(a)?;
-    let most = s.iter().fold(0.0f64, |a, b| a.max(*b));
-    let inverse = s.mapv(|s| if s > tolerance * most { 1.0 / s } else { 0.0 });
+    let inverse = s.mapv(|s| if s > tolerance { 1.0 / s } else { 0.0 });
     Ok((&v * &inverse).dot(&u.t()))
 }
 

@@ -33,11 +33,7 @@ impl Moments {
         let gap = &other.mean - &self.mean;
         let column = gap.view().insert_axis(Axis(1));
         let between = column.dot(&column.t()) * (a * b / (a + b));
-        Moments {
-            n,
-            mean: &self.mean + &(&gap * (b / (a + b))),
-            scatter: &self.scatter + &other.scatter + between,
-        }
+        Moments { n, mean: &self.mean + &(&gap * (b / (a + b))), scatter: &self.scatter + &other.scatter + between }
     }
 
     /// The covariance with divisor n − 1; zero for a single row.
@@ -53,11 +49,8 @@ mod tests {
 
     #[test]
     fn parts_merge_to_the_whole_in_any_grouping() {
-        let x = Key { seed: 3 }
-            .normal(Purpose::Check, 0, 0, 60)
-            .into_shape_with_order((20, 3))
-            .expect("60 draws")
-            + 5.0;
+        let x =
+            Key { seed: 3 }.normal(Purpose::Check, 0, 0, 60).into_shape_with_order((20, 3)).expect("60 draws") + 5.0;
         let part = |range: std::ops::Range<usize>| Moments::of(x.slice(ndarray::s![range, ..]));
         let whole = Moments::of(x.view());
         let left = part(0..3).merge(&part(3..11)).merge(&part(11..20));

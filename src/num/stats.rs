@@ -36,9 +36,8 @@ pub fn rms(values: &[f64]) -> Option<f64> {
 /// Pearson correlation; `None` for fewer than three pairs or where one side is constant.
 pub fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     let (ma, mb) = (mean(a)?.value, mean(b)?.value);
-    let moment = |x: &[f64], mx: f64, y: &[f64], my: f64| -> f64 {
-        x.iter().zip(y).map(|(x, y)| (x - mx) * (y - my)).sum()
-    };
+    let moment =
+        |x: &[f64], mx: f64, y: &[f64], my: f64| -> f64 { x.iter().zip(y).map(|(x, y)| (x - mx) * (y - my)).sum() };
     let spread = (moment(a, ma, a, ma) * moment(b, mb, b, mb)).sqrt();
     (a.len() > 2 && spread > 0.0).then(|| moment(a, ma, b, mb) / spread)
 }

@@ -149,7 +149,8 @@ fn keys(tables: &Tables) -> Vec<(&str, &str, &str)> {
 
 fn looks(tables: &Tables) -> Vec<(&str, Look)> {
     // Only the first reference is drawn in ink: two of them may meet in one figure.
-    let references: Vec<&str> = unique(tables.summary.iter().map(|row| row.reference.as_str())).into_iter().take(1).collect();
+    let references: Vec<&str> =
+        unique(tables.summary.iter().map(|row| row.reference.as_str())).into_iter().take(1).collect();
     let names = (tables.summary.iter().map(|row| row.estimator.as_str()))
         .chain(tables.samples.iter().map(|row| row.estimator.as_str()))
         .chain(tables.profile.iter().map(|row| row.estimator.as_str()))

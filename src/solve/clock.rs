@@ -69,3 +69,76 @@ impl<'a> Clock<'a> {
         h
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::path::Path;
+    use crate::solve::dop853::DOP853;
+    use crate::solve::tableau::{BOSH3, DOPRI5, TSIT5};
+
+    /// Steps from end to end that nothing but the reference bounds; the worst and the sum of errors for
+    /// Gaussian data of width `c`, in nats per dimension.
+    fn march(path: &Path, tableau: &'static Tableau, tolerance: f64, to_prior: bool, c: f64) -> (usize, f64, f64) {
+        let curve = path.curve().expect("defaults are right");
+        let span = Span { curve: &curve, to_prior };
+        let (clock, pace) = (Clock::new(span, tableau, tolerance, 1), Pace::new(span));
+        let reading = |u: f64| {
+            let s = curve.at(pace.time(u));
+            let variance = (s.alpha * c).powi(2) + s.sigma * s.sigma;
+            let slope = (s.alpha * s.alpha_dot * c * c + s.sigma * s.sigma_dot) / variance;
+            (0.5 * variance.ln(), slope * pace.rate(pace.time(u)))
+        };
+        let (mut u, mut steps, mut worst, mut sum) = (pace.start(), 0, 0.0f64, 0.0);
+        while u != pace.end() {
+            let h = clock.bound(u, pace.end() - u);
+            let next = if h == pace.end() - u { pace.end() } else { u + h };
+            let nodes = tableau.c.iter().zip(tableau.b).filter(|(_, b)| **b != 0.0);
+            let got: f64 = nodes.map(|(a, b)| h * b * reading(u + a * h).1).sum();
+            let error = got - (reading(next).0 - reading(u).0);
+            (u, steps, worst, sum) = (next, steps + 1, worst.max(error.abs()), sum + error);
+            assert!(steps < 10_000, "{path:?}: no end of steps at {u}");
+        }
+        (steps, worst, sum)
+    }
+
+    #[test]
+    fn no_step_is_wrong_by_more_than_the_tolerance_on_narrow_data() {
+        for path in Path::defaults() {
+            for tableau in [&BOSH3, &DOPRI5, &TSIT5, &DOP853] {
+                for (to_prior, tolerance) in [(true, 1e-4), (false, 1e-4), (true, 1e-8)] {
+                    let (_, worst, _) = march(&path, tableau, tolerance, to_prior, WIDTH);
+                    assert!(worst <= 1.001 * tolerance, "{path:?} {to_prior}: {worst}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wider_data_are_easier_than_the_reference() {
+        for path in Path::defaults() {
+            let reference = march(&path, &DOPRI5, 1e-6, true, WIDTH).1;
+            for c in [3e-3, 0.02, 0.2, 1.0] {
+                let worst = march(&path, &DOPRI5, 1e-6, true, c).1;
+                assert!(worst <= 3.0 * reference, "{path:?} {c}: {worst} {reference}");
+            }
+        }
+    }
+
+    /// What the bound costs at most: the steps that it alone asks for.
+    #[test]
+    fn a_few_dozen_steps_are_enough() {
+        for path in Path::defaults() {
+            let (steps, _, sum) = march(&path, &DOPRI5, 1e-6, true, WIDTH);
+            assert!((2..=40).contains(&steps) && sum.abs() < 1e-5, "{path:?}: {steps} steps, {sum} nats");
+        }
+    }
+
+    #[test]
+    fn tolerances_below_rounding_do_not_shrink_steps_to_nothing() {
+        for path in Path::defaults() {
+            let (steps, ..) = march(&path, &DOP853, 1e-15, true, WIDTH);
+            assert!(steps < 200, "{path:?}: {steps}");
+        }
+    }
+}

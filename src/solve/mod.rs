@@ -144,3 +144,359 @@ fn select(x: &Batch, keep: &[usize]) -> Batch {
 fn finite(x: &Batch) -> Vec<bool> {
     x.rows().into_iter().map(|r| r.iter().all(|v| v.is_finite())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::flow::field::Linearized;
+    use crate::flow::prior::Prior;
+    use crate::model::analytic::{self, Mixture};
+    use crate::num::Blocks;
+    use crate::num::key::{Key, Purpose};
+    use crate::num::stats;
+
+    fn read(spec: &str) -> Solver {
+        serde_yaml::from_str(spec).expect(spec)
+    }
+
+    fn adaptive(tolerance: f64) -> Vec<Solver> {
+        let all = Solver::defaults().into_iter().filter(|s| s.evaluations().is_none());
+        all.map(|s| read(&format!("{{{}: {{rtol: {tolerance:e}, atol: {tolerance:e}}}}}", s.name()))).collect()
+    }
+
+    fn curve(path: &str) -> Curve {
+        serde_yaml::from_str::<Path>(path).expect(path).curve().expect(path)
+    }
+
+    /// Draws from the model at its data end.
+    fn draws(model: &Mixture, rows: usize) -> Batch {
+        let key = Key { seed: 5 };
+        let (d, end) = (model.means.ncols(), model.curve.at(model.curve.data_end()));
+        let mut x = Batch::zeros((rows, d));
+        for (i, mut row) in x.rows_mut().into_iter().enumerate() {
+            let k = i % model.weights.len();
+            let std = (end.alpha * end.alpha * model.variances[k] + end.sigma * end.sigma).sqrt();
+            row.assign(&(key.normal(Purpose::Check, i as u64, 0, d) * std + &model.means.row(k) * end.alpha));
+        }
+        x
+    }
+
+    /// One component: its flow map x_s = α_s m + √(V_s/V_t)·(x_t − α_t m) is known (T1).
+    fn gaussian(curve: Curve, d: usize) -> Mixture {
+        let example = analytic::example(curve, d);
+        Mixture {
+            weights: vec![1.0],
+            means: example.means.slice(ndarray::s![..1, ..]).to_owned(),
+            variances: vec![0.12],
+            curve: example.curve,
+        }
+    }
+
+    fn flow_map(model: &Mixture, x: &Batch, from: f64, to: f64) -> Batch {
+        let (a, b) = (model.curve.at(from), model.curve.at(to));
+        let variance = |s: &crate::flow::path::Schedule| s.alpha * s.alpha * model.variances[0] + s.sigma * s.sigma;
+        let stretch = (variance(&b) / variance(&a)).sqrt();
+        (x - &(&model.means.row(0) * a.alpha)) * stretch + &model.means.row(0) * b.alpha
+    }
+
+    /// A path's end and its ∫div by the exact trace, per sample.
+    fn solve(solver: &Solver, model: &Mixture, x: &Batch, to_prior: bool) -> (Solution, Vec<f64>) {
+        let (rows, d) = x.dim();
+        let span = Span { curve: &model.curve, to_prior };
+        let ids: Vec<u64> = (0..rows as u64).collect();
+        let (mut integral, mut tangents) = (vec![0.0; rows], model.clone());
+        let solution = solver
+            .solve(&mut model.clone(), &ids, x.clone(), span, &mut |nodes: &Nodes| {
+                let basis = Blocks::from_shape_fn((d, nodes.slot.len(), d), |(i, _, j)| f64::from(u8::from(i == j)));
+                let trace = tangents.quadratic(nodes.t, nodes.x, &basis)?.sum_axis(Axis(0));
+                for (i, slot) in nodes.slot.iter().enumerate() {
+                    integral[*slot] += nodes.weight[i] * trace[i];
+                }
+                Ok(())
+            })
+            .expect("analytic");
+        (solution, integral)
+    }
+
+    /// Everything that a sample's path shows, bit for bit.
+    fn traces(solver: &Solver, model: &Mixture, ids: &[u64], x: &Batch) -> (Solution, BTreeMap<u64, Vec<u64>>) {
+        let mut seen: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        let span = Span { curve: &model.curve, to_prior: true };
+        let solution = solver
+            .solve(&mut model.clone(), ids, x.clone(), span, &mut |nodes: &Nodes| {
+                for (i, sample) in nodes.sample.iter().enumerate() {
+                    let record = seen.entry(*sample).or_default();
+                    record.extend([nodes.node[i], nodes.t[i].to_bits(), nodes.weight[i].to_bits()]);
+                    record.extend(nodes.x.row(i).iter().map(|v| v.to_bits()));
+                }
+                Ok(())
+            })
+            .expect("analytic");
+        (solution, seen)
+    }
+
+    #[test]
+    fn a_sample_does_not_feel_its_batch() {
+        for solver in Solver::defaults() {
+            for path in ["{kind: edm, sigma_min: 0.01}", "{kind: vp}", "{kind: discrete}", "{kind: flow-matching}"] {
+                let model = analytic::example(curve(path), 3);
+                let x = draws(&model, 5);
+                let (together, seen) = traces(&solver, &model, &[10, 11, 12, 13, 14], &x);
+                for i in 0..5 {
+                    let alone = x.slice(ndarray::s![i..i + 1, ..]).to_owned();
+                    let (one, path_of_one) = traces(&solver, &model, &[10 + i as u64], &alone);
+                    assert_eq!(one.x.row(0), together.x.row(i), "{solver:?} {path}");
+                    assert_eq!(one.evaluations[0], together.evaluations[i], "{solver:?} {path}");
+                    assert_eq!(path_of_one[&(10 + i as u64)], seen[&(10 + i as u64)], "{solver:?} {path}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn weights_integrate_time_and_nodes_stay_within_it() {
+        for solver in Solver::defaults() {
+            for path in Path::defaults() {
+                for to_prior in [true, false] {
+                    let model = gaussian(path.curve().expect("defaults are right"), 2);
+                    let span = Span { curve: &model.curve, to_prior };
+                    let (start, end) = (span.start(), span.end());
+                    // Adaptive steps over `discrete` are taken in −ln α, which they integrate in place of time.
+                    let in_log_alpha = path.kind() == "discrete" && solver.evaluations().is_none();
+                    let at = |t: f64| model.curve.at(t);
+                    let rate = |t: f64| if in_log_alpha { -at(t).alpha_dot / at(t).alpha } else { 1.0 };
+                    let expected = if in_log_alpha { (at(start).alpha / at(end).alpha).ln() } else { end - start };
+                    let (mut sum, mut first, mut count) = (0.0, f64::NAN, 0);
+                    let x = flow_map(&model, &draws(&model, 1), model.curve.data_end(), start);
+                    let visit = &mut |nodes: &Nodes| {
+                        assert_eq!(nodes.node[0], count, "{solver:?} {path:?}");
+                        let outside = (nodes.t[0] - nodes.t[0].clamp(start.min(end), start.max(end))).abs();
+                        assert!(outside <= f64::EPSILON * end.max(start), "{solver:?} {path:?}: {outside}");
+                        first = if count == 0 { nodes.t[0] } else { first };
+                        (sum, count) = (sum + nodes.weight[0] * rate(nodes.t[0]), count + 1);
+                        Ok(())
+                    };
+                    let solution = solver.solve(&mut model.clone(), &[0], x, span, visit).expect("analytic");
+                    assert_eq!(solution.status[0], Status::Ok, "{solver:?} {path:?}");
+                    assert!((sum - expected).abs() < 1e-9 * expected.abs(), "{solver:?} {path:?}: {sum}");
+                    assert!(solver.name() == "midpoint" || (first - start).abs() < 1e-12, "{solver:?} {path:?}");
+                    assert!(solver.nodes().is_none_or(|n| n == count), "{solver:?} {count}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn evaluations_are_counted_where_the_field_is_called() {
+        struct Counting(Mixture, u64);
+        impl VectorField for Counting {
+            fn dim(&self) -> usize {
+                2
+            }
+            fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+                self.1 += t.len() as u64;
+                self.0.velocity(t, x)
+            }
+        }
+        for solver in Solver::defaults() {
+            let model = analytic::example(curve("{kind: edm, sigma_min: 0.01}"), 2);
+            let span = Span { curve: &model.curve, to_prior: true };
+            let (x, mut counting) = (draws(&model, 4), Counting(model.clone(), 0));
+            let solution = solver.solve(&mut counting, &[0, 1, 2, 3], x, span, &mut |_| Ok(())).expect("analytic");
+            assert_eq!(solution.evaluations.iter().sum::<u64>(), counting.1, "{solver:?}");
+            assert!(solver.evaluations().is_none_or(|e| solution.evaluations.iter().all(|s| *s == e)), "{solver:?}");
+        }
+    }
+
+    /// From the data end to the prior end, and back, against the known flow map.
+    #[test]
+    fn both_directions_follow_the_known_flow() {
+        let specs = ["{euler: {steps: N}}", "{midpoint: {steps: N}}", "{heun: {steps: N}}", "{rk4: {steps: N}}"];
+        for (spec, order, steps) in
+            specs.iter().zip([1.0, 2.0, 2.0, 4.0]).zip([800, 200, 200, 60]).map(|((s, o), n)| (s, o, n))
+        {
+            for path in
+                ["{kind: vp, t_min: 0.01}", "{kind: cosine, t_min: 0.05, t_max: 0.9}", "{kind: edm, sigma_min: 0.05}"]
+            {
+                for to_prior in [true, false] {
+                    let error = |steps: usize| one_way(&read(&spec.replace('N', &steps.to_string())), path, to_prior);
+                    let observed = (error(steps) / error(2 * steps)).log2();
+                    assert!((observed - order).abs() < 0.25, "{spec} {path} {to_prior}: {observed}");
+                }
+            }
+        }
+        for solver in adaptive(1e-8) {
+            for path in Path::defaults() {
+                let path = serde_json::to_string(&path).expect("serializes");
+                for to_prior in [true, false] {
+                    let error = one_way(&solver, &path, to_prior);
+                    assert!(error < 1e-5, "{solver:?} {path} {to_prior}: {error}");
+                }
+            }
+        }
+    }
+
+    /// The largest error at the end of a path, in units of the standard deviation there.
+    fn one_way(solver: &Solver, path: &str, to_prior: bool) -> f64 {
+        let model = gaussian(curve(path), 2);
+        let span = Span { curve: &model.curve, to_prior };
+        let start = flow_map(&model, &draws(&model, 3), model.curve.data_end(), span.start());
+        let end = model.curve.at(span.end());
+        let std = (end.alpha * end.alpha * model.variances[0] + end.sigma * end.sigma).sqrt();
+        let gap = &solve(solver, &model, &start, to_prior).0.x - &flow_map(&model, &start, span.start(), span.end());
+        gap.iter().fold(0.0, |a: f64, e| a.max(e.abs())) / std
+    }
+
+    #[test]
+    fn errors_are_in_proportion_to_the_tolerance() {
+        let model = analytic::example(curve("{kind: vp, t_min: 1.0e-3}"), 4);
+        let x = draws(&model, 6);
+        let (truth, _) = solve(&read("{dop853: {rtol: 1e-13, atol: 1e-13}}"), &model, &x, true);
+        for name in ["bosh3", "dopri5", "tsit5", "dop853"] {
+            let error = |tolerance: f64| {
+                let solver = adaptive(tolerance).into_iter().find(|s| s.name() == name).expect("listed");
+                let gaps: Vec<f64> = (&solve(&solver, &model, &x, true).0.x - &truth.x).into_iter().collect();
+                stats::rms(&gaps).expect("six samples")
+            };
+            let (coarse, fine) = (error(1e-4), error(1e-8));
+            let slope = (coarse / fine).log10() / 4.0;
+            assert!((0.7..1.3).contains(&slope), "{name}: error ∝ tolerance^{slope}");
+            assert!(coarse < 1e-2 && fine < 1e-6, "{name}: {coarse} {fine}");
+        }
+    }
+
+    #[test]
+    fn nothing_to_solve_is_solved() {
+        let model = analytic::example(curve("{kind: vp}"), 3);
+        struct Still;
+        impl VectorField for Still {
+            fn dim(&self) -> usize {
+                0
+            }
+            fn velocity(&mut self, _: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+                Ok(Batch::zeros(x.raw_dim()))
+            }
+        }
+        let span = Span { curve: &model.curve, to_prior: true };
+        for solver in Solver::defaults() {
+            let none =
+                solver.solve(&mut model.clone(), &[], Batch::zeros((0, 3)), span, &mut |_| Ok(())).expect("no rows");
+            assert!(none.status.is_empty() && none.x.dim() == (0, 3), "{solver:?}");
+            let flat =
+                solver.solve(&mut Still, &[0, 1], Batch::zeros((2, 0)), span, &mut |_| Ok(())).expect("no columns");
+            assert_eq!(flat.status, [Status::Ok, Status::Ok], "{solver:?}");
+        }
+    }
+
+    /// Five fields in one batch, told apart by their first number: each ends in its own way.
+    struct Mixed;
+
+    impl VectorField for Mixed {
+        fn dim(&self) -> usize {
+            2
+        }
+        fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+            let mut v = Batch::zeros(x.raw_dim());
+            for (i, t) in t.iter().enumerate() {
+                v[[i, 1]] = match x[[i, 0]] {
+                    k if k == 1.0 => {
+                        if *t > 0.5 {
+                            f64::NAN
+                        } else {
+                            1.0
+                        }
+                    }
+                    // Grows without end before t = 1/2.
+                    k if k == 2.0 => 2.0 * x[[i, 1]] * x[[i, 1]],
+                    // Two thousand turns: many steps, all of them in order.
+                    k if k == 3.0 => 1e4 * (12566.0 * t).cos(),
+                    _ => x[[i, 1]],
+                };
+            }
+            Ok(v)
+        }
+    }
+
+    #[test]
+    fn every_sample_ends_in_its_own_way() {
+        let curve = curve("{kind: flow-matching}");
+        let span = Span { curve: &curve, to_prior: true };
+        let x = ndarray::array![[0.0, 1.0], [1.0, 1.0], [2.0, 1.0], [3.0, 1.0], [0.0, f64::NAN]];
+        for solver in adaptive(1e-6) {
+            let spec = serde_json::to_string(&solver).expect("serializes").replace("10000", "3000");
+            let solution =
+                read(&spec).solve(&mut Mixed, &[0, 1, 2, 3, 4], x.clone(), span, &mut |_| Ok(())).expect("mock");
+            let expected = [Status::Ok, Status::NonFinite, Status::StepTooSmall, Status::MaxSteps, Status::NonFinite];
+            assert_eq!(solution.status, expected, "{spec}");
+            assert!((solution.x[[0, 1]] - 1f64.exp()).abs() < 1e-4, "{spec}");
+        }
+        for solver in Solver::defaults().iter().filter(|s| s.evaluations().is_some()) {
+            let solution = solver.solve(&mut Mixed, &[0, 1, 2, 3, 4], x.clone(), span, &mut |_| Ok(())).expect("mock");
+            assert_eq!((solution.status[0], solution.status[1]), (Status::Ok, Status::NonFinite), "{solver:?}");
+            assert_eq!(solution.status[4], Status::NonFinite, "{solver:?}");
+        }
+    }
+
+    #[test]
+    fn senseless_parameters_are_refused_by_key() {
+        let curve = curve("{kind: vp}");
+        let span = Span { curve: &curve, to_prior: true };
+        for solver in Solver::defaults() {
+            let name = solver.name();
+            assert!(solver.check(span).is_ok(), "{name}");
+            let wrong: &[(&str, &str)] = match solver.evaluations() {
+                Some(_) => &[("steps: 0", "steps")],
+                None => &[
+                    ("rtol: 0, atol: 0", "rtol"),
+                    ("rtol: -1e-6", "rtol"),
+                    ("atol: -1e-6", "atol"),
+                    ("atol: .inf", "atol"),
+                    ("max_steps: 0", "max_steps"),
+                ],
+            };
+            for (parameters, key) in wrong {
+                let refusal = read(&format!("{{{name}: {{{parameters}}}}}")).check(span).expect_err(parameters);
+                assert!(refusal.contains(key) && refusal.contains("expected"), "{name}: {refusal}");
+            }
+        }
+    }
+
+    /// The promise at 1e-6: log-likelihoods right to 5e-3 nats, by the exact trace on the nodes of
+    /// a path that only its state and its schedule have controlled. Wide, narrow and crowded data.
+    #[test]
+    fn tolerances_on_the_state_hold_for_the_divergence_too() {
+        let paths = [
+            "{kind: edm, sigma_min: 0.002}",
+            "{kind: edm, sigma_min: 0.02}",
+            "{kind: ve}",
+            "{kind: vp}",
+            "{kind: sub-vp}",
+            "{kind: cosine}",
+            "{kind: discrete}",
+            "{kind: flow-matching, data_at: 0}",
+            "{kind: flow-matching, data_at: 1}",
+            "{kind: flow-matching, data_at: 1, t_min: 0.001, t_max: 0.99}",
+        ];
+        for path in paths {
+            let curve = curve(path);
+            let prior = Prior { std: curve.prior_std() };
+            let narrow = Mixture { variances: vec![1e-4, 1e-6, 1e-2], ..analytic::example(curve.clone(), 8) };
+            let examples = [2, 8, 64].map(|d| analytic::example(curve.clone(), d));
+            for model in examples.into_iter().chain([narrow]) {
+                let x = draws(&model, 4);
+                let end = solve(&read("{dop853: {rtol: 1e-12, atol: 1e-12}}"), &model, &x, true).0.x;
+                let (first, last, log_prior) = (curve.data_end(), curve.prior_end(), prior.log_density(&end));
+                for solver in adaptive(1e-6) {
+                    let (solution, integral) = solve(&solver, &model, &x, true);
+                    for (i, ours) in prior.log_density(&solution.x).iter().enumerate() {
+                        let known = model.log_density(first, x.row(i)) - model.log_density(last, end.row(i));
+                        let error = ours + integral[i] - log_prior[i] - known;
+                        assert!(error.abs() < 2e-3, "{solver:?} {path} {:?}: {error} nats", model.variances);
+                    }
+                }
+            }
+        }
+    }
+}

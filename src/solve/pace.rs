@@ -86,3 +86,71 @@ impl VectorField for Paced<'_> {
         Ok(v)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::analytic;
+
+    fn every_span(mut each: impl FnMut(Span)) {
+        for path in Path::defaults() {
+            let curve = path.curve().expect("defaults are right");
+            each(Span { curve: &curve, to_prior: true });
+            each(Span { curve: &curve, to_prior: false });
+        }
+    }
+
+    #[test]
+    fn times_lead_back_to_themselves_and_rates_are_their_derivatives() {
+        every_span(|span| {
+            let pace = Pace::new(span);
+            assert_eq!((pace.time(pace.start()), pace.time(pace.end())), (span.start(), span.end()));
+            for part in [0.1003, 0.5004, 0.9005] {
+                let t = span.start() + part * (span.end() - span.start());
+                let u = pace.of(t);
+                assert!((pace.time(u) - t).abs() < 1e-13 * t.max(1.0), "{:?} {t}", span.curve.path());
+                // Short enough to stay between two betas.
+                let du = 1e-6 * (pace.end() - pace.start());
+                let slope = (pace.time(u + du) - pace.time(u - du)) / (2.0 * du);
+                assert!((slope / pace.rate(t) - 1.0).abs() < 1e-6, "{:?} {t}", span.curve.path());
+            }
+            // Rounding never leads past an end.
+            let beyond = pace.end() + 1e-9 * (pace.end() - pace.start());
+            assert_eq!(pace.time(beyond), span.end());
+        });
+    }
+
+    /// A beta's velocity jumps against time, and does not against −ln α.
+    #[test]
+    fn the_velocity_of_a_discrete_path_has_no_jumps() {
+        let curve = Path::Discrete { betas: Default::default(), steps: 1000 }.curve().expect("right");
+        let mut model = analytic::example(curve.clone(), 2);
+        let (x, knot, small) = (ndarray::array![[0.3, -0.2]], 0.02, 1e-9);
+        let mut jump = |field: &mut dyn VectorField, at: f64| {
+            let sides = [at - small, at + small].map(|t| field.velocity(&[t], &x).expect("analytic"));
+            (&sides[1] - &sides[0]).iter().fold(0.0, |a: f64, e| a.max(e.abs())) / sides[0][[0, 0]].abs()
+        };
+        assert!(jump(&mut model, knot) > 1e-2);
+        let pace = Pace::new(Span { curve: &curve, to_prior: true });
+        let at = pace.of(knot);
+        assert!(jump(&mut pace.field(&mut model), at) < 1e-5);
+    }
+
+    #[test]
+    fn nodes_are_handed_on_in_time() {
+        every_span(|span| {
+            let (pace, x) = (Pace::new(span), Batch::zeros((1, 1)));
+            let t = 0.5004 * (span.start() + span.end());
+            let nodes = Nodes { sample: &[7], node: &[3], slot: &[0], t: &[pace.of(t)], x: &x, weight: &[0.25] };
+            let mut seen = None;
+            let mut visit = |n: &Nodes| {
+                seen = Some((n.sample[0], n.node[0], n.t[0], n.weight[0]));
+                Ok(())
+            };
+            pace.visit(&nodes, &mut visit).expect("no model");
+            let (sample, node, time, weight) = seen.expect("one node");
+            assert_eq!((sample, node), (7, 3));
+            assert!((time - t).abs() < 1e-13 * t.max(1.0) && weight == 0.25 * pace.rate(time));
+        });
+    }
+}

@@ -168,28 +168,214 @@ pub fn combine(x: &Batch, h: &[f64], weights: &[f64], k: &[Batch]) -> Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-
     use crate::solve::dop853::DOP853;
 
-    const ALL: [&Tableau; 8] = [&EULER, &MIDPOINT, &HEUN, &RK4, &BOSH3, &DOPRI5, &TSIT5, &DOP853];
+    const ALL: [(&str, &Tableau); 8] = [
+        ("euler", &EULER),
+        ("midpoint", &MIDPOINT),
+        ("heun", &HEUN),
+        ("rk4", &RK4),
+        ("bosh3", &BOSH3),
+        ("dopri5", &DOPRI5),
+        ("tsit5", &TSIT5),
+        ("dop853", &DOP853),
+    ];
+
+    fn estimates(tableau: &Tableau) -> Vec<&'static [f64]> {
+        match tableau.error {
+            None => vec![],
+            Some(Embedded::One(one)) => vec![one],
+            Some(Embedded::Two { fifth, third }) => vec![fifth, third],
+        }
+    }
+
+    /// x' = r·cos(t)·x(1 − x): a logistic curve in r·sin t, with ∫div = ln of x(1 − x) between the ends.
+    struct Logistic(f64);
+
+    impl Logistic {
+        fn solution(&self, x: f64, t: f64) -> f64 {
+            let odds = x / (1.0 - x) * (self.0 * t.sin()).exp();
+            odds / (1.0 + odds)
+        }
+    }
+
+    impl VectorField for Logistic {
+        fn dim(&self) -> usize {
+            1
+        }
+        fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+            Ok(Batch::from_shape_fn(x.raw_dim(), |(i, j)| self.0 * t[i].cos() * x[[i, j]] * (1.0 - x[[i, j]])))
+        }
+    }
+
+    /// Errors of the state and of ∫div over the nodes, after `steps` steps from 0 to `last`.
+    fn errors(tableau: &Tableau, mut field: Logistic, last: f64, steps: usize) -> (f64, f64) {
+        let (start, h) = (0.2, last / steps as f64);
+        let (mut x, mut integral) = (ndarray::array![[start]], 0.0);
+        for i in 0..steps {
+            let step = tableau.step(&mut field, &[i as f64 * h], &[h], &x, None).expect("analytic");
+            for s in 0..tableau.stages() {
+                integral += h * tableau.b[s] * field.0 * step.t[s][0].cos() * (1.0 - 2.0 * step.x[s][[0, 0]]);
+            }
+            x = step.next;
+        }
+        let end = field.solution(start, last);
+        let divergence = (end * (1.0 - end) / (start * (1.0 - start))).ln();
+        ((x[[0, 0]] - end).abs(), (integral - divergence).abs())
+    }
+
+    /// Stage by stage, what a rooted tree weighs: the product over its branches of A times theirs.
+    struct Tree {
+        size: u32,
+        density: f64,
+        weight: Vec<f64>,
+    }
+
+    /// All rooted trees with up to `order` vertices, for one tableau.
+    fn trees(tableau: &Tableau, order: u32) -> Vec<Tree> {
+        let mut all = vec![Tree { size: 1, density: 1.0, weight: vec![1.0; tableau.stages()] }];
+        for size in 2..=order {
+            let mut grown = Vec::new();
+            join(tableau, &all, (0, size - 1), (1.0, vec![1.0; tableau.stages()]), size, &mut grown);
+            all.extend(grown);
+        }
+        all
+    }
+
+    /// Adds branches in the order of `all`, from number `at.0` on, until `at.1` vertices are used up.
+    fn join(
+        tableau: &Tableau,
+        all: &[Tree],
+        at: (usize, u32),
+        so_far: (f64, Vec<f64>),
+        size: u32,
+        out: &mut Vec<Tree>,
+    ) {
+        if at.1 == 0 {
+            out.push(Tree { size, density: so_far.0 * f64::from(size), weight: so_far.1 });
+            return;
+        }
+        for (i, branch) in all.iter().enumerate().skip(at.0).filter(|(_, b)| b.size <= at.1) {
+            let through = |row: &&[f64]| row.iter().zip(&branch.weight).map(|(a, w)| a * w).sum::<f64>();
+            let weight = tableau.a.iter().map(through).zip(&so_far.1).map(|(a, w)| a * w).collect();
+            join(tableau, all, (i, at.1 - branch.size), (so_far.0 * branch.density, weight), size, out);
+        }
+    }
+
+    /// Σ b·Φ = 1/γ for every rooted tree up to the order, and not beyond it (Butcher's conditions):
+    /// the method has its order on every smooth field, and in every integral over its nodes.
+    #[test]
+    fn order_conditions_hold_up_to_the_order() {
+        let counts = [1, 2, 4, 8, 17, 37, 85, 200, 486];
+        for (name, tableau) in ALL {
+            let all = trees(tableau, tableau.order + 1);
+            assert_eq!(all.len(), counts[tableau.order as usize], "{name}");
+            let miss = |tree: &Tree| {
+                let sum: f64 = tableau.b.iter().zip(&tree.weight).map(|(b, w)| b * w).sum();
+                (sum - 1.0 / tree.density).abs()
+            };
+            let worst =
+                |beyond: bool| all.iter().filter(|t| (t.size > tableau.order) == beyond).map(miss).fold(0.0, f64::max);
+            assert!(worst(false) < 1e-13, "{name}: {}", worst(false));
+            assert!(worst(true) > 1e-6, "{name}: {}", worst(true));
+        }
+    }
 
     #[test]
     fn rows_sum_to_their_nodes_and_weights_to_one() {
-        for tableau in ALL {
+        for (name, tableau) in ALL {
+            assert_eq!((tableau.a.len(), tableau.c.len()), (tableau.stages(), tableau.stages()), "{name}");
             for (c, row) in tableau.c.iter().zip(tableau.a) {
-                assert!((row.iter().sum::<f64>() - c).abs() < 1e-14, "{tableau:?}");
+                assert!((row.iter().sum::<f64>() - c).abs() < 1e-14, "{name}");
             }
-            assert!((tableau.b.iter().sum::<f64>() - 1.0).abs() < 1e-14);
-            let estimates = match &tableau.error {
-                None => vec![],
-                Some(Embedded::One(one)) => vec![one],
-                Some(Embedded::Two { fifth, third }) => vec![fifth, third],
-            };
-            assert!(estimates.iter().all(|e| e.len() == tableau.stages() && e.iter().sum::<f64>().abs() < 1e-14));
+            for e in estimates(tableau) {
+                assert!(e.len() == tableau.stages() && e.iter().sum::<f64>().abs() < 1e-14, "{name}");
+            }
             if tableau.fsal {
                 let last = tableau.a[tableau.stages() - 1];
-                assert_eq!(last, &tableau.b[..last.len()]);
+                assert_eq!(last, &tableau.b[..last.len()], "{name}");
             }
+        }
+    }
+
+    /// Σ b cᵏ = 1/(k + 1) below the order: a divergence that depends on time alone, say.
+    #[test]
+    fn weights_integrate_polynomials_below_the_order() {
+        for (name, tableau) in ALL {
+            for k in 0..tableau.order {
+                let sum: f64 = tableau.b.iter().zip(tableau.c).map(|(b, c)| b * c.powi(k as i32)).sum();
+                assert!((sum - 1.0 / f64::from(k + 1)).abs() < 1e-14, "{name}: degree {k}");
+            }
+        }
+    }
+
+    #[test]
+    fn states_and_divergences_converge_at_the_order() {
+        for ((name, tableau), steps) in ALL.iter().zip([1600, 200, 200, 100, 200, 48, 48, 8]) {
+            // Rounding comes soon at order 8; its leading term shows on the gentler of two curves.
+            let (rate, last) = if *name == "dop853" { (1.0, 2.0) } else { (2.0, 3.0) };
+            let error = |steps| errors(tableau, Logistic(rate), last, steps);
+            let (coarse, fine, order) = (error(steps), error(2 * steps), f64::from(tableau.order));
+            for (what, observed) in [("state", (coarse.0 / fine.0).log2()), ("divergence", (coarse.1 / fine.1).log2())]
+            {
+                assert!((observed - order).abs() < 0.25, "{name}: {what} converges at order {observed}");
+            }
+        }
+    }
+
+    /// An error estimate of order q falls as h^(q+1) in one step.
+    #[test]
+    fn error_estimates_have_their_order() {
+        for (name, orders) in
+            [("bosh3", vec![2.0]), ("dopri5", vec![4.0]), ("tsit5", vec![4.0]), ("dop853", vec![5.0, 3.0])]
+        {
+            let tableau = ALL.iter().find(|(n, _)| *n == name).expect("listed").1;
+            for (weights, order) in estimates(tableau).into_iter().zip(orders) {
+                let estimate = |h: f64| {
+                    let x = ndarray::array![[0.2]];
+                    let step = tableau.step(&mut Logistic(1.0), &[0.3], &[h], &x, None).expect("analytic");
+                    combine(&Batch::zeros((1, 1)), &[h], weights, &step.k)[[0, 0]].abs()
+                };
+                let observed = (estimate(0.1) / estimate(0.05)).log2() - 1.0;
+                assert!((observed - order).abs() < 0.25, "{name}: {observed}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_field_is_asked_at_the_stage_times_of_each_row() {
+        struct Asked(Vec<Vec<f64>>);
+        impl VectorField for Asked {
+            fn dim(&self) -> usize {
+                1
+            }
+            fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+                self.0.push(t.to_vec());
+                Ok(x.clone())
+            }
+        }
+        let (t, h, x) = ([0.5, -1.0], [0.25, -0.5], ndarray::array![[1.0], [2.0]]);
+        for (name, tableau) in ALL {
+            let mut asked = Asked(Vec::new());
+            tableau.step(&mut asked, &t, &h, &x, None).expect("mock");
+            let expected: Vec<Vec<f64>> = tableau.c.iter().map(|c| vec![t[0] + c * h[0], t[1] + c * h[1]]).collect();
+            assert_eq!(asked.0, expected, "{name}");
+            // A first slope that is known is not asked for again.
+            let mut asked = Asked(Vec::new());
+            tableau.step(&mut asked, &t, &h, &x, Some(x.clone())).expect("mock");
+            assert_eq!(asked.0, expected[1..], "{name}");
+        }
+    }
+
+    #[test]
+    fn the_last_slope_is_the_first_of_the_next_step() {
+        for (name, tableau) in ALL.iter().filter(|(_, t)| t.fsal) {
+            let x = ndarray::array![[0.2]];
+            let step = tableau.step(&mut Logistic(1.0), &[0.3], &[0.4], &x, None).expect("analytic");
+            let weighted = combine(&x, &[0.4], tableau.b, &step.k);
+            assert!((&step.next - &weighted).iter().all(|e| e.abs() < 1e-15), "{name}");
+            let first = Logistic(1.0).velocity(&[0.7], &step.next).expect("analytic");
+            assert_eq!(step.k[tableau.stages() - 1], first, "{name}");
         }
     }
 }

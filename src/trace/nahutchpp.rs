@@ -11,9 +11,13 @@ use crate::num::linalg;
 
 /// A budget of `matvecs` products per estimate: a sixth for R, a third for S, half for the probes G.
 ///
-/// With Z = BR, W = BS, B = A − ρI and Ã = Z(SᵀZ)⁺Wᵀ:
+/// With B = A − ρI, Q a basis of BR, W = BS and Ã = Q(SᵀQ)⁺Wᵀ:
 /// tr A ≈ ρn + tr Ã + mean over G of gᵀ(B − Ã)g. Nothing here waits for another product, so a
 /// network is called once where [Hutch++](super::hutchpp) calls it three times.
+///
+/// SᵀQ has singular values around √s. By chance some can be next to nothing, and Ã without bound
+/// with them: the published estimate has no variance in few dimensions. Those below √s/10 are left
+/// out, which G makes good.
 ///
 /// The published W is BᵀS. Products with Bᵀ are not what an estimator has here, and W = BS in their
 /// place stays unbiased for every A: R and S fix Ã before G is drawn, and any Ã at all may be taken
@@ -110,13 +114,14 @@ impl NaHutchPlusPlus {
             if self.shift { Sketched::new(sketch.0, sketch.1).ritz().map_or(f64::NAN, |r| r.shift()) } else { 0.0 };
         let shifted = &sketch.1 - &(&sketch.0 * rho);
         let (z, w) = (shifted.slice(s![..width, ..]), shifted.slice(s![width.., ..]));
-        let core = sketch.0.slice(s![width.., ..]).dot(&z.t());
-        let Ok(inverse) = linalg::pinv(core.view(), 1e-10) else {
+        let q = linalg::thin_q(z.t());
+        let core = sketch.0.slice(s![width.., ..]).dot(&q);
+        let Ok(inverse) = linalg::pinv(core.view(), 0.1 * (w.nrows() as f64).sqrt()) else {
             return Array1::from_elem(probes.0.nrows(), f64::NAN);
         };
-        // Ã = Zᵀ·K⁺·W with vectors as rows.
-        let known = rho * dim as f64 + inverse.dot(&w.dot(&z.t())).diag().sum();
-        let left = probes.0.dot(&z.t()).dot(&inverse);
+        // Ã = Q·K⁺·W with the vectors of W as rows.
+        let known = rho * dim as f64 + inverse.dot(&w.dot(&q)).diag().sum();
+        let left = probes.0.dot(&q).dot(&inverse);
         let inside = (&left * &probes.0.dot(&w.t())).sum_axis(Axis(1));
         let all = (&probes.0 * &probes.1).sum_axis(Axis(1)) - probes.0.map_axis(Axis(1), |g| rho * g.dot(&g));
         all - inside + known

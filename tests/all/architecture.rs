@@ -101,7 +101,8 @@ fn named(code: &str) -> Vec<String> {
         if let Some(list) = part.strip_prefix('{') {
             // `use crate::{a, b::c}`: the first segment of every item.
             let list = list.split(';').next().unwrap_or("");
-            let heads = list.split([',', '}']).map(|i| i.trim().split("::").next().unwrap_or("").trim_matches('{').to_owned());
+            let heads =
+                list.split([',', '}']).map(|i| i.trim().split("::").next().unwrap_or("").trim_matches('{').to_owned());
             found.extend(heads.filter(|h| LAYERS.iter().any(|l| l.contains(&h.as_str()))));
         } else {
             found.push(part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
@@ -115,10 +116,7 @@ fn layers_point_downwards() {
     for (file, text) in sources() {
         let Some(from) = module(&file) else { continue };
         for to in named(&code(&text)).iter().filter(|m| *m != "registry" && !m.is_empty()) {
-            assert!(
-                to == from || layer(to) < layer(from),
-                "src/{file} uses crate::{to}, which is not below {from}"
-            );
+            assert!(to == from || layer(to) < layer(from), "src/{file} uses crate::{to}, which is not below {from}");
             let banned = FORBIDDEN.iter().any(|(f, list)| *f == from && list.contains(&to.as_str()));
             assert!(!banned, "src/{file} uses crate::{to}, which {from} must not see");
         }
@@ -131,9 +129,9 @@ fn heavy_crates_have_one_home() {
         let code = code(&text);
         for (name, homes) in HOMES {
             let at_home = homes.iter().any(|h| file == *h || (h.ends_with('/') && file.starts_with(h)));
-            let used = code.match_indices(&format!("{name}::")).any(|(i, _)| {
-                !code[..i].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
-            });
+            let used = code
+                .match_indices(&format!("{name}::"))
+                .any(|(i, _)| !code[..i].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'));
             assert!(at_home || !used, "src/{file} uses the crate {name}; its home is {homes:?}");
         }
     }

@@ -103,7 +103,8 @@ fn jacobian_products_of_real_networks_match_float64() {
             assert!(largest(&(&out[0] - &y)) <= 1e-5 * largest(&y), "{}: output", case.name);
             assert_product(&case.name, &out[1], &sized(&want));
             let products = sized(&v) * sized(&want);
-            let sums = products.to_shape((k, n, products.len() / (k * n))).expect("k·n rows").sum_axis(Axis(2)).into_dyn();
+            let sums =
+                products.to_shape((k, n, products.len() / (k * n))).expect("k·n rows").sum_axis(Axis(2)).into_dyn();
             assert!(largest(&(&out[2] - &sums)) <= 5e-5 * frobenius(&sums).max(1e-12), "{}: quadratic", case.name);
         }
     }

@@ -52,8 +52,7 @@ fn rows(model: &Model, solver: &str, estimators: &str, x: &Batch, batch: usize) 
     let key = Key { seed: 1 };
     let task = Task { curve: &model.curve, prior: model.prior, solver: &solver, estimators: &estimators, key };
     let samples: Vec<SampleId> = (0..x.nrows() as u64).collect();
-    let states =
-        |ids: &[SampleId]| x.select(Axis(0), &ids.iter().map(|i| *i as usize).collect::<Vec<_>>());
+    let states = |ids: &[SampleId]| x.select(Axis(0), &ids.iter().map(|i| *i as usize).collect::<Vec<_>>());
     let pool = Pool::new(model, runtime(), machine(batch));
     pool.likelihoods(&task, &samples, false, states).expect("the model runs").0
 }
