@@ -240,7 +240,7 @@ fn declared_size(header: &str, available: usize) -> Result<()> {
     for size in shape.split(',').map(str::trim).filter(|s| !s.is_empty()) {
         let size: usize =
             size.trim_end_matches('L').parse().map_err(|_| anyhow!("its shape ({shape}) is no list of sizes"))?;
-        count = count.checked_mul(size).unwrap_or(usize::MAX);
+        count = count.saturating_mul(size);
     }
     if count > available {
         bail!("its header claims shape ({shape}), but the file has only {available} bytes: it is truncated or damaged");

@@ -31,6 +31,16 @@ pub struct Machine {
     pub threads: usize,
 }
 
+impl Machine {
+    /// Does something with this machine's threads and no more.
+    ///
+    /// # Errors
+    /// Where the threads cannot be had.
+    pub fn with_threads<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        Ok(rayon::ThreadPoolBuilder::new().num_threads(self.threads).build()?.install(work))
+    }
+}
+
 /// What a finished trial leaves.
 pub struct Output {
     /// The row file's bytes and how many rows it holds.
@@ -389,8 +399,8 @@ impl<'a> Stage<'a> {
         };
         let mut rows = Vec::new();
         for metric in metrics {
-            let estimate = metric::measure(metric, a.view(), b.view(), self.key())
-                .map_err(|e| anyhow!("{}: {e}", metric.name()))?;
+            let measure = || metric::measure(metric, a.view(), b.view(), self.key());
+            let estimate = (self.machine.with_threads(measure)?).map_err(|e| anyhow!("{}: {e}", metric.name()))?;
             rows.push(rows::MetricRow {
                 model: plan.models[*model].name.clone(),
                 sampler: sampler.as_ref().map_or("data".to_owned(), sampler_label),

@@ -24,7 +24,7 @@ pub struct Metrics {
     /// An ONNX network whose features are compared; the raw numbers unless given
     #[arg(long, value_name = "ONNX")]
     extractor: Option<PathBuf>,
-    /// Statistics to compute, such as `frechet` or `"{kernel: {subsets: 100, subset_size: 1000}}"` [default: all]
+    /// Statistics to compute, such as `frechet` or `"{kernel: {subsets: 100, subset_size: 1000}}"` [default: all that so many samples allow]
     #[arg(long, value_name = "SPEC")]
     metric: Vec<String>,
     /// The seed of subsets and projections
@@ -49,11 +49,13 @@ struct Line {
 impl Metrics {
     pub fn execute(self) -> Result<Exit> {
         check_writable(&self.out)?;
-        let metrics: Vec<Metric> = match self.metric.is_empty() {
-            true => Metric::defaults(),
-            false => self.metric.iter().map(|m| spec("--metric", m)).collect::<Result<_>>()?,
-        };
+        let named: Vec<Metric> = self.metric.iter().map(|m| spec("--metric", m)).collect::<Result<_>>()?;
         let (generated, reference) = (Dataset::read(&self.generated)?, Dataset::read(&self.reference)?);
+        let possible = |m: &Metric| m.check(generated.len(), reference.len()).is_ok();
+        let metrics = match named.is_empty() {
+            true => Metric::defaults().into_iter().filter(possible).collect(),
+            false => named,
+        };
         for metric in &metrics {
             metric.check(generated.len(), reference.len()).map_err(|e| anyhow!("--metric {e}"))?;
         }
@@ -68,8 +70,9 @@ impl Metrics {
         };
         let mut writer = csv::Writer::from_writer(Vec::new());
         for metric in &metrics {
-            let estimate = measure(metric, a.view(), b.view(), Key { seed: self.seed })
-                .map_err(|e| anyhow!("{}: {e}", metric.name()))?;
+            let measured = || measure(metric, a.view(), b.view(), Key { seed: self.seed });
+            let estimate =
+                (self.running.machine().with_threads(measured)?).map_err(|e| anyhow!("{}: {e}", metric.name()))?;
             let (n_generated, n_reference) = (a.nrows(), b.nrows());
             writer.serialize(Line {
                 metric: metric.name(),

@@ -210,11 +210,10 @@ fn fetch() -> Result<PathBuf> {
     std::fs::create_dir(&unpacked)?;
     let name = unpack(&bytes, &unpacked)?;
     // Another process may have been faster: its folder is as good as ours.
-    if let Err(error) = std::fs::rename(&unpacked, &folder) {
-        if !folder.join(&name).is_file() {
-            let _ = std::fs::remove_dir_all(&folder);
-            std::fs::rename(&unpacked, &folder).with_context(|| format!("{}: {error}", folder.display()))?;
-        }
+    let moved = std::fs::rename(&unpacked, &folder);
+    if moved.is_err() && !folder.join(&name).is_file() {
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::rename(&unpacked, &folder).with_context(|| folder.display().to_string())?;
     }
     Ok(folder.join(name))
 }

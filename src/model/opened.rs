@@ -267,7 +267,8 @@ impl Network {
         let fits =
             port.shape.len() == wanted.len() + 1 && port.shape[1..].iter().zip(&wanted).all(|(p, w)| *p < 0 || p == w);
         // A graph that does not say its output's shape is held to it when it runs.
-        if !fits && !(what == "output" && port.shape.is_empty()) {
+        let unsaid = what == "output" && port.shape.is_empty();
+        if !(fits || unsaid) {
             bail!(
                 "{file}: {what} `{}` has shape {:?}, but the card's shape asks for [N, {}]",
                 port.name,

@@ -17,11 +17,14 @@ pub fn qr_r(a: ArrayView2<f64>) -> Array2<f64> {
     to_ndarray(to_faer(a).qr().thin_R())
 }
 
-/// Thin singular value decomposition A = U·diag(s)·Vᵀ: U, s (descending), V.
+/// U, s (descending) and V of A = U·diag(s)·Vᵀ.
+pub type Svd = (Array2<f64>, Array1<f64>, Array2<f64>);
+
+/// Thin singular value decomposition.
 ///
 /// # Errors
 /// When the iteration does not converge, which happens only for non-finite input.
-pub fn svd(a: ArrayView2<f64>) -> Result<(Array2<f64>, Array1<f64>, Array2<f64>), &'static str> {
+pub fn svd(a: ArrayView2<f64>) -> Result<Svd, &'static str> {
     let svd = to_faer(a).thin_svd().map_err(|_| "the singular value iteration did not converge")?;
     let values = svd.S().column_vector().iter().copied().collect();
     Ok((to_ndarray(svd.U()), values, to_ndarray(svd.V())))
