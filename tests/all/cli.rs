@@ -6,6 +6,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// Replacements in a text, and the words that its refusal must hold.
+type Refusal<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
 /// A finished call of the program.
 pub struct Done {
     command: String,
@@ -594,7 +597,7 @@ fn sample_refuses_what_makes_no_samples() {
     let mut nan = numbers(8);
     nan[3] = f32::NAN;
     write(at, "nan.npy", npy("<f4", "(1, 8)", &le(&nan)));
-    let cases: &[(&[(&str, &str)], &[&str])] = &[
+    let cases: &[Refusal] = &[
         (&[], &["--count"]),
         (&[("--count", "0")], &["--count is 0"]),
         (&[("--count", "-1")], &["--count"]),
@@ -635,7 +638,7 @@ fn metrics_refuses_what_cannot_be_compared() {
     write(at, "one.npy", samples(1, 8));
     write(at, "toy.onnx", hostile("toy"));
     let extractor = format!("{}/features.onnx", models("digits"));
-    let cases: &[(&[(&str, &str)], &[&str])] = &[
+    let cases: &[Refusal] = &[
         (&[("--reference", "narrow.npy")], &["8 numbers", "2"]),
         (&[("--generated", "one.npy")], &["1 generated", "at least 2"]),
         (&[("--reference", "one.npy")], &["1 reference", "at least 2"]),

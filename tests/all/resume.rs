@@ -103,7 +103,7 @@ fn another_plan_is_kept_out_by_the_keys_that_differ() {
     let folder = folder();
     let at = folder.path();
     let config = config(at);
-    write(at, "other.npy", &samples(6, 8));
+    write(at, "other.npy", samples(6, 8));
     run(at, &config, "out");
     let cases: &[(&[&str], &[&str])] = &[
         (&["--seed", "9"], &["seed: 9, there 0"]),
