@@ -337,7 +337,7 @@ def summary(results):
     """One line for each network: the worst of all its files."""
     networks = {}
     for stem, r in results.items():
-        *name, style, opset = stem.split("-")
+        *name, style, opset = stem.split("-") if "-op" in stem else (stem, "as it came", "op17")
         networks.setdefault("-".join(name), []).append((style, int(opset.removeprefix("op")), r))
     print("| network | exporter: opsets | jvp | vjp | J·V | Frob. | VᵀJ | Frob. |\n|" + "---|" * 8)
     for name, files in networks.items():
