@@ -323,7 +323,8 @@ mod tests {
                 for to_prior in [true, false] {
                     let error = |steps: usize| one_way(&read(&spec.replace('N', &steps.to_string())), path, to_prior);
                     let observed = (error(steps) / error(2 * steps)).log2();
-                    assert!((observed - order).abs() < 0.25, "{spec} {path} {to_prior}: {observed}");
+                    // The flow of a Gaussian is kind to some methods, which then do better than their order.
+                    assert!(observed > order - 0.25, "{spec} {path} {to_prior}: {observed}");
                 }
             }
         }
@@ -401,7 +402,7 @@ mod tests {
             let mut v = Batch::zeros(x.raw_dim());
             for (i, t) in t.iter().enumerate() {
                 v[[i, 1]] = match x[[i, 0]] {
-                    k if k == 1.0 => {
+                    1.0 => {
                         if *t > 0.5 {
                             f64::NAN
                         } else {
@@ -409,9 +410,9 @@ mod tests {
                         }
                     }
                     // Grows without end before t = 1/2.
-                    k if k == 2.0 => 2.0 * x[[i, 1]] * x[[i, 1]],
+                    2.0 => 2.0 * x[[i, 1]] * x[[i, 1]],
                     // Two thousand turns: many steps, all of them in order.
-                    k if k == 3.0 => 1e4 * (12566.0 * t).cos(),
+                    3.0 => 1e4 * (12566.0 * t).cos(),
                     _ => x[[i, 1]],
                 };
             }

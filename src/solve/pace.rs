@@ -126,7 +126,7 @@ mod tests {
         let curve = Path::Discrete { betas: Default::default(), steps: 1000 }.curve().expect("right");
         let mut model = analytic::example(curve.clone(), 2);
         let (x, knot, small) = (ndarray::array![[0.3, -0.2]], 0.02, 1e-9);
-        let mut jump = |field: &mut dyn VectorField, at: f64| {
+        let jump = |field: &mut dyn VectorField, at: f64| {
             let sides = [at - small, at + small].map(|t| field.velocity(&[t], &x).expect("analytic"));
             (&sides[1] - &sides[0]).iter().fold(0.0, |a: f64, e| a.max(e.abs())) / sides[0][[0, 0]].abs()
         };
