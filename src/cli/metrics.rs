@@ -53,7 +53,13 @@ impl Metrics {
         let (generated, reference) = (Dataset::read(&self.generated)?, Dataset::read(&self.reference)?);
         let possible = |m: &Metric| m.check(generated.len(), reference.len()).is_ok();
         let metrics = match named.is_empty() {
-            true => Metric::defaults().into_iter().filter(possible).collect(),
+            // Where not even the first is possible, its own check says why.
+            true => Metric::defaults()
+                .into_iter()
+                .enumerate()
+                .filter(|(i, m)| *i == 0 || possible(m))
+                .map(|(_, m)| m)
+                .collect(),
             false => named,
         };
         for metric in &metrics {
