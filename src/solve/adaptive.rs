@@ -70,7 +70,9 @@ adaptive! {
     Dopri5: tableau::DOPRI5;
     /// Tsitouras 5(4): the cost of Dormand–Prince at smaller error constants.
     Tsit5: tableau::TSIT5;
-    /// Dormand–Prince 8(5,3): the cheapest where tolerances are tight.
+    /// Dormand–Prince 8(5,3): the cheapest in double precision where tolerances are tight. On
+    /// networks in single precision its long steps meet their rounding first: at 1e-6 it took three
+    /// times the evaluations of Dormand–Prince 5(4), which is the better choice there.
     Dop853: dop853::DOP853;
 }
 

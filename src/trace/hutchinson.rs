@@ -9,6 +9,10 @@ use crate::num::key::{Distribution, Purpose};
 
 /// K probes; each probe is a chain. Variance per probe with Ā = (A + Aᵀ)/2:
 /// Rademacher 2(‖Ā‖² − Σ Āᵢᵢ²), Gaussian 2‖Ā‖², sphere 2n/(n+2)·(‖Ā‖² − tr(A)²/n).
+///
+/// Antithetic pairs are no option here: z and −z say the same. Nor are orthogonal probes, whose
+/// values are not independent, so that no error could be told from them: [XTrace](super::xtrace)
+/// spends a budget on dependent probes and asks for replicates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Hutchinson {
