@@ -350,6 +350,98 @@ mod tests {
         gap.iter().fold(0.0, |a: f64, e| a.max(e.abs())) / std
     }
 
+    /// T2: Gaussian data of variances ¼, 1, 4: the map of each axis and the integral are known.
+    #[test]
+    fn a_diagonal_gaussian_has_its_reference_integrals() {
+        struct Diagonal(Curve);
+        const AXES: [(f64, f64, f64); 3] = [(0.25, 0.5, 0.7), (1.0, -1.0, 0.3), (4.0, 0.0, -2.0)];
+        impl Diagonal {
+            /// ½S'/S, α' and S of one axis.
+            fn axis(&self, t: f64, variance: f64) -> (f64, f64, f64) {
+                let s = self.0.at(t);
+                let spread = s.alpha * s.alpha * variance + s.sigma * s.sigma;
+                ((s.alpha * s.alpha_dot * variance + s.sigma * s.sigma_dot) / spread, s.alpha_dot, spread)
+            }
+        }
+        impl VectorField for Diagonal {
+            fn dim(&self) -> usize {
+                3
+            }
+            fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+                Ok(Batch::from_shape_fn(x.raw_dim(), |(i, j)| {
+                    let ((variance, mean, _), alpha) = (AXES[j], self.0.at(t[i]).alpha);
+                    let (slope, alpha_dot, _) = self.axis(t[i], variance);
+                    alpha_dot * mean + slope * (x[[i, j]] - alpha * mean)
+                }))
+            }
+        }
+        for (path, expected, digits) in [
+            ("{kind: vp, t_min: 1.0e-3}", -7.50785e-5, 1e-9),
+            ("{kind: edm, sigma_min: 0.02, sigma_max: 20}", 8.992683510, 1e-9),
+            ("{kind: flow-matching, t_min: 1.0e-3, t_max: 0.98}", -0.0565166959, 1e-10),
+        ] {
+            let mut field = Diagonal(curve(path));
+            let known = Diagonal(curve(path));
+            let span = Span { curve: &known.0, to_prior: true };
+            for solver in adaptive(1e-11).iter().filter(|s| s.name() != "bosh3") {
+                let mut integral = 0.0;
+                let x = Batch::from_shape_fn((1, 3), |(_, j)| AXES[j].2);
+                let visit = &mut |nodes: &Nodes| {
+                    integral += nodes.weight[0] * AXES.iter().map(|a| known.axis(nodes.t[0], a.0).0).sum::<f64>();
+                    Ok(())
+                };
+                let end = solver.solve(&mut field, &[0], x, span, visit).expect("analytic").x;
+                assert!((integral - expected).abs() < digits, "{solver:?} {path}: {integral}");
+                for (j, (variance, mean, start)) in AXES.into_iter().enumerate() {
+                    let (first, last) = (known.0.at(span.start()), known.0.at(span.end()));
+                    let stretch = known.axis(span.end(), variance).2 / known.axis(span.start(), variance).2;
+                    let want = last.alpha * mean + stretch.sqrt() * (start - first.alpha * mean);
+                    assert!((end[[0, j]] - want).abs() < 1e-8 * want.abs().max(1.0), "{solver:?} {path} {j}");
+                }
+            }
+        }
+    }
+
+    /// T3: two Gaussians on a line, whose quantiles the flow keeps; reference values to their last digit.
+    #[test]
+    fn a_mixture_on_a_line_has_its_reference_values() {
+        let starts = [-1.1, 0.1, 0.9];
+        for (path, ends, densities) in [
+            (
+                "{kind: vp, t_min: 1.0e-3}",
+                [-1.323186529, -0.502953223, 0.649313587],
+                [-0.639599157, -2.791051194, -0.127738879],
+            ),
+            (
+                "{kind: edm, sigma_min: 0.02, sigma_max: 20}",
+                [-26.236457683, -9.838759154, 13.213064396],
+                [-0.642210963, -2.784031941, -0.129167706],
+            ),
+            (
+                "{kind: flow-matching, t_min: 1.0e-3, t_max: 0.98}",
+                [-1.297085204, -0.489504820, 0.642390321],
+                [-0.640250154, -2.792056530, -0.127206175],
+            ),
+        ] {
+            let model = Mixture {
+                curve: curve(path),
+                weights: vec![0.3, 0.7],
+                means: ndarray::array![[-1.0], [0.8]],
+                variances: vec![0.04, 0.09],
+            };
+            let x = Batch::from_shape_fn((3, 1), |(i, _)| starts[i]);
+            for solver in adaptive(1e-12).iter().filter(|s| s.name() != "bosh3") {
+                let (solution, integral) = solve(solver, &model, &x, true);
+                for i in 0..3 {
+                    let end = solution.x[[i, 0]];
+                    assert!((end - ends[i]).abs() < 1e-9, "{solver:?} {path}: {end} {}", ends[i]);
+                    let density = integral[i] + model.log_density(model.curve.prior_end(), solution.x.row(i));
+                    assert!((density - densities[i]).abs() < 1e-9, "{solver:?} {path}: {density} {}", densities[i]);
+                }
+            }
+        }
+    }
+
     #[test]
     fn errors_are_in_proportion_to_the_tolerance() {
         let model = analytic::example(curve("{kind: vp, t_min: 1.0e-3}"), 4);
