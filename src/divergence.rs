@@ -9,7 +9,8 @@ use std::time::Instant;
 use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 
-use crate::flow::field::{EvalError, Linearized, ScalarField, VectorField};
+use crate::flow::field::{EvalError, FlowMap, Linearized, ScalarField, VectorField};
+use crate::flow::map::{FewSteps, Rule};
 use crate::flow::path::Curve;
 use crate::num::key::{Distribution, Key, Purpose};
 use crate::num::stats;
@@ -29,6 +30,8 @@ pub enum Divergence {
     ClosedForm(ClosedForm),
     /// From differences of the velocity, for networks that cannot be differentiated; never chosen by itself.
     FiniteDifference(FiniteDifference),
+    /// From a few steps of a learned flow map (F2D2), which has a path of its own and takes no solver.
+    FlowMap(FewSteps),
 }
 
 /// Hutchinson's estimator on central differences zᵀ(v(x + hz) − v(x − hz))/2h, with K Rademacher probes.
@@ -75,6 +78,9 @@ pub enum Kind {
     Learned,
     ClosedForm,
     FiniteDifference,
+    FewStep,
+    /// Few steps under the biased rule of the authors' code: never mixed with the others.
+    FewStepForwardAverage,
 }
 
 impl Kind {
@@ -85,12 +91,14 @@ impl Kind {
             Kind::Learned => "learned",
             Kind::ClosedForm => "closed-form",
             Kind::FiniteDifference => "finite-difference",
+            Kind::FewStep => "few-step",
+            Kind::FewStepForwardAverage => "few-step-forward-average",
         }
     }
 }
 
 /// Names of the kinds that are no trace estimators.
-const OTHERS: [&str; 3] = ["learned", "closed-form", "finite-difference"];
+const OTHERS: [&str; 4] = ["learned", "closed-form", "finite-difference", "flow-map"];
 
 impl Divergence {
     /// Every name that a user can write.
@@ -110,6 +118,7 @@ impl Divergence {
             Divergence::FiniteDifference(_) => {
                 registry::label("finite-difference", self, &Divergence::FiniteDifference(Default::default()))
             }
+            Divergence::FlowMap(f) => f.label(),
         }
     }
 
@@ -120,6 +129,21 @@ impl Divergence {
             Divergence::Learned(_) => Kind::Learned,
             Divergence::ClosedForm(_) => Kind::ClosedForm,
             Divergence::FiniteDifference(_) => Kind::FiniteDifference,
+            Divergence::FlowMap(f) if f.rule == Some(Rule::ForwardAverage) => Kind::FewStepForwardAverage,
+            Divergence::FlowMap(_) => Kind::FewStep,
+        }
+    }
+
+    /// Whether it is evaluated on the nodes of a solver's path, or has a path of its own.
+    pub fn takes_solver(&self) -> bool {
+        !matches!(self, Divergence::FlowMap(_))
+    }
+
+    /// Evaluations per sample of an estimator that takes no solver.
+    pub fn own_evaluations(&self) -> u64 {
+        match self {
+            Divergence::FlowMap(f) => f.steps as u64,
+            _ => 0,
         }
     }
 
@@ -173,6 +197,7 @@ impl Serialize for Divergence {
         match self {
             Divergence::Learned(l) => map.serialize_entry("learned", l)?,
             Divergence::FiniteDifference(f) => map.serialize_entry("finite-difference", f)?,
+            Divergence::FlowMap(f) => map.serialize_entry("flow-map", f)?,
             _ => map.serialize_entry("closed-form", &ClosedForm {})?,
         }
         map.end()
@@ -192,6 +217,7 @@ impl<'de> Deserialize<'de> for Divergence {
                     "learned" => Ok(Divergence::Learned(Learned::default())),
                     "closed-form" => Ok(Divergence::ClosedForm(ClosedForm {})),
                     "finite-difference" => Ok(Divergence::FiniteDifference(Default::default())),
+                    "flow-map" => Ok(Divergence::FlowMap(FewSteps::default())),
                     _ => Estimator::from_name(name)
                         .map(Divergence::Trace)
                         .ok_or_else(|| registry::unknown(name, &Divergence::names())),
@@ -203,6 +229,7 @@ impl<'de> Deserialize<'de> for Divergence {
                     "learned" => Divergence::Learned(map.next_value()?),
                     "closed-form" => Divergence::ClosedForm(map.next_value()?),
                     "finite-difference" => Divergence::FiniteDifference(map.next_value()?),
+                    "flow-map" => Divergence::FlowMap(map.next_value()?),
                     known if Estimator::NAMES.contains(&known) => {
                         Divergence::Trace(Estimator::from_entry(known, &mut map)?)
                     }
@@ -224,6 +251,21 @@ pub struct Sources {
     pub closed_form: Option<Box<dyn ScalarField>>,
     /// A second velocity, for differences, with the path it belongs to.
     pub velocity: Option<(Box<dyn VectorField>, Curve)>,
+    /// Flow maps by their names.
+    pub maps: BTreeMap<String, Box<dyn FlowMap>>,
+}
+
+impl Sources {
+    /// The flow map of that name.
+    ///
+    /// # Errors
+    /// Where it was not opened.
+    pub fn map(&mut self, name: &str) -> Result<&mut dyn FlowMap, EvalError> {
+        match self.maps.get_mut(name) {
+            Some(map) => Ok(&mut **map),
+            None => Err(EvalError::Missing(format!("this model has no flow map `{name}`"))),
+        }
+    }
 }
 
 /// A divergence integral per sample, with its standard error where it is an estimate.
@@ -312,7 +354,7 @@ impl<'a> Integrator<'a> {
                 Ok(Array2::from_shape_vec((1, values.len()), values).expect("one value per row"))
             }
             Divergence::FiniteDifference(spec) => self.differences(spec, nodes, sources),
-            Divergence::ClosedForm(_) => Ok(Array2::zeros((1, nodes.slot.len()))),
+            Divergence::ClosedForm(_) | Divergence::FlowMap(_) => Ok(Array2::zeros((1, nodes.slot.len()))),
         }
     }
 
@@ -392,6 +434,9 @@ mod tests {
         assert_eq!(label("{hutchinson: {probes: 8}}"), "hutchinson(probes=8)");
         assert_eq!(label("{hutch++: {matvecs: 9, replicates: 4}}"), "hutch++(matvecs=9 replicates=4)");
         assert_eq!(label("{learned: {head: stad}}"), "learned(stad)");
+        assert_eq!(label("{flow-map: {steps: 2}}"), "flow-map(f2d2 steps=2)");
+        let compatible = "{flow-map: {map: m, grid: log-snr, rule: forward-average}}";
+        assert_eq!(label(compatible), "flow-map(m steps=8 grid=log-snr rule=forward-average)");
     }
 
     #[test]

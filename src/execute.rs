@@ -1,5 +1,6 @@
 //! One trial to its rows: batches of samples side by side, each worker with sessions of its own.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, anyhow};
@@ -10,16 +11,18 @@ use serde::Serialize;
 use crate::data::{read_npy, write_npy};
 use crate::divergence::{Divergence, Sources};
 use crate::features::Extractor;
-use crate::flow::field::{EvalError, VectorField};
+use crate::flow::field::{EvalError, FlowMap, VectorField};
 use crate::likelihood::{self, NodeValue, Row, Task};
 use crate::metric;
+use crate::model::card::Direction;
+use crate::model::flow_map::Derivatives;
 use crate::model::onnx::{Provider, Runtime};
 use crate::model::opened::{Model, Options, Velocity};
 use crate::num::Batch;
 use crate::num::key::{Key, SampleId};
 use crate::plan::{LikelihoodWork, PlannedFile, Prepared, Trial, Work, sampler_label, solver_label};
 use crate::rows::{self, LikelihoodRow, SampleRow};
-use crate::sample::{self, Sampler};
+use crate::sample::{self, Denoiser, Drawn, Sampler};
 
 /// How a machine is used; none of it changes a result by more than rounding.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,8 +55,46 @@ pub struct Output {
 
 /// One worker's sessions for one model.
 struct Worker {
-    velocity: Velocity,
+    /// Opened where a path is followed; few steps of a flow map need none.
+    velocity: Option<Velocity>,
     sources: Sources,
+    /// Flow maps that were opened with their gradients.
+    gradients: BTreeSet<String>,
+}
+
+impl Worker {
+    fn velocity(&mut self) -> Result<&mut Velocity, EvalError> {
+        self.velocity.as_mut().ok_or_else(|| EvalError::Missing("the velocity was not opened".to_owned()))
+    }
+}
+
+/// A worker as samplers see it: the velocity where they follow it, flow maps where they walk them.
+impl VectorField for Worker {
+    fn dim(&self) -> usize {
+        let map = self.sources.maps.values().next().map(|m| m.dim());
+        self.velocity.as_ref().map(VectorField::dim).or(map).unwrap_or_default()
+    }
+
+    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        Worker::velocity(self)?.velocity(t, x)
+    }
+}
+
+impl Denoiser for Worker {
+    fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        Worker::velocity(self)?.denoised(t, x)
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut dyn FlowMap, EvalError> {
+        self.sources.map(name)
+    }
+}
+
+/// What a batch of work is opened for.
+#[derive(Clone, Copy, Default)]
+pub struct Needs<'a> {
+    pub estimators: &'a [Divergence],
+    pub samplers: &'a [Sampler],
 }
 
 /// Opens sessions as workers need them and keeps them for the next.
@@ -77,14 +118,19 @@ impl<'a> Pool<'a> {
         self.idle.lock().unwrap_or_else(|e| e.into_inner()).push(worker);
     }
 
-    /// A worker that has what the estimators need.
-    fn worker(&self, estimators: &[Divergence]) -> Result<Worker> {
+    /// A worker that has what the estimators and samplers need.
+    fn worker(&self, needs: Needs) -> Result<Worker> {
         // A GPU is one worker's; on the CPU every worker keeps to one thread.
         let options = Options { provider: self.machine.provider, threads: 1 };
         let mut worker = match self.take() {
             Some(worker) => worker,
-            None => Worker { velocity: self.model.velocity(self.runtime, options)?, sources: Sources::default() },
+            None => Worker { velocity: None, sources: Sources::default(), gradients: BTreeSet::new() },
         };
+        let Needs { estimators, samplers } = needs;
+        let followed = estimators.iter().any(Divergence::takes_solver) || samplers.iter().any(|s| s.map().is_none());
+        if worker.velocity.is_none() && followed {
+            worker.velocity = Some(self.model.velocity(self.runtime, options)?);
+        }
         for estimator in estimators {
             match estimator {
                 Divergence::Trace(_) if worker.sources.tangents.is_none() => {
@@ -98,10 +144,25 @@ impl<'a> Pool<'a> {
                     let velocity = self.model.velocity(self.runtime, options)?;
                     worker.sources.velocity = Some((Box::new(velocity), self.model.curve.clone()));
                 }
+                Divergence::FlowMap(f) if !worker.sources.maps.contains_key(&f.map) => {
+                    let map = self.model.flow_map(&f.map, self.runtime, options, Derivatives::default())?;
+                    worker.sources.maps.insert(f.map.clone(), Box::new(map));
+                }
                 Divergence::ClosedForm(_) if worker.sources.closed_form.is_none() => {
                     worker.sources.closed_form = Some(Box::new(self.model.closed_form(self.runtime, options)?));
                 }
                 _ => {}
+            }
+        }
+        for used in samplers.iter().filter_map(|s| s.map()) {
+            let known = worker.sources.maps.contains_key(used.name);
+            if !known || (used.gradient && !worker.gradients.contains(used.name)) {
+                let derivatives = Derivatives { gradient: used.gradient, products: false };
+                let map = self.model.flow_map(used.name, self.runtime, options, derivatives)?;
+                worker.sources.maps.insert(used.name.to_owned(), Box::new(map));
+                if used.gradient {
+                    worker.gradients.insert(used.name.to_owned());
+                }
             }
         }
         Ok(worker)
@@ -112,12 +173,15 @@ impl<'a> Pool<'a> {
     ///
     /// # Errors
     /// Where a file, a port, an operator or a shape is at fault.
-    pub fn rehearse(&self, estimators: &[Divergence], x: &Batch) -> Result<()> {
-        let mut worker = self.worker(estimators)?;
+    pub fn rehearse(&self, needs: Needs, x: &Batch) -> Result<()> {
+        let mut worker = self.worker(needs)?;
         let two = ndarray::concatenate(Axis(0), &[x.view(), x.view()])?;
-        let t = vec![self.model.curve.data_end(); two.nrows()];
+        let (start, end) = (self.model.curve.data_end(), self.model.curve.prior_end());
+        let t = vec![start; two.nrows()];
         let baked = || "a call with two samples failed; is the batch size baked into the graph?".to_owned();
-        worker.velocity.velocity(&t, &two).with_context(baked)?;
+        if let Some(velocity) = &mut worker.velocity {
+            velocity.velocity(&t, &two).with_context(baked)?;
+        }
         if let Some(tangents) = &mut worker.sources.tangents {
             let z = crate::num::Blocks::ones((2, two.nrows(), two.ncols()));
             tangents.quadratic(&t, &two, &z).with_context(baked)?;
@@ -128,6 +192,15 @@ impl<'a> Pool<'a> {
         if let Some(density) = &mut worker.sources.closed_form {
             density.eval(&t, &two).with_context(baked)?;
         }
+        let far = vec![end; two.nrows()];
+        for (name, map) in &mut worker.sources.maps {
+            let to_data = self.model.map_spec(name)?.direction() == Direction::ToData;
+            let (from, to) = if to_data { (&far, &t) } else { (&t, &far) };
+            map.averages(from, to, &two).with_context(baked)?;
+            if worker.gradients.contains(name) {
+                map.divergence_gradient(&far, &t, &two).with_context(baked)?;
+            }
+        }
         self.give(worker);
         Ok(())
     }
@@ -136,7 +209,7 @@ impl<'a> Pool<'a> {
     fn batches<T: Send>(
         &self,
         samples: &[SampleId],
-        estimators: &[Divergence],
+        needs: Needs,
         work: impl Fn(&mut Worker, &[SampleId]) -> Result<T, EvalError> + Sync,
     ) -> Result<Vec<T>> {
         let cpu = self.machine.provider == Provider::Cpu;
@@ -152,7 +225,7 @@ impl<'a> Pool<'a> {
             samples
                 .par_chunks(batch)
                 .map(|batch| {
-                    let mut worker = self.worker(estimators)?;
+                    let mut worker = self.worker(needs)?;
                     let result = work(&mut worker, batch);
                     self.give(worker);
                     Ok(result?)
@@ -172,11 +245,15 @@ impl<'a> Pool<'a> {
         record: bool,
         states: impl Fn(&[SampleId]) -> Batch + Sync,
     ) -> Result<(Vec<Row>, Vec<NodeValue>)> {
-        let parts = self.batches(samples, task.estimators, |worker, batch| {
+        let needs = Needs { estimators: task.estimators, ..Needs::default() };
+        let parts = self.batches(samples, needs, |worker, batch| {
             let mut nodes = Vec::new();
             let recorder = record.then_some(&mut nodes);
-            let Worker { velocity, sources } = worker;
-            let rows = likelihood::evaluate(velocity, sources, task, batch, states(batch), recorder)?;
+            let x = states(batch);
+            let mut rows = likelihood::few_step::evaluate(&mut worker.sources, task, batch, &x)?;
+            if let Worker { velocity: Some(velocity), sources, .. } = worker {
+                rows.extend(likelihood::evaluate(velocity, sources, task, batch, x, recorder)?);
+            }
             Ok((rows, nodes))
         })?;
         let (rows, nodes): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
@@ -196,12 +273,15 @@ impl<'a> Pool<'a> {
         sampler: &Sampler,
         samples: &[SampleId],
         noise: impl Fn(&[SampleId]) -> Batch + Sync,
-    ) -> Result<Batch> {
-        let parts = self.batches(samples, &[], |worker, batch| {
-            sampler.sample(&mut worker.velocity, &self.model.curve, noise(batch))
+    ) -> Result<Drawn> {
+        let needs = Needs { samplers: std::slice::from_ref(sampler), ..Needs::default() };
+        let parts = self.batches(samples, needs, |worker, batch| {
+            sampler.sample(worker, &self.model.curve, self.model.prior, noise(batch))
         })?;
-        let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
-        Ok(ndarray::concatenate(Axis(0), &views)?)
+        let views: Vec<_> = parts.iter().map(|p| p.x.view()).collect();
+        let x = ndarray::concatenate(Axis(0), &views)?;
+        let densities: Option<Vec<Vec<f64>>> = parts.into_iter().map(|p| p.log_density).collect();
+        Ok(Drawn { x, log_density: densities.map(|d| d.concat()) })
     }
 }
 
@@ -226,15 +306,16 @@ impl<'a> Stage<'a> {
     pub fn rehearse(&self) -> Result<()> {
         let plan = &self.prepared.plan;
         for (index, pool) in self.pools.iter().enumerate() {
-            let mut needed: Vec<Divergence> = Vec::new();
+            let (mut needed, mut samplers): (Vec<Divergence>, Vec<Sampler>) = (Vec::new(), Vec::new());
             for trial in plan.trials.iter().filter(|t| t.work.model() == index) {
                 match &trial.work {
                     Work::Likelihood(w) | Work::Profile(w) => needed.extend(w.estimators.iter().cloned()),
                     Work::Density { estimator, .. } => needed.push(estimator.clone()),
+                    Work::Sample { sampler, .. } => samplers.push(sampler.clone()),
                     _ => {}
                 }
             }
-            pool.rehearse(&needed, &Batch::zeros((1, pool.model.dim())))
+            pool.rehearse(Needs { estimators: &needed, samplers: &samplers }, &Batch::zeros((1, pool.model.dim())))
                 .with_context(|| pool.model.path.display().to_string())?;
         }
         for (_, path) in &self.prepared.extractors {
@@ -350,7 +431,7 @@ impl<'a> Stage<'a> {
         let samples = Stage::ranged(first, count);
         let began = std::time::Instant::now();
         let noise = |batch: &[SampleId]| sample::noise(self.key(), batch, opened.dim(), opened.prior.std);
-        let x = self.pools[model].samples(sampler, &samples, noise)?;
+        let Drawn { x, log_density } = self.pools[model].samples(sampler, &samples, noise)?;
         let seconds = began.elapsed().as_secs_f64() / count as f64;
         let finite = |i: usize| x.row(i).iter().all(|v| v.is_finite());
         let mut output = write_rows(samples.iter().enumerate().map(|(i, s)| SampleRow {
@@ -361,6 +442,7 @@ impl<'a> Stage<'a> {
             status: if finite(i) { "ok" } else { "non-finite" }.to_owned(),
             evaluations: sampler.evaluations(&opened.curve),
             seconds,
+            log_density: log_density.as_ref().map(|d| d[i]).filter(|d| d.is_finite()),
         }))?;
         output.array = Some(write_npy(&x, &opened.card.shape)?);
         Ok(output)

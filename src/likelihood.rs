@@ -1,5 +1,7 @@
 //! Log-likelihoods: prior + ∫div, for every estimator over one path, and the units they are printed in.
 
+pub mod few_step;
+
 use std::time::Instant;
 
 use ndarray::Axis;
@@ -50,7 +52,7 @@ pub struct NodeValue {
     pub divergence: f64,
 }
 
-/// log p(data end) = log π(x at the prior end) + ∫div dt, for each sample and estimator.
+/// log p(data end) = log π(x at the prior end) + ∫div dt, for each sample and each estimator that takes a solver.
 ///
 /// # Errors
 /// Where the model cannot be evaluated; a path that fails is a status, not an error.
@@ -70,7 +72,9 @@ pub fn evaluate(
     let began = Instant::now();
     let solution = task.solver.solve(field, sample, x, span, &mut |nodes: &Nodes| {
         let entered = Instant::now();
-        for (index, integrator) in integrators.iter_mut().enumerate() {
+        for (index, integrator) in
+            integrators.iter_mut().enumerate().filter(|(i, _)| task.estimators[*i].takes_solver())
+        {
             let values = integrator.visit(nodes, sources)?;
             if let Some(record) = record.as_deref_mut() {
                 record.extend(values.iter().enumerate().map(|(i, v)| NodeValue {
@@ -88,7 +92,7 @@ pub fn evaluate(
     let path_seconds = (began.elapsed().as_secs_f64() - estimating) * share;
     let prior = task.prior.log_density(&solution.x);
     let mut rows = Vec::with_capacity(task.estimators.len() * sample.len());
-    for (index, integrator) in integrators.iter().enumerate() {
+    for (index, integrator) in integrators.iter().enumerate().filter(|(i, _)| task.estimators[*i].takes_solver()) {
         let integrals = match &task.estimators[index] {
             Divergence::ClosedForm(_) => closed_form(sources, span, &start, &solution.x)?,
             _ => integrator.finish(),

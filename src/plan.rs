@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{DensityGrid, LikelihoodEntry, SamplesEntry, Written};
 use crate::data::Dataset;
 use crate::divergence::Divergence;
+use crate::flow::map::Rule;
 use crate::metric::Metric;
 use crate::model::library::hex;
 use crate::model::opened::Model;
@@ -178,6 +179,9 @@ pub fn solver_label(solver: &Solver) -> String {
 
 /// As tables print a sampler.
 pub fn sampler_label(sampler: &Sampler) -> String {
+    if let Sampler::FlowMap(steps) = sampler {
+        return steps.label();
+    }
     let default = Sampler::from_name(sampler.name()).unwrap_or_else(|| sampler.clone());
     crate::registry::label(sampler.name(), sampler, &default)
 }
@@ -199,10 +203,13 @@ impl Prepared {
             let nodes = solver.nodes().unwrap_or(ADAPTIVE_GUESS);
             let products: u64 = estimators.iter().map(|e| e.products(dim) + u64::from(heads(e))).sum();
             let extra: u64 = estimators.iter().map(Divergence::evaluations).sum();
+            let own: u64 = estimators.iter().map(Divergence::own_evaluations).sum();
+            let followed = estimators.iter().any(Divergence::takes_solver);
+            let path = if followed { solver.evaluations().unwrap_or(ADAPTIVE_GUESS) + nodes * extra } else { 0 };
             Cost {
-                evaluations: (solver.evaluations().unwrap_or(ADAPTIVE_GUESS) + nodes * extra) * rows as u64,
+                evaluations: (path + own) * rows as u64,
                 products: nodes * products * rows as u64,
-                guessed: solver.evaluations().is_none(),
+                guessed: followed && solver.evaluations().is_none(),
             }
         };
         match work {
@@ -264,13 +271,15 @@ impl Builder<'_> {
         let config = &self.written.config;
         let model = self.model(&entry.model)?;
         let data = self.data(&entry.data, model)?;
-        let estimators = entry.estimators.as_ref().unwrap_or(&config.estimators).clone();
+        let opened = &self.prepared.models[model];
+        let written = entry.estimators.as_ref().unwrap_or(&config.estimators).iter();
+        let estimators: Vec<Divergence> = written.map(|e| resolved(opened, e.clone())).collect();
         let reference = entry.reference.as_ref().or(config.reference.as_ref());
         let reference = match reference {
             None => 0,
             Some(wanted) => estimators
                 .iter()
-                .position(|e| e == wanted)
+                .position(|e| *e == resolved(opened, wanted.clone()))
                 .ok_or_else(|| anyhow!("reference: `{}` is not among the estimators of this entry", wanted.label()))?,
         };
         self.check_estimators(model, &estimators)?;
@@ -281,14 +290,21 @@ impl Builder<'_> {
         if count > available {
             bail!("samples: {count}, but {} has only {available}", entry.data.display());
         }
-        for solver in solvers {
+        for (place, solver) in solvers.into_iter().enumerate() {
+            // What takes no solver stands beside the first one's rows, once.
+            let here: Vec<Divergence> = estimators.iter().filter(|e| place == 0 || e.takes_solver()).cloned().collect();
+            let Some(reference) =
+                here.iter().position(|e| *e == estimators[reference]).or((!here.is_empty()).then_some(0))
+            else {
+                continue;
+            };
             let curve = &self.prepared.models[model].curve;
             solver.check(Span { curve, to_prior: true }).map_err(|e| anyhow!("{}: {e}", solver.name()))?;
             let work = |first: usize, count: usize| LikelihoodWork {
                 model,
                 data,
                 solver: solver.clone(),
-                estimators: estimators.clone(),
+                estimators: here.clone(),
                 reference,
                 first,
                 count,
@@ -296,7 +312,7 @@ impl Builder<'_> {
             for first in (0..count).step_by(config.chunk) {
                 self.push(Work::Likelihood(work(first, config.chunk.min(count - first))))?;
             }
-            if entry.profile > 0 {
+            if entry.profile > 0 && here.iter().any(Divergence::takes_solver) {
                 self.push(Work::Profile(work(0, entry.profile.min(count))))?;
             }
         }
@@ -309,7 +325,8 @@ impl Builder<'_> {
         }
         let solver = entry.solvers.as_ref().unwrap_or(&config.solvers)[0].clone();
         let learned = estimators.iter().find(|e| heads(e));
-        for estimator in [Some(&estimators[reference]), learned].into_iter().flatten() {
+        let few = estimators.iter().filter(|e| !e.takes_solver()).max_by_key(|e| e.own_evaluations());
+        for estimator in [Some(&estimators[reference]), learned, few].into_iter().flatten() {
             let work =
                 Work::Density { model, solver: solver.clone(), estimator: estimator.clone(), grid: grid.clone() };
             if !self.prepared.plan.trials.iter().any(|t| t.work == work) {
@@ -364,7 +381,8 @@ impl Builder<'_> {
         }
         for sampler in &entry.samplers {
             let curve = &self.prepared.models[model].curve;
-            sampler.schedule().times(curve).map_err(|e| anyhow!("samplers: {}: {e}", sampler.name()))?;
+            sampler.times(curve).map_err(|e| anyhow!("samplers: {}: {e}", sampler.name()))?;
+            supports_sampler(&self.prepared.models[model], sampler).context("samplers")?;
             let chunk = self.written.config.chunk;
             let mut parts = Vec::new();
             for first in (0..entry.count).step_by(chunk) {
@@ -504,10 +522,43 @@ pub fn supports(model: &Model, estimator: &Divergence) -> Result<()> {
             let has = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
             Err(anyhow!("{}: the card has no divergence head `{}`; {has}", model.path.display(), learned.head))
         }
+        Divergence::FlowMap(few) => {
+            let spec = model.map_spec(&few.map)?;
+            let at = || format!("{}: flow_maps.{}", model.path.display(), few.map);
+            spec.gives_likelihood(few.rule.unwrap_or(spec.rule())).map_err(|e| anyhow!("{}: {e}", at()))?;
+            few.times(&model.curve).map(drop).map_err(|e| anyhow!("flow-map: {e}"))
+        }
         Divergence::ClosedForm(_) if model.card.closed_form.is_none() => {
             Err(anyhow!("{}: the card has no `closed_form`", model.path.display()))
         }
         _ => Ok(()),
+    }
+}
+
+/// Refuses a sampler that the model does not offer.
+///
+/// # Errors
+/// A message with the card and what it lacks.
+pub fn supports_sampler(model: &Model, sampler: &Sampler) -> Result<()> {
+    let Some(used) = sampler.map() else { return Ok(()) };
+    let spec = model.map_spec(used.name)?;
+    let at = |e: String| anyhow!("{}: flow_maps.{}: {e}", model.path.display(), used.name);
+    spec.gives_samples().map_err(at)?;
+    if used.density || used.gradient {
+        spec.gives_divergence().map_err(at)?;
+    }
+    Ok(())
+}
+
+/// An estimator with what it takes from the card made visible: the rule of its flow map, where it is not the standard one.
+pub fn resolved(model: &Model, estimator: Divergence) -> Divergence {
+    match estimator {
+        Divergence::FlowMap(mut few) => {
+            let card = model.map_spec(&few.map).map(|spec| spec.rule()).unwrap_or_default();
+            few.rule = Some(few.rule.unwrap_or(card)).filter(|rule| [*rule, card] != [Rule::TwoTime; 2]);
+            Divergence::FlowMap(few)
+        }
+        other => other,
     }
 }
 

@@ -41,6 +41,8 @@ pub struct SampleRow {
     pub status: String,
     pub evaluations: u64,
     pub seconds: f64,
+    /// log p of the sample under the map that drew it, in nats, where that was asked for.
+    pub log_density: Option<f64>,
 }
 
 /// `summary.csv`: one estimator on one dataset under one solver.

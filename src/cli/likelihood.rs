@@ -8,14 +8,14 @@ use serde::Serialize;
 
 use super::{Exit, Running, spec};
 use crate::data::Dataset;
-use crate::divergence::Divergence;
-use crate::execute::Pool;
+use crate::divergence::{Divergence, Kind};
+use crate::execute::{Needs, Pool};
 use crate::journal::{check_writable, write_whole};
 use crate::likelihood::{Row, Task, bits_per_dim, nats_per_dim};
 use crate::model::card::Card;
 use crate::model::opened::Model;
 use crate::num::key::{Key, SampleId};
-use crate::plan::supports;
+use crate::plan::{resolved, supports};
 use crate::solve::{Solver, Span, Status};
 
 #[derive(Debug, Args)]
@@ -71,8 +71,14 @@ impl Likelihood {
 
         let key = Key { seed: self.seed };
         let pool = Pool::new(&model, self.running.runtime()?, self.running.machine());
-        let estimators = [divergence];
-        pool.rehearse(&estimators, &data.states(&model.card, key, &[0]))?;
+        let estimators = [resolved(&model, divergence)];
+        if estimators[0].kind() == Kind::FewStepForwardAverage {
+            note!(
+                "flowgauge: rule forward-average, for comparison with the authors' code only: \
+                 its log-likelihoods are biased by O(1/steps) even for an exact map"
+            );
+        }
+        pool.rehearse(Needs { estimators: &estimators, ..Needs::default() }, &data.states(&model.card, key, &[0]))?;
         let task = Task { curve: &model.curve, prior: model.prior, solver: &solver, estimators: &estimators, key };
         let samples: Vec<SampleId> = (0..data.len() as u64).collect();
         let (rows, _) = pool.likelihoods(&task, &samples, false, |batch| data.states(&model.card, key, batch))?;

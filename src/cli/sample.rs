@@ -2,18 +2,18 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
 use super::{Exit, Running, spec};
 use crate::data::{Dataset, write_npy};
-use crate::execute::Pool;
+use crate::execute::{Needs, Pool};
 use crate::journal::{check_writable, write_whole};
 use crate::model::opened::Model;
 use crate::num::Batch;
 use crate::num::key::{Key, SampleId};
-use crate::plan::most_samples;
-use crate::sample::{self, Sampler};
+use crate::plan::{most_samples, supports_sampler};
+use crate::sample::{self, Drawn, Sampler};
 
 #[derive(Debug, Args)]
 pub struct Sample {
@@ -50,7 +50,8 @@ impl Sample {
             sampler = sampler.with_steps(steps);
         }
         let model = Model::open(&self.model)?;
-        sampler.schedule().times(&model.curve).map_err(|e| anyhow!("--sampler {}: {e}", sampler.name()))?;
+        sampler.times(&model.curve).map_err(|e| anyhow!("--sampler {}: {e}", sampler.name()))?;
+        supports_sampler(&model, &sampler).context("--sampler")?;
         let noise = self.noise.as_deref().map(Dataset::read).transpose()?;
         let noise = noise.map(|n| given(&n, &model)).transpose()?;
         let count = noise.as_ref().map_or(self.count.unwrap_or(0), |n| n.nrows());
@@ -63,9 +64,10 @@ impl Sample {
         }
         let key = Key { seed: self.seed };
         let pool = Pool::new(&model, self.running.runtime()?, self.running.machine());
-        pool.rehearse(&[], &Batch::zeros((1, model.dim())))?;
+        let needs = Needs { samplers: std::slice::from_ref(&sampler), ..Needs::default() };
+        pool.rehearse(needs, &Batch::zeros((1, model.dim())))?;
         let samples: Vec<SampleId> = (0..count as u64).collect();
-        let x = pool.samples(&sampler, &samples, |batch| match &noise {
+        let Drawn { x, .. } = pool.samples(&sampler, &samples, |batch| match &noise {
             Some(noise) => noise.select(ndarray::Axis(0), &batch.iter().map(|i| *i as usize).collect::<Vec<_>>()),
             None => sample::noise(key, batch, model.dim(), model.prior.std),
         })?;

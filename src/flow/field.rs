@@ -44,3 +44,28 @@ pub trait Linearized: Send {
 pub trait ScalarField: Send {
     fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError>;
 }
+
+/// What a flow does on average between two times, per row: the averages over \[from, to\] of dx/dt
+/// and of its divergence along the flow's own path, in the card's own time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Averages {
+    /// (x_to − x_from) / (to − from), rows × dimension.
+    pub velocity: Batch,
+    /// +∫ div v dt / (to − from); absent where the map was not trained to give it.
+    pub divergence: Option<Vec<f64>>,
+}
+
+/// A flow map X(x, from, to) = x + (to − from)·u(x, from, to), with the divergence along it (F2D2, Ai et al.,
+/// arXiv 2512.02636). At from = to the averages are the velocity and the divergence themselves.
+pub trait FlowMap: Send {
+    fn dim(&self) -> usize;
+
+    /// u and D at x; one pair of times per row, so that no sample feels its batch.
+    fn averages(&mut self, from: &[f64], to: &[f64], x: &Batch) -> Result<Averages, EvalError>;
+
+    /// D with its gradient in x, by reverse mode: the cost of about two evaluations.
+    fn divergence_gradient(&mut self, from: &[f64], to: &[f64], x: &Batch) -> Result<(Vec<f64>, Batch), EvalError>;
+
+    /// ∂u/∂x · z for each row's k directions, z of shape k × rows × dim.
+    fn products(&mut self, from: &[f64], to: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError>;
+}

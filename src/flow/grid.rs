@@ -16,6 +16,17 @@ pub enum Spacing {
     LogSnr,
 }
 
+impl Spacing {
+    /// As configs and labels name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Spacing::Uniform => "uniform",
+            Spacing::Karras => "karras",
+            Spacing::LogSnr => "log-snr",
+        }
+    }
+}
+
 /// `steps` + 1 times from the data end to the prior end, both exactly included.
 ///
 /// # Errors
@@ -31,7 +42,7 @@ pub fn times(curve: &Curve, spacing: Spacing, steps: usize, rho: f64) -> Result<
         return Err(format!(
             "grid: {} needs sigma > 0 at the data end and alpha > 0 at the prior end, \
              but sigma/alpha is {first} and {last} there; use `uniform`, or cut the path with t_min and t_max",
-            if spacing == Spacing::Karras { "karras" } else { "log-snr" }
+            spacing.as_str()
         ));
     }
     let at = |u: f64| match spacing {

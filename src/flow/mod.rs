@@ -6,6 +6,7 @@
 
 pub mod field;
 pub mod grid;
+pub mod map;
 pub mod path;
 pub mod prediction;
 pub mod prior;

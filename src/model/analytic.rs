@@ -4,7 +4,7 @@ use std::f64::consts::TAU;
 
 use ndarray::{Array1, Array2, ArrayView1};
 
-use crate::flow::field::{EvalError, Linearized, ScalarField, VectorField};
+use crate::flow::field::{Averages, EvalError, FlowMap, Linearized, ScalarField, VectorField};
 use crate::flow::path::{Curve, Schedule};
 use crate::num::{Batch, Blocks};
 
@@ -110,6 +110,80 @@ impl ScalarField for Mixture {
     fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
         Ok(x.rows().into_iter().zip(t).map(|(row, t)| self.log_density(*t, row)).collect())
     }
+}
+
+/// Gaussian data N(m, diag c) carried along any path, with its flow map in closed form (T1, T2, T13):
+///
+/// X(x, t, s) = α_s m + (S_s/S_t)^½ (x − α_t m) and ∫div = ½ ln det S_s/det S_t, with S = α² c + σ².
+#[derive(Debug, Clone)]
+pub struct Gaussian {
+    pub curve: Curve,
+    pub mean: Array1<f64>,
+    pub variance: Array1<f64>,
+}
+
+impl Gaussian {
+    fn variance_at(&self, s: &Schedule) -> Array1<f64> {
+        &self.variance * (s.alpha * s.alpha) + s.sigma * s.sigma
+    }
+
+    /// ∂u/∂x, which is diagonal, and the same at both ends of every path.
+    fn slope(&self, from: f64, to: f64) -> Array1<f64> {
+        let (a, b) = (self.curve.at(from), self.curve.at(to));
+        let (first, last) = (self.variance_at(&a), self.variance_at(&b));
+        if from == to {
+            let rate = &self.variance * (a.alpha * a.alpha_dot) + a.sigma * a.sigma_dot;
+            return rate / first;
+        }
+        let stretch = (&last / &first).mapv(f64::sqrt);
+        // √(S_s/S_t) − 1 without the cancellation of near times.
+        (last - &first) / (first * (stretch + 1.0)) / (to - from)
+    }
+}
+
+impl FlowMap for Gaussian {
+    fn dim(&self) -> usize {
+        self.mean.len()
+    }
+
+    fn averages(&mut self, from: &[f64], to: &[f64], x: &Batch) -> Result<Averages, EvalError> {
+        let mut velocity = Batch::zeros(x.raw_dim());
+        let mut divergence = Vec::with_capacity(x.nrows());
+        for (i, row) in x.rows().into_iter().enumerate() {
+            let (t, s) = (from[i], to[i]);
+            let (a, b) = (self.curve.at(t), self.curve.at(s));
+            let slope = self.slope(t, s);
+            let drift = if t == s { a.alpha_dot } else { (b.alpha - a.alpha) / (s - t) };
+            let u = &self.mean * drift + &slope * (&row - &(&self.mean * a.alpha));
+            velocity.row_mut(i).assign(&u);
+            divergence.push(match t == s {
+                true => slope.sum(),
+                // ½ ln(S_s/S_t) = ln(1 + (s − t)·slope).
+                false => slope.mapv(|k| (k * (s - t)).ln_1p()).sum() / (s - t),
+            });
+        }
+        Ok(Averages { velocity, divergence: Some(divergence) })
+    }
+
+    /// The divergence is the same everywhere.
+    fn divergence_gradient(&mut self, from: &[f64], to: &[f64], x: &Batch) -> Result<(Vec<f64>, Batch), EvalError> {
+        let divergence = self.averages(from, to, x)?.divergence.unwrap_or_default();
+        Ok((divergence, Batch::zeros(x.raw_dim())))
+    }
+
+    fn products(&mut self, from: &[f64], to: &[f64], _: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+        let mut out = z.clone();
+        for (i, mut rows) in out.axis_iter_mut(ndarray::Axis(1)).enumerate() {
+            rows *= &self.slope(from[i], to[i]);
+        }
+        Ok(out)
+    }
+}
+
+/// T2: N(m, C) with m = (.5, −1, 0), C = diag(.25, 1, 4).
+pub fn gaussian(curve: Curve) -> Gaussian {
+    let (mean, variance) = (ndarray::array![0.5, -1.0, 0.0], ndarray::array![0.25, 1.0, 4.0]);
+    Gaussian { curve, mean, variance }
 }
 
 /// A small mixture in `d` dimensions on a path.

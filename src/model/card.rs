@@ -6,6 +6,7 @@ use std::path::{Component, Path as FilePath, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::flow::map::Rule;
 use crate::flow::path::Path;
 use crate::flow::prediction::Prediction;
 
@@ -113,19 +114,134 @@ pub struct Head {
     pub time: Option<TimeFeed>,
 }
 
-/// A few-step flow map; read and checked, not yet run.
+/// A few-step flow map: the average velocity, and the average +div, of dx/dt between two times, in the
+/// card's own time and after the scale.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FlowMapSpec {
     pub file: PathBuf,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    pub inputs: BTreeMap<String, String>,
-    pub outputs: BTreeMap<String, String>,
+    pub inputs: MapInputs,
+    pub outputs: MapOutputs,
     #[serde(default = "one")]
     pub divergence_scale: f64,
+    /// What the graph's times are given as; the network's own feed unless named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rule: Option<String>,
+    pub time: Option<TimeFeed>,
+    /// Which way the map was trained to go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direction: Option<Direction>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Rule>,
+}
+
+/// The roles of a flow map's inputs: state, time to start from, and one of three ways to say where to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MapInputs {
+    pub x: String,
+    pub from: String,
+    /// The other time (two-time maps; MeanFlow's r).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// feed(to) − feed(from), signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// |feed(to) − feed(from)| (Shortcut's dt): such a map goes one way only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<String>,
+}
+
+/// The roles of a flow map's outputs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MapOutputs {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub velocity: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<String>,
+}
+
+/// Which way a flow map was trained to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    Both,
+    ToNoise,
+    ToData,
+}
+
+impl FlowMapSpec {
+    /// Both ways unless the card says otherwise.
+    pub fn direction(&self) -> Direction {
+        self.direction.unwrap_or(Direction::Both)
+    }
+
+    /// The rule that likelihoods follow unless the estimator names one.
+    pub fn rule(&self) -> Rule {
+        self.rule.unwrap_or_default()
+    }
+
+    /// What stands between this map and few-step likelihoods under a rule.
+    ///
+    /// # Errors
+    /// A sentence with the key and what would be right.
+    pub fn gives_likelihood(&self, rule: Rule) -> Result<(), String> {
+        self.gives_divergence()?;
+        match (rule, self.direction()) {
+            (Rule::TwoTime, Direction::ToData) => {
+                Err("direction is to-data, but a likelihood goes from data to noise; \
+                 a map trained towards data alone gives densities of its own samples (`density: true` of the \
+                 sampler), or the biased `rule: forward-average`"
+                    .to_owned())
+            }
+            (Rule::ForwardAverage, Direction::ToNoise) => {
+                Err("direction is to-noise, but `rule: forward-average` asks the map towards data".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What stands between this map and few-step samples.
+    ///
+    /// # Errors
+    /// A sentence with the key and what would be right.
+    pub fn gives_samples(&self) -> Result<(), String> {
+        match self.direction() {
+            Direction::ToNoise => {
+                Err("direction is to-noise, but samples go from noise to data; expected a map trained that way"
+                    .to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a map without a divergence output.
+    ///
+    /// # Errors
+    /// A sentence with the key and what would be right.
+    pub fn gives_divergence(&self) -> Result<(), String> {
+        (self.outputs.divergence.is_some())
+            .then_some(())
+            .ok_or_else(|| "outputs name no `divergence`: such a map gives samples, but no likelihood".to_owned())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let ends = [&self.inputs.to, &self.inputs.step, &self.inputs.duration];
+        if ends.iter().filter(|e| e.is_some()).count() != 1 {
+            return Err("inputs: expected `x`, `from` and exactly one of `to`, `step` and `duration`".to_owned());
+        }
+        if self.outputs.velocity.is_none() {
+            return Err("outputs: expected `velocity`, and `divergence` where the map has one; \
+                 without a velocity no step can be taken"
+                .to_owned());
+        }
+        if self.inputs.duration.is_some() && matches!(self.direction, None | Some(Direction::Both)) {
+            return Err("direction: expected to-noise or to-data, since `duration` does not say which way".to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// A scalar of state and time.
@@ -195,6 +311,13 @@ impl Card {
             if !scale.is_finite() || scale == 0.0 {
                 bail!("{key}: {scale}, expected a number other than 0");
             }
+        }
+        for (name, map) in &self.flow_maps {
+            map.check().map_err(|e| anyhow!("flow_maps.{name}.{e}"))?;
+        }
+        let feeds = self.flow_maps.iter().filter_map(|(n, m)| Some((n, m.time?)));
+        if let Some((name, feed)) = feeds.into_iter().find(|(_, f)| !f.scale.is_finite() || f.scale == 0.0) {
+            bail!("flow_maps.{name}.time.scale: {}, expected a number other than 0", feed.scale);
         }
         for (key, file) in self.files() {
             inside(file).map_err(|e| anyhow!("{key}: {e}"))?;
@@ -293,5 +416,14 @@ mod tests {
         assert!(refused("data_at: 1", "data_at: 3").contains("data_at"));
         assert!(refused("data_at: 1", "data_on: 1").contains("data_on"));
         assert!(refused("prediction: velocity", "prediction: speed").contains("speed"));
+        let map = |inputs: &str, outputs: &str| {
+            let entry = format!("flow_maps: {{m: {{file: m.onnx, inputs: {{{inputs}}}, outputs: {{{outputs}}}}}}}\n");
+            format!("{:#}", read(&format!("{CARD}{entry}")).expect_err(inputs))
+        };
+        assert!(map("x: x, from: t", "velocity: u").contains("exactly one of `to`"));
+        assert!(map("x: x, from: t, to: s, step: d", "velocity: u").contains("exactly one of `to`"));
+        assert!(map("x: x, from: t, until: s", "velocity: u").contains("until"));
+        assert!(map("x: x, from: t, to: s", "divergence: d").contains("velocity"));
+        assert!(map("x: x, from: t, duration: d", "velocity: u").contains("flow_maps.m.direction"));
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod analytic;
 pub mod card;
+pub mod flow_map;
 pub mod library;
 pub mod onnx;
 pub mod opened;

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{Array2, ArrayD, Axis, Ix2, Ix3, IxDyn};
 use sha2::{Digest, Sha256};
 
 use super::card::{Card, Feed, StateAndTime, TimeFeed};
+use super::flow_map::DerivedGraphs;
 use super::library::hex;
 use super::onnx::{Port, Provider, Runtime, Session};
 use crate::flow::field::{EvalError, Linearized, ScalarField, VectorField};
@@ -50,6 +51,7 @@ pub struct Model {
     pub prior: Prior,
     pub files: Vec<ModelFile>,
     tangent: OnceLock<Result<Arc<Vec<u8>>, String>>,
+    derived: Mutex<DerivedGraphs>,
 }
 
 impl Model {
@@ -78,7 +80,16 @@ impl Model {
             files.push(ModelFile { key, name: name.to_owned(), sha256, bytes: Arc::new(bytes) });
         }
         let card_sha256 = hex(&Sha256::digest(std::fs::read(path)?));
-        Ok(Model { card, path: path.to_owned(), card_sha256, curve, prior, files, tangent: OnceLock::new() })
+        Ok(Model {
+            card,
+            path: path.to_owned(),
+            card_sha256,
+            curve,
+            prior,
+            files,
+            tangent: OnceLock::new(),
+            derived: Mutex::default(),
+        })
     }
 
     pub fn dim(&self) -> usize {
@@ -151,6 +162,29 @@ impl Model {
 
     fn file(&self, key: &str) -> Result<&ModelFile> {
         self.files.iter().find(|f| f.key == key).ok_or_else(|| anyhow!("{}: no {key}", self.path.display()))
+    }
+
+    /// The name and the bytes of the file at a key.
+    pub(super) fn bytes(&self, key: &str) -> Result<(String, Arc<Vec<u8>>)> {
+        let file = self.file(key)?;
+        Ok((self.name_of(file), file.bytes.clone()))
+    }
+
+    /// A graph derived from a file, made by the first who asks.
+    pub(super) fn derived(
+        &self,
+        key: &str,
+        mode: graph::Mode,
+        make: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Arc<Vec<u8>>> {
+        let key = (key.to_owned(), mode == graph::Mode::Jvp);
+        let mut known = self.derived.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(bytes) = known.get(&key) {
+            return Ok(bytes.clone());
+        }
+        let bytes = Arc::new(make()?);
+        known.insert(key, bytes.clone());
+        Ok(bytes)
     }
 
     fn name_of(&self, file: &ModelFile) -> String {
@@ -226,7 +260,7 @@ impl Network {
     /// Holds the ports against the card.
     fn check(&self, file: &str, scalar: bool, tangent: bool) -> Result<()> {
         let x = find(&self.session.inputs, &self.x, file, "input")?;
-        self.check_shape(x, file, "input")?;
+        check_shape(x, &self.shape, file, "input")?;
         let output = find(&self.session.outputs, &self.output, file, "output")?;
         if scalar {
             let fits = matches!(output.shape[..], [_] | [_, 1] | [_, -1]);
@@ -238,7 +272,7 @@ impl Network {
                 );
             }
         } else {
-            self.check_shape(output, file, "output")?;
+            check_shape(output, &self.shape, file, "output")?;
         }
         let known = |name: &str| {
             name == self.x || self.time.as_deref() == Some(name) || (tangent && name == format!("{}_tangent", self.x))
@@ -254,40 +288,8 @@ impl Network {
         Ok(())
     }
 
-    fn check_shape(&self, port: &Port, file: &str, what: &str) -> Result<()> {
-        let wanted: Vec<i64> = self.shape.iter().map(|s| *s as i64).collect();
-        if port.shape.first().is_some_and(|n| *n >= 0) && port.shape.len() == wanted.len() + 1 {
-            bail!(
-                "{file}: {what} `{}` has the batch size {} baked in (shape {:?}); export it with a dynamic first axis",
-                port.name,
-                port.shape[0],
-                port.shape
-            );
-        }
-        let fits =
-            port.shape.len() == wanted.len() + 1 && port.shape[1..].iter().zip(&wanted).all(|(p, w)| *p < 0 || p == w);
-        // A graph that does not say its output's shape is held to it when it runs.
-        let unsaid = what == "output" && port.shape.is_empty();
-        if !(fits || unsaid) {
-            bail!(
-                "{file}: {what} `{}` has shape {:?}, but the card's shape asks for [N, {}]",
-                port.name,
-                port.shape,
-                join(&wanted)
-            );
-        }
-        Ok(())
-    }
-
-    /// What the graph's time input is given at time `t`.
     fn fed(&self, t: f64) -> f64 {
-        let value = match self.feed.feed {
-            Feed::T => t,
-            Feed::Sigma => self.curve.at(t).sigma,
-            Feed::LogSigmaOver4 => self.curve.at(t).sigma.ln() / 4.0,
-            Feed::Index => self.curve.index(t),
-        };
-        value * self.feed.scale
+        fed(self.feed, &self.curve, t)
     }
 
     /// Rows that can share one call: all of them, or those of equal time where the graph takes one time.
@@ -562,14 +564,51 @@ impl ScalarField for Scalar {
     }
 }
 
-fn find<'a>(ports: &'a [Port], name: &str, file: &str, what: &str) -> Result<&'a Port> {
+/// Holds a state-shaped port against the card's shape.
+pub(super) fn check_shape(port: &Port, shape: &[usize], file: &str, what: &str) -> Result<()> {
+    let wanted: Vec<i64> = shape.iter().map(|s| *s as i64).collect();
+    if port.shape.first().is_some_and(|n| *n >= 0) && port.shape.len() == wanted.len() + 1 {
+        bail!(
+            "{file}: {what} `{}` has the batch size {} baked in (shape {:?}); export it with a dynamic first axis",
+            port.name,
+            port.shape[0],
+            port.shape
+        );
+    }
+    let fits =
+        port.shape.len() == wanted.len() + 1 && port.shape[1..].iter().zip(&wanted).all(|(p, w)| *p < 0 || p == w);
+    // A graph that does not say its output's shape is held to it when it runs.
+    let unsaid = what == "output" && port.shape.is_empty();
+    if !(fits || unsaid) {
+        bail!(
+            "{file}: {what} `{}` has shape {:?}, but the card's shape asks for [N, {}]",
+            port.name,
+            port.shape,
+            join(&wanted)
+        );
+    }
+    Ok(())
+}
+
+/// What a graph's time input is given at time `t`.
+pub(super) fn fed(feed: TimeFeed, curve: &Curve, t: f64) -> f64 {
+    let value = match feed.feed {
+        Feed::T => t,
+        Feed::Sigma => curve.at(t).sigma,
+        Feed::LogSigmaOver4 => curve.at(t).sigma.ln() / 4.0,
+        Feed::Index => curve.index(t),
+    };
+    value * feed.scale
+}
+
+pub(super) fn find<'a>(ports: &'a [Port], name: &str, file: &str, what: &str) -> Result<&'a Port> {
     ports.iter().find(|p| p.name == name).ok_or_else(|| {
         let known: Vec<&str> = ports.iter().map(|p| p.name.as_str()).collect();
         anyhow!("{file}: no {what} `{name}`; the graph has {}", known.join(", "))
     })
 }
 
-fn is_scalar(port: &Port) -> bool {
+pub(super) fn is_scalar(port: &Port) -> bool {
     port.shape.is_empty() || port.shape[..] == [1]
 }
 

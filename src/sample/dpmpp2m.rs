@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::multistep::{self, Multistep, Point};
-use super::{Denoiser, Sample, Sampler, Schedule};
+use super::{Denoiser, Drawn, Sample, Sampler, Schedule};
 use crate::flow::field::EvalError;
 use crate::flow::path::Curve;
+use crate::flow::prior::Prior;
 use crate::num::Batch;
 
 /// One evaluation per step, order 2.
@@ -34,8 +35,8 @@ impl Multistep for Dpmpp2m {
 }
 
 impl Sample for Dpmpp2m {
-    fn schedule(&self) -> &Schedule {
-        &self.0
+    fn times(&self, curve: &Curve) -> Result<Vec<f64>, String> {
+        self.0.times(curve)
     }
 
     fn with_steps(&self, steps: usize) -> Sampler {
@@ -46,7 +47,7 @@ impl Sample for Dpmpp2m {
         self.0.one_each(curve)
     }
 
-    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, x: Batch) -> Result<Batch, EvalError> {
-        multistep::march(self, &self.0, field, curve, x)
+    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, _: Prior, x: Batch) -> Result<Drawn, EvalError> {
+        multistep::march(self, &self.0, field, curve, x).map(Drawn::from)
     }
 }

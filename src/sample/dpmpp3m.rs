@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::multistep::{self, Multistep, Point, phi};
-use super::{Denoiser, Sample, Sampler, Schedule, dpmpp2m};
+use super::{Denoiser, Drawn, Sample, Sampler, Schedule, dpmpp2m};
 use crate::flow::field::EvalError;
 use crate::flow::path::Curve;
+use crate::flow::prior::Prior;
 use crate::num::Batch;
 
 /// One evaluation per step.
@@ -49,8 +50,8 @@ impl Multistep for Dpmpp3m {
 }
 
 impl Sample for Dpmpp3m {
-    fn schedule(&self) -> &Schedule {
-        &self.schedule
+    fn times(&self, curve: &Curve) -> Result<Vec<f64>, String> {
+        self.schedule.times(curve)
     }
 
     fn with_steps(&self, steps: usize) -> Sampler {
@@ -61,7 +62,7 @@ impl Sample for Dpmpp3m {
         self.schedule.one_each(curve)
     }
 
-    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, x: Batch) -> Result<Batch, EvalError> {
-        multistep::march(self, &self.schedule, field, curve, x)
+    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, _: Prior, x: Batch) -> Result<Drawn, EvalError> {
+        multistep::march(self, &self.schedule, field, curve, x).map(Drawn::from)
     }
 }

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Denoiser, Sample, Sampler, Schedule, heun};
+use super::{Denoiser, Drawn, Sample, Sampler, Schedule, heun};
 use crate::flow::field::EvalError;
 use crate::flow::path::Curve;
+use crate::flow::prior::Prior;
 use crate::num::Batch;
 use crate::solve::tableau;
 
@@ -14,8 +15,8 @@ use crate::solve::tableau;
 pub struct Euler(pub Schedule);
 
 impl Sample for Euler {
-    fn schedule(&self) -> &Schedule {
-        &self.0
+    fn times(&self, curve: &Curve) -> Result<Vec<f64>, String> {
+        self.0.times(curve)
     }
 
     fn with_steps(&self, steps: usize) -> Sampler {
@@ -26,7 +27,7 @@ impl Sample for Euler {
         self.0.one_each(curve)
     }
 
-    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, x: Batch) -> Result<Batch, EvalError> {
-        heun::march(&tableau::EULER, &self.0, field, curve, x)
+    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, _: Prior, x: Batch) -> Result<Drawn, EvalError> {
+        heun::march(&tableau::EULER, &self.0, field, curve, x).map(Drawn::from)
     }
 }

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Denoiser, Sample, Sampler, Schedule};
+use super::{Denoiser, Drawn, Sample, Sampler, Schedule};
 use crate::flow::field::{EvalError, VectorField};
 use crate::flow::path::Curve;
+use crate::flow::prior::Prior;
 use crate::num::Batch;
 use crate::solve::fixed;
 use crate::solve::tableau::{self, Tableau};
@@ -15,8 +16,8 @@ use crate::solve::tableau::{self, Tableau};
 pub struct Heun(pub Schedule);
 
 impl Sample for Heun {
-    fn schedule(&self) -> &Schedule {
-        &self.0
+    fn times(&self, curve: &Curve) -> Result<Vec<f64>, String> {
+        self.0.times(curve)
     }
 
     fn with_steps(&self, steps: usize) -> Sampler {
@@ -27,8 +28,8 @@ impl Sample for Heun {
         (2 * self.0.intervals(curve) + usize::from(self.0.denoise_to_zero)) as u64
     }
 
-    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, x: Batch) -> Result<Batch, EvalError> {
-        march(&tableau::HEUN, &self.0, field, curve, x)
+    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, _: Prior, x: Batch) -> Result<Drawn, EvalError> {
+        march(&tableau::HEUN, &self.0, field, curve, x).map(Drawn::from)
     }
 }
 

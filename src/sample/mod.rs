@@ -1,7 +1,8 @@
 //! Samplers: from the prior end to the data end, one trajectory per address.
 
-use crate::flow::field::{EvalError, VectorField};
+use crate::flow::field::{EvalError, FlowMap, VectorField};
 use crate::flow::path::Curve;
+use crate::flow::prior::Prior;
 use crate::num::Batch;
 use crate::num::key::{Key, Purpose, SampleId};
 use crate::registry;
@@ -10,6 +11,7 @@ pub mod ddim;
 pub mod dpmpp2m;
 pub mod dpmpp3m;
 pub mod euler;
+pub mod flow_map;
 pub mod heun;
 mod multistep;
 mod schedule;
@@ -28,6 +30,7 @@ registry! {
         "dpmpp-2m" => Dpmpp2m(dpmpp2m::Dpmpp2m),
         "dpmpp-3m" => Dpmpp3m(dpmpp3m::Dpmpp3m),
         "unipc" => UniPc(unipc::UniPc),
+        "flow-map" => FlowMap(flow_map::FlowMapSteps),
     }
 }
 
@@ -38,6 +41,37 @@ pub trait Denoiser: VectorField {
     /// # Errors
     /// As [`VectorField::velocity`].
     fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError>;
+
+    /// The flow map of that name, where the model was opened with it.
+    ///
+    /// # Errors
+    /// Where there is none.
+    fn map(&mut self, name: &str) -> Result<&mut dyn FlowMap, EvalError> {
+        Err(EvalError::Missing(format!("this model has no flow map `{name}`")))
+    }
+}
+
+/// What a sampler leaves: end states, and the log-density of each in nats where it was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drawn {
+    pub x: Batch,
+    pub log_density: Option<Vec<f64>>,
+}
+
+impl From<Batch> for Drawn {
+    fn from(x: Batch) -> Drawn {
+        Drawn { x, log_density: None }
+    }
+}
+
+/// What a sampler needs of a flow map.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MapUse<'a> {
+    pub name: &'a str,
+    /// Its divergence, for densities.
+    pub density: bool,
+    /// The gradient of its divergence, for self-guidance.
+    pub gradient: bool,
 }
 
 impl Denoiser for crate::model::opened::Velocity {
@@ -48,7 +82,11 @@ impl Denoiser for crate::model::opened::Velocity {
 
 /// One way from noise to data.
 pub trait Sample: Sync {
-    fn schedule(&self) -> &Schedule;
+    /// Times from the prior end to the data end.
+    ///
+    /// # Errors
+    /// A sentence with the key and what would be right.
+    fn times(&self, curve: &Curve) -> Result<Vec<f64>, String>;
 
     /// The same sampler with another number of steps.
     fn with_steps(&self, steps: usize) -> Sampler;
@@ -60,7 +98,12 @@ pub trait Sample: Sync {
     ///
     /// # Errors
     /// Where the model cannot be evaluated.
-    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, x: Batch) -> Result<Batch, EvalError>;
+    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, prior: Prior, x: Batch) -> Result<Drawn, EvalError>;
+
+    /// The flow map that is walked; the others follow the velocity.
+    fn map(&self) -> Option<MapUse<'_>> {
+        None
+    }
 }
 
 /// Initial states by address: std · N(0, I) for each sample.

@@ -4,9 +4,10 @@ use ndarray::{Array1, Array2};
 use serde::{Deserialize, Serialize};
 
 use super::multistep::{self, Multistep, Point, phi};
-use super::{Denoiser, Sample, Sampler, Schedule};
+use super::{Denoiser, Drawn, Sample, Sampler, Schedule};
 use crate::flow::field::EvalError;
 use crate::flow::path::Curve;
+use crate::flow::prior::Prior;
 use crate::num::{Batch, linalg};
 
 /// One evaluation per step: it serves the corrector of its step and the predictor of the next.
@@ -130,8 +131,8 @@ impl Multistep for UniPc {
 }
 
 impl Sample for UniPc {
-    fn schedule(&self) -> &Schedule {
-        &self.schedule
+    fn times(&self, curve: &Curve) -> Result<Vec<f64>, String> {
+        self.schedule.times(curve)
     }
 
     fn with_steps(&self, steps: usize) -> Sampler {
@@ -142,7 +143,7 @@ impl Sample for UniPc {
         self.schedule.one_each(curve)
     }
 
-    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, x: Batch) -> Result<Batch, EvalError> {
-        multistep::march(self, &self.schedule, field, curve, x)
+    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, _: Prior, x: Batch) -> Result<Drawn, EvalError> {
+        multistep::march(self, &self.schedule, field, curve, x).map(Drawn::from)
     }
 }

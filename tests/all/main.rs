@@ -4,6 +4,7 @@
 
 mod architecture;
 mod cli;
+mod few_step;
 mod graph;
 mod networks;
 mod oracle;

@@ -52,7 +52,7 @@ fn mixture(path: Path) -> Mixture {
 fn run(spec: &str, path: Path, start: &Batch) -> Batch {
     let mut model = mixture(path);
     let curve = model.curve.clone();
-    sampler(spec).sample(&mut model, &curve, start.clone()).expect("analytic")
+    sampler(spec).sample(&mut model, &curve, UNIT, start.clone()).expect("analytic").x
 }
 
 fn discrete() -> Path {

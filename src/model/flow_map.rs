@@ -1,0 +1,252 @@
+//! A card's flow map as a session: average velocity and divergence between two times.
+
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow, bail};
+use ndarray::{ArrayD, Axis, IxDyn};
+
+use super::card::{Feed, FlowMapSpec, TimeFeed};
+use super::onnx::{Runtime, Session};
+use super::opened::{Model, Options, check_shape, fed, find, is_scalar};
+use crate::flow::field::{Averages, EvalError, FlowMap};
+use crate::flow::path::Curve;
+use crate::graph::{self, Mode};
+use crate::num::{Batch, Blocks};
+
+/// What a map is opened for besides its averages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Derivatives {
+    /// ∇D, by reverse mode: self-guidance.
+    pub gradient: bool,
+    /// ∂u/∂x, by forward mode: the log-determinant of the map.
+    pub products: bool,
+}
+
+/// An opened flow map.
+pub struct OnnxMap {
+    session: Session,
+    gradient: Option<Session>,
+    tangent: Option<Session>,
+    ports: Ports,
+}
+
+/// The roles of the map's ports, and what its times become.
+struct Ports {
+    spec: FlowMapSpec,
+    /// The output that carries u.
+    velocity: String,
+    feed: TimeFeed,
+    shape: Vec<usize>,
+    curve: Curve,
+}
+
+impl Model {
+    /// The map under `flow_maps.name`, with the derivatives that are wanted of it.
+    ///
+    /// # Errors
+    /// Where the card has no such map, its ports are not what the card says, or an operator cannot be differentiated.
+    pub fn flow_map(
+        &self,
+        name: &str,
+        runtime: &Runtime,
+        options: Options,
+        derivatives: Derivatives,
+    ) -> Result<OnnxMap> {
+        let spec = self.map_spec(name)?.clone();
+        let velocity = spec.outputs.velocity.clone().unwrap_or_default();
+        let key = format!("flow_maps.{name}.file");
+        let (file, bytes) = self.bytes(&key)?;
+        let open = |bytes: &[u8]| runtime.open(&file, bytes, options.provider, options.threads);
+        let derived = |mode: Mode, output: Option<&str>| -> Result<Session> {
+            let bytes = self.derived(&key, mode, || {
+                let graph = graph::Model::from_bytes(&file, &bytes)?;
+                Ok(graph::differentiate(&graph, mode, Some(&spec.inputs.x), output)?.to_bytes()?)
+            })?;
+            open(&bytes)
+        };
+        let gradient = derivatives.gradient.then(|| derived(Mode::Vjp, spec.outputs.divergence.as_deref()));
+        let tangent = derivatives.products.then(|| derived(Mode::Jvp, Some(&velocity)));
+        let (gradient, tangent) = (gradient.transpose()?, tangent.transpose()?);
+        let session = open(&bytes)?;
+        let feed = spec.time.or(self.card.network.time).unwrap_or_default();
+        let ports = Ports { spec, velocity, feed, shape: self.card.shape.clone(), curve: self.curve.clone() };
+        ports.check(&session, &file)?;
+        Ok(OnnxMap { session, gradient, tangent, ports })
+    }
+
+    /// The card's entry of that name.
+    ///
+    /// # Errors
+    /// A message with the card and the maps that it has.
+    pub fn map_spec(&self, name: &str) -> Result<&FlowMapSpec> {
+        self.card.flow_maps.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.card.flow_maps.keys().map(String::as_str).collect();
+            let has = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
+            anyhow!("{}: the card has no flow map `{name}`; {has}", self.path.display())
+        })
+    }
+}
+
+impl Ports {
+    /// Holds the session's ports against the card.
+    fn check(&self, session: &Session, file: &str) -> Result<()> {
+        let (inputs, outputs) = (&self.spec.inputs, &self.spec.outputs);
+        check_shape(find(&session.inputs, &inputs.x, file, "input")?, &self.shape, file, "input")?;
+        for name in self.times() {
+            find(&session.inputs, name, file, "input")?;
+        }
+        check_shape(find(&session.outputs, &self.velocity, file, "output")?, &self.shape, file, "output")?;
+        if let Some(name) = &outputs.divergence {
+            let port = find(&session.outputs, name, file, "output")?;
+            if !matches!(port.shape[..], [] | [_] | [_, 1] | [_, -1]) {
+                bail!("{file}: output `{name}` has shape {:?}, expected one number per sample: [N]", port.shape);
+            }
+        }
+        let known = |name: &str| name == inputs.x || self.times().any(|t| t == name);
+        if let Some(other) = session.inputs.iter().find(|p| !known(&p.name)) {
+            let roles: Vec<&str> = std::iter::once(inputs.x.as_str()).chain(self.times()).collect();
+            bail!("{file}: input `{}` has no role in the card; expected only {}", other.name, roles.join(", "));
+        }
+        Ok(())
+    }
+
+    /// The graph's names for the two times.
+    fn times(&self) -> impl Iterator<Item = &str> {
+        let i = &self.spec.inputs;
+        [Some(&i.from), i.to.as_ref(), i.step.as_ref(), i.duration.as_ref()].into_iter().flatten().map(String::as_str)
+    }
+
+    /// What the two time inputs are given between `from` and `to`.
+    fn fed(&self, from: f64, to: f64) -> [f64; 2] {
+        let inputs = &self.spec.inputs;
+        let (start, end) = (fed(self.feed, &self.curve, from), fed(self.feed, &self.curve, to));
+        let second = match (&inputs.step, &inputs.duration) {
+            (Some(_), _) => self.length(from, to, end - start),
+            (_, Some(_)) => self.length(from, to, end - start).abs(),
+            _ => end,
+        };
+        [start, second]
+    }
+
+    /// Where time itself is fed, its difference loses nothing to rounding of the two ends.
+    fn length(&self, from: f64, to: f64, difference: f64) -> f64 {
+        if self.feed.feed == Feed::T { (to - from) * self.feed.scale } else { difference }
+    }
+}
+
+/// Calls a session of the map; filled up to a multiple of four rows with copies, as networks are (see `Network::call`).
+fn call(
+    ports: &Ports,
+    session: &mut Session,
+    times: (&[f64], &[f64]),
+    x: &Batch,
+    extra: Option<(&str, ArrayD<f64>)>,
+    wanted: &[&str],
+) -> Result<Vec<ArrayD<f64>>, EvalError> {
+    let shaped = |leading: &[usize]| -> Vec<usize> { leading.iter().chain(&ports.shape).copied().collect() };
+    let rows = x.nrows();
+    let filled: Vec<usize> = (0..rows.next_multiple_of(4)).map(|i| if i < rows { i } else { 0 }).collect();
+    let state = x.select(Axis(0), &filled);
+    let state = state.to_shape(shaped(&[filled.len()])).expect("dim numbers per row").into_owned();
+    let pairs: Vec<[f64; 2]> = filled.iter().map(|i| ports.fed(times.0[*i], times.1[*i])).collect();
+    let mut feeds = Vec::new();
+    for (place, name) in ports.times().enumerate() {
+        let port = session.input(name);
+        let one = port.is_some_and(is_scalar);
+        if one && pairs.windows(2).any(|w| w[0] != w[1]) {
+            let message = format!("`{name}` takes one time for all samples, but theirs differ");
+            return Err(EvalError::Runtime { file: session.file.clone(), message });
+        }
+        let shape = match port.map_or(1, |p| p.shape.len()) {
+            axes if one => vec![1; axes],
+            2 => vec![filled.len(), 1],
+            _ => vec![filled.len()],
+        };
+        let count = if one { 1 } else { filled.len() };
+        let values = pairs.iter().take(count).map(|p| p[place]).collect();
+        feeds.push((name, ArrayD::from_shape_vec(IxDyn(&shape), values).expect("one time per row")));
+    }
+    feeds.extend(extra);
+    feeds.push((&ports.spec.inputs.x, state));
+    session.run(feeds.iter().map(|(name, values)| (*name, values.view())).collect(), wanted)
+}
+
+impl OnnxMap {
+    fn shape_error(&self, output: &str, found: &[usize], expected: Vec<usize>) -> EvalError {
+        EvalError::Shape { file: self.session.file.clone(), output: output.to_owned(), found: found.to_vec(), expected }
+    }
+
+    /// The first rows of an output that has `numbers` numbers in each of `filled` rows.
+    fn cut(&self, name: &str, values: ArrayD<f64>, x: &Batch, numbers: usize) -> Result<Batch, EvalError> {
+        let filled = x.nrows().next_multiple_of(4);
+        if values.len() != filled * numbers || values.shape().first() != Some(&filled) {
+            return Err(self.shape_error(name, values.shape(), vec![filled, numbers]));
+        }
+        let values = values.as_standard_layout().into_owned();
+        let values = values.into_shape_with_order((filled, numbers)).expect("the size was just compared");
+        Ok(values.slice(ndarray::s![..x.nrows(), ..]).to_owned())
+    }
+
+    fn scaled(&self, name: &str, values: ArrayD<f64>, x: &Batch) -> Result<Vec<f64>, EvalError> {
+        let scale = self.ports.spec.divergence_scale;
+        Ok(self.cut(name, values, x, 1)?.iter().map(|d| d * scale).collect())
+    }
+
+    fn divergence_name(&self) -> Result<String, EvalError> {
+        let missing = || EvalError::Missing(format!("{}: this flow map has no divergence", self.session.file));
+        self.ports.spec.outputs.divergence.clone().ok_or_else(missing)
+    }
+}
+
+impl FlowMap for OnnxMap {
+    fn dim(&self) -> usize {
+        self.ports.shape.iter().product()
+    }
+
+    fn averages(&mut self, from: &[f64], to: &[f64], x: &Batch) -> Result<Averages, EvalError> {
+        let velocity = self.ports.velocity.clone();
+        let divergence = self.ports.spec.outputs.divergence.clone();
+        let wanted: Vec<&str> = std::iter::once(velocity.as_str()).chain(divergence.as_deref()).collect();
+        let mut out = call(&self.ports, &mut self.session, (from, to), x, None, &wanted)?.into_iter();
+        let (u, d) = (out.next().unwrap_or_default(), out.next());
+        Ok(Averages {
+            velocity: self.cut(&velocity, u, x, x.ncols())?,
+            divergence: divergence.zip(d).map(|(name, d)| self.scaled(&name, d, x)).transpose()?,
+        })
+    }
+
+    fn divergence_gradient(&mut self, from: &[f64], to: &[f64], x: &Batch) -> Result<(Vec<f64>, Batch), EvalError> {
+        let name = self.divergence_name()?;
+        let missing = || EvalError::Missing("this flow map was opened without its gradient".to_owned());
+        let session = self.gradient.as_mut().ok_or_else(missing)?;
+        let cotangent = format!("{name}_cotangent");
+        let axes = session.input(&cotangent).map_or(1, |p| p.shape.len());
+        let rows = x.nrows().next_multiple_of(4);
+        let shape = if axes == 2 { vec![rows, 1] } else { vec![rows] };
+        let ones = ArrayD::ones(IxDyn(&shape));
+        let gradient = format!("{}_cotangent", self.ports.spec.inputs.x);
+        let extra = Some((cotangent.as_str(), ones));
+        let mut out = call(&self.ports, session, (from, to), x, extra, &[&name, &gradient])?.into_iter();
+        let (d, g) = (out.next().unwrap_or_default(), out.next().unwrap_or_default());
+        Ok((self.scaled(&name, d, x)?, self.cut(&gradient, g, x, x.ncols())? * self.ports.spec.divergence_scale))
+    }
+
+    fn products(&mut self, from: &[f64], to: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+        let missing = || EvalError::Missing("this flow map was opened without its Jacobian".to_owned());
+        let session = self.tangent.as_mut().ok_or_else(missing)?;
+        let (k, rows, dim) = z.dim();
+        let filled: Vec<usize> = (0..rows.next_multiple_of(4)).map(|i| if i < rows { i } else { 0 }).collect();
+        let shape: Vec<usize> = [k, filled.len()].iter().chain(&self.ports.shape).copied().collect();
+        let tangents = z.select(Axis(1), &filled).to_shape(shape).expect("dim numbers per tangent").into_owned();
+        let extra = format!("{}_tangent", self.ports.spec.inputs.x);
+        let wanted = format!("{}_tangent", self.ports.velocity);
+        let out = call(&self.ports, session, (from, to), x, Some((extra.as_str(), tangents)), &[&wanted])?.remove(0);
+        let found = out.shape().to_vec();
+        let out = out.as_standard_layout().into_owned().into_shape_with_order((k, filled.len(), dim));
+        let out = out.map_err(|_| self.shape_error(&wanted, &found, vec![k, filled.len(), dim]))?;
+        Ok(out.slice(ndarray::s![.., ..rows, ..]).to_owned())
+    }
+}
+
+/// Graphs that were derived from a card's files, made once and shared by all workers.
+pub type DerivedGraphs = std::collections::BTreeMap<(String, bool), Arc<Vec<u8>>>;

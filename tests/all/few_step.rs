@@ -1,0 +1,191 @@
+//! Few-step likelihoods and samples through ONNX and the command line, against the closed form of a Gaussian
+//! (`scripts/make_gaussian_map.py`).
+
+use std::path::Path;
+
+use super::cli::{flowgauge, refused, write};
+
+/// log N(x; m, diag C) of `points.npy`: the model's law at the data end, since its flow ends in its prior exactly.
+fn truth() -> Vec<f64> {
+    let points = [[0.7, 0.3, -2.0], [0.5, -1.0, 0.0], [-0.4, 0.9, 3.1]];
+    let (mean, variance) = ([0.5, -1.0, 0.0], [0.25, 1.0, 4.0]);
+    let one = |x: &[f64; 3]| -> f64 {
+        let term = |i: usize| {
+            let gap: f64 = x[i] - mean[i];
+            -0.5 * (gap * gap / variance[i] + (std::f64::consts::TAU * variance[i] as f64).ln())
+        };
+        (0..3).map(term).sum()
+    };
+    points.iter().map(one).collect()
+}
+
+fn data(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/gaussian_map").join(name);
+    path.to_str().expect("a path in UTF-8").to_owned()
+}
+
+/// The arguments of `likelihood` for one estimator.
+fn likelihood(spec: &str) -> Vec<String> {
+    let (card, points) = (data("card.yaml"), data("points.npy"));
+    ["likelihood", "--model", &card, "--data", &points, "--divergence", spec, "--solver", "euler", "--out", "out.csv"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+fn strs(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+/// Columns of a CSV file by their names.
+fn columns(path: &Path, names: &[&str]) -> Vec<Vec<String>> {
+    let mut reader = csv::Reader::from_path(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let header = reader.headers().expect("columns").clone();
+    let at: Vec<usize> =
+        names.iter().map(|n| header.iter().position(|h| h == *n).unwrap_or_else(|| panic!("no column {n}"))).collect();
+    reader.records().map(|r| r.expect("a row")).map(|r| at.iter().map(|i| r[*i].to_owned()).collect()).collect()
+}
+
+fn number(text: &str) -> f64 {
+    text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"))
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// T13 through ONNX: exact for every number of steps, in both signatures that can go to the noise.
+#[test]
+fn an_exact_map_is_exact_in_any_number_of_steps() {
+    let folder = folder();
+    for map in ["two-time", "step"] {
+        for steps in [1, 2, 4, 8] {
+            let spec = format!("{{flow-map: {{map: {map}, steps: {steps}}}}}");
+            flowgauge(folder.path(), &strs(&likelihood(&spec))).is(0);
+            let rows = columns(&folder.path().join("out.csv"), &["log_likelihood", "evaluations", "jvps", "stderr"]);
+            for (row, want) in rows.iter().zip(truth()) {
+                assert!((number(&row[0]) - want).abs() < 1e-6, "{spec}: {} {want}", row[0]);
+                assert_eq!((row[1].as_str(), row[2].as_str(), row[3].as_str()), (&*steps.to_string(), "0", ""));
+            }
+        }
+    }
+}
+
+/// §4.4 of the project's notes through the signature that the authors' networks have.
+#[test]
+fn the_compatibility_rule_has_its_known_bias_and_says_so() {
+    let folder = folder();
+    for (steps, want) in [(1, -5.393), (2, -5.112), (4, -4.504), (8, -4.215), (64, -4.159)] {
+        for map in ["duration", "two-time"] {
+            let spec = format!("{{flow-map: {{map: {map}, steps: {steps}, rule: forward-average}}}}");
+            let done = flowgauge(folder.path(), &strs(&likelihood(&spec)));
+            done.is(0).says(&["forward-average", "biased"]);
+            let rows = columns(&folder.path().join("out.csv"), &["log_likelihood"]);
+            assert!((number(&rows[0][0]) - want).abs() < 5e-4, "{spec}: {}", rows[0][0]);
+        }
+    }
+}
+
+#[test]
+fn what_a_map_cannot_do_is_refused_in_words() {
+    let folder = folder();
+    let cases: &[(&str, &[&str])] = &[
+        ("{flow-map: {map: nope}}", &["no flow map `nope`", "two-time"]),
+        ("{flow-map: {map: duration}}", &["flow_maps.duration", "to-data", "forward-average"]),
+        ("{flow-map: {map: step, steps: 0}}", &["steps is 0"]),
+        ("{flow-map: {map: step, grid: karras}}", &["grid", "uniform"]),
+        ("{flow-map: {map: step, rule: backward}}", &["backward", "two-time"]),
+        ("{flow-map: {map: step, stops: 2}}", &["stops"]),
+    ];
+    for (spec, words) in cases {
+        refused(folder.path(), &strs(&likelihood(spec)), words);
+    }
+    let card = std::fs::read_to_string(data("card.yaml")).expect("the card");
+    for name in ["velocity", "two_time", "step", "duration"] {
+        let file = format!("{name}.onnx");
+        write(folder.path(), &file, std::fs::read(data(&file)).expect("a graph"));
+    }
+    let edits: &[(&str, &str, &str, &[&str])] = &[
+        (
+            "outputs: {velocity: u, divergence: d}",
+            "outputs: {velocity: u}",
+            "step",
+            &["no likelihood", "flow_maps.step"],
+        ),
+        (
+            "outputs: {velocity: u, divergence: d}",
+            "outputs: {velocity: d, divergence: u}",
+            "step",
+            &["step.onnx", "`d`"],
+        ),
+        ("step: dt}", "step: delta}", "step", &["step.onnx", "`delta`", "dt"]),
+        (
+            "duration: dt}, outputs: {velocity: u, divergence: d}, direction: to-data",
+            "duration: dt}, outputs: {velocity: u, divergence: d}",
+            "step",
+            &["flow_maps.duration.direction", "to-noise"],
+        ),
+    ];
+    for (from, to, map, words) in edits {
+        assert!(card.contains(from), "{from}");
+        let edited = write(folder.path(), "card.yaml", card.replace(from, to));
+        let mut args = likelihood(&format!("{{flow-map: {{map: {map}}}}}"));
+        args[2] = edited;
+        refused(folder.path(), &strs(&args), words);
+    }
+    let sampled = |spec: &str| {
+        ["sample", "--model", &data("card.yaml"), "--sampler", spec, "--count", "4", "--out", "out.npy"]
+            .map(str::to_owned)
+    };
+    refused(folder.path(), &strs(&sampled("{flow-map: {map: nope}}")), &["no flow map `nope`"]);
+    refused(folder.path(), &strs(&sampled("{flow-map: {map: step, guidance: {step: 1}}}")), &["prior"]);
+}
+
+/// A whole run: rows beside a full trajectory, kinds kept apart, and samples whose densities are their likelihoods.
+#[test]
+fn a_run_holds_few_steps_beside_the_full_trajectory() {
+    let folder = folder();
+    let config = format!(
+        "name: few\nchunk: 2\nestimators: [exact, {{flow-map: {{map: two-time, steps: 2}}}}, \
+         {{flow-map: {{map: step, steps: 1}}}}, {{flow-map: {{map: duration, steps: 2, rule: forward-average}}}}]\n\
+         solvers: [{{dopri5: {{rtol: 1e-9, atol: 1e-9}}}}, {{rk4: {{steps: 8}}}}]\n\
+         likelihood: [{{model: {card}, data: {points}}}]\n\
+         samples:\n  - {{model: {card}, count: 16, reference: {points}, metrics: [energy], samplers: [\
+         {{flow-map: {{map: duration, steps: 2, density: true}}}}, \
+         {{flow-map: {{map: two-time, steps: 1, guidance: {{step: 0.5, prior: true}}}}}}]}}\n",
+        card = data("card.yaml"),
+        points = data("points.npy"),
+    );
+    write(folder.path(), "c.yaml", config);
+    let planned = flowgauge(folder.path(), &["plan", "c.yaml"]);
+    assert!(planned.is(0).stdout.contains("flow-map(two-time steps=1 guidance=0.5 with prior)"), "{}", planned.stdout);
+    flowgauge(folder.path(), &["run", "c.yaml", "--out", "out", "--quiet"]).is(0);
+    let out = folder.path().join("out");
+    let names = ["estimator", "kind", "solver", "n", "evaluations", "rmse"];
+    let rows = columns(&out.join("tables/summary.csv"), &names);
+    let of = |label: &str| rows.iter().filter(|r| r[0] == label).collect::<Vec<_>>();
+    for (label, kind, evaluations) in [
+        ("flow-map(two-time steps=2)", "few-step", "2.0"),
+        ("flow-map(step steps=1)", "few-step", "1.0"),
+        ("flow-map(duration steps=2 rule=forward-average)", "few-step-forward-average", "2.0"),
+    ] {
+        let found = of(label);
+        assert_eq!(found.len(), 1, "{label} stands once, beside the first solver: {rows:?}");
+        assert_eq!((found[0][1].as_str(), found[0][3].as_str(), found[0][4].as_str()), (kind, "3", evaluations));
+        let exact = kind == "few-step";
+        assert_eq!(number(&found[0][5]) < 1e-6, exact, "{found:?}");
+    }
+    assert_eq!(of("exact").len(), 2);
+
+    let mut densities = Vec::new();
+    for entry in std::fs::read_dir(out.join("rows")).expect("rows").flatten() {
+        let text = std::fs::read_to_string(entry.path()).expect("rows");
+        let densities_here = text.lines().next().is_some_and(|l| l.split(',').any(|c| c == "log_density"));
+        if densities_here && text.contains("duration") {
+            densities.extend(columns(&entry.path(), &["log_density"]).into_iter().map(|r| number(&r[0])));
+        }
+    }
+    assert_eq!(densities.len(), 16);
+    // E log p = −½ ln det(2πe C) = −4.2568 for the model's own samples; 16 of them are within 4 standard errors.
+    let mean = densities.iter().sum::<f64>() / 16.0;
+    assert!((mean + 4.2568).abs() < 4.0 * (1.5f64 / 16.0).sqrt(), "{mean}");
+}
