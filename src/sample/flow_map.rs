@@ -108,10 +108,9 @@ impl Sample for FlowMapSteps {
         let x = self.guide(map, curve, prior, x)?;
         let noise = self.density.then(|| prior.log_density(&x));
         let end = walk(map, curve, &times, Rule::TwoTime, x)?;
-        let log_density = match noise.zip(end.divergence) {
-            Some((noise, integral)) => Some(noise.iter().zip(integral).map(|(n, i)| n - i).collect()),
-            None => None,
-        };
+        let difference =
+            |(noise, integral): (Vec<f64>, Vec<f64>)| noise.iter().zip(integral).map(|(n, i)| n - i).collect();
+        let log_density = noise.zip(end.divergence).map(difference);
         Ok(Drawn { x: end.x, log_density })
     }
 }
