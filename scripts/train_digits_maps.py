@@ -20,8 +20,8 @@ from onnx64 import with_trace
 from train_digits import SIGMA_MAX, SIGMA_MIN, Denoiser, dequantize, edges, generate, moments, split
 
 HERE = MODELS / "digits"
-STEPS = {"shortcut": 5_000, "meanflow": 5_000}
-BATCH = 384
+STEPS = {"shortcut": 5_000, "meanflow": 3_500}
+BATCH = {"shortcut": 384, "meanflow": 320}
 GENERATED = 20_000               # images that the teacher makes, for the student to learn on
 SPAN = math.log(SIGMA_MAX / SIGMA_MIN)
 LOW, HIGH = math.log(SIGMA_MIN) - 0.1, math.log(SIGMA_MAX) + 0.1
@@ -243,14 +243,14 @@ def train_map(name, denoiser, train_images):
     report = make_report(denoiser, train_images)
     made = torch.cat([generate(denoiser, 2000, gen) for _ in range(GENERATED // 2000)])
     raw = torch.from_numpy(train_images).float()
-    anchors = int(BATCH * (0.4 if name == "shortcut" else 0.25))
+    batch = BATCH[name]
+    anchors, eighth = int(batch * (0.4 if name == "shortcut" else 0.25)), batch // 8
 
     def draw_loss(average):
-        eighth = BATCH // 8
         x0 = torch.cat([raw[torch.randint(len(raw), (eighth,), generator=gen)],
-                        made[torch.randint(len(made), (BATCH - eighth,), generator=gen)]])
-        x0 = dequantize(x0, gen)[torch.randperm(BATCH, generator=gen)]
-        here, there = draw_clocks(BATCH, gen)
+                        made[torch.randint(len(made), (batch - eighth,), generator=gen)]])
+        x0 = dequantize(x0, gen)[torch.randperm(batch, generator=gen)]
+        here, there = draw_clocks(batch, gen)
         there[:anchors] = here[:anchors]
         sigma = frame.time(here)
         xi = frame.into(x0 + sigma[:, None] * torch.randn(x0.shape, generator=gen), sigma)
