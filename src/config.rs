@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::dequantization::Dequantization;
 use crate::divergence::Divergence;
+use crate::lattice::Lattice;
 use crate::metric::Metric;
 use crate::model::card::{plain_name, yaml};
 use crate::sample::Sampler;
@@ -55,6 +57,12 @@ pub struct LikelihoodEntry {
     /// Samples whose divergence is recorded along the path, for the figure; 0 for none.
     #[serde(default = "default_profile")]
     pub profile: usize,
+    /// How integers become reals: one uniform draw per sample unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dequantization: Option<Dequantization>,
+    /// What is done about float data that were quantized and not dequantized: `refuse` or `allow`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lattice: Lattice,
     /// For models of the plane: the log-density over a rectangle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub density: Option<DensityGrid>,
@@ -89,6 +97,10 @@ pub struct SamplesEntry {
 
 /// Trials of one entry; more would only fill the disk with files.
 const MOST_TRIALS: usize = 100_000;
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
 
 fn default_chunk() -> usize {
     128

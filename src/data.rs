@@ -8,10 +8,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{Array2, ArrayD, Axis, IxDyn};
 use sha2::{Digest, Sha256};
 
+use crate::lattice::{self, Lattice};
 use crate::model::card::Card;
 use crate::model::library::hex;
 use crate::num::Batch;
-use crate::num::key::{Key, Purpose, SampleId};
+use crate::num::key::{Key, Purpose, SampleId, of_draw};
 
 /// A whole array as read.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,8 +22,18 @@ pub struct Dataset {
     pub sha256: String,
     /// Samples first.
     pub values: ArrayD<f64>,
-    /// Whether the file holds integers, which a model's levels turn into reals.
-    pub integer: bool,
+    pub numbers: Numbers,
+}
+
+/// What kind of numbers a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numbers {
+    Reals,
+    /// By the file's own type; a model's levels turn them into reals.
+    Integers,
+    /// A text table in which every number is written as a whole one. Text has no types: these are
+    /// integers to a card with levels, and reals to any other.
+    WholeText,
 }
 
 impl Dataset {
@@ -34,7 +45,7 @@ impl Dataset {
     pub fn read(spec: &Path) -> Result<Dataset> {
         let name = spec.display().to_string();
         let (file, member) = split_member(spec);
-        let (values, integer, sha256) = if file.is_dir() {
+        let (values, numbers, sha256) = if file.is_dir() {
             images(&file).with_context(|| name.clone())?
         } else {
             // A device or a pipe may never end.
@@ -43,10 +54,10 @@ impl Dataset {
             }
             let bytes = std::fs::read(&file).with_context(|| format!("{}: the data cannot be read", file.display()))?;
             let sha256 = hex(&Sha256::digest(&bytes));
-            let (values, integer) = parse(&file, member.as_deref(), &bytes).with_context(|| name.clone())?;
-            (values, integer, sha256)
+            let (values, numbers) = parse(&file, member.as_deref(), &bytes).with_context(|| name.clone())?;
+            (values, numbers, sha256)
         };
-        let data = Dataset { name, sha256, values, integer };
+        let data = Dataset { name, sha256, values, numbers };
         data.check()?;
         Ok(data)
     }
@@ -97,7 +108,7 @@ impl Dataset {
                 card.dim()
             );
         }
-        if !self.integer {
+        if !self.quantized(card) {
             return Ok(());
         }
         let Some(levels) = card.data.and_then(|d| d.levels) else {
@@ -109,22 +120,58 @@ impl Dataset {
             );
         };
         let outside = self.values.iter().find(|v| **v < 0.0 || **v >= f64::from(levels));
+        let hint = match self.numbers {
+            Numbers::WholeText => "; a table of whole numbers is read as integers: write 1.0 for floats",
+            _ => "",
+        };
         outside.map_or(Ok(()), |v| {
-            Err(anyhow!("{}: it holds {v}, but the card `{}` has levels 0 to {}", self.name, card.name, levels - 1))
+            let last = levels - 1;
+            Err(anyhow!("{}: it holds {v}, but the card `{}` has levels 0 to {last}{hint}", self.name, card.name))
         })
     }
 
-    /// States of the given samples: floats as they are; integers X as lo + (hi − lo)(X + u)/levels
-    /// with u uniform in \[0, 1) by address (uniform dequantization).
+    /// Whether a model's levels turn these numbers into reals.
+    pub fn quantized(&self, card: &Card) -> bool {
+        match self.numbers {
+            Numbers::Reals => false,
+            Numbers::Integers => true,
+            Numbers::WholeText => card.data.is_some_and(|d| d.levels.is_some()),
+        }
+    }
+
+    /// Refuses float data that were quantized and not dequantized, unless that is allowed.
+    ///
+    /// # Errors
+    /// Where all numbers lie on a lattice that quantization leaves; the message says which, and the way out.
+    pub fn off_lattice(&self, card: &Card, lattice: Lattice) -> Result<()> {
+        if lattice == Lattice::Allow || self.quantized(card) {
+            return Ok(());
+        }
+        let Some(found) = lattice::found(&self.values, card.data) else { return Ok(()) };
+        let way_out = match card.data.and_then(|d| d.levels) {
+            Some(levels) => format!("give the integers 0 to {}, which are then dequantized", levels - 1),
+            None => "give the integers, and the card `data: {range, levels}` to dequantize them by".to_owned(),
+        };
+        bail!(
+            "{}: its floats lie on a lattice ({found}): they were quantized and not dequantized, and a density at \
+             such points bounds no probability and can be raised without limit; {way_out}, or floats with uniform \
+             noise of one step added; `lattice: allow` (`--lattice allow`) takes them as they are",
+            self.name
+        )
+    }
+
+    /// States of the given draws of samples: floats as they are; integers X as lo + (hi − lo)(X + u)/levels
+    /// with u uniform in \[0, 1) by the address of sample and draw (uniform dequantization).
     pub fn states(&self, card: &Card, key: Key, samples: &[SampleId]) -> Batch {
         let dim = card.dim();
         let mut out = Batch::zeros((samples.len(), dim));
         for (mut row, sample) in out.rows_mut().into_iter().zip(samples) {
-            let values = self.values.index_axis(Axis(0), *sample as usize);
+            let (sample, draw) = of_draw(*sample);
+            let values = self.values.index_axis(Axis(0), sample as usize);
             row.iter_mut().zip(values.iter()).for_each(|(r, v)| *r = *v);
-            if let (true, Some(data)) = (self.integer, card.data) {
+            if let (true, Some(data)) = (self.quantized(card), card.data) {
                 let levels = f64::from(data.levels.unwrap_or(1));
-                let u = key.uniform(Purpose::Dequantization, *sample, 0, dim);
+                let u = key.uniform(Purpose::Dequantization, sample, draw, dim);
                 row += &u;
                 row.mapv_inplace(|v| data.range[0] + (data.range[1] - data.range[0]) * v / levels);
             }
@@ -132,9 +179,23 @@ impl Dataset {
         out
     }
 
+    /// Refuses a dequantization of floats, which have nothing to dequantize.
+    ///
+    /// # Errors
+    /// A sentence with the way out.
+    pub fn dequantizable(&self, card: &Card) -> Result<()> {
+        if !self.quantized(card) {
+            bail!(
+                "dequantization: {} holds floats, which are taken as they are; expected integers, or nothing about dequantization",
+                self.name
+            );
+        }
+        Ok(())
+    }
+
     /// How [`Dataset::states`] treats this array, in words.
     pub fn treatment(&self, card: &Card) -> String {
-        match (self.integer, card.data) {
+        match (self.quantized(card), card.data) {
             (true, Some(d)) => format!(
                 "integers 0 to {} uniformly dequantized into [{}, {}]",
                 d.levels.unwrap_or(1).saturating_sub(1),
@@ -158,7 +219,7 @@ fn split_member(spec: &Path) -> (PathBuf, Option<String>) {
     }
 }
 
-fn parse(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
+fn parse(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<(ArrayD<f64>, Numbers)> {
     let name = file.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
     if let (Some(member), false) = (member, name.ends_with(".npz") || name.ends_with(".safetensors")) {
         bail!("`:{member}` names an array inside a .npz or .safetensors file, which this is not");
@@ -186,7 +247,7 @@ fn parse(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<(ArrayD<f64>
 }
 
 /// A .npy file of any of the plain number formats.
-fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
+fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, Numbers)> {
     use ndarray_npy::ReadNpyExt;
     let header = npy_header(bytes)?;
     // The header is a Python dictionary, whose strings may be quoted either way.
@@ -194,22 +255,22 @@ fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
     let described = plain.split("'descr':").nth(1).and_then(|d| d.split('\'').nth(1)).unwrap_or("").to_owned();
     declared_size(&plain, bytes.len())?;
     macro_rules! read {
-        ($ty:ty, $integer:expr) => {{
+        ($ty:ty, $numbers:expr) => {{
             let array = ArrayD::<$ty>::read_npy(bytes).map_err(|e| anyhow!("it is no whole .npy array: {e}"))?;
-            (array.mapv(|v| v as f64), $integer)
+            (array.mapv(|v| v as f64), $numbers)
         }};
     }
     Ok(match described.trim_start_matches(['<', '>', '|', '=']) {
-        "f4" => read!(f32, false),
-        "f8" => read!(f64, false),
-        "i1" => read!(i8, true),
-        "i2" => read!(i16, true),
-        "i4" => read!(i32, true),
-        "i8" => read!(i64, true),
-        "u1" => read!(u8, true),
-        "u2" => read!(u16, true),
-        "u4" => read!(u32, true),
-        "u8" => read!(u64, true),
+        "f4" => read!(f32, Numbers::Reals),
+        "f8" => read!(f64, Numbers::Reals),
+        "i1" => read!(i8, Numbers::Integers),
+        "i2" => read!(i16, Numbers::Integers),
+        "i4" => read!(i32, Numbers::Integers),
+        "i8" => read!(i64, Numbers::Integers),
+        "u1" => read!(u8, Numbers::Integers),
+        "u2" => read!(u16, Numbers::Integers),
+        "u4" => read!(u32, Numbers::Integers),
+        "u8" => read!(u64, Numbers::Integers),
         "" => bail!("it is no .npy array (its header names no number format)"),
         other => bail!("it holds numbers of format `{other}`; expected float32, float64 or integers"),
     })
@@ -248,7 +309,7 @@ fn declared_size(header: &str, available: usize) -> Result<()> {
     Ok(())
 }
 
-fn npz(bytes: &[u8], member: Option<&str>) -> Result<(ArrayD<f64>, bool)> {
+fn npz(bytes: &[u8], member: Option<&str>) -> Result<(ArrayD<f64>, Numbers)> {
     let mut archive = zip::ZipArchive::new(std::io::Cursor::new(bytes)).context("it is no .npz archive")?;
     let names: Vec<String> = archive.file_names().map(str::to_owned).collect();
     let bare = |n: &str| n.strip_suffix(".npy").unwrap_or(n).to_owned();
@@ -266,7 +327,7 @@ fn npz(bytes: &[u8], member: Option<&str>) -> Result<(ArrayD<f64>, bool)> {
     npy(&plain)
 }
 
-fn safetensors(bytes: &[u8], member: Option<&str>) -> Result<(ArrayD<f64>, bool)> {
+fn safetensors(bytes: &[u8], member: Option<&str>) -> Result<(ArrayD<f64>, Numbers)> {
     use ::safetensors::{Dtype, SafeTensors};
     let tensors = SafeTensors::deserialize(bytes).map_err(|e| anyhow!("it is no .safetensors file: {e}"))?;
     let mut names: Vec<&str> = tensors.names();
@@ -276,32 +337,32 @@ fn safetensors(bytes: &[u8], member: Option<&str>) -> Result<(ArrayD<f64>, bool)
         tensors.tensor(name).map_err(|_| anyhow!("it holds no tensor `{name}`; it has {}", names.join(", ")))?;
     let data = tensor.data();
     macro_rules! read {
-        ($ty:ty, $integer:expr) => {{
+        ($ty:ty, $numbers:expr) => {{
             let width = size_of::<$ty>();
             let value = |b: &[u8]| <$ty>::from_le_bytes(b.try_into().expect("chunks of the number's width")) as f64;
-            (data.chunks_exact(width).map(value).collect::<Vec<f64>>(), $integer)
+            (data.chunks_exact(width).map(value).collect::<Vec<f64>>(), $numbers)
         }};
     }
-    let (values, integer) = match tensor.dtype() {
-        Dtype::F32 => read!(f32, false),
-        Dtype::F64 => read!(f64, false),
-        Dtype::U8 => read!(u8, true),
-        Dtype::I8 => read!(i8, true),
-        Dtype::U16 => read!(u16, true),
-        Dtype::I16 => read!(i16, true),
-        Dtype::U32 => read!(u32, true),
-        Dtype::I32 => read!(i32, true),
-        Dtype::U64 => read!(u64, true),
-        Dtype::I64 => read!(i64, true),
+    let (values, numbers) = match tensor.dtype() {
+        Dtype::F32 => read!(f32, Numbers::Reals),
+        Dtype::F64 => read!(f64, Numbers::Reals),
+        Dtype::U8 => read!(u8, Numbers::Integers),
+        Dtype::I8 => read!(i8, Numbers::Integers),
+        Dtype::U16 => read!(u16, Numbers::Integers),
+        Dtype::I16 => read!(i16, Numbers::Integers),
+        Dtype::U32 => read!(u32, Numbers::Integers),
+        Dtype::I32 => read!(i32, Numbers::Integers),
+        Dtype::U64 => read!(u64, Numbers::Integers),
+        Dtype::I64 => read!(i64, Numbers::Integers),
         other => bail!("tensor `{name}` has format {other:?}; expected float32, float64 or integers"),
     };
     let array = ArrayD::from_shape_vec(IxDyn(tensor.shape()), values).context("its shape does not match its bytes")?;
-    Ok((array, integer))
+    Ok((array, numbers))
 }
 
 /// The numeric columns of a table: those with a number somewhere, which then need one everywhere.
 /// A first line without numbers is a header.
-fn csv(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
+fn csv(bytes: &[u8]) -> Result<(ArrayD<f64>, Numbers)> {
     let mut reader = ::csv::ReaderBuilder::new().has_headers(false).trim(::csv::Trim::All).from_reader(bytes);
     let mut records: Vec<::csv::StringRecord> = Vec::new();
     for record in reader.records() {
@@ -326,11 +387,14 @@ fn csv(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
             values.push(value);
         }
     }
-    Ok((ArrayD::from_shape_vec(IxDyn(&[records.len(), numeric.len()]), values)?, false))
+    let whole = |s: &str| s.trim_start_matches(['-', '+']).bytes().all(|b| b.is_ascii_digit());
+    let all_whole = records.iter().all(|r| numeric.iter().all(|column| whole(&r[*column])));
+    let numbers = if all_whole { Numbers::WholeText } else { Numbers::Reals };
+    Ok((ArrayD::from_shape_vec(IxDyn(&[records.len(), numeric.len()]), values)?, numbers))
 }
 
 #[cfg(feature = "parquet")]
-fn parquet(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
+fn parquet(bytes: &[u8]) -> Result<(ArrayD<f64>, Numbers)> {
     use polars::prelude::*;
     let frame =
         ParquetReader::new(std::io::Cursor::new(bytes)).finish().map_err(|e| anyhow!("it is no parquet table: {e}"))?;
@@ -342,16 +406,17 @@ fn parquet(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
             values[[i, j]] = v.unwrap_or(f64::NAN);
         }
     }
-    Ok((values.into_dyn(), false))
+    let integers = numeric.iter().all(|c| c.dtype().is_integer());
+    Ok((values.into_dyn(), if integers { Numbers::Integers } else { Numbers::Reals }))
 }
 
 #[cfg(not(feature = "parquet"))]
-fn parquet(_bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
+fn parquet(_bytes: &[u8]) -> Result<(ArrayD<f64>, Numbers)> {
     bail!("this build reads no parquet; build with `--features parquet`, or give .npy or .csv")
 }
 
 /// The IDX format of the MNIST files: two zeros, a type byte, the number of axes, sizes, numbers.
-fn idx(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
+fn idx(bytes: &[u8]) -> Result<(ArrayD<f64>, Numbers)> {
     if bytes.len() < 4 || bytes[0] != 0 || bytes[1] != 0 {
         bail!("it is no IDX file (it does not begin with two zero bytes)");
     }
@@ -370,11 +435,11 @@ fn idx(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
         bail!("its IDX header claims shape {shape:?}, but {} bytes follow", bytes.len() - header);
     }
     let values = bytes[header..].iter().map(|b| f64::from(*b)).collect();
-    Ok((ArrayD::from_shape_vec(IxDyn(&shape), values)?, true))
+    Ok((ArrayD::from_shape_vec(IxDyn(&shape), values)?, Numbers::Integers))
 }
 
 /// A folder's images in the order of their names: [N, H, W] where all are grey, else [N, 3, H, W].
-fn images(folder: &Path) -> Result<(ArrayD<f64>, bool, String)> {
+fn images(folder: &Path) -> Result<(ArrayD<f64>, Numbers, String)> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?.flatten().map(|e| e.path()).collect();
     let extension = |p: &Path| p.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     files.retain(|p| ["png", "jpg", "jpeg"].contains(&extension(p).as_str()));
@@ -413,7 +478,7 @@ fn images(folder: &Path) -> Result<(ArrayD<f64>, bool, String)> {
     }
     let (w, h) = (width as usize, height as usize);
     let shape = if grey { vec![files.len(), h, w] } else { vec![files.len(), 3, h, w] };
-    Ok((ArrayD::from_shape_vec(IxDyn(&shape), values)?, true, hex(&hash.finalize())))
+    Ok((ArrayD::from_shape_vec(IxDyn(&shape), values)?, Numbers::Integers, hex(&hash.finalize())))
 }
 
 /// Rows as a .npy of f32, each with the card's shape.
@@ -442,6 +507,7 @@ pub fn read_npy(bytes: &[u8]) -> Result<Batch> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::num::key::drawn;
     use ndarray_npy::WriteNpyExt;
 
     fn written(name: &str, bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
@@ -478,7 +544,7 @@ mod tests {
         let (_d, quoted) = written("d.npy", &quoted);
         for path in [npy, f32s, csv, quoted] {
             let data = Dataset::read(&path).expect("read");
-            assert_eq!((data.values.clone(), data.integer), (values.clone(), false), "{}", path.display());
+            assert_eq!((data.values.clone(), data.numbers), (values.clone(), Numbers::Reals), "{}", path.display());
         }
     }
 
@@ -488,7 +554,7 @@ mod tests {
         let (_a, path) = written("t-images-idx2-ubyte", &plain);
         let data = Dataset::read(&path).expect("read");
         assert_eq!(data.values.shape(), [2, 3]);
-        assert!(data.integer);
+        assert_eq!(data.numbers, Numbers::Integers);
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         std::io::Write::write_all(&mut packed, &plain).expect("packed");
         let (_b, path) = written("t-images-idx2-ubyte.gz", &packed.finish().expect("packed"));
@@ -533,11 +599,13 @@ mod tests {
         )
         .expect("a card");
         let values = ndarray::array![[0.0, 3.0], [1.0, 2.0]].into_dyn();
-        let data = Dataset { name: "a".into(), sha256: String::new(), values, integer: true };
+        let data = Dataset { name: "a".into(), sha256: String::new(), values, numbers: Numbers::Integers };
         data.fits(&card).expect("it fits");
         let both = data.states(&card, Key { seed: 1 }, &[0, 1]);
         let second = data.states(&card, Key { seed: 1 }, &[1]);
         assert_eq!(both.row(1), second.row(0));
+        let again = data.states(&card, Key { seed: 1 }, &[drawn(1, 1)]);
+        assert!(again.row(0).iter().zip(second.row(0)).all(|(a, b)| a != b && (a - b).abs() < 0.5));
         for (x, cell) in both.iter().zip([0.0, 3.0, 1.0, 2.0]) {
             assert!(((x + 1.0) * 2.0).floor() == cell, "{x} {cell}");
         }

@@ -147,6 +147,11 @@ impl Divergence {
         }
     }
 
+    /// Whether its values are drawn, so that they vary with the seed.
+    pub fn is_random(&self) -> bool {
+        matches!(self.kind(), Kind::OdeStochastic | Kind::FiniteDifference)
+    }
+
     /// Evaluations of the network per node, besides the path's own.
     pub fn evaluations(&self) -> u64 {
         match self {

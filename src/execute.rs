@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::data::{read_npy, write_npy};
+use crate::dequantization::{DENSITY, Dequantization, ELBO};
 use crate::divergence::{Divergence, Sources};
 use crate::features::Extractor;
 use crate::flow::field::{EvalError, FlowMap, VectorField};
@@ -264,6 +265,23 @@ impl<'a> Pool<'a> {
         Ok((rows, nodes))
     }
 
+    /// As [`Pool::likelihoods`], each sample from its draws of dequantization noise where it has several.
+    ///
+    /// # Errors
+    /// Where the model cannot be evaluated.
+    pub fn draws(
+        &self,
+        task: &Task,
+        dequantization: Option<&Dequantization>,
+        samples: &[SampleId],
+        record: bool,
+        states: impl Fn(&[SampleId]) -> Batch + Sync,
+    ) -> Result<(Vec<Row>, Vec<NodeValue>)> {
+        let Some(dequantization) = dequantization else { return self.likelihoods(task, samples, record, states) };
+        let (rows, nodes) = self.likelihoods(task, &dequantization.addresses(samples), record, states)?;
+        Ok((dequantization.combine(rows), nodes))
+    }
+
     /// End states of samples from their initial noise, row by row.
     ///
     /// # Errors
@@ -355,13 +373,20 @@ impl<'a> Stage<'a> {
         let (model, data) = (&self.prepared.models[w.model], &self.prepared.data[w.data]);
         let samples = Stage::ranged(w.first, w.count);
         let states = |batch: &[SampleId]| data.states(&model.card, self.key(), batch);
-        self.pools[w.model].likelihoods(&self.task(w), &samples, record, states)
+        // A profile is of one draw: its nodes belong to one path.
+        let dequantization = w.dequantization.as_ref().filter(|_| !record);
+        self.pools[w.model].draws(&self.task(w), dequantization, &samples, record, states)
     }
 
     fn likelihood(&self, id: &str, w: &LikelihoodWork) -> Result<Output> {
         let plan = &self.prepared.plan;
         let (rows, _) = self.rows_of(w, false)?;
         let card = &self.prepared.models[w.model].card;
+        let bound = match &w.dequantization {
+            Some(dequantization) => dequantization.bound(),
+            None if self.prepared.data[w.data].quantized(card) => ELBO,
+            None => DENSITY,
+        };
         let label = |r: &Row| w.estimators[r.estimator].label();
         write_rows(rows.iter().map(|r| {
             let per_dim = r.log_likelihood.map(|l| likelihood::nats_per_dim(l, card.dim()));
@@ -386,6 +411,9 @@ impl<'a> Stage<'a> {
                 status: r.status.as_str().to_owned(),
                 path_seconds: r.path_seconds,
                 divergence_seconds: r.divergence_seconds,
+                bound: bound.to_owned(),
+                draws: w.draws(),
+                dequantization_stderr: r.dequantization_stderr,
             }
         }))
     }

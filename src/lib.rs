@@ -14,13 +14,16 @@ macro_rules! note {
 
 pub mod cli;
 pub mod config;
+pub mod convention;
 pub mod data;
+pub mod dequantization;
 pub mod divergence;
 pub mod execute;
 pub mod features;
 pub mod flow;
 pub mod graph;
 pub mod journal;
+pub mod lattice;
 pub mod likelihood;
 pub mod metric;
 pub mod model;

@@ -31,7 +31,10 @@ pub struct Row {
     pub sample: SampleId,
     /// Nats.
     pub log_likelihood: Option<f64>,
+    /// Over probes or replicates; absent where the estimator is deterministic.
     pub stderr: Option<f64>,
+    /// Over draws of dequantization noise; absent of one draw.
+    pub dequantization_stderr: Option<f64>,
     pub prior_log_density: Option<f64>,
     pub divergence_integral: Option<f64>,
     pub evaluations: u64,
@@ -110,6 +113,7 @@ pub fn evaluate(
                 sample: sample[i],
                 log_likelihood: fine.then_some(value),
                 stderr: integral.stderr.filter(|_| fine),
+                dequantization_stderr: None,
                 prior_log_density: fine.then_some(prior[i]),
                 divergence_integral: fine.then_some(integral.value),
                 evaluations: solution.evaluations[i] + nodes * task.estimators[index].evaluations(),

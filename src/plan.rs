@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{DensityGrid, LikelihoodEntry, SamplesEntry, Written};
 use crate::data::Dataset;
+use crate::dequantization::Dequantization;
 use crate::divergence::Divergence;
 use crate::flow::map::Rule;
 use crate::metric::Metric;
@@ -118,6 +119,16 @@ pub struct LikelihoodWork {
     pub reference: usize,
     pub first: usize,
     pub count: usize,
+    /// As the config names it; integers have one uniform draw where it names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dequantization: Option<Dequantization>,
+}
+
+impl LikelihoodWork {
+    /// Draws of dequantization noise per sample.
+    pub fn draws(&self) -> usize {
+        self.dequantization.as_ref().map_or(1, |d| d.draws())
+    }
 }
 
 impl Work {
@@ -213,7 +224,8 @@ impl Prepared {
             }
         };
         match work {
-            Work::Likelihood(w) | Work::Profile(w) => path(&w.solver, &w.estimators, w.model, w.count),
+            Work::Likelihood(w) => path(&w.solver, &w.estimators, w.model, w.count * w.draws()),
+            Work::Profile(w) => path(&w.solver, &w.estimators, w.model, w.count),
             Work::Density { model, solver, estimator, grid } => {
                 path(solver, std::slice::from_ref(estimator), *model, grid.points * grid.points)
             }
@@ -235,6 +247,7 @@ pub fn prepare(written: &Written, seed: Option<u64>) -> Result<Prepared> {
     let config = &written.config;
     let mut builder = Builder {
         written,
+        dequantizations: Vec::new(),
         ids: BTreeSet::new(),
         prepared: Prepared {
             plan: Plan {
@@ -261,6 +274,8 @@ pub fn prepare(written: &Written, seed: Option<u64>) -> Result<Prepared> {
 
 struct Builder<'a> {
     written: &'a Written,
+    /// Of the data so far.
+    dequantizations: Vec<Option<Dequantization>>,
     /// Of the trials so far.
     ids: BTreeSet<String>,
     prepared: Prepared,
@@ -270,8 +285,10 @@ impl Builder<'_> {
     fn likelihood(&mut self, entry: &LikelihoodEntry) -> Result<()> {
         let config = &self.written.config;
         let model = self.model(&entry.model)?;
-        let data = self.data(&entry.data, model)?;
+        let dequantization = entry.dequantization.as_ref();
+        let data = self.data(&entry.data, model, dequantization)?;
         let opened = &self.prepared.models[model];
+        self.prepared.data[data].off_lattice(&opened.card, entry.lattice)?;
         let written = entry.estimators.as_ref().unwrap_or(&config.estimators).iter();
         let estimators: Vec<Divergence> = written.map(|e| resolved(opened, e.clone())).collect();
         let reference = entry.reference.as_ref().or(config.reference.as_ref());
@@ -283,6 +300,9 @@ impl Builder<'_> {
                 .ok_or_else(|| anyhow!("reference: `{}` is not among the estimators of this entry", wanted.label()))?,
         };
         self.check_estimators(model, &estimators)?;
+        if let Some(dequantization) = dequantization {
+            dequantization.check(&estimators).map_err(|e| anyhow!("dequantization: {e}"))?;
+        }
         let solvers = entry.solvers.as_ref().unwrap_or(&config.solvers).clone();
         self.check_overlap(model, data, &solvers, &estimators)?;
         let available = self.prepared.data[data].len();
@@ -308,6 +328,7 @@ impl Builder<'_> {
                 reference,
                 first,
                 count,
+                dequantization: entry.dequantization.clone(),
             };
             for first in (0..count).step_by(config.chunk) {
                 self.push(Work::Likelihood(work(first, config.chunk.min(count - first))))?;
@@ -368,8 +389,8 @@ impl Builder<'_> {
 
     fn samples(&mut self, entry: &SamplesEntry) -> Result<()> {
         let model = self.model(&entry.model)?;
-        let reference = self.data(&entry.reference, model)?;
-        let floor = entry.floor.as_ref().map(|f| self.data(f, model)).transpose()?;
+        let reference = self.data(&entry.reference, model, None)?;
+        let floor = entry.floor.as_ref().map(|f| self.data(f, model, None)).transpose()?;
         let extractor = entry.extractor.as_ref().map(|f| self.extractor(f)).transpose()?;
         let most = most_samples(self.prepared.models[model].dim());
         if entry.count > most {
@@ -452,17 +473,28 @@ impl Builder<'_> {
         Ok(self.prepared.models.len() - 1)
     }
 
-    fn data(&mut self, path: &Path, model: usize) -> Result<usize> {
+    fn data(&mut self, path: &Path, model: usize, dequantization: Option<&Dequantization>) -> Result<usize> {
         let path = self.written.resolve(path);
         let name = path.display().to_string();
-        let known = self.prepared.data.iter().zip(&self.prepared.plan.data);
-        if let Some(i) = known.into_iter().position(|(d, p)| same_file(Path::new(&d.name), &path) && p.model == model) {
+        let known = self.prepared.data.iter().zip(&self.prepared.plan.data).zip(&self.dequantizations);
+        let same = |((d, p), q): ((&Dataset, &PlannedData), &Option<Dequantization>)| {
+            same_file(Path::new(&d.name), &path) && p.model == model && q.as_ref() == dequantization
+        };
+        if let Some(i) = known.into_iter().position(same) {
             return Ok(i);
         }
         let data = Dataset::read(&path)?;
         let card = &self.prepared.models[model].card;
         data.fits(card)?;
-        let short = inert(&path.file_name().map_or(name, |n| n.to_string_lossy().into_owned()));
+        let mut treatment = data.treatment(card);
+        let mut short = inert(&path.file_name().map_or(name, |n| n.to_string_lossy().into_owned()));
+        if let Some(dequantization) = dequantization {
+            data.dequantizable(card)?;
+            // Bounds of two kinds are never rows of one dataset.
+            short = format!("{short} {}", dequantization.suffix());
+            treatment =
+                format!("{treatment}, {} draws each, combined as {}", dequantization.draws(), dequantization.bound());
+        }
         // Two files of one name would share a row in every table.
         let taken = |n: &str| self.prepared.plan.data.iter().any(|d| d.name == n && d.model == model);
         let unique = (1..).map(|i| if i == 1 { short.clone() } else { format!("{short} ({i})") }).find(|n| !taken(n));
@@ -471,8 +503,9 @@ impl Builder<'_> {
             sha256: data.sha256.clone(),
             model,
             samples: data.len(),
-            treatment: data.treatment(card),
+            treatment,
         });
+        self.dequantizations.push(dequantization.cloned());
         self.prepared.data.push(data);
         Ok(self.prepared.data.len() - 1)
     }

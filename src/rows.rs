@@ -29,6 +29,19 @@ pub struct LikelihoodRow {
     pub status: String,
     pub path_seconds: f64,
     pub divergence_seconds: f64,
+    /// What the number is to the data: `density` at the given point, or a bound of a discrete
+    /// log-probability, `elbo` or `iw-elbo`, over so many draws of dequantization noise.
+    #[serde(default)]
+    pub bound: String,
+    #[serde(default = "one")]
+    pub draws: usize,
+    /// Standard error over the draws, nats; absent of one draw.
+    #[serde(default)]
+    pub dequantization_stderr: Option<f64>,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// One generated sample on disk; its numbers are in the trial's array.
@@ -81,6 +94,11 @@ pub struct Summary {
     /// Total in evaluations of the network; products and head calls at their measured ratio.
     pub cost: f64,
     pub seconds_per_sample: f64,
+    /// What the number is to the data: `density`, `elbo` or `iw-elbo`; and the draws behind each sample.
+    pub bound: String,
+    pub draws: usize,
+    /// Root mean square of the per-sample standard errors over draws of dequantization noise.
+    pub dequantization_stderr: Option<f64>,
 }
 
 /// `samples.csv`: one estimator on one sample.
@@ -100,6 +118,8 @@ pub struct Sample {
     pub evaluations: u64,
     pub jvps: u64,
     pub status: String,
+    pub bound: String,
+    pub dequantization_stderr: Option<f64>,
 }
 
 /// `pairs.csv`: the mean paired difference of two estimators, `estimator` minus `other`.
@@ -116,6 +136,33 @@ pub struct Pair {
     /// 95 % interval of the mean difference.
     pub low: f64,
     pub high: f64,
+}
+
+/// `conventions.csv`: one mean log-likelihood under one named convention.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Convention {
+    pub model: String,
+    pub dataset: String,
+    pub estimator: String,
+    pub solver: String,
+    /// As in `summary.csv`.
+    pub kind: String,
+    pub bound: String,
+    pub convention: String,
+    pub unit: String,
+    pub n: usize,
+    /// Mean over samples and its standard error over the data; absent where the convention does not apply.
+    pub value: Option<f64>,
+    pub stderr: Option<f64>,
+    /// value = scale · log p + offset, log p in nats in the model's coordinates.
+    pub scale: Option<f64>,
+    pub offset: Option<f64>,
+    /// Why it does not apply; empty where it does.
+    pub reason: String,
+    pub formula: String,
+    pub source: String,
+    /// What the public code does besides the formula.
+    pub protocol: String,
 }
 
 /// `metrics.csv`: one statistic of one set of samples against a reference set.
@@ -178,6 +225,7 @@ pub struct Tables {
     pub summary: Vec<Summary>,
     pub samples: Vec<Sample>,
     pub pairs: Vec<Pair>,
+    pub conventions: Vec<Convention>,
     pub metrics: Vec<MetricRow>,
     pub profile: Vec<Profile>,
     pub density: Vec<Density>,

@@ -8,11 +8,14 @@ use polars::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::convention::{self, Setting};
 use crate::data::read_npy;
 use crate::journal::{Journal, Outcome, array_file, row_file};
 use crate::num::stats::{self, Z95};
 use crate::plan::{Plan, Trial, Work, sampler_label};
-use crate::rows::{Density, Gallery, LikelihoodRow, MetricRow, Pair, Profile, Sample, SampleRow, Summary, Tables};
+use crate::rows::{
+    Convention, Density, Gallery, LikelihoodRow, MetricRow, Pair, Profile, Sample, SampleRow, Summary, Tables,
+};
 
 /// Everything that the finished trials of a run hold.
 ///
@@ -42,6 +45,7 @@ pub fn tables(dir: &Path, plan: &Plan, journal: &Journal) -> Result<Tables> {
     tables.samples = likelihoods.iter().map(sample).collect();
     tables.samples.sort_by(|a, b| order(a).cmp(&order(b)));
     compare(&likelihoods, &references, &mut tables)?;
+    tables.conventions = conventions(plan, &tables.summary);
     Ok(tables)
 }
 
@@ -70,6 +74,42 @@ fn sample(r: &LikelihoodRow) -> Sample {
         evaluations: r.evaluations,
         jvps: r.jvps,
         status: r.status.clone(),
+        bound: r.bound.clone(),
+        dequantization_stderr: r.dequantization_stderr,
+    }
+}
+
+/// Every summary under every convention.
+fn conventions(plan: &Plan, summaries: &[Summary]) -> Vec<Convention> {
+    let of = |row: &Summary| -> Vec<Convention> {
+        let Some(model) = plan.models.iter().find(|m| m.name == row.model) else { return Vec::new() };
+        let setting = Setting { dim: model.shape.iter().product(), range: model.range, levels: model.levels };
+        convention::ALL.iter().map(|c| under(c, &setting, row)).collect()
+    };
+    summaries.iter().flat_map(of).collect()
+}
+
+fn under(convention: &convention::Convention, setting: &Setting, row: &Summary) -> Convention {
+    let linear = convention.of(setting);
+    let applied = linear.as_ref().ok();
+    Convention {
+        model: row.model.clone(),
+        dataset: row.dataset.clone(),
+        estimator: row.estimator.clone(),
+        solver: row.solver.clone(),
+        kind: row.kind.clone(),
+        bound: row.bound.clone(),
+        convention: convention.name.to_owned(),
+        unit: convention.unit.to_owned(),
+        n: row.n,
+        value: applied.zip(row.nats).map(|(l, v)| l.value(v)),
+        stderr: applied.zip(row.nats_stderr).map(|(l, e)| l.stderr(e)),
+        scale: applied.map(|l| l.scale),
+        offset: applied.map(|l| l.offset),
+        reason: linear.err().unwrap_or_default(),
+        formula: convention.formula.to_owned(),
+        source: convention.source.to_owned(),
+        protocol: convention.protocol.to_owned(),
     }
 }
 
@@ -188,6 +228,9 @@ fn summary(
         head_calls: mean_of(|r| r.head_calls as f64),
         cost: if path > 0.0 { evaluations * (1.0 + own / path) } else { evaluations },
         seconds_per_sample: path + own,
+        bound: first.bound.clone(),
+        draws: first.draws,
+        dequantization_stderr: stats::rms(&present(|r| r.dequantization_stderr)),
     })
 }
 
@@ -257,6 +300,7 @@ pub fn write(dir: &Path, tables: &Tables) -> Result<()> {
     write_one(dir, "summary", &tables.summary)?;
     write_one(dir, "samples", &tables.samples)?;
     write_one(dir, "pairs", &tables.pairs)?;
+    write_one(dir, "conventions", &tables.conventions)?;
     write_one(dir, "metrics", &tables.metrics)?;
     write_one(dir, "profile", &tables.profile)?;
     write_one(dir, "density", &tables.density)

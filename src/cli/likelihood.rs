@@ -7,10 +7,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Exit, Running, spec};
+use crate::convention::{self, Convention, Linear, Setting};
 use crate::data::Dataset;
+use crate::dequantization::Dequantization;
 use crate::divergence::{Divergence, Kind};
 use crate::execute::{Needs, Pool};
 use crate::journal::{check_writable, write_whole};
+use crate::lattice::Lattice;
 use crate::likelihood::{Row, Task, bits_per_dim, nats_per_dim};
 use crate::model::card::Card;
 use crate::model::opened::Model;
@@ -32,6 +35,16 @@ pub struct Likelihood {
     /// How the path is followed: `dopri5`, `"{heun: {steps: 40}}"`, …
     #[arg(long, value_name = "SPEC")]
     solver: String,
+    /// How integers become reals: `"{uniform: {repeats: 5}}"`, `"{importance: {draws: 20}}"`; adds the columns
+    /// `bound`, `draws` and `dequantization_stderr` [default: one uniform draw]
+    #[arg(long, value_name = "SPEC")]
+    dequantization: Option<String>,
+    /// Adds a column with the number as another program prints it, such as `score_sde`; may be repeated
+    #[arg(long = "convention", value_name = "NAME")]
+    conventions: Vec<String>,
+    /// What to do about float data on a lattice, which were quantized and not dequantized: `refuse` or `allow`
+    #[arg(long, default_value = "refuse", value_name = "refuse|allow", value_parser = lattice)]
+    lattice: Lattice,
     /// The seed of all draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -42,7 +55,21 @@ pub struct Likelihood {
     running: Running,
 }
 
-/// One line of the table.
+/// The promised columns.
+const COLUMNS: [&str; 10] = [
+    "sample",
+    "log_likelihood",
+    "stderr",
+    "prior_log_density",
+    "divergence_integral",
+    "bits_per_dim",
+    "nats_per_dim",
+    "evaluations",
+    "jvps",
+    "status",
+];
+
+/// One line of the table, in the order of its columns.
 #[derive(Debug, Serialize)]
 struct Line {
     sample: SampleId,
@@ -68,6 +95,9 @@ impl Likelihood {
         solver.check(span).map_err(|e| anyhow!("--solver {}: {e}", solver.name()))?;
         let data = Dataset::read(&self.data)?;
         data.fits(&model.card)?;
+        data.off_lattice(&model.card, self.lattice)?;
+        let dequantization = self.dequantization.as_deref().map(|text| spec("--dequantization", text)).transpose()?;
+        let extra = Extra { dequantization, conventions: conventions(&self.conventions, &model.card)? };
 
         let key = Key { seed: self.seed };
         let pool = Pool::new(&model, self.running.runtime()?, self.running.machine());
@@ -78,11 +108,16 @@ impl Likelihood {
                  its log-likelihoods are biased by O(1/steps) even for an exact map"
             );
         }
+        if let Some(dequantization) = &extra.dequantization {
+            data.dequantizable(&model.card).context("--dequantization")?;
+            dequantization.check(&estimators).map_err(|e| anyhow!("--dequantization: {e}"))?;
+        }
         pool.rehearse(Needs { estimators: &estimators, ..Needs::default() }, &data.states(&model.card, key, &[0]))?;
         let task = Task { curve: &model.curve, prior: model.prior, solver: &solver, estimators: &estimators, key };
         let samples: Vec<SampleId> = (0..data.len() as u64).collect();
-        let (rows, _) = pool.likelihoods(&task, &samples, false, |batch| data.states(&model.card, key, batch))?;
-        write(&self.out, &rows, &model.card)?;
+        let states = |batch: &[SampleId]| data.states(&model.card, key, batch);
+        let (rows, _) = pool.draws(&task, extra.dequantization.as_ref(), &samples, false, states)?;
+        write(&self.out, &rows, &model.card, &extra)?;
         let failed = rows.iter().filter(|r| r.status != Status::Ok).count();
         if failed > 0 {
             note!("flowgauge: {failed} of {} samples have no likelihood: see the column `status`", rows.len());
@@ -92,10 +127,52 @@ impl Likelihood {
     }
 }
 
-fn write(out: &std::path::Path, rows: &[Row], card: &Card) -> Result<()> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
+fn lattice(text: &str) -> Result<Lattice, String> {
+    serde_json::from_value(text.into()).map_err(|_| "expected refuse or allow".to_owned())
+}
+
+/// Columns beyond the promised ones, for what was asked beyond the promised flags.
+struct Extra {
+    dequantization: Option<Dequantization>,
+    conventions: Vec<(&'static str, Linear)>,
+}
+
+impl Extra {
+    fn columns(&self) -> Vec<String> {
+        let draws = ["bound", "draws", "dequantization_stderr"].iter().filter(|_| self.dequantization.is_some());
+        draws.copied().chain(self.conventions.iter().map(|(name, _)| *name)).map(str::to_owned).collect()
+    }
+
+    fn cells(&self, row: &Row) -> Vec<String> {
+        let number = |v: Option<f64>| v.map_or(String::new(), |v| v.to_string());
+        let mut cells = Vec::new();
+        if let Some(dequantization) = &self.dequantization {
+            cells.extend([dequantization.bound().to_owned(), dequantization.draws().to_string()]);
+            cells.push(number(row.dequantization_stderr));
+        }
+        cells.extend(self.conventions.iter().map(|(_, linear)| number(row.log_likelihood.map(|l| linear.value(l)))));
+        cells
+    }
+}
+
+/// The conventions that were named, in the card's setting.
+fn conventions(names: &[String], card: &Card) -> Result<Vec<(&'static str, Linear)>> {
+    let (range, levels) = (card.data.map(|d| d.range), card.data.and_then(|d| d.levels));
+    let setting = Setting { dim: card.dim(), range, levels };
+    let one = |name: &String| {
+        let known = || convention::ALL.iter().map(|c| c.name).collect::<Vec<_>>().join(", ");
+        let convention = Convention::named(name).ok_or_else(|| anyhow!("--convention {name}: expected {}", known()))?;
+        let linear = convention.of(&setting).map_err(|why| anyhow!("--convention {name}: {why}"))?;
+        Ok((convention.name, linear))
+    };
+    names.iter().map(one).collect()
+}
+
+fn write(out: &std::path::Path, rows: &[Row], card: &Card, extra: &Extra) -> Result<()> {
+    let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
+    writer.write_record(COLUMNS.iter().map(|c| (*c).to_owned()).chain(extra.columns()))?;
     for row in rows {
-        writer.serialize(Line {
+        let line = Line {
             sample: row.sample,
             log_likelihood: row.log_likelihood,
             stderr: row.stderr,
@@ -106,7 +183,8 @@ fn write(out: &std::path::Path, rows: &[Row], card: &Card) -> Result<()> {
             evaluations: row.evaluations,
             jvps: row.jvps,
             status: row.status.as_str(),
-        })?;
+        };
+        writer.serialize((line, extra.cells(row)))?;
     }
     let bytes = writer.into_inner().map_err(|e| anyhow!("{}", e.error()))?;
     write_whole(out, &bytes).map(drop)

@@ -5,6 +5,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Exit;
+use crate::convention;
+use crate::dequantization::Dequantization;
 use crate::divergence::Divergence;
 use crate::flow::path::Path;
 use crate::flow::prediction::Prediction;
@@ -23,6 +25,9 @@ impl List {
         section("solvers", &Solver::defaults())?;
         section("samplers", &Sampler::defaults())?;
         section("metrics", &Metric::defaults())?;
+        section("dequantizations", &Dequantization::defaults())?;
+        say!("conventions");
+        convention::ALL.iter().for_each(|c| say!("  {:<16} {}: {}", c.name, c.unit, c.formula));
         section("predictions", &Prediction::ALL)?;
         section("paths", &Path::defaults())?;
         Ok(Exit::Well)

@@ -14,6 +14,19 @@ use serde::{Deserialize, Serialize};
 /// Index of a sample in its array: part of the address of all its draws.
 pub type SampleId = u64;
 
+/// Where a sample's index ends in an address and the number of its draw begins.
+const DRAW: u32 = 40;
+
+/// The address of a sample's draw (of dequantization noise, with probes of its own); draw 0 is the sample itself.
+pub fn drawn(sample: SampleId, draw: u64) -> SampleId {
+    sample | draw << DRAW
+}
+
+/// The sample and the draw behind an address.
+pub fn of_draw(address: SampleId) -> (SampleId, u64) {
+    (address & ((1 << DRAW) - 1), address >> DRAW)
+}
+
 /// What a draw is for. The numbers are part of every result and never change meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]

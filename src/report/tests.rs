@@ -37,6 +37,9 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
             head_calls: 0.0,
             cost: 120.0 / (1.0 + e as f64),
             seconds_per_sample: 0.01,
+            bound: "elbo".to_owned(),
+            draws: 1,
+            dequantization_stderr: None,
         });
         tables.samples.extend((0..samples).map(|i| sample(key(), name(estimator), i, shift)));
         tables.profile.extend((0..samples * 4).map(|i| node(key(), name(estimator), i, shift)));
@@ -103,6 +106,8 @@ fn sample((model, dataset, solver): (String, String, String), estimator: String,
         evaluations: 40,
         jvps: 80,
         status: "ok".into(),
+        bound: "elbo".into(),
+        dequantization_stderr: None,
     }
 }
 

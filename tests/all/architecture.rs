@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["solve"],
     &["divergence", "sample"],
     &["likelihood", "features"],
-    &["metric"],
+    &["metric", "lattice", "convention", "dequantization"],
     &["config", "data"],
     &["plan"],
     &["journal"],
@@ -28,6 +28,7 @@ const LAYERS: &[&[&str]] = &[
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("metric", &["model", "flow", "solve", "sample", "features", "likelihood"]),
     ("trace", &["model", "solve"]),
+    ("convention", &["model"]),
     ("graph", &["num", "flow", "registry", "rows"]),
     ("table", &["model", "execute", "run"]),
     ("report", &["model", "execute", "run", "journal", "plan", "table"]),

@@ -112,7 +112,7 @@ pub fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> String {
 }
 
 /// The bytes of a .npy file whose header says what it is told to.
-fn npy(descr: &str, shape: &str, bytes: &[u8]) -> Vec<u8> {
+pub fn npy(descr: &str, shape: &str, bytes: &[u8]) -> Vec<u8> {
     npy_with(&format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"), bytes)
 }
 
@@ -132,7 +132,7 @@ fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|i| ((i * 37 + 11) % 23) as f32 / 8.0 - 1.5).collect()
 }
 
-fn le(values: &[f32]) -> Vec<u8> {
+pub fn le(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
@@ -141,7 +141,7 @@ pub fn samples(rows: usize, width: usize) -> Vec<u8> {
     npy("<f4", &format!("({rows}, {width})"), &le(&numbers(rows * width)))
 }
 
-fn folder() -> tempfile::TempDir {
+pub fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
@@ -177,7 +177,7 @@ fn metrics(other: &[(&str, &str)]) -> Vec<String> {
     flags("metrics", &[("--generated", "x.npy"), ("--reference", "x.npy"), ("--out", "out.csv")], other)
 }
 
-fn strs(args: &[String]) -> Vec<&str> {
+pub fn strs(args: &[String]) -> Vec<&str> {
     args.iter().map(String::as_str).collect()
 }
 

@@ -4,6 +4,7 @@
 
 mod architecture;
 mod cli;
+mod conventions;
 mod few_step;
 mod graph;
 mod networks;

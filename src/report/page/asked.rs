@@ -94,6 +94,7 @@ fn tables(view: &View) -> Markup {
         ("summary", t.summary.len()),
         ("samples", t.samples.len()),
         ("pairs", t.pairs.len()),
+        ("conventions", t.conventions.len()),
         ("metrics", t.metrics.len()),
         ("profile", t.profile.len()),
         ("density", t.density.len()),

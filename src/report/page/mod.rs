@@ -4,6 +4,7 @@
 //! own SVG are taken as they are.
 
 mod asked;
+mod conventions;
 mod notes;
 mod results;
 mod words;

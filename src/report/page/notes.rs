@@ -55,6 +55,14 @@ pub fn section(view: &View) -> Markup {
                     "but of the map." }
                     li { b { "closed-form" } ": the known density of an analytic model, without any solver." }
                 } }
+                dt { "What a number bounds" }
+                dd { ul {
+                    li { b { "density" } " (not written out): the log-density at the given floats." }
+                    li { b { "elbo" } ": integers with uniform noise. The mean over noise of the log-density is a lower "
+                    "bound of the logarithm of the discrete probability, so bits/dim are an upper bound." }
+                    li { b { "iw-elbo" } ": the logarithm of the mean density over several draws of noise: a tighter "
+                    "bound, which approaches the discrete probability as the draws become more." }
+                } }
                 dt { "Cost" }
                 dd {
                     "Per sample, in evaluations of the network; a Jacobian product and a call of a learned "

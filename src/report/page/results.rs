@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 
+use super::conventions;
 use crate::report::figures::{FLOOR, correlation};
 use crate::report::number::{ABSENT, Z95, count, finite, interval, maybe, significant, to_error, with_error};
 use crate::report::text::clean;
@@ -21,6 +22,7 @@ pub fn tables(view: &View, model: &str) -> Markup {
             }
             (summary(view, group))
             (pairs(view, group))
+            (conventions::section(view, group))
         }
     }
 }
@@ -91,6 +93,15 @@ const COLUMNS: [Column; 11] = [
     },
 ];
 
+/// Beside the kind, what the number bounds; a density at given points bounds nothing.
+fn bound(row: &Summary) -> String {
+    match row.bound.as_str() {
+        "" | "density" => String::new(),
+        bound if row.draws > 1 => format!(" · {} of {} draws", clean(bound), row.draws),
+        bound => format!(" · {}", clean(bound)),
+    }
+}
+
 fn summary(view: &View, group: &Group) -> Markup {
     let columns: Vec<&Column> =
         (COLUMNS.iter()).filter(|column| group.rows.iter().any(|row| (column.cell)(group, row) != ABSENT)).collect();
@@ -108,7 +119,7 @@ fn summary(view: &View, group: &Group) -> Markup {
             tbody { @for row in rows { tr.reference[is_reference(group, row)] {
                 th scope="row" { (swatch(view, &row.estimator)) (view.name(&row.estimator))
                     @if view.name(&row.estimator) != clean(&row.estimator) { code.kind { (clean(&row.estimator)) } }
-                    span.kind { (clean(&row.kind)) @if is_reference(group, row) { ", reference" } }
+                    span.kind { (clean(&row.kind)) (bound(row)) @if is_reference(group, row) { ", reference" } }
                 }
                 @if same_n(group).is_none() { td.n { (count(row.n as f64)) } }
                 @if failures {

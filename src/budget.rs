@@ -1,0 +1,290 @@
+//! The error budget: where the uncertainty of a mean log-likelihood comes from, and which knob lowers it.
+//!
+//! A component's size per sample is a root mean square; its size in the mean over n samples falls by √n where the
+//! component is drawn anew for each sample, and does not where it is systematic, as a solver's error is. The
+//! standard error over the data already holds the noise of probes and draws, so these are taken out of it, and the
+//! components add up in squares.
+
+use std::collections::BTreeMap;
+
+use crate::num::stats;
+use crate::rows::{Budget, Refined, Summary};
+
+/// What a component is called, what lowers it, and how it was measured.
+struct Component<'a> {
+    name: &'a str,
+    knob: &'a str,
+    measured: String,
+}
+
+/// All components of every summary; `dims` gives the numbers in one sample of a model.
+pub fn lines(summaries: &[Summary], refined: &[Refined], dims: &BTreeMap<String, usize>) -> Vec<Budget> {
+    type Key<'a> = (&'a str, &'a str, &'a str, &'a str);
+    let mut again: BTreeMap<Key, Vec<&Refined>> = BTreeMap::new();
+    for row in refined {
+        again.entry((&row.model, &row.dataset, &row.estimator, &row.solver)).or_default().push(row);
+    }
+    let of = |row: &Summary| {
+        let key = (row.model.as_str(), row.dataset.as_str(), row.estimator.as_str(), row.solver.as_str());
+        let nothing = Vec::new();
+        one(row, again.get(&key).unwrap_or(&nothing), dims.get(&row.model).copied().unwrap_or(0))
+    };
+    summaries.iter().filter(|row| row.n > 0).flat_map(of).collect()
+}
+
+/// The budget of one summary, the total last.
+fn one(row: &Summary, refined: &[&Refined], dim: usize) -> Vec<Budget> {
+    let n = row.n as f64;
+    let mut lines = vec![probe(row), dequantization(row), data(row)];
+    lines.extend(solver(row, refined));
+    lines.extend(numeric(row, refined));
+    let mut lines: Vec<Budget> = lines.into_iter().flatten().collect();
+    let square = |line: &Budget| line.mean_nats.map_or(0.0, |m| m * m);
+    let sum: f64 = lines.iter().map(square).sum();
+    let per_sample: f64 =
+        lines.iter().filter(|l| l.component != "data").filter_map(|l| l.sample_nats).map(|s| s * s).sum();
+    let left_out: Vec<&str> =
+        lines.iter().filter(|l| l.mean_nats.is_none()).map(|l| l.component.as_str()).collect();
+    let without = if left_out.is_empty() { String::new() } else { format!(", without {}", left_out.join(" and ")) };
+    let measured = format!("root of the sum of squares{without}; per sample without data");
+    let mut total = line(row, Component { name: "total", knob: "", measured }, row.n);
+    total.mean_nats = row.nats_stderr.map(|_| sum.sqrt());
+    total.sample_nats = Some(per_sample.sqrt());
+    lines.push(total);
+    let bits = row.bits_per_dim.map(|_| 1.0 / (dim.max(1) as f64 * std::f64::consts::LN_2));
+    for line in &mut lines {
+        line.share = line.mean_nats.filter(|_| sum > 0.0).map(|m| m * m / sum);
+        line.sample_bits_per_dim = line.sample_nats.zip(bits).map(|(v, b)| v * b);
+        line.mean_bits_per_dim = line.mean_nats.zip(bits).map(|(v, b)| v * b);
+        // More nats are fewer bits.
+        line.bias_bits_per_dim = line.bias_nats.zip(bits).map(|(v, b)| -v * b);
+    }
+    debug_assert!(n > 0.0);
+    lines
+}
+
+fn line(row: &Summary, component: Component, n: usize) -> Budget {
+    Budget {
+        model: row.model.clone(),
+        dataset: row.dataset.clone(),
+        estimator: row.estimator.clone(),
+        solver: row.solver.clone(),
+        component: component.name.to_owned(),
+        n,
+        sample_nats: None,
+        mean_nats: None,
+        share: None,
+        bias_nats: None,
+        bias_stderr: None,
+        sample_bits_per_dim: None,
+        mean_bits_per_dim: None,
+        bias_bits_per_dim: None,
+        observed_order: None,
+        knob: component.knob.to_owned(),
+        measured: component.measured,
+    }
+}
+
+/// Whether an estimator's values are drawn.
+fn is_random(row: &Summary) -> bool {
+    !matches!(row.kind.as_str(), "ode-exact" | "closed-form" | "learned" | "few-step")
+}
+
+fn probe(row: &Summary) -> Option<Budget> {
+    let measured = match (is_random(row), row.probe_stderr) {
+        (false, _) => return None,
+        (true, None) => "unknown: one probe or replicate shows no spread; it is inside `data`",
+        (true, Some(_)) => "root mean square of the standard errors over probes or replicates",
+    };
+    let component = Component { name: "probe", knob: "more probes, replicates or products", measured: measured.into() };
+    let mut line = line(row, component, row.n);
+    line.sample_nats = row.probe_stderr;
+    line.mean_nats = row.probe_stderr.map(|s| s / (row.n as f64).sqrt());
+    Some(line)
+}
+
+/// The spread over draws of noise, without the probes' that is in it.
+fn dequantization(row: &Summary) -> Option<Budget> {
+    if !matches!(row.bound.as_str(), "elbo" | "iw-elbo") {
+        return None;
+    }
+    let own = |spread: f64| (spread * spread - row.probe_stderr.map_or(0.0, |p| p * p)).max(0.0).sqrt();
+    let measured = match row.dequantization_stderr {
+        None => "unknown: one draw shows no spread; it is inside `data`".to_owned(),
+        Some(_) if is_random(row) && row.probe_stderr.is_none() => {
+            format!("spread over {} draws, with the probe's in it", row.draws)
+        }
+        Some(_) => format!("spread over {} draws of uniform noise, the probes' taken out", row.draws),
+    };
+    let component = Component { name: "dequantization", knob: "more draws: `dequantization`", measured };
+    let mut line = line(row, component, row.n);
+    line.sample_nats = row.dequantization_stderr.map(own);
+    line.mean_nats = line.sample_nats.map(|s| s / (row.n as f64).sqrt());
+    Some(line)
+}
+
+/// The finite test set: the standard error over samples, without the noise of probes and draws that is in it.
+fn data(row: &Summary) -> Option<Budget> {
+    let n = row.n as f64;
+    let noise: f64 = [probe(row), dequantization(row)]
+        .iter()
+        .flatten()
+        .filter_map(|l| l.mean_nats)
+        .map(|m| m * m)
+        .sum();
+    let measured = match row.nats_stderr {
+        None => "unknown: one sample",
+        Some(_) => "standard error over samples, the measured noise of probes and draws taken out",
+    };
+    let component = Component { name: "data", knob: "more samples", measured: measured.into() };
+    let mut line = line(row, component, row.n);
+    line.mean_nats = row.nats_stderr.map(|s| (s * s - noise).max(0.0).sqrt());
+    line.sample_nats = line.mean_nats.map(|m| m * n.sqrt());
+    Some(line)
+}
+
+/// From the same samples with finer steps, and with coarser ones for the order that is seen.
+fn solver(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
+    let pairs: Vec<(f64, f64, Option<f64>)> =
+        refined.iter().filter_map(|r| Some((r.log_likelihood?, r.finer?, r.coarser))).collect();
+    let first = refined.first().filter(|_| !pairs.is_empty())?;
+    // What is left of the difference's error at twice the steps is 2⁻ᵖ of the whole.
+    let whole = first.order.map_or(1.0, |p| 1.0 / (1.0 - 0.5f64.powi(p as i32)));
+    let errors: Vec<f64> = pairs.iter().map(|(base, finer, _)| (base - finer) * whole).collect();
+    let mean = stats::mean(&errors)?;
+    let steps: Vec<(f64, f64)> = pairs.iter().filter_map(|(b, f, c)| Some((c.as_ref()? - b, b - f))).collect();
+    let ratio = |p: &[(f64, f64)]| {
+        let rms = |pick: fn(&(f64, f64)) -> f64| stats::rms(&p.iter().map(pick).collect::<Vec<_>>());
+        Some((rms(|d| d.0)? / rms(|d| d.1)?).log2()).filter(|o| o.is_finite())
+    };
+    let measured = match first.order {
+        Some(p) => format!("difference to twice the steps, extrapolated at order {p}"),
+        None => "difference to tolerances ten times tighter".to_owned(),
+    };
+    let component = Component { name: "solver", knob: "more steps or a tighter tolerance", measured };
+    let mut line = line(row, component, errors.len());
+    line.observed_order = ratio(&steps);
+    line.sample_nats = stats::rms(&errors);
+    line.mean_nats = Some(mean.value.abs());
+    line.bias_nats = Some(mean.value);
+    line.bias_stderr = mean.stderr;
+    Some(line)
+}
+
+/// From the same samples moved by one rounding of float32, there and back: what is linear in the move cancels.
+fn numeric(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
+    let second: Vec<f64> =
+        refined.iter().filter_map(|r| Some(r.ahead? + r.behind? - 2.0 * r.log_likelihood?)).collect();
+    // Three roundings, of weights 1, 1 and −2.
+    let own = stats::rms(&second)? / 6f64.sqrt();
+    let measured = "second difference under moves of one rounding of float32, over √6: the random part alone";
+    let component = Component { name: "numeric", knob: "a network in float64", measured: measured.into() };
+    let mut line = line(row, component, second.len());
+    line.sample_nats = Some(own);
+    line.mean_nats = Some(own / (row.n as f64).sqrt());
+    Some(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A summary of `n` samples with these standard errors.
+    fn summary(kind: &str, n: usize, data: f64, probe: Option<f64>, draws: Option<f64>) -> Summary {
+        Summary {
+            model: "m".into(),
+            dataset: "d".into(),
+            estimator: "e".into(),
+            solver: "s".into(),
+            kind: kind.into(),
+            n,
+            nats: Some(-3.0),
+            nats_stderr: Some(data),
+            bits_per_dim: Some(1.0),
+            probe_stderr: probe,
+            dequantization_stderr: draws,
+            draws: if draws.is_some() { 4 } else { 1 },
+            bound: "elbo".into(),
+            ..Summary::default()
+        }
+    }
+
+    fn refined(i: usize, base: f64, finer: f64, coarser: Option<f64>, order: Option<u32>) -> Refined {
+        Refined {
+            model: "m".into(),
+            dataset: "d".into(),
+            estimator: "e".into(),
+            solver: "s".into(),
+            sample: i,
+            log_likelihood: Some(base),
+            finer: Some(finer),
+            coarser,
+            ahead: Some(base + 1e-4),
+            behind: Some(base - 1e-4 + 6e-6),
+            order,
+        }
+    }
+
+    fn budget(row: &Summary, again: &[Refined]) -> BTreeMap<String, Budget> {
+        let dims = BTreeMap::from([("m".to_owned(), 4)]);
+        lines(std::slice::from_ref(row), again, &dims).into_iter().map(|l| (l.component.clone(), l)).collect()
+    }
+
+    #[test]
+    fn components_add_up_to_the_whole() {
+        let row = summary("ode-stochastic", 100, 0.5, Some(3.0), Some(5.0));
+        let budget = budget(&row, &[]);
+        let mean = |name: &str| budget[name].mean_nats.expect(name);
+        assert!((mean("probe") - 0.3).abs() < 1e-14);
+        assert!((mean("dequantization") - 0.4).abs() < 1e-14, "5² − 3² = 4², over √100");
+        assert!(mean("data").abs() < 1e-7, "nothing is left of 0.5² − 0.3² − 0.4²");
+        assert!((mean("total") - 0.5).abs() < 1e-12);
+        let shares: f64 = ["probe", "dequantization", "data"].iter().filter_map(|n| budget[*n].share).sum();
+        assert!((shares - 1.0).abs() < 1e-12);
+        let bits = mean("probe") / (4.0 * std::f64::consts::LN_2);
+        assert!((budget["probe"].mean_bits_per_dim.expect("levels") - bits).abs() < 1e-15);
+    }
+
+    #[test]
+    fn what_is_not_known_has_no_number() {
+        let row = summary("ode-stochastic", 10, 0.5, None, None);
+        let unknown = budget(&row, &[]);
+        for name in ["probe", "dequantization"] {
+            assert_eq!((unknown[name].mean_nats, unknown[name].share), (None, None));
+            assert!(unknown[name].measured.contains("unknown"));
+            assert!(unknown["total"].measured.contains(name));
+        }
+        assert!(!unknown.contains_key("solver") && !unknown.contains_key("numeric"));
+        let exact = budget(&summary("ode-exact", 10, 0.5, None, None), &[]);
+        assert!(!exact.contains_key("probe"), "a deterministic estimator has no probes");
+        let alone = Summary { n: 1, nats_stderr: None, ..summary("ode-exact", 1, 0.5, None, None) };
+        assert_eq!(budget(&alone, &[])["total"].mean_nats, None);
+    }
+
+    /// Errors c·hᵖ on known steps: the budget finds c·hᵖ and p.
+    #[test]
+    fn step_doubling_recovers_a_known_error() {
+        let row = summary("ode-exact", 4, 0.5, None, None);
+        for p in [1u32, 2, 4] {
+            let error = |i: usize, h: f64| (1.0 + i as f64) * 1e-3 * h.powi(p as i32);
+            let again: Vec<Refined> = (0..4)
+                .map(|i| refined(i, error(i, 1.0), error(i, 0.5), Some(error(i, 2.0)), Some(p)))
+                .collect();
+            let line = &budget(&row, &again)["solver"];
+            assert!((line.bias_nats.expect("measured") - 2.5e-3).abs() < 1e-15, "order {p}");
+            assert!((line.sample_nats.expect("measured") - 1e-3 * 7.5f64.sqrt()).abs() < 1e-15, "order {p}");
+            assert!((line.observed_order.expect("measured") - f64::from(p)).abs() < 1e-9);
+            assert!(line.bias_bits_per_dim.expect("levels") < 0.0, "too many nats are too few bits");
+        }
+    }
+
+    #[test]
+    fn a_linear_move_is_no_rounding() {
+        let row = summary("ode-exact", 4, 0.5, None, None);
+        let again: Vec<Refined> = (0..4).map(|i| refined(i, -2.0, -2.0, None, None)).collect();
+        let line = &budget(&row, &again)["numeric"];
+        assert!((line.sample_nats.expect("measured") - 1e-6 * 6f64.sqrt()).abs() < 1e-12);
+        assert_eq!(line.n, 4);
+        assert_eq!(budget(&row, &again)["solver"].observed_order, None);
+    }
+}

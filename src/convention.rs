@@ -1,0 +1,241 @@
+//! Named conventions: the same log-likelihood as other programs would print it.
+//!
+//! Each is linear in log p, so a mean and its standard error go over exactly. A convention whose constants
+//! presume other data than a card's has no number there, and says why.
+
+use std::f64::consts::LN_2;
+
+/// What a convention depends on besides the log-likelihood.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Setting {
+    /// Numbers in one sample.
+    pub dim: usize,
+    /// The data's range in the model's coordinates.
+    pub range: Option<[f64; 2]>,
+    /// How many values the data were quantized to.
+    pub levels: Option<u32>,
+}
+
+/// value = scale · log p + offset, with log p in nats in the model's coordinates.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Linear {
+    pub scale: f64,
+    pub offset: f64,
+}
+
+impl Linear {
+    pub fn value(&self, log_likelihood: f64) -> f64 {
+        self.scale * log_likelihood + self.offset
+    }
+
+    /// The standard error of a value from that of the log-likelihood.
+    pub fn stderr(&self, stderr: f64) -> f64 {
+        self.scale.abs() * stderr
+    }
+}
+
+/// One way to print a log-likelihood.
+pub struct Convention {
+    pub name: &'static str,
+    pub unit: &'static str,
+    /// log p is in nats, in the model's own coordinates; D the numbers in one sample.
+    pub formula: &'static str,
+    /// The public code that it was read from, or what defines it.
+    pub source: &'static str,
+    /// What that code does besides the formula, which a number of this program does not repeat.
+    pub protocol: &'static str,
+    linear: fn(&Setting) -> Result<Linear, String>,
+}
+
+impl Convention {
+    /// The convention called `name`.
+    pub fn named(name: &str) -> Option<&'static Convention> {
+        ALL.iter().find(|c| c.name == name)
+    }
+
+    /// The convention in a setting.
+    ///
+    /// # Errors
+    /// Why it does not apply there.
+    pub fn of(&self, setting: &Setting) -> Result<Linear, String> {
+        (self.linear)(setting)
+    }
+}
+
+/// Every convention, our own units first.
+pub const ALL: &[Convention] = &[
+    Convention {
+        name: "nats",
+        unit: "nats",
+        formula: "log p",
+        source: "the natural logarithm of the model's density",
+        protocol: "",
+        linear: |_| Ok(Linear { scale: 1.0, offset: 0.0 }),
+    },
+    Convention {
+        name: "nats-per-dim",
+        unit: "nats/dim",
+        formula: "(−log p) / D",
+        source: "the negative log-density per number",
+        protocol: "",
+        linear: |s| Ok(Linear { scale: -1.0 / s.dim as f64, offset: 0.0 }),
+    },
+    Convention {
+        name: "bits-per-dim",
+        unit: "bits/dim",
+        formula: "(−log p) / (D ln 2) + log2(levels / (hi − lo))",
+        source: "the change of variables from one level's width to the model's coordinates",
+        protocol: "",
+        linear: |s| {
+            let (Some([low, high]), Some(levels)) = (s.range, s.levels) else {
+                return Err("the card names no `data: {range, levels}`: the data are not quantized".to_owned());
+            };
+            Ok(bits(s, (f64::from(levels) / (high - low)).log2()))
+        },
+    },
+    Convention {
+        name: "score_sde",
+        unit: "bits/dim",
+        formula: "(−log p) / (D ln 2) + 7 − inverse_scaler(−1)",
+        source: "yang-song/score_sde_pytorch, likelihood.py",
+        protocol: "RK45 at rtol = atol = 1e-5 with one error norm for the whole batch, time cut at 1e-5, one fixed \
+                   Rademacher probe per image, five passes over the test set with fresh uniform noise",
+        linear: |s| {
+            bytes(s)?;
+            match s.range {
+                Some([-1.0, 1.0]) => Ok(bits(s, 7.0)),
+                Some([0.0, 1.0]) => Ok(bits(s, 8.0)),
+                range => Err(format!("its scalers know data in [-1, 1] and [0, 1], not {}", shown(range))),
+            }
+        },
+    },
+    Convention {
+        name: "ffjord",
+        unit: "bits/dim",
+        formula: "−(log p_y / D − ln 256) / ln 2, with log p_y = log p + D ln(hi − lo) the density of y in [0, 1]",
+        source: "rtqichen/ffjord, train_cnf.py",
+        protocol: "(255 y + u) / 256 as dequantization, a logit layer inside the model, the mean of batch means",
+        linear: |s| {
+            bytes(s)?;
+            let [low, high] = s.range.ok_or("the card names no range")?;
+            Ok(bits(s, 8.0 - (high - low).log2()))
+        },
+    },
+    Convention {
+        name: "f2d2",
+        unit: "bits/dim",
+        formula: "−(log p + D ln 2 − D ln 256) / (D ln 2)",
+        source: "Keely-Ai/F2D2, nll.py",
+        protocol: "few-step Euler with a learned divergence times 20000, y clamped to [0, 1], the mean of batch means",
+        linear: |s| {
+            bytes(s)?;
+            match s.range {
+                Some([-1.0, 1.0]) => Ok(bits(s, 7.0)),
+                range => Err(format!("its constants presume data in [-1, 1], not {}", shown(range))),
+            }
+        },
+    },
+    Convention {
+        name: "flow_matching",
+        unit: "nats",
+        formula: "log p",
+        source: "facebookresearch/flow_matching, flow_matching/solver/ode_solver.py, compute_likelihood",
+        protocol: "one fixed Rademacher probe unless `exact_divergence`; dequantization and bits/dim are the caller's",
+        linear: |_| Ok(Linear { scale: 1.0, offset: 0.0 }),
+    },
+];
+
+fn bits(s: &Setting, offset: f64) -> Linear {
+    Linear { scale: -1.0 / (s.dim as f64 * LN_2), offset }
+}
+
+/// Constants of 8 bits hold for 256 levels alone.
+fn bytes(s: &Setting) -> Result<(), String> {
+    match s.levels {
+        Some(256) => Ok(()),
+        Some(levels) => Err(format!("its constants presume 256 levels, and these data have {levels}")),
+        None => Err("its constants presume 256 levels, and the card names none: the data are not quantized".to_owned()),
+    }
+}
+
+fn shown(range: Option<[f64; 2]>) -> String {
+    range.map_or("an unknown range".to_owned(), |[low, high]| format!("[{low}, {high}]"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_in(range: [f64; 2]) -> Setting {
+        Setting { dim: 3072, range: Some(range), levels: Some(256) }
+    }
+
+    fn value(name: &str, setting: &Setting, log_likelihood: f64) -> Option<f64> {
+        Some(Convention::named(name).expect(name).of(setting).ok()?.value(log_likelihood))
+    }
+
+    /// T8: uniform bytes under the density of ½ per dimension on [−1, 1] are eight bits in every convention of bits.
+    #[test]
+    fn uniform_bytes_are_eight_bits() {
+        let d = 3072.0;
+        for (range, each) in [([-1.0, 1.0], 0.5f64), ([0.0, 1.0], 1.0), ([0.0, 256.0], 1.0 / 256.0)] {
+            let (setting, log_p) = (bytes_in(range), d * each.ln());
+            for convention in ALL.iter().filter(|c| c.unit == "bits/dim") {
+                let Ok(linear) = convention.of(&setting) else { continue };
+                assert!((linear.value(log_p) - 8.0).abs() < 1e-12, "{} {range:?}", convention.name);
+            }
+            assert!(value("bits-per-dim", &setting, log_p).is_some() && value("ffjord", &setting, log_p).is_some());
+        }
+    }
+
+    /// T8: the standard normal law, with E x² = 1/3: 1.566197 bits of density and 7 of offset.
+    #[test]
+    fn a_normal_density_has_its_known_bits() {
+        let setting = Setting { dim: 1, ..bytes_in([-1.0, 1.0]) };
+        let log_p = -(0.5 * (2.0 * std::f64::consts::PI).ln() + 1.0 / 6.0);
+        for name in ["bits-per-dim", "score_sde", "ffjord", "f2d2"] {
+            let got = value(name, &setting, log_p).expect(name);
+            assert!((got - 8.566_197).abs() < 1e-6, "{name}: {got}");
+        }
+        assert_eq!(value("nats-per-dim", &setting, log_p), Some(-log_p));
+        assert_eq!(value("flow_matching", &setting, log_p), Some(log_p));
+    }
+
+    /// What the public code computes, written out as it stands there.
+    #[test]
+    fn formulas_are_those_of_the_public_code() {
+        let (d, log_p) = (3072.0, -4321.5f64);
+        let ln = |v: f64| v.ln();
+        for (range, inverse_scaled) in [([-1.0, 1.0], 0.0), ([0.0, 1.0], -1.0)] {
+            let theirs = -log_p / ln(2.0) / d + (7.0 - inverse_scaled);
+            let ours = value("score_sde", &bytes_in(range), log_p).expect("applies");
+            assert!((ours - theirs).abs() < 1e-12, "{range:?}: {ours} {theirs}");
+        }
+        let f2d2 = -((log_p + d * ln(2.0) - d * ln(256.0)) / (d * ln(2.0)));
+        assert!((value("f2d2", &bytes_in([-1.0, 1.0]), log_p).expect("applies") - f2d2).abs() < 1e-12);
+        // Their flow ends in [0, 1]; that of a model on [−1, 1] is half as dense per dimension.
+        let ffjord = -((log_p + d * ln(2.0)) / d - ln(256.0)) / ln(2.0);
+        assert!((value("ffjord", &bytes_in([-1.0, 1.0]), log_p).expect("applies") - ffjord).abs() < 1e-12);
+    }
+
+    #[test]
+    fn constants_are_not_carried_to_other_data() {
+        let digits = Setting { dim: 64, range: Some([-1.0, 1.0]), levels: Some(17) };
+        let plane = Setting { dim: 2, range: None, levels: None };
+        for name in ["score_sde", "ffjord", "f2d2"] {
+            let why = |s: &Setting| Convention::named(name).expect(name).of(s).expect_err(name);
+            assert!(why(&digits).contains("17"), "{name}");
+            assert!(why(&plane).contains("not quantized"), "{name}");
+        }
+        assert_eq!(value("f2d2", &bytes_in([0.0, 1.0]), -1.0), None);
+        assert_eq!(value("score_sde", &bytes_in([0.0, 255.0]), -1.0), None);
+        assert_eq!(value("bits-per-dim", &plane, -1.0), None);
+        assert!((value("bits-per-dim", &digits, 0.0).expect("levels") - 8.5f64.log2()).abs() < 1e-15);
+    }
+
+    #[test]
+    fn errors_scale_with_the_unit() {
+        let linear = Convention::named("score_sde").expect("listed").of(&bytes_in([-1.0, 1.0])).expect("applies");
+        assert!((linear.stderr(3072.0 * LN_2) - 1.0).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,317 @@
+//! Dequantization: how integers become reals, and what the mean over several draws bounds.
+//!
+//! With u uniform in a cell of the lattice, log P(X) = log ∫ p(X + u) du ≥ E_u log p(X + u) (Jensen): one draw, or
+//! the mean of several, is an `elbo` of the discrete log-probability. The logarithm of the mean of K densities,
+//! `iw-elbo`, is tighter and approaches log P(X) as K grows (Burda, Grosse & Salakhutdinov, 2016; for
+//! dequantization Hoogeboom, Cohen & Tomczak, 2020). Noise that a model learned (variational dequantization) needs
+//! a network of its own, which cards do not have.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::divergence::Divergence;
+use crate::likelihood::Row;
+use crate::num::key::{SampleId, drawn, of_draw};
+use crate::num::stats::{self, Estimate};
+use crate::registry;
+use crate::solve::Status;
+
+registry! {
+    /// The dequantizations, as `dequantization:` and `--dequantization` name them.
+    pub enum Dequantization: Draws {
+        "uniform" => Uniform(Uniform),
+        "importance" => Importance(Importance),
+    }
+}
+
+/// What becomes of several uniform draws of one sample.
+pub trait Draws: Sync {
+    /// How many there are, each at an address of its own.
+    fn draws(&self) -> usize;
+
+    /// What their combination is: the column `bound`.
+    fn bound(&self) -> &'static str;
+
+    /// The sample's number from the log-densities of its draws, in nats, and its standard error over them.
+    fn combine(&self, log_densities: &[f64]) -> Option<Estimate>;
+
+    /// Whether the combination is linear, so that zero-mean noise of an estimator stays zero in the mean.
+    fn is_linear(&self) -> bool;
+}
+
+/// The mean of `repeats` log-densities: a lower bound of log P(X) in expectation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Uniform {
+    pub repeats: usize,
+}
+
+impl Default for Uniform {
+    fn default() -> Self {
+        Uniform { repeats: 1 }
+    }
+}
+
+impl Draws for Uniform {
+    fn draws(&self) -> usize {
+        self.repeats
+    }
+
+    fn bound(&self) -> &'static str {
+        ELBO
+    }
+
+    fn combine(&self, log_densities: &[f64]) -> Option<Estimate> {
+        stats::mean(log_densities)
+    }
+
+    fn is_linear(&self) -> bool {
+        true
+    }
+}
+
+/// The logarithm of the mean of `draws` densities: never below the mean of their logarithms.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Importance {
+    pub draws: usize,
+}
+
+impl Default for Importance {
+    fn default() -> Self {
+        Importance { draws: 8 }
+    }
+}
+
+impl Draws for Importance {
+    fn draws(&self) -> usize {
+        self.draws
+    }
+
+    fn bound(&self) -> &'static str {
+        "iw-elbo"
+    }
+
+    /// The standard error is the delta method's: sd(w)/(√K · mean w) of the weights w.
+    fn combine(&self, log_densities: &[f64]) -> Option<Estimate> {
+        let top = log_densities.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = log_densities.iter().map(|l| (l - top).exp()).collect();
+        let mean = stats::mean(&weights)?;
+        let stderr = mean.stderr.map(|e| e / mean.value);
+        Some(Estimate { value: top + mean.value.ln(), stderr, n: mean.n })
+    }
+
+    fn is_linear(&self) -> bool {
+        false
+    }
+}
+
+/// Most draws of one sample.
+const MOST: usize = 10_000;
+
+/// What a number of one uniform draw, or of the mean of several, bounds.
+pub const ELBO: &str = "elbo";
+
+/// What a number is where nothing was dequantized: the density at the given point.
+pub const DENSITY: &str = "density";
+
+impl Dequantization {
+    /// The suffix that tells a dataset's rows from those of the same file under another dequantization.
+    pub fn suffix(&self) -> String {
+        match self {
+            Dequantization::Uniform(u) => format!("[{} draws]", u.repeats),
+            Dequantization::Importance(i) => format!("[importance, {} draws]", i.draws),
+        }
+    }
+
+    /// Refuses numbers of draws and estimators that make no sense, by their key.
+    ///
+    /// # Errors
+    /// A sentence with the key and what would be right.
+    pub fn check(&self, estimators: &[Divergence]) -> Result<(), String> {
+        if !(1..=MOST).contains(&self.draws()) {
+            let key = if self.is_linear() { "repeats" } else { "draws" };
+            return Err(format!("{}: {key} is {}, expected 1 to {MOST}", self.name(), self.draws()));
+        }
+        match estimators.iter().find(|e| e.is_random() && !self.is_linear()) {
+            Some(random) => Err(format!(
+                "{}: `{}` is random, and the logarithm of a mean of exponentials turns its noise into a bias upwards, \
+                 so that the number would bound nothing; expected a deterministic estimator such as `exact`, or \
+                 `{{uniform: {{repeats: {}}}}}`",
+                self.name(),
+                random.label(),
+                self.draws()
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Addresses of all draws of the samples; draw 0 is the sample's own.
+    pub fn addresses(&self, samples: &[SampleId]) -> Vec<SampleId> {
+        let draws = self.draws() as u64;
+        samples.iter().flat_map(|s| (0..draws).map(|d| drawn(*s, d))).collect()
+    }
+
+    /// One row per estimator and sample from the rows of its draws, in the order of estimators and samples.
+    ///
+    /// Costs are summed. `stderr` is the probes' own error of the combination: draws have probes of their own, so
+    /// it falls as they become more. A sample with a draw that did not end well has that status and no numbers.
+    pub fn combine(&self, rows: Vec<Row>) -> Vec<Row> {
+        let mut groups: BTreeMap<(usize, SampleId), Vec<Row>> = BTreeMap::new();
+        for row in rows {
+            groups.entry((row.estimator, of_draw(row.sample).0)).or_default().push(row);
+        }
+        groups.into_iter().map(|((_, sample), rows)| self.one(sample, &rows)).collect()
+    }
+
+    fn one(&self, sample: SampleId, rows: &[Row]) -> Row {
+        let sum = |f: fn(&Row) -> u64| rows.iter().map(f).sum::<u64>();
+        let seconds = |f: fn(&Row) -> f64| rows.iter().map(f).sum::<f64>();
+        let all = |f: fn(&Row) -> Option<f64>| rows.iter().map(f).collect::<Option<Vec<f64>>>();
+        let status = rows.iter().map(|r| r.status).find(|s| *s != Status::Ok).unwrap_or(Status::Ok);
+        let value = all(|r| r.log_likelihood).filter(|_| status == Status::Ok).and_then(|l| self.combine_values(&l));
+        // Terms of a sum average as the sum does; the importance bound is no sum of such terms.
+        let mean = |f: fn(&Row) -> Option<f64>| {
+            let terms = all(f).filter(|_| value.is_some() && (self.is_linear() || rows.len() == 1));
+            terms.and_then(|t| stats::mean(&t)).map(|e| e.value)
+        };
+        let probes = all(|r| r.stderr).filter(|_| value.is_some());
+        Row {
+            estimator: rows[0].estimator,
+            sample,
+            log_likelihood: value.map(|e| e.value),
+            stderr: probes.map(|s| s.iter().map(|v| v * v).sum::<f64>().sqrt() / s.len() as f64),
+            dequantization_stderr: value.and_then(|e| e.stderr),
+            prior_log_density: mean(|r| r.prior_log_density),
+            divergence_integral: mean(|r| r.divergence_integral),
+            evaluations: sum(|r| r.evaluations),
+            jvps: sum(|r| r.jvps),
+            head_calls: sum(|r| r.head_calls),
+            status,
+            path_seconds: seconds(|r| r.path_seconds),
+            divergence_seconds: seconds(|r| r.divergence_seconds),
+        }
+    }
+
+    fn combine_values(&self, values: &[f64]) -> Option<Estimate> {
+        Draws::combine(&**self, values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(spec: &str) -> Dequantization {
+        serde_yaml::from_str(spec).expect(spec)
+    }
+
+    fn row(sample: SampleId, value: f64, stderr: Option<f64>) -> Row {
+        Row {
+            estimator: 0,
+            sample,
+            log_likelihood: Some(value),
+            stderr,
+            dequantization_stderr: None,
+            prior_log_density: Some(value - 1.0),
+            divergence_integral: Some(1.0),
+            evaluations: 10,
+            jvps: 3,
+            head_calls: 0,
+            status: Status::Ok,
+            path_seconds: 0.5,
+            divergence_seconds: 0.25,
+        }
+    }
+
+    #[test]
+    fn every_name_reads_back_as_itself() {
+        for one in Dequantization::defaults() {
+            let text = serde_json::to_string(&one).expect("serializes");
+            assert_eq!(serde_json::from_str::<Dequantization>(&text).expect("reads back"), one);
+            assert_eq!(read(one.name()), one);
+        }
+    }
+
+    /// T8's neighbours: with one draw all bounds are one number, with more the importance bound is the higher.
+    #[test]
+    fn the_importance_bound_lies_above_the_mean_and_below_the_best_draw() {
+        let values = [-3.0, -1.5, -2.25, -7.0, -1.75];
+        for one in Dequantization::defaults() {
+            let alone = one.combine_values(&values[..1]).expect("one draw");
+            assert_eq!((alone.value, alone.stderr), (-3.0, None), "{}", one.name());
+        }
+        for n in 2..=values.len() {
+            let mean = read("uniform").combine_values(&values[..n]).expect("draws").value;
+            let bound = read("importance").combine_values(&values[..n]).expect("draws").value;
+            let best = values[..n].iter().copied().fold(f64::MIN, f64::max);
+            assert!(mean < bound && bound < best, "{n}: {mean} {bound} {best}");
+        }
+        let direct = (values.iter().map(|v: &f64| v.exp()).sum::<f64>() / 5.0).ln();
+        assert!((read("importance").combine_values(&values).expect("draws").value - direct).abs() < 1e-14);
+        // No overflow and no underflow where log-densities are those of images.
+        let far = values.map(|v| v - 1e5);
+        assert!((read("importance").combine_values(&far).expect("draws").value + 1e5 - direct).abs() < 1e-9);
+    }
+
+    /// For log-densities of a known law N(m, s²) the mean's error is s/√R and the delta method's is honest.
+    #[test]
+    fn errors_over_draws_are_those_of_a_known_law() {
+        use crate::num::key::{Key, Purpose};
+        let (s, draws, trials) = (0.3, 64, 2000);
+        for (one, truth) in [("uniform", 0.0), ("importance", s * s / 2.0)] {
+            let mut inside = 0;
+            let mut reported = 0.0;
+            for trial in 0..trials {
+                let z = Key { seed: 5 }.normal(Purpose::Check, trial, 0, draws) * s;
+                let e = read(one).combine_values(z.as_slice().expect("a vector")).expect("draws");
+                let stderr = e.stderr.expect("more than one");
+                reported += stderr / f64::from(trials as u32);
+                inside += usize::from((e.value - truth).abs() < stats::Z95 * stderr);
+            }
+            let share = inside as f64 / trials as f64;
+            assert!((0.925..0.97).contains(&share), "{one}: {share}");
+            assert!((reported / (s / 8.0) - 1.0).abs() < 0.06, "{one}: {reported}");
+        }
+    }
+
+    #[test]
+    fn draws_become_one_row_per_sample() {
+        let spec = read("{uniform: {repeats: 2}}");
+        let ids = spec.addresses(&[7, 8]);
+        assert_eq!(ids.iter().map(|i| of_draw(*i)).collect::<Vec<_>>(), [(7, 0), (7, 1), (8, 0), (8, 1)]);
+        assert_eq!(ids[0], 7);
+        let values = [-1.0, -3.0, -5.0, -9.0];
+        let mut rows: Vec<Row> = ids.iter().zip(values).map(|(i, v)| row(*i, v, Some(0.4))).collect();
+        rows.reverse();
+        let out = spec.combine(rows.clone());
+        assert_eq!(
+            out.iter().map(|r| (r.sample, r.log_likelihood)).collect::<Vec<_>>(),
+            [(7, Some(-2.0)), (8, Some(-7.0))]
+        );
+        let first = &out[0];
+        assert_eq!((first.evaluations, first.jvps, first.path_seconds), (20, 6, 1.0));
+        assert_eq!(first.prior_log_density.zip(first.divergence_integral), Some((-3.0, 1.0)));
+        assert!((first.stderr.expect("probes") - 0.4 / 2f64.sqrt()).abs() < 1e-15);
+        assert!((first.dequantization_stderr.expect("draws") - 1.0).abs() < 1e-15);
+        rows[0].status = Status::MaxSteps;
+        rows[0].log_likelihood = None;
+        let broken = spec.combine(rows);
+        assert_eq!((broken[1].status, broken[1].log_likelihood, broken[1].stderr), (Status::MaxSteps, None, None));
+        assert_eq!(broken[0].status, Status::Ok);
+    }
+
+    #[test]
+    fn random_estimators_have_no_importance_bound() {
+        let estimators = |text: &str| serde_yaml::from_str::<Vec<Divergence>>(text).expect(text);
+        let importance = read("importance");
+        assert!(importance.check(&estimators("[exact, closed-form, {learned: {head: a}}]")).is_ok());
+        for random in ["hutchinson", "hutch++", "finite-difference"] {
+            let message = importance.check(&estimators(&format!("[exact, {random}]"))).expect_err(random);
+            assert!(message.contains(random) && message.contains("repeats: 8"), "{message}");
+            assert!(read("uniform").check(&estimators(&format!("[{random}]"))).is_ok());
+        }
+        assert!(read("{uniform: {repeats: 0}}").check(&[]).expect_err("none").contains("repeats"));
+    }
+}

@@ -1,0 +1,249 @@
+//! The frontier: what each estimator must spend for a wanted accuracy, and which is the cheapest.
+//!
+//! Where an estimator averages K independent probes or replicates, its variance falls as 1/K exactly, so one
+//! measured run tells the cost of any accuracy. Where it does not, a number is only what was measured: a learned
+//! divergence does not come nearer to the truth by being asked again.
+
+use std::collections::BTreeMap;
+
+use crate::num::stats::Z95;
+use crate::rows::{Frontier, Summary};
+
+/// Wanted standard errors; in bits/dim as well where these are defined.
+const TARGETS: [f64; 3] = [1.0, 0.1, 0.01];
+
+/// What an estimator averages: `probes` or `replicates`, and how many.
+pub type Averages = BTreeMap<String, (String, usize)>;
+
+/// What is known of one estimator in one group.
+struct Known<'a> {
+    row: &'a Summary,
+    /// Its error per sample, nats.
+    error: f64,
+    basis: Basis,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Basis {
+    /// No error but the solver's.
+    Exact,
+    /// The variance falls as 1/K.
+    Averaged(usize),
+    /// What was measured against a deterministic reference, with no way to less.
+    Measured,
+    Unknown,
+}
+
+/// Every wanted accuracy for every estimator; `averages` by the estimators' labels, `dims` by model.
+pub fn lines(summaries: &[Summary], averages: &Averages, dims: &BTreeMap<String, usize>) -> Vec<Frontier> {
+    let mut groups: Vec<Vec<&Summary>> = Vec::new();
+    for row in summaries.iter().filter(|row| row.n > 0) {
+        let same = |g: &&mut Vec<&Summary>| (&g[0].model, &g[0].dataset, &g[0].solver) == (&row.model, &row.dataset, &row.solver);
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(row),
+            None => groups.push(vec![row]),
+        }
+    }
+    groups.iter().flat_map(|group| of_group(group, averages, dims)).collect()
+}
+
+fn of_group(group: &[&Summary], averages: &Averages, dims: &BTreeMap<String, usize>) -> Vec<Frontier> {
+    let truth = group.iter().find(|row| row.estimator == row.reference);
+    let certain = truth.is_some_and(|row| matches!(row.kind.as_str(), "ode-exact" | "closed-form"));
+    let known: Vec<Known> = group.iter().map(|row| known(row, averages, certain)).collect();
+    let dim = dims.get(&group[0].model).copied().unwrap_or(0);
+    let mut units = vec![("nats", 1.0)];
+    if group.iter().any(|row| row.bits_per_dim.is_some()) && dim > 0 {
+        units.push(("bits/dim", dim as f64 * std::f64::consts::LN_2));
+    }
+    let mut lines = Vec::new();
+    for (unit, nats) in units {
+        for target in TARGETS {
+            for scope in ["sample", "mean"] {
+                let mut rows: Vec<Frontier> =
+                    known.iter().map(|k| line(k, averages, scope, (target, unit, nats))).collect();
+                mark(&mut rows);
+                lines.append(&mut rows);
+            }
+        }
+    }
+    lines
+}
+
+fn known<'a>(row: &'a Summary, averages: &Averages, certain: bool) -> Known<'a> {
+    let against = row.rmse.filter(|_| certain);
+    let (error, basis) = match (row.kind.as_str(), averages.get(&row.estimator)) {
+        ("ode-exact" | "closed-form", _) => (Some(0.0), Basis::Exact),
+        ("ode-stochastic", Some((_, units))) => (row.probe_stderr.or(against), Basis::Averaged(*units)),
+        _ => (against, Basis::Measured),
+    };
+    Known { row, error: error.unwrap_or(f64::NAN), basis: if error.is_some() { basis } else { Basis::Unknown } }
+}
+
+fn line(known: &Known, averages: &Averages, scope: &str, (target, unit, nats): (f64, &str, f64)) -> Frontier {
+    let row = known.row;
+    // Probes are drawn anew for every sample, so their error in the mean falls with n; a bias does not.
+    let error = match (scope, known.basis) {
+        ("mean", Basis::Measured) => row.bias.zip(row.bias_stderr).map(|(b, s)| b.abs() + Z95 * s),
+        ("mean", _) => Some(known.error / (row.n as f64).sqrt()),
+        _ => Some(known.error),
+    };
+    let error = error.filter(|e| e.is_finite()).map(|e| e / nats);
+    let units = match (known.basis, error) {
+        (Basis::Averaged(k), Some(e)) => Some((k as f64 * (e / target).powi(2)).ceil().max(1.0)),
+        _ => None,
+    };
+    // The cost of a run that averages `factor` times as much over the same path.
+    let (factor, basis) = match (known.basis, error) {
+        (Basis::Unknown, _) | (_, None) => (None, "unknown"),
+        (Basis::Exact, _) => (Some(1.0), "exact"),
+        (Basis::Averaged(k), _) => (units.map(|u| u / k as f64), "1/K"),
+        (Basis::Measured, Some(e)) if e <= target => (Some(1.0), "measured"),
+        (Basis::Measured, _) => (None, "out of reach"),
+    };
+    let share = if row.cost > 0.0 { row.evaluations / row.cost } else { 1.0 };
+    let path = row.seconds_per_sample * share;
+    let own = row.seconds_per_sample - path;
+    let variance = (known.error * known.error).is_finite().then_some(known.error * known.error);
+    Frontier {
+        model: row.model.clone(),
+        dataset: row.dataset.clone(),
+        solver: row.solver.clone(),
+        estimator: row.estimator.clone(),
+        kind: row.kind.clone(),
+        scope: scope.to_owned(),
+        target,
+        unit: unit.to_owned(),
+        n: row.n,
+        error,
+        basis: basis.to_owned(),
+        averages: averages.get(&row.estimator).filter(|_| units.is_some()).map_or(String::new(), |a| a.0.clone()),
+        needed: units.filter(|_| factor.is_some()),
+        jvps: factor.map(|f| row.jvps * f),
+        head_calls: factor.map(|_| row.head_calls),
+        fewest_jvps: false,
+        seconds: factor.map(|f| path + own * f),
+        least_seconds: false,
+        variance_jvps: variance.map(|v| v * row.jvps),
+        variance_seconds: variance.map(|v| v * own),
+    }
+}
+
+/// Marks the cheapest of one accuracy, in products and in measured time.
+fn mark(rows: &mut [Frontier]) {
+    let least = |cost: fn(&Frontier) -> Option<f64>, rows: &[Frontier]| {
+        let reached = (0..rows.len()).filter(|i| cost(&rows[*i]).is_some() && rows[*i].kind != "closed-form");
+        reached.min_by(|a, b| cost(&rows[*a]).unwrap_or(f64::MAX).total_cmp(&cost(&rows[*b]).unwrap_or(f64::MAX)))
+    };
+    if let Some(i) = least(|r| r.jvps, rows) {
+        rows[i].fewest_jvps = true;
+    }
+    if let Some(i) = least(|r| r.seconds, rows) {
+        rows[i].least_seconds = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary(estimator: &str, kind: &str, jvps: f64, seconds: f64) -> Summary {
+        Summary {
+            model: "m".into(),
+            dataset: "d".into(),
+            solver: "s".into(),
+            estimator: estimator.into(),
+            kind: kind.into(),
+            reference: "exact".into(),
+            n: 100,
+            nats: Some(-3.0),
+            evaluations: 10.0,
+            cost: 10.0 * seconds,
+            seconds_per_sample: seconds,
+            jvps,
+            ..Summary::default()
+        }
+    }
+
+    fn group() -> Vec<Summary> {
+        vec![
+            summary("exact", "ode-exact", 640.0, 11.0),
+            Summary { probe_stderr: Some(0.2), ..summary("hutchinson(probes=4)", "ode-stochastic", 40.0, 2.0) },
+            Summary {
+                rmse: Some(0.3),
+                bias: Some(0.05),
+                bias_stderr: Some(0.01),
+                head_calls: 10.0,
+                ..summary("learned(stad)", "learned", 0.0, 1.5)
+            },
+        ]
+    }
+
+    fn all(rows: &[Summary]) -> Vec<Frontier> {
+        let averages = BTreeMap::from([("hutchinson(probes=4)".to_owned(), ("probes".to_owned(), 4))]);
+        lines(rows, &averages, &BTreeMap::from([("m".to_owned(), 64)]))
+    }
+
+    fn find<'a>(lines: &'a [Frontier], estimator: &str, scope: &str, target: f64) -> &'a Frontier {
+        let same = |l: &&Frontier| l.estimator.starts_with(estimator) && l.scope == scope && l.target == target;
+        lines.iter().find(same).expect("a line")
+    }
+
+    #[test]
+    fn probes_are_extrapolated_and_biases_are_not() {
+        let lines = all(&group());
+        // 0.2 with 4 probes: 0.1 takes 16, 0.01 takes 1600, and 1 still takes one.
+        for (target, probes) in [(1.0, 1.0), (0.1, 16.0), (0.01, 1600.0)] {
+            let line = find(&lines, "hutchinson", "sample", target);
+            assert_eq!((line.needed, line.basis.as_str(), line.averages.as_str()), (Some(probes), "1/K", "probes"));
+            assert_eq!(line.jvps, Some(10.0 * probes));
+            // One second is the path's, one is that of four probes.
+            assert!((line.seconds.expect("measured") - (1.0 + probes / 4.0)).abs() < 1e-9);
+        }
+        // In the mean of 100 samples the same run is ten times as good.
+        assert_eq!(find(&lines, "hutchinson", "mean", 0.01).needed, Some(16.0));
+        for (scope, target, reached) in
+            [("sample", 1.0, true), ("sample", 0.1, false), ("mean", 0.1, true), ("mean", 0.01, false)]
+        {
+            let line = find(&lines, "learned", scope, target);
+            assert_eq!(line.jvps.is_some(), reached, "{scope} {target}");
+            assert_eq!(line.basis, if reached { "measured" } else { "out of reach" });
+        }
+        assert_eq!(find(&lines, "exact", "sample", 0.01).jvps, Some(640.0));
+    }
+
+    #[test]
+    fn the_cheapest_is_marked_once_per_accuracy() {
+        let lines = all(&group());
+        let cheapest = |scope: &str, target: f64, by: fn(&Frontier) -> bool| -> Vec<String> {
+            let here = lines.iter().filter(|l| l.scope == scope && l.target == target && by(l));
+            here.map(|l| l.estimator.clone()).collect()
+        };
+        assert_eq!(cheapest("sample", 1.0, |l| l.fewest_jvps), ["learned(stad)"]);
+        assert_eq!(cheapest("sample", 0.1, |l| l.fewest_jvps), ["hutchinson(probes=4)"]);
+        assert_eq!(cheapest("sample", 0.01, |l| l.fewest_jvps), ["exact"]);
+        assert_eq!(cheapest("sample", 0.01, |l| l.least_seconds), ["exact"]);
+        assert_eq!(cheapest("sample", 0.1, |l| l.least_seconds), ["hutchinson(probes=4)"]);
+    }
+
+    #[test]
+    fn without_a_certain_reference_an_unknown_error_stays_unknown() {
+        let mut rows = group();
+        rows.remove(0);
+        rows.iter_mut().for_each(|r| r.reference = "hutchinson(probes=4)".to_owned());
+        rows[0].probe_stderr = None;
+        let lines = all(&rows);
+        assert!(lines.iter().all(|l| l.basis == "unknown" && l.jvps.is_none() && !l.fewest_jvps));
+    }
+
+    #[test]
+    fn bits_are_targets_where_they_are_defined() {
+        assert!(all(&group()).iter().all(|l| l.unit == "nats"));
+        let mut rows = group();
+        rows.iter_mut().for_each(|r| r.bits_per_dim = Some(3.0));
+        let lines = all(&rows);
+        let line = lines.iter().find(|l| l.unit == "bits/dim" && l.scope == "sample" && l.kind == "ode-stochastic");
+        let error = line.and_then(|l| l.error).expect("an error");
+        assert!((error - 0.2 / (64.0 * std::f64::consts::LN_2)).abs() < 1e-15);
+    }
+}

@@ -1,0 +1,61 @@
+//! The same solver with finer or coarser steps: what a solver's error is measured with.
+
+use super::Solver;
+
+/// By how much a tolerance is divided where steps are chosen by it.
+pub const TIGHTER: f64 = 10.0;
+
+/// A solver with twice the steps of a fixed grid, or with tolerances divided by [`TIGHTER`].
+pub fn finer(solver: &Solver) -> Option<Solver> {
+    changed(solver, |steps| Some(steps * 2), |tolerance| tolerance / TIGHTER)
+}
+
+/// A solver with half the steps; `None` where they cannot be halved, or where tolerances choose them.
+pub fn coarser(solver: &Solver) -> Option<Solver> {
+    let half = |steps: u64| (steps >= 2 && steps % 2 == 0).then_some(steps / 2);
+    solver.evaluations()?;
+    changed(solver, half, |tolerance| tolerance)
+}
+
+/// Whoever has `steps`, or `rtol` and `atol`, among its parameters is refined by them; no kind is named here.
+fn changed(
+    solver: &Solver,
+    steps: impl Fn(u64) -> Option<u64>,
+    tolerance: impl Fn(f64) -> f64,
+) -> Option<Solver> {
+    let mut entry = serde_json::to_value(solver).ok()?;
+    let parameters = entry.as_object_mut()?.get_mut(solver.name())?.as_object_mut()?;
+    if let Some(n) = parameters.get("steps").and_then(|n| n.as_u64()) {
+        parameters.insert("steps".to_owned(), steps(n)?.into());
+    } else {
+        for key in ["rtol", "atol"] {
+            let value = parameters.get(key)?.as_f64()?;
+            parameters.insert(key.to_owned(), tolerance(value).into());
+        }
+        // The finer path may need more steps than the one that it is held against.
+        if let Some(most) = parameters.get("max_steps").and_then(|n| n.as_u64()) {
+            parameters.insert("max_steps".to_owned(), most.saturating_mul(4).into());
+        }
+    }
+    serde_json::from_value(entry).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_solver_can_be_refined_and_only_fixed_steps_halved() {
+        for solver in Solver::defaults() {
+            let fine = finer(&solver).expect("finer");
+            assert_eq!(fine.name(), solver.name());
+            assert_ne!(fine, solver);
+            let fixed = solver.evaluations();
+            assert_eq!(fine.evaluations(), fixed.map(|n| 2 * n));
+            assert_eq!(coarser(&fine).filter(|_| fixed.is_some()), fixed.map(|_| solver.clone()));
+            assert_eq!(coarser(&solver).is_some(), fixed.is_some());
+        }
+        let odd: Solver = serde_yaml::from_str("{rk4: {steps: 7}}").expect("a solver");
+        assert_eq!(coarser(&odd), None);
+    }
+}
