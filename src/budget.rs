@@ -34,17 +34,13 @@ pub fn lines(summaries: &[Summary], refined: &[Refined], dims: &BTreeMap<String,
 
 /// The budget of one summary, the total last.
 fn one(row: &Summary, refined: &[&Refined], dim: usize) -> Vec<Budget> {
-    let n = row.n as f64;
-    let mut lines = vec![probe(row), dequantization(row), data(row)];
-    lines.extend(solver(row, refined));
-    lines.extend(numeric(row, refined));
-    let mut lines: Vec<Budget> = lines.into_iter().flatten().collect();
+    let parts = [data(row), probe(row), solver(row, refined), dequantization(row), numeric(row, refined)];
+    let mut lines: Vec<Budget> = parts.into_iter().flatten().collect();
     let square = |line: &Budget| line.mean_nats.map_or(0.0, |m| m * m);
     let sum: f64 = lines.iter().map(square).sum();
     let per_sample: f64 =
         lines.iter().filter(|l| l.component != "data").filter_map(|l| l.sample_nats).map(|s| s * s).sum();
-    let left_out: Vec<&str> =
-        lines.iter().filter(|l| l.mean_nats.is_none()).map(|l| l.component.as_str()).collect();
+    let left_out: Vec<&str> = lines.iter().filter(|l| l.mean_nats.is_none()).map(|l| l.component.as_str()).collect();
     let without = if left_out.is_empty() { String::new() } else { format!(", without {}", left_out.join(" and ")) };
     let measured = format!("root of the sum of squares{without}; per sample without data");
     let mut total = line(row, Component { name: "total", knob: "", measured }, row.n);
@@ -59,7 +55,6 @@ fn one(row: &Summary, refined: &[&Refined], dim: usize) -> Vec<Budget> {
         // More nats are fewer bits.
         line.bias_bits_per_dim = line.bias_nats.zip(bits).map(|(v, b)| -v * b);
     }
-    debug_assert!(n > 0.0);
     lines
 }
 
@@ -126,12 +121,8 @@ fn dequantization(row: &Summary) -> Option<Budget> {
 /// The finite test set: the standard error over samples, without the noise of probes and draws that is in it.
 fn data(row: &Summary) -> Option<Budget> {
     let n = row.n as f64;
-    let noise: f64 = [probe(row), dequantization(row)]
-        .iter()
-        .flatten()
-        .filter_map(|l| l.mean_nats)
-        .map(|m| m * m)
-        .sum();
+    let noise: f64 =
+        [probe(row), dequantization(row)].iter().flatten().filter_map(|l| l.mean_nats).map(|m| m * m).sum();
     let measured = match row.nats_stderr {
         None => "unknown: one sample",
         Some(_) => "standard error over samples, the measured noise of probes and draws taken out",
@@ -188,6 +179,14 @@ fn numeric(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::divergence::{Divergence, Sources};
+    use crate::flow::path::Path;
+    use crate::flow::prior::Prior;
+    use crate::likelihood::{Task, evaluate};
+    use crate::model::analytic;
+    use crate::num::Batch;
+    use crate::num::key::{Key, Purpose};
+    use crate::solve::{Solver, refine};
 
     /// A summary of `n` samples with these standard errors.
     fn summary(kind: &str, n: usize, data: f64, probe: Option<f64>, draws: Option<f64>) -> Summary {
@@ -267,14 +266,55 @@ mod tests {
         let row = summary("ode-exact", 4, 0.5, None, None);
         for p in [1u32, 2, 4] {
             let error = |i: usize, h: f64| (1.0 + i as f64) * 1e-3 * h.powi(p as i32);
-            let again: Vec<Refined> = (0..4)
-                .map(|i| refined(i, error(i, 1.0), error(i, 0.5), Some(error(i, 2.0)), Some(p)))
-                .collect();
+            let again: Vec<Refined> =
+                (0..4).map(|i| refined(i, error(i, 1.0), error(i, 0.5), Some(error(i, 2.0)), Some(p))).collect();
             let line = &budget(&row, &again)["solver"];
             assert!((line.bias_nats.expect("measured") - 2.5e-3).abs() < 1e-15, "order {p}");
             assert!((line.sample_nats.expect("measured") - 1e-3 * 7.5f64.sqrt()).abs() < 1e-15, "order {p}");
             assert!((line.observed_order.expect("measured") - f64::from(p)).abs() < 1e-9);
             assert!(line.bias_bits_per_dim.expect("levels") < 0.0, "too many nats are too few bits");
+        }
+    }
+
+    /// Fixed steps on an analytic mixture: what doubling says is the distance from the closed form.
+    #[test]
+    fn step_doubling_finds_the_true_error_of_an_analytic_model() {
+        let curve = Path::Vp { beta_min: 0.1, beta_max: 20.0, t_min: 1e-2 }.curve().expect("a path");
+        let (model, prior) = (analytic::example(curve.clone(), 3), Prior { std: curve.prior_std() });
+        let mut x = Batch::zeros((6, 3));
+        for (i, mut row) in x.rows_mut().into_iter().enumerate() {
+            row.assign(&(Key { seed: 17 }.normal(Purpose::Check, i as u64, 0, 3) * 0.8));
+        }
+        let run = |solver: &Solver, estimator: &str| -> Vec<f64> {
+            let estimators: Vec<Divergence> = serde_yaml::from_str(&format!("[{estimator}]")).expect("an estimator");
+            let task = Task { curve: &model.curve, prior, solver, estimators: &estimators, key: Key { seed: 3 } };
+            let mut sources = Sources {
+                tangents: Some(Box::new(model.clone())),
+                closed_form: Some(Box::new(model.clone())),
+                ..Default::default()
+            };
+            let ids: Vec<u64> = (0..6).collect();
+            let rows = evaluate(&mut model.clone(), &mut sources, &task, &ids, x.clone(), None).expect("analytic");
+            rows.iter().map(|r| r.log_likelihood.expect("ok")).collect()
+        };
+        let fine: Solver = serde_yaml::from_str("{dopri5: {rtol: 1e-11, atol: 1e-11}}").expect("a solver");
+        let truth = run(&fine, "closed-form");
+        for (name, steps) in [("euler", 1600), ("midpoint", 400), ("heun", 400), ("rk4", 100)] {
+            let solver: Solver =
+                serde_yaml::from_str(&format!("{{{name}: {{steps: {steps}, grid: log-snr}}}}")).expect(name);
+            let base = run(&solver, "exact");
+            let finer = run(&refine::finer(&solver).expect("finer"), "exact");
+            let coarser = run(&refine::coarser(&solver).expect("coarser"), "exact");
+            let again: Vec<Refined> =
+                (0..6).map(|i| refined(i, base[i], finer[i], Some(coarser[i]), Some(solver.order()))).collect();
+            let line = &budget(&summary("ode-exact", 6, 0.5, None, None), &again)["solver"];
+            let gaps: Vec<f64> = base.iter().zip(&truth).map(|(b, t)| b - t).collect();
+            let (mean, rms) = (stats::mean(&gaps).expect("six").value, stats::rms(&gaps).expect("six"));
+            let (found, size) = (line.bias_nats.expect("measured"), line.sample_nats.expect("measured"));
+            assert!((found - mean).abs() < 0.1 * rms, "{name}: {found} {mean}");
+            assert!((size / rms - 1.0).abs() < 0.1, "{name}: {size} {rms}");
+            let order = line.observed_order.expect("measured");
+            assert!((order - f64::from(solver.order())).abs() < 0.3, "{name}: {order}");
         }
     }
 

@@ -60,12 +60,37 @@ pub struct LikelihoodEntry {
     /// How integers become reals: one uniform draw per sample unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dequantization: Option<Dequantization>,
+    /// Measures the solver's and the rounding's part of the error on the first few samples: `true`, or how many.
+    #[serde(default, deserialize_with = "budget", skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// What is done about float data that were quantized and not dequantized: `refuse` or `allow`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lattice: Lattice,
     /// For models of the plane: the log-density over a rectangle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub density: Option<DensityGrid>,
+}
+
+/// How much of the data the error budget is measured on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    #[serde(default = "default_budget")]
+    pub samples: usize,
+}
+
+/// `true`, `false` or `{samples: N}`.
+fn budget<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Budget>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected true, false or {samples: N}")]
+    enum Form {
+        Asked(bool),
+        Given(Budget),
+    }
+    Ok(match Form::deserialize(deserializer)? {
+        Form::Asked(asked) => asked.then_some(Budget { samples: default_budget() }),
+        Form::Given(budget) => Some(budget),
+    })
 }
 
 /// A rectangle with `points` × `points` grid points.
@@ -108,6 +133,10 @@ fn default_chunk() -> usize {
 
 fn default_profile() -> usize {
     8
+}
+
+fn default_budget() -> usize {
+    32
 }
 
 fn default_points() -> usize {
@@ -172,6 +201,9 @@ impl Written {
             }
             if entry.solvers.as_ref().unwrap_or(&config.solvers).is_empty() {
                 bail!("{}: none here and none for the whole run; expected at least one", at("solvers"));
+            }
+            if entry.budget.as_ref().is_some_and(|b| b.samples < 2) {
+                bail!("{}: fewer than 2; expected at least 2, so that the mean has an error", at("budget.samples"));
             }
             if entry.samples == Some(0) {
                 bail!("{}: 0, expected at least 1", at("samples"));

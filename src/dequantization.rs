@@ -201,7 +201,17 @@ impl Dequantization {
 
 #[cfg(test)]
 mod tests {
+    use ndarray::Array2;
+
     use super::*;
+    use crate::data::{Dataset, Numbers};
+    use crate::divergence::Sources;
+    use crate::flow::field::{EvalError, Linearized, VectorField};
+    use crate::flow::prior::Prior;
+    use crate::likelihood::{Task, bits_per_dim, evaluate};
+    use crate::model::card::Card;
+    use crate::num::key::Key;
+    use crate::num::{Batch, Blocks};
 
     fn read(spec: &str) -> Dequantization {
         serde_yaml::from_str(spec).expect(spec)
@@ -258,7 +268,7 @@ mod tests {
     /// For log-densities of a known law N(m, s²) the mean's error is s/√R and the delta method's is honest.
     #[test]
     fn errors_over_draws_are_those_of_a_known_law() {
-        use crate::num::key::{Key, Purpose};
+        use crate::num::key::Purpose;
         let (s, draws, trials) = (0.3, 64, 2000);
         for (one, truth) in [("uniform", 0.0), ("importance", s * s / 2.0)] {
             let mut inside = 0;
@@ -300,6 +310,96 @@ mod tests {
         let broken = spec.combine(rows);
         assert_eq!((broken[1].status, broken[1].log_likelihood, broken[1].stderr), (Status::MaxSteps, None, None));
         assert_eq!(broken[0].status, Status::Ok);
+    }
+
+    /// A state at rest under a standard normal prior, with the Jacobian products of [[0, a], [a, 0]] ⊕ 0: the noise
+    /// of dequantization and that of the probes are independent, and the variance of both is known.
+    struct AtRest {
+        dim: usize,
+        a: f64,
+    }
+
+    impl VectorField for AtRest {
+        fn dim(&self) -> usize {
+            self.dim
+        }
+        fn velocity(&mut self, _: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+            Ok(Batch::zeros(x.raw_dim()))
+        }
+    }
+
+    impl Linearized for AtRest {
+        fn dim(&self) -> usize {
+            self.dim
+        }
+        fn products(&mut self, _: &[f64], _: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+            Ok(Blocks::from_shape_fn(z.raw_dim(), |(k, i, j)| if j < 2 { self.a * z[[k, i, 1 - j]] } else { 0.0 }))
+        }
+    }
+
+    /// Rows of the samples' draws: dx/dt = 0 over one unit of time.
+    fn rows(whole: Array2<f64>, levels: u32, a: f64, estimator: &str, spec: &Dequantization) -> Vec<Row> {
+        let dim = whole.ncols();
+        let card: Card = serde_yaml::from_str(&format!(
+            "name: a\nshape: [{dim}]\nnetwork: {{file: f, inputs: {{x: x}}, output: v, prediction: velocity}}\n\
+             path: {{kind: flow-matching, data_at: 0}}\ndata: {{range: [-1, 1], levels: {levels}}}\n"
+        ))
+        .expect("a card");
+        let samples: Vec<SampleId> = (0..whole.nrows() as u64).collect();
+        let data =
+            Dataset { name: "a".into(), sha256: String::new(), values: whole.into_dyn(), numbers: Numbers::Integers };
+        let curve = card.path.curve().expect("a path");
+        let (solver, estimators) = (
+            serde_yaml::from_str("{euler: {steps: 1}}").expect("a solver"),
+            serde_yaml::from_str::<Vec<Divergence>>(&format!("[{estimator}]")).expect("an estimator"),
+        );
+        let key = Key { seed: 12 };
+        let prior = Prior { std: 1.0 };
+        let task = Task { curve: &curve, prior, solver: &solver, estimators: &estimators, key };
+        let mut sources = Sources { tangents: Some(Box::new(AtRest { dim, a })), ..Default::default() };
+        let ids = spec.addresses(&samples);
+        let x = data.states(&card, key, &ids);
+        let rows = evaluate(&mut AtRest { dim, a }, &mut sources, &task, &ids, x, None).expect("at rest");
+        spec.combine(rows)
+    }
+
+    /// T8: whole numbers that are uniform over 256 levels, under a flow at rest from N(0, I): 8.566197 bits/dim.
+    #[test]
+    fn uniform_bytes_under_a_normal_law_have_their_known_bits() {
+        let whole = Array2::from_shape_fn((64, 64), |(i, j)| ((i * 64 + j) % 256) as f64);
+        let rows = rows(whole, 256, 0.0, "exact", &read("{uniform: {repeats: 2}}"));
+        let bits: Vec<f64> = rows.iter().map(|r| bits_per_dim(r.log_likelihood.expect("ok"), 64, 7.0)).collect();
+        let mean = stats::mean(&bits).expect("rows").value;
+        // Every level is there equally often, so that only the noise within a level is random.
+        assert!((mean - 8.566_197).abs() < 1e-4, "{mean}");
+    }
+
+    /// With x = lo + w(X + u), the variance of −x²/2 over u is known in closed form; so is that of the probes.
+    #[test]
+    fn the_spread_over_draws_is_that_of_noise_and_probes_together() {
+        let (n, levels, draws, probes, a) = (3000usize, 4u32, 8.0, 4.0, 0.05);
+        let width = 2.0 / f64::from(levels);
+        let whole = Array2::from_shape_fn((n, 2), |(i, j)| ((i * 7 + j * 3) % 4) as f64);
+        let over_u = |x: f64| {
+            let low = -1.0 + width * x;
+            low.powi(2) * width.powi(2) / 12.0 + low * width.powi(3) / 12.0 + width.powi(4) / 4.0 * (4.0 / 45.0)
+        };
+        let known = whole.mapv(over_u).sum() / n as f64;
+        let of_probes = 4.0 * a * a / probes;
+        let spec = read("{uniform: {repeats: 8}}");
+        let square = |rows: &[Row], f: fn(&Row) -> Option<f64>| {
+            stats::rms(&rows.iter().filter_map(f).collect::<Vec<_>>()).expect("errors").powi(2)
+        };
+        let exact = rows(whole.clone(), levels, a, "exact", &spec);
+        let spread = square(&exact, |r| r.dequantization_stderr) * draws;
+        assert!((spread / known - 1.0).abs() < 0.05, "{spread} {known}");
+        let random = rows(whole, levels, a, "{hutchinson: {probes: 4}}", &spec);
+        let own = square(&random, |r| r.stderr) * draws;
+        assert!((own / of_probes - 1.0).abs() < 0.05, "{own} {of_probes}");
+        let spread = square(&random, |r| r.dequantization_stderr) * draws;
+        assert!((spread / (known + of_probes) - 1.0).abs() < 0.05, "{spread} {known} {of_probes}");
+        // The part that the budget names dequantization is what is left.
+        assert!(((spread - own) / known - 1.0).abs() < 0.1, "{}", spread - own);
     }
 
     #[test]

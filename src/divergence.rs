@@ -147,6 +147,16 @@ impl Divergence {
         }
     }
 
+    /// How many independent values it averages, and the name of that parameter; `None` where more of
+    /// anything would not make its variance fall as 1/K.
+    pub fn averages(&self) -> Option<(&'static str, usize)> {
+        let Divergence::Trace(estimator) = self else { return None };
+        let entry = serde_json::to_value(estimator).ok()?;
+        let parameters = entry.get(estimator.name())?;
+        let of = |key: &'static str| Some((key, parameters.get(key)?.as_u64()? as usize));
+        of("replicates").or_else(|| of("probes")).filter(|_| self.kind() == Kind::OdeStochastic)
+    }
+
     /// Whether its values are drawn, so that they vary with the seed.
     pub fn is_random(&self) -> bool {
         matches!(self.kind(), Kind::OdeStochastic | Kind::FiniteDifference)
@@ -430,6 +440,16 @@ mod tests {
             let flow: Divergence = serde_yaml::from_str(&format!("{{{name}: {{}}}}")).expect(name);
             assert_eq!(spec, flow);
         }
+    }
+
+    #[test]
+    fn what_is_averaged_is_known_of_every_trace_estimator() {
+        for name in Divergence::names() {
+            let spec: Divergence = serde_yaml::from_str(name).expect(name);
+            assert_eq!(spec.averages().is_some(), spec.kind() == Kind::OdeStochastic, "{name}");
+        }
+        let spec: Divergence = serde_yaml::from_str("{hutchinson: {probes: 3}}").expect("a spec");
+        assert_eq!(spec.averages(), Some(("probes", 3)));
     }
 
     #[test]

@@ -20,10 +20,11 @@ use crate::model::flow_map::Derivatives;
 use crate::model::onnx::{Provider, Runtime};
 use crate::model::opened::{Model, Options, Velocity};
 use crate::num::Batch;
-use crate::num::key::{Key, SampleId};
+use crate::num::key::{Key, Purpose, SampleId};
 use crate::plan::{LikelihoodWork, PlannedFile, Prepared, Trial, Work, sampler_label, solver_label};
 use crate::rows::{self, LikelihoodRow, SampleRow};
 use crate::sample::{self, Denoiser, Drawn, Sampler};
+use crate::solve::{Solver, refine};
 
 /// How a machine is used; none of it changes a result by more than rounding.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -327,7 +328,9 @@ impl<'a> Stage<'a> {
             let (mut needed, mut samplers): (Vec<Divergence>, Vec<Sampler>) = (Vec::new(), Vec::new());
             for trial in plan.trials.iter().filter(|t| t.work.model() == index) {
                 match &trial.work {
-                    Work::Likelihood(w) | Work::Profile(w) => needed.extend(w.estimators.iter().cloned()),
+                    Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => {
+                        needed.extend(w.estimators.iter().cloned())
+                    }
                     Work::Density { estimator, .. } => needed.push(estimator.clone()),
                     Work::Sample { sampler, .. } => samplers.push(sampler.clone()),
                     _ => {}
@@ -354,6 +357,7 @@ impl<'a> Stage<'a> {
         match &trial.work {
             Work::Likelihood(w) => self.likelihood(&trial.id, w),
             Work::Profile(w) => self.profile(w),
+            Work::Budget(w) => self.budget(w),
             Work::Density { .. } => self.density(&trial.work),
             Work::Sample { model, sampler, first, count } => self.sample(&trial.id, *model, sampler, *first, *count),
             Work::Metrics { .. } => self.metrics(&trial.work, array),
@@ -432,6 +436,48 @@ impl<'a> Stage<'a> {
             t: n.t,
             half_log_snr: curve.at(n.t).half_log_snr(),
             divergence: n.divergence,
+        }))
+    }
+
+    /// The same samples with finer and coarser steps, and from states moved by one rounding of float32
+    /// there and back: their second difference keeps the rounding of the networks and loses what is linear.
+    fn budget(&self, w: &LikelihoodWork) -> Result<Output> {
+        let (plan, model) = (&self.prepared.plan, &self.prepared.models[w.model]);
+        let data = &self.prepared.data[w.data];
+        let samples = Stage::ranged(w.first, w.count);
+        let again = |solver: Option<&Solver>, move_by: f64| -> Result<Vec<Option<f64>>> {
+            let Some(solver) = solver else { return Ok(vec![None; w.estimators.len() * w.count]) };
+            let states = |batch: &[SampleId]| {
+                let mut x = data.states(&model.card, self.key(), batch);
+                if move_by != 0.0 {
+                    for (mut row, sample) in x.rows_mut().into_iter().zip(batch) {
+                        let u = self.key().uniform(Purpose::Rounding, *sample, 0, row.len());
+                        row *= &u.mapv(|u| if u < 0.5 { 1.0 - move_by } else { 1.0 + move_by });
+                    }
+                }
+                x
+            };
+            let task = Task { solver, ..self.task(w) };
+            let (rows, _) = self.pools[w.model].likelihoods(&task, &samples, false, states)?;
+            Ok(rows.iter().map(|r| r.log_likelihood).collect())
+        };
+        let (finer, coarser) = (refine::finer(&w.solver), refine::coarser(&w.solver));
+        let ulp = f64::from(f32::EPSILON);
+        let base = again(Some(&w.solver), 0.0)?;
+        let [finer, coarser] = [again(finer.as_ref(), 0.0)?, again(coarser.as_ref(), 0.0)?];
+        let [ahead, behind] = [again(Some(&w.solver), ulp)?, again(Some(&w.solver), -ulp)?];
+        write_rows((0..base.len()).map(|i| rows::Refined {
+            model: plan.models[w.model].name.clone(),
+            dataset: plan.data[w.data].name.clone(),
+            estimator: w.estimators[i / w.count].label(),
+            solver: solver_label(&w.solver),
+            sample: w.first + i % w.count,
+            log_likelihood: base[i],
+            finer: finer[i],
+            coarser: coarser[i],
+            ahead: ahead[i],
+            behind: behind[i],
+            order: w.solver.evaluations().map(|_| w.solver.order()),
         }))
     }
 

@@ -38,7 +38,9 @@ enum Basis {
 pub fn lines(summaries: &[Summary], averages: &Averages, dims: &BTreeMap<String, usize>) -> Vec<Frontier> {
     let mut groups: Vec<Vec<&Summary>> = Vec::new();
     for row in summaries.iter().filter(|row| row.n > 0) {
-        let same = |g: &&mut Vec<&Summary>| (&g[0].model, &g[0].dataset, &g[0].solver) == (&row.model, &row.dataset, &row.solver);
+        let same = |g: &&mut Vec<&Summary>| {
+            (&g[0].model, &g[0].dataset, &g[0].solver) == (&row.model, &row.dataset, &row.solver)
+        };
         match groups.iter_mut().find(same) {
             Some(group) => group.push(row),
             None => groups.push(vec![row]),

@@ -12,6 +12,7 @@ macro_rules! note {
     }};
 }
 
+pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod convention;
@@ -21,6 +22,7 @@ pub mod divergence;
 pub mod execute;
 pub mod features;
 pub mod flow;
+pub mod frontier;
 pub mod graph;
 pub mod journal;
 pub mod lattice;

@@ -16,7 +16,7 @@ use crate::metric::Metric;
 use crate::model::library::hex;
 use crate::model::opened::Model;
 use crate::sample::Sampler;
-use crate::solve::{Solver, Span};
+use crate::solve::{Solver, Span, refine};
 
 /// The format number of run directories that this program writes.
 pub const FORMAT: u32 = 1;
@@ -91,6 +91,8 @@ pub enum Work {
     Likelihood(LikelihoodWork),
     /// The divergence along the path of the first `count` samples.
     Profile(LikelihoodWork),
+    /// The first `count` samples again, with other steps and other roundings, for the error budget.
+    Budget(LikelihoodWork),
     /// The log-density of one estimator over a rectangle of the plane.
     Density { model: usize, solver: Solver, estimator: Divergence, grid: DensityGrid },
     /// Samples number `first` to `first + count`.
@@ -134,7 +136,7 @@ impl LikelihoodWork {
 impl Work {
     pub fn model(&self) -> usize {
         match self {
-            Work::Likelihood(w) | Work::Profile(w) => w.model,
+            Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => w.model,
             Work::Density { model, .. } | Work::Sample { model, .. } | Work::Metrics { model, .. } => *model,
         }
     }
@@ -151,6 +153,7 @@ impl Work {
                 w.estimators.len()
             ),
             Work::Profile(w) => format!("{model}: divergence along {} paths, {}", w.count, solver_label(&w.solver)),
+            Work::Budget(w) => format!("{model}: error budget on {} samples, {}", w.count, solver_label(&w.solver)),
             Work::Density { estimator, grid, .. } => {
                 format!("{model}: log-density on {0} x {0} points, {1}", grid.points, estimator.label())
             }
@@ -226,6 +229,19 @@ impl Prepared {
         match work {
             Work::Likelihood(w) => path(&w.solver, &w.estimators, w.model, w.count * w.draws()),
             Work::Profile(w) => path(&w.solver, &w.estimators, w.model, w.count),
+            Work::Budget(w) => {
+                let solvers = [refine::coarser(&w.solver), refine::finer(&w.solver)].into_iter().flatten();
+                // The run's own steps three times: as they are, and from states moved there and back.
+                let solvers = solvers.chain(std::iter::repeat_n(w.solver.clone(), 3));
+                let costs = solvers.map(|s| path(&s, &w.estimators, w.model, w.count));
+                costs
+                    .reduce(|a, b| Cost {
+                        evaluations: a.evaluations + b.evaluations,
+                        products: a.products + b.products,
+                        guessed: a.guessed || b.guessed,
+                    })
+                    .expect("three and more")
+            }
             Work::Density { model, solver, estimator, grid } => {
                 path(solver, std::slice::from_ref(estimator), *model, grid.points * grid.points)
             }
@@ -336,6 +352,9 @@ impl Builder<'_> {
             if entry.profile > 0 && here.iter().any(Divergence::takes_solver) {
                 self.push(Work::Profile(work(0, entry.profile.min(count))))?;
             }
+            if let Some(budget) = &entry.budget {
+                self.push(Work::Budget(work(0, budget.samples.min(count))))?;
+            }
         }
         let Some(grid) = &entry.density else { return Ok(()) };
         if self.prepared.models[model].dim() != 2 {
@@ -434,7 +453,7 @@ impl Builder<'_> {
         let model = &plan.models[work.model()];
         let data = |i: &usize| plan.data[*i].sha256.clone();
         let touched: Vec<String> = match &work {
-            Work::Likelihood(w) | Work::Profile(w) => vec![data(&w.data)],
+            Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => vec![data(&w.data)],
             Work::Metrics { reference, floor, .. } => floor.iter().chain([reference]).map(data).collect(),
             _ => Vec::new(),
         };

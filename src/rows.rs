@@ -58,8 +58,27 @@ pub struct SampleRow {
     pub log_density: Option<f64>,
 }
 
-/// `summary.csv`: one estimator on one dataset under one solver.
+/// One sample again, for the error budget: with finer and coarser steps, and from states moved by one
+/// rounding of float32. Log-likelihoods in nats; absent where that path did not end well.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Refined {
+    pub model: String,
+    pub dataset: String,
+    pub estimator: String,
+    pub solver: String,
+    pub sample: usize,
+    pub log_likelihood: Option<f64>,
+    pub finer: Option<f64>,
+    /// Absent where tolerances choose the steps.
+    pub coarser: Option<f64>,
+    pub ahead: Option<f64>,
+    pub behind: Option<f64>,
+    /// The method's order, where its steps are fixed.
+    pub order: Option<u32>,
+}
+
+/// `summary.csv`: one estimator on one dataset under one solver.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     pub model: String,
     pub dataset: String,
@@ -136,6 +155,67 @@ pub struct Pair {
     /// 95 % interval of the mean difference.
     pub low: f64,
     pub high: f64,
+}
+
+/// `budget.csv`: one part of the uncertainty of one summary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Budget {
+    pub model: String,
+    pub dataset: String,
+    pub estimator: String,
+    pub solver: String,
+    /// `data`, `probe`, `solver`, `dequantization`, `numeric` or `total`.
+    pub component: String,
+    /// Samples that it was measured on.
+    pub n: usize,
+    /// Root mean square per sample, and size in the mean over the summary's samples.
+    pub sample_nats: Option<f64>,
+    pub mean_nats: Option<f64>,
+    /// Of the total's square.
+    pub share: Option<f64>,
+    /// Of a systematic part: its mean with its sign (above zero: the log-likelihood is too high) and the
+    /// standard error of that.
+    pub bias_nats: Option<f64>,
+    pub bias_stderr: Option<f64>,
+    pub sample_bits_per_dim: Option<f64>,
+    pub mean_bits_per_dim: Option<f64>,
+    pub bias_bits_per_dim: Option<f64>,
+    /// The order at which fixed steps were seen to converge, from half, once and twice the steps.
+    pub observed_order: Option<f64>,
+    /// What lowers it, and how it was measured or why it is not known.
+    pub knob: String,
+    pub measured: String,
+}
+
+/// `frontier.csv`: what one estimator must spend for one wanted accuracy, per sample.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Frontier {
+    pub model: String,
+    pub dataset: String,
+    pub solver: String,
+    pub estimator: String,
+    pub kind: String,
+    /// Whether the target is for each `sample` or for the `mean` over n of them.
+    pub scope: String,
+    pub target: f64,
+    pub unit: String,
+    pub n: usize,
+    /// Its error in this run, in the same unit.
+    pub error: Option<f64>,
+    /// `exact`, `1/K` (extrapolated), `measured`, `out of reach` or `unknown`.
+    pub basis: String,
+    /// What must be averaged, `probes` or `replicates`, and how many of them.
+    pub averages: String,
+    pub needed: Option<f64>,
+    /// What a sample then costs; absent where the target is out of reach.
+    pub jvps: Option<f64>,
+    pub head_calls: Option<f64>,
+    pub fewest_jvps: bool,
+    pub seconds: Option<f64>,
+    pub least_seconds: bool,
+    /// Variance per sample (nats²) times cost, in Jacobian products and in seconds: less is better.
+    pub variance_jvps: Option<f64>,
+    pub variance_seconds: Option<f64>,
 }
 
 /// `conventions.csv`: one mean log-likelihood under one named convention.
@@ -226,6 +306,8 @@ pub struct Tables {
     pub samples: Vec<Sample>,
     pub pairs: Vec<Pair>,
     pub conventions: Vec<Convention>,
+    pub budget: Vec<Budget>,
+    pub frontier: Vec<Frontier>,
     pub metrics: Vec<MetricRow>,
     pub profile: Vec<Profile>,
     pub density: Vec<Density>,

@@ -8,13 +8,15 @@ use polars::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::budget;
 use crate::convention::{self, Setting};
 use crate::data::read_npy;
+use crate::frontier::{self, Averages};
 use crate::journal::{Journal, Outcome, array_file, row_file};
 use crate::num::stats::{self, Z95};
 use crate::plan::{Plan, Trial, Work, sampler_label};
 use crate::rows::{
-    Convention, Density, Gallery, LikelihoodRow, MetricRow, Pair, Profile, Sample, SampleRow, Summary, Tables,
+    Convention, Density, Gallery, LikelihoodRow, MetricRow, Pair, Profile, Refined, Sample, SampleRow, Summary, Tables,
 };
 
 /// Everything that the finished trials of a run hold.
@@ -25,14 +27,21 @@ pub fn tables(dir: &Path, plan: &Plan, journal: &Journal) -> Result<Tables> {
     let mut tables = Tables::default();
     let mut likelihoods: Vec<LikelihoodRow> = Vec::new();
     let mut references: BTreeMap<String, String> = BTreeMap::new();
+    let mut refined: Vec<Refined> = Vec::new();
+    let mut averages = Averages::new();
     let finished = |t: &&Trial| matches!(journal.outcomes.get(&t.id), Some(Outcome::Finished { .. }));
     for trial in plan.trials.iter().filter(finished) {
         let path = row_file(dir, &trial.id);
         match &trial.work {
             Work::Likelihood(w) => {
                 references.insert(trial.id.clone(), w.estimators[w.reference].label());
+                averages.extend(w.estimators.iter().filter_map(|e| {
+                    let (what, count) = e.averages()?;
+                    Some((e.label(), (what.to_owned(), count)))
+                }));
                 likelihoods.extend(read::<LikelihoodRow>(&path)?);
             }
+            Work::Budget(_) => refined.extend(read::<Refined>(&path)?),
             Work::Profile(_) => tables.profile.extend(read::<Profile>(&path)?),
             Work::Density { .. } => tables.density.extend(read::<Density>(&path)?),
             Work::Metrics { .. } => {
@@ -46,6 +55,9 @@ pub fn tables(dir: &Path, plan: &Plan, journal: &Journal) -> Result<Tables> {
     tables.samples.sort_by(|a, b| order(a).cmp(&order(b)));
     compare(&likelihoods, &references, &mut tables)?;
     tables.conventions = conventions(plan, &tables.summary);
+    let dims = plan.models.iter().map(|m| (m.name.clone(), m.shape.iter().product())).collect();
+    tables.budget = budget::lines(&tables.summary, &refined, &dims);
+    tables.frontier = frontier::lines(&tables.summary, &averages, &dims);
     Ok(tables)
 }
 
@@ -300,6 +312,8 @@ pub fn write(dir: &Path, tables: &Tables) -> Result<()> {
     write_one(dir, "summary", &tables.summary)?;
     write_one(dir, "samples", &tables.samples)?;
     write_one(dir, "pairs", &tables.pairs)?;
+    write_one(dir, "budget", &tables.budget)?;
+    write_one(dir, "frontier", &tables.frontier)?;
     write_one(dir, "conventions", &tables.conventions)?;
     write_one(dir, "metrics", &tables.metrics)?;
     write_one(dir, "profile", &tables.profile)?;

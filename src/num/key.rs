@@ -39,6 +39,7 @@ pub enum Purpose {
     Projection = 6,
     Split = 7,
     Check = 8,
+    Rounding = 9,
 }
 
 /// Law of a probe vector z with E\[z zᵀ\] = I.

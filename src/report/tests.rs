@@ -1,7 +1,7 @@
 //! The report as a whole: what it shows, what it keeps out, and that nothing makes it fail.
 
 use super::*;
-use crate::rows::{Density, Gallery, MetricRow, Pair, Profile, Sample, Summary};
+use crate::rows::{Budget, Convention, Density, Frontier, Gallery, MetricRow, Pair, Profile, Sample, Summary};
 
 const ESTIMATORS: [(&str, &str); 3] = [("exact", "ode-exact"), ("hutchinson-8", "ode-stochastic"), ("stad", "learned")];
 
@@ -49,6 +49,69 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
             x: f64::from(i % 6),
             y: f64::from(i / 6),
             log_density: (i != 7).then_some(-f64::from(i) / 3.0 - shift),
+        }));
+    }
+    for (estimator, kind) in ESTIMATORS {
+        let (model, dataset, solver) = key();
+        tables.conventions.extend([None, Some("presumes 256 levels")].map(|reason| Convention {
+            model: model.clone(),
+            dataset: dataset.clone(),
+            estimator: name(estimator),
+            solver: solver.clone(),
+            kind: kind.to_owned(),
+            bound: "elbo".into(),
+            convention: if reason.is_some() { "score_sde" } else { "nats" }.into(),
+            unit: "nats".into(),
+            n: samples,
+            value: reason.is_none().then_some(-3.5),
+            stderr: (samples > 1).then_some(0.1),
+            scale: Some(1.0),
+            offset: Some(0.0),
+            reason: name(reason.unwrap_or("")),
+            formula: "log p".into(),
+            source: name("a source"),
+            protocol: String::new(),
+        }));
+        tables.budget.extend(["data", "probe", "solver", "total"].map(|component| Budget {
+            model: model.clone(),
+            dataset: dataset.clone(),
+            estimator: name(estimator),
+            solver: solver.clone(),
+            component: component.into(),
+            n: samples,
+            sample_nats: Some(0.4),
+            mean_nats: (component != "probe").then_some(0.02),
+            share: Some(0.3),
+            bias_nats: (component == "solver").then_some(-0.02),
+            bias_stderr: None,
+            sample_bits_per_dim: Some(0.1),
+            mean_bits_per_dim: Some(0.01),
+            bias_bits_per_dim: None,
+            observed_order: (component == "solver").then_some(1.9),
+            knob: "more of it".into(),
+            measured: name("somehow"),
+        }));
+        tables.frontier.extend(["sample", "mean"].map(|scope| Frontier {
+            model: model.clone(),
+            dataset: dataset.clone(),
+            solver: solver.clone(),
+            estimator: name(estimator),
+            kind: kind.into(),
+            scope: scope.into(),
+            target: 0.1,
+            unit: "nats".into(),
+            n: samples,
+            error: Some(0.2),
+            basis: "1/K".into(),
+            averages: "probes".into(),
+            needed: Some(32.0),
+            jvps: (kind != "learned").then_some(320.0),
+            head_calls: Some(0.0),
+            fewest_jvps: kind == "ode-exact",
+            seconds: Some(0.1),
+            least_seconds: kind == "learned",
+            variance_jvps: Some(3.0),
+            variance_seconds: Some(0.01),
         }));
     }
     let (model, dataset, solver) = key();
@@ -162,6 +225,7 @@ fn every_kind_of_row_has_its_figure() {
     let all = [
         "bias-moons",
         "frontier-moons",
+        "budget-moons",
         "scatter-moons",
         "divergence-moons",
         "histogram-moons",
@@ -179,8 +243,9 @@ fn every_kind_of_row_has_its_figure() {
 #[test]
 fn a_figure_goes_with_its_columns() {
     let full = || tables(6, plain);
-    let cases: [(&str, Tables); 6] = [
+    let cases: [(&str, Tables); 7] = [
         ("scatter-moons histogram-moons", Tables { samples: vec![], ..full() }),
+        ("budget-moons", Tables { budget: vec![], ..full() }),
         ("divergence-moons", Tables { profile: vec![], ..full() }),
         ("density-moons", Tables { density: vec![], ..full() }),
         ("gallery-moons-heun", Tables { galleries: vec![], ..full() }),
@@ -196,7 +261,7 @@ fn a_figure_goes_with_its_columns() {
         let report = report(&tables, &facts(plain)).unwrap();
         let names = names(&report);
         assert!(gone.split(' ').all(|name| !names.contains(&name)), "{gone}: {names:?}");
-        assert_eq!(names.len(), 8 - gone.split(' ').count());
+        assert_eq!(names.len(), 9 - gone.split(' ').count());
     }
 }
 

@@ -41,6 +41,10 @@ macro_rules! adaptive {
                 self.control().check()
             }
 
+            fn order(&self) -> u32 {
+                $tableau.order
+            }
+
             fn evaluations(&self) -> Option<u64> {
                 None
             }

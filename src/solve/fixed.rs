@@ -32,6 +32,10 @@ macro_rules! fixed {
                 check(self.steps, self.grid, span)
             }
 
+            fn order(&self) -> u32 {
+                tableau::$tableau.order
+            }
+
             fn evaluations(&self) -> Option<u64> {
                 Some((self.steps * tableau::$tableau.stages()) as u64)
             }

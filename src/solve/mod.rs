@@ -20,6 +20,7 @@ pub mod clock;
 pub mod dop853;
 pub mod fixed;
 pub mod pace;
+pub mod refine;
 pub mod tableau;
 
 registry! {
@@ -117,6 +118,9 @@ impl Span<'_> {
 pub trait OdeSolver: Sync {
     /// Refuses parameters that make no sense on this span, by their key.
     fn check(&self, span: Span) -> Result<(), String>;
+
+    /// The order at which the error falls with the step.
+    fn order(&self) -> u32;
 
     /// Evaluations per sample, where they are known before solving.
     fn evaluations(&self) -> Option<u64>;

@@ -12,17 +12,13 @@ pub fn finer(solver: &Solver) -> Option<Solver> {
 
 /// A solver with half the steps; `None` where they cannot be halved, or where tolerances choose them.
 pub fn coarser(solver: &Solver) -> Option<Solver> {
-    let half = |steps: u64| (steps >= 2 && steps % 2 == 0).then_some(steps / 2);
+    let half = |steps: u64| (steps >= 2 && steps.is_multiple_of(2)).then_some(steps / 2);
     solver.evaluations()?;
     changed(solver, half, |tolerance| tolerance)
 }
 
 /// Whoever has `steps`, or `rtol` and `atol`, among its parameters is refined by them; no kind is named here.
-fn changed(
-    solver: &Solver,
-    steps: impl Fn(u64) -> Option<u64>,
-    tolerance: impl Fn(f64) -> f64,
-) -> Option<Solver> {
+fn changed(solver: &Solver, steps: impl Fn(u64) -> Option<u64>, tolerance: impl Fn(f64) -> f64) -> Option<Solver> {
     let mut entry = serde_json::to_value(solver).ok()?;
     let parameters = entry.as_object_mut()?.get_mut(solver.name())?.as_object_mut()?;
     if let Some(n) = parameters.get("steps").and_then(|n| n.as_u64()) {

@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["journal"],
     &["execute"],
     &["run"],
+    &["budget", "frontier"],
     &["table"],
     &["report"],
     &["publish"],

@@ -34,7 +34,9 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
         let y = (estimators.len() - 1 - i) as f64;
         let own: Vec<&Budget> = lines.iter().copied().filter(|l| l.estimator == **estimator).collect();
         let places: Vec<f64> = own.iter().filter_map(|l| finite(l.mean_nats)).filter(|v| *v > 0.0).collect();
-        if let (Some(low), Some(high)) = (places.iter().copied().reduce(f64::min), places.iter().copied().reduce(f64::max)) {
+        if let (Some(low), Some(high)) =
+            (places.iter().copied().reduce(f64::min), places.iter().copied().reduce(f64::max))
+        {
             panel.marks.push(Mark::line(vec![(low, y), (high, y)], RULE, 1.0));
         }
         for (k, component) in shown.iter().enumerate() {

@@ -3,6 +3,7 @@
 //! A new figure is a file here, a `mod` line and a line in [`ALL`].
 
 mod bias;
+mod budget;
 mod density;
 mod divergence;
 mod frontier;
@@ -13,6 +14,7 @@ mod scatter;
 
 use anyhow::{Context, Result};
 
+pub use budget::COMPONENTS;
 pub use metrics::FLOOR;
 pub use scatter::correlation;
 
@@ -35,9 +37,10 @@ pub struct Drawing<'a> {
 type Draw = for<'a> fn(&View<'a>) -> Vec<Drawing<'a>>;
 
 /// All figures, in the order in which a model's section shows them.
-const ALL: [Draw; 8] = [
+const ALL: [Draw; 9] = [
     bias::draw,
     frontier::draw,
+    budget::draw,
     scatter::draw,
     divergence::draw,
     histogram::draw,

@@ -94,6 +94,8 @@ fn tables(view: &View) -> Markup {
         ("summary", t.summary.len()),
         ("samples", t.samples.len()),
         ("pairs", t.pairs.len()),
+        ("budget", t.budget.len()),
+        ("frontier", t.frontier.len()),
         ("conventions", t.conventions.len()),
         ("metrics", t.metrics.len()),
         ("profile", t.profile.len()),

@@ -70,7 +70,8 @@ fn cell(line: Option<&Budget>, group: &Group) -> Markup {
 
 fn largest(lines: &[&Budget], estimator: &str) -> Markup {
     let own = lines.iter().filter(|l| l.estimator == estimator && l.component != "total");
-    let most = own.filter(|l| l.share.is_some()).max_by(|a, b| a.share.unwrap_or(0.0).total_cmp(&b.share.unwrap_or(0.0)));
+    let most =
+        own.filter(|l| l.share.is_some()).max_by(|a, b| a.share.unwrap_or(0.0).total_cmp(&b.share.unwrap_or(0.0)));
     html! {
         @if let Some(line) = most {
             (clean(&line.component)) ", " (count((100.0 * line.share.unwrap_or(0.0)).round())) "\u{a0}% of the squares: "

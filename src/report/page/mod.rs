@@ -4,7 +4,9 @@
 //! own SVG are taken as they are.
 
 mod asked;
+mod budget;
 mod conventions;
+mod frontier;
 mod notes;
 mod results;
 mod words;

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::conventions;
+use super::{budget, conventions, frontier};
 use crate::report::figures::{FLOOR, correlation};
 use crate::report::number::{ABSENT, Z95, count, finite, interval, maybe, significant, to_error, with_error};
 use crate::report::text::clean;
@@ -21,6 +21,8 @@ pub fn tables(view: &View, model: &str) -> Markup {
                 }
             }
             (summary(view, group))
+            (budget::section(view, group))
+            (frontier::section(view, group))
             (pairs(view, group))
             (conventions::section(view, group))
         }
