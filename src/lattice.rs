@@ -30,6 +30,8 @@ struct Candidate {
     count: f64,
     /// Numbers in all, and different ones among them, below which chance or habit explains as much.
     least: (usize, usize),
+    /// Whether some value must be there twice, since a ramp may lie on such a lattice as well.
+    twice: bool,
 }
 
 /// More different values than any quantization that is looked for.
@@ -44,7 +46,7 @@ pub fn found(values: &ArrayD<f64>, data: Option<DataSpec>) -> Option<String> {
         return None;
     }
     let counts = (values.len(), different.len());
-    let enough = |c: &Candidate| counts.0 >= c.least.0 && counts.1 >= c.least.1 && counts.1 < counts.0;
+    let enough = |c: &Candidate| counts.0 >= c.least.0 && counts.1 >= c.least.1 && !(c.twice && counts.0 == counts.1);
     let on = |c: &Candidate| {
         // What float32 makes of one step.
         let slack = 4.0 * f64::from(f32::EPSILON) * (c.low.abs() / c.step + c.count);
@@ -76,7 +78,9 @@ fn different(values: &ArrayD<f64>) -> Option<Vec<f64>> {
 fn candidates(data: Option<DataSpec>) -> Vec<Candidate> {
     let mut all = Vec::new();
     let mut add = |what: String, low: f64, step: f64, count: f64, least: (usize, usize)| {
-        all.push(Candidate { what, low, step, count, least });
+        // Nobody writes 255ths by hand: those need no repeats.
+        let twice = least.0 > 8;
+        all.push(Candidate { what, low, step, count, least, twice });
     };
     if let Some(DataSpec { range: [low, high], levels: Some(levels) }) = data {
         let (last, width) = (f64::from(levels) - 1.0, high - low);
