@@ -82,7 +82,7 @@ fn line(row: &Summary, component: Component, n: usize) -> Budget {
 
 /// Whether an estimator's values are drawn.
 fn is_random(row: &Summary) -> bool {
-    !matches!(row.kind.as_str(), "ode-exact" | "closed-form" | "learned" | "few-step")
+    !(matches!(row.kind.as_str(), "ode-exact" | "closed-form" | "learned") || row.kind.starts_with("few-step"))
 }
 
 fn probe(row: &Summary) -> Option<Budget> {
