@@ -628,7 +628,7 @@ fn planned(model: &Model) -> Result<PlannedModel> {
         path: serde_json::to_value(&card.path)?,
         prediction: serde_json::to_value(card.network.prediction)?.as_str().unwrap_or_default().to_owned(),
         prior_std: model.prior.std,
-        parameters: model.graph()?.parameters(),
+        parameters: model.parameters()?,
         range: card.data.map(|d| d.range),
         levels: card.data.and_then(|d| d.levels),
         provenance: serde_json::to_value(&card.provenance)?,

@@ -35,5 +35,5 @@ mod transposes;
 pub use differentiate::{Mode, differentiate, obstacles};
 pub use elem::ElemType;
 pub use error::{GraphError, Obstacle};
-pub use model::{Dim, Model, Port};
+pub use model::{Dim, Model, Port, external_files};
 pub use rules::differentiable as operators;

@@ -1,7 +1,7 @@
 //! An ONNX file as data.
 
-use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
 
 use prost::Message;
 use prost::bytes::Bytes;
@@ -10,7 +10,7 @@ use super::elem::ElemType;
 use super::error::GraphError;
 use super::ir::{standardize, tensor_type};
 use super::proto::*;
-use super::read;
+use super::read::{self, External};
 
 /// A model whose names, order and tensors have been checked; functions of its own are inlined.
 pub struct Model {
@@ -35,21 +35,29 @@ pub enum Dim {
 }
 
 /// The largest message that protobuf readers accept.
-const LARGEST: u64 = i32::MAX as u64;
+pub(super) const LARGEST: u64 = i32::MAX as u64;
 
 impl Model {
     /// Reads a file, and the external data beside it.
     pub fn load(path: &Path) -> Result<Model, GraphError> {
+        Model::read(path, External::Loaded(folder_of(path)))
+    }
+
+    /// Reads a file of whatever size to be looked at: weights that lie in other files stay there.
+    pub fn skim(path: &Path) -> Result<Model, GraphError> {
+        Model::read(path, External::Skimmed(folder_of(path)))
+    }
+
+    fn read(path: &Path, external: External) -> Result<Model, GraphError> {
         let bytes = std::fs::read(path).map_err(|source| GraphError::Read { path: path.to_path_buf(), source })?;
-        let folder = path.parent().unwrap_or(Path::new(""));
         let file = path.display().to_string();
-        let proto = read::model(&file, Bytes::from(bytes), Some(folder))?;
+        let proto = read::model(&file, Bytes::from(bytes), external)?;
         Ok(Model { file, proto })
     }
 
     /// Reads a model from memory; `name` stands for it in messages.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Model, GraphError> {
-        let proto = read::model(name, Bytes::copy_from_slice(bytes), None)?;
+        let proto = read::model(name, Bytes::copy_from_slice(bytes), External::Refused)?;
         Ok(Model { file: name.to_string(), proto })
     }
 
@@ -105,6 +113,18 @@ impl Model {
         static EMPTY: std::sync::OnceLock<GraphProto> = std::sync::OnceLock::new();
         self.proto.graph.as_ref().unwrap_or_else(|| EMPTY.get_or_init(GraphProto::default))
     }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}
+
+/// The files beside a model that hold its data, relative to its folder; `name` stands for it in messages.
+///
+/// # Errors
+/// Where the bytes are no model, or a file would lie outside the folder.
+pub fn external_files(name: &str, bytes: &[u8]) -> Result<BTreeSet<PathBuf>, GraphError> {
+    read::external_files(name, Bytes::copy_from_slice(bytes))
 }
 
 fn port(info: &ValueInfoProto) -> Port {

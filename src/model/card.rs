@@ -6,6 +6,7 @@ use std::path::{Component, Path as FilePath, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
+use super::constants::Constant;
 use crate::flow::map::Rule;
 use crate::flow::path::Path;
 use crate::flow::prediction::Prediction;
@@ -42,6 +43,9 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     pub inputs: StateAndTime,
+    /// Values of further inputs, the same for every sample.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub constants: BTreeMap<String, Constant>,
     pub output: String,
     pub prediction: Prediction,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,6 +111,9 @@ pub struct Head {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     pub inputs: StateAndTime,
+    /// Values of further inputs, the same for every sample.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub constants: BTreeMap<String, Constant>,
     pub output: String,
     #[serde(default = "one")]
     pub scale: f64,
@@ -252,6 +259,9 @@ pub struct Scalar {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     pub inputs: StateAndTime,
+    /// Values of further inputs, the same for every sample.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub constants: BTreeMap<String, Constant>,
     pub output: String,
 }
 
@@ -333,7 +343,19 @@ impl Card {
         );
         files.extend(self.flow_maps.iter().map(|(n, m)| (format!("flow_maps.{n}.file"), m.file.as_path())));
         files.extend(self.closed_form.iter().map(|c| ("closed_form.file".to_owned(), c.file.as_path())));
+        for (key, constants) in self.constants() {
+            let named = constants.iter().filter_map(|(name, constant)| Some((name, constant.file()?)));
+            files.extend(named.map(|(name, file)| (format!("{key}.constants.{name}"), file)));
+        }
         files
+    }
+
+    /// Fixed inputs, with the key of the network that they are for.
+    fn constants(&self) -> Vec<(String, &BTreeMap<String, Constant>)> {
+        let mut found = vec![("network".to_owned(), &self.network.constants)];
+        found.extend(self.divergence_heads.iter().map(|(n, h)| (format!("divergence_heads.{n}"), &h.constants)));
+        found.extend(self.closed_form.iter().map(|c| ("closed_form".to_owned(), &c.constants)));
+        found
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod analytic;
 pub mod card;
+pub mod constants;
 pub mod flow_map;
 pub mod library;
 pub mod onnx;

@@ -78,6 +78,19 @@ impl Runtime {
         Session::new(file, session)
     }
 
+    /// Opens a model where it lies, with the external data beside it: for what is too large for one message.
+    ///
+    /// # Errors
+    /// As [`Runtime::open`].
+    pub fn open_file(&self, path: &Path, provider: Provider, threads: usize) -> Result<Session> {
+        let file = path.display().to_string();
+        let session = self
+            .builder(provider, threads)
+            .and_then(|mut b| b.commit_from_file(path))
+            .map_err(|e| anyhow!("{file}: ONNX Runtime cannot load it: {}", e.message()))?;
+        Session::new(&file, session)
+    }
+
     fn builder(&self, provider: Provider, threads: usize) -> ort::Result<SessionBuilder> {
         let plain = OrtSession::builder(&self.environment)?
             .with_intra_threads(threads.max(1))?
@@ -115,7 +128,9 @@ pub enum Format {
     Bf16,
     F32,
     F64,
+    I32,
     I64,
+    Bool,
 }
 
 /// One input or output of a session.
@@ -176,7 +191,11 @@ impl Session {
                     Some(TensorElementType::Bfloat16) => {
                         value.try_extract_array::<bf16>().map(|a| a.mapv(bf16::to_f64))
                     }
+                    Some(TensorElementType::Int32) => value.try_extract_array::<i32>().map(|a| a.mapv(f64::from)),
                     Some(TensorElementType::Int64) => value.try_extract_array::<i64>().map(|a| a.mapv(|v| v as f64)),
+                    Some(TensorElementType::Bool) => {
+                        value.try_extract_array::<bool>().map(|a| a.mapv(|v| f64::from(u8::from(v))))
+                    }
                     _ => value.try_extract_array::<f32>().map(|a| a.mapv(f64::from)),
                 };
                 read.map_err(|e| refused(&file, e.message().to_owned()))
@@ -191,7 +210,9 @@ enum Fed {
     Bf16(ArrayD<bf16>),
     F32(ArrayD<f32>),
     F64(ArrayD<f64>),
+    I32(ArrayD<i32>),
     I64(ArrayD<i64>),
+    Bool(ArrayD<bool>),
 }
 
 impl Fed {
@@ -201,7 +222,9 @@ impl Fed {
             Format::Bf16 => Fed::Bf16(values.mapv(bf16::from_f64).as_standard_layout().into_owned()),
             Format::F32 => Fed::F32(values.mapv(|v| v as f32).as_standard_layout().into_owned()),
             Format::F64 => Fed::F64(values.as_standard_layout().into_owned()),
+            Format::I32 => Fed::I32(values.mapv(|v| v.round() as i32).as_standard_layout().into_owned()),
             Format::I64 => Fed::I64(values.mapv(|v| v.round() as i64).as_standard_layout().into_owned()),
+            Format::Bool => Fed::Bool(values.mapv(|v| v != 0.0).as_standard_layout().into_owned()),
         }
     }
 
@@ -211,7 +234,9 @@ impl Fed {
             Fed::Bf16(a) => TensorRef::from_array_view(a.view())?.into(),
             Fed::F32(a) => TensorRef::from_array_view(a.view())?.into(),
             Fed::F64(a) => TensorRef::from_array_view(a.view())?.into(),
+            Fed::I32(a) => TensorRef::from_array_view(a.view())?.into(),
             Fed::I64(a) => TensorRef::from_array_view(a.view())?.into(),
+            Fed::Bool(a) => TensorRef::from_array_view(a.view())?.into(),
         })
     }
 }
@@ -233,8 +258,13 @@ fn port(outlet: &ort::value::Outlet) -> Result<Port> {
         TensorElementType::Bfloat16 => Format::Bf16,
         TensorElementType::Float32 => Format::F32,
         TensorElementType::Float64 => Format::F64,
+        TensorElementType::Int32 => Format::I32,
         TensorElementType::Int64 => Format::I64,
-        other => return Err(anyhow!("`{name}` has element type {other:?}, expected a floating-point format or int64")),
+        TensorElementType::Bool => Format::Bool,
+        other => {
+            let expected = "a floating-point format, int32, int64 or bool";
+            return Err(anyhow!("`{name}` has element type {other:?}, expected {expected}"));
+        }
     };
     Ok(Port { name, format, shape: shape.to_vec() })
 }

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{Array2, ArrayD, Axis, Ix2, Ix3, IxDyn};
 use sha2::{Digest, Sha256};
 
-use super::card::{Card, Feed, StateAndTime, TimeFeed};
+use super::card::{self, Card, Feed, Head, StateAndTime, TimeFeed};
+use super::constants::{Constant, Fixed};
 use super::flow_map::DerivedGraphs;
 use super::library::hex;
 use super::onnx::{Port, Provider, Runtime, Session};
@@ -38,7 +39,27 @@ pub struct ModelFile {
     /// As the card names it.
     pub name: PathBuf,
     pub sha256: String,
-    bytes: Arc<Vec<u8>>,
+    content: Content,
+}
+
+impl ModelFile {
+    /// Whether it is an ONNX model, and not an array or the weights of one.
+    pub fn is_network(&self) -> bool {
+        !matches!(self.content, Content::Array(_) | Content::Weights)
+    }
+}
+
+/// What is kept of a file.
+#[derive(Debug, Clone, PartialEq)]
+enum Content {
+    /// A model as one message, with the data of the files beside it.
+    Network(Arc<Vec<u8>>),
+    /// A model of more than a message holds: it is opened where it lies.
+    Large,
+    /// External data of a model.
+    Weights,
+    /// The values of a constant.
+    Array(Vec<u8>),
 }
 
 /// A card whose files are there and match their hashes.
@@ -67,17 +88,30 @@ impl Model {
         let mut files = Vec::new();
         for (key, name) in card.files() {
             let at = folder.join(name);
-            let bytes = std::fs::read(&at).with_context(|| format!("{}: {key}: {}", path.display(), at.display()))?;
+            let named = || format!("{}: {key}: {}", path.display(), at.display());
+            if at.exists() && !at.is_file() {
+                bail!("{}: it is no file", named());
+            }
+            let bytes = std::fs::read(&at).with_context(named)?;
             let sha256 = hex(&Sha256::digest(&bytes));
             if let Some(expected) = expected_hash(&card, &key).filter(|e| !e.eq_ignore_ascii_case(&sha256)) {
                 bail!(
-                    "{}: {key}: {} has SHA-256 {sha256}, but the card says {expected}: \
+                    "{} has SHA-256 {sha256}, but the card says {expected}: \
                      it is another file than the card describes",
-                    path.display(),
-                    at.display()
+                    named()
                 );
             }
-            files.push(ModelFile { key, name: name.to_owned(), sha256, bytes: Arc::new(bytes) });
+            if key.contains(".constants.") {
+                files.push(ModelFile { key, name: name.to_owned(), sha256, content: Content::Array(bytes) });
+                continue;
+            }
+            let beside = weights_beside(&key, name, &at, &bytes).with_context(named)?;
+            let content = match beside.is_empty() {
+                true => Content::Network(Arc::new(bytes)),
+                false => whole(&at).with_context(named)?,
+            };
+            files.push(ModelFile { key, name: name.to_owned(), sha256, content });
+            files.extend(beside);
         }
         let card_sha256 = hex(&Sha256::digest(std::fs::read(path)?));
         Ok(Model {
@@ -102,7 +136,22 @@ impl Model {
     /// Where the file is no ONNX model.
     pub fn graph(&self) -> Result<graph::Model> {
         let file = self.file("network.file")?;
-        Ok(graph::Model::from_bytes(&self.name_of(file), &file.bytes)?)
+        match &file.content {
+            Content::Network(bytes) => Ok(graph::Model::from_bytes(&self.name_of(file), bytes)?),
+            _ => Ok(graph::Model::load(Path::new(&self.name_of(file)))?),
+        }
+    }
+
+    /// Numbers that the network stores.
+    ///
+    /// # Errors
+    /// Where the file is no ONNX model.
+    pub fn parameters(&self) -> Result<u64> {
+        let file = self.file("network.file")?;
+        match &file.content {
+            Content::Large => Ok(graph::Model::skim(Path::new(&self.name_of(file)))?.parameters()),
+            _ => Ok(self.graph()?.parameters()),
+        }
     }
 
     /// dx/dt from the network.
@@ -167,7 +216,10 @@ impl Model {
     /// The name and the bytes of the file at a key.
     pub(super) fn bytes(&self, key: &str) -> Result<(String, Arc<Vec<u8>>)> {
         let file = self.file(key)?;
-        Ok((self.name_of(file), file.bytes.clone()))
+        match &file.content {
+            Content::Network(bytes) => Ok((self.name_of(file), bytes.clone())),
+            _ => bail!("{}: {key}: more than 2 GB; only networks may be that large", self.name_of(file)),
+        }
     }
 
     /// A graph derived from a file, made by the first who asks.
@@ -194,9 +246,14 @@ impl Model {
     /// Opens the file at `key`, or its tangent graph in `derived`, and holds its ports against the card.
     fn network(&self, key: &str, runtime: &Runtime, options: Options, derived: Option<&[u8]>) -> Result<Network> {
         let file = self.file(key)?;
-        let (roles, output, feed) = self.roles(key);
+        let Roles { inputs: roles, output, feed, constants } = self.roles(key);
         let name = self.name_of(file);
-        let session = runtime.open(&name, derived.unwrap_or(&file.bytes), options.provider, options.threads)?;
+        let session = match (derived, &file.content) {
+            (Some(bytes), _) => runtime.open(&name, bytes, options.provider, options.threads)?,
+            (None, Content::Network(bytes)) => runtime.open(&name, bytes, options.provider, options.threads)?,
+            _ => runtime.open_file(Path::new(&name), options.provider, options.threads)?,
+        };
+        let constants = self.constants(key, constants, &session, &name)?;
         let scalar = key != "network.file";
         let network = Network {
             scalar_time: match &roles.time {
@@ -207,6 +264,7 @@ impl Model {
             time: roles.time.clone(),
             output: output.to_owned(),
             feed,
+            constants,
             shape: self.card.shape.clone(),
             curve: self.curve.clone(),
             session,
@@ -215,17 +273,84 @@ impl Model {
         Ok(network)
     }
 
-    fn roles(&self, key: &str) -> (&StateAndTime, &str, TimeFeed) {
+    fn roles(&self, key: &str) -> Roles<'_> {
         let card = &self.card;
         let main = card.network.time.unwrap_or_default();
         if let Some(name) = key.strip_prefix("divergence_heads.").and_then(|k| k.strip_suffix(".file")) {
-            let head = &card.divergence_heads[name];
-            return (&head.inputs, &head.output, head.time.unwrap_or(main));
+            let Head { inputs, output, constants, time, .. } = &card.divergence_heads[name];
+            return Roles { inputs, output, feed: time.unwrap_or(main), constants };
         }
         match (&card.closed_form, key) {
-            (Some(closed), "closed_form.file") => (&closed.inputs, &closed.output, main),
-            _ => (&card.network.inputs, &card.network.output, main),
+            (Some(card::Scalar { inputs, output, constants, .. }), "closed_form.file") => {
+                Roles { inputs, output, feed: main, constants }
+            }
+            _ => {
+                let card::Network { inputs, output, constants, .. } = &card.network;
+                Roles { inputs, output, feed: main, constants }
+            }
         }
+    }
+
+    /// The fixed inputs of the network at `key`, held against the graph's.
+    fn constants(
+        &self,
+        key: &str,
+        named: &BTreeMap<String, Constant>,
+        session: &Session,
+        file: &str,
+    ) -> Result<Vec<Fixed>> {
+        let network = key.strip_suffix(".file").unwrap_or(key);
+        let roles = self.roles(key).inputs;
+        let fixed = |(name, constant): (&String, &Constant)| -> Result<Fixed> {
+            let place = format!("{network}.constants.{name}");
+            let bytes = match self.files.iter().find(|f| f.key == place).map(|f| &f.content) {
+                Some(Content::Array(bytes)) => &bytes[..],
+                _ => &[],
+            };
+            if *name == roles.x || roles.time.as_ref() == Some(name) {
+                bail!("{}: {place}: input `{name}` is the state or the time already", self.path.display());
+            }
+            let port = find(&session.inputs, name, file, "input")?;
+            let fixed = constant.values(bytes).and_then(|values| Fixed::new(port, values));
+            fixed.with_context(|| format!("{}: {place}", self.path.display()))
+        };
+        named.iter().map(fixed).collect()
+    }
+}
+
+/// What a card says of one network's ports.
+struct Roles<'a> {
+    inputs: &'a StateAndTime,
+    output: &'a str,
+    feed: TimeFeed,
+    constants: &'a BTreeMap<String, Constant>,
+}
+
+/// The external data of the model in `bytes`, which lies at `at` and is called `name` in the card.
+fn weights_beside(key: &str, name: &Path, at: &Path, bytes: &[u8]) -> Result<Vec<ModelFile>> {
+    let folder = |path: &Path| path.parent().unwrap_or(Path::new("")).to_owned();
+    let mut found = Vec::new();
+    for location in graph::external_files(&at.display().to_string(), bytes)? {
+        let file = folder(at).join(&location);
+        let refused = || format!("{}: the model's external data", file.display());
+        if !file.metadata().with_context(refused)?.is_file() {
+            bail!("{}: it is no file", refused());
+        }
+        let mut hash = Sha256::new();
+        std::io::copy(&mut std::fs::File::open(&file).with_context(refused)?, &mut hash).with_context(refused)?;
+        let (key, name) = (format!("{key} data"), folder(name).join(&location));
+        found.push(ModelFile { key, name, sha256: hex(&hash.finalize()), content: Content::Weights });
+    }
+    Ok(found)
+}
+
+/// A model with its external data, as one message where it fits into one.
+fn whole(at: &Path) -> Result<Content> {
+    let message = graph::Model::load(at).and_then(|model| model.to_bytes());
+    match message {
+        Ok(bytes) => Ok(Content::Network(Arc::new(bytes))),
+        Err(graph::GraphError::TooLarge { .. }) => Ok(Content::Large),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -237,10 +362,11 @@ fn expected_hash<'a>(card: &'a Card, key: &str) -> Option<&'a str> {
     if let Some(name) = named("flow_maps.") {
         return card.flow_maps.get(name)?.sha256.as_deref();
     }
-    if key == "closed_form.file" {
-        return card.closed_form.as_ref()?.sha256.as_deref();
+    match key {
+        "closed_form.file" => card.closed_form.as_ref()?.sha256.as_deref(),
+        "network.file" => card.network.sha256.as_deref(),
+        _ => None,
     }
-    card.network.sha256.as_deref()
 }
 
 /// An opened network with its roles: states and times in, one output out.
@@ -250,6 +376,8 @@ struct Network {
     time: Option<String>,
     output: String,
     feed: TimeFeed,
+    /// Further inputs, whose values the card gives.
+    constants: Vec<Fixed>,
     /// Whether the graph takes one time for the whole batch.
     scalar_time: bool,
     shape: Vec<usize>,
@@ -275,11 +403,12 @@ impl Network {
             check_shape(output, &self.shape, file, "output")?;
         }
         let known = |name: &str| {
-            name == self.x || self.time.as_deref() == Some(name) || (tangent && name == format!("{}_tangent", self.x))
+            let role = name == self.x || self.time.as_deref() == Some(name);
+            role || self.constants.iter().any(|c| c.name == name) || (tangent && name == format!("{}_tangent", self.x))
         };
         if let Some(other) = self.session.inputs.iter().find(|p| !known(&p.name)) {
             bail!(
-                "{file}: input `{}` has no role in the card; expected only `{}`{}",
+                "{file}: input `{0}` has no role in the card; expected only `{1}`{2}, or a value for it: `constants: {{{0}: …}}`",
                 other.name,
                 self.x,
                 self.time.as_ref().map(|t| format!(" and `{t}`")).unwrap_or_default()
@@ -363,7 +492,9 @@ impl Network {
             let shape = self.shaped(&[z.shape()[0], z.shape()[1]]);
             z.to_shape(shape).expect("dim numbers per tangent").into_owned()
         });
+        let fixed: Vec<ArrayD<f64>> = self.constants.iter().map(|c| c.fed(x.nrows())).collect();
         let mut feeds = vec![(self.x.as_str(), state.view())];
+        feeds.extend(self.constants.iter().zip(&fixed).map(|(c, values)| (c.name.as_str(), values.view())));
         if let Some(name) = &self.time {
             feeds.push((name, times.view()));
         }

@@ -4,6 +4,7 @@
 pub mod key;
 pub mod linalg;
 pub mod moments;
+pub mod npy;
 pub mod stats;
 
 /// States of many samples: rows × dimension.

@@ -3,6 +3,7 @@
 //! Tests that run networks need ONNX Runtime, which is found or fetched as the program itself does it.
 
 mod architecture;
+mod cards;
 mod cli;
 mod conventions;
 mod few_step;

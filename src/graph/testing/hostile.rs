@@ -1,7 +1,10 @@
 //! Files that are broken on purpose, and what is said about them.
 
+use std::path::Path;
+
 use super::*;
-use crate::graph::{differentiate, obstacles};
+use crate::graph::read::{self, External};
+use crate::graph::{GraphError, differentiate, external_files, obstacles};
 
 #[test]
 fn every_truncation_is_an_error_or_a_model() {
@@ -74,7 +77,7 @@ fn data_outside_the_folder_are_not_read() {
         };
         let graph = graph(&["x: 1"], &["y: 1"], vec![tensor], vec![node("Mul", "x w", "y", vec![])]);
         let folder = std::env::temp_dir();
-        let error = crate::graph::read::model("m", Bytes::from(bytes(graph, 17)), Some(&folder)).unwrap_err();
+        let error = read::model("m", Bytes::from(bytes(graph, 17)), External::Loaded(&folder)).unwrap_err();
         assert!(error.to_string().contains("outside the model's folder"), "{error}");
     }
 }
@@ -85,26 +88,70 @@ fn external_data_are_read_from_beside_the_file() {
     std::fs::create_dir_all(&folder).unwrap();
     let raw: Vec<u8> = [1.0f32, 2.0, 3.0].iter().flat_map(|x| x.to_le_bytes()).collect();
     std::fs::write(folder.join("weights.bin"), raw).unwrap();
-    let external = |length: &str| {
+    let external = |offset: &str, length: &str| {
         let pair = |key: &str, value: &str| StringStringEntryProto { key: Some(key.into()), value: Some(value.into()) };
         let tensor = TensorProto {
             name: Some("w".into()),
             dims: vec![2],
             data_type: Some(1),
             data_location: Some(EXTERNAL),
-            external_data: vec![pair("location", "weights.bin"), pair("offset", "4"), pair("length", length)],
+            external_data: vec![pair("location", "weights.bin"), pair("offset", offset), pair("length", length)],
             ..Default::default()
         };
         bytes(graph(&["x: 2"], &["y: 2"], vec![tensor], vec![node("Mul", "x w", "y", vec![])]), 17)
     };
-    std::fs::write(folder.join("good.onnx"), external("8")).unwrap();
-    std::fs::write(folder.join("bad.onnx"), external("80")).unwrap();
+    std::fs::write(folder.join("good.onnx"), external("4", "8")).unwrap();
+    std::fs::write(folder.join("bad.onnx"), external("400", "8")).unwrap();
+    std::fs::write(folder.join("more.onnx"), external("0", "12")).unwrap();
     let good = Model::load(&folder.join("good.onnx")).unwrap();
     assert_eq!(good.parameters(), 2);
     assert!(differentiate(&good, Mode::Jvp, None, None).unwrap().to_bytes().is_ok());
     let bad = Model::load(&folder.join("bad.onnx")).err().unwrap().to_string();
     assert!(bad.contains("reach beyond the end"), "{bad}");
+    let more = Model::load(&folder.join("more.onnx")).err().unwrap().to_string();
+    assert!(more.contains("takes 8 bytes, but claims 12"), "{more}");
+    let files = external_files("good.onnx", &external("4", "8")).unwrap();
+    assert_eq!(files.into_iter().collect::<Vec<_>>(), [Path::new("weights.bin")]);
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// Weights of 3 GB that nobody has to store: the model's claim alone is refused, and may still be looked at.
+#[test]
+fn more_than_two_gigabytes_are_refused_before_they_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let entry = StringStringEntryProto { key: Some("location".into()), value: Some("weights.bin".into()) };
+    let tensor = TensorProto {
+        name: Some("w".into()),
+        dims: vec![768, 1 << 20],
+        data_type: Some(1),
+        data_location: Some(EXTERNAL),
+        external_data: vec![entry],
+        ..Default::default()
+    };
+    let model = bytes(graph(&["x: N 768"], &["y: N M"], vec![tensor], vec![node("MatMul", "x w", "y", vec![])]), 17);
+    let path = folder.path().join("large.onnx");
+    std::fs::write(&path, model).unwrap();
+    let error = Model::load(&path).err().unwrap().to_string();
+    assert!(error.contains("large.onnx") && error.contains("3221225472 bytes"), "{error}");
+    let skimmed = Model::skim(&path).unwrap();
+    assert_eq!(skimmed.parameters(), 768 << 20);
+    assert!(obstacles(&skimmed, Mode::Jvp, None, None).is_empty());
+}
+
+/// Many tensors that share one buffer in memory, and would take more than a message holds.
+#[test]
+fn a_result_of_more_than_two_gigabytes_is_not_written() {
+    let shared = Bytes::from(vec![0u8; 1 << 24]);
+    let tensor = |i: usize| TensorProto {
+        name: Some(format!("w{i}")),
+        dims: vec![1 << 22],
+        data_type: Some(1),
+        raw_data: Some(shared.clone()),
+        ..Default::default()
+    };
+    let graph = GraphProto { initializer: (0..130).map(tensor).collect(), ..Default::default() };
+    let model = Model { file: "m".into(), proto: ModelProto { graph: Some(graph), ..Default::default() } };
+    assert!(matches!(model.to_bytes(), Err(GraphError::TooLarge { .. })));
 }
 
 #[test]

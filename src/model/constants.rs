@@ -1,0 +1,173 @@
+//! Further inputs of a network, which a card fixes: class labels, embeddings of a text, sizes of an image.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use half::f16;
+use ndarray::{ArrayD, Axis, IxDyn};
+use serde::{Deserialize, Serialize};
+
+use super::onnx::{Format, Port};
+use crate::num::npy::npy;
+
+/// What a card writes for one input: every sample is given the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a number, true, false, a list of numbers or the name of a .npy file")]
+pub enum Constant {
+    Flag(bool),
+    Number(f64),
+    List(Vec<f64>),
+    File(PathBuf),
+}
+
+impl Constant {
+    /// The file that holds the values, where they are not in the card.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Constant::File(file) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// The values: no axes for one number. `bytes` are those of the file.
+    ///
+    /// # Errors
+    /// Where the file is no array.
+    pub fn values(&self, bytes: &[u8]) -> Result<ArrayD<f64>> {
+        Ok(match self {
+            Constant::Flag(flag) => ArrayD::from_elem(IxDyn(&[]), f64::from(u8::from(*flag))),
+            Constant::Number(number) => ArrayD::from_elem(IxDyn(&[]), *number),
+            Constant::List(list) => ArrayD::from_shape_vec(IxDyn(&[list.len()]), list.clone())?,
+            Constant::File(file) => npy(bytes).with_context(|| file.display().to_string())?.0,
+        })
+    }
+}
+
+/// A constant that fits its input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fixed {
+    pub name: String,
+    values: ArrayD<f64>,
+    /// Whether the input has a batch axis, along which the values are repeated.
+    batched: bool,
+}
+
+impl Fixed {
+    /// Holds values against the input that they are for; an input whose first axis is dynamic has a batch axis.
+    ///
+    /// # Errors
+    /// Where shape or range do not fit the input.
+    pub fn new(port: &Port, values: ArrayD<f64>) -> Result<Fixed> {
+        if let Some(bad) = values.iter().find(|v| !holds(port.format, **v)) {
+            bail!("holds {bad}, but input `{}` takes {}", port.name, meaning(port.format));
+        }
+        let (batched, sizes) = match port.shape.split_first() {
+            Some((first, rest)) if *first < 0 => (true, rest),
+            _ => (false, &port.shape[..]),
+        };
+        let fits = |shape: &[usize]| {
+            shape.len() == sizes.len() && shape.iter().zip(sizes).all(|(n, wanted)| *wanted < 0 || *n as i64 == *wanted)
+        };
+        let shape = values.shape().to_vec();
+        let values = match &shape[..] {
+            [] if sizes.iter().all(|n| *n >= 0) => {
+                let shape: Vec<usize> = sizes.iter().map(|n| *n as usize).collect();
+                ArrayD::from_elem(IxDyn(&shape), values.sum())
+            }
+            whole if fits(whole) => values,
+            [1, rest @ ..] if batched && fits(rest) => values.index_axis_move(Axis(0), 0),
+            rest if sizes.first() == Some(&1) && fits(&[&[1], rest].concat()) => values.insert_axis(Axis(0)),
+            _ => bail!(
+                "has shape {shape:?}, but input `{}` takes {}{}",
+                port.name,
+                sizes_in_words(sizes),
+                if batched { " for each sample (a batch axis of 1 in front is as good)" } else { "" }
+            ),
+        };
+        Ok(Fixed { name: port.name.clone(), values, batched })
+    }
+
+    /// What the input is given for a batch of `rows` samples.
+    pub fn fed(&self, rows: usize) -> ArrayD<f64> {
+        if !self.batched {
+            return self.values.clone();
+        }
+        let shape: Vec<usize> = std::iter::once(rows).chain(self.values.shape().iter().copied()).collect();
+        self.values.broadcast(IxDyn(&shape)).expect("a leading axis broadcasts").to_owned()
+    }
+}
+
+/// Whether a format can hold a number.
+fn holds(format: Format, v: f64) -> bool {
+    match format {
+        Format::F16 => f16::from_f64(v).is_finite(),
+        Format::Bf16 | Format::F32 => (v as f32).is_finite(),
+        Format::F64 => v.is_finite(),
+        Format::I64 => v.fract() == 0.0 && v.abs() <= (1u64 << 53) as f64,
+        Format::I32 => v.fract() == 0.0 && v.abs() <= f64::from(i32::MAX),
+        Format::Bool => v == 0.0 || v == 1.0,
+    }
+}
+
+fn meaning(format: Format) -> &'static str {
+    match format {
+        Format::F16 => "finite numbers of at most 65504 (float16)",
+        Format::Bf16 | Format::F32 | Format::F64 => "finite numbers",
+        Format::I64 => "whole numbers (int64)",
+        Format::I32 => "whole numbers (int32)",
+        Format::Bool => "true and false",
+    }
+}
+
+fn sizes_in_words(sizes: &[i64]) -> String {
+    let sizes: Vec<String> = sizes.iter().map(|n| if *n < 0 { "any".to_owned() } else { n.to_string() }).collect();
+    if sizes.is_empty() { "one number".to_owned() } else { format!("[{}]", sizes.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(format: Format, shape: &[i64]) -> Port {
+        Port { name: "c".to_owned(), format, shape: shape.to_vec() }
+    }
+
+    fn array(shape: &[usize]) -> ArrayD<f64> {
+        let count = shape.iter().product::<usize>();
+        ArrayD::from_shape_vec(IxDyn(shape), (0..count).map(|i| i as f64).collect()).expect("as many as the shape says")
+    }
+
+    #[test]
+    fn a_constant_is_repeated_along_the_batch() {
+        let label = Fixed::new(&port(Format::I64, &[-1]), array(&[]) + 3.0).expect("one label");
+        assert_eq!(label.fed(4), ArrayD::from_elem(IxDyn(&[4]), 3.0));
+        for shape in [&[2, 3][..], &[1, 2, 3]] {
+            let text = Fixed::new(&port(Format::F32, &[-1, 2, 3]), array(shape)).expect("an embedding");
+            assert_eq!(text.fed(5).shape(), [5, 2, 3]);
+            assert_eq!(text.fed(5).index_axis(Axis(0), 4), array(&[2, 3]));
+        }
+        let sizes = Fixed::new(&port(Format::F32, &[-1, 6]), array(&[6])).expect("a list");
+        assert_eq!(sizes.fed(2).shape(), [2, 6]);
+    }
+
+    #[test]
+    fn an_input_without_a_batch_axis_is_given_the_values_alone() {
+        assert_eq!(Fixed::new(&port(Format::F32, &[]), array(&[])).expect("a scalar").fed(4).shape(), [0usize; 0]);
+        assert_eq!(Fixed::new(&port(Format::F32, &[1, 7]), array(&[7])).expect("a row").fed(4).shape(), [1, 7]);
+        // A dynamic axis behind the batch takes what the file has.
+        assert_eq!(Fixed::new(&port(Format::F32, &[-1, -1]), array(&[7])).expect("tokens").fed(2).shape(), [2, 7]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told() {
+        let message = |port: Port, v: ArrayD<f64>| format!("{}", Fixed::new(&port, v).expect_err("it does not fit"));
+        assert!(message(port(Format::I64, &[-1]), array(&[]) + 0.5).contains("whole numbers"));
+        assert!(message(port(Format::I32, &[-1]), array(&[]) + 3e9).contains("int32"));
+        assert!(message(port(Format::F16, &[-1]), array(&[]) + 1e6).contains("65504"));
+        assert!(message(port(Format::Bool, &[]), array(&[]) + 2.0).contains("true and false"));
+        assert!(message(port(Format::F32, &[-1]), array(&[]) / 0.0).contains("finite"));
+        assert!(message(port(Format::F32, &[-1, 7]), array(&[6])).contains("takes [7] for each sample"));
+        assert!(message(port(Format::F32, &[-1, 7]), array(&[2, 7])).contains("[2, 7]"));
+        assert!(message(port(Format::F32, &[-1, -1]), array(&[])).contains("[any]"));
+    }
+}

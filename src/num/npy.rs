@@ -1,0 +1,70 @@
+//! Arrays in NumPy's `.npy` format, from bytes that may claim anything.
+
+use anyhow::{Result, anyhow, bail};
+use ndarray::ArrayD;
+
+/// The array of a .npy file of any of the plain number formats, and whether those are integers.
+///
+/// # Errors
+/// Where the bytes are no whole array.
+pub fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
+    use ndarray_npy::ReadNpyExt;
+    let header = npy_header(bytes)?;
+    // The header is a Python dictionary, whose strings may be quoted either way.
+    let plain = header.replace('"', "'");
+    let described = plain.split("'descr':").nth(1).and_then(|d| d.split('\'').nth(1)).unwrap_or("").to_owned();
+    declared_size(&plain, bytes.len())?;
+    macro_rules! read {
+        ($ty:ty, $integer:expr) => {{
+            let array = ArrayD::<$ty>::read_npy(bytes).map_err(|e| anyhow!("it is no whole .npy array: {e}"))?;
+            (array.mapv(|v| v as f64), $integer)
+        }};
+    }
+    Ok(match described.trim_start_matches(['<', '>', '|', '=']) {
+        "f4" => read!(f32, false),
+        "f8" => read!(f64, false),
+        "i1" => read!(i8, true),
+        "i2" => read!(i16, true),
+        "i4" => read!(i32, true),
+        "i8" => read!(i64, true),
+        "u1" => read!(u8, true),
+        "u2" => read!(u16, true),
+        "u4" => read!(u32, true),
+        "u8" => read!(u64, true),
+        "" => bail!("it is no .npy array (its header names no number format)"),
+        other => bail!("it holds numbers of format `{other}`; expected float32, float64 or integers"),
+    })
+}
+
+/// The whole text of a .npy header; its length is the file's own claim and is held against the file.
+fn npy_header(bytes: &[u8]) -> Result<String> {
+    let field = |range: std::ops::Range<usize>| bytes.get(range).filter(|_| bytes.starts_with(b"\x93NUMPY"));
+    let (start, length): (usize, usize) = match (field(6..7), field(8..10), field(8..12)) {
+        (Some([1]), Some(l), _) => (10, usize::from(l[0]) | usize::from(l[1]) << 8),
+        (Some([2 | 3]), _, Some(l)) => (12, u32::from_le_bytes([l[0], l[1], l[2], l[3]]) as usize),
+        _ => bail!("it is no .npy array (no header)"),
+    };
+    let text = start.checked_add(length).and_then(|end| bytes.get(start..end));
+    let text = text.ok_or_else(|| anyhow!("its header claims {length} bytes: it is truncated or damaged"))?;
+    Ok(String::from_utf8_lossy(text).into_owned())
+}
+
+/// A header may claim any shape: refuse one that the file cannot hold before anything is allocated.
+fn declared_size(header: &str, available: usize) -> Result<()> {
+    // Of two shapes a reader may take either, so that one is all that is accepted.
+    let shapes: Vec<&str> = header.split("'shape':").skip(1).collect();
+    let sizes = |s: &'_ str| Some(s.split_once('(')?.1.split_once(')')?.0.to_owned());
+    let [Some(shape)] = &shapes.iter().map(|s| sizes(s)).collect::<Vec<_>>()[..] else {
+        bail!("its header names no shape");
+    };
+    let mut count = 1usize;
+    for size in shape.split(',').map(str::trim).filter(|s| !s.is_empty()) {
+        let size: usize =
+            size.trim_end_matches('L').parse().map_err(|_| anyhow!("its shape ({shape}) is no list of sizes"))?;
+        count = count.saturating_mul(size);
+    }
+    if count > available {
+        bail!("its header claims shape ({shape}), but the file has only {available} bytes: it is truncated or damaged");
+    }
+    Ok(())
+}
