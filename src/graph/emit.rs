@@ -196,11 +196,19 @@ impl Graph {
         self.op_with("Transpose", &[v], vec![ints("perm", &perm)])
     }
 
-    /// Exchanges the last two axes.
+    /// Exchanges the last two axes; of a value that was transposed already, from what that was.
     pub fn swap(&mut self, v: Val, rank: usize) -> Val {
         let mut perm: Vec<usize> = (0..rank).collect();
         perm.swap(rank - 2, rank - 1);
-        self.transpose(v, &perm)
+        let before = self.maker(v).filter(|node| node.standard() == "Transpose");
+        let before = before.and_then(|node| Some((node.input(0)?, node.ints("perm")?)));
+        match before {
+            Some((source, first)) if first.len() == rank && first.iter().all(|p| (0..rank as i64).contains(p)) => {
+                let composed: Vec<usize> = perm.iter().map(|p| first[*p] as usize).collect();
+                self.transpose(source, &composed)
+            }
+            _ => self.transpose(v, &perm),
+        }
     }
 
     pub fn cast(&mut self, v: Val, elem: ElemType) -> Val {

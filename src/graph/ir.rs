@@ -95,6 +95,18 @@ impl Node {
     }
 }
 
+/// What makes up a tangent `y ∘ (d - Σ y ∘ d)`, as that of a softmax is.
+#[derive(Clone, Copy)]
+pub struct Centred {
+    pub y: Val,
+    /// The axis of the sums, in y.
+    pub axis: usize,
+    /// `y ∘ d`
+    pub weighted: Val,
+    /// Its sums, along an axis of size 1.
+    pub sums: Val,
+}
+
 /// What is known where a branch begins.
 pub struct Scope {
     nodes: usize,
@@ -112,6 +124,8 @@ pub struct Graph {
     pub symbols: Symbols,
     /// The place of the original node that is being differentiated.
     pub origin: Option<usize>,
+    /// The parts of `d - Σ y ∘ d`, for products that can do without it.
+    pub centred: HashMap<Val, Centred>,
     names: HashMap<String, Val>,
     taken: HashSet<String>,
     fresh: usize,
@@ -132,6 +146,7 @@ impl Graph {
             outputs: Vec::new(),
             symbols: Symbols::default(),
             origin: None,
+            centred: HashMap::new(),
             names: HashMap::new(),
             taken,
             fresh: 0,
@@ -168,6 +183,11 @@ impl Graph {
 
     pub fn is_taken(&self, name: &str) -> bool {
         self.taken.contains(name)
+    }
+
+    /// The node that makes a value.
+    pub fn maker(&self, v: Val) -> Option<&Node> {
+        self.nodes.iter().rev().find(|node| node.outputs.contains(&Some(v)))
     }
 
     /// A value that carries `size` along one of its axes.

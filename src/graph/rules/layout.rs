@@ -5,6 +5,7 @@ use crate::graph::emit::int;
 use crate::graph::error::Refusal;
 use crate::graph::ir::Val;
 use crate::graph::shapes::axis_of;
+use crate::graph::size::Size;
 use crate::graph::step::{Step, Tangent};
 
 pub const RULES: &[(&str, Rule)] = &[
@@ -31,7 +32,7 @@ fn reshape(s: &mut Step) -> Output {
     };
     let (from, to) = (s.x_shape(0)?, s.y_shape()?);
     let target = s.lead(&to);
-    let base = s.g.reshape(tangent.base, &target);
+    let base = matrices(s, tangent.base, &target).unwrap_or_else(|| s.g.reshape(tangent.base, &target));
     let factor = tangent.factor.map(|factor| match s.g.rank(factor) {
         Some(0) => factor,
         _ => {
@@ -40,6 +41,22 @@ fn reshape(s: &mut Step) -> Output {
         }
     });
     Ok(Some(Tangent { base, factor }))
+}
+
+/// Transposed matrices whose leading axes alone are reshaped: they are transposed afterwards, where a product can do it.
+fn matrices(s: &mut Step, v: Val, target: &[Size]) -> Option<Val> {
+    let (shape, rank) = (s.g.shape(v)?.clone(), target.len());
+    if rank < 3 || shape.len() < 3 || shape[shape.len() - 2..] != target[rank - 2..] {
+        return None;
+    }
+    let plain = s.g.swap(v, shape.len());
+    let mut swapped = target.to_vec();
+    swapped.swap(rank - 2, rank - 1);
+    let is_source = s.g.maker(v).is_some_and(|node| node.standard() == "Transpose" && node.input(0) == Some(plain));
+    is_source.then(|| {
+        let plain = s.g.reshape(plain, &swapped);
+        s.g.swap(plain, rank)
+    })
 }
 
 fn transpose(s: &mut Step) -> Output {
