@@ -17,6 +17,9 @@ pub const RULES: &[(&str, Rule)] = &[
     ("RMSNormalization", Rule::Single(rms_norm)),
 ];
 
+/// The default, as attributes hold numbers: rounded to single precision.
+const EPSILON: f64 = 1e-5f32 as f64;
+
 type Output = Result<Option<Tangent>, Refusal>;
 
 /// A tensor of the primal, centred and divided by its deviation, and the inverse of that.
@@ -80,7 +83,7 @@ fn layer_norm(s: &mut Step) -> Output {
     let first = s.axis("axis", -1, rank)?;
     let axes: Vec<i64> = (first as i64..rank as i64).collect();
     let (x, gamma) = (s.x(0)?, s.x(1)?);
-    let Normalized { hat, inverse } = normalize(s, x, &axes, s.node.float("epsilon", 1e-5));
+    let Normalized { hat, inverse } = normalize(s, x, &axes, s.node.float("epsilon", EPSILON));
     let normal = match s.d(0) {
         Some(d) => {
             let base = project(s, d, hat, &axes);
@@ -97,7 +100,7 @@ fn rms_norm(s: &mut Step) -> Output {
     let first = s.axis("axis", -1, rank)?;
     let axes: Vec<i64> = (first as i64..rank as i64).collect();
     let (x, gamma) = (s.x(0)?, s.x(1)?);
-    let Normalized { hat, inverse } = divide(s, x, &axes, s.node.float("epsilon", 1e-5));
+    let Normalized { hat, inverse } = divide(s, x, &axes, s.node.float("epsilon", EPSILON));
     let normal = match s.d(0) {
         Some(d) => {
             let radial = radial(s, d, hat, &later(&axes));
@@ -127,7 +130,7 @@ fn instance_norm(s: &mut Step) -> Output {
     let rank = s.rank(0)?;
     let axes: Vec<i64> = (2..rank as i64).collect();
     let (x, scale) = (s.x(0)?, s.x(1)?);
-    let Normalized { hat, inverse } = normalize(s, x, &axes, s.node.float("epsilon", 1e-5));
+    let Normalized { hat, inverse } = normalize(s, x, &axes, s.node.float("epsilon", EPSILON));
     let normal = match s.d(0) {
         Some(d) => {
             let base = project(s, d, hat, &axes);
@@ -159,7 +162,7 @@ fn group_norm(s: &mut Step) -> Output {
     let (x, scale) = (s.x(0)?, s.x(1)?);
     let d = s.dx()?;
     let x = s.g.reshape(x, &grouped);
-    let Normalized { hat, inverse } = normalize(s, x, &axes, s.node.float("epsilon", 1e-5));
+    let Normalized { hat, inverse } = normalize(s, x, &axes, s.node.float("epsilon", EPSILON));
     let lead = s.lead(&grouped);
     let d = s.g.reshape(d, &lead);
     let base = project(s, d, hat, &axes);
@@ -189,7 +192,7 @@ fn batch_norm(s: &mut Step) -> Output {
     s.only(&[0], "its scale and statistics must be constant")?;
     let rank = s.rank(0)?;
     let (scale, variance) = (s.x(1)?, s.x(4)?);
-    let safe = s.g.shift(variance, s.node.float("epsilon", 1e-5));
+    let safe = s.g.shift(variance, s.node.float("epsilon", EPSILON));
     let deviation = s.g.op("Sqrt", &[safe]);
     let factor = s.g.div(scale, deviation);
     let factor = per_channel(s, factor, rank, 0);
@@ -225,7 +228,8 @@ fn mean_variance(s: &mut Step) -> Output {
 /// `y = x c^-β` with `c = bias + α/n Σ x²` over neighbouring channels: `dy = c^-β d - 2 α β / n y / c Σ x d`.
 fn local_response(s: &mut Step) -> Output {
     let n = s.node.int("size", 1);
-    let (alpha, beta, bias) = (s.node.float("alpha", 1e-4), s.node.float("beta", 0.75), s.node.float("bias", 1.0));
+    let (alpha, beta, bias) =
+        (s.node.float("alpha", f64::from(1e-4f32)), s.node.float("beta", 0.75), s.node.float("bias", 1.0));
     let (x, y, d) = (s.x(0)?, s.y()?, s.dx()?);
     let square = s.g.mul(x, x);
     let total = neighbours(s, square, 1, n)?;
