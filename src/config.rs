@@ -110,6 +110,9 @@ pub struct SamplesEntry {
     pub model: PathBuf,
     pub samplers: Vec<Sampler>,
     pub count: usize,
+    /// States at the prior end, taken as they are, instead of the seed's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise: Option<PathBuf>,
     pub reference: PathBuf,
     /// Other data of the same law, for the data-versus-data floor of every statistic.
     #[serde(default, skip_serializing_if = "Option::is_none")]

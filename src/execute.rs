@@ -12,18 +12,19 @@ use crate::data::{read_npy, write_npy};
 use crate::dequantization::{DENSITY, Dequantization, ELBO};
 use crate::divergence::{Divergence, Sources};
 use crate::features::Extractor;
-use crate::flow::field::{EvalError, FlowMap, VectorField};
+use crate::flow::field::{EvalError, FlowMap, Linearized, VectorField};
 use crate::likelihood::{self, NodeValue, Row, Task};
 use crate::metric;
 use crate::model::card::Direction;
 use crate::model::flow_map::Derivatives;
 use crate::model::onnx::{Provider, Runtime};
 use crate::model::opened::{Model, Options, Velocity};
-use crate::num::Batch;
 use crate::num::key::{Key, Purpose, SampleId};
-use crate::plan::{LikelihoodWork, PlannedFile, Prepared, Trial, Work, sampler_label, solver_label};
+use crate::num::{Batch, Blocks};
+use crate::plan::{LikelihoodWork, PlannedFile, Prepared, Trial, Work, initial_states, solver_label};
 use crate::rows::{self, LikelihoodRow, SampleRow};
-use crate::sample::{self, Denoiser, Drawn, Sampler};
+use crate::sample::steindiff::{SteinDiff, StepLog};
+use crate::sample::{self, Denoiser, Draw, Drawn, Sampler, Setting};
 use crate::solve::{Solver, refine};
 
 /// How a machine is used; none of it changes a result by more than rounding.
@@ -53,6 +54,8 @@ pub struct Output {
     pub rows: usize,
     /// The array file's bytes.
     pub array: Option<Vec<u8>>,
+    /// The bytes of the log of a sampler's steps.
+    pub steps: Option<Vec<u8>>,
 }
 
 /// One worker's sessions for one model.
@@ -135,9 +138,7 @@ impl<'a> Pool<'a> {
         }
         for estimator in estimators {
             match estimator {
-                Divergence::Trace(_) if worker.sources.tangents.is_none() => {
-                    worker.sources.tangents = Some(Box::new(self.model.tangents(self.runtime, options)?));
-                }
+                Divergence::Trace(_) => self.open_tangents(&mut worker)?,
                 Divergence::Learned(l) if !worker.sources.heads.contains_key(&l.head) => {
                     let head = self.model.head(&l.head, self.runtime, options)?;
                     worker.sources.heads.insert(l.head.clone(), Box::new(head));
@@ -156,6 +157,9 @@ impl<'a> Pool<'a> {
                 _ => {}
             }
         }
+        if samplers.iter().any(|s| s.cost(&Setting::of(self.model)).products > 0) {
+            self.open_tangents(&mut worker)?;
+        }
         for used in samplers.iter().filter_map(|s| s.map()) {
             let known = worker.sources.maps.contains_key(used.name);
             if !known || (used.gradient && !worker.gradients.contains(used.name)) {
@@ -168,6 +172,15 @@ impl<'a> Pool<'a> {
             }
         }
         Ok(worker)
+    }
+
+    /// A worker's Jacobian products, where they are not open yet.
+    fn open_tangents(&self, worker: &mut Worker) -> Result<()> {
+        if worker.sources.tangents.is_none() {
+            let options = Options { provider: self.machine.provider, threads: 1 };
+            worker.sources.tangents = Some(Box::new(self.model.tangents(self.runtime, options)?));
+        }
+        Ok(())
     }
 
     /// Opens what the estimators need and calls everything once with two samples, so that a model
@@ -283,7 +296,7 @@ impl<'a> Pool<'a> {
         Ok((dequantization.combine(rows), nodes))
     }
 
-    /// End states of samples from their initial noise, row by row.
+    /// End states of samples from their initial noise, row by row; whole populations where a sampler has them.
     ///
     /// # Errors
     /// Where the model cannot be evaluated.
@@ -291,16 +304,112 @@ impl<'a> Pool<'a> {
         &self,
         sampler: &Sampler,
         samples: &[SampleId],
+        key: Key,
         noise: impl Fn(&[SampleId]) -> Batch + Sync,
-    ) -> Result<Drawn> {
+    ) -> Result<Sampled> {
+        let (on, prior) = (Setting::of(self.model), self.model.prior);
+        if sampler.population().is_some() {
+            let mut crew = Crew { pool: self, sampler, product_seconds: 0.0 };
+            let drawn = sampler.sample(&mut crew, &Draw { on, prior, key, samples }, noise(samples))?;
+            return Ok(Sampled { drawn, product_seconds: crew.product_seconds });
+        }
         let needs = Needs { samplers: std::slice::from_ref(sampler), ..Needs::default() };
         let parts = self.batches(samples, needs, |worker, batch| {
-            sampler.sample(worker, &self.model.curve, self.model.prior, noise(batch))
+            sampler.sample(worker, &Draw { on, prior, key, samples: batch }, noise(batch))
         })?;
-        let views: Vec<_> = parts.iter().map(|p| p.x.view()).collect();
-        let x = ndarray::concatenate(Axis(0), &views)?;
-        let densities: Option<Vec<Vec<f64>>> = parts.into_iter().map(|p| p.log_density).collect();
-        Ok(Drawn { x, log_density: densities.map(|d| d.concat()) })
+        let mut drawn = Drawn::none();
+        parts.into_iter().for_each(|part| drawn.append(part));
+        Ok(Sampled { drawn, product_seconds: 0.0 })
+    }
+}
+
+/// Samples, and the time that went into Jacobian products.
+pub struct Sampled {
+    pub drawn: Drawn,
+    pub product_seconds: f64,
+}
+
+/// All workers of a pool as one field: a call's rows are spread over them in batches.
+///
+/// What is a statistic of many samples can so be written as if there were one batch.
+struct Crew<'p, 'm> {
+    pool: &'p Pool<'m>,
+    sampler: &'p Sampler,
+    product_seconds: f64,
+}
+
+impl Crew<'_, '_> {
+    /// One call's parts, in order.
+    fn spread<T: Send>(
+        &self,
+        rows: usize,
+        call: impl Fn(&mut Worker, &[usize]) -> Result<T, EvalError> + Sync,
+    ) -> Result<Vec<T>, EvalError> {
+        let all: Vec<SampleId> = (0..rows as u64).collect();
+        let part = |worker: &mut Worker, batch: &[SampleId]| {
+            call(worker, &batch.iter().map(|i| *i as usize).collect::<Vec<_>>())
+        };
+        let needs = Needs { samplers: std::slice::from_ref(self.sampler), ..Needs::default() };
+        self.pool.batches(&all, needs, part).map_err(unpacked)
+    }
+
+    fn states(
+        &self,
+        t: &[f64],
+        x: &Batch,
+        call: impl Fn(&mut Worker, &[f64], &Batch) -> Result<Batch, EvalError> + Sync,
+    ) -> Result<Batch, EvalError> {
+        let parts = self.spread(x.nrows(), |worker, rows| {
+            let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
+            call(worker, &times, &x.select(Axis(0), rows))
+        })?;
+        let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+        Ok(ndarray::concatenate(Axis(0), &views).expect("rows of one model"))
+    }
+}
+
+/// The model's own error, where it is one.
+fn unpacked(error: anyhow::Error) -> EvalError {
+    error.downcast::<EvalError>().unwrap_or_else(|e| EvalError::Missing(format!("{e:#}")))
+}
+
+impl VectorField for Crew<'_, '_> {
+    fn dim(&self) -> usize {
+        self.pool.model.dim()
+    }
+
+    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        self.states(t, x, |worker, t, x| VectorField::velocity(worker, t, x))
+    }
+}
+
+impl Denoiser for Crew<'_, '_> {
+    fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        self.states(t, x, |worker, t, x| worker.denoised(t, x))
+    }
+
+    fn linearized(&mut self) -> Result<&mut dyn Linearized, EvalError> {
+        Ok(self)
+    }
+}
+
+impl Linearized for Crew<'_, '_> {
+    fn dim(&self) -> usize {
+        self.pool.model.dim()
+    }
+
+    fn products(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+        let began = std::time::Instant::now();
+        let parts = self.spread(x.nrows(), |worker, rows| {
+            let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
+            let missing = || EvalError::Missing("the Jacobian products were not opened".to_owned());
+            let tangents = worker.sources.tangents.as_mut().ok_or_else(missing)?;
+            tangents.products(&times, &x.select(Axis(0), rows), &z.select(Axis(1), rows))
+        })?;
+        let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+        let all = ndarray::concatenate(Axis(1), &views).expect("directions of one model");
+        self.product_seconds += began.elapsed().as_secs_f64();
+        Ok(all)
     }
 }
 
@@ -359,7 +468,7 @@ impl<'a> Stage<'a> {
             Work::Profile(w) => self.profile(w),
             Work::Budget(w) => self.budget(w),
             Work::Density { .. } => self.density(&trial.work),
-            Work::Sample { model, sampler, first, count } => self.sample(&trial.id, *model, sampler, *first, *count),
+            Work::Sample { .. } => self.sample(&trial.id, &trial.work),
             Work::Metrics { .. } => self.metrics(&trial.work, array),
         }
     }
@@ -500,25 +609,39 @@ impl<'a> Stage<'a> {
         }))
     }
 
-    fn sample(&self, id: &str, model: usize, sampler: &Sampler, first: usize, count: usize) -> Result<Output> {
-        let opened = &self.prepared.models[model];
-        let samples = Stage::ranged(first, count);
+    fn sample(&self, id: &str, work: &Work) -> Result<Output> {
+        let Work::Sample { model, sampler, noise: given, first, count } = work else {
+            return Err(anyhow!("not samples"));
+        };
+        let (opened, count) = (&self.prepared.models[*model], *count);
+        let samples = Stage::ranged(*first, count);
+        let given = given.map(|data| initial_states(&self.prepared.data[data], opened)).transpose()?;
         let began = std::time::Instant::now();
-        let noise = |batch: &[SampleId]| sample::noise(self.key(), batch, opened.dim(), opened.prior.std);
-        let Drawn { x, log_density } = self.pools[model].samples(sampler, &samples, noise)?;
+        let noise = |batch: &[SampleId]| match &given {
+            Some(states) => states.select(Axis(0), &batch.iter().map(|i| *i as usize).collect::<Vec<_>>()),
+            None => sample::noise(self.key(), batch, opened.dim(), opened.prior.std),
+        };
+        let Sampled { drawn, product_seconds } = self.pools[*model].samples(sampler, &samples, self.key(), noise)?;
         let seconds = began.elapsed().as_secs_f64() / count as f64;
+        let x = &drawn.x;
         let finite = |i: usize| x.row(i).iter().all(|v| v.is_finite());
+        let name = &self.prepared.plan.models[*model].name;
         let mut output = write_rows(samples.iter().enumerate().map(|(i, s)| SampleRow {
             trial: id.to_owned(),
-            model: self.prepared.plan.models[model].name.clone(),
-            sampler: sampler_label(sampler),
+            model: name.clone(),
+            sampler: sampler.label(),
             sample: *s as usize,
             status: if finite(i) { "ok" } else { "non-finite" }.to_owned(),
-            evaluations: sampler.evaluations(&opened.curve),
+            evaluations: drawn.evaluations[i],
+            jvps: drawn.products[i],
             seconds,
-            log_density: log_density.as_ref().map(|d| d[i]).filter(|d| d.is_finite()),
+            log_density: drawn.log_density.as_ref().map(|d| d[i]).filter(|d| d.is_finite()),
+            jvp_seconds: product_seconds / count as f64,
         }))?;
-        output.array = Some(write_npy(&x, &opened.card.shape)?);
+        output.array = Some(write_npy(x, &opened.card.shape)?);
+        if let Sampler::SteinDiff(around) = sampler {
+            output.steps = Some(write_rows(drawn.log.iter().map(|step| step_row(name, around, step)))?.csv);
+        }
         Ok(output)
     }
 
@@ -553,19 +676,23 @@ impl<'a> Stage<'a> {
             }
             None => (generated, real.clone()),
         };
+        // As planned; what it really was is in the samples' own rows, from which tables take it.
+        let cost = sampler.as_ref().map(|s| s.cost(&Setting::of(opened))).unwrap_or_default();
         let mut rows = Vec::new();
         for metric in metrics {
             let measure = || metric::measure(metric, a.view(), b.view(), self.key());
             let estimate = (self.machine.with_threads(measure)?).map_err(|e| anyhow!("{}: {e}", metric.name()))?;
             rows.push(rows::MetricRow {
                 model: plan.models[*model].name.clone(),
-                sampler: sampler.as_ref().map_or("data".to_owned(), sampler_label),
+                sampler: sampler.as_ref().map_or("data".to_owned(), Sampler::label),
                 metric: metric.name().to_owned(),
                 value: estimate.value,
                 stderr: estimate.stderr,
                 n_generated: a.nrows(),
                 n_reference: b.nrows(),
-                evaluations: sampler.as_ref().map_or(0.0, |s| s.evaluations(&opened.curve) as f64),
+                evaluations: cost.evaluations as f64,
+                jvps: cost.products as f64,
+                cost: cost.evaluations as f64,
                 features: extractor.as_ref().map_or("raw".to_owned(), |e| e.name.clone()),
             });
         }
@@ -583,6 +710,40 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// The log of one step as a row.
+fn step_row(model: &str, around: &SteinDiff, step: &StepLog) -> rows::Step {
+    let known = step.statistics;
+    let mode = serde_json::to_value(around.mode).unwrap_or_default();
+    rows::Step {
+        model: model.to_owned(),
+        sampler: around.label(),
+        inner: around.sampler.name().to_owned(),
+        mode: mode.as_str().unwrap_or_default().to_owned(),
+        population: step.population,
+        n: step.n,
+        step: step.step,
+        t: step.from.t,
+        alpha: step.from.alpha,
+        sigma: step.from.sigma,
+        t_next: step.to.t,
+        alpha_next: step.to.alpha,
+        sigma_next: step.to.sigma,
+        gamma: step.gamma,
+        gamma_raw: known.map(|s| s.raw),
+        gamma_probe_stderr: known.and_then(|s| s.probe_stderr),
+        gamma_stderr: known.and_then(|s| s.stderr),
+        action: step.action.as_str().to_owned(),
+        divergence: known.map_or("", |s| if s.differentiated { "jacobian" } else { "linear" }).to_owned(),
+        s_xu: known.map(|s| s.xu),
+        s_uu: known.map(|s| s.uu),
+        s_div: known.map(|s| s.div),
+        coupling: known.and_then(|s| s.coupling),
+        blend: step.blend,
+        evaluations: step.evaluations,
+        jvps: step.products,
+    }
+}
+
 /// Samples of the data that a metrics trial keeps for the report.
 const SHOWN: usize = 512;
 
@@ -594,5 +755,5 @@ fn write_rows<T: Serialize>(rows: impl Iterator<Item = T>) -> Result<Output> {
         count += 1;
     }
     let csv = writer.into_inner().map_err(|e| anyhow!("{}", e.error()))?;
-    Ok(Output { csv, rows: count, array: None })
+    Ok(Output { csv, rows: count, array: None, steps: None })
 }

@@ -29,6 +29,8 @@ pub enum Event {
         sha256: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         array_sha256: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        steps_sha256: Option<String>,
         seconds: f64,
     },
     Failed {
@@ -41,7 +43,7 @@ pub enum Event {
 /// How a trial ended last.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    Finished { rows: usize, sha256: String, array_sha256: Option<String> },
+    Finished { rows: usize, sha256: String, array_sha256: Option<String>, steps_sha256: Option<String> },
     Failed { error: String },
 }
 
@@ -108,9 +110,9 @@ impl Journal {
     fn record(&mut self, event: Event) {
         match event {
             Event::Planned { plan_sha256 } => self.plan_sha256 = Some(plan_sha256),
-            Event::Finished { trial, rows, sha256, array_sha256, seconds } => {
+            Event::Finished { trial, rows, sha256, array_sha256, steps_sha256, seconds } => {
                 self.seconds += seconds;
-                self.outcomes.insert(trial, Outcome::Finished { rows, sha256, array_sha256 });
+                self.outcomes.insert(trial, Outcome::Finished { rows, sha256, array_sha256, steps_sha256 });
             }
             Event::Failed { trial, error, seconds } => {
                 self.seconds += seconds;
@@ -146,6 +148,11 @@ pub fn read_plan(dir: &Path) -> Result<PlanFile> {
 /// Where a trial's rows lie.
 pub fn row_file(dir: &Path, id: &str) -> PathBuf {
     dir.join("rows").join(format!("{id}.csv"))
+}
+
+/// Where the log of a trial's steps lies.
+pub fn step_file(dir: &Path, id: &str) -> PathBuf {
+    dir.join("rows").join(format!("{id}.steps.csv"))
 }
 
 /// Where a trial's array lies.
@@ -225,10 +232,13 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<String> {
 pub fn damaged(dir: &Path, plan: &Plan, journal: &Journal) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for trial in &plan.trials {
-        let Some(Outcome::Finished { sha256, array_sha256, .. }) = journal.outcomes.get(&trial.id) else { continue };
+        let Some(Outcome::Finished { sha256, array_sha256, steps_sha256, .. }) = journal.outcomes.get(&trial.id) else {
+            continue;
+        };
         let rows = (row_file(dir, &trial.id), Some(sha256));
         let array = (array_file(dir, &trial.id), array_sha256.as_ref());
-        for (path, expected) in [rows, array] {
+        let steps = (step_file(dir, &trial.id), steps_sha256.as_ref());
+        for (path, expected) in [rows, array, steps] {
             let Some(expected) = expected else { continue };
             let name = path.strip_prefix(dir).unwrap_or(&path).display().to_string();
             match std::fs::read(&path) {
@@ -250,13 +260,20 @@ mod tests {
     use crate::sample::Sampler;
 
     fn plan(ids: &[&str]) -> Plan {
-        let work = |i: usize| Work::Sample { model: 0, sampler: Sampler::defaults().remove(0), first: i, count: 1 };
+        let work = |i: usize| Work::Sample {
+            model: 0,
+            sampler: Sampler::defaults().remove(0),
+            noise: None,
+            first: i,
+            count: 1,
+        };
         let trials = ids.iter().enumerate().map(|(i, id)| Trial { id: id.to_string(), work: work(i) }).collect();
         Plan { format: 1, name: "a".into(), seed: 0, models: vec![], data: vec![], trials }
     }
 
     fn finished(trial: &str) -> Event {
-        Event::Finished { trial: trial.into(), rows: 1, sha256: "0".into(), array_sha256: None, seconds: 0.5 }
+        let (array_sha256, steps_sha256) = (None, None);
+        Event::Finished { trial: trial.into(), rows: 1, sha256: "0".into(), array_sha256, steps_sha256, seconds: 0.5 }
     }
 
     #[test]

@@ -15,7 +15,8 @@ use crate::flow::map::Rule;
 use crate::metric::Metric;
 use crate::model::library::hex;
 use crate::model::opened::Model;
-use crate::sample::Sampler;
+use crate::num::Batch;
+use crate::sample::{Point, Sampler, Setting};
 use crate::solve::{Solver, Span, refine};
 
 /// The format number of run directories that this program writes.
@@ -40,6 +41,20 @@ pub struct PlanFile {
     pub environment: Vec<(String, String)>,
     /// The `--set` changes that the config was read with.
     pub changes: Vec<String>,
+    /// Where every sampler stands on its model's path.
+    #[serde(default)]
+    pub grids: Vec<PlannedGrid>,
+}
+
+/// The points between which a sampler steps, from the prior end to the data end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedGrid {
+    pub model: String,
+    pub sampler: String,
+    /// The card's own time.
+    pub t: Vec<f64>,
+    pub alpha: Vec<f64>,
+    pub sigma: Vec<f64>,
 }
 
 /// A model as it was when the plan was made.
@@ -96,7 +111,15 @@ pub enum Work {
     /// The log-density of one estimator over a rectangle of the plane.
     Density { model: usize, solver: Solver, estimator: Divergence, grid: DensityGrid },
     /// Samples number `first` to `first + count`.
-    Sample { model: usize, sampler: Sampler, first: usize, count: usize },
+    Sample {
+        model: usize,
+        sampler: Sampler,
+        /// The file with their initial states; by address where there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        noise: Option<usize>,
+        first: usize,
+        count: usize,
+    },
     /// Statistics of samples, or of the floor's data, against reference data.
     Metrics {
         model: usize,
@@ -158,12 +181,12 @@ impl Work {
                 format!("{model}: log-density on {0} x {0} points, {1}", grid.points, estimator.label())
             }
             Work::Sample { sampler, first, count, .. } => {
-                format!("{model}: samples {first} to {}, {}", first + count - 1, sampler_label(sampler))
+                format!("{model}: samples {first} to {}, {}", first + count - 1, sampler.label())
             }
             Work::Metrics { sampler, metrics, .. } => format!(
                 "{model}: {} of {}",
                 metrics.iter().map(|m| m.name()).collect::<Vec<_>>().join(", "),
-                sampler.as_ref().map_or("the data themselves".to_owned(), sampler_label)
+                sampler.as_ref().map_or("the data themselves".to_owned(), Sampler::label)
             ),
         }
     }
@@ -191,15 +214,6 @@ pub fn solver_label(solver: &Solver) -> String {
     crate::registry::label(solver.name(), solver, &default)
 }
 
-/// As tables print a sampler.
-pub fn sampler_label(sampler: &Sampler) -> String {
-    if let Sampler::FlowMap(steps) = sampler {
-        return steps.label();
-    }
-    let default = Sampler::from_name(sampler.name()).unwrap_or_else(|| sampler.clone());
-    crate::registry::label(sampler.name(), sampler, &default)
-}
-
 /// A plan with the opened files behind it.
 pub struct Prepared {
     pub plan: Plan,
@@ -210,6 +224,23 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// The grids of all samplers, each once per model.
+    pub fn grids(&self) -> Vec<PlannedGrid> {
+        let mut grids: Vec<PlannedGrid> = Vec::new();
+        for trial in &self.plan.trials {
+            let Work::Metrics { model, sampler: Some(sampler), .. } = &trial.work else { continue };
+            let (name, label) = (self.plan.models[*model].name.clone(), sampler.label());
+            if grids.iter().any(|g| g.model == name && g.sampler == label) {
+                continue;
+            }
+            let points = sampler.grid(&Setting::of(&self.models[*model])).unwrap_or_default();
+            let each = |of: fn(&Point) -> f64| points.iter().map(of).collect();
+            let (t, alpha, sigma) = (each(|p| p.t), each(|p| p.alpha), each(|p| p.sigma));
+            grids.push(PlannedGrid { model: name, sampler: label, t, alpha, sigma });
+        }
+        grids
+    }
+
     /// What a trial costs; adaptive solvers are guessed.
     pub fn cost(&self, work: &Work) -> Cost {
         let path = |solver: &Solver, estimators: &[Divergence], model: usize, rows: usize| {
@@ -245,11 +276,11 @@ impl Prepared {
             Work::Density { model, solver, estimator, grid } => {
                 path(solver, std::slice::from_ref(estimator), *model, grid.points * grid.points)
             }
-            Work::Sample { model, sampler, count, .. } => Cost {
-                evaluations: sampler.evaluations(&self.models[*model].curve) * *count as u64,
-                products: 0,
-                guessed: false,
-            },
+            Work::Sample { model, sampler, count, .. } => {
+                let each = sampler.cost(&Setting::of(&self.models[*model]));
+                let rows = *count as u64;
+                Cost { evaluations: each.evaluations * rows, products: each.products * rows, guessed: each.guessed }
+            }
             Work::Metrics { .. } => Cost { evaluations: 0, products: 0, guessed: false },
         }
     }
@@ -415,19 +446,22 @@ impl Builder<'_> {
         if entry.count > most {
             bail!("count: {}, expected at most {most}", entry.count);
         }
+        let noise = entry.noise.as_ref().map(|f| self.noise(f, model, entry.count)).transpose()?;
         let available = self.prepared.data[reference].len();
         for metric in &entry.metrics {
             metric.check(entry.count, available).map_err(|e| anyhow!("metrics: {e}"))?;
         }
         for sampler in &entry.samplers {
-            let curve = &self.prepared.models[model].curve;
-            sampler.times(curve).map_err(|e| anyhow!("samplers: {}: {e}", sampler.name()))?;
+            let on = Setting::of(&self.prepared.models[model]);
+            sampler.check(&on).map_err(|e| anyhow!("samplers: {}: {e}", sampler.name()))?;
             supports_sampler(&self.prepared.models[model], sampler).context("samplers")?;
+            // A statistic of a population needs all of it: a trial holds whole ones.
             let chunk = self.written.config.chunk;
+            let chunk = chunk.checked_next_multiple_of(sampler.population().unwrap_or(1)).unwrap_or(chunk);
             let mut parts = Vec::new();
             for first in (0..entry.count).step_by(chunk) {
                 let count = chunk.min(entry.count - first);
-                parts.push(self.push(Work::Sample { model, sampler: sampler.clone(), first, count })?);
+                parts.push(self.push(Work::Sample { model, sampler: sampler.clone(), noise, first, count })?);
             }
             let (metrics, extractor) = (entry.metrics.clone(), extractor.clone());
             self.push(Work::Metrics {
@@ -455,13 +489,14 @@ impl Builder<'_> {
         let touched: Vec<String> = match &work {
             Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => vec![data(&w.data)],
             Work::Metrics { reference, floor, .. } => floor.iter().chain([reference]).map(data).collect(),
+            Work::Sample { noise, .. } => noise.iter().map(data).collect(),
             _ => Vec::new(),
         };
         // Positions in the plan are left out: the id is of what is done, not of where it stands.
         let mut content = serde_json::to_value(&work)?;
         for body in content.as_object_mut().into_iter().flat_map(|o| o.values_mut()) {
             if let Some(body) = body.as_object_mut() {
-                ["model", "data", "reference_data"].iter().for_each(|k| drop(body.remove(*k)));
+                ["model", "data", "reference_data", "noise"].iter().for_each(|k| drop(body.remove(*k)));
             }
         }
         let text = serde_json::to_string(&(FORMAT, plan.seed, &model.card_sha256, &model.files, touched, content))?;
@@ -494,7 +529,6 @@ impl Builder<'_> {
 
     fn data(&mut self, path: &Path, model: usize, dequantization: Option<&Dequantization>) -> Result<usize> {
         let path = self.written.resolve(path);
-        let name = path.display().to_string();
         let known = self.prepared.data.iter().zip(&self.prepared.plan.data).zip(&self.dequantizations);
         let same = |((d, p), q): ((&Dataset, &PlannedData), &Option<Dequantization>)| {
             same_file(Path::new(&d.name), &path) && p.model == model && q.as_ref() == dequantization
@@ -506,7 +540,7 @@ impl Builder<'_> {
         let card = &self.prepared.models[model].card;
         data.fits(card)?;
         let mut treatment = data.treatment(card);
-        let mut short = inert(&path.file_name().map_or(name, |n| n.to_string_lossy().into_owned()));
+        let mut short = short_name(&path);
         if let Some(dequantization) = dequantization {
             data.dequantizable(card)?;
             // Bounds of two kinds are never rows of one dataset.
@@ -514,6 +548,23 @@ impl Builder<'_> {
             treatment =
                 format!("{treatment}, {} draws each, combined as {}", dequantization.draws(), dequantization.bound());
         }
+        self.dequantizations.push(dequantization.cloned());
+        Ok(self.keep(data, short, model, treatment))
+    }
+
+    /// Initial states for `count` samples.
+    fn noise(&mut self, path: &Path, model: usize, count: usize) -> Result<usize> {
+        let path = self.written.resolve(path);
+        let data = Dataset::read(&path)?;
+        let states = initial_states(&data, &self.prepared.models[model])?;
+        if states.nrows() < count {
+            bail!("noise: {} holds {} states, but count is {count}", data.name, states.nrows());
+        }
+        self.dequantizations.push(None);
+        Ok(self.keep(data, short_name(&path), model, "states at the prior end, taken as they are".to_owned()))
+    }
+
+    fn keep(&mut self, data: Dataset, short: String, model: usize, treatment: String) -> usize {
         // Two files of one name would share a row in every table.
         let taken = |n: &str| self.prepared.plan.data.iter().any(|d| d.name == n && d.model == model);
         let unique = (1..).map(|i| if i == 1 { short.clone() } else { format!("{short} ({i})") }).find(|n| !taken(n));
@@ -524,9 +575,8 @@ impl Builder<'_> {
             samples: data.len(),
             treatment,
         });
-        self.dequantizations.push(dequantization.cloned());
         self.prepared.data.push(data);
-        Ok(self.prepared.data.len() - 1)
+        self.prepared.data.len() - 1
     }
 
     fn extractor(&mut self, path: &Path) -> Result<PlannedFile> {
@@ -540,6 +590,24 @@ impl Builder<'_> {
     }
 }
 
+/// States at the prior end from a file, taken as they are.
+///
+/// # Errors
+/// Where they are not of the model's shape.
+pub fn initial_states(noise: &Dataset, model: &Model) -> Result<Batch> {
+    let rows = noise.rows(noise.len());
+    if rows.ncols() != model.dim() {
+        bail!(
+            "{}: states have {} numbers each, but the card `{}` has shape {:?}",
+            noise.name,
+            rows.ncols(),
+            model.card.name,
+            model.card.shape
+        );
+    }
+    Ok(rows)
+}
+
 /// Samples of `dim` numbers that fit one array in memory.
 pub fn most_samples(dim: usize) -> usize {
     (1 << 30) / dim.max(1)
@@ -550,6 +618,11 @@ fn same_file(a: &Path, b: &Path) -> bool {
     let folder = |p: &Path| if p.as_os_str().is_empty() { Path::new(".").canonicalize() } else { p.canonicalize() };
     let place = |p: &Path| Some((folder(p.parent()?).ok()?, p.file_name()?.to_owned()));
     a == b || place(a).is_some_and(|a| place(b) == Some(a))
+}
+
+/// A file's name without its folders, as tables and pages show it.
+fn short_name(path: &Path) -> String {
+    inert(&path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned()))
 }
 
 /// A file's name as tables and pages show it: one that would be live there loses what makes it so.

@@ -53,9 +53,54 @@ pub struct SampleRow {
     pub sample: usize,
     pub status: String,
     pub evaluations: u64,
+    pub jvps: u64,
     pub seconds: f64,
     /// log p of the sample under the map that drew it, in nats, where that was asked for.
     pub log_density: Option<f64>,
+    /// Of these, those spent on Jacobian products.
+    pub jvp_seconds: f64,
+}
+
+/// `steps.csv`: one step of one population of samples under SteinDiff.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    pub model: String,
+    pub sampler: String,
+    /// The sampler that proposed the step, and how γ was found.
+    pub inner: String,
+    pub mode: String,
+    pub population: u64,
+    /// Samples in the population.
+    pub n: usize,
+    pub step: usize,
+    /// The card's own time, α and σ before and after the step.
+    pub t: f64,
+    pub alpha: f64,
+    pub sigma: f64,
+    pub t_next: f64,
+    pub alpha_next: f64,
+    pub sigma_next: f64,
+    /// γ as it was applied, and as it came out before any bound.
+    pub gamma: f64,
+    pub gamma_raw: Option<f64>,
+    /// Its standard error from the probes alone, and over the samples with their probes.
+    pub gamma_probe_stderr: Option<f64>,
+    pub gamma_stderr: Option<f64>,
+    /// `applied`, `clamped-low`, `clamped-high`, `skipped-last`, `skipped-gate` or `undefined`.
+    pub action: String,
+    /// Where E div u came from: `jacobian` or `linear`; empty where none was wanted.
+    pub divergence: String,
+    /// E⟨x, u⟩, E‖u‖² and E div u over the population.
+    pub s_xu: Option<f64>,
+    pub s_uu: Option<f64>,
+    pub s_div: Option<f64>,
+    /// E‖x − αD‖² / (σ² (d − α E tr J_D)), 1 under the ideal coupling.
+    pub coupling: Option<f64>,
+    /// Mean weight of the look ahead.
+    pub blend: Option<f64>,
+    /// Per sample, in this step.
+    pub evaluations: u64,
+    pub jvps: u64,
 }
 
 /// One sample again, for the error budget: with finer and coarser steps, and from states moved by one
@@ -256,8 +301,11 @@ pub struct MetricRow {
     pub stderr: Option<f64>,
     pub n_generated: usize,
     pub n_reference: usize,
-    /// Evaluations of the network per generated sample.
+    /// Evaluations of the network and Jacobian products per generated sample.
     pub evaluations: f64,
+    pub jvps: f64,
+    /// Total in evaluations of the network, products at their measured ratio.
+    pub cost: f64,
     /// What the statistic was computed on: the extractor's file name, or `raw`.
     pub features: String,
 }
@@ -312,4 +360,5 @@ pub struct Tables {
     pub profile: Vec<Profile>,
     pub density: Vec<Density>,
     pub galleries: Vec<Gallery>,
+    pub steps: Vec<Step>,
 }

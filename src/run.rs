@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::config::Written;
 use crate::execute::{Machine, Stage};
 use crate::journal::{
-    self, Event, Journal, Outcome, append, array_file, outstanding, read_plan, row_file, write_whole,
+    self, Event, Journal, Outcome, append, array_file, outstanding, read_plan, row_file, step_file, write_whole,
 };
 use crate::model::library::{hex, processor};
 use crate::model::onnx::Runtime;
@@ -60,8 +60,16 @@ fn commit(stage: &Stage, trial: &Trial, dir: &Path) -> Result<()> {
         Ok(output) => {
             let sha256 = write_whole(&row_file(dir, &trial.id), &output.csv)?;
             let array = output.array.map(|bytes| write_whole(&array_file(dir, &trial.id), &bytes)).transpose()?;
+            let steps = output.steps.map(|bytes| write_whole(&step_file(dir, &trial.id), &bytes)).transpose()?;
             let seconds = began.elapsed().as_secs_f64();
-            Event::Finished { trial: trial.id.clone(), rows: output.rows, sha256, array_sha256: array, seconds }
+            Event::Finished {
+                trial: trial.id.clone(),
+                rows: output.rows,
+                sha256,
+                array_sha256: array,
+                steps_sha256: steps,
+                seconds,
+            }
         }
         Err(error) => {
             note!("flowgauge: trial {} failed: {error:#}", trial.id);
@@ -128,6 +136,7 @@ fn begin(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Op
             plan: prepared.plan.clone(),
             environment: environment(runtime, options.machine),
             changes: written.changes.clone(),
+            grids: prepared.grids(),
         };
         write_whole(&dir.join("plan.json"), &serde_json::to_vec_pretty(&file)?)?;
     }

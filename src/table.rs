@@ -12,11 +12,12 @@ use crate::budget;
 use crate::convention::{self, Setting};
 use crate::data::read_npy;
 use crate::frontier::{self, Averages};
-use crate::journal::{Journal, Outcome, array_file, row_file};
+use crate::journal::{Journal, Outcome, array_file, row_file, step_file};
 use crate::num::stats::{self, Z95};
-use crate::plan::{Plan, Trial, Work, sampler_label};
+use crate::plan::{Plan, Trial, Work};
 use crate::rows::{
-    Convention, Density, Gallery, LikelihoodRow, MetricRow, Pair, Profile, Refined, Sample, SampleRow, Summary, Tables,
+    Convention, Density, Gallery, LikelihoodRow, MetricRow, Pair, Profile, Refined, Sample, SampleRow, Step, Summary,
+    Tables,
 };
 
 /// Everything that the finished trials of a run hold.
@@ -29,6 +30,7 @@ pub fn tables(dir: &Path, plan: &Plan, journal: &Journal) -> Result<Tables> {
     let mut references: BTreeMap<String, String> = BTreeMap::new();
     let mut refined: Vec<Refined> = Vec::new();
     let mut averages = Averages::new();
+    let mut spent = Spent::default();
     let finished = |t: &&Trial| matches!(journal.outcomes.get(&t.id), Some(Outcome::Finished { .. }));
     for trial in plan.trials.iter().filter(finished) {
         let path = row_file(dir, &trial.id);
@@ -45,10 +47,15 @@ pub fn tables(dir: &Path, plan: &Plan, journal: &Journal) -> Result<Tables> {
             Work::Profile(_) => tables.profile.extend(read::<Profile>(&path)?),
             Work::Density { .. } => tables.density.extend(read::<Density>(&path)?),
             Work::Metrics { .. } => {
-                tables.metrics.extend(read::<MetricRow>(&path)?);
+                tables.metrics.extend(read::<MetricRow>(&path)?.into_iter().map(|row| spent.put(row)));
                 tables.galleries.extend(gallery(dir, plan, trial)?);
             }
-            Work::Sample { .. } => drop(read::<SampleRow>(&path)?),
+            Work::Sample { .. } => {
+                spent.add(&read::<SampleRow>(&path)?);
+                if matches!(journal.outcomes.get(&trial.id), Some(Outcome::Finished { steps_sha256: Some(_), .. })) {
+                    tables.steps.extend(read::<Step>(&step_file(dir, &trial.id))?);
+                }
+            }
         }
     }
     tables.samples = likelihoods.iter().map(sample).collect();
@@ -263,6 +270,29 @@ fn pair(one: &DataFrame, other: &DataFrame, first: &LikelihoodRow, name: &str) -
     }))
 }
 
+/// What each sampler's samples have cost, from their own rows.
+#[derive(Default)]
+struct Spent(BTreeMap<(String, String), [f64; 5]>);
+
+impl Spent {
+    fn add(&mut self, rows: &[SampleRow]) {
+        for row in rows {
+            let sums = self.0.entry((row.model.clone(), row.sampler.clone())).or_default();
+            let one = [1.0, row.evaluations as f64, row.jvps as f64, row.seconds, row.jvp_seconds];
+            sums.iter_mut().zip(one).for_each(|(sum, v)| *sum += v);
+        }
+    }
+
+    fn put(&self, mut row: MetricRow) -> MetricRow {
+        if let Some([n, evaluations, jvps, all, products]) = self.0.get(&(row.model.clone(), row.sampler.clone())) {
+            (row.evaluations, row.jvps) = (evaluations / n, jvps / n);
+            let ratio = if all > products { products / (all - products) } else { 0.0 };
+            row.cost = row.evaluations * (1.0 + ratio);
+        }
+        row
+    }
+}
+
 /// The first generated samples of a sampler beside data, from the arrays that the run kept.
 fn gallery(dir: &Path, plan: &Plan, trial: &Trial) -> Result<Option<Gallery>> {
     const SHOWN: usize = 512;
@@ -287,7 +317,7 @@ fn gallery(dir: &Path, plan: &Plan, trial: &Trial) -> Result<Option<Gallery>> {
     };
     Ok(Some(Gallery {
         model: model.name.clone(),
-        sampler: sampler_label(sampler),
+        sampler: sampler.label(),
         shape: image_shape(&model.shape),
         range: model.range.unwrap_or_else(spread),
         generated,
@@ -317,7 +347,8 @@ pub fn write(dir: &Path, tables: &Tables) -> Result<()> {
     write_one(dir, "conventions", &tables.conventions)?;
     write_one(dir, "metrics", &tables.metrics)?;
     write_one(dir, "profile", &tables.profile)?;
-    write_one(dir, "density", &tables.density)
+    write_one(dir, "density", &tables.density)?;
+    write_one(dir, "steps", &tables.steps)
 }
 
 fn write_one<T: Serialize>(dir: &Path, name: &str, rows: &[T]) -> Result<()> {

@@ -12,8 +12,8 @@ use crate::journal::{check_writable, write_whole};
 use crate::model::opened::Model;
 use crate::num::Batch;
 use crate::num::key::{Key, SampleId};
-use crate::plan::{most_samples, supports_sampler};
-use crate::sample::{self, Drawn, Sampler};
+use crate::plan::{initial_states, most_samples, supports_sampler};
+use crate::sample::{self, Sampler, Setting};
 
 #[derive(Debug, Args)]
 pub struct Sample {
@@ -50,10 +50,10 @@ impl Sample {
             sampler = sampler.with_steps(steps);
         }
         let model = Model::open(&self.model)?;
-        sampler.times(&model.curve).map_err(|e| anyhow!("--sampler {}: {e}", sampler.name()))?;
+        sampler.check(&Setting::of(&model)).map_err(|e| anyhow!("--sampler {}: {e}", sampler.name()))?;
         supports_sampler(&model, &sampler).context("--sampler")?;
         let noise = self.noise.as_deref().map(Dataset::read).transpose()?;
-        let noise = noise.map(|n| given(&n, &model)).transpose()?;
+        let noise = noise.map(|n| initial_states(&n, &model)).transpose()?;
         let count = noise.as_ref().map_or(self.count.unwrap_or(0), |n| n.nrows());
         if count == 0 {
             bail!("--count is 0, expected at least 1");
@@ -67,10 +67,11 @@ impl Sample {
         let needs = Needs { samplers: std::slice::from_ref(&sampler), ..Needs::default() };
         pool.rehearse(needs, &Batch::zeros((1, model.dim())))?;
         let samples: Vec<SampleId> = (0..count as u64).collect();
-        let Drawn { x, .. } = pool.samples(&sampler, &samples, |batch| match &noise {
+        let sampled = pool.samples(&sampler, &samples, key, |batch| match &noise {
             Some(noise) => noise.select(ndarray::Axis(0), &batch.iter().map(|i| *i as usize).collect::<Vec<_>>()),
             None => sample::noise(key, batch, model.dim(), model.prior.std),
         })?;
+        let x = sampled.drawn.x;
         write_whole(&self.out, &write_npy(&x, &model.card.shape)?)?;
         let broken = x.rows().into_iter().filter(|r| r.iter().any(|v| !v.is_finite())).count();
         if broken > 0 {
@@ -79,19 +80,4 @@ impl Sample {
         }
         Ok(Exit::Well)
     }
-}
-
-/// Initial states from a file, taken as they are.
-fn given(noise: &Dataset, model: &Model) -> Result<Batch> {
-    let rows = noise.rows(noise.len());
-    if rows.ncols() != model.dim() {
-        bail!(
-            "{}: states have {} numbers each, but the card `{}` has shape {:?}",
-            noise.name,
-            rows.ncols(),
-            model.card.name,
-            model.card.shape
-        );
-    }
-    Ok(rows)
 }

@@ -40,6 +40,8 @@ pub enum Purpose {
     Split = 7,
     Check = 8,
     Rounding = 9,
+    Stein = 10,
+    Churn = 11,
 }
 
 /// Law of a probe vector z with E\[z zᵀ\] = I.

@@ -1,7 +1,7 @@
 //! The report as a whole: what it shows, what it keeps out, and that nothing makes it fail.
 
 use super::*;
-use crate::rows::{Budget, Convention, Density, Frontier, Gallery, MetricRow, Pair, Profile, Sample, Summary};
+use crate::rows::{Budget, Convention, Density, Frontier, Gallery, MetricRow, Pair, Profile, Sample, Step, Summary};
 
 const ESTIMATORS: [(&str, &str); 3] = [("exact", "ode-exact"), ("hutchinson-8", "ode-stochastic"), ("stad", "learned")];
 
@@ -138,8 +138,11 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
         n_generated: 100,
         n_reference: 100,
         evaluations: 35.0,
+        jvps: 0.0,
+        cost: 35.0,
         features: name("raw"),
     }));
+    tables.steps.extend((0..10).map(|i| step(name("moons"), name("steindiff(heun)"), i)));
     let points = |n: usize| (0..n).map(|i| vec![(i as f64).sin(), (i as f64).cos()]).collect();
     tables.galleries.push(Gallery {
         model: name("moons"),
@@ -150,6 +153,38 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
         real: points(samples),
     });
     tables
+}
+
+fn step(model: String, sampler: String, i: usize) -> Step {
+    let sigma = 1.0 / (1 + i % 5) as f64;
+    Step {
+        model,
+        sampler,
+        inner: "heun".into(),
+        mode: "clipped".into(),
+        population: (i / 5) as u64,
+        n: 100,
+        step: i % 5,
+        t: sigma,
+        alpha: 1.0,
+        sigma,
+        t_next: sigma / 2.0,
+        alpha_next: 1.0,
+        sigma_next: sigma / 2.0,
+        gamma: 0.9,
+        gamma_raw: Some(0.5 + 0.3 * i as f64),
+        gamma_probe_stderr: None,
+        gamma_stderr: Some(0.02),
+        action: "applied".into(),
+        divergence: "jacobian".into(),
+        s_xu: Some(1.0),
+        s_uu: Some(1.0),
+        s_div: Some(1.0),
+        coupling: Some(1.1),
+        blend: None,
+        evaluations: 2,
+        jvps: 10,
+    }
 }
 
 fn sample((model, dataset, solver): (String, String, String), estimator: String, i: usize, shift: f64) -> Sample {
@@ -231,6 +266,7 @@ fn every_kind_of_row_has_its_figure() {
         "histogram-moons",
         "density-moons",
         "gallery-moons-heun",
+        "gamma-moons-heun-clipped",
         "metrics-moons",
     ];
     assert_eq!(names(&report), all);
@@ -250,6 +286,7 @@ fn a_figure_goes_with_its_columns() {
         ("density-moons", Tables { density: vec![], ..full() }),
         ("gallery-moons-heun", Tables { galleries: vec![], ..full() }),
         ("metrics-moons", Tables { metrics: vec![], ..full() }),
+        ("gamma-moons-heun-clipped", Tables { steps: vec![], ..full() }),
         ("bias-moons frontier-moons scatter-moons", {
             let mut tables = full();
             tables.summary.retain(|row| row.estimator == "exact");

@@ -2,12 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::multistep::{self, Multistep, Point};
-use super::{Denoiser, Drawn, Sample, Sampler, Schedule};
-use crate::flow::field::EvalError;
-use crate::flow::path::Curve;
-use crate::flow::prior::Prior;
-use crate::num::Batch;
+use super::multistep::{self, Multistep};
+use super::{Point, Sample, Sampler, Schedule, Setting, Step};
 
 /// One evaluation per step: x_t = (σ_t/σ_s) x − α_t (e^{−h} − 1) D(x, s), h = λ_t − λ_s.
 ///
@@ -27,19 +23,11 @@ impl Multistep for Ddim {
 }
 
 impl Sample for Ddim {
-    fn times(&self, curve: &Curve) -> Result<Vec<f64>, String> {
-        self.0.times(curve)
-    }
-
     fn with_steps(&self, steps: usize) -> Sampler {
         Sampler::Ddim(Ddim(Schedule { steps, ..self.0.clone() }))
     }
 
-    fn evaluations(&self, curve: &Curve) -> u64 {
-        self.0.one_each(curve)
-    }
-
-    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, _: Prior, x: Batch) -> Result<Drawn, EvalError> {
-        multistep::march(self, &self.0, field, curve, x).map(Drawn::from)
+    fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {
+        multistep::steps(self, &self.0, on)
     }
 }

@@ -2,12 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::multistep::{self, Multistep, Point};
-use super::{Denoiser, Drawn, Sample, Sampler, Schedule};
-use crate::flow::field::EvalError;
-use crate::flow::path::Curve;
-use crate::flow::prior::Prior;
-use crate::num::Batch;
+use super::multistep::{self, Multistep};
+use super::{Point, Sample, Sampler, Schedule, Setting, Step};
 
 /// One evaluation per step, order 2.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -35,19 +31,11 @@ impl Multistep for Dpmpp2m {
 }
 
 impl Sample for Dpmpp2m {
-    fn times(&self, curve: &Curve) -> Result<Vec<f64>, String> {
-        self.0.times(curve)
-    }
-
     fn with_steps(&self, steps: usize) -> Sampler {
         Sampler::Dpmpp2m(Dpmpp2m(Schedule { steps, ..self.0.clone() }))
     }
 
-    fn evaluations(&self, curve: &Curve) -> u64 {
-        self.0.one_each(curve)
-    }
-
-    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, _: Prior, x: Batch) -> Result<Drawn, EvalError> {
-        multistep::march(self, &self.0, field, curve, x).map(Drawn::from)
+    fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {
+        multistep::steps(self, &self.0, on)
     }
 }

@@ -2,12 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::multistep::{self, Multistep, Point, phi};
-use super::{Denoiser, Drawn, Sample, Sampler, Schedule, dpmpp2m};
-use crate::flow::field::EvalError;
-use crate::flow::path::Curve;
-use crate::flow::prior::Prior;
-use crate::num::Batch;
+use super::multistep::{self, Multistep, phi};
+use super::{Point, Sample, Sampler, Schedule, Setting, Step, dpmpp2m};
 
 /// One evaluation per step.
 ///
@@ -50,19 +46,11 @@ impl Multistep for Dpmpp3m {
 }
 
 impl Sample for Dpmpp3m {
-    fn times(&self, curve: &Curve) -> Result<Vec<f64>, String> {
-        self.schedule.times(curve)
-    }
-
     fn with_steps(&self, steps: usize) -> Sampler {
         Sampler::Dpmpp3m(Dpmpp3m { schedule: Schedule { steps, ..self.schedule.clone() }, ..*self })
     }
 
-    fn evaluations(&self, curve: &Curve) -> u64 {
-        self.schedule.one_each(curve)
-    }
-
-    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, _: Prior, x: Batch) -> Result<Drawn, EvalError> {
-        multistep::march(self, &self.schedule, field, curve, x).map(Drawn::from)
+    fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {
+        multistep::steps(self, &self.schedule, on)
     }
 }

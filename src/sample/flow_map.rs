@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Denoiser, Drawn, MapUse, Sample, Sampler};
+use super::{Cost, Denoiser, Draw, Drawn, MapUse, Point, Sample, Sampler, Setting};
 use crate::flow::field::{EvalError, FlowMap};
 use crate::flow::grid::Spacing;
 use crate::flow::map::{FewSteps, Rule, walk};
@@ -80,7 +80,8 @@ impl FlowMapSteps {
     }
 }
 
-impl Sample for FlowMapSteps {
+impl FlowMapSteps {
+    /// Times from the prior end to the data end.
     fn times(&self, curve: &Curve) -> Result<Vec<f64>, String> {
         if let Some(guidance) = self.guidance.filter(|g| !g.step.is_finite()) {
             return Err(format!("guidance: step is {}, expected a number", guidance.step));
@@ -89,20 +90,32 @@ impl Sample for FlowMapSteps {
         times.reverse();
         Ok(times)
     }
+}
 
+impl Sample for FlowMapSteps {
     fn with_steps(&self, steps: usize) -> Sampler {
         Sampler::FlowMap(FlowMapSteps { steps, ..self.clone() })
     }
 
-    fn evaluations(&self, _: &Curve) -> u64 {
-        self.steps as u64 + if self.guidance.is_some() { GRADIENT_EVALUATIONS } else { 0 }
+    fn grid(&self, on: &Setting) -> Result<Vec<Point>, String> {
+        Ok(self.times(on.curve)?.into_iter().map(|t| Point::on(on.curve, t)).collect())
+    }
+
+    fn check(&self, on: &Setting) -> Result<(), String> {
+        self.times(on.curve).map(drop)
+    }
+
+    fn cost(&self, _: &Setting) -> Cost {
+        let guidance = if self.guidance.is_some() { GRADIENT_EVALUATIONS } else { 0 };
+        Cost { evaluations: self.steps as u64 + guidance, ..Cost::default() }
     }
 
     fn map(&self) -> Option<MapUse<'_>> {
         Some(MapUse { name: &self.map, density: self.density, gradient: self.guidance.is_some() })
     }
 
-    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, prior: Prior, x: Batch) -> Result<Drawn, EvalError> {
+    fn sample(&self, field: &mut dyn Denoiser, draw: &Draw, x: Batch) -> Result<Drawn, EvalError> {
+        let (curve, prior) = (draw.on.curve, draw.prior);
         let times = self.times(curve).map_err(EvalError::Missing)?;
         let map = field.map(&self.map)?;
         let x = self.guide(map, curve, prior, x)?;
@@ -111,7 +124,7 @@ impl Sample for FlowMapSteps {
         let difference =
             |(noise, integral): (Vec<f64>, Vec<f64>)| noise.iter().zip(integral).map(|(n, i)| n - i).collect();
         let log_density = noise.zip(end.divergence).map(difference);
-        Ok(Drawn { x: end.x, log_density })
+        Ok(Drawn { log_density, ..Drawn::alike(end.x, self.cost(&draw.on).evaluations, 0, Vec::new()) })
     }
 }
 
@@ -120,6 +133,7 @@ mod tests {
     use super::*;
     use crate::flow::field::{Averages, VectorField};
     use crate::flow::path::Path;
+    use crate::flow::prediction::Prediction;
     use crate::model::analytic::{self, Gaussian};
     use crate::num::Blocks;
     use crate::num::key::Key;
@@ -148,7 +162,10 @@ mod tests {
 
     fn draw<M: FlowMap>(model: M, curve: &Curve, std: f64, spec: &str, x: &Batch) -> Drawn {
         let sampler: Sampler = serde_yaml::from_str(spec).unwrap_or_else(|e| panic!("{spec}: {e}"));
-        sampler.sample(&mut Only(model), curve, Prior { std }, x.clone()).expect("analytic")
+        let samples: Vec<u64> = (0..x.nrows() as u64).collect();
+        let on = Setting { curve, prediction: Prediction::Velocity };
+        let draw = Draw { on, prior: Prior { std }, key: Key { seed: 0 }, samples: &samples };
+        sampler.sample(&mut Only(model), &draw, x.clone()).expect("analytic")
     }
 
     /// T13 from noise to data: states and densities do not depend on the number of steps, and the density of a

@@ -1,8 +1,12 @@
 //! Samplers: from the prior end to the data end, one trajectory per address.
 
-use crate::flow::field::{EvalError, FlowMap, VectorField};
+use ndarray::Axis;
+
+use crate::flow::field::{EvalError, FlowMap, Linearized, VectorField};
 use crate::flow::path::Curve;
+use crate::flow::prediction::Prediction;
 use crate::flow::prior::Prior;
+use crate::model::opened::{Model, Velocity};
 use crate::num::Batch;
 use crate::num::key::{Key, Purpose, SampleId};
 use crate::registry;
@@ -15,11 +19,15 @@ pub mod flow_map;
 pub mod heun;
 mod multistep;
 mod schedule;
+pub mod steindiff;
+pub mod step;
 #[cfg(test)]
 mod tests;
 pub mod unipc;
 
 pub use schedule::Schedule;
+pub use steindiff::StepLog;
+pub use step::{Point, Step};
 
 registry! {
     /// The samplers, as `samplers:` and `--sampler` name them.
@@ -31,6 +39,20 @@ registry! {
         "dpmpp-3m" => Dpmpp3m(dpmpp3m::Dpmpp3m),
         "unipc" => UniPc(unipc::UniPc),
         "flow-map" => FlowMap(flow_map::FlowMapSteps),
+        "steindiff" => SteinDiff(steindiff::SteinDiff),
+    }
+}
+
+impl Sampler {
+    /// As tables print it: the name with those parameters that are not the defaults.
+    pub fn label(&self) -> String {
+        match self {
+            Sampler::FlowMap(steps) => return steps.label(),
+            Sampler::SteinDiff(around) => return around.label(),
+            _ => {}
+        }
+        let default = Sampler::from_name(self.name()).unwrap_or_else(|| self.clone());
+        registry::label(self.name(), self, &default)
     }
 }
 
@@ -42,25 +64,20 @@ pub trait Denoiser: VectorField {
     /// As [`VectorField::velocity`].
     fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError>;
 
+    /// Products with the velocity's Jacobian.
+    ///
+    /// # Errors
+    /// Where this model offers none.
+    fn linearized(&mut self) -> Result<&mut dyn Linearized, EvalError> {
+        Err(EvalError::Missing("this model offers no Jacobian products".to_owned()))
+    }
+
     /// The flow map of that name, where the model was opened with it.
     ///
     /// # Errors
     /// Where there is none.
     fn map(&mut self, name: &str) -> Result<&mut dyn FlowMap, EvalError> {
         Err(EvalError::Missing(format!("this model has no flow map `{name}`")))
-    }
-}
-
-/// What a sampler leaves: end states, and the log-density of each in nats where it was asked for.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Drawn {
-    pub x: Batch,
-    pub log_density: Option<Vec<f64>>,
-}
-
-impl From<Batch> for Drawn {
-    fn from(x: Batch) -> Drawn {
-        Drawn { x, log_density: None }
     }
 }
 
@@ -74,35 +91,139 @@ pub struct MapUse<'a> {
     pub gradient: bool,
 }
 
-impl Denoiser for crate::model::opened::Velocity {
+impl Denoiser for Velocity {
     fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        crate::model::opened::Velocity::denoised(self, t, x)
+        Velocity::denoised(self, t, x)
+    }
+}
+
+/// What a sampler's steps depend on besides its own parameters.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting<'a> {
+    pub curve: &'a Curve,
+    pub prediction: Prediction,
+}
+
+impl Setting<'_> {
+    pub fn of(model: &Model) -> Setting<'_> {
+        Setting { curve: &model.curve, prediction: model.card.network.prediction }
+    }
+}
+
+/// Which samples are drawn, and where their noise comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Draw<'a> {
+    pub on: Setting<'a>,
+    pub prior: Prior,
+    pub key: Key,
+    pub samples: &'a [SampleId],
+}
+
+/// What one sample costs.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Cost {
+    pub evaluations: u64,
+    /// Jacobian products.
+    pub products: u64,
+    /// Whether the samples themselves decide: then this is the most it can be.
+    pub guessed: bool,
+}
+
+/// Samples, what each has cost, and what is known of their steps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drawn {
+    pub x: Batch,
+    /// Per row: evaluations of the network and Jacobian products.
+    pub evaluations: Vec<u64>,
+    pub products: Vec<u64>,
+    /// In nats, where it was asked for.
+    pub log_density: Option<Vec<f64>>,
+    pub log: Vec<StepLog>,
+}
+
+impl Drawn {
+    pub fn none() -> Drawn {
+        Drawn::alike(Batch::zeros((0, 0)), 0, 0, Vec::new())
+    }
+
+    /// Rows that have cost the same.
+    pub fn alike(x: Batch, evaluations: u64, products: u64, log: Vec<StepLog>) -> Drawn {
+        let rows = x.nrows();
+        let (evaluations, products) = (vec![evaluations; rows], vec![products; rows]);
+        Drawn { x, evaluations, products, log_density: None, log }
+    }
+
+    /// Adds rows after these.
+    pub fn append(&mut self, other: Drawn) {
+        if self.x.nrows() == 0 {
+            *self = other;
+            return;
+        }
+        self.x.append(Axis(0), other.x.view()).expect("rows of one model");
+        if let (Some(ours), Some(theirs)) = (&mut self.log_density, other.log_density) {
+            ours.extend(theirs);
+        }
+        self.evaluations.extend(other.evaluations);
+        self.products.extend(other.products);
+        self.log.extend(other.log);
     }
 }
 
 /// One way from noise to data.
 pub trait Sample: Sync {
-    /// Times from the prior end to the data end.
-    ///
-    /// # Errors
-    /// A sentence with the key and what would be right.
-    fn times(&self, curve: &Curve) -> Result<Vec<f64>, String>;
-
     /// The same sampler with another number of steps.
     fn with_steps(&self, steps: usize) -> Sampler;
 
-    /// Evaluations per sample.
-    fn evaluations(&self, curve: &Curve) -> u64;
+    /// The steps as weights, for those samplers that are of that form.
+    ///
+    /// # Errors
+    /// A sentence with the key and what would be right.
+    fn steps(&self, _on: &Setting) -> Result<Vec<Step>, String> {
+        Err("its steps are no weights of the state and of predictions".to_owned())
+    }
+
+    /// The points between which it steps, from the prior end to the data end.
+    ///
+    /// # Errors
+    /// As [`Sample::steps`].
+    fn grid(&self, on: &Setting) -> Result<Vec<Point>, String> {
+        let steps = self.steps(on)?;
+        let last = steps.last().map(|s| s.to);
+        Ok(steps.iter().map(|s| s.from).chain(last).collect())
+    }
+
+    /// Refuses parameters that make no sense on this path or with this prediction, by their key.
+    ///
+    /// # Errors
+    /// A sentence with the key and what would be right.
+    fn check(&self, on: &Setting) -> Result<(), String> {
+        step::check(&self.steps(on)?, on)
+    }
+
+    /// What a sample costs, known before drawing.
+    fn cost(&self, on: &Setting) -> Cost {
+        let evaluations = self.steps(on).map_or(0, |steps| step::evaluations(&steps));
+        Cost { evaluations, ..Cost::default() }
+    }
+
+    /// The flow map that is walked; the others follow the velocity.
+    fn map(&self) -> Option<MapUse<'_>> {
+        None
+    }
+
+    /// Samples that must be drawn together because they share a statistic, by blocks of their numbers.
+    fn population(&self) -> Option<usize> {
+        None
+    }
 
     /// Carries every row of `x` from the prior end to the data end.
     ///
     /// # Errors
     /// Where the model cannot be evaluated.
-    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, prior: Prior, x: Batch) -> Result<Drawn, EvalError>;
-
-    /// The flow map that is walked; the others follow the velocity.
-    fn map(&self) -> Option<MapUse<'_>> {
-        None
+    fn sample(&self, field: &mut dyn Denoiser, draw: &Draw, x: Batch) -> Result<Drawn, EvalError> {
+        let steps = self.steps(&draw.on).map_err(EvalError::Missing)?;
+        let walk = step::march(&steps, field, draw, x)?;
+        Ok(Drawn::alike(walk.x, walk.evaluations, 0, Vec::new()))
     }
 }
 

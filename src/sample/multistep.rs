@@ -5,32 +5,8 @@
 //! replaces D by a polynomial through predictions that are already there, so that a step is
 //! x_t = w₀ x_s + w₁ D_s + w₂ D_{s−1} + …, and the weights depend on the grid alone.
 
-use std::collections::VecDeque;
-
-use super::{Denoiser, Schedule};
-use crate::flow::field::EvalError;
-use crate::flow::path::Curve;
-use crate::num::Batch;
-
-/// A place on the path.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Point {
-    pub t: f64,
-    pub alpha: f64,
-    pub sigma: f64,
-}
-
-impl Point {
-    pub fn on(curve: &Curve, t: f64) -> Point {
-        let s = curve.at(t);
-        Point { t, alpha: s.alpha, sigma: s.sigma }
-    }
-
-    /// λ(`next`) − λ(self), infinite where self has α = 0 or `next` has σ = 0.
-    pub fn gap(&self, next: &Point) -> f64 {
-        ((next.alpha / self.alpha) * (self.sigma / next.sigma)).ln()
-    }
-}
+use super::step::{Again, Point, Step, View};
+use super::{Schedule, Setting};
 
 /// φ_k(z) with φ₀ = eᶻ and φ_{k+1}(z) = (φ_k(z) − 1/k!)/z: the weights of exponential integrators.
 ///
@@ -78,64 +54,33 @@ pub fn order_of(highest: usize, i: usize, steps: usize, lower_order_final: bool)
     highest.min(i + 1).min(left)
 }
 
-/// Carries every row over the schedule's grid: one evaluation per step, and one to denoise.
-pub fn march(
-    method: &dyn Multistep,
-    schedule: &Schedule,
-    field: &mut dyn Denoiser,
-    curve: &Curve,
-    x: Batch,
-) -> Result<Batch, EvalError> {
-    let times = schedule.times(curve).map_err(EvalError::Missing)?;
-    let points: Vec<Point> = times.iter().map(|t| Point::on(curve, *t)).collect();
-    let x = through(method, schedule.lower_order_final, &points, field, x)?;
-    if schedule.denoise_to_zero { denoised(field, &points[points.len() - 1], &x) } else { Ok(x) }
+/// One evaluation per step of the schedule's grid, and one to denoise.
+pub fn steps(method: &dyn Multistep, schedule: &Schedule, on: &Setting) -> Result<Vec<Step>, String> {
+    let points = schedule.points(on)?;
+    let mut steps = between(method, schedule.lower_order_final, &points);
+    steps.extend(schedule.denoising(&points));
+    Ok(steps)
 }
 
-/// Carries every row over points that are given, two at least.
+/// The steps between points that are given, two at least.
 ///
 /// A step to σ = 0 is infinitely long in λ. Differences of predictions have no finite extrapolation
 /// over it, so it is of first order whatever `lower_order_final` says: it ends in α_t D.
-pub fn through(
-    method: &dyn Multistep,
-    lower_order_final: bool,
-    points: &[Point],
-    field: &mut dyn Denoiser,
-    mut x: Batch,
-) -> Result<Batch, EvalError> {
-    let steps = points.len() - 1;
-    let mut data = VecDeque::from([denoised(field, &points[0], &x)?]);
-    for (i, to) in points.iter().enumerate().skip(1) {
+pub fn between(method: &dyn Multistep, lower_order_final: bool, points: &[Point]) -> Vec<Step> {
+    let last = points.len() - 1;
+    let step = |i: usize| {
+        let to = &points[i + 1];
         let order = match to.sigma > 0.0 {
-            true => order_of(method.order(), i - 1, steps, lower_order_final),
+            true => order_of(method.order(), i, last, lower_order_final),
             false => 1,
         };
-        let past: Vec<Point> = points[..i].iter().rev().take(order).copied().collect();
+        let past: Vec<Point> = points[..=i].iter().rev().take(order).copied().collect();
         let weights = if order == 1 { first_order(&past[0], to).to_vec() } else { method.predictor(&past, to, order) };
-        let next = combine(&weights, &x, data.iter());
-        if i == steps {
-            return Ok(next);
-        }
-        data.push_front(denoised(field, to, &next)?);
-        x = match method.corrector(&past, to, order) {
-            Some(weights) => combine(&weights, &x, data.iter()),
-            None => next,
-        };
-        data.truncate(method.order());
-    }
-    Ok(x)
-}
-
-fn denoised(field: &mut dyn Denoiser, at: &Point, x: &Batch) -> Result<Batch, EvalError> {
-    field.denoised(&vec![at.t; x.nrows()], x)
-}
-
-fn combine<'a>(weights: &[f64], x: &Batch, data: impl Iterator<Item = &'a Batch>) -> Batch {
-    let mut out = x * weights[0];
-    for (weight, data) in weights[1..].iter().zip(data) {
-        out.scaled_add(*weight, data);
-    }
-    out
+        let corrector = if i + 1 < last { method.corrector(&past, to, order) } else { None };
+        let again = corrector.map(|weights| Again { weights, kept: true });
+        Step { again, ..Step::plain(points[i], *to, View::Denoised, weights) }
+    };
+    (0..last).map(step).collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{Point, Setting, Step};
 use crate::flow::grid::{self, Spacing};
 use crate::flow::path::{Curve, Path};
 
@@ -41,11 +42,6 @@ impl Schedule {
         if self.spacing(curve) == Spacing::Karras { self.steps.saturating_sub(1) } else { self.steps }
     }
 
-    /// Evaluations of a sampler that makes one in each step.
-    pub fn one_each(&self, curve: &Curve) -> u64 {
-        (self.intervals(curve) + usize::from(self.denoise_to_zero)) as u64
-    }
-
     /// Times from the prior end to the data end.
     ///
     /// # Errors
@@ -63,5 +59,18 @@ impl Schedule {
         let mut times = grid::times(curve, self.spacing(curve), self.intervals(curve), self.rho)?;
         times.reverse();
         Ok(times)
+    }
+
+    /// The denoising at the end, where it is asked for.
+    pub fn denoising(&self, points: &[Point]) -> Option<Step> {
+        points.last().filter(|_| self.denoise_to_zero).map(|last| Step::denoise(*last))
+    }
+
+    /// Points from the prior end to the data end.
+    ///
+    /// # Errors
+    /// As [`Schedule::times`].
+    pub fn points(&self, on: &Setting) -> Result<Vec<Point>, String> {
+        Ok(self.times(on.curve)?.into_iter().map(|t| Point::on(on.curve, t)).collect())
     }
 }

@@ -5,7 +5,9 @@ use crate::flow::grid::Spacing;
 use crate::flow::path::Path;
 use crate::flow::prediction::Prediction;
 use crate::model::analytic::{self, Mixture};
+use crate::num::Blocks;
 
+mod churn;
 mod references;
 mod regression;
 
@@ -20,13 +22,33 @@ impl Denoiser for Mixture {
         }
         Ok(out)
     }
+
+    fn linearized(&mut self) -> Result<&mut dyn Linearized, EvalError> {
+        Ok(self)
+    }
 }
 
 /// Of no matter to samplers that give no density.
-const UNIT: Prior = Prior { std: 1.0 };
+pub const UNIT: Prior = Prior { std: 1.0 };
+
+/// The end states of `x` under a sampler, its rows being the samples 0, 1, …
+pub fn run(sampler: &Sampler, field: &mut dyn Denoiser, curve: &Curve, x: &Batch) -> Drawn {
+    run_at(sampler, field, curve, &(0..x.nrows() as u64).collect::<Vec<_>>(), x)
+}
+
+pub fn run_at(sampler: &Sampler, field: &mut dyn Denoiser, curve: &Curve, samples: &[SampleId], x: &Batch) -> Drawn {
+    sampler
+        .sample(field, &Draw { on: on(curve), prior: UNIT, key: Key { seed: 3 }, samples }, x.clone())
+        .expect("analytic")
+}
+
+/// The mixture gives velocities that are finite at every end of a path.
+pub fn on(curve: &Curve) -> Setting<'_> {
+    Setting { curve, prediction: Prediction::Velocity }
+}
 
 /// A sampler as a user writes it.
-fn sampler(spec: &str) -> Sampler {
+pub fn sampler(spec: &str) -> Sampler {
     serde_yaml::from_str(spec).unwrap_or_else(|e| panic!("{spec}: {e}"))
 }
 
@@ -41,6 +63,10 @@ fn all() -> Vec<Sampler> {
                 let more: &[&str] = match *name {
                     "unipc" => &[", order: 1", ", order: 2, variant: bh2", ", order: 3", ", order: 3, variant: bh2"],
                     "dpmpp-3m" => &["", ", corrected: true"],
+                    "steindiff" => {
+                        out.extend(steindiff(&common));
+                        continue;
+                    }
                     _ => &[""],
                 };
                 for more in more {
@@ -52,7 +78,27 @@ fn all() -> Vec<Sampler> {
     out
 }
 
-struct Counting(Mixture, u64);
+/// The samplers whose steps are weights.
+pub fn weighted() -> impl Iterator<Item = &'static str> {
+    Sampler::NAMES.iter().copied().filter(|name| !["flow-map", "steindiff"].contains(name))
+}
+
+/// Every mode around one sampler, and one mode around every sampler.
+fn steindiff(schedule: &str) -> Vec<Sampler> {
+    let modes =
+        ["vanilla", "literal", "clipped", "analytical", "adaptive", "noise-consistent", "self-consistent"].into_iter();
+    let modes = modes.map(|mode| ("unipc", mode));
+    let around = weighted().map(|name| (name, "clipped"));
+    let spec = |(inner, mode): (&str, &str)| {
+        sampler(&format!(
+            "{{steindiff: {{sampler: {{{inner}: {{steps: 5, {schedule}}}}}, mode: {mode}, skip_last: false, probes: 2}}}}"
+        ))
+    };
+    modes.chain(around).map(spec).collect()
+}
+
+/// Counts evaluations, and products per direction.
+struct Counting(Mixture, u64, u64);
 
 impl VectorField for Counting {
     fn dim(&self) -> usize {
@@ -69,6 +115,20 @@ impl Denoiser for Counting {
         self.1 += 1;
         Denoiser::denoised(&mut self.0, t, x)
     }
+
+    fn linearized(&mut self) -> Result<&mut dyn Linearized, EvalError> {
+        Ok(self)
+    }
+}
+
+impl Linearized for Counting {
+    fn dim(&self) -> usize {
+        2
+    }
+    fn products(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+        self.2 += z.shape()[0] as u64;
+        self.0.products(t, x, z)
+    }
 }
 
 #[test]
@@ -77,21 +137,25 @@ fn on_every_path_states_stay_finite_and_evaluations_are_those_declared_and_rows_
         let curve = path.curve().expect("right");
         for sampler in all() {
             let label = serde_json::to_string(&sampler).expect("plain");
-            if sampler.times(&curve).is_err() {
+            if sampler.check(&on(&curve)).is_err() {
                 // Flow matching from σ = 0 to α = 0 has neither ln(α/σ) nor σ/α at its ends.
                 assert!(path.kind() == "flow-matching" && !label.contains("uniform"));
                 continue;
             }
-            let mut field = Counting(analytic::example(curve.clone(), 2), 0);
+            let mut field = Counting(analytic::example(curve.clone(), 2), 0, 0);
             let x = noise(Key { seed: 1 }, &[0, 1, 2], 2, curve.prior_std());
-            let out = sampler.sample(&mut field, &curve, UNIT, x.clone()).expect("analytic").x;
-            assert_eq!(field.1, sampler.evaluations(&curve), "{label} {path:?}");
-            assert!(out.iter().all(|v| v.is_finite() && v.abs() < 1e3), "{label} {path:?} {out}");
-            let alone = sampler
-                .sample(&mut field, &curve, UNIT, x.slice(ndarray::s![1..2, ..]).to_owned())
-                .expect("analytic")
-                .x;
-            assert_eq!(alone.row(0), out.row(1), "{label} {path:?}");
+            let (out, declared) = (run(&sampler, &mut field, &curve, &x), sampler.cost(&on(&curve)));
+            assert_eq!([field.1, field.2], [out.evaluations[0], out.products[0]], "{label} {path:?}");
+            assert!(declared.guessed || field.1 == declared.evaluations, "{label} {path:?}");
+            assert!(field.1 <= declared.evaluations && field.2 == declared.products, "{label} {path:?}");
+            // What SteinDiff is when it is taken literally, it is not bounded.
+            let bounded = !label.contains("literal");
+            assert!(!bounded || out.x.iter().all(|v| v.is_finite() && v.abs() < 1e3), "{label} {path:?} {}", out.x);
+            if sampler.population().is_none() {
+                let one = x.slice(ndarray::s![1..2, ..]).to_owned();
+                let alone = run_at(&sampler, &mut field, &curve, &[1], &one).x;
+                assert_eq!(alone.row(0), out.x.row(1), "{label} {path:?}");
+            }
         }
     }
 }
@@ -110,11 +174,11 @@ fn flow_matching_ends_are_those_of_a_path_cut_just_inside() {
             "unipc: {steps: 6, schedule: uniform, order: 2, variant: bh2}",
             "unipc: {steps: 6, schedule: uniform, order: 3, variant: bh2}",
         ] {
-            let run = |curve: &crate::flow::path::Curve| {
+            let end = |curve: &Curve| {
                 let mut model = analytic::example(curve.clone(), 2);
-                sampler(&format!("{{{spec}}}")).sample(&mut model, curve, UNIT, x.clone()).expect("analytic").x
+                run(&sampler(&format!("{{{spec}}}")), &mut model, curve, &x).x
             };
-            let gap = (&run(&whole) - &run(&cut)).mapv(f64::abs);
+            let gap = (&end(&whole) - &end(&cut)).mapv(f64::abs);
             // Differences over a long way in λ fade as 1/λ, so that a cut is felt through logarithms.
             assert!(gap.iter().all(|g| *g < 0.01), "{spec} {gap}");
         }
@@ -144,10 +208,10 @@ fn a_gaussian_is_scaled_by_the_known_factors() {
     for (sampler, is_heun) in [
         (Sampler::Euler(euler::Euler(schedule.clone())), false),
         (Sampler::Ddim(ddim::Ddim(schedule.clone())), false),
-        (Sampler::Heun(heun::Heun(schedule.clone())), true),
+        (Sampler::Heun(heun::Heun { schedule: schedule.clone(), ..Default::default() }), true),
     ] {
         let want: f64 = times.windows(2).map(|w| factor(w[0], w[1], is_heun)).product::<f64>() * 7.3;
-        let got = sampler.sample(&mut model, &curve, UNIT, x.clone()).expect("analytic").x;
+        let got = run(&sampler, &mut model, &curve, &x).x;
         assert!((got[[0, 0]] - want).abs() < 1e-12 * want.abs().max(1.0), "{}", sampler.name());
     }
 }
@@ -164,7 +228,7 @@ fn a_gaussian_under_2m_follows_the_scalar_recursion() {
         variances: vec![variance],
     };
     let sampler = sampler("{dpmpp-2m: {steps: 8, schedule: log-snr, lower_order_final: false}}");
-    let times = sampler.times(&curve).expect("right");
+    let times: Vec<f64> = sampler.grid(&on(&curve)).expect("right").iter().map(|p| p.t).collect();
     let s: Vec<_> = times.iter().map(|t| curve.at(*t)).collect();
     let lambda = |i: usize| s[i].half_log_snr();
     let gain = |i: usize| s[i].alpha * variance / (s[i].alpha.powi(2) * variance + s[i].sigma.powi(2));
@@ -176,7 +240,7 @@ fn a_gaussian_under_2m_follows_the_scalar_recursion() {
         let next = s[i + 1].sigma / s[i].sigma * x[i] - s[i + 1].alpha * ((-h).exp() - 1.0) * (d(i) + 0.5 * difference);
         x.push(next);
     }
-    let got = sampler.sample(&mut model, &curve, UNIT, ndarray::array![[0.9]]).expect("analytic").x;
+    let got = run(&sampler, &mut model, &curve, &ndarray::array![[0.9]]).x;
     assert!((got[[0, 0]] - x[8]).abs() < 1e-12, "{got} {}", x[8]);
 }
 
@@ -188,10 +252,58 @@ fn entries_are_read_and_refused_by_their_keys() {
     assert!(refused("{unipc: {variant: bh3}}").contains("bh1"));
     assert!(refused("{dpmpp-3m: {corected: true}}").contains("corected"));
     assert!(refused("{ddim: {order: 2}}").contains("order"));
+    let check = |spec: &str, path: &Path| {
+        let curve = path.curve().expect("defaults are right");
+        sampler(spec).check(&on(&curve)).expect_err(spec)
+    };
+    let [edm, vp] = [0, 2].map(|i| Path::defaults().remove(i));
+    for (spec, key) in [
+        ("{steindiff: {probes: 0}}", "probes"),
+        ("{steindiff: {population: 0}}", "population"),
+        ("{steindiff: {gamma_min: 2}}", "gamma_min"),
+        ("{steindiff: {mode: literal, gamma_max: 1}}", "gamma_max"),
+        ("{steindiff: {tau: 0}}", "tau"),
+        ("{steindiff: {gate: [1.2, 0.8]}}", "gate"),
+        ("{steindiff: {mode: analytical, gate: [0.8, 1.2]}}", "gate"),
+        ("{steindiff: {sampler: steindiff}}", "around itself"),
+        ("{steindiff: {sampler: flow-map}}", "no weights"),
+        ("{steindiff: {sampler: {heun: {steps: 1}}}}", "steps is 1"),
+        ("{steindiff: {sampler: {heun: {s_churn: 3}}}}", "s_churn"),
+        ("{heun: {s_churn: -1}}", "s_churn"),
+    ] {
+        assert!(check(spec, &edm).contains(key), "{spec}: {}", check(spec, &edm));
+    }
+    assert!(check("{heun: {s_churn: 3}}", &vp).contains("edm"));
+    assert!(refused("{steindiff: {mode: clipt}}").contains("clipped"));
+    assert!(refused("{steindiff: {sampler: {heum: {}}}}").contains("heum"));
+    assert_eq!(sampler("steindiff").label(), "steindiff(dpmpp-2m)");
+    let label = sampler("{steindiff: {sampler: {unipc: {steps: 5}}, probes: 1}}").label();
+    assert_eq!(label, "steindiff(unipc(steps=5) probes=1)");
     let unipc = sampler("{unipc: {order: 2, variant: bh2, steps: 5, schedule: log-snr, rho: 5}}");
     let schedule = Schedule { steps: 5, schedule: Some(Spacing::LogSnr), rho: 5.0, ..Default::default() };
     let Sampler::UniPc(read) = &unipc else { panic!("unipc") };
     assert_eq!(read.schedule, schedule);
     let written = serde_json::to_string(&unipc).expect("plain");
     assert_eq!(serde_json::from_str::<Sampler>(&written).expect("ours"), unipc);
+}
+
+/// A prediction that says nothing at an end of the path: the last step of heun is Euler's there, as EDM
+/// has it, and where nothing can be done the sampler is refused.
+#[test]
+fn ends_without_a_velocity() {
+    let curve = Path::FlowMatching { data_at: 0, t_min: 0.0, t_max: 1.0 }.curve().expect("right");
+    let spec = |name: &str| sampler(&format!("{{{name}: {{steps: 4, schedule: uniform}}}}"));
+    let with = |prediction| Setting { curve: &curve, prediction };
+    assert_eq!(spec("heun").cost(&with(Prediction::Velocity)).evaluations, 8);
+    assert_eq!(spec("heun").cost(&with(Prediction::Denoised)).evaluations, 7);
+    for name in weighted() {
+        assert!(spec(name).check(&with(Prediction::Denoised)).is_ok(), "{name}");
+        let refused = spec(name).check(&with(Prediction::Noise)).expect_err(name);
+        assert!(refused.contains("alpha is 0") && refused.contains("t_max"), "{name}: {refused}");
+    }
+    let mut model = analytic::example(curve.clone(), 2);
+    let x = noise(Key { seed: 1 }, &[0, 1, 2], 2, 1.0);
+    let draw = Draw { on: with(Prediction::Denoised), prior: UNIT, key: Key { seed: 1 }, samples: &[0, 1, 2] };
+    let drawn = spec("heun").sample(&mut model, &draw, x).expect("analytic");
+    assert!(drawn.x.iter().all(|v| v.is_finite()) && drawn.evaluations == [7; 3]);
 }

@@ -3,12 +3,9 @@
 use ndarray::{Array1, Array2};
 use serde::{Deserialize, Serialize};
 
-use super::multistep::{self, Multistep, Point, phi};
-use super::{Denoiser, Drawn, Sample, Sampler, Schedule};
-use crate::flow::field::EvalError;
-use crate::flow::path::Curve;
-use crate::flow::prior::Prior;
-use crate::num::{Batch, linalg};
+use super::multistep::{self, Multistep, phi};
+use super::{Point, Sample, Sampler, Schedule, Setting, Step};
+use crate::num::linalg;
 
 /// One evaluation per step: it serves the corrector of its step and the predictor of the next.
 ///
@@ -63,7 +60,7 @@ pub enum Variant {
 }
 
 /// The coefficients of one step: differences (D_i − D₀)/r_i and how they are weighted.
-struct Step {
+struct Equations {
     /// r_i = (λ_{−i} − λ₀)/h of those past points that are at a finite λ, then 1 for the new one.
     places: Vec<f64>,
     /// Σ_j r_j^{i−1} ρ_j = b_i with b_i = i!·z φ_{i+1}(z)/B, z = −h.
@@ -74,7 +71,7 @@ struct Step {
 impl UniPc {
     /// At α_s = 0 the step is infinitely long in λ and −h is no scale. There bh1 takes bh2's limit −1, with
     /// which the corrector is the trapezoidal rule in α/σ.
-    fn step(&self, past: &[Point], to: &Point) -> Step {
+    fn equations(&self, past: &[Point], to: &Point) -> Equations {
         let h = past[0].gap(to);
         let scale = if self.variant == Variant::Bh2 || h.is_infinite() { (-h).exp_m1() } else { -h };
         // A past point with α = 0 lies at λ = −∞: its difference quotient is zero and so is its weight.
@@ -85,11 +82,11 @@ impl UniPc {
             factorial *= i as f64;
             factorial * -h * phi(i + 1, -h) / scale
         });
-        Step { moments: moments.collect(), places, scale: -to.alpha * scale }
+        Equations { moments: moments.collect(), places, scale: -to.alpha * scale }
     }
 }
 
-impl Step {
+impl Equations {
     /// ρ of the first `n` places.
     fn solve(&self, n: usize) -> Vec<f64> {
         let powers = Array2::from_shape_fn((n, n), |(i, j)| self.places[j].powi(i as i32));
@@ -104,7 +101,7 @@ impl Multistep for UniPc {
     }
 
     fn predictor(&self, past: &[Point], to: &Point, order: usize) -> Vec<f64> {
-        let step = self.step(past, to);
+        let step = self.equations(past, to);
         let n = step.places.len() - 1;
         // The solution for p = 2 tends to ½; the reference implementation takes ½ itself.
         let rho = if order == 2 { vec![0.5; n] } else { step.solve(n) };
@@ -118,7 +115,7 @@ impl Multistep for UniPc {
     }
 
     fn corrector(&self, past: &[Point], to: &Point, order: usize) -> Option<Vec<f64>> {
-        let step = self.step(past, to);
+        let step = self.equations(past, to);
         // As in the predictor, ½ stands for the solution of a single equation.
         let rho = if order == 1 { vec![0.5] } else { step.solve(step.places.len()) };
         let [keep, first] = multistep::first_order(&past[0], to);
@@ -131,19 +128,11 @@ impl Multistep for UniPc {
 }
 
 impl Sample for UniPc {
-    fn times(&self, curve: &Curve) -> Result<Vec<f64>, String> {
-        self.schedule.times(curve)
-    }
-
     fn with_steps(&self, steps: usize) -> Sampler {
         Sampler::UniPc(UniPc { schedule: Schedule { steps, ..self.schedule.clone() }, ..*self })
     }
 
-    fn evaluations(&self, curve: &Curve) -> u64 {
-        self.schedule.one_each(curve)
-    }
-
-    fn sample(&self, field: &mut dyn Denoiser, curve: &Curve, _: Prior, x: Batch) -> Result<Drawn, EvalError> {
-        multistep::march(self, &self.schedule, field, curve, x).map(Drawn::from)
+    fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {
+        multistep::steps(self, &self.schedule, on)
     }
 }

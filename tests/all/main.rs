@@ -11,3 +11,4 @@ mod graph;
 mod networks;
 mod oracle;
 mod resume;
+mod samplers;

@@ -8,6 +8,7 @@ mod density;
 mod divergence;
 mod frontier;
 mod gallery;
+mod gamma;
 mod histogram;
 mod metrics;
 mod scatter;
@@ -46,6 +47,7 @@ const ALL: [Draw; 9] = [
     histogram::draw,
     density::draw,
     gallery::draw,
+    gamma::draw,
     metrics::draw,
 ];
 

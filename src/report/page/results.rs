@@ -211,6 +211,8 @@ pub fn metrics(view: &View, model: &str) -> Markup {
                     th.n title="How many combined standard errors the value lies above the floor" { "above floor" }
                     th.n { "generated" } th.n { "reference" }
                     th.n title="Evaluations of the network per generated sample" { "evaluations" }
+                    th.n title="Jacobian products per generated sample" { "products" }
+                    th.n title="Evaluations per sample, products counted at their measured ratio" { "cost" }
                 } }
                 tbody {
                     @for row in rows.iter().filter(|row| row.sampler != FLOOR) { (metric(row, floor(&rows, row))) }
@@ -236,6 +238,8 @@ fn metric(row: &MetricRow, floor: Option<&MetricRow>) -> Markup {
         td.n { (count(row.n_generated as f64)) }
         td.n { (count(row.n_reference as f64)) }
         td.n { (count(row.evaluations)) }
+        td.n { (count(row.jvps)) }
+        td.n { (count(row.cost.round())) }
     } }
 }
 

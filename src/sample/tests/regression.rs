@@ -16,7 +16,7 @@ fn mixture() -> Mixture {
 fn end(spec: &str) -> f64 {
     let mut model = mixture();
     let curve = model.curve.clone();
-    sampler(spec).sample(&mut model, &curve, UNIT, ndarray::array![[7.3]]).expect("analytic").x[[0, 0]]
+    run(&sampler(spec), &mut model, &curve, &ndarray::array![[7.3]]).x[[0, 0]]
 }
 
 /// The quantile that the probability-flow ODE carries from σ = 20 to σ = 0.02.

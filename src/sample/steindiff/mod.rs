@@ -1,0 +1,343 @@
+//! SteinDiff around any sampler (Li & Zeng 2026): x ← x − γ u with u = x − T(x).
+//!
+//! γ minimises the distance to the clean state over a population of samples, and Stein's identity gives it
+//! without one: it asks for E div u, which Jacobian products of the network estimate.
+//!
+//! Taken literally the minimiser is no correction of a sampler: with an exact first-order step it jumps to
+//! the posterior mean, and the noise level is lost. With γ held to at most 1, which is what a
+//! Krasnoselskii–Mann step asks for, it damps steps that go too far. A result therefore names its clamps.
+
+use serde::{Deserialize, Serialize};
+
+use self::gamma::{Rule, Statistics};
+use super::step::{self, Candidate, Step, Walk};
+use super::{Cost, Denoiser, Draw, Drawn, Point, Sample, Sampler, Setting, dpmpp2m};
+use crate::flow::field::EvalError;
+use crate::num::Batch;
+use crate::num::key::SampleId;
+use crate::registry;
+
+mod ahead;
+mod gamma;
+#[cfg(test)]
+mod tests;
+
+/// A sampler whose every step is taken by a factor γ that the population decides.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SteinDiff {
+    /// The sampler that proposes the steps.
+    pub sampler: Box<Sampler>,
+    pub mode: Mode,
+    /// Rademacher probes per sample and step for the divergence of u.
+    pub probes: usize,
+    /// γ is a mean over the samples 0 to N − 1, over N to 2N − 1, and so on; the last may be fewer.
+    pub population: usize,
+    pub gamma_min: f64,
+    /// 1 unless given; mode `literal` has no such bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gamma_max: Option<f64>,
+    /// Mode `adaptive`: Jacobian products only where σ is at most this.
+    pub sigma_switch: f64,
+    /// Mode `self-consistent`: the width of the weight, in root mean squares per dimension.
+    pub tau: f64,
+    /// The last step, which ends in the data, is taken in full.
+    pub skip_last: bool,
+    /// A step is taken in full where the coupling ratio lies outside these bounds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<[f64; 2]>,
+}
+
+impl Default for SteinDiff {
+    fn default() -> Self {
+        SteinDiff {
+            sampler: Box::new(Sampler::Dpmpp2m(dpmpp2m::Dpmpp2m::default())),
+            mode: Mode::Clipped,
+            probes: 5,
+            population: 256,
+            gamma_min: 1e-6,
+            gamma_max: None,
+            sigma_switch: 1.0,
+            tau: 0.05,
+            skip_last: true,
+            gate: None,
+        }
+    }
+}
+
+/// How γ is found and what it is held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// γ = 1: the sampler itself, bit for bit.
+    Vanilla,
+    /// Eq. (11) with no upper bound: Algorithm 1 as it is printed.
+    Literal,
+    /// Eq. (11) held to gamma_min … gamma_max.
+    Clipped,
+    /// As clipped, with d (1 − σ'/σ) for the divergence: no Jacobian product.
+    Analytical,
+    /// As analytical above `sigma_switch`, as clipped below.
+    Adaptive,
+    /// As clipped, with the state at the next noise level for a target instead of the clean one.
+    NoiseConsistent,
+    /// As clipped, then drawn to the chord from the state to a look one step ahead (Algorithm 2).
+    SelfConsistent,
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// γ as it came out.
+    Applied,
+    ClampedLow,
+    ClampedHigh,
+    /// γ = 1 because it is the last step.
+    SkippedLast,
+    /// γ = 1 because the coupling ratio is outside the gate.
+    SkippedGate,
+    /// γ = 1 because α = 0, or the statistics are not finite.
+    Undefined,
+}
+
+impl Action {
+    /// As tables print it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Action::Applied => "applied",
+            Action::ClampedLow => "clamped-low",
+            Action::ClampedHigh => "clamped-high",
+            Action::SkippedLast => "skipped-last",
+            Action::SkippedGate => "skipped-gate",
+            Action::Undefined => "undefined",
+        }
+    }
+}
+
+/// One step of one population, with what its γ came from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepLog {
+    pub population: u64,
+    /// Samples in the population.
+    pub n: usize,
+    pub step: usize,
+    pub from: Point,
+    pub to: Point,
+    /// The factor that was applied.
+    pub gamma: f64,
+    pub action: Action,
+    /// Absent where the step was skipped before anything was measured.
+    pub statistics: Option<Statistics>,
+    /// Mean weight of the look ahead, mode `self-consistent`.
+    pub blend: Option<f64>,
+    /// Per sample of the population.
+    pub evaluations: u64,
+    pub products: u64,
+}
+
+/// A population's numbers are held at once.
+const NUMBERS: usize = 1 << 27;
+
+impl SteinDiff {
+    /// As tables print it: the proposing sampler, then the parameters that are not the defaults.
+    pub fn label(&self) -> String {
+        let default = SteinDiff::default();
+        let bare = SteinDiff { sampler: default.sampler.clone(), ..self.clone() };
+        let own = registry::label("steindiff", &Sampler::SteinDiff(bare), &Sampler::SteinDiff(default));
+        match own.split_once('(') {
+            Some((name, parameters)) => format!("{name}({} {parameters}", self.sampler.label()),
+            None => format!("{own}({})", self.sampler.label()),
+        }
+    }
+
+    fn check_numbers(&self) -> Result<(), String> {
+        let whole = |key: &str, value: usize, most: usize| match (1..=most).contains(&value) {
+            true => Ok(()),
+            false => Err(format!("{key} is {value}, expected 1 to {most}")),
+        };
+        whole("probes", self.probes, 100_000)?;
+        whole("population", self.population, 1 << 24)?;
+        let most = self.gamma_max.unwrap_or(1.0);
+        if !(self.gamma_min.is_finite() && most.is_finite() && self.gamma_min <= most) {
+            let (least, given) = (self.gamma_min, self.gamma_max.map_or("unset, so 1".to_owned(), |m| m.to_string()));
+            return Err(format!("gamma_min is {least} and gamma_max {given}, expected gamma_min <= gamma_max"));
+        }
+        if self.mode == Mode::Literal && self.gamma_max.is_some() {
+            return Err("gamma_max is given, but mode `literal` has no upper bound; use mode `clipped`".to_owned());
+        }
+        for (key, value) in [("tau", self.tau), ("sigma_switch", self.sigma_switch)] {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(format!("{key} is {value}, expected a number above 0"));
+            }
+        }
+        match self.gate {
+            Some([low, high]) if !(low < high) => Err(format!("gate is [{low}, {high}], expected [low, high]")),
+            Some(_) if self.mode == Mode::Analytical => {
+                Err("gate is given, but the coupling ratio needs Jacobian products, which mode `analytical` has not"
+                    .to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether step `i` of `steps` is taken in full without a look.
+    fn skips(&self, steps: &[Step], i: usize) -> bool {
+        self.mode == Mode::Vanilla || steps[i].from.alpha == 0.0 || (self.skip_last && i + 1 == steps.len())
+    }
+
+    /// Whether γ of a step asks for Jacobian products.
+    fn differentiates(&self, step: &Step) -> bool {
+        match self.mode {
+            Mode::Vanilla | Mode::Analytical => false,
+            Mode::Adaptive => step.from.sigma <= self.sigma_switch,
+            _ => true,
+        }
+    }
+
+    fn rule(&self) -> Rule {
+        let most = if self.mode == Mode::Literal { f64::INFINITY } else { self.gamma_max.unwrap_or(1.0) };
+        Rule { noise_consistent: self.mode == Mode::NoiseConsistent, least: self.gamma_min, most, gate: self.gate }
+    }
+
+    /// Carries one population over the steps, all samples together.
+    fn carry(
+        &self,
+        steps: &[Step],
+        field: &mut dyn Denoiser,
+        draw: &Draw,
+        x: Batch,
+        log: &mut Vec<StepLog>,
+    ) -> Result<Walk, EvalError> {
+        let mut walk = Walk::from(x);
+        for (i, step) in steps.iter().enumerate() {
+            let before = walk.evaluations;
+            let candidate = walk.propose(step, field)?;
+            let mut entry = self.judge(steps, i, &walk, &candidate, field, draw)?;
+            if self.mode == Mode::SelfConsistent && !self.skips(steps, i) {
+                let proposal = damped(&walk.x, &candidate.to, entry.gamma);
+                let (x, blend) = ahead::blend(&steps[i..], &mut walk, &candidate, proposal, self.tau, field)?;
+                entry.blend = blend;
+                walk.accept_instead(step, candidate, x);
+            } else if entry.gamma == 1.0 {
+                walk.accept(step, candidate);
+            } else {
+                let x = damped(&walk.x, &candidate.to, entry.gamma);
+                walk.accept_instead(step, candidate, x);
+            }
+            entry.evaluations = walk.evaluations - before;
+            log.push(entry);
+        }
+        Ok(walk)
+    }
+
+    /// γ of a proposed step.
+    fn judge(
+        &self,
+        steps: &[Step],
+        i: usize,
+        walk: &Walk,
+        candidate: &Candidate,
+        field: &mut dyn Denoiser,
+        draw: &Draw,
+    ) -> Result<StepLog, EvalError> {
+        let step = &steps[i];
+        let mut entry = StepLog {
+            population: draw.samples[0] / self.population as u64,
+            n: draw.samples.len(),
+            step: i,
+            from: step.from,
+            to: step.to,
+            gamma: 1.0,
+            action: if step.from.alpha == 0.0 { Action::Undefined } else { Action::SkippedLast },
+            statistics: None,
+            blend: None,
+            evaluations: 0,
+            products: 0,
+        };
+        if self.skips(steps, i) {
+            return Ok(entry);
+        }
+        let mut moments = gamma::moments(step, walk, candidate, draw);
+        if self.differentiates(step) {
+            let address = gamma::Probes { draw, step: i as u64, count: self.probes };
+            entry.products = moments.differentiate(step, candidate, &address, field.linearized()?)?;
+        }
+        let statistics = moments.statistics(step, &self.rule());
+        (entry.gamma, entry.action) = self.rule().apply(&statistics);
+        entry.statistics = Some(statistics);
+        Ok(entry)
+    }
+}
+
+/// x − γ (x − T(x)), the Krasnoselskii–Mann form.
+fn damped(x: &Batch, to: &Batch, gamma: f64) -> Batch {
+    let mut out = x * (1.0 - gamma);
+    out.scaled_add(gamma, to);
+    out
+}
+
+impl Sample for SteinDiff {
+    fn with_steps(&self, steps: usize) -> Sampler {
+        Sampler::SteinDiff(SteinDiff { sampler: Box::new(self.sampler.with_steps(steps)), ..self.clone() })
+    }
+
+    fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {
+        let steps = self.sampler.steps(on).map_err(|e| format!("sampler: {}: {e}", self.sampler.name()))?;
+        if matches!(*self.sampler, Sampler::SteinDiff(_)) {
+            return Err("sampler: steindiff cannot be put around itself".to_owned());
+        }
+        if steps.iter().any(|s| s.churn > 0.0) {
+            return Err("sampler: heun: s_churn makes the step random, but u = x - T(x) is a function of x".to_owned());
+        }
+        Ok(steps)
+    }
+
+    fn check(&self, on: &Setting) -> Result<(), String> {
+        self.check_numbers()?;
+        step::check(&self.steps(on)?, on)
+    }
+
+    /// A prediction made ahead is made again where the step was not taken in full: what is declared is the most.
+    fn cost(&self, on: &Setting) -> Cost {
+        let Ok(steps) = self.steps(on) else { return Cost::default() };
+        let kept = steps.iter().any(|s| s.again.as_ref().is_some_and(|a| a.kept));
+        if self.mode == Mode::Vanilla {
+            return Cost { evaluations: step::evaluations(&steps), ..Cost::default() };
+        }
+        let places = |s: &Step| 1 + u64::from(s.again.is_some());
+        let active = (0..steps.len()).filter(|i| !self.skips(&steps, *i));
+        let products = active.clone().filter(|i| self.differentiates(&steps[*i]));
+        let looks = active.filter(|i| self.mode == Mode::SelfConsistent && ahead::weight(&steps[*i..]) > 0.0);
+        Cost {
+            evaluations: steps.iter().map(places).sum::<u64>() + looks.map(|i| places(&steps[i + 1])).sum::<u64>(),
+            products: products.map(|i| self.probes as u64 * places(&steps[i])).sum(),
+            guessed: kept,
+        }
+    }
+
+    fn population(&self) -> Option<usize> {
+        Some(self.population)
+    }
+
+    /// `draw` must hold whole populations, in the order of their samples.
+    fn sample(&self, field: &mut dyn Denoiser, draw: &Draw, x: Batch) -> Result<Drawn, EvalError> {
+        let steps = self.steps(&draw.on).map_err(EvalError::Missing)?;
+        if self.population.min(x.nrows()).saturating_mul(x.ncols()) > NUMBERS {
+            let most = NUMBERS / x.ncols().max(1);
+            return Err(EvalError::Missing(format!("population is {}, expected at most {most}", self.population)));
+        }
+        let mut drawn = Drawn::none();
+        let mut first = 0;
+        let of = |sample: &SampleId| sample / self.population as u64;
+        for samples in draw.samples.chunk_by(|a, b| of(a) == of(b)) {
+            let rows = x.slice(ndarray::s![first..first + samples.len(), ..]).to_owned();
+            first += samples.len();
+            let mut log = Vec::new();
+            let walk = self.carry(&steps, field, &Draw { samples, ..*draw }, rows, &mut log)?;
+            let products = log.iter().map(|e| e.products).sum();
+            drawn.append(Drawn::alike(walk.x, walk.evaluations, products, log));
+        }
+        Ok(drawn)
+    }
+}
