@@ -38,7 +38,7 @@ pub struct Drawing<'a> {
 type Draw = for<'a> fn(&View<'a>) -> Vec<Drawing<'a>>;
 
 /// All figures, in the order in which a model's section shows them.
-const ALL: [Draw; 9] = [
+const ALL: [Draw; 10] = [
     bias::draw,
     frontier::draw,
     budget::draw,
