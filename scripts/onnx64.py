@@ -34,6 +34,45 @@ ELEMENTWISE = {
 }
 
 
+def window(attributes, size):
+    """Stride, padding and dilation of a symmetric window, as torch takes them."""
+    pads = attributes.get("pads", [0] * 2 * size)
+    if pads[:size] != pads[size:] or attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", "NOTSET"):
+        raise NotImplementedError(f"padding {attributes}")
+    one = [1] * size
+    return attributes.get("strides", one), pads[:size], attributes.get("dilations", one), attributes.get("group", 1)
+
+
+def conv(x, weight, bias=None, **attributes):
+    stride, pad, dilation, group = window(attributes, x.dim() - 2)
+    return torch.nn.functional.conv2d(x, weight, bias, stride, pad, dilation, group)
+
+
+def conv_transpose(x, weight, bias=None, **attributes):
+    stride, pad, dilation, group = window(attributes, x.dim() - 2)
+    extra = attributes.get("output_padding", [0, 0])
+    return torch.nn.functional.conv_transpose2d(x, weight, bias, stride, pad, extra, group, dilation)
+
+
+def layer_norm(x, scale, bias=None, axis=-1, epsilon=1e-5, stash_type=1):
+    return torch.nn.functional.layer_norm(x, x.shape[axis:], None, None, epsilon) * scale + (0 if bias is None else bias)
+
+
+def constant(**attributes):
+    value = torch.from_numpy(numpy_helper.to_array(attributes["value"]).copy())
+    return value.double() if value.is_floating_point() else value
+
+
+IMAGE = {
+    "Conv": conv, "ConvTranspose": conv_transpose, "LayerNormalization": layer_norm, "Constant": constant,
+    "Gather": lambda x, at, axis=0: x[(slice(None),) * axis + (at.long(),)],
+    "Clip": lambda x, low=None, high=None: torch.clamp(x, low, high),
+    "Floor": torch.floor,
+    # Floats stay double, whatever the file says.
+    "Cast": lambda x, to: x.long() if to == onnx.TensorProto.INT64 else x.double(),
+}
+
+
 class Graph:
     """graph(x, time) -> first output, for graphs of the operators that the scripts emit."""
 
@@ -67,6 +106,8 @@ class Graph:
                 out = torch.logsumexp(given[0], axes_of(node, values, attributes), bool(attributes.get("keepdims", 1)))
             elif op == "Softmax":
                 out = torch.softmax(given[0], attributes.get("axis", -1))
+            elif op in IMAGE:
+                out = IMAGE[op](*given, **attributes)
             else:
                 raise NotImplementedError(f"{node.name}: {op}")
             values[node.output[0]] = out
