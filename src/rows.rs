@@ -166,7 +166,7 @@ pub struct Summary {
 }
 
 /// `samples.csv`: one estimator on one sample.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     pub model: String,
     pub dataset: String,

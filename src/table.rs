@@ -64,7 +64,7 @@ pub fn tables(dir: &Path, plan: &Plan, journal: &Journal) -> Result<Tables> {
     tables.conventions = conventions(plan, &tables.summary);
     let dims = plan.models.iter().map(|m| (m.name.clone(), m.shape.iter().product())).collect();
     tables.budget = budget::lines(&tables.summary, &refined, &dims);
-    tables.frontier = frontier::lines(&tables.summary, &averages, &dims);
+    tables.frontier = frontier::lines(&tables.summary, &tables.samples, &averages, &dims);
     Ok(tables)
 }
 

@@ -39,22 +39,22 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
         {
             panel.marks.push(Mark::line(vec![(low, y), (high, y)], RULE, 1.0));
         }
+        if let Some(total) = own.iter().find(|l| l.component == "total") {
+            let size = sized(total, "total");
+            if let Some(v) = size {
+                let points = vec![(v, y)];
+                let look = palette::REFERENCE;
+                panel.marks.push(Mark::Dots { points, look, fill: Fill::Hollow, radius: 9.0, opacity: 1.0 });
+            }
+            nats.extend(size.map(|v| (y, significant(v, 2))));
+            bits.extend(finite(total.mean_bits_per_dim).map(|v| (y, significant(v, 2))));
+        }
         for (k, component) in shown.iter().enumerate() {
             let points: Vec<(f64, f64)> = own.iter().filter_map(|l| sized(l, component)).map(|v| (v, y)).collect();
             if !points.is_empty() {
                 let look = palette::look(k);
                 panel.marks.push(Mark::Dots { points, look, fill: Fill::Full, radius: 5.0, opacity: 0.95 });
             }
-        }
-        if let Some(total) = own.iter().find(|l| l.component == "total") {
-            let size = sized(total, "total");
-            if let Some(v) = size {
-                let points = vec![(v, y)];
-                let look = palette::REFERENCE;
-                panel.marks.push(Mark::Dots { points, look, fill: Fill::Hollow, radius: 7.5, opacity: 1.0 });
-            }
-            nats.extend(size.map(|v| (y, significant(v, 2))));
-            bits.extend(finite(total.mean_bits_per_dim).map(|v| (y, significant(v, 2))));
         }
     }
     let columns = [("total, nats", nats), ("bits/dim", bits)].into_iter().filter(|(_, at)| !at.is_empty());

@@ -47,7 +47,7 @@ pub fn section(view: &View, group: &Group) -> Markup {
             p.note {
                 "What one sample would cost: Jacobian products and measured seconds. Numbers of probes and replicates "
                 "are extrapolated from this run by the law 1/K, which holds exactly for independent ones; a learned or "
-                "few-step number is there only where its measured distance from the reference is already within what is "
+                "few-step number is there only where its measured distance from the exact trace is already within what is "
                 "wanted (per sample its RMSE, in the mean the upper end of the 95 % interval of its bias). The error is "
                 "the estimator's alone: data, solver and dequantization are in the error budget. "
                 (ABSENT) " stands for: out of reach, or not known."
