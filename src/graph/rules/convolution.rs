@@ -40,7 +40,10 @@ fn blocked(s: &mut Step, d: Val, shape: &[Size], y: &[Size]) -> Result<Option<Va
     let weights = s.x(1)?;
     let filter = s.shape(weights)?;
     let batch = s.g.symbols.mul(&s.k.clone(), &shape[0]);
-    let one = s.node.op == "Conv" && [&shape[1], &y[1], &filter[0], &filter[1]].into_iter().all(|size| size.is(1));
+    if s.node.op != "Conv" || filter.len() != shape.len() {
+        return Ok(None);
+    }
+    let one = [&shape[1], &y[1], &filter[0], &filter[1]].into_iter().all(|size| size.is(1));
     // With one direction this is the reverse mode's.
     let Some(blocks) = batch.over(&Size::fixed(BLOCK)).filter(|_| one && !s.k.is(1)) else {
         return Ok(None);

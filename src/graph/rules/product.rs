@@ -99,7 +99,7 @@ fn joined(s: &mut Step, f: Factors) -> Option<Val> {
 /// nothing of the size of P is computed but `P ∘ dS`.
 fn softmax_product(s: &mut Step, p: Val, v: Val) -> Result<Option<Val>, Refusal> {
     let (rank_p, rank_v, rank) = (s.rank(0)?, s.rank(1)?, s.y_shape()?.len());
-    let Some(Centred { weighted, sums, .. }) = centred(s, 0, rank_p - 1) else {
+    let Some(Centred { weighted, sums, .. }) = rank_p.checked_sub(1).and_then(|axis| centred(s, 0, axis)) else {
         return Ok(None);
     };
     let weighted = s.align(weighted, rank_p, rank);
@@ -221,6 +221,9 @@ impl Contraction {
             }
         }
         let out: Vec<char> = result.chars().collect();
+        if out.iter().enumerate().any(|(i, l)| !sizes.contains_key(l) || out[..i].contains(l)) {
+            return None;
+        }
         let lonely = |l: &char| !out.contains(l) && (a.contains(l) != b.contains(l));
         if a.iter().chain(&b).any(lonely) {
             return None;

@@ -155,6 +155,27 @@ fn a_result_of_more_than_two_gigabytes_is_not_written() {
 }
 
 #[test]
+fn operands_of_impossible_ranks_are_no_panic() {
+    let cases = [
+        node("Conv", "x w", "y", vec![]),
+        node("MatMul", "x w", "y", vec![]),
+        node("Einsum", "x x", "y", vec![text("equation", "abcd,abcd->aae")]),
+        node("Einsum", "x x", "y", vec![text("equation", "abcd,abed->acez")]),
+    ];
+    for case in cases {
+        for dims in [vec![], vec![1], vec![1, 1], vec![1, 1, 3, 3, 3]] {
+            let weights = floats("w", &dims, &vec![1.0; dims.iter().product::<i64>() as usize]);
+            let model = graph(&["x: N 16 4 4"], &["y: N 16 4 4"], vec![weights], vec![case.clone()]);
+            let Ok(model) = Model::from_bytes("m", &bytes(model, 17)) else { continue };
+            for mode in [Mode::Jvp, Mode::Vjp] {
+                let _ = obstacles(&model, mode, None, None);
+                let _ = differentiate(&model, mode, None, None);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_function_that_calls_itself_is_an_error() {
     let call = |name: &str, output: &str| NodeProto { domain: Some("local".into()), ..node(name, "a", output, vec![]) };
     let function = |name: &str, calls: &str| FunctionProto {
