@@ -28,10 +28,6 @@ fn changed(solver: &Solver, steps: impl Fn(u64) -> Option<u64>, tolerance: impl 
             let value = parameters.get(key)?.as_f64()?;
             parameters.insert(key.to_owned(), tolerance(value).into());
         }
-        // The finer path may need more steps than the one that it is held against.
-        if let Some(most) = parameters.get("max_steps").and_then(|n| n.as_u64()) {
-            parameters.insert("max_steps".to_owned(), most.saturating_mul(4).into());
-        }
     }
     serde_json::from_value(entry).ok()
 }
