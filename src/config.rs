@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dequantization::Dequantization;
 use crate::divergence::Divergence;
+use crate::flow::grid::Spacing;
 use crate::lattice::Lattice;
 use crate::metric::Metric;
 use crate::model::card::{plain_name, yaml};
@@ -29,6 +30,9 @@ pub struct Config {
     /// What the others are compared with, sample by sample; the first estimator unless named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<Divergence>,
+    /// The solver under which the reference stands, for the rows of every solver; each solver's own unless named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference_solver: Option<Solver>,
     /// Samples per trial: what a kill can lose, at most.
     #[serde(default = "default_chunk")]
     pub chunk: usize,
@@ -36,6 +40,38 @@ pub struct Config {
     pub likelihood: Vec<LikelihoodEntry>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<SamplesEntry>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maps: Vec<MapsEntry>,
+}
+
+/// How far a flow map is a flow map: identities that a true one keeps, on data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MapsEntry {
+    pub model: PathBuf,
+    /// Where the walks begin; for a map that goes to the data alone they begin at noise, and these serve the proposal.
+    pub data: PathBuf,
+    /// The name under the card's `flow_maps`.
+    pub map: String,
+    /// Numbers of steps to walk in.
+    #[serde(default = "default_steps")]
+    pub steps: Vec<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grid: Option<Spacing>,
+    /// The first so many samples of the data.
+    #[serde(default = "default_residuals")]
+    pub samples: usize,
+    /// Draws for the normalization by importance sampling, in up to three dimensions; 0 for none.
+    #[serde(default)]
+    pub draws: usize,
+}
+
+fn default_steps() -> Vec<usize> {
+    vec![1, 2, 4, 8]
+}
+
+fn default_residuals() -> usize {
+    64
 }
 
 /// Log-likelihoods of one array under one model.
@@ -54,6 +90,8 @@ pub struct LikelihoodEntry {
     pub solvers: Option<Vec<Solver>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<Divergence>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference_solver: Option<Solver>,
     /// Samples whose divergence is recorded along the path, for the figure; 0 for none.
     #[serde(default = "default_profile")]
     pub profile: usize,
@@ -109,6 +147,9 @@ pub struct DensityGrid {
 pub struct SamplesEntry {
     pub model: PathBuf,
     pub samplers: Vec<Sampler>,
+    /// One of the samplers, which every other is held against: all begin at the same noise, so differences are paired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Sampler>,
     pub count: usize,
     /// States at the prior end, taken as they are, instead of the seed's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -191,8 +232,8 @@ impl Written {
     fn check(&self) -> Result<()> {
         let config = &self.config;
         plain_name(&config.name).map_err(|e| anyhow!("name: {e}"))?;
-        if config.likelihood.is_empty() && config.samples.is_empty() {
-            bail!("it asks for nothing; expected entries under `likelihood` or `samples`");
+        if config.likelihood.is_empty() && config.samples.is_empty() && config.maps.is_empty() {
+            bail!("it asks for nothing; expected entries under `likelihood`, `samples` or `maps`");
         }
         if config.chunk == 0 {
             bail!("chunk: 0, expected at least 1");
@@ -216,6 +257,11 @@ impl Written {
                 if !ordered(&grid.x) || !ordered(&grid.y) || !(2..=2000).contains(&grid.points) {
                     bail!("{}: expected x and y as [low, high] with low < high, and 2 to 2000 points", at("density"));
                 }
+            }
+        }
+        for (i, entry) in config.maps.iter().enumerate() {
+            if entry.steps.is_empty() || entry.samples < 2 || entry.draws > 1 << 20 {
+                bail!("maps.{i}: expected at least one of `steps`, at least 2 `samples`, and at most 1048576 `draws`");
             }
         }
         for (i, entry) in config.samples.iter().enumerate() {

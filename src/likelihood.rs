@@ -1,5 +1,6 @@
 //! Log-likelihoods: prior + ∫div, for every estimator over one path, and the units they are printed in.
 
+pub mod calibration;
 pub mod few_step;
 
 use std::time::Instant;

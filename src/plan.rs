@@ -7,12 +7,14 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::{DensityGrid, LikelihoodEntry, SamplesEntry, Written};
+use crate::config::{DensityGrid, LikelihoodEntry, MapsEntry, SamplesEntry, Written};
 use crate::data::Dataset;
 use crate::dequantization::Dequantization;
 use crate::divergence::Divergence;
-use crate::flow::map::Rule;
+use crate::flow::grid::Spacing;
+use crate::flow::map::{self, Rule};
 use crate::metric::Metric;
+use crate::model::card::Direction;
 use crate::model::library::hex;
 use crate::model::opened::Model;
 use crate::num::Batch;
@@ -110,6 +112,10 @@ pub enum Work {
     Budget(LikelihoodWork),
     /// The log-density of one estimator over a rectangle of the plane.
     Density { model: usize, solver: Solver, estimator: Divergence, grid: DensityGrid },
+    /// The differences of a sampler's statistics from a baseline's, paired by their common noise.
+    Contrast(ContrastWork),
+    /// What a flow map makes of the identities of a true one.
+    Maps(MapWork),
     /// Samples number `first` to `first + count`.
     Sample {
         model: usize,
@@ -135,6 +141,31 @@ pub enum Work {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContrastWork {
+    pub model: usize,
+    pub sampler: Sampler,
+    pub baseline: Sampler,
+    /// The trials that hold the samples of each.
+    pub parts: Vec<String>,
+    pub baseline_parts: Vec<String>,
+    pub reference: usize,
+    pub extractor: Option<PlannedFile>,
+    pub metrics: Vec<Metric>,
+}
+
+/// A flow map's identities, and the mass of its few-step densities.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MapWork {
+    pub model: usize,
+    pub data: usize,
+    pub map: String,
+    pub steps: Vec<usize>,
+    pub grid: Option<Spacing>,
+    pub samples: usize,
+    pub draws: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LikelihoodWork {
     pub model: usize,
     pub data: usize,
@@ -142,6 +173,9 @@ pub struct LikelihoodWork {
     pub estimators: Vec<Divergence>,
     /// Index of the estimator that the others are compared with.
     pub reference: usize,
+    /// What they are compared with instead, where that stands under another solver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<Against>,
     pub first: usize,
     pub count: usize,
     /// As the config names it; integers have one uniform draw where it names none.
@@ -156,10 +190,19 @@ impl LikelihoodWork {
     }
 }
 
+/// A reference under a solver of its own, on the same model and data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Against {
+    pub estimator: Divergence,
+    pub solver: Solver,
+}
+
 impl Work {
     pub fn model(&self) -> usize {
         match self {
             Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => w.model,
+            Work::Maps(w) => w.model,
+            Work::Contrast(w) => w.model,
             Work::Density { model, .. } | Work::Sample { model, .. } | Work::Metrics { model, .. } => *model,
         }
     }
@@ -177,6 +220,12 @@ impl Work {
             ),
             Work::Profile(w) => format!("{model}: divergence along {} paths, {}", w.count, solver_label(&w.solver)),
             Work::Budget(w) => format!("{model}: error budget on {} samples, {}", w.count, solver_label(&w.solver)),
+            Work::Contrast(w) => {
+                format!("{model}: {} against {}", w.sampler.label(), w.baseline.label())
+            }
+            Work::Maps(w) => {
+                format!("{model}: identities of the flow map {} in {:?} steps, {} samples", w.map, w.steps, w.samples)
+            }
             Work::Density { estimator, grid, .. } => {
                 format!("{model}: log-density on {0} x {0} points, {1}", grid.points, estimator.label())
             }
@@ -281,7 +330,16 @@ impl Prepared {
                 let rows = *count as u64;
                 Cost { evaluations: each.evaluations * rows, products: each.products * rows, guessed: each.guessed }
             }
-            Work::Metrics { .. } => Cost { evaluations: 0, products: 0, guessed: false },
+            Work::Maps(w) => {
+                let steps: u64 = w.steps.iter().map(|s| *s as u64).sum();
+                let dim = self.models[w.model].dim() as u64;
+                Cost {
+                    evaluations: steps * (5 * w.samples as u64 + w.draws as u64),
+                    products: steps * 3 * dim * w.samples as u64,
+                    guessed: false,
+                }
+            }
+            Work::Contrast(_) | Work::Metrics { .. } => Cost { evaluations: 0, products: 0, guessed: false },
         }
     }
 }
@@ -316,7 +374,33 @@ pub fn prepare(written: &Written, seed: Option<u64>) -> Result<Prepared> {
     for (i, entry) in config.samples.iter().enumerate() {
         builder.samples(entry).with_context(|| format!("samples.{i}"))?;
     }
+    for (i, entry) in config.maps.iter().enumerate() {
+        builder.maps(entry).with_context(|| format!("maps.{i}"))?;
+    }
+    check_references(&builder.prepared.plan)?;
     Ok(builder.prepared)
+}
+
+/// Refuses a reference that no entry measures.
+fn check_references(plan: &Plan) -> Result<()> {
+    let likelihoods =
+        || plan.trials.iter().filter_map(|t| if let Work::Likelihood(w) = &t.work { Some(w) } else { None });
+    for work in likelihoods() {
+        let Some(Against { estimator, solver }) = &work.against else { continue };
+        let measured = |w: &LikelihoodWork| {
+            (w.model, w.data, &w.solver) == (work.model, work.data, solver) && w.estimators.contains(estimator)
+        };
+        if !likelihoods().any(measured) {
+            bail!(
+                "reference_solver: `{}` with {} is not measured on {} for {}; add it under `solvers` and `estimators`",
+                estimator.label(),
+                solver_label(solver),
+                plan.data[work.data].name,
+                plan.models[work.model].name
+            );
+        }
+    }
+    Ok(())
 }
 
 struct Builder<'a> {
@@ -338,14 +422,16 @@ impl Builder<'_> {
         self.prepared.data[data].off_lattice(&opened.card, entry.lattice)?;
         let written = entry.estimators.as_ref().unwrap_or(&config.estimators).iter();
         let estimators: Vec<Divergence> = written.map(|e| resolved(opened, e.clone())).collect();
-        let reference = entry.reference.as_ref().or(config.reference.as_ref());
-        let reference = match reference {
-            None => 0,
-            Some(wanted) => estimators
-                .iter()
-                .position(|e| *e == resolved(opened, wanted.clone()))
-                .ok_or_else(|| anyhow!("reference: `{}` is not among the estimators of this entry", wanted.label()))?,
+        let wanted = entry.reference.as_ref().or(config.reference.as_ref());
+        let wanted = wanted.map_or_else(|| estimators[0].clone(), |w| resolved(opened, w.clone()));
+        let elsewhere = entry.reference_solver.as_ref().or(config.reference_solver.as_ref());
+        let reference = match (estimators.iter().position(|e| *e == wanted), elsewhere) {
+            (Some(place), _) => place,
+            // It stands under its own solver, in whichever entry: `check_references`.
+            (None, Some(_)) => 0,
+            (None, None) => bail!("reference: `{}` is not among the estimators of this entry", wanted.label()),
         };
+        let elsewhere = elsewhere.cloned();
         self.check_estimators(model, &estimators)?;
         if let Some(dequantization) = dequantization {
             dequantization.check(&estimators).map_err(|e| anyhow!("dequantization: {e}"))?;
@@ -365,6 +451,8 @@ impl Builder<'_> {
             else {
                 continue;
             };
+            let against = (elsewhere.as_ref().filter(|s| **s != solver))
+                .map(|s| Against { estimator: wanted.clone(), solver: s.clone() });
             let curve = &self.prepared.models[model].curve;
             solver.check(Span { curve, to_prior: true }).map_err(|e| anyhow!("{}: {e}", solver.name()))?;
             let work = |first: usize, count: usize| LikelihoodWork {
@@ -373,6 +461,7 @@ impl Builder<'_> {
                 solver: solver.clone(),
                 estimators: here.clone(),
                 reference,
+                against: against.clone(),
                 first,
                 count,
                 dequantization: entry.dequantization.clone(),
@@ -437,6 +526,34 @@ impl Builder<'_> {
         Ok(())
     }
 
+    fn maps(&mut self, entry: &MapsEntry) -> Result<()> {
+        let model = self.model(&entry.model)?;
+        let data = self.data(&entry.data, model, None)?;
+        let opened = &self.prepared.models[model];
+        let spec = opened.map_spec(&entry.map)?;
+        let at = |e: String| anyhow!("{}: flow_maps.{}: {e}", opened.path.display(), entry.map);
+        spec.gives_divergence().map_err(at)?;
+        for steps in &entry.steps {
+            map::times(&opened.curve, entry.grid, *steps).map_err(|e| anyhow!("steps: {e}"))?;
+        }
+        if entry.draws > 0 && opened.dim() > 3 {
+            bail!(
+                "draws: {}, but importance sampling in {} dimensions finds no mass; expected at most 3",
+                entry.draws,
+                opened.dim()
+            );
+        }
+        if entry.draws > 0 && spec.direction() == Direction::ToData {
+            bail!("draws: the map goes to the data alone, so that it gives no density at a point; expected 0");
+        }
+        let available = self.prepared.data[data].len();
+        if entry.samples > available {
+            bail!("samples: {}, but {} has only {available}", entry.samples, entry.data.display());
+        }
+        let MapsEntry { map, steps, grid, samples, draws, .. } = entry.clone();
+        self.push(Work::Maps(MapWork { model, data, map, steps, grid, samples, draws })).map(drop)
+    }
+
     fn samples(&mut self, entry: &SamplesEntry) -> Result<()> {
         let model = self.model(&entry.model)?;
         let reference = self.data(&entry.reference, model, None)?;
@@ -451,6 +568,10 @@ impl Builder<'_> {
         for metric in &entry.metrics {
             metric.check(entry.count, available).map_err(|e| anyhow!("metrics: {e}"))?;
         }
+        if let Some(baseline) = entry.baseline.as_ref().filter(|b| !entry.samplers.contains(b)) {
+            bail!("baseline: `{}` is not among the samplers of this entry", baseline.label());
+        }
+        let mut drawn: Vec<(Sampler, Vec<String>)> = Vec::new();
         for sampler in &entry.samplers {
             let on = Setting::of(&self.prepared.models[model]);
             sampler.check(&on).map_err(|e| anyhow!("samplers: {}: {e}", sampler.name()))?;
@@ -463,6 +584,7 @@ impl Builder<'_> {
                 let count = chunk.min(entry.count - first);
                 parts.push(self.push(Work::Sample { model, sampler: sampler.clone(), noise, first, count })?);
             }
+            drawn.push((sampler.clone(), parts.clone()));
             let (metrics, extractor) = (entry.metrics.clone(), extractor.clone());
             self.push(Work::Metrics {
                 model,
@@ -473,6 +595,21 @@ impl Builder<'_> {
                 extractor,
                 metrics,
             })?;
+        }
+        let baseline = entry.baseline.as_ref().and_then(|b| drawn.iter().find(|(sampler, _)| sampler == b));
+        if let Some((baseline, baseline_parts)) = baseline {
+            for (sampler, parts) in drawn.iter().filter(|(sampler, _)| sampler != baseline) {
+                self.push(Work::Contrast(ContrastWork {
+                    model,
+                    sampler: sampler.clone(),
+                    baseline: baseline.clone(),
+                    parts: parts.clone(),
+                    baseline_parts: baseline_parts.clone(),
+                    reference,
+                    extractor: extractor.clone(),
+                    metrics: entry.metrics.clone(),
+                }))?;
+            }
         }
         if floor.is_some() {
             let metrics = entry.metrics.clone();
@@ -488,6 +625,8 @@ impl Builder<'_> {
         let data = |i: &usize| plan.data[*i].sha256.clone();
         let touched: Vec<String> = match &work {
             Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => vec![data(&w.data)],
+            Work::Maps(w) => vec![data(&w.data)],
+            Work::Contrast(w) => vec![data(&w.reference)],
             Work::Metrics { reference, floor, .. } => floor.iter().chain([reference]).map(data).collect(),
             Work::Sample { noise, .. } => noise.iter().map(data).collect(),
             _ => Vec::new(),

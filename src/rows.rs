@@ -143,12 +143,16 @@ pub struct Summary {
     /// Root mean square of the per-sample standard errors over probes; empty where deterministic.
     pub probe_stderr: Option<f64>,
     /// Paired per sample against the run's reference estimator: mean difference, its standard
-    /// error, root mean square difference and Pearson correlation.
+    /// error, root mean square difference and Pearson correlation. Where the reference stands under
+    /// another solver than this row, `reference` names both.
     pub reference: String,
+    pub reference_solver: String,
     pub bias: Option<f64>,
     pub bias_stderr: Option<f64>,
     pub rmse: Option<f64>,
     pub correlation: Option<f64>,
+    /// Spearman's correlation of ranks.
+    pub rank_correlation: Option<f64>,
     /// Root mean square of (difference / reported standard error): 1 where the errors are honest.
     pub calibration: Option<f64>,
     /// Per sample: evaluations of the network, Jacobian products, calls of a learned head.
@@ -310,6 +314,44 @@ pub struct MetricRow {
     pub features: String,
 }
 
+/// `contrasts.csv`: a statistic of one sampler's samples minus that of another's, from the same noise.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Contrast {
+    pub model: String,
+    pub sampler: String,
+    pub baseline: String,
+    pub metric: String,
+    /// Pairs of samples.
+    pub n: usize,
+    pub difference: f64,
+    /// By a jackknife over blocks of pairs, the reference data held fixed.
+    pub difference_stderr: f64,
+    /// 95 % interval.
+    pub low: f64,
+    pub high: f64,
+    pub features: String,
+}
+
+/// `maps.csv`: one identity of a flow map, walked in some number of steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MapRow {
+    pub model: String,
+    pub dataset: String,
+    pub map: String,
+    /// The identity, whose residual a true flow map has zero of.
+    pub check: String,
+    pub steps: usize,
+    /// Of the numbers here.
+    pub unit: String,
+    /// Mean residual with its standard error over samples, and root mean square.
+    pub residual: f64,
+    pub residual_stderr: Option<f64>,
+    pub rms: Option<f64>,
+    /// Samples that entered; for the normalization draws, and how many of equal weight they are worth.
+    pub n: usize,
+    pub effective_n: Option<f64>,
+}
+
 /// `profile.csv`: the divergence of dx/dt at one node of one sample's path.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
@@ -357,6 +399,8 @@ pub struct Tables {
     pub budget: Vec<Budget>,
     pub frontier: Vec<Frontier>,
     pub metrics: Vec<MetricRow>,
+    pub contrasts: Vec<Contrast>,
+    pub maps: Vec<MapRow>,
     pub profile: Vec<Profile>,
     pub density: Vec<Density>,
     pub galleries: Vec<Gallery>,

@@ -14,10 +14,10 @@ use crate::data::read_npy;
 use crate::frontier::{self, Averages};
 use crate::journal::{Journal, Outcome, array_file, row_file, step_file};
 use crate::num::stats::{self, Z95};
-use crate::plan::{Plan, Trial, Work};
+use crate::plan::{Plan, Trial, Work, solver_label};
 use crate::rows::{
-    Convention, Density, Gallery, LikelihoodRow, MetricRow, Pair, Profile, Refined, Sample, SampleRow, Step, Summary,
-    Tables,
+    Contrast, Convention, Density, Gallery, LikelihoodRow, MapRow, MetricRow, Pair, Profile, Refined, Sample,
+    SampleRow, Step, Summary, Tables,
 };
 
 /// Everything that the finished trials of a run hold.
@@ -27,7 +27,7 @@ use crate::rows::{
 pub fn tables(dir: &Path, plan: &Plan, journal: &Journal) -> Result<Tables> {
     let mut tables = Tables::default();
     let mut likelihoods: Vec<LikelihoodRow> = Vec::new();
-    let mut references: BTreeMap<String, String> = BTreeMap::new();
+    let mut references: BTreeMap<String, [String; 2]> = BTreeMap::new();
     let mut refined: Vec<Refined> = Vec::new();
     let mut averages = Averages::new();
     let mut spent = Spent::default();
@@ -36,7 +36,11 @@ pub fn tables(dir: &Path, plan: &Plan, journal: &Journal) -> Result<Tables> {
         let path = row_file(dir, &trial.id);
         match &trial.work {
             Work::Likelihood(w) => {
-                references.insert(trial.id.clone(), w.estimators[w.reference].label());
+                let (estimator, solver) = match &w.against {
+                    Some(against) => (&against.estimator, &against.solver),
+                    None => (&w.estimators[w.reference], &w.solver),
+                };
+                references.insert(trial.id.clone(), [estimator.label(), solver_label(solver)]);
                 averages.extend(w.estimators.iter().filter_map(|e| {
                     let (what, count) = e.averages()?;
                     Some((e.label(), (what.to_owned(), count)))
@@ -44,6 +48,8 @@ pub fn tables(dir: &Path, plan: &Plan, journal: &Journal) -> Result<Tables> {
                 likelihoods.extend(read::<LikelihoodRow>(&path)?);
             }
             Work::Budget(_) => refined.extend(read::<Refined>(&path)?),
+            Work::Contrast(_) => tables.contrasts.extend(read::<Contrast>(&path)?),
+            Work::Maps(_) => tables.maps.extend(read::<MapRow>(&path)?),
             Work::Profile(_) => tables.profile.extend(read::<Profile>(&path)?),
             Work::Density { .. } => tables.density.extend(read::<Density>(&path)?),
             Work::Metrics { .. } => {
@@ -133,7 +139,7 @@ fn under(convention: &convention::Convention, setting: &Setting, row: &Summary) 
 }
 
 /// Summaries and paired differences, one group of (model, dataset, solver) after the other.
-fn compare(rows: &[LikelihoodRow], references: &BTreeMap<String, String>, tables: &mut Tables) -> Result<()> {
+fn compare(rows: &[LikelihoodRow], references: &BTreeMap<String, [String; 2]>, tables: &mut Tables) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -152,17 +158,24 @@ fn compare(rows: &[LikelihoodRow], references: &BTreeMap<String, String>, tables
             Column::new("stderr".into(), rows.iter().map(|r| r.stderr).collect::<Vec<_>>()),
         ],
     )?;
+    let first = |f: &DataFrame| -> Result<&LikelihoodRow> {
+        let row = f.column("row")?.u32()?.get(0).ok_or_else(|| anyhow!("an empty group"))?;
+        Ok(&rows[row as usize])
+    };
+    let everywhere = frame.partition_by_stable(["model", "dataset", "solver", "estimator"], true)?;
     for group in frame.partition_by_stable(["model", "dataset", "solver"], true)? {
         let estimators = group.partition_by_stable(["estimator"], true)?;
-        let first = |f: &DataFrame| -> Result<&LikelihoodRow> {
-            let row = f.column("row")?.u32()?.get(0).ok_or_else(|| anyhow!("an empty group"))?;
-            Ok(&rows[row as usize])
+        let here = first(&group)?;
+        let [reference, solver] = references.get(&here.trial).cloned().unwrap_or_default();
+        let is_base = |r: &LikelihoodRow| {
+            (&r.model, &r.dataset, &r.solver, &r.estimator) == (&here.model, &here.dataset, &solver, &reference)
         };
-        let reference = references.get(&first(&group)?.trial).cloned().unwrap_or_default();
-        let base = estimators.iter().find(|e| first(e).is_ok_and(|r| r.estimator == reference));
-        let base = base.unwrap_or(&estimators[0]);
+        let base = everywhere.iter().find(|e| first(e).is_ok_and(is_base));
+        // A reference under this very solver that has no rows gives way to the first that has some.
+        let base = if solver == here.solver { base.or(estimators.first()) } else { base };
+        let base = Reference { rows: base, named: base.map(&first).transpose()?, asked: [&reference, &solver] };
         for one in &estimators {
-            tables.summary.push(summary(one, base, rows, first(one)?, &first(base)?.estimator)?);
+            tables.summary.push(summary(one, &base, rows, first(one)?)?);
         }
         for (i, one) in estimators.iter().enumerate() {
             for other in &estimators[i + 1..] {
@@ -174,6 +187,7 @@ fn compare(rows: &[LikelihoodRow], references: &BTreeMap<String, String>, tables
 }
 
 /// Values of two estimators on the samples where both have one, with the first's standard errors.
+#[derive(Default)]
 struct Joined {
     a: Vec<f64>,
     b: Vec<f64>,
@@ -203,21 +217,35 @@ impl Joined {
     }
 }
 
-fn summary(
-    one: &DataFrame,
-    base: &DataFrame,
-    rows: &[LikelihoodRow],
-    first: &LikelihoodRow,
-    reference: &str,
-) -> Result<Summary> {
+/// What the rows of a group are compared with.
+struct Reference<'a> {
+    /// Absent where its trials have not finished.
+    rows: Option<&'a DataFrame>,
+    named: Option<&'a LikelihoodRow>,
+    /// Estimator and solver, as the plan names them.
+    asked: [&'a str; 2],
+}
+
+impl Reference<'_> {
+    fn names(&self) -> [&str; 2] {
+        self.named.map_or(self.asked, |row| [&row.estimator, &row.solver])
+    }
+
+    fn is(&self, row: &LikelihoodRow) -> bool {
+        self.names() == [&row.estimator, &row.solver]
+    }
+}
+
+fn summary(one: &DataFrame, base: &Reference, rows: &[LikelihoodRow], first: &LikelihoodRow) -> Result<Summary> {
     let mine: Vec<&LikelihoodRow> = one.column("row")?.u32()?.iter().flatten().map(|i| &rows[i as usize]).collect();
     let present = |f: fn(&LikelihoodRow) -> Option<f64>| mine.iter().filter_map(|r| f(r)).collect::<Vec<f64>>();
     let mean_of = |f: fn(&LikelihoodRow) -> f64| mine.iter().map(|r| f(r)).sum::<f64>() / mine.len() as f64;
     let nats = stats::mean(&present(|r| r.log_likelihood));
     let bits = stats::mean(&present(|r| r.bits_per_dim));
-    let paired = join(one, base)?;
+    let paired = base.rows.map_or(Ok(Joined::default()), |base| join(one, base))?;
     let gaps = paired.differences();
-    let bias = stats::mean(&gaps).filter(|_| first.estimator != reference);
+    let bias = stats::mean(&gaps).filter(|_| !base.is(first));
+    let [reference, solver] = base.names();
     let scaled: Vec<f64> =
         gaps.iter().zip(&paired.stderr).filter_map(|(g, s)| s.filter(|s| *s > 0.0).map(|s| g / s)).collect();
     let (path, own) = (mean_of(|r| r.path_seconds), mean_of(|r| r.divergence_seconds));
@@ -236,11 +264,13 @@ fn summary(
         nats_stderr: nats.and_then(|e| e.stderr),
         nats_per_dim: stats::mean(&present(|r| r.nats_per_dim)).map(|e| e.value),
         probe_stderr: stats::rms(&present(|r| r.stderr)),
-        reference: reference.to_owned(),
+        reference: if solver == first.solver { reference.to_owned() } else { format!("{reference}, {solver}") },
+        reference_solver: solver.to_owned(),
         bias: bias.map(|e| e.value),
         bias_stderr: bias.and_then(|e| e.stderr),
         rmse: bias.and_then(|_| stats::rms(&gaps)),
         correlation: bias.and_then(|_| stats::correlation(&paired.a, &paired.b)),
+        rank_correlation: bias.and_then(|_| stats::rank_correlation(&paired.a, &paired.b)),
         calibration: bias.and_then(|_| stats::rms(&scaled)),
         evaluations,
         jvps: mean_of(|r| r.jvps as f64),
@@ -346,6 +376,8 @@ pub fn write(dir: &Path, tables: &Tables) -> Result<()> {
     write_one(dir, "frontier", &tables.frontier)?;
     write_one(dir, "conventions", &tables.conventions)?;
     write_one(dir, "metrics", &tables.metrics)?;
+    write_one(dir, "contrasts", &tables.contrasts)?;
+    write_one(dir, "maps", &tables.maps)?;
     write_one(dir, "profile", &tables.profile)?;
     write_one(dir, "density", &tables.density)?;
     write_one(dir, "steps", &tables.steps)

@@ -42,6 +42,7 @@ pub enum Purpose {
     Rounding = 9,
     Stein = 10,
     Churn = 11,
+    Proposal = 12,
 }
 
 /// Law of a probe vector z with E\[z zᵀ\] = I.

@@ -42,6 +42,24 @@ pub fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     (a.len() > 2 && spread > 0.0).then(|| moment(a, ma, b, mb) / spread)
 }
 
+/// Spearman's rank correlation, ties at their mean rank; `None` as for [`correlation`].
+pub fn rank_correlation(a: &[f64], b: &[f64]) -> Option<f64> {
+    correlation(&ranks(a), &ranks(b))
+}
+
+/// The rank of each value, from 0, equal values sharing the mean of theirs.
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|i, j| values[*i].total_cmp(&values[*j]));
+    let mut ranks = vec![0.0; values.len()];
+    for equal in order.chunk_by(|i, j| values[*i] == values[*j]) {
+        let first = equal[0];
+        let below = values.iter().filter(|v| v.total_cmp(&values[first]).is_lt()).count();
+        equal.iter().for_each(|i| ranks[*i] = below as f64 + (equal.len() - 1) as f64 / 2.0);
+    }
+    ranks
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,6 +71,17 @@ mod tests {
         assert!((e.stderr.expect("n > 1") - (5.0f64 / 3.0 / 4.0).sqrt()).abs() < 1e-15);
         assert_eq!(mean(&[1.0]).expect("one value").stderr, None);
         assert_eq!(mean(&[]), None);
+    }
+
+    /// By hand: ranks (0, 1.5, 1.5, 3) and (0, 2, 1, 3); and any increasing function of a line.
+    #[test]
+    fn rank_correlation_of_known_values() {
+        let (a, b) = ([1.0, 2.0, 2.0, 9.0], [0.1, 0.3, 0.2, 0.4]);
+        assert_eq!(ranks(&a), [0.0, 1.5, 1.5, 3.0]);
+        assert!((rank_correlation(&a, &b).expect("varies") - 4.5 / (4.5f64 * 5.0).sqrt()).abs() < 1e-15);
+        let line = [3.0, -1.0, 0.5, 2.0];
+        assert!((rank_correlation(&line, &line.map(f64::exp)).expect("varies") - 1.0).abs() < 1e-15);
+        assert_eq!(rank_correlation(&line, &[1.0; 4]), None);
     }
 
     #[test]

@@ -27,10 +27,12 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
             nats_per_dim: Some(1.7),
             probe_stderr: None,
             reference: name("exact"),
+            reference_solver: name("heun"),
             bias: Some(-shift),
             bias_stderr: (samples > 1).then_some(0.03),
             rmse: Some(shift),
             correlation: (samples > 1).then_some(0.98),
+            rank_correlation: (samples > 1).then_some(0.97),
             calibration: None,
             evaluations: 40.0,
             jvps: if e == 2 { 0.0 } else { 80.0 },
@@ -380,6 +382,36 @@ fn the_summary_says_whether_zero_is_inside() {
     }
     let html = says(&tables);
     assert!(html.contains("] contains zero") && !html.contains("] does not contain zero"));
+}
+
+/// Few steps and other solvers come in one table, which says when a likelihood is too good to be true.
+#[test]
+fn few_steps_are_compared_across_solvers_and_too_good_is_said() {
+    let mut tables = tables(5, plain);
+    let plain_page = report(&tables, &facts(plain)).unwrap().html;
+    assert!(!plain_page.contains("Few steps beside full trajectories"));
+    tables.summary[2].kind = "few-step".into();
+    tables.summary[2].bias = Some(0.4);
+    let far = Summary {
+        solver: "euler(steps=2)".into(),
+        reference: "exact, heun".into(),
+        evaluations: 2.0,
+        rank_correlation: Some(0.123),
+        ..tables.summary[1].clone()
+    };
+    let drawn = MetricRow { sampler: far.solver.clone(), evaluations: 2.0, value: 0.4567, ..tables.metrics[0].clone() };
+    tables.summary.push(far);
+    tables.metrics.push(drawn);
+    let report = report(&tables, &facts(plain)).unwrap();
+    let table = report.html.split("Few steps beside full trajectories").nth(1).unwrap();
+    let table = table.split("</article>").next().unwrap();
+    let note = table.split("not a better model but a miscalibrated one").nth(1).unwrap();
+    assert!(note.split("</p>").next().unwrap().contains(tables.summary[2].estimator.as_str()));
+    assert!(!note.split("</p>").next().unwrap().contains("euler"), "its bias is below zero");
+    for text in ["euler(steps=2)", "its own", "0.123", &format!("{} ± SE", tables.metrics[0].metric)] {
+        assert!(table.contains(text), "{text}");
+    }
+    assert!(names(&report).iter().all(|name| !name.contains("euler")), "what is compared in the table has no figures");
 }
 
 #[test]

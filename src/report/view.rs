@@ -28,6 +28,8 @@ pub struct Group<'a> {
     pub rows: Vec<&'a Summary>,
     /// Name of the reference estimator; empty where none is named.
     pub reference: &'a str,
+    /// Whether the reference stands under another solver: such rows are compared in a table across solvers.
+    pub elsewhere: bool,
     /// Numbers in one sample, where the facts say.
     pub dim: Option<usize>,
 }
@@ -47,7 +49,9 @@ impl<'a> View<'a> {
                 named.or(tables.summary.iter().map(|row| row.reference.as_str()).find(|name| !name.is_empty()));
             let dim = facts.models.iter().find(|facts| facts.name == model).map(|facts| facts.dim);
             let dim = dim.filter(|&dim| dim > 0);
-            view.groups.push(Group { model, dataset, solver, rows, reference: reference.unwrap_or(""), dim });
+            let elsewhere = rows.iter().any(|row| !row.reference_solver.is_empty() && row.reference_solver != solver);
+            let reference = reference.unwrap_or("");
+            view.groups.push(Group { model, dataset, solver, rows, reference, elsewhere, dim });
         }
         view
     }
@@ -133,6 +137,7 @@ fn models<'a>(tables: &'a Tables, facts: &'a Facts) -> Vec<&'a str> {
     let names = (tables.summary.iter().map(|row| row.model.as_str()))
         .chain(facts.models.iter().map(|model| model.name.as_str()))
         .chain(tables.metrics.iter().map(|row| row.model.as_str()))
+        .chain(tables.maps.iter().map(|row| row.model.as_str()))
         .chain(tables.galleries.iter().map(|gallery| gallery.model.as_str()))
         .chain(tables.density.iter().map(|row| row.model.as_str()))
         .chain(tables.samples.iter().map(|row| row.model.as_str()))

@@ -8,11 +8,11 @@ use super::cli::{flowgauge, refused, write};
 /// log N(x; m, diag C) of `points.npy`: the model's law at the data end, since its flow ends in its prior exactly.
 fn truth() -> Vec<f64> {
     let points = [[0.7, 0.3, -2.0], [0.5, -1.0, 0.0], [-0.4, 0.9, 3.1]];
-    let (mean, variance) = ([0.5, -1.0, 0.0], [0.25, 1.0, 4.0]);
+    let (mean, variance) = ([0.5, -1.0, 0.0], [0.25f64, 1.0, 4.0]);
     let one = |x: &[f64; 3]| -> f64 {
         let term = |i: usize| {
             let gap: f64 = x[i] - mean[i];
-            -0.5 * (gap * gap / variance[i] + (std::f64::consts::TAU * variance[i] as f64).ln())
+            -0.5 * (gap * gap / variance[i] + (std::f64::consts::TAU * variance[i]).ln())
         };
         (0..3).map(term).sum()
     };
@@ -175,6 +175,7 @@ fn a_run_holds_few_steps_beside_the_full_trajectory() {
         assert_eq!(number(&found[0][5]) < 1e-6, exact, "{found:?}");
     }
     assert_eq!(of("exact").len(), 2);
+    assert!(std::fs::read_to_string(out.join("index.html")).expect("the page").contains("Few steps beside full"));
 
     let mut densities = Vec::new();
     for entry in std::fs::read_dir(out.join("rows")).expect("rows").flatten() {
@@ -188,4 +189,51 @@ fn a_run_holds_few_steps_beside_the_full_trajectory() {
     // E log p = −½ ln det(2πe C) = −4.2568 for the model's own samples; 16 of them are within 4 standard errors.
     let mean = densities.iter().sum::<f64>() / 16.0;
     assert!((mean + 4.2568).abs() < 4.0 * (1.5f64 / 16.0).sqrt(), "{mean}");
+}
+
+/// Rows of one solver against the reference of another: few steps of the plain flow against its full trajectory.
+#[test]
+fn a_reference_can_stand_under_a_solver_of_its_own() {
+    let folder = folder();
+    let config = format!(
+        "name: across\nestimators: [exact]\nreference_solver: {{dopri5: {{rtol: 1e-9, atol: 1e-9}}}}\nlikelihood:\n  \
+         - {{model: {card}, data: {points}, solvers: [{{dopri5: {{rtol: 1e-9, atol: 1e-9}}}}]}}\n  \
+         - {{model: {card}, data: {points}, solvers: [{{euler: {{steps: 2}}}}, {{euler: {{steps: 64}}}}]}}\n",
+        card = data("card.yaml"),
+        points = data("points.npy"),
+    );
+    write(folder.path(), "c.yaml", &config);
+    flowgauge(folder.path(), &["run", "c.yaml", "--out", "out", "--quiet"]).is(0);
+    let out = folder.path().join("out");
+    let names = ["solver", "reference", "reference_solver", "bias", "rmse", "rank_correlation"];
+    let rows = columns(&out.join("tables/summary.csv"), &names);
+    let samples = columns(&out.join("tables/samples.csv"), &["solver", "sample", "log_likelihood"]);
+    // What Euler's rule makes of the first point, from the project's notes (§4.4).
+    for (steps, known) in [(2, -4.561), (64, -4.169)] {
+        // Labels leave out what is the default, as 64 steps are.
+        let solver = if steps == 64 { "euler".to_owned() } else { format!("euler(steps={steps})") };
+        let values: Vec<f64> = samples.iter().filter(|r| r[0] == solver).map(|r| number(&r[2])).collect();
+        assert!((values[0] - known).abs() < 5e-4, "{values:?}");
+        let row = rows.iter().find(|r| r[0] == solver).expect("a row");
+        assert_eq!(
+            (row[1].as_str(), row[2].as_str()),
+            ("exact, dopri5(rtol=1e-9 atol=1e-9)", "dopri5(rtol=1e-9 atol=1e-9)")
+        );
+        let gaps: Vec<f64> = values.iter().zip(truth()).map(|(a, b)| a - b).collect();
+        let mean = gaps.iter().sum::<f64>() / 3.0;
+        let rms = (gaps.iter().map(|g| g * g).sum::<f64>() / 3.0).sqrt();
+        assert!((number(&row[3]) - mean).abs() < 1e-6 && (number(&row[4]) - rms).abs() < 1e-6, "{row:?} {gaps:?}");
+        assert!(number(&row[5]) > 0.99, "{row:?}");
+    }
+    let reference = rows.iter().find(|r| r[0].starts_with("dopri5")).expect("a row");
+    assert_eq!((reference[1].as_str(), reference[3].as_str()), ("exact", ""));
+    let page = std::fs::read_to_string(out.join("index.html")).expect("the page");
+    assert!(page.contains("Few steps beside full") && page.contains("euler(steps=2)"));
+
+    write(
+        folder.path(),
+        "d.yaml",
+        config.replace("reference_solver: {dopri5: {rtol: 1e-9", "reference_solver: {dopri5: {rtol: 1e-3"),
+    );
+    refused(folder.path(), &["run", "d.yaml", "--out", "no"], &["reference_solver", "rtol=0.001", "not measured"]);
 }

@@ -98,6 +98,8 @@ fn tables(view: &View) -> Markup {
         ("frontier", t.frontier.len()),
         ("conventions", t.conventions.len()),
         ("metrics", t.metrics.len()),
+        ("contrasts", t.contrasts.len()),
+        ("maps", t.maps.len()),
         ("profile", t.profile.len()),
         ("density", t.density.len()),
     ];

@@ -5,8 +5,10 @@
 
 mod asked;
 mod budget;
+mod comparison;
 mod conventions;
 mod frontier;
+mod maps;
 mod notes;
 mod results;
 mod words;
@@ -107,11 +109,14 @@ fn models(view: &View, figures: &[(&str, Figure)]) -> Markup {
         @for (i, model) in view.models.iter().enumerate() {
             article.model id={ "model-" (i + 1) } {
                 h3 { (clean(model)) }
+                (comparison::tables(view, model))
                 (results::tables(view, model))
                 @for (_, figure) in figures.iter().filter(|(of, _)| of == model) {
                     (shown(figure, &mut left))
                 }
+                (maps::tables(view, model))
                 (results::metrics(view, model))
+                (results::contrasts(view, model))
             }
         }
     }

@@ -7,12 +7,12 @@ use crate::report::figures::{FLOOR, correlation};
 use crate::report::number::{ABSENT, Z95, count, finite, interval, maybe, significant, to_error, with_error};
 use crate::report::text::clean;
 use crate::report::view::{Group, View};
-use crate::rows::{MetricRow, Pair, Summary};
+use crate::rows::{Contrast, MetricRow, Pair, Summary};
 
 /// The summary of each dataset and solver of the model.
 pub fn tables(view: &View, model: &str) -> Markup {
     html! {
-        @for group in view.groups.iter().filter(|group| group.model == model && !group.rows.is_empty()) {
+        @for group in view.groups.iter().filter(|group| group.model == model && !group.rows.is_empty() && !group.elsewhere) {
             h4 {
                 (clean(group.dataset))
                 span.solver {
@@ -36,7 +36,7 @@ struct Column {
     cell: fn(&Group, &Summary) -> String,
 }
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 12] = [
     Column {
         heading: "bits/dim ± SE",
         meaning: "Mean over samples ± one standard error over the data; fewer is better",
@@ -62,6 +62,14 @@ const COLUMNS: [Column; 11] = [
         meaning: "Pearson's correlation with the reference over samples",
         cell: |group, row| {
             let r = finite(row.correlation).filter(|_| !is_reference(group, row));
+            r.map_or(ABSENT.into(), correlation)
+        },
+    },
+    Column {
+        heading: "rank r",
+        meaning: "Spearman's correlation of ranks with the reference over samples",
+        cell: |group, row| {
+            let r = finite(row.rank_correlation).filter(|_| !is_reference(group, row));
             r.map_or(ABSENT.into(), correlation)
         },
     },
@@ -223,6 +231,33 @@ pub fn metrics(view: &View, model: &str) -> Markup {
             } }
             p.note { "± is one standard error of the statistic. The floor is the same statistic of data "
             "against data, near which a perfect model would lie; its distance counts both errors." }
+        }
+    }
+}
+
+/// Differences between samplers that began at the same noise.
+pub fn contrasts(view: &View, model: &str) -> Markup {
+    let rows: Vec<&Contrast> = view.tables.contrasts.iter().filter(|row| row.model == model).collect();
+    html! {
+        @if let Some(first) = rows.first() {
+            h4 { "Samplers against " (clean(&first.baseline)) ", from the same noise" }
+            div.scroll { table {
+                thead { tr {
+                    th { "Sampler" } th { "Statistic" } th.n { "pairs" } th.n { "difference ± SE" } th.n { "95 % interval" }
+                } }
+                tbody { @for row in &rows { tr {
+                    th scope="row" { (clean(&row.sampler)) }
+                    td { (clean(&row.metric)) }
+                    td.n { (count(row.n as f64)) }
+                    td.n { (with_error(Some(row.difference), Some(row.difference_stderr))) }
+                    td.n.off[row.low > 0.0 || row.high < 0.0] {
+                        "[" (to_error(row.low, row.difference_stderr)) ", " (to_error(row.high, row.difference_stderr)) "]"
+                    }
+                } } }
+            } }
+            p.note { "The statistic of each sampler less that of " (clean(&first.baseline)) ", whose samples began at the "
+            "same noise; its standard error is a jackknife over pairs, with the reference data held fixed. Below zero: "
+            "nearer to the data, for a distance. Bold: the interval does not contain zero." }
         }
     }
 }

@@ -37,7 +37,7 @@ pub fn alarms(view: &View) -> Markup {
 
 /// One card per model, dataset and solver.
 pub fn summary(view: &View) -> Markup {
-    let compared: Vec<&Group> = view.groups.iter().filter(|group| !group.rows.is_empty()).collect();
+    let compared: Vec<&Group> = view.groups.iter().filter(|group| !group.rows.is_empty() && !group.elsewhere).collect();
     let alone = |model: &&&str| compared.iter().all(|group| group.model != **model);
     html! {
         section #summary {
@@ -211,6 +211,6 @@ fn samples(view: &View, model: &str) -> Vec<Markup> {
 }
 
 /// A number that no line break may part.
-fn whole(number: &str) -> String {
+pub fn whole(number: &str) -> String {
     number.replace(' ', "\u{a0}")
 }

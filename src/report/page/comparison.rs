@@ -1,0 +1,151 @@
+//! Full trajectories, learned divergences, few steps of a flow map and few steps of the plain flow in one table:
+//! cost, value, difference to the full trajectory, agreement per sample, and the samples of the same steps.
+
+use maud::{Markup, html};
+
+use super::words::whole;
+use crate::report::figures::{FLOOR, correlation};
+use crate::report::number::{ABSENT, Z95, count, finite, maybe, with_error};
+use crate::report::text::clean;
+use crate::report::view::{Group, View};
+use crate::rows::{MetricRow, Summary};
+
+/// The comparisons of a model, one for each dataset where solvers or few-step maps are compared.
+pub fn tables(view: &View, model: &str) -> Markup {
+    let mut datasets: Vec<&str> = vec![];
+    for group in view.groups.iter().filter(|group| group.model == model && compared(group)) {
+        if !datasets.contains(&group.dataset) {
+            datasets.push(group.dataset);
+        }
+    }
+    html! { @for dataset in datasets { (table(view, model, dataset)) } }
+}
+
+/// Whether a group is held against another solver's reference, or holds few-step rows.
+fn compared(group: &Group) -> bool {
+    group.elsewhere || group.rows.iter().any(|row| few_step(row))
+}
+
+fn few_step(row: &Summary) -> bool {
+    row.kind.starts_with("few-step")
+}
+
+/// One row of the table with the group that it stands in.
+type Line<'a> = (&'a Group<'a>, &'a Summary);
+
+fn table(view: &View, model: &str, dataset: &str) -> Markup {
+    let here = |group: &&Group| group.model == model && group.dataset == dataset;
+    let mut lines: Vec<Line> =
+        view.groups.iter().filter(here).flat_map(|g| g.rows.iter().map(move |row| (g, *row))).collect();
+    lines.sort_by_key(|(_, row)| finite(row.bias).is_some());
+    let bits = lines.iter().any(|(_, row)| finite(row.bits_per_dim).is_some());
+    let unit = if bits { "bits/dim" } else { "nats" };
+    let metrics: Vec<&MetricRow> = view.tables.metrics.iter().filter(|m| m.model == model).collect();
+    let statistics = statistics(&lines, &metrics);
+    let better: Vec<&Line> = lines.iter().filter(|line| above(line.1)).collect();
+    html! {
+        h4 { "Few steps beside full trajectories" span.solver { (clean(dataset)) } }
+        div.scroll { table.summary {
+            thead { tr {
+                th { "Estimator" } th { "Path" }
+                th.n title="Evaluations of the network or map per sample" { "evals" }
+                th.n title="Jacobian products per sample" { "JVPs" }
+                th.n title="Mean over samples ± one standard error over the data" { (unit) " ± SE" }
+                th.n title="Distance of the mean to the reference's, paired per sample, ± one standard error" {
+                    "|Δ| ± SE, " (unit)
+                }
+                th.n title="Pearson's correlation with the reference over samples" { "r" }
+                th.n title="Spearman's correlation of ranks with the reference over samples" { "rank r" }
+                th.n title="Root mean square difference from the reference per sample" { "RMSE, nats" }
+                @for (name, _) in &statistics {
+                    th.n title="Of the samples that the same steps draw, ± one standard error" { (clean(name)) " ± SE" }
+                }
+            } }
+            tbody { @for (group, row) in &lines { tr.reference[finite(row.bias).is_none()] {
+                th scope="row" { (clean(&row.estimator)) span.kind { (clean(&row.kind)) } }
+                td { @if few_step(row) { "its own" } @else { (clean(&row.solver)) } }
+                td.n { (count(row.evaluations)) }
+                td.n { (count(row.jvps)) }
+                td.n { (if bits { with_error(row.bits_per_dim, row.bits_per_dim_stderr) }
+                    else { with_error(row.nats, row.nats_stderr) }) }
+                td.n { (distance(group, row)) }
+                td.n { (agreement(row.correlation)) }
+                td.n { (agreement(row.rank_correlation)) }
+                td.n { (maybe(row.rmse, 3)) }
+                @for (name, features) in &statistics {
+                    td.n { (drawn(row, &metrics, name, features).map_or(ABSENT.into(), |m| with_error(Some(m.value), m.stderr))) }
+                }
+            } } }
+        } }
+        p.note {
+            "|Δ|, r, rank r and RMSE are paired per sample against the row without them. Closer to it is better, not "
+            "lower: few steps and learned divergences give no normalized density, so a likelihood above the full "
+            "trajectory's is not a better model but a miscalibrated one."
+            @if !better.is_empty() {
+                " Here that is so for "
+                @for (i, (group, row)) in better.iter().enumerate() {
+                    @if i > 0 { @if i + 1 == better.len() { " and " } @else { ", " } }
+                    b { (clean(&row.estimator)) @if !few_step(row) { " with " (clean(&row.solver)) } }
+                    " (" (whole(&with_error(in_unit(group, row.bias), in_unit(group, row.bias_stderr)))) " " (unit) ")"
+                }
+                ": more than 1.96 standard errors above."
+            }
+            @if !statistics.is_empty() {
+                " Statistics are of samples drawn with the same steps, over the data of the statistics' own table."
+            }
+        }
+    }
+}
+
+/// A difference of log-densities in bits/dim where they are defined, in nats elsewhere.
+fn in_unit(group: &Group, nats: Option<f64>) -> Option<f64> {
+    nats.map(|v| group.bits_per_nat().map_or(v, |factor| v * factor))
+}
+
+fn distance(group: &Group, row: &Summary) -> String {
+    let part = |v: Option<f64>| in_unit(group, finite(v)).map(f64::abs);
+    with_error(part(row.bias), part(row.bias_stderr))
+}
+
+/// Whether a row that is no density reports more likelihood than the reference, beyond chance.
+fn above(row: &Summary) -> bool {
+    let biased = few_step(row) || row.kind == "learned" || row.reference != row.estimator;
+    let error = finite(row.bias_stderr).unwrap_or(0.0);
+    biased
+        && row.kind != "closed-form"
+        && row.kind != "ode-stochastic"
+        && finite(row.bias).is_some_and(|b| b > Z95 * error)
+}
+
+fn agreement(r: Option<f64>) -> String {
+    finite(r).map_or(ABSENT.into(), correlation)
+}
+
+/// Statistics, with their features, that some row's own steps have samples for.
+fn statistics<'a>(lines: &[Line], metrics: &[&'a MetricRow]) -> Vec<(&'a str, &'a str)> {
+    let mut found: Vec<(&str, &str)> = vec![];
+    for metric in metrics {
+        let name = (metric.metric.as_str(), metric.features.as_str());
+        if !found.contains(&name) && lines.iter().any(|(_, row)| same_steps(row, metric)) {
+            found.push(name);
+        }
+    }
+    found
+}
+
+/// Whether a sampler takes the steps of a row: the same method over the same grid, with as many evaluations.
+/// Karras grids of samplers count points and those of solvers count steps, so `steps` itself says too little.
+fn same_steps(row: &Summary, metric: &MetricRow) -> bool {
+    let label = if few_step(row) { &row.estimator } else { &row.solver };
+    metric.sampler != FLOOR && route(&metric.sampler) == route(label) && metric.evaluations == row.evaluations
+}
+
+/// A label's words without its number of steps: method and grid.
+fn route(label: &str) -> Vec<String> {
+    let words = label.split(['(', ')', ' ']).filter(|word| !word.is_empty() && !word.starts_with("steps="));
+    words.map(|word| word.replace("schedule=", "grid=")).collect()
+}
+
+fn drawn<'a>(row: &Summary, metrics: &[&'a MetricRow], name: &str, features: &str) -> Option<&'a MetricRow> {
+    metrics.iter().find(|m| m.metric == name && m.features == features && same_steps(row, m)).copied()
+}
