@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::model::library::hex;
-use crate::plan::{self, Plan, PlanFile, Trial};
+use crate::plan::{self, Plan, PlanFile, Shard, Trial};
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,6 +55,20 @@ pub struct Journal {
     pub seconds: f64,
 }
 
+/// A directory with what it has committed: a whole run, or the share of a shard.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    pub dir: PathBuf,
+    pub journal: Journal,
+}
+
+impl Part {
+    /// The first part that holds a trial's files.
+    pub fn holder<'a>(parts: &'a [Part], id: &str) -> Option<&'a Part> {
+        parts.iter().find(|p| matches!(p.journal.outcomes.get(id), Some(Outcome::Finished { .. })))
+    }
+}
+
 /// Trials of the plan that are neither finished nor failed, in the plan's order; failed ones too with `retry`.
 pub fn outstanding<'a>(plan: &'a Plan, journal: &Journal, retry: bool) -> Vec<&'a Trial> {
     plan.trials
@@ -84,9 +98,22 @@ impl Journal {
         for file in files {
             let text = std::fs::read(&file).with_context(|| file.display().to_string())?;
             let text = String::from_utf8_lossy(&text);
-            journal.take(&text).with_context(|| file.display().to_string())?;
+            let mut one = Journal::default();
+            one.take(&text).with_context(|| file.display().to_string())?;
+            journal.merge(one);
         }
         Ok(journal)
+    }
+
+    /// Takes in another process's journal of the same plan; a trial that is finished in either is finished.
+    pub fn merge(&mut self, other: Journal) {
+        for (id, outcome) in other.outcomes {
+            if matches!(outcome, Outcome::Finished { .. }) || !self.outcomes.contains_key(&id) {
+                self.outcomes.insert(id, outcome);
+            }
+        }
+        self.plan_sha256 = self.plan_sha256.take().or(other.plan_sha256);
+        self.seconds += other.seconds;
     }
 
     /// Takes in the lines of one file.
@@ -160,16 +187,20 @@ pub fn array_file(dir: &Path, id: &str) -> PathBuf {
     dir.join("arrays").join(format!("{id}.npy"))
 }
 
-/// Appends one event and makes it durable.
+/// Where a process writes its events: shards of one run meet in its directory, each with a file of its own.
+pub fn journal_file(dir: &Path, shard: Option<Shard>) -> PathBuf {
+    dir.join(shard.map_or("journal.jsonl".to_owned(), |s| format!("journal-{}-of-{}.jsonl", s.index, s.count)))
+}
+
+/// Appends one event to a journal file and makes it durable.
 ///
 /// # Errors
 /// Where the disk refuses.
-pub fn append(dir: &Path, event: &Event) -> Result<()> {
-    let path = dir.join("journal.jsonl");
+pub fn append(path: &Path, event: &Event) -> Result<()> {
     let mut line = serde_json::to_string(event)?;
     line.push('\n');
     let context = || path.display().to_string();
-    let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path).with_context(context)?;
+    let mut file = OpenOptions::new().create(true).read(true).append(true).open(path).with_context(context)?;
     drop_torn_line(&mut file).with_context(context)?;
     file.write_all(line.as_bytes()).with_context(context)?;
     file.sync_data().with_context(context)?;
@@ -290,21 +321,36 @@ mod tests {
     #[test]
     fn a_torn_last_line_is_dropped_and_does_not_swallow_the_next() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        append(folder.path(), &finished("a")).expect("written");
+        append(&journal_file(folder.path(), None), &finished("a")).expect("written");
         let path = folder.path().join("journal.jsonl");
         let mut text = std::fs::read_to_string(&path).expect("read");
         text.push_str("{\"event\":\"finished\",\"tri");
         std::fs::write(&path, &text).expect("written");
         assert_eq!(Journal::read(folder.path()).expect("read").outcomes.len(), 1);
-        append(folder.path(), &finished("b")).expect("written");
+        append(&journal_file(folder.path(), None), &finished("b")).expect("written");
         assert_eq!(Journal::read(folder.path()).expect("read").outcomes.len(), 2);
+    }
+
+    #[test]
+    fn what_one_shard_finished_no_other_journal_undoes() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let failed = Event::Failed { trial: "a".into(), error: "x".into(), seconds: 0.1 };
+        for index in [1, 2] {
+            let file = journal_file(folder.path(), Some(Shard { index, count: 2 }));
+            append(&file, &Event::Planned { plan_sha256: "p".into() }).expect("written");
+            append(&file, &if index == 1 { finished("a") } else { finished("b") }).expect("written");
+        }
+        append(&journal_file(folder.path(), None), &failed).expect("written");
+        let journal = Journal::read(folder.path()).expect("read");
+        assert!(journal.outcomes.values().all(|o| matches!(o, Outcome::Finished { .. })), "{journal:?}");
+        assert_eq!((journal.outcomes.len(), journal.plan_sha256.as_deref()), (2, Some("p")));
     }
 
     #[test]
     fn a_damaged_line_in_the_middle_is_named() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        append(folder.path(), &finished("a")).expect("written");
-        append(folder.path(), &finished("b")).expect("written");
+        append(&journal_file(folder.path(), None), &finished("a")).expect("written");
+        append(&journal_file(folder.path(), None), &finished("b")).expect("written");
         let path = folder.path().join("journal.jsonl");
         let text = std::fs::read_to_string(&path).expect("read").replacen("finished", "finish", 1);
         std::fs::write(&path, text).expect("written");

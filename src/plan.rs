@@ -21,6 +21,10 @@ use crate::num::Batch;
 use crate::sample::{Point, Sampler, Setting};
 use crate::solve::{Solver, Span, refine};
 
+mod shard;
+
+pub use shard::Shard;
+
 /// The format number of run directories that this program writes.
 pub const FORMAT: u32 = 1;
 

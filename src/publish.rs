@@ -1,14 +1,17 @@
 //! A run directory's derived files: tables, plots and page, all rebuilt from the journal.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use crate::journal::{self, Journal, Outcome, outstanding, read_plan, write_whole};
-use crate::plan::{Plan, PlannedModel};
+use self::side_by_side::Run;
+use crate::journal::{self, Journal, Outcome, Part, check_writable, outstanding, read_plan, write_whole};
+use crate::plan::{Plan, PlanFile, PlannedModel};
 use crate::report::{self, DataFacts, Facts, ModelFacts};
 use crate::rows::{Summary, Tables};
 use crate::table;
+
+mod side_by_side;
 
 /// What was published, and what is missing from it.
 pub struct Published {
@@ -68,23 +71,109 @@ fn line(row: &Summary) -> String {
 /// # Errors
 /// Where the directory is no run's, or a file in it is not what the run wrote, by its name.
 pub fn publish(dir: &Path) -> Result<Published> {
-    let file = read_plan(dir)?;
-    let journal = Journal::read(dir)?;
-    let damaged = journal::damaged(dir, &file.plan, &journal);
-    if let Some((_, reason)) = damaged.first() {
-        bail!("{}: {reason} ({} such); `flowgauge run` with its config mends it", dir.display(), damaged.len());
-    }
-    let tables = table::tables(dir, &file.plan, &journal)?;
-    table::write(dir, &tables)?;
-    let config = std::fs::read_to_string(dir.join("config.yaml")).unwrap_or_default();
-    let facts = facts(&file.plan, &file.environment, &journal, config);
-    let report = report::report(&tables, &facts)?;
+    let run = Gathered::read(vec![dir.to_owned()])?.remove(0);
+    let (tables, facts) = run.contents()?;
+    write(dir, &tables, &facts)?;
+    Ok(Published { tables, failed_trials: facts.trials_failed.len(), outstanding: facts.trials_outstanding })
+}
+
+/// Rebuilds the reports of several run directories: shards of one run make one report, which each of
+/// them receives; runs of different plans receive one each. With `out`, one page of all goes there
+/// instead. The folders that were written to.
+///
+/// # Errors
+/// As [`publish`].
+pub fn publish_all(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<PathBuf>> {
+    let runs = Gathered::read(dirs.to_vec())?;
+    let Some(out) = out else {
+        let mut written = Vec::new();
+        for run in &runs {
+            let (tables, facts) = run.contents()?;
+            for part in &run.parts {
+                write(&part.dir, &tables, &facts)?;
+                written.push(part.dir.clone());
+            }
+        }
+        return Ok(written);
+    };
+    check_writable(&out.join("index.html"))?;
+    let labelled = |run: &Gathered| -> Result<Run> {
+        let (tables, facts) = run.contents()?;
+        Ok(Run { label: facts.name.clone(), tables, facts })
+    };
+    let mut runs = runs.iter().map(labelled).collect::<Result<Vec<Run>>>()?;
+    let (tables, facts) = match runs.len() {
+        1 => runs.remove(0).into_contents(),
+        _ => side_by_side::join(runs),
+    };
+    write(out, &tables, &facts)?;
+    Ok(vec![out.to_owned()])
+}
+
+/// Tables, plots and page into a folder.
+fn write(dir: &Path, tables: &Tables, facts: &Facts) -> Result<()> {
+    table::write(dir, tables)?;
+    let report = report::report(tables, facts)?;
     for figure in &report.figures {
         write_whole(&dir.join("plots").join(format!("{}.svg", figure.name)), figure.svg.as_bytes())?;
         write_whole(&dir.join("plots").join(format!("{}.png", figure.name)), &figure.png)?;
     }
-    write_whole(&dir.join("index.html"), report.html.as_bytes())?;
-    Ok(Published { tables, failed_trials: facts.trials_failed.len(), outstanding: facts.trials_outstanding })
+    write_whole(&dir.join("index.html"), report.html.as_bytes()).map(drop)
+}
+
+/// One run with the directories that hold it: its own, or those of its shards.
+struct Gathered {
+    files: Vec<PlanFile>,
+    parts: Vec<Part>,
+}
+
+impl Gathered {
+    /// Reads directories and puts those of one plan together, in the order in which plans first appear.
+    fn read(dirs: Vec<PathBuf>) -> Result<Vec<Gathered>> {
+        let mut runs: Vec<Gathered> = Vec::new();
+        for dir in dirs {
+            let file = read_plan(&dir)?;
+            let journal = Journal::read(&dir)?;
+            let damaged = journal::damaged(&dir, &file.plan, &journal);
+            if let Some((_, reason)) = damaged.first() {
+                bail!("{}: {reason} ({} such); `flowgauge run` with its config mends it", dir.display(), damaged.len());
+            }
+            let part = Part { dir, journal };
+            match runs.iter_mut().find(|r| r.files[0].plan == file.plan) {
+                Some(run) => {
+                    run.files.push(file);
+                    run.parts.push(part);
+                }
+                None => runs.push(Gathered { files: vec![file], parts: vec![part] }),
+            }
+        }
+        Ok(runs)
+    }
+
+    fn contents(&self) -> Result<(Tables, Facts)> {
+        let plan = &self.files[0].plan;
+        let tables = table::tables(plan, &self.parts)?;
+        let mut journal = Journal::default();
+        self.parts.iter().for_each(|p| journal.merge(p.journal.clone()));
+        let config = std::fs::read_to_string(self.parts[0].dir.join("config.yaml")).unwrap_or_default();
+        Ok((tables, facts(plan, &self.environment(), &journal, config)))
+    }
+
+    /// What each directory was begun with; where they differ, one after the other.
+    fn environment(&self) -> Vec<(String, String)> {
+        let mut all = self.files[0].environment.clone();
+        for (key, value) in self.files[1..].iter().flat_map(|f| &f.environment) {
+            match all.iter_mut().find(|(k, _)| k == key) {
+                Some((_, known)) if known.split(" | ").any(|v| v == value) => {}
+                Some((_, known)) => *known += &format!(" | {value}"),
+                None => all.push((key.clone(), value.clone())),
+            }
+        }
+        if self.parts.len() > 1 {
+            all.push(("directories".to_owned(), self.parts.len().to_string()));
+        }
+        all
+    }
 }
 
 /// The facts of one run.
@@ -97,7 +186,7 @@ fn facts(plan: &Plan, environment: &[(String, String)], journal: &Journal, confi
     environment.push(("measuring took".to_owned(), format!("{:.0} s", journal.seconds)));
     Facts {
         name: plan.name.clone(),
-        seed: plan.seed,
+        seed: plan.seed.to_string(),
         models: plan.models.iter().map(model).collect(),
         data: plan
             .data

@@ -294,6 +294,31 @@ pub struct Convention {
     pub protocol: String,
 }
 
+/// `gaps.csv`: one dataset against another under one model and estimator, `dataset` minus `other`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gap {
+    pub model: String,
+    pub solver: String,
+    pub estimator: String,
+    pub dataset: String,
+    pub other: String,
+    /// Samples with a log-likelihood in each.
+    pub n: usize,
+    pub n_other: usize,
+    /// Mean log-likelihood, in nats; standard error and 95 % interval over two independent sets of samples.
+    pub difference: f64,
+    pub difference_stderr: f64,
+    pub low: f64,
+    pub high: f64,
+    /// The same in bits/dim, of which fewer is better: its sign is the opposite.
+    pub bits_per_dim: Option<f64>,
+    pub bits_per_dim_stderr: Option<f64>,
+    /// Chance that a sample of `dataset` has a higher log-likelihood than one of `other`; a tie counts half.
+    pub auroc: f64,
+    /// DeLong's standard error; none where the two sets do not overlap, and it would be zero.
+    pub auroc_stderr: Option<f64>,
+}
+
 /// `metrics.csv`: one statistic of one set of samples against a reference set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MetricRow {
@@ -398,6 +423,7 @@ pub struct Tables {
     pub conventions: Vec<Convention>,
     pub budget: Vec<Budget>,
     pub frontier: Vec<Frontier>,
+    pub gaps: Vec<Gap>,
     pub metrics: Vec<MetricRow>,
     pub contrasts: Vec<Contrast>,
     pub maps: Vec<MapRow>,

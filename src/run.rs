@@ -11,16 +11,19 @@ use sha2::{Digest, Sha256};
 use crate::config::Written;
 use crate::execute::{Machine, Stage};
 use crate::journal::{
-    self, Event, Journal, Outcome, append, array_file, outstanding, read_plan, row_file, step_file, write_whole,
+    self, Event, Journal, Outcome, append, array_file, journal_file, outstanding, read_plan, row_file, step_file,
+    write_whole,
 };
 use crate::model::library::{hex, processor};
 use crate::model::onnx::Runtime;
-use crate::plan::{self, PlanFile, Prepared, Trial};
+use crate::plan::{self, PlanFile, Prepared, Shard, Trial};
 
 /// What a run was asked for besides its config.
 pub struct Options {
     pub out: PathBuf,
     pub machine: Machine,
+    /// The share of the trials that is this process's; all of them unless given.
+    pub shard: Option<Shard>,
     pub retry: bool,
     pub quiet: bool,
 }
@@ -34,15 +37,21 @@ pub fn run(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &
     check_directory(&options.out, prepared)?;
     stage.rehearse()?;
     std::fs::create_dir_all(&options.out).with_context(|| format!("{}: it cannot be made", options.out.display()))?;
-    let _lock = lock(&options.out)?;
-    // Another run may have begun there in the meantime.
-    check_directory(&options.out, prepared)?;
-    let journal = begin(written, prepared, runtime, options)?;
-    let todo: Vec<&Trial> = outstanding(&prepared.plan, &journal, options.retry);
-    let bar = Progress::new(prepared, &journal, &todo, options.quiet);
+    let _lock = lock(&options.out, options.shard)?;
+    let journal = alone(&options.out, || {
+        // Another run may have begun there in the meantime.
+        check_directory(&options.out, prepared)?;
+        begin(written, prepared, runtime, options)
+    })?;
+    let mut todo: Vec<&Trial> = outstanding(&prepared.plan, &journal, options.retry);
+    if let Some(shard) = options.shard {
+        let mine = shard.trials(&prepared.plan);
+        todo.retain(|t| mine.contains(t.id.as_str()));
+    }
+    let bar = Progress::new(prepared, &journal, &todo, options);
     for trial in &todo {
         bar.show(&trial.work.describe(&prepared.plan));
-        commit(&stage, trial, &options.out)?;
+        commit(&stage, trial, options)?;
         bar.advance(trial, prepared);
     }
     bar.finish();
@@ -50,7 +59,8 @@ pub fn run(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &
 }
 
 /// Executes one trial and makes its outcome durable: files first, then the line.
-fn commit(stage: &Stage, trial: &Trial, dir: &Path) -> Result<()> {
+fn commit(stage: &Stage, trial: &Trial, options: &Options) -> Result<()> {
+    let dir = &options.out;
     let began = Instant::now();
     let load = |id: &str| -> Result<Vec<u8>> {
         let path = array_file(dir, id);
@@ -80,7 +90,7 @@ fn commit(stage: &Stage, trial: &Trial, dir: &Path) -> Result<()> {
             }
         }
     };
-    append(dir, &event)
+    append(&journal_file(dir, options.shard), &event)
 }
 
 /// Refuses a directory that holds another plan, with the keys that differ.
@@ -88,8 +98,9 @@ fn check_directory(dir: &Path, prepared: &Prepared) -> Result<()> {
     let path = dir.join("plan.json");
     if !path.exists() {
         // What a kill leaves of a beginning is ours: the config, the lock, a file on its way into place.
-        let foreign =
-            |name: &str| name != "config.yaml" && name != LOCK && !(name.starts_with('.') && name.ends_with(".tmp"));
+        let foreign = |name: &str| {
+            name != "config.yaml" && !name.starts_with(LOCK) && !(name.starts_with('.') && name.ends_with(".tmp"))
+        };
         let mut entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
         let occupied = entries.any(|e| foreign(&e.file_name().to_string_lossy()));
         if occupied || (dir.exists() && !dir.is_dir()) {
@@ -111,19 +122,46 @@ fn check_directory(dir: &Path, prepared: &Prepared) -> Result<()> {
     Ok(())
 }
 
-/// Held while a run works in its directory.
+/// Held while a run works in its directory; what names of locks begin with.
 const LOCK: &str = ".lock";
 
-/// Keeps a second run out of the directory, whose rows and journal would contradict each other; a kill releases it.
-fn lock(dir: &Path) -> Result<File> {
-    let path = dir.join(LOCK);
-    let file = File::create(&path).with_context(|| format!("{}: it cannot be written", path.display()))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            bail!("{}: another `flowgauge run` is at work there; wait for it, or give another --out", dir.display())
-        }
+/// Keeps a second run out of the directory, whose rows and journal would contradict each other; a kill
+/// releases it. Shards work there side by side, each share once.
+fn lock(dir: &Path, shard: Option<Shard>) -> Result<Vec<File>> {
+    let busy =
+        || format!("{}: another `flowgauge run` is at work there; wait for it, or give another --out", dir.display());
+    let whole = lock_file(dir, LOCK)?;
+    let Some(shard) = shard else {
+        held(whole.try_lock(), busy)?;
+        return Ok(vec![whole]);
+    };
+    held(whole.try_lock_shared(), busy)?;
+    let share = lock_file(dir, &format!("{LOCK}-{}-of-{}", shard.index, shard.count))?;
+    held(share.try_lock(), busy)?;
+    Ok(vec![whole, share])
+}
+
+/// Does what only one process at a time may do in a run directory: beginning and publishing, both short.
+///
+/// # Errors
+/// Those of the work, and where the directory takes no files.
+pub fn alone<T>(dir: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let file = lock_file(dir, &format!("{LOCK}-short"))?;
+    // A file system without locks is no reason not to run.
+    let _held = file.lock();
+    work()
+}
+
+fn lock_file(dir: &Path, name: &str) -> Result<File> {
+    let path = dir.join(name);
+    File::create(&path).with_context(|| format!("{}: it cannot be written", path.display()))
+}
+
+fn held(result: Result<(), TryLockError>, busy: impl Fn() -> String) -> Result<()> {
+    match result {
+        Err(TryLockError::WouldBlock) => bail!(busy()),
         // A file system without locks is no reason not to run.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
     }
 }
 
@@ -143,7 +181,7 @@ fn begin(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Op
     let mut journal = Journal::read(dir)?;
     if journal.plan_sha256.is_none() {
         let plan = std::fs::read(dir.join("plan.json"))?;
-        append(dir, &Event::Planned { plan_sha256: hex(&Sha256::digest(&plan)) })?;
+        append(&journal_file(dir, options.shard), &Event::Planned { plan_sha256: hex(&Sha256::digest(&plan)) })?;
     }
     for (id, reason) in journal::damaged(dir, &prepared.plan, &journal) {
         note!("flowgauge: {reason}: its trial is done again");
@@ -174,7 +212,8 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(prepared: &Prepared, journal: &Journal, todo: &[&Trial], quiet: bool) -> Progress {
+    fn new(prepared: &Prepared, journal: &Journal, todo: &[&Trial], options: &Options) -> Progress {
+        let quiet = options.quiet;
         let total: u64 = todo.iter().map(|t| weight(t, prepared)).sum();
         let plan = &prepared.plan;
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
@@ -182,9 +221,14 @@ impl Progress {
         let style = ProgressStyle::with_template("{elapsed_precise} [{bar:28}] {percent:>3} %, {eta} left  {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
         bar.enable_steady_tick(Duration::from_millis(500));
-        let done = plan.trials.len() - todo.len();
+        let share = options.shard.map(|s| s.trials(plan).len());
+        if let (false, Some(share), Some(shard)) = (quiet, share, options.shard) {
+            note!("flowgauge: shard {shard}: {share} of {} trials", plan.trials.len());
+        }
+        let total = share.unwrap_or(plan.trials.len());
+        let done = total - todo.len();
         if !quiet && done > 0 && !todo.is_empty() {
-            note!("flowgauge: {done} of {} trials are done already; resuming", plan.trials.len());
+            note!("flowgauge: {done} of {total} trials are done already; resuming");
         }
         let failed = journal.outcomes.values().filter(|o| matches!(o, Outcome::Failed { .. })).count();
         if !quiet && failed > 0 {

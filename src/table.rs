@@ -12,7 +12,7 @@ use crate::budget;
 use crate::convention::{self, Setting};
 use crate::data::read_npy;
 use crate::frontier::{self, Averages};
-use crate::journal::{Journal, Outcome, array_file, row_file, step_file};
+use crate::journal::{Outcome, Part, array_file, row_file, step_file};
 use crate::num::stats::{self, Z95};
 use crate::plan::{Plan, Trial, Work, solver_label};
 use crate::rows::{
@@ -20,19 +20,21 @@ use crate::rows::{
     SampleRow, Step, Summary, Tables,
 };
 
-/// Everything that the finished trials of a run hold.
+mod gaps;
+
+/// Everything that the finished trials of a run hold, in one directory or in those of its shards.
 ///
 /// # Errors
 /// Where a row file cannot be read, by its name.
-pub fn tables(dir: &Path, plan: &Plan, journal: &Journal) -> Result<Tables> {
+pub fn tables(plan: &Plan, parts: &[Part]) -> Result<Tables> {
     let mut tables = Tables::default();
     let mut likelihoods: Vec<LikelihoodRow> = Vec::new();
     let mut references: BTreeMap<String, [String; 2]> = BTreeMap::new();
     let mut refined: Vec<Refined> = Vec::new();
     let mut averages = Averages::new();
     let mut spent = Spent::default();
-    let finished = |t: &&Trial| matches!(journal.outcomes.get(&t.id), Some(Outcome::Finished { .. }));
-    for trial in plan.trials.iter().filter(finished) {
+    let finished = plan.trials.iter().filter_map(|t| Some((t, Part::holder(parts, &t.id)?)));
+    for (trial, Part { dir, journal }) in finished {
         let path = row_file(dir, &trial.id);
         match &trial.work {
             Work::Likelihood(w) => {
@@ -71,6 +73,7 @@ pub fn tables(dir: &Path, plan: &Plan, journal: &Journal) -> Result<Tables> {
     let dims = plan.models.iter().map(|m| (m.name.clone(), m.shape.iter().product())).collect();
     tables.budget = budget::lines(&tables.summary, &refined, &dims);
     tables.frontier = frontier::lines(&tables.summary, &tables.samples, &averages, &dims);
+    tables.gaps = gaps::gaps(&likelihoods);
     Ok(tables)
 }
 
@@ -375,6 +378,7 @@ pub fn write(dir: &Path, tables: &Tables) -> Result<()> {
     write_one(dir, "budget", &tables.budget)?;
     write_one(dir, "frontier", &tables.frontier)?;
     write_one(dir, "conventions", &tables.conventions)?;
+    write_one(dir, "gaps", &tables.gaps)?;
     write_one(dir, "metrics", &tables.metrics)?;
     write_one(dir, "contrasts", &tables.contrasts)?;
     write_one(dir, "maps", &tables.maps)?;

@@ -10,9 +10,12 @@ use crate::publish;
 
 #[derive(Debug, Args)]
 pub struct Report {
-    /// Run directories; of several, each gets its own report
+    /// Run directories: shards of one run make one report, runs of different plans one each
     #[arg(required = true)]
     dirs: Vec<PathBuf>,
+    /// Writes one report of them all to this folder, different runs side by side
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Prints nothing
     #[arg(long)]
     quiet: bool,
@@ -20,12 +23,10 @@ pub struct Report {
 
 impl Report {
     pub fn execute(self) -> Result<Exit> {
-        for dir in &self.dirs {
-            publish::publish(dir)?;
-            if self.quiet {
-                continue;
+        for dir in publish::publish_all(&self.dirs, self.out.as_deref())? {
+            if !self.quiet {
+                say!("{}", dir.join("index.html").display());
             }
-            say!("{}", dir.join("index.html").display());
         }
         Ok(Exit::Well)
     }

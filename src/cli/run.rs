@@ -22,6 +22,9 @@ pub struct Run {
     /// Changes the config: `likelihood.0.samples=16`
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     set: Vec<String>,
+    /// Carries out only share I of N of the trials; shards may share a directory, or each have its own
+    #[arg(long, value_name = "I/N")]
+    shard: Option<plan::Shard>,
     /// Runs trials again that failed earlier
     #[arg(long)]
     retry: bool,
@@ -34,12 +37,20 @@ impl Run {
         let written = Written::read(&self.config, &self.set)?;
         let prepared = plan::prepare(&written, self.seed).with_context(|| self.config.display().to_string())?;
         let out = self.out.unwrap_or_else(|| Path::new("reports").join(&prepared.plan.name));
-        let options =
-            run::Options { out, machine: self.running.machine(), retry: self.retry, quiet: self.running.quiet };
+        let options = run::Options {
+            out,
+            machine: self.running.machine(),
+            shard: self.shard,
+            retry: self.retry,
+            quiet: self.running.quiet,
+        };
         run::run(&written, &prepared, self.running.runtime()?, &options)?;
-        let published = publish::publish(&options.out)?;
+        let published = run::alone(&options.out, || publish::publish(&options.out))?;
         say!("{}", published.digest().trim_end_matches('\n'));
         say!("\nreport: {}", options.out.join("index.html").display());
+        if published.outstanding > 0 && !self.running.quiet {
+            note!("flowgauge: {} trials are outstanding, for other shards", published.outstanding);
+        }
         if published.failed_trials > 0 || published.broken_rows() > 0 {
             note!(
                 "flowgauge: {} trials failed, {} rows are without numbers: see the report",

@@ -92,7 +92,8 @@ impl Model {
             if at.exists() && !at.is_file() {
                 bail!("{}: it is no file", named());
             }
-            let bytes = std::fs::read(&at).with_context(named)?;
+            let bytes =
+                std::fs::read(&at).map_err(|e| anyhow!("{}: {key}: {}", path.display(), absent(&card, &at, &e)))?;
             let sha256 = hex(&Sha256::digest(&bytes));
             if let Some(expected) = expected_hash(&card, &key).filter(|e| !e.eq_ignore_ascii_case(&sha256)) {
                 bail!(
@@ -352,6 +353,20 @@ fn whole(at: &Path) -> Result<Content> {
         Err(graph::GraphError::TooLarge { .. }) => Ok(Content::Large),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Why a card's file cannot be read and, where the card knows, how one comes by it.
+fn absent(card: &Card, file: &Path, error: &std::io::Error) -> String {
+    let source = card.provenance.get("source").and_then(|s| s.as_str());
+    match source.filter(|_| error.kind() == std::io::ErrorKind::NotFound) {
+        Some(source) => format!("{} is not there; {}", file.display(), one_line(source)),
+        None => format!("{}: {error}", file.display()),
+    }
+}
+
+/// A card's words in a message: nothing that would move a terminal's cursor, and not a page of it.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
 
 fn expected_hash<'a>(card: &'a Card, key: &str) -> Option<&'a str> {

@@ -64,7 +64,8 @@ pub struct DataFacts {
 pub struct Facts {
     /// The run's name; of several runs, their names.
     pub name: String,
-    pub seed: u64,
+    /// Of several runs, each with its run's name.
+    pub seed: String,
     pub models: Vec<ModelFacts>,
     pub data: Vec<DataFacts>,
     pub trials_finished: usize,

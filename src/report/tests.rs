@@ -221,7 +221,7 @@ fn facts(name: impl Fn(&str) -> String) -> Facts {
     let pairs = || vec![(name("key"), name("value"))];
     Facts {
         name: name("run"),
-        seed: 7,
+        seed: "7".into(),
         models: vec![ModelFacts {
             name: name("moons"),
             dim: 2,

@@ -12,3 +12,4 @@ mod networks;
 mod oracle;
 mod resume;
 mod samplers;
+mod shards;

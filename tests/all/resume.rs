@@ -12,11 +12,11 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-fn run(folder: &Path, config: &str, out: &str) {
+pub fn run(folder: &Path, config: &str, out: &str) {
     flowgauge(folder, &["run", config, "--out", out, "--quiet"]).is(0);
 }
 
-fn read(path: &Path) -> String {
+pub fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
@@ -33,7 +33,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// The tables of a run without what the clock measured.
-fn tables(run: &Path) -> BTreeMap<String, Vec<Vec<String>>> {
+pub fn tables(run: &Path) -> BTreeMap<String, Vec<Vec<String>>> {
     let mut found = BTreeMap::new();
     for path in files(&run.join("tables")) {
         let mut reader = csv::Reader::from_path(&path).expect("a table");
@@ -53,10 +53,10 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// How often the journal says that each trial was finished.
-fn finished(run: &Path) -> BTreeMap<String, usize> {
+/// How often a journal file says that each trial was finished.
+pub fn finished(run: &Path, journal: &str) -> BTreeMap<String, usize> {
     let mut count = BTreeMap::new();
-    for line in read(&run.join("journal.jsonl")).lines() {
+    for line in std::fs::read_to_string(run.join(journal)).unwrap_or_default().lines() {
         let event: serde_json::Value = serde_json::from_str(line).expect(line);
         if event["event"] == "finished" {
             *count.entry(event["trial"].as_str().expect("an id").to_owned()).or_default() += 1;
@@ -178,7 +178,7 @@ fn damaged_rows_are_named_by_report_and_mended_by_run() {
     let config = config(at);
     run(at, &config, "whole");
     let whole = at.join("whole");
-    let total = finished(&whole).len();
+    let total = finished(&whole, "journal.jsonl").len();
     let expected = tables(&whole);
     for kind in ["rows", "arrays"] {
         for file in files(&whole.join(kind)) {
@@ -200,7 +200,7 @@ fn damaged_rows_are_named_by_report_and_mended_by_run() {
                 // The first of each kind in full, the others only as far as `report` goes: it is quick.
                 if file == files(&whole.join(kind))[0] {
                     flowgauge(at, &["run", &config, "--out", "out", "--quiet"]).is(0).says(&[&name, "done again"]);
-                    let counts = finished(&out);
+                    let counts = finished(&out, "journal.jsonl");
                     assert_eq!(counts.values().sum::<usize>(), total + 1, "{name} {damage}: one trial is done again");
                     assert_eq!(tables(&out), expected, "{name} {damage}");
                 }
@@ -245,7 +245,7 @@ fn a_damaged_journal_is_named_and_a_torn_one_goes_on() {
         with(&journal.as_bytes()[..torn]);
         flowgauge(at, &["report", "out"]).is(0);
         run(at, &config, "out");
-        assert!(finished(&at.join("out")).values().all(|n| *n == 1), "{torn}");
+        assert!(finished(&at.join("out"), "journal.jsonl").values().all(|n| *n == 1), "{torn}");
         assert_eq!(tables(&at.join("out")), expected, "{torn}");
     }
     with(&[journal.as_bytes(), &[0; 50]].concat());
@@ -307,7 +307,7 @@ fn a_killed_run_goes_on_where_it_was() {
     let at = folder.path();
     let config = long_config(at);
     run(at, &config, "whole");
-    let total = finished(&at.join("whole")).len();
+    let total = finished(&at.join("whole"), "journal.jsonl").len();
     let lines = || std::fs::read_to_string(at.join("out/journal.jsonl")).map_or(0, |t| t.lines().count());
     for pause in [0, 3, 12, 20] {
         let mut child = command(at, &["run", &config, "--out", "out", "--quiet"])
@@ -326,7 +326,7 @@ fn a_killed_run_goes_on_where_it_was() {
     let survived = text.lines().filter(|l| serde_json::from_str::<serde_json::Value>(l).is_ok()).count();
     assert!(survived > 20, "{survived} lines survive the kills");
     run(at, &config, "out");
-    let counts = finished(&at.join("out"));
+    let counts = finished(&at.join("out"), "journal.jsonl");
     assert_eq!(counts.len(), total);
     assert!(counts.values().all(|n| *n == 1), "nothing finished is done twice: {counts:?}");
     assert_eq!(tables(&at.join("out")), tables(&at.join("whole")));

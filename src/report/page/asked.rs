@@ -42,7 +42,7 @@ pub fn section(view: &View) -> Markup {
                 (entry("Estimators", &estimators(view)))
                 (entry("Solvers", &distinct(view.groups.iter().map(|group| group.solver))))
                 (entry("Reference", &distinct(view.groups.iter().map(|group| group.reference))))
-                dt { "Seed" } dd { (view.facts.seed) }
+                dt { "Seed" } dd { (clean(&view.facts.seed)) }
             }
         }
     }

@@ -79,7 +79,7 @@ fn lead(view: &View) -> String {
         parts.push(count(samples, "data sample"));
     }
     parts.push(format!("{} finished", count(facts.trials_finished, "trial")));
-    parts.push(format!("seed {}", facts.seed));
+    parts.push(format!("seed {}", clean(&facts.seed)));
     parts.join(" · ")
 }
 
@@ -111,6 +111,7 @@ fn models(view: &View, figures: &[(&str, Figure)]) -> Markup {
                 h3 { (clean(model)) }
                 (comparison::tables(view, model))
                 (results::tables(view, model))
+                (results::gaps(view, model))
                 @for (_, figure) in figures.iter().filter(|(of, _)| of == model) {
                     (shown(figure, &mut left))
                 }

@@ -7,7 +7,7 @@ use crate::report::figures::{FLOOR, correlation};
 use crate::report::number::{ABSENT, Z95, count, finite, interval, maybe, significant, to_error, with_error};
 use crate::report::text::clean;
 use crate::report::view::{Group, View};
-use crate::rows::{Contrast, MetricRow, Pair, Summary};
+use crate::rows::{Contrast, Gap, MetricRow, Pair, Summary};
 
 /// The summary of each dataset and solver of the model.
 pub fn tables(view: &View, model: &str) -> Markup {
@@ -202,6 +202,40 @@ fn pairs(view: &View, group: &Group) -> Markup {
 
 fn excludes_zero(pair: &Pair) -> bool {
     pair.low > 0.0 || pair.high < 0.0
+}
+
+/// Each two datasets of the model: how far apart it puts them, and how well it tells them apart.
+pub fn gaps(view: &View, model: &str) -> Markup {
+    let rows: Vec<&Gap> = view.tables.gaps.iter().filter(|gap| gap.model == model).collect();
+    let solvers = rows.iter().any(|gap| gap.solver != rows[0].solver);
+    html! {
+        @if !rows.is_empty() {
+            h4 { "Between datasets" }
+            div.scroll { table {
+                thead { tr {
+                    th { "Dataset" } th { "minus" } @if solvers { th { "Solver" } } th { "Estimator" }
+                    th.n { "n" } th.n { "n" }
+                    th.n { "difference ± SE, nats" } th.n { "95 % interval" } th.n { "bits/dim ± SE" }
+                    th.n title="Chance that a sample of the first has a higher log-likelihood than one of the second; DeLong's error" {
+                        "AUROC ± SE"
+                    }
+                } }
+                tbody { @for gap in rows { tr {
+                    th scope="row" { (clean(&gap.dataset)) } td { (clean(&gap.other)) }
+                    @if solvers { td { (clean(&gap.solver)) } }
+                    td { (view.name(&gap.estimator)) }
+                    td.n { (count(gap.n as f64)) } td.n { (count(gap.n_other as f64)) }
+                    td.n { (with_error(Some(gap.difference), Some(gap.difference_stderr))) }
+                    td.n { "[" (to_error(gap.low, gap.difference_stderr)) ", " (to_error(gap.high, gap.difference_stderr)) "]" }
+                    td.n { (with_error(gap.bits_per_dim, gap.bits_per_dim_stderr)) }
+                    td.n { (with_error(Some(gap.auroc), gap.auroc_stderr)) }
+                } } }
+            } }
+            p.note { "Mean log-likelihood of the first dataset minus that of the second; above zero, the model ranks the "
+            "first higher. ± is one standard error over two independent sets of samples. An AUROC of ½ tells nothing apart; "
+            "one without an error is of two sets that do not overlap." }
+        }
+    }
 }
 
 /// Statistics of generated samples, each beside the data-versus-data floor.

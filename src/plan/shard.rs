@@ -1,0 +1,101 @@
+//! A share of a plan's trials, for many processes or machines.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Plan, Work};
+
+/// Number `index` of `count` shares, counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    pub index: usize,
+    pub count: usize,
+}
+
+impl std::fmt::Display for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{}/{}", self.index, self.count)
+    }
+}
+
+impl std::str::FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Shard, String> {
+        let number = |s: &str| s.parse::<usize>().ok().filter(|n| (1..=1 << 20).contains(n));
+        let shard = text.split_once('/').and_then(|(i, n)| Some(Shard { index: number(i)?, count: number(n)? }));
+        shard
+            .filter(|s| s.index <= s.count)
+            .ok_or_else(|| "expected I/N with I from 1 to N: `--shard 1/3`, `2/3` and `3/3` make one run".to_owned())
+    }
+}
+
+impl Shard {
+    /// The ids of this share: trials are dealt out in the order of their ids, which hash their content,
+    /// and statistics of samples go with the trials that draw them.
+    pub fn trials<'a>(&self, plan: &'a Plan) -> BTreeSet<&'a str> {
+        let mut leaders: BTreeMap<&str, &str> = BTreeMap::new();
+        for trial in &plan.trials {
+            if let Work::Metrics { parts, .. } = &trial.work {
+                leaders.extend(parts.iter().map(|p| (p.as_str(), trial.id.as_str())));
+            }
+        }
+        let leader = |id: &'a str| leaders.get(id).copied().unwrap_or(id);
+        let dealt: BTreeSet<&str> = plan.trials.iter().map(|t| leader(&t.id)).collect();
+        let mine: BTreeSet<&str> = dealt.into_iter().skip(self.index - 1).step_by(self.count).collect();
+        plan.trials.iter().map(|t| t.id.as_str()).filter(|id| mine.contains(leader(id))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Trial;
+    use crate::sample::Sampler;
+
+    fn plan() -> Plan {
+        let sampler = || Sampler::defaults().remove(0);
+        let sample = |first| Work::Sample { model: 0, sampler: sampler(), noise: None, first, count: 1 };
+        let metrics = Work::Metrics {
+            model: 0,
+            sampler: Some(sampler()),
+            parts: vec!["0a".into(), "0b".into(), "0c".into()],
+            floor: None,
+            reference: 0,
+            extractor: None,
+            metrics: vec![],
+        };
+        let mut trials: Vec<Trial> = ["0a", "0b", "0c"]
+            .iter()
+            .enumerate()
+            .map(|(i, id)| Trial { id: id.to_string(), work: sample(i) })
+            .collect();
+        trials.push(Trial { id: "ff".into(), work: metrics });
+        trials.extend((10..17).map(|i| Trial { id: i.to_string(), work: sample(i) }));
+        Plan { format: 1, name: "a".into(), seed: 0, models: vec![], data: vec![], trials }
+    }
+
+    #[test]
+    fn shards_cover_a_plan_once_and_keep_samples_with_their_statistics() {
+        let plan = plan();
+        for count in [1, 2, 3, 20] {
+            let shares: Vec<_> = (1..=count).map(|index| Shard { index, count }.trials(&plan)).collect();
+            assert_eq!(shares.iter().map(BTreeSet::len).sum::<usize>(), plan.trials.len(), "{count}");
+            let all: BTreeSet<&str> = shares.iter().flatten().copied().collect();
+            assert_eq!(all.len(), plan.trials.len(), "{count}");
+            let whole = ["0a", "0b", "0c", "ff"];
+            assert!(shares.iter().any(|s| whole.iter().all(|id| s.contains(id))), "{count}");
+            // Eight units of work: no share has two more of them than another.
+            let units = |s: &BTreeSet<&str>| s.iter().filter(|id| !whole[..3].contains(id)).count();
+            let (most, least) = (shares.iter().map(units).max(), shares.iter().map(units).min());
+            assert!(most <= least.map(|l| l + 1), "{count}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_written_as_one_of_many() {
+        assert_eq!("2/3".parse(), Ok(Shard { index: 2, count: 3 }));
+        for wrong in ["0/3", "4/3", "1/0", "3", "a/b", "1/-2", "1/3/5", ""] {
+            assert!(wrong.parse::<Shard>().is_err_and(|e| e.contains("1 to N")), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Several runs on one page: their tables one after the other, with names that say whose a row is.
+
+use std::collections::BTreeSet;
+
+use crate::report::Facts;
+use crate::rows::Tables;
+
+/// One run: what it is called, and what it holds.
+pub struct Run {
+    pub label: String,
+    pub tables: Tables,
+    pub facts: Facts,
+}
+
+impl Run {
+    pub fn into_contents(self) -> (Tables, Facts) {
+        (self.tables, self.facts)
+    }
+}
+
+/// Tables and facts of all; a model that is in several runs carries the run's name.
+pub fn join(mut runs: Vec<Run>) -> (Tables, Facts) {
+    distinct_labels(&mut runs);
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    let names = |run: &Run| run.facts.models.iter().map(|m| m.name.clone()).collect::<BTreeSet<_>>();
+    let twice: BTreeSet<String> = runs.iter().flat_map(names).filter(|name| !seen.insert(name.clone())).collect();
+    let (mut tables, mut facts) = (Tables::default(), Facts::default());
+    facts.name = runs.iter().map(|r| r.label.clone()).collect::<Vec<_>>().join(", ");
+    let seeds: BTreeSet<&String> = runs.iter().map(|r| &r.facts.seed).collect();
+    facts.seed = match seeds.len() {
+        1 => runs[0].facts.seed.clone(),
+        _ => runs.iter().map(|r| format!("{} ({})", r.facts.seed, r.label)).collect::<Vec<_>>().join(", "),
+    };
+    for mut run in runs {
+        let label = run.label.clone();
+        rename(&mut run, |name| if twice.contains(name) { format!("{name} ({label})") } else { name.to_owned() });
+        add(&mut tables, run.tables);
+        facts.models.extend(run.facts.models);
+        facts.data.extend(run.facts.data);
+        facts.trials_finished += run.facts.trials_finished;
+        facts.trials_failed.extend(run.facts.trials_failed);
+        facts.trials_outstanding += run.facts.trials_outstanding;
+        facts.environment.extend(run.facts.environment.into_iter().map(|(k, v)| (format!("{label}: {k}"), v)));
+        facts.config += &format!("# {label}\n{}\n", run.facts.config);
+    }
+    (tables, facts)
+}
+
+/// Runs of one name are told apart by a number.
+fn distinct_labels(runs: &mut [Run]) {
+    for i in 1..runs.len() {
+        let taken = |label: &str, runs: &[Run]| runs[..i].iter().any(|r| r.label == label);
+        let own = runs[i].label.clone();
+        let label = (1..).map(|k| if k == 1 { own.clone() } else { format!("{own} ({k})") });
+        let free = label.into_iter().find(|l| !taken(l, runs));
+        runs[i].label = free.unwrap_or(own);
+    }
+}
+
+fn rename(run: &mut Run, new: impl Fn(&str) -> String) {
+    let change = |name: &mut String| *name = new(name);
+    // Every table is named here, so that a new one cannot be forgotten.
+    let Tables {
+        summary,
+        samples,
+        pairs,
+        conventions,
+        budget,
+        frontier,
+        gaps,
+        metrics,
+        contrasts,
+        maps,
+        profile,
+        density,
+        galleries,
+        steps,
+    } = &mut run.tables;
+    summary.iter_mut().for_each(|r| change(&mut r.model));
+    samples.iter_mut().for_each(|r| change(&mut r.model));
+    pairs.iter_mut().for_each(|r| change(&mut r.model));
+    conventions.iter_mut().for_each(|r| change(&mut r.model));
+    budget.iter_mut().for_each(|r| change(&mut r.model));
+    frontier.iter_mut().for_each(|r| change(&mut r.model));
+    gaps.iter_mut().for_each(|r| change(&mut r.model));
+    metrics.iter_mut().for_each(|r| change(&mut r.model));
+    contrasts.iter_mut().for_each(|r| change(&mut r.model));
+    maps.iter_mut().for_each(|r| change(&mut r.model));
+    profile.iter_mut().for_each(|r| change(&mut r.model));
+    density.iter_mut().for_each(|r| change(&mut r.model));
+    galleries.iter_mut().for_each(|r| change(&mut r.model));
+    steps.iter_mut().for_each(|r| change(&mut r.model));
+    run.facts.models.iter_mut().for_each(|m| change(&mut m.name));
+    run.facts.data.iter_mut().for_each(|d| change(&mut d.model));
+}
+
+fn add(all: &mut Tables, one: Tables) {
+    let Tables {
+        summary,
+        samples,
+        pairs,
+        conventions,
+        budget,
+        frontier,
+        gaps,
+        metrics,
+        contrasts,
+        maps,
+        profile,
+        density,
+        galleries,
+        steps,
+    } = one;
+    all.summary.extend(summary);
+    all.samples.extend(samples);
+    all.pairs.extend(pairs);
+    all.conventions.extend(conventions);
+    all.budget.extend(budget);
+    all.frontier.extend(frontier);
+    all.gaps.extend(gaps);
+    all.metrics.extend(metrics);
+    all.contrasts.extend(contrasts);
+    all.maps.extend(maps);
+    all.profile.extend(profile);
+    all.density.extend(density);
+    all.galleries.extend(galleries);
+    all.steps.extend(steps);
+}

@@ -1,0 +1,120 @@
+//! One dataset against another under the same model: does it rank its own data higher than foreign data?
+
+use crate::num::stats::{self, Z95};
+use crate::rows::{Gap, LikelihoodRow};
+
+/// One row for each two datasets that a model saw under one solver and estimator, in the order of the rows.
+pub fn gaps(rows: &[LikelihoodRow]) -> Vec<Gap> {
+    let mut sets: Vec<Set> = Vec::new();
+    for row in rows.iter().filter(|r| r.log_likelihood.is_some()) {
+        // Rows come in runs of one set, so the last is nearly always the one.
+        let at = sets.iter().rposition(|s| s.holds(row)).unwrap_or_else(|| {
+            sets.push(Set { first: row, nats: Vec::new(), bits: Vec::new() });
+            sets.len() - 1
+        });
+        sets[at].nats.extend(row.log_likelihood);
+        sets[at].bits.extend(row.bits_per_dim);
+    }
+    let pairs = (0..sets.len()).flat_map(|i| (i + 1..sets.len()).map(move |j| (i, j)));
+    pairs.filter_map(|(i, j)| gap(&sets[i], &sets[j])).collect()
+}
+
+/// One estimator's values on one dataset.
+struct Set<'a> {
+    first: &'a LikelihoodRow,
+    nats: Vec<f64>,
+    bits: Vec<f64>,
+}
+
+impl Set<'_> {
+    fn holds(&self, row: &LikelihoodRow) -> bool {
+        self.same_but_data(row) && self.first.dataset == row.dataset
+    }
+
+    fn same_but_data(&self, row: &LikelihoodRow) -> bool {
+        (&self.first.estimator, &self.first.model, &self.first.solver) == (&row.estimator, &row.model, &row.solver)
+    }
+}
+
+fn gap(one: &Set, other: &Set) -> Option<Gap> {
+    if !one.same_but_data(other.first) {
+        return None;
+    }
+    let apart = |a: &[f64], b: &[f64]| Some(stats::difference(stats::mean(a)?, stats::mean(b)?));
+    let nats = apart(&one.nats, &other.nats)?;
+    let bits = apart(&one.bits, &other.bits);
+    let area = stats::auroc(&one.nats, &other.nats)?;
+    let stderr = nats.stderr?;
+    Some(Gap {
+        model: one.first.model.clone(),
+        solver: one.first.solver.clone(),
+        estimator: one.first.estimator.clone(),
+        dataset: one.first.dataset.clone(),
+        other: other.first.dataset.clone(),
+        n: one.nats.len(),
+        n_other: other.nats.len(),
+        difference: nats.value,
+        difference_stderr: stderr,
+        low: nats.value - Z95 * stderr,
+        high: nats.value + Z95 * stderr,
+        bits_per_dim: bits.map(|b| b.value),
+        bits_per_dim_stderr: bits.and_then(|b| b.stderr),
+        auroc: area.value,
+        auroc_stderr: area.stderr,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(dataset: &str, estimator: &str, sample: usize, value: Option<f64>) -> LikelihoodRow {
+        LikelihoodRow {
+            trial: "t".into(),
+            model: "m".into(),
+            dataset: dataset.into(),
+            estimator: estimator.into(),
+            kind: "ode-exact".into(),
+            solver: "heun".into(),
+            sample,
+            log_likelihood: value,
+            stderr: None,
+            prior_log_density: None,
+            divergence_integral: None,
+            bits_per_dim: value.map(|v| -v),
+            nats_per_dim: None,
+            evaluations: 1,
+            jvps: 1,
+            head_calls: 0,
+            status: if value.is_some() { "ok" } else { "non-finite" }.into(),
+            path_seconds: 0.0,
+            divergence_seconds: 0.0,
+            bound: "density".into(),
+            draws: 1,
+            dequantization_stderr: None,
+        }
+    }
+
+    #[test]
+    fn datasets_are_compared_within_one_model_and_estimator() {
+        let values = [("in", [1.0, 3.0, 2.0, 9.0]), ("out", [0.0, 2.0, 7.0, 7.0])];
+        let mut rows = Vec::new();
+        for (dataset, values) in values {
+            for estimator in ["exact", "hutchinson"] {
+                for (i, v) in values.iter().enumerate() {
+                    // The last ones failed and are never averaged in, nor counted.
+                    let failed = i == 3 || (dataset == "out" && i == 2);
+                    rows.push(row(dataset, estimator, i, (!failed).then_some(*v)));
+                }
+            }
+        }
+        let found = gaps(&rows);
+        assert_eq!(found.len(), 2);
+        let gap = &found[0];
+        assert_eq!((&*gap.estimator, &*gap.dataset, &*gap.other), ("exact", "in", "out"));
+        assert_eq!((gap.n, gap.n_other, gap.difference, gap.bits_per_dim), (3, 2, 1.0, Some(-1.0)));
+        assert!((gap.difference_stderr.powi(2) - (1.0 / 3.0 + 2.0 / 2.0)).abs() < 1e-12);
+        assert!((gap.auroc - 4.5 / 6.0).abs() < 1e-15);
+        assert!(gaps(&rows[..8]).is_empty(), "one dataset alone has no gap");
+    }
+}
