@@ -1,7 +1,6 @@
 //! Arrays from files, with the hash of their bytes, and how they become states of a model.
 
-use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -14,6 +13,11 @@ use crate::model::library::hex;
 use crate::num::Batch;
 use crate::num::key::{Key, Purpose, SampleId, of_draw};
 use crate::num::npy;
+
+mod images;
+mod stored;
+pub use images::png_grid;
+pub use stored::Stored;
 
 /// A whole array as read.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,7 +51,7 @@ impl Dataset {
         let name = spec.display().to_string();
         let (file, member) = split_member(spec);
         let (values, numbers, sha256) = if file.is_dir() {
-            images(&file).with_context(|| name.clone())?
+            images::folder(&file).with_context(|| name.clone())?
         } else {
             // A device or a pipe may never end.
             if file.exists() && !file.is_file() {
@@ -380,49 +384,6 @@ fn idx(bytes: &[u8]) -> Result<(ArrayD<f64>, Numbers)> {
     }
     let values = bytes[header..].iter().map(|b| f64::from(*b)).collect();
     Ok((ArrayD::from_shape_vec(IxDyn(&shape), values)?, Numbers::Integers))
-}
-
-/// A folder's images in the order of their names: [N, H, W] where all are grey, else [N, 3, H, W].
-fn images(folder: &Path) -> Result<(ArrayD<f64>, Numbers, String)> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?.flatten().map(|e| e.path()).collect();
-    let extension = |p: &Path| p.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-    files.retain(|p| ["png", "jpg", "jpeg"].contains(&extension(p).as_str()));
-    files.sort();
-    if files.is_empty() {
-        bail!("the folder holds no .png or .jpg image");
-    }
-    let mut hash = Sha256::new();
-    let mut decoded = Vec::with_capacity(files.len());
-    for file in &files {
-        let mut bytes = Vec::new();
-        BufReader::new(File::open(file)?).read_to_end(&mut bytes)?;
-        hash.update(&bytes);
-        let image =
-            image::load_from_memory(&bytes).with_context(|| format!("{}: it cannot be decoded", file.display()))?;
-        decoded.push(image);
-    }
-    let grey = decoded.iter().all(|i| !i.color().has_color());
-    let (width, height) = (decoded[0].width(), decoded[0].height());
-    let mut values = Vec::new();
-    for (file, image) in files.iter().zip(&decoded) {
-        if (image.width(), image.height()) != (width, height) {
-            bail!(
-                "{}: it is {}×{}, but the first image is {width}×{height}",
-                file.display(),
-                image.width(),
-                image.height()
-            );
-        }
-        if grey {
-            values.extend(image.to_luma8().pixels().map(|p| f64::from(p.0[0])));
-        } else {
-            let rgb = image.to_rgb8();
-            (0..3).for_each(|c| values.extend(rgb.pixels().map(|p| f64::from(p.0[c]))));
-        }
-    }
-    let (w, h) = (width as usize, height as usize);
-    let shape = if grey { vec![files.len(), h, w] } else { vec![files.len(), 3, h, w] };
-    Ok((ArrayD::from_shape_vec(IxDyn(&shape), values)?, Numbers::Integers, hex(&hash.finalize())))
 }
 
 /// Rows as a .npy of f32, each with the card's shape.

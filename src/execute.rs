@@ -5,7 +5,7 @@ mod contrast;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -13,12 +13,13 @@ use serde::Serialize;
 use crate::data::{read_npy, write_npy};
 use crate::dequantization::{DENSITY, Dequantization, ELBO};
 use crate::divergence::{Divergence, Sources};
-use crate::features::Extractor;
+use crate::features::images::Coding;
+use crate::features::{Extracted, Extractor};
 use crate::flow::field::{EvalError, FlowMap, Linearized, VectorField};
 use crate::flow::map as flow_map;
 use crate::likelihood::calibration::{self, Mass, Proposal, Residual};
 use crate::likelihood::{self, NodeValue, Row, Task};
-use crate::metric;
+use crate::metric::{self, sample::Sample};
 use crate::model::card::Direction;
 use crate::model::flow_map::{Derivatives, OnnxMap};
 use crate::model::onnx::{Provider, Runtime};
@@ -509,8 +510,13 @@ impl<'a> Stage<'a> {
             pool.rehearse(Needs { estimators: &needed, samplers: &samplers }, &Batch::zeros((1, pool.model.dim())))
                 .with_context(|| pool.model.path.display().to_string())?;
         }
-        for (_, path) in &self.prepared.extractors {
-            Extractor::open(path, self.runtime, self.machine.provider, self.machine.threads)?;
+        for trial in &plan.trials {
+            let Work::Metrics { extractor, metrics, .. } = &trial.work else { continue };
+            let opened = extractor.as_ref().map(|file| self.extractor(file)).transpose()?;
+            let classifies = opened.is_some_and(|e| e.classifies());
+            if let Some(metric) = metrics.iter().find(|m| m.needs_logits() && !classifies) {
+                bail!("metrics: {} needs an extractor with class logits", metric.name());
+            }
         }
         Ok(())
     }
@@ -765,15 +771,19 @@ impl<'a> Stage<'a> {
             Some(file) => {
                 let mut extractor = self.extractor(file)?;
                 let shape = &opened.card.shape;
-                (extractor.features(&generated, shape)?, extractor.features(&real, shape)?)
+                let coding = opened.card.data.map(|d| Coding::Range(d.range));
+                let mut extract = |x: &Batch| extractor.extract(x.view(), shape, coding);
+                (extract(&generated)?, extract(&real)?)
             }
-            None => (generated, real.clone()),
+            None => (Extracted::plain(generated), Extracted::plain(real.clone())),
         };
         // As planned; what it really was is in the samples' own rows, from which tables take it.
         let cost = sampler.as_ref().map(|s| s.cost(&Setting::of(opened))).unwrap_or_default();
         let mut rows = Vec::new();
+        let sides = || Ok((sample_of(&a)?, sample_of(&b)?));
+        let (x, y) = self.machine.with_threads(sides)?.map_err(|e: String| anyhow!(e))?;
         for metric in metrics {
-            let measure = || metric::measure(metric, a.view(), b.view(), self.key());
+            let measure = || metric::measure(metric, &x, &y, self.key());
             let estimate = (self.machine.with_threads(measure)?).map_err(|e| anyhow!("{}: {e}", metric.name()))?;
             rows.push(rows::MetricRow {
                 model: plan.models[*model].name.clone(),
@@ -781,8 +791,8 @@ impl<'a> Stage<'a> {
                 metric: metric.name().to_owned(),
                 value: estimate.value,
                 stderr: estimate.stderr,
-                n_generated: a.nrows(),
-                n_reference: b.nrows(),
+                n_generated: x.len(),
+                n_reference: y.len(),
                 evaluations: cost.evaluations as f64,
                 jvps: cost.products as f64,
                 cost: cost.evaluations as f64,
@@ -839,6 +849,10 @@ fn step_row(model: &str, around: &SteinDiff, step: &StepLog) -> rows::Step {
 
 /// Samples of the data that a metrics trial keeps for the report.
 const SHOWN: usize = 512;
+
+fn sample_of(extracted: &Extracted) -> Result<Sample<'_>, String> {
+    Ok(Sample::new(&extracted.features)?.with_logits(extracted.logits.as_ref().map(|l| l.view())))
+}
 
 fn write_rows<T: Serialize>(rows: impl Iterator<Item = T>) -> Result<Output> {
     let mut writer = csv::Writer::from_writer(Vec::new());

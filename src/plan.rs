@@ -11,6 +11,7 @@ use crate::config::{DensityGrid, LikelihoodEntry, MapsEntry, SamplesEntry, Writt
 use crate::data::Dataset;
 use crate::dequantization::Dequantization;
 use crate::divergence::Divergence;
+use crate::features::preset::{self, Named};
 use crate::flow::grid::Spacing;
 use crate::flow::map::{self, Rule};
 use crate::metric::Metric;
@@ -723,11 +724,18 @@ impl Builder<'_> {
     }
 
     fn extractor(&mut self, path: &Path) -> Result<PlannedFile> {
-        let path = self.written.resolve(path);
-        let bytes =
-            std::fs::read(&path).with_context(|| format!("{}: the extractor cannot be read", path.display()))?;
+        let path = if preset::built_in(path) { path.to_owned() } else { self.written.resolve(path) };
+        let named = Named::find(&path)?;
+        let mut hash = Sha256::digest(
+            std::fs::read(&named.onnx)
+                .with_context(|| format!("{}: the extractor cannot be read", named.onnx.display()))?,
+        );
+        if let Some(preset) = &named.preset {
+            // Two presets of one network are two extractors.
+            hash = Sha256::digest([&hash[..], &serde_json::to_vec(preset)?].concat());
+        }
         let name = inert(&path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default());
-        let file = PlannedFile { name, sha256: hex(&Sha256::digest(&bytes)) };
+        let file = PlannedFile { name, sha256: hex(&hash) };
         self.prepared.extractors.push((file.clone(), path));
         Ok(file)
     }

@@ -1,32 +1,52 @@
 //! `flowgauge metrics`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use ndarray::Array2;
 use serde::Serialize;
 
 use super::{Exit, Running, spec};
-use crate::data::Dataset;
-use crate::features::Extractor;
+use crate::data::{Dataset, Numbers, Stored};
+use crate::features::cache::{self, Provenance};
+use crate::features::images::Coding;
+use crate::features::{Extracted, Extractor};
 use crate::journal::{check_writable, write_whole};
+use crate::metric::sample::Sample;
 use crate::metric::{Metric, measure};
+use crate::model::library::{cache_root, processor};
 use crate::num::key::Key;
+use crate::num::source::Source;
 
 #[derive(Debug, Args)]
 pub struct Metrics {
-    /// Generated samples
+    /// Generated samples: .npy, .npz, .safetensors, .csv, IDX, or a folder of images
     #[arg(long, value_name = "FILE")]
     generated: PathBuf,
-    /// Reference samples
+    /// Reference samples, likewise
     #[arg(long, value_name = "FILE")]
     reference: PathBuf,
-    /// An ONNX network whose features are compared; the raw numbers unless given
-    #[arg(long, value_name = "ONNX")]
+    /// Other data of the reference's law: what the statistics are of data against data goes to OUT with `.floor.csv`
+    #[arg(long, value_name = "FILE")]
+    floor: Option<PathBuf>,
+    /// A network whose features are compared: an ONNX file, a preset file, or inception-v3, inception-v3-clean,
+    /// dinov2-vitl14, clip-vitl14-336; the raw numbers unless given
+    #[arg(long, value_name = "ONNX|YAML|NAME")]
     extractor: Option<PathBuf>,
+    /// Where black and white lie in floats, such as `-1,1`: floats are rounded to the nearest of 256 levels, and
+    /// integers put into the range
+    #[arg(long, value_name = "LO,HI", value_parser = range, allow_hyphen_values = true)]
+    range: Option<Ends>,
+    /// How many levels integers have
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..=65536))]
+    levels: u32,
     /// Statistics to compute, such as `frechet` or `"{kernel: {subsets: 100, subset_size: 1000}}"` [default: all that so many samples allow]
     #[arg(long, value_name = "SPEC")]
     metric: Vec<String>,
+    /// Compute features of the reference again, and keep none
+    #[arg(long)]
+    no_cache: bool,
     /// The seed of subsets and projections
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -35,6 +55,17 @@ pub struct Metrics {
     out: PathBuf,
     #[command(flatten)]
     running: Running,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ends([f64; 2]);
+
+fn range(text: &str) -> Result<Ends, String> {
+    let ends: Option<Vec<f64>> = text.split(',').map(|e| e.trim().parse().ok()).collect();
+    match ends.as_deref() {
+        Some([lo, hi]) if lo < hi && (hi - lo).is_finite() => Ok(Ends([*lo, *hi])),
+        _ => Err("expected two numbers, the smaller first, such as -1,1".to_owned()),
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -46,40 +77,163 @@ struct Line {
     n_reference: usize,
 }
 
+/// One set of samples or of their features.
+struct Side {
+    /// As the user named it.
+    name: String,
+    rows: Box<dyn Source + Send>,
+    logits: Option<Array2<f64>>,
+    integer: bool,
+}
+
+impl Side {
+    fn sample(&self) -> Result<Sample<'_>> {
+        let sample = Sample::new(&*self.rows).map_err(|e| anyhow!("{}: {e}", self.name))?;
+        Ok(sample.with_logits(self.logits.as_ref().map(|l| l.view())))
+    }
+}
+
 impl Metrics {
     pub fn execute(self) -> Result<Exit> {
+        let floor_out = self.out.with_extension("floor.csv");
         check_writable(&self.out)?;
-        let named: Vec<Metric> = self.metric.iter().map(|m| spec("--metric", m)).collect::<Result<_>>()?;
-        let (generated, reference) = (Dataset::read(&self.generated)?, Dataset::read(&self.reference)?);
-        let possible = |m: &Metric| m.check(generated.len(), reference.len()).is_ok();
-        let metrics = match named.is_empty() {
-            // Where not even the first is possible, its own check says why.
-            true => Metric::defaults()
-                .into_iter()
-                .enumerate()
-                .filter(|(i, m)| *i == 0 || possible(m))
-                .map(|(_, m)| m)
-                .collect(),
-            false => named,
-        };
-        for metric in &metrics {
-            metric.check(generated.len(), reference.len()).map_err(|e| anyhow!("--metric {e}"))?;
+        if self.floor.is_some() {
+            check_writable(&floor_out)?;
         }
-        let (a, b) = match &self.extractor {
-            None => (generated.rows(generated.len()), reference.rows(reference.len())),
-            Some(path) => {
+        let named: Vec<Metric> = self.metric.iter().map(|m| spec("--metric", m)).collect::<Result<_>>()?;
+        let mut extractor = match &self.extractor {
+            Some(spec) => {
                 let machine = self.running.machine();
-                let mut extractor = Extractor::open(path, self.running.runtime()?, machine.provider, machine.threads)?;
-                let mut features = |d: &Dataset| extractor.features(&d.rows(d.len()), &d.values.shape()[1..]);
-                (features(&generated)?, features(&reference)?)
+                Some(Extractor::open(spec, self.running.runtime()?, machine.provider, machine.threads)?)
             }
+            None => None,
         };
-        let mut writer = csv::Writer::from_writer(Vec::new());
+        let mut side = |path: &Path, kept: bool| self.side(path, extractor.as_mut(), kept);
+        let generated = side(&self.generated, false)?;
+        let reference = side(&self.reference, true)?;
+        let floor = self.floor.as_deref().map(|path| side(path, true)).transpose()?;
+        if generated.integer != reference.integer && self.range.is_none() {
+            note!(
+                "flowgauge: one of {} and {} holds integers and the other floats, compared as they are; if the floats \
+                 are images, say with --range where black and white lie",
+                self.generated.display(),
+                self.reference.display()
+            );
+        }
+        let table = self.table(&generated, &reference, &named)?;
+        let floor = floor.map(|floor| self.table(&floor, &reference, &named)).transpose()?;
+        write_whole(&self.out, &table)?;
+        if let Some(floor) = floor {
+            write_whole(&floor_out, &floor)?;
+        }
+        Ok(Exit::Well)
+    }
+
+    /// The samples of a file, or the features of them; those of references are kept for the next time.
+    fn side(&self, path: &Path, extractor: Option<&mut Extractor>, kept: bool) -> Result<Side> {
+        if extractor.is_none()
+            && self.range.is_none()
+            && let Some(stored) = Stored::open(path)?
+        {
+            return Ok(Side { name: path.display().to_string(), rows: Box::new(stored), logits: None, integer: false });
+        }
+        let data = Dataset::read(path)?;
+        let mut rows = data.rows(data.len());
+        let images = extractor.as_ref().is_some_and(|e| e.preset.is_some());
+        let integer = data.numbers == Numbers::Integers;
+        let coding = match (integer, self.range) {
+            (true, Some(_)) => Some(Coding::Levels(self.levels)),
+            (true, None) if images => Some(Coding::Levels(self.levels)),
+            (false, Some(Ends(range))) => Some(Coding::Range(range)),
+            (_, None) => None,
+        };
+        if let (Some(Coding::Levels(levels)), Some(above)) =
+            (coding, rows.iter().find(|v| **v < 0.0 || **v >= f64::from(self.levels)))
+        {
+            bail!(
+                "{}: it holds {above}, expected levels 0 to {}; say with --levels how many there are",
+                data.name,
+                levels - 1
+            );
+        }
+        if let (Some(coding), Some(Ends([lo, hi])), false) = (coding, self.range, images) {
+            rows.mapv_inplace(|v| lo + (hi - lo) * coding.byte(v) / 255.0);
+        }
+        let Some(extractor) = extractor else {
+            return Ok(Side { name: data.name, rows: Box::new(rows), logits: None, integer });
+        };
+        let extracted = self.features(extractor, &data, rows, coding, kept)?;
+        Ok(Side { name: data.name, rows: Box::new(extracted.features), logits: extracted.logits, integer })
+    }
+
+    fn features(
+        &self,
+        extractor: &mut Extractor,
+        data: &Dataset,
+        rows: Array2<f64>,
+        coding: Option<Coding>,
+        kept: bool,
+    ) -> Result<Extracted> {
+        if extractor.preset.is_some() && coding.is_none() {
+            bail!(
+                "{}: it holds floats, and a preset takes images; say with --range where black and white lie",
+                data.name
+            );
+        }
+        let extract = |extractor: &mut Extractor| {
+            extractor.extract(rows.view(), &data.values.shape()[1..], coding).with_context(|| data.name.clone())
+        };
+        let Some(root) = cache_root().ok().filter(|_| kept && !self.no_cache) else { return extract(extractor) };
+        let (machine, runtime) = (self.running.machine(), self.running.runtime()?);
+        let provenance = Provenance {
+            version: Provenance::VERSION,
+            data_sha256: data.sha256.clone(),
+            shape: data.values.shape().to_vec(),
+            coding: format!("{}{:?}", Provenance::coding(coding), self.range.map(|r| r.0)),
+            extractor_sha256: extractor.sha256.clone(),
+            preset: extractor.preset.clone(),
+            machine: format!("{} {:?} {}", runtime.library.version, machine.provider, processor()),
+        };
+        if let Some(extracted) = cache::load(&root, &provenance) {
+            return Ok(extracted);
+        }
+        let extracted = extract(extractor)?;
+        if let Err(error) = cache::store(&root, &provenance, &data.name, &extracted) {
+            note!("flowgauge: {}: the features cannot be kept: {error:#}", root.display());
+        }
+        Ok(extracted)
+    }
+
+    /// Statistics of one side against the reference, as a table.
+    fn table(&self, generated: &Side, reference: &Side, named: &[Metric]) -> Result<Vec<u8>> {
+        let (n_generated, n_reference) = (generated.rows.shape().0, reference.rows.shape().0);
+        let metrics = if named.is_empty() {
+            let possible = |m: &Metric| {
+                m.check(n_generated, n_reference).is_ok() && (!m.needs_logits() || generated.logits.is_some())
+            };
+            // Where not even the first is possible, its own check says why.
+            let all = Metric::defaults().into_iter().enumerate();
+            all.filter(|(i, m)| *i == 0 || possible(m)).map(|(_, m)| m).collect()
+        } else {
+            named.to_vec()
+        };
         for metric in &metrics {
-            let measured = || measure(metric, a.view(), b.view(), Key { seed: self.seed });
-            let estimate =
-                (self.running.machine().with_threads(measured)?).map_err(|e| anyhow!("{}: {e}", metric.name()))?;
-            let (n_generated, n_reference) = (a.nrows(), b.nrows());
+            metric.check(n_generated, n_reference).map_err(|e| anyhow!("--metric {e}"))?;
+        }
+        let machine = self.running.machine();
+        let (x, y) = machine.with_threads(|| anyhow::Ok((generated.sample()?, reference.sample()?)))??;
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        for (i, metric) in metrics.iter().enumerate() {
+            let measured = machine.with_threads(|| measure(metric, &x, &y, Key { seed: self.seed }))?;
+            let estimate = match measured {
+                Ok(estimate) => estimate,
+                // Of what nobody asked for by name, what these samples do not allow is left out.
+                Err(reason) if named.is_empty() && i > 0 => {
+                    note!("flowgauge: left out: {reason}");
+                    continue;
+                }
+                Err(reason) => bail!("{}: {reason}", metric.name()),
+            };
             writer.serialize(Line {
                 metric: metric.name(),
                 value: estimate.value,
@@ -88,8 +242,6 @@ impl Metrics {
                 n_reference,
             })?;
         }
-        let bytes = writer.into_inner().map_err(|e| anyhow!("{}", e.error()))?;
-        write_whole(&self.out, &bytes)?;
-        Ok(Exit::Well)
+        writer.into_inner().map_err(|e| anyhow!("{}", e.error()))
     }
 }

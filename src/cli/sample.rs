@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
 use super::{Exit, Running, spec};
-use crate::data::{Dataset, write_npy};
+use crate::data::{Dataset, png_grid, write_npy};
 use crate::execute::{Needs, Pool};
 use crate::journal::{check_writable, write_whole};
 use crate::model::opened::Model;
@@ -38,6 +38,9 @@ pub struct Sample {
     /// The array to write
     #[arg(long, value_name = "NPY")]
     out: PathBuf,
+    /// A picture of the first samples, up to 256, beside the array
+    #[arg(long, value_name = "FILE")]
+    png: Option<PathBuf>,
     #[command(flatten)]
     running: Running,
 }
@@ -45,6 +48,7 @@ pub struct Sample {
 impl Sample {
     pub fn execute(self) -> Result<Exit> {
         check_writable(&self.out)?;
+        self.png.as_deref().map(check_writable).transpose()?;
         let mut sampler: Sampler = spec("--sampler", &self.sampler)?;
         if let Some(steps) = self.steps {
             sampler = sampler.with_steps(steps);
@@ -72,7 +76,12 @@ impl Sample {
             None => sample::noise(key, batch, model.dim(), model.prior.std),
         })?;
         let x = sampled.drawn.x;
+        let picture = || png_grid(&x, &model.card.shape, model.card.data.map(|d| d.range)).context("--png");
+        let picture = self.png.as_ref().map(|_| picture()).transpose()?;
         write_whole(&self.out, &write_npy(&x, &model.card.shape)?)?;
+        if let (Some(file), Some(picture)) = (&self.png, picture) {
+            write_whole(file, &picture)?;
+        }
         let broken = x.rows().into_iter().filter(|r| r.iter().any(|v| !v.is_finite())).count();
         if broken > 0 {
             note!("flowgauge: {broken} of {count} samples are not finite");

@@ -3,8 +3,10 @@
 use anyhow::{Result, anyhow};
 use ndarray::Axis;
 
-use super::{Output, Stage, write_rows};
+use super::{Output, Stage, sample_of, write_rows};
 use crate::data::read_npy;
+use crate::features::Extracted;
+use crate::features::images::Coding;
 use crate::metric;
 use crate::num::Batch;
 use crate::num::stats::Z95;
@@ -31,28 +33,31 @@ impl Stage<'_> {
         let (one, other) = (load(&work.parts)?, load(&work.baseline_parts)?);
         let sound = |x: &Batch, i: usize| x.row(i).iter().all(|v| v.is_finite());
         let keep: Vec<usize> = (0..one.nrows()).filter(|i| sound(&one, *i) && sound(&other, *i)).collect();
-        let [mut one, mut other, mut real] = [one.select(Axis(0), &keep), other.select(Axis(0), &keep), real];
-        if let Some(file) = &work.extractor {
-            let (mut extractor, shape) = (self.extractor(file)?, &opened.card.shape);
-            for set in [&mut one, &mut other, &mut real] {
-                *set = extractor.features(set, shape)?;
-            }
-        }
-        let n = one.nrows();
+        let n = keep.len();
         if n < 2 * BLOCKS {
             return Err(anyhow!("{n} pairs of finite samples, expected at least {}", 2 * BLOCKS));
         }
+        let sets = [one.select(Axis(0), &keep), other.select(Axis(0), &keep), real];
+        let [one, other, real] = match &work.extractor {
+            None => sets.map(Extracted::plain),
+            Some(file) => {
+                let (mut extractor, shape) = (self.extractor(file)?, &opened.card.shape);
+                let coding = opened.card.data.map(|d| Coding::Range(d.range));
+                let [one, other, real] = sets.map(|set| extractor.extract(set.view(), shape, coding));
+                [one?, other?, real?]
+            }
+        };
         let mut rows = Vec::new();
         for metric in &work.metrics {
-            let value = |x: &Batch| -> Result<f64> {
-                let measure = || metric::measure(metric, x.view(), real.view(), self.key());
+            let value = |x: &Extracted| -> Result<f64> {
+                let measure = || metric::measure(metric, &sample_of(x)?, &sample_of(&real)?, self.key());
                 let estimate = self.machine.with_threads(measure)?.map_err(|e| anyhow!("{}: {e}", metric.name()))?;
                 Ok(estimate.value)
             };
             let difference = value(&one)? - value(&other)?;
             let without = |block: usize| -> Result<f64> {
                 let kept: Vec<usize> = (0..n).filter(|i| i % BLOCKS != block).collect();
-                Ok(value(&one.select(Axis(0), &kept))? - value(&other.select(Axis(0), &kept))?)
+                Ok(value(&one.select(&kept))? - value(&other.select(&kept))?)
             };
             let parts = (0..BLOCKS).map(without).collect::<Result<Vec<f64>>>()?;
             let stderr = jackknife(&parts);

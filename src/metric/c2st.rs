@@ -3,6 +3,7 @@
 use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate, s};
 use serde::{Deserialize, Serialize};
 
+use super::sample::Sample;
 use super::{Statistic, draws, logistic};
 use crate::num::key::Key;
 use crate::num::stats::Estimate;
@@ -10,8 +11,7 @@ use crate::num::stats::Estimate;
 /// Held-out accuracy of a classifier trained on half of both sets: ½ for equal laws, 1 for disjoint ones.
 ///
 /// Both classes count the same: the larger set is cut to the smaller one's size, and both to 10,000.
-/// Who is cut, trained on or held out is drawn by the seed from the sorted samples, so that their
-/// order changes nothing. The classifier is a logistic regression with a unit ridge on the features,
+/// Who is cut, trained on or held out is drawn by the seed. The classifier is a logistic regression with a unit ridge on the features,
 /// standardised, and on their squares, standardised: it finds shifts and changes of scale, and for two normal laws
 /// with one covariance it tends to the best accuracy that there is, Φ(|δ|/2). What it does not find
 /// are differences in dependence alone. Distances in `energy` and `mmd-rbf` see those.
@@ -32,9 +32,10 @@ impl Statistic for C2st {
         })
     }
 
-    fn compute(&self, generated: ArrayView2<f64>, reference: ArrayView2<f64>, key: Key) -> Result<Estimate, String> {
+    fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
+        let (generated, reference) = (generated.all()?, reference.all()?);
         let size = generated.nrows().min(reference.nrows()).min(MOST);
-        let drawn = |x: ArrayView2<f64>, side| x.select(Axis(0), &draws::order(x, key, side)[..size]);
+        let drawn = |x: ArrayView2<f64>, side| x.select(Axis(0), &draws::order(x.nrows(), key, side)[..size]);
         let sides = [drawn(generated, 0), drawn(reference, 1)];
         let join = |range: std::ops::Range<usize>| {
             let parts = sides.each_ref().map(|side| side.slice(s![range.clone(), ..]));
@@ -97,11 +98,11 @@ fn standardised(mut x: Array2<f64>, [mean, inverse]: &[Array1<f64>; 2]) -> Array
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::{honest, normal};
+    use crate::metric::testing::{self, honest, normal};
     use crate::num::stats;
 
     fn accuracy(x: &Array2<f64>, y: &Array2<f64>, seed: u64) -> Estimate {
-        C2st {}.compute(x.view(), y.view(), Key { seed }).expect("finite")
+        testing::compute(&C2st {}, x, y, seed).expect("finite")
     }
 
     #[test]

@@ -1,38 +1,41 @@
-//! Random orders of samples that do not depend on the order in which the samples came.
-
-use ndarray::{ArrayView1, ArrayView2};
+//! Random orders of positions, and positions drawn without replacement.
 
 use crate::num::key::{Key, Purpose};
 
-/// The rows' indices in an order drawn by the seed: the rows are sorted before they are shuffled.
-pub fn order(x: ArrayView2<f64>, key: Key, side: u64) -> Vec<usize> {
-    let mut rows: Vec<usize> = (0..x.nrows()).collect();
-    rows.sort_by(|a, b| lexical(x.row(*a), x.row(*b)));
-    let draws = key.uniform(Purpose::Split, side, 0, rows.len());
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by(|a, b| draws[*a].total_cmp(&draws[*b]));
-    order.into_iter().map(|i| rows[i]).collect()
+/// Positions 0 to n − 1 in an order drawn by the seed.
+///
+/// Positions are those of a [`Sample`](super::sample::Sample), whose order is its vectors' own: what is
+/// drawn does not depend on the order in which the vectors came.
+pub fn order(n: usize, key: Key, side: u64) -> Vec<usize> {
+    sorted(key.uniform(Purpose::Split, side, 0, n).to_vec())
 }
 
-fn lexical(a: ArrayView1<f64>, b: ArrayView1<f64>) -> std::cmp::Ordering {
-    let differing = a.iter().zip(b).map(|(a, b)| a.total_cmp(b)).find(|o| o.is_ne());
-    differing.unwrap_or(std::cmp::Ordering::Equal)
+/// `size` of n positions, those with the smallest draws.
+pub fn subset(n: usize, size: usize, key: Key, subset: u64) -> Vec<usize> {
+    let mut order = sorted(key.uniform(Purpose::Subset, subset, 0, n).to_vec());
+    order.truncate(size);
+    order
+}
+
+fn sorted(draws: Vec<f64>) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..draws.len()).collect();
+    order.sort_by(|a, b| draws[*a].total_cmp(&draws[*b]));
+    order
 }
 
 #[cfg(test)]
 mod tests {
-    use ndarray::Axis;
-
     use super::*;
-    use crate::metric::testing::normal;
 
     #[test]
-    fn the_same_samples_come_in_the_same_order() {
-        let x = normal(1, 30, 2, 0.0, 1.0);
-        let back = x.slice(ndarray::s![..;-1, ..]);
+    fn orders_are_permutations_and_differ_by_side_and_seed() {
         let key = Key { seed: 4 };
-        let (one, two) = (order(x.view(), key, 0), order(back, key, 0));
-        assert_eq!(x.select(Axis(0), &one), back.select(Axis(0), &two));
-        assert_ne!(one, order(x.view(), key, 1));
+        let one = order(30, key, 0);
+        let mut back = one.clone();
+        back.sort_unstable();
+        assert_eq!(back, (0..30).collect::<Vec<_>>());
+        assert_ne!(one, order(30, key, 1));
+        assert_ne!(one, order(30, Key { seed: 5 }, 0));
+        assert_eq!(subset(30, 7, key, 3).len(), 7);
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Statistic;
 use super::discrepancy::{self, Discrepancy};
 use super::pairs;
+use super::sample::Sample;
 use crate::num::key::Key;
 use crate::num::stats::Estimate;
 
@@ -23,7 +24,8 @@ impl Statistic for Energy {
         discrepancy::at_least_two("energy", generated, reference)
     }
 
-    fn compute(&self, generated: ArrayView2<f64>, reference: ArrayView2<f64>, _key: Key) -> Result<Estimate, String> {
+    fn compute(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Estimate, String> {
+        let (generated, reference) = (generated.all()?, reference.all()?);
         let lengths = |x: ArrayView2<f64>, y: ArrayView2<f64>| pairs::squared(x, y).mapv_into(f64::sqrt);
         let all = Discrepancy::of(generated, reference, &lengths);
         let with_itself = |mean: f64, n: usize| mean * (n - 1) as f64 / n as f64;
@@ -36,15 +38,15 @@ impl Statistic for Energy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::{honest, normal};
+    use crate::metric::testing::{self, honest, normal};
 
     #[test]
     fn two_points_against_two() {
         let (x, y) = (ndarray::array![[0.0], [1.0]], ndarray::array![[3.0], [5.0]]);
         // E|X − Y| = (3 + 5 + 2 + 4)/4, E|X − X'| = 1/2, E|Y − Y'| = 1.
-        let got = Energy {}.compute(x.view(), y.view(), Key { seed: 0 }).expect("fine");
+        let got = testing::compute(&Energy {}, &x, &y, 0).expect("fine");
         assert!((got.value - (7.0 - 0.5 - 1.0)).abs() < 1e-15);
-        let same = Energy {}.compute(x.view(), x.view(), Key { seed: 0 }).expect("fine");
+        let same = testing::compute(&Energy {}, &x, &x, 0).expect("fine");
         assert_eq!(same.value, 0.0);
     }
 
@@ -52,7 +54,7 @@ mod tests {
     fn the_standard_error_is_the_spread_over_repeated_draws() {
         honest(0.2, |i| {
             let (x, y) = (normal(2 * i, 80, 3, 0.0, 1.0), normal(2 * i + 1, 60, 3, 0.7, 1.0));
-            Energy {}.compute(x.view(), y.view(), Key { seed: 0 }).expect("fine")
+            testing::compute(&Energy {}, &x, &y, 0).expect("fine")
         });
     }
 }

@@ -2,25 +2,51 @@
 //!
 //! |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^{1/2}), covariances by n − 1.
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, CowArray, s};
+use ndarray::{Array1, Array2, ArrayView1, Axis, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::sample::{ROWS, Sample};
 use super::{Statistic, draws};
 use crate::num::key::Key;
-use crate::num::linalg::{self, Gram};
+use crate::num::linalg;
+use crate::num::moments::Moments;
 use crate::num::stats::Estimate;
 
 /// No parameters.
 ///
 /// tr (Σ₁Σ₂)^{1/2} is the nuclear norm of R₁R₂ᵀ with Σᵢ = RᵢᵀRᵢ: no product of covariances is rooted, so it
-/// is right for n < D too.
+/// is right for n < D too. Features are read in blocks, once for their moments and once for the error.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Frechet {}
 
-/// Rows whose moments are taken at a time.
-const ROWS: usize = 1024;
+impl Statistic for Frechet {
+    fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
+        at_least_two("frechet", generated, reference)
+    }
+
+    /// The standard error is the delta method's, with both sets of samples random. It describes the
+    /// spread and not the bias: the distance of finite samples is too large by about c/n. Of more than
+    /// 8,192 samples it is taken from that many, drawn by the seed.
+    fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
+        let (g, r) = (Side::whole(generated)?, Side::whole(reference)?);
+        let coupling = Coupling::of(&g, &r)?;
+        let variance = coupling.variance(generated, &g, 0, key)? + coupling.variance(reference, &r, 1, key)?;
+        Ok(Estimate { value: coupling.distance, stderr: Some(variance.sqrt()), n: generated.len() })
+    }
+}
+
+/// Refuses sides without a covariance.
+///
+/// # Errors
+/// A sentence with both counts.
+pub fn at_least_two(name: &str, generated: usize, reference: usize) -> Result<(), String> {
+    let fine = generated >= 2 && reference >= 2;
+    fine.then_some(()).ok_or_else(|| {
+        format!("{name}: {generated} generated and {reference} reference samples, expected at least 2 of each")
+    })
+}
 
 /// Rows of each side that the standard error is taken from, at most.
 const ERROR_ROWS: usize = 8192;
@@ -28,132 +54,175 @@ const ERROR_ROWS: usize = 8192;
 /// A squared pivot of this share of the largest still leaves a root right to 1e-7 of the trace.
 const LEAST_PIVOT: f64 = 1e-9;
 
-/// One side: its rows, their mean and a factor R of their covariance RᵀR.
-struct Side<'a> {
-    rows: ArrayView2<'a, f64>,
+/// The normal law fitted to some rows: their mean and a factor R of their covariance RᵀR.
+pub struct Side {
     mean: Array1<f64>,
     factor: Array2<f64>,
 }
 
-impl<'a> Side<'a> {
-    fn of(rows: ArrayView2<'a, f64>) -> Side<'a> {
-        let mean = rows.mean_axis(Axis(0)).expect("at least two rows");
+impl Side {
+    /// Fitted to all rows.
+    ///
+    /// # Errors
+    /// Where rows cannot be read.
+    pub fn whole(sample: &Sample) -> Result<Side, String> {
+        Side::of(sample, &(0..sample.len()).collect::<Vec<_>>())
+    }
+
+    /// Fitted to the rows at the given positions, of which there are at least two.
+    ///
+    /// # Errors
+    /// As [`Side::whole`].
+    pub fn of(sample: &Sample, positions: &[usize]) -> Result<Side, String> {
         // A constant column has no part in the covariance, and would stand in the way of Cholesky.
-        let varies = |column: &usize| {
-            let column = rows.column(*column);
-            column.iter().any(|v| *v != column[0])
+        let kept = sample.varying();
+        let read = |positions: &[usize]| -> Result<Array2<f64>, String> {
+            let rows = sample.rows(positions)?;
+            Ok(if kept.len() < rows.ncols() { rows.select(Axis(1), kept) } else { rows })
         };
-        let kept: Vec<usize> = (0..rows.ncols()).filter(varies).collect();
-        let some = if kept.len() < rows.ncols() { CowArray::from(rows.select(Axis(1), &kept)) } else { rows.into() };
-        let small = factor(some.view(), mean.select(Axis(0), &kept)) / ((rows.nrows() - 1) as f64).sqrt();
-        let mut factor = Array2::zeros((small.nrows(), rows.ncols()));
-        for (column, at) in small.columns().into_iter().zip(&kept) {
+        let mut mean = sample.rows(&positions[..1])?.row(0).to_owned();
+        let (some, small) = fit(&read, positions, kept.len())?;
+        kept.iter().zip(some).for_each(|(at, m)| mean[*at] = m);
+        let mut factor = Array2::zeros((small.nrows(), sample.width()));
+        for (column, at) in small.columns().into_iter().zip(kept) {
             factor.column_mut(*at).assign(&column);
         }
-        Side { rows, mean, factor }
+        factor /= ((positions.len() - 1) as f64).sqrt();
+        Ok(Side { mean, factor })
     }
 
     fn trace(&self) -> f64 {
         self.factor.iter().map(|v| v * v).sum()
     }
-
-    /// Variance of the influence (x−μ)ᵀ(2·gap + (I − M)(x−μ)) over this side's rows, divided by n.
-    fn influence(&self, gap: &Array1<f64>, root: &Array2<f64>, key: Key, side: u64) -> f64 {
-        let n = self.rows.nrows();
-        let order = if n > ERROR_ROWS { draws::order(self.rows, key, side) } else { (0..n).collect() };
-        let values: Vec<f64> = order[..n.min(ERROR_ROWS)]
-            .par_chunks(ROWS)
-            .flat_map_iter(|rows| {
-                let centred = self.rows.select(Axis(0), rows) - &self.mean;
-                let weighted = linalg::matmul(centred.view(), root.t());
-                let one = |(x, w): (ArrayView1<f64>, ArrayView1<f64>)| 2.0 * gap.dot(&x) + x.dot(&x) - w.dot(&w);
-                centred.rows().into_iter().zip(weighted.rows()).map(one).collect::<Vec<_>>()
-            })
-            .collect();
-        let count = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / count;
-        values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (count - 1.0) / n as f64
-    }
 }
 
-/// R with RᵀR the scatter around the mean.
+type Read<'a> = dyn Fn(&[usize]) -> Result<Array2<f64>, String> + Sync + 'a;
+
+/// The mean, and R with RᵀR the scatter around it.
 ///
-/// With many more rows than columns by Cholesky from sums of products, which costs a fraction of a QR
+/// With many more rows than columns by Cholesky from merged moments, which costs a fraction of a QR
 /// factorisation but squares the condition number; where that matters, and with few rows, by QR of the rows
 /// themselves, block by block with the R so far on top.
-fn factor(rows: ArrayView2<f64>, mean: Array1<f64>) -> Array2<f64> {
-    let (n, d) = rows.dim();
-    if n > 2 * d
-        && let Some(r) = gram(rows, &mean).factor(LEAST_PIVOT)
-    {
-        return r;
+fn fit(read: &Read, positions: &[usize], d: usize) -> Result<(Array1<f64>, Array2<f64>), String> {
+    let mut mean = None;
+    if positions.len() > 2 * d {
+        let moments = moments(read, positions, d)?;
+        match moments.factor(LEAST_PIVOT) {
+            Some(r) => return Ok((moments.mean, r)),
+            None => mean = Some(moments.mean),
+        }
     }
+    let block = (2 * d).max(ROWS);
+    if positions.len() <= block {
+        let mut rows = read(positions)?;
+        let mean = rows.mean_axis(Axis(0)).expect("at least two rows");
+        rows -= &mean;
+        return Ok((mean, linalg::qr_r(rows.view())));
+    }
+    let mean = match mean {
+        Some(mean) => mean,
+        None => moments(read, positions, d)?.mean,
+    };
     let mut r = Array2::zeros((0, d));
-    for block in rows.axis_chunks_iter(Axis(0), (2 * d).max(ROWS)) {
-        let mut stack = Array2::zeros((r.nrows() + block.nrows(), d));
+    for block in positions.chunks(block) {
+        let mut stack = Array2::zeros((r.nrows() + block.len(), d));
         stack.slice_mut(s![..r.nrows(), ..]).assign(&r);
-        stack.slice_mut(s![r.nrows().., ..]).assign(&(&block - &mean));
+        stack.slice_mut(s![r.nrows().., ..]).assign(&(read(block)? - &mean));
         r = linalg::qr_r(stack.view());
     }
-    r
+    Ok((mean, r))
 }
 
-/// The scatter, as a few sums side by side: their number is fixed, and so are the digits.
-fn gram(rows: ArrayView2<f64>, mean: &Array1<f64>) -> Gram {
-    let parts: Vec<Gram> = rows
-        .axis_chunks_iter(Axis(0), rows.nrows().div_ceil(4))
-        .into_par_iter()
+/// Moments of a few parts side by side: their number is fixed, and so are the digits.
+fn moments(read: &Read, positions: &[usize], d: usize) -> Result<Moments, String> {
+    let parts: Vec<Moments> = positions
+        .par_chunks(positions.len().div_ceil(4))
         .map(|part| {
-            let mut sum = Gram::zeros(rows.ncols());
-            for block in part.axis_chunks_iter(Axis(0), ROWS) {
-                linalg::add_gram(&mut sum, (&block - mean).view());
+            let mut moments = Moments::empty(d);
+            for block in part.chunks(ROWS) {
+                moments.add(read(block)?);
             }
-            sum
+            Ok(moments)
         })
-        .collect();
-    let mut sum = Gram::zeros(rows.ncols());
-    parts.iter().for_each(|part| sum.add(part));
-    sum
+        .collect::<Result<_, String>>()?;
+    let mut all = Moments::empty(d);
+    parts.iter().for_each(|part| all.merge(part));
+    Ok(all)
 }
 
-impl Statistic for Frechet {
-    fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
-        let fine = generated >= 2 && reference >= 2;
-        fine.then_some(()).ok_or_else(|| {
-            format!("frechet: {generated} generated and {reference} reference samples, expected at least 2 of each")
-        })
-    }
+/// The distance of two laws, and how it changes with each.
+pub struct Coupling {
+    pub distance: f64,
+    gap: Array1<f64>,
+    /// Wᵢ with WᵢᵀWᵢ = d tr(Σ₁Σ₂)^{1/2}/dΣᵢ · 2.
+    roots: [Array2<f64>; 2],
+}
 
-    /// The standard error is the delta method's, with both sets of samples random. It describes the
-    /// spread and not the bias: the distance of finite samples is too large by about c/n. Of more than
-    /// 8,192 samples it is taken from that many, drawn by the seed.
-    fn compute(&self, generated: ArrayView2<f64>, reference: ArrayView2<f64>, key: Key) -> Result<Estimate, String> {
-        let (g, r) = rayon::join(|| Side::of(generated), || Side::of(reference));
-        let gap = &g.mean - &r.mean;
+impl Coupling {
+    /// # Errors
+    /// Where singular values cannot be found, which happens only for numbers that are not finite.
+    pub fn of(g: &Side, r: &Side) -> Result<Coupling, String> {
         let cross = linalg::matmul(g.factor.view(), r.factor.t());
         let (u, s, v) = linalg::svd(cross.view()).map_err(str::to_owned)?;
-        let value = gap.dot(&gap) + g.trace() + r.trace() - 2.0 * s.sum();
-
         // d tr(Σ₁Σ₂)^{1/2}/dΣ₁ = ½ R₂ᵀ V S⁻¹ Vᵀ R₂, and the mirror image for Σ₂.
         let floor = 1e-10 * s.iter().fold(0.0f64, |a, b| a.max(*b));
         let inverse_root = s.mapv(|s| if s > floor { 1.0 / s.sqrt() } else { 0.0 });
         let root =
             |basis: &Array2<f64>, factor: &Array2<f64>| linalg::matmul((basis * &inverse_root).t(), factor.view());
-        let (of_g, of_r) = (root(&v, &r.factor), root(&u, &g.factor));
-        let variance = g.influence(&gap, &of_g, key, 0) + r.influence(&(-&gap), &of_r, key, 1);
-        Ok(Estimate { value: value.max(0.0), stderr: Some(variance.sqrt()), n: generated.nrows() })
+        let roots = [root(&v, &r.factor), root(&u, &g.factor)];
+        Ok(Coupling { distance: distance(g, r, s.sum()), gap: &g.mean - &r.mean, roots })
     }
+
+    /// The part of one side's samples in the variance of the distance: that of the influence
+    /// (x−μ)ᵀ(2·gap + (I − M)(x−μ)) over its rows, divided by their number.
+    ///
+    /// # Errors
+    /// Where rows cannot be read.
+    pub fn variance(&self, sample: &Sample, side: &Side, number: usize, key: Key) -> Result<f64, String> {
+        let n = sample.len();
+        let mut order = if n > ERROR_ROWS { draws::order(n, key, number as u64) } else { (0..n).collect() };
+        order.truncate(ERROR_ROWS);
+        let (gap, root) = (&self.gap * if number == 0 { 2.0 } else { -2.0 }, &self.roots[number]);
+        let parts: Vec<Vec<f64>> = order
+            .par_chunks(ROWS)
+            .map(|positions| {
+                let centred = sample.rows(positions)? - &side.mean;
+                let weighted = linalg::matmul(centred.view(), root.t());
+                let one = |(x, w): (ArrayView1<f64>, ArrayView1<f64>)| gap.dot(&x) + x.dot(&x) - w.dot(&w);
+                Ok(centred.rows().into_iter().zip(weighted.rows()).map(one).collect())
+            })
+            .collect::<Result<_, String>>()?;
+        let values: Vec<f64> = parts.into_iter().flatten().collect();
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        Ok(values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (count - 1.0) / n as f64)
+    }
+}
+
+/// The distance alone, at a fraction of the cost.
+///
+/// # Errors
+/// As [`Coupling::of`].
+pub fn alone(g: &Side, r: &Side) -> Result<f64, String> {
+    let cross = linalg::matmul(g.factor.view(), r.factor.t());
+    let nuclear = linalg::singular_values(cross.view()).map_err(str::to_owned)?.sum();
+    Ok(distance(g, r, nuclear))
+}
+
+fn distance(g: &Side, r: &Side, nuclear: f64) -> f64 {
+    let gap = &g.mean - &r.mean;
+    (gap.dot(&gap) + g.trace() + r.trace() - 2.0 * nuclear).max(0.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::normal;
+    use crate::metric::testing::{self, normal};
     use crate::num::moments::Moments;
     use crate::num::stats;
 
     fn distance(a: &Array2<f64>, b: &Array2<f64>) -> Estimate {
-        Frechet {}.compute(a.view(), b.view(), Key { seed: 0 }).expect("finite")
+        testing::compute(&Frechet {}, a, b, 0).expect("finite")
     }
 
     #[test]
@@ -197,7 +266,8 @@ mod tests {
         // With few rows by QR of all, with many by Cholesky, with a column that depends on others by QR in blocks.
         let (a, b) = (normal(1, 5000, 6, 0.0, 1.0), normal(2, 4000, 6, 0.2, 1.3));
         let few = |x: &Array2<f64>| linalg::qr_r((x - &x.mean_axis(Axis(0)).expect("rows")).view());
-        let r = factor(a.view(), a.mean_axis(Axis(0)).expect("rows"));
+        let sample = Sample::new(&a).expect("finite");
+        let (_, r) = fit(&|at: &[usize]| sample.rows(at), &(0..5000).collect::<Vec<_>>(), 6).expect("finite");
         let want = few(&a);
         assert!((r.t().dot(&r) - want.t().dot(&want)).iter().all(|e| e.abs() < 1e-9));
         // Two columns more: one constant, one a sum. The distance is that of orthogonally equivalent data.

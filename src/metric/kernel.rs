@@ -3,9 +3,10 @@
 use ndarray::{ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
-use super::Statistic;
 use super::discrepancy::{self, Discrepancy};
-use crate::num::key::{Key, Purpose};
+use super::sample::Sample;
+use super::{Statistic, draws};
+use crate::num::key::Key;
 use crate::num::linalg;
 use crate::num::stats::{self, Estimate};
 
@@ -39,7 +40,8 @@ impl Statistic for Kernel {
         })
     }
 
-    fn compute(&self, generated: ArrayView2<f64>, reference: ArrayView2<f64>, key: Key) -> Result<Estimate, String> {
+    fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
+        let (generated, reference) = (generated.all()?, reference.all()?);
         if self.subsets.is_none() && self.subset_size.is_none() {
             return Ok(full(generated, reference));
         }
@@ -47,23 +49,14 @@ impl Statistic for Kernel {
         let size = self.subset_size.unwrap_or(1000).min(generated.nrows()).min(reference.nrows());
         let values: Vec<f64> = (0..subsets)
             .map(|b| {
-                let x = generated.select(Axis(0), &choose(key, 2 * b, generated.nrows(), size));
-                let y = reference.select(Axis(0), &choose(key, 2 * b + 1, reference.nrows(), size));
+                let x = generated.select(Axis(0), &draws::subset(generated.nrows(), size, key, 2 * b));
+                let y = reference.select(Axis(0), &draws::subset(reference.nrows(), size, key, 2 * b + 1));
                 full(x.view(), y.view()).value
             })
             .collect();
         let mean = stats::mean(&values).ok_or("kernel: no subset")?;
         Ok(Estimate { n: generated.nrows(), ..mean })
     }
-}
-
-/// `size` of `n` indices without replacement: those with the smallest draws.
-fn choose(key: Key, subset: u64, n: usize, size: usize) -> Vec<usize> {
-    let draws = key.uniform(Purpose::Subset, subset, 0, n);
-    let mut order: Vec<usize> = (0..n).collect();
-    order.sort_by(|a, b| draws[*a].total_cmp(&draws[*b]));
-    order.truncate(size);
-    order
 }
 
 fn full(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Estimate {
@@ -80,7 +73,7 @@ fn full(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Estimate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::normal;
+    use crate::metric::testing::{self, normal};
 
     #[test]
     fn matches_the_definition_pair_by_pair() {
@@ -119,7 +112,7 @@ mod tests {
     fn subsets_estimate_the_same_number() {
         let (x, y) = (normal(1, 200, 3, 0.0, 1.0), normal(2, 200, 3, 0.5, 1.0));
         let subsets = Kernel { subsets: Some(200), subset_size: Some(100) };
-        let some = subsets.compute(x.view(), y.view(), Key { seed: 5 }).expect("fine");
+        let some = testing::compute(&subsets, &x, &y, 5).expect("fine");
         let all = full(x.view(), y.view());
         assert!((some.value - all.value).abs() < 4.0 * some.stderr.expect("many"));
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Statistic;
 use super::discrepancy::{self, Discrepancy};
 use super::pairs;
+use super::sample::Sample;
 use crate::num::key::Key;
 use crate::num::stats::Estimate;
 
@@ -32,7 +33,8 @@ impl Statistic for MmdRbf {
         }
     }
 
-    fn compute(&self, generated: ArrayView2<f64>, reference: ArrayView2<f64>, _key: Key) -> Result<Estimate, String> {
+    fn compute(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Estimate, String> {
+        let (generated, reference) = (generated.all()?, reference.all()?);
         let square = match self.bandwidth {
             Some(b) => b * b,
             None => {
@@ -55,7 +57,7 @@ impl Statistic for MmdRbf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::{honest, normal};
+    use crate::metric::testing::{self, honest, normal};
 
     #[test]
     fn for_normal_laws_it_estimates_the_closed_form() {
@@ -65,7 +67,7 @@ mod tests {
         let want = 2.0 * mean(0.0) - 2.0 * mean(d as f64 * shift * shift);
         let (x, y) = (normal(1, 3000, d, 0.0, 1.0), normal(2, 2500, d, shift, 1.0));
         let metric = MmdRbf { bandwidth: Some(b) };
-        let got = metric.compute(x.view(), y.view(), Key { seed: 0 }).expect("fine");
+        let got = testing::compute(&metric, &x, &y, 0).expect("fine");
         assert!((got.value - want).abs() < 4.0 * got.stderr.expect("defined"), "{got:?} {want}");
     }
 
@@ -74,7 +76,7 @@ mod tests {
         for shift in [0.0, 0.5] {
             honest(0.2, |i| {
                 let (x, y) = (normal(2 * i, 60, 3, 0.0, 1.0), normal(2 * i + 1, 90, 3, shift, 1.0));
-                MmdRbf { bandwidth: Some(1.0) }.compute(x.view(), y.view(), Key { seed: 0 }).expect("fine")
+                testing::compute(&MmdRbf { bandwidth: Some(1.0) }, &x, &y, 0).expect("fine")
             });
         }
     }
@@ -84,10 +86,10 @@ mod tests {
         let (x, y) = (normal(1, 30, 3, 0.0, 1.0), normal(2, 20, 3, 0.5, 1.0));
         let both = concatenate(Axis(0), &[x.view(), y.view()]).expect("one width");
         let median = pairs::median_squared(both.view()).sqrt();
-        let value = |bandwidth| MmdRbf { bandwidth }.compute(x.view(), y.view(), Key { seed: 0 }).expect("fine").value;
+        let value = |bandwidth| testing::compute(&MmdRbf { bandwidth }, &x, &y, 0).expect("fine").value;
         assert!((value(None) - value(Some(median))).abs() < 1e-12);
         let same = ndarray::Array2::<f64>::ones((5, 2));
-        let error = MmdRbf::default().compute(same.view(), same.view(), Key { seed: 0 }).expect_err("no distance");
+        let error = testing::compute(&MmdRbf::default(), &same, &same, 0).expect_err("no distance");
         assert!(error.contains("bandwidth"));
     }
 }

@@ -1,31 +1,37 @@
 //! Statistics of one set of feature vectors against another, each with its standard error.
 
-use ndarray::ArrayView2;
-
+use self::sample::Sample;
 use crate::num::key::Key;
 use crate::num::stats::Estimate;
 use crate::registry;
 
 mod balls;
 pub mod c2st;
+pub mod cmmd;
 mod discrepancy;
 mod draws;
 pub mod energy;
 pub mod frechet;
+pub mod frechet_infinity;
+pub mod inception_score;
 pub mod kernel;
 mod logistic;
 pub mod mmd_rbf;
+pub mod neighbours;
 mod pairs;
 pub mod prdc;
 #[cfg(test)]
 mod references;
+pub mod sample;
 pub mod sliced_wasserstein;
 mod transport;
+pub mod vendi;
 
 registry! {
     /// The sample statistics, as `metrics:` and `--metric` name them.
     pub enum Metric: Statistic {
         "frechet" => Frechet(frechet::Frechet),
+        "frechet-infinity" => FrechetInfinity(frechet_infinity::FrechetInfinity),
         "kernel" => Kernel(kernel::Kernel),
         "precision" => Precision(prdc::Precision),
         "recall" => Recall(prdc::Recall),
@@ -35,6 +41,11 @@ registry! {
         "mmd-rbf" => MmdRbf(mmd_rbf::MmdRbf),
         "sliced-wasserstein" => SlicedWasserstein(sliced_wasserstein::SlicedWasserstein),
         "c2st" => C2st(c2st::C2st),
+        "cmmd" => Cmmd(cmmd::Cmmd),
+        "inception-score" => InceptionScore(inception_score::InceptionScore),
+        "vendi" => Vendi(vendi::Vendi),
+        "authenticity" => Authenticity(neighbours::Authenticity),
+        "memorization" => Memorization(neighbours::Memorization),
     }
 }
 
@@ -46,38 +57,31 @@ pub trait Statistic: Sync {
     /// A sentence with the key and what would be right.
     fn check(&self, generated: usize, reference: usize) -> Result<(), String>;
 
+    /// Whether it is one of classes, which only an extractor's logits give.
+    fn needs_logits(&self) -> bool {
+        false
+    }
+
     /// The statistic in f64, and its standard error over both sets of samples.
     ///
     /// # Errors
     /// A sentence that says why it cannot be computed.
-    fn compute(&self, generated: ArrayView2<f64>, reference: ArrayView2<f64>, key: Key) -> Result<Estimate, String>;
+    fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String>;
 }
 
 /// Computes one statistic after checking that the two sets can be compared.
 ///
 /// # Errors
 /// A sentence with both widths, or what the statistic says.
-pub fn measure(
-    metric: &Metric,
-    generated: ArrayView2<f64>,
-    reference: ArrayView2<f64>,
-    key: Key,
-) -> Result<Estimate, String> {
-    if generated.ncols() != reference.ncols() {
+pub fn measure(metric: &Metric, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
+    if generated.width() != reference.width() {
         return Err(format!(
             "generated samples have {} numbers each and reference samples {}: they cannot be compared",
-            generated.ncols(),
-            reference.ncols()
+            generated.width(),
+            reference.width()
         ));
     }
-    if let Some(which) = [("generated", &generated), ("reference", &reference)]
-        .iter()
-        .find(|(_, a)| a.iter().any(|v| !v.is_finite()))
-        .map(|(name, _)| *name)
-    {
-        return Err(format!("the {which} samples hold numbers that are not finite"));
-    }
-    metric.check(generated.nrows(), reference.nrows())?;
+    metric.check(generated.len(), reference.len())?;
     let estimate = metric.compute(generated, reference, key)?;
     if !estimate.value.is_finite() {
         return Err("the result is not finite".to_owned());
@@ -89,6 +93,8 @@ pub fn measure(
 pub mod testing {
     use ndarray::Array2;
 
+    use super::sample::Sample;
+    use super::{Metric, Statistic, measure};
     use crate::num::key::{Key, Purpose};
     use crate::num::stats::{self, Estimate};
 
@@ -96,6 +102,17 @@ pub mod testing {
     pub fn normal(seed: u64, n: usize, d: usize, mean: f64, std: f64) -> Array2<f64> {
         let draws = Key { seed }.normal(Purpose::Check, 77, 0, n * d);
         draws.into_shape_with_order((n, d)).expect("n·d draws") * std + mean
+    }
+
+    /// One statistic of two arrays.
+    pub fn compute(of: &dyn Statistic, x: &Array2<f64>, y: &Array2<f64>, seed: u64) -> Result<Estimate, String> {
+        of.compute(&Sample::new(x)?, &Sample::new(y)?, Key { seed })
+    }
+
+    /// One metric of two arrays, whose numbers are taken for logits too.
+    pub fn measured(metric: &Metric, x: &Array2<f64>, y: &Array2<f64>) -> Result<Estimate, String> {
+        let (a, b) = (Sample::new(x)?.with_logits(Some(x.view())), Sample::new(y)?.with_logits(Some(y.view())));
+        measure(metric, &a, &b, Key { seed: 0 })
     }
 
     /// The claimed standard error over `n` repetitions (its root mean square), divided by their spread.
@@ -115,39 +132,53 @@ pub mod testing {
 
 #[cfg(test)]
 mod tests {
-    use super::testing::normal;
+    use ndarray::{Axis, s};
+
+    use super::testing::{measured, normal};
     use super::*;
 
     #[test]
-    fn every_statistic_ignores_the_order_of_samples() {
+    fn neither_the_order_of_samples_nor_threads_change_a_bit() {
+        // More rows than any block, a constant column, and a sample that is there twice.
+        let mut a = normal(1, 300, 3, 0.0, 1.0);
+        let b = normal(2, 1100, 3, 0.3, 1.2);
+        a.column_mut(1).fill(0.1);
+        let twice = a.row(7).to_owned();
+        a.row_mut(70).assign(&twice);
+        let shuffled = a.select(Axis(0), &draws::order(300, Key { seed: 9 }, 0));
+        let backwards = b.slice(s![..;-1, ..]).to_owned();
         for metric in Metric::defaults() {
-            let (a, b) = (normal(1, 40, 3, 0.0, 1.0), normal(2, 50, 3, 0.3, 1.2));
-            let reversed = a.slice(ndarray::s![..;-1, ..]).to_owned();
-            let key = Key { seed: 0 };
-            let one = measure(&metric, a.view(), b.view(), key).expect("fine");
-            let two = measure(&metric, reversed.view(), b.view(), key).expect("fine");
-            assert!((one.value - two.value).abs() < 1e-10 * one.value.abs().max(1.0), "{}", metric.name());
+            let on = |threads: usize, x, y| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+                let got = pool.install(|| measured(&metric, x, y)).expect(metric.name());
+                (got.value.to_bits(), got.stderr.map(f64::to_bits))
+            };
+            let one = on(1, &a, &b);
+            assert_eq!(one, on(3, &shuffled, &b), "{}", metric.name());
+            assert_eq!(one, on(2, &a, &backwards), "{}", metric.name());
         }
     }
 
     #[test]
-    fn every_statistic_sees_a_shift() {
+    fn every_statistic_sees_a_shift_or_copies() {
+        let (fine, reference) = (normal(1, 300, 3, 0.0, 1.0), normal(2, 300, 3, 0.0, 1.0));
+        let mut shifted = normal(3, 300, 3, 0.0, 1.0);
+        shifted.column_mut(0).mapv_inplace(|v| v + 3.0);
+        let copies = &reference + 1e-3;
         for metric in Metric::defaults() {
-            let (a, b, c) = (normal(1, 300, 3, 0.0, 1.0), normal(2, 300, 3, 0.0, 1.0), normal(3, 300, 3, 2.0, 1.0));
-            let key = Key { seed: 0 };
-            let null = measure(&metric, a.view(), b.view(), key).expect("fine");
-            let shifted = measure(&metric, a.view(), c.view(), key).expect("fine");
+            let null = measured(&metric, &fine, &reference).expect("fine");
             let error = null.stderr.expect("an error");
-            // Shares fall with the shift, distances rise.
-            assert!((shifted.value - null.value).abs() > 5.0 * error, "{} {null:?} {shifted:?}", metric.name());
+            // Shares fall with the shift, distances rise; what looks for copies sees those.
+            let seen = [&shifted, &copies].map(|x| measured(&metric, x, &reference).expect("fine"));
+            let far = |e: &Estimate| (e.value - null.value).abs() > 5.0 * error;
+            assert!(seen.iter().any(far), "{} {null:?} {seen:?}", metric.name());
         }
     }
 
     #[test]
     fn unequal_widths_are_refused_with_both() {
         let metric = Metric::defaults().remove(0);
-        let error =
-            measure(&metric, normal(1, 9, 3, 0.0, 1.0).view(), normal(1, 9, 4, 0.0, 1.0).view(), Key { seed: 0 });
+        let error = measured(&metric, &normal(1, 9, 3, 0.0, 1.0), &normal(1, 9, 4, 0.0, 1.0));
         let text = error.expect_err("widths differ");
         assert!(text.contains('3') && text.contains('4'));
     }

@@ -15,6 +15,7 @@ use ndarray::{ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
 use super::balls::Balls;
+use super::sample::Sample;
 use super::{Statistic, draws};
 use crate::num::key::Key;
 use crate::num::stats::{self, Estimate};
@@ -40,7 +41,8 @@ macro_rules! neighbours {
                 check($name, self.k, balls)
             }
 
-            fn compute(&self, generated: ArrayView2<f64>, reference: ArrayView2<f64>, key: Key) -> Result<Estimate, String> {
+            fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
+                let (generated, reference) = (generated.all()?, reference.all()?);
                 let statistic: Share = $compute;
                 let value = statistic(generated, reference, self.k);
                 Ok(Estimate { value, stderr: spread(statistic, generated, reference, self.k, key), n: generated.nrows() })
@@ -112,7 +114,8 @@ fn spread(statistic: Share, generated: ArrayView2<f64>, reference: ArrayView2<f6
         x.select(Axis(0), &rows)
     };
     let variances = (0..SPLITS).map(|split| {
-        let orders = [draws::order(generated, key, 2 * split), draws::order(reference, key, 2 * split + 1)];
+        let orders =
+            [draws::order(generated.nrows(), key, 2 * split), draws::order(reference.nrows(), key, 2 * split + 1)];
         let values = (0..blocks).map(|b| {
             let (x, y) = (part(generated, &orders[0], b), part(reference, &orders[1], b));
             statistic(x.view(), y.view(), k)
@@ -127,9 +130,8 @@ fn spread(statistic: Share, generated: ArrayView2<f64>, reference: ArrayView2<f6
 mod tests {
     use ndarray::Array2;
 
-    use super::*;
-    use crate::metric::testing::{normal, repeated};
-    use crate::metric::{Metric, measure};
+    use crate::metric::Metric;
+    use crate::metric::testing::{measured, normal, repeated};
 
     const SPECS: [&str; 4] = ["precision", "recall", "density", "coverage"];
 
@@ -166,7 +168,7 @@ mod tests {
             // A ball's centre and its boundary among the points: strict inequalities decide.
             y.row_mut(0).assign(&x.row(1));
             for name in SPECS {
-                let got = measure(&metric(name, k), x.view(), y.view(), Key { seed: 0 }).expect(name);
+                let got = measured(&metric(name, k), &x, &y).expect(name);
                 assert!((got.value - plain(name, &x, &y, k)).abs() < 1e-14, "{name}");
             }
         }
@@ -178,7 +180,7 @@ mod tests {
             for shift in [0.0, 0.6] {
                 let ratio = repeated(200, |i| {
                     let (x, y) = (normal(2 * i, 150, 2, 0.0, 1.0), normal(2 * i + 1, 120, 2, shift, 1.0));
-                    metric(name, 3).compute(x.view(), y.view(), Key { seed: 0 }).expect(name)
+                    measured(&metric(name, 3), &x, &y).expect(name)
                 });
                 assert!((0.8..1.6).contains(&ratio), "{name} at {shift}: {ratio}");
             }
@@ -189,7 +191,7 @@ mod tests {
     fn identical_laws_are_covered_as_expected() {
         // Naeem et al. 2020, Lemma 2: E coverage = 1 − Π (n − i)/(n + m − i) over i = 1 … k, or 1 − 2⁻ᵏ for many.
         let (x, y) = (normal(1, 2000, 3, 0.0, 1.0), normal(2, 2000, 3, 0.0, 1.0));
-        let value = |name| measure(&metric(name, 5), x.view(), y.view(), Key { seed: 0 }).expect(name).value;
+        let value = |name| measured(&metric(name, 5), &x, &y).expect(name).value;
         assert!((value("coverage") - (1.0 - 0.5f64.powi(5))).abs() < 0.02);
         assert!((value("density") - 1.0).abs() < 0.05);
     }
@@ -202,7 +204,7 @@ mod tests {
             assert!(metric(name, 0).check(9, 9).is_err());
             assert!(metric(name, 5).check(6, 6).is_ok());
             let (x, y) = (normal(1, 6, 2, 0.0, 1.0), normal(2, 6, 2, 0.0, 1.0));
-            assert_eq!(measure(&metric(name, 5), x.view(), y.view(), Key { seed: 0 }).expect(name).stderr, None);
+            assert_eq!(measured(&metric(name, 5), &x, &y).expect(name).stderr, None);
         }
     }
 }

@@ -6,8 +6,8 @@ use ndarray::{Array1, Array2};
 use ndarray_npy::NpzReader;
 
 use super::sliced_wasserstein::SlicedWasserstein;
-use super::{Metric, logistic, measure, transport};
-use crate::num::key::Key;
+use super::testing::measured;
+use super::{Metric, inception_score, logistic, transport};
 
 struct References(NpzReader<File>);
 
@@ -32,26 +32,29 @@ impl References {
     /// To a relative `tolerance`, or 1e-14 where cancellation leaves next to nothing.
     fn hold(&mut self, name: &str, got: f64, tolerance: f64) {
         let want = self.values(name)[0];
+        println!("{name:32} {:.1e}", (got - want).abs() / want.abs());
         assert!((got - want).abs() <= tolerance * want.abs() + 1e-14, "{name}: {got} {want}");
     }
 }
 
 fn value(spec: &str, [x, y]: &[Array2<f64>; 2]) -> f64 {
     let metric: Metric = serde_yaml::from_str(spec).unwrap_or_else(|e| panic!("{spec}: {e}"));
-    measure(&metric, x.view(), y.view(), Key { seed: 0 }).unwrap_or_else(|e| panic!("{spec}: {e}")).value
+    measured(&metric, x, y).unwrap_or_else(|e| panic!("{spec}: {e}")).value
 }
 
 /// Unequal counts; fewer samples than columns; columns that others determine.
 const SETS: [&str; 3] = ["full", "wide", "flat"];
 
 #[test]
-fn frechet_by_torch_fidelity_and_scipy() {
+fn frechet_by_torch_fidelity_clean_fid_dgm_eval_and_scipy() {
     let mut references = References::open();
     for name in SETS {
         let got = value("frechet", &references.sets(name));
         // Their roots of a singular product are right to half the digits of what vanishes.
         references.hold(&format!("{name}_frechet_scipy"), got, 1e-7);
-        references.hold(&format!("{name}_frechet_fidelity"), got, 1e-7);
+        for theirs in ["fidelity", "clean", "dgm"] {
+            references.hold(&format!("{name}_frechet_{theirs}"), got, 1e-7);
+        }
     }
 }
 
@@ -83,6 +86,7 @@ fn kernels_by_torch_fidelity_and_scikit_learn() {
     let [x, y] = references.sets("full");
     let equal = [x.slice(ndarray::s![..45, ..]).to_owned(), y];
     references.hold("equal_kernel", value("kernel", &equal), 1e-12);
+    references.hold("equal_kernel_clean", value("kernel", &equal), 1e-12);
     references.hold("equal_mmd-rbf_0.7", value("{mmd-rbf: {bandwidth: 0.7}}", &equal), 1e-10);
 }
 
@@ -96,6 +100,35 @@ fn sliced_wasserstein_by_pot() {
             let metric = SlicedWasserstein { projections: 40, p: p.into() };
             let got = metric.along(directions.clone(), x.view(), y.view()).expect("finite").value;
             references.hold(&format!("{name}_sliced_{p}"), got, 1e-12);
+        }
+    }
+}
+
+#[test]
+fn vendi_and_authenticity_by_dgm_eval_and_cmmd_by_its_port() {
+    let mut references = References::open();
+    for name in SETS {
+        let sets = references.sets(name);
+        // Eigenvalues that are zeros but for rounding count there, and for their root's sake most at q = ½.
+        for (q, tolerance) in [("0.5", 1e-6), ("1", 1e-12), ("2", 1e-12)] {
+            references.hold(&format!("{name}_vendi_{q}"), value(&format!("{{vendi: {{q: {q}}}}}"), &sets), tolerance);
+        }
+        // Theirs is a percentage in float32.
+        references.hold(&format!("{name}_authpct"), 100.0 * value("authenticity", &sets), 1e-7);
+        references.hold(&format!("{name}_cmmd"), value("cmmd", &sets), 1e-9);
+    }
+}
+
+#[test]
+fn inception_scores_by_torch_fidelity() {
+    let mut references = References::open();
+    for name in SETS {
+        let [logits, _] = references.sets(name);
+        let order: Vec<usize> = (0..logits.nrows()).collect();
+        let logs = inception_score::log_softmax(logits);
+        for splits in [1, 3] {
+            let got = inception_score::score(&logs, &order, splits).value;
+            references.hold(&format!("{name}_inception-score_{splits}"), got, 1e-12);
         }
     }
 }

@@ -4,6 +4,7 @@ use ndarray::{Array1, Array2, ArrayView2};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::sample::Sample;
 use super::{Statistic, transport};
 use crate::num::key::{Key, Purpose};
 use crate::num::linalg;
@@ -107,7 +108,8 @@ impl Statistic for SlicedWasserstein {
         fine.then_some(()).ok_or_else(|| format!("sliced-wasserstein: p is {}, expected at least 1", self.p))
     }
 
-    fn compute(&self, generated: ArrayView2<f64>, reference: ArrayView2<f64>, key: Key) -> Result<Estimate, String> {
+    fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
+        let (generated, reference) = (generated.all()?, reference.all()?);
         self.along(self.directions(generated.ncols(), key), generated, reference)
     }
 }
@@ -115,10 +117,10 @@ impl Statistic for SlicedWasserstein {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::{honest, normal};
+    use crate::metric::testing::{self, honest, normal};
 
     fn distance(x: &Array2<f64>, y: &Array2<f64>, metric: &SlicedWasserstein, seed: u64) -> Estimate {
-        metric.compute(x.view(), y.view(), Key { seed }).expect("finite")
+        testing::compute(metric, x, y, seed).expect("finite")
     }
 
     #[test]

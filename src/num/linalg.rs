@@ -30,6 +30,14 @@ pub fn svd(a: ArrayView2<f64>) -> Result<Svd, &'static str> {
     Ok((to_ndarray(svd.U()), values, to_ndarray(svd.V())))
 }
 
+/// Singular values, descending.
+///
+/// # Errors
+/// As [`svd`].
+pub fn singular_values(a: ArrayView2<f64>) -> Result<Array1<f64>, &'static str> {
+    to_faer(a).singular_values().map(Array1::from).map_err(|_| "the singular value iteration did not converge")
+}
+
 /// Eigenvalues (ascending) and eigenvectors (columns) of a symmetric matrix; its lower triangle is read.
 ///
 /// # Errors
@@ -53,20 +61,26 @@ pub fn eigvalsh(a: ArrayView2<f64>) -> Result<Array1<f64>, &'static str> {
         .map_err(|_| "the symmetric eigenvalue iteration did not converge")
 }
 
-/// Adds AᵀA to `sum`, of which the lower triangle is meant and written.
-pub fn add_gram(sum: &mut Gram, a: ArrayView2<f64>) {
-    use faer::linalg::matmul::triangular::{BlockStructure::*, matmul};
-    let a = view(&a);
-    let (lower, full) = (TriangularLower, Rectangular);
-    matmul(sum.0.as_mut(), lower, faer::Accum::Add, a.transpose(), full, a, full, 1.0, Par::Seq);
-}
-
-/// A sum of AᵀA over blocks of rows.
+/// A sum of AᵀA over blocks of rows; its lower triangle is kept.
 pub struct Gram(Mat<f64>);
 
 impl Gram {
     pub fn zeros(k: usize) -> Gram {
         Gram(Mat::zeros(k, k))
+    }
+
+    /// Adds AᵀA.
+    pub fn add_rows(&mut self, a: ArrayView2<f64>) {
+        use faer::linalg::matmul::triangular::{BlockStructure::*, matmul};
+        let a = view(&a);
+        let (lower, full) = (TriangularLower, Rectangular);
+        matmul(self.0.as_mut(), lower, faer::Accum::Add, a.transpose(), full, a, full, 1.0, Par::Seq);
+    }
+
+    /// The whole symmetric matrix.
+    pub fn symmetric(&self) -> Array2<f64> {
+        let k = self.0.nrows();
+        Array2::from_shape_fn((k, k), |(i, j)| self.0[(i.max(j), i.min(j))])
     }
 
     pub fn add(&mut self, other: &Gram) {
@@ -145,15 +159,15 @@ mod tests {
     fn a_gram_matrix_has_the_factor_of_its_rows() {
         let a = random(40, 7);
         let mut gram = Gram::zeros(7);
-        add_gram(&mut gram, a.slice(ndarray::s![..15, ..]));
+        gram.add_rows(a.slice(ndarray::s![..15, ..]));
         let mut rest = Gram::zeros(7);
-        add_gram(&mut rest, a.slice(ndarray::s![15.., ..]));
+        rest.add_rows(a.slice(ndarray::s![15.., ..]));
         gram.add(&rest);
         let r = gram.factor(1e-10).expect("well conditioned");
         assert!((r.t().dot(&r) - a.t().dot(&a)).iter().all(|e| e.abs() < 1e-12));
         assert!(r.indexed_iter().all(|((i, j), v)| i <= j || *v == 0.0));
         let mut deficient = Gram::zeros(2);
-        add_gram(&mut deficient, ndarray::array![[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]].view());
+        deficient.add_rows(ndarray::array![[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]].view());
         assert!(deficient.factor(1e-10).is_none());
     }
 

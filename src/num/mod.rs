@@ -5,6 +5,7 @@ pub mod key;
 pub mod linalg;
 pub mod moments;
 pub mod npy;
+pub mod source;
 pub mod stats;
 
 /// States of many samples: rows × dimension.

@@ -2,43 +2,64 @@
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 
-use super::linalg;
+use super::linalg::Gram;
 
 /// Count, mean and centred second moment of rows.
-#[derive(Debug, Clone, PartialEq)]
 pub struct Moments {
     pub n: usize,
     pub mean: Array1<f64>,
     /// Σ (x − mean)(x − mean)ᵀ
-    scatter: Array2<f64>,
+    scatter: Gram,
 }
 
 impl Moments {
-    /// Moments of the rows of `x`, by two passes.
-    pub fn of(x: ArrayView2<f64>) -> Moments {
-        let n = x.nrows();
-        let mean = x.mean_axis(Axis(0)).unwrap_or_else(|| Array1::zeros(x.ncols()));
-        let centred = &x - &mean;
-        let scatter = linalg::matmul(centred.t(), centred.view());
-        Moments { n, mean, scatter }
+    /// Moments of no rows of `d` numbers.
+    pub fn empty(d: usize) -> Moments {
+        Moments { n: 0, mean: Array1::zeros(d), scatter: Gram::zeros(d) }
     }
 
-    /// Moments of both parts together (Chan, Golub & LeVeque 1983).
-    pub fn merge(&self, other: &Moments) -> Moments {
-        let n = self.n + other.n;
+    /// Moments of the rows of `x`.
+    pub fn of(x: ArrayView2<f64>) -> Moments {
+        let mut moments = Moments::empty(x.ncols());
+        moments.add(x.to_owned());
+        moments
+    }
+
+    /// Takes in more rows: their scatter around their own mean, then the gap between the means.
+    pub fn add(&mut self, mut rows: Array2<f64>) {
+        let Some(mean) = rows.mean_axis(Axis(0)) else { return };
+        rows -= &mean;
+        self.scatter.add_rows(rows.view());
+        self.widen(rows.nrows(), &mean);
+    }
+
+    /// Takes in the moments of other rows.
+    pub fn merge(&mut self, other: &Moments) {
+        self.scatter.add(&other.scatter);
+        self.widen(other.n, &other.mean);
+    }
+
+    /// The part of the scatter that lies between two means, and the mean of all (Chan, Golub & LeVeque 1983).
+    fn widen(&mut self, n: usize, mean: &Array1<f64>) {
         if n == 0 {
-            return self.clone();
+            return;
         }
-        let (a, b) = (self.n as f64, other.n as f64);
-        let gap = &other.mean - &self.mean;
-        let column = gap.view().insert_axis(Axis(1));
-        let between = column.dot(&column.t()) * (a * b / (a + b));
-        Moments { n, mean: &self.mean + &(&gap * (b / (a + b))), scatter: &self.scatter + &other.scatter + between }
+        let (a, b) = (self.n as f64, n as f64);
+        let gap = mean - &self.mean;
+        let between = &gap * (a * b / (a + b)).sqrt();
+        self.scatter.add_rows(between.view().insert_axis(Axis(0)));
+        self.mean.scaled_add(b / (a + b), &gap);
+        self.n += n;
     }
 
     /// The covariance with divisor n − 1; zero for a single row.
     pub fn covariance(&self) -> Array2<f64> {
-        &self.scatter / (self.n.max(2) - 1) as f64
+        self.scatter.symmetric() / (self.n.max(2) - 1) as f64
+    }
+
+    /// Upper triangular R with RᵀR the scatter; `None` as [`Gram::factor`].
+    pub fn factor(&self, least: f64) -> Option<Array2<f64>> {
+        self.scatter.factor(least)
     }
 }
 
@@ -52,13 +73,28 @@ mod tests {
         let x =
             Key { seed: 3 }.normal(Purpose::Check, 0, 0, 60).into_shape_with_order((20, 3)).expect("60 draws") + 5.0;
         let part = |range: std::ops::Range<usize>| Moments::of(x.slice(ndarray::s![range, ..]));
-        let whole = Moments::of(x.view());
-        let left = part(0..3).merge(&part(3..11)).merge(&part(11..20));
-        let right = part(0..3).merge(&part(3..11).merge(&part(11..20)));
-        for merged in [left, right] {
+        let mean = x.mean_axis(Axis(0)).expect("rows");
+        let covariance = (&x - &mean).t().dot(&(&x - &mean)) / 19.0;
+        let merged = |first: Moments, second: Moments| {
+            let mut all = first;
+            all.merge(&second);
+            all
+        };
+        let left = merged(merged(part(0..3), part(3..11)), part(11..20));
+        let right = merged(part(0..3), merged(part(3..11), part(11..20)));
+        for merged in [left, right, part(0..20)] {
             assert_eq!(merged.n, 20);
-            assert!((&merged.mean - &whole.mean).iter().all(|e| e.abs() < 1e-13));
-            assert!((merged.covariance() - whole.covariance()).iter().all(|e| e.abs() < 1e-13));
+            assert!((&merged.mean - &mean).iter().all(|e| e.abs() < 1e-13));
+            assert!((merged.covariance() - &covariance).iter().all(|e| e.abs() < 1e-13));
         }
+    }
+
+    #[test]
+    fn a_large_mean_takes_no_digits_from_the_covariance() {
+        let x = Key { seed: 3 }.normal(Purpose::Check, 0, 0, 4000).into_shape_with_order((2000, 2)).expect("draws");
+        let far = Moments::of((&x + 1e8).view()).covariance();
+        let near = Moments::of(x.view()).covariance();
+        // The shifted numbers themselves are rounded to 1e-8.
+        assert!((far - near).iter().all(|e| e.abs() < 1e-7));
     }
 }

@@ -37,7 +37,10 @@ pub fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
 }
 
 /// The whole text of a .npy header; its length is the file's own claim and is held against the file.
-fn npy_header(bytes: &[u8]) -> Result<String> {
+///
+/// # Errors
+/// Where there is no header, or not the whole of it.
+pub fn npy_header(bytes: &[u8]) -> Result<String> {
     let field = |range: std::ops::Range<usize>| bytes.get(range).filter(|_| bytes.starts_with(b"\x93NUMPY"));
     let (start, length): (usize, usize) = match (field(6..7), field(8..10), field(8..12)) {
         (Some([1]), Some(l), _) => (10, usize::from(l[0]) | usize::from(l[1]) << 8),
@@ -50,7 +53,10 @@ fn npy_header(bytes: &[u8]) -> Result<String> {
 }
 
 /// A header may claim any shape: refuse one that the file cannot hold before anything is allocated.
-fn declared_size(header: &str, available: usize) -> Result<()> {
+///
+/// # Errors
+/// Where there is no one shape, or the file is too short for it.
+pub fn declared_size(header: &str, available: usize) -> Result<()> {
     // Of two shapes a reader may take either, so that one is all that is accepted.
     let shapes: Vec<&str> = header.split("'shape':").skip(1).collect();
     let sizes = |s: &'_ str| Some(s.split_once('(')?.1.split_once(')')?.0.to_owned());

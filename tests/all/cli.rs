@@ -58,7 +58,7 @@ pub fn flowgauge(folder: &Path, args: &[&str]) -> Done {
     finish(command(folder, args))
 }
 
-fn finish(mut command: Command) -> Done {
+pub fn finish(mut command: Command) -> Done {
     let output = command.output().expect("the program starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Done {

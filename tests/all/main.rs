@@ -8,6 +8,7 @@ mod cli;
 mod conventions;
 mod few_step;
 mod graph;
+mod metrics;
 mod networks;
 mod oracle;
 mod resume;

@@ -1,0 +1,129 @@
+//! Rows of a large .npy file, read where they lie.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use ndarray::Array2;
+
+use crate::num::npy::{declared_size, npy_header};
+use crate::num::source::Source;
+
+/// A .npy file of float32 or float64, samples first, whose rows stay in the file until they are asked for.
+pub struct Stored {
+    path: PathBuf,
+    rows: usize,
+    columns: usize,
+    /// Bytes of a number.
+    width: usize,
+    /// Where the numbers begin.
+    start: u64,
+}
+
+/// Files and rows below these bytes are better read at once.
+const LARGE: u64 = 1 << 26;
+const ROW: usize = 512;
+
+impl Stored {
+    /// The file's rows; `None` for what is better read at once: other kinds of files, small ones, short rows.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, or its header claims another size than it has.
+    pub fn open(path: &Path) -> Result<Option<Stored>> {
+        Stored::above(path, LARGE, ROW)
+    }
+
+    fn above(path: &Path, large: u64, row: usize) -> Result<Option<Stored>> {
+        let npy = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy"));
+        if !npy || !path.is_file() || std::fs::metadata(path).is_ok_and(|m| m.len() < large) {
+            return Ok(None);
+        }
+        let name = || format!("{}: the data cannot be read", path.display());
+        let mut file = File::open(path).with_context(name)?;
+        let length = file.metadata().with_context(name)?.len();
+        let mut head = vec![0; length.min(1 << 17) as usize];
+        file.read_exact(&mut head).with_context(name)?;
+        let header = npy_header(&head).with_context(|| path.display().to_string())?.replace('"', "'");
+        let claimed = || path.display().to_string();
+        declared_size(&header, length as usize).with_context(claimed)?;
+        let compact: String = header.split_whitespace().collect();
+        let width = match () {
+            () if compact.contains("'descr':'<f4'") => 4,
+            () if compact.contains("'descr':'<f8'") => 8,
+            () => return Ok(None),
+        };
+        let sizes: Option<Vec<usize>> = compact
+            .split("'shape':(")
+            .nth(1)
+            .and_then(|s| s.split(')').next())
+            .map(|s| s.split(',').filter_map(|n| n.parse().ok()).collect());
+        let Some((rows, columns)) = sizes.and_then(|s| Some((*s.first()?, s[1..].iter().product::<usize>()))) else {
+            return Ok(None);
+        };
+        let prefix = if head[6] == 1 { 10 } else { 12 };
+        let start = (prefix + header.len()) as u64;
+        let whole = start + (rows * columns * width) as u64 == length;
+        // What is not plainly laid out is left to the reader that knows all layouts and says what is wrong.
+        let plain = compact.contains("'fortran_order':False") && rows > 0 && columns * width >= row && whole;
+        Ok(plain.then(|| Stored { path: path.to_owned(), rows, columns, width, start }))
+    }
+}
+
+impl Source for Stored {
+    fn shape(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+
+    fn take(&self, at: &[usize]) -> Result<Array2<f64>, String> {
+        let failed = |e: std::io::Error| format!("{}: {e}", self.path.display());
+        let mut file = File::open(&self.path).map_err(failed)?;
+        let mut out = Array2::zeros((at.len(), self.columns));
+        let mut bytes = vec![0; self.columns * self.width];
+        for (mut row, i) in out.rows_mut().into_iter().zip(at) {
+            file.seek(SeekFrom::Start(self.start + (i * bytes.len()) as u64)).map_err(failed)?;
+            file.read_exact(&mut bytes).map_err(failed)?;
+            for (to, from) in row.iter_mut().zip(bytes.chunks_exact(self.width)) {
+                *to = match from.try_into() {
+                    Ok(four) => f64::from(f32::from_le_bytes(four)),
+                    Err(_) => f64::from_le_bytes(from.try_into().expect("eight bytes")),
+                };
+            }
+        }
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array3;
+    use ndarray_npy::WriteNpyExt;
+
+    use super::*;
+
+    #[test]
+    fn rows_are_those_of_the_whole_array() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let values = Array3::from_shape_fn((7, 2, 3), |(i, j, k)| (100 * i + 10 * j + k) as f32 / 7.0);
+        let double = values.mapv(f64::from);
+        let flat = double.clone().into_shape_with_order((7, 6)).expect("42 numbers");
+        let file = |name: &str| folder.path().join(name);
+        values.write_npy(File::create(file("a.npy")).expect("a file")).expect("written");
+        double.write_npy(File::create(file("b.npy")).expect("a file")).expect("written");
+        for name in ["a.npy", "b.npy"] {
+            let stored = Stored::above(&file(name), 0, 0).expect("whole").expect("plain");
+            assert_eq!(stored.shape(), (7, 6));
+            let at = [6, 0, 3, 3];
+            assert_eq!(stored.take(&at).expect("there"), flat.select(ndarray::Axis(0), &at), "{name}");
+        }
+        // Small files, short rows and other layouts are read at once.
+        assert!(Stored::open(&file("a.npy")).expect("whole").is_none());
+        assert!(Stored::above(&file("a.npy"), 0, 25).expect("whole").is_none());
+        double.t().write_npy(File::create(file("c.npy")).expect("a file")).expect("written");
+        assert!(Stored::above(&file("c.npy"), 0, 0).expect("whole").is_none());
+        // A file that ends early is left to the reader that says so.
+        let bytes = std::fs::read(file("a.npy")).expect("bytes");
+        std::fs::write(file("d.npy"), &bytes[..bytes.len() - 4]).expect("written");
+        assert!(Stored::above(&file("d.npy"), 0, 0).expect("a header").is_none());
+    }
+}

@@ -1,0 +1,168 @@
+//! Samples as images of bytes, and those as an extractor's input.
+
+use anyhow::{Result, anyhow, bail};
+use ndarray::ArrayView1;
+
+use super::preset::{Input, Layout};
+use super::resize::Plane;
+
+/// What the numbers of samples stand for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Coding {
+    /// Integers 0 to levels − 1.
+    Levels(u32),
+    /// Reals between two ends.
+    Range([f64; 2]),
+}
+
+impl Coding {
+    /// The byte of a number, the one rule of rounding: 0 to 255 are spread evenly over both ends included, a number
+    /// takes the nearest, halves go up, and what lies outside takes the end. On [−1, 1] this is 127.5 x + 128 cut off.
+    pub fn byte(self, value: f64) -> f64 {
+        let share = match self {
+            Coding::Levels(levels) => value / f64::from(levels.max(2) - 1),
+            Coding::Range([lo, hi]) => (value - lo) / (hi - lo),
+        };
+        (255.0 * share + 0.5).floor().clamp(0.0, 255.0)
+    }
+}
+
+/// Where the numbers of one sample lie in an image.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shape {
+    pub channels: usize,
+    pub height: usize,
+    pub width: usize,
+    last: bool,
+}
+
+impl Shape {
+    /// [H, W], [C, H, W] or [H, W, C] with one or three channels.
+    ///
+    /// # Errors
+    /// For any other shape.
+    pub fn of(shape: &[usize]) -> Result<Shape> {
+        let at = |channels, height, width, last| Ok(Shape { channels, height, width, last });
+        match *shape {
+            [h, w] => at(1, h, w, false),
+            [c @ (1 | 3), h, w] => at(c, h, w, false),
+            [h, w, c @ (1 | 3)] => at(c, h, w, true),
+            _ => bail!(
+                "samples of shape {shape:?} are no images; expected [H, W], [C, H, W] or [H, W, C] with C = 1 or 3"
+            ),
+        }
+    }
+
+    fn index(&self, channel: usize, row: usize, column: usize) -> usize {
+        match self.last {
+            false => (channel * self.height + row) * self.width + column,
+            true => (row * self.width + column) * self.channels + channel,
+        }
+    }
+
+    /// One channel in bytes.
+    pub fn plane(&self, sample: ArrayView1<f64>, channel: usize, coding: Coding) -> Plane {
+        let at = |i: usize| sample[self.index(channel, i / self.width, i % self.width)];
+        let values = (0..self.height * self.width).map(|i| coding.byte(at(i))).collect();
+        Plane { height: self.height, width: self.width, values }
+    }
+}
+
+impl Input {
+    /// One sample as the network takes it.
+    ///
+    /// # Errors
+    /// Where the image cannot become the input's size or channels.
+    pub fn prepare(&self, sample: ArrayView1<f64>, shape: Shape, coding: Coding) -> Result<Vec<f64>> {
+        let [channels, height, width] = self.shape;
+        if shape.channels > channels {
+            bail!("images have {} channels, but the extractor takes {channels}", shape.channels);
+        }
+        let mut planes = Vec::with_capacity(channels);
+        for channel in 0..shape.channels {
+            let plane =
+                self.resize.apply(shape.plane(sample, channel, coding), height, width).map_err(|e| anyhow!(e))?;
+            planes.push(plane.values);
+        }
+        // Grey fills all channels.
+        while planes.len() < channels {
+            planes.push(planes[0].clone());
+        }
+        for (channel, plane) in planes.iter_mut().enumerate() {
+            let of = |v: &Option<Vec<f64>>, none: f64| v.as_ref().map_or(none, |v| v[channel]);
+            let (mean, std) = (of(&self.mean, 0.0), of(&self.std, 1.0));
+            let [lo, hi] = self.range;
+            plane.iter_mut().for_each(|v| *v = (lo + (hi - lo) * (*v / 255.0) - mean) / std);
+        }
+        Ok(match self.layout {
+            Layout::Nchw => planes.concat(),
+            Layout::Nhwc => (0..height * width).flat_map(|i| planes.iter().map(move |p| p[i])).collect(),
+        })
+    }
+
+    /// The shape of one prepared sample.
+    pub fn fed(&self) -> Vec<usize> {
+        let [c, h, w] = self.shape;
+        match self.layout {
+            Layout::Nchw => vec![c, h, w],
+            Layout::Nhwc => vec![h, w, c],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array1;
+
+    use super::*;
+    use crate::features::resize::Resize;
+
+    #[test]
+    fn bytes_are_the_nearest_and_halves_go_up() {
+        let range = Coding::Range([-1.0, 1.0]);
+        for (value, byte) in [(-1.0, 0.0), (1.0, 255.0), (-9.0, 0.0), (9.0, 255.0), (0.0, 128.0)] {
+            assert_eq!(range.byte(value), byte, "{value}");
+        }
+        for byte in 0..=255 {
+            let exact = f64::from(byte) / 127.5 - 1.0;
+            for value in [exact, exact + 0.49 / 127.5, exact - 0.49 / 127.5] {
+                assert_eq!(range.byte(value), f64::from(byte));
+                // The usual `x * 127.5 + 128`, cut off as a byte.
+                assert_eq!(range.byte(value), (value * 127.5 + 128.0).clamp(0.0, 255.0).floor());
+            }
+        }
+        assert_eq!(Coding::Range([0.0, 1.0]).byte(0.5 / 255.0), 1.0);
+        assert_eq!((0..17).map(|v| Coding::Levels(17).byte(f64::from(v))).fold(0.0, f64::max), 255.0);
+        assert_eq!(Coding::Levels(256).byte(77.0), 77.0);
+    }
+
+    #[test]
+    fn layouts_channels_and_scales_meet() {
+        let mut input = Input {
+            shape: [3, 2, 2],
+            layout: Layout::Nchw,
+            resize: Resize::None,
+            range: [0.0, 1.0],
+            mean: Some(vec![0.0, 0.5, 0.0]),
+            std: Some(vec![1.0, 1.0, 0.5]),
+        };
+        let grey = Array1::from(vec![0.0, 255.0, 51.0, 102.0]);
+        let shape = Shape::of(&[2, 2]).expect("grey");
+        let planes = input.prepare(grey.view(), shape, Coding::Levels(256)).expect("fits");
+        let want = [0.0, 1.0, 0.2, 0.4, -0.5, 0.5, -0.3, -0.1, 0.0, 2.0, 0.4, 0.8];
+        assert!(planes.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-15), "{planes:?}");
+        input.layout = Layout::Nhwc;
+        let pixels = input.prepare(grey.view(), shape, Coding::Levels(256)).expect("fits");
+        assert_eq!(pixels[..6], [planes[0], planes[4], planes[8], planes[1], planes[5], planes[9]]);
+        // The same colour image with channels first and last.
+        let first = Array1::from_iter((0..12).map(f64::from));
+        let last = Array1::from_iter((0..4).flat_map(|i| (0..3).map(move |c| f64::from(4 * c + i))));
+        let of = |x: &Array1<f64>, shape: &[usize]| {
+            input.prepare(x.view(), Shape::of(shape).expect("colour"), Coding::Levels(256)).expect("fits")
+        };
+        assert_eq!(of(&first, &[3, 2, 2]), of(&last, &[2, 2, 3]));
+        assert!(Shape::of(&[12]).is_err());
+        input.shape[0] = 1;
+        assert!(input.prepare(first.view(), Shape::of(&[3, 2, 2]).expect("colour"), Coding::Levels(256)).is_err());
+    }
+}

@@ -1,0 +1,275 @@
+//! Samples to features through an ONNX extractor.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use ndarray::{Array2, ArrayD, ArrayView2, Axis, IxDyn, s};
+use sha2::{Digest, Sha256};
+
+use self::images::{Coding, Shape};
+use self::preset::{Input, Named, Preset};
+use crate::model::library::hex;
+use crate::model::onnx::{Provider, Runtime, Session};
+
+pub mod cache;
+pub mod images;
+pub mod preset;
+pub mod resize;
+
+/// Samples per call: fixed, so that `--batch` cannot reach a statistic.
+const MICRO_BATCH: usize = 64;
+
+/// Calls are filled up to a multiple of this: the runtime rounds differently where vector units are not full.
+const FULL: usize = 4;
+
+/// An opened feature extractor.
+pub struct Extractor {
+    session: Session,
+    pub sha256: String,
+    pub preset: Option<Preset>,
+    input: String,
+    features: String,
+    logits: Option<String>,
+    /// Sizes of one sample, −1 where dynamic.
+    shape: Vec<i64>,
+}
+
+/// What an extractor gives for each sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Extracted {
+    pub features: Array2<f64>,
+    /// Where the network classifies.
+    pub logits: Option<Array2<f64>>,
+}
+
+impl Extracted {
+    /// The numbers themselves.
+    pub fn plain(rows: Array2<f64>) -> Extracted {
+        Extracted { features: rows, logits: None }
+    }
+
+    /// Those of some samples.
+    pub fn select(&self, rows: &[usize]) -> Extracted {
+        let of = |x: &Array2<f64>| x.select(Axis(0), rows);
+        Extracted { features: of(&self.features), logits: self.logits.as_ref().map(of) }
+    }
+}
+
+impl Extractor {
+    /// Opens an ONNX file, a preset file or a preset of the program.
+    ///
+    /// Without a preset the input is the first, features are the output `features` or the first, logits the output
+    /// `logits`, and samples are fed as they are.
+    ///
+    /// # Errors
+    /// Where the file is no model, has no ports of the right kind, or is not what its preset says.
+    pub fn open(spec: &Path, runtime: &Runtime, provider: Provider, threads: usize) -> Result<Extractor> {
+        let named = Named::find(spec)?;
+        let name = named.onnx.display().to_string();
+        let bytes = std::fs::read(&named.onnx).with_context(|| format!("{name}: the extractor cannot be read"))?;
+        let session = runtime.open(&name, &bytes, provider, threads)?;
+        if session.inputs.len() != 1 || session.outputs.is_empty() {
+            bail!(
+                "{name}: it has {} inputs and {} outputs, expected one input: samples",
+                session.inputs.len(),
+                session.outputs.len()
+            );
+        }
+        let input = &session.inputs[0];
+        if input.shape.len() < 2 || input.shape[0] >= 0 {
+            bail!(
+                "{name}: input `{}` has shape {:?}, expected a dynamic batch and a sample: [N, …]",
+                input.name,
+                input.shape
+            );
+        }
+        let has = |name: &str| session.outputs.iter().any(|p| p.name == name);
+        let (features, logits) = match &named.preset {
+            Some(preset) => {
+                let outputs = &preset.outputs;
+                for wanted in [Some(&outputs.features), outputs.logits.as_ref()].into_iter().flatten() {
+                    if !has(wanted) {
+                        let there: Vec<&str> = session.outputs.iter().map(|p| p.name.as_str()).collect();
+                        bail!(
+                            "{name}: it has no output `{wanted}`, which its preset names; it has {}",
+                            there.join(", ")
+                        );
+                    }
+                }
+                (outputs.features.clone(), outputs.logits.clone())
+            }
+            None if has("features") => ("features".to_owned(), has("logits").then(|| "logits".to_owned())),
+            None => (session.outputs[0].name.clone(), has("logits").then(|| "logits".to_owned())),
+        };
+        let (input, shape) = (input.name.clone(), input.shape[1..].to_vec());
+        let sha256 = hex(&Sha256::digest(&bytes));
+        Ok(Extractor { session, sha256, preset: named.preset, input, features, logits, shape })
+    }
+
+    /// Whether it gives class logits.
+    pub fn classifies(&self) -> bool {
+        self.logits.is_some()
+    }
+
+    /// Features and logits of each row, in f64.
+    ///
+    /// `coding` says what the numbers stand for. A preset needs it, for it takes bytes; without a preset, numbers are fed
+    /// as they are.
+    ///
+    /// # Errors
+    /// Where the rows do not fit the extractor's input, or it cannot be run.
+    pub fn extract(&mut self, samples: ArrayView2<f64>, shape: &[usize], coding: Option<Coding>) -> Result<Extracted> {
+        let feed = self.feed(samples.ncols(), shape, coding)?;
+        let wanted: Vec<String> = [Some(self.features.clone()), self.logits.clone()].into_iter().flatten().collect();
+        let mut parts: Vec<Vec<Array2<f64>>> = vec![Vec::new(); wanted.len()];
+        for chunk in samples.axis_chunks_iter(Axis(0), MICRO_BATCH) {
+            let fed = feed.call(chunk).with_context(|| self.session.file.clone())?;
+            let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
+            let outputs = self.session.run(vec![(&self.input, fed.view())], &names)?;
+            for ((out, name), parts) in outputs.into_iter().zip(&names).zip(&mut parts) {
+                let rows = fed.shape()[0];
+                if out.shape().first() != Some(&rows) {
+                    bail!("{}: output `{name}` has shape {:?}, expected {rows} rows", self.session.file, out.shape());
+                }
+                let width = out.len() / rows;
+                let flat = out.into_shape_with_order((rows, width))?;
+                if let Some(bad) = flat.iter().find(|v| !v.is_finite()) {
+                    bail!("{}: output `{name}` holds {bad}; expected finite numbers", self.session.file);
+                }
+                parts.push(flat.slice_move(s![..chunk.nrows(), ..]));
+            }
+        }
+        let mut whole = parts.iter().map(|parts| {
+            let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+            ndarray::concatenate(Axis(0), &views)
+        });
+        let features = whole.next().ok_or_else(|| anyhow!("no output"))??;
+        Ok(Extracted { features, logits: whole.next().transpose()? })
+    }
+
+    /// How samples are fed: by the preset, or in the extractor's own shape where it is fixed.
+    fn feed(&self, width: usize, shape: &[usize], coding: Option<Coding>) -> Result<Feed> {
+        let file = &self.session.file;
+        if let Some(preset) = &self.preset {
+            let coding = coding.ok_or_else(|| {
+                anyhow!(
+                    "{file}: the preset `{}` takes images of bytes; say in which range the numbers lie",
+                    preset.name
+                )
+            })?;
+            return Ok(Feed::Images(preset.input.clone(), Shape::of(shape)?, coding));
+        }
+        let fixed: Option<Vec<usize>> = self.shape.iter().map(|s| usize::try_from(*s).ok()).collect();
+        let fed = fixed.unwrap_or_else(|| shape.to_vec());
+        if fed.iter().product::<usize>() != width {
+            bail!(
+                "{file}: input `{}` takes samples of shape {:?}, but the samples have {width} numbers",
+                self.input,
+                self.shape
+            );
+        }
+        Ok(Feed::Plain(fed))
+    }
+}
+
+enum Feed {
+    Images(Input, Shape, Coding),
+    Plain(Vec<usize>),
+}
+
+impl Feed {
+    /// One call's input, its last sample repeated until the call is full.
+    fn call(&self, chunk: ArrayView2<f64>) -> Result<ArrayD<f64>> {
+        let rows = chunk.nrows().next_multiple_of(FULL);
+        let (shape, mut values) = match self {
+            Feed::Images(input, shape, coding) => {
+                let mut values = Vec::new();
+                for sample in chunk.rows() {
+                    values.extend(input.prepare(sample, *shape, *coding)?);
+                }
+                (input.fed(), values)
+            }
+            Feed::Plain(shape) => (shape.clone(), chunk.iter().copied().collect()),
+        };
+        let width = values.len() / chunk.nrows();
+        for _ in chunk.nrows()..rows {
+            values.extend_from_within(values.len() - width..);
+        }
+        let full: Vec<usize> = std::iter::once(rows).chain(shape).collect();
+        Ok(ArrayD::from_shape_vec(IxDyn(&full), values)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::num::key::{Key, Purpose};
+
+    /// Our own classifier, and another author's convolutions where they are at hand.
+    fn networks() -> Vec<(PathBuf, Vec<usize>)> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut found = vec![(root.join("models/digits/features.onnx"), vec![64])];
+        let lenet = root.join("../shared/data/lenet-mnist/lenet.onnx");
+        match lenet.is_file() {
+            true => found.push((lenet, vec![1, 28, 28])),
+            false => println!("skipped: {} is not there", lenet.display()),
+        }
+        found
+    }
+
+    #[test]
+    fn neither_calls_nor_order_nor_threads_change_a_bit() {
+        let runtime = Runtime::get(None).expect("ONNX Runtime");
+        for (path, shape) in networks() {
+            let width = shape.iter().product::<usize>();
+            let draws = Key { seed: 1 }.uniform(Purpose::Check, 0, 0, 150 * width);
+            let samples = draws.into_shape_with_order((150, width)).expect("draws");
+            let on = |threads, samples: ArrayView2<f64>| {
+                let mut extractor = Extractor::open(&path, runtime, Provider::Cpu, threads).expect("a model");
+                assert!(extractor.classifies());
+                extractor.extract(samples, &shape, None).expect("features")
+            };
+            let all = on(1, samples.view());
+            assert_eq!((all.features.nrows(), all.logits.as_ref().map(|l| l.ncols())), (150, Some(10)));
+            assert_eq!(all, on(2, samples.view()));
+            let back = on(1, samples.slice(s![..;-1, ..]));
+            assert_eq!(back.features.slice(s![..;-1, ..]), all.features);
+            for size in [1, 7, 64] {
+                for (i, chunk) in samples.axis_chunks_iter(Axis(0), size).enumerate().step_by(5) {
+                    let some = on(1, chunk);
+                    let rows = i * size..i * size + chunk.nrows();
+                    assert_eq!(some.features, all.features.slice(s![rows.clone(), ..]), "{} {size}", path.display());
+                    assert_eq!(some.logits, all.logits.as_ref().map(|l| l.slice(s![rows, ..]).to_owned()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_preset_says_how_images_become_input() {
+        let runtime = Runtime::get(None).expect("ONNX Runtime");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let network = include_bytes!("../../tests/data/metrics/mean.onnx");
+        std::fs::write(folder.path().join("mean.onnx"), network).expect("written");
+        let preset = "name: mean\nfile: mean.onnx\nexport: python scripts/metric_references.py\n\
+                      input: {shape: [3, 4, 6], resize: clean, range: [-1, 1], mean: [0, 0.5, 0]}\n\
+                      outputs: {features: means, logits: sums}\n";
+        let path = folder.path().join("mean.yaml");
+        std::fs::write(&path, preset).expect("written");
+        let mut extractor = Extractor::open(&path, runtime, Provider::Cpu, 1).expect("a preset");
+        // White and black, 8 by 12: halved in size they stay white and black.
+        let mut images = Array2::zeros((2, 96));
+        images.row_mut(0).fill(255.0);
+        let got = extractor.extract(images.view(), &[8, 12], Some(Coding::Levels(256))).expect("images");
+        let want = ndarray::array![[1.0, 0.5, 1.0], [-1.0, -1.5, -1.0]];
+        assert!((&got.features - &want).iter().all(|e| e.abs() < 1e-6), "{got:?}");
+        assert!((got.logits.expect("named") - want * 24.0).iter().all(|e| e.abs() < 1e-4));
+        let refused = extractor.extract(images.view(), &[8, 12], None).expect_err("no range");
+        assert!(refused.to_string().contains("range"), "{refused}");
+        std::fs::write(&path, preset.replace("sums", "nope")).expect("written");
+        let refused = Extractor::open(&path, runtime, Provider::Cpu, 1).err().expect("no such output");
+        assert!(refused.to_string().contains("`nope`") && refused.to_string().contains("means, sums"), "{refused}");
+    }
+}

@@ -1,0 +1,201 @@
+//! What belongs to a feature extractor besides its network: how images become its input, and where it comes from.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::resize::Resize;
+use crate::model::card::yaml;
+use crate::model::library::{cache_root, hex};
+
+/// A preset file: the extractor's conventions, which are part of every statistic's definition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preset {
+    pub name: String,
+    /// The ONNX file, from the preset's folder.
+    pub file: PathBuf,
+    /// Of the ONNX file; not checked where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// The command that makes the file.
+    pub export: String,
+    pub input: Input,
+    #[serde(default)]
+    pub outputs: Outputs,
+}
+
+/// From images of bytes to what the network is fed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// Channels, height, width; grey images fill three channels.
+    pub shape: [usize; 3],
+    #[serde(default)]
+    pub layout: Layout,
+    #[serde(default)]
+    pub resize: Resize,
+    /// Where 0 and 255 go.
+    pub range: [f64; 2],
+    /// Then (value − mean)/std by channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<Vec<f64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub std: Option<Vec<f64>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// [N, channels, height, width]
+    #[default]
+    Nchw,
+    /// [N, height, width, channels]
+    Nhwc,
+}
+
+/// Names of the network's outputs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Outputs {
+    pub features: String,
+    /// Class logits, where the network classifies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logits: Option<String>,
+}
+
+impl Default for Outputs {
+    fn default() -> Self {
+        Outputs { features: "features".to_owned(), logits: None }
+    }
+}
+
+/// Presets that come with the program, by name; their ONNX files lie in `extractors/` of the working folder or of the cache.
+const BUILT_IN: &[(&str, &str)] = &[
+    ("inception-v3", include_str!("../../extractors/inception-v3.yaml")),
+    ("inception-v3-clean", include_str!("../../extractors/inception-v3-clean.yaml")),
+    ("dinov2-vitl14", include_str!("../../extractors/dinov2-vitl14.yaml")),
+    ("clip-vitl14-336", include_str!("../../extractors/clip-vitl14-336.yaml")),
+];
+
+/// Whether the program has a preset of that name.
+pub fn built_in(spec: &Path) -> bool {
+    BUILT_IN.iter().any(|(known, _)| Path::new(known) == spec)
+}
+
+/// What `--extractor` names: an ONNX file, a preset file, or a preset of the program.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Named {
+    pub onnx: PathBuf,
+    pub preset: Option<Preset>,
+}
+
+impl Named {
+    /// # Errors
+    /// Where a preset is wrong, or its file is absent or another than it says.
+    pub fn find(spec: &Path) -> Result<Named> {
+        let name = spec.display().to_string();
+        if let Some((_, text)) = BUILT_IN.iter().find(|(known, _)| *known == name) {
+            let folders = [Some(PathBuf::from("extractors")), cache_root().ok().map(|c| c.join("extractors"))];
+            let preset = Preset::parse(&name, text)?;
+            let found = folders.into_iter().flatten().map(|f| f.join(&preset.file)).find(|f| f.is_file());
+            let onnx = found.unwrap_or_else(|| Path::new("extractors").join(&preset.file));
+            return Named::checked(onnx, preset);
+        }
+        let written = spec.extension().is_some_and(|e| e == "yaml" || e == "yml");
+        if !written {
+            if !spec.exists() && !name.contains(['/', '.']) {
+                let known: Vec<&str> = BUILT_IN.iter().map(|p| p.0).collect();
+                bail!("{name}: no such extractor; expected an ONNX file, a preset file or one of {}", known.join(", "));
+            }
+            return Ok(Named { onnx: spec.to_owned(), preset: None });
+        }
+        let text = std::fs::read_to_string(spec).with_context(|| format!("{name}: the preset cannot be read"))?;
+        let preset = Preset::parse(&name, &text)?;
+        Named::checked(spec.parent().unwrap_or(Path::new("")).join(&preset.file), preset)
+    }
+
+    fn checked(onnx: PathBuf, preset: Preset) -> Result<Named> {
+        if !onnx.is_file() {
+            bail!("{}: the extractor `{}` is not there; make it with `{}`", onnx.display(), preset.name, preset.export);
+        }
+        if let Some(expected) = &preset.sha256 {
+            let bytes = std::fs::read(&onnx).with_context(|| onnx.display().to_string())?;
+            let found = hex(&Sha256::digest(&bytes));
+            if found != *expected {
+                bail!("{}: its SHA-256 is {found}, but the preset `{}` says {expected}", onnx.display(), preset.name);
+            }
+        }
+        Ok(Named { onnx, preset: Some(preset) })
+    }
+}
+
+impl Preset {
+    fn parse(name: &str, text: &str) -> Result<Preset> {
+        let preset: Preset = yaml(text).map_err(|e| anyhow!("{name}: {e}"))?;
+        let input = &preset.input;
+        let [channels, height, width] = input.shape;
+        if ![1, 3].contains(&channels) || height == 0 || width == 0 {
+            bail!("{name}: input.shape is {:?}, expected [1 or 3 channels, height, width]", input.shape);
+        }
+        let finite = |v: &f64| v.is_finite();
+        if !input.range.iter().all(finite) || input.range[0] >= input.range[1] {
+            bail!("{name}: input.range is {:?}, expected two numbers, the smaller first", input.range);
+        }
+        for (key, values) in [("mean", &input.mean), ("std", &input.std)] {
+            let fine = |v: &Vec<f64>| v.len() == channels && v.iter().all(|v| finite(v) && (key == "mean" || *v > 0.0));
+            if !values.as_ref().is_none_or(fine) {
+                bail!("{name}: input.{key} is {values:?}, expected {channels} numbers, one per channel");
+            }
+        }
+        Ok(preset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_of_the_program_are_whole_and_say_how_their_file_is_made() {
+        for (name, text) in BUILT_IN {
+            let preset = Preset::parse(name, text).expect(name);
+            assert_eq!(preset.name, *name);
+            assert!(preset.export.contains("scripts/export_extractors.py") && preset.export.contains(name), "{name}");
+            let absent = Named::checked(PathBuf::from("nowhere/x.onnx"), preset.clone()).expect_err("absent");
+            let text = absent.to_string();
+            assert!(text.contains("nowhere/x.onnx") && text.contains(&preset.export), "{text}");
+        }
+        assert!(Named::find(Path::new("inception")).is_err_and(|e| e.to_string().contains("inception-v3")));
+    }
+
+    #[test]
+    fn wrong_presets_are_refused_by_key() {
+        let whole = BUILT_IN[0].1;
+        for (from, to, word) in [
+            ("shape: [3, 299, 299]", "shape: [2, 299, 299]", "input.shape"),
+            ("range: [-1, 0.9921875]", "range: [1, -1]", "input.range"),
+            ("range: [-1, 0.9921875]", "range: [-1, 0.9921875]\n  mean: [0.5]", "input.mean"),
+            ("range: [-1, 0.9921875]", "range: [-1, 0.9921875]\n  std: [1, 0, 1]", "input.std"),
+            ("range: [-1, 0.9921875]", "range: [-1, 0.9921875]\n  crop: 3", "crop"),
+            ("resize: tensorflow", "resize: nope", "nope"),
+        ] {
+            assert!(whole.contains(from), "{from}");
+            let error = Preset::parse("p.yaml", &whole.replacen(from, to, 1)).expect_err(word).to_string();
+            assert!(error.contains(word) && error.contains("p.yaml"), "{error}");
+        }
+    }
+
+    #[test]
+    fn another_file_than_the_presets_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(folder.path().join("x.onnx"), b"other").expect("written");
+        let text =
+            BUILT_IN[0].1.replacen("file: inception-v3.onnx", &format!("file: x.onnx\nsha256: {}", "0".repeat(64)), 1);
+        let path = folder.path().join("p.yaml");
+        std::fs::write(&path, text).expect("written");
+        assert!(Named::find(&path).is_err_and(|e| e.to_string().contains("SHA-256")));
+    }
+}

@@ -1,0 +1,209 @@
+//! Resizing as the field's packages do it, digit for digit where they define a statistic.
+//!
+//! Images are planes of f64 that stand for the float32 of the packages: sums in f64, one rounding to f32 per pass.
+
+use serde::{Deserialize, Serialize};
+
+/// How images come to the size that a network takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resize {
+    /// Images have the size already, or are refused.
+    #[default]
+    None,
+    /// Pillow's bicubic (a = −½), widened when it shrinks, on float planes, cut to 0–255 and not rounded: clean-fid.
+    Clean,
+    /// Pillow's bilinear, likewise.
+    CleanBilinear,
+    /// Bilinear without half-pixel centres and without widening, in float32: TensorFlow 1.x, torch-fidelity, pytorch's FID ports.
+    Tensorflow,
+    /// Bicubic with a = −¾ and half-pixel centres, not widened, not cut: torch's `interpolate`, as CMMD's code has it.
+    Torch,
+}
+
+/// One plane of an image, row by row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plane {
+    pub height: usize,
+    pub width: usize,
+    pub values: Vec<f64>,
+}
+
+impl Resize {
+    /// The plane at another size.
+    ///
+    /// # Errors
+    /// For [`Resize::None`], where the size is another.
+    pub fn apply(self, plane: Plane, height: usize, width: usize) -> Result<Plane, String> {
+        let (rows, columns) = match self {
+            Resize::None if (plane.height, plane.width) == (height, width) => return Ok(plane),
+            Resize::None => {
+                return Err(format!(
+                    "images are {}×{}, but the extractor takes {height}×{width} and its preset resizes nothing",
+                    plane.height, plane.width
+                ));
+            }
+            Resize::Clean => (pillow(plane.height, height, 2.0, &keys), pillow(plane.width, width, 2.0, &keys)),
+            Resize::CleanBilinear => (pillow(plane.height, height, 1.0, &hat), pillow(plane.width, width, 1.0, &hat)),
+            Resize::Tensorflow => return Ok(tensorflow(&plane, height, width)),
+            Resize::Torch => (torch(plane.height, height), torch(plane.width, width)),
+        };
+        let mut out = vertical(&horizontal(&plane, &columns), &rows);
+        if matches!(self, Resize::Clean | Resize::CleanBilinear) {
+            out.values.iter_mut().for_each(|v| *v = v.clamp(0.0, 255.0));
+        }
+        Ok(out)
+    }
+}
+
+/// What one new number is made of: old indices from `first` on, with their weights.
+struct Tap {
+    at: Vec<usize>,
+    weights: Vec<f64>,
+}
+
+/// The cubic of Keys (1981) with a = −½.
+fn keys(x: f64) -> f64 {
+    cubic(x, -0.5)
+}
+
+fn hat(x: f64) -> f64 {
+    (1.0 - x.abs()).max(0.0)
+}
+
+fn cubic(x: f64, a: f64) -> f64 {
+    let x = x.abs();
+    match x {
+        _ if x < 1.0 => ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0,
+        _ if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * a,
+        _ => 0.0,
+    }
+}
+
+/// Pillow's taps: the kernel is stretched by the factor of shrinking and cut at the border, weights sum to 1.
+fn pillow(old: usize, new: usize, reach: f64, kernel: &dyn Fn(f64) -> f64) -> Vec<Tap> {
+    let step = old as f64 / new as f64;
+    let stretch = step.max(1.0);
+    let support = reach * stretch;
+    (0..new)
+        .map(|i| {
+            let centre = (i as f64 + 0.5) * step;
+            let first = (centre - support + 0.5).max(0.0) as usize;
+            let last = ((centre + support + 0.5) as usize).min(old);
+            let raw: Vec<f64> = (first..last).map(|j| kernel((j as f64 - centre + 0.5) * (1.0 / stretch))).collect();
+            let sum: f64 = raw.iter().sum();
+            Tap { at: (first..last).collect(), weights: raw.iter().map(|w| w / sum).collect() }
+        })
+        .collect()
+}
+
+/// Torch's bicubic taps: four of them, indices cut at the border, coordinates in float32.
+fn torch(old: usize, new: usize) -> Vec<Tap> {
+    let step = old as f32 / new as f32;
+    (0..new)
+        .map(|i| {
+            let centre = (i as f32 + 0.5) * step - 0.5;
+            let base = centre.floor();
+            let at = |k: f64| (f64::from(base) + k).clamp(0.0, old as f64 - 1.0) as usize;
+            let offsets = [-1.0, 0.0, 1.0, 2.0];
+            let weight = |k: f64| cubic(f64::from(centre - base) - k, -0.75);
+            Tap { at: offsets.map(at).to_vec(), weights: offsets.map(weight).to_vec() }
+        })
+        .collect()
+}
+
+fn horizontal(plane: &Plane, taps: &[Tap]) -> Plane {
+    let mut values = Vec::with_capacity(plane.height * taps.len());
+    for row in plane.values.chunks_exact(plane.width) {
+        values.extend(taps.iter().map(|tap| weighed(tap, |j| row[j])));
+    }
+    Plane { height: plane.height, width: taps.len(), values }
+}
+
+fn vertical(plane: &Plane, taps: &[Tap]) -> Plane {
+    let mut values = Vec::with_capacity(plane.width * taps.len());
+    for tap in taps {
+        values.extend((0..plane.width).map(|x| weighed(tap, |j| plane.values[j * plane.width + x])));
+    }
+    Plane { height: taps.len(), width: plane.width, values }
+}
+
+fn weighed(tap: &Tap, value: impl Fn(usize) -> f64) -> f64 {
+    let sum: f64 = tap.at.iter().zip(&tap.weights).map(|(j, w)| value(*j) * w).sum();
+    f64::from(sum as f32)
+}
+
+/// In float32 throughout, in the order of the kernel: along x in both rows, then between them.
+fn tensorflow(plane: &Plane, height: usize, width: usize) -> Plane {
+    let at = |i: usize, old: usize, new: usize| {
+        let x = i as f32 * (old as f64 / new as f64) as f32;
+        let low = x as usize;
+        (low.min(old - 1), (low + 1).min(old - 1), x - low as f32)
+    };
+    let value = |y: usize, x: usize| plane.values[y * plane.width + x] as f32;
+    let mut values = Vec::with_capacity(height * width);
+    for i in 0..height {
+        let (top, bottom, dy) = at(i, plane.height, height);
+        for j in 0..width {
+            let (left, right, dx) = at(j, plane.width, width);
+            let along = |y: usize| value(y, left) + (value(y, right) - value(y, left)) * dx;
+            let (above, below) = (along(top), along(bottom));
+            values.push(f64::from(above + (below - above) * dy));
+        }
+    }
+    Plane { height, width, values }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use ndarray::Array2;
+    use ndarray_npy::NpzReader;
+
+    use super::*;
+
+    /// Pillow, torch-fidelity and torch, run by scripts/metric_references.py.
+    #[test]
+    fn the_fields_packages_give_the_same_images() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/metrics/resize.npz");
+        let mut references = NpzReader::new(File::open(path).expect(path)).expect("an archive");
+        let mut read =
+            |name: &str| -> Array2<f32> { references.by_name(name).unwrap_or_else(|e| panic!("{name}: {e}")) };
+        for image in ["small", "large"] {
+            let old = read(image);
+            for (name, resize, tolerance) in [
+                ("clean", Resize::Clean, 0.0),
+                ("clean-bilinear", Resize::CleanBilinear, 0.0),
+                ("tensorflow", Resize::Tensorflow, 0.0),
+                ("torch", Resize::Torch, 1e-4),
+            ] {
+                for size in ["17x23", "9x8", "40x12"] {
+                    let want = read(&format!("{image}_{name}_{size}"));
+                    let plane = Plane {
+                        height: old.nrows(),
+                        width: old.ncols(),
+                        values: old.iter().map(|v| f64::from(*v)).collect(),
+                    };
+                    let got = resize.apply(plane, want.nrows(), want.ncols()).expect("resized");
+                    let worst =
+                        got.values.iter().zip(&want).map(|(a, b)| (a - f64::from(*b)).abs()).fold(0.0, f64::max);
+                    println!("{image} {name} {size}: {worst:e}");
+                    assert!(worst <= tolerance, "{image} {name} {size}: {worst:e}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_constant_stays_and_another_size_without_a_rule_is_refused() {
+        let plane = Plane { height: 5, width: 7, values: vec![31.0; 35] };
+        for resize in [Resize::Clean, Resize::CleanBilinear, Resize::Tensorflow, Resize::Torch] {
+            let out = resize.apply(plane.clone(), 3, 11).expect("resized");
+            assert_eq!((out.height, out.width), (3, 11));
+            assert!(out.values.iter().all(|v| (v - 31.0).abs() < 1e-4), "{resize:?}");
+        }
+        assert_eq!(Resize::None.apply(plane.clone(), 5, 7), Ok(plane.clone()));
+        assert!(Resize::None.apply(plane, 3, 11).is_err_and(|e| e.contains("5×7") && e.contains("3×11")));
+    }
+}

@@ -1,0 +1,157 @@
+//! The Fréchet distance extrapolated to infinitely many generated samples (Chong & Forsyth 2020).
+
+use serde::{Deserialize, Serialize};
+
+use super::frechet::{self, Coupling, Side};
+use super::sample::Sample;
+use super::{Statistic, draws};
+use crate::num::key::Key;
+use crate::num::stats::{self, Estimate};
+
+/// The intercept of a line through distances over 1/n, for n = N, N/2, …, N/`points` generated samples.
+///
+/// For each m the generated samples are split at random into m disjoint blocks, and the distances of all blocks to the whole
+/// reference are averaged; averages are weighted by m⁻¹, for the blocks' second-order noise grows as m/N and
+/// averages out as √m. The reference stays what it is, as in the paper: its own bias remains.
+///
+/// Every average is over all samples, so to first order each has the same error, that of the distance
+/// itself, and so has the intercept, whose weights sum to 1: the standard error is the delta method's for
+/// `frechet`, joined with the second-order noise as the blocks' spread shows it. A fit through overlapping subsets has no such error.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FrechetInfinity {
+    pub points: usize,
+}
+
+impl Default for FrechetInfinity {
+    fn default() -> Self {
+        FrechetInfinity { points: 5 }
+    }
+}
+
+impl Statistic for FrechetInfinity {
+    fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
+        frechet::at_least_two("frechet-infinity", generated, reference)?;
+        let fine = (2..=100).contains(&self.points) && generated >= 2 * self.points;
+        fine.then_some(()).ok_or_else(|| {
+            format!(
+                "frechet-infinity: points is {} for {generated} generated samples, expected 2 to {}",
+                self.points,
+                (generated / 2).min(100)
+            )
+        })
+    }
+
+    fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
+        let n = generated.len();
+        // With fewer samples than columns a distance is no line in 1/n.
+        let (smallest, width) = (n / self.points, generated.width());
+        if smallest <= width {
+            return Err(format!(
+                "frechet-infinity: the smallest of {} points has {smallest} samples of {width} numbers each, \
+                 expected more samples than numbers; draw at least {} samples, or lower `points`",
+                self.points,
+                self.points * (width + 1)
+            ));
+        }
+        let r = Side::whole(reference)?;
+        let g = Side::whole(generated)?;
+        let coupling = Coupling::of(&g, &r)?;
+        let of_generated = coupling.variance(generated, &g, 0, key)?;
+        let first = of_generated + coupling.variance(reference, &r, 1, key)?;
+
+        let mut line = vec![Point { inverse: 1.0 / n as f64, weight: 1.0, distance: coupling.distance, noise: None }];
+        for m in 2..=self.points {
+            let order = draws::order(n, key, 1000 + m as u64);
+            let distances: Vec<f64> = (0..m)
+                .map(|b| frechet::alone(&Side::of(generated, &order[b * n / m..(b + 1) * n / m])?, &r))
+                .collect::<Result<_, String>>()?;
+            let mean = stats::mean(&distances).ok_or("frechet-infinity: no block")?;
+            // The spread over blocks holds the first order of n/m samples too, which the average over all does not.
+            let noise = mean.stderr.map(|e| (e * e - of_generated).max(0.0));
+            line.push(Point { inverse: m as f64 / n as f64, weight: 1.0 / m as f64, distance: mean.value, noise });
+        }
+        let (value, weights) = intercept(&line);
+        // One constant c with noise c·m/N² per average, from all points.
+        let scale = line.iter().filter_map(|p| Some(p.noise? * p.weight)).sum::<f64>() / (line.len() - 1) as f64;
+        let second: f64 = line.iter().zip(&weights).map(|(p, w)| w * w * scale / p.weight).sum();
+        Ok(Estimate { value, stderr: Some((first + second).sqrt()), n })
+    }
+}
+
+struct Point {
+    /// 1/n of its blocks.
+    inverse: f64,
+    weight: f64,
+    distance: f64,
+    /// Variance of second order, where it can be told.
+    noise: Option<f64>,
+}
+
+/// The weighted line's value at 0, and the weight of each distance in it.
+fn intercept(line: &[Point]) -> (f64, Vec<f64>) {
+    let total: f64 = line.iter().map(|p| p.weight).sum();
+    let centre = line.iter().map(|p| p.weight * p.inverse).sum::<f64>() / total;
+    let spread: f64 = line.iter().map(|p| p.weight * (p.inverse - centre).powi(2)).sum();
+    let weights: Vec<f64> =
+        line.iter().map(|p| p.weight * (1.0 / total - centre * (p.inverse - centre) / spread)).collect();
+    (line.iter().zip(&weights).map(|(p, w)| p.distance * w).sum(), weights)
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array2;
+
+    use super::*;
+    use crate::metric::testing::{self, normal};
+
+    #[test]
+    fn a_line_is_followed_to_zero() {
+        let line: Vec<Point> = (1..=4)
+            .map(|m| {
+                let m = f64::from(m);
+                Point { inverse: m / 40.0, weight: 1.0 / m, distance: 3.0 + 5.0 * m / 40.0, noise: None }
+            })
+            .collect();
+        let (value, weights) = intercept(&line);
+        assert!((value - 3.0).abs() < 1e-12);
+        assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_bias_is_gone_and_the_error_covers_the_truth() {
+        // N(0, I) against a reference of mean 0.1 and covariance 1.2² I exactly, so that the truth is known.
+        let (d, repeats) = (8, 500);
+        let reach = 1.2 * ((2 * d * repeats - 1) as f64 / (2 * repeats) as f64).sqrt();
+        let reference = Array2::from_shape_fn((2 * d * repeats, d), |(i, j)| {
+            let on = i % d == j;
+            0.1 + if on { reach * if i / d % 2 == 0 { 1.0 } else { -1.0 } } else { 0.0 }
+        });
+        let truth = d as f64 * (0.01 + 0.04);
+        let results: Vec<(f64, f64, f64)> = (0..100)
+            .map(|i| {
+                let x = normal(i + 10, 400, d, 0.0, 1.0);
+                let plain = testing::compute(&frechet::Frechet {}, &x, &reference, 0).expect("fine").value;
+                let got = testing::compute(&FrechetInfinity::default(), &x, &reference, i).expect("fine");
+                (plain - truth, got.value - truth, got.stderr.expect("defined"))
+            })
+            .collect();
+        let mean = |f: &dyn Fn(&(f64, f64, f64)) -> f64| {
+            stats::mean(&results.iter().map(f).collect::<Vec<_>>()).expect("many")
+        };
+        let (plain, bias) = (mean(&|r| r.0), mean(&|r| r.1));
+        let error = bias.stderr.expect("many");
+        assert!(plain.value > 4.0 * error, "nothing to remove: {plain:?}");
+        assert!(bias.value.abs() < 4.0 * error, "{plain:?} {bias:?}");
+        let covered = results.iter().filter(|r| r.1.abs() < stats::Z95 * r.2).count();
+        println!("covered {covered} of 100; biases {} {}", plain.value, bias.value);
+        assert!((88..=100).contains(&covered), "{covered} of 100 intervals hold the truth");
+    }
+
+    #[test]
+    fn blocks_of_fewer_samples_than_columns_are_refused() {
+        let (x, y) = (normal(1, 40, 9, 0.0, 1.0), normal(2, 40, 9, 0.0, 1.0));
+        let refused = testing::compute(&FrechetInfinity::default(), &x, &y, 0).expect_err("8 samples");
+        assert!(refused.contains("at least 50 samples"), "{refused}");
+    }
+}

@@ -1,0 +1,134 @@
+//! The Vendi score: the effective number of different samples (Friedman & Dieng 2023).
+
+use ndarray::{Array1, Array2};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::Statistic;
+use super::cmmd::unit;
+use super::sample::{ROWS, Sample};
+use crate::num::key::Key;
+use crate::num::linalg::{self, Gram};
+use crate::num::stats::{self, Estimate};
+
+/// exp of the Rényi entropy of order q of the spectrum of K/n, K the cosines between generated samples.
+///
+/// q = 1 is Shannon's. The spectrum is that of ρ = Σ x xᵀ/n for unit rows x, of which only D × D numbers are kept. The
+/// reference is not looked at. Of few samples the score is too small: it cannot exceed their number.
+///
+/// The standard error is the delta method's: the influence of x is −xᵀ ln ρ x for q = 1, and
+/// q/(1 − q) · xᵀ ρ^{q−1} x / tr ρ^q otherwise.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Vendi {
+    pub q: f64,
+}
+
+impl Default for Vendi {
+    fn default() -> Self {
+        Vendi { q: 1.0 }
+    }
+}
+
+impl Statistic for Vendi {
+    fn check(&self, generated: usize, _reference: usize) -> Result<(), String> {
+        if generated < 2 {
+            return Err(format!("vendi: {generated} generated samples, expected at least 2"));
+        }
+        let fine = self.q.is_finite() && self.q > 0.0;
+        fine.then_some(()).ok_or_else(|| format!("vendi: q is {}, expected a number above 0", self.q))
+    }
+
+    fn compute(&self, generated: &Sample, _reference: &Sample, _key: Key) -> Result<Estimate, String> {
+        let n = generated.len();
+        let rows = |block: &usize| -> Result<Array2<f64>, String> {
+            let positions: Vec<usize> = (*block..n.min(block + ROWS)).collect();
+            unit("vendi", generated.rows(&positions)?.view())
+        };
+        let blocks: Vec<usize> = (0..n).step_by(ROWS).collect();
+        let parts: Vec<Gram> = blocks
+            .par_chunks(blocks.len().div_ceil(4))
+            .map(|part| {
+                let mut sum = Gram::zeros(generated.width());
+                for block in part {
+                    sum.add_rows(rows(block)?.view());
+                }
+                Ok(sum)
+            })
+            .collect::<Result<_, String>>()?;
+        let mut sum = Gram::zeros(generated.width());
+        parts.iter().for_each(|part| sum.add(part));
+        let (values, vectors) = linalg::eigh((sum.symmetric() / n as f64).view()).map_err(str::to_owned)?;
+
+        let spectrum = Spectrum::new(values, self.q);
+        let influences: Vec<Vec<f64>> = blocks
+            .par_iter()
+            .map(|block| {
+                let along = linalg::matmul(rows(block)?.view(), vectors.view());
+                Ok(along.mapv_into(|v| v * v).dot(&spectrum.influence).to_vec())
+            })
+            .collect::<Result<_, String>>()?;
+        let value = spectrum.entropy.exp();
+        let spread = stats::mean(&influences.concat()).and_then(|e| e.stderr);
+        Ok(Estimate { value, stderr: spread.map(|e| value * e), n })
+    }
+}
+
+/// An entropy of eigenvalues, and its derivative by each.
+struct Spectrum {
+    entropy: f64,
+    influence: Array1<f64>,
+}
+
+impl Spectrum {
+    fn new(values: Array1<f64>, q: f64) -> Spectrum {
+        // Eigenvalues below the rounding of the largest are zeros, which count for nothing.
+        let least = values.len() as f64 * f64::EPSILON * values.fold(0.0f64, |a, b| a.max(*b));
+        let of = |f: &dyn Fn(f64) -> f64| values.mapv(|v| if v > least { f(v) } else { 0.0 });
+        if q == 1.0 {
+            let entropy = -of(&|v| v * v.ln()).sum();
+            return Spectrum { entropy, influence: -of(&f64::ln) };
+        }
+        let power = of(&|v| v.powf(q)).sum();
+        Spectrum { entropy: power.ln() / (1.0 - q), influence: of(&|v| v.powf(q - 1.0)) * (q / (1.0 - q) / power) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metric::testing::{self, honest, normal};
+
+    #[test]
+    fn orthogonal_samples_are_counted() {
+        // Four directions, each five times and of any length: four different samples for every order.
+        let x = Array2::from_shape_fn((20, 6), |(i, j)| if i % 4 == j { 1.0 + i as f64 } else { 0.0 });
+        for q in [0.5, 1.0, 2.0, 7.0] {
+            let got = testing::compute(&Vendi { q }, &x, &x, 0).expect("fine");
+            assert!((got.value - 4.0).abs() < 1e-10, "{q} {got:?}");
+        }
+        let same = Array2::<f64>::ones((9, 3));
+        assert!((testing::compute(&Vendi::default(), &same, &same, 0).expect("fine").value - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn fewer_samples_than_columns_give_the_spectrum_of_their_cosines() {
+        let x = normal(1, 7, 30, 0.2, 1.0);
+        let u = unit("vendi", x.view()).expect("not zero");
+        let values = linalg::eigvalsh((u.dot(&u.t()) / 7.0).view()).expect("finite");
+        let want = (-values.iter().map(|v| v * v.ln()).sum::<f64>()).exp();
+        let got = testing::compute(&Vendi::default(), &x, &x, 0).expect("fine").value;
+        assert!((got - want).abs() < 1e-11 * want, "{got} {want}");
+    }
+
+    #[test]
+    fn the_standard_error_is_the_spread_over_repeated_draws() {
+        for q in [1.0, 2.0] {
+            honest(0.15, |i| {
+                let mut x = normal(i, 300, 4, 0.0, 1.0);
+                x.column_mut(0).mapv_inplace(|v| 3.0 * v + 1.0);
+                testing::compute(&Vendi { q }, &x, &x, 0).expect("fine")
+            });
+        }
+    }
+}

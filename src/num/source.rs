@@ -1,0 +1,33 @@
+//! Rows of numbers that can be read again and again, wherever they are kept.
+
+use ndarray::{Array2, ArrayBase, Axis, Data, Ix2};
+
+/// A table of numbers of which some rows are looked at at a time.
+pub trait Source: Sync {
+    /// Rows and columns.
+    fn shape(&self) -> (usize, usize);
+
+    /// The rows with the given indices, in that order.
+    ///
+    /// # Errors
+    /// A sentence, where the rows cannot be read.
+    fn take(&self, at: &[usize]) -> Result<Array2<f64>, String>;
+}
+
+impl<S> Source for ArrayBase<S, Ix2>
+where
+    S: Data + Sync,
+    S::Elem: Copy + Into<f64>,
+{
+    fn shape(&self) -> (usize, usize) {
+        self.dim()
+    }
+
+    fn take(&self, at: &[usize]) -> Result<Array2<f64>, String> {
+        let mut out = Array2::zeros((at.len(), self.ncols()));
+        for (mut row, i) in out.rows_mut().into_iter().zip(at) {
+            row.zip_mut_with(&self.index_axis(Axis(0), *i), |to, from| *to = (*from).into());
+        }
+        Ok(out)
+    }
+}

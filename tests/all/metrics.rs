@@ -1,0 +1,183 @@
+//! `flowgauge metrics` in full: orders, images, ranges, the floor, presets and what is kept between calls.
+
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array1, Array2, Array3, Axis, s};
+use ndarray_npy::{read_npy, write_npy};
+
+use super::cli::{Done, command, finish, flowgauge, refused, samples, write};
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn digits(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/digits").join(name)
+}
+
+fn table(path: PathBuf) -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert!(text.starts_with("metric,value,stderr,n_generated,n_reference\n"), "{text}");
+    text.lines().skip(1).map(|l| l.split(',').map(str::to_owned).collect()).collect()
+}
+
+fn call(at: &Path, other: &[&str]) -> Done {
+    let mut args = vec!["metrics", "--quiet"];
+    args.extend(other);
+    flowgauge(at, &args)
+}
+
+#[test]
+fn neither_order_nor_threads_nor_batch_change_a_digit() {
+    let folder = folder();
+    let at = folder.path();
+    let (held, train): (Array2<u8>, Array2<u8>) =
+        (read_npy(digits("heldout.npy")).expect("digits"), read_npy(digits("train.npy")).expect("digits"));
+    write_npy(at.join("a.npy"), &held).expect("written");
+    write_npy(at.join("b.npy"), &train.slice(s![..310, ..])).expect("written");
+    write_npy(at.join("a_back.npy"), &held.slice(s![..;-1, ..])).expect("written");
+    write_npy(at.join("b_back.npy"), &train.slice(s![..310;-1, ..])).expect("written");
+    let extractor = digits("features.onnx").display().to_string();
+    let read = |a: &str, b: &str, other: &[&str]| {
+        let mut args =
+            vec!["--generated", a, "--reference", b, "--extractor", &extractor, "--out", "out.csv", "--no-cache"];
+        args.extend(other);
+        call(at, &args).is(0);
+        std::fs::read_to_string(at.join("out.csv")).expect("a table")
+    };
+    let first = read("a.npy", "b.npy", &["--threads", "1"]);
+    assert_eq!(first, read("a_back.npy", "b_back.npy", &["--threads", "2", "--batch", "7"]));
+    // All that are listed, the extractor's logits included.
+    let listed = flowgauge::metric::Metric::NAMES;
+    let names: Vec<String> = table(at.join("out.csv")).into_iter().map(|l| l[0].clone()).collect();
+    assert_eq!(names, listed);
+}
+
+#[test]
+fn images_and_floats_meet_in_bytes() {
+    let folder = folder();
+    let at = folder.path();
+    // Grey images as a folder of PNGs, and as floats in [-1, 1] up to half a level beside the bytes.
+    let bytes = Array3::from_shape_fn((6, 4, 5), |(i, y, x)| (37 * i + 11 * y + 53 * x) as u8);
+    std::fs::create_dir(at.join("images")).expect("made");
+    for (i, image) in bytes.outer_iter().enumerate() {
+        let grey = image::GrayImage::from_fn(5, 4, |x, y| image::Luma([image[[y as usize, x as usize]]]));
+        grey.save(at.join(format!("images/{i}.png"))).expect("written");
+    }
+    let floats = bytes.mapv(|b| ((f32::from(b) + 0.3) / 127.5 - 1.0).min(1.0));
+    write_npy(at.join("floats.npy"), &floats).expect("written");
+    let args = ["--generated", "floats.npy", "--reference", "images", "--metric", "energy", "--out", "out.csv"];
+    call(at, &args).is(0).says(&["--range"]);
+    assert_ne!(table(at.join("out.csv"))[0][1], "0.0");
+    call(at, &[&args[..], &["--range", "-1,1"]].concat()).is(0);
+    assert_eq!(table(at.join("out.csv"))[0][1], "0.0");
+    for (range, word) in [("1,-1", "the smaller first"), ("1", "two numbers"), ("a,b", "two numbers")] {
+        refused(at, &[&["metrics"], &args[..], &["--range", range]].concat(), &[word]);
+    }
+    let few = [&["metrics"], &args[..], &["--range", "0,1", "--levels", "16"]].concat();
+    refused(at, &few, &["images", "--levels", "levels 0 to 15"]);
+}
+
+#[test]
+fn a_floor_is_a_table_of_its_own() {
+    let folder = folder();
+    let at = folder.path();
+    write(at, "x.npy", samples(40, 3));
+    write(at, "y.npy", samples(30, 3));
+    write(at, "z.npy", samples(20, 3));
+    let args =
+        ["--generated", "x.npy", "--reference", "y.npy", "--floor", "z.npy", "--metric", "frechet", "--out", "o.csv"];
+    call(at, &args).is(0);
+    let (plain, floor) = (table(at.join("o.csv")), table(at.join("o.floor.csv")));
+    assert_eq!((&plain[0][3], &plain[0][4]), (&"40".to_owned(), &"30".to_owned()));
+    assert_eq!((&floor[0][0], &floor[0][3], &floor[0][4]), (&"frechet".to_owned(), &"20".to_owned(), &"30".to_owned()));
+    let missing = ["metrics", "--generated", "x.npy", "--reference", "y.npy", "--floor", "no.npy", "--out", "p.csv"];
+    refused(at, &missing, &["no.npy"]);
+}
+
+#[test]
+fn classes_are_needed_where_they_are_counted() {
+    let folder = folder();
+    let at = folder.path();
+    write(at, "x.npy", samples(40, 3));
+    let args = ["metrics", "--generated", "x.npy", "--reference", "x.npy", "--out", "out.csv"];
+    refused(at, &[&args[..], &["--metric", "inception-score"]].concat(), &["logits", "extractor"]);
+    flowgauge(at, &[&args[..], &["--metric", "{inception-score: {of: logits, splits: 1}}"]].concat()).is(0);
+    // What is not asked for is left out: numbers without classes, and what so few samples do not allow.
+    flowgauge(at, &args).is(0);
+    let names: Vec<String> = table(at.join("out.csv")).into_iter().map(|l| l[0].clone()).collect();
+    assert!(names.contains(&"vendi".to_owned()) && !names.contains(&"inception-score".to_owned()), "{names:?}");
+}
+
+#[test]
+fn an_absent_preset_says_its_file_and_how_it_is_made() {
+    let folder = folder();
+    let at = folder.path();
+    write(at, "x.npy", samples(9, 3));
+    let args = ["metrics", "--generated", "x.npy", "--reference", "x.npy", "--out", "out.csv", "--extractor"];
+    for name in ["inception-v3", "inception-v3-clean", "dinov2-vitl14", "clip-vitl14-336"] {
+        let mut asked = command(at, &[&args[..], &[name]].concat());
+        let done = finish({
+            asked.env("FLOWGAUGE_CACHE", at.join("cache"));
+            asked
+        });
+        done.is(2).says(&[".onnx", "scripts/export_extractors.py", name]);
+        assert!(!at.join("out.csv").exists());
+    }
+    refused(at, &[&args[..], &["inception"]].concat(), &["inception-v3"]);
+}
+
+#[test]
+fn features_of_the_reference_are_kept_and_never_trusted() {
+    let folder = folder();
+    let at = folder.path();
+    let rows = Array1::from_iter((0..40 * 64).map(|i| (i * i % 97) as f32 / 48.0 - 1.0));
+    let rows = rows.into_shape_with_order((40, 64)).expect("rows");
+    write_npy(at.join("x.npy"), &rows).expect("written");
+    write_npy(at.join("y.npy"), &rows.slice(s![..30, ..]).mapv(|v| -v)).expect("written");
+    let runtime = flowgauge::model::library::find(None).expect("ONNX Runtime");
+    let extractor = digits("features.onnx").display().to_string();
+    let measured = |other: &[&str]| {
+        let args =
+            ["metrics", "--generated", "x.npy", "--reference", "y.npy", "--out", "o.csv", "--extractor", &extractor];
+        let mut asked = command(at, &[&args[..], other].concat());
+        asked.env("FLOWGAUGE_CACHE", at.join("cache")).env("ORT_DYLIB_PATH", &runtime.path);
+        let done = finish(asked);
+        done.is(0);
+        (std::fs::read_to_string(at.join("o.csv")).expect("a table"), done.stderr)
+    };
+    let entries = || -> Vec<PathBuf> {
+        let Ok(found) = std::fs::read_dir(at.join("cache/features")) else { return Vec::new() };
+        found.flatten().map(|e| e.path()).collect()
+    };
+    let first = measured(&["--no-cache"]).0;
+    assert!(entries().is_empty());
+    assert_eq!(measured(&[]).0, first);
+    let [entry] = &entries()[..] else { panic!("expected one entry: {:?}", entries()) };
+    let provenance = std::fs::read_to_string(entry.join("provenance.json")).expect("provenance");
+    for word in ["data_sha256", "extractor_sha256", "shape", "y.npy"] {
+        assert!(provenance.contains(word), "{provenance}");
+    }
+    assert_eq!(measured(&[]).0, first);
+    // Other numbers in the entry change nothing: it is made again, and says so.
+    let kept = entry.join("features.npy");
+    let features: Array2<f64> = read_npy(&kept).expect("features");
+    assert_eq!(features.len_of(Axis(0)), 30);
+    write_npy(&kept, &(features + 1.0)).expect("written");
+    let (again, said) = measured(&[]);
+    assert_eq!(again, first);
+    assert!(said.contains("computed again"), "{said}");
+    assert!(!measured(&[]).1.contains("computed again"));
+}
+
+#[test]
+fn samples_can_be_looked_at() {
+    let folder = folder();
+    let at = folder.path();
+    let card = digits("card.yaml").display().to_string();
+    let args = ["sample", "--model", &card, "--sampler", "{euler: {steps: 2}}", "--count", "5", "--out", "x.npy"];
+    flowgauge(at, &[&args[..], &["--png", "x.png"]].concat()).is(0);
+    let picture = image::open(at.join("x.png")).expect("a picture");
+    assert_eq!((picture.width(), picture.height()), (24, 16));
+    refused(at, &[&args[..7], &["--out", "y.npy", "--png", "no/"]].concat(), &["no/"]);
+}
