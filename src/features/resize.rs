@@ -176,7 +176,8 @@ mod tests {
                 ("clean", Resize::Clean, 0.0),
                 ("clean-bilinear", Resize::CleanBilinear, 0.0),
                 ("tensorflow", Resize::Tensorflow, 0.0),
-                ("torch", Resize::Torch, 1e-4),
+                // Torch's weights are float32: coordinates up to 40 are right to 2e-6, on slopes of up to 1.5 · 255.
+                ("torch", Resize::Torch, 1e-3),
             ] {
                 for size in ["17x23", "9x8", "40x12"] {
                     let want = read(&format!("{image}_{name}_{size}"));
