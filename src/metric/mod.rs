@@ -119,8 +119,13 @@ pub mod testing {
     pub fn repeated(n: u64, estimate: impl Fn(u64) -> Estimate) -> f64 {
         let results: Vec<Estimate> = (0..n).map(estimate).collect();
         let values: Vec<f64> = results.iter().map(|e| e.value).collect();
-        let spread = stats::mean(&values).and_then(|e| e.stderr).expect("many") * (n as f64).sqrt();
-        stats::rms(&results.iter().filter_map(|e| e.stderr).collect::<Vec<_>>()).expect("errors") / spread
+        let mean = stats::mean(&values).expect("many");
+        let spread = mean.stderr.expect("many") * (n as f64).sqrt();
+        let ratio = stats::rms(&results.iter().filter_map(|e| e.stderr).collect::<Vec<_>>()).expect("errors") / spread;
+        let held = |e: &&Estimate| (e.value - mean.value).abs() < stats::Z95 * e.stderr.unwrap_or(0.0);
+        let held = results.iter().filter(held).count();
+        println!("claimed / spread {ratio:.3}; 95 % intervals hold the mean in {held} of {n}");
+        ratio
     }
 
     /// Holds a claimed standard error to within `tolerance` of the spread over 300 repetitions.
