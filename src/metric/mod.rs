@@ -155,7 +155,7 @@ mod tests {
         for metric in Metric::defaults() {
             let on = |threads: usize, x, y| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-                let got = pool.install(|| measured(&metric, x, y)).expect(metric.name());
+                let got = pool.install(|| measured(&metric, x, y)).expect("defined");
                 (got.value.to_bits(), got.stderr.map(f64::to_bits))
             };
             let one = on(1, &a, &b);
