@@ -47,7 +47,7 @@ impl Plan {
         }
         say!("{} trials, {evaluations} evaluations and {products} Jacobian products or head calls", plan.trials.len());
         if guessed {
-            say!("~ a guess: adaptive solvers choose their steps");
+            say!("~ a guess: adaptive solvers choose their steps, and SteinDiff where UniPC predicts once more");
         }
         Ok(Exit::Well)
     }
