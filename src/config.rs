@@ -13,6 +13,7 @@ use crate::metric::Metric;
 use crate::model::card::{plain_name, yaml};
 use crate::sample::Sampler;
 use crate::solve::Solver;
+use crate::stein::Stein;
 
 /// A run: which likelihoods and which samples to measure, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -104,6 +105,9 @@ pub struct LikelihoodEntry {
     /// What is done about float data that were quantized and not dequantized: `refuse` or `allow`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lattice: Lattice,
+    /// Stein tests of divergence heads on these data, one entry per head.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    pub stein: Vec<Stein>,
     /// For models of the plane: the log-density over a rectangle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub density: Option<DensityGrid>,
@@ -162,6 +166,25 @@ pub struct SamplesEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extractor: Option<PathBuf>,
     pub metrics: Vec<Metric>,
+}
+
+/// A list, or its one entry alone; by a visitor, since an untagged enum would not say which key is wrong.
+fn one_or_many<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+    struct Either<T>(std::marker::PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Either<T> {
+        type Value = Vec<T>;
+        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            write!(f, "one entry or a list of them")
+        }
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Vec<T>, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map)).map(|one| vec![one])
+        }
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, seq: A) -> Result<Vec<T>, A::Error> {
+            Vec::<T>::deserialize(SeqAccessDeserializer::new(seq))
+        }
+    }
+    deserializer.deserialize_any(Either(std::marker::PhantomData))
 }
 
 /// Trials of one entry; more would only fill the disk with files.

@@ -182,6 +182,8 @@ impl Dequantization {
             sample,
             log_likelihood: value.map(|e| e.value),
             stderr: probes.map(|s| s.iter().map(|v| v * v).sum::<f64>().sqrt() / s.len() as f64),
+            // Draws have chains of their own, whose degrees of freedom do not add up to a Student's interval.
+            half_width: None,
             dequantization_stderr: value.and_then(|e| e.stderr),
             prior_log_density: mean(|r| r.prior_log_density),
             divergence_integral: mean(|r| r.divergence_integral),
@@ -223,6 +225,7 @@ mod tests {
             sample,
             log_likelihood: Some(value),
             stderr,
+            half_width: None,
             dequantization_stderr: None,
             prior_log_density: Some(value - 1.0),
             divergence_integral: Some(1.0),

@@ -3,7 +3,7 @@
 //! All estimators of a run see the same nodes of the same path, so their differences are paired.
 //! Values are +div of dx/dt in the card's own time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use ndarray::{Array2, Axis};
@@ -18,6 +18,11 @@ use crate::registry;
 use crate::solve::Nodes;
 use crate::trace::{Along, At, Estimator, Probes};
 
+mod debiased;
+
+pub use debiased::Debiased;
+use debiased::Draws;
+
 /// One way to a divergence integral, as `estimators:` and `--divergence` name it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Divergence {
@@ -25,6 +30,8 @@ pub enum Divergence {
     Trace(Estimator),
     /// From a head that was trained to predict it (StAD).
     Learned(Learned),
+    /// From a head and Jacobian products at a few random nodes: unbiased at the head's cost.
+    Debiased(Debiased),
     /// From the model's true log-density, where the card has it:
     /// ∫div dt = log p(data end) − log p(prior end).
     ClosedForm(ClosedForm),
@@ -98,7 +105,7 @@ impl Kind {
 }
 
 /// Names of the kinds that are no trace estimators.
-const OTHERS: [&str; 4] = ["learned", "closed-form", "finite-difference", "flow-map"];
+const OTHERS: [&str; 5] = ["learned", "debiased", "closed-form", "finite-difference", "flow-map"];
 
 impl Divergence {
     /// Every name that a user can write.
@@ -114,6 +121,7 @@ impl Divergence {
                 registry::label(e.name(), e, &default)
             }
             Divergence::Learned(l) => format!("learned({})", l.head),
+            Divergence::Debiased(_) => registry::label("debiased", self, &Divergence::Debiased(Default::default())),
             Divergence::ClosedForm(_) => "closed-form".to_owned(),
             Divergence::FiniteDifference(_) => {
                 registry::label("finite-difference", self, &Divergence::FiniteDifference(Default::default()))
@@ -127,6 +135,7 @@ impl Divergence {
             Divergence::Trace(e) if e.is_exact() => Kind::OdeExact,
             Divergence::Trace(_) => Kind::OdeStochastic,
             Divergence::Learned(_) => Kind::Learned,
+            Divergence::Debiased(_) => Kind::OdeStochastic,
             Divergence::ClosedForm(_) => Kind::ClosedForm,
             Divergence::FiniteDifference(_) => Kind::FiniteDifference,
             Divergence::FlowMap(f) if f.rule == Some(Rule::ForwardAverage) => Kind::FewStepForwardAverage,
@@ -178,6 +187,31 @@ impl Divergence {
         }
     }
 
+    /// Jacobian products per sample besides those of its nodes.
+    pub fn products_once(&self) -> u64 {
+        match self {
+            Divergence::Debiased(d) => d.probes as u64,
+            _ => 0,
+        }
+    }
+
+    /// The head of the card that it needs, if it needs one.
+    pub fn head(&self) -> Option<&str> {
+        match self {
+            Divergence::Learned(Learned { head }) | Divergence::Debiased(Debiased { head, .. }) => Some(head),
+            _ => None,
+        }
+    }
+
+    /// Whether it needs Jacobian products, and whether products with the transpose are among them.
+    pub fn needs_products(&self) -> (bool, bool) {
+        match self {
+            Divergence::Trace(e) => (true, e.transposes()),
+            Divergence::Debiased(_) => (true, false),
+            _ => (false, false),
+        }
+    }
+
     /// Refuses parameters that make no sense in `dim` dimensions, by their key.
     ///
     /// # Errors
@@ -191,6 +225,10 @@ impl Divergence {
         }
         match self {
             Divergence::Trace(e) => e.check(dim),
+            // Drawn states are kept until their path's end.
+            Divergence::Debiased(d) if !(1..=(1 << 20) / dim.max(1) + 1).contains(&d.probes) => {
+                Err(format!("debiased: probes is {}, expected 1 to {}", d.probes, (1 << 20) / dim.max(1) + 1))
+            }
             Divergence::FiniteDifference(f) if !(f.step > 0.0 && f.step <= 1.0) => {
                 Err(format!("finite-difference: step is {}, expected above 0 and at most 1", f.step))
             }
@@ -211,6 +249,7 @@ impl Serialize for Divergence {
         };
         match self {
             Divergence::Learned(l) => map.serialize_entry("learned", l)?,
+            Divergence::Debiased(d) => map.serialize_entry("debiased", d)?,
             Divergence::FiniteDifference(f) => map.serialize_entry("finite-difference", f)?,
             Divergence::FlowMap(f) => map.serialize_entry("flow-map", f)?,
             _ => map.serialize_entry("closed-form", &ClosedForm {})?,
@@ -230,6 +269,7 @@ impl<'de> Deserialize<'de> for Divergence {
             fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Divergence, E> {
                 match name {
                     "learned" => Ok(Divergence::Learned(Learned::default())),
+                    "debiased" => Ok(Divergence::Debiased(Debiased::default())),
                     "closed-form" => Ok(Divergence::ClosedForm(ClosedForm {})),
                     "finite-difference" => Ok(Divergence::FiniteDifference(Default::default())),
                     "flow-map" => Ok(Divergence::FlowMap(FewSteps::default())),
@@ -242,6 +282,7 @@ impl<'de> Deserialize<'de> for Divergence {
                 let name: String = registry::only_key(&mut map, &Divergence::names())?;
                 let entry = match name.as_str() {
                     "learned" => Divergence::Learned(map.next_value()?),
+                    "debiased" => Divergence::Debiased(map.next_value()?),
                     "closed-form" => Divergence::ClosedForm(map.next_value()?),
                     "finite-difference" => Divergence::FiniteDifference(map.next_value()?),
                     "flow-map" => Divergence::FlowMap(map.next_value()?),
@@ -266,6 +307,10 @@ pub struct Sources {
     pub closed_form: Option<Box<dyn ScalarField>>,
     /// A second velocity, for differences, with the path it belongs to.
     pub velocity: Option<(Box<dyn VectorField>, Curve)>,
+    /// The model's path.
+    pub curve: Option<Curve>,
+    /// Heads that are evaluated in the velocity's calls and cost none of their own.
+    pub joint: BTreeSet<String>,
     /// Flow maps by their names.
     pub maps: BTreeMap<String, Box<dyn FlowMap>>,
 }
@@ -288,6 +333,21 @@ impl Sources {
 pub struct Integral {
     pub value: f64,
     pub stderr: Option<f64>,
+    /// Half the width of the 95 % interval: by Student's t, since few chains tell their own error only roughly.
+    pub half_width: Option<f64>,
+}
+
+impl Integral {
+    /// A value without an error of its own.
+    pub fn certain(value: f64) -> Integral {
+        Integral { value, stderr: None, half_width: None }
+    }
+
+    fn of(chains: &[f64]) -> Integral {
+        let Some(e) = stats::mean(chains) else { return Integral::certain(f64::NAN) };
+        let half_width = e.stderr.map(|s| s * stats::t95(chains.len() - 1));
+        Integral { value: e.value, stderr: e.stderr, half_width }
+    }
 }
 
 /// One estimator on its way along the paths of a batch.
@@ -296,6 +356,8 @@ pub struct Integrator<'a> {
     key: Key,
     /// Chains × samples of the batch; made at the first node.
     sums: Option<Array2<f64>>,
+    /// Nodes at which a head is to be held against the Jacobian.
+    draws: Option<Draws>,
     samples: usize,
     /// Nodes seen, per sample.
     pub nodes: Vec<u64>,
@@ -305,7 +367,11 @@ pub struct Integrator<'a> {
 
 impl<'a> Integrator<'a> {
     pub fn new(spec: &'a Divergence, key: Key, samples: usize) -> Integrator<'a> {
-        Integrator { spec, key, sums: None, samples, nodes: vec![0; samples], seconds: 0.0 }
+        let draws = match spec {
+            Divergence::Debiased(d) => Some(Draws::new(d, samples)),
+            _ => None,
+        };
+        Integrator { spec, key, sums: None, draws, samples, nodes: vec![0; samples], seconds: 0.0 }
     }
 
     /// Evaluates the divergence on nodes and adds it to the integrals; the values are handed back.
@@ -329,7 +395,7 @@ impl<'a> Integrator<'a> {
     }
 
     /// Chains × rows of nodes. Rows that are no longer finite give NaN and reach no network.
-    fn chains(&self, nodes: &Nodes, sources: &mut Sources) -> Result<Array2<f64>, EvalError> {
+    fn chains(&mut self, nodes: &Nodes, sources: &mut Sources) -> Result<Array2<f64>, EvalError> {
         let sound: Vec<usize> =
             (0..nodes.slot.len()).filter(|i| nodes.x.row(*i).iter().all(|v| v.is_finite())).collect();
         if sound.len() == nodes.slot.len() {
@@ -354,7 +420,7 @@ impl<'a> Integrator<'a> {
         Ok(all)
     }
 
-    fn evaluate(&self, nodes: &Nodes, sources: &mut Sources) -> Result<Array2<f64>, EvalError> {
+    fn evaluate(&mut self, nodes: &Nodes, sources: &mut Sources) -> Result<Array2<f64>, EvalError> {
         match self.spec {
             Divergence::Trace(estimator) => {
                 let missing = || EvalError::Missing("this model offers no Jacobian products".to_owned());
@@ -362,10 +428,12 @@ impl<'a> Integrator<'a> {
                 let probes = Probes { key: self.key, sample: nodes.sample, node: nodes.node };
                 estimator.trace(&mut At { field: &mut **field, t: nodes.t, x: nodes.x }, &probes)
             }
-            Divergence::Learned(learned) => {
-                let missing = || EvalError::Missing(format!("this model has no divergence head `{}`", learned.head));
-                let head = sources.heads.get_mut(&learned.head).ok_or_else(missing)?;
-                let values = head.eval(nodes.t, nodes.x)?;
+            Divergence::Learned(Learned { head }) | Divergence::Debiased(Debiased { head, .. }) => {
+                let missing = || EvalError::Missing(format!("this model has no divergence head `{head}`"));
+                let values = sources.heads.get_mut(head).ok_or_else(missing)?.eval(nodes.t, nodes.x)?;
+                if let Some(draws) = &mut self.draws {
+                    draws.offer(self.key, nodes, &values, sources)?;
+                }
                 Ok(Array2::from_shape_vec((1, values.len()), values).expect("one value per row"))
             }
             Divergence::FiniteDifference(spec) => self.differences(spec, nodes, sources),
@@ -400,20 +468,29 @@ impl<'a> Integrator<'a> {
         Ok(chains)
     }
 
+    /// Does what is left to do once all nodes have been seen.
+    ///
+    /// # Errors
+    /// Where the model cannot be evaluated.
+    pub fn settle(&mut self, sources: &mut Sources) -> Result<(), EvalError> {
+        if let (Divergence::Debiased(spec), Some(draws), Some(head)) = (self.spec, self.draws.take(), &self.sums) {
+            let started = Instant::now();
+            let residuals = draws.residuals(spec, self.key, sources)?;
+            self.sums = Some(residuals + head.row(0));
+            self.seconds += started.elapsed().as_secs_f64();
+        }
+        Ok(())
+    }
+
     /// The integrals with their standard errors: mean over chains, and its error where there are several.
     pub fn finish(&self) -> Vec<Integral> {
         let Some(sums) = &self.sums else {
-            return vec![Integral { value: 0.0, stderr: None }; self.samples];
+            return vec![Integral::certain(0.0); self.samples];
         };
         if let Divergence::FiniteDifference(spec) = self.spec {
             return sums.columns().into_iter().map(|c| with_truncation(&c.to_vec(), spec.probes)).collect();
         }
-        (sums.columns().into_iter())
-            .map(|column| stats::mean(&column.to_vec()))
-            .map(|e| {
-                e.map_or(Integral { value: f64::NAN, stderr: None }, |e| Integral { value: e.value, stderr: e.stderr })
-            })
-            .collect()
+        sums.columns().into_iter().map(|chains| Integral::of(&chains.to_vec())).collect()
     }
 }
 
@@ -423,7 +500,8 @@ fn with_truncation(chains: &[f64], probes: usize) -> Integral {
     let mean = |c: &[f64]| c.iter().sum::<f64>() / c.len() as f64;
     let truncation = (mean(fine) - mean(coarse)) / 3.0;
     let spread = stats::mean(fine).and_then(|e| e.stderr);
-    Integral { value: mean(fine), stderr: spread.map(|s| s.hypot(truncation)) }
+    let half_width = spread.map(|s| (s * stats::t95(probes - 1)).hypot(stats::Z95 * truncation));
+    Integral { value: mean(fine), stderr: spread.map(|s| s.hypot(truncation)), half_width }
 }
 
 #[cfg(test)]
@@ -459,6 +537,7 @@ mod tests {
         assert_eq!(label("{hutchinson: {probes: 8}}"), "hutchinson(probes=8)");
         assert_eq!(label("{hutch++: {matvecs: 9, replicates: 4}}"), "hutch++(matvecs=9 replicates=4)");
         assert_eq!(label("{learned: {head: stad}}"), "learned(stad)");
+        assert_eq!(label("{debiased: {probes: 3}}"), "debiased(probes=3)");
         assert_eq!(label("{flow-map: {steps: 2}}"), "flow-map(f2d2 steps=2)");
         let compatible = "{flow-map: {map: m, grid: log-snr, rule: forward-average}}";
         assert_eq!(label(compatible), "flow-map(m steps=8 grid=log-snr rule=forward-average)");

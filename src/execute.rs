@@ -6,16 +6,16 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, anyhow, bail};
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, Array3, Axis};
 use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::data::{read_npy, write_npy};
 use crate::dequantization::{DENSITY, Dequantization, ELBO};
-use crate::divergence::{Divergence, Sources};
+use crate::divergence::{Divergence, Learned, Sources};
 use crate::features::images::Coding;
 use crate::features::{Extracted, Extractor};
-use crate::flow::field::{EvalError, FlowMap, Linearized, VectorField};
+use crate::flow::field::{EvalError, FlowMap, Linearized, ScalarField, VectorField};
 use crate::flow::map as flow_map;
 use crate::likelihood::calibration::{self, Mass, Proposal, Residual};
 use crate::likelihood::{self, NodeValue, Row, Task};
@@ -25,12 +25,14 @@ use crate::model::flow_map::{Derivatives, OnnxMap};
 use crate::model::onnx::{Provider, Runtime};
 use crate::model::opened::{Model, Options, Tangents, Velocity};
 use crate::num::key::{Key, Purpose, SampleId};
+use crate::num::stats::Estimate;
 use crate::num::{Batch, Blocks, stats};
 use crate::plan::{LikelihoodWork, MapWork, PlannedFile, Prepared, Trial, Work, initial_states, solver_label};
 use crate::rows::{self, LikelihoodRow, SampleRow};
 use crate::sample::steindiff::{SteinDiff, StepLog};
 use crate::sample::{self, Denoiser, Draw, Drawn, Sampler, Setting};
 use crate::solve::{Solver, refine};
+use crate::stein::Stein;
 
 /// How a machine is used; none of it changes a result by more than rounding.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,6 +70,8 @@ struct Worker {
     /// Opened where a path is followed; few steps of a flow map need none.
     velocity: Option<Velocity>,
     sources: Sources,
+    /// Whether its tangents have their transposes too.
+    reverse: bool,
     /// Flow maps that were opened with their gradients.
     gradients: BTreeSet<String>,
 }
@@ -134,7 +138,12 @@ impl<'a> Pool<'a> {
         let options = Options { provider: self.machine.provider, threads: 1 };
         let mut worker = match self.take() {
             Some(worker) => worker,
-            None => Worker { velocity: None, sources: Sources::default(), gradients: BTreeSet::new() },
+            None => Worker {
+                velocity: None,
+                sources: Sources { curve: Some(self.model.curve.clone()), ..Sources::default() },
+                reverse: false,
+                gradients: BTreeSet::new(),
+            },
         };
         let Needs { estimators, samplers } = needs;
         let followed = estimators.iter().any(Divergence::takes_solver) || samplers.iter().any(|s| s.map().is_none());
@@ -142,12 +151,15 @@ impl<'a> Pool<'a> {
             worker.velocity = Some(self.model.velocity(self.runtime, options)?);
         }
         for estimator in estimators {
+            let (products, reverse) = estimator.needs_products();
+            if products {
+                self.open_tangents(&mut worker, reverse)?;
+            }
+            if let Some(name) = estimator.head().filter(|h| !worker.sources.heads.contains_key(*h)) {
+                let head = self.head(name, &mut worker, options)?;
+                worker.sources.heads.insert(name.to_owned(), head);
+            }
             match estimator {
-                Divergence::Trace(_) => self.open_tangents(&mut worker)?,
-                Divergence::Learned(l) if !worker.sources.heads.contains_key(&l.head) => {
-                    let head = self.model.head(&l.head, self.runtime, options)?;
-                    worker.sources.heads.insert(l.head.clone(), Box::new(head));
-                }
                 Divergence::FiniteDifference(_) if worker.sources.velocity.is_none() => {
                     let velocity = self.model.velocity(self.runtime, options)?;
                     worker.sources.velocity = Some((Box::new(velocity), self.model.curve.clone()));
@@ -163,7 +175,7 @@ impl<'a> Pool<'a> {
             }
         }
         if samplers.iter().any(|s| s.cost(&Setting::of(self.model)).products > 0) {
-            self.open_tangents(&mut worker)?;
+            self.open_tangents(&mut worker, false)?;
         }
         for used in samplers.iter().filter_map(|s| s.map()) {
             let known = worker.sources.maps.contains_key(used.name);
@@ -179,13 +191,23 @@ impl<'a> Pool<'a> {
         Ok(worker)
     }
 
-    /// A worker's Jacobian products, where they are not open yet.
-    fn open_tangents(&self, worker: &mut Worker) -> Result<()> {
-        if worker.sources.tangents.is_none() {
+    /// A worker's Jacobian products, where they are not open yet; with their transposes too where `reverse`.
+    fn open_tangents(&self, worker: &mut Worker, reverse: bool) -> Result<()> {
+        if worker.sources.tangents.is_none() || (reverse && !worker.reverse) {
             let options = Options { provider: self.machine.provider, threads: 1 };
-            worker.sources.tangents = Some(Box::new(self.model.tangents(self.runtime, options)?));
+            worker.reverse |= reverse;
+            worker.sources.tangents = Some(Box::new(self.model.tangents(self.runtime, options, worker.reverse)?));
         }
         Ok(())
+    }
+
+    /// A head, which an output of the velocity's own graph shares the calls of.
+    fn head(&self, name: &str, worker: &mut Worker, options: Options) -> Result<Box<dyn ScalarField>> {
+        if !self.model.card.is_joint(name) {
+            return Ok(Box::new(self.model.head(name, self.runtime, options)?));
+        }
+        worker.sources.joint.insert(name.to_owned());
+        Ok(Box::new(self.model.joint_head(name, worker.velocity()?, self.runtime, options)?))
     }
 
     /// Opens what the estimators need and calls everything once with two samples, so that a model
@@ -349,6 +371,31 @@ impl<'a> Pool<'a> {
         Ok((dequantization.combine(rows), nodes))
     }
 
+    /// Residuals of Stein tests, samples × strata × functions; `clean` gives the data of a batch.
+    ///
+    /// # Errors
+    /// Where the model cannot be evaluated.
+    pub fn residuals(
+        &self,
+        spec: &Stein,
+        key: Key,
+        samples: &[SampleId],
+        clean: impl Fn(&[SampleId]) -> Batch + Sync,
+    ) -> Result<Array3<f64>> {
+        let wanted = [learned(&spec.head)];
+        let needs = Needs { estimators: &wanted, ..Needs::default() };
+        let parts = self.batches(samples, needs, |worker, batch| {
+            let Worker { velocity: Some(velocity), sources, .. } = worker else {
+                return Err(EvalError::Missing("the velocity was not opened".to_owned()));
+            };
+            let missing = || EvalError::Missing(format!("this model has no divergence head `{}`", spec.head));
+            let head = sources.heads.get_mut(&spec.head).ok_or_else(missing)?;
+            spec.residuals(velocity, &mut **head, &self.model.curve, key, batch, &clean(batch))
+        })?;
+        let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+        Ok(ndarray::concatenate(Axis(0), &views)?)
+    }
+
     /// End states of samples from their initial noise, row by row; whole populations where a sampler has them.
     ///
     /// # Errors
@@ -504,6 +551,7 @@ impl<'a> Stage<'a> {
                     Work::Density { estimator, .. } => needed.push(estimator.clone()),
                     Work::Sample { sampler, .. } => samplers.push(sampler.clone()),
                     Work::Maps(w) => drop(pool.opened_for(w)?),
+                    Work::Stein { stein, .. } => needed.push(learned(&stein.head)),
                     _ => {}
                 }
             }
@@ -537,6 +585,7 @@ impl<'a> Stage<'a> {
             Work::Maps(w) => self.maps(w),
             Work::Contrast(w) => self.contrast(w, array),
             Work::Density { .. } => self.density(&trial.work),
+            Work::Stein { model, data, stein } => self.stein(*model, *data, stein),
             Work::Sample { .. } => self.sample(&trial.id, &trial.work),
             Work::Metrics { .. } => self.metrics(&trial.work, array),
         }
@@ -583,6 +632,7 @@ impl<'a> Stage<'a> {
                 sample: r.sample as usize,
                 log_likelihood: r.log_likelihood,
                 stderr: r.stderr,
+                half_width: r.half_width,
                 prior_log_density: r.prior_log_density,
                 divergence_integral: r.divergence_integral,
                 bits_per_dim: bits.map(|(l, offset)| likelihood::bits_per_dim(l, card.dim(), offset)),
@@ -706,6 +756,47 @@ impl<'a> Stage<'a> {
             let model = self.prepared.plan.models[*model].name.clone();
             rows::Density { model, estimator: estimator.label(), x, y, log_density: r.log_likelihood }
         }))
+    }
+
+    fn stein(&self, model: usize, data: usize, spec: &Stein) -> Result<Output> {
+        let (opened, set, key) = (&self.prepared.models[model], &self.prepared.data[data], self.key());
+        let samples = Stage::ranged(0, spec.samples);
+        let clean = |batch: &[SampleId]| {
+            let again: Vec<SampleId> = batch.iter().map(|i| i % set.len() as u64).collect();
+            set.states(&opened.card, key, &again)
+        };
+        let residuals = self.pools[model].residuals(spec, key, &samples, clean)?;
+        let found = spec.findings(&opened.curve, key, opened.dim(), &residuals);
+        let plan = &self.prepared.plan;
+        let row = |function: String, from: f64, to: f64, mean: Estimate| rows::Stein {
+            model: plan.models[model].name.clone(),
+            dataset: plan.data[data].name.clone(),
+            head: spec.head.clone(),
+            from,
+            to,
+            function,
+            n: mean.n,
+            mean: Some(mean.value).filter(|v| v.is_finite()),
+            stderr: mean.stderr,
+            z: None,
+            p: None,
+            bits_per_dim: None,
+            bits_per_dim_stderr: None,
+        };
+        let tests = found.residuals.into_iter().map(|r| rows::Stein {
+            z: Some(r.z).filter(|z| z.is_finite()),
+            p: Some(r.p).filter(|p| p.is_finite()),
+            ..row(r.function, r.from, r.to, r.mean)
+        });
+        let bits = |nats: f64| nats / (opened.dim() as f64 * std::f64::consts::LN_2);
+        let levels = opened.card.bits_offset().is_some();
+        let bias = rows::Stein {
+            // More nats of log-likelihood are fewer bits.
+            bits_per_dim: levels.then(|| -bits(found.bias.value)).filter(|v| v.is_finite()),
+            bits_per_dim_stderr: found.bias.stderr.filter(|_| levels).map(bits),
+            ..row("bias".to_owned(), opened.curve.data_end(), opened.curve.prior_end(), found.bias)
+        };
+        write_rows(tests.chain([bias]))
     }
 
     fn sample(&self, id: &str, work: &Work) -> Result<Output> {
@@ -845,6 +936,10 @@ fn step_row(model: &str, around: &SteinDiff, step: &StepLog) -> rows::Step {
         evaluations: step.evaluations,
         jvps: step.products,
     }
+}
+
+fn learned(head: &str) -> Divergence {
+    Divergence::Learned(Learned { head: head.to_owned() })
 }
 
 /// Samples of the data that a metrics trial keeps for the report.

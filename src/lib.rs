@@ -38,5 +38,6 @@ pub mod rows;
 pub mod run;
 pub mod sample;
 pub mod solve;
+pub mod stein;
 pub mod table;
 pub mod trace;

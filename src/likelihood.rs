@@ -36,6 +36,8 @@ pub struct Row {
     pub stderr: Option<f64>,
     /// Over draws of dequantization noise; absent of one draw.
     pub dequantization_stderr: Option<f64>,
+    /// Half the width of the 95 % interval over probes, by Student's t.
+    pub half_width: Option<f64>,
     pub prior_log_density: Option<f64>,
     pub divergence_integral: Option<f64>,
     pub evaluations: u64,
@@ -96,11 +98,13 @@ pub fn evaluate(
     let path_seconds = (began.elapsed().as_secs_f64() - estimating) * share;
     let prior = task.prior.log_density(&solution.x);
     let mut rows = Vec::with_capacity(task.estimators.len() * sample.len());
-    for (index, integrator) in integrators.iter().enumerate().filter(|(i, _)| task.estimators[*i].takes_solver()) {
+    for (index, integrator) in integrators.iter_mut().enumerate().filter(|(i, _)| task.estimators[*i].takes_solver()) {
+        integrator.settle(sources)?;
         let integrals = match &task.estimators[index] {
             Divergence::ClosedForm(_) => closed_form(sources, span, &start, &solution.x)?,
             _ => integrator.finish(),
         };
+        let calls_a_head = task.estimators[index].head().is_some_and(|head| !sources.joint.contains(head));
         for (i, integral) in integrals.into_iter().enumerate() {
             let value = prior[i] + integral.value;
             let status = match solution.status[i] {
@@ -115,11 +119,12 @@ pub fn evaluate(
                 log_likelihood: fine.then_some(value),
                 stderr: integral.stderr.filter(|_| fine),
                 dequantization_stderr: None,
+                half_width: integral.half_width.filter(|_| fine),
                 prior_log_density: fine.then_some(prior[i]),
                 divergence_integral: fine.then_some(integral.value),
                 evaluations: solution.evaluations[i] + nodes * task.estimators[index].evaluations(),
-                jvps: nodes * task.estimators[index].products(start.ncols()),
-                head_calls: if matches!(task.estimators[index], Divergence::Learned(_)) { nodes } else { 0 },
+                jvps: nodes * task.estimators[index].products(start.ncols()) + task.estimators[index].products_once(),
+                head_calls: if calls_a_head { nodes } else { 0 },
                 status,
                 path_seconds,
                 divergence_seconds: integrator.seconds * share,
@@ -136,7 +141,7 @@ fn closed_form(sources: &mut Sources, span: Span, start: &Batch, end: &Batch) ->
     let rows = start.len_of(Axis(0));
     let first = density.eval(&vec![span.start(); rows], start)?;
     let last = density.eval(&vec![span.end(); rows], end)?;
-    Ok(first.iter().zip(last).map(|(a, b)| Integral { value: a - b, stderr: None }).collect())
+    Ok(first.iter().zip(last).map(|(a, b)| Integral::certain(a - b)).collect())
 }
 
 /// −log p / D.
@@ -256,6 +261,63 @@ mod tests {
             assert!((exact - difference).abs() < 1e-3, "{exact} {difference}");
         }
         assert!(rows.iter().filter(|r| r.estimator == 1).all(|r| r.jvps == 0 && r.evaluations == 48 + 48 * 16));
+    }
+
+    /// The divergence of a mixture with an error that a head could have: in its mean and from place to place.
+    #[derive(Clone)]
+    struct Head(Mixture);
+
+    impl crate::flow::field::ScalarField for Head {
+        fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
+            let d = x.ncols();
+            let basis = crate::num::Blocks::from_shape_fn((d, x.nrows(), d), |(i, _, j)| f64::from(u8::from(i == j)));
+            let exact = crate::flow::field::Linearized::quadratic(&mut self.0, t, x, &basis)?.sum_axis(Axis(0));
+            let s = t.iter().map(|t| self.0.curve.at(*t));
+            let errors = s.zip(x.rows()).map(|(s, x)| (0.1 + 0.2 * x[0] / (1.0 + s.sigma)) / (s.sigma + 0.1));
+            Ok(exact.iter().zip(errors).map(|(v, e)| v + e).collect())
+        }
+    }
+
+    /// Rows of one model under estimators that may ask for anything a model can have.
+    fn measured(model: &Mixture, solver: &str, estimators: &str, x: &Batch) -> Vec<Row> {
+        let (solver, estimators): (Solver, Vec<Divergence>) =
+            (serde_yaml::from_str(solver).expect(solver), serde_yaml::from_str(estimators).expect(estimators));
+        let prior = Prior { std: model.curve.prior_std() };
+        let task = Task { curve: &model.curve, prior, solver: &solver, estimators: &estimators, key: Key { seed: 3 } };
+        let mut sources =
+            Sources { tangents: Some(Box::new(model.clone())), curve: Some(model.curve.clone()), ..Default::default() };
+        sources.heads.insert("stad".to_owned(), Box::new(Head(model.clone())));
+        let sample: Vec<u64> = (0..x.nrows() as u64).collect();
+        evaluate(&mut model.clone(), &mut sources, &task, &sample, x.clone(), None).expect("analytic")
+    }
+
+    /// Errors against the first estimator, and the rows of the one at `index`.
+    fn against_the_first(rows: &[Row], index: usize) -> (Vec<f64>, Vec<&Row>) {
+        let of = |i| rows.iter().filter(move |r: &&Row| r.estimator == i).collect::<Vec<_>>();
+        let value = |r: &Row| r.log_likelihood.expect("ok");
+        let gaps = of(index).iter().zip(of(0)).map(|(a, b)| value(a) - value(b)).collect();
+        (gaps, of(index))
+    }
+
+    /// A head with a bias of nats becomes right in the mean, with an error that it tells, under fixed and adaptive steps.
+    #[test]
+    fn a_debiased_head_is_unbiased_for_the_products_of_a_few_nodes() {
+        for path in [Path::Edm { sigma_min: 0.02, sigma_max: 20.0 }, Path::defaults().remove(2)] {
+            let (model, _, x) = setting(path, 3);
+            let x = x.select(Axis(0), &(0..600).map(|i| i % 6).collect::<Vec<_>>());
+            for solver in ["{heun: {steps: 20, grid: log-snr}}", "{bosh3: {rtol: 1e-3, atol: 1e-3}}"] {
+                let rows = measured(&model, solver, "[exact, learned, {debiased: {probes: 12}}]", &x);
+                let bias = stats::mean(&against_the_first(&rows, 1).0).expect("rows").value;
+                assert!(bias.abs() > 0.05, "the head of this test should be wrong: {bias}");
+                let (gaps, rows) = against_the_first(&rows, 2);
+                let mean = stats::mean(&gaps).expect("rows");
+                assert!(mean.value.abs() < 4.0 * mean.stderr.expect("600"), "{solver}: {mean:?}");
+                let scaled: Vec<f64> = gaps.iter().zip(&rows).map(|(g, r)| g / r.stderr.expect("12")).collect();
+                let rms = stats::rms(&scaled).expect("rows") / (11.0f64 / 9.0).sqrt();
+                assert!((0.85..1.2).contains(&rms), "{solver}: {rms}");
+                assert!(rows.iter().all(|r| r.jvps == 12 && r.head_calls > 12), "{solver}");
+            }
+        }
     }
 
     #[test]

@@ -10,10 +10,11 @@ use sha2::{Digest, Sha256};
 use crate::config::{DensityGrid, LikelihoodEntry, MapsEntry, SamplesEntry, Written};
 use crate::data::Dataset;
 use crate::dequantization::Dequantization;
-use crate::divergence::Divergence;
+use crate::divergence::{Divergence, Learned};
 use crate::features::preset::{self, Named};
 use crate::flow::grid::Spacing;
 use crate::flow::map::{self, Rule};
+use crate::flow::truncation::Truncation;
 use crate::metric::Metric;
 use crate::model::card::Direction;
 use crate::model::library::hex;
@@ -21,6 +22,8 @@ use crate::model::opened::Model;
 use crate::num::Batch;
 use crate::sample::{Point, Sampler, Setting};
 use crate::solve::{Solver, Span, refine};
+use crate::stein::{Score, Stein};
+use crate::trace::Estimator;
 
 mod shard;
 
@@ -75,6 +78,9 @@ pub struct PlannedModel {
     pub path: serde_json::Value,
     pub prediction: String,
     pub prior_std: f64,
+    /// Where the path is cut off at both ends, and how far p_T is from the prior.
+    #[serde(default)]
+    pub truncation: String,
     pub parameters: u64,
     pub range: Option<[f64; 2]>,
     pub levels: Option<u32>,
@@ -121,6 +127,8 @@ pub enum Work {
     Contrast(ContrastWork),
     /// What a flow map makes of the identities of a true one.
     Maps(MapWork),
+    /// Stein tests of one head.
+    Stein { model: usize, data: usize, stein: Stein },
     /// Samples number `first` to `first + count`.
     Sample {
         model: usize,
@@ -208,7 +216,8 @@ impl Work {
             Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => w.model,
             Work::Maps(w) => w.model,
             Work::Contrast(w) => w.model,
-            Work::Density { model, .. } | Work::Sample { model, .. } | Work::Metrics { model, .. } => *model,
+            Work::Density { model, .. } | Work::Stein { model, .. } => *model,
+            Work::Sample { model, .. } | Work::Metrics { model, .. } => *model,
         }
     }
 
@@ -234,6 +243,9 @@ impl Work {
             Work::Density { estimator, grid, .. } => {
                 format!("{model}: log-density on {0} x {0} points, {1}", grid.points, estimator.label())
             }
+            Work::Stein { stein, .. } => {
+                format!("{model}: Stein tests of {}, {} states at {} times", stein.head, stein.samples, stein.times)
+            }
             Work::Sample { sampler, first, count, .. } => {
                 format!("{model}: samples {first} to {}, {}", first + count - 1, sampler.label())
             }
@@ -251,6 +263,11 @@ const ADAPTIVE_GUESS: u64 = 200;
 
 fn heads(estimator: &Divergence) -> bool {
     matches!(estimator, Divergence::Learned(_))
+}
+
+/// Calls of a head per node; one that shares the velocity's calls costs none.
+fn head_calls(model: &Model, estimator: &Divergence) -> u64 {
+    u64::from(estimator.head().is_some_and(|head| !model.card.is_joint(head)))
 }
 
 /// What a trial costs, for all its samples together.
@@ -300,14 +317,16 @@ impl Prepared {
         let path = |solver: &Solver, estimators: &[Divergence], model: usize, rows: usize| {
             let dim = self.models[model].dim();
             let nodes = solver.nodes().unwrap_or(ADAPTIVE_GUESS);
-            let products: u64 = estimators.iter().map(|e| e.products(dim) + u64::from(heads(e))).sum();
+            let per_node = |e: &Divergence| e.products(dim) + head_calls(&self.models[model], e);
+            let products: u64 = estimators.iter().map(per_node).sum();
+            let once: u64 = estimators.iter().map(Divergence::products_once).sum();
             let extra: u64 = estimators.iter().map(Divergence::evaluations).sum();
             let own: u64 = estimators.iter().map(Divergence::own_evaluations).sum();
             let followed = estimators.iter().any(Divergence::takes_solver);
             let path = if followed { solver.evaluations().unwrap_or(ADAPTIVE_GUESS) + nodes * extra } else { 0 };
             Cost {
                 evaluations: (path + own) * rows as u64,
-                products: nodes * products * rows as u64,
+                products: (nodes * products + once) * rows as u64,
                 guessed: followed && solver.evaluations().is_none(),
             }
         };
@@ -329,6 +348,11 @@ impl Prepared {
             }
             Work::Density { model, solver, estimator, grid } => {
                 path(solver, std::slice::from_ref(estimator), *model, grid.points * grid.points)
+            }
+            Work::Stein { model, stein, .. } => {
+                let places = 2 * (stein.samples * stein.times) as u64;
+                let apart = u64::from(!self.models[*model].card.is_joint(&stein.head));
+                Cost { evaluations: places, products: places * apart, guessed: false }
             }
             Work::Sample { model, sampler, count, .. } => {
                 let each = sampler.cost(&Setting::of(&self.models[*model]));
@@ -481,6 +505,15 @@ impl Builder<'_> {
                 self.push(Work::Budget(work(0, budget.samples.min(count))))?;
             }
         }
+        for stein in &entry.stein {
+            stein.check().map_err(|e| anyhow!(e))?;
+            let head = Divergence::Learned(Learned { head: stein.head.clone() });
+            supports(&self.prepared.models[model], &head).context("stein")?;
+            if stein.score == Score::Model && self.prepared.models[model].card.closed_form.is_none() {
+                bail!("stein: score: model needs an exact model, a card with a `closed_form`; expected score: noise");
+            }
+            self.push(Work::Stein { model, data, stein: stein.clone() })?;
+        }
         let Some(grid) = &entry.density else { return Ok(()) };
         if self.prepared.models[model].dim() != 2 {
             bail!(
@@ -632,6 +665,7 @@ impl Builder<'_> {
             Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => vec![data(&w.data)],
             Work::Maps(w) => vec![data(&w.data)],
             Work::Contrast(w) => vec![data(&w.reference)],
+            Work::Stein { data: i, .. } => vec![data(i)],
             Work::Metrics { reference, floor, .. } => floor.iter().chain([reference]).map(data).collect(),
             Work::Sample { noise, .. } => noise.iter().map(data).collect(),
             _ => Vec::new(),
@@ -792,11 +826,13 @@ fn inert(name: &str) -> String {
 /// A message with the card and what it lacks.
 pub fn supports(model: &Model, estimator: &Divergence) -> Result<()> {
     estimator.check(model.dim()).map_err(|e| anyhow!(e))?;
+    let unknown = |head: &&str| !model.card.divergence_heads.contains_key(*head);
     match estimator {
-        Divergence::Learned(learned) if !model.card.divergence_heads.contains_key(&learned.head) => {
+        _ if estimator.head().filter(unknown).is_some() => {
             let known: Vec<&str> = model.card.divergence_heads.keys().map(String::as_str).collect();
             let has = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
-            Err(anyhow!("{}: the card has no divergence head `{}`; {has}", model.path.display(), learned.head))
+            let head = estimator.head().unwrap_or_default();
+            Err(anyhow!("{}: the card has no divergence head `{head}`; {has}", model.path.display()))
         }
         Divergence::FlowMap(few) => {
             let spec = model.map_spec(&few.map)?;
@@ -826,13 +862,18 @@ pub fn supports_sampler(model: &Model, sampler: &Sampler) -> Result<()> {
     Ok(())
 }
 
-/// An estimator with what it takes from the card made visible: the rule of its flow map, where it is not the standard one.
+/// An estimator with what it takes from the card made visible: the rule of its flow map, where it is not the standard
+/// one; no products with the transpose, where the network's reverse mode is refused.
 pub fn resolved(model: &Model, estimator: Divergence) -> Divergence {
     match estimator {
         Divergence::FlowMap(mut few) => {
             let card = model.map_spec(&few.map).map(|spec| spec.rule()).unwrap_or_default();
             few.rule = Some(few.rule.unwrap_or(card)).filter(|rule| [*rule, card] != [Rule::TwoTime; 2]);
             Divergence::FlowMap(few)
+        }
+        Divergence::Trace(Estimator::NaHutchPlusPlus(mut na)) => {
+            na.transposed = na.transposed && model.irreversible().is_none();
+            Divergence::Trace(Estimator::NaHutchPlusPlus(na))
         }
         other => other,
     }
@@ -852,6 +893,7 @@ fn planned(model: &Model) -> Result<PlannedModel> {
         path: serde_json::to_value(&card.path)?,
         prediction: serde_json::to_value(card.network.prediction)?.as_str().unwrap_or_default().to_owned(),
         prior_std: model.prior.std,
+        truncation: Truncation::new(&model.curve, model.prior).sentence(),
         parameters: model.parameters()?,
         range: card.data.map(|d| d.range),
         levels: card.data.and_then(|d| d.levels),

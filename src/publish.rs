@@ -229,6 +229,7 @@ fn model(m: &PlannedModel) -> ModelFacts {
         path: format!("{kind} {{{}}}", parameters.join(", ")),
         prediction: m.prediction.clone(),
         prior: format!("N(0, {}² I)", m.prior_std),
+        truncation: m.truncation.clone(),
         parameters: m.parameters,
         files: m.files.iter().map(|f| (f.name.clone(), f.sha256.clone())).collect(),
         convention,

@@ -19,6 +19,8 @@ pub struct LikelihoodRow {
     pub sample: usize,
     pub log_likelihood: Option<f64>,
     pub stderr: Option<f64>,
+    /// Half the width of the 95 % interval over probes, by Student's t.
+    pub half_width: Option<f64>,
     pub prior_log_density: Option<f64>,
     pub divergence_integral: Option<f64>,
     pub bits_per_dim: Option<f64>,
@@ -179,6 +181,8 @@ pub struct Sample {
     pub sample: usize,
     pub log_likelihood: Option<f64>,
     pub stderr: Option<f64>,
+    /// Half the width of the 95 % interval over probes, by Student's t.
+    pub half_width: Option<f64>,
     pub prior_log_density: Option<f64>,
     pub divergence_integral: Option<f64>,
     pub bits_per_dim: Option<f64>,
@@ -377,6 +381,30 @@ pub struct MapRow {
     pub effective_n: Option<f64>,
 }
 
+/// `stein.csv`: one test function on one head in one stratum of time; and, with `function` `bias` and no `z`, the
+/// head's bias over all time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stein {
+    pub model: String,
+    pub dataset: String,
+    pub head: String,
+    /// The stratum's ends in the card's time.
+    pub from: f64,
+    pub to: f64,
+    /// `1`, `x[a]`, `x.x/d`, `cos i`, or `bias`.
+    pub function: String,
+    pub n: usize,
+    /// The residual's mean, in nats per unit of ln(sigma/alpha) (of time, where that is not finite at the path's
+    /// ends); of `bias`, nats.
+    pub mean: Option<f64>,
+    pub stderr: Option<f64>,
+    pub z: Option<f64>,
+    /// Two-sided, times the number of tests of this head, at most 1 (Bonferroni).
+    pub p: Option<f64>,
+    pub bits_per_dim: Option<f64>,
+    pub bits_per_dim_stderr: Option<f64>,
+}
+
 /// `profile.csv`: the divergence of dx/dt at one node of one sample's path.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
@@ -427,6 +455,7 @@ pub struct Tables {
     pub metrics: Vec<MetricRow>,
     pub contrasts: Vec<Contrast>,
     pub maps: Vec<MapRow>,
+    pub stein: Vec<Stein>,
     pub profile: Vec<Profile>,
     pub density: Vec<Density>,
     pub galleries: Vec<Gallery>,

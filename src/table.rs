@@ -17,7 +17,7 @@ use crate::num::stats::{self, Z95};
 use crate::plan::{Plan, Trial, Work, solver_label};
 use crate::rows::{
     Contrast, Convention, Density, Gallery, LikelihoodRow, MapRow, MetricRow, Pair, Profile, Refined, Sample,
-    SampleRow, Step, Summary, Tables,
+    SampleRow, Stein, Step, Summary, Tables,
 };
 
 mod gaps;
@@ -53,6 +53,7 @@ pub fn tables(plan: &Plan, parts: &[Part]) -> Result<Tables> {
             Work::Contrast(_) => tables.contrasts.extend(read::<Contrast>(&path)?),
             Work::Maps(_) => tables.maps.extend(read::<MapRow>(&path)?),
             Work::Profile(_) => tables.profile.extend(read::<Profile>(&path)?),
+            Work::Stein { .. } => tables.stein.extend(read::<Stein>(&path)?),
             Work::Density { .. } => tables.density.extend(read::<Density>(&path)?),
             Work::Metrics { .. } => {
                 tables.metrics.extend(read::<MetricRow>(&path)?.into_iter().map(|row| spent.put(row)));
@@ -95,6 +96,7 @@ fn sample(r: &LikelihoodRow) -> Sample {
         sample: r.sample,
         log_likelihood: r.log_likelihood,
         stderr: r.stderr,
+        half_width: r.half_width,
         prior_log_density: r.prior_log_density,
         divergence_integral: r.divergence_integral,
         bits_per_dim: r.bits_per_dim,
@@ -298,8 +300,8 @@ fn pair(one: &DataFrame, other: &DataFrame, first: &LikelihoodRow, name: &str) -
         n: difference.n,
         difference: difference.value,
         difference_stderr: stderr,
-        low: difference.value - Z95 * stderr,
-        high: difference.value + Z95 * stderr,
+        low: difference.value - stats::t95(difference.n - 1) * stderr,
+        high: difference.value + stats::t95(difference.n - 1) * stderr,
     }))
 }
 
@@ -382,6 +384,7 @@ pub fn write(dir: &Path, tables: &Tables) -> Result<()> {
     write_one(dir, "metrics", &tables.metrics)?;
     write_one(dir, "contrasts", &tables.contrasts)?;
     write_one(dir, "maps", &tables.maps)?;
+    write_one(dir, "stein", &tables.stein)?;
     write_one(dir, "profile", &tables.profile)?;
     write_one(dir, "density", &tables.density)?;
     write_one(dir, "steps", &tables.steps)

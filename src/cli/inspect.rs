@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Exit, Running};
 use crate::flow::field::VectorField;
+use crate::flow::truncation::Truncation;
 use crate::graph::{self, Dim, Mode};
 use crate::model::library::hex;
 use crate::model::opened::{Model, Options};
@@ -48,6 +49,16 @@ impl Inspect {
             model.curve.prior_end(),
             model.curve.data_end()
         );
+        say!("cut off {}", Truncation::new(&model.curve, model.prior).sentence());
+        if let Some(preconditioning) = card.network.preconditioning {
+            say!("preconditioning outside the graph {}", serde_json::to_string(&preconditioning)?);
+        }
+        for (name, head) in &card.divergence_heads {
+            let parametrization = serde_json::to_value(head.parametrization)?;
+            let place =
+                if card.is_joint(name) { "an output of the network's own calls" } else { "a network of its own" };
+            say!("divergence head {name}: {}, {place}", parametrization.as_str().unwrap_or_default());
+        }
         for file in &model.files {
             let at = self.file.parent().unwrap_or(Path::new("")).join(&file.name);
             say!("\n{}", file.key);

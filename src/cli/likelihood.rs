@@ -90,6 +90,12 @@ impl Likelihood {
         let divergence: Divergence = spec("--divergence", &self.divergence)?;
         let solver: Solver = spec("--solver", &self.solver)?;
         let model = Model::open(&self.model)?;
+        let asked = divergence.label();
+        let divergence = resolved(&model, divergence);
+        if divergence.needs_products().0 && divergence.label() != asked {
+            let why = model.irreversible().unwrap_or_default();
+            note!("flowgauge: {asked} is carried out as {}: {why}", divergence.label());
+        }
         supports(&model, &divergence).context("--divergence")?;
         let span = Span { curve: &model.curve, to_prior: true };
         solver.check(span).map_err(|e| anyhow!("--solver {}: {e}", solver.name()))?;
@@ -101,7 +107,7 @@ impl Likelihood {
 
         let key = Key { seed: self.seed };
         let pool = Pool::new(&model, self.running.runtime()?, self.running.machine());
-        let estimators = [resolved(&model, divergence)];
+        let estimators = [divergence];
         if estimators[0].kind() == Kind::FewStepForwardAverage {
             note!(
                 "flowgauge: rule forward-average, for comparison with the authors' code only: \

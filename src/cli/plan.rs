@@ -29,6 +29,7 @@ impl Plan {
         let written = Written::read(&self.config, &self.set)?;
         let prepared = plan::prepare(&written, self.seed).with_context(|| self.config.display().to_string())?;
         let plan = &prepared.plan;
+        plan.models.iter().for_each(|m| say!("{}: {}", m.name, m.truncation));
         say!("{:>12}  {:>14}  {:>14}  work", "trial", "evaluations", "products");
         let (mut evaluations, mut products, mut guessed) = (0, 0, false);
         for trial in &plan.trials {

@@ -38,6 +38,14 @@ pub trait Linearized: Send {
         let products = self.products(t, x, z)?;
         Ok((&products * z).sum_axis(ndarray::Axis(2)))
     }
+
+    /// Jᵀ·w for each row's k directions, or `None` where the model has no reverse mode.
+    ///
+    /// # Errors
+    /// As [`Linearized::products`].
+    fn transposed(&mut self, _t: &[f64], _x: &Batch, _w: &Blocks) -> Result<Option<Blocks>, EvalError> {
+        Ok(None)
+    }
 }
 
 /// A scalar of state and time: a learned divergence, a closed-form log-density.

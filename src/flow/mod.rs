@@ -8,5 +8,8 @@ pub mod field;
 pub mod grid;
 pub mod map;
 pub mod path;
+pub mod preconditioning;
 pub mod prediction;
 pub mod prior;
+pub mod truncation;
+pub mod view;

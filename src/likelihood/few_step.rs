@@ -38,6 +38,7 @@ pub fn evaluate(sources: &mut Sources, task: &Task, sample: &[SampleId], x: &Bat
                 log_likelihood: fine.then_some(value),
                 stderr: None,
                 dequantization_stderr: None,
+                half_width: None,
                 prior_log_density: fine.then_some(prior[i]),
                 divergence_integral: fine.then_some(integral[i]),
                 evaluations: spec.own_evaluations(),

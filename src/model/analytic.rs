@@ -2,10 +2,13 @@
 
 use std::f64::consts::TAU;
 
-use ndarray::{Array1, Array2, ArrayView1};
+use ndarray::{Array1, Array2, ArrayView1, Axis};
 
 use crate::flow::field::{Averages, EvalError, FlowMap, Linearized, ScalarField, VectorField};
 use crate::flow::path::{Curve, Schedule};
+use crate::flow::preconditioning::{Preconditioning, Scales};
+use crate::flow::prediction::Prediction;
+use crate::flow::view::{Differentiated, Form, Forward, View};
 use crate::num::{Batch, Blocks};
 
 /// A Gaussian mixture with isotropic components, carried along any path: score, velocity,
@@ -61,20 +64,64 @@ struct Parts {
     log_density: f64,
 }
 
-/// v = α' D − σ' σ s is finite at both ends of every path, where other views divide by zero.
+/// A quantity p_d·D + p_s·s of denoised state and score: what every prediction is.
+#[derive(Debug, Clone, Copy)]
+struct Mix {
+    denoised: f64,
+    score: f64,
+}
+
+/// The quantity that `prediction` stands for, from ε = −σs and v = α'D − σ'σs; finite at both ends of every
+/// path, where one view turned into another divides by zero.
+fn mix(prediction: Prediction, s: &Schedule) -> Mix {
+    let (denoised, score) = match prediction {
+        Prediction::Denoised => (1.0, 0.0),
+        Prediction::Noise => (0.0, -s.sigma),
+        Prediction::Velocity => (s.alpha_dot, -s.sigma_dot * s.sigma),
+        Prediction::Score => (0.0, 1.0),
+        Prediction::V => (-s.sigma, -s.alpha * s.sigma),
+    };
+    Mix { denoised, score }
+}
+
+impl Mixture {
+    fn predict(&self, prediction: Prediction, t: &[f64], x: &Batch) -> Batch {
+        let mut out = Batch::zeros(x.raw_dim());
+        for (i, row) in x.rows().into_iter().enumerate() {
+            let (mix, parts) = (mix(prediction, &self.curve.at(t[i])), self.parts(t[i], row));
+            out.row_mut(i).assign(&(parts.r.dot(&parts.denoised) * mix.denoised + &parts.score * mix.score));
+        }
+        out
+    }
+
+    /// With dr_k = r_k (g_k − s)·z: dD = Σ r_k gain_k z + Σ dr_k D_k, ds = −Σ r_k/V_k z + Σ dr_k g_k.
+    fn differentiate(&self, prediction: Prediction, t: &[f64], x: &Batch, z: &Blocks) -> Blocks {
+        let mut out = Blocks::zeros(z.raw_dim());
+        for (i, row) in x.rows().into_iter().enumerate() {
+            let (mix, p) = (mix(prediction, &self.curve.at(t[i])), self.parts(t[i], row));
+            let flat: f64 = (0..p.v.len()).map(|k| p.r[k] * (mix.denoised * p.gain[k] - mix.score / p.v[k])).sum();
+            for (block, mut target) in z.outer_iter().zip(out.outer_iter_mut()) {
+                let z = block.row(i);
+                let mut product = &z * flat;
+                for k in 0..p.v.len() {
+                    let dr = p.r[k] * (&p.scores.row(k) - &p.score).dot(&z);
+                    product.scaled_add(dr * mix.denoised, &p.denoised.row(k));
+                    product.scaled_add(dr * mix.score, &p.scores.row(k));
+                }
+                target.row_mut(i).assign(&product);
+            }
+        }
+        out
+    }
+}
+
 impl VectorField for Mixture {
     fn dim(&self) -> usize {
         self.means.ncols()
     }
 
     fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        let mut out = Batch::zeros(x.raw_dim());
-        for (i, row) in x.rows().into_iter().enumerate() {
-            let (s, parts) = (self.curve.at(t[i]), self.parts(t[i], row));
-            let v = parts.r.dot(&parts.denoised) * s.alpha_dot - &parts.score * (s.sigma_dot * s.sigma);
-            out.row_mut(i).assign(&v);
-        }
-        Ok(out)
+        Ok(self.predict(Prediction::Velocity, t, x))
     }
 }
 
@@ -83,25 +130,79 @@ impl Linearized for Mixture {
         self.means.ncols()
     }
 
-    /// With dr_k = r_k (g_k − s)·z: dD = Σ r_k gain_k z + Σ dr_k D_k, ds = −Σ r_k/V_k z + Σ dr_k g_k.
     fn products(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
-        let mut out = Blocks::zeros(z.raw_dim());
-        for (i, row) in x.rows().into_iter().enumerate() {
-            let (s, p) = (self.curve.at(t[i]), self.parts(t[i], row));
-            let (to_d, to_s) = (s.alpha_dot, -s.sigma_dot * s.sigma);
-            let flat: f64 = (0..p.v.len()).map(|k| p.r[k] * (to_d * p.gain[k] - to_s / p.v[k])).sum();
-            for (block, mut target) in z.outer_iter().zip(out.outer_iter_mut()) {
-                let z = block.row(i);
-                let mut product = &z * flat;
-                for k in 0..p.v.len() {
-                    let dr = p.r[k] * (&p.scores.row(k) - &p.score).dot(&z);
-                    product.scaled_add(dr * to_d, &p.denoised.row(k));
-                    product.scaled_add(dr * to_s, &p.scores.row(k));
-                }
-                target.row_mut(i).assign(&product);
-            }
+        Ok(self.differentiate(Prediction::Velocity, t, x, z))
+    }
+
+    /// The velocity is a gradient, so its Jacobian is symmetric.
+    fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
+        self.products(t, x, w).map(Some)
+    }
+}
+
+/// The mixture as the graph of a card: F with P(x) = skip·x + out·F(input·x), P being the prediction of `form`.
+#[derive(Debug, Clone)]
+pub struct Predictor {
+    pub mixture: Mixture,
+    pub form: Form,
+}
+
+impl Predictor {
+    /// The mixture in one of its views.
+    pub fn view(mixture: Mixture, prediction: Prediction, preconditioning: Option<Preconditioning>) -> View<Predictor> {
+        let form = Form { curve: mixture.curve.clone(), prediction, preconditioning };
+        View { network: Predictor { mixture, form: form.clone() }, form }
+    }
+
+    fn scales(&self, t: f64) -> Scales {
+        let plain = Scales { skip: 0.0, out: 1.0, input: 1.0 };
+        self.form.preconditioning.map_or(plain, |p| p.at(&self.mixture.curve.at(t)))
+    }
+
+    /// The state that was scaled to `fed`.
+    fn state(&self, t: &[f64], fed: &Batch) -> Batch {
+        let mut x = fed.clone();
+        x.rows_mut().into_iter().zip(t).for_each(|(mut row, t)| row /= self.scales(*t).input);
+        x
+    }
+}
+
+impl Forward for Predictor {
+    fn dim(&self) -> usize {
+        self.mixture.means.ncols()
+    }
+
+    fn forward(&mut self, t: &[f64], fed: &Batch) -> Result<Batch, EvalError> {
+        let x = self.state(t, fed);
+        let mut f = self.mixture.predict(self.form.prediction, t, &x);
+        for (i, mut row) in f.rows_mut().into_iter().enumerate() {
+            let scales = self.scales(t[i]);
+            row.scaled_add(-scales.skip, &x.row(i));
+            row /= scales.out;
         }
-        Ok(out)
+        Ok(f)
+    }
+}
+
+impl Differentiated for Predictor {
+    fn dim(&self) -> usize {
+        self.mixture.means.ncols()
+    }
+
+    /// J_F = (J_P − skip·I)/(out·input).
+    fn products(&mut self, t: &[f64], fed: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+        let mut products = self.mixture.differentiate(self.form.prediction, t, &self.state(t, fed), z);
+        for (i, t) in t.iter().enumerate() {
+            let scales = self.scales(*t);
+            let mut row = products.index_axis_mut(Axis(1), i);
+            row.scaled_add(-scales.skip, &z.index_axis(Axis(1), i));
+            row /= scales.out * scales.input;
+        }
+        Ok(products)
+    }
+
+    fn transposed(&mut self, t: &[f64], fed: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
+        self.products(t, fed, w).map(Some)
     }
 }
 
@@ -194,8 +295,6 @@ pub fn example(curve: Curve, d: usize) -> Mixture {
 
 #[cfg(test)]
 mod tests {
-    use ndarray::Axis;
-
     use super::*;
     use crate::flow::path::Path;
 

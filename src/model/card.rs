@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::constants::Constant;
 use crate::flow::map::Rule;
 use crate::flow::path::Path;
+use crate::flow::preconditioning::Preconditioning;
 use crate::flow::prediction::Prediction;
 
 /// `card.yaml`: one model with its network, path, data convention and learned heads.
@@ -48,8 +49,22 @@ pub struct Network {
     pub constants: BTreeMap<String, Constant>,
     pub output: String,
     pub prediction: Prediction,
+    /// Scalings around the graph that are not in it; none unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preconditioning: Option<Preconditioning>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<TimeFeed>,
+}
+
+impl Network {
+    /// What the graph's time input is given, with its default.
+    pub fn feed(&self) -> TimeFeed {
+        let usual = match self.preconditioning {
+            Some(Preconditioning::Edm { .. }) => TimeFeed { feed: Feed::LogSigmaOver4, scale: 1.0 },
+            _ => TimeFeed::default(),
+        };
+        self.time.unwrap_or(usual)
+    }
 }
 
 /// This program's roles and the graph's names for them.
@@ -103,7 +118,10 @@ pub struct DataSpec {
     pub levels: Option<u32>,
 }
 
-/// A learned divergence: +div of dx/dt in the card's own time, after `scale`.
+/// A learned divergence: +div of dx/dt in the card's own time, after `scale`, or what it follows from.
+///
+/// A head whose file, inputs and time are the network's own is an output of the same graph: it is evaluated
+/// in the velocity's call and costs none of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
@@ -119,6 +137,23 @@ pub struct Head {
     pub scale: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<TimeFeed>,
+    #[serde(default, skip_serializing_if = "is_divergence")]
+    pub parametrization: Parametrization,
+}
+
+/// What a head's output stands for, after `scale`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Parametrization {
+    /// +div of dx/dt in the card's own time.
+    #[default]
+    Divergence,
+    /// The trace of the denoiser's Jacobian ∂E\[x₀ | x\]/∂x, between 0 and d for an ideal denoiser where α is 1.
+    DenoiserTrace,
+}
+
+fn is_divergence(p: &Parametrization) -> bool {
+    *p == Parametrization::Divergence
 }
 
 /// A few-step flow map: the average velocity, and the average +div, of dx/dt between two times, in the
@@ -302,6 +337,9 @@ impl Card {
             bail!("shape: {:?}, expected one or more sizes, each at least 1", self.shape);
         }
         self.path.curve().map_err(|e| anyhow!(e))?;
+        if let Some(preconditioning) = self.network.preconditioning {
+            preconditioning.check(self.network.prediction, &self.path).map_err(|e| anyhow!(e))?;
+        }
         if let Some(prior) = self.prior.filter(|p| !(p.std > 0.0 && p.std.is_finite())) {
             bail!("prior: std is {}, expected a number above 0", prior.std);
         }
@@ -333,6 +371,15 @@ impl Card {
             inside(file).map_err(|e| anyhow!("{key}: {e}"))?;
         }
         Ok(())
+    }
+
+    /// Whether a head is an output of the velocity's own graph, evaluated in the same call.
+    pub fn is_joint(&self, head: &str) -> bool {
+        let network = &self.network;
+        self.divergence_heads.get(head).is_some_and(|h| {
+            let fed = h.time.is_none_or(|time| time == network.feed());
+            h.file == network.file && h.inputs == network.inputs && h.constants == network.constants && fed
+        })
     }
 
     /// Every file that the card names, with its key.

@@ -4,6 +4,7 @@ pub mod analytic;
 pub mod card;
 pub mod constants;
 pub mod flow_map;
+pub mod joint;
 pub mod library;
 pub mod onnx;
 pub mod opened;

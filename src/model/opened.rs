@@ -8,15 +8,17 @@ use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{Array2, ArrayD, Axis, Ix2, Ix3, IxDyn};
 use sha2::{Digest, Sha256};
 
-use super::card::{self, Card, Feed, Head, StateAndTime, TimeFeed};
+use super::card::{self, Card, Feed, Head, Parametrization, StateAndTime, TimeFeed};
 use super::constants::{Constant, Fixed};
 use super::flow_map::DerivedGraphs;
+use super::joint::{JointHead, Memory};
 use super::library::hex;
 use super::onnx::{Port, Provider, Runtime, Session};
-use crate::flow::field::{EvalError, Linearized, ScalarField, VectorField};
+use crate::flow::field::{EvalError, ScalarField};
 use crate::flow::path::Curve;
 use crate::flow::prediction::Prediction;
 use crate::flow::prior::Prior;
+use crate::flow::view::{Differentiated, Form, Forward, View};
 use crate::graph;
 use crate::num::{Batch, Blocks};
 
@@ -72,6 +74,7 @@ pub struct Model {
     pub prior: Prior,
     pub files: Vec<ModelFile>,
     tangent: OnceLock<Result<Arc<Vec<u8>>, String>>,
+    cotangent: OnceLock<Result<Arc<Vec<u8>>, String>>,
     derived: Mutex<DerivedGraphs>,
 }
 
@@ -123,6 +126,7 @@ impl Model {
             prior,
             files,
             tangent: OnceLock::new(),
+            cotangent: OnceLock::new(),
             derived: Mutex::default(),
         })
     }
@@ -160,28 +164,40 @@ impl Model {
     /// # Errors
     /// Where the network's ports are not what the card says.
     pub fn velocity(&self, runtime: &Runtime, options: Options) -> Result<Velocity> {
-        Ok(Velocity {
-            network: self.network("network.file", runtime, options, None)?,
-            prediction: self.card.network.prediction,
-        })
+        Ok(View { network: self.network("network.file", runtime, options, None)?, form: self.form() })
     }
 
-    /// Products with the velocity's Jacobian, from the differentiated graph.
+    fn form(&self) -> Form {
+        let network = &self.card.network;
+        Form { curve: self.curve.clone(), prediction: network.prediction, preconditioning: network.preconditioning }
+    }
+
+    /// Products with the velocity's Jacobian, from the differentiated graph; with its transpose too where `reverse`.
     ///
     /// # Errors
     /// Where an operator cannot be differentiated, by its node's name.
-    pub fn tangents(&self, runtime: &Runtime, options: Options) -> Result<Tangents> {
-        let derived = self.tangent.get_or_init(|| self.differentiate().map(Arc::new).map_err(|e| format!("{e:#}")));
-        let bytes = derived.as_ref().map_err(|e| anyhow!("{e}"))?.clone();
-        let network = self.network("network.file", runtime, options, Some(&bytes))?;
-        Ok(Tangents { network, prediction: self.card.network.prediction })
+    pub fn tangents(&self, runtime: &Runtime, options: Options, reverse: bool) -> Result<Tangents> {
+        let open = |mode| self.network("network.file", runtime, options, Some((mode, &self.differentiated(mode)?)));
+        let cotangent = reverse.then(|| open(graph::Mode::Vjp)).transpose()?;
+        Ok(View { network: Derived { tangent: open(graph::Mode::Jvp)?, cotangent }, form: self.form() })
     }
 
-    fn differentiate(&self) -> Result<Vec<u8>> {
+    /// The bytes of the differentiated graph, made once.
+    fn differentiated(&self, mode: graph::Mode) -> Result<Arc<Vec<u8>>> {
+        let slot = if mode == graph::Mode::Jvp { &self.tangent } else { &self.cotangent };
+        let made = slot.get_or_init(|| self.differentiate(mode).map(Arc::new).map_err(|e| format!("{e:#}")));
+        made.clone().map_err(|e| anyhow!("{e}"))
+    }
+
+    fn differentiate(&self, mode: graph::Mode) -> Result<Vec<u8>> {
         let role = &self.card.network;
-        let graph = self.graph()?;
-        let tangent = graph::differentiate(&graph, graph::Mode::Jvp, Some(&role.inputs.x), Some(&role.output))?;
-        Ok(tangent.to_bytes()?)
+        let derived = graph::differentiate(&self.graph()?, mode, Some(&role.inputs.x), Some(&role.output))?;
+        Ok(derived.to_bytes()?)
+    }
+
+    /// Why the velocity's Jacobian cannot be multiplied from the left; `None` where it can.
+    pub fn irreversible(&self) -> Option<String> {
+        self.differentiated(graph::Mode::Vjp).err().map(|e| e.to_string())
     }
 
     /// A learned divergence, after its scale: +div of dx/dt in the card's own time.
@@ -196,7 +212,37 @@ impl Model {
             anyhow!("{}: no divergence head `{name}`; {known}", self.path.display())
         })?;
         let network = self.network(&format!("divergence_heads.{name}.file"), runtime, options, None)?;
-        Ok(Scalar { network, scale: head.scale })
+        Ok(Scalar { network, reading: self.reading(head) })
+    }
+
+    fn reading(&self, head: &Head) -> Reading {
+        let traces = head.parametrization == Parametrization::DenoiserTrace;
+        Reading { scale: head.scale, traces: traces.then(|| (self.curve.clone(), self.dim() as f64)) }
+    }
+
+    /// A head that is an output of the velocity's own graph: from now on `velocity` remembers what it says of it.
+    ///
+    /// # Errors
+    /// As [`Model::head`].
+    pub fn joint_head(
+        &self,
+        name: &str,
+        velocity: &mut Velocity,
+        runtime: &Runtime,
+        options: Options,
+    ) -> Result<JointHead> {
+        let alone = self.head(name, runtime, options)?;
+        let head = &self.card.divergence_heads[name];
+        if !velocity.network.beside.contains(&head.output) {
+            velocity.network.beside.push(head.output.clone());
+        }
+        Ok(JointHead {
+            output: head.output.clone(),
+            memory: velocity.network.memory.clone(),
+            form: self.form(),
+            reading: self.reading(head),
+            alone,
+        })
     }
 
     /// The true log-density at any time, where the card has one.
@@ -207,7 +253,10 @@ impl Model {
         if self.card.closed_form.is_none() {
             bail!("{}: the card has no `closed_form`", self.path.display());
         }
-        Ok(Scalar { network: self.network("closed_form.file", runtime, options, None)?, scale: 1.0 })
+        Ok(Scalar {
+            network: self.network("closed_form.file", runtime, options, None)?,
+            reading: Reading { scale: 1.0, traces: None },
+        })
     }
 
     fn file(&self, key: &str) -> Result<&ModelFile> {
@@ -244,13 +293,19 @@ impl Model {
         self.path.parent().unwrap_or(Path::new("")).join(&file.name).display().to_string()
     }
 
-    /// Opens the file at `key`, or its tangent graph in `derived`, and holds its ports against the card.
-    fn network(&self, key: &str, runtime: &Runtime, options: Options, derived: Option<&[u8]>) -> Result<Network> {
+    /// Opens the file at `key`, or what was derived from it, and holds its ports against the card.
+    fn network(
+        &self,
+        key: &str,
+        runtime: &Runtime,
+        options: Options,
+        derived: Option<(graph::Mode, &[u8])>,
+    ) -> Result<Network> {
         let file = self.file(key)?;
         let Roles { inputs: roles, output, feed, constants } = self.roles(key);
         let name = self.name_of(file);
         let session = match (derived, &file.content) {
-            (Some(bytes), _) => runtime.open(&name, bytes, options.provider, options.threads)?,
+            (Some((_, bytes)), _) => runtime.open(&name, bytes, options.provider, options.threads)?,
             (None, Content::Network(bytes)) => runtime.open(&name, bytes, options.provider, options.threads)?,
             _ => runtime.open_file(Path::new(&name), options.provider, options.threads)?,
         };
@@ -268,15 +323,21 @@ impl Model {
             constants,
             shape: self.card.shape.clone(),
             curve: self.curve.clone(),
+            beside: Vec::new(),
+            memory: Memory::default(),
             session,
         };
-        network.check(&name, scalar, derived.is_some())?;
+        let seed = derived.map(|(mode, _)| match mode {
+            graph::Mode::Jvp => format!("{}_tangent", network.x),
+            graph::Mode::Vjp => format!("{}_cotangent", network.output),
+        });
+        network.check(&name, scalar, seed.as_deref())?;
         Ok(network)
     }
 
     fn roles(&self, key: &str) -> Roles<'_> {
         let card = &self.card;
-        let main = card.network.time.unwrap_or_default();
+        let main = card.network.feed();
         if let Some(name) = key.strip_prefix("divergence_heads.").and_then(|k| k.strip_suffix(".file")) {
             let Head { inputs, output, constants, time, .. } = &card.divergence_heads[name];
             return Roles { inputs, output, feed: time.unwrap_or(main), constants };
@@ -384,8 +445,17 @@ fn expected_hash<'a>(card: &'a Card, key: &str) -> Option<&'a str> {
     }
 }
 
+/// What a differentiated graph is given besides the original inputs.
+enum Seed<'a> {
+    Nothing,
+    /// k × rows × dim.
+    Tangents(&'a Blocks),
+    /// rows × dim.
+    Cotangents(&'a Batch),
+}
+
 /// An opened network with its roles: states and times in, one output out.
-struct Network {
+pub struct Network {
     session: Session,
     x: String,
     time: Option<String>,
@@ -397,11 +467,14 @@ struct Network {
     scalar_time: bool,
     shape: Vec<usize>,
     curve: Curve,
+    /// Other outputs that a call also gives, kept for the heads that they are.
+    beside: Vec<String>,
+    memory: Memory,
 }
 
 impl Network {
     /// Holds the ports against the card.
-    fn check(&self, file: &str, scalar: bool, tangent: bool) -> Result<()> {
+    fn check(&self, file: &str, scalar: bool, seed: Option<&str>) -> Result<()> {
         let x = find(&self.session.inputs, &self.x, file, "input")?;
         check_shape(x, &self.shape, file, "input")?;
         let output = find(&self.session.outputs, &self.output, file, "output")?;
@@ -419,7 +492,7 @@ impl Network {
         }
         let known = |name: &str| {
             let role = name == self.x || self.time.as_deref() == Some(name);
-            role || self.constants.iter().any(|c| c.name == name) || (tangent && name == format!("{}_tangent", self.x))
+            role || self.constants.iter().any(|c| c.name == name) || seed == Some(name)
         };
         if let Some(other) = self.session.inputs.iter().find(|p| !known(&p.name)) {
             bail!(
@@ -463,27 +536,30 @@ impl Network {
         leading.iter().chain(&self.shape).copied().collect()
     }
 
-    /// One call; `tangents` are k × rows × dim.
+    /// One call.
     ///
     /// The runtime rounds differently where a batch does not fill its vector units. Filled up to a
     /// multiple of four with copies, a sample's last bits do not depend on its company: measured
     /// bit-identical for every batch size, at the price of three wasted rows at most.
-    fn call(
-        &mut self,
-        t: &[f64],
-        x: &Batch,
-        tangents: Option<&Blocks>,
-        wanted: &[String],
-    ) -> Result<Vec<ArrayD<f64>>, EvalError> {
+    fn call(&mut self, t: &[f64], x: &Batch, seed: Seed, wanted: &[String]) -> Result<Vec<ArrayD<f64>>, EvalError> {
         let rows = x.nrows();
         if rows.is_multiple_of(4) {
-            return self.call_as_is(t, x, tangents, wanted);
+            return self.call_as_is(t, x, seed, wanted);
         }
         let filled: Vec<usize> = (0..rows.next_multiple_of(4)).map(|i| if i < rows { i } else { 0 }).collect();
         let times: Vec<f64> = filled.iter().map(|i| t[*i]).collect();
-        let tangents = tangents.map(|z| z.select(Axis(1), &filled));
-        let axis = Axis(usize::from(tangents.is_some()));
-        let out = self.call_as_is(&times, &x.select(Axis(0), &filled), tangents.as_ref(), wanted)?;
+        let x = x.select(Axis(0), &filled);
+        let (out, axis) = match seed {
+            Seed::Nothing => (self.call_as_is(&times, &x, seed, wanted)?, Axis(0)),
+            Seed::Tangents(z) => {
+                let z = z.select(Axis(1), &filled);
+                (self.call_as_is(&times, &x, Seed::Tangents(&z), wanted)?, Axis(1))
+            }
+            Seed::Cotangents(w) => {
+                let w = w.select(Axis(0), &filled);
+                (self.call_as_is(&times, &x, Seed::Cotangents(&w), wanted)?, Axis(0))
+            }
+        };
         let cut = |mut a: ArrayD<f64>| {
             if a.shape().get(axis.0) == Some(&filled.len()) {
                 a.slice_axis_inplace(axis, (..rows).into());
@@ -497,24 +573,29 @@ impl Network {
         &mut self,
         t: &[f64],
         x: &Batch,
-        tangents: Option<&Blocks>,
+        seed: Seed,
         wanted: &[String],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
-        let state = x.to_shape(self.shaped(&[x.nrows()])).expect("dim numbers per row").into_owned();
+        let shaped = |x: &Batch| x.to_shape(self.shaped(&[x.nrows()])).expect("dim numbers per row").into_owned();
+        let state = shaped(x);
         let times = self.times(t);
-        let tangent_name = format!("{}_tangent", self.x);
-        let tangent = tangents.map(|z| {
-            let shape = self.shaped(&[z.shape()[0], z.shape()[1]]);
-            z.to_shape(shape).expect("dim numbers per tangent").into_owned()
-        });
+        let seed = match seed {
+            Seed::Nothing => None,
+            Seed::Tangents(z) => {
+                let shape = self.shaped(&[z.shape()[0], z.shape()[1]]);
+                let z = z.to_shape(shape).expect("dim numbers per tangent").into_owned();
+                Some((format!("{}_tangent", self.x), z))
+            }
+            Seed::Cotangents(w) => Some((format!("{}_cotangent", self.output), shaped(w))),
+        };
         let fixed: Vec<ArrayD<f64>> = self.constants.iter().map(|c| c.fed(x.nrows())).collect();
         let mut feeds = vec![(self.x.as_str(), state.view())];
         feeds.extend(self.constants.iter().zip(&fixed).map(|(c, values)| (c.name.as_str(), values.view())));
         if let Some(name) = &self.time {
             feeds.push((name, times.view()));
         }
-        if let Some(tangent) = &tangent {
-            feeds.push((&tangent_name, tangent.view()));
+        if let Some((name, values)) = &seed {
+            feeds.push((name, values.view()));
         }
         let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
         self.session.run(feeds, &wanted)
@@ -530,13 +611,15 @@ impl Network {
     }
 
     /// The plain output, rows × dim.
-    fn forward(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+    fn plain(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
         let mut out = Batch::zeros(x.raw_dim());
         for rows in self.groups(t) {
             let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
             let part = x.select(Axis(0), &rows);
-            let wanted = [self.output.clone()];
-            let y = self.call(&times, &part, None, &wanted)?.remove(0);
+            let wanted: Vec<String> = std::iter::once(&self.output).chain(&self.beside).cloned().collect();
+            let mut outputs = self.call(&times, &part, Seed::Nothing, &wanted)?;
+            let y = outputs.remove(0);
+            self.remember(&times, &part, outputs)?;
             let expected = self.shaped(&[rows.len()]);
             let y = match y.shape() == expected {
                 true => y.into_shape_with_order((rows.len(), x.ncols())),
@@ -546,6 +629,22 @@ impl Network {
             rows.iter().zip(y.rows()).for_each(|(i, row)| out.row_mut(*i).assign(&row));
         }
         Ok(out)
+    }
+
+    /// Keeps what a call said beside its main output.
+    fn remember(&self, t: &[f64], fed: &Batch, outputs: Vec<ArrayD<f64>>) -> Result<(), EvalError> {
+        if self.beside.is_empty() {
+            return Ok(());
+        }
+        let mut said = Vec::new();
+        for (name, values) in self.beside.iter().zip(outputs) {
+            if values.len() != t.len() {
+                return Err(self.shape_error(values.shape(), vec![t.len()]));
+            }
+            said.push((name.clone(), values.iter().copied().collect()));
+        }
+        self.memory.keep(t, fed, &said);
+        Ok(())
     }
 
     /// J_F·z, k × rows × dim.
@@ -582,6 +681,34 @@ impl Network {
         Ok(out)
     }
 
+    /// J_Fᵀ·w, k × rows × dim, from the cotangent graph: one cotangent per row of a call.
+    fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Blocks, EvalError> {
+        let wanted = [format!("{}_cotangent", self.x)];
+        let mut out = Blocks::zeros(w.raw_dim());
+        for group in self.groups(t) {
+            let pairs: Vec<(usize, usize)> =
+                (0..w.shape()[0]).flat_map(|j| group.iter().map(move |i| (j, *i))).collect();
+            for pairs in pairs.chunks((TANGENT_NUMBERS / x.ncols()).max(1)) {
+                let rows: Vec<usize> = pairs.iter().map(|p| p.1).collect();
+                let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
+                let mut given = Batch::zeros((pairs.len(), x.ncols()));
+                for (mut row, (j, i)) in given.rows_mut().into_iter().zip(pairs) {
+                    row.assign(&w.slice(ndarray::s![*j, *i, ..]));
+                }
+                let y = self.call(&times, &x.select(Axis(0), &rows), Seed::Cotangents(&given), &wanted)?.remove(0);
+                let expected = self.shaped(&[pairs.len()]);
+                if y.shape() != expected {
+                    return Err(self.shape_error(y.shape(), expected));
+                }
+                let y = y.into_shape_with_order((pairs.len(), x.ncols())).expect("the shape was just compared");
+                for (row, (j, i)) in y.rows().into_iter().zip(pairs) {
+                    out.slice_mut(ndarray::s![*j, *i, ..]).assign(&row);
+                }
+            }
+        }
+        Ok(out)
+    }
+
     /// Calls the tangent graph in blocks of directions, and in blocks of rows for very many numbers.
     fn tangent_calls(
         &mut self,
@@ -600,7 +727,7 @@ impl Network {
                 for first in (0..z.shape()[0]).step_by(width) {
                     let block = first..(first + width).min(z.shape()[0]);
                     let tangents = z.slice(ndarray::s![block.clone(), .., ..]).select(Axis(1), rows);
-                    let y = self.call(&times, &part, Some(&tangents), &wanted)?.remove(0);
+                    let y = self.call(&times, &part, Seed::Tangents(&tangents), &wanted)?.remove(0);
                     take(block, rows, y, self)?;
                 }
             }
@@ -610,87 +737,68 @@ impl Network {
 }
 
 /// dx/dt of a card's network.
-pub struct Velocity {
-    network: Network,
-    prediction: Prediction,
-}
+pub type Velocity = View<Network>;
 
-impl Velocity {
-    /// E\[x₀ | x\], for samplers that end in a denoised state.
-    ///
-    /// # Errors
-    /// As [`VectorField::velocity`].
-    pub fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        let f = self.network.forward(t, x)?;
-        Ok(self.blend(t, x, f, Prediction::denoised))
-    }
+/// Products with the Jacobian of a card's velocity.
+pub type Tangents = View<Derived>;
 
-    fn blend(
-        &self,
-        t: &[f64],
-        x: &Batch,
-        mut f: Batch,
-        view: fn(Prediction, &crate::flow::path::Schedule) -> crate::flow::prediction::Affine,
-    ) -> Batch {
-        for (i, mut row) in f.rows_mut().into_iter().enumerate() {
-            let affine = view(self.prediction, &self.network.curve.at(t[i]));
-            row *= affine.b;
-            row.scaled_add(affine.a, &x.row(i));
-        }
-        f
-    }
-}
-
-impl VectorField for Velocity {
+impl Forward for Network {
     fn dim(&self) -> usize {
-        self.network.shape.iter().product()
+        self.shape.iter().product()
     }
 
-    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        let f = self.network.forward(t, x)?;
-        Ok(self.blend(t, x, f, Prediction::velocity))
+    fn forward(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        self.plain(t, x)
     }
 }
 
-/// Products with the Jacobian of a card's velocity: a·I + b·J_F.
-pub struct Tangents {
-    network: Network,
-    prediction: Prediction,
+/// A network's tangent graph, and its reverse where it was asked for.
+pub struct Derived {
+    tangent: Network,
+    cotangent: Option<Network>,
 }
 
-impl Linearized for Tangents {
+impl Differentiated for Derived {
     fn dim(&self) -> usize {
-        self.network.shape.iter().product()
+        self.tangent.shape.iter().product()
     }
 
     fn products(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
-        let mut out = self.network.products(t, x, z)?;
-        for (i, t) in t.iter().enumerate() {
-            let view = self.prediction.velocity(&self.network.curve.at(*t));
-            let mut row = out.index_axis_mut(Axis(1), i);
-            row *= view.b;
-            row.scaled_add(view.a, &z.index_axis(Axis(1), i));
-        }
-        Ok(out)
+        self.tangent.products(t, x, z)
     }
 
     fn quadratic(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Array2<f64>, EvalError> {
-        let mut out = self.network.quadratic(t, x, z)?;
-        let lengths = z.map_axis(Axis(2), |z| z.dot(&z));
-        for (i, t) in t.iter().enumerate() {
-            let view = self.prediction.velocity(&self.network.curve.at(*t));
-            let mut column = out.column_mut(i);
-            column *= view.b;
-            column.scaled_add(view.a, &lengths.column(i));
-        }
-        Ok(out)
+        self.tangent.quadratic(t, x, z)
+    }
+
+    fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
+        self.cotangent.as_mut().map(|network| network.transposed(t, x, w)).transpose()
     }
 }
 
 /// One number per sample: a learned divergence or a closed-form log-density.
 pub struct Scalar {
     network: Network,
+    reading: Reading,
+}
+
+/// How a head's output is turned into the divergence of dx/dt.
+#[derive(Debug, Clone)]
+pub struct Reading {
     scale: f64,
+    /// The path and the dimension, where the output is the trace of the denoiser's Jacobian.
+    traces: Option<(Curve, f64)>,
+}
+
+impl Reading {
+    /// With v = a·x + b·D: div v = a·d + b·tr J_D.
+    pub fn divergence(&self, t: f64, output: f64) -> f64 {
+        let value = self.scale * output;
+        self.traces.as_ref().map_or(value, |(curve, dim)| {
+            let view = Prediction::Denoised.velocity(&curve.at(t));
+            view.a * dim + view.b * value
+        })
+    }
 }
 
 impl ScalarField for Scalar {
@@ -700,11 +808,11 @@ impl ScalarField for Scalar {
             let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
             let part = x.select(Axis(0), &rows);
             let wanted = [self.network.output.clone()];
-            let y = self.network.call(&times, &part, None, &wanted)?.remove(0);
+            let y = self.network.call(&times, &part, Seed::Nothing, &wanted)?.remove(0);
             if y.len() != rows.len() {
                 return Err(self.network.shape_error(y.shape(), vec![rows.len()]));
             }
-            rows.iter().zip(y.iter()).for_each(|(i, v)| out[*i] = v * self.scale);
+            rows.iter().zip(y.iter()).for_each(|(i, v)| out[*i] = self.reading.divergence(t[*i], *v));
         }
         Ok(out)
     }

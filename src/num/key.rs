@@ -43,6 +43,10 @@ pub enum Purpose {
     Stein = 10,
     Churn = 11,
     Proposal = 12,
+    /// Which nodes of a path a debiased head is checked at.
+    Node = 21,
+    /// States, times and test functions of Stein tests.
+    SteinTest = 22,
 }
 
 /// Law of a probe vector z with E\[z zᵀ\] = I.
@@ -78,6 +82,12 @@ impl Key {
     pub fn uniform(self, purpose: Purpose, sample: SampleId, probe: u64, len: usize) -> Array1<f64> {
         let unit = Uniform::new(0.0, 1.0).expect("0 < 1");
         Array1::random_using(len, unit, &mut self.at(purpose, sample, probe, 0))
+    }
+
+    /// One uniform draw in \[0, 1).
+    pub fn uniform_at(self, purpose: Purpose, sample: SampleId, probe: u64, node: u64) -> f64 {
+        // 53 bits, as many as a double has below one.
+        (self.at(purpose, sample, probe, node).next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// `len` standard normal draws.

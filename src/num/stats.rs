@@ -5,6 +5,55 @@ use serde::{Deserialize, Serialize};
 /// Half-width of a 95 % normal interval in standard errors.
 pub const Z95: f64 = 1.959_963_984_540_054;
 
+/// Half-width of a 95 % interval of a mean in standard errors, where those have `dof` degrees of freedom: the
+/// quantile of Student's t, to about 1e-10. A normal interval on four values holds the truth in 86 % of cases.
+pub fn t95(dof: usize) -> f64 {
+    let (mut low, mut high) = (Z95, 13.0);
+    for _ in 0..60 {
+        let middle = 0.5 * (low + high);
+        if within(middle, dof) < 0.95 { low = middle } else { high = middle }
+    }
+    0.5 * (low + high)
+}
+
+/// The probability that |t| ≤ `t` with `dof` degrees of freedom (Abramowitz & Stegun 26.7.3 and 26.7.4).
+fn within(t: f64, dof: usize) -> f64 {
+    // Beyond this the sum is long, and the distribution normal to a few parts in a thousand of a percent.
+    if dof > 2000 {
+        return 1.0 - two_sided(t);
+    }
+    let theta = (t / (dof as f64).sqrt()).atan();
+    let cosine = theta.cos();
+    let (mut term, mut sum) = (if dof % 2 == 1 { cosine } else { 1.0 }, 0.0);
+    let mut k = if dof % 2 == 1 { 2.0 } else { 1.0 };
+    for _ in 0..dof / 2 {
+        sum += term;
+        term *= cosine * cosine * k / (k + 1.0);
+        k += 2.0;
+    }
+    match dof % 2 {
+        1 => (theta + theta.sin() * sum) * std::f64::consts::FRAC_2_PI,
+        _ => theta.sin() * sum,
+    }
+}
+
+/// The probability that a standard normal draw lies farther from zero than `z`, to about 1e-14 of itself.
+pub fn two_sided(z: f64) -> f64 {
+    let x = z.abs() / std::f64::consts::SQRT_2;
+    if x < 2.0 {
+        // 1 − erf by its series.
+        let (mut term, mut sum) = (x, x);
+        for n in 1..100 {
+            term *= -x * x / n as f64;
+            sum += term / (2 * n + 1) as f64;
+        }
+        return 1.0 - sum * std::f64::consts::FRAC_2_SQRT_PI;
+    }
+    // erfc by its continued fraction, from the inside out.
+    let fraction = (1..=120).rev().fold(x, |f, n| x + 0.5 * n as f64 / f);
+    (-x * x).exp() / fraction / std::f64::consts::PI.sqrt()
+}
+
 /// A value with its standard error (absent where it is not defined) and its n.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
@@ -141,6 +190,19 @@ mod tests {
         });
         let share = covered.count() as f64 / trials as f64;
         assert!((0.92..0.97).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn quantiles_and_tails_are_those_of_the_tables() {
+        for (dof, known) in [(1, 12.706205), (2, 4.302653), (3, 3.182446), (4, 2.776445), (7, 2.364624), (30, 2.042272)]
+        {
+            assert!((t95(dof) - known).abs() < 1e-6, "{dof}: {}", t95(dof));
+        }
+        assert!((t95(1999) - t95(2001)).abs() < 2e-3 && (t95(1_000_000) - Z95).abs() < 1e-9);
+        for (z, known) in [(0.0, 1.0), (1.0, 0.317310507862914), (Z95, 0.05), (4.0, 6.33424836662398e-5)] {
+            assert!((two_sided(z) - known).abs() < 1e-13, "{z}: {}", two_sided(z));
+        }
+        assert!((two_sided(2.8284) / two_sided(2.8285) - 1.0).abs() < 1e-3 && two_sided(30.0) < 1e-190);
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct ModelFacts {
     pub path: String,
     pub prediction: String,
     pub prior: String,
+    /// Where the path is cut off, and how far the state is from the prior there.
+    pub truncation: String,
     pub parameters: u64,
     /// Files with their SHA-256.
     pub files: Vec<(String, String)>,

@@ -1,7 +1,9 @@
 //! The report as a whole: what it shows, what it keeps out, and that nothing makes it fail.
 
 use super::*;
-use crate::rows::{Budget, Convention, Density, Frontier, Gallery, MetricRow, Pair, Profile, Sample, Step, Summary};
+use crate::rows::{
+    Budget, Convention, Density, Frontier, Gallery, MetricRow, Pair, Profile, Sample, Stein, Step, Summary,
+};
 
 const ESTIMATORS: [(&str, &str); 3] = [("exact", "ode-exact"), ("hutchinson-8", "ode-stochastic"), ("stad", "learned")];
 
@@ -145,6 +147,22 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
         features: name("raw"),
     }));
     tables.steps.extend((0..10).map(|i| step(name("moons"), name("steindiff(heun)"), i)));
+    let test = |function: &str, z: Option<f64>| Stein {
+        model: name("moons"),
+        dataset: name("test.npy"),
+        head: name("stad"),
+        from: 0.0,
+        to: 1.0,
+        function: function.to_owned(),
+        n: 2000,
+        mean: Some(0.5),
+        stderr: Some(0.1),
+        z,
+        p: z.map(|_| 1e-5),
+        bits_per_dim: Some(-0.36),
+        bits_per_dim_stderr: Some(0.07),
+    };
+    tables.stein.extend([test("1", Some(0.5)), test("x[0]", Some(-5.0)), test("bias", None)]);
     let points = |n: usize| (0..n).map(|i| vec![(i as f64).sin(), (i as f64).cos()]).collect();
     tables.galleries.push(Gallery {
         model: name("moons"),
@@ -199,6 +217,7 @@ fn sample((model, dataset, solver): (String, String, String), estimator: String,
         sample: i,
         log_likelihood: Some(log_likelihood),
         stderr: None,
+        half_width: None,
         prior_log_density: Some(-2.0),
         divergence_integral: Some(log_likelihood + 2.0),
         bits_per_dim: Some(2.5 - log_likelihood / 10.0),
@@ -228,6 +247,7 @@ fn facts(name: impl Fn(&str) -> String) -> Facts {
             path: name("edm"),
             prediction: name("denoised"),
             prior: name("N(0, 1)"),
+            truncation: name("from t = 0 to t = 1"),
             parameters: 12_345,
             files: pairs(),
             convention: name("none"),

@@ -22,17 +22,23 @@ macro_rules! adaptive {
             pub atol: f64,
             /// Attempted steps after which a sample is given up, rejected ones included.
             pub max_steps: u64,
+            pub controller: Controller,
         }
 
         impl Default for $Name {
             fn default() -> Self {
-                $Name { rtol: 1e-5, atol: 1e-5, max_steps: 10_000 }
+                $Name { rtol: 1e-5, atol: 1e-5, max_steps: 10_000, controller: Controller::Pi }
             }
         }
 
         impl $Name {
             fn control(&self) -> Control {
-                Control { rtol: self.rtol, atol: self.atol, max_steps: self.max_steps }
+                Control {
+                    rtol: self.rtol,
+                    atol: self.atol,
+                    max_steps: self.max_steps,
+                    controller: self.controller,
+                }
             }
         }
 
@@ -88,6 +94,45 @@ struct Control {
     rtol: f64,
     atol: f64,
     max_steps: u64,
+    controller: Controller,
+}
+
+/// How the next step follows from the errors of the last ones, eₙ in units of the tolerance:
+/// h' = 0.9·h·eₙ^(−(p+i+d)/k)·eₙ₋₁^((p+2d)/k)·eₙ₋₂^(−d/k) with the method's order k.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Controller {
+    /// p, i, d = 0.4, 0.3, 0: smoother steps than the plain rule, and fewer rejections (Hairer & Wanner, IV.2).
+    #[default]
+    Pi,
+    /// p, i, d = 0.14, 0.25, 0.10 (Kennedy & Carpenter 2003): for stiff stretches, where steps would swing.
+    Pid,
+    /// p, i and d as given.
+    Coefficients([f64; 3]),
+}
+
+impl Controller {
+    /// Exponents of eₙ, eₙ₋₁ and eₙ₋₂, before they are divided by the order.
+    fn exponents(self) -> [f64; 3] {
+        let [p, i, d] = match self {
+            // Written out: 0.4 + 0.3 is not the double nearest to 0.7.
+            Controller::Pi => return [-0.7, 0.4, 0.0],
+            Controller::Pid => [0.14, 0.25, 0.10],
+            Controller::Coefficients(given) => given,
+        };
+        [-(p + i + d), p + 2.0 * d, -d]
+    }
+
+    fn check(self) -> Result<(), String> {
+        let [first, ..] = self.exponents();
+        let sound = self.exponents().iter().all(|e| e.is_finite()) && (-2.0..=-0.05).contains(&first);
+        let Controller::Coefficients(given) = self else { return Ok(()) };
+        (sound && given[1] > 0.0).then_some(()).ok_or_else(|| {
+            format!(
+                "controller: coefficients are {given:?}, expected [p, i, d] with i above 0 and p + i + d from 0.05 to 2"
+            )
+        })
+    }
 }
 
 impl Control {
@@ -99,7 +144,10 @@ impl Control {
                 self.rtol, self.atol
             ));
         }
-        (self.max_steps > 0).then_some(()).ok_or_else(|| "max_steps is 0, expected at least 1".to_owned())
+        if self.max_steps == 0 {
+            return Err("max_steps is 0, expected at least 1".to_owned());
+        }
+        self.controller.check()
     }
 
     fn norm(&self, error: ArrayView1<f64>, a: ArrayView1<f64>, b: ArrayView1<f64>) -> f64 {
@@ -122,7 +170,8 @@ struct Traveller {
     t: f64,
     /// The step to try next, signed.
     h: f64,
-    previous_error: f64,
+    /// Errors of the last two accepted steps, the last one first.
+    previous_errors: [f64; 2],
     attempts: u64,
     evaluations: u64,
     nodes: u64,
@@ -151,7 +200,7 @@ impl<'a> Run<'a> {
             slot,
             t: pace.start(),
             h: pace.end() - pace.start(),
-            previous_error: 1e-4,
+            previous_errors: [1e-4; 2],
             attempts: 0,
             evaluations: 0,
             nodes: 0,
@@ -224,6 +273,7 @@ impl<'a> Run<'a> {
     fn judge(&mut self, step: &Step, h: &[f64]) -> Vec<bool> {
         let errors = self.errors(step, h);
         let order = self.tableau.order as f64;
+        let [now, last, before] = self.control.controller.exponents().map(|e| e / order);
         let fresh_stages = (self.tableau.stages() - 1) as u64;
         let mut accepted = Vec::with_capacity(self.active.len());
         for (i, s) in self.active.iter_mut().enumerate() {
@@ -240,10 +290,9 @@ impl<'a> Run<'a> {
                 continue;
             }
             s.broken = 0;
-            // A PI controller: smoother steps than the plain rule, and fewer rejections.
             let scale = norm.max(1e-10);
             let factor = if fine {
-                0.9 * scale.powf(-0.7 / order) * s.previous_error.powf(0.4 / order)
+                0.9 * scale.powf(now) * s.previous_errors[0].powf(last) * s.previous_errors[1].powf(before)
             } else {
                 0.9 * scale.powf(-1.0 / order)
             };
@@ -251,7 +300,7 @@ impl<'a> Run<'a> {
             s.h *= factor.clamp(0.2, most);
             s.rejected = !fine;
             if fine {
-                s.previous_error = scale.max(1e-4);
+                s.previous_errors = [scale.max(1e-4), s.previous_errors[0]];
             }
         }
         accepted

@@ -464,6 +464,49 @@ mod tests {
         }
     }
 
+    /// Every controller reaches the same end within its tolerance, at a cost of the same order.
+    #[test]
+    fn controllers_differ_in_their_steps_and_not_in_their_ends() {
+        let model = analytic::example(curve("{kind: edm, sigma_min: 0.01}"), 3);
+        let x = draws(&model, 4);
+        let truth = solve(&read("{dop853: {rtol: 1e-12, atol: 1e-12}}"), &model, &x, true).0.x;
+        for name in ["bosh3", "dopri5", "tsit5", "dop853"] {
+            let run = |controller: &str| {
+                let spec = format!("{{{name}: {{rtol: 1e-6, atol: 1e-6, controller: {controller}}}}}");
+                let solution = solve(&read(&spec), &model, &x, true).0;
+                let worst = (&solution.x - &truth).iter().fold(0.0, |a: f64, e| a.max(e.abs()));
+                assert!(worst < 1e-3, "{spec}: {worst}");
+                assert!(solution.status.iter().all(|s| *s == Status::Ok), "{spec}");
+                solution
+            };
+            let pi = run("pi");
+            assert_eq!(run("{coefficients: [0.4, 0.3, 0]}").evaluations, pi.evaluations, "{name}");
+            for other in ["pid", "{coefficients: [0, 1, 0]}"] {
+                let ratio = run(other).evaluations[0] as f64 / pi.evaluations[0] as f64;
+                assert!((0.5..2.0).contains(&ratio), "{name} {other}: {ratio}");
+            }
+        }
+        // On an easy path the bound on known divergences decides every step; on a hard one the controller does.
+        struct Waves;
+        impl VectorField for Waves {
+            fn dim(&self) -> usize {
+                1
+            }
+            fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+                Ok(Batch::from_shape_fn(x.raw_dim(), |(i, _)| 20.0 * (200.0 * t[i] * t[i]).cos()))
+            }
+        }
+        let curve = curve("{kind: flow-matching}");
+        let hard = |controller: &str| {
+            let spec = format!("{{dopri5: {{rtol: 1e-6, atol: 1e-6, controller: {controller}}}}}");
+            let (x, span) = (ndarray::array![[1.0]], Span { curve: &curve, to_prior: true });
+            let solution = read(&spec).solve(&mut Waves, &[0], x, span, &mut |_| Ok(())).expect("mock");
+            assert_eq!(solution.status[0], Status::Ok, "{spec}");
+            solution.evaluations[0]
+        };
+        assert_ne!(hard("pi"), hard("pid"));
+    }
+
     #[test]
     fn nothing_to_solve_is_solved() {
         let model = analytic::example(curve("{kind: vp}"), 3);
@@ -551,6 +594,8 @@ mod tests {
                     ("atol: -1e-6", "atol"),
                     ("atol: .inf", "atol"),
                     ("max_steps: 0", "max_steps"),
+                    ("controller: {coefficients: [0.4, 0, 0]}", "controller"),
+                    ("controller: {coefficients: [0.4, .nan, 0]}", "controller"),
                 ],
             };
             for (parameters, key) in wrong {

@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["trace", "model"],
     &["solve"],
     &["divergence", "sample"],
-    &["likelihood", "features"],
+    &["likelihood", "features", "stein"],
     &["metric", "lattice", "convention", "dequantization"],
     &["config", "data"],
     &["plan"],

@@ -5,6 +5,7 @@
 mod architecture;
 mod cards;
 mod cli;
+mod closed_forms;
 mod conventions;
 mod few_step;
 mod graph;
@@ -14,3 +15,5 @@ mod oracle;
 mod resume;
 mod samplers;
 mod shards;
+mod stein;
+mod views;

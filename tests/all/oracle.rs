@@ -46,7 +46,7 @@ fn rows_of(file: &str, name: &str) -> Batch {
 }
 
 /// Likelihood rows of `x` under one model; sample numbers count from 0.
-fn rows(model: &Model, solver: &str, estimators: &str, x: &Batch, batch: usize) -> Vec<Row> {
+pub fn rows(model: &Model, solver: &str, estimators: &str, x: &Batch, batch: usize) -> Vec<Row> {
     let solver: Solver = serde_yaml::from_str(solver).expect(solver);
     let estimators: Vec<Divergence> = serde_yaml::from_str(estimators).expect(estimators);
     let key = Key { seed: 1 };

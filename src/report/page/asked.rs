@@ -26,6 +26,9 @@ pub fn section(view: &View) -> Markup {
                     } } }
                 } }
             }
+            @for model in view.facts.models.iter().filter(|model| !model.truncation.is_empty()) {
+                p.note { "The path of " (clean(&model.name)) " is cut off " (clean(&model.truncation)) "." }
+            }
             @if !view.facts.data.is_empty() {
                 div.scroll { table {
                     thead { tr { th { "Data for" } th { "File" } th.n { "Samples" }
@@ -100,6 +103,7 @@ fn tables(view: &View) -> Markup {
         ("metrics", t.metrics.len()),
         ("contrasts", t.contrasts.len()),
         ("maps", t.maps.len()),
+        ("stein", t.stein.len()),
         ("profile", t.profile.len()),
         ("density", t.density.len()),
     ];

@@ -11,6 +11,7 @@ mod frontier;
 mod maps;
 mod notes;
 mod results;
+mod stein;
 mod words;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -116,6 +117,7 @@ fn models(view: &View, figures: &[(&str, Figure)]) -> Markup {
                     (shown(figure, &mut left))
                 }
                 (maps::tables(view, model))
+                (stein::section(view, model))
                 (results::metrics(view, model))
                 (results::contrasts(view, model))
             }

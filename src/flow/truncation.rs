@@ -1,0 +1,106 @@
+//! Where a path is cut off, and what that costs a log-likelihood.
+//!
+//! A likelihood integrates from the path's data end, where σ is small and not zero, to its prior end, where α is
+//! small and not zero: it is the log-density of data with that much noise, under a prior that the state does not
+//! quite follow.
+
+use super::path::Curve;
+use super::prior::Prior;
+
+/// One end of a path.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct End {
+    pub t: f64,
+    pub alpha: f64,
+    pub sigma: f64,
+}
+
+impl End {
+    /// (α/σ)²; infinite where no noise is left.
+    pub fn snr(&self) -> f64 {
+        (self.alpha / self.sigma).powi(2)
+    }
+}
+
+/// Both ends of a path under a prior.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Truncation {
+    pub data: End,
+    pub prior: End,
+    std: f64,
+}
+
+impl Truncation {
+    pub fn new(curve: &Curve, prior: Prior) -> Truncation {
+        let end = |t: f64| {
+            let s = curve.at(t);
+            End { t, alpha: s.alpha, sigma: s.sigma }
+        };
+        Truncation { data: end(curve.data_end()), prior: end(curve.prior_end()), std: prior.std }
+    }
+
+    /// KL(p_T ‖ π) in nats per dimension for data N(0, c²I): by so much does a mean log-likelihood fall short of
+    /// that of the right prior.
+    pub fn mismatch(&self, c: f64) -> f64 {
+        divergence((self.prior.alpha * c).powi(2) + self.prior.sigma.powi(2), self.std)
+    }
+
+    /// A bound on KL(p_T ‖ π) in nats per dimension for any data of that mean square per number: KL is convex, so
+    /// that of a mixture of N(αx₀, σ²I) is at most the mean of theirs.
+    pub fn bound(&self, mean_square: f64) -> f64 {
+        divergence(self.prior.sigma.powi(2), self.std) + 0.5 * mean_square * (self.prior.alpha / self.std).powi(2)
+    }
+
+    /// Both ends in one sentence.
+    pub fn sentence(&self) -> String {
+        let (d, p) = (self.data, self.prior);
+        format!(
+            "from t = {} (sigma {:.3e}, alpha {:.6}, SNR {:.3e}): log-densities are of data with that noise; \
+             to t = {} (sigma {:.6}, alpha {:.3e}, SNR {:.3e}), where KL(p_T || prior) is {:.2e} nats/dim for data \
+             N(0, I), and at most {:.2e} for any data of mean square 1",
+            d.t,
+            d.sigma,
+            d.alpha,
+            d.snr(),
+            p.t,
+            p.sigma,
+            p.alpha,
+            p.snr(),
+            self.mismatch(1.0),
+            self.bound(1.0)
+        )
+    }
+}
+
+/// KL(N(0, v) ‖ N(0, s²)).
+fn divergence(v: f64, s: f64) -> f64 {
+    let ratio = v / (s * s);
+    0.5 * (ratio - 1.0 - ratio.ln())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::path::Path;
+
+    #[test]
+    fn a_gaussian_lies_under_its_bound_and_a_point_on_it() {
+        for path in Path::defaults() {
+            let curve = path.curve().expect("right");
+            let ends = Truncation::new(&curve, Prior { std: curve.prior_std() });
+            assert!(ends.mismatch(1.0) <= ends.bound(1.0) + 1e-15, "{path:?}");
+            assert!((ends.mismatch(0.0) - ends.bound(0.0)).abs() < 1e-15, "{path:?}");
+            assert!(ends.bound(1.0) < 0.05 && ends.data.snr() > ends.prior.snr(), "{path:?} {ends:?}");
+        }
+    }
+
+    /// On edm σ_T is the prior's width, so N(0, c²I) is off by ½(c²/σ² − ln(1 + c²/σ²)).
+    #[test]
+    fn the_known_mismatch_of_a_gaussian() {
+        let curve = Path::Edm { sigma_min: 0.02, sigma_max: 2.0 }.curve().expect("right");
+        let ends = Truncation::new(&curve, Prior { std: 2.0 });
+        assert!((ends.mismatch(1.0) - 0.5 * (0.25 - 1.25f64.ln())).abs() < 1e-15);
+        assert!((ends.bound(1.0) - 0.125).abs() < 1e-15);
+        assert!(ends.sentence().contains("t = 0.02") && ends.sentence().contains("t = 2"));
+    }
+}

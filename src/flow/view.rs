@@ -1,0 +1,152 @@
+//! A network seen as a velocity: predictions, and scalings outside the graph, turned into dx/dt and its Jacobian.
+//!
+//! All of it is affine in x and in the network's output F, with scalars of time alone:
+//! v = a·x + b·F(c·x), so ∂v/∂x = a·I + b·c·J_F(c·x).
+
+use ndarray::{Array2, Axis};
+
+use super::field::{EvalError, Linearized, VectorField};
+use super::path::{Curve, Schedule};
+use super::preconditioning::{Preconditioning, Scales};
+use super::prediction::{Affine, Prediction};
+use crate::num::{Batch, Blocks};
+
+/// A network's plain output.
+pub trait Forward: Send {
+    fn dim(&self) -> usize;
+
+    /// F(x, t), rows × dim; one time per row.
+    fn forward(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError>;
+}
+
+/// Products with the Jacobian J_F of a network's output.
+pub trait Differentiated: Send {
+    fn dim(&self) -> usize;
+
+    /// J_F·z for each row's k directions, k × rows × dim.
+    fn products(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError>;
+
+    /// zᵀJ_F z for each row's k directions, k × rows.
+    fn quadratic(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Array2<f64>, EvalError> {
+        let products = self.products(t, x, z)?;
+        Ok((&products * z).sum_axis(Axis(2)))
+    }
+
+    /// J_Fᵀ·w, or `None` where reverse mode is not to be had.
+    fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError>;
+}
+
+/// What a network's output stands for.
+#[derive(Debug, Clone)]
+pub struct Form {
+    pub curve: Curve,
+    pub prediction: Prediction,
+    pub preconditioning: Option<Preconditioning>,
+}
+
+/// `a`·x + `b`·F(`input`·x).
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Blend {
+    a: f64,
+    b: f64,
+    input: f64,
+}
+
+impl Form {
+    fn blend(&self, t: f64, view: fn(Prediction, &Schedule) -> Affine) -> Blend {
+        let s = self.curve.at(t);
+        let Affine { a, b } = view(self.prediction, &s);
+        match self.preconditioning {
+            None => Blend { a, b, input: 1.0 },
+            Some(p) => {
+                let Scales { skip, out, input } = p.at(&s);
+                Blend { a: a + b * skip, b: b * out, input }
+            }
+        }
+    }
+
+    /// The state as the network takes it.
+    pub fn fed<'x>(&self, t: &[f64], x: &'x Batch) -> std::borrow::Cow<'x, Batch> {
+        let Some(p) = self.preconditioning else { return std::borrow::Cow::Borrowed(x) };
+        let mut x = x.clone();
+        x.rows_mut().into_iter().zip(t).for_each(|(mut row, t)| row *= p.at(&self.curve.at(*t)).input);
+        std::borrow::Cow::Owned(x)
+    }
+}
+
+/// A network as a velocity, or, for `N` differentiated, as a velocity's Jacobian.
+pub struct View<N> {
+    pub network: N,
+    pub form: Form,
+}
+
+impl<N: Forward> View<N> {
+    /// E\[x₀ | x\], for samplers that end in a denoised state.
+    ///
+    /// # Errors
+    /// As [`VectorField::velocity`].
+    pub fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        self.blended(t, x, Prediction::denoised)
+    }
+
+    fn blended(&mut self, t: &[f64], x: &Batch, view: fn(Prediction, &Schedule) -> Affine) -> Result<Batch, EvalError> {
+        let mut f = self.network.forward(t, &self.form.fed(t, x))?;
+        for (i, mut row) in f.rows_mut().into_iter().enumerate() {
+            let blend = self.form.blend(t[i], view);
+            row *= blend.b;
+            row.scaled_add(blend.a, &x.row(i));
+        }
+        Ok(f)
+    }
+}
+
+impl<N: Forward> VectorField for View<N> {
+    fn dim(&self) -> usize {
+        self.network.dim()
+    }
+
+    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        self.blended(t, x, Prediction::velocity)
+    }
+}
+
+impl<N: Differentiated> View<N> {
+    /// From products with J_F to products with a·I + b·c·J_F.
+    fn whole(&self, t: &[f64], z: &Blocks, mut products: Blocks) -> Blocks {
+        for (i, t) in t.iter().enumerate() {
+            let blend = self.form.blend(*t, Prediction::velocity);
+            let mut row = products.index_axis_mut(Axis(1), i);
+            row *= blend.b * blend.input;
+            row.scaled_add(blend.a, &z.index_axis(Axis(1), i));
+        }
+        products
+    }
+}
+
+impl<N: Differentiated> Linearized for View<N> {
+    fn dim(&self) -> usize {
+        self.network.dim()
+    }
+
+    fn products(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+        let products = self.network.products(t, &self.form.fed(t, x), z)?;
+        Ok(self.whole(t, z, products))
+    }
+
+    fn quadratic(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Array2<f64>, EvalError> {
+        let mut out = self.network.quadratic(t, &self.form.fed(t, x), z)?;
+        let lengths = z.map_axis(Axis(2), |z| z.dot(&z));
+        for (i, t) in t.iter().enumerate() {
+            let blend = self.form.blend(*t, Prediction::velocity);
+            let mut column = out.column_mut(i);
+            column *= blend.b * blend.input;
+            column.scaled_add(blend.a, &lengths.column(i));
+        }
+        Ok(out)
+    }
+
+    fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
+        let products = self.network.transposed(t, &self.form.fed(t, x), w)?;
+        Ok(products.map(|p| self.whole(t, w, p)))
+    }
+}

@@ -1,0 +1,423 @@
+//! Stein tests of a learned divergence: whether it is the velocity's, asked without any Jacobian.
+//!
+//! For every density p and test function g, E_p[g·div v] = −E_p[v·∇g + g·v·∇log p] (integration by parts). So the
+//! residual r = g·D + v·∇g + g·v·s of a head D has mean E_p[g·(D − div v)], which is 0 for every g where D is the
+//! divergence. p is the law of noised data x = α x₀ + σ ε, and −ε/σ may stand for the score s: it has the score's
+//! mean given x, and the identity holds for each x₀ by itself, so that an x₀ may serve several times.
+//!
+//! g = 1 asks for the head's bias alone, which a head can pass that is wrong sample by sample: one trained on −v·s,
+//! which has the right mean, is caught by the others.
+
+use ndarray::{Array1, Array3, Axis};
+use serde::{Deserialize, Serialize};
+
+use crate::flow::field::{EvalError, ScalarField, VectorField};
+use crate::flow::path::Curve;
+use crate::flow::prediction::Prediction;
+use crate::num::Batch;
+use crate::num::key::{Key, Purpose, SampleId};
+use crate::num::stats::{self, Estimate};
+
+/// What is asked of one head, as `stein:` of a likelihood entry gives it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Stein {
+    pub head: String,
+    /// Strata of time, equal in ln(σ/α) where that is finite at both ends, else in time.
+    pub times: usize,
+    /// States per stratum, each with its mirror image −ε; more than there are data take these again.
+    pub samples: usize,
+    /// Random Fourier features among the test functions.
+    pub features: usize,
+    pub score: Score,
+}
+
+impl Default for Stein {
+    fn default() -> Self {
+        Stein { head: "stad".to_owned(), times: 8, samples: 2000, features: 16, score: Score::Noise }
+    }
+}
+
+/// What stands for the score in the residual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Score {
+    /// −ε/σ: right for any model, at the price of its noise.
+    #[default]
+    Noise,
+    /// The model's own score: right where it is exact, as for a card with a `closed_form`, and only for states of
+    /// its own law.
+    Model,
+}
+
+/// Coordinates among the test functions, evenly spread over a sample's numbers.
+const COORDINATES: usize = 8;
+
+/// A test function g with v·∇g.
+#[derive(Debug, Clone, PartialEq)]
+enum Function {
+    One,
+    Coordinate(usize),
+    /// |x|²/d.
+    Square,
+    /// cos(ωᵀx/s + b), ω of variance 1/d per coordinate and s the scale of the states.
+    Feature {
+        number: usize,
+        omega: Array1<f64>,
+        phase: f64,
+    },
+}
+
+impl Function {
+    fn name(&self) -> String {
+        match self {
+            Function::One => "1".to_owned(),
+            Function::Coordinate(a) => format!("x[{a}]"),
+            Function::Square => "x.x/d".to_owned(),
+            Function::Feature { number, .. } => format!("cos {number}"),
+        }
+    }
+
+    /// g(x) and v·∇g(x), for states of scale `s`.
+    fn at(&self, x: ndarray::ArrayView1<f64>, v: ndarray::ArrayView1<f64>, s: f64) -> (f64, f64) {
+        let d = x.len() as f64;
+        match self {
+            Function::One => (1.0, 0.0),
+            Function::Coordinate(a) => (x[*a] / s, v[*a] / s),
+            Function::Square => (x.dot(&x) / (d * s * s), 2.0 * x.dot(&v) / (d * s * s)),
+            Function::Feature { omega, phase, .. } => {
+                let angle = omega.dot(&x) / s + phase;
+                (angle.cos(), -angle.sin() * omega.dot(&v) / s)
+            }
+        }
+    }
+}
+
+/// Time in strata: a variable u that runs from the data end to the prior end.
+struct Strata<'a> {
+    curve: &'a Curve,
+    first: f64,
+    last: f64,
+    /// Whether u is ln(σ/α), or time itself where that is not finite.
+    logarithmic: bool,
+    count: usize,
+}
+
+impl<'a> Strata<'a> {
+    fn new(curve: &'a Curve, count: usize) -> Strata<'a> {
+        let (start, end) = (curve.data_end(), curve.prior_end());
+        let of = |t: f64| -curve.at(t).half_log_snr();
+        let logarithmic = of(start).is_finite() && of(end).is_finite();
+        let (first, last) = if logarithmic { (of(start), of(end)) } else { (start, end) };
+        Strata { curve, first, last, logarithmic, count }
+    }
+
+    fn width(&self) -> f64 {
+        (self.last - self.first) / self.count as f64
+    }
+
+    /// The time at part `u` of stratum `k`, and dt/du there.
+    fn time(&self, k: usize, u: f64) -> (f64, f64) {
+        let at = self.first + (k as f64 + u) * self.width();
+        if !self.logarithmic {
+            return (at, 1.0);
+        }
+        let t = self.curve.time_of_ratio(at.exp());
+        let s = self.curve.at(t);
+        (t, 1.0 / (s.sigma_dot / s.sigma - s.alpha_dot / s.alpha))
+    }
+}
+
+/// One test function in one stratum.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Residual {
+    /// The stratum's ends, in the card's time.
+    pub from: f64,
+    pub to: f64,
+    pub function: String,
+    /// Mean of r·dt/du over states: nats per unit of ln(σ/α), or of time.
+    pub mean: Estimate,
+    pub z: f64,
+    /// Of |z| under the hypothesis that the head is right, times the number of tests (Bonferroni), at most 1.
+    pub p: f64,
+}
+
+/// What the tests of one head say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Findings {
+    pub residuals: Vec<Residual>,
+    /// Mean over data of log p by the head minus log p by the true divergence, in nats.
+    pub bias: Estimate,
+}
+
+impl Stein {
+    /// Refuses parameters that make no sense, by their key.
+    ///
+    /// # Errors
+    /// A sentence with the key and what would be right.
+    pub fn check(&self) -> Result<(), String> {
+        for (key, value, least, most) in [
+            ("times", self.times, 1, 1000),
+            ("samples", self.samples, 10, 1_000_000),
+            ("features", self.features, 0, 1000),
+        ] {
+            if !(least..=most).contains(&value) {
+                return Err(format!("stein: {key} is {value}, expected {least} to {most}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn functions(&self, key: Key, dim: usize) -> Vec<Function> {
+        let count = dim.min(COORDINATES);
+        let coordinates = (0..count).map(|i| Function::Coordinate(i * dim / count));
+        let features = (0..self.features).map(|number| {
+            // Beyond the addresses of samples.
+            let address = (1u64 << 60) + number as u64;
+            let omega = key.normal(Purpose::SteinTest, address, 0, dim) / (dim as f64).sqrt();
+            let phase = std::f64::consts::TAU * key.uniform_at(Purpose::SteinTest, address, 0, 1);
+            Function::Feature { number, omega, phase }
+        });
+        [Function::One].into_iter().chain(coordinates).chain([Function::Square]).chain(features).collect()
+    }
+
+    /// r·dt/du of samples: samples × strata × functions. `clean` are the data x₀ of those samples.
+    ///
+    /// # Errors
+    /// Where the model cannot be evaluated.
+    pub fn residuals(
+        &self,
+        field: &mut dyn VectorField,
+        head: &mut dyn ScalarField,
+        curve: &Curve,
+        key: Key,
+        samples: &[SampleId],
+        clean: &Batch,
+    ) -> Result<Array3<f64>, EvalError> {
+        let (n, dim) = clean.dim();
+        let (functions, strata) = (self.functions(key, dim), Strata::new(curve, self.times));
+        let mut out = Array3::zeros((n, self.times, functions.len()));
+        for k in 0..self.times {
+            let places: Vec<(f64, f64)> =
+                (samples.iter()).map(|s| strata.time(k, key.uniform_at(Purpose::SteinTest, *s, k as u64, 1))).collect();
+            for sign in [1.0, -1.0] {
+                let (mut x, mut noise) = (clean.clone(), Batch::zeros(clean.raw_dim()));
+                for (i, sample) in samples.iter().enumerate() {
+                    let s = curve.at(places[i].0);
+                    noise.row_mut(i).assign(&(key.normal(Purpose::SteinTest, *sample, k as u64, dim) * sign));
+                    let mut row = x.row_mut(i);
+                    row *= s.alpha;
+                    row.scaled_add(s.sigma, &noise.row(i));
+                }
+                let t: Vec<f64> = places.iter().map(|p| p.0).collect();
+                let v = field.velocity(&t, &x)?;
+                let divergence = head.eval(&t, &x)?;
+                for i in 0..n {
+                    let s = curve.at(t[i]);
+                    let scale = (s.alpha * s.alpha + s.sigma * s.sigma).sqrt();
+                    let (x, v) = (x.row(i), v.row(i));
+                    let slope = match self.score {
+                        Score::Noise => -v.dot(&noise.row(i)) / s.sigma,
+                        Score::Model => {
+                            let view = Prediction::Velocity.denoised(&s);
+                            let denoised = &x * view.a + &v * view.b;
+                            v.dot(&(denoised * s.alpha - x)) / (s.sigma * s.sigma)
+                        }
+                    };
+                    for (j, function) in functions.iter().enumerate() {
+                        let (g, along) = function.at(x, v, scale);
+                        // A state and its mirror image are one draw: what is even in ε cancels between them.
+                        out[[i, k, j]] += 0.5 * places[i].1 * (g * (divergence[i] + slope) + along);
+                    }
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// The tests, from the residuals of all samples.
+    pub fn findings(&self, curve: &Curve, key: Key, dim: usize, residuals: &Array3<f64>) -> Findings {
+        let (functions, strata) = (self.functions(key, dim), Strata::new(curve, self.times));
+        let tests = (self.times * functions.len()) as f64;
+        let nothing = Estimate { value: f64::NAN, stderr: None, n: 0 };
+        let mut found = Vec::new();
+        for k in 0..self.times {
+            for (j, function) in functions.iter().enumerate() {
+                let values: Vec<f64> =
+                    residuals.slice(ndarray::s![.., k, j]).iter().copied().filter(|v| v.is_finite()).collect();
+                let mean = stats::mean(&values).unwrap_or(nothing);
+                // A residual that is zero throughout speaks for the head, and not against it.
+                let z = match mean.stderr {
+                    Some(e) if e > 0.0 => mean.value / e,
+                    _ if mean.value == 0.0 => 0.0,
+                    _ => f64::NAN,
+                };
+                let (from, to) = (strata.time(k, 0.0).0, strata.time(k, 1.0).0);
+                let p = (tests * stats::two_sided(z)).min(1.0);
+                found.push(Residual { from, to, function: function.name(), mean, z, p });
+            }
+        }
+        let bias = residuals.index_axis(Axis(2), 0).sum_axis(Axis(1)) * strata.width();
+        let bias: Vec<f64> = bias.iter().copied().filter(|v| v.is_finite()).collect();
+        Findings { residuals: found, bias: stats::mean(&bias).unwrap_or(nothing) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::field::Linearized;
+    use crate::flow::path::Path;
+    use crate::model::analytic::{self, Mixture};
+    use crate::num::Blocks;
+
+    fn divergence(model: &mut Mixture, t: &[f64], x: &Batch) -> Vec<f64> {
+        let d = x.ncols();
+        let basis = Blocks::from_shape_fn((d, x.nrows(), d), |(i, _, j)| f64::from(u8::from(i == j)));
+        model.quadratic(t, x, &basis).expect("analytic").sum_axis(Axis(0)).to_vec()
+    }
+
+    /// A head by its formula.
+    struct Head<F>(Mixture, F);
+
+    impl<F: Fn(&mut Mixture, &[f64], &Batch) -> Vec<f64> + Send> ScalarField for Head<F> {
+        fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
+            Ok(self.1(&mut self.0, t, x))
+        }
+    }
+
+    /// Data of the model's own law.
+    fn data(model: &Mixture, n: usize) -> Batch {
+        let (key, d) = (Key { seed: 31 }, model.means.ncols());
+        let mut x = Batch::zeros((n, d));
+        for (i, mut row) in x.rows_mut().into_iter().enumerate() {
+            let u = key.uniform(Purpose::Check, i as u64, 1, 1)[0];
+            let k = usize::from(u > 0.5) + usize::from(u > 0.8);
+            let noise = key.normal(Purpose::Check, i as u64, 2, d) * model.variances[k].sqrt();
+            row.assign(&(noise + model.means.row(k)));
+        }
+        x
+    }
+
+    fn test<F>(path: &Path, spec: &Stein, head: F) -> Findings
+    where
+        F: Fn(&mut Mixture, &[f64], &Batch) -> Vec<f64> + Send,
+    {
+        let curve = path.curve().expect("right");
+        let (mut model, key) = (analytic::example(curve.clone(), 3), Key { seed: 7 });
+        let (x, ids) = (data(&model, spec.samples), (0..spec.samples as u64).collect::<Vec<_>>());
+        let mut head = Head(model.clone(), head);
+        let residuals = spec.residuals(&mut model, &mut head, &curve, key, &ids, &x).expect("analytic");
+        spec.findings(&curve, key, 3, &residuals)
+    }
+
+    fn paths() -> Vec<Path> {
+        let mut paths = Path::defaults();
+        paths.push(Path::Edm { sigma_min: 0.05, sigma_max: 20.0 });
+        paths
+    }
+
+    fn small(score: Score) -> Stein {
+        Stein { times: 3, samples: 1500, features: 4, score, ..Stein::default() }
+    }
+
+    fn worst(findings: &Findings, of: impl Fn(&str) -> bool) -> f64 {
+        let z = findings.residuals.iter().filter(|r| of(&r.function)).map(|r| r.z.abs());
+        z.fold(0.0, f64::max)
+    }
+
+    /// T12: the true divergence passes on every path, by either score, and has no bias.
+    #[test]
+    fn the_true_divergence_passes() {
+        for path in paths() {
+            for score in [Score::Noise, Score::Model] {
+                let found = test(&path, &small(score), divergence);
+                assert_eq!(found.residuals.len(), 3 * (1 + 3 + 1 + 4));
+                assert!(worst(&found, |_| true) < 4.3, "{path:?} {score:?}: {}", worst(&found, |_| true));
+                assert!(found.residuals.iter().all(|r| r.p > 1e-3), "{path:?} {score:?}");
+                let z = found.bias.value / found.bias.stderr.expect("many");
+                assert!(z.abs() < 4.0, "{path:?} {score:?}: {:?}", found.bias);
+            }
+        }
+    }
+
+    /// The wrong objective: −v·s is right in the mean, wrong sample by sample. g = 1 lets it pass; others do not.
+    ///
+    /// Its residual is v·∇g: g = x sees E[v], which is not zero where data of a mean are scaled by α, and is zero
+    /// on edm, where |x|² sees it.
+    #[test]
+    fn a_head_that_is_right_in_the_mean_alone_is_caught() {
+        let wrong = |m: &mut Mixture, t: &[f64], x: &Batch| -> Vec<f64> {
+            let v = m.velocity(t, x).expect("analytic");
+            (0..t.len())
+                .map(|i| {
+                    let s = m.curve.at(t[i]);
+                    let view = Prediction::Velocity.denoised(&s);
+                    let denoised = &x.row(i) * view.a + &v.row(i) * view.b;
+                    v.row(i).dot(&(&x.row(i) - &(denoised * s.alpha))) / (s.sigma * s.sigma)
+                })
+                .collect()
+        };
+        let flow = Path::FlowMatching { data_at: 1, t_min: 0.02, t_max: 0.98 };
+        for (path, caught) in [(flow, "x["), (Path::Edm { sigma_min: 0.05, sigma_max: 20.0 }, "x.x/d")] {
+            for score in [Score::Noise, Score::Model] {
+                let found = test(&path, &small(score), wrong);
+                let largest = |name: &str| worst(&found, |f| f.starts_with(name) && (name != "1" || f == "1"));
+                assert!(largest("1") < 4.0, "{path:?} {score:?}: g = 1 has |z| {}", largest("1"));
+                assert!(largest(caught) > 8.0, "{path:?} {score:?}: g = {caught} has |z| {}", largest(caught));
+                assert!(found.residuals.iter().any(|r| r.p < 1e-6), "{path:?} {score:?}");
+                // With the score itself this head's residual under g = 1 is zero state by state.
+                let allowed = 4.0 * found.bias.stderr.expect("many") + 1e-12;
+                assert!(found.bias.value.abs() <= allowed, "{path:?} {score:?}: {:?}", found.bias);
+            }
+        }
+    }
+
+    /// A constant error per unit of ln σ is a bias of known size, found within its standard error.
+    #[test]
+    fn a_bias_is_found_in_nats() {
+        for path in
+            [Path::Edm { sigma_min: 0.05, sigma_max: 20.0 }, Path::FlowMatching { data_at: 1, t_min: 0.0, t_max: 1.0 }]
+        {
+            let of_time = matches!(path, Path::FlowMatching { .. });
+            let biased = |m: &mut Mixture, t: &[f64], x: &Batch| -> Vec<f64> {
+                let error = t.iter().map(|t| if of_time { 0.5 } else { 0.5 / t });
+                divergence(m, t, x).iter().zip(error).map(|(d, e)| d + e).collect()
+            };
+            // ∫ 0.5 dt from t = 1 to 0, and ∫ 0.5 dσ/σ from 0.05 to 20.
+            let known = if of_time { -0.5 } else { 0.5 * 400f64.ln() };
+            let found = test(&path, &small(Score::Noise), biased).bias;
+            let error = found.stderr.expect("many");
+            assert!((found.value - known).abs() < 4.0 * error && error < 0.3, "{path:?}: {found:?} {known}");
+        }
+    }
+
+    #[test]
+    fn gradients_of_the_test_functions_agree_with_differences() {
+        let spec = Stein { features: 3, ..Stein::default() };
+        let x = Key { seed: 1 }.normal(Purpose::Check, 0, 0, 5);
+        let v = Key { seed: 1 }.normal(Purpose::Check, 1, 0, 5);
+        for function in spec.functions(Key { seed: 2 }, 5) {
+            let value = |h: f64| function.at((&x + &(&v * h)).view(), v.view(), 1.7).0;
+            let slope = (value(1e-5) - value(-1e-5)) / 2e-5;
+            assert!((function.at(x.view(), v.view(), 1.7).1 - slope).abs() < 1e-8, "{}", function.name());
+        }
+    }
+
+    #[test]
+    fn no_sample_feels_its_batch_and_the_data_may_serve_again() {
+        let curve = Path::Edm { sigma_min: 0.05, sigma_max: 20.0 }.curve().expect("right");
+        let mut model = analytic::example(curve.clone(), 3);
+        let (spec, key) = (small(Score::Noise), Key { seed: 7 });
+        let x = data(&model, 4);
+        let mut run = |ids: &[u64], x: &Batch| {
+            let mut head = Head(model.clone(), |m: &mut Mixture, t: &[f64], x: &Batch| divergence(m, t, x));
+            spec.residuals(&mut model, &mut head, &curve, key, ids, x).expect("analytic")
+        };
+        let all = run(&[0, 1, 2, 3], &x);
+        let one = run(&[2], &x.slice(ndarray::s![2..3, ..]).to_owned());
+        assert_eq!(all.index_axis(Axis(0), 2), one.index_axis(Axis(0), 0));
+        let again = run(&[6], &x.slice(ndarray::s![2..3, ..]).to_owned());
+        assert!(one != again);
+    }
+}
