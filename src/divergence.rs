@@ -157,11 +157,15 @@ impl Divergence {
     }
 
     /// How many independent values it averages, and the name of that parameter; `None` where more of
-    /// anything would not make its variance fall as 1/K.
+    /// anything would not make its variance fall as 1/K, as with orthogonal probes, or its cost grow with K, as
+    /// with the draws of a debiased head.
     pub fn averages(&self) -> Option<(&'static str, usize)> {
         let Divergence::Trace(estimator) = self else { return None };
         let entry = serde_json::to_value(estimator).ok()?;
         let parameters = entry.get(estimator.name())?;
+        if parameters.get("orthogonal").and_then(|v| v.as_bool()) == Some(true) {
+            return None;
+        }
         let of = |key: &'static str| Some((key, parameters.get(key)?.as_u64()? as usize));
         of("replicates").or_else(|| of("probes")).filter(|_| self.kind() == Kind::OdeStochastic)
     }
@@ -524,10 +528,13 @@ mod tests {
     fn what_is_averaged_is_known_of_every_trace_estimator() {
         for name in Divergence::names() {
             let spec: Divergence = serde_yaml::from_str(name).expect(name);
-            assert_eq!(spec.averages().is_some(), spec.kind() == Kind::OdeStochastic, "{name}");
+            let traces = matches!(spec, Divergence::Trace(_));
+            assert_eq!(spec.averages().is_some(), traces && spec.kind() == Kind::OdeStochastic, "{name}");
         }
         let spec: Divergence = serde_yaml::from_str("{hutchinson: {probes: 3}}").expect("a spec");
         assert_eq!(spec.averages(), Some(("probes", 3)));
+        let spec = "{hutchinson: {probes: 3, distribution: sphere, orthogonal: true}}";
+        assert_eq!(serde_yaml::from_str::<Divergence>(spec).expect("a spec").averages(), None);
     }
 
     #[test]
