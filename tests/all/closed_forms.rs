@@ -320,12 +320,12 @@ fn t3_a_mixture_on_a_line_to_all_printed_digits() {
     }
 }
 
-/// T4: the same mixture in every one of six turned coordinates: a nonlinear flow with a dense Jacobian.
+/// T4: the same mixture in every one of four turned coordinates: a nonlinear flow with a dense Jacobian.
 #[test]
 fn t4_turned_products_of_mixtures() {
     for curve in curves() {
-        let model = Product::standard(curve.clone(), turn(6));
-        let x = (normal(2, 3, 6) * 0.6).dot(&model.u.t());
+        let model = Product::standard(curve.clone(), turn(4));
+        let x = (normal(2, 2, 4) * 0.6).dot(&model.u.t());
         let case = format!("T4 {}", serde_json::to_string(curve.path()).expect("serializes"));
         held(&case, worst(&model, &curve, &x), 1e-7);
     }
@@ -337,7 +337,7 @@ fn t4_estimators_on_a_dense_jacobian() {
     let curve = Path::Edm { sigma_min: 0.05, sigma_max: 20.0 }.curve().expect("right");
     let model = Product::standard(curve.clone(), turn(6));
     // One Euler step sees one Jacobian: that at the data end.
-    let rows = 4000;
+    let rows = 2500;
     let x = Batch::from_shape_fn((rows, 6), |(_, j)| 0.3 * j as f64 - 0.5);
     let estimators = "[exact, {hutchinson: {probes: 1}}, {hutchinson: {probes: 1, distribution: gaussian}}, \
                       {hutch++: {matvecs: 6}}, {na-hutch++: {matvecs: 6}}, {xtrace: {matvecs: 6}}, xnystrace]";
@@ -361,7 +361,7 @@ fn t4_estimators_on_a_dense_jacobian() {
             _ => continue,
         };
         let variance = gaps.iter().map(|g| g * g).sum::<f64>() / rows as f64;
-        assert!((variance / expected - 1.0).abs() < 0.1, "estimator {i}: {variance} {expected}");
+        assert!((variance / expected - 1.0).abs() < 0.12, "estimator {i}: {variance} {expected}");
     }
 }
 
