@@ -53,7 +53,8 @@ fn is_differentiated(model: &Model, x: &Batch) {
     let t = vec![0.5; x.nrows()];
     let z = Key { seed: 4 }.normal(Purpose::Check, 0, 0, x.len());
     let z = Blocks::from_shape_vec((1, x.nrows(), x.ncols()), z.to_vec()).expect("as many");
-    let products = model.tangents(runtime(), OPTIONS).expect("differentiable").products(&t, x, &z).expect("products");
+    let products =
+        model.tangents(runtime(), OPTIONS, false).expect("differentiable").products(&t, x, &z).expect("products");
     let mut field = model.velocity(runtime(), OPTIONS).expect("a velocity");
     let step = 1e-2;
     let z = z.index_axis(ndarray::Axis(0), 0);
