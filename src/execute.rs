@@ -311,7 +311,7 @@ impl<'a> Pool<'a> {
         let options = Options { provider: self.machine.provider, threads: self.machine.threads };
         let derivatives = Derivatives { gradient: false, products: true };
         let map = self.model.flow_map(&work.map, self.runtime, options, derivatives)?;
-        Ok((map, self.model.tangents(self.runtime, options)?))
+        Ok((map, self.model.tangents(self.runtime, options, false)?))
     }
 
     /// What a flow map makes of its identities, for each number of steps; `all` are the data behind the proposal.

@@ -13,7 +13,7 @@ use crate::convention::{self, Setting};
 use crate::data::read_npy;
 use crate::frontier::{self, Averages};
 use crate::journal::{Outcome, Part, array_file, row_file, step_file};
-use crate::num::stats::{self, Z95};
+use crate::num::stats;
 use crate::plan::{Plan, Trial, Work, solver_label};
 use crate::rows::{
     Contrast, Convention, Density, Gallery, LikelihoodRow, MapRow, MetricRow, Pair, Profile, Refined, Sample,
