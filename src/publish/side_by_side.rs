@@ -75,6 +75,7 @@ fn rename(run: &mut Run, new: impl Fn(&str) -> String) {
         density,
         galleries,
         steps,
+        stein,
     } = &mut run.tables;
     summary.iter_mut().for_each(|r| change(&mut r.model));
     samples.iter_mut().for_each(|r| change(&mut r.model));
@@ -90,6 +91,7 @@ fn rename(run: &mut Run, new: impl Fn(&str) -> String) {
     density.iter_mut().for_each(|r| change(&mut r.model));
     galleries.iter_mut().for_each(|r| change(&mut r.model));
     steps.iter_mut().for_each(|r| change(&mut r.model));
+    stein.iter_mut().for_each(|r| change(&mut r.model));
     run.facts.models.iter_mut().for_each(|m| change(&mut m.name));
     run.facts.data.iter_mut().for_each(|d| change(&mut d.model));
 }
@@ -110,6 +112,7 @@ fn add(all: &mut Tables, one: Tables) {
         density,
         galleries,
         steps,
+        stein,
     } = one;
     all.summary.extend(summary);
     all.samples.extend(samples);
@@ -125,4 +128,5 @@ fn add(all: &mut Tables, one: Tables) {
     all.density.extend(density);
     all.galleries.extend(galleries);
     all.steps.extend(steps);
+    all.stein.extend(stein);
 }

@@ -78,6 +78,7 @@ mod tests {
             solver: "heun".into(),
             sample,
             log_likelihood: value,
+            half_width: None,
             stderr: None,
             prior_log_density: None,
             divergence_integral: None,
