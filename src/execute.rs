@@ -479,7 +479,7 @@ impl VectorField for Crew<'_, '_> {
     }
 
     fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        self.states(t, x, |worker, t, x| VectorField::velocity(worker, t, x))
+        self.states(t, x, VectorField::velocity)
     }
 }
 

@@ -90,16 +90,17 @@ pub fn evaluations(steps: &[Step]) -> u64 {
 /// # Errors
 /// A sentence with the place and what would be right.
 pub fn check(steps: &[Step], on: &Setting) -> Result<(), String> {
-    for step in steps {
+    let places = steps.iter().flat_map(|step| {
         let ends = [Some(step.from), step.again.as_ref().map(|_| step.to)];
-        for at in ends.into_iter().flatten().filter(|at| !defined(on, step.view, at.t)) {
-            let prediction = serde_json::to_value(on.prediction).unwrap_or_default();
-            return Err(format!(
-                "a prediction of {prediction} leaves the step at t = {} undefined, where alpha is {} and sigma {}; \
-                 cut the path short of it with t_min and t_max",
-                at.t, at.alpha, at.sigma
-            ));
-        }
+        ends.into_iter().flatten().map(|at| (step.view, at))
+    });
+    if let Some((_, at)) = places.into_iter().find(|(view, at)| !defined(on, *view, at.t)) {
+        let prediction = serde_json::to_value(on.prediction).unwrap_or_default();
+        return Err(format!(
+            "a prediction of {prediction} leaves the step at t = {} undefined, where alpha is {} and sigma {}; \
+             cut the path short of it with t_min and t_max",
+            at.t, at.alpha, at.sigma
+        ));
     }
     Ok(())
 }

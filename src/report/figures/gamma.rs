@@ -50,7 +50,7 @@ fn around<'a>(model: &'a str, rows: &[&'a Step], (inner, mode): (&str, &str)) ->
     let runs = runs(&rows);
     let all = || runs.iter().flat_map(|run| &run.steps);
     let ends = all().map(|step| step.x).fold([f64::INFINITY, f64::NEG_INFINITY], |[a, b], x| [a.min(x), b.max(x)]);
-    if !(ends[0] < ends[1]) {
+    if ends[0] >= ends[1] {
         return None;
     }
     let label = "half log signal-to-noise ratio ln(α/σ) before the step";

@@ -172,7 +172,9 @@ impl SteinDiff {
             }
         }
         match self.gate {
-            Some([low, high]) if !(low < high) => Err(format!("gate is [{low}, {high}], expected [low, high]")),
+            Some([low, high]) if low.is_nan() || high.is_nan() || low >= high => {
+                Err(format!("gate is [{low}, {high}], expected [low, high]"))
+            }
             Some(_) if self.mode == Mode::Analytical => {
                 Err("gate is given, but the coupling ratio needs Jacobian products, which mode `analytical` has not"
                     .to_owned())
