@@ -31,25 +31,36 @@ impl std::str::FromStr for Shard {
 
 impl Shard {
     /// The ids of this share: trials are dealt out in the order of their ids, which hash their content,
-    /// and statistics of samples go with the trials that draw them.
+    /// and whatever reads the samples of other trials goes with them.
     pub fn trials<'a>(&self, plan: &'a Plan) -> BTreeSet<&'a str> {
-        let mut leaders: BTreeMap<&str, &str> = BTreeMap::new();
-        for trial in &plan.trials {
-            if let Work::Metrics { parts, .. } = &trial.work {
-                leaders.extend(parts.iter().map(|p| (p.as_str(), trial.id.as_str())));
-            }
-        }
-        let leader = |id: &'a str| leaders.get(id).copied().unwrap_or(id);
-        let dealt: BTreeSet<&str> = plan.trials.iter().map(|t| leader(&t.id)).collect();
+        let leaders = leaders(plan);
+        let dealt: BTreeSet<&str> = leaders.values().copied().collect();
         let mine: BTreeSet<&str> = dealt.into_iter().skip(self.index - 1).step_by(self.count).collect();
-        plan.trials.iter().map(|t| t.id.as_str()).filter(|id| mine.contains(leader(id))).collect()
+        leaders.into_iter().filter(|(_, leader)| mine.contains(leader)).map(|(id, _)| id).collect()
     }
+}
+
+/// Each trial's group, named by the first id in it: trials that share samples, directly or through others.
+fn leaders(plan: &Plan) -> BTreeMap<&str, &str> {
+    let mut leaders: BTreeMap<&str, &str> = plan.trials.iter().map(|t| (t.id.as_str(), t.id.as_str())).collect();
+    for trial in &plan.trials {
+        let samples: Vec<&String> = match &trial.work {
+            Work::Metrics { parts, .. } => parts.iter().collect(),
+            Work::Contrast(w) => w.parts.iter().chain(&w.baseline_parts).collect(),
+            _ => continue,
+        };
+        let ids = samples.into_iter().map(String::as_str).chain([trial.id.as_str()]);
+        let joined: BTreeSet<&str> = ids.filter_map(|id| leaders.get(id).copied()).collect();
+        let Some(first) = joined.first().copied() else { continue };
+        leaders.values_mut().filter(|leader| joined.contains(**leader)).for_each(|leader| *leader = first);
+    }
+    leaders
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Trial;
+    use crate::plan::{ContrastWork, Trial};
     use crate::sample::Sampler;
 
     fn plan() -> Plan {
@@ -64,12 +75,24 @@ mod tests {
             extractor: None,
             metrics: vec![],
         };
-        let mut trials: Vec<Trial> = ["0a", "0b", "0c"]
+        let mut trials: Vec<Trial> = ["0a", "0b", "0c", "0d"]
             .iter()
             .enumerate()
             .map(|(i, id)| Trial { id: id.to_string(), work: sample(i) })
             .collect();
         trials.push(Trial { id: "ff".into(), work: metrics });
+        // A contrast ties two samplers' trials together, here with another trial's samples.
+        let contrast = ContrastWork {
+            model: 0,
+            sampler: sampler(),
+            baseline: sampler(),
+            parts: vec!["0a".into()],
+            baseline_parts: vec!["0d".into()],
+            reference: 0,
+            extractor: None,
+            metrics: vec![],
+        };
+        trials.push(Trial { id: "ee".into(), work: Work::Contrast(contrast) });
         trials.extend((10..17).map(|i| Trial { id: i.to_string(), work: sample(i) }));
         Plan { format: 1, name: "a".into(), seed: 0, models: vec![], data: vec![], trials }
     }
@@ -82,10 +105,10 @@ mod tests {
             assert_eq!(shares.iter().map(BTreeSet::len).sum::<usize>(), plan.trials.len(), "{count}");
             let all: BTreeSet<&str> = shares.iter().flatten().copied().collect();
             assert_eq!(all.len(), plan.trials.len(), "{count}");
-            let whole = ["0a", "0b", "0c", "ff"];
+            let whole = ["0a", "0b", "0c", "0d", "ee", "ff"];
             assert!(shares.iter().any(|s| whole.iter().all(|id| s.contains(id))), "{count}");
             // Eight units of work: no share has two more of them than another.
-            let units = |s: &BTreeSet<&str>| s.iter().filter(|id| !whole[..3].contains(id)).count();
+            let units = |s: &BTreeSet<&str>| s.iter().filter(|id| !whole[1..].contains(id)).count();
             let (most, least) = (shares.iter().map(units).max(), shares.iter().map(units).min());
             assert!(most <= least.map(|l| l + 1), "{count}");
         }
