@@ -61,7 +61,7 @@ const SHOWN: usize = 256;
 
 /// The first samples side by side as a PNG, in as square a grid as they allow.
 ///
-/// `shape` is that of one sample: [H, W], [C, H, W], [H, W, C], or [D] with D a square. `range` is where black and white lie,
+/// `shape` is that of one sample: `[H, W]`, `[C, H, W]`, `[H, W, C]`, or `[D]` with D a square. `range` is where black and white lie,
 /// the samples' own extremes where absent; rounding is [`Coding::byte`]'s.
 ///
 /// # Errors
