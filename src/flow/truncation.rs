@@ -55,21 +55,27 @@ impl Truncation {
     pub fn sentence(&self) -> String {
         let (d, p) = (self.data, self.prior);
         format!(
-            "from t = {} (sigma {:.3e}, alpha {:.6}, SNR {:.3e}): log-densities are of data with that noise; \
-             to t = {} (sigma {:.6}, alpha {:.3e}, SNR {:.3e}), where KL(p_T || prior) is {:.2e} nats/dim for data \
-             N(0, I), and at most {:.2e} for any data of mean square 1",
+            "from t = {} (sigma {}, alpha {}, SNR {}): log-densities are of data with that noise; \
+             to t = {} (sigma {}, alpha {}, SNR {}), where KL(p_T || prior) is {} nats/dim for data \
+             N(0, I), and at most {} for any data of mean square 1",
             d.t,
-            d.sigma,
-            d.alpha,
-            d.snr(),
+            short(d.sigma),
+            short(d.alpha),
+            short(d.snr()),
             p.t,
-            p.sigma,
-            p.alpha,
-            p.snr(),
-            self.mismatch(1.0),
-            self.bound(1.0)
+            short(p.sigma),
+            short(p.alpha),
+            short(p.snr()),
+            short(self.mismatch(1.0)),
+            short(self.bound(1.0))
         )
     }
+}
+
+/// Four significant digits, written out where that is short.
+fn short(value: f64) -> String {
+    let rounded: f64 = format!("{value:.3e}").parse().unwrap_or(value);
+    if (1e-4..1e6).contains(&rounded.abs()) || rounded == 0.0 { rounded.to_string() } else { format!("{rounded:e}") }
 }
 
 /// KL(N(0, v) ‖ N(0, s²)).
@@ -82,6 +88,12 @@ fn divergence(v: f64, s: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::flow::path::Path;
+
+    #[test]
+    fn numbers_are_short() {
+        let written: Vec<String> = [20.0, 0.02, 1.0 / 3.0, 1.5624e-4, 2.5e-7, 0.0].map(short).to_vec();
+        assert_eq!(written, ["20", "0.02", "0.3333", "0.0001562", "2.5e-7", "0"]);
+    }
 
     #[test]
     fn a_gaussian_lies_under_its_bound_and_a_point_on_it() {

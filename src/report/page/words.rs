@@ -95,11 +95,31 @@ fn headline(view: &View, group: &Group) -> Markup {
     }
 }
 
+/// The solver's bias where it is larger than the ± of the headline, which says nothing of it.
+fn solver(view: &View, group: &Group) -> Option<Markup> {
+    let row = group.reference_row().or(group.rows.first().copied())?;
+    let part = view.tables.budget.iter().find(|part| {
+        part.component == "solver"
+            && (part.model.as_str(), part.dataset.as_str()) == (group.model, group.dataset)
+            && (part.solver.as_str(), &part.estimator) == (group.solver, &row.estimator)
+    })?;
+    let bias = finite(part.bias_nats)?;
+    (bias.abs() > finite(row.nats_stderr)?).then(|| {
+        html! {
+            b { "Solver: " } "the log-likelihoods are too " @if bias > 0.0 { "high" } @else { "low" }
+            " by " b { (whole(&with_error(Some(bias.abs()), part.bias_stderr))) " nats" }
+            @if let Some(bits) = finite(part.bias_bits_per_dim) { " (" (significant(bits, 2)) " bits/dim)" }
+            ", more than the standard error above (" (clean(&part.measured)) "); what lowers it: " (clean(&part.knob)) "."
+        }
+    })
+}
+
 fn sentences(view: &View, group: &Group) -> Vec<Markup> {
     let others: Vec<&Summary> = (group.rows.iter().copied())
         .filter(|row| row.estimator != group.reference && finite(row.bias).is_some())
         .collect();
     let mut said = vec![];
+    said.extend(solver(view, group));
     said.extend(others.iter().filter(|row| row.kind == "closed-form").map(|row| truth(view, group, row)));
     said.extend(nearest(view, group, &others));
     let learned = |row: &&&Summary| matches!(row.kind.as_str(), "learned" | "few-step");
