@@ -310,7 +310,7 @@ fn a_figure_goes_with_its_columns() {
         ("metrics-moons", Tables { metrics: vec![], ..full() }),
         ("gamma-moons-heun-clipped", Tables { steps: vec![], ..full() }),
         ("bias-moons frontier-moons scatter-moons", {
-            let mut tables = full();
+            let mut tables = tables(5, plain);
             tables.summary.retain(|row| row.estimator == "exact");
             tables.samples.retain(|row| row.estimator == "exact");
             tables
@@ -466,4 +466,16 @@ fn one_sample_and_impossible_numbers_never_panic() {
             assert!(text.is_none(), "{} at {value}: {:.200}", figure.name, text.unwrap_or_default().1);
         }
     }
+}
+
+#[test]
+fn a_solvers_bias_is_said_where_it_is_larger_than_the_error_beside_it() {
+    let page = |bias: f64| {
+        let mut tables = tables(5, plain);
+        tables.budget.iter_mut().filter(|b| b.component == "solver").for_each(|b| b.bias_nats = Some(bias));
+        report(&tables, &facts(plain)).expect("a page").html
+    };
+    assert!(!page(-0.09).contains("the log-likelihoods are too"));
+    assert!(page(-0.5).contains("the log-likelihoods are too low by <b>0.5"), "{}", page(-0.5));
+    assert!(page(0.5).contains("the log-likelihoods are too high by"));
 }
