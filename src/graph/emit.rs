@@ -163,6 +163,9 @@ impl Graph {
         if self.shape(v).is_some_and(|s| s == shape) {
             return v;
         }
+        if let Some(source) = self.reshaped_from(v).filter(|source| self.shape(*source).is_some_and(|s| s == shape)) {
+            return source;
+        }
         let mut target = shape.to_vec();
         // One size may be left to the operator: the one that would be the most work to compute.
         let open = |size: &&mut Size| size.as_fixed().is_none();
@@ -175,6 +178,20 @@ impl Graph {
         let reshaped = self.op("Reshape", &[v, target]);
         self.set_shape(reshaped, shape);
         reshaped
+    }
+
+    /// What a value has other axes of.
+    pub fn reshaped_from(&self, v: Val) -> Option<Val> {
+        self.maker(v).filter(|node| node.standard() == "Reshape").and_then(|node| node.input(0))
+    }
+
+    /// What values of one shape are reshaped from, where that has one shape too: what is done element by element can be
+    /// done there. Runtimes keep images in layouts of their own from one operator to the next, and give them up where
+    /// the directions are taken apart from the batch.
+    pub fn common_source(&self, a: Val, b: Val) -> Option<(Val, Val)> {
+        let (from_a, from_b) = (self.reshaped_from(a)?, self.reshaped_from(b)?);
+        let alike = |a: Val, b: Val| self.shape(a).is_some() && self.shape(a) == self.shape(b);
+        (alike(a, b) && alike(from_a, from_b)).then_some((from_a, from_b))
     }
 
     /// The value broadcast to a shape.

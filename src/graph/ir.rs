@@ -37,6 +37,8 @@ pub struct Value {
     pub constant: Option<Rc<TensorProto>>,
     /// Whether the value depends on a tangent, and so is linear in it.
     pub linear: bool,
+    /// The place of the node that makes it.
+    place: Option<usize>,
 }
 
 #[derive(Clone)]
@@ -187,7 +189,9 @@ impl Graph {
 
     /// The node that makes a value.
     pub fn maker(&self, v: Val) -> Option<&Node> {
-        self.nodes.iter().rev().find(|node| node.outputs.contains(&Some(v)))
+        // Places in a branch that has ended are another node's, or nobody's.
+        let node = self.nodes.get(self.value(v).place?)?;
+        node.outputs.contains(&Some(v)).then_some(node)
     }
 
     /// A value that carries `size` along one of its axes.
@@ -361,6 +365,9 @@ impl Graph {
             let name = self.fresh_name("If");
             made.push(self.add_value(name, elem, shape, None, None, true));
         }
+        for v in &made {
+            self.values[v.0 as usize].place = Some(self.nodes.len());
+        }
         let node = Node {
             op: "If".into(),
             domain: String::new(),
@@ -386,6 +393,9 @@ impl Graph {
         for ((name, (elem, shape)), content) in names.into_iter().zip(inferred).zip(contents) {
             node.outputs.push(name.map(|name| self.add_value(name, elem, shape, content, None, linear)));
         }
+        for v in node.outputs.iter().flatten() {
+            self.values[v.0 as usize].place = Some(self.nodes.len());
+        }
     }
 
     fn add_value(
@@ -406,7 +416,7 @@ impl Graph {
                 self.witnesses.entry(size.clone()).or_insert((v, axis));
             }
         }
-        self.values.push(Value { name, elem, shape, content, constant, linear });
+        self.values.push(Value { name, elem, shape, content, constant, linear, place: None });
         v
     }
 

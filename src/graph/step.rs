@@ -150,10 +150,15 @@ impl Step<'_> {
 
     /// Merges the directions into the batch axis, for operators that know but one.
     pub fn fold(&mut self, d: Val, shape: &[Size]) -> Result<Val, Refusal> {
-        let (batch, rest) = shape.split_first().ok_or("its input has no batch axis")?;
-        let merged = self.g.symbols.mul(&self.k, batch);
-        let folded: Shape = std::iter::once(&merged).chain(rest).cloned().collect();
+        let folded = self.folded(shape).ok_or("its input has no batch axis")?;
         Ok(self.g.reshape(d, &folded))
+    }
+
+    /// The shape of tangents of a tensor of the given shape whose directions are merged into the batch.
+    pub fn folded(&mut self, shape: &[Size]) -> Option<Shape> {
+        let (batch, rest) = shape.split_first()?;
+        let merged = self.g.symbols.mul(&self.k, batch);
+        Some(std::iter::once(&merged).chain(rest).cloned().collect())
     }
 
     /// Separates the directions from the batch again: the output's tangent.
@@ -195,7 +200,7 @@ impl Step<'_> {
         };
         if a.base != b.base {
             let (a, b) = (self.whole(a), self.whole(b));
-            return Some(Tangent::plain(self.g.add(a, b)));
+            return Some(Tangent::plain(self.elementwise("Add", a, b)));
         }
         let factor = match (a.factor, b.factor) {
             (Some(p), Some(q)) => self.g.add(p, q),
@@ -203,6 +208,15 @@ impl Step<'_> {
             (None, None) => self.g.real_like(2.0, a.base),
         };
         Some(Tangent { base: a.base, factor: Some(factor) })
+    }
+
+    /// A sum or difference of two tangents, taken where both are reshaped from when that is one shape.
+    pub fn elementwise(&mut self, op: &str, a: Val, b: Val) -> Val {
+        let (Some(shape), Some((from_a, from_b))) = (self.g.shape(a).cloned(), self.g.common_source(a, b)) else {
+            return self.g.op(op, &[a, b]);
+        };
+        let result = self.g.op(op, &[from_a, from_b]);
+        self.g.reshape(result, &shape)
     }
 
     pub fn negative(&mut self, tangent: Tangent) -> Tangent {

@@ -69,7 +69,7 @@ fn sub(s: &mut Step) -> Output {
     match a {
         Some(a) if a.base != b.base => {
             let (a, b) = (s.whole(a), s.whole(b));
-            Ok(Some(Tangent::plain(s.g.sub(a, b))))
+            Ok(Some(Tangent::plain(s.elementwise("Sub", a, b))))
         }
         _ => {
             let minus = s.negative(b);

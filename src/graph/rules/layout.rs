@@ -78,7 +78,27 @@ fn concat(s: &mut Step) -> Output {
             None => s.zero(place)?,
         });
     }
+    if let Some(folded) = folded(s, &parts, axis)? {
+        return s.unfold(folded);
+    }
     Ok(Some(Tangent::plain(s.g.concat(&parts, axis as i64 + 1))))
+}
+
+/// Tangents whose directions are merged into the batch, joined there.
+fn folded(s: &mut Step, parts: &[Val], axis: usize) -> Result<Option<Val>, Refusal> {
+    if axis == 0 {
+        return Ok(None);
+    }
+    let mut sources = Vec::new();
+    for (place, part) in parts.iter().enumerate() {
+        let shape = s.x_shape(place)?;
+        let wanted = s.folded(&shape);
+        match s.g.reshaped_from(*part) {
+            Some(source) if s.g.shape(source) == wanted.as_ref() => sources.push(source),
+            _ => return Ok(None),
+        }
+    }
+    Ok(Some(s.g.concat(&sources, axis as i64)))
 }
 
 fn split(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {

@@ -49,18 +49,47 @@ fn later(axes: &[i64]) -> Vec<i64> {
 
 /// `d - (mean(d) + x̂ mean(d x̂))`: the tangent but for the division. In this order few large tensors live at once.
 fn project(s: &mut Step, d: Val, hat: Val, axes: &[i64]) -> Val {
-    let axes = later(axes);
-    let mean = s.g.reduce("ReduceMean", d, &axes, true);
-    let radial = radial(s, d, hat, &axes);
-    let removed = s.g.add(radial, mean);
+    let shifted = later(axes);
+    let mean = s.g.reduce("ReduceMean", d, &shifted, true);
+    let share = share(s, d, hat, &shifted);
+    let removed = line(s, hat, mean, share, axes).unwrap_or_else(|| {
+        let radial = s.g.mul(hat, share);
+        s.g.add(radial, mean)
+    });
     s.g.sub(d, removed)
 }
 
-/// `x̂ mean(d x̂)`
-fn radial(s: &mut Step, d: Val, hat: Val, axes: &[i64]) -> Val {
+/// `mean(d x̂)`, over axes of the tangent.
+fn share(s: &mut Step, d: Val, hat: Val, axes: &[i64]) -> Val {
     let product = s.g.mul(d, hat);
-    let share = s.g.reduce("ReduceMean", product, axes, true);
-    s.g.mul(hat, share)
+    s.g.reduce("ReduceMean", product, axes, true)
+}
+
+/// Elements from which on the line of a normalized row is worth a product.
+const LONG: i64 = 1024;
+
+/// `mean + x̂ share` as one product, `[mean, share] [1; x̂]`, where the last axes are the normalized ones.
+fn line(s: &mut Step, hat: Val, mean: Val, share: Val, axes: &[i64]) -> Option<Val> {
+    let shape = s.g.shape(hat)?.clone();
+    let first = shape.len().checked_sub(axes.len())?;
+    let last = axes.iter().copied().eq(first as i64..shape.len() as i64);
+    let (one, groups) = (Size::fixed(1), &shape[..first]);
+    let length = shape[first..].iter().fold(one.clone(), |all, size| s.g.symbols.mul(&all, size));
+    // With one direction this is the reverse mode's, which would sum over columns.
+    if !last || s.k.is(1) || length.as_fixed().is_some_and(|n| n < LONG) {
+        return None;
+    }
+    let row = [groups, &[one.clone(), length]].concat();
+    let hat = s.g.reshape(hat, &row);
+    let number = s.g.real_like(1.0, hat);
+    let ones = s.g.expand(number, &row);
+    let basis = s.g.concat(&[ones, hat], first as i64);
+    let single = s.lead(&[groups, &[one.clone(), one]].concat());
+    let (mean, share) = (s.g.reshape(mean, &single), s.g.reshape(share, &single));
+    let weights = s.g.concat(&[mean, share], first as i64 + 2);
+    let line = s.g.op("MatMul", &[weights, basis]);
+    let shape = s.lead(&shape);
+    Some(s.g.reshape(line, &shape))
 }
 
 /// Adds what depends on an active scale or bias: `x̂ dscale + dbias`.
@@ -103,7 +132,8 @@ fn rms_norm(s: &mut Step) -> Output {
     let Normalized { hat, inverse } = divide(s, x, &axes, s.node.float("epsilon", EPSILON));
     let normal = match s.d(0) {
         Some(d) => {
-            let radial = radial(s, d, hat, &later(&axes));
+            let share = share(s, d, hat, &later(&axes));
+            let radial = s.g.mul(hat, share);
             let base = s.g.sub(d, radial);
             Some(Tangent { base, factor: Some(s.g.mul(inverse, gamma)) })
         }
