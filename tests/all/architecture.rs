@@ -45,7 +45,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("plotters", &["report/plot/"]),
     ("clap", &["cli/", "main.rs"]),
     ("indicatif", &["run.rs"]),
-    ("rayon", &["execute.rs", "metric/"]),
+    ("rayon", &["execute/pool.rs", "metric/"]),
 ];
 
 fn root() -> &'static Path {

@@ -1,0 +1,148 @@
+//! Trials that follow paths: log-likelihoods, profiles, error budgets, densities over the plane.
+
+use anyhow::{Result, anyhow};
+use ndarray::Array2;
+
+use super::{Output, Stage, write_rows};
+use crate::dequantization::{DENSITY, ELBO};
+use crate::divergence::Divergence;
+use crate::likelihood::{self, NodeValue, Row, Task};
+use crate::num::key::{Purpose, SampleId};
+use crate::plan::{LikelihoodWork, Work, solver_label};
+use crate::rows::{self, LikelihoodRow};
+use crate::solve::{Solver, refine};
+
+impl Stage<'_> {
+    fn task<'t>(&'t self, w: &'t LikelihoodWork) -> Task<'t> {
+        let model = &self.prepared.models[w.model];
+        Task { curve: &model.curve, prior: model.prior, solver: &w.solver, estimators: &w.estimators, key: self.key() }
+    }
+
+    fn rows_of(&self, w: &LikelihoodWork, record: bool) -> Result<(Vec<Row>, Vec<NodeValue>)> {
+        let (model, data) = (&self.prepared.models[w.model], &self.prepared.data[w.data]);
+        let samples = Stage::ranged(w.first, w.count);
+        let states = |batch: &[SampleId]| data.states(&model.card, self.key(), batch);
+        // A profile is of one draw: its nodes belong to one path.
+        let dequantization = w.dequantization.as_ref().filter(|_| !record);
+        self.pools[w.model].draws(&self.task(w), dequantization, &samples, record, states)
+    }
+
+    pub(super) fn likelihood(&self, id: &str, w: &LikelihoodWork) -> Result<Output> {
+        let plan = &self.prepared.plan;
+        let (rows, _) = self.rows_of(w, false)?;
+        let card = &self.prepared.models[w.model].card;
+        let bound = match &w.dequantization {
+            Some(dequantization) => dequantization.bound(),
+            None if self.prepared.data[w.data].quantized(card) => ELBO,
+            None => DENSITY,
+        };
+        let label = |r: &Row| w.estimators[r.estimator].label();
+        write_rows(rows.iter().map(|r| {
+            let per_dim = r.log_likelihood.map(|l| likelihood::nats_per_dim(l, card.dim()));
+            let bits = r.log_likelihood.zip(card.bits_offset());
+            LikelihoodRow {
+                trial: id.to_owned(),
+                model: plan.models[w.model].name.clone(),
+                dataset: plan.data[w.data].name.clone(),
+                estimator: label(r),
+                kind: w.estimators[r.estimator].kind().as_str().to_owned(),
+                solver: solver_label(&w.solver),
+                sample: r.sample as usize,
+                log_likelihood: r.log_likelihood,
+                stderr: r.stderr,
+                half_width: r.half_width,
+                prior_log_density: r.prior_log_density,
+                divergence_integral: r.divergence_integral,
+                bits_per_dim: bits.map(|(l, offset)| likelihood::bits_per_dim(l, card.dim(), offset)),
+                nats_per_dim: per_dim,
+                evaluations: r.evaluations,
+                jvps: r.jvps,
+                head_calls: r.head_calls,
+                status: r.status.as_str().to_owned(),
+                path_seconds: r.path_seconds,
+                divergence_seconds: r.divergence_seconds,
+                bound: bound.to_owned(),
+                draws: w.draws(),
+                dequantization_stderr: r.dequantization_stderr,
+            }
+        }))
+    }
+
+    pub(super) fn profile(&self, w: &LikelihoodWork) -> Result<Output> {
+        let plan = &self.prepared.plan;
+        let curve = &self.prepared.models[w.model].curve;
+        let (_, nodes) = self.rows_of(w, true)?;
+        let drawn = |n: &&NodeValue| !matches!(w.estimators[n.estimator], Divergence::ClosedForm(_));
+        write_rows(nodes.iter().filter(drawn).map(|n| rows::Profile {
+            model: plan.models[w.model].name.clone(),
+            dataset: plan.data[w.data].name.clone(),
+            solver: solver_label(&w.solver),
+            estimator: w.estimators[n.estimator].label(),
+            sample: n.sample as usize,
+            t: n.t,
+            half_log_snr: curve.at(n.t).half_log_snr(),
+            divergence: n.divergence,
+        }))
+    }
+
+    /// The same samples with finer and coarser steps, and from states moved by one rounding of float32
+    /// there and back: their second difference keeps the rounding of the networks and loses what is linear.
+    pub(super) fn budget(&self, w: &LikelihoodWork) -> Result<Output> {
+        let (plan, model) = (&self.prepared.plan, &self.prepared.models[w.model]);
+        let data = &self.prepared.data[w.data];
+        let samples = Stage::ranged(w.first, w.count);
+        let again = |solver: Option<&Solver>, move_by: f64| -> Result<Vec<Option<f64>>> {
+            let Some(solver) = solver else { return Ok(vec![None; w.estimators.len() * w.count]) };
+            let states = |batch: &[SampleId]| {
+                let mut x = data.states(&model.card, self.key(), batch);
+                if move_by != 0.0 {
+                    for (mut row, sample) in x.rows_mut().into_iter().zip(batch) {
+                        let u = self.key().uniform(Purpose::Rounding, *sample, 0, row.len());
+                        row *= &u.mapv(|u| if u < 0.5 { 1.0 - move_by } else { 1.0 + move_by });
+                    }
+                }
+                x
+            };
+            let task = Task { solver, ..self.task(w) };
+            let (rows, _) = self.pools[w.model].likelihoods(&task, &samples, false, states)?;
+            Ok(rows.iter().map(|r| r.log_likelihood).collect())
+        };
+        let (finer, coarser) = (refine::finer(&w.solver), refine::coarser(&w.solver));
+        let ulp = f64::from(f32::EPSILON);
+        let base = again(Some(&w.solver), 0.0)?;
+        let [finer, coarser] = [again(finer.as_ref(), 0.0)?, again(coarser.as_ref(), 0.0)?];
+        let [ahead, behind] = [again(Some(&w.solver), ulp)?, again(Some(&w.solver), -ulp)?];
+        write_rows((0..base.len()).map(|i| rows::Refined {
+            model: plan.models[w.model].name.clone(),
+            dataset: plan.data[w.data].name.clone(),
+            estimator: w.estimators[i / w.count].label(),
+            solver: solver_label(&w.solver),
+            sample: w.first + i % w.count,
+            log_likelihood: base[i],
+            finer: finer[i],
+            coarser: coarser[i],
+            ahead: ahead[i],
+            behind: behind[i],
+            order: w.solver.evaluations().map(|_| w.solver.order()),
+        }))
+    }
+
+    pub(super) fn density(&self, work: &Work) -> Result<Output> {
+        let Work::Density { model, solver, estimator, grid } = work else {
+            return Err(anyhow!("not a density"));
+        };
+        let opened = &self.prepared.models[*model];
+        let at = |range: [f64; 2], i: usize| range[0] + (range[1] - range[0]) * i as f64 / (grid.points - 1) as f64;
+        let point = |i: usize| [at(grid.x, i % grid.points), at(grid.y, i / grid.points)];
+        let estimators = std::slice::from_ref(estimator);
+        let task = Task { curve: &opened.curve, prior: opened.prior, solver, estimators, key: self.key() };
+        let samples = Stage::ranged(0, grid.points * grid.points);
+        let states = |batch: &[SampleId]| Array2::from_shape_fn((batch.len(), 2), |(i, j)| point(batch[i] as usize)[j]);
+        let (rows, _) = self.pools[*model].likelihoods(&task, &samples, false, states)?;
+        write_rows(rows.iter().map(|r| {
+            let [x, y] = point(r.sample as usize);
+            let model = self.prepared.plan.models[*model].name.clone();
+            rows::Density { model, estimator: estimator.label(), x, y, log_density: r.log_likelihood }
+        }))
+    }
+}

@@ -1,0 +1,332 @@
+//! Sessions for one model, opened as workers need them, and batches of samples spread over the workers.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result};
+use ndarray::Axis;
+use rayon::prelude::*;
+
+use super::crew::Crew;
+use crate::dequantization::Dequantization;
+use crate::divergence::{Divergence, Sources};
+use crate::flow::field::{EvalError, FlowMap, ScalarField, VectorField};
+use crate::likelihood::{self, NodeValue, Row, Task};
+use crate::model::card::Direction;
+use crate::model::flow_map::Derivatives;
+use crate::model::onnx::{Provider, Runtime};
+use crate::model::opened::{Model, Options, Velocity};
+use crate::num::Batch;
+use crate::num::key::{Key, SampleId};
+use crate::sample::{Denoiser, Draw, Drawn, Sampler, Setting};
+
+/// How a machine is used; none of it changes a result by more than rounding.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Machine {
+    pub provider: Provider,
+    /// Samples per call of a network.
+    pub batch: usize,
+    /// All threads together.
+    pub threads: usize,
+}
+
+impl Machine {
+    /// Does something with this machine's threads and no more.
+    ///
+    /// # Errors
+    /// Where the threads cannot be had.
+    pub fn with_threads<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        Ok(rayon::ThreadPoolBuilder::new().num_threads(self.threads).build()?.install(work))
+    }
+}
+
+/// One worker's sessions for one model.
+pub(super) struct Worker {
+    /// Opened where a path is followed; few steps of a flow map need none.
+    pub(super) velocity: Option<Velocity>,
+    pub(super) sources: Sources,
+    /// Whether its tangents have their transposes too.
+    reverse: bool,
+    /// Flow maps that were opened with their gradients.
+    gradients: BTreeSet<String>,
+}
+
+impl Worker {
+    fn velocity(&mut self) -> Result<&mut Velocity, EvalError> {
+        self.velocity.as_mut().ok_or_else(|| EvalError::Missing("the velocity was not opened".to_owned()))
+    }
+}
+
+/// A worker as samplers see it: the velocity where they follow it, flow maps where they walk them.
+impl VectorField for Worker {
+    fn dim(&self) -> usize {
+        let map = self.sources.maps.values().next().map(|m| m.dim());
+        self.velocity.as_ref().map(VectorField::dim).or(map).unwrap_or_default()
+    }
+
+    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        Worker::velocity(self)?.velocity(t, x)
+    }
+}
+
+impl Denoiser for Worker {
+    fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        Worker::velocity(self)?.denoised(t, x)
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut dyn FlowMap, EvalError> {
+        self.sources.map(name)
+    }
+}
+
+/// What a batch of work is opened for.
+#[derive(Clone, Copy, Default)]
+pub struct Needs<'a> {
+    pub estimators: &'a [Divergence],
+    pub samplers: &'a [Sampler],
+}
+
+/// Opens sessions as workers need them and keeps them for the next.
+pub struct Pool<'a> {
+    pub(super) model: &'a Model,
+    pub(super) runtime: &'a Runtime,
+    pub(super) machine: Machine,
+    idle: Mutex<Vec<Worker>>,
+}
+
+impl<'a> Pool<'a> {
+    pub fn new(model: &'a Model, runtime: &'a Runtime, machine: Machine) -> Pool<'a> {
+        Pool { model, runtime, machine, idle: Mutex::new(Vec::new()) }
+    }
+
+    fn take(&self) -> Option<Worker> {
+        self.idle.lock().unwrap_or_else(|e| e.into_inner()).pop()
+    }
+
+    fn give(&self, worker: Worker) {
+        self.idle.lock().unwrap_or_else(|e| e.into_inner()).push(worker);
+    }
+
+    /// A worker that has what the estimators and samplers need.
+    fn worker(&self, needs: Needs) -> Result<Worker> {
+        // A GPU is one worker's; on the CPU every worker keeps to one thread.
+        let options = Options { provider: self.machine.provider, threads: 1 };
+        let mut worker = match self.take() {
+            Some(worker) => worker,
+            None => Worker {
+                velocity: None,
+                sources: Sources { curve: Some(self.model.curve.clone()), ..Sources::default() },
+                reverse: false,
+                gradients: BTreeSet::new(),
+            },
+        };
+        let Needs { estimators, samplers } = needs;
+        let followed = estimators.iter().any(Divergence::takes_solver) || samplers.iter().any(|s| s.map().is_none());
+        if worker.velocity.is_none() && followed {
+            worker.velocity = Some(self.model.velocity(self.runtime, options)?);
+        }
+        for estimator in estimators {
+            let (products, reverse) = estimator.needs_products();
+            if products {
+                self.open_tangents(&mut worker, reverse)?;
+            }
+            if let Some(name) = estimator.head().filter(|h| !worker.sources.heads.contains_key(*h)) {
+                let head = self.head(name, &mut worker, options)?;
+                worker.sources.heads.insert(name.to_owned(), head);
+            }
+            match estimator {
+                Divergence::FiniteDifference(_) if worker.sources.velocity.is_none() => {
+                    let velocity = self.model.velocity(self.runtime, options)?;
+                    worker.sources.velocity = Some((Box::new(velocity), self.model.curve.clone()));
+                }
+                Divergence::FlowMap(f) if !worker.sources.maps.contains_key(&f.map) => {
+                    let map = self.model.flow_map(&f.map, self.runtime, options, Derivatives::default())?;
+                    worker.sources.maps.insert(f.map.clone(), Box::new(map));
+                }
+                Divergence::ClosedForm(_) if worker.sources.closed_form.is_none() => {
+                    worker.sources.closed_form = Some(Box::new(self.model.closed_form(self.runtime, options)?));
+                }
+                _ => {}
+            }
+        }
+        if samplers.iter().any(|s| s.cost(&Setting::of(self.model)).products > 0) {
+            self.open_tangents(&mut worker, false)?;
+        }
+        for used in samplers.iter().filter_map(|s| s.map()) {
+            let known = worker.sources.maps.contains_key(used.name);
+            if !known || (used.gradient && !worker.gradients.contains(used.name)) {
+                let derivatives = Derivatives { gradient: used.gradient, products: false };
+                let map = self.model.flow_map(used.name, self.runtime, options, derivatives)?;
+                worker.sources.maps.insert(used.name.to_owned(), Box::new(map));
+                if used.gradient {
+                    worker.gradients.insert(used.name.to_owned());
+                }
+            }
+        }
+        Ok(worker)
+    }
+
+    /// A worker's Jacobian products, where they are not open yet; with their transposes too where `reverse`.
+    fn open_tangents(&self, worker: &mut Worker, reverse: bool) -> Result<()> {
+        if worker.sources.tangents.is_none() || (reverse && !worker.reverse) {
+            let options = Options { provider: self.machine.provider, threads: 1 };
+            worker.reverse |= reverse;
+            worker.sources.tangents = Some(Box::new(self.model.tangents(self.runtime, options, worker.reverse)?));
+        }
+        Ok(())
+    }
+
+    /// A head, which an output of the velocity's own graph shares the calls of.
+    fn head(&self, name: &str, worker: &mut Worker, options: Options) -> Result<Box<dyn ScalarField>> {
+        if !self.model.card.is_joint(name) {
+            return Ok(Box::new(self.model.head(name, self.runtime, options)?));
+        }
+        worker.sources.joint.insert(name.to_owned());
+        Ok(Box::new(self.model.joint_head(name, worker.velocity()?, self.runtime, options)?))
+    }
+
+    /// Opens what the estimators need and calls everything once with two samples, so that a model
+    /// at fault is found before a run begins.
+    ///
+    /// # Errors
+    /// Where a file, a port, an operator or a shape is at fault.
+    pub fn rehearse(&self, needs: Needs, x: &Batch) -> Result<()> {
+        let mut worker = self.worker(needs)?;
+        let two = ndarray::concatenate(Axis(0), &[x.view(), x.view()])?;
+        let (start, end) = (self.model.curve.data_end(), self.model.curve.prior_end());
+        let t = vec![start; two.nrows()];
+        let baked = || "a call with two samples failed; is the batch size baked into the graph?".to_owned();
+        if let Some(velocity) = &mut worker.velocity {
+            velocity.velocity(&t, &two).with_context(baked)?;
+        }
+        if let Some(tangents) = &mut worker.sources.tangents {
+            let z = crate::num::Blocks::ones((2, two.nrows(), two.ncols()));
+            tangents.quadratic(&t, &two, &z).with_context(baked)?;
+        }
+        for head in worker.sources.heads.values_mut() {
+            head.eval(&t, &two).with_context(baked)?;
+        }
+        if let Some(density) = &mut worker.sources.closed_form {
+            density.eval(&t, &two).with_context(baked)?;
+        }
+        let far = vec![end; two.nrows()];
+        for (name, map) in &mut worker.sources.maps {
+            let to_data = self.model.map_spec(name)?.direction() == Direction::ToData;
+            let (from, to) = if to_data { (&far, &t) } else { (&t, &far) };
+            map.averages(from, to, &two).with_context(baked)?;
+            if worker.gradients.contains(name) {
+                map.divergence_gradient(&far, &t, &two).with_context(baked)?;
+            }
+        }
+        self.give(worker);
+        Ok(())
+    }
+
+    /// Maps batches of samples over the workers, in order.
+    pub(super) fn batches<T: Send>(
+        &self,
+        samples: &[SampleId],
+        needs: Needs,
+        work: impl Fn(&mut Worker, &[SampleId]) -> Result<T, EvalError> + Sync,
+    ) -> Result<Vec<T>> {
+        let cpu = self.machine.provider == Provider::Cpu;
+        let threads = if cpu { self.machine.threads } else { 1 };
+        // Few samples still make several batches, so that they keep several workers busy. Their
+        // size depends on how many samples there are and never on the threads.
+        let spread = samples.len().div_ceil(4).next_multiple_of(4);
+        let batch = if cpu { self.machine.batch.min(spread.max(1)) } else { self.machine.batch };
+        // No more workers than batches, whatever number was asked for.
+        let workers = threads.min(samples.len().div_ceil(batch)).max(1);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(workers).build()?;
+        pool.install(|| {
+            samples
+                .par_chunks(batch)
+                .map(|batch| {
+                    let mut worker = self.worker(needs)?;
+                    let result = work(&mut worker, batch);
+                    self.give(worker);
+                    Ok(result?)
+                })
+                .collect()
+        })
+    }
+
+    /// Log-likelihoods of samples, each batch over a path of its own; `states` gives a batch's states.
+    ///
+    /// # Errors
+    /// Where the model cannot be evaluated.
+    pub fn likelihoods(
+        &self,
+        task: &Task,
+        samples: &[SampleId],
+        record: bool,
+        states: impl Fn(&[SampleId]) -> Batch + Sync,
+    ) -> Result<(Vec<Row>, Vec<NodeValue>)> {
+        let needs = Needs { estimators: task.estimators, ..Needs::default() };
+        let parts = self.batches(samples, needs, |worker, batch| {
+            let mut nodes = Vec::new();
+            let recorder = record.then_some(&mut nodes);
+            let x = states(batch);
+            let mut rows = likelihood::few_step::evaluate(&mut worker.sources, task, batch, &x)?;
+            if let Worker { velocity: Some(velocity), sources, .. } = worker {
+                rows.extend(likelihood::evaluate(velocity, sources, task, batch, x, recorder)?);
+            }
+            Ok((rows, nodes))
+        })?;
+        let (rows, nodes): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        let mut rows: Vec<Row> = rows.into_iter().flatten().collect();
+        rows.sort_by_key(|r| (r.estimator, r.sample));
+        let mut nodes: Vec<NodeValue> = nodes.into_iter().flatten().collect();
+        nodes.sort_by_key(|n| (n.estimator, n.sample));
+        Ok((rows, nodes))
+    }
+
+    /// As [`Pool::likelihoods`], each sample from its draws of dequantization noise where it has several.
+    ///
+    /// # Errors
+    /// Where the model cannot be evaluated.
+    pub fn draws(
+        &self,
+        task: &Task,
+        dequantization: Option<&Dequantization>,
+        samples: &[SampleId],
+        record: bool,
+        states: impl Fn(&[SampleId]) -> Batch + Sync,
+    ) -> Result<(Vec<Row>, Vec<NodeValue>)> {
+        let Some(dequantization) = dequantization else { return self.likelihoods(task, samples, record, states) };
+        let (rows, nodes) = self.likelihoods(task, &dequantization.addresses(samples), record, states)?;
+        Ok((dequantization.combine(rows), nodes))
+    }
+
+    /// End states of samples from their initial noise, row by row; whole populations where a sampler has them.
+    ///
+    /// # Errors
+    /// Where the model cannot be evaluated.
+    pub fn samples(
+        &self,
+        sampler: &Sampler,
+        samples: &[SampleId],
+        key: Key,
+        noise: impl Fn(&[SampleId]) -> Batch + Sync,
+    ) -> Result<Sampled> {
+        let (on, prior) = (Setting::of(self.model), self.model.prior);
+        if sampler.population().is_some() {
+            let mut crew = Crew { pool: self, sampler, product_seconds: 0.0 };
+            let drawn = sampler.sample(&mut crew, &Draw { on, prior, key, samples }, noise(samples))?;
+            return Ok(Sampled { drawn, product_seconds: crew.product_seconds });
+        }
+        let needs = Needs { samplers: std::slice::from_ref(sampler), ..Needs::default() };
+        let parts = self.batches(samples, needs, |worker, batch| {
+            sampler.sample(worker, &Draw { on, prior, key, samples: batch }, noise(batch))
+        })?;
+        let mut drawn = Drawn::none();
+        parts.into_iter().for_each(|part| drawn.append(part));
+        Ok(Sampled { drawn, product_seconds: 0.0 })
+    }
+}
+
+/// Samples, and the time that went into Jacobian products.
+pub struct Sampled {
+    pub drawn: Drawn,
+    pub product_seconds: f64,
+}

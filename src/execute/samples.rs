@@ -1,0 +1,153 @@
+//! Trials of samples, and of their statistics.
+
+use anyhow::{Result, anyhow};
+use ndarray::Axis;
+
+use super::{Output, Sampled, Stage, sample_of, write_rows};
+use crate::data::{read_npy, write_npy};
+use crate::features::Extracted;
+use crate::features::images::Coding;
+use crate::metric;
+use crate::num::Batch;
+use crate::num::key::SampleId;
+use crate::plan::{Work, initial_states};
+use crate::rows::{self, SampleRow};
+use crate::sample::steindiff::{SteinDiff, StepLog};
+use crate::sample::{self, Sampler, Setting};
+
+impl Stage<'_> {
+    pub(super) fn sample(&self, id: &str, work: &Work) -> Result<Output> {
+        let Work::Sample { model, sampler, noise: given, first, count } = work else {
+            return Err(anyhow!("not samples"));
+        };
+        let (opened, count) = (&self.prepared.models[*model], *count);
+        let samples = Stage::ranged(*first, count);
+        let given = given.map(|data| initial_states(&self.prepared.data[data], opened)).transpose()?;
+        let began = std::time::Instant::now();
+        let noise = |batch: &[SampleId]| match &given {
+            Some(states) => states.select(Axis(0), &batch.iter().map(|i| *i as usize).collect::<Vec<_>>()),
+            None => sample::noise(self.key(), batch, opened.dim(), opened.prior.std),
+        };
+        let Sampled { drawn, product_seconds } = self.pools[*model].samples(sampler, &samples, self.key(), noise)?;
+        let seconds = began.elapsed().as_secs_f64() / count as f64;
+        let x = &drawn.x;
+        let finite = |i: usize| x.row(i).iter().all(|v| v.is_finite());
+        let name = &self.prepared.plan.models[*model].name;
+        let mut output = write_rows(samples.iter().enumerate().map(|(i, s)| SampleRow {
+            trial: id.to_owned(),
+            model: name.clone(),
+            sampler: sampler.label(),
+            sample: *s as usize,
+            status: if finite(i) { "ok" } else { "non-finite" }.to_owned(),
+            evaluations: drawn.evaluations[i],
+            jvps: drawn.products[i],
+            seconds,
+            log_density: drawn.log_density.as_ref().map(|d| d[i]).filter(|d| d.is_finite()),
+            jvp_seconds: product_seconds / count as f64,
+        }))?;
+        output.array = Some(write_npy(x, &opened.card.shape)?);
+        if let Sampler::SteinDiff(around) = sampler {
+            output.steps = Some(write_rows(drawn.log.iter().map(|step| step_row(name, around, step)))?.csv);
+        }
+        Ok(output)
+    }
+
+    pub(super) fn metrics(&self, work: &Work, array: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<Output> {
+        let Work::Metrics { model, sampler, parts, floor, reference, extractor, metrics } = work else {
+            return Err(anyhow!("not metrics"));
+        };
+        let (opened, plan) = (&self.prepared.models[*model], &self.prepared.plan);
+        let states = |data: usize| {
+            let data = &self.prepared.data[data];
+            data.states(&opened.card, self.key(), &Stage::ranged(0, data.len()))
+        };
+        let real = states(*reference);
+        let generated = match floor {
+            Some(data) => states(*data),
+            None => {
+                let parts: Vec<Batch> = parts.iter().map(|id| read_npy(&array(id)?)).collect::<Result<_>>()?;
+                let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+                ndarray::concatenate(Axis(0), &views)?
+            }
+        };
+        let finite = |x: &Batch| -> Batch {
+            let keep: Vec<usize> = (0..x.nrows()).filter(|i| x.row(*i).iter().all(|v| v.is_finite())).collect();
+            x.select(Axis(0), &keep)
+        };
+        let generated = finite(&generated);
+        let (a, b) = match extractor {
+            Some(file) => {
+                let mut extractor = self.extractor(file)?;
+                let shape = &opened.card.shape;
+                let coding = opened.card.data.map(|d| Coding::Range(d.range));
+                let mut extract = |x: &Batch| extractor.extract(x.view(), shape, coding);
+                (extract(&generated)?, extract(&real)?)
+            }
+            None => (Extracted::plain(generated), Extracted::plain(real.clone())),
+        };
+        // As planned; what it really was is in the samples' own rows, from which tables take it.
+        let cost = sampler.as_ref().map(|s| s.cost(&Setting::of(opened))).unwrap_or_default();
+        let mut rows = Vec::new();
+        let sides = || Ok((sample_of(&a)?, sample_of(&b)?));
+        let (x, y) = self.machine.with_threads(sides)?.map_err(|e: String| anyhow!(e))?;
+        for metric in metrics {
+            let measure = || metric::measure(metric, &x, &y, self.key());
+            let estimate = (self.machine.with_threads(measure)?).map_err(|e| anyhow!("{}: {e}", metric.name()))?;
+            rows.push(rows::MetricRow {
+                model: plan.models[*model].name.clone(),
+                sampler: sampler.as_ref().map_or("data".to_owned(), Sampler::label),
+                metric: metric.name().to_owned(),
+                value: estimate.value,
+                stderr: estimate.stderr,
+                n_generated: x.len(),
+                n_reference: y.len(),
+                evaluations: cost.evaluations as f64,
+                jvps: cost.products as f64,
+                cost: cost.evaluations as f64,
+                features: extractor.as_ref().map_or("raw".to_owned(), |e| e.name.clone()),
+            });
+        }
+        let mut output = write_rows(rows.into_iter())?;
+        // A few of the data stay with the run, so that a report can show them without the data's files.
+        let shown = real.slice(ndarray::s![..real.nrows().min(SHOWN), ..]).to_owned();
+        output.array = Some(write_npy(&shown, &opened.card.shape)?);
+        Ok(output)
+    }
+}
+
+/// The log of one step as a row.
+fn step_row(model: &str, around: &SteinDiff, step: &StepLog) -> rows::Step {
+    let known = step.statistics;
+    let mode = serde_json::to_value(around.mode).unwrap_or_default();
+    rows::Step {
+        model: model.to_owned(),
+        sampler: around.label(),
+        inner: around.sampler.name().to_owned(),
+        mode: mode.as_str().unwrap_or_default().to_owned(),
+        population: step.population,
+        n: step.n,
+        step: step.step,
+        t: step.from.t,
+        alpha: step.from.alpha,
+        sigma: step.from.sigma,
+        t_next: step.to.t,
+        alpha_next: step.to.alpha,
+        sigma_next: step.to.sigma,
+        gamma: step.gamma,
+        gamma_raw: known.map(|s| s.raw),
+        gamma_probe_stderr: known.and_then(|s| s.probe_stderr),
+        gamma_stderr: known.and_then(|s| s.stderr),
+        action: step.action.as_str().to_owned(),
+        divergence: known.map_or("", |s| if s.differentiated { "jacobian" } else { "linear" }).to_owned(),
+        s_xu: known.map(|s| s.xu),
+        s_uu: known.map(|s| s.uu),
+        s_div: known.map(|s| s.div),
+        coupling: known.and_then(|s| s.coupling),
+        blend: step.blend,
+        evaluations: step.evaluations,
+        jvps: step.products,
+    }
+}
+
+/// Samples of the data that a metrics trial keeps for the report.
+const SHOWN: usize = 512;

@@ -1,0 +1,83 @@
+//! Stein tests of a head, as rows.
+
+use anyhow::Result;
+use ndarray::{Array3, Axis};
+
+use super::pool::{Needs, Pool, Worker};
+use super::{Output, Stage, learned, write_rows};
+use crate::flow::field::EvalError;
+use crate::num::Batch;
+use crate::num::key::{Key, SampleId};
+use crate::num::stats::Estimate;
+use crate::rows;
+use crate::stein::Stein;
+
+impl Pool<'_> {
+    /// Residuals of Stein tests, samples × strata × functions; `clean` gives the data of a batch.
+    ///
+    /// # Errors
+    /// Where the model cannot be evaluated.
+    pub fn residuals(
+        &self,
+        spec: &Stein,
+        key: Key,
+        samples: &[SampleId],
+        clean: impl Fn(&[SampleId]) -> Batch + Sync,
+    ) -> Result<Array3<f64>> {
+        let wanted = [learned(&spec.head)];
+        let needs = Needs { estimators: &wanted, ..Needs::default() };
+        let parts = self.batches(samples, needs, |worker, batch| {
+            let Worker { velocity: Some(velocity), sources, .. } = worker else {
+                return Err(EvalError::Missing("the velocity was not opened".to_owned()));
+            };
+            let missing = || EvalError::Missing(format!("this model has no divergence head `{}`", spec.head));
+            let head = sources.heads.get_mut(&spec.head).ok_or_else(missing)?;
+            spec.residuals(velocity, &mut **head, &self.model.curve, key, batch, &clean(batch))
+        })?;
+        let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+        Ok(ndarray::concatenate(Axis(0), &views)?)
+    }
+}
+
+impl Stage<'_> {
+    pub(super) fn stein(&self, model: usize, data: usize, spec: &Stein) -> Result<Output> {
+        let (opened, set, key) = (&self.prepared.models[model], &self.prepared.data[data], self.key());
+        let samples = Stage::ranged(0, spec.samples);
+        let clean = |batch: &[SampleId]| {
+            let again: Vec<SampleId> = batch.iter().map(|i| i % set.len() as u64).collect();
+            set.states(&opened.card, key, &again)
+        };
+        let residuals = self.pools[model].residuals(spec, key, &samples, clean)?;
+        let found = spec.findings(&opened.curve, key, opened.dim(), &residuals);
+        let plan = &self.prepared.plan;
+        let row = |function: String, from: f64, to: f64, mean: Estimate| rows::Stein {
+            model: plan.models[model].name.clone(),
+            dataset: plan.data[data].name.clone(),
+            head: spec.head.clone(),
+            from,
+            to,
+            function,
+            n: mean.n,
+            mean: Some(mean.value).filter(|v| v.is_finite()),
+            stderr: mean.stderr,
+            z: None,
+            p: None,
+            bits_per_dim: None,
+            bits_per_dim_stderr: None,
+        };
+        let tests = found.residuals.into_iter().map(|r| rows::Stein {
+            z: Some(r.z).filter(|z| z.is_finite()),
+            p: Some(r.p).filter(|p| p.is_finite()),
+            ..row(r.function, r.from, r.to, r.mean)
+        });
+        let bits = |nats: f64| nats / (opened.dim() as f64 * std::f64::consts::LN_2);
+        let levels = opened.card.bits_offset().is_some();
+        let bias = rows::Stein {
+            // More nats of log-likelihood are fewer bits.
+            bits_per_dim: levels.then(|| -bits(found.bias.value)).filter(|v| v.is_finite()),
+            bits_per_dim_stderr: found.bias.stderr.filter(|_| levels).map(bits),
+            ..row("bias".to_owned(), opened.curve.data_end(), opened.curve.prior_end(), found.bias)
+        };
+        write_rows(tests.chain([bias]))
+    }
+}
