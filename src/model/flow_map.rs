@@ -7,7 +7,8 @@ use ndarray::{ArrayD, Axis, IxDyn};
 
 use super::card::{Feed, FlowMapSpec, TimeFeed};
 use super::onnx::{Runtime, Session};
-use super::opened::{Model, Options, check_shape, fed, find, is_scalar};
+use super::opened::{Model, Options};
+use super::ports::{check_shape, fed, find, is_scalar};
 use crate::flow::field::{Averages, EvalError, FlowMap};
 use crate::flow::path::Curve;
 use crate::graph::{self, Mode};

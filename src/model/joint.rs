@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use ndarray::ArrayView1;
 
-use super::opened::{Reading, Scalar};
+use super::scalar::{Reading, Scalar};
 use crate::flow::field::{EvalError, ScalarField};
 use crate::flow::view::Form;
 use crate::num::Batch;

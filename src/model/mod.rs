@@ -3,8 +3,13 @@
 pub mod analytic;
 pub mod card;
 pub mod constants;
+pub mod derived;
+pub mod files;
 pub mod flow_map;
 pub mod joint;
 pub mod library;
+pub mod network;
 pub mod onnx;
 pub mod opened;
+pub mod ports;
+pub mod scalar;

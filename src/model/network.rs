@@ -1,0 +1,235 @@
+//! Calls of an opened network: states and times in, one output out.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use ndarray::{ArrayD, Axis, IxDyn};
+
+use super::card::TimeFeed;
+use super::constants::Fixed;
+use super::joint::Memory;
+use super::onnx::Session;
+use super::ports::{check_shape, fed, find};
+use crate::flow::field::EvalError;
+use crate::flow::path::Curve;
+use crate::flow::view::Forward;
+use crate::num::{Batch, Blocks};
+
+/// What a differentiated graph is given besides the original inputs.
+pub(super) enum Seed<'a> {
+    Nothing,
+    /// k × rows × dim.
+    Tangents(&'a Blocks),
+    /// rows × dim.
+    Cotangents(&'a Batch),
+}
+
+/// An opened network with its roles: states and times in, one output out.
+pub struct Network {
+    pub(super) session: Session,
+    pub(super) x: String,
+    pub(super) time: Option<String>,
+    pub(super) output: String,
+    pub(super) feed: TimeFeed,
+    /// Further inputs, whose values the card gives.
+    pub(super) constants: Vec<Fixed>,
+    /// Whether the graph takes one time for the whole batch.
+    pub(super) scalar_time: bool,
+    pub(super) shape: Vec<usize>,
+    pub(super) curve: Curve,
+    /// Other outputs that a call also gives, kept for the heads that they are.
+    pub(super) beside: Vec<String>,
+    pub(super) memory: Memory,
+}
+
+impl Network {
+    /// Holds the ports against the card.
+    pub(super) fn check(&self, file: &str, scalar: bool, seed: Option<&str>) -> Result<()> {
+        let x = find(&self.session.inputs, &self.x, file, "input")?;
+        check_shape(x, &self.shape, file, "input")?;
+        let output = find(&self.session.outputs, &self.output, file, "output")?;
+        if scalar {
+            let fits = matches!(output.shape[..], [_] | [_, 1] | [_, -1]);
+            if !fits {
+                bail!(
+                    "{file}: output `{}` has shape {:?}, expected one number per sample: [N]",
+                    output.name,
+                    output.shape
+                );
+            }
+        } else {
+            check_shape(output, &self.shape, file, "output")?;
+        }
+        let known = |name: &str| {
+            let role = name == self.x || self.time.as_deref() == Some(name);
+            role || self.constants.iter().any(|c| c.name == name) || seed == Some(name)
+        };
+        if let Some(other) = self.session.inputs.iter().find(|p| !known(&p.name)) {
+            bail!(
+                "{file}: input `{0}` has no role in the card; expected only `{1}`{2}, or a value for it: `constants: {{{0}: …}}`",
+                other.name,
+                self.x,
+                self.time.as_ref().map(|t| format!(" and `{t}`")).unwrap_or_default()
+            );
+        }
+        Ok(())
+    }
+
+    fn fed(&self, t: f64) -> f64 {
+        fed(self.feed, &self.curve, t)
+    }
+
+    /// Rows that can share one call: all of them, or those of equal time where the graph takes one time.
+    pub(super) fn groups(&self, t: &[f64]) -> Vec<Vec<usize>> {
+        if !self.scalar_time || t.windows(2).all(|w| w[0] == w[1]) {
+            return vec![(0..t.len()).collect()];
+        }
+        let mut groups: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (i, t) in t.iter().enumerate() {
+            groups.entry(t.to_bits()).or_default().push(i);
+        }
+        groups.into_values().collect()
+    }
+
+    fn times(&self, t: &[f64]) -> ArrayD<f64> {
+        if self.scalar_time {
+            let shape = self.time.as_deref().and_then(|n| self.session.input(n)).map_or(0, |p| p.shape.len());
+            return ArrayD::from_elem(IxDyn(&vec![1; shape]), self.fed(t[0]));
+        }
+        let values: Vec<f64> = t.iter().map(|t| self.fed(*t)).collect();
+        let column = self.time.as_deref().and_then(|n| self.session.input(n)).is_some_and(|p| p.shape.len() == 2);
+        let shape = if column { vec![t.len(), 1] } else { vec![t.len()] };
+        ArrayD::from_shape_vec(IxDyn(&shape), values).expect("one time per row")
+    }
+
+    pub(super) fn shaped(&self, leading: &[usize]) -> Vec<usize> {
+        leading.iter().chain(&self.shape).copied().collect()
+    }
+
+    /// One call.
+    ///
+    /// The runtime rounds differently where a batch does not fill its vector units. Filled up to a
+    /// multiple of four with copies, a sample's last bits do not depend on its company: measured
+    /// bit-identical for every batch size, at the price of three wasted rows at most.
+    pub(super) fn call(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        seed: Seed,
+        wanted: &[String],
+    ) -> Result<Vec<ArrayD<f64>>, EvalError> {
+        let rows = x.nrows();
+        if rows.is_multiple_of(4) {
+            return self.call_as_is(t, x, seed, wanted);
+        }
+        let filled: Vec<usize> = (0..rows.next_multiple_of(4)).map(|i| if i < rows { i } else { 0 }).collect();
+        let times: Vec<f64> = filled.iter().map(|i| t[*i]).collect();
+        let x = x.select(Axis(0), &filled);
+        let (out, axis) = match seed {
+            Seed::Nothing => (self.call_as_is(&times, &x, seed, wanted)?, Axis(0)),
+            Seed::Tangents(z) => {
+                let z = z.select(Axis(1), &filled);
+                (self.call_as_is(&times, &x, Seed::Tangents(&z), wanted)?, Axis(1))
+            }
+            Seed::Cotangents(w) => {
+                let w = w.select(Axis(0), &filled);
+                (self.call_as_is(&times, &x, Seed::Cotangents(&w), wanted)?, Axis(0))
+            }
+        };
+        let cut = |mut a: ArrayD<f64>| {
+            if a.shape().get(axis.0) == Some(&filled.len()) {
+                a.slice_axis_inplace(axis, (..rows).into());
+            }
+            a.as_standard_layout().into_owned()
+        };
+        Ok(out.into_iter().map(cut).collect())
+    }
+
+    fn call_as_is(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        seed: Seed,
+        wanted: &[String],
+    ) -> Result<Vec<ArrayD<f64>>, EvalError> {
+        let shaped = |x: &Batch| x.to_shape(self.shaped(&[x.nrows()])).expect("dim numbers per row").into_owned();
+        let state = shaped(x);
+        let times = self.times(t);
+        let seed = match seed {
+            Seed::Nothing => None,
+            Seed::Tangents(z) => {
+                let shape = self.shaped(&[z.shape()[0], z.shape()[1]]);
+                let z = z.to_shape(shape).expect("dim numbers per tangent").into_owned();
+                Some((format!("{}_tangent", self.x), z))
+            }
+            Seed::Cotangents(w) => Some((format!("{}_cotangent", self.output), shaped(w))),
+        };
+        let fixed: Vec<ArrayD<f64>> = self.constants.iter().map(|c| c.fed(x.nrows())).collect();
+        let mut feeds = vec![(self.x.as_str(), state.view())];
+        feeds.extend(self.constants.iter().zip(&fixed).map(|(c, values)| (c.name.as_str(), values.view())));
+        if let Some(name) = &self.time {
+            feeds.push((name, times.view()));
+        }
+        if let Some((name, values)) = &seed {
+            feeds.push((name, values.view()));
+        }
+        let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        self.session.run(feeds, &wanted)
+    }
+
+    pub(super) fn shape_error(&self, found: &[usize], expected: Vec<usize>) -> EvalError {
+        EvalError::Shape {
+            file: self.session.file.clone(),
+            output: self.output.clone(),
+            found: found.to_vec(),
+            expected,
+        }
+    }
+
+    /// The plain output, rows × dim.
+    fn plain(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        let mut out = Batch::zeros(x.raw_dim());
+        for rows in self.groups(t) {
+            let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
+            let part = x.select(Axis(0), &rows);
+            let wanted: Vec<String> = std::iter::once(&self.output).chain(&self.beside).cloned().collect();
+            let mut outputs = self.call(&times, &part, Seed::Nothing, &wanted)?;
+            let y = outputs.remove(0);
+            self.remember(&times, &part, outputs)?;
+            let expected = self.shaped(&[rows.len()]);
+            let y = match y.shape() == expected {
+                true => y.into_shape_with_order((rows.len(), x.ncols())),
+                false => return Err(self.shape_error(y.shape(), expected)),
+            };
+            let y = y.expect("the shape was just compared");
+            rows.iter().zip(y.rows()).for_each(|(i, row)| out.row_mut(*i).assign(&row));
+        }
+        Ok(out)
+    }
+
+    /// Keeps what a call said beside its main output.
+    fn remember(&self, t: &[f64], fed: &Batch, outputs: Vec<ArrayD<f64>>) -> Result<(), EvalError> {
+        if self.beside.is_empty() {
+            return Ok(());
+        }
+        let mut said = Vec::new();
+        for (name, values) in self.beside.iter().zip(outputs) {
+            if values.len() != t.len() {
+                return Err(self.shape_error(values.shape(), vec![t.len()]));
+            }
+            said.push((name.clone(), values.iter().copied().collect()));
+        }
+        self.memory.keep(t, fed, &said);
+        Ok(())
+    }
+}
+
+impl Forward for Network {
+    fn dim(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    fn forward(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        self.plain(t, x)
+    }
+}

@@ -1,0 +1,59 @@
+//! Inputs and outputs of graphs, held against what a card says of them.
+
+use anyhow::{Result, anyhow, bail};
+
+use super::card::{Feed, TimeFeed};
+use super::onnx::Port;
+use crate::flow::path::Curve;
+
+/// Holds a state-shaped port against the card's shape.
+pub(super) fn check_shape(port: &Port, shape: &[usize], file: &str, what: &str) -> Result<()> {
+    let wanted: Vec<i64> = shape.iter().map(|s| *s as i64).collect();
+    if port.shape.first().is_some_and(|n| *n >= 0) && port.shape.len() == wanted.len() + 1 {
+        bail!(
+            "{file}: {what} `{}` has the batch size {} baked in (shape {:?}); export it with a dynamic first axis",
+            port.name,
+            port.shape[0],
+            port.shape
+        );
+    }
+    let fits =
+        port.shape.len() == wanted.len() + 1 && port.shape[1..].iter().zip(&wanted).all(|(p, w)| *p < 0 || p == w);
+    // A graph that does not say its output's shape is held to it when it runs.
+    let unsaid = what == "output" && port.shape.is_empty();
+    if !(fits || unsaid) {
+        bail!(
+            "{file}: {what} `{}` has shape {:?}, but the card's shape asks for [N, {}]",
+            port.name,
+            port.shape,
+            join(&wanted)
+        );
+    }
+    Ok(())
+}
+
+/// What a graph's time input is given at time `t`.
+pub(super) fn fed(feed: TimeFeed, curve: &Curve, t: f64) -> f64 {
+    let value = match feed.feed {
+        Feed::T => t,
+        Feed::Sigma => curve.at(t).sigma,
+        Feed::LogSigmaOver4 => curve.at(t).sigma.ln() / 4.0,
+        Feed::Index => curve.index(t),
+    };
+    value * feed.scale
+}
+
+pub(super) fn find<'a>(ports: &'a [Port], name: &str, file: &str, what: &str) -> Result<&'a Port> {
+    ports.iter().find(|p| p.name == name).ok_or_else(|| {
+        let known: Vec<&str> = ports.iter().map(|p| p.name.as_str()).collect();
+        anyhow!("{file}: no {what} `{name}`; the graph has {}", known.join(", "))
+    })
+}
+
+pub(super) fn is_scalar(port: &Port) -> bool {
+    port.shape.is_empty() || port.shape[..] == [1]
+}
+
+fn join(sizes: &[i64]) -> String {
+    sizes.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
+}
