@@ -1,0 +1,36 @@
+//! Where two plans are not the same work.
+
+use super::Plan;
+
+/// Keys in which two plans differ, as `key: ours ≠ theirs`; empty where they are the same work.
+pub fn differences(ours: &Plan, theirs: &Plan) -> Vec<String> {
+    let mut found = Vec::new();
+    let (a, b) = (serde_json::to_value(ours), serde_json::to_value(theirs));
+    if let (Ok(a), Ok(b)) = (a, b) {
+        compare("", &a, &b, &mut found);
+    }
+    found
+}
+
+fn compare(at: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut Vec<String>) {
+    use serde_json::Value;
+    let below = |key: &str| if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") };
+    match (a, b) {
+        (Value::Object(x), Value::Object(y)) => {
+            for key in x.keys().chain(y.keys().filter(|k| !x.contains_key(*k))) {
+                compare(
+                    &below(key),
+                    &x.get(key).cloned().unwrap_or_default(),
+                    &y.get(key).cloned().unwrap_or_default(),
+                    found,
+                );
+            }
+        }
+        (Value::Array(x), Value::Array(y)) if x.len() == y.len() => {
+            x.iter().zip(y).enumerate().for_each(|(i, (x, y))| compare(&below(&i.to_string()), x, y, found));
+        }
+        (Value::Array(x), Value::Array(y)) => found.push(format!("{at}: {} entries, there {}", x.len(), y.len())),
+        _ if a != b => found.push(format!("{at}: {a}, there {b}")),
+        _ => {}
+    }
+}

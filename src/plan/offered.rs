@@ -1,0 +1,93 @@
+//! What a model offers: estimators, samplers and initial states are held against its card.
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::data::Dataset;
+use crate::divergence::Divergence;
+use crate::flow::map::Rule;
+use crate::model::opened::Model;
+use crate::num::Batch;
+use crate::sample::Sampler;
+use crate::trace::Estimator;
+
+/// Refuses an estimator that the model does not offer.
+///
+/// # Errors
+/// A message with the card and what it lacks.
+pub fn supports(model: &Model, estimator: &Divergence) -> Result<()> {
+    estimator.check(model.dim()).map_err(|e| anyhow!(e))?;
+    let unknown = |head: &&str| !model.card.divergence_heads.contains_key(*head);
+    match estimator {
+        _ if estimator.head().filter(unknown).is_some() => {
+            let known: Vec<&str> = model.card.divergence_heads.keys().map(String::as_str).collect();
+            let has = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
+            let head = estimator.head().unwrap_or_default();
+            Err(anyhow!("{}: the card has no divergence head `{head}`; {has}", model.path.display()))
+        }
+        Divergence::FlowMap(few) => {
+            let spec = model.map_spec(&few.map)?;
+            let at = || format!("{}: flow_maps.{}", model.path.display(), few.map);
+            spec.gives_likelihood(few.rule.unwrap_or(spec.rule())).map_err(|e| anyhow!("{}: {e}", at()))?;
+            few.times(&model.curve).map(drop).map_err(|e| anyhow!("flow-map: {e}"))
+        }
+        Divergence::ClosedForm(_) if model.card.closed_form.is_none() => {
+            Err(anyhow!("{}: the card has no `closed_form`", model.path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a sampler that the model does not offer.
+///
+/// # Errors
+/// A message with the card and what it lacks.
+pub fn supports_sampler(model: &Model, sampler: &Sampler) -> Result<()> {
+    let Some(used) = sampler.map() else { return Ok(()) };
+    let spec = model.map_spec(used.name)?;
+    let at = |e: String| anyhow!("{}: flow_maps.{}: {e}", model.path.display(), used.name);
+    spec.gives_samples().map_err(at)?;
+    if used.density || used.gradient {
+        spec.gives_divergence().map_err(at)?;
+    }
+    Ok(())
+}
+
+/// An estimator with what it takes from the card made visible: the rule of its flow map, where it is not the standard
+/// one; no products with the transpose, where the network's reverse mode is refused.
+pub fn resolved(model: &Model, estimator: Divergence) -> Divergence {
+    match estimator {
+        Divergence::FlowMap(mut few) => {
+            let card = model.map_spec(&few.map).map(|spec| spec.rule()).unwrap_or_default();
+            few.rule = Some(few.rule.unwrap_or(card)).filter(|rule| [*rule, card] != [Rule::TwoTime; 2]);
+            Divergence::FlowMap(few)
+        }
+        Divergence::Trace(Estimator::NaHutchPlusPlus(mut na)) => {
+            na.transposed = na.transposed && model.irreversible().is_none();
+            Divergence::Trace(Estimator::NaHutchPlusPlus(na))
+        }
+        other => other,
+    }
+}
+
+/// States at the prior end from a file, taken as they are.
+///
+/// # Errors
+/// Where they are not of the model's shape.
+pub fn initial_states(noise: &Dataset, model: &Model) -> Result<Batch> {
+    let rows = noise.rows(noise.len());
+    if rows.ncols() != model.dim() {
+        bail!(
+            "{}: states have {} numbers each, but the card `{}` has shape {:?}",
+            noise.name,
+            rows.ncols(),
+            model.card.name,
+            model.card.shape
+        );
+    }
+    Ok(rows)
+}
+
+/// Samples of `dim` numbers that fit one array in memory.
+pub fn most_samples(dim: usize) -> usize {
+    (1 << 30) / dim.max(1)
+}

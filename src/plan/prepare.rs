@@ -1,0 +1,295 @@
+//! A config resolved: every file it names opened, every default decided, the trials listed.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::builder::Builder;
+use super::offered::{most_samples, resolved, supports, supports_sampler};
+use super::{Against, ContrastWork, FORMAT, LikelihoodWork, MapWork, Plan, Prepared, Work, solver_label};
+use crate::config::{LikelihoodEntry, MapsEntry, SamplesEntry, Written};
+use crate::divergence::{Divergence, Learned};
+use crate::flow::map;
+use crate::model::card::Direction;
+use crate::sample::{Sampler, Setting};
+use crate::solve::{Solver, Span};
+use crate::stein::Score;
+
+/// Resolves a config: opens and checks every file it names, and lists the trials. Runs no network.
+///
+/// # Errors
+/// One message that names the file or the key.
+pub fn prepare(written: &Written, seed: Option<u64>) -> Result<Prepared> {
+    let config = &written.config;
+    let mut builder = Builder {
+        written,
+        dequantizations: Vec::new(),
+        ids: BTreeSet::new(),
+        prepared: Prepared {
+            plan: Plan {
+                format: FORMAT,
+                name: config.name.clone(),
+                seed: seed.unwrap_or(config.seed),
+                models: Vec::new(),
+                data: Vec::new(),
+                trials: Vec::new(),
+            },
+            models: Vec::new(),
+            data: Vec::new(),
+            extractors: Vec::new(),
+        },
+    };
+    for (i, entry) in config.likelihood.iter().enumerate() {
+        builder.likelihood(entry).with_context(|| format!("likelihood.{i}"))?;
+    }
+    for (i, entry) in config.samples.iter().enumerate() {
+        builder.samples(entry).with_context(|| format!("samples.{i}"))?;
+    }
+    for (i, entry) in config.maps.iter().enumerate() {
+        builder.maps(entry).with_context(|| format!("maps.{i}"))?;
+    }
+    check_references(&builder.prepared.plan)?;
+    Ok(builder.prepared)
+}
+
+/// Refuses a reference that no entry measures.
+fn check_references(plan: &Plan) -> Result<()> {
+    let likelihoods =
+        || plan.trials.iter().filter_map(|t| if let Work::Likelihood(w) = &t.work { Some(w) } else { None });
+    for work in likelihoods() {
+        let Some(Against { estimator, solver }) = &work.against else { continue };
+        let measured = |w: &LikelihoodWork| {
+            (w.model, w.data, &w.solver) == (work.model, work.data, solver) && w.estimators.contains(estimator)
+        };
+        if !likelihoods().any(measured) {
+            bail!(
+                "reference_solver: `{}` with {} is not measured on {} for {}; add it under `solvers` and `estimators`",
+                estimator.label(),
+                solver_label(solver),
+                plan.data[work.data].name,
+                plan.models[work.model].name
+            );
+        }
+    }
+    Ok(())
+}
+
+impl Builder<'_> {
+    fn likelihood(&mut self, entry: &LikelihoodEntry) -> Result<()> {
+        let config = &self.written.config;
+        let model = self.model(&entry.model)?;
+        let dequantization = entry.dequantization.as_ref();
+        let data = self.data(&entry.data, model, dequantization)?;
+        let opened = &self.prepared.models[model];
+        self.prepared.data[data].off_lattice(&opened.card, entry.lattice)?;
+        let written = entry.estimators.as_ref().unwrap_or(&config.estimators).iter();
+        let estimators: Vec<Divergence> = written.map(|e| resolved(opened, e.clone())).collect();
+        let wanted = entry.reference.as_ref().or(config.reference.as_ref());
+        let wanted = wanted.map_or_else(|| estimators[0].clone(), |w| resolved(opened, w.clone()));
+        let elsewhere = entry.reference_solver.as_ref().or(config.reference_solver.as_ref());
+        let reference = match (estimators.iter().position(|e| *e == wanted), elsewhere) {
+            (Some(place), _) => place,
+            // It stands under its own solver, in whichever entry: `check_references`.
+            (None, Some(_)) => 0,
+            (None, None) => bail!("reference: `{}` is not among the estimators of this entry", wanted.label()),
+        };
+        let elsewhere = elsewhere.cloned();
+        self.check_estimators(model, &estimators)?;
+        if let Some(dequantization) = dequantization {
+            dequantization.check(&estimators).map_err(|e| anyhow!("dequantization: {e}"))?;
+        }
+        let solvers = entry.solvers.as_ref().unwrap_or(&config.solvers).clone();
+        self.check_overlap(model, data, &solvers, &estimators)?;
+        let available = self.prepared.data[data].len();
+        let count = entry.samples.unwrap_or(available);
+        if count > available {
+            bail!("samples: {count}, but {} has only {available}", entry.data.display());
+        }
+        for (place, solver) in solvers.into_iter().enumerate() {
+            // What takes no solver stands beside the first one's rows, once.
+            let here: Vec<Divergence> = estimators.iter().filter(|e| place == 0 || e.takes_solver()).cloned().collect();
+            let Some(reference) =
+                here.iter().position(|e| *e == estimators[reference]).or((!here.is_empty()).then_some(0))
+            else {
+                continue;
+            };
+            let against = (elsewhere.as_ref().filter(|s| **s != solver))
+                .map(|s| Against { estimator: wanted.clone(), solver: s.clone() });
+            let curve = &self.prepared.models[model].curve;
+            solver.check(Span { curve, to_prior: true }).map_err(|e| anyhow!("{}: {e}", solver.name()))?;
+            let work = |first: usize, count: usize| LikelihoodWork {
+                model,
+                data,
+                solver: solver.clone(),
+                estimators: here.clone(),
+                reference,
+                against: against.clone(),
+                first,
+                count,
+                dequantization: entry.dequantization.clone(),
+            };
+            for first in (0..count).step_by(config.chunk) {
+                self.push(Work::Likelihood(work(first, config.chunk.min(count - first))))?;
+            }
+            if entry.profile > 0 && here.iter().any(Divergence::takes_solver) {
+                self.push(Work::Profile(work(0, entry.profile.min(count))))?;
+            }
+            if let Some(budget) = &entry.budget {
+                self.push(Work::Budget(work(0, budget.samples.min(count))))?;
+            }
+        }
+        for stein in &entry.stein {
+            stein.check().map_err(|e| anyhow!(e))?;
+            let head = Divergence::Learned(Learned { head: stein.head.clone() });
+            supports(&self.prepared.models[model], &head).context("stein")?;
+            if stein.score == Score::Model && self.prepared.models[model].card.closed_form.is_none() {
+                bail!("stein: score: model needs an exact model, a card with a `closed_form`; expected score: noise");
+            }
+            self.push(Work::Stein { model, data, stein: stein.clone() })?;
+        }
+        let Some(grid) = &entry.density else { return Ok(()) };
+        if self.prepared.models[model].dim() != 2 {
+            bail!(
+                "density: the model has {} dimensions; a density over the plane needs 2",
+                self.prepared.models[model].dim()
+            );
+        }
+        let solver = entry.solvers.as_ref().unwrap_or(&config.solvers)[0].clone();
+        let learned = estimators.iter().find(|e| heads(e));
+        let few = estimators.iter().filter(|e| !e.takes_solver()).max_by_key(|e| e.own_evaluations());
+        for estimator in [Some(&estimators[reference]), learned, few].into_iter().flatten() {
+            let work =
+                Work::Density { model, solver: solver.clone(), estimator: estimator.clone(), grid: grid.clone() };
+            if !self.prepared.plan.trials.iter().any(|t| t.work == work) {
+                self.push(work)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_estimators(&self, model: usize, estimators: &[Divergence]) -> Result<()> {
+        let mut labels = BTreeSet::new();
+        for estimator in estimators {
+            supports(&self.prepared.models[model], estimator)?;
+            if !labels.insert(estimator.label()) {
+                bail!("estimators: `{}` is there twice", estimator.label());
+            }
+        }
+        Ok(())
+    }
+
+    /// Two entries that put one estimator on the same data would count their samples twice in every mean.
+    fn check_overlap(&self, model: usize, data: usize, solvers: &[Solver], estimators: &[Divergence]) -> Result<()> {
+        for trial in &self.prepared.plan.trials {
+            let Work::Likelihood(there) = &trial.work else { continue };
+            if (there.model, there.data) != (model, data) || !solvers.contains(&there.solver) {
+                continue;
+            }
+            if let Some(both) = estimators.iter().find(|e| there.estimators.contains(e)) {
+                bail!(
+                    "estimators: `{}` on {} with {} is in an earlier entry already; write each once",
+                    both.label(),
+                    self.prepared.plan.data[data].name,
+                    solver_label(&there.solver)
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn maps(&mut self, entry: &MapsEntry) -> Result<()> {
+        let model = self.model(&entry.model)?;
+        let data = self.data(&entry.data, model, None)?;
+        let opened = &self.prepared.models[model];
+        let spec = opened.map_spec(&entry.map)?;
+        let at = |e: String| anyhow!("{}: flow_maps.{}: {e}", opened.path.display(), entry.map);
+        spec.gives_divergence().map_err(at)?;
+        for steps in &entry.steps {
+            map::times(&opened.curve, entry.grid, *steps).map_err(|e| anyhow!("steps: {e}"))?;
+        }
+        if entry.draws > 0 && opened.dim() > 3 {
+            bail!(
+                "draws: {}, but importance sampling in {} dimensions finds no mass; expected at most 3",
+                entry.draws,
+                opened.dim()
+            );
+        }
+        if entry.draws > 0 && spec.direction() == Direction::ToData {
+            bail!("draws: the map goes to the data alone, so that it gives no density at a point; expected 0");
+        }
+        let available = self.prepared.data[data].len();
+        if entry.samples > available {
+            bail!("samples: {}, but {} has only {available}", entry.samples, entry.data.display());
+        }
+        let MapsEntry { map, steps, grid, samples, draws, .. } = entry.clone();
+        self.push(Work::Maps(MapWork { model, data, map, steps, grid, samples, draws })).map(drop)
+    }
+
+    fn samples(&mut self, entry: &SamplesEntry) -> Result<()> {
+        let model = self.model(&entry.model)?;
+        let reference = self.data(&entry.reference, model, None)?;
+        let floor = entry.floor.as_ref().map(|f| self.data(f, model, None)).transpose()?;
+        let extractor = entry.extractor.as_ref().map(|f| self.extractor(f)).transpose()?;
+        let most = most_samples(self.prepared.models[model].dim());
+        if entry.count > most {
+            bail!("count: {}, expected at most {most}", entry.count);
+        }
+        let noise = entry.noise.as_ref().map(|f| self.noise(f, model, entry.count)).transpose()?;
+        let available = self.prepared.data[reference].len();
+        for metric in &entry.metrics {
+            metric.check(entry.count, available).map_err(|e| anyhow!("metrics: {e}"))?;
+        }
+        if let Some(baseline) = entry.baseline.as_ref().filter(|b| !entry.samplers.contains(b)) {
+            bail!("baseline: `{}` is not among the samplers of this entry", baseline.label());
+        }
+        let mut drawn: Vec<(Sampler, Vec<String>)> = Vec::new();
+        for sampler in &entry.samplers {
+            let on = Setting::of(&self.prepared.models[model]);
+            sampler.check(&on).map_err(|e| anyhow!("samplers: {}: {e}", sampler.name()))?;
+            supports_sampler(&self.prepared.models[model], sampler).context("samplers")?;
+            // A statistic of a population needs all of it: a trial holds whole ones.
+            let chunk = self.written.config.chunk;
+            let chunk = chunk.checked_next_multiple_of(sampler.population().unwrap_or(1)).unwrap_or(chunk);
+            let mut parts = Vec::new();
+            for first in (0..entry.count).step_by(chunk) {
+                let count = chunk.min(entry.count - first);
+                parts.push(self.push(Work::Sample { model, sampler: sampler.clone(), noise, first, count })?);
+            }
+            drawn.push((sampler.clone(), parts.clone()));
+            let (metrics, extractor) = (entry.metrics.clone(), extractor.clone());
+            self.push(Work::Metrics {
+                model,
+                sampler: Some(sampler.clone()),
+                parts,
+                floor: None,
+                reference,
+                extractor,
+                metrics,
+            })?;
+        }
+        let baseline = entry.baseline.as_ref().and_then(|b| drawn.iter().find(|(sampler, _)| sampler == b));
+        if let Some((baseline, baseline_parts)) = baseline {
+            for (sampler, parts) in drawn.iter().filter(|(sampler, _)| sampler != baseline) {
+                self.push(Work::Contrast(ContrastWork {
+                    model,
+                    sampler: sampler.clone(),
+                    baseline: baseline.clone(),
+                    parts: parts.clone(),
+                    baseline_parts: baseline_parts.clone(),
+                    reference,
+                    extractor: extractor.clone(),
+                    metrics: entry.metrics.clone(),
+                }))?;
+            }
+        }
+        if floor.is_some() {
+            let metrics = entry.metrics.clone();
+            self.push(Work::Metrics { model, sampler: None, parts: Vec::new(), floor, reference, extractor, metrics })?;
+        }
+        Ok(())
+    }
+}
+
+fn heads(estimator: &Divergence) -> bool {
+    matches!(estimator, Divergence::Learned(_))
+}

@@ -1,0 +1,167 @@
+//! One unit of work and what it is made of.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Plan, PlannedFile, solver_label};
+use crate::config::DensityGrid;
+use crate::dequantization::Dequantization;
+use crate::divergence::Divergence;
+use crate::flow::grid::Spacing;
+use crate::metric::Metric;
+use crate::sample::Sampler;
+use crate::solve::Solver;
+use crate::stein::Stein;
+
+/// One unit of work: what a kill can lose, at most.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Hash of the content, so that the order of a config changes nothing.
+    pub id: String,
+    pub work: Work,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    /// Every estimator on a range of samples, over one path.
+    Likelihood(LikelihoodWork),
+    /// The divergence along the path of the first `count` samples.
+    Profile(LikelihoodWork),
+    /// The first `count` samples again, with other steps and other roundings, for the error budget.
+    Budget(LikelihoodWork),
+    /// The log-density of one estimator over a rectangle of the plane.
+    Density { model: usize, solver: Solver, estimator: Divergence, grid: DensityGrid },
+    /// The differences of a sampler's statistics from a baseline's, paired by their common noise.
+    Contrast(ContrastWork),
+    /// What a flow map makes of the identities of a true one.
+    Maps(MapWork),
+    /// Stein tests of one head.
+    Stein { model: usize, data: usize, stein: Stein },
+    /// Samples number `first` to `first + count`.
+    Sample {
+        model: usize,
+        sampler: Sampler,
+        /// The file with their initial states; by address where there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        noise: Option<usize>,
+        first: usize,
+        count: usize,
+    },
+    /// Statistics of samples, or of the floor's data, against reference data.
+    Metrics {
+        model: usize,
+        /// Absent for the data-versus-data floor.
+        sampler: Option<Sampler>,
+        /// The trials that hold the samples.
+        parts: Vec<String>,
+        floor: Option<usize>,
+        reference: usize,
+        extractor: Option<PlannedFile>,
+        metrics: Vec<Metric>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LikelihoodWork {
+    pub model: usize,
+    pub data: usize,
+    pub solver: Solver,
+    pub estimators: Vec<Divergence>,
+    /// Index of the estimator that the others are compared with.
+    pub reference: usize,
+    /// What they are compared with instead, where that stands under another solver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<Against>,
+    pub first: usize,
+    pub count: usize,
+    /// As the config names it; integers have one uniform draw where it names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dequantization: Option<Dequantization>,
+}
+
+impl LikelihoodWork {
+    /// Draws of dequantization noise per sample.
+    pub fn draws(&self) -> usize {
+        self.dequantization.as_ref().map_or(1, |d| d.draws())
+    }
+}
+
+/// A reference under a solver of its own, on the same model and data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Against {
+    pub estimator: Divergence,
+    pub solver: Solver,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContrastWork {
+    pub model: usize,
+    pub sampler: Sampler,
+    pub baseline: Sampler,
+    /// The trials that hold the samples of each.
+    pub parts: Vec<String>,
+    pub baseline_parts: Vec<String>,
+    pub reference: usize,
+    pub extractor: Option<PlannedFile>,
+    pub metrics: Vec<Metric>,
+}
+
+/// A flow map's identities, and the mass of its few-step densities.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MapWork {
+    pub model: usize,
+    pub data: usize,
+    pub map: String,
+    pub steps: Vec<usize>,
+    pub grid: Option<Spacing>,
+    pub samples: usize,
+    pub draws: usize,
+}
+
+impl Work {
+    pub fn model(&self) -> usize {
+        match self {
+            Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => w.model,
+            Work::Maps(w) => w.model,
+            Work::Contrast(w) => w.model,
+            Work::Density { model, .. } | Work::Stein { model, .. } => *model,
+            Work::Sample { model, .. } | Work::Metrics { model, .. } => *model,
+        }
+    }
+
+    /// What the work is, in a few words.
+    pub fn describe(&self, plan: &Plan) -> String {
+        let model = &plan.models[self.model()].name;
+        match self {
+            Work::Likelihood(w) => format!(
+                "{model}: log-likelihoods of samples {} to {}, {}, {} estimators",
+                w.first,
+                w.first + w.count - 1,
+                solver_label(&w.solver),
+                w.estimators.len()
+            ),
+            Work::Profile(w) => format!("{model}: divergence along {} paths, {}", w.count, solver_label(&w.solver)),
+            Work::Budget(w) => format!("{model}: error budget on {} samples, {}", w.count, solver_label(&w.solver)),
+            Work::Contrast(w) => {
+                format!("{model}: {} against {}", w.sampler.label(), w.baseline.label())
+            }
+            Work::Maps(w) => {
+                format!("{model}: identities of the flow map {} in {:?} steps, {} samples", w.map, w.steps, w.samples)
+            }
+            Work::Density { estimator, grid, .. } => {
+                format!("{model}: log-density on {0} x {0} points, {1}", grid.points, estimator.label())
+            }
+            Work::Stein { stein, .. } => {
+                format!("{model}: Stein tests of {}, {} states at {} times", stein.head, stein.samples, stein.times)
+            }
+            Work::Sample { sampler, first, count, .. } => {
+                format!("{model}: samples {first} to {}, {}", first + count - 1, sampler.label())
+            }
+            Work::Metrics { sampler, metrics, .. } => format!(
+                "{model}: {} of {}",
+                metrics.iter().map(|m| m.name()).collect::<Vec<_>>().join(", "),
+                sampler.as_ref().map_or("the data themselves".to_owned(), Sampler::label)
+            ),
+        }
+    }
+}
