@@ -442,22 +442,68 @@ pub struct Gallery {
     pub real: Vec<Vec<f64>>,
 }
 
-/// All tables of a run (or of several).
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Tables {
-    pub summary: Vec<Summary>,
-    pub samples: Vec<Sample>,
-    pub pairs: Vec<Pair>,
-    pub conventions: Vec<Convention>,
-    pub budget: Vec<Budget>,
-    pub frontier: Vec<Frontier>,
-    pub gaps: Vec<Gap>,
-    pub metrics: Vec<MetricRow>,
-    pub contrasts: Vec<Contrast>,
-    pub maps: Vec<MapRow>,
-    pub stein: Vec<Stein>,
-    pub profile: Vec<Profile>,
-    pub density: Vec<Density>,
-    pub galleries: Vec<Gallery>,
-    pub steps: Vec<Step>,
+/// Declares the tables once, so that none can be forgotten where all are walked.
+macro_rules! tables {
+    (files: { $($file:ident: $row:ty,)* } shown: { $($shown:ident: $other:ty,)* }) => {
+        /// All tables of a run (or of several).
+        #[derive(Debug, Clone, Default, PartialEq)]
+        pub struct Tables {
+            $(pub $file: Vec<$row>,)*
+            $(pub $shown: Vec<$other>,)*
+        }
+
+        impl Tables {
+            /// Another run's rows after these.
+            pub fn append(&mut self, other: Tables) {
+                $(self.$file.extend(other.$file);)*
+                $(self.$shown.extend(other.$shown);)*
+            }
+
+            /// Whose every row is.
+            pub fn models_mut(&mut self) -> impl Iterator<Item = &mut String> {
+                let all = std::iter::empty();
+                $(let all = all.chain(self.$file.iter_mut().map(|r| &mut r.model));)*
+                $(let all = all.chain(self.$shown.iter_mut().map(|r| &mut r.model));)*
+                all
+            }
+
+            /// The name of every table that is a file, with the file's bytes; no bytes where it has no rows.
+            ///
+            /// # Errors
+            /// Where a row cannot be written.
+            pub fn files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, csv::Error> {
+                Ok(vec![$((stringify!($file), as_csv(&self.$file)?),)*])
+            }
+        }
+    };
+}
+
+tables! {
+    files: {
+        summary: Summary,
+        samples: Sample,
+        pairs: Pair,
+        budget: Budget,
+        frontier: Frontier,
+        conventions: Convention,
+        gaps: Gap,
+        metrics: MetricRow,
+        contrasts: Contrast,
+        maps: MapRow,
+        stein: Stein,
+        profile: Profile,
+        density: Density,
+        steps: Step,
+    }
+    shown: { galleries: Gallery, }
+}
+
+/// Rows as a file, headed by the names of their fields.
+///
+/// # Errors
+/// Where a row cannot be written.
+pub fn as_csv<T: Serialize>(rows: &[T]) -> Result<Vec<u8>, csv::Error> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    rows.iter().try_for_each(|r| writer.serialize(r))?;
+    writer.into_inner().map_err(|e| e.into_error().into())
 }

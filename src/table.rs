@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use polars::prelude::*;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::budget;
@@ -369,37 +368,20 @@ fn image_shape(shape: &[usize]) -> Vec<usize> {
     }
 }
 
-/// Writes every table that has rows; the paths, relative to the run's folder.
+/// Writes every table that has rows, and removes what is left of those that have none.
 ///
 /// # Errors
 /// Where the disk refuses.
 pub fn write(dir: &Path, tables: &Tables) -> Result<()> {
-    write_one(dir, "summary", &tables.summary)?;
-    write_one(dir, "samples", &tables.samples)?;
-    write_one(dir, "pairs", &tables.pairs)?;
-    write_one(dir, "budget", &tables.budget)?;
-    write_one(dir, "frontier", &tables.frontier)?;
-    write_one(dir, "conventions", &tables.conventions)?;
-    write_one(dir, "gaps", &tables.gaps)?;
-    write_one(dir, "metrics", &tables.metrics)?;
-    write_one(dir, "contrasts", &tables.contrasts)?;
-    write_one(dir, "maps", &tables.maps)?;
-    write_one(dir, "stein", &tables.stein)?;
-    write_one(dir, "profile", &tables.profile)?;
-    write_one(dir, "density", &tables.density)?;
-    write_one(dir, "steps", &tables.steps)
-}
-
-fn write_one<T: Serialize>(dir: &Path, name: &str, rows: &[T]) -> Result<()> {
-    let path = dir.join("tables").join(format!("{name}.csv"));
-    if rows.is_empty() {
-        return match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => bail!("{}: {e}", path.display()),
-            _ => Ok(()),
-        };
+    for (name, bytes) in tables.files()? {
+        let path = dir.join("tables").join(format!("{name}.csv"));
+        if !bytes.is_empty() {
+            crate::journal::write_whole(&path, &bytes)?;
+        } else if let Err(e) = std::fs::remove_file(&path)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            bail!("{}: {e}", path.display());
+        }
     }
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    rows.iter().try_for_each(|r| writer.serialize(r))?;
-    let bytes = writer.into_inner().map_err(|e| anyhow!("{}", e.error()))?;
-    crate::journal::write_whole(&path, &bytes).map(drop)
+    Ok(())
 }

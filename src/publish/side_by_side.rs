@@ -34,7 +34,7 @@ pub fn join(mut runs: Vec<Run>) -> (Tables, Facts) {
     for mut run in runs {
         let label = run.label.clone();
         rename(&mut run, |name| if twice.contains(name) { format!("{name} ({label})") } else { name.to_owned() });
-        add(&mut tables, run.tables);
+        tables.append(run.tables);
         facts.models.extend(run.facts.models);
         facts.data.extend(run.facts.data);
         facts.trials_finished += run.facts.trials_finished;
@@ -58,75 +58,6 @@ fn distinct_labels(runs: &mut [Run]) {
 }
 
 fn rename(run: &mut Run, new: impl Fn(&str) -> String) {
-    let change = |name: &mut String| *name = new(name);
-    // Every table is named here, so that a new one cannot be forgotten.
-    let Tables {
-        summary,
-        samples,
-        pairs,
-        conventions,
-        budget,
-        frontier,
-        gaps,
-        metrics,
-        contrasts,
-        maps,
-        profile,
-        density,
-        galleries,
-        steps,
-        stein,
-    } = &mut run.tables;
-    summary.iter_mut().for_each(|r| change(&mut r.model));
-    samples.iter_mut().for_each(|r| change(&mut r.model));
-    pairs.iter_mut().for_each(|r| change(&mut r.model));
-    conventions.iter_mut().for_each(|r| change(&mut r.model));
-    budget.iter_mut().for_each(|r| change(&mut r.model));
-    frontier.iter_mut().for_each(|r| change(&mut r.model));
-    gaps.iter_mut().for_each(|r| change(&mut r.model));
-    metrics.iter_mut().for_each(|r| change(&mut r.model));
-    contrasts.iter_mut().for_each(|r| change(&mut r.model));
-    maps.iter_mut().for_each(|r| change(&mut r.model));
-    profile.iter_mut().for_each(|r| change(&mut r.model));
-    density.iter_mut().for_each(|r| change(&mut r.model));
-    galleries.iter_mut().for_each(|r| change(&mut r.model));
-    steps.iter_mut().for_each(|r| change(&mut r.model));
-    stein.iter_mut().for_each(|r| change(&mut r.model));
-    run.facts.models.iter_mut().for_each(|m| change(&mut m.name));
-    run.facts.data.iter_mut().for_each(|d| change(&mut d.model));
-}
-
-fn add(all: &mut Tables, one: Tables) {
-    let Tables {
-        summary,
-        samples,
-        pairs,
-        conventions,
-        budget,
-        frontier,
-        gaps,
-        metrics,
-        contrasts,
-        maps,
-        profile,
-        density,
-        galleries,
-        steps,
-        stein,
-    } = one;
-    all.summary.extend(summary);
-    all.samples.extend(samples);
-    all.pairs.extend(pairs);
-    all.conventions.extend(conventions);
-    all.budget.extend(budget);
-    all.frontier.extend(frontier);
-    all.gaps.extend(gaps);
-    all.metrics.extend(metrics);
-    all.contrasts.extend(contrasts);
-    all.maps.extend(maps);
-    all.profile.extend(profile);
-    all.density.extend(density);
-    all.galleries.extend(galleries);
-    all.steps.extend(steps);
-    all.stein.extend(stein);
+    let facts = run.facts.models.iter_mut().map(|m| &mut m.name).chain(run.facts.data.iter_mut().map(|d| &mut d.model));
+    run.tables.models_mut().chain(facts).for_each(|name| *name = new(name));
 }
