@@ -91,15 +91,30 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// Where the model cannot be evaluated or a statistic cannot be computed.
     pub fn execute(&self, trial: &Trial, array: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<Output> {
+        let samples: Vec<SampleId> = trial.work.samples().unwrap_or_default().collect();
+        self.again(trial, &samples, array)
+    }
+
+    /// The rows of some of a trial's samples, the same digits as in the whole; all of it where its rows are no
+    /// sample's own. Of a sampler with a population the samples are whole populations.
+    ///
+    /// # Errors
+    /// As [`Stage::execute`].
+    pub fn again(
+        &self,
+        trial: &Trial,
+        samples: &[SampleId],
+        array: &dyn Fn(&str) -> Result<Vec<u8>>,
+    ) -> Result<Output> {
         match &trial.work {
-            Work::Likelihood(w) => self.likelihood(&trial.id, w),
-            Work::Profile(w) => self.profile(w),
-            Work::Budget(w) => self.budget(w),
+            Work::Likelihood(w) => self.likelihood(&trial.id, w, samples),
+            Work::Profile(w) => self.profile(w, samples),
+            Work::Budget(w) => self.budget(w, samples),
             Work::Maps(w) => self.maps(w),
             Work::Contrast(w) => self.contrast(w, array),
-            Work::Density { .. } => self.density(&trial.work),
+            Work::Density { .. } => self.density(&trial.work, samples),
             Work::Stein { model, data, stein } => self.stein(*model, *data, stein),
-            Work::Sample { .. } => self.sample(&trial.id, &trial.work),
+            Work::Sample { .. } => self.sample(&trial.id, &trial.work, samples),
             Work::Metrics { .. } => self.metrics(&trial.work, array),
         }
     }

@@ -31,6 +31,9 @@ pub enum Event {
         array_sha256: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         steps_sha256: Option<String>,
+        /// Runtime, provider and processor: a resumed run may have had several.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        under: Option<String>,
         seconds: f64,
     },
     Failed {
@@ -43,8 +46,16 @@ pub enum Event {
 /// How a trial ended last.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    Finished { rows: usize, sha256: String, array_sha256: Option<String>, steps_sha256: Option<String> },
-    Failed { error: String },
+    Finished {
+        rows: usize,
+        sha256: String,
+        array_sha256: Option<String>,
+        steps_sha256: Option<String>,
+        under: Option<String>,
+    },
+    Failed {
+        error: String,
+    },
 }
 
 /// All that a run directory has committed.
@@ -137,9 +148,9 @@ impl Journal {
     fn record(&mut self, event: Event) {
         match event {
             Event::Planned { plan_sha256 } => self.plan_sha256 = Some(plan_sha256),
-            Event::Finished { trial, rows, sha256, array_sha256, steps_sha256, seconds } => {
+            Event::Finished { trial, rows, sha256, array_sha256, steps_sha256, under, seconds } => {
                 self.seconds += seconds;
-                self.outcomes.insert(trial, Outcome::Finished { rows, sha256, array_sha256, steps_sha256 });
+                self.outcomes.insert(trial, Outcome::Finished { rows, sha256, array_sha256, steps_sha256, under });
             }
             Event::Failed { trial, error, seconds } => {
                 self.seconds += seconds;
@@ -151,6 +162,20 @@ impl Journal {
 
 fn is_journal(name: &str) -> bool {
     name == "journal.jsonl" || (name.starts_with("journal-") && name.ends_with(".jsonl"))
+}
+
+impl Journal {
+    /// Under what runtime, provider and processor how many trials were finished; more than one where a run was
+    /// resumed elsewhere, or shared.
+    pub fn under(&self) -> BTreeMap<&str, usize> {
+        let mut found = BTreeMap::new();
+        for outcome in self.outcomes.values() {
+            if let Outcome::Finished { under: Some(under), .. } = outcome {
+                *found.entry(under.as_str()).or_default() += 1;
+            }
+        }
+        found
+    }
 }
 
 /// Reads `plan.json` and holds it against its hash in the journal.
@@ -170,6 +195,18 @@ pub fn read_plan(dir: &Path) -> Result<PlanFile> {
         bail!("{}: it is not what the run wrote", path.display());
     }
     Ok(plan)
+}
+
+/// What is to be said of a `config.yaml` that is not the one the run was planned from.
+pub fn config_changed(dir: &Path, file: &PlanFile) -> Option<&'static str> {
+    let expected = file.config_sha256.as_ref()?;
+    match std::fs::read(dir.join("config.yaml")) {
+        Err(_) => Some("config.yaml is missing; plan.json still says what was run"),
+        Ok(bytes) if hex(&Sha256::digest(&bytes)) != *expected => {
+            Some("config.yaml was changed after the run began; the numbers are those of plan.json")
+        }
+        Ok(_) => None,
+    }
 }
 
 /// Where a trial's rows lie.
@@ -303,8 +340,9 @@ mod tests {
     }
 
     fn finished(trial: &str) -> Event {
-        let (array_sha256, steps_sha256) = (None, None);
-        Event::Finished { trial: trial.into(), rows: 1, sha256: "0".into(), array_sha256, steps_sha256, seconds: 0.5 }
+        let (array_sha256, steps_sha256, under) = (None, None, None);
+        let (trial, sha256) = (trial.to_owned(), "0".to_owned());
+        Event::Finished { trial, rows: 1, sha256, array_sha256, steps_sha256, under, seconds: 0.5 }
     }
 
     #[test]

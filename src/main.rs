@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     match cli::execute(Cli::parse()) {
         Ok(Exit::Well) => ExitCode::SUCCESS,
         Ok(Exit::Failed) => ExitCode::from(1),
+        Ok(Exit::Inconclusive) => ExitCode::from(3),
         Err(error) => {
             // Whoever read standard error may have gone away.
             let _ = writeln!(std::io::stderr(), "flowgauge: {error:#}");

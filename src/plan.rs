@@ -14,6 +14,7 @@ mod cost;
 mod differences;
 mod names;
 mod offered;
+mod places;
 mod prepare;
 mod shard;
 mod work;
@@ -21,6 +22,7 @@ mod work;
 pub use cost::Cost;
 pub use differences::differences;
 pub use offered::{initial_states, most_samples, resolved, supports, supports_sampler};
+pub use places::{Places, reopen};
 pub use prepare::prepare;
 pub use shard::Shard;
 pub use work::{Against, ContrastWork, LikelihoodWork, MapWork, Trial, Work};
@@ -50,6 +52,11 @@ pub struct PlanFile {
     /// Where every sampler stands on its model's path.
     #[serde(default)]
     pub grids: Vec<PlannedGrid>,
+    /// Of the config as the user gave it, `config.yaml`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_sha256: Option<String>,
+    #[serde(default)]
+    pub places: Places,
 }
 
 /// The points between which a sampler steps, from the prior end to the data end.

@@ -66,6 +66,17 @@ fn line(row: &Summary) -> String {
     format!("  {:<34} {mean:>24} {bias:>20} {correlation:>10} {:>10.0}\n", row.estimator, row.cost)
 }
 
+/// The tables of one run, from its directory or from those of its shards, and what is missing from them; writes nothing.
+///
+/// # Errors
+/// As [`publish`], and where the directories hold runs of different plans.
+pub fn read(dirs: &[PathBuf]) -> Result<Published> {
+    let runs = Gathered::read(dirs.to_vec())?;
+    let [run] = &runs[..] else { bail!("{} directories hold {} different runs; expected one", dirs.len(), runs.len()) };
+    let (tables, facts) = run.contents()?;
+    Ok(Published { tables, failed_trials: facts.trials_failed.len(), outstanding: facts.trials_outstanding })
+}
+
 /// Rebuilds tables, plots and page of one run directory from its journal; needs no ONNX Runtime.
 ///
 /// # Errors
@@ -169,6 +180,12 @@ impl Gathered {
                 None => all.push((key.clone(), value.clone())),
             }
         }
+        for (file, part) in self.files.iter().zip(&self.parts) {
+            if let Some(changed) = journal::config_changed(&part.dir, file) {
+                note!("flowgauge: {}: {changed}", part.dir.display());
+                all.push(("config".to_owned(), changed.to_owned()));
+            }
+        }
         if self.parts.len() > 1 {
             all.push(("directories".to_owned(), self.parts.len().to_string()));
         }
@@ -183,6 +200,11 @@ fn facts(plan: &Plan, environment: &[(String, String)], journal: &Journal, confi
         _ => None,
     };
     let mut environment = environment.to_vec();
+    let under = journal.under();
+    if under.len() > 1 {
+        let each: Vec<String> = under.iter().map(|(what, trials)| format!("{trials} trials: {what}")).collect();
+        environment.push(("run under".to_owned(), each.join(" | ")));
+    }
     environment.push(("measuring took".to_owned(), format!("{:.0} s", journal.seconds)));
     Facts {
         name: plan.name.clone(),

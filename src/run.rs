@@ -16,7 +16,7 @@ use crate::journal::{
 };
 use crate::model::library::{hex, processor};
 use crate::model::onnx::Runtime;
-use crate::plan::{self, PlanFile, Prepared, Shard, Trial};
+use crate::plan::{self, Places, PlanFile, Prepared, Shard, Trial};
 
 /// What a run was asked for besides its config.
 pub struct Options {
@@ -78,6 +78,7 @@ fn commit(stage: &Stage, trial: &Trial, options: &Options) -> Result<()> {
                 sha256,
                 array_sha256: array,
                 steps_sha256: steps,
+                under: Some(under(stage.runtime, stage.machine)),
                 seconds,
             }
         }
@@ -175,6 +176,8 @@ fn begin(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Op
             environment: environment(runtime, options.machine),
             changes: written.changes.clone(),
             grids: prepared.grids(),
+            config_sha256: Some(hex(&Sha256::digest(written.text.as_bytes()))),
+            places: Places::of(prepared, dir),
         };
         write_whole(&dir.join("plan.json"), &serde_json::to_vec_pretty(&file)?)?;
     }
@@ -183,11 +186,25 @@ fn begin(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Op
         let plan = std::fs::read(dir.join("plan.json"))?;
         append(&journal_file(dir, options.shard), &Event::Planned { plan_sha256: hex(&Sha256::digest(&plan)) })?;
     }
+    let here = under(runtime, options.machine);
+    if !options.quiet
+        && let Some((there, _)) = journal.under().into_iter().find(|(there, _)| *there != here)
+    {
+        note!(
+            "flowgauge: trials here were finished under {there}; what is left runs under {here}, and the report says so"
+        );
+    }
     for (id, reason) in journal::damaged(dir, &prepared.plan, &journal) {
         note!("flowgauge: {reason}: its trial is done again");
         journal.outcomes.remove(&id);
     }
     Ok(journal)
+}
+
+/// What a trial's digits may depend on besides its plan, as its journal line says it.
+pub fn under(runtime: &Runtime, machine: Machine) -> String {
+    let provider = serde_json::to_value(machine.provider).ok().and_then(|v| v.as_str().map(str::to_owned));
+    format!("ONNX Runtime {}, {}, {}", runtime.library.version, provider.unwrap_or_default(), processor())
 }
 
 /// What the numbers were made with.

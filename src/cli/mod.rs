@@ -16,6 +16,7 @@ macro_rules! say {
 
 mod differentiate;
 mod doctor;
+mod gate;
 mod inspect;
 mod likelihood;
 mod list;
@@ -24,10 +25,12 @@ mod plan;
 mod report;
 mod run;
 mod sample;
+mod verify;
 
 /// Measures log-likelihoods and samples of diffusion and flow models given as ONNX files.
 ///
-/// Exit status: 0 done and well; 1 something measured failed; 2 the input is at fault and nothing was run.
+/// Exit status: 0 done and well; 1 something measured failed; 2 the input is at fault and nothing was run;
+/// 3 inconclusive (`gate` only).
 #[derive(Debug, Parser)]
 #[command(name = "flowgauge", version, max_term_width = 100, arg_required_else_help = true)]
 pub struct Cli {
@@ -43,6 +46,10 @@ enum Verb {
     Plan(plan::Plan),
     /// Rebuild tables, plots and index.html of run directories; needs no ONNX Runtime
     Report(report::Report),
+    /// Recompute a random part of a run's rows: match, drift or mismatch per row
+    Verify(verify::Verify),
+    /// Hold a run against published numbers with tolerances: pass, fail or inconclusive per claim
+    Gate(gate::Gate),
     /// Log-likelihood per sample of one array under one model
     Likelihood(likelihood::Likelihood),
     /// Draw samples of one model
@@ -65,6 +72,8 @@ pub enum Exit {
     Well,
     /// Something measured failed.
     Failed,
+    /// Nothing failed, but the errors are too large to tell.
+    Inconclusive,
 }
 
 /// How networks are run.
@@ -157,6 +166,8 @@ pub fn execute(cli: Cli) -> Result<Exit> {
         Verb::Run(verb) => verb.execute(),
         Verb::Plan(verb) => verb.execute(),
         Verb::Report(verb) => verb.execute(),
+        Verb::Verify(verb) => verb.execute(),
+        Verb::Gate(verb) => verb.execute(),
         Verb::Likelihood(verb) => verb.execute(),
         Verb::Sample(verb) => verb.execute(),
         Verb::Metrics(verb) => verb.execute(),

@@ -18,18 +18,17 @@ impl Stage<'_> {
         Task { curve: &model.curve, prior: model.prior, solver: &w.solver, estimators: &w.estimators, key: self.key() }
     }
 
-    fn rows_of(&self, w: &LikelihoodWork, record: bool) -> Result<(Vec<Row>, Vec<NodeValue>)> {
+    fn rows_of(&self, w: &LikelihoodWork, samples: &[SampleId], record: bool) -> Result<(Vec<Row>, Vec<NodeValue>)> {
         let (model, data) = (&self.prepared.models[w.model], &self.prepared.data[w.data]);
-        let samples = Stage::ranged(w.first, w.count);
         let states = |batch: &[SampleId]| data.states(&model.card, self.key(), batch);
         // A profile is of one draw: its nodes belong to one path.
         let dequantization = w.dequantization.as_ref().filter(|_| !record);
-        self.pools[w.model].draws(&self.task(w), dequantization, &samples, record, states)
+        self.pools[w.model].draws(&self.task(w), dequantization, samples, record, states)
     }
 
-    pub(super) fn likelihood(&self, id: &str, w: &LikelihoodWork) -> Result<Output> {
+    pub(super) fn likelihood(&self, id: &str, w: &LikelihoodWork, samples: &[SampleId]) -> Result<Output> {
         let plan = &self.prepared.plan;
-        let (rows, _) = self.rows_of(w, false)?;
+        let (rows, _) = self.rows_of(w, samples, false)?;
         let card = &self.prepared.models[w.model].card;
         let bound = match &w.dequantization {
             Some(dequantization) => dequantization.bound(),
@@ -68,10 +67,10 @@ impl Stage<'_> {
         }))
     }
 
-    pub(super) fn profile(&self, w: &LikelihoodWork) -> Result<Output> {
+    pub(super) fn profile(&self, w: &LikelihoodWork, samples: &[SampleId]) -> Result<Output> {
         let plan = &self.prepared.plan;
         let curve = &self.prepared.models[w.model].curve;
-        let (_, nodes) = self.rows_of(w, true)?;
+        let (_, nodes) = self.rows_of(w, samples, true)?;
         let drawn = |n: &&NodeValue| !matches!(w.estimators[n.estimator], Divergence::ClosedForm(_));
         write_rows(nodes.iter().filter(drawn).map(|n| rows::Profile {
             model: plan.models[w.model].name.clone(),
@@ -87,12 +86,11 @@ impl Stage<'_> {
 
     /// The same samples with finer and coarser steps, and from states moved by one rounding of float32
     /// there and back: their second difference keeps the rounding of the networks and loses what is linear.
-    pub(super) fn budget(&self, w: &LikelihoodWork) -> Result<Output> {
+    pub(super) fn budget(&self, w: &LikelihoodWork, samples: &[SampleId]) -> Result<Output> {
         let (plan, model) = (&self.prepared.plan, &self.prepared.models[w.model]);
         let data = &self.prepared.data[w.data];
-        let samples = Stage::ranged(w.first, w.count);
         let again = |solver: Option<&Solver>, move_by: f64| -> Result<Vec<Option<f64>>> {
-            let Some(solver) = solver else { return Ok(vec![None; w.estimators.len() * w.count]) };
+            let Some(solver) = solver else { return Ok(vec![None; w.estimators.len() * samples.len()]) };
             let states = |batch: &[SampleId]| {
                 let mut x = data.states(&model.card, self.key(), batch);
                 if move_by != 0.0 {
@@ -104,7 +102,7 @@ impl Stage<'_> {
                 x
             };
             let task = Task { solver, ..self.task(w) };
-            let (rows, _) = self.pools[w.model].likelihoods(&task, &samples, false, states)?;
+            let (rows, _) = self.pools[w.model].likelihoods(&task, samples, false, states)?;
             Ok(rows.iter().map(|r| r.log_likelihood).collect())
         };
         let (finer, coarser) = (refine::finer(&w.solver), refine::coarser(&w.solver));
@@ -115,9 +113,9 @@ impl Stage<'_> {
         write_rows((0..base.len()).map(|i| rows::Refined {
             model: plan.models[w.model].name.clone(),
             dataset: plan.data[w.data].name.clone(),
-            estimator: w.estimators[i / w.count].label(),
+            estimator: w.estimators[i / samples.len()].label(),
             solver: solver_label(&w.solver),
-            sample: w.first + i % w.count,
+            sample: samples[i % samples.len()] as usize,
             log_likelihood: base[i],
             finer: finer[i],
             coarser: coarser[i],
@@ -127,7 +125,7 @@ impl Stage<'_> {
         }))
     }
 
-    pub(super) fn density(&self, work: &Work) -> Result<Output> {
+    pub(super) fn density(&self, work: &Work, samples: &[SampleId]) -> Result<Output> {
         let Work::Density { model, solver, estimator, grid } = work else {
             return Err(anyhow!("not a density"));
         };
@@ -136,9 +134,8 @@ impl Stage<'_> {
         let point = |i: usize| [at(grid.x, i % grid.points), at(grid.y, i / grid.points)];
         let estimators = std::slice::from_ref(estimator);
         let task = Task { curve: &opened.curve, prior: opened.prior, solver, estimators, key: self.key() };
-        let samples = Stage::ranged(0, grid.points * grid.points);
         let states = |batch: &[SampleId]| Array2::from_shape_fn((batch.len(), 2), |(i, j)| point(batch[i] as usize)[j]);
-        let (rows, _) = self.pools[*model].likelihoods(&task, &samples, false, states)?;
+        let (rows, _) = self.pools[*model].likelihoods(&task, samples, false, states)?;
         write_rows(rows.iter().map(|r| {
             let [x, y] = point(r.sample as usize);
             let model = self.prepared.plan.models[*model].name.clone();

@@ -16,19 +16,18 @@ use crate::sample::steindiff::{SteinDiff, StepLog};
 use crate::sample::{self, Sampler, Setting};
 
 impl Stage<'_> {
-    pub(super) fn sample(&self, id: &str, work: &Work) -> Result<Output> {
-        let Work::Sample { model, sampler, noise: given, first, count } = work else {
+    pub(super) fn sample(&self, id: &str, work: &Work, samples: &[SampleId]) -> Result<Output> {
+        let Work::Sample { model, sampler, noise: given, .. } = work else {
             return Err(anyhow!("not samples"));
         };
-        let (opened, count) = (&self.prepared.models[*model], *count);
-        let samples = Stage::ranged(*first, count);
+        let (opened, count) = (&self.prepared.models[*model], samples.len());
         let given = given.map(|data| initial_states(&self.prepared.data[data], opened)).transpose()?;
         let began = std::time::Instant::now();
         let noise = |batch: &[SampleId]| match &given {
             Some(states) => states.select(Axis(0), &batch.iter().map(|i| *i as usize).collect::<Vec<_>>()),
             None => sample::noise(self.key(), batch, opened.dim(), opened.prior.std),
         };
-        let Sampled { drawn, product_seconds } = self.pools[*model].samples(sampler, &samples, self.key(), noise)?;
+        let Sampled { drawn, product_seconds } = self.pools[*model].samples(sampler, samples, self.key(), noise)?;
         let seconds = began.elapsed().as_secs_f64() / count as f64;
         let x = &drawn.x;
         let finite = |i: usize| x.row(i).iter().all(|v| v.is_finite());

@@ -47,6 +47,8 @@ pub enum Purpose {
     Node = 21,
     /// States, times and test functions of Stein tests.
     SteinTest = 22,
+    /// Which rows of a run are recomputed.
+    Verification = 31,
 }
 
 /// Law of a probe vector z with E\[z zᵀ\] = I.

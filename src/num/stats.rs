@@ -8,10 +8,28 @@ pub const Z95: f64 = 1.959_963_984_540_054;
 /// Half-width of a 95 % interval of a mean in standard errors, where those have `dof` degrees of freedom: the
 /// quantile of Student's t, to about 1e-10. A normal interval on four values holds the truth in 86 % of cases.
 pub fn t95(dof: usize) -> f64 {
-    let (mut low, mut high) = (Z95, 13.0);
+    t(0.95, dof)
+}
+
+/// As [`t95`], of any confidence below 1.
+pub fn t(confidence: f64, dof: usize) -> f64 {
+    quantile(confidence, |t| within(t, dof))
+}
+
+/// Half-width of a normal interval of any confidence below 1, in standard errors.
+pub fn normal(confidence: f64) -> f64 {
+    quantile(confidence, |z| 1.0 - two_sided(z))
+}
+
+/// Where a probability that rises from 0 reaches `confidence`.
+fn quantile(confidence: f64, probability: impl Fn(f64) -> f64) -> f64 {
+    let (mut low, mut high) = (0.0, 1.0);
+    while probability(high) < confidence && high < 1e9 {
+        (low, high) = (high, 2.0 * high);
+    }
     for _ in 0..60 {
         let middle = 0.5 * (low + high);
-        if within(middle, dof) < 0.95 { low = middle } else { high = middle }
+        if probability(middle) < confidence { low = middle } else { high = middle }
     }
     0.5 * (low + high)
 }
@@ -151,6 +169,18 @@ mod tests {
         assert!((e.stderr.expect("n > 1") - (5.0f64 / 3.0 / 4.0).sqrt()).abs() < 1e-15);
         assert_eq!(mean(&[1.0]).expect("one value").stderr, None);
         assert_eq!(mean(&[]), None);
+    }
+
+    /// Tables of the quantiles of Student's t and of the normal law.
+    #[test]
+    fn intervals_of_any_confidence() {
+        for (confidence, dof, expected) in
+            [(0.95, 1, 12.706_204_736), (0.95, 4, 2.776_445_105), (0.99, 100, 2.625_890_521), (0.999, 1, 636.619_248_9)]
+        {
+            assert!((t(confidence, dof) / expected - 1.0).abs() < 1e-8, "{confidence} {dof}: {}", t(confidence, dof));
+        }
+        assert!((normal(0.95) - Z95).abs() < 1e-10);
+        assert!((normal(0.99) - 2.575_829_303_5).abs() < 1e-9);
     }
 
     /// By hand: ranks (0, 1.5, 1.5, 3) and (0, 2, 1, 3); and any increasing function of a line.

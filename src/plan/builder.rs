@@ -31,16 +31,7 @@ impl Builder<'_> {
     pub(super) fn push(&mut self, work: Work) -> Result<String> {
         let plan = &self.prepared.plan;
         let model = &plan.models[work.model()];
-        let data = |i: &usize| plan.data[*i].sha256.clone();
-        let touched: Vec<String> = match &work {
-            Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => vec![data(&w.data)],
-            Work::Maps(w) => vec![data(&w.data)],
-            Work::Contrast(w) => vec![data(&w.reference)],
-            Work::Stein { data: i, .. } => vec![data(i)],
-            Work::Metrics { reference, floor, .. } => floor.iter().chain([reference]).map(data).collect(),
-            Work::Sample { noise, .. } => noise.iter().map(data).collect(),
-            _ => Vec::new(),
-        };
+        let touched: Vec<&str> = work.data().into_iter().map(|i| plan.data[i].sha256.as_str()).collect();
         // Positions in the plan are left out: the id is of what is done, not of where it stands.
         let mut content = serde_json::to_value(&work)?;
         for body in content.as_object_mut().into_iter().flat_map(|o| o.values_mut()) {
@@ -130,23 +121,28 @@ impl Builder<'_> {
 
     pub(super) fn extractor(&mut self, path: &Path) -> Result<PlannedFile> {
         let path = if preset::built_in(path) { path.to_owned() } else { self.written.resolve(path) };
-        let named = Named::find(&path)?;
-        let mut hash = Sha256::digest(
-            std::fs::read(&named.onnx)
-                .with_context(|| format!("{}: the extractor cannot be read", named.onnx.display()))?,
-        );
-        if let Some(preset) = &named.preset {
-            // Two presets of one network are two extractors.
-            hash = Sha256::digest([&hash[..], &serde_json::to_vec(preset)?].concat());
-        }
-        let name = inert(&path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default());
-        let file = PlannedFile { name, sha256: hex(&hash) };
+        let file = extractor(&path)?;
         self.prepared.extractors.push((file.clone(), path));
         Ok(file)
     }
 }
 
-fn planned(model: &Model) -> Result<PlannedModel> {
+/// An extractor's name and hash: of its network, and of the preset around it.
+pub(super) fn extractor(path: &Path) -> Result<PlannedFile> {
+    let named = Named::find(path)?;
+    let mut hash = Sha256::digest(
+        std::fs::read(&named.onnx)
+            .with_context(|| format!("{}: the extractor cannot be read", named.onnx.display()))?,
+    );
+    if let Some(preset) = &named.preset {
+        // Two presets of one network are two extractors.
+        hash = Sha256::digest([&hash[..], &serde_json::to_vec(preset)?].concat());
+    }
+    let name = inert(&path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default());
+    Ok(PlannedFile { name, sha256: hex(&hash) })
+}
+
+pub(super) fn planned(model: &Model) -> Result<PlannedModel> {
     let card = &model.card;
     Ok(PlannedModel {
         name: card.name.clone(),

@@ -8,6 +8,7 @@ use crate::dequantization::Dequantization;
 use crate::divergence::Divergence;
 use crate::flow::grid::Spacing;
 use crate::metric::Metric;
+use crate::num::key::SampleId;
 use crate::sample::Sampler;
 use crate::solve::Solver;
 use crate::stein::Stein;
@@ -126,6 +127,39 @@ impl Work {
             Work::Contrast(w) => w.model,
             Work::Density { model, .. } | Work::Stein { model, .. } => *model,
             Work::Sample { model, .. } | Work::Metrics { model, .. } => *model,
+        }
+    }
+
+    /// The data that it reads.
+    pub fn data(&self) -> Vec<usize> {
+        match self {
+            Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => vec![w.data],
+            Work::Maps(w) => vec![w.data],
+            Work::Contrast(w) => vec![w.reference],
+            Work::Stein { data, .. } => vec![*data],
+            Work::Metrics { reference, floor, .. } => floor.iter().chain([reference]).copied().collect(),
+            Work::Sample { noise, .. } => noise.iter().copied().collect(),
+            Work::Density { .. } => Vec::new(),
+        }
+    }
+
+    /// Samples whose rows are their own, each made alike in any company; none where the rows are statistics.
+    pub fn samples(&self) -> Option<std::ops::Range<SampleId>> {
+        let range = |first: usize, count: usize| Some(first as SampleId..(first + count) as SampleId);
+        match self {
+            Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => range(w.first, w.count),
+            Work::Density { grid, .. } => range(0, grid.points * grid.points),
+            Work::Sample { first, count, .. } => range(*first, *count),
+            Work::Contrast(_) | Work::Maps(_) | Work::Stein { .. } | Work::Metrics { .. } => None,
+        }
+    }
+
+    /// Tolerances of the solver that chose the steps, relative and absolute; none where they were fixed.
+    pub fn tolerances(&self) -> Option<[f64; 2]> {
+        match self {
+            Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => w.solver.tolerances(),
+            Work::Density { solver, .. } => solver.tolerances(),
+            _ => None,
         }
     }
 

@@ -59,6 +59,10 @@ macro_rules! adaptive {
                 None
             }
 
+            fn tolerances(&self) -> Option<[f64; 2]> {
+                Some([self.rtol, self.atol])
+            }
+
             fn solve(
                 &self,
                 field: &mut dyn VectorField,

@@ -125,6 +125,11 @@ pub trait OdeSolver: Sync {
     /// Evaluations per sample, where they are known before solving.
     fn evaluations(&self) -> Option<u64>;
 
+    /// Relative and absolute tolerance, where they choose the steps.
+    fn tolerances(&self) -> Option<[f64; 2]> {
+        None
+    }
+
     /// Nodes per sample that a visitor sees, where that is known before solving.
     fn nodes(&self) -> Option<u64>;
 

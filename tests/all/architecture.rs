@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["budget", "frontier"],
     &["table"],
     &["report"],
-    &["publish"],
+    &["publish", "verify", "gate"],
     &["cli"],
 ];
 

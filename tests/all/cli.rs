@@ -197,8 +197,20 @@ fn hostile(name: &str) -> Vec<u8> {
     std::fs::read(path).expect(name)
 }
 
-const VERBS: [&str; 10] =
-    ["run", "plan", "report", "likelihood", "sample", "metrics", "differentiate", "inspect", "doctor", "list"];
+const VERBS: [&str; 12] = [
+    "run",
+    "plan",
+    "report",
+    "verify",
+    "gate",
+    "likelihood",
+    "sample",
+    "metrics",
+    "differentiate",
+    "inspect",
+    "doctor",
+    "list",
+];
 
 #[test]
 fn every_verb_explains_itself_and_refuses_what_it_does_not_know() {
@@ -208,7 +220,9 @@ fn every_verb_explains_itself_and_refuses_what_it_does_not_know() {
         assert!(done.is(0).stdout.contains(verb), "{verb}");
         refused(folder.path(), &[verb, "--bogus"], &["--bogus"]);
     }
-    for verb in ["run", "plan", "report", "likelihood", "sample", "metrics", "differentiate", "inspect"] {
+    for verb in
+        ["run", "plan", "report", "verify", "gate", "likelihood", "sample", "metrics", "differentiate", "inspect"]
+    {
         refused(folder.path(), &[verb], &["required"]);
     }
     refused(folder.path(), &["nope"], &["nope"]);

@@ -16,4 +16,5 @@ mod resume;
 mod samplers;
 mod shards;
 mod stein;
+mod verify;
 mod views;

@@ -1,0 +1,82 @@
+//! `flowgauge gate DIR --claims FILE`
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use super::Exit;
+use crate::gate::claims::Claims;
+use crate::gate::{Held, Verdict, gate};
+use crate::journal::{check_writable, write_whole};
+use crate::publish;
+use crate::rows::as_csv;
+
+#[derive(Debug, Args)]
+pub struct Gate {
+    /// The run directory, or those of its shards
+    #[arg(required = true, value_name = "DIR")]
+    dirs: Vec<PathBuf>,
+    /// The published numbers with their tolerances: `flowgauge schema claims` says how they are written
+    #[arg(long, value_name = "FILE")]
+    claims: PathBuf,
+    /// Writes the verdicts to this table instead of standard output
+    #[arg(long, value_name = "CSV")]
+    out: Option<PathBuf>,
+    /// No remarks on standard error
+    #[arg(long)]
+    quiet: bool,
+}
+
+impl Gate {
+    pub fn execute(self) -> Result<Exit> {
+        self.out.as_deref().map(check_writable).transpose()?;
+        let claims = Claims::read(&self.claims)?;
+        let run = publish::read(&self.dirs)?;
+        let held = gate(&run.tables, &claims).with_context(|| self.claims.display().to_string())?;
+        let (verdicts, rows): (Vec<Verdict>, Vec<Held>) = held.into_iter().unzip();
+        match &self.out {
+            Some(out) => drop(write_whole(out, &as_csv(&rows)?)?),
+            None => rows.iter().for_each(print),
+        }
+        let count = |verdict| verdicts.iter().filter(|v| **v == verdict).count();
+        let [pass, fail, open] = [Verdict::Pass, Verdict::Fail, Verdict::Inconclusive].map(count);
+        say!("{} claims: {pass} pass, {fail} fail, {open} inconclusive", rows.len());
+        if !self.quiet && run.outstanding + run.failed_trials > 0 {
+            note!(
+                "flowgauge: {} trials are outstanding and {} have failed: the numbers are of those that finished",
+                run.outstanding,
+                run.failed_trials
+            );
+        }
+        Ok(match (fail, open) {
+            (0, 0) => Exit::Well,
+            (0, _) => Exit::Inconclusive,
+            _ => Exit::Failed,
+        })
+    }
+}
+
+fn print(held: &Held) {
+    let number = |v: Option<f64>, absent: &str| v.map_or(absent.to_owned(), |v| format!("{v:.6}"));
+    let interval = match held.decided_by {
+        "interval" => format!(
+            "[{}, {}] at {} %",
+            number(held.low, "–"),
+            number(held.high, "–"),
+            (held.confidence * 1e4).round() / 1e2
+        ),
+        _ => "by the value alone, which has no standard error".to_owned(),
+    };
+    let note = if held.note.is_empty() { String::new() } else { format!("; {}", held.note) };
+    say!(
+        "{:<12} {}: {}.{} measured {}, {interval}; claimed [{}, {}]{note}",
+        held.verdict,
+        held.claim,
+        held.table,
+        held.column,
+        number(held.measured, "–"),
+        number(held.claimed_low, "-inf"),
+        number(held.claimed_high, "inf")
+    );
+}

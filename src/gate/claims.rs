@@ -1,0 +1,209 @@
+//! What a claims file says: published numbers, and which rows of a run they are to be held against.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::model::card::{plain_name, yaml};
+
+/// `claims.yaml`: numbers as they were published, with tolerances.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claims {
+    /// Of the intervals of measured values, above 0 and below 1.
+    #[serde(default = "default_confidence")]
+    pub confidence: f64,
+    pub claims: Vec<Claim>,
+}
+
+fn default_confidence() -> f64 {
+    0.95
+}
+
+/// One number: `value` with its `tolerance`, or a bound, `at-least` or `at-most`, or both bounds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// What it is called in the verdicts; its place in the file unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Where it was published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// A table of the run: `summary`, `metrics`, `pairs`, …
+    pub table: String,
+    /// Columns and what they hold in the one row that is meant.
+    #[serde(default, rename = "where")]
+    pub place: BTreeMap<String, Cell>,
+    /// The column that holds the measured value.
+    pub column: String,
+    /// The column with its standard error; `none` to decide by the value alone. Unless given: `<column>_stderr`, or
+    /// `stderr` beside a table's own value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<f64>,
+    /// How far the measured value may lie from `value`, on either side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
+    #[serde(default, rename = "at-least", skip_serializing_if = "Option::is_none")]
+    pub at_least: Option<f64>,
+    #[serde(default, rename = "at-most", skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<f64>,
+    /// How far a measured value may lie beyond a bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
+    /// Instead of the file's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f64>,
+}
+
+/// What a cell is to hold: numbers are compared as numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a number, a text, true or false")]
+pub enum Cell {
+    Flag(bool),
+    Number(f64),
+    Text(String),
+}
+
+impl std::fmt::Display for Cell {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Cell::Flag(flag) => write!(f, "{flag}"),
+            Cell::Number(number) => write!(f, "{number}"),
+            Cell::Text(text) => write!(f, "{text}"),
+        }
+    }
+}
+
+impl Cell {
+    pub fn holds(&self, text: &str) -> bool {
+        match self {
+            Cell::Flag(flag) => text == flag.to_string(),
+            Cell::Number(number) => text.parse() == Ok(*number),
+            Cell::Text(wanted) => text == wanted,
+        }
+    }
+}
+
+impl Claims {
+    /// # Errors
+    /// One message that names the file, and the line or the key.
+    pub fn read(path: &Path) -> Result<Claims> {
+        let name = path.display();
+        let text = std::fs::read_to_string(path).with_context(|| format!("{name}: the claims cannot be read"))?;
+        let claims: Claims = yaml(&text).map_err(|e| anyhow!("{name}: {e}"))?;
+        claims.check().with_context(|| name.to_string())?;
+        Ok(claims)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.claims.is_empty() {
+            bail!("claims: it claims nothing; expected one entry at least");
+        }
+        let sound = |c: f64| c > 0.0 && c < 1.0;
+        if !sound(self.confidence) {
+            bail!("confidence: {}, expected a number above 0 and below 1", self.confidence);
+        }
+        let mut names = BTreeSet::new();
+        for (i, claim) in self.claims.iter().enumerate() {
+            claim.check().map_err(|e| anyhow!("claims.{i}.{e}"))?;
+            if let Some(confidence) = claim.confidence.filter(|c| !sound(*c)) {
+                bail!("claims.{i}.confidence: {confidence}, expected a number above 0 and below 1");
+            }
+            if claim.name.as_ref().is_some_and(|name| !names.insert(name)) {
+                bail!("claims.{i}.name: another claim has it already; expected names of their own");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Claim {
+    /// Where the whole interval must lie, ends included.
+    pub fn band(&self) -> [f64; 2] {
+        let (tolerance, margin) = (self.tolerance.unwrap_or(0.0), self.margin.unwrap_or(0.0));
+        match self.value {
+            Some(value) => [value - tolerance, value + tolerance],
+            None => [
+                self.at_least.map_or(f64::NEG_INFINITY, |v| v - margin),
+                self.at_most.map_or(f64::INFINITY, |v| v + margin),
+            ],
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if let Some(name) = &self.name {
+            plain_name(name).map_err(|e| format!("name: {e}"))?;
+        }
+        let numbers = [
+            ("value", self.value),
+            ("tolerance", self.tolerance),
+            ("at-least", self.at_least),
+            ("at-most", self.at_most),
+            ("margin", self.margin),
+        ];
+        if let Some((key, Some(bad))) = numbers.iter().find(|(_, v)| v.is_some_and(|v| !v.is_finite())) {
+            return Err(format!("{key}: {bad}, expected a finite number"));
+        }
+        if let Some((key, Some(bad))) = [numbers[1], numbers[4]].iter().find(|(_, v)| v.is_some_and(|v| v < 0.0)) {
+            return Err(format!("{key}: {bad}, expected at least 0"));
+        }
+        let bounded = self.at_least.is_some() || self.at_most.is_some();
+        match (self.value.is_some(), bounded) {
+            (true, true) => {
+                Err("value: it stands beside a bound; expected `value` and `tolerance`, or `at-least` and \
+                                 `at-most`, with a `margin` if any"
+                    .to_owned())
+            }
+            (false, false) => {
+                Err("value: absent; expected `value` and `tolerance`, or `at-least`, or `at-most`".to_owned())
+            }
+            (true, _) if self.tolerance.is_none() => {
+                Err("tolerance: absent; expected how far the measured value may lie from `value`".to_owned())
+            }
+            (true, _) if self.margin.is_some() => Err("margin: for bounds; a `value` has a `tolerance`".to_owned()),
+            (_, true) if self.tolerance.is_some() => Err("tolerance: for a `value`; a bound has a `margin`".to_owned()),
+            _ if self.band()[0] > self.band()[1] => {
+                Err("at-least: above `at-most`, so that nothing lies between them".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_key() {
+        let refused = |text: &str| -> String {
+            let claims: Result<Claims> = yaml(&format!("claims: [{{table: summary, column: nats{text}}}]"))
+                .map_err(|e| anyhow!(e))
+                .and_then(|c: Claims| c.check().map(|()| c));
+            format!("{:#}", claims.expect_err(text))
+        };
+        for (text, word) in [
+            ("", "claims.0.value: absent"),
+            (", value: 1", "tolerance: absent"),
+            (", value: 1, tolerance: -1", "tolerance: -1"),
+            (", value: .nan, tolerance: 1", "value: NaN"),
+            (", value: 1, tolerance: 1, at-least: 2", "beside a bound"),
+            (", value: 1, tolerance: 1, margin: 2", "margin: for bounds"),
+            (", at-least: 1, tolerance: 1", "tolerance: for a `value`"),
+            (", at-least: 1, margin: .inf", "margin: inf"),
+            (", at-least: 2, at-most: 1", "above `at-most`"),
+            (", at-least: 1, confidence: 1", "claims.0.confidence: 1"),
+            (", at-least: 1, name: '=1'", "claims.0.name"),
+            (", atleast: 1", "atleast"),
+            (", at-least: x", "number"),
+        ] {
+            let message = refused(text);
+            assert!(message.contains(word), "{text}: {message}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Which rows are recomputed: a part of each kind of work, drawn by address.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sha2::{Digest, Sha256};
+
+use crate::num::key::{Key, Purpose, SampleId};
+use crate::plan::{Trial, Work};
+
+/// What of one trial is recomputed.
+pub struct Part<'a> {
+    pub trial: &'a Trial,
+    /// In order; none where the trial's rows are statistics, which are recomputed together.
+    pub samples: Vec<SampleId>,
+}
+
+/// The share `fraction` of the units of every kind of work, rounded up, so that every kind has one at least, and all
+/// of the trials in `whole`. A unit is a sample, a whole population, or a trial of statistics. A larger fraction
+/// under one seed takes the same units and more.
+pub fn choose<'a>(trials: &[&'a Trial], fraction: f64, seed: u64, whole: &BTreeSet<&str>) -> Vec<Part<'a>> {
+    let mut kinds: BTreeMap<&str, Vec<(f64, usize, Vec<SampleId>)>> = BTreeMap::new();
+    let mut chosen: Vec<BTreeSet<SampleId>> = vec![BTreeSet::new(); trials.len()];
+    let mut taken = vec![false; trials.len()];
+    for (place, trial) in trials.iter().enumerate() {
+        let address = number(&trial.id);
+        for unit in units(&trial.work) {
+            let draw = Key { seed }.uniform_at(Purpose::Verification, unit.first().copied().unwrap_or(0), address, 0);
+            if whole.contains(trial.id.as_str()) {
+                taken[place] = true;
+                chosen[place].extend(&unit);
+            }
+            kinds.entry(kind(&trial.work)).or_default().push((draw, place, unit));
+        }
+    }
+    for mut units in kinds.into_values() {
+        units.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let count = (fraction * units.len() as f64).ceil() as usize;
+        for (_, place, unit) in units.into_iter().take(count) {
+            taken[place] = true;
+            chosen[place].extend(unit);
+        }
+    }
+    let parts = trials.iter().zip(chosen).zip(taken).filter(|(_, taken)| *taken);
+    parts.map(|((trial, samples), _)| Part { trial, samples: samples.into_iter().collect() }).collect()
+}
+
+/// What is recomputed together: a sample, or those that a statistic of theirs ties together.
+fn units(work: &Work) -> Vec<Vec<SampleId>> {
+    let Some(samples) = work.samples() else { return vec![Vec::new()] };
+    let population = match work {
+        Work::Sample { sampler, .. } => sampler.population().unwrap_or(1),
+        _ => 1,
+    };
+    samples.collect::<Vec<_>>().chunks(population.max(1)).map(<[SampleId]>::to_vec).collect()
+}
+
+fn kind(work: &Work) -> &'static str {
+    match work {
+        Work::Likelihood(_) => "likelihood",
+        Work::Profile(_) => "profile",
+        Work::Budget(_) => "budget",
+        Work::Density { .. } => "density",
+        Work::Contrast(_) => "contrast",
+        Work::Maps(_) => "maps",
+        Work::Stein { .. } => "stein",
+        Work::Sample { .. } => "sample",
+        Work::Metrics { .. } => "metrics",
+    }
+}
+
+/// An id as part of an address.
+fn number(id: &str) -> u64 {
+    let hash = Sha256::digest(id.as_bytes());
+    hash.iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trials() -> Vec<Trial> {
+        let work = |first, sampler: &str| Work::Sample {
+            model: 0,
+            sampler: serde_json::from_str(sampler).expect("a sampler"),
+            noise: None,
+            first,
+            count: 50,
+        };
+        let steindiff = r#"{"steindiff": {"sampler": "euler", "population": 25}}"#;
+        let mut trials: Vec<Trial> =
+            (0..4).map(|i| Trial { id: format!("a{i}"), work: work(50 * i, "\"euler\"") }).collect();
+        trials.push(Trial { id: "b".into(), work: work(0, steindiff) });
+        trials
+    }
+
+    fn chosen(fraction: f64, seed: u64, whole: &[&str]) -> BTreeSet<(String, SampleId)> {
+        let trials = trials();
+        let trials: Vec<&Trial> = trials.iter().collect();
+        let parts = choose(&trials, fraction, seed, &whole.iter().copied().collect());
+        parts.iter().flat_map(|p| p.samples.iter().map(|s| (p.trial.id.clone(), *s))).collect()
+    }
+
+    #[test]
+    fn a_fraction_is_drawn_by_address() {
+        assert_eq!(chosen(1.0, 0, &[]).len(), 250);
+        let few = chosen(0.05, 0, &[]);
+        assert_eq!(few, chosen(0.05, 0, &[]), "twice the same");
+        assert_ne!(few, chosen(0.05, 1, &[]), "another seed");
+        assert!(chosen(0.5, 0, &[]).is_superset(&few), "more of the same");
+        // A population is taken whole or not at all.
+        let populations = chosen(0.05, 0, &["b"]).into_iter().filter(|(id, _)| id == "b").count();
+        assert_eq!(populations, 50);
+        for seed in 0..20 {
+            let of_b = chosen(0.3, seed, &[]).into_iter().filter(|(id, _)| id == "b").count();
+            assert!(of_b % 25 == 0, "{of_b}");
+        }
+        assert!(!chosen(1e-9, 0, &[]).is_empty(), "one at least");
+    }
+}
