@@ -1,4 +1,4 @@
-"""Puts the files that configs/mnist.yaml names where it looks for them, each held against its SHA-256.
+"""Puts the files that configs/mnist.yaml and configs/steindiff-mnist.yaml name where it looks for them, each held against its SHA-256.
 
     python scripts/place_mnist.py --from ../shared/data [--link]
 
@@ -19,6 +19,7 @@ FILES = {
     "models/ddpm-mnist/mnist.onnx": "f32747668c4e345257eb234d7195ecf4cb13e0771b1f78bc68224e48316d0ed0",
     "models/ddpm-fashion/fashion.onnx": "37b48f3b773eff4eff3387c422f9ee7dfe90bd27140a0ec218c6f4f45a68ac1a",
     "data/t10k-images-idx3-ubyte.gz": "422aca1f22120e5c11c5a014e020c05d24f247d5c401979476924810fd9fb271",
+    "data/train-images-idx3-ubyte.gz": "06fbe7c3931daa1b3e01c7109d997f04e30ece655a543c916424761004264a82",
     "data/fashion_900.npz": "2547a18b9b5136d55c9492bf046028527a8f1ee84e9620916801f38bb632cc2b",
     "data/lenet.onnx": "cf8bd38f138040709d4b8fdbdbd685c37af42ad749722b25816e2c18528c67d1",
 }
