@@ -22,6 +22,8 @@ pub struct Rule {
     pub noise_consistent: bool,
     pub least: f64,
     pub most: f64,
+    /// γ within so many standard errors of 1 is not applied.
+    pub significance: f64,
     pub gate: Option<[f64; 2]>,
 }
 
@@ -53,15 +55,24 @@ impl Rule {
     }
 
     /// The factor to apply, and why.
+    ///
+    /// γ* brings the mean square distance to the clean state down by E‖u‖² (1 − γ*)² (Eq. 10), and an estimate off by
+    /// e takes E‖u‖² e² back: where |γ̂ − 1| is of the size of its error, a step is as likely harmed as helped.
     pub fn apply(&self, s: &Statistics) -> (f64, Action) {
         let outside = |[low, high]: [f64; 2]| s.coupling.is_some_and(|c| !(low..=high).contains(&c));
         match s.raw {
             raw if !raw.is_finite() => (1.0, Action::Undefined),
             _ if self.gate.is_some_and(outside) => (1.0, Action::SkippedGate),
+            raw if !self.tells_from_one(raw, s.stderr) => (1.0, Action::NotSignificant),
             raw if raw < self.least => (self.least, Action::ClampedLow),
             raw if raw > self.most => (self.most, Action::ClampedHigh),
             raw => (raw, Action::Applied),
         }
+    }
+
+    /// A population of one has no error, and tells nothing.
+    fn tells_from_one(&self, raw: f64, stderr: Option<f64>) -> bool {
+        self.significance == 0.0 || stderr.is_some_and(|error| (raw - 1.0).abs() > self.significance * error)
     }
 }
 

@@ -43,6 +43,9 @@ pub struct SteinDiff {
     pub tau: f64,
     /// The last step, which ends in the data, is taken in full.
     pub skip_last: bool,
+    /// A step is taken in full where γ lies no further from 1 than so many of its standard errors; 0 for the
+    /// paper's own rule, which takes every γ as it comes.
+    pub significance: f64,
     /// A step is taken in full where the coupling ratio lies outside these bounds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gate: Option<[f64; 2]>,
@@ -60,6 +63,7 @@ impl Default for SteinDiff {
             sigma_switch: 1.0,
             tau: 0.05,
             skip_last: true,
+            significance: 0.0,
             gate: None,
         }
     }
@@ -97,6 +101,8 @@ pub enum Action {
     SkippedLast,
     /// γ = 1 because the coupling ratio is outside the gate.
     SkippedGate,
+    /// γ = 1 because it cannot be told from 1.
+    NotSignificant,
     /// γ = 1 because α = 0, or the statistics are not finite.
     Undefined,
 }
@@ -110,6 +116,7 @@ impl Action {
             Action::ClampedHigh => "clamped-high",
             Action::SkippedLast => "skipped-last",
             Action::SkippedGate => "skipped-gate",
+            Action::NotSignificant => "not-significant",
             Action::Undefined => "undefined",
         }
     }
@@ -171,6 +178,12 @@ impl SteinDiff {
                 return Err(format!("{key} is {value}, expected a number above 0"));
             }
         }
+        if !(self.significance.is_finite() && self.significance >= 0.0) {
+            return Err(format!(
+                "significance is {}, expected standard errors, a number of at least 0",
+                self.significance
+            ));
+        }
         match self.gate {
             Some([low, high]) if low.is_nan() || high.is_nan() || low >= high => {
                 Err(format!("gate is [{low}, {high}], expected [low, high]"))
@@ -199,7 +212,13 @@ impl SteinDiff {
 
     fn rule(&self) -> Rule {
         let most = if self.mode == Mode::Literal { f64::INFINITY } else { self.gamma_max.unwrap_or(1.0) };
-        Rule { noise_consistent: self.mode == Mode::NoiseConsistent, least: self.gamma_min, most, gate: self.gate }
+        Rule {
+            noise_consistent: self.mode == Mode::NoiseConsistent,
+            least: self.gamma_min,
+            most,
+            significance: self.significance,
+            gate: self.gate,
+        }
     }
 
     /// Carries one population over the steps, all samples together.

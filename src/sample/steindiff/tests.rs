@@ -86,7 +86,7 @@ fn case(model: &mut Mixture, step: Step, n: usize, probes: usize) -> Case {
 }
 
 fn rule(noise_consistent: bool) -> Rule {
-    Rule { noise_consistent, least: f64::NEG_INFINITY, most: f64::INFINITY, gate: None }
+    Rule { noise_consistent, least: f64::NEG_INFINITY, most: f64::INFINITY, significance: 0.0, gate: None }
 }
 
 /// Eq. (11) is the true γ* of Eq. (9), and so is its noise-consistent form: the mean of ⟨u, x − target⟩ minus
@@ -192,6 +192,35 @@ fn the_probe_error_of_gamma_is_honest() {
     assert!((said / spread - 1.0).abs() < 0.2, "{said} {spread}");
 }
 
+/// Where γ* is 1, it is told from 1 as often as its standard errors say: the test of significance keeps its level.
+#[test]
+fn a_true_gamma_of_one_is_found_significant_as_rarely_as_it_should() {
+    let curve = Path::Vp { beta_min: 0.1, beta_max: 20.0, t_min: 1e-5 }.curve().expect("right");
+    let mut model = analytic::example(curve.clone(), DIM);
+    let step = one_step("ddim", &curve, [4.0 / 3.0, 0.75]);
+    let (populations, n) = (400, 64);
+    let (clean, noise) = coupled(&model, populations * n);
+    let (mut found, mut sum) = (0, 0.0);
+    for first in (0..populations * n).step_by(n) {
+        let rows = ndarray::s![first..first + n, ..];
+        let samples: Vec<u64> = (first as u64..(first + n) as u64).collect();
+        let draw = Draw { on: on(&curve), prior: UNIT, key: Key { seed: 8 }, samples: &samples };
+        let mut walk = Walk::from(&clean.slice(rows) * step.from.alpha + &noise.slice(rows) * step.from.sigma);
+        let candidate = walk.propose(&step, &mut model).expect("analytic");
+        let mut moments = moments(&step, &walk, &candidate, &draw);
+        moments
+            .differentiate(&step, &candidate, &Probes { draw: &draw, step: 0, count: 1 }, &mut model)
+            .expect("known");
+        let test = Rule { significance: stats::Z95, ..rule(true) };
+        let s = moments.statistics(&step, &test);
+        found += usize::from(test.apply(&s).1 != Action::NotSignificant);
+        sum += s.raw / populations as f64;
+    }
+    let share = found as f64 / populations as f64;
+    // 5 % and three binomial standard errors; γ* is 1 for a first-order step, an exact denoiser and this target.
+    assert!((sum - 1.0).abs() < 0.02 && (0.02..0.09).contains(&share), "γ {sum}, told from 1 in {share}");
+}
+
 fn mixture() -> Mixture {
     analytic::example(Path::Edm { sigma_min: 0.02, sigma_max: 20.0 }.curve().expect("right"), 3)
 }
@@ -212,6 +241,9 @@ fn vanilla_is_the_sampler_itself_bit_for_bit() {
             // A γ that is held to exactly 1 is no correction either.
             let held = sampler(&format!("{{steindiff: {{sampler: {spec}, gamma_min: 1, population: 2}}}}"));
             assert_eq!(run(&held, &mut model, &curve, &x).x, plain.x, "{spec}");
+            // Nor is one that nothing tells from 1.
+            let unsure = sampler(&format!("{{steindiff: {{sampler: {spec}, significance: 1e12, population: 2}}}}"));
+            assert_eq!(run(&unsure, &mut model, &curve, &x).x, plain.x, "{spec}");
         }
     }
 }
@@ -290,6 +322,13 @@ fn the_log_says_what_was_done() {
     assert!(adaptive[..5].iter().all(|e| (e.products > 0) == (e.from.sigma <= 0.5)));
     let gated = entries(&format!("{{steindiff: {{{inner}, gate: [5, 6]}}}}"));
     assert!(gated[..5].iter().all(|e| e.action == Action::SkippedGate && e.gamma == 1.0));
+    let told = entries(&format!("{{steindiff: {{{inner}, population: 64, significance: 2}}}}"));
+    for e in &told[..5] {
+        let s = e.statistics.expect("measured");
+        let held = (s.raw - 1.0).abs() <= 2.0 * s.stderr.expect("64 samples");
+        assert_eq!(held, e.action == Action::NotSignificant, "{e:?}");
+        assert_eq!(e.gamma, if held { 1.0 } else { s.raw.clamp(1e-6, 1.0) }, "{e:?}");
+    }
     let ahead = entries(&format!("{{steindiff: {{{inner}, mode: self-consistent, tau: 100}}}}"));
     assert!(ahead[..4].iter().all(|e| e.evaluations == 2 && e.blend.is_some_and(|b| b > 0.9)), "{ahead:?}");
 }
