@@ -53,14 +53,15 @@ def variance(g, t):
     return g("Add", g("Mul", g("Mul", t, t), VARIANCE[None]), g("Mul", noise, noise))
 
 
-def averages(g, t, s, step):
-    """u and D for columns t, s and s - t."""
+def averages(g, t, s, step, shift=None):
+    """u and D for columns t, s and s - t; `shift` is added to u."""
     at_t, at_s = variance(g, t), variance(g, s)
     ratio = g("Sqrt", g("Div", at_s, at_t))
     rise = g("Sub", g("Mul", g("Add", s, t), (VARIANCE + 1.0)[None]), 2.0)
     k = g("Div", rise, g("Mul", at_t, g("Add", ratio, 1.0)))
     gap = g("Sub", "x", g("Mul", t, MEAN[None]))
-    g("Add", g("Mul", k, gap), MEAN[None], to="u")
+    mean = g("Add", MEAN[None], shift) if shift else MEAN[None]
+    g("Add", g("Mul", k, gap), mean, to="u")
     z = g("Mul", step, k)
     near = g("Less", g("Abs", z), 1e-5)
     safe = g("Where", near, 1.0, z)
@@ -81,6 +82,16 @@ def write_map(kind):
         s = g("Add", t, step)
     averages(g, t, s, step)
     g.save(HERE / f"{kind}.onnx", [("x", ["N", 3]), ("t", ["N"]), (SECOND[kind], ["N"])], [("u", ["N", 3]), ("d", ["N"])])
+
+
+def write_classed():
+    """The two-time map with a class beside it: of class 3 it is the map, of any other class u is shifted."""
+    g = Graph()
+    column = lambda name: g("Unsqueeze", name, np.array([1], np.int64))
+    t, s = column("t"), column("s")
+    averages(g, t, s, g("Sub", s, t), g("Sub", column("label"), 3.0))
+    inputs = [("x", ["N", 3])] + [(name, ["N"]) for name in ("t", "s", "label")]
+    g.save(HERE / "classed.onnx", inputs, [("u", ["N", 3]), ("d", ["N"])])
 
 
 def write_velocity():
@@ -118,6 +129,7 @@ def main():
     write_velocity()
     for kind in SECOND:
         write_map(kind)
+    write_classed()
     check()
     inputs = {"two_time": {"to": "s"}, "step": {"step": "dt"}, "duration": {"duration": "dt"}}
     write_card(HERE / "card.yaml", {

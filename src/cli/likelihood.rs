@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde::Serialize;
 
@@ -32,9 +32,9 @@ pub struct Likelihood {
     /// How the divergence is found: `exact`, `"{hutchinson: {probes: 8}}"`, …
     #[arg(long, value_name = "SPEC")]
     divergence: String,
-    /// How the path is followed: `dopri5`, `"{heun: {steps: 40}}"`, …
+    /// How the path is followed: `dopri5`, `"{heun: {steps: 40}}"`, …; a flow map follows none
     #[arg(long, value_name = "SPEC")]
-    solver: String,
+    solver: Option<String>,
     /// How integers become reals: `"{uniform: {repeats: 5}}"`, `"{importance: {draws: 20}}"`; adds the columns
     /// `bound`, `draws` and `dequantization_stderr` [default: one uniform draw]
     #[arg(long, value_name = "SPEC")]
@@ -88,7 +88,17 @@ impl Likelihood {
     pub fn execute(self) -> Result<Exit> {
         check_writable(&self.out)?;
         let divergence: Divergence = spec("--divergence", &self.divergence)?;
-        let solver: Solver = spec("--solver", &self.solver)?;
+        let solver = match &self.solver {
+            Some(text) => spec("--solver", text)?,
+            None if divergence.takes_solver() => {
+                bail!(
+                    "--solver: absent, but `{}` follows a path; expected `dopri5`, `\"{{heun: {{steps: 40}}}}\"` or another of `flowgauge list`",
+                    divergence.label()
+                )
+            }
+            // It follows no path.
+            None => Solver::Euler(Default::default()),
+        };
         let model = Model::open(&self.model)?;
         let asked = divergence.label();
         let divergence = resolved(&model, divergence);

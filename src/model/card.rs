@@ -165,6 +165,9 @@ pub struct FlowMapSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     pub inputs: MapInputs,
+    /// Values of further inputs, the same for every sample.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub constants: BTreeMap<String, Constant>,
     pub outputs: MapOutputs,
     #[serde(default = "one")]
     pub divergence_scale: f64,
@@ -193,6 +196,16 @@ pub struct MapInputs {
     /// |feed(to) − feed(from)| (Shortcut's dt): such a map goes one way only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,
+}
+
+impl MapInputs {
+    /// The graph's names for the two times.
+    pub fn times(&self) -> impl Iterator<Item = &str> {
+        [Some(&self.from), self.to.as_ref(), self.step.as_ref(), self.duration.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+    }
 }
 
 /// The roles of a flow map's outputs.
@@ -401,6 +414,7 @@ impl Card {
     fn constants(&self) -> Vec<(String, &BTreeMap<String, Constant>)> {
         let mut found = vec![("network".to_owned(), &self.network.constants)];
         found.extend(self.divergence_heads.iter().map(|(n, h)| (format!("divergence_heads.{n}"), &h.constants)));
+        found.extend(self.flow_maps.iter().map(|(n, m)| (format!("flow_maps.{n}"), &m.constants)));
         found.extend(self.closed_form.iter().map(|c| ("closed_form".to_owned(), &c.constants)));
         found
     }

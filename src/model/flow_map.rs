@@ -6,6 +6,7 @@ use anyhow::{Result, anyhow, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
 use super::card::{Feed, FlowMapSpec, TimeFeed};
+use super::constants::Fixed;
 use super::onnx::{Runtime, Session};
 use super::opened::{Model, Options};
 use super::ports::{check_shape, fed, find, is_scalar};
@@ -39,6 +40,8 @@ struct Ports {
     feed: TimeFeed,
     shape: Vec<usize>,
     curve: Curve,
+    /// Further inputs, whose values the card gives.
+    constants: Vec<Fixed>,
 }
 
 impl Model {
@@ -70,7 +73,10 @@ impl Model {
         let (gradient, tangent) = (gradient.transpose()?, tangent.transpose()?);
         let session = open(&bytes)?;
         let feed = spec.time.or(self.card.network.time).unwrap_or_default();
-        let ports = Ports { spec, velocity, feed, shape: self.card.shape.clone(), curve: self.curve.clone() };
+        let (inputs, shape, curve) = (&spec.inputs, self.card.shape.clone(), self.curve.clone());
+        let taken: Vec<&str> = std::iter::once(inputs.x.as_str()).chain(inputs.times()).collect();
+        let constants = self.constants(&key, &spec.constants, &taken, &session, &file)?;
+        let ports = Ports { spec, velocity, feed, shape, curve, constants };
         ports.check(&session, &file)?;
         Ok(OnnxMap { session, gradient, tangent, ports })
     }
@@ -103,18 +109,22 @@ impl Ports {
                 bail!("{file}: output `{name}` has shape {:?}, expected one number per sample: [N]", port.shape);
             }
         }
-        let known = |name: &str| name == inputs.x || self.times().any(|t| t == name);
+        let fixed = |name: &str| self.constants.iter().any(|c| c.name == name);
+        let known = |name: &str| name == inputs.x || self.times().any(|t| t == name) || fixed(name);
         if let Some(other) = session.inputs.iter().find(|p| !known(&p.name)) {
             let roles: Vec<&str> = std::iter::once(inputs.x.as_str()).chain(self.times()).collect();
-            bail!("{file}: input `{}` has no role in the card; expected only {}", other.name, roles.join(", "));
+            bail!(
+                "{file}: input `{0}` has no role in the card; expected only {1}, or a value for it: `constants: {{{0}: …}}`",
+                other.name,
+                roles.join(", ")
+            );
         }
         Ok(())
     }
 
     /// The graph's names for the two times.
     fn times(&self) -> impl Iterator<Item = &str> {
-        let i = &self.spec.inputs;
-        [Some(&i.from), i.to.as_ref(), i.step.as_ref(), i.duration.as_ref()].into_iter().flatten().map(String::as_str)
+        self.spec.inputs.times()
     }
 
     /// What the two time inputs are given between `from` and `to`.
@@ -167,6 +177,7 @@ fn call(
         let values = pairs.iter().take(count).map(|p| p[place]).collect();
         feeds.push((name, ArrayD::from_shape_vec(IxDyn(&shape), values).expect("one time per row")));
     }
+    feeds.extend(ports.constants.iter().map(|c| (c.name.as_str(), c.fed(filled.len()))));
     feeds.extend(extra);
     feeds.push((&ports.spec.inputs.x, state));
     session.run(feeds.iter().map(|(name, values)| (*name, values.view())).collect(), wanted)

@@ -276,7 +276,9 @@ impl Model {
             (None, Content::Network(bytes)) => runtime.open(&name, bytes, options.provider, options.threads)?,
             _ => runtime.open_file(Path::new(&name), options.provider, options.threads)?,
         };
-        let constants = self.constants(key, constants, &session, &name)?;
+        let taken: Vec<&str> =
+            [Some(&roles.x), roles.time.as_ref()].into_iter().flatten().map(String::as_str).collect();
+        let constants = self.constants(key, constants, &taken, &session, &name)?;
         let scalar = key != "network.file";
         let network = Network {
             scalar_time: match &roles.time {
@@ -320,23 +322,23 @@ impl Model {
         }
     }
 
-    /// The fixed inputs of the network at `key`, held against the graph's.
-    fn constants(
+    /// The fixed inputs of the network at `key`, held against the graph's; `taken` have roles already.
+    pub(super) fn constants(
         &self,
         key: &str,
         named: &BTreeMap<String, Constant>,
+        taken: &[&str],
         session: &Session,
         file: &str,
     ) -> Result<Vec<Fixed>> {
         let network = key.strip_suffix(".file").unwrap_or(key);
-        let roles = self.roles(key).inputs;
         let fixed = |(name, constant): (&String, &Constant)| -> Result<Fixed> {
             let place = format!("{network}.constants.{name}");
             let bytes = match self.files.iter().find(|f| f.key == place).map(|f| &f.content) {
                 Some(Content::Array(bytes)) => &bytes[..],
                 _ => &[],
             };
-            if *name == roles.x || roles.time.as_ref() == Some(name) {
+            if taken.contains(&name.as_str()) {
                 bail!("{}: {place}: input `{name}` is the state or the time already", self.path.display());
             }
             let port = find(&session.inputs, name, file, "input")?;

@@ -5,6 +5,7 @@ use anyhow::{Result, anyhow, bail};
 use crate::data::Dataset;
 use crate::divergence::Divergence;
 use crate::flow::map::Rule;
+use crate::flow::path::Path;
 use crate::model::opened::Model;
 use crate::num::Batch;
 use crate::sample::Sampler;
@@ -27,7 +28,15 @@ pub fn supports(model: &Model, estimator: &Divergence) -> Result<()> {
         Divergence::FlowMap(few) => {
             let spec = model.map_spec(&few.map)?;
             let at = || format!("{}: flow_maps.{}", model.path.display(), few.map);
-            spec.gives_likelihood(few.rule.unwrap_or(spec.rule())).map_err(|e| anyhow!("{}: {e}", at()))?;
+            let rule = few.rule.unwrap_or(spec.rule());
+            spec.gives_likelihood(rule).map_err(|e| anyhow!("{}: {e}", at()))?;
+            if let (Rule::ForwardAverage, Path::Edm { sigma_min, .. }) = (rule, model.curve.path()) {
+                bail!(
+                    "{}: rule forward-average asks the map one step beyond the data end, which on `edm` is below \
+                     sigma_min = {sigma_min} and below zero; expected `rule: two-time`",
+                    at()
+                );
+            }
             few.times(&model.curve).map(drop).map_err(|e| anyhow!("flow-map: {e}"))
         }
         Divergence::ClosedForm(_) if model.card.closed_form.is_none() => {

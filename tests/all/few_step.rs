@@ -85,6 +85,81 @@ fn the_compatibility_rule_has_its_known_bias_and_says_so() {
     }
 }
 
+/// A map with a class beside its times: of the class that it was made for it is the map itself.
+#[test]
+fn a_map_takes_the_constants_of_its_card() {
+    let folder = folder();
+    let at = folder.path();
+    let whole = std::fs::read_to_string(data("card.yaml")).expect("the card");
+    for name in ["velocity", "two_time", "step", "duration", "classed"] {
+        write(at, &format!("{name}.onnx"), std::fs::read(data(&format!("{name}.onnx"))).expect("a graph"));
+    }
+    let card = |constants: &str| {
+        let ports = "inputs: {x: x, from: t, to: s}, outputs: {velocity: u, divergence: d}";
+        let entry = format!("flow_maps:\n  classed: {{file: classed.onnx, {ports}{constants}}}\n");
+        write(at, "card.yaml", whole.replacen("flow_maps:\n", &entry, 1))
+    };
+    let points = data("points.npy");
+    let spec = "{flow-map: {map: classed, steps: 3}}";
+    // A flow map follows no path of a solver, so none is asked for.
+    let args = ["likelihood", "--model", "card.yaml", "--data", &points, "--divergence", spec, "--out", "out.csv"];
+    for (class, right) in [("3", true), ("2", false)] {
+        card(&format!(", constants: {{label: {class}}}"));
+        flowgauge(at, &args).is(0);
+        let rows = columns(&at.join("out.csv"), &["log_likelihood"]);
+        let gap = rows.iter().zip(truth()).map(|(r, t)| (number(&r[0]) - t).abs()).fold(0.0, f64::max);
+        assert_eq!(gap < 1e-5, right, "class {class}: {gap}");
+    }
+    std::fs::remove_file(at.join("out.csv")).expect("removed");
+    // Its gradient and its Jacobian are given them too.
+    card(", constants: {label: 3}");
+    let guided = "{flow-map: {map: classed, steps: 1, guidance: {step: 0.5, prior: true}}}";
+    flowgauge(at, &["sample", "--model", "card.yaml", "--sampler", guided, "--count", "3", "--out", "a.npy"]).is(0);
+    flowgauge(
+        at,
+        &[
+            "sample",
+            "--model",
+            "card.yaml",
+            "--sampler",
+            &guided.replace("classed", "two-time"),
+            "--count",
+            "3",
+            "--out",
+            "b.npy",
+        ],
+    )
+    .is(0);
+    let bytes = |name: &str| std::fs::read(at.join(name)).expect(name);
+    assert_eq!(bytes("a.npy"), bytes("b.npy"), "the same map");
+    let maps =
+        format!("name: maps\nmaps: [{{model: card.yaml, data: {points:?}, map: classed, steps: [2], samples: 2}}]\n");
+    write(at, "maps.yaml", maps);
+    flowgauge(at, &["run", "maps.yaml", "--out", "out", "--quiet"]).is(0);
+    for (constants, words) in [
+        ("", &["classed.onnx", "input `label` has no role", "constants: {label: …}"][..]),
+        (", constants: {lable: 3}", &["classed.onnx", "no input `lable`", "label"]),
+        (", constants: {label: 3, s: 1}", &["flow_maps.classed.constants.s", "already"]),
+        (", constants: {label: [1, 2]}", &["flow_maps.classed.constants.label", "shape [2]"]),
+        (", constants: {label: nowhere.npy}", &["flow_maps.classed.constants.label", "nowhere.npy"]),
+    ] {
+        card(constants);
+        refused(at, &args, words);
+    }
+}
+
+/// No noise level lies below the least, where the rule of the authors' code asks the map.
+#[test]
+fn the_authors_rule_is_refused_on_edm() {
+    let folder = folder();
+    let (card, points) = (super::cli::card("digits"), format!("{}/heldout.npy", super::cli::models("digits")));
+    let spec = "{flow-map: {map: shortcut, steps: 2, rule: forward-average}}";
+    let args = ["likelihood", "--model", &card, "--data", &points, "--divergence", spec, "--out", "out.csv"];
+    refused(folder.path(), &args, &["flow_maps.shortcut", "forward-average", "sigma_min = 0.02", "two-time"]);
+    let args = ["likelihood", "--model", &card, "--data", &points, "--divergence", "exact", "--out", "out.csv"];
+    refused(folder.path(), &args, &["--solver: absent", "`exact` follows a path", "dopri5"]);
+}
+
 #[test]
 fn what_a_map_cannot_do_is_refused_in_words() {
     let folder = folder();
