@@ -2,14 +2,18 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use super::builder::{extractor, planned};
-use super::{Plan, PlanFile, PlannedFile, Prepared};
+use super::offered::{supports, supports_sampler};
+use super::{Plan, PlanFile, PlannedFile, Prepared, Work};
 use crate::data::Dataset;
+use crate::divergence::Divergence;
 use crate::features::preset;
 use crate::model::opened::Model;
+use crate::sample::Setting;
+use crate::solve::{Solver, Span};
 
 /// Paths of the cards, the data and the extractors of a plan, in its order: from the run's directory, so that a
 /// project may move as a whole, or absolute where they share no folder with it.
@@ -111,14 +115,52 @@ pub fn reopen(dir: &Path, file: &PlanFile) -> Result<Prepared> {
     Ok(prepared)
 }
 
-/// Indices of a plan that was read from disk lie within what was opened.
+/// A plan that was read from disk is one that a config could have made: whatever it names is there.
 fn check_work(plan: &Plan, prepared: &Prepared) -> Result<()> {
-    let known = |data: Option<usize>| data.is_none_or(|d| d < prepared.data.len());
-    let sound =
-        |t: &super::Trial| t.work.model() < prepared.models.len() && t.work.data().into_iter().all(|d| known(Some(d)));
-    match plan.trials.iter().find(|t| !sound(t)) {
-        Some(trial) => bail!("trial {} names a model or data that the plan does not have", trial.id),
-        None => Ok(()),
+    for trial in &plan.trials {
+        let work = &trial.work;
+        if work.model() >= prepared.models.len() || work.data().iter().any(|d| *d >= prepared.data.len()) {
+            bail!("trial {} names a model or data that the plan does not have", trial.id);
+        }
+        sound(work, prepared).with_context(|| format!("trial {}", trial.id))?;
+    }
+    Ok(())
+}
+
+/// Refuses parameters that no config may have, and samples beyond the data.
+fn sound(work: &Work, prepared: &Prepared) -> Result<()> {
+    let model = &prepared.models[work.model()];
+    let follows = |solver: &Solver, estimators: &[Divergence]| -> Result<()> {
+        let span = Span { curve: &model.curve, to_prior: true };
+        solver.check(span).map_err(|e| anyhow!("{}: {e}", solver.name()))?;
+        estimators.iter().try_for_each(|estimator| supports(model, estimator))
+    };
+    let within = |data: usize, last: Option<usize>| match last.filter(|last| *last <= prepared.data[data].len()) {
+        Some(_) => Ok(()),
+        None => Err(anyhow!("{} has fewer samples", prepared.data[data].name)),
+    };
+    match work {
+        Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => {
+            if let Some(dequantization) = &w.dequantization {
+                dequantization.check(&w.estimators).map_err(|e| anyhow!("dequantization: {e}"))?;
+            }
+            follows(&w.solver, &w.estimators)?;
+            within(w.data, w.first.checked_add(w.count))
+        }
+        Work::Density { solver, estimator, grid, .. } => {
+            if !(2..=2000).contains(&grid.points) || model.dim() != 2 {
+                bail!("a density of {} x {} points of {} numbers", grid.points, grid.points, model.dim());
+            }
+            follows(solver, std::slice::from_ref(estimator))
+        }
+        Work::Stein { stein, .. } => stein.check().map_err(|e| anyhow!(e)),
+        Work::Maps(w) => within(w.data, Some(w.samples)),
+        Work::Sample { sampler, noise, first, count, .. } => {
+            sampler.check(&Setting::of(model)).map_err(|e| anyhow!("{}: {e}", sampler.name()))?;
+            supports_sampler(model, sampler)?;
+            noise.map_or(Ok(()), |noise| within(noise, first.checked_add(*count)))
+        }
+        Work::Metrics { .. } | Work::Contrast(_) => Ok(()),
     }
 }
 
