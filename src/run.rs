@@ -72,6 +72,7 @@ fn commit(stage: &Stage, trial: &Trial, options: &Options) -> Result<()> {
             let array = output.array.map(|bytes| write_whole(&array_file(dir, &trial.id), &bytes)).transpose()?;
             let steps = output.steps.map(|bytes| write_whole(&step_file(dir, &trial.id), &bytes)).transpose()?;
             let seconds = began.elapsed().as_secs_f64();
+            tracing::info!(trial = trial.id, rows = output.rows, seconds, "finished");
             Event::Finished {
                 trial: trial.id.clone(),
                 rows: output.rows,

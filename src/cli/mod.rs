@@ -31,6 +31,8 @@ mod verify;
 ///
 /// Exit status: 0 done and well; 1 something measured failed; 2 the input is at fault and nothing was run;
 /// 3 inconclusive (`gate` only).
+///
+/// FLOWGAUGE_LOG=debug in the environment prints what is opened and what is finished.
 #[derive(Debug, Parser)]
 #[command(name = "flowgauge", version, max_term_width = 100, arg_required_else_help = true)]
 pub struct Cli {

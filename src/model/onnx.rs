@@ -71,6 +71,7 @@ impl Runtime {
     /// # Errors
     /// Where the provider is not there or the runtime cannot load the model.
     pub fn open(&self, file: &str, bytes: &[u8], provider: Provider, threads: usize) -> Result<Session> {
+        tracing::debug!(file, bytes = bytes.len(), ?provider, threads, "a session is opened");
         let session = self
             .builder(provider, threads)
             .and_then(|mut b| b.commit_from_memory(bytes))
