@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dequantization::Dequantization;
@@ -16,7 +17,7 @@ use crate::solve::Solver;
 use crate::stein::Stein;
 
 /// A run: which likelihoods and which samples to measure, and how.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Names the run directory, `reports/<name>`, unless `--out` does.
@@ -46,7 +47,7 @@ pub struct Config {
 }
 
 /// How far a flow map is a flow map: identities that a true one keeps, on data.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MapsEntry {
     pub model: PathBuf,
@@ -76,7 +77,7 @@ fn default_residuals() -> usize {
 }
 
 /// Log-likelihoods of one array under one model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LikelihoodEntry {
     /// The card; like all paths, relative to the config's folder, or else to the current one.
@@ -101,12 +102,14 @@ pub struct LikelihoodEntry {
     pub dequantization: Option<Dequantization>,
     /// Measures the solver's and the rounding's part of the error on the first few samples: `true`, or how many.
     #[serde(default, deserialize_with = "budget", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "either::<bool, Option<Budget>>")]
     pub budget: Option<Budget>,
     /// What is done about float data that were quantized and not dequantized: `refuse` or `allow`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lattice: Lattice,
     /// Stein tests of divergence heads on these data, one entry per head.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    #[schemars(schema_with = "either::<Stein, Vec<Stein>>")]
     pub stein: Vec<Stein>,
     /// For models of the plane: the log-density over a rectangle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -114,7 +117,7 @@ pub struct LikelihoodEntry {
 }
 
 /// How much of the data the error budget is measured on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Budget {
     #[serde(default = "default_budget")]
@@ -136,7 +139,7 @@ fn budget<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Bu
 }
 
 /// A rectangle with `points` × `points` grid points.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DensityGrid {
     pub x: [f64; 2],
@@ -146,7 +149,7 @@ pub struct DensityGrid {
 }
 
 /// Samples of one model, and their statistics against data.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SamplesEntry {
     pub model: PathBuf,
@@ -166,6 +169,12 @@ pub struct SamplesEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extractor: Option<PathBuf>,
     pub metrics: Vec<Metric>,
+}
+
+/// The schema of a key that takes two forms.
+fn either<A: JsonSchema, B: JsonSchema>(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let forms = [generator.subschema_for::<A>(), generator.subschema_for::<B>()];
+    schemars::json_schema!({ "anyOf": forms })
 }
 
 /// A list, or its one entry alone; by a visitor, since an untagged enum would not say which key is wrong.

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::divergence::Divergence;
@@ -41,7 +42,7 @@ pub trait Draws: Sync {
 }
 
 /// The mean of `repeats` log-densities: a lower bound of log P(X) in expectation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Uniform {
     pub repeats: usize,
@@ -72,7 +73,7 @@ impl Draws for Uniform {
 }
 
 /// The logarithm of the mean of `draws` densities: never below the mean of their logarithms.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Importance {
     pub draws: usize,

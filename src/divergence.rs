@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use ndarray::{Array2, Axis};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::field::{EvalError, FlowMap, Linearized, ScalarField, VectorField};
@@ -46,7 +47,7 @@ pub enum Divergence {
 /// h is `step` times the noise level σ(t), and at least `step`/100 times α(t). Each probe is also
 /// taken at 2h: a third of the difference estimates the truncation error, which enters `stderr`
 /// beside the probes' own. In float32 no step is good: expect errors of 1e-4 to 1e-3 of a product.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FiniteDifference {
     pub step: f64,
@@ -60,7 +61,7 @@ impl Default for FiniteDifference {
 }
 
 /// A divergence head of the card.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Learned {
     pub head: String,
@@ -73,7 +74,7 @@ impl Default for Learned {
 }
 
 /// No parameters.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClosedForm {}
 
@@ -259,6 +260,24 @@ impl Serialize for Divergence {
             _ => map.serialize_entry("closed-form", &ClosedForm {})?,
         }
         map.end()
+    }
+}
+
+impl JsonSchema for Divergence {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Divergence".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let mut entries = Estimator::schemas(generator);
+        entries.extend([
+            ("learned", generator.subschema_for::<Learned>()),
+            ("debiased", generator.subschema_for::<Debiased>()),
+            ("closed-form", generator.subschema_for::<ClosedForm>()),
+            ("finite-difference", generator.subschema_for::<FiniteDifference>()),
+            ("flow-map", generator.subschema_for::<FewSteps>()),
+        ]);
+        registry::schema(entries)
     }
 }
 

@@ -8,12 +8,13 @@
 use std::collections::HashSet;
 
 use ndarray::ArrayD;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::card::DataSpec;
 
 /// What is done about float data on a lattice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lattice {
     #[default]

@@ -43,6 +43,23 @@ macro_rules! registry {
             }
         }
 
+        impl $Enum {
+            /// The schema of every entry's parameters.
+            pub fn schemas(generator: &mut schemars::SchemaGenerator) -> Vec<(&'static str, schemars::Schema)> {
+                vec![$(($name, generator.subschema_for::<$ty>())),+]
+            }
+        }
+
+        impl schemars::JsonSchema for $Enum {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($Enum).into()
+            }
+
+            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                $crate::registry::schema(Self::schemas(generator))
+            }
+        }
+
         impl std::ops::Deref for $Enum {
             type Target = dyn $Trait;
             fn deref(&self) -> &Self::Target {
@@ -81,6 +98,21 @@ macro_rules! registry {
             }
         }
     };
+}
+
+/// One of these names, or an entry of one of them with its parameters.
+pub fn schema(entries: Vec<(&str, schemars::Schema)>) -> schemars::Schema {
+    let names: Vec<&str> = entries.iter().map(|(name, _)| *name).collect();
+    let bare = schemars::json_schema!({ "type": "string", "enum": names });
+    let whole = entries.into_iter().map(|(name, parameters)| {
+        schemars::json_schema!({
+            "type": "object",
+            "properties": { name: parameters },
+            "required": [name],
+            "additionalProperties": false
+        })
+    });
+    schemars::json_schema!({ "anyOf": std::iter::once(bare).chain(whole).collect::<Vec<_>>() })
 }
 
 /// The error for a name that is not listed.

@@ -9,6 +9,7 @@
 //! which has the right mean, is caught by the others.
 
 use ndarray::{Array1, Array3, Axis};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::field::{EvalError, ScalarField, VectorField};
@@ -19,7 +20,7 @@ use crate::num::key::{Key, Purpose, SampleId};
 use crate::num::stats::{self, Estimate};
 
 /// What is asked of one head, as `stein:` of a likelihood entry gives it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Stein {
     pub head: String,
@@ -39,7 +40,7 @@ impl Default for Stein {
 }
 
 /// What stands for the score in the residual.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Score {
     /// −ε/σ: right for any model, at the price of its noise.

@@ -25,6 +25,7 @@ mod plan;
 mod report;
 mod run;
 mod sample;
+mod schema;
 mod verify;
 
 /// Measures log-likelihoods and samples of diffusion and flow models given as ONNX files.
@@ -66,6 +67,8 @@ enum Verb {
     Doctor(doctor::Doctor),
     /// Estimators, solvers, samplers, metrics, predictions and paths, each with its parameters
     List(list::List),
+    /// JSON Schema of the files that users write, for editors and validators
+    Schema(schema::Schema),
 }
 
 /// How a verb ended, apart from errors of its input.
@@ -177,5 +180,6 @@ pub fn execute(cli: Cli) -> Result<Exit> {
         Verb::Inspect(verb) => verb.execute(),
         Verb::Doctor(verb) => verb.execute(),
         Verb::List(verb) => verb.execute(),
+        Verb::Schema(verb) => verb.execute(),
     }
 }

@@ -6,6 +6,7 @@
 //! however many nodes its path has, and where the head is good there is little left to be uncertain about.
 
 use ndarray::{Array1, Array2};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Sources;
@@ -18,7 +19,7 @@ use crate::solve::Nodes;
 /// A head of the card, made unbiased by `probes` random nodes with one Jacobian product each.
 ///
 /// Each drawn node is a chain: the head's integral and its share of the residual's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Debiased {
     pub head: String,

@@ -1,11 +1,12 @@
 //! Time grids between a path's two ends.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::path::Curve;
 
 /// How fixed steps are spread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Spacing {
     /// Equal steps in the card's own time.

@@ -1,5 +1,6 @@
 //! Few steps along a flow map: the walk that few-step likelihoods and few-step samples share.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::field::{Averages, EvalError, FlowMap};
@@ -8,7 +9,7 @@ use super::path::{Curve, Path};
 use crate::num::Batch;
 
 /// How the averages of a map become a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
     /// u and D over \[t, t'\] carry the state from t to t': exact for an exact map, in any number of steps.
@@ -29,7 +30,7 @@ impl Rule {
 }
 
 /// Few steps of a card's map, as estimators and samplers name them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FewSteps {
     /// The name under the card's `flow_maps`.

@@ -1,5 +1,6 @@
 //! Paths x_t = α(t) x₀ + σ(t) ε: the schedules of the field, with their derivatives.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A path with its parameters, as a card's `path:` gives it.
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// Sources: `edm` Karras et al. 2022 (time is σ); `ve`, `vp`, `sub-vp` Song et al. 2021
 /// (t in \[0, 1\]); `cosine` Nichol & Dhariwal 2021; `flow-matching` Lipman et al. 2023;
 /// `discrete` Ho et al. 2020, interpolated in log α as DPM-Solver does.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Path {
     Edm {
@@ -65,7 +66,7 @@ pub enum Path {
 }
 
 /// The β schedule of a discrete (DDPM) path.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Betas {
     /// Equally spaced from the first to the last.

@@ -3,13 +3,14 @@
 //! What a card calls the prediction is then P(x) = `skip`·x + `out`·F(`input`·x), F being the graph. Done here,
 //! in f64, P keeps the digits that a graph in f32 loses where `skip`·x and P nearly cancel.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::path::{Path, Schedule};
 use super::prediction::Prediction;
 
 /// The scalings, as a card's `network.preconditioning` names them.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Preconditioning {
     /// D = c_skip·x + c_out·F(c_in·x) with c_skip = σ_d²/(σ² + σ_d²), c_out = σσ_d/√(σ² + σ_d²) and

@@ -4,12 +4,13 @@
 //! v = α' x₀ + σ' ε. So velocity = a·x + b·F and denoised = a·x + b·F with scalars of time
 //! alone, and tr J_v = a·D + b·tr J_F.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::path::Schedule;
 
 /// The quantity that a network's output estimates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Prediction {
     /// E\[x₀ | x\]

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::card::{plain_name, yaml};
 
 /// `claims.yaml`: numbers as they were published, with tolerances.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
     /// Of the intervals of measured values, above 0 and below 1.
@@ -23,7 +24,7 @@ fn default_confidence() -> f64 {
 }
 
 /// One number: `value` with its `tolerance`, or a bound, `at-least` or `at-most`, or both bounds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Claim {
     /// What it is called in the verdicts; its place in the file unless given.
@@ -61,7 +62,7 @@ pub struct Claim {
 }
 
 /// What a cell is to hold: numbers are compared as numbers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a number, a text, true or false")]
 pub enum Cell {
     Flag(bool),

@@ -1,6 +1,7 @@
 //! The classifier two-sample test: can a classifier tell the two sets apart (Lopez-Paz & Oquab 2017)?
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate, s};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sample::Sample;
@@ -17,7 +18,7 @@ use crate::num::stats::Estimate;
 /// are differences in dependence alone. Distances in `energy` and `mmd-rbf` see those.
 ///
 /// The standard error is binomial over the samples held out, with the classifier as given.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct C2st {}
 

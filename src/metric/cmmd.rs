@@ -1,6 +1,7 @@
 //! CMMD: the squared maximum mean discrepancy of CLIP embeddings (Jayasumana et al. 2024).
 
 use ndarray::{Array2, ArrayView2};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Statistic;
@@ -15,7 +16,7 @@ use crate::num::stats::Estimate;
 /// As its authors define it, means run over all pairs, a sample with itself included: the value is never negative,
 /// and for equal laws it is not 0 but about 1000 (1 − E k)(1/m + 1/n). It is CMMD only of CLIP's embeddings. The
 /// standard error is the U-statistic's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cmmd {
     pub bandwidth: f64,

@@ -1,6 +1,7 @@
 //! The energy distance 2E|X − Y| − E|X − X'| − E|Y − Y'| (Székely & Rizzo 2013).
 
 use ndarray::ArrayView2;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Statistic;
@@ -15,7 +16,7 @@ use crate::num::stats::Estimate;
 /// Means run over all pairs, a sample with itself included, as for two empirical laws: the value is never
 /// negative, and for equal laws it is not 0 but about E|X − X'| (1/m + 1/n). It is the squared
 /// discrepancy with kernel −|x − y|, whose standard error it has.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Energy {}
 

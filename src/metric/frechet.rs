@@ -4,6 +4,7 @@
 
 use ndarray::{Array1, Array2, ArrayView1, Axis, s};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sample::{ROWS, Sample};
@@ -17,7 +18,7 @@ use crate::num::stats::Estimate;
 ///
 /// tr (Σ₁Σ₂)^{1/2} is the nuclear norm of R₁R₂ᵀ with Σᵢ = RᵢᵀRᵢ: no product of covariances is rooted, so it
 /// is right for n < D too. Features are read in blocks, once for their moments and once for the error.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Frechet {}
 

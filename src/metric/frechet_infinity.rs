@@ -1,5 +1,6 @@
 //! The Fréchet distance extrapolated to infinitely many generated samples (Chong & Forsyth 2020).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::frechet::{self, Coupling, Side};
@@ -17,7 +18,7 @@ use crate::num::stats::{self, Estimate};
 /// Every average is over all samples, so to first order each has the same error, that of the distance
 /// itself, and so has the intercept, whose weights sum to 1: the standard error is the delta method's for
 /// `frechet`, joined with the second-order noise as the blocks' spread shows it. A fit through overlapping subsets has no such error.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FrechetInfinity {
     pub points: usize,

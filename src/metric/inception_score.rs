@@ -1,6 +1,7 @@
 //! The inception score exp(E KL(p(y|x) ‖ p(y))) of the generated samples (Salimans et al. 2016).
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sample::Sample;
@@ -9,7 +10,7 @@ use crate::num::key::Key;
 use crate::num::stats::{self, Estimate};
 
 /// What the rows are, where they are not features with logits beside them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Classes {
     Logits,
@@ -24,7 +25,7 @@ pub enum Classes {
 ///
 /// The standard error is the delta method's over samples: the influence of a sample on the mean divergence is
 /// its own divergence. The spread over splits, which the field prints after ±, is no error of their mean.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct InceptionScore {
     pub splits: usize,

@@ -1,6 +1,7 @@
 //! The kernel distance: unbiased squared MMD with k(x, y) = (x·y/D + 1)³ (Bińkowski et al. 2018).
 
 use ndarray::{ArrayView2, Axis};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::discrepancy::{self, Discrepancy};
@@ -15,7 +16,7 @@ use crate::num::stats::{self, Estimate};
 /// `stderr` of the full sample is the U-statistic's own, second-order term included, so that it
 /// holds under equal laws as well; with subsets it is sd over subsets / √subsets, which ignores
 /// that subsets overlap.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Kernel {
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,7 @@
 //! The squared maximum mean discrepancy with a Gaussian kernel (Gretton et al. 2012).
 
 use ndarray::{ArrayView2, Axis, concatenate};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Statistic;
@@ -15,7 +16,7 @@ use crate::num::stats::Estimate;
 /// Without `bandwidth`, b is the median distance between two samples of both sets put together
 /// (Gretton et al. 2012, section 8). Values with different b do not compare: name one to compare runs. The
 /// standard error is the U-statistic's, with b taken as given.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MmdRbf {
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -4,6 +4,7 @@
 //! generated samples alone, with the reference as it is.
 
 use ndarray::{ArrayView1, ArrayView2};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sample::Sample;
@@ -13,7 +14,7 @@ use crate::num::stats::{self, Estimate};
 
 /// The share of generated samples that lie farther from their nearest reference sample than that one from its
 /// nearest other. AuthPct is 100 times it.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Authenticity {}
 
@@ -21,7 +22,7 @@ pub struct Authenticity {}
 ///
 /// In D dimensions a smooth law gives ratio^D without any copying, which is next to nothing only for many.
 /// A reference that holds a sample twice hides copies of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Memorization {
     pub ratio: f64,

@@ -12,6 +12,7 @@
 //! half too large, for blocks know less of the border than the whole does.
 
 use ndarray::{ArrayView2, Axis};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::balls::Balls;
@@ -23,7 +24,7 @@ use crate::num::stats::{self, Estimate};
 macro_rules! neighbours {
     ($($(#[$meta:meta])* $Name:ident: $name:literal, $both:expr, $compute:expr;)+) => { $(
         $(#[$meta])*
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields, default)]
         pub struct $Name {
             pub k: usize,

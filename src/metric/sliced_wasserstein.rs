@@ -2,6 +2,7 @@
 
 use ndarray::{Array1, Array2, ArrayView2};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sample::Sample;
@@ -17,7 +18,7 @@ use crate::num::stats::{self, Estimate};
 /// directions (del Barrio & Loubes 2019), and the directions' sd/√L, absent with a single one. Under equal
 /// laws the value is the noise of finite samples alone, which is biased upwards and not normal: there the
 /// error says no more than its size.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SlicedWasserstein {
     pub projections: usize,

@@ -2,6 +2,7 @@
 
 use ndarray::{Array1, Array2};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Statistic;
@@ -18,7 +19,7 @@ use crate::num::stats::{self, Estimate};
 ///
 /// The standard error is the delta method's: the influence of x is −xᵀ ln ρ x for q = 1, and
 /// q/(1 − q) · xᵀ ρ^{q−1} x / tr ρ^q otherwise.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Vendi {
     pub q: f64,

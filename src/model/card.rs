@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path as FilePath, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::constants::Constant;
@@ -13,7 +14,7 @@ use crate::flow::preconditioning::Preconditioning;
 use crate::flow::prediction::Prediction;
 
 /// `card.yaml`: one model with its network, path, data convention and learned heads.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
     pub name: String,
@@ -37,7 +38,7 @@ pub struct Card {
 }
 
 /// The network behind the velocity.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
     pub file: PathBuf,
@@ -68,7 +69,7 @@ impl Network {
 }
 
 /// This program's roles and the graph's names for them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StateAndTime {
     pub x: String,
@@ -77,7 +78,7 @@ pub struct StateAndTime {
 }
 
 /// What the graph's time input is given: `feed`(t) · `scale`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TimeFeed {
     pub feed: Feed,
@@ -92,7 +93,7 @@ impl Default for TimeFeed {
 }
 
 /// A function of the card's time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Feed {
     T,
@@ -103,14 +104,14 @@ pub enum Feed {
 }
 
 /// N(0, std²·I) at the prior end.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PriorSpec {
     pub std: f64,
 }
 
 /// The data's range in the model's coordinates, and how many levels they were quantized to.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataSpec {
     pub range: [f64; 2],
@@ -122,7 +123,7 @@ pub struct DataSpec {
 ///
 /// A head whose file, inputs and time are the network's own is an output of the same graph: it is evaluated
 /// in the velocity's call and costs none of its own.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
     pub file: PathBuf,
@@ -142,7 +143,7 @@ pub struct Head {
 }
 
 /// What a head's output stands for, after `scale`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Parametrization {
     /// +div of dx/dt in the card's own time.
@@ -158,7 +159,7 @@ fn is_divergence(p: &Parametrization) -> bool {
 
 /// A few-step flow map: the average velocity, and the average +div, of dx/dt between two times, in the
 /// card's own time and after the scale.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FlowMapSpec {
     pub file: PathBuf,
@@ -182,7 +183,7 @@ pub struct FlowMapSpec {
 }
 
 /// The roles of a flow map's inputs: state, time to start from, and one of three ways to say where to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MapInputs {
     pub x: String,
@@ -209,7 +210,7 @@ impl MapInputs {
 }
 
 /// The roles of a flow map's outputs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MapOutputs {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -219,7 +220,7 @@ pub struct MapOutputs {
 }
 
 /// Which way a flow map was trained to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Direction {
     Both,
@@ -300,7 +301,7 @@ impl FlowMapSpec {
 }
 
 /// A scalar of state and time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scalar {
     pub file: PathBuf,

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use half::f16;
 use ndarray::{ArrayD, Axis, IxDyn};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::onnx::{Format, Port};
 use crate::num::npy::npy;
 
 /// What a card writes for one input: every sample is given the same.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a number, true, false, a list of numbers or the name of a .npy file")]
 pub enum Constant {
     Flag(bool),

@@ -1,5 +1,6 @@
 //! DDIM (Song, Meng & Ermon 2021), which is DPM-Solver++(1).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::multistep::{self, Multistep};
@@ -8,7 +9,7 @@ use super::{Point, Sample, Sampler, Schedule, Setting, Step};
 /// One evaluation per step: x_t = (σ_t/σ_s) x − α_t (e^{−h} − 1) D(x, s), h = λ_t − λ_s.
 ///
 /// On the paths with straight lines, edm, ve and flow matching, this is Euler's method in σ or t.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Ddim(pub Schedule);
 

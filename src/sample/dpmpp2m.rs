@@ -1,12 +1,13 @@
 //! DPM-Solver++(2M), midpoint type (Lu et al. 2022, Algorithm 2).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::multistep::{self, Multistep};
 use super::{Point, Sample, Sampler, Schedule, Setting, Step};
 
 /// One evaluation per step, order 2.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Dpmpp2m(pub Schedule);
 

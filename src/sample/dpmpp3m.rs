@@ -1,5 +1,6 @@
 //! DPM-Solver++(3M), as its reference implementation ships it, and with its missing factor.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::multistep::{self, Multistep, phi};
@@ -14,7 +15,7 @@ use super::{Point, Sample, Sampler, Schedule, Setting, Step, dpmpp2m};
 /// where ϕ₁ = e^{−h} − 1, ϕ₂ = ϕ₁/h + 1, ϕ₃ = ϕ₂/h − ½. The Taylor expansion asks for h² D'' at d₂, but
 /// a divided difference of second order tends to h² D''/2. The reference lacks that factor of 2, and so
 /// do the samplers that people report: it converges with order 2. `corrected` puts the factor in.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dpmpp3m {
     #[serde(flatten)]

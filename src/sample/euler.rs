@@ -1,11 +1,12 @@
 //! Euler's method on dx/dt = v.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Sample, Sampler, Schedule, Setting, Step, heun};
 
 /// One evaluation per step.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Euler(pub Schedule);
 

@@ -1,6 +1,7 @@
 //! Few steps of a flow map from noise to data, with the density of what comes out, and with the noise
 //! moved uphill in the map's own likelihood first (F2D2's maximum-likelihood self-guidance).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Cost, Denoiser, Draw, Drawn, MapUse, Point, Sample, Sampler, Setting};
@@ -12,7 +13,7 @@ use crate::flow::prior::Prior;
 use crate::num::Batch;
 
 /// One evaluation of the map in each step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FlowMapSteps {
     /// The name under the card's `flow_maps`.
@@ -40,7 +41,7 @@ impl Default for FlowMapSteps {
 ///
 /// The F2D2 paper says what is maximized but not with what step, nor whether the prior's term belongs to
 /// it, so both are told and neither is a default of theirs.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Guidance {
     /// η; 0 is no guidance, below 0 is downhill.

@@ -1,5 +1,6 @@
 //! Heun's method on dx/dt = v, over the Karras grid by default (Karras et al. 2022, Algorithms 1 and 2).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::step::{self, Again, Point, View};
@@ -13,7 +14,7 @@ use crate::flow::path::Path;
 ///
 /// With `s_churn` above 0 every step from a σ within `s_min` to `s_max` first raises the noise to
 /// σ̂ = σ (1 + min(s_churn/N, √2 − 1)) by fresh noise of standard deviation s_noise·√(σ̂² − σ²).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Heun {
     #[serde(flatten)]

@@ -1,5 +1,6 @@
 //! Where a sampler stands on the path, from the prior end to the data end.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Point, Setting, Step};
@@ -7,7 +8,7 @@ use crate::flow::grid::{self, Spacing};
 use crate::flow::path::{Curve, Path};
 
 /// Where a sampler stands on the path.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Schedule {
     /// Karras: N points, N − 1 steps; log-snr and uniform: N steps.

@@ -1,6 +1,7 @@
 //! UniPC (Zhao et al. 2023): a predictor and a corrector of one family, in data prediction.
 
 use ndarray::{Array1, Array2};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::multistep::{self, Multistep, phi};
@@ -11,7 +12,7 @@ use crate::num::linalg;
 ///
 /// The corrected state is not evaluated again, and the last step has no corrector. UniPC-p converges
 /// with order p + 1 (Theorem 3.1).
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct UniPc {
     #[serde(flatten)]
@@ -21,7 +22,7 @@ pub struct UniPc {
 }
 
 /// The order p of the predictor, 1 to 3.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "u64", into = "u64")]
 pub struct Order(u8);
 
@@ -49,7 +50,7 @@ impl From<Order> for u64 {
 }
 
 /// The function B(h), which matters where a coefficient is rounded to ½ instead of solved for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Variant {
     /// B = −h

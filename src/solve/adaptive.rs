@@ -1,6 +1,7 @@
 //! Embedded pairs with error control per sample: finished and failed samples leave the batch.
 
 use ndarray::{ArrayView1, Axis};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::clock::Clock;
@@ -15,7 +16,7 @@ use crate::num::key::SampleId;
 macro_rules! adaptive {
     ($($(#[$meta:meta])* $Name:ident: $tableau:path;)+) => { $(
         $(#[$meta])*
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields, default)]
         pub struct $Name {
             pub rtol: f64,
@@ -103,7 +104,7 @@ struct Control {
 
 /// How the next step follows from the errors of the last ones, eₙ in units of the tolerance:
 /// h' = 0.9·h·eₙ^(−(p+i+d)/k)·eₙ₋₁^((p+2d)/k)·eₙ₋₂^(−d/k) with the method's order k.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Controller {
     /// p, i, d = 0.4, 0.3, 0: smoother steps than the plain rule, and fewer rejections (Hairer & Wanner, IV.2).

@@ -1,5 +1,6 @@
 //! Fixed steps on a grid.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::tableau::{self, Tableau};
@@ -12,7 +13,7 @@ use crate::num::key::SampleId;
 macro_rules! fixed {
     ($($(#[$meta:meta])* $Name:ident: $tableau:ident, $steps:literal;)+) => { $(
         $(#[$meta])*
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields, default)]
         pub struct $Name {
             pub steps: usize,

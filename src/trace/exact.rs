@@ -1,6 +1,7 @@
 //! The exact trace: one product per coordinate.
 
 use ndarray::{Array2, Axis};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Jacobians, Probes, TraceEstimator};
@@ -8,7 +9,7 @@ use crate::flow::field::EvalError;
 use crate::num::Blocks;
 
 /// Σᵢ eᵢᵀA eᵢ over the coordinate basis, `chunk` directions at a time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Exact {
     pub chunk: usize,

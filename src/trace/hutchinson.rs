@@ -1,6 +1,7 @@
 //! Hutchinson's estimator: the mean of zᵀAz over probes with E\[z zᵀ\] = I.
 
 use ndarray::{Array2, Axis};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Along, Jacobians, Probes, TraceEstimator, stretch};
@@ -17,7 +18,7 @@ use crate::num::{Blocks, linalg};
 /// times 1 − K/n is unbiased for the error, on a node as along a path, and that is what the chains show.
 ///
 /// Antithetic pairs are refused: z and −z have one quadratic form, so a pair is a probe at twice its cost.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Hutchinson {
     pub probes: usize,

@@ -1,6 +1,7 @@
 //! Hutch++ (Meyer, Musco, Musco & Woodruff 2021), on the shifted matrix.
 
 use ndarray::{Array1, Array2, Array3, Axis, s};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ritz::Sketched;
@@ -20,7 +21,7 @@ use crate::num::linalg;
 ///
 /// With R replicates the chains are R independent estimates; with one replicate they are its
 /// residual probes, whose spread is the estimator's own error given the sketch.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HutchPlusPlus {
     pub matvecs: usize,

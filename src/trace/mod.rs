@@ -6,6 +6,7 @@
 //! takes mean and standard error, so that an error bar covers the whole integral and not one node.
 
 use ndarray::Array2;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::field::{EvalError, Linearized};
@@ -76,7 +77,7 @@ pub trait TraceEstimator: Sync {
 }
 
 /// Whether a path keeps its probes or draws new ones at every node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Along {
     /// One set per sample for the whole path (FFJORD's and score_sde's convention).

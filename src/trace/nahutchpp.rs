@@ -1,6 +1,7 @@
 //! NA-Hutch++ (Meyer, Musco, Musco & Woodruff 2021, Algorithm 2): no product waits for another.
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate, s};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ritz::Sketched;
@@ -27,7 +28,7 @@ use crate::num::linalg;
 /// from R and S, or from S alone where R's products are with another matrix; G does not know it.
 ///
 /// Chains are as those of Hutch++: replicates, or the probes of a single one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NaHutchPlusPlus {
     pub matvecs: usize,

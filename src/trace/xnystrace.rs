@@ -1,6 +1,7 @@
 //! XNysTrace (Epperly, Tropp & Webber 2024), in a form that is unbiased for every square matrix.
 
 use ndarray::{Array2, ArrayView2, Axis, s};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ritz::Sketched;
@@ -26,7 +27,7 @@ use crate::num::key::{Distribution, Purpose};
 /// whose Jacobians are not known to be symmetric, take XTrace.
 ///
 /// Chains are those of [XTrace](super::xtrace): one per replicate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct XNysTrace {
     pub matvecs: usize,

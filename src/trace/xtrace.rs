@@ -1,6 +1,7 @@
 //! XTrace (Epperly, Tropp & Webber 2024), the improved version with probes on the sphere.
 
 use ndarray::{Array1, Array2, Axis, concatenate, s};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ritz::Sketched;
@@ -26,7 +27,7 @@ use crate::num::linalg;
 /// and so spread too little: over twenty spectra the error was 1.0 to 1.5 times what they said, and they
 /// are moved apart by 1.3. That is a heuristic: its 95 % intervals held the truth in 86 to 98 % of draws.
 /// Where an error is to be quoted, ask for replicates.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct XTrace {
     pub matvecs: usize,

@@ -197,7 +197,7 @@ fn hostile(name: &str) -> Vec<u8> {
     std::fs::read(path).expect(name)
 }
 
-const VERBS: [&str; 12] = [
+const VERBS: [&str; 13] = [
     "run",
     "plan",
     "report",
@@ -210,6 +210,7 @@ const VERBS: [&str; 12] = [
     "inspect",
     "doctor",
     "list",
+    "schema",
 ];
 
 #[test]

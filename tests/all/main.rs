@@ -14,6 +14,7 @@ mod networks;
 mod oracle;
 mod resume;
 mod samplers;
+mod schema;
 mod shards;
 mod stein;
 mod verify;

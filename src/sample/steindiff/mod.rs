@@ -7,6 +7,7 @@
 //! the posterior mean, and the noise level is lost. With γ held to at most 1, which is what a
 //! Krasnoselskii–Mann step asks for, it damps steps that go too far. A result therefore names its clamps.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::gamma::{Rule, Statistics};
@@ -23,7 +24,7 @@ mod gamma;
 mod tests;
 
 /// A sampler whose every step is taken by a factor γ that the population decides.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SteinDiff {
     /// The sampler that proposes the steps.
@@ -70,7 +71,7 @@ impl Default for SteinDiff {
 }
 
 /// How γ is found and what it is held to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// γ = 1: the sampler itself, bit for bit.
