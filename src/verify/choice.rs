@@ -14,37 +14,46 @@ pub struct Part<'a> {
     pub samples: Vec<SampleId>,
 }
 
+/// What is recomputed together: a sample, or those that a statistic of theirs ties together.
+struct Unit {
+    draw: f64,
+    /// Of its trial.
+    place: usize,
+    samples: Vec<SampleId>,
+}
+
 /// The share `fraction` of the units of every kind of work, rounded up, so that every kind has one at least, and all
 /// of the trials in `whole`. A unit is a sample, a whole population, or a trial of statistics. A larger fraction
 /// under one seed takes the same units and more.
 pub fn choose<'a>(trials: &[&'a Trial], fraction: f64, seed: u64, whole: &BTreeSet<&str>) -> Vec<Part<'a>> {
-    let mut kinds: BTreeMap<&str, Vec<(f64, usize, Vec<SampleId>)>> = BTreeMap::new();
+    let mut kinds: BTreeMap<&str, Vec<Unit>> = BTreeMap::new();
     let mut chosen: Vec<BTreeSet<SampleId>> = vec![BTreeSet::new(); trials.len()];
     let mut taken = vec![false; trials.len()];
     for (place, trial) in trials.iter().enumerate() {
         let address = number(&trial.id);
-        for unit in units(&trial.work) {
-            let draw = Key { seed }.uniform_at(Purpose::Verification, unit.first().copied().unwrap_or(0), address, 0);
+        for samples in units(&trial.work) {
+            let first = samples.first().copied().unwrap_or(0);
+            let draw = Key { seed }.uniform_at(Purpose::Verification, first, address, 0);
             if whole.contains(trial.id.as_str()) {
                 taken[place] = true;
-                chosen[place].extend(&unit);
+                chosen[place].extend(&samples);
             }
-            kinds.entry(kind(&trial.work)).or_default().push((draw, place, unit));
+            kinds.entry(kind(&trial.work)).or_default().push(Unit { draw, place, samples });
         }
     }
     for mut units in kinds.into_values() {
-        units.sort_by(|a, b| a.0.total_cmp(&b.0));
+        units.sort_by(|a, b| a.draw.total_cmp(&b.draw));
         let count = (fraction * units.len() as f64).ceil() as usize;
-        for (_, place, unit) in units.into_iter().take(count) {
+        for Unit { place, samples, .. } in units.into_iter().take(count) {
             taken[place] = true;
-            chosen[place].extend(unit);
+            chosen[place].extend(samples);
         }
     }
     let parts = trials.iter().zip(chosen).zip(taken).filter(|(_, taken)| *taken);
     parts.map(|((trial, samples), _)| Part { trial, samples: samples.into_iter().collect() }).collect()
 }
 
-/// What is recomputed together: a sample, or those that a statistic of theirs ties together.
+/// The samples of every unit of a trial; none where its rows are statistics.
 fn units(work: &Work) -> Vec<Vec<SampleId>> {
     let Some(samples) = work.samples() else { return vec![Vec::new()] };
     let population = match work {
