@@ -155,6 +155,7 @@ pub struct SamplesEntry {
     pub model: PathBuf,
     pub samplers: Vec<Sampler>,
     /// One of the samplers, which every other is held against: all begin at the same noise, so differences are paired.
+    /// SteinDiff is held against its own sampler in any case, where the entry has that too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<Sampler>,
     pub count: usize,

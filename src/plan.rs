@@ -14,6 +14,7 @@ mod cost;
 mod differences;
 mod names;
 mod offered;
+mod pairs;
 mod places;
 mod prepare;
 mod shard;

@@ -88,7 +88,7 @@ pub struct Step {
     /// Its standard error from the probes alone, and over the samples with their probes.
     pub gamma_probe_stderr: Option<f64>,
     pub gamma_stderr: Option<f64>,
-    /// `applied`, `clamped-low`, `clamped-high`, `skipped-last`, `skipped-gate` or `undefined`.
+    /// `applied`, `clamped-low`, `clamped-high`, `skipped-last`, `skipped-gate`, `not-significant` or `undefined`.
     pub action: String,
     /// Where E div u came from: `jacobian` or `linear`; empty where none was wanted.
     pub divergence: String,
@@ -350,14 +350,17 @@ pub struct Contrast {
     pub sampler: String,
     pub baseline: String,
     pub metric: String,
-    /// Pairs of samples.
+    /// Pairs of samples, and samples of the reference.
     pub n: usize,
+    pub n_reference: usize,
     pub difference: f64,
-    /// By a jackknife over blocks of pairs, the reference data held fixed.
+    /// Over pairs and over the reference.
     pub difference_stderr: f64,
     /// 95 % interval.
     pub low: f64,
     pub high: f64,
+    /// How the error was found: `influence` or `jackknife`.
+    pub method: String,
     pub features: String,
 }
 

@@ -4,10 +4,10 @@ use ndarray::{Array2, ArrayView2};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Statistic;
 use super::discrepancy::{self, Discrepancy};
 use super::pairs;
 use super::sample::Sample;
+use super::{Influences, Statistic};
 use crate::num::key::Key;
 use crate::num::stats::Estimate;
 
@@ -38,15 +38,25 @@ impl Statistic for Cmmd {
     }
 
     fn compute(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Estimate, String> {
+        let all = self.bells(generated, reference)?;
+        let with_itself = |mean: f64, n: usize| mean * (n - 1) as f64 / n as f64;
+        let [a, b] = [with_itself(all.within[0], generated.len()), with_itself(all.within[1], reference.len())];
+        let value = (SCALE * (a + b - 2.0 * all.between)).max(0.0);
+        Ok(Estimate { value, stderr: Some(SCALE * all.stderr()), n: generated.len() })
+    }
+
+    fn influences(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Option<Influences>, String> {
+        Ok(Some(self.bells(generated, reference)?.influences(SCALE, generated, reference)))
+    }
+}
+
+impl Cmmd {
+    fn bells(&self, generated: &Sample, reference: &Sample) -> Result<Discrepancy, String> {
         let (x, y) = (unit("cmmd", generated.all()?)?, unit("cmmd", reference.all()?)?);
         let rate = -0.5 / (self.bandwidth * self.bandwidth);
         // k − 1: the mean of numbers near 1 would lose what tells the two sets apart.
         let bells = |x: ArrayView2<f64>, y: ArrayView2<f64>| pairs::squared(x, y).mapv_into(|d| (rate * d).exp_m1());
-        let all = Discrepancy::of(x.view(), y.view(), &bells);
-        let with_itself = |mean: f64, n: usize| mean * (n - 1) as f64 / n as f64;
-        let [a, b] = [with_itself(all.within[0], x.nrows()), with_itself(all.within[1], y.nrows())];
-        let value = (SCALE * (a + b - 2.0 * all.between)).max(0.0);
-        Ok(Estimate { value, stderr: Some(SCALE * all.stderr()), n: x.nrows() })
+        Ok(Discrepancy::of(x.view(), y.view(), &bells))
     }
 }
 

@@ -3,7 +3,9 @@
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
+use super::Influences;
 use super::pairs::ROWS;
+use super::sample::Sample;
 
 /// Kernel values of some rows (the first argument) with all rows of the second.
 pub type Kernel<'a> = dyn Fn(ArrayView2<f64>, ArrayView2<f64>) -> Array2<f64> + Sync + 'a;
@@ -13,6 +15,8 @@ pub struct Discrepancy {
     /// E k(X, X'), E k(Y, Y') over distinct pairs and E k(X, Y).
     pub within: [f64; 2],
     pub between: f64,
+    /// First-order influences of the rows of either side on [`Discrepancy::unbiased`].
+    pub influences: [Array1<f64>; 2],
     /// Variance of within[0] + within[1] − 2 between.
     variance: f64,
 }
@@ -24,17 +28,18 @@ impl Discrepancy {
     pub fn of(x: ArrayView2<f64>, y: ArrayView2<f64>, kernel: &Kernel) -> Discrepancy {
         let (m, n) = (x.nrows() as f64, y.nrows() as f64);
         let (xx, yy, xy) = (block(x, x, true, kernel), block(y, y, true, kernel), block(x, y, false, kernel));
-        let sample_variance = |a: Array1<f64>| {
+        let centred = |a: Array1<f64>| {
             let mean = a.sum() / a.len() as f64;
-            a.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (a.len() as f64 - 1.0)
+            a.mapv_into(|v| 2.0 * (v - mean))
         };
-        let first = 4.0 * sample_variance(&xx.row_means - &xy.row_means) / m
-            + 4.0 * sample_variance(&yy.row_means - &xy.column_means) / n;
+        let influences = [centred(xx.row_means - xy.row_means), centred(yy.row_means - xy.column_means)];
+        let of_mean = |a: &Array1<f64>| a.dot(a) / (a.len() as f64 - 1.0) / a.len() as f64;
+        let first = of_mean(&influences[0]) + of_mean(&influences[1]);
         // The plug-in first-order term holds the second-order one twice: once is right.
         let second = 2.0 * xx.spread / (m * (m - 1.0)) + 2.0 * yy.spread / (n * (n - 1.0)) + 4.0 * xy.spread / (m * n);
         // Near equal laws both are noisy; a floor keeps the difference positive without pushing it up.
         let variance = (first - second).max(0.25 * second);
-        Discrepancy { within: [xx.mean, yy.mean], between: xy.mean, variance }
+        Discrepancy { within: [xx.mean, yy.mean], between: xy.mean, influences, variance }
     }
 
     /// E k(X, X') + E k(Y, Y') − 2 E k(X, Y), unbiased.
@@ -44,6 +49,12 @@ impl Discrepancy {
 
     pub fn stderr(&self) -> f64 {
         self.variance.sqrt()
+    }
+
+    /// Those of `scale` times the statistic, in the order in which samples came.
+    pub fn influences(&self, scale: f64, x: &Sample, y: &Sample) -> Influences {
+        let of = |side: usize, sample: &Sample| sample.as_they_came(&(&self.influences[side] * scale).to_vec());
+        Influences { generated: of(0, x), reference: of(1, y) }
     }
 }
 

@@ -4,10 +4,10 @@ use ndarray::ArrayView2;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Statistic;
 use super::discrepancy::{self, Discrepancy};
 use super::pairs;
 use super::sample::Sample;
+use super::{Influences, Statistic};
 use crate::num::key::Key;
 use crate::num::stats::Estimate;
 
@@ -26,14 +26,22 @@ impl Statistic for Energy {
     }
 
     fn compute(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Estimate, String> {
-        let (generated, reference) = (generated.all()?, reference.all()?);
-        let lengths = |x: ArrayView2<f64>, y: ArrayView2<f64>| pairs::squared(x, y).mapv_into(f64::sqrt);
-        let all = Discrepancy::of(generated, reference, &lengths);
+        let all = lengths(generated, reference)?;
         let with_itself = |mean: f64, n: usize| mean * (n - 1) as f64 / n as f64;
-        let [a, b] = [with_itself(all.within[0], generated.nrows()), with_itself(all.within[1], reference.nrows())];
+        let [a, b] = [with_itself(all.within[0], generated.len()), with_itself(all.within[1], reference.len())];
         let value = (2.0 * all.between - a - b).max(0.0);
-        Ok(Estimate { value, stderr: Some(all.stderr()), n: generated.nrows() })
+        Ok(Estimate { value, stderr: Some(all.stderr()), n: generated.len() })
     }
+
+    fn influences(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Option<Influences>, String> {
+        Ok(Some(lengths(generated, reference)?.influences(-1.0, generated, reference)))
+    }
+}
+
+/// The discrepancy of kernel |x − y|: minus the energy distance, but for a sample with itself.
+fn lengths(generated: &Sample, reference: &Sample) -> Result<Discrepancy, String> {
+    let lengths = |x: ArrayView2<f64>, y: ArrayView2<f64>| pairs::squared(x, y).mapv_into(f64::sqrt);
+    Ok(Discrepancy::of(generated.all()?, reference.all()?, &lengths))
 }
 
 #[cfg(test)]

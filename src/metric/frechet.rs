@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sample::{ROWS, Sample};
-use super::{Statistic, draws};
+use super::{Influences, Statistic, draws};
 use crate::num::key::Key;
 use crate::num::linalg;
 use crate::num::moments::Moments;
@@ -35,6 +35,19 @@ impl Statistic for Frechet {
         let coupling = Coupling::of(&g, &r)?;
         let variance = coupling.variance(generated, &g, 0, key)? + coupling.variance(reference, &r, 1, key)?;
         Ok(Estimate { value: coupling.distance, stderr: Some(variance.sqrt()), n: generated.len() })
+    }
+
+    fn influences(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Option<Influences>, String> {
+        let (g, r) = (Side::whole(generated)?, Side::whole(reference)?);
+        let coupling = Coupling::of(&g, &r)?;
+        let of = |sample: &Sample, side: &Side, number: usize| -> Result<Vec<f64>, String> {
+            let all: Vec<usize> = (0..sample.len()).collect();
+            let mut values = coupling.influences(sample, side, number, &all)?;
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            values.iter_mut().for_each(|v| *v -= mean);
+            Ok(sample.as_they_came(&values))
+        };
+        Ok(Some(Influences { generated: of(generated, &g, 0)?, reference: of(reference, &r, 1)? }))
     }
 }
 
@@ -174,8 +187,8 @@ impl Coupling {
         Ok(Coupling { distance: distance(g, r, s.sum()), gap: &g.mean - &r.mean, roots })
     }
 
-    /// The part of one side's samples in the variance of the distance: that of the influence
-    /// (x−μ)ᵀ(2·gap + (I − M)(x−μ)) over its rows, divided by their number.
+    /// The part of one side's samples in the variance of the distance: that of the influence over its rows,
+    /// divided by their number.
     ///
     /// # Errors
     /// Where rows cannot be read.
@@ -183,8 +196,16 @@ impl Coupling {
         let n = sample.len();
         let mut order = if n > ERROR_ROWS { draws::order(n, key, number as u64) } else { (0..n).collect() };
         order.truncate(ERROR_ROWS);
+        let values = self.influences(sample, side, number, &order)?;
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        Ok(values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (count - 1.0) / n as f64)
+    }
+
+    /// (x−μ)ᵀ(2·gap + (I − M)(x−μ)) of the rows at the given positions, up to a constant.
+    fn influences(&self, sample: &Sample, side: &Side, number: usize, positions: &[usize]) -> Result<Vec<f64>, String> {
         let (gap, root) = (&self.gap * if number == 0 { 2.0 } else { -2.0 }, &self.roots[number]);
-        let parts: Vec<Vec<f64>> = order
+        let parts: Vec<Vec<f64>> = positions
             .par_chunks(ROWS)
             .map(|positions| {
                 let centred = sample.rows(positions)? - &side.mean;
@@ -193,10 +214,7 @@ impl Coupling {
                 Ok(centred.rows().into_iter().zip(weighted.rows()).map(one).collect())
             })
             .collect::<Result<_, String>>()?;
-        let values: Vec<f64> = parts.into_iter().flatten().collect();
-        let count = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / count;
-        Ok(values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (count - 1.0) / n as f64)
+        Ok(parts.into_iter().flatten().collect())
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::discrepancy::{self, Discrepancy};
 use super::sample::Sample;
-use super::{Statistic, draws};
+use super::{Influences, Statistic, draws};
 use crate::num::key::Key;
 use crate::num::linalg;
 use crate::num::stats::{self, Estimate};
@@ -58,17 +58,29 @@ impl Statistic for Kernel {
         let mean = stats::mean(&values).ok_or("kernel: no subset")?;
         Ok(Estimate { n: generated.nrows(), ..mean })
     }
+
+    fn influences(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Option<Influences>, String> {
+        if self.subsets.is_some() || self.subset_size.is_some() {
+            return Ok(None);
+        }
+        let all = cubic(generated.all()?, reference.all()?);
+        Ok(Some(all.influences(1.0, generated, reference)))
+    }
 }
 
 fn full(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Estimate {
+    let all = cubic(x, y);
+    Estimate { value: all.unbiased(), stderr: Some(all.stderr()), n: x.nrows() }
+}
+
+fn cubic(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Discrepancy {
     let d = x.ncols() as f64;
     let cubes = |x: ArrayView2<f64>, y: ArrayView2<f64>| {
         let mut k = linalg::matmul(x, y.t());
         k.mapv_inplace(|v| (v / d + 1.0).powi(3));
         k
     };
-    let all = Discrepancy::of(x, y, &cubes);
-    Estimate { value: all.unbiased(), stderr: Some(all.stderr()), n: x.nrows() }
+    Discrepancy::of(x, y, &cubes)
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@ use ndarray::{ArrayView2, Axis, concatenate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Statistic;
 use super::discrepancy::{self, Discrepancy};
 use super::pairs;
 use super::sample::Sample;
+use super::{Influences, Statistic};
 use crate::num::key::Key;
 use crate::num::stats::Estimate;
 
@@ -48,11 +48,21 @@ impl Statistic for MmdRbf {
                  name one with `bandwidth`"
                 .to_owned());
         }
-        let bells =
-            |x: ArrayView2<f64>, y: ArrayView2<f64>| pairs::squared(x, y).mapv_into(|d| (-0.5 * d / square).exp());
-        let all = Discrepancy::of(generated, reference, &bells);
+        let all = bells(generated, reference, square);
         Ok(Estimate { value: all.unbiased(), stderr: Some(all.stderr()), n: generated.nrows() })
     }
+
+    /// Known where the bandwidth is given: a median moves with the samples too.
+    fn influences(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Option<Influences>, String> {
+        let Some(bandwidth) = self.bandwidth else { return Ok(None) };
+        let all = bells(generated.all()?, reference.all()?, bandwidth * bandwidth);
+        Ok(Some(all.influences(1.0, generated, reference)))
+    }
+}
+
+fn bells(x: ArrayView2<f64>, y: ArrayView2<f64>, square: f64) -> Discrepancy {
+    let bells = |x: ArrayView2<f64>, y: ArrayView2<f64>| pairs::squared(x, y).mapv_into(|d| (-0.5 * d / square).exp());
+    Discrepancy::of(x, y, &bells)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub mod kernel;
 mod logistic;
 pub mod mmd_rbf;
 pub mod neighbours;
+pub mod paired;
 mod pairs;
 pub mod prdc;
 #[cfg(test)]
@@ -67,6 +68,22 @@ pub trait Statistic: Sync {
     /// # Errors
     /// A sentence that says why it cannot be computed.
     fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String>;
+
+    /// The first-order influence of every sample of both sides, in the order in which they came: leaving sample i of n
+    /// out takes about its influence/(n − 1) from the statistic. `None` where no formula is known.
+    ///
+    /// # Errors
+    /// As [`Statistic::compute`].
+    fn influences(&self, _generated: &Sample, _reference: &Sample, _key: Key) -> Result<Option<Influences>, String> {
+        Ok(None)
+    }
+}
+
+/// What the samples of the generated and of the reference side do to a statistic; each side's sum to 0.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Influences {
+    pub generated: Vec<f64>,
+    pub reference: Vec<f64>,
 }
 
 /// Computes one statistic after checking that the two sets can be compared.
@@ -162,6 +179,41 @@ mod tests {
             assert_eq!(one, on(3, &shuffled, &b), "{}", metric.name());
             assert_eq!(one, on(2, &a, &backwards), "{}", metric.name());
         }
+    }
+
+    /// Of those statistics that know their influences, leaving one sample out says the same, on both sides.
+    #[test]
+    fn influences_are_what_leaving_one_out_takes_away() {
+        let (x, y) = (normal(1, 120, 3, 0.4, 1.0), normal(2, 150, 3, 0.0, 1.3));
+        let bounded = [Metric::MmdRbf(mmd_rbf::MmdRbf { bandwidth: Some(1.5) })];
+        let mut known = Vec::new();
+        for metric in Metric::defaults().into_iter().chain(bounded) {
+            let (a, b) = (Sample::new(&x).expect("finite"), Sample::new(&y).expect("finite"));
+            let Ok(Some(found)) = metric.influences(&a, &b, Key { seed: 0 }) else { continue };
+            known.push(metric.name());
+            let all = measured(&metric, &x, &y).expect("fine").value;
+            let drop = |from: &ndarray::Array2<f64>, i: usize| {
+                from.select(Axis(0), &(0..from.nrows()).filter(|j| *j != i).collect::<Vec<_>>())
+            };
+            for (side, influences, n) in [(0, &found.generated, 120), (1, &found.reference, 150)] {
+                assert!(influences.len() == n && influences.iter().sum::<f64>().abs() < 1e-8 * all.abs() * n as f64);
+                let size = crate::num::stats::rms(influences).expect("many");
+                for i in (0..n).step_by(11) {
+                    let less = match side {
+                        0 => measured(&metric, &drop(&x, i), &y),
+                        _ => measured(&metric, &x, &drop(&y, i)),
+                    };
+                    let taken = (all - less.expect("fine").value) * (n as f64 - 1.0);
+                    // What is left out is of second order, 1/n.
+                    assert!(
+                        (taken - influences[i]).abs() < 0.1 * size.max(influences[i].abs()),
+                        "{metric:?} {side} {i}: {taken} {}",
+                        influences[i]
+                    );
+                }
+            }
+        }
+        assert_eq!(known, ["frechet", "kernel", "energy", "cmmd", "mmd-rbf"]);
     }
 
     #[test]

@@ -88,6 +88,13 @@ impl<'a> Sample<'a> {
         Ok(self.all.get().expect("set above").view())
     }
 
+    /// Numbers of the rows, put into the order in which the rows came.
+    pub fn as_they_came(&self, values: &[f64]) -> Vec<f64> {
+        let mut out = vec![0.0; values.len()];
+        self.order.iter().zip(values).for_each(|(at, value)| out[*at] = *value);
+        out
+    }
+
     /// The logits of all rows, in the order of the rows.
     pub fn logits(&self) -> Option<Array2<f64>> {
         self.logits.as_ref().map(|l| l.select(Axis(0), &self.order))

@@ -6,10 +6,11 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::builder::Builder;
 use super::offered::{most_samples, resolved, supports, supports_sampler};
-use super::{Against, ContrastWork, FORMAT, LikelihoodWork, MapWork, Plan, Prepared, Work, solver_label};
+use super::{Against, ContrastWork, FORMAT, LikelihoodWork, MapWork, Plan, Prepared, Work, pairs, solver_label};
 use crate::config::{LikelihoodEntry, MapsEntry, SamplesEntry, Written};
 use crate::divergence::{Divergence, Learned};
 use crate::flow::map;
+use crate::metric::paired;
 use crate::model::card::Direction;
 use crate::sample::{Sampler, Setting};
 use crate::solve::{Solver, Span};
@@ -267,20 +268,25 @@ impl Builder<'_> {
                 metrics,
             })?;
         }
-        let baseline = entry.baseline.as_ref().and_then(|b| drawn.iter().find(|(sampler, _)| sampler == b));
-        if let Some((baseline, baseline_parts)) = baseline {
-            for (sampler, parts) in drawn.iter().filter(|(sampler, _)| sampler != baseline) {
-                self.push(Work::Contrast(ContrastWork {
-                    model,
-                    sampler: sampler.clone(),
-                    baseline: baseline.clone(),
-                    parts: parts.clone(),
-                    baseline_parts: baseline_parts.clone(),
-                    reference,
-                    extractor: extractor.clone(),
-                    metrics: entry.metrics.clone(),
-                }))?;
-            }
+        let enough = entry.count.min(available) >= paired::LEAST;
+        if entry.baseline.is_some() && !enough {
+            let least = paired::LEAST;
+            bail!("baseline: {} samples and {available} of the reference, expected at least {least} of each", entry.count);
+        }
+        let pairs = pairs::pairs(&entry.samplers, entry.baseline.as_ref());
+        for [one, other] in pairs.into_iter().filter(|_| enough) {
+            let [(sampler, parts), (baseline, baseline_parts)] = [one, other].map(|i| drawn[i].clone());
+            let (extractor, metrics) = (extractor.clone(), entry.metrics.clone());
+            self.push(Work::Contrast(ContrastWork {
+                model,
+                sampler,
+                baseline,
+                parts,
+                baseline_parts,
+                reference,
+                extractor,
+                metrics,
+            }))?;
         }
         if floor.is_some() {
             let metrics = entry.metrics.clone();

@@ -54,6 +54,14 @@ impl Sampler {
         let default = Sampler::from_name(self.name()).unwrap_or_else(|| self.clone());
         registry::label(self.name(), self, &default)
     }
+
+    /// The sampler that this one corrects, if it does.
+    pub fn plain(&self) -> Option<&Sampler> {
+        match self {
+            Sampler::SteinDiff(around) => Some(&around.sampler),
+            _ => None,
+        }
+    }
 }
 
 /// What a sampler needs of a model.

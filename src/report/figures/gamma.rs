@@ -14,6 +14,9 @@ use crate::rows::Step;
 /// Values of γ that are drawn; literal ones can be of any size.
 const REACH: f64 = 2.0;
 
+/// What becomes of a step whose γ is known and not applied.
+const HELD: [&str; 2] = ["not-significant", "skipped-gate"];
+
 /// Lines in one panel.
 const MOST: usize = 8;
 
@@ -43,6 +46,8 @@ struct Mean {
     /// Of the raw γ, over the samples of all populations.
     error: Option<f64>,
     coupling: Option<f64>,
+    /// Whether a population was held back although γ was known: not told from 1, or outside the gate.
+    held: bool,
 }
 
 fn around<'a>(model: &'a str, rows: &[&'a Step], (inner, mode): (&str, &str)) -> Option<Drawing<'a>> {
@@ -67,6 +72,10 @@ fn around<'a>(model: &'a str, rows: &[&'a Step], (inner, mode): (&str, &str)) ->
         .collect();
     let text = "γ before its bounds, with its 95 % interval".into();
     keys.push(Key { text, colour: palette::INK, sign: Sign::Dot(Shape::Circle, Fill::Hollow) });
+    if all().any(|step| step.held) {
+        let text = "held back, taken in full: γ not told from 1, or outside the gate".into();
+        keys.push(Key { text, colour: palette::INK, sign: Sign::Dot(Shape::Square, Fill::Hollow) });
+    }
     let caption = format!(
         "SteinDiff (mode {mode}) around {inner}: the factor of every step, mean over the populations. The line is what \
          was applied; hollow points are γ before its bounds, with 95 % intervals over the samples, left out beyond \
@@ -114,6 +123,7 @@ fn mean(rows: &[&Step]) -> Option<Mean> {
         raw: known(|row| row.gamma_raw),
         error: squares.map(|s| (s / rows.len() as f64).sqrt()),
         coupling: known(|row| row.coupling),
+        held: rows.iter().any(|row| HELD.contains(&row.action.as_str())),
     })
 }
 
@@ -124,6 +134,9 @@ fn factors(runs: &[Run], x: Axis) -> Panel {
         let applied: Vec<(f64, f64)> = steps.iter().map(|s| (s.x, s.gamma.min(REACH))).collect();
         panel.marks.push(Mark::line(applied.clone(), look.colour, 1.8));
         panel.marks.push(Mark::Dots { points: applied, look: *look, fill: Fill::Full, radius: 3.0, opacity: 1.0 });
+        let back: Vec<(f64, f64)> = steps.iter().filter(|s| s.held).map(|s| (s.x, s.gamma.min(REACH))).collect();
+        let square = Look { shape: Shape::Square, ..*look };
+        panel.marks.push(Mark::Dots { points: back, look: square, fill: Fill::Hollow, radius: 6.0, opacity: 1.0 });
         for step in steps {
             let Some(raw) = step.raw.filter(|raw| (0.0..=REACH).contains(raw)) else { continue };
             let half = Z95 * step.error.unwrap_or(0.0);

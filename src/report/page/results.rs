@@ -272,26 +272,35 @@ pub fn metrics(view: &View, model: &str) -> Markup {
 /// Differences between samplers that began at the same noise.
 pub fn contrasts(view: &View, model: &str) -> Markup {
     let rows: Vec<&Contrast> = view.tables.contrasts.iter().filter(|row| row.model == model).collect();
+    let apart = rows.iter().filter(|row| row.low > 0.0 || row.high < 0.0).count();
     html! {
-        @if let Some(first) = rows.first() {
-            h4 { "Samplers against " (clean(&first.baseline)) ", from the same noise" }
+        @if !rows.is_empty() {
+            h4 { "Samplers against others, from the same noise" }
             div.scroll { table {
                 thead { tr {
-                    th { "Sampler" } th { "Statistic" } th.n { "pairs" } th.n { "difference ± SE" } th.n { "95 % interval" }
+                    th { "Sampler" } th { "less" } th { "Statistic" } th.n { "pairs" } th.n { "difference ± SE" }
+                    th.n { "95 % interval" }
                 } }
                 tbody { @for row in &rows { tr {
                     th scope="row" { (clean(&row.sampler)) }
+                    td { (clean(&row.baseline)) }
                     td { (clean(&row.metric)) }
                     td.n { (count(row.n as f64)) }
-                    td.n { (with_error(Some(row.difference), Some(row.difference_stderr))) }
-                    td.n.off[row.low > 0.0 || row.high < 0.0] {
-                        "[" (to_error(row.low, row.difference_stderr)) ", " (to_error(row.high, row.difference_stderr)) "]"
+                    @if row.difference == 0.0 && row.difference_stderr == 0.0 {
+                        td.n { "0" } td.n { "the same samples" }
+                    } @else {
+                        td.n { (with_error(Some(row.difference), Some(row.difference_stderr))) }
+                        td.n.off[row.low > 0.0 || row.high < 0.0] {
+                            "[" (to_error(row.low, row.difference_stderr)) ", "
+                            (to_error(row.high, row.difference_stderr)) "]"
+                        }
                     }
                 } } }
             } }
-            p.note { "The statistic of each sampler less that of " (clean(&first.baseline)) ", whose samples began at the "
-            "same noise; its standard error is a jackknife over pairs, with the reference data held fixed. Below zero: "
-            "nearer to the data, for a distance. Bold: the interval does not contain zero." }
+            p.note { "A statistic of the one sampler's samples less that of the other's, which began at the same noise, so that "
+            "what both share cancels. The error is over the pairs and over the reference data. Below zero: nearer to the "
+            "data, for a distance. Bold: the interval does not contain zero, which of " (count(rows.len() as f64)) " intervals "
+            (count(apart as f64)) " do not; of many, one in twenty does so by chance." }
         }
     }
 }
