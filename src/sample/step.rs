@@ -320,8 +320,16 @@ mod tests {
     /// Every step's J_T z against central differences of T, with history and offset held.
     #[test]
     fn products_are_the_derivative_of_the_step() {
-        for spec in ["euler", "ddim", "heun", "dpmpp-2m", "dpmpp-3m", "{unipc: {order: 2}}", "{unipc: {variant: bh2}}"]
-        {
+        for spec in [
+            "euler",
+            "ddim",
+            "heun",
+            "{heun: {variable: sigma}}",
+            "dpmpp-2m",
+            "dpmpp-3m",
+            "{unipc: {order: 2}}",
+            "{unipc: {variant: bh2}}",
+        ] {
             for path in Path::defaults() {
                 let curve = path.curve().expect("defaults are right");
                 let mut model = analytic::example(curve.clone(), 3);

@@ -270,6 +270,9 @@ fn entries_are_read_and_refused_by_their_keys() {
         ("{steindiff: {sampler: {heun: {steps: 1}}}}", "steps is 1"),
         ("{steindiff: {sampler: {heun: {s_churn: 3}}}}", "s_churn"),
         ("{heun: {s_churn: -1}}", "s_churn"),
+        ("{heun: {s_churn: 1, variable: sigma}}", "variable"),
+        ("{steindiff: {significance: -1}}", "significance"),
+        ("{steindiff: {significance: .nan}}", "significance"),
     ] {
         assert!(check(spec, &edm).contains(key), "{spec}: {}", check(spec, &edm));
     }
