@@ -6,7 +6,6 @@ use ndarray::Axis;
 use super::{Output, Stage, write_rows};
 use crate::data::read_npy;
 use crate::features::Extracted;
-use crate::features::images::Coding;
 use crate::metric::paired::{self, Rows};
 use crate::num::Batch;
 use crate::num::stats::{Estimate, Z95};
@@ -16,9 +15,7 @@ use crate::rows::Contrast;
 impl Stage<'_> {
     /// The difference of every statistic over those samples that both samplers brought to a finite end.
     pub(super) fn contrast(&self, work: &ContrastWork, array: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<Output> {
-        let (opened, plan) = (&self.prepared.models[work.model], &self.prepared.plan);
-        let data = &self.prepared.data[work.reference];
-        let real = data.states(&opened.card, self.key(), &Stage::ranged(0, data.len()));
+        let plan = &self.prepared.plan;
         let load = |parts: &[String]| -> Result<Batch> {
             let parts: Vec<Batch> = parts.iter().map(|id| read_npy(&array(id)?)).collect::<Result<_>>()?;
             let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
@@ -27,16 +24,9 @@ impl Stage<'_> {
         let (one, other) = (load(&work.parts)?, load(&work.baseline_parts)?);
         let sound = |x: &Batch, i: usize| x.row(i).iter().all(|v| v.is_finite());
         let keep: Vec<usize> = (0..one.nrows()).filter(|i| sound(&one, *i) && sound(&other, *i)).collect();
-        let sets = [one.select(Axis(0), &keep), other.select(Axis(0), &keep), real];
-        let [one, other, real] = match &work.extractor {
-            None => sets.map(Extracted::plain),
-            Some(file) => {
-                let (mut extractor, shape) = (self.extractor(file)?, &opened.card.shape);
-                let coding = opened.card.data.map(|d| Coding::Range(d.range));
-                let [one, other, real] = sets.map(|set| extractor.extract(set.view(), shape, coding));
-                [one?, other?, real?]
-            }
-        };
+        let of = |x: Batch| self.features(work.model, x.select(Axis(0), &keep), work.extractor.as_ref());
+        let (one, other) = (of(one)?, of(other)?);
+        let real = self.real(work.model, work.reference, work.extractor.as_ref())?;
         let mut rows = Vec::new();
         let sets = [sides(&one), sides(&other)];
         for metric in &work.metrics {

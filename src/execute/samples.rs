@@ -5,8 +5,6 @@ use ndarray::Axis;
 
 use super::{Output, Sampled, Stage, sample_of, write_rows};
 use crate::data::{read_npy, write_npy};
-use crate::features::Extracted;
-use crate::features::images::Coding;
 use crate::metric;
 use crate::num::Batch;
 use crate::num::key::SampleId;
@@ -56,13 +54,12 @@ impl Stage<'_> {
             return Err(anyhow!("not metrics"));
         };
         let (opened, plan) = (&self.prepared.models[*model], &self.prepared.plan);
-        let states = |data: usize| {
+        let first = |data: usize, most: usize| {
             let data = &self.prepared.data[data];
-            data.states(&opened.card, self.key(), &Stage::ranged(0, data.len()))
+            data.states(&opened.card, self.key(), &Stage::ranged(0, data.len().min(most)))
         };
-        let real = states(*reference);
         let generated = match floor {
-            Some(data) => states(*data),
+            Some(data) => first(*data, usize::MAX),
             None => {
                 let parts: Vec<Batch> = parts.iter().map(|id| read_npy(&array(id)?)).collect::<Result<_>>()?;
                 let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
@@ -74,16 +71,8 @@ impl Stage<'_> {
             x.select(Axis(0), &keep)
         };
         let generated = finite(&generated);
-        let (a, b) = match extractor {
-            Some(file) => {
-                let mut extractor = self.extractor(file)?;
-                let shape = &opened.card.shape;
-                let coding = opened.card.data.map(|d| Coding::Range(d.range));
-                let mut extract = |x: &Batch| extractor.extract(x.view(), shape, coding);
-                (extract(&generated)?, extract(&real)?)
-            }
-            None => (Extracted::plain(generated), Extracted::plain(real.clone())),
-        };
+        let a = self.features(*model, generated, extractor.as_ref())?;
+        let b = self.real(*model, *reference, extractor.as_ref())?;
         // As planned; what it really was is in the samples' own rows, from which tables take it.
         let cost = sampler.as_ref().map(|s| s.cost(&Setting::of(opened))).unwrap_or_default();
         let mut rows = Vec::new();
@@ -108,8 +97,7 @@ impl Stage<'_> {
         }
         let mut output = write_rows(rows.into_iter())?;
         // A few of the data stay with the run, so that a report can show them without the data's files.
-        let shown = real.slice(ndarray::s![..real.nrows().min(SHOWN), ..]).to_owned();
-        output.array = Some(write_npy(&shown, &opened.card.shape)?);
+        output.array = Some(write_npy(&first(*reference, SHOWN), &opened.card.shape)?);
         Ok(output)
     }
 }

@@ -271,7 +271,10 @@ impl Builder<'_> {
         let enough = entry.count.min(available) >= paired::LEAST;
         if entry.baseline.is_some() && !enough {
             let least = paired::LEAST;
-            bail!("baseline: {} samples and {available} of the reference, expected at least {least} of each", entry.count);
+            bail!(
+                "baseline: {} samples and {available} of the reference, expected at least {least} of each",
+                entry.count
+            );
         }
         let pairs = pairs::pairs(&entry.samplers, entry.baseline.as_ref());
         for [one, other] in pairs.into_iter().filter(|_| enough) {
