@@ -1,8 +1,8 @@
 //! `flowgauge differentiate MODEL.onnx --out OUT.onnx`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::Exit;
@@ -36,7 +36,7 @@ enum Mode {
 impl Differentiate {
     pub fn execute(self) -> Result<Exit> {
         check_writable(&self.out)?;
-        let model = graph::Model::load(&self.model)?;
+        let model = self.read()?;
         let mode = match self.mode {
             Mode::Jvp => graph::Mode::Jvp,
             Mode::Vjp => graph::Mode::Vjp,
@@ -45,4 +45,29 @@ impl Differentiate {
         write_whole(&self.out, &derived.to_bytes()?)?;
         Ok(Exit::Well)
     }
+
+    /// The model whole; one that no message can hold, with its weights left in the files that the result names as well.
+    fn read(&self) -> Result<graph::Model> {
+        let too_large = match graph::Model::load(&self.model) {
+            Err(error @ graph::GraphError::TooLarge { .. }) => error,
+            read => return Ok(read?),
+        };
+        let (Some(home), Some(out)) = (folder(&self.model), folder(&self.out)) else { return Err(too_large.into()) };
+        if home != out {
+            bail!(
+                "{too_large}; or write --out into the model's own folder, where the result can name the same weights"
+            );
+        }
+        let weights = graph::external_files(&self.model.display().to_string(), &std::fs::read(&self.model)?)?;
+        if weights.iter().any(|file| Some(file.as_os_str()) == self.out.file_name()) {
+            bail!("{}: --out would replace the model's weights; give the result a name of its own", self.out.display());
+        }
+        Ok(graph::Model::skim(&self.model)?)
+    }
+}
+
+/// The folder of a file, by one name of it.
+fn folder(file: &Path) -> Option<PathBuf> {
+    let folder = file.parent()?;
+    if folder == Path::new("") { Path::new(".").canonicalize() } else { folder.canonicalize() }.ok()
 }

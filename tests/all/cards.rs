@@ -156,3 +156,23 @@ fn weights_beside_the_network_are_read_and_hashed() {
     std::fs::remove_file(below.join("network.onnx.data")).expect("it was there");
     refused(folder.path(), &["inspect", "card.yaml"], &["network.file", "network.onnx.data"]);
 }
+
+/// A file with a hole of 2.3 GB takes no room on disk.
+#[test]
+fn weights_that_no_message_holds_stay_where_they_are() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    let weights = at.join("large.bin");
+    std::fs::copy(data("external/large.onnx"), at.join("large.onnx")).expect("copied");
+    std::fs::File::create(&weights).and_then(|f| f.set_len(4 * 64 * 9_000_000)).expect("a hole");
+    std::fs::create_dir(at.join("other")).expect("a folder");
+    let args = |out: &'static str, mode| ["differentiate", "large.onnx", "--mode", mode, "--out", out];
+    refused(at, &args("other/out.onnx", "jvp"), &["large.onnx", "2304000000", "own folder"]);
+    refused(at, &args("large.bin", "jvp"), &["large.bin", "replace the model's weights"]);
+    for (mode, port) in [("jvp", "x_tangent"), ("vjp", "x_cotangent")] {
+        flowgauge(at, &args("out.onnx", mode)).is(0);
+        assert!(std::fs::metadata(at.join("out.onnx")).expect("a graph").len() < 10_000);
+        let seen = flowgauge(at, &["inspect", "out.onnx"]);
+        assert!(seen.is(0).stdout.contains(port) && seen.stdout.contains("576000000 parameters"), "{}", seen.stdout);
+    }
+}
