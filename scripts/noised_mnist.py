@@ -4,8 +4,8 @@
 
 data/mnist-noised-499.npy: the first 1,024 training images at index 499 of 1,000 linear betas,
 α (X/127.5 − 1) + √(1 − α²) ε with ε from numpy's default_rng(0). data/mnist-floor.npy: the next 1,024, clean, for the
-distance of data from data. data/mnist-test.npy: the 10,000 test images as X/127.5 − 1, which are exact bytes again when
-features are taken, as dequantized ones are not. None of them is kept by git.
+distance of data from data. data/mnist-test.npy: the first 2,500 test images as X/127.5 − 1, which are exact bytes again
+when features are taken, as dequantized ones are not. None of them is kept by git.
 """
 
 import gzip
@@ -14,7 +14,7 @@ import pathlib
 import numpy as np
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "data"
-COUNT, INDEX = 1024, 499
+COUNT, TEST, INDEX = 1024, 2500, 499
 
 
 def read(name):
@@ -30,7 +30,7 @@ def main():
     noised = alpha * images[:COUNT] + np.sqrt(1 - alpha**2) * noise
     np.save(DATA / f"mnist-noised-{INDEX}.npy", noised.astype(np.float32))
     np.save(DATA / "mnist-floor.npy", images[COUNT:].astype(np.float32))
-    np.save(DATA / "mnist-test.npy", read("t10k-images-idx3-ubyte.gz").astype(np.float32))
+    np.save(DATA / "mnist-test.npy", read("t10k-images-idx3-ubyte.gz")[:TEST].astype(np.float32))
     print(f"index {INDEX}: alpha {alpha:.6f}, sigma {np.sqrt(1 - alpha**2):.6f}")
 
 
