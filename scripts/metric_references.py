@@ -141,6 +141,7 @@ def main():
     np.savez_compressed(folder / "references.npz", **{k: np.atleast_1d(np.asarray(v, float)) for k, v in out.items()})
     np.savez_compressed(folder / "resize.npz", **resized(np.random.default_rng(6)))
     mean_network(folder / "mean.onnx")
+    grey_network(folder / "grey.onnx")
     for key, value in out.items():
         if np.ndim(value) == 0:
             print(f"{key:28} {value:.15g}")
@@ -155,6 +156,22 @@ def mean_network(path):
         helper.make_node("Mul", ["means", "pixels"], ["sums"]),
     ]
     graph = helper.make_graph(nodes, "mean", [port("images", ["N", 3, 4, 6])], [port("means", ["N", 3]), port("sums", ["N", 3])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+
+
+def grey_network(path):
+    """A denoiser of grey images of 4 x 6 that are normal with mean 0 and variance 1: x/(1 + sigma^2)."""
+    port = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)  # noqa: E731
+    nodes = [
+        helper.make_node("Mul", ["sigma", "sigma"], ["square"]),
+        helper.make_node("Constant", [], ["one"], value_float=1.0),
+        helper.make_node("Add", ["square", "one"], ["variance"]),
+        helper.make_node("Constant", [], ["axes"], value_ints=[1, 2, 3]),
+        helper.make_node("Unsqueeze", ["variance", "axes"], ["divisor"]),
+        helper.make_node("Div", ["x", "divisor"], ["denoised"]),
+    ]
+    graph = helper.make_graph(nodes, "grey", [port("x", ["N", 1, 4, 6]), port("sigma", ["N"])], [port("denoised", ["N", 1, 4, 6])])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     path.write_bytes(model.SerializeToString())
 

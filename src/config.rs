@@ -166,6 +166,12 @@ pub struct SamplesEntry {
     /// Other data of the same law, for the data-versus-data floor of every statistic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<PathBuf>,
+    /// What the model was trained on, where that is not the reference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<PathBuf>,
+    /// Data that the model has not seen, where those are not the reference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<PathBuf>,
     /// An ONNX feature extractor; the raw numbers unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extractor: Option<PathBuf>,

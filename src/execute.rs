@@ -2,6 +2,7 @@
 
 mod contrast;
 mod crew;
+mod features;
 mod maps;
 mod paths;
 mod pool;
@@ -11,13 +12,12 @@ mod stein;
 pub use maps::Identity;
 pub use pool::{Machine, Needs, Pool, Sampled};
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 
 use crate::divergence::{Divergence, Learned};
-use crate::features::images::Coding;
 use crate::features::{Extracted, Extractor};
 use crate::metric::sample::Sample;
 use crate::model::onnx::Runtime;
@@ -44,13 +44,7 @@ pub struct Stage<'a> {
     pub machine: Machine,
     pools: Vec<Pool<'a>>,
     /// The reference features that were asked for last: trials of one entry share theirs.
-    real: Mutex<Option<Kept>>,
-}
-
-struct Kept {
-    reference: usize,
-    extractor: Option<PlannedFile>,
-    features: Arc<Extracted>,
+    real: Mutex<Option<features::Kept>>,
 }
 
 impl<'a> Stage<'a> {
@@ -132,28 +126,6 @@ impl<'a> Stage<'a> {
 
     fn ranged(first: usize, count: usize) -> Vec<SampleId> {
         (first as u64..(first + count) as u64).collect()
-    }
-
-    /// The features of all reference data.
-    fn real(&self, model: usize, reference: usize, extractor: Option<&PlannedFile>) -> Result<Arc<Extracted>> {
-        let mut last = self.real.lock().unwrap_or_else(|e| e.into_inner());
-        let same = |kept: &&Kept| kept.reference == reference && kept.extractor.as_ref() == extractor;
-        if let Some(kept) = last.as_ref().filter(same) {
-            return Ok(kept.features.clone());
-        }
-        let data = &self.prepared.data[reference];
-        let states = data.states(&self.prepared.models[model].card, self.key(), &Stage::ranged(0, data.len()));
-        let features = Arc::new(self.features(model, states, extractor)?);
-        *last = Some(Kept { reference, extractor: extractor.cloned(), features: features.clone() });
-        Ok(features)
-    }
-
-    /// Features of a model's samples: the numbers themselves where there is no extractor.
-    fn features(&self, model: usize, x: Batch, extractor: Option<&PlannedFile>) -> Result<Extracted> {
-        let Some(file) = extractor else { return Ok(Extracted::plain(x)) };
-        let card = &self.prepared.models[model].card;
-        let coding = card.data.map(|d| Coding::Range(d.range));
-        self.extractor(file)?.extract(x.view(), &card.shape, coding)
     }
 
     fn extractor(&self, file: &PlannedFile) -> Result<Extractor> {

@@ -14,8 +14,8 @@ use crate::features::images::Coding;
 use crate::features::{Extracted, Extractor};
 use crate::journal::{check_writable, write_whole};
 use crate::metric::sample::Sample;
-use crate::metric::{Metric, measure};
-use crate::model::library::{cache_root, processor};
+use crate::metric::{Metric, Sets, measure_all};
+use crate::model::library::cache_root;
 use crate::num::key::Key;
 use crate::num::source::Source;
 
@@ -30,6 +30,12 @@ pub struct Metrics {
     /// Other data of the reference's law: what the statistics are of data against data goes to OUT with `.floor.csv`
     #[arg(long, value_name = "FILE")]
     floor: Option<PathBuf>,
+    /// What the model was trained on, where that is not the reference: for authenticity, memorization and fld
+    #[arg(long, value_name = "FILE")]
+    train: Option<PathBuf>,
+    /// Data that the model has not seen, where those are not the reference: for fld, whose third set is the reference
+    #[arg(long, value_name = "FILE")]
+    test: Option<PathBuf>,
     /// A network whose features are compared: an ONNX file, a preset file, or inception-v3, inception-v3-clean,
     /// dinov2-vitl14, clip-vitl14-336; the raw numbers unless given
     #[arg(long, value_name = "ONNX|YAML|NAME")]
@@ -111,7 +117,8 @@ impl Metrics {
         let mut side = |path: &Path, kept: bool| self.side(path, extractor.as_mut(), kept);
         let generated = side(&self.generated, false)?;
         let reference = side(&self.reference, true)?;
-        let floor = self.floor.as_deref().map(|path| side(path, true)).transpose()?;
+        let mut other = |path: &Option<PathBuf>| path.as_deref().map(|path| side(path, true)).transpose();
+        let (train, test, floor) = (other(&self.train)?, other(&self.test)?, other(&self.floor)?);
         if generated.integer != reference.integer && self.range.is_none() {
             note!(
                 "flowgauge: one of {} and {} holds integers and the other floats, compared as they are; if the floats \
@@ -120,8 +127,12 @@ impl Metrics {
                 self.reference.display()
             );
         }
-        let table = self.table(&generated, &reference, &named)?;
-        let floor = floor.map(|floor| self.table(&floor, &reference, &named)).transpose()?;
+        let against = |generated| {
+            let sets = Sets { generated, reference: &reference, train: train.as_ref(), test: test.as_ref() };
+            self.table(sets, &named)
+        };
+        let table = against(&generated)?;
+        let floor = floor.as_ref().map(against).transpose()?;
         write_whole(&self.out, &table)?;
         if let Some(floor) = floor {
             write_whole(&floor_out, &floor)?;
@@ -180,37 +191,35 @@ impl Metrics {
                 data.name
             );
         }
-        let extract = |extractor: &mut Extractor| {
-            extractor.extract(rows.view(), &data.values.shape()[1..], coding).with_context(|| data.name.clone())
-        };
-        let Some(root) = cache_root().ok().filter(|_| kept && !self.no_cache) else { return extract(extractor) };
         let (machine, runtime) = (self.running.machine(), self.running.runtime()?);
-        let provenance = Provenance {
+        let (sha256, preset) = (extractor.sha256.clone(), extractor.preset.clone());
+        let provenance = || Provenance {
             version: Provenance::VERSION,
             data_sha256: data.sha256.clone(),
             shape: data.values.shape().to_vec(),
-            coding: format!("{}{:?}", Provenance::coding(coding), self.range.map(|r| r.0)),
-            extractor_sha256: extractor.sha256.clone(),
-            preset: extractor.preset.clone(),
-            machine: format!("{} {:?} {}", runtime.library.version, machine.provider, processor()),
+            coding: match self.range.filter(|_| preset.is_none()) {
+                Some(Ends(range)) => format!("{} in {range:?}", Provenance::coding(coding)),
+                None => Provenance::coding(coding),
+            },
+            extractor_sha256: sha256,
+            preset,
+            machine: Provenance::machine(&runtime.library.version, machine.provider),
         };
-        if let Some(extracted) = cache::load(&root, &provenance) {
-            return Ok(extracted);
-        }
-        let extracted = extract(extractor)?;
-        if let Err(error) = cache::store(&root, &provenance, &data.name, &extracted) {
-            note!("flowgauge: {}: the features cannot be kept: {error:#}", root.display());
-        }
-        Ok(extracted)
+        let extract = || extractor.extract(rows.view(), &data.values.shape()[1..], coding).context(data.name.clone());
+        cache::kept(self.cache(kept).as_deref(), provenance, &data.name, extract)
     }
 
-    /// Statistics of one side against the reference, as a table.
-    fn table(&self, generated: &Side, reference: &Side, named: &[Metric]) -> Result<Vec<u8>> {
-        let (n_generated, n_reference) = (generated.rows.shape().0, reference.rows.shape().0);
+    /// Where features are kept, if they are.
+    fn cache(&self, kept: bool) -> Option<PathBuf> {
+        cache_root().ok().filter(|_| kept && !self.no_cache)
+    }
+
+    /// Statistics of one side against the others, as a table.
+    fn table(&self, sides: Sets<&Side>, named: &[Metric]) -> Result<Vec<u8>> {
+        let n = sides.map(|side| side.rows.shape().0);
         let metrics = if named.is_empty() {
-            let possible = |m: &Metric| {
-                m.check(n_generated, n_reference).is_ok() && (!m.needs_logits() || generated.logits.is_some())
-            };
+            let classes = sides.generated.logits.is_some();
+            let possible = |m: &Metric| m.check_all(n).is_ok() && (!m.needs_logits() || classes);
             // Where not even the first is possible, its own check says why.
             let all = Metric::defaults().into_iter().enumerate();
             all.filter(|(i, m)| *i == 0 || possible(m)).map(|(_, m)| m).collect()
@@ -218,13 +227,13 @@ impl Metrics {
             named.to_vec()
         };
         for metric in &metrics {
-            metric.check(n_generated, n_reference).map_err(|e| anyhow!("--metric {e}"))?;
+            metric.check_all(n).map_err(|e| anyhow!("--metric {e}"))?;
         }
         let machine = self.running.machine();
-        let (x, y) = machine.with_threads(|| anyhow::Ok((generated.sample()?, reference.sample()?)))??;
+        let samples = machine.with_threads(|| sides.try_map(Side::sample))??;
         let mut writer = csv::Writer::from_writer(Vec::new());
         for (i, metric) in metrics.iter().enumerate() {
-            let measured = machine.with_threads(|| measure(metric, &x, &y, Key { seed: self.seed }))?;
+            let measured = machine.with_threads(|| measure_all(metric, samples.as_ref(), Key { seed: self.seed }))?;
             let estimate = match measured {
                 Ok(estimate) => estimate,
                 // Of what nobody asked for by name, what these samples do not allow is left out.
@@ -238,8 +247,8 @@ impl Metrics {
                 metric: metric.name(),
                 value: estimate.value,
                 stderr: estimate.stderr,
-                n_generated,
-                n_reference,
+                n_generated: n.generated,
+                n_reference: n.of(metric.compared()),
             })?;
         }
         writer.into_inner().map_err(|e| anyhow!("{}", e.error()))

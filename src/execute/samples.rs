@@ -5,7 +5,8 @@ use ndarray::Axis;
 
 use super::{Output, Sampled, Stage, sample_of, write_rows};
 use crate::data::{read_npy, write_npy};
-use crate::metric;
+use crate::metric::sample::Sample;
+use crate::metric::{self, Sets};
 use crate::num::Batch;
 use crate::num::key::SampleId;
 use crate::plan::{Work, initial_states};
@@ -50,36 +51,33 @@ impl Stage<'_> {
     }
 
     pub(super) fn metrics(&self, work: &Work, array: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<Output> {
-        let Work::Metrics { model, sampler, parts, floor, reference, extractor, metrics } = work else {
+        let Work::Metrics { model, sampler, parts, floor, reference, train, test, extractor, metrics } = work else {
             return Err(anyhow!("not metrics"));
         };
         let (opened, plan) = (&self.prepared.models[*model], &self.prepared.plan);
-        let first = |data: usize, most: usize| {
-            let data = &self.prepared.data[data];
-            data.states(&opened.card, self.key(), &Stage::ranged(0, data.len().min(most)))
-        };
-        let generated = match floor {
-            Some(data) => first(*data, usize::MAX),
-            None => {
-                let parts: Vec<Batch> = parts.iter().map(|id| read_npy(&array(id)?)).collect::<Result<_>>()?;
-                let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
-                ndarray::concatenate(Axis(0), &views)?
-            }
-        };
         let finite = |x: &Batch| -> Batch {
             let keep: Vec<usize> = (0..x.nrows()).filter(|i| x.row(*i).iter().all(|v| v.is_finite())).collect();
             x.select(Axis(0), &keep)
         };
-        let generated = finite(&generated);
-        let a = self.features(*model, generated, extractor.as_ref())?;
-        let b = self.real(*model, *reference, extractor.as_ref())?;
+        let data = |data: &usize| self.of_data(*model, *data, extractor.as_ref());
+        let generated = match floor {
+            Some(floor) => data(floor)?,
+            None => {
+                let parts: Vec<Batch> = parts.iter().map(|id| read_npy(&array(id)?)).collect::<Result<_>>()?;
+                let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+                self.features(*model, finite(&ndarray::concatenate(Axis(0), &views)?), extractor.as_ref())?
+            }
+        };
+        let real = self.real(*model, *reference, extractor.as_ref())?;
+        let (train, test) = (train.as_ref().map(data).transpose()?, test.as_ref().map(data).transpose()?);
+        let sets = Sets { generated: &generated, reference: &*real, train: train.as_ref(), test: test.as_ref() };
         // As planned; what it really was is in the samples' own rows, from which tables take it.
         let cost = sampler.as_ref().map(|s| s.cost(&Setting::of(opened))).unwrap_or_default();
         let mut rows = Vec::new();
-        let sides = || Ok((sample_of(&a)?, sample_of(&b)?));
-        let (x, y) = self.machine.with_threads(sides)?.map_err(|e: String| anyhow!(e))?;
+        let samples = self.machine.with_threads(|| sets.try_map(sample_of))?.map_err(|e| anyhow!(e))?;
+        let n = samples.as_ref().map(Sample::len);
         for metric in metrics {
-            let measure = || metric::measure(metric, &x, &y, self.key());
+            let measure = || metric::measure_all(metric, samples.as_ref(), self.key());
             let estimate = (self.machine.with_threads(measure)?).map_err(|e| anyhow!("{}: {e}", metric.name()))?;
             rows.push(rows::MetricRow {
                 model: plan.models[*model].name.clone(),
@@ -87,8 +85,8 @@ impl Stage<'_> {
                 metric: metric.name().to_owned(),
                 value: estimate.value,
                 stderr: estimate.stderr,
-                n_generated: x.len(),
-                n_reference: y.len(),
+                n_generated: n.generated,
+                n_reference: n.of(metric.compared()),
                 evaluations: cost.evaluations as f64,
                 jvps: cost.products as f64,
                 cost: cost.evaluations as f64,
@@ -97,7 +95,9 @@ impl Stage<'_> {
         }
         let mut output = write_rows(rows.into_iter())?;
         // A few of the data stay with the run, so that a report can show them without the data's files.
-        output.array = Some(write_npy(&first(*reference, SHOWN), &opened.card.shape)?);
+        let known = &self.prepared.data[*reference];
+        let shown = known.states(&opened.card, self.key(), &Stage::ranged(0, known.len().min(SHOWN)));
+        output.array = Some(write_npy(&shown, &opened.card.shape)?);
         Ok(output)
     }
 }

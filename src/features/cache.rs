@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 use super::Extracted;
 use super::images::Coding;
 use super::preset::Preset;
-use crate::model::library::hex;
+use crate::model::library::{hex, processor};
+use crate::model::onnx::Provider;
 
 /// All that features depend on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +43,11 @@ impl Provenance {
         coding.map_or("as they are".to_owned(), |c| format!("{c:?}"))
     }
 
+    /// What rounds besides the network.
+    pub fn machine(runtime: &str, provider: Provider) -> String {
+        format!("{runtime} {provider:?} {}", processor())
+    }
+
     /// Where an entry with this provenance lies below the cache's root.
     fn folder(&self, root: &Path) -> Result<PathBuf> {
         Ok(root.join("features").join(hex(&Sha256::digest(serde_json::to_vec(self)?))))
@@ -55,6 +61,28 @@ struct Entry {
     files: Vec<(String, String)>,
     /// What the user called the data when the entry was made; says nothing about whether it fits.
     data_name: String,
+}
+
+/// Features from the cache below `root`, or computed and kept there; just computed where there is no root.
+///
+/// # Errors
+/// Where they cannot be computed. A cache that cannot be written is told of, and no error.
+pub fn kept(
+    root: Option<&Path>,
+    provenance: impl FnOnce() -> Provenance,
+    data_name: &str,
+    compute: impl FnOnce() -> Result<Extracted>,
+) -> Result<Extracted> {
+    let Some(root) = root else { return compute() };
+    let provenance = provenance();
+    if let Some(extracted) = load(root, &provenance) {
+        return Ok(extracted);
+    }
+    let extracted = compute()?;
+    if let Err(error) = store(root, &provenance, data_name, &extracted) {
+        note!("flowgauge: {}: the features cannot be kept: {error:#}", root.display());
+    }
+    Ok(extracted)
 }
 
 /// The entry of that provenance; `None` where there is none or it cannot be trusted.

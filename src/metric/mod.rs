@@ -1,6 +1,7 @@
 //! Statistics of one set of feature vectors against another, each with its standard error.
 
 use self::sample::Sample;
+pub use self::sets::{Role, Sets};
 use crate::num::key::Key;
 use crate::num::stats::Estimate;
 use crate::registry;
@@ -11,11 +12,13 @@ pub mod cmmd;
 mod discrepancy;
 mod draws;
 pub mod energy;
+pub mod fld;
 pub mod frechet;
 pub mod frechet_infinity;
 pub mod inception_score;
 pub mod kernel;
 mod logistic;
+mod mixture;
 pub mod mmd_rbf;
 pub mod neighbours;
 pub mod paired;
@@ -24,6 +27,7 @@ pub mod prdc;
 #[cfg(test)]
 mod references;
 pub mod sample;
+mod sets;
 pub mod sliced_wasserstein;
 mod transport;
 pub mod vendi;
@@ -47,6 +51,9 @@ registry! {
         "vendi" => Vendi(vendi::Vendi),
         "authenticity" => Authenticity(neighbours::Authenticity),
         "memorization" => Memorization(neighbours::Memorization),
+        "fld" => Fld(fld::Fld),
+        "fld-gap" => FldGap(fld::FldGap),
+        "fld-precision" => FldPrecision(fld::FldPrecision),
     }
 }
 
@@ -58,12 +65,25 @@ pub trait Statistic: Sync {
     /// A sentence with the key and what would be right.
     fn check(&self, generated: usize, reference: usize) -> Result<(), String>;
 
+    /// The same for all sets at hand.
+    ///
+    /// # Errors
+    /// As [`Statistic::check`].
+    fn check_all(&self, n: Sets<usize>) -> Result<(), String> {
+        self.check(n.generated, n.of(self.compared()))
+    }
+
+    /// The set that the generated samples are compared with.
+    fn compared(&self) -> Role {
+        Role::Reference
+    }
+
     /// Whether it is one of classes, which only an extractor's logits give.
     fn needs_logits(&self) -> bool {
         false
     }
 
-    /// The statistic in f64, and its standard error over both sets of samples.
+    /// The statistic in f64, and its standard error over all sets of samples.
     ///
     /// # Errors
     /// A sentence that says why it cannot be computed.
@@ -77,6 +97,14 @@ pub trait Statistic: Sync {
     fn influences(&self, _generated: &Sample, _reference: &Sample, _key: Key) -> Result<Option<Influences>, String> {
         Ok(None)
     }
+
+    /// The same for all sets at hand.
+    ///
+    /// # Errors
+    /// As [`Statistic::compute`].
+    fn compute_all(&self, sets: Sets<&Sample>, key: Key) -> Result<Estimate, String> {
+        self.compute(sets.generated, sets.of(self.compared()), key)
+    }
 }
 
 /// What the samples of the generated and of the reference side do to a statistic; each side's sum to 0.
@@ -86,24 +114,37 @@ pub struct Influences {
     pub reference: Vec<f64>,
 }
 
-/// Computes one statistic after checking that the two sets can be compared.
+/// Computes one statistic of two sets after checking that they can be compared.
 ///
 /// # Errors
 /// A sentence with both widths, or what the statistic says.
 pub fn measure(metric: &Metric, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
-    if generated.width() != reference.width() {
-        return Err(format!(
-            "generated samples have {} numbers each and reference samples {}: they cannot be compared",
-            generated.width(),
-            reference.width()
-        ));
-    }
+    comparable(generated, "reference", reference)?;
     metric.check(generated.len(), reference.len())?;
-    let estimate = metric.compute(generated, reference, key)?;
-    if !estimate.value.is_finite() {
-        return Err("the result is not finite".to_owned());
+    finite(metric.compute(generated, reference, key)?)
+}
+
+/// The same where there may be more sets.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_all(metric: &Metric, sets: Sets<&Sample>, key: Key) -> Result<Estimate, String> {
+    for (name, other) in [("reference", Some(sets.reference)), ("training", sets.train), ("held-out", sets.test)] {
+        other.map_or(Ok(()), |other| comparable(sets.generated, name, other))?;
     }
-    Ok(estimate)
+    metric.check_all(sets.map(Sample::len))?;
+    finite(metric.compute_all(sets, key)?)
+}
+
+fn comparable(generated: &Sample, name: &str, other: &Sample) -> Result<(), String> {
+    let (width, its) = (generated.width(), other.width());
+    (width == its).then_some(()).ok_or_else(|| {
+        format!("generated samples have {width} numbers each and {name} samples {its}: they cannot be compared")
+    })
+}
+
+fn finite(estimate: Estimate) -> Result<Estimate, String> {
+    estimate.value.is_finite().then_some(estimate).ok_or_else(|| "the result is not finite".to_owned())
 }
 
 #[cfg(test)]
@@ -111,7 +152,7 @@ pub mod testing {
     use ndarray::Array2;
 
     use super::sample::Sample;
-    use super::{Metric, Statistic, measure};
+    use super::{Metric, Sets, Statistic, measure, measure_all};
     use crate::num::key::{Key, Purpose};
     use crate::num::stats::{self, Estimate};
 
@@ -130,6 +171,17 @@ pub mod testing {
     pub fn measured(metric: &Metric, x: &Array2<f64>, y: &Array2<f64>) -> Result<Estimate, String> {
         let (a, b) = (Sample::new(x)?.with_logits(Some(x.view())), Sample::new(y)?.with_logits(Some(y.view())));
         measure(metric, &a, &b, Key { seed: 0 })
+    }
+
+    /// One metric of generated samples, training data and others that were not seen.
+    pub fn of_three(metric: &Metric, sets: [&Array2<f64>; 3], seed: u64) -> Result<Estimate, String> {
+        fn sample(x: &Array2<f64>) -> Result<Sample<'_>, String> {
+            Ok(Sample::new(x)?.with_logits(Some(x.view())))
+        }
+        let [generated, train, test] = sets;
+        let (generated, train, test) = (sample(generated)?, sample(train)?, sample(test)?);
+        let sets = Sets { generated: &generated, reference: &train, train: None, test: Some(&test) };
+        measure_all(metric, sets, Key { seed })
     }
 
     /// The claimed standard error over `n` repetitions (its root mean square), divided by their spread.
@@ -156,28 +208,28 @@ pub mod testing {
 mod tests {
     use ndarray::{Axis, s};
 
-    use super::testing::{measured, normal};
+    use super::testing::{measured, normal, of_three};
     use super::*;
 
     #[test]
     fn neither_the_order_of_samples_nor_threads_change_a_bit() {
         // More rows than any block, a constant column, and a sample that is there twice.
         let mut a = normal(1, 300, 3, 0.0, 1.0);
-        let b = normal(2, 1100, 3, 0.3, 1.2);
+        let (b, c) = (normal(2, 1100, 3, 0.3, 1.2), normal(3, 150, 3, 0.3, 1.2));
         a.column_mut(1).fill(0.1);
         let twice = a.row(7).to_owned();
         a.row_mut(70).assign(&twice);
         let shuffled = a.select(Axis(0), &draws::order(300, Key { seed: 9 }, 0));
-        let backwards = b.slice(s![..;-1, ..]).to_owned();
+        let [backwards, turned] = [&b, &c].map(|x| x.slice(s![..;-1, ..]).to_owned());
         for metric in Metric::defaults() {
-            let on = |threads: usize, x, y| {
+            let on = |threads: usize, x, y, z| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-                let got = pool.install(|| measured(&metric, x, y)).expect("defined");
+                let got = pool.install(|| of_three(&metric, [x, y, z], 0)).expect("defined");
                 (got.value.to_bits(), got.stderr.map(f64::to_bits))
             };
-            let one = on(1, &a, &b);
-            assert_eq!(one, on(3, &shuffled, &b), "{}", metric.name());
-            assert_eq!(one, on(2, &a, &backwards), "{}", metric.name());
+            let one = on(1, &a, &b, &c);
+            assert_eq!(one, on(3, &shuffled, &b, &turned), "{}", metric.name());
+            assert_eq!(one, on(2, &a, &backwards, &c), "{}", metric.name());
         }
     }
 
@@ -221,12 +273,13 @@ mod tests {
         let (fine, reference) = (normal(1, 300, 3, 0.0, 1.0), normal(2, 300, 3, 0.0, 1.0));
         let mut shifted = normal(3, 300, 3, 0.0, 1.0);
         shifted.column_mut(0).mapv_inplace(|v| v + 3.0);
-        let copies = &reference + 1e-3;
+        let (copies, test) = (&reference + 1e-3, normal(4, 300, 3, 0.0, 1.0));
         for metric in Metric::defaults() {
-            let null = measured(&metric, &fine, &reference).expect("fine");
+            let measured = |x| of_three(&metric, [x, &reference, &test], 0);
+            let null = measured(&fine).expect("fine");
             let error = null.stderr.expect("an error");
             // Shares fall with the shift, distances rise; what looks for copies sees those.
-            let seen = [&shifted, &copies].map(|x| measured(&metric, x, &reference).expect("fine"));
+            let seen = [&shifted, &copies].map(|x| measured(x).expect("fine"));
             let far = |e: &Estimate| (e.value - null.value).abs() > 5.0 * error;
             assert!(seen.iter().any(far), "{} {null:?} {seen:?}", metric.name());
         }

@@ -1,14 +1,14 @@
 //! Authenticity (Alaa et al. 2022) and memorization (Yoon et al. 2023): generated samples too near to training data.
 //!
-//! The reference is the training set. That very set is what is copied or not, so both standard errors are over
-//! generated samples alone, with the reference as it is.
+//! Where no training data are named, the reference is taken for them. That very set is what is copied or not, so both
+//! standard errors are over generated samples alone, with it as it is.
 
 use ndarray::{ArrayView1, ArrayView2};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sample::Sample;
-use super::{Statistic, pairs};
+use super::{Role, Statistic, pairs};
 use crate::num::key::Key;
 use crate::num::stats::{self, Estimate};
 
@@ -39,6 +39,10 @@ impl Statistic for Authenticity {
         enough("authenticity", generated, reference)
     }
 
+    fn compared(&self) -> Role {
+        Role::Train
+    }
+
     fn compute(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Estimate, String> {
         let (x, y) = (generated.all()?, reference.all()?);
         let own: Vec<f64> = two_nearest(y, y, true).into_iter().map(|n| n[0].0).collect();
@@ -52,6 +56,10 @@ impl Statistic for Memorization {
         enough("memorization", generated, reference)?;
         let fine = self.ratio > 0.0 && self.ratio <= 1.0;
         fine.then_some(()).ok_or_else(|| format!("memorization: ratio is {}, expected above 0 and up to 1", self.ratio))
+    }
+
+    fn compared(&self) -> Role {
+        Role::Train
     }
 
     fn compute(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Estimate, String> {

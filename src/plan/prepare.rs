@@ -10,7 +10,7 @@ use super::{Against, ContrastWork, FORMAT, LikelihoodWork, MapWork, Plan, Prepar
 use crate::config::{LikelihoodEntry, MapsEntry, SamplesEntry, Written};
 use crate::divergence::{Divergence, Learned};
 use crate::flow::map;
-use crate::metric::paired;
+use crate::metric::{Metric, Role, Sets, paired};
 use crate::model::card::Direction;
 use crate::sample::{Sampler, Setting};
 use crate::solve::{Solver, Span};
@@ -230,15 +230,20 @@ impl Builder<'_> {
         let model = self.model(&entry.model)?;
         let reference = self.data(&entry.reference, model, None)?;
         let floor = entry.floor.as_ref().map(|f| self.data(f, model, None)).transpose()?;
+        let train = entry.train.as_ref().map(|f| self.data(f, model, None)).transpose()?;
+        let test = entry.test.as_ref().map(|f| self.data(f, model, None)).transpose()?;
         let extractor = entry.extractor.as_ref().map(|f| self.extractor(f)).transpose()?;
         let most = most_samples(self.prepared.models[model].dim());
         if entry.count > most {
             bail!("count: {}, expected at most {most}", entry.count);
         }
         let noise = entry.noise.as_ref().map(|f| self.noise(f, model, entry.count)).transpose()?;
-        let available = self.prepared.data[reference].len();
+        let samples = |data: usize| self.prepared.data[data].len();
+        let available = samples(reference);
+        let n =
+            Sets { generated: entry.count, reference: available, train: train.map(samples), test: test.map(samples) };
         for metric in &entry.metrics {
-            metric.check(entry.count, available).map_err(|e| anyhow!("metrics: {e}"))?;
+            metric.check_all(n).map_err(|e| anyhow!("metrics: {e}"))?;
         }
         if let Some(baseline) = entry.baseline.as_ref().filter(|b| !entry.samplers.contains(b)) {
             bail!("baseline: `{}` is not among the samplers of this entry", baseline.label());
@@ -264,6 +269,8 @@ impl Builder<'_> {
                 parts,
                 floor: None,
                 reference,
+                train,
+                test,
                 extractor,
                 metrics,
             })?;
@@ -276,10 +283,16 @@ impl Builder<'_> {
                 entry.count
             );
         }
+        // Differences are of statistics against the reference, and of those alone.
+        let against_it = |m: &&Metric| {
+            m.check(entry.count, available).is_ok() && (train.is_none() || m.compared() == Role::Reference)
+        };
+        let differing: Vec<Metric> = entry.metrics.iter().filter(against_it).cloned().collect();
+        let enough = enough && !differing.is_empty();
         let pairs = pairs::pairs(&entry.samplers, entry.baseline.as_ref());
         for [one, other] in pairs.into_iter().filter(|_| enough) {
             let [(sampler, parts), (baseline, baseline_parts)] = [one, other].map(|i| drawn[i].clone());
-            let (extractor, metrics) = (extractor.clone(), entry.metrics.clone());
+            let (extractor, metrics) = (extractor.clone(), differing.clone());
             self.push(Work::Contrast(ContrastWork {
                 model,
                 sampler,
@@ -293,7 +306,8 @@ impl Builder<'_> {
         }
         if floor.is_some() {
             let metrics = entry.metrics.clone();
-            self.push(Work::Metrics { model, sampler: None, parts: Vec::new(), floor, reference, extractor, metrics })?;
+            let (sampler, parts) = (None, Vec::new());
+            self.push(Work::Metrics { model, sampler, parts, floor, reference, train, test, extractor, metrics })?;
         }
         Ok(())
     }

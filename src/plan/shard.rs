@@ -72,6 +72,8 @@ mod tests {
             parts: vec!["0a".into(), "0b".into(), "0c".into()],
             floor: None,
             reference: 0,
+            train: None,
+            test: None,
             extractor: None,
             metrics: vec![],
         };

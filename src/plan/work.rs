@@ -57,6 +57,11 @@ pub enum Work {
         parts: Vec<String>,
         floor: Option<usize>,
         reference: usize,
+        /// What the model was trained on and what it has not seen, where those are not the reference.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        train: Option<usize>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        test: Option<usize>,
         extractor: Option<PlannedFile>,
         metrics: Vec<Metric>,
     },
@@ -137,7 +142,9 @@ impl Work {
             Work::Maps(w) => vec![w.data],
             Work::Contrast(w) => vec![w.reference],
             Work::Stein { data, .. } => vec![*data],
-            Work::Metrics { reference, floor, .. } => floor.iter().chain([reference]).copied().collect(),
+            Work::Metrics { reference, floor, train, test, .. } => {
+                floor.iter().chain([reference]).chain(train).chain(test).copied().collect()
+            }
             Work::Sample { noise, .. } => noise.iter().copied().collect(),
             Work::Density { .. } => Vec::new(),
         }

@@ -35,12 +35,24 @@ fn neither_order_nor_threads_nor_batch_change_a_digit() {
         (read_npy(digits("heldout.npy")).expect("digits"), read_npy(digits("train.npy")).expect("digits"));
     write_npy(at.join("a.npy"), &held).expect("written");
     write_npy(at.join("b.npy"), &train.slice(s![..310, ..])).expect("written");
+    write_npy(at.join("c.npy"), &train.slice(s![400..650, ..])).expect("written");
     write_npy(at.join("a_back.npy"), &held.slice(s![..;-1, ..])).expect("written");
     write_npy(at.join("b_back.npy"), &train.slice(s![..310;-1, ..])).expect("written");
     let extractor = digits("features.onnx").display().to_string();
     let read = |a: &str, b: &str, other: &[&str]| {
-        let mut args =
-            vec!["--generated", a, "--reference", b, "--extractor", &extractor, "--out", "out.csv", "--no-cache"];
+        let mut args = vec![
+            "--generated",
+            a,
+            "--reference",
+            b,
+            "--extractor",
+            &extractor,
+            "--test",
+            "c.npy",
+            "--out",
+            "out.csv",
+            "--no-cache",
+        ];
         args.extend(other);
         call(at, &args).is(0);
         std::fs::read_to_string(at.join("out.csv")).expect("a table")
@@ -168,6 +180,67 @@ fn features_of_the_reference_are_kept_and_never_trusted() {
     assert_eq!(again, first);
     assert!(said.contains("computed again"), "{said}");
     assert!(!measured(&[]).1.contains("computed again"));
+}
+
+/// A model of grey images, a preset whose features are known, and two sets of bytes.
+fn grey_images(at: &Path) {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/metrics");
+    for name in ["grey.onnx", "mean.onnx"] {
+        std::fs::copy(shipped.join(name), at.join(name)).expect("copied");
+    }
+    let card = "name: grey\nshape: [1, 4, 6]\n\
+        network: {file: grey.onnx, inputs: {x: x, time: sigma}, output: denoised, prediction: denoised, time: {feed: sigma}}\n\
+        path: {kind: edm, sigma_min: 0.02, sigma_max: 20.0}\nprior: {std: 20.0}\ndata: {range: [-1, 1], levels: 256}\n";
+    std::fs::write(at.join("card.yaml"), card).expect("written");
+    std::fs::write(at.join("mean.yaml"), MEAN).expect("written");
+    for (name, count) in [("real.npy", 50), ("train.npy", 70)] {
+        let bytes = Array1::from_iter((0..count * 24).map(|i| (i * i * 31 % 251 + count) as u8));
+        write_npy(at.join(name), &bytes.into_shape_with_order((count, 1, 4, 6)).expect("images")).expect("written");
+    }
+}
+
+const MEAN: &str = "name: mean\nfile: mean.onnx\nexport: python scripts/metric_references.py\n\
+    input: {shape: [3, 4, 6], resize: clean, range: [-1, 1]}\noutputs: {features: means, logits: sums}\n";
+
+#[test]
+fn a_run_keeps_features_of_data_and_hands_presets_their_bytes() {
+    let folder = folder();
+    let at = folder.path();
+    grey_images(at);
+    let config = "name: grey\nsamples:\n  - {model: card.yaml, samplers: [{euler: {steps: 3}}], count: 60, \
+        reference: real.npy, floor: train.npy, test: train.npy, extractor: mean.yaml, metrics: [energy, fld-gap]}\n";
+    std::fs::write(at.join("run.yaml"), config).expect("written");
+    let runtime = flowgauge::model::library::find(None).expect("ONNX Runtime");
+    let cached = |args: &[&str]| {
+        let mut asked = command(at, args);
+        asked.env("FLOWGAUGE_CACHE", at.join("cache")).env("ORT_DYLIB_PATH", &runtime.path);
+        let done = finish(asked);
+        done.is(0);
+    };
+    let entries = || std::fs::read_dir(at.join("cache/features")).map_or(0, Iterator::count);
+    let values = |file: &str, column: usize| -> Vec<String> {
+        let text = std::fs::read_to_string(at.join(file)).expect("a table");
+        let of_data = text.lines().filter(|l| !l.starts_with("model") && !l.contains("euler"));
+        of_data
+            .filter(|l| l.contains("energy"))
+            .map(|l| l.split(',').nth(column).expect("a value").to_owned())
+            .collect()
+    };
+    cached(&["run", "run.yaml", "--out", "first", "--quiet"]);
+    assert_eq!(entries(), 2);
+    cached(&["run", "run.yaml", "--out", "second", "--quiet"]);
+    assert_eq!(entries(), 2);
+    let metrics = |out: &str| std::fs::read_to_string(at.join(out).join("tables/metrics.csv")).expect("a table");
+    assert_eq!(metrics("first"), metrics("second"));
+    assert!(metrics("first").contains("fld-gap"));
+    // Bytes alone, without a model around them, have the same features, and the reference's are at hand.
+    let args = ["metrics", "--generated", "train.npy", "--reference", "real.npy", "--extractor", "mean.yaml"];
+    cached(&[&args[..], &["--metric", "energy", "--out", "plain.csv", "--quiet"]].concat());
+    assert_eq!(values("first/tables/metrics.csv", 3), values("plain.csv", 1));
+    assert_eq!(entries(), 2);
+    let wrong = config.replace("test: train.npy, ", "");
+    std::fs::write(at.join("wrong.yaml"), wrong).expect("written");
+    refused(at, &["run", "wrong.yaml", "--out", "third"], &["fld-gap", "`train`", "`test`"]);
 }
 
 #[test]

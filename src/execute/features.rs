@@ -1,0 +1,84 @@
+//! What statistics are of: samples and data, or their features.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::Stage;
+use crate::features::Extracted;
+use crate::features::cache::{self, Provenance};
+use crate::features::images::Coding;
+use crate::model::library::cache_root;
+use crate::num::Batch;
+use crate::plan::PlannedFile;
+
+/// Features in memory.
+pub(super) struct Kept {
+    reference: usize,
+    extractor: Option<PlannedFile>,
+    features: Arc<Extracted>,
+}
+
+impl Stage<'_> {
+    /// The features of all reference data, in memory where they were asked for last.
+    pub(super) fn real(
+        &self,
+        model: usize,
+        reference: usize,
+        extractor: Option<&PlannedFile>,
+    ) -> Result<Arc<Extracted>> {
+        let mut last = self.real.lock().unwrap_or_else(|e| e.into_inner());
+        let same = |kept: &&Kept| kept.reference == reference && kept.extractor.as_ref() == extractor;
+        if let Some(kept) = last.as_ref().filter(same) {
+            return Ok(kept.features.clone());
+        }
+        let features = Arc::new(self.of_data(model, reference, extractor)?);
+        *last = Some(Kept { reference, extractor: extractor.cloned(), features: features.clone() });
+        Ok(features)
+    }
+
+    /// Features of a model's samples: the numbers themselves where there is no extractor.
+    pub(super) fn features(&self, model: usize, x: Batch, extractor: Option<&PlannedFile>) -> Result<Extracted> {
+        let Some(file) = extractor else { return Ok(Extracted::plain(x)) };
+        let card = &self.prepared.models[model].card;
+        let coding = card.data.map(|d| Coding::Range(d.range));
+        self.extractor(file)?.extract(x.view(), &card.shape, coding)
+    }
+
+    /// Features of data, which are kept between runs: of their states, integers dequantized by address, which are
+    /// themselves the features where there is no extractor.
+    ///
+    /// A preset takes images of bytes, and integers are such: they reach it as they are. Dequantized and rounded again, one
+    /// in two would be another byte.
+    pub(super) fn of_data(&self, model: usize, data: usize, extractor: Option<&PlannedFile>) -> Result<Extracted> {
+        let (card, data) = (&self.prepared.models[model].card, &self.prepared.data[data]);
+        let states = || data.states(card, self.key(), &Stage::ranged(0, data.len()));
+        let Some(file) = extractor else { return Ok(Extracted::plain(states())) };
+        let mut extractor = self.extractor(file)?;
+        let exact = match card.data.and_then(|d| d.levels) {
+            Some(levels) if extractor.preset.is_some() && data.quantized(card) => Some(Coding::Levels(levels)),
+            _ => None,
+        };
+        let range = card.data.map(|d| Coding::Range(d.range));
+        let provenance = Provenance {
+            version: Provenance::VERSION,
+            data_sha256: data.sha256.clone(),
+            shape: data.values.shape().to_vec(),
+            coding: match exact {
+                None if data.quantized(card) => {
+                    let seed = self.prepared.plan.seed;
+                    format!("{}, {}, seed {seed}", Provenance::coding(range), data.treatment(card))
+                }
+                _ => Provenance::coding(exact.or(range)),
+            },
+            extractor_sha256: extractor.sha256.clone(),
+            preset: extractor.preset.clone(),
+            machine: Provenance::machine(&self.runtime.library.version, self.machine.provider),
+        };
+        let extract = || match exact {
+            Some(_) => extractor.extract(data.rows(data.len()).view(), &card.shape, exact),
+            None => extractor.extract(states().view(), &card.shape, range),
+        };
+        cache::kept(cache_root().ok().as_deref(), || provenance, &data.name, extract)
+    }
+}
