@@ -215,9 +215,9 @@ impl Checker<'_> {
         let mut found = Vec::new();
         for [kept, made] in groups.into_values() {
             if kept.len() != made.len() {
-                let rows = |n: usize| format!("{n} rows");
                 let what = made.first().map_or(String::new(), |row| about(&again, *row));
-                found.push(lost(file.clone(), what, rows(kept.len()), rows(made.len())));
+                let compared = compare::counts(work, kept.len(), made.len());
+                found.push(Checked { file: file.clone(), line: None, what, compared });
                 continue;
             }
             for (i, j) in kept.into_iter().zip(made) {

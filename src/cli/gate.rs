@@ -58,7 +58,8 @@ impl Gate {
 }
 
 fn print(held: &Held) {
-    let number = |v: Option<f64>, absent: &str| v.map_or(absent.to_owned(), |v| format!("{v:.6}"));
+    let short = |v: f64| if v != 0.0 && v.abs() < 1e-3 { format!("{v:.2e}") } else { format!("{v:.6}") };
+    let number = |v: Option<f64>, absent: &str| v.map_or(absent.to_owned(), short);
     let interval = match held.decided_by {
         "interval" => format!(
             "[{}, {}] at {} %",

@@ -50,7 +50,13 @@ impl Verify {
         }
         let count = |verdict| checked.iter().filter(|c| c.compared.verdict == verdict).count();
         let [same, drift, other] = [Verdict::Match, Verdict::Drift, Verdict::Mismatch].map(count);
-        say!("{} verified, of {rows} rows: {same} match, {drift} drift, {other} mismatch", checked.len());
+        let in_rows = |c: &&Checked| c.file.starts_with("rows/") && !c.file.ends_with(".steps.csv") && c.line.is_some();
+        let of_rows = checked.iter().filter(in_rows).count();
+        let others = checked.len() - of_rows;
+        say!(
+            "{of_rows} of {rows} rows verified, and {others} others (samples, steps, tables): \
+             {same} match, {drift} drift, {other} mismatch"
+        );
         if !self.running.quiet {
             let there: Vec<&str> = opened.journal.under().into_keys().collect();
             let (here, there) = (under(runtime, machine), there.join(" | "));

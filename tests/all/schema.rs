@@ -146,6 +146,7 @@ fn every_file_of_the_project_is_valid() {
     let (claimed, configs): (Vec<_>, Vec<_>) = files("configs", |p| p.extension().is_some_and(|e| e == "yaml"))
         .into_iter()
         .partition(|p| p.to_string_lossy().contains("claims"));
+    assert!(!claimed.is_empty());
     assert!(configs.len() >= 4, "{configs:?}");
     for (schema, paths) in [(&config, configs), (&claims, claimed)] {
         for path in paths {
