@@ -71,9 +71,36 @@ impl Runtime {
     /// # Errors
     /// Where the provider is not there or the runtime cannot load the model.
     pub fn open(&self, file: &str, bytes: &[u8], provider: Provider, threads: usize) -> Result<Session> {
-        tracing::debug!(file, bytes = bytes.len(), ?provider, threads, "a session is opened");
-        let session = self
-            .builder(provider, threads)
+        self.open_bytes(file, bytes, self.builder(provider, threads))
+    }
+
+    /// Opens a model held in memory whose weights lie in files of a folder: what was derived from one that is too large
+    /// for one message.
+    ///
+    /// # Errors
+    /// As [`Runtime::open`].
+    pub fn open_beside(
+        &self,
+        file: &str,
+        bytes: &[u8],
+        folder: &Path,
+        provider: Provider,
+        threads: usize,
+    ) -> Result<Session> {
+        let folder = if folder == Path::new("") { Path::new(".") } else { folder };
+        let folder = folder.canonicalize().with_context(|| folder.display().to_string())?;
+        let builder = self.builder(provider, threads).and_then(|b| {
+            Ok(b.with_config_entry(
+                "session.model_external_initializers_file_folder_path",
+                folder.display().to_string(),
+            )?)
+        });
+        self.open_bytes(file, bytes, builder)
+    }
+
+    fn open_bytes(&self, file: &str, bytes: &[u8], builder: ort::Result<SessionBuilder>) -> Result<Session> {
+        tracing::debug!(file, bytes = bytes.len(), "a session is opened");
+        let session = builder
             .and_then(|mut b| b.commit_from_memory(bytes))
             .map_err(|e| anyhow!("{file}: ONNX Runtime cannot load it: {}", e.message()))?;
         Session::new(file, session)

@@ -110,6 +110,8 @@ impl Model {
         let file = self.file("network.file")?;
         match &file.content {
             Content::Network(bytes) => Ok(graph::Model::from_bytes(&self.name_of(file), bytes)?),
+            // Its weights stay where they are, and what is derived from it names them there.
+            Content::Large => Ok(graph::Model::skim(Path::new(&self.name_of(file)))?),
             _ => Ok(graph::Model::load(Path::new(&self.name_of(file)))?),
         }
     }
@@ -119,11 +121,7 @@ impl Model {
     /// # Errors
     /// Where the file is no ONNX model.
     pub fn parameters(&self) -> Result<u64> {
-        let file = self.file("network.file")?;
-        match &file.content {
-            Content::Large => Ok(graph::Model::skim(Path::new(&self.name_of(file)))?.parameters()),
-            _ => Ok(self.graph()?.parameters()),
-        }
+        Ok(self.graph()?.parameters())
     }
 
     /// dx/dt from the network.
@@ -272,6 +270,10 @@ impl Model {
         let Roles { inputs: roles, output, feed, constants } = self.roles(key);
         let name = self.name_of(file);
         let session = match (derived, &file.content) {
+            (Some((_, bytes)), Content::Large) => {
+                let folder = Path::new(&name).parent().unwrap_or(Path::new(""));
+                runtime.open_beside(&name, bytes, folder, options.provider, options.threads)?
+            }
             (Some((_, bytes)), _) => runtime.open(&name, bytes, options.provider, options.threads)?,
             (None, Content::Network(bytes)) => runtime.open(&name, bytes, options.provider, options.threads)?,
             _ => runtime.open_file(Path::new(&name), options.provider, options.threads)?,
