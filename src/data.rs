@@ -16,7 +16,7 @@ use crate::num::npy;
 
 mod images;
 mod stored;
-pub use images::png_grid;
+pub use images::{Folder, png_grid};
 pub use stored::Stored;
 
 /// A whole array as read.

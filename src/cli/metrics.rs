@@ -8,7 +8,7 @@ use ndarray::Array2;
 use serde::Serialize;
 
 use super::{Exit, Running, spec};
-use crate::data::{Dataset, Numbers, Stored};
+use crate::data::{Dataset, Folder, Numbers, Stored};
 use crate::features::cache::{self, Provenance};
 use crate::features::images::Coding;
 use crate::features::{Extracted, Extractor};
@@ -141,12 +141,16 @@ impl Metrics {
     }
 
     /// The samples of a file, or the features of them; those of references are kept for the next time.
-    fn side(&self, path: &Path, extractor: Option<&mut Extractor>, kept: bool) -> Result<Side> {
+    fn side(&self, path: &Path, mut extractor: Option<&mut Extractor>, kept: bool) -> Result<Side> {
         if extractor.is_none()
             && self.range.is_none()
             && let Some(stored) = Stored::open(path)?
         {
             return Ok(Side { name: path.display().to_string(), rows: Box::new(stored), logits: None, integer: false });
+        }
+        if let Some(extractor) = extractor.as_deref_mut().filter(|e| e.resizes() && self.levels == 256 && path.is_dir())
+        {
+            return self.folder(path, extractor, kept);
         }
         let data = Dataset::read(path)?;
         let mut rows = data.rows(data.len());
@@ -177,6 +181,17 @@ impl Metrics {
         Ok(Side { name: data.name, rows: Box::new(extracted.features), logits: extracted.logits, integer })
     }
 
+    /// A folder of images of any sizes, one at a time.
+    fn folder(&self, path: &Path, extractor: &mut Extractor, kept: bool) -> Result<Side> {
+        let name = path.display().to_string();
+        let folder = Folder::open(path).with_context(|| name.clone())?;
+        let coding = Provenance::coding(Some(Coding::Levels(256)));
+        let provenance = self.provenance(extractor, folder.sha256.clone(), vec![folder.len()], coding)?;
+        let extract = || extractor.extract_images(folder.images()).with_context(|| name.clone());
+        let extracted = cache::kept(self.cache(kept).as_deref(), || provenance, &name, extract)?;
+        Ok(Side { name, rows: Box::new(extracted.features), logits: extracted.logits, integer: true })
+    }
+
     fn features(
         &self,
         extractor: &mut Extractor,
@@ -191,22 +206,26 @@ impl Metrics {
                 data.name
             );
         }
-        let (machine, runtime) = (self.running.machine(), self.running.runtime()?);
-        let (sha256, preset) = (extractor.sha256.clone(), extractor.preset.clone());
-        let provenance = || Provenance {
-            version: Provenance::VERSION,
-            data_sha256: data.sha256.clone(),
-            shape: data.values.shape().to_vec(),
-            coding: match self.range.filter(|_| preset.is_none()) {
-                Some(Ends(range)) => format!("{} in {range:?}", Provenance::coding(coding)),
-                None => Provenance::coding(coding),
-            },
-            extractor_sha256: sha256,
-            preset,
-            machine: Provenance::machine(&runtime.library.version, machine.provider),
+        let coding_name = match self.range.filter(|_| extractor.preset.is_none()) {
+            Some(Ends(range)) => format!("{} in {range:?}", Provenance::coding(coding)),
+            None => Provenance::coding(coding),
         };
-        let extract = || extractor.extract(rows.view(), &data.values.shape()[1..], coding).context(data.name.clone());
-        cache::kept(self.cache(kept).as_deref(), provenance, &data.name, extract)
+        let shape = data.values.shape();
+        let provenance = self.provenance(extractor, data.sha256.clone(), shape.to_vec(), coding_name)?;
+        let extract = || extractor.extract(rows.view(), &shape[1..], coding).context(data.name.clone());
+        cache::kept(self.cache(kept).as_deref(), || provenance, &data.name, extract)
+    }
+
+    fn provenance(&self, of: &Extractor, data: String, shape: Vec<usize>, coding: String) -> Result<Provenance> {
+        Ok(Provenance {
+            version: Provenance::VERSION,
+            data_sha256: data,
+            shape,
+            coding,
+            extractor_sha256: of.sha256.clone(),
+            preset: of.preset.clone(),
+            machine: Provenance::machine(&self.running.runtime()?.library.version, self.running.machine().provider),
+        })
     }
 
     /// Where features are kept, if they are.

@@ -1,7 +1,6 @@
 //! Images: folders of them in, one grid of samples out.
 
-use std::fs::File;
-use std::io::{BufReader, Cursor, Read};
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -9,51 +8,95 @@ use ndarray::{ArrayD, IxDyn};
 use sha2::{Digest, Sha256};
 
 use super::Numbers;
-use crate::features::images::{Coding, Shape};
+use crate::features::images::{Coding, Image, Shape};
 use crate::model::library::hex;
 use crate::num::Batch;
 
-/// A folder's images in the order of their names: [N, H, W] where all are grey, else [N, 3, H, W].
+/// The images of a folder in the order of their names, read one at a time.
+pub struct Folder {
+    files: Vec<PathBuf>,
+    /// Of all files' bytes.
+    pub sha256: String,
+}
+
+impl Folder {
+    /// # Errors
+    /// Where the folder holds no image, or a file cannot be read.
+    pub fn open(folder: &Path) -> Result<Folder> {
+        let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?.flatten().map(|e| e.path()).collect();
+        let extension = |p: &Path| p.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+        files.retain(|p| ["png", "jpg", "jpeg"].contains(&extension(p).as_str()));
+        files.sort();
+        if files.is_empty() {
+            bail!("the folder holds no .png or .jpg image");
+        }
+        let mut hash = Sha256::new();
+        for file in &files {
+            hash.update(std::fs::read(file).with_context(|| file.display().to_string())?);
+        }
+        Ok(Folder { files, sha256: hex(&hash.finalize()) })
+    }
+
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Images of any sizes, grey or in colour.
+    pub fn images(&self) -> impl Iterator<Item = Result<Image>> {
+        self.files.iter().map(|file| {
+            let image = decoded(file)?;
+            let grey = !image.color().has_color();
+            let mut values = Vec::new();
+            append(&mut values, &image, grey);
+            let (width, height) = (image.width() as usize, image.height() as usize);
+            let shape = if grey { vec![height, width] } else { vec![3, height, width] };
+            Ok(Image { values: values.into(), shape: Shape::of(&shape)? })
+        })
+    }
+}
+
+fn decoded(file: &Path) -> Result<image::DynamicImage> {
+    let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
+    image::load_from_memory(&bytes).with_context(|| format!("{}: it cannot be decoded", file.display()))
+}
+
+/// Its bytes, one channel after the other.
+fn append(values: &mut Vec<f64>, image: &image::DynamicImage, grey: bool) {
+    if grey {
+        values.extend(image.to_luma8().pixels().map(|p| f64::from(p.0[0])));
+    } else {
+        let rgb = image.to_rgb8();
+        (0..3).for_each(|c| values.extend(rgb.pixels().map(|p| f64::from(p.0[c]))));
+    }
+}
+
+/// A folder's images as one array: [N, H, W] where all are grey, else [N, 3, H, W].
 pub fn folder(folder: &Path) -> Result<(ArrayD<f64>, Numbers, String)> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?.flatten().map(|e| e.path()).collect();
-    let extension = |p: &Path| p.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-    files.retain(|p| ["png", "jpg", "jpeg"].contains(&extension(p).as_str()));
-    files.sort();
-    if files.is_empty() {
-        bail!("the folder holds no .png or .jpg image");
-    }
-    let mut hash = Sha256::new();
-    let mut decoded = Vec::with_capacity(files.len());
-    for file in &files {
-        let mut bytes = Vec::new();
-        BufReader::new(File::open(file)?).read_to_end(&mut bytes)?;
-        hash.update(&bytes);
-        let image =
-            image::load_from_memory(&bytes).with_context(|| format!("{}: it cannot be decoded", file.display()))?;
-        decoded.push(image);
-    }
+    let Folder { files, sha256 } = Folder::open(folder)?;
+    let decoded = files.iter().map(|file| decoded(file)).collect::<Result<Vec<_>>>()?;
     let grey = decoded.iter().all(|i| !i.color().has_color());
     let (width, height) = (decoded[0].width(), decoded[0].height());
     let mut values = Vec::new();
     for (file, image) in files.iter().zip(&decoded) {
         if (image.width(), image.height()) != (width, height) {
             bail!(
-                "{}: it is {}×{}, but the first image is {width}×{height}",
+                "{} is {}×{}, but {} is {width}×{height}: only an extractor whose preset resizes takes images of \
+                 several sizes",
                 file.display(),
                 image.width(),
-                image.height()
+                image.height(),
+                files[0].display()
             );
         }
-        if grey {
-            values.extend(image.to_luma8().pixels().map(|p| f64::from(p.0[0])));
-        } else {
-            let rgb = image.to_rgb8();
-            (0..3).for_each(|c| values.extend(rgb.pixels().map(|p| f64::from(p.0[c]))));
-        }
+        append(&mut values, image, grey);
     }
     let (w, h) = (width as usize, height as usize);
     let shape = if grey { vec![files.len(), h, w] } else { vec![files.len(), 3, h, w] };
-    Ok((ArrayD::from_shape_vec(IxDyn(&shape), values)?, Numbers::Integers, hex(&hash.finalize())))
+    Ok((ArrayD::from_shape_vec(IxDyn(&shape), values)?, Numbers::Integers, sha256))
 }
 
 /// Samples of a grid, at most.

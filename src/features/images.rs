@@ -1,7 +1,7 @@
 //! Samples as images of bytes, and those as an extractor's input.
 
 use anyhow::{Result, anyhow, bail};
-use ndarray::ArrayView1;
+use ndarray::{Array1, ArrayView1};
 
 use super::preset::{Input, Layout};
 use super::resize::Plane;
@@ -68,6 +68,12 @@ impl Shape {
     }
 }
 
+/// An image of its own size, its bytes in the order of its shape.
+pub struct Image {
+    pub values: Array1<f64>,
+    pub shape: Shape,
+}
+
 impl Input {
     /// One sample as the network takes it.
     ///
@@ -112,8 +118,6 @@ impl Input {
 
 #[cfg(test)]
 mod tests {
-    use ndarray::Array1;
-
     use super::*;
     use crate::features::resize::Resize;
 

@@ -6,8 +6,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{Array2, ArrayD, ArrayView2, Axis, IxDyn, s};
 use sha2::{Digest, Sha256};
 
-use self::images::{Coding, Shape};
+use self::images::{Coding, Image, Shape};
 use self::preset::{Input, Named, Preset};
+use self::resize::Resize;
 use crate::model::library::hex;
 use crate::model::onnx::{Provider, Runtime, Session};
 
@@ -120,10 +121,45 @@ impl Extractor {
     /// Where the rows do not fit the extractor's input, or it cannot be run.
     pub fn extract(&mut self, samples: ArrayView2<f64>, shape: &[usize], coding: Option<Coding>) -> Result<Extracted> {
         let feed = self.feed(samples.ncols(), shape, coding)?;
+        let file = self.session.file.clone();
+        let chunks = samples.axis_chunks_iter(Axis(0), MICRO_BATCH);
+        self.run(chunks.map(|chunk| Ok((chunk.nrows(), feed.call(chunk).with_context(|| file.clone())?))))
+    }
+
+    /// Features and logits of images of any sizes, by a preset that resizes each on its own; a call's images are in
+    /// memory at once, and no more.
+    ///
+    /// # Errors
+    /// As [`Extractor::extract`], and where an image cannot be had.
+    pub fn extract_images(&mut self, mut images: impl Iterator<Item = Result<Image>>) -> Result<Extracted> {
+        let file = self.session.file.clone();
+        let input = self.preset.as_ref().map(|p| p.input.clone()).ok_or_else(|| anyhow!("{file}: it has no preset"))?;
+        self.run(std::iter::from_fn(|| {
+            let some: Vec<Result<Image>> = images.by_ref().take(MICRO_BATCH).collect();
+            let call = |some: Vec<Result<Image>>| -> Result<_> {
+                let (count, mut values) = (some.len(), Vec::new());
+                for image in some {
+                    let Image { values: bytes, shape } = image?;
+                    let prepared = input.prepare(bytes.view(), shape, Coding::Levels(256));
+                    values.extend(prepared.with_context(|| file.clone())?);
+                }
+                Ok((count, full(values, count, input.fed())?))
+            };
+            (!some.is_empty()).then(|| call(some))
+        }))
+    }
+
+    /// Whether images of several sizes can be given to it.
+    pub fn resizes(&self) -> bool {
+        self.preset.as_ref().is_some_and(|p| p.input.resize != Resize::None)
+    }
+
+    /// Calls the network: how many samples a call holds, and its input.
+    fn run(&mut self, calls: impl Iterator<Item = Result<(usize, ArrayD<f64>)>>) -> Result<Extracted> {
         let wanted: Vec<String> = [Some(self.features.clone()), self.logits.clone()].into_iter().flatten().collect();
         let mut parts: Vec<Vec<Array2<f64>>> = vec![Vec::new(); wanted.len()];
-        for chunk in samples.axis_chunks_iter(Axis(0), MICRO_BATCH) {
-            let fed = feed.call(chunk).with_context(|| self.session.file.clone())?;
+        for call in calls {
+            let (count, fed) = call?;
             let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
             let outputs = self.session.run(vec![(&self.input, fed.view())], &names)?;
             for ((out, name), parts) in outputs.into_iter().zip(&names).zip(&mut parts) {
@@ -136,7 +172,7 @@ impl Extractor {
                 if let Some(bad) = flat.iter().find(|v| !v.is_finite()) {
                     bail!("{}: output `{name}` holds {bad}; expected finite numbers", self.session.file);
                 }
-                parts.push(flat.slice_move(s![..chunk.nrows(), ..]));
+                parts.push(flat.slice_move(s![..count, ..]));
             }
         }
         let mut whole = parts.iter().map(|parts| {
@@ -180,8 +216,7 @@ enum Feed {
 impl Feed {
     /// One call's input, its last sample repeated until the call is full.
     fn call(&self, chunk: ArrayView2<f64>) -> Result<ArrayD<f64>> {
-        let rows = chunk.nrows().next_multiple_of(FULL);
-        let (shape, mut values) = match self {
+        let (shape, values) = match self {
             Feed::Images(input, shape, coding) => {
                 let mut values = Vec::new();
                 for sample in chunk.rows() {
@@ -191,13 +226,18 @@ impl Feed {
             }
             Feed::Plain(shape) => (shape.clone(), chunk.iter().copied().collect()),
         };
-        let width = values.len() / chunk.nrows();
-        for _ in chunk.nrows()..rows {
-            values.extend_from_within(values.len() - width..);
-        }
-        let full: Vec<usize> = std::iter::once(rows).chain(shape).collect();
-        Ok(ArrayD::from_shape_vec(IxDyn(&full), values)?)
+        full(values, chunk.nrows(), shape)
     }
+}
+
+/// Samples of a shape as one call's input, the last repeated until the call is full.
+fn full(mut values: Vec<f64>, count: usize, shape: Vec<usize>) -> Result<ArrayD<f64>> {
+    let (width, rows) = (values.len() / count, count.next_multiple_of(FULL));
+    for _ in count..rows {
+        values.extend_from_within(values.len() - width..);
+    }
+    let full: Vec<usize> = std::iter::once(rows).chain(shape).collect();
+    Ok(ArrayD::from_shape_vec(IxDyn(&full), values)?)
 }
 
 #[cfg(test)]

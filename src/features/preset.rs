@@ -20,11 +20,31 @@ pub struct Preset {
     /// Of the ONNX file; not checked where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// The published weights that the file is made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Weights>,
     /// The command that makes the file.
     pub export: String,
     pub input: Input,
     #[serde(default)]
     pub outputs: Outputs,
+}
+
+/// Published weights. The bytes of an export depend on the version that exports, those of the weights do not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weights {
+    pub file: String,
+    pub sha256: String,
+}
+
+/// What an export leaves beside its file, as `FILE.json`.
+#[derive(Debug, Deserialize)]
+struct Exported {
+    /// Of the ONNX file that it wrote.
+    sha256: String,
+    /// Of the weights that it read.
+    weights_sha256: String,
 }
 
 /// From images of bytes to what the network is fed.
@@ -119,7 +139,17 @@ impl Named {
 
     fn checked(onnx: PathBuf, preset: Preset) -> Result<Named> {
         if !onnx.is_file() {
-            bail!("{}: the extractor `{}` is not there; make it with `{}`", onnx.display(), preset.name, preset.export);
+            let of = preset.weights.as_ref().map(|w| format!(" from {} (SHA-256 {})", w.file, w.sha256));
+            bail!(
+                "{}: the extractor `{}` is not there; make it with `{}`{}",
+                onnx.display(),
+                preset.name,
+                preset.export,
+                of.unwrap_or_default()
+            );
+        }
+        if let (Some(weights), None) = (&preset.weights, &preset.sha256) {
+            made_of(&onnx, weights, &preset.export)?;
         }
         if let Some(expected) = &preset.sha256 {
             let bytes = std::fs::read(&onnx).with_context(|| onnx.display().to_string())?;
@@ -130,6 +160,30 @@ impl Named {
         }
         Ok(Named { onnx, preset: Some(preset) })
     }
+}
+
+/// Refuses a file that its own record does not say to be an export of the weights.
+fn made_of(onnx: &Path, weights: &Weights, export: &str) -> Result<()> {
+    let record = PathBuf::from(format!("{}.json", onnx.display()));
+    let name = record.display();
+    let again = || format!("make both files again with `{export}`");
+    let text = std::fs::read(&record)
+        .with_context(|| format!("{name}: the record of the export cannot be read; {}", again()))?;
+    let record: Exported = serde_json::from_slice(&text).with_context(|| format!("{name}: {}", again()))?;
+    if record.weights_sha256 != weights.sha256 {
+        bail!(
+            "{name}: the export was made of weights with SHA-256 {}, but those of {} have {}; {}",
+            record.weights_sha256,
+            weights.file,
+            weights.sha256,
+            again()
+        );
+    }
+    let found = hex(&Sha256::digest(std::fs::read(onnx).with_context(|| onnx.display().to_string())?));
+    if found != record.sha256 {
+        bail!("{}: its SHA-256 is {found}, but the export wrote {}; {}", onnx.display(), record.sha256, again());
+    }
+    Ok(())
 }
 
 impl Preset {
@@ -167,6 +221,8 @@ mod tests {
             let absent = Named::checked(PathBuf::from("nowhere/x.onnx"), preset.clone()).expect_err("absent");
             let text = absent.to_string();
             assert!(text.contains("nowhere/x.onnx") && text.contains(&preset.export), "{text}");
+            let weights = preset.weights.expect("named");
+            assert!(weights.sha256.len() == 64 && text.contains(&weights.sha256) && text.contains(&weights.file));
         }
         assert!(Named::find(Path::new("inception")).is_err_and(|e| e.to_string().contains("inception-v3")));
     }
@@ -197,5 +253,26 @@ mod tests {
         let path = folder.path().join("p.yaml");
         std::fs::write(&path, text).expect("written");
         assert!(Named::find(&path).is_err_and(|e| e.to_string().contains("SHA-256")));
+    }
+
+    #[test]
+    fn an_export_is_held_against_its_weights() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("inception-v3.onnx"), b"exported").expect("written");
+        std::fs::write(at("p.yaml"), BUILT_IN[0].1).expect("written");
+        let weights = Preset::parse("p", BUILT_IN[0].1).expect("whole").weights.expect("named").sha256;
+        let exported = hex(&Sha256::digest(b"exported"));
+        let found = |record: Option<[&str; 2]>| {
+            if let Some([sha256, weights]) = record {
+                let text = serde_json::json!({"sha256": sha256, "weights_sha256": weights, "torch": "2"}).to_string();
+                std::fs::write(at("inception-v3.onnx.json"), text).expect("written");
+            }
+            Named::find(&at("p.yaml")).map_err(|e| format!("{e:#}"))
+        };
+        assert!(found(None).is_err_and(|e| e.contains("inception-v3.onnx.json") && e.contains("export_extractors")));
+        assert!(found(Some([&exported, "0"])).is_err_and(|e| e.contains(&weights)));
+        assert!(found(Some(["0", &weights])).is_err_and(|e| e.contains(&exported)));
+        assert!(found(Some([&exported, &weights])).is_ok());
     }
 }

@@ -244,6 +244,39 @@ fn a_run_keeps_features_of_data_and_hands_presets_their_bytes() {
 }
 
 #[test]
+fn folders_of_images_of_any_sizes_need_a_preset_that_resizes() {
+    let folder = folder();
+    let at = folder.path();
+    grey_images(at);
+    // Even images stay what they are at any size, in any format, grey or in colour.
+    let bytes = Array3::from_shape_fn((6, 4, 6), |(i, _, _)| (40 * i) as u8);
+    write_npy(at.join("even.npy"), &bytes).expect("written");
+    std::fs::create_dir(at.join("images")).expect("made");
+    for (i, (width, height)) in [(6, 4), (9, 4), (3, 11), (6, 5), (20, 30), (1, 2)].into_iter().enumerate() {
+        let value = bytes[[i, 0, 0]];
+        let name = at.join(format!("images/{i}.{}", if i % 2 == 0 { "png" } else { "jpg" }));
+        match i {
+            2 => image::RgbImage::from_pixel(width, height, image::Rgb([value; 3])).save(name).expect("written"),
+            _ => image::GrayImage::from_pixel(width, height, image::Luma([value])).save(name).expect("written"),
+        }
+    }
+    let args = ["--generated", "images", "--reference", "even.npy", "--metric", "energy", "--out", "out.csv"];
+    let preset = ["--extractor", "mean.yaml", "--no-cache"];
+    call(at, &[&args[..], &preset].concat()).is(0);
+    let value: f64 = table(at.join("out.csv"))[0][1].parse().expect("a number");
+    assert!(value.abs() < 1e-6, "{value}");
+    // Without a size to come to they are no array, and the two that differ are named.
+    std::fs::remove_file(at.join("out.csv")).expect("there");
+    let words = ["0.png", "6×4", "1.jpg", "9×4"];
+    refused(at, &[&["metrics"], &args[..]].concat(), &words);
+    std::fs::write(at.join("rigid.yaml"), MEAN.replace("resize: clean", "resize: none")).expect("written");
+    refused(at, &[&["metrics"], &args[..], &["--extractor", "rigid.yaml"]].concat(), &words);
+    // A file that is no image is named.
+    std::fs::write(at.join("images/7.png"), b"no image").expect("written");
+    refused(at, &[&["metrics"], &args[..], &preset].concat(), &["7.png"]);
+}
+
+#[test]
 fn samples_can_be_looked_at() {
     let folder = folder();
     let at = folder.path();
