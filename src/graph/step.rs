@@ -179,6 +179,9 @@ impl Step<'_> {
             return Ok(None);
         };
         if self.same_shape(place) {
+            if self.g.content(by).and_then(|c| c.reals()).is_some_and(|c| c.iter().all(|x| *x == 1.0)) {
+                return Ok(Some(tangent));
+            }
             let factor = match tangent.factor {
                 Some(factor) => self.g.mul(factor, by),
                 None => by,

@@ -79,6 +79,18 @@ fn chains_of_elementwise_operators_cost_one_tangent_product() {
     assert_eq!(of_tangents.count(), 2);
 }
 
+/// Exporters write such factors where a network's scale is left at its default.
+#[test]
+fn factors_of_one_cost_no_tangent_product() {
+    let nodes = vec![node("Div", "x one", "a", vec![]), node("Mul", "one a", "y", vec![])];
+    let model =
+        Model::from_bytes("m", &bytes(graph(&["x: N 4"], &["y: N 4"], vec![floats("one", &[], &[1.0])], nodes), 17));
+    let graph = crate::graph::differentiate(&model.unwrap(), Mode::Jvp, None, None).unwrap();
+    let products = |node: &&NodeProto| node.op_type() == "Mul" && node.input.iter().any(|name| name == "x_tangent");
+    // The quadratic form alone.
+    assert_eq!(graph.graph().node.iter().filter(products).count(), 1);
+}
+
 #[test]
 fn an_output_that_does_not_depend_on_the_input_has_zero_tangents() {
     let nodes = vec![node("Exp", "x", "y", vec![]), node("Neg", "w", "z", vec![])];
