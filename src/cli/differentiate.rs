@@ -59,7 +59,8 @@ impl Differentiate {
             );
         }
         let weights = graph::external_files(&self.model.display().to_string(), &std::fs::read(&self.model)?)?;
-        if weights.iter().any(|file| Some(file.as_os_str()) == self.out.file_name()) {
+        let there = self.out.canonicalize().ok();
+        if there.is_some() && weights.iter().any(|file| home.join(file).canonicalize().ok() == there) {
             bail!("{}: --out would replace the model's weights; give the result a name of its own", self.out.display());
         }
         Ok(graph::Model::skim(&self.model)?)

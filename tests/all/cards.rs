@@ -169,6 +169,7 @@ fn weights_that_no_message_holds_stay_where_they_are() {
     let args = |out: &'static str, mode| ["differentiate", "large.onnx", "--mode", mode, "--out", out];
     refused(at, &args("other/out.onnx", "jvp"), &["large.onnx", "2304000000", "own folder"]);
     refused(at, &args("large.bin", "jvp"), &["large.bin", "replace the model's weights"]);
+    assert_eq!(std::fs::metadata(&weights).expect("the weights").len(), 4 * 64 * 9_000_000);
     for (mode, port) in [("jvp", "x_tangent"), ("vjp", "x_cotangent")] {
         flowgauge(at, &args("out.onnx", mode)).is(0);
         assert!(std::fs::metadata(at.join("out.onnx")).expect("a graph").len() < 10_000);
