@@ -32,6 +32,53 @@ pub fn lines(summaries: &[Summary], refined: &[Refined], dims: &BTreeMap<String,
     summaries.iter().filter(|row| row.n > 0).flat_map(of).collect()
 }
 
+/// What is known of the solver's part of a mean.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum SolverBias {
+    NotMeasured,
+    /// Less than a rounding of the number.
+    Negligible,
+    /// In nats, and in bits/dim where these are defined.
+    Measured {
+        nats: f64,
+        bits_per_dim: Option<f64>,
+    },
+}
+
+/// A part of a number below which a difference of it is rounding.
+const ROUNDING: f64 = 1e-6;
+
+impl SolverBias {
+    /// That of a summary; nothing where no solver stands behind it.
+    pub fn of(row: &Summary) -> Option<SolverBias> {
+        if row.kind.starts_with("few-step") {
+            return None;
+        }
+        Some(match (row.solver_bias, row.nats) {
+            (Some(nats), Some(mean)) if nats.abs() <= ROUNDING * mean.abs() => SolverBias::Negligible,
+            (Some(nats), Some(_)) => SolverBias::Measured { nats, bits_per_dim: row.solver_bias_bits_per_dim },
+            _ => SolverBias::NotMeasured,
+        })
+    }
+}
+
+/// Puts the solver's part of every budget into its summary.
+pub fn into_summaries(summaries: &mut [Summary], lines: &[Budget]) {
+    for line in lines.iter().filter(|line| line.component == "solver") {
+        let same = |row: &&mut Summary| {
+            (&row.model, &row.dataset, &row.estimator, &row.solver)
+                == (&line.model, &line.dataset, &line.estimator, &line.solver)
+        };
+        let Some(row) = summaries.iter_mut().find(same) else { continue };
+        let bits = line.bias_bits_per_dim.zip(line.bias_nats).map(|(bits, nats)| (bits / nats).abs());
+        row.solver_bias = line.bias_nats;
+        row.solver_bias_stderr = line.bias_stderr;
+        row.solver_bias_bits_per_dim = line.bias_bits_per_dim;
+        row.solver_bias_bits_per_dim_stderr = line.bias_stderr.zip(bits.filter(|b| b.is_finite())).map(|(e, b)| e * b);
+        row.solver_bias_n = Some(line.n);
+    }
+}
+
 /// The budget of one summary, the total last.
 fn one(row: &Summary, refined: &[&Refined], dim: usize) -> Vec<Budget> {
     let parts = [data(row), probe(row), solver(row, refined), dequantization(row), numeric(row, refined)];
@@ -53,7 +100,7 @@ fn one(row: &Summary, refined: &[&Refined], dim: usize) -> Vec<Budget> {
         line.sample_bits_per_dim = line.sample_nats.zip(bits).map(|(v, b)| v * b);
         line.mean_bits_per_dim = line.mean_nats.zip(bits).map(|(v, b)| v * b);
         // More nats are fewer bits.
-        line.bias_bits_per_dim = line.bias_nats.zip(bits).map(|(v, b)| -v * b);
+        line.bias_bits_per_dim = line.bias_nats.zip(bits).map(|(v, b)| 0.0 - v * b);
     }
     lines
 }

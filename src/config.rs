@@ -100,10 +100,11 @@ pub struct LikelihoodEntry {
     /// How integers become reals: one uniform draw per sample unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dequantization: Option<Dequantization>,
-    /// Measures the solver's and the rounding's part of the error on the first few samples: `true`, or how many.
-    #[serde(default, deserialize_with = "budget", skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "either::<bool, Option<Budget>>")]
-    pub budget: Option<Budget>,
+    /// Measures the solver's and the rounding's part of the error of every estimator on the first few samples: `true`, or
+    /// how many. Unless given, the solver's part of the reference is measured where its steps are fixed and that costs
+    /// little; `false` leaves that out too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budgeting>,
     /// What is done about float data that were quantized and not dequantized: `refuse` or `allow`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lattice: Lattice,
@@ -124,18 +125,22 @@ pub struct Budget {
     pub samples: usize,
 }
 
-/// `true`, `false` or `{samples: N}`.
-fn budget<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Budget>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected true, false or {samples: N}")]
-    enum Form {
-        Asked(bool),
-        Given(Budget),
+/// What a config says of an error budget: `true`, `false` or `{samples: N}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected true, false or {samples: N}")]
+pub enum Budgeting {
+    Asked(bool),
+    Given(Budget),
+}
+
+impl Budgeting {
+    /// How many samples it is to be measured on; none where it is not wanted.
+    pub fn samples(&self) -> Option<usize> {
+        match self {
+            Budgeting::Asked(asked) => asked.then(default_budget),
+            Budgeting::Given(budget) => Some(budget.samples),
+        }
     }
-    Ok(match Form::deserialize(deserializer)? {
-        Form::Asked(asked) => asked.then_some(Budget { samples: default_budget() }),
-        Form::Given(budget) => Some(budget),
-    })
 }
 
 /// A rectangle with `points` × `points` grid points.
@@ -285,7 +290,7 @@ impl Written {
             if entry.solvers.as_ref().unwrap_or(&config.solvers).is_empty() {
                 bail!("{}: none here and none for the whole run; expected at least one", at("solvers"));
             }
-            if entry.budget.as_ref().is_some_and(|b| b.samples < 2) {
+            if entry.budget.as_ref().and_then(Budgeting::samples).is_some_and(|n| n < 2) {
                 bail!("{}: fewer than 2; expected at least 2, so that the mean has an error", at("budget.samples"));
             }
             if entry.samples == Some(0) {

@@ -368,7 +368,7 @@ impl Integral {
 
     fn of(chains: &[f64]) -> Integral {
         let Some(e) = stats::mean(chains) else { return Integral::certain(f64::NAN) };
-        let half_width = e.stderr.map(|s| s * stats::t95(chains.len() - 1));
+        let half_width = e.stderr.map(|s| stats::half_width(s, Some(chains.len()), 0.95));
         Integral { value: e.value, stderr: e.stderr, half_width }
     }
 }

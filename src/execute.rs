@@ -4,6 +4,7 @@ mod contrast;
 mod crew;
 mod features;
 mod maps;
+mod pace;
 mod paths;
 mod pool;
 mod samples;
@@ -12,7 +13,7 @@ mod stein;
 pub use maps::Identity;
 pub use pool::{Machine, Needs, Pool, Sampled};
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
@@ -23,7 +24,8 @@ use crate::metric::sample::Sample;
 use crate::model::onnx::Runtime;
 use crate::num::Batch;
 use crate::num::key::{Key, SampleId};
-use crate::plan::{PlannedFile, Prepared, Trial, Work};
+use crate::plan::{Pace, PlannedFile, Prepared, Trial, Work};
+use crate::progress::Meter;
 use crate::sample::Sampler;
 
 /// What a finished trial leaves.
@@ -42,6 +44,8 @@ pub struct Stage<'a> {
     pub prepared: &'a Prepared,
     pub runtime: &'a Runtime,
     pub machine: Machine,
+    /// Counts the rows of the trial that is at work.
+    pub meter: Arc<Meter>,
     pools: Vec<Pool<'a>>,
     /// The reference features that were asked for last: trials of one entry share theirs.
     real: Mutex<Option<features::Kept>>,
@@ -49,8 +53,9 @@ pub struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     pub fn new(prepared: &'a Prepared, runtime: &'a Runtime, machine: Machine) -> Stage<'a> {
-        let pools = prepared.models.iter().map(|m| Pool::new(m, runtime, machine)).collect();
-        Stage { prepared, runtime, machine, pools, real: Mutex::default() }
+        let meter: Arc<Meter> = Arc::default();
+        let pools = prepared.models.iter().map(|m| Pool::new(m, runtime, machine).metered(meter.clone())).collect();
+        Stage { prepared, runtime, machine, meter, pools, real: Mutex::default() }
     }
 
     /// Opens and calls once whatever the plan's trials need.
@@ -60,17 +65,10 @@ impl<'a> Stage<'a> {
     pub fn rehearse(&self) -> Result<()> {
         let plan = &self.prepared.plan;
         for (index, pool) in self.pools.iter().enumerate() {
-            let (mut needed, mut samplers): (Vec<Divergence>, Vec<Sampler>) = (Vec::new(), Vec::new());
+            let (needed, samplers) = self.needs(index);
             for trial in plan.trials.iter().filter(|t| t.work.model() == index) {
-                match &trial.work {
-                    Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => {
-                        needed.extend(w.estimators.iter().cloned())
-                    }
-                    Work::Density { estimator, .. } => needed.push(estimator.clone()),
-                    Work::Sample { sampler, .. } => samplers.push(sampler.clone()),
-                    Work::Maps(w) => drop(pool.opened_for(w)?),
-                    Work::Stein { stein, .. } => needed.push(learned(&stein.head)),
-                    _ => {}
+                if let Work::Maps(w) = &trial.work {
+                    pool.opened_for(w)?;
                 }
             }
             pool.rehearse(Needs { estimators: &needed, samplers: &samplers }, &Batch::zeros((1, pool.model.dim())))
@@ -87,6 +85,33 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Estimators and samplers that the plan's trials ask a model for.
+    fn needs(&self, model: usize) -> (Vec<Divergence>, Vec<Sampler>) {
+        let (mut needed, mut samplers) = (Vec::new(), Vec::new());
+        for trial in self.prepared.plan.trials.iter().filter(|t| t.work.model() == model) {
+            match &trial.work {
+                Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => needed.extend(w.estimators.iter().cloned()),
+                Work::Density { estimator, .. } => needed.push(estimator.clone()),
+                Work::Sample { sampler, .. } => samplers.push(sampler.clone()),
+                Work::Stein { stein, .. } => needed.push(learned(&stein.head)),
+                Work::Maps(_) | Work::Contrast(_) | Work::Metrics { .. } => {}
+            }
+        }
+        (needed, samplers)
+    }
+
+    /// What a row takes in one thread, for each model, by a few calls of its networks.
+    ///
+    /// # Errors
+    /// Where a model is at fault.
+    pub fn paces(&self) -> Result<Vec<Pace>> {
+        let pace = |(index, pool): (usize, &Pool)| {
+            let (needed, samplers) = self.needs(index);
+            pool.pace(Needs { estimators: &needed, samplers: &samplers })
+        };
+        self.pools.iter().enumerate().map(pace).collect()
+    }
+
     fn key(&self) -> Key {
         Key { seed: self.prepared.plan.seed }
     }
@@ -96,6 +121,7 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// Where the model cannot be evaluated or a statistic cannot be computed.
     pub fn execute(&self, trial: &Trial, array: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<Output> {
+        self.meter.restart();
         let samples: Vec<SampleId> = trial.work.samples().unwrap_or_default().collect();
         self.again(trial, &samples, array)
     }

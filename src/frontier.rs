@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::num::stats::{self, Estimate, Z95};
+use crate::num::stats::{self, Estimate};
 use crate::rows::{Frontier, Sample, Summary};
 
 /// Wanted standard errors; in bits/dim as well where these are defined.
@@ -123,7 +123,9 @@ fn line(known: &Known, averages: &Averages, scope: &str, (target, unit, nats): (
     let row = known.row;
     // Probes are drawn anew for every sample, so their error in the mean falls with n; a bias does not.
     let error = match (scope, known.basis) {
-        ("mean", Basis::Measured) => known.bias.and_then(|b| Some(b.value.abs() + Z95 * b.stderr?)),
+        ("mean", Basis::Measured) => {
+            known.bias.and_then(|b| Some(b.value.abs() + stats::half_width(b.stderr?, Some(b.n), 0.95)))
+        }
         ("mean", _) => Some(known.error / (row.n as f64).sqrt()),
         _ => Some(known.error),
     };

@@ -127,6 +127,20 @@ impl Sheet {
         }
     }
 
+    /// Samples behind a value: those of its own column where that has some, as `bias_n` of `bias`, else the fewest of
+    /// the row.
+    fn samples(&self, claim: &Claim, row: &csv::StringRecord) -> Option<usize> {
+        let count = |i: usize| row[i].parse::<usize>().ok();
+        let columns = || self.columns.iter().enumerate();
+        let of = |name: &str| name.strip_suffix("_n").is_some_and(|stem| claim.column.starts_with(stem));
+        let own = columns().filter(|(_, name)| of(name)).max_by_key(|(_, name)| name.len());
+        if let Some((i, _)) = own {
+            return count(i);
+        }
+        let all = columns().filter(|(_, name)| ["n", "n_other", "n_generated", "n_reference"].contains(&name.as_str()));
+        all.filter_map(|(i, _)| count(i)).min()
+    }
+
     /// The column of the standard error of `column`, where there is one.
     fn stderr(&self, claim: &Claim) -> Result<Option<usize>> {
         if let Some(named) = &claim.stderr {
@@ -168,11 +182,7 @@ fn hold(tables: &[(&str, Sheet)], claim: &Claim, name: String, confidence: f64) 
     let stderr = stderr.map(|column| number("stderr", column)).transpose()?.flatten();
     let cell = |name: &str| sheet.columns.iter().position(|c| c == name).and_then(|c| row[c].parse::<usize>().ok());
     let [low, high] = claim.band();
-    let width = match (stderr, cell("n")) {
-        (Some(stderr), Some(n)) if n > 1 => stderr * stats::t(confidence, n - 1),
-        (Some(stderr), _) => stderr * stats::normal(confidence),
-        (None, _) => 0.0,
-    };
+    let width = stderr.map_or(0.0, |stderr| stats::half_width(stderr, sheet.samples(claim, row), confidence));
     let interval = measured.map(|m| [m - width, m + width]);
     let verdict = interval.map_or(Verdict::Fail, |i| decide(i, [low, high]));
     let mut notes = Vec::new();

@@ -52,9 +52,11 @@ pub enum Outcome {
         array_sha256: Option<String>,
         steps_sha256: Option<String>,
         under: Option<String>,
+        seconds: f64,
     },
     Failed {
         error: String,
+        seconds: f64,
     },
 }
 
@@ -150,11 +152,12 @@ impl Journal {
             Event::Planned { plan_sha256 } => self.plan_sha256 = Some(plan_sha256),
             Event::Finished { trial, rows, sha256, array_sha256, steps_sha256, under, seconds } => {
                 self.seconds += seconds;
-                self.outcomes.insert(trial, Outcome::Finished { rows, sha256, array_sha256, steps_sha256, under });
+                let outcome = Outcome::Finished { rows, sha256, array_sha256, steps_sha256, under, seconds };
+                self.outcomes.insert(trial, outcome);
             }
             Event::Failed { trial, error, seconds } => {
                 self.seconds += seconds;
-                self.outcomes.insert(trial, Outcome::Failed { error });
+                self.outcomes.insert(trial, Outcome::Failed { error, seconds });
             }
         }
     }

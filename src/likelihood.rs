@@ -146,7 +146,8 @@ fn closed_form(sources: &mut Sources, span: Span, start: &Batch, end: &Batch) ->
 
 /// −log p / D.
 pub fn nats_per_dim(log_likelihood: f64, dim: usize) -> f64 {
-    -log_likelihood / dim as f64
+    // No negative zero.
+    (0.0 - log_likelihood) / dim as f64
 }
 
 /// −log p / (D ln 2) + log₂(levels / range): bits per dimension of the quantized data.

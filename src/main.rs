@@ -4,15 +4,13 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use flowgauge::cli::{self, Cli, Exit};
+use flowgauge::cli::{self, Cli};
 
 fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("FLOWGAUGE_LOG").unwrap_or_else(|_| "off".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match cli::execute(Cli::parse()) {
-        Ok(Exit::Well) => ExitCode::SUCCESS,
-        Ok(Exit::Failed) => ExitCode::from(1),
-        Ok(Exit::Inconclusive) => ExitCode::from(3),
+        Ok(exit) => ExitCode::from(exit.status()),
         Err(error) => {
             // Whoever read standard error may have gone away.
             let _ = writeln!(std::io::stderr(), "flowgauge: {error:#}");

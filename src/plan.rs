@@ -12,6 +12,7 @@ use crate::solve::Solver;
 mod builder;
 mod cost;
 mod differences;
+mod load;
 mod names;
 mod offered;
 mod pairs;
@@ -22,6 +23,7 @@ mod work;
 
 pub use cost::Cost;
 pub use differences::differences;
+pub use load::Pace;
 pub use offered::{initial_states, most_samples, resolved, supports, supports_sampler};
 pub use places::{Places, reopen};
 pub use prepare::prepare;
@@ -115,9 +117,17 @@ pub struct Prepared {
     pub data: Vec<Dataset>,
     /// Files of extractors by their SHA-256.
     pub extractors: Vec<(PlannedFile, PathBuf)>,
+    /// What a config might have meant to be measured and is not, with the reason.
+    pub left_out: Vec<String>,
 }
 
 impl Prepared {
+    /// The plan without what no config asked for, as earlier versions made it.
+    pub fn without_automatic(mut self) -> Prepared {
+        self.plan.trials.retain(|trial| !trial.is_automatic());
+        self
+    }
+
     /// The grids of all samplers, each once per model.
     pub fn grids(&self) -> Vec<PlannedGrid> {
         let mut grids: Vec<PlannedGrid> = Vec::new();

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use self::side_by_side::Run;
+use crate::budget::SolverBias;
 use crate::journal::{self, Journal, Outcome, Part, check_writable, outstanding, read_plan, write_whole};
+use crate::num::decimals;
 use crate::plan::{Plan, PlanFile, PlannedModel};
 use crate::report::{self, DataFacts, Facts, ModelFacts};
 use crate::rows::{Summary, Tables};
@@ -29,41 +31,62 @@ impl Published {
     /// The summary as lines for a terminal.
     pub fn digest(&self) -> String {
         let mut out = String::new();
-        let mut last = None;
-        for row in &self.tables.summary {
-            let group = (&row.model, &row.dataset, &row.solver);
-            if last != Some(group) {
-                out += &format!("\n{} on {}, {}\n", row.model, row.dataset, row.solver);
-                out += &format!(
-                    "  {:<34} {:>24} {:>20} {:>10} {:>10}\n",
-                    "estimator", "mean", "bias, nats", "corr.", "cost"
-                );
-                last = Some(group);
+        let same = |a: &Summary, b: &Summary| (&a.model, &a.dataset, &a.solver) == (&b.model, &b.dataset, &b.solver);
+        for group in self.tables.summary.chunk_by(same) {
+            out += &format!("\n{} on {}, {}\n", group[0].model, group[0].dataset, group[0].solver);
+            let cells: Vec<[String; 5]> =
+                std::iter::once(HEADINGS.map(str::to_owned)).chain(group.iter().map(cells)).collect();
+            let width = |i: usize| cells.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
+            let widths = [0, 1, 2, 3, 4].map(width);
+            for [estimator, mean, bias, correlation, cost] in cells {
+                let [a, b, c, d, e] = widths;
+                out += &format!("  {estimator:<a$}  {mean:>b$}  {bias:>c$}  {correlation:>d$}  {cost:>e$}\n");
             }
-            out += &line(row);
+            let solver = |row: &Summary| SolverBias::of(row);
+            if group.iter().filter_map(solver).all(|s| s == SolverBias::NotMeasured)
+                && group.iter().any(|r| solver(r).is_some())
+            {
+                out += "  solver error not measured\n";
+            }
         }
         for row in &self.tables.metrics {
             let error = row.stderr.map_or(String::new(), |e| format!(" ± {e:.3}"));
-            out += &format!("\n{} {}: {} {:.4}{error}", row.model, row.sampler, row.metric, row.value);
+            out += &format!("\n{} {}: {} {}{error}", row.model, row.sampler, row.metric, decimals(row.value, 4));
         }
         out + "\n"
     }
 }
 
-/// Value ± standard error over the data; bias ± standard error, paired; cost in evaluations per sample.
-fn line(row: &Summary) -> String {
+const HEADINGS: [&str; 5] = ["estimator", "mean", "bias, nats", "corr.", "cost"];
+
+/// Value ± standard error over the data, with the solver's part of it; bias ± standard error, paired; cost in
+/// evaluations per sample.
+fn cells(row: &Summary) -> [String; 5] {
     let with_error = |value: Option<f64>, error: Option<f64>, unit: &str| match (value, error) {
-        (Some(v), Some(e)) => format!("{v:.4} ± {e:.4}{unit}"),
-        (Some(v), None) => format!("{v:.4}{unit}"),
+        (Some(v), Some(e)) => format!("{} ± {}{unit}", decimals(v, 4), decimals(e, 4)),
+        (Some(v), None) => format!("{}{unit}", decimals(v, 4)),
         _ => "–".to_owned(),
     };
     let mean = match row.bits_per_dim {
         Some(_) => with_error(row.bits_per_dim, row.bits_per_dim_stderr, " bpd"),
         None => with_error(row.nats, row.nats_stderr, " nats"),
     };
+    let solver = match SolverBias::of(row) {
+        Some(SolverBias::Measured { nats, bits_per_dim }) => {
+            format!(", solver {}", small(bits_per_dim.filter(|_| row.bits_per_dim.is_some()).unwrap_or(nats)))
+        }
+        Some(SolverBias::Negligible) => ", solver none".to_owned(),
+        Some(SolverBias::NotMeasured) | None => String::new(),
+    };
+    let correlation = row.correlation.map_or("–".to_owned(), |c| decimals(c, 4));
     let bias = with_error(row.bias, row.bias_stderr, "");
-    let correlation = row.correlation.map_or("–".to_owned(), |c| format!("{c:.4}"));
-    format!("  {:<34} {mean:>24} {bias:>20} {correlation:>10} {:>10.0}\n", row.estimator, row.cost)
+    [row.estimator.clone(), mean + &solver, bias, correlation, decimals(row.cost, 0)]
+}
+
+/// Four decimals, and one digit where these show none.
+fn small(value: f64) -> String {
+    let text = decimals(value, 4);
+    if text.bytes().any(|b| (b'1'..=b'9').contains(&b)) { text } else { format!("{value:.0e}") }
 }
 
 /// The tables of one run, from its directory or from those of its shards, and what is missing from them; writes nothing.
@@ -196,7 +219,7 @@ impl Gathered {
 /// The facts of one run.
 fn facts(plan: &Plan, environment: &[(String, String)], journal: &Journal, config: String) -> Facts {
     let failed = |id: &str| match journal.outcomes.get(id) {
-        Some(Outcome::Failed { error }) => Some(error.clone()),
+        Some(Outcome::Failed { error, .. }) => Some(error.clone()),
         _ => None,
     };
     let mut environment = environment.to_vec();
@@ -256,5 +279,47 @@ fn model(m: &PlannedModel) -> ModelFacts {
         files: m.files.iter().map(|f| (f.name.clone(), f.sha256.clone())).collect(),
         convention,
         provenance: pairs(&m.provenance, ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary(estimator: &str, solver_bias: Option<f64>) -> Summary {
+        Summary {
+            model: "m".into(),
+            estimator: estimator.into(),
+            kind: "ode-exact".into(),
+            n: 5,
+            nats: Some(-10.0),
+            nats_stderr: Some(0.5),
+            bits_per_dim: Some(2.15201),
+            bits_per_dim_stderr: Some(0.016),
+            bias: Some(-1e-7),
+            bias_stderr: Some(1e-9),
+            solver_bias,
+            solver_bias_bits_per_dim: solver_bias.map(|v| -v / 10.0),
+            ..Summary::default()
+        }
+    }
+
+    fn digest(rows: Vec<Summary>) -> String {
+        Published { tables: Tables { summary: rows, ..Tables::default() }, failed_trials: 0, outstanding: 0 }.digest()
+    }
+
+    #[test]
+    fn the_digest_carries_the_solvers_part_and_no_negative_zero() {
+        let text =
+            digest(vec![summary("exact", Some(0.3)), summary("fine", Some(2e-4)), summary("finest", Some(1e-6))]);
+        for words in ["2.1520 ± 0.0160 bpd, solver -0.0300", "solver -2e-5", "solver none", " 0.0000 ± 0.0000"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        assert!(!text.contains("-0.0000") && !text.contains("not measured"), "{text}");
+        let widths: Vec<usize> = text.trim().lines().skip(1).map(|l| l.chars().count()).collect();
+        assert!(widths.iter().all(|w| *w == widths[0]), "{text}");
+        assert!(digest(vec![summary("exact", None)]).contains("solver error not measured"));
+        let map = Summary { kind: "few-step".into(), ..summary("map", None) };
+        assert!(!digest(vec![map]).contains("solver"));
     }
 }

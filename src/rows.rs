@@ -169,6 +169,15 @@ pub struct Summary {
     pub draws: usize,
     /// Root mean square of the per-sample standard errors over draws of dequantization noise.
     pub dequantization_stderr: Option<f64>,
+    /// Samples behind `bias`.
+    pub bias_n: Option<usize>,
+    /// The solver's part of `nats` and of `bits_per_dim`, where it was measured: the mean as it stands less that of
+    /// infinitely many steps, with its standard error, and the samples that it was measured on.
+    pub solver_bias: Option<f64>,
+    pub solver_bias_stderr: Option<f64>,
+    pub solver_bias_bits_per_dim: Option<f64>,
+    pub solver_bias_bits_per_dim_stderr: Option<f64>,
+    pub solver_bias_n: Option<usize>,
 }
 
 /// `samples.csv`: one estimator on one sample.

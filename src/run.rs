@@ -2,10 +2,10 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sha2::{Digest, Sha256};
 
 use crate::config::Written;
@@ -16,7 +16,9 @@ use crate::journal::{
 };
 use crate::model::library::{hex, processor};
 use crate::model::onnx::Runtime;
-use crate::plan::{self, Places, PlanFile, Prepared, Shard, Trial};
+use crate::plan::{self, Pace, Places, PlanFile, Prepared, Shard, Trial};
+use crate::progress::{Clock, Load, Meter, Running, Show, Standing};
+use crate::stop;
 
 /// What a run was asked for besides its config.
 pub struct Options {
@@ -28,11 +30,20 @@ pub struct Options {
     pub quiet: bool,
 }
 
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Every trial of its share was carried out.
+    Whole,
+    /// A signal stopped it: so many of its trials are done, of all.
+    Stopped { done: usize, of: usize },
+}
+
 /// Carries out a plan in its directory, or the rest of it.
 ///
 /// # Errors
 /// Where an input is at fault; a failed trial is an event of the journal, not an error.
-pub fn run(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Options) -> Result<()> {
+pub fn run(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Options) -> Result<Ending> {
     let stage = Stage::new(prepared, runtime, options.machine);
     check_directory(&options.out, prepared)?;
     stage.rehearse()?;
@@ -43,23 +54,65 @@ pub fn run(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &
         check_directory(&options.out, prepared)?;
         begin(written, prepared, runtime, options)
     })?;
-    let mut todo: Vec<&Trial> = outstanding(&prepared.plan, &journal, options.retry);
-    if let Some(shard) = options.shard {
-        let mine = shard.trials(&prepared.plan);
-        todo.retain(|t| mine.contains(t.id.as_str()));
+    let mine: Vec<&Trial> = share(prepared, options.shard);
+    let outstanding: Vec<&Trial> = outstanding(&prepared.plan, &journal, options.retry);
+    let todo: Vec<&Trial> = mine.iter().copied().filter(|t| outstanding.iter().any(|o| o.id == t.id)).collect();
+    announce(prepared, &journal, [mine.len(), todo.len()], options);
+    let stopped = |left: usize| Ending::Stopped { done: mine.len() - left, of: mine.len() };
+    if todo.is_empty() {
+        return Ok(Ending::Whole);
     }
-    let bar = Progress::new(prepared, &journal, &todo, options);
-    for trial in &todo {
-        bar.show(&trial.work.describe(&prepared.plan));
-        commit(&stage, trial, options)?;
-        bar.advance(trial, prepared);
+    let paces = match stage.paces() {
+        Err(_) if stop::asked() => return Ok(stopped(todo.len())),
+        paces => paces?,
+    };
+    let board = Arc::new(Board::new(prepared, &journal, [&mine, &todo], &paces, stage.meter.clone()));
+    let shown = board.clone();
+    let show = Show::new(options.quiet, move || shown.standing());
+    for (i, trial) in todo.iter().enumerate() {
+        if !commit(&stage, trial, options, &show)? {
+            return Ok(stopped(todo.len() - i));
+        }
+        board.next();
     }
-    bar.finish();
-    Ok(())
+    Ok(Ending::Whole)
 }
 
-/// Executes one trial and makes its outcome durable: files first, then the line.
-fn commit(stage: &Stage, trial: &Trial, options: &Options) -> Result<()> {
+/// A plan as the run in a directory was begun with: an earlier version measured nothing that no config asked for.
+pub fn as_begun(prepared: Prepared, dir: &Path) -> Prepared {
+    match read_plan(dir) {
+        Ok(there) if !there.plan.trials.iter().any(Trial::is_automatic) => prepared.without_automatic(),
+        _ => prepared,
+    }
+}
+
+/// The trials of a shard, or all of them.
+fn share(prepared: &Prepared, shard: Option<Shard>) -> Vec<&Trial> {
+    let ids = shard.map(|shard| shard.trials(&prepared.plan));
+    let mine = |t: &&Trial| ids.as_ref().is_none_or(|ids| ids.contains(t.id.as_str()));
+    prepared.plan.trials.iter().filter(mine).collect()
+}
+
+/// Says what part of the plan is to be done, where that is not all of it.
+fn announce(prepared: &Prepared, journal: &Journal, [mine, todo]: [usize; 2], options: &Options) {
+    if options.quiet {
+        return;
+    }
+    if let Some(shard) = options.shard {
+        note!("flowgauge: shard {shard}: {mine} of {} trials", prepared.plan.trials.len());
+    }
+    if todo < mine && todo > 0 {
+        note!("flowgauge: {} of {mine} trials are done already; resuming", mine - todo);
+    }
+    let failed = journal.outcomes.values().filter(|o| matches!(o, Outcome::Failed { .. })).count();
+    if failed > 0 {
+        note!("flowgauge: {failed} trials failed earlier; --retry runs them again");
+    }
+}
+
+/// Executes one trial and makes its outcome durable: files first, then the line. Whether it came to an end, which it did
+/// not where a signal stopped it.
+fn commit(stage: &Stage, trial: &Trial, options: &Options, show: &Show) -> Result<bool> {
     let dir = &options.out;
     let began = Instant::now();
     let load = |id: &str| -> Result<Vec<u8>> {
@@ -83,8 +136,10 @@ fn commit(stage: &Stage, trial: &Trial, options: &Options) -> Result<()> {
                 seconds,
             }
         }
+        // What a signal broke off has not failed.
+        Err(_) if stop::asked() => return Ok(false),
         Err(error) => {
-            note!("flowgauge: trial {} failed: {error:#}", trial.id);
+            show.aside(|| note!("flowgauge: trial {} failed: {error:#}", trial.id));
             Event::Failed {
                 trial: trial.id.clone(),
                 error: format!("{error:#}"),
@@ -92,7 +147,8 @@ fn commit(stage: &Stage, trial: &Trial, options: &Options) -> Result<()> {
             }
         }
     };
-    append(&journal_file(dir, options.shard), &event)
+    append(&journal_file(dir, options.shard), &event)?;
+    Ok(!stop::asked())
 }
 
 /// Refuses a directory that holds another plan, with the keys that differ.
@@ -224,52 +280,58 @@ fn environment(runtime: &Runtime, machine: Machine) -> Vec<(String, String)> {
     .to_vec()
 }
 
-/// A bar with the time left, on standard error; the unit is a trial's planned cost.
-struct Progress {
-    bar: ProgressBar,
+/// Where a run stands: what has been measured, what is left, and the trial at work.
+struct Board {
+    meter: Arc<Meter>,
+    todo: Vec<(Load, String)>,
+    state: Mutex<State>,
 }
 
-impl Progress {
-    fn new(prepared: &Prepared, journal: &Journal, todo: &[&Trial], options: &Options) -> Progress {
-        let quiet = options.quiet;
-        let total: u64 = todo.iter().map(|t| weight(t, prepared)).sum();
-        let plan = &prepared.plan;
-        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(Some(total), target);
-        let style = ProgressStyle::with_template("{elapsed_precise} [{bar:28}] {percent:>3} %, {eta} left  {msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
-        bar.enable_steady_tick(Duration::from_millis(500));
-        let share = options.shard.map(|s| s.trials(plan).len());
-        if let (false, Some(share), Some(shard)) = (quiet, share, options.shard) {
-            note!("flowgauge: shard {shard}: {share} of {} trials", plan.trials.len());
-        }
-        let total = share.unwrap_or(plan.trials.len());
-        let done = total - todo.len();
-        if !quiet && done > 0 && !todo.is_empty() {
-            note!("flowgauge: {done} of {total} trials are done already; resuming");
-        }
-        let failed = journal.outcomes.values().filter(|o| matches!(o, Outcome::Failed { .. })).count();
-        if !quiet && failed > 0 {
-            note!("flowgauge: {failed} trials failed earlier; --retry runs them again");
-        }
-        Progress { bar }
-    }
-
-    fn show(&self, what: &str) {
-        self.bar.set_message(what.to_owned());
-    }
-
-    fn advance(&self, trial: &Trial, prepared: &Prepared) {
-        self.bar.inc(weight(trial, prepared));
-    }
-
-    fn finish(&self) {
-        self.bar.finish_and_clear();
-    }
+struct State {
+    clock: Clock,
+    /// Index of the trial at work.
+    at: usize,
+    /// Seconds of the trials that are done, in earlier sessions too.
+    done: f64,
 }
 
-fn weight(trial: &Trial, prepared: &Prepared) -> u64 {
-    let cost = prepared.cost(&trial.work);
-    let size = prepared.plan.models[trial.work.model()].parameters;
-    (cost.evaluations + cost.products) * size.max(1) / 1000 + 1
+impl Board {
+    fn new(
+        prepared: &Prepared,
+        journal: &Journal,
+        [mine, todo]: [&[&Trial]; 2],
+        paces: &[Pace],
+        meter: Arc<Meter>,
+    ) -> Board {
+        let mut state = State { clock: Clock::default(), at: 0, done: 0.0 };
+        for trial in mine {
+            if let Some(Outcome::Finished { seconds, .. }) = journal.outcomes.get(&trial.id) {
+                state.clock.measured_before(&prepared.load(&trial.work, paces), *seconds);
+                state.done += seconds;
+            }
+        }
+        let todo = todo.iter().map(|t| (prepared.load(&t.work, paces), t.work.describe(&prepared.plan)));
+        Board { meter, todo: todo.collect(), state: Mutex::new(state) }
+    }
+
+    /// The trial at work is done.
+    fn next(&self) {
+        let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        let seconds = self.meter.elapsed();
+        if let Some((load, _)) = self.todo.get(state.at) {
+            state.clock.measured(load, seconds);
+        }
+        state.done += seconds;
+        state.at += 1;
+        self.meter.restart();
+    }
+
+    fn standing(&self) -> Standing {
+        let state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        let Some((load, what)) = self.todo.get(state.at) else { return Standing::default() };
+        let elapsed = self.meter.elapsed();
+        let running = Running::new(load, self.meter.reached(), elapsed);
+        let rest = self.todo[state.at + 1..].iter().map(|(load, _)| load);
+        Standing { done: state.done + elapsed, left: state.clock.left(Some(running), rest), what: what.clone() }
+    }
 }

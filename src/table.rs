@@ -49,7 +49,7 @@ pub fn tables(plan: &Plan, parts: &[Part]) -> Result<Tables> {
                 likelihoods.extend(read::<LikelihoodRow>(&path)?);
             }
             Work::Budget(_) => refined.extend(read::<Refined>(&path)?),
-            Work::Contrast(_) => tables.contrasts.extend(read::<Contrast>(&path)?),
+            Work::Contrast(_) => tables.contrasts.extend(read::<Contrast>(&path)?.into_iter().map(with_interval)),
             Work::Maps(_) => tables.maps.extend(read::<MapRow>(&path)?),
             Work::Profile(_) => tables.profile.extend(read::<Profile>(&path)?),
             Work::Stein { .. } => tables.stein.extend(read::<Stein>(&path)?),
@@ -72,9 +72,16 @@ pub fn tables(plan: &Plan, parts: &[Part]) -> Result<Tables> {
     tables.conventions = conventions(plan, &tables.summary);
     let dims = plan.models.iter().map(|m| (m.name.clone(), m.shape.iter().product())).collect();
     tables.budget = budget::lines(&tables.summary, &refined, &dims);
+    budget::into_summaries(&mut tables.summary, &tables.budget);
     tables.frontier = frontier::lines(&tables.summary, &tables.samples, &averages, &dims);
     tables.gaps = gaps::gaps(&likelihoods);
     Ok(tables)
+}
+
+/// A difference with its 95 % interval, whatever version of the program wrote the row.
+fn with_interval(row: Contrast) -> Contrast {
+    let half = stats::half_width(row.difference_stderr, Some(row.n.min(row.n_reference)), 0.95);
+    Contrast { low: row.difference - half, high: row.difference + half, ..row }
 }
 
 fn order(s: &Sample) -> (&str, &str, &str, &str, usize) {
@@ -272,6 +279,7 @@ fn summary(one: &DataFrame, base: &Reference, rows: &[LikelihoodRow], first: &Li
         reference_solver: solver.to_owned(),
         bias: bias.map(|e| e.value),
         bias_stderr: bias.and_then(|e| e.stderr),
+        bias_n: bias.map(|e| e.n),
         rmse: bias.and_then(|_| stats::rms(&gaps)),
         correlation: bias.and_then(|_| stats::correlation(&paired.a, &paired.b)),
         rank_correlation: bias.and_then(|_| stats::rank_correlation(&paired.a, &paired.b)),
@@ -284,12 +292,14 @@ fn summary(one: &DataFrame, base: &Reference, rows: &[LikelihoodRow], first: &Li
         bound: first.bound.clone(),
         draws: first.draws,
         dequantization_stderr: stats::rms(&present(|r| r.dequantization_stderr)),
+        ..Summary::default()
     })
 }
 
 fn pair(one: &DataFrame, other: &DataFrame, first: &LikelihoodRow, name: &str) -> Result<Option<Pair>> {
     let Some(difference) = stats::mean(&join(one, other)?.differences()) else { return Ok(None) };
     let Some(stderr) = difference.stderr else { return Ok(None) };
+    let half = stats::half_width(stderr, Some(difference.n), 0.95);
     Ok(Some(Pair {
         model: first.model.clone(),
         dataset: first.dataset.clone(),
@@ -299,8 +309,8 @@ fn pair(one: &DataFrame, other: &DataFrame, first: &LikelihoodRow, name: &str) -
         n: difference.n,
         difference: difference.value,
         difference_stderr: stderr,
-        low: difference.value - stats::t95(difference.n - 1) * stderr,
-        high: difference.value + stats::t95(difference.n - 1) * stderr,
+        low: difference.value - half,
+        high: difference.value + half,
     }))
 }
 

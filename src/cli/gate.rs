@@ -9,6 +9,7 @@ use super::Exit;
 use crate::gate::claims::Claims;
 use crate::gate::{Held, Verdict, gate};
 use crate::journal::{check_writable, write_whole};
+use crate::num::decimals;
 use crate::publish;
 use crate::rows::as_csv;
 
@@ -58,7 +59,7 @@ impl Gate {
 }
 
 fn print(held: &Held) {
-    let short = |v: f64| if v != 0.0 && v.abs() < 1e-3 { format!("{v:.2e}") } else { format!("{v:.6}") };
+    let short = |v: f64| if v != 0.0 && v.abs() < 1e-3 { format!("{v:.2e}") } else { decimals(v, 6) };
     let number = |v: Option<f64>, absent: &str| v.map_or(absent.to_owned(), short);
     let interval = match held.decided_by {
         "interval" => format!(

@@ -31,7 +31,8 @@ mod verify;
 /// Measures log-likelihoods and samples of diffusion and flow models given as ONNX files.
 ///
 /// Exit status: 0 done and well; 1 something measured failed; 2 the input is at fault and nothing was run;
-/// 3 inconclusive (`gate` only).
+/// 3 inconclusive (`gate` only); 75 stopped by a signal, the same command goes on; 130 or 143 stopped by a signal, what
+/// is done is kept in a file that is named.
 ///
 /// FLOWGAUGE_LOG=debug in the environment prints what is opened and what is finished.
 #[derive(Debug, Parser)]
@@ -79,7 +80,27 @@ pub enum Exit {
     Failed,
     /// Nothing failed, but the errors are too large to tell.
     Inconclusive,
+    /// A signal stopped it, and the same command goes on from there.
+    Resumable,
+    /// A signal stopped it, and the same command begins anew.
+    Stopped,
 }
+
+impl Exit {
+    /// The process's status.
+    pub fn status(self) -> u8 {
+        match self {
+            Exit::Well => 0,
+            Exit::Failed => 1,
+            Exit::Inconclusive => 3,
+            Exit::Resumable => RESUMABLE,
+            Exit::Stopped => crate::stop::status(),
+        }
+    }
+}
+
+/// The status of work that the same command goes on with: `EX_TEMPFAIL` of sysexits.h.
+const RESUMABLE: u8 = 75;
 
 /// How networks are run.
 #[derive(Debug, Args)]

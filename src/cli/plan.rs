@@ -47,6 +47,7 @@ impl Plan {
             guessed |= cost.guessed;
         }
         say!("{} trials, {evaluations} evaluations and {products} Jacobian products or head calls", plan.trials.len());
+        prepared.left_out.iter().for_each(|what| say!("{what}"));
         if guessed {
             say!("~ a guess: adaptive solvers choose their steps, and SteinDiff where UniPC predicts once more");
         }

@@ -1,13 +1,19 @@
 //! `flowgauge run CONFIG`
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::{Exit, Running};
+use super::{Exit, RESUMABLE, Running};
 use crate::config::Written;
+use crate::stop::{self, Leaving};
 use crate::{plan, publish, run};
+
+/// How long a run may take to notice that it should stop: a statistic looks at nothing, and finished trials are safe.
+const PATIENCE: Duration = Duration::from_secs(3);
+const GO_ON: &str = "flowgauge: stopped; finished trials are kept, and the same command goes on from there";
 
 #[derive(Debug, Args)]
 pub struct Run {
@@ -37,6 +43,10 @@ impl Run {
         let written = Written::read(&self.config, &self.set)?;
         let prepared = plan::prepare(&written, self.seed).with_context(|| self.config.display().to_string())?;
         let out = self.out.unwrap_or_else(|| Path::new("reports").join(&prepared.plan.name));
+        let prepared = run::as_begun(prepared, &out);
+        if !self.running.quiet {
+            prepared.left_out.iter().for_each(|what| note!("flowgauge: {what}"));
+        }
         let options = run::Options {
             out,
             machine: self.running.machine(),
@@ -44,7 +54,20 @@ impl Run {
             retry: self.retry,
             quiet: self.running.quiet,
         };
-        run::run(&written, &prepared, self.running.runtime()?, &options)?;
+        let runtime = self.running.runtime()?;
+        stop::listen(Leaving { status: Some(RESUMABLE), patience: Some(PATIENCE), words: GO_ON.to_owned() });
+        match run::run(&written, &prepared, runtime, &options) {
+            Ok(run::Ending::Whole) => {}
+            Ok(run::Ending::Stopped { done, of }) => {
+                note!("flowgauge: stopped with {done} of {of} trials done; the same command goes on from there");
+                return Ok(Exit::Resumable);
+            }
+            Err(_) if stop::asked() => {
+                note!("{GO_ON}");
+                return Ok(Exit::Resumable);
+            }
+            Err(error) => return Err(error),
+        }
         let published = run::alone(&options.out, || publish::publish(&options.out))?;
         say!("{}", published.digest().trim_end_matches('\n'));
         say!("\nreport: {}", options.out.join("index.html").display());

@@ -8,7 +8,7 @@ use crate::data::read_npy;
 use crate::features::Extracted;
 use crate::metric::paired::{self, Rows};
 use crate::num::Batch;
-use crate::num::stats::{Estimate, Z95};
+use crate::num::stats::{self, Estimate};
 use crate::plan::ContrastWork;
 use crate::rows::Contrast;
 
@@ -34,6 +34,7 @@ impl Stage<'_> {
             let found = self.machine.with_threads(measure)?.map_err(|e| anyhow!("{}: {e}", metric.name()))?;
             let (Estimate { value: difference, stderr, n }, method) = found;
             let stderr = stderr.ok_or_else(|| anyhow!("{}: no error", metric.name()))?;
+            let half = stats::half_width(stderr, Some(n.min(sides(&real).len())), 0.95);
             rows.push(Contrast {
                 model: plan.models[work.model].name.clone(),
                 sampler: work.sampler.label(),
@@ -43,8 +44,8 @@ impl Stage<'_> {
                 n_reference: sides(&real).len(),
                 difference,
                 difference_stderr: stderr,
-                low: difference - Z95 * stderr,
-                high: difference + Z95 * stderr,
+                low: difference - half,
+                high: difference + half,
                 method: method.as_str().to_owned(),
                 features: work.extractor.as_ref().map_or("raw".to_owned(), |e| e.name.clone()),
             });

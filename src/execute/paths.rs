@@ -105,11 +105,15 @@ impl Stage<'_> {
             let (rows, _) = self.pools[w.model].likelihoods(&task, samples, false, states)?;
             Ok(rows.iter().map(|r| r.log_likelihood).collect())
         };
+        let own = Some(&w.solver);
         let (finer, coarser) = (refine::finer(&w.solver), refine::coarser(&w.solver));
+        // What nobody asked for keeps to what the headline needs.
+        let asked = |solver: Option<&'_ Solver>| solver.filter(|_| !w.automatic).cloned();
+        let (coarser, moved) = (asked(coarser.as_ref()), asked(own));
         let ulp = f64::from(f32::EPSILON);
-        let base = again(Some(&w.solver), 0.0)?;
+        let base = again(own, 0.0)?;
         let [finer, coarser] = [again(finer.as_ref(), 0.0)?, again(coarser.as_ref(), 0.0)?];
-        let [ahead, behind] = [again(Some(&w.solver), ulp)?, again(Some(&w.solver), -ulp)?];
+        let [ahead, behind] = [again(moved.as_ref(), ulp)?, again(moved.as_ref(), -ulp)?];
         write_rows((0..base.len()).map(|i| rows::Refined {
             model: plan.models[w.model].name.clone(),
             dataset: plan.data[w.data].name.clone(),

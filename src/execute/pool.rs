@@ -1,7 +1,7 @@
 //! Sessions for one model, opened as workers need them, and batches of samples spread over the workers.
 
-use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use ndarray::Axis;
@@ -18,7 +18,9 @@ use crate::model::onnx::{Provider, Runtime};
 use crate::model::opened::{Model, Options, Velocity};
 use crate::num::Batch;
 use crate::num::key::{Key, SampleId};
+use crate::progress::Meter;
 use crate::sample::{Denoiser, Draw, Drawn, Sampler, Setting};
+use crate::stop;
 
 /// How a machine is used; none of it changes a result by more than rounding.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -92,23 +94,30 @@ pub struct Pool<'a> {
     pub(super) runtime: &'a Runtime,
     pub(super) machine: Machine,
     idle: Mutex<Vec<Worker>>,
+    /// Counts the rows that were asked for.
+    meter: Arc<Meter>,
 }
 
 impl<'a> Pool<'a> {
     pub fn new(model: &'a Model, runtime: &'a Runtime, machine: Machine) -> Pool<'a> {
-        Pool { model, runtime, machine, idle: Mutex::new(Vec::new()) }
+        Pool { model, runtime, machine, idle: Mutex::new(Vec::new()), meter: Arc::default() }
+    }
+
+    /// The same pool, counting on a meter that others may share.
+    pub fn metered(self, meter: Arc<Meter>) -> Pool<'a> {
+        Pool { meter, ..self }
     }
 
     fn take(&self) -> Option<Worker> {
         self.idle.lock().unwrap_or_else(|e| e.into_inner()).pop()
     }
 
-    fn give(&self, worker: Worker) {
+    pub(super) fn give(&self, worker: Worker) {
         self.idle.lock().unwrap_or_else(|e| e.into_inner()).push(worker);
     }
 
     /// A worker that has what the estimators and samplers need.
-    fn worker(&self, needs: Needs) -> Result<Worker> {
+    pub(super) fn worker(&self, needs: Needs) -> Result<Worker> {
         // A GPU is one worker's; on the CPU every worker keeps to one thread.
         let options = Options { provider: self.machine.provider, threads: 1 };
         let mut worker = match self.take() {
@@ -229,6 +238,22 @@ impl<'a> Pool<'a> {
         needs: Needs,
         work: impl Fn(&mut Worker, &[SampleId]) -> Result<T, EvalError> + Sync,
     ) -> Result<Vec<T>> {
+        let mut all = Vec::new();
+        self.each_batch(samples, needs, work, |part| {
+            all.push(part);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// As [`Pool::batches`], handing on each batch's result as soon as all before it are there.
+    fn each_batch<T: Send>(
+        &self,
+        samples: &[SampleId],
+        needs: Needs,
+        work: impl Fn(&mut Worker, &[SampleId]) -> Result<T, EvalError> + Sync,
+        take: impl FnMut(T) -> Result<()> + Send,
+    ) -> Result<()> {
         let cpu = self.machine.provider == Provider::Cpu;
         let threads = if cpu { self.machine.threads } else { 1 };
         // Few samples still make several batches, so that they keep several workers busy. Their
@@ -238,17 +263,21 @@ impl<'a> Pool<'a> {
         // No more workers than batches, whatever number was asked for.
         let workers = threads.min(samples.len().div_ceil(batch)).max(1);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(workers).build()?;
-        pool.install(|| {
-            samples
-                .par_chunks(batch)
-                .map(|batch| {
-                    let mut worker = self.worker(needs)?;
-                    let result = work(&mut worker, batch);
-                    self.give(worker);
-                    Ok(result?)
-                })
-                .collect()
-        })
+        let queue = Mutex::new(InOrder { next: 0, waiting: BTreeMap::new(), take });
+        let one = |(place, batch): (usize, &[SampleId])| -> Result<()> {
+            if stop::asked() {
+                return Err(EvalError::Stopped.into());
+            }
+            let mut worker = self.worker(needs)?;
+            self.meter.enter(batch.len());
+            let result = work(&mut worker, batch);
+            self.give(worker);
+            let result = result?;
+            self.meter.leave(batch.len());
+            queue.lock().unwrap_or_else(|e| e.into_inner()).put(place, result)
+        };
+        // Workers fetch the batches one after the other, so that results come nearly in order.
+        pool.install(|| samples.chunks(batch).enumerate().par_bridge().try_for_each(one))
     }
 
     /// Log-likelihoods of samples, each batch over a path of its own; `states` gives a batch's states.
@@ -263,16 +292,8 @@ impl<'a> Pool<'a> {
         states: impl Fn(&[SampleId]) -> Batch + Sync,
     ) -> Result<(Vec<Row>, Vec<NodeValue>)> {
         let needs = Needs { estimators: task.estimators, ..Needs::default() };
-        let parts = self.batches(samples, needs, |worker, batch| {
-            let mut nodes = Vec::new();
-            let recorder = record.then_some(&mut nodes);
-            let x = states(batch);
-            let mut rows = likelihood::few_step::evaluate(&mut worker.sources, task, batch, &x)?;
-            if let Worker { velocity: Some(velocity), sources, .. } = worker {
-                rows.extend(likelihood::evaluate(velocity, sources, task, batch, x, recorder)?);
-            }
-            Ok((rows, nodes))
-        })?;
+        let parts =
+            self.batches(samples, needs, |worker, batch| evaluated(worker, task, batch, states(batch), record))?;
         let (rows, nodes): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
         let mut rows: Vec<Row> = rows.into_iter().flatten().collect();
         rows.sort_by_key(|r| (r.estimator, r.sample));
@@ -298,6 +319,43 @@ impl<'a> Pool<'a> {
         Ok((dequantization.combine(rows), nodes))
     }
 
+    /// As [`Pool::draws`], handing on the rows of samples as soon as theirs and all before them are there.
+    ///
+    /// # Errors
+    /// Where the model cannot be evaluated, and those of `take`.
+    pub fn each_draw(
+        &self,
+        task: &Task,
+        dequantization: Option<&Dequantization>,
+        samples: &[SampleId],
+        states: impl Fn(&[SampleId]) -> Batch + Sync,
+        mut take: impl FnMut(Vec<Row>) -> Result<()> + Send,
+    ) -> Result<()> {
+        let needs = Needs { estimators: task.estimators, ..Needs::default() };
+        let draws = dequantization.map_or(1, |d| d.draws());
+        let addresses = dequantization.map_or_else(|| samples.to_vec(), |d| d.addresses(samples));
+        let work = |worker: &mut Worker, batch: &[SampleId]| {
+            Ok((batch.len(), evaluated(worker, task, batch, states(batch), false)?.0))
+        };
+        let (mut arrived, mut finished) = (0, 0);
+        let mut waiting: Vec<Row> = Vec::new();
+        self.each_batch(&addresses, needs, work, |(count, rows)| {
+            arrived += count;
+            waiting.extend(rows);
+            // A sample is done with its last draw.
+            let done: BTreeSet<SampleId> = addresses[finished..arrived / draws * draws].iter().copied().collect();
+            finished += done.len();
+            let (mut ready, rest) =
+                std::mem::take(&mut waiting).into_iter().partition(|r: &Row| done.contains(&r.sample));
+            waiting = rest;
+            if let Some(dequantization) = dequantization {
+                ready = dequantization.combine(ready);
+            }
+            ready.sort_by_key(|r: &Row| (r.sample, r.estimator));
+            if ready.is_empty() { Ok(()) } else { take(ready) }
+        })
+    }
+
     /// End states of samples from their initial noise, row by row; whole populations where a sampler has them.
     ///
     /// # Errors
@@ -309,19 +367,76 @@ impl<'a> Pool<'a> {
         key: Key,
         noise: impl Fn(&[SampleId]) -> Batch + Sync,
     ) -> Result<Sampled> {
+        let mut drawn = Drawn::none();
+        let product_seconds = self.each_sample(sampler, samples, key, noise, |part| {
+            drawn.append(part);
+            Ok(())
+        })?;
+        Ok(Sampled { drawn, product_seconds })
+    }
+
+    /// As [`Pool::samples`], handing on each batch, or each population, as soon as it and all before it are there; the
+    /// seconds that went into Jacobian products.
+    ///
+    /// # Errors
+    /// Where the model cannot be evaluated, and those of `take`.
+    pub fn each_sample(
+        &self,
+        sampler: &Sampler,
+        samples: &[SampleId],
+        key: Key,
+        noise: impl Fn(&[SampleId]) -> Batch + Sync,
+        mut take: impl FnMut(Drawn) -> Result<()> + Send,
+    ) -> Result<f64> {
         let (on, prior) = (Setting::of(self.model), self.model.prior);
-        if sampler.population().is_some() {
+        if let Some(population) = sampler.population() {
             let mut crew = Crew { pool: self, sampler, product_seconds: 0.0 };
-            let drawn = sampler.sample(&mut crew, &Draw { on, prior, key, samples }, noise(samples))?;
-            return Ok(Sampled { drawn, product_seconds: crew.product_seconds });
+            for samples in samples.chunks(population) {
+                take(sampler.sample(&mut crew, &Draw { on, prior, key, samples }, noise(samples))?)?;
+            }
+            return Ok(crew.product_seconds);
         }
         let needs = Needs { samplers: std::slice::from_ref(sampler), ..Needs::default() };
-        let parts = self.batches(samples, needs, |worker, batch| {
+        let work = |worker: &mut Worker, batch: &[SampleId]| {
             sampler.sample(worker, &Draw { on, prior, key, samples: batch }, noise(batch))
-        })?;
-        let mut drawn = Drawn::none();
-        parts.into_iter().for_each(|part| drawn.append(part));
-        Ok(Sampled { drawn, product_seconds: 0.0 })
+        };
+        self.each_batch(samples, needs, work, take)?;
+        Ok(0.0)
+    }
+}
+
+/// One batch under every estimator, with its nodes where `record`.
+fn evaluated(
+    worker: &mut Worker,
+    task: &Task,
+    batch: &[SampleId],
+    x: Batch,
+    record: bool,
+) -> Result<(Vec<Row>, Vec<NodeValue>), EvalError> {
+    let mut nodes = Vec::new();
+    let recorder = record.then_some(&mut nodes);
+    let mut rows = likelihood::few_step::evaluate(&mut worker.sources, task, batch, &x)?;
+    if let Worker { velocity: Some(velocity), sources, .. } = worker {
+        rows.extend(likelihood::evaluate(velocity, sources, task, batch, x, recorder)?);
+    }
+    Ok((rows, nodes))
+}
+
+/// Results that arrive in any order and are handed on in that of their places.
+struct InOrder<T, F> {
+    next: usize,
+    waiting: BTreeMap<usize, T>,
+    take: F,
+}
+
+impl<T, F: FnMut(T) -> Result<()>> InOrder<T, F> {
+    fn put(&mut self, place: usize, result: T) -> Result<()> {
+        self.waiting.insert(place, result);
+        while let Some(result) = self.waiting.remove(&self.next) {
+            self.next += 1;
+            (self.take)(result)?;
+        }
+        Ok(())
     }
 }
 

@@ -16,6 +16,9 @@ pub enum EvalError {
     /// Something this program was asked for and the model does not have.
     #[error("{0}")]
     Missing(String),
+    /// A signal has asked the program to stop.
+    #[error("stopped by a signal")]
+    Stopped,
 }
 
 /// dx/dt of the probability-flow ODE in the card's own time.

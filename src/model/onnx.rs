@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::library::{self, Library};
 use crate::flow::field::EvalError;
+use crate::stop;
 
 /// Where networks run; strict: what was asked for, or an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -195,8 +196,11 @@ impl Session {
     /// Runs the network; f64 in, f64 out, the network's own format in between.
     ///
     /// # Errors
-    /// Where the runtime refuses the call or an output is not there.
+    /// Where the runtime refuses the call or an output is not there, and where a signal has asked the program to stop.
     pub fn run(&mut self, feeds: Vec<(&str, ArrayViewD<f64>)>, wanted: &[&str]) -> Result<Vec<ArrayD<f64>>, EvalError> {
+        if stop::asked() {
+            return Err(EvalError::Stopped);
+        }
         let refused = |file: &str, message: String| EvalError::Runtime { file: file.to_owned(), message };
         let file = self.file.clone();
         let mut owned = Vec::with_capacity(feeds.len());

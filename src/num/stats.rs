@@ -16,6 +16,18 @@ pub fn t(confidence: f64, dof: usize) -> f64 {
     quantile(confidence, |t| within(t, dof))
 }
 
+/// Half the width of the interval of a mean with this standard error, of any confidence below 1: Student's t where
+/// `n` values stand behind it, the normal law where that is not known. Of two sets of values `n` is the smaller number.
+///
+/// Tables, pages, figures and gates have no other kind of interval.
+pub fn half_width(stderr: f64, n: Option<usize>, confidence: f64) -> f64 {
+    stderr
+        * match n {
+            Some(n) if n > 1 => t(confidence, n - 1),
+            _ => normal(confidence),
+        }
+}
+
 /// Half-width of a normal interval of any confidence below 1, in standard errors.
 pub fn normal(confidence: f64) -> f64 {
     quantile(confidence, |z| 1.0 - two_sided(z))
@@ -180,6 +192,8 @@ mod tests {
             assert!((t(confidence, dof) / expected - 1.0).abs() < 1e-8, "{confidence} {dof}: {}", t(confidence, dof));
         }
         assert!((normal(0.95) - Z95).abs() < 1e-10);
+        assert!((half_width(2.0, Some(5), 0.95) - 2.0 * 2.776_445_105).abs() < 1e-7);
+        assert!((half_width(2.0, None, 0.95) - 2.0 * Z95).abs() < 1e-9);
         assert!((normal(0.99) - 2.575_829_303_5).abs() < 1e-9);
     }
 

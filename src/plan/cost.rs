@@ -4,7 +4,7 @@ use super::{Prepared, Work};
 use crate::divergence::Divergence;
 use crate::model::opened::Model;
 use crate::sample::Setting;
-use crate::solve::{Solver, refine};
+use crate::solve::Solver;
 
 /// Evaluations per sample that a plan supposes of an adaptive solver.
 const ADAPTIVE_GUESS: u64 = 200;
@@ -15,12 +15,25 @@ fn head_calls(model: &Model, estimator: &Divergence) -> u64 {
 }
 
 /// What a trial costs, for all its samples together.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Cost {
     pub evaluations: u64,
     /// Jacobian products and head calls.
     pub products: u64,
+    /// Head calls alone.
+    pub head_calls: u64,
     pub guessed: bool,
+}
+
+impl Cost {
+    fn plus(self, other: Cost) -> Cost {
+        Cost {
+            evaluations: self.evaluations + other.evaluations,
+            products: self.products + other.products,
+            head_calls: self.head_calls + other.head_calls,
+            guessed: self.guessed || other.guessed,
+        }
+    }
 }
 
 impl Prepared {
@@ -29,8 +42,8 @@ impl Prepared {
         let path = |solver: &Solver, estimators: &[Divergence], model: usize, rows: usize| {
             let dim = self.models[model].dim();
             let nodes = solver.nodes().unwrap_or(ADAPTIVE_GUESS);
-            let per_node = |e: &Divergence| e.products(dim) + head_calls(&self.models[model], e);
-            let products: u64 = estimators.iter().map(per_node).sum();
+            let heads: u64 = estimators.iter().map(|e| head_calls(&self.models[model], e)).sum();
+            let products = estimators.iter().map(|e| e.products(dim)).sum::<u64>() + heads;
             let once: u64 = estimators.iter().map(Divergence::products_once).sum();
             let extra: u64 = estimators.iter().map(Divergence::evaluations).sum();
             let own: u64 = estimators.iter().map(Divergence::own_evaluations).sum();
@@ -39,6 +52,7 @@ impl Prepared {
             Cost {
                 evaluations: (path + own) * rows as u64,
                 products: (nodes * products + once) * rows as u64,
+                head_calls: nodes * heads * rows as u64,
                 guessed: followed && solver.evaluations().is_none(),
             }
         };
@@ -46,17 +60,8 @@ impl Prepared {
             Work::Likelihood(w) => path(&w.solver, &w.estimators, w.model, w.count * w.draws()),
             Work::Profile(w) => path(&w.solver, &w.estimators, w.model, w.count),
             Work::Budget(w) => {
-                let solvers = [refine::coarser(&w.solver), refine::finer(&w.solver)].into_iter().flatten();
-                // The run's own steps three times: as they are, and from states moved there and back.
-                let solvers = solvers.chain(std::iter::repeat_n(w.solver.clone(), 3));
-                let costs = solvers.map(|s| path(&s, &w.estimators, w.model, w.count));
-                costs
-                    .reduce(|a, b| Cost {
-                        evaluations: a.evaluations + b.evaluations,
-                        products: a.products + b.products,
-                        guessed: a.guessed || b.guessed,
-                    })
-                    .expect("three and more")
+                let costs = w.budget_solvers().into_iter().map(|s| path(&s, &w.estimators, w.model, w.count));
+                costs.reduce(Cost::plus).unwrap_or_default()
             }
             Work::Density { model, solver, estimator, grid } => {
                 path(solver, std::slice::from_ref(estimator), *model, grid.points * grid.points)
@@ -64,12 +69,17 @@ impl Prepared {
             Work::Stein { model, stein, .. } => {
                 let places = 2 * (stein.samples * stein.times) as u64;
                 let apart = u64::from(!self.models[*model].card.is_joint(&stein.head));
-                Cost { evaluations: places, products: places * apart, guessed: false }
+                Cost { evaluations: places, products: places * apart, head_calls: places * apart, guessed: false }
             }
             Work::Sample { model, sampler, count, .. } => {
                 let each = sampler.cost(&Setting::of(&self.models[*model]));
                 let rows = *count as u64;
-                Cost { evaluations: each.evaluations * rows, products: each.products * rows, guessed: each.guessed }
+                Cost {
+                    evaluations: each.evaluations * rows,
+                    products: each.products * rows,
+                    head_calls: 0,
+                    guessed: each.guessed,
+                }
             }
             Work::Maps(w) => {
                 let steps: u64 = w.steps.iter().map(|s| *s as u64).sum();
@@ -77,10 +87,10 @@ impl Prepared {
                 Cost {
                     evaluations: steps * (5 * w.samples as u64 + w.draws as u64),
                     products: steps * 3 * dim * w.samples as u64,
-                    guessed: false,
+                    ..Cost::default()
                 }
             }
-            Work::Contrast(_) | Work::Metrics { .. } => Cost { evaluations: 0, products: 0, guessed: false },
+            Work::Contrast(_) | Work::Metrics { .. } => Cost::default(),
         }
     }
 }

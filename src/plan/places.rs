@@ -72,7 +72,13 @@ pub fn reopen(dir: &Path, file: &PlanFile) -> Result<Prepared> {
         );
     }
     let at = |place: &Path| if preset::built_in(place) { place.to_owned() } else { tidy(&dir.join(place)) };
-    let mut prepared = Prepared { plan: plan.clone(), models: Vec::new(), data: Vec::new(), extractors: Vec::new() };
+    let mut prepared = Prepared {
+        plan: plan.clone(),
+        models: Vec::new(),
+        data: Vec::new(),
+        extractors: Vec::new(),
+        left_out: Vec::new(),
+    };
     for (place, was) in places.models.iter().zip(&plan.models) {
         let model = Model::open(&at(place))?;
         let is = planned(&model)?;

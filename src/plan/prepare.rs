@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::builder::Builder;
 use super::offered::{most_samples, resolved, supports, supports_sampler};
 use super::{Against, ContrastWork, FORMAT, LikelihoodWork, MapWork, Plan, Prepared, Work, pairs, solver_label};
-use crate::config::{LikelihoodEntry, MapsEntry, SamplesEntry, Written};
+use crate::config::{Budgeting, LikelihoodEntry, MapsEntry, SamplesEntry, Written};
 use crate::divergence::{Divergence, Learned};
 use crate::flow::map;
 use crate::metric::{Metric, Role, Sets, paired};
@@ -15,6 +15,11 @@ use crate::model::card::Direction;
 use crate::sample::{Sampler, Setting};
 use crate::solve::{Solver, Span};
 use crate::stein::Score;
+
+/// Samples that a solver's error is measured on where no config asks for it, and the part of an entry's cost that this
+/// may be.
+const AUTOMATIC: usize = 16;
+const DEAR: f64 = 0.25;
 
 /// Resolves a config: opens and checks every file it names, and lists the trials. Runs no network.
 ///
@@ -38,10 +43,12 @@ pub fn prepare(written: &Written, seed: Option<u64>) -> Result<Prepared> {
             models: Vec::new(),
             data: Vec::new(),
             extractors: Vec::new(),
+            left_out: Vec::new(),
         },
     };
     for (i, entry) in config.likelihood.iter().enumerate() {
-        builder.likelihood(entry).with_context(|| format!("likelihood.{i}"))?;
+        let key = format!("likelihood.{i}");
+        builder.likelihood(entry, &key).context(key.clone())?;
     }
     for (i, entry) in config.samples.iter().enumerate() {
         builder.samples(entry).with_context(|| format!("samples.{i}"))?;
@@ -76,7 +83,7 @@ fn check_references(plan: &Plan) -> Result<()> {
 }
 
 impl Builder<'_> {
-    fn likelihood(&mut self, entry: &LikelihoodEntry) -> Result<()> {
+    fn likelihood(&mut self, entry: &LikelihoodEntry, key: &str) -> Result<()> {
         let config = &self.written.config;
         let model = self.model(&entry.model)?;
         let dequantization = entry.dequantization.as_ref();
@@ -128,6 +135,7 @@ impl Builder<'_> {
                 first,
                 count,
                 dequantization: entry.dequantization.clone(),
+                automatic: false,
             };
             for first in (0..count).step_by(config.chunk) {
                 self.push(Work::Likelihood(work(first, config.chunk.min(count - first))))?;
@@ -135,8 +143,10 @@ impl Builder<'_> {
             if entry.profile > 0 && here.iter().any(Divergence::takes_solver) {
                 self.push(Work::Profile(work(0, entry.profile.min(count))))?;
             }
-            if let Some(budget) = &entry.budget {
-                self.push(Work::Budget(work(0, budget.samples.min(count))))?;
+            match entry.budget.as_ref().map(Budgeting::samples) {
+                Some(Some(samples)) => drop(self.push(Work::Budget(work(0, samples.min(count))))?),
+                Some(None) => {}
+                None => self.automatic_budget(work(0, count), key)?,
             }
         }
         for stein in &entry.stein {
@@ -165,6 +175,34 @@ impl Builder<'_> {
                 self.push(work)?;
             }
         }
+        Ok(())
+    }
+
+    /// The solver's part of the error of the reference, on a few samples, where `whole` has fixed steps and it costs a
+    /// small part of that.
+    fn automatic_budget(&mut self, whole: LikelihoodWork, key: &str) -> Result<()> {
+        let followed = |e: &&Divergence| e.takes_solver();
+        let reference = whole.estimators.get(whole.reference).filter(followed);
+        let Some(reference) = reference.or(whole.estimators.iter().find(followed)).cloned() else { return Ok(()) };
+        if whole.solver.evaluations().is_none() || whole.count < 2 {
+            return Ok(());
+        }
+        let (estimators, count) = (vec![reference], whole.count.min(AUTOMATIC));
+        let small = LikelihoodWork { estimators, reference: 0, against: None, count, automatic: true, ..whole.clone() };
+        let cost = |work: &Work| {
+            let cost = self.prepared.cost(work);
+            (cost.evaluations + cost.products) as f64
+        };
+        let small = Work::Budget(small);
+        let share = cost(&small) / cost(&Work::Likelihood(whole.clone()));
+        if share <= DEAR {
+            return self.push(small).map(drop);
+        }
+        self.prepared.left_out.push(format!(
+            "{key}: the error of {} is not measured, which would cost {:.0} % of the entry; `budget: true` measures it",
+            solver_label(&whole.solver),
+            100.0 * share
+        ));
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use crate::flow::grid::Spacing;
 use crate::metric::Metric;
 use crate::num::key::SampleId;
 use crate::sample::Sampler;
-use crate::solve::Solver;
+use crate::solve::{Solver, refine};
 use crate::stein::Stein;
 
 /// One unit of work: what a kill can lose, at most.
@@ -19,6 +19,13 @@ pub struct Trial {
     /// Hash of the content, so that the order of a config changes nothing.
     pub id: String,
     pub work: Work,
+}
+
+impl Trial {
+    /// Whether it is done without having been asked for.
+    pub fn is_automatic(&self) -> bool {
+        matches!(&self.work, Work::Budget(work) if work.automatic)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,12 +90,23 @@ pub struct LikelihoodWork {
     /// As the config names it; integers have one uniform draw where it names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dequantization: Option<Dequantization>,
+    /// Of an error budget that no config asked for: finer steps alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub automatic: bool,
 }
 
 impl LikelihoodWork {
     /// Draws of dequantization noise per sample.
     pub fn draws(&self) -> usize {
         self.dequantization.as_ref().map_or(1, |d| d.draws())
+    }
+
+    /// The solvers of its paths as an error budget: its own, once as it is and once from states moved by a rounding
+    /// there and back, one with finer steps and one with coarser; of an automatic budget its own and the finer.
+    pub fn budget_solvers(&self) -> Vec<Solver> {
+        let own = std::iter::repeat_n(self.solver.clone(), if self.automatic { 1 } else { 3 });
+        let coarser = refine::coarser(&self.solver).filter(|_| !self.automatic);
+        own.chain(refine::finer(&self.solver)).chain(coarser).collect()
     }
 }
 
@@ -182,7 +200,10 @@ impl Work {
                 w.estimators.len()
             ),
             Work::Profile(w) => format!("{model}: divergence along {} paths, {}", w.count, solver_label(&w.solver)),
-            Work::Budget(w) => format!("{model}: error budget on {} samples, {}", w.count, solver_label(&w.solver)),
+            Work::Budget(w) => {
+                let what = if w.automatic { "the solver's error" } else { "error budget" };
+                format!("{model}: {what} on {} samples, {}", w.count, solver_label(&w.solver))
+            }
             Work::Contrast(w) => {
                 format!("{model}: {} against {}", w.sampler.label(), w.baseline.label())
             }

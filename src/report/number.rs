@@ -1,10 +1,14 @@
 //! Numbers for people: digits that match the error, absent values as a dash, grouped thousands.
 
+use crate::num::stats;
+
 /// What stands where there is no number.
 pub const ABSENT: &str = "–";
 
-/// Half-width of a 95 % interval in standard errors.
-pub const Z95: f64 = 1.96;
+/// Half the width of a 95 % interval over `n` values; zero where there is no standard error.
+pub fn half_width(error: Option<f64>, n: Option<usize>) -> f64 {
+    finite(error).map_or(0.0, |error| stats::half_width(error, n, 0.95))
+}
 
 /// `value ± error`, the error with two digits and the value with as many decimals; without an
 /// error five significant digits.
@@ -41,10 +45,17 @@ pub fn to_error(value: f64, error: f64) -> String {
     by_error(value, error.abs()).0
 }
 
-/// `[low, high]`: the 95 % interval of a mean with this standard error.
-pub fn interval(value: Option<f64>, error: Option<f64>) -> Option<String> {
+/// A part of a value beside that value: with the decimals of the value's error, and one digit where these show none.
+pub fn part(part: f64, error: Option<f64>) -> String {
+    let text = finite(error).map_or_else(|| significant(part, 2), |error| to_error(part, error));
+    if text.bytes().any(|b| (b'1'..=b'9').contains(&b)) { text } else { significant(part, 1) }
+}
+
+/// `[low, high]`: the 95 % interval of a mean of `n` values with this standard error.
+pub fn interval(value: Option<f64>, error: Option<f64>, n: Option<usize>) -> Option<String> {
     let (value, error) = (finite(value)?, finite(error)?);
-    let (low, high) = (value - Z95 * error, value + Z95 * error);
+    let half = half_width(Some(error), n);
+    let (low, high) = (value - half, value + half);
     Some(format!("[{}, {}]", to_error(low, error), to_error(high, error)))
 }
 
@@ -165,12 +176,25 @@ mod tests {
         assert_eq!(with_error(Some(f64::NAN), None), "–");
         assert_eq!(with_error(Some(1.0), None), "1.0000");
         assert_eq!(maybe(Some(f64::INFINITY), 3), "–");
-        assert_eq!(interval(Some(1.0), None), None);
+        assert_eq!(interval(Some(1.0), None, Some(9)), None);
     }
 
     #[test]
     fn intervals_are_of_95_percent() {
-        assert_eq!(interval(Some(1.0), Some(0.1)).as_deref(), Some("[0.80, 1.20]"));
+        assert_eq!(interval(Some(1.0), Some(0.1), None).as_deref(), Some("[0.80, 1.20]"));
+        assert_eq!(
+            interval(Some(1.0), Some(0.1), Some(4)).as_deref(),
+            Some("[0.68, 1.32]"),
+            "three degrees of freedom"
+        );
+    }
+
+    #[test]
+    fn a_part_is_never_nothing() {
+        assert_eq!(part(-0.0304, Some(0.016)), "−0.030");
+        assert_eq!(part(-0.0004, Some(0.016)), "−0.0004");
+        assert_eq!(part(2.3e-7, Some(0.016)), "2×10⁻⁷");
+        assert_eq!(part(1.234, None), "1.2");
     }
 
     #[test]

@@ -43,7 +43,9 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
             seconds_per_sample: 0.01,
             bound: "elbo".to_owned(),
             draws: 1,
-            dequantization_stderr: None,
+            bias_n: Some(samples),
+            solver_bias: Some(-0.02),
+            ..Summary::default()
         });
         tables.samples.extend((0..samples).map(|i| sample(key(), name(estimator), i, shift)));
         tables.profile.extend((0..samples * 4).map(|i| node(key(), name(estimator), i, shift)));
@@ -466,6 +468,29 @@ fn one_sample_and_impossible_numbers_never_panic() {
             assert!(text.is_none(), "{} at {value}: {:.200}", figure.name, text.unwrap_or_default().1);
         }
     }
+}
+
+/// Measured, below rounding, not measured; and none to speak of where no solver stands behind the number.
+#[test]
+fn the_headline_carries_the_solvers_part() {
+    let page = |change: &dyn Fn(&mut Summary)| {
+        let mut tables = tables(5, plain);
+        tables.summary.iter_mut().for_each(change);
+        report(&tables, &facts(plain)).expect("a page").html.replace('\u{a0}', " ")
+    };
+    let bits = |row: &mut Summary| row.solver_bias_bits_per_dim = Some(-0.0301);
+    let (unmeasured, nothing) = ("solver error not measured", "solver none");
+    let html = page(&bits);
+    assert!(html.contains("solver −0.030</span> <span class=\"unit\">bits/dim"), "{html}");
+    assert!(!html.contains(unmeasured) && !html.contains(nothing));
+    let html = page(&|row| (row.bits_per_dim, row.solver_bias) = (None, Some(0.5)));
+    assert!(html.contains("solver 0.50</span> <span class=\"unit\">nats"), "{html}");
+    let html = page(&|row| row.solver_bias = Some(1e-6));
+    assert!(html.contains(nothing) && !html.contains(unmeasured));
+    let html = page(&|row| row.solver_bias = None);
+    assert!(html.contains(unmeasured) && !html.contains(nothing));
+    let html = page(&|row| (row.solver_bias, row.kind) = (None, "few-step".into()));
+    assert!(!html.contains(unmeasured) && !html.contains(nothing));
 }
 
 #[test]

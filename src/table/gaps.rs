@@ -1,6 +1,6 @@
 //! One dataset against another under the same model: does it rank its own data higher than foreign data?
 
-use crate::num::stats::{self, Z95};
+use crate::num::stats;
 use crate::rows::{Gap, LikelihoodRow};
 
 /// One row for each two datasets that a model saw under one solver and estimator, in the order of the rows.
@@ -45,6 +45,7 @@ fn gap(one: &Set, other: &Set) -> Option<Gap> {
     let bits = apart(&one.bits, &other.bits);
     let area = stats::auroc(&one.nats, &other.nats)?;
     let stderr = nats.stderr?;
+    let half = stats::half_width(stderr, Some(nats.n), 0.95);
     Some(Gap {
         model: one.first.model.clone(),
         solver: one.first.solver.clone(),
@@ -55,8 +56,8 @@ fn gap(one: &Set, other: &Set) -> Option<Gap> {
         n_other: other.nats.len(),
         difference: nats.value,
         difference_stderr: stderr,
-        low: nats.value - Z95 * stderr,
-        high: nats.value + Z95 * stderr,
+        low: nats.value - half,
+        high: nats.value + half,
         bits_per_dim: bits.map(|b| b.value),
         bits_per_dim_stderr: bits.and_then(|b| b.stderr),
         auroc: area.value,

@@ -44,6 +44,9 @@ const OTHER_STEPS: f64 = 0.25;
 /// largest in their column is drift.
 const ELSEWHERE: f64 = 0.01;
 
+/// The ends of a 95 % interval.
+pub const INTERVAL: [&str; 2] = ["low", "high"];
+
 /// A table as text, with the line of every row.
 pub struct Table {
     pub columns: Vec<String>,
@@ -63,6 +66,14 @@ impl Table {
             rows.push((line, record.iter().map(str::to_owned).collect()));
         }
         Ok(Table { columns, rows })
+    }
+
+    /// The table with those of its columns that pass.
+    pub fn with_columns(&self, pass: impl Fn(&str) -> bool) -> Table {
+        let kept: Vec<usize> = (0..self.columns.len()).filter(|i| pass(&self.columns[*i])).collect();
+        let cells = |row: &[String]| kept.iter().map(|i| row[*i].clone()).collect::<Vec<String>>();
+        let rows = self.rows.iter().map(|(line, row)| (*line, cells(row))).collect();
+        Table { columns: cells(&self.columns), rows }
     }
 
     pub fn column(&self, name: &str) -> Option<usize> {
@@ -148,8 +159,10 @@ fn ulps(a: f64, b: f64) -> u64 {
 /// Holds row `i` of what was stored against row `j` of what was recomputed, column by column.
 pub fn rows(work: &Work, dim: usize, stored: &Table, i: usize, again: &Table, j: usize) -> Compared {
     let clock = |name: &str| name.contains("seconds") || name == "cost";
+    // Intervals follow from a difference and its error, and tables make them anew.
+    let derived = |name: &str| INTERVAL.contains(&name);
     let mut worst = Compared::equal();
-    for name in again.columns.iter().filter(|name| !clock(name)) {
+    for name in again.columns.iter().filter(|name| !clock(name) && !derived(name)) {
         let (Some(old), Some(new)) = (stored.cell(i, name), again.cell(j, name)) else { continue };
         if old != new {
             worst = worst.worse(Compared::texts(name, old, new, tolerance(work, dim, name, again, j)));

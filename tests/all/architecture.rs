@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// Modules from the bottom up; `use` points only to an earlier line, or stays within its own.
 const LAYERS: &[&[&str]] = &[
-    &["num", "registry", "rows"],
+    &["stop"],
+    &["num", "progress", "registry", "rows"],
     &["flow", "graph"],
     &["trace", "model"],
     &["solve"],
@@ -44,7 +45,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("polars", &["table.rs", "data.rs"]),
     ("plotters", &["report/plot/"]),
     ("clap", &["cli/", "main.rs"]),
-    ("indicatif", &["run.rs"]),
+    ("indicatif", &["progress/show.rs"]),
+    ("signal_hook", &["stop.rs"]),
     ("rayon", &["execute/pool.rs", "metric/"]),
 ];
 

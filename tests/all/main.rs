@@ -17,5 +17,6 @@ mod samplers;
 mod schema;
 mod shards;
 mod stein;
+mod stop;
 mod verify;
 mod views;

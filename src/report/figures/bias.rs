@@ -2,7 +2,7 @@
 
 use super::Drawing;
 use crate::report::axis::Axis;
-use crate::report::number::{Z95, finite, with_error};
+use crate::report::number::{finite, half_width, with_error};
 use crate::report::palette::INK;
 use crate::report::picture::{Fill, Mark, Notes, Panel, Picture, Side, Stroke};
 use crate::report::view::{Group, View, title};
@@ -57,11 +57,11 @@ fn mean(row: &Summary) -> f64 {
 }
 
 fn low(row: &Summary) -> f64 {
-    mean(row) - Z95 * finite(row.bias_stderr).unwrap_or(0.0)
+    mean(row) - half_width(row.bias_stderr, row.bias_n)
 }
 
 fn high(row: &Summary) -> f64 {
-    mean(row) + Z95 * finite(row.bias_stderr).unwrap_or(0.0)
+    mean(row) + half_width(row.bias_stderr, row.bias_n)
 }
 
 fn in_bits(row: &Summary, factor: f64) -> String {
@@ -72,7 +72,7 @@ fn caption(view: &View, group: &Group, rows: &[&Summary]) -> String {
     let n = rows.iter().map(|row| row.n).max().unwrap_or(0);
     let mut text = format!(
         "Mean difference in log-likelihood from {} over the same {n} samples (n = {n}). Bars are \
-         95 % intervals of the mean (±\u{a0}1.96 standard errors, paired per sample); numbers at the \
+         95 % intervals of the mean (Student's t, paired per sample); numbers at the \
          right are mean ± one standard error.",
         view.name(group.reference),
     );

@@ -2,7 +2,7 @@
 
 use super::Drawing;
 use crate::report::axis::Axis;
-use crate::report::number::{Z95, finite, significant};
+use crate::report::number::{finite, half_width, significant};
 use crate::report::palette::{self, INK, MUTED, Shape};
 use crate::report::picture::{Fill, Key, Mark, Panel, Picture, Sign, Stroke};
 use crate::report::text::listing;
@@ -116,12 +116,12 @@ fn bias(row: &Summary) -> f64 {
 }
 
 fn bias_high(row: &Summary) -> f64 {
-    bias(row) + Z95 * finite(row.bias_stderr).unwrap_or(0.0)
+    bias(row) + half_width(row.bias_stderr, row.bias_n)
 }
 
 fn marks(view: &View, row: &Summary, cost: f64, floor: f64) -> Vec<Mark> {
     let look = view.look(&row.estimator);
-    let low = (bias(row) - Z95 * finite(row.bias_stderr).unwrap_or(0.0)).max(floor);
+    let low = (bias(row) - half_width(row.bias_stderr, row.bias_n)).max(floor);
     let mut marks = vec![];
     if finite(row.bias).is_some() && bias_high(row) > low {
         let points = vec![(cost, low), (cost, bias_high(row))];

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Drawing;
 use crate::report::axis::Axis;
-use crate::report::number::Z95;
+use crate::report::number::half_width;
 use crate::report::palette::{self, Look, RULE, Shape};
 use crate::report::picture::{Fill, Key, Mark, Panel, Picture, Sign, Stroke};
 use crate::report::text::shorten;
@@ -45,6 +45,8 @@ struct Mean {
     raw: Option<f64>,
     /// Of the raw γ, over the samples of all populations.
     error: Option<f64>,
+    /// Those samples.
+    n: usize,
     coupling: Option<f64>,
     /// Whether a population was held back although γ was known: not told from 1, or outside the gate.
     held: bool,
@@ -121,6 +123,7 @@ fn mean(rows: &[&Step]) -> Option<Mean> {
         x,
         gamma: known(|row| Some(row.gamma))?,
         raw: known(|row| row.gamma_raw),
+        n: rows.iter().map(|row| row.n).sum(),
         error: squares.map(|s| (s / rows.len() as f64).sqrt()),
         coupling: known(|row| row.coupling),
         held: rows.iter().any(|row| HELD.contains(&row.action.as_str())),
@@ -139,7 +142,7 @@ fn factors(runs: &[Run], x: Axis) -> Panel {
         panel.marks.push(Mark::Dots { points: back, look: square, fill: Fill::Hollow, radius: 6.0, opacity: 1.0 });
         for step in steps {
             let Some(raw) = step.raw.filter(|raw| (0.0..=REACH).contains(raw)) else { continue };
-            let half = Z95 * step.error.unwrap_or(0.0);
+            let half = half_width(step.error, Some(step.n));
             let ends = [(raw - half).max(0.0), (raw + half).min(REACH)].map(|y| (step.x, y));
             panel.marks.push(Mark::line(ends.to_vec(), look.colour, 1.0));
             let points = vec![(step.x, raw)];

@@ -2,7 +2,7 @@
 
 use super::Drawing;
 use crate::report::axis::Axis;
-use crate::report::number::{Z95, finite, with_error};
+use crate::report::number::{half_width, with_error};
 use crate::report::palette::{self, Colour, MUTED};
 use crate::report::picture::{Fill, Key, Mark, Notes, Panel, Picture, Side, Sign, Stroke};
 use crate::report::text::shorten;
@@ -51,7 +51,7 @@ fn of<'a>(view: &View<'a>, model: &'a str) -> Option<Drawing<'a>> {
         panels,
     };
     let caption = "Statistics of generated samples against the reference data, with 95 % intervals \
-        (±\u{a0}1.96 standard errors). Dashed, with its interval shaded: the floor, the same statistic \
+        (Student's t of the smaller set). Dashed, with its interval shaded: the floor, the same statistic \
         of data against data, near which a perfect model would lie.";
     let stem = format!("metrics-{model}");
     Some(Drawing { model, stem, caption: caption.into(), picture })
@@ -93,9 +93,13 @@ fn label(features: &str) -> String {
 }
 
 fn low(row: &MetricRow) -> f64 {
-    row.value - Z95 * finite(row.stderr).unwrap_or(0.0)
+    row.value - half(row)
 }
 
 fn high(row: &MetricRow) -> f64 {
-    row.value + Z95 * finite(row.stderr).unwrap_or(0.0)
+    row.value + half(row)
+}
+
+fn half(row: &MetricRow) -> f64 {
+    half_width(row.stderr, Some(row.n_generated.min(row.n_reference)))
 }

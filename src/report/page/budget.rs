@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 
+use crate::budget::SolverBias;
 use crate::report::figures::COMPONENTS;
 use crate::report::number::{ABSENT, count, finite, significant, with_error};
 use crate::report::text::clean;
@@ -16,7 +17,7 @@ pub fn section(view: &View, group: &Group) -> Markup {
     let lines: Vec<&Budget> = view.tables.budget.iter().filter(here).collect();
     let there = |name: &str| lines.iter().any(|l| l.component == name);
     let components: Vec<&str> = COMPONENTS.iter().copied().chain(["total"]).filter(|c| there(c)).collect();
-    let measured = there("solver");
+    let (measured, rounding) = (there("solver"), there("numeric"));
     html! {
         @if !lines.is_empty() { details open[measured] {
             summary { "The error budget of the mean" }
@@ -38,8 +39,8 @@ pub fn section(view: &View, group: &Group) -> Markup {
                 "dequantization is taken out of what is called data. The solver's part is a bias, with its sign, ± "
                 "its standard error, and does not fall with more samples. "
                 (ABSENT) " stands for: not known, or not there; " code { "budget.csv" } " says how each was measured."
-                @if !measured { " " code { "budget: true" } " in a likelihood entry measures the solver's and the "
-                    "rounding's part as well." }
+                @if !rounding { " " code { "budget: true" } " in a likelihood entry measures the solver's and the "
+                    "rounding's part for every estimator." }
             }
         } }
     }
@@ -55,6 +56,10 @@ fn meaning(lines: &[&Budget], component: &str) -> String {
 
 fn cell(line: Option<&Budget>, group: &Group) -> Markup {
     let Some(line) = line.filter(|l| finite(l.mean_nats).is_some()) else { return html! { (ABSENT) } };
+    let row = group.rows.iter().find(|row| row.estimator == line.estimator);
+    if line.component == "solver" && row.and_then(|row| SolverBias::of(row)) == Some(SolverBias::Negligible) {
+        return html! { span title="Less than a rounding of the number" { "none" } };
+    }
     let mean = match (line.bias_nats, line.bias_stderr) {
         (Some(bias), error) => with_error(Some(bias), error),
         _ => significant(line.mean_nats.unwrap_or(0.0), 2),

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::words::whole;
 use crate::report::figures::{FLOOR, correlation};
-use crate::report::number::{ABSENT, Z95, count, finite, maybe, with_error};
+use crate::report::number::{ABSENT, count, finite, half_width, maybe, with_error};
 use crate::report::text::clean;
 use crate::report::view::{Group, View};
 use crate::rows::{MetricRow, Summary};
@@ -88,7 +88,7 @@ fn table(view: &View, model: &str, dataset: &str) -> Markup {
                     b { (clean(&row.estimator)) @if !few_step(row) { " with " (clean(&row.solver)) } }
                     " (" (whole(&with_error(in_unit(group, row.bias), in_unit(group, row.bias_stderr)))) " " (unit) ")"
                 }
-                ": more than 1.96 standard errors above."
+                ": their 95\u{a0}% intervals lie above it."
             }
             @if !statistics.is_empty() {
                 " Statistics are of samples drawn with the same steps, over the data of the statistics' own table."
@@ -110,11 +110,8 @@ fn distance(group: &Group, row: &Summary) -> String {
 /// Whether a row that is no density reports more likelihood than the reference, beyond chance.
 fn above(row: &Summary) -> bool {
     let biased = few_step(row) || row.kind == "learned" || row.reference != row.estimator;
-    let error = finite(row.bias_stderr).unwrap_or(0.0);
-    biased
-        && row.kind != "closed-form"
-        && row.kind != "ode-stochastic"
-        && finite(row.bias).is_some_and(|b| b > Z95 * error)
+    let half = half_width(row.bias_stderr, row.bias_n);
+    biased && row.kind != "closed-form" && row.kind != "ode-stochastic" && finite(row.bias).is_some_and(|b| b > half)
 }
 
 fn agreement(r: Option<f64>) -> String {

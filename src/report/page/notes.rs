@@ -32,9 +32,15 @@ pub fn section(view: &View) -> Markup {
                     "difference: one standard error of the mean of paired differences, the same samples on "
                     "both sides. "
                     "Beside a single sample, and as " i { "probe SE" } ": one standard error over the "
-                    "estimator's random probes. Brackets and bars in figures are 95 % intervals, ± 1.96 "
-                    "standard errors. "
+                    "estimator's random probes. Brackets and bars in figures are 95 % intervals by "
+                    "Student's t: ± 1.96 standard errors of many values, more of few. "
                     "A value without ± has no known error: of one sample, or of a deterministic estimator."
+                }
+                dt { "The solver's part" }
+                dd {
+                    "Beside a mean, " i { "solver" } " is how much of it the solver's finite steps make: the mean as it "
+                    "stands less that of infinitely many steps, measured on a few samples with finer steps. More samples "
+                    "do not make it smaller. " i { "None" } " is less than a rounding of the number."
                 }
                 dt { "Bias, RMSE, r, calibration" }
                 dd {

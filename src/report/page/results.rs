@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::{budget, conventions, frontier};
 use crate::report::figures::{FLOOR, correlation};
-use crate::report::number::{ABSENT, Z95, count, finite, interval, maybe, significant, to_error, with_error};
+use crate::report::number::{ABSENT, count, finite, half_width, interval, maybe, significant, to_error, with_error};
 use crate::report::text::clean;
 use crate::report::view::{Group, View};
 use crate::rows::{Contrast, Gap, MetricRow, Pair, Summary};
@@ -49,7 +49,7 @@ const COLUMNS: [Column; 12] = [
     },
     Column {
         heading: "bias [95 %], nats",
-        meaning: "Mean paired difference from the reference with its 95 % interval (± 1.96 standard errors)",
+        meaning: "Mean paired difference from the reference with its 95 % interval (Student's t)",
         cell: bias,
     },
     Column {
@@ -160,7 +160,7 @@ fn bias(group: &Group, row: &Summary) -> String {
     let Some(bias) = finite(row.bias).filter(|_| !is_reference(group, row)) else {
         return ABSENT.into();
     };
-    match interval(row.bias, row.bias_stderr) {
+    match interval(row.bias, row.bias_stderr, row.bias_n) {
         Some(interval) => {
             format!("{} {interval}", to_error(bias, row.bias_stderr.unwrap_or(0.0)))
         }
@@ -342,5 +342,5 @@ fn distance(row: &MetricRow, floor: &MetricRow) -> Option<String> {
 /// Whether the 95 % interval of the row's bias contains zero, where there is one.
 pub fn contains_zero(row: &Summary) -> Option<bool> {
     let (bias, error) = (finite(row.bias)?, finite(row.bias_stderr)?);
-    Some(bias.abs() <= Z95 * error)
+    Some(bias.abs() <= half_width(Some(error), row.bias_n))
 }

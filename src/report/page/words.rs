@@ -3,8 +3,9 @@
 use maud::{Markup, html};
 
 use super::results::{contains_zero, floor};
+use crate::budget::SolverBias;
 use crate::report::figures::{FLOOR, correlation};
-use crate::report::number::{count, finite, interval, maybe, significant, to_error, with_error};
+use crate::report::number::{count, finite, interval, maybe, part, significant, to_error, with_error};
 use crate::report::text::{clean, listing};
 use crate::report::view::{Group, View};
 use crate::rows::{MetricRow, Summary};
@@ -83,6 +84,9 @@ fn headline(view: &View, group: &Group) -> Markup {
                     @if bits { (whole(&with_error(row.bits_per_dim, row.bits_per_dim_stderr))) }
                     @else { (whole(&with_error(row.nats, row.nats_stderr))) }
                 }
+                @if let Some(solver) = solver_part(row) {
+                    span.value title="How much of it the solver's steps make" { ", " (whole(&solver)) }
+                }
                 " " span.unit { @if bits { "bits/dim" } @else { "nats" } }
             }
             p.under {
@@ -90,7 +94,21 @@ fn headline(view: &View, group: &Group) -> Markup {
                 @if row.n == 1 { " sample" } @else { " samples" }
                 @if bits { " (" (whole(&with_error(row.nats, row.nats_stderr))) " nats)" }
             }
-            p.under { (clean(group.dataset)) " · " (clean(group.solver)) }
+            p.under { (clean(group.dataset)) " · " (clean(group.solver))
+                @if SolverBias::of(row) == Some(SolverBias::NotMeasured) { ", solver error not measured" } }
+        }
+    }
+}
+
+/// `solver −0.030`, in the headline's unit; nothing where it was not measured.
+fn solver_part(row: &Summary) -> Option<String> {
+    match SolverBias::of(row)? {
+        SolverBias::NotMeasured => None,
+        SolverBias::Negligible => Some("solver none".into()),
+        SolverBias::Measured { nats, bits_per_dim } => {
+            let bits = finite(row.bits_per_dim).and(bits_per_dim);
+            let shown = bits.map_or_else(|| part(nats, row.nats_stderr), |bits| part(bits, row.bits_per_dim_stderr));
+            Some(format!("solver {shown}"))
         }
     }
 }
@@ -171,7 +189,7 @@ fn head(view: &View, group: &Group, row: &Summary) -> Markup {
     html! {
         b { (what) ": " (view.name(&row.estimator)) } " is off by " b { (shown(1.0)) " nats" }
         @if let Some(factor) = group.bits_per_nat() { " (" (shown(factor)) " bits/dim)" }
-        @match (interval(row.bias, row.bias_stderr), contains_zero(row)) {
+        @match (interval(row.bias, row.bias_stderr, row.bias_n), contains_zero(row)) {
             (Some(interval), Some(true)) => { "; its 95\u{a0}% interval " (whole(&interval)) " contains zero. " }
             (Some(interval), _) => { "; its 95\u{a0}% interval " (whole(&interval)) " does not contain zero. " }
             _ => { "; one sample gives no interval. " }

@@ -1,0 +1,166 @@
+//! Progress on standard error: one line that stays in its place on a terminal, a line a minute elsewhere.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Where work stands.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Standing {
+    /// Seconds of work that are done, those of earlier sessions included.
+    pub done: f64,
+    /// Seconds that are left; nothing where that is not known.
+    pub left: Option<f64>,
+    /// What is at work.
+    pub what: String,
+}
+
+impl Standing {
+    fn share(&self) -> Option<f64> {
+        let left = self.left?;
+        Some(self.done / (self.done + left)).filter(|s| s.is_finite())
+    }
+
+    /// `[====>    ]  34 %, about 2 min left  digits: …`; without numbers where they are not known.
+    fn bar(&self, elapsed: f64) -> String {
+        const WIDTH: usize = 16;
+        let full = self.share().map_or(0, |s| (s * WIDTH as f64).floor() as usize).min(WIDTH);
+        let tip = if full < WIDTH { ">" } else { "" };
+        let bar = format!("{}{tip}{}", "=".repeat(full), " ".repeat(WIDTH - full - tip.len()));
+        match self.share().zip(self.left) {
+            Some((share, left)) => {
+                let percent = (100.0 * share).floor();
+                format!("[{bar}] {percent:>3} %, about {} left  {}", duration(left), self.what)
+            }
+            None => format!("[{bar}] {} so far  {}", duration(elapsed), self.what),
+        }
+    }
+
+    /// `34 % after 2 min, about 4 min left: digits: …`
+    fn sentence(&self, elapsed: f64) -> String {
+        let after = duration(elapsed);
+        match self.share().zip(self.left) {
+            Some((share, left)) => {
+                format!("{} % after {after}, about {} left: {}", (100.0 * share).floor(), duration(left), self.what)
+            }
+            None => format!("{after} so far: {}", self.what),
+        }
+    }
+}
+
+/// Shows where some work stands until it is dropped.
+pub struct Show {
+    bar: Option<ProgressBar>,
+    ticker: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+/// Between looks, on a terminal and elsewhere.
+const ON_TERMINAL: Duration = Duration::from_millis(300);
+const ELSEWHERE: Duration = Duration::from_secs(60);
+
+impl Show {
+    /// Looks at `standing` from time to time and shows it; nothing with `quiet`.
+    pub fn new(quiet: bool, standing: impl Fn() -> Standing + Send + Sync + 'static) -> Show {
+        if quiet {
+            return Show { bar: None, ticker: None };
+        }
+        let standing = Arc::new(standing);
+        let began = Instant::now();
+        let (stop, stopped) = channel();
+        let every = |pause: Duration, look: Box<dyn Fn() + Send>| {
+            std::thread::spawn(move || {
+                while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                    look();
+                }
+            })
+        };
+        if !std::io::stderr().is_terminal() {
+            let look = move || note!("flowgauge: {}", standing().sentence(began.elapsed().as_secs_f64()));
+            return Show { bar: None, ticker: Some((stop, every(ELSEWHERE, Box::new(look)))) };
+        }
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        // A wide message is cut to the terminal's width, whatever that is by then.
+        bar.set_style(ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        let shown = bar.clone();
+        let look = move || {
+            let stopping = if crate::stop::asked() { "stopping: " } else { "" };
+            shown.set_message(format!("{stopping}{}", standing().bar(began.elapsed().as_secs_f64())));
+            shown.tick();
+        };
+        Show { bar: Some(bar), ticker: Some((stop, every(ON_TERMINAL, Box::new(look)))) }
+    }
+
+    /// Says something on standard error without tearing the line in two.
+    pub fn aside(&self, say: impl FnOnce()) {
+        match &self.bar {
+            Some(bar) => bar.suspend(say),
+            None => say(),
+        }
+    }
+}
+
+impl Drop for Show {
+    fn drop(&mut self) {
+        if let Some((stop, ticker)) = self.ticker.take() {
+            drop(stop);
+            // A ticker that has panicked has nothing more to show.
+            let _ = ticker.join();
+        }
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// `45 s`, `3 min`, `2 h 10 min`, `3 days`: two digits are as much as an estimate knows.
+pub fn duration(seconds: f64) -> String {
+    let seconds = seconds.max(0.0);
+    let minutes = (seconds / 60.0).round();
+    match seconds {
+        s if !s.is_finite() => "an unknown time".to_owned(),
+        s if s < 99.5 => format!("{} s", s.round()),
+        _ if minutes < 100.0 => format!("{minutes} min"),
+        s if s < 2.0 * 86_400.0 => {
+            let tens = (seconds / 600.0).round() as u64;
+            format!("{} h {} min", tens / 6, tens % 6 * 10)
+        }
+        s => format!("{} days", (s / 86_400.0).round()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        for (seconds, text) in [
+            (0.0, "0 s"),
+            (-3.0, "0 s"),
+            (59.4, "59 s"),
+            (99.0, "99 s"),
+            (100.0, "2 min"),
+            (3600.0, "60 min"),
+            (7800.0, "2 h 10 min"),
+            (f64::INFINITY, "an unknown time"),
+            (400_000.0, "5 days"),
+        ] {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_said() {
+        let what = "digits: log-likelihoods".to_owned();
+        let fresh = Standing { done: 0.0, left: None, what: what.clone() };
+        assert_eq!(fresh.bar(3.0), "[>               ] 3 s so far  digits: log-likelihoods");
+        assert_eq!(fresh.sentence(3.0), "3 s so far: digits: log-likelihoods");
+        let half = Standing { done: 50.0, left: Some(50.0), what };
+        assert_eq!(half.bar(50.0), "[========>       ]  50 %, about 50 s left  digits: log-likelihoods");
+        assert_eq!(half.sentence(50.0), "50 % after 50 s, about 50 s left: digits: log-likelihoods");
+    }
+}

@@ -1,0 +1,62 @@
+//! Work that a signal stops: what is done is kept and said, and the exit status tells whether the same command goes on.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::cli::{card, command, flowgauge, samples, write};
+use super::resume::{finished, read};
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// Starts a call, waits until something is there, and sends it a signal: exit status and standard error.
+fn stopped(at: &Path, args: &[&str], signal: &str, ready: impl Fn() -> bool) -> (Option<i32>, String) {
+    let child: Child =
+        command(at, args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let began = Instant::now();
+    while !ready() && began.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(ready(), "it never came so far");
+    let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
+    assert!(sent.expect("kill runs").success());
+    let output = child.wait_with_output().expect("ended");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Some hundred trials that take some seconds together.
+fn long_config(at: &Path) -> String {
+    let model = card("mixture");
+    write(at, "x.npy", samples(200, 8));
+    write(
+        at,
+        "long.yaml",
+        format!(
+            "name: long\nestimators: [exact]\nsolvers: [{{rk4: {{steps: 200}}}}]\nchunk: 1\n\
+             likelihood:\n  - {{model: {model:?}, data: x.npy, profile: 0, budget: false}}\n"
+        ),
+    )
+}
+
+#[test]
+fn a_run_that_is_stopped_says_how_to_go_on() {
+    let folder = folder();
+    let at = folder.path();
+    let config = long_config(at);
+    for signal in ["INT", "TERM"] {
+        let lines = || std::fs::read_to_string(at.join("out/journal.jsonl")).map_or(0, |t| t.lines().count());
+        let before = lines();
+        let (code, stderr) = stopped(at, &["run", &config, "--out", "out"], signal, || lines() > before + 1);
+        assert_eq!(code, Some(75), "{signal}: {stderr}");
+        assert!(stderr.contains("of 200 trials done; the same command goes on from there"), "{signal}: {stderr}");
+        let journal = read(&at.join("out/journal.jsonl"));
+        assert!(!journal.contains("failed"), "what was broken off has not failed: {journal}");
+        assert!(journal.ends_with('\n'));
+    }
+    let done = flowgauge(at, &["run", &config, "--out", "out"]);
+    done.is(0).says(&["trials are done already; resuming"]);
+    let counts = finished(&at.join("out"), "journal.jsonl");
+    assert!(counts.len() == 200 && counts.values().all(|n| *n == 1), "{counts:?}");
+}
