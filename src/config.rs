@@ -12,6 +12,7 @@ use crate::flow::grid::Spacing;
 use crate::lattice::Lattice;
 use crate::metric::Metric;
 use crate::model::card::{plain_name, yaml};
+use crate::num::shape::{Layout, Layouts};
 use crate::sample::Sampler;
 use crate::solve::Solver;
 use crate::stein::Stein;
@@ -53,6 +54,9 @@ pub struct MapsEntry {
     pub model: PathBuf,
     /// Where the walks begin; for a map that goes to the data alone they begin at noise, and these serve the proposal.
     pub data: PathBuf,
+    /// The order of the data's axes where it is not the card's, a letter each: `NHWC`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Layout>,
     /// The name under the card's `flow_maps`.
     pub map: String,
     /// Numbers of steps to walk in.
@@ -83,6 +87,9 @@ pub struct LikelihoodEntry {
     /// The card; like all paths, relative to the config's folder, or else to the current one.
     pub model: PathBuf,
     pub data: PathBuf,
+    /// The order of the data's axes where it is not the card's, a letter each: `NHWC`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Layout>,
     /// The first so many samples; all of them unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples: Option<usize>,
@@ -177,6 +184,10 @@ pub struct SamplesEntry {
     /// Data that the model has not seen, where those are not the reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<PathBuf>,
+    /// The order of the axes of these arrays where it is not the card's: one for all that need it, `NHWC`, or one for
+    /// each, `{reference: NHWC}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Layouts>,
     /// An ONNX feature extractor; the raw numbers unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extractor: Option<PathBuf>,

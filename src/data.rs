@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use ndarray::{Array2, ArrayD, Axis, IxDyn};
+use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use sha2::{Digest, Sha256};
 
 use crate::lattice::{self, Lattice};
@@ -13,7 +13,9 @@ use crate::model::library::hex;
 use crate::num::Batch;
 use crate::num::key::{Key, Purpose, SampleId, of_draw};
 use crate::num::npy;
+use crate::num::shape::{self, Layout, Misfit, Said};
 
+mod archive;
 mod images;
 mod stored;
 pub use images::{Folder, png_grid};
@@ -28,6 +30,47 @@ pub struct Dataset {
     /// Samples first.
     pub values: ArrayD<f64>,
     pub numbers: Numbers,
+    /// The order of the file's axes, where it was said.
+    pub layout: Option<Layout>,
+    /// What was left out or taken for something, in sentences that go on after the file's name.
+    pub notes: Vec<String>,
+}
+
+/// A mean and a covariance of features, as programs that compute a Fréchet distance keep them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Statistics {
+    /// As the user named it.
+    pub name: String,
+    pub sha256: String,
+    pub mean: Array1<f64>,
+    pub covariance: Array2<f64>,
+    /// As [`Dataset::notes`].
+    pub notes: Vec<String>,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Held {
+    Samples(Dataset),
+    Statistics(Statistics),
+}
+
+/// An array as a parser gives it, with notes for [`Dataset::notes`].
+struct Array {
+    values: ArrayD<f64>,
+    numbers: Numbers,
+    notes: Vec<String>,
+}
+
+/// What the bytes of a file are.
+enum Content {
+    Samples(Array),
+    Statistics { mean: Array1<f64>, covariance: Array2<f64>, note: String },
+}
+
+/// Prints notes on standard error, after the name of their file.
+fn tell(name: &str, notes: &[String]) {
+    notes.iter().for_each(|text| note!("flowgauge: {name}: {text}"));
 }
 
 /// What kind of numbers a file holds.
@@ -41,17 +84,17 @@ pub enum Numbers {
     WholeText,
 }
 
-impl Dataset {
-    /// Reads `.npy`, `.npz` (`file.npz:name`), `.safetensors` (likewise), `.csv`, `.parquet`, IDX
-    /// (also `.gz`), or a folder of PNG or JPEG images.
+impl Held {
+    /// Reads samples, as [`Dataset::read`] does, or statistics of them from a .npz or .safetensors file.
     ///
     /// # Errors
     /// One message that names the file and what is wrong.
-    pub fn read(spec: &Path) -> Result<Dataset> {
+    pub fn read(spec: &Path) -> Result<Held> {
         let name = spec.display().to_string();
         let (file, member) = split_member(spec);
-        let (values, numbers, sha256) = if file.is_dir() {
-            images::folder(&file).with_context(|| name.clone())?
+        let (content, sha256) = if file.is_dir() {
+            let (values, numbers, sha256) = images::folder(&file).with_context(|| name.clone())?;
+            (Content::Samples(Array { values, numbers, notes: Vec::new() }), sha256)
         } else {
             // A device or a pipe may never end.
             if file.exists() && !file.is_file() {
@@ -59,12 +102,85 @@ impl Dataset {
             }
             let bytes = std::fs::read(&file).with_context(|| format!("{}: the data cannot be read", file.display()))?;
             let sha256 = hex(&Sha256::digest(&bytes));
-            let (values, numbers) = parse(&file, member.as_deref(), &bytes).with_context(|| name.clone())?;
-            (values, numbers, sha256)
+            (parse(&file, member.as_deref(), &bytes).with_context(|| name.clone())?, sha256)
         };
-        let data = Dataset { name, sha256, values, numbers };
-        data.check()?;
-        Ok(data)
+        Ok(match content {
+            Content::Samples(Array { values, numbers, notes }) => {
+                let data = Dataset { notes, ..Dataset::new(name, sha256, values, numbers) };
+                data.check()?;
+                Held::Samples(data)
+            }
+            Content::Statistics { mean, covariance, note } => {
+                Held::Statistics(Statistics { name, sha256, mean, covariance, notes: vec![note] })
+            }
+        })
+    }
+}
+
+impl Statistics {
+    /// Prints the notes on standard error.
+    pub fn tell(&self) {
+        tell(&self.name, &self.notes);
+    }
+}
+
+impl Dataset {
+    /// An array, samples first, with the hash of what it was read from.
+    pub fn new(name: String, sha256: String, values: ArrayD<f64>, numbers: Numbers) -> Dataset {
+        Dataset { name, sha256, values, numbers, layout: None, notes: Vec::new() }
+    }
+
+    /// Reads `.npy`, `.npz` (`file.npz:name`), `.safetensors` (likewise), `.csv`, `.parquet`, IDX
+    /// (also `.gz`), or a folder of PNG or JPEG images.
+    ///
+    /// # Errors
+    /// One message that names the file and what is wrong.
+    pub fn read(spec: &Path) -> Result<Dataset> {
+        match Held::read(spec)? {
+            Held::Samples(data) => Ok(data),
+            Held::Statistics(Statistics { name, mean, .. }) => bail!(
+                "{name}: it holds statistics, a mean and a covariance of {} features, and not samples; they are                  compared by `flowgauge metrics --metric frechet` alone",
+                mean.len()
+            ),
+        }
+    }
+
+    /// The same with its axes in an order that fits samples of the shape `wanted`, where a layout is said.
+    ///
+    /// # Errors
+    /// Where the array has other axes than the layout, or fits in no order of them.
+    pub fn laid_out(mut self, said: Option<Said>, wanted: &[usize]) -> Result<Dataset> {
+        let port = shape::port(wanted);
+        if let Some(said) = said.filter(|said| said.applies(self.values.shape(), &port)) {
+            return self.arranged(said.layout, Some(&port));
+        }
+        if shape::by_rows(self.sample_shape(), wanted) && shape::fits(self.sample_shape(), wanted) {
+            self.notes.push(format!("samples of shape {:?} are read row by row as {wanted:?}", self.sample_shape()));
+        }
+        Ok(self)
+    }
+
+    /// As [`Layout::arranged`], with a note.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn arranged(mut self, layout: &Layout, wanted: Option<&[i64]>) -> Result<Dataset> {
+        let read = self.values.shape().to_vec();
+        self.values = layout.arranged(self.values, wanted).map_err(|e| anyhow!("{}: {e}", self.name))?;
+        self.notes
+            .push(format!("its axes {read:?} are read as {layout}: samples have shape {:?}", self.sample_shape()));
+        self.layout = Some(layout.clone());
+        Ok(self)
+    }
+
+    /// Prints the notes on standard error.
+    pub fn tell(&self) {
+        tell(&self.name, &self.notes);
+    }
+
+    /// The shape of one sample.
+    pub fn sample_shape(&self) -> &[usize] {
+        &self.values.shape()[1..]
     }
 
     /// Samples.
@@ -97,22 +213,25 @@ impl Dataset {
         flat.slice_move(ndarray::s![..n, ..])
     }
 
+    /// Refuses samples of another shape than the card's: see [`shape::fits`].
+    ///
+    /// # Errors
+    /// A message with both shapes, and the layout under which they would fit.
+    pub fn of_shape(&self, card: &Card) -> Result<()> {
+        if shape::fits(self.sample_shape(), &card.shape) {
+            return Ok(());
+        }
+        let whose = format!("the card `{}` has shape", card.name);
+        let misfit = Misfit::of(self.values.shape(), &card.shape);
+        Err(anyhow!("{}: {}", self.name, misfit.told(&whose, shape::remedy)))
+    }
+
     /// Refuses data that do not fit the card, before anything runs.
     ///
     /// # Errors
-    /// Where the size differs, or integers meet a card without `levels` or lie outside them.
+    /// Where the shape differs, or integers meet a card without `levels` or lie outside them.
     pub fn fits(&self, card: &Card) -> Result<()> {
-        let width = self.values.len() / self.len();
-        if width != card.dim() {
-            bail!(
-                "{}: samples have shape {:?} ({width} numbers), but the card `{}` has shape {:?} ({} numbers)",
-                self.name,
-                &self.values.shape()[1..],
-                card.name,
-                card.shape,
-                card.dim()
-            );
-        }
+        self.of_shape(card)?;
         if !self.quantized(card) {
             return Ok(());
         }
@@ -224,7 +343,7 @@ fn split_member(spec: &Path) -> (PathBuf, Option<String>) {
     }
 }
 
-fn parse(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<(ArrayD<f64>, Numbers)> {
+fn parse(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<Content> {
     let name = file.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
     if let (Some(member), false) = (member, name.ends_with(".npz") || name.ends_with(".safetensors")) {
         bail!("`:{member}` names an array inside a .npz or .safetensors file, which this is not");
@@ -236,76 +355,28 @@ fn parse(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<(ArrayD<f64>
         reader.read_to_end(&mut plain).context("it cannot be unpacked as gzip")?;
         return parse(Path::new(inner), None, &plain);
     }
-    if name.ends_with("-ubyte") || name.ends_with(".idx") {
-        return idx(bytes);
-    }
-    match name.rsplit('.').next() {
-        Some("npy") => npy(bytes),
-        Some("npz") => npz(bytes, member),
-        Some("safetensors") => safetensors(bytes, member),
-        Some("csv") => csv(bytes),
-        Some("parquet") => parquet(bytes),
-        _ => bail!(
-            "unknown kind of array; expected .npy, .npz, .safetensors, .csv, .parquet, IDX (-ubyte) or a folder of images"
-        ),
-    }
+    let plain = |(values, numbers)| Array { values, numbers, notes: Vec::new() };
+    let array = if name.ends_with("-ubyte") || name.ends_with(".idx") {
+        plain(idx(bytes)?)
+    } else {
+        match name.rsplit('.').next() {
+            Some("npy") => npy(bytes)?,
+            Some("npz") => return archive::content(archive::Npz::open(bytes)?, member),
+            Some("safetensors") => return archive::content(archive::Tensors::open(bytes)?, member),
+            Some("csv") => plain(csv(bytes)?),
+            Some("parquet") => plain(parquet(bytes)?),
+            _ => bail!(
+                "unknown kind of array; expected .npy, .npz, .safetensors, .csv, .parquet, IDX (-ubyte) or a folder of images"
+            ),
+        }
+    };
+    Ok(Content::Samples(array))
 }
 
 /// A .npy file of any of the plain number formats.
-fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, Numbers)> {
+fn npy(bytes: &[u8]) -> Result<Array> {
     let (values, integer) = npy::npy(bytes)?;
-    Ok((values, if integer { Numbers::Integers } else { Numbers::Reals }))
-}
-
-fn npz(bytes: &[u8], member: Option<&str>) -> Result<(ArrayD<f64>, Numbers)> {
-    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(bytes)).context("it is no .npz archive")?;
-    let names: Vec<String> = archive.file_names().map(str::to_owned).collect();
-    let bare = |n: &str| n.strip_suffix(".npy").unwrap_or(n).to_owned();
-    let known: Vec<String> = names.iter().map(|n| bare(n)).collect();
-    let chosen = match member {
-        None => archive.len().checked_sub(1).map(|_| 0),
-        Some(member) => (0..archive.len()).find(|i| archive.by_index_raw(*i).is_ok_and(|f| bare(f.name()) == member)),
-    };
-    let chosen = chosen.ok_or_else(|| match member {
-        Some(member) => anyhow!("it holds no array `{member}`; it has {}", known.join(", ")),
-        None => anyhow!("it holds no array"),
-    })?;
-    let mut plain = Vec::new();
-    archive.by_index(chosen)?.take(1 << 32).read_to_end(&mut plain).context("its member cannot be unpacked")?;
-    npy(&plain)
-}
-
-fn safetensors(bytes: &[u8], member: Option<&str>) -> Result<(ArrayD<f64>, Numbers)> {
-    use ::safetensors::{Dtype, SafeTensors};
-    let tensors = SafeTensors::deserialize(bytes).map_err(|e| anyhow!("it is no .safetensors file: {e}"))?;
-    let mut names: Vec<&str> = tensors.names();
-    names.sort_unstable();
-    let name = member.or(names.first().copied()).ok_or_else(|| anyhow!("it holds no tensor"))?;
-    let tensor =
-        tensors.tensor(name).map_err(|_| anyhow!("it holds no tensor `{name}`; it has {}", names.join(", ")))?;
-    let data = tensor.data();
-    macro_rules! read {
-        ($ty:ty, $numbers:expr) => {{
-            let width = size_of::<$ty>();
-            let value = |b: &[u8]| <$ty>::from_le_bytes(b.try_into().expect("chunks of the number's width")) as f64;
-            (data.chunks_exact(width).map(value).collect::<Vec<f64>>(), $numbers)
-        }};
-    }
-    let (values, numbers) = match tensor.dtype() {
-        Dtype::F32 => read!(f32, Numbers::Reals),
-        Dtype::F64 => read!(f64, Numbers::Reals),
-        Dtype::U8 => read!(u8, Numbers::Integers),
-        Dtype::I8 => read!(i8, Numbers::Integers),
-        Dtype::U16 => read!(u16, Numbers::Integers),
-        Dtype::I16 => read!(i16, Numbers::Integers),
-        Dtype::U32 => read!(u32, Numbers::Integers),
-        Dtype::I32 => read!(i32, Numbers::Integers),
-        Dtype::U64 => read!(u64, Numbers::Integers),
-        Dtype::I64 => read!(i64, Numbers::Integers),
-        other => bail!("tensor `{name}` has format {other:?}; expected float32, float64 or integers"),
-    };
-    let array = ArrayD::from_shape_vec(IxDyn(tensor.shape()), values).context("its shape does not match its bytes")?;
-    Ok((array, numbers))
+    Ok(Array { values, numbers: if integer { Numbers::Integers } else { Numbers::Reals }, notes: Vec::new() })
 }
 
 /// The numeric columns of a table: those with a number somewhere, which then need one everywhere.
@@ -504,7 +575,7 @@ mod tests {
         )
         .expect("a card");
         let values = ndarray::array![[0.0, 3.0], [1.0, 2.0]].into_dyn();
-        let data = Dataset { name: "a".into(), sha256: String::new(), values, numbers: Numbers::Integers };
+        let data = Dataset::new("a".into(), String::new(), values, Numbers::Integers);
         data.fits(&card).expect("it fits");
         let both = data.states(&card, Key { seed: 1 }, &[0, 1]);
         let second = data.states(&card, Key { seed: 1 }, &[1]);

@@ -350,8 +350,7 @@ mod tests {
         ))
         .expect("a card");
         let samples: Vec<SampleId> = (0..whole.nrows() as u64).collect();
-        let data =
-            Dataset { name: "a".into(), sha256: String::new(), values: whole.into_dyn(), numbers: Numbers::Integers };
+        let data = Dataset::new("a".into(), String::new(), whole.into_dyn(), Numbers::Integers);
         let curve = card.path.curve().expect("a path");
         let (solver, estimators) = (
             serde_yaml::from_str("{euler: {steps: 1}}").expect("a solver"),

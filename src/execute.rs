@@ -75,8 +75,11 @@ impl<'a> Stage<'a> {
                 .with_context(|| pool.model.path.display().to_string())?;
         }
         for trial in &plan.trials {
-            let Work::Metrics { extractor, metrics, .. } = &trial.work else { continue };
+            let Work::Metrics { model, extractor, metrics, .. } = &trial.work else { continue };
             let opened = extractor.as_ref().map(|file| self.extractor(file)).transpose()?;
+            if let Some(extractor) = &opened {
+                trial.work.data().into_iter().try_for_each(|data| self.check_features(*model, data, extractor))?;
+            }
             let classifies = opened.is_some_and(|e| e.classifies());
             if let Some(metric) = metrics.iter().find(|m| m.needs_logits() && !classifies) {
                 bail!("metrics: {} needs an extractor with class logits", metric.name());

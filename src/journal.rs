@@ -339,7 +339,7 @@ mod tests {
             count: 1,
         };
         let trials = ids.iter().enumerate().map(|(i, id)| Trial { id: id.to_string(), work: work(i) }).collect();
-        Plan { format: 1, name: "a".into(), seed: 0, models: vec![], data: vec![], trials }
+        Plan { format: 1, name: "a".into(), seed: 0, models: vec![], data: vec![], trials, notes: vec![] }
     }
 
     fn finished(trial: &str) -> Event {

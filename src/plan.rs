@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Dataset;
 use crate::model::opened::Model;
+use crate::num::shape::Layout;
 use crate::sample::{Point, Setting};
 use crate::solve::Solver;
 
@@ -42,6 +43,9 @@ pub struct Plan {
     pub models: Vec<PlannedModel>,
     pub data: Vec<PlannedData>,
     pub trials: Vec<Trial>,
+    /// What was taken for something in other files, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// `plan.json`: the work, and what it was begun with.
@@ -108,6 +112,12 @@ pub struct PlannedData {
     pub model: usize,
     pub samples: usize,
     pub treatment: String,
+    /// The order of the file's axes, where it was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Layout>,
+    /// What was left out of the file or taken for something, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// A plan with the opened files behind it.
@@ -126,6 +136,12 @@ impl Prepared {
     pub fn without_automatic(mut self) -> Prepared {
         self.plan.trials.retain(|trial| !trial.is_automatic());
         self
+    }
+
+    /// Prints the notes about files on standard error.
+    pub fn tell(&self) {
+        self.data.iter().for_each(Dataset::tell);
+        self.plan.notes.iter().for_each(|text| note!("flowgauge: {text}"));
     }
 
     /// The grids of all samplers, each once per model.

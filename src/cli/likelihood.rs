@@ -18,6 +18,7 @@ use crate::likelihood::{Row, Task, bits_per_dim, nats_per_dim};
 use crate::model::card::Card;
 use crate::model::opened::Model;
 use crate::num::key::{Key, SampleId};
+use crate::num::shape::{Layout, Said};
 use crate::plan::{resolved, supports};
 use crate::solve::{Solver, Span, Status};
 
@@ -29,6 +30,9 @@ pub struct Likelihood {
     /// The array: .npy, .npz, .safetensors, .csv, .parquet, IDX or a folder of images
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
+    /// The order of the array's axes where it is not the card's, a letter each: NHWC are images with channels last
+    #[arg(long, value_name = "LETTERS")]
+    layout: Option<Layout>,
     /// How the divergence is found: `exact`, `"{hutchinson: {probes: 8}}"`, …
     #[arg(long, value_name = "SPEC")]
     divergence: String,
@@ -109,12 +113,15 @@ impl Likelihood {
         supports(&model, &divergence).context("--divergence")?;
         let span = Span { curve: &model.curve, to_prior: true };
         solver.check(span).map_err(|e| anyhow!("--solver {}: {e}", solver.name()))?;
-        let data = Dataset::read(&self.data)?;
+        let data = Dataset::read(&self.data)?.laid_out(self.layout.as_ref().map(Said::always), &model.card.shape)?;
         data.fits(&model.card)?;
         data.off_lattice(&model.card, self.lattice)?;
         let dequantization = self.dequantization.as_deref().map(|text| spec("--dequantization", text)).transpose()?;
         let extra = Extra { dequantization, conventions: conventions(&self.conventions, &model.card)? };
 
+        if !self.running.quiet {
+            data.tell();
+        }
         let key = Key { seed: self.seed };
         let pool = Pool::new(&model, self.running.runtime()?, self.running.machine());
         let estimators = [divergence];

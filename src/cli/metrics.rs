@@ -1,5 +1,6 @@
 //! `flowgauge metrics`
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -7,24 +8,27 @@ use clap::Args;
 use ndarray::Array2;
 use serde::Serialize;
 
+use self::sides::{File, Side, comparable, layouts};
 use super::{Exit, Running, spec};
-use crate::data::{Dataset, Folder, Numbers, Stored};
+use crate::data::{Dataset, Folder, Numbers};
 use crate::features::cache::{self, Provenance};
 use crate::features::images::Coding;
 use crate::features::{Extracted, Extractor};
 use crate::journal::{check_writable, write_whole};
-use crate::metric::sample::Sample;
+use crate::metric::frechet::{self, Frechet};
 use crate::metric::{Metric, Sets, measure_all};
 use crate::model::library::cache_root;
 use crate::num::key::Key;
-use crate::num::source::Source;
+
+mod sides;
 
 #[derive(Debug, Args)]
 pub struct Metrics {
-    /// Generated samples: .npy, .npz, .safetensors, .csv, IDX, or a folder of images
+    /// Generated samples: .npy, .npz, .safetensors, .csv, IDX, or a folder of images; for `frechet` also a file of
+    /// their statistics, .npz with `mu` and `sigma`
     #[arg(long, value_name = "FILE")]
     generated: PathBuf,
-    /// Reference samples, likewise
+    /// Reference samples or statistics, likewise
     #[arg(long, value_name = "FILE")]
     reference: PathBuf,
     /// Other data of the reference's law: what the statistics are of data against data goes to OUT with `.floor.csv`
@@ -44,6 +48,10 @@ pub struct Metrics {
     /// integers put into the range
     #[arg(long, value_name = "LO,HI", value_parser = range, allow_hyphen_values = true)]
     range: Option<Ends>,
+    /// The order of axes of arrays that are not channels first, a letter each, such as NHWC; or of one of them, such
+    /// as reference=NHWC, and then again for others
+    #[arg(long, value_name = "[SET=]LETTERS")]
+    layout: Vec<String>,
     /// How many levels integers have
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..=65536))]
     levels: u32,
@@ -79,24 +87,9 @@ struct Line {
     metric: &'static str,
     value: f64,
     stderr: Option<f64>,
-    n_generated: usize,
-    n_reference: usize,
-}
-
-/// One set of samples or of their features.
-struct Side {
-    /// As the user named it.
-    name: String,
-    rows: Box<dyn Source + Send>,
-    logits: Option<Array2<f64>>,
-    integer: bool,
-}
-
-impl Side {
-    fn sample(&self) -> Result<Sample<'_>> {
-        let sample = Sample::new(&*self.rows).map_err(|e| anyhow!("{}: {e}", self.name))?;
-        Ok(sample.with_logits(self.logits.as_ref().map(|l| l.view())))
-    }
+    /// Not known of statistics.
+    n_generated: Option<usize>,
+    n_reference: Option<usize>,
 }
 
 impl Metrics {
@@ -114,12 +107,15 @@ impl Metrics {
             }
             None => None,
         };
-        let mut side = |path: &Path, kept: bool| self.side(path, extractor.as_mut(), kept);
-        let generated = side(&self.generated, false)?;
-        let reference = side(&self.reference, true)?;
-        let mut other = |path: &Option<PathBuf>| path.as_deref().map(|path| side(path, true)).transpose();
-        let (train, test, floor) = (other(&self.train)?, other(&self.test)?, other(&self.floor)?);
-        if generated.integer != reference.integer && self.range.is_none() {
+        if let Some(scaling) = extractor.as_ref().and_then(Extractor::own_scaling) {
+            self.tell(|| note!("flowgauge: {scaling}"));
+        }
+        let mut sides = self.sides(extractor.as_mut())?;
+        let mut side = |set: &str| sides.remove(set);
+        let (Some(generated), Some(reference)) = (side("generated"), side("reference")) else { bail!("no samples") };
+        let (floor, train, test) = (side("floor"), side("train"), side("test"));
+        let samples = generated.count().is_some() && reference.count().is_some();
+        if samples && generated.integer != reference.integer && self.range.is_none() {
             note!(
                 "flowgauge: one of {} and {} holds integers and the other floats, compared as they are; if the floats \
                  are images, say with --range where black and white lie",
@@ -140,25 +136,58 @@ impl Metrics {
         Ok(Exit::Well)
     }
 
+    /// Every set that was named, in one order of axes; with an extractor its features, before the next is read.
+    fn sides(&self, mut extractor: Option<&mut Extractor>) -> Result<BTreeMap<&'static str, Side>> {
+        let layouts = layouts(&self.layout)?;
+        let paths = [
+            ("generated", Some(&self.generated)),
+            ("reference", Some(&self.reference)),
+            ("floor", self.floor.as_ref()),
+            ("train", self.train.as_ref()),
+            ("test", self.test.as_ref()),
+        ];
+        let paths = paths.into_iter().filter_map(|(set, path)| Some((set, path?)));
+        let mut sides = BTreeMap::new();
+        if let Some(extractor) = extractor.as_deref_mut() {
+            let port = extractor.port().map(<[i64]>::to_vec);
+            for (set, path) in paths {
+                let kept = set != "generated";
+                let side = if extractor.resizes() && self.levels == 256 && path.is_dir() {
+                    self.folder(path, extractor, kept)?
+                } else {
+                    let file =
+                        File::open(path, true)?.laid_out(layouts.as_ref().and_then(|l| l.of(set)), port.as_deref())?;
+                    self.side(file, Some(extractor), kept)?
+                };
+                sides.insert(set, side);
+            }
+            return Ok(sides);
+        }
+        let whole = self.range.is_some() || layouts.is_some();
+        let files = paths.map(|(set, path)| Ok((set, File::open(path, whole)?))).collect::<Result<Vec<_>>>()?;
+        for (set, file) in comparable(files, layouts.as_ref())? {
+            sides.insert(set, self.side(file, None, false)?);
+        }
+        Ok(sides)
+    }
+
     /// The samples of a file, or the features of them; those of references are kept for the next time.
-    fn side(&self, path: &Path, mut extractor: Option<&mut Extractor>, kept: bool) -> Result<Side> {
-        if extractor.is_none()
-            && self.range.is_none()
-            && let Some(stored) = Stored::open(path)?
-        {
-            return Ok(Side { name: path.display().to_string(), rows: Box::new(stored), logits: None, integer: false });
-        }
-        if let Some(extractor) = extractor.as_deref_mut().filter(|e| e.resizes() && self.levels == 256 && path.is_dir())
-        {
-            return self.folder(path, extractor, kept);
-        }
-        let data = Dataset::read(path)?;
+    fn side(&self, file: File, extractor: Option<&mut Extractor>, kept: bool) -> Result<Side> {
+        let data = match file {
+            File::Stored(name, stored) => return Ok(Side::plain(name, Box::new(stored), false)),
+            File::Statistics(statistics) => {
+                self.tell(|| statistics.tell());
+                return Ok(Side::statistics(statistics));
+            }
+            File::Data(data) => data,
+        };
+        self.tell(|| data.tell());
         let mut rows = data.rows(data.len());
-        let images = extractor.as_ref().is_some_and(|e| e.preset.is_some());
+        let bytes = extractor.as_ref().is_some_and(|e| e.takes_bytes());
         let integer = data.numbers == Numbers::Integers;
         let coding = match (integer, self.range) {
             (true, Some(_)) => Some(Coding::Levels(self.levels)),
-            (true, None) if images => Some(Coding::Levels(self.levels)),
+            (true, None) if bytes => Some(Coding::Levels(self.levels)),
             (false, Some(Ends(range))) => Some(Coding::Range(range)),
             (_, None) => None,
         };
@@ -171,25 +200,30 @@ impl Metrics {
                 levels - 1
             );
         }
-        if let (Some(coding), Some(Ends([lo, hi])), false) = (coding, self.range, images) {
+        if let (Some(coding), Some(Ends([lo, hi])), false) = (coding, self.range, bytes) {
             rows.mapv_inplace(|v| lo + (hi - lo) * coding.byte(v) / 255.0);
         }
-        let Some(extractor) = extractor else {
-            return Ok(Side { name: data.name, rows: Box::new(rows), logits: None, integer });
-        };
+        let Some(extractor) = extractor else { return Ok(Side::plain(data.name, Box::new(rows), integer)) };
         let extracted = self.features(extractor, &data, rows, coding, kept)?;
-        Ok(Side { name: data.name, rows: Box::new(extracted.features), logits: extracted.logits, integer })
+        Ok(Side::features(data.name, extracted, integer))
+    }
+
+    /// Says something on standard error, unless nothing is to be said.
+    fn tell(&self, what: impl FnOnce()) {
+        if !self.running.quiet {
+            what();
+        }
     }
 
     /// A folder of images of any sizes, one at a time.
     fn folder(&self, path: &Path, extractor: &mut Extractor, kept: bool) -> Result<Side> {
         let name = path.display().to_string();
         let folder = Folder::open(path).with_context(|| name.clone())?;
-        let coding = Provenance::coding(Some(Coding::Levels(256)));
+        let coding = extractor.coding_name(Some(Coding::Levels(256)));
         let provenance = self.provenance(extractor, folder.sha256.clone(), vec![folder.len()], coding)?;
         let extract = || extractor.extract_images(folder.images()).with_context(|| name.clone());
         let extracted = cache::kept(self.cache(kept).as_deref(), || provenance, &name, extract)?;
-        Ok(Side { name, rows: Box::new(extracted.features), logits: extracted.logits, integer: true })
+        Ok(Side::features(name, extracted, true))
     }
 
     fn features(
@@ -206,10 +240,13 @@ impl Metrics {
                 data.name
             );
         }
-        let coding_name = match self.range.filter(|_| extractor.preset.is_none()) {
-            Some(Ends(range)) => format!("{} in {range:?}", Provenance::coding(coding)),
-            None => Provenance::coding(coding),
-        };
+        let mut coding_name = extractor.coding_name(coding);
+        if let Some(Ends(range)) = self.range.filter(|_| !extractor.takes_bytes()) {
+            coding_name += &format!(" in {range:?}");
+        }
+        if let Some(layout) = &data.layout {
+            coding_name += &format!(", axes {layout}");
+        }
         let shape = data.values.shape();
         let provenance = self.provenance(extractor, data.sha256.clone(), shape.to_vec(), coding_name)?;
         let extract = || extractor.extract(rows.view(), &shape[1..], coding).context(data.name.clone());
@@ -235,9 +272,19 @@ impl Metrics {
 
     /// Statistics of one side against the others, as a table.
     fn table(&self, sides: Sets<&Side>, named: &[Metric]) -> Result<Vec<u8>> {
-        let n = sides.map(|side| side.rows.shape().0);
+        let all = [Some(sides.generated), Some(sides.reference), sides.train, sides.test];
+        if let Some(law) = all.into_iter().flatten().find(|side| side.count().is_none()) {
+            if [sides.train, sides.test].into_iter().flatten().any(|side| side.count().is_none()) {
+                bail!(
+                    "{}: it holds statistics, and not samples; expected them of --generated and --reference alone",
+                    law.name
+                );
+            }
+            return self.of_laws(sides, law, named);
+        }
+        let n = sides.map(|side| side.count().unwrap_or_default());
         let metrics = if named.is_empty() {
-            let classes = sides.generated.logits.is_some();
+            let classes = sides.generated.classifies();
             let possible = |m: &Metric| m.check_all(n).is_ok() && (!m.needs_logits() || classes);
             // Where not even the first is possible, its own check says why.
             let all = Metric::defaults().into_iter().enumerate();
@@ -266,10 +313,46 @@ impl Metrics {
                 metric: metric.name(),
                 value: estimate.value,
                 stderr: estimate.stderr,
-                n_generated: n.generated,
-                n_reference: n.of(metric.compared()),
+                n_generated: Some(n.generated),
+                n_reference: Some(n.of(metric.compared())),
             })?;
         }
+        writer.into_inner().map_err(|e| anyhow!("{}", e.error()))
+    }
+    /// The Fréchet distance where one set is known by its mean and covariance alone: nothing else needs no samples.
+    fn of_laws(&self, sides: Sets<&Side>, law: &Side, named: &[Metric]) -> Result<Vec<u8>> {
+        let distance = Metric::Frechet(Frechet {});
+        if let Some(other) = named.iter().find(|m| **m != distance) {
+            let (name, file) = (other.name(), &law.name);
+            bail!("--metric {name}: {file} holds statistics, and not samples; expected `frechet` alone");
+        }
+        let (generated, reference) = (sides.generated, sides.reference);
+        if generated.width() != reference.width() {
+            bail!(
+                "{} has {} numbers per sample and {} has {}: they cannot be compared; statistics need the extractor \
+                 that they were computed with",
+                generated.name,
+                generated.width(),
+                reference.name,
+                reference.width()
+            );
+        }
+        let n = |side: &Side| side.count().unwrap_or(2);
+        distance.check(n(generated), n(reference)).map_err(|e| anyhow!("--metric {e}"))?;
+        let machine = self.running.machine();
+        let value = machine.with_threads(|| -> Result<f64> {
+            frechet::alone(&generated.law()?, &reference.law()?).map_err(|e| anyhow!("frechet: {e}"))
+        })??;
+        self.tell(|| {
+            note!(
+                "flowgauge: {}: statistics have no samples, so that the distance has no standard error, and nothing \
+                 says that they are of the same features",
+                law.name
+            );
+        });
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        let (n_generated, n_reference) = (generated.count(), reference.count());
+        writer.serialize(Line { metric: distance.name(), value, stderr: None, n_generated, n_reference })?;
         writer.into_inner().map_err(|e| anyhow!("{}", e.error()))
     }
 }

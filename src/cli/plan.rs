@@ -19,15 +19,18 @@ pub struct Plan {
     /// Changes the config: `likelihood.0.samples=16`
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     set: Vec<String>,
-    /// Taken so that a `run` command line can be planned as it stands; none of it changes a plan.
+    /// Taken so that a `run` command line can be planned as it stands; none of it changes a plan
     #[command(flatten)]
-    _running: Running,
+    running: Running,
 }
 
 impl Plan {
     pub fn execute(self) -> Result<Exit> {
         let written = Written::read(&self.config, &self.set)?;
         let prepared = plan::prepare(&written, self.seed).with_context(|| self.config.display().to_string())?;
+        if !self.running.quiet {
+            prepared.tell();
+        }
         let plan = &prepared.plan;
         plan.models.iter().for_each(|m| say!("{}: {}", m.name, m.truncation));
         say!("{:>12}  {:>14}  {:>14}  work", "trial", "evaluations", "products");

@@ -42,6 +42,9 @@ impl Run {
     pub fn execute(self) -> Result<Exit> {
         let written = Written::read(&self.config, &self.set)?;
         let prepared = plan::prepare(&written, self.seed).with_context(|| self.config.display().to_string())?;
+        if !self.running.quiet {
+            prepared.tell();
+        }
         let out = self.out.unwrap_or_else(|| Path::new("reports").join(&prepared.plan.name));
         let prepared = run::as_begun(prepared, &out);
         if !self.running.quiet {

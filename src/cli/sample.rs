@@ -1,6 +1,6 @@
 //! `flowgauge sample`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
@@ -12,6 +12,7 @@ use crate::journal::{check_writable, write_whole};
 use crate::model::opened::Model;
 use crate::num::Batch;
 use crate::num::key::{Key, SampleId};
+use crate::num::shape::{Layout, Said};
 use crate::plan::{initial_states, most_samples, supports_sampler};
 use crate::sample::{self, Sampler, Setting};
 
@@ -35,6 +36,9 @@ pub struct Sample {
     /// The states at the prior end, instead of a seed's
     #[arg(long, value_name = "FILE")]
     noise: Option<PathBuf>,
+    /// The order of the axes of --noise where it is not the card's, a letter each, such as NHWC
+    #[arg(long, value_name = "LETTERS", requires = "noise")]
+    layout: Option<Layout>,
     /// The array to write
     #[arg(long, value_name = "NPY")]
     out: PathBuf,
@@ -56,8 +60,7 @@ impl Sample {
         let model = Model::open(&self.model)?;
         sampler.check(&Setting::of(&model)).map_err(|e| anyhow!("--sampler {}: {e}", sampler.name()))?;
         supports_sampler(&model, &sampler).context("--sampler")?;
-        let noise = self.noise.as_deref().map(Dataset::read).transpose()?;
-        let noise = noise.map(|n| initial_states(&n, &model)).transpose()?;
+        let noise = self.noise.as_deref().map(|file| self.states(file, &model)).transpose()?;
         let count = noise.as_ref().map_or(self.count.unwrap_or(0), |n| n.nrows());
         if count == 0 {
             bail!("--count is 0, expected at least 1");
@@ -88,5 +91,15 @@ impl Sample {
             return Ok(Exit::Failed);
         }
         Ok(Exit::Well)
+    }
+
+    /// The states at the prior end that a file holds.
+    fn states(&self, file: &Path, model: &Model) -> Result<Batch> {
+        let noise = Dataset::read(file)?.laid_out(self.layout.as_ref().map(Said::always), &model.card.shape)?;
+        let states = initial_states(&noise, model)?;
+        if !self.running.quiet {
+            noise.tell();
+        }
+        Ok(states)
     }
 }

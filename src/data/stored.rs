@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use ndarray::Array2;
 
-use crate::num::npy::{declared_size, npy_header};
+use crate::num::npy::{declared_shape, declared_size, npy_header};
 use crate::num::source::Source;
 
 /// A .npy file of float32 or float64, samples first, whose rows stay in the file until they are asked for.
@@ -15,6 +15,8 @@ pub struct Stored {
     path: PathBuf,
     rows: usize,
     columns: usize,
+    /// Of one sample.
+    pub shape: Vec<usize>,
     /// Bytes of a number.
     width: usize,
     /// Where the numbers begin.
@@ -53,20 +55,15 @@ impl Stored {
             () if compact.contains("'descr':'<f8'") => 8,
             () => return Ok(None),
         };
-        let sizes: Option<Vec<usize>> = compact
-            .split("'shape':(")
-            .nth(1)
-            .and_then(|s| s.split(')').next())
-            .map(|s| s.split(',').filter_map(|n| n.parse().ok()).collect());
-        let Some((rows, columns)) = sizes.and_then(|s| Some((*s.first()?, s[1..].iter().product::<usize>()))) else {
-            return Ok(None);
-        };
+        let sizes = declared_shape(&header).with_context(claimed)?;
+        let Some((&rows, shape)) = sizes.split_first() else { return Ok(None) };
+        let (shape, columns) = (shape.to_vec(), shape.iter().product::<usize>());
         let prefix = if head[6] == 1 { 10 } else { 12 };
         let start = (prefix + header.len()) as u64;
         let whole = start + (rows * columns * width) as u64 == length;
         // What is not plainly laid out is left to the reader that knows all layouts and says what is wrong.
         let plain = compact.contains("'fortran_order':False") && rows > 0 && columns * width >= row && whole;
-        Ok(plain.then(|| Stored { path: path.to_owned(), rows, columns, width, start }))
+        Ok(plain.then(|| Stored { path: path.to_owned(), rows, columns, shape, width, start }))
     }
 }
 
@@ -112,7 +109,7 @@ mod tests {
         double.write_npy(File::create(file("b.npy")).expect("a file")).expect("written");
         for name in ["a.npy", "b.npy"] {
             let stored = Stored::above(&file(name), 0, 0).expect("whole").expect("plain");
-            assert_eq!(stored.shape(), (7, 6));
+            assert_eq!((stored.shape(), &stored.shape[..]), ((7, 6), &[2, 3][..]));
             let at = [6, 0, 3, 3];
             assert_eq!(stored.take(&at).expect("there"), flat.select(ndarray::Axis(0), &at), "{name}");
         }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::Stage;
-use crate::features::Extracted;
 use crate::features::cache::{self, Provenance};
 use crate::features::images::Coding;
+use crate::features::{Extracted, Extractor, MICRO_BATCH};
+use crate::model::card::Card;
 use crate::model::library::cache_root;
 use crate::num::Batch;
 use crate::plan::PlannedFile;
@@ -42,7 +43,17 @@ impl Stage<'_> {
         let Some(file) = extractor else { return Ok(Extracted::plain(x)) };
         let card = &self.prepared.models[model].card;
         let coding = card.data.map(|d| Coding::Range(d.range));
-        self.extractor(file)?.extract(x.view(), &card.shape, coding)
+        let mut extractor = self.extractor(file)?;
+        let shape = fed_shape(&extractor, card);
+        extractor.extract(x.view(), &shape, coding)
+    }
+
+    /// Refuses data that an extractor cannot be fed, before anything runs.
+    pub(super) fn check_features(&self, model: usize, data: usize, extractor: &Extractor) -> Result<()> {
+        let (card, data) = (&self.prepared.models[model].card, &self.prepared.data[data]);
+        let some = data.states(card, self.key(), &Stage::ranged(0, data.len().min(MICRO_BATCH)));
+        let coding = card.data.map(|d| Coding::Range(d.range));
+        extractor.check(some.view(), &fed_shape(extractor, card), coding).with_context(|| data.name.clone())
     }
 
     /// Features of data, which are kept between runs: of their states, integers dequantized by address, which are
@@ -56,29 +67,40 @@ impl Stage<'_> {
         let Some(file) = extractor else { return Ok(Extracted::plain(states())) };
         let mut extractor = self.extractor(file)?;
         let exact = match card.data.and_then(|d| d.levels) {
-            Some(levels) if extractor.preset.is_some() && data.quantized(card) => Some(Coding::Levels(levels)),
+            Some(levels) if extractor.takes_bytes() && data.quantized(card) => Some(Coding::Levels(levels)),
             _ => None,
         };
         let range = card.data.map(|d| Coding::Range(d.range));
+        let shape = fed_shape(&extractor, card);
+        let coding = match exact {
+            None if data.quantized(card) => {
+                let seed = self.prepared.plan.seed;
+                format!("{}, {}, seed {seed}", extractor.coding_name(range), data.treatment(card))
+            }
+            _ => extractor.coding_name(exact.or(range)),
+        };
         let provenance = Provenance {
             version: Provenance::VERSION,
             data_sha256: data.sha256.clone(),
             shape: data.values.shape().to_vec(),
-            coding: match exact {
-                None if data.quantized(card) => {
-                    let seed = self.prepared.plan.seed;
-                    format!("{}, {}, seed {seed}", Provenance::coding(range), data.treatment(card))
-                }
-                _ => Provenance::coding(exact.or(range)),
-            },
+            coding: data.layout.as_ref().map_or(coding.clone(), |layout| format!("{coding}, axes {layout}")),
             extractor_sha256: extractor.sha256.clone(),
             preset: extractor.preset.clone(),
             machine: Provenance::machine(&self.runtime.library.version, self.machine.provider),
         };
         let extract = || match exact {
-            Some(_) => extractor.extract(data.rows(data.len()).view(), &card.shape, exact),
-            None => extractor.extract(states().view(), &card.shape, range),
+            Some(_) => extractor.extract(data.rows(data.len()).view(), &shape, exact),
+            None => extractor.extract(states().view(), &shape, range),
         };
         cache::kept(cache_root().ok().as_deref(), || provenance, &data.name, extract)
+    }
+}
+
+/// The shape of samples to an extractor: the card's, or flat where the extractor takes no axes, for the card's order
+/// of numbers is that of both sides.
+fn fed_shape(extractor: &Extractor, card: &Card) -> Vec<usize> {
+    match extractor.port() {
+        Some([_]) => vec![card.dim()],
+        _ => card.shape.clone(),
     }
 }

@@ -6,11 +6,14 @@ use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{Array2, ArrayD, ArrayView2, Axis, IxDyn, s};
 use sha2::{Digest, Sha256};
 
+use self::cache::Provenance;
 use self::images::{Coding, Image, Shape};
 use self::preset::{Input, Named, Preset};
 use self::resize::Resize;
+use crate::graph::{self, Scaling};
 use crate::model::library::hex;
 use crate::model::onnx::{Provider, Runtime, Session};
+use crate::num::shape::{self, Misfit};
 
 pub mod cache;
 pub mod images;
@@ -18,10 +21,14 @@ pub mod preset;
 pub mod resize;
 
 /// Samples per call: fixed, so that `--batch` cannot reach a statistic.
-const MICRO_BATCH: usize = 64;
+pub const MICRO_BATCH: usize = 64;
 
 /// Calls are filled up to a multiple of this: the runtime rounds differently where vector units are not full.
 const FULL: usize = 4;
+
+/// How much of one unit a graph makes of 255 bytes, at least and at most, for its scaling to be one of bytes.
+const SMALLEST: f64 = 0.4;
+const LARGEST: f64 = 8.0;
 
 /// An opened feature extractor.
 pub struct Extractor {
@@ -33,6 +40,8 @@ pub struct Extractor {
     logits: Option<String>,
     /// Sizes of one sample, −1 where dynamic.
     shape: Vec<i64>,
+    /// What its graph does to numbers first, where that makes small numbers of bytes.
+    scaling: Option<Scaling>,
 }
 
 /// What an extractor gives for each sample.
@@ -104,7 +113,39 @@ impl Extractor {
         };
         let (input, shape) = (input.name.clone(), input.shape[1..].to_vec());
         let sha256 = hex(&Sha256::digest(&bytes));
-        Ok(Extractor { session, sha256, preset: named.preset, input, features, logits, shape })
+        // What a preset says of its input goes before.
+        let scaling = if named.preset.is_none() { byte_scaling(&name, &bytes) } else { None };
+        Ok(Extractor { session, sha256, preset: named.preset, input, features, logits, shape, scaling })
+    }
+
+    /// Whether it takes images of bytes, by its preset or by what its graph does first.
+    pub fn takes_bytes(&self) -> bool {
+        self.preset.is_some() || self.scaling.is_some()
+    }
+
+    /// That its graph makes small numbers of bytes, in words, where it does.
+    pub fn own_scaling(&self) -> Option<String> {
+        self.scaling.map(|scaling| scaling_in_words(&self.session.file, scaling))
+    }
+
+    /// How numbers become what it is fed, in words that stand for the features in a cache.
+    pub fn coding_name(&self, coding: Option<Coding>) -> String {
+        let fed = if self.scaling.is_some() && coding.is_some() { ", fed as bytes" } else { "" };
+        Provenance::coding(coding) + fed
+    }
+
+    /// The sizes of one sample that it is fed, below zero where any will do; none where a preset makes images fit.
+    pub fn port(&self) -> Option<&[i64]> {
+        self.preset.is_none().then_some(&self.shape)
+    }
+
+    /// Refuses samples that it cannot be fed, before it is run: of a wrong shape or number, or bytes of which nothing
+    /// says what they stand for.
+    ///
+    /// # Errors
+    /// A message with the file and what would be right.
+    pub fn check(&self, samples: ArrayView2<f64>, shape: &[usize], coding: Option<Coding>) -> Result<()> {
+        self.feed(samples, shape, coding).map(drop)
     }
 
     /// Whether it gives class logits.
@@ -120,7 +161,7 @@ impl Extractor {
     /// # Errors
     /// Where the rows do not fit the extractor's input, or it cannot be run.
     pub fn extract(&mut self, samples: ArrayView2<f64>, shape: &[usize], coding: Option<Coding>) -> Result<Extracted> {
-        let feed = self.feed(samples.ncols(), shape, coding)?;
+        let feed = self.feed(samples, shape, coding)?;
         let file = self.session.file.clone();
         let chunks = samples.axis_chunks_iter(Axis(0), MICRO_BATCH);
         self.run(chunks.map(|chunk| Ok((chunk.nrows(), feed.call(chunk).with_context(|| file.clone())?))))
@@ -183,8 +224,8 @@ impl Extractor {
         Ok(Extracted { features, logits: whole.next().transpose()? })
     }
 
-    /// How samples are fed: by the preset, or in the extractor's own shape where it is fixed.
-    fn feed(&self, width: usize, shape: &[usize], coding: Option<Coding>) -> Result<Feed> {
+    /// How samples are fed: by the preset, or as they are in the shape of the extractor's input.
+    fn feed(&self, samples: ArrayView2<f64>, shape: &[usize], coding: Option<Coding>) -> Result<Feed> {
         let file = &self.session.file;
         if let Some(preset) = &self.preset {
             let coding = coding.ok_or_else(|| {
@@ -195,22 +236,60 @@ impl Extractor {
             })?;
             return Ok(Feed::Images(preset.input.clone(), Shape::of(shape)?, coding));
         }
-        let fixed: Option<Vec<usize>> = self.shape.iter().map(|s| usize::try_from(*s).ok()).collect();
-        let fed = fixed.unwrap_or_else(|| shape.to_vec());
-        if fed.iter().product::<usize>() != width {
+        let Some(fed) = shape::taken(shape, &self.shape) else {
+            let array = [&[samples.nrows()], shape].concat();
+            let whose = format!("input `{}` takes", self.input);
+            bail!("{file}: {}", Misfit::at_port(&array, &self.shape).told(&whose, shape::remedy));
+        };
+        match (&self.scaling, coding) {
+            (Some(_), Some(coding)) => return Ok(Feed::Plain(fed, Some(coding))),
+            (None, Some(_)) => return Ok(Feed::Plain(fed, None)),
+            (_, None) => {}
+        }
+        let spread = samples.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[lo, hi], v| [lo.min(*v), hi.max(*v)]);
+        let (bytes, image) = (is_bytes(spread, samples), fed.iter().filter(|n| **n > 1).count() > 1);
+        if self.scaling.is_none() && bytes && (image || spread[1] > 127.0) {
             bail!(
-                "{file}: input `{}` takes samples of shape {:?}, but the samples have {width} numbers",
-                self.input,
-                self.shape
+                "{file}: the samples are bytes, {} to {}, and nothing says in which range it takes images; give \
+                 `--range LO,HI` (such as -1,1 or 0,1, where black and white lie for it; 0,255 feeds bytes as they are), \
+                 or a preset",
+                spread[0],
+                spread[1]
             );
         }
-        Ok(Feed::Plain(fed))
+        if self.scaling.is_some() && spread[0] >= -2.0 && spread[1] <= 2.0 {
+            bail!(
+                "{file}: its graph scales bytes itself, but the samples lie in {spread:?}; say with `--range LO,HI` where \
+                 black and white lie in them"
+            );
+        }
+        Ok(Feed::Plain(fed, None))
     }
+}
+
+/// What an ONNX file does to its input first, where that makes small numbers of bytes: a division by 255 and the like.
+pub fn byte_scaling(name: &str, bytes: &[u8]) -> Option<Scaling> {
+    // A graph that cannot be looked through says nothing.
+    let graph = graph::Model::from_bytes(name, bytes).ok()?;
+    let scaling = graph.scaling(&graph.inputs().first()?.name);
+    (SMALLEST..=LARGEST).contains(&(255.0 * scaling.scale.abs())).then_some(scaling)
+}
+
+/// A [`byte_scaling`] in words.
+pub fn scaling_in_words(file: &str, Scaling { scale, offset }: Scaling) -> String {
+    let ends = [offset, 255.0 * scale + offset].map(|v| (v * 1e3).round() / 1e3);
+    format!("{file}: its graph scales images itself, 0 to {} and 255 to {}, and is fed bytes", ends[0], ends[1])
+}
+
+/// Whole numbers that begin at 0 or above and end between 17 and 255: more levels than counts and digits have.
+fn is_bytes([lo, hi]: [f64; 2], samples: ArrayView2<f64>) -> bool {
+    lo >= 0.0 && hi > 16.0 && hi <= 255.0 && samples.iter().all(|v| v.fract() == 0.0)
 }
 
 enum Feed {
     Images(Input, Shape, Coding),
-    Plain(Vec<usize>),
+    /// In that shape, as bytes where a coding says how.
+    Plain(Vec<usize>, Option<Coding>),
 }
 
 impl Feed {
@@ -224,7 +303,8 @@ impl Feed {
                 }
                 (input.fed(), values)
             }
-            Feed::Plain(shape) => (shape.clone(), chunk.iter().copied().collect()),
+            Feed::Plain(shape, None) => (shape.clone(), chunk.iter().copied().collect()),
+            Feed::Plain(shape, Some(coding)) => (shape.clone(), chunk.iter().map(|v| coding.byte(*v)).collect()),
         };
         full(values, chunk.nrows(), shape)
     }

@@ -68,6 +68,9 @@ const ERROR_ROWS: usize = 8192;
 /// A squared pivot of this share of the largest still leaves a root right to 1e-7 of the trace.
 const LEAST_PIVOT: f64 = 1e-9;
 
+/// What float32 leaves of an eigenvalue of zero, as a share of the largest.
+const LEAST_EIGENVALUE: f64 = 1e-4;
+
 /// The normal law fitted to some rows: their mean and a factor R of their covariance RᵀR.
 pub struct Side {
     mean: Array1<f64>,
@@ -103,6 +106,20 @@ impl Side {
         }
         factor /= ((positions.len() - 1) as f64).sqrt();
         Ok(Side { mean, factor })
+    }
+
+    /// The law of a given mean and covariance.
+    ///
+    /// # Errors
+    /// Where the matrix has a negative eigenvalue beyond rounding, and so is no covariance.
+    pub fn given(mean: &Array1<f64>, covariance: &Array2<f64>) -> Result<Side, String> {
+        let (values, vectors) = linalg::eigh(covariance.view())?;
+        let largest = values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+        if let Some(negative) = values.iter().find(|v| **v < -LEAST_EIGENVALUE * largest) {
+            return Err(format!("the covariance has the eigenvalue {negative:e}, expected none below zero"));
+        }
+        let factor = (vectors * values.mapv(|v| v.max(0.0).sqrt())).reversed_axes().as_standard_layout().into_owned();
+        Ok(Side { mean: mean.clone(), factor })
     }
 
     fn trace(&self) -> f64 {
@@ -278,6 +295,23 @@ mod tests {
         let want = gap.dot(&gap) + ma.covariance().diag().sum() + mb.covariance().diag().sum()
             - 2.0 * sqrt(&inner).diag().sum();
         assert!((distance(&a, &b).value - want).abs() < 1e-11 * want);
+    }
+
+    #[test]
+    fn a_given_law_is_that_of_its_samples() {
+        for n in [5, 300] {
+            let (x, y) = (normal(1, n, 12, 0.0, 1.0), normal(2, 400, 12, 0.3, 1.4));
+            let moments = |x: &Array2<f64>| (Moments::of(x.view()).covariance(), x.mean_axis(Axis(0)).expect("rows"));
+            let [a, b] = [&x, &y].map(|x| {
+                let (covariance, mean) = moments(x);
+                Side::given(&mean, &covariance).expect("a covariance")
+            });
+            let (want, got) = (distance(&x, &y).value, alone(&a, &b).expect("finite"));
+            assert!((got - want).abs() < 1e-6 * want, "{n}: {got} {want}");
+        }
+        let mut wrong = Array2::eye(2);
+        wrong[[0, 0]] = -1.0;
+        assert!(Side::given(&Array1::zeros(2), &wrong).is_err_and(|e| e.contains("eigenvalue")));
     }
 
     #[test]

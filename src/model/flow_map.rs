@@ -13,7 +13,7 @@ use super::ports::{check_shape, fed, find, is_scalar};
 use crate::flow::field::{Averages, EvalError, FlowMap};
 use crate::flow::path::Curve;
 use crate::graph::{self, Mode};
-use crate::num::{Batch, Blocks};
+use crate::num::{Batch, Blocks, shape};
 
 /// What a map is opened for besides its averages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -188,20 +188,23 @@ impl OnnxMap {
         EvalError::Shape { file: self.session.file.clone(), output: output.to_owned(), found: found.to_vec(), expected }
     }
 
-    /// The first rows of an output that has `numbers` numbers in each of `filled` rows.
-    fn cut(&self, name: &str, values: ArrayD<f64>, x: &Batch, numbers: usize) -> Result<Batch, EvalError> {
+    /// The first rows of an output whose rows fit a shape: see [`shape::fits`].
+    fn cut(&self, name: &str, values: ArrayD<f64>, x: &Batch, shape: &[usize]) -> Result<Batch, EvalError> {
         let filled = x.nrows().next_multiple_of(4);
-        if values.len() != filled * numbers || values.shape().first() != Some(&filled) {
-            return Err(self.shape_error(name, values.shape(), vec![filled, numbers]));
+        let fits = values.shape().split_first().is_some_and(|(n, row)| *n == filled && shape::fits(row, shape));
+        if !fits {
+            return Err(self.shape_error(name, values.shape(), [&[filled], shape].concat()));
         }
         let values = values.as_standard_layout().into_owned();
-        let values = values.into_shape_with_order((filled, numbers)).expect("the size was just compared");
+        let values = values
+            .into_shape_with_order((filled, shape.iter().product::<usize>()))
+            .expect("the shape was just compared");
         Ok(values.slice(ndarray::s![..x.nrows(), ..]).to_owned())
     }
 
     fn scaled(&self, name: &str, values: ArrayD<f64>, x: &Batch) -> Result<Vec<f64>, EvalError> {
         let scale = self.ports.spec.divergence_scale;
-        Ok(self.cut(name, values, x, 1)?.iter().map(|d| d * scale).collect())
+        Ok(self.cut(name, values, x, &[])?.iter().map(|d| d * scale).collect())
     }
 
     fn divergence_name(&self) -> Result<String, EvalError> {
@@ -222,7 +225,7 @@ impl FlowMap for OnnxMap {
         let mut out = call(&self.ports, &mut self.session, (from, to), x, None, &wanted)?.into_iter();
         let (u, d) = (out.next().unwrap_or_default(), out.next());
         Ok(Averages {
-            velocity: self.cut(&velocity, u, x, x.ncols())?,
+            velocity: self.cut(&velocity, u, x, &self.ports.shape)?,
             divergence: divergence.zip(d).map(|(name, d)| self.scaled(&name, d, x)).transpose()?,
         })
     }
@@ -240,7 +243,10 @@ impl FlowMap for OnnxMap {
         let extra = Some((cotangent.as_str(), ones));
         let mut out = call(&self.ports, session, (from, to), x, extra, &[&name, &gradient])?.into_iter();
         let (d, g) = (out.next().unwrap_or_default(), out.next().unwrap_or_default());
-        Ok((self.scaled(&name, d, x)?, self.cut(&gradient, g, x, x.ncols())? * self.ports.spec.divergence_scale))
+        Ok((
+            self.scaled(&name, d, x)?,
+            self.cut(&gradient, g, x, &self.ports.shape)? * self.ports.spec.divergence_scale,
+        ))
     }
 
     fn products(&mut self, from: &[f64], to: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
@@ -254,8 +260,11 @@ impl FlowMap for OnnxMap {
         let wanted = format!("{}_tangent", self.ports.velocity);
         let out = call(&self.ports, session, (from, to), x, Some((extra.as_str(), tangents)), &[&wanted])?.remove(0);
         let found = out.shape().to_vec();
+        if found.get(..2) != Some(&[k, filled.len()]) || !shape::fits(&found[2..], &self.ports.shape) {
+            return Err(self.shape_error(&wanted, &found, [&[k, filled.len()], &self.ports.shape[..]].concat()));
+        }
         let out = out.as_standard_layout().into_owned().into_shape_with_order((k, filled.len(), dim));
-        let out = out.map_err(|_| self.shape_error(&wanted, &found, vec![k, filled.len(), dim]))?;
+        let out = out.expect("the shape was just compared");
         Ok(out.slice(ndarray::s![.., ..rows, ..]).to_owned())
     }
 }

@@ -1,10 +1,11 @@
 //! Numbers without meaning: blocks of rows, addressed randomness, dense linear algebra,
-//! mergeable moments and estimates with their errors.
+//! mergeable moments, estimates with their errors, and shapes.
 
 pub mod key;
 pub mod linalg;
 pub mod moments;
 pub mod npy;
+pub mod shape;
 pub mod source;
 pub mod stats;
 

@@ -9,10 +9,8 @@ use ndarray::ArrayD;
 /// Where the bytes are no whole array.
 pub fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
     use ndarray_npy::ReadNpyExt;
-    let header = npy_header(bytes)?;
-    // The header is a Python dictionary, whose strings may be quoted either way.
-    let plain = header.replace('"', "'");
-    let described = plain.split("'descr':").nth(1).and_then(|d| d.split('\'').nth(1)).unwrap_or("").to_owned();
+    let plain = plain_header(bytes)?;
+    let described = number_format(&plain).to_owned();
     declared_size(&plain, bytes.len())?;
     macro_rules! read {
         ($ty:ty, $integer:expr) => {{
@@ -20,7 +18,7 @@ pub fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
             (array.mapv(|v| v as f64), $integer)
         }};
     }
-    Ok(match described.trim_start_matches(['<', '>', '|', '=']) {
+    Ok(match &described[..] {
         "f4" => read!(f32, false),
         "f8" => read!(f64, false),
         "i1" => read!(i8, true),
@@ -34,6 +32,25 @@ pub fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
         "" => bail!("it is no .npy array (its header names no number format)"),
         other => bail!("it holds numbers of format `{other}`; expected float32, float64 or integers"),
     })
+}
+
+/// The number format, such as `f4` or `u1`, and the shape that a .npy file's first bytes declare.
+///
+/// # Errors
+/// Where there is no header, or not one shape in it.
+pub fn described(bytes: &[u8]) -> Result<(String, Vec<usize>)> {
+    let plain = plain_header(bytes)?;
+    Ok((number_format(&plain).to_owned(), declared_shape(&plain)?))
+}
+
+/// The header, a Python dictionary whose strings may be quoted either way, quoted one way.
+fn plain_header(bytes: &[u8]) -> Result<String> {
+    Ok(npy_header(bytes)?.replace('"', "'"))
+}
+
+fn number_format(plain: &str) -> &str {
+    let described = plain.split("'descr':").nth(1).and_then(|d| d.split('\'').nth(1)).unwrap_or("");
+    described.trim_start_matches(['<', '>', '|', '='])
 }
 
 /// The whole text of a .npy header; its length is the file's own claim and is held against the file.
@@ -57,20 +74,27 @@ pub fn npy_header(bytes: &[u8]) -> Result<String> {
 /// # Errors
 /// Where there is no one shape, or the file is too short for it.
 pub fn declared_size(header: &str, available: usize) -> Result<()> {
+    let shape = declared_shape(header)?;
+    if shape.iter().fold(1usize, |count, size| count.saturating_mul(*size)) > available {
+        let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        bail!("its header claims shape ({shape}), but the file has only {available} bytes: it is truncated or damaged");
+    }
+    Ok(())
+}
+
+/// The shape that a header declares.
+///
+/// # Errors
+/// Where there is no one shape.
+pub fn declared_shape(header: &str) -> Result<Vec<usize>> {
     // Of two shapes a reader may take either, so that one is all that is accepted.
     let shapes: Vec<&str> = header.split("'shape':").skip(1).collect();
     let sizes = |s: &'_ str| Some(s.split_once('(')?.1.split_once(')')?.0.to_owned());
     let [Some(shape)] = &shapes.iter().map(|s| sizes(s)).collect::<Vec<_>>()[..] else {
         bail!("its header names no shape");
     };
-    let mut count = 1usize;
-    for size in shape.split(',').map(str::trim).filter(|s| !s.is_empty()) {
-        let size: usize =
-            size.trim_end_matches('L').parse().map_err(|_| anyhow!("its shape ({shape}) is no list of sizes"))?;
-        count = count.saturating_mul(size);
-    }
-    if count > available {
-        bail!("its header claims shape ({shape}), but the file has only {available} bytes: it is truncated or damaged");
-    }
-    Ok(())
+    let sizes = shape.split(',').map(str::trim).filter(|s| !s.is_empty());
+    let size =
+        |s: &str| s.trim_end_matches('L').parse().map_err(|_| anyhow!("its shape ({shape}) is no list of sizes"));
+    sizes.map(size).collect()
 }

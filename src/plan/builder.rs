@@ -13,9 +13,11 @@ use crate::config::Written;
 use crate::data::Dataset;
 use crate::dequantization::Dequantization;
 use crate::features::preset::{self, Named};
+use crate::features::{byte_scaling, scaling_in_words};
 use crate::flow::truncation::Truncation;
 use crate::model::library::hex;
 use crate::model::opened::Model;
+use crate::num::shape::{self, Said};
 
 pub(super) struct Builder<'a> {
     pub(super) written: &'a Written,
@@ -31,7 +33,11 @@ impl Builder<'_> {
     pub(super) fn push(&mut self, work: Work) -> Result<String> {
         let plan = &self.prepared.plan;
         let model = &plan.models[work.model()];
-        let touched: Vec<&str> = work.data().into_iter().map(|i| plan.data[i].sha256.as_str()).collect();
+        let read = |data: &PlannedData| match &data.layout {
+            Some(layout) => format!("{} {layout}", data.sha256),
+            None => data.sha256.clone(),
+        };
+        let touched: Vec<String> = work.data().into_iter().map(|i| read(&plan.data[i])).collect();
         // Positions in the plan are left out: the id is of what is done, not of where it stands.
         let mut content = serde_json::to_value(&work)?;
         for body in content.as_object_mut().into_iter().flat_map(|o| o.values_mut()) {
@@ -67,17 +73,28 @@ impl Builder<'_> {
         Ok(self.prepared.models.len() - 1)
     }
 
-    pub(super) fn data(&mut self, path: &Path, model: usize, dequantization: Option<&Dequantization>) -> Result<usize> {
+    pub(super) fn data(
+        &mut self,
+        path: &Path,
+        model: usize,
+        dequantization: Option<&Dequantization>,
+        layout: Option<Said>,
+    ) -> Result<usize> {
         let path = self.written.resolve(path);
         let known = self.prepared.data.iter().zip(&self.prepared.plan.data).zip(&self.dequantizations);
+        let shape = shape::port(&self.prepared.models[model].card.shape);
+        let alike = |d: &Dataset| match &d.layout {
+            Some(there) => layout.is_some_and(|said| said.layout == there),
+            None => layout.is_none_or(|said| !said.applies(d.values.shape(), &shape)),
+        };
         let same = |((d, p), q): ((&Dataset, &PlannedData), &Option<Dequantization>)| {
-            same_file(Path::new(&d.name), &path) && p.model == model && q.as_ref() == dequantization
+            same_file(Path::new(&d.name), &path) && p.model == model && q.as_ref() == dequantization && alike(d)
         };
         if let Some(i) = known.into_iter().position(same) {
             return Ok(i);
         }
-        let data = Dataset::read(&path)?;
         let card = &self.prepared.models[model].card;
+        let data = Dataset::read(&path)?.laid_out(layout, &card.shape)?;
         data.fits(card)?;
         let mut treatment = data.treatment(card);
         let mut short = short_name(&path);
@@ -93,9 +110,9 @@ impl Builder<'_> {
     }
 
     /// Initial states for `count` samples.
-    pub(super) fn noise(&mut self, path: &Path, model: usize, count: usize) -> Result<usize> {
+    pub(super) fn noise(&mut self, path: &Path, model: usize, count: usize, layout: Option<Said>) -> Result<usize> {
         let path = self.written.resolve(path);
-        let data = Dataset::read(&path)?;
+        let data = Dataset::read(&path)?.laid_out(layout, &self.prepared.models[model].card.shape)?;
         let states = initial_states(&data, &self.prepared.models[model])?;
         if states.nrows() < count {
             bail!("noise: {} holds {} states, but count is {count}", data.name, states.nrows());
@@ -114,6 +131,8 @@ impl Builder<'_> {
             model,
             samples: data.len(),
             treatment,
+            layout: data.layout.clone(),
+            notes: data.notes.clone(),
         });
         self.prepared.data.push(data);
         self.prepared.data.len() - 1
@@ -122,6 +141,13 @@ impl Builder<'_> {
     pub(super) fn extractor(&mut self, path: &Path) -> Result<PlannedFile> {
         let path = if preset::built_in(path) { path.to_owned() } else { self.written.resolve(path) };
         let file = extractor(&path)?;
+        let named = Named::find(&path)?;
+        if named.preset.is_none() {
+            let scaling = byte_scaling(&file.name, &std::fs::read(&named.onnx)?);
+            let note = scaling.map(|scaling| scaling_in_words(&file.name, scaling));
+            let new = note.filter(|note| !self.prepared.plan.notes.contains(note));
+            self.prepared.plan.notes.extend(new);
+        }
         self.prepared.extractors.push((file.clone(), path));
         Ok(file)
     }

@@ -83,17 +83,8 @@ pub fn resolved(model: &Model, estimator: Divergence) -> Divergence {
 /// # Errors
 /// Where they are not of the model's shape.
 pub fn initial_states(noise: &Dataset, model: &Model) -> Result<Batch> {
-    let rows = noise.rows(noise.len());
-    if rows.ncols() != model.dim() {
-        bail!(
-            "{}: states have {} numbers each, but the card `{}` has shape {:?}",
-            noise.name,
-            rows.ncols(),
-            model.card.name,
-            model.card.shape
-        );
-    }
-    Ok(rows)
+    noise.of_shape(&model.card)?;
+    Ok(noise.rows(noise.len()))
 }
 
 /// Samples of `dim` numbers that fit one array in memory.

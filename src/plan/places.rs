@@ -12,6 +12,7 @@ use crate::data::Dataset;
 use crate::divergence::Divergence;
 use crate::features::preset;
 use crate::model::opened::Model;
+use crate::num::shape::Said;
 use crate::sample::Setting;
 use crate::solve::{Solver, Span};
 
@@ -107,6 +108,10 @@ pub fn reopen(dir: &Path, file: &PlanFile) -> Result<Prepared> {
                 was.sha256
             );
         }
+        let model = prepared.models.get(was.model);
+        let card = &model.ok_or_else(|| anyhow!("{}: data of a model that the plan does not have", was.name))?.card;
+        let data = data.laid_out(was.layout.as_ref().map(Said::always), &card.shape)?;
+        data.of_shape(card)?;
         prepared.data.push(data);
     }
     for (was, place) in &places.extractors {

@@ -1,6 +1,7 @@
 //! A config resolved: every file it names opened, every default decided, the trials listed.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -12,6 +13,7 @@ use crate::divergence::{Divergence, Learned};
 use crate::flow::map;
 use crate::metric::{Metric, Role, Sets, paired};
 use crate::model::card::Direction;
+use crate::num::shape::Said;
 use crate::sample::{Sampler, Setting};
 use crate::solve::{Solver, Span};
 use crate::stein::Score;
@@ -39,6 +41,7 @@ pub fn prepare(written: &Written, seed: Option<u64>) -> Result<Prepared> {
                 models: Vec::new(),
                 data: Vec::new(),
                 trials: Vec::new(),
+                notes: Vec::new(),
             },
             models: Vec::new(),
             data: Vec::new(),
@@ -87,7 +90,7 @@ impl Builder<'_> {
         let config = &self.written.config;
         let model = self.model(&entry.model)?;
         let dequantization = entry.dequantization.as_ref();
-        let data = self.data(&entry.data, model, dequantization)?;
+        let data = self.data(&entry.data, model, dequantization, entry.layout.as_ref().map(Said::always))?;
         let opened = &self.prepared.models[model];
         self.prepared.data[data].off_lattice(&opened.card, entry.lattice)?;
         let written = entry.estimators.as_ref().unwrap_or(&config.estimators).iter();
@@ -238,7 +241,7 @@ impl Builder<'_> {
 
     fn maps(&mut self, entry: &MapsEntry) -> Result<()> {
         let model = self.model(&entry.model)?;
-        let data = self.data(&entry.data, model, None)?;
+        let data = self.data(&entry.data, model, None, entry.layout.as_ref().map(Said::always))?;
         let opened = &self.prepared.models[model];
         let spec = opened.map_spec(&entry.map)?;
         let at = |e: String| anyhow!("{}: flow_maps.{}: {e}", opened.path.display(), entry.map);
@@ -266,16 +269,23 @@ impl Builder<'_> {
 
     fn samples(&mut self, entry: &SamplesEntry) -> Result<()> {
         let model = self.model(&entry.model)?;
-        let reference = self.data(&entry.reference, model, None)?;
-        let floor = entry.floor.as_ref().map(|f| self.data(f, model, None)).transpose()?;
-        let train = entry.train.as_ref().map(|f| self.data(f, model, None)).transpose()?;
-        let test = entry.test.as_ref().map(|f| self.data(f, model, None)).transpose()?;
+        let layouts = entry.layout.as_ref();
+        layouts
+            .map_or(Ok(()), |l| l.check(&["noise", "reference", "floor", "train", "test"]))
+            .map_err(|e| anyhow!(e))?;
+        let said = |key: &str| layouts.and_then(|l| l.of(key));
+        let mut data =
+            |key: &str, file: &PathBuf| self.data(file, model, None, said(key)).with_context(|| key.to_owned());
+        let reference = data("reference", &entry.reference)?;
+        let mut other = |key: &str, file: &Option<PathBuf>| file.as_ref().map(|file| data(key, file)).transpose();
+        let floor = other("floor", &entry.floor)?;
+        let (train, test) = (other("train", &entry.train)?, other("test", &entry.test)?);
         let extractor = entry.extractor.as_ref().map(|f| self.extractor(f)).transpose()?;
         let most = most_samples(self.prepared.models[model].dim());
         if entry.count > most {
             bail!("count: {}, expected at most {most}", entry.count);
         }
-        let noise = entry.noise.as_ref().map(|f| self.noise(f, model, entry.count)).transpose()?;
+        let noise = entry.noise.as_ref().map(|f| self.noise(f, model, entry.count, said("noise"))).transpose()?;
         let samples = |data: usize| self.prepared.data[data].len();
         let available = samples(reference);
         let n =

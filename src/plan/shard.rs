@@ -96,7 +96,7 @@ mod tests {
         };
         trials.push(Trial { id: "ee".into(), work: Work::Contrast(contrast) });
         trials.extend((10..17).map(|i| Trial { id: i.to_string(), work: sample(i) }));
-        Plan { format: 1, name: "a".into(), seed: 0, models: vec![], data: vec![], trials }
+        Plan { format: 1, name: "a".into(), seed: 0, models: vec![], data: vec![], trials, notes: vec![] }
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod oracle;
 mod resume;
 mod samplers;
 mod schema;
+mod shapes;
 mod shards;
 mod stein;
 mod stop;

@@ -1,0 +1,447 @@
+//! Shapes of samples, compared as shapes: the one rule of what fits, and names for orders of axes.
+//!
+//! Samples fit a shape when they are equal to it, flat, or equal up to axes of length 1. Sizes whose product
+//! fits say nothing about the order of the numbers, so anything else is refused; a permutation of the axes that
+//! would fit is named, and a [`Layout`] applies it. Where flat samples are wanted, those of two axes are read row by
+//! row, and those of more need a layout.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use ndarray::{ArrayD, IxDyn};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Whether samples of one shape fit where another is wanted.
+pub fn fits(found: &[usize], wanted: &[usize]) -> bool {
+    let count = |shape: &[usize]| shape.iter().product::<usize>();
+    let flat = squeezed(found) == [count(wanted)];
+    squeezed(found) == squeezed(wanted) || flat || (by_rows(found, wanted) && count(found) == count(wanted))
+}
+
+/// Whether samples of two axes stand where flat ones are wanted, and are read row by row.
+pub fn by_rows(found: &[usize], wanted: &[usize]) -> bool {
+    squeezed(found).len() == 2 && squeezed(wanted).len() <= 1
+}
+
+/// Whether samples of two shapes can be compared number by number: one fits the other.
+pub fn agree(a: &[usize], b: &[usize]) -> bool {
+    fits(a, b) || fits(b, a)
+}
+
+/// The shape in which a port takes samples of the shape `found`; `None` where they do not fit. Sizes of the port
+/// below zero are dynamic.
+pub fn taken(found: &[usize], port: &[i64]) -> Option<Vec<usize>> {
+    let fixed: Option<Vec<usize>> = port.iter().map(|s| usize::try_from(*s).ok()).collect();
+    match fixed {
+        Some(fixed) => fits(found, &fixed).then_some(fixed),
+        None if port.len() == 1 && squeezed(found).len() == 2 => Some(vec![found.iter().product()]),
+        None => aligned(found, port).or_else(|| aligned(&squeezed(found), port)),
+    }
+}
+
+/// A fixed shape as a port's.
+pub fn port(shape: &[usize]) -> Vec<i64> {
+    shape.iter().map(|n| *n as i64).collect()
+}
+
+/// Axis by axis, where either side may have axes of length 1 that the other lacks.
+fn aligned(found: &[usize], port: &[i64]) -> Option<Vec<usize>> {
+    let same = |found: usize, size: i64| size < 0 || size as usize == found;
+    if found.len() == port.len() {
+        return found.iter().zip(port).all(|(f, p)| same(*f, *p)).then(|| found.to_vec());
+    }
+    match (found.split_first(), port.split_first()) {
+        (Some((1, rest)), _) if found.len() > port.len() => aligned(rest, port),
+        (_, Some((size, rest))) if found.len() < port.len() && same(1, *size) => {
+            aligned(found, rest).map(|taken| [&[1], &taken[..]].concat())
+        }
+        (Some((first, found)), Some((size, port))) if same(*first, *size) => {
+            aligned(found, port).map(|taken| [&[*first], &taken[..]].concat())
+        }
+        _ => None,
+    }
+}
+
+fn squeezed(shape: &[usize]) -> Vec<usize> {
+    shape.iter().copied().filter(|n| *n != 1).collect()
+}
+
+/// Why samples do not fit, for a message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Misfit {
+    /// Of one sample.
+    pub found: Vec<usize>,
+    /// Below zero: any size.
+    pub wanted: Vec<i64>,
+    /// The order of the array's axes under which they would fit.
+    pub layout: Option<Layout>,
+}
+
+impl Misfit {
+    /// Of an array, samples first, where samples of the shape `wanted` are.
+    pub fn of(array: &[usize], wanted: &[usize]) -> Misfit {
+        Misfit::at_port(array, &port(wanted))
+    }
+
+    /// The same for a port, whose sizes may be dynamic.
+    pub fn at_port(array: &[usize], port: &[i64]) -> Misfit {
+        let found = array.get(1..).unwrap_or_default().to_vec();
+        Misfit { found, wanted: port.to_vec(), layout: Layout::that_fits(array, port) }
+    }
+
+    /// The message: `whose` names what wants the shape, such as "the card `a` has shape"; `remedy` says how a layout
+    /// is given for this array.
+    pub fn told(&self, whose: &str, remedy: impl Fn(&Layout) -> String) -> String {
+        let count = |shape: &[usize]| shape.iter().product::<usize>();
+        let fixed: Option<Vec<usize>> = self.wanted.iter().map(|n| usize::try_from(*n).ok()).collect();
+        let sizes: Vec<String> =
+            self.wanted.iter().map(|n| if *n < 0 { "any".to_owned() } else { n.to_string() }).collect();
+        let facts = format!("samples have shape {:?}, but {whose} [{}]", self.found, sizes.join(", "));
+        match (&self.layout, fixed) {
+            (Some(layout), _) => format!("{facts}: {}; {} reads it so", layout.described(), remedy(layout)),
+            (None, Some(wanted)) if squeezed(&wanted) == [count(&self.found)] => {
+                let example = letters(&port(&self.found)).map(|l| Layout([&['N'], &l[..]].concat()));
+                let example = example.map_or(String::new(), |layout| format!(", such as {}", remedy(&layout)));
+                format!(
+                    "{facts}: as many numbers, but a flat shape has no axes; say the array's{example}, or give it flat"
+                )
+            }
+            (None, Some(wanted)) if count(&wanted) == count(&self.found) => format!(
+                "{facts}: as many numbers, but nothing says in which order; give them in that shape, or flat in its \
+                 order as [N, {}]",
+                count(&wanted)
+            ),
+            (None, Some(wanted)) => {
+                format!("{facts}: {} numbers each instead of {}", count(&self.found), count(&wanted))
+            }
+            (None, None) => format!("{facts} ({} numbers each)", count(&self.found)),
+        }
+    }
+}
+
+/// How a layout is given for one array, on the command line and in a config.
+pub fn remedy(layout: &Layout) -> String {
+    format!("`--layout {layout}` (config `layout: {layout}`)")
+}
+
+/// The order of an array's axes, a letter for each: `NHWC`.
+///
+/// N are the samples; C channels, T time, D depth, H height (rows), W width (columns), L length. Axes are put into
+/// the order N C T D H W L, or N T D H W C where only that fits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
+pub struct Layout(Vec<char>);
+
+/// The axes of a sample in their usual order, channels first.
+const ORDER: &str = "CTDHWL";
+
+impl FromStr for Layout {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Layout, String> {
+        let letters: Vec<char> = text.to_uppercase().chars().collect();
+        let known = |c: &char| *c == 'N' || ORDER.contains(*c);
+        let twice = (1..letters.len()).any(|i| letters[..i].contains(&letters[i]));
+        if !letters.contains(&'N') || letters.len() < 2 || !letters.iter().all(known) || twice {
+            return Err(format!(
+                "layout {text:?}: expected a letter for each axis, N for samples and others of C, T, D, H, W, L, each \
+                 once, such as NHWC"
+            ));
+        }
+        Ok(Layout(letters))
+    }
+}
+
+impl TryFrom<String> for Layout {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Layout, String> {
+        text.parse()
+    }
+}
+
+impl From<Layout> for String {
+    fn from(layout: Layout) -> String {
+        layout.to_string()
+    }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.0.iter().try_for_each(|c| write!(f, "{c}"))
+    }
+}
+
+impl Layout {
+    /// The array with samples first and the axes of a sample in an order that `wanted` takes, a port or a fixed shape;
+    /// channels first where nothing is wanted. Where flat samples are wanted they come out flat.
+    ///
+    /// # Errors
+    /// A sentence, where the array has other axes than the layout or fits in no order.
+    pub fn arranged(&self, values: ArrayD<f64>, wanted: Option<&[i64]>) -> Result<ArrayD<f64>, String> {
+        let array = values.shape().to_vec();
+        let first = self.channels_first(&array).ok_or_else(|| {
+            format!("the layout {self} has {} axes, but the array's shape is {array:?}", self.0.len())
+        })?;
+        let Some((order, shape)) = self.order_for(&array, wanted) else {
+            return Err(format!(
+                "in the layout {self} samples have shape {first:?}, expected {:?}",
+                wanted.unwrap_or_default()
+            ));
+        };
+        let values = values.permuted_axes(IxDyn(&order)).as_standard_layout().into_owned();
+        let full = [&array[order[0]..=order[0]], &shape[..]].concat();
+        values.into_shape_with_order(IxDyn(&full)).map_err(|e| e.to_string())
+    }
+
+    /// Whether [`Layout::arranged`] would take an array of that shape.
+    pub fn takes(&self, array: &[usize], wanted: &[i64]) -> bool {
+        self.order_for(array, Some(wanted)).is_some()
+    }
+
+    /// The shape of one sample with channels first; none where the array has other axes.
+    pub fn channels_first(&self, array: &[usize]) -> Option<Vec<usize>> {
+        (array.len() == self.0.len()).then(|| self.order(true)[1..].iter().map(|a| array[*a]).collect())
+    }
+
+    /// The order of the axes that fits, and the shape that samples then have.
+    fn order_for(&self, array: &[usize], wanted: Option<&[i64]>) -> Option<(Vec<usize>, Vec<usize>)> {
+        let first = self.channels_first(array)?;
+        let Some(wanted) = wanted else { return Some((self.order(true), first)) };
+        let count = first.iter().product::<usize>();
+        // An order that is said makes flat samples of any.
+        let flat: Vec<i64> = wanted.iter().copied().filter(|n| *n != 1).collect();
+        if flat == [count as i64] || flat == [-1] {
+            return Some((self.order(true), vec![count]));
+        }
+        [true, false].into_iter().find_map(|channels_first| {
+            let order = self.order(channels_first);
+            let shape: Vec<usize> = order[1..].iter().map(|a| array[*a]).collect();
+            taken(&shape, wanted).is_some().then_some((order, shape))
+        })
+    }
+
+    /// Positions of the axes in the array: samples, then those of a sample, channels first or last.
+    fn order(&self, channels_first: bool) -> Vec<usize> {
+        let rank = |c: char| match c {
+            'N' => 0,
+            'C' if !channels_first => ORDER.len() + 1,
+            c => 1 + ORDER.find(c).unwrap_or_default(),
+        };
+        let mut order: Vec<usize> = (0..self.0.len()).collect();
+        order.sort_by_key(|a| rank(self.0[*a]));
+        order
+    }
+
+    /// The layout under which an array, said to be samples first, would fit where it does not as it is.
+    fn that_fits(array: &[usize], wanted: &[i64]) -> Option<Layout> {
+        let letters = letters(wanted)?;
+        // The samples may lie along any axis; where they lie first they stay.
+        (0..array.len()).find_map(|samples| {
+            let mut free: Vec<usize> = (0..array.len()).filter(|a| *a != samples).collect();
+            let mut named = vec![' '; array.len()];
+            named[samples] = 'N';
+            if free.len() != wanted.len() {
+                return None;
+            }
+            // A port's fixed sizes are the ones that tell axes apart.
+            let mut places: Vec<usize> = (0..wanted.len()).collect();
+            places.sort_by_key(|i| wanted[*i] < 0);
+            for place in places {
+                let at = free.iter().position(|a| wanted[place] < 0 || array[*a] as i64 == wanted[place])?;
+                named[free.remove(at)] = letters[place];
+            }
+            let layout = Layout(named);
+            (layout.order(true) != (0..array.len()).collect::<Vec<_>>() || letters.last() == Some(&'C'))
+                .then_some(layout)
+        })
+    }
+
+    /// The order in words.
+    fn described(&self) -> String {
+        let of_sample: String = self.0.iter().filter(|c| **c != 'N').collect();
+        match () {
+            () if self.0[0] != 'N' => "samples are not along the first axis".to_owned(),
+            () if of_sample.len() > 2 && of_sample.ends_with('C') => "channels last".to_owned(),
+            () if of_sample.len() > 2 && of_sample.starts_with('C') => "channels first".to_owned(),
+            () => format!("the axes are in the order {self}"),
+        }
+    }
+}
+
+/// The layouts of several arrays, as `layout:` and `--layout` give them: one for all that need it, or one for each
+/// by its key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected a layout such as NHWC, or one for each array, such as {reference: NHWC}")]
+pub enum Layouts {
+    All(Layout),
+    Each(BTreeMap<String, Layout>),
+}
+
+impl Layouts {
+    /// What is said about the array under a key.
+    pub fn of(&self, key: &str) -> Option<Said<'_>> {
+        match self {
+            Layouts::All(layout) => Some(Said { layout, always: false }),
+            Layouts::Each(each) => each.get(key).map(Said::always),
+        }
+    }
+
+    /// Refuses a key that names no array.
+    ///
+    /// # Errors
+    /// A sentence with the keys that there are.
+    pub fn check(&self, keys: &[&str]) -> Result<(), String> {
+        let Layouts::Each(each) = self else { return Ok(()) };
+        match each.keys().find(|key| !keys.contains(&key.as_str())) {
+            Some(key) => Err(format!("layout: `{key}` is no array here; expected one of {}", keys.join(", "))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A layout that is said of one array.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Said<'a> {
+    pub layout: &'a Layout,
+    /// Of this array by itself; where it is said of several, those that fit as they are may stay so.
+    always: bool,
+}
+
+impl Said<'_> {
+    /// Of this array by itself.
+    pub fn always(layout: &Layout) -> Said<'_> {
+        Said { layout, always: true }
+    }
+
+    /// Whether an array of that shape, samples first, is read in this layout where samples of `wanted` are.
+    pub fn applies(&self, array: &[usize], wanted: &[i64]) -> bool {
+        self.always || self.layout.takes(array, wanted) || taken(array.get(1..).unwrap_or_default(), wanted).is_none()
+    }
+}
+
+/// Letters for the axes of a wanted shape; none where there are more axes than letters in use.
+fn letters(wanted: &[i64]) -> Option<Vec<char>> {
+    let few = |n: Option<&i64>| n.is_some_and(|n| (1..=4).contains(n));
+    let last = few(wanted.last()) && !few(wanted.first());
+    let letters = match (wanted.len(), last) {
+        (1, _) => "C",
+        (2, _) => "HW",
+        (3, false) => "CHW",
+        (3, true) => "HWC",
+        (4, false) => "CDHW",
+        (4, true) => "DHWC",
+        _ => return None,
+    };
+    Some(letters.chars().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Dimension;
+
+    use super::*;
+
+    #[test]
+    fn equal_flat_and_ones_fit_and_nothing_else() {
+        for found in [&[3, 8, 8][..], &[192], &[1, 3, 8, 8], &[3, 1, 8, 8, 1], &[192, 1]] {
+            assert!(fits(found, &[3, 8, 8]), "{found:?}");
+            assert_eq!(taken(found, &[3, 8, 8]), Some(vec![3, 8, 8]));
+        }
+        for found in [&[8, 8, 3][..], &[3, 64], &[12, 16], &[24, 8], &[191], &[3, 8, 9], &[]] {
+            assert!(!fits(found, &[3, 8, 8]) && taken(found, &[3, 8, 8]).is_none(), "{found:?}");
+        }
+        assert!(fits(&[28, 28], &[1, 28, 28]) && fits(&[], &[1]) && fits(&[1, 1], &[1]));
+        assert!(fits(&[8, 8], &[64]) && fits(&[1, 8, 8], &[64]) && !fits(&[8, 8], &[63]) && !fits(&[4, 4, 4], &[64]));
+        assert!(agree(&[3, 8, 8], &[192]) && agree(&[192], &[3, 8, 8]) && !agree(&[8, 8], &[4, 16]));
+    }
+
+    #[test]
+    fn ports_take_what_their_fixed_sizes_allow() {
+        let any = -1;
+        assert_eq!(taken(&[3, 8, 9], &[3, any, any]), Some(vec![3, 8, 9]));
+        assert_eq!(taken(&[8, 9], &[1, any, any]), Some(vec![1, 8, 9]));
+        assert_eq!(taken(&[1, 28, 28], &[any, any]), Some(vec![28, 28]));
+        assert_eq!(taken(&[64], &[any]), Some(vec![64]));
+        assert_eq!(taken(&[8, 8], &[any]), Some(vec![64]));
+        for (found, port) in [
+            (&[8, 9, 3][..], &[3, any, any][..]),
+            (&[192], &[3, any, any]),
+            (&[3, 8, 8], &[any]),
+            (&[8, 9], &[3, any, any]),
+        ] {
+            assert_eq!(taken(found, port), None, "{found:?} {port:?}");
+        }
+    }
+
+    #[test]
+    fn a_permutation_that_fits_is_named_and_applied() {
+        for (array, wanted, layout) in [
+            (&[5, 8, 8, 3][..], &[3, 8, 8][..], Some("NHWC")),
+            (&[5, 3, 8, 8], &[8, 8, 3], Some("NCHW")),
+            (&[5, 6, 4], &[4, 6], Some("NWH")),
+            (&[8, 8, 3, 5], &[3, 8, 8], Some("HWCN")),
+            (&[64, 5], &[64], Some("CN")),
+            (&[5, 6, 7, 2, 3], &[3, 2, 6, 7], Some("NHWDC")),
+            (&[5, 9, 9, 3], &[3, 8, 8], None),
+            (&[5, 12, 16], &[3, 8, 8], None),
+            (&[5, 24, 8], &[192], None),
+        ] {
+            let misfit = Misfit::of(array, wanted);
+            assert_eq!(misfit.layout.as_ref().map(Layout::to_string).as_deref(), layout, "{array:?} {wanted:?}");
+            let Some(layout) = misfit.layout else { continue };
+            assert!(layout.takes(array, &port(wanted)));
+            let values =
+                ArrayD::from_shape_fn(IxDyn(array), |at| at.slice().iter().fold(0.0, |v, i| 10.0 * v + *i as f64));
+            let arranged = layout.arranged(values.clone(), Some(&port(wanted))).expect("it fits");
+            assert_eq!(arranged.shape(), [&[5], wanted].concat());
+            assert_eq!(arranged.sum(), values.sum());
+        }
+        assert_eq!(Misfit::at_port(&[5, 8, 9, 3], &[3, -1, -1]).layout.expect("one").to_string(), "NHWC");
+        let said = Misfit::of(&[5, 8, 8, 3], &[3, 8, 8]).told("the card `a` has shape", remedy);
+        assert!(said.contains("[8, 8, 3]") && said.contains("[3, 8, 8]") && said.contains("--layout NHWC"), "{said}");
+    }
+
+    #[test]
+    fn numbers_move_with_their_axes() {
+        let first =
+            ArrayD::from_shape_fn(IxDyn(&[2, 3, 4, 5]), |at| at.slice().iter().fold(0.0, |v, i| 10.0 * v + *i as f64));
+        let last = first.clone().permuted_axes(IxDyn(&[0, 2, 3, 1])).as_standard_layout().into_owned();
+        let read = |text: &str, values: &ArrayD<f64>, wanted: Option<&[i64]>| {
+            text.parse::<Layout>().expect("a layout").arranged(values.clone(), wanted)
+        };
+        assert_eq!(read("NHWC", &last, Some(&[3, 4, 5])), Ok(first.clone()));
+        assert_eq!(read("nhwc", &last, None), Ok(first.clone()));
+        assert_eq!(read("NCHW", &first, Some(&[4, 5, 3])), Ok(last.clone()));
+        assert_eq!(read("NHWC", &last, Some(&[4, 5, 3])), Ok(last.clone()));
+        // An order that was said makes flat samples.
+        let flat = first.to_shape((2, 60)).expect("60 numbers each").into_owned().into_dyn();
+        assert_eq!(read("NHWC", &last, Some(&[60])), Ok(flat));
+        assert!(read("NCHW", &last, Some(&[3, 4, 5])).is_err_and(|e| e.contains("[4, 5, 3]")));
+        assert!(read("NHW", &last, None).is_err_and(|e| e.contains("3 axes")));
+    }
+
+    #[test]
+    fn one_layout_for_several_arrays_leaves_those_that_fit() {
+        let all: Layouts = serde_json::from_str("\"NHWC\"").expect("one");
+        let said = all.of("noise").expect("of all");
+        assert!(said.applies(&[5, 8, 8, 3], &[3, 8, 8]) && !said.applies(&[5, 3, 8, 8], &[3, 8, 8]));
+        // What fits either way is read as it was said; what fits in none is refused by the layout.
+        assert!(said.applies(&[5, 8, 8, 8], &[8, 8, 8]) && said.applies(&[5, 9, 9, 3], &[3, 8, 8]));
+        let each: Layouts = serde_json::from_str("{\"noise\": \"NHWC\"}").expect("each");
+        assert!(each.of("noise").is_some_and(|s| s.applies(&[5, 3, 8, 8], &[3, 8, 8])) && each.of("floor").is_none());
+        assert!(each.check(&["noise"]).is_ok() && each.check(&["floor"]).is_err_and(|e| e.contains("`noise`")));
+    }
+
+    #[test]
+    fn letters_are_checked() {
+        for wrong in ["", "N", "HWC", "NHWX", "NHHC", "NHW C"] {
+            assert!(wrong.parse::<Layout>().is_err_and(|e| e.contains("NHWC")), "{wrong}");
+        }
+        let layout: Layout = serde_json::from_str("\"NHWC\"").expect("a layout");
+        assert_eq!(serde_json::to_string(&layout).expect("text"), "\"NHWC\"");
+    }
+}
