@@ -8,13 +8,14 @@ use super::size::Size;
 /// Operators that are replaced.
 pub const OPERATORS: [&str; 2] = ["Attention", "RotaryEmbedding"];
 
-/// The outputs of an operator's body; none where the node is to be kept as it is.
-pub fn body(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
-    match node.standard() {
+/// The outputs of an operator's body, at least the `wanted` first ones; none where the node is to be kept as it is.
+pub fn body(g: &mut Graph, node: &Node, wanted: usize) -> Option<Vec<Val>> {
+    let outputs = match node.standard() {
         "Attention" => attention(g, node),
         "RotaryEmbedding" => rotary_embedding(g, node),
         _ => None,
-    }
+    }?;
+    (outputs.len() >= wanted).then_some(outputs)
 }
 
 /// A number of the type of `like`.
@@ -26,9 +27,8 @@ fn number(g: &mut Graph, value: f64, like: Val) -> Val {
 
 /// Scaled dot-product attention with optional masks, cached keys and grouped heads.
 fn attention(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
-    let unsupported = node.input(6).is_some() || node.output(3).is_some();
     let windowed = ["left_window_size", "right_window_size"].iter().any(|name| node.int(name, -1) >= 0);
-    if unsupported || windowed {
+    if node.input(6).is_some() || windowed {
         return None;
     }
     let ranks: Option<Vec<usize>> = (0..3).map(|i| g.rank(node.input(i)?)).collect();
@@ -47,9 +47,10 @@ fn attention(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
     let (present_k, present_v) = (k, v);
     let count = g.shape(q)?[1].clone();
     let (k, v) = (repeated(g, k, &count)?, repeated(g, v, &count)?);
-    let scores = scores(g, node, q, k)?;
+    let raw = raw_scores(g, node, q, k)?;
+    let capped = capped(g, node, raw);
     let (bias, alive) = mask(g, node, q, k)?;
-    let scores = bias.map_or(scores, |bias| g.add(scores, bias));
+    let scores = bias.map_or(capped, |bias| g.add(capped, bias));
     let mut weights = softmax(g, node, scores);
     if let Some(alive) = alive {
         weights = g.mul(weights, alive);
@@ -61,7 +62,17 @@ fn attention(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
         let width = shape[1].times(&shape[3])?;
         y = g.reshape(y, &[shape[0].clone(), shape[2].clone(), width]);
     }
-    Some(vec![y, present_k, present_v])
+    let mut outputs = vec![y, present_k, present_v];
+    // Scores of barred places are the runtime's affair.
+    let barred = alive.is_some() || node.int("is_causal", 0) != 0;
+    outputs.extend(match node.int("qk_matmul_output_mode", 0) {
+        0 => Some(raw),
+        1 => Some(capped),
+        2 => Some(scores).filter(|_| !barred),
+        3 => Some(weights),
+        _ => None,
+    });
+    Some(outputs)
 }
 
 /// Whether cached keys or values have another form than `[N, H, S, D]`.
@@ -94,7 +105,8 @@ fn repeated(g: &mut Graph, v: Val, count: &Size) -> Option<Val> {
     Some(g.reshape(spread, &[n, count.clone(), s, d]))
 }
 
-fn scores(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Val> {
+/// `scale Q Kᵀ`
+fn raw_scores(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Val> {
     let scale = match node.attribute("scale") {
         Some(_) => node.float("scale", 1.0),
         None => 1.0 / (g.shape(q)?.last()?.as_fixed()? as f64).sqrt(),
@@ -102,15 +114,19 @@ fn scores(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Val> {
     let scale = number(g, scale, q);
     let q = g.mul(q, scale);
     let turned = g.transpose(k, &[0, 1, 3, 2]);
-    let scores = g.op("MatMul", &[q, turned]);
+    Some(g.op("MatMul", &[q, turned]))
+}
+
+/// `cap tanh(scores / cap)`, where there is a cap.
+fn capped(g: &mut Graph, node: &Node, scores: Val) -> Val {
     let cap = node.float("softcap", 0.0);
     if cap <= 0.0 {
-        return Some(scores);
+        return scores;
     }
-    let cap = number(g, cap, q);
+    let cap = number(g, cap, scores);
     let ratio = g.div(scores, cap);
     let bent = g.op("Tanh", &[ratio]);
-    Some(g.mul(bent, cap))
+    g.mul(bent, cap)
 }
 
 /// What is added to the scores, and for each row whether anything is left of it.

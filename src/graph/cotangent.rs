@@ -11,7 +11,7 @@ use super::error::{Obstacle, Refusal};
 use super::ir::{Graph, Node, Val};
 use super::size::Size;
 use super::tangent;
-use super::transposes::{self, CONTRADICTION, Turn};
+use super::transposes::{self, CONTRADICTION, Masks, Turn};
 
 /// A value of the shape of one tangent of `x`, to propagate; its numbers are never used.
 pub fn seed(g: &mut Graph, x: Val) -> Val {
@@ -31,6 +31,7 @@ pub fn transpose(g: &mut Graph, seed: Val, d: Val, given: Val) -> Result<Val, Ve
     let given = g.reshape(given, &shape);
     let mut cotangents = HashMap::from([(d, given)]);
     let mut obstacles = Vec::new();
+    let mut masks = Masks::new();
     for place in (0..g.nodes.len()).rev() {
         let node = g.nodes[place].clone();
         let linear = node.outputs.iter().flatten().any(|v| g.value(*v).linear);
@@ -39,7 +40,7 @@ pub fn transpose(g: &mut Graph, seed: Val, d: Val, given: Val) -> Result<Val, Ve
             continue;
         }
         g.origin = node.origin;
-        let mut turn = Turn { g, node: node.clone(), arriving };
+        let mut turn = Turn { g, node: node.clone(), masks: &mut masks, arriving };
         match transposes::transpose(&mut turn) {
             Ok(parts) => {
                 for (input, part) in parts {
@@ -47,7 +48,7 @@ pub fn transpose(g: &mut Graph, seed: Val, d: Val, given: Val) -> Result<Val, Ve
                         if g.rank(part) != g.rank(v) {
                             obstacles.push(told(g, &node, CONTRADICTION.into()));
                         }
-                        accumulate(g, &mut cotangents, v, part);
+                        accumulate(g, &mut cotangents, &mut masks, v, part);
                     }
                 }
             }
@@ -68,10 +69,14 @@ fn told(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {
 }
 
 /// A value that is used several times collects the cotangents of all uses.
-fn accumulate(g: &mut Graph, cotangents: &mut HashMap<Val, Val>, v: Val, part: Val) {
-    let sum = match cotangents.get(&v) {
-        Some(known) => g.add(*known, part),
-        None => part,
+fn accumulate(g: &mut Graph, cotangents: &mut HashMap<Val, Val>, masks: &mut Masks, v: Val, part: Val) {
+    let Some(known) = cotangents.get(&v).copied() else {
+        cotangents.insert(v, part);
+        return;
     };
+    let sum = g.add(known, part);
+    if let Some(mask) = masks.get(&known).copied().filter(|mask| masks.get(&part) == Some(mask)) {
+        masks.insert(sum, mask);
+    }
     cotangents.insert(v, sum);
 }

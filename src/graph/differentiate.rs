@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::branches;
+use super::check::{self, Violation};
 use super::cotangent;
 use super::elem::ElemType;
 use super::error::{GraphError, Obstacle, Refusal};
@@ -86,14 +87,15 @@ impl<'a> Problem<'a> {
         }
         let input = choose(model, "input", model.inputs(), input, |port| port.elem.is_float())?;
         let output = choose(model, "output", model.outputs(), output, |_| true)?;
-        let (g, outputs) = import(model, opset.max(ADDING));
+        let (g, outputs) = import(model, opset.max(ADDING))?;
         let obstacles = foreign(&g);
         Ok(Problem { model, g, input, output, outputs, obstacles })
     }
 
     fn solve(mut self, mode: Mode) -> Result<Solved, GraphError> {
-        let x = self.value("input", &self.input.name)?;
-        let y = self.value("output", &self.output.name)?;
+        let x = self.value("input", &self.input.name, ElemType::is_float)?;
+        // What makes an output of an unknown type is told by its node.
+        let y = self.value("output", &self.output.name, |elem| elem.is_float() || elem == ElemType::UNKNOWN)?;
         if self.g.shape(x).is_none() {
             return Err(self.fault("input", &self.input.name, "declares no shape; export the model with one"));
         }
@@ -110,13 +112,28 @@ impl<'a> Problem<'a> {
             opset_import: vec![opset],
             functions: Vec::new(),
         };
+        if self.obstacles.is_empty() {
+            check::check(&proto).map_err(|violation| self.violated(violation))?;
+        }
         Ok(Solved { model: Model { file: self.model.file.clone(), proto }, obstacles: self.obstacles })
     }
 
-    /// A floating-point value of the graph by the name of its port.
-    fn value(&self, role: &'static str, name: &str) -> Result<Val, GraphError> {
-        let found = self.g.named(name).filter(|v| self.g.elem(*v).is_float());
+    /// A value of the graph by the name of its port, where its type fits.
+    fn value(&self, role: &'static str, name: &str, fits: fn(ElemType) -> bool) -> Result<Val, GraphError> {
+        let found = self.g.named(name).filter(|v| fits(self.g.elem(*v)));
         found.ok_or_else(|| self.fault(role, name, "is not a floating-point tensor; only those have derivatives"))
+    }
+
+    /// What is wrong with the result: with a node or port of the file, or else with what was made of it.
+    fn violated(&self, found: Violation) -> GraphError {
+        let (file, Violation { node, op, reason }) = (self.model.file.clone(), found);
+        let graph = self.model.graph();
+        let ports = graph.input.iter().chain(&graph.output);
+        let theirs = graph.node.iter().any(|n| order::label(n) == node) || ports.into_iter().any(|p| p.name() == node);
+        match theirs {
+            true => GraphError::Malformed { file, reason: format!("`{node}` ({op}): {reason}") },
+            false => GraphError::Derived { file, node, op, reason },
+        }
     }
 
     fn fault(&self, role: &'static str, name: &str, reason: &str) -> GraphError {
@@ -197,14 +214,15 @@ impl<'a> Problem<'a> {
         match (tangent, shape) {
             (Some(Tangent { base, factor: Some(factor) }), _) => Some(self.g.mul(base, factor)),
             (Some(Tangent { base, factor: None }), _) => Some(base),
-            (None, Some(shape)) if self.obstacles.is_empty() => {
+            (None, Some(shape)) if self.obstacles.is_empty() && self.g.elem(y).is_float() => {
                 let shape: Vec<Size> = std::iter::once(k).chain(&shape).cloned().collect();
                 let elem = self.g.elem(y).tangent();
                 Some(self.g.zeros(&shape, elem))
             }
             (None, _) => {
                 if self.obstacles.is_empty() {
-                    let reason = "its number of axes cannot be told; export the model with shapes (value_info)";
+                    let reason =
+                        "its type or its number of axes cannot be told; export the model with shapes (value_info)";
                     self.obstacles.push(Obstacle {
                         node: self.output.name.clone(),
                         op: String::new(),
@@ -231,13 +249,17 @@ impl<'a> Problem<'a> {
         Some(sum)
     }
 
-    /// Whether input and output have the same shape, by inference or by the names that the file gives to their axes.
+    /// Whether input and output have the same shape, by inference or by what the file says of their axes.
     fn agree(&self, tangent_in: &[Size], tangent_out: &[Size]) -> bool {
-        let named = |axis: usize| {
-            let (a, b) = (self.input.dims.get(axis), self.output.dims.get(axis));
-            matches!((a, b), (Some(Dim::Symbol(a)), Some(Dim::Symbol(b))) if a == b)
+        let declared = |axis: usize| match (self.input.dims.get(axis), self.output.dims.get(axis)) {
+            (Some(Dim::Symbol(a)), Some(Dim::Symbol(b))) => a == b,
+            (Some(Dim::Fixed(a)), Some(Dim::Fixed(b))) => a == b,
+            _ => false,
         };
-        let same = |axis: usize| tangent_in[axis] == tangent_out[axis] || axis > 0 && named(axis - 1);
+        let same = |axis: usize| match (tangent_in[axis].as_fixed(), tangent_out[axis].as_fixed()) {
+            (Some(a), Some(b)) => a == b,
+            _ => tangent_in[axis] == tangent_out[axis] || axis > 0 && declared(axis - 1),
+        };
         tangent_in.len() == tangent_out.len() && (0..tangent_in.len()).all(same)
     }
 
@@ -284,7 +306,7 @@ fn refusal(node: &super::ir::Node) -> Refusal {
 }
 
 /// The model as a graph that can grow.
-fn import(model: &Model, opset: i64) -> (Graph, Vec<(String, Option<TypeProto>)>) {
+fn import(model: &Model, opset: i64) -> Result<(Graph, Vec<(String, Option<TypeProto>)>), GraphError> {
     let proto = model.graph();
     let declared = proto.value_info.iter().chain(&proto.output).map(|info| (info.name().to_string(), info.clone()));
     let mut g = Graph::new(opset, declared.collect(), inner_names(proto));
@@ -310,8 +332,12 @@ fn import(model: &Model, opset: i64) -> (Graph, Vec<(String, Option<TypeProto>)>
     }
     let outputs: Vec<(String, Option<TypeProto>)> =
         proto.output.iter().map(|info| (info.name().to_string(), info.r#type.clone())).collect();
-    g.outputs = outputs.iter().filter_map(|(name, _)| g.named(name)).collect();
-    (g, outputs)
+    for (name, _) in &outputs {
+        let reason = || format!("nothing makes its output `{name}`");
+        let made = g.named(name).ok_or_else(|| GraphError::Malformed { file: model.file.clone(), reason: reason() })?;
+        g.outputs.push(made);
+    }
+    Ok((g, outputs))
 }
 
 /// Appends a node of the file; a decided `If` is replaced by its branch.

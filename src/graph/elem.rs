@@ -9,6 +9,7 @@ pub struct ElemType(pub i32);
 impl ElemType {
     pub const UNKNOWN: ElemType = ElemType(0);
     pub const FLOAT: ElemType = ElemType(1);
+    pub const UINT8: ElemType = ElemType(2);
     pub const INT32: ElemType = ElemType(6);
     pub const INT64: ElemType = ElemType(7);
     pub const STRING: ElemType = ElemType(8);
@@ -20,6 +21,11 @@ impl ElemType {
     /// Whether tensors of this type can carry a derivative.
     pub fn is_float(self) -> bool {
         [Self::FLOAT, Self::DOUBLE, Self::FLOAT16, Self::BFLOAT16].contains(&self)
+    }
+
+    /// Whether this type holds numbers of eight or four bits that are meant as real ones.
+    pub fn is_quantized(self) -> bool {
+        matches!(self.0, 17..=20 | 23 | 24)
     }
 
     pub fn is_integer(self) -> bool {

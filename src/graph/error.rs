@@ -21,6 +21,10 @@ pub enum GraphError {
     #[error("{file}: cannot be differentiated with respect to `{input}`:{}", listing(obstacles))]
     Obstacles { file: String, input: String, obstacles: Vec<Obstacle> },
     #[error(
+        "{file}: the derived graph could not be loaded, which is a mistake of this program and not of the model: node `{node}` ({op}): {reason}"
+    )]
+    Derived { file: String, node: String, op: String, reason: String },
+    #[error(
         "{file}: the model takes {bytes} bytes, and an ONNX file can hold at most 2147483647: use a smaller model, or one in float16"
     )]
     TooLarge { file: String, bytes: u64 },
@@ -39,7 +43,11 @@ pub struct Obstacle {
 
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "node `{}` ({}): {}", self.node, self.op, self.reason)
+        match (self.node.as_str(), self.op.as_str()) {
+            ("", "") => f.write_str(&self.reason),
+            (name, "") => write!(f, "`{name}`: {}", self.reason),
+            (name, op) => write!(f, "node `{name}` ({op}): {}", self.reason),
+        }
     }
 }
 

@@ -250,7 +250,8 @@ impl Graph {
     pub fn push_original(&mut self, node: &NodeProto, inputs: Vec<Option<Val>>, captures: Vec<Val>) {
         let mut made = self.original(node, inputs, captures);
         let name = |name: &String| (!name.is_empty()).then(|| name.clone());
-        if let Some(values) = bodies::body(self, &made) {
+        let wanted = node.output.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
+        if let Some(values) = bodies::body(self, &made, wanted) {
             for (name, v) in node.output.iter().zip(values).filter(|(name, _)| !name.is_empty()) {
                 let identity = NodeProto {
                     op_type: Some("Identity".into()),

@@ -179,7 +179,7 @@ impl Step<'_> {
             return Ok(None);
         };
         if self.same_shape(place) {
-            if self.g.content(by).and_then(|c| c.reals()).is_some_and(|c| c.iter().all(|x| *x == 1.0)) {
+            if self.all(by, |x| x == 1.0) {
                 return Ok(Some(tangent));
             }
             let factor = match tangent.factor {
@@ -220,6 +220,19 @@ impl Step<'_> {
         };
         let result = self.g.op(op, &[from_a, from_b]);
         self.g.reshape(result, &shape)
+    }
+
+    /// `1 / v`, and 0 where v is 0.
+    pub fn inverse_or_zero(&mut self, v: Val) -> Val {
+        let inverse = self.g.op("Reciprocal", &[v]);
+        let zero = self.g.real_like(0.0, v);
+        let hit = self.g.op("Equal", &[v, zero]);
+        self.g.op("Where", &[hit, zero, inverse])
+    }
+
+    /// Whether all numbers of a value are known, and none of them fails a test.
+    pub fn all(&self, v: Val, test: impl Fn(f64) -> bool) -> bool {
+        self.g.content(v).and_then(|c| c.reals()).is_some_and(|numbers| numbers.into_iter().all(test))
     }
 
     pub fn negative(&mut self, tangent: Tangent) -> Tangent {

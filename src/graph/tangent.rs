@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::branches;
+use super::elem::ElemType;
 use super::error::{Obstacle, Refusal};
 use super::ir::{Graph, Node, Val};
 use super::rules::{self, Rule};
@@ -37,7 +38,8 @@ pub fn walk(g: &mut Graph, places: Range<usize>, k: &Size, outputs: &[Val], tang
         }
         let blind = node.inputs.iter().flatten().chain(&node.captures).any(|v| lost.contains(v));
         g.origin = Some(place);
-        match differentiate(g, &node, &tangents.of, k) {
+        let found = differentiate(g, &node, &tangents.of, k);
+        match found.and_then(|outputs| complete(g, &node, outputs, &useful)) {
             Ok(outputs) if !blind => {
                 tangents.of.extend(node.outputs.iter().zip(outputs).filter_map(|(v, tangent)| Some(((*v)?, tangent?))))
             }
@@ -80,6 +82,7 @@ fn differentiate(
             Ok(vec![step.times(0, factor)?])
         }
         Rule::Single(rule) => Ok(vec![rule(&mut step)?]),
+        Rule::Behind(rule) => Ok(vec![rule(&mut step, of)?]),
         Rule::Several(rule) => rule(&mut step),
         Rule::Branches => branches::tangents(&mut step, of),
     }?;
@@ -88,6 +91,33 @@ fn differentiate(
         _ => true,
     };
     if node.outputs.iter().zip(&outputs).all(fits) { Ok(outputs) } else { Err(CONTRADICTION.into()) }
+}
+
+/// Every output that is needed has a tangent, is known to have none that is not zero, or is refused.
+fn complete(
+    g: &Graph,
+    node: &Node,
+    outputs: Vec<Option<Tangent>>,
+    useful: &HashSet<Val>,
+) -> Result<Vec<Option<Tangent>>, Refusal> {
+    let rule = rules::of(node)?;
+    if matches!(rule, Rule::Constant) {
+        return Ok(outputs);
+    }
+    let open = |place: usize, v: Val| match outputs.get(place) {
+        // What a choice gives has tangents by its type.
+        Some(None) => matches!(rule, Rule::Branches) && g.elem(v) == ElemType::UNKNOWN,
+        Some(Some(_)) => false,
+        None => g.elem(v).is_float() || g.elem(v) == ElemType::UNKNOWN,
+    };
+    let mut named = node.outputs.iter().enumerate().filter_map(|(place, v)| Some((place, (*v)?)));
+    match named.find(|(place, v)| useful.contains(v) && open(*place, *v)) {
+        Some((place, v)) => Err(Refusal(format!(
+            "its output {place}, `{}`, is not differentiated; export the model without using it",
+            g.value(v).name
+        ))),
+        None => Ok(outputs),
+    }
 }
 
 pub fn obstacle(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {

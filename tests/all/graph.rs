@@ -6,7 +6,7 @@ use std::path::Path;
 
 use flowgauge::graph::{self, ElemType, Mode, Model};
 use flowgauge::model::onnx::{Provider, Runtime, Session};
-use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn};
+use ndarray::{Array2, ArrayD, ArrayViewD, Axis, IxDyn};
 use ndarray_npy::NpzReader;
 
 fn open(model: &Model) -> Session {
@@ -90,4 +90,134 @@ fn every_rule_agrees_with_differences_and_with_its_transpose() {
     let untested: Vec<&str> =
         graph::operators().into_iter().filter(|op| !tested.contains(*op) && !elsewhere.contains(op)).collect();
     assert!(untested.is_empty(), "rules without a case: {untested:?}");
+}
+
+/// Cases of an archive by name: the model, its input and its Jacobian, where there is one.
+struct Edge {
+    name: String,
+    model: Model,
+    x: ArrayD<f64>,
+    jacobian: Option<Array2<f64>>,
+}
+
+fn edges(archive: &str) -> Vec<Edge> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/graph").join(archive);
+    let mut cases = NpzReader::new(File::open(&path).expect(archive)).expect(archive);
+    let members = cases.names().expect("names");
+    let names: Vec<&str> = members.iter().filter_map(|n| n.strip_suffix(".onnx")).collect();
+    let mut edges = Vec::new();
+    for name in names {
+        let bytes: ndarray::Array1<u8> = cases.by_name(&format!("{name}.onnx")).expect(name);
+        let model = Model::from_bytes(name, &bytes.to_vec()).expect(name);
+        let x = cases.by_name(&format!("{name}.x")).expect(name);
+        let jacobian = format!("{name}.j");
+        let jacobian = members.contains(&jacobian).then(|| cases.by_name(&jacobian).expect(name));
+        edges.push(Edge { name: name.to_owned(), model, x, jacobian });
+    }
+    edges
+}
+
+/// The Jacobian as the derived graph of a mode gives it, and the plain outputs beside it.
+fn jacobian_by(edge: &Edge, mode: Mode) -> (Array2<f64>, ArrayD<f64>) {
+    let mut session = derived(&edge.model, mode);
+    let y = open(&edge.model).run(vec![("x", edge.x.view())], &["y"]).expect("the model runs").remove(0);
+    let unit =
+        |length: usize, place: usize| ndarray::Array1::from_shape_fn(length, |i| f64::from(u8::from(i == place)));
+    let mut found = Array2::zeros((y.len(), edge.x.len()));
+    let mut plain = y.clone();
+    for place in 0..if mode == Mode::Jvp { edge.x.len() } else { y.len() } {
+        if mode == Mode::Jvp {
+            let v =
+                unit(edge.x.len(), place).into_shape_with_order(edge.x.shape()).expect("as long").insert_axis(Axis(0));
+            let feeds = vec![("x", edge.x.view()), ("x_tangent", v.view())];
+            let out = session.run(feeds, &["y", "y_tangent"]).unwrap_or_else(|e| panic!("{}: {e}", edge.name));
+            plain = out[0].clone();
+            found.column_mut(place).iter_mut().zip(&out[1]).for_each(|(to, from)| *to = *from);
+        } else {
+            let u = unit(y.len(), place).into_shape_with_order(y.shape()).expect("as long");
+            let feeds = vec![("x", edge.x.view()), ("y_cotangent", u.view())];
+            let out = session.run(feeds, &["y", "x_cotangent"]).unwrap_or_else(|e| panic!("{}: {e}", edge.name));
+            plain = out[0].clone();
+            found.row_mut(place).iter_mut().zip(&out[1]).for_each(|(to, from)| *to = *from);
+        }
+    }
+    let gap = (&plain - &y).iter().filter(|v| !v.is_nan()).fold(0.0, |m: f64, v| m.max(v.abs()));
+    assert!(gap <= 1e-5, "{} {mode:?}: its own output moved by {gap:.1e}", edge.name);
+    (found, y)
+}
+
+/// The largest difference, infinite where one of the two is not finite and the other is not the same.
+fn distance(found: &Array2<f64>, right: &Array2<f64>) -> f64 {
+    let alike = |a: f64, b: f64| a == b || a.is_nan() && b.is_nan();
+    let gap = |(a, b): (&f64, &f64)| if alike(*a, *b) { 0.0 } else { (a - b).abs() };
+    found.iter().zip(right).map(gap).fold(0.0, |m, gap| if gap.is_nan() { f64::INFINITY } else { m.max(gap) })
+}
+
+const MODES: [Mode; 2] = [Mode::Jvp, Mode::Vjp];
+
+/// The operator and the output of a case's name: `012-LayerNormalization-2`.
+fn operator_and_output(name: &str) -> (&str, usize) {
+    let mut parts = name.split('-').skip(1);
+    let operator = parts.next().expect("an operator");
+    (operator, parts.next().and_then(|place| place.parse().ok()).expect("an output"))
+}
+
+/// Every output of every operator that has several, alone: its derivative is right, or it is refused by its node.
+#[test]
+fn every_output_has_its_derivative_or_is_refused() {
+    let mut tested: BTreeSet<(String, usize)> = BTreeSet::new();
+    let mut wrong = Vec::new();
+    for edge in edges("outputs.npz") {
+        let (operator, output) = operator_and_output(&edge.name);
+        for mode in MODES {
+            match &edge.jacobian {
+                Some(right) => {
+                    let found = distance(&jacobian_by(&edge, mode).0, right);
+                    let double = edge.model.inputs()[0].elem == ElemType::DOUBLE;
+                    let bound = if double { 1e-7 } else { 2e-3 } * right.iter().fold(1.0, |m: f64, v| m.max(v.abs()));
+                    if !(found <= bound) {
+                        wrong.push(format!("{} {mode:?}: off by {found:.1e}", edge.name));
+                    }
+                }
+                None => {
+                    let message = graph::differentiate(&edge.model, mode, None, None).err().map(|e| e.to_string());
+                    let seen: Vec<String> =
+                        graph::obstacles(&edge.model, mode, None, None).into_iter().map(|o| o.op).collect();
+                    if !message.as_ref().is_some_and(|m| m.contains(&format!("({operator})"))) || seen.is_empty() {
+                        wrong.push(format!("{} {mode:?}: {message:?}", edge.name));
+                    }
+                }
+            }
+        }
+        tested.insert((operator.to_owned(), output));
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    // Text depends on no number; the branches of a choice are tested beside the module.
+    let elsewhere = ["If", "StringSplit"];
+    for (operator, outputs) in graph::several_outputs().into_iter().filter(|(op, _)| !elsewhere.contains(op)) {
+        for place in 0..if outputs == usize::MAX { 3 } else { outputs } {
+            assert!(tested.contains(&(operator.to_owned(), place)), "output {place} of {operator} has no case");
+        }
+    }
+}
+
+/// Where a formula divides zero by zero and the derivative is there all the same.
+#[test]
+fn singular_points_have_the_derivative_that_is_there() {
+    let mut wrong = Vec::new();
+    let mut operators = BTreeSet::new();
+    for edge in edges("singular.npz") {
+        let right = edge.jacobian.as_ref().expect("a Jacobian");
+        let double = edge.model.inputs()[0].elem == ElemType::DOUBLE;
+        for mode in MODES {
+            let (found, _) = jacobian_by(&edge, mode);
+            let bound = if double { 1e-12 } else { 1e-6 };
+            if !(distance(&found, right) <= bound) {
+                wrong.push(format!("{} {mode:?}:\n{found}\nis not\n{right}", edge.name));
+            }
+        }
+        operators.extend(edge.model.operators().into_keys());
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(operators.len() > 40, "{operators:?}");
 }

@@ -137,13 +137,25 @@ fn pow(s: &mut Step) -> Output {
     if s.lazy(1).is_none() {
         return Ok(left);
     }
-    let log = s.g.op("Log", &[x]);
-    let slope = s.g.mul(y, log);
+    let slope = slope_of_exponent(s, x, y, exponent);
     let right = s.times(1, slope)?;
     Ok(s.sum(left, right))
 }
 
-/// `a x^(a-1)`
+/// `y log(x)`, and 0 where x is 0 and the exponent is not negative.
+fn slope_of_exponent(s: &mut Step, x: Val, y: Val, exponent: Val) -> Val {
+    let log = s.g.op("Log", &[x]);
+    let slope = s.g.mul(y, log);
+    if s.all(x, |x| x != 0.0) {
+        return slope;
+    }
+    let zero = s.g.real_like(0.0, x);
+    let (origin, defined) = (s.g.op("Equal", &[x, zero]), s.g.op("GreaterOrEqual", &[exponent, zero]));
+    let flat = s.g.op("And", &[origin, defined]);
+    s.g.op("Where", &[flat, zero, slope])
+}
+
+/// `a x^(a-1)`, and 0 where a is 0, whatever x is.
 fn slope(s: &mut Step, x: Val, y: Val, exponent: Val, known: Option<f64>) -> Val {
     match known {
         Some(2.0) => s.g.scale(x, 2.0),
@@ -163,30 +175,32 @@ fn slope(s: &mut Step, x: Val, y: Val, exponent: Val, known: Option<f64>) -> Val
         None => {
             let less = s.g.shift(exponent, -1.0);
             let power = s.g.op("Pow", &[x, less]);
-            s.g.mul(exponent, power)
+            let slope = s.g.mul(exponent, power);
+            if s.all(exponent, |a| a != 0.0) {
+                return slope;
+            }
+            let zero = s.g.real_like(0.0, x);
+            let flat = s.g.op("Equal", &[exponent, zero]);
+            s.g.op("Where", &[flat, zero, slope])
         }
     }
 }
 
-/// Each element's tangent comes from the first operand that equals the result.
+/// Operands that equal the result share its tangent.
 fn extremum(s: &mut Step) -> Output {
     let y = s.y()?;
-    let mut total = None;
-    let mut taken: Option<Val> = None;
+    let mut hits = Vec::new();
     for place in 0..s.node.inputs.len() {
         let x = s.x(place)?;
-        let equal = s.g.op("Equal", &[x, y]);
-        let mine = match taken {
-            Some(taken) => {
-                let free = s.g.op("Not", &[taken]);
-                s.g.op("And", &[equal, free])
-            }
-            None => equal,
-        };
-        let mask = s.g.cast(mine, s.g.elem(y));
-        let part = s.times(place, mask)?;
+        let hit = s.g.op("Equal", &[x, y]);
+        hits.push(s.g.cast(hit, s.g.elem(y)));
+    }
+    let count = s.g.combine("Add", &hits);
+    let mut total = None;
+    for (place, hit) in hits.into_iter().enumerate() {
+        let weight = s.g.div(hit, count);
+        let part = s.times(place, weight)?;
         total = s.sum(total, part);
-        taken = Some(taken.map_or(equal, |t| s.g.op("Or", &[t, equal])));
     }
     Ok(total)
 }
@@ -215,6 +229,9 @@ fn select(s: &mut Step) -> Output {
 
 fn cast(s: &mut Step) -> Output {
     let to = s.node.output(0).map_or(ElemType::UNKNOWN, |v| s.g.elem(v));
+    if to == ElemType::UNKNOWN || to.is_quantized() {
+        return Err(format!("a cast to {to} is not differentiated; export the model without quantization").into());
+    }
     let Some(tangent) = s.lazy(0).filter(|_| to.is_float()) else {
         return Ok(None);
     };
@@ -228,7 +245,7 @@ fn cast(s: &mut Step) -> Output {
 fn dropout(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
     let training = s.node.input(2).map(|v| s.g.content(v).and_then(|c| c.items.first()?.as_fixed()));
     match training {
-        None | Some(Some(0)) => Ok(vec![s.lazy(0)]),
+        None | Some(Some(0)) => Ok(vec![s.lazy(0), None]),
         _ => Err("dropout in training mode is random; export the model in evaluation mode".into()),
     }
 }

@@ -2,10 +2,12 @@
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
 
+use std::collections::HashMap;
+
 use super::Rule;
 use crate::graph::error::Refusal;
-use crate::graph::ir::Val;
-use crate::graph::step::Step;
+use crate::graph::ir::{Node, Val};
+use crate::graph::step::{Step, Tangent};
 
 pub const RULES: &[(&str, Rule)] = &[
     ("Abs", Rule::Diagonal(abs)),
@@ -13,7 +15,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("Acosh", Rule::Diagonal(acosh)),
     ("Asin", Rule::Diagonal(asin)),
     ("Asinh", Rule::Diagonal(asinh)),
-    ("Atan", Rule::Diagonal(atan)),
+    ("Atan", Rule::Behind(atan)),
     ("Atanh", Rule::Diagonal(atanh)),
     ("Celu", Rule::Diagonal(celu)),
     ("Clip", Rule::Diagonal(clip)),
@@ -108,11 +110,36 @@ fn asinh(s: &mut Step) -> Factor {
     Ok(inverse_root(s, inner))
 }
 
-fn atan(s: &mut Step) -> Factor {
+/// Of a quotient it is an angle, which turns smoothly through the vertical.
+fn atan(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Option<Tangent>, Refusal> {
+    let quotient = s.node.input(0).and_then(|v| s.g.maker(v)).filter(|node| node.standard() == "Div").cloned();
+    if let Some(Node { inputs, .. }) = quotient {
+        let tangents = inputs.iter().map(|v| of.get(&(*v)?).copied()).collect();
+        let node = Node { inputs, ..s.node.clone() };
+        return angle(&mut Step { g: s.g, node, tangents, k: s.k.clone() });
+    }
     let x = s.x(0)?;
     let square = square(s, x);
     let inner = s.g.shift(square, 1.0);
-    Ok(s.g.op("Reciprocal", &[inner]))
+    let factor = s.g.op("Reciprocal", &[inner]);
+    s.times(0, factor)
+}
+
+/// `d atan(a / b) = (b da - a db) / (a² + b²)`, with both divided by the larger one: nothing overflows.
+fn angle(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
+    let (a, b) = (s.x(0)?, s.x(1)?);
+    let (long, wide) = (s.g.op("Abs", &[a]), s.g.op("Abs", &[b]));
+    let size = s.g.op("Max", &[long, wide]);
+    let (u, w) = (s.g.div(a, size), s.g.div(b, size));
+    let (uu, ww) = (square(s, u), square(s, w));
+    let radius = s.g.add(uu, ww);
+    let below = s.g.mul(radius, size);
+    let left = s.g.div(w, below);
+    let left = s.times(0, left)?;
+    let right = s.g.div(u, below);
+    let right = s.g.neg(right);
+    let right = s.times(1, right)?;
+    Ok(s.sum(left, right))
 }
 
 fn atanh(s: &mut Step) -> Factor {

@@ -14,6 +14,8 @@ mod silent;
 mod softmax;
 mod spectral;
 
+use std::collections::HashMap;
+
 use super::error::Refusal;
 use super::ir::{Node, Val};
 use super::step::{Step, Tangent};
@@ -25,11 +27,13 @@ pub enum Rule {
     Constant,
     /// Elementwise: the output's derivative by the input, at the primal's cost.
     Diagonal(fn(&mut Step) -> Result<Val, Refusal>),
-    /// One output.
+    /// One output: any other that is needed is refused.
     Single(fn(&mut Step) -> Result<Option<Tangent>, Refusal>),
+    /// One output, whose rule may look at the tangents of what its inputs are made of.
+    Behind(fn(&mut Step, &HashMap<Val, Tangent>) -> Result<Option<Tangent>, Refusal>),
     /// Both branches of an `If`.
     Branches,
-    /// Several outputs.
+    /// Several outputs; those beyond the list are refused where they are needed.
     Several(fn(&mut Step) -> Result<Vec<Option<Tangent>>, Refusal>),
 }
 

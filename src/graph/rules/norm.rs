@@ -11,7 +11,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("GroupNormalization", Rule::Single(group_norm)),
     ("InstanceNormalization", Rule::Single(instance_norm)),
     ("LRN", Rule::Single(local_response)),
-    ("LayerNormalization", Rule::Single(layer_norm)),
+    ("LayerNormalization", Rule::Several(layer_norm)),
     ("LpNormalization", Rule::Single(lp_norm)),
     ("MeanVarianceNormalization", Rule::Single(mean_variance)),
     ("RMSNormalization", Rule::Single(rms_norm)),
@@ -107,7 +107,8 @@ fn affine(s: &mut Step, normal: Option<Tangent>, hat: Val, scale: Option<Val>, b
     Ok(total)
 }
 
-fn layer_norm(s: &mut Step) -> Output {
+/// The normalized tensor, the mean and the inverse deviation: `dmean = mean(d)`, `dinverse = -inverse² mean(d x̂)`.
+fn layer_norm(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
     let rank = s.rank(0)?;
     let first = s.axis("axis", -1, rank)?;
     let axes: Vec<i64> = (first as i64..rank as i64).collect();
@@ -120,8 +121,19 @@ fn layer_norm(s: &mut Step) -> Output {
         }
         None => None,
     };
-    let (scale, bias) = (s.aligned(1)?, s.aligned(2)?);
-    affine(s, normal, hat, scale, bias)
+    let y = match s.node.output(0) {
+        Some(_) => {
+            let (scale, bias) = (s.aligned(1)?, s.aligned(2)?);
+            affine(s, normal, hat, scale, bias)?
+        }
+        None => None,
+    };
+    let Some(d) = s.d(0) else { return Ok(vec![y, None, None]) };
+    let mean = s.g.reduce("ReduceMean", d, &later(&axes), true);
+    let share = share(s, d, hat, &later(&axes));
+    let square = s.g.mul(inverse, inverse);
+    let slope = s.g.neg(square);
+    Ok(vec![y, Some(Tangent::plain(mean)), Some(Tangent { base: share, factor: Some(slope) })])
 }
 
 fn rms_norm(s: &mut Step) -> Output {
@@ -213,7 +225,8 @@ fn group_norm(s: &mut Step) -> Output {
 }
 
 fn batch_norm(s: &mut Step) -> Output {
-    if s.node.int("training_mode", 0) != 0 {
+    // Before opset 14 the further outputs are what makes it training.
+    if s.node.int("training_mode", 0) != 0 || s.node.outputs.iter().skip(1).any(Option::is_some) {
         return Err(
             "batch normalization in training mode mixes the samples of a batch; export the model in evaluation mode"
                 .into(),
@@ -229,7 +242,7 @@ fn batch_norm(s: &mut Step) -> Output {
     s.times(0, factor)
 }
 
-/// `y = x / |x|`, by the 2-norm or the 1-norm.
+/// `y = x / |x|`, by the 2-norm or the 1-norm; where the norm is zero runtimes give zeros, and so does the tangent.
 fn lp_norm(s: &mut Step) -> Output {
     let rank = s.rank(0)?;
     let axis = s.axis("axis", -1, rank)? as i64;
@@ -243,7 +256,7 @@ fn lp_norm(s: &mut Step) -> Output {
     let growth = s.g.reduce("ReduceSum", product, &[axis + 1], true);
     let radial = s.g.mul(y, growth);
     let base = s.g.sub(d, radial);
-    let factor = s.g.op("Reciprocal", &[norm]);
+    let factor = s.inverse_or_zero(norm);
     Ok(Some(Tangent { base, factor: Some(factor) }))
 }
 

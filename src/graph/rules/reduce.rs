@@ -71,9 +71,10 @@ fn l1(s: &mut Step) -> Output {
     weighted(s, sign, None)
 }
 
+/// At the origin, where the norm has a kink, its tangent is 0.
 fn l2(s: &mut Step) -> Output {
     let (x, y) = (s.x(0)?, s.y()?);
-    let inverse = s.g.op("Reciprocal", &[y]);
+    let inverse = s.inverse_or_zero(y);
     weighted(s, x, Some(inverse))
 }
 
@@ -111,11 +112,21 @@ fn extremum(s: &mut Step) -> Output {
     weighted(s, weight, None)
 }
 
-/// `y Σ d / x`: elements must not be zero.
+/// `Σ d_i ∏ x_j` over j other than i: the product of what is not zero, divided by the element itself, counts where all
+/// others are not zero.
 fn product(s: &mut Step) -> Output {
-    let (x, y) = (s.x(0)?, s.y()?);
-    let inverse = s.g.op("Reciprocal", &[x]);
-    weighted(s, inverse, Some(y))
+    let x = s.x(0)?;
+    let (axes, elem) = (axes(s)?, s.g.elem(x));
+    let (zero, one) = (s.g.real(0.0, elem), s.g.real(1.0, elem));
+    let is_zero = s.g.op("Equal", &[x, zero]);
+    let safe = s.g.op("Where", &[is_zero, one, x]);
+    let all = s.g.reduce("ReduceProd", safe, &axes, true);
+    let others = s.g.div(all, safe);
+    let mine = s.g.cast(is_zero, elem);
+    let zeros = s.g.reduce("ReduceSum", mine, &axes, true);
+    let alone = s.g.op("Equal", &[zeros, mine]);
+    let weight = s.g.op("Where", &[alone, others, zero]);
+    weighted(s, weight, None)
 }
 
 fn running_sum(s: &mut Step) -> Output {

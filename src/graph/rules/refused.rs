@@ -25,6 +25,10 @@ const REFUSED: &[(&[&str], &str)] = &[
         "a random operator makes the output no function of the input; export the model in evaluation mode",
     ),
     (
+        &["Attention", "RotaryEmbedding"],
+        "this form of the operator is not differentiated (a window, lengths without padding, barred scores as an output, or shapes that cannot be told); export the model with its parts",
+    ),
+    (
         &["DeformConv", "RoiAlign", "MaxRoiPool", "MaxUnpool", "Col2Im"],
         "this operator is not differentiated; export the model without it",
     ),

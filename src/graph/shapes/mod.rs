@@ -50,11 +50,30 @@ fn infer_standard(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Infe
 fn elem_of(g: &Graph, node: &Node) -> ElemType {
     let input = |place| node.input(place).map_or(ElemType::UNKNOWN, |v| g.elem(v));
     match node.op.as_str() {
-        "Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero" => ElemType::INT64,
+        "Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero" | "NonMaxSuppression" => ElemType::INT64,
+        "If" | "Loop" | "Scan" | "SequenceAt" | "ConcatFromSequence" | "OptionalGetElement" | "ImageDecoder" => {
+            ElemType::UNKNOWN
+        }
+        "Multinomial" => ElemType(node.int("dtype", 6) as i32),
+        "BlackmanWindow" | "HammingWindow" | "HannWindow" | "MelWeightMatrix" => {
+            ElemType(node.int("output_datatype", 1) as i32)
+        }
+        "TfIdfVectorizer" => ElemType::FLOAT,
         "Equal" | "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Not" | "IsNaN"
         | "IsInf" => ElemType::BOOL,
         "Cast" => ElemType(node.int("to", 0) as i32),
         "CastLike" | "Where" => input(1),
+        "DequantizeLinear" => match node.int("output_dtype", 0) {
+            0 => input(1),
+            n => ElemType(n as i32),
+        },
+        "QuantizeLinear" => match (node.int("output_dtype", 0), node.input(2)) {
+            (0, Some(zero)) => g.elem(zero),
+            (0, None) => ElemType::UINT8,
+            (n, _) => ElemType(n as i32),
+        },
+        "QLinearMatMul" | "QLinearConv" => input(7),
+        "ConvInteger" | "MatMulInteger" => ElemType::INT32,
         "OneHot" => input(2),
         "Constant" => constant_type(node),
         "ConstantOfShape" => match node.attribute("value").and_then(|a| a.t.as_ref()) {
@@ -119,6 +138,14 @@ fn shape_of(g: &mut Graph, node: &Node) -> Option<Shape> {
             let (a, b) = (g.shape(x?)?.clone(), g.shape(node.input(1)?)?.clone());
             matmul(g, a, b)
         }
+        "MatMulInteger" => {
+            let (a, b) = (g.shape(x?)?.clone(), g.shape(node.input(1)?)?.clone());
+            matmul(g, a, b)
+        }
+        "QLinearMatMul" => {
+            let (a, b) = (g.shape(x?)?.clone(), g.shape(node.input(3)?)?.clone());
+            matmul(g, a, b)
+        }
         "Gemm" => gemm(g, node),
         "Transpose" => transpose(g, node),
         "Reshape" => reshape(g, node),
@@ -136,7 +163,7 @@ fn shape_of(g: &mut Graph, node: &Node) -> Option<Shape> {
         "Pad" => pad(g, node),
         "Range" => range(g, node),
         "OneHot" => one_hot(g, node),
-        "Conv" => conv(g, node),
+        "Conv" | "ConvInteger" => conv(g, node),
         "ConvTranspose" => conv_transpose(g, node),
         "AveragePool" | "LpPool" => pool(g, node),
         "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool" => {
@@ -185,6 +212,7 @@ const KEEPS_SHAPE: &[&str] = &[
     "Cos",
     "Cosh",
     "CumSum",
+    "DequantizeLinear",
     "Elu",
     "Erf",
     "Exp",
@@ -208,6 +236,7 @@ const KEEPS_SHAPE: &[&str] = &[
     "Mish",
     "Neg",
     "Not",
+    "QuantizeLinear",
     "RMSNormalization",
     "RandomNormalLike",
     "RandomUniformLike",
@@ -267,6 +296,11 @@ fn infer_many(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferred
             Some(vec![(elem, shape.clone()), (ElemType::BOOL, shape)])
         }
         "BatchNormalization" => Some(vec![(elem, g.shape(x).cloned())]),
+        "DynamicQuantizeLinear" => {
+            let number = || Some(Vec::new());
+            let shape = g.shape(x).cloned();
+            Some(vec![(ElemType::UINT8, shape), (ElemType::FLOAT, number()), (ElemType::UINT8, number())])
+        }
         "If" => branch_types(g, node, outputs),
         _ => None,
     }

@@ -1,6 +1,6 @@
 //! Elementwise operators and broadcasting.
 
-use super::{Parts, Turn};
+use super::{Mask, Parts, Turn};
 use crate::graph::error::Refusal;
 
 pub fn identity(t: &mut Turn) -> Result<Parts, Refusal> {
@@ -9,12 +9,16 @@ pub fn identity(t: &mut Turn) -> Result<Parts, Refusal> {
 
 pub fn neg(t: &mut Turn) -> Result<Parts, Refusal> {
     let c = t.c()?;
-    Ok(vec![(0, t.g.neg(c))])
+    let minus = t.g.neg(c);
+    t.pass_mask(c, minus);
+    Ok(vec![(0, minus)])
 }
 
 pub fn cast(t: &mut Turn) -> Result<Parts, Refusal> {
     let (c, x) = (t.c()?, t.input(0)?);
-    Ok(vec![(0, t.g.cast(c, t.g.elem(x)))])
+    let cast = t.g.cast(c, t.g.elem(x));
+    t.pass_mask(c, cast);
+    Ok(vec![(0, cast)])
 }
 
 pub fn expand(t: &mut Turn) -> Result<Parts, Refusal> {
@@ -32,7 +36,9 @@ pub fn sub(t: &mut Turn) -> Result<Parts, Refusal> {
     let mut parts = add(t)?;
     for (place, part) in &mut parts {
         if *place == 1 {
-            *part = t.g.neg(*part);
+            let minus = t.g.neg(*part);
+            t.pass_mask(*part, minus);
+            *part = minus;
         }
     }
     Ok(parts)
@@ -43,17 +49,17 @@ pub fn mul(t: &mut Turn) -> Result<Parts, Refusal> {
     let c = t.c()?;
     let place = usize::from(!t.is_linear(0));
     let weight = t.input(1 - place)?;
-    let product = t.g.mul(c, weight);
+    let product = t.weighted(c, weight);
     Ok(vec![(place, t.unbroadcast(product, place)?)])
 }
 
 pub fn select(t: &mut Turn) -> Result<Parts, Refusal> {
     let (c, condition) = (t.c()?, t.input(0)?);
-    let zero = t.g.real_like(0.0, c);
     let mut parts = Vec::new();
     for place in (1..3).filter(|place| t.is_linear(*place)).collect::<Vec<_>>() {
-        let (yes, no) = if place == 1 { (c, zero) } else { (zero, c) };
-        let chosen = t.g.op("Where", &[condition, yes, no]);
+        let mask = Mask { condition, chosen: place == 1 };
+        let chosen = t.chosen(condition, mask.chosen, c);
+        t.put_mask(chosen, mask);
         parts.push((place, t.unbroadcast(chosen, place)?));
     }
     Ok(parts)

@@ -209,8 +209,12 @@ pub fn reduce_sum(t: &mut Turn) -> Result<Parts, Refusal> {
     let (c, shape) = (t.c()?, t.input_shape(0)?);
     let axes = shapes::axes(t.g, &t.node, shape.len()).flatten().ok_or("its axes are not known")?;
     let kept = shapes::reduced(&shape, &axes, true).unwrap_or_default();
-    let c = t.g.reshape(c, &kept);
-    Ok(vec![(0, t.g.expand(c, &shape))])
+    let wide = t.g.reshape(c, &kept);
+    let spread = t.g.expand(wide, &shape);
+    if wide == c {
+        t.pass_mask(c, spread);
+    }
+    Ok(vec![(0, spread)])
 }
 
 pub fn reduce_mean(t: &mut Turn) -> Result<Parts, Refusal> {

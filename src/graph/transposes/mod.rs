@@ -9,6 +9,8 @@ mod layout;
 mod pick;
 mod product;
 
+use std::collections::HashMap;
+
 use super::error::Refusal;
 use super::ir::{Graph, Node, Shape, Val};
 use super::size::Size;
@@ -72,10 +74,22 @@ pub fn transpose(turn: &mut Turn) -> Result<Parts, Refusal> {
     }
 }
 
+/// Cotangents that are zero wherever a condition has not chosen them: what `Where` left out must not come back as the
+/// NaN of zero times infinity.
+pub type Masks = HashMap<Val, Mask>;
+
+/// Where a cotangent may differ from zero: where the condition, broadcast to it, is `chosen`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Mask {
+    pub condition: Val,
+    pub chosen: bool,
+}
+
 /// One node being transposed.
 pub struct Turn<'a> {
     pub g: &'a mut Graph,
     pub node: Node,
+    pub masks: &'a mut Masks,
     /// The cotangents of the node's outputs.
     pub arriving: Vec<Option<Val>>,
 }
@@ -122,7 +136,45 @@ impl Turn<'_> {
     /// Sums a cotangent over the axes along which an input was broadcast.
     pub fn unbroadcast(&mut self, c: Val, place: usize) -> Result<Val, Refusal> {
         let (from, to) = (self.shape(c)?, self.input_shape(place)?);
-        sum_to(self.g, c, &from, &to).ok_or_else(|| CONTRADICTION.into())
+        let sum = sum_to(self.g, c, &from, &to).ok_or(CONTRADICTION)?;
+        self.pass_mask(c, sum);
+        Ok(sum)
+    }
+
+    /// A weight times a cotangent, which stays zero where it was left out, whatever the weight is there.
+    pub fn weighted(&mut self, c: Val, weight: Val) -> Val {
+        let product = self.g.mul(c, weight);
+        let Some(Mask { condition, chosen }) = self.masks.get(&c).copied() else {
+            return product;
+        };
+        let finite = self.g.value(weight).constant.is_some();
+        let kept = if finite { product } else { self.chosen(condition, chosen, product) };
+        self.pass_mask(c, kept);
+        kept
+    }
+
+    /// `v` where the condition is `chosen`, else zero.
+    pub fn chosen(&mut self, condition: Val, chosen: bool, v: Val) -> Val {
+        let zero = self.g.real_like(0.0, v);
+        let (yes, no) = if chosen { (v, zero) } else { (zero, v) };
+        self.g.op("Where", &[condition, yes, no])
+    }
+
+    /// What is zero where `c` is has the mask of `c`, as far as the condition still fits its axes.
+    pub fn pass_mask(&mut self, c: Val, v: Val) {
+        if let Some(mask) = self.masks.get(&c).copied() {
+            self.put_mask(v, mask);
+        }
+    }
+
+    pub fn put_mask(&mut self, v: Val, mask: Mask) {
+        let (Some(of), Some(to)) = (self.g.shape(mask.condition), self.g.shape(v)) else {
+            return;
+        };
+        let fits = of.len() <= to.len() && of.iter().rev().zip(to.iter().rev()).all(|(a, b)| a.is(1) || a == b);
+        if fits {
+            self.masks.insert(v, mask);
+        }
     }
 }
 
