@@ -8,13 +8,13 @@ use ndarray::{Axis, s};
 use sha2::{Digest, Sha256};
 
 use super::{Exit, Running};
-use crate::flow::field::VectorField;
+use crate::flow::field::{Linearized, VectorField};
 use crate::flow::truncation::Truncation;
-use crate::graph::{self, Dim, Mode};
+use crate::graph::{self, Mode};
 use crate::model::library::hex;
 use crate::model::opened::{Model, Options};
-use crate::num::Batch;
 use crate::num::key::{Key, Purpose};
+use crate::num::{Batch, Blocks};
 
 #[derive(Debug, Args)]
 pub struct Inspect {
@@ -30,7 +30,9 @@ impl Inspect {
         if extension == "onnx" {
             let bytes =
                 std::fs::read(&self.file).with_context(|| format!("{}: it cannot be read", self.file.display()))?;
-            describe(&self.file.display().to_string(), &looked_at(&self.file)?, &hex(&Sha256::digest(&bytes)), None);
+            let model = looked_at(&self.file)?;
+            let sha256 = hex(&Sha256::digest(&bytes));
+            describe(&self.file.display().to_string(), &model, &sha256, &Derivable::default());
             return Ok(Exit::Well);
         }
         let model = Model::open(&self.file)?;
@@ -66,9 +68,7 @@ impl Inspect {
                 say!("{}\n  sha256 {}", at.display(), file.sha256);
                 continue;
             }
-            let roles =
-                (file.key == "network.file").then_some((card.network.inputs.x.as_str(), card.network.output.as_str()));
-            describe(&at.display().to_string(), &looked_at(&at)?, &file.sha256, roles);
+            describe(&at.display().to_string(), &looked_at(&at)?, &file.sha256, &derivable(&model, &file.key, &at)?);
         }
         let findings = self.run_network(&model)?;
         say!("\nthe network as it runs");
@@ -108,7 +108,7 @@ impl Inspect {
             let what = format!("batch of {n} agrees with a batch of 3");
             found.push(match field.velocity(&t[..n], &part) {
                 Ok(v) => judged(what, gap(&v, &three.slice(s![..n, ..]).to_owned())),
-                Err(e) => (format!("{what}: {e} (is the batch size baked in?)"), false),
+                Err(e) => (format!("{what}: {e}"), false),
             });
         }
         let order = [2, 0, 1];
@@ -119,11 +119,29 @@ impl Inspect {
         ));
         let again = field.velocity(&t, &x)?;
         found.push(judged("the same call twice agrees".to_owned(), gap(&again, &three)));
+        found.extend(self.run_products(model, options, (&t, &x)));
         for (name, t) in [("data", start), ("prior", end)] {
             let v = field.velocity(&[t; 3], &states(t))?;
             found.push((format!("finite at the {name} end (time {t})"), v.iter().all(|v| v.is_finite())));
         }
         Ok(found)
+    }
+
+    /// Runs the derived graph, where every operator can be differentiated: what a likelihood does.
+    fn run_products(&self, model: &Model, options: Options, (t, x): (&[f64], &Batch)) -> Option<(String, bool)> {
+        let card = &model.card.network;
+        let graph = model.known_graph().ok()?;
+        if !graph::obstacles(&graph, Mode::Jvp, Some(&card.inputs.x), Some(&card.output)).is_empty() {
+            return None;
+        }
+        let what = "products with the Jacobian are finite";
+        let z = Blocks::ones((1, x.nrows(), x.ncols()));
+        let tangents = self.running.runtime().and_then(|runtime| model.tangents(runtime, options, false));
+        let product = tangents.and_then(|mut tangents| Ok(tangents.quadratic(t, x, &z)?));
+        Some(match product {
+            Ok(product) => (what.to_owned(), product.iter().all(|v| v.is_finite())),
+            Err(error) => (format!("{what}: {error:#}"), false),
+        })
     }
 }
 
@@ -140,34 +158,55 @@ fn judged(what: String, gap: f64) -> (String, bool) {
     (format!("{what} (largest difference {gap:.1e} of the largest value)"), fine)
 }
 
+/// A graph as it is differentiated, and by what: where nothing is named, as `flowgauge differentiate` does.
+#[derive(Default)]
+struct Derivable {
+    model: Option<graph::Model>,
+    input: Option<String>,
+    /// The output of forward mode, and that of reverse mode.
+    outputs: [Option<String>; 2],
+}
+
+/// The graph at a card's key with the axes and roles that the card gives it.
+fn derivable(model: &Model, key: &str, at: &Path) -> Result<Derivable> {
+    let card = &model.card;
+    if key == "network.file" {
+        let (input, output) = (Some(card.network.inputs.x.clone()), Some(card.network.output.clone()));
+        return Ok(Derivable { model: Some(model.known_graph()?), input, outputs: [output.clone(), output] });
+    }
+    let map = key.strip_prefix("flow_maps.").and_then(|k| k.strip_suffix(".file"));
+    if let Some((name, spec)) = map.and_then(|name| Some((name, card.flow_maps.get(name)?))) {
+        let graph = model.known_map_graph(name, looked_at(at)?)?;
+        let outputs = [spec.outputs.velocity.clone(), spec.outputs.divergence.clone()];
+        return Ok(Derivable { model: Some(graph), input: Some(spec.inputs.x.clone()), outputs });
+    }
+    Ok(Derivable::default())
+}
+
 /// Ports, size, hash, operators and what can be differentiated.
-fn describe(name: &str, model: &graph::Model, sha256: &str, roles: Option<(&str, &str)>) {
+fn describe(name: &str, model: &graph::Model, sha256: &str, derivable: &Derivable) {
     say!("{name}");
     say!("  sha256 {sha256}, opset {}, {} parameters", model.opset(), model.parameters());
     for (kind, ports) in [("input", model.inputs()), ("output", model.outputs())] {
         for port in ports {
-            let dims: Vec<String> = port.dims.iter().map(dimension).collect();
-            say!("  {kind} {} {} [{}]", port.name, port.elem, dims.join(", "));
+            say!("  {kind} {} {} {}", port.name, port.elem, graph::listed(&port.dims));
         }
     }
     let operators: Vec<String> = model.operators().iter().map(|(op, n)| format!("{op} {n}")).collect();
     say!("  operators: {}", operators.join(", "));
-    let (input, output) = (roles.map(|r| r.0), roles.map(|r| r.1));
-    for (mode, label) in [(Mode::Jvp, "forward (jvp)"), (Mode::Vjp, "reverse (vjp)")] {
-        let obstacles = graph::obstacles(model, mode, input, output);
+    let modes = [(Mode::Jvp, "forward (jvp)"), (Mode::Vjp, "reverse (vjp)")];
+    for ((mode, label), output) in modes.into_iter().zip(&derivable.outputs) {
+        let obstacles = graph::obstacles(
+            derivable.model.as_ref().unwrap_or(model),
+            mode,
+            derivable.input.as_deref(),
+            output.as_deref(),
+        );
         if obstacles.is_empty() {
             say!("  {label}: every operator can be differentiated");
         } else {
             say!("  {label}: {} obstacles", obstacles.len());
-            obstacles.iter().for_each(|o| say!("    node `{}` ({}): {}", o.node, o.op, o.reason));
+            obstacles.iter().for_each(|o| say!("    {o}"));
         }
-    }
-}
-
-fn dimension(dim: &Dim) -> String {
-    match dim {
-        Dim::Fixed(n) => n.to_string(),
-        Dim::Symbol(name) => name.clone(),
-        Dim::Unknown => "?".to_owned(),
     }
 }

@@ -204,27 +204,27 @@ impl<'a> Pool<'a> {
         let two = ndarray::concatenate(Axis(0), &[x.view(), x.view()])?;
         let (start, end) = (self.model.curve.data_end(), self.model.curve.prior_end());
         let t = vec![start; two.nrows()];
-        let baked = || "a call with two samples failed; is the batch size baked into the graph?".to_owned();
+        let first = || "a first call, with two samples, failed".to_owned();
         if let Some(velocity) = &mut worker.velocity {
-            velocity.velocity(&t, &two).with_context(baked)?;
+            velocity.velocity(&t, &two).with_context(first)?;
         }
         if let Some(tangents) = &mut worker.sources.tangents {
             let z = crate::num::Blocks::ones((2, two.nrows(), two.ncols()));
-            tangents.quadratic(&t, &two, &z).with_context(baked)?;
+            tangents.quadratic(&t, &two, &z).with_context(first)?;
         }
         for head in worker.sources.heads.values_mut() {
-            head.eval(&t, &two).with_context(baked)?;
+            head.eval(&t, &two).with_context(first)?;
         }
         if let Some(density) = &mut worker.sources.closed_form {
-            density.eval(&t, &two).with_context(baked)?;
+            density.eval(&t, &two).with_context(first)?;
         }
         let far = vec![end; two.nrows()];
         for (name, map) in &mut worker.sources.maps {
             let to_data = self.model.map_spec(name)?.direction() == Direction::ToData;
             let (from, to) = if to_data { (&far, &t) } else { (&t, &far) };
-            map.averages(from, to, &two).with_context(baked)?;
+            map.averages(from, to, &two).with_context(first)?;
             if worker.gradients.contains(name) {
-                map.divergence_gradient(&far, &t, &two).with_context(baked)?;
+                map.divergence_gradient(&far, &t, &two).with_context(first)?;
             }
         }
         self.give(worker);

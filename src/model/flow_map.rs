@@ -5,8 +5,10 @@ use std::sync::Arc;
 use anyhow::{Result, anyhow, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
+use super::axes::Said;
 use super::card::{Feed, FlowMapSpec, TimeFeed};
 use super::constants::Fixed;
+use super::network::explained;
 use super::onnx::{Runtime, Session};
 use super::opened::{Model, Options};
 use super::ports::{check_shape, fed, find, is_scalar};
@@ -63,7 +65,7 @@ impl Model {
         let open = |bytes: &[u8]| runtime.open(&file, bytes, options.provider, options.threads);
         let derived = |mode: Mode, output: Option<&str>| -> Result<Session> {
             let bytes = self.derived(&key, mode, || {
-                let graph = graph::Model::from_bytes(&file, &bytes)?;
+                let graph = self.known_map_graph(name, graph::Model::from_bytes(&file, &bytes)?)?;
                 Ok(graph::differentiate(&graph, mode, Some(&spec.inputs.x), output)?.to_bytes()?)
             })?;
             open(&bytes)
@@ -79,6 +81,21 @@ impl Model {
         let ports = Ports { spec, velocity, feed, shape, curve, constants };
         ports.check(&session, &file)?;
         Ok(OnnxMap { session, gradient, tangent, ports })
+    }
+
+    /// The graph of a map whose open axes are those of the card: what is differentiated.
+    ///
+    /// # Errors
+    /// Where the card has no such map.
+    pub fn known_map_graph(&self, name: &str, graph: graph::Model) -> Result<graph::Model> {
+        let FlowMapSpec { inputs, outputs, constants, .. } = self.map_spec(name)?;
+        let said = Said {
+            key: &format!("flow_maps.{name}.file"),
+            states: std::iter::once(inputs.x.as_str()).chain(outputs.velocity.as_deref()).collect(),
+            numbers: inputs.times().chain(outputs.divergence.as_deref()).collect(),
+            constants,
+        };
+        Ok(self.with_axes(graph, &said))
     }
 
     /// The card's entry of that name.
@@ -145,19 +162,36 @@ impl Ports {
     }
 }
 
+/// An input of a derived graph: its name, a row for each sample, and the axis of these rows.
+type Extra<'a> = (&'a str, ArrayD<f64>, Axis);
+
 /// Calls a session of the map; filled up to a multiple of four rows with copies, as networks are (see `Network::call`).
 fn call(
     ports: &Ports,
     session: &mut Session,
     times: (&[f64], &[f64]),
     x: &Batch,
-    extra: Option<(&str, ArrayD<f64>)>,
+    extra: Option<Extra>,
     wanted: &[&str],
 ) -> Result<Vec<ArrayD<f64>>, EvalError> {
-    let shaped = |leading: &[usize]| -> Vec<usize> { leading.iter().chain(&ports.shape).copied().collect() };
     let rows = x.nrows();
     let filled: Vec<usize> = (0..rows.next_multiple_of(4)).map(|i| if i < rows { i } else { 0 }).collect();
-    let state = x.select(Axis(0), &filled);
+    let mut call = |rows: &[usize]| call_rows(ports, session, times, x, extra.as_ref(), wanted, rows);
+    call(&filled).map_err(|error| explained(error, rows, |rows| call(rows).is_ok()))
+}
+
+/// One call with the given rows of everything.
+fn call_rows(
+    ports: &Ports,
+    session: &mut Session,
+    times: (&[f64], &[f64]),
+    x: &Batch,
+    extra: Option<&Extra>,
+    wanted: &[&str],
+    filled: &[usize],
+) -> Result<Vec<ArrayD<f64>>, EvalError> {
+    let shaped = |leading: &[usize]| -> Vec<usize> { leading.iter().chain(&ports.shape).copied().collect() };
+    let state = x.select(Axis(0), filled);
     let state = state.to_shape(shaped(&[filled.len()])).expect("dim numbers per row").into_owned();
     let pairs: Vec<[f64; 2]> = filled.iter().map(|i| ports.fed(times.0[*i], times.1[*i])).collect();
     let mut feeds = Vec::new();
@@ -178,7 +212,7 @@ fn call(
         feeds.push((name, ArrayD::from_shape_vec(IxDyn(&shape), values).expect("one time per row")));
     }
     feeds.extend(ports.constants.iter().map(|c| (c.name.as_str(), c.fed(filled.len()))));
-    feeds.extend(extra);
+    feeds.extend(extra.map(|(name, values, axis)| (*name, values.select(*axis, filled))));
     feeds.push((&ports.spec.inputs.x, state));
     session.run(feeds.iter().map(|(name, values)| (*name, values.view())).collect(), wanted)
 }
@@ -236,11 +270,11 @@ impl FlowMap for OnnxMap {
         let session = self.gradient.as_mut().ok_or_else(missing)?;
         let cotangent = format!("{name}_cotangent");
         let axes = session.input(&cotangent).map_or(1, |p| p.shape.len());
-        let rows = x.nrows().next_multiple_of(4);
+        let rows = x.nrows();
         let shape = if axes == 2 { vec![rows, 1] } else { vec![rows] };
         let ones = ArrayD::ones(IxDyn(&shape));
         let gradient = format!("{}_cotangent", self.ports.spec.inputs.x);
-        let extra = Some((cotangent.as_str(), ones));
+        let extra = Some((cotangent.as_str(), ones, Axis(0)));
         let mut out = call(&self.ports, session, (from, to), x, extra, &[&name, &gradient])?.into_iter();
         let (d, g) = (out.next().unwrap_or_default(), out.next().unwrap_or_default());
         Ok((
@@ -253,17 +287,18 @@ impl FlowMap for OnnxMap {
         let missing = || EvalError::Missing("this flow map was opened without its Jacobian".to_owned());
         let session = self.tangent.as_mut().ok_or_else(missing)?;
         let (k, rows, dim) = z.dim();
-        let filled: Vec<usize> = (0..rows.next_multiple_of(4)).map(|i| if i < rows { i } else { 0 }).collect();
-        let shape: Vec<usize> = [k, filled.len()].iter().chain(&self.ports.shape).copied().collect();
-        let tangents = z.select(Axis(1), &filled).to_shape(shape).expect("dim numbers per tangent").into_owned();
+        let shape: Vec<usize> = [k, rows].iter().chain(&self.ports.shape).copied().collect();
+        let tangents = z.to_shape(shape).expect("dim numbers per tangent").into_owned();
+        let filled = rows.next_multiple_of(4);
         let extra = format!("{}_tangent", self.ports.spec.inputs.x);
         let wanted = format!("{}_tangent", self.ports.velocity);
-        let out = call(&self.ports, session, (from, to), x, Some((extra.as_str(), tangents)), &[&wanted])?.remove(0);
+        let out =
+            call(&self.ports, session, (from, to), x, Some((extra.as_str(), tangents, Axis(1))), &[&wanted])?.remove(0);
         let found = out.shape().to_vec();
-        if found.get(..2) != Some(&[k, filled.len()]) || !shape::fits(&found[2..], &self.ports.shape) {
-            return Err(self.shape_error(&wanted, &found, [&[k, filled.len()], &self.ports.shape[..]].concat()));
+        if found.get(..2) != Some(&[k, filled]) || !shape::fits(&found[2..], &self.ports.shape) {
+            return Err(self.shape_error(&wanted, &found, [&[k, filled], &self.ports.shape[..]].concat()));
         }
-        let out = out.as_standard_layout().into_owned().into_shape_with_order((k, filled.len(), dim));
+        let out = out.as_standard_layout().into_owned().into_shape_with_order((k, filled, dim));
         let out = out.expect("the shape was just compared");
         Ok(out.slice(ndarray::s![.., ..rows, ..]).to_owned())
     }

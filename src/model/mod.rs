@@ -1,6 +1,7 @@
 //! Models: cards, the networks behind them, and the runtime that runs those.
 
 pub mod analytic;
+mod axes;
 pub mod card;
 pub mod constants;
 pub mod derived;

@@ -16,6 +16,7 @@ use crate::flow::view::Forward;
 use crate::num::{Batch, Blocks};
 
 /// What a differentiated graph is given besides the original inputs.
+#[derive(Clone, Copy)]
 pub(super) enum Seed<'a> {
     Nothing,
     /// k × rows × dim.
@@ -120,22 +121,11 @@ impl Network {
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
         let rows = x.nrows();
         if rows.is_multiple_of(4) {
-            return self.call_as_is(t, x, seed, wanted);
+            return self.call_as_is(t, x, seed, wanted).map_err(|e| self.explained(e, t, x, seed, wanted));
         }
         let filled: Vec<usize> = (0..rows.next_multiple_of(4)).map(|i| if i < rows { i } else { 0 }).collect();
-        let times: Vec<f64> = filled.iter().map(|i| t[*i]).collect();
-        let x = x.select(Axis(0), &filled);
-        let (out, axis) = match seed {
-            Seed::Nothing => (self.call_as_is(&times, &x, seed, wanted)?, Axis(0)),
-            Seed::Tangents(z) => {
-                let z = z.select(Axis(1), &filled);
-                (self.call_as_is(&times, &x, Seed::Tangents(&z), wanted)?, Axis(1))
-            }
-            Seed::Cotangents(w) => {
-                let w = w.select(Axis(0), &filled);
-                (self.call_as_is(&times, &x, Seed::Cotangents(&w), wanted)?, Axis(0))
-            }
-        };
+        let out = self.call_rows(&filled, t, x, seed, wanted).map_err(|e| self.explained(e, t, x, seed, wanted))?;
+        let axis = if matches!(seed, Seed::Tangents(_)) { Axis(1) } else { Axis(0) };
         let cut = |mut a: ArrayD<f64>| {
             if a.shape().get(axis.0) == Some(&filled.len()) {
                 a.slice_axis_inplace(axis, (..rows).into());
@@ -143,6 +133,30 @@ impl Network {
             a.as_standard_layout().into_owned()
         };
         Ok(out.into_iter().map(cut).collect())
+    }
+
+    /// One call with the given rows of everything.
+    fn call_rows(
+        &mut self,
+        rows: &[usize],
+        t: &[f64],
+        x: &Batch,
+        seed: Seed,
+        wanted: &[String],
+    ) -> Result<Vec<ArrayD<f64>>, EvalError> {
+        let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
+        let x = x.select(Axis(0), rows);
+        match seed {
+            Seed::Nothing => self.call_as_is(&times, &x, seed, wanted),
+            Seed::Tangents(z) => self.call_as_is(&times, &x, Seed::Tangents(&z.select(Axis(1), rows)), wanted),
+            Seed::Cotangents(w) => self.call_as_is(&times, &x, Seed::Cotangents(&w.select(Axis(0), rows)), wanted),
+        }
+    }
+
+    /// What the runtime said of a call that failed, and that the batch size is the cause where it is.
+    fn explained(&mut self, error: EvalError, t: &[f64], x: &Batch, seed: Seed, wanted: &[String]) -> EvalError {
+        let works = |rows: &[usize]| self.call_rows(rows, t, x, seed, wanted).is_ok();
+        explained(error, x.nrows(), works)
     }
 
     fn call_as_is(
@@ -221,6 +235,18 @@ impl Network {
         }
         self.memory.keep(t, fed, &said);
         Ok(())
+    }
+}
+
+/// An error of the runtime, and that the batch size is its cause where `works` with one row alone and not with two.
+pub(super) fn explained(error: EvalError, rows: usize, mut works: impl FnMut(&[usize]) -> bool) -> EvalError {
+    match error {
+        EvalError::Runtime { file, message } if rows > 0 && works(&[0]) && !works(&[0, 0]) => {
+            let cause =
+                "one sample alone works: the batch size 1 is baked into the graph; export it with a dynamic first axis";
+            EvalError::Runtime { file, message: format!("{message} ({cause})") }
+        }
+        error => error,
     }
 }
 

@@ -127,6 +127,8 @@ impl Runtime {
             .with_intra_op_spinning(false)?
             // Patterns keep every batch's buffers: on tangent graphs they double the peak memory.
             .with_memory_pattern(false)?
+            // Products with weights of four bits would round the state to eight.
+            .with_config_entry("session.qdq_matmulnbits_accuracy_level", "1")?
             // `All` and not `Level3`: libraries before 1.23 refuse the latter.
             .with_optimization_level(GraphOptimizationLevel::All)?;
         // Without error_on_failure a missing provider falls back to the CPU in silence.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use anyhow::{Context, Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 
+use super::axes::Said;
 use super::card::{self, Card, Head, Parametrization, StateAndTime, TimeFeed};
 use super::constants::{Constant, Fixed};
 use super::derived::Derived;
@@ -156,8 +157,38 @@ impl Model {
 
     fn differentiate(&self, mode: graph::Mode) -> Result<Vec<u8>> {
         let role = &self.card.network;
-        let derived = graph::differentiate(&self.graph()?, mode, Some(&role.inputs.x), Some(&role.output))?;
+        let graph = self.known_graph()?;
+        let derived = graph::differentiate(&graph, mode, Some(&role.inputs.x), Some(&role.output))?;
+        let quadratic = format!("{}_quadratic", role.output);
+        if mode == graph::Mode::Jvp && !derived.outputs().iter().any(|port| port.name == quadratic) {
+            let ports = derived.inputs().into_iter().chain(derived.outputs());
+            let said: Vec<String> = ports
+                .filter(|port| [&role.inputs.x, &role.output].contains(&&port.name))
+                .map(|port| format!("`{}` has {}", port.name, graph::listed(&port.dims)))
+                .collect();
+            bail!(
+                "{}: zᵀJz has no value, because input and output are not of one shape: {}; \
+                 both must be [N, …] of the card's shape",
+                graph.file(),
+                said.join(", ")
+            );
+        }
         Ok(derived.to_bytes()?)
+    }
+
+    /// The network as a graph whose open axes are those of the card: what is differentiated.
+    ///
+    /// # Errors
+    /// Where the file is no ONNX model.
+    pub fn known_graph(&self) -> Result<graph::Model> {
+        let role = &self.card.network;
+        let said = Said {
+            key: "network.file",
+            states: vec![&role.inputs.x, &role.output],
+            numbers: role.inputs.time.iter().map(String::as_str).collect(),
+            constants: &role.constants,
+        };
+        Ok(self.with_axes(self.graph()?, &said))
     }
 
     /// Why the velocity's Jacobian cannot be multiplied from the left; `None` where it can.
@@ -333,13 +364,9 @@ impl Model {
         session: &Session,
         file: &str,
     ) -> Result<Vec<Fixed>> {
-        let network = key.strip_suffix(".file").unwrap_or(key);
         let fixed = |(name, constant): (&String, &Constant)| -> Result<Fixed> {
-            let place = format!("{network}.constants.{name}");
-            let bytes = match self.files.iter().find(|f| f.key == place).map(|f| &f.content) {
-                Some(Content::Array(bytes)) => &bytes[..],
-                _ => &[],
-            };
+            let place = constant_place(key, name);
+            let bytes = self.constant_bytes(key, name);
             if taken.contains(&name.as_str()) {
                 bail!("{}: {place}: input `{name}` is the state or the time already", self.path.display());
             }
@@ -349,6 +376,20 @@ impl Model {
         };
         named.iter().map(fixed).collect()
     }
+
+    /// The file of a constant of the network at `key`; nothing where the card holds its values.
+    pub(super) fn constant_bytes(&self, key: &str, name: &str) -> &[u8] {
+        let place = constant_place(key, name);
+        match self.files.iter().find(|f| f.key == place).map(|f| &f.content) {
+            Some(Content::Array(bytes)) => bytes,
+            _ => &[],
+        }
+    }
+}
+
+/// The card's key of a constant of the network at `key`.
+fn constant_place(key: &str, name: &str) -> String {
+    format!("{}.constants.{name}", key.strip_suffix(".file").unwrap_or(key))
 }
 
 /// What a card says of one network's ports.

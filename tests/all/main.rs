@@ -7,6 +7,7 @@ mod cards;
 mod cli;
 mod closed_forms;
 mod conventions;
+mod edges;
 mod few_step;
 mod graph;
 mod metrics;
