@@ -5,6 +5,7 @@ use anyhow::{Result, anyhow, bail};
 use super::card::{Feed, TimeFeed};
 use super::onnx::Port;
 use crate::flow::path::Curve;
+use crate::num::shape::Misfit;
 
 /// Holds a state-shaped port against the card's shape.
 pub(super) fn check_shape(port: &Port, shape: &[usize], file: &str, what: &str) -> Result<()> {
@@ -23,13 +24,22 @@ pub(super) fn check_shape(port: &Port, shape: &[usize], file: &str, what: &str) 
     let unsaid = what == "output" && port.shape.is_empty();
     if !(fits || unsaid) {
         bail!(
-            "{file}: {what} `{}` has shape {:?}, but the card's shape asks for [N, {}]",
+            "{file}: {what} `{}` has shape {:?}, but the card's shape asks for [N, {}]{}",
             port.name,
             port.shape,
-            join(&wanted)
+            join(&wanted),
+            turned(port, shape).unwrap_or_default()
         );
     }
     Ok(())
+}
+
+/// That the axes of a port are the card's in another order, where they are.
+fn turned(port: &Port, shape: &[usize]) -> Option<String> {
+    let sizes: Option<Vec<usize>> = port.shape.get(1..)?.iter().map(|n| usize::try_from(*n).ok()).collect();
+    let sizes = sizes?;
+    let layout = Misfit::of(&[&[1], &sizes[..]].concat(), shape).layout?;
+    Some(format!(": {}; the graph's own shape is `shape: {sizes:?}`", layout.described()))
 }
 
 /// What a graph's time input is given at time `t`.

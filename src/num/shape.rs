@@ -217,10 +217,19 @@ impl Layout {
         if flat == [count as i64] || flat == [-1] {
             return Some((self.order(true), vec![count]));
         }
-        [true, false].into_iter().find_map(|channels_first| {
+        let last = letters(wanted).is_some_and(|l| l.ends_with(&['C'])) || self.few_channels(array);
+        [true, false].into_iter().filter(|first| *first || last).find_map(|channels_first| {
             let order = self.order(channels_first);
             let shape: Vec<usize> = order[1..].iter().map(|a| array[*a]).collect();
             taken(&shape, wanted).is_some().then_some((order, shape))
+        })
+    }
+
+    /// Whether the axis that is called channels is shorter than every other of a sample.
+    fn few_channels(&self, array: &[usize]) -> bool {
+        let size = |c: char| self.0.iter().position(|l| *l == c).map(|a| array[a]);
+        size('C').is_some_and(|channels| {
+            self.0.iter().zip(array).filter(|(l, _)| !['N', 'C'].contains(l)).all(|(_, n)| channels < *n)
         })
     }
 
@@ -260,8 +269,8 @@ impl Layout {
         })
     }
 
-    /// The order in words.
-    fn described(&self) -> String {
+    /// The order in words: "channels last".
+    pub fn described(&self) -> String {
         let of_sample: String = self.0.iter().filter(|c| **c != 'N').collect();
         match () {
             () if self.0[0] != 'N' => "samples are not along the first axis".to_owned(),
@@ -420,7 +429,9 @@ mod tests {
         // An order that was said makes flat samples.
         let flat = first.to_shape((2, 60)).expect("60 numbers each").into_owned().into_dyn();
         assert_eq!(read("NHWC", &last, Some(&[60])), Ok(flat));
+        // The letters are held against the sizes, also where the array would fit without them.
         assert!(read("NCHW", &last, Some(&[3, 4, 5])).is_err_and(|e| e.contains("[4, 5, 3]")));
+        assert!(read("NHWC", &first, Some(&[3, 4, 5])).is_err_and(|e| e.contains("[5, 3, 4]")));
         assert!(read("NHW", &last, None).is_err_and(|e| e.contains("3 axes")));
     }
 

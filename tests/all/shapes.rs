@@ -8,7 +8,7 @@ use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use ndarray_npy::{NpzWriter, WritableElement, write_npy};
 use serde_json::Value;
 
-use super::cli::{Done, flowgauge, folder, refused};
+use super::cli::{Done, command, finish, flowgauge, folder, refused};
 
 const N: usize = 6;
 const SHAPE: [usize; 3] = [3, 8, 8];
@@ -16,13 +16,13 @@ const SHAPE: [usize; 3] = [3, 8, 8];
 /// Mean and deviation of every number's law, as `scripts/make_shapes.py` has them.
 fn law() -> (ArrayD<f64>, ArrayD<f64>) {
     let place = Array1::from_iter(0..192u32).into_shape_with_order(IxDyn(&SHAPE)).expect("192 numbers");
-    (place.mapv(|i| (f64::from(i % 7) - 3.0) / 8.0), place.mapv(|i| 0.25 + f64::from(i % 11) / 16.0))
+    (place.mapv(|i| (f64::from(i % 7) - 3.0) / 16.0), place.mapv(|i| 0.05 + f64::from(i % 11) / 100.0))
 }
 
 /// Images of the law, channels first.
 fn images() -> ArrayD<f32> {
     let (mean, std) = law();
-    let draw = |i: usize| ((i * 7919 + 13) % 1009) as f64 / 252.25 - 2.0;
+    let draw = |i: usize| 2.0 * ((i * 7919 + 13) as f64).sin();
     let image = |i: usize| {
         let each = mean.iter().zip(&std).enumerate();
         each.map(move |(j, (m, s))| (m + s * draw(193 * i + j)) as f32).collect::<Vec<_>>()
@@ -167,7 +167,7 @@ fn every_place_takes_what_fits_and_nothing_else() {
         let done = flowgauge(at, &strs(&args(at, "last.npy", Some("NHWC"))));
         assert!(done.is(0).stderr.contains("NHWC"), "{place}: {}", done.stderr);
         let _ = ["out.csv", "out.npy", "out.floor.csv"].map(|out| std::fs::remove_file(at.join(out)));
-        refused(at, &strs(&args(at, "last.npy", Some("NHWD"))), &["NHWD"]);
+        refused(at, &strs(&args(at, "last.npy", Some("NHCW"))), &["layout"]);
         refused(at, &strs(&args(at, "last.npy", Some("HWC"))), &["layout"]);
     }
 }
@@ -302,7 +302,7 @@ fn files_of_several_arrays_are_known_or_named() {
         (std::fs::read_to_string(at.join("out.csv")).expect("a table"), done.stderr)
     };
     let (plain, silent) = read("bytes.npy", &[]);
-    assert!(silent.is_empty(), "{silent}");
+    assert!(!silent.contains("bytes.npy"), "{silent}");
     // As samplers of guided diffusion write them, and as data sets come.
     npz(at, "adm.npz", &[("arr_0", channels_last(&bytes))], &[("arr_1", labels.clone())], false);
     npz(at, "set.npz", &[("images", bytes.clone())], &[("labels", labels.clone())], false);
@@ -311,9 +311,10 @@ fn files_of_several_arrays_are_known_or_named() {
     assert!(table == plain && said.contains("`arr_0`") && said.contains("`arr_1`"), "{said}");
     let (table, said) = read("set.npz", &[]);
     assert!(table == plain && said.contains("`images`"), "{said}");
-    assert_eq!(read("set.npz", &["--quiet"]), (plain.clone(), String::new()));
-    assert_eq!(read("set.npz:images", &[]), (plain.clone(), String::new()));
-    assert_eq!(read("one.npz", &[]), (plain, String::new()));
+    for (file, other) in [("set.npz", &["--quiet"][..]), ("set.npz:images", &[]), ("one.npz", &[])] {
+        let (table, said) = read(file, other);
+        assert!(table == plain && !said.contains(file), "{file}: {said}");
+    }
     std::fs::remove_file(at.join("out.csv")).expect("there");
     let usual =
         ["likelihood", "--model", "card.yaml", "--divergence", "exact", "--solver", "euler", "--out", "out.csv"];
@@ -488,6 +489,7 @@ fn bytes_into_an_extractor_need_a_range() {
     ] {
         refused(at, &strs(&args(form, extractor, &[])), words);
     }
+    let runtime = flowgauge::model::library::find(None).expect("ONNX Runtime");
     // In a run the card's range says it, and the scaling of the graph is met.
     let metrics_of = |extractor: &str| {
         let config = format!(
@@ -495,7 +497,9 @@ fn bytes_into_an_extractor_need_a_range() {
              floor: b.npy, extractor: {extractor}, metrics: [frechet]}}\n"
         );
         std::fs::write(at.join("config.yaml"), config).expect("written");
-        let done = flowgauge(at, &["run", "config.yaml", "--out", extractor]);
+        let mut asked = command(at, &["run", "config.yaml", "--out", extractor]);
+        asked.env("FLOWGAUGE_CACHE", at.join("cache")).env("ORT_DYLIB_PATH", &runtime.path);
+        let done = finish(asked);
         done.is(0);
         let own = extractor.contains("255");
         assert_eq!(own, done.stderr.contains("scales images itself"), "{}", done.stderr);

@@ -92,16 +92,32 @@ pub(super) fn comparable<'a>(files: Vec<(&'a str, File)>, layouts: Option<&Layou
         };
         sets.push((set, file.laid_out(said.map(Said::always), None)?));
     }
-    let reference = sets.iter().find(|(set, _)| *set == "reference");
-    if let Some((name, wanted)) = reference.and_then(|(_, file)| Some((file.name(), file.shape()?))) {
-        for (set, file) in &sets {
-            let Some(shape) = file.shape().filter(|s| !shape::agree(sample(s), sample(&wanted))) else { continue };
-            let misfit = Misfit::of(&shape, sample(&wanted));
-            let told = misfit.told(&format!("those of {name} have"), |layout| format!("`--layout {set}={layout}`"));
-            bail!("{}: {set} {told}", file.name());
+    let reference = sets.iter().find(|(set, _)| *set == "reference").and_then(|(_, file)| array(file));
+    for (set, file) in &sets {
+        let (Some(mine), Some(other)) = (array(file), reference.clone()) else { continue };
+        if shape::agree(sample(&mine.1), sample(&other.1)) {
+            continue;
         }
+        let misfit = |of: &(String, Vec<usize>), against: &(String, Vec<usize>)| Misfit::of(&of.1, sample(&against.1));
+        // Of two orders the unusual one is named: channels first is the usual one.
+        let mirrored = misfit(&other, &mine);
+        let turned =
+            mirrored.layout.as_ref().is_some_and(|l| l.channels_first(&other.1).as_deref() != Some(sample(&other.1)));
+        let plain = misfit(&mine, &other);
+        let usual =
+            plain.layout.as_ref().is_some_and(|l| l.channels_first(&mine.1).as_deref() == Some(sample(&mine.1)));
+        let (set, misfit, mine, other) =
+            if usual && turned { ("reference", mirrored, other, mine) } else { (*set, plain, mine, other) };
+        let told = misfit.told(&format!("those of {} have", other.0), |layout| format!("`--layout {set}={layout}`"));
+        let read = if layouts.is_some() { ", read as --layout says," } else { "" };
+        bail!("{}: {set}{read} {told}", mine.0);
     }
     Ok(sets)
+}
+
+/// The name and the shape of an array, samples first.
+fn array(file: &File) -> Option<(String, Vec<usize>)> {
+    Some((file.name().to_owned(), file.shape()?))
 }
 
 /// Whether one of several arrays is meant by a layout that is said of all that need it: there is one shape that all
