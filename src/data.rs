@@ -331,6 +331,11 @@ impl Dataset {
     }
 }
 
+/// The file or folder that a user names, without the member of an archive: `file.npz` of `file.npz:name`.
+pub fn file_of(spec: &Path) -> PathBuf {
+    split_member(spec).0
+}
+
 /// `file.npz:name` is a member of a file; a path that exists is itself.
 fn split_member(spec: &Path) -> (PathBuf, Option<String>) {
     let text = spec.to_string_lossy();

@@ -60,6 +60,29 @@ impl Default for FiniteDifference {
     }
 }
 
+impl FiniteDifference {
+    /// The part of α(t) that the noise level is taken to be at least.
+    const FLOOR: f64 = 0.01;
+    /// How many of a format's distances from one number to the next a step spans at least: with fewer, the rounding of
+    /// the states that it leads to is a noticeable part of it.
+    const DISTANCES: f64 = 16.0;
+
+    /// h at the card's time `t`.
+    fn length(&self, curve: &Curve, t: f64) -> f64 {
+        let at = curve.at(t);
+        self.step * at.sigma.max(Self::FLOOR * at.alpha)
+    }
+
+    /// The smallest `step` that numbers resolve along a path that begins at data of size `largest`, where the distance
+    /// from 1 to the next number is `spacing`. States of the path have the size of α · `largest` + 3 σ; the noise
+    /// level is smallest against them at the data.
+    pub fn smallest_step(curve: &Curve, largest: f64, spacing: f64) -> f64 {
+        let at = curve.at(curve.data_end());
+        let noise = (at.sigma / at.alpha).max(Self::FLOOR);
+        Self::DISTANCES * spacing * (largest + 3.0 * noise) / noise
+    }
+}
+
 /// A divergence head of the card.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -476,8 +499,7 @@ impl<'a> Integrator<'a> {
         let dim = nodes.x.ncols();
         let probes = Probes { key: self.key, sample: nodes.sample, node: nodes.node };
         let z = probes.draw(Purpose::Probe, Distribution::Rademacher, Along::Fixed, 0..spec.probes as u64, dim);
-        let steps: Vec<f64> =
-            nodes.t.iter().map(|t| curve.at(*t)).map(|s| spec.step * s.sigma.max(0.01 * s.alpha)).collect();
+        let steps: Vec<f64> = nodes.t.iter().map(|t| spec.length(curve, *t)).collect();
         let mut chains = Array2::zeros((2 * spec.probes, nodes.slot.len()));
         for (probe, z) in z.outer_iter().enumerate() {
             for (row, factor) in [(probe, 1.0), (spec.probes + probe, 2.0)] {

@@ -258,45 +258,14 @@ fn drop_torn_line(file: &mut File) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Refuses a file that could not be written, before anything is computed for it.
-///
-/// # Errors
-/// Where the path is a folder, or leads through something that takes no files.
-pub fn check_writable(path: &Path) -> Result<()> {
-    let name = path.display();
-    if path.is_dir() || path.as_os_str().to_string_lossy().ends_with('/') {
-        bail!("{name}: it is a folder, expected a file to write");
-    }
-    // Missing folders are made when the file is written; the nearest that is there must take them.
-    let folders = path.ancestors().skip(1).map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
-    let folder = folders.into_iter().find(|p| p.exists()).unwrap_or(Path::new("."));
-    if !folder.is_dir() {
-        bail!("{name}: it cannot be written: {} is no folder", folder.display());
-    }
-    tempfile::tempfile_in(folder).with_context(|| format!("{name}: it cannot be written"))?;
-    Ok(())
-}
-
-/// Writes a file whole: a sibling, synced, renamed into place. Its SHA-256.
-///
-/// # Errors
-/// Where the disk refuses; nothing half-written stays.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<String> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let context = || format!("{}: it cannot be written", path.display());
-    std::fs::create_dir_all(folder).with_context(context)?;
-    let mut file = tempfile::Builder::new().prefix(".").suffix(".tmp").tempfile_in(folder).with_context(context)?;
-    file.write_all(bytes).with_context(context)?;
-    file.as_file().sync_all().with_context(context)?;
-    // Temporary files are private; results are as open as the user's other files.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = File::open(folder)?.metadata()?.permissions().mode() & 0o666;
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(mode | 0o600))?;
-    }
-    file.persist(path).map_err(|e| e.error).with_context(context)?;
-    Ok(hex(&Sha256::digest(bytes)))
+/// The files of a run directory that it was made of and that its reports were derived to.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let below = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
+    let mut files: Vec<PathBuf> =
+        ["rows", "arrays", "tables", "plots"].iter().flat_map(|f| below(dir.join(f))).collect();
+    let own = |name: &str| ["plan.json", "config.yaml", "index.html"].contains(&name) || is_journal(name);
+    files.extend(below(dir.to_owned()).filter(|p| p.file_name().is_some_and(|n| own(&n.to_string_lossy()))));
+    files
 }
 
 /// Trials whose files are no longer what their journal line says, with the reason.

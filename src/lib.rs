@@ -31,6 +31,7 @@ pub mod likelihood;
 pub mod metric;
 pub mod model;
 pub mod num;
+pub mod output;
 pub mod plan;
 pub mod progress;
 pub mod publish;

@@ -25,7 +25,7 @@ mod work;
 pub use cost::Cost;
 pub use differences::differences;
 pub use load::Pace;
-pub use offered::{initial_states, most_samples, resolved, supports, supports_sampler};
+pub use offered::{initial_states, most_samples, resolved, resolves, supports, supports_sampler};
 pub use places::{Places, reopen};
 pub use prepare::prepare;
 pub use shard::Shard;
@@ -94,6 +94,12 @@ pub struct PlannedModel {
     pub parameters: u64,
     pub range: Option<[f64; 2]>,
     pub levels: Option<u32>,
+    /// Fixed inputs of its networks: key and value, or key and file with shape and hash.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constants: Vec<(String, String)>,
+    /// What its time inputs are given, by their keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub times: Vec<(String, String)>,
     pub provenance: serde_json::Value,
 }
 

@@ -6,8 +6,9 @@ use anyhow::{Result, bail};
 
 use self::side_by_side::Run;
 use crate::budget::SolverBias;
-use crate::journal::{self, Journal, Outcome, Part, check_writable, outstanding, read_plan, write_whole};
+use crate::journal::{self, Journal, Outcome, Part, outstanding, read_plan};
 use crate::num::decimals;
+use crate::output::{check_folder, write_whole};
 use crate::plan::{Plan, PlanFile, PlannedModel};
 use crate::report::{self, DataFacts, Facts, ModelFacts};
 use crate::rows::{Summary, Tables};
@@ -130,7 +131,8 @@ pub fn publish_all(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<PathBuf>>
         }
         return Ok(written);
     };
-    check_writable(&out.join("index.html"))?;
+    check_folder(out)?;
+    check_not_a_run(out, &runs)?;
     let labelled = |run: &Gathered| -> Result<Run> {
         let (tables, facts) = run.contents()?;
         Ok(Run { label: facts.name.clone(), tables, facts })
@@ -142,6 +144,19 @@ pub fn publish_all(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<PathBuf>>
     };
     write(out, &tables, &facts)?;
     Ok(vec![out.to_owned()])
+}
+
+/// Refuses to put a report of several runs, or of another one, in the place of a run's own.
+fn check_not_a_run(out: &Path, runs: &[Gathered]) -> Result<()> {
+    let own = |part: &Part| same_file::is_same_file(&part.dir, out).unwrap_or(false);
+    let alone = runs.len() == 1 && runs[0].parts.iter().any(own);
+    if out.join("plan.json").exists() && !alone {
+        bail!(
+            "--out {}: it is a run's directory, which has a report of its own; expected another folder",
+            out.display()
+        );
+    }
+    Ok(())
 }
 
 /// Tables, plots and page into a folder.
@@ -276,6 +291,7 @@ fn model(m: &PlannedModel) -> ModelFacts {
         prior: format!("N(0, {}² I)", m.prior_std),
         truncation: m.truncation.clone(),
         parameters: m.parameters,
+        given: m.constants.iter().chain(&m.times).cloned().collect(),
         files: m.files.iter().map(|f| (f.name.clone(), f.sha256.clone())).collect(),
         convention,
         provenance: pairs(&m.provenance, ""),

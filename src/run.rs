@@ -12,10 +12,10 @@ use crate::config::Written;
 use crate::execute::{Machine, Stage};
 use crate::journal::{
     self, Event, Journal, Outcome, append, array_file, journal_file, outstanding, read_plan, row_file, step_file,
-    write_whole,
 };
 use crate::model::library::{hex, processor};
 use crate::model::onnx::Runtime;
+use crate::output::{check_folder, write_whole};
 use crate::plan::{self, Pace, Places, PlanFile, Prepared, Shard, Trial};
 use crate::progress::{Clock, Load, Meter, Running, Show, Standing};
 use crate::stop;
@@ -46,6 +46,7 @@ pub enum Ending {
 pub fn run(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Options) -> Result<Ending> {
     let stage = Stage::new(prepared, runtime, options.machine);
     check_directory(&options.out, prepared)?;
+    check_folder(&options.out)?;
     stage.rehearse()?;
     std::fs::create_dir_all(&options.out).with_context(|| format!("{}: it cannot be made", options.out.display()))?;
     let _lock = lock(&options.out, options.shard)?;

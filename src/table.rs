@@ -386,7 +386,7 @@ pub fn write(dir: &Path, tables: &Tables) -> Result<()> {
     for (name, bytes) in tables.files()? {
         let path = dir.join("tables").join(format!("{name}.csv"));
         if !bytes.is_empty() {
-            crate::journal::write_whole(&path, &bytes)?;
+            crate::output::write_whole(&path, &bytes)?;
         } else if let Err(e) = std::fs::remove_file(&path)
             && e.kind() != std::io::ErrorKind::NotFound
         {

@@ -9,10 +9,11 @@ use serde::Serialize;
 use self::choice::{Part, choose};
 pub use self::compare::{Compared, Verdict};
 use self::compare::{DRIFT, INTERVAL, Table};
-use crate::data::read_npy;
+use crate::data::{file_of, read_npy};
 use crate::execute::{Machine, Output, Stage};
 use crate::journal::{self, Journal, Outcome, array_file, outstanding, read_plan, row_file, step_file};
 use crate::model::onnx::Runtime;
+use crate::model::opened::Model;
 use crate::num::Batch;
 use crate::num::key::SampleId;
 use crate::plan::{PlanFile, Prepared, Trial, reopen};
@@ -40,6 +41,15 @@ impl Opened {
         }
         let prepared = reopen(dir, &file)?;
         Ok(Opened { dir: dir.to_owned(), file, journal, prepared })
+    }
+
+    /// The files that are read: the run's own, its models and its data.
+    pub fn inputs(&self) -> Vec<PathBuf> {
+        let mut inputs = journal::files(&self.dir);
+        inputs.extend(self.prepared.models.iter().flat_map(Model::paths));
+        inputs.extend(self.prepared.data.iter().map(|data| file_of(Path::new(&data.name))));
+        inputs.extend(self.prepared.extractors.iter().map(|(_, path)| path.clone()));
+        inputs
     }
 }
 

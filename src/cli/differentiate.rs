@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::Exit;
 use crate::graph;
-use crate::journal::{check_writable, write_whole};
+use crate::output::{Kind, Output};
 
 #[derive(Debug, Args)]
 pub struct Differentiate {
@@ -35,15 +35,24 @@ enum Mode {
 
 impl Differentiate {
     pub fn execute(self) -> Result<Exit> {
-        check_writable(&self.out)?;
+        let out = Output::new(Kind::Onnx, "--out", &self.out, &self.inputs()?)?;
         let model = self.read()?;
         let mode = match self.mode {
             Mode::Jvp => graph::Mode::Jvp,
             Mode::Vjp => graph::Mode::Vjp,
         };
         let derived = graph::differentiate(&model, mode, self.input.as_deref(), self.output.as_deref())?;
-        write_whole(&self.out, &derived.to_bytes()?)?;
+        out.write(&derived.to_bytes()?)?;
         Ok(Exit::Well)
+    }
+
+    /// The model's file and those of its weights.
+    fn inputs(&self) -> Result<Vec<PathBuf>> {
+        let name = self.model.display().to_string();
+        let bytes = std::fs::read(&self.model).with_context(|| format!("{name}: it cannot be read"))?;
+        let home = self.model.parent().unwrap_or(Path::new(""));
+        let weights = graph::external_files(&name, &bytes)?;
+        Ok(weights.into_iter().map(|file| home.join(file)).chain([self.model.clone()]).collect())
     }
 
     /// The model whole; one that no message can hold, with its weights left in the files that the result names as well.
@@ -57,11 +66,6 @@ impl Differentiate {
             bail!(
                 "{too_large}; or write --out into the model's own folder, where the result can name the same weights"
             );
-        }
-        let weights = graph::external_files(&self.model.display().to_string(), &std::fs::read(&self.model)?)?;
-        let there = self.out.canonicalize().ok();
-        if there.is_some() && weights.iter().any(|file| home.join(file).canonicalize().ok() == there) {
-            bail!("{}: --out would replace the model's weights; give the result a name of its own", self.out.display());
         }
         Ok(graph::Model::skim(&self.model)?)
     }

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::Exit;
+use super::{Exit, summary};
 use crate::gate::claims::Claims;
 use crate::gate::{Held, Verdict, gate};
-use crate::journal::{check_writable, write_whole};
+use crate::journal;
 use crate::num::decimals;
+use crate::output::{Kind, Output};
 use crate::publish;
 use crate::rows::as_csv;
 
@@ -31,18 +32,20 @@ pub struct Gate {
 
 impl Gate {
     pub fn execute(self) -> Result<Exit> {
-        self.out.as_deref().map(check_writable).transpose()?;
+        let inputs: Vec<PathBuf> =
+            self.dirs.iter().flat_map(|d| journal::files(d)).chain([self.claims.clone()]).collect();
+        let out = self.out.as_deref().map(|out| Output::new(Kind::Table, "--out", out, &inputs)).transpose()?;
         let claims = Claims::read(&self.claims)?;
         let run = publish::read(&self.dirs)?;
         let held = gate(&run.tables, &claims).with_context(|| self.claims.display().to_string())?;
         let (verdicts, rows): (Vec<Verdict>, Vec<Held>) = held.into_iter().unzip();
-        match &self.out {
-            Some(out) => drop(write_whole(out, &as_csv(&rows)?)?),
+        match &out {
+            Some(out) => out.write(&as_csv(&rows)?)?,
             None => rows.iter().for_each(print),
         }
         let count = |verdict| verdicts.iter().filter(|v| **v == verdict).count();
         let [pass, fail, open] = [Verdict::Pass, Verdict::Fail, Verdict::Inconclusive].map(count);
-        say!("{} claims: {pass} pass, {fail} fail, {open} inconclusive", rows.len());
+        summary(out.as_ref(), format_args!("{} claims: {pass} pass, {fail} fail, {open} inconclusive", rows.len()));
         if !self.quiet && run.outstanding + run.failed_trials > 0 {
             note!(
                 "flowgauge: {} trials are outstanding and {} have failed: the numbers are of those that finished",

@@ -11,6 +11,7 @@ use super::{Exit, Running};
 use crate::flow::field::{Linearized, VectorField};
 use crate::flow::truncation::Truncation;
 use crate::graph::{self, Mode};
+use crate::model::flow_map::Derivatives;
 use crate::model::library::hex;
 use crate::model::opened::{Model, Options};
 use crate::num::key::{Key, Purpose};
@@ -55,6 +56,8 @@ impl Inspect {
         if let Some(preconditioning) = card.network.preconditioning {
             say!("preconditioning outside the graph {}", serde_json::to_string(&preconditioning)?);
         }
+        let given = model.constants_in_words()?.into_iter().chain(model.times_in_words()?);
+        given.for_each(|(input, value)| say!("{input}: {value}"));
         for (name, head) in &card.divergence_heads {
             let parametrization = serde_json::to_value(head.parametrization)?;
             let place =
@@ -81,6 +84,15 @@ impl Inspect {
     fn run_network(&self, model: &Model) -> Result<Vec<(String, bool)>> {
         let options = Options { provider: self.running.machine().provider, threads: 1 };
         let mut field = model.velocity(self.running.runtime()?, options)?;
+        // The rest of the card's networks are held against it as well.
+        let runtime = self.running.runtime()?;
+        let card = &model.card;
+        card.divergence_heads.keys().try_for_each(|name| model.head(name, runtime, options).map(drop))?;
+        let nothing = Derivatives::default();
+        card.flow_maps.keys().try_for_each(|name| model.flow_map(name, runtime, options, nothing).map(drop))?;
+        if card.closed_form.is_some() {
+            model.closed_form(runtime, options)?;
+        }
         let key = Key { seed: 0 };
         let (start, end) = (model.curve.data_end(), model.curve.prior_end());
         let middle = model.curve.time_of_ratio(1.0);

@@ -8,18 +8,18 @@ use serde::Serialize;
 
 use super::{Exit, Running, spec};
 use crate::convention::{self, Convention, Linear, Setting};
-use crate::data::Dataset;
+use crate::data::{Dataset, file_of};
 use crate::dequantization::Dequantization;
-use crate::divergence::{Divergence, Kind};
+use crate::divergence::{self, Divergence};
 use crate::execute::{Needs, Pool};
-use crate::journal::{check_writable, write_whole};
 use crate::lattice::Lattice;
 use crate::likelihood::{Row, Task, bits_per_dim, nats_per_dim};
 use crate::model::card::Card;
 use crate::model::opened::Model;
 use crate::num::key::{Key, SampleId};
 use crate::num::shape::{Layout, Said};
-use crate::plan::{resolved, supports};
+use crate::output::{Kind, Output};
+use crate::plan::{resolved, resolves, supports};
 use crate::solve::{Solver, Span, Status};
 
 #[derive(Debug, Args)]
@@ -52,7 +52,7 @@ pub struct Likelihood {
     /// The seed of all draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// The table to write
+    /// The table to write; `-` is standard output
     #[arg(long, value_name = "CSV")]
     out: PathBuf,
     #[command(flatten)]
@@ -90,7 +90,6 @@ struct Line {
 
 impl Likelihood {
     pub fn execute(self) -> Result<Exit> {
-        check_writable(&self.out)?;
         let divergence: Divergence = spec("--divergence", &self.divergence)?;
         let solver = match &self.solver {
             Some(text) => spec("--solver", text)?,
@@ -104,6 +103,8 @@ impl Likelihood {
             None => Solver::Euler(Default::default()),
         };
         let model = Model::open(&self.model)?;
+        let inputs: Vec<PathBuf> = model.paths().into_iter().chain([file_of(&self.data)]).collect();
+        let out = Output::new(Kind::Table, "--out", &self.out, &inputs)?;
         let asked = divergence.label();
         let divergence = resolved(&model, divergence);
         if divergence.needs_products().0 && divergence.label() != asked {
@@ -115,6 +116,7 @@ impl Likelihood {
         solver.check(span).map_err(|e| anyhow!("--solver {}: {e}", solver.name()))?;
         let data = Dataset::read(&self.data)?.laid_out(self.layout.as_ref().map(Said::always), &model.card.shape)?;
         data.fits(&model.card)?;
+        resolves(&model, &divergence, &data).context("--divergence")?;
         data.off_lattice(&model.card, self.lattice)?;
         let dequantization = self.dequantization.as_deref().map(|text| spec("--dequantization", text)).transpose()?;
         let extra = Extra { dequantization, conventions: conventions(&self.conventions, &model.card)? };
@@ -125,7 +127,7 @@ impl Likelihood {
         let key = Key { seed: self.seed };
         let pool = Pool::new(&model, self.running.runtime()?, self.running.machine());
         let estimators = [divergence];
-        if estimators[0].kind() == Kind::FewStepForwardAverage {
+        if estimators[0].kind() == divergence::Kind::FewStepForwardAverage {
             note!(
                 "flowgauge: rule forward-average, for comparison with the authors' code only: \
                  its log-likelihoods are biased by O(1/steps) even for an exact map"
@@ -140,7 +142,7 @@ impl Likelihood {
         let samples: Vec<SampleId> = (0..data.len() as u64).collect();
         let states = |batch: &[SampleId]| data.states(&model.card, key, batch);
         let (rows, _) = pool.draws(&task, extra.dequantization.as_ref(), &samples, false, states)?;
-        write(&self.out, &rows, &model.card, &extra)?;
+        out.write(&table(&rows, &model.card, &extra)?)?;
         let failed = rows.iter().filter(|r| r.status != Status::Ok).count();
         if failed > 0 {
             note!("flowgauge: {failed} of {} samples have no likelihood: see the column `status`", rows.len());
@@ -191,7 +193,7 @@ fn conventions(names: &[String], card: &Card) -> Result<Vec<(&'static str, Linea
     names.iter().map(one).collect()
 }
 
-fn write(out: &std::path::Path, rows: &[Row], card: &Card, extra: &Extra) -> Result<()> {
+fn table(rows: &[Row], card: &Card, extra: &Extra) -> Result<Vec<u8>> {
     let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
     writer.write_record(COLUMNS.iter().map(|c| (*c).to_owned()).chain(extra.columns()))?;
     for row in rows {
@@ -209,6 +211,5 @@ fn write(out: &std::path::Path, rows: &[Row], card: &Card, extra: &Extra) -> Res
         };
         writer.serialize((line, extra.cells(row)))?;
     }
-    let bytes = writer.into_inner().map_err(|e| anyhow!("{}", e.error()))?;
-    write_whole(out, &bytes).map(drop)
+    writer.into_inner().map_err(|e| anyhow!("{}", e.error()))
 }

@@ -10,15 +10,15 @@ use serde::Serialize;
 
 use self::sides::{File, Side, comparable, layouts};
 use super::{Exit, Running, spec};
-use crate::data::{Dataset, Folder, Numbers};
+use crate::data::{Dataset, Folder, Numbers, file_of};
 use crate::features::cache::{self, Provenance};
 use crate::features::images::Coding;
 use crate::features::{Extracted, Extractor};
-use crate::journal::{check_writable, write_whole};
 use crate::metric::frechet::{self, Frechet};
 use crate::metric::{Metric, Sets, measure_all};
 use crate::model::library::cache_root;
 use crate::num::key::Key;
+use crate::output::{Kind, Output};
 
 mod sides;
 
@@ -64,7 +64,7 @@ pub struct Metrics {
     /// The seed of subsets and projections
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// The table to write
+    /// The table to write; `-` is standard output
     #[arg(long, value_name = "CSV")]
     out: PathBuf,
     #[command(flatten)]
@@ -94,11 +94,9 @@ struct Line {
 
 impl Metrics {
     pub fn execute(self) -> Result<Exit> {
-        let floor_out = self.out.with_extension("floor.csv");
-        check_writable(&self.out)?;
-        if self.floor.is_some() {
-            check_writable(&floor_out)?;
-        }
+        let out = Output::new(Kind::Table, "--out", &self.out, &self.inputs())?;
+        let beside = || out.beside(Kind::Table, "--floor", "floor.csv", &self.inputs());
+        let floor_out = self.floor.as_ref().map(|_| beside()).transpose()?;
         let named: Vec<Metric> = self.metric.iter().map(|m| spec("--metric", m)).collect::<Result<_>>()?;
         let mut extractor = match &self.extractor {
             Some(spec) => {
@@ -129,9 +127,9 @@ impl Metrics {
         };
         let table = against(&generated)?;
         let floor = floor.as_ref().map(against).transpose()?;
-        write_whole(&self.out, &table)?;
-        if let Some(floor) = floor {
-            write_whole(&floor_out, &floor)?;
+        out.write(&table)?;
+        if let (Some(floor_out), Some(floor)) = (floor_out, floor) {
+            floor_out.write(&floor)?;
         }
         Ok(Exit::Well)
     }
@@ -169,6 +167,13 @@ impl Metrics {
             sides.insert(set, self.side(file, None, false)?);
         }
         Ok(sides)
+    }
+
+    /// The files that are read.
+    fn inputs(&self) -> Vec<PathBuf> {
+        let given = [Some(&self.generated), Some(&self.reference), self.floor.as_ref(), self.train.as_ref()];
+        let given = given.into_iter().chain([self.test.as_ref(), self.extractor.as_ref()]);
+        given.flatten().map(|path| file_of(path)).collect()
     }
 
     /// The samples of a file, or the features of them; those of references are kept for the next time.

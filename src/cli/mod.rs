@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::execute::Machine;
 use crate::model::card::yaml;
 use crate::model::onnx::{Provider, Runtime};
+use crate::output::Output;
 
 /// A line on standard output, as `println!`, but a reader that has gone away is no error: `flowgauge list | head -1`.
 macro_rules! say {
@@ -175,6 +176,14 @@ fn print(text: std::fmt::Arguments) {
     {
         note!("flowgauge: standard output: {error}");
         std::process::exit(2);
+    }
+}
+
+/// A line of what came out, on standard output; on standard error where the table takes that.
+fn summary(out: Option<&Output>, text: std::fmt::Arguments) {
+    match out.is_some_and(Output::is_standard) {
+        true => note!("flowgauge: {text}"),
+        false => say!("{text}"),
     }
 }
 

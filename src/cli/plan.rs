@@ -32,7 +32,11 @@ impl Plan {
             prepared.tell();
         }
         let plan = &prepared.plan;
-        plan.models.iter().for_each(|m| say!("{}: {}", m.name, m.truncation));
+        for model in &plan.models {
+            say!("{}: {}", model.name, model.truncation);
+            let given = model.constants.iter().chain(&model.times);
+            given.for_each(|(input, value)| say!("{}: {input}: {value}", model.name));
+        }
         say!("{:>12}  {:>14}  {:>14}  work", "trial", "evaluations", "products");
         let (mut evaluations, mut products, mut guessed) = (0, 0, false);
         for trial in &plan.trials {

@@ -6,13 +6,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
 use super::{Exit, Running, spec};
-use crate::data::{Dataset, png_grid, write_npy};
+use crate::data::{Dataset, file_of, png_grid, write_npy};
 use crate::execute::{Needs, Pool};
-use crate::journal::{check_writable, write_whole};
 use crate::model::opened::Model;
 use crate::num::Batch;
 use crate::num::key::{Key, SampleId};
 use crate::num::shape::{Layout, Said};
+use crate::output::{Kind, Output};
 use crate::plan::{initial_states, most_samples, supports_sampler};
 use crate::sample::{self, Sampler, Setting};
 
@@ -51,13 +51,15 @@ pub struct Sample {
 
 impl Sample {
     pub fn execute(self) -> Result<Exit> {
-        check_writable(&self.out)?;
-        self.png.as_deref().map(check_writable).transpose()?;
         let mut sampler: Sampler = spec("--sampler", &self.sampler)?;
         if let Some(steps) = self.steps {
             sampler = sampler.with_steps(steps);
         }
         let model = Model::open(&self.model)?;
+        let inputs: Vec<PathBuf> = model.paths().into_iter().chain(self.noise.as_deref().map(file_of)).collect();
+        let out = Output::new(Kind::Array, "--out", &self.out, &inputs)?;
+        let inputs = out.added_to(&inputs);
+        let png = self.png.as_deref().map(|png| Output::new(Kind::Picture, "--png", png, &inputs)).transpose()?;
         sampler.check(&Setting::of(&model)).map_err(|e| anyhow!("--sampler {}: {e}", sampler.name()))?;
         supports_sampler(&model, &sampler).context("--sampler")?;
         let noise = self.noise.as_deref().map(|file| self.states(file, &model)).transpose()?;
@@ -80,10 +82,10 @@ impl Sample {
         })?;
         let x = sampled.drawn.x;
         let picture = || png_grid(&x, &model.card.shape, model.card.data.map(|d| d.range)).context("--png");
-        let picture = self.png.as_ref().map(|_| picture()).transpose()?;
-        write_whole(&self.out, &write_npy(&x, &model.card.shape)?)?;
-        if let (Some(file), Some(picture)) = (&self.png, picture) {
-            write_whole(file, &picture)?;
+        let picture = png.as_ref().map(|_| picture()).transpose()?;
+        out.write(&write_npy(&x, &model.card.shape)?)?;
+        if let (Some(png), Some(picture)) = (&png, picture) {
+            png.write(&picture)?;
         }
         let broken = x.rows().into_iter().filter(|r| r.iter().any(|v| !v.is_finite())).count();
         if broken > 0 {

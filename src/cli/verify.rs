@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use super::{Exit, Running};
-use crate::journal::{check_writable, config_changed, write_whole};
+use super::{Exit, Running, summary};
+use crate::journal::config_changed;
+use crate::output::{Kind, Output};
 use crate::rows::as_csv;
 use crate::run::under;
 use crate::verify::{Checked, Line, Opened, Options, Verdict, verify};
@@ -30,8 +31,9 @@ pub struct Verify {
 
 impl Verify {
     pub fn execute(self) -> Result<Exit> {
-        self.out.as_deref().map(check_writable).transpose()?;
         let opened = Opened::read(&self.dir)?;
+        let out =
+            self.out.as_deref().map(|out| Output::new(Kind::Table, "--out", out, &opened.inputs())).transpose()?;
         let (runtime, machine) = (self.running.runtime()?, self.running.machine());
         if let Some(changed) = config_changed(&self.dir, &opened.file) {
             note!("flowgauge: {}: {changed}", self.dir.display());
@@ -39,23 +41,26 @@ impl Verify {
         let options = Options { fraction: self.fraction, seed: self.seed, machine };
         let mut checked: Vec<Checked> = Vec::new();
         let rows = verify(&opened, runtime, &options, &mut |row| {
-            if self.out.is_none() {
+            if out.is_none() {
                 print(&row);
             }
             checked.push(row);
         })?;
-        if let Some(out) = &self.out {
+        if let Some(out) = &out {
             let lines: Vec<Line> = checked.iter().map(Checked::line).collect();
-            write_whole(out, &as_csv(&lines)?)?;
+            out.write(&as_csv(&lines)?)?;
         }
         let count = |verdict| checked.iter().filter(|c| c.compared.verdict == verdict).count();
         let [same, drift, other] = [Verdict::Match, Verdict::Drift, Verdict::Mismatch].map(count);
         let in_rows = |c: &&Checked| c.file.starts_with("rows/") && !c.file.ends_with(".steps.csv") && c.line.is_some();
         let of_rows = checked.iter().filter(in_rows).count();
         let others = checked.len() - of_rows;
-        say!(
-            "{of_rows} of {rows} rows verified, and {others} others (samples, steps, tables): \
+        summary(
+            out.as_ref(),
+            format_args!(
+                "{of_rows} of {rows} rows verified, and {others} others (samples, steps, tables): \
              {same} match, {drift} drift, {other} mismatch"
+            ),
         );
         if !self.running.quiet {
             let there: Vec<&str> = opened.journal.under().into_keys().collect();

@@ -37,6 +37,18 @@ impl ElemType {
         if self == Self::DOUBLE { Self::DOUBLE } else { Self::FLOAT }
     }
 
+    /// The distance from 1 to the next number, for floating-point formats.
+    pub fn spacing(self) -> Option<f64> {
+        let bits = match self {
+            Self::DOUBLE => 52,
+            Self::FLOAT => 23,
+            Self::FLOAT16 => 10,
+            Self::BFLOAT16 => 7,
+            _ => return None,
+        };
+        Some(f64::powi(0.5, bits))
+    }
+
     /// Bits per element in `raw_data`, for types that have them.
     pub fn bits(self) -> Option<u64> {
         Some(match self.0 {

@@ -104,6 +104,18 @@ impl Model {
         counts
     }
 
+    /// The coarsest format that an input is taken in: its own, or that of a cast as converters to half precision put
+    /// behind it.
+    pub fn taken_in(&self, input: &str) -> Option<ElemType> {
+        let own = self.inputs().into_iter().find(|port| port.name == input)?.elem;
+        let casts = self.graph().node.iter().filter(|n| n.op_type() == "Cast" && n.input.iter().any(|i| i == input));
+        let to =
+            casts.flat_map(|node| node.attribute.iter().filter(|a| a.name() == "to")).map(|a| ElemType(a.i() as i32));
+        let coarser =
+            |a: &ElemType, b: &ElemType| a.spacing().partial_cmp(&b.spacing()).unwrap_or(std::cmp::Ordering::Equal);
+        to.chain([own]).max_by(coarser)
+    }
+
     /// What the model is called in messages.
     pub fn file(&self) -> &str {
         &self.file

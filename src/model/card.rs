@@ -57,17 +57,6 @@ pub struct Network {
     pub time: Option<TimeFeed>,
 }
 
-impl Network {
-    /// What the graph's time input is given, with its default.
-    pub fn feed(&self) -> TimeFeed {
-        let usual = match self.preconditioning {
-            Some(Preconditioning::Edm { .. }) => TimeFeed { feed: Feed::LogSigmaOver4, scale: 1.0 },
-            _ => TimeFeed::default(),
-        };
-        self.time.unwrap_or(usual)
-    }
-}
-
 /// This program's roles and the graph's names for them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -77,19 +66,38 @@ pub struct StateAndTime {
     pub time: Option<String>,
 }
 
-/// What the graph's time input is given: `feed`(t) · `scale`.
+/// What the graph's time input is given: `feed`(t) · `scale` + `offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TimeFeed {
-    pub feed: Feed,
+    /// The path's index on a `discrete` path and t on others, unless named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feed: Option<Feed>,
     #[serde(default = "one")]
     pub scale: f64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub offset: f64,
+    /// For an input of whole numbers: between two of them both are evaluated and mixed (true), or what asks for such
+    /// a time is refused (false); times are rounded unless it is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interpolate: Option<bool>,
+    /// The output does not depend on time, and need not.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ignored: bool,
 }
 
 impl Default for TimeFeed {
     fn default() -> Self {
-        TimeFeed { feed: Feed::T, scale: 1.0 }
+        TimeFeed { feed: None, scale: 1.0, offset: 0.0, interpolate: None, ignored: false }
     }
+}
+
+fn is_zero(v: &f64) -> bool {
+    *v == 0.0
+}
+
+fn is_false(v: &bool) -> bool {
+    !v
 }
 
 /// A function of the card's time.
@@ -101,6 +109,18 @@ pub enum Feed {
     #[serde(rename = "log-sigma-over-4")]
     LogSigmaOver4,
     Index,
+}
+
+impl Feed {
+    /// As a card names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Feed::T => "t",
+            Feed::Sigma => "sigma",
+            Feed::LogSigmaOver4 => "log-sigma-over-4",
+            Feed::Index => "index",
+        }
+    }
 }
 
 /// N(0, std²·I) at the prior end.
@@ -202,10 +222,14 @@ pub struct MapInputs {
 impl MapInputs {
     /// The graph's names for the two times.
     pub fn times(&self) -> impl Iterator<Item = &str> {
-        [Some(&self.from), self.to.as_ref(), self.step.as_ref(), self.duration.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(String::as_str)
+        self.roles().into_iter().map(|(_, name)| name)
+    }
+
+    /// The roles of the two times with the graph's names for them.
+    pub fn roles(&self) -> Vec<(&'static str, &str)> {
+        let second = [("to", &self.to), ("step", &self.step), ("duration", &self.duration)];
+        let second = second.into_iter().filter_map(|(role, name)| Some((role, name.as_deref()?)));
+        std::iter::once(("from", self.from.as_str())).chain(second).collect()
     }
 }
 
@@ -312,6 +336,8 @@ pub struct Scalar {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub constants: BTreeMap<String, Constant>,
     pub output: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<TimeFeed>,
 }
 
 fn one() -> f64 {
@@ -368,18 +394,16 @@ impl Card {
         let scales = self.divergence_heads.iter().map(|(n, h)| (format!("divergence_heads.{n}.scale"), h.scale));
         let scales = scales
             .chain(self.flow_maps.iter().map(|(n, m)| (format!("flow_maps.{n}.divergence_scale"), m.divergence_scale)));
-        let scales = scales.chain(self.network.time.iter().map(|t| ("network.time.scale".to_owned(), t.scale)));
         for (key, scale) in scales {
             if !scale.is_finite() || scale == 0.0 {
                 bail!("{key}: {scale}, expected a number other than 0");
             }
         }
+        for (key, time) in self.times() {
+            self.check_time(time).map_err(|e| anyhow!("{key}.time.{e}"))?;
+        }
         for (name, map) in &self.flow_maps {
             map.check().map_err(|e| anyhow!("flow_maps.{name}.{e}"))?;
-        }
-        let feeds = self.flow_maps.iter().filter_map(|(n, m)| Some((n, m.time?)));
-        if let Some((name, feed)) = feeds.into_iter().find(|(_, f)| !f.scale.is_finite() || f.scale == 0.0) {
-            bail!("flow_maps.{name}.time.scale: {}, expected a number other than 0", feed.scale);
         }
         for (key, file) in self.files() {
             inside(file).map_err(|e| anyhow!("{key}: {e}"))?;
@@ -387,11 +411,39 @@ impl Card {
         Ok(())
     }
 
+    /// What the card says of times, with the key of the network that it says it of.
+    fn times(&self) -> Vec<(String, TimeFeed)> {
+        let mut found: Vec<_> = self.network.time.iter().map(|t| ("network".to_owned(), *t)).collect();
+        found
+            .extend(self.divergence_heads.iter().filter_map(|(n, h)| Some((format!("divergence_heads.{n}"), h.time?))));
+        found.extend(self.flow_maps.iter().filter_map(|(n, m)| Some((format!("flow_maps.{n}"), m.time?))));
+        found.extend(self.closed_form.iter().filter_map(|c| Some(("closed_form".to_owned(), c.time?))));
+        found
+    }
+
+    fn check_time(&self, time: TimeFeed) -> Result<(), String> {
+        if !time.scale.is_finite() || time.scale == 0.0 {
+            return Err(format!("scale: {}, expected a number other than 0", time.scale));
+        }
+        if !time.offset.is_finite() {
+            return Err(format!("offset: {}, expected a number", time.offset));
+        }
+        match (&self.path, time.feed) {
+            (Path::Discrete { .. }, _) => Ok(()),
+            (other, Some(Feed::Index)) => Err(format!(
+                "feed: index, but the path `{}` has no indices; expected t, sigma or log-sigma-over-4, such as \
+                 `{{feed: t, scale: 999}}` for a network of indices 0 to 999, or a path of kind discrete",
+                other.kind()
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a head is an output of the velocity's own graph, evaluated in the same call.
     pub fn is_joint(&self, head: &str) -> bool {
         let network = &self.network;
         self.divergence_heads.get(head).is_some_and(|h| {
-            let fed = h.time.is_none_or(|time| time == network.feed());
+            let fed = self.time_or(h.time) == self.time();
             h.file == network.file && h.inputs == network.inputs && h.constants == network.constants && fed
         })
     }
@@ -412,7 +464,7 @@ impl Card {
     }
 
     /// Fixed inputs, with the key of the network that they are for.
-    fn constants(&self) -> Vec<(String, &BTreeMap<String, Constant>)> {
+    pub(super) fn constants(&self) -> Vec<(String, &BTreeMap<String, Constant>)> {
         let mut found = vec![("network".to_owned(), &self.network.constants)];
         found.extend(self.divergence_heads.iter().map(|(n, h)| (format!("divergence_heads.{n}"), &h.constants)));
         found.extend(self.flow_maps.iter().map(|(n, m)| (format!("flow_maps.{n}"), &m.constants)));

@@ -71,10 +71,8 @@ impl Fixed {
         };
         let shape = values.shape().to_vec();
         let values = match &shape[..] {
-            [] if sizes.iter().all(|n| *n >= 0) => {
-                let shape: Vec<usize> = sizes.iter().map(|n| *n as usize).collect();
-                ArrayD::from_elem(IxDyn(&shape), values.sum())
-            }
+            [] if sizes.iter().all(|n| *n == 1) => values.to_shape(vec![1; sizes.len()])?.into_owned(),
+            [] => bail!("is one number, but {}", wider(port, sizes, batched)),
             whole if fits(whole) => values,
             [1, rest @ ..] if batched && fits(rest) => values.index_axis_move(Axis(0), 0),
             rest if sizes.first() == Some(&1) && fits(&[&[1], rest].concat()) => values.insert_axis(Axis(0)),
@@ -118,6 +116,21 @@ fn meaning(format: Format) -> &'static str {
         Format::I32 => "whole numbers (int32)",
         Format::Bool => "true and false",
     }
+}
+
+/// What an input takes that is wider than one number, and the ways to give it.
+fn wider(port: &Port, sizes: &[i64], batched: bool) -> String {
+    let (shape, each) = (sizes_in_words(sizes), if batched { " for each sample" } else { "" });
+    let form = match sizes {
+        [n] if *n > 0 => format!("a list of {n} numbers (for a class in one-hot form, 1 at its place and 0 elsewhere)"),
+        [_] => "a list of numbers".to_owned(),
+        _ => format!("the name of a .npy file of shape {shape}"),
+    };
+    let one = if batched { "[N] or [N, 1]" } else { "[1]" };
+    format!(
+        "input `{}` takes {shape}{each}; expected {form}, or a graph whose input takes one number, {one}",
+        port.name
+    )
 }
 
 fn sizes_in_words(sizes: &[i64]) -> String {

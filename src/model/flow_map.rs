@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
 use super::axes::Said;
-use super::card::{Feed, FlowMapSpec, TimeFeed};
+use super::card::{Direction, Feed, FlowMapSpec};
 use super::constants::Fixed;
 use super::network::explained;
 use super::onnx::{Runtime, Session};
 use super::opened::{Model, Options};
-use super::ports::{check_shape, fed, find, is_scalar};
+use super::ports::{check_shape, find, is_scalar};
+use super::time::{self, Time, is_whole};
 use crate::flow::field::{Averages, EvalError, FlowMap};
 use crate::flow::path::Curve;
 use crate::graph::{self, Mode};
@@ -39,7 +40,7 @@ struct Ports {
     spec: FlowMapSpec,
     /// The output that carries u.
     velocity: String,
-    feed: TimeFeed,
+    feed: Time,
     shape: Vec<usize>,
     curve: Curve,
     /// Further inputs, whose values the card gives.
@@ -74,13 +75,16 @@ impl Model {
         let tangent = derivatives.products.then(|| derived(Mode::Jvp, Some(&velocity)));
         let (gradient, tangent) = (gradient.transpose()?, tangent.transpose()?);
         let session = open(&bytes)?;
-        let feed = spec.time.or(self.card.network.time).unwrap_or_default();
+        let feed = self.card.map_time(spec.time);
         let (inputs, shape, curve) = (&spec.inputs, self.card.shape.clone(), self.curve.clone());
         let taken: Vec<&str> = std::iter::once(inputs.x.as_str()).chain(inputs.times()).collect();
         let constants = self.constants(&key, &spec.constants, &taken, &session, &file)?;
         let ports = Ports { spec, velocity, feed, shape, curve, constants };
         ports.check(&session, &file)?;
-        Ok(OnnxMap { session, gradient, tangent, ports })
+        ports.check_times(&session, name).with_context(|| file.clone())?;
+        let mut map = OnnxMap { session, gradient, tangent, ports };
+        self.heeds(&key, || map.check_heeded(name))?;
+        Ok(map)
     }
 
     /// The graph of a map whose open axes are those of the card: what is differentiated.
@@ -139,6 +143,21 @@ impl Ports {
         Ok(())
     }
 
+    /// Refuses inputs that cannot take the times that they are given.
+    fn check_times(&self, session: &Session, name: &str) -> Result<()> {
+        let key = format!("flow_maps.{name}");
+        for port in self.times().filter_map(|name| session.input(name)) {
+            if is_whole(port.format) && self.feed.interpolate == Some(true) {
+                bail!(
+                    "{key}.time.interpolate: true, but a flow map is not interpolated between indices; expected false"
+                );
+            }
+            let time = Time { interpolate: self.feed.interpolate.filter(|_| is_whole(port.format)), ..self.feed };
+            time.check(port, &self.curve, &key)?;
+        }
+        Ok(())
+    }
+
     /// The graph's names for the two times.
     fn times(&self) -> impl Iterator<Item = &str> {
         self.spec.inputs.times()
@@ -147,7 +166,7 @@ impl Ports {
     /// What the two time inputs are given between `from` and `to`.
     fn fed(&self, from: f64, to: f64) -> [f64; 2] {
         let inputs = &self.spec.inputs;
-        let (start, end) = (fed(self.feed, &self.curve, from), fed(self.feed, &self.curve, to));
+        let (start, end) = (self.feed.fed(&self.curve, from), self.feed.fed(&self.curve, to));
         let second = match (&inputs.step, &inputs.duration) {
             (Some(_), _) => self.length(from, to, end - start),
             (_, Some(_)) => self.length(from, to, end - start).abs(),
@@ -218,6 +237,38 @@ fn call_rows(
 }
 
 impl OnnxMap {
+    /// Evaluates the map between a few times, and refuses one whose output does not depend on them. Where the second
+    /// input is a step, a field that does not depend on time gives a map that the first changes nothing of.
+    fn check_heeded(&mut self, map: &str) -> Result<()> {
+        let (mut times, x) = time::trial(&self.ports.curve, FlowMap::dim(self));
+        if self.ports.spec.direction() == Direction::ToData {
+            times.reverse();
+        }
+        let [first, middle, last] = times;
+        let velocity = self.ports.velocity.clone();
+        let divergence = self.ports.spec.outputs.divergence.clone();
+        let wanted: Vec<&str> = std::iter::once(velocity.as_str()).chain(divergence.as_deref()).collect();
+        let rows = |t: f64| vec![t; x.nrows()];
+        let mut between =
+            |from: f64, to: f64| call(&self.ports, &mut self.session, (&rows(from), &rows(to)), &x, None, &wanted);
+        let whole = between(first, last).ok();
+        let (begun, ended) = (between(first, middle).ok(), between(middle, last).ok());
+        let heeded = |other: Option<Vec<ArrayD<f64>>>| {
+            let outputs: Vec<_> = whole.iter().cloned().chain(other).collect();
+            time::same(&outputs).map(|same| !same)
+        };
+        let (to, from) = (heeded(begun), heeded(ended));
+        let needed = self.ports.spec.inputs.to.is_some();
+        let names: Vec<&str> = self.ports.times().collect();
+        let (heeded, name) = match (to, from) {
+            (Some(false), _) => (to, names[1]),
+            (_, Some(false)) if needed => (from, names[0]),
+            _ => (to, names[1]),
+        };
+        let key = format!("flow_maps.{map}");
+        time::check_heeded(&self.ports.feed, heeded, &format!("input `{name}`"), &self.session.file, &key)
+    }
+
     fn shape_error(&self, output: &str, found: &[usize], expected: Vec<usize>) -> EvalError {
         EvalError::Shape { file: self.session.file.clone(), output: output.to_owned(), found: found.to_vec(), expected }
     }

@@ -1,6 +1,7 @@
 //! Models: cards, the networks behind them, and the runtime that runs those.
 
 pub mod analytic;
+pub mod asked;
 mod axes;
 pub mod card;
 pub mod constants;
@@ -14,3 +15,4 @@ pub mod onnx;
 pub mod opened;
 pub mod ports;
 pub mod scalar;
+pub mod time;

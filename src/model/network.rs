@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use super::card::TimeFeed;
 use super::constants::Fixed;
 use super::joint::Memory;
-use super::onnx::Session;
-use super::ports::{check_shape, fed, find};
+use super::onnx::{Port, Session};
+use super::ports::{check_shape, find};
+use super::time::{self, Time, is_whole};
 use crate::flow::field::EvalError;
 use crate::flow::path::Curve;
 use crate::flow::view::Forward;
@@ -31,7 +31,7 @@ pub struct Network {
     pub(super) x: String,
     pub(super) time: Option<String>,
     pub(super) output: String,
-    pub(super) feed: TimeFeed,
+    pub(super) feed: Time,
     /// Further inputs, whose values the card gives.
     pub(super) constants: Vec<Fixed>,
     /// Whether the graph takes one time for the whole batch.
@@ -76,8 +76,21 @@ impl Network {
         Ok(())
     }
 
-    fn fed(&self, t: f64) -> f64 {
-        fed(self.feed, &self.curve, t)
+    /// The input that times are given to.
+    pub(super) fn time_port(&self) -> Option<&Port> {
+        self.session.input(self.time.as_deref()?)
+    }
+
+    /// Evaluates the network at a few times, and refuses one whose output does not depend on them; `key` is the
+    /// card's. What cannot be evaluated is left to whoever needs it.
+    pub(super) fn check_heeded(&mut self, key: &str) -> Result<()> {
+        let Some(name) = self.time.clone() else { return Ok(()) };
+        let (times, x) = time::trial(&self.curve, Forward::dim(self));
+        let wanted = [self.output.clone()];
+        let outputs = times.map(|t| self.call(&vec![t; x.nrows()], &x, Seed::Nothing, &wanted));
+        let outputs: Vec<Vec<ArrayD<f64>>> = outputs.into_iter().flatten().collect();
+        let heeded = time::same(&outputs).map(|same| !same);
+        time::check_heeded(&self.feed, heeded, &format!("input `{name}`"), &self.session.file, key)
     }
 
     /// Rows that can share one call: all of them, or those of equal time where the graph takes one time.
@@ -92,15 +105,14 @@ impl Network {
         groups.into_values().collect()
     }
 
-    fn times(&self, t: &[f64]) -> ArrayD<f64> {
+    /// What the time input is given, `fed` being one value per row.
+    fn times(&self, fed: &[f64]) -> ArrayD<f64> {
+        let axes = self.time_port().map_or(0, |p| p.shape.len());
         if self.scalar_time {
-            let shape = self.time.as_deref().and_then(|n| self.session.input(n)).map_or(0, |p| p.shape.len());
-            return ArrayD::from_elem(IxDyn(&vec![1; shape]), self.fed(t[0]));
+            return ArrayD::from_elem(IxDyn(&vec![1; axes]), fed[0]);
         }
-        let values: Vec<f64> = t.iter().map(|t| self.fed(*t)).collect();
-        let column = self.time.as_deref().and_then(|n| self.session.input(n)).is_some_and(|p| p.shape.len() == 2);
-        let shape = if column { vec![t.len(), 1] } else { vec![t.len()] };
-        ArrayD::from_shape_vec(IxDyn(&shape), values).expect("one time per row")
+        let shape = if axes == 2 { vec![fed.len(), 1] } else { vec![fed.len()] };
+        ArrayD::from_shape_vec(IxDyn(&shape), fed.to_vec()).expect("one time per row")
     }
 
     pub(super) fn shaped(&self, leading: &[usize]) -> Vec<usize> {
@@ -121,7 +133,7 @@ impl Network {
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
         let rows = x.nrows();
         if rows.is_multiple_of(4) {
-            return self.call_as_is(t, x, seed, wanted).map_err(|e| self.explained(e, t, x, seed, wanted));
+            return self.call_between(t, x, seed, wanted).map_err(|e| self.explained(e, t, x, seed, wanted));
         }
         let filled: Vec<usize> = (0..rows.next_multiple_of(4)).map(|i| if i < rows { i } else { 0 }).collect();
         let out = self.call_rows(&filled, t, x, seed, wanted).map_err(|e| self.explained(e, t, x, seed, wanted))?;
@@ -147,9 +159,9 @@ impl Network {
         let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
         let x = x.select(Axis(0), rows);
         match seed {
-            Seed::Nothing => self.call_as_is(&times, &x, seed, wanted),
-            Seed::Tangents(z) => self.call_as_is(&times, &x, Seed::Tangents(&z.select(Axis(1), rows)), wanted),
-            Seed::Cotangents(w) => self.call_as_is(&times, &x, Seed::Cotangents(&w.select(Axis(0), rows)), wanted),
+            Seed::Nothing => self.call_between(&times, &x, seed, wanted),
+            Seed::Tangents(z) => self.call_between(&times, &x, Seed::Tangents(&z.select(Axis(1), rows)), wanted),
+            Seed::Cotangents(w) => self.call_between(&times, &x, Seed::Cotangents(&w.select(Axis(0), rows)), wanted),
         }
     }
 
@@ -159,16 +171,64 @@ impl Network {
         explained(error, x.nrows(), works)
     }
 
-    fn call_as_is(
+    /// One call, or two where whole numbers are fed and the time lies between two of them: all outputs are mixed,
+    /// and so are derivatives.
+    fn call_between(
         &mut self,
         t: &[f64],
         x: &Batch,
         seed: Seed,
         wanted: &[String],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
+        let fed: Vec<f64> = t.iter().map(|t| self.feed.fed(&self.curve, *t)).collect();
+        let whole = self.time_port().is_some_and(|p| is_whole(p.format));
+        let (true, Some(interpolate)) = (whole, self.feed.interpolate) else {
+            return self.call_as_is(&fed, x, seed, wanted);
+        };
+        // What is whole up to rounding has no neighbour.
+        let near = |v: f64| (v - v.round()).abs() < 1e-6;
+        let fed: Vec<f64> = fed.into_iter().map(|v| if near(v) { v.round() } else { v }).collect();
+        let Some(between) = fed.iter().find(|v| v.fract() != 0.0) else {
+            return self.call_as_is(&fed, x, seed, wanted);
+        };
+        if !interpolate {
+            return Err(self.no_index(*between));
+        }
+        let rows = Axis(usize::from(matches!(seed, Seed::Tangents(_))));
+        let [below, above] = [f64::floor, f64::ceil].map(|side| fed.iter().map(|v| side(*v)).collect::<Vec<f64>>());
+        let mut mixed = self.call_as_is(&below, x, seed, wanted)?;
+        let upper = self.call_as_is(&above, x, seed, wanted)?;
+        for (lower, upper) in mixed.iter_mut().zip(&upper) {
+            if lower.shape() != upper.shape() || lower.shape().get(rows.0) != Some(&fed.len()) {
+                return Err(self.shape_error(lower.shape(), upper.shape().to_vec()));
+            }
+            for ((mut lower, upper), v) in lower.axis_iter_mut(rows).zip(upper.axis_iter(rows)).zip(&fed) {
+                let weight = v - v.floor();
+                lower.zip_mut_with(&upper, |a, b| *a += weight * (b - *a));
+            }
+        }
+        Ok(mixed)
+    }
+
+    fn no_index(&self, value: f64) -> EvalError {
+        let name = self.time.as_deref().unwrap_or_default();
+        let message = format!(
+            "`{name}` takes whole numbers alone, as the card says (`interpolate: false`), but is to be given {value}; \
+             expected steps from one index to another, or `interpolate: true`"
+        );
+        EvalError::Runtime { file: self.session.file.clone(), message }
+    }
+
+    fn call_as_is(
+        &mut self,
+        fed: &[f64],
+        x: &Batch,
+        seed: Seed,
+        wanted: &[String],
+    ) -> Result<Vec<ArrayD<f64>>, EvalError> {
         let shaped = |x: &Batch| x.to_shape(self.shaped(&[x.nrows()])).expect("dim numbers per row").into_owned();
         let state = shaped(x);
-        let times = self.times(t);
+        let times = self.times(fed);
         let seed = match seed {
             Seed::Nothing => None,
             Seed::Tangents(z) => {

@@ -1,6 +1,6 @@
 //! A card with its files: hashed, checked, and ready to give fields to as many workers as wanted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 
 use super::axes::Said;
-use super::card::{self, Card, Head, Parametrization, StateAndTime, TimeFeed};
+use super::card::{self, Card, Head, Parametrization, StateAndTime};
 use super::constants::{Constant, Fixed};
 use super::derived::Derived;
 use super::files::{Content, ModelFile, absent, expected_hash, weights_beside, whole};
@@ -19,6 +19,7 @@ use super::network::Network;
 use super::onnx::{Provider, Runtime, Session};
 use super::ports::{find, is_scalar};
 use super::scalar::{Reading, Scalar};
+use super::time::Time;
 use crate::flow::path::Curve;
 use crate::flow::prior::Prior;
 use crate::flow::view::{Form, View};
@@ -44,6 +45,8 @@ pub struct Model {
     tangent: OnceLock<Result<Arc<Vec<u8>>, String>>,
     cotangent: OnceLock<Result<Arc<Vec<u8>>, String>>,
     derived: Mutex<DerivedGraphs>,
+    /// Keys of the networks that were seen to heed their times.
+    heeding: Mutex<BTreeSet<String>>,
 }
 
 impl Model {
@@ -96,6 +99,7 @@ impl Model {
             tangent: OnceLock::new(),
             cotangent: OnceLock::new(),
             derived: Mutex::default(),
+            heeding: Mutex::default(),
         })
     }
 
@@ -103,12 +107,23 @@ impl Model {
         self.card.dim()
     }
 
+    /// The card's own file and those that it names, with the weights beside them.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let named = self.files.iter().map(|file| PathBuf::from(self.name_of(file)));
+        std::iter::once(self.path.clone()).chain(named).collect()
+    }
+
     /// The network as a graph.
     ///
     /// # Errors
     /// Where the file is no ONNX model.
     pub fn graph(&self) -> Result<graph::Model> {
-        let file = self.file("network.file")?;
+        self.graph_of("network.file")
+    }
+
+    /// The file at a key as a graph.
+    pub(super) fn graph_of(&self, key: &str) -> Result<graph::Model> {
+        let file = self.file(key)?;
         match &file.content {
             Content::Network(bytes) => Ok(graph::Model::from_bytes(&self.name_of(file), bytes)?),
             // Its weights stay where they are, and what is derived from it names them there.
@@ -313,7 +328,7 @@ impl Model {
             [Some(&roles.x), roles.time.as_ref()].into_iter().flatten().map(String::as_str).collect();
         let constants = self.constants(key, constants, &taken, &session, &name)?;
         let scalar = key != "network.file";
-        let network = Network {
+        let mut network = Network {
             scalar_time: match &roles.time {
                 Some(time) => is_scalar(find(&session.inputs, time, &name, "input")?),
                 None => false,
@@ -334,23 +349,39 @@ impl Model {
             graph::Mode::Vjp => format!("{}_cotangent", network.output),
         });
         network.check(&name, scalar, seed.as_deref())?;
+        let of = key.strip_suffix(".file").unwrap_or(key);
+        if let Some(port) = network.time_port() {
+            network.feed.check(port, &self.curve, of).with_context(|| name.clone())?;
+        }
+        if derived.is_none() {
+            self.heeds(key, || network.check_heeded(of))?;
+        }
         Ok(network)
+    }
+
+    /// Asks a network once, whoever opens it first, whether it heeds its times.
+    pub(super) fn heeds(&self, key: &str, ask: impl FnOnce() -> Result<()>) -> Result<()> {
+        let mut known = self.heeding.lock().unwrap_or_else(|e| e.into_inner());
+        if !known.contains(key) {
+            ask()?;
+            known.insert(key.to_owned());
+        }
+        Ok(())
     }
 
     fn roles(&self, key: &str) -> Roles<'_> {
         let card = &self.card;
-        let main = card.network.feed();
         if let Some(name) = key.strip_prefix("divergence_heads.").and_then(|k| k.strip_suffix(".file")) {
             let Head { inputs, output, constants, time, .. } = &card.divergence_heads[name];
-            return Roles { inputs, output, feed: time.unwrap_or(main), constants };
+            return Roles { inputs, output, feed: card.time_or(*time), constants };
         }
         match (&card.closed_form, key) {
-            (Some(card::Scalar { inputs, output, constants, .. }), "closed_form.file") => {
-                Roles { inputs, output, feed: main, constants }
+            (Some(card::Scalar { inputs, output, constants, time, .. }), "closed_form.file") => {
+                Roles { inputs, output, feed: card.time_or(*time), constants }
             }
             _ => {
                 let card::Network { inputs, output, constants, .. } = &card.network;
-                Roles { inputs, output, feed: main, constants }
+                Roles { inputs, output, feed: card.time(), constants }
             }
         }
     }
@@ -396,7 +427,7 @@ fn constant_place(key: &str, name: &str) -> String {
 struct Roles<'a> {
     inputs: &'a StateAndTime,
     output: &'a str,
-    feed: TimeFeed,
+    feed: Time,
     constants: &'a BTreeMap<String, Constant>,
 }
 

@@ -2,9 +2,7 @@
 
 use anyhow::{Result, anyhow, bail};
 
-use super::card::{Feed, TimeFeed};
 use super::onnx::Port;
-use crate::flow::path::Curve;
 use crate::num::shape::Misfit;
 
 /// Holds a state-shaped port against the card's shape.
@@ -40,17 +38,6 @@ fn turned(port: &Port, shape: &[usize]) -> Option<String> {
     let sizes = sizes?;
     let layout = Misfit::of(&[&[1], &sizes[..]].concat(), shape).layout?;
     Some(format!(": {}; the graph's own shape is `shape: {sizes:?}`", layout.described()))
-}
-
-/// What a graph's time input is given at time `t`.
-pub(super) fn fed(feed: TimeFeed, curve: &Curve, t: f64) -> f64 {
-    let value = match feed.feed {
-        Feed::T => t,
-        Feed::Sigma => curve.at(t).sigma,
-        Feed::LogSigmaOver4 => curve.at(t).sigma.ln() / 4.0,
-        Feed::Index => curve.index(t),
-    };
-    value * feed.scale
 }
 
 pub(super) fn find<'a>(ports: &'a [Port], name: &str, file: &str, what: &str) -> Result<&'a Port> {

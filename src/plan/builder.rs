@@ -186,6 +186,8 @@ pub(super) fn planned(model: &Model) -> Result<PlannedModel> {
         parameters: model.parameters()?,
         range: card.data.map(|d| d.range),
         levels: card.data.and_then(|d| d.levels),
+        constants: model.constants_in_words()?,
+        times: model.times_in_words()?,
         provenance: serde_json::to_value(&card.provenance)?,
     })
 }

@@ -3,9 +3,10 @@
 use anyhow::{Result, anyhow, bail};
 
 use crate::data::Dataset;
-use crate::divergence::Divergence;
+use crate::divergence::{Divergence, FiniteDifference};
 use crate::flow::map::Rule;
 use crate::flow::path::Path;
+use crate::graph::ElemType;
 use crate::model::opened::Model;
 use crate::num::Batch;
 use crate::sample::Sampler;
@@ -44,6 +45,35 @@ pub fn supports(model: &Model, estimator: &Divergence) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses a step of differences that the network's numbers do not resolve for states that begin at `data`.
+///
+/// # Errors
+/// A message with the smallest step that they do.
+pub fn resolves(model: &Model, estimator: &Divergence, data: &Dataset) -> Result<()> {
+    let Divergence::FiniteDifference(difference) = estimator else { return Ok(()) };
+    let graph = model.graph()?;
+    let format = graph.taken_in(&model.card.network.inputs.x).unwrap_or(ElemType::FLOAT);
+    let largest = match model.card.data.filter(|_| data.quantized(&model.card)) {
+        Some(scaled) => scaled.range[0].abs().max(scaled.range[1].abs()),
+        None => data.values.iter().fold(0.0, |a: f64, b| a.max(b.abs())),
+    };
+    let smallest = FiniteDifference::smallest_step(&model.curve, largest, format.spacing().unwrap_or(0.0));
+    let at = format!("finite-difference: step is {}, but {}", difference.step, graph.file());
+    if smallest > 1.0 {
+        bail!(
+            "{at} takes states in {format}, of which numbers of size {largest:.3} resolve no step at all; expected \
+             another estimator, or the network in float32"
+        );
+    }
+    if difference.step < smallest {
+        bail!(
+            "{at} takes states in {format}: so small a step is lost in the rounding of numbers of size {largest:.3}; \
+             expected at least {smallest:.1e}"
+        );
+    }
+    Ok(())
 }
 
 /// Refuses a sampler that the model does not offer.

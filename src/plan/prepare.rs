@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::builder::Builder;
-use super::offered::{most_samples, resolved, supports, supports_sampler};
+use super::offered::{most_samples, resolved, resolves, supports, supports_sampler};
 use super::{Against, ContrastWork, FORMAT, LikelihoodWork, MapWork, Plan, Prepared, Work, pairs, solver_label};
 use crate::config::{Budgeting, LikelihoodEntry, MapsEntry, SamplesEntry, Written};
 use crate::divergence::{Divergence, Learned};
@@ -106,6 +106,7 @@ impl Builder<'_> {
         };
         let elsewhere = elsewhere.cloned();
         self.check_estimators(model, &estimators)?;
+        estimators.iter().try_for_each(|e| resolves(opened, e, &self.prepared.data[data]))?;
         if let Some(dequantization) = dequantization {
             dequantization.check(&estimators).map_err(|e| anyhow!("dequantization: {e}"))?;
         }

@@ -42,6 +42,8 @@ pub struct ModelFacts {
     /// Where the path is cut off, and how far the state is from the prior there.
     pub truncation: String,
     pub parameters: u64,
+    /// What its networks are given besides the state: the card's keys of their inputs, and values.
+    pub given: Vec<(String, String)>,
     /// Files with their SHA-256.
     pub files: Vec<(String, String)>,
     /// How bits/dim come about, in one sentence, or why there are none.

@@ -244,6 +244,7 @@ fn facts(name: impl Fn(&str) -> String) -> Facts {
         name: name("run"),
         seed: "7".into(),
         models: vec![ModelFacts {
+            given: vec![("network.constants.label".into(), "3".into())],
             name: name("moons"),
             dim: 2,
             path: name("edm"),

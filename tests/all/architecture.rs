@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["divergence", "sample"],
     &["likelihood", "features", "stein"],
     &["metric", "lattice", "convention", "dequantization"],
-    &["config", "data"],
+    &["config", "data", "output"],
     &["plan"],
     &["journal"],
     &["execute"],

@@ -168,7 +168,9 @@ fn weights_that_no_message_holds_stay_where_they_are() {
     std::fs::create_dir(at.join("other")).expect("a folder");
     let args = |out: &'static str, mode| ["differentiate", "large.onnx", "--mode", mode, "--out", out];
     refused(at, &args("other/out.onnx", "jvp"), &["large.onnx", "2304000000", "own folder"]);
-    refused(at, &args("large.bin", "jvp"), &["large.bin", "replace the model's weights"]);
+    refused(at, &args("large.bin", "jvp"), &["large.bin", "ends in .onnx"]);
+    std::fs::hard_link(&weights, at.join("weights.onnx")).expect("another name of the weights");
+    refused(at, &args("weights.onnx", "jvp"), &["large.bin", "also reads"]);
     assert_eq!(std::fs::metadata(&weights).expect("the weights").len(), 4 * 64 * 9_000_000);
     for (mode, port) in [("jvp", "x_tangent"), ("vjp", "x_cotangent")] {
         flowgauge(at, &args("out.onnx", mode)).is(0);

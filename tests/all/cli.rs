@@ -185,7 +185,8 @@ pub fn strs(args: &[String]) -> Vec<&str> {
 fn toy(folder: &Path, name: &str, graph: &[u8], edit: (&str, &str)) -> String {
     write(folder, &format!("{name}/model.onnx"), graph);
     let text = format!(
-        "name: {name}\nshape: [2]\nnetwork: {{file: model.onnx, inputs: {{x: x, time: t}}, output: y, prediction: velocity}}\n\
+        "name: {name}\nshape: [2]\nnetwork: {{file: model.onnx, inputs: {{x: x, time: t}}, output: y, prediction: velocity, \
+         time: {{ignored: true}}}}\n\
          path: {{kind: flow-matching, t_min: 0.01, t_max: 0.9}}\n"
     );
     assert!(text.contains(edit.0), "{}", edit.0);

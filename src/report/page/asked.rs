@@ -26,6 +26,16 @@ pub fn section(view: &View) -> Markup {
                     } } }
                 } }
             }
+            @if view.facts.models.iter().any(|model| !model.given.is_empty()) {
+                div.scroll { table {
+                    thead { tr { th { "Model" } th { "Input" } th { "What it is given, besides the state" } } }
+                    tbody { @for model in &view.facts.models { @for (input, value) in &model.given { tr {
+                        th scope="row" { (clean(&model.name)) }
+                        td { code { (clean(input)) } }
+                        td.wide { (or_dash(value)) }
+                    } } } }
+                } }
+            }
             @for model in view.facts.models.iter().filter(|model| !model.truncation.is_empty()) {
                 p.note { "The path of " (clean(&model.name)) " is cut off " (clean(&model.truncation)) "." }
             }

@@ -1,0 +1,94 @@
+//! What a card gives to its networks besides the state, in words: for plans, pages and `inspect`.
+
+use anyhow::{Context, Result};
+
+use super::card::{Card, StateAndTime};
+use super::constants::Constant;
+use super::files::Content;
+use super::opened::Model;
+use super::time::Time;
+
+/// Numbers of a list that are shown.
+const SHOWN: usize = 12;
+
+impl Model {
+    /// Every fixed input with its value, or with file, shape and hash: `network.constants.label` and `3`.
+    ///
+    /// # Errors
+    /// Where the file of one is no array.
+    pub fn constants_in_words(&self) -> Result<Vec<(String, String)>> {
+        let mut found = Vec::new();
+        for (key, constants) in self.card.constants() {
+            for (name, constant) in constants {
+                let key = format!("{key}.constants.{name}");
+                let words = self.in_words(&key, constant);
+                let words = words.with_context(|| format!("{}: {key}", self.path.display()))?;
+                found.push((key, words));
+            }
+        }
+        Ok(found)
+    }
+
+    fn in_words(&self, key: &str, constant: &Constant) -> Result<String> {
+        Ok(match constant {
+            Constant::Flag(flag) => flag.to_string(),
+            Constant::Number(number) => number.to_string(),
+            Constant::List(list) if list.len() <= SHOWN => format!("{list:?}"),
+            Constant::List(list) => {
+                let first: Vec<String> = list.iter().take(SHOWN).map(f64::to_string).collect();
+                format!("[{}, …], {} numbers with the sum {}", first.join(", "), list.len(), list.iter().sum::<f64>())
+            }
+            Constant::File(name) => {
+                let file = self.files.iter().find(|file| file.key == key);
+                let shape = match file.map(|file| &file.content) {
+                    Some(Content::Array(bytes)) => format!(", shape {:?}", constant.values(bytes)?.shape()),
+                    _ => String::new(),
+                };
+                let hash = file.map_or("", |file| &file.sha256);
+                format!("{}{shape}, SHA-256 {hash}", name.display())
+            }
+        })
+    }
+
+    /// What every time input is given, with its key: `network.inputs.time` and `index (int64), from 0 to 999; …`.
+    ///
+    /// # Errors
+    /// Where a file is no ONNX model.
+    pub fn times_in_words(&self) -> Result<Vec<(String, String)>> {
+        let mut found = Vec::new();
+        for (network, roles, time) in self.card.time_inputs() {
+            let graph = self.graph_of(&format!("{network}.file"))?;
+            for (role, name) in roles {
+                let key = format!("{network}.inputs.{role}");
+                let port = graph.inputs().into_iter().find(|port| port.name == name);
+                let words = port.map(|port| match role {
+                    "step" | "duration" => format!("differences of what `from` is given ({})", port.elem),
+                    _ => time.described(&port, &self.curve),
+                });
+                found.extend(words.map(|words| (key, words)));
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Card {
+    /// The time inputs of every network, by its key: their roles, their names in the graph, and what they are given.
+    fn time_inputs(&self) -> Vec<(String, Vec<(&'static str, &str)>, Time)> {
+        fn of(inputs: &StateAndTime) -> Option<Vec<(&'static str, &str)>> {
+            inputs.time.as_deref().map(|name| vec![("time", name)])
+        }
+        let mut found = Vec::new();
+        found.extend(of(&self.network.inputs).map(|roles| ("network".to_owned(), roles, self.time())));
+        for (name, head) in &self.divergence_heads {
+            let key = format!("divergence_heads.{name}");
+            found.extend(of(&head.inputs).map(|roles| (key, roles, self.time_or(head.time))));
+        }
+        for (name, map) in &self.flow_maps {
+            found.push((format!("flow_maps.{name}"), map.inputs.roles(), self.map_time(map.time)));
+        }
+        let closed = self.closed_form.iter();
+        found.extend(closed.filter_map(|c| Some(("closed_form".to_owned(), of(&c.inputs)?, self.time_or(c.time)))));
+        found
+    }
+}

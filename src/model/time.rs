@@ -1,0 +1,189 @@
+//! What a graph's time input is given, and whether it can take it and heeds it.
+
+use anyhow::{Result, bail};
+use ndarray::ArrayD;
+
+use super::card::{Card, Feed, TimeFeed};
+use super::onnx::{Format, Port};
+use crate::flow::path::{Curve, Path};
+use crate::flow::preconditioning::Preconditioning;
+use crate::graph;
+use crate::num::Batch;
+use crate::num::key::{Key, Purpose};
+
+/// What a time input is given, with every default decided: `feed`(t) · `scale` + `offset`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Time {
+    pub feed: Feed,
+    pub scale: f64,
+    pub offset: f64,
+    /// What an input of whole numbers does between two of them; rounded unless said.
+    pub interpolate: Option<bool>,
+    /// Whether the card says that the output does not depend on time.
+    pub ignored: bool,
+}
+
+impl Card {
+    /// What the network's time input is given: what the scalings outside it ask for, the index of a `discrete` path,
+    /// or t, unless the card says.
+    pub fn time(&self) -> Time {
+        let usual = match (&self.network.preconditioning, &self.path) {
+            (Some(Preconditioning::Edm { .. }), _) => Feed::LogSigmaOver4,
+            _ => self.usual_feed(),
+        };
+        Time::new(self.network.time.unwrap_or_default(), usual)
+    }
+
+    /// What the time input of a head or of the closed form is given: the network's own unless it says.
+    pub fn time_or(&self, given: Option<TimeFeed>) -> Time {
+        given.map_or_else(|| self.time(), |given| Time::new(given, self.time().feed))
+    }
+
+    /// What a flow map's times are given: what it says, what the card says of the network, or the path's usual feed.
+    pub fn map_time(&self, given: Option<TimeFeed>) -> Time {
+        Time::new(given.or(self.network.time).unwrap_or_default(), self.usual_feed())
+    }
+
+    fn usual_feed(&self) -> Feed {
+        if matches!(self.path, Path::Discrete { .. }) { Feed::Index } else { Feed::T }
+    }
+}
+
+impl Time {
+    fn new(given: TimeFeed, usual: Feed) -> Time {
+        let TimeFeed { feed, scale, offset, interpolate, ignored } = given;
+        Time { feed: feed.unwrap_or(usual), scale, offset, interpolate, ignored }
+    }
+
+    /// What the input is given at the card's time `t`.
+    pub fn fed(&self, curve: &Curve, t: f64) -> f64 {
+        let value = match self.feed {
+            Feed::T => t,
+            Feed::Sigma => curve.at(t).sigma,
+            Feed::LogSigmaOver4 => curve.at(t).sigma.ln() / 4.0,
+            Feed::Index => curve.index(t),
+        };
+        value * self.scale + self.offset
+    }
+
+    /// As a card says it: `index`, `999 sigma + 1`.
+    pub fn words(&self) -> String {
+        let scale = if self.scale == 1.0 { String::new() } else { format!("{} ", self.scale) };
+        let offset = match self.offset {
+            0.0 => String::new(),
+            o if o < 0.0 => format!(" - {}", -o),
+            o => format!(" + {o}"),
+        };
+        format!("{scale}{}{offset}", self.feed.as_str())
+    }
+
+    /// What the input is given at both ends of the path, from data to prior.
+    fn ends(&self, curve: &Curve) -> [f64; 2] {
+        [curve.data_end(), curve.prior_end()].map(|t| self.fed(curve, t))
+    }
+
+    /// What an input is given over the path, and how whole numbers come about, in words.
+    pub fn described(&self, port: &graph::Port, curve: &Curve) -> String {
+        let [from, to] = self.ends(curve).map(|v| v as f32);
+        let whole = match (port.elem.is_integer(), self.interpolate) {
+            (false, _) => "",
+            (true, Some(true)) => "; between two whole numbers both are evaluated and mixed",
+            (true, Some(false)) => "; whole numbers alone",
+            (true, None) => "; rounded to whole numbers, so that the network is constant in time around each",
+        };
+        let ignored = if self.ignored { "; ignored, as the card says" } else { "" };
+        format!("{} ({}), from {from} to {to}{whole}{ignored}", self.words(), port.elem)
+    }
+
+    /// Refuses a time input that cannot take what it is given over the path, before anything is evaluated; `key` is
+    /// the card's, such as `network`.
+    ///
+    /// # Errors
+    /// Where rounding to whole numbers would leave less than three of them, or interpolation is asked of an input
+    /// that takes fractions.
+    pub(super) fn check(&self, port: &Port, curve: &Curve, key: &str) -> Result<()> {
+        if self.ignored {
+            return Ok(());
+        }
+        let (name, format) = (&port.name, format_name(port.format));
+        if !is_whole(port.format) {
+            if let Some(interpolate) = self.interpolate {
+                bail!(
+                    "{key}.time.interpolate: {interpolate}, but input `{name}` takes fractions ({format}): it is given \
+                     every time as it is; leave the key out"
+                );
+            }
+            return Ok(());
+        }
+        let [from, to] = self.ends(curve);
+        if (to - from).abs() >= 2.0 && port.format != Format::Bool {
+            return Ok(());
+        }
+        let right = match curve.path() {
+            Path::Discrete { .. } => "`time: {feed: index}`, the default of a discrete path".to_owned(),
+            other => format!(
+                "a scale that makes the indices of it that the network was trained on, such as \
+                 `time: {{feed: t, scale: 999}}` for 1000 of them on `{}`",
+                other.kind()
+            ),
+        };
+        bail!(
+            "input `{name}` takes whole numbers ({format}), but {key}.time gives it {} from {from} to {to}: rounded, \
+             almost all times of the path are the same to the network; expected {right}",
+            self.words()
+        )
+    }
+}
+
+/// Whether an input takes whole numbers alone.
+pub(super) fn is_whole(format: Format) -> bool {
+    matches!(format, Format::I32 | Format::I64 | Format::Bool)
+}
+
+fn format_name(format: Format) -> &'static str {
+    match format {
+        Format::F16 => "float16",
+        Format::Bf16 => "bfloat16",
+        Format::F32 => "float32",
+        Format::F64 => "float64",
+        Format::I32 => "int32",
+        Format::I64 => "int64",
+        Format::Bool => "bool",
+    }
+}
+
+/// Times and states at which a graph is asked whether it heeds its time: the two ends of the path and the middle,
+/// and a few random states of the middle's size.
+pub(super) fn trial(curve: &Curve, dim: usize) -> ([f64; 3], Batch) {
+    let middle = curve.time_of_ratio(1.0);
+    let at = curve.at(middle);
+    let size = at.alpha.hypot(at.sigma);
+    let mut x = Batch::zeros((4, dim));
+    for (i, mut row) in x.rows_mut().into_iter().enumerate() {
+        row.assign(&(Key { seed: 0 }.normal(Purpose::Check, i as u64, 1, dim) * size));
+    }
+    ([curve.data_end(), middle, curve.prior_end()], x)
+}
+
+/// Whether outputs at several times are the same to the last bit; `None` where fewer than two are finite.
+pub(super) fn same(outputs: &[Vec<ArrayD<f64>>]) -> Option<bool> {
+    let finite = |arrays: &&Vec<ArrayD<f64>>| arrays.iter().all(|a| a.iter().all(|v| v.is_finite()));
+    let finite: Vec<&Vec<ArrayD<f64>>> = outputs.iter().filter(finite).collect();
+    (finite.len() > 1).then(|| finite.windows(2).all(|pair| pair[0] == pair[1]))
+}
+
+/// Refuses a graph whose output does not depend on a time input, unless the card says so, and one that the card says
+/// this of and whose output does. What cannot be judged passes.
+pub(super) fn check_heeded(time: &Time, heeded: Option<bool>, inputs: &str, file: &str, key: &str) -> Result<()> {
+    match heeded {
+        Some(false) if !time.ignored => bail!(
+            "{file}: {inputs} changes nothing: the output is the same at both ends of the path and in the middle. \
+             Expected an input that the network heeds; or, where the field itself does not depend on time, \
+             `{key}.time: {{ignored: true}}`"
+        ),
+        Some(true) if time.ignored => {
+            bail!("{file}: {key}.time.ignored is true, but the output depends on {inputs}; leave the key out")
+        }
+        _ => Ok(()),
+    }
+}
