@@ -1,12 +1,15 @@
 //! `flowgauge likelihood`
 
+use std::io::Write;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Exit, Running, spec};
+use super::stream::{listen, stopped};
+use super::{Exit, Running, spec, summary};
 use crate::convention::{self, Convention, Linear, Setting};
 use crate::data::{Dataset, file_of};
 use crate::dequantization::Dequantization;
@@ -18,8 +21,10 @@ use crate::model::card::Card;
 use crate::model::opened::Model;
 use crate::num::key::{Key, SampleId};
 use crate::num::shape::{Layout, Said};
-use crate::output::{Kind, Output};
+use crate::num::{decimals, stats, with_stderr};
+use crate::output::{Kind, Output, Writer};
 use crate::plan::{resolved, resolves, supports};
+use crate::progress::{Show, duration};
 use crate::solve::{Solver, Span, Status};
 
 #[derive(Debug, Args)]
@@ -141,11 +146,23 @@ impl Likelihood {
         let task = Task { curve: &model.curve, prior: model.prior, solver: &solver, estimators: &estimators, key };
         let samples: Vec<SampleId> = (0..data.len() as u64).collect();
         let states = |batch: &[SampleId]| data.states(&model.card, key, batch);
-        let (rows, _) = pool.draws(&task, extra.dequantization.as_ref(), &samples, false, states)?;
-        out.write(&table(&rows, &model.card, &extra)?)?;
-        let failed = rows.iter().filter(|r| r.status != Status::Ok).count();
-        if failed > 0 {
-            note!("flowgauge: {failed} of {} samples have no likelihood: see the column `status`", rows.len());
+
+        let draws = extra.dequantization.as_ref().map_or(1, |d| d.draws());
+        let mut table = Table { out: out.begin()?, card: &model.card, extra: &extra, tally: Tally::default() };
+        listen();
+        let began = Instant::now();
+        let show = Show::counted(self.running.quiet, pool.meter(), samples.len() * draws, "log-likelihoods");
+        let ended = pool.each_draw(&task, extra.dequantization.as_ref(), &samples, states, |rows| table.add(&rows));
+        drop(show);
+        let Table { out: written, tally, .. } = table;
+        if let Err(error) = ended {
+            return stopped(error, written, [tally.rows, samples.len()], "log-likelihoods");
+        }
+        written.finish()?;
+        let sentence = tally.sentence(&model.card, began.elapsed().as_secs_f64());
+        summary(Some(&out), format_args!("{sentence}"));
+        if tally.failed > 0 {
+            note!("flowgauge: {} of {} samples have no likelihood: see the column `status`", tally.failed, tally.rows);
             return Ok(Exit::Failed);
         }
         Ok(Exit::Well)
@@ -193,23 +210,86 @@ fn conventions(names: &[String], card: &Card) -> Result<Vec<(&'static str, Linea
     names.iter().map(one).collect()
 }
 
-fn table(rows: &[Row], card: &Card, extra: &Extra) -> Result<Vec<u8>> {
-    let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
-    writer.write_record(COLUMNS.iter().map(|c| (*c).to_owned()).chain(extra.columns()))?;
-    for row in rows {
-        let line = Line {
-            sample: row.sample,
-            log_likelihood: row.log_likelihood,
-            stderr: row.stderr,
-            prior_log_density: row.prior_log_density,
-            divergence_integral: row.divergence_integral,
-            bits_per_dim: row.log_likelihood.zip(card.bits_offset()).map(|(l, o)| bits_per_dim(l, card.dim(), o)),
-            nats_per_dim: row.log_likelihood.map(|l| nats_per_dim(l, card.dim())),
-            evaluations: row.evaluations,
-            jvps: row.jvps,
-            status: row.status.as_str(),
-        };
-        writer.serialize((line, extra.cells(row)))?;
+/// The table on its way, with what it comes to.
+struct Table<'a> {
+    out: Writer,
+    card: &'a Card,
+    extra: &'a Extra,
+    tally: Tally,
+}
+
+impl Table<'_> {
+    /// Writes the rows of some samples, headed where they are the first.
+    fn add(&mut self, rows: &[Row]) -> Result<()> {
+        let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
+        if self.tally.rows == 0 {
+            writer.write_record(COLUMNS.iter().map(|c| (*c).to_owned()).chain(self.extra.columns()))?;
+        }
+        let (card, dim) = (self.card, self.card.dim());
+        for row in rows {
+            let line = Line {
+                sample: row.sample,
+                log_likelihood: row.log_likelihood,
+                stderr: row.stderr,
+                prior_log_density: row.prior_log_density,
+                divergence_integral: row.divergence_integral,
+                bits_per_dim: row.log_likelihood.zip(card.bits_offset()).map(|(l, o)| bits_per_dim(l, dim, o)),
+                nats_per_dim: row.log_likelihood.map(|l| nats_per_dim(l, dim)),
+                evaluations: row.evaluations,
+                jvps: row.jvps,
+                status: row.status.as_str(),
+            };
+            writer.serialize((line, self.extra.cells(row)))?;
+            self.tally.count(row);
+        }
+        let bytes = writer.into_inner().map_err(|e| anyhow!("{}", e.error()))?;
+        self.out.write_all(&bytes)?;
+        Ok(self.out.flush()?)
     }
-    writer.into_inner().map_err(|e| anyhow!("{}", e.error()))
+}
+
+/// What the rows come to.
+#[derive(Default)]
+struct Tally {
+    nats: Vec<f64>,
+    rows: usize,
+    failed: usize,
+    evaluations: u64,
+    jvps: u64,
+}
+
+impl Tally {
+    fn count(&mut self, row: &Row) {
+        self.rows += 1;
+        self.failed += usize::from(row.status != Status::Ok);
+        self.nats.extend(row.log_likelihood);
+        self.evaluations += row.evaluations;
+        self.jvps += row.jvps;
+    }
+
+    /// One line: mean, number, failures, cost.
+    fn sentence(&self, card: &Card, seconds: f64) -> String {
+        let each = |total: u64| decimals(total as f64 / self.rows.max(1) as f64, 0);
+        let cost = format!(
+            "{} evaluations and {} Jacobian products per sample, {}",
+            each(self.evaluations),
+            each(self.jvps),
+            duration(seconds)
+        );
+        let Some(mean) = stats::mean(&self.nats) else {
+            return format!("no log-likelihood of {} samples; {cost}", self.rows);
+        };
+        let bits = card.bits_offset().map(|offset| {
+            let scale = 1.0 / (card.dim() as f64 * std::f64::consts::LN_2);
+            let value = bits_per_dim(mean.value, card.dim(), offset);
+            format!(", {} bits/dim", with_stderr(value, mean.stderr.map(|e| e * scale)))
+        });
+        format!(
+            "mean log-likelihood {} nats{}, of {} samples, {} failed; {cost}",
+            with_stderr(mean.value, mean.stderr),
+            bits.unwrap_or_default(),
+            mean.n,
+            self.failed
+        )
+    }
 }

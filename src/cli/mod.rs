@@ -27,6 +27,7 @@ mod report;
 mod run;
 mod sample;
 mod schema;
+mod stream;
 mod verify;
 
 /// Measures log-likelihoods and samples of diffusion and flow models given as ONNX files.

@@ -1,20 +1,25 @@
 //! `flowgauge sample`
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
+use super::stream::{listen, stopped};
 use super::{Exit, Running, spec};
 use crate::data::{Dataset, file_of, png_grid, write_npy};
 use crate::execute::{Needs, Pool};
 use crate::model::opened::Model;
-use crate::num::Batch;
 use crate::num::key::{Key, SampleId};
 use crate::num::shape::{Layout, Said};
+use crate::num::{Batch, decimals};
 use crate::output::{Kind, Output};
 use crate::plan::{initial_states, most_samples, supports_sampler};
-use crate::sample::{self, Sampler, Setting};
+use crate::progress::{Show, duration};
+use crate::sample::{self, Drawn, Sampler, Setting};
+use crate::stop;
 
 #[derive(Debug, Args)]
 pub struct Sample {
@@ -76,17 +81,43 @@ impl Sample {
         let needs = Needs { samplers: std::slice::from_ref(&sampler), ..Needs::default() };
         pool.rehearse(needs, &Batch::zeros((1, model.dim())))?;
         let samples: Vec<SampleId> = (0..count as u64).collect();
-        let sampled = pool.samples(&sampler, &samples, key, |batch| match &noise {
+        let noise = |batch: &[SampleId]| match &noise {
             Some(noise) => noise.select(ndarray::Axis(0), &batch.iter().map(|i| *i as usize).collect::<Vec<_>>()),
             None => sample::noise(key, batch, model.dim(), model.prior.std),
-        })?;
-        let x = sampled.drawn.x;
-        let picture = || png_grid(&x, &model.card.shape, model.card.data.map(|d| d.range)).context("--png");
+        };
+        listen();
+        let began = Instant::now();
+        let mut drawn = Drawn::none();
+        let show =
+            Show::counted(self.running.quiet, pool.meter(), sampler.passes(&Setting::of(&model), count), "samples");
+        let ended = pool.each_sample(&sampler, &samples, key, noise, |part| {
+            drawn.append(part);
+            Ok(())
+        });
+        drop(show);
+        let x = &drawn.x;
+        if let Err(error) = ended {
+            let mut out = out.begin()?;
+            if stop::asked() && x.nrows() > 0 {
+                out.write_all(&write_npy(x, &model.card.shape)?)?;
+            }
+            return stopped(error, out, [x.nrows(), count], "samples");
+        }
+        let picture = || png_grid(x, &model.card.shape, model.card.data.map(|d| d.range)).context("--png");
         let picture = png.as_ref().map(|_| picture()).transpose()?;
-        out.write(&write_npy(&x, &model.card.shape)?)?;
+        out.write(&write_npy(x, &model.card.shape)?)?;
         if let (Some(png), Some(picture)) = (&png, picture) {
             png.write(&picture)?;
         }
+        let each = |total: &[u64]| decimals(total.iter().sum::<u64>() as f64 / count as f64, 0);
+        say!(
+            "{count} samples of shape {:?}, {} evaluations and {} Jacobian products each, {}: {}",
+            model.card.shape,
+            each(&drawn.evaluations),
+            each(&drawn.products),
+            duration(began.elapsed().as_secs_f64()),
+            self.out.display()
+        );
         let broken = x.rows().into_iter().filter(|r| r.iter().any(|v| !v.is_finite())).count();
         if broken > 0 {
             note!("flowgauge: {broken} of {count} samples are not finite");

@@ -108,6 +108,11 @@ impl<'a> Pool<'a> {
         Pool { meter, ..self }
     }
 
+    /// What counts the rows of this pool's work.
+    pub fn meter(&self) -> Arc<Meter> {
+        self.meter.clone()
+    }
+
     fn take(&self) -> Option<Worker> {
         self.idle.lock().unwrap_or_else(|e| e.into_inner()).pop()
     }

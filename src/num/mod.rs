@@ -18,6 +18,17 @@ pub fn decimals(value: f64, places: usize) -> String {
     }
 }
 
+/// `value ± stderr`, the error with two digits and the value with as many decimals; without an error six decimals.
+pub fn with_stderr(value: f64, stderr: Option<f64>) -> String {
+    match stderr.filter(|e| e.is_finite() && *e > 0.0) {
+        None => decimals(value, 6),
+        Some(e) => {
+            let places = (1 - e.log10().floor() as i32).clamp(0, 12) as usize;
+            format!("{} ± {}", decimals(value, places), decimals(e, places))
+        }
+    }
+}
+
 /// States of many samples: rows × dimension.
 pub type Batch = ndarray::Array2<f64>;
 
@@ -26,7 +37,14 @@ pub type Blocks = ndarray::Array3<f64>;
 
 #[cfg(test)]
 mod tests {
-    use super::decimals;
+    use super::{decimals, with_stderr};
+
+    #[test]
+    fn an_error_sets_the_digits() {
+        assert_eq!(with_stderr(-4.40123, Some(0.2707)), "-4.40 ± 0.27");
+        assert_eq!(with_stderr(-0.001, Some(12.3)), "0 ± 12");
+        assert_eq!(with_stderr(2.5, None), "2.500000");
+    }
 
     #[test]
     fn zero_has_no_sign() {

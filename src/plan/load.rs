@@ -3,7 +3,7 @@
 use super::{Prepared, Work, solver_label};
 use crate::divergence::Divergence;
 use crate::progress::Load;
-use crate::sample::{Sampler, Setting};
+use crate::sample::Setting;
 use crate::solve::Solver;
 
 /// Seconds that a row takes in one thread: an evaluation of the network, a Jacobian product, a call of a head.
@@ -65,20 +65,10 @@ impl Prepared {
             Work::Budget(w) => w.count * w.budget_solvers().len(),
             Work::Density { grid, .. } => grid.points * grid.points,
             Work::Stein { stein, .. } => stein.samples,
-            Work::Sample { model, sampler, count, .. } => return Some(self.sampled_rows(*model, sampler, *count)),
+            Work::Sample { model, sampler, count, .. } => sampler.passes(&Setting::of(&self.models[*model]), *count),
             Work::Maps(_) | Work::Metrics { .. } | Work::Contrast(_) => return None,
         };
         Some(rows as f64)
-    }
-
-    /// A population goes through its networks once for every evaluation, and once more where Jacobian products are taken.
-    fn sampled_rows(&self, model: usize, sampler: &Sampler, count: usize) -> f64 {
-        let cost = sampler.cost(&Setting::of(&self.models[model]));
-        let passes = match sampler.population() {
-            Some(_) => cost.evaluations * if cost.products > 0 { 2 } else { 1 },
-            None => 1,
-        };
-        count as f64 * passes.max(1) as f64
     }
 
     /// Statistics run no network but an extractor's.

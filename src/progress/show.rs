@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::{Clock, Load, Meter, Running};
+
 /// Where work stands.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Standing {
@@ -92,6 +94,18 @@ impl Show {
             shown.tick();
         };
         Show { bar: Some(bar), ticker: Some((stop, every(ON_TERMINAL, Box::new(look)))) }
+    }
+
+    /// Shows how far one piece of work is, whose rows a meter counts from here on.
+    pub fn counted(quiet: bool, meter: Arc<Meter>, rows: usize, what: &str) -> Show {
+        let (rows, what) = (rows as f64, what.to_owned());
+        let load = Load { kinds: vec![what.clone()], units: rows, rows: Some(rows) };
+        meter.restart();
+        Show::new(quiet, move || {
+            let done = meter.elapsed();
+            let running = Running::new(&load, meter.reached(), done);
+            Standing { done, left: Clock::default().left(Some(running), []), what: what.clone() }
+        })
     }
 
     /// Says something on standard error without tearing the line in two.

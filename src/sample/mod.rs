@@ -55,6 +55,16 @@ impl Sampler {
         registry::label(self.name(), self, &default)
     }
 
+    /// How many rows go through the networks as they are counted: a population once for every evaluation, and once more
+    /// where Jacobian products are taken; else each sample once.
+    pub fn passes(&self, on: &Setting, count: usize) -> usize {
+        let cost = self.cost(on);
+        match self.population() {
+            Some(_) => count * cost.evaluations.max(1) as usize * if cost.products > 0 { 2 } else { 1 },
+            None => count,
+        }
+    }
+
     /// The sampler that this one corrects, if it does.
     pub fn plain(&self) -> Option<&Sampler> {
         match self {

@@ -60,3 +60,85 @@ fn a_run_that_is_stopped_says_how_to_go_on() {
     let counts = finished(&at.join("out"), "journal.jsonl");
     assert!(counts.len() == 200 && counts.values().all(|n| *n == 1), "{counts:?}");
 }
+
+#[test]
+fn a_likelihood_that_is_stopped_keeps_its_rows() {
+    let folder = folder();
+    let at = folder.path();
+    write(at, "x.npy", samples(400, 8));
+    let model = card("mixture");
+    let solver = "{rk4: {steps: 200}}";
+    let args = [
+        "likelihood",
+        "--model",
+        &model,
+        "--data",
+        "x.npy",
+        "--divergence",
+        "exact",
+        "--solver",
+        solver,
+        "--batch",
+        "4",
+        "--out",
+        "o.csv",
+    ];
+    let kept = || std::fs::read_to_string(at.join("o.csv.partial")).unwrap_or_default();
+    let (code, stderr) = stopped(at, &args, "INT", || kept().lines().count() > 5);
+    assert_eq!(code, Some(130), "{stderr}");
+    for words in ["o.csv.partial", "of 400 log-likelihoods done", "the same command starts again"] {
+        assert!(stderr.contains(words), "{words}: {stderr}");
+    }
+    assert!(!at.join("o.csv").exists());
+    // Whole rows, in order from the first.
+    let text = kept();
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let rows: Vec<csv::StringRecord> = reader.records().collect::<Result<_, _>>().expect("whole rows");
+    assert!(rows.len() > 3 && rows.len() < 400 && text.ends_with('\n'));
+    assert!(rows.iter().enumerate().all(|(i, row)| row[0] == i.to_string()));
+    // Batches of any size give the same rows.
+    let done = flowgauge(at, &args);
+    assert!(done.is(0).stdout.starts_with("mean log-likelihood "), "{}", done.stdout);
+    assert!(read(&at.join("o.csv")).starts_with(&text));
+    assert!(!at.join("o.csv.partial").exists());
+}
+
+#[test]
+fn samples_that_are_stopped_keep_those_that_are_drawn() {
+    let folder = folder();
+    let at = folder.path();
+    let model = card("mixture");
+    let sampler = "{heun: {steps: 20000}}";
+    let args = [
+        "sample",
+        "--model",
+        &model,
+        "--sampler",
+        sampler,
+        "--count",
+        "40",
+        "--batch",
+        "4",
+        "--threads",
+        "1",
+        "--out",
+        "x.npy",
+    ];
+    // A signal that comes before the work has begun ends the program as it always did.
+    let after = |seconds: u64| {
+        let began = Instant::now();
+        stopped(at, &args, "TERM", || began.elapsed() > Duration::from_secs(seconds))
+    };
+    let tries = [1, 2, 4, 8, 16].into_iter().map(after);
+    let (code, stderr) = tries.into_iter().find(|(code, _)| code.is_some()).expect("it began in time");
+    assert_eq!(code, Some(143), "{stderr}");
+    assert!(stderr.contains("of 40 samples done; the same command starts again"), "{stderr}");
+    assert!(!at.join("x.npy").exists());
+    let Ok(bytes) = std::fs::read(at.join("x.npy.partial")) else { return };
+    write(at, "kept.npy", &bytes);
+    flowgauge(
+        at,
+        &["metrics", "--generated", "kept.npy", "--reference", "kept.npy", "--metric", "energy", "--out", "m.csv"],
+    )
+    .is(0);
+}

@@ -1,0 +1,23 @@
+//! Results that come in parts: kept when a signal stops the work, and told in one line at the end.
+
+use anyhow::Result;
+
+use super::Exit;
+use crate::output::Writer;
+use crate::stop::{self, Leaving};
+
+/// From here on a signal stops the work at its next call of a network; a second one stops it at once.
+pub(super) fn listen() {
+    let words = "flowgauge: stopped at once; the same command starts again".to_owned();
+    stop::listen(Leaving { status: None, patience: None, words });
+}
+
+/// How work ends that did not come to its end: what was written stays where `out` has it.
+pub(super) fn stopped(error: anyhow::Error, out: Writer, [done, of]: [usize; 2], what: &str) -> Result<Exit> {
+    drop(out);
+    if !stop::asked() {
+        return Err(error);
+    }
+    note!("flowgauge: stopped with {done} of {of} {what} done; the same command starts again from the first");
+    Ok(Exit::Stopped)
+}
