@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
@@ -9,7 +10,7 @@ use ndarray::Array2;
 use serde::Serialize;
 
 use self::sides::{File, Side, comparable, layouts};
-use super::{Exit, Running, spec};
+use super::{Exit, Running, spec, summary};
 use crate::data::{Dataset, Folder, Numbers, file_of};
 use crate::features::cache::{self, Provenance};
 use crate::features::images::Coding;
@@ -18,7 +19,9 @@ use crate::metric::frechet::{self, Frechet};
 use crate::metric::{Metric, Sets, measure_all};
 use crate::model::library::cache_root;
 use crate::num::key::Key;
-use crate::output::{Kind, Output};
+use crate::num::with_stderr;
+use crate::output::{Kind, Output, Writer};
+use crate::progress::Show;
 
 mod sides;
 
@@ -92,6 +95,40 @@ struct Line {
     n_reference: Option<usize>,
 }
 
+/// Statistics as they are measured: each a row of the table, and a line for whoever waits.
+struct Table<'a> {
+    out: &'a Output,
+    /// What is compared, where that is not the generated samples.
+    whose: &'a str,
+    /// Begun with the first row.
+    written: Option<csv::Writer<Writer>>,
+}
+
+impl Table<'_> {
+    fn add(&mut self, line: &Line) -> Result<()> {
+        let written = match &mut self.written {
+            Some(written) => written,
+            None => self.written.insert(csv::Writer::from_writer(self.out.begin()?)),
+        };
+        written.serialize(line)?;
+        written.flush()?;
+        let count = |n: Option<usize>, what: &str| n.map(|n| format!("{n} {what}"));
+        let counts = [count(line.n_generated, "generated"), count(line.n_reference, "reference")];
+        let counts: Vec<String> = counts.into_iter().flatten().collect();
+        let of = if counts.is_empty() { String::new() } else { format!(" ({})", counts.join(", ")) };
+        let value = with_stderr(line.value, line.stderr);
+        summary(Some(self.out), format_args!("{}{} {value}{of}", self.whose, line.metric));
+        Ok(())
+    }
+
+    fn finish(self) -> Result<()> {
+        match self.written {
+            Some(written) => written.into_inner().map_err(|e| anyhow!("{}", e.error()))?.finish(),
+            None => self.out.write(&[]),
+        }
+    }
+}
+
 impl Metrics {
     pub fn execute(self) -> Result<Exit> {
         let out = Output::new(Kind::Table, "--out", &self.out, &self.inputs())?;
@@ -108,7 +145,10 @@ impl Metrics {
         if let Some(scaling) = extractor.as_ref().and_then(Extractor::own_scaling) {
             self.tell(|| note!("flowgauge: {scaling}"));
         }
+        let meter = extractor.as_ref().map(|e| e.meter.clone()).unwrap_or_default();
+        let show = Show::metered(self.running.quiet, meter, || "features".to_owned());
         let mut sides = self.sides(extractor.as_mut())?;
+        drop(show);
         let mut side = |set: &str| sides.remove(set);
         let (Some(generated), Some(reference)) = (side("generated"), side("reference")) else { bail!("no samples") };
         let (floor, train, test) = (side("floor"), side("train"), side("test"));
@@ -121,15 +161,15 @@ impl Metrics {
                 self.reference.display()
             );
         }
-        let against = |generated| {
-            let sets = Sets { generated, reference: &reference, train: train.as_ref(), test: test.as_ref() };
-            self.table(sets, &named)
-        };
-        let table = against(&generated)?;
-        let floor = floor.as_ref().map(against).transpose()?;
-        out.write(&table)?;
-        if let (Some(floor_out), Some(floor)) = (floor_out, floor) {
-            floor_out.write(&floor)?;
+        let sets = |generated| Sets { generated, reference: &reference, train: train.as_ref(), test: test.as_ref() };
+        let table = |out, whose| Table { out, whose, written: None };
+        // What cannot be compared is refused before anything is.
+        if let Some(floor) = &floor {
+            self.chosen(sets(floor), &named)?;
+        }
+        self.table(sets(&generated), &named, table(&out, ""))?;
+        if let (Some(floor_out), Some(floor)) = (&floor_out, &floor) {
+            self.table(sets(floor), &named, table(floor_out, "data against data: "))?;
         }
         Ok(Exit::Well)
     }
@@ -275,17 +315,23 @@ impl Metrics {
         cache_root().ok().filter(|_| kept && !self.no_cache)
     }
 
-    /// Statistics of one side against the others, as a table.
-    fn table(&self, sides: Sets<&Side>, named: &[Metric]) -> Result<Vec<u8>> {
+    /// The first of the sets that is known by its statistics alone.
+    fn law<'s>(&self, sides: Sets<&'s Side>) -> Result<Option<&'s Side>> {
         let all = [Some(sides.generated), Some(sides.reference), sides.train, sides.test];
-        if let Some(law) = all.into_iter().flatten().find(|side| side.count().is_none()) {
-            if [sides.train, sides.test].into_iter().flatten().any(|side| side.count().is_none()) {
-                bail!(
-                    "{}: it holds statistics, and not samples; expected them of --generated and --reference alone",
-                    law.name
-                );
-            }
-            return self.of_laws(sides, law, named);
+        let law = all.into_iter().flatten().find(|side| side.count().is_none());
+        match law.filter(|_| [sides.train, sides.test].into_iter().flatten().any(|side| side.count().is_none())) {
+            Some(law) => bail!(
+                "{}: it holds statistics, and not samples; expected them of --generated and --reference alone",
+                law.name
+            ),
+            None => Ok(law),
+        }
+    }
+
+    /// The statistics to compute: those that were named, or all that so many samples allow.
+    fn chosen(&self, sides: Sets<&Side>, named: &[Metric]) -> Result<Vec<Metric>> {
+        if self.law(sides)?.is_some() {
+            return Ok(named.to_vec());
         }
         let n = sides.map(|side| side.count().unwrap_or_default());
         let metrics = if named.is_empty() {
@@ -300,11 +346,23 @@ impl Metrics {
         for metric in &metrics {
             metric.check_all(n).map_err(|e| anyhow!("--metric {e}"))?;
         }
+        Ok(metrics)
+    }
+
+    /// Statistics of one side against the others, into a table.
+    fn table(&self, sides: Sets<&Side>, named: &[Metric], mut table: Table) -> Result<()> {
+        if let Some(law) = self.law(sides)? {
+            return self.of_laws(sides, law, named, table);
+        }
+        let metrics = self.chosen(sides, named)?;
+        let n = sides.map(|side| side.count().unwrap_or_default());
         let machine = self.running.machine();
         let samples = machine.with_threads(|| sides.try_map(Side::sample))??;
-        let mut writer = csv::Writer::from_writer(Vec::new());
         for (i, metric) in metrics.iter().enumerate() {
+            let what = format!("{} ({} of {})", metric.name(), i + 1, metrics.len());
+            let show = Show::metered(self.running.quiet, Arc::default(), move || what.clone());
             let measured = machine.with_threads(|| measure_all(metric, samples.as_ref(), Key { seed: self.seed }))?;
+            drop(show);
             let estimate = match measured {
                 Ok(estimate) => estimate,
                 // Of what nobody asked for by name, what these samples do not allow is left out.
@@ -314,7 +372,7 @@ impl Metrics {
                 }
                 Err(reason) => bail!("{}: {reason}", metric.name()),
             };
-            writer.serialize(Line {
+            table.add(&Line {
                 metric: metric.name(),
                 value: estimate.value,
                 stderr: estimate.stderr,
@@ -322,10 +380,11 @@ impl Metrics {
                 n_reference: Some(n.of(metric.compared())),
             })?;
         }
-        writer.into_inner().map_err(|e| anyhow!("{}", e.error()))
+        table.finish()
     }
+
     /// The Fréchet distance where one set is known by its mean and covariance alone: nothing else needs no samples.
-    fn of_laws(&self, sides: Sets<&Side>, law: &Side, named: &[Metric]) -> Result<Vec<u8>> {
+    fn of_laws(&self, sides: Sets<&Side>, law: &Side, named: &[Metric], mut table: Table) -> Result<()> {
         let distance = Metric::Frechet(Frechet {});
         if let Some(other) = named.iter().find(|m| **m != distance) {
             let (name, file) = (other.name(), &law.name);
@@ -355,9 +414,8 @@ impl Metrics {
                 law.name
             );
         });
-        let mut writer = csv::Writer::from_writer(Vec::new());
         let (n_generated, n_reference) = (generated.count(), reference.count());
-        writer.serialize(Line { metric: distance.name(), value, stderr: None, n_generated, n_reference })?;
-        writer.into_inner().map_err(|e| anyhow!("{}", e.error()))
+        table.add(&Line { metric: distance.name(), value, stderr: None, n_generated, n_reference })?;
+        table.finish()
     }
 }

@@ -1,6 +1,7 @@
 //! Samples to features through an ONNX extractor.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{Array2, ArrayD, ArrayView2, Axis, IxDyn, s};
@@ -14,6 +15,7 @@ use crate::graph::{self, Scaling};
 use crate::model::library::hex;
 use crate::model::onnx::{Provider, Runtime, Session};
 use crate::num::shape::{self, Misfit};
+use crate::progress::Meter;
 
 pub mod cache;
 pub mod images;
@@ -40,6 +42,8 @@ pub struct Extractor {
     logits: Option<String>,
     /// Sizes of one sample, −1 where dynamic.
     shape: Vec<i64>,
+    /// Counts the samples of the set that is at work.
+    pub meter: Arc<Meter>,
     /// What its graph does to numbers first, where that makes small numbers of bytes.
     scaling: Option<Scaling>,
 }
@@ -115,7 +119,17 @@ impl Extractor {
         let sha256 = hex(&Sha256::digest(&bytes));
         // What a preset says of its input goes before.
         let scaling = if named.preset.is_none() { byte_scaling(&name, &bytes) } else { None };
-        Ok(Extractor { session, sha256, preset: named.preset, input, features, logits, shape, scaling })
+        Ok(Extractor {
+            session,
+            sha256,
+            preset: named.preset,
+            input,
+            features,
+            logits,
+            shape,
+            meter: Arc::default(),
+            scaling,
+        })
     }
 
     /// Whether it takes images of bytes, by its preset or by what its graph does first.
@@ -164,6 +178,7 @@ impl Extractor {
         let feed = self.feed(samples, shape, coding)?;
         let file = self.session.file.clone();
         let chunks = samples.axis_chunks_iter(Axis(0), MICRO_BATCH);
+        self.meter.begin(samples.nrows());
         self.run(chunks.map(|chunk| Ok((chunk.nrows(), feed.call(chunk).with_context(|| file.clone())?))))
     }
 
@@ -175,6 +190,9 @@ impl Extractor {
     pub fn extract_images(&mut self, mut images: impl Iterator<Item = Result<Image>>) -> Result<Extracted> {
         let file = self.session.file.clone();
         let input = self.preset.as_ref().map(|p| p.input.clone()).ok_or_else(|| anyhow!("{file}: it has no preset"))?;
+        if let (_, Some(rows)) = images.size_hint() {
+            self.meter.begin(rows);
+        }
         self.run(std::iter::from_fn(|| {
             let some: Vec<Result<Image>> = images.by_ref().take(MICRO_BATCH).collect();
             let call = |some: Vec<Result<Image>>| -> Result<_> {
@@ -203,6 +221,7 @@ impl Extractor {
             let (count, fed) = call?;
             let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
             let outputs = self.session.run(vec![(&self.input, fed.view())], &names)?;
+            self.meter.leave(count);
             for ((out, name), parts) in outputs.into_iter().zip(&names).zip(&mut parts) {
                 let rows = fed.shape()[0];
                 if out.shape().first() != Some(&rows) {

@@ -16,6 +16,8 @@ pub struct Meter(Mutex<Count>);
 #[derive(Debug)]
 struct Count {
     began: Instant,
+    /// All rows of the work, where whoever does it has said.
+    all: Option<usize>,
     done: usize,
     at_work: usize,
     /// At the end of the batch that ended last.
@@ -33,7 +35,7 @@ pub struct Reached {
 
 impl Default for Meter {
     fn default() -> Self {
-        Meter(Mutex::new(Count { began: Instant::now(), done: 0, at_work: 0, last: None }))
+        Meter(Mutex::new(Count { began: Instant::now(), all: None, done: 0, at_work: 0, last: None }))
     }
 }
 
@@ -44,7 +46,18 @@ impl Meter {
 
     /// Begins another piece of work.
     pub fn restart(&self) {
-        *self.count() = Count { began: Instant::now(), done: 0, at_work: 0, last: None };
+        *self.count() = Count { began: Instant::now(), all: None, done: 0, at_work: 0, last: None };
+    }
+
+    /// Begins another piece of work of so many rows.
+    pub fn begin(&self, rows: usize) {
+        self.restart();
+        self.count().all = Some(rows);
+    }
+
+    /// All rows of the work at hand, where they are known.
+    pub fn all(&self) -> Option<usize> {
+        self.count().all
     }
 
     /// A batch of so many rows begins.

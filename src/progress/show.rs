@@ -98,13 +98,18 @@ impl Show {
 
     /// Shows how far one piece of work is, whose rows a meter counts from here on.
     pub fn counted(quiet: bool, meter: Arc<Meter>, rows: usize, what: &str) -> Show {
-        let (rows, what) = (rows as f64, what.to_owned());
-        let load = Load { kinds: vec![what.clone()], units: rows, rows: Some(rows) };
-        meter.restart();
+        meter.begin(rows);
+        let what = what.to_owned();
+        Show::metered(quiet, meter, move || what.clone())
+    }
+
+    /// Shows how far the work is that a meter counts, one piece after the other, under the name that `what` has for it.
+    pub fn metered(quiet: bool, meter: Arc<Meter>, what: impl Fn() -> String + Send + Sync + 'static) -> Show {
         Show::new(quiet, move || {
-            let done = meter.elapsed();
-            let running = Running::new(&load, meter.reached(), done);
-            Standing { done, left: Clock::default().left(Some(running), []), what: what.clone() }
+            let (done, rows) = (meter.elapsed(), meter.all().map(|rows| rows as f64));
+            let load = Load { kinds: vec!["rows".to_owned()], units: rows.unwrap_or_default(), rows };
+            let left = rows.and_then(|_| Clock::default().left(Some(Running::new(&load, meter.reached(), done)), []));
+            Standing { done, left, what: what() }
         })
     }
 
