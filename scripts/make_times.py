@@ -8,7 +8,8 @@ noise prediction is sigma x: so `indexed` and `smooth` are exact models of a kno
     indexed       y = sigma_t x with sigma from a table of 1000, by an index t (int64), as DDPM's networks take it
     smooth        the same with sigma as a piecewise linear function of a float t, between the indices
     indexed_map   two indices t and s: y = (sigma_t + sigma_s) x
-    heeding       y = t x, of a float t
+    heeding       y = t x, of a float t; also with x and y in float64 and float16, and `heeding_cast`, which takes and
+                  gives float32 and computes in float16, as converters to half precision leave it
     ignoring      y = x / 4, whatever t is: a field that does not depend on time
     heeding_map   y = (t + 2 s) x
     ignoring_map  y = t x, whatever s is
@@ -31,8 +32,8 @@ SIGMA = np.sqrt(1 - np.cumprod(1 - BETAS)).astype(np.float32)
 class Graph:
     """A graph of x [N,4] and further inputs: constants by value, nodes by operator."""
 
-    def __init__(self, **inputs):
-        self.inputs, self.nodes, self.constants = inputs, [], {}
+    def __init__(self, kind=TensorProto.FLOAT, **inputs):
+        self.kind, self.inputs, self.nodes, self.constants = kind, inputs, [], {}
 
     def __call__(self, operator, *inputs, name=None, **attributes):
         inputs = [i if isinstance(i, str) else self.constant(i) for i in inputs]
@@ -53,8 +54,8 @@ class Graph:
     def save(self, name, y):
         self("Identity", y, name="y")
         self("ReduceSum", y, np.array([1]), keepdims=0, name="d")
-        inputs = [("x", TensorProto.FLOAT, ["N", D])] + [(n, k, s) for n, (k, s) in self.inputs.items()]
-        outputs = [("y", TensorProto.FLOAT, ["N", D]), ("d", TensorProto.FLOAT, ["N"])]
+        inputs = [("x", self.kind, ["N", D])] + [(n, k, s) for n, (k, s) in self.inputs.items()]
+        outputs = [("y", self.kind, ["N", D]), ("d", self.kind, ["N"])]
         port = helper.make_tensor_value_info
         graph = helper.make_graph(
             self.nodes, name, [port(*i) for i in inputs], [port(*o) for o in outputs], list(self.constants.values()))
@@ -79,6 +80,12 @@ def main():
     g.save("indexed_map", g("Mul", "x", g.column(g("Add", g("Gather", SIGMA, "t"), g("Gather", SIGMA, "s")))))
     g = Graph(t=REAL)
     g.save("heeding", g("Mul", "x", g.column("t")))
+    for kind, name in [(TensorProto.DOUBLE, "float64"), (TensorProto.FLOAT16, "float16")]:
+        g = Graph(kind=kind, t=(kind, ["N"]))
+        g.save(f"heeding_{name}", g("Mul", "x", g.column("t")))
+    g = Graph(t=REAL)
+    half = g("Mul", g("Cast", "x", to=TensorProto.FLOAT16), g.column(g("Cast", "t", to=TensorProto.FLOAT16)))
+    g.save("heeding_cast", g("Cast", half, to=TensorProto.FLOAT))
     g = Graph(t=REAL)
     g.save("ignoring", g("Mul", "x", 0.25))
     g = Graph(t=REAL, s=REAL)

@@ -340,12 +340,18 @@ fn replace(to: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Gives a new file the permissions of the one that it will replace.
+/// Gives a new file the owner, where this user may, and the permissions of the one that it will replace.
 fn keep_permissions(replaced: &Path, file: &File) -> io::Result<()> {
-    match std::fs::metadata(replaced) {
-        Ok(there) => file.set_permissions(there.permissions()),
-        Err(_) => Ok(()),
+    let Ok(there) = std::fs::metadata(replaced) else { return Ok(()) };
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let new = file.metadata()?;
+        if (new.uid(), new.gid()) != (there.uid(), there.gid()) {
+            let _ = std::os::unix::fs::fchown(file, Some(there.uid()), Some(there.gid()));
+        }
     }
+    file.set_permissions(there.permissions())
 }
 
 fn standard(kind: Kind) -> Result<Target> {
@@ -386,10 +392,19 @@ fn target(named: &Path) -> Result<Target> {
     if named.as_os_str().to_string_lossy().ends_with('/') {
         bail!("it is a folder, expected a file to write");
     }
+    if named.as_os_str().is_empty() {
+        bail!("it is no name, expected that of a file");
+    }
     let mut at = named.to_owned();
     // As many links as Linux follows.
     for _ in 0..40 {
-        let Ok(there) = std::fs::symlink_metadata(&at) else { return Ok(Target::File(at)) };
+        let there = match std::fs::symlink_metadata(&at) {
+            Ok(there) => there,
+            Err(e) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&e.kind()) => {
+                return Ok(Target::File(at));
+            }
+            Err(e) => return Err(refused(e)),
+        };
         match descriptor(&at).as_deref() {
             Some("1") => return Ok(Target::Standard),
             Some(_) => return Ok(Target::Stream(at)),

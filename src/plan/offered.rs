@@ -67,7 +67,10 @@ pub fn resolves(model: &Model, estimator: &Divergence, data: &Dataset) -> Result
              another estimator, or the network in float32"
         );
     }
-    if difference.step < smallest {
+    // As it is said, in two digits, it is large enough.
+    let digit = 10f64.powf(smallest.log10().floor() - 1.0);
+    let smallest = (smallest / digit).ceil() * digit;
+    if difference.step < smallest * (1.0 - 1e-9) {
         bail!(
             "{at} takes states in {format}: so small a step is lost in the rounding of numbers of size {largest:.3}; \
              expected at least {smallest:.1e}"

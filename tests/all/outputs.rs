@@ -239,6 +239,8 @@ fn what_cannot_or_must_not_be_replaced_is_refused_before_the_work() {
         for wrong in ["txt", "parquet", "csv.gz", "npz"] {
             verb.refuses(at, &format!("a.{wrong}"), &[&format!("a.{wrong}"), &format!("ends in .{}", verb.suffix)]);
         }
+        verb.refuses(at, "", &["no name"]);
+        verb.refuses(at, &name(&"long".repeat(100)), &["too long"]);
         for taken in ["folder", "folder/", "new/"] {
             verb.refuses(at, taken, &[taken, "folder"]);
         }

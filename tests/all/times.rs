@@ -268,3 +268,49 @@ fn runs_with_other_constants_do_not_look_alike() {
         assert!(page.contains("network.inputs.time") && page.contains("shape [3, 5]"));
     }
 }
+
+/// On a path whose noise level ends at 5 every format resolves some step.
+#[test]
+fn steps_that_the_networks_numbers_do_not_resolve_are_refused_with_the_smallest() {
+    let folder = place();
+    let at = folder.path();
+    let with = |file: &str, path: &str, step: &str| -> Vec<String> {
+        write(at, "card.yaml", Role::Network.card(file, ", time: {scale: 0.01}", path));
+        let spec = format!("{{finite-difference: {{step: {step}, probes: 2}}}}");
+        let args = likelihood("SPEC").into_iter().map(|arg| arg.replace("SPEC", &spec));
+        args.map(|arg| if arg.starts_with("{dopri5") { "{euler: {steps: 4}}".to_owned() } else { arg }).collect()
+    };
+    let wide = "{kind: edm, sigma_min: 5, sigma_max: 20}";
+    let mut smallest = Vec::new();
+    for (file, format, too_small) in [
+        ("heeding_float64.onnx", "float64", "1e-16"),
+        ("heeding.onnx", "float32", "1e-7"),
+        ("heeding_float16.onnx", "float16", "1e-3"),
+        ("heeding_cast.onnx", "float16", "1e-3"),
+    ] {
+        let args = with(file, wide, too_small);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        refused(at, &args, &["finite-difference", file, format, "expected at least"]);
+        let said = flowgauge(at, &args).stderr;
+        let least = said.trim().rsplit(' ').next().expect("a number").to_owned();
+        let args = with(file, wide, &least);
+        flowgauge(at, &args.iter().map(String::as_str).collect::<Vec<_>>()).is(0);
+        smallest.push(least.parse::<f64>().expect("a number"));
+        write(
+            at,
+            "c.yaml",
+            format!(
+                "name: c\nestimators: [{{finite-difference: {{step: {too_small}}}}}]\nsolvers: [euler]\n\
+                 likelihood: [{{model: card.yaml, data: x.npy}}]\n"
+            ),
+        );
+        refused(at, &["plan", "c.yaml"], &["likelihood.0", "finite-difference", "expected at least"]);
+        for left in ["o.csv", "c.yaml"] {
+            std::fs::remove_file(at.join(left)).expect("removed");
+        }
+    }
+    assert!(smallest[0] < smallest[1] && smallest[1] < smallest[2] && smallest[2] == smallest[3], "{smallest:?}");
+    // Data without noise beside them, in half precision: no step is resolved.
+    let args = with("heeding_float16.onnx", VP, "1");
+    refused(at, &args.iter().map(String::as_str).collect::<Vec<_>>(), &["float16", "no step at all"]);
+}
