@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
-use ndarray_npy::{NpzWriter, WritableElement, write_npy};
+use ndarray_npy::{NpzWriter, WritableElement, read_npy, write_npy};
 use serde_json::Value;
 
-use super::cli::{Done, command, finish, flowgauge, folder, refused};
+use super::cli::{Done, card, command, finish, flowgauge, folder, models, refused};
 
 const N: usize = 6;
 const SHAPE: [usize; 3] = [3, 8, 8];
@@ -258,6 +258,32 @@ fn every_form_that_is_read_has_the_known_density() {
             assert!((got - want).abs() < 2e-3, "{file}: {got} {want}");
         }
     }
+}
+
+#[test]
+fn two_axes_are_read_row_by_row_where_flat_samples_are_wanted() {
+    let folder = folder();
+    let at = folder.path();
+    let digits: ArrayD<u8> = read_npy(format!("{}/heldout.npy", models("digits"))).expect("digits");
+    let few = digits.slice(ndarray::s![..5, ..]).to_owned().into_dyn();
+    for (name, shape) in [("flat.npy", &[5, 64][..]), ("rows.npy", &[5, 8, 8]), ("cubes.npy", &[5, 4, 4, 4])] {
+        write_npy(at.join(name), &shaped(&few, shape)).expect("written");
+    }
+    let digits = card("digits");
+    let usual = ["likelihood", "--model", &digits, "--divergence", "{hutchinson: {probes: 1}}", "--out", "out.csv"];
+    let read = |other: &[&str]| {
+        let done = flowgauge(at, &[&usual[..], &["--solver", "{euler: {steps: 2}}", "--data"], other].concat());
+        done.is(0);
+        (column(at, "out.csv", "log_likelihood"), done.stderr)
+    };
+    let (want, _) = read(&["flat.npy"]);
+    let (rows, said) = read(&["rows.npy"]);
+    assert!(rows == want && said.contains("[8, 8]") && said.contains("row by row"), "{said}");
+    assert_eq!(read(&["cubes.npy", "--layout", "NCHW"]).0, want);
+    assert_ne!(read(&["rows.npy", "--layout", "NWH"]).0, want);
+    std::fs::remove_file(at.join("out.csv")).expect("there");
+    let more = [&usual[..], &["--solver", "{euler: {steps: 2}}", "--data", "cubes.npy"]].concat();
+    refused(at, &more, &["[4, 4, 4]", "[64]", "--layout NCHW"]);
 }
 
 fn npz<T: WritableElement>(
