@@ -349,3 +349,78 @@ fn published_numbers_pass_fail_or_stay_open() {
     std::fs::write(at.join("out/journal.jsonl"), kept[..kept.len() - 1].join("\n") + "\n").expect("written");
     flowgauge(at, &["gate", "out", "--claims", "claims.yaml"]).is(0).says(&["1 trials are outstanding"]);
 }
+
+/// A config of 240 samples, whose solver is measured without being asked for unless `budget` says otherwise.
+fn unasked(at: &Path, name: &str, samples_of: usize, budget: &str) -> String {
+    let mixture = card("mixture");
+    write(at, "many.npy", samples(240, 8));
+    write(
+        at,
+        name,
+        format!(
+            "name: unasked\nestimators: [exact, {{hutchinson: {{probes: 2}}}}]\nsolvers: [{{heun: {{steps: 4}}}}]\n\
+             likelihood:\n  - {{model: {mixture:?}, data: many.npy, samples: {samples_of}, profile: 0{budget}}}\n"
+        ),
+    )
+}
+
+/// Fixed steps are measured by themselves where that is cheap, and the plan says so or says why not.
+#[test]
+fn a_solver_is_measured_without_being_asked_where_that_is_cheap() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let cheap = unasked(at, "cheap.yaml", 240, "");
+    let planned = flowgauge(at, &["plan", &cheap]);
+    assert!(planned.is(0).stdout.contains("the solver's error on 16 samples, heun(steps=4)"), "{}", planned.stdout);
+    let dear = unasked(at, "dear.yaml", 40, "");
+    let planned = flowgauge(at, &["plan", &dear]);
+    assert!(planned.is(0).stdout.contains("`budget: true` measures it"), "{}", planned.stdout);
+    let without = unasked(at, "without.yaml", 240, ", budget: false");
+    let planned = flowgauge(at, &["plan", &without]);
+    assert!(!planned.is(0).stdout.contains("budget") && !planned.stdout.contains("error on"), "{}", planned.stdout);
+
+    let done = flowgauge(at, &["run", &cheap, "--out", "cheap"]);
+    assert!(done.is(0).stdout.contains(", solver "), "{}", done.stdout);
+    let mut reader = csv::Reader::from_path(at.join("cheap/tables/summary.csv")).expect("a table");
+    let columns = reader.headers().expect("columns").clone();
+    let place = |name: &str| columns.iter().position(|c| c == name).expect(name);
+    let rows: Vec<csv::StringRecord> = reader.records().collect::<Result<_, _>>().expect("rows");
+    let exact = rows.iter().find(|row| &row[place("estimator")] == "exact").expect("the reference");
+    let number = |name: &str| exact[place(name)].parse::<f64>().expect(name);
+    assert!(number("solver_bias").abs() > number("solver_bias_stderr") && number("solver_bias_n") == 16.0);
+    flowgauge(at, &["verify", "cheap", "--fraction", "1"]).is(0);
+    let done = flowgauge(at, &["run", &without, "--out", "without"]);
+    assert!(done.is(0).stdout.contains("solver error not measured"), "{}", done.stdout);
+}
+
+/// Directories whose tables and plans are of a version that measured less than this one does.
+#[test]
+fn an_earlier_versions_run_goes_on_and_is_verified() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let without = unasked(at, "without.yaml", 240, ", budget: false");
+    flowgauge(at, &["run", &without, "--out", "out"]).is(0);
+    // Its config said nothing of a budget.
+    let silent = unasked(at, "silent.yaml", 240, "");
+    let lines = || std::fs::read_to_string(at.join("out/journal.jsonl")).expect("a journal").lines().count();
+    let before = lines();
+    flowgauge(at, &["run", &silent, "--out", "out"]).is(0);
+    assert_eq!(lines(), before, "nothing is added to what was begun");
+    let path = at.join("out/tables/summary.csv");
+    let mut reader = csv::Reader::from_path(&path).expect("a table");
+    let columns = reader.headers().expect("columns").clone();
+    let kept = |i: &usize| !columns[*i].starts_with("solver_bias") && &columns[*i] != "bias_n";
+    let kept: Vec<usize> = (0..columns.len()).filter(kept).collect();
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(kept.iter().map(|i| &columns[*i])).expect("a header");
+    for row in reader.records() {
+        let row = row.expect("a row");
+        writer.write_record(kept.iter().map(|i| &row[*i])).expect("a row");
+    }
+    let text = String::from_utf8(writer.into_inner().expect("a table")).expect("text");
+    std::fs::write(&path, &text).expect("written");
+    flowgauge(at, &["verify", "out"]).is(0);
+    // A number in it that the rows do not give is found all the same.
+    std::fs::write(&path, text.replacen(",240,", ",239,", 1)).expect("written");
+    flowgauge(at, &["verify", "out"]).is(1);
+}
