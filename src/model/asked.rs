@@ -6,7 +6,7 @@ use super::card::{Card, StateAndTime};
 use super::constants::Constant;
 use super::files::Content;
 use super::opened::Model;
-use super::time::Time;
+use super::time::{Time, format_of};
 
 /// Numbers of a list that are shown.
 const SHOWN: usize = 12;
@@ -53,19 +53,23 @@ impl Model {
     /// What every time input is given, with its key: `network.inputs.time` and `index (int64), from 0 to 999; …`.
     ///
     /// # Errors
-    /// Where a file is no ONNX model.
+    /// Where a file is no ONNX model, or an input cannot take what it is given.
     pub fn times_in_words(&self) -> Result<Vec<(String, String)>> {
         let mut found = Vec::new();
         for (network, roles, time) in self.card.time_inputs() {
             let graph = self.graph_of(&format!("{network}.file"))?;
             for (role, name) in roles {
                 let key = format!("{network}.inputs.{role}");
-                let port = graph.inputs().into_iter().find(|port| port.name == name);
-                let words = port.map(|port| match role {
+                let Some(port) = graph.inputs().into_iter().find(|port| port.name == name) else { continue };
+                if let Some(format) = format_of(port.elem) {
+                    let check = if role == "time" { Time::check } else { Time::check_map };
+                    check(&time, name, format, &self.curve, &network).with_context(|| graph.file().to_owned())?;
+                }
+                let words = match role {
                     "step" | "duration" => format!("differences of what `from` is given ({})", port.elem),
                     _ => time.described(&port, &self.curve),
-                });
-                found.extend(words.map(|words| (key, words)));
+                };
+                found.push((key, words));
             }
         }
         Ok(found)

@@ -12,7 +12,7 @@ use super::network::explained;
 use super::onnx::{Runtime, Session};
 use super::opened::{Model, Options};
 use super::ports::{check_shape, find, is_scalar};
-use super::time::{self, Time, is_whole};
+use super::time::{self, Time};
 use crate::flow::field::{Averages, EvalError, FlowMap};
 use crate::flow::path::Curve;
 use crate::graph::{self, Mode};
@@ -146,16 +146,8 @@ impl Ports {
     /// Refuses inputs that cannot take the times that they are given.
     fn check_times(&self, session: &Session, name: &str) -> Result<()> {
         let key = format!("flow_maps.{name}");
-        for port in self.times().filter_map(|name| session.input(name)) {
-            if is_whole(port.format) && self.feed.interpolate == Some(true) {
-                bail!(
-                    "{key}.time.interpolate: true, but a flow map is not interpolated between indices; expected false"
-                );
-            }
-            let time = Time { interpolate: self.feed.interpolate.filter(|_| is_whole(port.format)), ..self.feed };
-            time.check(port, &self.curve, &key)?;
-        }
-        Ok(())
+        let mut ports = self.times().filter_map(|name| session.input(name));
+        ports.try_for_each(|port| self.feed.check_map(&port.name, port.format, &self.curve, &key))
     }
 
     /// The graph's names for the two times.

@@ -351,7 +351,7 @@ impl Model {
         network.check(&name, scalar, seed.as_deref())?;
         let of = key.strip_suffix(".file").unwrap_or(key);
         if let Some(port) = network.time_port() {
-            network.feed.check(port, &self.curve, of).with_context(|| name.clone())?;
+            network.feed.check(&port.name, port.format, &self.curve, of).with_context(|| name.clone())?;
         }
         if derived.is_none() {
             self.heeds(key, || network.check_heeded(of))?;

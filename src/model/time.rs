@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use ndarray::ArrayD;
 
 use super::card::{Card, Feed, TimeFeed};
-use super::onnx::{Format, Port};
+use super::onnx::Format;
 use crate::flow::path::{Curve, Path};
 use crate::flow::preconditioning::Preconditioning;
 use crate::graph;
@@ -85,7 +85,7 @@ impl Time {
     /// What an input is given over the path, and how whole numbers come about, in words.
     pub fn described(&self, port: &graph::Port, curve: &Curve) -> String {
         let [from, to] = self.ends(curve).map(|v| v as f32);
-        let whole = match (port.elem.is_integer(), self.interpolate) {
+        let whole = match (format_of(port.elem).is_some_and(is_whole), self.interpolate) {
             (false, _) => "",
             (true, Some(true)) => "; between two whole numbers both are evaluated and mixed",
             (true, Some(false)) => "; whole numbers alone",
@@ -101,12 +101,12 @@ impl Time {
     /// # Errors
     /// Where rounding to whole numbers would leave less than three of them, or interpolation is asked of an input
     /// that takes fractions.
-    pub(super) fn check(&self, port: &Port, curve: &Curve, key: &str) -> Result<()> {
+    pub(super) fn check(&self, name: &str, format: Format, curve: &Curve, key: &str) -> Result<()> {
         if self.ignored {
             return Ok(());
         }
-        let (name, format) = (&port.name, format_name(port.format));
-        if !is_whole(port.format) {
+        let (whole, boolean, format) = (is_whole(format), format == Format::Bool, format_name(format));
+        if !whole {
             if let Some(interpolate) = self.interpolate {
                 bail!(
                     "{key}.time.interpolate: {interpolate}, but input `{name}` takes fractions ({format}): it is given \
@@ -116,7 +116,7 @@ impl Time {
             return Ok(());
         }
         let [from, to] = self.ends(curve);
-        if (to - from).abs() >= 2.0 && port.format != Format::Bool {
+        if (to - from).abs() >= 2.0 && !boolean {
             return Ok(());
         }
         let right = match curve.path() {
@@ -135,9 +135,30 @@ impl Time {
     }
 }
 
+impl Time {
+    /// As [`Time::check`], for an input of a flow map, whose times are not interpolated: what is said of the network's
+    /// own time is not said of it where it takes fractions.
+    ///
+    /// # Errors
+    /// As [`Time::check`].
+    pub(super) fn check_map(&self, name: &str, format: Format, curve: &Curve, key: &str) -> Result<()> {
+        if is_whole(format) && self.interpolate == Some(true) {
+            bail!("{key}.time.interpolate: true, but a flow map is not interpolated between indices; expected false");
+        }
+        Time { interpolate: None, ..*self }.check(name, format, curve, key)
+    }
+}
+
 /// Whether an input takes whole numbers alone.
 pub(super) fn is_whole(format: Format) -> bool {
     matches!(format, Format::I32 | Format::I64 | Format::Bool)
+}
+
+/// The format of a port of this type, where this program feeds it.
+pub(super) fn format_of(elem: graph::ElemType) -> Option<Format> {
+    [Format::F16, Format::Bf16, Format::F32, Format::F64, Format::I32, Format::I64, Format::Bool]
+        .into_iter()
+        .find(|format| format_name(*format) == elem.to_string())
 }
 
 fn format_name(format: Format) -> &'static str {

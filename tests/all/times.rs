@@ -109,6 +109,8 @@ fn likelihood(divergence: &str) -> Vec<&str> {
 fn whole_numbers_are_fed_indices_or_nothing() {
     let folder = place();
     let at = folder.path();
+    let config = "name: c\nestimators: [exact]\nsolvers: [euler]\nlikelihood: [{model: card.yaml, data: x.npy}]\n";
+    write(at, "c.yaml", config);
     for role in ROLES {
         let file = role.file("indexed");
         let inspects = |time: &str, path: &str| {
@@ -125,6 +127,7 @@ fn whole_numbers_are_fed_indices_or_nothing() {
             inspects(time, path);
             let key = role.key();
             refused(at, &["inspect", "card.yaml"], &[&[key], words].concat());
+            refused(at, &["plan", "c.yaml"], &[&[key], words].concat());
             if role == Role::Network {
                 refused(at, &likelihood("exact"), &[&[key], words].concat());
             }
