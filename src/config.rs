@@ -11,11 +11,13 @@ use crate::divergence::Divergence;
 use crate::flow::grid::Spacing;
 use crate::lattice::Lattice;
 use crate::metric::Metric;
-use crate::model::card::{plain_name, yaml};
+use crate::model::card::plain_name;
 use crate::num::shape::{Layout, Layouts};
 use crate::sample::Sampler;
+use crate::signature::{self, Wanted};
 use crate::solve::Solver;
 use crate::stein::Stein;
+use crate::yaml::{Document, Entry, Fault, Node, Value};
 
 /// A run: which likelihoods and which samples to measure, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -245,33 +247,41 @@ fn default_points() -> usize {
 /// A config with the bytes it was read from and where.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Written {
+    /// What was written, without what is at fault.
     pub config: Config,
     pub text: String,
     /// The `--set` changes, as the user gave them.
     pub changes: Vec<String>,
     folder: PathBuf,
+    name: String,
+    document: Document,
+    faults: Vec<Fault>,
 }
 
 impl Written {
-    /// Reads a config and applies `key.path=value` changes.
+    /// Reads a config and applies `key.path=value` changes. Faults that leave something to check further wait for
+    /// [`Written::hold`], so that all of them are told at once.
     ///
     /// # Errors
-    /// One message that names the file, and the line or the key.
+    /// A message that names the file and every fault, where nothing can be checked further.
     pub fn read(path: &Path, changes: &[String]) -> Result<Written> {
-        let name = path.display();
-        let text = std::fs::read_to_string(path).with_context(|| format!("{name}: the config cannot be read"))?;
-        let config: Config = if changes.is_empty() {
-            yaml(&text).map_err(|e| anyhow!("{name}: {e}"))?
-        } else {
-            let mut value: serde_json::Value = yaml(&text).map_err(|e| anyhow!("{name}: {e}"))?;
-            for change in changes {
-                set(&mut value, change).with_context(|| format!("--set {change}"))?;
-            }
-            serde_json::from_value(value).map_err(|e| anyhow!("{name} with --set {}: {e}", changes.join(" --set ")))?
-        };
+        let named = std::iter::once(path.display().to_string()).chain(changes.iter().map(|c| format!("--set {c}")));
+        let name = if changes.is_empty() { path.display().to_string() } else { with_changes(named) };
+        let text = signature::text(path, Wanted::Config).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        let mut document = Document::parse(&text).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        for change in changes {
+            set(&mut document.root, change).with_context(|| format!("--set {change}"))?;
+        }
+        if let Some(other) = another_file(&document.root) {
+            bail!("{}: {other}", path.display());
+        }
+        let (config, faults) = document.read_partly::<Config>();
+        let Some(config) = config else { bail!("{name}: {}", document.faults(faults)) };
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let written = Written { config, text, changes: changes.to_vec(), folder };
-        written.check().with_context(|| name.to_string())?;
+        let faults = document.located(faults);
+        let mut written = Written { config, text, changes: changes.to_vec(), folder, name, document, faults };
+        let found = written.check();
+        written.faults.extend(written.document.located(found));
         Ok(written)
     }
 
@@ -284,80 +294,169 @@ impl Written {
         if beside.exists() || Path::new(file).exists() { beside } else { path.to_owned() }
     }
 
-    fn check(&self) -> Result<()> {
+    /// Whether something at or below a key, or above it, is at fault already, so that what follows from it is no news.
+    pub fn at_fault(&self, key: &str) -> bool {
+        let below = |inner: &str, outer: &str| {
+            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) && !outer.is_empty()
+        };
+        let key = &self.document.written(key);
+        self.faults.iter().any(|f| below(&f.key, key) || below(key, &f.key))
+    }
+
+    /// Refuses the config where it has faults, these among them.
+    ///
+    /// # Errors
+    /// One message that names the file and every fault.
+    pub fn hold(&self, found: Vec<Fault>) -> Result<()> {
+        let mut all = self.faults.clone();
+        for fault in self.document.located(found) {
+            if !all.contains(&fault) {
+                all.push(fault);
+            }
+        }
+        if all.is_empty() { Ok(()) } else { Err(anyhow!("{}: {}", self.name, self.document.faults(all))) }
+    }
+
+    fn check(&self) -> Vec<Fault> {
         let config = &self.config;
-        plain_name(&config.name).map_err(|e| anyhow!("name: {e}"))?;
-        if config.likelihood.is_empty() && config.samples.is_empty() && config.maps.is_empty() {
-            bail!("it asks for nothing; expected entries under `likelihood`, `samples` or `maps`");
+        let mut found = Vec::new();
+        let mut fault = |key: String, message: String| {
+            if !self.at_fault(&key) {
+                found.push(Fault::new(key, message));
+            }
+        };
+        if let Err(message) = plain_name(&config.name) {
+            fault("name".to_owned(), message);
+        }
+        let asks = ["likelihood", "samples", "maps"];
+        if config.likelihood.is_empty()
+            && config.samples.is_empty()
+            && config.maps.is_empty()
+            && !asks.iter().any(|key| self.at_fault(key))
+        {
+            fault(
+                String::new(),
+                "it asks for nothing; expected entries under `likelihood`, `samples` or `maps`".to_owned(),
+            );
         }
         if config.chunk == 0 {
-            bail!("chunk: 0, expected at least 1");
+            fault("chunk".to_owned(), "0, expected at least 1".to_owned());
         }
         for (i, entry) in config.likelihood.iter().enumerate() {
             let at = |key: &str| format!("likelihood.{i}.{key}");
-            if entry.estimators.as_ref().unwrap_or(&config.estimators).is_empty() {
-                bail!("{}: none here and none for the whole run; expected at least one", at("estimators"));
+            for (key, none) in [
+                ("estimators", entry.estimators.as_ref().unwrap_or(&config.estimators).is_empty()),
+                ("solvers", entry.solvers.as_ref().unwrap_or(&config.solvers).is_empty()),
+            ] {
+                if none && !self.at_fault(key) {
+                    fault(at(key), "none here and none for the whole run; expected at least one".to_owned());
+                }
             }
-            if entry.solvers.as_ref().unwrap_or(&config.solvers).is_empty() {
-                bail!("{}: none here and none for the whole run; expected at least one", at("solvers"));
-            }
-            if entry.budget.as_ref().and_then(Budgeting::samples).is_some_and(|n| n < 2) {
-                bail!("{}: fewer than 2; expected at least 2, so that the mean has an error", at("budget.samples"));
+            if let Some(few) = entry.budget.as_ref().and_then(Budgeting::samples).filter(|n| *n < 2) {
+                let message = format!("{few}, expected at least 2, so that the mean has an error");
+                fault(at("budget.samples"), message);
             }
             if entry.samples == Some(0) {
-                bail!("{}: 0, expected at least 1", at("samples"));
+                fault(at("samples"), "0, expected at least 1".to_owned());
             }
             if let Some(grid) = &entry.density {
-                let ordered = |r: &[f64; 2]| r[0] < r[1] && r.iter().all(|v| v.is_finite());
-                if !ordered(&grid.x) || !ordered(&grid.y) || !(2..=2000).contains(&grid.points) {
-                    bail!("{}: expected x and y as [low, high] with low < high, and 2 to 2000 points", at("density"));
+                for (key, [low, high]) in [("density.x", grid.x), ("density.y", grid.y)] {
+                    if !(low < high && (high - low).is_finite()) {
+                        fault(at(key), format!("[{low}, {high}], expected [low, high] with low < high"));
+                    }
+                }
+                if !(2..=2000).contains(&grid.points) {
+                    fault(at("density.points"), format!("{}, expected 2 to 2000", grid.points));
                 }
             }
         }
         for (i, entry) in config.maps.iter().enumerate() {
-            if entry.steps.is_empty() || entry.samples < 2 || entry.draws > 1 << 20 {
-                bail!("maps.{i}: expected at least one of `steps`, at least 2 `samples`, and at most 1048576 `draws`");
+            let at = |key: &str| format!("maps.{i}.{key}");
+            if entry.steps.is_empty() {
+                fault(at("steps"), "none, expected at least one number of steps".to_owned());
+            }
+            if entry.samples < 2 {
+                fault(at("samples"), format!("{}, expected at least 2", entry.samples));
+            }
+            if entry.draws > MOST_DRAWS {
+                fault(at("draws"), format!("{}, expected at most {MOST_DRAWS}", entry.draws));
             }
         }
         for (i, entry) in config.samples.iter().enumerate() {
-            if entry.samplers.is_empty() || entry.metrics.is_empty() || entry.count == 0 {
-                bail!("samples.{i}: expected at least one of `samplers`, of `metrics`, and a `count` of at least 1");
+            let at = |key: &str| format!("samples.{i}.{key}");
+            if entry.samplers.is_empty() {
+                fault(at("samplers"), "none, expected at least one".to_owned());
             }
-            if entry.count.div_ceil(config.chunk) > MOST_TRIALS {
-                bail!(
-                    "samples.{i}.count: {} makes more than {MOST_TRIALS} trials of `chunk: {}`",
-                    entry.count,
-                    config.chunk
-                );
+            if entry.metrics.is_empty() {
+                fault(at("metrics"), "none, expected at least one".to_owned());
+            }
+            if entry.count == 0 {
+                fault(at("count"), "0, expected at least 1".to_owned());
+            }
+            if entry.count.div_ceil(config.chunk.max(1)) > MOST_TRIALS {
+                let message =
+                    format!("{} makes more than {MOST_TRIALS} trials of `chunk: {}`", entry.count, config.chunk);
+                fault(at("count"), message);
             }
         }
-        Ok(())
+        found
     }
 }
 
+/// Draws of one entry under `maps`: they are held at once.
+const MOST_DRAWS: usize = 1 << 20;
+
+fn with_changes(parts: impl Iterator<Item = String>) -> String {
+    let parts: Vec<String> = parts.collect();
+    format!("{} with {}", parts[0], parts[1..].join(" "))
+}
+
+/// What a file is whose keys are those of another kind of file.
+fn another_file(root: &Node) -> Option<String> {
+    let has = |key: &str| root.get(key).is_some();
+    if has("likelihood") || has("samples") || has("maps") {
+        return None;
+    }
+    if has("network") || (has("shape") && has("path")) {
+        return Some(
+            "it is a model card, expected a config; a config names cards by `model:` of its entries".to_owned(),
+        );
+    }
+    has("claims")
+        .then(|| "it is a file of claims, expected a config; claims go to `flowgauge gate --claims`".to_owned())
+}
+
 /// Applies one `key.path=value`; numbers in the path are positions in a list.
-fn set(root: &mut serde_json::Value, change: &str) -> Result<()> {
-    use serde_json::Value;
+fn set(root: &mut Node, change: &str) -> Result<()> {
     let (path, text) = change.split_once('=').ok_or_else(|| anyhow!("expected key.path=value"))?;
-    let value: Value = yaml(text).map_err(|e| anyhow!("its value is no YAML: {e}"))?;
+    let mut value = Document::parse(text).map_err(|e| anyhow!("its value is no YAML: {e}"))?.root;
+    value.placed(None);
     let mut at = root;
     for segment in path.split('.') {
         if segment.is_empty() {
             bail!("expected key.path=value, with no empty key");
         }
-        at = match at {
-            Value::Array(items) => {
+        if at.value == Value::Null {
+            at.value = Value::Map(Vec::new());
+        }
+        at = match &mut at.value {
+            Value::List(items) => {
                 let length = items.len();
                 let index: usize =
                     segment.parse().map_err(|_| anyhow!("`{segment}` stands for a position in a list"))?;
                 items.get_mut(index).ok_or_else(|| anyhow!("position {index} of a list of {length}"))?
             }
-            Value::Object(map) => map.entry(segment).or_insert(Value::Null),
-            Value::Null => {
-                *at = Value::Object(Default::default());
-                at.as_object_mut().expect("just made").entry(segment).or_insert(Value::Null)
+            Value::Map(entries) => {
+                let there = entries.iter().position(|e| e.key == segment);
+                let index = there.unwrap_or_else(|| {
+                    let node = Node { value: Value::Null, place: None };
+                    entries.push(Entry { key: segment.to_owned(), place: None, node });
+                    entries.len() - 1
+                });
+                &mut entries[index].node
             }
-            other => bail!("`{segment}` lies below {other}, which has no keys"),
+            Value::Scalar(scalar) => bail!("`{segment}` lies below {}, which has no keys", scalar.text),
+            Value::Null => bail!("`{segment}` lies below nothing"),
         };
     }
     *at = value;
@@ -376,7 +475,9 @@ mod tests {
         let path = folder.path().join("c.yaml");
         std::fs::write(&path, text)?;
         let changes: Vec<String> = changes.iter().map(|c| c.to_string()).collect();
-        Ok(Written::read(&path, &changes)?.config)
+        let written = Written::read(&path, &changes)?;
+        written.hold(Vec::new())?;
+        Ok(written.config)
     }
 
     #[test]

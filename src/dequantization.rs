@@ -22,7 +22,7 @@ registry! {
     /// The dequantizations, as `dequantization:` and `--dequantization` name them.
     pub enum Dequantization: Draws {
         "uniform" => Uniform(Uniform),
-        "importance" => Importance(Importance),
+        "importance" | "iwae" | "importance-weighted" => Importance(Importance),
     }
 }
 

@@ -85,6 +85,7 @@ impl FiniteDifference {
 
 /// A divergence head of the card.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-first" = "head"))]
 #[serde(deny_unknown_fields, default)]
 pub struct Learned {
     pub head: String,
@@ -129,12 +130,23 @@ impl Kind {
 }
 
 /// Names of the kinds that are no trace estimators.
-const OTHERS: [&str; 5] = ["learned", "debiased", "closed-form", "finite-difference", "flow-map"];
+const OTHERS: [registry::Names; 5] = [
+    ("learned", &["head", "learned-head"]),
+    ("debiased", &["debiased-head"]),
+    ("closed-form", &["analytic", "closedform"]),
+    ("finite-difference", &["finite-differences", "fd"]),
+    ("flow-map", &["flowmap", "few-step"]),
+];
 
 impl Divergence {
     /// Every name that a user can write.
     pub fn names() -> Vec<&'static str> {
-        Estimator::NAMES.iter().copied().chain(OTHERS.iter().copied()).collect()
+        Divergence::aliases().iter().map(|(name, _)| *name).collect()
+    }
+
+    /// Every name with the other names that are taken for it.
+    pub fn aliases() -> Vec<registry::Names> {
+        Estimator::ALIASES.iter().chain(&OTHERS).copied().collect()
     }
 
     /// The label in tables: the name with those parameters that are not the defaults.
@@ -300,7 +312,7 @@ impl JsonSchema for Divergence {
             ("finite-difference", generator.subschema_for::<FiniteDifference>()),
             ("flow-map", generator.subschema_for::<FewSteps>()),
         ]);
-        registry::schema(entries)
+        registry::schema(&Divergence::aliases(), entries)
     }
 }
 
@@ -313,12 +325,12 @@ impl<'de> Deserialize<'de> for Divergence {
                 write!(f, "a name or {{name: {{…}}}}, one of {}", Divergence::names().join(", "))
             }
             fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Divergence, E> {
-                match name {
-                    "learned" => Ok(Divergence::Learned(Learned::default())),
-                    "debiased" => Ok(Divergence::Debiased(Debiased::default())),
-                    "closed-form" => Ok(Divergence::ClosedForm(ClosedForm {})),
-                    "finite-difference" => Ok(Divergence::FiniteDifference(Default::default())),
-                    "flow-map" => Ok(Divergence::FlowMap(FewSteps::default())),
+                match registry::canonical(name, &OTHERS) {
+                    Some("learned") => Ok(Divergence::Learned(Learned::default())),
+                    Some("debiased") => Ok(Divergence::Debiased(Debiased::default())),
+                    Some("closed-form") => Ok(Divergence::ClosedForm(ClosedForm {})),
+                    Some("finite-difference") => Ok(Divergence::FiniteDifference(Default::default())),
+                    Some("flow-map") => Ok(Divergence::FlowMap(FewSteps::default())),
                     _ => Estimator::from_name(name)
                         .map(Divergence::Trace)
                         .ok_or_else(|| registry::unknown(name, &Divergence::names())),
@@ -326,16 +338,14 @@ impl<'de> Deserialize<'de> for Divergence {
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Divergence, A::Error> {
                 let name: String = registry::only_key(&mut map, &Divergence::names())?;
-                let entry = match name.as_str() {
-                    "learned" => Divergence::Learned(map.next_value()?),
-                    "debiased" => Divergence::Debiased(map.next_value()?),
-                    "closed-form" => Divergence::ClosedForm(map.next_value()?),
-                    "finite-difference" => Divergence::FiniteDifference(map.next_value()?),
-                    "flow-map" => Divergence::FlowMap(map.next_value()?),
-                    known if Estimator::NAMES.contains(&known) => {
-                        Divergence::Trace(Estimator::from_entry(known, &mut map)?)
-                    }
-                    other => return Err(registry::unknown(other, &Divergence::names())),
+                let entry = match registry::canonical(&name, &Divergence::aliases()) {
+                    Some("learned") => Divergence::Learned(map.next_value()?),
+                    Some("debiased") => Divergence::Debiased(map.next_value()?),
+                    Some("closed-form") => Divergence::ClosedForm(map.next_value()?),
+                    Some("finite-difference") => Divergence::FiniteDifference(map.next_value()?),
+                    Some("flow-map") => Divergence::FlowMap(map.next_value()?),
+                    Some(known) => Divergence::Trace(Estimator::from_entry(known, &mut map)?),
+                    None => return Err(registry::unknown(&name, &Divergence::names())),
                 };
                 registry::no_more_keys(&mut map)?;
                 Ok(entry)

@@ -232,7 +232,6 @@ fn inert(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::card::yaml;
     use crate::rows::Summary;
 
     fn tables() -> Tables {
@@ -251,7 +250,7 @@ mod tests {
 
     fn held(claim: &str) -> Result<(Verdict, Held)> {
         let text = format!("claims: [{{table: summary, {claim}}}]");
-        let claims: Claims = yaml(&text).map_err(|e| anyhow!("{e}"))?;
+        let claims: Claims = crate::yaml::read(&text)?;
         gate(&tables(), &claims).map(|mut found| found.remove(0))
     }
 
@@ -309,7 +308,8 @@ mod tests {
         }
         let numbers = held("where: {estimator: exact, n: 101.0}, column: nats, at-least: -20").expect("equal numbers");
         assert_eq!(numbers.0, Verdict::Pass);
-        let claims: Claims = yaml("claims: [{table: metrics, column: value, at-least: 0}]").expect("right");
+        let claims: Claims =
+            crate::yaml::read("claims: [{table: metrics, column: value, at-least: 0}]").expect("right");
         let message = gate(&tables(), &claims).expect_err("no metrics").to_string();
         assert!(message.contains("claims.0.table") && message.contains("summary"), "{message}");
     }

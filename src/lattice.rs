@@ -16,6 +16,7 @@ use crate::model::card::DataSpec;
 /// What is done about float data on a lattice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Lattice {
     #[default]
     Refuse,

@@ -1,13 +1,15 @@
 //! Kinds that a user names: one closed list per family, written once.
 //!
 //! A SPEC is the YAML of one entry, `{hutchinson: {probes: 8}}`, or its bare name with all
-//! defaults, `exact`. The struct that is listed *is* the YAML, the plan entry and the
-//! implementation. Being listed means being tested: the conformance tests iterate `defaults()`.
+//! defaults, `exact`, or its label, `hutchinson(probes=8)`. The struct that is listed *is* the YAML, the plan
+//! entry and the implementation. The other names that the field has for a kind stand beside its own, as in
+//! `"frechet" | "fid" => …`; outputs have the first. Being listed means being tested: the conformance tests
+//! iterate `defaults()`.
 
 /// Declares the enum of one family with its names, its YAML form and its dispatch.
 #[macro_export]
 macro_rules! registry {
-    ($(#[$meta:meta])* pub enum $Enum:ident: $Trait:ident { $($name:literal => $Variant:ident($ty:ty)),+ $(,)? }) => {
+    ($(#[$meta:meta])* pub enum $Enum:ident: $Trait:ident { $($name:literal $(| $alias:literal)* => $Variant:ident($ty:ty)),+ $(,)? }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq)]
         pub enum $Enum { $($Variant($ty)),+ }
@@ -16,7 +18,10 @@ macro_rules! registry {
             /// The names a user can write, in the order of the docs.
             pub const NAMES: &'static [&'static str] = &[$($name),+];
 
-            /// The name a user writes.
+            /// Every name with the other names that are taken for it.
+            pub const ALIASES: &'static [$crate::registry::Names] = &[$(($name, &[$($alias),*])),+];
+
+            /// The name that outputs have.
             pub fn name(&self) -> &'static str {
                 match self { $(Self::$Variant(_) => $name),+ }
             }
@@ -28,16 +33,16 @@ macro_rules! registry {
 
             /// The entry called `name`, with parameters yet to be read from `value`.
             pub fn from_entry<'de, A: serde::de::MapAccess<'de>>(name: &str, map: &mut A) -> Result<Self, A::Error> {
-                match name {
-                    $($name => map.next_value::<$ty>().map(Self::$Variant),)+
-                    other => Err($crate::registry::unknown(other, Self::NAMES)),
+                match $crate::registry::canonical(name, Self::ALIASES) {
+                    $(Some($name) => map.next_value::<$ty>().map(Self::$Variant),)+
+                    _ => Err($crate::registry::unknown(name, Self::NAMES)),
                 }
             }
 
             /// The entry called `name`, with its default parameters.
             pub fn from_name(name: &str) -> Option<Self> {
-                match name {
-                    $($name => Some(Self::$Variant(<$ty>::default())),)+
+                match $crate::registry::canonical(name, Self::ALIASES) {
+                    $(Some($name) => Some(Self::$Variant(<$ty>::default())),)+
                     _ => None,
                 }
             }
@@ -56,7 +61,7 @@ macro_rules! registry {
             }
 
             fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                $crate::registry::schema(Self::schemas(generator))
+                $crate::registry::schema(Self::ALIASES, Self::schemas(generator))
             }
         }
 
@@ -100,19 +105,178 @@ macro_rules! registry {
     };
 }
 
-/// One of these names, or an entry of one of them with its parameters.
-pub fn schema(entries: Vec<(&str, schemars::Schema)>) -> schemars::Schema {
-    let names: Vec<&str> = entries.iter().map(|(name, _)| *name).collect();
-    let bare = schemars::json_schema!({ "type": "string", "enum": names });
-    let whole = entries.into_iter().map(|(name, parameters)| {
-        schemars::json_schema!({
+/// A name and the other names that are taken for it.
+pub type Names = (&'static str, &'static [&'static str]);
+
+/// A name without what makes no difference: case, and `_` or a space for `-`.
+pub fn plain(name: &str) -> String {
+    name.trim().to_lowercase().replace(['_', ' '], "-")
+}
+
+/// The name that is meant, by whichever of its names.
+pub fn canonical(written: &str, names: &[Names]) -> Option<&'static str> {
+    let plainly = plain(written);
+    let is = |(name, aliases): &&Names| plain(name) == plainly || aliases.iter().any(|a| plain(a) == plainly);
+    names.iter().find(is).map(|(name, _)| *name)
+}
+
+/// Every way to write a name that a schema lists: the name, its aliases, and all of them with `_` for `-`.
+fn spellings(name: &str, aliases: &[&str]) -> Vec<String> {
+    let mut all: Vec<String> = std::iter::once(&name).chain(aliases).map(|n| (*n).to_owned()).collect();
+    let underscored: Vec<String> = all.iter().map(|n| n.replace('-', "_")).collect();
+    all.extend(underscored);
+    let mut seen = std::collections::BTreeSet::new();
+    all.retain(|n| seen.insert(n.clone()));
+    all
+}
+
+/// One of these names, its label, or an entry of one of them with its parameters.
+pub fn schema(names: &[Names], entries: Vec<(&str, schemars::Schema)>) -> schemars::Schema {
+    let kind = |(name, parameters): (&str, schemars::Schema)| KindSchema {
+        name: name.to_owned(),
+        aliases: names.iter().find(|(n, _)| *n == name).map_or(&[][..], |(_, aliases)| *aliases),
+        parameters: Some(parameters.to_value()),
+        bare: true,
+    };
+    json(&entries.into_iter().map(kind).collect::<Vec<_>>()).into()
+}
+
+/// A kind as a schema knows it.
+struct KindSchema {
+    name: String,
+    aliases: &'static [&'static str],
+    /// None for one that stands alone.
+    parameters: Option<serde_json::Value>,
+    /// Whether the type reads the bare name.
+    bare: bool,
+}
+
+impl KindSchema {
+    fn spellings(&self) -> Vec<String> {
+        spellings(&self.name, self.aliases)
+    }
+
+    /// Whether it may stand without its parameters.
+    fn alone(&self) -> bool {
+        let whole = |p: &serde_json::Value| p.get("required").is_none() && p.get("items").is_none();
+        self.bare || self.parameters.as_ref().is_none_or(whole)
+    }
+}
+
+/// The keywords of a family: bare names, labels and entries; `x-kinds` lists it for the program itself.
+fn json(kinds: &[KindSchema]) -> serde_json::Map<String, serde_json::Value> {
+    use serde_json::json;
+    let bare: Vec<String> = kinds.iter().filter(|k| k.alone()).flat_map(KindSchema::spellings).collect();
+    let escaped = |name: String| name.replace('+', "\\+");
+    let labelled = kinds.iter().filter(|k| k.alone() && k.parameters.is_some()).flat_map(KindSchema::spellings);
+    let labelled: Vec<String> = labelled.map(escaped).collect();
+    let mut forms = vec![json!({ "type": "string", "enum": bare })];
+    if !labelled.is_empty() {
+        forms.push(json!({ "type": "string", "pattern": format!("^({})\\(.*\\)$", labelled.join("|")) }));
+    }
+    for kind in kinds {
+        let Some(parameters) = &kind.parameters else { continue };
+        let spelled = kind.spellings().into_iter().map(|n| (n, parameters.clone()));
+        forms.push(json!({
             "type": "object",
-            "properties": { name: parameters },
-            "required": [name],
+            "properties": spelled.collect::<serde_json::Map<_, _>>(),
+            "minProperties": 1,
+            "maxProperties": 1,
             "additionalProperties": false
-        })
-    });
-    schemars::json_schema!({ "anyOf": std::iter::once(bare).chain(whole).collect::<Vec<_>>() })
+        }));
+    }
+    let listed = |k: &KindSchema| {
+        let mut entry = json!({ "name": k.name, "aliases": k.aliases, "bare": k.bare });
+        if let (Some(entry), Some(parameters)) = (entry.as_object_mut(), &k.parameters) {
+            entry.insert("parameters".to_owned(), parameters.clone());
+        }
+        entry
+    };
+    let mut keywords = serde_json::Map::new();
+    keywords.insert("anyOf".to_owned(), forms.into());
+    keywords.insert("x-kinds".to_owned(), kinds.iter().map(listed).collect::<Vec<_>>().into());
+    keywords
+}
+
+/// Gives an enum the other names of its words or kinds: `#[schemars(transform = Aliases(&[…]))]`.
+pub struct Aliases(pub &'static [Names]);
+
+impl Aliases {
+    fn of(&self, name: &str) -> &'static [&'static str] {
+        self.0.iter().find(|(n, _)| *n == name).map_or(&[], |(_, aliases)| *aliases)
+    }
+
+    /// The kinds of an enum whose alternatives are words alone and `{name: …}`, some of these at least.
+    fn kinds(&self, alternatives: &[serde_json::Value]) -> Option<Vec<KindSchema>> {
+        let kind = |name: &str, parameters: Option<&serde_json::Value>| KindSchema {
+            name: name.to_owned(),
+            aliases: self.of(name),
+            parameters: parameters.cloned(),
+            bare: parameters.is_none(),
+        };
+        let mut found = Vec::new();
+        for one in alternatives {
+            let several = || one.get("enum").and_then(|e| e.as_array()).map(Vec::as_slice);
+            if let Some(words) = one.get("const").map(std::slice::from_ref).or_else(several) {
+                found.extend(words.iter().filter_map(|w| w.as_str()).map(|w| kind(w, None)));
+                continue;
+            }
+            let properties = one.get("properties")?.as_object()?;
+            let required = one.get("required")?.as_array()?;
+            let (name, parameters) =
+                properties.iter().next().filter(|_| properties.len() == 1 && required.len() == 1)?;
+            // One key with a fixed word is a tag.
+            if parameters.get("const").is_some() {
+                return None;
+            }
+            found.push(kind(name, Some(parameters)));
+        }
+        found.iter().any(|k| k.parameters.is_some()).then_some(found)
+    }
+}
+
+impl schemars::transform::Transform for Aliases {
+    fn transform(&mut self, schema: &mut schemars::Schema) {
+        let Some(keywords) = schema.as_object_mut() else { return };
+        let alternatives = keywords.get("oneOf").and_then(|o| o.as_array()).cloned();
+        if let Some(kinds) = alternatives.and_then(|a| self.kinds(&a)) {
+            keywords.remove("oneOf");
+            keywords.extend(json(&kinds));
+            return;
+        }
+        let mut found = serde_json::Map::new();
+        let mut widened = |words: Vec<String>| -> Vec<String> {
+            let spelled = |w: String| spellings(&w, self.of(&w)).into_iter().map(move |s| (s, w.clone()));
+            let all: Vec<(String, String)> = words.into_iter().flat_map(spelled).collect();
+            found.extend(all.iter().filter(|(s, w)| s != w).map(|(s, w)| (s.clone(), w.clone().into())));
+            all.into_iter().map(|(s, _)| s).collect()
+        };
+        widen(keywords, &mut widened);
+        for one in keywords.get_mut("oneOf").and_then(|o| o.as_array_mut()).into_iter().flatten() {
+            let Some(one) = one.as_object_mut() else { continue };
+            widen(one, &mut widened);
+            let properties = one.get_mut("properties").and_then(|p| p.as_object_mut()).into_iter().flatten();
+            for property in properties.filter_map(|(_, p)| p.as_object_mut()).filter(|p| p.contains_key("const")) {
+                widen(property, &mut widened);
+            }
+        }
+        keywords.insert("x-aliases".to_owned(), found.into());
+    }
+}
+
+/// A fixed word, or a list of them, with its other spellings.
+fn widen(
+    keywords: &mut serde_json::Map<String, serde_json::Value>,
+    widened: &mut impl FnMut(Vec<String>) -> Vec<String>,
+) {
+    let words: Vec<String> = match (keywords.remove("const"), keywords.remove("enum")) {
+        (Some(word), _) => word.as_str().map(str::to_owned).into_iter().collect(),
+        (_, Some(words)) => {
+            words.as_array().into_iter().flatten().filter_map(|w| w.as_str()).map(str::to_owned).collect()
+        }
+        _ => return,
+    };
+    keywords.insert("enum".to_owned(), widened(words).into());
 }
 
 /// The error for a name that is not listed.
@@ -149,7 +313,15 @@ pub fn label<T: serde::Serialize>(name: &str, entry: &T, default: &T) -> String 
     let changed: Vec<String> = ours
         .iter()
         .filter(|(key, value)| default.get(key) != Some(value) && !value.is_null())
-        .map(|(key, value)| format!("{key}={}", value.to_string().trim_matches('"')))
+        .map(|(key, value)| format!("{key}={}", written(value)))
         .collect();
     if changed.is_empty() { name.to_owned() } else { format!("{name}({})", changed.join(" ")) }
+}
+
+/// A value as labels have it: text without its quotes, unless it could not be told apart then.
+fn written(value: &serde_json::Value) -> String {
+    match value.as_str() {
+        Some(text) if !text.contains(['=', '(', ')', '[', ']', '{', '}', '"']) => text.to_owned(),
+        _ => value.to_string(),
+    }
 }

@@ -42,6 +42,7 @@ impl Default for Stein {
 /// What stands for the score in the residual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Score {
     /// −ε/σ: right for any model, at the price of its noise.
     #[default]

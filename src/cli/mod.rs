@@ -6,7 +6,6 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::execute::Machine;
-use crate::model::card::yaml;
 use crate::model::onnx::{Provider, Runtime};
 use crate::output::Output;
 
@@ -189,8 +188,8 @@ fn summary(out: Option<&Output>, text: std::fmt::Arguments) {
 }
 
 /// Reads a SPEC: the YAML of one entry, or its bare name.
-fn spec<T: serde::de::DeserializeOwned>(flag: &str, text: &str) -> Result<T> {
-    yaml(text).map_err(|e| anyhow::anyhow!("{flag} {text}: {e}"))
+fn spec<T: schemars::JsonSchema + serde::de::DeserializeOwned>(flag: &str, text: &str) -> Result<T> {
+    crate::yaml::read(text).map_err(|e| anyhow::anyhow!("{flag} {text}: {e}"))
 }
 
 /// Carries out one command line.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
 use super::{Exit, Running};
@@ -27,7 +27,7 @@ pub struct Plan {
 impl Plan {
     pub fn execute(self) -> Result<Exit> {
         let written = Written::read(&self.config, &self.set)?;
-        let prepared = plan::prepare(&written, self.seed).with_context(|| self.config.display().to_string())?;
+        let prepared = plan::prepare(&written, self.seed)?;
         if !self.running.quiet {
             prepared.tell();
         }

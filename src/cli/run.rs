@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
 use super::{Exit, RESUMABLE, Running};
@@ -41,7 +41,7 @@ pub struct Run {
 impl Run {
     pub fn execute(self) -> Result<Exit> {
         let written = Written::read(&self.config, &self.set)?;
-        let prepared = plan::prepare(&written, self.seed).with_context(|| self.config.display().to_string())?;
+        let prepared = plan::prepare(&written, self.seed)?;
         if !self.running.quiet {
             prepared.tell();
         }

@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use schemars::schema_for;
 
 use super::Exit;
 use crate::config::Config;
 use crate::gate::claims::Claims;
 use crate::model::card::Card;
+use crate::yaml;
 
 #[derive(Debug, Args)]
 pub struct Schema {
@@ -26,9 +26,9 @@ enum File {
 impl Schema {
     pub fn execute(self) -> Result<Exit> {
         let schema = match self.file {
-            File::Config => schema_for!(Config),
-            File::Card => schema_for!(Card),
-            File::Claims => schema_for!(Claims),
+            File::Config => yaml::standard::<Config>(),
+            File::Card => yaml::standard::<Card>(),
+            File::Claims => yaml::standard::<Claims>(),
         };
         say!("{}", serde_json::to_string_pretty(&schema)?);
         Ok(Exit::Well)

@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::resize::Resize;
-use crate::model::card::yaml;
 use crate::model::library::{cache_root, hex};
+use crate::signature::{self, Wanted};
 
 /// A preset file: the extractor's conventions, which are part of every statistic's definition.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Preset {
     pub name: String,
@@ -31,7 +32,7 @@ pub struct Preset {
 }
 
 /// Published weights. The bytes of an export depend on the version that exports, those of the weights do not.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Weights {
     pub file: String,
@@ -48,7 +49,7 @@ struct Exported {
 }
 
 /// From images of bytes to what the network is fed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
     /// Channels, height, width; grey images fill three channels.
@@ -66,8 +67,9 @@ pub struct Input {
     pub std: Option<Vec<f64>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Layout {
     /// [N, channels, height, width]
     #[default]
@@ -77,7 +79,7 @@ pub enum Layout {
 }
 
 /// Names of the network's outputs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Outputs {
     pub features: String,
@@ -132,7 +134,7 @@ impl Named {
             }
             return Ok(Named { onnx: spec.to_owned(), preset: None });
         }
-        let text = std::fs::read_to_string(spec).with_context(|| format!("{name}: the preset cannot be read"))?;
+        let text = signature::text(spec, Wanted::Preset).map_err(|e| anyhow!("{name}: the preset: {e}"))?;
         let preset = Preset::parse(&name, &text)?;
         Named::checked(spec.parent().unwrap_or(Path::new("")).join(&preset.file), preset)
     }
@@ -188,7 +190,7 @@ fn made_of(onnx: &Path, weights: &Weights, export: &str) -> Result<()> {
 
 impl Preset {
     fn parse(name: &str, text: &str) -> Result<Preset> {
-        let preset: Preset = yaml(text).map_err(|e| anyhow!("{name}: {e}"))?;
+        let preset: Preset = crate::yaml::read(text).map_err(|e| anyhow!("{name}: {e}"))?;
         let input = &preset.input;
         let [channels, height, width] = input.shape;
         if ![1, 3].contains(&channels) || height == 0 || width == 0 {

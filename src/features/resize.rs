@@ -2,11 +2,13 @@
 //!
 //! Images are planes of f64 that stand for the float32 of the packages: sums in f64, one rounding to f32 per pass.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How images come to the size that a network takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Resize {
     /// Images have the size already, or are refused.
     #[default]

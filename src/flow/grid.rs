@@ -8,6 +8,7 @@ use super::path::Curve;
 /// How fixed steps are spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[("log-snr", &["logsnr", "lambda", "exponential"])]))]
 pub enum Spacing {
     /// Equal steps in the card's own time.
     Uniform,

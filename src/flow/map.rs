@@ -11,6 +11,7 @@ use crate::num::Batch;
 /// How the averages of a map become a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Rule {
     /// u and D over \[t, t'\] carry the state from t to t': exact for an exact map, in any number of steps.
     #[default]
@@ -32,6 +33,7 @@ impl Rule {
 /// Few steps of a card's map, as estimators and samplers name them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("x-first" = "map"))]
 pub struct FewSteps {
     /// The name under the card's `flow_maps`.
     pub map: String,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// `discrete` Ho et al. 2020, interpolated in log α as DPM-Solver does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[schemars(transform = crate::registry::Aliases(&[("ve", &["vesde", "ve-sde", "smld"]), ("vp", &["vpsde", "vp-sde"]), ("sub-vp", &["subvp", "subvpsde", "sub-vpsde", "sub-vp-sde"]), ("flow-matching", &["flow", "ot", "rectified-flow", "linear"]), ("discrete", &["ddpm"])]))]
 pub enum Path {
     Edm {
         #[serde(default = "d::edm_min")]
@@ -68,6 +69,7 @@ pub enum Path {
 /// The β schedule of a discrete (DDPM) path.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Betas {
     /// Equally spaced from the first to the last.
     Linear([f64; 2]),

@@ -12,6 +12,7 @@ use super::prediction::Prediction;
 /// The scalings, as a card's `network.preconditioning` names them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Preconditioning {
     /// D = c_skip·x + c_out·F(c_in·x) with c_skip = σ_d²/(σ² + σ_d²), c_out = σσ_d/√(σ² + σ_d²) and
     /// c_in = 1/√(σ² + σ_d²) (Karras et al. 2022, Table 1). The time fed is ln(σ)/4 unless the card says otherwise.

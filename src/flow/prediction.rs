@@ -12,6 +12,7 @@ use super::path::Schedule;
 /// The quantity that a network's output estimates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[("denoised", &["sample", "x0", "x-0", "x-start", "xstart", "pred-x0", "pred-xstart"]), ("noise", &["epsilon", "eps"]), ("velocity", &["flow", "flow-prediction", "vector-field"]), ("v", &["v-prediction"])]))]
 pub enum Prediction {
     /// E\[x₀ | x\]
     Denoised,

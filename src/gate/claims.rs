@@ -7,7 +7,14 @@ use anyhow::{Context, Result, anyhow, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::card::{plain_name, yaml};
+use crate::divergence::Divergence;
+use crate::metric::Metric;
+use crate::model::card::plain_name;
+use crate::plan::solver_label;
+use crate::sample::Sampler;
+use crate::signature::{self, Wanted};
+use crate::solve::Solver;
+use crate::yaml::{self, Document, Fault};
 
 /// `claims.yaml`: numbers as they were published, with tolerances.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -81,6 +88,21 @@ impl std::fmt::Display for Cell {
 }
 
 impl Cell {
+    /// Puts a kind's label as tables print it in the place of any other way to write the kind.
+    fn relabel(&mut self, column: &str) {
+        let Cell::Text(text) = self else { return };
+        let label = match column {
+            "estimator" | "reference" => yaml::read::<Divergence>(text).map(|e| e.label()),
+            "solver" | "reference_solver" => yaml::read::<Solver>(text).map(|s| solver_label(&s)),
+            "sampler" | "baseline" => yaml::read::<Sampler>(text).map(|s| s.label()),
+            "metric" => yaml::read::<Metric>(text).map(|m| m.name().to_owned()),
+            _ => return,
+        };
+        if let Ok(label) = label {
+            *text = label;
+        }
+    }
+
     pub fn holds(&self, text: &str) -> bool {
         match self {
             Cell::Flag(flag) => text == flag.to_string(),
@@ -92,34 +114,56 @@ impl Cell {
 
 impl Claims {
     /// # Errors
-    /// One message that names the file, and the line or the key.
+    /// One message that names the file, and every fault with its line and key.
     pub fn read(path: &Path) -> Result<Claims> {
         let name = path.display();
-        let text = std::fs::read_to_string(path).with_context(|| format!("{name}: the claims cannot be read"))?;
-        let claims: Claims = yaml(&text).map_err(|e| anyhow!("{name}: {e}"))?;
-        claims.check().with_context(|| name.to_string())?;
+        let text = signature::text(path, Wanted::Claims).map_err(|e| anyhow!("{name}: {e}"))?;
+        Claims::parse(&text).with_context(|| name.to_string())
+    }
+
+    fn parse(text: &str) -> Result<Claims> {
+        let mut document = Document::parse(text)?;
+        if document.root.get("claims").is_none()
+            && let Some(key) = ["network", "likelihood", "samples"].iter().find(|k| document.root.get(k).is_some())
+        {
+            bail!("a file with `{key}` is no file of claims; expected `claims:` with published numbers");
+        }
+        let (claims, mut faults) = document.read_partly::<Claims>();
+        let Some(mut claims) = claims else { return Err(document.faults(faults).into()) };
+        let found = claims.check();
+        faults = document.located(faults);
+        faults.extend(found.into_iter().filter(|f| faults.is_empty() || !f.key.is_empty()).collect::<Vec<_>>());
+        if !faults.is_empty() {
+            return Err(document.faults(faults).into());
+        }
+        for (column, cell) in claims.claims.iter_mut().flat_map(|claim| &mut claim.place) {
+            cell.relabel(column);
+        }
         Ok(claims)
     }
 
-    fn check(&self) -> Result<()> {
+    fn check(&self) -> Vec<Fault> {
         if self.claims.is_empty() {
-            bail!("claims: it claims nothing; expected one entry at least");
+            return vec![Fault::new("claims", "it claims nothing; expected one entry at least")];
         }
         let sound = |c: f64| c > 0.0 && c < 1.0;
+        let unsound = |c: f64| format!("{c}, expected a number above 0 and below 1");
+        let mut found = Vec::new();
         if !sound(self.confidence) {
-            bail!("confidence: {}, expected a number above 0 and below 1", self.confidence);
+            found.push(Fault::new("confidence", unsound(self.confidence)));
         }
         let mut names = BTreeSet::new();
         for (i, claim) in self.claims.iter().enumerate() {
-            claim.check().map_err(|e| anyhow!("claims.{i}.{e}"))?;
+            let at = |key: &str| format!("claims.{i}.{key}");
+            found.extend(claim.check().map(|(key, message)| Fault::new(at(key), message)));
             if let Some(confidence) = claim.confidence.filter(|c| !sound(*c)) {
-                bail!("claims.{i}.confidence: {confidence}, expected a number above 0 and below 1");
+                found.push(Fault::new(at("confidence"), unsound(confidence)));
             }
             if claim.name.as_ref().is_some_and(|name| !names.insert(name)) {
-                bail!("claims.{i}.name: another claim has it already; expected names of their own");
+                found.push(Fault::new(at("name"), "another claim has it already; expected names of their own"));
             }
         }
-        Ok(())
+        found
     }
 }
 
@@ -136,9 +180,10 @@ impl Claim {
         }
     }
 
-    fn check(&self) -> Result<(), String> {
-        if let Some(name) = &self.name {
-            plain_name(name).map_err(|e| format!("name: {e}"))?;
+    /// The first key that is at fault, and why.
+    fn check(&self) -> Option<(&'static str, String)> {
+        if let Some(Err(message)) = self.name.as_deref().map(plain_name) {
+            return Some(("name", message));
         }
         let numbers = [
             ("value", self.value),
@@ -148,31 +193,28 @@ impl Claim {
             ("margin", self.margin),
         ];
         if let Some((key, Some(bad))) = numbers.iter().find(|(_, v)| v.is_some_and(|v| !v.is_finite())) {
-            return Err(format!("{key}: {bad}, expected a finite number"));
+            return Some((key, format!("{bad}, expected a finite number")));
         }
         if let Some((key, Some(bad))) = [numbers[1], numbers[4]].iter().find(|(_, v)| v.is_some_and(|v| v < 0.0)) {
-            return Err(format!("{key}: {bad}, expected at least 0"));
+            return Some((key, format!("{bad}, expected at least 0")));
         }
         let bounded = self.at_least.is_some() || self.at_most.is_some();
-        match (self.value.is_some(), bounded) {
-            (true, true) => {
-                Err("value: it stands beside a bound; expected `value` and `tolerance`, or `at-least` and \
-                                 `at-most`, with a `margin` if any"
-                    .to_owned())
-            }
-            (false, false) => {
-                Err("value: absent; expected `value` and `tolerance`, or `at-least`, or `at-most`".to_owned())
-            }
+        let (key, message) = match (self.value.is_some(), bounded) {
+            (true, true) => (
+                "value",
+                "it stands beside a bound; expected `value` and `tolerance`, or `at-least` and `at-most`, with a \
+                 `margin` if any",
+            ),
+            (false, false) => ("value", "absent; expected `value` and `tolerance`, or `at-least`, or `at-most`"),
             (true, _) if self.tolerance.is_none() => {
-                Err("tolerance: absent; expected how far the measured value may lie from `value`".to_owned())
+                ("tolerance", "absent; expected how far the measured value may lie from `value`")
             }
-            (true, _) if self.margin.is_some() => Err("margin: for bounds; a `value` has a `tolerance`".to_owned()),
-            (_, true) if self.tolerance.is_some() => Err("tolerance: for a `value`; a bound has a `margin`".to_owned()),
-            _ if self.band()[0] > self.band()[1] => {
-                Err("at-least: above `at-most`, so that nothing lies between them".to_owned())
-            }
-            _ => Ok(()),
-        }
+            (true, _) if self.margin.is_some() => ("margin", "for bounds; a `value` has a `tolerance`"),
+            (_, true) if self.tolerance.is_some() => ("tolerance", "for a `value`; a bound has a `margin`"),
+            _ if self.band()[0] > self.band()[1] => ("at-least", "above `at-most`, so that nothing lies between them"),
+            _ => return None,
+        };
+        Some((key, message.to_owned()))
     }
 }
 
@@ -183,9 +225,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_by_its_key() {
         let refused = |text: &str| -> String {
-            let claims: Result<Claims> = yaml(&format!("claims: [{{table: summary, column: nats{text}}}]"))
-                .map_err(|e| anyhow!(e))
-                .and_then(|c: Claims| c.check().map(|()| c));
+            let claims = Claims::parse(&format!("claims: [{{table: summary, column: nats{text}}}]"));
             format!("{:#}", claims.expect_err(text))
         };
         for (text, word) in [

@@ -12,6 +12,7 @@ use crate::num::stats::{self, Estimate};
 /// What the rows are, where they are not features with logits beside them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[("probabilities", &["probs"])]))]
 pub enum Classes {
     Logits,
     Probabilities,

@@ -12,6 +12,7 @@ use super::pairs;
 /// How far widths are fitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Fit {
     /// Up to 50 epochs of Adam at rate 0.5, as the authors' package.
     #[default]

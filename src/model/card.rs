@@ -12,6 +12,8 @@ use crate::flow::map::Rule;
 use crate::flow::path::Path;
 use crate::flow::preconditioning::Preconditioning;
 use crate::flow::prediction::Prediction;
+use crate::signature::{self, Wanted};
+use crate::yaml::{Document, Fault, Node};
 
 /// `card.yaml`: one model with its network, path, data convention and learned heads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -103,6 +105,7 @@ fn is_false(v: &bool) -> bool {
 /// A function of the card's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[("t", &["time"]), ("log-sigma-over-4", &["c-noise"]), ("index", &["timestep", "timesteps"])]))]
 pub enum Feed {
     T,
     Sigma,
@@ -165,6 +168,7 @@ pub struct Head {
 /// What a head's output stands for, after `scale`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Parametrization {
     /// +div of dx/dt in the card's own time.
     #[default]
@@ -246,6 +250,7 @@ pub struct MapOutputs {
 /// Which way a flow map was trained to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Direction {
     Both,
     ToNoise,
@@ -344,17 +349,41 @@ fn one() -> f64 {
     1.0
 }
 
+/// What a file is whose keys are those of another kind of file.
+fn another_file(root: &Node) -> Option<String> {
+    let has = |key: &str| root.get(key).is_some();
+    if has("network") || has("shape") || has("path") {
+        return None;
+    }
+    if has("likelihood") || has("samples") || has("maps") {
+        return Some("it is a config, expected a model card; a config goes to `flowgauge run` or `plan`".to_owned());
+    }
+    has("claims").then(|| "it is a file of claims, expected a model card".to_owned())
+}
+
 impl Card {
     /// Reads and checks a card; `path` names it in messages.
     ///
     /// # Errors
-    /// One message that names the file and the key.
+    /// One message that names the file, and every fault with its line and key.
     pub fn read(path: &FilePath) -> Result<Card> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("{}: the card cannot be read", path.display()))?;
-        let card: Card = yaml(&text).map_err(|e| anyhow!("{}: {e}", path.display()))?;
-        card.check().with_context(|| path.display().to_string())?;
-        Ok(card)
+        let text = signature::text(path, Wanted::Card).map_err(|e| anyhow!("{}: the card: {e}", path.display()))?;
+        Card::parse(&text).with_context(|| path.display().to_string())
+    }
+
+    fn parse(text: &str) -> Result<Card> {
+        let mut document = Document::parse(text)?;
+        if let Some(other) = another_file(&document.root) {
+            bail!("{other}");
+        }
+        let (card, faults) = document.read_partly::<Card>();
+        let mut faults = document.located(faults);
+        let Some(card) = card else { return Err(document.faults(faults).into()) };
+        // What follows from a fault is no news.
+        let known: Vec<String> = faults.iter().map(|f| f.key.clone()).collect();
+        let news = |fault: &Fault| !known.iter().any(|key| key.starts_with(&fault.key) && !fault.key.is_empty());
+        faults.extend(document.located(card.check()).into_iter().filter(news));
+        if faults.is_empty() { Ok(card) } else { Err(document.faults(faults).into()) }
     }
 
     /// Numbers in one sample.
@@ -370,45 +399,47 @@ impl Card {
         Some((f64::from(data.levels?) / (data.range[1] - data.range[0])).log2())
     }
 
-    fn check(&self) -> Result<()> {
-        plain_name(&self.name).map_err(|e| anyhow!("name: {e}"))?;
+    /// Everything that is wrong, whatever its files hold.
+    fn check(&self) -> Vec<Fault> {
+        let mut found = Vec::new();
+        let mut fault = |key: &str, message: String| found.push(Fault::new(key, message));
+        if let Err(message) = plain_name(&self.name) {
+            fault("name", message);
+        }
         let dim = self.shape.iter().try_fold(1usize, |a, b| a.checked_mul(*b)).unwrap_or(0);
         if self.shape.is_empty() || dim == 0 || dim > 1 << 28 {
-            bail!("shape: {:?}, expected one or more sizes, each at least 1", self.shape);
-        }
-        self.path.curve().map_err(|e| anyhow!(e))?;
-        if let Some(preconditioning) = self.network.preconditioning {
-            preconditioning.check(self.network.prediction, &self.path).map_err(|e| anyhow!(e))?;
+            fault("shape", format!("{:?}, expected one or more sizes, each at least 1", self.shape));
         }
         if let Some(prior) = self.prior.filter(|p| !(p.std > 0.0 && p.std.is_finite())) {
-            bail!("prior: std is {}, expected a number above 0", prior.std);
+            fault("prior", format!("std is {}, expected a number above 0", prior.std));
         }
         if let Some(data) = self.data {
             if !(data.range[0] < data.range[1] && data.range.iter().all(|v| v.is_finite())) {
-                bail!("data: range is {:?}, expected [low, high] with low < high", data.range);
+                fault("data", format!("range is {:?}, expected [low, high] with low < high", data.range));
             }
             if data.levels.is_some_and(|l| l < 2) {
-                bail!("data: levels is {:?}, expected at least 2", data.levels.unwrap_or(0));
+                fault("data", format!("levels is {:?}, expected at least 2", data.levels.unwrap_or(0)));
             }
         }
         let scales = self.divergence_heads.iter().map(|(n, h)| (format!("divergence_heads.{n}.scale"), h.scale));
         let scales = scales
             .chain(self.flow_maps.iter().map(|(n, m)| (format!("flow_maps.{n}.divergence_scale"), m.divergence_scale)));
-        for (key, scale) in scales {
-            if !scale.is_finite() || scale == 0.0 {
-                bail!("{key}: {scale}, expected a number other than 0");
-            }
-        }
-        for (key, time) in self.times() {
-            self.check_time(time).map_err(|e| anyhow!("{key}.time.{e}"))?;
-        }
-        for (name, map) in &self.flow_maps {
-            map.check().map_err(|e| anyhow!("flow_maps.{name}.{e}"))?;
+        for (key, scale) in scales.filter(|(_, scale)| !scale.is_finite() || *scale == 0.0) {
+            fault(&key, format!("{scale}, expected a number other than 0"));
         }
         for (key, file) in self.files() {
-            inside(file).map_err(|e| anyhow!("{key}: {e}"))?;
+            if let Err(message) = inside(file) {
+                fault(&key, message);
+            }
         }
-        Ok(())
+        let times = self.times().into_iter().filter_map(|(key, time)| Some((key, self.check_time(time).err()?)));
+        found.extend(times.map(|(key, message)| Fault::said(message).below(&format!("{key}.time"))));
+        found.extend(self.path.curve().err().map(Fault::said));
+        let scalings = self.network.preconditioning.map(|p| p.check(self.network.prediction, &self.path));
+        found.extend(scalings.and_then(Result::err).map(Fault::said));
+        let maps = self.flow_maps.iter().filter_map(|(name, map)| Some((name, map.check().err()?)));
+        found.extend(maps.map(|(name, message)| Fault::said(message).below(&format!("flow_maps.{name}"))));
+        found
     }
 
     /// What the card says of times, with the key of the network that it says it of.
@@ -473,25 +504,6 @@ impl Card {
     }
 }
 
-/// Reads YAML as a user wrote it; the message says what would be right in the user's words, not the parser's.
-///
-/// # Errors
-/// A message with line, column and the line itself.
-pub fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
-    let words = [
-        ("invalid u64", "expected a whole number of at least 0"),
-        ("invalid u32", "expected a whole number of at least 0"),
-        ("invalid floating point", "expected a number"),
-        (", set DuplicateKeyPolicy in Options if acceptable", ", expected each key once"),
-        ("; use from_str_multiple or from_str_multiple_with_options", ", expected one"),
-        ("expected mapping start", "expected `key: value` entries"),
-    ];
-    serde_yaml::from_str(text).map_err(|e| {
-        let message = words.iter().fold(e.to_string(), |m, (theirs, ours)| m.replace(theirs, ours));
-        message.strip_prefix("error: ").map_or(message.clone(), str::to_owned)
-    })
-}
-
 /// Refuses a name that could not be a file's name, or that would be live in a table or a page.
 pub fn plain_name(name: &str) -> Result<(), String> {
     let starts_well = name.chars().next().is_some_and(|c| c.is_alphanumeric() || c == '_');
@@ -522,8 +534,7 @@ mod tests {
                         prediction: velocity}\npath: {kind: flow-matching, data_at: 1}\n";
 
     fn read(text: &str) -> Result<Card> {
-        let card: Card = serde_yaml::from_str(text).map_err(|e| anyhow!("{e}"))?;
-        card.check().map(|()| card)
+        Card::parse(text)
     }
 
     #[test]

@@ -55,6 +55,7 @@ pub enum Purpose {
 /// Law of a probe vector z with E\[z zᵀ\] = I.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[("gaussian", &["normal"]), ("sphere", &["spherical"])]))]
 pub enum Distribution {
     #[default]
     Rademacher,

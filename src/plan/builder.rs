@@ -18,6 +18,7 @@ use crate::flow::truncation::Truncation;
 use crate::model::library::hex;
 use crate::model::opened::Model;
 use crate::num::shape::{self, Said};
+use crate::yaml::Fault;
 
 pub(super) struct Builder<'a> {
     pub(super) written: &'a Written,
@@ -25,10 +26,35 @@ pub(super) struct Builder<'a> {
     pub(super) dequantizations: Vec<Option<Dequantization>>,
     /// Of the trials so far.
     pub(super) ids: BTreeSet<String>,
+    /// What is wrong so far: all of it is told at once.
+    pub(super) faults: Vec<Fault>,
     pub(super) prepared: Prepared,
 }
 
 impl Builder<'_> {
+    /// What a check gave, or nothing and a fault of its key.
+    pub(super) fn noted<T>(&mut self, key: &str, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.note(Fault::new(key, format!("{error:#}")))).ok()
+    }
+
+    /// As [`Builder::noted`], for a message that begins with a key below `key`.
+    pub(super) fn said<T>(&mut self, key: &str, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.note(Fault::said(format!("{error:#}")).below(key))).ok()
+    }
+
+    /// A fault of one file is told once, whoever names the file.
+    pub(super) fn note(&mut self, fault: Fault) {
+        if !self.faults.iter().any(|f| f.message == fault.message) {
+            self.faults.push(fault);
+        }
+    }
+
+    /// Notes a file of data that cannot be read, where nothing more can be asked of it.
+    pub(super) fn readable(&mut self, key: &str, path: &Path) {
+        let read = Dataset::read(&self.written.resolve(path)).map(drop);
+        self.noted(key, read);
+    }
+
     /// Adds a trial; the same work twice is an error of the config.
     pub(super) fn push(&mut self, work: Work) -> Result<String> {
         let plan = &self.prepared.plan;

@@ -1,13 +1,14 @@
 //! A config resolved: every file it names opened, every default decided, the trials listed.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 
 use super::builder::Builder;
 use super::offered::{most_samples, resolved, resolves, supports, supports_sampler};
-use super::{Against, ContrastWork, FORMAT, LikelihoodWork, MapWork, Plan, Prepared, Work, pairs, solver_label};
+use super::{
+    Against, ContrastWork, FORMAT, LikelihoodWork, MapWork, Plan, PlannedFile, Prepared, Work, pairs, solver_label,
+};
 use crate::config::{Budgeting, LikelihoodEntry, MapsEntry, SamplesEntry, Written};
 use crate::divergence::{Divergence, Learned};
 use crate::flow::map;
@@ -16,7 +17,8 @@ use crate::model::card::Direction;
 use crate::num::shape::Said;
 use crate::sample::{Sampler, Setting};
 use crate::solve::{Solver, Span};
-use crate::stein::Score;
+use crate::stein::{Score, Stein};
+use crate::yaml::Fault;
 
 /// Samples that a solver's error is measured on where no config asks for it, and the part of an entry's cost that this
 /// may be.
@@ -26,13 +28,14 @@ const DEAR: f64 = 0.25;
 /// Resolves a config: opens and checks every file it names, and lists the trials. Runs no network.
 ///
 /// # Errors
-/// One message that names the file or the key.
+/// One message that names the config and every fault: of its form, of its entries and of the files it names.
 pub fn prepare(written: &Written, seed: Option<u64>) -> Result<Prepared> {
     let config = &written.config;
     let mut builder = Builder {
         written,
         dequantizations: Vec::new(),
         ids: BTreeSet::new(),
+        faults: Vec::new(),
         prepared: Prepared {
             plan: Plan {
                 format: FORMAT,
@@ -50,51 +53,113 @@ pub fn prepare(written: &Written, seed: Option<u64>) -> Result<Prepared> {
         },
     };
     for (i, entry) in config.likelihood.iter().enumerate() {
-        let key = format!("likelihood.{i}");
-        builder.likelihood(entry, &key).context(key.clone())?;
+        builder.likelihood(&format!("likelihood.{i}"), entry);
     }
     for (i, entry) in config.samples.iter().enumerate() {
-        builder.samples(entry).with_context(|| format!("samples.{i}"))?;
+        builder.samples(&format!("samples.{i}"), entry);
     }
     for (i, entry) in config.maps.iter().enumerate() {
-        builder.maps(entry).with_context(|| format!("maps.{i}"))?;
+        builder.maps(&format!("maps.{i}"), entry);
     }
-    check_references(&builder.prepared.plan)?;
+    let faults = std::mem::take(&mut builder.faults);
+    written.hold(faults)?;
+    written.hold(check_references(&builder.prepared.plan))?;
     Ok(builder.prepared)
 }
 
-/// Refuses a reference that no entry measures.
-fn check_references(plan: &Plan) -> Result<()> {
+/// References that no entry measures.
+fn check_references(plan: &Plan) -> Vec<Fault> {
     let likelihoods =
         || plan.trials.iter().filter_map(|t| if let Work::Likelihood(w) = &t.work { Some(w) } else { None });
+    let mut found: Vec<Fault> = Vec::new();
     for work in likelihoods() {
         let Some(Against { estimator, solver }) = &work.against else { continue };
         let measured = |w: &LikelihoodWork| {
             (w.model, w.data, &w.solver) == (work.model, work.data, solver) && w.estimators.contains(estimator)
         };
         if !likelihoods().any(measured) {
-            bail!(
-                "reference_solver: `{}` with {} is not measured on {} for {}; add it under `solvers` and `estimators`",
+            let message = format!(
+                "`{}` with {} is not measured on {} for {}; add it under `solvers` and `estimators`",
                 estimator.label(),
                 solver_label(solver),
                 plan.data[work.data].name,
                 plan.models[work.model].name
             );
+            found.push(Fault::new("reference_solver", message));
         }
     }
-    Ok(())
+    found.dedup();
+    found
+}
+
+/// The data of an entry under `samples`.
+struct Files {
+    reference: usize,
+    floor: Option<usize>,
+    train: Option<usize>,
+    test: Option<usize>,
+    noise: Option<usize>,
 }
 
 impl Builder<'_> {
-    fn likelihood(&mut self, entry: &LikelihoodEntry, key: &str) -> Result<()> {
+    fn likelihood(&mut self, key: &str, entry: &LikelihoodEntry) {
         let config = &self.written.config;
-        let model = self.model(&entry.model)?;
-        let dequantization = entry.dequantization.as_ref();
-        let data = self.data(&entry.data, model, dequantization, entry.layout.as_ref().map(Said::always))?;
+        let model = self.model(&entry.model);
+        let Some(model) = self.noted(&format!("{key}.model"), model) else {
+            return self.readable(&format!("{key}.data"), &entry.data);
+        };
+        let layout = entry.layout.as_ref().map(Said::always);
+        let data = self.data(&entry.data, model, entry.dequantization.as_ref(), layout);
+        let data = self.noted(&format!("{key}.data"), data);
+        if let Some(data) = data {
+            let dequantized = self.prepared.data[data].off_lattice(&self.prepared.models[model].card, entry.lattice);
+            self.noted(&format!("{key}.data"), dequantized);
+        }
         let opened = &self.prepared.models[model];
-        self.prepared.data[data].off_lattice(&opened.card, entry.lattice)?;
-        let written = entry.estimators.as_ref().unwrap_or(&config.estimators).iter();
-        let estimators: Vec<Divergence> = written.map(|e| resolved(opened, e.clone())).collect();
+        let written = entry.estimators.as_ref().unwrap_or(&config.estimators);
+        let estimators: Vec<Divergence> = written.iter().map(|e| resolved(opened, e.clone())).collect();
+        let listed = |own: bool, list: &str| if own { format!("{key}.{list}") } else { list.to_owned() };
+        self.check_estimators(model, &listed(entry.estimators.is_some(), "estimators"), &estimators);
+        let solvers = entry.solvers.as_ref().unwrap_or(&config.solvers).clone();
+        self.check_solvers(model, &listed(entry.solvers.is_some(), "solvers"), &solvers);
+        for (i, stein) in entry.stein.iter().enumerate() {
+            let checked = self.check_stein(model, stein);
+            self.said(&format!("{key}.stein.{i}"), checked);
+        }
+        if entry.density.is_some() && self.prepared.models[model].dim() != 2 {
+            let dim = self.prepared.models[model].dim();
+            let message = format!("the model has {dim} dimensions; a density over the plane needs 2");
+            self.note(Fault::new(format!("{key}.density"), message));
+        }
+        let Some(data) = data else { return };
+        let available = self.prepared.data[data].len();
+        if let Some(count) = entry.samples.filter(|count| *count > available) {
+            let message = format!("{count}, but {} has only {available}", entry.data.display());
+            self.note(Fault::new(format!("{key}.samples"), message));
+        }
+        // What follows needs all of it to be right.
+        if self.faults.iter().any(|f| f.key.starts_with(key)) || self.written.at_fault(key) {
+            return;
+        }
+        if estimators.is_empty() || solvers.is_empty() {
+            return;
+        }
+        let planned = self.plan_likelihood(key, entry, model, data, &estimators, solvers);
+        self.said(key, planned);
+    }
+
+    /// The trials of an entry whose model, data, estimators and solvers are right.
+    fn plan_likelihood(
+        &mut self,
+        key: &str,
+        entry: &LikelihoodEntry,
+        model: usize,
+        data: usize,
+        estimators: &[Divergence],
+        solvers: Vec<Solver>,
+    ) -> Result<()> {
+        let config = &self.written.config;
+        let opened = &self.prepared.models[model];
         let wanted = entry.reference.as_ref().or(config.reference.as_ref());
         let wanted = wanted.map_or_else(|| estimators[0].clone(), |w| resolved(opened, w.clone()));
         let elsewhere = entry.reference_solver.as_ref().or(config.reference_solver.as_ref());
@@ -102,21 +167,19 @@ impl Builder<'_> {
             (Some(place), _) => place,
             // It stands under its own solver, in whichever entry: `check_references`.
             (None, Some(_)) => 0,
+            (None, None) if self.written.at_fault("estimators") => 0,
             (None, None) => bail!("reference: `{}` is not among the estimators of this entry", wanted.label()),
         };
         let elsewhere = elsewhere.cloned();
-        self.check_estimators(model, &estimators)?;
         estimators.iter().try_for_each(|e| resolves(opened, e, &self.prepared.data[data]))?;
-        if let Some(dequantization) = dequantization {
-            dequantization.check(&estimators).map_err(|e| anyhow!("dequantization: {e}"))?;
+        if let Some(dequantization) = &entry.dequantization {
+            dequantization.check(estimators).map_err(|e| anyhow!("dequantization: {e}"))?;
         }
-        let solvers = entry.solvers.as_ref().unwrap_or(&config.solvers).clone();
-        self.check_overlap(model, data, &solvers, &estimators)?;
+        self.check_overlap(model, data, &solvers, estimators)?;
         let available = self.prepared.data[data].len();
         let count = entry.samples.unwrap_or(available);
-        if count > available {
-            bail!("samples: {count}, but {} has only {available}", entry.data.display());
-        }
+        let chunk = config.chunk.max(1);
+        let density_solver = solvers[0].clone();
         for (place, solver) in solvers.into_iter().enumerate() {
             // What takes no solver stands beside the first one's rows, once.
             let here: Vec<Divergence> = estimators.iter().filter(|e| place == 0 || e.takes_solver()).cloned().collect();
@@ -127,8 +190,6 @@ impl Builder<'_> {
             };
             let against = (elsewhere.as_ref().filter(|s| **s != solver))
                 .map(|s| Against { estimator: wanted.clone(), solver: s.clone() });
-            let curve = &self.prepared.models[model].curve;
-            solver.check(Span { curve, to_prior: true }).map_err(|e| anyhow!("{}: {e}", solver.name()))?;
             let work = |first: usize, count: usize| LikelihoodWork {
                 model,
                 data,
@@ -141,8 +202,8 @@ impl Builder<'_> {
                 dequantization: entry.dequantization.clone(),
                 automatic: false,
             };
-            for first in (0..count).step_by(config.chunk) {
-                self.push(Work::Likelihood(work(first, config.chunk.min(count - first))))?;
+            for first in (0..count).step_by(chunk) {
+                self.push(Work::Likelihood(work(first, chunk.min(count - first))))?;
             }
             if entry.profile > 0 && here.iter().any(Divergence::takes_solver) {
                 self.push(Work::Profile(work(0, entry.profile.min(count))))?;
@@ -154,27 +215,18 @@ impl Builder<'_> {
             }
         }
         for stein in &entry.stein {
-            stein.check().map_err(|e| anyhow!(e))?;
-            let head = Divergence::Learned(Learned { head: stein.head.clone() });
-            supports(&self.prepared.models[model], &head).context("stein")?;
-            if stein.score == Score::Model && self.prepared.models[model].card.closed_form.is_none() {
-                bail!("stein: score: model needs an exact model, a card with a `closed_form`; expected score: noise");
-            }
             self.push(Work::Stein { model, data, stein: stein.clone() })?;
         }
         let Some(grid) = &entry.density else { return Ok(()) };
-        if self.prepared.models[model].dim() != 2 {
-            bail!(
-                "density: the model has {} dimensions; a density over the plane needs 2",
-                self.prepared.models[model].dim()
-            );
-        }
-        let solver = entry.solvers.as_ref().unwrap_or(&config.solvers)[0].clone();
         let learned = estimators.iter().find(|e| heads(e));
         let few = estimators.iter().filter(|e| !e.takes_solver()).max_by_key(|e| e.own_evaluations());
         for estimator in [Some(&estimators[reference]), learned, few].into_iter().flatten() {
-            let work =
-                Work::Density { model, solver: solver.clone(), estimator: estimator.clone(), grid: grid.clone() };
+            let work = Work::Density {
+                model,
+                solver: density_solver.clone(),
+                estimator: estimator.clone(),
+                grid: grid.clone(),
+            };
             if !self.prepared.plan.trials.iter().any(|t| t.work == work) {
                 self.push(work)?;
             }
@@ -210,13 +262,33 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn check_estimators(&self, model: usize, estimators: &[Divergence]) -> Result<()> {
+    /// Notes every estimator that the model does not offer, and any that is there twice.
+    fn check_estimators(&mut self, model: usize, key: &str, estimators: &[Divergence]) {
         let mut labels = BTreeSet::new();
-        for estimator in estimators {
-            supports(&self.prepared.models[model], estimator)?;
+        for (i, estimator) in estimators.iter().enumerate() {
+            let offered = supports(&self.prepared.models[model], estimator);
+            self.noted(&format!("{key}.{i}"), offered);
             if !labels.insert(estimator.label()) {
-                bail!("estimators: `{}` is there twice", estimator.label());
+                self.note(Fault::new(format!("{key}.{i}"), format!("`{}` is there twice", estimator.label())));
             }
+        }
+    }
+
+    /// Notes every solver that cannot follow the model's path.
+    fn check_solvers(&mut self, model: usize, key: &str, solvers: &[Solver]) {
+        for (i, solver) in solvers.iter().enumerate() {
+            let curve = &self.prepared.models[model].curve;
+            let checked = solver.check(Span { curve, to_prior: true }).map_err(|e| anyhow!("{}: {e}", solver.name()));
+            self.noted(&format!("{key}.{i}"), checked);
+        }
+    }
+
+    fn check_stein(&self, model: usize, stein: &Stein) -> Result<()> {
+        stein.check().map_err(|e| anyhow!(e))?;
+        let head = Divergence::Learned(Learned { head: stein.head.clone() });
+        supports(&self.prepared.models[model], &head)?;
+        if stein.score == Score::Model && self.prepared.models[model].card.closed_form.is_none() {
+            bail!("score: model needs an exact model, a card with a `closed_form`; expected score: noise");
         }
         Ok(())
     }
@@ -240,9 +312,21 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn maps(&mut self, entry: &MapsEntry) -> Result<()> {
-        let model = self.model(&entry.model)?;
-        let data = self.data(&entry.data, model, None, entry.layout.as_ref().map(Said::always))?;
+    fn maps(&mut self, key: &str, entry: &MapsEntry) {
+        let model = self.model(&entry.model);
+        let Some(model) = self.noted(&format!("{key}.model"), model) else {
+            return self.readable(&format!("{key}.data"), &entry.data);
+        };
+        let data = self.data(&entry.data, model, None, entry.layout.as_ref().map(Said::always));
+        let Some(data) = self.noted(&format!("{key}.data"), data) else { return };
+        if !self.written.at_fault(key) {
+            let planned = self.plan_maps(entry, model, data);
+            self.said(key, planned);
+        }
+    }
+
+    /// The trial of an entry whose model and data are right.
+    fn plan_maps(&mut self, entry: &MapsEntry, model: usize, data: usize) -> Result<()> {
         let opened = &self.prepared.models[model];
         let spec = opened.map_spec(&entry.map)?;
         let at = |e: String| anyhow!("{}: flow_maps.{}: {e}", opened.path.display(), entry.map);
@@ -268,42 +352,82 @@ impl Builder<'_> {
         self.push(Work::Maps(MapWork { model, data, map, steps, grid, samples, draws })).map(drop)
     }
 
-    fn samples(&mut self, entry: &SamplesEntry) -> Result<()> {
-        let model = self.model(&entry.model)?;
+    fn samples(&mut self, key: &str, entry: &SamplesEntry) {
+        let model = self.model(&entry.model);
+        let extractor = entry.extractor.as_ref().map(|f| self.extractor(f)).transpose();
+        let extractor = self.noted(&format!("{key}.extractor"), extractor).flatten();
+        let files = [
+            ("reference", Some(&entry.reference)),
+            ("floor", entry.floor.as_ref()),
+            ("train", entry.train.as_ref()),
+            ("test", entry.test.as_ref()),
+            ("noise", entry.noise.as_ref()),
+        ];
+        let Some(model) = self.noted(&format!("{key}.model"), model) else {
+            for (name, file) in files {
+                file.into_iter().for_each(|file| self.readable(&format!("{key}.{name}"), file));
+            }
+            return;
+        };
         let layouts = entry.layout.as_ref();
-        layouts
-            .map_or(Ok(()), |l| l.check(&["noise", "reference", "floor", "train", "test"]))
-            .map_err(|e| anyhow!(e))?;
-        let said = |key: &str| layouts.and_then(|l| l.of(key));
-        let mut data =
-            |key: &str, file: &PathBuf| self.data(file, model, None, said(key)).with_context(|| key.to_owned());
-        let reference = data("reference", &entry.reference)?;
-        let mut other = |key: &str, file: &Option<PathBuf>| file.as_ref().map(|file| data(key, file)).transpose();
-        let floor = other("floor", &entry.floor)?;
-        let (train, test) = (other("train", &entry.train)?, other("test", &entry.test)?);
-        let extractor = entry.extractor.as_ref().map(|f| self.extractor(f)).transpose()?;
+        let known = layouts.map_or(Ok(()), |l| l.check(&files.map(|(name, _)| name))).map_err(|e| anyhow!(e));
+        self.said(key, known);
+        let [reference, floor, train, test, noise] = files.map(|(name, file)| {
+            let layout = layouts.and_then(|l| l.of(name));
+            let data = match name {
+                "noise" => file.map(|file| self.noise(file, model, entry.count, layout)),
+                _ => file.map(|file| self.data(file, model, None, layout)),
+            };
+            self.noted(&format!("{key}.{name}"), data.transpose()).flatten()
+        });
+        for (i, sampler) in entry.samplers.iter().enumerate() {
+            let checked = self.check_sampler(model, sampler);
+            self.noted(&format!("{key}.samplers.{i}"), checked);
+        }
         let most = most_samples(self.prepared.models[model].dim());
         if entry.count > most {
-            bail!("count: {}, expected at most {most}", entry.count);
-        }
-        let noise = entry.noise.as_ref().map(|f| self.noise(f, model, entry.count, said("noise"))).transpose()?;
-        let samples = |data: usize| self.prepared.data[data].len();
-        let available = samples(reference);
-        let n =
-            Sets { generated: entry.count, reference: available, train: train.map(samples), test: test.map(samples) };
-        for metric in &entry.metrics {
-            metric.check_all(n).map_err(|e| anyhow!("metrics: {e}"))?;
+            self.note(Fault::new(format!("{key}.count"), format!("{}, expected at most {most}", entry.count)));
         }
         if let Some(baseline) = entry.baseline.as_ref().filter(|b| !entry.samplers.contains(b)) {
-            bail!("baseline: `{}` is not among the samplers of this entry", baseline.label());
+            let message = format!("`{}` is not among the samplers of this entry", baseline.label());
+            self.note(Fault::new(format!("{key}.baseline"), message));
         }
+        let Some(reference) = reference else { return };
+        let samples = |data: usize| self.prepared.data[data].len();
+        let (generated, available) = (entry.count, samples(reference));
+        let n = Sets { generated, reference: available, train: train.map(samples), test: test.map(samples) };
+        for (i, metric) in entry.metrics.iter().enumerate() {
+            let checked = metric.check_all(n).map_err(|e| anyhow!(e));
+            self.noted(&format!("{key}.metrics.{i}"), checked);
+        }
+        if self.faults.iter().any(|f| f.key.starts_with(key)) || self.written.at_fault(key) {
+            return;
+        }
+        let files = Files { reference, floor, train, test, noise };
+        let planned = self.plan_samples(entry, model, files, extractor);
+        self.said(key, planned);
+    }
+
+    fn check_sampler(&self, model: usize, sampler: &Sampler) -> Result<()> {
+        let on = Setting::of(&self.prepared.models[model]);
+        sampler.check(&on).map_err(|e| anyhow!("{}: {e}", sampler.name()))?;
+        supports_sampler(&self.prepared.models[model], sampler)
+    }
+
+    /// The trials of an entry whose files, samplers and metrics are right.
+    fn plan_samples(
+        &mut self,
+        entry: &SamplesEntry,
+        model: usize,
+        files: Files,
+        extractor: Option<PlannedFile>,
+    ) -> Result<()> {
+        let Files { reference, floor, train, test, noise } = files;
+        let available = self.prepared.data[reference].len();
         let mut drawn: Vec<(Sampler, Vec<String>)> = Vec::new();
         for sampler in &entry.samplers {
-            let on = Setting::of(&self.prepared.models[model]);
-            sampler.check(&on).map_err(|e| anyhow!("samplers: {}: {e}", sampler.name()))?;
-            supports_sampler(&self.prepared.models[model], sampler).context("samplers")?;
             // A statistic of a population needs all of it: a trial holds whole ones.
-            let chunk = self.written.config.chunk;
+            let chunk = self.written.config.chunk.max(1);
             let chunk = chunk.checked_next_multiple_of(sampler.population().unwrap_or(1)).unwrap_or(chunk);
             let mut parts = Vec::new();
             for first in (0..entry.count).step_by(chunk) {

@@ -15,6 +15,7 @@ use crate::num::Batch;
 /// One evaluation of the map in each step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("x-first" = "map"))]
 pub struct FlowMapSteps {
     /// The name under the card's `flow_maps`.
     pub map: String,
@@ -43,6 +44,7 @@ impl Default for FlowMapSteps {
 /// it, so both are told and neither is a default of theirs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-first" = "step"))]
 pub struct Guidance {
     /// η; 0 is no guidance, below 0 is downhill.
     pub step: f64,

@@ -31,6 +31,7 @@ pub struct Heun {
 /// What the method steps in. On edm paths both are σ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Variable {
     /// x over the card's own time.
     #[default]

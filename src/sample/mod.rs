@@ -34,12 +34,12 @@ registry! {
     pub enum Sampler: Sample {
         "euler" => Euler(euler::Euler),
         "ddim" => Ddim(ddim::Ddim),
-        "heun" => Heun(heun::Heun),
-        "dpmpp-2m" => Dpmpp2m(dpmpp2m::Dpmpp2m),
-        "dpmpp-3m" => Dpmpp3m(dpmpp3m::Dpmpp3m),
-        "unipc" => UniPc(unipc::UniPc),
-        "flow-map" => FlowMap(flow_map::FlowMapSteps),
-        "steindiff" => SteinDiff(steindiff::SteinDiff),
+        "heun" | "edm-heun" => Heun(heun::Heun),
+        "dpmpp-2m" | "dpm++-2m" | "dpmpp2m" | "dpm-solver++-2m" | "dpmsolver++-2m" => Dpmpp2m(dpmpp2m::Dpmpp2m),
+        "dpmpp-3m" | "dpm++-3m" | "dpmpp3m" | "dpm-solver++-3m" | "dpmsolver++-3m" => Dpmpp3m(dpmpp3m::Dpmpp3m),
+        "unipc" | "uni-pc" => UniPc(unipc::UniPc),
+        "flow-map" | "flowmap" => FlowMap(flow_map::FlowMapSteps),
+        "steindiff" | "stein-diff" => SteinDiff(steindiff::SteinDiff),
     }
 }
 

@@ -52,6 +52,7 @@ impl From<Order> for u64 {
 /// The function B(h), which matters where a coefficient is rounded to ½ instead of solved for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Variant {
     /// B = −h
     #[default]

@@ -106,6 +106,7 @@ struct Control {
 /// h' = 0.9·h·eₙ^(−(p+i+d)/k)·eₙ₋₁^((p+2d)/k)·eₙ₋₂^(−d/k) with the method's order k.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Controller {
     /// p, i, d = 0.4, 0.3, 0: smoother steps than the plain rule, and fewer rejections (Hairer & Wanner, IV.2).
     #[default]

@@ -27,13 +27,13 @@ registry! {
     /// The ODE solvers, as `solvers:` and `--solver` name them.
     pub enum Solver: OdeSolver {
         "euler" => Euler(fixed::Euler),
-        "midpoint" => Midpoint(fixed::Midpoint),
-        "heun" => Heun(fixed::Heun),
-        "rk4" => Rk4(fixed::Rk4),
-        "bosh3" => Bosh3(adaptive::Bosh3),
-        "dopri5" => Dopri5(adaptive::Dopri5),
-        "tsit5" => Tsit5(adaptive::Tsit5),
-        "dop853" => Dop853(adaptive::Dop853),
+        "midpoint" | "rk2" => Midpoint(fixed::Midpoint),
+        "heun" | "heun2" => Heun(fixed::Heun),
+        "rk4" | "runge-kutta-4" => Rk4(fixed::Rk4),
+        "bosh3" | "rk23" | "bogacki-shampine" => Bosh3(adaptive::Bosh3),
+        "dopri5" | "rk45" | "ode45" | "dormand-prince" => Dopri5(adaptive::Dopri5),
+        "tsit5" | "tsitouras5" => Tsit5(adaptive::Tsit5),
+        "dop853" | "dopri853" => Dop853(adaptive::Dop853),
     }
 }
 

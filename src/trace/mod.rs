@@ -25,12 +25,12 @@ pub mod xtrace;
 registry! {
     /// The trace estimators, as `estimators:` and `--divergence` name them.
     pub enum Estimator: TraceEstimator {
-        "exact" => Exact(exact::Exact),
-        "hutchinson" => Hutchinson(hutchinson::Hutchinson),
-        "hutch++" => HutchPlusPlus(hutchpp::HutchPlusPlus),
-        "na-hutch++" => NaHutchPlusPlus(nahutchpp::NaHutchPlusPlus),
-        "xtrace" => XTrace(xtrace::XTrace),
-        "xnystrace" => XNysTrace(xnystrace::XNysTrace),
+        "exact" | "full" | "exact-trace" => Exact(exact::Exact),
+        "hutchinson" | "hutch" | "skilling-hutchinson" => Hutchinson(hutchinson::Hutchinson),
+        "hutch++" | "hutchpp" | "hutch-pp" => HutchPlusPlus(hutchpp::HutchPlusPlus),
+        "na-hutch++" | "na-hutchpp" | "nahutchpp" => NaHutchPlusPlus(nahutchpp::NaHutchPlusPlus),
+        "xtrace" | "x-trace" => XTrace(xtrace::XTrace),
+        "xnystrace" | "xnys-trace" => XNysTrace(xnystrace::XNysTrace),
     }
 }
 
@@ -79,6 +79,7 @@ pub trait TraceEstimator: Sync {
 /// Whether a path keeps its probes or draws new ones at every node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Along {
     /// One set per sample for the whole path (FFJORD's and score_sde's convention).
     #[default]

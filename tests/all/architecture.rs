@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Modules from the bottom up; `use` points only to an earlier line, or stays within its own.
 const LAYERS: &[&[&str]] = &[
     &["stop"],
-    &["num", "progress", "registry", "rows"],
+    &["num", "progress", "registry", "rows", "signature", "yaml"],
     &["flow", "graph"],
     &["trace", "model"],
     &["solve"],

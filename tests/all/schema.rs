@@ -61,6 +61,9 @@ impl Schema {
                 "enum" => list(wanted).contains(value),
                 "minimum" => number(wanted).is_none_or(|(v, least)| v >= least),
                 "maximum" => number(wanted).is_none_or(|(v, most)| v <= most),
+                "pattern" => value.as_str().is_none_or(|text| matches(wanted.as_str().expect("a pattern"), text)),
+                "minProperties" => object.is_none_or(|o| o.len() as u64 >= wanted.as_u64().expect("a number")),
+                "maxProperties" => object.is_none_or(|o| o.len() as u64 <= wanted.as_u64().expect("a number")),
                 "minItems" => length(wanted).is_none_or(|(n, least)| n >= least),
                 "maxItems" => length(wanted).is_none_or(|(n, most)| n <= most),
                 "required" => {
@@ -112,6 +115,12 @@ impl Schema {
         }
         Ok(seen)
     }
+}
+
+/// Patterns of the form `^(a|b)\\(.*\\)$`, the only ones that our schemas have.
+fn matches(pattern: &str, text: &str) -> bool {
+    let names = pattern.strip_prefix("^(").and_then(|p| p.strip_suffix(")\\(.*\\)$")).expect(pattern).replace('\\', "");
+    text.ends_with(')') && names.split('|').any(|n| text.strip_prefix(n).is_some_and(|rest| rest.starts_with('(')))
 }
 
 fn files(folder: &str, wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {

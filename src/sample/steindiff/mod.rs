@@ -26,6 +26,7 @@ mod tests;
 /// A sampler whose every step is taken by a factor γ that the population decides.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("x-first" = "sampler"))]
 pub struct SteinDiff {
     /// The sampler that proposes the steps.
     pub sampler: Box<Sampler>,
@@ -73,6 +74,7 @@ impl Default for SteinDiff {
 /// How γ is found and what it is held to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Mode {
     /// γ = 1: the sampler itself, bit for bit.
     Vanilla,

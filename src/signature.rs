@@ -1,0 +1,221 @@
+//! What a file is, told by its first bytes, and what to do where it is not what it should be.
+//!
+//! Checkpoints are recognised and never opened: a pickle can run code.
+
+use std::path::Path;
+
+/// What is expected of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    Config,
+    Card,
+    Claims,
+    Preset,
+    Onnx,
+    Array,
+    Image,
+}
+
+impl Wanted {
+    /// In words: `expected …`.
+    fn words(self) -> &'static str {
+        match self {
+            Wanted::Config => "a config in YAML",
+            Wanted::Card => "a model card in YAML",
+            Wanted::Claims => "claims in YAML",
+            Wanted::Preset => "a preset in YAML",
+            Wanted::Onnx => "an ONNX file",
+            Wanted::Array => "an array: .npy, .npz, .safetensors, .csv, .parquet, IDX or a folder of images",
+            Wanted::Image => "an image, .png or .jpg",
+        }
+    }
+
+    /// How a file of weights becomes what is wanted.
+    fn from_weights(self) -> &'static str {
+        match self {
+            Wanted::Onnx => "export the network with `torch.onnx.export` and name the .onnx file",
+            Wanted::Card => "export the network to ONNX and describe it in a card.yaml beside it",
+            _ => "save the array with `numpy.save`",
+        }
+    }
+}
+
+/// Files that are often given in the place of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Empty,
+    LfsPointer,
+    AnnexPointer,
+    Html,
+    Npy,
+    Npz,
+    TorchZip,
+    Zip,
+    Pickle,
+    Hdf5,
+    Safetensors,
+    Parquet,
+    Onnx,
+    SavedModel,
+    Gguf,
+    Picture,
+    Gzip,
+    Pdf,
+}
+
+/// The kind of a file that begins with `bytes`; none where nothing stands out. A few hundred bytes are enough, and
+/// for archives the whole.
+pub fn kind(bytes: &[u8]) -> Option<Kind> {
+    let begins = |with: &[u8]| bytes.starts_with(with);
+    let head = &bytes[..bytes.len().min(512)];
+    let lower = String::from_utf8_lossy(head).trim_start_matches('\u{feff}').trim_start().to_lowercase();
+    let holds = |word: &[u8]| bytes.windows(word.len()).any(|w| w == word);
+    Some(match bytes {
+        [] => Kind::Empty,
+        _ if begins(b"version https://git-lfs.github.com/spec/") => Kind::LfsPointer,
+        _ if begins(b"/annex/objects/") || lower.starts_with("../.git/annex/objects/") => Kind::AnnexPointer,
+        _ if lower.starts_with("<!doctype html") || lower.starts_with("<html") || lower.starts_with("<?xml") => {
+            Kind::Html
+        }
+        _ if begins(b"\x93NUMPY") => Kind::Npy,
+        _ if begins(b"PK\x03\x04") && (holds(b"data.pkl") || holds(b"/constants.pkl")) => Kind::TorchZip,
+        _ if begins(b"PK\x03\x04") && holds(b".npy") => Kind::Npz,
+        _ if begins(b"PK\x03\x04") => Kind::Zip,
+        [0x80, 2..=5, ..] => Kind::Pickle,
+        _ if begins(b"\x89HDF\r\n\x1a\n") => Kind::Hdf5,
+        _ if begins(b"PAR1") => Kind::Parquet,
+        _ if begins(b"GGUF") => Kind::Gguf,
+        _ if begins(b"\x89PNG") || begins(b"\xff\xd8\xff") || begins(b"GIF8") || begins(b"RIFF") => Kind::Picture,
+        _ if begins(b"\x1f\x8b") => Kind::Gzip,
+        _ if begins(b"%PDF") => Kind::Pdf,
+        // The length of a JSON header, then its brace.
+        [_, _, _, _, 0, 0, 0, 0, b'{', b'"', ..] => Kind::Safetensors,
+        // Field 1 of a SavedModel is its version, 1; then comes a graph that says what it is.
+        [0x08, 0x01, 0x12, ..] if holds(b"saved_model") || holds(b"tensorflow") => Kind::SavedModel,
+        // Field 1 of an ONNX model is its IR version.
+        [0x08, 1..=20, 0x12 | 0x1a | 0x22 | 0x28 | 0x32 | 0x3a | 0x42, ..] => Kind::Onnx,
+        _ => return None,
+    })
+}
+
+/// Why a file with these bytes is not what is wanted, and the way out; none where it may be.
+pub fn refusal(bytes: &[u8], wanted: Wanted) -> Option<String> {
+    let kind = kind(bytes)?;
+    let words = wanted.words();
+    let array = wanted == Wanted::Array;
+    Some(match kind {
+        Kind::Empty => format!("it is empty, expected {words}"),
+        Kind::LfsPointer => {
+            "it is a git-lfs pointer, not the file itself; `git lfs pull` in its repository fetches it".to_owned()
+        }
+        Kind::AnnexPointer => {
+            "it is a git-annex pointer, not the file itself; `git annex get` in its repository fetches it".to_owned()
+        }
+        Kind::Html => {
+            format!("it is a web page, perhaps an error saved under this name, expected {words}; download it again")
+        }
+        Kind::TorchZip | Kind::Pickle => format!(
+            "it is a PyTorch checkpoint or another pickle, which is not opened because it can run code; expected \
+             {words}: {}",
+            wanted.from_weights()
+        ),
+        Kind::Hdf5 => {
+            format!("it is an HDF5 file, such as Keras' weights, expected {words}: {}", wanted.from_weights())
+        }
+        Kind::SavedModel => format!("it is a TensorFlow SavedModel, expected {words}; `tf2onnx` converts it"),
+        Kind::Gguf => format!("it is a GGUF file of weights, expected {words}"),
+        Kind::Onnx if wanted == Wanted::Onnx => return None,
+        Kind::Onnx if wanted == Wanted::Card => {
+            "it is an ONNX file, expected the model card: a card.yaml beside it that describes it".to_owned()
+        }
+        Kind::Onnx => format!("it is an ONNX file, expected {words}"),
+        Kind::Safetensors if array => return None,
+        Kind::Safetensors if matches!(wanted, Wanted::Onnx | Wanted::Card) => {
+            format!("it is a .safetensors file of weights, expected {words}: {}", wanted.from_weights())
+        }
+        Kind::Npy | Kind::Npz | Kind::Safetensors | Kind::Parquet if !array => {
+            format!("it is a file of data, an array, expected {words}")
+        }
+        Kind::Picture if wanted != Wanted::Image && !array => format!("it is an image, expected {words}"),
+        Kind::Zip if array => return None,
+        Kind::Zip => format!("it is a zip archive, expected {words}; unpack it first"),
+        Kind::Gzip if array => return None,
+        Kind::Gzip => format!("it is compressed (gzip), expected {words}; unpack it first"),
+        Kind::Pdf => format!("it is a PDF, expected {words}"),
+        Kind::Npy | Kind::Npz | Kind::Parquet | Kind::Picture | Kind::Safetensors => return None,
+    })
+}
+
+/// Why there is nothing to read at `path`: it is a folder, or a link to a file of git-annex that is not there.
+pub fn absent(path: &Path) -> Option<String> {
+    if let Ok(target) = path.read_link()
+        && !path.exists()
+    {
+        let target = target.to_string_lossy();
+        return Some(match target.contains(".git/annex/") {
+            true => {
+                "it is a git-annex link whose file is not here; `git annex get` in its repository fetches it".into()
+            }
+            false => format!("it is a link to {target}, which is not there"),
+        });
+    }
+    None
+}
+
+/// The text of a file that is to be YAML.
+///
+/// # Errors
+/// A sentence that says what the file is instead, or why it cannot be read.
+pub fn text(path: &Path, wanted: Wanted) -> Result<String, String> {
+    if let Some(why) = absent(path) {
+        return Err(why);
+    }
+    if path.is_dir() {
+        return Err(format!("it is a folder, expected {}", wanted.words()));
+    }
+    let bytes = std::fs::read(path).map_err(|e| format!("it cannot be read: {e}"))?;
+    if let Some(why) = refusal(&bytes, wanted) {
+        return Err(why);
+    }
+    String::from_utf8(bytes).map_err(|_| format!("it is no text in UTF-8, expected {}", wanted.words()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each kind by a file's beginning, and a word that its refusal has where a card, a model and an array are wanted.
+    #[test]
+    fn every_kind_has_its_sentence() {
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n";
+        let cases: [(&[u8], Kind, [&str; 3]); 15] = [
+            (b"", Kind::Empty, ["it is empty"; 3]),
+            (pointer.as_bytes(), Kind::LfsPointer, ["`git lfs pull`"; 3]),
+            (b"/annex/objects/SHA256E-s3--0.onnx\n", Kind::AnnexPointer, ["`git annex get`"; 3]),
+            (b"\n<!DOCTYPE html><html>", Kind::Html, ["web page"; 3]),
+            (b"\x93NUMPY\x01\x00", Kind::Npy, ["file of data", "file of data", ""]),
+            (b"PK\x03\x04....a.npy", Kind::Npz, ["file of data", "file of data", ""]),
+            (b"PK\x03\x04....archive/data.pkl", Kind::TorchZip, ["PyTorch", "torch.onnx.export", "numpy.save"]),
+            (b"PK\x03\x04....word/document.xml", Kind::Zip, ["zip", "zip", ""]),
+            (b"\x80\x02}q\x00.", Kind::Pickle, ["pickle", "torch.onnx.export", "can run code"]),
+            (b"\x89HDF\r\n\x1a\n\x00", Kind::Hdf5, ["HDF5", "HDF5", "HDF5"]),
+            (b"\x40\0\0\0\0\0\0\0{\"w\":", Kind::Safetensors, ["weights", "weights", ""]),
+            (b"\x08\x08\x12\x07pytorch", Kind::Onnx, ["card.yaml", "", "ONNX"]),
+            (b"\x08\x01\x12\x05\x12..saved_model", Kind::SavedModel, ["SavedModel", "tf2onnx", "SavedModel"]),
+            (b"\x89PNG\r\n\x1a\n", Kind::Picture, ["an image", "an image", ""]),
+            (b"PAR1\x15", Kind::Parquet, ["file of data", "file of data", ""]),
+        ];
+        for (bytes, expected, words) in cases {
+            assert_eq!(kind(bytes), Some(expected));
+            for (wanted, word) in [Wanted::Card, Wanted::Onnx, Wanted::Array].into_iter().zip(words) {
+                match refusal(bytes, wanted) {
+                    Some(why) => assert!(!word.is_empty() && why.contains(word), "{expected:?} {wanted:?}: {why}"),
+                    None => assert_eq!(word, "", "{expected:?} {wanted:?}"),
+                }
+            }
+        }
+        for text in ["name: a\nshape: [2]\n", "a,b\n1,2\n", "0.5 1.5\n"] {
+            assert_eq!(kind(text.as_bytes()), None, "{text}");
+        }
+    }
+}

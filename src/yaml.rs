@@ -1,0 +1,125 @@
+//! What a user wrote: YAML read strictly, and held against the schema of the type it stands for.
+//!
+//! A text becomes a tree that knows its lines (`node`). The tree is held against the type's own JSON schema
+//! (`check`), which collects every unknown key, wrong value and missing key at once, and puts canonical names in the
+//! place of aliases and labels. Only then is the type made of it (`deserialize`).
+
+use schemars::{JsonSchema, SchemaGenerator};
+use serde::de::DeserializeOwned;
+
+mod check;
+mod deserialize;
+mod fault;
+pub mod form;
+mod label;
+mod node;
+
+pub use fault::{Fault, Faults, listed};
+pub use node::{Entry, Node, Place, Scalar, Value};
+
+/// A text with its tree.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Document {
+    text: String,
+    pub root: Node,
+    moved: Vec<check::Moved>,
+}
+
+impl Document {
+    /// Reads one YAML document.
+    ///
+    /// # Errors
+    /// Where the text is no YAML, by line and column.
+    pub fn parse(text: &str) -> Result<Document, Faults> {
+        let root = node::parse(text).map_err(|fault| Faults::new(vec![fault]).shown_in(text))?;
+        Ok(Document { text: text.to_owned(), root, moved: Vec::new() })
+    }
+
+    /// What it stands for. The tree keeps its lines, and has canonical names afterwards.
+    ///
+    /// # Errors
+    /// Every key that is unknown, missing or holds a wrong value, each with its line.
+    pub fn read<T: JsonSchema + DeserializeOwned>(&mut self) -> Result<T, Faults> {
+        match self.read_partly() {
+            (Some(whole), faults) if faults.is_empty() => Ok(whole),
+            (_, faults) => Err(self.faults(faults)),
+        }
+    }
+
+    /// As [`Document::read`], with what is left without the faults, so that it can be checked further.
+    pub fn read_partly<T: JsonSchema + DeserializeOwned>(&mut self) -> (Option<T>, Vec<Fault>) {
+        let found = check::check(&schema::<T>(), &mut self.root);
+        self.moved.extend(found.moved);
+        let mut faults = found.faults;
+        if !found.usable {
+            return (None, faults);
+        }
+        match T::deserialize(&self.root) {
+            Ok(rest) => (Some(rest), faults),
+            Err(fault) => {
+                faults.push(fault);
+                (None, faults)
+            }
+        }
+    }
+
+    /// Faults with the lines of their keys; those found after [`Document::read_partly`] count as the rest does.
+    pub fn located(&self, mut faults: Vec<Fault>) -> Vec<Fault> {
+        for fault in faults.iter_mut().filter(|f| f.place.is_none()) {
+            fault.place = self.root.find(&fault.key);
+            fault.key = self.written(&fault.key);
+        }
+        faults
+    }
+
+    /// A key of what is left as it was in the text, where entries of lists were taken out.
+    pub fn written(&self, key: &str) -> String {
+        self.moved.iter().fold(key.to_owned(), |key, moved| stood(&key, moved))
+    }
+
+    /// Faults with their lines, and what stands there.
+    pub fn faults(&self, faults: Vec<Fault>) -> Faults {
+        Faults::new(self.located(faults)).shown_in(&self.text)
+    }
+}
+
+/// A key with the number that its entry had before others were taken out.
+fn stood(key: &str, (list, numbers): &check::Moved) -> String {
+    let rest = key.strip_prefix(list.as_str()).and_then(|r| r.strip_prefix('.')).unwrap_or_default();
+    let (number, below) = rest.split_once('.').unwrap_or((rest, ""));
+    let before = number.parse::<usize>().ok().and_then(|n| numbers.get(n));
+    before.map_or(key.to_owned(), |n| fault::joined(&fault::joined(list, &n.to_string()), below))
+}
+
+/// Reads YAML as a user wrote it.
+///
+/// # Errors
+/// Every fault, with its key, its line and what would be right.
+pub fn read<T: JsonSchema + DeserializeOwned>(text: &str) -> Result<T, Faults> {
+    Document::parse(text)?.read()
+}
+
+/// The schema of a type, with the names that the check and `flowgauge list` need besides.
+pub fn schema<T: JsonSchema>() -> serde_json::Value {
+    let generator: SchemaGenerator = schemars::generate::SchemaSettings::draft2020_12().into();
+    generator.into_root_schema_for::<T>().to_value()
+}
+
+/// The schema of a type in the standard's own keywords, for validators of others.
+pub fn standard<T: JsonSchema>() -> serde_json::Value {
+    let mut schema = schema::<T>();
+    strip(&mut schema);
+    schema
+}
+
+/// Takes out the keywords that only [`form`] knows.
+fn strip(schema: &mut serde_json::Value) {
+    match schema {
+        serde_json::Value::Object(keywords) => {
+            keywords.retain(|key, _| !key.starts_with("x-"));
+            keywords.values_mut().for_each(strip);
+        }
+        serde_json::Value::Array(parts) => parts.iter_mut().for_each(strip),
+        _ => {}
+    }
+}

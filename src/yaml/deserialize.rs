@@ -1,0 +1,273 @@
+//! A type made of a tree. Whatever its own checks refuse has the key and the line.
+
+use serde::de::value::StrDeserializer;
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess};
+use serde::de::{IntoDeserializer, Unexpected, VariantAccess, Visitor};
+
+use super::fault::Fault;
+use super::node::{Entry, Node, Read, Scalar, Value};
+
+/// A scalar read as one type, by the rules of YAML for that type.
+pub fn typed<T: DeserializeOwned>(scalar: &Scalar) -> Option<T> {
+    serde_yaml::from_str(&scalar.text).ok()
+}
+
+impl Node {
+    fn scalar(&self) -> Option<&Scalar> {
+        match &self.value {
+            Value::Scalar(scalar) => Some(scalar),
+            _ => None,
+        }
+    }
+
+    fn unexpected(&self) -> Unexpected<'_> {
+        match &self.value {
+            Value::Null => Unexpected::Unit,
+            Value::Scalar(scalar) => Unexpected::Str(&scalar.text),
+            Value::List(_) => Unexpected::Seq,
+            Value::Map(_) => Unexpected::Map,
+        }
+    }
+
+    /// The scalar as a type, given to a visitor.
+    fn as_type<'de, T: DeserializeOwned, V: Visitor<'de>>(
+        &self,
+        visitor: V,
+        visit: impl FnOnce(V, T) -> Result<V::Value, Fault>,
+    ) -> Result<V::Value, Fault> {
+        match self.scalar().and_then(typed) {
+            Some(value) => visit(visitor, value).map_err(|f| f.at(self.place)),
+            None => Err(Fault::invalid_type(self.unexpected(), &visitor).at(self.place)),
+        }
+    }
+}
+
+macro_rules! as_types {
+    ($($method:ident: $type:ty => $visit:ident),+ $(,)?) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+            self.as_type::<$type, V>(visitor, |visitor, value| visitor.$visit(value))
+        })+
+    };
+}
+
+impl<'de> Deserializer<'de> for &'de Node {
+    type Error = Fault;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match &self.value {
+            Value::Null => visitor.visit_unit(),
+            Value::Scalar(Scalar { text, read }) => match read {
+                Read::Flag(v) => visitor.visit_bool(*v),
+                Read::Unsigned(v) => visitor.visit_u64(*v),
+                Read::Signed(v) => visitor.visit_i64(*v),
+                Read::Float(v) => visitor.visit_f64(*v),
+                Read::Text => visitor.visit_borrowed_str(text),
+            },
+            Value::List(items) => visitor.visit_seq(Items { items, next: 0 }),
+            Value::Map(entries) => visitor.visit_map(Entries { entries, next: 0 }),
+        }
+        .map_err(|f| f.at(self.place))
+    }
+
+    as_types! {
+        deserialize_bool: bool => visit_bool,
+        deserialize_i8: i8 => visit_i8,
+        deserialize_i16: i16 => visit_i16,
+        deserialize_i32: i32 => visit_i32,
+        deserialize_i64: i64 => visit_i64,
+        deserialize_u8: u8 => visit_u8,
+        deserialize_u16: u16 => visit_u16,
+        deserialize_u32: u32 => visit_u32,
+        deserialize_u64: u64 => visit_u64,
+        deserialize_f32: f32 => visit_f32,
+        deserialize_f64: f64 => visit_f64,
+        deserialize_char: char => visit_char,
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match self.scalar() {
+            Some(scalar) => visitor.visit_borrowed_str(&scalar.text),
+            None => Err(Fault::invalid_type(self.unexpected(), &visitor)),
+        }
+        .map_err(|f| f.at(self.place))
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match self.value {
+            Value::Null => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+        .map_err(|f| f.at(self.place))
+    }
+
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Fault> {
+        match &self.value {
+            Value::Map(entries) if entries.is_empty() => visitor.visit_unit(),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_newtype_struct(self).map_err(|f| f.at(self.place))
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: usize,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match &self.value {
+            Value::Null => visitor.visit_map(Entries { entries: &[], next: 0 }).map_err(|f| f.at(self.place)),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.deserialize_map(visitor)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        match &self.value {
+            Value::Scalar(scalar) => visitor.visit_enum(Kind { name: &scalar.text, content: None }),
+            Value::Map(entries) if entries.len() == 1 => {
+                visitor.visit_enum(Kind { name: &entries[0].key, content: Some(&entries[0].node) })
+            }
+            _ => Err(Fault::invalid_type(self.unexpected(), &"one name, or one `name: …`")),
+        }
+        .map_err(|f| f.at(self.place))
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_unit()
+    }
+}
+
+struct Items<'de> {
+    items: &'de [Node],
+    next: usize,
+}
+
+impl<'de> SeqAccess<'de> for Items<'de> {
+    type Error = Fault;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
+        let Some(item) = self.items.get(self.next) else { return Ok(None) };
+        let place = self.next.to_string();
+        self.next += 1;
+        seed.deserialize(item).map(Some).map_err(|f| f.at(item.place).below(&place))
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.items.len() - self.next)
+    }
+}
+
+struct Entries<'de> {
+    entries: &'de [Entry],
+    next: usize,
+}
+
+impl<'de> MapAccess<'de> for Entries<'de> {
+    type Error = Fault;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
+        let Some(entry) = self.entries.get(self.next) else { return Ok(None) };
+        let key: StrDeserializer<'de, Fault> = entry.key.as_str().into_deserializer();
+        seed.deserialize(key).map(Some).map_err(|f| f.at(entry.place))
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
+        let entry = &self.entries[self.next];
+        self.next += 1;
+        seed.deserialize(&entry.node).map_err(|f| f.at(entry.node.place).below(&entry.key))
+    }
+}
+
+/// A name of a kind, with what stands below it.
+struct Kind<'de> {
+    name: &'de str,
+    content: Option<&'de Node>,
+}
+
+impl<'de> EnumAccess<'de> for Kind<'de> {
+    type Error = Fault;
+    type Variant = Self;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Fault> {
+        let name: StrDeserializer<'de, Fault> = self.name.into_deserializer();
+        Ok((seed.deserialize(name)?, self))
+    }
+}
+
+impl<'de> Kind<'de> {
+    fn content(&self) -> Result<&'de Node, Fault> {
+        self.content.ok_or_else(|| Fault::new("", format!("`{0}` alone, expected {{{0}: …}}", self.name)))
+    }
+}
+
+impl<'de> VariantAccess<'de> for Kind<'de> {
+    type Error = Fault;
+
+    fn unit_variant(self) -> Result<(), Fault> {
+        match self.content {
+            None | Some(Node { value: Value::Null, .. }) => Ok(()),
+            Some(_) => Err(Fault::new("", format!("`{0}: …`, expected `{0}` alone", self.name))),
+        }
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fault> {
+        let content = self.content()?;
+        seed.deserialize(content).map_err(|f| f.at(content.place).below(self.name))
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Fault> {
+        self.content()?.deserialize_any(visitor).map_err(|f| f.below(self.name))
+    }
+
+    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, Fault> {
+        self.content()?.deserialize_map(visitor).map_err(|f| f.below(self.name))
+    }
+}

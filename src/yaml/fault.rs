@@ -1,0 +1,213 @@
+//! Faults of what a user wrote, each with its key, its line and what would be right.
+
+use std::fmt::{Display, Formatter, Result as Written};
+
+use super::node::Place;
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fault {
+    /// Where it is: `likelihood.0.estimators.1.hutchinson.probes`; empty for the whole.
+    pub key: String,
+    pub place: Option<Place>,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl Fault {
+    pub fn new(key: impl Into<String>, message: impl Into<String>) -> Fault {
+        Fault { key: key.into(), place: None, message: message.into() }
+    }
+
+    /// A sentence that may begin with its key: `path: need …`.
+    pub fn said(message: impl Into<String>) -> Fault {
+        let message = message.into();
+        let is_key =
+            |key: &str| !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_.-+".contains(c));
+        match message.split_once(": ") {
+            Some((key, rest)) if is_key(key) => Fault::new(key, rest),
+            _ => Fault::new("", message),
+        }
+    }
+
+    pub fn at(self, place: Option<Place>) -> Fault {
+        Fault { place: self.place.or(place), ..self }
+    }
+
+    /// The same fault, seen from one level further out.
+    pub fn below(self, outer: &str) -> Fault {
+        Fault { key: joined(outer, &self.key), ..self }
+    }
+}
+
+/// One key below another.
+pub fn joined(outer: &str, inner: &str) -> String {
+    match (outer.is_empty(), inner.is_empty()) {
+        (true, _) => inner.to_owned(),
+        (_, true) => outer.to_owned(),
+        _ => format!("{outer}.{inner}"),
+    }
+}
+
+/// `line 3, column 5: key: message`.
+impl Display for Fault {
+    fn fmt(&self, f: &mut Formatter) -> Written {
+        if let Some(place) = self.place {
+            write!(f, "line {}, column {}: ", place.line, place.column)?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl serde::de::Error for Fault {
+    fn custom<T: Display>(message: T) -> Fault {
+        Fault::new("", message.to_string())
+    }
+
+    fn invalid_type(found: serde::de::Unexpected, wanted: &dyn serde::de::Expected) -> Fault {
+        Fault::new("", format!("{}, expected {wanted}", named(found)))
+    }
+
+    fn invalid_value(found: serde::de::Unexpected, wanted: &dyn serde::de::Expected) -> Fault {
+        Fault::new("", format!("{}, expected {wanted}", named(found)))
+    }
+
+    fn invalid_length(length: usize, wanted: &dyn serde::de::Expected) -> Fault {
+        Fault::new("", format!("{length} entries, expected {wanted}"))
+    }
+
+    fn unknown_variant(name: &str, wanted: &'static [&'static str]) -> Fault {
+        Fault::new("", unknown("value", name, wanted.iter().copied()))
+    }
+
+    fn unknown_field(name: &str, wanted: &'static [&'static str]) -> Fault {
+        Fault::new("", unknown("key", name, wanted.iter().copied()))
+    }
+
+    fn missing_field(name: &'static str) -> Fault {
+        Fault::new("", format!("missing key `{name}`"))
+    }
+
+    fn duplicate_field(name: &'static str) -> Fault {
+        Fault::new("", format!("key `{name}` is there twice, expected each key once"))
+    }
+}
+
+/// What a value is, in the words of a user.
+fn named(found: serde::de::Unexpected) -> String {
+    use serde::de::Unexpected as U;
+    match found {
+        U::Bool(b) => b.to_string(),
+        U::Unsigned(n) => n.to_string(),
+        U::Signed(n) => n.to_string(),
+        U::Float(n) => n.to_string(),
+        U::Char(c) => format!("`{c}`"),
+        U::Str(s) => format!("`{s}`"),
+        U::Seq => "a list".to_owned(),
+        U::Map | U::Enum | U::StructVariant | U::NewtypeVariant | U::TupleVariant => "`key: value` entries".to_owned(),
+        U::Unit | U::Option => "nothing".to_owned(),
+        U::UnitVariant => "a name alone".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// ``unknown key `probs`, expected probes, …; did you mean `probes`?``
+pub fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    let list = listed(known.clone());
+    let guess = nearest(name, known).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
+    format!("unknown {what} `{name}`, expected {list}{guess}")
+}
+
+/// `a`, `one of a, b`; what no one reads to its end is cut.
+pub fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    match names.as_slice() {
+        [] => "none".to_owned(),
+        [one] => (*one).to_owned(),
+        _ => format!("one of {}", names.join(", ")),
+    }
+}
+
+/// The known name that was probably meant.
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let plain = crate::registry::plain(name);
+    let near = known.map(|k| (strsim::damerau_levenshtein(&plain, &crate::registry::plain(k)), k));
+    let near = near.filter(|(distance, k)| *distance <= (plain.chars().count().max(k.chars().count()) / 3).max(1));
+    near.min_by_key(|(distance, _)| *distance).map(|(_, k)| k)
+}
+
+/// All that is wrong with one text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Faults {
+    pub list: Vec<Fault>,
+    /// The line of each fault, where it is known.
+    lines: Vec<Option<String>>,
+}
+
+/// More of them would bury the first.
+const MOST: usize = 20;
+
+impl Faults {
+    pub fn new(mut list: Vec<Fault>) -> Faults {
+        list.sort_by_key(|f| f.place.map_or((usize::MAX, 0), |p| (p.line, p.column)));
+        let lines = vec![None; list.len()];
+        Faults { list, lines }
+    }
+
+    /// With the lines of the text that they are in, where the text has several.
+    pub(super) fn shown_in(mut self, text: &str) -> Faults {
+        let lines: Vec<&str> = text.lines().collect();
+        if lines.len() < 2 {
+            self.list.iter_mut().for_each(|f| f.place = None);
+            return self;
+        }
+        let line = |f: &Fault| f.place.and_then(|p| lines.get(p.line - 1)).map(|l| (*l).to_owned());
+        self.lines = self.list.iter().map(line).collect();
+        self
+    }
+}
+
+/// One fault as it is; several below their number.
+impl Display for Faults {
+    fn fmt(&self, f: &mut Formatter) -> Written {
+        let one = |f: &mut Formatter, fault: &Fault, line: &Option<String>, indent: &str| {
+            write!(f, "{fault}")?;
+            match (line, fault.place) {
+                (Some(line), Some(place)) => excerpt(f, line, place, indent),
+                _ => Ok(()),
+            }
+        };
+        let pairs = || self.list.iter().zip(&self.lines);
+        if let ([fault], [line]) = (self.list.as_slice(), self.lines.as_slice()) {
+            return one(f, fault, line, "");
+        }
+        write!(f, "{} faults", self.list.len())?;
+        for (fault, line) in pairs().take(MOST) {
+            f.write_str("\n  ")?;
+            one(f, fault, line, "  ")?;
+        }
+        match self.list.len().saturating_sub(MOST) {
+            0 => Ok(()),
+            more => write!(f, "\n  and {more} more"),
+        }
+    }
+}
+
+/// The line, with a caret under the column; of a long line only what is near.
+fn excerpt(f: &mut Formatter, line: &str, place: Place, indent: &str) -> Written {
+    const WIDTH: usize = 90;
+    let characters: Vec<char> = line.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let first = (place.column - 1).saturating_sub(WIDTH / 2);
+    let first = if characters.len() <= WIDTH { 0 } else { first };
+    let shown: String = characters.iter().skip(first).take(WIDTH).collect();
+    let (number, column) = (place.line.to_string(), place.column - 1 - first.min(place.column - 1));
+    let margin = " ".repeat(number.len());
+    write!(f, "\n{indent}  {number} | {shown}\n{indent}  {margin} | {}^", " ".repeat(column))
+}
+
+impl std::error::Error for Faults {}

@@ -1,0 +1,271 @@
+//! YAML as a tree that knows where in its text each part stands.
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_yaml::{DefaultMessageFormatter, Error, MessageFormatter, Spanned};
+
+use super::fault::Fault;
+
+/// A line and a column, each from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub line: usize,
+    pub column: usize,
+}
+
+/// A value with its place; none where it is not of the text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    pub value: Value,
+    pub place: Option<Place>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    Null,
+    Scalar(Scalar),
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+/// A scalar as it was written, and what it is read as where nothing else is asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scalar {
+    pub text: String,
+    pub read: Read,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Read {
+    Flag(bool),
+    Unsigned(u64),
+    Signed(i64),
+    Float(f64),
+    Text,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    pub key: String,
+    pub place: Option<Place>,
+    pub node: Node,
+}
+
+impl Node {
+    pub fn text(text: &str, place: Option<Place>) -> Node {
+        Node { value: Value::Scalar(Scalar { text: text.to_owned(), read: Read::Text }), place }
+    }
+
+    pub fn flag(set: bool, place: Option<Place>) -> Node {
+        Node { value: Value::Scalar(Scalar { text: set.to_string(), read: Read::Flag(set) }), place }
+    }
+
+    /// One entry.
+    pub fn entry(key: &str, node: Node, place: Option<Place>) -> Node {
+        Node { value: Value::Map(vec![Entry { key: key.to_owned(), place, node }]), place }
+    }
+
+    /// Gives all of it one place.
+    pub fn placed(&mut self, place: Option<Place>) {
+        self.place = place;
+        match &mut self.value {
+            Value::List(items) => items.iter_mut().for_each(|i| i.placed(place)),
+            Value::Map(entries) => entries.iter_mut().for_each(|e| {
+                e.place = place;
+                e.node.placed(place);
+            }),
+            _ => {}
+        }
+    }
+
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        match &self.value {
+            Value::Map(entries) => entries.iter().find(|e| e.key == key).map(|e| &e.node),
+            Value::List(items) => key.parse::<usize>().ok().and_then(|i| items.get(i)),
+            _ => None,
+        }
+    }
+
+    /// Where a key stands: `likelihood.0.samples`, or as much of it as is there.
+    pub fn find(&self, key: &str) -> Option<Place> {
+        let (mut at, mut place) = (self, None);
+        let mut rest = key;
+        while !rest.is_empty() {
+            // A name may hold points itself: the longest that is there counts.
+            let ends = rest.match_indices('.').map(|(i, _)| i).chain([rest.len()]);
+            let Some(end) = ends.filter(|end| at.get(&rest[..*end]).is_some()).last() else { break };
+            let name = &rest[..end];
+            let entry = match &at.value {
+                Value::Map(entries) => entries.iter().find(|e| e.key == name).and_then(|e| e.place),
+                _ => None,
+            };
+            at = at.get(name)?;
+            place = entry.or(at.place).or(place);
+            rest = rest[end..].trim_start_matches('.');
+        }
+        place
+    }
+}
+
+/// Reads one document.
+///
+/// # Errors
+/// Where it is no YAML, by line and column.
+pub fn parse(text: &str) -> Result<Node, Fault> {
+    let body = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let lines = Lines::of(body);
+    let options = serde_yaml::options! { non_finite_float_policy: serde_yaml::NonFiniteFloatPolicy::PassThrough };
+    let raw: Spanned<Raw> = serde_yaml::from_str_with_options(body, options).map_err(|e| broken(&e, &lines))?;
+    Ok(lines.node(raw))
+}
+
+/// A text with the byte at which each of its lines begins.
+struct Lines<'a> {
+    text: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(text: &'a str) -> Lines<'a> {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect();
+        Lines { text, starts }
+    }
+
+    /// By the byte, since lines as the parser counts them are not everywhere those of an editor.
+    fn place(&self, location: serde_yaml::Location) -> Place {
+        let Some(byte) = location.span().byte_offset() else {
+            return Place { line: location.line().max(1) as usize, column: location.column().max(1) as usize };
+        };
+        let byte = self.boundary(byte as usize);
+        let line = self.starts.partition_point(|s| *s <= byte).max(1);
+        Place { line, column: self.text[self.starts[line - 1]..byte].chars().count() + 1 }
+    }
+
+    fn boundary(&self, byte: usize) -> usize {
+        (0..=byte.min(self.text.len())).rev().find(|b| self.text.is_char_boundary(*b)).unwrap_or(0)
+    }
+
+    /// What stands there.
+    fn written(&self, location: serde_yaml::Location) -> &'a str {
+        let span = location.span();
+        let Some((from, length)) = span.byte_offset().zip(span.byte_len()) else { return "" };
+        let (from, to) = (self.boundary(from as usize), self.boundary((from + length) as usize));
+        self.text[from..to.max(from)].trim()
+    }
+
+    fn node(&self, raw: Spanned<Raw>) -> Node {
+        let (referenced, defined) = (raw.referenced, raw.defined);
+        let scalar = |read: Read, otherwise: String| {
+            let written = self.written(defined);
+            let text = if written.is_empty() { otherwise } else { written.to_owned() };
+            Value::Scalar(Scalar { text, read })
+        };
+        let value = match raw.value {
+            Raw::Null => Value::Null,
+            Raw::Text(text) => Value::Scalar(Scalar { text, read: Read::Text }),
+            Raw::Flag(b) => scalar(Read::Flag(b), b.to_string()),
+            Raw::Unsigned(n) => scalar(Read::Unsigned(n), n.to_string()),
+            Raw::Signed(n) => scalar(Read::Signed(n), n.to_string()),
+            Raw::Float(n) => scalar(Read::Float(n), n.to_string()),
+            Raw::List(items) => Value::List(items.into_iter().map(|i| self.node(i)).collect()),
+            Raw::Map(entries) => Value::Map(
+                (entries.into_iter())
+                    .map(|(key, value)| Entry {
+                        place: Some(self.place(key.referenced)),
+                        key: key.value,
+                        node: self.node(value),
+                    })
+                    .collect(),
+            ),
+        };
+        Node { value, place: Some(self.place(referenced)) }
+    }
+}
+
+/// What the parser gives, with its own places.
+enum Raw {
+    Null,
+    Flag(bool),
+    Unsigned(u64),
+    Signed(i64),
+    Float(f64),
+    Text(String),
+    List(Vec<Spanned<Raw>>),
+    Map(Vec<(Spanned<String>, Spanned<Raw>)>),
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Raw, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Raw;
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("a value, a list or `key: value` entries")
+            }
+            fn visit_unit<E>(self) -> Result<Raw, E> {
+                Ok(Raw::Null)
+            }
+            fn visit_none<E>(self) -> Result<Raw, E> {
+                Ok(Raw::Null)
+            }
+            fn visit_bool<E>(self, v: bool) -> Result<Raw, E> {
+                Ok(Raw::Flag(v))
+            }
+            fn visit_u64<E>(self, v: u64) -> Result<Raw, E> {
+                Ok(Raw::Unsigned(v))
+            }
+            fn visit_i64<E>(self, v: i64) -> Result<Raw, E> {
+                Ok(Raw::Signed(v))
+            }
+            fn visit_f64<E>(self, v: f64) -> Result<Raw, E> {
+                Ok(Raw::Float(v))
+            }
+            fn visit_str<E>(self, v: &str) -> Result<Raw, E> {
+                Ok(Raw::Text(v.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Raw, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(Raw::List(items))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Raw::Map(entries))
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+/// The parser's complaint in the words of a user.
+fn broken(error: &Error, lines: &Lines) -> Fault {
+    let inner = error.without_snippet();
+    let message = match inner {
+        Error::MultipleDocuments { .. } => {
+            "several documents, divided by `---`, expected one; use one file for each".to_owned()
+        }
+        Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("duplicate key `{key}`, expected each key once")
+        }
+        Error::DuplicateMappingKey { key: None, .. } => "duplicate key, expected each key once".to_owned(),
+        Error::NullIntoString { .. } => "nothing stands for a key, expected a name before the `:`".to_owned(),
+        Error::UnknownAnchor { .. } => "`*name` stands for no earlier `&name`".to_owned(),
+        Error::Eof { .. } => "the text ends too early; a bracket or a quote may be unclosed".to_owned(),
+        other => {
+            let message = DefaultMessageFormatter.format_message(other).into_owned();
+            let words = [
+                ("alias replay limit exceeded", "`*names` stand for too much"),
+                ("alias expansion limit exceeded", "`*names` stand for too much"),
+                ("unexpected end of plain scalar", "a value ends in a `:`"),
+                ("simple key expected", "expected `key: value`"),
+                ("simple key expect ':'", "expected `:` after a key"),
+            ];
+            words.iter().fold(message, |m, (theirs, ours)| m.replace(theirs, ours))
+        }
+    };
+    Fault::new("", message).at(inner.location().map(|l| lines.place(l)))
+}
