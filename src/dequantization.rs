@@ -131,10 +131,8 @@ impl Dequantization {
     /// # Errors
     /// A sentence with the key and what would be right.
     pub fn check(&self, estimators: &[Divergence]) -> Result<(), String> {
-        if !(1..=MOST).contains(&self.draws()) {
-            let key = if self.is_linear() { "repeats" } else { "draws" };
-            return Err(format!("{}: {key} is {}, expected 1 to {MOST}", self.name(), self.draws()));
-        }
+        let key = if self.is_linear() { "repeats" } else { "draws" };
+        registry::within(&format!("{}: {key}", self.name()), self.draws(), 1, MOST)?;
         match estimators.iter().find(|e| e.is_random() && !self.is_linear()) {
             Some(random) => Err(format!(
                 "{}: `{}` is random, and the logarithm of a mean of exponentials turns its noise into a bias upwards, \

@@ -266,15 +266,11 @@ impl Divergence {
         match self {
             Divergence::Trace(e) => e.check(dim),
             // Drawn states are kept until their path's end.
-            Divergence::Debiased(d) if !(1..=(1 << 20) / dim.max(1) + 1).contains(&d.probes) => {
-                Err(format!("debiased: probes is {}, expected 1 to {}", d.probes, (1 << 20) / dim.max(1) + 1))
-            }
+            Divergence::Debiased(d) => registry::within("debiased: probes", d.probes, 1, (1 << 20) / dim.max(1) + 1),
             Divergence::FiniteDifference(f) if !(f.step > 0.0 && f.step <= 1.0) => {
                 Err(format!("finite-difference: step is {}, expected above 0 and at most 1", f.step))
             }
-            Divergence::FiniteDifference(f) if !(1..=1_000_000).contains(&f.probes) => {
-                Err(format!("finite-difference: probes is {}, expected at least 1", f.probes))
-            }
+            Divergence::FiniteDifference(f) => registry::within("finite-difference: probes", f.probes, 1, 1_000_000),
             _ => Ok(()),
         }
     }

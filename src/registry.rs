@@ -279,6 +279,27 @@ fn widen(
     keywords.insert("enum".to_owned(), widened(words).into());
 }
 
+/// Refuses a number outside its bounds, by its key; the message has the bound that was crossed.
+///
+/// # Errors
+/// `steps is 0, expected at least 1`.
+pub fn within(key: &str, value: usize, least: usize, most: usize) -> Result<(), String> {
+    match value {
+        _ if value < least => Err(format!("{key} is {value}, expected at least {least}")),
+        _ if value > most => Err(format!("{key} is {value}, expected at most {most}")),
+        _ => Ok(()),
+    }
+}
+
+/// What a kind says of itself, with its name in front once.
+pub fn named(name: &str, message: impl std::fmt::Display) -> String {
+    let message = message.to_string();
+    match message.strip_prefix(name).is_some_and(|rest| rest.starts_with(": ")) {
+        true => message,
+        false => format!("{name}: {message}"),
+    }
+}
+
 /// The error for a name that is not listed.
 pub fn unknown<E: serde::de::Error>(name: &str, names: &[&str]) -> E {
     E::custom(format!("unknown kind `{name}`, expected one of {}", names.join(", ")))

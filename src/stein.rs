@@ -163,9 +163,7 @@ impl Stein {
             ("samples", self.samples, 10, 1_000_000),
             ("features", self.features, 0, 1000),
         ] {
-            if !(least..=most).contains(&value) {
-                return Err(format!("stein: {key} is {value}, expected {least} to {most}"));
-            }
+            crate::registry::within(key, value, least, most)?;
         }
         Ok(())
     }

@@ -25,6 +25,7 @@ use crate::num::{decimals, stats, with_stderr};
 use crate::output::{Kind, Output, Writer};
 use crate::plan::{resolved, resolves, supports};
 use crate::progress::{Show, duration};
+use crate::registry::named;
 use crate::solve::{Solver, Span, Status};
 
 #[derive(Debug, Args)]
@@ -118,7 +119,7 @@ impl Likelihood {
         }
         supports(&model, &divergence).context("--divergence")?;
         let span = Span { curve: &model.curve, to_prior: true };
-        solver.check(span).map_err(|e| anyhow!("--solver {}: {e}", solver.name()))?;
+        solver.check(span).map_err(|e| anyhow!("--solver {}", named(solver.name(), e)))?;
         let data = Dataset::read(&self.data)?.laid_out(self.layout.as_ref().map(Said::always), &model.card.shape)?;
         data.fits(&model.card)?;
         resolves(&model, &divergence, &data).context("--divergence")?;

@@ -22,6 +22,7 @@ use crate::num::key::Key;
 use crate::num::with_stderr;
 use crate::output::{Kind, Output, Writer};
 use crate::progress::Show;
+use crate::registry;
 
 mod sides;
 
@@ -370,7 +371,7 @@ impl Metrics {
                     note!("flowgauge: left out: {reason}");
                     continue;
                 }
-                Err(reason) => bail!("{}: {reason}", metric.name()),
+                Err(reason) => bail!("--metric {}", registry::named(metric.name(), reason)),
             };
             table.add(&Line {
                 metric: metric.name(),

@@ -159,13 +159,13 @@ fn thread_count(text: &str) -> Result<usize, String> {
     at_least_one(text)
         .ok()
         .filter(|n| *n <= 1024)
-        .ok_or_else(|| "expected a number of at least 1, at most 1024".to_owned())
+        .ok_or_else(|| "expected a whole number of at least 1 and at most 1024".to_owned())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(n) if (1..=1 << 20).contains(&n) => Ok(n),
-        _ => Err("expected a number of at least 1".to_owned()),
+        _ => Err(format!("expected a whole number of at least 1 and at most {}", 1 << 20)),
     }
 }
 

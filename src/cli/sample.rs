@@ -18,6 +18,7 @@ use crate::num::{Batch, decimals};
 use crate::output::{Kind, Output};
 use crate::plan::{initial_states, most_samples, supports_sampler};
 use crate::progress::{Show, duration};
+use crate::registry::named;
 use crate::sample::{self, Drawn, Sampler, Setting};
 use crate::stop;
 
@@ -65,7 +66,7 @@ impl Sample {
         let out = Output::new(Kind::Array, "--out", &self.out, &inputs)?;
         let inputs = out.added_to(&inputs);
         let png = self.png.as_deref().map(|png| Output::new(Kind::Picture, "--png", png, &inputs)).transpose()?;
-        sampler.check(&Setting::of(&model)).map_err(|e| anyhow!("--sampler {}: {e}", sampler.name()))?;
+        sampler.check(&Setting::of(&model)).map_err(|e| anyhow!("--sampler {}", named(sampler.name(), e)))?;
         supports_sampler(&model, &sampler).context("--sampler")?;
         let noise = self.noise.as_deref().map(|file| self.states(file, &model)).transpose()?;
         let count = noise.as_ref().map_or(self.count.unwrap_or(0), |n| n.nrows());

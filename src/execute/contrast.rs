@@ -10,6 +10,7 @@ use crate::metric::paired::{self, Rows};
 use crate::num::Batch;
 use crate::num::stats::{self, Estimate};
 use crate::plan::ContrastWork;
+use crate::registry::named;
 use crate::rows::Contrast;
 
 impl Stage<'_> {
@@ -31,7 +32,7 @@ impl Stage<'_> {
         let sets = [sides(&one), sides(&other)];
         for metric in &work.metrics {
             let measure = || paired::difference(metric, sets, sides(&real), self.key());
-            let found = self.machine.with_threads(measure)?.map_err(|e| anyhow!("{}: {e}", metric.name()))?;
+            let found = self.machine.with_threads(measure)?.map_err(|e| anyhow!(named(metric.name(), e)))?;
             let (Estimate { value: difference, stderr, n }, method) = found;
             let stderr = stderr.ok_or_else(|| anyhow!("{}: no error", metric.name()))?;
             let half = stats::half_width(stderr, Some(n.min(sides(&real).len())), 0.95);

@@ -10,6 +10,7 @@ use crate::metric::{self, Sets};
 use crate::num::Batch;
 use crate::num::key::SampleId;
 use crate::plan::{Work, initial_states};
+use crate::registry::named;
 use crate::rows::{self, SampleRow};
 use crate::sample::steindiff::{SteinDiff, StepLog};
 use crate::sample::{self, Sampler, Setting};
@@ -78,7 +79,7 @@ impl Stage<'_> {
         let n = samples.as_ref().map(Sample::len);
         for metric in metrics {
             let measure = || metric::measure_all(metric, samples.as_ref(), self.key());
-            let estimate = (self.machine.with_threads(measure)?).map_err(|e| anyhow!("{}: {e}", metric.name()))?;
+            let estimate = (self.machine.with_threads(measure)?).map_err(|e| anyhow!(named(metric.name(), e)))?;
             rows.push(rows::MetricRow {
                 model: plan.models[*model].name.clone(),
                 sampler: sampler.as_ref().map_or("data".to_owned(), Sampler::label),

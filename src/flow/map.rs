@@ -7,6 +7,7 @@ use super::field::{Averages, EvalError, FlowMap};
 use super::grid::{self, Spacing};
 use super::path::{Curve, Path};
 use crate::num::Batch;
+use crate::registry;
 
 /// How the averages of a map become a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -77,9 +78,7 @@ impl FewSteps {
 /// # Errors
 /// A sentence with the key and what would be right.
 pub fn times(curve: &Curve, grid: Option<Spacing>, steps: usize) -> Result<Vec<f64>, String> {
-    if !(1..=1_000_000).contains(&steps) {
-        return Err(format!("steps is {steps}, expected at least 1"));
-    }
+    registry::within("steps", steps, 1, 1_000_000)?;
     let natural = match curve.path() {
         Path::Edm { .. } | Path::Ve { .. } => Spacing::Karras,
         _ => Spacing::Uniform,

@@ -102,9 +102,7 @@ impl Statistic for SlicedWasserstein {
         if generated == 0 || reference == 0 {
             return Err("sliced-wasserstein: one of the two sets is empty".to_owned());
         }
-        if !(1..=1_000_000).contains(&self.projections) {
-            return Err(format!("sliced-wasserstein: projections is {}, expected 1 to 1000000", self.projections));
-        }
+        crate::registry::within("sliced-wasserstein: projections", self.projections, 1, 1_000_000)?;
         let fine = self.p >= 1.0 && self.p.is_finite();
         fine.then_some(()).ok_or_else(|| format!("sliced-wasserstein: p is {}, expected at least 1", self.p))
     }

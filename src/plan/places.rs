@@ -13,6 +13,7 @@ use crate::divergence::Divergence;
 use crate::features::preset;
 use crate::model::opened::Model;
 use crate::num::shape::Said;
+use crate::registry::named;
 use crate::sample::Setting;
 use crate::solve::{Solver, Span};
 
@@ -143,7 +144,7 @@ fn sound(work: &Work, prepared: &Prepared) -> Result<()> {
     let model = &prepared.models[work.model()];
     let follows = |solver: &Solver, estimators: &[Divergence]| -> Result<()> {
         let span = Span { curve: &model.curve, to_prior: true };
-        solver.check(span).map_err(|e| anyhow!("{}: {e}", solver.name()))?;
+        solver.check(span).map_err(|e| anyhow!(named(solver.name(), e)))?;
         estimators.iter().try_for_each(|estimator| supports(model, estimator))
     };
     let within = |data: usize, last: Option<usize>| match last.filter(|last| *last <= prepared.data[data].len()) {
@@ -167,7 +168,7 @@ fn sound(work: &Work, prepared: &Prepared) -> Result<()> {
         Work::Stein { stein, .. } => stein.check().map_err(|e| anyhow!(e)),
         Work::Maps(w) => within(w.data, Some(w.samples)),
         Work::Sample { sampler, noise, first, count, .. } => {
-            sampler.check(&Setting::of(model)).map_err(|e| anyhow!("{}: {e}", sampler.name()))?;
+            sampler.check(&Setting::of(model)).map_err(|e| anyhow!(named(sampler.name(), e)))?;
             supports_sampler(model, sampler)?;
             noise.map_or(Ok(()), |noise| within(noise, first.checked_add(*count)))
         }

@@ -15,6 +15,7 @@ use crate::flow::map;
 use crate::metric::{Metric, Role, Sets, paired};
 use crate::model::card::Direction;
 use crate::num::shape::Said;
+use crate::registry::named;
 use crate::sample::{Sampler, Setting};
 use crate::solve::{Solver, Span};
 use crate::stein::{Score, Stein};
@@ -278,7 +279,7 @@ impl Builder<'_> {
     fn check_solvers(&mut self, model: usize, key: &str, solvers: &[Solver]) {
         for (i, solver) in solvers.iter().enumerate() {
             let curve = &self.prepared.models[model].curve;
-            let checked = solver.check(Span { curve, to_prior: true }).map_err(|e| anyhow!("{}: {e}", solver.name()));
+            let checked = solver.check(Span { curve, to_prior: true }).map_err(|e| anyhow!(named(solver.name(), e)));
             self.noted(&format!("{key}.{i}"), checked);
         }
     }
@@ -410,7 +411,7 @@ impl Builder<'_> {
 
     fn check_sampler(&self, model: usize, sampler: &Sampler) -> Result<()> {
         let on = Setting::of(&self.prepared.models[model]);
-        sampler.check(&on).map_err(|e| anyhow!("{}: {e}", sampler.name()))?;
+        sampler.check(&on).map_err(|e| anyhow!(named(sampler.name(), e)))?;
         supports_sampler(&self.prepared.models[model], sampler)
     }
 

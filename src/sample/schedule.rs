@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Point, Setting, Step};
 use crate::flow::grid::{self, Spacing};
 use crate::flow::path::{Curve, Path};
+use crate::registry;
 
 /// Where a sampler stands on the path.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -50,10 +51,8 @@ impl Schedule {
     pub fn times(&self, curve: &Curve) -> Result<Vec<f64>, String> {
         let karras = self.spacing(curve) == Spacing::Karras;
         let least = if karras { 2 } else { 1 };
-        if !(least..=1_000_000).contains(&self.steps) {
-            let why = if karras { " (a karras schedule of N points has N - 1 steps)" } else { "" };
-            return Err(format!("steps is {}, expected at least {least}{why}", self.steps));
-        }
+        let why = if karras && self.steps < 2 { " (a karras schedule of N points has N - 1 steps)" } else { "" };
+        registry::within("steps", self.steps, least, 1_000_000).map_err(|e| format!("{e}{why}"))?;
         if !(self.rho.is_finite() && self.rho > 0.0) {
             return Err(format!("rho is {}, expected a number above 0", self.rho));
         }

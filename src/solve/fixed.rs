@@ -72,9 +72,7 @@ fixed! {
 }
 
 fn check(steps: usize, grid: Option<Spacing>, span: Span) -> Result<(), String> {
-    if !(1..=10_000_000).contains(&steps) {
-        return Err(format!("steps is {steps}, expected at least 1"));
-    }
+    crate::registry::within("steps", steps, 1, 10_000_000)?;
     span.grid(grid, steps.min(4)).map(|_| ())
 }
 

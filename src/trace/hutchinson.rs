@@ -8,6 +8,7 @@ use super::{Along, Jacobians, Probes, TraceEstimator, stretch};
 use crate::flow::field::EvalError;
 use crate::num::key::{Distribution, Purpose};
 use crate::num::{Blocks, linalg};
+use crate::registry::within;
 
 /// K probes; each probe is a chain. Variance per probe with Ā = (A + Aᵀ)/2:
 /// Rademacher 2(‖Ā‖² − Σ Āᵢᵢ²), Gaussian 2‖Ā‖², sphere 2n/(n+2)·(‖Ā‖² − tr(A)²/n).
@@ -47,9 +48,7 @@ impl TraceEstimator for Hutchinson {
     }
 
     fn check(&self, dim: usize) -> Result<(), String> {
-        if !(1..=1_000_000).contains(&self.probes) {
-            return Err(format!("hutchinson: probes is {}, expected at least 1", self.probes));
-        }
+        within("hutchinson: probes", self.probes, 1, 1_000_000)?;
         if self.antithetic {
             return Err("hutchinson: antithetic probes z and -z have the same quadratic form, so a pair says what \
                         one probe says at twice the cost; expected antithetic: false"

@@ -10,6 +10,7 @@ use crate::flow::field::EvalError;
 use crate::num::Blocks;
 use crate::num::key::{Distribution, Purpose};
 use crate::num::linalg;
+use crate::registry::within;
 
 /// A budget of `matvecs` products per estimate, in thirds: sketch A·S, projection A·Q, residual A·G.
 ///
@@ -60,14 +61,9 @@ impl TraceEstimator for HutchPlusPlus {
     }
 
     fn check(&self, _dim: usize) -> Result<(), String> {
-        if !(3..=1_000_000).contains(&self.matvecs) {
-            return Err(format!(
-                "hutch++: matvecs is {}, expected at least 3: a third each for sketch, projection and residual",
-                self.matvecs
-            ));
-        }
-        let fine = (1..=1_000_000).contains(&self.replicates);
-        fine.then_some(()).ok_or_else(|| "hutch++: replicates is 0, expected at least 1".to_owned())
+        // A third each for sketch, projection and residual.
+        within("hutch++: matvecs", self.matvecs, 3, 1_000_000)?;
+        within("hutch++: replicates", self.replicates, 1, 1_000_000)
     }
 
     fn trace(&self, ops: &mut dyn Jacobians, probes: &Probes) -> Result<Array2<f64>, EvalError> {

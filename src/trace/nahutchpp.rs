@@ -10,6 +10,7 @@ use crate::flow::field::EvalError;
 use crate::num::Blocks;
 use crate::num::key::{Distribution, Purpose};
 use crate::num::linalg;
+use crate::registry::within;
 
 /// A budget of `matvecs` products per estimate: a sixth for R, a third for S, half for the probes G.
 ///
@@ -71,14 +72,9 @@ impl TraceEstimator for NaHutchPlusPlus {
     }
 
     fn check(&self, _dim: usize) -> Result<(), String> {
-        if !(6..=1_000_000).contains(&self.matvecs) {
-            return Err(format!(
-                "na-hutch++: matvecs is {}, expected at least 6: a sixth and a third for the sketch, half for probes",
-                self.matvecs
-            ));
-        }
-        let fine = (1..=1_000_000).contains(&self.replicates);
-        fine.then_some(()).ok_or_else(|| format!("na-hutch++: replicates is {}, expected at least 1", self.replicates))
+        // A sixth and a third for the sketch, half for probes.
+        within("na-hutch++: matvecs", self.matvecs, 6, 1_000_000)?;
+        within("na-hutch++: replicates", self.replicates, 1, 1_000_000)
     }
 
     fn trace(&self, ops: &mut dyn Jacobians, probes: &Probes) -> Result<Array2<f64>, EvalError> {

@@ -8,6 +8,7 @@ use super::ritz::Sketched;
 use super::{Along, Jacobians, Probes, TraceEstimator};
 use crate::flow::field::EvalError;
 use crate::num::key::{Distribution, Purpose};
+use crate::registry::within;
 
 /// A budget of `matvecs` products per estimate, all for test vectors Ω.
 ///
@@ -57,12 +58,8 @@ impl TraceEstimator for XNysTrace {
     }
 
     fn check(&self, _dim: usize) -> Result<(), String> {
-        for (key, value) in [("matvecs", self.matvecs), ("replicates", self.replicates)] {
-            if !(1..=1_000_000).contains(&value) {
-                return Err(format!("xnystrace: {key} is {value}, expected at least 1"));
-            }
-        }
-        Ok(())
+        within("xnystrace: matvecs", self.matvecs, 1, 1_000_000)?;
+        within("xnystrace: replicates", self.replicates, 1, 1_000_000)
     }
 
     fn trace(&self, ops: &mut dyn Jacobians, probes: &Probes) -> Result<Array2<f64>, EvalError> {

@@ -10,6 +10,7 @@ use crate::flow::field::EvalError;
 use crate::num::Blocks;
 use crate::num::key::{Distribution, Purpose};
 use crate::num::linalg;
+use crate::registry::within;
 
 /// A budget of `matvecs` products per estimate, half for k test vectors AΩ and half for AQ.
 ///
@@ -61,14 +62,9 @@ impl TraceEstimator for XTrace {
     }
 
     fn check(&self, _dim: usize) -> Result<(), String> {
-        if !(2..=1_000_000).contains(&self.matvecs) {
-            return Err(format!(
-                "xtrace: matvecs is {}, expected at least 2: half for test vectors and half for their sketch",
-                self.matvecs
-            ));
-        }
-        let fine = (1..=1_000_000).contains(&self.replicates);
-        fine.then_some(()).ok_or_else(|| format!("xtrace: replicates is {}, expected at least 1", self.replicates))
+        // Half for test vectors and half for their sketch.
+        within("xtrace: matvecs", self.matvecs, 2, 1_000_000)?;
+        within("xtrace: replicates", self.replicates, 1, 1_000_000)
     }
 
     fn trace(&self, ops: &mut dyn Jacobians, probes: &Probes) -> Result<Array2<f64>, EvalError> {

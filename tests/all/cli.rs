@@ -465,7 +465,7 @@ fn cards_at_fault_are_refused_by_key() {
         ("name: toy", &long, &["name"]),
         ("name: toy", "name: [a]", &["expected string"]),
         ("name: toy", "title: toy", &["title", "name"]),
-        ("name: toy\n", "", &["missing field `name`"]),
+        ("name: toy\n", "", &["missing key `name`"]),
         ("name: toy", "name: toy\nname: toy", &["duplicate", "name"]),
         ("shape: [2]", "shape: []", &["shape"]),
         ("shape: [2]", "shape: [0]", &["shape"]),

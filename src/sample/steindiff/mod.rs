@@ -162,12 +162,8 @@ impl SteinDiff {
     }
 
     fn check_numbers(&self) -> Result<(), String> {
-        let whole = |key: &str, value: usize, most: usize| match (1..=most).contains(&value) {
-            true => Ok(()),
-            false => Err(format!("{key} is {value}, expected 1 to {most}")),
-        };
-        whole("probes", self.probes, 100_000)?;
-        whole("population", self.population, 1 << 24)?;
+        registry::within("probes", self.probes, 1, 100_000)?;
+        registry::within("population", self.population, 1, 1 << 24)?;
         let most = self.gamma_max.unwrap_or(1.0);
         if !(self.gamma_min.is_finite() && most.is_finite() && self.gamma_min <= most) {
             let (least, given) = (self.gamma_min, self.gamma_max.map_or("unset, so 1".to_owned(), |m| m.to_string()));
@@ -307,7 +303,8 @@ impl Sample for SteinDiff {
     }
 
     fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {
-        let steps = self.sampler.steps(on).map_err(|e| format!("sampler: {}: {e}", self.sampler.name()))?;
+        let steps =
+            self.sampler.steps(on).map_err(|e| format!("sampler: {}", registry::named(self.sampler.name(), e)))?;
         if matches!(*self.sampler, Sampler::SteinDiff(_)) {
             return Err("sampler: steindiff cannot be put around itself".to_owned());
         }
