@@ -13,6 +13,9 @@ use super::size::Size;
 use super::tangent;
 use super::transposes::{self, CONTRADICTION, Masks, Turn};
 
+/// What is said of an operator that is linear in more inputs than its transpose speaks of.
+const HALF: &str = "not all of its inputs that depend on the differentiated input are transposed in reverse mode";
+
 /// A value of the shape of one tangent of `x`, to propagate; its numbers are never used.
 pub fn seed(g: &mut Graph, x: Val) -> Val {
     let elem = g.elem(x).tangent();
@@ -43,6 +46,11 @@ pub fn transpose(g: &mut Graph, seed: Val, d: Val, given: Val) -> Result<Val, Ve
         let mut turn = Turn { g, node: node.clone(), masks: &mut masks, arriving };
         match transposes::transpose(&mut turn) {
             Ok(parts) => {
+                let transposed = |place: usize| parts.iter().any(|(input, _)| *input == place);
+                let linear = |v: &Option<Val>| v.is_some_and(|v| g.value(v).linear);
+                if node.inputs.iter().enumerate().any(|(place, v)| linear(v) && !transposed(place)) {
+                    obstacles.push(told(g, &node, HALF.into()));
+                }
                 for (input, part) in parts {
                     if let Some(v) = node.input(input).filter(|v| g.value(*v).linear) {
                         if g.rank(part) != g.rank(v) {

@@ -1,11 +1,13 @@
 //! From a model to the model that also computes Jacobian products.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::branches;
 use super::check::{self, Violation};
 use super::cotangent;
 use super::elem::ElemType;
+use super::emit::text;
 use super::error::{GraphError, Obstacle, Refusal};
 use super::ir::{Graph, Val, standardize};
 use super::model::{Dim, Model, Port};
@@ -25,8 +27,8 @@ pub enum Mode {
     Vjp,
 }
 
-/// Opsets of the standard domain whose operators the rules know. Those before [`ADDING`] are read as that one, to which
-/// they differ in nothing that inference meets.
+/// Opsets of the standard domain whose operators the rules know. Those before [`ADDING`] are read as that one, from which
+/// they differ in one default ([`written_out`]) and in training.
 const OPSETS: std::ops::RangeInclusive<i64> = 13..=25;
 
 /// The opset in which scattering learned to add, as reverse mode needs it.
@@ -327,7 +329,7 @@ fn import(model: &Model, opset: i64) -> Result<(Graph, Vec<(String, Option<TypeP
     for node in &proto.node {
         match constant(node).filter(|tensor| !kept.contains(tensor.name())) {
             Some(tensor) => drop(g.add_initializer(tensor)),
-            None => push(&mut g, node),
+            None => push(&mut g, &written_out(node, model.opset())),
         }
     }
     let outputs: Vec<(String, Option<TypeProto>)> =
@@ -338,6 +340,18 @@ fn import(model: &Model, opset: i64) -> Result<(Graph, Vec<(String, Option<TypeP
         g.outputs.push(made);
     }
     Ok((g, outputs))
+}
+
+/// A node with the one default that is another from [`ADDING`] on written out.
+fn written_out(node: &NodeProto, opset: i64) -> Cow<'_, NodeProto> {
+    let name = "coordinate_transformation_mode";
+    let older = node.op_type() == "RoiAlign" && standardize(node.domain()).is_empty() && opset < ADDING;
+    if !older || node.attribute.iter().any(|a| a.name() == name) {
+        return Cow::Borrowed(node);
+    }
+    let mut node = node.clone();
+    node.attribute.push(text(name, "output_half_pixel"));
+    Cow::Owned(node)
 }
 
 /// Appends a node of the file; a decided `If` is replaced by its branch.

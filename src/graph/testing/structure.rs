@@ -174,6 +174,49 @@ fn a_choice_at_run_time_is_differentiated_in_both_branches() {
     assert!(error.contains("node `node_y` (If): a choice made at run time"), "{error}");
 }
 
+/// Branches may leave the types of their outputs to inference; they are not those of the condition.
+#[test]
+fn a_choice_without_declared_types_has_tangents() {
+    let branch = |name: &str, op: &str| {
+        let mut inner = graph(&[], &["b: N 4"], vec![], vec![node(op, "x", "b", vec![])]);
+        inner.output[0].r#type = None;
+        AttributeProto { name: Some(name.into()), g: Some(inner), kind: Some(5), ..Default::default() }
+    };
+    let branches = vec![branch("then_branch", "Exp"), branch("else_branch", "Neg")];
+    let nodes = vec![
+        node("ReduceSum", "x", "sum", vec![int("keepdims", 0)]),
+        node("Greater", "sum zero", "c", vec![]),
+        node("If", "c", "chosen", branches),
+        node("Mul", "chosen chosen", "y", vec![]),
+    ];
+    let constants = vec![floats("zero", &[], &[0.0])];
+    let model = Model::from_bytes("m", &bytes(graph(&["x: N 4"], &["y: N 4"], constants, nodes), 17)).unwrap();
+    let derived = differentiate(&model, Mode::Jvp, None, None).unwrap();
+    assert_eq!(derived.operators()["If"], 2);
+}
+
+/// Regions were aligned otherwise before opset 16, as which the file is written.
+#[test]
+fn a_default_that_changed_is_written_out() {
+    let nodes = vec![
+        node("RoiAlign", "image regions places", "cut", vec![]),
+        node("ReduceSum", "cut", "s", vec![int("keepdims", 0)]),
+        node("Mul", "x s", "y", vec![]),
+    ];
+    let constants = vec![
+        floats("image", &[1, 1, 2, 2], &[1.0; 4]),
+        floats("regions", &[1, 4], &[0.0; 4]),
+        integers("places", &[1], &[0]),
+    ];
+    for (opset, attributes) in [(13, 1), (16, 0)] {
+        let graph = graph(&["x: N 4"], &["y: N 4"], constants.clone(), nodes.clone());
+        let model = Model::from_bytes("m", &bytes(graph, opset)).unwrap();
+        let derived = differentiate(&model, Mode::Jvp, None, None).unwrap();
+        let aligned = derived.graph().node.iter().find(|node| node.op_type() == "RoiAlign").unwrap();
+        assert_eq!(aligned.attribute.len(), attributes, "opset {opset}");
+    }
+}
+
 #[test]
 fn values_of_a_one_hot_tensor_must_be_constant() {
     let nodes = vec![node("OneHot", "i depth x", "y", vec![])];
