@@ -132,7 +132,7 @@ pub fn publish_all(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<PathBuf>>
         return Ok(written);
     };
     check_folder(out)?;
-    check_not_a_run(out, &runs)?;
+    check_place(out, &runs)?;
     let labelled = |run: &Gathered| -> Result<Run> {
         let (tables, facts) = run.contents()?;
         Ok(Run { label: facts.name.clone(), tables, facts })
@@ -146,8 +146,8 @@ pub fn publish_all(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<PathBuf>>
     Ok(vec![out.to_owned()])
 }
 
-/// Refuses to put a report of several runs, or of another one, in the place of a run's own.
-fn check_not_a_run(out: &Path, runs: &[Gathered]) -> Result<()> {
+/// Refuses to put a report in the place of another: of a run of its own, or of a page that is none of ours.
+fn check_place(out: &Path, runs: &[Gathered]) -> Result<()> {
     let own = |part: &Part| same_file::is_same_file(&part.dir, out).unwrap_or(false);
     let alone = runs.len() == 1 && runs[0].parts.iter().any(own);
     if out.join("plan.json").exists() && !alone {
@@ -155,6 +155,12 @@ fn check_not_a_run(out: &Path, runs: &[Gathered]) -> Result<()> {
             "--out {}: it is a run's directory, which has a report of its own; expected another folder",
             out.display()
         );
+    }
+    // A page of someone else's in its place is left alone.
+    let page = out.join("index.html");
+    let ours = |text: String| text.contains("name=\"generator\" content=\"flowgauge\"");
+    if page.exists() && !std::fs::read_to_string(&page).is_ok_and(ours) {
+        bail!("--out {}: its index.html is no report of this program; expected another folder", out.display());
     }
     Ok(())
 }

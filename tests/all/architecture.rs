@@ -141,6 +141,25 @@ fn heavy_crates_have_one_home() {
     }
 }
 
+/// Where files are written; results that a user names go through `output.rs`, from whichever verb.
+const WRITERS: &[&str] =
+    &["output.rs", "journal.rs", "run.rs", "model/library.rs", "features/cache.rs", "cli/doctor.rs", "graph/testing/"];
+
+#[test]
+fn files_are_written_in_few_places() {
+    for (file, text) in sources() {
+        let at_home = WRITERS.iter().any(|w| file == *w || (w.ends_with('/') && file.starts_with(w)));
+        let code = code(&text);
+        for call in ["fs::write(", "File::create(", "OpenOptions", ".persist(", "fs::rename("] {
+            assert!(at_home || !code.contains(call), "src/{file} writes a file by {call}; results go through `Output`");
+        }
+        let names_a_file = code.lines().any(|l| ["out: PathBuf,", "out: Option<PathBuf>,"].contains(&l.trim()));
+        if file.starts_with("cli/") && names_a_file && !["cli/run.rs", "cli/report.rs"].contains(&file.as_str()) {
+            assert!(code.contains("Output::new("), "src/{file} has an --out that `Output` does not check");
+        }
+    }
+}
+
 #[test]
 fn there_is_one_trial_loop() {
     let loops: Vec<String> =

@@ -275,4 +275,8 @@ fn folders_of_reports_are_reached_through_links_and_keep_runs_apart() {
         refused(at, &[&["report"], runs, &["--out", out]].concat(), &["--out b", "a run's directory"]);
     }
     flowgauge(at, &["report", "run", "--out", "run"]).is(0);
+    write(at, "site/index.html", "<p>mine</p>");
+    refused(at, &["report", "run", "--out", "site"], &["--out site", "index.html"]);
+    flowgauge(at, &["report", "run", "b", "--out", "both"]).is(0);
+    flowgauge(at, &["report", "run", "b", "--out", "both"]).is(0);
 }
