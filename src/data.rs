@@ -14,6 +14,7 @@ use crate::num::Batch;
 use crate::num::key::{Key, Purpose, SampleId, of_draw};
 use crate::num::npy;
 use crate::num::shape::{self, Layout, Misfit, Said};
+use crate::signature::{self, Wanted};
 
 mod archive;
 mod images;
@@ -96,11 +97,18 @@ impl Held {
             let (values, numbers, sha256) = images::folder(&file).with_context(|| name.clone())?;
             (Content::Samples(Array { values, numbers, notes: Vec::new() }), sha256)
         } else {
+            if let Some(why) = signature::absent(&file) {
+                bail!("{name}: {why}");
+            }
             // A device or a pipe may never end.
             if file.exists() && !file.is_file() {
                 bail!("{name}: it is neither a file nor a folder");
             }
             let bytes = std::fs::read(&file).with_context(|| format!("{}: the data cannot be read", file.display()))?;
+            // What is empty or cut off, its own reader tells.
+            if let Some(why) = signature::refusal(&bytes, Wanted::Array).filter(|_| !bytes.is_empty()) {
+                bail!("{name}: {why}");
+            }
             let sha256 = hex(&Sha256::digest(&bytes));
             (parse(&file, member.as_deref(), &bytes).with_context(|| name.clone())?, sha256)
         };

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Whoever read standard error may have gone away.
             let _ = writeln!(std::io::stderr(), "flowgauge: {error:#}");
-            ExitCode::from(2)
+            ExitCode::from(cli::status(&error))
         }
     }
 }

@@ -461,11 +461,12 @@ fn takes_files(file: &Path) -> Result<()> {
 /// Why a disk or a device refuses, in words.
 fn refused(error: io::Error) -> anyhow::Error {
     match error.kind() {
-        ErrorKind::StorageFull => anyhow!("no space is left there"),
-        ErrorKind::QuotaExceeded => anyhow!("the quota of its disk is used up"),
+        // With the cause: a full disk is a failure while running, and no fault of the input.
+        ErrorKind::StorageFull => anyhow::Error::new(error).context("no space is left there"),
+        ErrorKind::QuotaExceeded => anyhow::Error::new(error).context("the quota of its disk is used up"),
         ErrorKind::ReadOnlyFilesystem => anyhow!("its file system is read-only"),
         ErrorKind::PermissionDenied => anyhow!("it is read-only for this user"),
-        _ => anyhow!("{error}"),
+        _ => error.into(),
     }
 }
 

@@ -63,13 +63,16 @@ pub enum Kind {
     Pdf,
 }
 
-/// The kind of a file that begins with `bytes`; none where nothing stands out. A few hundred bytes are enough, and
-/// for archives the whole.
+/// The kind of a file that begins with `bytes`; none where nothing stands out. A few kilobytes are
+/// enough, and for archives the whole.
 pub fn kind(bytes: &[u8]) -> Option<Kind> {
     let begins = |with: &[u8]| bytes.starts_with(with);
     let head = &bytes[..bytes.len().min(512)];
     let lower = String::from_utf8_lossy(head).trim_start_matches('\u{feff}').trim_start().to_lowercase();
-    let holds = |word: &[u8]| bytes.windows(word.len()).any(|w| w == word);
+    // Archives list their members at the end too.
+    const NEAR: usize = 1 << 14;
+    let (start, end) = (&bytes[..bytes.len().min(NEAR)], &bytes[bytes.len().saturating_sub(NEAR)..]);
+    let holds = |word: &[u8]| [start, end].iter().any(|part| part.windows(word.len()).any(|w| w == word));
     Some(match bytes {
         [] => Kind::Empty,
         _ if begins(b"version https://git-lfs.github.com/spec/") => Kind::LfsPointer,

@@ -52,7 +52,7 @@ impl Inspect {
             model.curve.prior_end(),
             model.curve.data_end()
         );
-        say!("cut off {}", Truncation::new(&model.curve, model.prior).sentence());
+        say!("cut off {}", Truncation::new(&model.curve, model.prior).sentence(card.network.prediction));
         if let Some(preconditioning) = card.network.preconditioning {
             say!("preconditioning outside the graph {}", serde_json::to_string(&preconditioning)?);
         }
@@ -201,7 +201,8 @@ fn describe(name: &str, model: &graph::Model, sha256: &str, derivable: &Derivabl
     say!("  sha256 {sha256}, opset {}, {} parameters", model.opset(), model.parameters());
     for (kind, ports) in [("input", model.inputs()), ("output", model.outputs())] {
         for port in ports {
-            say!("  {kind} {} {} {}", port.name, port.elem, graph::listed(&port.dims));
+            let dims = if port.ranked { graph::listed(&port.dims) } else { "[?] (unknown rank)".to_owned() };
+            say!("  {kind} {} {} {dims}", port.name, port.elem);
         }
     }
     let operators: Vec<String> = model.operators().iter().map(|(op, n)| format!("{op} {n}")).collect();

@@ -31,7 +31,7 @@ mod verify;
 
 /// Measures log-likelihoods and samples of diffusion and flow models given as ONNX files.
 ///
-/// Exit status: 0 done and well; 1 something measured failed; 2 the input is at fault and nothing was run;
+/// Exit status: 0 done and well; 1 something measured failed, or a disk was full; 2 the input is at fault and nothing was run;
 /// 3 inconclusive (`gate` only); 75 stopped by a signal, the same command goes on; 130 or 143 stopped by a signal, what
 /// is done is kept in a file that is named.
 ///
@@ -98,6 +98,13 @@ impl Exit {
             Exit::Stopped => crate::stop::status(),
         }
     }
+}
+
+/// The status of an error: 1 where a disk filled up while something ran, else 2, since the input is at fault.
+pub fn status(error: &anyhow::Error) -> u8 {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let full = |e: &std::io::Error| matches!(e.kind(), StorageFull | QuotaExceeded | FileTooLarge);
+    if error.chain().filter_map(|e| e.downcast_ref()).any(full) { 1 } else { 2 }
 }
 
 /// The status of work that the same command goes on with: `EX_TEMPFAIL` of sysexits.h.

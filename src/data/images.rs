@@ -11,6 +11,7 @@ use super::Numbers;
 use crate::features::images::{Coding, Image, Shape};
 use crate::model::library::hex;
 use crate::num::Batch;
+use crate::signature::{self, Wanted};
 
 /// The images of a folder in the order of their names, read one at a time.
 pub struct Folder {
@@ -61,6 +62,9 @@ impl Folder {
 
 fn decoded(file: &Path) -> Result<image::DynamicImage> {
     let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
+    if let Some(why) = signature::refusal(&bytes, Wanted::Image) {
+        bail!("{}: {why}", file.display());
+    }
     image::load_from_memory(&bytes).with_context(|| format!("{}: it cannot be decoded", file.display()))
 }
 

@@ -16,6 +16,7 @@ use crate::model::library::hex;
 use crate::model::onnx::{Provider, Runtime, Session};
 use crate::num::shape::{self, Misfit};
 use crate::progress::Meter;
+use crate::signature::{self, Wanted};
 
 pub mod cache;
 pub mod images;
@@ -81,6 +82,9 @@ impl Extractor {
         let named = Named::find(spec)?;
         let name = named.onnx.display().to_string();
         let bytes = std::fs::read(&named.onnx).with_context(|| format!("{name}: the extractor cannot be read"))?;
+        if let Some(why) = signature::refusal(&bytes, Wanted::Onnx) {
+            bail!("{name}: the extractor: {why}");
+        }
         let session = runtime.open(&name, &bytes, provider, threads)?;
         if session.inputs.len() != 1 || session.outputs.is_empty() {
             bail!(

@@ -5,6 +5,7 @@
 //! quite follow.
 
 use super::path::Curve;
+use super::prediction::Prediction;
 use super::prior::Prior;
 
 /// One end of a path.
@@ -51,13 +52,18 @@ impl Truncation {
         divergence(self.prior.sigma.powi(2), self.std) + 0.5 * mean_square * (self.prior.alpha / self.std).powi(2)
     }
 
-    /// Both ends in one sentence.
-    pub fn sentence(&self) -> String {
+    /// Both ends in one sentence. Noise and mismatch are those of the path, and the network's where it follows the
+    /// path: a denoiser does so by what it predicts, an arbitrary velocity need not.
+    pub fn sentence(&self, prediction: Prediction) -> String {
         let (d, p) = (self.data, self.prior);
+        let assumed = match prediction {
+            Prediction::Velocity => "; both hold if the velocity is of this path, which cannot be told from it",
+            _ => "; both are of the path, which the network is taken to have learned",
+        };
         format!(
             "from t = {} (sigma {}, alpha {}, SNR {}): log-densities are of data with that noise; \
              to t = {} (sigma {}, alpha {}, SNR {}), where KL(p_T || prior) is {} nats/dim for data \
-             N(0, I), and at most {} for any data of mean square 1",
+             N(0, I), and at most {} for any data of mean square 1{assumed}",
             d.t,
             short(d.sigma),
             short(d.alpha),
@@ -113,6 +119,8 @@ mod tests {
         let ends = Truncation::new(&curve, Prior { std: 2.0 });
         assert!((ends.mismatch(1.0) - 0.5 * (0.25 - 1.25f64.ln())).abs() < 1e-15);
         assert!((ends.bound(1.0) - 0.125).abs() < 1e-15);
-        assert!(ends.sentence().contains("t = 0.02") && ends.sentence().contains("t = 2"));
+        let sentence = ends.sentence(Prediction::Denoised);
+        assert!(sentence.contains("t = 0.02") && sentence.contains("t = 2") && sentence.contains("taken to have"));
+        assert!(ends.sentence(Prediction::Velocity).contains("if the velocity is of this path"));
     }
 }

@@ -23,7 +23,10 @@ pub struct Model {
 pub struct Port {
     pub name: String,
     pub elem: ElemType,
+    /// Empty for a scalar, and where the file says nothing of them.
     pub dims: Vec<Dim>,
+    /// Whether the file says how many dimensions there are.
+    pub ranked: bool,
 }
 
 /// One dimension of a port as the file declares it.
@@ -159,7 +162,8 @@ fn port(info: &ValueInfoProto) -> Port {
     let tensor = tensor_type(info);
     let dims = tensor.and_then(|t| t.shape.as_ref()).map_or(Vec::new(), |shape| shape.dim.iter().map(dim).collect());
     let elem = tensor.map_or(ElemType::UNKNOWN, |t| ElemType(t.elem_type()));
-    Port { name: info.name().to_string(), elem, dims }
+    let ranked = tensor.is_some_and(|t| t.shape.is_some());
+    Port { name: info.name().to_string(), elem, dims, ranked }
 }
 
 fn dim(dimension: &DimensionProto) -> Dim {

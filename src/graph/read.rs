@@ -15,6 +15,7 @@ use super::error::GraphError;
 use super::model::LARGEST;
 use super::proto::*;
 use super::{inline, order};
+use crate::signature::{self, Wanted};
 
 /// What becomes of tensors whose data lie in other files.
 #[derive(Clone, Copy)]
@@ -33,10 +34,7 @@ const SMALL: u64 = 1 << 16;
 /// Decodes and checks a model.
 pub fn model(file: &str, bytes: Bytes, external: External) -> Result<ModelProto, GraphError> {
     let malformed = |reason: String| GraphError::Malformed { file: file.to_string(), reason };
-    if bytes.is_empty() {
-        return Err(malformed("the file is empty".into()));
-    }
-    let mut model = ModelProto::decode(bytes).map_err(|e| malformed(format!("{e}; the file may be truncated")))?;
+    let mut model = decoded(bytes).map_err(malformed)?;
     let mut graph = model.graph.take().ok_or_else(|| malformed("it holds no graph".into()))?;
     if !graph.sparse_initializer.is_empty() {
         return Err(malformed("sparse initializers are not supported: store them densely".into()));
@@ -59,10 +57,18 @@ pub fn model(file: &str, bytes: Bytes, external: External) -> Result<ModelProto,
     Ok(model)
 }
 
+/// The message, or why the file holds none.
+fn decoded(bytes: Bytes) -> Result<ModelProto, String> {
+    if let Some(why) = signature::refusal(&bytes, Wanted::Onnx) {
+        return Err(why);
+    }
+    ModelProto::decode(bytes).map_err(|e| format!("{e}; the file may be truncated"))
+}
+
 /// The files beside a model that hold its data, as the model names them; none may lie outside its folder.
 pub fn external_files(file: &str, bytes: Bytes) -> Result<BTreeSet<PathBuf>, GraphError> {
     let malformed = |reason: String| GraphError::Malformed { file: file.to_string(), reason };
-    let mut model = ModelProto::decode(bytes).map_err(|e| malformed(format!("{e}; the file may be truncated")))?;
+    let mut model = decoded(bytes).map_err(malformed)?;
     let mut files = BTreeSet::new();
     let mut note = |tensor: &mut TensorProto| {
         if tensor.data_location() == EXTERNAL {

@@ -63,7 +63,8 @@ mod tests {
 
     #[test]
     fn a_constant_tells_all_axes_but_the_batch() {
-        let port = |dims: &[Dim]| Port { name: "c".to_owned(), elem: ElemType::FLOAT, dims: dims.to_vec() };
+        let port =
+            |dims: &[Dim]| Port { name: "c".to_owned(), elem: ElemType::FLOAT, dims: dims.to_vec(), ranked: true };
         let open = || Dim::Symbol("n".to_owned());
         assert_eq!(constant_axes(&port(&[open(), open()]), &[7]), Some(vec![None, Some(7)]));
         assert_eq!(constant_axes(&port(&[open(), open()]), &[1, 7]), Some(vec![None, Some(7)]));

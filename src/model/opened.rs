@@ -24,6 +24,7 @@ use crate::flow::path::Curve;
 use crate::flow::prior::Prior;
 use crate::flow::view::{Form, View};
 use crate::graph;
+use crate::signature::{self, Wanted};
 
 /// How sessions are opened.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,6 +67,9 @@ impl Model {
             if at.exists() && !at.is_file() {
                 bail!("{}: it is no file", named());
             }
+            if let Some(why) = signature::absent(&at) {
+                bail!("{}: {why}", named());
+            }
             let bytes =
                 std::fs::read(&at).map_err(|e| anyhow!("{}: {key}: {}", path.display(), absent(&card, &at, &e)))?;
             let sha256 = hex(&Sha256::digest(&bytes));
@@ -79,6 +83,9 @@ impl Model {
             if key.contains(".constants.") {
                 files.push(ModelFile { key, name: name.to_owned(), sha256, content: Content::Array(bytes) });
                 continue;
+            }
+            if let Some(why) = signature::refusal(&bytes, Wanted::Onnx) {
+                bail!("{}: {why}", named());
             }
             let beside = weights_beside(&key, name, &at, &bytes).with_context(named)?;
             let content = match beside.is_empty() {

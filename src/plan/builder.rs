@@ -208,7 +208,7 @@ pub(super) fn planned(model: &Model) -> Result<PlannedModel> {
         path: serde_json::to_value(&card.path)?,
         prediction: serde_json::to_value(card.network.prediction)?.as_str().unwrap_or_default().to_owned(),
         prior_std: model.prior.std,
-        truncation: Truncation::new(&model.curve, model.prior).sentence(),
+        truncation: Truncation::new(&model.curve, model.prior).sentence(card.network.prediction),
         parameters: model.parameters()?,
         range: card.data.map(|d| d.range),
         levels: card.data.and_then(|d| d.levels),
