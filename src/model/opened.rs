@@ -181,18 +181,22 @@ impl Model {
         let role = &self.card.network;
         let graph = self.known_graph()?;
         let derived = graph::differentiate(&graph, mode, Some(&role.inputs.x), Some(&role.output))?;
-        let quadratic = format!("{}_quadratic", role.output);
-        if mode == graph::Mode::Jvp && !derived.outputs().iter().any(|port| port.name == quadratic) {
-            let ports = derived.inputs().into_iter().chain(derived.outputs());
-            let said: Vec<String> = ports
-                .filter(|port| [&role.inputs.x, &role.output].contains(&&port.name))
-                .map(|port| format!("`{}` has {}", port.name, graph::listed(&port.dims)))
-                .collect();
+        let port = |of: &str, suffix: &str| {
+            let name = format!("{of}_{suffix}");
+            derived.inputs().into_iter().chain(derived.outputs()).find(|port| port.name == name)
+        };
+        if mode == graph::Mode::Jvp && port(&role.output, "quadratic").is_none() {
+            // Tangents have the shapes that the operators give, behind an axis of directions.
+            let shape = |of: &str| {
+                graph::listed(port(of, "tangent").map(|p| p.dims).unwrap_or_default().get(1..).unwrap_or_default())
+            };
             bail!(
-                "{}: zᵀJz has no value, because input and output are not of one shape: {}; \
-                 both must be [N, …] of the card's shape",
+                "{}: output `{}` has shape {} where input `{}` has {}: expected the same for both, [N, …] of the card's shape",
                 graph.file(),
-                said.join(", ")
+                role.output,
+                shape(&role.output),
+                role.inputs.x,
+                shape(&role.inputs.x)
             );
         }
         Ok(derived.to_bytes()?)
