@@ -19,8 +19,10 @@ use crate::registry;
 use crate::solve::Nodes;
 use crate::trace::{Along, At, Estimator, Probes};
 
+mod control;
 mod debiased;
 
+pub use control::{Control, Controlled, lock};
 pub use debiased::Debiased;
 use debiased::Draws;
 
@@ -410,6 +412,8 @@ pub struct Integrator<'a> {
     sums: Option<Array2<f64>>,
     /// Nodes at which a head is to be held against the Jacobian.
     draws: Option<Draws>,
+    /// Whether the divergence that controls the steps is this estimator's own.
+    shared: bool,
     samples: usize,
     /// Nodes seen, per sample.
     pub nodes: Vec<u64>,
@@ -423,7 +427,13 @@ impl<'a> Integrator<'a> {
             Divergence::Debiased(d) => Some(Draws::new(d, samples)),
             _ => None,
         };
-        Integrator { spec, key, sums: None, draws, samples, nodes: vec![0; samples], seconds: 0.0 }
+        Integrator { spec, key, sums: None, draws, shared: false, samples, nodes: vec![0; samples], seconds: 0.0 }
+    }
+
+    /// The same on a path whose steps `control` holds: where both want the same values, they are taken once.
+    #[must_use]
+    pub fn under(self, control: &Control) -> Integrator<'a> {
+        Integrator { shared: control.is(self.spec), ..self }
     }
 
     /// Evaluates the divergence on nodes and adds it to the integrals; the values are handed back.
@@ -455,6 +465,7 @@ impl<'a> Integrator<'a> {
         }
         let pick = |v: &[u64]| sound.iter().map(|i| v[*i]).collect::<Vec<_>>();
         let real = |v: &[f64]| sound.iter().map(|i| v[*i]).collect::<Vec<_>>();
+        let known = nodes.divergence.map(real);
         let part = Nodes {
             sample: &pick(nodes.sample),
             node: &pick(nodes.node),
@@ -462,6 +473,7 @@ impl<'a> Integrator<'a> {
             t: &real(nodes.t),
             x: &nodes.x.select(Axis(0), &sound),
             weight: &real(nodes.weight),
+            divergence: known.as_deref(),
         };
         let some = if sound.is_empty() { Array2::zeros((1, 0)) } else { self.evaluate(&part, sources)? };
         let rows = self.sums.as_ref().map_or(some.nrows(), |s| s.nrows());
@@ -473,6 +485,9 @@ impl<'a> Integrator<'a> {
     }
 
     fn evaluate(&mut self, nodes: &Nodes, sources: &mut Sources) -> Result<Array2<f64>, EvalError> {
+        if let Some(known) = nodes.divergence.filter(|_| self.shared) {
+            return Ok(Array2::from_shape_vec((1, known.len()), known.to_vec()).expect("one value per row"));
+        }
         match self.spec {
             Divergence::Trace(estimator) => {
                 let missing = || EvalError::Missing("this model offers no Jacobian products".to_owned());

@@ -3,11 +3,12 @@
 pub mod calibration;
 pub mod few_step;
 
+use std::sync::Mutex;
 use std::time::Instant;
 
 use ndarray::Axis;
 
-use crate::divergence::{Divergence, Integral, Integrator, Sources};
+use crate::divergence::{Control, Controlled, Divergence, Integral, Integrator, Sources, lock};
 use crate::flow::field::{EvalError, VectorField};
 use crate::flow::path::Curve;
 use crate::flow::prior::Prior;
@@ -22,6 +23,16 @@ pub struct Task<'a> {
     pub solver: &'a Solver,
     pub estimators: &'a [Divergence],
     pub key: Key,
+}
+
+impl Task<'_> {
+    /// What holds the steps of a path in `dim` dimensions; fixed steps are held by nothing.
+    pub fn control(&self, dim: usize) -> Control {
+        match self.solver.evaluations() {
+            Some(_) => Control::State,
+            None => Control::of(self.estimators, dim),
+        }
+    }
 }
 
 /// One estimator on one sample. Numbers are absent unless the status is `ok`.
@@ -40,6 +51,10 @@ pub struct Row {
     pub half_width: Option<f64>,
     pub prior_log_density: Option<f64>,
     pub divergence_integral: Option<f64>,
+    /// Estimated size of the error that the steps leave in the log-likelihood, nats: an estimate for this path and no
+    /// bound. Absent where no divergence controls the steps.
+    pub solver_error: Option<f64>,
+    /// Of the path, and of this estimator on its nodes.
     pub evaluations: u64,
     pub jvps: u64,
     pub head_calls: u64,
@@ -72,16 +87,20 @@ pub fn evaluate(
 ) -> Result<Vec<Row>, EvalError> {
     let span = Span { curve: task.curve, to_prior: true };
     let start = x.clone();
+    let control = task.control(x.ncols());
     let mut integrators: Vec<Integrator> =
-        task.estimators.iter().map(|spec| Integrator::new(spec, task.key, sample.len())).collect();
+        task.estimators.iter().map(|spec| Integrator::new(spec, task.key, sample.len()).under(&control)).collect();
     let mut estimating = 0.0;
     let began = Instant::now();
-    let solution = task.solver.solve(field, sample, x, span, &mut |nodes: &Nodes| {
+    let shared = Mutex::new(&mut *sources);
+    let mut field = Controlled { velocity: field, sources: &shared, control: &control, key: task.key };
+    let solution = task.solver.solve(&mut field, sample, x, span, &mut |nodes: &Nodes| {
         let entered = Instant::now();
+        let mut sources = lock(&shared);
         for (index, integrator) in
             integrators.iter_mut().enumerate().filter(|(i, _)| task.estimators[*i].takes_solver())
         {
-            let values = integrator.visit(nodes, sources)?;
+            let values = integrator.visit(nodes, &mut sources)?;
             if let Some(record) = record.as_deref_mut() {
                 record.extend(values.iter().enumerate().map(|(i, v)| NodeValue {
                     estimator: index,
@@ -104,7 +123,14 @@ pub fn evaluate(
             Divergence::ClosedForm(_) => closed_form(sources, span, &start, &solution.x)?,
             _ => integrator.finish(),
         };
-        let calls_a_head = task.estimators[index].head().is_some_and(|head| !sources.joint.contains(head));
+        let spec = &task.estimators[index];
+        let apart = |head: &str| u64::from(!sources.joint.contains(head));
+        // What controls the path gives its values to the estimator that wants the same.
+        let (own, own_head) = match control.is(spec) {
+            true => (0, 0),
+            false => (spec.products(start.ncols()), spec.head().map_or(0, apart)),
+        };
+        let path_head = if let Control::Head(head) = &control { apart(head) } else { 0 };
         for (i, integral) in integrals.into_iter().enumerate() {
             let value = prior[i] + integral.value;
             let status = match solution.status[i] {
@@ -122,9 +148,10 @@ pub fn evaluate(
                 half_width: integral.half_width.filter(|_| fine),
                 prior_log_density: fine.then_some(prior[i]),
                 divergence_integral: fine.then_some(integral.value),
-                evaluations: solution.evaluations[i] + nodes * task.estimators[index].evaluations(),
-                jvps: nodes * task.estimators[index].products(start.ncols()) + task.estimators[index].products_once(),
-                head_calls: if calls_a_head { nodes } else { 0 },
+                solver_error: solution.error[i].filter(|_| fine && !matches!(spec, Divergence::ClosedForm(_))),
+                evaluations: solution.evaluations[i] + nodes * spec.evaluations(),
+                jvps: solution.controls[i] * control.products(start.ncols()) + nodes * own + spec.products_once(),
+                head_calls: solution.controls[i] * path_head + nodes * own_head,
                 status,
                 path_seconds,
                 divergence_seconds: integrator.seconds * share,

@@ -40,6 +40,9 @@ pub struct LikelihoodRow {
     /// Standard error over the draws, nats; absent of one draw.
     #[serde(default)]
     pub dequantization_stderr: Option<f64>,
+    /// Estimated size of the error that the solver's steps leave, nats; absent where it is not known.
+    #[serde(default)]
+    pub solver_error: Option<f64>,
 }
 
 fn one() -> usize {
@@ -178,6 +181,8 @@ pub struct Summary {
     pub solver_bias_bits_per_dim: Option<f64>,
     pub solver_bias_bits_per_dim_stderr: Option<f64>,
     pub solver_bias_n: Option<usize>,
+    /// Mean over samples of the estimated error of the solver's steps, nats; an estimate, and no bound.
+    pub solver_error: Option<f64>,
 }
 
 /// `samples.csv`: one estimator on one sample.
@@ -201,6 +206,8 @@ pub struct Sample {
     pub status: String,
     pub bound: String,
     pub dequantization_stderr: Option<f64>,
+    /// Estimated size of the error that the solver's steps leave, nats: an estimate for this path, and no bound.
+    pub solver_error: Option<f64>,
 }
 
 /// `pairs.csv`: the mean paired difference of two estimators, `estimator` minus `other`.

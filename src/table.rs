@@ -112,6 +112,7 @@ fn sample(r: &LikelihoodRow) -> Sample {
         status: r.status.clone(),
         bound: r.bound.clone(),
         dequantization_stderr: r.dequantization_stderr,
+        solver_error: r.solver_error,
     }
 }
 
@@ -292,6 +293,7 @@ fn summary(one: &DataFrame, base: &Reference, rows: &[LikelihoodRow], first: &Li
         bound: first.bound.clone(),
         draws: first.draws,
         dequantization_stderr: stats::rms(&present(|r| r.dequantization_stderr)),
+        solver_error: stats::mean(&present(|r| r.solver_error)).map(|e| e.value),
         ..Summary::default()
     })
 }

@@ -66,7 +66,7 @@ pub struct Likelihood {
 }
 
 /// The promised columns.
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 11] = [
     "sample",
     "log_likelihood",
     "stderr",
@@ -77,6 +77,7 @@ const COLUMNS: [&str; 10] = [
     "evaluations",
     "jvps",
     "status",
+    "solver_error",
 ];
 
 /// One line of the table, in the order of its columns.
@@ -92,6 +93,7 @@ struct Line {
     evaluations: u64,
     jvps: u64,
     status: &'static str,
+    solver_error: Option<f64>,
 }
 
 impl Likelihood {
@@ -239,6 +241,7 @@ impl Table<'_> {
                 evaluations: row.evaluations,
                 jvps: row.jvps,
                 status: row.status.as_str(),
+                solver_error: row.solver_error,
             };
             writer.serialize((line, self.extra.cells(row)))?;
             self.tally.count(row);

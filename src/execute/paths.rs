@@ -63,6 +63,7 @@ impl Stage<'_> {
                 bound: bound.to_owned(),
                 draws: w.draws(),
                 dequantization_stderr: r.dequantization_stderr,
+                solver_error: r.solver_error,
             }
         }))
     }

@@ -2,6 +2,7 @@
 
 use ndarray::Array2;
 
+use crate::num::key::SampleId;
 use crate::num::{Batch, Blocks};
 
 /// A model that could not be evaluated.
@@ -27,6 +28,20 @@ pub trait VectorField: Send {
 
     /// dx/dt; one time per row, so that no sample feels its batch.
     fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError>;
+
+    /// dx/dt with the divergence that an adaptive solver also holds to its tolerance, per row, where there is one.
+    /// It depends on the sample's number, the time and the state alone, so that no estimator reaches the steps.
+    ///
+    /// # Errors
+    /// As [`VectorField::velocity`].
+    fn controlled(
+        &mut self,
+        _sample: &[SampleId],
+        t: &[f64],
+        x: &Batch,
+    ) -> Result<(Batch, Option<Vec<f64>>), EvalError> {
+        Ok((self.velocity(t, x)?, None))
+    }
 }
 
 /// Products with the Jacobian ∂v/∂x of a velocity.
@@ -40,6 +55,19 @@ pub trait Linearized: Send {
     fn quadratic(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Array2<f64>, EvalError> {
         let products = self.products(t, x, z)?;
         Ok((&products * z).sum_axis(ndarray::Axis(2)))
+    }
+
+    /// v and zᵀJz for each row's k directions from the same calls, or `None` where the model gives them apart.
+    ///
+    /// # Errors
+    /// As [`Linearized::products`].
+    fn with_velocity(
+        &mut self,
+        _t: &[f64],
+        _x: &Batch,
+        _z: &Blocks,
+    ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
+        Ok(None)
     }
 
     /// Jᵀ·w for each row's k directions, or `None` where the model has no reverse mode.

@@ -32,6 +32,14 @@ pub trait Differentiated: Send {
         Ok((&products * z).sum_axis(Axis(2)))
     }
 
+    /// F and zᵀJ_F z from the same calls, or `None` where they are not to be had together.
+    ///
+    /// # Errors
+    /// As [`Differentiated::products`].
+    fn with_value(&mut self, _t: &[f64], _x: &Batch, _z: &Blocks) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
+        Ok(None)
+    }
+
     /// J_Fᵀ·w, or `None` where reverse mode is not to be had.
     fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError>;
 }
@@ -65,6 +73,16 @@ impl Form {
         }
     }
 
+    /// a·x + b·F from x and F.
+    fn seen(&self, t: &[f64], x: &Batch, mut f: Batch, view: fn(Prediction, &Schedule) -> Affine) -> Batch {
+        for (i, mut row) in f.rows_mut().into_iter().enumerate() {
+            let blend = self.blend(t[i], view);
+            row *= blend.b;
+            row.scaled_add(blend.a, &x.row(i));
+        }
+        f
+    }
+
     /// The state as the network takes it.
     pub fn fed<'x>(&self, t: &[f64], x: &'x Batch) -> std::borrow::Cow<'x, Batch> {
         let Some(p) = self.preconditioning else { return std::borrow::Cow::Borrowed(x) };
@@ -90,13 +108,8 @@ impl<N: Forward> View<N> {
     }
 
     fn blended(&mut self, t: &[f64], x: &Batch, view: fn(Prediction, &Schedule) -> Affine) -> Result<Batch, EvalError> {
-        let mut f = self.network.forward(t, &self.form.fed(t, x))?;
-        for (i, mut row) in f.rows_mut().into_iter().enumerate() {
-            let blend = self.form.blend(t[i], view);
-            row *= blend.b;
-            row.scaled_add(blend.a, &x.row(i));
-        }
-        Ok(f)
+        let f = self.network.forward(t, &self.form.fed(t, x))?;
+        Ok(self.form.seen(t, x, f, view))
     }
 }
 
@@ -121,6 +134,18 @@ impl<N: Differentiated> View<N> {
         }
         products
     }
+
+    /// The same for zᵀJ_F z.
+    fn whole_quadratic(&self, t: &[f64], z: &Blocks, mut quadratic: Array2<f64>) -> Array2<f64> {
+        let lengths = z.map_axis(Axis(2), |z| z.dot(&z));
+        for (i, t) in t.iter().enumerate() {
+            let blend = self.form.blend(*t, Prediction::velocity);
+            let mut column = quadratic.column_mut(i);
+            column *= blend.b * blend.input;
+            column.scaled_add(blend.a, &lengths.column(i));
+        }
+        quadratic
+    }
 }
 
 impl<N: Differentiated> Linearized for View<N> {
@@ -134,15 +159,14 @@ impl<N: Differentiated> Linearized for View<N> {
     }
 
     fn quadratic(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Array2<f64>, EvalError> {
-        let mut out = self.network.quadratic(t, &self.form.fed(t, x), z)?;
-        let lengths = z.map_axis(Axis(2), |z| z.dot(&z));
-        for (i, t) in t.iter().enumerate() {
-            let blend = self.form.blend(*t, Prediction::velocity);
-            let mut column = out.column_mut(i);
-            column *= blend.b * blend.input;
-            column.scaled_add(blend.a, &lengths.column(i));
-        }
-        Ok(out)
+        let quadratic = self.network.quadratic(t, &self.form.fed(t, x), z)?;
+        Ok(self.whole_quadratic(t, z, quadratic))
+    }
+
+    fn with_velocity(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
+        let Some((f, quadratic)) = self.network.with_value(t, &self.form.fed(t, x), z)? else { return Ok(None) };
+        let velocity = self.form.seen(t, x, f, Prediction::velocity);
+        Ok(Some((velocity, self.whole_quadratic(t, z, quadratic))))
     }
 
     fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError> {

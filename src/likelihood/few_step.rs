@@ -41,6 +41,7 @@ pub fn evaluate(sources: &mut Sources, task: &Task, sample: &[SampleId], x: &Bat
                 half_width: None,
                 prior_log_density: fine.then_some(prior[i]),
                 divergence_integral: fine.then_some(integral[i]),
+                solver_error: None,
                 evaluations: spec.own_evaluations(),
                 jvps: 0,
                 head_calls: 0,

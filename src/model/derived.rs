@@ -29,6 +29,10 @@ impl Differentiated for Derived {
         self.tangent.quadratic(t, x, z)
     }
 
+    fn with_value(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
+        self.tangent.with_value(t, x, z).map(Some)
+    }
+
     fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
         self.cotangent.as_mut().map(|network| network.transposed(t, x, w)).transpose()
     }
@@ -38,7 +42,8 @@ impl Network {
     /// J_F·z, k × rows × dim.
     fn products(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
         let mut out = Blocks::zeros(z.raw_dim());
-        self.tangent_calls(t, x, z, "tangent", |block, rows, y, network| {
+        self.tangent_calls(t, x, z, &["tangent"], |block, rows, mut said, network| {
+            let y = said.remove(0);
             let expected = network.shaped(&[block.len(), rows.len()]);
             if y.shape() != expected {
                 return Err(network.shape_error(y.shape(), expected));
@@ -57,16 +62,43 @@ impl Network {
     /// zᵀJ_F z, k × rows, summed inside the graph.
     fn quadratic(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Array2<f64>, EvalError> {
         let mut out = Array2::zeros((z.shape()[0], z.shape()[1]));
-        self.tangent_calls(t, x, z, "quadratic", |block, rows, y, network| {
-            let found = y.shape().to_vec();
-            let y = y.into_dimensionality::<Ix2>().ok().filter(|y| y.dim() == (block.len(), rows.len()));
-            let y = y.ok_or_else(|| network.shape_error(&found, vec![block.len(), rows.len()]))?;
-            for (j, row) in rows.iter().enumerate() {
-                out.slice_mut(ndarray::s![block.clone(), *row]).assign(&y.column(j));
-            }
-            Ok(())
+        self.tangent_calls(t, x, z, &["quadratic"], |block, rows, mut said, network| {
+            network.keep_quadratic(block, rows, said.remove(0), &mut out)
         })?;
         Ok(out)
+    }
+
+    /// F and zᵀJ_F z: the tangent graph gives what it was derived from beside the products.
+    fn with_value(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<(Batch, Array2<f64>), EvalError> {
+        let mut values = Batch::zeros(x.raw_dim());
+        let mut out = Array2::zeros((z.shape()[0], z.shape()[1]));
+        self.tangent_calls(t, x, z, &["", "quadratic"], |block, rows, mut said, network| {
+            let (y, quadratic) = (said.remove(0), said.remove(0));
+            let expected = network.shaped(&[rows.len()]);
+            if y.shape() != expected {
+                return Err(network.shape_error(y.shape(), expected));
+            }
+            let y = y.into_shape_with_order((rows.len(), x.ncols())).expect("the shape was just compared");
+            rows.iter().zip(y.rows()).for_each(|(i, row)| values.row_mut(*i).assign(&row));
+            network.keep_quadratic(block, rows, quadratic, &mut out)
+        })?;
+        Ok((values, out))
+    }
+
+    fn keep_quadratic(
+        &self,
+        block: std::ops::Range<usize>,
+        rows: &[usize],
+        y: ArrayD<f64>,
+        out: &mut Array2<f64>,
+    ) -> Result<(), EvalError> {
+        let found = y.shape().to_vec();
+        let y = y.into_dimensionality::<Ix2>().ok().filter(|y| y.dim() == (block.len(), rows.len()));
+        let y = y.ok_or_else(|| self.shape_error(&found, vec![block.len(), rows.len()]))?;
+        for (j, row) in rows.iter().enumerate() {
+            out.slice_mut(ndarray::s![block.clone(), *row]).assign(&y.column(j));
+        }
+        Ok(())
     }
 
     /// J_Fᵀ·w, k × rows × dim, from the cotangent graph: one cotangent per row of a call.
@@ -97,16 +129,21 @@ impl Network {
         Ok(out)
     }
 
-    /// Calls the tangent graph in blocks of directions, and in blocks of rows for very many numbers.
+    /// Calls the tangent graph in blocks of directions, and in blocks of rows for very many numbers, for the outputs
+    /// whose names end so; without an end it is the output that was differentiated.
     fn tangent_calls(
         &mut self,
         t: &[f64],
         x: &Batch,
         z: &Blocks,
-        suffix: &str,
-        mut take: impl FnMut(std::ops::Range<usize>, &[usize], ArrayD<f64>, &Network) -> Result<(), EvalError>,
+        suffixes: &[&str],
+        mut take: impl FnMut(std::ops::Range<usize>, &[usize], Vec<ArrayD<f64>>, &Network) -> Result<(), EvalError>,
     ) -> Result<(), EvalError> {
-        let wanted = [format!("{}_{suffix}", self.output)];
+        let named = |suffix: &&str| match *suffix {
+            "" => self.output.clone(),
+            suffix => format!("{}_{suffix}", self.output),
+        };
+        let wanted: Vec<String> = suffixes.iter().map(named).collect();
         for group in self.groups(t) {
             for rows in group.chunks((TANGENT_NUMBERS / x.ncols()).max(1)) {
                 let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
@@ -115,8 +152,8 @@ impl Network {
                 for first in (0..z.shape()[0]).step_by(width) {
                     let block = first..(first + width).min(z.shape()[0]);
                     let tangents = z.slice(ndarray::s![block.clone(), .., ..]).select(Axis(1), rows);
-                    let y = self.call(&times, &part, Seed::Tangents(&tangents), &wanted)?.remove(0);
-                    take(block, rows, y, self)?;
+                    let said = self.call(&times, &part, Seed::Tangents(&tangents), &wanted)?;
+                    take(block, rows, said, self)?;
                 }
             }
         }

@@ -138,13 +138,15 @@ impl Network {
         let filled: Vec<usize> = (0..rows.next_multiple_of(4)).map(|i| if i < rows { i } else { 0 }).collect();
         let out = self.call_rows(&filled, t, x, seed, wanted).map_err(|e| self.explained(e, t, x, seed, wanted))?;
         let axis = if matches!(seed, Seed::Tangents(_)) { Axis(1) } else { Axis(0) };
-        let cut = |mut a: ArrayD<f64>| {
+        let cut = |(mut a, name): (ArrayD<f64>, &String)| {
+            // What the graph was derived from has no axis of tangents.
+            let axis = if *name == self.output { Axis(0) } else { axis };
             if a.shape().get(axis.0) == Some(&filled.len()) {
                 a.slice_axis_inplace(axis, (..rows).into());
             }
             a.as_standard_layout().into_owned()
         };
-        Ok(out.into_iter().map(cut).collect())
+        Ok(out.into_iter().zip(wanted).map(cut).collect())
     }
 
     /// One call with the given rows of everything.

@@ -50,6 +50,8 @@ pub enum Purpose {
     SteinTest = 22,
     /// Which rows of a run are recomputed.
     Verification = 31,
+    /// Directions of the products that hold adaptive steps.
+    Control = 51,
 }
 
 /// Law of a probe vector z with E\[z zᵀ\] = I.

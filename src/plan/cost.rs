@@ -1,7 +1,7 @@
 //! What trials cost, before they run.
 
 use super::{Prepared, Work};
-use crate::divergence::Divergence;
+use crate::divergence::{Control, Divergence};
 use crate::model::opened::Model;
 use crate::sample::Setting;
 use crate::solve::Solver;
@@ -49,9 +49,13 @@ impl Prepared {
             let own: u64 = estimators.iter().map(Divergence::own_evaluations).sum();
             let followed = estimators.iter().any(Divergence::takes_solver);
             let path = if followed { solver.evaluations().unwrap_or(ADAPTIVE_GUESS) + nodes * extra } else { 0 };
+            let control = match solver.evaluations() {
+                None if followed => ADAPTIVE_GUESS * Control::of(estimators, dim).products(dim),
+                _ => 0,
+            };
             Cost {
                 evaluations: (path + own) * rows as u64,
-                products: (nodes * products + once) * rows as u64,
+                products: (nodes * products + once + control) * rows as u64,
                 head_calls: nodes * heads * rows as u64,
                 guessed: followed && solver.evaluations().is_none(),
             }

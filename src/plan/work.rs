@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Plan, PlannedFile, solver_label};
 use crate::config::DensityGrid;
 use crate::dequantization::Dequantization;
-use crate::divergence::Divergence;
+use crate::divergence::{Control, Divergence};
 use crate::flow::grid::Spacing;
 use crate::metric::Metric;
 use crate::num::key::SampleId;
@@ -188,16 +188,24 @@ impl Work {
         }
     }
 
+    /// What holds the steps of the paths of log-likelihoods, where their solver chooses steps.
+    pub fn control(&self, plan: &Plan) -> Option<Control> {
+        let Work::Likelihood(w) = self else { return None };
+        let chosen = w.solver.evaluations().is_none() && w.estimators.iter().any(Divergence::takes_solver);
+        chosen.then(|| Control::of(&w.estimators, plan.models[w.model].shape.iter().product()))
+    }
+
     /// What the work is, in a few words.
     pub fn describe(&self, plan: &Plan) -> String {
         let model = &plan.models[self.model()].name;
         match self {
             Work::Likelihood(w) => format!(
-                "{model}: log-likelihoods of samples {} to {}, {}, {} estimators",
+                "{model}: log-likelihoods of samples {} to {}, {}, {} estimators{}",
                 w.first,
                 w.first + w.count - 1,
                 solver_label(&w.solver),
-                w.estimators.len()
+                w.estimators.len(),
+                self.control(plan).map_or(String::new(), |c| format!(", {}", c.describe()))
             ),
             Work::Profile(w) => format!("{model}: divergence along {} paths, {}", w.count, solver_label(&w.solver)),
             Work::Budget(w) => {

@@ -229,6 +229,7 @@ fn sample((model, dataset, solver): (String, String, String), estimator: String,
         status: "ok".into(),
         bound: "elbo".into(),
         dequantization_stderr: None,
+        solver_error: None,
     }
 }
 

@@ -3,23 +3,93 @@
 //! Where data are narrow, the state can be easy and the divergence hard: off a narrow mode a
 //! state is a straight line, x − αm ∝ σ, which any method follows exactly in steps of any size,
 //! while its divergence is σ'/σ per dimension. An error norm on the state accepts such steps and
-//! leaves whole nats in the quadrature. Putting the divergence into the norm is no way out: it
-//! may be a noisy estimate, and estimators must share one path.
+//! leaves whole nats in the quadrature.
 //!
 //! But the narrow case needs no network. For data N(m, c²I) the divergence per dimension is
 //! d/dt ½ ln(α²c² + σ²) (T1 of the project's test cases), known with its integral, so the error
 //! that a step's nodes and weights make on it is known before the step is taken, at no cost.
+//!
+//! Where a divergence controls the steps this only keeps the first of them from passing over what no node has shown
+//! yet: on diffusions, for data as narrow as the velocity at the data end says that they are. A plain velocity has no
+//! schedule that it must follow, and is left to its own divergence.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::Span;
 use super::pace::Pace;
 use super::tableau::Tableau;
-use crate::flow::path::Curve;
+use crate::flow::path::{Curve, Path};
 
 /// The widths c that a step is held to. On most paths the narrowest is the hardest, but where time
 /// is ln σ it is a straight line, and each width has its turn as σ passes it. Finer structure than
 /// the first is not held to the tolerance where a path starts below it: networks and paths of the
 /// field put data at a scale of about one.
 const WIDTHS: [f64; 7] = [1e-3, 3e-3, 1e-2, 0.03, 0.1, 0.3, 1.0];
+
+/// Whether steps are bounded by the divergence of narrow normal laws, and how narrow these are.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Setting {
+    Named(Named),
+    /// Always, by normal laws of this width and more.
+    Width(f64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Named {
+    /// On diffusions, by normal laws as wide as the velocity at the start says and wider; by all of them, and on every
+    /// path, where no divergence controls the steps.
+    Auto,
+    None,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Setting::Named(Named::Auto)
+    }
+}
+
+impl Setting {
+    pub fn is_auto(&self) -> bool {
+        *self == Setting::default()
+    }
+
+    /// # Errors
+    /// Where the width is no width.
+    pub fn check(self) -> Result<(), String> {
+        match self {
+            Setting::Width(c) if !(c > 0.0 && c.is_finite()) => {
+                Err(format!("clock is {c}, expected auto, none or a width above 0"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether there is a bound on this span, where a divergence controls or none does.
+    pub fn bounds(self, span: Span, controlled: bool) -> bool {
+        match self {
+            Setting::Width(_) => true,
+            Setting::Named(Named::None) => false,
+            Setting::Named(Named::Auto) => !(controlled && matches!(span.curve.path(), Path::FlowMatching { .. })),
+        }
+    }
+}
+
+/// The narrowest width to hold steps to, from the divergence in `d` dimensions where a path starts: that of normal data
+/// with the same divergence, by a third, since some directions are narrower than their mean.
+pub fn narrowest(setting: Setting, span: Span, divergence: Option<f64>, d: usize) -> f64 {
+    if let Setting::Width(c) = setting {
+        return c;
+    }
+    let (Some(divergence), s) = (divergence, span.curve.at(span.start())) else { return WIDTHS[0] };
+    let slope = divergence / d.max(1) as f64;
+    // slope = (α α' c² + σ σ')/(α² c² + σ²).
+    let square = (s.sigma * s.sigma_dot - slope * s.sigma.powi(2)) / (slope * s.alpha.powi(2) - s.alpha * s.alpha_dot);
+    let shown = square.sqrt() / 3.0;
+    if span.to_prior && shown.is_finite() { shown.clamp(WIDTHS[0], 1.0) } else { WIDTHS[0] }
+}
 
 /// Nats below which what the reference shows is its own rounding: near the data end σ² of some
 /// paths is known to about 1e-16, and is held against c².
@@ -36,39 +106,40 @@ pub struct Clock<'a> {
 }
 
 impl<'a> Clock<'a> {
-    /// Over d dimensions a step may be wrong by `tolerance`·√d nats: log-densities of samples
-    /// spread by about √d, so relative to that spread the tolerance is the same for every d.
-    pub fn new(span: Span<'a>, tableau: &'static Tableau, tolerance: f64, d: usize) -> Clock<'a> {
-        let tolerance = (tolerance / (d.max(1) as f64).sqrt()).max(ROUNDING);
+    /// Over d dimensions a step may be wrong by that many nats.
+    pub fn new(span: Span<'a>, tableau: &'static Tableau, nats: f64, d: usize) -> Clock<'a> {
+        let tolerance = (nats / d.max(1) as f64).max(ROUNDING);
         Clock { curve: span.curve, pace: Pace::new(span), tableau, tolerance }
     }
 
     /// ½ ln(α²c² + σ²) and its derivative for each width, at `u` of the variable that steps are taken in.
-    fn reading(&self, u: f64) -> [(f64, f64); WIDTHS.len()] {
+    fn reading(&self, u: f64, widths: &[f64; WIDTHS.len()]) -> [(f64, f64); WIDTHS.len()] {
         let t = self.pace.time(u);
         let (s, rate) = (self.curve.at(t), self.pace.rate(t));
-        WIDTHS.map(|c| {
+        widths.map(|c| {
             let variance = (s.alpha * c).powi(2) + s.sigma * s.sigma;
             (0.5 * variance.ln(), (s.alpha * s.alpha_dot * c * c + s.sigma * s.sigma_dot) / variance * rate)
         })
     }
 
     /// The quadrature's largest error on a step from `u` to `u + h`, in units of the tolerance.
-    fn error(&self, u: f64, h: f64) -> f64 {
-        let (first, last) = (self.reading(u), self.reading(u + h));
+    fn error(&self, u: f64, h: f64, widths: &[f64; WIDTHS.len()]) -> f64 {
+        let (first, last) = (self.reading(u, widths), self.reading(u + h, widths));
         let mut errors = [0.0; WIDTHS.len()];
         for (c, b) in self.tableau.c.iter().zip(self.tableau.b).filter(|(_, b)| **b != 0.0) {
-            errors.iter_mut().zip(self.reading(u + c * h)).for_each(|(e, (_, slope))| *e += b * h * slope);
+            errors.iter_mut().zip(self.reading(u + c * h, widths)).for_each(|(e, (_, slope))| *e += b * h * slope);
         }
         let gaps = errors.iter().zip(first.iter().zip(last)).map(|(e, (a, b))| (e - (b.0 - a.0)).abs());
         gaps.fold(0.0, f64::max) / self.tolerance
     }
 
-    /// The step to take where `h` is asked for: shorter, if need be, until the references are held.
+    /// The step to take where `h` is asked for: shorter, if need be, until the references are held that are as wide as
+    /// the narrowest or wider.
     #[must_use]
-    pub fn bound(&self, u: f64, mut h: f64) -> f64 {
+    pub fn bound(&self, u: f64, mut h: f64, narrowest: f64) -> f64 {
+        let widths = WIDTHS.map(|c| c.max(narrowest));
         for _ in 0..100 {
-            let error = self.error(u, h);
+            let error = self.error(u, h, &widths);
             if error <= 1.0 || !error.is_finite() {
                 break;
             }
@@ -99,7 +170,7 @@ mod tests {
         };
         let (mut u, mut steps, mut worst, mut sum) = (pace.start(), 0, 0.0f64, 0.0);
         while u != pace.end() {
-            let h = clock.bound(u, pace.end() - u);
+            let h = clock.bound(u, pace.end() - u, WIDTHS[0]);
             let next = if h == pace.end() - u { pace.end() } else { u + h };
             let nodes = tableau.c.iter().zip(tableau.b).filter(|(_, b)| **b != 0.0);
             let got: f64 = nodes.map(|(a, b)| h * b * reading(u + a * h).1).sum();

@@ -121,6 +121,9 @@ pub const DOP853: Tableau = Tableau {
         ],
     }),
     fsal: true,
+    quartic: None,
+    // Its twelve nodes leave no wide gap.
+    middle: false,
 };
 
 const B: &[f64] = &[

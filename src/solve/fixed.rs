@@ -99,6 +99,7 @@ pub fn march(
                 t: &step.t[s],
                 x: &step.x[s],
                 weight: &vec![h * tableau.b[s]; rows],
+                divergence: None,
             })?;
             node += 1;
         }
@@ -106,5 +107,5 @@ pub fn march(
     }
     let status = finite(&x).iter().map(|f| if *f { Status::Ok } else { Status::NonFinite }).collect();
     let evaluations = ((grid.len() - 1) * tableau.stages()) as u64;
-    Ok(Solution { x, status, evaluations: vec![evaluations; rows] })
+    Ok(Solution { x, status, evaluations: vec![evaluations; rows], controls: vec![0; rows], error: vec![None; rows] })
 }

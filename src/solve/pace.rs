@@ -8,6 +8,7 @@ use super::{Nodes, Span, Visitor};
 use crate::flow::field::{EvalError, VectorField};
 use crate::flow::path::{Curve, Path};
 use crate::num::Batch;
+use crate::num::key::SampleId;
 
 /// A span's own variable u: the time t, or −ln α.
 #[derive(Debug, Clone, Copy)]
@@ -61,13 +62,25 @@ impl<'a> Pace<'a> {
     pub fn visit(&self, nodes: &Nodes, visit: &mut Visitor) -> Result<(), EvalError> {
         let t: Vec<f64> = nodes.t.iter().map(|u| self.time(*u)).collect();
         let weight: Vec<f64> = nodes.weight.iter().zip(&t).map(|(w, t)| w * self.rate(*t)).collect();
-        visit(&Nodes { t: &t, weight: &weight, ..*nodes })
+        let rated = |g: &[f64]| g.iter().zip(&t).map(|(g, t)| g / self.rate(*t)).collect::<Vec<f64>>();
+        let divergence = if self.jumps { nodes.divergence.map(rated) } else { None };
+        let divergence = divergence.as_deref().or(nodes.divergence);
+        visit(&Nodes { t: &t, weight: &weight, divergence, ..*nodes })
     }
 }
 
 struct Paced<'f> {
     pace: &'f Pace<'f>,
     field: &'f mut dyn VectorField,
+}
+
+impl Paced<'_> {
+    fn paced(&self, t: &[f64], mut v: Batch) -> Batch {
+        if self.pace.jumps {
+            v.rows_mut().into_iter().zip(t).for_each(|(mut row, t)| row *= self.pace.rate(*t));
+        }
+        v
+    }
 }
 
 impl VectorField for Paced<'_> {
@@ -77,13 +90,22 @@ impl VectorField for Paced<'_> {
 
     fn velocity(&mut self, u: &[f64], x: &Batch) -> Result<Batch, EvalError> {
         let t: Vec<f64> = u.iter().map(|u| self.pace.time(*u)).collect();
-        let mut v = self.field.velocity(&t, x)?;
+        let v = self.field.velocity(&t, x)?;
+        Ok(self.paced(&t, v))
+    }
+
+    fn controlled(
+        &mut self,
+        sample: &[SampleId],
+        u: &[f64],
+        x: &Batch,
+    ) -> Result<(Batch, Option<Vec<f64>>), EvalError> {
+        let t: Vec<f64> = u.iter().map(|u| self.pace.time(*u)).collect();
+        let (v, mut divergence) = self.field.controlled(sample, &t, x)?;
         if self.pace.jumps {
-            for (mut row, t) in v.rows_mut().into_iter().zip(&t) {
-                row *= self.pace.rate(*t);
-            }
+            divergence.iter_mut().flatten().zip(&t).for_each(|(g, t)| *g *= self.pace.rate(*t));
         }
-        Ok(v)
+        Ok((self.paced(&t, v), divergence))
     }
 }
 
@@ -141,7 +163,15 @@ mod tests {
         every_span(|span| {
             let (pace, x) = (Pace::new(span), Batch::zeros((1, 1)));
             let t = 0.5004 * (span.start() + span.end());
-            let nodes = Nodes { sample: &[7], node: &[3], slot: &[0], t: &[pace.of(t)], x: &x, weight: &[0.25] };
+            let nodes = Nodes {
+                sample: &[7],
+                node: &[3],
+                slot: &[0],
+                t: &[pace.of(t)],
+                x: &x,
+                weight: &[0.25],
+                divergence: None,
+            };
             let mut seen = None;
             let mut visit = |n: &Nodes| {
                 seen = Some((n.sample[0], n.node[0], n.t[0], n.weight[0]));

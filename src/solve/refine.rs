@@ -17,16 +17,17 @@ pub fn coarser(solver: &Solver) -> Option<Solver> {
     changed(solver, half, |tolerance| tolerance)
 }
 
-/// Whoever has `steps`, or `rtol` and `atol`, among its parameters is refined by them; no kind is named here.
+/// Whoever has `steps`, `tol`, or `rtol` and `atol`, among its parameters is refined by them; no kind is named here.
 fn changed(solver: &Solver, steps: impl Fn(u64) -> Option<u64>, tolerance: impl Fn(f64) -> f64) -> Option<Solver> {
     let mut entry = serde_json::to_value(solver).ok()?;
     let parameters = entry.as_object_mut()?.get_mut(solver.name())?.as_object_mut()?;
     if let Some(n) = parameters.get("steps").and_then(|n| n.as_u64()) {
         parameters.insert("steps".to_owned(), steps(n)?.into());
     } else {
-        for key in ["rtol", "atol"] {
-            let value = parameters.get(key)?.as_f64()?;
-            parameters.insert(key.to_owned(), tolerance(value).into());
+        let keys: &[&str] = if parameters.contains_key("tol") { &["tol"] } else { &["rtol", "atol"] };
+        for key in keys {
+            let value = parameters.get(*key)?.as_f64()?;
+            parameters.insert((*key).to_owned(), tolerance(value).into());
         }
     }
     serde_json::from_value(entry).ok()
@@ -47,6 +48,9 @@ mod tests {
             assert_eq!(coarser(&fine).filter(|_| fixed.is_some()), fixed.map(|_| solver.clone()));
             assert_eq!(coarser(&solver).is_some(), fixed.is_some());
         }
+        let nats: Solver = serde_yaml::from_str("{dopri5: {tol: 0.01}}").expect("a solver");
+        let finer: Option<Solver> = finer(&nats);
+        assert_eq!(finer, serde_yaml::from_str("{dopri5: {tol: 0.001}}").ok());
         let odd: Solver = serde_yaml::from_str("{rk4: {steps: 7}}").expect("a solver");
         assert_eq!(coarser(&odd), None);
     }

@@ -15,6 +15,11 @@ pub struct Tableau {
     pub error: Option<Embedded>,
     /// Whether the last stage is the first of the next step.
     pub fsal: bool,
+    /// What the slopes add to the cubic through both ends of a step for a quartic, times θ²(1 − θ)² and the step.
+    pub quartic: Option<&'static [f64]>,
+    /// Whether what the error weights miss is looked for in the middle of a step: a divergence that jumps between two
+    /// stages that lie far apart is all but invisible to a pair of high order (`solve/jump.rs`).
+    pub middle: bool,
 }
 
 /// Weights of what an embedded method takes for its error, b − b̂.
@@ -29,13 +34,30 @@ pub enum Embedded {
     },
 }
 
-pub const EULER: Tableau = Tableau { order: 1, c: &[0.0], a: &[&[]], b: &[1.0], error: None, fsal: false };
+pub const EULER: Tableau =
+    Tableau { order: 1, c: &[0.0], a: &[&[]], b: &[1.0], error: None, fsal: false, quartic: None, middle: false };
 
-pub const MIDPOINT: Tableau =
-    Tableau { order: 2, c: &[0.0, 0.5], a: &[&[], &[0.5]], b: &[0.0, 1.0], error: None, fsal: false };
+pub const MIDPOINT: Tableau = Tableau {
+    order: 2,
+    c: &[0.0, 0.5],
+    a: &[&[], &[0.5]],
+    b: &[0.0, 1.0],
+    error: None,
+    fsal: false,
+    quartic: None,
+    middle: false,
+};
 
-pub const HEUN: Tableau =
-    Tableau { order: 2, c: &[0.0, 1.0], a: &[&[], &[1.0]], b: &[0.5, 0.5], error: None, fsal: false };
+pub const HEUN: Tableau = Tableau {
+    order: 2,
+    c: &[0.0, 1.0],
+    a: &[&[], &[1.0]],
+    b: &[0.5, 0.5],
+    error: None,
+    fsal: false,
+    quartic: None,
+    middle: false,
+};
 
 pub const RK4: Tableau = Tableau {
     order: 4,
@@ -44,6 +66,8 @@ pub const RK4: Tableau = Tableau {
     b: &[1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0],
     error: None,
     fsal: false,
+    quartic: None,
+    middle: false,
 };
 
 /// Bogacki & Shampine 1989, 3(2).
@@ -54,6 +78,8 @@ pub const BOSH3: Tableau = Tableau {
     b: &[2.0 / 9.0, 1.0 / 3.0, 4.0 / 9.0, 0.0],
     error: Some(Embedded::One(&[2.0 / 9.0 - 7.0 / 24.0, 1.0 / 3.0 - 0.25, 4.0 / 9.0 - 1.0 / 3.0, -0.125])),
     fsal: true,
+    quartic: None,
+    middle: true,
 };
 
 /// Dormand & Prince 1980, 5(4).
@@ -80,6 +106,17 @@ pub const DOPRI5: Tableau = Tableau {
         -1.0 / 40.0,
     ])),
     fsal: true,
+    // Hairer, Nørsett & Wanner, II.6; digits of their code `dopri5.f`.
+    quartic: Some(&[
+        -12715105075.0 / 11282082432.0,
+        0.0,
+        87487479700.0 / 32700410799.0,
+        -10690763975.0 / 1880347072.0,
+        701980252875.0 / 199316789632.0,
+        -1453857185.0 / 822651844.0,
+        69997945.0 / 29380423.0,
+    ]),
+    middle: true,
 };
 
 /// Tsitouras 2011, 5(4): Table 1, rounded to f64 from the closed forms of its free parameters.
@@ -106,6 +143,8 @@ pub const TSIT5: Tableau = Tableau {
         -1.0 / 66.0,
     ])),
     fsal: true,
+    quartic: None,
+    middle: true,
 };
 
 /// One trial step of every row: the stages' times, states and slopes, and where it leads.
@@ -135,22 +174,65 @@ impl Tableau {
         x: &Batch,
         first: Option<Batch>,
     ) -> Result<Step, EvalError> {
+        self.stages_of(t, h, x, first, &mut |_, at, state| field.velocity(at, state))
+    }
+
+    /// The same from slopes that `slope` gives by the number of a stage, its times and its states.
+    pub fn stages_of(
+        &self,
+        t: &[f64],
+        h: &[f64],
+        x: &Batch,
+        first: Option<Batch>,
+        slope: &mut dyn FnMut(usize, &[f64], &Batch) -> Result<Batch, EvalError>,
+    ) -> Result<Step, EvalError> {
         let mut step = Step { t: Vec::new(), x: Vec::new(), k: Vec::new(), next: Batch::zeros((0, 0)) };
         let mut first = first;
         for s in 0..self.stages() {
             let at: Vec<f64> = t.iter().zip(h).map(|(t, h)| t + self.c[s] * h).collect();
             let state = combine(x, h, self.a[s], &step.k);
-            let slope = match first.take() {
-                Some(slope) => slope,
-                None => field.velocity(&at, &state)?,
+            let k = match first.take() {
+                Some(first) => first,
+                None => slope(s, &at, &state)?,
             };
             step.t.push(at);
             step.x.push(state);
-            step.k.push(slope);
+            step.k.push(k);
         }
         // The last stage of a first-same-as-last method already stands at the new state.
         step.next = if self.fsal { step.x[self.stages() - 1].clone() } else { combine(x, h, self.b, &step.k) };
         Ok(step)
+    }
+}
+
+impl Tableau {
+    /// Whether a stage bears on a quadrature over the stages or on its error, or stands where the next step begins.
+    pub fn counts(&self, stage: usize) -> bool {
+        let weights: &[&[f64]] = match &self.error {
+            None => &[],
+            Some(Embedded::One(weights)) => &[weights],
+            Some(Embedded::Two { fifth, third }) => &[fifth, third],
+        };
+        stage + 1 == self.stages() || self.b[stage] != 0.0 || weights.iter().any(|w| w[stage] != 0.0)
+    }
+
+    /// The states at a part θ of the step of some rows, without an evaluation: of order 4 where the method has a
+    /// quartic, the cubic through both ends and their slopes otherwise. `row` counts in the step, `x` is where it began.
+    pub fn between(&self, step: &Step, x: &Batch, h: &[f64], places: &[(usize, f64)]) -> Batch {
+        let last = &step.k[self.stages() - 1];
+        let mut out = Batch::zeros((places.len(), x.ncols()));
+        for (mut target, (row, part)) in out.rows_mut().into_iter().zip(places) {
+            let (row, h, rest) = (*row, h[*row], 1.0 - part);
+            let (from, to, first, last) = (x.row(row), step.next.row(row), step.k[0].row(row), last.row(row));
+            for j in 0..x.ncols() {
+                let rise = to[j] - from[j];
+                let bend = h * first[j] - rise;
+                let twist = rise - h * last[j] - bend;
+                let quartic = self.quartic.map_or(0.0, |d| d.iter().zip(&step.k).map(|(d, k)| d * k[[row, j]]).sum());
+                target[j] = from[j] + part * (rise + rest * (bend + part * (twist + rest * h * quartic)));
+            }
+        }
+        out
     }
 }
 

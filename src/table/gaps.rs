@@ -94,6 +94,7 @@ mod tests {
             bound: "density".into(),
             draws: 1,
             dequantization_stderr: None,
+            solver_error: None,
         }
     }
 

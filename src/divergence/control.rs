@@ -1,0 +1,183 @@
+//! What holds adaptive steps to their tolerance besides the state: a divergence that belongs to no estimator.
+//!
+//! It comes from the same calls as the velocity, and depends on the model, the sample and the seed alone: in few
+//! dimensions the whole trace, in many the mean of a few probes with addresses of their own, fixed along the path;
+//! the head, where an entry's estimators take no products; nothing, where there is neither. Estimators of an entry
+//! share the path that it makes, and one more of a kind changes no step.
+
+use std::sync::{Mutex, MutexGuard};
+
+use ndarray::Axis;
+
+use super::{Divergence, Sources};
+use crate::flow::field::{EvalError, Linearized, VectorField};
+use crate::num::key::{Distribution, Key, Purpose, SampleId};
+use crate::num::{Batch, Blocks};
+
+/// Dimensions up to which the whole trace controls.
+const FEW: usize = 16;
+
+/// Probes beyond them. Where the divergence jumps, the mean of two is wrong by about as much as one jump, and the
+/// steps are held to the same order of error as by the trace.
+const PROBES: usize = 2;
+
+/// The divergence that controls the steps of one entry.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Control {
+    /// The state alone.
+    State,
+    /// The trace, by products with every unit vector.
+    Trace,
+    /// The mean of some probes' products.
+    Probes(usize),
+    /// A head of the card.
+    Head(String),
+}
+
+impl Control {
+    /// Of an entry's estimators in `dim` dimensions.
+    pub fn of<'a>(estimators: impl IntoIterator<Item = &'a Divergence> + Clone, dim: usize) -> Control {
+        let products = estimators.clone().into_iter().any(|e| e.needs_products().0);
+        match estimators.into_iter().find_map(Divergence::head) {
+            _ if products && dim <= FEW => Control::Trace,
+            _ if products => Control::Probes(PROBES),
+            Some(head) => Control::Head(head.to_owned()),
+            None => Control::State,
+        }
+    }
+
+    /// In a few words, as a plan says it.
+    pub fn describe(&self) -> String {
+        match self {
+            Control::State => "steps held by the state alone".to_owned(),
+            Control::Trace => "steps held by state and trace".to_owned(),
+            Control::Probes(k) => format!("steps held by state and {k} control probes"),
+            Control::Head(head) => format!("steps held by state and head {head}"),
+        }
+    }
+
+    /// Jacobian products of one evaluation in `dim` dimensions.
+    pub fn products(&self, dim: usize) -> u64 {
+        match self {
+            Control::Trace => dim as u64,
+            Control::Probes(k) => *k as u64,
+            Control::State | Control::Head(_) => 0,
+        }
+    }
+
+    /// Whether its values are those of an estimator, which then takes none of its own.
+    pub fn is(&self, estimator: &Divergence) -> bool {
+        match (self, estimator) {
+            (Control::Trace, Divergence::Trace(e)) => e.is_exact(),
+            (Control::Head(head), Divergence::Learned(learned)) => *head == learned.head,
+            _ => false,
+        }
+    }
+
+    /// k × rows × dim.
+    fn directions(&self, key: Key, sample: &[SampleId], dim: usize) -> Blocks {
+        match self {
+            Control::Trace => Blocks::from_shape_fn((dim, sample.len(), dim), |(k, _, j)| f64::from(u8::from(k == j))),
+            Control::Probes(count) => {
+                let mut z = Blocks::zeros((*count, sample.len(), dim));
+                for (probe, mut block) in z.outer_iter_mut().enumerate() {
+                    for (row, sample) in block.outer_iter_mut().zip(sample) {
+                        key.probe(Distribution::Rademacher, (Purpose::Control, *sample, probe as u64, 0), row);
+                    }
+                }
+                z
+            }
+            Control::State | Control::Head(_) => Blocks::zeros((0, sample.len(), dim)),
+        }
+    }
+}
+
+/// What is shared, for as long as one of both needs it.
+pub fn lock<'a, 's>(sources: &'a Mutex<&'s mut Sources>) -> MutexGuard<'a, &'s mut Sources> {
+    sources.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// A velocity with the divergence that controls its path.
+pub struct Controlled<'a, 's> {
+    pub velocity: &'a mut dyn VectorField,
+    /// The path and the estimators on its nodes take turns with them.
+    pub sources: &'a Mutex<&'s mut Sources>,
+    pub control: &'a Control,
+    pub key: Key,
+}
+
+impl Controlled<'_, '_> {
+    /// Velocity and products: by one call, unless the velocity's own calls must be seen because heads live on them.
+    fn with_products(&mut self, sample: &[SampleId], t: &[f64], x: &Batch) -> Result<(Batch, Vec<f64>), EvalError> {
+        let z = self.control.directions(self.key, sample, x.ncols());
+        let mut sources = lock(self.sources);
+        let shared = !sources.joint.is_empty();
+        let missing = || EvalError::Missing("this model offers no Jacobian products".to_owned());
+        let tangents: &mut dyn Linearized = &mut **sources.tangents.as_mut().ok_or_else(missing)?;
+        let together = if shared { None } else { tangents.with_velocity(t, x, &z)? };
+        let (velocity, forms) = match together {
+            Some(both) => both,
+            None => (self.velocity.velocity(t, x)?, tangents.quadratic(t, x, &z)?),
+        };
+        let sums = forms.sum_axis(Axis(0));
+        let share = if let Control::Probes(k) = self.control { 1.0 / *k as f64 } else { 1.0 };
+        Ok((velocity, (sums * share).to_vec()))
+    }
+}
+
+impl VectorField for Controlled<'_, '_> {
+    fn dim(&self) -> usize {
+        self.velocity.dim()
+    }
+
+    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        self.velocity.velocity(t, x)
+    }
+
+    fn controlled(
+        &mut self,
+        sample: &[SampleId],
+        t: &[f64],
+        x: &Batch,
+    ) -> Result<(Batch, Option<Vec<f64>>), EvalError> {
+        match self.control {
+            Control::State => Ok((self.velocity.velocity(t, x)?, None)),
+            Control::Trace | Control::Probes(_) => {
+                let (velocity, divergence) = self.with_products(sample, t, x)?;
+                Ok((velocity, Some(divergence)))
+            }
+            Control::Head(name) => {
+                // A head in the velocity's own graph remembers what was said beside the velocity.
+                let velocity = self.velocity.velocity(t, x)?;
+                let missing = || EvalError::Missing(format!("this model has no divergence head `{name}`"));
+                let divergence = lock(self.sources).heads.get_mut(name).ok_or_else(missing)?.eval(t, x)?;
+                Ok((velocity, Some(divergence)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn control(estimators: &str, dim: usize) -> Control {
+        let estimators: Vec<Divergence> = serde_yaml::from_str(estimators).expect(estimators);
+        Control::of(&estimators, dim)
+    }
+
+    #[test]
+    fn what_controls_is_the_same_for_all_estimators_of_a_kind() {
+        for name in Divergence::names() {
+            let spec: Divergence = serde_yaml::from_str(name).expect(name);
+            let alone = Control::of([&spec], 64);
+            if spec.needs_products().0 {
+                assert_eq!(alone, Control::Probes(PROBES), "{name}");
+                assert_eq!(control(&format!("[{name}, learned, closed-form]"), 64), alone, "{name}");
+                assert_eq!(control(&format!("[learned, {name}]"), 3), Control::Trace, "{name}");
+            }
+        }
+        assert_eq!(control("[closed-form, {learned: {head: a}}]", 3), Control::Head("a".to_owned()));
+        assert_eq!(control("[closed-form, finite-difference]", 3), Control::State);
+    }
+}
