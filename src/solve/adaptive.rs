@@ -479,12 +479,12 @@ impl<'a> Run<'a> {
     /// What each row's step is wrong by: from the embedded method, and, where that would let the step pass, from
     /// Simpson's rule with one more place in the middle.
     fn judge(&mut self, field: &mut dyn VectorField, trial: &Trial) -> Result<Vec<Judged>, EvalError> {
-        let tolerance = self.control.nats(self.x.ncols());
         let watched = self.divergence.is_some();
+        let allowed: Vec<f64> = (0..self.active.len()).map(|row| self.allowed(trial, row)).collect();
         let mut judged: Vec<Judged> = (0..self.active.len())
             .map(|row| {
                 let (state, length) = self.state_error(trial, row);
-                let integral = if watched { self.integral_error(trial, row) } else { 0.0 };
+                let (integral, tolerance) = (if watched { self.integral_error(trial, row) } else { 0.0 }, allowed[row]);
                 let state_nats = length * self.score(trial, row);
                 let state = if self.control.tol.is_some() { state.max(state_nats / tolerance) } else { state };
                 // Of jumps even many stages see but a third, and the middle shows more: below.
@@ -505,12 +505,21 @@ impl<'a> Run<'a> {
             let simpson = trial.h[row] / 6.0 * (trial.divergence[0][row] + 4.0 * middle + last[row]);
             let gap = (self.integral(trial, row, self.tableau.b) - simpson).abs();
             let judged = &mut judged[row];
-            judged.integral = judged.integral.max(gap / tolerance);
+            judged.integral = judged.integral.max(gap / allowed[row]);
             // On a jump the two rules differ by a third of what either can be wrong by, at the least.
             judged.nats[1] = judged.nats[1].hypot(3.0 * gap);
             judged.middle = Some(middle);
         }
         Ok(judged)
+    }
+
+    /// Nats by which one row's step may be wrong: the tolerance, or what rounding in single precision makes of its
+    /// divergences where that is more.
+    fn allowed(&self, trial: &Trial, row: usize) -> f64 {
+        let sizes = trial.divergence.iter().filter_map(|g| g.get(row)).map(|g| g.abs());
+        let rounding = 4.0 * f64::from(f32::EPSILON) * trial.h[row].abs() * sizes.fold(0.0, f64::max);
+        let tolerance = self.control.nats(self.x.ncols());
+        if rounding.is_finite() { tolerance.max(rounding) } else { tolerance }
     }
 
     /// The divergences in between, at parts of the rows' trial steps.
@@ -606,7 +615,6 @@ impl<'a> Run<'a> {
         let blank: Vec<(usize, f64)> =
             rows.iter().filter(|i| judged[**i].middle.is_none()).map(|i| (*i, 0.5)).collect();
         let mut looked = blank.iter().map(|p| p.0).zip(self.look(field, trial, &blank)?).collect::<BTreeMap<_, _>>();
-        let tolerance = self.control.nats(self.x.ncols());
         let mut searches: Vec<(usize, Search)> = Vec::new();
         for row in rows {
             let middle = judged[row].middle.or_else(|| looked.remove(&row)).unwrap_or(f64::NAN);
@@ -618,7 +626,8 @@ impl<'a> Run<'a> {
             places.reverse();
             places.dedup_by(|a, b| a.0 == b.0);
             places.reverse();
-            searches.extend(Search::new(&places, trial.h[row].abs(), tolerance).map(|s| (row, s)));
+            let allowed = self.allowed(trial, row);
+            searches.extend(Search::new(&places, trial.h[row].abs(), allowed).map(|s| (row, s)));
         }
         loop {
             let open: Vec<usize> = (0..searches.len()).filter(|i| searches[*i].1.is_open()).collect();
