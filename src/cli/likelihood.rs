@@ -152,7 +152,7 @@ impl Likelihood {
 
         let draws = extra.dequantization.as_ref().map_or(1, |d| d.draws());
         let mut table = Table { out: out.begin()?, card: &model.card, extra: &extra, tally: Tally::default() };
-        listen();
+        listen(None);
         let began = Instant::now();
         let show = Show::counted(self.running.quiet, pool.meter(), samples.len() * draws, "log-likelihoods");
         let ended = pool.each_draw(&task, extra.dequantization.as_ref(), &samples, states, |rows| table.add(&rows));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
@@ -10,6 +11,7 @@ use ndarray::Array2;
 use serde::Serialize;
 
 use self::sides::{File, Side, comparable, layouts};
+use super::stream::{STOPPED, listen};
 use super::{Exit, Running, spec, summary};
 use crate::data::{Dataset, Folder, Numbers, file_of};
 use crate::features::cache::{self, Provenance};
@@ -23,6 +25,7 @@ use crate::num::with_stderr;
 use crate::output::{Kind, Output, Writer};
 use crate::progress::Show;
 use crate::registry;
+use crate::stop;
 
 mod sides;
 
@@ -132,6 +135,18 @@ impl Table<'_> {
 
 impl Metrics {
     pub fn execute(self) -> Result<Exit> {
+        // A statistic looks at no flag.
+        listen(Some(Duration::from_secs(2)));
+        match self.measured() {
+            Err(_) if stop::asked() => {
+                note!("flowgauge: {STOPPED}");
+                Ok(Exit::Stopped)
+            }
+            ended => ended,
+        }
+    }
+
+    fn measured(&self) -> Result<Exit> {
         let out = Output::new(Kind::Table, "--out", &self.out, &self.inputs())?;
         let beside = || out.beside(Kind::Table, "--floor", "floor.csv", &self.inputs());
         let floor_out = self.floor.as_ref().map(|_| beside()).transpose()?;

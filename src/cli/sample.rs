@@ -86,7 +86,7 @@ impl Sample {
             Some(noise) => noise.select(ndarray::Axis(0), &batch.iter().map(|i| *i as usize).collect::<Vec<_>>()),
             None => sample::noise(key, batch, model.dim(), model.prior.std),
         };
-        listen();
+        listen(None);
         let began = Instant::now();
         let mut drawn = Drawn::none();
         let show =

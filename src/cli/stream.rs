@@ -1,16 +1,21 @@
 //! Results that come in parts: kept when a signal stops the work, and told in one line at the end.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::Exit;
 use crate::output::Writer;
 use crate::stop::{self, Leaving};
 
-/// From here on a signal stops the work at its next call of a network; a second one stops it at once.
-pub(super) fn listen() {
-    let words = "flowgauge: stopped at once; the same command starts again".to_owned();
-    stop::listen(Leaving { status: None, patience: None, words });
+/// From here on a signal stops the work at its next call of a network, or after some patience; a second one at once.
+pub(super) fn listen(patience: Option<Duration>) {
+    stop::listen(Leaving { status: None, patience, words: format!("flowgauge: {STOPPED}") });
 }
+
+/// What is said of work that a signal stopped.
+pub(super) const STOPPED: &str = "stopped; what was written so far, if anything, is in the result's name with .partial \
+                                  behind it, and the same command starts again";
 
 /// How work ends that did not come to its end: what was written stays where `out` has it.
 pub(super) fn stopped(error: anyhow::Error, out: Writer, [done, of]: [usize; 2], what: &str) -> Result<Exit> {
