@@ -267,8 +267,21 @@ fn names<'a>(kinds: &[Kind<'a>]) -> Vec<Name<'a>> {
     kinds.iter().map(|k| k.name.clone()).collect()
 }
 
+/// Names of the field for several kinds together.
+const SEVERAL: [(&str, &[&str]); 3] = [
+    ("prc", &["precision", "recall"]),
+    ("precision-recall", &["precision", "recall"]),
+    ("prdc", &["precision", "recall", "density", "coverage"]),
+];
+
 /// As [`unknown`], with a guess by the aliases too.
 fn unknown_name(what: &str, written: &str, names: &[Name]) -> String {
+    let several = SEVERAL.iter().find(|(name, parts)| {
+        *name == crate::registry::plain(written) && parts.iter().all(|part| names.iter().any(|n| n.name == *part))
+    });
+    if let Some((_, parts)) = several {
+        return format!("unknown {what} `{written}`: it is {}, each an entry of its own", parts.join(", "));
+    }
     let message = unknown(what, written, names.iter().map(|n| n.name));
     let aliases = names.iter().flat_map(|n| n.aliases.iter().map(|a| (*a, n.name)));
     match nearest(written, aliases.clone().map(|(alias, _)| alias)) {

@@ -99,7 +99,7 @@ impl Node {
                 _ => None,
             };
             at = at.get(name)?;
-            place = entry.or(at.place).or(place);
+            place = at.place.or(entry).or(place);
             rest = rest[end..].trim_start_matches('.');
         }
         place
@@ -113,7 +113,10 @@ impl Node {
 pub fn parse(text: &str) -> Result<Node, Fault> {
     let body = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = Lines::of(body);
-    let options = serde_yaml::options! { non_finite_float_policy: serde_yaml::NonFiniteFloatPolicy::PassThrough };
+    let options = serde_yaml::options! {
+        non_finite_float_policy: serde_yaml::NonFiniteFloatPolicy::PassThrough,
+        alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: 100_000 },
+    };
     let raw: Spanned<Raw> = serde_yaml::from_str_with_options(body, options).map_err(|e| broken(&e, &lines))?;
     Ok(lines.node(raw))
 }

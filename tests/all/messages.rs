@@ -110,6 +110,7 @@ const REFUSED: &[(&str, &[(&str, &[&str])])] = &[
         "metrics",
         &[
             ("freshet", &["unknown kind `freshet`", "did you mean `frechet`?"]),
+            ("prdc", &["precision, recall, density, coverage, each an entry of its own"]),
             ("{kernel: {subset: 3}}", &["unknown key `subset`", "did you mean `subsets`?"]),
             ("{kernel: {subsets: 0}}", &["subsets is 0"]),
             ("{inception-score: {splits: 0}}", &["splits is 0"]),
@@ -188,7 +189,6 @@ fn wrong_configs_are_refused_in_plain_words() {
         ("profile: 1", "density: {x: [0, a], y: [0, 1]}", &["density.x.1: a, expected a number"]),
         ("profile: 1", "dequantization: {uniform: {repeats: many}}", &["repeats: many, expected a whole number"]),
         ("likelihood:", "likelihoods:", &["unknown key `likelihoods`", "did you mean `likelihood`?"]),
-        ("[euler: ", "[", &["solvers"]),
         ("solvers: [", "solvers: [[", &["line"]),
         ("chunk: 2", "chunk: *none", &["line 4"]),
         ("chunk: 2", "chunk: \"2", &["line"]),
@@ -297,7 +297,7 @@ fn all_faults_of_a_config_are_told_at_once() {
     for words in [
         "line 1, column 7: name: ",
         "line 2, column 1: unknown key `sead`",
-        "line 3, column 36: estimators.1.hutchinson: unknown key `probs`",
+        "line 3, column 35: estimators.1.hutchinson: unknown key `probs`",
         "estimators.2: hutchinson: probes is 0",
         "solvers.0: euler: steps is 100000000, expected at most 10000000",
         "solvers.1: unknown kind `hean`",
