@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use half::f16;
-use ndarray::{ArrayD, Axis, IxDyn};
+use ndarray::{ArrayD, IxDyn};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::onnx::{Format, Port};
 use crate::num::npy::npy;
+use crate::num::shape::{self, Misfit};
 
 /// What a card writes for one input: every sample is given the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -66,22 +67,23 @@ impl Fixed {
             Some((first, rest)) if *first < 0 => (true, rest),
             _ => (false, &port.shape[..]),
         };
-        let fits = |shape: &[usize]| {
-            shape.len() == sizes.len() && shape.iter().zip(sizes).all(|(n, wanted)| *wanted < 0 || *n as i64 == *wanted)
-        };
         let shape = values.shape().to_vec();
+        // Rows may be meant for samples: no constant is read row by row.
+        let rows = sizes.len() == 1 && shape.iter().filter(|n| **n != 1).count() > 1;
+        let taken = shape::taken(&shape, sizes).filter(|_| !rows);
         let values = match &shape[..] {
             [] if sizes.iter().all(|n| *n == 1) => values.to_shape(vec![1; sizes.len()])?.into_owned(),
             [] => bail!("is one number, but {}", wider(port, sizes, batched)),
-            whole if fits(whole) => values,
-            [1, rest @ ..] if batched && fits(rest) => values.index_axis_move(Axis(0), 0),
-            rest if sizes.first() == Some(&1) && fits(&[&[1], rest].concat()) => values.insert_axis(Axis(0)),
-            _ => bail!(
-                "has shape {shape:?}, but input `{}` takes {}{}",
-                port.name,
-                sizes_in_words(sizes),
-                if batched { " for each sample (a batch axis of 1 in front is as good)" } else { "" }
-            ),
+            _ => {
+                let taken = taken.ok_or_else(|| {
+                    let each = if batched { " for each sample (a batch axis of 1 in front is as good)" } else { "" };
+                    let turned = Misfit::at_port(&[&[1], &shape[..]].concat(), sizes).layout;
+                    let turned = turned.map_or(String::new(), |layout| format!(": {}", layout.described()));
+                    let wanted = sizes_in_words(sizes);
+                    anyhow!("has shape {shape:?}, but input `{}` takes {wanted}{each}{turned}", port.name)
+                })?;
+                values.as_standard_layout().into_owned().into_shape_with_order(IxDyn(&taken))?
+            }
         };
         Ok(Fixed { name: port.name.clone(), values, batched })
     }
@@ -140,6 +142,8 @@ fn sizes_in_words(sizes: &[i64]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ndarray::Axis;
+
     use super::*;
 
     fn port(format: Format, shape: &[i64]) -> Port {
@@ -165,6 +169,14 @@ mod tests {
     }
 
     #[test]
+    fn flat_values_and_axes_of_one_fit() {
+        for shape in [&[3, 8, 8][..], &[192], &[1, 3, 8, 8], &[3, 1, 8, 8]] {
+            let fixed = Fixed::new(&port(Format::F32, &[-1, 3, 8, 8]), array(shape)).expect("it fits");
+            assert_eq!(fixed.fed(2).shape(), [2, 3, 8, 8], "{shape:?}");
+        }
+    }
+
+    #[test]
     fn an_input_without_a_batch_axis_is_given_the_values_alone() {
         assert_eq!(Fixed::new(&port(Format::F32, &[]), array(&[])).expect("a scalar").fed(4).shape(), [0usize; 0]);
         assert_eq!(Fixed::new(&port(Format::F32, &[1, 7]), array(&[7])).expect("a row").fed(4).shape(), [1, 7]);
@@ -183,5 +195,8 @@ mod tests {
         assert!(message(port(Format::F32, &[-1, 7]), array(&[6])).contains("takes [7] for each sample"));
         assert!(message(port(Format::F32, &[-1, 7]), array(&[2, 7])).contains("[2, 7]"));
         assert!(message(port(Format::F32, &[-1, -1]), array(&[])).contains("[any]"));
+        assert!(message(port(Format::F32, &[-1, -1]), array(&[2, 7])).contains("[2, 7]"));
+        assert!(message(port(Format::F32, &[-1, 3, 8, 8]), array(&[8, 8, 3])).contains("channels last"));
+        assert!(message(port(Format::F32, &[-1, 3, 8, 8]), array(&[12, 16])).contains("[3, 8, 8]"));
     }
 }

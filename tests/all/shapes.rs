@@ -81,7 +81,7 @@ const PLACES: [Place; 17] = [
         call(args, file, layout.map(str::to_owned))
     }),
     ("sample --noise", |_, file, layout| {
-        call("sample --model card.yaml --sampler {euler:{steps:1}} --noise", file, layout.map(str::to_owned))
+        call("sample --model card.yaml --sampler {euler:{steps:2}} --noise", file, layout.map(str::to_owned))
     }),
     ("metrics --generated", |_, file, layout| metrics("generated", file, layout, "")),
     ("metrics --reference", |_, file, layout| metrics("reference", file, layout, "")),
@@ -136,7 +136,7 @@ fn config(at: &Path, entry: &str, key: &str, file: &str, layout: Option<&str>) -
 fn samples(at: &Path, key: &str, file: &str, layout: Option<&str>) -> Vec<String> {
     let reference = if key == "reference" { "" } else { ", reference: right.npy" };
     let entry = format!(
-        "samples:\n  - {{model: card.yaml, samplers: [{{euler: {{steps: 1}}}}], count: {N}, metrics: [energy]{reference}"
+        "samples:\n  - {{model: card.yaml, samplers: [{{euler: {{steps: 2}}}}], count: {N}, metrics: [energy]{reference}"
     );
     config(at, &entry, key, file, layout)
 }
@@ -523,15 +523,16 @@ fn bytes_into_an_extractor_need_a_range() {
              floor: b.npy, extractor: {extractor}, metrics: [frechet]}}\n"
         );
         std::fs::write(at.join("config.yaml"), config).expect("written");
-        let mut asked = command(at, &["run", "config.yaml", "--out", extractor]);
+        let out = format!("run-{extractor}");
+        let mut asked = command(at, &["run", "config.yaml", "--out", &out]);
         asked.env("FLOWGAUGE_CACHE", at.join("cache")).env("ORT_DYLIB_PATH", &runtime.path);
         let done = finish(asked);
         done.is(0);
         let own = extractor.contains("255");
         assert_eq!(own, done.stderr.contains("scales images itself"), "{}", done.stderr);
-        let plan = std::fs::read_to_string(at.join(extractor).join("plan.json")).expect("a plan");
+        let plan = std::fs::read_to_string(at.join(&out).join("plan.json")).expect("a plan");
         assert_eq!(own, plan.contains("scales images itself"));
-        column(at, &format!("{extractor}/tables/metrics.csv"), "value")
+        column(at, &format!("{out}/tables/metrics.csv"), "value")
     };
     let (plain, own) = (metrics_of("features.onnx"), metrics_of("features_255.onnx"));
     // Dequantized into the range, or the bytes themselves: apart by half a level.
