@@ -273,9 +273,9 @@ impl Extractor {
         let (bytes, image) = (is_bytes(spread, samples), fed.iter().filter(|n| **n > 1).count() > 1);
         if self.scaling.is_none() && bytes && (image || spread[1] > 127.0) {
             bail!(
-                "{file}: the samples are bytes, {} to {}, and nothing says in which range it takes images; give \
-                 `--range LO,HI` (such as -1,1 or 0,1, where black and white lie for it; 0,255 feeds bytes as they are), \
-                 or a preset",
+                "{file}: the samples are bytes, {} to {}, and nothing says in which range it takes images; say where \
+                 black and white lie for it with `--range LO,HI`, such as -1,1 or 0,1 (0,255 feeds bytes as they are), \
+                 in a run with the card's `data: {{range: [LO, HI]}}`, or with a preset",
                 spread[0],
                 spread[1]
             );
