@@ -208,6 +208,12 @@ impl Divergence {
         of("replicates").or_else(|| of("probes")).filter(|_| self.kind() == Kind::OdeStochastic)
     }
 
+    /// Whether the spread of its chains is an error of their integral. The leave-one-out values of a single XTrace are
+    /// not: what the sketch of one node misses those of the others miss as well.
+    fn tells_its_error_along_a_path(&self) -> bool {
+        !matches!(self, Divergence::Trace(Estimator::XTrace(xtrace)) if xtrace.replicates == 1)
+    }
+
     /// Whether its values are drawn, so that they vary with the seed.
     pub fn is_random(&self) -> bool {
         matches!(self.kind(), Kind::OdeStochastic | Kind::FiniteDifference)
@@ -442,7 +448,10 @@ impl<'a> Integrator<'a> {
     /// Where the model cannot be evaluated or lacks what the estimator needs.
     pub fn visit(&mut self, nodes: &Nodes, sources: &mut Sources) -> Result<Vec<f64>, EvalError> {
         let started = Instant::now();
-        let chains = self.chains(nodes, sources)?;
+        let mut chains = self.chains(nodes, sources)?;
+        if !self.spec.tells_its_error_along_a_path() {
+            chains = chains.mean_axis(Axis(0)).map(|m| m.insert_axis(Axis(0))).unwrap_or(chains);
+        }
         self.seconds += started.elapsed().as_secs_f64();
         let sums = self.sums.get_or_insert_with(|| Array2::zeros((chains.nrows(), self.samples)));
         for (i, slot) in nodes.slot.iter().enumerate() {
@@ -610,6 +619,13 @@ mod tests {
         assert_eq!(label("{flow-map: {steps: 2}}"), "flow-map(f2d2 steps=2)");
         let compatible = "{flow-map: {map: m, grid: log-snr, rule: forward-average}}";
         assert_eq!(label(compatible), "flow-map(m steps=8 grid=log-snr rule=forward-average)");
+    }
+
+    #[test]
+    fn a_single_xtrace_tells_no_error_along_a_path() {
+        let tells = |text: &str| serde_yaml::from_str::<Divergence>(text).expect(text).tells_its_error_along_a_path();
+        assert!(!tells("xtrace") && tells("{xtrace: {replicates: 2}}"));
+        assert!(Divergence::names().iter().filter(|n| **n != "xtrace").all(|n| tells(n)));
     }
 
     #[test]

@@ -300,6 +300,8 @@ struct Run<'a> {
     pace: Pace<'a>,
     clock: Option<Clock<'a>>,
     tableau: &'static Tableau,
+    /// [`Tableau::worst_jump`] of it.
+    worst_jump: f64,
     control: Control,
     sample: &'a [SampleId],
     end: f64,
@@ -345,6 +347,7 @@ impl<'a> Run<'a> {
             pace,
             clock: None,
             tableau,
+            worst_jump: tableau.worst_jump(),
             control,
             sample,
             end: pace.end(),
@@ -476,8 +479,8 @@ impl<'a> Run<'a> {
         Ok(Trial { h, step, divergence })
     }
 
-    /// What each row's step is wrong by: from the embedded method, and, where that would let the step pass, from
-    /// Simpson's rule with one more place in the middle.
+    /// What each row's step is wrong by: from the embedded method, and, where that would let the step pass but a jump
+    /// between its stages should not, from Simpson's rule with one more place in the middle.
     fn judge(&mut self, field: &mut dyn VectorField, trial: &Trial) -> Result<Vec<Judged>, EvalError> {
         let watched = self.divergence.is_some();
         let allowed: Vec<f64> = (0..self.active.len()).map(|row| self.allowed(trial, row)).collect();
@@ -495,9 +498,20 @@ impl<'a> Run<'a> {
         if !(watched && self.tableau.middle) {
             return Ok(judged);
         }
-        let passing: Vec<usize> = (0..judged.len())
-            .filter(|i| judged[*i].norm() <= 1.0 && trial.step.next.row(*i).iter().all(|v| v.is_finite()))
-            .collect();
+        let mut passing = Vec::new();
+        for (row, judged) in judged.iter_mut().enumerate() {
+            let finite = trial.step.next.row(row).iter().all(|v| v.is_finite());
+            if judged.norm() > 1.0 || !finite {
+                continue;
+            }
+            // A jump within the step is at most the spread of its stages.
+            let most = self.worst_jump * trial.h[row].abs() * self.spread(trial, row);
+            if most > allowed[row] {
+                passing.push(row);
+            } else {
+                judged.nats[1] = judged.nats[1].hypot(0.4 * most);
+            }
+        }
         let places: Vec<(usize, f64)> = passing.iter().map(|i| (*i, 0.5)).collect();
         let middle = self.look(field, trial, &places)?;
         let last = &trial.divergence[self.tableau.stages() - 1];
@@ -511,6 +525,12 @@ impl<'a> Run<'a> {
             judged.middle = Some(middle);
         }
         Ok(judged)
+    }
+
+    /// By how much the divergence differs between the stages of one row.
+    fn spread(&self, trial: &Trial, row: usize) -> f64 {
+        let known = || trial.divergence.iter().filter_map(|g| g.get(row));
+        known().copied().fold(f64::NEG_INFINITY, f64::max) - known().copied().fold(f64::INFINITY, f64::min)
     }
 
     /// Nats by which one row's step may be wrong: the tolerance, or what rounding in single precision makes of its
@@ -627,7 +647,9 @@ impl<'a> Run<'a> {
             places.dedup_by(|a, b| a.0 == b.0);
             places.reverse();
             let allowed = self.allowed(trial, row);
-            searches.extend(Search::new(&places, trial.h[row].abs(), allowed).map(|s| (row, s)));
+            let finest = 64.0 * f64::EPSILON * self.active[row].t.abs().max(self.end.abs());
+            let search = Search::new(&places, trial.h[row].abs(), allowed, finest);
+            searches.extend(search.map(|s| (row, s)));
         }
         loop {
             let open: Vec<usize> = (0..searches.len()).filter(|i| searches[*i].1.is_open()).collect();

@@ -74,20 +74,23 @@ pub struct Search {
     first: (f64, f64),
     /// The width at which what is left does no harm is this over the difference.
     enough: f64,
+    /// The part of the step below which two places are one.
+    finest: f64,
     smooth: bool,
 }
 
 impl Search {
     /// Between those two of some places (part of the step, divergence there), in order, across which it changes most.
-    /// A step of size `h` over what is left of the bracket may be wrong by `tolerance`.
-    pub fn new(places: &[(f64, f64)], h: f64, tolerance: f64) -> Option<Search> {
+    /// A step of size `h` over what is left of the bracket may be wrong by `tolerance`; lengths below `finest` are none.
+    pub fn new(places: &[(f64, f64)], h: f64, tolerance: f64, finest: f64) -> Option<Search> {
         let gap = |pair: &&[(f64, f64)]| (pair[1].1 - pair[0].1).abs();
         if places.iter().any(|p| !p.1.is_finite()) {
             return None;
         }
         let widest = places.windows(2).max_by(|a, b| gap(a).total_cmp(&gap(b)))?;
         let (from, to) = (widest[0], widest[1]);
-        Some(Search { from, to, first: (to.0 - from.0, gap(&widest)), enough: 1.6 * tolerance / h, smooth: false })
+        let first = (to.0 - from.0, gap(&widest));
+        Some(Search { from, to, first, enough: 1.6 * tolerance / h, finest: finest / h, smooth: false })
     }
 
     fn width(&self) -> f64 {
@@ -99,7 +102,7 @@ impl Search {
     }
 
     pub fn is_open(&self) -> bool {
-        !self.smooth && self.width() * self.difference() > self.enough && self.width() > 1e-12
+        !self.smooth && self.width() * self.difference() > self.enough && self.width() > 2.0 * self.finest
     }
 
     pub fn middle(&self) -> f64 {
@@ -122,7 +125,8 @@ impl Search {
     /// The bracket, where what was found is a jump.
     pub fn bracket(&self) -> Option<Bracket> {
         let jumps = !self.smooth && self.difference() > 0.5 * self.first.1 && self.first.1 > 0.0;
-        jumps.then_some(Bracket { from: self.from.0, to: self.to.0 })
+        let from = if self.from.0 > self.finest { self.from.0 } else { 0.0 };
+        jumps.then_some(Bracket { from, to: self.to.0 })
     }
 }
 
@@ -135,7 +139,7 @@ mod tests {
     }
 
     fn search(g: impl Fn(f64) -> f64 + Copy, tolerance: f64) -> (Option<Bracket>, u32) {
-        let mut search = Search::new(&places(g), 1.0, tolerance).expect("finite");
+        let mut search = Search::new(&places(g), 1.0, tolerance, 1e-12).expect("finite");
         let mut asked = 0;
         while search.is_open() {
             search.halve(g(search.middle()));
@@ -161,7 +165,7 @@ mod tests {
             assert_eq!(bracket, None);
             assert!(asked <= 8, "{asked}");
         }
-        assert!(Search::new(&places(|c| if c > 0.6 { f64::NAN } else { 0.0 }), 1.0, 1e-3).is_none());
+        assert!(Search::new(&places(|c| if c > 0.6 { f64::NAN } else { 0.0 }), 1.0, 1e-3, 1e-12).is_none());
     }
 
     #[test]

@@ -216,6 +216,16 @@ impl Tableau {
         stage + 1 == self.stages() || self.b[stage] != 0.0 || weights.iter().any(|w| w[stage] != 0.0)
     }
 
+    /// The largest error of a quadrature over the stages of one step on a jump of one within it, in units of the step.
+    pub fn worst_jump(&self) -> f64 {
+        let error = |place: f64, from: &dyn Fn(f64) -> bool| {
+            let sum: f64 = self.b.iter().zip(self.c).filter(|(_, c)| from(**c)).map(|(b, _)| b).sum();
+            (sum - (1.0 - place)).abs()
+        };
+        let both = self.c.iter().map(|p| error(*p, &|c| c > *p).max(error(*p, &|c| c >= *p)));
+        both.fold(0.0, f64::max)
+    }
+
     /// The states at a part θ of the step of some rows, without an evaluation: of order 4 where the method has a
     /// quartic, the cubic through both ends and their slopes otherwise. `row` counts in the step, `x` is where it began.
     pub fn between(&self, step: &Step, x: &Batch, h: &[f64], places: &[(usize, f64)]) -> Batch {
@@ -361,6 +371,15 @@ mod tests {
             assert!(worst(false) < 1e-13, "{name}: {}", worst(false));
             assert!(worst(true) > 1e-6, "{name}: {}", worst(true));
         }
+    }
+
+    #[test]
+    fn jumps_do_the_harm_that_is_known_of_them() {
+        // A left rectangle is wrong by all of a jump at its start, a midpoint by half of one in its middle.
+        for (tableau, worst) in [(&EULER, 1.0), (&MIDPOINT, 0.5), (&HEUN, 0.5)] {
+            assert!((tableau.worst_jump() - worst).abs() < 1e-15, "{}", tableau.worst_jump());
+        }
+        assert!((0.2..0.3).contains(&DOPRI5.worst_jump()), "{}", DOPRI5.worst_jump());
     }
 
     #[test]

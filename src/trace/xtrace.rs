@@ -27,7 +27,8 @@ use crate::registry::within;
 /// With several replicates each is one chain. With one, the eᵢ are the chains, which share their sketches
 /// and so spread too little: over twenty spectra the error was 1.0 to 1.5 times what they said, and they
 /// are moved apart by 1.3. That is a heuristic: its 95 % intervals held the truth in 86 to 98 % of draws.
-/// Where an error is to be quoted, ask for replicates.
+/// It is one of a single matrix: along a path, whose nodes share their test vectors, no error is told. Where one is to
+/// be quoted, ask for replicates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct XTrace {
