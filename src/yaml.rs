@@ -72,9 +72,9 @@ impl Document {
         faults
     }
 
-    /// A key of what is left as it was in the text, where entries of lists were taken out.
+    /// A key of what is left as it was in the text, where entries of lists were taken out, outer lists first.
     pub fn written(&self, key: &str) -> String {
-        self.moved.iter().fold(key.to_owned(), |key, moved| stood(&key, moved))
+        self.moved.iter().rev().fold(key.to_owned(), |key, moved| stood(&key, moved))
     }
 
     /// Faults with their lines, and what stands there.

@@ -56,6 +56,9 @@ impl<'a> Check<'a> {
             {
                 true
             }
+            (Form::Whole { most, .. }, Value::Scalar(scalar)) if typed::<i128>(scalar).is_some_and(|n| n > *most) => {
+                self.fault(key, node, format!("{}, expected a whole number of at most {most}", found(node)))
+            }
             (Form::Word(names), Value::Scalar(scalar)) => match names.iter().find(|n| n.is(&scalar.text)) {
                 Some(name) => {
                     *scalar = word(name.name);

@@ -142,7 +142,7 @@ impl<'a> Shape<'a> {
             Form::Number => "a number".to_owned(),
             Form::Whole { least, most } => match (*least, *most) {
                 (i128::MIN, i128::MAX) => "a whole number".to_owned(),
-                (_, i128::MAX) => format!("a whole number of at least {least}"),
+                (_, most) if most >= i128::from(u64::MAX) => format!("a whole number of at least {least}"),
                 _ => format!("a whole number from {least} to {most}"),
             },
             Form::Text => "string".to_owned(),
@@ -233,7 +233,7 @@ fn whole<'a>(keywords: &Keywords) -> Form<'a> {
         "uint8" => (0, i128::from(u8::MAX)),
         "uint16" => (0, i128::from(u16::MAX)),
         "uint32" => (0, i128::from(u32::MAX)),
-        "uint" | "uint64" => (0, i128::MAX),
+        "uint" | "uint64" => (0, i128::from(u64::MAX)),
         _ => (i128::MIN, i128::MAX),
     };
     Form::Whole { least: limit("minimum").unwrap_or(least), most: limit("maximum").unwrap_or(most) }

@@ -264,8 +264,18 @@ fn broken(error: &Error, lines: &Lines) -> Fault {
                 ("alias replay limit exceeded", "`*names` stand for too much"),
                 ("alias expansion limit exceeded", "`*names` stand for too much"),
                 ("unexpected end of plain scalar", "a value ends in a `:`"),
-                ("simple key expected", "expected `key: value`"),
-                ("simple key expect ':'", "expected `:` after a key"),
+                ("simple key expected ':'", "expected a `:` after a key"),
+                ("simple key is no longer valid", "expected `key: value` on one line"),
+                ("tabs disallowed in this context", "a tab stands here, expected spaces"),
+                ("tab cannot be used as indentation", "a tab indents this line, expected spaces"),
+                ("unexpected eof", "the text ends too early"),
+                ("block mapping", "`key: value` entries"),
+                ("flow mapping", "`{key: value}` entries"),
+                ("block sequence", "list"),
+                ("flow sequence", "list"),
+                ("mapping", "`key: value` entries"),
+                ("sequence", "list"),
+                ("scalar", "value"),
             ];
             words.iter().fold(message, |m, (theirs, ours)| m.replace(theirs, ours))
         }
