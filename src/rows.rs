@@ -357,6 +357,9 @@ pub struct MetricRow {
     pub cost: f64,
     /// What the statistic was computed on: the extractor's file name, or `raw`.
     pub features: String,
+    /// What to know before trusting the value; most often empty.
+    #[serde(default)]
+    pub note: String,
 }
 
 /// `contrasts.csv`: a statistic of one sampler's samples minus that of another's, from the same noise.
@@ -375,7 +378,7 @@ pub struct Contrast {
     /// 95 % interval.
     pub low: f64,
     pub high: f64,
-    /// How the error was found: `influence` or `jackknife`.
+    /// How the error was found: `influence`, `parts` or `jackknife`.
     pub method: String,
     pub features: String,
 }

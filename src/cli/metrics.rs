@@ -18,7 +18,7 @@ use crate::features::cache::{self, Provenance};
 use crate::features::images::Coding;
 use crate::features::{Extracted, Extractor};
 use crate::metric::frechet::{self, Frechet};
-use crate::metric::{Metric, Sets, measure_all};
+use crate::metric::{Metric, Sets, measure_all, notes};
 use crate::model::library::cache_root;
 use crate::num::key::Key;
 use crate::num::with_stderr;
@@ -97,6 +97,8 @@ struct Line {
     /// Not known of statistics.
     n_generated: Option<usize>,
     n_reference: Option<usize>,
+    /// What to know before trusting the value.
+    note: String,
 }
 
 /// Statistics as they are measured: each a row of the table, and a line for whoever waits.
@@ -104,6 +106,8 @@ struct Table<'a> {
     out: &'a Output,
     /// What is compared, where that is not the generated samples.
     whose: &'a str,
+    /// Of a floor: the generated samples beside it, whose count biased statistics take too.
+    count: Option<usize>,
     /// Begun with the first row.
     written: Option<csv::Writer<Writer>>,
 }
@@ -178,14 +182,14 @@ impl Metrics {
             );
         }
         let sets = |generated| Sets { generated, reference: &reference, train: train.as_ref(), test: test.as_ref() };
-        let table = |out, whose| Table { out, whose, written: None };
+        let table = |out, whose, count| Table { out, whose, count, written: None };
         // What cannot be compared is refused before anything is.
         if let Some(floor) = &floor {
             self.chosen(sets(floor), &named)?;
         }
-        self.table(sets(&generated), &named, table(&out, ""))?;
+        self.table(sets(&generated), &named, table(&out, "", None))?;
         if let (Some(floor_out), Some(floor)) = (&floor_out, &floor) {
-            self.table(sets(floor), &named, table(floor_out, "data against data: "))?;
+            self.table(sets(floor), &named, table(floor_out, "data against data: ", generated.count()))?;
         }
         Ok(Exit::Well)
     }
@@ -374,29 +378,50 @@ impl Metrics {
         let n = sides.map(|side| side.count().unwrap_or_default());
         let machine = self.running.machine();
         let samples = machine.with_threads(|| sides.try_map(Side::sample))??;
+        let samples = samples.as_ref();
+        let fewer = match table.count.filter(|count| *count < n.generated) {
+            Some(count) => Some(sides.generated.sample()?.first(count)),
+            None => None,
+        };
         for (i, metric) in metrics.iter().enumerate() {
+            let samples = match &fewer {
+                Some(fewer) if metric.biased() => Sets { generated: fewer, ..samples },
+                _ => samples,
+            };
+            let n = samples.map(|set| set.len());
             let what = format!("{} ({} of {})", metric.name(), i + 1, metrics.len());
             let show = Show::metered(self.running.quiet, Arc::default(), move || what.clone());
-            let measured = machine.with_threads(|| measure_all(metric, samples.as_ref(), Key { seed: self.seed }))?;
+            let measured = machine.with_threads(|| measure_all(metric, samples, Key { seed: self.seed }))?;
             drop(show);
             let estimate = match measured {
                 Ok(estimate) => estimate,
                 // Of what nobody asked for by name, what these samples do not allow is left out.
                 Err(reason) if named.is_empty() && i > 0 => {
-                    note!("flowgauge: left out: {reason}");
+                    note!("flowgauge: {} is left out: {reason}", metric.name());
                     continue;
                 }
                 Err(reason) => bail!("--metric {}", registry::named(metric.name(), reason)),
             };
+            let mut notes = notes::of(metric, samples);
+            notes.extend(table.count.and_then(|count| notes::other_count(metric, n.generated, count)));
+            self.say(sides.generated, metric, &notes);
             table.add(&Line {
                 metric: metric.name(),
                 value: estimate.value,
                 stderr: estimate.stderr,
                 n_generated: Some(n.generated),
                 n_reference: Some(n.of(metric.compared())),
+                note: notes.join("; "),
             })?;
         }
         table.finish()
+    }
+
+    /// What to know before trusting a value, on the terminal too.
+    fn say(&self, of: &Side, metric: &Metric, notes: &[String]) {
+        for note in notes {
+            note!("flowgauge: {}: {}: {note}", of.name, metric.name());
+        }
     }
 
     /// The Fréchet distance where one set is known by its mean and covariance alone: nothing else needs no samples.
@@ -431,7 +456,10 @@ impl Metrics {
             );
         });
         let (n_generated, n_reference) = (generated.count(), reference.count());
-        table.add(&Line { metric: distance.name(), value, stderr: None, n_generated, n_reference })?;
+        let note = notes::few_for_a_covariance(generated.width(), n_generated, n_reference);
+        self.say(generated, &distance, note.as_slice());
+        let note = note.unwrap_or_default();
+        table.add(&Line { metric: distance.name(), value, stderr: None, n_generated, n_reference, note })?;
         table.finish()
     }
 }

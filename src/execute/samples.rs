@@ -6,7 +6,7 @@ use ndarray::Axis;
 use super::{Output, Sampled, Stage, sample_of, write_rows};
 use crate::data::{read_npy, write_npy};
 use crate::metric::sample::Sample;
-use crate::metric::{self, Sets};
+use crate::metric::{self, Sets, notes};
 use crate::num::Batch;
 use crate::num::key::SampleId;
 use crate::plan::{Work, initial_states};
@@ -52,7 +52,8 @@ impl Stage<'_> {
     }
 
     pub(super) fn metrics(&self, work: &Work, array: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<Output> {
-        let Work::Metrics { model, sampler, parts, floor, reference, train, test, extractor, metrics } = work else {
+        let Work::Metrics { model, sampler, parts, floor, count, reference, train, test, extractor, metrics } = work
+        else {
             return Err(anyhow!("not metrics"));
         };
         let (opened, plan) = (&self.prepared.models[*model], &self.prepared.plan);
@@ -76,9 +77,23 @@ impl Stage<'_> {
         let cost = sampler.as_ref().map(|s| s.cost(&Setting::of(opened))).unwrap_or_default();
         let mut rows = Vec::new();
         let samples = self.machine.with_threads(|| sets.try_map(sample_of))?.map_err(|e| anyhow!(e))?;
-        let n = samples.as_ref().map(Sample::len);
+        let samples = samples.as_ref();
+        // A floor is of as many data as there are samples, where that makes a difference.
+        let fewer = match count {
+            Some(count) if *count < samples.generated.len() => {
+                Some(sample_of(&generated).map_err(|e| anyhow!(e))?.first(*count))
+            }
+            _ => None,
+        };
         for metric in metrics {
-            let measure = || metric::measure_all(metric, samples.as_ref(), self.key());
+            let samples = match &fewer {
+                Some(fewer) if metric.biased() => Sets { generated: fewer, ..samples },
+                _ => samples,
+            };
+            let n = samples.map(Sample::len);
+            let mut notes = notes::of(metric, samples);
+            notes.extend(count.and_then(|count| notes::other_count(metric, n.generated, count)));
+            let measure = || metric::measure_all(metric, samples, self.key());
             let estimate = (self.machine.with_threads(measure)?).map_err(|e| anyhow!(named(metric.name(), e)))?;
             rows.push(rows::MetricRow {
                 model: plan.models[*model].name.clone(),
@@ -92,6 +107,7 @@ impl Stage<'_> {
                 jvps: cost.products as f64,
                 cost: cost.evaluations as f64,
                 features: extractor.as_ref().map_or("raw".to_owned(), |e| e.name.clone()),
+                note: notes.join("; "),
             });
         }
         let mut output = write_rows(rows.into_iter())?;

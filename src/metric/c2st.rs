@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sample::Sample;
-use super::{Statistic, draws, logistic};
+use super::{Sets, Statistic, draws, logistic, notes};
 use crate::num::key::Key;
 use crate::num::stats::Estimate;
 
@@ -31,6 +31,16 @@ impl Statistic for C2st {
         fine.then_some(()).ok_or_else(|| {
             format!("c2st: {generated} generated and {reference} reference samples, expected at least 4 of each")
         })
+    }
+
+    fn biased(&self) -> bool {
+        true
+    }
+
+    fn notes(&self, sets: Sets<&Sample>) -> Vec<String> {
+        let both = [("generated", sets.generated), ("reference", sets.reference)];
+        let what = "and stand among what is learned from and among what is held out";
+        notes::copies_on_both_sides(&both, what).into_iter().collect()
     }
 
     fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {

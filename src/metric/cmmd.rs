@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::discrepancy::{self, Discrepancy};
 use super::pairs;
 use super::sample::Sample;
-use super::{Influences, Statistic};
+use super::{Influences, Statistic, at_least};
 use crate::num::key::Key;
 use crate::num::stats::Estimate;
 
@@ -37,11 +37,15 @@ impl Statistic for Cmmd {
         fine.then_some(()).ok_or_else(|| format!("cmmd: bandwidth is {}, expected a number above 0", self.bandwidth))
     }
 
+    fn biased(&self) -> bool {
+        true
+    }
+
     fn compute(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Estimate, String> {
         let all = self.bells(generated, reference)?;
         let with_itself = |mean: f64, n: usize| mean * (n - 1) as f64 / n as f64;
         let [a, b] = [with_itself(all.within[0], generated.len()), with_itself(all.within[1], reference.len())];
-        let value = (SCALE * (a + b - 2.0 * all.between)).max(0.0);
+        let value = at_least(SCALE * (a + b - 2.0 * all.between), 0.0);
         Ok(Estimate { value, stderr: Some(SCALE * all.stderr()), n: generated.len() })
     }
 

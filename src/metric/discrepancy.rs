@@ -3,9 +3,9 @@
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
-use super::Influences;
 use super::pairs::ROWS;
 use super::sample::Sample;
+use super::{Influences, at_least};
 
 /// Kernel values of some rows (the first argument) with all rows of the second.
 pub type Kernel<'a> = dyn Fn(ArrayView2<f64>, ArrayView2<f64>) -> Array2<f64> + Sync + 'a;
@@ -38,7 +38,7 @@ impl Discrepancy {
         // The plug-in first-order term holds the second-order one twice: once is right.
         let second = 2.0 * xx.spread / (m * (m - 1.0)) + 2.0 * yy.spread / (n * (n - 1.0)) + 4.0 * xy.spread / (m * n);
         // Near equal laws both are noisy; a floor keeps the difference positive without pushing it up.
-        let variance = (first - second).max(0.25 * second);
+        let variance = at_least(first - second, 0.25 * second);
         Discrepancy { within: [xx.mean, yy.mean], between: xy.mean, influences, variance }
     }
 
@@ -95,7 +95,7 @@ fn block(x: ArrayView2<f64>, y: ArrayView2<f64>, within: bool, kernel: &Kernel) 
     let column_means = columns / if within { partners } else { m as f64 };
     let mean = row_means.sum() / m as f64;
     let variance = |a: &Array1<f64>| a.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / a.len() as f64;
-    let spread = (squares / pairs - mean * mean - variance(&row_means) - variance(&column_means)).max(0.0);
+    let spread = at_least(squares / pairs - mean * mean - variance(&row_means) - variance(&column_means), 0.0);
     Block { row_means, column_means, mean, spread }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::discrepancy::{self, Discrepancy};
 use super::pairs;
 use super::sample::Sample;
-use super::{Influences, Statistic};
+use super::{Influences, Statistic, at_least};
 use crate::num::key::Key;
 use crate::num::stats::Estimate;
 
@@ -25,11 +25,15 @@ impl Statistic for Energy {
         discrepancy::at_least_two("energy", generated, reference)
     }
 
+    fn biased(&self) -> bool {
+        true
+    }
+
     fn compute(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Estimate, String> {
         let all = lengths(generated, reference)?;
         let with_itself = |mean: f64, n: usize| mean * (n - 1) as f64 / n as f64;
         let [a, b] = [with_itself(all.within[0], generated.len()), with_itself(all.within[1], reference.len())];
-        let value = (2.0 * all.between - a - b).max(0.0);
+        let value = at_least(2.0 * all.between - a - b, 0.0);
         Ok(Estimate { value, stderr: Some(all.stderr()), n: generated.len() })
     }
 

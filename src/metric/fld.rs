@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mixture::{Fit, Mixture, Scores};
 use super::sample::Sample;
-use super::{Role, Sets, Statistic, draws};
+use super::{Role, Sets, Statistic, at_least, draws, notes};
 use crate::num::key::Key;
 use crate::num::stats::Estimate;
 
@@ -56,6 +56,17 @@ macro_rules! divergences {
 
             fn compared(&self) -> Role {
                 Role::Test
+            }
+
+            fn biased(&self) -> bool {
+                true
+            }
+
+            fn notes(&self, sets: Sets<&Sample>) -> Vec<String> {
+                let copies = [("training", sets.of(Role::Train))];
+                let what = "which the halves of the baseline share";
+                let copies = notes::copies_on_both_sides(&copies, what).filter(|_| $name != "fld-gap");
+                notes::not_held_out(sets).into_iter().chain(copies).collect()
             }
 
             fn compute(&self, _generated: &Sample, _reference: &Sample, _key: Key) -> Result<Estimate, String> {
@@ -205,7 +216,7 @@ impl Normalized {
         let value: f64 = terms.iter().map(|term| mean(term)).sum();
         let over_samples: f64 = terms.iter().map(|term| variance(term) / term.len() as f64).sum();
         let scale = 100.0 / self.test.ncols() as f64;
-        let stderr = scale * (over_samples + over_centres.max(0.0)).sqrt();
+        let stderr = scale * (over_samples + at_least(over_centres, 0.0)).sqrt();
         Estimate { value: scale * value, stderr: Some(stderr), n: self.generated.nrows() }
     }
 }

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sample::{ROWS, Sample};
-use super::{Influences, Statistic, draws};
+use super::{Influences, Sets, Statistic, at_least, draws, notes};
 use crate::num::key::Key;
 use crate::num::linalg;
 use crate::num::moments::Moments;
@@ -27,6 +27,10 @@ impl Statistic for Frechet {
         at_least_two("frechet", generated, reference)
     }
 
+    fn biased(&self) -> bool {
+        true
+    }
+
     /// The standard error is the delta method's, with both sets of samples random. It describes the
     /// spread and not the bias: the distance of finite samples is too large by about c/n. Of more than
     /// 8,192 samples it is taken from that many, drawn by the seed.
@@ -35,6 +39,12 @@ impl Statistic for Frechet {
         let coupling = Coupling::of(&g, &r)?;
         let variance = coupling.variance(generated, &g, 0, key)? + coupling.variance(reference, &r, 1, key)?;
         Ok(Estimate { value: coupling.distance, stderr: Some(variance.sqrt()), n: generated.len() })
+    }
+
+    fn notes(&self, sets: Sets<&Sample>) -> Vec<String> {
+        let width = sets.generated.varying().len().max(sets.reference.varying().len());
+        let [generated, reference] = [sets.generated, sets.reference].map(|set| Some(set.len()));
+        notes::few_for_a_covariance(width, generated, reference).into_iter().collect()
     }
 
     fn influences(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Option<Influences>, String> {
@@ -247,7 +257,7 @@ pub fn alone(g: &Side, r: &Side) -> Result<f64, String> {
 
 fn distance(g: &Side, r: &Side, nuclear: f64) -> f64 {
     let gap = &g.mean - &r.mean;
-    (gap.dot(&gap) + g.trace() + r.trace() - 2.0 * nuclear).max(0.0)
+    at_least(gap.dot(&gap) + g.trace() + r.trace() - 2.0 * nuclear, 0.0)
 }
 
 #[cfg(test)]

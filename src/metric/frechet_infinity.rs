@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::frechet::{self, Coupling, Side};
 use super::sample::Sample;
-use super::{Statistic, draws};
+use super::{Statistic, at_least, draws};
 use crate::num::key::Key;
 use crate::num::stats::{self, Estimate};
 
@@ -43,6 +43,10 @@ impl Statistic for FrechetInfinity {
         })
     }
 
+    fn biased(&self) -> bool {
+        false
+    }
+
     fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
         let n = generated.len();
         // With fewer samples than columns a distance is no line in 1/n.
@@ -69,7 +73,7 @@ impl Statistic for FrechetInfinity {
                 .collect::<Result<_, String>>()?;
             let mean = stats::mean(&distances).ok_or("frechet-infinity: no block")?;
             // The spread over blocks holds the first order of n/m samples too, which the average over all does not.
-            let noise = mean.stderr.map(|e| (e * e - of_generated).max(0.0));
+            let noise = mean.stderr.map(|e| at_least(e * e - of_generated, 0.0));
             line.push(Point { inverse: m as f64 / n as f64, weight: 1.0 / m as f64, distance: mean.value, noise });
         }
         let (value, weights) = intercept(&line);

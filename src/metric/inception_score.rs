@@ -56,6 +56,10 @@ impl Statistic for InceptionScore {
         self.of.is_none()
     }
 
+    fn biased(&self) -> bool {
+        true
+    }
+
     fn compute(&self, generated: &Sample, _reference: &Sample, key: Key) -> Result<Estimate, String> {
         let logs = match self.of {
             None => log_softmax(generated.logits().ok_or(

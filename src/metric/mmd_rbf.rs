@@ -34,6 +34,10 @@ impl Statistic for MmdRbf {
         }
     }
 
+    fn biased(&self) -> bool {
+        false
+    }
+
     fn compute(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Estimate, String> {
         let (generated, reference) = (generated.all()?, reference.all()?);
         let square = match self.bandwidth {

@@ -1,5 +1,6 @@
 //! Statistics of one set of feature vectors against another, each with its standard error.
 
+use self::parts::{Parts, Replicates};
 use self::sample::Sample;
 pub use self::sets::{Role, Sets};
 use crate::num::key::Key;
@@ -15,14 +16,19 @@ pub mod energy;
 pub mod fld;
 pub mod frechet;
 pub mod frechet_infinity;
+#[cfg(test)]
+mod honesty;
 pub mod inception_score;
 pub mod kernel;
 mod logistic;
 mod mixture;
 pub mod mmd_rbf;
+mod nearest;
 pub mod neighbours;
+pub mod notes;
 pub mod paired;
 mod pairs;
+pub mod parts;
 pub mod prdc;
 #[cfg(test)]
 mod references;
@@ -98,6 +104,27 @@ pub trait Statistic: Sync {
         Ok(None)
     }
 
+    /// The statistic of the whole sets and of each part, for those whose errors come from parts.
+    ///
+    /// # Errors
+    /// As [`Statistic::compute`].
+    fn on_parts(&self, _generated: &Sample, _reference: &Sample, _parts: &Parts) -> Result<Option<Replicates>, String> {
+        Ok(None)
+    }
+
+    /// Fewest samples of a part that says anything.
+    fn least_part(&self) -> usize {
+        1
+    }
+
+    /// Whether its expected value changes with the number of generated samples.
+    fn biased(&self) -> bool;
+
+    /// What a reader should know before trusting the value on these sets, a sentence each.
+    fn notes(&self, _sets: Sets<&Sample>) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The same for all sets at hand.
     ///
     /// # Errors
@@ -144,7 +171,15 @@ fn comparable(generated: &Sample, name: &str, other: &Sample) -> Result<(), Stri
 }
 
 fn finite(estimate: Estimate) -> Result<Estimate, String> {
-    estimate.value.is_finite().then_some(estimate).ok_or_else(|| "the result is not finite".to_owned())
+    let fine = estimate.value.is_finite() && estimate.stderr.is_none_or(f64::is_finite);
+    fine.then_some(estimate).ok_or_else(|| {
+        "the result is not finite: its sums are beyond double precision; divide all sets by one factor".to_owned()
+    })
+}
+
+/// The larger of both; what is not a number stays so, where `f64::max` would hide it.
+fn at_least(value: f64, floor: f64) -> f64 {
+    if value < floor { floor } else { value }
 }
 
 #[cfg(test)]
@@ -266,6 +301,54 @@ mod tests {
             }
         }
         assert_eq!(known, ["frechet", "kernel", "energy", "cmmd", "mmd-rbf"]);
+    }
+
+    /// Of numbers of any size a statistic is what it is of their thousandth but for the unit, or it is refused.
+    #[test]
+    fn no_size_of_numbers_gives_a_wrong_value_in_silence() {
+        let sets = [normal(1, 90, 3, 0.3, 1.0), normal(2, 110, 3, 0.0, 1.0), normal(3, 70, 3, 0.0, 1.0)];
+        for metric in Metric::defaults() {
+            let of = |scale: f64| of_three(&metric, sets.each_ref().map(|x| x * scale).each_ref(), 0);
+            let one = of(1.0).expect("fine");
+            // The power of the unit that the value is in; none where it depends on the unit in another way.
+            let power = match metric.name() {
+                "frechet" | "frechet-infinity" => Some(2),
+                "energy" | "sliced-wasserstein" => Some(1),
+                "kernel" | "inception-score" => None,
+                _ => Some(0),
+            };
+            let mut refused = Vec::new();
+            for exponent in [-200, -140, -60, -29, -20, 20, 29, 60, 140, 200, 300] {
+                let scale = 10f64.powi(exponent);
+                match of(scale) {
+                    Ok(got) => {
+                        assert!(got.value.is_finite() && got.stderr.is_some_and(f64::is_finite), "{metric:?} {got:?}");
+                        let Some(power) = power else { continue };
+                        let value = got.value / 10f64.powi(power * exponent);
+                        assert!(
+                            (value - one.value).abs() < 1e-6 * one.value.abs(),
+                            "{metric:?} {scale:e}: {value} {one:?}"
+                        );
+                    }
+                    Err(reason) => {
+                        assert!(reason.contains("beyond double precision") || reason.contains("vanish"), "{reason}");
+                        refused.push(exponent);
+                    }
+                }
+            }
+            println!("{:18} refused at 10^{refused:?}", metric.name());
+            assert!(
+                refused.contains(&200) && !refused.contains(&20) && !refused.contains(&-20),
+                "{metric:?} {refused:?}"
+            );
+        }
+    }
+
+    /// What is not a number is never taken for a small one.
+    #[test]
+    fn a_bound_keeps_what_is_not_a_number() {
+        assert!(at_least(f64::NAN, 0.0).is_nan());
+        assert_eq!((at_least(-1.0, 0.0), at_least(2.0, 0.0)), (0.0, 2.0));
     }
 
     #[test]

@@ -2,10 +2,12 @@
 //!
 //! Sample i of both sets began at the same noise, and both sets meet the same reference: what they share moves both
 //! statistics alike and cancels in the difference. Its error is that of the differences of influences, over the
-//! generated samples and over the reference, which are independent.
+//! generated samples and over the reference, which are independent; of statistics that rest on neighbours, that of
+//! the differences on random parts; and of others a jackknife's.
 
 use ndarray::{Array2, Axis};
 
+use super::parts::Parts;
 use super::sample::Sample;
 use super::{Metric, measure};
 use crate::num::key::Key;
@@ -22,6 +24,8 @@ pub const LEAST: usize = 2 * BLOCKS;
 pub enum Method {
     /// From first-order influences.
     Influence,
+    /// From random halves and quarters of the pairs and of the reference.
+    Parts,
     /// By leaving out one in twenty samples at a time, of the pairs and then of the reference.
     Jackknife,
 }
@@ -31,6 +35,7 @@ impl Method {
     pub fn as_str(self) -> &'static str {
         match self {
             Method::Influence => "influence",
+            Method::Parts => "parts",
             Method::Jackknife => "jackknife",
         }
     }
@@ -71,6 +76,9 @@ pub fn difference(metric: &Metric, sets: [Rows; 2], reference: Rows, key: Key) -
         ));
     }
     let y = reference.sample()?;
+    if let Some(found) = on_parts(metric, sets, &y, key)? {
+        return Ok((found, Method::Parts));
+    }
     let of = |set: Rows| -> Result<_, String> {
         let x = set.sample()?;
         Ok((measure(metric, &x, &y, key)?.value, metric.influences(&x, &y, key)?))
@@ -84,6 +92,18 @@ pub fn difference(metric: &Metric, sets: [Rows; 2], reference: Rows, key: Key) -
         _ => (left_out(metric, sets, reference, key)?, Method::Jackknife),
     };
     Ok((Estimate { value: one - other, stderr: Some(f64::sqrt(variance)), n: pairs }, method))
+}
+
+/// By parts, where the statistic has them: pairs stay together, whatever their order.
+fn on_parts(metric: &Metric, sets: [Rows; 2], y: &Sample, key: Key) -> Result<Option<Estimate>, String> {
+    let [one, other] = [sets[0].sample()?, sets[1].sample()?];
+    let Some(mut parts) = Parts::drawn(one.len(), y.len(), metric.least_part(), key) else { return Ok(None) };
+    metric.check(one.len(), y.len())?;
+    let Some(of_one) = metric.on_parts(&one, y, &parts)? else { return Ok(None) };
+    parts.generated = other.in_order(&one.as_they_came(&parts.generated));
+    let Some(of_other) = metric.on_parts(&other, y, &parts)? else { return Ok(None) };
+    let Some(difference) = of_one.less(&of_other) else { return Ok(None) };
+    Ok(Some(Estimate { value: difference.whole(), stderr: difference.stderr(), n: one.len() }))
 }
 
 /// The squared standard error of a mean.
@@ -168,11 +188,20 @@ mod tests {
             (Metric::Kernel(Default::default()), 300),
             (Metric::Energy(Default::default()), 300),
             (Metric::SlicedWasserstein(sliced), 60),
+            (Metric::Precision(Default::default()), 200),
+            (Metric::Recall(Default::default()), 200),
+            (Metric::Density(Default::default()), 200),
+            (Metric::Coverage(Default::default()), 200),
+            (Metric::Authenticity(Default::default()), 200),
         ] {
             let found: Vec<(Estimate, Method)> =
                 (0..repeats).map(|seed| paired(&metric, &drawn(seed, 160, 120, 0.3), seed).expect("fine")).collect();
-            let known = !matches!(metric, Metric::SlicedWasserstein(_));
-            assert!(found.iter().all(|(_, method)| (*method == Method::Influence) == known));
+            let method = match metric {
+                Metric::Frechet(_) | Metric::Kernel(_) | Metric::Energy(_) => Method::Influence,
+                Metric::SlicedWasserstein(_) => Method::Jackknife,
+                _ => Method::Parts,
+            };
+            assert!(found.iter().all(|(_, found)| *found == method));
             let values: Vec<f64> = found.iter().map(|(e, _)| e.value).collect();
             let errors: Vec<f64> = found.iter().filter_map(|(e, _)| e.stderr).collect();
             let mean = stats::mean(&values).expect("many");

@@ -90,7 +90,20 @@ pub fn by_rows<T: Send>(
 /// without keeping the n(n − 1)/2 distances.
 pub fn median_squared(x: ArrayView2<f64>) -> f64 {
     const BITS: u32 = 20;
+    /// So few distances are kept.
+    const FEW: usize = 1 << 18;
     let n = x.nrows() as u64;
+    if x.nrows() * x.nrows().saturating_sub(1) / 2 <= FEW {
+        let all = squared(x, x);
+        let mut kept: Vec<f64> = (0..x.nrows()).flat_map(|i| (0..i).map(move |j| [i, j])).map(|at| all[at]).collect();
+        if kept.is_empty() {
+            return 0.0;
+        }
+        let middle = (kept.len() - 1) / 2;
+        let found = kept.select_nth_unstable_by(middle, f64::total_cmp).1.to_bits();
+        // To as many bits as the histograms give.
+        return f64::from_bits(found >> (64 - 2 * BITS) << (64 - 2 * BITS));
+    }
     let (mut rank, mut prefix) = (((n * n.saturating_sub(1)) / 2).saturating_sub(1) / 2, 0u64);
     for shift in [64 - BITS, 64 - 2 * BITS] {
         let empty = || vec![0u64; 1 << BITS];
@@ -150,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_median_is_the_sorted_one() {
-        for n in [2, 3, 7, 200] {
+        for n in [2, 3, 7, 200, 800] {
             let x = normal(3, n, 4, 0.0, 1.0);
             let all = squared(x.view(), x.view());
             let mut sorted: Vec<f64> = (0..n).flat_map(|i| (0..i).map(move |j| (i, j))).map(|p| all[p]).collect();

@@ -4,25 +4,21 @@
 //! around a sample reaches to its k-th nearest neighbour, the sample itself not counted, and does not hold
 //! its own boundary.
 //!
-//! Standard errors come from disjoint blocks: both sets are split into B blocks by the seed, and the spread
-//! of the statistic over pairs of blocks, divided by √B, is its error, averaged (its square) over eight
-//! splits. Binomial errors would take the balls as fixed, and the jackknife, which leaves a few samples out, gives up
-//! to twice the spread, for k-th neighbours are no smooth function of the samples. The error is
-//! absent where four blocks of 4(k + 1) samples cannot be had. For precision and recall near 1 it is up to
-//! half too large, for blocks know less of the border than the whole does.
+//! Standard errors are those of [`super::parts`], over both sets: radii vary with the set that they come from. They
+//! are absent where a quarter of either set has fewer than 2 (k + 1) samples.
 
-use ndarray::{ArrayView2, Axis};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::balls::Balls;
+use super::balls::{Balls, Count, Side};
+use super::parts::{Parts, Replicates};
 use super::sample::Sample;
-use super::{Statistic, draws};
+use super::{Sets, Statistic, notes};
 use crate::num::key::Key;
-use crate::num::stats::{self, Estimate};
+use crate::num::stats::Estimate;
 
 macro_rules! neighbours {
-    ($($(#[$meta:meta])* $Name:ident: $name:literal, $both:expr, $compute:expr;)+) => { $(
+    ($($(#[$meta:meta])* $Name:ident: $name:literal, $which:expr, biased: $biased:literal, $compute:expr;)+) => { $(
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields, default)]
@@ -38,43 +34,70 @@ macro_rules! neighbours {
 
         impl Statistic for $Name {
             fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
-                let balls: (usize, &str, usize) = $both(generated, reference);
-                check($name, self.k, balls)
+                check($name, self.k, $which, [generated, reference])
+            }
+
+            fn biased(&self) -> bool {
+                $biased
             }
 
             fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
-                let (generated, reference) = (generated.all()?, reference.all()?);
-                let statistic: Share = $compute;
-                let value = statistic(generated, reference, self.k);
-                Ok(Estimate { value, stderr: spread(statistic, generated, reference, self.k, key), n: generated.nrows() })
+                let parts = Parts::drawn(generated.len(), reference.len(), 2 * (self.k + 1), key);
+                let found = self.replicates(generated, reference, parts.as_ref())?;
+                Ok(Estimate { value: found.whole(), stderr: found.stderr(), n: generated.len() })
+            }
+
+            fn on_parts(&self, generated: &Sample, reference: &Sample, parts: &Parts) -> Result<Option<Replicates>, String> {
+                self.replicates(generated, reference, Some(parts)).map(Some)
+            }
+
+            fn least_part(&self) -> usize {
+                2 * (self.k + 1)
+            }
+
+            fn notes(&self, sets: Sets<&Sample>) -> Vec<String> {
+                let (name, sample) = match $which {
+                    Around::Reference => ("reference", sets.reference),
+                    Around::Generated => ("generated", sets.generated),
+                };
+                notes::empty_balls(name, sample, self.k).into_iter().collect()
+            }
+        }
+
+        impl $Name {
+            fn replicates(&self, generated: &Sample, reference: &Sample, parts: Option<&Parts>) -> Result<Replicates, String> {
+                let generated = Side { rows: generated.all()?, quarters: parts.map(|p| &p.generated[..]) };
+                let reference = Side { rows: reference.all()?, quarters: parts.map(|p| &p.reference[..]) };
+                let statistic: fn(Side, Side, usize) -> Replicates = $compute;
+                Ok(statistic(generated, reference, self.k))
             }
         }
     )+ };
 }
 
-/// A statistic of generated samples against reference samples with k neighbours.
-type Share = fn(ArrayView2<f64>, ArrayView2<f64>, usize) -> f64;
-
-fn around_reference(generated: usize, reference: usize) -> (usize, &'static str, usize) {
-    (reference, "reference", generated)
-}
-
-fn around_generated(generated: usize, reference: usize) -> (usize, &'static str, usize) {
-    (generated, "generated", reference)
+/// The set that balls are around.
+#[derive(Clone, Copy)]
+enum Around {
+    Reference,
+    Generated,
 }
 
 neighbours! {
     /// The share of generated samples that lie in a ball around a reference sample.
-    Precision: "precision", around_reference, share_covered;
+    Precision: "precision", Around::Reference, biased: false, share_covered;
     /// The share of reference samples that lie in a ball around a generated sample.
-    Recall: "recall", around_generated, |generated, reference, k| share_covered(reference, generated, k);
+    Recall: "recall", Around::Generated, biased: true, |generated, reference, k| share_covered(reference, generated, k);
     /// The mean number of reference balls around a generated sample, divided by k; it may exceed 1.
-    Density: "density", around_reference, density;
+    Density: "density", Around::Reference, biased: false, density;
     /// The share of reference balls that hold a generated sample.
-    Coverage: "coverage", around_reference, coverage;
+    Coverage: "coverage", Around::Reference, biased: true, coverage;
 }
 
-fn check(name: &str, k: usize, (centres, which, points): (usize, &str, usize)) -> Result<(), String> {
+fn check(name: &str, k: usize, around: Around, [generated, reference]: [usize; 2]) -> Result<(), String> {
+    let (centres, which, points) = match around {
+        Around::Reference => (reference, "reference", generated),
+        Around::Generated => (generated, "generated", reference),
+    };
     if k == 0 {
         return Err(format!("{name}: k is 0, expected at least 1"));
     }
@@ -87,52 +110,28 @@ fn check(name: &str, k: usize, (centres, which, points): (usize, &str, usize)) -
     (points > 0).then_some(()).ok_or_else(|| format!("{name}: one of the two sets is empty"))
 }
 
-fn share_covered(points: ArrayView2<f64>, centres: ArrayView2<f64>, k: usize) -> f64 {
-    let inside = Balls::around(centres, k).around_points(points);
-    inside.iter().filter(|balls| **balls > 0).count() as f64 / inside.len() as f64
+fn share_covered(points: Side, centres: Side, k: usize) -> Replicates {
+    let covered = Balls::around(centres, k).around_points(points, Count::Any);
+    covered.shares(points.rows.nrows(), points.quarters, 1.0)
 }
 
-fn density(generated: ArrayView2<f64>, reference: ArrayView2<f64>, k: usize) -> f64 {
-    let inside = Balls::around(reference, k).around_points(generated);
-    inside.iter().sum::<usize>() as f64 / (inside.len() * k) as f64
+fn density(generated: Side, reference: Side, k: usize) -> Replicates {
+    let balls = Balls::around(reference, k).around_points(generated, Count::All);
+    balls.shares(generated.rows.nrows(), generated.quarters, 1.0 / k as f64)
 }
 
-fn coverage(generated: ArrayView2<f64>, reference: ArrayView2<f64>, k: usize) -> f64 {
+fn coverage(generated: Side, reference: Side, k: usize) -> Replicates {
     let holding = Balls::around(reference, k).holding(generated);
-    holding.iter().filter(|holds| **holds).count() as f64 / holding.len() as f64
-}
-
-/// The standard error by disjoint blocks.
-fn spread(statistic: Share, generated: ArrayView2<f64>, reference: ArrayView2<f64>, k: usize, key: Key) -> Option<f64> {
-    const SPLITS: u64 = 8;
-    let fewest = generated.nrows().min(reference.nrows());
-    let blocks = (fewest / (4 * (k + 1))).min(16);
-    if blocks < 4 {
-        return None;
-    }
-    let part = |x: ArrayView2<f64>, order: &[usize], b: usize| {
-        let rows: Vec<usize> = order.iter().copied().skip(b).step_by(blocks).collect();
-        x.select(Axis(0), &rows)
-    };
-    let variances = (0..SPLITS).map(|split| {
-        let orders =
-            [draws::order(generated.nrows(), key, 2 * split), draws::order(reference.nrows(), key, 2 * split + 1)];
-        let values = (0..blocks).map(|b| {
-            let (x, y) = (part(generated, &orders[0], b), part(reference, &orders[1], b));
-            statistic(x.view(), y.view(), k)
-        });
-        stats::mean(&values.collect::<Vec<_>>()).and_then(|m| m.stderr).map(|e| e * e)
-    });
-    let sum = variances.sum::<Option<f64>>()?;
-    Some((sum / SPLITS as f64).sqrt())
+    holding.shares(reference.rows.nrows(), reference.quarters, 1.0)
 }
 
 #[cfg(test)]
 mod tests {
     use ndarray::Array2;
 
+    use super::*;
     use crate::metric::Metric;
-    use crate::metric::testing::{measured, normal, repeated};
+    use crate::metric::testing::{measured, normal};
 
     const SPECS: [&str; 4] = ["precision", "recall", "density", "coverage"];
 
@@ -175,15 +174,26 @@ mod tests {
         }
     }
 
+    /// What is counted in a part is the statistic of that part alone.
     #[test]
-    fn the_standard_error_covers_the_spread_over_repeated_draws() {
+    fn parts_are_what_they_would_be_alone() {
+        let (x, y) = (normal(1, 70, 3, 0.0, 1.0), normal(2, 90, 3, 0.4, 1.2));
+        let parts = Parts::drawn(70, 90, 8, Key { seed: 5 }).expect("enough");
+        let sides = [(&x, &parts.generated), (&y, &parts.reference)];
         for name in SPECS {
-            for shift in [0.0, 0.6] {
-                let ratio = repeated(200, |i| {
-                    let (x, y) = (normal(2 * i, 150, 2, 0.0, 1.0), normal(2 * i + 1, 120, 2, shift, 1.0));
-                    measured(&metric(name, 3), &x, &y).expect(name)
+            let samples = sides.map(|(rows, _)| Sample::new(rows).expect("finite"));
+            let found = metric(name, 3).on_parts(&samples[0], &samples[1], &parts).expect("fine").expect("parts");
+            let whole = samples.each_ref().map(|s| s.all().expect("in memory").to_owned());
+            assert!((found.whole() - plain(name, &whole[0], &whole[1], 3)).abs() < 1e-14);
+            for (division, of_quarters) in
+                [(0, [0u8].as_slice()), (9, &[3]), (9, &[0, 1]), (17, &[1, 3]), (31, &[1, 2])]
+            {
+                let some = [0, 1].map(|side| {
+                    let inside = |i: &usize| of_quarters.contains(&sides[side].1[*i][division]);
+                    whole[side].select(ndarray::Axis(0), &(0..whole[side].nrows()).filter(inside).collect::<Vec<_>>())
                 });
-                assert!((0.8..1.6).contains(&ratio), "{name} at {shift}: {ratio}");
+                let got = found.of_quarters(division, of_quarters);
+                assert!((got - plain(name, &some[0], &some[1], 3)).abs() < 1e-14, "{name} {division} {of_quarters:?}");
             }
         }
     }

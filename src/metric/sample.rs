@@ -19,6 +19,8 @@ pub const ROWS: usize = 1024;
 pub struct Sample<'a> {
     source: &'a dyn Source,
     order: Vec<usize>,
+    /// Of the rows in that order.
+    hashes: Vec<[u8; 32]>,
     /// Columns that are not the same number throughout.
     varying: Vec<usize>,
     logits: Option<ArrayView2<'a, f64>>,
@@ -29,7 +31,8 @@ impl<'a> Sample<'a> {
     /// Reads all rows once, some at a time.
     ///
     /// # Errors
-    /// Where a row cannot be read or holds a number that is not finite.
+    /// Where a row cannot be read or holds a number that is not finite or whose square would not be, or where all are so
+    /// small that squares vanish.
     pub fn new(source: &'a dyn Source) -> Result<Sample<'a>, String> {
         let (n, d) = source.shape();
         let first = if n > 0 { source.take(&[0])? } else { Array2::zeros((1, d)) };
@@ -41,8 +44,24 @@ impl<'a> Sample<'a> {
         let hashes: Vec<[u8; 32]> = scanned.iter().flat_map(|s| s.hashes.iter().copied()).collect();
         let mut order: Vec<usize> = (0..n).collect();
         order.par_sort_unstable_by(|a, b| hashes[*a].cmp(&hashes[*b]));
+        let hashes = order.iter().map(|at| hashes[*at]).collect();
         let varying = (0..d).filter(|j| scanned.iter().any(|s| s.varies[*j])).collect();
-        Ok(Sample { source, order, varying, logits: None, all: OnceLock::new() })
+        let largest = scanned.iter().fold(0.0f64, |most, s| most.max(s.largest));
+        if largest > 0.0 && largest < SMALLEST {
+            return Err(format!(
+                "no number is farther from 0 than {largest:e}, and powers of such vanish; expected some above {SMALLEST:e}: \
+                 multiply all sets by one factor"
+            ));
+        }
+        Ok(Sample { source, order, hashes, varying, logits: None, all: OnceLock::new() })
+    }
+
+    /// The first `n` of the samples, in their own order: a choice that does not depend on how they came.
+    pub fn first(mut self, n: usize) -> Sample<'a> {
+        self.order.truncate(n);
+        self.hashes.truncate(n);
+        self.all = OnceLock::new();
+        self
     }
 
     /// The same with the class logits of each row, in the source's order.
@@ -88,11 +107,27 @@ impl<'a> Sample<'a> {
         Ok(self.all.get().expect("set above").view())
     }
 
-    /// Numbers of the rows, put into the order in which the rows came.
-    pub fn as_they_came(&self, values: &[f64]) -> Vec<f64> {
-        let mut out = vec![0.0; values.len()];
+    /// What belongs to the rows, put into the order in which the rows came.
+    pub fn as_they_came<T: Copy>(&self, values: &[T]) -> Vec<T> {
+        let mut out = values.to_vec();
         self.order.iter().zip(values).for_each(|(at, value)| out[*at] = *value);
         out
+    }
+
+    /// What belongs to the rows as they came, put into their order here.
+    pub fn in_order<T: Copy>(&self, came: &[T]) -> Vec<T> {
+        self.order.iter().map(|at| came[*at]).collect()
+    }
+
+    /// How many samples are there at least so many times, each of them counted.
+    pub fn repeated(&self, times: usize) -> usize {
+        let groups = self.hashes.chunk_by(|a, b| a == b);
+        groups.map(<[_]>::len).filter(|size| *size >= times).sum()
+    }
+
+    /// How many samples are in the other set too.
+    pub fn shared(&self, other: &Sample) -> usize {
+        self.hashes.iter().filter(|hash| other.hashes.binary_search(hash).is_ok()).count()
     }
 
     /// The logits of all rows, in the order of the rows.
@@ -101,10 +136,16 @@ impl<'a> Sample<'a> {
     }
 }
 
+/// Beyond this, squares of sums of squares, which errors are made of, leave double precision.
+const LARGEST: f64 = 1e30;
+/// Where all are smaller, those vanish.
+const SMALLEST: f64 = 1e-30;
+
 /// What one reading of some rows tells.
 struct Scan {
     hashes: Vec<[u8; 32]>,
     varies: Vec<bool>,
+    largest: f64,
 }
 
 fn scan(source: &dyn Source, at: Vec<usize>, first: ArrayView2<f64>) -> Result<Scan, String> {
@@ -112,19 +153,27 @@ fn scan(source: &dyn Source, at: Vec<usize>, first: ArrayView2<f64>) -> Result<S
     let mut varies = vec![false; rows.ncols()];
     let mut hashes = Vec::with_capacity(at.len());
     let mut bytes = Vec::with_capacity(8 * rows.ncols());
+    let mut largest = 0.0f64;
     for (row, i) in rows.rows().into_iter().zip(at) {
         bytes.clear();
         for ((v, first), varies) in row.iter().zip(first.row(0)).zip(&mut varies) {
             if !v.is_finite() {
                 return Err(format!("sample {i} holds {v}, expected finite numbers"));
             }
+            largest = largest.max(v.abs());
             *varies |= v != first;
             // A zero is one number, whatever its sign.
             bytes.extend((v + 0.0).to_le_bytes());
         }
+        if largest > LARGEST {
+            return Err(format!(
+                "sample {i} holds a number of size {largest:e}, whose powers are beyond double precision; expected sizes up \
+                 to {LARGEST:e}: divide all sets by one factor"
+            ));
+        }
         hashes.push(Sha256::digest(&bytes).into());
     }
-    Ok(Scan { hashes, varies })
+    Ok(Scan { hashes, varies, largest })
 }
 
 #[cfg(test)]
@@ -149,6 +198,36 @@ mod tests {
         let mut x = normal(1, 9, 2, 0.0, 1.0);
         x[[7, 1]] = f64::NAN;
         assert!(Sample::new(&x).err().is_some_and(|e| e.contains("sample 7") && e.contains("NaN")));
+    }
+
+    #[test]
+    fn numbers_whose_squares_overflow_or_vanish_are_refused() {
+        let x = normal(1, 9, 2, 0.0, 1.0);
+        for (scale, word) in [(1e200, "1e30"), (1e-200, "1e-30")] {
+            let scaled = &x * scale;
+            assert!(Sample::new(&scaled).err().is_some_and(|e| e.contains(word)), "{scale}");
+        }
+        for scale in [1e25, 1e-25, 0.0] {
+            assert!(Sample::new(&(&x * scale)).is_ok(), "{scale}");
+        }
+    }
+
+    #[test]
+    fn copies_are_counted_and_the_first_are_the_same_however_they_came() {
+        let mut x = normal(1, 20, 2, 0.0, 1.0);
+        for (at, of) in [(3, 1), (5, 1), (9, 2)] {
+            let row = x.row(of).to_owned();
+            x.row_mut(at).assign(&row);
+        }
+        let back = x.slice(ndarray::s![..;-1, ..]);
+        let (one, two) = (Sample::new(&x).expect("finite"), Sample::new(&back).expect("finite"));
+        assert_eq!([1, 2, 3, 4].map(|times| one.repeated(times)), [20, 5, 3, 0]);
+        let (other, copies) = (normal(2, 5, 2, 0.0, 1.0), x.slice(ndarray::s![..4, ..]));
+        assert_eq!(one.shared(&Sample::new(&other).expect("finite")), 0);
+        assert_eq!(one.shared(&Sample::new(&copies).expect("finite")), 6);
+        let came: Vec<usize> = (0..20).collect();
+        assert_eq!(one.as_they_came(&one.in_order(&came)), came);
+        assert_eq!(one.first(7).all(), two.first(7).all());
     }
 
     #[test]

@@ -107,6 +107,10 @@ impl Statistic for SlicedWasserstein {
         fine.then_some(()).ok_or_else(|| format!("sliced-wasserstein: p is {}, expected at least 1", self.p))
     }
 
+    fn biased(&self) -> bool {
+        true
+    }
+
     fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
         let (generated, reference) = (generated.all()?, reference.all()?);
         self.along(self.directions(generated.ncols(), key), generated, reference)

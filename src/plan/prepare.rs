@@ -442,6 +442,7 @@ impl Builder<'_> {
                 sampler: Some(sampler.clone()),
                 parts,
                 floor: None,
+                count: None,
                 reference,
                 train,
                 test,
@@ -480,8 +481,19 @@ impl Builder<'_> {
         }
         if floor.is_some() {
             let metrics = entry.metrics.clone();
-            let (sampler, parts) = (None, Vec::new());
-            self.push(Work::Metrics { model, sampler, parts, floor, reference, train, test, extractor, metrics })?;
+            let (sampler, parts, count) = (None, Vec::new(), Some(entry.count));
+            self.push(Work::Metrics {
+                model,
+                sampler,
+                parts,
+                floor,
+                count,
+                reference,
+                train,
+                test,
+                extractor,
+                metrics,
+            })?;
         }
         Ok(())
     }

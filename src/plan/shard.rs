@@ -71,6 +71,7 @@ mod tests {
             sampler: Some(sampler()),
             parts: vec!["0a".into(), "0b".into(), "0c".into()],
             floor: None,
+            count: None,
             reference: 0,
             train: None,
             test: None,

@@ -63,6 +63,9 @@ pub enum Work {
         /// The trials that hold the samples.
         parts: Vec<String>,
         floor: Option<usize>,
+        /// Generated samples beside the floor, whose count biased statistics take too.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        count: Option<usize>,
         reference: usize,
         /// What the model was trained on and what it has not seen, where those are not the reference.
         #[serde(default, skip_serializing_if = "Option::is_none")]

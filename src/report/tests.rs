@@ -147,6 +147,7 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
         jvps: 0.0,
         cost: 35.0,
         features: name("raw"),
+        note: name("few samples"),
     }));
     tables.steps.extend((0..10).map(|i| step(name("moons"), name("steindiff(heun)"), i)));
     let test = |function: &str, z: Option<f64>| Stein {

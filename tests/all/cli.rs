@@ -674,7 +674,7 @@ fn metrics_refuses_what_cannot_be_compared() {
     }
     flowgauge(at, &strs(&metrics(&[("--metric", "frechet")]))).is(0);
     let table = std::fs::read_to_string(at.join("out.csv")).expect("a table");
-    assert!(table.starts_with("metric,value,stderr,n_generated,n_reference\nfrechet,"), "{table}");
+    assert!(table.starts_with("metric,value,stderr,n_generated,n_reference,note\nfrechet,"), "{table}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn digits(name: &str) -> PathBuf {
 
 fn table(path: PathBuf) -> Vec<Vec<String>> {
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    assert!(text.starts_with("metric,value,stderr,n_generated,n_reference\n"), "{text}");
+    assert!(text.starts_with("metric,value,stderr,n_generated,n_reference,note\n"), "{text}");
     text.lines().skip(1).map(|l| l.split(',').map(str::to_owned).collect()).collect()
 }
 
@@ -105,6 +105,57 @@ fn a_floor_is_a_table_of_its_own() {
     assert_eq!((&floor[0][0], &floor[0][3], &floor[0][4]), (&"frechet".to_owned(), &"20".to_owned(), &"30".to_owned()));
     let missing = ["metrics", "--generated", "x.npy", "--reference", "y.npy", "--floor", "no.npy", "--out", "p.csv"];
     refused(at, &missing, &["no.npy"]);
+}
+
+/// What makes a value mislead stands in its row and on the terminal, and what cannot be computed is refused by name.
+#[test]
+fn what_misleads_is_said() {
+    let folder = folder();
+    let at = folder.path();
+    let drawn = |n: usize, width: usize, seed: f64| {
+        Array2::from_shape_fn((n, width), |(i, j)| (seed + 1.7 * (i * width + j + 1) as f64).sin() * 2.0)
+    };
+    write_npy(at.join("x.npy"), &drawn(30, 24, 0.1)).expect("written");
+    write_npy(at.join("y.npy"), &drawn(60, 24, 0.5)).expect("written");
+    write_npy(at.join("z.npy"), &drawn(50, 24, 0.9)).expect("written");
+    // Every training sample is there twice, and one of them eight times.
+    let (once, mut twice) = (drawn(60, 24, 0.5), Array2::zeros((126, 24)));
+    for (i, mut row) in twice.rows_mut().into_iter().enumerate() {
+        row.assign(&once.row(if i < 120 { i % 60 } else { 0 }));
+    }
+    write_npy(at.join("twice.npy"), &twice).expect("written");
+    write_npy(at.join("large.npy"), &(drawn(30, 24, 0.1) * 1e200)).expect("written");
+    let args = |metric: &'static str, generated: &'static str, reference: &'static str| {
+        ["--generated", generated, "--reference", reference, "--metric", metric, "--out", "o.csv"]
+    };
+    let note = |file: &str| table(at.join(file))[0][5..].join(",");
+    for (metric, reference, words) in [
+        ("frechet", "y.npy", ["30 generated samples", "frechet-infinity"].as_slice()),
+        ("authenticity", "twice.npy", &["126 of 126 training samples", "hide"]),
+        ("memorization", "twice.npy", &["126 of 126 training samples", "hide"]),
+        ("precision", "twice.npy", &["8 of 126 reference samples", "no radius"]),
+        ("coverage", "twice.npy", &["8 of 126 reference samples", "no radius"]),
+        ("c2st", "twice.npy", &["126 of 126 reference samples", "held out"]),
+    ] {
+        call(at, &args(metric, "x.npy", reference)).is(0).says(words);
+        assert!(words.iter().all(|word| note("o.csv").contains(word)), "{metric}: {}", note("o.csv"));
+    }
+    call(at, &args("precision", "x.npy", "y.npy")).is(0);
+    assert_eq!(note("o.csv"), "");
+    // A floor of more data than samples is taken of as many where that matters, and of fewer says so.
+    for (metric, count) in [("energy", "30"), ("kernel", "50")] {
+        call(at, &[&args(metric, "x.npy", "y.npy")[..], &["--floor", "z.npy"]].concat()).is(0);
+        assert_eq!((&table(at.join("o.floor.csv"))[0][3], note("o.floor.csv")), (&count.to_owned(), String::new()));
+    }
+    call(at, &[&args("energy", "z.npy", "y.npy")[..], &["--floor", "x.npy"]].concat()).is(0);
+    assert!(note("o.floor.csv").contains("30 samples") && note("o.floor.csv").contains("50 generated"));
+    std::fs::remove_file(at.join("o.csv")).expect("there");
+    std::fs::remove_file(at.join("o.floor.csv")).expect("there");
+    for metric in flowgauge::metric::Metric::NAMES.iter().filter(|name| !name.starts_with("fld")) {
+        let args = ["metrics", "--generated", "large.npy", "--reference", "y.npy", "--out", "p.csv", "--metric"];
+        let metric = if *metric == "inception-score" { "{inception-score: {of: logits}}" } else { metric };
+        refused(at, &[&args[..], &[metric]].concat(), &["large.npy", "sample", "double precision"]);
+    }
 }
 
 #[test]

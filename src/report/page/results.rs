@@ -241,6 +241,7 @@ pub fn gaps(view: &View, model: &str) -> Markup {
 /// Statistics of generated samples, each beside the data-versus-data floor.
 pub fn metrics(view: &View, model: &str) -> Markup {
     let rows: Vec<&MetricRow> = view.tables.metrics.iter().filter(|row| row.model == model).collect();
+    let noted = rows.iter().any(|row| !row.note.is_empty());
     html! {
         @if !rows.is_empty() {
             h4 { "Statistics of samples" }
@@ -255,11 +256,12 @@ pub fn metrics(view: &View, model: &str) -> Markup {
                     th.n title="Evaluations of the network per generated sample" { "evaluations" }
                     th.n title="Jacobian products per generated sample" { "products" }
                     th.n title="Evaluations per sample, products counted at their measured ratio" { "cost" }
+                    @if noted { th { "note" } }
                 } }
                 tbody {
-                    @for row in rows.iter().filter(|row| row.sampler != FLOOR) { (metric(row, floor(&rows, row))) }
+                    @for row in rows.iter().filter(|row| row.sampler != FLOOR) { (metric(row, floor(&rows, row), noted)) }
                     @for row in rows.iter().filter(|row| row.sampler == FLOOR && alone(&rows, row)) {
-                        (metric(row, None))
+                        (metric(row, None, noted))
                     }
                 }
             } }
@@ -305,7 +307,7 @@ pub fn contrasts(view: &View, model: &str) -> Markup {
     }
 }
 
-fn metric(row: &MetricRow, floor: Option<&MetricRow>) -> Markup {
+fn metric(row: &MetricRow, floor: Option<&MetricRow>, noted: bool) -> Markup {
     html! { tr {
         th scope="row" { (clean(&row.sampler)) }
         td { (clean(&row.metric)) }
@@ -318,7 +320,16 @@ fn metric(row: &MetricRow, floor: Option<&MetricRow>) -> Markup {
         td.n { (count(row.evaluations)) }
         td.n { (count(row.jvps)) }
         td.n { (count(row.cost.round())) }
+        @if noted { td.wide { (said(row, floor)) } }
     } }
+}
+
+/// What to know before trusting a row and its distance from the floor.
+fn said(row: &MetricRow, floor: Option<&MetricRow>) -> String {
+    let of_floor = floor.filter(|floor| !floor.note.is_empty());
+    let of_floor = of_floor.map(|floor| format!("floor: {}", clean(&floor.note)));
+    let notes = (!row.note.is_empty()).then(|| clean(&row.note)).into_iter().chain(of_floor);
+    notes.collect::<Vec<_>>().join("; ")
 }
 
 /// The floor of a row: the same statistic on the same features.

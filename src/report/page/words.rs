@@ -241,6 +241,7 @@ fn samples(view: &View, model: &str) -> Vec<Markup> {
                 @if let Some(floor) = floor(&rows, row) {
                     " (data against data: " (whole(&with_error(Some(floor.value), floor.stderr))) ")"
                 }
+                @if !row.note.is_empty() { ", but see its note" }
             }
             "."
         }
