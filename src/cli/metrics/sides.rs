@@ -106,10 +106,12 @@ pub(super) fn comparable<'a>(files: Vec<(&'a str, File)>, layouts: Option<&Layou
         let plain = misfit(&mine, &other);
         let usual =
             plain.layout.as_ref().is_some_and(|l| l.channels_first(&mine.1).as_deref() == Some(sample(&mine.1)));
-        let (set, misfit, mine, other) =
+        let (set, mut misfit, mine, other) =
             if usual && turned { ("reference", mirrored, other, mine) } else { (*set, plain, mine, other) };
-        let told = misfit.told(&format!("those of {} have", other.0), |layout| format!("`--layout {set}={layout}`"));
         let read = if layouts.is_some() { ", read as --layout says," } else { "" };
+        // Another layout would be one of what is read already.
+        misfit.layout = misfit.layout.filter(|_| layouts.is_none());
+        let told = misfit.told(&format!("those of {} have", other.0), |layout| format!("`--layout {set}={layout}`"));
         bail!("{}: {set}{read} {told}", mine.0);
     }
     Ok(sets)
