@@ -22,8 +22,10 @@ impl Fault {
     /// A sentence that may begin with its key: `path: need …`.
     pub fn said(message: impl Into<String>) -> Fault {
         let message = message.into();
-        let is_key =
-            |key: &str| !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_.-+".contains(c));
+        // The name of a file is no key.
+        let file = |key: &str| FILES.iter().any(|ending| key.ends_with(ending));
+        let plain = |key: &str| key.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
+        let is_key = |key: &str| !key.is_empty() && plain(key) && !file(key);
         match message.split_once(": ") {
             Some((key, rest)) if is_key(key) => Fault::new(key, rest),
             _ => Fault::new("", message),
@@ -39,6 +41,9 @@ impl Fault {
         Fault { key: joined(outer, &self.key), ..self }
     }
 }
+
+/// Endings of the files that messages begin with.
+const FILES: [&str; 8] = [".npy", ".npz", ".csv", ".onnx", ".yaml", ".safetensors", ".parquet", ".gz"];
 
 /// One key below another.
 pub fn joined(outer: &str, inner: &str) -> String {
