@@ -92,34 +92,40 @@ pub(super) fn comparable<'a>(files: Vec<(&'a str, File)>, layouts: Option<&Layou
         };
         sets.push((set, file.laid_out(said.map(Said::always), None)?));
     }
-    let reference = sets.iter().find(|(set, _)| *set == "reference").and_then(|(_, file)| array(file));
-    for (set, file) in &sets {
-        let (Some(mine), Some(other)) = (array(file), reference.clone()) else { continue };
-        if shape::agree(sample(&mine.1), sample(&other.1)) {
-            continue;
-        }
-        let misfit = |of: &(String, Vec<usize>), against: &(String, Vec<usize>)| Misfit::of(&of.1, sample(&against.1));
-        // Of two orders the unusual one is named: channels first is the usual one.
-        let mirrored = misfit(&other, &mine);
-        let turned =
-            mirrored.layout.as_ref().is_some_and(|l| l.channels_first(&other.1).as_deref() != Some(sample(&other.1)));
-        let plain = misfit(&mine, &other);
-        let usual =
-            plain.layout.as_ref().is_some_and(|l| l.channels_first(&mine.1).as_deref() == Some(sample(&mine.1)));
-        let (set, mut misfit, mine, other) =
-            if usual && turned { ("reference", mirrored, other, mine) } else { (*set, plain, mine, other) };
-        let read = if layouts.is_some() { ", read as --layout says," } else { "" };
+    let arrays: Vec<Array> = sets.iter().filter_map(|(set, file)| Array::of(set, file)).collect();
+    let Some(reference) = arrays.iter().find(|a| a.set == "reference") else { return Ok(sets) };
+    for other in arrays.iter().filter(|a| !shape::agree(sample(&a.shape), sample(&reference.shape))) {
+        // Of two orders the unusual one is named.
+        let swapped = other.is_channels_first_of(reference);
+        let (one, against) = if swapped { (reference, other) } else { (other, reference) };
+        let mut misfit = Misfit::of(&one.shape, sample(&against.shape));
         // Another layout would be one of what is read already.
         misfit.layout = misfit.layout.filter(|_| layouts.is_none());
-        let told = misfit.told(&format!("those of {} have", other.0), |layout| format!("`--layout {set}={layout}`"));
-        bail!("{}: {set}{read} {told}", mine.0);
+        let told = misfit.told(&format!("those of {} have", against.name), |l| format!("`--layout {}={l}`", one.set));
+        let read = if layouts.is_some() { ", read as --layout says," } else { "" };
+        bail!("{}: {}{read} {told}", one.name, one.set);
     }
     Ok(sets)
 }
 
-/// The name and the shape of an array, samples first.
-fn array(file: &File) -> Option<(String, Vec<usize>)> {
-    Some((file.name().to_owned(), file.shape()?))
+/// What messages say of a set.
+struct Array<'a> {
+    set: &'a str,
+    name: String,
+    /// Samples first.
+    shape: Vec<usize>,
+}
+
+impl<'a> Array<'a> {
+    fn of(set: &'a str, file: &File) -> Option<Array<'a>> {
+        Some(Array { set, name: file.name().to_owned(), shape: file.shape()? })
+    }
+
+    /// Whether it has the axes of the other in another order, and that is the usual one: channels first.
+    fn is_channels_first_of(&self, other: &Array) -> bool {
+        let layout = Misfit::of(&self.shape, sample(&other.shape)).layout;
+        layout.is_some_and(|l| l.channels_first(&self.shape).as_deref() == Some(sample(&self.shape)))
+    }
 }
 
 /// Whether one of several arrays is meant by a layout that is said of all that need it: there is one shape that all
