@@ -371,6 +371,8 @@ pub struct Sources {
     pub curve: Option<Curve>,
     /// Heads that are evaluated in the velocity's calls and cost none of their own.
     pub joint: BTreeSet<String>,
+    /// Whether the card has such heads, asked for or not: then the velocity is never taken from the products' calls.
+    pub apart: bool,
     /// Flow maps by their names.
     pub maps: BTreeMap<String, Box<dyn FlowMap>>,
 }

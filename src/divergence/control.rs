@@ -107,14 +107,14 @@ pub struct Controlled<'a, 's> {
 }
 
 impl Controlled<'_, '_> {
-    /// Velocity and products: by one call, unless the velocity's own calls must be seen because heads live on them.
+    /// Velocity and products: by one call, unless heads of the card live on the velocity's own calls.
     fn with_products(&mut self, sample: &[SampleId], t: &[f64], x: &Batch) -> Result<(Batch, Vec<f64>), EvalError> {
         let z = self.control.directions(self.key, sample, x.ncols());
         let mut sources = lock(self.sources);
-        let shared = !sources.joint.is_empty();
+        let apart = sources.apart;
         let missing = || EvalError::Missing("this model offers no Jacobian products".to_owned());
         let tangents: &mut dyn Linearized = &mut **sources.tangents.as_mut().ok_or_else(missing)?;
-        let together = if shared { None } else { tangents.with_velocity(t, x, &z)? };
+        let together = if apart { None } else { tangents.with_velocity(t, x, &z)? };
         let (velocity, forms) = match together {
             Some(both) => both,
             None => (self.velocity.velocity(t, x)?, tangents.quadratic(t, x, &z)?),

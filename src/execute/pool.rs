@@ -129,7 +129,11 @@ impl<'a> Pool<'a> {
             Some(worker) => worker,
             None => Worker {
                 velocity: None,
-                sources: Sources { curve: Some(self.model.curve.clone()), ..Sources::default() },
+                sources: Sources {
+                    curve: Some(self.model.curve.clone()),
+                    apart: self.model.card.divergence_heads.keys().any(|head| self.model.card.is_joint(head)),
+                    ..Sources::default()
+                },
                 reverse: false,
                 gradients: BTreeSet::new(),
             },

@@ -2,7 +2,7 @@
 //!
 //! A network of ReLUs, of SELUs or with max-pooling bends its velocity where a path crosses from one linear piece to
 //! the next, and there the divergence jumps. A jump of Δ at some place within a step of size h leaves an error of up
-//! to Δ·h/4 in any quadrature, and no high order makes that less. Pairs of high order do not even see it: their error
+//! to some Δ·h/3 in any quadrature, and no high order makes that less. Pairs of high order do not even see it: their error
 //! weights nearly cancel over the wide gaps between their stages, and for a jump at a random place Dormand–Prince 5(4)
 //! tells less than a third of its error in 94 % of all places, in the worst 1/170. Against Simpson's rule, with one
 //! more place in the middle, it is 2 % and 1/4.
