@@ -123,3 +123,78 @@ fn strip(schema: &mut serde_json::Value) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Whole {
+        entries: Vec<Entry>,
+        #[serde(default)]
+        names: BTreeMap<String, f64>,
+        #[serde(default)]
+        few: Option<u8>,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Entry {
+        size: u64,
+        #[serde(default)]
+        parts: Vec<u64>,
+    }
+
+    fn faults(text: &str) -> Vec<String> {
+        let mut document = Document::parse(text).expect("YAML");
+        let (_, found) = document.read_partly::<Whole>();
+        document.located(found).iter().map(|f| f.to_string()).collect()
+    }
+
+    #[test]
+    fn every_fault_has_its_key_and_place() {
+        let text = "entries:\n  - {size: 1, parts: [1, x]}\n  - {sise: 2}\nnames: {a: b}\nfew: 300\nmore: 1\n";
+        assert_eq!(
+            faults(text),
+            [
+                "line 2, column 26: entries.0.parts.1: x, expected a whole number of at least 0",
+                "line 3, column 6: entries.1: unknown key `sise`, expected one of size, parts; did you mean `size`?",
+                "line 3, column 5: entries.1: missing key `size`, expected a whole number of at least 0",
+                "line 4, column 12: names.a: b, expected a number",
+                "line 5, column 6: few: 300, expected a whole number of at most 255",
+                "line 6, column 1: unknown key `more`, expected one of entries, names, few",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_left_can_be_checked_further_under_its_own_numbers() {
+        let text = "entries:\n  - {}\n  - {size: 1, parts: [x, 7]}\n  - {size: 3}\nmore: 1\n";
+        let mut document = Document::parse(text).expect("YAML");
+        let (left, _) = document.read_partly::<Whole>();
+        let sizes: Vec<u64> = left.expect("two entries").entries.iter().map(|e| e.size).collect();
+        assert_eq!(sizes, [1, 3]);
+        let later = document.located(vec![Fault::new("entries.0.parts.0", "a"), Fault::new("entries.1.size", "b")]);
+        let told: Vec<String> = later.iter().map(|f| f.to_string()).collect();
+        assert_eq!(told, ["line 3, column 26: entries.1.parts.1: a", "line 4, column 12: entries.2.size: b"]);
+    }
+
+    #[test]
+    fn texts_that_look_like_numbers_are_texts_where_these_are_wanted() {
+        #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
+        struct Named {
+            name: String,
+        }
+        for (text, name) in
+            [("name: 2024", "2024"), ("name: yes", "yes"), ("name: 1e5", "1e5"), ("name: 'null'", "null")]
+        {
+            assert_eq!(read::<Named>(text).expect(text).name, name);
+        }
+        assert!(read::<Named>("name: null").is_err());
+    }
+}

@@ -222,6 +222,24 @@ impl Claim {
 mod tests {
     use super::*;
 
+    /// Whichever way a kind is written, its rows are those with its label.
+    #[test]
+    fn kinds_are_looked_for_by_their_labels() {
+        let text = "claims: [{table: a, column: b, at-least: 0, where: {estimator: hutch(probes=8), solver: 'rk45(atol=1e-6)', \
+                    reference: stad, metric: fid, sampler: dpmpp_2m, model: fid}}]";
+        let place = Claims::parse(text).expect("right").claims.remove(0).place;
+        for (column, label) in [
+            ("estimator", "hutchinson(probes=8)"),
+            ("solver", "dopri5(atol=1e-6)"),
+            ("reference", "stad"),
+            ("metric", "frechet"),
+            ("sampler", "dpmpp-2m"),
+            ("model", "fid"),
+        ] {
+            assert_eq!(place[column].to_string(), label, "{column}");
+        }
+    }
+
     #[test]
     fn what_is_wrong_is_named_by_its_key() {
         let refused = |text: &str| -> String {
