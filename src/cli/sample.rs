@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
 use super::stream::{listen, stopped};
-use super::{Exit, Running, spec};
+use super::{Exit, Running, spec, summary};
 use crate::data::{Dataset, file_of, png_grid, write_npy};
 use crate::execute::{Needs, Pool};
 use crate::model::opened::Model;
@@ -111,13 +111,16 @@ impl Sample {
             png.write(&picture)?;
         }
         let each = |total: &[u64]| decimals(total.iter().sum::<u64>() as f64 / count as f64, 0);
-        say!(
-            "{count} samples of shape {:?}, {} evaluations and {} Jacobian products each, {}: {}",
-            model.card.shape,
-            each(&drawn.evaluations),
-            each(&drawn.products),
-            duration(began.elapsed().as_secs_f64()),
-            self.out.display()
+        summary(
+            std::iter::once(&out).chain(&png).find(|out| out.is_standard()),
+            format_args!(
+                "{count} samples of shape {:?}, {} evaluations and {} Jacobian products each, {}: {}",
+                model.card.shape,
+                each(&drawn.evaluations),
+                each(&drawn.products),
+                duration(began.elapsed().as_secs_f64()),
+                self.out.display()
+            ),
         );
         let broken = x.rows().into_iter().filter(|r| r.iter().any(|v| !v.is_finite())).count();
         if broken > 0 {

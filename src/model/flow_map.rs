@@ -258,7 +258,7 @@ impl OnnxMap {
             _ => (to, names[1]),
         };
         let key = format!("flow_maps.{map}");
-        time::check_heeded(&self.ports.feed, heeded, &format!("input `{name}`"), &self.session.file, &key)
+        time::check_heeded(&self.ports.feed, heeded, &format!("input `{name}`"), &self.session.file, &key, false)
     }
 
     fn shape_error(&self, output: &str, found: &[usize], expected: Vec<usize>) -> EvalError {

@@ -21,6 +21,7 @@ use super::ports::{find, is_scalar};
 use super::scalar::{Reading, Scalar};
 use super::time::Time;
 use crate::flow::path::Curve;
+use crate::flow::prediction::Prediction;
 use crate::flow::prior::Prior;
 use crate::flow::view::{Form, View};
 use crate::graph;
@@ -365,9 +366,18 @@ impl Model {
             network.feed.check(&port.name, port.format, &self.curve, of).with_context(|| name.clone())?;
         }
         if derived.is_none() {
-            self.heeds(key, || network.check_heeded(of))?;
+            self.heeds(key, || network.check_heeded(of, self.is_free(of)))?;
         }
         Ok(network)
+    }
+
+    /// Whether a network may well not depend on time: a velocity, and its divergence. What is predicted of noised data
+    /// depends on the noise level.
+    fn is_free(&self, key: &str) -> bool {
+        let card = &self.card;
+        let head = key.strip_prefix("divergence_heads.").and_then(|name| card.divergence_heads.get(name));
+        let divergence = head.is_some_and(|head| head.parametrization == Parametrization::Divergence);
+        card.network.prediction == Prediction::Velocity && (key == "network" || divergence)
     }
 
     /// Asks a network once, whoever opens it first, whether it heeds its times.

@@ -194,9 +194,24 @@ pub(super) fn same(outputs: &[Vec<ArrayD<f64>>]) -> Option<bool> {
 }
 
 /// Refuses a graph whose output does not depend on a time input, unless the card says so, and one that the card says
-/// this of and whose output does. What cannot be judged passes.
-pub(super) fn check_heeded(time: &Time, heeded: Option<bool>, inputs: &str, file: &str, key: &str) -> Result<()> {
+/// this of and whose output does. What cannot be judged passes. `free` is a velocity or its divergence, which need not
+/// depend on time: that they do not is said.
+pub(super) fn check_heeded(
+    time: &Time,
+    heeded: Option<bool>,
+    inputs: &str,
+    file: &str,
+    key: &str,
+    free: bool,
+) -> Result<()> {
     match heeded {
+        Some(false) if !time.ignored && free => {
+            note!(
+                "flowgauge: {file}: {inputs} changes nothing: the field does not depend on time; \
+                 `{key}.time: {{ignored: true}}` says that it need not"
+            );
+            Ok(())
+        }
         Some(false) if !time.ignored => bail!(
             "{file}: {inputs} changes nothing: the output is the same at both ends of the path and in the middle. \
              Expected an input that the network heeds; or, where the field itself does not depend on time, \

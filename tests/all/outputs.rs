@@ -176,6 +176,8 @@ fn links_stay_and_what_they_lead_to_is_replaced() {
         symlink(name("circle"), at.join(name("circle"))).expect("a link");
         verb.refuses(at, &name("circle"), &["circle"]);
         std::fs::remove_dir_all(at.join("a new")).expect("removed");
+        let made = ["real", "dangling", "later", "circle"].map(name);
+        made.iter().for_each(|name| std::fs::remove_file(at.join(name)).expect("removed"));
     }
     let left: Vec<_> = listing(at).into_keys().filter(|p| p.to_string_lossy().contains(".tmp")).collect();
     assert!(left.is_empty(), "{left:?}");
@@ -239,7 +241,7 @@ fn what_cannot_or_must_not_be_replaced_is_refused_before_the_work() {
         for wrong in ["txt", "parquet", "csv.gz", "npz"] {
             verb.refuses(at, &format!("a.{wrong}"), &[&format!("a.{wrong}"), &format!("ends in .{}", verb.suffix)]);
         }
-        verb.refuses(at, "", &["no name"]);
+        verb.refuses(at, "", &["required"]);
         verb.refuses(at, &name(&"long".repeat(100)), &["too long"]);
         for taken in ["folder", "folder/", "new/"] {
             verb.refuses(at, taken, &[taken, "folder"]);

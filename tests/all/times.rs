@@ -210,6 +210,18 @@ fn times_that_change_nothing_are_refused_unless_the_card_says_so() {
     }
     write(at, "card.yaml", Role::Network.card("ignoring.onnx", "", VP));
     refused(at, &likelihood("exact"), &["input `t` changes nothing"]);
+    // A velocity need not depend on time, and neither need its divergence.
+    for role in [Role::Network, Role::Head] {
+        let velocity = |more: &str| {
+            let card = role.card("ignoring.onnx", more, VP).replace("prediction: noise", "prediction: velocity");
+            write(at, "card.yaml", card);
+        };
+        velocity("");
+        let words = ["ignoring.onnx", "does not depend on time", "ignored: true"];
+        flowgauge(at, &["inspect", "card.yaml"]).is(0).says(&words);
+        velocity(", time: {ignored: true}");
+        assert_eq!(flowgauge(at, &["inspect", "card.yaml"]).is(0).stderr, "");
+    }
 }
 
 #[test]
