@@ -93,7 +93,14 @@ pub fn evaluate(
     let mut estimating = 0.0;
     let began = Instant::now();
     let shared = Mutex::new(&mut *sources);
-    let mut field = Controlled { velocity: field, sources: &shared, control: &control, key: task.key };
+    let mut field = Controlled {
+        velocity: field,
+        sources: &shared,
+        control: &control,
+        key: task.key,
+        plain: (0.0, 0),
+        held: (0.0, 0),
+    };
     let solution = task.solver.solve(&mut field, sample, x, span, &mut |nodes: &Nodes| {
         let entered = Instant::now();
         let mut sources = lock(&shared);
@@ -114,7 +121,9 @@ pub fn evaluate(
         Ok(())
     })?;
     let share = 1.0 / sample.len().max(1) as f64;
-    let path_seconds = (began.elapsed().as_secs_f64() - estimating) * share;
+    // What holds the steps is a cost of the divergence, as every estimator alone would have it.
+    let holding = field.seconds();
+    let path_seconds = (began.elapsed().as_secs_f64() - estimating - holding) * share;
     let prior = task.prior.log_density(&solution.x);
     let mut rows = Vec::with_capacity(task.estimators.len() * sample.len());
     for (index, integrator) in integrators.iter_mut().enumerate().filter(|(i, _)| task.estimators[*i].takes_solver()) {
@@ -154,7 +163,7 @@ pub fn evaluate(
                 head_calls: solution.controls[i] * path_head + nodes * own_head,
                 status,
                 path_seconds,
-                divergence_seconds: integrator.seconds * share,
+                divergence_seconds: (integrator.seconds + holding) * share,
             });
         }
     }

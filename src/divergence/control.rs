@@ -6,6 +6,7 @@
 //! share the path that it makes, and one more of a kind changes no step.
 
 use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
 
 use ndarray::Axis;
 
@@ -104,6 +105,23 @@ pub struct Controlled<'a, 's> {
     pub sources: &'a Mutex<&'s mut Sources>,
     pub control: &'a Control,
     pub key: Key,
+    /// Seconds and rows of calls of the velocity alone, and of those that gave the divergence with it.
+    pub plain: (f64, usize),
+    pub held: (f64, usize),
+}
+
+impl Controlled<'_, '_> {
+    /// Seconds that the divergence took beyond the velocity; where the velocity was never asked alone, a product
+    /// counts as much as it.
+    pub fn seconds(&self) -> f64 {
+        let (seconds, rows) = self.held;
+        let dim = self.velocity.dim();
+        let alone = match self.plain {
+            (_, 0) => seconds / (1.0 + self.control.products(dim) as f64),
+            (plain, asked) => plain / asked as f64 * rows as f64,
+        };
+        (seconds - alone).max(0.0)
+    }
 }
 
 impl Controlled<'_, '_> {
@@ -131,7 +149,10 @@ impl VectorField for Controlled<'_, '_> {
     }
 
     fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        self.velocity.velocity(t, x)
+        let started = Instant::now();
+        let velocity = self.velocity.velocity(t, x)?;
+        self.plain = (self.plain.0 + started.elapsed().as_secs_f64(), self.plain.1 + t.len());
+        Ok(velocity)
     }
 
     fn controlled(
@@ -140,20 +161,19 @@ impl VectorField for Controlled<'_, '_> {
         t: &[f64],
         x: &Batch,
     ) -> Result<(Batch, Option<Vec<f64>>), EvalError> {
-        match self.control {
-            Control::State => Ok((self.velocity.velocity(t, x)?, None)),
-            Control::Trace | Control::Probes(_) => {
-                let (velocity, divergence) = self.with_products(sample, t, x)?;
-                Ok((velocity, Some(divergence)))
-            }
+        let started = Instant::now();
+        let (velocity, divergence) = match self.control {
+            Control::State => return Ok((self.velocity(t, x)?, None)),
+            Control::Trace | Control::Probes(_) => self.with_products(sample, t, x)?,
             Control::Head(name) => {
                 // A head in the velocity's own graph remembers what was said beside the velocity.
                 let velocity = self.velocity.velocity(t, x)?;
                 let missing = || EvalError::Missing(format!("this model has no divergence head `{name}`"));
-                let divergence = lock(self.sources).heads.get_mut(name).ok_or_else(missing)?.eval(t, x)?;
-                Ok((velocity, Some(divergence)))
+                (velocity, lock(self.sources).heads.get_mut(name).ok_or_else(missing)?.eval(t, x)?)
             }
-        }
+        };
+        self.held = (self.held.0 + started.elapsed().as_secs_f64(), self.held.1 + t.len());
+        Ok((velocity, Some(divergence)))
     }
 }
 
