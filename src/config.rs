@@ -114,7 +114,8 @@ pub struct LikelihoodEntry {
     /// little; `false` leaves that out too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budgeting>,
-    /// What is done about float data that were quantized and not dequantized: `refuse` or `allow`.
+    /// What is done about data whose numbers bound nothing, such as floats that were quantized and not dequantized:
+    /// `refuse` or `allow`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lattice: Lattice,
     /// Stein tests of divergence heads on these data, one entry per head.

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use sha2::{Digest, Sha256};
 
-use crate::lattice::{self, Lattice};
+use crate::dequantization::{DENSITY, ELBO, NONE};
+use crate::lattice::{self, Lattice, Unfit};
 use crate::model::card::Card;
 use crate::model::library::hex;
 use crate::num::Batch;
@@ -17,8 +18,10 @@ use crate::num::shape::{self, Layout, Misfit, Said};
 use crate::signature::{self, Wanted};
 
 mod archive;
+mod columns;
 mod images;
 mod stored;
+mod table;
 pub use images::{Folder, png_grid};
 pub use stored::Stored;
 
@@ -35,6 +38,15 @@ pub struct Dataset {
     pub layout: Option<Layout>,
     /// What was left out or taken for something, in sentences that go on after the file's name.
     pub notes: Vec<String>,
+}
+
+/// What a log-likelihood is to its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bound {
+    /// As the column `bound` says it.
+    pub what: &'static str,
+    /// Why it bounds nothing, in a sentence that goes on after the file's name.
+    pub why: Option<String>,
 }
 
 /// A mean and a covariance of features, as programs that compute a Fréchet distance keep them.
@@ -80,6 +92,8 @@ pub enum Numbers {
     Reals,
     /// By the file's own type; a model's levels turn them into reals.
     Integers,
+    /// Integers of a type that holds 0 to 255 and nothing else.
+    Bytes,
     /// A text table in which every number is written as a whole one. Text has no types: these are
     /// integers to a card with levels, and reals to any other.
     WholeText,
@@ -94,8 +108,8 @@ impl Held {
         let name = spec.display().to_string();
         let (file, member) = split_member(spec);
         let (content, sha256) = if file.is_dir() {
-            let (values, numbers, sha256) = images::folder(&file).with_context(|| name.clone())?;
-            (Content::Samples(Array { values, numbers, notes: Vec::new() }), sha256)
+            let (array, sha256) = images::folder(&file).with_context(|| name.clone())?;
+            (Content::Samples(array), sha256)
         } else {
             if let Some(why) = signature::absent(&file) {
                 bail!("{name}: {why}");
@@ -266,28 +280,61 @@ impl Dataset {
     pub fn quantized(&self, card: &Card) -> bool {
         match self.numbers {
             Numbers::Reals => false,
-            Numbers::Integers => true,
+            Numbers::Integers | Numbers::Bytes => true,
             Numbers::WholeText => card.data.is_some_and(|d| d.levels.is_some()),
         }
     }
 
-    /// Refuses float data that were quantized and not dequantized, unless that is allowed.
+    /// What a log-likelihood of these data is to them: a `density` at the given floats, a lower bound (`elbo`) of the
+    /// discrete log-probability of integers, or `none` where it would bound nothing and that is allowed.
     ///
     /// # Errors
-    /// Where all numbers lie on a lattice that quantization leaves; the message says which, and the way out.
-    pub fn off_lattice(&self, card: &Card, lattice: Lattice) -> Result<()> {
-        if lattice == Lattice::Allow || self.quantized(card) {
-            return Ok(());
+    /// Where it would bound nothing and that is not allowed; the message says why, and the way out.
+    pub fn bound(&self, card: &Card, lattice: Lattice) -> Result<Bound> {
+        let quantized = self.quantized(card);
+        let unfit = match quantized {
+            true => lattice::integers(&self.values, self.numbers == Numbers::Bytes, card.data),
+            false => lattice::floats(&self.values, &card.shape, card.data),
+        };
+        let Some(unfit) = unfit else {
+            return Ok(Bound { what: if quantized { ELBO } else { DENSITY }, why: None });
+        };
+        let why = match &unfit {
+            Unfit::Quantized(how) => format!("its floats lie on a lattice ({how})"),
+            Unfit::Elsewhere(how) => how.clone(),
+        };
+        if lattice == Lattice::Allow {
+            return Ok(Bound {
+                what: NONE,
+                why: Some(format!("{why}: log-likelihoods and bits/dim of it bound nothing")),
+            });
         }
-        let Some(found) = lattice::found(&self.values, card.data) else { return Ok(()) };
-        let way_out = match card.data.and_then(|d| d.levels) {
-            Some(levels) => format!("give the integers 0 to {}, which are then dequantized", levels - 1),
-            None => "give the integers, and the card `data: {range, levels}` to dequantize them by".to_owned(),
+        let levels = card.data.and_then(|d| d.levels);
+        let way_out = match (unfit, levels) {
+            (Unfit::Elsewhere(_), _) if quantized => {
+                "scaled by the card they would not be what its model saw; give data of its depth, or a card with the \
+                 levels and the range of these"
+                    .to_owned()
+            }
+            (Unfit::Elsewhere(_), _) => {
+                "bits per dimension count levels of the card's range; scale the data into it, or give the card the \
+                 range that its model saw, or no `levels` where bits per dimension are not asked for"
+                    .to_owned()
+            }
+            (Unfit::Quantized(_), levels) => {
+                let give = match levels {
+                    Some(levels) => format!("give the integers 0 to {}, which are then dequantized", levels - 1),
+                    None => "give the integers, and the card `data: {range, levels}` to dequantize them by".to_owned(),
+                };
+                format!(
+                    "they were quantized and not dequantized, and a density at such points bounds no probability and \
+                     can be raised without limit; {give}, or floats with uniform noise of one step added"
+                )
+            }
         };
         bail!(
-            "{}: its floats lie on a lattice ({found}): they were quantized and not dequantized, and a density at \
-             such points bounds no probability and can be raised without limit; {way_out}, or floats with uniform \
-             noise of one step added; `lattice: allow` (`--lattice allow`) takes them as they are",
+            "{}: {why}: {way_out}; `lattice: allow` (`--lattice allow`) takes them as they are, and `bound` then says \
+             none",
             self.name
         )
     }
@@ -368,16 +415,15 @@ fn parse(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<Content> {
         reader.read_to_end(&mut plain).context("it cannot be unpacked as gzip")?;
         return parse(Path::new(inner), None, &plain);
     }
-    let plain = |(values, numbers)| Array { values, numbers, notes: Vec::new() };
     let array = if name.ends_with("-ubyte") || name.ends_with(".idx") {
-        plain(idx(bytes)?)
+        idx(bytes)?
     } else {
         match name.rsplit('.').next() {
             Some("npy") => npy(bytes)?,
             Some("npz") => return archive::content(archive::Npz::open(bytes)?, member),
             Some("safetensors") => return archive::content(archive::Tensors::open(bytes)?, member),
-            Some("csv") => plain(csv(bytes)?),
-            Some("parquet") => plain(parquet(bytes)?),
+            Some("csv" | "tsv") => table::csv(bytes)?,
+            Some("parquet") => columns::parquet(bytes)?,
             _ => bail!(
                 "unknown kind of array; expected .npy, .npz, .safetensors, .csv, .parquet, IDX (-ubyte) or a folder of images"
             ),
@@ -388,67 +434,18 @@ fn parse(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<Content> {
 
 /// A .npy file of any of the plain number formats.
 fn npy(bytes: &[u8]) -> Result<Array> {
-    let (values, integer) = npy::npy(bytes)?;
-    Ok(Array { values, numbers: if integer { Numbers::Integers } else { Numbers::Reals }, notes: Vec::new() })
-}
-
-/// The numeric columns of a table: those with a number somewhere, which then need one everywhere.
-/// A first line without numbers is a header.
-fn csv(bytes: &[u8]) -> Result<(ArrayD<f64>, Numbers)> {
-    let mut reader = ::csv::ReaderBuilder::new().has_headers(false).trim(::csv::Trim::All).from_reader(bytes);
-    let mut records: Vec<::csv::StringRecord> = Vec::new();
-    for record in reader.records() {
-        records.push(record.map_err(|e| anyhow!("it is no table: {e}"))?);
-    }
-    let number = |s: &str| s.parse::<f64>().ok();
-    if records.first().is_some_and(|r| r.iter().all(|s| number(s).is_none())) {
-        records.remove(0);
-    }
-    let Some(first) = records.first() else { bail!("it has no rows") };
-    let numeric: Vec<usize> = (0..first.len()).filter(|i| records.iter().any(|r| number(&r[*i]).is_some())).collect();
-    if numeric.is_empty() {
-        bail!("it has no numeric column");
-    }
-    let mut values = Vec::with_capacity(records.len() * numeric.len());
-    for record in &records {
-        for column in &numeric {
-            let text = &record[*column];
-            let line = record.position().map_or(0, |p| p.line());
-            let value =
-                number(text).ok_or_else(|| anyhow!("line {line}, column {}: {text:?} is no number", column + 1))?;
-            values.push(value);
-        }
-    }
-    let whole = |s: &str| s.trim_start_matches(['-', '+']).bytes().all(|b| b.is_ascii_digit());
-    let all_whole = records.iter().all(|r| numeric.iter().all(|column| whole(&r[*column])));
-    let numbers = if all_whole { Numbers::WholeText } else { Numbers::Reals };
-    Ok((ArrayD::from_shape_vec(IxDyn(&[records.len(), numeric.len()]), values)?, numbers))
-}
-
-#[cfg(feature = "parquet")]
-fn parquet(bytes: &[u8]) -> Result<(ArrayD<f64>, Numbers)> {
-    use polars::prelude::*;
-    let frame =
-        ParquetReader::new(std::io::Cursor::new(bytes)).finish().map_err(|e| anyhow!("it is no parquet table: {e}"))?;
-    let numeric: Vec<_> = frame.columns().iter().filter(|c| c.dtype().is_primitive_numeric()).collect();
-    let mut values = Array2::zeros((frame.height(), numeric.len()));
-    for (j, column) in numeric.iter().enumerate() {
-        let column = column.cast(&DataType::Float64)?;
-        for (i, v) in column.f64()?.iter().enumerate() {
-            values[[i, j]] = v.unwrap_or(f64::NAN);
-        }
-    }
-    let integers = numeric.iter().all(|c| c.dtype().is_integer());
-    Ok((values.into_dyn(), if integers { Numbers::Integers } else { Numbers::Reals }))
-}
-
-#[cfg(not(feature = "parquet"))]
-fn parquet(_bytes: &[u8]) -> Result<(ArrayD<f64>, Numbers)> {
-    bail!("this build reads no parquet; build with `--features parquet`, or give .npy or .csv")
+    let (values, format) = npy::npy(bytes)?;
+    let numbers = match format {
+        npy::Format::Bytes => Numbers::Bytes,
+        npy::Format::Integers => Numbers::Integers,
+        npy::Format::Reals | npy::Format::Unnamed => Numbers::Reals,
+    };
+    let note = "its numbers are unnamed pairs of bytes, as NumPy keeps bfloat16, and are read as that".to_owned();
+    Ok(Array { values, numbers, notes: Vec::from_iter((format == npy::Format::Unnamed).then_some(note)) })
 }
 
 /// The IDX format of the MNIST files: two zeros, a type byte, the number of axes, sizes, numbers.
-fn idx(bytes: &[u8]) -> Result<(ArrayD<f64>, Numbers)> {
+fn idx(bytes: &[u8]) -> Result<Array> {
     if bytes.len() < 4 || bytes[0] != 0 || bytes[1] != 0 {
         bail!("it is no IDX file (it does not begin with two zero bytes)");
     }
@@ -467,7 +464,8 @@ fn idx(bytes: &[u8]) -> Result<(ArrayD<f64>, Numbers)> {
         bail!("its IDX header claims shape {shape:?}, but {} bytes follow", bytes.len() - header);
     }
     let values = bytes[header..].iter().map(|b| f64::from(*b)).collect();
-    Ok((ArrayD::from_shape_vec(IxDyn(&shape), values)?, Numbers::Integers))
+    let values = ArrayD::from_shape_vec(IxDyn(&shape), values)?;
+    Ok(Array { values, numbers: Numbers::Bytes, notes: Vec::new() })
 }
 
 /// Rows as a .npy of f32, each with the card's shape.
@@ -543,7 +541,7 @@ mod tests {
         let (_a, path) = written("t-images-idx2-ubyte", &plain);
         let data = Dataset::read(&path).expect("read");
         assert_eq!(data.values.shape(), [2, 3]);
-        assert_eq!(data.numbers, Numbers::Integers);
+        assert_eq!(data.numbers, Numbers::Bytes);
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         std::io::Write::write_all(&mut packed, &plain).expect("packed");
         let (_b, path) = written("t-images-idx2-ubyte.gz", &packed.finish().expect("packed"));

@@ -117,6 +117,10 @@ pub const ELBO: &str = "elbo";
 /// What a number is where nothing was dequantized: the density at the given point.
 pub const DENSITY: &str = "density";
 
+/// What a number is that bounds nothing: of floats that were quantized and not dequantized, or of data that are not
+/// what the card says, where `lattice: allow` takes them.
+pub const NONE: &str = "none";
+
 impl Dequantization {
     /// The suffix that tells a dataset's rows from those of the same file under another dequantization.
     pub fn suffix(&self) -> String {

@@ -1,11 +1,12 @@
-//! Float data that lie on a lattice: quantized values that nobody dequantized.
+//! Float data that were quantized and not dequantized, or that do not lie where the card says.
 //!
 //! The density of a continuous model at the points of a lattice says nothing about the data: a model that puts a
 //! narrow peak on every level has a likelihood without bound (Theis, van den Oord & Bethge, "A note on the
-//! evaluation of generative models", 2016, section 3.1). Only lattices that quantization leaves are looked for,
-//! so that a grid of points, a constant array or hand-written halves and quarters are no reason to refuse.
-
-use std::collections::HashSet;
+//! evaluation of generative models", 2016, section 3.1). Under any card, the lattices that quantization usually leaves
+//! are looked for. Where the card names `levels`, and so promises bits per dimension, data must be what it says:
+//! integers below the levels, or floats in the range that were dequantized. Then values that repeat, any equally
+//! spaced values and half precision are found too, so that a grid of points, a constant array or hand-written halves
+//! and quarters are still no reason to refuse.
 
 use ndarray::ArrayD;
 use schemars::JsonSchema;
@@ -13,115 +14,79 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::card::DataSpec;
 
-/// What is done about float data on a lattice.
+mod affine;
+mod known;
+mod look;
+mod range;
+mod repeats;
+
+use look::Look;
+
+/// What is done about data whose bits per dimension would bound nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Lattice {
     #[default]
     Refuse,
-    /// They are taken as they are.
+    /// They are taken as they are, and the column `bound` says `none`.
     Allow,
 }
 
-/// Equally spaced values low, low + step, …, low + count·step, and how much must lie on them.
-struct Candidate {
-    what: String,
-    low: f64,
-    step: f64,
-    count: f64,
-    /// Numbers in all, and different ones among them, below which chance or habit explains as much.
-    least: (usize, usize),
-    /// Whether some value must be there twice, since a ramp may lie on such a lattice as well.
-    twice: bool,
+/// The lattice that all values lie on, in words; `None` where they look continuous. `shape` is that of one sample.
+pub fn found(values: &ArrayD<f64>, shape: &[usize], data: Option<DataSpec>) -> Option<String> {
+    on_lattice(&Look::at(values, shape), data)
 }
 
-/// More different values than any quantization that is looked for.
-const MOST: usize = 1 << 16;
-
-/// The lattice that all values lie on, in words; `None` where they look continuous.
-pub fn found(values: &ArrayD<f64>, data: Option<DataSpec>) -> Option<String> {
-    let different = different(values)?;
+fn on_lattice(look: &Look, data: Option<DataSpec>) -> Option<String> {
     // Constant samples may be meant: it takes an image to be quantized.
-    let varied = values.outer_iter().any(|s| s.iter().any(|v| *v != s.iter().copied().next().unwrap_or(*v)));
-    if !varied {
+    if !look.varied() {
         return None;
     }
-    let counts = (values.len(), different.len());
-    let enough = |c: &Candidate| counts.0 >= c.least.0 && counts.1 >= c.least.1 && !(c.twice && counts.0 == counts.1);
-    let on = |c: &Candidate| {
-        // What float32 makes of one step.
-        let slack = 4.0 * f64::from(f32::EPSILON) * (c.low.abs() / c.step + c.count);
-        let place = |v: f64| (v - c.low) / c.step;
-        let sits = |v: &f64| {
-            let k = place(*v);
-            (k - k.round()).abs() <= slack.max(1e-6) && (-0.5..=c.count + 0.5).contains(&k)
-        };
-        slack < 0.05 && different.iter().all(sits)
-    };
-    let known = candidates(data).into_iter().find(|c| enough(c) && on(c)).map(|c| c.what);
-    known.or_else(|| spaced(counts, &different))
+    let known = known::found(look, data);
+    let Some(DataSpec { range: [low, high], levels: Some(levels) }) = data else { return known };
+    known
+        .or_else(|| repeats::two_values(look))
+        .or_else(|| repeats::half_precision(look))
+        .or_else(|| affine::found(look))
+        .or_else(|| repeats::equal_values(look, low, (high - low) / f64::from(levels)))
 }
 
-/// The different values, sorted; `None` where there are too many to be levels.
-fn different(values: &ArrayD<f64>) -> Option<Vec<f64>> {
-    let mut seen = HashSet::new();
-    for v in values {
-        // −0 and 0 are one value.
-        if seen.insert((v + 0.0).to_bits()) && seen.len() > MOST {
-            return None;
-        }
-    }
-    let mut sorted: Vec<f64> = seen.into_iter().map(f64::from_bits).collect();
-    sorted.sort_by(f64::total_cmp);
-    Some(sorted)
+/// Why the density at some floats bounds nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfit {
+    /// They were quantized and not dequantized; in words, how that shows.
+    Quantized(String),
+    /// They are not in the card's range, or integers of another depth; a clause with both ranges.
+    Elsewhere(String),
 }
 
-fn candidates(data: Option<DataSpec>) -> Vec<Candidate> {
-    let mut all = Vec::new();
-    let mut add = |what: String, low: f64, step: f64, count: f64, least: (usize, usize)| {
-        // Nobody writes 255ths by hand: those need no repeats.
-        let twice = least.0 > 8;
-        all.push(Candidate { what, low, step, count, least, twice });
-    };
-    if let Some(DataSpec { range: [low, high], levels: Some(levels) }) = data {
-        let (last, width) = (f64::from(levels) - 1.0, high - low);
-        // A handful of numbers may be halves and quarters by habit; nobody writes 255ths.
-        let least = if levels >= 64 { (8, 4) } else { (64, 4) };
-        add(format!("the card's {levels} levels, {low} + {width}·k/{last}"), low, width / last, last, least);
-        let cell = width / f64::from(levels);
-        add(format!("the card's {levels} levels, {low} + {width}·k/{levels}"), low, cell, last + 1.0, (64, 8));
-        let centre = low + cell / 2.0;
-        add(format!("the centres of the card's {levels} levels"), centre, cell, last, (64, 8));
-        add(format!("the whole numbers from 0 to {last}"), 0.0, 1.0, last, (16, 4));
-    }
-    add("the 256 values k/255 from 0 to 1".to_owned(), 0.0, 1.0 / 255.0, 255.0, (8, 4));
-    add("the 256 values 2k/255 − 1 from −1 to 1".to_owned(), -1.0, 2.0 / 255.0, 255.0, (8, 4));
-    add("the whole numbers from 0 to 255".to_owned(), 0.0, 1.0, 255.0, (256, 32));
-    all
+/// Why floats are not what a card's `data` says; `None` where they are. `shape` is that of one sample.
+pub fn floats(values: &ArrayD<f64>, shape: &[usize], data: Option<DataSpec>) -> Option<Unfit> {
+    let look = Look::at(values, shape);
+    let quantized = on_lattice(&look, data).map(Unfit::Quantized);
+    quantized.or_else(|| {
+        let DataSpec { range, levels } = data?;
+        range::of_floats(values, &look, range, levels?).map(Unfit::Elsewhere)
+    })
 }
 
-/// Any few equally spaced values, where there are so many numbers that it cannot be a grid or an example.
-fn spaced(counts: (usize, usize), different: &[f64]) -> Option<String> {
-    if counts.0 < 1 << 14 || !(4..=256).contains(&counts.1) {
-        return None;
-    }
-    let step = different.windows(2).map(|p| p[1] - p[0]).fold(f64::INFINITY, f64::min);
-    let largest = different.iter().fold(0.0, |a: f64, v| a.max(v.abs()));
-    let slack = 8.0 * f64::from(f32::EPSILON) * largest / step + 1e-4;
-    let place = |v: &f64| (v - different[0]) / step;
-    let even =
-        slack < 0.02 && different.iter().all(|v| (place(v) - place(v).round()).abs() <= slack * place(v).max(1.0));
-    (even && place(&different[counts.1 - 1]) < 1024.0)
-        .then(|| format!("{} equally spaced values, {step:.6} apart", counts.1))
+/// Why integers are not what a card's `data` says; `None` where they are. `bytes` where the file's own type holds no
+/// number above 255.
+pub fn integers(values: &ArrayD<f64>, bytes: bool, data: Option<DataSpec>) -> Option<Unfit> {
+    range::of_integers(values, bytes, data?.levels?).map(Unfit::Elsewhere)
 }
 
 #[cfg(test)]
 mod tests {
     use ndarray::Array2;
 
-    use super::*;
+    use super::{found as found_in, *};
     use crate::num::key::{Key, Purpose};
+
+    fn found(values: &ArrayD<f64>, data: Option<DataSpec>) -> Option<String> {
+        found_in(values, &values.shape()[1..], data)
+    }
 
     fn bytes(range: [f64; 2]) -> Option<DataSpec> {
         Some(DataSpec { range, levels: Some(256) })
@@ -162,7 +127,7 @@ mod tests {
         let key = Key { seed: 1 };
         let cards = [None, bytes([-1.0, 1.0]), bytes([0.0, 1.0]), Some(DataSpec { range: [-1.0, 1.0], levels: None })];
         for card in cards.into_iter().chain([Some(DataSpec { range: [-1.0, 1.0], levels: Some(17) })]) {
-            let passes = |x: ArrayD<f64>| assert_eq!(found(&x, card), None, "{card:?}\n{x}");
+            let passes = |x: ArrayD<f64>| assert_eq!(found(&x, card), None, "{card:?}");
             for (rows, d) in [(1, 1), (1, 2), (2, 2), (5, 3), (64, 64), (300, 64)] {
                 let normal = key.normal(Purpose::Check, 0, 0, rows * d);
                 let normal = normal.into_shape_with_order((rows, d)).expect("its size");
@@ -186,5 +151,205 @@ mod tests {
         }
         let written = ndarray::array![[0.5, -1.0], [0.25, 0.0], [1.0, -0.75], [0.125, 0.5]];
         assert_eq!(found(&written.into_dyn(), bytes([-1.0, 1.0])), None);
+    }
+
+    /// Bytes with channels of different contents, as images have them.
+    fn images(n: usize, shape: [usize; 3], seed: u64) -> ArrayD<f64> {
+        let u = Key { seed }.uniform(Purpose::Check, 0, 0, n * shape.iter().product::<usize>());
+        let whole = u.mapv(|u| (u * 256.0).floor());
+        whole.into_shape_with_order(vec![n, shape[0], shape[1], shape[2]]).expect("its size")
+    }
+
+    fn with(mut x: ArrayD<f64>, f: impl Fn(f64, &[usize]) -> f64) -> ArrayD<f64> {
+        x.indexed_iter_mut().for_each(|(at, v)| *v = f64::from(f(*v, ndarray::Dimension::slice(&at)) as f32));
+        x
+    }
+
+    /// Everything that a card with levels must refuse, and the word that says why.
+    #[test]
+    fn what_bounds_nothing_is_refused_under_levels() {
+        use half::{bf16, f16};
+        const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
+        const STD: [f64; 3] = [0.229, 0.224, 0.225];
+        let noise = |at: &[usize]| {
+            let i = at.iter().fold(7u64, |a, i| a.wrapping_mul(1_000_003).wrapping_add(*i as u64));
+            Key { seed: 9 }.uniform(Purpose::Check, i, 0, 1)[0]
+        };
+        let dequantized = move |v: f64, at: &[usize]| 2.0 * (v + noise(at)) / 256.0 - 1.0;
+        for (n, shape) in [(2, [3, 4, 4]), (20, [3, 8, 8]), (4, [1, 28, 28])] {
+            let x = || images(n, shape, 3);
+            let table: Vec<(&str, ArrayD<f64>)> = vec![
+                ("equally spaced", with(x(), |v, at| (v / 255.0 - MEAN[at[1]]) / STD[at[1]])),
+                ("equally spaced", with(x(), |v, _| (v / 255.0 - 0.1307) / 0.3081)),
+                // In float64 throughout, as NumPy computes it.
+                ("equally spaced", x().mapv(|v| (v / 255.0 - 0.1307) / 0.3081)),
+                // The mean and deviation of each image, and of each channel of an image.
+                (
+                    "equally spaced",
+                    with(x(), |v, at| (v / 255.0 - 0.4 - 0.01 * at[0] as f64) / (0.2 + 0.003 * at[0] as f64)),
+                ),
+                ("rounded to bfloat16", with(x(), |v, at| bf16::from_f64(dequantized(v, at)).to_f64())),
+                ("rounded to float16", with(x(), |v, at| f16::from_f64(dequantized(v, at)).to_f64())),
+                (
+                    "rounded to float16",
+                    with(x(), |v, at| f16::from_f64((v / 255.0 - MEAN[at[1]]) / STD[at[1]]).to_f64()),
+                ),
+                ("spaced", with(x(), |v, at| (2.0 * (256.0 * v + (256.0 * noise(at)).floor()) / 65535.0) - 1.0)),
+                ("spaced", with(x(), |v, at| (dequantized(v, at) * 1e4).round() / 1e4)),
+                ("two values", with(x(), |v, _| f64::from(v > 200.0))),
+                ("two values", with(x(), |v, _| if v > 99.0 { 1.0 } else { -1.0 })),
+                ("", with(x(), |v, _| f64::from(v > 90.0) + f64::from(v > 200.0) - 1.0)),
+            ];
+            for (why, x) in table {
+                let said = found(&x, bytes([-1.0, 1.0]));
+                assert!(said.as_deref().is_some_and(|s| s.contains(why)), "{why}: {shape:?} {said:?}");
+            }
+        }
+        // What only many numbers show: no lattice, but equal values.
+        let x = || images(20, [3, 8, 8], 3);
+        for (what, x) in [
+            ("gamma", with(x(), |v, _| 2.0 * (v / 255.0).powf(2.2) - 1.0)),
+            ("logit", with(x(), |v, _| (0.05 + 0.9 * v / 256.0).ln() - (0.95 - 0.9 * v / 256.0).ln())),
+            ("black stays black", with(x(), |v, at| if v < 200.0 { -1.0 } else { dequantized(v, at) })),
+        ] {
+            assert!(found(&x, bytes([-1.0, 1.0])).is_some_and(|s| s.contains("different")), "{what}");
+        }
+        // The mean and deviation of each pixel.
+        let pixel = |v: f64, at: &[usize]| {
+            let i = (at[1] * 31 + at[2] * 7 + at[3]) as f64;
+            (v / 255.0 - 0.3 - 0.2 * (0.7 * i).sin()) / (0.25 + 0.05 * (1.3 * i).cos())
+        };
+        for n in [4, 20] {
+            let said = found(&with(images(n, [3, 8, 8], 3), pixel), bytes([-1.0, 1.0])).expect("a lattice");
+            assert!(said.contains("each position"), "{n}: {said}");
+        }
+        // One channel is a mask, or was forgotten.
+        let x = with(images(20, [4, 8, 8], 3), |v, at| if at[1] < 3 { dequantized(v, at) } else { v / 99.0 });
+        assert!(found(&x, bytes([-1.0, 1.0])).expect("a lattice").contains("channel 3"));
+        let x = with(images(20, [8, 8, 3], 3), |v, at| if at[3] != 1 { dequantized(v, at) } else { v / 99.0 });
+        assert!(found(&x, bytes([-1.0, 1.0])).expect("a lattice").contains("channel 1"));
+    }
+
+    /// Proper continuous data of many kinds, which a card with levels takes.
+    #[test]
+    fn continuous_data_of_many_kinds_pass() {
+        let key = Key { seed: 11 };
+        let uniform = |n: usize| key.uniform(Purpose::Check, 2, 0, n);
+        for (n, shape) in [(1, [1, 2, 2]), (2, [3, 4, 4]), (20, [3, 8, 8]), (60, [1, 28, 28]), (300, [2, 1, 1])] {
+            let count = n * shape.iter().product::<usize>();
+            let u = uniform(count).into_shape_with_order(vec![n, shape[0], shape[1], shape[2]]).expect("its size");
+            let noise = |at: &[usize]| u[at];
+            let x = || images(n, shape, 5);
+            for levels in [2, 17, 256, 65536] {
+                let card = Some(DataSpec { range: [-1.0, 1.0], levels: Some(levels) });
+                let passes =
+                    |what: &str, x: ArrayD<f64>| assert_eq!(found(&x, card), None, "{what} {levels} {shape:?}");
+                let scale = f64::from(levels) / 256.0;
+                let cells = |v: f64, at: &[usize]| (v * scale).floor() + noise(at);
+                passes("dequantized", with(x(), |v, at| 2.0 * cells(v, at) / f64::from(levels) - 1.0));
+                // A dark background, whose floats of 32 bits are few to a cell.
+                passes(
+                    "dark",
+                    with(x(), |v, at| 2.0 * cells(if v < 230.0 { 0.0 } else { v }, at) / f64::from(levels) - 1.0),
+                );
+                passes(
+                    "bright",
+                    with(x(), |v, at| 2.0 * cells(if v < 230.0 { 255.99 } else { v }, at) / f64::from(levels) - 1.0),
+                );
+                // With the noise added in float32, as the usual programs do it.
+                passes(
+                    "float32 throughout",
+                    with(x(), |v, at| {
+                        let sum = (v * scale).floor() as f32 + noise(at) as f32;
+                        f64::from(sum / levels as f32 * 2.0 - 1.0)
+                    }),
+                );
+                passes("dequantized and standardized", with(x(), |v, at| ((v + noise(at)) / 256.0 - 0.485) / 0.229));
+                passes(
+                    "a logit",
+                    with(x(), |v, at| {
+                        let p = 0.05 + 0.9 * (v + noise(at)) / 256.0;
+                        (p / (1.0 - p)).ln()
+                    }),
+                );
+                passes(
+                    "with a frame",
+                    with(x(), |v, at| if at[2] == 0 { -1.0 } else { (v + noise(at)) / 128.0 - 1.0 }),
+                );
+                passes("clipped", with(x(), |v, at| ((v + noise(at)) / 100.0 - 1.2).clamp(-1.0, 1.0)));
+                passes(
+                    "smooth",
+                    with(x(), |_, at| (0.1 + at[0] as f64 + 0.3 * at[2] as f64 + 0.01 * at[3] as f64).sin()),
+                );
+                // Samples that are there again, mirrored ones, and grey pictures in colour.
+                passes("again", with(x(), |v, at| (v + 17.0 * u[[at[0] % 2, at[1], at[2], at[3]]]) / 99.0 - v / 99.0));
+                passes(
+                    "mirrored",
+                    with(x(), |_, at| 2.0 * u[[at[0], at[1], at[2], at[3].min(shape[2] - 1 - at[3])]] - 1.0),
+                );
+                passes("grey", with(x(), |_, at| 2.0 * u[[at[0], 0, at[2], at[3]]] - 1.0));
+                passes("six decimals", with(x(), |v, at| (((v + noise(at)) / 128.0 - 1.0) * 1e6).round() / 1e6));
+            }
+            // Tables with repeated values and few decimals, molecules with fixed atoms: cards without levels.
+            for card in [None, Some(DataSpec { range: [-1.0, 1.0], levels: None })] {
+                let passes = |what: &str, x: ArrayD<f64>| assert_eq!(found(&x, card), None, "{what} {shape:?}");
+                passes("one decimal", with(x(), |v, _| (v / 20.0).round() / 10.0));
+                passes("ages", with(x(), |v, _| 18.0 + (v / 8.0).floor()));
+                passes("standardized", with(x(), |v, at| ((v / 9.0).floor() - 11.0 * at[1] as f64) / 7.3));
+                passes("float16", with(x(), |v, at| half::f16::from_f64((v + noise(at)) / 99.0).to_f64()));
+                passes("fixed atoms", with(x(), |v, at| if at[3] == 0 { 0.0 } else { v / 256.0 + noise(at) }));
+            }
+        }
+    }
+
+    #[test]
+    fn floats_and_integers_lie_where_the_card_says() {
+        let u = || {
+            Key { seed: 2 }.uniform(Purpose::Check, 0, 0, 640).into_shape_with_order(vec![10, 64]).expect("its size")
+        };
+        let card = |range: [f64; 2], levels: u32| Some(DataSpec { range, levels: Some(levels) });
+        let why = |x: ArrayD<f64>, card| match floats(&x, &[64], card) {
+            Some(Unfit::Elsewhere(why)) => why,
+            other => format!("{other:?}"),
+        };
+        let signed = [-1.0, 1.0];
+        for (says, x, range) in [
+            ("beyond the card's range [-1, 1]", u() * 256.0, signed),
+            ("beyond", u() * 2.0 - 0.98, signed),
+            ("beyond", u() * 2.0 - 1.0, [0.0, 1.0]),
+            ("of the range [0, 1]", u(), signed),
+            ("of the range [0, 1]", u() * 0.96 + 0.02, signed),
+            ("of the range [-0.5, 0.5]", u() - 0.5, signed),
+            ("of the range [0, 1]", u(), [0.0, 256.0]),
+            ("None", u() * 2.0 - 1.0, signed),
+            ("None", u() * 2.007 - 1.0035, signed),
+            ("None", u() * 256.0, [0.0, 256.0]),
+            ("None", u(), [0.0, 1.0]),
+            // Low contrast, and a bright or dark scene, are no other range.
+            ("None", u() * 0.9 - 0.3, signed),
+            ("None", u() * 0.5 + 0.3, signed),
+            ("None", u() - 1.0, signed),
+            ("None", u() * 0.5, [0.0, 1.0]),
+        ] {
+            let found = why(x.into_dyn(), card(range, 256));
+            assert!(found.contains(says), "{says}: {found}");
+        }
+        assert_eq!(floats(&(u() * 256.0).into_dyn(), &[64], Some(DataSpec { range: signed, levels: None })), None);
+        let whole = |levels: f64| u().mapv(|v| (v * levels).floor()).into_dyn();
+        for (refused, x, bytes, levels) in [
+            (true, whole(256.0), true, 65536),
+            (true, whole(256.0), false, 65536),
+            (true, whole(256.0), true, 1024),
+            (true, whole(2.0), true, 256),
+            (true, whole(17.0), false, 256),
+            (false, whole(17.0), true, 17),
+            (false, whole(2.0), true, 2),
+            (false, whole(256.0), true, 256),
+            (false, whole(65536.0), false, 65536),
+            (false, whole(60.0), true, 256),
+            (false, ArrayD::zeros(vec![10, 64]), false, 256),
+        ] {
+            assert_eq!(integers(&x, bytes, card(signed, levels)).is_some(), refused, "{bytes} {levels}");
+        }
     }
 }

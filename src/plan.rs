@@ -124,6 +124,9 @@ pub struct PlannedData {
     /// What was left out of the file or taken for something, in sentences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// Whether log-likelihoods of it bound nothing, which `lattice: allow` takes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unbounded: bool,
 }
 
 /// A plan with the opened files behind it.

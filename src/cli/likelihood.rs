@@ -12,7 +12,7 @@ use super::stream::{listen, stopped};
 use super::{Exit, Running, spec, summary};
 use crate::convention::{self, Convention, Linear, Setting};
 use crate::data::{Dataset, file_of};
-use crate::dequantization::Dequantization;
+use crate::dequantization::{Dequantization, NONE};
 use crate::divergence::{self, Divergence};
 use crate::execute::{Needs, Pool};
 use crate::lattice::Lattice;
@@ -52,7 +52,8 @@ pub struct Likelihood {
     /// Adds a column with the number as another program prints it, such as `score_sde`; may be repeated
     #[arg(long = "convention", value_name = "NAME")]
     conventions: Vec<String>,
-    /// What to do about float data on a lattice, which were quantized and not dequantized: `refuse` or `allow`
+    /// What to do about data whose numbers bound nothing: floats that were quantized and not dequantized, or data that
+    /// are not in the range or of the depth that the card says; `refuse`, or `allow`, which adds the column `bound`
     #[arg(long, default_value = "refuse", value_name = "refuse|allow", value_parser = lattice)]
     lattice: Lattice,
     /// The seed of all draws
@@ -122,12 +123,16 @@ impl Likelihood {
         supports(&model, &divergence).context("--divergence")?;
         let span = Span { curve: &model.curve, to_prior: true };
         solver.check(span).map_err(|e| anyhow!("--solver {}", named(solver.name(), e)))?;
-        let data = Dataset::read(&self.data)?.laid_out(self.layout.as_ref().map(Said::always), &model.card.shape)?;
+        let mut data =
+            Dataset::read(&self.data)?.laid_out(self.layout.as_ref().map(Said::always), &model.card.shape)?;
         data.fits(&model.card)?;
         resolves(&model, &divergence, &data).context("--divergence")?;
-        data.off_lattice(&model.card, self.lattice)?;
+        let bound = data.bound(&model.card, self.lattice)?;
+        data.notes.extend(bound.why);
         let dequantization = self.dequantization.as_deref().map(|text| spec("--dequantization", text)).transpose()?;
-        let extra = Extra { dequantization, conventions: conventions(&self.conventions, &model.card)? };
+        let allowed = (self.lattice == Lattice::Allow).then_some(bound.what);
+        let conventions = conventions(&self.conventions, &model.card)?;
+        let extra = Extra { dequantization, allowed, conventions };
 
         if !self.running.quiet {
             data.tell();
@@ -179,21 +184,32 @@ fn lattice(text: &str) -> Result<Lattice, String> {
 /// Columns beyond the promised ones, for what was asked beyond the promised flags.
 struct Extra {
     dequantization: Option<Dequantization>,
+    /// What the numbers are to the data, where some that bound nothing are allowed.
+    allowed: Option<&'static str>,
     conventions: Vec<(&'static str, Linear)>,
 }
 
 impl Extra {
     fn columns(&self) -> Vec<String> {
-        let draws = ["bound", "draws", "dequantization_stderr"].iter().filter(|_| self.dequantization.is_some());
-        draws.copied().chain(self.conventions.iter().map(|(name, _)| *name)).map(str::to_owned).collect()
+        let draws: &[&str] = match (&self.dequantization, self.allowed) {
+            (Some(_), _) => &["bound", "draws", "dequantization_stderr"],
+            (None, Some(_)) => &["bound"],
+            (None, None) => &[],
+        };
+        draws.iter().copied().chain(self.conventions.iter().map(|(name, _)| *name)).map(str::to_owned).collect()
     }
 
     fn cells(&self, row: &Row) -> Vec<String> {
         let number = |v: Option<f64>| v.map_or(String::new(), |v| v.to_string());
         let mut cells = Vec::new();
-        if let Some(dequantization) = &self.dequantization {
-            cells.extend([dequantization.bound().to_owned(), dequantization.draws().to_string()]);
-            cells.push(number(row.dequantization_stderr));
+        let nothing = self.allowed.filter(|bound| *bound == NONE);
+        match &self.dequantization {
+            Some(dequantization) => {
+                let bound = nothing.unwrap_or(dequantization.bound());
+                cells.extend([bound.to_owned(), dequantization.draws().to_string()]);
+                cells.push(number(row.dequantization_stderr));
+            }
+            None => cells.extend(self.allowed.map(str::to_owned)),
         }
         cells.extend(self.conventions.iter().map(|(_, linear)| number(row.log_likelihood.map(|l| linear.value(l)))));
         cells

@@ -249,7 +249,7 @@ impl Metrics {
         self.tell(|| data.tell());
         let mut rows = data.rows(data.len());
         let bytes = extractor.as_ref().is_some_and(|e| e.takes_bytes());
-        let integer = data.numbers == Numbers::Integers;
+        let integer = matches!(data.numbers, Numbers::Integers | Numbers::Bytes);
         let coding = match (integer, self.range) {
             (true, Some(_)) => Some(Coding::Levels(self.levels)),
             (true, None) if bytes => Some(Coding::Levels(self.levels)),
@@ -284,6 +284,7 @@ impl Metrics {
     fn folder(&self, path: &Path, extractor: &mut Extractor, kept: bool) -> Result<Side> {
         let name = path.display().to_string();
         let folder = Folder::open(path).with_context(|| name.clone())?;
+        self.tell(|| folder.notes.iter().for_each(|text| note!("flowgauge: {name}: {text}")));
         let coding = extractor.coding_name(Some(Coding::Levels(256)));
         let provenance = self.provenance(extractor, folder.sha256.clone(), vec![folder.len()], coding)?;
         let extract = || extractor.extract_images(folder.images()).with_context(|| name.clone());

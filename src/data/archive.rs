@@ -172,9 +172,11 @@ impl Arrays for Tensors<'_> {
             }};
         }
         let (values, numbers) = match tensor.dtype() {
+            Dtype::F16 => (halves(data, |bits| half::f16::from_bits(bits).to_f64()), Numbers::Reals),
+            Dtype::BF16 => (halves(data, |bits| half::bf16::from_bits(bits).to_f64()), Numbers::Reals),
             Dtype::F32 => read!(f32, Numbers::Reals),
             Dtype::F64 => read!(f64, Numbers::Reals),
-            Dtype::U8 => read!(u8, Numbers::Integers),
+            Dtype::U8 => read!(u8, Numbers::Bytes),
             Dtype::I8 => read!(i8, Numbers::Integers),
             Dtype::U16 => read!(u16, Numbers::Integers),
             Dtype::I16 => read!(i16, Numbers::Integers),
@@ -182,10 +184,17 @@ impl Arrays for Tensors<'_> {
             Dtype::I32 => read!(i32, Numbers::Integers),
             Dtype::U64 => read!(u64, Numbers::Integers),
             Dtype::I64 => read!(i64, Numbers::Integers),
-            other => bail!("tensor `{name}` has format {other:?}; expected float32, float64 or integers"),
+            other => {
+                bail!("tensor `{name}` has format {other:?}; expected float16, bfloat16, float32, float64 or integers")
+            }
         };
         let values =
             ArrayD::from_shape_vec(IxDyn(tensor.shape()), values).context("its shape does not match its bytes")?;
         Ok(Array { values, numbers, notes: Vec::new() })
     }
+}
+
+/// Numbers of 16 bits, the lower byte first.
+fn halves(data: &[u8], of: impl Fn(u16) -> f64) -> Vec<f64> {
+    data.chunks_exact(2).map(|b| of(u16::from_le_bytes([b[0], b[1]]))).collect()
 }

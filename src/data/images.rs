@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use ndarray::{ArrayD, IxDyn};
 use sha2::{Digest, Sha256};
 
-use super::Numbers;
+use super::{Array, Numbers};
 use crate::features::images::{Coding, Image, Shape};
 use crate::model::library::hex;
 use crate::num::Batch;
@@ -18,24 +18,46 @@ pub struct Folder {
     files: Vec<PathBuf>,
     /// Of all files' bytes.
     pub sha256: String,
+    /// What else the folder holds and is not read, in sentences.
+    pub notes: Vec<String>,
 }
 
 impl Folder {
     /// # Errors
     /// Where the folder holds no image, or a file cannot be read.
     pub fn open(folder: &Path) -> Result<Folder> {
-        let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?.flatten().map(|e| e.path()).collect();
-        let extension = |p: &Path| p.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-        files.retain(|p| ["png", "jpg", "jpeg"].contains(&extension(p).as_str()));
+        let (mut files, mut others, mut folders) = (Vec::new(), Vec::new(), Vec::new());
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+            match () {
+                // What file managers leave is no data.
+                () if name.starts_with('.') || ["Thumbs.db", "desktop.ini"].contains(&&*name) => {}
+                () if path.is_dir() => folders.push(name),
+                () if ["png", "jpg", "jpeg"].contains(&&*extension) => files.push(path),
+                () => others.push(name),
+            }
+        }
         files.sort();
+        let mut notes = Vec::new();
+        if let Some(some) = named(folders, "folder") {
+            notes.push(format!("{some} inside it: images are read from the folder itself and not from those"));
+        }
+        if let Some(some) = named(others, "file") {
+            notes.push(format!("{some} in it: no .png or .jpg, and not read"));
+        }
         if files.is_empty() {
-            bail!("the folder holds no .png or .jpg image");
+            bail!(
+                "the folder holds no .png or .jpg image{}",
+                notes.iter().map(|n| format!("; {n}")).collect::<String>()
+            );
         }
         let mut hash = Sha256::new();
         for file in &files {
             hash.update(std::fs::read(file).with_context(|| file.display().to_string())?);
         }
-        Ok(Folder { files, sha256: hex(&hash.finalize()) })
+        Ok(Folder { files, sha256: hex(&hash.finalize()), notes })
     }
 
     pub fn len(&self) -> usize {
@@ -46,61 +68,137 @@ impl Folder {
         self.files.is_empty()
     }
 
-    /// Images of any sizes, grey or in colour.
+    /// Images of any sizes, grey or in colour, in bytes: of 16 bits each number becomes the nearest byte.
     pub fn images(&self) -> impl Iterator<Item = Result<Image>> {
-        self.files.iter().map(|file| {
-            let image = decoded(file)?;
-            let grey = !image.color().has_color();
+        let mut first = None;
+        self.files.iter().map(move |file| {
+            let image = Decoded::read(file)?;
+            image.alike(first.get_or_insert((file.clone(), image.wide)))?;
+            let (grey, [width, height]) = (image.grey(), image.size());
             let mut values = Vec::new();
-            append(&mut values, &image, grey);
-            let (width, height) = (image.width() as usize, image.height() as usize);
+            image.append(&mut values, grey);
+            if image.wide {
+                values.iter_mut().for_each(|v| *v = Coding::Levels(1 << 16).byte(*v));
+            }
             let shape = if grey { vec![height, width] } else { vec![3, height, width] };
             Ok(Image { values: values.into(), shape: Shape::of(&shape)? })
         })
     }
 }
 
-fn decoded(file: &Path) -> Result<image::DynamicImage> {
-    let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
-    if let Some(why) = signature::refusal(&bytes, Wanted::Image) {
-        bail!("{}: {why}", file.display());
-    }
-    image::load_from_memory(&bytes).with_context(|| format!("{}: it cannot be decoded", file.display()))
-}
-
-/// Its bytes, one channel after the other.
-fn append(values: &mut Vec<f64>, image: &image::DynamicImage, grey: bool) {
-    if grey {
-        values.extend(image.to_luma8().pixels().map(|p| f64::from(p.0[0])));
-    } else {
-        let rgb = image.to_rgb8();
-        (0..3).for_each(|c| values.extend(rgb.pixels().map(|p| f64::from(p.0[c]))));
+/// How many of what there are, with the first few names.
+fn named(mut names: Vec<String>, what: &str) -> Option<String> {
+    names.sort();
+    let all = names.iter().take(4).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => None,
+        1 => Some(format!("there is 1 {what} ({all})")),
+        n if n <= 4 => Some(format!("there are {n} {what}s ({all})")),
+        n => Some(format!("there are {n} {what}s ({all}, …)")),
     }
 }
 
-/// A folder's images as one array: [N, H, W] where all are grey, else [N, 3, H, W].
-pub fn folder(folder: &Path) -> Result<(ArrayD<f64>, Numbers, String)> {
-    let Folder { files, sha256 } = Folder::open(folder)?;
-    let decoded = files.iter().map(|file| decoded(file)).collect::<Result<Vec<_>>>()?;
-    let grey = decoded.iter().all(|i| !i.color().has_color());
-    let (width, height) = (decoded[0].width(), decoded[0].height());
+/// An image without transparency, in 8 or 16 bits: a palette is its colours, and fewer bits are spread over 8.
+struct Decoded {
+    file: PathBuf,
+    image: image::DynamicImage,
+    /// Whether its numbers have 16 bits.
+    wide: bool,
+}
+
+impl Decoded {
+    fn read(file: &Path) -> Result<Decoded> {
+        use image::DynamicImage as D;
+        let name = || file.display().to_string();
+        let bytes = std::fs::read(file).with_context(name)?;
+        if let Some(why) = signature::refusal(&bytes, Wanted::Image) {
+            bail!("{}: {why}", name());
+        }
+        let image = image::load_from_memory(&bytes).with_context(|| format!("{}: it cannot be decoded", name()))?;
+        let (opaque, wide) = match &image {
+            D::ImageLuma8(_) | D::ImageRgb8(_) => (true, false),
+            D::ImageLuma16(_) | D::ImageRgb16(_) => (true, true),
+            D::ImageLumaA8(i) => (i.pixels().all(|p| p.0[1] == u8::MAX), false),
+            D::ImageRgba8(i) => (i.pixels().all(|p| p.0[3] == u8::MAX), false),
+            D::ImageLumaA16(i) => (i.pixels().all(|p| p.0[1] == u16::MAX), true),
+            D::ImageRgba16(i) => (i.pixels().all(|p| p.0[3] == u16::MAX), true),
+            _ => bail!("{}: its numbers are of {:?}, expected 8 or 16 bits", name(), image.color()),
+        };
+        if !opaque {
+            bail!(
+                "{}: some of its pixels are transparent, and their colours are not what is seen; put it on a background",
+                name()
+            );
+        }
+        Ok(Decoded { file: file.to_owned(), image, wide })
+    }
+
+    /// Refuses an image of another depth than the first one.
+    fn alike(&self, (first, wide): &(PathBuf, bool)) -> Result<()> {
+        let bits = |wide: bool| if wide { 16 } else { 8 };
+        if *wide != self.wide {
+            bail!(
+                "{} has {} bits to a number, but {} has {}; expected images of one depth",
+                self.file.display(),
+                bits(self.wide),
+                first.display(),
+                bits(*wide)
+            );
+        }
+        Ok(())
+    }
+
+    fn grey(&self) -> bool {
+        !self.image.color().has_color()
+    }
+
+    fn size(&self) -> [usize; 2] {
+        [self.image.width() as usize, self.image.height() as usize]
+    }
+
+    /// Its numbers, one channel after the other.
+    fn append(&self, values: &mut Vec<f64>, grey: bool) {
+        let image = &self.image;
+        match (grey, self.wide) {
+            (true, false) => values.extend(image.to_luma8().pixels().map(|p| f64::from(p.0[0]))),
+            (true, true) => values.extend(image.to_luma16().pixels().map(|p| f64::from(p.0[0]))),
+            (false, false) => {
+                let rgb = image.to_rgb8();
+                (0..3).for_each(|c| values.extend(rgb.pixels().map(|p| f64::from(p.0[c]))));
+            }
+            (false, true) => {
+                let rgb = image.to_rgb16();
+                (0..3).for_each(|c| values.extend(rgb.pixels().map(|p| f64::from(p.0[c]))));
+            }
+        }
+    }
+}
+
+/// A folder's images as one array, and its hash: [N, H, W] where all are grey, else [N, 3, H, W].
+pub(super) fn folder(folder: &Path) -> Result<(Array, String)> {
+    let Folder { files, sha256, notes } = Folder::open(folder)?;
+    let decoded = files.iter().map(|file| Decoded::read(file)).collect::<Result<Vec<_>>>()?;
+    let grey = decoded.iter().all(Decoded::grey);
+    let first = &decoded[0];
+    let [width, height] = first.size();
     let mut values = Vec::new();
-    for (file, image) in files.iter().zip(&decoded) {
-        if (image.width(), image.height()) != (width, height) {
+    for image in &decoded {
+        image.alike(&(first.file.clone(), first.wide))?;
+        if image.size() != [width, height] {
             bail!(
                 "{} is {}×{}, but {} is {width}×{height}: only an extractor whose preset resizes takes images of \
                  several sizes",
-                file.display(),
-                image.width(),
-                image.height(),
-                files[0].display()
+                image.file.display(),
+                image.size()[0],
+                image.size()[1],
+                first.file.display()
             );
         }
-        append(&mut values, image, grey);
+        image.append(&mut values, grey);
     }
-    let (w, h) = (width as usize, height as usize);
-    let shape = if grey { vec![files.len(), h, w] } else { vec![files.len(), 3, h, w] };
-    Ok((ArrayD::from_shape_vec(IxDyn(&shape), values)?, Numbers::Integers, sha256))
+    let shape = if grey { vec![files.len(), height, width] } else { vec![files.len(), 3, height, width] };
+    let numbers = if first.wide { Numbers::Integers } else { Numbers::Bytes };
+    Ok((Array { values: ArrayD::from_shape_vec(IxDyn(&shape), values)?, numbers, notes }, sha256))
 }
 
 /// Samples of a grid, at most.

@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 use ndarray::Array2;
 
 use super::{Output, Stage, write_rows};
-use crate::dequantization::{DENSITY, ELBO};
+use crate::dequantization::{DENSITY, ELBO, NONE};
 use crate::divergence::Divergence;
 use crate::likelihood::{self, NodeValue, Row, Task};
 use crate::num::key::{Purpose, SampleId};
@@ -31,6 +31,7 @@ impl Stage<'_> {
         let (rows, _) = self.rows_of(w, samples, false)?;
         let card = &self.prepared.models[w.model].card;
         let bound = match &w.dequantization {
+            _ if plan.data[w.data].unbounded => NONE,
             Some(dequantization) => dequantization.bound(),
             None if self.prepared.data[w.data].quantized(card) => ELBO,
             None => DENSITY,

@@ -3,35 +3,64 @@
 use anyhow::{Result, anyhow, bail};
 use ndarray::ArrayD;
 
-/// The array of a .npy file of any of the plain number formats, and whether those are integers.
+/// What kind of numbers a .npy file says that it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Reals,
+    Integers,
+    /// Integers of a type that holds 0 to 255 and nothing else.
+    Bytes,
+    /// Pairs of bytes without a type, which is what NumPy leaves of bfloat16.
+    Unnamed,
+}
+
+/// The array of a .npy file of any of the plain number formats, and what kind of numbers those are.
 ///
 /// # Errors
 /// Where the bytes are no whole array.
-pub fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, bool)> {
+pub fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, Format)> {
     use ndarray_npy::ReadNpyExt;
     let plain = plain_header(bytes)?;
     let described = number_format(&plain).to_owned();
     declared_size(&plain, bytes.len())?;
     macro_rules! read {
-        ($ty:ty, $integer:expr) => {{
+        ($ty:ty, $format:expr) => {{
             let array = ArrayD::<$ty>::read_npy(bytes).map_err(|e| anyhow!("it is no whole .npy array: {e}"))?;
-            (array.mapv(|v| v as f64), $integer)
+            (array.mapv(|v| v as f64), $format)
         }};
     }
     Ok(match &described[..] {
-        "f4" => read!(f32, false),
-        "f8" => read!(f64, false),
-        "i1" => read!(i8, true),
-        "i2" => read!(i16, true),
-        "i4" => read!(i32, true),
-        "i8" => read!(i64, true),
-        "u1" => read!(u8, true),
-        "u2" => read!(u16, true),
-        "u4" => read!(u32, true),
-        "u8" => read!(u64, true),
+        "f2" => (bit_patterns(bytes)?.mapv(|bits| half::f16::from_bits(bits).to_f64()), Format::Reals),
+        "V2" => (bit_patterns(bytes)?.mapv(|bits| half::bf16::from_bits(bits).to_f64()), Format::Unnamed),
+        "f4" => read!(f32, Format::Reals),
+        "f8" => read!(f64, Format::Reals),
+        "i1" => read!(i8, Format::Integers),
+        "i2" => read!(i16, Format::Integers),
+        "i4" => read!(i32, Format::Integers),
+        "i8" => read!(i64, Format::Integers),
+        "u1" => read!(u8, Format::Bytes),
+        "u2" => read!(u16, Format::Integers),
+        "u4" => read!(u32, Format::Integers),
+        "u8" => read!(u64, Format::Integers),
         "" => bail!("it is no .npy array (its header names no number format)"),
-        other => bail!("it holds numbers of format `{other}`; expected float32, float64 or integers"),
+        other => bail!(
+            "it holds numbers of format `{other}`; expected float16, bfloat16, float32, float64 or integers (f2, V2, \
+             f4, f8, i1 to u8)"
+        ),
     })
+}
+
+/// An array of 16-bit numbers of whatever kind, as the integers with the same bits.
+fn bit_patterns(bytes: &[u8]) -> Result<ArrayD<u16>> {
+    use ndarray_npy::ReadNpyExt;
+    let find = |text: &[u8], from: usize| bytes[from..].windows(text.len()).position(|w| w == text).map(|i| from + i);
+    let descr = find(b"descr", 0).unwrap_or(0);
+    let at = find(b"f2", descr).or_else(|| find(b"V2", descr)).filter(|at| *at > 0 && *at < bytes.len().min(1 << 16));
+    let at = at.ok_or_else(|| anyhow!("it is no .npy array (its header names no number format)"))?;
+    let order = if bytes[at - 1] == b'>' { b'>' } else { b'<' };
+    let head = [&bytes[..at - 1], &[order, b'u', b'2']].concat();
+    let whole = std::io::Read::chain(&head[..], &bytes[at + 2..]);
+    ArrayD::<u16>::read_npy(whole).map_err(|e| anyhow!("it is no whole .npy array: {e}"))
 }
 
 /// The number format, such as `f4` or `u1`, and the shape that a .npy file's first bytes declare.
@@ -97,4 +126,43 @@ pub fn declared_shape(header: &str) -> Result<Vec<usize>> {
     let size =
         |s: &str| s.trim_end_matches('L').parse().map_err(|_| anyhow!("its shape ({shape}) is no list of sizes"));
     sizes.map(size).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(descr: &str, order: &str, shape: &str, numbers: &[u8]) -> Vec<u8> {
+        let header = format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}\n");
+        let length = u16::try_from(header.len()).expect("short").to_le_bytes();
+        [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), numbers].concat()
+    }
+
+    #[test]
+    fn halves_are_read_in_either_order_of_bytes_and_of_axes() {
+        use half::{bf16, f16};
+        let values = [0.5, -1.25, 3.0, 0.0, 65504.0, -0.000_061_035_156_25];
+        let bytes = |of: &dyn Fn(f64) -> [u8; 2]| values.iter().flat_map(|v| of(*v)).collect::<Vec<u8>>();
+        let low = bytes(&|v| f16::from_f64(v).to_le_bytes());
+        let high = bytes(&|v| f16::from_f64(v).to_be_bytes());
+        let wide = bytes(&|v| bf16::from_f64(v).to_le_bytes());
+        for (descr, numbers, format) in [
+            ("<f2", &low, Format::Reals),
+            (">f2", &high, Format::Reals),
+            ("<V2", &wide, Format::Unnamed),
+            ("|V2", &wide, Format::Unnamed),
+        ] {
+            let (array, is) = npy(&file(descr, "False", "(2, 3)", numbers)).expect(descr);
+            let wanted = values.map(|v| if is == Format::Unnamed { bf16::from_f64(v).to_f64() } else { v });
+            assert_eq!((array.shape(), is), (&[2, 3][..], format));
+            assert!(array.iter().eq(&wanted), "{descr}: {array}");
+            let (turned, _) = npy(&file(descr, "True", "(3, 2)", numbers)).expect(descr);
+            assert_eq!(turned.t(), array, "{descr}");
+            assert!(npy(&file(descr, "False", "(2, 3)", &numbers[..11])).is_err());
+        }
+        for other in ["<f16", "|V1", "<c8", "|b1", "|S2"] {
+            let error = npy(&file(other, "False", "(1, 1)", &[0; 16])).expect_err(other).to_string();
+            assert!(error.contains("expected float16, bfloat16"), "{other}: {error}");
+        }
+    }
 }

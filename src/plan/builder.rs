@@ -159,6 +159,7 @@ impl Builder<'_> {
             treatment,
             layout: data.layout.clone(),
             notes: data.notes.clone(),
+            unbounded: false,
         });
         self.prepared.data.push(data);
         self.prepared.data.len() - 1

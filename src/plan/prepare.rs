@@ -10,6 +10,7 @@ use super::{
     Against, ContrastWork, FORMAT, LikelihoodWork, MapWork, Plan, PlannedFile, Prepared, Work, pairs, solver_label,
 };
 use crate::config::{Budgeting, LikelihoodEntry, MapsEntry, SamplesEntry, Written};
+use crate::data::Bound;
 use crate::divergence::{Divergence, Learned};
 use crate::flow::map;
 use crate::metric::{Metric, Role, Sets, paired};
@@ -113,8 +114,10 @@ impl Builder<'_> {
         let data = self.data(&entry.data, model, entry.dequantization.as_ref(), layout);
         let data = self.noted(&format!("{key}.data"), data);
         if let Some(data) = data {
-            let dequantized = self.prepared.data[data].off_lattice(&self.prepared.models[model].card, entry.lattice);
-            self.noted(&format!("{key}.data"), dequantized);
+            let bound = self.prepared.data[data].bound(&self.prepared.models[model].card, entry.lattice);
+            if let Some(Bound { why: Some(why), .. }) = self.noted(&format!("{key}.data"), bound) {
+                self.unbounded(data, why);
+            }
         }
         let opened = &self.prepared.models[model];
         let written = entry.estimators.as_ref().unwrap_or(&config.estimators);
@@ -147,6 +150,16 @@ impl Builder<'_> {
         }
         let planned = self.plan_likelihood(key, entry, model, data, &estimators, solvers);
         self.said(key, planned);
+    }
+
+    /// Data whose log-likelihoods bound nothing, which the entry allows.
+    fn unbounded(&mut self, data: usize, why: String) {
+        let planned = &mut self.prepared.plan.data[data];
+        if !planned.unbounded {
+            planned.unbounded = true;
+            planned.notes.push(why.clone());
+            self.prepared.data[data].notes.push(why);
+        }
     }
 
     /// The trials of an entry whose model, data, estimators and solvers are right.

@@ -42,7 +42,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("libloading", &["model/library.rs"]),
     ("prost", &["graph/"]),
     ("faer", &["num/linalg.rs"]),
-    ("polars", &["table.rs", "data.rs"]),
+    ("polars", &["table.rs", "data/columns.rs"]),
     ("plotters", &["report/plot/"]),
     ("clap", &["cli/", "main.rs"]),
     ("indicatif", &["progress/show.rs"]),

@@ -10,6 +10,7 @@ mod conventions;
 mod edges;
 mod few_step;
 mod graph;
+mod inputs;
 mod messages;
 mod metrics;
 mod networks;

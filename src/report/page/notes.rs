@@ -68,6 +68,8 @@ pub fn section(view: &View) -> Markup {
                     "bound of the logarithm of the discrete probability, so bits/dim are an upper bound." }
                     li { b { "iw-elbo" } ": the logarithm of the mean density over several draws of noise: a tighter "
                     "bound, which approaches the discrete probability as the draws become more." }
+                    li { b { "none" } " (bounds nothing): floats that were quantized and not dequantized, or data that "
+                    "are not what the card says, which " code { "lattice: allow" } " takes as they are." }
                 } }
                 dt { "Cost" }
                 dd {

@@ -107,6 +107,7 @@ const COLUMNS: [Column; 12] = [
 fn bound(row: &Summary) -> String {
     match row.bound.as_str() {
         "" | "density" => String::new(),
+        "none" => " · bounds nothing".to_owned(),
         bound if row.draws > 1 => format!(" · {} of {} draws", clean(bound), row.draws),
         bound => format!(" · {}", clean(bound)),
     }

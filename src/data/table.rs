@@ -1,0 +1,369 @@
+//! Tables of text: CSV.
+//!
+//! What separates the columns is told from the file, and so is the decimal mark. A header and an index are no samples.
+//! A column of no numbers is left out and named; one that holds numbers in some rows only is refused.
+
+use anyhow::{Result, anyhow, bail};
+use ndarray::{ArrayD, IxDyn};
+
+use super::{Array, Numbers};
+
+/// Rows that tell the separator.
+const LOOKED: usize = 64;
+
+/// The text of one table, in cells.
+struct Cells {
+    rows: Vec<Vec<String>>,
+    /// Of each row, in the file.
+    lines: Vec<u64>,
+    decimal: char,
+}
+
+/// Reads a table of comma-, semicolon- or tab-separated text.
+///
+/// # Errors
+/// Where it is no table of numbers, with line and column.
+pub(super) fn csv(bytes: &[u8]) -> Result<Array> {
+    let text = decoded(bytes)?;
+    let separator = separator(&text);
+    let mut cells = Cells::read(&text, separator, None)?;
+    if cells.rows.is_empty() {
+        bail!("it has no rows");
+    }
+    let header = cells.header();
+    if let Some(Header { names, .. }) = &header {
+        cells.rows.remove(0);
+        cells.lines.remove(0);
+        if cells.rows.is_empty() {
+            bail!("it has no rows below its header, {}", listed(names.iter().map(String::as_str)));
+        }
+    }
+    cells.numbers(header, separator)
+}
+
+/// UTF-8, with or without its mark, or the UTF-16 of spreadsheets.
+fn decoded(bytes: &[u8]) -> Result<String> {
+    let wide = |of: fn([u8; 2]) -> u16| {
+        let units = bytes[2..].chunks_exact(2).map(|b| of([b[0], b[1]]));
+        char::decode_utf16(units)
+            .collect::<Result<String, _>>()
+            .map_err(|_| anyhow!("it is no table: its UTF-16 is damaged"))
+    };
+    match bytes {
+        [0xFF, 0xFE, ..] => wide(u16::from_le_bytes),
+        [0xFE, 0xFF, ..] => wide(u16::from_be_bytes),
+        _ => {
+            let text = std::str::from_utf8(bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes));
+            text.map(str::to_owned).map_err(|_| anyhow!("it is no table: its text is not UTF-8"))
+        }
+    }
+}
+
+/// The separator under which all cells of a row are numbers, or else the most of them; a comma where none has any.
+fn separator(text: &str) -> u8 {
+    let score = |separator: u8| {
+        let cells = Cells::read(text, separator, Some(LOOKED)).ok();
+        // The last row that is looked at is no header. A single column is what a wrong separator leaves.
+        let row = cells.as_ref().and_then(|c| c.rows.last()).filter(|r| r.len() > 1 || separator == b',');
+        let numbers =
+            row.map_or(0, |r| r.iter().filter(|c| cells.as_ref().is_some_and(|t| t.number(c).is_some())).count());
+        (numbers > 0 && row.is_some_and(|r| r.len() == numbers), numbers, row.map_or(0, Vec::len))
+    };
+    // Of equals the last is taken.
+    [b',', b'\t', b';'].into_iter().max_by_key(|s| score(*s)).unwrap_or(b',')
+}
+
+impl Cells {
+    fn read(text: &str, separator: u8, most: Option<usize>) -> Result<Cells> {
+        let mut reader =
+            ::csv::ReaderBuilder::new().has_headers(false).delimiter(separator).from_reader(text.as_bytes());
+        let mut cells = Cells { rows: Vec::new(), lines: Vec::new(), decimal: '.' };
+        for record in reader.records().take(most.unwrap_or(usize::MAX)) {
+            let record = record.map_err(|e| unequal(&e).unwrap_or_else(|| anyhow!("it is no table: {e}")))?;
+            cells.lines.push(record.position().map_or(0, ::csv::Position::line));
+            cells.rows.push(record.iter().map(|c| c.trim().to_owned()).collect());
+        }
+        if separator != b',' && cells.decimal_commas() {
+            cells.decimal = ',';
+        }
+        cells.no_gaps()?;
+        Ok(cells)
+    }
+
+    /// Whether numbers are written with decimal commas: some have one comma, and none has a point.
+    fn decimal_commas(&self) -> bool {
+        let all = || self.rows.iter().flatten();
+        let comma = |c: &&String| c.contains(',') && c.replacen(',', ".", 1).parse::<f64>().is_ok();
+        let point = |c: &String| c.contains('.') && c.parse::<f64>().is_ok();
+        all().any(|c| comma(&c)) && !all().any(point)
+    }
+
+    /// A blank line inside a table of one column is a missing number.
+    fn no_gaps(&self) -> Result<()> {
+        let single = self.rows.first().is_some_and(|r| r.len() == 1);
+        match self.lines.windows(2).find(|l| single && l[1] > l[0] + 1) {
+            Some(lines) if !self.rows.iter().flatten().any(|c| c.contains('\n')) => {
+                bail!("line {}, column 1: it is empty, and no number", lines[0] + 1)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn number(&self, cell: &str) -> Option<f64> {
+        match self.decimal {
+            ',' => cell.replacen(',', ".", 1).parse().ok(),
+            _ => cell.parse().ok(),
+        }
+    }
+
+    /// Whether a number is written without a decimal mark or an exponent.
+    fn whole(cell: &str) -> bool {
+        let digits = cell.trim_start_matches(['-', '+']);
+        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
+    }
+
+    /// The first row, where it names columns and is no sample.
+    fn header(&self) -> Option<Header> {
+        let (first, below) = self.rows.split_first()?;
+        let header = |counts| Some(Header { names: first.clone(), counts });
+        if first.iter().all(|c| self.number(c).is_none()) {
+            return header(None);
+        }
+        // Behind an unnamed column a count cannot be a sample.
+        if first.len() > 1 && first[0].is_empty() && counts(&first[1..]) {
+            return header(None);
+        }
+        if !counts(first) || below.is_empty() {
+            return None;
+        }
+        let written = |row: &[String]| row.iter().filter(|c| self.number(c).is_some()).all(|c| Cells::whole(c));
+        let floats = below.iter().any(|row| !written(row));
+        let only_floats = || below.iter().flatten().all(|c| !Cells::whole(c));
+        // 0, 1, …, 9 may be a sample of whole numbers, but where the next one goes on counting it is.
+        let goes_on = || self.number(&below[0][0]) == Some(first.len() as f64);
+        let is = match first.len() {
+            1 | 2 => floats && only_floats(),
+            n => floats || (n >= 8 && !goes_on()),
+        };
+        is.then(|| Header { names: first.clone(), counts: Some(first.len() - 1) })
+    }
+
+    /// The columns of numbers.
+    fn numbers(&self, header: Option<Header>, separator: u8) -> Result<Array> {
+        let width = self.rows[0].len();
+        let name = |column: usize| match &header {
+            Some(Header { names, counts: None }) if !names[column].is_empty() => format!("`{}`", names[column]),
+            _ => format!("{}", column + 1),
+        };
+        let column = |i: usize| self.rows.iter().map(move |r| r[i].as_str());
+        let mut notes = Vec::new();
+        if let Some(last) = header.as_ref().and_then(|h| h.counts) {
+            let of = if last > 3 {
+                format!("0, 1, …, {last}")
+            } else {
+                (0..=last).map(|i| i.to_string()).collect::<Vec<_>>().join(", ")
+            };
+            notes.push(format!("its first line, {of}, is taken as a header and not as a sample"));
+        }
+        let index = header.as_ref().is_some_and(|h| h.unnamed()) && width > 1 && self.numbers_rows();
+        if index {
+            notes.push("its first column has no name and numbers the rows: it is an index, and is left out".to_owned());
+        }
+        let mut numeric = Vec::new();
+        let mut left_out = Vec::new();
+        for i in usize::from(index)..width {
+            match column(i).any(|c| self.number(c).is_some()) {
+                true => numeric.push(i),
+                false => left_out.push(format!("{} ({})", name(i), kind(column(i), separator))),
+            }
+        }
+        if numeric.is_empty() {
+            bail!("it has no column of numbers: {}", left_out.join(", "));
+        }
+        if !left_out.is_empty() {
+            notes.push(without_numbers(&left_out));
+        }
+        let mut values = Vec::with_capacity(self.rows.len() * numeric.len());
+        for (row, line) in self.rows.iter().zip(&self.lines) {
+            for i in &numeric {
+                let value = self.number(&row[*i]).ok_or_else(|| {
+                    anyhow!("line {line}, column {}: {:?} is no number, but others of that column are", i + 1, row[*i])
+                })?;
+                values.push(value);
+            }
+        }
+        let whole = self.rows.iter().all(|r| numeric.iter().all(|i| Cells::whole(&r[*i])));
+        let numbers = if whole { Numbers::WholeText } else { Numbers::Reals };
+        Ok(Array { values: ArrayD::from_shape_vec(IxDyn(&[self.rows.len(), numeric.len()]), values)?, numbers, notes })
+    }
+
+    /// Whether the first column is 0, 1, …, or whole numbers of which each is there once, as an index is of which rows
+    /// were dropped or shuffled.
+    fn numbers_rows(&self) -> bool {
+        let mut seen = std::collections::HashSet::new();
+        self.rows.iter().all(|r| Cells::whole(&r[0]) && seen.insert(r[0].as_str()))
+    }
+}
+
+struct Header {
+    names: Vec<String>,
+    /// The last of 0, 1, …, where it consists of those.
+    counts: Option<usize>,
+}
+
+impl Header {
+    /// Whether the first column has no name, or what pandas makes of none.
+    fn unnamed(&self) -> bool {
+        self.counts.is_none() && ["", "Unnamed: 0"].contains(&self.names[0].as_str())
+    }
+}
+
+/// Whether cells are 0, 1, …, n − 1.
+fn counts(cells: &[String]) -> bool {
+    cells.iter().enumerate().all(|(i, c)| Cells::whole(c) && c.parse() == Ok(i))
+}
+
+/// Rows of unequal length, with their line.
+fn unequal(error: &::csv::Error) -> Option<anyhow::Error> {
+    let ::csv::ErrorKind::UnequalLengths { pos: Some(at), expected_len, len } = error.kind() else { return None };
+    Some(anyhow!("it is no table: line {} has {len} cells, but those before it have {expected_len}", at.line()))
+}
+
+/// What a column holds instead of numbers, in a word or two.
+fn kind<'a>(cells: impl Iterator<Item = &'a str>, separator: u8) -> &'static str {
+    let filled: Vec<&str> = cells.filter(|c| !c.is_empty()).take(LOOKED).collect();
+    let all = |is: &dyn Fn(&str) -> bool| filled.iter().all(|c| is(c));
+    let number = |c: &str| c.parse::<f64>().is_ok();
+    let one_comma = |c: &str| c.matches(',').count() == 1 && number(&c.replace(',', "."));
+    match () {
+        () if filled.is_empty() => "empty",
+        () if all(&|c| ["true", "false", "yes", "no"].contains(&c.to_lowercase().as_str())) => "true and false",
+        () if all(&|c| c.strip_suffix('%').is_some_and(|c| number(&c.trim().replace(',', ".")))) => "percent signs",
+        () if all(&|c| c.contains(',') && grouped(c, ',', '.')) => "thousands separators",
+        () if all(&|c| c.contains('.') && grouped(c, '.', ',')) => "thousands separators",
+        () if all(&one_comma) && separator == b',' => "decimal commas",
+        () if all(&|c| number(c.trim_start_matches(['$', '€', '£']).trim())) => "currency signs",
+        () if all(&|c| c.split_whitespace().count() > 1 && c.split_whitespace().all(number)) => {
+            "numbers between blanks"
+        }
+        () => "text",
+    }
+}
+
+/// Whether text is a number of which some digits are in groups of three.
+fn grouped(text: &str, group: char, decimal: char) -> bool {
+    let (whole, fraction) = text.split_once(decimal).unwrap_or((text, ""));
+    let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
+    let mut groups = whole.trim_start_matches(['-', '+']).split(group);
+    let first = groups.next().unwrap_or("");
+    let mut rest = groups.peekable();
+    (1..=3).contains(&first.len())
+        && digits(first)
+        && digits(fraction)
+        && rest.peek().is_some()
+        && rest.all(|g| g.len() == 3 && digits(g))
+}
+
+/// A note about columns that hold no numbers.
+pub(super) fn without_numbers(columns: &[String]) -> String {
+    match columns {
+        [one] => format!("column {one} holds no numbers and is left out"),
+        some => format!("columns {} hold no numbers and are left out", listed(some.iter().map(String::as_str))),
+    }
+}
+
+/// The first few of a list.
+pub(super) fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    match names.len() {
+        0..=8 => names.join(", "),
+        n => format!("{} and {} more", names[..6].join(", "), n - 6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table, and what is read: numbers row by row and words of the notes, or the words of a refusal.
+    #[test]
+    fn tables_of_every_kind() {
+        type Read<'a> = Result<(usize, &'a [f64], &'a [&'a str]), &'a str>;
+        let six = |from: f64| [0.0, 1.0, 2.0, 3.0, 4.0, 5.0].map(|i: f64| from + i);
+        let floats = six(0.5);
+        let table: &[(&str, Read)] = &[
+            ("0.5,1.5\n2.5,3.5\n4.5,5.5\n", Ok((2, &floats, &[]))),
+            ("0.5;1.5\n2.5;3.5\n4.5;5.5\n", Ok((2, &floats, &[]))),
+            ("0,5;1,5\n2,5;3,5\n4,5;5,5\n", Ok((2, &floats, &[]))),
+            ("0.5\t1.5\n2.5\t3.5\n4.5\t5.5", Ok((2, &floats, &[]))),
+            ("0,5\t1,5\r\n2,5\t3,5\r\n4,5\t5,5\r\n", Ok((2, &floats, &[]))),
+            ("x;y;z\n0,5;1,5;2,5\n3,5;4,5;5,5\n", Ok((3, &floats, &[]))),
+            ("\u{feff}x,y\n0.5,1.5\n 2.5 , 3.5\n\"4.5\",5.5\n", Ok((2, &floats, &[]))),
+            ("0.5\n1.5\n2.5\n3.5\n4.5\n5.5\n\n\n", Ok((1, &floats, &[]))),
+            ("# x,y\n0.5,1.5\n2.5,3.5\n4.5,5.5\n", Ok((2, &floats, &[]))),
+            // A separator inside a text is none.
+            ("a,x,y\n\"p;q\",0.5,1.5\n\"r;s\",2.5,3.5\n\"t;u\",4.5,5.5\n", Ok((2, &floats, &["column `a` (text)"]))),
+            ("a;x;y\nb,c;0.5;1.5\nd,e;2.5;3.5\nf,g;4.5;5.5\n", Ok((2, &floats, &["column `a` (text)"]))),
+            // Headers that count, and those that are samples.
+            ("0,1,2\n0.5,1.5,2.5\n3.5,4.5,5.5\n", Ok((3, &floats, &["its first line, 0, 1, 2, is taken as a header"]))),
+            ("0,1\n0.5,1.5\n2.5,3.5\n4.5,5.5\n", Ok((2, &floats, &["0, 1, is taken as a header"]))),
+            ("0,1\n1,0\n", Ok((2, &[0.0, 1.0, 1.0, 0.0], &[]))),
+            ("0,1\n0.5,2\n", Ok((2, &[0.0, 1.0, 0.5, 2.0], &[]))),
+            ("0,1,2\n3,4,5\n", Ok((3, &six(0.0), &[]))),
+            ("0,1,2,3,4,5,6,7\n9,9,9,9,9,9,9,9\n", Ok((8, &[9.0; 8], &["0, 1, …, 7, is taken as a header"]))),
+            // Indices.
+            (",0,1,2\n0,0.5,1.5,2.5\n1,3.5,4.5,5.5\n", Ok((3, &floats, &["first column has no name", "index"]))),
+            (",x,y\n0,0.5,1.5\n1,2.5,3.5\n2,4.5,5.5\n", Ok((2, &floats, &["index"]))),
+            ("Unnamed: 0,x,y\n0,0.5,1.5\n1,2.5,3.5\n2,4.5,5.5\n", Ok((2, &floats, &["index"]))),
+            // Rows that were dropped, and shuffled ones.
+            (";x;y\n4;0,5;1,5\n0;2,5;3,5\n9;4,5;5,5\n", Ok((2, &floats, &["index"]))),
+            (",x\n0.5,1.5\n2.5,3.5\n4.5,5.5\n", Ok((2, &floats, &[]))),
+            ("n,x\n0,0.5\n1,1.5\n", Ok((2, &[0.0, 0.5, 1.0, 1.5], &[]))),
+            // Columns of no numbers.
+            ("t,x\nTrue,0.5\nFalse,1.5\n", Ok((1, &floats[..2], &["`t` (true and false)"]))),
+            ("p,x\n10%,0.5\n2.5 %,1.5\n", Ok((1, &floats[..2], &["`p` (percent signs)"]))),
+            ("n,x\n\"1,234.5\",0.5\n\"12,345\",1.5\n", Ok((1, &floats[..2], &["`n` (thousands separators)"]))),
+            ("n;x\n1.234,5;0,5\n12.345;1,5\n", Err("line 2, column 1: \"1.234,5\" is no number")),
+            ("c,x\n\"0,5\",0.5\n\"1,5\",1.5\n", Ok((1, &floats[..2], &["`c` (decimal commas)"]))),
+            ("$3,0.5,\n$4,1.5,\n", Ok((1, &floats[..2], &["columns 1 (currency signs), 3 (empty)"]))),
+            ("a,b\nTrue,x\nFalse,y\n", Err("no column of numbers: `a` (true and false), `b` (text)")),
+            ("0.5 1.5\n2.5 3.5\n", Err("numbers between blanks")),
+            ("x,y\n", Err("no rows below its header, x, y")),
+            ("", Err("it has no rows")),
+            // Numbers in some rows only.
+            ("x,y\n1,2\n3,\n", Err("line 3, column 2: \"\" is no number")),
+            ("x,y\n999,2\n\"1,000\",3\n", Err("line 3, column 1: \"1,000\" is no number")),
+            ("1,2\nx,y\n3,4\n", Err("line 2, column 1: \"x\" is no number")),
+            ("x,1\n2,3\n", Err("line 1, column 1: \"x\" is no number")),
+            ("1,2\n3,4,5\n", Err("line 2 has 3 cells, but those before it have 2")),
+            ("0.5\n\n1.5\n", Err("line 2, column 1: it is empty")),
+        ];
+        for (text, wanted) in table {
+            match (csv(text.as_bytes()), wanted) {
+                (Ok(read), Ok((width, numbers, notes))) => {
+                    assert_eq!(read.values.shape(), [numbers.len() / width, *width], "{text:?}");
+                    assert!(read.values.iter().eq(*numbers), "{text:?}: {}", read.values);
+                    let said = read.notes.join("\n");
+                    assert!(notes.iter().all(|n| said.contains(n)), "{text:?}: {said}");
+                    assert_eq!(said.is_empty(), notes.is_empty(), "{text:?}: {said}");
+                }
+                (Err(error), Err(why)) => assert!(format!("{error:#}").contains(why), "{text:?}: {error:#}"),
+                (Ok(read), Err(_)) => panic!("{text:?} is read as {} {:?}", read.values, read.notes),
+                (Err(error), Ok(_)) => panic!("{text:?}: {error:#}"),
+            }
+        }
+        // What a spreadsheet calls Unicode text.
+        let wide: Vec<u8> = "\u{feff}x\ty\n0,5\t1,5\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(csv(&wide).expect("read").values.iter().eq(&[0.5, 1.5]));
+        assert!(csv(b"caf\xe9,1\n").is_err_and(|e| e.to_string().contains("UTF-8")));
+    }
+
+    #[test]
+    fn a_table_is_of_integers_where_all_numbers_are_whole() {
+        let numbers = |text: &str| csv(text.as_bytes()).expect("read").numbers;
+        assert_eq!(numbers("1,2\n3,4\n"), Numbers::WholeText);
+        assert_eq!(numbers("x;y\n1;2\n-3;+4\n"), Numbers::WholeText);
+        assert_eq!(numbers("1,2\n3,4.0\n"), Numbers::Reals);
+        assert_eq!(numbers("1,2\n3,4e0\n"), Numbers::Reals);
+    }
+}

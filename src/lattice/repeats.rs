@@ -1,0 +1,94 @@
+//! Values that are there again and again, on no lattice in particular: two values, half precision, and any function
+//! of a few levels.
+
+use std::collections::{HashMap, HashSet};
+
+use half::{bf16, f16};
+
+use super::look::{Look, different, regular};
+
+/// Below so many numbers a regular pattern is a grid, an example or a checkerboard by hand.
+const EXAMPLE: usize = 1 << 14;
+
+/// The two values of binary or one-hot data, in words.
+pub(super) fn two_values(look: &Look) -> Option<String> {
+    let [a, b] = look.different[..] else { return None };
+    let count = look.numbers.len();
+    let by_hand = count < 64 || (count < 1024 && regular(&look.numbers, &look.different));
+    (!by_hand).then(|| format!("there are only two values, {a} and {b}, as in binary or one-hot data"))
+}
+
+/// The half-precision format that holds every number exactly, in words.
+pub(super) fn half_precision(look: &Look) -> Option<String> {
+    // Quarters and sixty-fourths are in every format, whoever wrote them.
+    let written = |v: &f64| (v * 64.0).fract() == 0.0;
+    let telling = look.different.iter().filter(|v| !written(v)).count();
+    if look.numbers.len() < 32 || telling < 16 || regular(&look.numbers, &look.different) {
+        return None;
+    }
+    let all = |of: fn(f64) -> f64| look.different.iter().all(|v| of(*v) == *v);
+    match () {
+        () if all(|v| bf16::from_f64(v).to_f64()) => Some("they are rounded to bfloat16".to_owned()),
+        () if all(|v| f16::from_f64(v).to_f64()) => Some("they are rounded to float16".to_owned()),
+        () => None,
+    }
+}
+
+/// How often numbers are equal that uniform noise of one level would have made different, in words.
+///
+/// Positions at which every sample holds the same number are left out: they may be a frame, or fixed. So are samples
+/// that are there again. Channels may repeat each other, as those of a grey picture do.
+pub(super) fn equal_values(look: &Look, low: f64, cell: f64) -> Option<String> {
+    let moving = look.moving();
+    let numbers = look.at_places(&moving);
+    let seen = different(numbers.iter().copied());
+    if numbers.len() < EXAMPLE && regular(&numbers, &seen) {
+        return None;
+    }
+    let rare = |channels: &dyn Fn(usize) -> usize| {
+        let mut cells = HashMap::new();
+        for sample in look.samples_once() {
+            for place in &moving {
+                count(&mut cells, channels(look.positions[*place]), sample[*place], low, cell);
+            }
+        }
+        few(&cells, low, cell)
+    };
+    let by_channel = || match look.shape[..] {
+        [_, .., last] if look.shape.len() > 2 => {
+            let inner: usize = look.shape[1..].iter().product();
+            rare(&|p| p / inner) && (last > 4 || rare(&|p| p % last))
+        }
+        _ => true,
+    };
+    (rare(&|_| 0) && by_channel()).then(|| {
+        format!(
+            "only {} of {} numbers looked at are different; uniform noise of one level leaves hardly two of them equal",
+            seen.len(),
+            numbers.len()
+        )
+    })
+}
+
+/// How many numbers of a channel lie in a cell of one level, and which.
+type Cells = HashMap<(usize, i64), (usize, HashSet<u64>)>;
+
+fn count(cells: &mut Cells, channel: usize, value: f64, low: f64, cell: f64) {
+    let (count, values) = cells.entry((channel, ((value - low) / cell).floor() as i64)).or_default();
+    *count += 1;
+    values.insert((value + 0.0).to_bits());
+}
+
+/// Whether less than half of the different values are there that noise leaves: where float32 has `g` numbers in a cell,
+/// `m` draws are `g (1 − exp(−m/g))` different ones.
+fn few(cells: &Cells, low: f64, cell: f64) -> bool {
+    let (mut met, mut distinct, mut expected) = (0, 0, 0.0);
+    for ((_, at), (count, values)) in cells.iter().filter(|(_, (count, _))| *count > 1) {
+        let largest = (low + cell * (*at as f64)).abs().max((low + cell * (*at as f64 + 1.0)).abs());
+        // Programs lose a few of the last bits on the way.
+        let possible = (cell / (largest * f64::from(f32::EPSILON)) / 16.0).max(1.0);
+        (met, distinct) = (met + count, distinct + values.len());
+        expected += possible * (1.0 - (-(*count as f64) / possible).exp());
+    }
+    met >= 32 && (distinct as f64) < 0.45 * expected
+}
