@@ -14,8 +14,9 @@ const FEW: usize = 4;
 const MANY: usize = 32;
 /// A call of few rows below this, in seconds, is made once more with many.
 const QUICK: f64 = 0.02;
-/// Calls of which the quickest counts, at most.
+/// Calls of which the quickest counts, at most, and seconds of them after which no other follows.
 const CALLS: usize = 6;
+const ENOUGH: f64 = 0.1;
 /// Directions of a Jacobian product, at most.
 const DIRECTIONS: usize = 8;
 
@@ -72,18 +73,21 @@ fn per_row(mut call: impl FnMut(usize) -> Result<(), EvalError>) -> Result<f64, 
         let began = Instant::now();
         call(rows).map(|()| began.elapsed().as_secs_f64())
     };
-    let few = seconds(FEW)?;
+    // The first call of a new shape settles the runtime's memory, and any call may have to wait for other programs.
+    let mut quickest = |rows: usize| -> Result<f64, EvalError> {
+        let (mut least, mut spent) = (f64::INFINITY, 0.0);
+        for _ in 0..CALLS {
+            let took = seconds(rows)?;
+            (least, spent) = (least.min(took), spent + took);
+            if spent > ENOUGH {
+                break;
+            }
+        }
+        Ok(least)
+    };
+    let few = quickest(FEW)?;
     if few > QUICK {
         return Ok(few / FEW as f64);
     }
-    // The first call of a new shape settles the runtime's memory, and any call may have to wait for other programs.
-    let (mut least, mut spent) = (f64::INFINITY, 0.0);
-    for _ in 0..CALLS {
-        let took = seconds(MANY)?;
-        (least, spent) = (least.min(took), spent + took);
-        if spent > 2.0 * QUICK {
-            break;
-        }
-    }
-    Ok(least / MANY as f64)
+    Ok(quickest(MANY)? / MANY as f64)
 }
