@@ -525,7 +525,7 @@ fn bytes_into_an_extractor_need_a_range() {
     // In a run the card's range says it, and the scaling of the graph is met.
     let metrics_of = |extractor: &str| {
         let config = format!(
-            "name: it\nsamples:\n  - {{model: card.yaml, samplers: [{{euler: {{steps: 2}}}}], count: 12, reference: a.npy, \
+            "name: it\nsamples:\n  - {{model: card.yaml, samplers: [{{euler: {{steps: 2}}}}], count: 20, reference: a.npy, \
              floor: b.npy, extractor: {extractor}, metrics: [frechet]}}\n"
         );
         std::fs::write(at.join("config.yaml"), config).expect("written");
