@@ -258,7 +258,7 @@ fn a_run_keeps_features_of_data_and_hands_presets_their_bytes() {
     let folder = folder();
     let at = folder.path();
     grey_images(at);
-    let config = "name: grey\nsamples:\n  - {model: card.yaml, samplers: [{euler: {steps: 3}}], count: 60, \
+    let config = "name: grey\nsamples:\n  - {model: card.yaml, samplers: [{euler: {steps: 3}}], count: 70, \
         reference: real.npy, floor: train.npy, test: train.npy, extractor: mean.yaml, metrics: [energy, fld-gap]}\n";
     std::fs::write(at.join("run.yaml"), config).expect("written");
     let runtime = flowgauge::model::library::find(None).expect("ONNX Runtime");
