@@ -167,8 +167,9 @@ impl<'a> Shape<'a> {
                 format!("{{{tag}: name, …}}, the name {}", super::listed(kinds.iter().map(|k| k.name.name)))
             }
             Form::Either(schemas) => {
-                let all: Vec<String> = schemas.iter().map(|s| Shape::of(root, s).words(root)).collect();
-                all.join(" or ")
+                let mut all: Vec<Shape> = schemas.iter().map(|s| Shape::of(root, s)).collect();
+                all.sort_by_key(|shape| matches!(shape.form, Form::Flag));
+                all.iter().map(|shape| shape.words(root)).collect::<Vec<_>>().join(" or ")
             }
         }
     }

@@ -266,6 +266,7 @@ fn broken(error: &Error, lines: &Lines) -> Fault {
                 ("unexpected end of plain scalar", "a value ends in a `:`"),
                 ("simple key expected ':'", "expected a `:` after a key"),
                 ("simple key is no longer valid", "expected `key: value` on one line"),
+                ("tabs disallowed within this context (block indentation)", "a tab indents this line, expected spaces"),
                 ("tabs disallowed in this context", "a tab stands here, expected spaces"),
                 ("tab cannot be used as indentation", "a tab indents this line, expected spaces"),
                 ("unexpected eof", "the text ends too early"),

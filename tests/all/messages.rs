@@ -181,7 +181,7 @@ fn wrong_configs_are_refused_in_plain_words() {
         ("chunk: 2", "chunk: 2\nseed: {a: 1}", &["seed: `key: value` entries, expected a whole number"]),
         ("chunk: 2", "chunk: 2\nchunk: 3", &["duplicate key `chunk`"]),
         ("chunk: 2", "chunk: 2\nchnk: 3", &["unknown key `chnk`", "did you mean `chunk`?"]),
-        ("profile: 1", "budget: some", &["budget", "some, expected true or false or"]),
+        ("profile: 1", "budget: some", &["budget: some, expected", "true or false"]),
         ("profile: 1", "budget: {sample: 4}", &["unknown key `sample`", "did you mean `samples`?"]),
         ("profile: 1", "stein: {heads: h}", &["unknown key `heads`", "did you mean `head`?"]),
         ("profile: 1", "lattice: perhaps", &["unknown value `perhaps`", "refuse"]),
