@@ -82,15 +82,16 @@ impl Network {
     }
 
     /// Evaluates the network at a few times, and refuses one whose output does not depend on them; `key` is the
-    /// card's, and `free` networks need not depend on time. What cannot be evaluated is left to whoever needs it.
-    pub(super) fn check_heeded(&mut self, key: &str, free: bool) -> Result<()> {
+    /// card's. Where the true output may not depend on time (`may_ignore`), that is said instead. What cannot be
+    /// evaluated is left to whoever needs it.
+    pub(super) fn check_heeded(&mut self, key: &str, may_ignore: bool) -> Result<()> {
         let Some(name) = self.time.clone() else { return Ok(()) };
         let (times, x) = time::trial(&self.curve, Forward::dim(self));
         let wanted = [self.output.clone()];
         let outputs = times.map(|t| self.call(&vec![t; x.nrows()], &x, Seed::Nothing, &wanted));
         let outputs: Vec<Vec<ArrayD<f64>>> = outputs.into_iter().flatten().collect();
         let heeded = time::same(&outputs).map(|same| !same);
-        time::check_heeded(&self.feed, heeded, &format!("input `{name}`"), &self.session.file, key, free)
+        time::check_heeded(&self.feed, heeded, &format!("input `{name}`"), &self.session.file, key, may_ignore)
     }
 
     /// Rows that can share one call: all of them, or those of equal time where the graph takes one time.

@@ -366,18 +366,20 @@ impl Model {
             network.feed.check(&port.name, port.format, &self.curve, of).with_context(|| name.clone())?;
         }
         if derived.is_none() {
-            self.heeds(key, || network.check_heeded(of, self.is_free(of)))?;
+            self.heeds(key, || network.check_heeded(of, self.may_ignore_time(of)))?;
         }
         Ok(network)
     }
 
-    /// Whether a network may well not depend on time: a velocity, and its divergence. What is predicted of noised data
-    /// depends on the noise level.
-    fn is_free(&self, key: &str) -> bool {
+    /// Whether the true output of this network can be the same at all times. A velocity, a score and a `v` can, and so
+    /// can their divergence: for N(0, I) on a variance-preserving path the score is −x throughout. A log-density can
+    /// as well. A denoiser and a noise prediction depend on the noise level.
+    fn may_ignore_time(&self, key: &str) -> bool {
         let card = &self.card;
         let head = key.strip_prefix("divergence_heads.").and_then(|name| card.divergence_heads.get(name));
         let divergence = head.is_some_and(|head| head.parametrization == Parametrization::Divergence);
-        card.network.prediction == Prediction::Velocity && (key == "network" || divergence)
+        let steady = matches!(card.network.prediction, Prediction::Velocity | Prediction::Score | Prediction::V);
+        key == "closed_form" || steady && (key == "network" || divergence)
     }
 
     /// Asks a network once, whoever opens it first, whether it heeds its times.

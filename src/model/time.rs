@@ -194,18 +194,18 @@ pub(super) fn same(outputs: &[Vec<ArrayD<f64>>]) -> Option<bool> {
 }
 
 /// Refuses a graph whose output does not depend on a time input, unless the card says so, and one that the card says
-/// this of and whose output does. What cannot be judged passes. `free` is a velocity or its divergence, which need not
-/// depend on time: that they do not is said.
+/// this of and whose output does. What cannot be judged passes. Where the true output may not
+/// depend on time (`may_ignore`), that it does not is said.
 pub(super) fn check_heeded(
     time: &Time,
     heeded: Option<bool>,
     inputs: &str,
     file: &str,
     key: &str,
-    free: bool,
+    may_ignore: bool,
 ) -> Result<()> {
     match heeded {
-        Some(false) if !time.ignored && free => {
+        Some(false) if !time.ignored && may_ignore => {
             note!(
                 "flowgauge: {file}: {inputs} changes nothing: the field does not depend on time; \
                  `{key}.time: {{ignored: true}}` says that it need not"
