@@ -30,6 +30,16 @@ impl Wanted {
         }
     }
 
+    fn noun(self) -> &'static str {
+        match self {
+            Wanted::Config => "config",
+            Wanted::Card => "card",
+            Wanted::Claims => "claims",
+            Wanted::Preset => "preset",
+            Wanted::Onnx | Wanted::Array | Wanted::Image => "file",
+        }
+    }
+
     /// How a file of weights becomes what is wanted.
     fn from_weights(self) -> &'static str {
         match self {
@@ -176,7 +186,7 @@ pub fn text(path: &Path, wanted: Wanted) -> Result<String, String> {
     if path.is_dir() {
         return Err(format!("it is a folder, expected {}", wanted.words()));
     }
-    let bytes = std::fs::read(path).map_err(|e| format!("it cannot be read: {e}"))?;
+    let bytes = std::fs::read(path).map_err(|e| format!("the {} cannot be read: {e}", wanted.noun()))?;
     if let Some(why) = refusal(&bytes, wanted) {
         return Err(why);
     }

@@ -134,7 +134,7 @@ impl Named {
             }
             return Ok(Named { onnx: spec.to_owned(), preset: None });
         }
-        let text = signature::text(spec, Wanted::Preset).map_err(|e| anyhow!("{name}: the preset: {e}"))?;
+        let text = signature::text(spec, Wanted::Preset).map_err(|e| anyhow!("{name}: {e}"))?;
         let preset = Preset::parse(&name, &text)?;
         Named::checked(spec.parent().unwrap_or(Path::new("")).join(&preset.file), preset)
     }

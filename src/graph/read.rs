@@ -59,6 +59,9 @@ pub fn model(file: &str, bytes: Bytes, external: External) -> Result<ModelProto,
 
 /// The message, or why the file holds none.
 fn decoded(bytes: Bytes) -> Result<ModelProto, String> {
+    if bytes.is_empty() {
+        return Err("the file is empty".to_owned());
+    }
     if let Some(why) = signature::refusal(&bytes, Wanted::Onnx) {
         return Err(why);
     }

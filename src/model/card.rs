@@ -367,7 +367,7 @@ impl Card {
     /// # Errors
     /// One message that names the file, and every fault with its line and key.
     pub fn read(path: &FilePath) -> Result<Card> {
-        let text = signature::text(path, Wanted::Card).map_err(|e| anyhow!("{}: the card: {e}", path.display()))?;
+        let text = signature::text(path, Wanted::Card).map_err(|e| anyhow!("{}: {e}", path.display()))?;
         Card::parse(&text).with_context(|| path.display().to_string())
     }
 
