@@ -197,11 +197,13 @@ impl Network {
         if !interpolate {
             return Err(self.no_index(*between));
         }
-        let rows = Axis(usize::from(matches!(seed, Seed::Tangents(_))));
+        let tangents = matches!(seed, Seed::Tangents(_));
         let [below, above] = [f64::floor, f64::ceil].map(|side| fed.iter().map(|v| side(*v)).collect::<Vec<f64>>());
         let mut mixed = self.call_as_is(&below, x, seed, wanted)?;
         let upper = self.call_as_is(&above, x, seed, wanted)?;
-        for (lower, upper) in mixed.iter_mut().zip(&upper) {
+        for ((lower, upper), name) in mixed.iter_mut().zip(&upper).zip(wanted) {
+            // What the graph was derived from has no axis of tangents.
+            let rows = Axis(usize::from(tangents && *name != self.output));
             if lower.shape() != upper.shape() || lower.shape().get(rows.0) != Some(&fed.len()) {
                 return Err(self.shape_error(lower.shape(), upper.shape().to_vec()));
             }
