@@ -69,6 +69,7 @@ pub enum Held {
 }
 
 /// An array as a parser gives it, with notes for [`Dataset::notes`].
+#[derive(Debug)]
 struct Array {
     values: ArrayD<f64>,
     numbers: Numbers,

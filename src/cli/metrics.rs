@@ -31,7 +31,7 @@ mod sides;
 
 #[derive(Debug, Args)]
 pub struct Metrics {
-    /// Generated samples: .npy, .npz, .safetensors, .csv, IDX, or a folder of images; for `frechet` also a file of
+    /// Generated samples: .npy, .npz, .safetensors, .csv, .parquet, IDX or a folder of images; for `frechet` also a file of
     /// their statistics, .npz with `mu` and `sigma`
     #[arg(long, value_name = "FILE")]
     generated: PathBuf,

@@ -13,7 +13,7 @@ struct Candidate {
     least: (usize, usize),
     /// Whether some value must be there twice, since a ramp may lie on such a lattice as well.
     twice: bool,
-    /// Whether numbers must reach into the first and the last quarter, as counts and ages do not.
+    /// Whether numbers must reach into the first and the last quarter of it, as counts and ages do not.
     reach: bool,
 }
 
@@ -66,8 +66,8 @@ fn candidates(data: Option<DataSpec>) -> Vec<Candidate> {
     }
     add("the 256 values k/255 from 0 to 1".to_owned(), 0.0, 1.0 / 255.0, 255.0, (8, 4));
     add("the 256 values 2k/255 − 1 from −1 to 1".to_owned(), -1.0, 2.0 / 255.0, 255.0, (8, 4));
-    add("the whole numbers from 0 to 255".to_owned(), 0.0, 1.0, 255.0, (256, 32));
-    all.iter_mut().next_back().into_iter().for_each(|c| c.reach = true);
+    let what = "the whole numbers from 0 to 255".to_owned();
+    all.push(Candidate { what, low: 0.0, step: 1.0, count: 255.0, least: (256, 32), twice: true, reach: true });
     all
 }
 

@@ -66,6 +66,7 @@ fn odd(at: &Path) -> Vec<(&'static str, Result<&'static [&'static str], &'static
     let brains: Vec<u8> = flat.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect();
     write(at, "brain.npy", npy("<V2", &format!("({N}, 192)"), &brains));
     write(at, "long.npy", npy("<f16", "(1, 1)", &[0; 16]));
+    write(at, "damaged.parquet", b"PAR1 and nothing else PAR1");
     let (rgb, rgba) = (png::ColorType::Rgb, png::ColorType::Rgba);
     let (eight, sixteen) = (png::BitDepth::Eight, png::BitDepth::Sixteen);
     png(at, "depths/a.png", rgb, eight, &[7; 192], None);
@@ -85,6 +86,7 @@ fn odd(at: &Path) -> Vec<(&'static str, Result<&'static [&'static str], &'static
         ("words.csv", Err(&["words.csv", "line 3, column 1", "\"none\""])),
         ("text.csv", Err(&["text.csv", "`a` (text)"])),
         ("long.npy", Err(&["long.npy", "`f16`", "float16"])),
+        ("damaged.parquet", Err(&["damaged.parquet", "no parquet table"])),
         ("depths", Err(&["b.png", "16 bits", "a.png", "8"])),
         ("seen", Err(&["b.png", "transparent"])),
         ("sorted", Err(&["no .png or .jpg", "1 folder (`cats`)"])),
@@ -146,6 +148,8 @@ fn a_table_has_the_same_statistics_in_every_form() {
             ("tab", file("tab", rows.join("\n").replace(',', "\t"))),
             ("flags", file("flags", table("ok,x,y,z", &rows, |i| format!("{},", i % 3 > 0)))),
         ];
+        parquet(&at.join(format!("{name}.index.parquet")), &values, true);
+        parquet(&at.join(format!("{name}.columns.parquet")), &values, false);
     }
     for form in std::iter::once("plain").chain(forms.iter().map(|(form, _)| *form)) {
         let (numbers, said) = frechet(at, &format!("a.{form}.csv"), &format!("b.{form}.csv"));
@@ -155,6 +159,40 @@ fn a_table_has_the_same_statistics_in_every_form() {
         assert_eq!(numbers, plain, "{form}");
         assert_eq!(said.is_empty(), ["plain", "named", "german", "tab"].contains(&form), "{form}: {said}");
     }
+    for form in ["index", "columns"] {
+        let (numbers, said) = frechet(at, &format!("a.{form}.parquet"), &format!("b.{form}.parquet"));
+        let near = |text: &str| text.lines().nth(1).and_then(|l| l.split(',').nth(1)?.parse::<f64>().ok()).expect("it");
+        assert!((near(&numbers) / near(&plain) - 1.0).abs() < 1e-5, "{form}: {numbers} {plain}");
+        assert_eq!(said.contains("__index_level_0__"), form == "index", "{said}");
+    }
+}
+
+/// Three columns of doubles, and the index of a data frame where it is asked for.
+fn parquet(at: &Path, values: &ArrayD<f32>, index: bool) {
+    use ::parquet::data_type::{DoubleType, Int64Type};
+    use ::parquet::file::properties::WriterProperties;
+    use ::parquet::file::writer::SerializedFileWriter;
+    use ::parquet::schema::parser::parse_message_type;
+    let level = if index { "required int64 __index_level_0__;" } else { "" };
+    let text = format!("message schema {{ required double x; required double y; required double z; {level} }}");
+    let schema = parse_message_type(&text).expect("a schema");
+    let file = std::fs::File::create(at).expect("a file");
+    let mut writer = SerializedFileWriter::new(file, schema.into(), WriterProperties::new().into()).expect("a writer");
+    let mut group = writer.next_row_group().expect("a group");
+    for column in values.axis_iter(Axis(1)) {
+        let column: Vec<f64> = column.iter().map(|v| f64::from(*v)).collect();
+        let mut next = group.next_column().expect("a column").expect("one more");
+        next.typed::<DoubleType>().write_batch(&column, None, None).expect("written");
+        next.close().expect("closed");
+    }
+    if index {
+        let counted: Vec<i64> = (0..values.shape()[0] as i64).map(|i| 3 * i).collect();
+        let mut next = group.next_column().expect("a column").expect("one more");
+        next.typed::<Int64Type>().write_batch(&counted, None, None).expect("written");
+        next.close().expect("closed");
+    }
+    group.close().expect("closed");
+    writer.close().expect("closed");
 }
 
 /// The card of the shapes' tests under other `data`.
