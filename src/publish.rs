@@ -262,7 +262,7 @@ fn facts(plan: &Plan, environment: &[(String, String)], journal: &Journal, confi
                 file: d.name.clone(),
                 sha256: d.sha256.clone(),
                 samples: d.samples,
-                treatment: [&[d.treatment.clone()], &d.notes[..]].concat().join("; "),
+                treatment: [std::slice::from_ref(&d.treatment), &d.notes[..]].concat().join("; "),
             })
             .collect(),
         trials_finished: journal.outcomes.values().filter(|o| matches!(o, Outcome::Finished { .. })).count(),

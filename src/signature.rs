@@ -41,7 +41,7 @@ impl Wanted {
     }
 
     /// How a file of weights becomes what is wanted.
-    fn from_weights(self) -> &'static str {
+    fn weights_advice(self) -> &'static str {
         match self {
             Wanted::Onnx => "export the network with `torch.onnx.export` and name the .onnx file",
             Wanted::Card => "export the network to ONNX and describe it in a card.yaml beside it",
@@ -130,10 +130,10 @@ pub fn refusal(bytes: &[u8], wanted: Wanted) -> Option<String> {
         Kind::TorchZip | Kind::Pickle => format!(
             "it is a PyTorch checkpoint or another pickle, which is not opened because it can run code; expected \
              {words}: {}",
-            wanted.from_weights()
+            wanted.weights_advice()
         ),
         Kind::Hdf5 => {
-            format!("it is an HDF5 file, such as Keras' weights, expected {words}: {}", wanted.from_weights())
+            format!("it is an HDF5 file, such as Keras' weights, expected {words}: {}", wanted.weights_advice())
         }
         Kind::SavedModel => format!("it is a TensorFlow SavedModel, expected {words}; `tf2onnx` converts it"),
         Kind::Gguf => format!("it is a GGUF file of weights, expected {words}"),
@@ -144,7 +144,7 @@ pub fn refusal(bytes: &[u8], wanted: Wanted) -> Option<String> {
         Kind::Onnx => format!("it is an ONNX file, expected {words}"),
         Kind::Safetensors if array => return None,
         Kind::Safetensors if matches!(wanted, Wanted::Onnx | Wanted::Card) => {
-            format!("it is a .safetensors file of weights, expected {words}: {}", wanted.from_weights())
+            format!("it is a .safetensors file of weights, expected {words}: {}", wanted.weights_advice())
         }
         Kind::Npy | Kind::Npz | Kind::Safetensors | Kind::Parquet if !array => {
             format!("it is a file of data, an array, expected {words}")

@@ -195,7 +195,7 @@ impl Metrics {
     }
 
     /// Every set that was named, in one order of axes; with an extractor its features, before the next is read.
-    fn sides(&self, mut extractor: Option<&mut Extractor>) -> Result<BTreeMap<&'static str, Side>> {
+    fn sides(&self, extractor: Option<&mut Extractor>) -> Result<BTreeMap<&'static str, Side>> {
         let layouts = layouts(&self.layout)?;
         let paths = [
             ("generated", Some(&self.generated)),
@@ -206,7 +206,7 @@ impl Metrics {
         ];
         let paths = paths.into_iter().filter_map(|(set, path)| Some((set, path?)));
         let mut sides = BTreeMap::new();
-        if let Some(extractor) = extractor.as_deref_mut() {
+        if let Some(extractor) = extractor {
             let port = extractor.port().map(<[i64]>::to_vec);
             for (set, path) in paths {
                 let kept = set != "generated";

@@ -307,8 +307,11 @@ fn refusal(node: &super::ir::Node) -> Refusal {
     rules::of(node).err().unwrap_or_else(|| Refusal::from("an operator outside the standard domain"))
 }
 
-/// The model as a graph that can grow.
-fn import(model: &Model, opset: i64) -> Result<(Graph, Vec<(String, Option<TypeProto>)>), GraphError> {
+/// Outputs of a graph with the types that they declare.
+type Outputs = Vec<(String, Option<TypeProto>)>;
+
+/// The model as a graph that can grow, and its outputs.
+fn import(model: &Model, opset: i64) -> Result<(Graph, Outputs), GraphError> {
     let proto = model.graph();
     let declared = proto.value_info.iter().chain(&proto.output).map(|info| (info.name().to_string(), info.clone()));
     let mut g = Graph::new(opset, declared.collect(), inner_names(proto));

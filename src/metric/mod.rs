@@ -325,8 +325,11 @@ mod tests {
                         assert!(got.value.is_finite() && got.stderr.is_some_and(f64::is_finite), "{metric:?} {got:?}");
                         let Some(power) = power else { continue };
                         let value = got.value / 10f64.powi(power * exponent);
+                        // Parts drawn by the order of hashes are others for other numbers.
+                        let drawn = ["frechet-infinity", "c2st", "fld", "fld-gap", "fld-precision"];
+                        let spread = if drawn.contains(&metric.name()) { 2.0 * one.stderr.unwrap_or(0.0) } else { 0.0 };
                         assert!(
-                            (value - one.value).abs() < 1e-6 * one.value.abs(),
+                            (value - one.value).abs() <= spread.max(1e-6 * one.value.abs()),
                             "{metric:?} {scale:e}: {value} {one:?}"
                         );
                     }

@@ -43,10 +43,11 @@ impl Parts {
 }
 
 fn quarters(n: usize, key: Key, side: u64) -> Vec<Quarters> {
+    let orders: Vec<Vec<usize>> =
+        (0..DIVISIONS as u64).map(|division| draws::order(n, key, 2 * division + side)).collect();
     let mut all = vec![[0; DIVISIONS]; n];
-    for division in 0..DIVISIONS {
-        let order = draws::order(n, key, 2 * division as u64 + side);
-        order.iter().enumerate().for_each(|(rank, at)| all[*at][division] = (rank % 4) as u8);
+    for (division, order) in orders.into_iter().enumerate() {
+        order.into_iter().enumerate().for_each(|(rank, at)| all[at][division] = (rank % 4) as u8);
     }
     all
 }

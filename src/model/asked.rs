@@ -76,10 +76,13 @@ impl Model {
     }
 }
 
+/// Roles of inputs, and the graph's names for them.
+type RoleNames<'a> = Vec<(&'static str, &'a str)>;
+
 impl Card {
     /// The time inputs of every network, by its key: their roles, their names in the graph, and what they are given.
-    fn time_inputs(&self) -> Vec<(String, Vec<(&'static str, &str)>, Time)> {
-        fn of(inputs: &StateAndTime) -> Option<Vec<(&'static str, &str)>> {
+    fn time_inputs(&self) -> Vec<(String, RoleNames<'_>, Time)> {
+        fn of(inputs: &StateAndTime) -> Option<RoleNames<'_>> {
             inputs.time.as_deref().map(|name| vec![("time", name)])
         }
         let mut found = Vec::new();

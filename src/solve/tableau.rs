@@ -155,6 +155,9 @@ pub struct Step {
     pub next: Batch,
 }
 
+/// Slopes by the number of a stage, its times and its states.
+pub type StageSlope<'a> = dyn FnMut(usize, &[f64], &Batch) -> Result<Batch, EvalError> + 'a;
+
 impl Tableau {
     pub fn stages(&self) -> usize {
         self.b.len()
@@ -184,7 +187,7 @@ impl Tableau {
         h: &[f64],
         x: &Batch,
         first: Option<Batch>,
-        slope: &mut dyn FnMut(usize, &[f64], &Batch) -> Result<Batch, EvalError>,
+        slope: &mut StageSlope,
     ) -> Result<Step, EvalError> {
         let mut step = Step { t: Vec::new(), x: Vec::new(), k: Vec::new(), next: Batch::zeros((0, 0)) };
         let mut first = first;

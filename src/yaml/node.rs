@@ -91,8 +91,8 @@ impl Node {
         let mut rest = key;
         while !rest.is_empty() {
             // A name may hold points itself: the longest that is there counts.
-            let ends = rest.match_indices('.').map(|(i, _)| i).chain([rest.len()]);
-            let Some(end) = ends.filter(|end| at.get(&rest[..*end]).is_some()).last() else { break };
+            let mut ends = rest.match_indices('.').map(|(i, _)| i).chain([rest.len()]);
+            let Some(end) = ends.rfind(|end| at.get(&rest[..*end]).is_some()) else { break };
             let name = &rest[..end];
             let entry = match &at.value {
                 Value::Map(entries) => entries.iter().find(|e| e.key == name).and_then(|e| e.place),

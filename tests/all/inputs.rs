@@ -42,8 +42,11 @@ fn wave(i: usize, levels: usize) -> u16 {
     (i * 7919 % levels) as u16
 }
 
+/// Words of a message.
+type Words = &'static [&'static str];
+
 /// Files that every place reads, with words of the note that they get, or refuses, with words of the message.
-fn odd(at: &Path) -> Vec<(&'static str, Result<&'static [&'static str], &'static [&'static str]>)> {
+fn odd(at: &Path) -> Vec<(&'static str, Result<Words, Words>)> {
     let flat = images().to_shape(IxDyn(&[N, 192])).expect("as many numbers").into_owned();
     let (rows, semicolons) = (text(&flat, ",", "."), text(&flat, ";", ","));
     write(at, "range.csv", table(&counted(192, ","), &rows, |_| String::new()));

@@ -53,8 +53,11 @@ fn message(folder: &Path, args: &[&str]) -> String {
     text
 }
 
-/// Refused entries of each family: what is written, and words of the message.
-const REFUSED: &[(&str, &[(&str, &[&str])])] = &[
+/// What is written, and words of the message.
+type Entry = (&'static str, &'static [&'static str]);
+
+/// Refused entries of each family.
+const REFUSED: &[(&str, &[Entry])] = &[
     (
         "estimators",
         &[

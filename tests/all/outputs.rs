@@ -179,7 +179,10 @@ fn links_stay_and_what_they_lead_to_is_replaced() {
         let made = ["real", "dangling", "later", "circle"].map(name);
         made.iter().for_each(|name| std::fs::remove_file(at.join(name)).expect("removed"));
     }
-    let left: Vec<_> = listing(at).into_keys().filter(|p| p.to_string_lossy().contains(".tmp")).collect();
+    let unfinished = |p: &std::path::PathBuf| {
+        p.file_name().is_some_and(|n| n.to_string_lossy().contains(".tmp") || n.to_string_lossy().contains(".partial"))
+    };
+    let left: Vec<_> = listing(at).into_keys().filter(unfinished).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 

@@ -55,7 +55,8 @@ fn shaped<T: Clone>(images: &ArrayD<T>, shape: &[usize]) -> ArrayD<T> {
 /// The same images in every form, with whether it fits, and words of the refusal where it does not.
 fn forms(at: &Path) -> Vec<(&'static str, Option<&'static [&'static str]>)> {
     let right = images();
-    let forms: [(&str, ArrayD<f32>, Option<&[&str]>); 6] = [
+    type Form = (&'static str, ArrayD<f32>, Option<&'static [&'static str]>);
+    let forms: [Form; 6] = [
         ("right.npy", right.clone(), None),
         ("flat.npy", shaped(&right, &[N, 192]), None),
         ("ones.npy", shaped(&right, &[N, 1, 3, 8, 8, 1]), None),

@@ -94,7 +94,7 @@ pub(super) fn comparable<'a>(files: Vec<(&'a str, File)>, layouts: Option<&Layou
     }
     let arrays: Vec<Array> = sets.iter().filter_map(|(set, file)| Array::of(set, file)).collect();
     let Some(reference) = arrays.iter().find(|a| a.set == "reference") else { return Ok(sets) };
-    for other in arrays.iter().filter(|a| !shape::agree(sample(&a.shape), sample(&reference.shape))) {
+    if let Some(other) = arrays.iter().find(|a| !shape::agree(sample(&a.shape), sample(&reference.shape))) {
         // Of two orders the unusual one is named.
         let swapped = other.is_channels_first_of(reference);
         let (one, against) = if swapped { (reference, other) } else { (other, reference) };

@@ -30,12 +30,15 @@ pub enum Rule {
     /// One output: any other that is needed is refused.
     Single(fn(&mut Step) -> Result<Option<Tangent>, Refusal>),
     /// One output, whose rule may look at the tangents of what its inputs are made of.
-    Behind(fn(&mut Step, &HashMap<Val, Tangent>) -> Result<Option<Tangent>, Refusal>),
+    Behind(BehindRule),
     /// Both branches of an `If`.
     Branches,
     /// Several outputs; those beyond the list are refused where they are needed.
     Several(fn(&mut Step) -> Result<Vec<Option<Tangent>>, Refusal>),
 }
+
+/// A rule that is also given the tangents of what the inputs are made of.
+pub type BehindRule = fn(&mut Step, &HashMap<Val, Tangent>) -> Result<Option<Tangent>, Refusal>;
 
 /// All families of operators that can be differentiated.
 pub const FAMILIES: &[&[(&str, Rule)]] = &[

@@ -15,7 +15,7 @@ fn every_truncation_is_an_error_or_a_model() {
         }
     }
     assert!(reading_error(&whole[..whole.len() / 2]).contains("m.onnx: not an ONNX model"));
-    assert_eq!(reading_error(&[]), "m.onnx: not an ONNX model: it is empty, expected an ONNX file");
+    assert_eq!(reading_error(&[]), "m.onnx: not an ONNX model: the file is empty");
 }
 
 #[test]
