@@ -279,7 +279,9 @@ mod tests {
                 passes("clipped", with(x(), |v, at| ((v + noise(at)) / 100.0 - 1.2).clamp(-1.0, 1.0)));
                 passes(
                     "smooth",
-                    with(x(), |_, at| (0.1 + at[0] as f64 + 0.3 * at[2] as f64 + 0.01 * at[3] as f64).sin()),
+                    with(x(), |_, at| {
+                        (0.1 + 0.7321 * at[0] as f64 + 0.3271 * at[2] as f64 + 0.0117 * at[3] as f64).sin()
+                    }),
                 );
                 // Samples that are there again, mirrored ones, and grey pictures in colour.
                 passes("again", with(x(), |v, at| (v + 17.0 * u[[at[0] % 2, at[1], at[2], at[3]]]) / 99.0 - v / 99.0));

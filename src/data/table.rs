@@ -59,18 +59,27 @@ fn decoded(bytes: &[u8]) -> Result<String> {
     }
 }
 
-/// The separator under which all cells of a row are numbers, or else the most of them; a comma where none has any.
+/// The separator under which all cells of a row are numbers, or else the most of them; a comma where nothing splits
+/// any row.
 fn separator(text: &str) -> u8 {
     let score = |separator: u8| {
         let cells = Cells::read(text, separator, Some(LOOKED)).ok();
-        // The last row that is looked at is no header. A single column is what a wrong separator leaves.
-        let row = cells.as_ref().and_then(|c| c.rows.last()).filter(|r| r.len() > 1 || separator == b',');
+        // The last row that is looked at is no header.
+        let row = cells.as_ref().and_then(|c| c.rows.last());
         let numbers =
             row.map_or(0, |r| r.iter().filter(|c| cells.as_ref().is_some_and(|t| t.number(c).is_some())).count());
         (numbers > 0 && row.is_some_and(|r| r.len() == numbers), numbers, row.map_or(0, Vec::len))
     };
     // Of equals the last is taken.
-    [b',', b'\t', b';'].into_iter().max_by_key(|s| score(*s)).unwrap_or(b',')
+    let candidates = [b',', b'\t', b';'].into_iter().filter(|s| splits(text, *s));
+    candidates.max_by_key(|s| score(*s)).unwrap_or(b',')
+}
+
+/// Whether a separator is in any row outside of quotes, so that no other one is taken for a decimal mark.
+fn splits(text: &str, separator: u8) -> bool {
+    let mut reader = ::csv::ReaderBuilder::new();
+    reader.has_headers(false).flexible(true).delimiter(separator);
+    reader.from_reader(text.as_bytes()).records().take(LOOKED).flatten().any(|record| record.len() > 1)
 }
 
 impl Cells {
@@ -226,7 +235,10 @@ fn counts(cells: &[String]) -> bool {
 /// Rows of unequal length, with their line.
 fn unequal(error: &::csv::Error) -> Option<anyhow::Error> {
     let ::csv::ErrorKind::UnequalLengths { pos: Some(at), expected_len, len } = error.kind() else { return None };
-    Some(anyhow!("it is no table: line {} has {len} cells, but those before it have {expected_len}", at.line()))
+    Some(anyhow!(
+        "it is no table: line {} has another number of cells ({len}) than those before it ({expected_len})",
+        at.line()
+    ))
 }
 
 /// What a column holds instead of numbers, in a word or two.
@@ -335,7 +347,13 @@ mod tests {
             ("x,y\n999,2\n\"1,000\",3\n", Err("line 3, column 1: \"1,000\" is no number")),
             ("1,2\nx,y\n3,4\n", Err("line 2, column 1: \"x\" is no number")),
             ("x,1\n2,3\n", Err("line 1, column 1: \"x\" is no number")),
-            ("1,2\n3,4,5\n", Err("line 2 has 3 cells, but those before it have 2")),
+            ("1,2\n3,4,5\n", Err("line 2 has another number of cells (3) than those before it (2)")),
+            // No comma is a decimal mark for want of another separator.
+            ("1,2\n3\n", Err("line 2 has another number of cells (1) than those before it (2)")),
+            ("3\n1,2\n", Err("line 2 has another number of cells (2) than those before it (1)")),
+            ("\"p;q\",1,2\n\"r;s\",3\n", Err("line 2 has another number of cells (2) than those before it (3)")),
+            ("1,5;x\n3,5;y;z\n", Err("line 2 has another number of cells (3) than those before it (2)")),
+            ("a;1,5\nb;2,5\n", Ok((1, &[1.5, 2.5], &["column 1 (text)"]))),
             ("0.5\n\n1.5\n", Err("line 2, column 1: it is empty")),
         ];
         for (text, wanted) in table {
