@@ -185,7 +185,7 @@ impl Arrays for Tensors<'_> {
             Dtype::U64 => read!(u64, Numbers::Integers),
             Dtype::I64 => read!(i64, Numbers::Integers),
             other => {
-                bail!("tensor `{name}` has format {other:?}; expected float16, bfloat16, float32, float64 or integers")
+                bail!("tensor `{name}` has format {other:?}; expected float32, float64, float16, bfloat16 or integers")
             }
         };
         let values =

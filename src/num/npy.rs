@@ -44,8 +44,8 @@ pub fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, Format)> {
         "u8" => read!(u64, Format::Integers),
         "" => bail!("it is no .npy array (its header names no number format)"),
         other => bail!(
-            "it holds numbers of format `{other}`; expected float16, bfloat16, float32, float64 or integers (f2, V2, \
-             f4, f8, i1 to u8)"
+            "it holds numbers of format `{other}`; expected float32, float64, float16, bfloat16 or integers (f4, f8, \
+             f2, V2, i1 to u8)"
         ),
     })
 }
@@ -162,7 +162,7 @@ mod tests {
         }
         for other in ["<f16", "|V1", "<c8", "|b1", "|S2"] {
             let error = npy(&file(other, "False", "(1, 1)", &[0; 16])).expect_err(other).to_string();
-            assert!(error.contains("expected float16, bfloat16"), "{other}: {error}");
+            assert!(error.contains("expected float32, float64, float16, bfloat16"), "{other}: {error}");
         }
     }
 }
