@@ -88,8 +88,8 @@ impl Cells {
             ::csv::ReaderBuilder::new().has_headers(false).delimiter(separator).from_reader(text.as_bytes());
         let mut cells = Cells { rows: Vec::new(), lines: Vec::new(), decimal: '.' };
         for record in reader.records().take(most.unwrap_or(usize::MAX)) {
-            let record = record.map_err(|e| unequal(&e).unwrap_or_else(|| anyhow!("it is no table: {e}")))?;
-            cells.lines.push(record.position().map_or(0, ::csv::Position::line));
+            let record = record.map_err(|e| unequal(&e, text).unwrap_or_else(|| anyhow!("it is no table: {e}")))?;
+            cells.lines.push(record.position().map_or(0, |at| line_of(at, text)));
             cells.rows.push(record.iter().map(|c| c.trim().to_owned()).collect());
         }
         if separator != b',' && cells.decimal_commas() {
@@ -232,12 +232,19 @@ fn counts(cells: &[String]) -> bool {
     cells.iter().enumerate().all(|(i, c)| Cells::whole(c) && c.parse() == Ok(i))
 }
 
+/// The line of a record. The reader's own position is before the blank lines that it skips on the way to it.
+fn line_of(position: &::csv::Position, text: &str) -> u64 {
+    let rest = text.as_bytes().iter().skip(position.byte() as usize);
+    let skipped = rest.take_while(|b| matches!(b, b'\r' | b'\n')).filter(|b| **b == b'\n').count();
+    position.line() + skipped as u64
+}
+
 /// Rows of unequal length, with their line.
-fn unequal(error: &::csv::Error) -> Option<anyhow::Error> {
+fn unequal(error: &::csv::Error, text: &str) -> Option<anyhow::Error> {
     let ::csv::ErrorKind::UnequalLengths { pos: Some(at), expected_len, len } = error.kind() else { return None };
     Some(anyhow!(
         "it is no table: line {} has another number of cells ({len}) than those before it ({expected_len})",
-        at.line()
+        line_of(at, text)
     ))
 }
 
@@ -353,6 +360,11 @@ mod tests {
             ("3\n1,2\n", Err("line 2 has another number of cells (2) than those before it (1)")),
             ("\"p;q\",1,2\n\"r;s\",3\n", Err("line 2 has another number of cells (2) than those before it (3)")),
             ("a;1,5\nb;2,5\n", Ok((1, &[1.5, 2.5], &["column 1 (text)"]))),
+            ("0.5\n\n1.5\n", Err("line 2, column 1: it is empty")),
+            ("0.5\r\n\r\n\r\n1.5\r\n", Err("line 2, column 1: it is empty")),
+            // Blank lines of a wider table hide no number, and are counted.
+            ("x,y\n\n1,2\n\n3,z\n", Err("line 5, column 2: \"z\" is no number")),
+            ("1,2\n\n3\n", Err("line 3 has another number of cells (1) than those before it (2)")),
         ];
         for (text, wanted) in table {
             match (csv(text.as_bytes()), wanted) {

@@ -10,6 +10,9 @@ use super::look::{Look, different, regular};
 /// Below so many numbers a regular pattern is a grid, an example or a checkerboard by hand.
 const EXAMPLE: usize = 1 << 14;
 
+/// Numbers in cells with others, below which chance explains as much.
+const LEAST: usize = 32;
+
 /// The two values of binary or one-hot data, in words.
 pub(super) fn two_values(look: &Look) -> Option<String> {
     let [a, b] = look.different[..] else { return None };
@@ -38,7 +41,7 @@ pub(super) fn half_precision(look: &Look) -> Option<String> {
 ///
 /// Positions at which every sample holds the same number are left out: they may be a frame, or fixed. So are samples
 /// that are there again. Channels may repeat each other, as those of a grey picture do.
-pub(super) fn equal_values(look: &Look, low: f64, cell: f64) -> Option<String> {
+pub(super) fn equal_values(look: &Look, [low, high]: [f64; 2], cell: f64) -> Option<String> {
     let moving = look.moving();
     let numbers = look.at_places(&moving);
     let seen = different(numbers.iter().copied());
@@ -52,7 +55,7 @@ pub(super) fn equal_values(look: &Look, low: f64, cell: f64) -> Option<String> {
                 count(&mut cells, channels(look.positions[*place]), sample[*place], low, cell);
             }
         }
-        few(&cells, low, cell)
+        few(&cells, low, high, cell)
     };
     let by_channel = || match look.shape[..] {
         [_, .., last] if look.shape.len() > 2 => {
@@ -80,15 +83,24 @@ fn count(cells: &mut Cells, channel: usize, value: f64, low: f64, cell: f64) {
 }
 
 /// Whether less than half of the different values are there that noise leaves: where float32 has `g` numbers in a cell,
-/// `m` draws are `g (1 − exp(−m/g))` different ones.
-fn few(cells: &Cells, low: f64, cell: f64) -> bool {
-    let (mut met, mut distinct, mut expected) = (0, 0, 0.0);
-    for ((_, at), (count, values)) in cells.iter().filter(|(_, (count, _))| *count > 1) {
+/// `m` draws are `g (1 − exp(−m/g))` different ones. Numbers at an end of the range may be clipped ones: where there are
+/// hardly any others that could be equal, and most lie elsewhere, they tell nothing.
+fn few(cells: &Cells, low: f64, high: f64, cell: f64) -> bool {
+    let ends = [low, high].map(|v| (v + 0.0).to_bits());
+    let is_end = |values: &HashSet<u64>| values.len() == 1 && values.iter().all(|v| ends.contains(v));
+    let (mut met, mut at_ends, mut all, mut distinct, mut expected) = (0, 0, 0, 0, 0.0);
+    for ((_, at), (count, values)) in cells {
+        all += count;
+        if *count < 2 {
+            continue;
+        }
         let largest = (low + cell * (*at as f64)).abs().max((low + cell * (*at as f64 + 1.0)).abs());
         // Programs lose a few of the last bits on the way.
         let possible = (cell / (largest * f64::from(f32::EPSILON)) / 16.0).max(1.0);
         (met, distinct) = (met + count, distinct + values.len());
+        at_ends += if is_end(values) { *count } else { 0 };
         expected += possible * (1.0 - (-(*count as f64) / possible).exp());
     }
-    met >= 32 && (distinct as f64) < 0.45 * expected
+    let clipped = met - at_ends < LEAST && 2 * at_ends < all;
+    met >= LEAST && !clipped && (distinct as f64) < 0.45 * expected
 }

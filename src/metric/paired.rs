@@ -210,9 +210,8 @@ mod tests {
             let inside =
                 |(e, _): &&(Estimate, Method)| (e.value - mean.value).abs() <= stats::Z95 * e.stderr.unwrap_or(0.0);
             let share = found.iter().filter(inside).count() as f64 / repeats as f64;
-            // Four binomial standard errors below 95 %; below 92 % for parts, whose variance is itself one of few.
-            let nominal: f64 = if method == Method::Parts { 0.92 } else { 0.95 };
-            let least = nominal - 4.0 * (nominal * (1.0 - nominal) / repeats as f64).sqrt();
+            // Four binomial standard errors below 95 %.
+            let least = 0.95 - 4.0 * (0.95 * 0.05 / repeats as f64).sqrt();
             println!("{}: claimed / spread {:.3}, coverage {share:.3}", metric.name(), claimed / spread);
             assert!(
                 (claimed / spread - 1.0).abs() < 0.25 && share > least,
