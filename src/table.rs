@@ -12,6 +12,7 @@ use crate::convention::{self, Setting};
 use crate::data::read_npy;
 use crate::frontier::{self, Averages};
 use crate::journal::{Outcome, Part, array_file, row_file, step_file};
+use crate::metric::paired::Method;
 use crate::num::stats;
 use crate::plan::{Plan, Trial, Work, solver_label};
 use crate::rows::{
@@ -80,7 +81,11 @@ pub fn tables(plan: &Plan, parts: &[Part]) -> Result<Tables> {
 
 /// A difference with its 95 % interval, whatever version of the program wrote the row.
 fn with_interval(row: Contrast) -> Contrast {
-    let half = stats::half_width(row.difference_stderr, Some(row.n.min(row.n_reference)), 0.95);
+    let n = row.n.min(row.n_reference);
+    let half = match Method::named(&row.method) {
+        Some(method) => method.half_width(row.difference_stderr, n),
+        None => stats::half_width(row.difference_stderr, Some(n), 0.95),
+    };
     Contrast { low: row.difference - half, high: row.difference + half, ..row }
 }
 

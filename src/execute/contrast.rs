@@ -8,7 +8,7 @@ use crate::data::read_npy;
 use crate::features::Extracted;
 use crate::metric::paired::{self, Rows};
 use crate::num::Batch;
-use crate::num::stats::{self, Estimate};
+use crate::num::stats::Estimate;
 use crate::plan::ContrastWork;
 use crate::registry::named;
 use crate::rows::Contrast;
@@ -35,7 +35,7 @@ impl Stage<'_> {
             let found = self.machine.with_threads(measure)?.map_err(|e| anyhow!(named(metric.name(), e)))?;
             let (Estimate { value: difference, stderr, n }, method) = found;
             let stderr = stderr.ok_or_else(|| anyhow!("{}: no error", metric.name()))?;
-            let half = stats::half_width(stderr, Some(n.min(sides(&real).len())), 0.95);
+            let half = method.half_width(stderr, n.min(sides(&real).len()));
             rows.push(Contrast {
                 model: plan.models[work.model].name.clone(),
                 sampler: work.sampler.label(),

@@ -176,7 +176,7 @@ fn indices_are_right_rounded_and_interpolated() {
     let smooth = likelihoods(at, &card("smooth.onnx", ""));
     assert_eq!(rounded, likelihoods(at, &card("indexed.onnx", ", time: {feed: index}")), "the default");
     assert!(off(&rounded, &normal) < 0.02, "{rounded:?}, right {normal:?}");
-    assert!(off(&mixed, &normal) < 1e-3, "{mixed:?}, right {normal:?}");
+    assert!(off(&mixed, &normal) < 0.1 * off(&rounded, &normal), "{mixed:?}, right {normal:?}, rounded {rounded:?}");
     assert!(steps_mixed < steps_rounded, "jumps of the velocity cost steps: {steps_rounded}, without {steps_mixed}");
     // The same interpolation in the graph: velocities and Jacobian products are mixed as they are there.
     assert!(off(&mixed, &smooth) < 1e-4, "{mixed:?}, in the graph {smooth:?}");
