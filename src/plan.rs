@@ -100,6 +100,9 @@ pub struct PlannedModel {
     /// What its time inputs are given, by their keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub times: Vec<(String, String)>,
+    /// Whether derivatives of its networks may jump, by their keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinks: Vec<(String, String)>,
     pub provenance: serde_json::Value,
 }
 

@@ -56,7 +56,8 @@ impl Inspect {
         if let Some(preconditioning) = card.network.preconditioning {
             say!("preconditioning outside the graph {}", serde_json::to_string(&preconditioning)?);
         }
-        let given = model.constants_in_words()?.into_iter().chain(model.times_in_words()?);
+        let given =
+            model.constants_in_words()?.into_iter().chain(model.times_in_words()?).chain(model.kinks_in_words()?);
         given.for_each(|(input, value)| say!("{input}: {value}"));
         for (name, head) in &card.divergence_heads {
             let parametrization = serde_json::to_value(head.parametrization)?;

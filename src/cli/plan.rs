@@ -34,7 +34,7 @@ impl Plan {
         let plan = &prepared.plan;
         for model in &plan.models {
             say!("{}: {}", model.name, model.truncation);
-            let given = model.constants.iter().chain(&model.times);
+            let given = model.constants.iter().chain(&model.times).chain(&model.kinks);
             given.for_each(|(input, value)| say!("{}: {input}: {value}", model.name));
         }
         say!("{:>12}  {:>14}  {:>14}  work", "trial", "evaluations", "products");

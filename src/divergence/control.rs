@@ -148,6 +148,13 @@ impl VectorField for Controlled<'_, '_> {
         self.velocity.dim()
     }
 
+    fn is_smooth(&self) -> bool {
+        match self.control {
+            Control::Head(name) => lock(self.sources).heads.get(name).is_some_and(|head| head.is_smooth()),
+            _ => self.velocity.is_smooth(),
+        }
+    }
+
     fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
         let started = Instant::now();
         let velocity = self.velocity.velocity(t, x)?;

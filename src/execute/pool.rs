@@ -69,6 +69,10 @@ impl VectorField for Worker {
     fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
         Worker::velocity(self)?.velocity(t, x)
     }
+
+    fn is_smooth(&self) -> bool {
+        self.velocity.as_ref().is_some_and(VectorField::is_smooth)
+    }
 }
 
 impl Denoiser for Worker {

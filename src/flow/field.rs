@@ -42,6 +42,11 @@ pub trait VectorField: Send {
     ) -> Result<(Batch, Option<Vec<f64>>), EvalError> {
         Ok((self.velocity(t, x)?, None))
     }
+
+    /// Whether that divergence is known to be continuous along a path, as that of a network without kinks is.
+    fn is_smooth(&self) -> bool {
+        false
+    }
 }
 
 /// Products with the Jacobian ∂v/∂x of a velocity.
@@ -82,6 +87,11 @@ pub trait Linearized: Send {
 /// A scalar of state and time: a learned divergence, a closed-form log-density.
 pub trait ScalarField: Send {
     fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError>;
+
+    /// Whether its derivatives are known to be continuous.
+    fn is_smooth(&self) -> bool {
+        false
+    }
 }
 
 /// What a flow does on average between two times, per row: the averages over \[from, to\] of dx/dt

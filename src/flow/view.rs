@@ -17,6 +17,11 @@ pub trait Forward: Send {
 
     /// F(x, t), rows × dim; one time per row.
     fn forward(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError>;
+
+    /// Whether the derivatives of F are known to be continuous.
+    fn is_smooth(&self) -> bool {
+        false
+    }
 }
 
 /// Products with the Jacobian J_F of a network's output.
@@ -120,6 +125,10 @@ impl<N: Forward> VectorField for View<N> {
 
     fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
         self.blended(t, x, Prediction::velocity)
+    }
+
+    fn is_smooth(&self) -> bool {
+        self.network.is_smooth()
     }
 }
 

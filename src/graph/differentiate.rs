@@ -311,7 +311,7 @@ fn refusal(node: &super::ir::Node) -> Refusal {
 type Outputs = Vec<(String, Option<TypeProto>)>;
 
 /// The model as a graph that can grow, and its outputs.
-fn import(model: &Model, opset: i64) -> Result<(Graph, Outputs), GraphError> {
+pub fn import(model: &Model, opset: i64) -> Result<(Graph, Outputs), GraphError> {
     let proto = model.graph();
     let declared = proto.value_info.iter().chain(&proto.output).map(|info| (info.name().to_string(), info.clone()));
     let mut g = Graph::new(opset, declared.collect(), inner_names(proto));

@@ -116,6 +116,10 @@ impl Mixture {
 }
 
 impl VectorField for Mixture {
+    fn is_smooth(&self) -> bool {
+        true
+    }
+
     fn dim(&self) -> usize {
         self.means.ncols()
     }
@@ -168,6 +172,10 @@ impl Predictor {
 }
 
 impl Forward for Predictor {
+    fn is_smooth(&self) -> bool {
+        true
+    }
+
     fn dim(&self) -> usize {
         self.mixture.means.ncols()
     }

@@ -76,6 +76,10 @@ pub struct JointHead {
 }
 
 impl ScalarField for JointHead {
+    fn is_smooth(&self) -> bool {
+        self.alone.is_smooth()
+    }
+
     fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
         let fed = self.form.fed(t, x).into_owned();
         let known: Vec<Option<f64>> =

@@ -9,6 +9,7 @@ pub mod derived;
 pub mod files;
 pub mod flow_map;
 pub mod joint;
+mod kinks;
 pub mod library;
 pub mod network;
 pub mod onnx;

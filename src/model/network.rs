@@ -36,6 +36,8 @@ pub struct Network {
     pub(super) constants: Vec<Fixed>,
     /// Whether the graph takes one time for the whole batch.
     pub(super) scalar_time: bool,
+    /// Whether its derivatives by state and time are known to be continuous.
+    pub(super) smooth: bool,
     pub(super) shape: Vec<usize>,
     pub(super) curve: Curve,
     /// Other outputs that a call also gives, kept for the heads that they are.
@@ -322,5 +324,9 @@ impl Forward for Network {
 
     fn forward(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
         self.plain(t, x)
+    }
+
+    fn is_smooth(&self) -> bool {
+        self.smooth
     }
 }

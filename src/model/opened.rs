@@ -49,6 +49,8 @@ pub struct Model {
     derived: Mutex<DerivedGraphs>,
     /// Keys of the networks that were seen to heed their times.
     heeding: Mutex<BTreeSet<String>>,
+    /// The kinks that were looked for, by the network's key.
+    pub(super) kinks: Mutex<BTreeMap<String, Option<graph::Kink>>>,
 }
 
 impl Model {
@@ -108,6 +110,7 @@ impl Model {
             cotangent: OnceLock::new(),
             derived: Mutex::default(),
             heeding: Mutex::default(),
+            kinks: Mutex::default(),
         })
     }
 
@@ -340,7 +343,9 @@ impl Model {
             [Some(&roles.x), roles.time.as_ref()].into_iter().flatten().map(String::as_str).collect();
         let constants = self.constants(key, constants, &taken, &session, &name)?;
         let scalar = key != "network.file";
+        let of = key.strip_suffix(".file").unwrap_or(key);
         let mut network = Network {
+            smooth: derived.is_none() && self.kink(of)?.is_none(),
             scalar_time: match &roles.time {
                 Some(time) => is_scalar(find(&session.inputs, time, &name, "input")?),
                 None => false,
@@ -361,7 +366,6 @@ impl Model {
             graph::Mode::Vjp => format!("{}_cotangent", network.output),
         });
         network.check(&name, scalar, seed.as_deref())?;
-        let of = key.strip_suffix(".file").unwrap_or(key);
         if let Some(port) = network.time_port() {
             network.feed.check(&port.name, port.format, &self.curve, of).with_context(|| name.clone())?;
         }
@@ -407,6 +411,12 @@ impl Model {
                 Roles { inputs, output, feed: card.time(), constants }
             }
         }
+    }
+
+    /// The graph's names for a network's state, time and output.
+    pub(super) fn state_and_time(&self, key: &str) -> (&str, Option<&str>, &str) {
+        let Roles { inputs, output, .. } = self.roles(key);
+        (&inputs.x, inputs.time.as_deref(), output)
     }
 
     /// The fixed inputs of the network at `key`, held against the graph's; `taken` have roles already.

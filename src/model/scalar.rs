@@ -34,6 +34,10 @@ impl Reading {
 }
 
 impl ScalarField for Scalar {
+    fn is_smooth(&self) -> bool {
+        self.network.smooth
+    }
+
     fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
         let mut out = vec![0.0; x.nrows()];
         for rows in self.network.groups(t) {

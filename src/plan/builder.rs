@@ -215,6 +215,7 @@ pub(super) fn planned(model: &Model) -> Result<PlannedModel> {
         levels: card.data.and_then(|d| d.levels),
         constants: model.constants_in_words()?,
         times: model.times_in_words()?,
+        kinks: model.kinks_in_words()?,
         provenance: serde_json::to_value(&card.provenance)?,
     })
 }

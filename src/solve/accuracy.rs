@@ -76,6 +76,10 @@ impl VectorField for Perceptron {
         self.dim
     }
 
+    fn is_smooth(&self) -> bool {
+        matches!(self.activation, Activation::Tanh | Activation::Silu)
+    }
+
     fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
         Ok(self.controlled(&[], t, x)?.0)
     }
@@ -259,7 +263,8 @@ fn what_is_told_of_the_error_is_honest() {
                     let (values, solution) = solve(&spec, &mut field.clone(), &x);
                     let error = worst(&values, &truth);
                     let n = mean(&solution.evaluations);
-                    println!("{activation:?} {dim} {spec}: {error:.1e} nats, {n:.0} evaluations");
+                    let told = solution.error.iter().flatten().fold(0.0, |m: f64, e| m.max(*e));
+                    println!("{activation:?} {dim} {spec}: {error:.1e} nats, told {told:.1e}, {n:.0} evaluations");
                     for (j, told) in solution.error.iter().enumerate() {
                         all += 1;
                         kept += u32::from((values[j] - truth[j]).abs() <= 5.0 * tol);

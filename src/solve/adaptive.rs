@@ -154,6 +154,10 @@ const LOOSER: f64 = 5.0;
 /// Steps that rounding alone may ask for on the rest of a path before its tolerance is given up as out of reach.
 const MOST_FOR_ROUNDING: f64 = 500.0;
 
+/// The part of the whole way beyond which a step of a smooth field is long: as long as few steps are that lead over all
+/// of it, an embedded pair tells too little of its error, and the middle of the step is asked as well.
+const LONG: f64 = 0.125;
+
 /// The part of a tolerance in nats that one step's integral may be wrong by: errors of a path with tens of jumps add up
 /// to a few of their steps'.
 const PART: f64 = 0.25;
@@ -311,6 +315,8 @@ struct Run<'a> {
     slope: Batch,
     /// The divergences there, where one controls.
     divergence: Option<Vec<f64>>,
+    /// Whether steps are held to look for its jumps.
+    jumps: bool,
     solution: Solution,
 }
 
@@ -354,6 +360,7 @@ impl<'a> Run<'a> {
             active: (0..rows).map(traveller).collect(),
             slope: Batch::zeros(x.raw_dim()),
             divergence: None,
+            jumps: true,
             solution,
             x,
         }
@@ -362,6 +369,7 @@ impl<'a> Run<'a> {
     fn finish(mut self, field: &mut dyn VectorField, visit: &mut Visitor) -> Result<Solution, EvalError> {
         let pace = self.pace;
         let field: &mut dyn VectorField = &mut pace.field(field);
+        self.jumps = !field.is_smooth();
         self.depart(field)?;
         while !self.active.is_empty() {
             self.measure_rounding(field)?;
@@ -480,7 +488,8 @@ impl<'a> Run<'a> {
     }
 
     /// What each row's step is wrong by: from the embedded method, and, where that would let the step pass but a jump
-    /// between its stages should not, from Simpson's rule with one more place in the middle.
+    /// between its stages should not, from Simpson's rule with one more place in the middle. Where nothing jumps, that
+    /// rule only tells what long steps are wrong by.
     fn judge(&mut self, field: &mut dyn VectorField, trial: &Trial) -> Result<Vec<Judged>, EvalError> {
         let watched = self.divergence.is_some();
         let allowed: Vec<f64> = (0..self.active.len()).map(|row| self.allowed(trial, row)).collect();
@@ -491,7 +500,7 @@ impl<'a> Run<'a> {
                 let state_nats = length * self.score(trial, row);
                 let state = if self.control.tol.is_some() { state.max(state_nats / tolerance) } else { state };
                 // Of jumps even many stages see but a third, and the middle shows more: below.
-                let told = if self.tableau.middle { integral } else { 3.0 * integral };
+                let told = if self.tableau.middle || !self.jumps { integral } else { 3.0 * integral };
                 Judged { state, integral: integral / tolerance, nats: [state_nats, told], middle: None }
             })
             .collect();
@@ -499,9 +508,16 @@ impl<'a> Run<'a> {
             return Ok(judged);
         }
         let mut passing = Vec::new();
+        let long = LONG * (self.pace.end() - self.pace.start()).abs();
         for (row, judged) in judged.iter_mut().enumerate() {
             let finite = trial.step.next.row(row).iter().all(|v| v.is_finite());
             if judged.norm() > 1.0 || !finite {
+                continue;
+            }
+            if !self.jumps {
+                if trial.h[row].abs() > long {
+                    passing.push(row);
+                }
                 continue;
             }
             // A jump within the step is at most the spread of its stages.
@@ -519,6 +535,11 @@ impl<'a> Run<'a> {
             let simpson = trial.h[row] / 6.0 * (trial.divergence[0][row] + 4.0 * middle + last[row]);
             let gap = (self.integral(trial, row, self.tableau.b) - simpson).abs();
             let judged = &mut judged[row];
+            if !self.jumps {
+                // Of what is smooth it is the worse of the two rules, and only what is told.
+                judged.nats[1] = judged.nats[1].hypot(gap);
+                continue;
+            }
             judged.integral = judged.integral.max(gap / allowed[row]);
             // On a jump the two rules differ by a third of what either can be wrong by, at the least.
             judged.nats[1] = judged.nats[1].hypot(3.0 * gap);
@@ -624,7 +645,7 @@ impl<'a> Run<'a> {
         judged: &[Judged],
     ) -> Result<Vec<Option<Bracket>>, EvalError> {
         let mut found = vec![None; judged.len()];
-        if self.divergence.is_none() {
+        if self.divergence.is_none() || !self.jumps {
             return Ok(found);
         }
         let suspect = |row: &usize| {

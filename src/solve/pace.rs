@@ -88,6 +88,10 @@ impl VectorField for Paced<'_> {
         self.field.dim()
     }
 
+    fn is_smooth(&self) -> bool {
+        self.field.is_smooth()
+    }
+
     fn velocity(&mut self, u: &[f64], x: &Batch) -> Result<Batch, EvalError> {
         let t: Vec<f64> = u.iter().map(|u| self.pace.time(*u)).collect();
         let v = self.field.velocity(&t, x)?;
