@@ -4,7 +4,7 @@
 
 Writes OUT/<network>/ (network.onnx, card.yaml, x.npy), and OUT/results.csv with one line per network, solver and
 tolerance: the root mean square and the largest error in nats against scipy's DOP853 at 1e-10 with the divergence among
-its variables, and evaluations per sample. Needs numpy, scipy and onnx; diffrax where it is installed.
+its variables, and evaluations per sample. Needs numpy, scipy and onnx; diffrax and torchdiffeq where they are installed.
 """
 
 import argparse
@@ -138,6 +138,28 @@ def diffraxs(network, xs, tol):
     return np.array(values), np.mean([6 * int(s) + 2 for s in steps])
 
 
+def torchdiffeqs(network, xs, tol):
+    """The same by torchdiffeq's dopri5, each sample by itself, the divergence among the variables."""
+    import torch
+    from torchdiffeq import odeint
+
+    d, count = network.dim, 0
+
+    def rhs(t, y):
+        nonlocal count
+        count += 1
+        v, g = network.both(float(t), y[:d].numpy())
+        return torch.from_numpy(np.append(v, g))
+
+    def one(x):
+        start, times = torch.from_numpy(np.append(x, 0.0)), torch.tensor([0.0, 1.0], dtype=torch.float64)
+        y = odeint(rhs, start, times, rtol=tol, atol=tol, method="dopri5")[-1].numpy()
+        return -0.5 * y[:d] @ y[:d] - 0.5 * d * np.log(2 * np.pi) + y[d]
+
+    values = np.array([one(x) for x in xs])
+    return values, count / len(xs)
+
+
 def flowgauges(program, folder, solver, extra=()):
     out = folder / "out.csv"
     command = [program, "likelihood", "--model", folder / "card.yaml", "--data", folder / "x.npy"]
@@ -193,10 +215,11 @@ def main():
             if not given.ours_alone:
                 values, counts = zip(*(scipys(network, row, "RK45", tol, tol) for row in x))
                 note("scipy RK45", f"rtol=atol={tol:.0e}", np.array(values), np.mean(counts))
-                try:
-                    note("diffrax Dopri5", f"rtol=atol={tol:.0e}", *diffraxs(network, x, tol))
-                except ImportError:
-                    pass
+                for other, solve in (("diffrax Dopri5", diffraxs), ("torchdiffeq dopri5", torchdiffeqs)):
+                    try:
+                        note(other, f"rtol=atol={tol:.0e}", *solve(network, x, tol))
+                    except ImportError:
+                        pass
         for tol in (1e-1, 1e-2, 1e-3, 1e-4):
             spec = f"{{dopri5: {{tol: {tol:.0e}}}}}".replace("e-0", ".0e-")
             values, evaluations, jvps, told = flowgauges(given.flowgauge, folder, spec)

@@ -21,10 +21,13 @@ use crate::trace::{Along, At, Estimator, Probes};
 
 mod control;
 mod debiased;
+mod shared;
 
-pub use control::{Control, Controlled, lock};
+pub use control::{Control, Controlled, Spent, lock};
 pub use debiased::Debiased;
 use debiased::Draws;
+pub use shared::Plan;
+use shared::Share;
 
 /// One way to a divergence integral, as `estimators:` and `--divergence` name it.
 #[derive(Debug, Clone, PartialEq)]
@@ -421,7 +424,9 @@ pub struct Integrator<'a> {
     /// Nodes at which a head is to be held against the Jacobian.
     draws: Option<Draws>,
     /// Whether the divergence that controls the steps is this estimator's own.
-    shared: bool,
+    controls: bool,
+    /// What it takes from the products that are planned for all.
+    share: Option<Share>,
     samples: usize,
     /// Nodes seen, per sample.
     pub nodes: Vec<u64>,
@@ -435,13 +440,24 @@ impl<'a> Integrator<'a> {
             Divergence::Debiased(d) => Some(Draws::new(d, samples)),
             _ => None,
         };
-        Integrator { spec, key, sums: None, draws, shared: false, samples, nodes: vec![0; samples], seconds: 0.0 }
+        Integrator {
+            spec,
+            key,
+            sums: None,
+            draws,
+            controls: false,
+            share: None,
+            samples,
+            nodes: vec![0; samples],
+            seconds: 0.0,
+        }
     }
 
-    /// The same on a path whose steps `control` holds: where both want the same values, they are taken once.
+    /// The same on a path whose steps `control` holds and with products that are planned for all estimators: what
+    /// several want is taken once.
     #[must_use]
-    pub fn under(self, control: &Control) -> Integrator<'a> {
-        Integrator { shared: control.is(self.spec), ..self }
+    pub fn under(self, control: &Control, plan: &Plan) -> Integrator<'a> {
+        Integrator { controls: control.is(self.spec), share: plan.share(self.spec), ..self }
     }
 
     /// Evaluates the divergence on nodes and adds it to the integrals; the values are handed back.
@@ -477,6 +493,7 @@ impl<'a> Integrator<'a> {
         let pick = |v: &[u64]| sound.iter().map(|i| v[*i]).collect::<Vec<_>>();
         let real = |v: &[f64]| sound.iter().map(|i| v[*i]).collect::<Vec<_>>();
         let known = nodes.divergence.map(real);
+        let products = nodes.products.map(|p| p.select(&sound));
         let part = Nodes {
             sample: &pick(nodes.sample),
             node: &pick(nodes.node),
@@ -485,6 +502,7 @@ impl<'a> Integrator<'a> {
             x: &nodes.x.select(Axis(0), &sound),
             weight: &real(nodes.weight),
             divergence: known.as_deref(),
+            products: products.as_ref(),
         };
         let some = if sound.is_empty() { Array2::zeros((1, 0)) } else { self.evaluate(&part, sources)? };
         let rows = self.sums.as_ref().map_or(some.nrows(), |s| s.nrows());
@@ -496,14 +514,19 @@ impl<'a> Integrator<'a> {
     }
 
     fn evaluate(&mut self, nodes: &Nodes, sources: &mut Sources) -> Result<Array2<f64>, EvalError> {
-        if let Some(known) = nodes.divergence.filter(|_| self.shared) {
+        if let Some(known) = nodes.divergence.filter(|_| self.controls) {
             return Ok(Array2::from_shape_vec((1, known.len()), known.to_vec()).expect("one value per row"));
         }
         match self.spec {
             Divergence::Trace(estimator) => {
+                let probes = Probes { key: self.key, sample: nodes.sample, node: nodes.node };
+                if let (Some(share), Some(products)) = (&self.share, nodes.products)
+                    && let Some(chains) = share.chains(estimator, products, (nodes.t, nodes.x), &probes)?
+                {
+                    return Ok(chains);
+                }
                 let missing = || EvalError::Missing("this model offers no Jacobian products".to_owned());
                 let field = sources.tangents.as_mut().ok_or_else(missing)?;
-                let probes = Probes { key: self.key, sample: nodes.sample, node: nodes.node };
                 estimator.trace(&mut At { field: &mut **field, t: nodes.t, x: nodes.x }, &probes)
             }
             Divergence::Learned(Learned { head }) | Divergence::Debiased(Debiased { head, .. }) => {

@@ -71,7 +71,8 @@ impl<'a> Stage<'a> {
                     pool.opened_for(w)?;
                 }
             }
-            pool.rehearse(Needs { estimators: &needed, samplers: &samplers }, &Batch::zeros((1, pool.model.dim())))
+            let needs = Needs { estimators: &needed, samplers: &samplers };
+            pool.rehearse(needs, self.most_samples(index), &Batch::zeros((1, pool.model.dim())))
                 .with_context(|| pool.model.path.display().to_string())?;
         }
         for trial in &plan.trials {
@@ -86,6 +87,12 @@ impl<'a> Stage<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Samples of the plan's largest trial of a model.
+    fn most_samples(&self, model: usize) -> usize {
+        let trials = self.prepared.plan.trials.iter().filter(|t| t.work.model() == model);
+        trials.filter_map(|t| t.work.samples()).map(|s| (s.end - s.start) as usize).max().unwrap_or(1)
     }
 
     /// Estimators and samplers that the plan's trials ask a model for.
@@ -110,7 +117,7 @@ impl<'a> Stage<'a> {
     pub fn paces(&self) -> Result<Vec<Pace>> {
         let pace = |(index, pool): (usize, &Pool)| {
             let (needed, samplers) = self.needs(index);
-            pool.pace(Needs { estimators: &needed, samplers: &samplers })
+            pool.pace(Needs { estimators: &needed, samplers: &samplers }, self.most_samples(index))
         };
         self.pools.iter().enumerate().map(pace).collect()
     }

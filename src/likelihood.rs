@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use ndarray::Axis;
 
-use crate::divergence::{Control, Controlled, Divergence, Integral, Integrator, Sources, lock};
-use crate::flow::field::{EvalError, VectorField};
+use crate::divergence::{Control, Controlled, Divergence, Integral, Integrator, Plan, Sources, Spent, lock};
+use crate::flow::field::{EvalError, Products, VectorField};
 use crate::flow::path::Curve;
 use crate::flow::prior::Prior;
 use crate::num::Batch;
@@ -32,6 +32,13 @@ impl Task<'_> {
             Some(_) => Control::State,
             None => Control::of(self.estimators, dim),
         }
+    }
+
+    /// Whether the products that estimators share come along with the velocity in `dim` dimensions.
+    pub fn takes_along(&self, dim: usize) -> bool {
+        let control = self.control(dim);
+        let adaptive = self.solver.evaluations().is_none();
+        Plan::of(self.estimators, dim, &control).comes_along(dim, adaptive, &control)
     }
 }
 
@@ -87,23 +94,33 @@ pub fn evaluate(
 ) -> Result<Vec<Row>, EvalError> {
     let span = Span { curve: task.curve, to_prior: true };
     let start = x.clone();
-    let control = task.control(x.ncols());
-    let mut integrators: Vec<Integrator> =
-        task.estimators.iter().map(|spec| Integrator::new(spec, task.key, sample.len()).under(&control)).collect();
-    let mut estimating = 0.0;
+    let dim = x.ncols();
+    let control = task.control(dim);
+    let plan = Plan::of(task.estimators, dim, &control);
+    let along = task.takes_along(dim);
+    let start_integrator = |spec| Integrator::new(spec, task.key, sample.len()).under(&control, &plan);
+    let mut integrators: Vec<Integrator> = task.estimators.iter().map(start_integrator).collect();
+    let (mut estimating, mut sharing, mut shared_products) = (0.0, 0.0, 0);
     let began = Instant::now();
     let shared = Mutex::new(&mut *sources);
     let mut field = Controlled {
         velocity: field,
         sources: &shared,
         control: &control,
+        plan: if along { &plan } else { &Plan::Apart },
         key: task.key,
-        plain: (0.0, 0),
-        held: (0.0, 0),
+        spent: Spent::default(),
+        drawn: None,
     };
     let solution = task.solver.solve(&mut field, sample, x, span, &mut |nodes: &Nodes| {
         let entered = Instant::now();
         let mut sources = lock(&shared);
+        let taken = taken_at(&plan, task.key, nodes, &mut sources)?;
+        if taken.is_some() {
+            sharing += entered.elapsed().as_secs_f64();
+            shared_products += (plan.products(dim) * nodes.slot.len()) as u64;
+        }
+        let nodes = &Nodes { products: nodes.products.or(taken.as_ref()), ..*nodes };
         for (index, integrator) in
             integrators.iter_mut().enumerate().filter(|(i, _)| task.estimators[*i].takes_solver())
         {
@@ -122,8 +139,11 @@ pub fn evaluate(
     })?;
     let share = 1.0 / sample.len().max(1) as f64;
     // What holds the steps is a cost of the divergence, as every estimator alone would have it.
-    let holding = field.seconds();
-    let path_seconds = (began.elapsed().as_secs_f64() - estimating - holding) * share;
+    let [holding, coming] = field.spent.seconds();
+    let path_seconds = (began.elapsed().as_secs_f64() - estimating - holding - coming) * share;
+    // Of what is shared every estimator bears as much as it would take alone.
+    let shared_seconds = sharing + coming;
+    let per_product = shared_seconds / ((shared_products + field.spent.estimating) as f64).max(1.0);
     let prior = task.prior.log_density(&solution.x);
     let mut rows = Vec::with_capacity(task.estimators.len() * sample.len());
     for (index, integrator) in integrators.iter_mut().enumerate().filter(|(i, _)| task.estimators[*i].takes_solver()) {
@@ -139,6 +159,9 @@ pub fn evaluate(
             true => (0, 0),
             false => (spec.products(start.ncols()), spec.head().map_or(0, apart)),
         };
+        let takes_shared = plan.share(spec).is_some() && !control.is(spec);
+        let visited: u64 = integrator.nodes.iter().sum();
+        let own_seconds = if takes_shared { per_product * (own * visited) as f64 } else { 0.0 };
         let path_head = if let Control::Head(head) = &control { apart(head) } else { 0 };
         for (i, integral) in integrals.into_iter().enumerate() {
             let value = prior[i] + integral.value;
@@ -163,11 +186,24 @@ pub fn evaluate(
                 head_calls: solution.controls[i] * path_head + nodes * own_head,
                 status,
                 path_seconds,
-                divergence_seconds: (integrator.seconds + holding) * share,
+                divergence_seconds: (integrator.seconds + holding + own_seconds) * share,
             });
         }
     }
     Ok(rows)
+}
+
+/// The products that estimators share at some nodes, where they did not come along with the velocity. Where a state is no
+/// longer finite, every estimator looks at the others by itself.
+fn taken_at(plan: &Plan, key: Key, nodes: &Nodes, sources: &mut Sources) -> Result<Option<Products>, EvalError> {
+    let finite = nodes.x.iter().all(|v| v.is_finite());
+    if *plan == Plan::Apart || nodes.products.is_some() || nodes.slot.is_empty() || !finite {
+        return Ok(None);
+    }
+    match &mut sources.tangents {
+        Some(tangents) => plan.take(key, nodes, &mut **tangents).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// log p(data end) − log p(prior end) at the path's two ends.
@@ -373,7 +409,10 @@ mod tests {
                 let among = run(&model, prior, solver, "[closed-form, exact, {hutchinson: {probes: 2}}, xtrace]", &x);
                 let same: Vec<&Row> = among.iter().filter(|r| r.estimator == 2).collect();
                 for (a, b) in alone.iter().zip(same) {
-                    assert_eq!(a.log_likelihood, b.log_likelihood, "{solver}");
+                    assert_eq!(a.prior_log_density, b.prior_log_density, "{solver}");
+                    // Among others its products are made of the Jacobian that they all share: equal up to rounding.
+                    let (one, other) = (a.log_likelihood.expect("ok"), b.log_likelihood.expect("ok"));
+                    assert!((one - other).abs() < 1e-12 * one.abs(), "{solver}: {one} {other}");
                     assert_eq!((a.evaluations, a.jvps, a.solver_error), (b.evaluations, b.jvps, b.solver_error));
                     assert!(a.solver_error.is_some_and(|e| e > 0.0), "{solver}");
                 }

@@ -273,7 +273,7 @@ fn environment(runtime: &Runtime, machine: Machine) -> Vec<(String, String)> {
         ("ONNX Runtime", runtime.library.version.clone()),
         ("execution provider", provider.unwrap_or_default()),
         ("threads", machine.threads.to_string()),
-        ("batch", machine.batch.to_string()),
+        ("batch", machine.batch.map_or("auto".to_owned(), |n| n.to_string())),
         ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
         ("processor", processor()),
     ]

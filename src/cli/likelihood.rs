@@ -150,7 +150,8 @@ impl Likelihood {
             data.dequantizable(&model.card).context("--dequantization")?;
             dequantization.check(&estimators).map_err(|e| anyhow!("--dequantization: {e}"))?;
         }
-        pool.rehearse(Needs { estimators: &estimators, ..Needs::default() }, &data.states(&model.card, key, &[0]))?;
+        let needs = Needs { estimators: &estimators, ..Needs::default() };
+        pool.rehearse(needs, data.len(), &data.states(&model.card, key, &[0]))?;
         let task = Task { curve: &model.curve, prior: model.prior, solver: &solver, estimators: &estimators, key };
         let samples: Vec<SampleId> = (0..data.len() as u64).collect();
         let states = |batch: &[SampleId]| data.states(&model.card, key, batch);

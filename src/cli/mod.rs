@@ -116,9 +116,9 @@ pub struct Running {
     /// Where networks run; strict, with no silent fallback
     #[arg(long, default_value = "cpu", value_name = "cpu|cuda|tensorrt", value_parser = provider)]
     provider: Provider,
-    /// Samples per network call
-    #[arg(long, default_value_t = 32, value_parser = at_least_one)]
-    batch: usize,
+    /// Samples per network call [default: by the network's size on a CPU, 32 on a GPU]
+    #[arg(long, value_parser = at_least_one)]
+    batch: Option<usize>,
     /// All threads together [default: the machine's]
     #[arg(long, value_parser = thread_count)]
     threads: Option<usize>,

@@ -80,7 +80,7 @@ impl Sample {
         let key = Key { seed: self.seed };
         let pool = Pool::new(&model, self.running.runtime()?, self.running.machine());
         let needs = Needs { samplers: std::slice::from_ref(&sampler), ..Needs::default() };
-        pool.rehearse(needs, &Batch::zeros((1, model.dim())))?;
+        pool.rehearse(needs, count, &Batch::zeros((1, model.dim())))?;
         let samples: Vec<SampleId> = (0..count as u64).collect();
         let noise = |batch: &[SampleId]| match &noise {
             Some(noise) => noise.select(ndarray::Axis(0), &batch.iter().map(|i| *i as usize).collect::<Vec<_>>()),

@@ -8,10 +8,11 @@
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
-use ndarray::Axis;
+use ndarray::{Array2, Axis};
 
-use super::{Divergence, Sources};
-use crate::flow::field::{EvalError, Linearized, VectorField};
+use super::shared::basis;
+use super::{Divergence, Plan, Sources};
+use crate::flow::field::{EvalError, Evaluation, Linearized, Products, VectorField, Wanted};
 use crate::num::key::{Distribution, Key, Purpose, SampleId};
 use crate::num::{Batch, Blocks};
 
@@ -78,7 +79,7 @@ impl Control {
     /// k × rows × dim.
     fn directions(&self, key: Key, sample: &[SampleId], dim: usize) -> Blocks {
         match self {
-            Control::Trace => Blocks::from_shape_fn((dim, sample.len(), dim), |(k, _, j)| f64::from(u8::from(k == j))),
+            Control::Trace => basis(sample.len(), dim),
             Control::Probes(count) => {
                 let mut z = Blocks::zeros((*count, sample.len(), dim));
                 for (probe, mut block) in z.outer_iter_mut().enumerate() {
@@ -98,48 +99,109 @@ pub fn lock<'a, 's>(sources: &'a Mutex<&'s mut Sources>) -> MutexGuard<'a, &'s m
     sources.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// A velocity with the divergence that controls its path.
+/// A velocity with what comes along with it: the divergence that controls its path, and planned products.
 pub struct Controlled<'a, 's> {
     pub velocity: &'a mut dyn VectorField,
     /// The path and the estimators on its nodes take turns with them.
     pub sources: &'a Mutex<&'s mut Sources>,
     pub control: &'a Control,
+    /// What estimators share, where it comes along.
+    pub plan: &'a Plan,
     pub key: Key,
-    /// Seconds and rows of calls of the velocity alone, and of those that gave the divergence with it.
-    pub plain: (f64, usize),
-    pub held: (f64, usize),
+    pub spent: Spent,
+    /// The directions of the last call, which are fixed along a path.
+    pub drawn: Option<Drawn>,
 }
 
-impl Controlled<'_, '_> {
-    /// Seconds that the divergence took beyond the velocity; where the velocity was never asked alone, a product
-    /// counts as much as it.
-    pub fn seconds(&self) -> f64 {
-        let (seconds, rows) = self.held;
-        let dim = self.velocity.dim();
-        let alone = match self.plain {
-            (_, 0) => seconds / (1.0 + self.control.products(dim) as f64),
-            (plain, asked) => plain / asked as f64 * rows as f64,
+/// Directions of some samples, those that control first.
+pub struct Drawn {
+    sample: Vec<SampleId>,
+    planned: Plan,
+    /// directions × rows × dim
+    z: Blocks,
+}
+
+/// What calls took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spent {
+    /// Seconds and rows of calls of the velocity alone.
+    alone: (f64, usize),
+    /// The same of calls that gave more.
+    with_more: (f64, usize),
+    /// Products in them, rows counted: for the divergence that controls, and for estimators.
+    controlling: u64,
+    pub estimating: u64,
+}
+
+impl Spent {
+    /// Seconds that came on top of the velocity's own: for the divergence that controls, and for estimators' products.
+    /// Where the velocity was never asked alone, a product counts as much as it.
+    pub fn seconds(&self) -> [f64; 2] {
+        let (seconds, rows) = self.with_more;
+        let products = (self.controlling + self.estimating) as f64;
+        let alone = match self.alone {
+            (_, 0) => seconds * rows as f64 / (rows as f64 + products).max(1.0),
+            (alone, asked) => alone / asked as f64 * rows as f64,
         };
-        (seconds - alone).max(0.0)
+        let more = (seconds - alone).max(0.0);
+        let share = if products > 0.0 { self.estimating as f64 / products } else { 0.0 };
+        [more * (1.0 - share), more * share]
     }
 }
 
 impl Controlled<'_, '_> {
     /// Velocity and products: by one call, unless heads of the card live on the velocity's own calls.
-    fn with_products(&mut self, sample: &[SampleId], t: &[f64], x: &Batch) -> Result<(Batch, Vec<f64>), EvalError> {
-        let z = self.control.directions(self.key, sample, x.ncols());
+    fn with_products(
+        &mut self,
+        sample: &[SampleId],
+        wanted: Wanted,
+        t: &[f64],
+        x: &Batch,
+    ) -> Result<Evaluation, EvalError> {
+        let (rows, dim) = x.dim();
+        let planned = if wanted == Wanted::Node { self.plan } else { &Plan::Apart };
         let mut sources = lock(self.sources);
         let apart = sources.apart;
         let missing = || EvalError::Missing("this model offers no Jacobian products".to_owned());
         let tangents: &mut dyn Linearized = &mut **sources.tangents.as_mut().ok_or_else(missing)?;
-        let together = if apart { None } else { tangents.with_velocity(t, x, &z)? };
+        self.spent.controlling += self.control.products(dim) * rows as u64;
+        if *planned == Plan::Jacobian {
+            let z = planned.directions(self.key, sample, dim);
+            let together = if apart { None } else { tangents.products_with_velocity(t, x, &z)? };
+            let (velocity, columns) = match together {
+                Some(both) => both,
+                None => (self.velocity.velocity(t, x)?, tangents.products(t, x, &z)?),
+            };
+            // Summed as quadratic forms are, so that nothing depends on what was planned.
+            let diagonal = || Array2::from_shape_fn((dim, rows), |(i, row)| columns[[i, row, i]]);
+            let divergence = (*self.control == Control::Trace).then(|| diagonal().sum_axis(Axis(0)).to_vec());
+            self.spent.estimating += if divergence.is_none() { (dim * rows) as u64 } else { 0 };
+            return Ok(Evaluation { velocity, divergence, products: Some(Products::Jacobian(columns)) });
+        }
+        let controls = self.control.products(dim) as usize;
+        let fits = |drawn: &&Drawn| drawn.sample == sample && drawn.planned == *planned && drawn.z.shape()[2] == dim;
+        let drawn = match self.drawn.take().filter(|drawn| fits(&drawn)) {
+            Some(drawn) => drawn,
+            None => {
+                let control = self.control.directions(self.key, sample, dim);
+                let shared = planned.directions(self.key, sample, dim);
+                let z = ndarray::concatenate(Axis(0), &[control.view(), shared.view()]).expect("the same rows");
+                Drawn { sample: sample.to_vec(), planned: planned.clone(), z }
+            }
+        };
+        let z = &drawn.z;
+        self.spent.estimating += ((z.shape()[0] - controls) * rows) as u64;
+        let together = if apart { None } else { tangents.with_velocity(t, x, z)? };
         let (velocity, forms) = match together {
             Some(both) => both,
-            None => (self.velocity.velocity(t, x)?, tangents.quadratic(t, x, &z)?),
+            None => (self.velocity.velocity(t, x)?, tangents.quadratic(t, x, z)?),
         };
-        let sums = forms.sum_axis(Axis(0));
+        self.drawn = Some(drawn);
+        let (controlling, shared) = forms.view().split_at(Axis(0), controls);
         let share = if let Control::Probes(k) = self.control { 1.0 / *k as f64 } else { 1.0 };
-        Ok((velocity, (sums * share).to_vec()))
+        let divergence = (!controlling.is_empty()).then(|| (controlling.sum_axis(Axis(0)) * share).to_vec());
+        let products = (!shared.is_empty()).then(|| Products::Forms(shared.to_owned()));
+        Ok(Evaluation { velocity, divergence, products })
     }
 }
 
@@ -158,29 +220,30 @@ impl VectorField for Controlled<'_, '_> {
     fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
         let started = Instant::now();
         let velocity = self.velocity.velocity(t, x)?;
-        self.plain = (self.plain.0 + started.elapsed().as_secs_f64(), self.plain.1 + t.len());
+        let (seconds, rows) = self.spent.alone;
+        self.spent.alone = (seconds + started.elapsed().as_secs_f64(), rows + t.len());
         Ok(velocity)
     }
 
-    fn controlled(
-        &mut self,
-        sample: &[SampleId],
-        t: &[f64],
-        x: &Batch,
-    ) -> Result<(Batch, Option<Vec<f64>>), EvalError> {
+    fn evaluate(&mut self, sample: &[SampleId], wanted: Wanted, t: &[f64], x: &Batch) -> Result<Evaluation, EvalError> {
         let started = Instant::now();
-        let (velocity, divergence) = match self.control {
-            Control::State => return Ok((self.velocity(t, x)?, None)),
-            Control::Trace | Control::Probes(_) => self.with_products(sample, t, x)?,
+        let along = wanted == Wanted::Node && *self.plan != Plan::Apart;
+        let said = match self.control {
+            Control::State if !along => {
+                return Ok(Evaluation { velocity: self.velocity(t, x)?, divergence: None, products: None });
+            }
             Control::Head(name) => {
                 // A head in the velocity's own graph remembers what was said beside the velocity.
                 let velocity = self.velocity.velocity(t, x)?;
                 let missing = || EvalError::Missing(format!("this model has no divergence head `{name}`"));
-                (velocity, lock(self.sources).heads.get_mut(name).ok_or_else(missing)?.eval(t, x)?)
+                let divergence = lock(self.sources).heads.get_mut(name).ok_or_else(missing)?.eval(t, x)?;
+                Evaluation { velocity, divergence: Some(divergence), products: None }
             }
+            Control::State | Control::Trace | Control::Probes(_) => self.with_products(sample, wanted, t, x)?,
         };
-        self.held = (self.held.0 + started.elapsed().as_secs_f64(), self.held.1 + t.len());
-        Ok((velocity, Some(divergence)))
+        let (seconds, rows) = self.spent.with_more;
+        self.spent.with_more = (seconds + started.elapsed().as_secs_f64(), rows + t.len());
+        Ok(said)
     }
 }
 

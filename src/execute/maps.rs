@@ -38,6 +38,7 @@ impl Pool<'_> {
     /// Where the map or the velocity's Jacobian cannot be evaluated.
     pub fn identities(&self, work: &MapWork, key: Key, x: &Batch, all: &Batch) -> Result<Vec<Identity>> {
         let (mut map, mut velocity) = self.opened_for(work)?;
+        let batch = self.machine.batch(self.model);
         let (curve, direction) = (&self.model.curve, self.model.map_spec(&work.map)?.direction());
         let mut found = Vec::new();
         for &steps in &work.steps {
@@ -48,7 +49,7 @@ impl Pool<'_> {
             }
             let setting = calibration::Setting { curve, times: &fine, both_ways: direction == Direction::Both };
             let mut residuals: Vec<Residual> = Vec::new();
-            for part in x.axis_chunks_iter(Axis(0), self.machine.batch) {
+            for part in x.axis_chunks_iter(Axis(0), batch) {
                 for r in calibration::residuals(&mut map, Some(&mut velocity), &setting, part.to_owned())? {
                     match residuals.iter_mut().find(|known| known.check == r.check) {
                         Some(known) => known.values.extend(r.values),
@@ -60,8 +61,8 @@ impl Pool<'_> {
             if work.draws > 0 {
                 let proposal = Proposal::new(all.clone());
                 let mut weights = Vec::new();
-                for first in (0..work.draws).step_by(self.machine.batch) {
-                    let last = (first + self.machine.batch).min(work.draws);
+                for first in (0..work.draws).step_by(batch) {
+                    let last = (first + batch).min(work.draws);
                     let x = proposal.draw(key, first as u64..last as u64);
                     weights.extend(calibration::weights(&mut map, curve, self.model.prior, &times, &proposal, &x)?);
                 }

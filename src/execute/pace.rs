@@ -21,12 +21,12 @@ const ENOUGH: f64 = 0.1;
 const DIRECTIONS: usize = 8;
 
 impl Pool<'_> {
-    /// Seconds per row of every network that is needed, which have been called before.
+    /// Seconds per row of every network that work on so many `samples` needs, which have been called before.
     ///
     /// # Errors
     /// Where a network cannot be called.
-    pub fn pace(&self, needs: Needs) -> Result<Pace> {
-        let mut worker = self.worker(needs)?;
+    pub fn pace(&self, needs: Needs, samples: usize) -> Result<Pace> {
+        let mut worker = self.worker(needs, self.division(samples).inside)?;
         let (dim, start, end) = (self.model.dim(), self.model.curve.data_end(), self.model.curve.prior_end());
         let at = |rows: usize| (vec![start; rows], Batch::zeros((rows, dim)));
         let mut pace = Pace::default();

@@ -26,13 +26,24 @@ use crate::stop;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Machine {
     pub provider: Provider,
-    /// Samples per call of a network.
-    pub batch: usize,
+    /// Samples per call of a network, where somebody says.
+    pub batch: Option<usize>,
     /// All threads together.
     pub threads: usize,
 }
 
+/// Samples per call of a network on a GPU, where nobody says.
+const GPU_BATCH: usize = 32;
+
 impl Machine {
+    /// Samples per call of a model's network: as was said, or what suits its size.
+    pub fn batch(&self, model: &Model) -> usize {
+        self.batch.unwrap_or_else(|| match self.provider {
+            Provider::Cpu => model.usual_batch(),
+            Provider::Cuda | Provider::Tensorrt => GPU_BATCH,
+        })
+    }
+
     /// Does something with this machine's threads and no more.
     ///
     /// # Errors
@@ -42,11 +53,22 @@ impl Machine {
     }
 }
 
+/// How samples are divided among workers.
+pub(super) struct Division {
+    /// Samples of one batch.
+    batch: usize,
+    workers: usize,
+    /// Threads inside one call of a network: those that no batch is left for.
+    pub(super) inside: usize,
+}
+
 /// One worker's sessions for one model.
 pub(super) struct Worker {
     /// Opened where a path is followed; few steps of a flow map need none.
     pub(super) velocity: Option<Velocity>,
     pub(super) sources: Sources,
+    /// Threads inside one call of its networks.
+    threads: usize,
     /// Whether its tangents have their transposes too.
     reverse: bool,
     /// Flow maps that were opened with their gradients.
@@ -117,19 +139,21 @@ impl<'a> Pool<'a> {
         self.meter.clone()
     }
 
-    fn take(&self) -> Option<Worker> {
-        self.idle.lock().unwrap_or_else(|e| e.into_inner()).pop()
+    /// An idle worker with so many threads in a call; those with another number are given up.
+    fn take(&self, threads: usize) -> Option<Worker> {
+        let mut idle = self.idle.lock().unwrap_or_else(|e| e.into_inner());
+        idle.retain(|worker| worker.threads == threads);
+        idle.pop()
     }
 
     pub(super) fn give(&self, worker: Worker) {
         self.idle.lock().unwrap_or_else(|e| e.into_inner()).push(worker);
     }
 
-    /// A worker that has what the estimators and samplers need.
-    pub(super) fn worker(&self, needs: Needs) -> Result<Worker> {
-        // A GPU is one worker's; on the CPU every worker keeps to one thread.
-        let options = Options { provider: self.machine.provider, threads: 1 };
-        let mut worker = match self.take() {
+    /// A worker that has what the estimators and samplers need, with so many threads in a call of a network.
+    pub(super) fn worker(&self, needs: Needs, threads: usize) -> Result<Worker> {
+        let options = Options { provider: self.machine.provider, threads };
+        let mut worker = match self.take(threads) {
             Some(worker) => worker,
             None => Worker {
                 velocity: None,
@@ -138,6 +162,7 @@ impl<'a> Pool<'a> {
                     apart: self.model.card.divergence_heads.keys().any(|head| self.model.card.is_joint(head)),
                     ..Sources::default()
                 },
+                threads,
                 reverse: false,
                 gradients: BTreeSet::new(),
             },
@@ -191,7 +216,7 @@ impl<'a> Pool<'a> {
     /// A worker's Jacobian products, where they are not open yet; with their transposes too where `reverse`.
     fn open_tangents(&self, worker: &mut Worker, reverse: bool) -> Result<()> {
         if worker.sources.tangents.is_none() || (reverse && !worker.reverse) {
-            let options = Options { provider: self.machine.provider, threads: 1 };
+            let options = Options { provider: self.machine.provider, threads: worker.threads };
             worker.reverse |= reverse;
             worker.sources.tangents = Some(Box::new(self.model.tangents(self.runtime, options, worker.reverse)?));
         }
@@ -207,13 +232,13 @@ impl<'a> Pool<'a> {
         Ok(Box::new(self.model.joint_head(name, worker.velocity()?, self.runtime, options)?))
     }
 
-    /// Opens what the estimators need and calls everything once with two samples, so that a model
-    /// at fault is found before a run begins.
+    /// Opens what the estimators need, as work on so many `samples` will use it, and calls everything once with two of
+    /// them, so that a model at fault is found before a run begins.
     ///
     /// # Errors
     /// Where a file, a port, an operator or a shape is at fault.
-    pub fn rehearse(&self, needs: Needs, x: &Batch) -> Result<()> {
-        let mut worker = self.worker(needs)?;
+    pub fn rehearse(&self, needs: Needs, samples: usize, x: &Batch) -> Result<()> {
+        let mut worker = self.worker(needs, self.division(samples).inside)?;
         let two = ndarray::concatenate(Axis(0), &[x.view(), x.view()])?;
         let (start, end) = (self.model.curve.data_end(), self.model.curve.prior_end());
         let t = vec![start; two.nrows()];
@@ -244,6 +269,20 @@ impl<'a> Pool<'a> {
         Ok(())
     }
 
+    /// How samples are divided. Few samples still make several batches, so that they keep several workers busy; the
+    /// batches' size depends on how many samples there are and never on the threads.
+    pub(super) fn division(&self, samples: usize) -> Division {
+        let batch = self.machine.batch(self.model);
+        if self.machine.provider != Provider::Cpu {
+            // A GPU is one worker's.
+            return Division { batch, workers: 1, inside: 1 };
+        }
+        let batch = batch.min(samples.div_ceil(4).next_multiple_of(4).max(1));
+        // No more workers than batches, whatever number was asked for.
+        let workers = self.machine.threads.min(samples.div_ceil(batch)).max(1);
+        Division { batch, workers, inside: (self.machine.threads / workers).max(1) }
+    }
+
     /// Maps batches of samples over the workers, in order.
     pub(super) fn batches<T: Send>(
         &self,
@@ -267,21 +306,14 @@ impl<'a> Pool<'a> {
         work: impl Fn(&mut Worker, &[SampleId]) -> Result<T, EvalError> + Sync,
         take: impl FnMut(T) -> Result<()> + Send,
     ) -> Result<()> {
-        let cpu = self.machine.provider == Provider::Cpu;
-        let threads = if cpu { self.machine.threads } else { 1 };
-        // Few samples still make several batches, so that they keep several workers busy. Their
-        // size depends on how many samples there are and never on the threads.
-        let spread = samples.len().div_ceil(4).next_multiple_of(4);
-        let batch = if cpu { self.machine.batch.min(spread.max(1)) } else { self.machine.batch };
-        // No more workers than batches, whatever number was asked for.
-        let workers = threads.min(samples.len().div_ceil(batch)).max(1);
+        let Division { batch, workers, inside } = self.division(samples.len());
         let pool = rayon::ThreadPoolBuilder::new().num_threads(workers).build()?;
         let queue = Mutex::new(InOrder { next: 0, waiting: BTreeMap::new(), take });
         let one = |(place, batch): (usize, &[SampleId])| -> Result<()> {
             if stop::asked() {
                 return Err(EvalError::Stopped.into());
             }
-            let mut worker = self.worker(needs)?;
+            let mut worker = self.worker(needs, inside)?;
             self.meter.enter(batch.len());
             let result = work(&mut worker, batch);
             self.give(worker);

@@ -1,6 +1,6 @@
 //! What a model offers: velocities, Jacobian products and scalars, per row.
 
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 
 use crate::num::key::SampleId;
 use crate::num::{Batch, Blocks};
@@ -22,6 +22,85 @@ pub enum EvalError {
     Stopped,
 }
 
+/// What is wanted of an evaluation beside the velocity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// The divergence that holds the steps to their tolerance.
+    Control,
+    /// That, and the products that estimators share: the place becomes a node of the path if its step is accepted.
+    Node,
+}
+
+/// A velocity with what came along with it, row by row.
+#[derive(Debug, Clone)]
+pub struct Evaluation {
+    /// dx/dt, rows × dim.
+    pub velocity: Batch,
+    /// The divergence that an adaptive solver also holds to its tolerance, where there is one.
+    pub divergence: Option<Vec<f64>>,
+    /// Products that estimators share, where they were wanted and came along.
+    pub products: Option<Products>,
+}
+
+/// Products with the Jacobians of some rows that several estimators take their values from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Products {
+    /// zᵀJz of planned directions, directions × rows.
+    Forms(Array2<f64>),
+    /// J·e of every unit vector, dim × rows × dim: all of J.
+    Jacobian(Blocks),
+}
+
+impl Products {
+    /// Those of some rows.
+    pub fn select(&self, rows: &[usize]) -> Products {
+        match self {
+            Products::Forms(forms) => Products::Forms(forms.select(Axis(1), rows)),
+            Products::Jacobian(columns) => Products::Jacobian(columns.select(Axis(1), rows)),
+        }
+    }
+
+    /// Puts a row of others of the same kind in the place of one of these.
+    pub fn put(&mut self, row: usize, other: &Products, from: usize) {
+        match (self, other) {
+            (Products::Forms(own), Products::Forms(other)) => own.column_mut(row).assign(&other.column(from)),
+            (Products::Jacobian(own), Products::Jacobian(other)) => {
+                own.index_axis_mut(Axis(1), row).assign(&other.index_axis(Axis(1), from));
+            }
+            _ => unreachable!("one plan makes one kind of products"),
+        }
+    }
+}
+
+/// Jacobians that are known, as whoever multiplies by them sees them.
+pub struct KnownJacobian<'a>(pub &'a Blocks);
+
+impl Linearized for KnownJacobian<'_> {
+    fn dim(&self) -> usize {
+        self.0.shape()[2]
+    }
+
+    fn products(&mut self, _: &[f64], _: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+        let mut out = Blocks::zeros(z.raw_dim());
+        for ((columns, z), mut out) in
+            self.0.axis_iter(Axis(1)).zip(z.axis_iter(Axis(1))).zip(out.axis_iter_mut(Axis(1)))
+        {
+            out.assign(&z.dot(&columns));
+        }
+        Ok(out)
+    }
+
+    fn transposed(&mut self, _: &[f64], _: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
+        let mut out = Blocks::zeros(w.raw_dim());
+        for ((columns, w), mut out) in
+            self.0.axis_iter(Axis(1)).zip(w.axis_iter(Axis(1))).zip(out.axis_iter_mut(Axis(1)))
+        {
+            out.assign(&w.dot(&columns.t()));
+        }
+        Ok(Some(out))
+    }
+}
+
 /// dx/dt of the probability-flow ODE in the card's own time.
 pub trait VectorField: Send {
     fn dim(&self) -> usize;
@@ -29,18 +108,13 @@ pub trait VectorField: Send {
     /// dx/dt; one time per row, so that no sample feels its batch.
     fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError>;
 
-    /// dx/dt with the divergence that an adaptive solver also holds to its tolerance, per row, where there is one.
-    /// It depends on the sample's number, the time and the state alone, so that no estimator reaches the steps.
+    /// dx/dt with what comes along with it from the same calls. The divergence depends on the sample's number, the time
+    /// and the state alone, so that no estimator reaches the steps.
     ///
     /// # Errors
     /// As [`VectorField::velocity`].
-    fn controlled(
-        &mut self,
-        _sample: &[SampleId],
-        t: &[f64],
-        x: &Batch,
-    ) -> Result<(Batch, Option<Vec<f64>>), EvalError> {
-        Ok((self.velocity(t, x)?, None))
+    fn evaluate(&mut self, _: &[SampleId], _: Wanted, t: &[f64], x: &Batch) -> Result<Evaluation, EvalError> {
+        Ok(Evaluation { velocity: self.velocity(t, x)?, divergence: None, products: None })
     }
 
     /// Whether that divergence is known to be continuous along a path, as that of a network without kinks is.
@@ -72,6 +146,19 @@ pub trait Linearized: Send {
         _x: &Batch,
         _z: &Blocks,
     ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
+        Ok(None)
+    }
+
+    /// v and J·z for each row's k directions from the same calls, or `None` where the model gives them apart.
+    ///
+    /// # Errors
+    /// As [`Linearized::products`].
+    fn products_with_velocity(
+        &mut self,
+        _t: &[f64],
+        _x: &Batch,
+        _z: &Blocks,
+    ) -> Result<Option<(Batch, Blocks)>, EvalError> {
         Ok(None)
     }
 

@@ -45,6 +45,19 @@ pub trait Differentiated: Send {
         Ok(None)
     }
 
+    /// F and J_F·z from the same calls, or `None` where they are not to be had together.
+    ///
+    /// # Errors
+    /// As [`Differentiated::products`].
+    fn products_with_value(
+        &mut self,
+        _t: &[f64],
+        _x: &Batch,
+        _z: &Blocks,
+    ) -> Result<Option<(Batch, Blocks)>, EvalError> {
+        Ok(None)
+    }
+
     /// J_Fᵀ·w, or `None` where reverse mode is not to be had.
     fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError>;
 }
@@ -176,6 +189,18 @@ impl<N: Differentiated> Linearized for View<N> {
         let Some((f, quadratic)) = self.network.with_value(t, &self.form.fed(t, x), z)? else { return Ok(None) };
         let velocity = self.form.seen(t, x, f, Prediction::velocity);
         Ok(Some((velocity, self.whole_quadratic(t, z, quadratic))))
+    }
+
+    fn products_with_velocity(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        z: &Blocks,
+    ) -> Result<Option<(Batch, Blocks)>, EvalError> {
+        let Some((f, products)) = self.network.products_with_value(t, &self.form.fed(t, x), z)? else {
+            return Ok(None);
+        };
+        Ok(Some((self.form.seen(t, x, f, Prediction::velocity), self.whole(t, z, products))))
     }
 
     fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError> {

@@ -36,6 +36,7 @@ mod tangent;
 #[cfg(test)]
 mod testing;
 mod transposes;
+mod widest;
 
 pub use differentiate::{Mode, differentiate, obstacles};
 pub use elem::ElemType;

@@ -1,14 +1,20 @@
 //! Jacobian products of a network, from the graphs that were derived from it.
 
+use std::borrow::Cow;
+
 use ndarray::{Array2, ArrayD, Axis, Ix2, Ix3};
 
 use super::network::{Network, Seed};
+use super::opened::CACHED;
 use crate::flow::field::EvalError;
 use crate::flow::view::Differentiated;
 use crate::num::{Batch, Blocks};
 
-/// Numbers in one call of the tangent graph: bounds memory, and changes no result.
+/// Numbers of tangents in one call of the tangent graph: bounds memory, and changes no result.
 const TANGENT_NUMBERS: usize = 1 << 18;
+
+/// Directions in one call below which what it computes of the network itself is a noticeable part of it.
+const FEW_DIRECTIONS: usize = 16;
 
 /// A network's tangent graph, and its reverse where it was asked for.
 pub struct Derived {
@@ -33,6 +39,10 @@ impl Differentiated for Derived {
         self.tangent.with_value(t, x, z).map(Some)
     }
 
+    fn products_with_value(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Option<(Batch, Blocks)>, EvalError> {
+        self.tangent.products_with_value(t, x, z).map(Some)
+    }
+
     fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
         self.cotangent.as_mut().map(|network| network.transposed(t, x, w)).transpose()
     }
@@ -43,18 +53,7 @@ impl Network {
     fn products(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
         let mut out = Blocks::zeros(z.raw_dim());
         self.tangent_calls(t, x, z, &["tangent"], |block, rows, mut said, network| {
-            let y = said.remove(0);
-            let expected = network.shaped(&[block.len(), rows.len()]);
-            if y.shape() != expected {
-                return Err(network.shape_error(y.shape(), expected));
-            }
-            let y = y.into_shape_with_order((block.len(), rows.len(), x.ncols())).expect("the shape was just compared");
-            let y = y.into_dimensionality::<Ix3>().expect("three axes");
-            for (j, row) in rows.iter().enumerate() {
-                let mut target = out.slice_mut(ndarray::s![block.clone(), *row, ..]);
-                target.assign(&y.index_axis(Axis(1), j));
-            }
-            Ok(())
+            network.keep_products(block, rows, said.remove(0), &mut out)
         })?;
         Ok(out)
     }
@@ -73,16 +72,53 @@ impl Network {
         let mut values = Batch::zeros(x.raw_dim());
         let mut out = Array2::zeros((z.shape()[0], z.shape()[1]));
         self.tangent_calls(t, x, z, &["", "quadratic"], |block, rows, mut said, network| {
-            let (y, quadratic) = (said.remove(0), said.remove(0));
-            let expected = network.shaped(&[rows.len()]);
-            if y.shape() != expected {
-                return Err(network.shape_error(y.shape(), expected));
-            }
-            let y = y.into_shape_with_order((rows.len(), x.ncols())).expect("the shape was just compared");
-            rows.iter().zip(y.rows()).for_each(|(i, row)| values.row_mut(*i).assign(&row));
+            let quadratic = said.remove(1);
+            network.keep_values(rows, said.remove(0), &mut values)?;
             network.keep_quadratic(block, rows, quadratic, &mut out)
         })?;
         Ok((values, out))
+    }
+
+    /// F and J_F·z.
+    fn products_with_value(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<(Batch, Blocks), EvalError> {
+        let mut values = Batch::zeros(x.raw_dim());
+        let mut out = Blocks::zeros(z.raw_dim());
+        self.tangent_calls(t, x, z, &["", "tangent"], |block, rows, mut said, network| {
+            let products = said.remove(1);
+            network.keep_values(rows, said.remove(0), &mut values)?;
+            network.keep_products(block, rows, products, &mut out)
+        })?;
+        Ok((values, out))
+    }
+
+    fn keep_values(&self, rows: &[usize], y: ArrayD<f64>, out: &mut Batch) -> Result<(), EvalError> {
+        let expected = self.shaped(&[rows.len()]);
+        if y.shape() != expected {
+            return Err(self.shape_error(y.shape(), expected));
+        }
+        let y = y.into_shape_with_order((rows.len(), out.ncols())).expect("the shape was just compared");
+        rows.iter().zip(y.rows()).for_each(|(i, row)| out.row_mut(*i).assign(&row));
+        Ok(())
+    }
+
+    fn keep_products(
+        &self,
+        block: std::ops::Range<usize>,
+        rows: &[usize],
+        y: ArrayD<f64>,
+        out: &mut Blocks,
+    ) -> Result<(), EvalError> {
+        let expected = self.shaped(&[block.len(), rows.len()]);
+        if y.shape() != expected {
+            return Err(self.shape_error(y.shape(), expected));
+        }
+        let dim = out.shape()[2];
+        let y = y.into_shape_with_order((block.len(), rows.len(), dim)).expect("the shape was just compared");
+        let y = y.into_dimensionality::<Ix3>().expect("three axes");
+        for (j, row) in rows.iter().enumerate() {
+            out.slice_mut(ndarray::s![block.clone(), *row, ..]).assign(&y.index_axis(Axis(1), j));
+        }
+        Ok(())
     }
 
     fn keep_quadratic(
@@ -147,11 +183,17 @@ impl Network {
         for group in self.groups(t) {
             for rows in group.chunks((TANGENT_NUMBERS / x.ncols()).max(1)) {
                 let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
-                let part = x.select(Axis(0), rows);
-                let width = (TANGENT_NUMBERS / (rows.len() * x.ncols())).max(1);
+                // All rows together need no copies.
+                let all = rows.len() == t.len();
+                let part = if all { Cow::Borrowed(x) } else { Cow::Owned(x.select(Axis(0), rows)) };
+                let cached = (CACHED / (rows.len() as u64 * self.widest)) as usize;
+                let width = cached.max(FEW_DIRECTIONS).min(TANGENT_NUMBERS / (rows.len() * x.ncols())).max(1);
                 for first in (0..z.shape()[0]).step_by(width) {
                     let block = first..(first + width).min(z.shape()[0]);
-                    let tangents = z.slice(ndarray::s![block.clone(), .., ..]).select(Axis(1), rows);
+                    let tangents = match all && block.len() == z.shape()[0] {
+                        true => Cow::Borrowed(z),
+                        false => Cow::Owned(z.slice(ndarray::s![block.clone(), .., ..]).select(Axis(1), rows)),
+                    };
                     let said = self.call(&times, &part, Seed::Tangents(&tangents), &wanted)?;
                     take(block, rows, said, self)?;
                 }

@@ -1,5 +1,6 @@
 //! Calls of an opened network: states and times in, one output out.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
@@ -36,6 +37,8 @@ pub struct Network {
     pub(super) constants: Vec<Fixed>,
     /// Whether the graph takes one time for the whole batch.
     pub(super) scalar_time: bool,
+    /// Numbers in the largest value that it makes of one sample.
+    pub(super) widest: u64,
     /// Whether its derivatives by state and time are known to be continuous.
     pub(super) smooth: bool,
     pub(super) shape: Vec<usize>,
@@ -233,17 +236,19 @@ impl Network {
         seed: Seed,
         wanted: &[String],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
-        let shaped = |x: &Batch| x.to_shape(self.shaped(&[x.nrows()])).expect("dim numbers per row").into_owned();
-        let state = shaped(x);
+        let rows = self.shaped(&[x.nrows()]);
+        let state = x.to_shape(rows.as_slice()).expect("dim numbers per row");
         let times = self.times(fed);
         let seed = match seed {
             Seed::Nothing => None,
             Seed::Tangents(z) => {
                 let shape = self.shaped(&[z.shape()[0], z.shape()[1]]);
-                let z = z.to_shape(shape).expect("dim numbers per tangent").into_owned();
+                let z = z.to_shape(shape.as_slice()).expect("dim numbers per tangent");
                 Some((format!("{}_tangent", self.x), z))
             }
-            Seed::Cotangents(w) => Some((format!("{}_cotangent", self.output), shaped(w))),
+            Seed::Cotangents(w) => {
+                Some((format!("{}_cotangent", self.output), w.to_shape(rows.as_slice()).expect("dim numbers per row")))
+            }
         };
         let fixed: Vec<ArrayD<f64>> = self.constants.iter().map(|c| c.fed(x.nrows())).collect();
         let mut feeds = vec![(self.x.as_str(), state.view())];
@@ -270,10 +275,11 @@ impl Network {
     /// The plain output, rows × dim.
     fn plain(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
         let mut out = Batch::zeros(x.raw_dim());
+        let wanted: Vec<String> = std::iter::once(&self.output).chain(&self.beside).cloned().collect();
         for rows in self.groups(t) {
             let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
-            let part = x.select(Axis(0), &rows);
-            let wanted: Vec<String> = std::iter::once(&self.output).chain(&self.beside).cloned().collect();
+            // All rows together need no copy.
+            let part = if rows.len() == t.len() { Cow::Borrowed(x) } else { Cow::Owned(x.select(Axis(0), &rows)) };
             let mut outputs = self.call(&times, &part, Seed::Nothing, &wanted)?;
             let y = outputs.remove(0);
             self.remember(&times, &part, outputs)?;

@@ -35,6 +35,12 @@ pub struct Options {
     pub threads: usize,
 }
 
+/// Numbers of single precision that the cache of one core holds beside the weights in use.
+pub(super) const CACHED: u64 = 1 << 18;
+
+/// Rows beyond which a call of a small network gains nothing.
+const MOST_ROWS: u64 = 128;
+
 /// A card whose files are there and match their hashes.
 pub struct Model {
     pub card: Card,
@@ -51,6 +57,8 @@ pub struct Model {
     heeding: Mutex<BTreeSet<String>>,
     /// The kinks that were looked for, by the network's key.
     pub(super) kinks: Mutex<BTreeMap<String, Option<graph::Kink>>>,
+    /// Numbers in the network's largest value, for one sample.
+    widest: OnceLock<u64>,
 }
 
 impl Model {
@@ -111,11 +119,27 @@ impl Model {
             derived: Mutex::default(),
             heeding: Mutex::default(),
             kinks: Mutex::default(),
+            widest: OnceLock::new(),
         })
     }
 
     pub fn dim(&self) -> usize {
         self.card.dim()
+    }
+
+    /// Numbers in the largest value that the network makes of one sample, the state included.
+    pub fn widest(&self) -> u64 {
+        let dim = self.dim() as u64;
+        *self.widest.get_or_init(|| {
+            let found = self.known_graph().ok().and_then(|graph| graph.widest().ok());
+            found.unwrap_or_default().max(dim).max(1)
+        })
+    }
+
+    /// Samples for one call of the network on a CPU, where nobody says: as many as keep what it makes of them in a
+    /// core's cache, in fours, since the runtime rounds otherwise where vectors are not full.
+    pub fn usual_batch(&self) -> usize {
+        ((CACHED / self.widest()).clamp(4, MOST_ROWS) as usize).next_multiple_of(4)
     }
 
     /// The card's own file and those that it names, with the weights beside them.
@@ -345,6 +369,7 @@ impl Model {
         let scalar = key != "network.file";
         let of = key.strip_suffix(".file").unwrap_or(key);
         let mut network = Network {
+            widest: self.widest(),
             smooth: derived.is_none() && self.kink(of)?.is_none(),
             scalar_time: match &roles.time {
                 Some(time) => is_scalar(find(&session.inputs, time, &name, "input")?),

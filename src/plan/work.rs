@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Plan, PlannedFile, solver_label};
 use crate::config::DensityGrid;
 use crate::dequantization::Dequantization;
-use crate::divergence::{Control, Divergence};
+use crate::divergence::{self, Control, Divergence};
 use crate::flow::grid::Spacing;
 use crate::metric::Metric;
 use crate::num::key::SampleId;
@@ -198,17 +198,28 @@ impl Work {
         chosen.then(|| Control::of(&w.estimators, plan.models[w.model].shape.iter().product()))
     }
 
+    /// How the estimators of log-likelihoods share products, where they do.
+    fn sharing(&self, plan: &Plan) -> Option<&'static str> {
+        let Work::Likelihood(w) = self else { return None };
+        let dim = plan.models[w.model].shape.iter().product();
+        let adaptive = w.solver.evaluations().is_none();
+        let control = if adaptive { Control::of(&w.estimators, dim) } else { Control::State };
+        let shared = divergence::Plan::of(&w.estimators, dim, &control);
+        shared.describe(shared.comes_along(dim, adaptive, &control))
+    }
+
     /// What the work is, in a few words.
     pub fn describe(&self, plan: &Plan) -> String {
         let model = &plan.models[self.model()].name;
         match self {
             Work::Likelihood(w) => format!(
-                "{model}: log-likelihoods of samples {} to {}, {}, {} estimators{}",
+                "{model}: log-likelihoods of samples {} to {}, {}, {} estimators{}{}",
                 w.first,
                 w.first + w.count - 1,
                 solver_label(&w.solver),
                 w.estimators.len(),
-                self.control(plan).map_or(String::new(), |c| format!(", {}", c.describe()))
+                self.control(plan).map_or(String::new(), |c| format!(", {}", c.describe())),
+                self.sharing(plan).map_or(String::new(), |s| format!(", {s}"))
             ),
             Work::Profile(w) => format!("{model}: divergence along {} paths, {}", w.count, solver_label(&w.solver)),
             Work::Budget(w) => {

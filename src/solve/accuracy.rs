@@ -3,6 +3,7 @@
 use ndarray::{Array1, Array2, Axis, s};
 
 use super::*;
+use crate::flow::field::{Evaluation, Wanted};
 use crate::flow::prior::Prior;
 use crate::num::key::{Key, Purpose};
 
@@ -81,17 +82,17 @@ impl VectorField for Perceptron {
     }
 
     fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        Ok(self.controlled(&[], t, x)?.0)
+        Ok(self.evaluate(&[], Wanted::Control, t, x)?.velocity)
     }
 
-    fn controlled(&mut self, _: &[SampleId], t: &[f64], x: &Batch) -> Result<(Batch, Option<Vec<f64>>), EvalError> {
+    fn evaluate(&mut self, _: &[SampleId], _: Wanted, t: &[f64], x: &Batch) -> Result<Evaluation, EvalError> {
         let (mut v, mut traces) = (Batch::zeros(x.raw_dim()), Vec::new());
         for (i, mut row) in v.rows_mut().into_iter().enumerate() {
             let (velocity, trace) = self.both(t[i], x.row(i));
             row.assign(&velocity);
             traces.push(trace);
         }
-        Ok((v, Some(traces)))
+        Ok(Evaluation { velocity: v, divergence: Some(traces), products: None })
     }
 }
 
@@ -133,14 +134,14 @@ impl VectorField for Ramps {
         ))
     }
 
-    fn controlled(&mut self, _: &[SampleId], t: &[f64], x: &Batch) -> Result<(Batch, Option<Vec<f64>>), EvalError> {
+    fn evaluate(&mut self, _: &[SampleId], _: Wanted, t: &[f64], x: &Batch) -> Result<Evaluation, EvalError> {
         let passed = |row: ndarray::ArrayView1<f64>| {
             let rate =
                 |(j, (rate, place)): (usize, &(f64, f64))| if row[0] + row[j + 1] > *place { *rate } else { 0.0 };
             self.0.iter().enumerate().map(rate).sum()
         };
         let traces = x.rows().into_iter().map(passed).collect();
-        Ok((self.velocity(t, x)?, Some(traces)))
+        Ok(Evaluation { velocity: self.velocity(t, x)?, divergence: Some(traces), products: None })
     }
 }
 

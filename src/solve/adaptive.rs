@@ -17,7 +17,7 @@ use super::jump::{Aim, Bracket, Search};
 use super::pace::Pace;
 use super::tableau::{self, Embedded, Step, Tableau, combine};
 use super::{Nodes, OdeSolver, Solution, Span, Status, Visitor, finite, select};
-use crate::flow::field::{EvalError, VectorField};
+use crate::flow::field::{EvalError, Evaluation, Products, VectorField, Wanted};
 use crate::flow::path::Path;
 use crate::num::Batch;
 use crate::num::key::SampleId;
@@ -279,6 +279,15 @@ struct Trial {
     step: Step,
     /// Stage by stage; empty where a stage does not count or nothing controls.
     divergence: Vec<Vec<f64>>,
+    /// Stage by stage, where they came along.
+    products: Vec<Option<Products>>,
+}
+
+/// What came along with the slopes on some rows' nodes.
+#[derive(Clone, Copy)]
+struct Along<'a> {
+    divergence: Option<&'a [f64]>,
+    products: Option<&'a Products>,
 }
 
 /// What one row's trial step is wrong by.
@@ -315,6 +324,8 @@ struct Run<'a> {
     slope: Batch,
     /// The divergences there, where one controls.
     divergence: Option<Vec<f64>>,
+    /// Products that came along there.
+    products: Option<Products>,
     /// Whether steps are held to look for its jumps.
     jumps: bool,
     solution: Solution,
@@ -360,6 +371,7 @@ impl<'a> Run<'a> {
             active: (0..rows).map(traveller).collect(),
             slope: Batch::zeros(x.raw_dim()),
             divergence: None,
+            products: None,
             jumps: true,
             solution,
             x,
@@ -391,18 +403,19 @@ impl<'a> Run<'a> {
         rows.iter().map(|i| self.sample[self.active[*i].slot]).collect()
     }
 
-    /// Slopes at some rows' places, with what controls there, counted.
+    /// Slopes at some rows' places, with what comes along, counted.
     fn ask(
         &mut self,
         field: &mut dyn VectorField,
         rows: &[usize],
+        wanted: Wanted,
         t: &[f64],
         x: &Batch,
-    ) -> Result<(Batch, Option<Vec<f64>>), EvalError> {
-        let said = field.controlled(&self.ids(rows), t, x)?;
+    ) -> Result<Evaluation, EvalError> {
+        let said = field.evaluate(&self.ids(rows), wanted, t, x)?;
         for i in rows {
             self.active[*i].evaluations += 1;
-            self.active[*i].controls += u64::from(said.1.is_some());
+            self.active[*i].controls += u64::from(said.divergence.is_some());
         }
         Ok(said)
     }
@@ -416,7 +429,7 @@ impl<'a> Run<'a> {
         let rows: Vec<usize> = (0..self.active.len()).collect();
         let t: Vec<f64> = self.active.iter().map(|s| s.t).collect();
         let x = self.x.clone();
-        let (slope, divergence) = self.ask(field, &rows, &t, &x)?;
+        let Evaluation { velocity: slope, divergence, products } = self.ask(field, &rows, Wanted::Node, &t, &x)?;
         let length = (self.end - t[0]).abs();
         let direction = (self.end - t[0]).signum();
         let norm = |v: ArrayView1<f64>, x: ArrayView1<f64>| self.control.norm(v, x, x);
@@ -429,7 +442,8 @@ impl<'a> Run<'a> {
             .collect();
         let ahead: Vec<f64> = t.iter().zip(&guess).map(|(t, h)| t + h).collect();
         let there = combine(&self.x, &guess, &[1.0], std::slice::from_ref(&slope));
-        let (probe, later) = self.ask(field, &rows, &ahead, &there)?;
+        let Evaluation { velocity: probe, divergence: later, .. } =
+            self.ask(field, &rows, Wanted::Control, &ahead, &there)?;
         let power = 1.0 / self.tableau.order as f64;
         let nats = self.control.nats(self.x.ncols());
         for (i, s) in self.active.iter_mut().enumerate() {
@@ -454,7 +468,7 @@ impl<'a> Run<'a> {
             self.clock =
                 Some(Clock::new(self.span, self.tableau, self.control.nats(self.x.ncols()) / LOOSER, self.x.ncols()));
         }
-        (self.slope, self.divergence) = (slope, divergence);
+        (self.slope, self.divergence, self.products) = (slope, divergence, products);
         Ok(())
     }
 
@@ -469,22 +483,27 @@ impl<'a> Run<'a> {
         let h: Vec<f64> = self.active.iter().map(|s| s.h).collect();
         let mut divergence = vec![Vec::new(); self.tableau.stages()];
         divergence[0] = self.divergence.clone().unwrap_or_default();
+        let mut products = vec![None; self.tableau.stages()];
+        products[0] = self.products.clone();
         let (watched, mut controls) = (self.divergence.is_some(), 0);
+        let along = self.products.is_some();
         let step = self.tableau.stages_of(&t, &h, &self.x, Some(self.slope.clone()), &mut |stage, at, state| {
-            if !(watched && self.tableau.counts(stage)) {
+            if !(watched && self.tableau.counts(stage) || along && self.tableau.is_node(stage)) {
                 return field.velocity(at, state);
             }
-            let (slope, taken) = field.controlled(&ids, at, state)?;
-            divergence[stage] = taken.unwrap_or_default();
-            controls += 1;
-            Ok(slope)
+            let wanted = if along && self.tableau.is_node(stage) { Wanted::Node } else { Wanted::Control };
+            let said = field.evaluate(&ids, wanted, at, state)?;
+            controls += u64::from(said.divergence.is_some());
+            divergence[stage] = said.divergence.unwrap_or_default();
+            products[stage] = said.products;
+            Ok(said.velocity)
         })?;
         for s in &mut self.active {
             s.attempts += 1;
             s.evaluations += (self.tableau.stages() - 1) as u64;
             s.controls += controls;
         }
-        Ok(Trial { h, step, divergence })
+        Ok(Trial { h, step, divergence, products })
     }
 
     /// What each row's step is wrong by: from the embedded method, and, where that would let the step pass but a jump
@@ -576,7 +595,7 @@ impl<'a> Run<'a> {
         let x = self.tableau.between(&trial.step, &self.x, &trial.h, places);
         let rows: Vec<usize> = places.iter().map(|p| p.0).collect();
         let t: Vec<f64> = places.iter().map(|(row, part)| self.active[*row].t + part * trial.h[*row]).collect();
-        Ok(self.ask(field, &rows, &t, &x)?.1.unwrap_or_default())
+        Ok(self.ask(field, &rows, Wanted::Control, &t, &x)?.divergence.unwrap_or_default())
     }
 
     /// h·Σ w·g of one row.
@@ -750,9 +769,11 @@ impl<'a> Run<'a> {
         let t: Vec<f64> = rows.iter().map(|i| self.active[*i].t).collect();
         let ahead: Vec<f64> = t.iter().zip(&w).map(|(t, w)| t + w).collect();
         let there = combine(&x, &w, &[1.0], std::slice::from_ref(&first));
-        let (second, far) = self.ask(field, &rows, &ahead, &there)?;
+        let second = self.ask(field, &rows, Wanted::Node, &ahead, &there)?;
+        let (second, far, far_products) = (second.velocity, second.divergence, second.products);
         let next = combine(&x, &w, &[0.5, 0.5], &[first.clone(), second.clone()]);
-        let (slope, divergence) = self.ask(field, &rows, &ahead, &next)?;
+        let third = self.ask(field, &rows, Wanted::Node, &ahead, &next)?;
+        let (slope, divergence, products) = (third.velocity, third.divergence, third.products);
         let (far, divergence) = (far.unwrap_or_default(), divergence.unwrap_or_default());
         let near: Vec<f64> = rows.iter().map(|i| self.divergence.as_ref().map_or(f64::NAN, |g| g[*i])).collect();
         let tolerance = self.control.nats(self.x.ncols());
@@ -777,8 +798,12 @@ impl<'a> Run<'a> {
         let pick = |v: &[f64]| crossed.iter().map(|j| v[*j]).collect::<Vec<f64>>();
         let at: Vec<usize> = crossed.iter().map(|j| rows[*j]).collect();
         let weight: Vec<f64> = crossed.iter().map(|j| 0.5 * w[*j]).collect();
-        self.visit(&at, &pick(&t), &select(&x, &crossed), &weight, Some(&pick(&near)), visit)?;
-        self.visit(&at, &pick(&ahead), &select(&there, &crossed), &weight, Some(&pick(&far)), visit)?;
+        let near_products = self.products.as_ref().map(|p| p.select(&at));
+        let far_products = far_products.map(|p| p.select(&crossed));
+        let near = Along { divergence: Some(&pick(&near)), products: near_products.as_ref() };
+        self.visit(&at, &pick(&t), &select(&x, &crossed), &weight, near, visit)?;
+        let far = Along { divergence: Some(&pick(&far)), products: far_products.as_ref() };
+        self.visit(&at, &pick(&ahead), &select(&there, &crossed), &weight, far, visit)?;
         for j in &crossed {
             let i = rows[*j];
             self.active[i].t = ahead[*j];
@@ -786,6 +811,9 @@ impl<'a> Run<'a> {
             self.slope.row_mut(i).assign(&slope.row(*j));
             if let Some(g) = &mut self.divergence {
                 g[i] = divergence[*j];
+            }
+            if let (Some(own), Some(new)) = (&mut self.products, &products) {
+                own.put(i, new, *j);
             }
         }
         let moved: Vec<bool> = (0..self.active.len()).map(|i| at.contains(&i)).collect();
@@ -814,8 +842,8 @@ impl<'a> Run<'a> {
                 let sign = |j: usize| if j.is_multiple_of(2) { by } else { -by };
                 Batch::from_shape_fn(x.raw_dim(), |(i, j)| x[[i, j]] * (1.0 + sign(j) * f64::from(f32::EPSILON)))
             };
-            let ahead = self.ask(field, &rows, &t, &moved(f64::from(ulps)))?.0;
-            let behind = self.ask(field, &rows, &t, &moved(-f64::from(ulps)))?.0;
+            let ahead = self.ask(field, &rows, Wanted::Control, &t, &moved(f64::from(ulps)))?.velocity;
+            let behind = self.ask(field, &rows, Wanted::Control, &t, &moved(-f64::from(ulps)))?.velocity;
             let second = ahead + behind - &here * 2.0;
             for (j, square) in squares.iter_mut().enumerate() {
                 // Three roundings, of weights 1, 1 and −2.
@@ -850,7 +878,7 @@ impl<'a> Run<'a> {
         t: &[f64],
         x: &Batch,
         weight: &[f64],
-        divergence: Option<&[f64]>,
+        Along { divergence, products }: Along,
         visit: &mut Visitor,
     ) -> Result<(), EvalError> {
         if rows.is_empty() {
@@ -859,7 +887,7 @@ impl<'a> Run<'a> {
         let slot: Vec<usize> = rows.iter().map(|i| self.active[*i].slot).collect();
         let node: Vec<u64> = rows.iter().map(|i| self.active[*i].nodes).collect();
         let sample = self.ids(rows);
-        let nodes = Nodes { sample: &sample, node: &node, slot: &slot, t, x, weight, divergence };
+        let nodes = Nodes { sample: &sample, node: &node, slot: &slot, t, x, weight, divergence, products };
         self.pace.visit(&nodes, visit)?;
         rows.iter().for_each(|i| self.active[*i].nodes += 1);
         Ok(())
@@ -872,7 +900,9 @@ impl<'a> Run<'a> {
             let weight: Vec<f64> = keep.iter().map(|i| trial.h[*i] * self.tableau.b[s]).collect();
             let known = &trial.divergence[s];
             let taken: Option<Vec<f64>> = (!known.is_empty()).then(|| keep.iter().map(|i| known[*i]).collect());
-            self.visit(&keep, &t, &select(&trial.step.x[s], &keep), &weight, taken.as_deref(), visit)?;
+            let products = trial.products[s].as_ref().map(|p| p.select(&keep));
+            let along = Along { divergence: taken.as_deref(), products: products.as_ref() };
+            self.visit(&keep, &t, &select(&trial.step.x[s], &keep), &weight, along, visit)?;
         }
         Ok(())
     }
@@ -887,6 +917,9 @@ impl<'a> Run<'a> {
             self.slope.row_mut(i).assign(&last.row(i));
             if let Some(g) = &mut self.divergence {
                 g[i] = trial.divergence[stage][i];
+            }
+            if let (Some(own), Some(new)) = (&mut self.products, &trial.products[stage]) {
+                own.put(i, new, i);
             }
         }
         self.leave(accepted);
@@ -942,6 +975,7 @@ impl<'a> Run<'a> {
         self.x = select(&self.x, rows);
         self.slope = select(&self.slope, rows);
         self.divergence = self.divergence.as_ref().map(|g| rows.iter().map(|i| g[*i]).collect());
+        self.products = self.products.as_ref().map(|p| p.select(rows));
     }
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tableau::{self, Tableau};
 use super::{Nodes, OdeSolver, Solution, Span, Status, Visitor, finite};
-use crate::flow::field::{EvalError, VectorField};
+use crate::flow::field::{EvalError, VectorField, Wanted};
 use crate::flow::grid::Spacing;
 use crate::num::Batch;
 use crate::num::key::SampleId;
@@ -90,7 +90,15 @@ pub fn march(
     let mut node = 0;
     for pair in grid.windows(2) {
         let h = pair[1] - pair[0];
-        let step = tableau.step(field, &vec![pair[0]; rows], &vec![h; rows], &x, None)?;
+        let mut products = vec![None; tableau.stages()];
+        let step = tableau.stages_of(&vec![pair[0]; rows], &vec![h; rows], &x, None, &mut |stage, at, state| {
+            if tableau.b[stage] == 0.0 {
+                return field.velocity(at, state);
+            }
+            let said = field.evaluate(sample, Wanted::Node, at, state)?;
+            products[stage] = said.products;
+            Ok(said.velocity)
+        })?;
         for s in (0..tableau.stages()).filter(|s| tableau.b[*s] != 0.0) {
             visit(&Nodes {
                 sample,
@@ -100,6 +108,7 @@ pub fn march(
                 x: &step.x[s],
                 weight: &vec![h * tableau.b[s]; rows],
                 divergence: None,
+                products: products[s].as_ref(),
             })?;
             node += 1;
         }

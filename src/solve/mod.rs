@@ -8,7 +8,7 @@
 use ndarray::Axis;
 use serde::{Deserialize, Serialize};
 
-use crate::flow::field::{EvalError, VectorField};
+use crate::flow::field::{EvalError, Products, VectorField};
 use crate::flow::grid;
 use crate::flow::grid::Spacing;
 use crate::flow::path::{Curve, Path};
@@ -76,6 +76,8 @@ pub struct Nodes<'a> {
     pub weight: &'a [f64],
     /// The divergences that controlled the steps, where one does.
     pub divergence: Option<&'a [f64]>,
+    /// Products that came along with the slopes there, where some did.
+    pub products: Option<&'a Products>,
 }
 
 /// What a path's nodes are handed to.
@@ -174,6 +176,7 @@ mod tests {
 
     use super::*;
     use crate::flow::field::Linearized;
+    use crate::flow::field::{Evaluation, Wanted};
     use crate::flow::prior::Prior;
     use crate::model::analytic::{self, Mixture};
     use crate::num::Blocks;
@@ -234,11 +237,11 @@ mod tests {
         fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
             self.0.velocity(t, x)
         }
-        fn controlled(&mut self, _: &[SampleId], t: &[f64], x: &Batch) -> Result<(Batch, Option<Vec<f64>>), EvalError> {
+        fn evaluate(&mut self, _: &[SampleId], _: Wanted, t: &[f64], x: &Batch) -> Result<Evaluation, EvalError> {
             let d = x.ncols();
             let basis = Blocks::from_shape_fn((d, x.nrows(), d), |(i, _, j)| f64::from(u8::from(i == j)));
             let trace = self.0.quadratic(t, x, &basis)?.sum_axis(Axis(0)).to_vec();
-            Ok((self.0.velocity(t, x)?, Some(trace)))
+            Ok(Evaluation { velocity: self.0.velocity(t, x)?, divergence: Some(trace), products: None })
         }
     }
 

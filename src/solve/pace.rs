@@ -5,7 +5,7 @@
 //! and answer with thousands of steps. Against −ln α the same path has no jump: dx/du = v · dt/du.
 
 use super::{Nodes, Span, Visitor};
-use crate::flow::field::{EvalError, VectorField};
+use crate::flow::field::{EvalError, Evaluation, VectorField, Wanted};
 use crate::flow::path::{Curve, Path};
 use crate::num::Batch;
 use crate::num::key::SampleId;
@@ -98,18 +98,13 @@ impl VectorField for Paced<'_> {
         Ok(self.paced(&t, v))
     }
 
-    fn controlled(
-        &mut self,
-        sample: &[SampleId],
-        u: &[f64],
-        x: &Batch,
-    ) -> Result<(Batch, Option<Vec<f64>>), EvalError> {
+    fn evaluate(&mut self, sample: &[SampleId], wanted: Wanted, u: &[f64], x: &Batch) -> Result<Evaluation, EvalError> {
         let t: Vec<f64> = u.iter().map(|u| self.pace.time(*u)).collect();
-        let (v, mut divergence) = self.field.controlled(sample, &t, x)?;
+        let mut said = self.field.evaluate(sample, wanted, &t, x)?;
         if self.pace.jumps {
-            divergence.iter_mut().flatten().zip(&t).for_each(|(g, t)| *g *= self.pace.rate(*t));
+            said.divergence.iter_mut().flatten().zip(&t).for_each(|(g, t)| *g *= self.pace.rate(*t));
         }
-        Ok((self.paced(&t, v), divergence))
+        Ok(Evaluation { velocity: self.paced(&t, said.velocity), ..said })
     }
 }
 
@@ -175,6 +170,7 @@ mod tests {
                 x: &x,
                 weight: &[0.25],
                 divergence: None,
+                products: None,
             };
             let mut seen = None;
             let mut visit = |n: &Nodes| {

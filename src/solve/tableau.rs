@@ -219,6 +219,11 @@ impl Tableau {
         stage + 1 == self.stages() || self.b[stage] != 0.0 || weights.iter().any(|w| w[stage] != 0.0)
     }
 
+    /// Whether a stage is a node of the quadrature, or stands where the next step begins, whose first node it then is.
+    pub fn is_node(&self, stage: usize) -> bool {
+        self.b[stage] != 0.0 || (stage + 1 == self.stages() && self.b[0] != 0.0)
+    }
+
     /// The largest error of a quadrature over the stages of one step on a jump of one within it, in units of the step.
     pub fn worst_jump(&self) -> f64 {
         let error = |place: f64, from: &dyn Fn(f64) -> bool| {

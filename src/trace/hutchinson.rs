@@ -47,6 +47,10 @@ impl TraceEstimator for Hutchinson {
         self.probes
     }
 
+    fn fixed_probes(&self) -> Option<(Distribution, usize)> {
+        (self.along == Along::Fixed && !self.orthogonal).then_some((self.distribution, self.probes))
+    }
+
     fn check(&self, dim: usize) -> Result<(), String> {
         within("hutchinson: probes", self.probes, 1, 1_000_000)?;
         if self.antithetic {

@@ -69,6 +69,12 @@ pub trait TraceEstimator: Sync {
         false
     }
 
+    /// The law and the number of its probes, where its chains are their quadratic forms and nothing else, and they are
+    /// the same all along a path.
+    fn fixed_probes(&self) -> Option<(Distribution, usize)> {
+        None
+    }
+
     /// Refuses parameters that make no sense in `dim` dimensions, by their key.
     fn check(&self, dim: usize) -> Result<(), String>;
 

@@ -30,7 +30,7 @@ fn model(name: &str) -> Model {
 }
 
 fn machine(batch: usize) -> Machine {
-    Machine { provider: Provider::Cpu, batch, threads: 2 }
+    Machine { provider: Provider::Cpu, batch: Some(batch), threads: 2 }
 }
 
 /// An array of an .npz file of the tests' data.
