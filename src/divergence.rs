@@ -217,6 +217,18 @@ impl Divergence {
         !matches!(self, Divergence::Trace(Estimator::XTrace(xtrace)) if xtrace.replicates == 1)
     }
 
+    /// Whether its values along a path are those of one function of time: not where each node has draws of its own.
+    pub fn is_continuous(&self) -> bool {
+        match self {
+            Divergence::Trace(e) => {
+                let entry = serde_json::to_value(e).unwrap_or_default();
+                entry[e.name()]["along"] != "fresh"
+            }
+            Divergence::Learned(_) | Divergence::FiniteDifference(_) => true,
+            Divergence::Debiased(_) | Divergence::ClosedForm(_) | Divergence::FlowMap(_) => false,
+        }
+    }
+
     /// Whether its values are drawn, so that they vary with the seed.
     pub fn is_random(&self) -> bool {
         matches!(self.kind(), Kind::OdeStochastic | Kind::FiniteDifference)

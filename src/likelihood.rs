@@ -6,7 +6,7 @@ pub mod few_step;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use ndarray::Axis;
+use ndarray::{Array2, Axis};
 
 use crate::divergence::{Control, Controlled, Divergence, Integral, Integrator, Plan, Sources, Spent, lock};
 use crate::flow::field::{EvalError, Products, VectorField};
@@ -14,7 +14,7 @@ use crate::flow::path::Curve;
 use crate::flow::prior::Prior;
 use crate::num::Batch;
 use crate::num::key::{Key, SampleId};
-use crate::solve::{Nodes, Solver, Span, Status};
+use crate::solve::{Nodes, Solution, Solver, Span, Status, local_error};
 
 /// What is measured, apart from the data.
 pub struct Task<'a> {
@@ -59,7 +59,8 @@ pub struct Row {
     pub prior_log_density: Option<f64>,
     pub divergence_integral: Option<f64>,
     /// Estimated size of the error that the steps leave in the log-likelihood, nats: an estimate for this path and no
-    /// bound. Absent where no divergence controls the steps.
+    /// bound. Absent where nothing tells it: where no divergence controls adaptive steps, and of fixed ones where the
+    /// divergence is drawn anew at every node or steps are very few.
     pub solver_error: Option<f64>,
     /// Of the path, and of this estimator on its nodes.
     pub evaluations: u64,
@@ -100,6 +101,10 @@ pub fn evaluate(
     let along = task.takes_along(dim);
     let start_integrator = |spec| Integrator::new(spec, task.key, sample.len()).under(&control, &plan);
     let mut integrators: Vec<Integrator> = task.estimators.iter().map(start_integrator).collect();
+    // The values at all nodes of fixed steps, node after node, for what their quadrature is wrong by.
+    let fixed = task.solver.nodes().is_some_and(|nodes| nodes <= 4 * local_error::MOST as u64);
+    let mut seen: Vec<Option<Vec<f64>>> =
+        task.estimators.iter().map(|e| (fixed && e.is_continuous()).then(Vec::new)).collect();
     let (mut estimating, mut sharing, mut shared_products) = (0.0, 0.0, 0);
     let began = Instant::now();
     let shared = Mutex::new(&mut *sources);
@@ -125,6 +130,9 @@ pub fn evaluate(
             integrators.iter_mut().enumerate().filter(|(i, _)| task.estimators[*i].takes_solver())
         {
             let values = integrator.visit(nodes, &mut sources)?;
+            if let Some(seen) = &mut seen[index] {
+                seen.extend(&values);
+            }
             if let Some(record) = record.as_deref_mut() {
                 record.extend(values.iter().enumerate().map(|(i, v)| NodeValue {
                     estimator: index,
@@ -153,6 +161,7 @@ pub fn evaluate(
             _ => integrator.finish(),
         };
         let spec = &task.estimators[index];
+        let errors = step_errors(&solution, seen[index].take(), sample.len());
         let apart = |head: &str| u64::from(!sources.joint.contains(head));
         // What controls the path gives its values to the estimator that wants the same.
         let (own, own_head) = match control.is(spec) {
@@ -180,7 +189,7 @@ pub fn evaluate(
                 half_width: integral.half_width.filter(|_| fine),
                 prior_log_density: fine.then_some(prior[i]),
                 divergence_integral: fine.then_some(integral.value),
-                solver_error: solution.error[i].filter(|_| fine && !matches!(spec, Divergence::ClosedForm(_))),
+                solver_error: errors[i].filter(|_| fine && !matches!(spec, Divergence::ClosedForm(_))),
                 evaluations: solution.evaluations[i] + nodes * spec.evaluations(),
                 jvps: solution.controls[i] * control.products(start.ncols()) + nodes * own + spec.products_once(),
                 head_calls: solution.controls[i] * path_head + nodes * own_head,
@@ -203,6 +212,16 @@ fn taken_at(plan: &Plan, key: Key, nodes: &Nodes, sources: &mut Sources) -> Resu
     match &mut sources.tangents {
         Some(tangents) => plan.take(key, nodes, &mut **tangents).map(Some),
         None => Ok(None),
+    }
+}
+
+/// What the steps are wrong by, per sample: as the solver says, or as `seen`, one estimator's values at all nodes of
+/// fixed steps, complete it.
+fn step_errors(solution: &Solution, seen: Option<Vec<f64>>, samples: usize) -> Vec<Option<f64>> {
+    let values = seen.and_then(|v| Array2::from_shape_vec((v.len() / samples.max(1), samples), v).ok());
+    match (&solution.told, values) {
+        (Some(told), Some(values)) => told.error(values.view()),
+        _ => solution.error.clone(),
     }
 }
 
@@ -419,6 +438,29 @@ mod tests {
                 assert!(among.iter().all(|r| (r.estimator == 0) == r.solver_error.is_none()), "{solver}");
             }
         }
+    }
+
+    /// Fixed steps tell their error of every estimator whose values along a path are one function, probes or not.
+    #[test]
+    fn fixed_steps_tell_their_error_of_each_estimator() {
+        let estimators = "[exact, {hutchinson: {probes: 2}}, {hutchinson: {along: fresh}}, xtrace, learned, debiased]";
+        let (model, _, x) = setting(Path::Edm { sigma_min: 0.02, sigma_max: 20.0 }, 16);
+        let fine = measured(&model, "{rk4: {steps: 800}}", estimators, &x);
+        let (mut honest, mut all) = (0, 0);
+        for solver in ["{euler: {steps: 40}}", "{midpoint: {steps: 40}}", "{heun: {steps: 40}}", "{rk4: {steps: 40}}"] {
+            let rows = measured(&model, solver, estimators, &x);
+            for (row, truth) in rows.iter().zip(&fine) {
+                assert_eq!(row.solver_error.is_some(), ![2, 5].contains(&row.estimator), "{solver} {row:?}");
+                let Some(told) = row.solver_error else { continue };
+                let error = (row.log_likelihood.expect("ok") - truth.log_likelihood.expect("ok")).abs();
+                println!("{solver} {}: {error:.1e}, told {told:.1e}", row.estimator);
+                honest += u32::from(error <= 3.0 * told);
+                all += 1;
+            }
+        }
+        assert!(f64::from(honest) >= 0.93 * f64::from(all), "{honest} of {all}");
+        let prior = Prior { std: model.curve.prior_std() };
+        assert!(run(&model, prior, "heun", "[closed-form]", &x).iter().all(|r| r.solver_error.is_none()));
     }
 
     #[test]

@@ -279,6 +279,52 @@ fn what_is_told_of_the_error_is_honest() {
     assert!(f64::from(honest.min(kept)) >= 0.95 * f64::from(all), "{kept} and {honest} of {all}");
 }
 
+/// The same networks by fixed steps, of which the score is not known: jumps and all, what is told is honest.
+#[test]
+fn what_is_told_of_fixed_steps_over_networks_is_honest() {
+    let kinds = [Activation::Tanh, Activation::Silu, Activation::Relu, Activation::Elu, Activation::Selu];
+    for name in ["euler", "midpoint", "heun", "rk4"] {
+        let (mut honest, mut all) = (0, 0);
+        for (i, activation) in kinds.into_iter().enumerate() {
+            for (dim, gain) in [(3, 1.5), (8, 1.2)] {
+                let field = Perceptron::new(dim, 32, 2, activation, gain, 10 + i as u64);
+                let x = normal(6, dim);
+                let (truth, _) = solve("{dopri5: {tol: 1e-7, max_steps: 100000}}", &mut field.clone(), &x);
+                for steps in [10, 20, 40, 100] {
+                    let (values, told) = fixed(&format!("{{{name}: {{steps: {steps}}}}}"), &field, &x);
+                    let rms = |v: &[f64]| (v.iter().map(|v| v * v).sum::<f64>() / v.len() as f64).sqrt();
+                    let errors: Vec<f64> = values.iter().zip(&truth).map(|(a, b)| (a - b).abs()).collect();
+                    println!("{activation:?} {dim} {name} {steps}: {:.1e}, told {:.1e}", rms(&errors), rms(&told));
+                    honest += errors.iter().zip(&told).filter(|(error, told)| **error <= 3.0 * **told + 1e-7).count();
+                    all += told.len();
+                }
+            }
+        }
+        println!("{name}: {honest} of {all}");
+        assert!(honest as f64 >= 0.93 * all as f64, "{name}: {honest} of {all}");
+    }
+}
+
+/// log p of each row by fixed steps and the whole trace, with what is told of its error.
+fn fixed(solver: &str, field: &Perceptron, x: &Batch) -> (Vec<f64>, Vec<f64>) {
+    let solver: Solver = serde_yaml::from_str(solver).expect(solver);
+    let curve = Path::FlowMatching { data_at: 0, t_min: 0.0, t_max: 1.0 }.curve().expect("a path");
+    let span = Span { curve: &curve, to_prior: true };
+    let ids: Vec<u64> = (0..x.nrows() as u64).collect();
+    let (mut integral, mut seen) = (Array1::<f64>::zeros(x.nrows()), Vec::new());
+    let visit = &mut |nodes: &Nodes| {
+        let traces = field.clone().evaluate(&[], Wanted::Control, nodes.t, nodes.x)?.divergence.expect("a trace");
+        integral = &integral + &(Array1::from(traces.clone()) * nodes.weight[0]);
+        seen.extend(traces);
+        Ok(())
+    };
+    let solution = solver.solve(&mut field.clone(), &ids, x.clone(), span, visit).expect("analytic");
+    let seen = Array2::from_shape_vec((seen.len() / x.nrows(), x.nrows()), seen).expect("nodes × rows");
+    let told = solution.told.expect("fixed steps").error(seen.view());
+    let prior = Prior { std: 1.0 }.log_density(&solution.x);
+    (prior.iter().zip(&integral).map(|(p, i)| p + i).collect(), told.into_iter().map(|t| t.expect("told")).collect())
+}
+
 /// A field in single precision at tolerances below its rounding: said in time, where double precision goes on.
 #[test]
 fn tolerances_below_rounding_are_named_in_time() {

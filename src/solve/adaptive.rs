@@ -358,6 +358,7 @@ impl<'a> Run<'a> {
             evaluations: vec![0; rows],
             controls: vec![0; rows],
             error: vec![None; rows],
+            told: None,
         };
         Run {
             span,

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::local_error::Watch;
 use super::tableau::{self, Tableau};
 use super::{Nodes, OdeSolver, Solution, Span, Status, Visitor, finite};
 use crate::flow::field::{EvalError, VectorField, Wanted};
@@ -54,7 +55,7 @@ macro_rules! fixed {
                 visit: &mut Visitor,
             ) -> Result<Solution, EvalError> {
                 let grid = span.grid(self.grid, self.steps).map_err(EvalError::Missing)?;
-                march(&tableau::$tableau, &grid, field, sample, x, visit)
+                march(&tableau::$tableau, &grid, span, field, sample, x, visit)
             }
         }
     )+ };
@@ -80,6 +81,7 @@ fn check(steps: usize, grid: Option<Spacing>, span: Span) -> Result<(), String> 
 pub fn march(
     tableau: &Tableau,
     grid: &[f64],
+    span: Span,
     field: &mut dyn VectorField,
     sample: &[SampleId],
     mut x: Batch,
@@ -87,8 +89,9 @@ pub fn march(
 ) -> Result<Solution, EvalError> {
     let rows = x.nrows();
     let slot: Vec<usize> = (0..rows).collect();
+    let mut watch = Watch::new(span, tableau, grid, rows);
     let mut node = 0;
-    for pair in grid.windows(2) {
+    for (number, pair) in grid.windows(2).enumerate() {
         let h = pair[1] - pair[0];
         let mut products = vec![None; tableau.stages()];
         let step = tableau.stages_of(&vec![pair[0]; rows], &vec![h; rows], &x, None, &mut |stage, at, state| {
@@ -112,9 +115,20 @@ pub fn march(
             })?;
             node += 1;
         }
+        if let Some(watch) = &mut watch {
+            watch.see(number, &x, &step);
+        }
         x = step.next;
     }
     let status = finite(&x).iter().map(|f| if *f { Status::Ok } else { Status::NonFinite }).collect();
     let evaluations = ((grid.len() - 1) * tableau.stages()) as u64;
-    Ok(Solution { x, status, evaluations: vec![evaluations; rows], controls: vec![0; rows], error: vec![None; rows] })
+    let told = watch.map(|watch| watch.finish(&x));
+    Ok(Solution {
+        x,
+        status,
+        evaluations: vec![evaluations; rows],
+        controls: vec![0; rows],
+        error: vec![None; rows],
+        told,
+    })
 }

@@ -15,12 +15,14 @@ use crate::flow::path::{Curve, Path};
 use crate::num::Batch;
 use crate::num::key::SampleId;
 use crate::registry;
+use local_error::Told;
 
 pub mod adaptive;
 pub mod clock;
 pub mod dop853;
 pub mod fixed;
 pub mod jump;
+pub mod local_error;
 pub mod pace;
 pub mod refine;
 pub mod tableau;
@@ -94,6 +96,8 @@ pub struct Solution {
     pub controls: Vec<u64>,
     /// Estimated size of the error in log p that the steps leave, nats; absent where no divergence controls them.
     pub error: Vec<Option<f64>>,
+    /// What fixed steps are wrong by, which the divergences at their nodes complete.
+    pub told: Option<Told>,
 }
 
 /// An interval of the card's time, in the direction of travel, on its curve.

@@ -164,7 +164,9 @@ pub fn rows(work: &Work, dim: usize, stored: &Table, i: usize, again: &Table, j:
     let mut worst = Compared::equal();
     for name in again.columns.iter().filter(|name| !clock(name) && !derived(name)) {
         let (Some(old), Some(new)) = (stored.cell(i, name), again.cell(j, name)) else { continue };
-        if old != new {
+        // Earlier versions told nothing of fixed steps.
+        let untold = *name == "solver_error" && old.is_empty();
+        if old != new && !untold {
             worst = worst.worse(Compared::texts(name, old, new, tolerance(work, dim, name, again, j)));
         }
     }

@@ -1,0 +1,489 @@
+//! What fixed steps are wrong by, told by what they evaluate anyway.
+//!
+//! A step has a local error: the method's x₁ differs by e from where the exact flow leads from x₀, and its sum of
+//! divergences by q from their integral. Both are errors of log p, since log p is known to move along the flow: of the
+//! step it is ∇log p(x₁)·e + q, with a sign, and those of all steps add up. Neither part costs an evaluation:
+//!
+//! - **e** is what is left of the slopes at the beginnings of steps by a rule of higher order than the method:
+//!   Simpson's over two steps, and over three the one that is exact to degree 6 (Ceschino & Kuntzmann 1963), for
+//!   Runge–Kutta 4. Grids are no straight lines, so time and slopes are both polynomials of the number of the step.
+//! - **∇log p** follows from the velocity: v = (α'/α)·x − (σσ' − σ²α'/α)·∇log p on the marginal path. At the
+//!   prior's end it is the prior's. A flow-matching velocity whose pairs of data and noise are not independent (reflow,
+//!   optimal transport) has another score, which near the data is smaller: there the estimate is too large.
+//! - **q** is what the same rule leaves of the divergences, where the method evaluates them at the beginnings of steps.
+//!   The midpoint rule does not: there the quadratic through three middles takes the place of Simpson's rule, and the
+//!   middle state's own error δ, of the order of the method, adds h·∇div·δ, with ∇div = −d/dt ∇log p − Jᵀ∇log p.
+//!
+//! The estimate is the sum, in root and square with the root of the sum of squares over steps, which is what is left of
+//! its own error where errors of both signs nearly cancel. On Gaussian mixtures, with 10 to 100 steps, the true error
+//! is within three times of it for 98 % of samples and more; in the median over samples it is 0.8 to 5 times the true
+//! error at the orders 1 and 2, and 1 to 50 times at order 4, where on few steps the rule is hardly better than the
+//! method. Where steps are wider than what the data are made of, nothing that they evaluate says so, and it can be too
+//! small.
+
+use std::collections::VecDeque;
+
+use ndarray::{Array1, Array2, ArrayView2};
+
+use super::Span;
+use super::tableau::{Step, Tableau};
+use crate::flow::path::Curve;
+use crate::num::Batch;
+use crate::num::linalg::solve;
+
+/// The most steps whose errors are told: what more of them leave is rounding, and all their divergences are kept.
+pub const MOST: usize = 10_000;
+
+/// Steps that one rule spans: as many as make it of higher order than the method.
+fn width(tableau: &Tableau) -> usize {
+    if tableau.order <= 2 { 2 } else { 3 }
+}
+
+/// Σ rises·(x_{j+1} − x_j) = Σ slopes·v_i over a few steps, exact where v and time are polynomials of the step's
+/// number: what is left is the mean of the steps' local errors.
+#[derive(Debug, Clone, PartialEq)]
+struct Rule {
+    /// Sum to one.
+    rises: Vec<f64>,
+    /// One more than rises.
+    slopes: Vec<f64>,
+}
+
+impl Rule {
+    /// Over the steps between these times.
+    fn new(times: &[f64]) -> Rule {
+        let steps = times.len() - 1;
+        let length = times[steps] - times[0];
+        let place = |i: usize| i as f64 - steps as f64 / 2.0;
+        let power = |i: usize, q: usize| place(i).powi(q as i32);
+        let number = Array2::from_shape_fn((steps + 1, steps + 1), |(i, q)| power(i, q));
+        let part: Array1<f64> = times.iter().map(|t| (t - times[0]) / length).collect();
+        let time = solve(number.view(), part.view());
+        // ∫ uᑫ·t'(u) du over one step.
+        let moment = |q: usize, j: usize| -> f64 {
+            let term = |i: usize| (power(j + 1, q + i) - power(j, q + i)) * i as f64 / (q + i) as f64;
+            (1..=steps).map(|i| time[i] * term(i)).sum()
+        };
+        let unknown = 2 * steps + 1;
+        let equations = Array2::from_shape_fn((unknown, unknown), |(q, column)| match column.checked_sub(steps) {
+            None if q + 1 == unknown => 1.0,
+            None => moment(q, column),
+            Some(_) if q + 1 == unknown => 0.0,
+            Some(i) => -power(i, q),
+        });
+        let right = Array1::from_shape_fn(unknown, |q| if q + 1 == unknown { 1.0 } else { 0.0 });
+        let weights = solve(equations.view(), right.view());
+        let slopes = weights.iter().skip(steps).map(|w| w * length).collect();
+        Rule { rises: weights.iter().take(steps).copied().collect(), slopes }
+    }
+
+    /// What it leaves of rises and slopes.
+    fn left(&self, rise: impl Fn(usize) -> f64, slope: impl Fn(usize) -> f64) -> f64 {
+        let rises: f64 = self.rises.iter().enumerate().map(|(j, w)| w * rise(j)).sum();
+        rises - self.slopes.iter().enumerate().map(|(i, w)| w * slope(i)).sum::<f64>()
+    }
+}
+
+/// Weights of values at some places for what their polynomial does elsewhere.
+struct Polynomial<'a>(&'a [f64]);
+
+impl Polynomial<'_> {
+    /// Weights that give every power of (t − middle)/scale its `moment`.
+    fn weights(&self, moment: impl Fn(usize, f64, f64) -> f64) -> Vec<f64> {
+        let (first, last) = (self.0[0], self.0[self.0.len() - 1]);
+        let (middle, scale) = (0.5 * (first + last), (last - first).abs());
+        let count = self.0.len();
+        let powers = Array2::from_shape_fn((count, count), |(q, i)| ((self.0[i] - middle) / scale).powi(q as i32));
+        solve(powers.view(), Array1::from_shape_fn(count, |q| moment(q, middle, scale)).view()).to_vec()
+    }
+
+    fn value(&self, t: f64) -> Vec<f64> {
+        self.weights(|q, middle, scale| ((t - middle) / scale).powi(q as i32))
+    }
+
+    fn derivative(&self, t: f64) -> Vec<f64> {
+        let lower = |q: usize, z: f64| if q == 0 { 0.0 } else { q as f64 * z.powi(q as i32 - 1) };
+        self.weights(|q, middle, scale| lower(q, (t - middle) / scale) / scale)
+    }
+
+    fn integral(&self, from: f64, to: f64) -> Vec<f64> {
+        let higher = |q: usize, z: f64| z.powi(q as i32 + 1) / (q + 1) as f64;
+        self.weights(|q, middle, scale| scale * (higher(q, (to - middle) / scale) - higher(q, (from - middle) / scale)))
+    }
+}
+
+/// Σ w·v over batches.
+fn sum<'b>(weights: &[f64], batches: impl IntoIterator<Item = &'b Batch>) -> Batch {
+    let mut parts = weights.iter().zip(batches).map(|(w, b)| b * *w);
+    let first = parts.next().unwrap_or_default();
+    parts.fold(first, |a, b| a + b)
+}
+
+/// The scalar product of each row with the same row of another batch.
+fn products(a: &Batch, b: &Batch) -> Array1<f64> {
+    a.rows().into_iter().zip(b.rows()).map(|(a, b)| a.dot(&b)).collect()
+}
+
+/// ∇log p of the marginal path from the velocity; not finite where σ is zero.
+fn score(curve: &Curve, t: f64, x: &Batch, velocity: &Batch) -> Batch {
+    let s = curve.at(t);
+    let spread = s.sigma * (s.alpha * s.sigma_dot - s.alpha_dot * s.sigma);
+    (x * s.alpha_dot - velocity * s.alpha) / spread
+}
+
+/// Which rule tells the error of which step: the one that has the step in its middle, but for the ends of the grid.
+#[derive(Debug, Clone, Copy)]
+struct Windows {
+    /// Steps of the grid and of a rule.
+    steps: usize,
+    width: usize,
+}
+
+impl Windows {
+    fn last(self) -> usize {
+        self.steps - 1 - self.width
+    }
+
+    /// The first step of the rule that tells the error of `step`.
+    fn of(self, step: usize) -> usize {
+        step.saturating_sub((self.width - 1) / 2).min(self.last())
+    }
+
+    /// The steps whose errors the rule from `first` on tells.
+    fn steps(self, first: usize) -> impl Iterator<Item = usize> {
+        (0..self.steps).filter(move |step| self.of(*step) == first)
+    }
+}
+
+/// What is kept of the beginning of a step.
+struct Start {
+    x: Batch,
+    slope: Batch,
+    /// The slope in the step's middle, of a method that has its node there.
+    middle: Batch,
+}
+
+/// Watches a march over a grid.
+pub struct Watch<'a> {
+    curve: &'a Curve,
+    grid: &'a [f64],
+    windows: Windows,
+    /// Whether the divergence is evaluated at the beginnings of steps.
+    starts: bool,
+    past: VecDeque<Start>,
+    told: Told,
+}
+
+/// What the steps of a batch are wrong by, as far as the states alone say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told {
+    grid: Vec<f64>,
+    rules: Vec<Rule>,
+    /// Weights of a step's nodes; the first is at its beginning unless there is just one in its middle.
+    weights: Vec<f64>,
+    starts: bool,
+    /// Steps × rows, nats: ∇log p·e, and what the state in the middle of a step makes of the divergence there.
+    state: Array2<f64>,
+}
+
+impl<'a> Watch<'a> {
+    /// `None` where nothing can be told: on fewer steps than a rule spans and one, whose slope ends it, on very many,
+    /// and on the way to the data.
+    pub fn new(span: Span<'a>, tableau: &Tableau, grid: &'a [f64], rows: usize) -> Option<Watch<'a>> {
+        let windows = Windows { steps: grid.len() - 1, width: width(tableau) };
+        if !(windows.width + 1..=MOST).contains(&windows.steps) || !span.to_prior || tableau.order > 4 {
+            return None;
+        }
+        let rules = (0..=windows.last()).map(|first| Rule::new(&grid[first..=first + windows.width])).collect();
+        let weights = tableau.b.iter().copied().filter(|b| *b != 0.0).collect();
+        let (starts, state) = (tableau.b[0] != 0.0, Array2::zeros((windows.steps, rows)));
+        let told = Told { grid: grid.to_vec(), rules, weights, starts, state };
+        Some(Watch { curve: span.curve, grid, windows, starts, past: VecDeque::new(), told })
+    }
+
+    /// Sees step number `step`, taken from `x`.
+    pub fn see(&mut self, step: usize, x: &Batch, taken: &Step) {
+        let middle = if self.starts { Batch::default((0, 0)) } else { taken.k[1].clone() };
+        self.past.push_back(Start { x: x.clone(), slope: taken.k[0].clone(), middle });
+        let first = (step + 1).checked_sub(self.windows.width + 1);
+        if let Some(first) = first.filter(|first| *first < self.windows.last()) {
+            self.settle(first, None);
+            self.past.pop_front();
+        }
+    }
+
+    /// What all steps come to, with the states at the end.
+    pub fn finish(mut self, end: &Batch) -> Told {
+        self.settle(self.windows.last(), Some(end));
+        self.told
+    }
+
+    /// Writes down the errors of the states of those steps that the rule from `first` on tells.
+    fn settle(&mut self, first: usize, end: Option<&Batch>) {
+        let rule = &self.told.rules[first];
+        let rises: Vec<Batch> = self.past.iter().zip(self.past.iter().skip(1)).map(|(a, b)| &b.x - &a.x).collect();
+        let error = sum(&rule.rises, &rises) - sum(&rule.slopes, self.past.iter().map(|p| &p.slope));
+        let score = |step: usize| match (self.past.get(step - first), end) {
+            (Some(start), _) => score(self.curve, self.grid[step], &start.x, &start.slope),
+            (None, Some(end)) => end * -self.curve.prior_std().powi(-2),
+            (None, None) => Batch::from_elem(error.raw_dim(), f64::NAN),
+        };
+        for step in self.windows.steps(first) {
+            let mut nats = products(&score(step + 1), &error);
+            if !self.starts {
+                let close = if step > first { step.min(self.windows.steps - 2) } else { first };
+                let places: Vec<usize> = (close..close + 3).filter(|i| self.has_score(*i)).collect();
+                nats += &self.middle(step, first, &places, &places.iter().map(|i| score(*i)).collect::<Vec<_>>());
+            }
+            self.told.state.row_mut(step).assign(&nats);
+        }
+    }
+
+    /// Whether the velocity shows the score there.
+    fn has_score(&self, step: usize) -> bool {
+        let s = self.curve.at(self.grid[step]);
+        s.sigma > 0.0
+    }
+
+    /// h·∇div·δ: what the error of the state in a step's middle makes of the divergence there.
+    fn middle(&self, step: usize, first: usize, places: &[usize], scores: &[Batch]) -> Array1<f64> {
+        let h = self.grid[step + 1] - self.grid[step];
+        let middle = self.grid[step] + 0.5 * h;
+        let start = &self.past[step - first];
+        let through = Polynomial(&self.grid[first..=first + self.windows.width]);
+        let slopes = |weights: &[f64]| sum(weights, self.past.iter().map(|p| &p.slope));
+        let delta = &start.slope * (0.5 * h) - slopes(&through.integral(self.grid[step], middle));
+        let turned = &start.middle - &slopes(&through.value(middle));
+        let times: Vec<f64> = places.iter().map(|i| self.grid[*i]).collect();
+        let score = sum(&Polynomial(&times).value(middle), scores);
+        let change = sum(&Polynomial(&times).derivative(middle), scores);
+        (products(&change, &delta) + products(&score, &turned)) * -h
+    }
+}
+
+impl Told {
+    /// The estimated size of the error in log p per row, nats, from the divergences at all nodes, nodes × rows; none
+    /// where it is no number.
+    pub fn error(&self, divergences: ArrayView2<f64>) -> Vec<Option<f64>> {
+        let rows = 0..self.state.ncols();
+        rows.map(|row| {
+            let values = divergences.column(row).to_vec();
+            let (mut sum, mut squares) = (0.0, 0.0);
+            for step in 0..self.state.nrows() {
+                let nats = self.state[[step, row]] + self.quadrature(step, &values);
+                (sum, squares) = (sum + nats, squares + nats * nats);
+            }
+            Some((sum * sum + squares).sqrt()).filter(|error: &f64| error.is_finite())
+        })
+        .collect()
+    }
+
+    /// What one step's sum of divergences is wrong by.
+    fn quadrature(&self, step: usize, values: &[f64]) -> f64 {
+        let (steps, nodes) = (self.grid.len() - 1, self.weights.len());
+        let rise = |step: usize| {
+            let terms = self.weights.iter().zip(&values[step * nodes..]);
+            (self.grid[step + 1] - self.grid[step]) * terms.map(|(w, g)| w * g).sum::<f64>()
+        };
+        if self.starts {
+            let windows = Windows { steps, width: steps - self.rules.len() };
+            let first = windows.of(step);
+            return self.rules[first].left(|j| rise(first + j), |i| values[(first + i) * nodes]);
+        }
+        let first = step.saturating_sub(1).min(steps - 3);
+        let middles: Vec<f64> = (first..first + 3).map(|i| 0.5 * (self.grid[i] + self.grid[i + 1])).collect();
+        let weights = Polynomial(&middles).integral(self.grid[step], self.grid[step + 1]);
+        rise(step) - weights.iter().zip(&values[first..]).map(|(w, g)| w * g).sum::<f64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Axis;
+
+    use super::*;
+    use crate::flow::field::Linearized;
+    use crate::flow::path::Path;
+    use crate::flow::prior::Prior;
+    use crate::model::analytic::{self, Mixture};
+    use crate::num::key::{Key, Purpose};
+    use crate::num::{Blocks, stats};
+    use crate::solve::{Nodes, Solver};
+
+    #[test]
+    fn equal_steps_have_the_rules_that_are_known_of_them() {
+        for (times, rises, slopes) in [
+            (vec![0.0, 0.3, 0.6], vec![0.5, 0.5], vec![0.05, 0.2, 0.05]),
+            (vec![2.0, 1.0, 0.0, -1.0], vec![11.0, 38.0, 11.0], vec![-3.0, -27.0, -27.0, -3.0]),
+        ] {
+            let rule = Rule::new(&times);
+            let close = |a: &[f64], b: &[f64]| {
+                let total: f64 = rises.iter().sum();
+                a.iter().zip(b).all(|(a, b)| (a - b / total).abs() < 1e-12)
+            };
+            assert!(close(&rule.rises, &rises) && close(&rule.slopes, &slopes), "{rule:?}");
+        }
+    }
+
+    #[test]
+    fn rules_are_exact_on_polynomials_of_the_number_of_the_step() {
+        for steps in [2, 3] {
+            // Times are a polynomial of the number, and so is the slope: its integral is known.
+            let number = |t: f64| t.sqrt() - 1.0;
+            let times: Vec<f64> = (0..=steps).map(|i| (i as f64 + 1.0).powi(2)).collect();
+            let rule = Rule::new(&times);
+            for degree in 0..2 * steps as i32 {
+                let slope = |i: usize| number(times[i]).powi(degree);
+                let rise = |j: usize| {
+                    // ∫ uᑫ·2(u + 1) du
+                    let whole = |u: f64| {
+                        2.0 * (u.powi(degree + 2) / f64::from(degree + 2) + u.powi(degree + 1) / f64::from(degree + 1))
+                    };
+                    whole(j as f64 + 1.0) - whole(j as f64)
+                };
+                assert!(rule.left(rise, slope).abs() < 1e-9, "{steps} {degree}: {}", rule.left(rise, slope));
+            }
+        }
+    }
+
+    #[test]
+    fn weights_at_places_are_exact_on_parabolas() {
+        let places = [0.1, 0.4, 0.5];
+        let over = |weights: Vec<f64>| -> f64 { weights.iter().zip(places).map(|(w, t)| w * (3.0 * t * t - t)).sum() };
+        let polynomial = Polynomial(&places);
+        assert!((over(polynomial.value(0.7)) - (3.0 * 0.49 - 0.7)).abs() < 1e-12);
+        assert!((over(polynomial.derivative(0.7)) - (6.0 * 0.7 - 1.0)).abs() < 1e-12);
+        assert!((over(polynomial.integral(0.0, 0.2)) - (0.008 - 0.02)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn every_step_has_one_rule() {
+        for (steps, width) in [(3, 2), (4, 3), (5, 2), (9, 3)] {
+            let windows = Windows { steps, width };
+            let told: Vec<usize> = (0..=windows.last()).flat_map(|first| windows.steps(first)).collect();
+            assert_eq!(told, (0..steps).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn the_score_follows_from_the_velocity() {
+        for path in Path::defaults() {
+            let mut model = analytic::example(path.curve().expect("right"), 3);
+            let (curve, x) = (model.curve.clone(), ndarray::array![[0.3, -0.5, 1.0]]);
+            let t = curve.data_end() + 0.3 * (curve.prior_end() - curve.data_end());
+            let velocity = crate::flow::field::VectorField::velocity(&mut model, &[t], &x).expect("analytic");
+            let found = score(&curve, t, &x, &velocity);
+            for j in 0..3 {
+                let moved = |by: f64| {
+                    let mut y = x.clone();
+                    y[[0, j]] += by;
+                    model.log_density(t, y.row(0))
+                };
+                let expected = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+                assert!((found[[0, j]] - expected).abs() < 1e-5 * (1.0 + expected.abs()), "{path:?}");
+            }
+        }
+    }
+
+    fn draws(model: &Mixture, rows: usize) -> Batch {
+        let end = model.curve.at(model.curve.data_end());
+        let mut x = Batch::zeros((rows, model.means.ncols()));
+        for (i, mut row) in x.rows_mut().into_iter().enumerate() {
+            let k = i % model.weights.len();
+            let std = (end.alpha * end.alpha * model.variances[k] + end.sigma * end.sigma).sqrt();
+            let noise = Key { seed: 9 }.normal(Purpose::Check, i as u64, 0, row.len());
+            row.assign(&(noise * std + &model.means.row(k) * end.alpha));
+        }
+        x
+    }
+
+    /// log p by the exact trace, and what is told of its error.
+    fn measured(solver: &Solver, model: &Mixture, x: &Batch) -> (Vec<f64>, Vec<Option<f64>>) {
+        let (rows, d) = x.dim();
+        let span = Span { curve: &model.curve, to_prior: true };
+        let (mut tangents, mut seen, mut integral) = (model.clone(), Vec::new(), vec![0.0; rows]);
+        let ids: Vec<u64> = (0..rows as u64).collect();
+        let visit = &mut |nodes: &Nodes| {
+            let basis = Blocks::from_shape_fn((d, nodes.slot.len(), d), |(i, _, j)| f64::from(u8::from(i == j)));
+            let trace = tangents.quadratic(nodes.t, nodes.x, &basis)?.sum_axis(Axis(0));
+            nodes.slot.iter().enumerate().for_each(|(i, slot)| integral[*slot] += nodes.weight[i] * trace[i]);
+            seen.extend(trace);
+            Ok(())
+        };
+        let solution = solver.solve(&mut model.clone(), &ids, x.clone(), span, visit).expect("analytic");
+        let values = |values: Vec<f64>| Array2::from_shape_vec((values.len() / rows, rows), values).expect("rows");
+        let told = solution.told.map_or(vec![None; rows], |told| told.error(values(seen).view()));
+        let prior = Prior { std: model.curve.prior_std() }.log_density(&solution.x);
+        (prior.iter().zip(integral).map(|(p, i)| p + i).collect(), told)
+    }
+
+    /// On mixtures, whose log p is known, the true error is within three times of what is told, which is of its size.
+    #[test]
+    fn what_is_told_of_fixed_steps_is_honest() {
+        let paths = [
+            "{kind: edm}",
+            "{kind: edm, sigma_min: 0.02, sigma_max: 20}",
+            "{kind: ve}",
+            "{kind: vp}",
+            "{kind: vp, t_min: 0.01}",
+            "{kind: sub-vp}",
+            "{kind: cosine}",
+            "{kind: flow-matching, data_at: 0}",
+            "{kind: flow-matching, data_at: 1}",
+            "{kind: flow-matching, t_min: 0.001, t_max: 0.98}",
+        ];
+        let fine: Solver = serde_yaml::from_str("{dop853: {rtol: 1e-12, atol: 1e-12}}").expect("a solver");
+        for fixed in Solver::defaults().into_iter().filter(|s| s.evaluations().is_some()) {
+            let (mut honest, mut all, mut ratios) = (0, 0, Vec::new());
+            for path in paths {
+                let curve = serde_yaml::from_str::<Path>(path).expect(path).curve().expect(path);
+                for d in [2, 8] {
+                    let model = analytic::example(curve.clone(), d);
+                    let x = draws(&model, 24);
+                    let (truth, none) = measured(&fine, &model, &x);
+                    assert_eq!(none, vec![None; 24], "steps of tolerances have an error of their own");
+                    for steps in [10, 20, 40, 100] {
+                        let spec = format!("{{{}: {{steps: {steps}}}}}", fixed.name());
+                        let (values, told) = measured(&serde_yaml::from_str(&spec).expect("a solver"), &model, &x);
+                        let errors = values.iter().zip(&truth).map(|(a, b)| (a - b).abs());
+                        let told = told.into_iter().map(|t| t.expect("told"));
+                        let pairs: Vec<(f64, f64)> = errors.zip(told).collect();
+                        let within = pairs.iter().filter(|(error, told)| *error <= 3.0 * told + 1e-9).count();
+                        let mut ratio: Vec<f64> = pairs.iter().map(|(error, told)| told / error).collect();
+                        ratio.sort_by(f64::total_cmp);
+                        let rms = stats::rms(&pairs.iter().map(|p| p.0).collect::<Vec<_>>()).expect("rows");
+                        println!("{spec} {path} {d}: {rms:.1e}, {within} of 24, {:.2}", ratio[12]);
+                        assert!(within >= if steps == 10 { 18 } else { 22 }, "{spec} {path} {d}: {within} of 24");
+                        ratios.push(ratio[12]);
+                        (honest, all) = (honest + within, all + 24);
+                    }
+                }
+            }
+            ratios.sort_by(f64::total_cmp);
+            let (least, middle, most) = (ratios[0], ratios[ratios.len() / 2], ratios[ratios.len() - 1]);
+            println!("{}: {honest} of {all}, told/true {least:.2} to {most:.2}, {middle:.2}", fixed.name());
+            assert!(honest as f64 >= 0.97 * all as f64, "{}: {honest} of {all}", fixed.name());
+            let allowed = if fixed.order() <= 2 { 10.0 } else { 100.0 };
+            assert!(least > 0.5 && most < allowed, "{}: {least} to {most}", fixed.name());
+        }
+    }
+
+    #[test]
+    fn what_is_told_falls_at_the_order_and_needs_some_steps() {
+        let curve = Path::Vp { beta_min: 0.1, beta_max: 20.0, t_min: 1e-2 }.curve().expect("right");
+        let model = analytic::example(curve, 3);
+        let x = draws(&model, 6);
+        for fixed in Solver::defaults().into_iter().filter(|s| s.evaluations().is_some()) {
+            let told = |steps: usize| -> Option<Vec<f64>> {
+                let spec = format!("{{{}: {{steps: {steps}}}}}", fixed.name());
+                measured(&serde_yaml::from_str(&spec).expect("a solver"), &model, &x).1.into_iter().collect()
+            };
+            let least = if fixed.order() <= 2 { 3 } else { 4 };
+            assert!(told(least - 1).is_none() && told(least).is_some(), "{}", fixed.name());
+            let size = |steps: usize| stats::rms(&told(steps).expect("told")).expect("rows");
+            let (observed, order) = ((size(200) / size(400)).log2(), f64::from(fixed.order()));
+            // The root of the sum of squares falls faster than the sum by half an order.
+            assert!((order - 0.3..order + 1.0).contains(&observed), "{}: {observed}", fixed.name());
+        }
+    }
+}
