@@ -217,6 +217,21 @@ impl Divergence {
         !matches!(self, Divergence::Trace(Estimator::XTrace(xtrace)) if xtrace.replicates == 1)
     }
 
+    /// What it is on grids that are to be compared: the same without draws at single nodes, which would differ from grid
+    /// to grid; none where it follows no path.
+    pub fn undrawn(&self) -> Option<Divergence> {
+        match self {
+            Divergence::FlowMap(_) => None,
+            Divergence::Debiased(d) => Some(Divergence::Learned(Learned { head: d.head.clone() })),
+            Divergence::Trace(e) if !self.is_continuous() => {
+                let mut entry = serde_json::to_value(e).ok()?;
+                entry[e.name()]["along"] = "fixed".into();
+                serde_json::from_value(entry).ok().map(Divergence::Trace)
+            }
+            _ => Some(self.clone()),
+        }
+    }
+
     /// Whether its values along a path are those of one function of time: not where each node has draws of its own.
     pub fn is_continuous(&self) -> bool {
         match self {
@@ -656,6 +671,19 @@ mod tests {
         assert_eq!(label("{flow-map: {steps: 2}}"), "flow-map(f2d2 steps=2)");
         let compatible = "{flow-map: {map: m, grid: log-snr, rule: forward-average}}";
         assert_eq!(label(compatible), "flow-map(m steps=8 grid=log-snr rule=forward-average)");
+    }
+
+    #[test]
+    fn what_is_compared_between_grids_has_no_draws_at_nodes() {
+        for name in Divergence::names() {
+            let spec: Divergence = serde_yaml::from_str(name).expect(name);
+            let undrawn = spec.undrawn();
+            assert_eq!(undrawn.is_some(), spec.takes_solver(), "{name}");
+            assert!(undrawn.is_none_or(|e| e.is_continuous() || e == spec), "{name}");
+        }
+        let fresh: Divergence = serde_yaml::from_str("{hutchinson: {probes: 3, along: fresh}}").expect("a spec");
+        assert_eq!(fresh.undrawn().map(|e| e.label()), Some("hutchinson(probes=3)".to_owned()));
+        assert!(!fresh.is_continuous());
     }
 
     #[test]

@@ -9,9 +9,11 @@ mod paths;
 mod pool;
 mod samples;
 mod stein;
+mod steps;
 
 pub use maps::Identity;
 pub use pool::{Machine, Needs, Pool, Sampled};
+pub use steps::choose as choose_steps;
 
 use std::sync::{Arc, Mutex};
 

@@ -20,6 +20,7 @@ mod pairs;
 mod places;
 mod prepare;
 mod shard;
+mod steps;
 mod work;
 
 pub use cost::Cost;
@@ -29,6 +30,7 @@ pub use offered::{initial_states, most_samples, resolved, resolves, supports, su
 pub use places::{Places, reopen};
 pub use prepare::prepare;
 pub use shard::Shard;
+pub use steps::{Choose, ChosenSteps, Wanted};
 pub use work::{Against, ContrastWork, LikelihoodWork, MapWork, Trial, Work};
 
 /// The format number of run directories that this program writes.
@@ -64,6 +66,9 @@ pub struct PlanFile {
     pub config_sha256: Option<String>,
     #[serde(default)]
     pub places: Places,
+    /// Numbers of steps that were found for `steps: auto`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<ChosenSteps>,
 }
 
 /// The points between which a sampler steps, from the prior end to the data end.
@@ -141,6 +146,10 @@ pub struct Prepared {
     pub extractors: Vec<(PlannedFile, PathBuf)>,
     /// What a config might have meant to be measured and is not, with the reason.
     pub left_out: Vec<String>,
+    /// Numbers of steps that were found for `steps: auto`.
+    pub steps: Vec<ChosenSteps>,
+    /// Whether there are solvers left whose steps are yet to be chosen.
+    pub unsettled: bool,
 }
 
 impl Prepared {

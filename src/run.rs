@@ -236,6 +236,7 @@ fn begin(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Op
             grids: prepared.grids(),
             config_sha256: Some(hex(&Sha256::digest(written.text.as_bytes()))),
             places: Places::of(prepared, dir),
+            steps: prepared.steps.clone(),
         };
         write_whole(&dir.join("plan.json"), &serde_json::to_vec_pretty(&file)?)?;
     }

@@ -14,7 +14,7 @@ use crate::convention::{self, Convention, Linear, Setting};
 use crate::data::{Dataset, file_of};
 use crate::dequantization::{Dequantization, NONE};
 use crate::divergence::{self, Divergence};
-use crate::execute::{Needs, Pool};
+use crate::execute::{Needs, Pool, choose_steps};
 use crate::lattice::Lattice;
 use crate::likelihood::{Row, Task, bits_per_dim, nats_per_dim};
 use crate::model::card::Card;
@@ -23,7 +23,7 @@ use crate::num::key::{Key, SampleId};
 use crate::num::shape::{Layout, Said};
 use crate::num::{decimals, stats, with_stderr};
 use crate::output::{Kind, Output, Writer};
-use crate::plan::{resolved, resolves, supports};
+use crate::plan::{Wanted, resolved, resolves, supports};
 use crate::progress::{Show, duration};
 use crate::registry::named;
 use crate::solve::{Solver, Span, Status};
@@ -42,7 +42,8 @@ pub struct Likelihood {
     /// How the divergence is found: `exact`, `"{hutchinson: {probes: 8}}"`, …
     #[arg(long, value_name = "SPEC")]
     divergence: String,
-    /// How the path is followed: `dopri5`, `"{heun: {steps: 40}}"`, …; a flow map follows none
+    /// How the path is followed: `dopri5`, `"{heun: {steps: 40}}"`, `"{heun: {steps: auto}}"`, …; a flow map
+    /// follows none
     #[arg(long, value_name = "SPEC")]
     solver: Option<String>,
     /// How integers become reals: `"{uniform: {repeats: 5}}"`, `"{importance: {draws: 20}}"`; adds the columns
@@ -100,7 +101,7 @@ struct Line {
 impl Likelihood {
     pub fn execute(self) -> Result<Exit> {
         let divergence: Divergence = spec("--divergence", &self.divergence)?;
-        let solver = match &self.solver {
+        let mut solver: Solver = match &self.solver {
             Some(text) => spec("--solver", text)?,
             None if divergence.takes_solver() => {
                 bail!(
@@ -149,6 +150,22 @@ impl Likelihood {
         if let Some(dequantization) = &extra.dequantization {
             data.dequantizable(&model.card).context("--dequantization")?;
             dequantization.check(&estimators).map_err(|e| anyhow!("--dequantization: {e}"))?;
+        }
+        if solver.automatic().is_some() {
+            let wanted = Wanted {
+                model: &model,
+                data: &data,
+                solver: &solver,
+                estimators: &estimators,
+                samples: data.len(),
+                key,
+            };
+            let chosen = choose_steps(&wanted, self.running.runtime()?, self.running.machine());
+            let chosen = chosen.with_context(|| format!("--solver {}", solver.name()))?;
+            if !self.running.quiet {
+                note!("flowgauge: {}", chosen.sentence());
+            }
+            solver = chosen.settled().unwrap_or(solver);
         }
         let needs = Needs { estimators: &estimators, ..Needs::default() };
         pool.rehearse(needs, data.len(), &data.states(&model.card, key, &[0]))?;

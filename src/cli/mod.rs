@@ -1,13 +1,16 @@
 //! The command line: one file per verb.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
-use crate::execute::Machine;
+use crate::config::Written;
+use crate::execute::{Machine, choose_steps};
+use crate::journal::read_plan;
 use crate::model::onnx::{Provider, Runtime};
 use crate::output::Output;
+use crate::plan::{Prepared, Wanted};
 
 /// A line on standard output, as `println!`, but a reader that has gone away is no error: `flowgauge list | head -1`.
 macro_rules! say {
@@ -134,6 +137,17 @@ impl Running {
     fn machine(&self) -> Machine {
         let available = std::thread::available_parallelism().map_or(1, |n| n.get());
         Machine { provider: self.provider, batch: self.batch, threads: self.threads.unwrap_or(available) }
+    }
+
+    /// A config resolved, with the numbers of steps of `steps: auto`: as a run in that directory was begun with, or found
+    /// now.
+    fn prepare(&self, written: &Written, seed: Option<u64>, dir: Option<&Path>) -> Result<Prepared> {
+        let begun = dir.and_then(|dir| read_plan(dir).ok()).map(|file| file.steps).unwrap_or_default();
+        let choose = |wanted: &Wanted| match begun.iter().find(|known| known.answers(wanted)) {
+            Some(known) => Ok(known.clone()),
+            None => choose_steps(wanted, self.runtime()?, self.machine()),
+        };
+        crate::plan::prepare(written, seed, &choose)
     }
 
     /// A runtime that has the provider asked for.

@@ -7,7 +7,6 @@ use clap::Args;
 
 use super::{Exit, Running};
 use crate::config::Written;
-use crate::plan;
 
 #[derive(Debug, Args)]
 pub struct Plan {
@@ -19,7 +18,8 @@ pub struct Plan {
     /// Changes the config: `likelihood.0.samples=16`
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     set: Vec<String>,
-    /// Taken so that a `run` command line can be planned as it stands; none of it changes a plan
+    /// Taken so that a `run` command line can be planned as it stands; none of it changes a plan, and networks run for
+    /// `steps: auto` alone
     #[command(flatten)]
     running: Running,
 }
@@ -27,7 +27,7 @@ pub struct Plan {
 impl Plan {
     pub fn execute(self) -> Result<Exit> {
         let written = Written::read(&self.config, &self.set)?;
-        let prepared = plan::prepare(&written, self.seed)?;
+        let prepared = self.running.prepare(&written, self.seed, None)?;
         if !self.running.quiet {
             prepared.tell();
         }
@@ -37,6 +37,7 @@ impl Plan {
             let given = model.constants.iter().chain(&model.times).chain(&model.kinks);
             given.for_each(|(input, value)| say!("{}: {input}: {value}", model.name));
         }
+        prepared.steps.iter().for_each(|found| say!("{}", found.sentence()));
         say!("{:>12}  {:>14}  {:>14}  work", "trial", "evaluations", "products");
         let (mut evaluations, mut products, mut guessed) = (0, 0, false);
         for trial in &plan.trials {

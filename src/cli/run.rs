@@ -41,13 +41,14 @@ pub struct Run {
 impl Run {
     pub fn execute(self) -> Result<Exit> {
         let written = Written::read(&self.config, &self.set)?;
-        let prepared = plan::prepare(&written, self.seed)?;
+        let out = self.out.unwrap_or_else(|| Path::new("reports").join(&written.config.name));
+        let prepared = self.running.prepare(&written, self.seed, Some(&out))?;
         if !self.running.quiet {
             prepared.tell();
         }
-        let out = self.out.unwrap_or_else(|| Path::new("reports").join(&prepared.plan.name));
         let prepared = run::as_begun(prepared, &out);
         if !self.running.quiet {
+            prepared.steps.iter().for_each(|found| note!("flowgauge: {}", found.sentence()));
             prepared.left_out.iter().for_each(|what| note!("flowgauge: {what}"));
         }
         let options = run::Options {

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::names::{inert, same_file, short_name};
 use super::offered::initial_states;
-use super::{FORMAT, PlannedData, PlannedFile, PlannedModel, Prepared, Trial, Work};
+use super::{Choose, FORMAT, PlannedData, PlannedFile, PlannedModel, Prepared, Trial, Work};
 use crate::config::Written;
 use crate::data::Dataset;
 use crate::dequantization::Dequantization;
@@ -29,6 +29,8 @@ pub(super) struct Builder<'a> {
     /// What is wrong so far: all of it is told at once.
     pub(super) faults: Vec<Fault>,
     pub(super) prepared: Prepared,
+    /// What finds steps that are to be chosen; without it they stay as they are.
+    pub(super) choose: Option<&'a Choose<'a>>,
 }
 
 impl Builder<'_> {

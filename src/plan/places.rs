@@ -80,6 +80,8 @@ pub fn reopen(dir: &Path, file: &PlanFile) -> Result<Prepared> {
         data: Vec::new(),
         extractors: Vec::new(),
         left_out: Vec::new(),
+        steps: file.steps.clone(),
+        unsettled: false,
     };
     for (place, was) in places.models.iter().zip(&plan.models) {
         let model = Model::open(&at(place))?;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::builder::Builder;
 use super::offered::{most_samples, resolved, resolves, supports, supports_sampler};
 use super::{
-    Against, ContrastWork, FORMAT, LikelihoodWork, MapWork, Plan, PlannedFile, Prepared, Work, pairs, solver_label,
+    Against, Choose, ContrastWork, FORMAT, LikelihoodWork, MapWork, Plan, PlannedFile, Prepared, Wanted, Work, pairs,
+    solver_label,
 };
 use crate::config::{Budgeting, LikelihoodEntry, MapsEntry, SamplesEntry, Written};
 use crate::data::Bound;
@@ -15,6 +16,7 @@ use crate::divergence::{Divergence, Learned};
 use crate::flow::map;
 use crate::metric::{Metric, Role, Sets, paired};
 use crate::model::card::Direction;
+use crate::num::key::Key;
 use crate::num::shape::Said;
 use crate::registry::named;
 use crate::sample::{Sampler, Setting};
@@ -27,11 +29,17 @@ use crate::yaml::Fault;
 const AUTOMATIC: usize = 16;
 const DEAR: f64 = 0.25;
 
-/// Resolves a config: opens and checks every file it names, and lists the trials. Runs no network.
+/// Resolves a config: opens and checks every file it names, and lists the trials. Runs no network, unless steps are to
+/// be chosen: then once everything is known to be right.
 ///
 /// # Errors
 /// One message that names the config and every fault: of its form, of its entries and of the files it names.
-pub fn prepare(written: &Written, seed: Option<u64>) -> Result<Prepared> {
+pub fn prepare(written: &Written, seed: Option<u64>, choose: &Choose) -> Result<Prepared> {
+    let draft = build(written, seed, None)?;
+    if draft.unsettled { build(written, seed, Some(choose)) } else { Ok(draft) }
+}
+
+fn build<'a>(written: &'a Written, seed: Option<u64>, choose: Option<&'a Choose<'a>>) -> Result<Prepared> {
     let config = &written.config;
     let mut builder = Builder {
         written,
@@ -52,7 +60,10 @@ pub fn prepare(written: &Written, seed: Option<u64>) -> Result<Prepared> {
             data: Vec::new(),
             extractors: Vec::new(),
             left_out: Vec::new(),
+            steps: Vec::new(),
+            unsettled: false,
         },
+        choose,
     };
     for (i, entry) in config.likelihood.iter().enumerate() {
         builder.likelihood(&format!("likelihood.{i}"), entry);
@@ -185,13 +196,17 @@ impl Builder<'_> {
             (None, None) => bail!("reference: `{}` is not among the estimators of this entry", wanted.label()),
         };
         let elsewhere = elsewhere.cloned();
+        if elsewhere.as_ref().is_some_and(|solver| solver.automatic().is_some()) {
+            bail!("reference_solver: its steps are auto, which is found for each entry alone; expected a number");
+        }
         estimators.iter().try_for_each(|e| resolves(opened, e, &self.prepared.data[data]))?;
         if let Some(dequantization) = &entry.dequantization {
             dequantization.check(estimators).map_err(|e| anyhow!("dequantization: {e}"))?;
         }
-        self.check_overlap(model, data, &solvers, estimators)?;
         let available = self.prepared.data[data].len();
         let count = entry.samples.unwrap_or(available);
+        let solvers = self.settle(model, data, estimators, count, solvers)?;
+        self.check_overlap(model, data, &solvers, estimators)?;
         let chunk = config.chunk.max(1);
         let density_solver = solvers[0].clone();
         for (place, solver) in solvers.into_iter().enumerate() {
@@ -246,6 +261,48 @@ impl Builder<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The solvers of an entry with the numbers of steps that are chosen for them, each once.
+    fn settle(
+        &mut self,
+        model: usize,
+        data: usize,
+        estimators: &[Divergence],
+        samples: usize,
+        solvers: Vec<Solver>,
+    ) -> Result<Vec<Solver>> {
+        let (given, mut settled) = (solvers.clone(), Vec::new());
+        for solver in solvers {
+            if solver.automatic().is_none() {
+                settled.push(solver);
+                continue;
+            }
+            if !estimators.iter().any(Divergence::takes_solver) {
+                bail!("solvers: steps: auto has no log-likelihoods to compare, since no estimator follows a path");
+            }
+            self.prepared.unsettled |= self.choose.is_none();
+            let Some(choose) = self.choose else {
+                settled.push(solver);
+                continue;
+            };
+            let wanted = Wanted {
+                model: &self.prepared.models[model],
+                data: &self.prepared.data[data],
+                solver: &solver,
+                estimators,
+                samples,
+                key: Key { seed: self.prepared.plan.seed },
+            };
+            let chosen = choose(&wanted).with_context(|| format!("solvers: {}", solver.name()))?;
+            let found = chosen.settled().context("solvers: steps: auto of a solver without steps")?;
+            self.prepared.steps.push(chosen);
+            // What was found may be in the list as a number too.
+            if !given.contains(&found) && !settled.contains(&found) {
+                settled.push(found);
+            }
+        }
+        Ok(settled)
     }
 
     /// The solver's part of the error of the reference, on a few samples, where `whole` has fixed steps and it costs a

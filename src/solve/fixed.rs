@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::local_error::Watch;
+use super::steps::Steps;
 use super::tableau::{self, Tableau};
 use super::{Nodes, OdeSolver, Solution, Span, Status, Visitor, finite};
 use crate::flow::field::{EvalError, VectorField, Wanted};
@@ -17,7 +18,11 @@ macro_rules! fixed {
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields, default)]
         pub struct $Name {
-            pub steps: usize,
+            /// A number, or `auto`: as many as make the log-likelihoods of two grids agree within `tol`.
+            pub steps: Steps,
+            /// Nats within which two grids must agree, for `steps: auto`; 0.01 unless given.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub tol: Option<f64>,
             /// Karras for edm and ve, uniform in the card's time otherwise, unless named.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub grid: Option<Spacing>,
@@ -25,13 +30,14 @@ macro_rules! fixed {
 
         impl Default for $Name {
             fn default() -> Self {
-                $Name { steps: $steps, grid: None }
+                $Name { steps: Steps::Number($steps), tol: None, grid: None }
             }
         }
 
         impl OdeSolver for $Name {
             fn check(&self, span: Span) -> Result<(), String> {
-                check(self.steps, self.grid, span)
+                self.steps.check(self.tol)?;
+                span.grid(self.grid, self.steps.count().min(4)).map(|_| ())
             }
 
             fn order(&self) -> u32 {
@@ -39,11 +45,15 @@ macro_rules! fixed {
             }
 
             fn evaluations(&self) -> Option<u64> {
-                Some((self.steps * tableau::$tableau.stages()) as u64)
+                Some((self.steps.count() * tableau::$tableau.stages()) as u64)
+            }
+
+            fn automatic(&self) -> Option<f64> {
+                self.steps.tolerance(self.tol)
             }
 
             fn nodes(&self) -> Option<u64> {
-                Some((self.steps * tableau::$tableau.nodes()) as u64)
+                Some((self.steps.count() * tableau::$tableau.nodes()) as u64)
             }
 
             fn solve(
@@ -54,7 +64,10 @@ macro_rules! fixed {
                 span: Span,
                 visit: &mut Visitor,
             ) -> Result<Solution, EvalError> {
-                let grid = span.grid(self.grid, self.steps).map_err(EvalError::Missing)?;
+                let Steps::Number(steps) = self.steps else {
+                    return Err(EvalError::Missing("steps: auto is not settled yet".to_owned()));
+                };
+                let grid = span.grid(self.grid, steps).map_err(EvalError::Missing)?;
                 march(&tableau::$tableau, &grid, span, field, sample, x, visit)
             }
         }
@@ -70,11 +83,6 @@ fixed! {
     Heun: HEUN, 32;
     /// The classical Runge–Kutta method, order 4.
     Rk4: RK4, 16;
-}
-
-fn check(steps: usize, grid: Option<Spacing>, span: Span) -> Result<(), String> {
-    crate::registry::within("steps", steps, 1, 10_000_000)?;
-    span.grid(grid, steps.min(4)).map(|_| ())
 }
 
 /// Carries all rows over the grid together: on a fixed grid no sample can feel another.

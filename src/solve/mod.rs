@@ -25,6 +25,7 @@ pub mod jump;
 pub mod local_error;
 pub mod pace;
 pub mod refine;
+pub mod steps;
 pub mod tableau;
 
 registry! {
@@ -138,6 +139,11 @@ pub trait OdeSolver: Sync {
 
     /// The order at which the error falls with the step.
     fn order(&self) -> u32;
+
+    /// Nats within which the log-likelihoods of two grids must agree, where the number of steps is yet to be chosen.
+    fn automatic(&self) -> Option<f64> {
+        None
+    }
 
     /// Evaluations per sample, where they are known before solving.
     fn evaluations(&self) -> Option<u64>;
@@ -633,7 +639,7 @@ mod tests {
             let name = solver.name();
             assert!(solver.check(span).is_ok(), "{name}");
             let wrong: &[(&str, &str)] = match solver.evaluations() {
-                Some(_) => &[("steps: 0", "steps")],
+                Some(_) => &[("steps: 0", "steps"), ("steps: 8, tol: 0.1", "tol"), ("steps: auto, tol: .nan", "tol")],
                 None => &[
                     ("rtol: 0, atol: 0", "rtol"),
                     ("rtol: -1e-6", "rtol"),

@@ -17,6 +17,16 @@ pub fn coarser(solver: &Solver) -> Option<Solver> {
     changed(solver, half, |tolerance| tolerance)
 }
 
+/// A solver of fixed steps with that number of them, and without the tolerance that was to find it.
+pub fn with_steps(solver: &Solver, steps: usize) -> Option<Solver> {
+    let mut entry = serde_json::to_value(solver).ok()?;
+    let parameters = entry.as_object_mut()?.get_mut(solver.name())?.as_object_mut()?;
+    parameters.get("steps")?;
+    parameters.insert("steps".to_owned(), steps.into());
+    parameters.remove("tol");
+    serde_json::from_value(entry).ok()
+}
+
 /// Whoever has `steps`, `tol`, or `rtol` and `atol`, among its parameters is refined by them; no kind is named here.
 fn changed(solver: &Solver, steps: impl Fn(u64) -> Option<u64>, tolerance: impl Fn(f64) -> f64) -> Option<Solver> {
     let mut entry = serde_json::to_value(solver).ok()?;

@@ -3,6 +3,7 @@
 //! Tests that run networks need ONNX Runtime, which is found or fetched as the program itself does it.
 
 mod architecture;
+mod auto_steps;
 mod cards;
 mod cli;
 mod closed_forms;
