@@ -277,7 +277,8 @@ impl<'a> Pool<'a> {
             // A GPU is one worker's.
             return Division { batch, workers: 1, inside: 1 };
         }
-        let batch = batch.min(samples.div_ceil(4).next_multiple_of(4).max(1));
+        let few = samples.div_ceil(4).max(1);
+        let batch = batch.min(if few < 4 && self.model.takes_few_rows() { few } else { few.next_multiple_of(4) });
         // No more workers than batches, whatever number was asked for.
         let workers = self.machine.threads.min(samples.div_ceil(batch)).max(1);
         Division { batch, workers, inside: (self.machine.threads / workers).max(1) }

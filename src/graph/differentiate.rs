@@ -19,7 +19,7 @@ use super::step::Tangent;
 use super::tangent;
 
 /// Which product with the Jacobian is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     /// `J·V`: forward mode, k tangents at once.
     Jvp,

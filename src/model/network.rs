@@ -14,6 +14,8 @@ use super::time::{self, Time, is_whole};
 use crate::flow::field::EvalError;
 use crate::flow::path::Curve;
 use crate::flow::view::Forward;
+use crate::graph;
+use crate::num::key::{Key, Purpose};
 use crate::num::{Batch, Blocks};
 
 /// What a differentiated graph is given besides the original inputs.
@@ -39,6 +41,8 @@ pub struct Network {
     pub(super) scalar_time: bool,
     /// Numbers in the largest value that it makes of one sample.
     pub(super) widest: u64,
+    /// Whether calls of fewer than four rows were seen to give each row the same bytes.
+    pub(super) free_rows: bool,
     /// Whether its derivatives by state and time are known to be continuous.
     pub(super) smooth: bool,
     pub(super) shape: Vec<usize>,
@@ -129,7 +133,8 @@ impl Network {
     ///
     /// The runtime rounds differently where a batch does not fill its vector units. Filled up to a
     /// multiple of four with copies, a sample's last bits hardly ever depend on its company: bit-identical
-    /// on `digits` and `moons`, to 1e-7 in a few rows of `mixture`; three rows at most are wasted.
+    /// on `digits` and `moons`, to 1e-7 in a few rows of `mixture`; three rows at most are wasted. A large network, of
+    /// which a row is work enough for a call, is not filled up where it was seen not to need it.
     pub(super) fn call(
         &mut self,
         t: &[f64],
@@ -138,7 +143,7 @@ impl Network {
         wanted: &[String],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
         let rows = x.nrows();
-        if rows.is_multiple_of(4) {
+        if rows.is_multiple_of(4) || (rows < 4 && self.free_rows) {
             return self.call_between(t, x, seed, wanted).map_err(|e| self.explained(e, t, x, seed, wanted));
         }
         let filled: Vec<usize> = (0..rows.next_multiple_of(4)).map(|i| if i < rows { i } else { 0 }).collect();
@@ -153,6 +158,35 @@ impl Network {
             a.as_standard_layout().into_owned()
         };
         Ok(out.into_iter().zip(wanted).map(cut).collect())
+    }
+
+    /// Whether one row alone, and two, get the bytes that they get among four; `seeded` with what a derived graph is
+    /// given. A network that cannot be called so is left to whoever needs it.
+    pub(super) fn has_free_rows(&mut self, mode: Option<graph::Mode>) -> bool {
+        let dim = Forward::dim(self);
+        let draws = |place: u64| Key { seed: 0 }.normal(Purpose::Check, place, 0, 4 * dim);
+        let shaped = |place: u64| draws(place).into_shape_with_order((4, dim)).expect("four rows");
+        let (x, w) = (shaped(0), shaped(1));
+        let z = w.clone().insert_axis(Axis(0));
+        let t = [0.5 * (self.curve.data_end() + self.curve.prior_end()); 4];
+        let (seed, wanted) = match mode {
+            None => (Seed::Nothing, vec![self.output.clone()]),
+            Some(graph::Mode::Jvp) => {
+                (Seed::Tangents(&z), vec![self.output.clone(), format!("{}_quadratic", self.output)])
+            }
+            Some(graph::Mode::Vjp) => (Seed::Cotangents(&w), vec![format!("{}_cotangent", self.x)]),
+        };
+        let Ok(whole) = self.call_between(&t, &x, seed, &wanted) else { return false };
+        let output = self.output.clone();
+        let mut same = |rows: &[usize]| {
+            let Ok(part) = self.call_rows(rows, &t, &x, seed, &wanted) else { return false };
+            whole.iter().zip(&part).zip(&wanted).all(|((whole, part), name)| {
+                let tangents = matches!(seed, Seed::Tangents(_)) && *name != output;
+                let of = whole.select(Axis(usize::from(tangents)), rows);
+                of.shape() == part.shape() && of.iter().zip(part).all(|(a, b)| a.to_bits() == b.to_bits())
+            })
+        };
+        same(&[3]) && same(&[1, 2])
     }
 
     /// One call with the given rows of everything.

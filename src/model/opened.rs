@@ -59,6 +59,8 @@ pub struct Model {
     pub(super) kinks: Mutex<BTreeMap<String, Option<graph::Kink>>>,
     /// Numbers in the network's largest value, for one sample.
     widest: OnceLock<u64>,
+    /// Whether rows of the network, and of what was derived from it, are free of their company.
+    free_rows: Mutex<BTreeMap<Option<graph::Mode>, bool>>,
 }
 
 impl Model {
@@ -120,6 +122,7 @@ impl Model {
             heeding: Mutex::default(),
             kinks: Mutex::default(),
             widest: OnceLock::new(),
+            free_rows: Mutex::default(),
         })
     }
 
@@ -134,6 +137,16 @@ impl Model {
             let found = self.known_graph().ok().and_then(|graph| graph.widest().ok());
             found.unwrap_or_default().max(dim).max(1)
         })
+    }
+
+    /// Whether one sample is work enough for a call of the network.
+    fn is_large(&self) -> bool {
+        self.widest() >= CACHED / 16
+    }
+
+    /// Whether calls may have fewer than four rows: of a large network of which nothing else was seen.
+    pub fn takes_few_rows(&self) -> bool {
+        self.is_large() && self.free_rows.lock().unwrap_or_else(|e| e.into_inner()).values().all(|free| *free)
     }
 
     /// Samples for one call of the network on a CPU, where nobody says: as many as keep what it makes of them in a
@@ -370,6 +383,7 @@ impl Model {
         let of = key.strip_suffix(".file").unwrap_or(key);
         let mut network = Network {
             widest: self.widest(),
+            free_rows: false,
             smooth: derived.is_none() && self.kink(of)?.is_none(),
             scalar_time: match &roles.time {
                 Some(time) => is_scalar(find(&session.inputs, time, &name, "input")?),
@@ -393,6 +407,11 @@ impl Model {
         network.check(&name, scalar, seed.as_deref())?;
         if let Some(port) = network.time_port() {
             network.feed.check(&port.name, port.format, &self.curve, of).with_context(|| name.clone())?;
+        }
+        if !scalar && self.is_large() {
+            let mode = derived.map(|(mode, _)| mode);
+            let mut known = self.free_rows.lock().unwrap_or_else(|e| e.into_inner());
+            network.free_rows = *known.entry(mode).or_insert_with(|| network.has_free_rows(mode));
         }
         if derived.is_none() {
             self.heeds(key, || network.check_heeded(of, self.may_ignore_time(of)))?;

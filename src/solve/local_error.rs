@@ -332,7 +332,7 @@ mod tests {
             let number = |t: f64| t.sqrt() - 1.0;
             let times: Vec<f64> = (0..=steps).map(|i| (i as f64 + 1.0).powi(2)).collect();
             let rule = Rule::new(&times);
-            for degree in 0..2 * steps as i32 {
+            for degree in 0..2 * steps {
                 let slope = |i: usize| number(times[i]).powi(degree);
                 let rise = |j: usize| {
                     // ∫ uᑫ·2(u + 1) du
