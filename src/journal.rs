@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -247,8 +247,19 @@ pub fn append(path: &Path, event: &Event) -> Result<()> {
     Ok(())
 }
 
-/// Cuts off what an earlier kill left of a line, so that it cannot swallow the next.
+/// Cuts off what an earlier kill left of a line, so that it cannot swallow the next. A journal that ends in a whole line
+/// is not read: appending stays as quick as it was, however long it becomes.
 fn drop_torn_line(file: &mut File) -> std::io::Result<()> {
+    let length = file.seek(SeekFrom::End(0))?;
+    let mut last = [b'\n'];
+    if length > 0 {
+        file.seek(SeekFrom::Start(length - 1))?;
+        file.read_exact(&mut last)?;
+    }
+    if last == [b'\n'] {
+        return Ok(());
+    }
+    file.seek(SeekFrom::Start(0))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);

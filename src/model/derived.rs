@@ -16,6 +16,19 @@ const TANGENT_NUMBERS: usize = 1 << 18;
 /// Directions in one call below which what it computes of the network itself is a noticeable part of it.
 const FEW_DIRECTIONS: usize = 16;
 
+/// Directions in one call beyond which that part is nothing.
+const MANY_DIRECTIONS: usize = 64;
+
+/// Rows and directions of one call of a tangent graph, for so many directions in all: as many directions as pay for the
+/// network itself, and as many rows, in fours, as then stay in a core's cache.
+fn call_size(directions: usize, dim: usize, widest: u64) -> (usize, usize) {
+    let cached = |count: usize| (CACHED / (count.max(1) as u64 * widest)) as usize;
+    let many = directions.min(MANY_DIRECTIONS);
+    let width = if cached(many) >= 4 { many } else { directions.min(cached(4).max(FEW_DIRECTIONS)) };
+    let rows = (cached(width) / 4 * 4).max(4).min((TANGENT_NUMBERS / dim).max(1));
+    (rows, width.min(TANGENT_NUMBERS / (rows * dim)).max(1))
+}
+
 /// A network's tangent graph, and its reverse where it was asked for.
 pub struct Derived {
     pub(super) tangent: Network,
@@ -181,13 +194,12 @@ impl Network {
         };
         let wanted: Vec<String> = suffixes.iter().map(named).collect();
         for group in self.groups(t) {
-            for rows in group.chunks((TANGENT_NUMBERS / x.ncols()).max(1)) {
+            let (most, width) = call_size(z.shape()[0], x.ncols(), self.widest);
+            for rows in group.chunks(most) {
                 let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
                 // All rows together need no copies.
                 let all = rows.len() == t.len();
                 let part = if all { Cow::Borrowed(x) } else { Cow::Owned(x.select(Axis(0), rows)) };
-                let cached = (CACHED / (rows.len() as u64 * self.widest)) as usize;
-                let width = cached.max(FEW_DIRECTIONS).min(TANGENT_NUMBERS / (rows.len() * x.ncols())).max(1);
                 for first in (0..z.shape()[0]).step_by(width) {
                     let block = first..(first + width).min(z.shape()[0]);
                     let tangents = match all && block.len() == z.shape()[0] {
@@ -200,5 +212,22 @@ impl Network {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_as_large_as_pays() {
+        // A perceptron: all directions, and rows that fit; one probe, as many rows as there are.
+        assert_eq!(call_size(64, 64, 256), (16, 64));
+        assert_eq!(call_size(1, 64, 256), (1024, 1));
+        // A U-Net: few rows, and directions that pay for the network.
+        assert_eq!(call_size(16, 3072, 1 << 16), (4, 16));
+        assert_eq!(call_size(3072, 3072, 1 << 16), (4, 16));
+        // States so large that one direction fills a call.
+        assert_eq!(call_size(8, 1 << 20, 1 << 22), (1, 1));
     }
 }
