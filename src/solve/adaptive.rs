@@ -66,6 +66,7 @@ macro_rules! adaptive {
                     max_steps: self.max_steps,
                     controller: self.controller,
                     clock: self.clock,
+                    looser: LOOSER_WITH_JUMPS,
                 }
             }
         }
@@ -129,6 +130,8 @@ struct Control {
     max_steps: u64,
     controller: Controller,
     clock: clock::Setting,
+    /// [`LOOSER`] or [`LOOSER_WITH_JUMPS`], as the field is.
+    looser: f64,
 }
 
 /// How the next step follows from the errors of the last ones, eₙ in units of the tolerance:
@@ -150,6 +153,9 @@ pub enum Controller {
 /// where the divergence jumps, and are overestimated where it is smooth: on networks of ReLU, SELU, ELU and tanh in 3 to
 /// 32 dimensions the whole path's error then is about this one step's tolerance, at a third of the evaluations of 1.
 const LOOSER: f64 = 5.0;
+
+/// The same where the divergence can jump: errors of jumps are told less surely, and add up over tens of them.
+const LOOSER_WITH_JUMPS: f64 = 3.0;
 
 /// Steps that rounding alone may ask for on the rest of a path before its tolerance is given up as out of reach.
 const MOST_FOR_ROUNDING: f64 = 500.0;
@@ -225,7 +231,12 @@ impl Control {
     /// Nats by which one step's integral of the divergence may be wrong in `d` dimensions. Log-densities of samples are
     /// spread by about √d, so relative to that spread `rtol` and `atol` mean the same for every d.
     fn nats(&self, d: usize) -> f64 {
-        self.tol.map_or(LOOSER * (self.rtol + self.atol) * (d.max(1) as f64).sqrt(), |tol| PART * tol)
+        self.tol.map_or(self.looser * (self.rtol + self.atol) * (d.max(1) as f64).sqrt(), |tol| PART * tol)
+    }
+
+    /// What the clock is told of it: one step's error of a law that is known to be smooth.
+    fn clock_nats(&self, d: usize) -> f64 {
+        Control { looser: LOOSER, ..*self }.nats(d) / LOOSER
     }
 
     fn norm(&self, error: ArrayView1<f64>, a: ArrayView1<f64>, b: ArrayView1<f64>) -> f64 {
@@ -383,6 +394,7 @@ impl<'a> Run<'a> {
         let pace = self.pace;
         let field: &mut dyn VectorField = &mut pace.field(field);
         self.jumps = !field.is_smooth();
+        self.control.looser = if self.jumps { LOOSER_WITH_JUMPS } else { LOOSER };
         self.depart(field)?;
         while !self.active.is_empty() {
             self.measure_rounding(field)?;
@@ -467,7 +479,7 @@ impl<'a> Run<'a> {
         }
         if self.control.clock.bounds(self.span, divergence.is_some()) {
             self.clock =
-                Some(Clock::new(self.span, self.tableau, self.control.nats(self.x.ncols()) / LOOSER, self.x.ncols()));
+                Some(Clock::new(self.span, self.tableau, self.control.clock_nats(self.x.ncols()), self.x.ncols()));
         }
         (self.slope, self.divergence, self.products) = (slope, divergence, products);
         Ok(())
