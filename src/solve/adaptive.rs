@@ -1,7 +1,7 @@
 //! Embedded pairs with error control per sample: finished and failed samples leave the batch.
 //!
 //! A step is held to its tolerance in two things: in the state, and in the integral of the divergence where the field
-//! gives one with its velocity ([`VectorField::controlled`]). Of the integral the embedded error alone is not believed:
+//! gives one with its velocity ([`VectorField::evaluate`]). Of the integral the embedded error alone is not believed:
 //! a step that it lets pass is also held against Simpson's rule with the divergence in the step's middle, and a jump
 //! that fails a step is bracketed and stepped over (`jump.rs`).
 
