@@ -19,8 +19,8 @@ use crate::trace::{Along, At, Estimator, Jacobians, Probes};
 /// Dimensions up to which whole Jacobians are kept: 128² numbers for each sample of a batch at each stage of a step.
 const WHOLE: usize = 128;
 
-/// Directions beyond those that control which an adaptive path takes along at every stage. About one step in five is
-/// rejected, and a product costs about as much as the velocity that a later call would compute again.
+/// Directions beyond those that control which an adaptive path takes along at every stage. Those of rejected steps are
+/// lost, and a product costs about as much as the velocity that a later call would compute again: few pay.
 const ALONG: usize = 4;
 
 /// What is taken at a node for several estimators.
