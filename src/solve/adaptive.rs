@@ -149,12 +149,11 @@ pub enum Controller {
     Coefficients([f64; 3]),
 }
 
-/// By how much the integral's tolerance is wider than the state's. Its errors come from few steps and of both signs
-/// where the divergence jumps, and are overestimated where it is smooth: on networks of ReLU, SELU, ELU and tanh in 3 to
-/// 32 dimensions the whole path's error then is about this one step's tolerance, at a third of the evaluations of 1.
+/// By how much the integral's tolerance is wider than the state's where the divergence is smooth, since embedded errors
+/// overestimate there: the whole path's error is then within this one step's tolerance.
 const LOOSER: f64 = 5.0;
 
-/// The same where the divergence can jump: errors of jumps are told less surely, and add up over tens of them.
+/// The same where the divergence can jump: errors of jumps are told less surely, and those of tens of them add up.
 const LOOSER_WITH_JUMPS: f64 = 3.0;
 
 /// Steps that rounding alone may ask for on the rest of a path before its tolerance is given up as out of reach.
