@@ -16,7 +16,7 @@ pub struct Differentiate {
     /// The ONNX file to write
     #[arg(long, value_name = "ONNX")]
     out: PathBuf,
-    /// Forward (J·V for k tangents at once) or reverse (Vᵀ·J)
+    /// Forward (J·V for k tangents at once), reverse (Vᵀ·J), or the trace of J
     #[arg(long, value_enum, default_value = "jvp")]
     mode: Mode,
     /// The input to differentiate by [default: the first of floating point]
@@ -31,6 +31,7 @@ pub struct Differentiate {
 enum Mode {
     Jvp,
     Vjp,
+    Trace,
 }
 
 impl Differentiate {
@@ -40,6 +41,7 @@ impl Differentiate {
         let mode = match self.mode {
             Mode::Jvp => graph::Mode::Jvp,
             Mode::Vjp => graph::Mode::Vjp,
+            Mode::Trace => graph::Mode::Trace,
         };
         let derived = graph::differentiate(&model, mode, self.input.as_deref(), self.output.as_deref())?;
         out.write(&derived.to_bytes()?)?;

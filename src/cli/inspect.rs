@@ -13,7 +13,7 @@ use crate::flow::truncation::Truncation;
 use crate::graph::{self, Mode};
 use crate::model::flow_map::Derivatives;
 use crate::model::library::hex;
-use crate::model::opened::{Model, Options};
+use crate::model::opened::{Also, Model, Options};
 use crate::num::key::{Key, Purpose};
 use crate::num::{Batch, Blocks};
 
@@ -59,6 +59,9 @@ impl Inspect {
         let given =
             model.constants_in_words()?.into_iter().chain(model.times_in_words()?).chain(model.kinks_in_words()?);
         given.for_each(|(input, value)| say!("{input}: {value}"));
+        if let Some(terms) = model.trace_terms().filter(|terms| *terms < model.dim() as u64) {
+            say!("exact trace: {terms} products in {} dimensions, since the Jacobian is block diagonal", model.dim());
+        }
         for (name, head) in &card.divergence_heads {
             let parametrization = serde_json::to_value(head.parametrization)?;
             let place =
@@ -149,7 +152,7 @@ impl Inspect {
         }
         let what = "products with the Jacobian are finite";
         let z = Blocks::ones((1, x.nrows(), x.ncols()));
-        let tangents = self.running.runtime().and_then(|runtime| model.tangents(runtime, options, false));
+        let tangents = self.running.runtime().and_then(|runtime| model.tangents(runtime, options, Also::default()));
         let product = tangents.and_then(|mut tangents| Ok(tangents.quadratic(t, x, &z)?));
         Some(match product {
             Ok(product) => (what.to_owned(), product.iter().all(|v| v.is_finite())),

@@ -30,7 +30,7 @@ pub enum Plan {
     Apart,
     /// Quadratic forms of probes that are fixed along a path: how many of each law.
     Forms(Vec<(Distribution, usize)>),
-    /// Quadratic forms of the unit vectors, for the exact trace alone.
+    /// The exact trace alone: its terms from a graph of their own, or the quadratic forms of the unit vectors.
     Diagonal,
     /// Products with every unit vector.
     Jacobian,
@@ -116,6 +116,11 @@ impl Plan {
     /// # Errors
     /// As [`Linearized::products`].
     pub fn take(&self, key: Key, nodes: &Nodes, tangents: &mut dyn Linearized) -> Result<Products, EvalError> {
+        if *self == Plan::Diagonal
+            && let Some(terms) = tangents.trace_terms(nodes.t, nodes.x)?
+        {
+            return Ok(Products::Forms(terms));
+        }
         let z = self.directions(key, nodes.sample, nodes.x.ncols());
         Ok(match self {
             Plan::Jacobian => Products::Jacobian(tangents.products(nodes.t, nodes.x, &z)?),
@@ -188,8 +193,8 @@ impl Share {
     }
 }
 
-/// Matrices of which only the diagonals are known, dim × rows: enough for the forms of unit vectors, which the exact trace
-/// sums in its own order.
+/// Matrices of which only the diagonals are known, or as many sums of parts of them, terms × rows: enough for the forms of
+/// unit vectors, which the exact trace sums in its own order.
 struct KnownDiagonal<'a>(&'a Array2<f64>);
 
 impl Jacobians for KnownDiagonal<'_> {

@@ -9,13 +9,13 @@ use rayon::prelude::*;
 
 use super::crew::Crew;
 use crate::dequantization::Dequantization;
-use crate::divergence::{Divergence, Sources};
+use crate::divergence::{Divergence, Kind, Sources};
 use crate::flow::field::{EvalError, FlowMap, ScalarField, VectorField};
 use crate::likelihood::{self, NodeValue, Row, Task};
 use crate::model::card::Direction;
 use crate::model::flow_map::Derivatives;
 use crate::model::onnx::{Provider, Runtime};
-use crate::model::opened::{Model, Options, Velocity};
+use crate::model::opened::{Also, Model, Options, Velocity};
 use crate::num::Batch;
 use crate::num::key::{Key, SampleId};
 use crate::progress::Meter;
@@ -69,8 +69,8 @@ pub(super) struct Worker {
     pub(super) sources: Sources,
     /// Threads inside one call of its networks.
     threads: usize,
-    /// Whether its tangents have their transposes too.
-    reverse: bool,
+    /// What its tangents were opened with.
+    also: Also,
     /// Flow maps that were opened with their gradients.
     gradients: BTreeSet<String>,
 }
@@ -163,7 +163,7 @@ impl<'a> Pool<'a> {
                     ..Sources::default()
                 },
                 threads,
-                reverse: false,
+                also: Also::default(),
                 gradients: BTreeSet::new(),
             },
         };
@@ -175,7 +175,8 @@ impl<'a> Pool<'a> {
         for estimator in estimators {
             let (products, reverse) = estimator.needs_products();
             if products {
-                self.open_tangents(&mut worker, reverse)?;
+                let trace = estimator.kind() == Kind::OdeExact;
+                self.open_tangents(&mut worker, Also { reverse, trace })?;
             }
             if let Some(name) = estimator.head().filter(|h| !worker.sources.heads.contains_key(*h)) {
                 let head = self.head(name, &mut worker, options)?;
@@ -197,7 +198,7 @@ impl<'a> Pool<'a> {
             }
         }
         if samplers.iter().any(|s| s.cost(&Setting::of(self.model)).products > 0) {
-            self.open_tangents(&mut worker, false)?;
+            self.open_tangents(&mut worker, Also::default())?;
         }
         for used in samplers.iter().filter_map(|s| s.map()) {
             let known = worker.sources.maps.contains_key(used.name);
@@ -213,12 +214,14 @@ impl<'a> Pool<'a> {
         Ok(worker)
     }
 
-    /// A worker's Jacobian products, where they are not open yet; with their transposes too where `reverse`.
-    fn open_tangents(&self, worker: &mut Worker, reverse: bool) -> Result<()> {
-        if worker.sources.tangents.is_none() || (reverse && !worker.reverse) {
+    /// A worker's Jacobian products with what else is wanted of them, where they are not open yet.
+    fn open_tangents(&self, worker: &mut Worker, also: Also) -> Result<()> {
+        let known = worker.also;
+        let also = Also { reverse: known.reverse || also.reverse, trace: known.trace || also.trace };
+        if worker.sources.tangents.is_none() || also != known {
             let options = Options { provider: self.machine.provider, threads: worker.threads };
-            worker.reverse |= reverse;
-            worker.sources.tangents = Some(Box::new(self.model.tangents(self.runtime, options, worker.reverse)?));
+            worker.also = also;
+            worker.sources.tangents = Some(Box::new(self.model.tangents(self.runtime, options, also)?));
         }
         Ok(())
     }
@@ -249,6 +252,7 @@ impl<'a> Pool<'a> {
         if let Some(tangents) = &mut worker.sources.tangents {
             let z = crate::num::Blocks::ones((2, two.nrows(), two.ncols()));
             tangents.quadratic(&t, &two, &z).with_context(first)?;
+            tangents.trace_terms(&t, &two).with_context(first)?;
         }
         for head in worker.sources.heads.values_mut() {
             head.eval(&t, &two).with_context(first)?;

@@ -45,7 +45,7 @@ pub struct Evaluation {
 /// Products with the Jacobians of some rows that several estimators take their values from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Products {
-    /// zᵀJz of planned directions, directions × rows.
+    /// zᵀJz of planned directions, directions × rows; or terms of the trace of J, where that alone was planned.
     Forms(Array2<f64>),
     /// J·e of every unit vector, dim × rows × dim: all of J.
     Jacobian(Blocks),
@@ -159,6 +159,22 @@ pub trait Linearized: Send {
         _x: &Batch,
         _z: &Blocks,
     ) -> Result<Option<(Batch, Blocks)>, EvalError> {
+        Ok(None)
+    }
+
+    /// Terms whose sum is the trace of J, terms × rows, or `None` where it is to be had from products alone.
+    ///
+    /// # Errors
+    /// As [`Linearized::products`].
+    fn trace_terms(&mut self, _t: &[f64], _x: &Batch) -> Result<Option<Array2<f64>>, EvalError> {
+        Ok(None)
+    }
+
+    /// v and those terms from the same calls.
+    ///
+    /// # Errors
+    /// As [`Linearized::products`].
+    fn trace_terms_with_velocity(&mut self, _t: &[f64], _x: &Batch) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
         Ok(None)
     }
 

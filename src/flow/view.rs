@@ -58,6 +58,22 @@ pub trait Differentiated: Send {
         Ok(None)
     }
 
+    /// Terms whose sum is the trace of J_F, terms × rows, or `None` where it is to be had from products alone.
+    ///
+    /// # Errors
+    /// As [`Differentiated::products`].
+    fn trace_terms(&mut self, _t: &[f64], _x: &Batch) -> Result<Option<Array2<f64>>, EvalError> {
+        Ok(None)
+    }
+
+    /// F and those terms from the same calls.
+    ///
+    /// # Errors
+    /// As [`Differentiated::products`].
+    fn trace_terms_with_value(&mut self, _t: &[f64], _x: &Batch) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
+        Ok(None)
+    }
+
     /// J_Fᵀ·w, or `None` where reverse mode is not to be had.
     fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError>;
 }
@@ -168,6 +184,16 @@ impl<N: Differentiated> View<N> {
         }
         quadratic
     }
+
+    /// The same for terms of the trace of J_F: each is of as many unit vectors.
+    fn whole_terms(&self, t: &[f64], mut terms: Array2<f64>) -> Array2<f64> {
+        let share = self.network.dim() as f64 / terms.nrows().max(1) as f64;
+        for (t, mut column) in t.iter().zip(terms.columns_mut()) {
+            let blend = self.form.blend(*t, Prediction::velocity);
+            column.mapv_inplace(|term| blend.a * share + blend.b * blend.input * term);
+        }
+        terms
+    }
 }
 
 impl<N: Differentiated> Linearized for View<N> {
@@ -201,6 +227,16 @@ impl<N: Differentiated> Linearized for View<N> {
             return Ok(None);
         };
         Ok(Some((self.form.seen(t, x, f, Prediction::velocity), self.whole(t, z, products))))
+    }
+
+    fn trace_terms(&mut self, t: &[f64], x: &Batch) -> Result<Option<Array2<f64>>, EvalError> {
+        let terms = self.network.trace_terms(t, &self.form.fed(t, x))?;
+        Ok(terms.map(|terms| self.whole_terms(t, terms)))
+    }
+
+    fn trace_terms_with_velocity(&mut self, t: &[f64], x: &Batch) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
+        let Some((f, terms)) = self.network.trace_terms_with_value(t, &self.form.fed(t, x))? else { return Ok(None) };
+        Ok(Some((self.form.seen(t, x, f, Prediction::velocity), self.whole_terms(t, terms))))
     }
 
     fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError> {

@@ -9,6 +9,7 @@ use super::cotangent;
 use super::elem::ElemType;
 use super::emit::text;
 use super::error::{GraphError, Obstacle, Refusal};
+use super::forms;
 use super::ir::{Graph, Val, standardize};
 use super::model::{Dim, Model, Port};
 use super::order;
@@ -17,6 +18,7 @@ use super::rules;
 use super::size::Size;
 use super::step::Tangent;
 use super::tangent;
+use super::trace;
 
 /// Which product with the Jacobian is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +27,10 @@ pub enum Mode {
     Jvp,
     /// `Vᵀ·J`: reverse mode, one cotangent.
     Vjp,
+    /// `tr J`: forward mode with all unit vectors, which the graph itself holds.
+    Trace,
+    /// `vᵀJv` for k tangents at once.
+    Forms,
 }
 
 /// Opsets of the standard domain whose operators the rules know. Those before [`ADDING`] are read as that one, from which
@@ -39,8 +45,11 @@ const ADDING: i64 = 16;
 ///
 /// `Jvp` adds the input `<input>_tangent` `[K, *input shape]` and the outputs `<output>_tangent` `[K, *output shape]`
 /// and, where both shapes agree, `<output>_quadratic` `[K, N]`: the sum over each sample of tangent in times tangent
-/// out. `Vjp` adds the input `<output>_cotangent` and the output `<input>_cotangent`. Tangents of half-precision
-/// tensors are in single precision.
+/// out. `Vjp` adds the input `<output>_cotangent` and the output `<input>_cotangent`. `Trace`, where both shapes agree and
+/// are known, adds the outputs `<output>_trace` `[N]` and `<output>_trace_terms` `[M, N]`, whose sum over the first axis
+/// it is: the diagonal of J, or sums of parts of it where J is block diagonal. `Forms` is `Jvp` without the tangents of the
+/// output. Tangents of half-precision tensors are in
+/// single precision.
 pub fn differentiate(
     model: &Model,
     mode: Mode,
@@ -54,6 +63,41 @@ pub fn differentiate(
         return Ok(solved.model);
     }
     Err(GraphError::Obstacles { file: model.file.clone(), input: name, obstacles: solved.obstacles })
+}
+
+/// Quadratic forms zᵀJz in two models.
+pub struct Forms {
+    /// What depends on the directions and the weights alone: from `<input>_tangent` `[K, *input shape]`.
+    pub directions: Model,
+    /// The rest, which takes the outputs of `directions` as inputs of the same names: the model's own output, and
+    /// `<output>_quadratic` `[K, N]`.
+    pub rest: Model,
+}
+
+/// The model whose quadratic forms are taken with directions that stay the same over many calls; none where nothing of
+/// it depends on the directions alone.
+///
+/// # Errors
+/// As [`differentiate`].
+pub fn quadratic_forms(model: &Model, input: &str, output: &str) -> Result<Option<Forms>, GraphError> {
+    let mut problem = Problem::new(model, Some(input), Some(output))?;
+    let x = problem.value("input", input, ElemType::is_float)?;
+    let y = problem.value("output", output, |elem| elem.is_float() || elem == ElemType::UNKNOWN)?;
+    let Some(seed) = problem.forms(x, y)? else { return Ok(None) };
+    if !problem.obstacles.is_empty() {
+        return Ok(None);
+    }
+    let Some(kept) = forms::kept(&problem.g, seed) else { return Ok(None) };
+    let names = kept.iter().map(|v| (problem.g.value(*v).name.clone(), None)).collect::<Outputs>();
+    let whole = (problem.g.outputs.clone(), problem.g.inputs.clone());
+    (problem.g.outputs, problem.g.inputs) = (kept.clone(), vec![seed]);
+    let directions = problem.export(&names)?;
+    (problem.g.outputs, problem.g.inputs) = whole;
+    problem.g.inputs.retain(|v| *v != seed);
+    problem.g.inputs.extend(&kept);
+    problem.g.given = kept.into_iter().collect();
+    let rest = problem.export(&problem.outputs)?;
+    Ok(Some(Forms { directions, rest }))
 }
 
 /// Every node that stands in the way of [`differentiate`]; none where it succeeds. What is wrong with the model as a
@@ -104,8 +148,16 @@ impl<'a> Problem<'a> {
         match mode {
             Mode::Jvp => self.forward(x, y)?,
             Mode::Vjp => self.reverse(x, y)?,
+            Mode::Trace => self.trace(x, y)?,
+            Mode::Forms => self.forms(x, y).map(drop)?,
         }
-        let graph = self.g.export(&self.outputs);
+        let model = if self.obstacles.is_empty() { self.export(&self.outputs)? } else { self.written(&self.outputs) };
+        Ok(Solved { model, obstacles: self.obstacles })
+    }
+
+    /// What some outputs need, as a model.
+    fn written(&self, outputs: &[(String, Option<TypeProto>)]) -> Model {
+        let graph = self.g.export(outputs);
         let opset = OperatorSetIdProto { domain: Some(String::new()), version: Some(self.g.opset) };
         let proto = ModelProto {
             ir_version: Some(self.model.proto.ir_version().max(8)),
@@ -114,10 +166,14 @@ impl<'a> Problem<'a> {
             opset_import: vec![opset],
             functions: Vec::new(),
         };
-        if self.obstacles.is_empty() {
-            check::check(&proto).map_err(|violation| self.violated(violation))?;
-        }
-        Ok(Solved { model: Model { file: self.model.file.clone(), proto }, obstacles: self.obstacles })
+        Model { file: self.model.file.clone(), proto }
+    }
+
+    /// The same, checked.
+    fn export(&self, outputs: &[(String, Option<TypeProto>)]) -> Result<Model, GraphError> {
+        let model = self.written(outputs);
+        check::check(&model.proto).map_err(|violation| self.violated(violation))?;
+        Ok(model)
     }
 
     /// A value of the graph by the name of its port, where its type fits.
@@ -167,6 +223,61 @@ impl<'a> Problem<'a> {
         if let Some(quadratic) = self.quadratic(seed, d) {
             self.add_output(quadratic_name?, quadratic);
         }
+        Ok(())
+    }
+
+    /// Forward mode of which the quadratic forms alone are kept; the directions' value, or none where there are no forms.
+    fn forms(&mut self, x: Val, y: Val) -> Result<Option<Val>, GraphError> {
+        let names = [("tangent", &self.input.name), ("quadratic", &self.output.name)];
+        let [seed_name, quadratic_name] = names.map(|(suffix, of)| self.port_name(of, suffix));
+        let k = self.directions();
+        let shape: Vec<Size> = std::iter::once(&k).chain(self.g.shape(x).into_iter().flatten()).cloned().collect();
+        let seed = self.g.add_input(&seed_name?, self.g.elem(x).tangent(), Some(shape.clone()));
+        self.g.mark_linear(seed);
+        let found = tangent::propagate(&mut self.g, x, seed, &k, y);
+        self.meet(found.obstacles);
+        let Some(d) = self.output_tangent(y, found.of.get(&y).copied(), &k) else { return Ok(None) };
+        let alike = self.g.elem(seed) == self.g.elem(d) && self.g.shape(d).is_some_and(|out| self.agree(&shape, out));
+        let contracted = if alike { forms::contracted(&mut self.g, d, seed) } else { None };
+        let Some(quadratic) = contracted.or_else(|| self.quadratic(seed, d)) else {
+            return Err(self.fault(
+                "output",
+                &self.output.name,
+                "has another shape than the input: there are no forms",
+            ));
+        };
+        self.g.set_shape(quadratic, &shape[..2]);
+        self.add_output(quadratic_name?, quadratic);
+        Ok(Some(seed))
+    }
+
+    /// Forward mode along the unit vectors, of which the diagonal is kept.
+    fn trace(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
+        let [terms_name, trace_name] = ["trace_terms", "trace"].map(|suffix| self.port_name(&self.output.name, suffix));
+        let one = [Size::fixed(1)];
+        let [state, out] = [x, y].map(|v| self.g.shape(v).cloned().unwrap_or_default());
+        if self.g.shape(y).is_some() && !self.agree(&[&one, &state[..]].concat(), &[&one, &out[..]].concat()) {
+            return Err(self.fault("output", &self.output.name, "has another shape than the input: there is no trace"));
+        }
+        let Some(basis) = trace::basis(&mut self.g, x, y) else {
+            let reason = "has axes of unknown or very large size; the trace needs its unit vectors";
+            return Err(self.fault("input", &self.input.name, reason));
+        };
+        let k = Size::fixed(basis.terms);
+        self.g.repeats = true;
+        let shape: Vec<Size> = std::iter::once(&k).chain(&state).cloned().collect();
+        let seed = self.g.expand(basis.vectors, &shape);
+        let found = tangent::propagate(&mut self.g, x, seed, &k, y);
+        self.meet(found.obstacles);
+        let Some(d) = self.output_tangent(y, found.of.get(&y).copied(), &k) else {
+            return Ok(());
+        };
+        let terms = trace::diagonal(&mut self.g, d, &basis);
+        let terms = self.g.expand(terms, &shape[..2]);
+        let trace = self.g.reduce("ReduceSum", terms, &[0], false);
+        self.g.set_shape(trace, &shape[1..2]);
+        self.add_output(terms_name?, terms);
+        self.add_output(trace_name?, trace);
         Ok(())
     }
 

@@ -37,6 +37,9 @@ impl Graph {
     }
 
     pub fn op_with(&mut self, op: &str, inputs: &[Val], attributes: Vec<AttributeProto>) -> Val {
+        if let Some(earlier) = self.before_repetition(op, inputs, &attributes) {
+            return earlier;
+        }
         let inputs: Vec<Option<Val>> = inputs.iter().copied().map(Some).collect();
         self.op_optional(op, &inputs, attributes)
     }
@@ -165,6 +168,9 @@ impl Graph {
         }
         if let Some(source) = self.reshaped_from(v).filter(|source| self.shape(*source).is_some_and(|s| s == shape)) {
             return source;
+        }
+        if let Some(earlier) = self.reshape_before_repetition(v, shape) {
+            return earlier;
         }
         let mut target = shape.to_vec();
         // One size may be left to the operator: the one that would be the most work to compute.

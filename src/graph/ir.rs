@@ -128,6 +128,10 @@ pub struct Graph {
     pub origin: Option<usize>,
     /// The parts of `d - Σ y ∘ d`, for products that can do without it.
     pub centred: HashMap<Val, Centred>,
+    /// Whether tangents that are the same for every row are written out as late as possible.
+    pub repeats: bool,
+    /// Values that whoever runs the graph gives to it, so that what makes them is not exported.
+    pub given: HashSet<Val>,
     names: HashMap<String, Val>,
     taken: HashSet<String>,
     fresh: usize,
@@ -149,6 +153,8 @@ impl Graph {
             symbols: Symbols::default(),
             origin: None,
             centred: HashMap::new(),
+            repeats: false,
+            given: HashSet::new(),
             names: HashMap::new(),
             taken,
             fresh: 0,
@@ -479,7 +485,7 @@ impl Graph {
         let mut wanted: HashSet<Val> = self.outputs.iter().copied().collect();
         let mut needed = vec![false; self.nodes.len()];
         for (place, node) in self.nodes.iter().enumerate().rev() {
-            if node.outputs.iter().flatten().any(|v| wanted.contains(v)) {
+            if node.outputs.iter().flatten().any(|v| wanted.contains(v) && !self.given.contains(v)) {
                 needed[place] = true;
                 wanted.extend(node.inputs.iter().flatten());
                 wanted.extend(&node.captures);

@@ -1,13 +1,16 @@
 //! ONNX graphs as data, and the graphs that also compute Jacobian products.
 //!
 //! [`Model`] reads and writes files; [`differentiate`] derives, from a model `y = f(x)`, a model that computes `y` and
-//! `J·V` for k tangents at once (forward mode), or `Vᵀ·J` (reverse mode). Only operators of the standard domain come
+//! `J·V` for k tangents at once (forward mode), `Vᵀ·J` (reverse mode), or the trace of J. Only operators of the standard domain come
 //! out. This module knows ONNX and nothing else: it runs nothing.
 //!
 //! A file is read (`read`, `inline`, `order`) into a graph (`ir`) whose shapes are inferred as it grows (`shapes`,
 //! `content`, `size`), with some operators replaced by their bodies (`bodies`) and `If` decided where it can be
 //! (`branches`). Forward mode (`tangent`) walks it with one rule per operator (`rules`, `step`); reverse mode
-//! (`cotangent`) transposes what forward mode wrote (`transposes`), so that a rule serves both.
+//! (`cotangent`) transposes what forward mode wrote (`transposes`), so that a rule serves both. The trace (`trace`) is forward mode with
+//! unit vectors that the graph holds, applied before they are repeated for every sample (`repetition`), and fewer of them
+//! where the network leaves axes of the state to themselves (`locality`). Quadratic forms (`forms`) of
+//! directions that stay the same are two graphs: what depends on the directions alone, and the rest.
 
 mod bodies;
 mod branches;
@@ -19,13 +22,16 @@ mod elem;
 mod emit;
 mod error;
 mod fixed;
+mod forms;
 mod inline;
 mod ir;
 mod kinks;
+mod locality;
 mod model;
 mod order;
 mod proto;
 mod read;
+mod repetition;
 mod rules;
 mod scaling;
 mod shapes;
@@ -35,10 +41,11 @@ mod step;
 mod tangent;
 #[cfg(test)]
 mod testing;
+mod trace;
 mod transposes;
 mod widest;
 
-pub use differentiate::{Mode, differentiate, obstacles};
+pub use differentiate::{Forms, Mode, differentiate, obstacles, quadratic_forms};
 pub use elem::ElemType;
 pub use error::{GraphError, Obstacle};
 pub use fixed::KnownPort;

@@ -25,14 +25,23 @@ fn call_size(directions: usize, dim: usize, widest: u64) -> (usize, usize) {
     let cached = |count: usize| (CACHED / (count.max(1) as u64 * widest)) as usize;
     let many = directions.min(MANY_DIRECTIONS);
     let width = if cached(many) >= 4 { many } else { directions.min(cached(4).max(FEW_DIRECTIONS)) };
-    let rows = (cached(width) / 4 * 4).max(4).min((TANGENT_NUMBERS / dim).max(1));
+    let rows = rows_of_a_call(width, dim, widest);
     (rows, width.min(TANGENT_NUMBERS / (rows * dim)).max(1))
 }
 
-/// A network's tangent graph, and its reverse where it was asked for.
+/// Rows of one call with so many directions: as many, in fours, as stay in a core's cache.
+fn rows_of_a_call(width: usize, dim: usize, widest: u64) -> usize {
+    let cached = (CACHED / (width.max(1) as u64 * widest)) as usize;
+    (cached / 4 * 4).max(4).min((TANGENT_NUMBERS / dim).max(1))
+}
+
+/// A network's tangent graph, and what else of its derivatives was asked for.
 pub struct Derived {
     pub(super) tangent: Network,
+    /// For quadratic forms alone, where a part of them depends on the directions alone and is kept along a path.
+    pub(super) forms: Option<Network>,
     pub(super) cotangent: Option<Network>,
+    pub(super) trace: Option<Network>,
 }
 
 impl Differentiated for Derived {
@@ -45,15 +54,23 @@ impl Differentiated for Derived {
     }
 
     fn quadratic(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Array2<f64>, EvalError> {
-        self.tangent.quadratic(t, x, z)
+        self.forms.as_mut().unwrap_or(&mut self.tangent).quadratic(t, x, z)
     }
 
     fn with_value(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
-        self.tangent.with_value(t, x, z).map(Some)
+        self.forms.as_mut().unwrap_or(&mut self.tangent).with_value(t, x, z).map(Some)
     }
 
     fn products_with_value(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Option<(Batch, Blocks)>, EvalError> {
         self.tangent.products_with_value(t, x, z).map(Some)
+    }
+
+    fn trace_terms(&mut self, t: &[f64], x: &Batch) -> Result<Option<Array2<f64>>, EvalError> {
+        self.trace.as_mut().map(|network| network.trace_terms(t, x)).transpose()
+    }
+
+    fn trace_terms_with_value(&mut self, t: &[f64], x: &Batch) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
+        self.trace.as_mut().map(|network| network.trace_terms_with_value(t, x)).transpose()
     }
 
     fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
@@ -102,6 +119,35 @@ impl Network {
             network.keep_products(block, rows, products, &mut out)
         })?;
         Ok((values, out))
+    }
+
+    /// Terms whose sum is the trace of J_F, terms × rows, from a trace graph.
+    fn trace_terms(&mut self, t: &[f64], x: &Batch) -> Result<Array2<f64>, EvalError> {
+        let terms = self.terms();
+        let mut out = Array2::zeros((terms, x.nrows()));
+        self.trace_calls(t, x, &["trace_terms"], |rows, mut said, network| {
+            network.keep_quadratic(0..terms, rows, said.remove(0), &mut out)
+        })?;
+        Ok(out)
+    }
+
+    /// F and those terms.
+    fn trace_terms_with_value(&mut self, t: &[f64], x: &Batch) -> Result<(Batch, Array2<f64>), EvalError> {
+        let terms = self.terms();
+        let mut values = Batch::zeros(x.raw_dim());
+        let mut out = Array2::zeros((terms, x.nrows()));
+        self.trace_calls(t, x, &["", "trace_terms"], |rows, mut said, network| {
+            let diagonal = said.remove(1);
+            network.keep_values(rows, said.remove(0), &mut values)?;
+            network.keep_quadratic(0..terms, rows, diagonal, &mut out)
+        })?;
+        Ok((values, out))
+    }
+
+    /// How many terms a trace graph gives.
+    fn terms(&self) -> usize {
+        let port = self.session.outputs.iter().find(|port| port.name == format!("{}_trace_terms", self.output));
+        port.and_then(|port| usize::try_from(*port.shape.first()?).ok()).unwrap_or_default()
     }
 
     fn keep_values(&self, rows: &[usize], y: ArrayD<f64>, out: &mut Batch) -> Result<(), EvalError> {
@@ -178,6 +224,37 @@ impl Network {
         Ok(out)
     }
 
+    /// The outputs whose names end so; without an end it is the output that was differentiated.
+    fn named(&self, suffixes: &[&str]) -> Vec<String> {
+        let named = |suffix: &&str| match *suffix {
+            "" => self.output.clone(),
+            suffix => format!("{}_{suffix}", self.output),
+        };
+        suffixes.iter().map(named).collect()
+    }
+
+    /// Calls the trace graph in blocks of rows, for the outputs whose names end so.
+    fn trace_calls(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        suffixes: &[&str],
+        mut take: impl FnMut(&[usize], Vec<ArrayD<f64>>, &Network) -> Result<(), EvalError>,
+    ) -> Result<(), EvalError> {
+        let wanted = self.named(suffixes);
+        let most = rows_of_a_call(self.terms(), x.ncols(), self.widest);
+        for group in self.groups(t) {
+            for rows in group.chunks(most) {
+                let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
+                let all = rows.len() == t.len();
+                let part = if all { Cow::Borrowed(x) } else { Cow::Owned(x.select(Axis(0), rows)) };
+                let said = self.call(&times, &part, Seed::Nothing, &wanted)?;
+                take(rows, said, self)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Calls the tangent graph in blocks of directions, and in blocks of rows for very many numbers, for the outputs
     /// whose names end so; without an end it is the output that was differentiated.
     fn tangent_calls(
@@ -188,11 +265,7 @@ impl Network {
         suffixes: &[&str],
         mut take: impl FnMut(std::ops::Range<usize>, &[usize], Vec<ArrayD<f64>>, &Network) -> Result<(), EvalError>,
     ) -> Result<(), EvalError> {
-        let named = |suffix: &&str| match *suffix {
-            "" => self.output.clone(),
-            suffix => format!("{}_{suffix}", self.output),
-        };
-        let wanted: Vec<String> = suffixes.iter().map(named).collect();
+        let wanted = self.named(suffixes);
         for group in self.groups(t) {
             let (most, width) = call_size(z.shape()[0], x.ncols(), self.widest);
             for rows in group.chunks(most) {

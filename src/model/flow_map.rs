@@ -348,4 +348,4 @@ impl FlowMap for OnnxMap {
 }
 
 /// Graphs that were derived from a card's files, made once and shared by all workers.
-pub type DerivedGraphs = std::collections::BTreeMap<(String, bool), Arc<Vec<u8>>>;
+pub type DerivedGraphs = std::collections::BTreeMap<(String, graph::Mode), Arc<Vec<u8>>>;

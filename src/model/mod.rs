@@ -6,6 +6,7 @@ mod axes;
 pub mod card;
 pub mod constants;
 pub mod derived;
+pub mod directions;
 pub mod files;
 pub mod flow_map;
 pub mod joint;

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
 use super::constants::Fixed;
+use super::directions::Directions;
 use super::joint::Memory;
 use super::onnx::{Port, Session};
 use super::ports::{check_shape, find};
@@ -50,6 +51,8 @@ pub struct Network {
     /// Other outputs that a call also gives, kept for the heads that they are.
     pub(super) beside: Vec<String>,
     pub(super) memory: Memory,
+    /// What makes inputs from directions, where the graph takes those instead of the directions themselves.
+    pub(super) directions: Option<Directions>,
 }
 
 impl Network {
@@ -72,7 +75,8 @@ impl Network {
         }
         let known = |name: &str| {
             let role = name == self.x || self.time.as_deref() == Some(name);
-            role || self.constants.iter().any(|c| c.name == name) || seed == Some(name)
+            let made = self.directions.iter().flat_map(|d| d.names()).any(|made| made == name);
+            role || made || self.constants.iter().any(|c| c.name == name) || seed == Some(name)
         };
         if let Some(other) = self.session.inputs.iter().find(|p| !known(&p.name)) {
             bail!(
@@ -148,16 +152,21 @@ impl Network {
         }
         let filled: Vec<usize> = (0..rows.next_multiple_of(4)).map(|i| if i < rows { i } else { 0 }).collect();
         let out = self.call_rows(&filled, t, x, seed, wanted).map_err(|e| self.explained(e, t, x, seed, wanted))?;
-        let axis = if matches!(seed, Seed::Tangents(_)) { Axis(1) } else { Axis(0) };
         let cut = |(mut a, name): (ArrayD<f64>, &String)| {
-            // What the graph was derived from has no axis of tangents.
-            let axis = if *name == self.output { Axis(0) } else { axis };
+            let axis = self.rows_of(name, seed);
             if a.shape().get(axis.0) == Some(&filled.len()) {
                 a.slice_axis_inplace(axis, (..rows).into());
             }
             a.as_standard_layout().into_owned()
         };
         Ok(out.into_iter().zip(wanted).map(cut).collect())
+    }
+
+    /// The axis of an output that is the samples': what a graph was derived from has no axis of directions.
+    fn rows_of(&self, name: &str, seed: Seed) -> Axis {
+        let traced = name.strip_prefix(self.output.as_str()) == Some("_trace_terms");
+        let leads = traced || matches!(seed, Seed::Tangents(_));
+        Axis(usize::from(leads && name != self.output))
     }
 
     /// Whether one row alone, and two, get the bytes that they get among four; `seeded` with what a derived graph is
@@ -171,18 +180,19 @@ impl Network {
         let t = [0.5 * (self.curve.data_end() + self.curve.prior_end()); 4];
         let (seed, wanted) = match mode {
             None => (Seed::Nothing, vec![self.output.clone()]),
-            Some(graph::Mode::Jvp) => {
+            Some(graph::Mode::Jvp | graph::Mode::Forms) => {
                 (Seed::Tangents(&z), vec![self.output.clone(), format!("{}_quadratic", self.output)])
             }
             Some(graph::Mode::Vjp) => (Seed::Cotangents(&w), vec![format!("{}_cotangent", self.x)]),
+            Some(graph::Mode::Trace) => {
+                (Seed::Nothing, vec![self.output.clone(), format!("{}_trace_terms", self.output)])
+            }
         };
         let Ok(whole) = self.call_between(&t, &x, seed, &wanted) else { return false };
-        let output = self.output.clone();
         let mut same = |rows: &[usize]| {
             let Ok(part) = self.call_rows(rows, &t, &x, seed, &wanted) else { return false };
             whole.iter().zip(&part).zip(&wanted).all(|((whole, part), name)| {
-                let tangents = matches!(seed, Seed::Tangents(_)) && *name != output;
-                let of = whole.select(Axis(usize::from(tangents)), rows);
+                let of = whole.select(self.rows_of(name, seed), rows);
                 of.shape() == part.shape() && of.iter().zip(part).all(|(a, b)| a.to_bits() == b.to_bits())
             })
         };
@@ -236,13 +246,11 @@ impl Network {
         if !interpolate {
             return Err(self.no_index(*between));
         }
-        let tangents = matches!(seed, Seed::Tangents(_));
         let [below, above] = [f64::floor, f64::ceil].map(|side| fed.iter().map(|v| side(*v)).collect::<Vec<f64>>());
         let mut mixed = self.call_as_is(&below, x, seed, wanted)?;
         let upper = self.call_as_is(&above, x, seed, wanted)?;
         for ((lower, upper), name) in mixed.iter_mut().zip(&upper).zip(wanted) {
-            // What the graph was derived from has no axis of tangents.
-            let rows = Axis(usize::from(tangents && *name != self.output));
+            let rows = self.rows_of(name, seed);
             if lower.shape() != upper.shape() || lower.shape().get(rows.0) != Some(&fed.len()) {
                 return Err(self.shape_error(lower.shape(), upper.shape().to_vec()));
             }
@@ -273,8 +281,9 @@ impl Network {
         let rows = self.shaped(&[x.nrows()]);
         let state = x.to_shape(rows.as_slice()).expect("dim numbers per row");
         let times = self.times(fed);
-        let seed = match seed {
+        let given = match seed {
             Seed::Nothing => None,
+            Seed::Tangents(_) if self.directions.is_some() => None,
             Seed::Tangents(z) => {
                 let shape = self.shaped(&[z.shape()[0], z.shape()[1]]);
                 let z = z.to_shape(shape.as_slice()).expect("dim numbers per tangent");
@@ -284,17 +293,21 @@ impl Network {
                 Some((format!("{}_cotangent", self.output), w.to_shape(rows.as_slice()).expect("dim numbers per row")))
             }
         };
+        let ready = match (seed, &mut self.directions) {
+            (Seed::Tangents(z), Some(directions)) => directions.of(z, &self.shape)?,
+            _ => Vec::new(),
+        };
         let fixed: Vec<ArrayD<f64>> = self.constants.iter().map(|c| c.fed(x.nrows())).collect();
         let mut feeds = vec![(self.x.as_str(), state.view())];
         feeds.extend(self.constants.iter().zip(&fixed).map(|(c, values)| (c.name.as_str(), values.view())));
         if let Some(name) = &self.time {
             feeds.push((name, times.view()));
         }
-        if let Some((name, values)) = &seed {
+        if let Some((name, values)) = &given {
             feeds.push((name, values.view()));
         }
         let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-        self.session.run(feeds, &wanted)
+        self.session.run_with(feeds, &ready, &wanted)
     }
 
     pub(super) fn shape_error(&self, found: &[usize], expected: Vec<usize>) -> EvalError {

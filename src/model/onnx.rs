@@ -200,6 +200,19 @@ impl Session {
     /// # Errors
     /// Where the runtime refuses the call or an output is not there, and where a signal has asked the program to stop.
     pub fn run(&mut self, feeds: Vec<(&str, ArrayViewD<f64>)>, wanted: &[&str]) -> Result<Vec<ArrayD<f64>>, EvalError> {
+        self.run_with(feeds, &[], wanted)
+    }
+
+    /// The same, with further inputs that are in the network's format already.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn run_with(
+        &mut self,
+        feeds: Vec<(&str, ArrayViewD<f64>)>,
+        ready: &[(&str, &Fed)],
+        wanted: &[&str],
+    ) -> Result<Vec<ArrayD<f64>>, EvalError> {
         if stop::asked() {
             return Err(EvalError::Stopped);
         }
@@ -211,7 +224,7 @@ impl Session {
             owned.push((*name, Fed::new(values, format)));
         }
         let mut inputs: Vec<(&str, SessionInputValue)> = Vec::with_capacity(feeds.len());
-        for (name, fed) in &owned {
+        for (name, fed) in owned.iter().map(|(name, fed)| (*name, fed)).chain(ready.iter().copied()) {
             inputs.push((name, fed.value().map_err(|e| refused(&file, e.message().to_owned()))?));
         }
         let outputs = self.inner.run(inputs).map_err(|e| refused(&file, e.message().to_owned()))?;
@@ -239,7 +252,7 @@ impl Session {
 }
 
 /// An input array in the network's format.
-enum Fed {
+pub enum Fed {
     F16(ArrayD<f16>),
     Bf16(ArrayD<bf16>),
     F32(ArrayD<f32>),
@@ -250,7 +263,8 @@ enum Fed {
 }
 
 impl Fed {
-    fn new(values: &ArrayViewD<f64>, format: Format) -> Fed {
+    /// The numbers rounded to a format.
+    pub fn new(values: &ArrayViewD<f64>, format: Format) -> Fed {
         match format {
             Format::F16 => Fed::F16(values.mapv(f16::from_f64).as_standard_layout().into_owned()),
             Format::Bf16 => Fed::Bf16(values.mapv(bf16::from_f64).as_standard_layout().into_owned()),

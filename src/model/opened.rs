@@ -11,6 +11,7 @@ use super::axes::Said;
 use super::card::{self, Card, Head, Parametrization, StateAndTime};
 use super::constants::{Constant, Fixed};
 use super::derived::Derived;
+use super::directions::Directions;
 use super::files::{Content, ModelFile, absent, expected_hash, weights_beside, whole};
 use super::flow_map::DerivedGraphs;
 use super::joint::{JointHead, Memory};
@@ -38,8 +39,20 @@ pub struct Options {
 /// Numbers of single precision that the cache of one core holds beside the weights in use.
 pub(super) const CACHED: u64 = 1 << 18;
 
+/// Directions beyond which a trace is taken in several calls with directions given to them.
+const MOST_TERMS: u64 = 128;
+
 /// Rows beyond which a call of a small network gains nothing.
 const MOST_ROWS: u64 = 128;
+
+/// What is wanted of a network's derivatives beside products with its Jacobian.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Also {
+    /// Products with the transpose.
+    pub reverse: bool,
+    /// The exact trace, from a graph of its own.
+    pub trace: bool,
+}
 
 /// A card whose files are there and match their hashes.
 pub struct Model {
@@ -52,6 +65,11 @@ pub struct Model {
     pub files: Vec<ModelFile>,
     tangent: OnceLock<Result<Arc<Vec<u8>>, String>>,
     cotangent: OnceLock<Result<Arc<Vec<u8>>, String>>,
+    trace: OnceLock<Result<Arc<Vec<u8>>, String>>,
+    /// The graph of quadratic forms in two parts, what depends on the directions alone first; none where nothing does.
+    forms: OnceLock<Option<[Arc<Vec<u8>>; 2]>>,
+    /// How many directions the exact trace takes.
+    trace_terms: OnceLock<Option<u64>>,
     derived: Mutex<DerivedGraphs>,
     /// Keys of the networks that were seen to heed their times.
     heeding: Mutex<BTreeSet<String>>,
@@ -118,6 +136,9 @@ impl Model {
             files,
             tangent: OnceLock::new(),
             cotangent: OnceLock::new(),
+            trace: OnceLock::new(),
+            forms: OnceLock::new(),
+            trace_terms: OnceLock::new(),
             derived: Mutex::default(),
             heeding: Mutex::default(),
             kinks: Mutex::default(),
@@ -201,19 +222,51 @@ impl Model {
         Form { curve: self.curve.clone(), prediction: network.prediction, preconditioning: network.preconditioning }
     }
 
-    /// Products with the velocity's Jacobian, from the differentiated graph; with its transpose too where `reverse`.
+    /// Products with the velocity's Jacobian, from the differentiated graph, and what else is wanted of it.
     ///
     /// # Errors
     /// Where an operator cannot be differentiated, by its node's name.
-    pub fn tangents(&self, runtime: &Runtime, options: Options, reverse: bool) -> Result<Tangents> {
+    pub fn tangents(&self, runtime: &Runtime, options: Options, also: Also) -> Result<Tangents> {
         let open = |mode| self.network("network.file", runtime, options, Some((mode, &self.differentiated(mode)?)));
-        let cotangent = reverse.then(|| open(graph::Mode::Vjp)).transpose()?;
-        Ok(View { network: Derived { tangent: open(graph::Mode::Jvp)?, cotangent }, form: self.form() })
+        let few = also.trace && self.trace_terms().is_some_and(|terms| terms <= MOST_TERMS);
+        let derived = Derived {
+            tangent: open(graph::Mode::Jvp)?,
+            forms: self.open_forms(runtime, options)?,
+            cotangent: also.reverse.then(|| open(graph::Mode::Vjp)).transpose()?,
+            trace: few.then(|| open(graph::Mode::Trace)).transpose()?,
+        };
+        Ok(View { network: derived, form: self.form() })
+    }
+
+    /// The graph of quadratic forms, where a part of it depends on the directions alone.
+    fn open_forms(&self, runtime: &Runtime, options: Options) -> Result<Option<Network>> {
+        let role = &self.card.network;
+        let make = || -> Option<[Arc<Vec<u8>>; 2]> {
+            let forms = graph::quadratic_forms(&self.known_graph().ok()?, &role.inputs.x, &role.output).ok()??;
+            Some([Arc::new(forms.directions.to_bytes().ok()?), Arc::new(forms.rest.to_bytes().ok()?)])
+        };
+        let Some([directions, rest]) = self.forms.get_or_init(make) else { return Ok(None) };
+        let name = self.name_of(self.file("network.file")?);
+        let session = runtime.open(&name, directions, options.provider, options.threads)?;
+        self.network_with("network.file", runtime, options, Some((graph::Mode::Forms, rest)), Some(session)).map(Some)
+    }
+
+    /// How many directions the exact trace of the network's Jacobian takes: the dimension, or fewer where the graph shows
+    /// that the Jacobian is block diagonal; none where the file does not tell.
+    pub fn trace_terms(&self) -> Option<u64> {
+        let role = &self.card.network;
+        *self.trace_terms.get_or_init(|| self.known_graph().ok()?.trace_terms(&role.inputs.x, &role.output).ok()?)
     }
 
     /// The bytes of the differentiated graph, made once.
     fn differentiated(&self, mode: graph::Mode) -> Result<Arc<Vec<u8>>> {
-        let slot = if mode == graph::Mode::Jvp { &self.tangent } else { &self.cotangent };
+        let slot = match mode {
+            graph::Mode::Jvp => &self.tangent,
+            graph::Mode::Vjp => &self.cotangent,
+            graph::Mode::Trace => &self.trace,
+            // They are made in two parts, by [`Model::open_forms`].
+            graph::Mode::Forms => return self.differentiate(mode).map(Arc::new),
+        };
         let made = slot.get_or_init(|| self.differentiate(mode).map(Arc::new).map_err(|e| format!("{e:#}")));
         made.clone().map_err(|e| anyhow!("{e}"))
     }
@@ -342,7 +395,7 @@ impl Model {
         mode: graph::Mode,
         make: impl FnOnce() -> Result<Vec<u8>>,
     ) -> Result<Arc<Vec<u8>>> {
-        let key = (key.to_owned(), mode == graph::Mode::Jvp);
+        let key = (key.to_owned(), mode);
         let mut known = self.derived.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(bytes) = known.get(&key) {
             return Ok(bytes.clone());
@@ -363,6 +416,18 @@ impl Model {
         runtime: &Runtime,
         options: Options,
         derived: Option<(graph::Mode, &[u8])>,
+    ) -> Result<Network> {
+        self.network_with(key, runtime, options, derived, None)
+    }
+
+    /// The same, with the session that makes its inputs from directions where there is one.
+    fn network_with(
+        &self,
+        key: &str,
+        runtime: &Runtime,
+        options: Options,
+        derived: Option<(graph::Mode, &[u8])>,
+        directions: Option<Session>,
     ) -> Result<Network> {
         let file = self.file(key)?;
         let Roles { inputs: roles, output, feed, constants } = self.roles(key);
@@ -398,11 +463,13 @@ impl Model {
             curve: self.curve.clone(),
             beside: Vec::new(),
             memory: Memory::default(),
+            directions: directions.map(|made| Directions::new(made, &session)),
             session,
         };
-        let seed = derived.map(|(mode, _)| match mode {
-            graph::Mode::Jvp => format!("{}_tangent", network.x),
-            graph::Mode::Vjp => format!("{}_cotangent", network.output),
+        let seed = derived.and_then(|(mode, _)| match mode {
+            graph::Mode::Jvp => Some(format!("{}_tangent", network.x)),
+            graph::Mode::Vjp => Some(format!("{}_cotangent", network.output)),
+            graph::Mode::Trace | graph::Mode::Forms => None,
         });
         network.check(&name, scalar, seed.as_deref())?;
         if let Some(port) = network.time_port() {

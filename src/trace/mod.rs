@@ -48,6 +48,11 @@ pub trait Jacobians {
         Ok((&products * z).sum_axis(ndarray::Axis(2)))
     }
 
+    /// Terms whose sum is each row's trace, terms × rows, where they are to be had without products.
+    fn trace_terms(&mut self) -> Result<Option<Array2<f64>>, EvalError> {
+        Ok(None)
+    }
+
     /// Aᵀ·w for each row's k directions, or `None` where there are no such products.
     fn apply_transposed(&mut self, _w: &Blocks) -> Result<Option<Blocks>, EvalError> {
         Ok(None)
@@ -169,6 +174,10 @@ impl Jacobians for At<'_> {
 
     fn quadratic(&mut self, z: &Blocks) -> Result<Array2<f64>, EvalError> {
         self.field.quadratic(self.t, self.x, z)
+    }
+
+    fn trace_terms(&mut self) -> Result<Option<Array2<f64>>, EvalError> {
+        self.field.trace_terms(self.t, self.x)
     }
 
     fn apply_transposed(&mut self, w: &Blocks) -> Result<Option<Blocks>, EvalError> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use flowgauge::flow::field::{Linearized, VectorField};
 use flowgauge::model::onnx::{Provider, Runtime, Session};
-use flowgauge::model::opened::{Model, Options};
+use flowgauge::model::opened::{Also, Model, Options};
 use flowgauge::num::key::{Key, Purpose};
 use flowgauge::num::{Batch, Blocks};
 use ndarray::{ArrayD, IxDyn};
@@ -53,8 +53,11 @@ fn is_differentiated(model: &Model, x: &Batch) {
     let t = vec![0.5; x.nrows()];
     let z = Key { seed: 4 }.normal(Purpose::Check, 0, 0, x.len());
     let z = Blocks::from_shape_vec((1, x.nrows(), x.ncols()), z.to_vec()).expect("as many");
-    let products =
-        model.tangents(runtime(), OPTIONS, false).expect("differentiable").products(&t, x, &z).expect("products");
+    let products = model
+        .tangents(runtime(), OPTIONS, Also::default())
+        .expect("differentiable")
+        .products(&t, x, &z)
+        .expect("products");
     let mut field = model.velocity(runtime(), OPTIONS).expect("a velocity");
     let step = 1e-2;
     let z = z.index_axis(ndarray::Axis(0), 0);

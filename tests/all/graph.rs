@@ -92,6 +92,45 @@ fn every_rule_agrees_with_differences_and_with_its_transpose() {
     assert!(untested.is_empty(), "rules without a case: {untested:?}");
 }
 
+/// Of every rule whose output has the shape of its input, the trace graph agrees with forward mode along the unit vectors.
+#[test]
+fn the_trace_of_every_rule_is_that_of_its_tangents() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/graph/rules.npz");
+    let mut cases = NpzReader::new(File::open(&path).expect("rules.npz")).expect("rules.npz");
+    let names: Vec<String> =
+        cases.names().expect("names").into_iter().filter_map(|n| Some(n.strip_suffix(".onnx")?.to_string())).collect();
+    let mut wrong = Vec::new();
+    let mut tested = 0;
+    for name in &names {
+        let [xv, jv]: [ArrayD<f64>; 2] = ["xv", "jv"].map(|a| cases.by_name(&format!("{name}.{a}")).expect(name));
+        let x = xv.index_axis(Axis(0), 0);
+        if x.ndim() < 2 || jv.shape()[1..] != *x.shape() {
+            continue;
+        }
+        let bytes: ndarray::Array1<u8> = cases.by_name(&format!("{name}.onnx")).expect(name);
+        let model = Model::from_bytes(name, &bytes.to_vec()).expect(name);
+        let (rows, size) = (x.shape()[0], x.len() / x.shape()[0]);
+        let z = ArrayD::from_shape_fn(IxDyn(&[size, rows, size]), |i| f64::from(u8::from(i[0] == i[2])));
+        let shape: Vec<usize> = std::iter::once(size).chain(x.shape().iter().copied()).collect();
+        let z = z.into_shape_with_order(shape).expect("as many");
+        let forms = run(&mut derived(&model, Mode::Jvp), &[("x", x.view()), ("x_tangent", z.view())], "y_quadratic");
+        let right = forms.sum_axis(Axis(0));
+        let mut traced = derived(&model, Mode::Trace);
+        let terms = run(&mut traced, &[("x", x.view())], "y_trace_terms").sum_axis(Axis(0));
+        let trace = run(&mut traced, &[("x", x.view())], "y_trace");
+        let scale = forms.iter().fold(1e-3, |m: f64, v| m.max(v.abs())) * size as f64;
+        let gap = |a: &ArrayD<f64>| (a - &right).iter().fold(0.0, |m: f64, v| m.max(v.abs())) / scale;
+        let double = model.inputs()[0].elem == ElemType::DOUBLE && !name.ends_with("Attention");
+        let worst = gap(&terms).max(gap(&trace));
+        if !(worst <= if double { 1e-12 } else { 2e-6 }) {
+            wrong.push(format!("{name}: {worst:.1e}"));
+        }
+        tested += 1;
+    }
+    assert!(tested > 150, "{tested} of {}", names.len());
+    assert!(wrong.is_empty(), "{} of {tested}:\n{}", wrong.len(), wrong.join("\n"));
+}
+
 /// Cases of an archive by name: the model, its input and its Jacobian, where there is one.
 struct Edge {
     name: String,

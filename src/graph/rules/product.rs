@@ -63,12 +63,50 @@ fn bilinear(s: &mut Step, f: Factors) -> Option<Val> {
     if let Some(joined) = joined(s, f) {
         return Some(joined);
     }
-    let left = f.da.map(|da| s.g.op("MatMul", &[da, f.b]));
+    let left = f.da.map(|da| {
+        let (da, b) = without_zeros(s, da, f.b);
+        s.g.op("MatMul", &[da, b])
+    });
     let right = f.db.map(|db| s.g.op("MatMul", &[f.a, db]));
     match (left, right) {
         (Some(left), Some(right)) => Some(s.g.add(left, right)),
         (left, right) => left.or(right),
     }
+}
+
+/// A tangent and the matrix that it is multiplied by, without the columns of one and the rows of the other where the
+/// tangent was joined from one part and zeros, as where a network is fed state and time together.
+fn without_zeros(s: &mut Step, d: Val, weights: Val) -> (Val, Val) {
+    part_of(s, d, weights).unwrap_or((d, weights))
+}
+
+fn part_of(s: &mut Step, d: Val, weights: Val) -> Option<(Val, Val)> {
+    let node = s.g.maker(d).filter(|node| node.standard() == "Concat")?.clone();
+    let rank = s.g.rank(d)?;
+    if node.int("axis", 0) != rank as i64 - 1 || s.g.rank(weights) != Some(2) {
+        return None;
+    }
+    let (mut first, mut part) = (0, None);
+    let mut before = 0;
+    for v in node.inputs.iter().copied() {
+        let width = s.g.shape(v?)?.last()?.as_fixed()?;
+        if !is_zero(s, v?) {
+            if part.replace((v?, width)).is_some() {
+                return None;
+            }
+            first = before;
+        }
+        before += width;
+    }
+    let (part, width) = part?;
+    let [start, end, axis] = [first, first + width, 0].map(|n| s.g.integers(&[n]));
+    Some((part, s.g.op("Slice", &[weights, start, end, axis])))
+}
+
+/// Whether a value is zeros of some shape.
+fn is_zero(s: &Step, v: Val) -> bool {
+    let spread = s.g.maker(v).filter(|node| node.standard() == "Expand").and_then(|node| node.input(0));
+    spread.and_then(|number| s.g.content(number)).and_then(|c| c.reals()).is_some_and(|n| n == [0.0])
 }
 
 /// `[dA, A] [B; dB]`: one product instead of two and their sum, where the result is much larger than the operands, as
@@ -147,7 +185,12 @@ fn gemm(s: &mut Step) -> Output {
         if turned[1 - place] {
             other = s.g.swap(other, 2);
         }
-        let product = if place == 0 { s.g.op("MatMul", &[d, other]) } else { s.g.op("MatMul", &[other, d]) };
+        let product = if place == 0 {
+            let (d, other) = without_zeros(s, d, other);
+            s.g.op("MatMul", &[d, other])
+        } else {
+            s.g.op("MatMul", &[other, d])
+        };
         let part = Tangent::plain(s.g.scale(product, alpha));
         total = s.sum(total, Some(part));
     }

@@ -13,6 +13,8 @@ use prost::bytes::Bytes;
 use super::emit::{int, ints, text};
 use super::proto::*;
 use super::{Mode, Model};
+use evaluate::Dual;
+pub use evaluate::{Tensor, evaluate, number};
 
 /// A node as `(operator, inputs, outputs, attributes)`; names are separated by spaces, `-` leaves one out.
 pub fn node(op: &str, inputs: &str, outputs: &str, attribute: Vec<AttributeProto>) -> NodeProto {
@@ -130,6 +132,30 @@ pub fn small_network() -> GraphProto {
     let mut graph = graph(&["x: N 2 4 4"], &["y: N 2 4 4", "m: N", "r: N 2 8 8", "e: N 4"], constants, nodes);
     graph.initializer.push(floats("four", &[4], &[1.0, 1.0, 2.0, 2.0]));
     graph
+}
+
+/// Holds the trace graph of a model with one output of the input's shape against duals along every unit vector.
+pub fn trace_by_unit_vectors(model: &Model, traced: &Model, dims: &[usize]) {
+    let count: usize = dims.iter().product();
+    let x: Vec<f64> = (0..count).map(|i| (i as f64 * 1.3).sin() * 0.9).collect();
+    let feed = |slopes: &dyn Fn(usize) -> f64| {
+        let numbers = x.iter().enumerate().map(|(i, value)| Dual { value: *value, slope: slopes(i) }).collect();
+        vec![("x", Tensor::new(dims, numbers))]
+    };
+    let (rows, size) = (dims[0], count / dims[0]);
+    let mut expected = vec![0.0; rows];
+    for place in 0..size {
+        let along = evaluate(model, feed(&|i| f64::from(u8::from(i % size == place))))["y"].clone();
+        expected.iter_mut().enumerate().for_each(|(row, sum)| *sum += along.data[row * size + place].slope);
+    }
+    let found = evaluate(traced, feed(&|_| 0.0));
+    let (trace, terms) = (&found["y_trace"], &found["y_trace_terms"]);
+    for (row, expected) in expected.iter().enumerate() {
+        let sum: f64 = terms.data.iter().skip(row).step_by(rows).map(|d| d.value).sum();
+        for value in [sum, trace.data[row].value] {
+            assert!((value - expected).abs() <= 1e-9 * (1.0 + expected.abs()), "{value} for {expected}");
+        }
+    }
 }
 
 pub const MODES: [Mode; 2] = [Mode::Jvp, Mode::Vjp];

@@ -1,0 +1,136 @@
+//! Tangents that are the same for every row: the rows are written out as late as possible.
+//!
+//! The unit vectors of a trace do not depend on the sample. What is linear in them with constant weights does not
+//! either: the first layer of a perceptron applied to all unit vectors is its own weights. Operators are therefore
+//! moved in front of the `Expand` that repeats a tangent along the rows, and an elementwise operator whose other operand
+//! has the rows needs no `Expand` at all. Results are the same numbers; what is saved is a product of matrices for each
+//! row, and the memory of the copies.
+
+use super::ir::{Graph, Shape, Val};
+use super::proto::AttributeProto;
+use super::size::Size;
+
+/// The axis of the rows in a tangent, behind that of the directions.
+const ROWS: usize = 1;
+
+/// A tangent before it was repeated along the rows.
+#[derive(Clone, Copy)]
+struct Repeated {
+    source: Val,
+    whole: Val,
+}
+
+impl Graph {
+    /// An operator in front of the repetition of its operands, or none where it has to come behind.
+    pub(super) fn before_repetition(&mut self, op: &str, inputs: &[Val], attributes: &[AttributeProto]) -> Option<Val> {
+        if !self.repeats {
+            return None;
+        }
+        match (op, inputs) {
+            ("Add" | "Sub" | "Mul" | "Div", [a, b]) => self.elementwise_before(op, *a, *b),
+            ("MatMul", [a, weights]) if self.rank(*weights) == Some(2) => {
+                let Repeated { source, whole } = self.repeated(*a).filter(|r| self.rank(r.whole) > Some(2))?;
+                let product = self.op(op, &[source, *weights]);
+                self.repeat(product, whole)
+            }
+            ("Neg" | "Cast" | "Identity", [a]) => {
+                let Repeated { source, whole } = self.repeated(*a)?;
+                let result = self.op_with(op, &[source], attributes.to_vec());
+                self.repeat(result, whole)
+            }
+            ("Transpose", [a]) => {
+                let Repeated { source, whole } = self.repeated(*a)?;
+                let perm = &attributes.iter().find(|a| a.name() == "perm")?.ints;
+                if !perm.starts_with(&[0, ROWS as i64]) {
+                    return None;
+                }
+                let turned = self.op_with(op, &[source], attributes.to_vec());
+                self.repeat(turned, whole)
+            }
+            ("Concat", parts) => self.concat_before(parts, attributes),
+            _ => None,
+        }
+    }
+
+    /// A reshaped tangent, where it keeps its rows.
+    pub(super) fn reshape_before_repetition(&mut self, v: Val, shape: &[Size]) -> Option<Val> {
+        let Repeated { source, whole } = self.repeated(v).filter(|_| self.repeats)?;
+        let kept = shape.len() > ROWS && self.shape(whole)?[..=ROWS] == shape[..=ROWS];
+        let mut narrow = shape.to_vec();
+        *narrow.get_mut(ROWS).filter(|_| kept)? = Size::fixed(1);
+        let reshaped = self.reshape(source, &narrow);
+        self.repeat(reshaped, whole)
+    }
+
+    /// What a value was before an `Expand` that repeats it along the rows and nowhere else.
+    fn repeated(&self, whole: Val) -> Option<Repeated> {
+        let source = self.maker(whole).filter(|node| node.standard() == "Expand")?.input(0)?;
+        let (narrow, wide) = (self.shape(source)?, self.shape(whole)?);
+        let rows = narrow.len() == wide.len() && narrow.get(ROWS)?.is(1) && !wide[ROWS].is(1);
+        let others = narrow.iter().zip(wide).enumerate().all(|(axis, (n, w))| axis == ROWS || n == w);
+        (rows && others).then_some(Repeated { source, whole })
+    }
+
+    /// A value with one row, repeated as often as `like` has rows.
+    fn repeat(&mut self, v: Val, like: Val) -> Option<Val> {
+        let rows = self.shape(like)?[ROWS].clone();
+        let mut shape: Shape = self.shape(v)?.clone();
+        *shape.get_mut(ROWS)? = rows;
+        Some(self.expand(v, &shape))
+    }
+
+    fn elementwise_before(&mut self, op: &str, a: Val, b: Val) -> Option<Val> {
+        match (self.repeated(a), self.repeated(b)) {
+            (Some(one), Some(other)) if self.shape(one.whole)?[ROWS] == self.shape(other.whole)?[ROWS] => {
+                let result = self.op(op, &[one.source, other.source]);
+                self.repeat(result, one.whole)
+            }
+            (Some(one), None) => self.with_other(one, b, |g, source| g.op(op, &[source, b])),
+            (None, Some(other)) => self.with_other(other, a, |g, source| g.op(op, &[a, source])),
+            _ => None,
+        }
+    }
+
+    /// An elementwise operator of a repeated tangent and another operand, which has the rows itself or has none.
+    fn with_other(
+        &mut self,
+        repeated: Repeated,
+        other: Val,
+        apply: impl FnOnce(&mut Graph, Val) -> Val,
+    ) -> Option<Val> {
+        let (rank, shape) = (self.rank(repeated.whole)?, self.shape(other)?);
+        let missing = rank.checked_sub(shape.len())?;
+        let rows = ROWS.checked_sub(missing).map_or_else(|| Size::fixed(1), |axis| shape[axis].clone());
+        if rows.is(1) {
+            let result = apply(self, repeated.source);
+            return self.repeat(result, repeated.whole);
+        }
+        (rows == self.shape(repeated.whole)?[ROWS]).then(|| apply(self, repeated.source))
+    }
+
+    /// Parts along another axis than the rows, of which each is repeated or zero.
+    fn concat_before(&mut self, parts: &[Val], attributes: &[AttributeProto]) -> Option<Val> {
+        let like = parts.iter().find_map(|part| self.repeated(*part))?.whole;
+        let (rank, axis) = (self.rank(like)? as i64, attributes.iter().find(|a| a.name() == "axis")?.i());
+        if axis.rem_euclid(rank) == ROWS as i64 {
+            return None;
+        }
+        let mut sources = Vec::new();
+        for part in parts {
+            sources.push(match self.repeated(*part) {
+                Some(repeated) => repeated.source,
+                None => self.narrow_zeros(*part)?,
+            });
+        }
+        let joined = self.op_with("Concat", &sources, attributes.to_vec());
+        self.repeat(joined, like)
+    }
+
+    /// One row of what is one number everywhere.
+    fn narrow_zeros(&mut self, v: Val) -> Option<Val> {
+        let number = self.maker(v).filter(|node| node.standard() == "Expand")?.input(0)?;
+        let mut shape = self.shape(v).filter(|_| self.rank(number) == Some(0))?.clone();
+        *shape.get_mut(ROWS)? = Size::fixed(1);
+        Some(self.expand(number, &shape))
+    }
+}
