@@ -197,6 +197,7 @@ impl Dequantization {
             status,
             path_seconds: seconds(|r| r.path_seconds),
             divergence_seconds: seconds(|r| r.divergence_seconds),
+            entry_seconds: seconds(|r| r.entry_seconds),
         }
     }
 
@@ -240,6 +241,7 @@ mod tests {
             status: Status::Ok,
             path_seconds: 0.5,
             divergence_seconds: 0.25,
+            entry_seconds: 0.75,
         }
     }
 

@@ -70,6 +70,8 @@ pub struct Row {
     /// Shares of the batch's time per sample: following the path, and estimating on its nodes.
     pub path_seconds: f64,
     pub divergence_seconds: f64,
+    /// What all estimators took together, per sample: one path, and products that they share.
+    pub entry_seconds: f64,
 }
 
 /// One estimator's divergence at one node, for drawing.
@@ -148,7 +150,8 @@ pub fn evaluate(
     let share = 1.0 / sample.len().max(1) as f64;
     // What holds the steps is a cost of the divergence, as every estimator alone would have it.
     let [holding, coming] = field.spent.seconds();
-    let path_seconds = (began.elapsed().as_secs_f64() - estimating - holding - coming) * share;
+    let timing = field.spent.timing;
+    let path_seconds = (began.elapsed().as_secs_f64() - timing - estimating - holding - coming) * share;
     // Of what is shared every estimator bears as much as it would take alone.
     let shared_seconds = sharing + coming;
     let per_product = shared_seconds / ((shared_products + field.spent.estimating) as f64).max(1.0);
@@ -196,9 +199,12 @@ pub fn evaluate(
                 status,
                 path_seconds,
                 divergence_seconds: (integrator.seconds + holding + own_seconds) * share,
+                entry_seconds: 0.0,
             });
         }
     }
+    let entry_seconds = (began.elapsed().as_secs_f64() - timing) * share;
+    rows.iter_mut().for_each(|row| row.entry_seconds = entry_seconds);
     Ok(rows)
 }
 

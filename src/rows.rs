@@ -43,6 +43,10 @@ pub struct LikelihoodRow {
     /// Estimated size of the error that the solver's steps leave, nats; absent where it is not known.
     #[serde(default)]
     pub solver_error: Option<f64>,
+    /// What all estimators of the entry took together: less than the sum of what each would take alone. Absent from
+    /// older runs.
+    #[serde(default)]
+    pub entry_seconds: Option<f64>,
 }
 
 fn one() -> usize {
@@ -183,6 +187,9 @@ pub struct Summary {
     pub solver_bias_n: Option<usize>,
     /// Mean over samples of the estimated error of the solver's steps, nats; an estimate, and no bound.
     pub solver_error: Option<f64>,
+    /// Seconds per sample that the run itself took for all estimators of this row's entry together, which share a path
+    /// and products.
+    pub entry_seconds_per_sample: Option<f64>,
 }
 
 /// `samples.csv`: one estimator on one sample.

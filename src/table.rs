@@ -299,6 +299,7 @@ fn summary(one: &DataFrame, base: &Reference, rows: &[LikelihoodRow], first: &Li
         draws: first.draws,
         dequantization_stderr: stats::rms(&present(|r| r.dequantization_stderr)),
         solver_error: stats::mean(&present(|r| r.solver_error)).map(|e| e.value),
+        entry_seconds_per_sample: stats::mean(&present(|r| r.entry_seconds)).map(|e| e.value),
         ..Summary::default()
     })
 }

@@ -128,6 +128,10 @@ pub struct Spent {
     alone: (f64, usize),
     /// The same of calls that gave more.
     with_more: (f64, usize),
+    /// Seconds of a row of the velocity alone, measured where a path never asks for it.
+    pace: Option<f64>,
+    /// Seconds of that measurement.
+    pub timing: f64,
     /// Products in them, rows counted: for the divergence that controls, and for estimators.
     controlling: u64,
     pub estimating: u64,
@@ -135,21 +139,50 @@ pub struct Spent {
 
 impl Spent {
     /// Seconds that came on top of the velocity's own: for the divergence that controls, and for estimators' products.
-    /// Where the velocity was never asked alone, a product counts as much as it.
     pub fn seconds(&self) -> [f64; 2] {
         let (seconds, rows) = self.with_more;
         let products = (self.controlling + self.estimating) as f64;
-        let alone = match self.alone {
-            (_, 0) => seconds * rows as f64 / (rows as f64 + products).max(1.0),
-            (alone, asked) => alone / asked as f64 * rows as f64,
+        let row = match self.alone {
+            (alone, asked) if asked > 0 => alone / asked as f64,
+            _ => self.pace.unwrap_or_default(),
         };
+        let alone = row * rows as f64;
         let more = (seconds - alone).max(0.0);
         let share = if products > 0.0 { self.estimating as f64 / products } else { 0.0 };
         [more * (1.0 - share), more * share]
     }
 }
 
+/// Seconds after which the velocity is timed no further.
+const TIMED: f64 = 0.02;
+
 impl Controlled<'_, '_> {
+    /// Times a few calls of the velocity alone, once for all paths of a worker: what comes along with it is told apart from
+    /// it by that.
+    fn pace(&mut self, t: &[f64], x: &Batch) -> Result<(), EvalError> {
+        if self.spent.pace.is_none() {
+            self.spent.pace = lock(self.sources).velocity_seconds;
+        }
+        if self.spent.pace.is_some() || t.is_empty() {
+            return Ok(());
+        }
+        let mut least = f64::INFINITY;
+        let began = Instant::now();
+        // The first call of a session settles its memory, and any may have to wait for other programs.
+        for _ in 0..4 {
+            let started = Instant::now();
+            self.velocity.velocity(t, x)?;
+            least = least.min(started.elapsed().as_secs_f64());
+            if began.elapsed().as_secs_f64() > TIMED {
+                break;
+            }
+        }
+        self.spent.timing += began.elapsed().as_secs_f64();
+        self.spent.pace = Some(least / t.len() as f64);
+        lock(self.sources).velocity_seconds = self.spent.pace;
+        Ok(())
+    }
+
     /// Velocity and products: by one call, unless heads of the card live on the velocity's own calls.
     fn with_products(
         &mut self,
@@ -179,6 +212,14 @@ impl Controlled<'_, '_> {
             return Ok(Evaluation { velocity, divergence, products: Some(Products::Jacobian(columns)) });
         }
         let controls = self.control.products(dim) as usize;
+        if *planned == Plan::Diagonal
+            && controls == 0
+            && !apart
+            && let Some((velocity, terms)) = tangents.trace_terms_with_velocity(t, x)?
+        {
+            self.spent.estimating += (dim * rows) as u64;
+            return Ok(Evaluation { velocity, divergence: None, products: Some(Products::Forms(terms)) });
+        }
         let fits = |drawn: &&Drawn| drawn.sample == sample && drawn.planned == *planned && drawn.z.shape()[2] == dim;
         let drawn = match self.drawn.take().filter(|drawn| fits(&drawn)) {
             Some(drawn) => drawn,
@@ -226,6 +267,9 @@ impl VectorField for Controlled<'_, '_> {
     }
 
     fn evaluate(&mut self, sample: &[SampleId], wanted: Wanted, t: &[f64], x: &Batch) -> Result<Evaluation, EvalError> {
+        if !matches!(self.control, Control::State) || *self.plan != Plan::Apart {
+            self.pace(t, x)?;
+        }
         let started = Instant::now();
         let along = wanted == Wanted::Node && *self.plan != Plan::Apart;
         let said = match self.control {

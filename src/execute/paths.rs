@@ -61,6 +61,7 @@ impl Stage<'_> {
                 status: r.status.as_str().to_owned(),
                 path_seconds: r.path_seconds,
                 divergence_seconds: r.divergence_seconds,
+                entry_seconds: Some(r.entry_seconds),
                 bound: bound.to_owned(),
                 draws: w.draws(),
                 dequantization_stderr: r.dequantization_stderr,

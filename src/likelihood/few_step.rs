@@ -48,6 +48,7 @@ pub fn evaluate(sources: &mut Sources, task: &Task, sample: &[SampleId], x: &Bat
                 status: if fine { Status::Ok } else { Status::NonFinite },
                 path_seconds: seconds,
                 divergence_seconds: 0.0,
+                entry_seconds: seconds,
             });
         }
     }

@@ -91,6 +91,7 @@ mod tests {
             status: if value.is_some() { "ok" } else { "non-finite" }.into(),
             path_seconds: 0.0,
             divergence_seconds: 0.0,
+            entry_seconds: None,
             bound: "density".into(),
             draws: 1,
             dequantization_stderr: None,
