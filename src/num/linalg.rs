@@ -1,4 +1,6 @@
-//! The only home of `faer`: thin QR and symmetric eigenvalues of dense f64 matrices.
+//! The only home of `faer`: products, QR, singular values and symmetric eigenvalues of dense f64 matrices.
+
+use std::sync::Once;
 
 use faer::linalg::solvers::Solve;
 use faer::{Mat, MatRef, Par, Side};
@@ -61,6 +63,9 @@ pub fn eigvalsh(a: ArrayView2<f64>) -> Result<Array1<f64>, &'static str> {
         .map_err(|_| "the symmetric eigenvalue iteration did not converge")
 }
 
+/// Columns of a product that are computed together.
+const PANEL: usize = 96;
+
 /// A sum of AᵀA over blocks of rows; its lower triangle is kept.
 pub struct Gram(Mat<f64>);
 
@@ -69,12 +74,17 @@ impl Gram {
         Gram(Mat::zeros(k, k))
     }
 
-    /// Adds AᵀA.
+    /// Adds AᵀA, of which only the panels from the diagonal down are computed. The kernels are twice as fast on columns that
+    /// lie together as on rows.
     pub fn add_rows(&mut self, a: ArrayView2<f64>) {
-        use faer::linalg::matmul::triangular::{BlockStructure::*, matmul};
-        let a = view(&a);
-        let (lower, full) = (TriangularLower, Rectangular);
-        matmul(self.0.as_mut(), lower, faer::Accum::Add, a.transpose(), full, a, full, 1.0, Par::Seq);
+        use faer::linalg::matmul::matmul;
+        let (a, k) = (to_faer(a), self.0.nrows());
+        for first in (0..k).step_by(PANEL) {
+            let (width, rest) = (PANEL.min(k - first), k - first);
+            let lower = self.0.as_mut().submatrix_mut(first, first, rest, width);
+            let (left, right) = (a.as_ref().subcols(first, rest), a.as_ref().subcols(first, width));
+            matmul(lower, faer::Accum::Add, left.transpose(), right, 1.0, Par::Seq);
+        }
     }
 
     /// The whole symmetric matrix.
@@ -117,7 +127,9 @@ pub fn pinv(a: ArrayView2<f64>, tolerance: f64) -> Result<Array2<f64>, &'static 
 pub fn matmul(a: ArrayView2<f64>, b: ArrayView2<f64>) -> Array2<f64> {
     let mut c = Mat::<f64>::zeros(a.nrows(), b.ncols());
     let (a, b) = (view(&a), view(&b));
-    faer::linalg::matmul::matmul(c.as_mut(), faer::Accum::Replace, a, b, 1.0, Par::Seq);
+    let large = a.nrows() * b.ncols() >= 1 << 18;
+    let parts = if large { divided() } else { Par::Seq };
+    faer::linalg::matmul::matmul(c.as_mut(), faer::Accum::Replace, a, b, 1.0, parts);
     to_ndarray(c.as_ref())
 }
 
@@ -127,8 +139,16 @@ fn view<'a>(a: &'a ArrayView2<f64>) -> MatRef<'a, f64> {
     unsafe { MatRef::from_raw_parts(a.as_ptr(), a.nrows(), a.ncols(), strides[0], strides[1]) }
 }
 
+/// A copy in columns, for a routine that takes a matrix apart.
 fn to_faer(a: ArrayView2<f64>) -> Mat<f64> {
+    static DIVIDED: Once = Once::new();
+    DIVIDED.call_once(|| faer::set_global_parallelism(divided()));
     view(&a).to_owned()
+}
+
+/// Large matrices are worked on in four parts, whatever the number of threads: the digits are the same for any.
+fn divided() -> Par {
+    Par::rayon(4)
 }
 
 fn to_ndarray(a: MatRef<f64>) -> Array2<f64> {
