@@ -405,6 +405,8 @@ pub struct Sources {
     pub apart: bool,
     /// Flow maps by their names.
     pub maps: BTreeMap<String, Box<dyn FlowMap>>,
+    /// Seconds of the velocity for one row, once they were measured.
+    pub velocity_seconds: Option<f64>,
 }
 
 impl Sources {

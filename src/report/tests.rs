@@ -377,6 +377,21 @@ fn names_that_differ_only_in_what_a_file_name_loses_keep_their_files() {
 }
 
 #[test]
+fn of_many_solvers_the_first_have_figures_and_the_page_says_so() {
+    let mut all = tables(2, plain);
+    let (summary, profile) = (all.summary.clone(), all.profile.clone());
+    for i in 0..29 {
+        let solver = || format!("heun-{i}");
+        all.summary.extend(summary.iter().cloned().map(|row| Summary { solver: solver(), ..row }));
+        all.profile.extend(profile.iter().cloned().map(|row| Profile { solver: solver(), ..row }));
+    }
+    let report = report(&all, &facts(plain)).expect("a report");
+    let of_kind = names(&report).into_iter().filter(|name| name.starts_with("divergence-")).count();
+    assert_eq!(of_kind, crate::report::view::PICTURED);
+    assert!(report.html.contains("the first 24 of 30 combinations of data and solver"));
+}
+
+#[test]
 fn the_page_asks_nothing_from_outside() {
     let html = report(&tables(6, plain), &facts(plain)).unwrap().html;
     let html = html.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");

@@ -1,5 +1,7 @@
 //! What figures and page share: which rows belong together, who is the reference, who looks how.
 
+use std::collections::BTreeMap;
+
 use super::Facts;
 use super::palette::{self, Look};
 use super::text::{brief, clean, shorten};
@@ -7,6 +9,9 @@ use crate::rows::{Sample, Summary, Tables};
 
 /// Longest name of an estimator in a figure, in characters.
 const NAME: usize = 32;
+
+/// Groups of a model that have figures of their own.
+pub const PICTURED: usize = 24;
 
 /// Tables and facts with what is derived from them once.
 pub struct View<'a> {
@@ -54,6 +59,24 @@ impl<'a> View<'a> {
             view.groups.push(Group { model, dataset, solver, rows, reference, elsewhere, dim });
         }
         view
+    }
+
+    /// Groups that have figures of their own: the first [`PICTURED`] of each model.
+    pub fn pictured(&self) -> impl Iterator<Item = &Group<'a>> {
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        self.groups.iter().filter(move |group| {
+            let before = seen.entry(group.model).or_default();
+            *before += 1;
+            *before <= PICTURED
+        })
+    }
+
+    /// What the page says where a model has more groups than that.
+    pub fn left_out(&self, model: &str) -> Option<String> {
+        let all = self.groups.iter().filter(|group| group.model == model).count();
+        (all > PICTURED).then(|| {
+            format!("Figures are drawn of the first {PICTURED} of {all} combinations of data and solver; the tables hold all.")
+        })
     }
 
     /// The look of an estimator, the same in every figure.

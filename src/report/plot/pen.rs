@@ -9,7 +9,7 @@ use std::sync::Once;
 use anyhow::{Context, Result, anyhow};
 use base64::Engine as _;
 use image::codecs::png::PngEncoder;
-use image::{ColorType, ImageEncoder, RgbImage};
+use image::{ColorType, ImageEncoder};
 use plotters::coord::Shift;
 use plotters::element::{Drawable, PointCollection};
 pub use plotters::prelude::DrawingBackend as Backend;
@@ -243,9 +243,22 @@ pub fn png((width, height): (f64, f64), draw: impl FnOnce(&Pen<BitMapBackend>) -
         draw(&pen)?;
         pen.area.present().map_err(|error| anyhow!("drawing: {error}"))?;
     }
-    let large = RgbImage::from_raw(wide, high, pixels).context("a picture of another size")?;
-    let small = image::imageops::thumbnail(&large, w, h);
-    encoded(small.as_raw(), w, h)
+    encoded(&averaged(&pixels, wide as usize, AVERAGED as usize), w, h)
+}
+
+/// Means of squares of pixels, three numbers each.
+fn averaged(pixels: &[u8], wide: usize, side: usize) -> Vec<u8> {
+    let mut small = Vec::with_capacity(pixels.len() / (side * side));
+    for rows in pixels.chunks_exact(3 * wide * side) {
+        for left in (0..wide).step_by(side) {
+            for channel in 0..3 {
+                let places = (0..side * side).map(|i| 3 * ((i / side) * wide + left + i % side) + channel);
+                let sum: usize = places.map(|place| usize::from(rows[place])).sum();
+                small.push(((sum + side * side / 2) / (side * side)) as u8);
+            }
+        }
+    }
+    small
 }
 
 fn encoded(rgb: &[u8], width: u32, height: u32) -> Result<Vec<u8>> {
@@ -295,4 +308,16 @@ fn fonts() -> Result<()> {
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn squares_of_pixels_become_their_means() {
+        let rows = [[0, 10, 20, 4, 10, 20, 9, 9, 9, 1, 1, 1], [0, 10, 20, 4, 10, 23, 9, 9, 9, 1, 1, 2]];
+        assert_eq!(averaged(rows.as_flattened(), 4, 2), [2, 10, 21, 5, 5, 5]);
+        assert_eq!(averaged(&[1, 2, 3], 1, 1), [1, 2, 3]);
+    }
 }
