@@ -9,9 +9,11 @@
 //! (`branches`). Forward mode (`tangent`) walks it with one rule per operator (`rules`, `step`); reverse mode
 //! (`cotangent`) transposes what forward mode wrote (`transposes`), so that a rule serves both.
 
+mod apart;
 mod bodies;
 mod branches;
 mod check;
+mod coarsest;
 mod content;
 mod cotangent;
 mod differentiate;
