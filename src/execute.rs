@@ -70,7 +70,7 @@ impl<'a> Stage<'a> {
             let (needed, samplers) = self.needs(index);
             for trial in plan.trials.iter().filter(|t| t.work.model() == index) {
                 if let Work::Maps(w) = &trial.work {
-                    pool.opened_for(w)?;
+                    pool.rehearse_maps(w)?;
                 }
             }
             let needs = Needs { estimators: &needed, samplers: &samplers };

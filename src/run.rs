@@ -262,24 +262,23 @@ fn begin(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Op
 
 /// What a trial's digits may depend on besides its plan, as its journal line says it.
 pub fn under(runtime: &Runtime, machine: Machine) -> String {
-    let provider = serde_json::to_value(machine.provider).ok().and_then(|v| v.as_str().map(str::to_owned));
-    format!("ONNX Runtime {}, {}, {}", runtime.library.version, provider.unwrap_or_default(), processor())
+    format!("ONNX Runtime {}, {}, {}", runtime.library.version, machine.provider.name(), processor())
 }
 
 /// What the numbers were made with.
 fn environment(runtime: &Runtime, machine: Machine) -> Vec<(String, String)> {
-    let provider = serde_json::to_value(machine.provider).ok().and_then(|v| v.as_str().map(str::to_owned));
-    [
+    let placed = runtime.placements().into_iter().map(|p| (format!("nodes of {}", p.graph), p.told(machine.provider)));
+    let known = [
         ("flowgauge", env!("CARGO_PKG_VERSION").to_owned()),
         ("ONNX Runtime", runtime.library.version.clone()),
-        ("execution provider", provider.unwrap_or_default()),
+        ("execution provider", machine.provider.name().to_owned()),
         ("threads", machine.threads.to_string()),
         ("batch", machine.batch.map_or("auto".to_owned(), |n| n.to_string())),
         ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
         ("processor", processor()),
     ]
-    .map(|(k, v)| (k.to_owned(), v))
-    .to_vec()
+    .map(|(k, v)| (k.to_owned(), v));
+    known.into_iter().chain(placed).collect()
 }
 
 /// Where a run stands: what has been measured, what is left, and the trial at work.

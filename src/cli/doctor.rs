@@ -3,12 +3,12 @@
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::{Exit, Running, provider_name};
+use super::{Exit, Running};
 use crate::divergence::Divergence;
 use crate::execute::Pool;
 use crate::likelihood::Task;
 use crate::model::library::processor;
-use crate::model::onnx::Runtime;
+use crate::model::onnx::{Provider, Runtime};
 use crate::model::opened::Model;
 use crate::num::Batch;
 use crate::num::key::{Key, Purpose, SampleId};
@@ -31,11 +31,11 @@ pub struct Doctor {
 impl Doctor {
     pub fn execute(self) -> Result<Exit> {
         say!("flowgauge {}", env!("CARGO_PKG_VERSION"));
-        let runtime = Runtime::get(self.running.ort_lib.as_deref())?;
+        let runtime = Runtime::with(self.running.ort_lib.as_deref(), self.running.provider)?;
         let library = &runtime.library;
         say!("ONNX Runtime {} from {} ({})", library.version, library.path.display(), library.origin);
-        for (provider, there) in runtime.providers() {
-            say!("provider {}: {}", provider_name(provider), if there { "available" } else { "not in this library" });
+        for provider in Provider::ALL {
+            say!("provider {}: {}", provider.name(), runtime.standing(provider));
         }
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         say!("processor {}, {threads} threads, {}", processor(), memory());
@@ -68,10 +68,16 @@ impl Doctor {
             }
             x
         };
-        let pool = Pool::new(&model, self.running.runtime()?, self.running.machine());
+        let runtime = self.running.runtime()?;
+        let pool = Pool::new(&model, runtime, self.running.machine());
         let (rows, _) = pool.likelihoods(&task, &samples, false, states).context("the known-answer likelihood")?;
         let values =
             |e: usize| rows.iter().filter(move |r| r.estimator == e).map(|r| r.log_likelihood.unwrap_or(f64::NAN));
+        for placement in runtime.placements() {
+            let graph =
+                placement.graph.strip_prefix(&format!("{}/", folder.path().display())).unwrap_or(&placement.graph);
+            say!("{graph}: {}", placement.told(self.running.provider));
+        }
         let worst = values(0)
             .zip(values(1))
             .map(|(a, b)| (a - b).abs())

@@ -80,6 +80,9 @@ impl Inspect {
         let findings = self.run_network(&model)?;
         say!("\nthe network as it runs");
         findings.iter().for_each(|(what, fine)| say!("  {} {what}", if *fine { "ok    " } else { "FAILED" }));
+        for placement in self.running.runtime()?.placements() {
+            say!("  nodes of {}: {}", placement.graph, placement.told(self.running.provider));
+        }
         let fine = findings.iter().all(|f| f.1);
         Ok(if fine { Exit::Well } else { Exit::Failed })
     }

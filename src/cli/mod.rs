@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Written;
@@ -117,9 +117,9 @@ const RESUMABLE: u8 = 75;
 #[derive(Debug, Args)]
 pub struct Running {
     /// Where networks run; strict, with no silent fallback
-    #[arg(long, default_value = "cpu", value_name = "cpu|cuda|tensorrt", value_parser = provider)]
+    #[arg(long, default_value = "cpu", value_name = "cpu|openvino|cuda|tensorrt", value_parser = Provider::named)]
     provider: Provider,
-    /// Samples per network call [default: by the network's size on a CPU, 32 on a GPU]
+    /// Samples per network call [default: by the network's size on a processor, 32 on a GPU]
     #[arg(long, value_parser = at_least_one)]
     batch: Option<usize>,
     /// All threads together [default: the machine's]
@@ -150,29 +150,12 @@ impl Running {
         crate::plan::prepare(written, seed, &choose)
     }
 
-    /// A runtime that has the provider asked for.
+    /// A runtime that has the provider asked for, and can use it.
     fn runtime(&self) -> Result<&'static Runtime> {
-        let runtime = Runtime::get(self.ort_lib.as_deref())?;
-        let there: Vec<String> = runtime.providers().iter().filter(|p| p.1).map(|p| provider_name(p.0)).collect();
-        if !there.contains(&provider_name(self.provider)) {
-            bail!(
-                "--provider {}: ONNX Runtime {} at {} was built without it; expected {}, or another library with --ort-lib",
-                provider_name(self.provider),
-                runtime.library.version,
-                runtime.library.path.display(),
-                there.join(" or ")
-            );
-        }
+        let runtime = Runtime::with(self.ort_lib.as_deref(), self.provider)?;
+        runtime.check(self.provider)?;
         Ok(runtime)
     }
-}
-
-fn provider(text: &str) -> Result<Provider, String> {
-    serde_json::from_value(text.into()).map_err(|_| "expected cpu, cuda or tensorrt".to_owned())
-}
-
-fn provider_name(provider: Provider) -> String {
-    format!("{provider:?}").to_lowercase()
 }
 
 /// More threads than any machine has would only keep it from starting.

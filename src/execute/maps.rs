@@ -4,14 +4,14 @@ use anyhow::Result;
 use ndarray::Axis;
 
 use super::{Output, Pool, Stage, write_rows};
-use crate::flow::field::EvalError;
+use crate::flow::field::{EvalError, FlowMap, Linearized};
 use crate::flow::map as flow_map;
 use crate::likelihood::calibration::{self, Mass, Proposal, Residual};
 use crate::model::card::Direction;
 use crate::model::flow_map::{Derivatives, OnnxMap};
 use crate::model::opened::{Also, Options, Tangents};
 use crate::num::key::Key;
-use crate::num::{Batch, stats};
+use crate::num::{Batch, Blocks, stats};
 use crate::plan::MapWork;
 use crate::{rows, sample};
 
@@ -30,6 +30,20 @@ impl Pool<'_> {
         let derivatives = Derivatives { gradient: false, products: true };
         let map = self.model.flow_map(&work.map, self.runtime, options, derivatives)?;
         Ok((map, self.model.tangents(self.runtime, options, Also::default())?))
+    }
+
+    /// Opens what the identities of a flow map need, and calls everything once with two samples.
+    pub(super) fn rehearse_maps(&self, work: &MapWork) -> Result<()> {
+        let (mut map, mut velocity) = self.opened_for(work)?;
+        let two = Batch::zeros((2, self.model.dim()));
+        let (data, prior) = ([self.model.curve.data_end(); 2], [self.model.curve.prior_end(); 2]);
+        let to_data = self.model.map_spec(&work.map)?.direction() == Direction::ToData;
+        let (from, to) = if to_data { (&prior, &data) } else { (&data, &prior) };
+        let z = Blocks::ones((2, 2, self.model.dim()));
+        map.averages(from, to, &two)?;
+        map.products(from, to, &two, &z)?;
+        velocity.quadratic(&data, &two, &z)?;
+        Ok(())
     }
 
     /// What a flow map makes of its identities, for each number of steps; `all` are the data behind the proposal.

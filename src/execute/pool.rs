@@ -38,10 +38,7 @@ const GPU_BATCH: usize = 32;
 impl Machine {
     /// Samples per call of a model's network: as was said, or what suits its size.
     pub fn batch(&self, model: &Model) -> usize {
-        self.batch.unwrap_or_else(|| match self.provider {
-            Provider::Cpu => model.usual_batch(),
-            Provider::Cuda | Provider::Tensorrt => GPU_BATCH,
-        })
+        self.batch.unwrap_or_else(|| if self.provider.on_processor() { model.usual_batch() } else { GPU_BATCH })
     }
 
     /// Does something with this machine's threads and no more.
@@ -253,6 +250,9 @@ impl<'a> Pool<'a> {
             let z = crate::num::Blocks::ones((2, two.nrows(), two.ncols()));
             tangents.quadratic(&t, &two, &z).with_context(first)?;
             tangents.trace_terms(&t, &two).with_context(first)?;
+            if worker.also.reverse {
+                tangents.transposed(&t, &two, &z).with_context(first)?;
+            }
         }
         for head in worker.sources.heads.values_mut() {
             head.eval(&t, &two).with_context(first)?;
@@ -277,7 +277,7 @@ impl<'a> Pool<'a> {
     /// batches' size depends on how many samples there are and never on the threads.
     pub(super) fn division(&self, samples: usize) -> Division {
         let batch = self.machine.batch(self.model);
-        if self.machine.provider != Provider::Cpu {
+        if !self.machine.provider.on_processor() {
             // A GPU is one worker's.
             return Division { batch, workers: 1, inside: 1 };
         }

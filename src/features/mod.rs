@@ -85,7 +85,7 @@ impl Extractor {
         if let Some(why) = signature::refusal(&bytes, Wanted::Onnx) {
             bail!("{name}: the extractor: {why}");
         }
-        let session = runtime.open(&name, &bytes, provider, threads)?;
+        let mut session = runtime.open(&name, &bytes, provider, threads)?;
         if session.inputs.len() != 1 || session.outputs.is_empty() {
             bail!(
                 "{name}: it has {} inputs and {} outputs, expected one input: samples",
@@ -120,6 +120,15 @@ impl Extractor {
             None => (session.outputs[0].name.clone(), has("logits").then(|| "logits".to_owned())),
         };
         let (input, shape) = (input.name.clone(), input.shape[1..].to_vec());
+        if session.is_unproven() {
+            let sizes =
+                shape.iter().map(|n| usize::try_from(*n).ok().filter(|n| *n > 0)).collect::<Option<Vec<usize>>>();
+            // Where nothing tells the sizes, the first samples show where its nodes run.
+            if let Some(sample) = named.preset.as_ref().map(|p| p.input.fed()).or(sizes) {
+                let four = ArrayD::from_elem([&[4], &sample[..]].concat(), 0.5);
+                session.run(vec![(&input, four.view())], &[&features])?;
+            }
+        }
         let sha256 = hex(&Sha256::digest(&bytes));
         // What a preset says of its input goes before.
         let scaling = if named.preset.is_none() { byte_scaling(&name, &bytes) } else { None };

@@ -12,9 +12,11 @@
 //! where the network leaves axes of the state to themselves (`locality`). Quadratic forms (`forms`) of
 //! directions that stay the same are two graphs: what depends on the directions alone, and the rest.
 
+mod apart;
 mod bodies;
 mod branches;
 mod check;
+mod coarsest;
 mod content;
 mod cotangent;
 mod differentiate;

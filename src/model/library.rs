@@ -3,8 +3,9 @@
 //! Order: `--ort-lib`, `ORT_DYLIB_PATH`, the active Python environment, this user's cache, the
 //! system; at last `pip download` of the pinned official wheel into the cache. A library that
 //! the user named must work; one that was merely found and does not is passed over with a
-//! line on standard error. Every candidate is opened and asked for its version here, because
-//! the binding panics or hangs on libraries that are missing, broken or too old.
+//! line on standard error, and one that lacks the execution provider that was asked for in
+//! silence. Every candidate is opened and asked for its version here, because the binding
+//! panics or hangs on libraries that are missing, broken or too old.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::io::Read;
@@ -14,19 +15,72 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 
+use super::provider::Provider;
+
 /// The version that is fetched.
 pub const PINNED: &str = "1.31.1";
+
+/// The version that is fetched where OpenVINO is asked for; its wheel brings OpenVINO 2025.4.1 with it.
+pub const PINNED_OPENVINO: &str = "1.24.1";
 
 /// Oldest minor version whose C interface this program speaks, which wheels carry as a shared library.
 const OLDEST_MINOR: u32 = 19;
 
-/// Wheels of the pinned version by operating system and machine, with their SHA-256 as published.
-const WHEELS: &[(&str, &str, &str, &str)] = &[
-    ("linux", "x86_64", "manylinux_2_28_x86_64", "5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f"),
-    ("linux", "aarch64", "manylinux_2_28_aarch64", "da05378364c44d4407e463982d2bf8d5e4cfea873283757e48beeb41df97b7f3"),
-    ("macos", "aarch64", "macosx_14_0_arm64", "60b6b69bfe580eab576cacc5d132a0e9cf2a37fcfd18d46dd191042b1d1ed0d7"),
-    ("windows", "x86_64", "win_amd64", "c3d91b5de31e2fc82d71bd65b2b22bddee8b49057a3a36338e9a868e0ea90c05"),
-];
+/// A package whose wheels hold a library of ONNX Runtime, pinned.
+struct Package {
+    name: &'static str,
+    version: &'static str,
+    /// Wheels by operating system and machine: their platforms' tags, and their SHA-256 as published.
+    wheels: &'static [(&'static str, &'static str, &'static str, &'static str)],
+}
+
+const PLAIN: Package = Package {
+    name: "onnxruntime",
+    version: PINNED,
+    wheels: &[
+        (
+            "linux",
+            "x86_64",
+            "manylinux_2_28_x86_64",
+            "5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f",
+        ),
+        (
+            "linux",
+            "aarch64",
+            "manylinux_2_28_aarch64",
+            "da05378364c44d4407e463982d2bf8d5e4cfea873283757e48beeb41df97b7f3",
+        ),
+        ("macos", "aarch64", "macosx_14_0_arm64", "60b6b69bfe580eab576cacc5d132a0e9cf2a37fcfd18d46dd191042b1d1ed0d7"),
+        ("windows", "x86_64", "win_amd64", "c3d91b5de31e2fc82d71bd65b2b22bddee8b49057a3a36338e9a868e0ea90c05"),
+    ],
+};
+
+const OPENVINO: Package = Package {
+    name: "onnxruntime-openvino",
+    version: PINNED_OPENVINO,
+    wheels: &[(
+        "linux",
+        "x86_64",
+        "manylinux_2_28_x86_64",
+        "3007c803634cc69c6d52af1dea7ce729d9bb62b9a11070fd2f959119199007a8",
+    )],
+};
+
+impl Package {
+    /// What is fetched for a provider; nothing for a GPU's, which need more than a wheel brings.
+    fn of(provider: Provider) -> Option<&'static Package> {
+        match provider {
+            Provider::Cpu => Some(&PLAIN),
+            Provider::Openvino => Some(&OPENVINO),
+            Provider::Cuda | Provider::Tensorrt => None,
+        }
+    }
+
+    /// Where its library lies in the cache.
+    fn folder(&self) -> Result<PathBuf> {
+        Ok(cache_root()?.join(format!("{}-{}", self.name, self.version)))
+    }
+}
 
 /// A library that answered with its version.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +97,15 @@ pub struct Library {
 /// # Errors
 /// Where a named library does not work, or where none is found and none can be fetched.
 pub fn find(named: Option<&Path>) -> Result<Library> {
+    find_with(named, Provider::Cpu)
+}
+
+/// As [`find`], passing over libraries that come without the provider. Where a provider cannot be fetched, the first
+/// library without it is given: whoever asked says what is missing.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_with(named: Option<&Path>, provider: Provider) -> Result<Library> {
     if let Some(path) = named {
         return examine(path, "--ort-lib").with_context(|| format!("--ort-lib {}", path.display()));
     }
@@ -50,23 +113,37 @@ pub fn find(named: Option<&Path>) -> Result<Library> {
         let path = PathBuf::from(path);
         return examine(&path, "ORT_DYLIB_PATH").with_context(|| format!("ORT_DYLIB_PATH={}", path.display()));
     }
-    let found = python_environment().into_iter().map(|p| (p, "the active Python environment"));
-    let cached = cached().into_iter().map(|p| (p, "the user's cache"));
-    let system = system().into_iter().map(|p| (p, "the system"));
-    for (path, origin) in found.chain(cached).chain(system) {
+    let found = candidates(provider);
+    let (fitting, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|(path, _)| provider.comes_with(path));
+    let package = Package::of(provider);
+    let others = if package.is_some() { Vec::new() } else { others };
+    for (path, origin) in fitting.into_iter().chain(others) {
         match examine(&path, origin) {
             Ok(library) => return Ok(library),
             Err(error) => note!("flowgauge: passing over {} ({origin}): {error:#}", path.display()),
         }
     }
-    let path = fetch().with_context(|| {
+    let package = package.unwrap_or(&PLAIN);
+    let path = fetch(package).with_context(|| {
+        let which = if provider == Provider::Openvino { "ONNX Runtime with OpenVINO" } else { "ONNX Runtime" };
         format!(
-            "ONNX Runtime was not found and could not be fetched. Install it with \
-             `pip install onnxruntime=={PINNED}` in the active Python environment, or name a library \
-             with --ort-lib or ORT_DYLIB_PATH"
+            "{which} was not found and could not be fetched. Install it with \
+             `pip install {}=={}` in the active Python environment, or name a library \
+             with --ort-lib or ORT_DYLIB_PATH",
+            package.name, package.version
         )
     })?;
     examine(&path, "fetched into the user's cache")
+}
+
+/// Libraries that are there, in the order in which they are tried, and which rule found each.
+fn candidates(provider: Provider) -> Vec<(PathBuf, &'static str)> {
+    let found = python_environment().into_iter().map(|p| (p, "the active Python environment"));
+    let package = Package::of(provider).unwrap_or(&PLAIN);
+    let cached =
+        package.folder().map(|f| libraries(&f)).unwrap_or_default().into_iter().map(|p| (p, "the user's cache"));
+    let system = system().into_iter().map(|p| (p, "the system"));
+    found.chain(cached).chain(system).collect()
 }
 
 /// Opens a library and asks for its version.
@@ -131,10 +208,6 @@ fn python_environment() -> Vec<PathBuf> {
     found
 }
 
-fn cached() -> Vec<PathBuf> {
-    cache_folder().map(|f| libraries(&f)).unwrap_or_default()
-}
-
 fn system() -> Vec<PathBuf> {
     let folders =
         ["/usr/local/lib", "/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
@@ -148,13 +221,15 @@ fn system() -> Vec<PathBuf> {
 /// ONNX Runtime libraries in a folder; wheels put the whole version into the name.
 fn libraries(folder: &Path) -> Vec<PathBuf> {
     let mut found = entries(folder);
-    found.retain(|path| {
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
-        let linux = name == "libonnxruntime.so" || name.starts_with("libonnxruntime.so.");
-        let mac = name.starts_with("libonnxruntime.") && name.ends_with(".dylib");
-        linux || mac || name == "onnxruntime.dll"
-    });
+    found.retain(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(is_runtime));
     found
+}
+
+/// Whether a file of that name is the runtime, and not a library beside it.
+fn is_runtime(name: &str) -> bool {
+    let linux = name == "libonnxruntime.so" || name.starts_with("libonnxruntime.so.");
+    let mac = name.starts_with("libonnxruntime.") && name.ends_with(".dylib");
+    linux || mac || name == "onnxruntime.dll"
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
@@ -179,24 +254,22 @@ pub fn cache_root() -> Result<PathBuf> {
     Ok(if cfg!(target_os = "macos") { home.join("Library/Caches/flowgauge") } else { home.join(".cache/flowgauge") })
 }
 
-fn cache_folder() -> Result<PathBuf> {
-    Ok(cache_root()?.join(format!("onnxruntime-{PINNED}")))
-}
-
 /// `pip download` of the pinned wheel, its hash held against ours, its library unpacked into the cache.
-fn fetch() -> Result<PathBuf> {
+fn fetch(package: &Package) -> Result<PathBuf> {
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
-    let (_, _, platform, expected) = WHEELS
+    let what = format!("{} {}", package.name, package.version);
+    let (_, _, platform, expected) = package
+        .wheels
         .iter()
         .find(|w| w.0 == os && w.1 == arch)
-        .ok_or_else(|| anyhow!("no wheel of ONNX Runtime {PINNED} is pinned for {os} on {arch}"))?;
-    let folder = cache_folder()?;
+        .ok_or_else(|| anyhow!("no wheel of {what} is pinned for {os} on {arch}"))?;
+    let folder = package.folder()?;
     let root = cache_root()?;
     std::fs::create_dir_all(&root).with_context(|| format!("{}: the cache cannot be made", root.display()))?;
-    note!("flowgauge: fetching ONNX Runtime {PINNED} once with pip, into {}", folder.display());
+    note!("flowgauge: fetching {what} once with pip, into {}", folder.display());
 
     let work = tempfile::Builder::new().prefix("fetch-").tempdir_in(&root)?;
-    download(platform, work.path())?;
+    download(package, platform, work.path())?;
     let wheel = entries(work.path())
         .into_iter()
         .find(|p| p.extension().is_some_and(|e| e == "whl"))
@@ -204,7 +277,7 @@ fn fetch() -> Result<PathBuf> {
     let bytes = std::fs::read(&wheel)?;
     let found = hex(&Sha256::digest(&bytes));
     if found != *expected {
-        bail!("the wheel of ONNX Runtime {PINNED} has SHA-256 {found}, expected {expected}; it was not used");
+        bail!("the wheel of {what} has SHA-256 {found}, expected {expected}; it was not used");
     }
     let unpacked = work.path().join("library");
     std::fs::create_dir(&unpacked)?;
@@ -218,8 +291,8 @@ fn fetch() -> Result<PathBuf> {
     Ok(folder.join(name))
 }
 
-fn download(platform: &str, into: &Path) -> Result<()> {
-    let requirement = format!("onnxruntime=={PINNED}");
+fn download(package: &Package, platform: &str, into: &Path) -> Result<()> {
+    let requirement = format!("{}=={}", package.name, package.version);
     let options = [
         "download",
         "--quiet",
@@ -266,21 +339,63 @@ fn unpack(wheel: &[u8], folder: &Path) -> Result<String> {
         let mut entry = archive.by_index(i)?;
         let inside = entry.name().to_owned();
         let name = inside.rsplit('/').next().unwrap_or_default().to_owned();
-        if !inside.starts_with("onnxruntime/capi/") || !name.contains("onnxruntime") || name.contains("pybind") {
-            continue;
-        }
-        if !(name.contains(".so") || name.ends_with(".dylib") || name.ends_with(".dll")) {
+        let shared = name.contains(".so") || name.ends_with(".dylib") || name.ends_with(".dll");
+        if !inside.starts_with("onnxruntime/capi/") || !shared || name.contains("pybind") {
             continue;
         }
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes)?;
         std::fs::write(folder.join(&name), bytes)?;
-        if !name.contains("providers") {
+        if is_runtime(&name) {
             runtime = Some(name);
         }
     }
     runtime.ok_or_else(|| anyhow!("the wheel holds no ONNX Runtime library"))
 }
+
+/// Why a library cannot be loaded, in the words of ONNX Runtime; nothing where it can.
+pub fn unloadable(path: &Path) -> Option<String> {
+    // SAFETY: the runtime has run the library's initialisers already, or failed at it.
+    let error = unsafe { libloading::Library::new(path) }.err()?;
+    let why = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
+    Some(format!("Failed to load library {} with error: {why}", path.display()))
+}
+
+/// The library that comes with NVIDIA's driver.
+pub const DRIVER: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+
+/// How many GPUs the driver of NVIDIA knows.
+///
+/// # Errors
+/// Where there is no driver, or it does not work, in words.
+pub fn gpus() -> Result<usize, String> {
+    let name = DRIVER;
+    // SAFETY: opening the driver's library runs its initialisers, which is what using it will do as well.
+    let driver = unsafe { libloading::Library::new(name) }
+        .map_err(|_| format!("{name} is missing, so no driver of NVIDIA is installed"))?;
+    // SAFETY: both functions have had these signatures since CUDA 2.0.
+    let (status, count) = unsafe {
+        let init = driver.get::<extern "C" fn(u32) -> i32>(c"cuInit").map_err(|_| format!("{name} has no cuInit"))?;
+        let count = driver.get::<extern "C" fn(*mut i32) -> i32>(c"cuDeviceGetCount");
+        let count = count.map_err(|_| format!("{name} has no cuDeviceGetCount"))?;
+        let mut found = 0;
+        let status = match init(0) {
+            0 => count(&raw mut found),
+            status => status,
+        };
+        (status, found)
+    };
+    // Unloading a driver that has started threads is unsafe on some systems; it stays.
+    std::mem::forget(driver);
+    match status {
+        0 => Ok(usize::try_from(count).unwrap_or(0)),
+        NO_DEVICE => Ok(0),
+        status => Err(format!("{name} is there, but does not start (CUDA error {status})")),
+    }
+}
+
+/// CUDA's error where no device is there.
+const NO_DEVICE: i32 = 100;
 
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
@@ -309,6 +424,41 @@ mod tests {
         std::fs::write(&path, b"not a library").expect("written");
         let broken = find(Some(&path)).expect_err("broken");
         assert!(format!("{broken:#}").contains("cannot be opened"), "{broken:#}");
+    }
+
+    #[test]
+    fn a_wheel_gives_its_shared_libraries_and_no_others() {
+        use std::io::Write;
+        let mut wheel = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        for name in [
+            "onnxruntime/capi/libonnxruntime.so.1.24.1",
+            "onnxruntime/capi/libonnxruntime_providers_openvino.so",
+            "onnxruntime/capi/libopenvino.so.2541",
+            "onnxruntime/capi/onnxruntime_pybind11_state.so",
+            "onnxruntime/capi/_ld_preload.py",
+            "other/libother.so",
+        ] {
+            wheel.start_file(name, zip::write::SimpleFileOptions::default()).expect("a file");
+            wheel.write_all(name.as_bytes()).expect("written");
+        }
+        let wheel = wheel.finish().expect("a wheel").into_inner();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        assert_eq!(unpack(&wheel, folder.path()).expect("unpacked"), "libonnxruntime.so.1.24.1");
+        let names: Vec<String> =
+            entries(folder.path()).iter().filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned())).collect();
+        let expected = ["libonnxruntime.so.1.24.1", "libonnxruntime_providers_openvino.so", "libopenvino.so.2541"];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn packages_lie_apart_in_the_cache() {
+        let Ok(root) = cache_root() else {
+            println!("skipped: no cache folder");
+            return;
+        };
+        assert_eq!(PLAIN.folder().expect("a folder"), root.join(format!("onnxruntime-{PINNED}")));
+        assert_eq!(OPENVINO.folder().expect("a folder"), root.join(format!("onnxruntime-openvino-{PINNED_OPENVINO}")));
+        assert!(Package::of(Provider::Cuda).is_none());
     }
 
     #[cfg(target_os = "linux")]

@@ -15,6 +15,8 @@ pub mod library;
 pub mod network;
 pub mod onnx;
 pub mod opened;
+pub mod placement;
 pub mod ports;
+pub mod provider;
 pub mod scalar;
 pub mod time;

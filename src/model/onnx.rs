@@ -1,37 +1,36 @@
 //! ONNX Runtime sessions: the only place where networks run and where f64 meets f32.
 
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use anyhow::{Context, Result, anyhow};
 use half::{bf16, f16};
 use ndarray::{ArrayD, ArrayViewD};
 use ort::environment::Environment;
-use ort::ep;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session as OrtSession, SessionInputValue};
 use ort::value::{TensorElementType, TensorRef, ValueType};
-use serde::{Deserialize, Serialize};
 
 use super::library::{self, Library};
+use super::placement::{Coarseness, Placement, Profile, gap};
+pub use super::provider::Provider;
 use crate::flow::field::EvalError;
-use crate::stop;
-
-/// Where networks run; strict: what was asked for, or an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Provider {
-    #[default]
-    Cpu,
-    Cuda,
-    Tensorrt,
-}
+use crate::{graph, stop};
 
 /// The loaded runtime: one per process.
 pub struct Runtime {
     environment: Environment,
     pub library: Library,
+    known: Arc<Known>,
 }
+
+/// What first calls showed of graphs on other providers than the CPU.
+type Known = Mutex<BTreeMap<Key, Placement>>;
+
+/// A provider, a file's name, and a hash of its graph: derived ones bear the name of what they were derived from.
+type Key = (Provider, String, u64);
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 static STARTING: Mutex<()> = Mutex::new(());
@@ -42,29 +41,53 @@ impl Runtime {
     /// # Errors
     /// As [`library::find`], or where the library refuses to start.
     pub fn get(named: Option<&Path>) -> Result<&'static Runtime> {
+        Runtime::with(named, Provider::Cpu)
+    }
+
+    /// As [`Runtime::get`], of a library that has the provider where there is one.
+    ///
+    /// # Errors
+    /// As [`Runtime::get`].
+    pub fn with(named: Option<&Path>, provider: Provider) -> Result<&'static Runtime> {
         let _guard = STARTING.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(runtime) = RUNTIME.get() {
             return Ok(runtime);
         }
-        let library = library::find(named)?;
+        let library = library::find_with(named, provider)?;
+        provider.set_process_up();
         let environment = ort::init_from(&library.path)
             .map_err(|e| anyhow!("{}: {e}", library.path.display()))?
             .with_telemetry(false)
             .build()
             .map_err(|e| anyhow!("{}: ONNX Runtime did not start: {}", library.path.display(), e.message()))?;
         environment.set_log_level(ort::logging::LogLevel::Fatal);
-        Ok(RUNTIME.get_or_init(|| Runtime { environment, library }))
+        Ok(RUNTIME.get_or_init(|| Runtime { environment, library, known: Arc::default() }))
     }
 
-    /// Execution providers that this library was built with, of those this program knows.
-    pub fn providers(&self) -> Vec<(Provider, bool)> {
-        use ep::ExecutionProvider;
-        let there = |e: ort::Result<bool>| e.unwrap_or(false);
-        vec![
-            (Provider::Cpu, true),
-            (Provider::Cuda, there(ep::CUDA::is_available())),
-            (Provider::Tensorrt, there(ep::TensorRT::is_available())),
-        ]
+    /// Refuses a provider that cannot be used here, before any model is opened.
+    ///
+    /// # Errors
+    /// One message with what is missing.
+    pub fn check(&self, provider: Provider) -> Result<()> {
+        let said = self.builder(provider, 1).err();
+        provider.check(&self.library, said.as_ref().map(|e| e.message()))
+    }
+
+    /// What is to be said of a provider here: whether it is in the library, and what is missing of it.
+    pub fn standing(&self, provider: Provider) -> String {
+        if !provider.is_built_in() {
+            return format!("not in this library{}", provider.elsewhere());
+        }
+        let said = self.builder(provider, 1).err();
+        match provider.missing(&self.library, said.as_ref().map(|e| e.message())) {
+            missing if missing.is_empty() => "available".to_owned(),
+            missing => format!("in this library, but it cannot be used here; {}", missing.join("; ")),
+        }
+    }
+
+    /// Where the nodes of each graph ran that was called so far on a provider other than the CPU.
+    pub fn placements(&self) -> Vec<Placement> {
+        self.known.lock().unwrap_or_else(|e| e.into_inner()).values().cloned().collect()
     }
 
     /// Opens a model held in memory; `file` names it in messages.
@@ -72,7 +95,7 @@ impl Runtime {
     /// # Errors
     /// Where the provider is not there or the runtime cannot load the model.
     pub fn open(&self, file: &str, bytes: &[u8], provider: Provider, threads: usize) -> Result<Session> {
-        self.open_bytes(file, bytes, self.builder(provider, threads))
+        self.open_as(file, &Source { bytes: Some(bytes), at: None }, provider, threads)
     }
 
     /// Opens a model held in memory whose weights lie in files of a folder: what was derived from one that is too large
@@ -90,21 +113,7 @@ impl Runtime {
     ) -> Result<Session> {
         let folder = if folder == Path::new("") { Path::new(".") } else { folder };
         let folder = folder.canonicalize().with_context(|| folder.display().to_string())?;
-        let builder = self.builder(provider, threads).and_then(|b| {
-            Ok(b.with_config_entry(
-                "session.model_external_initializers_file_folder_path",
-                folder.display().to_string(),
-            )?)
-        });
-        self.open_bytes(file, bytes, builder)
-    }
-
-    fn open_bytes(&self, file: &str, bytes: &[u8], builder: ort::Result<SessionBuilder>) -> Result<Session> {
-        tracing::debug!(file, bytes = bytes.len(), "a session is opened");
-        let session = builder
-            .and_then(|mut b| b.commit_from_memory(bytes))
-            .map_err(|e| anyhow!("{file}: ONNX Runtime cannot load it: {}", e.message()))?;
-        Session::new(file, session)
+        self.open_as(file, &Source { bytes: Some(bytes), at: Some(&folder) }, provider, threads)
     }
 
     /// Opens a model where it lies, with the external data beside it: for what is too large for one message.
@@ -112,12 +121,33 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::open`].
     pub fn open_file(&self, path: &Path, provider: Provider, threads: usize) -> Result<Session> {
-        let file = path.display().to_string();
-        let session = self
-            .builder(provider, threads)
-            .and_then(|mut b| b.commit_from_file(path))
-            .map_err(|e| anyhow!("{file}: ONNX Runtime cannot load it: {}", e.message()))?;
-        Session::new(&file, session)
+        self.open_as(&path.display().to_string(), &Source { bytes: None, at: Some(path) }, provider, threads)
+    }
+
+    fn open_as(&self, file: &str, source: &Source, provider: Provider, threads: usize) -> Result<Session> {
+        let proof = if provider == Provider::Cpu { None } else { self.proof(file, source, provider, threads)? };
+        let builder = self.builder(provider, threads).and_then(|builder| match &proof {
+            Some(proof) => Ok(builder.with_profiling(proof.profile.prefix())?),
+            None => Ok(builder),
+        });
+        let apart = if provider.confuses_weights() { source.with_weights_apart(file) } else { None };
+        let source = apart.as_deref().map_or(*source, |bytes| Source { bytes: Some(bytes), at: None });
+        let mut session =
+            Session::new(file, builder.and_then(|b| source.commit(b)).map_err(|e| refused(file, provider, &e))?)?;
+        session.proof = proof;
+        Ok(session)
+    }
+
+    /// What a first call is to show, where no session of this graph has shown it yet.
+    fn proof(&self, file: &str, source: &Source, provider: Provider, threads: usize) -> Result<Option<Proof>> {
+        let key = (provider, file.to_owned(), source.hash());
+        if self.known.lock().unwrap_or_else(|e| e.into_inner()).contains_key(&key) {
+            return Ok(None);
+        }
+        // What the CPU cannot run is held against nothing.
+        let plain = self.builder(Provider::Cpu, threads).and_then(|b| source.commit(b)).ok();
+        let coarseness = Coarseness::of_spacing(source.coarsest_spacing(file));
+        Ok(Some(Proof { key, known: self.known.clone(), profile: Profile::new()?, plain, coarseness }))
     }
 
     fn builder(&self, provider: Provider, threads: usize) -> ort::Result<SessionBuilder> {
@@ -131,25 +161,94 @@ impl Runtime {
             .with_config_entry("session.qdq_matmulnbits_accuracy_level", "1")?
             // `All` and not `Level3`: libraries before 1.23 refuse the latter.
             .with_optimization_level(GraphOptimizationLevel::All)?;
-        // Without error_on_failure a missing provider falls back to the CPU in silence.
-        Ok(match provider {
-            Provider::Cpu => plain,
-            Provider::Cuda => plain.with_execution_providers([cuda()])?,
-            Provider::Tensorrt => {
-                let tensorrt = ep::TensorRT::default().build().error_on_failure();
-                plain.with_execution_providers([tensorrt, cuda()])?
-            }
-        })
+        Ok(plain.with_execution_providers(provider.tried(threads))?)
     }
 }
 
-/// CUDA with a convolution search that does not change from run to run, and without TF32.
-fn cuda() -> ep::ExecutionProviderDispatch {
-    ep::CUDA::default()
-        .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
-        .with_tf32(false)
-        .build()
-        .error_on_failure()
+fn refused(file: &str, provider: Provider, error: &ort::Error) -> anyhow::Error {
+    let (with, said) = (provider.added(), provider.said(error.message()));
+    anyhow!("{file}: ONNX Runtime cannot load it{with}: {said}")
+}
+
+/// A model as it is given to the runtime.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    /// The model, where it is held in memory.
+    bytes: Option<&'a [u8]>,
+    /// The folder of its weights, or its own file where it is not held in memory.
+    at: Option<&'a Path>,
+}
+
+impl Source<'_> {
+    fn commit(&self, mut builder: SessionBuilder) -> ort::Result<OrtSession> {
+        match (self.bytes, self.at) {
+            (Some(bytes), None) => {
+                tracing::debug!(bytes = bytes.len(), "a session is opened");
+                builder.commit_from_memory(bytes)
+            }
+            (Some(bytes), Some(folder)) => {
+                let key = "session.model_external_initializers_file_folder_path";
+                builder.with_config_entry(key, folder.display().to_string())?.commit_from_memory(bytes)
+            }
+            (None, at) => builder.commit_from_file(at.unwrap_or(Path::new(""))),
+        }
+    }
+
+    fn hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.bytes.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// The model with a copy of its weights for every way in which they are taken; nothing where it is as well as it is,
+    /// or too large to be looked through.
+    fn with_weights_apart(&self, file: &str) -> Option<Vec<u8>> {
+        let (Some(bytes), None) = (self.bytes, self.at) else { return None };
+        graph::Model::from_bytes(file, bytes).ok()?.with_weights_apart()?.to_bytes().ok()
+    }
+
+    /// The spacing of the coarsest numbers in it; single precision's where it cannot be looked through.
+    fn coarsest_spacing(&self, file: &str) -> f64 {
+        let graph = match (self.bytes, self.at) {
+            (Some(bytes), None) => graph::Model::from_bytes(file, bytes),
+            (_, Some(at)) if at.is_file() => graph::Model::skim(at),
+            _ => return f64::from(f32::EPSILON),
+        };
+        graph.map_or(f64::from(f32::EPSILON), |graph| graph.coarsest_spacing())
+    }
+}
+
+/// What the first call of a graph on another provider than the CPU is to show.
+struct Proof {
+    key: Key,
+    known: Arc<Known>,
+    profile: Profile,
+    /// The same graph on the CPU, where that can run it.
+    plain: Option<OrtSession>,
+    coarseness: Coarseness,
+}
+
+impl Proof {
+    /// Counts the nodes of the call that gave `found`, and holds its outputs against the CPU's.
+    fn hold(
+        mut self,
+        session: &mut OrtSession,
+        derivative: &str,
+        fed: &[(&str, &Fed)],
+        wanted: &[&str],
+        found: &[ArrayD<f64>],
+    ) -> Result<(), String> {
+        let (provider, file, _) = &self.key;
+        let written = session.end_profiling().map_err(|e| format!("{file}: the runtime's profile: {}", e.message()))?;
+        let counts = self.profile.read(&written).map_err(|e| format!("{file}: {e:#}"))?;
+        let plain = self.plain.as_mut().and_then(|plain| called(plain, fed, wanted).ok());
+        let gap = plain.map(|expected| gap(found, &expected));
+        let placement = Placement { graph: format!("{file}{derivative}"), counts, gap };
+        placement.hold(*provider, self.coarseness)?;
+        tracing::debug!(graph = placement.graph, placed = placement.told(*provider), "a graph was placed");
+        self.known.lock().unwrap_or_else(|e| e.into_inner()).insert(self.key, placement);
+        Ok(())
+    }
 }
 
 /// Number formats of a network's ports that this program feeds and reads.
@@ -179,6 +278,10 @@ pub struct Session {
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
     inner: OrtSession,
+    /// What its first call is to show, until it has.
+    proof: Option<Proof>,
+    /// Why its first call was refused.
+    misplaced: Option<String>,
 }
 
 impl Session {
@@ -187,7 +290,7 @@ impl Session {
             outlets.iter().map(|o| port(o).with_context(|| file.to_owned())).collect()
         };
         let (inputs, outputs) = (ports(inner.inputs())?, ports(inner.outputs())?);
-        Ok(Session { file: file.to_owned(), inputs, outputs, inner })
+        Ok(Session { file: file.to_owned(), inputs, outputs, inner, proof: None, misplaced: None })
     }
 
     /// The input of that name.
@@ -216,39 +319,73 @@ impl Session {
         if stop::asked() {
             return Err(EvalError::Stopped);
         }
-        let refused = |file: &str, message: String| EvalError::Runtime { file: file.to_owned(), message };
-        let file = self.file.clone();
+        if let Some(why) = &self.misplaced {
+            return Err(EvalError::Missing(why.clone()));
+        }
         let mut owned = Vec::with_capacity(feeds.len());
         for (name, values) in &feeds {
             let format = self.input(name).map_or(Format::F32, |p| p.format);
             owned.push((*name, Fed::new(values, format)));
         }
-        let mut inputs: Vec<(&str, SessionInputValue)> = Vec::with_capacity(feeds.len());
-        for (name, fed) in owned.iter().map(|(name, fed)| (*name, fed)).chain(ready.iter().copied()) {
-            inputs.push((name, fed.value().map_err(|e| refused(&file, e.message().to_owned()))?));
+        let fed: Vec<(&str, &Fed)> =
+            owned.iter().map(|(name, fed)| (*name, fed)).chain(ready.iter().copied()).collect();
+        let failed = |message: String| EvalError::Runtime { file: self.file.clone(), message };
+        let outputs = called(&mut self.inner, &fed, wanted).map_err(failed)?;
+        if let Some(proof) = self.proof.take() {
+            let derivative = derivative(&self.inputs, &self.outputs);
+            let held = proof.hold(&mut self.inner, derivative, &fed, wanted, &outputs);
+            self.misplaced = held.err();
         }
-        let outputs = self.inner.run(inputs).map_err(|e| refused(&file, e.message().to_owned()))?;
-        wanted
-            .iter()
-            .map(|name| {
-                let value = outputs.get(name).ok_or_else(|| refused(&file, format!("it gave no output `{name}`")))?;
-                let read = match element(value.dtype()) {
-                    Some(TensorElementType::Float64) => value.try_extract_array::<f64>().map(|a| a.to_owned()),
-                    Some(TensorElementType::Float16) => value.try_extract_array::<f16>().map(|a| a.mapv(f16::to_f64)),
-                    Some(TensorElementType::Bfloat16) => {
-                        value.try_extract_array::<bf16>().map(|a| a.mapv(bf16::to_f64))
-                    }
-                    Some(TensorElementType::Int32) => value.try_extract_array::<i32>().map(|a| a.mapv(f64::from)),
-                    Some(TensorElementType::Int64) => value.try_extract_array::<i64>().map(|a| a.mapv(|v| v as f64)),
-                    Some(TensorElementType::Bool) => {
-                        value.try_extract_array::<bool>().map(|a| a.mapv(|v| f64::from(u8::from(v))))
-                    }
-                    _ => value.try_extract_array::<f32>().map(|a| a.mapv(f64::from)),
-                };
-                read.map_err(|e| refused(&file, e.message().to_owned()))
-            })
-            .collect()
+        match &self.misplaced {
+            Some(why) => Err(EvalError::Missing(why.clone())),
+            None => Ok(outputs),
+        }
     }
+
+    /// Whether a first call has still to show where its nodes run.
+    pub fn is_unproven(&self) -> bool {
+        self.proof.is_some()
+    }
+}
+
+/// Which derivative a graph computes, by what differentiation adds.
+fn derivative(inputs: &[Port], outputs: &[Port]) -> &'static str {
+    let adds = |suffix: &str| inputs.iter().any(|p| p.name.ends_with(suffix));
+    let gives = |suffix: &str| outputs.iter().any(|p| p.name.ends_with(suffix));
+    match () {
+        () if gives("_trace_terms") => ", the trace of its Jacobian",
+        () if gives("_quadratic") || adds("_tangent") => ", its Jacobian products",
+        () if adds("_cotangent") => ", its transposed Jacobian products",
+        () => "",
+    }
+}
+
+/// The outputs of one call in f64, or what the runtime said.
+fn called(session: &mut OrtSession, fed: &[(&str, &Fed)], wanted: &[&str]) -> Result<Vec<ArrayD<f64>>, String> {
+    let said = |e: ort::Error| e.message().to_owned();
+    let mut inputs: Vec<(&str, SessionInputValue)> = Vec::with_capacity(fed.len());
+    for (name, fed) in fed {
+        inputs.push((name, fed.value().map_err(said)?));
+    }
+    let outputs = session.run(inputs).map_err(said)?;
+    wanted
+        .iter()
+        .map(|name| {
+            let value = outputs.get(name).ok_or_else(|| format!("it gave no output `{name}`"))?;
+            let read = match element(value.dtype()) {
+                Some(TensorElementType::Float64) => value.try_extract_array::<f64>().map(|a| a.to_owned()),
+                Some(TensorElementType::Float16) => value.try_extract_array::<f16>().map(|a| a.mapv(f16::to_f64)),
+                Some(TensorElementType::Bfloat16) => value.try_extract_array::<bf16>().map(|a| a.mapv(bf16::to_f64)),
+                Some(TensorElementType::Int32) => value.try_extract_array::<i32>().map(|a| a.mapv(f64::from)),
+                Some(TensorElementType::Int64) => value.try_extract_array::<i64>().map(|a| a.mapv(|v| v as f64)),
+                Some(TensorElementType::Bool) => {
+                    value.try_extract_array::<bool>().map(|a| a.mapv(|v| f64::from(u8::from(v))))
+                }
+                _ => value.try_extract_array::<f32>().map(|a| a.mapv(f64::from)),
+            };
+            read.map_err(said)
+        })
+        .collect()
 }
 
 /// An input array in the network's format.
@@ -315,4 +452,49 @@ fn port(outlet: &ort::value::Outlet) -> Result<Port> {
         }
     };
     Ok(Port { name, format, shape: shape.to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_fell_back_is_refused_by_its_own_profile() {
+        let runtime = Runtime::get(None).expect("ONNX Runtime is found or fetched");
+        let bytes = include_bytes!("../../models/mixture/denoiser.onnx");
+        let source = Source { bytes: Some(bytes), at: None };
+        let proof =
+            runtime.proof("fallen.onnx", &source, Provider::Openvino, 1).expect("a proof").expect("a first one");
+        // As where a provider's library is listed and cannot be set up: the session has no provider but the CPU's.
+        let builder = runtime.builder(Provider::Cpu, 1).and_then(|b| Ok(b.with_profiling(proof.profile.prefix())?));
+        let mut session = builder
+            .and_then(|b| source.commit(b))
+            .map(|s| Session::new("fallen.onnx", s))
+            .expect("it opens")
+            .expect("ports");
+        session.proof = Some(proof);
+        let (x, sigma) = (ArrayD::from_elem(vec![4, 8], 0.3), ArrayD::from_elem(vec![4], 1.0));
+        for _ in 0..2 {
+            let refused =
+                session.run(vec![("x", x.view()), ("sigma", sigma.view())], &["denoised"]).expect_err("refused");
+            let said = refused.to_string();
+            for word in
+                ["fallen.onnx: --provider openvino", "none of its nodes runs there", "OpenVINOExecutionProvider: 0"]
+            {
+                assert!(said.contains(word), "{said}");
+            }
+            assert!(!said.contains("CPUExecutionProvider: 0"), "{said}");
+        }
+        assert!(runtime.placements().iter().all(|p| p.graph != "fallen.onnx"));
+    }
+
+    #[test]
+    fn derivatives_are_told_by_the_inputs_that_they_add() {
+        let port = |name: &str| Port { name: name.to_owned(), format: Format::F32, shape: vec![-1, 8] };
+        assert_eq!(derivative(&[port("x"), port("sigma")], &[port("v")]), "");
+        assert_eq!(derivative(&[port("x"), port("x_tangent")], &[port("v")]), ", its Jacobian products");
+        assert_eq!(derivative(&[port("x")], &[port("v"), port("v_trace_terms")]), ", the trace of its Jacobian");
+        assert_eq!(derivative(&[port("x"), port("d.MatMul.1")], &[port("v_quadratic")]), ", its Jacobian products");
+        assert_eq!(derivative(&[port("x"), port("v_cotangent")], &[port("v")]), ", its transposed Jacobian products");
+    }
 }

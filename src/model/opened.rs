@@ -238,15 +238,20 @@ impl Model {
         Ok(View { network: derived, form: self.form() })
     }
 
-    /// The graph of quadratic forms, where a part of it depends on the directions alone.
+    /// The graph of quadratic forms, where a part of it depends on the directions alone. One whose weights fit in no message
+    /// is left whole.
     fn open_forms(&self, runtime: &Runtime, options: Options) -> Result<Option<Network>> {
         let role = &self.card.network;
+        let file = self.file("network.file")?;
+        if matches!(file.content, Content::Large) {
+            return Ok(None);
+        }
         let make = || -> Option<[Arc<Vec<u8>>; 2]> {
             let forms = graph::quadratic_forms(&self.known_graph().ok()?, &role.inputs.x, &role.output).ok()??;
             Some([Arc::new(forms.directions.to_bytes().ok()?), Arc::new(forms.rest.to_bytes().ok()?)])
         };
         let Some([directions, rest]) = self.forms.get_or_init(make) else { return Ok(None) };
-        let name = self.name_of(self.file("network.file")?);
+        let name = self.name_of(file);
         let session = runtime.open(&name, directions, options.provider, options.threads)?;
         self.network_with("network.file", runtime, options, Some((graph::Mode::Forms, rest)), Some(session)).map(Some)
     }

@@ -38,7 +38,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 
 /// Crates with one home: the paths that may name them.
 const HOMES: &[(&str, &[&str])] = &[
-    ("ort", &["model/onnx.rs"]),
+    ("ort", &["model/onnx.rs", "model/provider.rs"]),
     ("libloading", &["model/library.rs"]),
     ("prost", &["graph/"]),
     ("faer", &["num/linalg.rs"]),

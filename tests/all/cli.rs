@@ -290,7 +290,7 @@ fn specs_are_refused_by_name() {
         ("--threads", "99999", &["--threads", "at most 1024"]),
         ("--seed", "-1", &["--seed"]),
         ("--seed", "x", &["--seed"]),
-        ("--provider", "gpu", &["--provider", "cpu, cuda or tensorrt"]),
+        ("--provider", "gpu", &["--provider", "cpu, openvino, cuda or tensorrt"]),
     ];
     for (flag, value, words) in cases {
         refused(folder.path(), &strs(&likelihood(&[(flag, value)])), words);
@@ -317,6 +317,11 @@ fn libraries_and_providers_that_are_not_there_are_named() {
     }
     let about = flowgauge(folder.path(), &["doctor"]);
     about.is(0);
+    let plain = flowgauge::model::library::find(None).expect("ONNX Runtime").path.display().to_string();
+    if about.stdout.contains("provider openvino: not in this library") {
+        let args = likelihood(&[("--provider", "openvino"), ("--ort-lib", &plain)]);
+        refused(folder.path(), &strs(&args), &["--provider openvino", "built without it", "onnxruntime-openvino"]);
+    }
     for provider in ["cuda", "tensorrt"] {
         // On a machine whose library has it, it is no bad input.
         if about.stdout.contains(&format!("provider {provider}: not in this library")) {
