@@ -156,6 +156,13 @@ def refusals(at: Path) -> None:
     words = ["velocity.onnx", "--provider openvino", "none of its nodes runs there", "OpenVINOExecutionProvider: 0"]
     double = ["--model", ROOT / "tests/data/gaussian_map/card.yaml", "--data", points]
     refused("a network in double precision", words, *double, "--divergence", "exact", "--solver", "{heun: {steps: 2}}")
+    config, out = at / "double.yaml", at / "double"
+    entry = f"{{model: {double[1]}, data: {points}}}"
+    config.write_text(f"name: double\nestimators: [exact]\nsolvers: [{{heun: {{steps: 2}}}}]\nlikelihood: [{entry}]\n")
+    done = run("run", config, "--out", out, "--quiet", "--provider", "openvino")
+    said = done.stderr.strip()
+    fine = done.returncode == 2 and not out.exists() and all(word in said for word in words)
+    hold("refused: a run of it, which leaves nothing behind", fine, f"status {done.returncode}: {said}")
 
 
 def same_disk(file: Path, folder: Path) -> bool:

@@ -267,7 +267,8 @@ pub fn under(runtime: &Runtime, machine: Machine) -> String {
 
 /// What the numbers were made with.
 fn environment(runtime: &Runtime, machine: Machine) -> Vec<(String, String)> {
-    let placed = runtime.placements().into_iter().map(|p| (format!("nodes of {}", p.graph), p.told(machine.provider)));
+    let placed =
+        runtime.placements().into_iter().map(|p| (format!("nodes of {}", p.short()), p.told(machine.provider)));
     let known = [
         ("flowgauge", env!("CARGO_PKG_VERSION").to_owned()),
         ("ONNX Runtime", runtime.library.version.clone()),

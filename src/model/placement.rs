@@ -90,6 +90,12 @@ impl Counts {
 }
 
 impl Placement {
+    /// The graph by its file and the folder of that, which stays the same where a model is moved.
+    pub fn short(&self) -> String {
+        let names: Vec<&str> = self.graph.rsplit(['/', '\\']).take(2).collect();
+        names.into_iter().rev().collect::<Vec<_>>().join("/")
+    }
+
     /// The counts and the difference from the CPU in words.
     pub fn told(&self, asked: Provider) -> String {
         let gap = self.gap.map(|gap| format!("; first call within {gap:.1e} of the CPU's")).unwrap_or_default();
@@ -238,6 +244,17 @@ mod tests {
         let told = "TensorrtExecutionProvider: 0, CPUExecutionProvider: 2, OpenVINOExecutionProvider: 1";
         assert_eq!(counts.told(Provider::Tensorrt), told);
         assert!(Counts::of_profile(b"no profile").is_err());
+    }
+
+    #[test]
+    fn a_graph_is_told_without_where_its_model_lies() {
+        let short = |graph: &str| Placement { graph: graph.to_owned(), ..placed("[]", None) }.short();
+        assert_eq!(short("/there/models/digits/stad.onnx"), "digits/stad.onnx");
+        assert_eq!(
+            short("configs/../digits/denoiser.onnx, its Jacobian products"),
+            "digits/denoiser.onnx, its Jacobian products"
+        );
+        assert_eq!(short("net.onnx"), "net.onnx");
     }
 
     #[test]

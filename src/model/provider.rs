@@ -170,8 +170,11 @@ impl Provider {
         let found = said.map(|said| {
             // OpenVINO's does not say why.
             let silent = said.contains("Failed to load provider");
-            let why = if silent { unloadable(&self.file(&library.path)) } else { None };
-            missing_file(why.as_deref().unwrap_or(said))
+            match silent.then(|| unloadable(&self.file(&library.path))) {
+                Some(Some(why)) => missing_file(&why),
+                Some(None) => format!("what it needs can be loaded, but it does not start ({})", said.trim()),
+                None => missing_file(said),
+            }
         });
         if self.on_processor() {
             return found.map(|file| format!("library: {file}")).into_iter().collect();
@@ -247,6 +250,7 @@ fn missing_file(said: &str) -> String {
     let Some((needing, why)) = after.split_once(" with error: ") else { return said.to_owned() };
     let needing = Path::new(needing).file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
     match why.split_once(": cannot open shared object file") {
+        Some((missing, _)) if missing.ends_with(needing.as_ref()) => format!("{needing} is missing"),
         Some((missing, _)) => format!("{missing} is missing, which {needing} needs"),
         None => format!("{needing} cannot be loaded: {}", why.trim()),
     }
@@ -322,6 +326,8 @@ mod tests {
                       /there/libopenvino.so.2541: file too short";
         let told = "libonnxruntime_providers_openvino.so cannot be loaded: /there/libopenvino.so.2541: file too short";
         assert_eq!(missing_file(broken), told);
+        let gone = "Failed to load library /there/liba.so with error: /there/liba.so: cannot open shared object file";
+        assert_eq!(missing_file(gone), "liba.so is missing");
         let old = "/onnxruntime_src/cuda_call.cc:146 onnxruntime::CudaCall() CUDA failure 35: CUDA driver version is \
                    insufficient for CUDA runtime version ; GPU=-1 ; hostname=there ; file=cuda_execution_provider.cc";
         let told = "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version";
