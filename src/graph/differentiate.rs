@@ -69,8 +69,8 @@ pub fn differentiate(
 pub struct Forms {
     /// What depends on the directions and the weights alone: from `<input>_tangent` `[K, *input shape]`.
     pub directions: Model,
-    /// The rest, which takes the outputs of `directions` as inputs of the same names: the model's own output, and
-    /// `<output>_quadratic` `[K, N]`.
+    /// The rest, which takes the outputs of `directions` as inputs of the same names, and the directions themselves where it
+    /// needs them: the model's own output, and `<output>_quadratic` `[K, N]`.
     pub rest: Model,
 }
 
@@ -88,9 +88,10 @@ pub fn quadratic_forms(model: &Model, input: &str, output: &str) -> Result<Optio
         return Ok(None);
     }
     let Some(kept) = forms::kept(&problem.g, seed) else { return Ok(None) };
-    let names = kept.iter().map(|v| (problem.g.value(*v).name.clone(), None)).collect::<Outputs>();
+    let made: Vec<Val> = kept.iter().copied().filter(|v| *v != seed).collect();
+    let names = made.iter().map(|v| (problem.g.value(*v).name.clone(), None)).collect::<Outputs>();
     let whole = (problem.g.outputs.clone(), problem.g.inputs.clone());
-    (problem.g.outputs, problem.g.inputs) = (kept.clone(), vec![seed]);
+    (problem.g.outputs, problem.g.inputs) = (made, vec![seed]);
     let directions = problem.export(&names)?;
     (problem.g.outputs, problem.g.inputs) = whole;
     problem.g.inputs.retain(|v| *v != seed);

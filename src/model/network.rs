@@ -283,11 +283,12 @@ impl Network {
         let times = self.times(fed);
         let given = match seed {
             Seed::Nothing => None,
-            Seed::Tangents(_) if self.directions.is_some() => None,
             Seed::Tangents(z) => {
+                let name = format!("{}_tangent", self.x);
                 let shape = self.shaped(&[z.shape()[0], z.shape()[1]]);
-                let z = z.to_shape(shape.as_slice()).expect("dim numbers per tangent");
-                Some((format!("{}_tangent", self.x), z))
+                // What is made of the directions can take their place.
+                let taken = self.session.input(&name).is_some();
+                taken.then(|| (name, z.to_shape(shape.as_slice()).expect("dim numbers per tangent")))
             }
             Seed::Cotangents(w) => {
                 Some((format!("{}_cotangent", self.output), w.to_shape(rows.as_slice()).expect("dim numbers per row")))

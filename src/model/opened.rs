@@ -472,9 +472,9 @@ impl Model {
             session,
         };
         let seed = derived.and_then(|(mode, _)| match mode {
-            graph::Mode::Jvp => Some(format!("{}_tangent", network.x)),
+            graph::Mode::Jvp | graph::Mode::Forms => Some(format!("{}_tangent", network.x)),
             graph::Mode::Vjp => Some(format!("{}_cotangent", network.output)),
-            graph::Mode::Trace | graph::Mode::Forms => None,
+            graph::Mode::Trace => None,
         });
         network.check(&name, scalar, seed.as_deref())?;
         if let Some(port) = network.time_port() {

@@ -17,6 +17,7 @@ mod metrics;
 mod networks;
 mod oracle;
 mod outputs;
+mod products;
 mod resume;
 mod samplers;
 mod schema;
