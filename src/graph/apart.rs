@@ -1,7 +1,8 @@
 //! Weights apart: a copy of a weight for every way in which products take it.
 //!
 //! A differentiated graph multiplies by one weight both as it is and transposed, and convolves forwards and backwards with
-//! one kernel. OpenVINO 2025.4 keeps the weights that it has packed by their address, and then takes one for the other.
+//! one kernel. OpenVINO 2025.4 then computes something else, as if it found the packed weight of one where it needs the
+//! other's; with a copy for each it does not.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
