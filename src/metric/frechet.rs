@@ -204,13 +204,17 @@ impl Coupling {
     /// Where singular values cannot be found, which happens only for numbers that are not finite.
     pub fn of(g: &Side, r: &Side) -> Result<Coupling, String> {
         let cross = linalg::matmul(g.factor.view(), r.factor.t());
-        let (u, s, v) = linalg::svd(cross.view()).map_err(str::to_owned)?;
+        let (u, s, v) = match linalg::svd_by_eigenvectors(cross.view())? {
+            Some(quickly) => quickly,
+            None => linalg::svd(cross.view())?,
+        };
         // d tr(Σ₁Σ₂)^{1/2}/dΣ₁ = ½ R₂ᵀ V S⁻¹ Vᵀ R₂, and the mirror image for Σ₂.
         let floor = 1e-10 * s.iter().fold(0.0f64, |a, b| a.max(*b));
         let inverse_root = s.mapv(|s| if s > floor { 1.0 / s.sqrt() } else { 0.0 });
         let root =
             |basis: &Array2<f64>, factor: &Array2<f64>| linalg::matmul((basis * &inverse_root).t(), factor.view());
-        let roots = [root(&v, &r.factor), root(&u, &g.factor)];
+        let (first, second) = rayon::join(|| root(&v, &r.factor), || root(&u, &g.factor));
+        let roots = [first, second];
         Ok(Coupling { distance: distance(g, r, s.sum()), gap: &g.mean - &r.mean, roots })
     }
 
