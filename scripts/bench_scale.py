@@ -80,7 +80,7 @@ def features(program, folder, sizes):
                 out[first : first + 1000] = rng.standard_normal((min(1000, n - first), 2048), dtype=np.float32)
             out.flush()
         command = [program, "metrics", "--generated", files[0], "--reference", files[1], "--metric", "frechet", "--quiet"]
-        line("features of 2,048", n, timed(command))
+        line("features of 2,048", n, timed([*command, "--out", folder / f"features-{n}.csv"]))
         for path in files:
             path.unlink()
 
