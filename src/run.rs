@@ -267,8 +267,10 @@ pub fn under(runtime: &Runtime, machine: Machine) -> String {
 
 /// What the numbers were made with.
 fn environment(runtime: &Runtime, machine: Machine) -> Vec<(String, String)> {
-    let placed =
-        runtime.placements().into_iter().map(|p| (format!("nodes of {}", p.short()), p.told(machine.provider)));
+    let placed = runtime
+        .placements()
+        .into_iter()
+        .map(|p| (format!("nodes of {}", p.short_name()), p.describe(machine.provider)));
     let known = [
         ("flowgauge", env!("CARGO_PKG_VERSION").to_owned()),
         ("ONNX Runtime", runtime.library.version.clone()),

@@ -35,7 +35,7 @@ impl Doctor {
         let library = &runtime.library;
         say!("ONNX Runtime {} from {} ({})", library.version, library.path.display(), library.origin);
         for provider in Provider::ALL {
-            say!("provider {}: {}", provider.name(), runtime.standing(provider));
+            say!("provider {}: {}", provider.name(), runtime.availability(provider));
         }
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         say!("processor {}, {threads} threads, {}", processor(), memory());
@@ -76,7 +76,7 @@ impl Doctor {
         for placement in runtime.placements() {
             let graph =
                 placement.graph.strip_prefix(&format!("{}/", folder.path().display())).unwrap_or(&placement.graph);
-            say!("{graph}: {}", placement.told(self.running.provider));
+            say!("{graph}: {}", placement.describe(self.running.provider));
         }
         let worst = values(0)
             .zip(values(1))

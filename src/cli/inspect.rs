@@ -13,7 +13,7 @@ use crate::flow::truncation::Truncation;
 use crate::graph::{self, Mode};
 use crate::model::flow_map::Derivatives;
 use crate::model::library::hex;
-use crate::model::opened::{Also, Model, Options};
+use crate::model::opened::{JacobianOptions, Model, Options};
 use crate::num::key::{Key, Purpose};
 use crate::num::{Batch, Blocks};
 
@@ -81,7 +81,7 @@ impl Inspect {
         say!("\nthe network as it runs");
         findings.iter().for_each(|(what, fine)| say!("  {} {what}", if *fine { "ok    " } else { "FAILED" }));
         for placement in self.running.runtime()?.placements() {
-            say!("  nodes of {}: {}", placement.graph, placement.told(self.running.provider));
+            say!("  nodes of {}: {}", placement.graph, placement.describe(self.running.provider));
         }
         let fine = findings.iter().all(|f| f.1);
         Ok(if fine { Exit::Well } else { Exit::Failed })
@@ -155,7 +155,8 @@ impl Inspect {
         }
         let what = "products with the Jacobian are finite";
         let z = Blocks::ones((1, x.nrows(), x.ncols()));
-        let tangents = self.running.runtime().and_then(|runtime| model.tangents(runtime, options, Also::default()));
+        let tangents =
+            self.running.runtime().and_then(|runtime| model.tangents(runtime, options, JacobianOptions::default()));
         let product = tangents.and_then(|mut tangents| Ok(tangents.quadratic(t, x, &z)?));
         Some(match product {
             Ok(product) => (what.to_owned(), product.iter().all(|v| v.is_finite())),

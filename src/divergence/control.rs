@@ -129,7 +129,7 @@ pub struct Spent {
     /// The same of calls that gave more.
     with_more: (f64, usize),
     /// Seconds of a row of the velocity alone, measured where a path never asks for it.
-    pace: Option<f64>,
+    velocity_seconds: Option<f64>,
     /// Seconds of that measurement.
     pub timing: f64,
     /// Products in them, rows counted: for the divergence that controls, and for estimators.
@@ -144,7 +144,7 @@ impl Spent {
         let products = (self.controlling + self.estimating) as f64;
         let row = match self.alone {
             (alone, asked) if asked > 0 => alone / asked as f64,
-            _ => self.pace.unwrap_or_default(),
+            _ => self.velocity_seconds.unwrap_or_default(),
         };
         let alone = row * rows as f64;
         let more = (seconds - alone).max(0.0);
@@ -154,16 +154,16 @@ impl Spent {
 }
 
 /// Seconds after which the velocity is timed no further.
-const TIMED: f64 = 0.02;
+const TIMING_SECONDS: f64 = 0.02;
 
 impl Controlled<'_, '_> {
     /// Times a few calls of the velocity alone, once for all paths of a worker: what comes along with it is told apart from
     /// it by that.
-    fn pace(&mut self, t: &[f64], x: &Batch) -> Result<(), EvalError> {
-        if self.spent.pace.is_none() {
-            self.spent.pace = lock(self.sources).velocity_seconds;
+    fn time_velocity(&mut self, t: &[f64], x: &Batch) -> Result<(), EvalError> {
+        if self.spent.velocity_seconds.is_none() {
+            self.spent.velocity_seconds = lock(self.sources).velocity_seconds;
         }
-        if self.spent.pace.is_some() || t.is_empty() {
+        if self.spent.velocity_seconds.is_some() || t.is_empty() {
             return Ok(());
         }
         let mut least = f64::INFINITY;
@@ -173,13 +173,13 @@ impl Controlled<'_, '_> {
             let started = Instant::now();
             self.velocity.velocity(t, x)?;
             least = least.min(started.elapsed().as_secs_f64());
-            if began.elapsed().as_secs_f64() > TIMED {
+            if began.elapsed().as_secs_f64() > TIMING_SECONDS {
                 break;
             }
         }
         self.spent.timing += began.elapsed().as_secs_f64();
-        self.spent.pace = Some(least / t.len() as f64);
-        lock(self.sources).velocity_seconds = self.spent.pace;
+        self.spent.velocity_seconds = Some(least / t.len() as f64);
+        lock(self.sources).velocity_seconds = self.spent.velocity_seconds;
         Ok(())
     }
 
@@ -268,7 +268,7 @@ impl VectorField for Controlled<'_, '_> {
 
     fn evaluate(&mut self, sample: &[SampleId], wanted: Wanted, t: &[f64], x: &Batch) -> Result<Evaluation, EvalError> {
         if !matches!(self.control, Control::State) || *self.plan != Plan::Apart {
-            self.pace(t, x)?;
+            self.time_velocity(t, x)?;
         }
         let started = Instant::now();
         let along = wanted == Wanted::Node && *self.plan != Plan::Apart;

@@ -9,7 +9,7 @@ use crate::flow::map as flow_map;
 use crate::likelihood::calibration::{self, Mass, Proposal, Residual};
 use crate::model::card::Direction;
 use crate::model::flow_map::{Derivatives, OnnxMap};
-use crate::model::opened::{Also, Options, Tangents};
+use crate::model::opened::{JacobianOptions, Options, Tangents};
 use crate::num::key::Key;
 use crate::num::{Batch, Blocks, stats};
 use crate::plan::MapWork;
@@ -29,7 +29,7 @@ impl Pool<'_> {
         let options = Options { provider: self.machine.provider, threads: self.machine.threads };
         let derivatives = Derivatives { gradient: false, products: true };
         let map = self.model.flow_map(&work.map, self.runtime, options, derivatives)?;
-        Ok((map, self.model.tangents(self.runtime, options, Also::default())?))
+        Ok((map, self.model.tangents(self.runtime, options, JacobianOptions::default())?))
     }
 
     /// Opens what the identities of a flow map need, and calls everything once with two samples.

@@ -15,7 +15,7 @@ use crate::likelihood::{self, NodeValue, Row, Task};
 use crate::model::card::Direction;
 use crate::model::flow_map::Derivatives;
 use crate::model::onnx::{Provider, Runtime};
-use crate::model::opened::{Also, Model, Options, Velocity};
+use crate::model::opened::{JacobianOptions, Model, Options, Velocity};
 use crate::num::Batch;
 use crate::num::key::{Key, SampleId};
 use crate::progress::Meter;
@@ -67,7 +67,7 @@ pub(super) struct Worker {
     /// Threads inside one call of its networks.
     threads: usize,
     /// What its tangents were opened with.
-    also: Also,
+    jacobian: JacobianOptions,
     /// Flow maps that were opened with their gradients.
     gradients: BTreeSet<String>,
 }
@@ -160,7 +160,7 @@ impl<'a> Pool<'a> {
                     ..Sources::default()
                 },
                 threads,
-                also: Also::default(),
+                jacobian: JacobianOptions::default(),
                 gradients: BTreeSet::new(),
             },
         };
@@ -173,7 +173,7 @@ impl<'a> Pool<'a> {
             let (products, reverse) = estimator.needs_products();
             if products {
                 let trace = estimator.kind() == Kind::OdeExact;
-                self.open_tangents(&mut worker, Also { reverse, trace })?;
+                self.open_tangents(&mut worker, JacobianOptions { reverse, trace })?;
             }
             if let Some(name) = estimator.head().filter(|h| !worker.sources.heads.contains_key(*h)) {
                 let head = self.head(name, &mut worker, options)?;
@@ -195,7 +195,7 @@ impl<'a> Pool<'a> {
             }
         }
         if samplers.iter().any(|s| s.cost(&Setting::of(self.model)).products > 0) {
-            self.open_tangents(&mut worker, Also::default())?;
+            self.open_tangents(&mut worker, JacobianOptions::default())?;
         }
         for used in samplers.iter().filter_map(|s| s.map()) {
             let known = worker.sources.maps.contains_key(used.name);
@@ -212,13 +212,13 @@ impl<'a> Pool<'a> {
     }
 
     /// A worker's Jacobian products with what else is wanted of them, where they are not open yet.
-    fn open_tangents(&self, worker: &mut Worker, also: Also) -> Result<()> {
-        let known = worker.also;
-        let also = Also { reverse: known.reverse || also.reverse, trace: known.trace || also.trace };
-        if worker.sources.tangents.is_none() || also != known {
+    fn open_tangents(&self, worker: &mut Worker, wanted: JacobianOptions) -> Result<()> {
+        let known = worker.jacobian;
+        let wanted = JacobianOptions { reverse: known.reverse || wanted.reverse, trace: known.trace || wanted.trace };
+        if worker.sources.tangents.is_none() || wanted != known {
             let options = Options { provider: self.machine.provider, threads: worker.threads };
-            worker.also = also;
-            worker.sources.tangents = Some(Box::new(self.model.tangents(self.runtime, options, also)?));
+            worker.jacobian = wanted;
+            worker.sources.tangents = Some(Box::new(self.model.tangents(self.runtime, options, wanted)?));
         }
         Ok(())
     }
@@ -249,8 +249,10 @@ impl<'a> Pool<'a> {
         if let Some(tangents) = &mut worker.sources.tangents {
             let z = crate::num::Blocks::ones((2, two.nrows(), two.ncols()));
             tangents.quadratic(&t, &two, &z).with_context(first)?;
+            // Products may come from a graph of their own.
+            tangents.products(&t, &two, &z).with_context(first)?;
             tangents.trace_terms(&t, &two).with_context(first)?;
-            if worker.also.reverse {
+            if worker.jacobian.reverse {
                 tangents.transposed(&t, &two, &z).with_context(first)?;
             }
         }

@@ -120,7 +120,7 @@ impl Extractor {
             None => (session.outputs[0].name.clone(), has("logits").then(|| "logits".to_owned())),
         };
         let (input, shape) = (input.name.clone(), input.shape[1..].to_vec());
-        if session.is_unproven() {
+        if session.awaits_first_call() {
             let sizes =
                 shape.iter().map(|n| usize::try_from(*n).ok().filter(|n| *n > 0)).collect::<Option<Vec<usize>>>();
             // Where nothing tells the sizes, the first samples show where its nodes run.

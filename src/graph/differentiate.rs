@@ -9,11 +9,12 @@ use super::cotangent;
 use super::elem::ElemType;
 use super::emit::text;
 use super::error::{GraphError, Obstacle, Refusal};
-use super::forms;
 use super::ir::{Graph, Val, standardize};
 use super::model::{Dim, Model, Port};
 use super::order;
+use super::output_reduction;
 use super::proto::*;
+use super::quadratic;
 use super::rules;
 use super::size::Size;
 use super::step::Tangent;
@@ -30,7 +31,7 @@ pub enum Mode {
     /// `tr J`: forward mode with all unit vectors, which the graph itself holds.
     Trace,
     /// `vᵀJv` for k tangents at once.
-    Forms,
+    Quadratic,
 }
 
 /// Opsets of the standard domain whose operators the rules know. Those before [`ADDING`] are read as that one, from which
@@ -47,9 +48,8 @@ const ADDING: i64 = 16;
 /// and, where both shapes agree, `<output>_quadratic` `[K, N]`: the sum over each sample of tangent in times tangent
 /// out. `Vjp` adds the input `<output>_cotangent` and the output `<input>_cotangent`. `Trace`, where both shapes agree and
 /// are known, adds the outputs `<output>_trace` `[N]` and `<output>_trace_terms` `[M, N]`, whose sum over the first axis
-/// it is: the diagonal of J, or sums of parts of it where J is block diagonal. `Forms` is `Jvp` without the tangents of the
-/// output. Tangents of half-precision tensors are in
-/// single precision.
+/// it is: the diagonal of J, or sums of parts of it where J is block diagonal. `Quadratic` is `Jvp` without the tangents of
+/// the output. Tangents of half-precision tensors are in single precision.
 pub fn differentiate(
     model: &Model,
     mode: Mode,
@@ -66,7 +66,7 @@ pub fn differentiate(
 }
 
 /// Quadratic forms zᵀJz in two models.
-pub struct Forms {
+pub struct QuadraticForms {
     /// What depends on the directions and the weights alone: from `<input>_tangent` `[K, *input shape]`.
     pub directions: Model,
     /// The rest, which takes the outputs of `directions` as inputs of the same names, and the directions themselves where it
@@ -79,26 +79,26 @@ pub struct Forms {
 ///
 /// # Errors
 /// As [`differentiate`].
-pub fn quadratic_forms(model: &Model, input: &str, output: &str) -> Result<Option<Forms>, GraphError> {
+pub fn quadratic_forms(model: &Model, input: &str, output: &str) -> Result<Option<QuadraticForms>, GraphError> {
     let mut problem = Problem::new(model, Some(input), Some(output))?;
     let x = problem.value("input", input, ElemType::is_float)?;
     let y = problem.value("output", output, |elem| elem.is_float() || elem == ElemType::UNKNOWN)?;
-    let Some(seed) = problem.forms(x, y)? else { return Ok(None) };
+    let Some(seed) = problem.forward_quadratic(x, y)? else { return Ok(None) };
     if !problem.obstacles.is_empty() {
         return Ok(None);
     }
-    let Some(kept) = forms::kept(&problem.g, seed) else { return Ok(None) };
-    let made: Vec<Val> = kept.iter().copied().filter(|v| *v != seed).collect();
+    let Some(hoisted) = quadratic::hoisted(&problem.g, seed) else { return Ok(None) };
+    let made: Vec<Val> = hoisted.iter().copied().filter(|v| *v != seed).collect();
     let names = made.iter().map(|v| (problem.g.value(*v).name.clone(), None)).collect::<Outputs>();
     let whole = (problem.g.outputs.clone(), problem.g.inputs.clone());
     (problem.g.outputs, problem.g.inputs) = (made, vec![seed]);
     let directions = problem.export(&names)?;
     (problem.g.outputs, problem.g.inputs) = whole;
     problem.g.inputs.retain(|v| *v != seed);
-    problem.g.inputs.extend(&kept);
-    problem.g.given = kept.into_iter().collect();
+    problem.g.inputs.extend(&hoisted);
+    problem.g.given = hoisted.into_iter().collect();
     let rest = problem.export(&problem.outputs)?;
-    Ok(Some(Forms { directions, rest }))
+    Ok(Some(QuadraticForms { directions, rest }))
 }
 
 /// Every node that stands in the way of [`differentiate`]; none where it succeeds. What is wrong with the model as a
@@ -150,7 +150,7 @@ impl<'a> Problem<'a> {
             Mode::Jvp => self.forward(x, y)?,
             Mode::Vjp => self.reverse(x, y)?,
             Mode::Trace => self.trace(x, y)?,
-            Mode::Forms => self.forms(x, y).map(drop)?,
+            Mode::Quadratic => self.forward_quadratic(x, y).map(drop)?,
         }
         let model = if self.obstacles.is_empty() { self.export(&self.outputs)? } else { self.written(&self.outputs) };
         Ok(Solved { model, obstacles: self.obstacles })
@@ -208,18 +208,27 @@ impl<'a> Problem<'a> {
         Ok(name)
     }
 
+    /// An input for k directions of the shape of `x`, and their number.
+    fn given_directions(&mut self, x: Val, name: &str) -> (Val, Size) {
+        let k = self.directions();
+        let shape: Vec<Size> = std::iter::once(&k).chain(self.g.shape(x).into_iter().flatten()).cloned().collect();
+        let seed = self.g.add_input(name, self.g.elem(x).tangent(), Some(shape));
+        self.g.mark_linear(seed);
+        (seed, k)
+    }
+
+    /// The whole tangent of `y` for the tangent `seed` of `x`; none where something stands in the way.
+    fn tangent_of(&mut self, x: Val, seed: Val, k: &Size, y: Val) -> Option<Val> {
+        let found = tangent::propagate(&mut self.g, x, seed, k, y);
+        self.meet(found.obstacles);
+        self.output_tangent(y, found.of.get(&y).copied(), k)
+    }
+
     fn forward(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
         let names = [("tangent", &self.input.name), ("tangent", &self.output.name), ("quadratic", &self.output.name)];
         let [seed_name, tangent_name, quadratic_name] = names.map(|(suffix, of)| self.port_name(of, suffix));
-        let k = self.directions();
-        let shape: Vec<Size> = std::iter::once(&k).chain(self.g.shape(x).into_iter().flatten()).cloned().collect();
-        let seed = self.g.add_input(&seed_name?, self.g.elem(x).tangent(), Some(shape));
-        self.g.mark_linear(seed);
-        let found = tangent::propagate(&mut self.g, x, seed, &k, y);
-        self.meet(found.obstacles);
-        let Some(d) = self.output_tangent(y, found.of.get(&y).copied(), &k) else {
-            return Ok(());
-        };
+        let (seed, k) = self.given_directions(x, &seed_name?);
+        let Some(d) = self.tangent_of(x, seed, &k, y) else { return Ok(()) };
         self.add_output(tangent_name?, d);
         if let Some(quadratic) = self.quadratic(seed, d) {
             self.add_output(quadratic_name?, quadratic);
@@ -228,19 +237,15 @@ impl<'a> Problem<'a> {
     }
 
     /// Forward mode of which the quadratic forms alone are kept; the directions' value, or none where there are no forms.
-    fn forms(&mut self, x: Val, y: Val) -> Result<Option<Val>, GraphError> {
+    fn forward_quadratic(&mut self, x: Val, y: Val) -> Result<Option<Val>, GraphError> {
         let names = [("tangent", &self.input.name), ("quadratic", &self.output.name)];
         let [seed_name, quadratic_name] = names.map(|(suffix, of)| self.port_name(of, suffix));
-        let k = self.directions();
-        let shape: Vec<Size> = std::iter::once(&k).chain(self.g.shape(x).into_iter().flatten()).cloned().collect();
-        let seed = self.g.add_input(&seed_name?, self.g.elem(x).tangent(), Some(shape.clone()));
-        self.g.mark_linear(seed);
-        let found = tangent::propagate(&mut self.g, x, seed, &k, y);
-        self.meet(found.obstacles);
-        let Some(d) = self.output_tangent(y, found.of.get(&y).copied(), &k) else { return Ok(None) };
+        let (seed, k) = self.given_directions(x, &seed_name?);
+        let shape = self.g.shape(seed).cloned().unwrap_or_default();
+        let Some(d) = self.tangent_of(x, seed, &k, y) else { return Ok(None) };
         let alike = self.g.elem(seed) == self.g.elem(d) && self.g.shape(d).is_some_and(|out| self.agree(&shape, out));
-        let contracted = if alike { forms::contracted(&mut self.g, d, seed) } else { None };
-        let Some(quadratic) = contracted.or_else(|| self.quadratic(seed, d)) else {
+        let reduced = if alike { output_reduction::reduced(&mut self.g, d, &quadratic::With(seed)) } else { None };
+        let Some(quadratic) = reduced.or_else(|| self.quadratic(seed, d)) else {
             return Err(self.fault(
                 "output",
                 &self.output.name,
@@ -265,14 +270,10 @@ impl<'a> Problem<'a> {
             return Err(self.fault("input", &self.input.name, reason));
         };
         let k = Size::fixed(basis.terms);
-        self.g.repeats = true;
+        self.g.expands_late = true;
         let shape: Vec<Size> = std::iter::once(&k).chain(&state).cloned().collect();
         let seed = self.g.expand(basis.vectors, &shape);
-        let found = tangent::propagate(&mut self.g, x, seed, &k, y);
-        self.meet(found.obstacles);
-        let Some(d) = self.output_tangent(y, found.of.get(&y).copied(), &k) else {
-            return Ok(());
-        };
+        let Some(d) = self.tangent_of(x, seed, &k, y) else { return Ok(()) };
         let terms = trace::diagonal(&mut self.g, d, &basis);
         let terms = self.g.expand(terms, &shape[..2]);
         let trace = self.g.reduce("ReduceSum", terms, &[0], false);
@@ -288,9 +289,7 @@ impl<'a> Problem<'a> {
         let result_name = self.port_name(&self.input.name, "cotangent")?;
         let one = Size::fixed(1);
         let seed = cotangent::seed(&mut self.g, x);
-        let found = tangent::propagate(&mut self.g, x, seed, &one, y);
-        self.meet(found.obstacles);
-        let Some(d) = self.output_tangent(y, found.of.get(&y).copied(), &one) else { return Ok(()) };
+        let Some(d) = self.tangent_of(x, seed, &one, y) else { return Ok(()) };
         let shape = self.g.shape(y).cloned();
         let given = self.g.add_input(&seed_name, self.g.elem(y).tangent(), shape);
         let shape = self.g.shape(x).cloned().unwrap_or_default();

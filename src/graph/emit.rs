@@ -37,7 +37,7 @@ impl Graph {
     }
 
     pub fn op_with(&mut self, op: &str, inputs: &[Val], attributes: Vec<AttributeProto>) -> Val {
-        if let Some(earlier) = self.before_repetition(op, inputs, &attributes) {
+        if let Some(earlier) = self.before_expansion(op, inputs, &attributes) {
             return earlier;
         }
         let inputs: Vec<Option<Val>> = inputs.iter().copied().map(Some).collect();
@@ -169,7 +169,7 @@ impl Graph {
         if let Some(source) = self.reshaped_from(v).filter(|source| self.shape(*source).is_some_and(|s| s == shape)) {
             return source;
         }
-        if let Some(earlier) = self.reshape_before_repetition(v, shape) {
+        if let Some(earlier) = self.reshape_before_expansion(v, shape) {
             return earlier;
         }
         let mut target = shape.to_vec();

@@ -129,7 +129,7 @@ pub struct Graph {
     /// The parts of `d - Σ y ∘ d`, for products that can do without it.
     pub centred: HashMap<Val, Centred>,
     /// Whether tangents that are the same for every row are written out as late as possible.
-    pub repeats: bool,
+    pub expands_late: bool,
     /// Values that whoever runs the graph gives to it, so that what makes them is not exported.
     pub given: HashSet<Val>,
     names: HashMap<String, Val>,
@@ -153,7 +153,7 @@ impl Graph {
             symbols: Symbols::default(),
             origin: None,
             centred: HashMap::new(),
-            repeats: false,
+            expands_late: false,
             given: HashSet::new(),
             names: HashMap::new(),
             taken,

@@ -105,7 +105,7 @@ const SMOOTH_IN: &[(&str, &[usize])] = &[
 ];
 
 /// Operators that say nothing of the numbers in their inputs.
-const OF_SHAPES: &[&str] = &["ConstantOfShape", "Shape", "Size"];
+pub const OF_SHAPES: &[&str] = &["ConstantOfShape", "Shape", "Size"];
 
 impl Model {
     /// The first node through which some inputs reach an output and at which the output's derivative by them may jump:

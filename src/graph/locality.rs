@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::ir::{Graph, Node, Shape, Val};
+use super::kinks::OF_SHAPES;
 use super::rules::{self, Rule};
 use super::size::Size;
 
@@ -15,9 +16,6 @@ const ELEMENTWISE: &[&str] = &["Add", "Div", "Max", "Mean", "Min", "Mul", "PRelu
 
 /// Operators that keep all elements in their order.
 const SAME_ORDER: &[&str] = &["Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
-
-/// Operators that say nothing of the numbers in their inputs.
-const OF_SHAPES: &[&str] = &["ConstantOfShape", "Shape", "Size"];
 
 /// Where an axis of the input lies in a value: how many steps the axes before it make, and its own size. Reshaping
 /// changes neither.

@@ -1,22 +1,25 @@
 //! ONNX graphs as data, and the graphs that also compute Jacobian products.
 //!
 //! [`Model`] reads and writes files; [`differentiate`] derives, from a model `y = f(x)`, a model that computes `y` and
-//! `J·V` for k tangents at once (forward mode), `Vᵀ·J` (reverse mode), or the trace of J. Only operators of the standard domain come
-//! out. This module knows ONNX and nothing else: it runs nothing.
+//! `J·V` for k tangents at once (forward mode), `Vᵀ·J` (reverse mode), or the trace of J. Only operators of the standard
+//! domain come out. This module knows ONNX and nothing else: it runs nothing.
 //!
 //! A file is read (`read`, `inline`, `order`) into a graph (`ir`) whose shapes are inferred as it grows (`shapes`,
 //! `content`, `size`), with some operators replaced by their bodies (`bodies`) and `If` decided where it can be
 //! (`branches`). Forward mode (`tangent`) walks it with one rule per operator (`rules`, `step`); reverse mode
-//! (`cotangent`) transposes what forward mode wrote (`transposes`), so that a rule serves both. The trace (`trace`) is forward mode with
-//! unit vectors that the graph holds, applied before they are repeated for every sample (`repetition`), and fewer of them
-//! where the network leaves axes of the state to themselves (`locality`). Quadratic forms (`forms`) of
-//! directions that stay the same are two graphs: what depends on the directions alone, and the rest.
+//! (`cotangent`) transposes what forward mode wrote (`transposes`), so that a rule serves both.
+//!
+//! The trace (`trace`) is forward mode with unit vectors that the graph holds. They are repeated for every sample as late
+//! as possible (`late_expansion`), and are fewer where an axis of the state is never mixed (`locality`). Quadratic forms
+//! (`quadratic`) of directions that stay the same are two graphs: what depends on the directions alone, and the rest. Of
+//! both the last linear layer is reduced first (`output_reduction`).
+//!
+//! What else is found in a graph: where its derivative can jump (`kinks`), its largest value (`widest`), its coarsest
+//! number format (`precision`). `separate_weights` copies weights for a runtime that confuses them.
 
-mod apart;
 mod bodies;
 mod branches;
 mod check;
-mod coarsest;
 mod content;
 mod cotangent;
 mod differentiate;
@@ -24,18 +27,21 @@ mod elem;
 mod emit;
 mod error;
 mod fixed;
-mod forms;
 mod inline;
 mod ir;
 mod kinks;
+mod late_expansion;
 mod locality;
 mod model;
 mod order;
+mod output_reduction;
+mod precision;
 mod proto;
+mod quadratic;
 mod read;
-mod repetition;
 mod rules;
 mod scaling;
+mod separate_weights;
 mod shapes;
 mod signatures;
 mod size;
@@ -47,7 +53,7 @@ mod trace;
 mod transposes;
 mod widest;
 
-pub use differentiate::{Forms, Mode, differentiate, obstacles, quadratic_forms};
+pub use differentiate::{Mode, QuadraticForms, differentiate, obstacles, quadratic_forms};
 pub use elem::ElemType;
 pub use error::{GraphError, Obstacle};
 pub use fixed::KnownPort;

@@ -11,6 +11,7 @@ use super::error::GraphError;
 use super::ir::{Graph, Val};
 use super::locality;
 use super::model::Model;
+use super::output_reduction::{OutputReduction, reduced};
 use super::proto::TensorProto;
 use super::size::Size;
 
@@ -91,62 +92,34 @@ fn group(shape: &[i64], local: &[bool], place: i64) -> i64 {
 
 /// The terms `[terms, N]` whose sum is the trace, from the tangents `d` `[terms, N, *state]` of the basis.
 pub fn diagonal(g: &mut Graph, d: Val, basis: &Basis) -> Val {
-    if !basis.grouped
-        && g.rank(d) == Some(3)
-        && let Some(terms) = contracted(g, d, basis)
-    {
-        return terms;
+    let by_layers = if basis.grouped { None } else { reduced(g, d, basis) };
+    by_layers.unwrap_or_else(|| basis.of_tangents(g, d))
+}
+
+/// The numbers of the tangents that lie in the direction of their own group, summed.
+impl OutputReduction for Basis {
+    /// Of the last layer's result for direction i only number i is computed.
+    fn of_product(&self, g: &mut Graph, a: Val, weights: Val) -> Val {
+        let turned = g.transpose(weights, &[1, 0]);
+        let columns = g.unsqueeze(turned, &[2]);
+        let product = g.op("MatMul", &[a, columns]);
+        g.squeeze(product, &[2])
     }
-    with_basis(g, d, basis)
-}
 
-/// The numbers of tangents that lie in the direction of their own group, summed.
-fn with_basis(g: &mut Graph, d: Val, basis: &Basis) -> Val {
-    let product = g.mul(d, basis.vectors);
-    let axes: Vec<i64> = (2..g.rank(d).unwrap_or_default() as i64).collect();
-    g.reduce("ReduceSum", product, &axes, false)
-}
-
-/// The same for states of one axis, without the last product of matrices; none where the tangents are made otherwise.
-fn contracted(g: &mut Graph, d: Val, basis: &Basis) -> Option<Val> {
-    let node = g.maker(d)?.clone();
-    let (a, b) = (node.input(0)?, node.input(1));
-    let is_whole = |g: &Graph, v: Val| g.rank(v) == Some(3);
-    let part = |g: &mut Graph, v: Val| contracted(g, v, basis).unwrap_or_else(|| with_basis(g, v, basis));
-    match (node.standard(), b) {
-        ("MatMul", Some(weights)) if is_whole(g, a) && g.rank(weights) == Some(2) => {
-            let turned = g.transpose(weights, &[1, 0]);
-            let columns = g.unsqueeze(turned, &[2]);
-            let product = g.op("MatMul", &[a, columns]);
-            Some(g.squeeze(product, &[2]))
-        }
-        (op @ ("Add" | "Sub"), Some(b)) if is_whole(g, a) && is_whole(g, b) => {
-            let (a, b) = (part(g, a), part(g, b));
-            Some(g.op(op, &[a, b]))
-        }
-        (op @ ("Mul" | "Div"), Some(factor)) if is_whole(g, a) && g.rank(factor) <= Some(2) => {
-            let (terms, factor) = (part(g, a), turned(g, factor)?);
-            Some(g.op(op, &[terms, factor]))
-        }
-        ("Mul", Some(b)) if is_whole(g, b) && g.rank(a) <= Some(2) => {
-            let (terms, factor) = (part(g, b), turned(g, a)?);
-            Some(g.mul(terms, factor))
-        }
-        ("Neg", _) => {
-            let terms = part(g, a);
-            Some(g.neg(terms))
-        }
-        _ => None,
+    fn of_tangents(&self, g: &mut Graph, d: Val) -> Val {
+        let product = g.mul(d, self.vectors);
+        let axes: Vec<i64> = (2..g.rank(d).unwrap_or_default() as i64).collect();
+        g.reduce("ReduceSum", product, &axes, false)
     }
-}
 
-/// A factor of the state `[N, D]`, or with fewer axes, as one of the terms `[D, N]`.
-fn turned(g: &mut Graph, factor: Val) -> Option<Val> {
-    Some(match g.rank(factor)? {
-        0 => factor,
-        1 => g.unsqueeze(factor, &[1]),
-        _ => g.transpose(factor, &[1, 0]),
-    })
+    /// A factor of the state `[N, D]`, or with fewer axes, as one of the terms `[D, N]`.
+    fn of_factor(&self, g: &mut Graph, factor: Val) -> Option<Val> {
+        Some(match g.rank(factor)? {
+            0 => factor,
+            1 => g.unsqueeze(factor, &[1]),
+            _ => g.transpose(factor, &[1, 0]),
+        })
+    }
 }
 
 #[cfg(test)]

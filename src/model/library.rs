@@ -114,7 +114,7 @@ pub fn find_with(named: Option<&Path>, provider: Provider) -> Result<Library> {
         return examine(&path, "ORT_DYLIB_PATH").with_context(|| format!("ORT_DYLIB_PATH={}", path.display()));
     }
     let found = candidates(provider);
-    let (fitting, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|(path, _)| provider.comes_with(path));
+    let (fitting, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|(path, _)| provider.lies_beside(path));
     let package = Package::of(provider);
     let others = if package.is_some() { Vec::new() } else { others };
     for (path, origin) in fitting.into_iter().chain(others) {

@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
 use super::constants::Fixed;
-use super::directions::Directions;
 use super::joint::Memory;
 use super::onnx::{Port, Session};
 use super::ports::{check_shape, find};
+use super::probe_cache::ProbeCache;
 use super::time::{self, Time, is_whole};
 use crate::flow::field::EvalError;
 use crate::flow::path::Curve;
@@ -52,7 +52,7 @@ pub struct Network {
     pub(super) beside: Vec<String>,
     pub(super) memory: Memory,
     /// What makes inputs from directions, where the graph takes those instead of the directions themselves.
-    pub(super) directions: Option<Directions>,
+    pub(super) probe_cache: Option<ProbeCache>,
 }
 
 impl Network {
@@ -75,7 +75,7 @@ impl Network {
         }
         let known = |name: &str| {
             let role = name == self.x || self.time.as_deref() == Some(name);
-            let made = self.directions.iter().flat_map(|d| d.names()).any(|made| made == name);
+            let made = self.probe_cache.iter().flat_map(|d| d.names()).any(|made| made == name);
             role || made || self.constants.iter().any(|c| c.name == name) || seed == Some(name)
         };
         if let Some(other) = self.session.inputs.iter().find(|p| !known(&p.name)) {
@@ -180,7 +180,7 @@ impl Network {
         let t = [0.5 * (self.curve.data_end() + self.curve.prior_end()); 4];
         let (seed, wanted) = match mode {
             None => (Seed::Nothing, vec![self.output.clone()]),
-            Some(graph::Mode::Jvp | graph::Mode::Forms) => {
+            Some(graph::Mode::Jvp | graph::Mode::Quadratic) => {
                 (Seed::Tangents(&z), vec![self.output.clone(), format!("{}_quadratic", self.output)])
             }
             Some(graph::Mode::Vjp) => (Seed::Cotangents(&w), vec![format!("{}_cotangent", self.x)]),
@@ -294,8 +294,8 @@ impl Network {
                 Some((format!("{}_cotangent", self.output), w.to_shape(rows.as_slice()).expect("dim numbers per row")))
             }
         };
-        let ready = match (seed, &mut self.directions) {
-            (Seed::Tangents(z), Some(directions)) => directions.of(z, &self.shape)?,
+        let ready = match (seed, &mut self.probe_cache) {
+            (Seed::Tangents(z), Some(cache)) => cache.inputs_for(z, &self.shape)?,
             _ => Vec::new(),
         };
         let fixed: Vec<ArrayD<f64>> = self.constants.iter().map(|c| c.fed(x.nrows())).collect();

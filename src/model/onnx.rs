@@ -14,7 +14,7 @@ use ort::session::{Session as OrtSession, SessionInputValue};
 use ort::value::{TensorElementType, TensorRef, ValueType};
 
 use super::library::{self, Library};
-use super::placement::{Coarseness, Placement, Profile, gap};
+use super::placement::{Placement, Precision, Profile, gap};
 pub use super::provider::Provider;
 use crate::flow::field::EvalError;
 use crate::{graph, stop};
@@ -54,7 +54,7 @@ impl Runtime {
             return Ok(runtime);
         }
         let library = library::find_with(named, provider)?;
-        provider.set_process_up();
+        provider.prepare_process();
         let environment = ort::init_from(&library.path)
             .map_err(|e| anyhow!("{}: {e}", library.path.display()))?
             .with_telemetry(false)
@@ -74,9 +74,9 @@ impl Runtime {
     }
 
     /// What is to be said of a provider here: whether it is in the library, and what is missing of it.
-    pub fn standing(&self, provider: Provider) -> String {
+    pub fn availability(&self, provider: Provider) -> String {
         if !provider.is_built_in() {
-            return format!("not in this library{}", provider.elsewhere());
+            return format!("not in this library{}", provider.how_to_get());
         }
         let said = self.builder(provider, 1).err();
         match provider.missing(&self.library, said.as_ref().map(|e| e.message())) {
@@ -125,29 +125,36 @@ impl Runtime {
     }
 
     fn open_as(&self, file: &str, source: &Source, provider: Provider, threads: usize) -> Result<Session> {
-        let proof = if provider == Provider::Cpu { None } else { self.proof(file, source, provider, threads)? };
-        let builder = self.builder(provider, threads).and_then(|builder| match &proof {
-            Some(proof) => Ok(builder.with_profiling(proof.profile.prefix())?),
+        let first_call =
+            if provider == Provider::Cpu { None } else { self.first_call_check(file, source, provider, threads)? };
+        let builder = self.builder(provider, threads).and_then(|builder| match &first_call {
+            Some(first_call) => Ok(builder.with_profiling(first_call.profile.prefix())?),
             None => Ok(builder),
         });
-        let apart = if provider.confuses_weights() { source.with_weights_apart(file) } else { None };
+        let apart = if provider.confuses_weights() { source.with_separate_weights(file) } else { None };
         let source = apart.as_deref().map_or(*source, |bytes| Source { bytes: Some(bytes), at: None });
         let mut session =
             Session::new(file, builder.and_then(|b| source.commit(b)).map_err(|e| refused(file, provider, &e))?)?;
-        session.proof = proof;
+        session.first_call = first_call;
         Ok(session)
     }
 
     /// What a first call is to show, where no session of this graph has shown it yet.
-    fn proof(&self, file: &str, source: &Source, provider: Provider, threads: usize) -> Result<Option<Proof>> {
+    fn first_call_check(
+        &self,
+        file: &str,
+        source: &Source,
+        provider: Provider,
+        threads: usize,
+    ) -> Result<Option<FirstCallCheck>> {
         let key = (provider, file.to_owned(), source.hash());
         if self.known.lock().unwrap_or_else(|e| e.into_inner()).contains_key(&key) {
             return Ok(None);
         }
         // What the CPU cannot run is held against nothing.
         let plain = self.builder(Provider::Cpu, threads).and_then(|b| source.commit(b)).ok();
-        let coarseness = Coarseness::of_spacing(source.coarsest_spacing(file));
-        Ok(Some(Proof { key, known: self.known.clone(), profile: Profile::new()?, plain, coarseness }))
+        let precision = Precision::of_spacing(source.coarsest_spacing(file));
+        Ok(Some(FirstCallCheck { key, known: self.known.clone(), profile: Profile::new()?, plain, precision }))
     }
 
     fn builder(&self, provider: Provider, threads: usize) -> ort::Result<SessionBuilder> {
@@ -161,12 +168,12 @@ impl Runtime {
             .with_config_entry("session.qdq_matmulnbits_accuracy_level", "1")?
             // `All` and not `Level3`: libraries before 1.23 refuse the latter.
             .with_optimization_level(GraphOptimizationLevel::All)?;
-        Ok(plain.with_execution_providers(provider.tried(threads))?)
+        Ok(plain.with_execution_providers(provider.execution_providers(threads))?)
     }
 }
 
 fn refused(file: &str, provider: Provider, error: &ort::Error) -> anyhow::Error {
-    let (with, said) = (provider.added(), provider.said(error.message()));
+    let (with, said) = (provider.message_suffix(), provider.own_message(error.message()));
     anyhow!("{file}: ONNX Runtime cannot load it{with}: {said}")
 }
 
@@ -202,9 +209,9 @@ impl Source<'_> {
 
     /// The model with a copy of its weights for every way in which they are taken; nothing where it is as well as it is,
     /// or too large to be looked through.
-    fn with_weights_apart(&self, file: &str) -> Option<Vec<u8>> {
+    fn with_separate_weights(&self, file: &str) -> Option<Vec<u8>> {
         let (Some(bytes), None) = (self.bytes, self.at) else { return None };
-        graph::Model::from_bytes(file, bytes).ok()?.with_weights_apart()?.to_bytes().ok()
+        graph::Model::from_bytes(file, bytes).ok()?.with_separate_weights()?.to_bytes().ok()
     }
 
     /// The spacing of the coarsest numbers in it; single precision's where it cannot be looked through.
@@ -219,18 +226,18 @@ impl Source<'_> {
 }
 
 /// What the first call of a graph on another provider than the CPU is to show.
-struct Proof {
+struct FirstCallCheck {
     key: Key,
     known: Arc<Known>,
     profile: Profile,
     /// The same graph on the CPU, where that can run it.
     plain: Option<OrtSession>,
-    coarseness: Coarseness,
+    precision: Precision,
 }
 
-impl Proof {
+impl FirstCallCheck {
     /// Counts the nodes of the call that gave `found`, and holds its outputs against the CPU's.
-    fn hold(
+    fn run(
         mut self,
         session: &mut OrtSession,
         derivative: &str,
@@ -244,8 +251,8 @@ impl Proof {
         let plain = self.plain.as_mut().and_then(|plain| called(plain, fed, wanted).ok());
         let gap = plain.map(|expected| gap(found, &expected));
         let placement = Placement { graph: format!("{file}{derivative}"), counts, gap };
-        placement.hold(*provider, self.coarseness)?;
-        tracing::debug!(graph = placement.graph, placed = placement.told(*provider), "a graph was placed");
+        placement.check(*provider, self.precision)?;
+        tracing::debug!(graph = placement.graph, placed = placement.describe(*provider), "a graph was placed");
         self.known.lock().unwrap_or_else(|e| e.into_inner()).insert(self.key, placement);
         Ok(())
     }
@@ -279,9 +286,9 @@ pub struct Session {
     pub outputs: Vec<Port>,
     inner: OrtSession,
     /// What its first call is to show, until it has.
-    proof: Option<Proof>,
+    first_call: Option<FirstCallCheck>,
     /// Why its first call was refused.
-    misplaced: Option<String>,
+    rejected: Option<String>,
 }
 
 impl Session {
@@ -290,7 +297,7 @@ impl Session {
             outlets.iter().map(|o| port(o).with_context(|| file.to_owned())).collect()
         };
         let (inputs, outputs) = (ports(inner.inputs())?, ports(inner.outputs())?);
-        Ok(Session { file: file.to_owned(), inputs, outputs, inner, proof: None, misplaced: None })
+        Ok(Session { file: file.to_owned(), inputs, outputs, inner, first_call: None, rejected: None })
     }
 
     /// The input of that name.
@@ -319,7 +326,7 @@ impl Session {
         if stop::asked() {
             return Err(EvalError::Stopped);
         }
-        if let Some(why) = &self.misplaced {
+        if let Some(why) = &self.rejected {
             return Err(EvalError::Missing(why.clone()));
         }
         let mut owned = Vec::with_capacity(feeds.len());
@@ -331,20 +338,20 @@ impl Session {
             owned.iter().map(|(name, fed)| (*name, fed)).chain(ready.iter().copied()).collect();
         let failed = |message: String| EvalError::Runtime { file: self.file.clone(), message };
         let outputs = called(&mut self.inner, &fed, wanted).map_err(failed)?;
-        if let Some(proof) = self.proof.take() {
+        if let Some(first_call) = self.first_call.take() {
             let derivative = derivative(&self.inputs, &self.outputs);
-            let held = proof.hold(&mut self.inner, derivative, &fed, wanted, &outputs);
-            self.misplaced = held.err();
+            let checked = first_call.run(&mut self.inner, derivative, &fed, wanted, &outputs);
+            self.rejected = checked.err();
         }
-        match &self.misplaced {
+        match &self.rejected {
             Some(why) => Err(EvalError::Missing(why.clone())),
             None => Ok(outputs),
         }
     }
 
     /// Whether a first call has still to show where its nodes run.
-    pub fn is_unproven(&self) -> bool {
-        self.proof.is_some()
+    pub fn awaits_first_call(&self) -> bool {
+        self.first_call.is_some()
     }
 }
 
@@ -463,16 +470,19 @@ mod tests {
         let runtime = Runtime::get(None).expect("ONNX Runtime is found or fetched");
         let bytes = include_bytes!("../../models/mixture/denoiser.onnx");
         let source = Source { bytes: Some(bytes), at: None };
-        let proof =
-            runtime.proof("fallen.onnx", &source, Provider::Openvino, 1).expect("a proof").expect("a first one");
+        let first_call = runtime
+            .first_call_check("fallen.onnx", &source, Provider::Openvino, 1)
+            .expect("a check")
+            .expect("a first one");
         // As where a provider's library is listed and cannot be set up: the session has no provider but the CPU's.
-        let builder = runtime.builder(Provider::Cpu, 1).and_then(|b| Ok(b.with_profiling(proof.profile.prefix())?));
+        let builder =
+            runtime.builder(Provider::Cpu, 1).and_then(|b| Ok(b.with_profiling(first_call.profile.prefix())?));
         let mut session = builder
             .and_then(|b| source.commit(b))
             .map(|s| Session::new("fallen.onnx", s))
             .expect("it opens")
             .expect("ports");
-        session.proof = Some(proof);
+        session.first_call = Some(first_call);
         let (x, sigma) = (ArrayD::from_elem(vec![4, 8], 0.3), ArrayD::from_elem(vec![4], 1.0));
         for _ in 0..2 {
             let refused =

@@ -11,7 +11,6 @@ use super::axes::Said;
 use super::card::{self, Card, Head, Parametrization, StateAndTime};
 use super::constants::{Constant, Fixed};
 use super::derived::Derived;
-use super::directions::Directions;
 use super::files::{Content, ModelFile, absent, expected_hash, weights_beside, whole};
 use super::flow_map::DerivedGraphs;
 use super::joint::{JointHead, Memory};
@@ -19,6 +18,7 @@ use super::library::hex;
 use super::network::Network;
 use super::onnx::{Provider, Runtime, Session};
 use super::ports::{find, is_scalar};
+use super::probe_cache::ProbeCache;
 use super::scalar::{Reading, Scalar};
 use super::time::Time;
 use crate::flow::path::Curve;
@@ -47,7 +47,7 @@ const MOST_ROWS: u64 = 128;
 
 /// What is wanted of a network's derivatives beside products with its Jacobian.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Also {
+pub struct JacobianOptions {
     /// Products with the transpose.
     pub reverse: bool,
     /// The exact trace, from a graph of its own.
@@ -226,13 +226,13 @@ impl Model {
     ///
     /// # Errors
     /// Where an operator cannot be differentiated, by its node's name.
-    pub fn tangents(&self, runtime: &Runtime, options: Options, also: Also) -> Result<Tangents> {
+    pub fn tangents(&self, runtime: &Runtime, options: Options, wanted: JacobianOptions) -> Result<Tangents> {
         let open = |mode| self.network("network.file", runtime, options, Some((mode, &self.differentiated(mode)?)));
-        let few = also.trace && self.trace_terms().is_some_and(|terms| terms <= MOST_TERMS);
+        let few = wanted.trace && self.trace_terms().is_some_and(|terms| terms <= MOST_TERMS);
         let derived = Derived {
             tangent: open(graph::Mode::Jvp)?,
             forms: self.open_forms(runtime, options)?,
-            cotangent: also.reverse.then(|| open(graph::Mode::Vjp)).transpose()?,
+            cotangent: wanted.reverse.then(|| open(graph::Mode::Vjp)).transpose()?,
             trace: few.then(|| open(graph::Mode::Trace)).transpose()?,
         };
         Ok(View { network: derived, form: self.form() })
@@ -253,7 +253,8 @@ impl Model {
         let Some([directions, rest]) = self.forms.get_or_init(make) else { return Ok(None) };
         let name = self.name_of(file);
         let session = runtime.open(&name, directions, options.provider, options.threads)?;
-        self.network_with("network.file", runtime, options, Some((graph::Mode::Forms, rest)), Some(session)).map(Some)
+        self.network_with("network.file", runtime, options, Some((graph::Mode::Quadratic, rest)), Some(session))
+            .map(Some)
     }
 
     /// How many directions the exact trace of the network's Jacobian takes: the dimension, or fewer where the graph shows
@@ -270,7 +271,7 @@ impl Model {
             graph::Mode::Vjp => &self.cotangent,
             graph::Mode::Trace => &self.trace,
             // They are made in two parts, by [`Model::open_forms`].
-            graph::Mode::Forms => return self.differentiate(mode).map(Arc::new),
+            graph::Mode::Quadratic => return self.differentiate(mode).map(Arc::new),
         };
         let made = slot.get_or_init(|| self.differentiate(mode).map(Arc::new).map_err(|e| format!("{e:#}")));
         made.clone().map_err(|e| anyhow!("{e}"))
@@ -468,11 +469,11 @@ impl Model {
             curve: self.curve.clone(),
             beside: Vec::new(),
             memory: Memory::default(),
-            directions: directions.map(|made| Directions::new(made, &session)),
+            probe_cache: directions.map(|made| ProbeCache::new(made, &session)),
             session,
         };
         let seed = derived.and_then(|(mode, _)| match mode {
-            graph::Mode::Jvp | graph::Mode::Forms => Some(format!("{}_tangent", network.x)),
+            graph::Mode::Jvp | graph::Mode::Quadratic => Some(format!("{}_tangent", network.x)),
             graph::Mode::Vjp => Some(format!("{}_cotangent", network.output)),
             graph::Mode::Trace => None,
         });

@@ -18,14 +18,14 @@ use super::provider::Provider;
 
 /// How many nodes of one graph ran on each provider, by the runtime's names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counts(BTreeMap<String, usize>);
+pub struct NodeCounts(BTreeMap<String, usize>);
 
 /// What a first call showed of one graph.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Placement {
     /// The graph's file, and which derivative of it.
     pub graph: String,
-    pub counts: Counts,
+    pub counts: NodeCounts,
     /// The largest difference from what the CPU gives, in units of the largest value; none where the CPU cannot run it.
     pub gap: Option<f64>,
 }
@@ -51,13 +51,13 @@ struct Args {
     node_index: serde_json::Value,
 }
 
-impl Counts {
+impl NodeCounts {
     /// Reads a profile: an event for each run of each node's kernel. Copies between memories compute nothing and are not
     /// counted.
     ///
     /// # Errors
     /// Where it is no profile.
-    pub fn of_profile(json: &[u8]) -> Result<Counts> {
+    pub fn of_profile(json: &[u8]) -> Result<NodeCounts> {
         let events: Vec<Event> = serde_json::from_slice(json).context("the runtime's profile")?;
         let computed = |event: &&Event| {
             let node = event.cat == "Node" && event.name.ends_with("_kernel_time") && !event.args.provider.is_empty();
@@ -70,7 +70,7 @@ impl Counts {
         for (_, _, provider) in &nodes {
             *counts.entry((*provider).to_owned()).or_default() += 1;
         }
-        Ok(Counts(counts))
+        Ok(NodeCounts(counts))
     }
 
     /// Nodes on a provider.
@@ -79,7 +79,7 @@ impl Counts {
     }
 
     /// The counts in words, with those of the provider that was asked for and of the CPU also where they are 0.
-    pub fn told(&self, asked: Provider) -> String {
+    pub fn describe(&self, asked: Provider) -> String {
         let mut order = vec![asked.runtime_name(), Provider::Cpu.runtime_name()];
         order.dedup();
         let others = self.0.keys().map(String::as_str).filter(|name| !order.contains(name));
@@ -91,37 +91,37 @@ impl Counts {
 
 impl Placement {
     /// The graph by its file and the folder of that, which stays the same where a model is moved.
-    pub fn short(&self) -> String {
+    pub fn short_name(&self) -> String {
         let names: Vec<&str> = self.graph.rsplit(['/', '\\']).take(2).collect();
         names.into_iter().rev().collect::<Vec<_>>().join("/")
     }
 
     /// The counts and the difference from the CPU in words.
-    pub fn told(&self, asked: Provider) -> String {
+    pub fn describe(&self, asked: Provider) -> String {
         let gap = self.gap.map(|gap| format!("; first call within {gap:.1e} of the CPU's")).unwrap_or_default();
-        format!("{}{gap}", self.counts.told(asked))
+        format!("{}{gap}", self.counts.describe(asked))
     }
 
-    /// Refuses a graph that ran elsewhere than asked, or gave other numbers than `coarseness` explains.
+    /// Refuses a graph that ran elsewhere than asked, or gave other numbers than `precision` explains.
     ///
     /// # Errors
     /// One message with the file, what was asked and what was found.
-    pub fn hold(&self, asked: Provider, coarseness: Coarseness) -> Result<(), String> {
+    pub fn check(&self, asked: Provider, precision: Precision) -> Result<(), String> {
         let (graph, name) = (&self.graph, asked.name());
         if self.counts.on(asked) == 0 {
             return Err(format!(
                 "{graph}: --provider {name}: none of its nodes runs there ({}); expected at least one on {}; either its \
                  library could not be set up, or it takes none of the graph's operators in their number format; \
                  --provider cpu runs it",
-                self.counts.told(asked),
+                self.counts.describe(asked),
                 asked.runtime_name()
             ));
         }
         match self.gap {
-            Some(gap) if gap.is_nan() || gap > coarseness.allowed() => Err(format!(
+            Some(gap) if gap.is_nan() || gap > precision.allowed() => Err(format!(
                 "{graph}: --provider {name}: a first call differs from the CPU's by {gap:.1e} of the largest value, where \
-                 {coarseness} differ by less than {:.0e}; its numbers are not the network's; --provider cpu runs it",
-                coarseness.allowed()
+                 {precision} differ by less than {:.0e}; its numbers are not the network's; --provider cpu runs it",
+                precision.allowed()
             )),
             _ => Ok(()),
         }
@@ -130,39 +130,39 @@ impl Placement {
 
 /// What numbers a graph computes in, and so by how much two providers may differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Coarseness {
+pub enum Precision {
     Double,
     Single,
     /// Half precision, or quantized numbers.
-    Coarse,
+    Reduced,
 }
 
-impl Coarseness {
+impl Precision {
     /// That of a format by the distance from 1 to its next number.
-    pub fn of_spacing(spacing: f64) -> Coarseness {
+    pub fn of_spacing(spacing: f64) -> Precision {
         match spacing {
-            s if s < 1e-12 => Coarseness::Double,
-            s if s < 1e-5 => Coarseness::Single,
-            _ => Coarseness::Coarse,
+            s if s < 1e-12 => Precision::Double,
+            s if s < 1e-5 => Precision::Single,
+            _ => Precision::Reduced,
         }
     }
 
     /// The difference, in units of the largest value, that rounding may make of a first call.
     fn allowed(self) -> f64 {
         match self {
-            Coarseness::Double => 1e-9,
-            Coarseness::Single => 1e-3,
-            Coarseness::Coarse => 5e-2,
+            Precision::Double => 1e-9,
+            Precision::Single => 1e-3,
+            Precision::Reduced => 5e-2,
         }
     }
 }
 
-impl fmt::Display for Coarseness {
+impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
-            Coarseness::Double => "two computations in double precision",
-            Coarseness::Single => "two computations in single precision",
-            Coarseness::Coarse => "two computations with half or quantized numbers",
+            Precision::Double => "two computations in double precision",
+            Precision::Single => "two computations in single precision",
+            Precision::Reduced => "two computations with half or quantized numbers",
         })
     }
 }
@@ -208,9 +208,9 @@ impl Profile {
     }
 
     /// The counts of the file that the runtime wrote, by the name that it gave.
-    pub fn read(self, file: &str) -> Result<Counts> {
+    pub fn read(self, file: &str) -> Result<NodeCounts> {
         let bytes = std::fs::read(file).map_err(|e| anyhow!("{file}: the runtime's profile: {e}"))?;
-        Counts::of_profile(&bytes)
+        NodeCounts::of_profile(&bytes)
     }
 }
 
@@ -232,7 +232,7 @@ mod tests {
     ]"#;
 
     fn placed(profile: &str, gap: Option<f64>) -> Placement {
-        let counts = Counts::of_profile(profile.as_bytes()).expect("a profile");
+        let counts = NodeCounts::of_profile(profile.as_bytes()).expect("a profile");
         Placement { graph: "net.onnx".to_owned(), counts, gap }
     }
 
@@ -240,15 +240,15 @@ mod tests {
     fn nodes_are_counted_once_and_by_provider() {
         let counts = placed(PROFILE, None).counts;
         assert_eq!((counts.on(Provider::Openvino), counts.on(Provider::Cpu), counts.on(Provider::Cuda)), (1, 2, 0));
-        assert_eq!(counts.told(Provider::Openvino), "OpenVINOExecutionProvider: 1, CPUExecutionProvider: 2");
+        assert_eq!(counts.describe(Provider::Openvino), "OpenVINOExecutionProvider: 1, CPUExecutionProvider: 2");
         let told = "TensorrtExecutionProvider: 0, CPUExecutionProvider: 2, OpenVINOExecutionProvider: 1";
-        assert_eq!(counts.told(Provider::Tensorrt), told);
-        assert!(Counts::of_profile(b"no profile").is_err());
+        assert_eq!(counts.describe(Provider::Tensorrt), told);
+        assert!(NodeCounts::of_profile(b"no profile").is_err());
     }
 
     #[test]
     fn a_graph_is_told_without_where_its_model_lies() {
-        let short = |graph: &str| Placement { graph: graph.to_owned(), ..placed("[]", None) }.short();
+        let short = |graph: &str| Placement { graph: graph.to_owned(), ..placed("[]", None) }.short_name();
         assert_eq!(short("/there/models/digits/stad.onnx"), "digits/stad.onnx");
         assert_eq!(
             short("configs/../digits/denoiser.onnx, its Jacobian products"),
@@ -259,37 +259,37 @@ mod tests {
 
     #[test]
     fn a_graph_that_runs_elsewhere_is_refused() {
-        let elsewhere = placed(PROFILE, Some(0.0)).hold(Provider::Cuda, Coarseness::Single).expect_err("elsewhere");
+        let elsewhere = placed(PROFILE, Some(0.0)).check(Provider::Cuda, Precision::Single).expect_err("elsewhere");
         for word in ["net.onnx", "--provider cuda", "CUDAExecutionProvider: 0", "CPUExecutionProvider: 2"] {
             assert!(elsewhere.contains(word), "{elsewhere}");
         }
-        assert_eq!(placed(PROFILE, Some(1e-6)).hold(Provider::Openvino, Coarseness::Single), Ok(()));
-        assert_eq!(placed(PROFILE, None).hold(Provider::Openvino, Coarseness::Single), Ok(()));
-        let empty = placed("[]", None).hold(Provider::Openvino, Coarseness::Single).expect_err("nothing ran");
+        assert_eq!(placed(PROFILE, Some(1e-6)).check(Provider::Openvino, Precision::Single), Ok(()));
+        assert_eq!(placed(PROFILE, None).check(Provider::Openvino, Precision::Single), Ok(()));
+        let empty = placed("[]", None).check(Provider::Openvino, Precision::Single).expect_err("nothing ran");
         assert!(empty.contains("OpenVINOExecutionProvider: 0, CPUExecutionProvider: 0"), "{empty}");
     }
 
     #[test]
     fn other_numbers_than_the_cpus_are_refused_as_far_as_their_format_does_not_explain_them() {
-        for (gap, coarseness, fine) in [
-            (1e-6, Coarseness::Single, true),
-            (5e-3, Coarseness::Single, false),
-            (5e-3, Coarseness::Coarse, true),
-            (0.7, Coarseness::Coarse, false),
-            (1e-7, Coarseness::Double, false),
-            (f64::NAN, Coarseness::Coarse, false),
+        for (gap, precision, fine) in [
+            (1e-6, Precision::Single, true),
+            (5e-3, Precision::Single, false),
+            (5e-3, Precision::Reduced, true),
+            (0.7, Precision::Reduced, false),
+            (1e-7, Precision::Double, false),
+            (f64::NAN, Precision::Reduced, false),
         ] {
-            let held = placed(PROFILE, Some(gap)).hold(Provider::Openvino, coarseness);
-            assert_eq!(held.is_ok(), fine, "{gap} {coarseness:?}: {held:?}");
+            let held = placed(PROFILE, Some(gap)).check(Provider::Openvino, precision);
+            assert_eq!(held.is_ok(), fine, "{gap} {precision:?}: {held:?}");
         }
     }
 
     #[test]
     fn formats_are_told_by_their_spacing() {
-        let of = |bits| Coarseness::of_spacing(f64::powi(0.5, bits));
+        let of = |bits| Precision::of_spacing(f64::powi(0.5, bits));
         assert_eq!(
             [52, 23, 10, 7].map(of),
-            [Coarseness::Double, Coarseness::Single, Coarseness::Coarse, Coarseness::Coarse]
+            [Precision::Double, Precision::Single, Precision::Reduced, Precision::Reduced]
         );
     }
 

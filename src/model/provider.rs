@@ -79,7 +79,7 @@ impl Provider {
     }
 
     /// Whether the runtime at `library` comes with this provider: every other than the CPU's lies in a file beside it.
-    pub fn comes_with(self, library: &Path) -> bool {
+    pub fn lies_beside(self, library: &Path) -> bool {
         self == Provider::Cpu || self.file(library).is_file()
     }
 
@@ -95,7 +95,7 @@ impl Provider {
     }
 
     /// What a session tries in turn for its nodes, before the CPU; each must register, or opening fails.
-    pub(super) fn tried(self, threads: usize) -> Vec<ExecutionProviderDispatch> {
+    pub(super) fn execution_providers(self, threads: usize) -> Vec<ExecutionProviderDispatch> {
         let tried = match self {
             Provider::Cpu => vec![],
             Provider::Openvino => vec![openvino(threads)],
@@ -107,12 +107,12 @@ impl Provider {
     }
 
     /// What it adds to a message about ONNX Runtime.
-    pub(super) fn added(self) -> String {
+    pub(super) fn message_suffix(self) -> String {
         if self == Provider::Cpu { String::new() } else { format!(" with --provider {}", self.name()) }
     }
 
     /// What it says itself in a message of the runtime, without the places in the source that the message went through.
-    pub(super) fn said(self, message: &str) -> &str {
+    pub(super) fn own_message(self, message: &str) -> &str {
         let own = if self == Provider::Openvino { message.rsplit("[OpenVINO-EP] ").next() } else { None };
         own.unwrap_or(message).trim()
     }
@@ -123,7 +123,7 @@ impl Provider {
     }
 
     /// What must hold in the process before the runtime is loaded for this provider.
-    pub(super) fn set_process_up(self) {
+    pub(super) fn prepare_process(self) {
         if self != Provider::Tensorrt {
             return;
         }
@@ -186,7 +186,7 @@ impl Provider {
     }
 
     /// How a library is had that has it.
-    pub(super) fn elsewhere(self) -> &'static str {
+    pub(super) fn how_to_get(self) -> &'static str {
         match self {
             Provider::Openvino => "; --provider openvino fetches one that has it",
             _ => "",
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn what_a_session_tries_is_what_was_asked_for_first() {
         for provider in Provider::ALL {
-            let tried: Vec<&str> = provider.tried(2).iter().map(|ep| ep.name()).collect();
+            let tried: Vec<&str> = provider.execution_providers(2).iter().map(|ep| ep.name()).collect();
             assert_eq!(tried.first().copied().unwrap_or(ep::CPU::NAME), provider.runtime_name());
         }
     }
@@ -307,11 +307,11 @@ mod tests {
     fn a_provider_lies_beside_its_runtime() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let runtime = folder.path().join("libonnxruntime.so.1.24.1");
-        assert!(Provider::Cpu.comes_with(&runtime) && !Provider::Openvino.comes_with(&runtime));
+        assert!(Provider::Cpu.lies_beside(&runtime) && !Provider::Openvino.lies_beside(&runtime));
         let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
         std::fs::write(folder.path().join(format!("{prefix}onnxruntime_providers_openvino{suffix}")), b"")
             .expect("written");
-        assert!(Provider::Openvino.comes_with(&runtime) && !Provider::Cuda.comes_with(&runtime));
+        assert!(Provider::Openvino.lies_beside(&runtime) && !Provider::Cuda.lies_beside(&runtime));
     }
 
     /// Errors as ONNX Runtime 1.31.1 and 1.24.1 give them.
@@ -342,10 +342,10 @@ mod tests {
                        following ONNX operations: Attention\n\n";
         let said =
             "Exception while Reading network: OpenVINO does not support the following ONNX operations: Attention";
-        assert_eq!(Provider::Openvino.said(message), said);
-        assert_eq!(Provider::Cpu.said(message), message.trim());
+        assert_eq!(Provider::Openvino.own_message(message), said);
+        assert_eq!(Provider::Cpu.own_message(message), message.trim());
         assert_eq!(
-            (Provider::Cpu.added(), Provider::Cuda.added()),
+            (Provider::Cpu.message_suffix(), Provider::Cuda.message_suffix()),
             (String::new(), " with --provider cuda".to_owned())
         );
     }

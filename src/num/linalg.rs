@@ -158,7 +158,7 @@ pub fn matmul(a: ArrayView2<f64>, b: ArrayView2<f64>) -> Array2<f64> {
     let mut c = Mat::<f64>::zeros(a.nrows(), b.ncols());
     let (a, b) = (view(&a), view(&b));
     let large = a.nrows() * b.ncols() >= 1 << 18;
-    let parts = if large { divided() } else { Par::Seq };
+    let parts = if large { fixed_parallelism() } else { Par::Seq };
     faer::linalg::matmul::matmul(c.as_mut(), faer::Accum::Replace, a, b, 1.0, parts);
     to_ndarray(c.as_ref())
 }
@@ -171,13 +171,13 @@ fn view<'a>(a: &'a ArrayView2<f64>) -> MatRef<'a, f64> {
 
 /// A copy in columns, for a routine that takes a matrix apart.
 fn to_faer(a: ArrayView2<f64>) -> Mat<f64> {
-    static DIVIDED: Once = Once::new();
-    DIVIDED.call_once(|| faer::set_global_parallelism(divided()));
+    static SET: Once = Once::new();
+    SET.call_once(|| faer::set_global_parallelism(fixed_parallelism()));
     view(&a).to_owned()
 }
 
 /// Large matrices are worked on in four parts, whatever the number of threads: the digits are the same for any.
-fn divided() -> Par {
+fn fixed_parallelism() -> Par {
     Par::rayon(4)
 }
 

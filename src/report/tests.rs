@@ -387,7 +387,7 @@ fn of_many_solvers_the_first_have_figures_and_the_page_says_so() {
     }
     let report = report(&all, &facts(plain)).expect("a report");
     let of_kind = names(&report).into_iter().filter(|name| name.starts_with("divergence-")).count();
-    assert_eq!(of_kind, crate::report::view::PICTURED);
+    assert_eq!(of_kind, crate::report::view::GROUPS_WITH_FIGURES);
     assert!(report.html.contains("the first 24 of 30 combinations of data and solver"));
 }
 

@@ -11,7 +11,7 @@ use crate::rows::{Sample, Summary, Tables};
 const NAME: usize = 32;
 
 /// Groups of a model that have figures of their own.
-pub const PICTURED: usize = 24;
+pub const GROUPS_WITH_FIGURES: usize = 24;
 
 /// Tables and facts with what is derived from them once.
 pub struct View<'a> {
@@ -61,21 +61,21 @@ impl<'a> View<'a> {
         view
     }
 
-    /// Groups that have figures of their own: the first [`PICTURED`] of each model.
-    pub fn pictured(&self) -> impl Iterator<Item = &Group<'a>> {
+    /// Groups that have figures of their own: the first [`GROUPS_WITH_FIGURES`] of each model.
+    pub fn groups_with_figures(&self) -> impl Iterator<Item = &Group<'a>> {
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
         self.groups.iter().filter(move |group| {
             let before = seen.entry(group.model).or_default();
             *before += 1;
-            *before <= PICTURED
+            *before <= GROUPS_WITH_FIGURES
         })
     }
 
     /// What the page says where a model has more groups than that.
-    pub fn left_out(&self, model: &str) -> Option<String> {
+    pub fn figures_note(&self, model: &str) -> Option<String> {
         let all = self.groups.iter().filter(|group| group.model == model).count();
-        (all > PICTURED).then(|| {
-            format!("Figures are drawn of the first {PICTURED} of {all} combinations of data and solver; the tables hold all.")
+        (all > GROUPS_WITH_FIGURES).then(|| {
+            format!("Figures are drawn of the first {GROUPS_WITH_FIGURES} of {all} combinations of data and solver; the tables hold all.")
         })
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use flowgauge::flow::field::{Linearized, VectorField};
 use flowgauge::model::onnx::{Provider, Runtime, Session};
-use flowgauge::model::opened::{Also, Model, Options};
+use flowgauge::model::opened::{JacobianOptions, Model, Options};
 use flowgauge::num::key::{Key, Purpose};
 use flowgauge::num::{Batch, Blocks};
 use ndarray::{ArrayD, IxDyn};
@@ -54,7 +54,7 @@ fn is_differentiated(model: &Model, x: &Batch) {
     let z = Key { seed: 4 }.normal(Purpose::Check, 0, 0, x.len());
     let z = Blocks::from_shape_vec((1, x.nrows(), x.ncols()), z.to_vec()).expect("as many");
     let products = model
-        .tangents(runtime(), OPTIONS, Also::default())
+        .tangents(runtime(), OPTIONS, JacobianOptions::default())
         .expect("differentiable")
         .products(&t, x, &z)
         .expect("products");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use flowgauge::flow::field::Linearized;
 use flowgauge::model::onnx::{Provider, Runtime};
-use flowgauge::model::opened::{Also, Model, Options};
+use flowgauge::model::opened::{JacobianOptions, Model, Options};
 use flowgauge::num::key::{Key, Purpose};
 use flowgauge::num::{Batch, Blocks};
 use ndarray::{Array2, Axis};
@@ -32,7 +32,8 @@ fn forms_and_traces_are_those_of_the_products() {
     for name in ["digits", "moons", "mixture"] {
         let model = model(name);
         let runtime = Runtime::get(None).expect("ONNX Runtime is found or fetched");
-        let mut tangents = model.tangents(runtime, OPTIONS, Also { reverse: false, trace: true }).expect(name);
+        let mut tangents =
+            model.tangents(runtime, OPTIONS, JacobianOptions { reverse: false, trace: true }).expect(name);
         let (rows, dim) = (6, model.dim());
         let middle = model.curve.time_of_ratio(1.0);
         let t: Vec<f64> = (0..rows).map(|i| middle * (1.0 + 0.01 * i as f64)).collect();

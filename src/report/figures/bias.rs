@@ -9,7 +9,7 @@ use crate::report::view::{Group, View, title};
 use crate::rows::Summary;
 
 pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
-    view.pictured().filter(|group| !group.elsewhere).filter_map(|group| of(view, group)).collect()
+    view.groups_with_figures().filter(|group| !group.elsewhere).filter_map(|group| of(view, group)).collect()
 }
 
 fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {

@@ -12,7 +12,7 @@ use crate::rows::Budget;
 pub const COMPONENTS: [&str; 5] = ["data", "probe", "solver", "dequantization", "numeric"];
 
 pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
-    view.pictured().filter_map(|group| of(view, group)).collect()
+    view.groups_with_figures().filter_map(|group| of(view, group)).collect()
 }
 
 fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {

@@ -13,7 +13,7 @@ use crate::rows::Profile;
 type Curve = Vec<(f64, f64)>;
 
 pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
-    view.pictured().filter_map(|group| of(view, group)).collect()
+    view.groups_with_figures().filter_map(|group| of(view, group)).collect()
 }
 
 /// One estimator's curves, by sample.

@@ -10,7 +10,7 @@ use crate::report::view::{Group, View, title};
 use crate::rows::{Frontier, Summary};
 
 pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
-    view.pictured().filter(|group| !group.elsewhere).filter_map(|group| of(view, group)).collect()
+    view.groups_with_figures().filter(|group| !group.elsewhere).filter_map(|group| of(view, group)).collect()
 }
 
 /// One way to count what a sample costs.

@@ -7,7 +7,7 @@ use crate::report::view::{Group, View, title};
 use crate::rows::Sample;
 
 pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
-    view.pictured().filter_map(|group| of(view, group)).collect()
+    view.groups_with_figures().filter_map(|group| of(view, group)).collect()
 }
 
 fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {

@@ -15,7 +15,7 @@ const PER_PANEL: usize = 2000;
 const PER_FIGURE: usize = 9000;
 
 pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
-    view.pictured().filter_map(|group| of(view, group)).collect()
+    view.groups_with_figures().filter_map(|group| of(view, group)).collect()
 }
 
 fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {

@@ -113,7 +113,7 @@ fn models(view: &View, figures: &[(&str, Figure)]) -> Markup {
                 (comparison::tables(view, model))
                 (results::tables(view, model))
                 (results::gaps(view, model))
-                @if let Some(sentence) = view.left_out(model) {
+                @if let Some(sentence) = view.figures_note(model) {
                     p { (sentence) }
                 }
                 @for (_, figure) in figures.iter().filter(|(of, _)| of == model) {

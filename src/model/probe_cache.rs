@@ -12,7 +12,7 @@ use crate::num::Blocks;
 const MOST: usize = 1 << 23;
 
 /// The first layer applied to directions, and whatever else a graph takes of them instead of themselves.
-pub struct Directions {
+pub struct ProbeCache {
     session: Session,
     /// The session's input.
     given: String,
@@ -28,13 +28,13 @@ struct Known {
     numbers: usize,
 }
 
-impl Directions {
+impl ProbeCache {
     /// From the graph that makes them, for the graph `of` that takes them.
-    pub fn new(session: Session, of: &Session) -> Directions {
+    pub fn new(session: Session, of: &Session) -> ProbeCache {
         let given = session.inputs.first().map(|port| port.name.clone()).unwrap_or_default();
         let format = |name: &String| of.input(name).map_or(Format::F32, |port| port.format);
         let made = session.outputs.iter().map(|port| (port.name.clone(), format(&port.name))).collect();
-        Directions { session, given, made, known: VecDeque::new() }
+        ProbeCache { session, given, made, known: VecDeque::new() }
     }
 
     /// The names of what it makes.
@@ -47,7 +47,7 @@ impl Directions {
     ///
     /// # Errors
     /// As [`Session::run`].
-    pub fn of(&mut self, z: &Blocks, shape: &[usize]) -> Result<Vec<(&str, &Fed)>, EvalError> {
+    pub fn inputs_for(&mut self, z: &Blocks, shape: &[usize]) -> Result<Vec<(&str, &Fed)>, EvalError> {
         match self.known.iter().position(|known| known.z == z) {
             Some(place) => {
                 let known = self.known.remove(place).expect("its place was just found");

@@ -6,62 +6,41 @@
 use std::collections::HashSet;
 
 use super::ir::{Graph, Val};
+use super::output_reduction::OutputReduction;
 
 /// Numbers that may be kept for a direction of one sample, as a multiple of the state's.
 const MOST: i64 = 64;
 
-/// zᵀd for each row and direction `[k, N]`, of tangents `d` and directions `z` `[k, N, D]`: the last linear layer is
-/// applied to z instead of the tangents. None where the tangents are made otherwise.
-pub fn contracted(g: &mut Graph, d: Val, z: Val) -> Option<Val> {
-    let whole = |g: &Graph, v: Val| g.rank(v) == Some(3);
-    if !whole(g, d) {
-        return None;
-    }
-    let node = g.maker(d)?.clone();
-    let (a, b) = (node.input(0)?, node.input(1));
-    let part = |g: &mut Graph, v: Val| {
-        contracted(g, v, z).unwrap_or_else(|| {
-            let product = g.mul(v, z);
-            g.reduce("ReduceSum", product, &[2], false)
-        })
-    };
-    match (node.standard(), b) {
-        ("MatMul", Some(weights)) if whole(g, a) && g.rank(weights) == Some(2) => {
-            let turned = g.transpose(weights, &[1, 0]);
-            let back = g.op("MatMul", &[z, turned]);
-            let product = g.mul(a, back);
-            Some(g.reduce("ReduceSum", product, &[2], false))
-        }
-        (op @ ("Add" | "Sub"), Some(b)) if whole(g, a) && whole(g, b) => {
-            let (a, b) = (part(g, a), part(g, b));
-            Some(g.op(op, &[a, b]))
-        }
-        (op @ ("Mul" | "Div"), Some(factor)) if whole(g, a) => {
-            let factor = number_of_a_row(g, factor)?;
-            let forms = part(g, a);
-            Some(g.op(op, &[forms, factor]))
-        }
-        ("Neg", _) => {
-            let forms = part(g, a);
-            Some(g.neg(forms))
-        }
-        _ => None,
-    }
-}
+/// The sums zᵀd with directions `z` `[k, N, D]`: the last linear layer is applied to z instead of the tangents.
+pub struct With(pub Val);
 
-/// A factor `[N, 1]`, or a single number, as one of the forms `[k, N]`.
-fn number_of_a_row(g: &mut Graph, factor: Val) -> Option<Val> {
-    let shape = g.shape(factor)?.clone();
-    match shape.last() {
-        None => Some(factor),
-        Some(last) if shape.len() == 2 && last.is(1) => Some(g.squeeze(factor, &[1])),
-        _ => None,
+impl OutputReduction for With {
+    fn of_product(&self, g: &mut Graph, a: Val, weights: Val) -> Val {
+        let turned = g.transpose(weights, &[1, 0]);
+        let back = g.op("MatMul", &[self.0, turned]);
+        let product = g.mul(a, back);
+        g.reduce("ReduceSum", product, &[2], false)
+    }
+
+    fn of_tangents(&self, g: &mut Graph, d: Val) -> Val {
+        let product = g.mul(d, self.0);
+        g.reduce("ReduceSum", product, &[2], false)
+    }
+
+    /// A factor `[N, 1]` or a single number; with others the last layer would have to be applied anew at every point.
+    fn of_factor(&self, g: &mut Graph, factor: Val) -> Option<Val> {
+        let shape = g.shape(factor)?.clone();
+        match shape.last() {
+            None => Some(factor),
+            Some(last) if shape.len() == 2 && last.is(1) => Some(g.squeeze(factor, &[1])),
+            _ => None,
+        }
     }
 }
 
 /// The values that depend on `seed` and constants alone and that the rest of the graph needs, the seed among them where it
 /// does; none where they hold no product of matrices or are too many numbers to be kept.
-pub fn kept(g: &Graph, seed: Val) -> Option<Vec<Val>> {
+pub fn hoisted(g: &Graph, seed: Val) -> Option<Vec<Val>> {
     let mut own: HashSet<Val> = HashSet::from([seed]);
     let mut fixed: HashSet<Val> = HashSet::new();
     let mut products = false;

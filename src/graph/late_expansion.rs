@@ -15,37 +15,37 @@ const ROWS: usize = 1;
 
 /// A tangent before it was repeated along the rows.
 #[derive(Clone, Copy)]
-struct Repeated {
+struct Expanded {
     source: Val,
     whole: Val,
 }
 
 impl Graph {
     /// An operator in front of the repetition of its operands, or none where it has to come behind.
-    pub(super) fn before_repetition(&mut self, op: &str, inputs: &[Val], attributes: &[AttributeProto]) -> Option<Val> {
-        if !self.repeats {
+    pub(super) fn before_expansion(&mut self, op: &str, inputs: &[Val], attributes: &[AttributeProto]) -> Option<Val> {
+        if !self.expands_late {
             return None;
         }
         match (op, inputs) {
             ("Add" | "Sub" | "Mul" | "Div", [a, b]) => self.elementwise_before(op, *a, *b),
             ("MatMul", [a, weights]) if self.rank(*weights) == Some(2) => {
-                let Repeated { source, whole } = self.repeated(*a).filter(|r| self.rank(r.whole) > Some(2))?;
+                let Expanded { source, whole } = self.expanded(*a).filter(|r| self.rank(r.whole) > Some(2))?;
                 let product = self.op(op, &[source, *weights]);
-                self.repeat(product, whole)
+                self.expand_rows(product, whole)
             }
             ("Neg" | "Cast" | "Identity", [a]) => {
-                let Repeated { source, whole } = self.repeated(*a)?;
+                let Expanded { source, whole } = self.expanded(*a)?;
                 let result = self.op_with(op, &[source], attributes.to_vec());
-                self.repeat(result, whole)
+                self.expand_rows(result, whole)
             }
             ("Transpose", [a]) => {
-                let Repeated { source, whole } = self.repeated(*a)?;
+                let Expanded { source, whole } = self.expanded(*a)?;
                 let perm = &attributes.iter().find(|a| a.name() == "perm")?.ints;
                 if !perm.starts_with(&[0, ROWS as i64]) {
                     return None;
                 }
                 let turned = self.op_with(op, &[source], attributes.to_vec());
-                self.repeat(turned, whole)
+                self.expand_rows(turned, whole)
             }
             ("Concat", parts) => self.concat_before(parts, attributes),
             _ => None,
@@ -53,26 +53,26 @@ impl Graph {
     }
 
     /// A reshaped tangent, where it keeps its rows.
-    pub(super) fn reshape_before_repetition(&mut self, v: Val, shape: &[Size]) -> Option<Val> {
-        let Repeated { source, whole } = self.repeated(v).filter(|_| self.repeats)?;
+    pub(super) fn reshape_before_expansion(&mut self, v: Val, shape: &[Size]) -> Option<Val> {
+        let Expanded { source, whole } = self.expanded(v).filter(|_| self.expands_late)?;
         let kept = shape.len() > ROWS && self.shape(whole)?[..=ROWS] == shape[..=ROWS];
         let mut narrow = shape.to_vec();
         *narrow.get_mut(ROWS).filter(|_| kept)? = Size::fixed(1);
         let reshaped = self.reshape(source, &narrow);
-        self.repeat(reshaped, whole)
+        self.expand_rows(reshaped, whole)
     }
 
     /// What a value was before an `Expand` that repeats it along the rows and nowhere else.
-    fn repeated(&self, whole: Val) -> Option<Repeated> {
+    fn expanded(&self, whole: Val) -> Option<Expanded> {
         let source = self.maker(whole).filter(|node| node.standard() == "Expand")?.input(0)?;
         let (narrow, wide) = (self.shape(source)?, self.shape(whole)?);
         let rows = narrow.len() == wide.len() && narrow.get(ROWS)?.is(1) && !wide[ROWS].is(1);
         let others = narrow.iter().zip(wide).enumerate().all(|(axis, (n, w))| axis == ROWS || n == w);
-        (rows && others).then_some(Repeated { source, whole })
+        (rows && others).then_some(Expanded { source, whole })
     }
 
     /// A value with one row, repeated as often as `like` has rows.
-    fn repeat(&mut self, v: Val, like: Val) -> Option<Val> {
+    fn expand_rows(&mut self, v: Val, like: Val) -> Option<Val> {
         let rows = self.shape(like)?[ROWS].clone();
         let mut shape: Shape = self.shape(v)?.clone();
         *shape.get_mut(ROWS)? = rows;
@@ -80,10 +80,10 @@ impl Graph {
     }
 
     fn elementwise_before(&mut self, op: &str, a: Val, b: Val) -> Option<Val> {
-        match (self.repeated(a), self.repeated(b)) {
+        match (self.expanded(a), self.expanded(b)) {
             (Some(one), Some(other)) if self.shape(one.whole)?[ROWS] == self.shape(other.whole)?[ROWS] => {
                 let result = self.op(op, &[one.source, other.source]);
-                self.repeat(result, one.whole)
+                self.expand_rows(result, one.whole)
             }
             (Some(one), None) => self.with_other(one, b, |g, source| g.op(op, &[source, b])),
             (None, Some(other)) => self.with_other(other, a, |g, source| g.op(op, &[a, source])),
@@ -94,36 +94,36 @@ impl Graph {
     /// An elementwise operator of a repeated tangent and another operand, which has the rows itself or has none.
     fn with_other(
         &mut self,
-        repeated: Repeated,
+        expanded: Expanded,
         other: Val,
         apply: impl FnOnce(&mut Graph, Val) -> Val,
     ) -> Option<Val> {
-        let (rank, shape) = (self.rank(repeated.whole)?, self.shape(other)?);
+        let (rank, shape) = (self.rank(expanded.whole)?, self.shape(other)?);
         let missing = rank.checked_sub(shape.len())?;
         let rows = ROWS.checked_sub(missing).map_or_else(|| Size::fixed(1), |axis| shape[axis].clone());
         if rows.is(1) {
-            let result = apply(self, repeated.source);
-            return self.repeat(result, repeated.whole);
+            let result = apply(self, expanded.source);
+            return self.expand_rows(result, expanded.whole);
         }
-        (rows == self.shape(repeated.whole)?[ROWS]).then(|| apply(self, repeated.source))
+        (rows == self.shape(expanded.whole)?[ROWS]).then(|| apply(self, expanded.source))
     }
 
     /// Parts along another axis than the rows, of which each is repeated or zero.
     fn concat_before(&mut self, parts: &[Val], attributes: &[AttributeProto]) -> Option<Val> {
-        let like = parts.iter().find_map(|part| self.repeated(*part))?.whole;
+        let like = parts.iter().find_map(|part| self.expanded(*part))?.whole;
         let (rank, axis) = (self.rank(like)? as i64, attributes.iter().find(|a| a.name() == "axis")?.i());
         if axis.rem_euclid(rank) == ROWS as i64 {
             return None;
         }
         let mut sources = Vec::new();
         for part in parts {
-            sources.push(match self.repeated(*part) {
-                Some(repeated) => repeated.source,
+            sources.push(match self.expanded(*part) {
+                Some(expanded) => expanded.source,
                 None => self.narrow_zeros(*part)?,
             });
         }
         let joined = self.op_with("Concat", &sources, attributes.to_vec());
-        self.repeat(joined, like)
+        self.expand_rows(joined, like)
     }
 
     /// One row of what is one number everywhere.

@@ -1,4 +1,4 @@
-//! Weights apart: a copy of a weight for every way in which products take it.
+//! Separate weights: a copy of a weight for every way in which products take it.
 //!
 //! A differentiated graph multiplies by one weight both as it is and transposed, and convolves forwards and backwards with
 //! one kernel. OpenVINO 2025.4 then computes something else, as if it found the packed weight of one where it needs the
@@ -18,7 +18,7 @@ type Way = (String, usize, Vec<i64>);
 
 impl Model {
     /// The model with every weight that products take in several ways copied for each, or `None` where there is none such.
-    pub fn with_weights_apart(&self) -> Option<Model> {
+    pub fn with_separate_weights(&self) -> Option<Model> {
         let graph = self.graph();
         let fed: HashSet<&str> = graph.input.iter().map(|input| input.name()).collect();
         let stored: HashMap<&str, &TensorProto> = (graph.initializer.iter())
@@ -49,7 +49,7 @@ impl Model {
         let mut names: HashMap<(&str, &Way), String> = HashMap::new();
         for (name, ways) in &ways {
             for (number, way) in ways.iter().enumerate().skip(1) {
-                let plain = format!("{name}_apart_{number}");
+                let plain = format!("{name}_copy_{number}");
                 let free = std::iter::successors(Some(plain), |last| Some(format!("{last}_")))
                     .find(|n| !taken.contains(n.as_str()));
                 names.insert((name, way), free.unwrap_or_default());
@@ -86,10 +86,10 @@ mod tests {
     use crate::graph::emit::int;
     use crate::graph::testing::{bytes, floats, graph, node};
 
-    fn apart(nodes: Vec<NodeProto>) -> Option<Model> {
+    fn separated(nodes: Vec<NodeProto>) -> Option<Model> {
         let weights = vec![floats("w", &[3, 3], &[0.1; 9])];
         let made = bytes(graph(&["x: N 3"], &["y: N 3"], weights, nodes), 20);
-        Model::from_bytes("test", &made).expect("a model").with_weights_apart()
+        Model::from_bytes("test", &made).expect("a model").with_separate_weights()
     }
 
     #[test]
@@ -99,18 +99,18 @@ mod tests {
             node("MatMul", "a w", "b", vec![]),
             node("MatMul", "b w", "y", vec![]),
         ];
-        let model = apart(nodes).expect("copied");
+        let model = separated(nodes).expect("copied");
         let inputs: Vec<&str> = model.graph().node.iter().map(|n| n.input[1].as_str()).collect();
-        assert_eq!(inputs, ["w", "w_apart_1", "w_apart_1"]);
+        assert_eq!(inputs, ["w", "w_copy_1", "w_copy_1"]);
         let [own, copy] = &model.graph().initializer[..] else { panic!("a weight and its copy") };
-        assert_eq!((copy.name(), &copy.dims, &copy.float_data), ("w_apart_1", &own.dims, &own.float_data));
+        assert_eq!((copy.name(), &copy.dims, &copy.float_data), ("w_copy_1", &own.dims, &own.float_data));
         assert!(Model::from_bytes("again", &model.to_bytes().expect("bytes")).is_ok());
-        assert!(model.with_weights_apart().is_none());
+        assert!(model.with_separate_weights().is_none());
     }
 
     #[test]
     fn a_weight_that_is_taken_in_one_way_stays_one() {
-        assert!(apart(vec![node("MatMul", "x w", "a", vec![]), node("MatMul", "a w", "y", vec![])]).is_none());
-        assert!(apart(vec![node("MatMul", "x w", "a", vec![]), node("Add", "a w", "y", vec![])]).is_none());
+        assert!(separated(vec![node("MatMul", "x w", "a", vec![]), node("MatMul", "a w", "y", vec![])]).is_none());
+        assert!(separated(vec![node("MatMul", "x w", "a", vec![]), node("Add", "a w", "y", vec![])]).is_none());
     }
 }
