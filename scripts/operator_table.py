@@ -1,4 +1,4 @@
-"""Writes src/graph/operators.txt: which inputs, outputs and attributes the standard operators have, by opset.
+"""Writes crates/onnx-autodiff/src/operators.txt: which inputs, outputs and attributes the standard operators have, by opset.
 
     python scripts/operator_table.py        # needs onnx
 """
@@ -8,7 +8,7 @@ import pathlib
 import onnx
 from onnx import defs
 
-OUT = pathlib.Path(__file__).resolve().parent.parent / "src/graph/operators.txt"
+OUT = pathlib.Path(__file__).resolve().parent.parent / "crates/onnx-autodiff/src/operators.txt"
 OPSETS = range(13, 26)
 KINDS = {
     defs.OpSchema.FormalParameterOption.Single: "r",

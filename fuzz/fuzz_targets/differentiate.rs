@@ -1,12 +1,8 @@
 //! Bytes as a model, differentiated in both modes: an error, or a graph that can be written and read.
 #![no_main]
-#![allow(dead_code, unused_imports)]
 
-#[path = "../../src/graph/mod.rs"]
-mod graph;
-
-use graph::Mode;
 use libfuzzer_sys::fuzz_target;
+use onnx_autodiff::{self as graph, Mode};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(model) = graph::Model::from_bytes("fuzz", bytes) else { return };

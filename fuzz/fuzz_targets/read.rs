@@ -1,11 +1,8 @@
 //! Bytes as a model: an answer or an error, and what was read can be written and read again.
 #![no_main]
-#![allow(dead_code, unused_imports)]
-
-#[path = "../../src/graph/mod.rs"]
-mod graph;
 
 use libfuzzer_sys::fuzz_target;
+use onnx_autodiff as graph;
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = graph::external_files("fuzz", bytes);

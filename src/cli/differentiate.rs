@@ -59,7 +59,7 @@ impl Differentiate {
 
     /// The model whole; one that no message can hold, with its weights left in the files that the result names as well.
     fn read(&self) -> Result<graph::Model> {
-        let too_large = match graph::Model::load(&self.model) {
+        let too_large = match graph::load(&self.model) {
             Err(error @ graph::GraphError::TooLarge { .. }) => error,
             read => return Ok(read?),
         };
@@ -69,7 +69,7 @@ impl Differentiate {
                 "{too_large}; or write --out into the model's own folder, where the result can name the same weights"
             );
         }
-        Ok(graph::Model::skim(&self.model)?)
+        Ok(graph::skim(&self.model)?)
     }
 }
 

@@ -167,8 +167,8 @@ impl Inspect {
 
 /// A model with its data, or without its weights where those are too many for one message.
 fn looked_at(file: &Path) -> Result<graph::Model, graph::GraphError> {
-    match graph::Model::load(file) {
-        Err(graph::GraphError::TooLarge { .. }) => graph::Model::skim(file),
+    match graph::load(file) {
+        Err(graph::GraphError::TooLarge { .. }) => graph::skim(file),
         model => model,
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn weights_beside(key: &str, name: &Path, at: &Path, bytes: &[u8]) ->
 
 /// A model with its external data, as one message where it fits into one.
 pub(super) fn whole(at: &Path) -> Result<Content> {
-    let message = graph::Model::load(at).and_then(|model| model.to_bytes());
+    let message = graph::load(at).and_then(|model| model.to_bytes());
     match message {
         Ok(bytes) => Ok(Content::Network(Arc::new(bytes))),
         Err(graph::GraphError::TooLarge { .. }) => Ok(Content::Large),

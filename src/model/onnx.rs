@@ -218,7 +218,7 @@ impl Source<'_> {
     fn coarsest_spacing(&self, file: &str) -> f64 {
         let graph = match (self.bytes, self.at) {
             (Some(bytes), None) => graph::Model::from_bytes(file, bytes),
-            (_, Some(at)) if at.is_file() => graph::Model::skim(at),
+            (_, Some(at)) if at.is_file() => graph::skim(at),
             _ => return f64::from(f32::EPSILON),
         };
         graph.map_or(f64::from(f32::EPSILON), |graph| graph.coarsest_spacing())

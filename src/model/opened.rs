@@ -196,8 +196,8 @@ impl Model {
         match &file.content {
             Content::Network(bytes) => Ok(graph::Model::from_bytes(&self.name_of(file), bytes)?),
             // Its weights stay where they are, and what is derived from it names them there.
-            Content::Large => Ok(graph::Model::skim(Path::new(&self.name_of(file)))?),
-            _ => Ok(graph::Model::load(Path::new(&self.name_of(file)))?),
+            Content::Large => Ok(graph::skim(Path::new(&self.name_of(file)))?),
+            _ => Ok(graph::load(Path::new(&self.name_of(file)))?),
         }
     }
 

@@ -1,0 +1,534 @@
+//! From a model to the model that also computes Jacobian products.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use super::branches;
+use super::check::{self, Violation};
+use super::cotangent;
+use super::elem::ElemType;
+use super::emit::text;
+use super::error::{GraphError, Obstacle, Refusal};
+use super::ir::{Graph, Val, standardize};
+use super::model::{Dim, Model, Port};
+use super::order;
+use super::output_reduction;
+use super::proto::*;
+use super::quadratic;
+use super::rules;
+use super::size::Size;
+use super::step::Tangent;
+use super::tangent;
+use super::trace;
+
+/// Which product with the Jacobian is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// `J·V`: forward mode, k tangents at once.
+    Jvp,
+    /// `Vᵀ·J`: reverse mode, one cotangent.
+    Vjp,
+    /// `tr J`: forward mode with all unit vectors, which the graph itself holds.
+    Trace,
+    /// `vᵀJv` for k tangents at once.
+    Quadratic,
+}
+
+/// Opsets of the standard domain whose operators the rules know. Those before [`ADDING`] are read as that one, from which
+/// they differ in one default ([`written_out`]) and in training.
+const OPSETS: std::ops::RangeInclusive<i64> = 13..=25;
+
+/// The opset in which scattering learned to add, as reverse mode needs it.
+const ADDING: i64 = 16;
+
+/// The model that also computes products with the Jacobian of `output` (by default the first) by `input` (by default
+/// the first of a floating-point type).
+///
+/// `Jvp` adds the input `<input>_tangent` `[K, *input shape]` and the outputs `<output>_tangent` `[K, *output shape]`
+/// and, where both shapes agree, `<output>_quadratic` `[K, N]`: the sum over each sample of tangent in times tangent
+/// out. `Vjp` adds the input `<output>_cotangent` and the output `<input>_cotangent`. `Trace`, where both shapes agree and
+/// are known, adds the outputs `<output>_trace` `[N]` and `<output>_trace_terms` `[M, N]`, whose sum over the first axis
+/// it is: the diagonal of J, or sums of parts of it where J is block diagonal. `Quadratic` is `Jvp` without the tangents of
+/// the output. Tangents of half-precision tensors are in single precision.
+pub fn differentiate(
+    model: &Model,
+    mode: Mode,
+    input: Option<&str>,
+    output: Option<&str>,
+) -> Result<Model, GraphError> {
+    let problem = Problem::new(model, input, output)?;
+    let name = problem.input.name.clone();
+    let solved = problem.solve(mode)?;
+    if solved.obstacles.is_empty() {
+        return Ok(solved.model);
+    }
+    Err(GraphError::Obstacles { file: model.file.clone(), input: name, obstacles: solved.obstacles })
+}
+
+/// Quadratic forms zᵀJz in two models.
+pub struct QuadraticForms {
+    /// What depends on the directions and the weights alone: from `<input>_tangent` `[K, *input shape]`.
+    pub directions: Model,
+    /// The rest, which takes the outputs of `directions` as inputs of the same names, and the directions themselves where it
+    /// needs them: the model's own output, and `<output>_quadratic` `[K, N]`.
+    pub rest: Model,
+}
+
+/// The model whose quadratic forms are taken with directions that stay the same over many calls; none where nothing of
+/// it depends on the directions alone.
+///
+/// # Errors
+/// As [`differentiate`].
+pub fn quadratic_forms(model: &Model, input: &str, output: &str) -> Result<Option<QuadraticForms>, GraphError> {
+    let mut problem = Problem::new(model, Some(input), Some(output))?;
+    let x = problem.value("input", input, ElemType::is_float)?;
+    let y = problem.value("output", output, |elem| elem.is_float() || elem == ElemType::UNKNOWN)?;
+    let Some(seed) = problem.forward_quadratic(x, y)? else { return Ok(None) };
+    if !problem.obstacles.is_empty() {
+        return Ok(None);
+    }
+    let Some(hoisted) = quadratic::hoisted(&problem.g, seed) else { return Ok(None) };
+    let made: Vec<Val> = hoisted.iter().copied().filter(|v| *v != seed).collect();
+    let names = made.iter().map(|v| (problem.g.value(*v).name.clone(), None)).collect::<Outputs>();
+    let whole = (problem.g.outputs.clone(), problem.g.inputs.clone());
+    (problem.g.outputs, problem.g.inputs) = (made, vec![seed]);
+    let directions = problem.export(&names)?;
+    (problem.g.outputs, problem.g.inputs) = whole;
+    problem.g.inputs.retain(|v| *v != seed);
+    problem.g.inputs.extend(&hoisted);
+    problem.g.given = hoisted.into_iter().collect();
+    let rest = problem.export(&problem.outputs)?;
+    Ok(Some(QuadraticForms { directions, rest }))
+}
+
+/// Every node that stands in the way of [`differentiate`]; none where it succeeds. What is wrong with the model as a
+/// whole is told as one obstacle without an operator.
+pub fn obstacles(model: &Model, mode: Mode, input: Option<&str>, output: Option<&str>) -> Vec<Obstacle> {
+    match Problem::new(model, input, output).and_then(|problem| problem.solve(mode)) {
+        Ok(solved) => solved.obstacles,
+        Err(error) => vec![Obstacle { node: String::new(), op: String::new(), reason: error.to_string() }],
+    }
+}
+
+struct Solved {
+    model: Model,
+    obstacles: Vec<Obstacle>,
+}
+
+struct Problem<'a> {
+    model: &'a Model,
+    g: Graph,
+    input: Port,
+    output: Port,
+    /// Names of the new graph's outputs, with what the file says of their types.
+    outputs: Vec<(String, Option<TypeProto>)>,
+    obstacles: Vec<Obstacle>,
+}
+
+impl<'a> Problem<'a> {
+    fn new(model: &'a Model, input: Option<&str>, output: Option<&str>) -> Result<Problem<'a>, GraphError> {
+        let opset = model.opset();
+        if !OPSETS.contains(&opset) {
+            let (low, high) = (*OPSETS.start(), *OPSETS.end());
+            return Err(GraphError::Opset { file: model.file.clone(), found: opset, low, high });
+        }
+        let input = choose(model, "input", model.inputs(), input, |port| port.elem.is_float())?;
+        let output = choose(model, "output", model.outputs(), output, |_| true)?;
+        let (g, outputs) = import(model, opset.max(ADDING))?;
+        let obstacles = foreign(&g);
+        Ok(Problem { model, g, input, output, outputs, obstacles })
+    }
+
+    fn solve(mut self, mode: Mode) -> Result<Solved, GraphError> {
+        let x = self.value("input", &self.input.name, ElemType::is_float)?;
+        // What makes an output of an unknown type is told by its node.
+        let y = self.value("output", &self.output.name, |elem| elem.is_float() || elem == ElemType::UNKNOWN)?;
+        if self.g.shape(x).is_none() {
+            return Err(self.fault("input", &self.input.name, "declares no shape; export the model with one"));
+        }
+        match mode {
+            Mode::Jvp => self.forward(x, y)?,
+            Mode::Vjp => self.reverse(x, y)?,
+            Mode::Trace => self.trace(x, y)?,
+            Mode::Quadratic => self.forward_quadratic(x, y).map(drop)?,
+        }
+        let model = if self.obstacles.is_empty() { self.export(&self.outputs)? } else { self.written(&self.outputs) };
+        Ok(Solved { model, obstacles: self.obstacles })
+    }
+
+    /// What some outputs need, as a model.
+    fn written(&self, outputs: &[(String, Option<TypeProto>)]) -> Model {
+        let graph = self.g.export(outputs);
+        let opset = OperatorSetIdProto { domain: Some(String::new()), version: Some(self.g.opset) };
+        let proto = ModelProto {
+            ir_version: Some(self.model.proto.ir_version().max(8)),
+            producer_name: Some("onnx-autodiff".into()),
+            graph: Some(graph),
+            opset_import: vec![opset],
+            functions: Vec::new(),
+        };
+        Model { file: self.model.file.clone(), proto }
+    }
+
+    /// The same, checked.
+    fn export(&self, outputs: &[(String, Option<TypeProto>)]) -> Result<Model, GraphError> {
+        let model = self.written(outputs);
+        check::check(&model.proto).map_err(|violation| self.violated(violation))?;
+        Ok(model)
+    }
+
+    /// A value of the graph by the name of its port, where its type fits.
+    fn value(&self, role: &'static str, name: &str, fits: fn(ElemType) -> bool) -> Result<Val, GraphError> {
+        let found = self.g.named(name).filter(|v| fits(self.g.elem(*v)));
+        found.ok_or_else(|| self.fault(role, name, "is not a floating-point tensor; only those have derivatives"))
+    }
+
+    /// What is wrong with the result: with a node or port of the file, or else with what was made of it.
+    fn violated(&self, found: Violation) -> GraphError {
+        let (file, Violation { node, op, reason }) = (self.model.file.clone(), found);
+        let graph = self.model.graph();
+        let ports = graph.input.iter().chain(&graph.output);
+        let theirs = graph.node.iter().any(|n| order::label(n) == node) || ports.into_iter().any(|p| p.name() == node);
+        match theirs {
+            true => GraphError::Malformed { file, reason: format!("`{node}` ({op}): {reason}") },
+            false => GraphError::Derived { file, node, op, reason },
+        }
+    }
+
+    fn fault(&self, role: &'static str, name: &str, reason: &str) -> GraphError {
+        GraphError::Port { file: self.model.file.clone(), role, name: name.to_string(), reason: reason.to_string() }
+    }
+
+    /// A name for a new port, which the model must not use already.
+    fn port_name(&self, of: &str, suffix: &str) -> Result<String, GraphError> {
+        let name = format!("{of}_{suffix}");
+        if self.g.is_taken(&name) {
+            return Err(self.fault("value", &name, "has the name that the result needs; rename it"));
+        }
+        Ok(name)
+    }
+
+    /// An input for k directions of the shape of `x`, and their number.
+    fn given_directions(&mut self, x: Val, name: &str) -> (Val, Size) {
+        let k = self.directions();
+        let shape: Vec<Size> = std::iter::once(&k).chain(self.g.shape(x).into_iter().flatten()).cloned().collect();
+        let seed = self.g.add_input(name, self.g.elem(x).tangent(), Some(shape));
+        self.g.mark_linear(seed);
+        (seed, k)
+    }
+
+    /// The whole tangent of `y` for the tangent `seed` of `x`; none where something stands in the way.
+    fn tangent_of(&mut self, x: Val, seed: Val, k: &Size, y: Val) -> Option<Val> {
+        let found = tangent::propagate(&mut self.g, x, seed, k, y);
+        self.meet(found.obstacles);
+        self.output_tangent(y, found.of.get(&y).copied(), k)
+    }
+
+    fn forward(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
+        let names = [("tangent", &self.input.name), ("tangent", &self.output.name), ("quadratic", &self.output.name)];
+        let [seed_name, tangent_name, quadratic_name] = names.map(|(suffix, of)| self.port_name(of, suffix));
+        let (seed, k) = self.given_directions(x, &seed_name?);
+        let Some(d) = self.tangent_of(x, seed, &k, y) else { return Ok(()) };
+        self.add_output(tangent_name?, d);
+        if let Some(quadratic) = self.quadratic(seed, d) {
+            self.add_output(quadratic_name?, quadratic);
+        }
+        Ok(())
+    }
+
+    /// Forward mode of which the quadratic forms alone are kept; the directions' value, or none where there are no forms.
+    fn forward_quadratic(&mut self, x: Val, y: Val) -> Result<Option<Val>, GraphError> {
+        let names = [("tangent", &self.input.name), ("quadratic", &self.output.name)];
+        let [seed_name, quadratic_name] = names.map(|(suffix, of)| self.port_name(of, suffix));
+        let (seed, k) = self.given_directions(x, &seed_name?);
+        let shape = self.g.shape(seed).cloned().unwrap_or_default();
+        let Some(d) = self.tangent_of(x, seed, &k, y) else { return Ok(None) };
+        let alike = self.g.elem(seed) == self.g.elem(d) && self.g.shape(d).is_some_and(|out| self.agree(&shape, out));
+        let reduced = if alike { output_reduction::reduced(&mut self.g, d, &quadratic::With(seed)) } else { None };
+        let Some(quadratic) = reduced.or_else(|| self.quadratic(seed, d)) else {
+            return Err(self.fault(
+                "output",
+                &self.output.name,
+                "has another shape than the input: there are no forms",
+            ));
+        };
+        self.g.set_shape(quadratic, &shape[..2]);
+        self.add_output(quadratic_name?, quadratic);
+        Ok(Some(seed))
+    }
+
+    /// Forward mode along the unit vectors, of which the diagonal is kept.
+    fn trace(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
+        let [terms_name, trace_name] = ["trace_terms", "trace"].map(|suffix| self.port_name(&self.output.name, suffix));
+        let one = [Size::fixed(1)];
+        let [state, out] = [x, y].map(|v| self.g.shape(v).cloned().unwrap_or_default());
+        if self.g.shape(y).is_some() && !self.agree(&[&one, &state[..]].concat(), &[&one, &out[..]].concat()) {
+            return Err(self.fault("output", &self.output.name, "has another shape than the input: there is no trace"));
+        }
+        let Some(basis) = trace::basis(&mut self.g, x, y) else {
+            let reason = "has axes of unknown or very large size; the trace needs its unit vectors";
+            return Err(self.fault("input", &self.input.name, reason));
+        };
+        let k = Size::fixed(basis.terms);
+        self.g.expands_late = true;
+        let shape: Vec<Size> = std::iter::once(&k).chain(&state).cloned().collect();
+        let seed = self.g.expand(basis.vectors, &shape);
+        let Some(d) = self.tangent_of(x, seed, &k, y) else { return Ok(()) };
+        let terms = trace::diagonal(&mut self.g, d, &basis);
+        let terms = self.g.expand(terms, &shape[..2]);
+        let trace = self.g.reduce("ReduceSum", terms, &[0], false);
+        self.g.set_shape(trace, &shape[1..2]);
+        self.add_output(terms_name?, terms);
+        self.add_output(trace_name?, trace);
+        Ok(())
+    }
+
+    /// Forward mode with one direction, transposed: the tangents themselves are not computed.
+    fn reverse(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
+        let seed_name = self.port_name(&self.output.name, "cotangent")?;
+        let result_name = self.port_name(&self.input.name, "cotangent")?;
+        let one = Size::fixed(1);
+        let seed = cotangent::seed(&mut self.g, x);
+        let Some(d) = self.tangent_of(x, seed, &one, y) else { return Ok(()) };
+        let shape = self.g.shape(y).cloned();
+        let given = self.g.add_input(&seed_name, self.g.elem(y).tangent(), shape);
+        let shape = self.g.shape(x).cloned().unwrap_or_default();
+        match cotangent::transpose(&mut self.g, seed, d, given) {
+            Ok(turned) => {
+                let turned = self.g.reshape(turned, &shape);
+                self.add_output(result_name, turned);
+            }
+            Err(obstacles) => self.meet(obstacles),
+        }
+        Ok(())
+    }
+
+    /// Adds obstacles that are not known yet.
+    fn meet(&mut self, found: Vec<Obstacle>) {
+        for obstacle in found {
+            if !self.obstacles.iter().any(|o| o.node == obstacle.node && o.op == obstacle.op) {
+                self.obstacles.push(obstacle);
+            }
+        }
+    }
+
+    /// The symbol of the number of directions, under a name that the model does not use for a size of its own.
+    fn directions(&mut self) -> Size {
+        let mut name = "K".to_string();
+        while self.g.symbols.is_known(&name) {
+            name.push('_');
+        }
+        self.g.symbols.named(&name)
+    }
+
+    /// The whole tangent of the output; zeros where the output does not depend on the input.
+    fn output_tangent(&mut self, y: Val, tangent: Option<Tangent>, k: &Size) -> Option<Val> {
+        let shape = self.g.shape(y).cloned();
+        match (tangent, shape) {
+            (Some(Tangent { base, factor: Some(factor) }), _) => Some(self.g.mul(base, factor)),
+            (Some(Tangent { base, factor: None }), _) => Some(base),
+            (None, Some(shape)) if self.obstacles.is_empty() && self.g.elem(y).is_float() => {
+                let shape: Vec<Size> = std::iter::once(k).chain(&shape).cloned().collect();
+                let elem = self.g.elem(y).tangent();
+                Some(self.g.zeros(&shape, elem))
+            }
+            (None, _) => {
+                if self.obstacles.is_empty() {
+                    let reason =
+                        "its type or its number of axes cannot be told; export the model with shapes (value_info)";
+                    self.obstacles.push(Obstacle {
+                        node: self.output.name.clone(),
+                        op: String::new(),
+                        reason: reason.into(),
+                    });
+                }
+                None
+            }
+        }
+    }
+
+    /// The sum over each sample of tangent in times tangent out, where their shapes agree.
+    fn quadratic(&mut self, seed: Val, d: Val) -> Option<Val> {
+        let (a, b) = (self.g.shape(seed)?, self.g.shape(d)?);
+        if a.len() < 2 || !self.agree(a, b) {
+            return None;
+        }
+        let axes: Vec<i64> = (2..a.len() as i64).collect();
+        let seed = self.g.cast(seed, self.g.elem(d));
+        let product = self.g.mul(seed, d);
+        let sum = self.g.reduce("ReduceSum", product, &axes, false);
+        let shape = self.g.shape(seed)?[..2].to_vec();
+        self.g.set_shape(sum, &shape);
+        Some(sum)
+    }
+
+    /// Whether input and output have the same shape, by inference or by what the file says of their axes.
+    fn agree(&self, tangent_in: &[Size], tangent_out: &[Size]) -> bool {
+        let declared = |axis: usize| match (self.input.dims.get(axis), self.output.dims.get(axis)) {
+            (Some(Dim::Symbol(a)), Some(Dim::Symbol(b))) => a == b,
+            (Some(Dim::Fixed(a)), Some(Dim::Fixed(b))) => a == b,
+            _ => false,
+        };
+        let same = |axis: usize| match (tangent_in[axis].as_fixed(), tangent_out[axis].as_fixed()) {
+            (Some(a), Some(b)) => a == b,
+            _ => tangent_in[axis] == tangent_out[axis] || axis > 0 && declared(axis - 1),
+        };
+        tangent_in.len() == tangent_out.len() && (0..tangent_in.len()).all(same)
+    }
+
+    fn add_output(&mut self, name: String, v: Val) {
+        self.g.outputs.push(v);
+        self.outputs.push((name, None));
+    }
+}
+
+/// The named port, or the first that fits.
+fn choose(
+    model: &Model,
+    role: &'static str,
+    ports: Vec<Port>,
+    wanted: Option<&str>,
+    fits: impl Fn(&Port) -> bool,
+) -> Result<Port, GraphError> {
+    let present: Vec<String> = ports.iter().map(|port| format!("`{}`", port.name)).collect();
+    let found = match wanted {
+        Some(name) => ports.into_iter().find(|port| port.name == name),
+        None => ports.into_iter().find(fits),
+    };
+    let (file, present) = (model.file.clone(), if present.is_empty() { "none".into() } else { present.join(", ") });
+    found.ok_or_else(|| match wanted {
+        Some(name) => GraphError::UnknownPort { file, role, name: name.to_string(), present },
+        None => GraphError::Port {
+            file,
+            role,
+            name: present,
+            reason: "has no floating-point tensor to differentiate".into(),
+        },
+    })
+}
+
+/// Nodes of other domains that the outputs need, where no rule has met them.
+fn foreign(g: &Graph) -> Vec<Obstacle> {
+    let needed = g.needed();
+    let foreign = g.nodes.iter().zip(needed).filter(|(node, needed)| *needed && !node.domain.is_empty());
+    foreign.map(|(node, _)| tangent::obstacle(g, node, refusal(node))).collect()
+}
+
+fn refusal(node: &super::ir::Node) -> Refusal {
+    rules::of(node).err().unwrap_or_else(|| Refusal::from("an operator outside the standard domain"))
+}
+
+/// Outputs of a graph with the types that they declare.
+type Outputs = Vec<(String, Option<TypeProto>)>;
+
+/// The model as a graph that can grow, and its outputs.
+pub fn import(model: &Model, opset: i64) -> Result<(Graph, Outputs), GraphError> {
+    let proto = model.graph();
+    let declared = proto.value_info.iter().chain(&proto.output).map(|info| (info.name().to_string(), info.clone()));
+    let mut g = Graph::new(opset, declared.collect(), inner_names(proto));
+    for port in &proto.input {
+        if let Some(tensor) = super::ir::tensor_type(port)
+            && !proto.initializer.iter().any(|t| t.name() == port.name())
+        {
+            let shape = g.declared_shape(tensor);
+            g.add_input(port.name(), ElemType(tensor.elem_type()), shape);
+        } else if !proto.initializer.iter().any(|t| t.name() == port.name()) {
+            g.add_input(port.name(), ElemType::UNKNOWN, None);
+        }
+    }
+    for tensor in &proto.initializer {
+        g.add_initializer(tensor.clone());
+    }
+    let kept: HashSet<&str> = proto.output.iter().map(|o| o.name()).collect();
+    for node in &proto.node {
+        match constant(node).filter(|tensor| !kept.contains(tensor.name())) {
+            Some(tensor) => drop(g.add_initializer(tensor)),
+            None => push(&mut g, &written_out(node, model.opset())),
+        }
+    }
+    let outputs: Vec<(String, Option<TypeProto>)> =
+        proto.output.iter().map(|info| (info.name().to_string(), info.r#type.clone())).collect();
+    for (name, _) in &outputs {
+        let reason = || format!("nothing makes its output `{name}`");
+        let made = g.named(name).ok_or_else(|| GraphError::Malformed { file: model.file.clone(), reason: reason() })?;
+        g.outputs.push(made);
+    }
+    Ok((g, outputs))
+}
+
+/// A node with the one default that is another from [`ADDING`] on written out.
+fn written_out(node: &NodeProto, opset: i64) -> Cow<'_, NodeProto> {
+    let name = "coordinate_transformation_mode";
+    let older = node.op_type() == "RoiAlign" && standardize(node.domain()).is_empty() && opset < ADDING;
+    if !older || node.attribute.iter().any(|a| a.name() == name) {
+        return Cow::Borrowed(node);
+    }
+    let mut node = node.clone();
+    node.attribute.push(text(name, "output_half_pixel"));
+    Cow::Owned(node)
+}
+
+/// Appends a node of the file; a decided `If` is replaced by its branch.
+pub fn push(g: &mut Graph, node: &NodeProto) {
+    if node.op_type() == "If" && standardize(node.domain()).is_empty() {
+        match branches::chosen(g, node) {
+            Some(branch) => return push_branch(g, node, &branch),
+            None => return push_undecided(g, node),
+        }
+    }
+    push_plain(g, node);
+}
+
+fn push_branch(g: &mut Graph, node: &NodeProto, branch: &GraphProto) {
+    branches::import(g, branch);
+    for (inner, outer) in branch.output.iter().zip(&node.output) {
+        let identity = NodeProto {
+            op_type: Some("Identity".into()),
+            name: Some(format!("{}.{outer}", node.name())),
+            input: vec![inner.name().to_string()],
+            output: vec![outer.clone()],
+            ..Default::default()
+        };
+        push_plain(g, &identity);
+    }
+}
+
+fn push_undecided(g: &mut Graph, node: &NodeProto) {
+    let inferred = branches::infer(g, node);
+    push_plain(g, node);
+    for (name, (elem, shape)) in node.output.iter().zip(inferred) {
+        if let Some(v) = g.named(name) {
+            g.complete(v, elem, shape);
+        }
+    }
+}
+
+fn push_plain(g: &mut Graph, node: &NodeProto) {
+    let inputs = node.input.iter().map(|name| g.named(name)).collect();
+    let captures = order::captures(node).iter().filter_map(|name| g.named(name)).collect();
+    g.push_original(node, inputs, captures);
+}
+
+/// The tensor of a `Constant` node, under the node's output name.
+fn constant(node: &NodeProto) -> Option<TensorProto> {
+    let known = node.op_type() == "Constant" && standardize(node.domain()).is_empty();
+    let value = node.attribute.iter().find(|a| a.name() == "value").filter(|_| known)?;
+    Some(TensorProto { name: Some(node.output.first()?.clone()), ..value.t.clone()? })
+}
+
+/// Names inside subgraphs, which new values must not take.
+fn inner_names(graph: &GraphProto) -> HashSet<String> {
+    let mut names = HashSet::new();
+    let mut open: Vec<&GraphProto> = graph.node.iter().flat_map(subgraphs).collect();
+    while let Some(inner) = open.pop() {
+        names.extend(inner.node.iter().flat_map(|node| node.output.iter().cloned()));
+        names.extend(inner.input.iter().map(|i| i.name().to_string()));
+        names.extend(inner.initializer.iter().map(|t| t.name().to_string()));
+        open.extend(inner.node.iter().flat_map(subgraphs));
+    }
+    names
+}
+
+fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
+    node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs))
+}

@@ -1,0 +1,593 @@
+//! A graph in memory: values with what is known of them, and nodes in an order in which they can run.
+//!
+//! A graph only grows: [`Graph::push`] appends a node and infers its outputs; [`Graph::export`] writes the part that
+//! the outputs need.
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use prost::Message;
+
+use super::bodies;
+use super::content::{self, Content};
+use super::elem::ElemType;
+use super::proto::*;
+use super::shapes;
+use super::size::{Size, Symbols};
+
+/// A value of the graph, by its place in [`Graph::values`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Val(u32);
+
+impl Val {
+    pub fn from_index(index: usize) -> Val {
+        Val(index as u32)
+    }
+}
+
+pub type Shape = Vec<Size>;
+
+/// What is known of a value before anything runs.
+pub struct Value {
+    pub name: String,
+    pub elem: ElemType,
+    pub shape: Option<Shape>,
+    /// The elements of a small tensor of integers, booleans or scalars.
+    pub content: Option<Content>,
+    pub constant: Option<Rc<TensorProto>>,
+    /// Whether the value depends on a tangent, and so is linear in it.
+    pub linear: bool,
+    /// The place of the node that makes it.
+    place: Option<usize>,
+}
+
+#[derive(Clone)]
+pub struct Node {
+    pub op: String,
+    pub domain: String,
+    pub name: String,
+    pub inputs: Vec<Option<Val>>,
+    pub outputs: Vec<Option<Val>>,
+    pub attributes: Vec<AttributeProto>,
+    /// Values of this graph that the node's subgraphs use.
+    pub captures: Vec<Val>,
+    /// For nodes made here: the place of the original node that they serve.
+    pub origin: Option<usize>,
+}
+
+impl Node {
+    pub fn attribute(&self, name: &str) -> Option<&AttributeProto> {
+        self.attributes.iter().find(|a| a.name() == name)
+    }
+
+    pub fn int(&self, name: &str, default: i64) -> i64 {
+        self.attribute(name).and_then(|a| a.i).unwrap_or(default)
+    }
+
+    pub fn float(&self, name: &str, default: f64) -> f64 {
+        self.attribute(name).and_then(|a| a.f).map_or(default, f64::from)
+    }
+
+    pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
+        self.attribute(name).map(|a| a.ints.clone())
+    }
+
+    pub fn text(&self, name: &str, default: &str) -> String {
+        let bytes = self.attribute(name).and_then(|a| a.s.clone());
+        bytes.map_or(default.to_string(), |b| String::from_utf8_lossy(&b).into_owned())
+    }
+
+    /// The input at a place, where there is one.
+    pub fn input(&self, place: usize) -> Option<Val> {
+        self.inputs.get(place).copied().flatten()
+    }
+
+    pub fn output(&self, place: usize) -> Option<Val> {
+        self.outputs.get(place).copied().flatten()
+    }
+
+    /// The operator as people write it, with its domain unless that is the standard one.
+    pub fn operator(&self) -> String {
+        if self.domain.is_empty() { self.op.clone() } else { format!("{}.{}", self.domain, self.op) }
+    }
+
+    /// The operator where it is of the standard domain.
+    pub fn standard(&self) -> &str {
+        if self.domain.is_empty() { &self.op } else { "" }
+    }
+}
+
+/// What makes up a tangent `y ∘ (d - Σ y ∘ d)`, as that of a softmax is.
+#[derive(Clone, Copy)]
+pub struct Centred {
+    pub y: Val,
+    /// The axis of the sums, in y.
+    pub axis: usize,
+    /// `y ∘ d`
+    pub weighted: Val,
+    /// Its sums, along an axis of size 1.
+    pub sums: Val,
+}
+
+/// What is known where a branch begins.
+pub struct Scope {
+    nodes: usize,
+    shared: HashMap<Vec<u8>, Vec<Val>>,
+    witnesses: HashMap<Size, (Val, usize)>,
+    names: HashMap<String, Val>,
+}
+
+pub struct Graph {
+    pub opset: i64,
+    pub values: Vec<Value>,
+    pub nodes: Vec<Node>,
+    pub inputs: Vec<Val>,
+    pub outputs: Vec<Val>,
+    pub symbols: Symbols,
+    /// The place of the original node that is being differentiated.
+    pub origin: Option<usize>,
+    /// The parts of `d - Σ y ∘ d`, for products that can do without it.
+    pub centred: HashMap<Val, Centred>,
+    /// Whether tangents that are the same for every row are written out as late as possible.
+    pub expands_late: bool,
+    /// Values that whoever runs the graph gives to it, so that what makes them is not exported.
+    pub given: HashSet<Val>,
+    names: HashMap<String, Val>,
+    taken: HashSet<String>,
+    fresh: usize,
+    shared: HashMap<Vec<u8>, Vec<Val>>,
+    constants: HashMap<Vec<u8>, Val>,
+    witnesses: HashMap<Size, (Val, usize)>,
+    declared: HashMap<String, ValueInfoProto>,
+}
+
+impl Graph {
+    /// An empty graph; `declared` is what a file says of its values, used where inference knows less.
+    pub fn new(opset: i64, declared: HashMap<String, ValueInfoProto>, taken: HashSet<String>) -> Graph {
+        Graph {
+            opset,
+            values: Vec::new(),
+            nodes: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            symbols: Symbols::default(),
+            origin: None,
+            centred: HashMap::new(),
+            expands_late: false,
+            given: HashSet::new(),
+            names: HashMap::new(),
+            taken,
+            fresh: 0,
+            shared: HashMap::new(),
+            constants: HashMap::new(),
+            witnesses: HashMap::new(),
+            declared,
+        }
+    }
+
+    pub fn value(&self, v: Val) -> &Value {
+        &self.values[v.0 as usize]
+    }
+
+    pub fn shape(&self, v: Val) -> Option<&Shape> {
+        self.value(v).shape.as_ref()
+    }
+
+    pub fn rank(&self, v: Val) -> Option<usize> {
+        self.shape(v).map(Vec::len)
+    }
+
+    pub fn elem(&self, v: Val) -> ElemType {
+        self.value(v).elem
+    }
+
+    pub fn content(&self, v: Val) -> Option<&Content> {
+        self.value(v).content.as_ref()
+    }
+
+    pub fn named(&self, name: &str) -> Option<Val> {
+        self.names.get(name).copied()
+    }
+
+    pub fn is_taken(&self, name: &str) -> bool {
+        self.taken.contains(name)
+    }
+
+    /// The node that makes a value.
+    pub fn maker(&self, v: Val) -> Option<&Node> {
+        // Places in a branch that has ended are another node's, or nobody's.
+        let node = self.nodes.get(self.value(v).place?)?;
+        node.outputs.contains(&Some(v)).then_some(node)
+    }
+
+    /// A value that carries `size` along one of its axes.
+    pub fn witness(&self, size: &Size) -> Option<(Val, usize)> {
+        self.witnesses.get(size).copied()
+    }
+
+    pub fn add_input(&mut self, name: &str, elem: ElemType, shape: Option<Shape>) -> Val {
+        let input = self.add_value(name.to_string(), elem, shape, None, None, false);
+        self.inputs.push(input);
+        input
+    }
+
+    /// Adds a tensor under its own name.
+    pub fn add_initializer(&mut self, tensor: TensorProto) -> Val {
+        let shape = tensor.dims.iter().map(|d| Size::fixed(*d)).collect();
+        let content = Content::of_tensor(&tensor);
+        let elem = ElemType(tensor.data_type());
+        self.add_value(tensor.name().to_string(), elem, Some(shape), content, Some(Rc::new(tensor)), false)
+    }
+
+    /// A constant made here; equal ones are one value.
+    pub fn add_constant(&mut self, mut tensor: TensorProto) -> Val {
+        let key = tensor.encode_to_vec();
+        if let Some(known) = self.constants.get(&key) {
+            return *known;
+        }
+        tensor.name = Some(self.fresh_name("constant"));
+        let constant = self.add_initializer(tensor);
+        self.constants.insert(key, constant);
+        constant
+    }
+
+    /// States a shape that is known better than inference can tell.
+    pub fn set_shape(&mut self, v: Val, shape: &[Size]) {
+        self.values[v.0 as usize].shape = Some(shape.to_vec());
+    }
+
+    /// States type and shape where inference told nothing.
+    pub fn complete(&mut self, v: Val, elem: ElemType, shape: Option<Shape>) {
+        let value = &mut self.values[v.0 as usize];
+        if value.elem == ElemType::UNKNOWN {
+            value.elem = elem;
+        }
+        if value.shape.is_none() {
+            value.shape = shape;
+        }
+    }
+
+    /// Marks a value as the tangent that everything else is linear in.
+    pub fn mark_linear(&mut self, v: Val) {
+        self.values[v.0 as usize].linear = true;
+    }
+
+    /// Appends a node of the file, under the names that it has there.
+    pub fn push_original(&mut self, node: &NodeProto, inputs: Vec<Option<Val>>, captures: Vec<Val>) {
+        let mut made = self.original(node, inputs, captures);
+        let name = |name: &String| (!name.is_empty()).then(|| name.clone());
+        let wanted = node.output.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
+        if let Some(values) = bodies::body(self, &made, wanted) {
+            for (name, v) in node.output.iter().zip(values).filter(|(name, _)| !name.is_empty()) {
+                let identity = NodeProto {
+                    op_type: Some("Identity".into()),
+                    name: Some(format!("{}.{name}", node.name())),
+                    output: vec![name.clone()],
+                    ..Default::default()
+                };
+                self.push_original(&identity, vec![Some(v)], Vec::new());
+            }
+            return;
+        }
+        let names = node.output.iter().map(name).collect();
+        self.append(&mut made, names);
+        if let Some(key) = share_key(&made) {
+            let outputs: Option<Vec<Val>> = made.outputs.iter().copied().collect();
+            if let Some(outputs) = outputs {
+                self.shared.entry(key).or_insert(outputs);
+            }
+        }
+        self.nodes.push(made);
+    }
+
+    fn original(&self, node: &NodeProto, inputs: Vec<Option<Val>>, captures: Vec<Val>) -> Node {
+        Node {
+            op: node.op_type().to_string(),
+            domain: standardize(node.domain()),
+            name: node.name().to_string(),
+            inputs,
+            outputs: vec![None; node.output.len()],
+            attributes: node.attribute.clone(),
+            captures,
+            origin: None,
+        }
+    }
+
+    /// Appends a node made here, or finds the one that computes the same already.
+    pub fn push(
+        &mut self,
+        op: &str,
+        inputs: &[Option<Val>],
+        attributes: Vec<AttributeProto>,
+        outputs: usize,
+    ) -> Vec<Val> {
+        let mut node = Node {
+            op: op.to_string(),
+            domain: String::new(),
+            name: String::new(),
+            inputs: inputs.to_vec(),
+            outputs: vec![None; outputs],
+            attributes,
+            captures: Vec::new(),
+            origin: self.origin,
+        };
+        let key = share_key(&node);
+        if let Some(known) = key.as_ref().and_then(|key| self.shared.get(key)) {
+            return known.clone();
+        }
+        let names = (0..outputs).map(|_| Some(self.fresh_name(op))).collect();
+        node.name = self.fresh_name(&format!("{op}_node"));
+        self.append(&mut node, names);
+        let made: Vec<Val> = node.outputs.iter().flatten().copied().collect();
+        if let Some(key) = key {
+            self.shared.insert(key, made.clone());
+        }
+        self.nodes.push(node);
+        made
+    }
+
+    /// Starts a branch: what is appended from here on is seen only until [`Graph::leave`].
+    pub fn enter(&self) -> Scope {
+        Scope {
+            nodes: self.nodes.len(),
+            shared: self.shared.clone(),
+            witnesses: self.witnesses.clone(),
+            names: self.names.clone(),
+        }
+    }
+
+    /// Ends a branch: its nodes, and what they use from outside it.
+    pub fn leave(&mut self, scope: Scope) -> (Vec<Node>, Vec<Val>) {
+        let nodes = self.nodes.split_off(scope.nodes);
+        (self.shared, self.witnesses, self.names) = (scope.shared, scope.witnesses, scope.names);
+        let made: HashSet<Val> = nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied()).collect();
+        let uses = nodes.iter().flat_map(|node| node.inputs.iter().flatten().chain(&node.captures).copied());
+        let used = uses.filter(|v| !made.contains(v)).collect();
+        (nodes, used)
+    }
+
+    /// A copy of a value under a name of its own.
+    pub fn fresh_identity(&mut self, v: Val) -> Val {
+        let name = self.fresh_name("Identity");
+        let identity = NodeProto {
+            op_type: Some("Identity".into()),
+            name: Some(format!("{name}_node")),
+            output: vec![name.clone()],
+            ..Default::default()
+        };
+        self.push_original(&identity, vec![Some(v)], Vec::new());
+        self.names.get(&name).copied().unwrap_or(v)
+    }
+
+    /// Appends an `If` of tangents.
+    pub fn push_branches(
+        &mut self,
+        condition: Val,
+        branches: Vec<AttributeProto>,
+        captures: Vec<Val>,
+        outputs: Vec<shapes::Inferred>,
+    ) -> Vec<Val> {
+        let mut made = Vec::new();
+        for (elem, shape) in outputs {
+            let name = self.fresh_name("If");
+            made.push(self.add_value(name, elem, shape, None, None, true));
+        }
+        for v in &made {
+            self.values[v.0 as usize].place = Some(self.nodes.len());
+        }
+        let node = Node {
+            op: "If".into(),
+            domain: String::new(),
+            name: self.fresh_name("If_node"),
+            inputs: vec![Some(condition)],
+            outputs: made.iter().copied().map(Some).collect(),
+            attributes: branches,
+            captures,
+            origin: self.origin,
+        };
+        self.nodes.push(node);
+        made
+    }
+
+    /// Infers the outputs of a node and gives them their names.
+    fn append(&mut self, node: &mut Node, names: Vec<Option<String>>) {
+        let linear = !matches!(node.op.as_str(), "Shape" | "Size")
+            && node.inputs.iter().flatten().any(|v| self.value(*v).linear);
+        let inferred = shapes::infer(self, node, names.len());
+        let contents = content::fold(self, node);
+        let contents = contents.into_iter().chain(std::iter::repeat(None));
+        node.outputs.clear();
+        for ((name, (elem, shape)), content) in names.into_iter().zip(inferred).zip(contents) {
+            node.outputs.push(name.map(|name| self.add_value(name, elem, shape, content, None, linear)));
+        }
+        for v in node.outputs.iter().flatten() {
+            self.values[v.0 as usize].place = Some(self.nodes.len());
+        }
+    }
+
+    fn add_value(
+        &mut self,
+        name: String,
+        elem: ElemType,
+        shape: Option<Shape>,
+        content: Option<Content>,
+        constant: Option<Rc<TensorProto>>,
+        linear: bool,
+    ) -> Val {
+        let v = Val(self.values.len() as u32);
+        let (elem, shape) = self.with_declaration(&name, elem, shape);
+        self.taken.insert(name.clone());
+        self.names.insert(name.clone(), v);
+        for (axis, size) in shape.iter().flatten().enumerate() {
+            if size.as_fixed().is_none() && !linear {
+                self.witnesses.entry(size.clone()).or_insert((v, axis));
+            }
+        }
+        self.values.push(Value { name, elem, shape, content, constant, linear, place: None });
+        v
+    }
+
+    /// Fills what inference left open with what the file declares.
+    fn with_declaration(&mut self, name: &str, elem: ElemType, shape: Option<Shape>) -> (ElemType, Option<Shape>) {
+        let Some(declared) = self.declared.remove(name) else {
+            return (elem, shape);
+        };
+        let Some(tensor) = tensor_type(&declared) else {
+            return (elem, shape);
+        };
+        let elem = if elem == ElemType::UNKNOWN { ElemType(tensor.elem_type()) } else { elem };
+        let Some(said) = self.declared_shape(tensor) else {
+            return (elem, shape);
+        };
+        let merged = match shape {
+            Some(known) if known.len() == said.len() => {
+                known.into_iter().zip(said).map(|(k, s)| self.merge(k, s)).collect()
+            }
+            Some(known) => known,
+            None => said,
+        };
+        (elem, Some(merged))
+    }
+
+    fn merge(&self, known: Size, said: Size) -> Size {
+        let opaque =
+            known.as_symbol().is_some() && self.symbols.name(&known).is_none() && self.witness(&known).is_none();
+        let telling = said.as_fixed().is_some() || self.symbols.name(&said).is_some();
+        if opaque && telling { said } else { known }
+    }
+
+    /// The shape that a file declares; dimensions of the same name are the same size.
+    pub fn declared_shape(&mut self, tensor: &TensorTypeProto) -> Option<Shape> {
+        let shape = tensor.shape.as_ref()?;
+        Some(shape.dim.iter().map(|dim| self.declared_size(dim)).collect())
+    }
+
+    fn declared_size(&mut self, dim: &DimensionProto) -> Size {
+        match &dim.value {
+            Some(DimensionValue::Value(n)) if *n >= 0 => Size::fixed(*n),
+            Some(DimensionValue::Param(name)) if !name.is_empty() => self.symbols.named(name),
+            _ => self.symbols.fresh(),
+        }
+    }
+
+    pub fn fresh_name(&mut self, stem: &str) -> String {
+        loop {
+            self.fresh += 1;
+            let name = format!("d.{stem}.{}", self.fresh);
+            if !self.taken.contains(&name) {
+                return name;
+            }
+        }
+    }
+
+    /// The nodes that the outputs need, by place, in order.
+    pub fn needed(&self) -> Vec<bool> {
+        let mut wanted: HashSet<Val> = self.outputs.iter().copied().collect();
+        let mut needed = vec![false; self.nodes.len()];
+        for (place, node) in self.nodes.iter().enumerate().rev() {
+            if node.outputs.iter().flatten().any(|v| wanted.contains(v) && !self.given.contains(v)) {
+                needed[place] = true;
+                wanted.extend(node.inputs.iter().flatten());
+                wanted.extend(&node.captures);
+            }
+        }
+        needed
+    }
+
+    /// The graph as a message: needed nodes and constants only.
+    pub fn export(&self, outputs: &[(String, Option<TypeProto>)]) -> GraphProto {
+        let needed = self.needed();
+        let mut graph = GraphProto { name: Some("onnx-autodiff".into()), ..Default::default() };
+        let mut used: HashSet<Val> = HashSet::new();
+        for node in self.nodes.iter().zip(&needed).filter(|(_, needed)| **needed).map(|(node, _)| node) {
+            used.extend(node.inputs.iter().flatten().chain(&node.captures));
+            graph.node.push(self.export_node(node));
+        }
+        for ((name, declared), v) in outputs.iter().zip(&self.outputs) {
+            used.insert(*v);
+            if *name != self.value(*v).name {
+                graph.node.push(NodeProto {
+                    op_type: Some("Identity".into()),
+                    name: Some(format!("d.output.{name}")),
+                    input: vec![self.value(*v).name.clone()],
+                    output: vec![name.clone()],
+                    ..Default::default()
+                });
+            }
+            let declared = declared.clone().filter(says_shape);
+            let r#type = declared.or_else(|| Some(self.export_type(*v)));
+            graph.output.push(ValueInfoProto { name: Some(name.clone()), r#type });
+        }
+        for v in &self.inputs {
+            graph
+                .input
+                .push(ValueInfoProto { name: Some(self.value(*v).name.clone()), r#type: Some(self.export_type(*v)) });
+        }
+        for value in self.values.iter().enumerate().filter(|(i, _)| used.contains(&Val(*i as u32))).map(|(_, v)| v) {
+            if let Some(tensor) = &value.constant {
+                graph.initializer.push(TensorProto { name: Some(value.name.clone()), ..tensor.as_ref().clone() });
+            }
+        }
+        graph
+    }
+
+    pub fn export_node(&self, node: &Node) -> NodeProto {
+        let names = |values: &[Option<Val>]| {
+            values.iter().map(|v| v.map_or(String::new(), |v| self.value(v).name.clone())).collect()
+        };
+        NodeProto {
+            op_type: Some(node.op.clone()),
+            name: (!node.name.is_empty()).then(|| node.name.clone()),
+            domain: (!node.domain.is_empty()).then(|| node.domain.clone()),
+            input: names(&node.inputs),
+            output: names(&node.outputs),
+            attribute: node.attributes.clone(),
+            overload: None,
+        }
+    }
+
+    /// The type of a value as a message, with the names of its symbolic dimensions.
+    pub fn export_type(&self, v: Val) -> TypeProto {
+        let dimension = |size: &Size| DimensionProto {
+            value: match (size.as_fixed(), self.symbols.name(size)) {
+                (Some(n), _) => Some(DimensionValue::Value(n)),
+                (None, name) => name.map(|name| DimensionValue::Param(name.to_string())),
+            },
+        };
+        let shape = self.shape(v).map(|shape| TensorShapeProto { dim: shape.iter().map(dimension).collect() });
+        TypeProto { value: Some(TypeValue::Tensor(TensorTypeProto { elem_type: Some(self.elem(v).0), shape })) }
+    }
+}
+
+/// The tensor type of a declaration, where it is one.
+pub fn tensor_type(info: &ValueInfoProto) -> Option<&TensorTypeProto> {
+    match info.r#type.as_ref()?.value.as_ref()? {
+        TypeValue::Tensor(tensor) => Some(tensor),
+        _ => None,
+    }
+}
+
+fn says_shape(declared: &TypeProto) -> bool {
+    !matches!(&declared.value, Some(TypeValue::Tensor(tensor)) if tensor.shape.is_none())
+}
+
+/// The standard domain has two spellings.
+pub fn standardize(domain: &str) -> String {
+    if domain == "ai.onnx" { String::new() } else { domain.to_string() }
+}
+
+/// What makes two nodes compute the same; none where they need not (random draws, subgraphs).
+fn share_key(node: &Node) -> Option<Vec<u8>> {
+    let distinct = node.op.starts_with("Random") || ["Bernoulli", "Multinomial", "Dropout"].contains(&node.op.as_str());
+    if distinct || !node.domain.is_empty() || !node.captures.is_empty() {
+        return None;
+    }
+    let proto = NodeProto {
+        op_type: Some(node.op.clone()),
+        input: node.inputs.iter().map(|v| v.map_or(String::new(), |v| v.0.to_string())).collect(),
+        output: vec![node.outputs.len().to_string()],
+        attribute: node.attributes.clone(),
+        ..Default::default()
+    };
+    Some(proto.encode_to_vec())
+}

@@ -1,0 +1,61 @@
+//! The coarsest numbers that a graph computes in.
+
+use super::elem::ElemType;
+use super::ir::tensor_type;
+use super::model::Model;
+use super::proto::*;
+
+/// The spacing of quantized numbers beside 1: eight bits, one of them the sign.
+const QUANTIZED: f64 = 1.0 / 128.0;
+
+impl Model {
+    /// The distance from 1 to the next number in the coarsest format among its ports, weights, constants and casts, and of
+    /// its quantized operators; single precision where none is told.
+    pub fn coarsest_spacing(&self) -> f64 {
+        let found = spacings(self.graph()).into_iter().max_by(f64::total_cmp);
+        found.or(ElemType::FLOAT.spacing()).unwrap_or_default()
+    }
+}
+
+fn spacings(graph: &GraphProto) -> Vec<f64> {
+    let ports = graph.input.iter().chain(&graph.output).filter_map(tensor_type).map(|t| t.elem_type());
+    let stored = graph.initializer.iter().map(|t| t.data_type());
+    let mut found: Vec<f64> = ports.chain(stored).filter_map(|elem| ElemType(elem).spacing()).collect();
+    for node in &graph.node {
+        let name = node.op_type();
+        if name.contains("Quantize")
+            || name.contains("Integer")
+            || name.starts_with("QLinear")
+            || name.contains("NBits")
+        {
+            found.push(QUANTIZED);
+        }
+        for attribute in &node.attribute {
+            let cast = (name == "Cast" && attribute.name() == "to").then(|| attribute.i() as i32);
+            let constant = attribute.t.as_ref().map(|t| t.data_type());
+            found.extend(cast.into_iter().chain(constant).filter_map(|elem| ElemType(elem).spacing()));
+            found.extend(attribute.g.as_ref().map(spacings).unwrap_or_default());
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{bytes, floats, graph, node};
+
+    #[test]
+    fn the_coarsest_format_is_found() {
+        let weights = || vec![floats("w", &[3, 3], &[0.1; 9])];
+        let spacing = |nodes| {
+            let made = bytes(graph(&["x: N 3"], &["y: N 3"], weights(), nodes), 20);
+            Model::from_bytes("test", &made).expect("a model").coarsest_spacing()
+        };
+        assert_eq!(spacing(vec![node("MatMul", "x w", "y", vec![])]), f64::powi(0.5, 23));
+        let cast = |to| node("Cast", "x", "h", vec![crate::emit::int("to", to)]);
+        let back = || node("Cast", "h", "y", vec![crate::emit::int("to", 1)]);
+        assert_eq!(spacing(vec![cast(10), back()]), f64::powi(0.5, 10));
+        assert_eq!(spacing(vec![cast(11), back()]), f64::powi(0.5, 23));
+    }
+}

@@ -1,0 +1,221 @@
+//! From bytes to a checked message: external data loaded, functions inlined, nodes in an order that can run.
+//!
+//! Whatever the bytes hold, the answer is a model or an error.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Component, Path, PathBuf};
+
+use prost::Message;
+use prost::bytes::Bytes;
+
+use super::elem::ElemType;
+use super::error::GraphError;
+use super::model::LARGEST;
+use super::proto::*;
+use super::{inline, order};
+
+/// What becomes of tensors whose data lie in other files.
+#[derive(Clone, Copy)]
+pub enum External<'a> {
+    /// There are no other files.
+    Refused,
+    /// They are read from this folder.
+    Loaded(&'a Path),
+    /// Those that may be shapes or indices are read from this folder; weights stay where they are.
+    Skimmed(&'a Path),
+}
+
+/// Tensors of at most so many bytes are no weights.
+const SMALL: u64 = 1 << 16;
+
+/// Decodes and checks a model.
+pub fn model(file: &str, bytes: Bytes, external: External) -> Result<ModelProto, GraphError> {
+    let malformed = |reason: String| GraphError::Malformed { file: file.to_string(), reason };
+    let mut model = decoded(bytes).map_err(malformed)?;
+    let mut graph = model.graph.take().ok_or_else(|| malformed("it holds no graph".into()))?;
+    if !graph.sparse_initializer.is_empty() {
+        return Err(malformed("sparse initializers are not supported: store them densely".into()));
+    }
+    let functions = std::mem::take(&mut model.functions);
+    inline::functions(&mut graph, functions).map_err(malformed)?;
+    if let External::Loaded(_) = external {
+        let bytes = external_size(&mut graph).map_err(malformed)?;
+        if bytes > LARGEST {
+            return Err(GraphError::TooLarge { file: file.to_string(), bytes });
+        }
+    }
+    each_tensor(&mut graph, &mut |tensor| {
+        load_external(tensor, external)?;
+        check_tensor(tensor)
+    })
+    .map_err(malformed)?;
+    order::sort(&mut graph).map_err(malformed)?;
+    model.graph = Some(graph);
+    Ok(model)
+}
+
+/// The message, or why the file holds none.
+fn decoded(bytes: Bytes) -> Result<ModelProto, String> {
+    if bytes.is_empty() {
+        return Err("the file is empty".to_owned());
+    }
+    ModelProto::decode(bytes).map_err(|e| format!("{e}; the file may be truncated"))
+}
+
+/// The files beside a model that hold its data, as the model names them; none may lie outside its folder.
+pub fn external_files(file: &str, bytes: Bytes) -> Result<BTreeSet<PathBuf>, GraphError> {
+    let malformed = |reason: String| GraphError::Malformed { file: file.to_string(), reason };
+    let mut model = decoded(bytes).map_err(malformed)?;
+    let mut files = BTreeSet::new();
+    let mut note = |tensor: &mut TensorProto| {
+        if tensor.data_location() == EXTERNAL {
+            files.insert(location(tensor)?);
+        }
+        Ok(())
+    };
+    model.graph.iter_mut().try_for_each(|graph| each_tensor(graph, &mut note)).map_err(malformed)?;
+    Ok(files)
+}
+
+/// How many bytes of a graph lie in other files, by the shapes of its tensors.
+fn external_size(graph: &mut GraphProto) -> Result<u64, String> {
+    let mut bytes = 0u64;
+    each_tensor(graph, &mut |tensor| {
+        if tensor.data_location() == EXTERNAL {
+            bytes = bytes.saturating_add(size(tensor)?);
+        }
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+/// The bytes of a tensor by its shape and type.
+fn size(tensor: &TensorProto) -> Result<u64, String> {
+    let bits = ElemType(tensor.data_type()).bits().unwrap_or(8);
+    Ok(count(tensor)?.saturating_mul(bits).div_ceil(8))
+}
+
+fn count(tensor: &TensorProto) -> Result<u64, String> {
+    let count = tensor.dims.iter().try_fold(1u64, |n, d| n.checked_mul(u64::try_from(*d).ok()?));
+    count.ok_or_else(|| format!("tensor `{}` has the impossible shape {:?}", tensor.name(), tensor.dims))
+}
+
+/// Visits every tensor of a graph, those of attributes and subgraphs among them.
+fn each_tensor(
+    graph: &mut GraphProto,
+    visit: &mut dyn FnMut(&mut TensorProto) -> Result<(), String>,
+) -> Result<(), String> {
+    graph.initializer.iter_mut().try_for_each(&mut *visit)?;
+    for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
+        attribute.t.iter_mut().chain(&mut attribute.tensors).try_for_each(&mut *visit)?;
+        for subgraph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
+            each_tensor(subgraph, visit)?;
+        }
+    }
+    Ok(())
+}
+
+/// Holds the amount of data against the shape.
+fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
+    let name = tensor.name();
+    let elem = ElemType(tensor.data_type());
+    let count = count(tensor)?;
+    if elem == ElemType::STRING || tensor.data_location() == EXTERNAL {
+        return Ok(());
+    }
+    let Some(bits) = elem.bits() else {
+        return Err(format!("tensor `{name}` is of the unknown {elem}"));
+    };
+    if let Some(raw) = &tensor.raw_data {
+        let expected = count.checked_mul(bits).map(|bits| bits.div_ceil(8));
+        if expected != Some(raw.len() as u64) {
+            return Err(format!(
+                "tensor `{name}` of shape {:?} and type {elem} holds {} bytes of data",
+                tensor.dims,
+                raw.len()
+            ));
+        }
+        return Ok(());
+    }
+    let (held, packed) = match elem.0 {
+        1 => (tensor.float_data.len(), 1),
+        14 => (tensor.float_data.len(), 2),
+        11 => (tensor.double_data.len(), 1),
+        15 => (tensor.double_data.len(), 2),
+        7 => (tensor.int64_data.len(), 1),
+        12 | 13 => (tensor.uint64_data.len(), 1),
+        // Several small elements may share one number.
+        21..=23 | 25 | 26 => return Ok(()),
+        _ => (tensor.int32_data.len(), 1),
+    };
+    if count.checked_mul(packed) != Some(held as u64) {
+        return Err(format!("tensor `{name}` of shape {:?} and type {elem} holds {held} elements", tensor.dims));
+    }
+    Ok(())
+}
+
+/// Moves data that lies in another file into the tensor.
+fn load_external(tensor: &mut TensorProto, external: External) -> Result<(), String> {
+    if tensor.data_location() != EXTERNAL {
+        return Ok(());
+    }
+    let name = tensor.name().to_string();
+    let folder = match external {
+        External::Refused => return Err(format!("tensor `{name}` lies in another file, and only bytes were given")),
+        External::Skimmed(_) if size(tensor)? > SMALL => return Ok(()),
+        External::Loaded(folder) | External::Skimmed(folder) => folder,
+    };
+    let location = location(tensor)?;
+    let number = |key: &str| match entry(tensor, key) {
+        Some(value) => {
+            value.parse::<u64>().map(Some).map_err(|_| format!("tensor `{name}`: `{key}` is `{value}`, not a number"))
+        }
+        None => Ok(None),
+    };
+    let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
+    let expected = size(tensor)?;
+    if length.is_some_and(|length| length != expected) {
+        return Err(format!("tensor `{name}` takes {expected} bytes, but claims {} in its file", length.unwrap_or(0)));
+    }
+    let raw = read_part(&folder.join(&location), offset, expected)
+        .map_err(|e| format!("the data of tensor `{name}` in `{}`: {e}", location.display()))?;
+    tensor.raw_data = Some(raw);
+    tensor.data_location = None;
+    tensor.external_data.clear();
+    Ok(())
+}
+
+fn entry(tensor: &TensorProto, key: &str) -> Option<String> {
+    tensor.external_data.iter().find(|e| e.key() == key).map(|e| e.value().to_string())
+}
+
+/// The file that holds a tensor's data, which must not lie outside the model's folder.
+fn location(tensor: &TensorProto) -> Result<PathBuf, String> {
+    let name = tensor.name();
+    let location =
+        entry(tensor, "location").ok_or_else(|| format!("tensor `{name}` does not say in which file its data lie"))?;
+    let inside = Path::new(&location).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if !inside || location.is_empty() {
+        return Err(format!("the data of tensor `{name}` lie in `{location}`, outside the model's folder"));
+    }
+    Ok(PathBuf::from(location))
+}
+
+fn read_part(path: &Path, offset: u64, length: u64) -> std::io::Result<Bytes> {
+    // A device or a pipe may never end.
+    if !path.metadata()?.is_file() {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no file"));
+    }
+    let mut file = File::open(path)?;
+    let end = file.metadata()?.len();
+    if offset.checked_add(length).is_none_or(|stop| stop > end) {
+        let message = format!("{length} bytes from {offset} reach beyond the end at {end}");
+        return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, message));
+    }
+    file.seek(SeekFrom::Start(offset))?;
+    let mut raw = Vec::new();
+    file.take(length).read_to_end(&mut raw)?;
+    Ok(Bytes::from(raw))
+}

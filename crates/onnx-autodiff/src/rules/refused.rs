@@ -1,0 +1,53 @@
+//! Operators without a derivative here, and what to do instead.
+
+use crate::error::Refusal;
+use crate::ir::Node;
+
+const REFUSED: &[(&[&str], &str)] = &[
+    (
+        &[
+            "QuantizeLinear",
+            "DequantizeLinear",
+            "DynamicQuantizeLinear",
+            "QLinearConv",
+            "QLinearMatMul",
+            "ConvInteger",
+            "MatMulInteger",
+        ],
+        "quantization has derivative zero almost everywhere; export the model without quantization",
+    ),
+    (
+        &["Loop", "Scan", "SequenceMap", "LSTM", "GRU", "RNN"],
+        "loops and recurrent layers are not differentiated; export the model with the loop unrolled",
+    ),
+    (
+        &["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"],
+        "a random operator makes the output no function of the input; export the model in evaluation mode",
+    ),
+    (
+        &["Attention", "RotaryEmbedding"],
+        "this form of the operator is not differentiated (a window, lengths without padding, barred scores as an output, or shapes that cannot be told); export the model with its parts",
+    ),
+    (
+        &["DeformConv", "RoiAlign", "MaxRoiPool", "MaxUnpool", "Col2Im"],
+        "this operator is not differentiated; export the model without it",
+    ),
+];
+
+pub fn reason(node: &Node) -> Refusal {
+    let known = REFUSED.iter().find(|(ops, _)| ops.contains(&node.op.as_str()));
+    known
+        .map_or("this operator has no rule; express it through differentiable standard operators", |(_, why)| why)
+        .into()
+}
+
+/// Why an operator of another domain is refused.
+pub fn foreign(node: &Node) -> Refusal {
+    let why = match node.domain.as_str() {
+        "com.microsoft" | "com.ms.internal.nhwc" | "com.microsoft.nchwc" => {
+            "a fused operator of ONNX Runtime; export the model again without graph optimization"
+        }
+        _ => "an operator outside the standard domain; export the model with standard operators only",
+    };
+    why.into()
+}

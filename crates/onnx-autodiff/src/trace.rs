@@ -1,0 +1,206 @@
+//! The trace of the Jacobian, from unit vectors that the graph itself holds.
+//!
+//! Forward mode with the unit vectors as directions, of which only the diagonal is kept: the last linear layer is not
+//! applied to every direction, since of its result for direction i only number i is wanted.
+
+use prost::bytes::Bytes;
+
+use super::differentiate::import;
+use super::elem::ElemType;
+use super::error::GraphError;
+use super::ir::{Graph, Val};
+use super::locality;
+use super::model::Model;
+use super::output_reduction::{OutputReduction, reduced};
+use super::proto::TensorProto;
+use super::size::Size;
+
+/// The unit vectors of a state, in groups that do not disturb one another: `[terms, 1, *state]` of zeros and ones.
+pub struct Basis {
+    pub vectors: Val,
+    pub terms: i64,
+    /// Whether a group has more than one unit vector.
+    grouped: bool,
+}
+
+/// Numbers in a basis that a graph may hold.
+const MOST: i64 = 1 << 24;
+
+impl Model {
+    /// How many directions the trace of the Jacobian of an output by an input takes: as many as the state has numbers, or
+    /// fewer where the network leaves axes of it to themselves; none where the file does not tell.
+    ///
+    /// # Errors
+    /// Where the graph contradicts itself.
+    pub fn trace_terms(&self, input: &str, output: &str) -> Result<Option<u64>, GraphError> {
+        let (g, _) = import(self, self.opset())?;
+        let (Some(x), Some(y)) = (g.named(input), g.named(output)) else { return Ok(None) };
+        Ok(groups(&g, x, y).map(|(shape, local)| terms(&shape, &local).unsigned_abs()))
+    }
+}
+
+/// The sizes of a state's axes, and which of them are local; none where a size is not known.
+fn groups(g: &Graph, x: Val, y: Val) -> Option<(Vec<i64>, Vec<bool>)> {
+    let shape: Vec<i64> = g.shape(x)?.get(1..)?.iter().map(Size::as_fixed).collect::<Option<_>>()?;
+    let axes = locality::local_axes(g, x, y);
+    let local = (0..shape.len()).map(|axis| axes.contains(&(axis + 1))).collect();
+    Some((shape, local))
+}
+
+/// The number of groups of unit vectors.
+fn terms(shape: &[i64], local: &[bool]) -> i64 {
+    shape.iter().zip(local).filter(|(_, local)| !**local).fold(1, |all, (n, _)| all.saturating_mul(*n))
+}
+
+/// The unit vectors of `x` for the derivative of `y`; none where the file does not tell the sizes of the state, or they
+/// are too large for this.
+pub fn basis(g: &mut Graph, x: Val, y: Val) -> Option<Basis> {
+    let (shape, local) = groups(g, x, y)?;
+    let terms = terms(&shape, &local);
+    let count = shape.iter().fold(1i64, |all, n| all.saturating_mul(*n));
+    if terms.checked_mul(count).is_none_or(|numbers| numbers > MOST) {
+        return None;
+    }
+    let elem = g.elem(x).tangent();
+    let mut raw = Vec::new();
+    for term in 0..terms {
+        for place in 0..count {
+            let number = u8::from(group(&shape, &local, place) == term);
+            match elem {
+                ElemType::DOUBLE => raw.extend(f64::from(number).to_le_bytes()),
+                _ => raw.extend(f32::from(number).to_le_bytes()),
+            }
+        }
+    }
+    let dims = [&[terms, 1], &shape[..]].concat();
+    let tensor = TensorProto { dims, data_type: Some(elem.0), raw_data: Some(Bytes::from(raw)), ..Default::default() };
+    Some(Basis { vectors: g.add_constant(tensor), terms, grouped: local.contains(&true) })
+}
+
+/// The group of the unit vector at a place of the state, by its index along the axes that are not local.
+fn group(shape: &[i64], local: &[bool], place: i64) -> i64 {
+    let (mut rest, mut group, mut stride) = (place, 0, 1);
+    for (axis, size) in shape.iter().enumerate().rev() {
+        if !local[axis] {
+            group += rest % size * stride;
+            stride *= size;
+        }
+        rest /= size;
+    }
+    group
+}
+
+/// The terms `[terms, N]` whose sum is the trace, from the tangents `d` `[terms, N, *state]` of the basis.
+pub fn diagonal(g: &mut Graph, d: Val, basis: &Basis) -> Val {
+    let by_layers = if basis.grouped { None } else { reduced(g, d, basis) };
+    by_layers.unwrap_or_else(|| basis.of_tangents(g, d))
+}
+
+/// The numbers of the tangents that lie in the direction of their own group, summed.
+impl OutputReduction for Basis {
+    /// Of the last layer's result for direction i only number i is computed.
+    fn of_product(&self, g: &mut Graph, a: Val, weights: Val) -> Val {
+        let turned = g.transpose(weights, &[1, 0]);
+        let columns = g.unsqueeze(turned, &[2]);
+        let product = g.op("MatMul", &[a, columns]);
+        g.squeeze(product, &[2])
+    }
+
+    fn of_tangents(&self, g: &mut Graph, d: Val) -> Val {
+        let product = g.mul(d, self.vectors);
+        let axes: Vec<i64> = (2..g.rank(d).unwrap_or_default() as i64).collect();
+        g.reduce("ReduceSum", product, &axes, false)
+    }
+
+    /// A factor of the state `[N, D]`, or with fewer axes, as one of the terms `[D, N]`.
+    fn of_factor(&self, g: &mut Graph, factor: Val) -> Option<Val> {
+        Some(match g.rank(factor)? {
+            0 => factor,
+            1 => g.unsqueeze(factor, &[1]),
+            _ => g.transpose(factor, &[1, 0]),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{bytes, floats, graph, integers, node, trace_by_unit_vectors};
+    use crate::{Mode, differentiate};
+
+    fn made(nodes: Vec<crate::proto::NodeProto>, state: &str) -> Model {
+        let numbers = |n: usize| (0..n).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<f32>>();
+        let weights = vec![
+            floats("w", &[4, 6], &numbers(24)),
+            floats("v", &[6, 4], &numbers(24)),
+            floats("wt", &[7, 4], &numbers(28)),
+            floats("b", &[6], &numbers(6)),
+            floats("row", &[4], &numbers(4)),
+            integers("last", &[1], &[1]),
+        ];
+        let (input, output) = (format!("x: N {state}"), format!("y: N {state}"));
+        Model::from_bytes("test", &bytes(graph(&[&input], &[&output], weights, nodes), 18)).expect("a model")
+    }
+
+    #[test]
+    fn the_trace_of_a_perceptron_applies_neither_its_first_layer_nor_its_last() {
+        let nodes = vec![
+            node("MatMul", "x w", "m", vec![]),
+            node("Add", "m b", "a", vec![]),
+            node("Sigmoid", "a", "s", vec![]),
+            node("Mul", "a s", "h", vec![]),
+            node("MatMul", "h v", "f", vec![]),
+            node("Mul", "f row", "scaled", vec![]),
+            node("Add", "scaled x", "y", vec![]),
+        ];
+        let model = made(nodes, "4");
+        let derived = differentiate(&model, Mode::Trace, None, None).expect("derived");
+        trace_by_unit_vectors(&model, &derived, &[3, 4]);
+        // Its rows come from the activations: nothing is repeated along them but the result's skip.
+        let count = derived.graph().node.iter().filter(|n| n.op_type() == "MatMul").count();
+        // The network's own two, the first layer's weights, and the diagonal of the last layer.
+        assert_eq!(count, 4, "{:?}", derived.operators());
+        assert_eq!(model.trace_terms("x", "y").expect("a graph"), Some(4));
+    }
+
+    #[test]
+    fn axes_that_are_left_to_themselves_share_directions() {
+        let tokens = vec![
+            node("MatMul", "x w", "a", vec![]),
+            node("Tanh", "a", "t", vec![]),
+            node("MatMul", "t v", "y", vec![]),
+        ];
+        let model = made(tokens, "5 4");
+        trace_by_unit_vectors(&model, &differentiate(&model, Mode::Trace, None, None).expect("derived"), &[2, 5, 4]);
+        assert_eq!(model.trace_terms("x", "y").expect("a graph"), Some(4));
+        let own = made(vec![node("Sin", "x", "s", vec![]), node("Mul", "s row", "y", vec![])], "5 4");
+        trace_by_unit_vectors(&own, &differentiate(&own, Mode::Trace, None, None).expect("derived"), &[2, 5, 4]);
+        assert_eq!(own.trace_terms("x", "y").expect("a graph"), Some(1));
+    }
+
+    #[test]
+    fn what_joins_state_and_constants_is_not_repeated_either() {
+        let nodes = vec![
+            node("ReduceSum", "x last", "sum", vec![]),
+            node("Mul", "x sum", "other", vec![]),
+            node("Concat", "x sum row_of", "joined", vec![crate::emit::int("axis", -1)]),
+            node("MatMul", "joined wt", "a", vec![]),
+            node("Tanh", "a", "h", vec![]),
+            node("Sub", "h other", "y", vec![]),
+            node("Mul", "sum sum", "row_of_one", vec![]),
+            node("Concat", "row_of_one row_of_one", "row_of", vec![crate::emit::int("axis", -1)]),
+        ];
+        let model = made(nodes, "4");
+        trace_by_unit_vectors(&model, &differentiate(&model, Mode::Trace, None, None).expect("derived"), &[3, 4]);
+    }
+
+    #[test]
+    fn states_without_a_trace_are_refused() {
+        let model = made(vec![node("MatMul", "x w", "y", vec![])], "4");
+        let refused = differentiate(&model, Mode::Trace, None, None).err().expect("another shape").to_string();
+        assert!(refused.contains("another shape than the input"), "{refused}");
+        let open = made(vec![node("Tanh", "x", "y", vec![])], "D");
+        let refused = differentiate(&open, Mode::Trace, None, None).err().expect("an open axis").to_string();
+        assert!(refused.contains("unknown or very large size"), "{refused}");
+    }
+}

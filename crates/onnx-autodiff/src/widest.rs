@@ -1,0 +1,39 @@
+//! How much memory one sample takes inside a graph, as far as its shapes tell.
+
+use super::differentiate::import;
+use super::error::GraphError;
+use super::ir::Shape;
+use super::model::Model;
+
+impl Model {
+    /// Numbers in the largest value that a node makes, for one sample: the product of the axes that are known, each
+    /// open one counting once. 1 where no shape is known.
+    ///
+    /// # Errors
+    /// Where the graph contradicts itself.
+    pub fn widest(&self) -> Result<u64, GraphError> {
+        let (g, _) = import(self, self.opset())?;
+        let made = g.nodes.iter().flat_map(|node| node.outputs.iter().flatten());
+        let sizes = made.filter_map(|v| g.shape(*v)).map(numbers);
+        Ok(sizes.max().unwrap_or(1))
+    }
+}
+
+fn numbers(shape: &Shape) -> u64 {
+    let axis = |size: &super::size::Size| size.terms().map(|(n, _)| n.unsigned_abs()).max().unwrap_or(1).max(1);
+    shape.iter().map(axis).fold(1, u64::saturating_mul)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{bytes, floats, graph, node};
+
+    #[test]
+    fn the_largest_value_of_one_sample_is_counted() {
+        let weights = vec![floats("w", &[3, 40], &[0.1; 120]), floats("v", &[40, 3], &[0.1; 120])];
+        let nodes = vec![node("MatMul", "x w", "a", vec![]), node("MatMul", "a v", "y", vec![])];
+        let model = Model::from_bytes("test", &bytes(graph(&["x: N 3"], &["y: N 3"], weights, nodes), 20));
+        assert_eq!(model.expect("a model").widest().expect("a graph"), 40);
+    }
+}
