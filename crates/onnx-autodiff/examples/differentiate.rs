@@ -5,9 +5,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use onnx_autodiff::{Mode, Model, differentiate};
+use onnx_autodiff::{ElemType, Mode, Model, differentiate};
 
-const USAGE: &str = "usage: differentiate MODEL.onnx jvp|vjp|trace|quadratic OUT.onnx [INPUT [OUTPUT]]";
+const USAGE: &str = "usage: differentiate MODEL.onnx jvp|vjp|trace|quadratic OUT.onnx [INPUT [OUTPUT]] [--float64]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,7 +21,8 @@ fn main() -> ExitCode {
 }
 
 fn derive(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
-    let [model, mode, out, ports @ ..] = arguments else { return Err(USAGE.into()) };
+    let (options, arguments): (Vec<String>, Vec<String>) = arguments.iter().cloned().partition(|a| a == "--float64");
+    let [model, mode, out, ports @ ..] = &arguments[..] else { return Err(USAGE.into()) };
     let mode = match mode.as_str() {
         "jvp" => Mode::Jvp,
         "vjp" => Mode::Vjp,
@@ -30,7 +31,10 @@ fn derive(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
         other => return Err(format!("no mode is called `{other}`; {USAGE}").into()),
     };
     let port = |place: usize| ports.get(place).map(String::as_str);
-    let model = Model::load(Path::new(model))?;
+    let mut model = Model::load(Path::new(model))?;
+    if !options.is_empty() {
+        model = model.in_precision(ElemType::DOUBLE)?;
+    }
     let derived = differentiate(&model, mode, port(0), port(1))?;
     std::fs::write(out, derived.to_bytes()?)?;
     Ok(())

@@ -2,6 +2,7 @@
 
 use super::elem::ElemType;
 use super::emit::int;
+use super::float64;
 use super::ir::{Graph, Node, Shape, Val};
 use super::size::Size;
 
@@ -13,7 +14,7 @@ pub fn body(g: &mut Graph, node: &Node, wanted: usize) -> Option<Vec<Val>> {
     let outputs = match node.standard() {
         "Attention" => attention(g, node),
         "RotaryEmbedding" => rotary_embedding(g, node),
-        _ => None,
+        _ => float64::replacement(g, node),
     }?;
     (outputs.len() >= wanted).then_some(outputs)
 }

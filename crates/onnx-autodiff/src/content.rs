@@ -114,7 +114,7 @@ fn raw_element(elem: ElemType, bytes: &[u8]) -> Option<Item> {
 }
 
 /// A float16 by its bits.
-fn half(bits: u16) -> f64 {
+pub fn half(bits: u16) -> f64 {
     let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
     let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
     sign * match exponent {
@@ -126,7 +126,7 @@ fn half(bits: u16) -> f64 {
 }
 
 /// A bfloat16 by its bits.
-fn brain(bits: u16) -> f64 {
+pub fn brain(bits: u16) -> f64 {
     f64::from(f32::from_bits(u32::from(bits) << 16))
 }
 

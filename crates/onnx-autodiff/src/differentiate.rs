@@ -127,11 +127,8 @@ struct Problem<'a> {
 
 impl<'a> Problem<'a> {
     fn new(model: &'a Model, input: Option<&str>, output: Option<&str>) -> Result<Problem<'a>, GraphError> {
+        check_opset(model)?;
         let opset = model.opset();
-        if !OPSETS.contains(&opset) {
-            let (low, high) = (*OPSETS.start(), *OPSETS.end());
-            return Err(GraphError::Opset { file: model.file.clone(), found: opset, low, high });
-        }
         let input = choose(model, "input", model.inputs(), input, |port| port.elem.is_float())?;
         let output = choose(model, "output", model.outputs(), output, |_| true)?;
         let (g, outputs) = import(model, opset.max(ADDING))?;
@@ -423,9 +420,25 @@ type Outputs = Vec<(String, Option<TypeProto>)>;
 
 /// The model as a graph that can grow, and its outputs.
 pub fn import(model: &Model, opset: i64) -> Result<(Graph, Outputs), GraphError> {
+    import_into(empty(model, opset), model)
+}
+
+/// The same for a model in float64, without operators that are only there in float32.
+pub fn import_in_double(model: &Model) -> Result<(Graph, Outputs), GraphError> {
+    check_opset(model)?;
+    let mut g = empty(model, model.opset());
+    g.avoids_single = true;
+    import_into(g, model)
+}
+
+fn empty(model: &Model, opset: i64) -> Graph {
     let proto = model.graph();
     let declared = proto.value_info.iter().chain(&proto.output).map(|info| (info.name().to_string(), info.clone()));
-    let mut g = Graph::new(opset, declared.collect(), inner_names(proto));
+    Graph::new(opset, declared.collect(), inner_names(proto))
+}
+
+fn import_into(mut g: Graph, model: &Model) -> Result<(Graph, Outputs), GraphError> {
+    let proto = model.graph();
     for port in &proto.input {
         if let Some(tensor) = super::ir::tensor_type(port)
             && !proto.initializer.iter().any(|t| t.name() == port.name())
@@ -454,6 +467,15 @@ pub fn import(model: &Model, opset: i64) -> Result<(Graph, Outputs), GraphError>
         g.outputs.push(made);
     }
     Ok((g, outputs))
+}
+
+fn check_opset(model: &Model) -> Result<(), GraphError> {
+    let found = model.opset();
+    if OPSETS.contains(&found) {
+        return Ok(());
+    }
+    let (low, high) = (*OPSETS.start(), *OPSETS.end());
+    Err(GraphError::Opset { file: model.file.clone(), found, low, high })
 }
 
 /// A node with the one default that is another from [`ADDING`] on written out.

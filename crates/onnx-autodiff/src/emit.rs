@@ -72,6 +72,12 @@ impl Graph {
         self.real(value, self.elem(like))
     }
 
+    /// Numbers in double precision.
+    pub fn reals(&mut self, values: &[f64], dims: &[i64]) -> Val {
+        let raw: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        self.tensor(ElemType::DOUBLE, dims, raw)
+    }
+
     fn tensor(&mut self, elem: ElemType, dims: &[i64], raw: Vec<u8>) -> Val {
         self.add_constant(TensorProto {
             dims: dims.to_vec(),

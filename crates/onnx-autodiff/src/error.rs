@@ -20,6 +20,8 @@ pub enum GraphError {
     Port { file: String, role: &'static str, name: String, reason: String },
     #[error("{file}: cannot be differentiated with respect to `{input}`:{}", listing(obstacles))]
     Obstacles { file: String, input: String, obstacles: Vec<Obstacle> },
+    #[error("{file}: cannot be computed in float64:{}", listing(obstacles))]
+    SinglePrecision { file: String, obstacles: Vec<Obstacle> },
     #[error(
         "{file}: the derived graph could not be loaded, which is a mistake of this program and not of the model: node `{node}` ({op}): {reason}"
     )]

@@ -130,6 +130,8 @@ pub struct Graph {
     pub centred: HashMap<Val, Centred>,
     /// Whether tangents that are the same for every row are written out as late as possible.
     pub expands_late: bool,
+    /// Whether operators that ONNX Runtime has in float32 alone are replaced where they are given float64.
+    pub avoids_single: bool,
     /// Values that whoever runs the graph gives to it, so that what makes them is not exported.
     pub given: HashSet<Val>,
     names: HashMap<String, Val>,
@@ -154,6 +156,7 @@ impl Graph {
             origin: None,
             centred: HashMap::new(),
             expands_late: false,
+            avoids_single: false,
             given: HashSet::new(),
             names: HashMap::new(),
             taken,

@@ -126,6 +126,7 @@ pub struct AttributeProto {
 pub mod attribute_kind {
     pub const INT: i32 = 2;
     pub const STRING: i32 = 3;
+    pub const TENSOR: i32 = 4;
     pub const GRAPH: i32 = 5;
     pub const INTS: i32 = 7;
 }

@@ -1,0 +1,233 @@
+//! The same network in another floating-point type: float16 and bfloat16 in float32, anything in float64.
+//!
+//! Stored numbers keep their values, so that a float32 network lifted to float64 is the function that its weights
+//! define, computed with 2⁻⁵³ instead of 2⁻²⁴ of rounding. Operators that ONNX Runtime computes in float32 alone are
+//! replaced by others (`float64`).
+
+use prost::bytes::Bytes;
+
+use super::content::{brain, half};
+use super::differentiate::import_in_double;
+use super::elem::ElemType;
+use super::emit::int;
+use super::error::GraphError;
+use super::float64;
+use super::ir::standardize;
+use super::model::{LARGEST, Model};
+use super::proto::*;
+
+/// Inputs that an operator takes in float32 whatever its other inputs are.
+const SINGLE_INPUTS: &[(&str, &[usize])] =
+    &[("Resize", &[2]), ("Upsample", &[1]), ("DequantizeLinear", &[1]), ("QuantizeLinear", &[1])];
+
+/// Attributes that name an element type.
+const TYPE_ATTRIBUTES: &[&str] = &["to", "dtype", "stash_type", "softmax_precision", "output_datatype"];
+
+/// Operators whose attribute `to` or `dtype` may name a floating-point type that is to change.
+const TYPED: &[&str] = &[
+    "Cast",
+    "EyeLike",
+    "LayerNormalization",
+    "RMSNormalization",
+    "GroupNormalization",
+    "Attention",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "BlackmanWindow",
+    "HammingWindow",
+    "HannWindow",
+    "MelWeightMatrix",
+];
+
+impl Model {
+    /// The model with all floating-point numbers of another type: ports, weights, constants and casts.
+    ///
+    /// `elem` is [`ElemType::FLOAT`], which leaves float64 as it is, or [`ElemType::DOUBLE`]. What quantized weights
+    /// stand for is computed in float32 and then cast.
+    ///
+    /// # Errors
+    /// Where the result takes more bytes than a file can hold, a weight lies in a file that was not read, or a node has
+    /// no form in float64 that ONNX Runtime can run: all such nodes are named.
+    pub fn in_precision(&self, elem: ElemType) -> Result<Model, GraphError> {
+        let bytes = self.graph().initializer.iter().map(|t| size_in(t, elem)).sum();
+        if bytes > LARGEST {
+            return Err(GraphError::TooLarge { file: self.file.clone(), bytes });
+        }
+        let mut proto = self.proto.clone();
+        if let Some(graph) = &mut proto.graph {
+            let reason = |tensor: String| format!("the numbers of tensor `{tensor}` are not there to be converted");
+            let malformed = |tensor| GraphError::Malformed { file: self.file.clone(), reason: reason(tensor) };
+            Lift { elem }.graph(graph).map_err(malformed)?;
+        }
+        let lifted = Model { file: self.file.clone(), proto };
+        if elem == ElemType::DOUBLE { lifted.without_single_precision_operators() } else { Ok(lifted) }
+    }
+
+    /// The model whose operators all compute in float64 where they are given it.
+    fn without_single_precision_operators(&self) -> Result<Model, GraphError> {
+        let (g, outputs) = import_in_double(self)?;
+        let obstacles = float64::obstacles(&g);
+        if !obstacles.is_empty() {
+            return Err(GraphError::SinglePrecision { file: self.file.clone(), obstacles });
+        }
+        let proto = ModelProto { graph: Some(g.export(&outputs)), ..self.proto.clone() };
+        Ok(Model { file: self.file.clone(), proto })
+    }
+}
+
+fn size_in(tensor: &TensorProto, elem: ElemType) -> u64 {
+    let own = ElemType(tensor.data_type());
+    let bits = if own.is_float() { elem.bits() } else { own.bits() }.unwrap_or(8);
+    tensor.dims.iter().fold(1u64, |n, d| n.saturating_mul(d.unsigned_abs())).saturating_mul(bits) / 8
+}
+
+struct Lift {
+    elem: ElemType,
+}
+
+impl Lift {
+    /// Whether numbers of this type are to change.
+    fn changes(&self, elem: i32) -> bool {
+        let elem = ElemType(elem);
+        elem.is_float() && elem != self.elem && elem != ElemType::DOUBLE
+    }
+
+    fn graph(&self, graph: &mut GraphProto) -> Result<(), String> {
+        for info in graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info) {
+            self.port(info);
+        }
+        let kept = single_inputs(graph);
+        for tensor in graph.initializer.iter_mut().filter(|t| !kept.contains(t.name.as_deref().unwrap_or_default())) {
+            self.tensor(tensor)?;
+        }
+        let mut nodes = Vec::with_capacity(graph.node.len());
+        for mut node in std::mem::take(&mut graph.node) {
+            let stays = node.output.iter().any(|name| kept.contains(name));
+            if !stays {
+                self.node(&mut node)?;
+            }
+            let widened = self.widened(&mut node);
+            nodes.push(node);
+            nodes.extend(widened);
+        }
+        graph.node = nodes;
+        Ok(())
+    }
+
+    fn port(&self, info: &mut ValueInfoProto) {
+        if let Some(TypeValue::Tensor(tensor)) = info.r#type.as_mut().and_then(|t| t.value.as_mut())
+            && self.changes(tensor.elem_type())
+        {
+            tensor.elem_type = Some(self.elem.0);
+        }
+    }
+
+    fn node(&self, node: &mut NodeProto) -> Result<(), String> {
+        let typed = TYPED.contains(&node.op_type()) && standardize(node.domain()).is_empty();
+        for attribute in &mut node.attribute {
+            attribute.t.iter_mut().chain(&mut attribute.tensors).try_for_each(|tensor| self.tensor(tensor))?;
+            attribute.g.iter_mut().chain(&mut attribute.graphs).try_for_each(|graph| self.graph(graph))?;
+            if typed && TYPE_ATTRIBUTES.contains(&attribute.name()) && self.changes(attribute.i() as i32) {
+                attribute.i = Some(i64::from(self.elem.0));
+            }
+        }
+        if node.op_type() == "Constant" && standardize(node.domain()).is_empty() {
+            node.attribute.iter_mut().for_each(|attribute| self.constant(attribute));
+        }
+        if node.op_type() == "ConstantOfShape" && node.attribute.is_empty() {
+            node.attribute.push(tensor_attribute(reals(&[0.0], self.elem, vec![1])));
+        }
+        Ok(())
+    }
+
+    /// `value_float` and `value_floats` are float32 by definition: a tensor says the same in another type.
+    fn constant(&self, attribute: &mut AttributeProto) {
+        let (values, dims) = match attribute.name() {
+            "value_float" => (vec![f64::from(attribute.f())], Vec::new()),
+            "value_floats" => {
+                let values: Vec<f64> = attribute.floats.iter().map(|x| f64::from(*x)).collect();
+                let length = values.len() as i64;
+                (values, vec![length])
+            }
+            _ => return,
+        };
+        *attribute = tensor_attribute(reals(&values, self.elem, dims));
+    }
+
+    fn tensor(&self, tensor: &mut TensorProto) -> Result<(), String> {
+        if !self.changes(tensor.data_type()) {
+            return Ok(());
+        }
+        let values = real_values(tensor).ok_or_else(|| tensor.name().to_owned())?;
+        *tensor = TensorProto { name: tensor.name.take(), ..reals(&values, self.elem, tensor.dims.clone()) };
+        Ok(())
+    }
+
+    /// A cast behind what still comes out in float32: weights that are dequantized.
+    fn widened(&self, node: &mut NodeProto) -> Option<NodeProto> {
+        if node.op_type() != "DequantizeLinear" || self.elem == ElemType::FLOAT {
+            return None;
+        }
+        let output = node.output.first_mut()?;
+        let narrow = format!("{output}.float32");
+        let wide = std::mem::replace(output, narrow.clone());
+        Some(NodeProto {
+            op_type: Some("Cast".into()),
+            name: Some(format!("{wide}.float64")),
+            input: vec![narrow],
+            output: vec![wide],
+            attribute: vec![int("to", i64::from(self.elem.0))],
+            ..Default::default()
+        })
+    }
+}
+
+/// Values that operators take in float32 alone.
+fn single_inputs(graph: &GraphProto) -> std::collections::HashSet<String> {
+    let of = |node: &NodeProto| {
+        let places = SINGLE_INPUTS.iter().find(|(op, _)| *op == node.op_type()).map_or(&[][..], |(_, places)| *places);
+        places.iter().filter_map(|place| node.input.get(*place).cloned()).collect::<Vec<_>>()
+    };
+    graph.node.iter().flat_map(of).filter(|name| !name.is_empty()).collect()
+}
+
+/// The numbers of a floating-point tensor; none where they lie in another file.
+fn real_values(tensor: &TensorProto) -> Option<Vec<f64>> {
+    if tensor.external_data.is_empty() && tensor.raw_data.is_none() {
+        return Some(match ElemType(tensor.data_type()) {
+            ElemType::FLOAT => tensor.float_data.iter().map(|x| f64::from(*x)).collect(),
+            ElemType::FLOAT16 => tensor.int32_data.iter().map(|n| half(*n as u16)).collect(),
+            _ => tensor.int32_data.iter().map(|n| brain(*n as u16)).collect(),
+        });
+    }
+    let raw = tensor.raw_data.as_ref()?;
+    let short = |bytes: &[u8]| u16::from_le_bytes([bytes[0], bytes[1]]);
+    Some(match ElemType(tensor.data_type()) {
+        ElemType::FLOAT => {
+            raw.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
+        }
+        ElemType::FLOAT16 => raw.chunks_exact(2).map(|bytes| half(short(bytes))).collect(),
+        _ => raw.chunks_exact(2).map(|bytes| brain(short(bytes))).collect(),
+    })
+}
+
+/// A tensor of real numbers.
+fn reals(values: &[f64], elem: ElemType, dims: Vec<i64>) -> TensorProto {
+    let raw: Vec<u8> = match elem {
+        ElemType::DOUBLE => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        _ => values.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect(),
+    };
+    TensorProto { dims, data_type: Some(elem.0), raw_data: Some(Bytes::from(raw)), ..Default::default() }
+}
+
+fn tensor_attribute(tensor: TensorProto) -> AttributeProto {
+    AttributeProto {
+        name: Some("value".into()),
+        t: Some(tensor),
+        kind: Some(attribute_kind::TENSOR),
+        ..Default::default()
+    }
+}
