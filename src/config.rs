@@ -12,6 +12,7 @@ use crate::flow::grid::Spacing;
 use crate::lattice::Lattice;
 use crate::metric::Metric;
 use crate::model::card::plain_name;
+use crate::model::lift::NetworkPrecision;
 use crate::num::shape::{Layout, Layouts};
 use crate::sample::Sampler;
 use crate::signature::{self, Wanted};
@@ -27,6 +28,10 @@ pub struct Config {
     pub name: String,
     #[serde(default)]
     pub seed: u64,
+    /// What all networks of cards compute in, where that is not the type of their files: `float64`, which shows what
+    /// float32 costs in accuracy, or `float32` for networks in half precision. Feature extractors stay as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<NetworkPrecision>,
     /// For every likelihood entry that names none of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub estimators: Vec<Divergence>,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Dataset;
+use crate::model::lift::NetworkPrecision;
 use crate::model::opened::Model;
 use crate::num::shape::Layout;
 use crate::sample::{Point, Setting};
@@ -89,6 +90,9 @@ pub struct PlannedModel {
     /// SHA-256 of the card's content, comments and layout aside.
     pub card_sha256: String,
     pub files: Vec<PlannedFile>,
+    /// What its networks compute in, where that is not the type of their files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<NetworkPrecision>,
     pub shape: Vec<usize>,
     pub path: serde_json::Value,
     pub prediction: String,

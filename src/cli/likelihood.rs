@@ -18,6 +18,7 @@ use crate::execute::{Needs, Pool, choose_steps};
 use crate::lattice::Lattice;
 use crate::likelihood::{Row, Task, bits_per_dim, nats_per_dim};
 use crate::model::card::Card;
+use crate::model::lift::NetworkPrecision;
 use crate::model::opened::Model;
 use crate::num::key::{Key, SampleId};
 use crate::num::shape::{Layout, Said};
@@ -57,6 +58,10 @@ pub struct Likelihood {
     /// are not in the range or of the depth that the card says; `refuse`, or `allow`, which adds the column `bound`
     #[arg(long, default_value = "refuse", value_name = "refuse|allow", value_parser = lattice)]
     lattice: Lattice,
+    /// What the networks compute in, where that is not the type of their files: `float64` shows what float32 costs in
+    /// accuracy, `float32` is for networks in half precision
+    #[arg(long, value_name = "float32|float64")]
+    precision: Option<String>,
     /// The seed of all draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -112,7 +117,9 @@ impl Likelihood {
             // It follows no path.
             None => Solver::Euler(Default::default()),
         };
-        let model = Model::open(&self.model)?;
+        let precision: Option<NetworkPrecision> =
+            self.precision.as_deref().map(|text| spec("--precision", text)).transpose()?;
+        let model = Model::open_in(&self.model, precision)?;
         let inputs: Vec<PathBuf> = model.paths().into_iter().chain([file_of(&self.data)]).collect();
         let out = Output::new(Kind::Table, "--out", &self.out, &inputs)?;
         let asked = divergence.label();

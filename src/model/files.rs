@@ -19,6 +19,8 @@ pub struct ModelFile {
     pub name: PathBuf,
     pub sha256: String,
     pub(super) content: Content,
+    /// What the file holds, where `content` computes in another floating-point type.
+    pub(super) exported: Option<Content>,
 }
 
 impl ModelFile {
@@ -54,7 +56,7 @@ pub(super) fn weights_beside(key: &str, name: &Path, at: &Path, bytes: &[u8]) ->
         let mut hash = Sha256::new();
         std::io::copy(&mut std::fs::File::open(&file).with_context(refused)?, &mut hash).with_context(refused)?;
         let (key, name) = (format!("{key} data"), folder(name).join(&location));
-        found.push(ModelFile { key, name, sha256: hex(&hash.finalize()), content: Content::Weights });
+        found.push(ModelFile { key, name, sha256: hex(&hash.finalize()), content: Content::Weights, exported: None });
     }
     Ok(found)
 }

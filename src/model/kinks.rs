@@ -24,7 +24,7 @@ impl Model {
     fn find_kink(&self, key: &str) -> Result<Option<Kink>> {
         let file = format!("{key}.file");
         let (x, time, output) = self.state_and_time(&file);
-        let graph = self.graph_of(&file)?;
+        let graph = self.exported_graph_of(&file)?;
         let whole = |name: &str| graph.inputs().iter().any(|port| port.name == name && !port.elem.is_float());
         if let Some(time) = time.filter(|time| whole(time)) {
             return Ok(Some(Kink { node: time.to_owned(), op: "whole numbers of time".to_owned() }));

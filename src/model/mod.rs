@@ -11,6 +11,7 @@ pub mod flow_map;
 pub mod joint;
 mod kinks;
 pub mod library;
+pub mod lift;
 pub mod network;
 pub mod onnx;
 pub mod opened;

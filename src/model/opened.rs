@@ -15,6 +15,7 @@ use super::files::{Content, ModelFile, absent, expected_hash, weights_beside, wh
 use super::flow_map::DerivedGraphs;
 use super::joint::{JointHead, Memory};
 use super::library::hex;
+use super::lift::NetworkPrecision;
 use super::network::Network;
 use super::onnx::{Provider, Runtime, Session};
 use super::ports::{find, is_scalar};
@@ -63,6 +64,8 @@ pub struct Model {
     pub curve: Curve,
     pub prior: Prior,
     pub files: Vec<ModelFile>,
+    /// What its networks compute in, where that is not the type of their files.
+    pub precision: Option<NetworkPrecision>,
     tangent: OnceLock<Result<Arc<Vec<u8>>, String>>,
     cotangent: OnceLock<Result<Arc<Vec<u8>>, String>>,
     trace: OnceLock<Result<Arc<Vec<u8>>, String>>,
@@ -87,6 +90,22 @@ impl Model {
     /// # Errors
     /// One message that names the card, the key or the file.
     pub fn open(path: &Path) -> Result<Model> {
+        Model::open_in(path, None)
+    }
+
+    /// The same, with networks that compute in another floating-point type than their files.
+    ///
+    /// # Errors
+    /// Also where a network cannot be computed in that type.
+    pub fn open_in(path: &Path, precision: Option<NetworkPrecision>) -> Result<Model> {
+        let model = Model::read(path)?;
+        match precision {
+            Some(precision) => model.in_precision(precision).with_context(|| path.display().to_string()),
+            None => Ok(model),
+        }
+    }
+
+    fn read(path: &Path) -> Result<Model> {
         let card = Card::read(path)?;
         let curve = card.path.curve().map_err(|e| anyhow!("{}: {e}", path.display()))?;
         let prior = Prior { std: card.prior.map_or(curve.prior_std(), |p| p.std) };
@@ -112,7 +131,13 @@ impl Model {
                 );
             }
             if key.contains(".constants.") {
-                files.push(ModelFile { key, name: name.to_owned(), sha256, content: Content::Array(bytes) });
+                files.push(ModelFile {
+                    key,
+                    name: name.to_owned(),
+                    sha256,
+                    content: Content::Array(bytes),
+                    exported: None,
+                });
                 continue;
             }
             if let Some(why) = signature::refusal(&bytes, Wanted::Onnx) {
@@ -123,7 +148,7 @@ impl Model {
                 true => Content::Network(Arc::new(bytes)),
                 false => whole(&at).with_context(named)?,
             };
-            files.push(ModelFile { key, name: name.to_owned(), sha256, content });
+            files.push(ModelFile { key, name: name.to_owned(), sha256, content, exported: None });
             files.extend(beside);
         }
         let card_sha256 = hex(&Sha256::digest(std::fs::read(path)?));
@@ -134,6 +159,7 @@ impl Model {
             curve,
             prior,
             files,
+            precision: None,
             tangent: OnceLock::new(),
             cotangent: OnceLock::new(),
             trace: OnceLock::new(),
@@ -193,7 +219,17 @@ impl Model {
     /// The file at a key as a graph.
     pub(super) fn graph_of(&self, key: &str) -> Result<graph::Model> {
         let file = self.file(key)?;
-        match &file.content {
+        self.read_graph(file, &file.content)
+    }
+
+    /// The same as the file has it, in whatever type its networks compute now.
+    pub(super) fn exported_graph_of(&self, key: &str) -> Result<graph::Model> {
+        let file = self.file(key)?;
+        self.read_graph(file, file.exported.as_ref().unwrap_or(&file.content))
+    }
+
+    fn read_graph(&self, file: &ModelFile, content: &Content) -> Result<graph::Model> {
+        match content {
             Content::Network(bytes) => Ok(graph::Model::from_bytes(&self.name_of(file), bytes)?),
             // Its weights stay where they are, and what is derived from it names them there.
             Content::Large => Ok(graph::skim(Path::new(&self.name_of(file)))?),
@@ -381,7 +417,7 @@ impl Model {
         })
     }
 
-    fn file(&self, key: &str) -> Result<&ModelFile> {
+    pub(super) fn file(&self, key: &str) -> Result<&ModelFile> {
         self.files.iter().find(|f| f.key == key).ok_or_else(|| anyhow!("{}: no {key}", self.path.display()))
     }
 

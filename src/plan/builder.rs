@@ -66,6 +66,8 @@ impl Builder<'_> {
             None => data.sha256.clone(),
         };
         let touched: Vec<String> = work.data().into_iter().map(|i| read(&plan.data[i])).collect();
+        let precise = self.prepared.models[work.model()].precision.map(|p| format!("in {}", p.name()));
+        let touched: Vec<String> = touched.into_iter().chain(precise).collect();
         // Positions in the plan are left out: the id is of what is done, not of where it stands.
         let mut content = serde_json::to_value(&work)?;
         for body in content.as_object_mut().into_iter().flat_map(|o| o.values_mut()) {
@@ -87,7 +89,7 @@ impl Builder<'_> {
         if let Some(i) = self.prepared.models.iter().position(|m| same_file(&m.path, &path)) {
             return Ok(i);
         }
-        let model = Model::open(&path)?;
+        let model = Model::open_in(&path, self.written.config.precision)?;
         if let Some(other) = self.prepared.models.iter().find(|m| m.card.name == model.card.name) {
             bail!(
                 "{} and {} are both named `{}`; give each card a name of its own",
@@ -207,6 +209,7 @@ pub(super) fn planned(model: &Model) -> Result<PlannedModel> {
             .iter()
             .map(|f| PlannedFile { name: f.name.display().to_string(), sha256: f.sha256.clone() })
             .collect(),
+        precision: model.precision,
         shape: card.shape.clone(),
         path: serde_json::to_value(&card.path)?,
         prediction: serde_json::to_value(card.network.prediction)?.as_str().unwrap_or_default().to_owned(),

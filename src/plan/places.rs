@@ -84,7 +84,7 @@ pub fn reopen(dir: &Path, file: &PlanFile) -> Result<Prepared> {
         unsettled: false,
     };
     for (place, was) in places.models.iter().zip(&plan.models) {
-        let model = Model::open(&at(place))?;
+        let model = Model::open_in(&at(place), was.precision)?;
         let is = planned(&model)?;
         let lost = || format!("{}: it is not the model that the run used", model.path.display());
         for known in &was.files {

@@ -92,6 +92,38 @@ fn every_rule_agrees_with_differences_and_with_its_transpose() {
     assert!(untested.is_empty(), "rules without a case: {untested:?}");
 }
 
+/// What the references of operators compute in float32 even for float64: the third of HardSwish, the coordinates of cubic
+/// interpolation, the smallest deviation.
+const ROUNDED: &[(&str, f64)] = &[("HardSwish", 5e-8), ("MeanVarianceNormalization", 5e-9), ("Resize", 2e-6)];
+
+#[test]
+fn operators_without_a_kernel_in_float64_are_computed_in_it() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/graph/rules.npz");
+    let mut cases = NpzReader::new(File::open(&path).expect("rules.npz")).expect("rules.npz");
+    let names: Vec<String> =
+        cases.names().expect("names").into_iter().filter_map(|n| Some(n.strip_suffix(".onnx")?.to_string())).collect();
+    let mut lifted: BTreeSet<String> = BTreeSet::new();
+    for name in &names {
+        let bytes: ndarray::Array1<u8> = cases.by_name(&format!("{name}.onnx")).expect(name);
+        let model = Model::from_bytes(name, &bytes.to_vec()).expect(name);
+        if model.inputs()[0].elem != ElemType::FLOAT {
+            continue;
+        }
+        let Ok(wide) = model.in_precision(ElemType::DOUBLE) else {
+            // Antialiasing alone has no form in float64.
+            assert!(name.ends_with("Resize"), "{name}");
+            continue;
+        };
+        let [xv, jv]: [ArrayD<f64>; 2] = ["xv", "jv"].map(|a| cases.by_name(&format!("{name}.{a}")).expect(name));
+        let right: ndarray::Array1<f64> = cases.by_name(&format!("{name}.right")).expect(name);
+        let rounded = ROUNDED.iter().find(|(op, _)| name.ends_with(op)).map_or(1e-11, |(_, bound)| *bound);
+        let (tangent, product) = rule_errors(&wide, &xv, &jv);
+        assert!(tangent <= right[0].max(rounded) && product <= 1e-12, "{name}: {tangent:.1e}, {product:.1e}");
+        lifted.extend(model.operators().into_keys());
+    }
+    assert!(lifted.len() >= 30, "{lifted:?}");
+}
+
 /// Of every rule whose output has the shape of its input, the trace graph agrees with forward mode along the unit vectors.
 #[test]
 fn the_trace_of_every_rule_is_that_of_its_tangents() {

@@ -17,6 +17,7 @@ mod metrics;
 mod networks;
 mod oracle;
 mod outputs;
+mod precision;
 mod products;
 mod resume;
 mod samplers;

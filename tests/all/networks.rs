@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use flowgauge::data::Dataset;
-use flowgauge::graph::{self, Mode, Model};
+use flowgauge::graph::{self, ElemType, Mode, Model};
 use flowgauge::model::onnx::{Provider, Runtime, Session};
 use ndarray::{ArrayD, Axis, Slice};
 
@@ -65,6 +65,26 @@ impl Case {
 fn array(file: &Path, name: &str) -> ArrayD<f64> {
     let member = PathBuf::from(format!("{}:{name}", file.display()));
     Dataset::read(&member).unwrap_or_else(|e| panic!("{e:#}")).values
+}
+
+#[test]
+fn every_network_computes_in_float64() {
+    for file in networks() {
+        let mut case = Case::load(&file);
+        case.model = case.model.in_precision(ElemType::DOUBLE).unwrap_or_else(|e| panic!("{e}"));
+        // Exporters round constants of the network to float32; this one has none.
+        let bound = if case.name == "plain-mlp-ts-op13" { 1e-14 } else { 1e-6 };
+        let rows = case.inputs[0].1.len_of(Axis(0));
+        let (v, w) = (case.reference("v"), case.reference("w"));
+        let forward = case.run(&mut case.derived(Mode::Jvp), rows, ("x_tangent", &v), &["y_tangent"]);
+        let reverse = case.run(&mut case.derived(Mode::Vjp), rows, ("y_cotangent", &w), &["x_cotangent"]);
+        for (found, wanted) in [(&forward[0], "jv"), (&reverse[0], "wj")] {
+            let known = case.reference(wanted);
+            let largest = |a: &ArrayD<f64>| a.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+            let error = largest(&(found - &known)) / largest(&known);
+            assert!(error <= bound, "{}: {wanted} in float64 is off by {error:.1e}", case.name);
+        }
+    }
 }
 
 /// `a` with `n` entries along an axis: its own again and again.
