@@ -41,8 +41,8 @@ def short(x):
     return (np.floor(np.asarray(x) * 4096) + 0.5) / 4096
 
 
-def add(op, x, consts=(), opsets=(22,), pos=0, nout=1, outi=0, dyn=True, **attrs):
-    """A case: the operator with `x` as its input number `pos` and constants as the others."""
+def add(op, x, consts=(), opsets=(22,), pos=0, nout=1, outi=0, dyn=True, formula=None, **attrs):
+    """A case: the operator with `x` as its input number `pos` and constants as the others, perhaps with a formula for it."""
     for opset in {opsets[0], opsets[-1]} if op.startswith("Reduce") or op == "Split" else {opsets[-1]}:
         C.append(
             dict(
@@ -55,6 +55,7 @@ def add(op, x, consts=(), opsets=(22,), pos=0, nout=1, outi=0, dyn=True, **attrs
                 outi=outi,
                 attrs=attrs,
                 dyn=dyn,
+                formula=formula,
             )
         )
 
@@ -362,6 +363,49 @@ LATER = np.random.default_rng(2).standard_normal
 add("InstanceNormalization", LATER((1, 2, 1024)), [LATER(2), LATER(2)])
 
 
+def later(*s):
+    return LATER(s)
+
+
+def spread(w, c, a):
+    """A transposed convolution of the constant image by the filters `w`, over two axes."""
+    (x,), group, strides, (top, left, bottom, right) = c[:1], a.get("group", 1), a["strides"], a["pads"]
+    n, channels, rows, columns = x.shape
+    each, (height, width) = w.shape[1], w.shape[2:]
+    y = np.zeros((n, group * each, (rows - 1) * strides[0] + height, (columns - 1) * strides[1] + width), w.dtype)
+    for i in range(channels):
+        g = i // (channels // group)
+        for p in range(rows):
+            for q in range(columns):
+                place = np.s_[p * strides[0] : p * strides[0] + height, q * strides[1] : q * strides[1] + width]
+                y[(np.s_[:], np.s_[g * each : (g + 1) * each], *place)] += x[:, i, p, q, None, None, None] * w[i]
+    return y[:, :, top : y.shape[2] - bottom, left : y.shape[3] - right]
+
+
+# convolutions by weights and bias
+CONVS = (
+    ((2, 3, 8, 7), (4, 3, 3, 3), dict(pads=[1, 0, 1, 1], strides=[2, 2])),
+    ((2, 4, 8, 8), (6, 2, 3, 2), dict(group=2, strides=[3, 2], pads=[0, 1, 2, 1], dilations=[2, 1])),
+    ((2, 3, 9), (4, 3, 3), dict(strides=[2], kernel_shape=[3])),
+    ((1, 2, 5, 5, 4), (2, 2, 2, 2, 2), {}),
+    ((2, 3, 8, 7), (4, 3, 3, 3), dict(auto_pad="SAME_UPPER", strides=[2, 2])),
+    ((2, 4, 6, 6), (4, 1, 3, 3), dict(auto_pad="SAME_LOWER", group=4)),
+)
+TURNED = (
+    ((2, 3, 5, 4), (3, 4, 3, 3), dict(strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1])),
+    ((2, 4, 5, 4), (4, 2, 4, 4), dict(strides=[2, 2], pads=[1, 1, 1, 1], group=2)),
+    ((2, 3, 5), (3, 4, 3), dict(dilations=[2])),
+    ((2, 3, 5, 4), (3, 4, 3, 3), dict(strides=[2, 2], pads=[0, 1, 1, 0], group=3) ),
+    ((2, 3, 5, 4), (3, 4, 2, 2), dict(strides=[2, 2], auto_pad="SAME_UPPER")),
+)
+for op, forms in (("Conv", CONVS), ("ConvTranspose", TURNED)):
+    for x, w, kw in forms:
+        formula = spread if op == "ConvTranspose" and "group" in kw else None
+        add(op, later(*w), [later(*x)], pos=1, dyn=False, formula=formula, **kw)
+add("Conv", later(4), [later(2, 3, 8, 7), later(4, 3, 3, 3)], pos=2, dyn=False)
+add("ConvTranspose", later(2), [later(2, 3, 5), later(3, 2, 3)], pos=2, dyn=False)
+
+
 def build(c, et):
     real = {T.DOUBLE: np.float64, T.FLOAT: np.float32}[et]
     inits, names = [], []
@@ -408,10 +452,10 @@ def extended(c, double, f, x, v):
     size = max(np.abs(near).max(), 1e-3)
     if np.abs(near - nearer).max() <= 1e-13 * size:
         return nearer
-    if c["op"] in EXACT:
+    if formula := c["formula"] or EXACT.get(c["op"]):
         if c["op"] in ("Erf", "Gelu"):
             return None
-        wide = lambda x: EXACT[c["op"]](x, c["consts"], c["attrs"])  # noqa: E731
+        wide = lambda x: formula(x, c["consts"], c["attrs"])  # noqa: E731
     else:
         evaluator = ReferenceEvaluator(double)
         wide = lambda x: evaluator.run(["y"], {"x": x})[0]  # noqa: E731
@@ -469,8 +513,8 @@ EXACT = {
 
 def reference(c, double, session):
     """The operator in float64: by its formula, by ONNX Runtime, or else by the reference evaluator."""
-    if c["op"] in EXACT:
-        return lambda x: EXACT[c["op"]](x, c["consts"], c["attrs"])
+    if formula := c["formula"] or EXACT.get(c["op"]):
+        return lambda x: formula(x, c["consts"], c["attrs"])
     run = session if session and c["op"] != "Shrink" else ReferenceEvaluator(double)
     return lambda x: np.asarray(run.run(["y"], {"x": x})[0], np.float64)
 

@@ -33,6 +33,9 @@ pub enum Rule {
     Behind(BehindRule),
     /// Both branches of an `If`.
     Branches,
+    /// Replaced by what it consists of where it is differentiated: the outputs as other operators make them, whose rules
+    /// differentiate them. Those beyond the list are refused where they are needed.
+    Parts(fn(&mut Step) -> Result<Vec<Option<Val>>, Refusal>),
     /// Several outputs; those beyond the list are refused where they are needed.
     Several(fn(&mut Step) -> Result<Vec<Option<Tangent>>, Refusal>),
 }
