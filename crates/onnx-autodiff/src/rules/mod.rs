@@ -6,10 +6,13 @@ mod diagonal;
 mod gather;
 mod layout;
 mod norm;
+mod pieces;
 mod product;
+mod recurrent;
 mod reduce;
 mod refused;
 mod resample;
+mod sampling;
 mod silent;
 mod softmax;
 mod spectral;
@@ -52,8 +55,10 @@ pub const FAMILIES: &[&[(&str, Rule)]] = &[
     layout::RULES,
     norm::RULES,
     product::RULES,
+    recurrent::RULES,
     reduce::RULES,
     resample::RULES,
+    sampling::RULES,
     silent::RULES,
     softmax::RULES,
     spectral::RULES,

@@ -17,8 +17,8 @@ const REFUSED: &[(&[&str], &str)] = &[
         "quantization has derivative zero almost everywhere; export the model without quantization",
     ),
     (
-        &["Loop", "Scan", "SequenceMap", "LSTM", "GRU", "RNN"],
-        "loops and recurrent layers are not differentiated; export the model with the loop unrolled",
+        &["Loop", "Scan", "SequenceMap"],
+        "loops are not differentiated; export the model with the loop unrolled",
     ),
     (
         &["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"],

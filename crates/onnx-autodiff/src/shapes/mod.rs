@@ -11,6 +11,8 @@ use crate::size::Size;
 mod image;
 mod layout;
 mod product;
+mod recurrent;
+mod sampling;
 
 pub use image::{Window, windows};
 pub use product::einsum_terms;
@@ -20,6 +22,8 @@ use layout::{
     concat, expand, flatten, gather, gather_nd, pad, reshape, slice, split, squeeze, tile, transpose, unsqueeze,
 };
 use product::{einsum, gemm, matmul};
+use recurrent::recurrent;
+use sampling::grid_sample;
 
 pub type Inferred = (ElemType, Option<Shape>);
 
@@ -183,8 +187,8 @@ fn shape_of(g: &mut Graph, node: &Node) -> Option<Shape> {
             Some(vec![Size::fixed(rank as i64), g.symbols.fresh()])
         }
         "DFT" => dft(g, node),
-        "Compress" | "Unique" | "NonMaxSuppression" | "Loop" | "Scan" | "If" | "LSTM" | "GRU" | "RNN"
-        | "GridSample" => None,
+        "Compress" | "Unique" | "NonMaxSuppression" | "Loop" | "Scan" | "If" => None,
+        "GridSample" => grid_sample(g, node),
         "RandomNormal" | "RandomUniform" => Some(node.ints("shape")?.iter().map(|n| Size::fixed(*n)).collect()),
         op if op.starts_with("Reduce") => reduce(g, node),
         op if KEEPS_SHAPE.contains(&op) => g.shape(x?).cloned(),
@@ -268,6 +272,7 @@ fn infer_many(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferred
     let elem = g.elem(x);
     match node.op.as_str() {
         "Split" => split(g, node, outputs),
+        "GRU" | "LSTM" | "RNN" => recurrent(g, node),
         "LayerNormalization" => {
             let shape = g.shape(x)?.clone();
             let axis = axis_of(node.int("axis", -1), shape.len())?;
