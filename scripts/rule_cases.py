@@ -530,6 +530,120 @@ add_recurrent("LSTM", activations=["HardSigmoid", "LeakyRelu", "Softsign"], acti
 add_recurrent("GRU", activations=["Affine", "Elu"], activation_alpha=[0.3, 0.8], activation_beta=[0.1])
 
 
+# spectra, of lengths of which ONNX Runtime is exact: of others its own are right to 1e-8
+for opset in (17, 20):
+
+    def add_dft(x, length=None, axis=1, **kw):
+        consts = [None if length is None else np.array(length)]
+        if opset >= 20:
+            consts.append(np.array(axis))
+        elif length is None:
+            consts = []
+        add("DFT", x, consts, opsets=(opset,), **kw, **(dict(axis=axis) if opset < 20 else {}))
+
+    for length in (4, 8, 16):
+        add_dft(later(2, 8, 1), length)
+        add_dft(later(2, 8, 2), length, inverse=1)
+        add_dft(later(2, 8, 1), length, onesided=1)
+    add_dft(later(2, 3, 9, 1), 8, axis=2, onesided=1, dyn=False)
+    add_dft(later(2, 5, 2), inverse=1, onesided=1)
+    add_dft(later(2, 5, 2), 8, inverse=1, onesided=1)
+for shape, kw in (((2, 16, 1), {}), ((2, 16, 1), dict(onesided=0)), ((2, 17, 2), dict(onesided=0))):
+    add("STFT", later(*shape), [np.array(3), later(8)], opsets=(17,), **kw)
+    add("STFT", later(*shape), [np.array(4), None, np.array(8)], opsets=(17,), dyn=False, **kw)
+    add("STFT", later(8), [later(*shape), np.array(4)], opsets=(17,), pos=2, dyn=False, **kw)
+
+# scattering that multiplies or compares
+TWICE = np.array([[1, 0, 1], [2, 3, 2], [0, 1, 3]])
+for red in ("mul", "max", "min"):
+    kw = dict(opsets=(18,), dyn=False, reduction=red)
+    add("ScatterElements", later(3, 4), [TWICE, later(3, 3)], axis=1, **kw)
+    add("ScatterElements", later(3, 3), [later(3, 4), TWICE], pos=2, axis=1, **kw)
+    add("ScatterND", later(3, 4, 2), [np.array([[0, 1], [2, 3], [0, 1]]), later(3, 2)], **kw)
+    add("ScatterND", later(3, 2), [later(3, 4, 2), np.array([[0, 1], [2, 3], [0, 1]])], pos=2, **kw)
+
+# parts of images
+add("Col2Im", later(2, 12, 9), [np.array([4, 4]), np.array([2, 2])], opsets=(18,))
+kw = dict(strides=[2, 1], pads=[1, 0, 1, 1], dilations=[2, 1])
+add("Col2Im", later(2, 12, 3), [np.array([4, 3]), np.array([3, 2])], opsets=(18,), **kw)
+UNPOOLED = np.array([[[[0, 3], [10, 13]], [[17, 22], [29, 26]]]])
+add("MaxUnpool", later(1, 2, 2, 2), [UNPOOLED], kernel_shape=[2, 2], strides=[2, 2])
+ROIS = np.array([[0.7, 1.2, 5.1, 4.3], [-0.6, 2.1, 3.2, 9.4], [1.3, 0.2, 1.6, 0.4]])
+for mode in ("avg", "max"):
+    for how in ("half_pixel", "output_half_pixel"):
+        kw = dict(mode=mode, output_height=2, output_width=3, sampling_ratio=2, spatial_scale=0.9)
+        kw |= dict(coordinate_transformation_mode=how, opsets=(16,), dyn=False)
+        add("RoiAlign", later(2, 3, 5, 6), [ROIS, np.array([0, 1, 1])], **kw)
+        add("RoiAlign", ROIS, [later(2, 3, 5, 6), np.array([0, 1, 1])], pos=1, **kw)
+
+
+def pool_regions(x, c, a):
+    """The largest of each bin of regions whose corners are whole numbers, times the scale."""
+    (rois,), (rows, columns), scale = c, a["pooled_shape"], f32(a.get("spatial_scale", 1.0))
+    y = np.zeros((len(rois), x.shape[1], rows, columns), x.dtype)
+    for r, (n, *corners) in enumerate(rois):
+        left, top, right, bottom = (math.floor(v * scale + 0.5) for v in corners)
+        for i in range(rows):
+            for j in range(columns):
+                tall, wide = max(bottom - top + 1, 1) / rows, max(right - left + 1, 1) / columns
+                t, b = top + math.floor(i * tall), top + math.ceil((i + 1) * tall)
+                p, q = left + math.floor(j * wide), left + math.ceil((j + 1) * wide)
+                part = x[int(n), :, max(t, 0) : max(b, 0), max(p, 0) : max(q, 0)]
+                y[r, :, i, j] = part.max((1, 2)) if part.size else 0
+    return y
+
+
+REGIONS = np.array([[0, 0.4, 1.2, 5.1, 4.3], [1, 2.3, 0, 3.2, 9.4], [1, 7.2, 7.2, 9, 9]])
+kw = dict(opsets=(21,), dyn=False, formula=pool_regions)
+add("MaxRoiPool", later(2, 3, 5, 6), [REGIONS], pooled_shape=[2, 2], **kw)
+add("MaxRoiPool", later(2, 3, 5, 6), [REGIONS], pooled_shape=[3, 2], spatial_scale=0.75, **kw)
+
+# deformed convolutions
+for place in range(5):
+    forms = [later(2, 4, 5, 6), later(6, 2, 3, 2), later(2, 24, 3, 3), later(6), later(2, 12, 3, 3)]
+    kw = dict(group=2, offset_group=2, strides=[2, 2], pads=[1, 0, 1, 1], dilations=[1, 2])
+    x = forms.pop(place)
+    add("DeformConv", x, forms, opsets=(19, 22), pos=place, dyn=False, **kw)
+add("DeformConv", later(2, 2, 5, 5), [later(2, 2, 3, 3), later(2, 18, 3, 3)], kernel_shape=[3, 3], opsets=(19,), dyn=False)
+
+
+# sequences, caches, grids
+LENGTHS = np.array([1, 4, 3])
+add("ReverseSequence", later(4, 3, 2), [LENGTHS], opsets=(10, 22), dyn=False)
+add("ReverseSequence", later(3, 4, 2), [LENGTHS], opsets=(10, 22), time_axis=1, batch_axis=0)
+for mode, starts in (("linear", [1, 4]), ("circular", [5, 2])):
+    add("TensorScatter", later(2, 3, 6, 4), [later(2, 3, 2, 4), np.array(starts)], opsets=(24,), mode=mode, dyn=False)
+    add("TensorScatter", later(2, 3, 2, 4), [later(2, 3, 6, 4), np.array(starts)], opsets=(24,), pos=1, mode=mode)
+add("TensorScatter", later(2, 2, 4), [later(2, 6, 4)], opsets=(24,), pos=1, axis=1)
+for aligned in (0, 1):
+    add("AffineGrid", later(2, 2, 3), [np.array([2, 3, 4, 5])], opsets=(20,), align_corners=aligned, dyn=False)
+    add("AffineGrid", later(2, 3, 4), [np.array([2, 3, 4, 5, 2])], opsets=(20,), align_corners=aligned, dyn=False)
+add("CenterCropPad", later(4, 5, 3), [np.array([3, 8, 3])], opsets=(18,), dyn=False)
+add("CenterCropPad", later(4, 5, 3), [np.array([2, 7])], opsets=(18,), axes=[-1, 1])
+add("Compress", later(4, 5), [np.array([True, False, True, True])], opsets=(11, 22), axis=0, dyn=False)
+add("Compress", later(3, 4), [np.array([False, True, True])], opsets=(11, 22))
+kw = dict(opsets=(11, 22), dyn=False)
+add("Range", np.array(0.7), [np.array(3.1), np.array(0.5)], formula=lambda x, c, a: x + c[1] * np.arange(5), **kw)
+add("Range", np.array(0.5), [np.array(0.2), np.array(3.1)], pos=2, formula=lambda x, c, a: c[0] + x * np.arange(6), **kw)
+for place in (0, 1):
+    add("Mod", later(3, 4) * 3, [later(4)], opsets=(13, 22), pos=place, fmod=1)
+# norms and determinants
+for p in (1, 2, 3):
+    norm = lambda x, c, a: (np.abs(x) ** a["p"]).sum((2, 3), keepdims=True) ** (1 / np.longdouble(a["p"]))  # noqa: E731
+    add("GlobalLpPool", later(2, 3, 4, 5), opsets=(21,), formula=norm, p=p)
+    add("LpPool", later(2, 3, 7, 6), opsets=(22,), p=p, kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1])
+add("LpPool", later(2, 3, 7, 6), opsets=(18, 22), kernel_shape=[2, 2], dilations=[2, 1])
+for n in (1, 2, 3, 4):
+    add("Det", later(3, n, n))
+# losses
+TARGETS = np.array([[0, 3, 1, 1, 2], [2, 2, 0, 1, 3]])
+for op in ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"):
+    for red in ("none", "sum", "mean"):
+        add(op, later(2, 4, 5), [TARGETS], opsets=(13, 22), reduction=red)
+        add(op, later(2, 4, 5), [TARGETS, np.abs(later(4)) + 0.5], opsets=(13, 22), reduction=red, ignore_index=1)
+add("SoftmaxCrossEntropyLoss", later(3, 4), [np.array([0, 1, 3])], opsets=(13, 22), nout=2, outi=1)
+
+
 def build(c, et):
     real = {T.DOUBLE: np.float64, T.FLOAT: np.float32}[et]
     inits, names = [], []

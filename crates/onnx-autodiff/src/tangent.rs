@@ -7,6 +7,7 @@ use super::branches;
 use super::elem::ElemType;
 use super::error::{Obstacle, Refusal};
 use super::ir::{Graph, Node, Val};
+use super::kinks::OF_SHAPES;
 use super::rules::{self, Rule};
 use super::size::Size;
 use super::step::{Step, Tangent};
@@ -78,6 +79,17 @@ fn ancestors(g: &Graph, outputs: &[Val]) -> HashSet<Val> {
     useful
 }
 
+/// The same, but for what tells of a value its shape alone, which may be that of the very node being differentiated.
+fn depended(g: &Graph, outputs: &[Val]) -> HashSet<Val> {
+    let mut useful: HashSet<Val> = outputs.iter().copied().collect();
+    for node in g.nodes.iter().rev().filter(|node| !OF_SHAPES.contains(&node.standard())) {
+        if node.outputs.iter().flatten().any(|v| useful.contains(v)) {
+            useful.extend(node.inputs.iter().flatten().chain(&node.captures));
+        }
+    }
+    useful
+}
+
 fn differentiate(
     g: &mut Graph,
     node: &Node,
@@ -116,7 +128,7 @@ fn by_parts(
     let made: Vec<Val> = ends.iter().flatten().copied().collect();
     let mut found = Tangents { of: of.clone(), obstacles: Vec::new() };
     // A part may be a node that the graph has already, with a tangent that is not known yet.
-    let useful = ancestors(s.g, &made);
+    let useful = depended(s.g, &made);
     let served = |node: &Node| node.outputs.iter().flatten().any(|v| useful.contains(v) && !of.contains_key(v));
     let places: Vec<usize> = (0..s.g.nodes.len()).filter(|place| served(&s.g.nodes[*place])).collect();
     let (k, origin) = (s.k.clone(), s.g.origin);

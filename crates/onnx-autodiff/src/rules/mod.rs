@@ -2,20 +2,27 @@
 
 mod arithmetic;
 mod convolution;
+mod deform;
 mod diagonal;
 mod gather;
 mod layout;
+mod loss;
 mod norm;
 mod pieces;
+mod powers;
 mod product;
 mod recurrent;
 mod reduce;
 mod refused;
+mod regions;
 mod resample;
 mod sampling;
+mod scatter;
+mod sequence;
 mod silent;
 mod softmax;
 mod spectral;
+mod unpool;
 
 use std::collections::HashMap;
 
@@ -50,18 +57,24 @@ pub type BehindRule = fn(&mut Step, &HashMap<Val, Tangent>) -> Result<Option<Tan
 pub const FAMILIES: &[&[(&str, Rule)]] = &[
     arithmetic::RULES,
     convolution::RULES,
+    deform::RULES,
     diagonal::RULES,
     gather::RULES,
     layout::RULES,
+    loss::RULES,
     norm::RULES,
+    powers::RULES,
     product::RULES,
     recurrent::RULES,
     reduce::RULES,
+    regions::RULES,
     resample::RULES,
     sampling::RULES,
+    sequence::RULES,
     silent::RULES,
     softmax::RULES,
     spectral::RULES,
+    unpool::RULES,
 ];
 
 /// Operators that have a derivative, in alphabetical order.

@@ -86,7 +86,8 @@ fn recurrent(s: &mut Step) -> Made {
         x = s.g.transpose(x, &[1, 0, 2]);
     }
     let shape = s.shape(x)?;
-    let length = shape[0].as_fixed().ok_or("the length of its sequence is not known; export the model with it fixed")?;
+    let length =
+        shape[0].as_fixed().ok_or("the length of its sequence is not known; export the model with it fixed")?;
     if !(1..=LONGEST).contains(&length) {
         return Err(format!("its sequence has {length} steps; up to {LONGEST} are written out").into());
     }
@@ -143,12 +144,13 @@ fn activations(s: &Step, kind: Kind, directions: usize) -> Result<Vec<Vec<Activa
     let mut found = Vec::new();
     for name in names {
         let (name, alpha, beta) = form(&name)?;
-        let number = |list: &mut std::vec::IntoIter<f32>, default: Option<Option<f64>>| match default {
-            None => Ok(0.0),
-            Some(default) => list.next().map(f64::from).or(default).ok_or_else(|| {
-                Refusal(format!("its activation `{name}` lacks a number that has no default value"))
-            }),
-        };
+        let number =
+            |list: &mut std::vec::IntoIter<f32>, default: Option<Option<f64>>| match default {
+                None => Ok(0.0),
+                Some(default) => list.next().map(f64::from).or(default).ok_or_else(|| {
+                    Refusal(format!("its activation `{name}` lacks a number that has no default value"))
+                }),
+            };
         let (alpha, beta) = (number(&mut alphas, alpha)?, number(&mut betas, beta)?);
         found.push(Activation { name: name.into(), alpha, beta });
     }
@@ -177,13 +179,7 @@ fn form(name: &str) -> Result<Form, Refusal> {
 }
 
 /// The weights of one direction, and what its gates get from the inputs, `[T, N, G · H]`.
-fn layer(
-    s: &mut Step,
-    kind: Kind,
-    x: Val,
-    place: i64,
-    activations: Vec<Activation>,
-) -> Result<(Layer, Val), Refusal> {
+fn layer(s: &mut Step, kind: Kind, x: Val, place: i64, activations: Vec<Activation>) -> Result<(Layer, Val), Refusal> {
     let gates = kind.gates();
     let (w, r) = (s.x(1)?, s.x(2)?);
     let (wide, shape) = (s.shape(w)?, s.shape(r)?);

@@ -107,7 +107,7 @@ enum Padding {
 }
 
 /// One axis of an image that is sampled.
-struct Axis {
+pub struct Axis {
     length: Val,
     last: Val,
     aligned: bool,
@@ -166,9 +166,21 @@ fn padding(s: &Step) -> Result<Padding, Refusal> {
 }
 
 impl Axis {
+    /// An axis beyond which everything is zero, with linear weights.
+    pub fn open(g: &mut Graph, length: &Size, elem: ElemType) -> Axis {
+        let length = number(g, length, elem);
+        let last = g.shift(length, -1.0);
+        Axis { length, last, aligned: false, mode: Mode::Linear, padding: Padding::Zeros }
+    }
+
     /// The neighbours of a place between -1 and 1.
     fn taps(&self, g: &mut Graph, place: Val) -> Vec<Tap> {
         let place = self.pixel(g, place);
+        self.neighbours(g, place)
+    }
+
+    /// The neighbours of a place that is counted in pixels.
+    pub fn neighbours(&self, g: &mut Graph, place: Val) -> Vec<Tap> {
         if self.mode == Mode::Nearest {
             let near = g.op("Round", &[place]);
             let near = self.inside(g, near);
