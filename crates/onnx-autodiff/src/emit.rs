@@ -22,6 +22,15 @@ pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
     }
 }
 
+pub fn float(name: &str, value: f64) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        f: Some(value as f32),
+        kind: Some(attribute_kind::FLOAT),
+        ..Default::default()
+    }
+}
+
 pub fn text(name: &str, value: &str) -> AttributeProto {
     AttributeProto {
         name: Some(name.into()),

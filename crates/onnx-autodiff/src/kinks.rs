@@ -21,12 +21,14 @@ const SMOOTH: &[&str] = &[
     "Acos",
     "Acosh",
     "Add",
+    "AffineGrid",
     "Asin",
     "Asinh",
     "Atan",
     "Atanh",
     "AveragePool",
     "BatchNormalization",
+    "Col2Im",
     "Concat",
     "Conv",
     "ConvTranspose",
@@ -35,6 +37,7 @@ const SMOOTH: &[&str] = &[
     "CumSum",
     "DFT",
     "DepthToSpace",
+    "Det",
     "Div",
     "Dropout",
     "Einsum",
@@ -89,17 +92,28 @@ const SMOOTH: &[&str] = &[
 /// Operators of the same kind whose further inputs (sizes, indices, exponents, conditions) must not depend on what
 /// varies: with the places of those that may.
 const SMOOTH_IN: &[(&str, &[usize])] = &[
+    ("CenterCropPad", &[0]),
+    ("Compress", &[0]),
     ("Expand", &[0]),
+    ("GRU", &[0, 1, 2, 3, 5]),
     ("Gather", &[0]),
     ("GatherElements", &[0]),
     ("GatherND", &[0]),
+    ("LSTM", &[0, 1, 2, 3, 5, 6, 7]),
+    ("MaxUnpool", &[0]),
+    ("NegativeLogLikelihoodLoss", &[0, 2]),
     ("Pad", &[0, 2]),
     ("Pow", &[0]),
+    ("RNN", &[0, 1, 2, 3, 5]),
     ("Reshape", &[0]),
     ("Resize", &[0]),
+    ("ReverseSequence", &[0]),
+    ("STFT", &[0, 2]),
     ("ScatterElements", &[0, 2]),
     ("ScatterND", &[0, 2]),
     ("Slice", &[0]),
+    ("SoftmaxCrossEntropyLoss", &[0, 2]),
+    ("TensorScatter", &[0, 1]),
     ("Tile", &[0]),
     ("Where", &[1, 2]),
 ];
@@ -145,8 +159,11 @@ fn smooth(g: &Graph, node: &Node, varies: &HashSet<Val>) -> bool {
     if let Some((_, places)) = SMOOTH_IN.iter().find(|(name, _)| *name == op) {
         let others = (0..node.inputs.len()).filter(|place| !places.contains(place));
         let fixed = others.filter_map(|place| node.input(place)).all(|v| !varies.contains(&v));
-        let adds = node.text("reduction", "none");
-        return fixed && node.captures.is_empty() && ["none", "add"].contains(&adds.as_str());
+        // Scattering may multiply or compare, losses sum; recurrent layers may clip, or have activations of their own.
+        let scatters = op.starts_with("Scatter");
+        let adds = !scatters || ["none", "add"].contains(&node.text("reduction", "none").as_str());
+        let plain = ["activations", "clip"].iter().all(|name| node.attribute(name).is_none());
+        return fixed && node.captures.is_empty() && adds && plain;
     }
     SMOOTH.contains(&op) && node.captures.is_empty()
 }
@@ -185,21 +202,29 @@ mod tests {
         "CastLike",
         "Celu",
         "Clip",
+        "DeformConv",
         "Elu",
+        "GlobalLpPool",
         "GlobalMaxPool",
+        "GridSample",
         "HardSigmoid",
         "HardSwish",
         "If",
         "LeakyRelu",
+        "LpPool",
         "Max",
         "MaxPool",
+        "MaxRoiPool",
         "Min",
+        "Mod",
         "OneHot",
         "PRelu",
+        "Range",
         "ReduceL1",
         "ReduceMax",
         "ReduceMin",
         "Relu",
+        "RoiAlign",
         "RotaryEmbedding",
         "Selu",
         "Shrink",

@@ -7,6 +7,7 @@ use super::branches;
 use super::elem::ElemType;
 use super::error::{Obstacle, Refusal};
 use super::ir::{Graph, Node, Val};
+use super::kinks::OF_SHAPES;
 use super::rules::{self, Rule};
 use super::size::Size;
 use super::step::{Step, Tangent};
@@ -28,6 +29,18 @@ pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) ->
 /// The same for a part of the nodes, from tangents that are known already.
 pub fn walk(g: &mut Graph, places: Range<usize>, k: &Size, outputs: &[Val], tangents: &mut Tangents) {
     let useful = ancestors(g, outputs);
+    follow(g, places, k, &useful, tangents, None);
+}
+
+/// The same for nodes in their order, which serve the original node `whole`, or are such themselves.
+fn follow(
+    g: &mut Graph,
+    places: impl IntoIterator<Item = usize>,
+    k: &Size,
+    useful: &HashSet<Val>,
+    tangents: &mut Tangents,
+    whole: Option<usize>,
+) {
     let mut lost: HashSet<Val> = HashSet::new();
     for place in places {
         let node = g.nodes[place].clone();
@@ -37,9 +50,9 @@ pub fn walk(g: &mut Graph, places: Range<usize>, k: &Size, outputs: &[Val], tang
             continue;
         }
         let blind = node.inputs.iter().flatten().chain(&node.captures).any(|v| lost.contains(v));
-        g.origin = Some(place);
+        g.origin = whole.or(Some(place));
         let found = differentiate(g, &node, &tangents.of, k);
-        match found.and_then(|outputs| complete(g, &node, outputs, &useful)) {
+        match found.and_then(|outputs| complete(g, &node, outputs, useful)) {
             Ok(outputs) if !blind => {
                 tangents.of.extend(node.outputs.iter().zip(outputs).filter_map(|(v, tangent)| Some(((*v)?, tangent?))))
             }
@@ -66,6 +79,17 @@ fn ancestors(g: &Graph, outputs: &[Val]) -> HashSet<Val> {
     useful
 }
 
+/// The same, but for what tells of a value its shape alone, which may be that of the very node being differentiated.
+fn depended(g: &Graph, outputs: &[Val]) -> HashSet<Val> {
+    let mut useful: HashSet<Val> = outputs.iter().copied().collect();
+    for node in g.nodes.iter().rev().filter(|node| !OF_SHAPES.contains(&node.standard())) {
+        if node.outputs.iter().flatten().any(|v| useful.contains(v)) {
+            useful.extend(node.inputs.iter().flatten().chain(&node.captures));
+        }
+    }
+    useful
+}
+
 fn differentiate(
     g: &mut Graph,
     node: &Node,
@@ -83,6 +107,7 @@ fn differentiate(
         }
         Rule::Single(rule) => Ok(vec![rule(&mut step)?]),
         Rule::Behind(rule) => Ok(vec![rule(&mut step, of)?]),
+        Rule::Parts(parts) => by_parts(&mut step, parts, of),
         Rule::Several(rule) => rule(&mut step),
         Rule::Branches => branches::tangents(&mut step, of),
     }?;
@@ -91,6 +116,28 @@ fn differentiate(
         _ => true,
     };
     if node.outputs.iter().zip(&outputs).all(fits) { Ok(outputs) } else { Err(CONTRADICTION.into()) }
+}
+
+/// The tangents of a node's outputs as those of what it consists of.
+fn by_parts(
+    s: &mut Step,
+    parts: fn(&mut Step) -> Result<Vec<Option<Val>>, Refusal>,
+    of: &HashMap<Val, Tangent>,
+) -> Result<Vec<Option<Tangent>>, Refusal> {
+    let ends = parts(s)?;
+    let made: Vec<Val> = ends.iter().flatten().copied().collect();
+    let mut found = Tangents { of: of.clone(), obstacles: Vec::new() };
+    // A part may be a node that the graph has already, with a tangent that is not known yet.
+    let useful = depended(s.g, &made);
+    let served = |node: &Node| node.outputs.iter().flatten().any(|v| useful.contains(v) && !of.contains_key(v));
+    let places: Vec<usize> = (0..s.g.nodes.len()).filter(|place| served(&s.g.nodes[*place])).collect();
+    let (k, origin) = (s.k.clone(), s.g.origin);
+    follow(s.g, places, &k, &useful, &mut found, origin);
+    s.g.origin = origin;
+    if let Some(obstacle) = found.obstacles.first() {
+        return Err(Refusal(format!("of what it consists of, `{}`: {}", obstacle.op, obstacle.reason)));
+    }
+    Ok(ends.into_iter().map(|end| found.of.get(&end?).copied()).collect())
 }
 
 /// Every output that is needed has a tangent, is known to have none that is not zero, or is refused.

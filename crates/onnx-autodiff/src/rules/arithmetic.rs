@@ -17,6 +17,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("Max", Rule::Single(extremum)),
     ("Mean", Rule::Single(mean)),
     ("Min", Rule::Single(extremum)),
+    ("Mod", Rule::Single(remainder)),
     ("Mul", Rule::Single(mul)),
     ("Neg", Rule::Single(neg)),
     ("PRelu", Rule::Single(prelu)),
@@ -116,6 +117,20 @@ fn div(s: &mut Step) -> Output {
     }
     let slope = s.g.mul(y, inverse);
     let slope = s.g.neg(slope);
+    let right = s.times(1, slope)?;
+    Ok(s.sum(left, right))
+}
+
+/// `a - n b` with a whole number n.
+fn remainder(s: &mut Step) -> Output {
+    let (a, b, y) = (s.x(0)?, s.x(1)?, s.y()?);
+    let left = operand(s, 0)?;
+    if s.lazy(1).is_none() {
+        return Ok(left);
+    }
+    let whole = s.g.sub(y, a);
+    let ratio = s.g.div(whole, b);
+    let slope = s.g.op("Round", &[ratio]);
     let right = s.times(1, slope)?;
     Ok(s.sum(left, right))
 }

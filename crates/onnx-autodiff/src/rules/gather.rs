@@ -1,9 +1,10 @@
 //! Operators that pick elements by index, or put them somewhere.
 
-use super::Rule;
-use crate::emit::int;
+use super::{Rule, scatter};
+use crate::emit::{int, text};
 use crate::error::Refusal;
 use crate::ir::Val;
+use crate::proto::AttributeProto;
 use crate::step::{Step, Tangent};
 
 pub const RULES: &[(&str, Rule)] = &[
@@ -67,16 +68,7 @@ fn directions_first(s: &mut Step, d: Val, rank: usize) -> Val {
     s.g.transpose(d, &perm)
 }
 
-/// Elements are replaced or added to; other reductions are not linear.
-fn additive(s: &Step) -> Result<(), Refusal> {
-    match s.node.text("reduction", "none").as_str() {
-        "none" | "add" => Ok(()),
-        other => Err(format!("its reduction `{other}` is not differentiated; use `none` or `add`").into()),
-    }
-}
-
 fn data_and_updates(s: &mut Step) -> Result<(Val, Val), Refusal> {
-    additive(s)?;
     let data = match s.d(0) {
         Some(d) => d,
         None => s.zero(0)?,
@@ -88,25 +80,50 @@ fn data_and_updates(s: &mut Step) -> Result<(Val, Val), Refusal> {
     Ok((data, updates))
 }
 
+/// Zeros of the data's shape with tangents of the updates added to them.
+pub fn added(s: &mut Step, updates: Val) -> Result<Val, Refusal> {
+    let (zeros, sum) = (s.zero(0)?, text("reduction", "add"));
+    if s.node.op == "ScatterElements" {
+        by_elements(s, zeros, updates, Some(sum))
+    } else {
+        by_slices(s, zeros, updates, vec![sum])
+    }
+}
+
 fn scatter_elements(s: &mut Step) -> Output {
+    if let Some(reduced) = scatter::reduced(s)? {
+        return Ok(Some(reduced));
+    }
     let (data, updates) = data_and_updates(s)?;
+    let reduction = s.node.attribute("reduction").cloned();
+    Ok(Some(Tangent::plain(by_elements(s, data, updates, reduction)?)))
+}
+
+fn by_elements(s: &mut Step, data: Val, updates: Val, reduction: Option<AttributeProto>) -> Result<Val, Refusal> {
     let indices = indices(s)?;
     let axis = s.axis("axis", 0, s.rank(0)?)? as i64;
     let indices = for_each_direction(s, indices)?;
     let mut attributes = vec![int("axis", axis + 1)];
-    attributes.extend(s.node.attribute("reduction").cloned());
-    Ok(Some(Tangent::plain(s.g.op_with("ScatterElements", &[data, indices, updates], attributes))))
+    attributes.extend(reduction);
+    Ok(s.g.op_with("ScatterElements", &[data, indices, updates], attributes))
 }
 
 fn scatter_nd(s: &mut Step) -> Output {
+    if let Some(reduced) = scatter::reduced(s)? {
+        return Ok(Some(reduced));
+    }
     let (data, updates) = data_and_updates(s)?;
+    let attributes = s.node.attributes.clone();
+    Ok(Some(Tangent::plain(by_slices(s, data, updates, attributes)?)))
+}
+
+fn by_slices(s: &mut Step, data: Val, updates: Val, attributes: Vec<AttributeProto>) -> Result<Val, Refusal> {
     let indices = indices(s)?;
     let (rank, update_rank) = (s.rank(0)?, s.rank(2)?);
     let data = directions_last(s, data, rank);
     let updates = directions_last(s, updates, update_rank);
-    let attributes = s.node.attributes.clone();
     let scattered = s.g.op_with("ScatterND", &[data, indices, updates], attributes);
-    Ok(Some(Tangent::plain(directions_first(s, scattered, rank))))
+    Ok(directions_first(s, scattered, rank))
 }
 
 fn top_k(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {

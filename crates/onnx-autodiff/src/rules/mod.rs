@@ -2,17 +2,27 @@
 
 mod arithmetic;
 mod convolution;
+mod deform;
 mod diagonal;
 mod gather;
 mod layout;
+mod loss;
 mod norm;
+mod pieces;
+mod powers;
 mod product;
+mod recurrent;
 mod reduce;
 mod refused;
+mod regions;
 mod resample;
+mod sampling;
+mod scatter;
+mod sequence;
 mod silent;
 mod softmax;
 mod spectral;
+mod unpool;
 
 use std::collections::HashMap;
 
@@ -33,6 +43,9 @@ pub enum Rule {
     Behind(BehindRule),
     /// Both branches of an `If`.
     Branches,
+    /// Replaced by what it consists of where it is differentiated: the outputs as other operators make them, whose rules
+    /// differentiate them. Those beyond the list are refused where they are needed.
+    Parts(fn(&mut Step) -> Result<Vec<Option<Val>>, Refusal>),
     /// Several outputs; those beyond the list are refused where they are needed.
     Several(fn(&mut Step) -> Result<Vec<Option<Tangent>>, Refusal>),
 }
@@ -44,16 +57,24 @@ pub type BehindRule = fn(&mut Step, &HashMap<Val, Tangent>) -> Result<Option<Tan
 pub const FAMILIES: &[&[(&str, Rule)]] = &[
     arithmetic::RULES,
     convolution::RULES,
+    deform::RULES,
     diagonal::RULES,
     gather::RULES,
     layout::RULES,
+    loss::RULES,
     norm::RULES,
+    powers::RULES,
     product::RULES,
+    recurrent::RULES,
     reduce::RULES,
+    regions::RULES,
     resample::RULES,
+    sampling::RULES,
+    sequence::RULES,
     silent::RULES,
     softmax::RULES,
     spectral::RULES,
+    unpool::RULES,
 ];
 
 /// Operators that have a derivative, in alphabetical order.

@@ -16,10 +16,7 @@ const REFUSED: &[(&[&str], &str)] = &[
         ],
         "quantization has derivative zero almost everywhere; export the model without quantization",
     ),
-    (
-        &["Loop", "Scan", "SequenceMap", "LSTM", "GRU", "RNN"],
-        "loops and recurrent layers are not differentiated; export the model with the loop unrolled",
-    ),
+    (&["Loop", "Scan", "SequenceMap"], "loops are not differentiated; export the model with the loop unrolled"),
     (
         &["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"],
         "a random operator makes the output no function of the input; export the model in evaluation mode",
@@ -27,10 +24,6 @@ const REFUSED: &[(&[&str], &str)] = &[
     (
         &["Attention", "RotaryEmbedding"],
         "this form of the operator is not differentiated (a window, lengths without padding, barred scores as an output, or shapes that cannot be told); export the model with its parts",
-    ),
-    (
-        &["DeformConv", "RoiAlign", "MaxRoiPool", "MaxUnpool", "Col2Im"],
-        "this operator is not differentiated; export the model without it",
     ),
 ];
 

@@ -11,6 +11,9 @@ use crate::size::Size;
 mod image;
 mod layout;
 mod product;
+mod recurrent;
+mod sampling;
+mod spectral;
 
 pub use image::{Window, windows};
 pub use product::einsum_terms;
@@ -20,6 +23,9 @@ use layout::{
     concat, expand, flatten, gather, gather_nd, pad, reshape, slice, split, squeeze, tile, transpose, unsqueeze,
 };
 use product::{einsum, gemm, matmul};
+use recurrent::recurrent;
+use sampling::{col_to_im, grid_sample, max_unpool, regions};
+use spectral::{dft, stft};
 
 pub type Inferred = (ElemType, Option<Shape>);
 
@@ -182,9 +188,19 @@ fn shape_of(g: &mut Graph, node: &Node) -> Option<Shape> {
             let rank = g.rank(x?)?;
             Some(vec![Size::fixed(rank as i64), g.symbols.fresh()])
         }
+        "Col2Im" => col_to_im(g, node),
         "DFT" => dft(g, node),
-        "Compress" | "Unique" | "NonMaxSuppression" | "Loop" | "Scan" | "If" | "LSTM" | "GRU" | "RNN"
-        | "GridSample" => None,
+        "DeformConv" => conv(g, node),
+        "MaxRoiPool" | "RoiAlign" => regions(g, node),
+        "MaxUnpool" => max_unpool(g, node),
+        "STFT" => stft(g, node),
+        "AffineGrid" => affine_grid(g, node),
+        "CenterCropPad" => center_crop_pad(g, node),
+        "Compress" => compress(g, node),
+        "Det" => Some(g.shape(x?)?.split_last_chunk::<2>()?.0.to_vec()),
+        "NegativeLogLikelihoodLoss" => loss(g, node),
+        "Unique" | "NonMaxSuppression" | "Loop" | "Scan" | "If" => None,
+        "GridSample" => grid_sample(g, node),
         "RandomNormal" | "RandomUniform" => Some(node.ints("shape")?.iter().map(|n| Size::fixed(*n)).collect()),
         op if op.starts_with("Reduce") => reduce(g, node),
         op if KEEPS_SHAPE.contains(&op) => g.shape(x?).cloned(),
@@ -242,6 +258,7 @@ const KEEPS_SHAPE: &[&str] = &[
     "RandomUniformLike",
     "Reciprocal",
     "Relu",
+    "ReverseSequence",
     "Round",
     "ScatterElements",
     "ScatterND",
@@ -258,6 +275,7 @@ const KEEPS_SHAPE: &[&str] = &[
     "Swish",
     "Tan",
     "Tanh",
+    "TensorScatter",
     "ThresholdedRelu",
     "Trilu",
 ];
@@ -268,6 +286,7 @@ fn infer_many(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferred
     let elem = g.elem(x);
     match node.op.as_str() {
         "Split" => split(g, node, outputs),
+        "GRU" | "LSTM" | "RNN" => recurrent(g, node),
         "LayerNormalization" => {
             let shape = g.shape(x)?.clone();
             let axis = axis_of(node.int("axis", -1), shape.len())?;
@@ -302,6 +321,10 @@ fn infer_many(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferred
             Some(vec![(ElemType::UINT8, shape), (ElemType::FLOAT, number()), (ElemType::UINT8, number())])
         }
         "If" => branch_types(g, node, outputs),
+        "SoftmaxCrossEntropyLoss" => {
+            let shape = g.shape(x).cloned();
+            Some(vec![(elem, loss(g, node)), (elem, shape)])
+        }
         _ => None,
     }
 }
@@ -445,20 +468,41 @@ fn reduce(g: &mut Graph, node: &Node) -> Option<Shape> {
     }
 }
 
-fn dft(g: &mut Graph, node: &Node) -> Option<Shape> {
+fn center_crop_pad(g: &mut Graph, node: &Node) -> Option<Shape> {
     let mut shape = g.shape(node.input(0)?)?.clone();
-    let axis = match node.input(2) {
-        Some(v) => g.content(v)?.fixed()?.first().copied()?,
-        None => node.int("axis", if g.opset >= 20 { -2 } else { 1 }),
-    };
-    let axis = axis_of(axis, shape.len())?;
-    if node.input(1).is_some() {
-        shape[axis] = g.symbols.fresh();
+    let target = sizes(g, node.input(1)?)?;
+    let axes = node.ints("axes").unwrap_or_else(|| (0..shape.len() as i64).collect());
+    for (axis, size) in axes.iter().zip(target) {
+        let axis = axis_of(*axis, shape.len())?;
+        shape[axis] = size;
     }
-    if node.int("onesided", 0) != 0 {
-        let half = g.symbols.div(&shape[axis].clone(), &Size::fixed(2));
-        shape[axis] = g.symbols.add(&half, &Size::fixed(1));
-    }
-    *shape.last_mut()? = Size::fixed(2);
     Some(shape)
+}
+
+/// How much a condition chooses is not known.
+fn compress(g: &mut Graph, node: &Node) -> Option<Shape> {
+    let some = g.symbols.fresh();
+    if node.attribute("axis").is_none() {
+        return Some(vec![some]);
+    }
+    let mut shape = g.shape(node.input(0)?)?.clone();
+    let axis = axis_of(node.int("axis", 0), shape.len())?;
+    shape[axis] = some;
+    Some(shape)
+}
+
+/// `[N, …, axes]` for an image of the given size.
+fn affine_grid(g: &mut Graph, node: &Node) -> Option<Shape> {
+    let size = sizes(g, node.input(1)?)?;
+    let lengths = size.get(2..)?;
+    let axes = Size::fixed(lengths.len() as i64);
+    Some([&size[..1], lengths, &[axes]].concat())
+}
+
+/// One number, or one for each target.
+fn loss(g: &Graph, node: &Node) -> Option<Shape> {
+    match node.text("reduction", "mean").as_str() {
+        "none" => g.shape(node.input(1)?).cloned(),
+        _ => Some(Vec::new()),
+    }
 }

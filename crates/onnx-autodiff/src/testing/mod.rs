@@ -3,6 +3,7 @@
 mod evaluate;
 mod fuzz;
 mod hostile;
+mod parts;
 mod random;
 mod refusals;
 mod structure;

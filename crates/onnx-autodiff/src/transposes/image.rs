@@ -57,6 +57,10 @@ fn explicit_windows(t: &Turn, wide: &[Size], narrow: &[Size], same: bool) -> Res
 pub fn conv(t: &mut Turn) -> Result<Parts, Refusal> {
     let (c, weights, (x, y)) = (t.c()?, t.input(1)?, t.shapes(3)?);
     let windows = explicit_windows(t, &x[2..], &y[2..], false)?;
+    if !t.is_linear(0) {
+        let image = t.input(0)?;
+        return Ok(vec![(1, of_filters(t, image, c, &windows)?)]);
+    }
     let mut attributes = window_attributes(t, &windows);
     let mut exact = true;
     let mut extra = Vec::new();
@@ -79,6 +83,37 @@ pub fn conv(t: &mut Turn) -> Result<Parts, Refusal> {
     Ok(vec![(0, result)])
 }
 
+/// The cotangent of the filters that lead from a wide image to a narrow one, or back: the narrow image is moved over the
+/// wide one, with strides and dilations exchanged, and the samples are what is summed over.
+fn of_filters(t: &mut Turn, wide: Val, narrow: Val, windows: &[Window]) -> Result<Val, Refusal> {
+    let (from, to, filter) = (t.shape(wide)?, t.shape(narrow)?, t.input_shape(1)?);
+    let group = t.node.int("group", 1);
+    let groups = Size::fixed(group);
+    let each = from[1].over(&groups).ok_or("its channels do not divide into its groups")?;
+    let apart = t.g.reshape(wide, &[&[from[0].clone(), groups.clone(), each.clone()], &from[2..]].concat());
+    let order: Vec<usize> = [2, 1, 0].into_iter().chain(3..from.len() + 1).collect();
+    let turned = t.g.transpose(apart, &order);
+    let samples = t.g.symbols.mul(&groups, &from[0]);
+    let image = t.g.reshape(turned, &[&[each.clone(), samples], &from[2..]].concat());
+    let order: Vec<usize> = [1, 0].into_iter().chain(2..to.len()).collect();
+    let filters = t.g.transpose(narrow, &order);
+    let all = |f: fn(&Window) -> i64| windows.iter().map(f).collect::<Vec<_>>();
+    let attributes = vec![
+        ints("strides", &all(|w| w.dilation)),
+        ints("dilations", &all(|w| w.stride)),
+        ints("pads", &[all(|w| w.before), all(|w| w.after)].concat()),
+        int("group", group),
+    ];
+    let moved = t.g.op_with("Conv", &[image, filters], attributes);
+    let channels = [each, to[1].clone()];
+    // Where the last step left something over there are more places than the filter has.
+    let cut = cut_to(t, moved, &[&channels, &filter[2..]].concat());
+    t.g.set_shape(cut, &[&channels, &filter[2..]].concat());
+    let result = t.g.transpose(cut, &order);
+    t.g.set_shape(result, &filter);
+    Ok(result)
+}
+
 /// Cuts the spatial axes off behind the wanted sizes.
 fn cut_to(t: &mut Turn, v: Val, shape: &Shape) -> Val {
     let axes: Vec<i64> = (2..shape.len() as i64).collect();
@@ -92,6 +127,10 @@ pub fn conv_transpose(t: &mut Turn) -> Result<Parts, Refusal> {
     let (c, weights, (x, y)) = (t.c()?, t.input(1)?, t.shapes(3)?);
     let given = t.node.ints("output_shape").is_some_and(|shape| !shape.is_empty());
     let windows = explicit_windows(t, &y[2..], &x[2..], given)?;
+    if !t.is_linear(0) {
+        let image = t.input(0)?;
+        return Ok(vec![(1, of_filters(t, c, image, &windows)?)]);
+    }
     let attributes = window_attributes(t, &windows);
     let result = t.g.op_with("Conv", &[c, weights], attributes);
     t.g.set_shape(result, &x);
