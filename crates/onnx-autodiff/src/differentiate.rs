@@ -10,6 +10,7 @@ use super::elem::ElemType;
 use super::emit::text;
 use super::error::{GraphError, Obstacle, Refusal};
 use super::ir::{Graph, Val, standardize};
+use super::loops;
 use super::model::{Dim, Model, Port};
 use super::order;
 use super::output_reduction;
@@ -498,16 +499,28 @@ pub fn push(g: &mut Graph, node: &NodeProto) {
             None => return push_undecided(g, node),
         }
     }
-    push_plain(g, node);
+    match loops::unrolled(g, node) {
+        Some(outputs) => {
+            let inner: Vec<String> = outputs.into_iter().map(|v| g.value(v).name.clone()).collect();
+            push_outputs(g, node, &inner);
+        }
+        None => push_plain(g, node),
+    }
 }
 
 fn push_branch(g: &mut Graph, node: &NodeProto, branch: &GraphProto) {
     branches::import(g, branch);
-    for (inner, outer) in branch.output.iter().zip(&node.output) {
+    let inner: Vec<String> = branch.output.iter().map(|output| output.name().to_string()).collect();
+    push_outputs(g, node, &inner);
+}
+
+/// Gives the outputs of a node that was replaced their names.
+fn push_outputs(g: &mut Graph, node: &NodeProto, inner: &[String]) {
+    for (inner, outer) in inner.iter().zip(&node.output).filter(|(_, outer)| !outer.is_empty()) {
         let identity = NodeProto {
             op_type: Some("Identity".into()),
             name: Some(format!("{}.{outer}", node.name())),
-            input: vec![inner.name().to_string()],
+            input: vec![inner.clone()],
             output: vec![outer.clone()],
             ..Default::default()
         };

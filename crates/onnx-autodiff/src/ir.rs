@@ -225,8 +225,10 @@ impl Graph {
     /// A constant made here; equal ones are one value.
     pub fn add_constant(&mut self, mut tensor: TensorProto) -> Val {
         let key = tensor.encode_to_vec();
-        if let Some(known) = self.constants.get(&key) {
-            return *known;
+        if let Some(known) = self.constants.get(&key).copied() {
+            // A branch in which it was made may have ended, and its names with it.
+            self.names.insert(self.value(known).name.clone(), known);
+            return known;
         }
         tensor.name = Some(self.fresh_name("constant"));
         let constant = self.add_initializer(tensor);

@@ -56,6 +56,7 @@ mod kinks;
 mod late_expansion;
 mod lift;
 mod locality;
+mod loops;
 mod model;
 mod order;
 mod output_reduction;

@@ -1,0 +1,220 @@
+//! `Loop` and `Scan` whose number of steps is known before anything runs: replaced by that many copies of their bodies.
+//!
+//! Both modes then differentiate the copies like any other nodes. Loops of unknown length are kept, and refused where a
+//! derivative passes through them.
+
+use std::collections::HashMap;
+
+use super::branches;
+use super::elem::ElemType;
+use super::emit::int;
+use super::inline;
+use super::ir::{Graph, Val, standardize};
+use super::order;
+use super::proto::*;
+use super::shapes::axis_of;
+
+/// Loops of more steps than this are kept.
+const STEPS: i64 = 4096;
+/// Loops that unroll to more nodes than this are kept.
+const NODES: usize = 200_000;
+
+/// The outputs of an unrolled loop, none for those that the file leaves out; `None` where the node is kept.
+pub fn unrolled(g: &mut Graph, node: &NodeProto) -> Option<Vec<Val>> {
+    if !standardize(node.domain()).is_empty() {
+        return None;
+    }
+    let unroll: fn(&mut Graph, &NodeProto, &GraphProto) -> Option<Vec<Val>> = match node.op_type() {
+        "Loop" => unrolled_loop,
+        "Scan" => unrolled_scan,
+        _ => return None,
+    };
+    let body = node.attribute.iter().find(|a| a.name() == "body")?.g.clone()?;
+    // What was appended by an attempt that failed is taken back.
+    let scope = g.enter();
+    let found = unroll(g, node, &body);
+    if found.is_none() {
+        g.leave(scope);
+    }
+    found
+}
+
+/// Whether so many copies of a body are few enough.
+fn affordable(steps: i64, body: &GraphProto) -> bool {
+    (0..=STEPS).contains(&steps) && body.node.len().saturating_mul(steps as usize) <= NODES
+}
+
+fn unrolled_loop(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<Vec<Val>> {
+    let input =
+        |g: &Graph, place: usize| node.input.get(place).filter(|name| !name.is_empty()).and_then(|n| g.named(n));
+    let number = |g: &Graph, v: Val| g.content(v)?.items.first()?.as_fixed();
+    let trips = input(g, 0)?;
+    let trips = number(g, trips)?;
+    let states = node.input.len().checked_sub(2)?;
+    if !affordable(trips, body) || body.input.len() != states + 2 || body.output.len() < states + 1 {
+        return None;
+    }
+    let mut carried: Vec<Val> = (2..node.input.len()).map(|place| input(g, place)).collect::<Option<_>>()?;
+    let mut goes_on = match node.input.get(1).filter(|name| !name.is_empty()) {
+        Some(name) => g.named(name)?,
+        None => truth(g),
+    };
+    let mut stacked: Vec<Vec<Val>> = vec![Vec::new(); body.output.len() - states - 1];
+    for step in 0..trips {
+        if number(g, goes_on)? == 0 {
+            break;
+        }
+        let place = g.integer(step);
+        let outputs = copy(g, node, body, &[&[place, goes_on], &carried[..]].concat())?;
+        goes_on = outputs[0];
+        carried = outputs[1..=states].to_vec();
+        stacked.iter_mut().zip(&outputs[states + 1..]).for_each(|(list, v)| list.push(*v));
+    }
+    let stacked: Option<Vec<Val>> = stacked.into_iter().map(|list| stack(g, &list, 0)).collect();
+    Some([carried, stacked?].concat())
+}
+
+fn truth(g: &mut Graph) -> Val {
+    g.add_constant(TensorProto {
+        data_type: Some(ElemType::BOOL.0),
+        raw_data: Some(prost::bytes::Bytes::from_static(&[1])),
+        ..Default::default()
+    })
+}
+
+fn unrolled_scan(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<Vec<Val>> {
+    let list =
+        |name: &str| node.attribute.iter().find(|a| a.name() == name).map(|a| a.ints.clone()).unwrap_or_default();
+    let sequences = usize::try_from(node.attribute.iter().find(|a| a.name() == "num_scan_inputs")?.i()).ok()?;
+    let states = node.input.len().checked_sub(sequences)?;
+    if body.input.len() != node.input.len() || body.output.len() < states || sequences == 0 {
+        return None;
+    }
+    let inputs: Vec<Val> = node.input.iter().map(|name| g.named(name)).collect::<Option<_>>()?;
+    let axes = list("scan_input_axes");
+    let backwards = list("scan_input_directions");
+    let axis = |g: &Graph, i: usize| axis_of(axes.get(i).copied().unwrap_or(0), g.rank(inputs[states + i])?);
+    let axes: Vec<usize> = (0..sequences).map(|i| axis(g, i)).collect::<Option<_>>()?;
+    let steps = g.shape(inputs[states])?.get(axes[0])?.as_fixed()?;
+    if !affordable(steps, body) {
+        return None;
+    }
+    let mut carried = inputs[..states].to_vec();
+    let mut stacked: Vec<Vec<Val>> = vec![Vec::new(); body.output.len() - states];
+    for step in 0..steps {
+        let mut given = carried.clone();
+        for (i, axis) in axes.iter().enumerate() {
+            let place = if backwards.get(i) == Some(&1) { steps - 1 - step } else { step };
+            let place = g.integer(place);
+            given.push(g.op_with("Gather", &[inputs[states + i], place], vec![int("axis", *axis as i64)]));
+        }
+        let outputs = copy(g, node, body, &given)?;
+        carried = outputs[..states].to_vec();
+        stacked.iter_mut().zip(&outputs[states..]).for_each(|(list, v)| list.push(*v));
+    }
+    let (axes, backwards) = (list("scan_output_axes"), list("scan_output_directions"));
+    for (i, mut list) in stacked.into_iter().enumerate() {
+        if backwards.get(i) == Some(&1) {
+            list.reverse();
+        }
+        carried.push(stack(g, &list, axes.get(i).copied().unwrap_or(0))?);
+    }
+    Some(carried)
+}
+
+/// Values side by side along a new axis.
+fn stack(g: &mut Graph, list: &[Val], axis: i64) -> Option<Val> {
+    if list.is_empty() {
+        return None;
+    }
+    let parts: Vec<Val> = list.iter().map(|v| g.unsqueeze(*v, &[axis])).collect();
+    Some(g.concat(&parts, axis))
+}
+
+/// Appends the body with its inputs bound to values of the graph; its outputs.
+fn copy(g: &mut Graph, node: &NodeProto, body: &GraphProto, given: &[Val]) -> Option<Vec<Val>> {
+    let mut body = body.clone();
+    let captured = order::captures(node).into_iter().map(|name| (name.clone(), name));
+    let mut names: HashMap<String, String> = captured.collect();
+    for (formal, actual) in body.input.iter().zip(given) {
+        names.insert(formal.name().to_string(), g.value(*actual).name.clone());
+    }
+    let prefix = g.fresh_name("step");
+    inline::rename_graph(&mut body, &mut names, &prefix);
+    branches::import(g, &body);
+    body.output.iter().map(|output| g.named(output.name())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::emit::{int, ints};
+    use crate::proto::*;
+    use crate::testing::{bytes, graph, integers, node, port};
+    use crate::{Mode, Model, differentiate};
+
+    fn body(name: &str, graph: GraphProto) -> AttributeProto {
+        AttributeProto {
+            name: Some(name.into()),
+            g: Some(graph),
+            kind: Some(attribute_kind::GRAPH),
+            ..Default::default()
+        }
+    }
+
+    /// `s ← s · x`, so often, with every state kept.
+    fn powers(trips: Option<i64>) -> Model {
+        let steps = vec![
+            node("Identity", "c", "on", vec![]),
+            node("Mul", "s x", "next", vec![]),
+            node("Identity", "next", "kept", vec![]),
+        ];
+        let mut inner = graph(&["s: N 2"], &["next: N 2", "kept: N 2"], vec![], steps);
+        inner.input.splice(0..0, [port("i:", 7), port("c:", 9)]);
+        inner.output.insert(0, port("on:", 9));
+        let nodes = vec![node("Loop", "trips - x", "y all", vec![body("body", inner)])];
+        let constants = trips.map(|n| integers("trips", &[], &[n])).into_iter().collect();
+        let mut made = graph(&["x: N 2"], &["y: N 2"], constants, nodes);
+        if trips.is_none() {
+            made.input.push(port("trips:", 7));
+        }
+        Model::from_bytes("loop.onnx", &bytes(made, 17)).expect("a model")
+    }
+
+    #[test]
+    fn a_loop_of_known_length_is_differentiated_in_both_modes() {
+        for mode in [Mode::Jvp, Mode::Vjp] {
+            let derived = differentiate(&powers(Some(3)), mode, Some("x"), Some("y")).expect("unrolled");
+            assert!(!derived.operators().contains_key("Loop"));
+        }
+    }
+
+    #[test]
+    fn a_loop_of_unknown_length_is_refused_by_its_name() {
+        let error = differentiate(&powers(None), Mode::Jvp, Some("x"), Some("y")).err().expect("refused").to_string();
+        assert!(error.contains("node `node_y_all` (Loop)"), "{error}");
+    }
+
+    #[test]
+    fn a_scan_goes_along_its_axes_in_its_directions() {
+        let steps = vec![node("Add", "s e", "next", vec![]), node("Mul", "next next", "out", vec![])];
+        let inner = graph(&["s: N", "e: N"], &["next: N", "out: N"], vec![], steps);
+        let attributes = vec![
+            body("body", inner),
+            int("num_scan_inputs", 1),
+            ints("scan_input_axes", &[1]),
+            ints("scan_input_directions", &[1]),
+            ints("scan_output_axes", &[1]),
+        ];
+        let zero = vec![
+            node("ReduceMin", "x", "least", vec![ints("axes", &[1]), int("keepdims", 0)]),
+            node("Sub", "least least", "zero", vec![]),
+        ];
+        let nodes = [zero, vec![node("Scan", "zero x", "sum y", attributes)]].concat();
+        let model = Model::from_bytes("scan.onnx", &bytes(graph(&["x: N 3"], &["y: N 3"], vec![], nodes), 17))
+            .expect("a model");
+        for mode in [Mode::Jvp, Mode::Vjp] {
+            let derived = differentiate(&model, mode, Some("x"), Some("y")).expect("unrolled");
+            assert!(!derived.operators().contains_key("Scan"));
+        }
+    }
+}
