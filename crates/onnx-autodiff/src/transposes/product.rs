@@ -90,9 +90,7 @@ pub fn fourier(t: &mut Turn) -> Result<Parts, Refusal> {
         Some(1) => true,
         Some(2) => false,
         _ => {
-            return Err(
-                "whether its signal is real or complex is not known; export the model with its last axis fixed".into()
-            );
+            return Err("whether its signal is real is not known; export the model with its last axis fixed".into());
         }
     };
     let mut c = t.c()?;
