@@ -777,7 +777,7 @@ def main():
             if c["formula"]:
                 real = {"tensor(double)": np.float64, "tensor(float)": np.float32}[run.get_inputs()[0].type]
                 y = f(c["x"])
-                gap = np.abs(run.run(["y"], {"x": c["x"].astype(real)})[0] - y).max() / max(np.abs(y).max(), 1e-3)
+                gap = np.abs(run.run(["y"], {"x": np.asarray(c["x"], real)})[0] - y).max() / max(np.abs(y).max(), 1e-3)
                 if not gap < 1e-5:
                     print("ONNX Runtime computes another", c["op"], c["attrs"], f"{gap:.1e}")
             v = short(R.standard_normal((3, *c["x"].shape)))

@@ -25,6 +25,20 @@ const REFUSED: &[(&[&str], &str)] = &[
         "a random operator makes the output no function of the input; export the model in evaluation mode",
     ),
     (
+        &[
+            "ConcatFromSequence",
+            "Optional",
+            "OptionalGetElement",
+            "SequenceAt",
+            "SequenceConstruct",
+            "SequenceErase",
+            "SequenceInsert",
+            "SplitToSequence",
+        ],
+        "sequences and optional values are not differentiated; export the model with tensors",
+    ),
+    (&["Unique"], "how many elements differ is no function with a derivative; export the model without it"),
+    (
         &["Attention", "RotaryEmbedding"],
         "this form of the operator is not differentiated (a window, lengths without padding, barred scores as an output, or shapes that cannot be told); export the model with its parts",
     ),

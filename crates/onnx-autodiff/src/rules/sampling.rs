@@ -119,7 +119,8 @@ fn grid_sample(s: &mut Step) -> Made {
     let (x, grid) = (s.x(0)?, s.x(1)?);
     let (shape, places) = (s.shape(x)?, s.shape(grid)?);
     let axes = shape.len().saturating_sub(2);
-    if axes == 0 || places.len() != shape.len() || !places[shape.len() - 1].is(axes as i64) {
+    let other = |size: &Size| size.as_fixed().is_some_and(|n| n != axes as i64);
+    if axes == 0 || places.len() != shape.len() || places.last().is_some_and(other) {
         return Err("the shapes of its image and of its grid do not fit".into());
     }
     let (mode, padding) = (mode(s)?, padding(s)?);

@@ -86,6 +86,13 @@ pub fn fourier(t: &mut Turn) -> Result<Parts, Refusal> {
         None => t.node.int("axis", 1),
     };
     let axis = axis_of(axis, rank).ok_or("its axis does not fit its input")?;
+    let real = match shape.last().and_then(Size::as_fixed) {
+        Some(1) => true,
+        Some(2) => false,
+        _ => {
+            return Err("whether its signal is real is not known; export the model with its last axis fixed".into());
+        }
+    };
     let mut c = t.c()?;
     if t.node.int("onesided", 0) != 0 {
         c = padded_to(t, c, axis, &shape[axis])?;
@@ -104,7 +111,6 @@ pub fn fourier(t: &mut Turn) -> Result<Parts, Refusal> {
     let length = t.g.cast(length, t.g.elem(c));
     let scaled = if inverse { t.g.div(turned, length) } else { t.g.mul(turned, length) };
     let (start, end, last) = (t.g.integers(&[0]), t.g.integers(&[1]), t.g.integers(&[rank as i64 - 1]));
-    let real = shape[rank - 1].is(1);
     let result = if real { t.g.op("Slice", &[scaled, start, end, last]) } else { scaled };
     t.g.set_shape(result, &shape);
     Ok(vec![(0, result)])
