@@ -232,10 +232,10 @@ def refusals():
         w = {"w": rn(1, gates * 2, 3), "r": rn(1, gates * 2, 2)}
         for place in range(places):
             node = (op, "x w r", alone(places, place)[0], dict(hidden_size=2))
-            output(op, place, [node], rn(4, 1, 3), w, refused=True)
+            output(op, place, [node], rn(4, 1, 3), w)
     for place in range(2):
         node = ("SoftmaxCrossEntropyLoss", "x l", alone(2, place)[1], {})
-        output("SoftmaxCrossEntropyLoss", place, [node], rn(2, 3), {"l": np.array([0, 2])}, refused=True)
+        output("SoftmaxCrossEntropyLoss", place, [node], rn(2, 3), {"l": np.array([0, 2])})
     for place in range(4):
         node = ("Unique", "x", alone(4, place, "i")[1], {})
         cast = ("Cast", "i", "y", dict(to=T.FLOAT))
@@ -249,12 +249,12 @@ def refusals():
         ports = [info("i", T.INT64, []), info("c", T.BOOL, []), *state]
         body = H.make_graph(inner, "body", ports, [info("c1", T.BOOL, []), *names])
         node = ("Loop", "n - x x x", alone(3, place)[1], dict(body=body))
-        output("Loop", place, [node], rn(3), {"n": np.array(2)}, 18, True)
+        output("Loop", place, [node], rn(3), {"n": np.array(2)}, 18)
         row = [info(f"v{i}", T.FLOAT, []) for i in range(3)]
         ends = [info(f"u{i}", T.FLOAT, []) for i in range(3)]
         steps = [H.make_node("Tanh", [f"v{i}"], [f"u{i}"]) for i in range(3)]
         scan = ("Scan", "x x x", alone(3, place)[1], dict(body=H.make_graph(steps, "body", row, ends), num_scan_inputs=3))
-        output("Scan", place, [scan], rn(3), opset=18, refused=True)
+        output("Scan", place, [scan], rn(3), opset=18)
         flat = [info(n, T.FLOAT, [3]) for n in ("u0", "u1", "u2")]
         ones = [H.make_node("Tanh", ["v"], [f"u{i}"]) for i in range(3)]
         body = H.make_graph(ones, "body", [info("v", T.FLOAT, [3])], flat)

@@ -789,7 +789,7 @@ def main():
             continue
         name = f"{len(arrays) // 4:03}-{c['op']}"
         bytes_ = np.frombuffer(model.SerializeToString(), np.uint8)
-        arrays |= {f"{name}.onnx": bytes_, f"{name}.xv": np.concatenate([c["x"][None], v]), f"{name}.jv": jv}
+        arrays |= {f"{name}.onnx": bytes_, f"{name}.xv": np.concatenate([c["x"][None], v]), f"{name}.jv": np.asarray(jv, np.float64)}
         arrays[f"{name}.right"] = np.array([right])
         if right > 1e-12:
             print("known to 1e-9 alone:", name, "double" if model is double else "single")

@@ -14,11 +14,15 @@ mod resize;
 use super::elem::ElemType;
 use super::error::Obstacle;
 use super::ir::{Graph, Node, Val};
+use super::rules::{self, Rule};
+use super::shapes;
+use super::size::Size;
+use super::step::Step;
 use super::tangent::obstacle;
 
 type Replacement = fn(&mut Graph, &Node) -> Option<Val>;
 
-const KEPT: &str = "ONNX Runtime has this operator in float32 alone, and this form of it (antialiasing, or axes or scales that \
+const KEPT: &str = "ONNX Runtime has this operator in float32 alone, and this form of it (antialiasing, or axes, scales or a number of steps that \
                     are not known before it runs) has no replacement; export the model with fixed sizes, or compute in float32";
 
 const REPLACEMENTS: &[(&str, Replacement)] = &[
@@ -58,20 +62,42 @@ const REPLACEMENTS: &[(&str, Replacement)] = &[
     ("ThresholdedRelu", elementwise::thresholded_relu),
 ];
 
+/// Operators that are replaced by the parts which their derivatives are made of.
+const BY_PARTS: &[&str] =
+    &["Col2Im", "Det", "GlobalLpPool", "GridSample", "GRU", "LpPool", "LSTM", "MaxRoiPool", "MaxUnpool", "RNN"];
+
 /// What a node in float64 is replaced by, where the runtime has no kernel for it.
 pub fn replacement(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
     if !g.avoids_single || g.elem(node.input(0)?) != ElemType::DOUBLE {
         return None;
     }
+    if BY_PARTS.contains(&node.standard()) {
+        return parts(g, node);
+    }
     let (_, replacement) = REPLACEMENTS.iter().find(|(op, _)| *op == node.standard())?;
     Some(vec![replacement(g, node)?])
+}
+
+/// All outputs of an operator as its rule writes them.
+fn parts(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
+    let Ok(Rule::Parts(parts)) = rules::of(node) else { return None };
+    // Rules look at the shapes of the outputs; one that needs their numbers cannot make them.
+    let count = node.outputs.len().max(1);
+    let shapes = shapes::infer(g, node, count).into_iter().take(count);
+    let outputs: Vec<Val> = shapes.map(|(elem, shape)| g.placeholder(elem, shape)).collect();
+    let node = Node { outputs: outputs.iter().copied().map(Some).collect(), ..node.clone() };
+    let (start, tangents) = (g.nodes.len(), vec![None; node.inputs.len()]);
+    let mut step = Step { g, node, tangents, k: Size::fixed(1) };
+    let made: Vec<Val> = parts(&mut step).ok()?.into_iter().collect::<Option<_>>()?;
+    let circular = g.nodes[start..].iter().flat_map(|made| made.inputs.iter().flatten()).any(|v| outputs.contains(v));
+    (!circular).then_some(made)
 }
 
 /// The nodes that are left without a kernel, with what to do.
 pub fn obstacles(g: &Graph) -> Vec<Obstacle> {
     let single = |node: &Node| {
         let wide = node.input(0).is_some_and(|v| g.elem(v) == ElemType::DOUBLE);
-        wide && REPLACEMENTS.iter().any(|(op, _)| *op == node.standard())
+        wide && BY_PARTS.contains(&node.standard()) || wide && REPLACEMENTS.iter().any(|(op, _)| *op == node.standard())
     };
     let needed = g.needed();
     let left = g.nodes.iter().zip(needed).filter(|(node, needed)| *needed && single(node)).map(|(node, _)| node);
