@@ -445,8 +445,17 @@ def networks():
     e, c = np.array([[0.0, 1, 2]]), np.array([[0.1, 0.2, 0.3]])
     network("powers", [("Pow", "x e", "p", {}), ("Mul", "p c", "y", {})], [3], {"e": e, "c": c})
     column = {"axes": np.array([1])}
-    loop = [("Unsqueeze", "t axes", "c", {}), ("Loop", "n - x", "o", dict(body=tanh_loop())), ("Mul", "o c", "y", {})]
-    network("loop", loop, [3], {**column, "n": np.array(3)})
+    # A loop whose number of steps is not known before it runs.
+    loop = [
+        ("ReduceMax", "t", "m", dict(keepdims=0)),
+        ("Mul", "m zero", "z", {}),
+        ("Add", "z three", "f", {}),
+        ("Cast", "f", "n", dict(to=T.INT64)),
+        ("Unsqueeze", "t axes", "c", {}),
+        ("Loop", "n - x", "o", dict(body=tanh_loop())),
+        ("Mul", "o c", "y", {}),
+    ]
+    network("loop", loop, [3], {**column, "zero": np.array(0.0), "three": np.array(3.0)})
     for name, target in (("batch_of_one", [1.0, 2.0]), ("five_by_seven", [5.0, 7.0])):
         # What depends on an input is not known before anything runs.
         nodes = [
