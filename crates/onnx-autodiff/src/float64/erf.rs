@@ -1,4 +1,5 @@
 //! The error function by the rational approximations of Moshier's Cephes library, right to the rounding of float64.
+#![expect(clippy::excessive_precision, reason = "coefficients have the digits of their source")]
 
 use super::{at_least, at_most, polynomial, where_greater};
 use crate::ir::{Graph, Node, Val};

@@ -1,4 +1,5 @@
 //! The arc functions by the rational approximation of Moshier's Cephes library.
+#![expect(clippy::excessive_precision, reason = "coefficients have the digits of their source")]
 
 use std::f64::consts::{FRAC_PI_2, FRAC_PI_4};
 

@@ -97,7 +97,7 @@ fn parts(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
 pub fn obstacles(g: &Graph) -> Vec<Obstacle> {
     let single = |node: &Node| {
         let wide = node.input(0).is_some_and(|v| g.elem(v) == ElemType::DOUBLE);
-        wide && BY_PARTS.contains(&node.standard()) || wide && REPLACEMENTS.iter().any(|(op, _)| *op == node.standard())
+        wide && (BY_PARTS.contains(&node.standard()) || REPLACEMENTS.iter().any(|(op, _)| *op == node.standard()))
     };
     let needed = g.needed();
     let left = g.nodes.iter().zip(needed).filter(|(node, needed)| *needed && single(node)).map(|(node, _)| node);
