@@ -158,7 +158,7 @@ def outputs():
         names = " ".join("y" if i == place else f"o{i}" for i in range(3))
         output("Split", place, [("Split", "x p", names, dict(axis=1))], rn(2, 6), split)
     quantized()
-    refusals()
+    remaining()
 
 
 def quantized():
@@ -215,8 +215,8 @@ def whole(cast, to):
             OUTPUTS[f"{name}.j"] = jacobian(session, x, et) * 0
 
 
-def refusals():
-    """What is not differentiated, each output alone."""
+def remaining():
+    """Training, loops, losses and what is not differentiated, each output alone."""
     bn = {name: np.abs(rn(3)) + 1 for name in "gbmv"}
     for place in range(5):
         names = alone(5, place)[1]
@@ -264,6 +264,14 @@ def refusals():
             ("SequenceAt", "q zero", "y", {}),
         ]
         output("SequenceMap", place, nodes, rn(3), {"zero": np.array(0)}, 18, True)
+    # A sum from the last column to the first, its steps back to front.
+    names = [info(n, T.FLOAT, [2]) for n in ("s", "e", "s1", "k")]
+    steps = [H.make_node("Add", ["s", "e"], ["s1"]), H.make_node("Tanh", ["s1"], ["k"])]
+    body = H.make_graph(steps, "body", names[:2], names[2:])
+    turned = dict(scan_input_axes=[1], scan_input_directions=[1], scan_output_axes=[1], scan_output_directions=[1])
+    scan = ("Scan", "a x", "o0 y", dict(body=body, num_scan_inputs=1, **turned))
+    x = np.array([[0.3, -0.7, 1.1], [0.9, 0.2, -0.4]])
+    output("Scan", 1, [scan], x, {"a": np.zeros(2)}, opset=18)
 
 
 # Singular points.

@@ -14,7 +14,7 @@ pub use onnx_autodiff::{
 
 use crate::signature::{self, Wanted};
 
-/// As much of a file as tells what it is; of archives the names of their members stand further behind.
+/// This much of a file tells what it is, also of an archive by the first names in it.
 const HEAD: u64 = 1 << 16;
 
 /// Reads a model and the external data beside it.
@@ -52,6 +52,7 @@ fn refuse_others(path: &Path) -> Result<(), GraphError> {
 }
 
 fn refuse(name: &str, bytes: &[u8]) -> Result<(), GraphError> {
+    // Of an empty file the crate itself says so.
     match signature::refusal(bytes, Wanted::Onnx) {
         Some(reason) if !bytes.is_empty() => Err(GraphError::Malformed { file: name.to_owned(), reason }),
         _ => Ok(()),

@@ -103,6 +103,7 @@ fn operators_without_a_kernel_in_float64_are_computed_in_it() {
     let names: Vec<String> =
         cases.names().expect("names").into_iter().filter_map(|n| Some(n.strip_suffix(".onnx")?.to_string())).collect();
     let mut lifted: BTreeSet<String> = BTreeSet::new();
+    let mut refused = Vec::new();
     for name in &names {
         let bytes: ndarray::Array1<u8> = cases.by_name(&format!("{name}.onnx")).expect(name);
         let model = Model::from_bytes(name, &bytes.to_vec()).expect(name);
@@ -110,18 +111,19 @@ fn operators_without_a_kernel_in_float64_are_computed_in_it() {
             continue;
         }
         let Ok(wide) = model.in_precision(ElemType::DOUBLE) else {
-            // Antialiasing alone has no form in float64.
-            assert!(name.ends_with("Resize"), "{name}");
+            refused.push(name);
             continue;
         };
         let [xv, jv]: [ArrayD<f64>; 2] = ["xv", "jv"].map(|a| cases.by_name(&format!("{name}.{a}")).expect(name));
         let right: ndarray::Array1<f64> = cases.by_name(&format!("{name}.right")).expect(name);
-        let rounded = ROUNDED.iter().find(|(op, _)| name.ends_with(op)).map_or(1e-11, |(_, bound)| *bound);
+        let rounded = ROUNDED.iter().find(|(op, _)| name.ends_with(op)).map_or(0.0, |(_, bound)| *bound);
         let (tangent, product) = rule_errors(&wide, &xv, &jv);
         assert!(tangent <= right[0].max(rounded) && product <= 1e-12, "{name}: {tangent:.1e}, {product:.1e}");
         lifted.extend(model.operators().into_keys());
     }
     assert!(lifted.len() >= 30, "{lifted:?}");
+    // Antialiasing alone has no form in float64.
+    assert!(refused.len() == 2 && refused.iter().all(|name| name.ends_with("Resize")), "{refused:?}");
 }
 
 /// Of every rule whose output has the shape of its input, the trace graph agrees with forward mode along the unit vectors.

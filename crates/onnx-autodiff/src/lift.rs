@@ -23,7 +23,7 @@ const SINGLE_INPUTS: &[(&str, &[usize])] =
 /// Attributes that name an element type.
 const TYPE_ATTRIBUTES: &[&str] = &["to", "dtype", "stash_type", "softmax_precision", "output_datatype"];
 
-/// Operators whose attribute `to` or `dtype` may name a floating-point type that is to change.
+/// Operators of which such an attribute may name a floating-point type that is to change.
 const TYPED: &[&str] = &[
     "Cast",
     "EyeLike",
@@ -46,7 +46,7 @@ impl Model {
     /// The model with all floating-point numbers of another type: ports, weights, constants and casts.
     ///
     /// `elem` is [`ElemType::FLOAT`], which leaves float64 as it is, or [`ElemType::DOUBLE`]. What quantized weights
-    /// stand for is computed in float32 and then cast.
+    /// stand for is computed in the type of their scale and then cast.
     ///
     /// # Errors
     /// Where the result takes more bytes than a file can hold, a weight lies in a file that was not read, or a node has
@@ -109,9 +109,9 @@ impl Lift {
             if !stays {
                 self.node(&mut node)?;
             }
-            let widened = self.widened(&mut node);
+            let cast = self.cast_behind(&mut node);
             nodes.push(node);
-            nodes.extend(widened);
+            nodes.extend(cast);
         }
         graph.node = nodes;
         Ok(())
@@ -166,17 +166,17 @@ impl Lift {
         Ok(())
     }
 
-    /// A cast behind what still comes out in float32: weights that are dequantized.
-    fn widened(&self, node: &mut NodeProto) -> Option<NodeProto> {
-        if node.op_type() != "DequantizeLinear" || self.elem == ElemType::FLOAT {
+    /// A cast behind what still comes out in the type of its scale: weights that are dequantized.
+    fn cast_behind(&self, node: &mut NodeProto) -> Option<NodeProto> {
+        if node.op_type() != "DequantizeLinear" {
             return None;
         }
         let output = node.output.first_mut()?;
-        let narrow = format!("{output}.float32");
+        let narrow = format!("{output}.dequantized");
         let wide = std::mem::replace(output, narrow.clone());
         Some(NodeProto {
             op_type: Some("Cast".into()),
-            name: Some(format!("{wide}.float64")),
+            name: Some(format!("{wide}.cast")),
             input: vec![narrow],
             output: vec![wide],
             attribute: vec![int("to", i64::from(self.elem.0))],
@@ -229,5 +229,39 @@ fn tensor_attribute(tensor: TensorProto) -> AttributeProto {
         t: Some(tensor),
         kind: Some(attribute_kind::TENSOR),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::emit::int;
+    use crate::testing::{bytes, graph, node};
+
+    #[test]
+    fn dequantized_weights_are_cast_to_what_the_network_computes_in() {
+        let tensor = |name: &str, elem: i32, dims: &[i64], raw: &'static [u8]| TensorProto {
+            name: Some(name.into()),
+            dims: dims.to_vec(),
+            data_type: Some(elem),
+            raw_data: Some(Bytes::from_static(raw)),
+            ..Default::default()
+        };
+        let (float16, int8) = (10, 3);
+        let weights = vec![tensor("q", int8, &[2], &[1, 2]), tensor("s", float16, &[], &[0, 0x3c])];
+        let nodes = vec![
+            node("Cast", "x", "h", vec![int("to", i64::from(float16))]),
+            node("DequantizeLinear", "q s", "w", vec![]),
+            node("Mul", "h w", "m", vec![]),
+            node("Cast", "m", "y", vec![int("to", 1)]),
+        ];
+        let model =
+            Model::from_bytes("m", &bytes(graph(&["x: N 2"], &["y: N 2"], weights, nodes), 19)).expect("a model");
+        for elem in [ElemType::FLOAT, ElemType::DOUBLE] {
+            let lifted = model.in_precision(elem).expect("lifted");
+            let cast = lifted.graph().node.iter().find(|n| n.output == ["w"]).expect("the weights");
+            let to = cast.attribute.iter().find(|a| a.name() == "to").map(|a| a.i());
+            assert_eq!((cast.op_type(), to), ("Cast", Some(i64::from(elem.0))));
+        }
     }
 }

@@ -206,10 +206,7 @@ fn correlated(
     let batch = g.shape(padded)?[..2].to_vec();
     let groups = Size::fixed(groups);
     let channels = batch[1].over(&groups)?;
-    let mut pixels = Size::fixed(1);
-    for size in &y[2..] {
-        pixels = g.symbols.mul(&pixels, size);
-    }
+    let pixels = shapes::product(g, &y[2..]);
     let flat = [batch[0].clone(), groups, channels, pixels];
     let parts = patches(g, padded, windows, y, mirrored)?;
     let parts: Vec<Val> = parts.into_iter().map(|part| g.reshape(part, &flat)).collect();

@@ -94,7 +94,7 @@ pub fn softplus(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(log_one_plus_exp(g, node.input(0)?))
 }
 
-/// `max(x, 0) + log(1 + exp(−|x|))`, written with sigmoids so that its derivative is that of one branch alone.
+/// `log(1 + eˣ)` below zero and `x + log(1 + e⁻ˣ)` above it, neither of which overflows.
 fn log_one_plus_exp(g: &mut Graph, x: Val) -> Val {
     let negative = g.neg(x);
     let (low, high) = (at_most(g, x, 0.0), at_most(g, negative, 0.0));

@@ -4,7 +4,8 @@ use crate::elem::ElemType;
 use crate::ir::{Graph, Node, Shape, Val};
 use crate::size::Size;
 
-const FIVE_ZEROS: f64 = 1e-5_f32 as f64;
+/// The default of the attribute, which is stored in float32.
+const EPSILON: f64 = 1e-5_f32 as f64;
 
 /// `(x − mean) / √(variance + ε)` over some axes.
 fn normalized(g: &mut Graph, x: Val, axes: &[i64], epsilon: f64) -> Val {
@@ -33,7 +34,7 @@ pub fn instance(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let rank = g.rank(x).filter(|rank| *rank > 2)?;
     let axes: Vec<i64> = (2..rank as i64).collect();
-    let y = normalized(g, x, &axes, node.float("epsilon", FIVE_ZEROS));
+    let y = normalized(g, x, &axes, node.float("epsilon", EPSILON));
     scaled(g, node, y, rank)
 }
 
@@ -46,7 +47,7 @@ pub fn group(g: &mut Graph, node: &Node) -> Option<Val> {
     let split: Shape = [&shape[..1], &[groups, width], &shape[2..]].concat();
     let apart = g.reshape(x, &split);
     let axes: Vec<i64> = (2..split.len() as i64).collect();
-    let y = normalized(g, apart, &axes, node.float("epsilon", FIVE_ZEROS));
+    let y = normalized(g, apart, &axes, node.float("epsilon", EPSILON));
     if g.opset < 21 {
         let y = scaled(g, node, y, split.len())?;
         return Some(g.reshape(y, &shape));

@@ -2,11 +2,13 @@
 
 mod arithmetic;
 mod convolution;
-mod deform;
+mod deform_conv;
 mod diagonal;
 mod gather;
+mod grid_sample;
 mod layout;
 mod loss;
+mod max_unpool;
 mod norm;
 mod pieces;
 mod powers;
@@ -14,15 +16,13 @@ mod product;
 mod recurrent;
 mod reduce;
 mod refused;
-mod regions;
 mod resample;
-mod sampling;
+mod roi_pool;
 mod scatter;
 mod sequence;
 mod silent;
 mod softmax;
 mod spectral;
-mod unpool;
 
 use std::collections::HashMap;
 
@@ -57,24 +57,24 @@ pub type BehindRule = fn(&mut Step, &HashMap<Val, Tangent>) -> Result<Option<Tan
 pub const FAMILIES: &[&[(&str, Rule)]] = &[
     arithmetic::RULES,
     convolution::RULES,
-    deform::RULES,
+    deform_conv::RULES,
     diagonal::RULES,
     gather::RULES,
+    grid_sample::RULES,
     layout::RULES,
     loss::RULES,
+    max_unpool::RULES,
     norm::RULES,
     powers::RULES,
     product::RULES,
     recurrent::RULES,
     reduce::RULES,
-    regions::RULES,
     resample::RULES,
-    sampling::RULES,
+    roi_pool::RULES,
     sequence::RULES,
     silent::RULES,
     softmax::RULES,
     spectral::RULES,
-    unpool::RULES,
 ];
 
 /// Operators that have a derivative, in alphabetical order.

@@ -57,11 +57,6 @@ pub fn clipped(g: &mut Graph, v: Val, low: Val, high: Val) -> Val {
     g.op("Clip", &[v, low, high])
 }
 
-/// The product of sizes.
-pub fn all(g: &mut Graph, sizes: &[Size]) -> Size {
-    sizes.iter().fold(Size::fixed(1), |product, size| g.symbols.mul(&product, size))
-}
-
 /// Values joined along a new first axis.
 pub fn stacked(g: &mut Graph, parts: &[Val]) -> Val {
     let parts: Vec<Val> = parts.iter().map(|v| g.unsqueeze(*v, &[0])).collect();

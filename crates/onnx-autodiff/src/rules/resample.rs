@@ -4,6 +4,7 @@ use super::Rule;
 use crate::emit::int;
 use crate::error::Refusal;
 use crate::ir::Val;
+use crate::shapes;
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposes::CONTRADICTION;
@@ -71,10 +72,7 @@ fn max_pool(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
         Some(places) => places,
         None => s.g.push("MaxPool", &[Some(x)], s.node.attributes.clone(), 2)[1],
     };
-    let mut all = Size::fixed(1);
-    for size in &shape {
-        all = s.g.symbols.mul(&all, size);
-    }
+    let all = shapes::product(s.g, &shape);
     let flat = [s.k.clone(), all];
     let d = s.g.reshape(d, &flat);
     let picked = s.g.op_with("Gather", &[d, places], vec![int("axis", 1)]);

@@ -5,7 +5,7 @@ use super::pieces::{Made, counted, cut, finished, number};
 use crate::elem::ElemType;
 use crate::emit::int;
 use crate::ir::{Graph, Val};
-use crate::shapes::axis_of;
+use crate::shapes::{self, axis_of};
 use crate::size::Size;
 use crate::step::Step;
 
@@ -90,7 +90,7 @@ fn compressed(s: &mut Step) -> Made {
     let (x, axis) = match s.node.attribute("axis") {
         Some(_) => (x, s.axis("axis", 0, s.rank(0)?)?),
         None => {
-            let all = super::pieces::all(s.g, &s.shape(x)?);
+            let all = shapes::product(s.g, &s.shape(x)?);
             (s.g.reshape(x, &[all]), 0)
         }
     };
@@ -172,7 +172,7 @@ fn affine_grid(s: &mut Step) -> Made {
     columns.push(s.g.expand(one, &lengths));
     let columns: Vec<Val> = columns.into_iter().map(|v| s.g.unsqueeze(v, &[axes as i64])).collect();
     let grid = s.g.concat(&columns, axes as i64);
-    let pixels = super::pieces::all(s.g, &lengths);
+    let pixels = shapes::product(s.g, &lengths);
     let grid = s.g.reshape(grid, &[pixels, Size::fixed(axes as i64 + 1)]);
     let map = s.g.transpose(theta, &[0, 2, 1]);
     let product = s.g.op("MatMul", &[grid, map]);

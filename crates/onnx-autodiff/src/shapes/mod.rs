@@ -397,7 +397,8 @@ fn broadcast_all(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-fn product(g: &mut Graph, sizes: &[Size]) -> Size {
+/// The product of sizes: how many elements there are along these axes together.
+pub fn product(g: &mut Graph, sizes: &[Size]) -> Size {
     let mut product = Size::fixed(1);
     for size in sizes {
         product = g.symbols.mul(&product, size);

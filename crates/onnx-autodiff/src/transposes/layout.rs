@@ -220,10 +220,8 @@ pub fn reduce_sum(t: &mut Turn) -> Result<Parts, Refusal> {
 pub fn reduce_mean(t: &mut Turn) -> Result<Parts, Refusal> {
     let shape = t.input_shape(0)?;
     let axes = shapes::axes(t.g, &t.node, shape.len()).flatten().ok_or("its axes are not known")?;
-    let mut count = Size::fixed(1);
-    for axis in axes {
-        count = t.g.symbols.mul(&count, &shape[axis]);
-    }
+    let sizes: Vec<Size> = axes.iter().map(|axis| shape[*axis].clone()).collect();
+    let count = shapes::product(t.g, &sizes);
     let c = t.c()?;
     let scaled = match count.as_fixed() {
         Some(n) => t.g.scale(c, 1.0 / n as f64),

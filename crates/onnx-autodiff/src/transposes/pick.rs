@@ -5,7 +5,7 @@ use super::{CONTRADICTION, Parts, Turn};
 use crate::emit::{int, text};
 use crate::error::Refusal;
 use crate::ir::Val;
-use crate::shapes::axis_of;
+use crate::shapes::{self, axis_of};
 use crate::size::Size;
 
 /// Adds the slices of `c` along an axis to the given places of zeros with `length` places along it.
@@ -29,10 +29,8 @@ pub fn add_along(t: &mut Turn, c: Val, axis: usize, places: Val, length: &Size) 
 pub fn gather(t: &mut Turn) -> Result<Parts, Refusal> {
     let (c, indices, shape) = (t.c()?, t.input(1)?, t.input_shape(0)?);
     let axis = axis_of(t.node.int("axis", 0), shape.len()).ok_or("its axis is out of range")?;
-    let mut count = Size::fixed(1);
-    for size in t.input_shape(1)? {
-        count = t.g.symbols.mul(&count, &size);
-    }
+    let sizes = t.input_shape(1)?;
+    let count = shapes::product(t.g, &sizes);
     let places = t.g.reshape(indices, std::slice::from_ref(&count));
     let mut flat = shape.clone();
     flat[axis] = count;

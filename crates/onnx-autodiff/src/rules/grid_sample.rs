@@ -1,11 +1,12 @@
 //! Sampling of an image at places that a grid names: a weighted sum of pixels that are gathered.
 
 use super::Rule;
-use super::pieces::{Made, all, clipped, counted, finished, number, stacked, total};
+use super::pieces::{Made, clipped, counted, finished, number, stacked, total};
 use crate::elem::ElemType;
 use crate::emit::int;
 use crate::error::Refusal;
 use crate::ir::{Graph, Shape, Val};
+use crate::shapes;
 use crate::size::Size;
 use crate::step::Step;
 
@@ -31,7 +32,7 @@ impl Pixels {
         let order: Vec<usize> = std::iter::once(0).chain(2..shape.len()).chain([1]).collect();
         let last = g.transpose(image, &order);
         let lengths = shape[2..].to_vec();
-        let rows = all(g, &[&shape[..1], &lengths].concat());
+        let rows = shapes::product(g, &[&shape[..1], &lengths].concat());
         let table = g.reshape(last, &[rows, shape[1].clone()]);
         Pixels { table, lengths, samples: shape[0].clone() }
     }
@@ -44,7 +45,7 @@ impl Pixels {
 
     /// The same for samples that are named in a list.
     pub fn first_of(&self, g: &mut Graph, samples: Val, rank: usize) -> Val {
-        let pixels = all(g, &self.lengths);
+        let pixels = shapes::product(g, &self.lengths);
         let pixels = number(g, &pixels, ElemType::INT64);
         let first = g.mul(samples, pixels);
         g.unsqueeze(first, &(1..rank as i64).collect::<Vec<_>>())
@@ -72,7 +73,7 @@ impl Pixels {
     pub fn combined(&self, g: &mut Graph, first: Val, taps: &[Vec<Tap>]) -> (Vec<Val>, Vec<Option<Val>>) {
         let mut open: Vec<(Val, Option<Val>)> = vec![(first, None)];
         for (axis, taps) in taps.iter().enumerate() {
-            let stride = all(g, &self.lengths[axis + 1..]);
+            let stride = shapes::product(g, &self.lengths[axis + 1..]);
             let stride = number(g, &stride, ElemType::INT64);
             let mut next = Vec::new();
             for (place, weight) in open {

@@ -1,8 +1,8 @@
 //! Convolutions whose filters look at places that are moved.
 
 use super::Rule;
+use super::grid_sample::{Axis, Pixels};
 use super::pieces::{Made, counted, finished};
-use super::sampling::{Axis, Pixels};
 use crate::error::Refusal;
 use crate::ir::Val;
 use crate::shapes::{Window, windows};

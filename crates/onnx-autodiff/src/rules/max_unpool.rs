@@ -1,10 +1,10 @@
 //! What puts the parts of images where they came from.
 
 use super::Rule;
-use super::pieces::{Made, all, cut, finished};
+use super::pieces::{Made, cut, finished};
 use crate::emit::text;
 use crate::error::Refusal;
-use crate::shapes::{Window, windows};
+use crate::shapes::{self, Window, windows};
 use crate::size::Size;
 use crate::step::Step;
 
@@ -24,10 +24,10 @@ fn max_unpool(s: &mut Step) -> Made {
         return Err("runtimes differ in what an output shape means; export the model without one".into());
     }
     let (x, indices, y) = (s.x(0)?, s.node.input(1).ok_or("its indices are missing")?, s.y_shape()?);
-    let count = all(s.g, &s.shape(x)?);
+    let count = shapes::product(s.g, &s.shape(x)?);
     let flat = s.g.reshape(x, std::slice::from_ref(&count));
     let places = s.g.reshape(indices, &[count, Size::fixed(1)]);
-    let whole = all(s.g, &y);
+    let whole = shapes::product(s.g, &y);
     let zeros = s.g.zeros(&[whole], s.g.elem(x));
     let put = s.g.op("ScatterND", &[zeros, places, flat]);
     let image = s.g.reshape(put, &y);

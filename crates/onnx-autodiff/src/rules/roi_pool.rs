@@ -1,8 +1,8 @@
 //! Pooling of regions of interest.
 
 use super::Rule;
+use super::grid_sample::{Pixels, Tap, linear};
 use super::pieces::{Made, clipped, counted, finished, number, stacked};
-use super::sampling::{Pixels, Tap, linear};
 use crate::elem::ElemType;
 use crate::emit::int;
 use crate::error::Refusal;
