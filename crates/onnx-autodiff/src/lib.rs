@@ -27,14 +27,17 @@
 //! # How it works
 //!
 //! A file is read (`read`, `inline`, `order`) into a graph (`ir`) whose shapes are inferred as it grows (`shapes`,
-//! `content`, `size`), with some operators replaced by their bodies (`bodies`) and `If` decided where it can be
-//! (`branches`). Forward mode (`tangent`) walks it with one rule per operator (`rules`, `step`); reverse mode
+//! `content`, `size`), with some operators replaced by their bodies (`bodies`), `If` decided where it can be
+//! (`branches`), and loops of known length unrolled (`loops`). Forward mode (`tangent`) walks it with one rule per operator (`rules`, `step`); reverse mode
 //! (`cotangent`) transposes what forward mode wrote (`transposes`), so that a rule serves both.
 //!
 //! The trace (`trace`) is forward mode with unit vectors that the graph holds. They are repeated for every sample as late
 //! as possible (`late_expansion`), and are fewer where an axis of the state is never mixed (`locality`). Quadratic forms
 //! (`quadratic`) of directions that stay the same are two graphs: what depends on the directions alone, and the rest. Of
 //! both the last linear layer is reduced first (`output_reduction`).
+//!
+//! A graph can first be written in another floating-point type (`lift`): in float64 with other operators in the place of
+//! those that ONNX Runtime has in float32 alone (`float64`).
 //!
 //! What else is found in a graph: where its derivative can jump (`kinks`), its largest value (`widest`), its coarsest
 //! number format (`precision`). `separate_weights` copies weights for a runtime that confuses them.
