@@ -293,7 +293,10 @@ fn model(m: &PlannedModel) -> ModelFacts {
         name: m.name.clone(),
         dim: m.shape.iter().product(),
         path: format!("{kind} {{{}}}", parameters.join(", ")),
-        prediction: m.prediction.clone(),
+        prediction: match m.precision {
+            Some(precision) => format!("{}, computed in {}", m.prediction, precision.name()),
+            None => m.prediction.clone(),
+        },
         prior: format!("N(0, {}² I)", m.prior_std),
         truncation: m.truncation.clone(),
         parameters: m.parameters,

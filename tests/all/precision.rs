@@ -61,6 +61,8 @@ fn a_run_remembers_its_precision() {
     let wide = run("wide", &["--set", "precision=float64"]);
     assert_eq!(wide["models"][0]["precision"], "float64");
     flowgauge(folder.path(), &["verify", "wide"]).is(0);
+    let page = std::fs::read_to_string(folder.path().join("wide/index.html")).expect("a page");
+    assert!(page.contains("velocity, computed in float64"), "the page names the precision");
     let narrow = run("narrow", &[]);
     assert!(narrow["models"][0].get("precision").is_none());
     assert_ne!(narrow["trials"][0]["id"], wide["trials"][0]["id"]);
