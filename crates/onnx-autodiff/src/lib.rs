@@ -27,7 +27,7 @@
 //! # How it works
 //!
 //! A file is read (`read`, `inline`, `order`) into a graph (`ir`) whose shapes are inferred as it grows (`shapes`,
-//! `content`, `size`), with some operators replaced by their bodies (`bodies`) and `If` decided where it can be
+//! `content`, `size`), with fused operators replaced by what they consist of (`lowering`) and `If` decided where it can be
 //! (`branches`). Forward mode (`tangent`) walks it with one rule per operator (`rules`, `step`); reverse mode
 //! (`cotangent`) transposes what forward mode wrote (`transposes`), so that a rule serves both.
 //!
@@ -39,7 +39,6 @@
 //! What else is found in a graph: where its derivative can jump (`kinks`), its largest value (`widest`), its coarsest
 //! number format (`precision`). `separate_weights` copies weights for a runtime that confuses them.
 
-mod bodies;
 mod branches;
 mod check;
 mod content;
@@ -54,6 +53,7 @@ mod ir;
 mod kinks;
 mod late_expansion;
 mod locality;
+mod lowering;
 mod model;
 mod order;
 mod output_reduction;

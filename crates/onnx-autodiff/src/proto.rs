@@ -124,6 +124,7 @@ pub struct AttributeProto {
 
 /// Values of `AttributeProto::kind`.
 pub mod attribute_kind {
+    pub const FLOAT: i32 = 1;
     pub const INT: i32 = 2;
     pub const STRING: i32 = 3;
     pub const GRAPH: i32 = 5;
