@@ -147,7 +147,7 @@ fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<(Option<Val>, Opti
 }
 
 /// 0 where allowed, else a number below every score.
-fn barred(g: &mut Graph, allowed: Val, like: Val) -> Val {
+pub fn barred(g: &mut Graph, allowed: Val, like: Val) -> Val {
     let lowest = if g.elem(like) == ElemType::FLOAT16 { -3e4 } else { -1e30 };
     let (zero, low) = (number(g, 0.0, like), number(g, lowest, like));
     g.op("Where", &[allowed, zero, low])

@@ -1,7 +1,8 @@
 //! Attention of ONNX Runtime: over given queries, keys and values, and over those that it projects itself.
 
-use super::attention::{causal, heads, joined, places, scaled_scores, usual_scale};
+use super::attention::{barred, causal, heads, joined, places, scaled_scores, usual_scale};
 use super::{Outputs, number, part};
+use crate::elem::ElemType;
 use crate::emit::int;
 use crate::ir::{Graph, Node, Shape, Val};
 use crate::size::Size;
@@ -136,6 +137,10 @@ fn cut(g: &mut Graph, v: Val, sizes: [i64; 3], axis: i64) -> [Val; 3] {
 /// The attention `[N, S, H·D]`, and the heads with those of earlier tokens.
 fn attended(g: &mut Graph, node: &Node, heads: Heads, context: &Context) -> Option<(Val, Heads)> {
     let Heads { q, mut k, mut v } = heads;
+    // Which keys come later is not clear where there are more of them than queries.
+    if node.int("unidirectional", 0) != 0 && g.shape(q)?.get(2) != g.shape(k)?.get(2) {
+        return None;
+    }
     let mut past = Size::fixed(0);
     if let Some((past_k, past_v)) = context.past {
         past = g.shape(past_k).filter(|shape| shape.len() == 4)?[2].clone();
@@ -146,14 +151,17 @@ fn attended(g: &mut Graph, node: &Node, heads: Heads, context: &Context) -> Opti
         scale => scale,
     };
     let mut scores = scaled_scores(g, q, k, scale);
-    let below = node.float("mask_filter_value", -10000.0);
     if let Some(mask) = context.mask {
         let allowed = allowed(g, mask, q, k)?;
-        scores = barred(g, scores, allowed, below);
+        let (zero, below) = (number(g, 0.0, scores), node.float("mask_filter_value", -10000.0));
+        let below = number(g, below, scores);
+        let more = g.op("Where", &[allowed, zero, below]);
+        scores = g.add(scores, more);
     }
     if node.int("unidirectional", 0) != 0 {
         let allowed = causal(g, q, k, &past)?;
-        scores = barred(g, scores, allowed, below);
+        let more = barred(g, allowed, scores);
+        scores = g.add(scores, more);
     }
     if let Some(bias) = context.bias {
         scores = g.add(scores, bias);
@@ -161,13 +169,6 @@ fn attended(g: &mut Graph, node: &Node, heads: Heads, context: &Context) -> Opti
     let weights = g.op_with("Softmax", &[scores], vec![int("axis", -1)]);
     let y = g.op("MatMul", &[weights, v]);
     Some((joined(g, y)?, Heads { q, k, v }))
-}
-
-/// The scores, with a number added to those that are not allowed.
-fn barred(g: &mut Graph, scores: Val, allowed: Val, below: f64) -> Val {
-    let (zero, below) = (number(g, 0.0, scores), number(g, below, scores));
-    let more = g.op("Where", &[allowed, zero, below]);
-    g.add(scores, more)
 }
 
 /// The keys that each query may see, by a mask in one of its forms: a number for each query and key, a number for each
@@ -197,14 +198,14 @@ fn allowed(g: &mut Graph, mask: Val, q: Val, k: Val) -> Option<Val> {
 }
 
 fn positive(g: &mut Graph, mask: Val) -> Val {
-    let mask = g.cast(mask, crate::elem::ElemType::INT64);
+    let mask = g.cast(mask, ElemType::INT64);
     let zero = g.integer(0);
     g.op("Greater", &[mask, zero])
 }
 
 /// Which keys lie before the place `[N]` that is given: `[N, 1, 1, S]`.
 fn before(g: &mut Graph, end: Val, keys: &Size) -> Val {
-    let end = g.cast(end, crate::elem::ElemType::INT64);
+    let end = g.cast(end, ElemType::INT64);
     let end = g.unsqueeze(end, &[1, 2, 3]);
     let places = places(g, keys);
     g.op("Less", &[places, end])
