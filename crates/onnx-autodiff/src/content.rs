@@ -80,11 +80,18 @@ fn count(dims: &[usize]) -> Option<usize> {
     (span <= LIMIT).then(|| dims.iter().product())
 }
 
+/// The elements of a tensor of any size that holds real numbers.
+pub fn reals(tensor: &TensorProto) -> Option<Vec<f64>> {
+    let count = tensor.dims.iter().try_fold(1usize, |n, d| n.checked_mul(usize::try_from(*d).ok()?))?;
+    let items = elements(tensor, count)?;
+    (items.len() == count).then(|| items.iter().map(Item::as_real).collect())?
+}
+
 fn elements(tensor: &TensorProto, count: usize) -> Option<Vec<Item>> {
     let elem = ElemType(tensor.data_type());
     if let Some(raw) = &tensor.raw_data {
         let width = elem.bits()? as usize / 8;
-        if width == 0 || raw.len() != count * width {
+        if width == 0 || Some(raw.len()) != count.checked_mul(width) {
             return None;
         }
         return raw.chunks_exact(width).map(|bytes| raw_element(elem, bytes)).collect();

@@ -8,10 +8,10 @@ use std::rc::Rc;
 
 use prost::Message;
 
-use super::bodies;
 use super::content::{self, Content};
 use super::elem::ElemType;
 use super::float64;
+use super::lowering;
 use super::proto::*;
 use super::shapes;
 use super::size::{Size, Symbols};
@@ -269,8 +269,8 @@ impl Graph {
     pub fn push_original(&mut self, node: &NodeProto, inputs: Vec<Option<Val>>, captures: Vec<Val>) {
         let mut made = self.original(node, inputs, captures);
         let name = |name: &String| (!name.is_empty()).then(|| name.clone());
-        let wanted = node.output.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
-        if let Some(values) = bodies::body(self, &made, wanted) {
+        let wanted: Vec<bool> = node.output.iter().map(|name| !name.is_empty()).collect();
+        if let Some(values) = lowering::lowered(self, &made, &wanted) {
             for (name, v) in node.output.iter().zip(values).filter(|(name, _)| !name.is_empty()) {
                 let identity = NodeProto {
                     op_type: Some("Identity".into()),
@@ -278,7 +278,7 @@ impl Graph {
                     output: vec![name.clone()],
                     ..Default::default()
                 };
-                self.push_original(&identity, vec![Some(v)], Vec::new());
+                self.push_original(&identity, vec![v], Vec::new());
             }
             return;
         }

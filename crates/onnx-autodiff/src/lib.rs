@@ -27,8 +27,9 @@
 //! # How it works
 //!
 //! A file is read (`read`, `inline`, `order`) into a graph (`ir`) whose shapes are inferred as it grows (`shapes`,
-//! `content`, `size`), with some operators replaced by their bodies (`bodies`), `If` decided where it can be
-//! (`branches`), and loops of known length unrolled (`loops`). Forward mode (`tangent`) walks it with one rule per operator (`rules`, `step`); reverse mode
+//! `content`, `size`), with fused operators replaced by what they consist of (`lowering`), `If` decided where it can be
+//! (`branches`), and loops of known length unrolled (`loops`). Forward mode (`tangent`) walks it with one rule per
+//! operator (`rules`, `step`); reverse mode
 //! (`cotangent`) transposes what forward mode wrote (`transposes`), so that a rule serves both.
 //!
 //! The trace (`trace`) is forward mode with unit vectors that the graph holds. They are repeated for every sample as late
@@ -42,7 +43,6 @@
 //! What else is found in a graph: where its derivative can jump (`kinks`), its largest value (`widest`), its coarsest
 //! number format (`precision`). `separate_weights` copies weights for a runtime that confuses them.
 
-mod bodies;
 mod branches;
 mod check;
 mod content;
@@ -60,6 +60,7 @@ mod late_expansion;
 mod lift;
 mod locality;
 mod loops;
+mod lowering;
 mod model;
 mod order;
 mod output_reduction;

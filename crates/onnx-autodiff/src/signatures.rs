@@ -56,6 +56,11 @@ fn ports(letters: &str) -> Vec<Port> {
     letters.chars().filter_map(port).collect()
 }
 
+/// Whether the standard domain has the operator, in any opset.
+pub fn is_standard(op: &str) -> bool {
+    table().contains_key(op)
+}
+
 /// The standard operators that may have more than one output, in alphabetical order, with the largest number of outputs
 /// in any opset: `usize::MAX` where there may be any number.
 pub fn several_outputs() -> Vec<(&'static str, usize)> {

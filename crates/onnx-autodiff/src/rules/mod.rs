@@ -81,8 +81,9 @@ pub const FAMILIES: &[&[(&str, Rule)]] = &[
 pub fn differentiable() -> Vec<&'static str> {
     let rules = FAMILIES.iter().flat_map(|family| family.iter());
     let mut ops: Vec<&str> = rules.filter(|(_, rule)| !matches!(rule, Rule::Constant)).map(|(op, _)| *op).collect();
-    ops.extend(super::bodies::OPERATORS);
+    ops.extend(super::lowering::standard());
     ops.sort_unstable();
+    ops.dedup();
     ops
 }
 

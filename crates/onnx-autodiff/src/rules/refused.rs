@@ -2,6 +2,7 @@
 
 use crate::error::Refusal;
 use crate::ir::Node;
+use crate::lowering;
 
 const REFUSED: &[(&[&str], &str)] = &[
     (
@@ -54,8 +55,14 @@ pub fn reason(node: &Node) -> Refusal {
 /// Why an operator of another domain is refused.
 pub fn foreign(node: &Node) -> Refusal {
     let why = match node.domain.as_str() {
-        "com.microsoft" | "com.ms.internal.nhwc" | "com.microsoft.nchwc" => {
+        "com.microsoft" if lowering::is_lowered(node) => {
+            "this form of a fused operator of ONNX Runtime is not differentiated; export the model again without graph optimization"
+        }
+        "com.microsoft" | "com.ms.internal.nhwc" => {
             "a fused operator of ONNX Runtime; export the model again without graph optimization"
+        }
+        "com.microsoft.nchwc" => {
+            "its images and weights lie as one processor wants them, in blocks of a size that the file does not tell; save the model again with graph optimization at the extended level or below"
         }
         _ => "an operator outside the standard domain; export the model with standard operators only",
     };

@@ -139,8 +139,39 @@ fn sqrt(a: Dual) -> Dual {
     a.chain(y, 0.5 / y)
 }
 
+fn erf(a: Dual) -> Dual {
+    let x = a.value;
+    let terms = (0..60).scan(x, |term, n| {
+        let this = *term / f64::from(2 * n + 1);
+        *term *= -x * x / f64::from(n + 1);
+        Some(this)
+    });
+    let root = std::f64::consts::PI.sqrt();
+    a.chain(2.0 / root * terms.sum::<f64>(), 2.0 / root * (-x * x).exp())
+}
+
+fn flag(holds: bool) -> Dual {
+    number(f64::from(u8::from(holds)))
+}
+
 fn apply(node: &NodeProto, x: &[Tensor]) -> Vec<Tensor> {
     let one = match node.op_type() {
+        "Erf" => unary(&x[0], erf),
+        "Relu" => unary(&x[0], |a| if a.value > 0.0 { a } else { number(0.0) }),
+        "Greater" => binary(&x[0], &x[1], |a, b| flag(a.value > b.value)),
+        "Where" => {
+            let chosen = binary(&x[0], &x[1], mul);
+            let other = binary(&unary(&x[0], |a| add(number(1.0), neg(a))), &x[2], mul);
+            binary(&chosen, &other, add)
+        }
+        "Range" => {
+            let [start, end, step] = [0, 1, 2].map(|i| x[i].integers()[0]);
+            let places: Vec<Dual> = (start..end).step_by(step as usize).map(|n| number(n as f64)).collect();
+            Tensor::new(&[places.len()], places)
+        }
+        "Gemm" => gemm(node, x),
+        "Conv" | "ConvTranspose" => pointwise(x),
+        "LayerNormalization" | "RMSNormalization" | "InstanceNormalization" => normalization(node, x),
         "Add" => binary(&x[0], &x[1], add),
         "Sub" => binary(&x[0], &x[1], |a, b| add(a, neg(b))),
         "Mul" => binary(&x[0], &x[1], mul),
@@ -169,7 +200,9 @@ fn apply(node: &NodeProto, x: &[Tensor]) -> Vec<Tensor> {
         "Gather" => {
             let axis = place(attribute(node, "axis", 0), x[0].dims.len());
             let places: Vec<usize> = x[1].integers().iter().map(|i| place(*i, x[0].dims[axis])).collect();
-            take(&x[0], axis, &places)
+            let mut taken = take(&x[0], axis, &places);
+            taken.dims.splice(axis..=axis, x[1].dims.iter().copied());
+            taken
         }
         "Concat" => concat(x, place(attribute(node, "axis", 0), x[0].dims.len())),
         "Slice" => {
@@ -206,6 +239,40 @@ fn matmul(a: &Tensor, b: &Tensor) -> Tensor {
             add(sum, mul(a.at(&left), b.at(&right)))
         })
     })
+}
+
+/// Without turned factors.
+fn gemm(node: &NodeProto, x: &[Tensor]) -> Tensor {
+    assert!(["alpha", "beta", "transA", "transB"].iter().all(|name| node.attribute.iter().all(|a| a.name() != *name)));
+    let product = matmul(&x[0], &x[1]);
+    x.get(2).map_or(product.clone(), |bias| binary(&product, bias, add))
+}
+
+/// By a kernel of one number.
+fn pointwise(x: &[Tensor]) -> Tensor {
+    assert_eq!(x[1].data.len(), 1, "only kernels of one number are evaluated");
+    let product = unary(&x[0], |a| mul(a, x[1].data[0]));
+    x.get(2).map_or(product.clone(), |bias| unary(&product, |a| add(a, bias.data[0])))
+}
+
+/// Of the last axis.
+fn normalization(node: &NodeProto, x: &[Tensor]) -> Tensor {
+    let last = x[0].dims.len() - 1;
+    let mean = |v: &Tensor| unary(&sum(v, &[last]), |a| mul(a, number(1.0 / v.dims[last] as f64)));
+    let centred = match node.op_type() {
+        "RMSNormalization" => x[0].clone(),
+        _ => binary(&x[0], &unary(&mean(&x[0]), neg), add),
+    };
+    let epsilon = node.attribute.iter().find(|a| a.name() == "epsilon").and_then(|a| a.f).map_or(1e-5, f64::from);
+    let deviation = unary(&mean(&binary(&centred, &centred, mul)), |a| sqrt(add(a, number(epsilon))));
+    let hat = binary(&centred, &deviation, |a, b| mul(a, reciprocal(b)));
+    // A scale for each instance's channel, or for each place of the last axis.
+    let column = |v: &Tensor| match node.op_type() {
+        "InstanceNormalization" => Tensor::new(&[v.dims[0], 1], v.data.clone()),
+        _ => v.clone(),
+    };
+    let scaled = binary(&hat, &column(&x[1]), mul);
+    x.get(2).map_or(scaled.clone(), |bias| binary(&scaled, &column(bias), add))
 }
 
 fn sum(x: &Tensor, axes: &[usize]) -> Tensor {

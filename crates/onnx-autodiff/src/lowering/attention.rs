@@ -1,33 +1,13 @@
-//! Operators that are replaced by what they consist of, so that the rules of their parts differentiate them.
+//! `Attention` of the standard domain, and what all operators of attention are made of.
 
-use super::elem::ElemType;
-use super::emit::int;
-use super::float64;
-use super::ir::{Graph, Node, Shape, Val};
-use super::size::Size;
-
-/// Operators that are replaced.
-pub const OPERATORS: [&str; 2] = ["Attention", "RotaryEmbedding"];
-
-/// The outputs of an operator's body, at least the `wanted` first ones; none where the node is to be kept as it is.
-pub fn body(g: &mut Graph, node: &Node, wanted: usize) -> Option<Vec<Val>> {
-    let outputs = match node.standard() {
-        "Attention" => attention(g, node),
-        "RotaryEmbedding" => rotary_embedding(g, node),
-        _ => float64::replacement(g, node),
-    }?;
-    (outputs.len() >= wanted).then_some(outputs)
-}
-
-/// A number of the type of `like`.
-fn number(g: &mut Graph, value: f64, like: Val) -> Val {
-    let elem = g.elem(like);
-    let number = g.real(value, elem);
-    g.cast(number, elem)
-}
+use super::{Outputs, number};
+use crate::elem::ElemType;
+use crate::emit::int;
+use crate::ir::{Graph, Node, Shape, Val};
+use crate::size::Size;
 
 /// Scaled dot-product attention with optional masks, cached keys and grouped heads.
-fn attention(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
+pub fn attention(g: &mut Graph, node: &Node) -> Outputs {
     let windowed = ["left_window_size", "right_window_size"].iter().any(|name| node.int(name, -1) >= 0);
     if node.input(6).is_some() || windowed {
         return None;
@@ -58,15 +38,12 @@ fn attention(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
     }
     let mut y = g.op("MatMul", &[weights, v]);
     if flat {
-        let shape = g.shape(y)?.clone();
-        y = g.transpose(y, &[0, 2, 1, 3]);
-        let width = shape[1].times(&shape[3])?;
-        y = g.reshape(y, &[shape[0].clone(), shape[2].clone(), width]);
+        y = joined(g, y)?;
     }
-    let mut outputs = vec![y, present_k, present_v];
+    let mut outputs = vec![Some(y), Some(present_k), Some(present_v)];
     // Scores of barred places are the runtime's affair.
     let barred = alive.is_some() || node.int("is_causal", 0) != 0;
-    outputs.extend(match node.int("qk_matmul_output_mode", 0) {
+    outputs.push(match node.int("qk_matmul_output_mode", 0) {
         0 => Some(raw),
         1 => Some(capped),
         2 => Some(scores).filter(|_| !barred),
@@ -82,7 +59,7 @@ fn cached_otherwise(g: &Graph, node: &Node) -> bool {
 }
 
 /// `[N, S, H·D]` as `[N, H, S, D]`.
-fn heads(g: &mut Graph, v: Val, count: i64) -> Option<Val> {
+pub fn heads(g: &mut Graph, v: Val, count: i64) -> Option<Val> {
     let shape = g.shape(v)?.clone();
     if shape.len() == 4 {
         return Some(v);
@@ -91,6 +68,14 @@ fn heads(g: &mut Graph, v: Val, count: i64) -> Option<Val> {
     let width = shape.get(2)?.over(&count)?;
     let split = g.reshape(v, &[shape[0].clone(), shape[1].clone(), count, width]);
     Some(g.transpose(split, &[0, 2, 1, 3]))
+}
+
+/// `[N, H, S, D]` as `[N, S, H·D]`.
+pub fn joined(g: &mut Graph, v: Val) -> Option<Val> {
+    let shape = g.shape(v)?.clone();
+    let width = shape[1].times(&shape[3])?;
+    let turned = g.transpose(v, &[0, 2, 1, 3]);
+    Some(g.reshape(turned, &[shape[0].clone(), shape[2].clone(), width]))
 }
 
 /// Each head of the keys serves several heads of the queries.
@@ -110,12 +95,22 @@ fn repeated(g: &mut Graph, v: Val, count: &Size) -> Option<Val> {
 fn raw_scores(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Val> {
     let scale = match node.attribute("scale") {
         Some(_) => node.float("scale", 1.0),
-        None => 1.0 / (g.shape(q)?.last()?.as_fixed()? as f64).sqrt(),
+        None => usual_scale(g, q)?,
     };
+    Some(scaled_scores(g, q, k, scale))
+}
+
+/// One over the root of the width of a head.
+pub fn usual_scale(g: &Graph, q: Val) -> Option<f64> {
+    Some(1.0 / (g.shape(q)?.last()?.as_fixed()? as f64).sqrt())
+}
+
+/// `scale Q Kᵀ`
+pub fn scaled_scores(g: &mut Graph, q: Val, k: Val, scale: f64) -> Val {
     let scale = number(g, scale, q);
     let q = g.mul(q, scale);
     let turned = g.transpose(k, &[0, 1, 3, 2]);
-    Some(g.op("MatMul", &[q, turned]))
+    g.op("MatMul", &[q, turned])
 }
 
 /// `cap tanh(scores / cap)`, where there is a cap.
@@ -143,7 +138,8 @@ fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<(Option<Val>, Opti
         }
     }
     if node.int("is_causal", 0) != 0 {
-        let allowed = causal(g, node, q, k)?;
+        let past: Shape = node.input(4).and_then(|v| g.shape(v).cloned()).unwrap_or_else(|| vec![Size::fixed(0); 4]);
+        let allowed = causal(g, q, k, &past[2])?;
         let causal = barred(g, allowed, q);
         bias = Some(bias.map_or(causal, |bias| g.add(bias, causal)));
     }
@@ -151,26 +147,25 @@ fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<(Option<Val>, Opti
 }
 
 /// 0 where allowed, else a number below every score.
-fn barred(g: &mut Graph, allowed: Val, like: Val) -> Val {
+pub fn barred(g: &mut Graph, allowed: Val, like: Val) -> Val {
     let lowest = if g.elem(like) == ElemType::FLOAT16 { -3e4 } else { -1e30 };
     let (zero, low) = (number(g, 0.0, like), number(g, lowest, like));
     g.op("Where", &[allowed, zero, low])
 }
 
 /// Query `i` sees key `j` where `j <= i + past`.
-fn causal(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Val> {
+pub fn causal(g: &mut Graph, q: Val, k: Val, past: &Size) -> Option<Val> {
     let (rows, columns) = (g.shape(q)?[2].clone(), g.shape(k)?[2].clone());
-    let past: Shape = node.input(4).and_then(|v| g.shape(v).cloned()).unwrap_or_else(|| vec![Size::fixed(0); 4]);
     let row = places(g, &rows);
     let column = places(g, &columns);
-    let past = g.sizes(&past[2..3]);
+    let past = g.sizes(std::slice::from_ref(past));
     let last = g.add(row, past);
     let last = g.unsqueeze(last, &[1]);
     Some(g.op("LessOrEqual", &[column, last]))
 }
 
 /// `[0, 1, …, n - 1]`
-fn places(g: &mut Graph, n: &Size) -> Val {
+pub fn places(g: &mut Graph, n: &Size) -> Val {
     let length = g.sizes(std::slice::from_ref(n));
     let length = g.squeeze(length, &[0]);
     let (zero, one) = (g.integer(0), g.integer(1));
@@ -188,67 +183,4 @@ fn softmax(g: &mut Graph, node: &Node, scores: Val) -> Val {
     let scores = g.cast(scores, precise);
     let weights = g.op_with("Softmax", &[scores], vec![int("axis", -1)]);
     g.cast(weights, elem)
-}
-
-/// Pairs of numbers turned by angles that depend on the place in the sequence.
-fn rotary_embedding(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
-    let x = node.input(0)?;
-    let shape = g.shape(x)?.clone();
-    if !(3..=4).contains(&shape.len()) {
-        return None;
-    }
-    let x = if shape.len() == 4 {
-        g.transpose(x, &[0, 2, 1, 3])
-    } else {
-        let count = Size::fixed(node.int("num_heads", 0));
-        let width = shape.get(2)?.over(&count)?;
-        g.reshape(x, &[shape[0].clone(), shape[1].clone(), count, width])
-    };
-    let parts = g.shape(x)?.clone();
-    let width = parts[3].as_fixed()?;
-    let turned = match node.int("rotary_embedding_dim", 0) {
-        0 => width,
-        n => n,
-    };
-    let (angle, rest) = (cut(g, x, 0, turned, 1), cut(g, x, turned, width, 1));
-    let interleaved = node.int("interleaved", 0) != 0;
-    let (a, b) = if interleaved {
-        (cut(g, angle, 0, turned, 2), cut(g, angle, 1, turned, 2))
-    } else {
-        (cut(g, angle, 0, turned / 2, 1), cut(g, angle, turned / 2, turned, 1))
-    };
-    let [cos, sin] = [1, 2].map(|place| cache(g, node, place));
-    let (cos, sin) = (cos?, sin?);
-    let (a_cos, a_sin, b_cos, b_sin) = (g.mul(a, cos), g.mul(a, sin), g.mul(b, cos), g.mul(b, sin));
-    let (real, imaginary) = (g.sub(a_cos, b_sin), g.add(a_sin, b_cos));
-    let mut y = if interleaved {
-        let pair = [real, imaginary].map(|v| g.unsqueeze(v, &[-1]));
-        let joined = g.concat(&pair, -1);
-        let mut whole = parts.clone();
-        whole[3] = Size::fixed(turned);
-        g.reshape(joined, &whole)
-    } else {
-        g.concat(&[real, imaginary], -1)
-    };
-    if turned < width {
-        y = g.concat(&[y, rest], -1);
-    }
-    let y = if shape.len() == 4 { g.transpose(y, &[0, 2, 1, 3]) } else { g.reshape(y, &shape) };
-    Some(vec![y])
-}
-
-/// Part of the last axis of `[N, S, H, D]`.
-fn cut(g: &mut Graph, v: Val, start: i64, end: i64, step: i64) -> Val {
-    let bounds = [start, end, 3, step].map(|n| g.integers(&[n]));
-    g.op("Slice", &[v, bounds[0], bounds[1], bounds[2], bounds[3]])
-}
-
-/// Cosines or sines `[N, S, 1, D/2]`, taken by position where positions are given.
-fn cache(g: &mut Graph, node: &Node, place: usize) -> Option<Val> {
-    let table = node.input(place)?;
-    let taken = match node.input(3) {
-        Some(positions) => g.op_with("Gather", &[table, positions], vec![int("axis", 0)]),
-        None => table,
-    };
-    Some(g.unsqueeze(taken, &[2]))
 }
