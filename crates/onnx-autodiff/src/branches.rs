@@ -4,10 +4,9 @@ use std::collections::HashMap;
 
 use super::error::Refusal;
 use super::inline;
-use super::ir::{Graph, Node, Shape, Val};
+use super::ir::{Graph, Inferred, Node, Shape, Val};
 use super::order;
 use super::proto::*;
-use super::shapes::Inferred;
 use super::size::Size;
 use super::step::{Step, Tangent};
 use super::tangent;

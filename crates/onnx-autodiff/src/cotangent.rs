@@ -1,7 +1,7 @@
 //! Reverse mode: the tangent graph, read backwards.
 //!
 //! Forward mode writes operators that are linear in the seed. Reverse mode visits them from the output's tangent to
-//! the seed and appends the transpose of each ([`transposes`]), so that a rule serves both modes. What computed the
+//! the seed and appends the transpose of each (`transposition`), so that a rule serves both modes. What computed the
 //! tangents is then no longer needed and is not exported.
 
 use std::collections::HashMap;
@@ -9,12 +9,15 @@ use std::collections::HashMap;
 use super::elem::ElemType;
 use super::error::{Obstacle, Refusal};
 use super::ir::{Graph, Node, Val};
+use super::operators;
 use super::size::Size;
-use super::tangent;
-use super::transposes::{self, CONTRADICTION, Masks, Turn};
+use super::transposition::{CONTRADICTION, Cotangents, Masks, Transposition};
 
 /// What is said of an operator that is linear in more inputs than its transpose speaks of.
 const HALF: &str = "not all of its inputs that depend on the differentiated input are transposed in reverse mode";
+
+const UNDECIDED: &str =
+    "a choice made at run time is not differentiated in reverse mode; export the model with a constant condition";
 
 /// A value of the shape of one tangent of `x`, to propagate; its numbers are never used.
 pub fn seed(g: &mut Graph, x: Val) -> Val {
@@ -43,8 +46,8 @@ pub fn transpose(g: &mut Graph, seed: Val, d: Val, given: Val) -> Result<Val, Ve
             continue;
         }
         g.origin = node.origin;
-        let mut turn = Turn { g, node: node.clone(), masks: &mut masks, arriving };
-        match transposes::transpose(&mut turn) {
+        let mut turn = Transposition { g, node: node.clone(), masks: &mut masks, arriving };
+        match transpose_node(&mut turn) {
             Ok(parts) => {
                 let transposed = |place: usize| parts.iter().any(|(input, _)| *input == place);
                 let linear = |v: &Option<Val>| v.is_some_and(|v| g.value(v).linear);
@@ -73,7 +76,7 @@ pub fn transpose(g: &mut Graph, seed: Val, d: Val, given: Val) -> Result<Val, Ve
 /// What is wrong with a node, told of the original node that it serves.
 fn told(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {
     let original = node.origin.and_then(|origin| g.nodes.get(origin)).unwrap_or(node);
-    tangent::obstacle(g, original, refusal)
+    g.obstacle(original, refusal)
 }
 
 /// A value that is used several times collects the cotangents of all uses.
@@ -87,4 +90,14 @@ fn accumulate(g: &mut Graph, cotangents: &mut HashMap<Val, Val>, masks: &mut Mas
         masks.insert(sum, mask);
     }
     cotangents.insert(v, sum);
+}
+
+/// The cotangents of a node's inputs.
+fn transpose_node(turn: &mut Transposition) -> Result<Cotangents, Refusal> {
+    let known = operators::of(&turn.node).and_then(|operator| operator.transpose);
+    match known {
+        Some(transpose) => transpose(turn),
+        None if turn.node.op == "If" => Err(UNDECIDED.into()),
+        None => Err(Refusal(format!("`{}` is not differentiated in reverse mode", turn.node.op))),
+    }
 }

@@ -12,11 +12,11 @@ use super::error::{GraphError, Obstacle, Refusal};
 use super::ir::{Graph, Val, standardize};
 use super::loops;
 use super::model::{Dim, Model, Port};
+use super::operators;
 use super::order;
 use super::output_reduction;
 use super::proto::*;
 use super::quadratic;
-use super::rules;
 use super::size::Size;
 use super::step::Tangent;
 use super::tangent;
@@ -409,11 +409,11 @@ fn choose(
 fn foreign(g: &Graph) -> Vec<Obstacle> {
     let needed = g.needed();
     let foreign = g.nodes.iter().zip(needed).filter(|(node, needed)| *needed && !node.domain.is_empty());
-    foreign.map(|(node, _)| tangent::obstacle(g, node, refusal(node))).collect()
+    foreign.map(|(node, _)| g.obstacle(node, refusal(node))).collect()
 }
 
 fn refusal(node: &super::ir::Node) -> Refusal {
-    rules::of(node).err().unwrap_or_else(|| Refusal::from("an operator outside the standard domain"))
+    operators::rule(node).err().unwrap_or_else(|| Refusal::from("an operator outside the standard domain"))
 }
 
 /// Outputs of a graph with the types that they declare.
@@ -435,7 +435,7 @@ pub fn import_in_double(model: &Model) -> Result<(Graph, Outputs), GraphError> {
 fn empty(model: &Model, opset: i64) -> Graph {
     let proto = model.graph();
     let declared = proto.value_info.iter().chain(&proto.output).map(|info| (info.name().to_string(), info.clone()));
-    Graph::new(opset, declared.collect(), inner_names(proto))
+    Graph::new(opset, &operators::Known, declared.collect(), inner_names(proto))
 }
 
 fn import_into(mut g: Graph, model: &Model) -> Result<(Graph, Outputs), GraphError> {

@@ -8,12 +8,10 @@ use std::rc::Rc;
 
 use prost::Message;
 
-use super::content::{self, Content};
+use super::content::Content;
 use super::elem::ElemType;
-use super::float64;
-use super::lowering;
+use super::error::{Obstacle, Refusal};
 use super::proto::*;
-use super::shapes;
 use super::size::{Size, Symbols};
 
 /// A value of the graph, by its place in [`Graph::values`].
@@ -27,6 +25,30 @@ impl Val {
 }
 
 pub type Shape = Vec<Size>;
+
+/// The type of an output's elements, and its shape where that can be told.
+pub type Inferred = (ElemType, Option<Shape>);
+
+/// What a graph asks of the operators of its nodes while it grows.
+pub trait Knowledge {
+    /// Types and shapes of at least so many outputs of a node whose inputs are values of the graph.
+    fn infer(&self, g: &mut Graph, node: &Node, outputs: usize) -> Vec<Inferred>;
+
+    /// What the outputs hold, as far as the inputs tell; asked before the outputs exist.
+    fn fold(&self, g: &mut Graph, node: &Node) -> Vec<Option<Content>>;
+
+    /// What computes the `wanted` outputs of a node of the file instead, by place; none where it is kept.
+    fn replaced(&self, g: &mut Graph, node: &Node, wanted: &[bool]) -> Option<Vec<Option<Val>>>;
+
+    /// What computes the outputs of a node in float64 instead, where the runtime has no kernel for it.
+    fn in_float64(&self, g: &mut Graph, node: &Node) -> Option<Vec<Val>>;
+
+    /// Whether a node says nothing of the numbers in its inputs.
+    fn is_of_shapes(&self, node: &Node) -> bool;
+
+    /// Whether two equal nodes need not give equal outputs.
+    fn is_random(&self, node: &Node) -> bool;
+}
 
 /// What is known of a value before anything runs.
 pub struct Value {
@@ -120,6 +142,7 @@ pub struct Scope {
 
 pub struct Graph {
     pub opset: i64,
+    pub operators: &'static dyn Knowledge,
     pub values: Vec<Value>,
     pub nodes: Vec<Node>,
     pub inputs: Vec<Val>,
@@ -146,9 +169,15 @@ pub struct Graph {
 
 impl Graph {
     /// An empty graph; `declared` is what a file says of its values, used where inference knows less.
-    pub fn new(opset: i64, declared: HashMap<String, ValueInfoProto>, taken: HashSet<String>) -> Graph {
+    pub fn new(
+        opset: i64,
+        operators: &'static dyn Knowledge,
+        declared: HashMap<String, ValueInfoProto>,
+        taken: HashSet<String>,
+    ) -> Graph {
         Graph {
             opset,
+            operators,
             values: Vec::new(),
             nodes: Vec::new(),
             inputs: Vec::new(),
@@ -270,7 +299,7 @@ impl Graph {
         let mut made = self.original(node, inputs, captures);
         let name = |name: &String| (!name.is_empty()).then(|| name.clone());
         let wanted: Vec<bool> = node.output.iter().map(|name| !name.is_empty()).collect();
-        if let Some(values) = lowering::lowered(self, &made, &wanted) {
+        if let Some(values) = self.operators.replaced(self, &made, &wanted) {
             for (name, v) in node.output.iter().zip(values).filter(|(name, _)| !name.is_empty()) {
                 let identity = NodeProto {
                     op_type: Some("Identity".into()),
@@ -284,7 +313,7 @@ impl Graph {
         }
         let names = node.output.iter().map(name).collect();
         self.append(&mut made, names);
-        if let Some(key) = share_key(&made) {
+        if let Some(key) = self.share_key(&made) {
             let outputs: Option<Vec<Val>> = made.outputs.iter().copied().collect();
             if let Some(outputs) = outputs {
                 self.shared.entry(key).or_insert(outputs);
@@ -324,10 +353,10 @@ impl Graph {
             captures: Vec::new(),
             origin: self.origin,
         };
-        if let Some(replacement) = float64::replacement(self, &node).filter(|made| made.len() >= outputs) {
+        if let Some(replacement) = self.operators.in_float64(self, &node).filter(|made| made.len() >= outputs) {
             return replacement;
         }
-        let key = share_key(&node);
+        let key = self.share_key(&node);
         if let Some(known) = key.as_ref().and_then(|key| self.shared.get(key)) {
             return known.clone();
         }
@@ -381,7 +410,7 @@ impl Graph {
         condition: Val,
         branches: Vec<AttributeProto>,
         captures: Vec<Val>,
-        outputs: Vec<shapes::Inferred>,
+        outputs: Vec<Inferred>,
     ) -> Vec<Val> {
         let mut made = Vec::new();
         for (elem, shape) in outputs {
@@ -407,10 +436,9 @@ impl Graph {
 
     /// Infers the outputs of a node and gives them their names.
     fn append(&mut self, node: &mut Node, names: Vec<Option<String>>) {
-        let linear = !matches!(node.op.as_str(), "Shape" | "Size")
-            && node.inputs.iter().flatten().any(|v| self.value(*v).linear);
-        let inferred = shapes::infer(self, node, names.len());
-        let contents = content::fold(self, node);
+        let linear = !self.operators.is_of_shapes(node) && node.inputs.iter().flatten().any(|v| self.value(*v).linear);
+        let inferred = self.operators.infer(self, node, names.len());
+        let contents = self.operators.fold(self, node);
         let contents = contents.into_iter().chain(std::iter::repeat(None));
         node.outputs.clear();
         for ((name, (elem, shape)), content) in names.into_iter().zip(inferred).zip(contents) {
@@ -562,6 +590,31 @@ impl Graph {
         }
     }
 
+    /// What makes two nodes compute the same; none where they need not (random draws, subgraphs).
+    fn share_key(&self, node: &Node) -> Option<Vec<u8>> {
+        if self.operators.is_random(node) || !node.domain.is_empty() || !node.captures.is_empty() {
+            return None;
+        }
+        let proto = NodeProto {
+            op_type: Some(node.op.clone()),
+            input: node.inputs.iter().map(|v| v.map_or(String::new(), |v| v.0.to_string())).collect(),
+            output: vec![node.outputs.len().to_string()],
+            attribute: node.attributes.clone(),
+            ..Default::default()
+        };
+        Some(proto.encode_to_vec())
+    }
+
+    /// What is wrong with a node.
+    pub fn obstacle(&self, node: &Node, refusal: Refusal) -> Obstacle {
+        let output = node.outputs.iter().flatten().next();
+        let name = match (&node.name, output) {
+            (name, Some(v)) if name.is_empty() => self.value(*v).name.clone(),
+            (name, _) => name.clone(),
+        };
+        Obstacle { node: name, op: node.operator(), reason: refusal.0 }
+    }
+
     /// The type of a value as a message, with the names of its symbolic dimensions.
     pub fn export_type(&self, v: Val) -> TypeProto {
         let dimension = |size: &Size| DimensionProto {
@@ -590,20 +643,4 @@ fn says_shape(declared: &TypeProto) -> bool {
 /// The standard domain has two spellings.
 pub fn standardize(domain: &str) -> String {
     if domain == "ai.onnx" { String::new() } else { domain.to_string() }
-}
-
-/// What makes two nodes compute the same; none where they need not (random draws, subgraphs).
-fn share_key(node: &Node) -> Option<Vec<u8>> {
-    let distinct = node.op.starts_with("Random") || ["Bernoulli", "Multinomial", "Dropout"].contains(&node.op.as_str());
-    if distinct || !node.domain.is_empty() || !node.captures.is_empty() {
-        return None;
-    }
-    let proto = NodeProto {
-        op_type: Some(node.op.clone()),
-        input: node.inputs.iter().map(|v| v.map_or(String::new(), |v| v.0.to_string())).collect(),
-        output: vec![node.outputs.len().to_string()],
-        attribute: node.attributes.clone(),
-        ..Default::default()
-    };
-    Some(proto.encode_to_vec())
 }

@@ -7,6 +7,7 @@ use super::elem::ElemType;
 use super::error::GraphError;
 use super::ir::{Graph, Node, Val};
 use super::model::Model;
+use super::operators::{self, Smoothness};
 
 /// A node at which a derivative may jump.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,111 +16,6 @@ pub struct Kink {
     pub node: String,
     pub op: String,
 }
-
-/// Operators whose first derivatives are continuous wherever they are finite, whatever their inputs.
-const SMOOTH: &[&str] = &[
-    "Acos",
-    "Acosh",
-    "Add",
-    "AffineGrid",
-    "Asin",
-    "Asinh",
-    "Atan",
-    "Atanh",
-    "AveragePool",
-    "BatchNormalization",
-    "Col2Im",
-    "Concat",
-    "Conv",
-    "ConvTranspose",
-    "Cos",
-    "Cosh",
-    "CumSum",
-    "DFT",
-    "DepthToSpace",
-    "Det",
-    "Div",
-    "Dropout",
-    "Einsum",
-    "Erf",
-    "Exp",
-    "Flatten",
-    "Gelu",
-    "Gemm",
-    "GlobalAveragePool",
-    "GroupNormalization",
-    "Identity",
-    "InstanceNormalization",
-    "LRN",
-    "LayerNormalization",
-    "Log",
-    "LogSoftmax",
-    "LpNormalization",
-    "MatMul",
-    "Mean",
-    "MeanVarianceNormalization",
-    "Mish",
-    "Mul",
-    "Neg",
-    "RMSNormalization",
-    "Reciprocal",
-    "ReduceL2",
-    "ReduceLogSum",
-    "ReduceLogSumExp",
-    "ReduceMean",
-    "ReduceProd",
-    "ReduceSum",
-    "ReduceSumSquare",
-    "Sigmoid",
-    "Sin",
-    "Sinh",
-    "Softmax",
-    "Softplus",
-    "SpaceToDepth",
-    "Split",
-    "Sqrt",
-    "Squeeze",
-    "Sub",
-    "Sum",
-    "Swish",
-    "Tan",
-    "Tanh",
-    "Transpose",
-    "Trilu",
-    "Unsqueeze",
-];
-
-/// Operators of the same kind whose further inputs (sizes, indices, exponents, conditions) must not depend on what
-/// varies: with the places of those that may.
-const SMOOTH_IN: &[(&str, &[usize])] = &[
-    ("CenterCropPad", &[0]),
-    ("Compress", &[0]),
-    ("Expand", &[0]),
-    ("GRU", &[0, 1, 2, 3, 5]),
-    ("Gather", &[0]),
-    ("GatherElements", &[0]),
-    ("GatherND", &[0]),
-    ("LSTM", &[0, 1, 2, 3, 5, 6, 7]),
-    ("MaxUnpool", &[0]),
-    ("NegativeLogLikelihoodLoss", &[0, 2]),
-    ("Pad", &[0, 2]),
-    ("Pow", &[0]),
-    ("RNN", &[0, 1, 2, 3, 5]),
-    ("Reshape", &[0]),
-    ("Resize", &[0]),
-    ("ReverseSequence", &[0]),
-    ("STFT", &[0, 2]),
-    ("ScatterElements", &[0, 2]),
-    ("ScatterND", &[0, 2]),
-    ("Slice", &[0]),
-    ("SoftmaxCrossEntropyLoss", &[0, 2]),
-    ("TensorScatter", &[0, 1]),
-    ("Tile", &[0]),
-    ("Where", &[1, 2]),
-];
-
-/// Operators that say nothing of the numbers in their inputs.
-pub const OF_SHAPES: &[&str] = &["ConstantOfShape", "Shape", "Size"];
 
 impl Model {
     /// The first node through which some inputs reach an output and at which the output's derivative by them may jump:
@@ -137,7 +33,7 @@ impl Model {
             let reached = |v: &Val| varies.contains(v);
             let touched = node.inputs.iter().flatten().chain(&node.captures).any(reached);
             let matters = node.outputs.iter().flatten().any(|v| needed.contains(v));
-            if !touched || !matters || OF_SHAPES.contains(&node.standard()) {
+            if !touched || !matters || operators::is_of_shapes(node) {
                 continue;
             }
             if !smooth(&g, node, &varies) {
@@ -151,21 +47,24 @@ impl Model {
 
 /// Whether a node's derivative by its inputs that vary is continuous.
 fn smooth(g: &Graph, node: &Node, varies: &HashSet<Val>) -> bool {
-    let op = node.standard();
-    if op == "Cast" || op == "CastLike" {
-        let real = |v: Option<Val>| v.is_some_and(|v| g.elem(v).is_float() || g.elem(v) == ElemType::UNKNOWN);
-        return real(node.input(0)) && real(node.output(0));
+    let smoothness = operators::of(node).map_or(Smoothness::Kinked, |operator| operator.smoothness);
+    match smoothness {
+        Smoothness::Kinked => false,
+        Smoothness::Everywhere => node.captures.is_empty(),
+        Smoothness::BetweenFloats => {
+            let real = |v: Option<Val>| v.is_some_and(|v| g.elem(v).is_float() || g.elem(v) == ElemType::UNKNOWN);
+            real(node.input(0)) && real(node.output(0))
+        }
+        Smoothness::In(places) => {
+            let others = (0..node.inputs.len()).filter(|place| !places.contains(place));
+            let fixed = others.filter_map(|place| node.input(place)).all(|v| !varies.contains(&v));
+            // Scattering may multiply or compare, losses sum; recurrent layers may clip, or have activations of their own.
+            let scatters = node.op.starts_with("Scatter");
+            let adds = !scatters || ["none", "add"].contains(&node.text("reduction", "none").as_str());
+            let plain = ["activations", "clip"].iter().all(|name| node.attribute(name).is_none());
+            fixed && node.captures.is_empty() && adds && plain
+        }
     }
-    if let Some((_, places)) = SMOOTH_IN.iter().find(|(name, _)| *name == op) {
-        let others = (0..node.inputs.len()).filter(|place| !places.contains(place));
-        let fixed = others.filter_map(|place| node.input(place)).all(|v| !varies.contains(&v));
-        // Scattering may multiply or compare, losses sum; recurrent layers may clip, or have activations of their own.
-        let scatters = op.starts_with("Scatter");
-        let adds = !scatters || ["none", "add"].contains(&node.text("reduction", "none").as_str());
-        let plain = ["activations", "clip"].iter().all(|name| node.attribute(name).is_none());
-        return fixed && node.captures.is_empty() && adds && plain;
-    }
-    SMOOTH.contains(&op) && node.captures.is_empty()
 }
 
 /// The values that one needs.
@@ -190,8 +89,8 @@ fn label(g: &Graph, node: &Node) -> String {
 mod tests {
     use super::*;
     use crate::emit::int;
+    use crate::operators::differentiable;
     use crate::proto::NodeProto;
-    use crate::rules::differentiable;
     use crate::testing::{bytes, floats, graph, integers, node};
 
     /// Operators with a derivative that jumps, or that is not known to be continuous.
@@ -236,11 +135,13 @@ mod tests {
     #[test]
     fn every_operator_is_smooth_or_has_a_kink() {
         for op in differentiable() {
-            let smooth = SMOOTH.contains(&op) || SMOOTH_IN.iter().any(|(name, _)| *name == op);
+            let smoothness = operators::find("", op).map(|operator| operator.smoothness);
+            let between_floats = matches!(smoothness, Some(Smoothness::BetweenFloats));
+            let smooth = !between_floats && !matches!(smoothness, Some(Smoothness::Kinked));
             assert!(smooth != KINKED.contains(&op), "{op}");
         }
-        for op in SMOOTH.iter().chain(SMOOTH_IN.iter().map(|(op, _)| op)) {
-            assert!(differentiable().contains(op), "{op}");
+        for operator in operators::all().filter(|operator| !matches!(operator.smoothness, Smoothness::Kinked)) {
+            assert!(differentiable().contains(&operator.name), "{}", operator.name);
         }
     }
 

@@ -26,19 +26,21 @@
 //!
 //! # How it works
 //!
-//! A file is read (`read`, `inline`, `order`) into a graph (`ir`) whose shapes are inferred as it grows (`shapes`,
-//! `content`, `size`), with fused operators replaced by what they consist of (`lowering`), `If` decided where it can be
-//! (`branches`), and loops of known length unrolled (`loops`). Forward mode (`tangent`) walks it with one rule per
-//! operator (`rules`, `step`); reverse mode
-//! (`cotangent`) transposes what forward mode wrote (`transposes`), so that a rule serves both.
+//! A file is read (`read`, `inline`, `order`) into a graph (`ir`) that asks the operators of its nodes as it grows: for
+//! types, shapes and the contents of small tensors (`size`, `content`, `inference`, `folding`), and what a fused operator
+//! consists of. `If` is decided where it can be (`branches`), and loops of known length are unrolled (`loops`). Forward
+//! mode (`tangent`) walks the graph with one rule per operator (`step`); reverse mode (`cotangent`) transposes what forward
+//! mode wrote (`transposition`), so that a rule serves both.
+//!
+//! **Everything about an operator is in one file of `operators`**: its shapes and contents, its rule, its transpose, how it
+//! is written in float64 or by other operators, or why it is refused. `operators/operator.rs` says what can be declared.
 //!
 //! The trace (`trace`) is forward mode with unit vectors that the graph holds. They are repeated for every sample as late
 //! as possible (`late_expansion`), and are fewer where an axis of the state is never mixed (`locality`). Quadratic forms
 //! (`quadratic`) of directions that stay the same are two graphs: what depends on the directions alone, and the rest. Of
 //! both the last linear layer is reduced first (`output_reduction`).
 //!
-//! A graph can first be written in another floating-point type (`lift`): in float64 with other operators in the place of
-//! those that ONNX Runtime has in float32 alone (`float64`).
+//! A graph can first be written in another floating-point type (`lift`).
 //!
 //! What else is found in a graph: where its derivative can jump (`kinks`), its largest value (`widest`), its coarsest
 //! number format (`precision`). `separate_weights` copies weights for a runtime that confuses them.
@@ -52,7 +54,8 @@ mod elem;
 mod emit;
 mod error;
 mod fixed;
-mod float64;
+mod folding;
+mod inference;
 mod inline;
 mod ir;
 mod kinks;
@@ -60,18 +63,16 @@ mod late_expansion;
 mod lift;
 mod locality;
 mod loops;
-mod lowering;
 mod model;
+mod operators;
 mod order;
 mod output_reduction;
 mod precision;
 mod proto;
 mod quadratic;
 mod read;
-mod rules;
 mod scaling;
 mod separate_weights;
-mod shapes;
 mod signatures;
 mod size;
 mod step;
@@ -79,7 +80,7 @@ mod tangent;
 #[cfg(test)]
 mod testing;
 mod trace;
-mod transposes;
+mod transposition;
 mod widest;
 
 pub use differentiate::{Mode, QuadraticForms, differentiate, obstacles, quadratic_forms};
@@ -88,6 +89,6 @@ pub use error::{GraphError, Obstacle};
 pub use fixed::KnownPort;
 pub use kinks::Kink;
 pub use model::{Dim, Model, Port, external_files, listed};
-pub use rules::differentiable as operators;
+pub use operators::differentiable as operators;
 pub use scaling::Scaling;
 pub use signatures::several_outputs;

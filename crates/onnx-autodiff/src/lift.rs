@@ -11,36 +11,13 @@ use super::differentiate::import_in_double;
 use super::elem::ElemType;
 use super::emit::int;
 use super::error::GraphError;
-use super::float64;
 use super::ir::standardize;
 use super::model::{LARGEST, Model};
+use super::operators;
 use super::proto::*;
-
-/// Inputs that an operator takes in float32 whatever its other inputs are.
-const SINGLE_INPUTS: &[(&str, &[usize])] =
-    &[("Resize", &[2]), ("Upsample", &[1]), ("DequantizeLinear", &[1]), ("QuantizeLinear", &[1])];
 
 /// Attributes that name an element type.
 const TYPE_ATTRIBUTES: &[&str] = &["to", "dtype", "stash_type", "softmax_precision", "output_datatype"];
-
-/// Operators of which such an attribute may name a floating-point type that is to change.
-const TYPED: &[&str] = &[
-    "Cast",
-    "EyeLike",
-    "LayerNormalization",
-    "RMSNormalization",
-    "GroupNormalization",
-    "Attention",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-    "Bernoulli",
-    "BlackmanWindow",
-    "HammingWindow",
-    "HannWindow",
-    "MelWeightMatrix",
-];
 
 impl Model {
     /// The model with all floating-point numbers of another type: ports, weights, constants and casts.
@@ -69,7 +46,7 @@ impl Model {
     /// The model whose operators all compute in float64 where they are given it.
     fn without_single_precision_operators(&self) -> Result<Model, GraphError> {
         let (g, outputs) = import_in_double(self)?;
-        let obstacles = float64::obstacles(&g);
+        let obstacles = operators::single_precision(&g);
         if !obstacles.is_empty() {
             return Err(GraphError::SinglePrecision { file: self.file.clone(), obstacles });
         }
@@ -126,7 +103,8 @@ impl Lift {
     }
 
     fn node(&self, node: &mut NodeProto) -> Result<(), String> {
-        let typed = TYPED.contains(&node.op_type()) && standardize(node.domain()).is_empty();
+        let typed =
+            operators::find(&standardize(node.domain()), node.op_type()).is_some_and(|operator| operator.names_type);
         for attribute in &mut node.attribute {
             attribute.t.iter_mut().chain(&mut attribute.tensors).try_for_each(|tensor| self.tensor(tensor))?;
             attribute.g.iter_mut().chain(&mut attribute.graphs).try_for_each(|graph| self.graph(graph))?;
@@ -188,7 +166,7 @@ impl Lift {
 /// Values that operators take in float32 alone.
 fn single_inputs(graph: &GraphProto) -> std::collections::HashSet<String> {
     let of = |node: &NodeProto| {
-        let places = SINGLE_INPUTS.iter().find(|(op, _)| *op == node.op_type()).map_or(&[][..], |(_, places)| *places);
+        let places = operators::find("", node.op_type()).map_or(&[][..], |operator| operator.single_inputs);
         places.iter().filter_map(|place| node.input.get(*place).cloned()).collect::<Vec<_>>()
     };
     graph.node.iter().flat_map(of).filter(|name| !name.is_empty()).collect()

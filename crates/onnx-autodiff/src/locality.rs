@@ -7,15 +7,8 @@
 use std::collections::HashMap;
 
 use super::ir::{Graph, Node, Shape, Val};
-use super::kinks::OF_SHAPES;
-use super::rules::{self, Rule};
+use super::operators::{self, Locality, Rule};
 use super::size::Size;
-
-/// Elementwise operators of several operands; those of one are known by their rules.
-const ELEMENTWISE: &[&str] = &["Add", "Div", "Max", "Mean", "Min", "Mul", "PRelu", "Pow", "Sub", "Sum", "Where"];
-
-/// Operators that keep all elements in their order.
-const SAME_ORDER: &[&str] = &["Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
 
 /// Where an axis of the input lies in a value: how many steps the axes before it make, and its own size. Reshaping
 /// changes neither.
@@ -37,7 +30,7 @@ fn is_local(g: &Graph, x: Val, y: Val, axis: usize) -> bool {
     let mut found: HashMap<Val, Option<Place>> = HashMap::from([(x, Some(start.clone()))]);
     for node in &g.nodes {
         let reached = |v: &Val| found.contains_key(v);
-        if OF_SHAPES.contains(&node.standard()) || !node.inputs.iter().flatten().chain(&node.captures).any(reached) {
+        if operators::is_of_shapes(node) || !node.inputs.iter().flatten().chain(&node.captures).any(reached) {
             continue;
         }
         let place = if node.captures.is_empty() { carried(g, node, &found) } else { None };
@@ -85,9 +78,11 @@ fn carried(g: &Graph, node: &Node, found: &HashMap<Val, Option<Place>>) -> Optio
         let axis = node.int("axis", default);
         usize::try_from(if axis < 0 { axis + shape.len() as i64 } else { axis }).ok()
     };
+    let operator = operators::of(node)?;
+    let elementwise = operator.locality == Locality::Elementwise || matches!(operator.rule, Rule::Derivative(_));
     let stays = match op {
-        _ if SAME_ORDER.contains(&op) => alone,
-        _ if ELEMENTWISE.contains(&op) || matches!(rules::of(node), Ok(Rule::Diagonal(_))) => {
+        _ if operator.locality == Locality::SameOrder => alone,
+        _ if elementwise => {
             let out = g.shape(node.output(0)?)?;
             let places: Option<Vec<Place>> = dependent.iter().map(|(_, v, place)| aligned(g, *v, place, out)).collect();
             return places.filter(|all| all.iter().all(|p| *p == all[0])).and_then(|all| all.into_iter().next());

@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use super::branches;
 use super::elem::ElemType;
 use super::emit::int;
+use super::inference::axis_of;
 use super::inline;
 use super::ir::{Graph, Val, standardize};
 use super::order;
 use super::proto::*;
-use super::shapes::axis_of;
 
 /// Loops of more steps than this are kept.
 const STEPS: i64 = 4096;

@@ -5,8 +5,8 @@
 //! of the primal's size: chains of elementwise operators then cost one multiplication of the k times larger base.
 
 use super::error::Refusal;
+use super::inference::axis_of;
 use super::ir::{Graph, Node, Shape, Val};
-use super::shapes::axis_of;
 use super::size::Size;
 
 /// A tangent `base * factor`; the base has the tangent's full shape.

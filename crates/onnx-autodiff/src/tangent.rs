@@ -7,11 +7,10 @@ use super::branches;
 use super::elem::ElemType;
 use super::error::{Obstacle, Refusal};
 use super::ir::{Graph, Node, Val};
-use super::kinks::OF_SHAPES;
-use super::rules::{self, Rule};
+use super::operators::{self, Rule};
 use super::size::Size;
 use super::step::{Step, Tangent};
-use super::transposes::CONTRADICTION;
+use super::transposition::CONTRADICTION;
 
 /// The tangents of all values that depend on the input and reach the output, and what stood in the way.
 pub struct Tangents {
@@ -59,8 +58,8 @@ fn follow(
             Ok(_) => lost.extend(node.outputs.iter().flatten()),
             Err(refusal) => {
                 // Behind an obstacle only what no tangent could mend is worth telling.
-                if !blind || rules::hopeless(&node) {
-                    tangents.obstacles.push(obstacle(g, &node, refusal));
+                if !blind || operators::rule(&node).is_err() {
+                    tangents.obstacles.push(g.obstacle(&node, refusal));
                 }
                 lost.extend(node.outputs.iter().flatten());
             }
@@ -82,7 +81,7 @@ fn ancestors(g: &Graph, outputs: &[Val]) -> HashSet<Val> {
 /// The same, but for what tells of a value its shape alone, which may be that of the very node being differentiated.
 fn depended(g: &Graph, outputs: &[Val]) -> HashSet<Val> {
     let mut useful: HashSet<Val> = outputs.iter().copied().collect();
-    for node in g.nodes.iter().rev().filter(|node| !OF_SHAPES.contains(&node.standard())) {
+    for node in g.nodes.iter().rev().filter(|node| !operators::is_of_shapes(node)) {
         if node.outputs.iter().flatten().any(|v| useful.contains(v)) {
             useful.extend(node.inputs.iter().flatten().chain(&node.captures));
         }
@@ -96,12 +95,12 @@ fn differentiate(
     of: &HashMap<Val, Tangent>,
     k: &Size,
 ) -> Result<Vec<Option<Tangent>>, Refusal> {
-    let rule = rules::of(node)?;
+    let rule = operators::rule(node)?;
     let tangents = node.inputs.iter().map(|v| of.get(&(*v)?).copied()).collect();
     let mut step = Step { g, node: node.clone(), tangents, k: k.clone() };
     let outputs = match rule {
         Rule::Constant => Ok(Vec::new()),
-        Rule::Diagonal(factor) => {
+        Rule::Derivative(factor) => {
             let factor = factor(&mut step)?;
             Ok(vec![step.times(0, factor)?])
         }
@@ -110,6 +109,7 @@ fn differentiate(
         Rule::Parts(parts) => by_parts(&mut step, parts, of),
         Rule::Several(rule) => rule(&mut step),
         Rule::Branches => branches::tangents(&mut step, of),
+        Rule::Refused(reason) => Err(reason.into()),
     }?;
     let fits = |(v, tangent): (&Option<Val>, &Option<Tangent>)| match (v, tangent) {
         (Some(v), Some(tangent)) => g.rank(*v).is_some_and(|rank| g.rank(tangent.base) == Some(rank + 1)),
@@ -147,7 +147,7 @@ fn complete(
     outputs: Vec<Option<Tangent>>,
     useful: &HashSet<Val>,
 ) -> Result<Vec<Option<Tangent>>, Refusal> {
-    let rule = rules::of(node)?;
+    let rule = operators::rule(node)?;
     if matches!(rule, Rule::Constant) {
         return Ok(outputs);
     }
@@ -165,13 +165,4 @@ fn complete(
         ))),
         None => Ok(outputs),
     }
-}
-
-pub fn obstacle(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {
-    let output = node.outputs.iter().flatten().next();
-    let name = match (&node.name, output) {
-        (name, Some(v)) if name.is_empty() => g.value(*v).name.clone(),
-        (name, _) => name.clone(),
-    };
-    Obstacle { node: name, op: node.operator(), reason: refusal.0 }
 }

@@ -1,0 +1,352 @@
+//! Activations: functions of one number that networks bend their layers with.
+
+use std::f64::consts::{FRAC_1_SQRT_2, PI};
+
+use super::erf::error_function;
+use super::operator::{DerivativeResult, Operator, TangentResult};
+use super::parts::{at_least, at_most, from, square, where_greater};
+use crate::elem::ElemType;
+use crate::ir::{Graph, Node, Val};
+use crate::step::Step;
+
+pub const OPERATORS: &[Operator] = &[
+    Operator::new("Celu").same_shape().derivative(celu_derivative).float64(celu_float64),
+    Operator::new("Elu").same_shape().derivative(elu_derivative).float64(elu_float64),
+    Operator::new("Gelu").same_shape().derivative(gelu_derivative).float64(gelu_float64).smooth(),
+    Operator::new("HardSigmoid").same_shape().derivative(hard_sigmoid_derivative).float64(hard_sigmoid_float64),
+    Operator::new("HardSwish").same_shape().derivative(hard_swish_derivative).float64(hard_swish_float64),
+    Operator::new("LeakyRelu").same_shape().derivative(leaky_relu_derivative).float64(leaky_relu_float64),
+    Operator::new("Mish").same_shape().derivative(mish_derivative).float64(mish_float64).smooth(),
+    Operator::new("PRelu").same_shape().tangent(prelu_tangent).float64(prelu_float64).elementwise(),
+    Operator::new("Relu").same_shape().derivative(relu_derivative),
+    Operator::new("Selu").same_shape().derivative(selu_derivative).float64(selu_float64),
+    Operator::new("Shrink").same_shape().derivative(shrink_derivative).float64(shrink_float64),
+    Operator::new("Sigmoid").same_shape().derivative(sigmoid_derivative).smooth(),
+    Operator::new("Softplus").same_shape().derivative(softplus_derivative).float64(softplus_float64).smooth(),
+    Operator::new("Softsign").same_shape().derivative(softsign_derivative).float64(softsign_float64),
+    Operator::new("Swish").same_shape().derivative(swish_derivative).smooth(),
+    Operator::new("ThresholdedRelu").same_shape().derivative(thresholded_relu_derivative).float64(thresholded_relu_float64),
+];
+
+fn prelu_tangent(s: &mut Step) -> TangentResult {
+    let (x, slope) = (s.x(0)?, s.x(1)?);
+    let (zero, one) = (s.g.real_like(0.0, x), s.g.real_like(1.0, x));
+    let positive = s.g.op("Greater", &[x, zero]);
+    let factor = s.g.op("Where", &[positive, one, slope]);
+    let left = s.times(0, factor)?;
+    let below = s.g.op("Min", &[x, zero]);
+    let right = s.times(1, below)?;
+    Ok(s.sum(left, right))
+}
+
+/// 1 where `x > bound`, else 0.
+fn above(s: &mut Step, x: Val, bound: f64) -> Val {
+    let bound = s.g.real_like(bound, x);
+    let mask = s.g.op("Greater", &[x, bound]);
+    s.g.cast(mask, s.g.elem(x))
+}
+
+/// `yes` where `x > 0`, else `no`.
+fn switch(s: &mut Step, x: Val, yes: f64, no: Val) -> Val {
+    let zero = s.g.real_like(0.0, x);
+    let positive = s.g.op("Greater", &[x, zero]);
+    let yes = s.g.real_like(yes, x);
+    s.g.op("Where", &[positive, yes, no])
+}
+
+fn celu_derivative(s: &mut Step) -> DerivativeResult {
+    let x = s.x(0)?;
+    let scaled = s.g.scale(x, 1.0 / s.node.float("alpha", 1.0));
+    let slope = s.g.op("Exp", &[scaled]);
+    Ok(switch(s, x, 1.0, slope))
+}
+
+fn elu_derivative(s: &mut Step) -> DerivativeResult {
+    let (x, y) = (s.x(0)?, s.y()?);
+    let slope = s.g.shift(y, s.node.float("alpha", 1.0));
+    Ok(switch(s, x, 1.0, slope))
+}
+
+fn gelu_derivative(s: &mut Step) -> DerivativeResult {
+    let x = s.x(0)?;
+    if s.node.text("approximate", "none") == "tanh" { Ok(gelu_tanh(s, x)) } else { Ok(gelu_erf(s, x)) }
+}
+
+/// `Φ(x) + x φ(x)`
+fn gelu_erf(s: &mut Step, x: Val) -> Val {
+    let scaled = s.g.scale(x, FRAC_1_SQRT_2);
+    let erf = s.g.op("Erf", &[scaled]);
+    let half = s.g.scale(erf, 0.5);
+    let cumulative = s.g.shift(half, 0.5);
+    let square = square(s, x);
+    let exponent = s.g.scale(square, -0.5);
+    let bell = s.g.op("Exp", &[exponent]);
+    let density = s.g.scale(bell, 1.0 / (2.0 * PI).sqrt());
+    let slope = s.g.mul(x, density);
+    s.g.add(cumulative, slope)
+}
+
+/// With `u = √(2/π) (x + 0.044715 x³)`: `(1 + tanh u)/2 + x (1 - tanh² u) u' / 2`.
+fn gelu_tanh(s: &mut Step, x: Val) -> Val {
+    let (c, cubic) = ((2.0 / PI).sqrt(), 0.044715);
+    let square_x = square(s, x);
+    let bend = s.g.scale(square_x, c * cubic);
+    let slope = s.g.shift(bend, c);
+    let u = s.g.mul(x, slope);
+    let t = s.g.op("Tanh", &[u]);
+    let steep = s.g.scale(square_x, 3.0 * c * cubic);
+    let du = s.g.shift(steep, c);
+    let square_t = square(s, t);
+    let sech = from(s, 1.0, square_t);
+    let right = s.g.mul(x, sech);
+    let right = s.g.mul(right, du);
+    let left = s.g.shift(t, 1.0);
+    let sum = s.g.add(left, right);
+    s.g.scale(sum, 0.5)
+}
+
+fn hard_sigmoid_derivative(s: &mut Step) -> DerivativeResult {
+    let (alpha, beta) = (s.node.float("alpha", f64::from(0.2f32)), s.node.float("beta", 0.5));
+    let x = s.x(0)?;
+    let scaled = s.g.scale(x, alpha);
+    let inner = s.g.shift(scaled, beta);
+    let ramp = ramp(s, inner);
+    Ok(s.g.scale(ramp, alpha))
+}
+
+/// 1 where `0 < v < 1`, else 0.
+fn ramp(s: &mut Step, v: Val) -> Val {
+    let low = above(s, v, 0.0);
+    let one = s.g.real_like(1.0, v);
+    let mask = s.g.op("Less", &[v, one]);
+    let high = s.g.cast(mask, s.g.elem(v));
+    s.g.mul(low, high)
+}
+
+/// `x * clip(x / 6 + 1 / 2, 0, 1)`
+fn hard_swish_derivative(s: &mut Step) -> DerivativeResult {
+    let x = s.x(0)?;
+    let scaled = s.g.scale(x, 1.0 / 6.0);
+    let inner = s.g.shift(scaled, 0.5);
+    let inside = ramp(s, inner);
+    let double = s.g.scale(x, 1.0 / 3.0);
+    let slope = s.g.shift(double, 0.5);
+    let sloped = s.g.mul(inside, slope);
+    let one = s.g.real_like(1.0, x);
+    let full = s.g.op("GreaterOrEqual", &[inner, one]);
+    let full = s.g.cast(full, s.g.elem(x));
+    Ok(s.g.add(sloped, full))
+}
+
+fn leaky_relu_derivative(s: &mut Step) -> DerivativeResult {
+    let x = s.x(0)?;
+    let slope = s.g.real_like(s.node.float("alpha", f64::from(0.01f32)), x);
+    Ok(switch(s, x, 1.0, slope))
+}
+
+/// With `t = tanh(softplus(x))`: `t + x (1 - t²) sigmoid_derivative(x)`.
+fn mish_derivative(s: &mut Step) -> DerivativeResult {
+    let x = s.x(0)?;
+    let soft = s.g.op("Softplus", &[x]);
+    let t = s.g.op("Tanh", &[soft]);
+    let square_t = square(s, t);
+    let sech = from(s, 1.0, square_t);
+    let sigmoid = s.g.op("Sigmoid", &[x]);
+    let slope = s.g.mul(sech, sigmoid);
+    let bend = s.g.mul(x, slope);
+    Ok(s.g.add(t, bend))
+}
+
+fn relu_derivative(s: &mut Step) -> DerivativeResult {
+    let x = s.x(0)?;
+    Ok(above(s, x, 0.0))
+}
+
+fn selu_derivative(s: &mut Step) -> DerivativeResult {
+    let (x, y) = (s.x(0)?, s.y()?);
+    let (alpha, gamma) =
+        (s.node.float("alpha", f64::from(1.673_263_2_f32)), s.node.float("gamma", f64::from(1.050_701_f32)));
+    let slope = s.g.shift(y, alpha * gamma);
+    Ok(switch(s, x, gamma, slope))
+}
+
+/// Zero in the middle, one outside.
+fn shrink_derivative(s: &mut Step) -> DerivativeResult {
+    let x = s.x(0)?;
+    let size = s.g.op("Abs", &[x]);
+    let bound = s.node.float("lambd", 0.5);
+    Ok(above(s, size, bound))
+}
+
+fn sigmoid_derivative(s: &mut Step) -> DerivativeResult {
+    let y = s.y()?;
+    let rest = from(s, 1.0, y);
+    Ok(s.g.mul(y, rest))
+}
+
+fn softplus_derivative(s: &mut Step) -> DerivativeResult {
+    let x = s.x(0)?;
+    Ok(s.g.op("Sigmoid", &[x]))
+}
+
+fn softsign_derivative(s: &mut Step) -> DerivativeResult {
+    let x = s.x(0)?;
+    let size = s.g.op("Abs", &[x]);
+    let below = s.g.shift(size, 1.0);
+    let square = square(s, below);
+    Ok(s.g.op("Reciprocal", &[square]))
+}
+
+/// `x sigmoid_derivative(a x)`
+fn swish_derivative(s: &mut Step) -> DerivativeResult {
+    let (x, y) = (s.x(0)?, s.y()?);
+    let alpha = s.node.float("alpha", 1.0);
+    let scaled = s.g.scale(x, alpha);
+    let sigmoid = s.g.op("Sigmoid", &[scaled]);
+    let rest = from(s, 1.0, sigmoid);
+    let bend = s.g.mul(y, rest);
+    let bend = s.g.scale(bend, alpha);
+    Ok(s.g.add(sigmoid, bend))
+}
+
+fn thresholded_relu_derivative(s: &mut Step) -> DerivativeResult {
+    let x = s.x(0)?;
+    let bound = s.node.float("alpha", 1.0);
+    Ok(above(s, x, bound))
+}
+
+fn elu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
+    let x = node.input(0)?;
+    let alpha = node.float("alpha", 1.0);
+    Some(exponential_below(g, x, alpha, 1.0, 1.0))
+}
+
+/// `max(0, x) + min(0, α (exp(x/α) − 1))`
+fn celu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
+    let x = node.input(0)?;
+    let alpha = node.float("alpha", 1.0);
+    Some(exponential_below(g, x, alpha, alpha, 1.0))
+}
+
+fn selu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
+    let x = node.input(0)?;
+    // The attributes are float32, and so are their defaults.
+    let alpha = node.float("alpha", f64::from(1.673_263_2_f32));
+    let gamma = node.float("gamma", f64::from(1.050_701_f32));
+    Some(exponential_below(g, x, alpha, 1.0, gamma))
+}
+
+/// `gain x` above zero and `gain height (exp(x / width) − 1)` below.
+fn exponential_below(g: &mut Graph, x: Val, height: f64, width: f64, gain: f64) -> Val {
+    let below = at_most(g, x, 0.0);
+    let scaled = g.scale(below, 1.0 / width);
+    let exponential = g.op("Exp", &[scaled]);
+    let shifted = g.shift(exponential, -1.0);
+    let low = g.scale(shifted, height);
+    let y = where_greater(g, x, 0.0, x, low);
+    g.scale(y, gain)
+}
+
+fn leaky_relu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
+    let x = node.input(0)?;
+    let low = g.scale(x, node.float("alpha", f64::from(0.01_f32)));
+    let positive = greater_or_equal(g, x, 0.0);
+    Some(g.op("Where", &[positive, x, low]))
+}
+
+fn greater_or_equal(g: &mut Graph, x: Val, bound: f64) -> Val {
+    let bound = g.real(bound, ElemType::DOUBLE);
+    g.op("GreaterOrEqual", &[x, bound])
+}
+
+fn prelu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
+    let (x, slope) = (node.input(0)?, node.input(1)?);
+    let low = g.mul(x, slope);
+    let positive = greater_or_equal(g, x, 0.0);
+    Some(g.op("Where", &[positive, x, low]))
+}
+
+fn thresholded_relu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
+    let x = node.input(0)?;
+    let zero = g.real(0.0, ElemType::DOUBLE);
+    Some(where_greater(g, x, node.float("alpha", 1.0), x, zero))
+}
+
+/// `x + bias` below `−λ`, `x − bias` above `λ`, zero between.
+fn shrink_float64(g: &mut Graph, node: &Node) -> Option<Val> {
+    let x = node.input(0)?;
+    let (lambda, bias) = (node.float("lambd", 0.5), node.float("bias", 0.0));
+    let zero = g.real(0.0, ElemType::DOUBLE);
+    let (up, down) = (g.shift(x, bias), g.shift(x, -bias));
+    let high = where_greater(g, x, lambda, down, zero);
+    let negative = g.neg(x);
+    Some(where_greater(g, negative, lambda, up, high))
+}
+
+fn clipped_line(g: &mut Graph, x: Val, slope: f64, offset: f64) -> Val {
+    let scaled = g.scale(x, slope);
+    let line = g.shift(scaled, offset);
+    let low = at_least(g, line, 0.0);
+    at_most(g, low, 1.0)
+}
+
+fn hard_sigmoid_float64(g: &mut Graph, node: &Node) -> Option<Val> {
+    let x = node.input(0)?;
+    Some(clipped_line(g, x, node.float("alpha", f64::from(0.2_f32)), node.float("beta", 0.5)))
+}
+
+fn hard_swish_float64(g: &mut Graph, node: &Node) -> Option<Val> {
+    let x = node.input(0)?;
+    let gate = clipped_line(g, x, 1.0 / 6.0, 0.5);
+    Some(g.mul(x, gate))
+}
+
+fn softplus_float64(g: &mut Graph, node: &Node) -> Option<Val> {
+    Some(log_one_plus_exp(g, node.input(0)?))
+}
+
+/// `log(1 + eˣ)` below zero and `x + log(1 + e⁻ˣ)` above it, neither of which overflows.
+fn log_one_plus_exp(g: &mut Graph, x: Val) -> Val {
+    let negative = g.neg(x);
+    let (low, high) = (at_most(g, x, 0.0), at_most(g, negative, 0.0));
+    let [below, above] = [low, high].map(|v| {
+        let exponential = g.op("Exp", &[v]);
+        let sum = g.shift(exponential, 1.0);
+        g.op("Log", &[sum])
+    });
+    let above = g.add(above, x);
+    where_greater(g, x, 0.0, above, below)
+}
+
+fn mish_float64(g: &mut Graph, node: &Node) -> Option<Val> {
+    let x = node.input(0)?;
+    let softplus = log_one_plus_exp(g, x);
+    let gate = g.op("Tanh", &[softplus]);
+    Some(g.mul(x, gate))
+}
+
+fn softsign_float64(g: &mut Graph, node: &Node) -> Option<Val> {
+    let x = node.input(0)?;
+    let magnitude = g.op("Abs", &[x]);
+    let below = g.shift(magnitude, 1.0);
+    Some(g.div(x, below))
+}
+
+/// `½ x (1 + erf(x/√2))`, or the approximation by tanh that the node asks for.
+fn gelu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
+    let x = node.input(0)?;
+    let bent = if node.text("approximate", "none") == "tanh" {
+        let square = g.mul(x, x);
+        let scaled = g.scale(square, 0.044_715);
+        let factor = g.shift(scaled, 1.0);
+        let inner = g.mul(x, factor);
+        let inner = g.scale(inner, (2.0 / std::f64::consts::PI).sqrt());
+        g.op("Tanh", &[inner])
+    } else {
+        let scaled = g.scale(x, std::f64::consts::FRAC_1_SQRT_2);
+        error_function(g, scaled)
+    };
+    let sum = g.shift(bent, 1.0);
+    let product = g.mul(x, sum);
+    Some(g.scale(product, 0.5))
+}

@@ -1,0 +1,60 @@
+//! The places of all pixels, moved by an affine map.
+
+use super::operator::{Operator, PartsResult};
+use super::parts::{counted, finished, number};
+use crate::inference;
+use crate::inference::sizes;
+use crate::ir::{Graph, Node, Shape, Val};
+use crate::size::Size;
+use crate::step::Step;
+
+pub const OPERATORS: &[Operator] = &[
+    Operator::new("AffineGrid").shape(affine_grid_shape).parts(affine_grid_parts).smooth(),
+];
+
+/// `[N, …, axes]` for an image of the given size.
+fn affine_grid_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
+    let size = sizes(g, node.input(1)?)?;
+    let lengths = size.get(2..)?;
+    let axes = Size::fixed(lengths.len() as i64);
+    Some([&size[..1], lengths, &[axes]].concat())
+}
+
+/// The places of all pixels between -1 and 1, the last axis first and a one behind, times an affine map.
+fn affine_grid_parts(s: &mut Step) -> PartsResult {
+    let (theta, y) = (s.x(0)?, s.y_shape()?);
+    let (elem, axes) = (s.g.elem(theta), y.len().saturating_sub(2));
+    if s.rank(0)? != 3 || !(2..=3).contains(&axes) {
+        return Err("its map does not fit its size".into());
+    }
+    let lengths = y[1..=axes].to_vec();
+    let aligned = s.node.int("align_corners", 0) != 0;
+    let one = s.g.real(1.0, elem);
+    let mut columns = Vec::new();
+    for (axis, length) in lengths.iter().enumerate().rev() {
+        let places = counted(s.g, length);
+        let places = s.g.cast(places, elem);
+        let count = number(s.g, length, elem);
+        let (from, span) = if aligned {
+            let steps = s.g.shift(count, -1.0);
+            (places, s.g.op("Max", &[steps, one]))
+        } else {
+            (s.g.shift(places, 0.5), count)
+        };
+        let ratio = s.g.div(from, span);
+        let double = s.g.scale(ratio, 2.0);
+        let places = s.g.shift(double, -1.0);
+        let behind: Vec<i64> = (1..(axes - axis) as i64).collect();
+        let places = s.g.unsqueeze(places, &behind);
+        columns.push(s.g.expand(places, &lengths));
+    }
+    columns.push(s.g.expand(one, &lengths));
+    let columns: Vec<Val> = columns.into_iter().map(|v| s.g.unsqueeze(v, &[axes as i64])).collect();
+    let grid = s.g.concat(&columns, axes as i64);
+    let pixels = inference::product(s.g, &lengths);
+    let grid = s.g.reshape(grid, &[pixels, Size::fixed(axes as i64 + 1)]);
+    let map = s.g.transpose(theta, &[0, 2, 1]);
+    let product = s.g.op("MatMul", &[grid, map]);
+    let result = s.g.reshape(product, &y);
+    finished(s, result)
+}

@@ -1,0 +1,150 @@
+//! Sums, differences, products, quotients and means, with broadcasting.
+
+use super::operator::{Operator, TangentResult};
+use crate::error::Refusal;
+use crate::folding::{binary, unary};
+use crate::inference::broadcast_all;
+use crate::ir::{Graph, Node, Val};
+use crate::step::{Step, Tangent};
+use crate::transposition::{Cotangents, Transposition};
+
+pub const OPERATORS: &[Operator] = &[
+    Operator::new("Add").shape(broadcast_all).content(binary).tangent(sum_tangent).transpose(add_cotangent).smooth().elementwise(),
+    Operator::new("Div").shape(broadcast_all).content(binary).tangent(div_tangent).smooth().elementwise(),
+    Operator::new("Mean").shape(broadcast_all).tangent(mean_tangent).float64(mean_float64).smooth().elementwise(),
+    Operator::new("Mul").shape(broadcast_all).content(binary).tangent(mul_tangent).transpose(mul_cotangent).smooth().elementwise(),
+    Operator::new("Neg").same_shape().content(unary).tangent(neg_tangent).transpose(neg_cotangent).smooth(),
+    Operator::new("Sub").shape(broadcast_all).content(binary).tangent(sub_tangent).transpose(sub_cotangent).smooth().elementwise(),
+    Operator::new("Sum").shape(broadcast_all).tangent(sum_tangent).smooth().elementwise(),
+];
+
+/// The tangent of an operand, broadcast to the output; kept lazy where nothing is to be broadcast.
+pub fn operand(s: &mut Step, place: usize) -> TangentResult {
+    if s.same_shape(place) {
+        return Ok(s.lazy(place));
+    }
+    match s.aligned(place)? {
+        Some(d) => s.done(d),
+        None => Ok(None),
+    }
+}
+
+fn sum_tangent(s: &mut Step) -> TangentResult {
+    let mut total: Option<Tangent> = None;
+    for place in 0..s.node.inputs.len() {
+        let next = match (total, s.same_shape(place)) {
+            // A plain addition broadcasts by itself.
+            (Some(_), false) => s.aligned(place)?.map(Tangent::plain),
+            _ => operand(s, place)?,
+        };
+        total = s.sum(total, next);
+    }
+    Ok(total)
+}
+
+fn mean_tangent(s: &mut Step) -> TangentResult {
+    let count = s.node.inputs.len() as f64;
+    let Some(total) = sum_tangent(s)? else {
+        return Ok(None);
+    };
+    let total = s.whole(total);
+    Ok(Some(Tangent::plain(s.g.scale(total, 1.0 / count))))
+}
+
+fn sub_tangent(s: &mut Step) -> TangentResult {
+    let a = operand(s, 0)?;
+    let Some(b) = operand(s, 1)? else {
+        return Ok(a);
+    };
+    match a {
+        Some(a) if a.base != b.base => {
+            let (a, b) = (s.whole(a), s.whole(b));
+            Ok(Some(Tangent::plain(s.elementwise("Sub", a, b))))
+        }
+        _ => {
+            let minus = s.negative(b);
+            // The same base twice, both without a factor, is zero.
+            Ok(if a == Some(b) { None } else { minus_of(s, a, b, minus) })
+        }
+    }
+}
+
+fn minus_of(s: &mut Step, a: Option<Tangent>, b: Tangent, minus: Tangent) -> Option<Tangent> {
+    let Some(a) = a else { return Some(minus) };
+    let one = s.g.real_like(1.0, a.base);
+    let factor = s.g.sub(a.factor.unwrap_or(one), b.factor.unwrap_or(one));
+    Some(Tangent { base: a.base, factor: Some(factor) })
+}
+
+fn neg_tangent(s: &mut Step) -> TangentResult {
+    Ok(s.lazy(0).map(|tangent| s.negative(tangent)))
+}
+
+fn mul_tangent(s: &mut Step) -> TangentResult {
+    let (a, b) = (s.x(0)?, s.x(1)?);
+    let left = s.times(0, b)?;
+    let right = s.times(1, a)?;
+    Ok(s.sum(left, right))
+}
+
+/// `d(a / b) = da / b - y db / b`
+fn div_tangent(s: &mut Step) -> TangentResult {
+    let (b, y) = (s.x(1)?, s.y()?);
+    let inverse = match s.g.content(b).and_then(|c| c.reals()) {
+        Some(number) if number.len() == 1 && number[0] != 0.0 && s.g.rank(b) == Some(0) => {
+            s.g.real_like(1.0 / number[0], b)
+        }
+        _ => s.g.op("Reciprocal", &[b]),
+    };
+    let left = s.times(0, inverse)?;
+    if s.tangents.get(1).copied().flatten().is_none() {
+        return Ok(left);
+    }
+    let slope = s.g.mul(y, inverse);
+    let slope = s.g.neg(slope);
+    let right = s.times(1, slope)?;
+    Ok(s.sum(left, right))
+}
+
+fn neg_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+    let c = t.c()?;
+    let minus = t.g.neg(c);
+    t.pass_mask(c, minus);
+    Ok(vec![(0, minus)])
+}
+
+fn add_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+    let c = t.c()?;
+    let linear: Vec<usize> = (0..2).filter(|place| t.is_linear(*place)).collect();
+    linear.into_iter().map(|place| Ok((place, t.unbroadcast(c, place)?))).collect()
+}
+
+fn sub_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+    let mut parts = add_cotangent(t)?;
+    for (place, part) in &mut parts {
+        if *place == 1 {
+            let minus = t.g.neg(*part);
+            t.pass_mask(*part, minus);
+            *part = minus;
+        }
+    }
+    Ok(parts)
+}
+
+/// One operand is linear, the other a weight.
+fn mul_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+    let c = t.c()?;
+    let place = usize::from(!t.is_linear(0));
+    let weight = t.input(1 - place)?;
+    let product = t.weighted(c, weight);
+    Ok(vec![(place, t.unbroadcast(product, place)?)])
+}
+
+fn mean_float64(g: &mut Graph, node: &Node) -> Option<Val> {
+    let parts: Vec<Val> = node.inputs.iter().flatten().copied().collect();
+    if parts.is_empty() {
+        return None;
+    }
+    let sum = g.combine("Add", &parts);
+    Some(g.scale(sum, 1.0 / parts.len() as f64))
+}

@@ -1,0 +1,194 @@
+//! `Attention` of the standard domain, and what all operators of attention are made of.
+
+use super::operator::{Lowered, Operator};
+use super::parts::{number_like};
+use crate::elem::ElemType;
+use crate::emit::int;
+use crate::ir::{Graph, Node, Shape, Val};
+use crate::size::Size;
+
+pub const OPERATORS: &[Operator] = &[
+    Operator::new("Attention").names_type().lowered(attention).refused(FORM),
+];
+
+/// Why other forms are refused.
+pub const FORM: &str = "this form of the operator is not differentiated (a window, lengths without padding, barred scores as an output, or shapes that cannot be told); export the model with its parts";
+
+/// Scaled dot-product attention with optional masks, cached keys and grouped heads.
+pub fn attention(g: &mut Graph, node: &Node) -> Lowered {
+    let windowed = ["left_window_size", "right_window_size"].iter().any(|name| node.int(name, -1) >= 0);
+    if node.input(6).is_some() || windowed {
+        return None;
+    }
+    let ranks: Option<Vec<usize>> = (0..3).map(|i| g.rank(node.input(i)?)).collect();
+    if ranks.clone().is_none_or(|r| r.iter().any(|n| !(3..=4).contains(n))) || cached_otherwise(g, node) {
+        return None;
+    }
+    let flat = ranks?[0] == 3;
+    let (query_heads, key_heads) = (node.int("q_num_heads", 0), node.int("kv_num_heads", 0));
+    let q = heads(g, node.input(0)?, query_heads)?;
+    let mut k = heads(g, node.input(1)?, key_heads)?;
+    let mut v = heads(g, node.input(2)?, key_heads)?;
+    if let (Some(past_k), Some(past_v)) = (node.input(4), node.input(5)) {
+        k = g.concat(&[past_k, k], 2);
+        v = g.concat(&[past_v, v], 2);
+    }
+    let (present_k, present_v) = (k, v);
+    let count = g.shape(q)?[1].clone();
+    let (k, v) = (repeated(g, k, &count)?, repeated(g, v, &count)?);
+    let raw = raw_scores(g, node, q, k)?;
+    let capped = capped(g, node, raw);
+    let (bias, alive) = mask(g, node, q, k)?;
+    let scores = bias.map_or(capped, |bias| g.add(capped, bias));
+    let mut weights = softmax(g, node, scores);
+    if let Some(alive) = alive {
+        weights = g.mul(weights, alive);
+    }
+    let mut y = g.op("MatMul", &[weights, v]);
+    if flat {
+        y = joined(g, y)?;
+    }
+    let mut outputs = vec![Some(y), Some(present_k), Some(present_v)];
+    // Scores of barred places are the runtime's affair.
+    let barred = alive.is_some() || node.int("is_causal", 0) != 0;
+    outputs.push(match node.int("qk_matmul_output_mode", 0) {
+        0 => Some(raw),
+        1 => Some(capped),
+        2 => Some(scores).filter(|_| !barred),
+        3 => Some(weights),
+        _ => None,
+    });
+    Some(outputs)
+}
+
+/// Whether cached keys or values have another form than `[N, H, S, D]`.
+fn cached_otherwise(g: &Graph, node: &Node) -> bool {
+    [4, 5].iter().filter_map(|i| node.input(*i)).any(|v| g.rank(v) != Some(4))
+}
+
+/// `[N, S, H·D]` as `[N, H, S, D]`.
+pub fn heads(g: &mut Graph, v: Val, count: i64) -> Option<Val> {
+    let shape = g.shape(v)?.clone();
+    if shape.len() == 4 {
+        return Some(v);
+    }
+    let count = Size::fixed(count);
+    let width = shape.get(2)?.over(&count)?;
+    let split = g.reshape(v, &[shape[0].clone(), shape[1].clone(), count, width]);
+    Some(g.transpose(split, &[0, 2, 1, 3]))
+}
+
+/// `[N, H, S, D]` as `[N, S, H·D]`.
+pub fn joined(g: &mut Graph, v: Val) -> Option<Val> {
+    let shape = g.shape(v)?.clone();
+    let width = shape[1].times(&shape[3])?;
+    let turned = g.transpose(v, &[0, 2, 1, 3]);
+    Some(g.reshape(turned, &[shape[0].clone(), shape[2].clone(), width]))
+}
+
+/// Each head of the keys serves several heads of the queries.
+fn repeated(g: &mut Graph, v: Val, count: &Size) -> Option<Val> {
+    let shape = g.shape(v)?.clone();
+    if shape[1] == *count {
+        return Some(v);
+    }
+    let times = count.over(&shape[1])?;
+    let (n, h, s, d) = (shape[0].clone(), shape[1].clone(), shape[2].clone(), shape[3].clone());
+    let apart = g.unsqueeze(v, &[2]);
+    let spread = g.expand(apart, &[n.clone(), h, times, s.clone(), d.clone()]);
+    Some(g.reshape(spread, &[n, count.clone(), s, d]))
+}
+
+/// `scale Q Kᵀ`
+fn raw_scores(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Val> {
+    let scale = match node.attribute("scale") {
+        Some(_) => node.float("scale", 1.0),
+        None => usual_scale(g, q)?,
+    };
+    Some(scaled_scores(g, q, k, scale))
+}
+
+/// One over the root of the width of a head.
+pub fn usual_scale(g: &Graph, q: Val) -> Option<f64> {
+    Some(1.0 / (g.shape(q)?.last()?.as_fixed()? as f64).sqrt())
+}
+
+/// `scale Q Kᵀ`
+pub fn scaled_scores(g: &mut Graph, q: Val, k: Val, scale: f64) -> Val {
+    let scale = number_like(g, scale, q);
+    let q = g.mul(q, scale);
+    let turned = g.transpose(k, &[0, 1, 3, 2]);
+    g.op("MatMul", &[q, turned])
+}
+
+/// `cap tanh(scores / cap)`, where there is a cap.
+fn capped(g: &mut Graph, node: &Node, scores: Val) -> Val {
+    let cap = node.float("softcap", 0.0);
+    if cap <= 0.0 {
+        return scores;
+    }
+    let cap = number_like(g, cap, scores);
+    let ratio = g.div(scores, cap);
+    let bent = g.op("Tanh", &[ratio]);
+    g.mul(bent, cap)
+}
+
+/// What is added to the scores, and for each row whether anything is left of it.
+fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<(Option<Val>, Option<Val>)> {
+    let (mut bias, mut alive) = (None, None);
+    if let Some(given) = node.input(3) {
+        if g.elem(given) == ElemType::BOOL {
+            bias = Some(barred(g, given, q));
+            let ones = g.cast(given, g.elem(q));
+            alive = Some(g.reduce("ReduceMax", ones, &[-1], true));
+        } else {
+            bias = Some(given);
+        }
+    }
+    if node.int("is_causal", 0) != 0 {
+        let past: Shape = node.input(4).and_then(|v| g.shape(v).cloned()).unwrap_or_else(|| vec![Size::fixed(0); 4]);
+        let allowed = causal(g, q, k, &past[2])?;
+        let causal = barred(g, allowed, q);
+        bias = Some(bias.map_or(causal, |bias| g.add(bias, causal)));
+    }
+    Some((bias, alive))
+}
+
+/// 0 where allowed, else a number below every score.
+pub fn barred(g: &mut Graph, allowed: Val, like: Val) -> Val {
+    let lowest = if g.elem(like) == ElemType::FLOAT16 { -3e4 } else { -1e30 };
+    let (zero, low) = (number_like(g, 0.0, like), number_like(g, lowest, like));
+    g.op("Where", &[allowed, zero, low])
+}
+
+/// Query `i` sees key `j` where `j <= i + past`.
+pub fn causal(g: &mut Graph, q: Val, k: Val, past: &Size) -> Option<Val> {
+    let (rows, columns) = (g.shape(q)?[2].clone(), g.shape(k)?[2].clone());
+    let row = places(g, &rows);
+    let column = places(g, &columns);
+    let past = g.sizes(std::slice::from_ref(past));
+    let last = g.add(row, past);
+    let last = g.unsqueeze(last, &[1]);
+    Some(g.op("LessOrEqual", &[column, last]))
+}
+
+/// `[0, 1, …, n - 1]`
+pub fn places(g: &mut Graph, n: &Size) -> Val {
+    let length = g.sizes(std::slice::from_ref(n));
+    let length = g.squeeze(length, &[0]);
+    let (zero, one) = (g.integer(0), g.integer(1));
+    let places = g.op("Range", &[zero, length, one]);
+    g.set_shape(places, std::slice::from_ref(n));
+    places
+}
+
+fn softmax(g: &mut Graph, node: &Node, scores: Val) -> Val {
+    let elem = g.elem(scores);
+    let precise = match node.int("softmax_precision", 0) {
+        0 => elem,
+        n => ElemType(n as i32),
+    };
+    let scores = g.cast(scores, precise);
+    let weights = g.op_with("Softmax", &[scores], vec![int("axis", -1)]);
+    g.cast(weights, elem)
+}

@@ -1,0 +1,24 @@
+//! Numbers held between bounds.
+
+use super::operator::{DerivativeResult, Operator};
+use crate::step::Step;
+
+pub const OPERATORS: &[Operator] = &[
+    Operator::new("Clip").same_shape().derivative(clip_derivative),
+];
+
+/// The bounds may be left out, and may be tensors.
+fn clip_derivative(s: &mut Step) -> DerivativeResult {
+    s.only(&[0], "clip with constant bounds, or use Max and Min")?;
+    let x = s.x(0)?;
+    let mut factor = None;
+    for (place, op) in [(1, "GreaterOrEqual"), (2, "LessOrEqual")] {
+        if s.node.input(place).is_some() {
+            let bound = s.x(place)?;
+            let mask = s.g.op(op, &[x, bound]);
+            let mask = s.g.cast(mask, s.g.elem(x));
+            factor = Some(factor.map_or(mask, |f| s.g.mul(f, mask)));
+        }
+    }
+    Ok(factor.unwrap_or_else(|| s.g.real_like(1.0, x)))
+}

@@ -1,0 +1,41 @@
+//! Elements that a condition chooses.
+
+use super::operator::{Operator, PartsResult};
+use super::parts::finished;
+use crate::inference;
+use crate::emit::int;
+use crate::inference::axis_of;
+use crate::ir::{Graph, Node, Shape};
+use crate::step::Step;
+
+pub const OPERATORS: &[Operator] = &[
+    Operator::new("Compress").shape(compress_shape).parts(compress_parts).smooth_in(&[0]),
+];
+
+/// How much a condition chooses is not known.
+fn compress_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
+    let some = g.symbols.fresh();
+    if node.attribute("axis").is_none() {
+        return Some(vec![some]);
+    }
+    let mut shape = g.shape(node.input(0)?)?.clone();
+    let axis = axis_of(node.int("axis", 0), shape.len())?;
+    shape[axis] = some;
+    Some(shape)
+}
+
+/// The elements along an axis, or of all, that a condition chooses.
+fn compress_parts(s: &mut Step) -> PartsResult {
+    let (x, condition) = (s.x(0)?, s.node.input(1).ok_or("its condition is missing")?);
+    let places = s.g.op("NonZero", &[condition]);
+    let places = s.g.squeeze(places, &[0]);
+    let (x, axis) = match s.node.attribute("axis") {
+        Some(_) => (x, s.axis("axis", 0, s.rank(0)?)?),
+        None => {
+            let all = inference::product(s.g, &s.shape(x)?);
+            (s.g.reshape(x, &[all]), 0)
+        }
+    };
+    let picked = s.g.op_with("Gather", &[x, places], vec![int("axis", axis as i64)]);
+    finished(s, picked)
+}

@@ -1,0 +1,104 @@
+//! Tensors joined along an axis.
+
+use super::operator::{Operator, TangentResult};
+use crate::content::{Content, count};
+use crate::emit::int;
+use crate::error::Refusal;
+use crate::inference::axis_of;
+use crate::ir::{Graph, Node, Shape, Val};
+use crate::step::{Step, Tangent};
+use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+
+pub const OPERATORS: &[Operator] = &[
+    Operator::new("Concat").shape(concat_shape).content(concat_content).tangent(concat_tangent).transpose(concat_cotangent).smooth(),
+];
+
+fn concat_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
+    let mut shape = g.shape(node.input(0)?)?.clone();
+    let axis = axis_of(node.int("axis", 0), shape.len())?;
+    for v in node.inputs.iter().skip(1) {
+        let next = g.shape((*v)?)?.clone();
+        if next.len() != shape.len() {
+            return None;
+        }
+        shape[axis] = g.symbols.add(&shape[axis], &next[axis]);
+        for i in (0..shape.len()).filter(|i| *i != axis) {
+            if shape[i].as_fixed().is_none() && next[i].as_fixed().is_some() {
+                shape[i] = next[i].clone();
+            }
+        }
+    }
+    Some(shape)
+}
+
+fn concat_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
+    let rank = inputs[0].dims.len();
+    let axis = axis_of(node.int("axis", 0), rank)?;
+    if inputs.iter().any(|c| c.dims.len() != rank) {
+        return None;
+    }
+    let mut dims = inputs[0].dims.clone();
+    dims[axis] = inputs.iter().try_fold(0usize, |n, c| n.checked_add(c.dims[axis]))?;
+    count(&dims)?;
+    let outer: usize = dims[..axis].iter().product();
+    let mut items = Vec::new();
+    for i in 0..outer {
+        for c in inputs {
+            let run = c.items.len() / outer.max(1);
+            items.extend_from_slice(c.items.get(i * run..(i + 1) * run)?);
+        }
+    }
+    (items.len() == dims.iter().product::<usize>()).then_some(Content { dims, items })
+}
+
+fn concat_tangent(s: &mut Step) -> TangentResult {
+    let axis = s.axis("axis", 0, s.rank(0)?)?;
+    let mut parts = Vec::new();
+    for place in 0..s.node.inputs.len() {
+        parts.push(match s.d(place) {
+            Some(d) => d,
+            None => s.zero(place)?,
+        });
+    }
+    if let Some(folded) = folded(s, &parts, axis)? {
+        return s.unfold(folded);
+    }
+    Ok(Some(Tangent::plain(s.g.concat(&parts, axis as i64 + 1))))
+}
+
+/// Tangents whose directions are merged into the batch, joined there.
+fn folded(s: &mut Step, parts: &[Val], axis: usize) -> Result<Option<Val>, Refusal> {
+    if axis == 0 {
+        return Ok(None);
+    }
+    let mut sources = Vec::new();
+    for (place, part) in parts.iter().enumerate() {
+        let shape = s.x_shape(place)?;
+        let wanted = s.folded(&shape);
+        match s.g.reshaped_from(*part) {
+            Some(source) if s.g.shape(source) == wanted.as_ref() => sources.push(source),
+            _ => return Ok(None),
+        }
+    }
+    Ok(Some(s.g.concat(&sources, axis as i64)))
+}
+
+pub fn axis(t: &Transposition, rank: usize) -> Result<usize, Refusal> {
+    axis_of(t.node.int("axis", 0), rank).ok_or_else(|| "its axis is out of range".into())
+}
+
+fn concat_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+    let c = t.c()?;
+    let axis = axis(t, t.input_shape(0)?.len())?;
+    let mut lengths = Vec::new();
+    for place in 0..t.node.inputs.len() {
+        lengths.push(t.input_shape(place)?.get(axis).ok_or(CONTRADICTION)?.clone());
+    }
+    let lengths = t.g.sizes(&lengths);
+    let parts = t.g.push("Split", &[Some(c), Some(lengths)], vec![int("axis", axis as i64)], t.node.inputs.len());
+    for (place, part) in parts.iter().enumerate() {
+        let shape = t.input_shape(place)?;
+        t.g.set_shape(*part, &shape);
+    }
+    Ok(parts.into_iter().enumerate().filter(|(place, _)| t.is_linear(*place)).collect())
+}

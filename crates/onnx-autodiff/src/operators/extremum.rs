@@ -1,0 +1,30 @@
+//! The largest and the smallest of several tensors, element by element.
+
+use super::operator::{Operator, TangentResult};
+use crate::folding::binary;
+use crate::inference::broadcast_all;
+use crate::step::Step;
+
+pub const OPERATORS: &[Operator] = &[
+    Operator::new("Max").shape(broadcast_all).content(binary).tangent(extremum_tangent).elementwise(),
+    Operator::new("Min").shape(broadcast_all).content(binary).tangent(extremum_tangent).elementwise(),
+];
+
+/// Operands that equal the result share its tangent.
+fn extremum_tangent(s: &mut Step) -> TangentResult {
+    let y = s.y()?;
+    let mut hits = Vec::new();
+    for place in 0..s.node.inputs.len() {
+        let x = s.x(place)?;
+        let hit = s.g.op("Equal", &[x, y]);
+        hits.push(s.g.cast(hit, s.g.elem(y)));
+    }
+    let count = s.g.combine("Add", &hits);
+    let mut total = None;
+    for (place, hit) in hits.into_iter().enumerate() {
+        let weight = s.g.div(hit, count);
+        let part = s.times(place, weight)?;
+        total = s.sum(total, part);
+    }
+    Ok(total)
+}

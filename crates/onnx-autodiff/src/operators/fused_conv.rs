@@ -1,0 +1,41 @@
+//! Convolutions with a summand and an activation, and those of images whose channels are the last axis.
+
+use super::fused_activation::activated;
+use super::fused_group_norm::{channels_first, channels_last};
+use super::operator::{Lowered, Operator};
+use super::parts::{one, plus};
+use crate::ir::{Graph, Node, Val};
+
+pub const OPERATORS: &[Operator] = &[
+    Operator::fused("FusedConv", fused_conv),
+    Operator::fused("NhwcConv", nhwc_conv),
+];
+
+/// The attributes that a convolution has.
+const OWN: [&str; 6] = ["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];
+
+/// An activation of a convolution to which another image may be added.
+pub fn fused_conv(g: &mut Graph, node: &Node) -> Lowered {
+    let raw = convolution(g, node, node.input(0)?, node.input(1)?);
+    let sum = plus(g, raw, node.input(3));
+    let told = |place: usize, _: &str| node.attribute("activation_params")?.floats.get(place).copied().map(f64::from);
+    one(activated(g, sum, &node.text("activation", ""), told)?)
+}
+
+/// A convolution of `[N, H, W, C]` by weights `[M, kH, kW, C]`.
+pub fn nhwc_conv(g: &mut Graph, node: &Node) -> Lowered {
+    let (x, w) = (node.input(0)?, node.input(1)?);
+    if g.rank(x) != Some(4) || g.rank(w) != Some(4) {
+        return None;
+    }
+    let (x, w) = (channels_first(g, x, 4), channels_first(g, w, 4));
+    let y = convolution(g, node, x, w);
+    one(channels_last(g, y, 4))
+}
+
+fn convolution(g: &mut Graph, node: &Node, x: Val, w: Val) -> Val {
+    let attributes = node.attributes.iter().filter(|a| OWN.contains(&a.name())).cloned().collect();
+    let mut inputs = vec![Some(x), Some(w)];
+    inputs.extend(node.input(2).map(Some));
+    g.op_optional("Conv", &inputs, attributes)
+}

@@ -1,0 +1,67 @@
+//! Matrix products with turned factors, a scale and an activation.
+
+use super::fused_activation::activated;
+use super::operator::{Lowered, Operator};
+use super::parts::{one, scaled};
+use crate::ir::{Graph, Node, Val};
+
+pub const OPERATORS: &[Operator] = &[
+    Operator::fused("FusedGemm", fused_gemm),
+    Operator::fused("FusedMatMul", fused_matmul),
+    Operator::fused("FusedMatMulActivation", fused_matmul_activation),
+    Operator::fused("TransposeMatMul", fused_matmul),
+];
+
+/// `alpha A B`, either factor turned.
+pub fn fused_matmul(g: &mut Graph, node: &Node) -> Lowered {
+    one(product(g, node)?)
+}
+
+/// The same with an activation.
+pub fn fused_matmul_activation(g: &mut Graph, node: &Node) -> Lowered {
+    let product = product(g, node)?;
+    one(with_activation(g, node, product)?)
+}
+
+/// `alpha A B + beta C` with an activation.
+pub fn fused_gemm(g: &mut Graph, node: &Node) -> Lowered {
+    let own = |name: &str| ["alpha", "beta", "transA", "transB"].contains(&name);
+    let attributes = node.attributes.iter().filter(|a| own(a.name())).cloned().collect();
+    let used = 2 + usize::from(node.input(2).is_some());
+    let product = g.op_optional("Gemm", node.inputs.get(..used)?, attributes);
+    one(with_activation(g, node, product)?)
+}
+
+fn with_activation(g: &mut Graph, node: &Node, v: Val) -> Option<Val> {
+    let told = |_: usize, name: &str| node.attribute(&format!("activation_{name}"))?.f.map(f64::from);
+    activated(g, v, &node.text("activation", ""), told)
+}
+
+fn product(g: &mut Graph, node: &Node) -> Option<Val> {
+    let a = factor(g, node, 0, ["transA", "transBatchA"])?;
+    let b = factor(g, node, 1, ["transB", "transBatchB"])?;
+    let product = g.op("MatMul", &[a, b]);
+    Some(scaled(g, product, node.float("alpha", 1.0)))
+}
+
+/// A factor, its rows in the first axis instead of the last but one, or its last two axes exchanged, or both. Vectors
+/// are not turned.
+fn factor(g: &mut Graph, node: &Node, place: usize, [last, batch]: [&str; 2]) -> Option<Val> {
+    let v = node.input(place)?;
+    let [last, batch] = [last, batch].map(|name| node.int(name, 0) != 0);
+    if !last && !batch {
+        return Some(v);
+    }
+    let rank = g.rank(v)?;
+    if rank < if batch { 3 } else { 2 } {
+        return (rank == 1 && !batch).then_some(v);
+    }
+    let mut perm: Vec<usize> = (0..rank).collect();
+    if batch {
+        perm[..rank - 1].rotate_left(1);
+    }
+    if last {
+        perm.swap(rank - 2, rank - 1);
+    }
+    Some(g.transpose(v, &perm))
+}

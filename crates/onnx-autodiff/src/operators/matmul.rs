@@ -1,0 +1,254 @@
+//! Products of matrices.
+
+use super::operator::{Operator, TangentResult};
+use crate::error::Refusal;
+use crate::inference::broadcast;
+use crate::ir::{Centred, Graph, Node, Shape, Val};
+use crate::size::Size;
+use crate::step::{Step, Tangent};
+use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+
+pub const OPERATORS: &[Operator] = &[
+    Operator::new("Gemm").shape(gemm_shape).tangent(gemm_tangent).smooth(),
+    Operator::new("MatMul").shape(matmul_shape).tangent(matmul_tangent).transpose(matmul_cotangent).smooth(),
+];
+
+fn matmul_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
+    product_shape(g, node.input(0)?, node.input(1)?)
+}
+
+/// The shape of a product of two values.
+pub fn product_shape(g: &mut Graph, a: Val, b: Val) -> Option<Shape> {
+    let (a, b) = (g.shape(a)?.clone(), g.shape(b)?.clone());
+    matmul(g, a, b)
+}
+
+fn matmul(g: &mut Graph, mut a: Shape, mut b: Shape) -> Option<Shape> {
+    let (row, column) = (a.len() == 1, b.len() == 1);
+    if row {
+        a.insert(0, Size::fixed(1));
+    }
+    if column {
+        b.push(Size::fixed(1));
+    }
+    if a.len() < 2 || b.len() < 2 {
+        return None;
+    }
+    let mut shape = broadcast(g, &a[..a.len() - 2], &b[..b.len() - 2]);
+    if !row {
+        shape.push(a[a.len() - 2].clone());
+    }
+    if !column {
+        shape.push(b[b.len() - 1].clone());
+    }
+    Some(shape)
+}
+
+fn gemm_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
+    let (a, b) = (g.shape(node.input(0)?)?, g.shape(node.input(1)?)?);
+    let rows = a.get(usize::from(node.int("transA", 0) != 0))?;
+    let columns = b.get(usize::from(node.int("transB", 0) == 0))?;
+    Some(vec![rows.clone(), columns.clone()])
+}
+
+/// `dA B + A dB`; a vector operand is a matrix of one row or column for the while.
+fn matmul_tangent(s: &mut Step) -> TangentResult {
+    let (a, b) = (s.x(0)?, s.x(1)?);
+    let (shape_a, shape_b) = (s.x_shape(0)?, s.x_shape(1)?);
+    let batch = shape_a.len().saturating_sub(2).max(shape_b.len().saturating_sub(2));
+    let vector = shape_a.len() == 1 || shape_b.len() == 1;
+    if !vector && let Some(found) = softmax_product(s, a, b)? {
+        return Ok(Some(Tangent::plain(found)));
+    }
+    let (da, b) = scaled(s, 0, b);
+    let (db, a) = scaled(s, 1, a);
+    let da = da.map(|d| matrix(s, d, &shape_a, batch, true));
+    let db = db.map(|d| matrix(s, d, &shape_b, batch, false));
+    let a = if shape_a.len() == 1 { s.g.unsqueeze(a, &[0]) } else { a };
+    let b = if shape_b.len() == 1 { s.g.unsqueeze(b, &[1]) } else { b };
+    let Some(total) = bilinear(s, Factors { a, b, da, db }) else {
+        return Ok(None);
+    };
+    // One row, or one column, too many where an operand is a vector.
+    let shape = s.lead(&s.y_shape()?);
+    let total = if vector { s.g.reshape(total, &shape) } else { total };
+    s.done(total)
+}
+
+/// The tangent of an operand and the other operand of its product: a number that scales the tangent scales what is k
+/// times smaller instead.
+pub fn scaled(s: &mut Step, place: usize, other: Val) -> (Option<Val>, Val) {
+    let rank = s.g.rank(other);
+    let number = |s: &Step, v: Val| s.g.shape(v).is_some_and(|f| Some(f.len()) <= rank && f.iter().all(|n| n.is(1)));
+    match s.lazy(place) {
+        Some(Tangent { base, factor: Some(factor) }) if number(s, factor) => (Some(base), s.g.mul(other, factor)),
+        _ => (s.d(place), other),
+    }
+}
+
+/// Two operands of a product of matrices, with their tangents.
+#[derive(Clone, Copy)]
+pub struct Factors {
+    pub a: Val,
+    pub b: Val,
+    pub da: Option<Val>,
+    pub db: Option<Val>,
+}
+
+pub fn bilinear(s: &mut Step, f: Factors) -> Option<Val> {
+    if let Some(joined) = joined(s, f) {
+        return Some(joined);
+    }
+    let left = f.da.map(|da| {
+        let (da, b) = without_zeros(s, da, f.b);
+        s.g.op("MatMul", &[da, b])
+    });
+    let right = f.db.map(|db| s.g.op("MatMul", &[f.a, db]));
+    match (left, right) {
+        (Some(left), Some(right)) => Some(s.g.add(left, right)),
+        (left, right) => left.or(right),
+    }
+}
+
+/// A tangent and the matrix that it is multiplied by, without the columns of one and the rows of the other where the
+/// tangent was joined from one part and zeros, as where a network is fed state and time together.
+fn without_zeros(s: &mut Step, d: Val, weights: Val) -> (Val, Val) {
+    part_of(s, d, weights).unwrap_or((d, weights))
+}
+
+fn part_of(s: &mut Step, d: Val, weights: Val) -> Option<(Val, Val)> {
+    let node = s.g.maker(d).filter(|node| node.standard() == "Concat")?.clone();
+    let rank = s.g.rank(d)?;
+    if node.int("axis", 0) != rank as i64 - 1 || s.g.rank(weights) != Some(2) {
+        return None;
+    }
+    let (mut first, mut part) = (0, None);
+    let mut before = 0;
+    for v in node.inputs.iter().copied() {
+        let width = s.g.shape(v?)?.last()?.as_fixed()?;
+        if !is_zero(s, v?) {
+            if part.replace((v?, width)).is_some() {
+                return None;
+            }
+            first = before;
+        }
+        before += width;
+    }
+    let (part, width) = part?;
+    let [start, end, axis] = [first, first + width, 0].map(|n| s.g.integers(&[n]));
+    Some((part, s.g.op("Slice", &[weights, start, end, axis])))
+}
+
+/// Whether a value is zeros of some shape.
+fn is_zero(s: &Step, v: Val) -> bool {
+    let spread = s.g.maker(v).filter(|node| node.standard() == "Expand").and_then(|node| node.input(0));
+    spread.and_then(|number| s.g.content(number)).and_then(|c| c.reals()).is_some_and(|n| n == [0.0])
+}
+
+/// `[dA, A] [B; dB]`: one product instead of two and their sum, where the result is much larger than the operands, as
+/// the scores of attention are.
+fn joined(s: &mut Step, f: Factors) -> Option<Val> {
+    let (da, db) = (f.da?, f.db?);
+    let (shape_a, shape_b) = (s.g.shape(f.a)?.clone(), s.g.shape(f.b)?.clone());
+    let rank = shape_a.len();
+    // With one direction this is the reverse mode's, where each product is transposed by itself.
+    if s.k.is(1) || rank < 2 || shape_b.len() != rank || shape_a[..rank - 2] != shape_b[..rank - 2] {
+        return None;
+    }
+    let size = |size: &Size| size.as_fixed().map(i128::from);
+    let (m, c, n) = (size(&shape_a[rank - 2])?, size(&shape_a[rank - 1])?, size(&shape_b[rank - 1])?);
+    if m * n < 2 * c * (m + n) {
+        return None;
+    }
+    let (wide, b, db) = (s.lead(&shape_a), s.g.swap(f.b, rank), s.g.swap(db, rank + 1));
+    let tall = [&wide[..rank - 1], &[shape_b[rank - 1].clone(), shape_a[rank - 1].clone()]].concat();
+    let (a, b) = (s.g.expand(f.a, &wide), s.g.expand(b, &tall));
+    let left = s.g.concat(&[da, a], rank as i64);
+    let right = s.g.concat(&[b, db], rank as i64);
+    let right = s.g.swap(right, rank + 1);
+    Some(s.g.op("MatMul", &[left, right]))
+}
+
+/// Attention's `d(P V) = (P ∘ dS) V - r ∘ (P V) + P dV` for `P = softmax(S)` and the sums `r` of the rows of `P ∘ dS`:
+/// nothing of the size of P is computed but `P ∘ dS`.
+fn softmax_product(s: &mut Step, p: Val, v: Val) -> Result<Option<Val>, Refusal> {
+    let (rank_p, rank_v, rank) = (s.rank(0)?, s.rank(1)?, s.y_shape()?.len());
+    let Some(Centred { weighted, sums, .. }) = rank_p.checked_sub(1).and_then(|axis| centred(s, 0, axis)) else {
+        return Ok(None);
+    };
+    let weighted = s.align(weighted, rank_p, rank);
+    let sums = s.align(sums, rank_p, rank);
+    let dv = s.d(1).map(|dv| s.align(dv, rank_v, rank));
+    let y = s.y()?;
+    let product = s.g.op("MatMul", &[weighted, v]);
+    let shared = s.g.mul(sums, y);
+    let left = s.g.sub(product, shared);
+    let right = dv.map(|dv| s.g.op("MatMul", &[p, dv]));
+    Ok(Some(right.map_or(left, |right| s.g.add(left, right))))
+}
+
+/// What is known of an operand that is a softmax along `axis`.
+pub fn centred(s: &mut Step, place: usize, axis: usize) -> Option<Centred> {
+    let tangent = s.lazy(place)?;
+    let known = s.g.centred.get(&tangent.base).copied()?;
+    let itself = s.x(place).ok() == Some(known.y) && tangent.factor == Some(known.y);
+    (itself && known.axis == axis).then_some(known)
+}
+
+/// A tangent with `batch` axes between the directions and the matrix.
+pub fn matrix(s: &mut Step, d: Val, shape: &[Size], batch: usize, left: bool) -> Val {
+    if shape.len() != 1 {
+        return s.align(d, shape.len(), batch + 2);
+    }
+    let mut target = vec![s.k.clone()];
+    target.extend(vec![Size::fixed(1); batch]);
+    let vector = shape[0].clone();
+    target.extend(if left { [Size::fixed(1), vector] } else { [vector, Size::fixed(1)] });
+    s.g.reshape(d, &target)
+}
+
+/// `alpha A B + beta C`, where A and B may be transposed.
+fn gemm_tangent(s: &mut Step) -> TangentResult {
+    let (alpha, beta) = (s.node.float("alpha", 1.0), s.node.float("beta", 1.0));
+    let turned = [s.node.int("transA", 0) != 0, s.node.int("transB", 0) != 0];
+    let mut total = None;
+    for place in [0, 1] {
+        let Some(mut d) = s.d(place) else { continue };
+        let mut other = s.x(1 - place)?;
+        if turned[place] {
+            d = s.g.swap(d, 3);
+        }
+        if turned[1 - place] {
+            other = s.g.swap(other, 2);
+        }
+        let product = if place == 0 {
+            let (d, other) = without_zeros(s, d, other);
+            s.g.op("MatMul", &[d, other])
+        } else {
+            s.g.op("MatMul", &[other, d])
+        };
+        let part = Tangent::plain(s.g.scale(product, alpha));
+        total = s.sum(total, Some(part));
+    }
+    if let Some(c) = s.aligned(2)? {
+        let part = Tangent::plain(s.g.scale(c, beta));
+        total = s.sum(total, Some(part));
+    }
+    match total {
+        Some(total) => s.done(total.base),
+        None => Ok(None),
+    }
+}
+
+fn matmul_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+    let c = t.c()?;
+    let place = usize::from(!t.is_linear(0));
+    let other = t.input(1 - place)?;
+    let rank = t.shape(other)?.len();
+    if rank < 2 {
+        return Err(CONTRADICTION.into());
+    }
+    let turned = t.g.swap(other, rank);
+    let product = if place == 0 { t.g.op("MatMul", &[c, turned]) } else { t.g.op("MatMul", &[turned, c]) };
+    Ok(vec![(place, t.unbroadcast(product, place)?)])
+}

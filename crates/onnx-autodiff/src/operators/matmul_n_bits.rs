@@ -1,0 +1,120 @@
+//! A product with weights of a few bits, which are written out as the numbers that they stand for.
+
+use prost::bytes::Bytes;
+
+use super::operator::{Lowered, Operator};
+use super::parts::{one, plus};
+use crate::content;
+use crate::elem::ElemType;
+use crate::ir::{Graph, Node, Val};
+use crate::proto::TensorProto;
+
+pub const OPERATORS: &[Operator] = &[
+    Operator::fused("MatMulNBits", matmul_n_bits),
+];
+
+/// Weights `[N, K]` in blocks along K, as the attributes say.
+struct Blocks {
+    rows: usize,
+    columns: usize,
+    block: usize,
+    bits: usize,
+}
+
+impl Blocks {
+    fn of(node: &Node) -> Option<Blocks> {
+        let size = |name: &str| usize::try_from(node.int(name, 0)).ok().filter(|n| (1..=1 << 24).contains(n));
+        let blocks = Blocks { rows: size("N")?, columns: size("K")?, block: size("block_size")?, bits: size("bits")? };
+        let whole = blocks.block.is_power_of_two() && blocks.block >= 16 && [2, 4, 8].contains(&blocks.bits);
+        (whole && blocks.rows.checked_mul(blocks.columns)? <= 1 << 31).then_some(blocks)
+    }
+
+    /// How many blocks a row has.
+    fn count(&self) -> usize {
+        self.columns.div_ceil(self.block)
+    }
+
+    /// Bytes of the packed zero points of a row.
+    fn zeros(&self) -> usize {
+        (self.count() * self.bits).div_ceil(8)
+    }
+
+    /// The number of a few bits at a place of a packed row.
+    fn packed(&self, row: &[u8], place: usize) -> Option<f64> {
+        let bit = place * self.bits;
+        let mask = ((1u16 << self.bits) - 1) as u8;
+        Some(f64::from(row.get(bit / 8)? >> (bit % 8) & mask))
+    }
+}
+
+pub fn matmul_n_bits(g: &mut Graph, node: &Node) -> Lowered {
+    // An order of the columns, and layouts of one processor.
+    if node.input(4).is_some() || node.int("weight_prepacked", 0) != 0 {
+        return None;
+    }
+    let x = node.input(0)?;
+    let weights = weights(g, node)?;
+    let weights = g.add_constant(weights);
+    let weights = g.cast(weights, g.elem(x));
+    let product = g.op("MatMul", &[x, weights]);
+    one(plus(g, product, node.input(5)))
+}
+
+/// The weights `[K, N]` as numbers of single precision.
+fn weights(g: &Graph, node: &Node) -> Option<TensorProto> {
+    let blocks = Blocks::of(node)?;
+    let packed = bytes(g, node.input(1)?)?;
+    let scales = content::reals(g.value(node.input(2)?).constant.as_ref()?)?;
+    let zeros = match node.input(3) {
+        Some(v) => Some(zero_points(g, v, &blocks)?),
+        None => None,
+    };
+    let width = blocks.count() * blocks.block * blocks.bits / 8;
+    let (n, k, count) = (blocks.rows, blocks.columns, blocks.count());
+    if packed.len() != n.checked_mul(width)? || scales.len() != n * count {
+        return None;
+    }
+    let middle = f64::from(1u16 << (blocks.bits - 1));
+    let mut raw = vec![0u8; 4usize.checked_mul(n)?.checked_mul(k)?];
+    for (row, codes) in packed.chunks_exact(width).enumerate() {
+        for column in 0..k {
+            let place = row * count + column / blocks.block;
+            let zero = zeros.as_ref().map_or(middle, |zeros| zeros[place]);
+            let weight = ((blocks.packed(codes, column)? - zero) * scales[place]) as f32;
+            let at = 4 * (column * n + row);
+            raw[at..at + 4].copy_from_slice(&weight.to_le_bytes());
+        }
+    }
+    Some(TensorProto {
+        dims: vec![k as i64, n as i64],
+        data_type: Some(ElemType::FLOAT.0),
+        raw_data: Some(Bytes::from(raw)),
+        ..Default::default()
+    })
+}
+
+/// The zero of each block of each row: packed as the weights are, or a number of the scales' type.
+fn zero_points(g: &Graph, v: Val, blocks: &Blocks) -> Option<Vec<f64>> {
+    let (n, count) = (blocks.rows, blocks.count());
+    if g.elem(v).is_float() {
+        return content::reals(g.value(v).constant.as_ref()?).filter(|zeros| zeros.len() == n * count);
+    }
+    let packed = bytes(g, v)?;
+    if packed.len() != n.checked_mul(blocks.zeros())? {
+        return None;
+    }
+    let rows = packed.chunks_exact(blocks.zeros());
+    rows.flat_map(|row| (0..count).map(|place| blocks.packed(row, place))).collect()
+}
+
+/// The elements of a constant of bytes.
+fn bytes(g: &Graph, v: Val) -> Option<Vec<u8>> {
+    let tensor = g.value(v).constant.as_ref()?;
+    if ElemType(tensor.data_type()) != ElemType::UINT8 {
+        return None;
+    }
+    match &tensor.raw_data {
+        Some(raw) => Some(raw.to_vec()),
+        None => tensor.int32_data.iter().map(|n| u8::try_from(*n).ok()).collect(),
+    }
+}

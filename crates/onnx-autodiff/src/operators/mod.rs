@@ -1,0 +1,272 @@
+//! All operators: one file for each, or for a tight family, and one line in the list below.
+//!
+//! A file holds what is known of its operators: how types, shapes and contents of outputs follow, the rule that
+//! differentiates them, the transpose of those that tangents are made with, how they are written in float64 or replaced by
+//! others, and the reason where they are refused.
+
+mod fused_activation;
+#[cfg(test)]
+mod fused_tests;
+mod operator;
+mod parts;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use crate::content::{Content, LIMIT};
+use crate::elem::ElemType;
+use crate::error::{Obstacle, Refusal};
+use crate::ir::{Graph, Inferred, Knowledge, Node, Val};
+use crate::signatures;
+use crate::size::Size;
+use crate::step::Step;
+
+use operator::{ContentRule, Float64, MICROSOFT, ShapeRule};
+pub use operator::{Locality, Operator, Rule, Smoothness};
+
+/// Declares the files of operators and lists what they hold.
+macro_rules! families {
+    ($($family:ident,)*) => {
+        $(mod $family;)*
+
+        /// The names of the files, in alphabetical order.
+        #[cfg(test)]
+        const FILES: &[&str] = &[$(stringify!($family)),*];
+
+        /// The operators of every file.
+        const FAMILIES: &[&[Operator]] = &[$($family::OPERATORS),*];
+    };
+}
+
+families! {
+    activation,
+    affine_grid,
+    arithmetic,
+    attention,
+    cast,
+    center_crop_pad,
+    clip,
+    compress,
+    concat,
+    constant,
+    control_flow,
+    conv,
+    cumulative,
+    deform_conv,
+    depth_to_space,
+    det,
+    einsum,
+    elementary,
+    embed_layer_norm,
+    erf,
+    expand,
+    extremum,
+    fused_bias,
+    fused_conv,
+    fused_gelu,
+    fused_group_norm,
+    fused_layer_norm,
+    fused_matmul,
+    gather,
+    grid_sample,
+    identity,
+    logic,
+    loss,
+    matmul,
+    matmul_n_bits,
+    max_unpool,
+    multi_head_attention,
+    norm,
+    one_hot,
+    pad,
+    pool,
+    power,
+    quantization,
+    random,
+    range,
+    recurrent,
+    reduce,
+    reshape,
+    resize,
+    reverse_sequence,
+    roi_pool,
+    rotary_embedding,
+    rounding,
+    scatter,
+    select,
+    selection,
+    sequence,
+    slice,
+    softmax,
+    spectral,
+    split,
+    tile,
+    top_k,
+    transpose,
+    trigonometric,
+    trilu,
+}
+
+/// No network has tensors of more axes; a hostile file must not make them grow without bound.
+const RANK_LIMIT: usize = 32;
+
+const UNTOLD: Inferred = (ElemType::UNKNOWN, None);
+
+/// Why a node stays in float32.
+const SINGLE: &str = "ONNX Runtime has this operator in float32 alone, and this form of it (antialiasing, or axes, scales or a number of steps that \
+                      are not known before it runs) has no replacement; export the model with fixed sizes, or compute in float32";
+
+/// All operators, in the order of their files.
+pub fn all() -> impl Iterator<Item = &'static Operator> {
+    FAMILIES.iter().flat_map(|family| family.iter())
+}
+
+/// What is known of an operator.
+pub fn find(domain: &str, name: &str) -> Option<&'static Operator> {
+    static TABLE: OnceLock<HashMap<(&str, &str), &Operator>> = OnceLock::new();
+    let table = TABLE.get_or_init(|| all().map(|operator| ((operator.domain, operator.name), operator)).collect());
+    table.get(&(domain, name)).copied()
+}
+
+/// What is known of the operator of a node.
+pub fn of(node: &Node) -> Option<&'static Operator> {
+    find(&node.domain, &node.op)
+}
+
+/// Operators of the standard domain that have a derivative, in alphabetical order.
+pub fn differentiable() -> Vec<&'static str> {
+    let standard = |operator: &&Operator| operator.domain.is_empty() && signatures::is_standard(operator.name);
+    let derived = |operator: &Operator| !matches!(operator.rule, Rule::Constant | Rule::Refused(_));
+    let known = all().filter(standard).filter(|operator| derived(operator) || operator.lowering.is_some());
+    let mut names: Vec<&str> = known.map(|operator| operator.name).collect();
+    names.sort_unstable();
+    names
+}
+
+/// The rule for a node, or why there is none.
+///
+/// # Errors
+/// Where the node is not differentiated.
+pub fn rule(node: &Node) -> Result<Rule, Refusal> {
+    match of(node).map(|operator| operator.rule) {
+        Some(Rule::Refused(reason)) => Err(reason.into()),
+        Some(rule) => Ok(rule),
+        None => Err(foreign(&node.domain).into()),
+    }
+}
+
+/// Why an operator that is not in the list is refused.
+fn foreign(domain: &str) -> &'static str {
+    match domain {
+        "" => operator::NO_RULE,
+        MICROSOFT | "com.ms.internal.nhwc" => {
+            "a fused operator of ONNX Runtime; export the model again without graph optimization"
+        }
+        "com.microsoft.nchwc" => {
+            "its images and weights lie as one processor wants them, in blocks of a size that the file does not tell; save the model again with graph optimization at the extended level or below"
+        }
+        _ => "an operator outside the standard domain; export the model with standard operators only",
+    }
+}
+
+/// Whether a node says nothing of the numbers in its inputs.
+pub fn is_of_shapes(node: &Node) -> bool {
+    of(node).is_some_and(|operator| operator.is_of_shapes)
+}
+
+/// What a graph knows of these operators while it grows.
+pub struct Known;
+
+impl Knowledge for Known {
+    fn infer(&self, g: &mut Graph, node: &Node, outputs: usize) -> Vec<Inferred> {
+        let mut inferred = of(node).filter(|o| o.domain.is_empty()).map(|o| infer(o, g, node, outputs));
+        let inferred = inferred.get_or_insert_default();
+        inferred.resize(outputs.max(inferred.len()), UNTOLD);
+        for (_, shape) in inferred.iter_mut() {
+            *shape = shape.take().filter(|shape| shape.len() <= RANK_LIMIT);
+        }
+        std::mem::take(inferred)
+    }
+
+    fn fold(&self, g: &mut Graph, node: &Node) -> Vec<Option<Content>> {
+        match of(node).map_or(ContentRule::Unknown, |operator| operator.content) {
+            ContentRule::Unknown => Vec::new(),
+            ContentRule::OfNode(content) => vec![content(g, node)],
+            ContentRule::All(contents) => contents(g, node).unwrap_or_default(),
+            ContentRule::OfInputs(content) => {
+                let known = |v: &Val| g.content(*v).filter(|c| c.items.len() <= LIMIT).cloned();
+                let inputs: Option<Vec<Content>> = node.inputs.iter().flatten().map(known).collect();
+                vec![inputs.filter(|inputs| !inputs.is_empty()).and_then(|inputs| content(g, node, &inputs))]
+            }
+        }
+    }
+
+    fn replaced(&self, g: &mut Graph, node: &Node, wanted: &[bool]) -> Option<Vec<Option<Val>>> {
+        let lowering = of(node).and_then(|operator| operator.lowering);
+        let told = node.inputs.iter().flatten().all(|v| g.elem(*v) != ElemType::UNKNOWN);
+        let lowered = lowering.filter(|_| told).and_then(|lowering| lowering(g, node));
+        let outputs = lowered.or_else(|| Some(self.in_float64(g, node)?.into_iter().map(Some).collect()))?;
+        let made = |place: usize| outputs.get(place).is_some_and(Option::is_some);
+        wanted.iter().enumerate().all(|(place, wanted)| !wanted || made(place)).then_some(outputs)
+    }
+
+    fn in_float64(&self, g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
+        if !g.avoids_single || g.elem(node.input(0)?) != ElemType::DOUBLE {
+            return None;
+        }
+        match of(node)?.float64 {
+            Float64::Itself => None,
+            Float64::Formula(formula) => Some(vec![formula(g, node)?]),
+            Float64::Parts => by_parts(g, node),
+        }
+    }
+
+    fn is_of_shapes(&self, node: &Node) -> bool {
+        is_of_shapes(node)
+    }
+
+    fn is_random(&self, node: &Node) -> bool {
+        of(node).is_some_and(|operator| operator.is_random)
+    }
+}
+
+fn infer(operator: &Operator, g: &mut Graph, node: &Node, outputs: usize) -> Vec<Inferred> {
+    let shape = match operator.shape {
+        ShapeRule::Unknown => None,
+        ShapeRule::Same => node.input(0).and_then(|x| g.shape(x).cloned()),
+        ShapeRule::First(shape) => shape(g, node),
+        ShapeRule::All(shapes) => match shapes(g, node, outputs) {
+            Some(all) => return all,
+            None => None,
+        },
+    };
+    vec![((operator.element)(g, node), shape)]
+}
+
+/// All outputs of an operator as its rule writes them.
+fn by_parts(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
+    let Ok(Rule::Parts(parts)) = rule(node) else { return None };
+    // Rules look at the shapes of the outputs; one that needs their numbers cannot make them.
+    let count = node.outputs.len().max(1);
+    let shapes = Known.infer(g, node, count).into_iter().take(count);
+    let outputs: Vec<Val> = shapes.map(|(elem, shape)| g.placeholder(elem, shape)).collect();
+    let node = Node { outputs: outputs.iter().copied().map(Some).collect(), ..node.clone() };
+    let (start, tangents) = (g.nodes.len(), vec![None; node.inputs.len()]);
+    let mut step = Step { g, node, tangents, k: Size::fixed(1) };
+    let made: Vec<Val> = parts(&mut step).ok()?.into_iter().collect::<Option<_>>()?;
+    let circular = g.nodes[start..].iter().flat_map(|made| made.inputs.iter().flatten()).any(|v| outputs.contains(v));
+    (!circular).then_some(made)
+}
+
+/// The nodes in float64 that are left without a kernel, with what to do.
+pub fn single_precision(g: &Graph) -> Vec<Obstacle> {
+    let single = |node: &Node| {
+        let wide = node.input(0).is_some_and(|v| g.elem(v) == ElemType::DOUBLE);
+        wide && of(node).is_some_and(|operator| !matches!(operator.float64, Float64::Itself))
+    };
+    let needed = g.needed();
+    let left = g.nodes.iter().zip(needed).filter(|(node, needed)| *needed && single(node)).map(|(node, _)| node);
+    left.map(|node| g.obstacle(node, SINGLE.into())).collect()
+}

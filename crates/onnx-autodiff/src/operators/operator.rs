@@ -1,0 +1,315 @@
+//! What is known of one operator, declared in one place.
+//!
+//! A declaration begins with [`Operator::new`] and says by its other methods how types, shapes and contents follow, how
+//! the operator is differentiated, what its transpose is where tangents are made with it, and what else is to be known. What
+//! is not said is unknown: the shape, a derivative, a transpose.
+
+use std::collections::HashMap;
+
+use crate::content::Content;
+use crate::elem::ElemType;
+use crate::error::Refusal;
+use crate::ir::{Graph, Inferred, Node, Shape, Val};
+use crate::step::{Step, Tangent};
+use crate::transposition::{Cotangents, Transposition};
+
+/// The tangent of the output; none where it is zero.
+pub type TangentResult = Result<Option<Tangent>, Refusal>;
+
+/// The derivative of the output by the input, element by element.
+pub type DerivativeResult = Result<Val, Refusal>;
+
+/// The outputs of an operator, as others make them.
+pub type PartsResult = Result<Vec<Option<Val>>, Refusal>;
+
+/// The outputs of a node that is replaced, by place; none where the node is kept as it is.
+pub type Lowered = Option<Vec<Option<Val>>>;
+
+/// A rule that is also given the tangents of what the inputs are made of.
+pub type BehindRule = fn(&mut Step, &HashMap<Val, Tangent>) -> TangentResult;
+
+/// How the shapes of the outputs follow from the inputs.
+#[derive(Clone, Copy)]
+pub enum ShapeRule {
+    Unknown,
+    /// That of the first input.
+    Same,
+    /// That of the first output.
+    First(fn(&mut Graph, &Node) -> Option<Shape>),
+    /// Types and shapes of so many outputs.
+    All(fn(&mut Graph, &Node, usize) -> Option<Vec<Inferred>>),
+}
+
+/// How the elements of small outputs follow from those of the inputs.
+#[derive(Clone, Copy)]
+pub enum ContentRule {
+    Unknown,
+    /// From the contents of all inputs, which are known.
+    OfInputs(fn(&mut Graph, &Node, &[Content]) -> Option<Content>),
+    /// From the node, whatever is known of its inputs.
+    OfNode(fn(&mut Graph, &Node) -> Option<Content>),
+    /// Those of all outputs.
+    All(fn(&mut Graph, &Node) -> Option<Vec<Option<Content>>>),
+}
+
+/// How the tangents of the outputs are computed.
+#[derive(Clone, Copy)]
+pub enum Rule {
+    /// The outputs do not depend on the input in a way that has a derivative other than zero.
+    Constant,
+    /// Elementwise: the output's derivative by the input, at the primal's cost.
+    Derivative(fn(&mut Step) -> DerivativeResult),
+    /// One output: any other that is needed is refused.
+    Single(fn(&mut Step) -> TangentResult),
+    /// One output, whose rule may look at the tangents of what its inputs are made of.
+    Behind(BehindRule),
+    /// Both branches of an `If`.
+    Branches,
+    /// Replaced by what it consists of where it is differentiated: the outputs as other operators make them, whose rules
+    /// differentiate them. Those beyond the list are refused where they are needed.
+    Parts(fn(&mut Step) -> PartsResult),
+    /// Several outputs; those beyond the list are refused where they are needed.
+    Several(fn(&mut Step) -> Result<Vec<Option<Tangent>>, Refusal>),
+    /// Not differentiated, and what to do instead.
+    Refused(&'static str),
+}
+
+/// How the operator is written in float64, where ONNX Runtime has it in float32 alone.
+#[derive(Clone, Copy)]
+pub enum Float64 {
+    /// The runtime has it.
+    Itself,
+    /// By a formula; none where this form of the operator has none.
+    Formula(fn(&mut Graph, &Node) -> Option<Val>),
+    /// By the parts that its derivative is made of.
+    Parts,
+}
+
+/// Where the first derivatives are continuous wherever they are finite.
+#[derive(Clone, Copy)]
+pub enum Smoothness {
+    /// Nowhere that is known.
+    Kinked,
+    /// Whatever inputs vary.
+    Everywhere,
+    /// Where only the inputs at these places vary.
+    In(&'static [usize]),
+    /// Where input and output are floating-point numbers.
+    BetweenFloats,
+}
+
+/// What the operator does to an axis that the network may leave to itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Locality {
+    /// What is done depends on the node.
+    ByNode,
+    /// Each element of the output depends on the elements at its place.
+    Elementwise,
+    /// All elements keep their order.
+    SameOrder,
+}
+
+/// The transpose of an operator that is linear in some inputs: their cotangents from those of its outputs.
+pub type Transpose = fn(&mut Transposition) -> Result<Cotangents, Refusal>;
+
+/// What is known of one operator.
+#[derive(Clone, Copy)]
+pub struct Operator {
+    /// Its domain; empty for the standard one.
+    pub domain: &'static str,
+    pub name: &'static str,
+    /// The type of the first output's elements.
+    pub element: fn(&Graph, &Node) -> ElemType,
+    pub shape: ShapeRule,
+    pub content: ContentRule,
+    pub rule: Rule,
+    pub transpose: Option<Transpose>,
+    /// What replaces a node as soon as it is read; a form that is not known to the last detail is kept.
+    pub lowering: Option<fn(&mut Graph, &Node) -> Lowered>,
+    pub float64: Float64,
+    pub smoothness: Smoothness,
+    pub locality: Locality,
+    /// Whether it says nothing of the numbers in its inputs.
+    pub is_of_shapes: bool,
+    /// Whether two equal nodes need not give equal outputs.
+    pub is_random: bool,
+    /// Whether an attribute of it may name a floating-point type, which changes where the graph's does.
+    pub names_type: bool,
+    /// Places of inputs that are in float32 whatever the others are.
+    pub single_inputs: &'static [usize],
+}
+
+/// Why operators without a rule are refused.
+pub const NO_RULE: &str = "this operator has no rule; express it through differentiable standard operators";
+
+/// Why a form of a fused operator that is not lowered is refused.
+pub const FUSED: &str = "this form of a fused operator of ONNX Runtime is not differentiated; export the model again without graph optimization";
+
+/// The domain of ONNX Runtime's own operators.
+pub const MICROSOFT: &str = "com.microsoft";
+
+impl Operator {
+    /// An operator of the standard domain.
+    pub const fn new(name: &'static str) -> Operator {
+        Operator {
+            domain: "",
+            name,
+            element: first_input,
+            shape: ShapeRule::Unknown,
+            content: ContentRule::Unknown,
+            rule: Rule::Refused(NO_RULE),
+            transpose: None,
+            lowering: None,
+            float64: Float64::Itself,
+            smoothness: Smoothness::Kinked,
+            locality: Locality::ByNode,
+            is_of_shapes: false,
+            is_random: false,
+            names_type: false,
+            single_inputs: &[],
+        }
+    }
+
+    /// An operator of ONNX Runtime, which is replaced by standard ones.
+    pub const fn fused(name: &'static str, lowering: fn(&mut Graph, &Node) -> Lowered) -> Operator {
+        Operator { domain: MICROSOFT, rule: Rule::Refused(FUSED), ..Operator::new(name) }.lowered(lowering)
+    }
+
+    pub const fn element(self, element: fn(&Graph, &Node) -> ElemType) -> Operator {
+        Operator { element, ..self }
+    }
+
+    pub const fn same_shape(self) -> Operator {
+        Operator { shape: ShapeRule::Same, ..self }
+    }
+
+    pub const fn shape(self, shape: fn(&mut Graph, &Node) -> Option<Shape>) -> Operator {
+        Operator { shape: ShapeRule::First(shape), ..self }
+    }
+
+    pub const fn shapes(self, shapes: fn(&mut Graph, &Node, usize) -> Option<Vec<Inferred>>) -> Operator {
+        Operator { shape: ShapeRule::All(shapes), ..self }
+    }
+
+    pub const fn content(self, content: fn(&mut Graph, &Node, &[Content]) -> Option<Content>) -> Operator {
+        Operator { content: ContentRule::OfInputs(content), ..self }
+    }
+
+    pub const fn content_of_node(self, content: fn(&mut Graph, &Node) -> Option<Content>) -> Operator {
+        Operator { content: ContentRule::OfNode(content), ..self }
+    }
+
+    pub const fn contents(self, contents: fn(&mut Graph, &Node) -> Option<Vec<Option<Content>>>) -> Operator {
+        Operator { content: ContentRule::All(contents), ..self }
+    }
+
+    pub const fn constant(self) -> Operator {
+        Operator { rule: Rule::Constant, ..self }
+    }
+
+    pub const fn derivative(self, derivative: fn(&mut Step) -> DerivativeResult) -> Operator {
+        Operator { rule: Rule::Derivative(derivative), ..self }
+    }
+
+    pub const fn tangent(self, tangent: fn(&mut Step) -> TangentResult) -> Operator {
+        Operator { rule: Rule::Single(tangent), ..self }
+    }
+
+    pub const fn tangent_behind(self, tangent: BehindRule) -> Operator {
+        Operator { rule: Rule::Behind(tangent), ..self }
+    }
+
+    pub const fn tangents(self, tangents: fn(&mut Step) -> Result<Vec<Option<Tangent>>, Refusal>) -> Operator {
+        Operator { rule: Rule::Several(tangents), ..self }
+    }
+
+    pub const fn parts(self, parts: fn(&mut Step) -> PartsResult) -> Operator {
+        Operator { rule: Rule::Parts(parts), ..self }
+    }
+
+    pub const fn branches(self) -> Operator {
+        Operator { rule: Rule::Branches, ..self }
+    }
+
+    pub const fn refused(self, reason: &'static str) -> Operator {
+        Operator { rule: Rule::Refused(reason), ..self }
+    }
+
+    pub const fn transpose(self, transpose: Transpose) -> Operator {
+        Operator { transpose: Some(transpose), ..self }
+    }
+
+    pub const fn lowered(self, lowering: fn(&mut Graph, &Node) -> Lowered) -> Operator {
+        Operator { lowering: Some(lowering), ..self }
+    }
+
+    pub const fn float64(self, formula: fn(&mut Graph, &Node) -> Option<Val>) -> Operator {
+        Operator { float64: Float64::Formula(formula), ..self }
+    }
+
+    pub const fn float64_by_parts(self) -> Operator {
+        Operator { float64: Float64::Parts, ..self }
+    }
+
+    pub const fn smooth(self) -> Operator {
+        Operator { smoothness: Smoothness::Everywhere, ..self }
+    }
+
+    pub const fn smooth_in(self, places: &'static [usize]) -> Operator {
+        Operator { smoothness: Smoothness::In(places), ..self }
+    }
+
+    pub const fn smooth_between_floats(self) -> Operator {
+        Operator { smoothness: Smoothness::BetweenFloats, ..self }
+    }
+
+    pub const fn elementwise(self) -> Operator {
+        Operator { locality: Locality::Elementwise, ..self }
+    }
+
+    pub const fn same_order(self) -> Operator {
+        Operator { locality: Locality::SameOrder, ..self }
+    }
+
+    pub const fn of_shapes(self) -> Operator {
+        Operator { is_of_shapes: true, ..self }
+    }
+
+    pub const fn names_type(self) -> Operator {
+        Operator { names_type: true, ..self }
+    }
+
+    pub const fn single_inputs(self, single_inputs: &'static [usize]) -> Operator {
+        Operator { single_inputs, ..self }
+    }
+
+    pub const fn random(self) -> Operator {
+        Operator { is_random: true, ..self }
+    }
+}
+
+/// The type of the first input's elements.
+pub fn first_input(g: &Graph, node: &Node) -> ElemType {
+    node.input(0).map_or(ElemType::UNKNOWN, |v| g.elem(v))
+}
+
+/// The type of the second input's elements.
+pub fn second_input(g: &Graph, node: &Node) -> ElemType {
+    node.input(1).map_or(ElemType::UNKNOWN, |v| g.elem(v))
+}
+
+pub fn integers(_: &Graph, _: &Node) -> ElemType {
+    ElemType::INT64
+}
+
+pub fn booleans(_: &Graph, _: &Node) -> ElemType {
+    ElemType::BOOL
+}
+
+pub fn floats(_: &Graph, _: &Node) -> ElemType {
+    ElemType::FLOAT
+}
+
+pub fn unknown(_: &Graph, _: &Node) -> ElemType {
+    ElemType::UNKNOWN
+}

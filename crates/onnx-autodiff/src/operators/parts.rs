@@ -1,0 +1,200 @@
+//! What rules are written with besides the operators themselves.
+
+use super::operator::Lowered;
+use super::operator::{PartsResult, TangentResult};
+use crate::elem::ElemType;
+use crate::emit::int;
+use crate::ir::{Graph, Node, Shape, Val};
+use crate::size::Size;
+use crate::step::Step;
+use crate::transposition::{CONTRADICTION, Transposition};
+
+/// The output's shape as it is inferred.
+pub fn output_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
+    g.operators.infer(g, node, 1).into_iter().next()?.1
+}
+
+/// `c - v`
+pub fn from(s: &mut Step, c: f64, v: Val) -> Val {
+    let c = s.g.real_like(c, v);
+    s.g.sub(c, v)
+}
+
+pub fn square(s: &mut Step, v: Val) -> Val {
+    s.g.mul(v, v)
+}
+
+/// The part of a value from `start` to `end` along an axis.
+pub fn cut(g: &mut Graph, v: Val, axis: usize, start: i64, end: i64) -> Val {
+    let [start, end, axis] = [start, end, axis as i64].map(|n| g.integers(&[n]));
+    g.op("Slice", &[v, start, end, axis])
+}
+
+/// One place along the first axis, which goes.
+pub fn at(g: &mut Graph, v: Val, place: i64) -> Val {
+    let place = g.integer(place);
+    g.op_with("Gather", &[v, place], vec![int("axis", 0)])
+}
+
+/// A value in equal parts along an axis.
+pub fn equal_parts(g: &mut Graph, v: Val, axis: usize, count: usize, length: i64) -> Vec<Val> {
+    if count == 1 {
+        return vec![v];
+    }
+    let lengths = g.integers(&vec![length; count]);
+    g.push("Split", &[Some(v), Some(lengths)], vec![int("axis", axis as i64)], count)
+}
+
+/// A size as a number of a floating-point type, or as an integer.
+pub fn number(g: &mut Graph, size: &Size, elem: ElemType) -> Val {
+    match size.as_fixed() {
+        Some(n) if elem.is_float() => g.real(n as f64, elem),
+        Some(n) => g.integer(n),
+        None => {
+            let list = g.sizes(std::slice::from_ref(size));
+            let one = g.squeeze(list, &[0]);
+            g.cast(one, elem)
+        }
+    }
+}
+
+/// `[0, 1, …, n - 1]`
+pub fn counted(g: &mut Graph, n: &Size) -> Val {
+    let (zero, length, one) = (g.integer(0), number(g, n, ElemType::INT64), g.integer(1));
+    let counted = g.op("Range", &[zero, length, one]);
+    g.set_shape(counted, std::slice::from_ref(n));
+    counted
+}
+
+/// A value between two others.
+pub fn clipped(g: &mut Graph, v: Val, low: Val, high: Val) -> Val {
+    g.op("Clip", &[v, low, high])
+}
+
+/// Values joined along a new first axis.
+pub fn stacked(g: &mut Graph, parts: &[Val]) -> Val {
+    let parts: Vec<Val> = parts.iter().map(|v| g.unsqueeze(*v, &[0])).collect();
+    g.concat(&parts, 0)
+}
+
+/// The sum over the first axis.
+pub fn total(g: &mut Graph, v: Val) -> Val {
+    g.reduce("ReduceSum", v, &[0], false)
+}
+
+/// An output whose shape is the one that the node's has.
+pub fn finished(s: &mut Step, v: Val) -> PartsResult {
+    let shape = s.y_shape()?;
+    if s.g.rank(v) == Some(shape.len()) {
+        s.g.set_shape(v, &shape);
+    }
+    Ok(vec![Some(v)])
+}
+
+/// The shape of an output whose batch holds all directions.
+pub fn merged(s: &mut Step, shape: &[Size]) -> Vec<Size> {
+    let batch = s.g.symbols.mul(&s.k, &shape[0]);
+    std::iter::once(batch).chain(shape[1..].iter().cloned()).collect()
+}
+
+/// The operator itself, with the directions merged into the batch.
+pub fn folded_tangent(s: &mut Step) -> TangentResult {
+    let d = s.dx()?;
+    let (shape, y) = (s.x_shape(0)?, s.y_shape()?);
+    if shape.len() != y.len() || shape.len() < 2 {
+        return Err(CONTRADICTION.into());
+    }
+    let d = s.fold(d, &shape)?;
+    let op = s.node.op.clone();
+    let attributes = s.node.attributes.clone();
+    let result = s.g.op_with(&op, &[d], attributes);
+    let known = merged(s, &y);
+    s.g.set_shape(result, &known);
+    s.unfold(result)
+}
+
+/// Pairs of indices, joined along a last axis.
+pub fn pairs(g: &mut Graph, first: Val, second: Val, shape: &[Size]) -> Val {
+    let parts = [first, second].map(|v| {
+        let whole = g.expand(v, shape);
+        g.unsqueeze(whole, &[2])
+    });
+    g.concat(&parts, 2)
+}
+
+/// `[0, 1, …, n - 1]`
+pub fn places(t: &mut Transposition, n: &Size) -> Val {
+    let (zero, one) = (t.g.integer(0), t.g.integer(1));
+    let length = t.g.sizes(std::slice::from_ref(n));
+    let length = t.g.squeeze(length, &[0]);
+    let places = t.g.op("Range", &[zero, length, one]);
+    t.g.set_shape(places, std::slice::from_ref(n));
+    places
+}
+
+/// A polynomial by Horner's rule, the highest power first.
+pub fn polynomial(g: &mut Graph, x: Val, coefficients: &[f64]) -> Val {
+    let (first, rest) = coefficients.split_first().unwrap_or((&0.0, &[]));
+    let mut sum = g.real(*first, ElemType::DOUBLE);
+    for coefficient in rest {
+        let product = g.mul(sum, x);
+        sum = g.shift(product, *coefficient);
+    }
+    sum
+}
+
+/// `yes` where `x` is greater than `bound`, else `no`.
+pub fn where_greater(g: &mut Graph, x: Val, bound: f64, yes: Val, no: Val) -> Val {
+    let bound = g.real(bound, ElemType::DOUBLE);
+    let greater = g.op("Greater", &[x, bound]);
+    g.op("Where", &[greater, yes, no])
+}
+
+/// `min(x, bound)`, with the derivative zero beyond the bound.
+pub fn at_most(g: &mut Graph, x: Val, bound: f64) -> Val {
+    let bound = g.real(bound, ElemType::DOUBLE);
+    g.op("Min", &[x, bound])
+}
+
+pub fn at_least(g: &mut Graph, x: Val, bound: f64) -> Val {
+    let bound = g.real(bound, ElemType::DOUBLE);
+    g.op("Max", &[x, bound])
+}
+
+/// The outputs of an operator that has one.
+pub fn one(v: Val) -> Lowered {
+    Some(vec![Some(v)])
+}
+
+/// A number of the type of `like`.
+pub fn number_like(g: &mut Graph, value: f64, like: Val) -> Val {
+    let elem = g.elem(like);
+    let number = g.real(value, elem);
+    g.cast(number, elem)
+}
+
+/// A value times a number of its type.
+pub fn scaled(g: &mut Graph, v: Val, by: f64) -> Val {
+    if by == 1.0 {
+        return v;
+    }
+    let by = number_like(g, by, v);
+    g.mul(v, by)
+}
+
+/// A value plus a number of its type.
+pub fn shifted(g: &mut Graph, v: Val, by: f64) -> Val {
+    let by = number_like(g, by, v);
+    g.add(v, by)
+}
+
+/// The sum of a value and what is added to it, where anything is.
+pub fn plus(g: &mut Graph, v: Val, more: Option<Val>) -> Val {
+    more.map_or(v, |more| g.add(v, more))
+}
+
+/// From `start` until `end` along an axis.
+pub fn part(g: &mut Graph, v: Val, axis: i64, start: i64, end: i64) -> Val {
+    let [start, end, axis] = [start, end, axis].map(|n| g.integers(&[n]));
+    g.op("Slice", &[v, start, end, axis])
+}

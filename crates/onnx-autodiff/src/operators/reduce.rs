@@ -1,0 +1,196 @@
+//! Sums, means, norms, products and extremes over axes.
+
+use super::operator::{Operator, TangentResult};
+use crate::content::{Content, Item};
+use crate::error::Refusal;
+use crate::inference::{self, reduced};
+use crate::ir::{Graph, Node, Shape, Val};
+use crate::size::Size;
+use crate::step::{Step, Tangent};
+use crate::transposition::{Cotangents, Transposition};
+
+pub const OPERATORS: &[Operator] = &[
+    Operator::new("ReduceL1").shape(reduce_shape).tangent(reduce_l1_tangent),
+    Operator::new("ReduceL2").shape(reduce_shape).tangent(reduce_l2_tangent).smooth(),
+    Operator::new("ReduceLogSum").shape(reduce_shape).tangent(log_sum_tangent).smooth(),
+    Operator::new("ReduceLogSumExp").shape(reduce_shape).tangent(log_sum_exp_tangent).smooth(),
+    Operator::new("ReduceMax").shape(reduce_shape).content(reduce_content).tangent(extremum_tangent),
+    Operator::new("ReduceMean").shape(reduce_shape).tangent(linear_tangent).transpose(reduce_mean_cotangent).smooth(),
+    Operator::new("ReduceMin").shape(reduce_shape).content(reduce_content).tangent(extremum_tangent),
+    Operator::new("ReduceProd").shape(reduce_shape).content(reduce_content).tangent(product_tangent).smooth(),
+    Operator::new("ReduceSum").shape(reduce_shape).content(reduce_content).tangent(linear_tangent).transpose(reduce_sum_cotangent).smooth(),
+    Operator::new("ReduceSumSquare").shape(reduce_shape).tangent(sum_square_tangent).smooth(),
+];
+
+fn reduce_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
+    let shape = g.shape(node.input(0)?)?.clone();
+    let keep = node.int("keepdims", 1) != 0;
+    match inference::axes(g, node, shape.len()) {
+        Some(Some(axes)) if !axes.is_empty() => reduced(&shape, &axes, keep),
+        Some(_) if node.int("noop_with_empty_axes", 0) != 0 => Some(shape),
+        Some(_) => reduced(&shape, &(0..shape.len()).collect::<Vec<_>>(), keep),
+        None if keep => Some(shape.iter().map(|_| g.symbols.fresh()).collect()),
+        None => None,
+    }
+}
+
+/// Reduction of a whole list to one number.
+fn reduce_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
+    let (op, content) = (node.op.as_str(), &inputs[0]);
+    if content.dims.len() > 1 || content.items.is_empty() {
+        return None;
+    }
+    let mut total = content.items[0].clone();
+    for item in &content.items[1..] {
+        total = match (op, &total, item) {
+            ("ReduceProd", Item::Int(a), Item::Int(b)) => Item::Int(g.symbols.mul(a, b)),
+            ("ReduceSum", Item::Int(a), Item::Int(b)) => Item::Int(g.symbols.add(a, b)),
+            ("ReduceMax", ..) => {
+                total.as_fixed().zip(item.as_fixed()).map_or(Item::Unknown, |(a, b)| Item::fixed(a.max(b)))
+            }
+            ("ReduceMin", ..) => {
+                total.as_fixed().zip(item.as_fixed()).map_or(Item::Unknown, |(a, b)| Item::fixed(a.min(b)))
+            }
+            _ => Item::Unknown,
+        };
+    }
+    let dims = if node.int("keepdims", 1) != 0 { vec![1; content.dims.len()] } else { Vec::new() };
+    Some(Content { dims, items: vec![total] })
+}
+
+/// The reduced axes of the primal; none where the operator does nothing.
+fn axes(s: &Step) -> Result<Vec<i64>, Refusal> {
+    let rank = s.rank(0)?;
+    let given = inference::axes(s.g, &s.node, rank).ok_or("its axes are computed at run time, or do not fit its input")?;
+    let axes = match given {
+        Some(axes) if !axes.is_empty() => axes,
+        _ if s.node.int("noop_with_empty_axes", 0) != 0 => Vec::new(),
+        _ => (0..rank).collect(),
+    };
+    Ok(axes.into_iter().map(|axis| axis as i64).collect())
+}
+
+/// Sums `d` over the reduced axes into the output's shape.
+fn collect(s: &mut Step, op: &str, d: Val) -> TangentResult {
+    let axes: Vec<i64> = axes(s)?.iter().map(|axis| axis + 1).collect();
+    let keep = s.node.int("keepdims", 1) != 0;
+    Ok(Some(Tangent::plain(s.g.reduce(op, d, &axes, keep))))
+}
+
+/// A value of the output's shape, with the reduced axes kept.
+fn kept(s: &mut Step, v: Val) -> Result<Val, Refusal> {
+    if s.node.int("keepdims", 1) != 0 {
+        return Ok(v);
+    }
+    let axes = axes(s)?;
+    Ok(s.g.unsqueeze(v, &axes))
+}
+
+fn linear_tangent(s: &mut Step) -> TangentResult {
+    let d = s.dx()?;
+    let op = s.node.op.clone();
+    collect(s, &op, d)
+}
+
+/// `Σ d · weight`, and then a factor of the output's size.
+fn weighted(s: &mut Step, weight: Val, factor: Option<Val>) -> TangentResult {
+    let d = s.dx()?;
+    let product = s.g.mul(d, weight);
+    let sum = collect(s, "ReduceSum", product)?;
+    Ok(sum.map(|sum| Tangent { base: sum.base, factor }))
+}
+
+fn reduce_l1_tangent(s: &mut Step) -> TangentResult {
+    let x = s.x(0)?;
+    let sign = s.g.op("Sign", &[x]);
+    weighted(s, sign, None)
+}
+
+/// At the origin, where the norm has a kink, its tangent is 0.
+fn reduce_l2_tangent(s: &mut Step) -> TangentResult {
+    let (x, y) = (s.x(0)?, s.y()?);
+    let inverse = s.inverse_or_zero(y);
+    weighted(s, x, Some(inverse))
+}
+
+fn sum_square_tangent(s: &mut Step) -> TangentResult {
+    let x = s.x(0)?;
+    let double = s.g.scale(x, 2.0);
+    weighted(s, double, None)
+}
+
+fn log_sum_tangent(s: &mut Step) -> TangentResult {
+    let (d, y) = (s.dx()?, s.y()?);
+    let sum = collect(s, "ReduceSum", d)?;
+    let minus = s.g.neg(y);
+    let inverse = s.g.op("Exp", &[minus]);
+    Ok(sum.map(|sum| Tangent { base: sum.base, factor: Some(inverse) }))
+}
+
+fn log_sum_exp_tangent(s: &mut Step) -> TangentResult {
+    let (x, y) = (s.x(0)?, s.y()?);
+    let y = kept(s, y)?;
+    let below = s.g.sub(x, y);
+    let weight = s.g.op("Exp", &[below]);
+    weighted(s, weight, None)
+}
+
+/// Where several elements are extremal they share the tangent.
+fn extremum_tangent(s: &mut Step) -> TangentResult {
+    let (x, y) = (s.x(0)?, s.y()?);
+    let y = kept(s, y)?;
+    let hit = s.g.op("Equal", &[x, y]);
+    let mask = s.g.cast(hit, s.g.elem(x));
+    let axes = axes(s)?;
+    let count = s.g.reduce("ReduceSum", mask, &axes, true);
+    let weight = s.g.div(mask, count);
+    weighted(s, weight, None)
+}
+
+/// `Σ d_i ∏ x_j` over j other than i: the product of what is not zero, divided by the element itself, counts where all
+/// others are not zero.
+fn product_tangent(s: &mut Step) -> TangentResult {
+    let x = s.x(0)?;
+    let (axes, elem) = (axes(s)?, s.g.elem(x));
+    let (zero, one) = (s.g.real(0.0, elem), s.g.real(1.0, elem));
+    let is_zero = s.g.op("Equal", &[x, zero]);
+    let safe = s.g.op("Where", &[is_zero, one, x]);
+    let all = s.g.reduce("ReduceProd", safe, &axes, true);
+    let others = s.g.div(all, safe);
+    let mine = s.g.cast(is_zero, elem);
+    let zeros = s.g.reduce("ReduceSum", mine, &axes, true);
+    let alone = s.g.op("Equal", &[zeros, mine]);
+    let weight = s.g.op("Where", &[alone, others, zero]);
+    weighted(s, weight, None)
+}
+
+fn reduce_sum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+    let (c, shape) = (t.c()?, t.input_shape(0)?);
+    let axes = inference::axes(t.g, &t.node, shape.len()).flatten().ok_or("its axes are not known")?;
+    let kept = inference::reduced(&shape, &axes, true).unwrap_or_default();
+    let wide = t.g.reshape(c, &kept);
+    let spread = t.g.expand(wide, &shape);
+    if wide == c {
+        t.pass_mask(c, spread);
+    }
+    Ok(vec![(0, spread)])
+}
+
+fn reduce_mean_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+    let shape = t.input_shape(0)?;
+    let axes = inference::axes(t.g, &t.node, shape.len()).flatten().ok_or("its axes are not known")?;
+    let sizes: Vec<Size> = axes.iter().map(|axis| shape[*axis].clone()).collect();
+    let count = inference::product(t.g, &sizes);
+    let c = t.c()?;
+    let scaled = match count.as_fixed() {
+        Some(n) => t.g.scale(c, 1.0 / n as f64),
+        None => {
+            let count = t.g.sizes(&[count]);
+            let count = t.g.squeeze(count, &[0]);
+            let count = t.g.cast(count, t.g.elem(c));
+            t.g.div(c, count)
+        }
+    };
+    t.arriving[0] = Some(scaled);
+    reduce_sum_cotangent(t)
+}

@@ -1,0 +1,50 @@
+//! A choice between two tensors, element by element.
+
+use super::operator::{Operator, TangentResult, second_input};
+use crate::content::{Content, Item, broadcast, count};
+use crate::error::Refusal;
+use crate::folding::source;
+use crate::inference::broadcast_all;
+use crate::ir::{Graph, Node};
+use crate::step::Step;
+use crate::transposition::{Cotangents, Mask, Transposition};
+
+pub const OPERATORS: &[Operator] = &[
+    Operator::new("Where").element(second_input).shape(broadcast_all).content(where_content).tangent(where_tangent).transpose(where_cotangent).smooth_in(&[1, 2]).elementwise(),
+];
+
+fn where_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content> {
+    let [condition, yes, no] = inputs else {
+        return None;
+    };
+    let dims = broadcast(&broadcast(&condition.dims, &yes.dims)?, &no.dims)?;
+    let pick = |i: usize| match condition.items[source(i, &dims, &condition.dims)].as_fixed() {
+        Some(0) => no.items[source(i, &dims, &no.dims)].clone(),
+        Some(_) => yes.items[source(i, &dims, &yes.dims)].clone(),
+        None => Item::Unknown,
+    };
+    Some(Content { items: (0..count(&dims)?).map(pick).collect(), dims })
+}
+
+fn where_tangent(s: &mut Step) -> TangentResult {
+    let condition = s.node.input(0).ok_or("its condition is missing")?;
+    let (yes, no) = (s.aligned(1)?, s.aligned(2)?);
+    let Some(like) = yes.or(no) else {
+        return Ok(None);
+    };
+    let zero = s.g.real_like(0.0, like);
+    let chosen = s.g.op("Where", &[condition, yes.unwrap_or(zero), no.unwrap_or(zero)]);
+    s.done(chosen)
+}
+
+fn where_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+    let (c, condition) = (t.c()?, t.input(0)?);
+    let mut parts = Vec::new();
+    for place in (1..3).filter(|place| t.is_linear(*place)).collect::<Vec<_>>() {
+        let mask = Mask { condition, chosen: place == 1 };
+        let chosen = t.chosen(condition, mask.chosen, c);
+        t.put_mask(chosen, mask);
+        parts.push((place, t.unbroadcast(chosen, place)?));
+    }
+    Ok(parts)
+}

@@ -1,0 +1,19 @@
+//! Sequences and optional values.
+
+use super::operator::{Operator, unknown};
+
+pub const OPERATORS: &[Operator] = &[
+    Operator::new("ConcatFromSequence").element(unknown).refused(REASON),
+    Operator::new("Optional").refused(REASON),
+    Operator::new("OptionalGetElement").element(unknown).refused(REASON),
+    Operator::new("SequenceAt").element(unknown).refused(REASON),
+    Operator::new("SequenceConstruct").refused(REASON),
+    Operator::new("SequenceErase").refused(REASON),
+    Operator::new("SequenceInsert").refused(REASON),
+    Operator::new("SequenceMap").refused(super::control_flow::UNROLLED),
+    Operator::new("SplitToSequence").refused(REASON),
+];
+
+const REASON: &str = "sequences and optional values are not differentiated; export the model with tensors";
+
+

@@ -1,0 +1,56 @@
+//! Copies along axes.
+
+use super::operator::{Operator, TangentResult};
+use crate::content::{Content, count};
+use crate::error::Refusal;
+use crate::folding::{lengths, take};
+use crate::inference::sizes;
+use crate::ir::{Graph, Node, Shape};
+use crate::step::{Step, Tangent};
+use crate::transposition::{Cotangents, Transposition};
+
+pub const OPERATORS: &[Operator] = &[
+    Operator::new("Tile").shape(tile_shape).content(tile_content).tangent(tile_tangent).transpose(tile_cotangent).smooth_in(&[0]),
+];
+
+fn tile_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content> {
+    let repeats = lengths(inputs.get(1)?)?;
+    let mut content = inputs[0].clone();
+    for (axis, repeat) in repeats.iter().enumerate().filter(|(axis, _)| *axis < inputs[0].dims.len()) {
+        let length = content.dims[axis];
+        count(&[length, *repeat])?;
+        let places: Vec<usize> = (0..length * repeat).map(|i| i % length).collect();
+        content = take(&content, axis, &places)?;
+    }
+    Some(content)
+}
+
+fn tile_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
+    let shape = g.shape(node.input(0)?)?.clone();
+    let repeats = sizes(g, node.input(1)?)?;
+    (repeats.len() == shape.len()).then(|| shape.iter().zip(&repeats).map(|(d, n)| g.symbols.mul(d, n)).collect())
+}
+
+fn tile_tangent(s: &mut Step) -> TangentResult {
+    let d = s.dx()?;
+    let repeats = s.node.input(1).ok_or("its repeats are missing")?;
+    let one = s.g.integers(&[1]);
+    let repeats = s.g.concat(&[one, repeats], 0);
+    let tiled = s.g.op("Tile", &[d, repeats]);
+    let shape = s.lead(&s.y_shape()?);
+    s.g.set_shape(tiled, &shape);
+    Ok(Some(Tangent::plain(tiled)))
+}
+
+/// Copies are an axis of their own, which is summed.
+fn tile_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+    let (c, (shape, all)) = (t.c()?, t.shapes(0)?);
+    let mut split = Vec::new();
+    for (whole, part) in all.iter().zip(&shape) {
+        split.push(t.g.symbols.div(whole, part));
+        split.push(part.clone());
+    }
+    let axes: Vec<i64> = (0..shape.len() as i64).map(|i| 2 * i).collect();
+    let c = t.g.reshape(c, &split);
+    Ok(vec![(0, t.g.reduce("ReduceSum", c, &axes, false))])
+}
