@@ -2,28 +2,93 @@
 //!
 //! `cargo bench --bench differentiate [-- MODEL.onnx ...]` prints a table: for each network the
 //! time of a forward, of the tangent graph at k = 1, 8 and 16, and of the reverse graph, as
-//! interleaved medians on one thread. Without arguments it runs on the networks of the tests.
+//! interleaved medians on one thread. Without arguments it runs on the networks of the tests. A second table
+//! says what each pass buys: the cost with it, and with it switched off, on networks whose graph it changes.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
-use flowgauge::graph::{self, Dim, Mode};
+use flowgauge::graph::{self, Dim, Mode, Pass, Passes};
 use flowgauge::model::onnx::{Provider, Runtime, Session};
 use flowgauge::num::key::{Key, Purpose};
 use ndarray::{ArrayD, IxDyn};
 
 const BATCH: usize = 4;
 const ROUNDS: usize = 15;
+/// Networks on which a pass is shown.
+const NETWORKS: usize = 3;
 
 fn main() -> Result<()> {
     let named: Vec<PathBuf> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).map(PathBuf::from).collect();
     let files = if named.is_empty() { of_the_tests()? } else { named };
+    if std::env::args().any(|a| a == "--passes") {
+        return passes(&files);
+    }
     println!("| network | forward, ms | k = 1 | k = 8 | k = 16 | reverse |");
     println!("|---|---|---|---|---|---|");
-    for file in files {
-        if let Err(error) = row(&file) {
+    for file in &files {
+        if let Err(error) = row(file) {
             println!("| {} | {error:#} |", file.display());
+        }
+    }
+    passes(&files)
+}
+
+/// What each pass buys, on the largest networks whose graph it changes: of 16 tangents, or of the trace.
+fn passes(files: &[PathBuf]) -> Result<()> {
+    println!("\n| pass | network | cost | without it |");
+    println!("|---|---|---|---|");
+    let mut files = files.to_vec();
+    files.sort_by_key(|file| std::cmp::Reverse(file.metadata().map_or(0, |m| m.len())));
+    for pass in Pass::ALL {
+        let mut shown = 0;
+        for (mode, k) in [(Mode::Jvp, 16), (Mode::Trace, 1), (Mode::Quadratic, 16)] {
+            for file in &files {
+                if shown < NETWORKS {
+                    shown += usize::from(pass_row(file, pass, mode, k)?);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Prints what a pass buys on one network; false where the network's graph is the same without it.
+fn pass_row(file: &Path, pass: Pass, mode: Mode, k: usize) -> Result<bool> {
+    let model = graph::Model::load(file)?;
+    let output = model.outputs().first().map(|o| o.name.clone()).ok_or_else(|| anyhow!("no output"))?;
+    let with = |passes: Passes| graph::differentiate_with(&model, mode, None, None, passes);
+    let (Ok(on), Ok(off)) = (with(Passes::all()), with(Passes::all().without(pass))) else { return Ok(false) };
+    if on.to_bytes()? == off.to_bytes()? {
+        return Ok(false);
+    }
+    let wanted = match mode {
+        Mode::Jvp => format!("{output}_tangent"),
+        Mode::Quadratic => format!("{output}_quadratic"),
+        _ => format!("{output}_trace"),
+    };
+    let mut cases = vec![Case::new(file, &model, 1, output)?];
+    cases.push(Case::new(file, &on, k, wanted.clone())?);
+    cases.push(Case::new(file, &off, k, wanted)?);
+    measure(&mut cases)?;
+    let [unit, on, off] = [0, 1, 2].map(|i: usize| cases[i].median());
+    println!("| {} | {} | {:.2} | {:.2} |", pass.name(), stem(file), on / unit, off / unit);
+    Ok(true)
+}
+
+fn stem(file: &Path) -> String {
+    file.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Times all cases in turn; the first round warms up.
+fn measure(cases: &mut [Case]) -> Result<()> {
+    for round in 0..=ROUNDS {
+        for case in &mut *cases {
+            case.run()?;
+            if round == 0 {
+                case.times.clear();
+            }
         }
     }
     Ok(())
@@ -95,18 +160,9 @@ fn row(file: &Path) -> Result<()> {
         cases.push(Case::new(file, &forward, k, format!("{output}_tangent"))?);
     }
     cases.push(Case::new(file, &reverse, 1, input.ok_or_else(|| anyhow!("no cotangent"))?)?);
-    for round in 0..=ROUNDS {
-        for case in &mut cases {
-            case.run()?;
-            // The first round warms up.
-            if round == 0 {
-                case.times.clear();
-            }
-        }
-    }
+    measure(&mut cases)?;
     let unit = cases[0].median();
     let ratios: Vec<String> = cases[1..].iter().map(|c| format!("{:.1}", c.median() / unit)).collect();
-    let name = file.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    println!("| {name} | {:.2} | {} |", unit * 1e3, ratios.join(" | "));
+    println!("| {} | {:.2} | {} |", stem(file), unit * 1e3, ratios.join(" | "));
     Ok(())
 }

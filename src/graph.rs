@@ -8,8 +8,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub use onnx_autodiff::{
-    Dim, ElemType, GraphError, Kink, KnownPort, Mode, Model, Obstacle, Port, QuadraticForms, Scaling, differentiate,
-    listed, obstacles, operators, quadratic_forms, several_outputs,
+    Dim, ElemType, GraphError, Kink, KnownPort, Mode, Model, Obstacle, Pass, Passes, Port, QuadraticForms, Scaling,
+    differentiate, differentiate_with, listed, obstacles, operators, quadratic_forms, several_outputs,
 };
 
 use crate::signature::{self, Wanted};

@@ -17,6 +17,7 @@ mod metrics;
 mod networks;
 mod oracle;
 mod outputs;
+mod passes;
 mod precision;
 mod products;
 mod resume;

@@ -15,6 +15,7 @@ use super::model::{Dim, Model, Port};
 use super::operators;
 use super::order;
 use super::output_reduction;
+use super::passes::{Pass, Passes};
 use super::proto::*;
 use super::quadratic;
 use super::size::Size;
@@ -57,7 +58,22 @@ pub fn differentiate(
     input: Option<&str>,
     output: Option<&str>,
 ) -> Result<Model, GraphError> {
-    let problem = Problem::new(model, input, output)?;
+    differentiate_with(model, mode, input, output, Passes::all())
+}
+
+/// The same with some of what is done for speed and memory switched off.
+///
+/// # Errors
+/// As [`differentiate`].
+pub fn differentiate_with(
+    model: &Model,
+    mode: Mode,
+    input: Option<&str>,
+    output: Option<&str>,
+    passes: Passes,
+) -> Result<Model, GraphError> {
+    let mut problem = Problem::new(model, input, output)?;
+    problem.g.passes = passes;
     let name = problem.input.name.clone();
     let solved = problem.solve(mode)?;
     if solved.obstacles.is_empty() {
@@ -242,7 +258,11 @@ impl<'a> Problem<'a> {
         let shape = self.g.shape(seed).cloned().unwrap_or_default();
         let Some(d) = self.tangent_of(x, seed, &k, y) else { return Ok(None) };
         let alike = self.g.elem(seed) == self.g.elem(d) && self.g.shape(d).is_some_and(|out| self.agree(&shape, out));
-        let reduced = if alike { output_reduction::reduced(&mut self.g, d, &quadratic::With(seed)) } else { None };
+        let reduced = if alike && self.g.passes.has(Pass::ReducedOutputs) {
+            output_reduction::reduced(&mut self.g, d, &quadratic::With(seed))
+        } else {
+            None
+        };
         let Some(quadratic) = reduced.or_else(|| self.quadratic(seed, d)) else {
             return Err(self.fault(
                 "output",
@@ -268,7 +288,7 @@ impl<'a> Problem<'a> {
             return Err(self.fault("input", &self.input.name, reason));
         };
         let k = Size::fixed(basis.terms);
-        self.g.expands_late = true;
+        self.g.has_common_directions = true;
         let shape: Vec<Size> = std::iter::once(&k).chain(&state).cloned().collect();
         let seed = self.g.expand(basis.vectors, &shape);
         let Some(d) = self.tangent_of(x, seed, &k, y) else { return Ok(()) };

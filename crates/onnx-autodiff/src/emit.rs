@@ -6,6 +6,7 @@ use prost::bytes::Bytes;
 
 use super::elem::ElemType;
 use super::ir::{Graph, Val};
+use super::passes::Pass;
 use super::proto::*;
 use super::size::Size;
 
@@ -210,7 +211,8 @@ impl Graph {
     /// done there. Runtimes keep images in layouts of their own from one operator to the next, and give them up where
     /// the directions are taken apart from the batch.
     pub fn common_source(&self, a: Val, b: Val) -> Option<(Val, Val)> {
-        let (from_a, from_b) = (self.reshaped_from(a)?, self.reshaped_from(b)?);
+        let merged = |v: Val| self.reshaped_from(v).filter(|_| self.passes.has(Pass::MergedDirections));
+        let (from_a, from_b) = (merged(a)?, merged(b)?);
         let alike = |a: Val, b: Val| self.shape(a).is_some() && self.shape(a) == self.shape(b);
         (alike(a, b) && alike(from_a, from_b)).then_some((from_a, from_b))
     }

@@ -11,6 +11,7 @@ use prost::Message;
 use super::content::Content;
 use super::elem::ElemType;
 use super::error::{Obstacle, Refusal};
+use super::passes::{Pass, Passes};
 use super::proto::*;
 use super::size::{Size, Symbols};
 
@@ -152,8 +153,9 @@ pub struct Graph {
     pub origin: Option<usize>,
     /// The parts of `d - Σ y ∘ d`, for products that can do without it.
     pub centred: HashMap<Val, Centred>,
-    /// Whether tangents that are the same for every row are written out as late as possible.
-    pub expands_late: bool,
+    /// Whether the tangents may be the same for every row, as those of a trace are.
+    pub has_common_directions: bool,
+    pub passes: Passes,
     /// Whether operators that ONNX Runtime has in float32 alone are replaced where they are given float64.
     pub avoids_single: bool,
     /// Values that whoever runs the graph gives to it, so that what makes them is not exported.
@@ -185,7 +187,8 @@ impl Graph {
             symbols: Symbols::default(),
             origin: None,
             centred: HashMap::new(),
-            expands_late: false,
+            has_common_directions: false,
+            passes: Passes::all(),
             avoids_single: false,
             given: HashSet::new(),
             names: HashMap::new(),
@@ -592,7 +595,11 @@ impl Graph {
 
     /// What makes two nodes compute the same; none where they need not (random draws, subgraphs).
     fn share_key(&self, node: &Node) -> Option<Vec<u8>> {
-        if self.operators.is_random(node) || !node.domain.is_empty() || !node.captures.is_empty() {
+        if self.operators.is_random(node)
+            || !self.passes.has(Pass::SharedNodes)
+            || !node.domain.is_empty()
+            || !node.captures.is_empty()
+        {
             return None;
         }
         let proto = NodeProto {

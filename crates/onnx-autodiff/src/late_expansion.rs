@@ -7,6 +7,7 @@
 //! row, and the memory of the copies.
 
 use super::ir::{Graph, Shape, Val};
+use super::passes::Pass;
 use super::proto::AttributeProto;
 use super::size::Size;
 
@@ -21,9 +22,13 @@ struct Expanded {
 }
 
 impl Graph {
+    fn expands_late(&self) -> bool {
+        self.has_common_directions && self.passes.has(Pass::LateExpansion)
+    }
+
     /// An operator in front of the repetition of its operands, or none where it has to come behind.
     pub(super) fn before_expansion(&mut self, op: &str, inputs: &[Val], attributes: &[AttributeProto]) -> Option<Val> {
-        if !self.expands_late {
+        if !self.expands_late() {
             return None;
         }
         match (op, inputs) {
@@ -54,7 +59,7 @@ impl Graph {
 
     /// A reshaped tangent, where it keeps its rows.
     pub(super) fn reshape_before_expansion(&mut self, v: Val, shape: &[Size]) -> Option<Val> {
-        let Expanded { source, whole } = self.expanded(v).filter(|_| self.expands_late)?;
+        let Expanded { source, whole } = self.expanded(v).filter(|_| self.expands_late())?;
         let kept = shape.len() > ROWS && self.shape(whole)?[..=ROWS] == shape[..=ROWS];
         let mut narrow = shape.to_vec();
         *narrow.get_mut(ROWS).filter(|_| kept)? = Size::fixed(1);

@@ -7,6 +7,7 @@
 use super::error::Refusal;
 use super::inference::axis_of;
 use super::ir::{Graph, Node, Shape, Val};
+use super::passes::Pass;
 use super::size::Size;
 
 /// A tangent `base * factor`; the base has the tangent's full shape.
@@ -179,7 +180,7 @@ impl Step<'_> {
             return Ok(None);
         };
         if self.same_shape(place) {
-            if self.all(by, |x| x == 1.0) {
+            if self.g.passes.has(Pass::UnitFactors) && self.all(by, |x| x == 1.0) {
                 return Ok(Some(tangent));
             }
             let factor = match tangent.factor {

@@ -8,6 +8,7 @@ use super::elem::ElemType;
 use super::error::{Obstacle, Refusal};
 use super::ir::{Graph, Node, Val};
 use super::operators::{self, Rule};
+use super::passes::Pass;
 use super::size::Size;
 use super::step::{Step, Tangent};
 use super::transposition::CONTRADICTION;
@@ -53,6 +54,7 @@ fn follow(
         let found = differentiate(g, &node, &tangents.of, k);
         match found.and_then(|outputs| complete(g, &node, outputs, useful)) {
             Ok(outputs) if !blind => {
+                let outputs = if g.passes.has(Pass::LazyFactors) { outputs } else { multiplied(g, outputs) };
                 tangents.of.extend(node.outputs.iter().zip(outputs).filter_map(|(v, tangent)| Some(((*v)?, tangent?))))
             }
             Ok(_) => lost.extend(node.outputs.iter().flatten()),
@@ -87,6 +89,15 @@ fn depended(g: &Graph, outputs: &[Val]) -> HashSet<Val> {
         }
     }
     useful
+}
+
+/// Tangents of which nothing is left to be multiplied later.
+fn multiplied(g: &mut Graph, tangents: Vec<Option<Tangent>>) -> Vec<Option<Tangent>> {
+    let mut whole = |tangent: Tangent| match tangent.factor {
+        Some(factor) => Tangent::plain(g.mul(tangent.base, factor)),
+        None => tangent,
+    };
+    tangents.into_iter().map(|tangent| tangent.map(&mut whole)).collect()
 }
 
 fn differentiate(

@@ -12,6 +12,7 @@ use super::ir::{Graph, Val};
 use super::locality;
 use super::model::Model;
 use super::output_reduction::{OutputReduction, reduced};
+use super::passes::Pass;
 use super::proto::TensorProto;
 use super::size::Size;
 
@@ -42,7 +43,7 @@ impl Model {
 /// The sizes of a state's axes, and which of them are local; none where a size is not known.
 fn groups(g: &Graph, x: Val, y: Val) -> Option<(Vec<i64>, Vec<bool>)> {
     let shape: Vec<i64> = g.shape(x)?.get(1..)?.iter().map(Size::as_fixed).collect::<Option<_>>()?;
-    let axes = locality::local_axes(g, x, y);
+    let axes = if g.passes.has(Pass::LocalAxes) { locality::local_axes(g, x, y) } else { Vec::new() };
     let local = (0..shape.len()).map(|axis| axes.contains(&(axis + 1))).collect();
     Some((shape, local))
 }
@@ -92,7 +93,7 @@ fn group(shape: &[i64], local: &[bool], place: i64) -> i64 {
 
 /// The terms `[terms, N]` whose sum is the trace, from the tangents `d` `[terms, N, *state]` of the basis.
 pub fn diagonal(g: &mut Graph, d: Val, basis: &Basis) -> Val {
-    let by_layers = if basis.grouped { None } else { reduced(g, d, basis) };
+    let by_layers = if basis.grouped || !g.passes.has(Pass::ReducedOutputs) { None } else { reduced(g, d, basis) };
     by_layers.unwrap_or_else(|| basis.of_tangents(g, d))
 }
 

@@ -6,6 +6,7 @@ use crate::emit::int;
 use crate::error::Refusal;
 use crate::inference::axis_of;
 use crate::ir::{Graph, Node, Shape, Val};
+use crate::passes::Pass;
 use crate::step::{Step, Tangent};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
 
@@ -68,7 +69,7 @@ fn concat_tangent(s: &mut Step) -> TangentResult {
 
 /// Tangents whose directions are merged into the batch, joined there.
 fn folded(s: &mut Step, parts: &[Val], axis: usize) -> Result<Option<Val>, Refusal> {
-    if axis == 0 {
+    if axis == 0 || !s.g.passes.has(Pass::MergedDirections) {
         return Ok(None);
     }
     let mut sources = Vec::new();

@@ -8,6 +8,7 @@ use crate::emit::{int, ints};
 use crate::error::Refusal;
 use crate::inference::{Window, windowed, windows};
 use crate::ir::{Graph, Node, Shape, Val};
+use crate::passes::Pass;
 use crate::proto::AttributeProto;
 use crate::size::Size;
 use crate::step::{Step, Tangent};
@@ -153,7 +154,8 @@ fn blocked(s: &mut Step, d: Val, shape: &[Size], y: &[Size]) -> Result<Option<Va
     }
     let one = [&shape[1], &y[1], &filter[0], &filter[1]].into_iter().all(|size| size.is(1));
     // With one direction this is the reverse mode's.
-    let Some(blocks) = batch.over(&Size::fixed(BLOCK)).filter(|_| one && !s.k.is(1)) else {
+    let blocks = batch.over(&Size::fixed(BLOCK)).filter(|_| s.g.passes.has(Pass::BlockedFilters));
+    let Some(blocks) = blocks.filter(|_| one && !s.k.is(1)) else {
         return Ok(None);
     };
     let channels = [blocks, Size::fixed(BLOCK)];

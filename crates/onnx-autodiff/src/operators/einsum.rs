@@ -8,6 +8,7 @@ use crate::emit::text;
 use crate::error::Refusal;
 use crate::inference::broadcast_size;
 use crate::ir::{Centred, Graph, Node, Shape, Val};
+use crate::passes::Pass;
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
@@ -76,7 +77,8 @@ fn einsum_tangent(s: &mut Step) -> TangentResult {
     }
     let equation = s.node.text("equation", "");
     let (terms, result) = einsum_terms(&equation, &ranks).ok_or("its equation does not fit its inputs")?;
-    if let Some(contraction) = Contraction::new(s, &terms, &result)
+    if s.g.passes.has(Pass::EinsumProducts)
+        && let Some(contraction) = Contraction::new(s, &terms, &result)
         && let Some(product) = contraction.tangent(s, &result)?
     {
         return Ok(Some(Tangent::plain(product)));

@@ -4,6 +4,7 @@ use super::operator::{Operator, TangentResult};
 use crate::error::Refusal;
 use crate::inference::broadcast;
 use crate::ir::{Centred, Graph, Node, Shape, Val};
+use crate::passes::Pass;
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
@@ -113,7 +114,8 @@ pub fn bilinear(s: &mut Step, f: Factors) -> Option<Val> {
 /// A tangent and the matrix that it is multiplied by, without the columns of one and the rows of the other where the
 /// tangent was joined from one part and zeros, as where a network is fed state and time together.
 fn without_zeros(s: &mut Step, d: Val, weights: Val) -> (Val, Val) {
-    part_of(s, d, weights).unwrap_or((d, weights))
+    let part = if s.g.passes.has(Pass::OmittedZeros) { part_of(s, d, weights) } else { None };
+    part.unwrap_or((d, weights))
 }
 
 fn part_of(s: &mut Step, d: Val, weights: Val) -> Option<(Val, Val)> {
@@ -152,7 +154,7 @@ fn joined(s: &mut Step, f: Factors) -> Option<Val> {
     let (shape_a, shape_b) = (s.g.shape(f.a)?.clone(), s.g.shape(f.b)?.clone());
     let rank = shape_a.len();
     // With one direction this is the reverse mode's, where each product is transposed by itself.
-    if s.k.is(1) || rank < 2 || shape_b.len() != rank || shape_a[..rank - 2] != shape_b[..rank - 2] {
+    if !s.g.passes.has(Pass::JoinedProducts) || s.k.is(1) || rank < 2 || shape_b.len() != rank || shape_a[..rank - 2] != shape_b[..rank - 2] {
         return None;
     }
     let size = |size: &Size| size.as_fixed().map(i128::from);
@@ -190,7 +192,7 @@ fn softmax_product(s: &mut Step, p: Val, v: Val) -> Result<Option<Val>, Refusal>
 /// What is known of an operand that is a softmax along `axis`.
 pub fn centred(s: &mut Step, place: usize, axis: usize) -> Option<Centred> {
     let tangent = s.lazy(place)?;
-    let known = s.g.centred.get(&tangent.base).copied()?;
+    let known = s.g.centred.get(&tangent.base).copied().filter(|_| s.g.passes.has(Pass::SoftmaxProducts))?;
     let itself = s.x(place).ok() == Some(known.y) && tangent.factor == Some(known.y);
     (itself && known.axis == axis).then_some(known)
 }

@@ -6,6 +6,7 @@ use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::inference::axis_of;
 use crate::ir::{Graph, Inferred, Node, Shape, Val};
+use crate::passes::Pass;
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 
@@ -89,7 +90,7 @@ fn line(s: &mut Step, hat: Val, mean: Val, share: Val, axes: &[i64]) -> Option<V
     let (one, groups) = (Size::fixed(1), &shape[..first]);
     let length = shape[first..].iter().fold(one.clone(), |all, size| s.g.symbols.mul(&all, size));
     // With one direction this is the reverse mode's, which would sum over columns.
-    if !last || s.k.is(1) || length.as_fixed().is_some_and(|n| n < LONG) {
+    if !s.g.passes.has(Pass::NormalizedRows) || !last || s.k.is(1) || length.as_fixed().is_some_and(|n| n < LONG) {
         return None;
     }
     let row = [groups, &[one.clone(), length]].concat();

@@ -6,6 +6,7 @@ use crate::content::{Content, count};
 use crate::error::Refusal;
 use crate::inference::{axes, axis_of, product, reduced, size_of, sizes};
 use crate::ir::{Graph, Node, Shape, Val};
+use crate::passes::Pass;
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
@@ -127,7 +128,7 @@ fn reshape_tangent(s: &mut Step) -> TangentResult {
 /// Transposed matrices whose leading axes alone are reshaped: they are transposed afterwards, where a product can do it.
 fn matrices(s: &mut Step, v: Val, target: &[Size]) -> Option<Val> {
     let (shape, rank) = (s.g.shape(v)?.clone(), target.len());
-    if rank < 3 || shape.len() < 3 || shape[shape.len() - 2..] != target[rank - 2..] {
+    if !s.g.passes.has(Pass::KeptTranspositions) || rank < 3 || shape.len() < 3 || shape[shape.len() - 2..] != target[rank - 2..] {
         return None;
     }
     let plain = s.g.swap(v, shape.len());
