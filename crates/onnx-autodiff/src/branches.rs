@@ -4,13 +4,17 @@ use std::collections::HashMap;
 
 use super::error::Refusal;
 use super::inline;
-use super::ir::{Graph, Node, Shape, Val};
+use super::ir::{Control, Graph, Shape, Val};
 use super::order;
 use super::proto::*;
 use super::shapes::Inferred;
 use super::size::Size;
 use super::step::{Step, Tangent};
+use super::subgraph::{Body, Inside};
 use super::tangent;
+
+/// The attributes that hold the branches, the one for a true condition first.
+const BRANCHES: [&str; 2] = ["then_branch", "else_branch"];
 
 /// The branch that a known condition chooses, with names of its own.
 pub fn chosen(g: &mut Graph, node: &NodeProto) -> Option<GraphProto> {
@@ -41,7 +45,7 @@ fn outputs_of(g: &mut Graph, graph: &GraphProto) -> Vec<Inferred> {
 /// What both branches say of the outputs of an `If`.
 pub fn infer(g: &mut Graph, node: &NodeProto) -> Vec<Inferred> {
     let mut both = Vec::new();
-    for branch in ["then_branch", "else_branch"] {
+    for branch in BRANCHES {
         let Some(graph) = renamed(g, node, branch) else { return Vec::new() };
         let scope = g.enter();
         import(g, &graph);
@@ -71,22 +75,29 @@ pub fn import(g: &mut Graph, graph: &GraphProto) {
 
 /// The tangents of an `If`: another `If` with the same condition, whose branches compute them.
 pub fn tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<Tangent>>, Refusal> {
+    s.node.captures.iter().for_each(|v| s.g.recall(*v));
     let proto = s.g.export_node(&s.node);
     let condition = s.node.input(0).ok_or("its condition is missing")?;
     let places: Vec<usize> =
         (0..s.node.outputs.len()).filter(|i| s.node.output(*i).is_some_and(|v| s.g.elem(v).is_float())).collect();
-    let (mut attributes, mut shapes, mut captures) = (Vec::new(), Vec::new(), Vec::new());
-    for branch in ["then_branch", "else_branch"] {
-        let graph = renamed(s.g, &proto, branch).ok_or("one of its branches is missing")?;
+    let mut branch = |name: &str| -> Result<Body, Refusal> {
+        let graph = renamed(s.g, &proto, name).ok_or("one of its branches is missing")?;
         let scope = s.g.enter();
-        let result = inside(s, of, &graph, &places);
-        let (nodes, used) = s.g.leave(scope);
-        let outputs = result?;
-        captures.extend(used);
-        shapes = outputs.iter().map(|v| (s.g.elem(*v), s.g.shape(*v).cloned())).collect();
-        attributes.push(subgraph(s.g, branch, nodes, &outputs));
+        match inside(s, of, &graph, &places) {
+            Ok(outputs) => Ok(Body::close(s.g, scope, Vec::new(), outputs)),
+            Err(refusal) => {
+                s.g.leave(scope);
+                Err(refusal)
+            }
+        }
+    };
+    let branches = [branch(BRANCHES[0])?, branch(BRANCHES[1])?];
+    branches.iter().try_for_each(Body::is_repeatable)?;
+    let types = branches[1].outputs.iter().map(|v| (s.g.elem(*v), s.g.shape(*v).cloned())).collect();
+    let made = choice(s.g, condition, &branches, types, true);
+    if let Some(first) = made.first() {
+        s.g.inside.insert(*first, Inside::Branches(branches));
     }
-    let made = s.g.push_branches(condition, attributes, captures, shapes);
     let mut tangents = vec![None; s.node.outputs.len()];
     for (place, v) in places.into_iter().zip(made) {
         let shape = s.lead(&s.shape(s.node.output(place).ok_or("an output is missing")?)?);
@@ -124,18 +135,9 @@ fn inside(s: &mut Step, of: &HashMap<Val, Tangent>, graph: &GraphProto, places: 
     Ok(outputs)
 }
 
-fn subgraph(g: &Graph, branch: &str, nodes: Vec<Node>, outputs: &[Val]) -> AttributeProto {
-    let output = |v: &Val| ValueInfoProto { name: Some(g.value(*v).name.clone()), r#type: Some(g.export_type(*v)) };
-    let graph = GraphProto {
-        name: Some(branch.into()),
-        node: nodes.iter().map(|node| g.export_node(node)).collect(),
-        output: outputs.iter().map(output).collect(),
-        ..Default::default()
-    };
-    AttributeProto {
-        name: Some(branch.into()),
-        g: Some(graph),
-        kind: Some(attribute_kind::GRAPH),
-        ..Default::default()
-    }
+/// Appends an `If`.
+pub fn choice(g: &mut Graph, condition: Val, branches: &[Body; 2], types: Vec<Inferred>, linear: bool) -> Vec<Val> {
+    let attributes = branches.iter().zip(BRANCHES).map(|(body, name)| body.attribute(g, name)).collect();
+    let captures = branches.iter().flat_map(Body::captures).collect();
+    g.push_control(Control { op: "If", inputs: vec![Some(condition)], attributes, captures, linear }, types)
 }
