@@ -5,6 +5,7 @@
 use crate::content::{self, Item};
 use crate::elem::ElemType;
 use crate::ir::{Graph, Node, Shape, Val, tensor_type};
+use crate::loop_forms;
 use crate::proto::TensorProto;
 use crate::size::Size;
 
@@ -282,6 +283,9 @@ const KEEPS_SHAPE: &[&str] = &[
 
 /// Operators with several outputs.
 fn infer_many(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferred>> {
+    if matches!(node.op.as_str(), "Loop" | "Scan") {
+        return loop_forms::infer(g, node);
+    }
     let x = node.input(0)?;
     let elem = g.elem(x);
     match node.op.as_str() {
