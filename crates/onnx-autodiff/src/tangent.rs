@@ -8,6 +8,7 @@ use super::elem::ElemType;
 use super::error::{Obstacle, Refusal};
 use super::ir::{Graph, Node, Val};
 use super::kinks::OF_SHAPES;
+use super::loop_tangents;
 use super::rules::{self, Rule};
 use super::size::Size;
 use super::step::{Step, Tangent};
@@ -110,6 +111,7 @@ fn differentiate(
         Rule::Parts(parts) => by_parts(&mut step, parts, of),
         Rule::Several(rule) => rule(&mut step),
         Rule::Branches => branches::tangents(&mut step, of),
+        Rule::Steps => loop_tangents::tangents(&mut step, of),
     }?;
     let fits = |(v, tangent): (&Option<Val>, &Option<Tangent>)| match (v, tangent) {
         (Some(v), Some(tangent)) => g.rank(*v).is_some_and(|rank| g.rank(tangent.base) == Some(rank + 1)),
@@ -153,7 +155,7 @@ fn complete(
     }
     let open = |place: usize, v: Val| match outputs.get(place) {
         // What a choice gives has tangents by its type.
-        Some(None) => matches!(rule, Rule::Branches) && g.elem(v) == ElemType::UNKNOWN,
+        Some(None) => matches!(rule, Rule::Branches | Rule::Steps) && g.elem(v) == ElemType::UNKNOWN,
         Some(Some(_)) => false,
         None => g.elem(v).is_float() || g.elem(v) == ElemType::UNKNOWN,
     };

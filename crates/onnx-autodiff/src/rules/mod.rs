@@ -43,6 +43,8 @@ pub enum Rule {
     Behind(BehindRule),
     /// Both branches of an `If`.
     Branches,
+    /// The steps of a `Loop` or a `Scan`.
+    Steps,
     /// Replaced by what it consists of where it is differentiated: the outputs as other operators make them, whose rules
     /// differentiate them. Those beyond the list are refused where they are needed.
     Parts(fn(&mut Step) -> Result<Vec<Option<Val>>, Refusal>),

@@ -18,10 +18,6 @@ const REFUSED: &[(&[&str], &str)] = &[
         "quantization has derivative zero almost everywhere; export the model without quantization",
     ),
     (
-        &["Loop", "Scan", "SequenceMap"],
-        "a loop whose number of steps is not known before it runs is not differentiated; export the model with a fixed number of steps, or with the loop unrolled",
-    ),
-    (
         &["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"],
         "a random operator makes the output no function of the input; export the model in evaluation mode",
     ),
@@ -34,6 +30,7 @@ const REFUSED: &[(&[&str], &str)] = &[
             "SequenceConstruct",
             "SequenceErase",
             "SequenceInsert",
+            "SequenceMap",
             "SplitToSequence",
         ],
         "sequences and optional values are not differentiated; export the model with tensors",
