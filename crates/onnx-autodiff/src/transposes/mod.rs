@@ -3,6 +3,7 @@
 //! Operators of the tangent graph are linear in those of their inputs that depend on the seed; each transpose takes
 //! the cotangents of the outputs and gives those of these inputs.
 
+mod control;
 mod elementwise;
 mod image;
 mod layout;
@@ -20,9 +21,6 @@ pub type Parts = Vec<(usize, Val)>;
 
 /// What is said of shapes that cannot be.
 pub const CONTRADICTION: &str = "the shapes of its inputs and outputs contradict each other";
-
-const UNDECIDED: &str =
-    "a choice made at run time is not differentiated in reverse mode; export the model with a constant condition";
 
 type Transpose = fn(&mut Turn) -> Result<Parts, Refusal>;
 
@@ -42,6 +40,8 @@ const TRANSPOSES: &[(&str, Transpose)] = &[
     ("GatherElements", pick::gather_elements),
     ("GatherND", pick::gather_nd),
     ("Identity", elementwise::identity),
+    ("If", control::transpose),
+    ("Loop", control::transpose),
     ("MatMul", product::matmul),
     ("Mul", elementwise::mul),
     ("Neg", elementwise::neg),
@@ -69,7 +69,6 @@ pub fn transpose(turn: &mut Turn) -> Result<Parts, Refusal> {
     let known = TRANSPOSES.iter().find(|(op, _)| *op == turn.node.op);
     match known {
         Some((_, transpose)) => transpose(turn),
-        None if turn.node.op == "If" => Err(UNDECIDED.into()),
         None => Err(Refusal(format!("`{}` is not differentiated in reverse mode", turn.node.op))),
     }
 }
@@ -92,6 +91,8 @@ pub struct Turn<'a> {
     pub masks: &'a mut Masks,
     /// The cotangents of the node's outputs.
     pub arriving: Vec<Option<Val>>,
+    /// Values that the node's subgraphs use, with what these add to their cotangents.
+    pub captured: Vec<(Val, Val)>,
 }
 
 impl Turn<'_> {
