@@ -2,10 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::ir::{standardize, tensor_type};
-use super::order::label;
-use super::proto::*;
-use super::signatures;
+use crate::order::label;
+use crate::proto::*;
+use crate::signatures;
 
 /// What is wrong with a graph, and where.
 #[derive(Debug, PartialEq, Eq)]

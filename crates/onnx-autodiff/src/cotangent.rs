@@ -5,19 +5,17 @@
 //! tangents is then no longer needed and is not exported.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
-use super::elem::ElemType;
-use super::error::{Obstacle, Refusal};
-use super::ir::{Graph, Node, Val};
-use super::operators;
-use super::size::Size;
-use super::transposition::{CONTRADICTION, Cotangents, Masks, Transposition};
+use crate::elem::ElemType;
+use crate::error::{Obstacle, Refusal};
+use crate::graph::{Graph, Node, Val};
+use crate::operators;
+use crate::size::Size;
+use crate::transposition::{CONTRADICTION, Cotangents, Masks, Transposition};
 
 /// What is said of an operator that is linear in more inputs than its transpose speaks of.
 const HALF: &str = "not all of its inputs that depend on the differentiated input are transposed in reverse mode";
-
-const UNDECIDED: &str =
-    "a choice made at run time is not differentiated in reverse mode; export the model with a constant condition";
 
 /// A value of the shape of one tangent of `x`, to propagate; its numbers are never used.
 pub fn seed(g: &mut Graph, x: Val) -> Val {
@@ -37,40 +35,50 @@ pub fn transpose(g: &mut Graph, seed: Val, d: Val, given: Val) -> Result<Val, Ve
     let given = g.reshape(given, &shape);
     let mut cotangents = HashMap::from([(d, given)]);
     let mut obstacles = Vec::new();
+    walk(g, 0..g.nodes.len(), &mut cotangents, &mut obstacles);
+    if !obstacles.is_empty() {
+        return Err(obstacles);
+    }
+    let shape = g.shape(seed).cloned().unwrap_or_default();
+    Ok(cotangents.get(&seed).copied().unwrap_or_else(|| g.zeros(&shape, ElemType::tangent(elem))))
+}
+
+/// Visits nodes from the last to the first, from cotangents that are known to those of whatever they depend on.
+pub fn walk(g: &mut Graph, places: Range<usize>, cotangents: &mut HashMap<Val, Val>, obstacles: &mut Vec<Obstacle>) {
     let mut masks = Masks::new();
-    for place in (0..g.nodes.len()).rev() {
+    for place in places.rev() {
         let node = g.nodes[place].clone();
-        let linear = node.outputs.iter().flatten().any(|v| g.value(*v).linear);
+        // The seed itself is linear, but made of nothing that is.
+        let linear = node.inputs.iter().flatten().chain(&node.captures).any(|v| g.value(*v).linear)
+            && node.outputs.iter().flatten().any(|v| g.value(*v).linear);
         let arriving: Vec<Option<Val>> = node.outputs.iter().map(|v| cotangents.get(&(*v)?).copied()).collect();
-        if !linear || arriving.iter().all(Option::is_none) || node.outputs.contains(&Some(seed)) {
+        if !linear || arriving.iter().all(Option::is_none) {
             continue;
         }
         g.origin = node.origin;
-        let mut turn = Transposition { g, node: node.clone(), masks: &mut masks, arriving };
-        match transpose_node(&mut turn) {
+        let mut turn = Transposition { g, node: node.clone(), masks: &mut masks, arriving, captured: Vec::new(), walk };
+        let found = transpose_node(&mut turn);
+        let captured = turn.captured;
+        match found {
             Ok(parts) => {
                 let transposed = |place: usize| parts.iter().any(|(input, _)| *input == place);
                 let linear = |v: &Option<Val>| v.is_some_and(|v| g.value(v).linear);
                 if node.inputs.iter().enumerate().any(|(place, v)| linear(v) && !transposed(place)) {
                     obstacles.push(told(g, &node, HALF.into()));
                 }
-                for (input, part) in parts {
-                    if let Some(v) = node.input(input).filter(|v| g.value(*v).linear) {
+                let parts = parts.into_iter().filter_map(|(input, part)| Some((node.input(input)?, part)));
+                for (v, part) in parts.chain(captured) {
+                    if g.value(v).linear {
                         if g.rank(part) != g.rank(v) {
                             obstacles.push(told(g, &node, CONTRADICTION.into()));
                         }
-                        accumulate(g, &mut cotangents, &mut masks, v, part);
+                        accumulate(g, cotangents, &mut masks, v, part);
                     }
                 }
             }
             Err(refusal) => obstacles.push(told(g, &node, refusal)),
         }
     }
-    if !obstacles.is_empty() {
-        return Err(obstacles);
-    }
-    let shape = g.shape(seed).cloned().unwrap_or_default();
-    Ok(cotangents.get(&seed).copied().unwrap_or_else(|| g.zeros(&shape, ElemType::tangent(elem))))
 }
 
 /// What is wrong with a node, told of the original node that it serves.
@@ -97,7 +105,6 @@ fn transpose_node(turn: &mut Transposition) -> Result<Cotangents, Refusal> {
     let known = operators::of(&turn.node).and_then(|operator| operator.transpose);
     match known {
         Some(transpose) => transpose(turn),
-        None if turn.node.op == "If" => Err(UNDECIDED.into()),
         None => Err(Refusal(format!("`{}` is not differentiated in reverse mode", turn.node.op))),
     }
 }

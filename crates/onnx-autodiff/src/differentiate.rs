@@ -1,27 +1,22 @@
 //! From a model to the model that also computes Jacobian products.
 
-use std::borrow::Cow;
-use std::collections::HashSet;
-
-use super::branches;
-use super::check::{self, Violation};
-use super::cotangent;
-use super::elem::ElemType;
-use super::emit::text;
-use super::error::{GraphError, Obstacle, Refusal};
-use super::ir::{Graph, Val, standardize};
-use super::loops;
-use super::model::{Dim, Model, Port};
-use super::operators;
-use super::order;
-use super::output_reduction;
-use super::passes::{Pass, Passes};
-use super::proto::*;
-use super::quadratic;
-use super::size::Size;
-use super::step::Tangent;
-use super::tangent;
-use super::trace;
+use crate::check::{self, Violation};
+use crate::cotangent;
+use crate::elem::ElemType;
+use crate::error::{GraphError, Obstacle, Refusal};
+use crate::graph::{Graph, Val};
+use crate::import::{ADDING, Outputs, check_opset, import};
+use crate::model::{Dim, Model, Port};
+use crate::operators;
+use crate::order;
+use crate::output_reduction;
+use crate::passes::{Pass, Passes};
+use crate::proto::*;
+use crate::quadratic;
+use crate::size::Size;
+use crate::step::Tangent;
+use crate::tangent;
+use crate::trace;
 
 /// Which product with the Jacobian is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,13 +30,6 @@ pub enum Mode {
     /// `vᵀJv` for k tangents at once.
     Quadratic,
 }
-
-/// Opsets of the standard domain whose operators the rules know. Those before [`ADDING`] are read as that one, from which
-/// they differ in one default ([`written_out`]) and in training.
-const OPSETS: std::ops::RangeInclusive<i64> = 13..=25;
-
-/// The opset in which scattering learned to add, as reverse mode needs it.
-const ADDING: i64 = 16;
 
 /// The model that also computes products with the Jacobian of `output` (by default the first) by `input` (by default
 /// the first of a floating-point type).
@@ -432,158 +420,6 @@ fn foreign(g: &Graph) -> Vec<Obstacle> {
     foreign.map(|(node, _)| g.obstacle(node, refusal(node))).collect()
 }
 
-fn refusal(node: &super::ir::Node) -> Refusal {
+fn refusal(node: &crate::graph::Node) -> Refusal {
     operators::rule(node).err().unwrap_or_else(|| Refusal::from("an operator outside the standard domain"))
-}
-
-/// Outputs of a graph with the types that they declare.
-type Outputs = Vec<(String, Option<TypeProto>)>;
-
-/// The model as a graph that can grow, and its outputs.
-pub fn import(model: &Model, opset: i64) -> Result<(Graph, Outputs), GraphError> {
-    import_into(empty(model, opset), model)
-}
-
-/// The same for a model in float64, without operators that are only there in float32.
-pub fn import_in_double(model: &Model) -> Result<(Graph, Outputs), GraphError> {
-    check_opset(model)?;
-    let mut g = empty(model, model.opset());
-    g.avoids_single = true;
-    import_into(g, model)
-}
-
-fn empty(model: &Model, opset: i64) -> Graph {
-    let proto = model.graph();
-    let declared = proto.value_info.iter().chain(&proto.output).map(|info| (info.name().to_string(), info.clone()));
-    Graph::new(opset, &operators::Known, declared.collect(), inner_names(proto))
-}
-
-fn import_into(mut g: Graph, model: &Model) -> Result<(Graph, Outputs), GraphError> {
-    let proto = model.graph();
-    for port in &proto.input {
-        if let Some(tensor) = super::ir::tensor_type(port)
-            && !proto.initializer.iter().any(|t| t.name() == port.name())
-        {
-            let shape = g.declared_shape(tensor);
-            g.add_input(port.name(), ElemType(tensor.elem_type()), shape);
-        } else if !proto.initializer.iter().any(|t| t.name() == port.name()) {
-            g.add_input(port.name(), ElemType::UNKNOWN, None);
-        }
-    }
-    for tensor in &proto.initializer {
-        g.add_initializer(tensor.clone());
-    }
-    let kept: HashSet<&str> = proto.output.iter().map(|o| o.name()).collect();
-    for node in &proto.node {
-        match constant(node).filter(|tensor| !kept.contains(tensor.name())) {
-            Some(tensor) => drop(g.add_initializer(tensor)),
-            None => push(&mut g, &written_out(node, model.opset())),
-        }
-    }
-    let outputs: Vec<(String, Option<TypeProto>)> =
-        proto.output.iter().map(|info| (info.name().to_string(), info.r#type.clone())).collect();
-    for (name, _) in &outputs {
-        let reason = || format!("nothing makes its output `{name}`");
-        let made = g.named(name).ok_or_else(|| GraphError::Malformed { file: model.file.clone(), reason: reason() })?;
-        g.outputs.push(made);
-    }
-    Ok((g, outputs))
-}
-
-fn check_opset(model: &Model) -> Result<(), GraphError> {
-    let found = model.opset();
-    if OPSETS.contains(&found) {
-        return Ok(());
-    }
-    let (low, high) = (*OPSETS.start(), *OPSETS.end());
-    Err(GraphError::Opset { file: model.file.clone(), found, low, high })
-}
-
-/// A node with the one default that is another from [`ADDING`] on written out.
-fn written_out(node: &NodeProto, opset: i64) -> Cow<'_, NodeProto> {
-    let name = "coordinate_transformation_mode";
-    let older = node.op_type() == "RoiAlign" && standardize(node.domain()).is_empty() && opset < ADDING;
-    if !older || node.attribute.iter().any(|a| a.name() == name) {
-        return Cow::Borrowed(node);
-    }
-    let mut node = node.clone();
-    node.attribute.push(text(name, "output_half_pixel"));
-    Cow::Owned(node)
-}
-
-/// Appends a node of the file; a decided `If` is replaced by its branch.
-pub fn push(g: &mut Graph, node: &NodeProto) {
-    if node.op_type() == "If" && standardize(node.domain()).is_empty() {
-        match branches::chosen(g, node) {
-            Some(branch) => return push_branch(g, node, &branch),
-            None => return push_undecided(g, node),
-        }
-    }
-    match loops::unrolled(g, node) {
-        Some(outputs) => {
-            let inner: Vec<String> = outputs.into_iter().map(|v| g.value(v).name.clone()).collect();
-            push_outputs(g, node, &inner);
-        }
-        None => push_plain(g, node),
-    }
-}
-
-fn push_branch(g: &mut Graph, node: &NodeProto, branch: &GraphProto) {
-    branches::import(g, branch);
-    let inner: Vec<String> = branch.output.iter().map(|output| output.name().to_string()).collect();
-    push_outputs(g, node, &inner);
-}
-
-/// Gives the outputs of a node that was replaced their names.
-fn push_outputs(g: &mut Graph, node: &NodeProto, inner: &[String]) {
-    for (inner, outer) in inner.iter().zip(&node.output).filter(|(_, outer)| !outer.is_empty()) {
-        let identity = NodeProto {
-            op_type: Some("Identity".into()),
-            name: Some(format!("{}.{outer}", node.name())),
-            input: vec![inner.clone()],
-            output: vec![outer.clone()],
-            ..Default::default()
-        };
-        push_plain(g, &identity);
-    }
-}
-
-fn push_undecided(g: &mut Graph, node: &NodeProto) {
-    let inferred = branches::infer(g, node);
-    push_plain(g, node);
-    for (name, (elem, shape)) in node.output.iter().zip(inferred) {
-        if let Some(v) = g.named(name) {
-            g.complete(v, elem, shape);
-        }
-    }
-}
-
-fn push_plain(g: &mut Graph, node: &NodeProto) {
-    let inputs = node.input.iter().map(|name| g.named(name)).collect();
-    let captures = order::captures(node).iter().filter_map(|name| g.named(name)).collect();
-    g.push_original(node, inputs, captures);
-}
-
-/// The tensor of a `Constant` node, under the node's output name.
-fn constant(node: &NodeProto) -> Option<TensorProto> {
-    let known = node.op_type() == "Constant" && standardize(node.domain()).is_empty();
-    let value = node.attribute.iter().find(|a| a.name() == "value").filter(|_| known)?;
-    Some(TensorProto { name: Some(node.output.first()?.clone()), ..value.t.clone()? })
-}
-
-/// Names inside subgraphs, which new values must not take.
-fn inner_names(graph: &GraphProto) -> HashSet<String> {
-    let mut names = HashSet::new();
-    let mut open: Vec<&GraphProto> = graph.node.iter().flat_map(subgraphs).collect();
-    while let Some(inner) = open.pop() {
-        names.extend(inner.node.iter().flat_map(|node| node.output.iter().cloned()));
-        names.extend(inner.input.iter().map(|i| i.name().to_string()));
-        names.extend(inner.initializer.iter().map(|t| t.name().to_string()));
-        open.extend(inner.node.iter().flat_map(subgraphs));
-    }
-    names
-}
-
-fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
-    node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs))
 }

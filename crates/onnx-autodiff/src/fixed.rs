@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::ir::tensor_type;
-use super::model::Model;
-use super::proto::*;
+use crate::model::Model;
+use crate::proto::*;
 
 /// What is known of a port's axes: the batch, which stays open, and sizes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What the contents of small tensors are followed with.
 
-use crate::content::{Content, Item, broadcast, count};
-use crate::ir::{Graph, Node};
+use crate::graph::content::{Content, Item, broadcast, count};
+use crate::graph::{Graph, Node};
 use crate::size::Size;
 
 /// The numbers of a list as lengths of axes.

@@ -1,7 +1,7 @@
 //! What shapes are inferred with: sizes of broadcasting, axes, windows.
 
-use crate::content::Item;
-use crate::ir::{Graph, Node, Shape, Val};
+use crate::graph::content::Item;
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 
 /// Window arguments of convolutions and pools, for one spatial axis.

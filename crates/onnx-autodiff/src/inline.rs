@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::ir::standardize;
-use super::proto::*;
+use crate::proto::*;
 
 /// A file whose calls expand to more nodes than this is refused.
 const NODE_LIMIT: usize = 500_000;

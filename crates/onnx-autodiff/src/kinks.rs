@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use super::differentiate::import;
-use super::elem::ElemType;
-use super::error::GraphError;
-use super::ir::{Graph, Node, Val};
-use super::model::Model;
-use super::operators::{self, Smoothness};
+use crate::elem::ElemType;
+use crate::error::GraphError;
+use crate::graph::{Graph, Node, Val};
+use crate::import::import;
+use crate::model::Model;
+use crate::operators::{self, Smoothness};
 
 /// A node at which a derivative may jump.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +88,7 @@ fn label(g: &Graph, node: &Node) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::emit::int;
+    use crate::graph::emit::int;
     use crate::operators::differentiable;
     use crate::proto::NodeProto;
     use crate::testing::{bytes, floats, graph, integers, node};
@@ -110,6 +110,7 @@ mod tests {
         "HardSwish",
         "If",
         "LeakyRelu",
+        "Loop",
         "LpPool",
         "Max",
         "MaxPool",
@@ -125,6 +126,7 @@ mod tests {
         "Relu",
         "RoiAlign",
         "RotaryEmbedding",
+        "Scan",
         "Selu",
         "Shrink",
         "Softsign",

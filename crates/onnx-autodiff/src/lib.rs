@@ -45,24 +45,21 @@
 //! What else is found in a graph: where its derivative can jump (`kinks`), its largest value (`widest`), its coarsest
 //! number format (`precision`). `separate_weights` copies weights for a runtime that confuses them.
 
-mod branches;
+mod append;
 mod check;
-mod content;
 mod cotangent;
 mod differentiate;
 mod elem;
-mod emit;
 mod error;
 mod fixed;
 mod folding;
+mod graph;
+mod import;
 mod inference;
 mod inline;
-mod ir;
 mod kinks;
-mod late_expansion;
 mod lift;
 mod locality;
-mod loops;
 mod model;
 mod operators;
 mod order;
@@ -71,7 +68,6 @@ mod passes;
 mod precision;
 mod proto;
 mod quadratic;
-mod read;
 mod scaling;
 mod separate_weights;
 mod signatures;

@@ -6,15 +6,14 @@
 
 use prost::bytes::Bytes;
 
-use super::content::{brain, half};
-use super::differentiate::import_in_double;
-use super::elem::ElemType;
-use super::emit::int;
-use super::error::GraphError;
-use super::ir::standardize;
-use super::model::{LARGEST, Model};
-use super::operators;
-use super::proto::*;
+use crate::elem::ElemType;
+use crate::error::GraphError;
+use crate::graph::content::{brain, half};
+use crate::graph::emit::int;
+use crate::import::import_in_double;
+use crate::model::{LARGEST, Model};
+use crate::operators;
+use crate::proto::*;
 
 /// Attributes that name an element type.
 const TYPE_ATTRIBUTES: &[&str] = &["to", "dtype", "stash_type", "softmax_precision", "output_datatype"];
@@ -213,7 +212,7 @@ fn tensor_attribute(tensor: TensorProto) -> AttributeProto {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::emit::int;
+    use crate::graph::emit::int;
     use crate::testing::{bytes, graph, node};
 
     #[test]

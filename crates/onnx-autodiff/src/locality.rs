@@ -6,9 +6,9 @@
 
 use std::collections::HashMap;
 
-use super::ir::{Graph, Node, Shape, Val};
-use super::operators::{self, Locality, Rule};
-use super::size::Size;
+use crate::graph::{Graph, Node, Shape, Val};
+use crate::operators::{self, Locality, Rule};
+use crate::size::Size;
 
 /// Where an axis of the input lies in a value: how many steps the axes before it make, and its own size. Reshaping
 /// changes neither.
@@ -145,7 +145,7 @@ fn of_matrices(g: &Graph, node: &Node, dependent: &[(usize, Val, Place)], axis: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::differentiate::import;
+    use crate::import::import;
     use crate::model::Model;
     use crate::proto::NodeProto;
     use crate::testing::{bytes, floats, graph, integers, node};
@@ -168,8 +168,8 @@ mod tests {
 
     #[test]
     fn axes_that_a_network_leaves_to_themselves_are_found() {
-        let turned = || vec![super::super::emit::ints("perm", &[0, 2, 1])];
-        let axis = |axis| vec![super::super::emit::int("axis", axis)];
+        let turned = || vec![crate::graph::emit::ints("perm", &[0, 2, 1])];
+        let axis = |axis| vec![crate::graph::emit::int("axis", axis)];
         let elementwise = vec![node("Sigmoid", "x", "s", vec![]), node("Mul", "x s", "y", vec![])];
         assert_eq!(local(elementwise), [1, 2]);
         let scaled = vec![node("Mul", "x row", "a", vec![]), node("Add", "column a", "y", vec![])];
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn axes_that_are_mixed_are_not_taken_for_local() {
-        let turned = || vec![super::super::emit::ints("perm", &[0, 2, 1])];
+        let turned = || vec![crate::graph::emit::ints("perm", &[0, 2, 1])];
         let attention = vec![
             node("Transpose", "x", "t", turned()),
             node("MatMul", "x t", "scores", vec![]),

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
-use super::proto::{GraphProto, NodeProto};
+use crate::proto::{GraphProto, NodeProto};
 
 /// Sorts the nodes so that each comes after those that it needs; ties keep the file's order.
 pub fn sort(graph: &mut GraphProto) -> Result<(), String> {

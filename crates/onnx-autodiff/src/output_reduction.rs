@@ -4,7 +4,7 @@
 //! (or sums and multiples of such), the layer's weights are reduced with what the sum is taken with, and the tangents
 //! of the output are never computed.
 
-use super::ir::{Graph, Val};
+use crate::graph::{Graph, Val};
 
 /// A linear map of tangents `[k, N, D]`, or of the same for all rows `[k, 1, D]`, to `[k, N]`.
 pub trait OutputReduction {

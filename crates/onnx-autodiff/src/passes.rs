@@ -113,7 +113,7 @@ impl Pass {
 pub struct Passes(u32);
 
 impl Passes {
-    /// All of them, as [`differentiate`](crate::differentiate) has them.
+    /// All of them, as `differentiate` has them.
     pub fn all() -> Passes {
         Passes(u32::MAX)
     }

@@ -1,9 +1,8 @@
 //! The coarsest numbers that a graph computes in.
 
-use super::elem::ElemType;
-use super::ir::tensor_type;
-use super::model::Model;
-use super::proto::*;
+use crate::elem::ElemType;
+use crate::model::Model;
+use crate::proto::*;
 
 /// The spacing of quantized numbers beside 1: eight bits, one of them the sign.
 const QUANTIZED: f64 = 1.0 / 128.0;
@@ -53,8 +52,8 @@ mod tests {
             Model::from_bytes("test", &made).expect("a model").coarsest_spacing()
         };
         assert_eq!(spacing(vec![node("MatMul", "x w", "y", vec![])]), f64::powi(0.5, 23));
-        let cast = |to| node("Cast", "x", "h", vec![crate::emit::int("to", to)]);
-        let back = || node("Cast", "h", "y", vec![crate::emit::int("to", 1)]);
+        let cast = |to| node("Cast", "x", "h", vec![crate::graph::emit::int("to", to)]);
+        let back = || node("Cast", "h", "y", vec![crate::graph::emit::int("to", 1)]);
         assert_eq!(spacing(vec![cast(10), back()]), f64::powi(0.5, 10));
         assert_eq!(spacing(vec![cast(11), back()]), f64::powi(0.5, 23));
     }

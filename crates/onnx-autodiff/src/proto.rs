@@ -248,3 +248,16 @@ pub enum DimensionValue {
     #[prost(string, tag = "2")]
     Param(String),
 }
+
+/// The tensor type of a declaration, where it is one.
+pub fn tensor_type(info: &ValueInfoProto) -> Option<&TensorTypeProto> {
+    match info.r#type.as_ref()?.value.as_ref()? {
+        TypeValue::Tensor(tensor) => Some(tensor),
+        _ => None,
+    }
+}
+
+/// The standard domain has two spellings.
+pub fn standardize(domain: &str) -> String {
+    if domain == "ai.onnx" { String::new() } else { domain.to_string() }
+}

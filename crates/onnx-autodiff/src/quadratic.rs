@@ -5,8 +5,8 @@
 
 use std::collections::HashSet;
 
-use super::ir::{Graph, Val};
-use super::output_reduction::OutputReduction;
+use crate::graph::{Graph, Val};
+use crate::output_reduction::OutputReduction;
 
 /// Numbers that may be kept for a direction of one sample, as a multiple of the state's.
 const MOST: i64 = 64;
@@ -72,7 +72,7 @@ pub fn hoisted(g: &Graph, seed: Val) -> Option<Vec<Val>> {
 
 #[cfg(test)]
 mod tests {
-    use crate::emit::int;
+    use crate::graph::emit::int;
     use crate::proto::NodeProto;
     use crate::testing::{Tensor, bytes, evaluate, floats, graph, node, number};
     use crate::{Mode, Model, differentiate, quadratic_forms};

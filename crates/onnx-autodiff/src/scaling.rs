@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::content::Content;
-use super::ir::standardize;
-use super::model::Model;
-use super::proto::{NodeProto, TensorProto};
+use crate::graph::content::Content;
+use crate::model::Model;
+use crate::proto::standardize;
+use crate::proto::{NodeProto, TensorProto};
 
 /// x → scale · x + offset; where channels have numbers of their own, their mean.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::model::Model;
-use super::proto::*;
+use crate::model::Model;
+use crate::proto::*;
 
 /// Operators whose weights are packed, and how each takes its weight besides its place among the inputs.
 const PRODUCTS: [(&str, &[&str]); 4] =
@@ -83,7 +83,7 @@ fn way(node: &NodeProto, place: usize) -> Option<Way> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::emit::int;
+    use crate::graph::emit::int;
     use crate::testing::{bytes, floats, graph, node};
 
     fn separated(nodes: Vec<NodeProto>) -> Option<Model> {

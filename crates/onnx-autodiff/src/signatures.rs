@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
-use super::proto::NodeProto;
+use crate::proto::NodeProto;
 
 /// Whether a port of an operator must be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +126,7 @@ fn check_attributes(form: &Signature, node: &NodeProto) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::emit::{int, ints};
+    use crate::graph::emit::{int, ints};
     use crate::testing::node;
 
     #[test]

@@ -47,6 +47,11 @@ impl Size {
         }
     }
 
+    /// Whether it is of the first `count` symbols alone.
+    pub fn is_within(&self, count: usize) -> bool {
+        self.0.keys().flatten().all(|symbol| (symbol.0 as usize) < count)
+    }
+
     /// Coefficients and factors of each term.
     pub fn terms(&self) -> impl Iterator<Item = (i64, &[Sym])> {
         self.0.iter().map(|(product, coefficient)| (*coefficient, product.as_slice()))
@@ -124,6 +129,11 @@ pub struct Symbols {
 }
 
 impl Symbols {
+    /// How many there are so far.
+    pub fn count(&self) -> usize {
+        self.names.len()
+    }
+
     pub fn fresh(&mut self) -> Size {
         Size::symbol(self.push(None))
     }

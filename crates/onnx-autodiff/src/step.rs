@@ -4,11 +4,14 @@
 //! over them and axes counted from the end stay as they are. A tangent may be kept as `base * factor`, with a factor
 //! of the primal's size: chains of elementwise operators then cost one multiplication of the k times larger base.
 
-use super::error::Refusal;
-use super::inference::axis_of;
-use super::ir::{Graph, Node, Shape, Val};
-use super::passes::Pass;
-use super::size::Size;
+use std::collections::HashMap;
+use std::ops::Range;
+
+use crate::error::{Obstacle, Refusal};
+use crate::graph::{Graph, Node, Shape, Val};
+use crate::inference::axis_of;
+use crate::passes::Pass;
+use crate::size::Size;
 
 /// A tangent `base * factor`; the base has the tangent's full shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +26,15 @@ impl Tangent {
     }
 }
 
+/// The tangents of all values that depend on the input and reach the output, and what stood in the way.
+pub struct Tangents {
+    pub of: HashMap<Val, Tangent>,
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// Follows tangents through some nodes, as forward mode does: those that are known, as far as the outputs need it.
+pub type Walk = fn(&mut Graph, Range<usize>, &Size, &[Val], &mut Tangents);
+
 pub struct Step<'a> {
     pub g: &'a mut Graph,
     pub node: Node,
@@ -30,6 +42,8 @@ pub struct Step<'a> {
     pub tangents: Vec<Option<Tangent>>,
     /// The number of directions.
     pub k: Size,
+    /// For the node's subgraphs.
+    pub walk: Walk,
 }
 
 impl Step<'_> {

@@ -3,21 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use super::branches;
-use super::elem::ElemType;
-use super::error::{Obstacle, Refusal};
-use super::ir::{Graph, Node, Val};
-use super::operators::{self, Rule};
-use super::passes::Pass;
-use super::size::Size;
-use super::step::{Step, Tangent};
-use super::transposition::CONTRADICTION;
-
-/// The tangents of all values that depend on the input and reach the output, and what stood in the way.
-pub struct Tangents {
-    pub of: HashMap<Val, Tangent>,
-    pub obstacles: Vec<Obstacle>,
-}
+use crate::elem::ElemType;
+use crate::error::Refusal;
+use crate::graph::{Graph, Node, Val};
+use crate::operators::{self, Rule};
+use crate::passes::Pass;
+use crate::size::Size;
+use crate::step::{Step, Tangent, Tangents};
+use crate::transposition::CONTRADICTION;
 
 /// Propagates the tangent `seed` of `input` through the graph, as far as `output` needs it.
 pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) -> Tangents {
@@ -108,7 +101,7 @@ fn differentiate(
 ) -> Result<Vec<Option<Tangent>>, Refusal> {
     let rule = operators::rule(node)?;
     let tangents = node.inputs.iter().map(|v| of.get(&(*v)?).copied()).collect();
-    let mut step = Step { g, node: node.clone(), tangents, k: k.clone() };
+    let mut step = Step { g, node: node.clone(), tangents, k: k.clone(), walk };
     let outputs = match rule {
         Rule::Constant => Ok(Vec::new()),
         Rule::Derivative(factor) => {
@@ -119,7 +112,7 @@ fn differentiate(
         Rule::Behind(rule) => Ok(vec![rule(&mut step, of)?]),
         Rule::Parts(parts) => by_parts(&mut step, parts, of),
         Rule::Several(rule) => rule(&mut step),
-        Rule::Branches => branches::tangents(&mut step, of),
+        Rule::Inside(rule) => rule(&mut step, of),
         Rule::Refused(reason) => Err(reason.into()),
     }?;
     let fits = |(v, tangent): (&Option<Val>, &Option<Tangent>)| match (v, tangent) {
@@ -164,7 +157,7 @@ fn complete(
     }
     let open = |place: usize, v: Val| match outputs.get(place) {
         // What a choice gives has tangents by its type.
-        Some(None) => matches!(rule, Rule::Branches) && g.elem(v) == ElemType::UNKNOWN,
+        Some(None) => matches!(rule, Rule::Inside(_)) && g.elem(v) == ElemType::UNKNOWN,
         Some(Some(_)) => false,
         None => g.elem(v).is_float() || g.elem(v) == ElemType::UNKNOWN,
     };

@@ -5,16 +5,16 @@
 
 use prost::bytes::Bytes;
 
-use super::differentiate::import;
-use super::elem::ElemType;
-use super::error::GraphError;
-use super::ir::{Graph, Val};
-use super::locality;
-use super::model::Model;
-use super::output_reduction::{OutputReduction, reduced};
-use super::passes::Pass;
-use super::proto::TensorProto;
-use super::size::Size;
+use crate::elem::ElemType;
+use crate::error::GraphError;
+use crate::graph::{Graph, Val};
+use crate::import::import;
+use crate::locality;
+use crate::model::Model;
+use crate::output_reduction::{OutputReduction, reduced};
+use crate::passes::Pass;
+use crate::proto::TensorProto;
+use crate::size::Size;
 
 /// The unit vectors of a state, in groups that do not disturb one another: `[terms, 1, *state]` of zeros and ones.
 pub struct Basis {
@@ -184,12 +184,12 @@ mod tests {
         let nodes = vec![
             node("ReduceSum", "x last", "sum", vec![]),
             node("Mul", "x sum", "other", vec![]),
-            node("Concat", "x sum row_of", "joined", vec![crate::emit::int("axis", -1)]),
+            node("Concat", "x sum row_of", "joined", vec![crate::graph::emit::int("axis", -1)]),
             node("MatMul", "joined wt", "a", vec![]),
             node("Tanh", "a", "h", vec![]),
             node("Sub", "h other", "y", vec![]),
             node("Mul", "sum sum", "row_of_one", vec![]),
-            node("Concat", "row_of_one row_of_one", "row_of", vec![crate::emit::int("axis", -1)]),
+            node("Concat", "row_of_one row_of_one", "row_of", vec![crate::graph::emit::int("axis", -1)]),
         ];
         let model = made(nodes, "4");
         trace_by_unit_vectors(&model, &differentiate(&model, Mode::Trace, None, None).expect("derived"), &[3, 4]);

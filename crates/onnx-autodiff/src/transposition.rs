@@ -4,11 +4,13 @@
 //! the cotangents of the outputs and gives those of these inputs.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
-use super::emit::int;
-use super::error::Refusal;
-use super::ir::{Graph, Node, Shape, Val};
-use super::size::Size;
+use crate::error::{Obstacle, Refusal};
+use crate::graph::emit::int;
+use crate::graph::subgraph::Body;
+use crate::graph::{Graph, Node, Scope, Shape, Val};
+use crate::size::Size;
 
 /// Cotangents of inputs, by the inputs' places.
 pub type Cotangents = Vec<(usize, Val)>;
@@ -27,6 +29,10 @@ pub struct Mask {
     pub chosen: bool,
 }
 
+/// Visits nodes of a subgraph from the last to the first, as reverse mode does: from cotangents that are known to those of
+/// whatever they depend on.
+pub type Walk = fn(&mut Graph, Range<usize>, &mut HashMap<Val, Val>, &mut Vec<Obstacle>);
+
 /// One node being transposed.
 pub struct Transposition<'a> {
     pub g: &'a mut Graph,
@@ -34,6 +40,10 @@ pub struct Transposition<'a> {
     pub masks: &'a mut Masks,
     /// The cotangents of the node's outputs.
     pub arriving: Vec<Option<Val>>,
+    /// Values that the node's subgraphs use, with what these add to their cotangents.
+    pub captured: Vec<(Val, Val)>,
+    /// For the node's subgraphs.
+    pub walk: Walk,
 }
 
 impl Transposition<'_> {
@@ -144,4 +154,51 @@ pub fn sum_where_different(g: &mut Graph, c: Val, to: &[Size]) -> Val {
     let summed = g.op_with("ReduceSum", &[c, axes], attributes);
     g.set_shape(summed, to);
     summed
+}
+
+/// The cotangents that a subgraph, read backwards in the current scope, gives to what it uses.
+pub fn backwards(
+    g: &mut Graph,
+    walk: Walk,
+    places: std::ops::Range<usize>,
+    arriving: impl Iterator<Item = (Val, Val)>,
+) -> Result<HashMap<Val, Val>, Refusal> {
+    let mut cotangents: HashMap<Val, Val> = arriving.collect();
+    let (mut obstacles, origin) = (Vec::new(), g.origin);
+    walk(g, places, &mut cotangents, &mut obstacles);
+    g.origin = origin;
+    match obstacles.into_iter().next() {
+        Some(obstacle) => Err(Refusal(format!("inside it, {}", obstacle.reason))),
+        None => Ok(cotangents),
+    }
+}
+
+/// A cotangent under a name of its own, zeros where there is none.
+pub fn own(g: &mut Graph, cotangents: &HashMap<Val, Val>, of: Val) -> Result<Val, Refusal> {
+    let c = match cotangents.get(&of) {
+        Some(c) => *c,
+        None => zeros_like(g, of)?,
+    };
+    Ok(g.fresh_identity(c))
+}
+
+pub fn zeros_like(g: &mut Graph, v: Val) -> Result<Val, Refusal> {
+    let shape = g.shape(v).cloned().ok_or("the shapes in its subgraph cannot be told")?;
+    Ok(g.zeros(&shape, g.elem(v)))
+}
+
+/// Ends a subgraph, whether its outputs were found or not.
+pub fn closed(
+    g: &mut Graph,
+    scope: Scope,
+    inputs: Vec<Val>,
+    outputs: Result<Vec<Val>, Refusal>,
+) -> Result<Body, Refusal> {
+    match outputs {
+        Ok(outputs) => Ok(Body::close(g, scope, inputs, outputs)),
+        Err(refusal) => {
+            g.leave(scope);
+            Err(refusal)
+        }
+    }
 }

@@ -1,9 +1,9 @@
 //! How much memory one sample takes inside a graph, as far as its shapes tell.
 
-use super::differentiate::import;
-use super::error::GraphError;
-use super::ir::Shape;
-use super::model::Model;
+use crate::error::GraphError;
+use crate::graph::Shape;
+use crate::import::import;
+use crate::model::Model;
 
 impl Model {
     /// Numbers in the largest value that a node makes, for one sample: the product of the axes that are known, each
@@ -20,7 +20,7 @@ impl Model {
 }
 
 fn numbers(shape: &Shape) -> u64 {
-    let axis = |size: &super::size::Size| size.terms().map(|(n, _)| n.unsigned_abs()).max().unwrap_or(1).max(1);
+    let axis = |size: &crate::size::Size| size.terms().map(|(n, _)| n.unsigned_abs()).max().unwrap_or(1).max(1);
     shape.iter().map(axis).fold(1, u64::saturating_mul)
 }
 

@@ -6,7 +6,7 @@ use super::erf::error_function;
 use super::operator::{DerivativeResult, Operator, TangentResult};
 use super::parts::{at_least, at_most, from, square, where_greater};
 use crate::elem::ElemType;
-use crate::ir::{Graph, Node, Val};
+use crate::graph::{Graph, Node, Val};
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[

@@ -4,7 +4,7 @@ use super::operator::{Operator, PartsResult};
 use super::parts::{counted, finished, number};
 use crate::inference;
 use crate::inference::sizes;
-use crate::ir::{Graph, Node, Shape, Val};
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 use crate::step::Step;
 

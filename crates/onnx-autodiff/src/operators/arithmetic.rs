@@ -4,7 +4,7 @@ use super::operator::{Operator, TangentResult};
 use crate::error::Refusal;
 use crate::folding::{binary, unary};
 use crate::inference::broadcast_all;
-use crate::ir::{Graph, Node, Val};
+use crate::graph::{Graph, Node, Val};
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 

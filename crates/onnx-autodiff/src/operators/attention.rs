@@ -3,8 +3,8 @@
 use super::operator::{Lowered, Operator};
 use super::parts::{number_like};
 use crate::elem::ElemType;
-use crate::emit::int;
-use crate::ir::{Graph, Node, Shape, Val};
+use crate::graph::emit::int;
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 
 pub const OPERATORS: &[Operator] = &[

@@ -1,11 +1,11 @@
 //! Numbers in another type.
 
 use super::operator::{Operator, TangentResult, second_input};
-use crate::content::{Content, Item};
+use crate::graph::content::{Content, Item};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::folding::{map, whole};
-use crate::ir::{Graph, Node};
+use crate::graph::{Graph, Node};
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 

@@ -3,7 +3,7 @@
 use super::operator::{Operator, PartsResult};
 use super::parts::{cut, finished};
 use crate::inference::{axis_of, sizes};
-use crate::ir::{Graph, Node, Shape};
+use crate::graph::{Graph, Node, Shape};
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[

@@ -3,9 +3,9 @@
 use super::operator::{Operator, PartsResult};
 use super::parts::finished;
 use crate::inference;
-use crate::emit::int;
+use crate::graph::emit::int;
 use crate::inference::axis_of;
-use crate::ir::{Graph, Node, Shape};
+use crate::graph::{Graph, Node, Shape};
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[

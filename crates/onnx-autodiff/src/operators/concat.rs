@@ -1,11 +1,11 @@
 //! Tensors joined along an axis.
 
 use super::operator::{Operator, TangentResult};
-use crate::content::{Content, count};
-use crate::emit::int;
+use crate::graph::content::{Content, count};
+use crate::graph::emit::int;
 use crate::error::Refusal;
 use crate::inference::axis_of;
-use crate::ir::{Graph, Node, Shape, Val};
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::passes::Pass;
 use crate::step::{Step, Tangent};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};

@@ -2,11 +2,11 @@
 
 use super::operator::{Operator, integers};
 use super::random::like_element;
-use crate::content::{Content, Item, count};
+use crate::graph::content::{Content, Item, count};
 use crate::elem::ElemType;
 use crate::folding::lengths;
 use crate::inference::sizes;
-use crate::ir::{Graph, Node, Shape};
+use crate::graph::{Graph, Node, Shape};
 use crate::proto::TensorProto;
 use crate::size::Size;
 

@@ -4,10 +4,10 @@
 use super::operator::Operator;
 use super::parts::output_shape;
 use crate::inference;
-use crate::emit::{int, ints};
+use crate::graph::emit::{int, ints};
 use crate::error::Refusal;
 use crate::inference::{Window, windowed, windows};
-use crate::ir::{Graph, Node, Shape, Val};
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::passes::Pass;
 use crate::proto::AttributeProto;
 use crate::size::Size;

@@ -2,7 +2,7 @@
 
 use super::operator::{Operator, TangentResult};
 use crate::inference;
-use crate::emit::int;
+use crate::graph::emit::int;
 use crate::error::Refusal;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};

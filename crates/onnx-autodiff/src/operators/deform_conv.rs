@@ -6,7 +6,7 @@ use super::operator::{Operator, PartsResult};
 use super::parts::{counted, finished};
 use crate::error::Refusal;
 use crate::inference::{Window, windows};
-use crate::ir::Val;
+use crate::graph::Val;
 use crate::size::Size;
 use crate::step::Step;
 
@@ -77,7 +77,7 @@ fn moved(s: &mut Step, samples: &Size, taps: &Size, windows: &[Window], y: &[Siz
     let mut places = Vec::new();
     for (i, w) in windows.iter().enumerate() {
         let component = s.g.integer(i as i64);
-        let offset = s.g.op_with("Gather", &[offset, component], vec![crate::emit::int("axis", 2)]);
+        let offset = s.g.op_with("Gather", &[offset, component], vec![crate::graph::emit::int("axis", 2)]);
         let steps = counted(s.g, &y[i + 2]);
         let steps = s.g.cast(steps, s.g.elem(offset));
         let steps = s.g.scale(steps, w.stride as f64);

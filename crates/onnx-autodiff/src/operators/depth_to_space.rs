@@ -2,9 +2,9 @@
 
 use super::operator::Operator;
 use super::parts::folded_tangent;
-use crate::emit::int;
+use crate::graph::emit::int;
 use crate::error::Refusal;
-use crate::ir::{Graph, Node, Shape};
+use crate::graph::{Graph, Node, Shape};
 use crate::size::Size;
 use crate::transposition::{Cotangents, Transposition};
 

@@ -2,8 +2,8 @@
 
 use super::operator::{Operator, PartsResult};
 use super::parts::finished;
-use crate::emit::int;
-use crate::ir::{Graph, Node, Shape, Val};
+use crate::graph::emit::int;
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 use crate::step::Step;
 

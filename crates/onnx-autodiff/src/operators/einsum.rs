@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::matmul::{Factors, bilinear, centred, scaled};
 use super::operator::{Operator, TangentResult};
-use crate::emit::text;
+use crate::graph::emit::text;
 use crate::error::Refusal;
 use crate::inference::broadcast_size;
-use crate::ir::{Centred, Graph, Node, Shape, Val};
+use crate::graph::{Centred, Graph, Node, Shape, Val};
 use crate::passes::Pass;
 use crate::size::Size;
 use crate::step::{Step, Tangent};

@@ -5,8 +5,8 @@ use super::fused_layer_norm::{SMALL_EPSILON, normalized};
 use super::operator::{Lowered, Operator};
 use super::parts::{plus};
 use crate::elem::ElemType;
-use crate::emit::int;
-use crate::ir::{Graph, Node, Val};
+use crate::graph::emit::int;
+use crate::graph::{Graph, Node, Val};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::fused("EmbedLayerNormalization", embed_layer_normalization),

@@ -6,7 +6,7 @@ use std::f64::consts::FRAC_2_SQRT_PI;
 
 use super::operator::{DerivativeResult, Operator};
 use super::parts::{at_least, at_most, polynomial, square, where_greater};
-use crate::ir::{Graph, Node, Val};
+use crate::graph::{Graph, Node, Val};
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[

@@ -1,12 +1,12 @@
 //! Broadcasting.
 
 use super::operator::{Operator, TangentResult};
-use crate::content;
-use crate::content::{Content, count};
+use crate::graph::content;
+use crate::graph::content::{Content, count};
 use crate::error::Refusal;
 use crate::folding::{lengths, source};
 use crate::inference::{broadcast, sizes};
-use crate::ir::{Graph, Node, Shape};
+use crate::graph::{Graph, Node, Shape};
 use crate::step::Step;
 use crate::transposition::{Cotangents, Transposition};
 

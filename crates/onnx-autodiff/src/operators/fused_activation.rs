@@ -1,8 +1,8 @@
 //! Activations by name, as fused operators have them in their attributes.
 
 use super::parts::number_like;
-use crate::emit::float;
-use crate::ir::{Graph, Val};
+use crate::graph::emit::float;
+use crate::graph::{Graph, Val};
 
 /// Activations and the names of their numbers, in the order in which `activation_params` lists them.
 const ACTIVATIONS: &[(&str, &[&str])] = &[

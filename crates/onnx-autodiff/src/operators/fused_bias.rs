@@ -2,8 +2,8 @@
 
 use super::operator::{Lowered, Operator};
 use super::parts::{one, plus};
-use crate::emit::int;
-use crate::ir::{Graph, Node, Val};
+use crate::graph::emit::int;
+use crate::graph::{Graph, Node, Val};
 use crate::size::Size;
 
 pub const OPERATORS: &[Operator] = &[

@@ -4,7 +4,7 @@ use super::fused_activation::activated;
 use super::fused_group_norm::{channels_first, channels_last};
 use super::operator::{Lowered, Operator};
 use super::parts::{one, plus};
-use crate::ir::{Graph, Node, Val};
+use crate::graph::{Graph, Node, Val};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::fused("FusedConv", fused_conv),

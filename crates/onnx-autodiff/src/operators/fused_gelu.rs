@@ -4,8 +4,8 @@ use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
 use super::operator::{Lowered, Operator};
 use super::parts::{number_like, one, part, plus, scaled, shifted};
-use crate::emit::text;
-use crate::ir::{Graph, Node, Val};
+use crate::graph::emit::text;
+use crate::graph::{Graph, Node, Val};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::fused("BiasGelu", bias_gelu),

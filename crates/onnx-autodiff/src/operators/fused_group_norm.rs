@@ -3,8 +3,8 @@
 use super::operator::{Lowered, Operator};
 use super::parts::{one, plus};
 use crate::elem::ElemType;
-use crate::emit::float;
-use crate::ir::{Graph, Node, Val};
+use crate::graph::emit::float;
+use crate::graph::{Graph, Node, Val};
 use crate::size::Size;
 
 pub const OPERATORS: &[Operator] = &[

@@ -2,8 +2,8 @@
 
 use super::operator::{Lowered, Operator};
 use super::parts::{one, plus, shifted};
-use crate::emit::{float, int};
-use crate::ir::{Graph, Node, Val};
+use crate::graph::emit::{float, int};
+use crate::graph::{Graph, Node, Val};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("SimplifiedLayerNormalization").lowered(simplified),

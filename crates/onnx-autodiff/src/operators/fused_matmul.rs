@@ -3,7 +3,7 @@
 use super::fused_activation::activated;
 use super::operator::{Lowered, Operator};
 use super::parts::{one, scaled};
-use crate::ir::{Graph, Node, Val};
+use crate::graph::{Graph, Node, Val};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::fused("FusedGemm", fused_gemm),

@@ -2,7 +2,7 @@
 
 use super::MICROSOFT;
 use super::all;
-use crate::emit::{float, int, ints, text};
+use crate::graph::emit::{float, int, ints, text};
 use crate::proto::*;
 use crate::testing::{Tensor, bytes, evaluate, floats, graph, integers, node, number};
 use crate::{Mode, Model, differentiate, obstacles};

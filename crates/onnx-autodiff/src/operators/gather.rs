@@ -3,12 +3,12 @@
 use super::operator::{Operator, TangentResult};
 use super::parts::places;
 use crate::inference;
-use crate::content::Content;
-use crate::emit::{int, text};
+use crate::graph::content::Content;
+use crate::graph::emit::{int, text};
 use crate::error::Refusal;
 use crate::folding::take;
 use crate::inference::axis_of;
-use crate::ir::{Graph, Node, Shape, Val};
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};

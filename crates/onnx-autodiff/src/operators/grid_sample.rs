@@ -4,9 +4,9 @@ use super::operator::{Operator, PartsResult};
 use super::parts::{clipped, counted, finished, number, stacked, total};
 use crate::inference;
 use crate::elem::ElemType;
-use crate::emit::int;
+use crate::graph::emit::int;
 use crate::error::Refusal;
-use crate::ir::{Graph, Node, Shape, Val};
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 use crate::step::Step;
 

@@ -1,10 +1,10 @@
 //! Copies.
 
 use super::operator::{Operator, TangentResult};
-use crate::content::Content;
+use crate::graph::content::Content;
 use crate::elem::ElemType;
 use crate::error::Refusal;
-use crate::ir::{Graph, Inferred, Node};
+use crate::graph::{Graph, Inferred, Node};
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 

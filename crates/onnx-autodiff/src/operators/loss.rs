@@ -2,9 +2,9 @@
 
 use super::operator::{Operator, PartsResult};
 use crate::elem::ElemType;
-use crate::emit::int;
+use crate::graph::emit::int;
 use crate::error::Refusal;
-use crate::ir::{Graph, Inferred, Node, Shape, Val};
+use crate::graph::{Graph, Inferred, Node, Shape, Val};
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[

@@ -3,7 +3,7 @@
 use super::operator::{Operator, TangentResult};
 use crate::error::Refusal;
 use crate::inference::broadcast;
-use crate::ir::{Centred, Graph, Node, Shape, Val};
+use crate::graph::{Centred, Graph, Node, Shape, Val};
 use crate::passes::Pass;
 use crate::size::Size;
 use crate::step::{Step, Tangent};

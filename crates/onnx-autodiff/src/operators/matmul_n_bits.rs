@@ -4,9 +4,9 @@ use prost::bytes::Bytes;
 
 use super::operator::{Lowered, Operator};
 use super::parts::{one, plus};
-use crate::content;
+use crate::graph::content;
 use crate::elem::ElemType;
-use crate::ir::{Graph, Node, Val};
+use crate::graph::{Graph, Node, Val};
 use crate::proto::TensorProto;
 
 pub const OPERATORS: &[Operator] = &[

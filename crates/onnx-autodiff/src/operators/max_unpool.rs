@@ -3,11 +3,11 @@
 use super::operator::{Operator, PartsResult};
 use super::parts::{cut, finished};
 use crate::inference;
-use crate::content::Content;
-use crate::emit::text;
+use crate::graph::content::Content;
+use crate::graph::emit::text;
 use crate::error::Refusal;
 use crate::inference::{Window, sizes, windows};
-use crate::ir::{Graph, Node, Shape};
+use crate::graph::{Graph, Node, Shape};
 use crate::size::Size;
 use crate::step::Step;
 

@@ -15,10 +15,10 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use crate::content::{Content, LIMIT};
 use crate::elem::ElemType;
 use crate::error::{Obstacle, Refusal};
-use crate::ir::{Graph, Inferred, Knowledge, Node, Val};
+use crate::graph::content::{Content, LIMIT};
+use crate::graph::{Graph, Inferred, Knowledge, Node, Val};
 use crate::signatures;
 use crate::size::Size;
 use crate::step::Step;
@@ -47,11 +47,11 @@ families! {
     attention,
     cast,
     center_crop_pad,
+    choice,
     clip,
     compress,
     concat,
     constant,
-    control_flow,
     conv,
     cumulative,
     deform_conv,
@@ -73,6 +73,7 @@ families! {
     grid_sample,
     identity,
     logic,
+    loops,
     loss,
     matmul,
     matmul_n_bits,
@@ -254,7 +255,7 @@ fn by_parts(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
     let outputs: Vec<Val> = shapes.map(|(elem, shape)| g.placeholder(elem, shape)).collect();
     let node = Node { outputs: outputs.iter().copied().map(Some).collect(), ..node.clone() };
     let (start, tangents) = (g.nodes.len(), vec![None; node.inputs.len()]);
-    let mut step = Step { g, node, tangents, k: Size::fixed(1) };
+    let mut step = Step { g, node, tangents, k: Size::fixed(1), walk: |_, _, _, _, _| {} };
     let made: Vec<Val> = parts(&mut step).ok()?.into_iter().collect::<Option<_>>()?;
     let circular = g.nodes[start..].iter().flat_map(|made| made.inputs.iter().flatten()).any(|v| outputs.contains(v));
     (!circular).then_some(made)

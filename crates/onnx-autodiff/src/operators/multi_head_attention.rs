@@ -4,8 +4,8 @@ use super::attention::{barred, causal, heads, joined, places, scaled_scores, usu
 use super::operator::{Lowered, Operator};
 use super::parts::{number_like, part};
 use crate::elem::ElemType;
-use crate::emit::int;
-use crate::ir::{Graph, Node, Shape, Val};
+use crate::graph::emit::int;
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 
 pub const OPERATORS: &[Operator] = &[

@@ -5,7 +5,7 @@ use super::operator::{Operator, TangentResult};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::inference::axis_of;
-use crate::ir::{Graph, Inferred, Node, Shape, Val};
+use crate::graph::{Graph, Inferred, Node, Shape, Val};
 use crate::passes::Pass;
 use crate::size::Size;
 use crate::step::{Step, Tangent};

@@ -1,10 +1,10 @@
 //! Indices as rows of a unit matrix.
 
 use super::operator::{Operator, TangentResult};
-use crate::content::Item;
+use crate::graph::content::Item;
 use crate::elem::ElemType;
 use crate::inference::{axis_of, size_of};
-use crate::ir::{Graph, Node, Shape};
+use crate::graph::{Graph, Node, Shape};
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[

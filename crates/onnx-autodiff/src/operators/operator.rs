@@ -6,10 +6,10 @@
 
 use std::collections::HashMap;
 
-use crate::content::Content;
 use crate::elem::ElemType;
 use crate::error::Refusal;
-use crate::ir::{Graph, Inferred, Node, Shape, Val};
+use crate::graph::content::Content;
+use crate::graph::{Graph, Inferred, Node, Shape, Val};
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
@@ -27,6 +27,9 @@ pub type Lowered = Option<Vec<Option<Val>>>;
 
 /// A rule that is also given the tangents of what the inputs are made of.
 pub type BehindRule = fn(&mut Step, &HashMap<Val, Tangent>) -> TangentResult;
+
+/// A rule that is given the tangents of all values, which subgraphs may use.
+pub type InsideRule = fn(&mut Step, &HashMap<Val, Tangent>) -> Result<Vec<Option<Tangent>>, Refusal>;
 
 /// How the shapes of the outputs follow from the inputs.
 #[derive(Clone, Copy)]
@@ -63,8 +66,8 @@ pub enum Rule {
     Single(fn(&mut Step) -> TangentResult),
     /// One output, whose rule may look at the tangents of what its inputs are made of.
     Behind(BehindRule),
-    /// Both branches of an `If`.
-    Branches,
+    /// Several outputs of a node with subgraphs, whose rule walks through these.
+    Inside(InsideRule),
     /// Replaced by what it consists of where it is differentiated: the outputs as other operators make them, whose rules
     /// differentiate them. Those beyond the list are refused where they are needed.
     Parts(fn(&mut Step) -> PartsResult),
@@ -227,8 +230,8 @@ impl Operator {
         Operator { rule: Rule::Parts(parts), ..self }
     }
 
-    pub const fn branches(self) -> Operator {
-        Operator { rule: Rule::Branches, ..self }
+    pub const fn tangents_inside(self, tangents: InsideRule) -> Operator {
+        Operator { rule: Rule::Inside(tangents), ..self }
     }
 
     pub const fn refused(self, reason: &'static str) -> Operator {

@@ -3,10 +3,10 @@
 use super::gather::add_along;
 use super::operator::{Operator, TangentResult};
 use super::parts::places;
-use crate::content::Item;
+use crate::graph::content::Item;
 use crate::error::Refusal;
 use crate::inference::axis_of;
-use crate::ir::{Graph, Node, Shape, Val};
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 

@@ -3,8 +3,8 @@
 use super::operator::Lowered;
 use super::operator::{PartsResult, TangentResult};
 use crate::elem::ElemType;
-use crate::emit::int;
-use crate::ir::{Graph, Node, Shape, Val};
+use crate::graph::emit::int;
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 use crate::step::Step;
 use crate::transposition::{CONTRADICTION, Transposition};

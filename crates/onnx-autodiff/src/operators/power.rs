@@ -4,7 +4,7 @@ use super::arithmetic::operand;
 use super::operator::{Operator, TangentResult};
 use crate::folding::binary;
 use crate::inference::broadcast_all;
-use crate::ir::Val;
+use crate::graph::Val;
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[

@@ -4,7 +4,7 @@ use super::conv::conv_shape;
 use super::matmul::product_shape;
 use super::operator::Operator;
 use crate::elem::ElemType;
-use crate::ir::{Graph, Inferred, Node, Shape};
+use crate::graph::{Graph, Inferred, Node, Shape};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("ConvInteger").element(int32).shape(conv_shape).refused(REASON),

@@ -2,7 +2,7 @@
 
 use super::operator::Operator;
 use crate::elem::ElemType;
-use crate::ir::{Graph, Node, Shape};
+use crate::graph::{Graph, Node, Shape};
 use crate::size::Size;
 
 pub const OPERATORS: &[Operator] = &[

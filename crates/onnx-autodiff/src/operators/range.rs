@@ -2,8 +2,8 @@
 
 use super::operator::{Operator, PartsResult};
 use super::parts::{counted, finished};
-use crate::content::{Content, Item, count};
-use crate::ir::{Graph, Node, Shape};
+use crate::graph::content::{Content, Item, count};
+use crate::graph::{Graph, Node, Shape};
 use crate::size::Size;
 use crate::step::Step;
 

@@ -1,12 +1,15 @@
-//! Recurrent layers.
+//! Recurrent layers: one step after another where the length of the sequence is known, else a loop.
 
 use super::operator::{Operator, PartsResult};
-use super::parts::{at, clipped, equal_parts, stacked};
-use crate::emit::float;
+use super::parts::{at, clipped, counted, equal_parts, stacked};
+use crate::elem::ElemType;
+use crate::graph::emit::float;
 use crate::error::Refusal;
-use crate::ir::{Graph, Inferred, Node, Val};
+use crate::graph::{Graph, Inferred, Node, Val};
+use crate::graph::repetition::{Repetition, Sequence, element_shape, placed};
 use crate::size::Size;
 use crate::step::Step;
+use crate::graph::subgraph::Body;
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("GRU").shapes(recurrent_shapes).parts(recurrent_parts).float64_by_parts().smooth_in(&[0, 1, 2, 3, 5]),
@@ -104,11 +107,7 @@ fn recurrent_parts(s: &mut Step) -> PartsResult {
         x = s.g.transpose(x, &[1, 0, 2]);
     }
     let shape = s.shape(x)?;
-    let length =
-        shape[0].as_fixed().ok_or("the length of its sequence is not known; export the model with it fixed")?;
-    if !(1..=LONGEST).contains(&length) {
-        return Err(format!("its sequence has {length} steps; up to {LONGEST} are written out").into());
-    }
+    let length = shape[0].clone();
     let backwards: &[bool] = match s.node.text("direction", "forward").as_str() {
         "forward" => &[false],
         "reverse" => &[true],
@@ -120,17 +119,19 @@ fn recurrent_parts(s: &mut Step) -> PartsResult {
     for (place, backwards) in backwards.iter().enumerate() {
         let (layer, inputs) = layer(s, kind, x, place as i64, activations[place].clone())?;
         let start = start(s, kind, place as i64, batch_first, &[shape[1].clone(), Size::fixed(layer.hidden)])?;
-        results.push(run(s, &layer, inputs, start, length, *backwards)?);
+        results.push(match length.as_fixed() {
+            Some(length) if (1..=LONGEST).contains(&length) => run(s, &layer, inputs, start, length, *backwards)?,
+            _ => repeat(s, &layer, inputs, start, &length, *backwards)?,
+        });
     }
     Ok(outputs(s.g, &results, batch_first))
 }
 
-/// All steps' states and the last state, for one direction.
-type Run = (Vec<Val>, State);
+/// All steps' states, along a new first axis, and the last state, for one direction.
+type Run = (Val, State);
 
 fn outputs(g: &mut Graph, results: &[Run], batch_first: bool) -> Vec<Option<Val>> {
-    let directions: Vec<Val> = results.iter().map(|(steps, _)| stacked(g, steps)).collect();
-    let directions: Vec<Val> = directions.into_iter().map(|v| g.unsqueeze(v, &[1])).collect();
+    let directions: Vec<Val> = results.iter().map(|(steps, _)| g.unsqueeze(*steps, &[1])).collect();
     let mut y = g.concat(&directions, 1);
     let last: Vec<Val> = results.iter().map(|(_, state)| state.h).collect();
     let mut last = stacked(g, &last);
@@ -254,7 +255,9 @@ fn start(s: &mut Step, kind: Kind, place: i64, batch_first: bool, shape: &[Size]
         if batch_first {
             state = s.g.transpose(state, &[1, 0, 2]);
         }
-        Ok(at(s.g, state, place))
+        let state = at(s.g, state, place);
+        s.g.set_shape(state, shape);
+        Ok(state)
     };
     let h = given(s, 5)?;
     let c = if kind == Kind::Lstm { Some(given(s, 6)?) } else { None };
@@ -271,16 +274,55 @@ fn run(s: &mut Step, layer: &Layer, inputs: Val, start: State, length: i64, back
     for place in places {
         let next = layer.step(s.g, steps[place], state)?;
         (state, found[place]) = match lengths {
-            Some(lengths) => within(s.g, lengths, place as i64, state, next),
+            Some(lengths) => {
+                let number = s.g.integer(place as i64);
+                within(s.g, lengths, number, state, next)
+            }
             None => (next, next.h),
         };
     }
-    Ok((found, state))
+    Ok((stacked(s.g, &found), state))
+}
+
+/// The same for a sequence whose length is known at run time alone, or that is long.
+fn repeat(
+    s: &mut Step,
+    layer: &Layer,
+    inputs: Val,
+    start: State,
+    length: &Size,
+    backwards: bool,
+) -> Result<Run, Refusal> {
+    let shape = s.shape(start.h)?;
+    let numbers = s.node.input(4).map(|lengths| (lengths, counted(s.g, length)));
+    let scope = s.g.enter();
+    let like = |g: &mut Graph, v: Val| g.add_formal(g.elem(v), Some(shape.clone()), false);
+    let before = State { h: like(s.g, start.h), c: start.c.map(|c| like(s.g, c)) };
+    let element = element_shape(s.g, inputs, 0);
+    let element = s.g.add_formal(s.g.elem(inputs), element, false);
+    let number = s.g.add_formal(ElemType::INT64, Some(vec![]), false);
+    let (after, y) = match (layer.step(s.g, element, before), numbers) {
+        (Ok(after), Some((lengths, _))) => within(s.g, lengths, number, before, after),
+        (Ok(after), None) => (after, after.h),
+        (Err(refusal), _) => {
+            s.g.leave(scope);
+            return Err(refusal);
+        }
+    };
+    let made = [Some(after.h), after.c, Some(y)].into_iter().flatten().map(|v| s.g.fresh_identity(v)).collect();
+    let given = [Some(before.h), before.c, Some(element), Some(number)].into_iter().flatten().collect();
+    let body = Body::close(s.g, scope, given, made);
+    let sequence = |whole: Val| Sequence { whole, axis: 0, backwards };
+    let sequences = vec![sequence(inputs), sequence(numbers.map_or(inputs, |(_, numbers)| numbers))];
+    let first = [Some(start.h), start.c].into_iter().flatten().collect();
+    let made = Repetition { steps: length.clone(), first, sequences, body }.write(s.g, &[shape.clone()], false);
+    let all = [std::slice::from_ref(length), &shape].concat();
+    let steps = if backwards { placed(s.g, made.kept[0], 0, true, &all) } else { made.kept[0] };
+    Ok((steps, State { h: made.last[0], c: made.last.get(1).copied() }))
 }
 
 /// Beyond the end of a sequence its state stays as it is, and its output is zero.
-fn within(g: &mut Graph, lengths: Val, place: i64, before: State, after: State) -> (State, Val) {
-    let number = g.integer(place);
+fn within(g: &mut Graph, lengths: Val, number: Val, before: State, after: State) -> (State, Val) {
     let number = g.cast(number, g.elem(lengths));
     let inside = g.op("Less", &[number, lengths]);
     let inside = g.unsqueeze(inside, &[1]);

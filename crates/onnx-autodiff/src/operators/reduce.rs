@@ -1,10 +1,10 @@
 //! Sums, means, norms, products and extremes over axes.
 
 use super::operator::{Operator, TangentResult};
-use crate::content::{Content, Item};
+use crate::graph::content::{Content, Item};
 use crate::error::Refusal;
 use crate::inference::{self, reduced};
-use crate::ir::{Graph, Node, Shape, Val};
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};

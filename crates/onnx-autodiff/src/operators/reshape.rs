@@ -2,10 +2,10 @@
 
 use super::RANK_LIMIT;
 use super::operator::{Operator, TangentResult};
-use crate::content::{Content, count};
+use crate::graph::content::{Content, count};
 use crate::error::Refusal;
 use crate::inference::{axes, axis_of, product, reduced, size_of, sizes};
-use crate::ir::{Graph, Node, Shape, Val};
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::passes::Pass;
 use crate::size::Size;
 use crate::step::{Step, Tangent};

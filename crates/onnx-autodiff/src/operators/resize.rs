@@ -2,10 +2,10 @@
 
 use super::operator::{Operator, TangentResult};
 use super::parts::{merged, output_shape};
-use crate::content::Content;
+use crate::graph::content::Content;
 use crate::error::Refusal;
 use crate::inference::{axis_of, sizes};
-use crate::ir::{Graph, Node, Shape, Val};
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 use crate::step::Step;
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
@@ -299,7 +299,7 @@ fn along_rows(g: &mut Graph, x: Val, axis: usize, rows: &[Row], n: i64) -> Optio
     if rows.iter().all(|row| matches!(row[..], [(_, 1.0)])) {
         let places: Vec<i64> = rows.iter().map(|row| row[0].0).collect();
         let places = g.integers(&places);
-        return Some(g.op_with("Gather", &[x, places], vec![crate::emit::int("axis", axis as i64)]));
+        return Some(g.op_with("Gather", &[x, places], vec![crate::graph::emit::int("axis", axis as i64)]));
     }
     let mut matrix = vec![0.0; n as usize * rows.len()];
     for (o, row) in rows.iter().enumerate() {

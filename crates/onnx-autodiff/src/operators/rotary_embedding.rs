@@ -4,8 +4,8 @@ use super::attention::FORM;
 use super::attention::places;
 use super::operator::{Lowered, Operator};
 use super::parts::{one};
-use crate::emit::int;
-use crate::ir::{Graph, Node, Val};
+use crate::graph::emit::int;
+use crate::graph::{Graph, Node, Val};
 use crate::size::Size;
 
 pub const OPERATORS: &[Operator] = &[

@@ -1,11 +1,11 @@
 //! A choice between two tensors, element by element.
 
 use super::operator::{Operator, TangentResult, second_input};
-use crate::content::{Content, Item, broadcast, count};
+use crate::graph::content::{Content, Item, broadcast, count};
 use crate::error::Refusal;
 use crate::folding::source;
 use crate::inference::broadcast_all;
-use crate::ir::{Graph, Node};
+use crate::graph::{Graph, Node};
 use crate::step::Step;
 use crate::transposition::{Cotangents, Mask, Transposition};
 

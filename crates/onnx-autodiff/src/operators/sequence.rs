@@ -10,7 +10,7 @@ pub const OPERATORS: &[Operator] = &[
     Operator::new("SequenceConstruct").refused(REASON),
     Operator::new("SequenceErase").refused(REASON),
     Operator::new("SequenceInsert").refused(REASON),
-    Operator::new("SequenceMap").refused(super::control_flow::UNROLLED),
+    Operator::new("SequenceMap").refused(REASON),
     Operator::new("SplitToSequence").refused(REASON),
 ];
 

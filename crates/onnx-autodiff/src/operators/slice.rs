@@ -3,11 +3,12 @@
 use super::gather::add_along;
 use super::operator::{Operator, TangentResult};
 use super::parts::places;
-use crate::content::{Content, Item};
+use crate::elem::ElemType;
+use crate::graph::content::{Content, Item};
 use crate::error::Refusal;
 use crate::folding::take;
 use crate::inference::axis_of;
-use crate::ir::{Graph, Node, Shape, Val};
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
@@ -134,7 +135,7 @@ fn slice_tangent(s: &mut Step) -> TangentResult {
     };
     let shifted: Option<Vec<i64>> = axes.iter().map(|a| Some(axis_of(*a, rank)? as i64 + 1)).collect();
     let shifted = shifted.ok_or("its axes do not fit its input")?;
-    let like = s.node.input(1).map_or(crate::ElemType::INT64, |v| s.g.elem(v));
+    let like = s.node.input(1).map_or(ElemType::INT64, |v| s.g.elem(v));
     let axes = s.g.integers(&shifted);
     let axes = s.g.cast(axes, like);
     let inputs = [Some(d), s.node.input(1), s.node.input(2), Some(axes), s.node.input(4)];

@@ -1,7 +1,7 @@
 //! Softmax, its logarithm, and its hard form.
 
 use super::operator::{Operator, TangentResult};
-use crate::ir::Centred;
+use crate::graph::Centred;
 use crate::step::{Step, Tangent};
 
 pub const OPERATORS: &[Operator] = &[

@@ -2,12 +2,12 @@
 
 use super::operator::{Operator, PartsResult};
 use super::parts::{counted, finished};
-use crate::content::Item;
+use crate::graph::content::Item;
 use crate::elem::ElemType;
-use crate::emit::int;
+use crate::graph::emit::int;
 use crate::error::Refusal;
 use crate::inference::axis_of;
-use crate::ir::{Graph, Node, Shape, Val};
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
@@ -120,12 +120,12 @@ fn of_length(s: &mut Step, d: Val, axis: usize) -> Result<Val, Refusal> {
     let mut shape = s.shape(d)?;
     let zero = |s: &mut Step, n: usize| s.g.integers(&vec![0; n]);
     let (before, after) = (zero(s, shape.len() + axis), zero(s, shape.len() - 1 - axis));
-    let length = s.g.cast(length, crate::ElemType::INT64);
+    let length = s.g.cast(length, ElemType::INT64);
     let pads = s.g.concat(&[before, length, after], 0);
     let wide = s.g.op("Pad", &[d, pads]);
     let size = s.g.content(length).and_then(|c| c.items.first().cloned());
     let known = match size {
-        Some(crate::content::Item::Int(size)) => size,
+        Some(crate::graph::content::Item::Int(size)) => size,
         _ => s.g.symbols.fresh(),
     };
     shape[axis] = s.g.symbols.add(&shape[axis], &known);
@@ -190,7 +190,7 @@ fn stft_parts(s: &mut Step) -> PartsResult {
     };
     let length = length.filter(|n| (1..1 << 30).contains(n)).ok_or("the length of its frames is not known")?;
     let step = s.node.input(1).ok_or("its step is missing")?;
-    let step = s.g.cast(step, crate::ElemType::INT64);
+    let step = s.g.cast(step, ElemType::INT64);
     let (frames, places) = (counted(s.g, &y[1]), counted(s.g, &Size::fixed(length)));
     let starts = s.g.mul(frames, step);
     let starts = s.g.unsqueeze(starts, &[1]);

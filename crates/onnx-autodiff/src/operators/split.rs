@@ -2,12 +2,12 @@
 
 use super::concat::axis;
 use super::operator::Operator;
-use crate::content::Content;
-use crate::emit::int;
+use crate::graph::content::Content;
+use crate::graph::emit::int;
 use crate::error::Refusal;
 use crate::folding::take;
 use crate::inference::{axis_of, sizes};
-use crate::ir::{Graph, Inferred, Node, Val};
+use crate::graph::{Graph, Inferred, Node, Val};
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};

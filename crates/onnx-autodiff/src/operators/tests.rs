@@ -6,7 +6,7 @@ use std::path::Path;
 use super::operator::Float64;
 use super::*;
 use crate::Model;
-use crate::emit::{int, ints, text};
+use crate::graph::emit::{int, ints, text};
 use crate::proto::NodeProto;
 use crate::testing::{bytes, floats, graph, node};
 

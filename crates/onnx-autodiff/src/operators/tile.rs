@@ -1,11 +1,11 @@
 //! Copies along axes.
 
 use super::operator::{Operator, TangentResult};
-use crate::content::{Content, count};
+use crate::graph::content::{Content, count};
 use crate::error::Refusal;
 use crate::folding::{lengths, take};
 use crate::inference::sizes;
-use crate::ir::{Graph, Node, Shape};
+use crate::graph::{Graph, Node, Shape};
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 

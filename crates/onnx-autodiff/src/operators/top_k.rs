@@ -2,12 +2,12 @@
 
 use super::gather::for_each_direction;
 use super::operator::{Operator, integers};
-use crate::content::Item;
+use crate::graph::content::Item;
 use crate::elem::ElemType;
-use crate::emit::int;
+use crate::graph::emit::int;
 use crate::error::Refusal;
 use crate::inference::{axis_of, reduced};
-use crate::ir::{Graph, Inferred, Node, Shape};
+use crate::graph::{Graph, Inferred, Node, Shape};
 use crate::step::{Step, Tangent};
 
 pub const OPERATORS: &[Operator] = &[

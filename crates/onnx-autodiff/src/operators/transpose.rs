@@ -1,10 +1,10 @@
 //! Axes in another order.
 
 use super::operator::{Operator, TangentResult};
-use crate::content::{Content, count};
+use crate::graph::content::{Content, count};
 use crate::error::Refusal;
 use crate::inference::axis_of;
-use crate::ir::{Graph, Node, Shape};
+use crate::graph::{Graph, Node, Shape};
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 

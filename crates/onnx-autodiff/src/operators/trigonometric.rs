@@ -9,7 +9,7 @@ use super::operator::{DerivativeResult, Operator};
 use super::parts::{from, polynomial, square, where_greater};
 use crate::elem::ElemType;
 use crate::error::Refusal;
-use crate::ir::{Graph, Node, Val};
+use crate::graph::{Graph, Node, Val};
 use crate::step::{Step, Tangent};
 
 pub const OPERATORS: &[Operator] = &[
@@ -65,7 +65,7 @@ fn atan_tangent(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Option<Tange
     if let Some(Node { inputs, .. }) = quotient {
         let tangents = inputs.iter().map(|v| of.get(&(*v)?).copied()).collect();
         let node = Node { inputs, ..s.node.clone() };
-        return angle(&mut Step { g: s.g, node, tangents, k: s.k.clone() });
+        return angle(&mut Step { g: s.g, node, tangents, k: s.k.clone(), walk: s.walk });
     }
     let x = s.x(0)?;
     let square = square(s, x);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::read::{self, External};
+use crate::model::read::{self, External};
 use crate::{GraphError, differentiate, external_files, obstacles};
 
 #[test]

@@ -3,6 +3,7 @@
 mod evaluate;
 mod fuzz;
 mod hostile;
+mod layers;
 mod parts;
 mod random;
 mod refusals;
@@ -11,9 +12,9 @@ mod structure;
 use prost::Message;
 use prost::bytes::Bytes;
 
-use super::emit::{int, ints, text};
-use super::proto::*;
-use super::{Mode, Model};
+use crate::graph::emit::{int, ints, text};
+use crate::proto::*;
+use crate::{Mode, Model};
 use evaluate::Dual;
 pub use evaluate::{Tensor, evaluate, number};
 

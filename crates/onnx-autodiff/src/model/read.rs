@@ -10,11 +10,12 @@ use std::path::{Component, Path, PathBuf};
 use prost::Message;
 use prost::bytes::Bytes;
 
-use super::elem::ElemType;
-use super::error::GraphError;
-use super::model::LARGEST;
-use super::proto::*;
-use super::{inline, order};
+use crate::elem::ElemType;
+use crate::error::GraphError;
+use crate::inline;
+use crate::model::LARGEST;
+use crate::order;
+use crate::proto::*;
 
 /// What becomes of tensors whose data lie in other files.
 #[derive(Clone, Copy)]

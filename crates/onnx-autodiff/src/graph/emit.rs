@@ -4,11 +4,11 @@
 
 use prost::bytes::Bytes;
 
-use super::elem::ElemType;
-use super::ir::{Graph, Val};
-use super::passes::Pass;
-use super::proto::*;
-use super::size::Size;
+use crate::elem::ElemType;
+use crate::graph::{Graph, Val};
+use crate::passes::Pass;
+use crate::proto::*;
+use crate::size::Size;
 
 pub fn int(name: &str, value: i64) -> AttributeProto {
     AttributeProto { name: Some(name.into()), i: Some(value), kind: Some(attribute_kind::INT), ..Default::default() }

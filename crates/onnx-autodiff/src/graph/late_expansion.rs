@@ -6,10 +6,10 @@
 //! has the rows needs no `Expand` at all. Results are the same numbers; what is saved is a product of matrices for each
 //! row, and the memory of the copies.
 
-use super::ir::{Graph, Shape, Val};
-use super::passes::Pass;
-use super::proto::AttributeProto;
-use super::size::Size;
+use crate::graph::{Graph, Shape, Val};
+use crate::passes::Pass;
+use crate::proto::AttributeProto;
+use crate::size::Size;
 
 /// The axis of the rows in a tangent, behind that of the directions.
 const ROWS: usize = 1;

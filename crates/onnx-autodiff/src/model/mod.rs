@@ -1,16 +1,17 @@
 //! An ONNX file as data.
 
+pub mod read;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use prost::Message;
 use prost::bytes::Bytes;
 
-use super::elem::ElemType;
-use super::error::GraphError;
-use super::ir::{standardize, tensor_type};
-use super::proto::*;
-use super::read::{self, External};
+use self::read::External;
+use crate::elem::ElemType;
+use crate::error::GraphError;
+use crate::proto::*;
 
 /// A model whose names, order and tensors have been checked; functions of its own are inlined.
 pub struct Model {

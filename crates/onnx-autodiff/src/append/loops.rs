@@ -1,18 +1,17 @@
 //! `Loop` and `Scan` whose number of steps is known before anything runs: replaced by that many copies of their bodies.
 //!
-//! Both modes then differentiate the copies like any other nodes. Loops of unknown length are kept, and refused where a
-//! derivative passes through them.
+//! Both modes then differentiate the copies like any other nodes. Loops of unknown length are kept, and differentiated
+//! as loops (`loop_tangents`).
 
 use std::collections::HashMap;
 
-use super::branches;
-use super::elem::ElemType;
-use super::emit::int;
-use super::inference::axis_of;
-use super::inline;
-use super::ir::{Graph, Val, standardize};
-use super::order;
-use super::proto::*;
+use crate::elem::ElemType;
+use crate::graph::emit::int;
+use crate::graph::{Graph, Val};
+use crate::inference::axis_of;
+use crate::inline;
+use crate::order;
+use crate::proto::*;
 
 /// Loops of more steps than this are kept.
 const STEPS: i64 = 4096;
@@ -57,7 +56,7 @@ fn unrolled_loop(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
     let mut carried: Vec<Val> = (2..node.input.len()).map(|place| input(g, place)).collect::<Option<_>>()?;
     let mut goes_on = match node.input.get(1).filter(|name| !name.is_empty()) {
         Some(name) => g.named(name)?,
-        None => truth(g),
+        None => truth(g, &[]),
     };
     let mut stacked: Vec<Vec<Val>> = vec![Vec::new(); body.output.len() - states - 1];
     for step in 0..trips {
@@ -74,8 +73,10 @@ fn unrolled_loop(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
     Some([carried, stacked?].concat())
 }
 
-fn truth(g: &mut Graph) -> Val {
+/// The constant `true`.
+pub fn truth(g: &mut Graph, dims: &[i64]) -> Val {
     g.add_constant(TensorProto {
+        dims: dims.to_vec(),
         data_type: Some(ElemType::BOOL.0),
         raw_data: Some(prost::bytes::Bytes::from_static(&[1])),
         ..Default::default()
@@ -132,7 +133,7 @@ fn stack(g: &mut Graph, list: &[Val], axis: i64) -> Option<Val> {
 }
 
 /// Appends the body with its inputs bound to values of the graph; its outputs.
-fn copy(g: &mut Graph, node: &NodeProto, body: &GraphProto, given: &[Val]) -> Option<Vec<Val>> {
+pub fn copy(g: &mut Graph, node: &NodeProto, body: &GraphProto, given: &[Val]) -> Option<Vec<Val>> {
     let mut body = body.clone();
     let captured = order::captures(node).into_iter().map(|name| (name.clone(), name));
     let mut names: HashMap<String, String> = captured.collect();
@@ -141,13 +142,13 @@ fn copy(g: &mut Graph, node: &NodeProto, body: &GraphProto, given: &[Val]) -> Op
     }
     let prefix = g.fresh_name("step");
     inline::rename_graph(&mut body, &mut names, &prefix);
-    branches::import(g, &body);
+    super::push_body(g, &body);
     body.output.iter().map(|output| g.named(output.name())).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::emit::{int, ints};
+    use crate::graph::emit::{int, ints};
     use crate::proto::*;
     use crate::testing::{bytes, graph, integers, node, port};
     use crate::{Mode, Model, differentiate};
@@ -162,7 +163,7 @@ mod tests {
     }
 
     /// `s ← s · x`, so often, with every state kept.
-    fn powers(trips: Option<i64>) -> Model {
+    fn powers(trips: i64) -> Model {
         let steps = vec![
             node("Identity", "c", "on", vec![]),
             node("Mul", "s x", "next", vec![]),
@@ -172,26 +173,16 @@ mod tests {
         inner.input.splice(0..0, [port("i:", 7), port("c:", 9)]);
         inner.output.insert(0, port("on:", 9));
         let nodes = vec![node("Loop", "trips - x", "y all", vec![body("body", inner)])];
-        let constants = trips.map(|n| integers("trips", &[], &[n])).into_iter().collect();
-        let mut made = graph(&["x: N 2"], &["y: N 2"], constants, nodes);
-        if trips.is_none() {
-            made.input.push(port("trips:", 7));
-        }
+        let made = graph(&["x: N 2"], &["y: N 2"], vec![integers("trips", &[], &[trips])], nodes);
         Model::from_bytes("loop.onnx", &bytes(made, 17)).expect("a model")
     }
 
     #[test]
     fn a_loop_of_known_length_is_differentiated_in_both_modes() {
         for mode in [Mode::Jvp, Mode::Vjp] {
-            let derived = differentiate(&powers(Some(3)), mode, Some("x"), Some("y")).expect("unrolled");
+            let derived = differentiate(&powers(3), mode, Some("x"), Some("y")).expect("unrolled");
             assert!(!derived.operators().contains_key("Loop"));
         }
-    }
-
-    #[test]
-    fn a_loop_of_unknown_length_is_refused_by_its_name() {
-        let error = differentiate(&powers(None), Mode::Jvp, Some("x"), Some("y")).err().expect("refused").to_string();
-        assert!(error.contains("node `node_y_all` (Loop)"), "{error}");
     }
 
     #[test]

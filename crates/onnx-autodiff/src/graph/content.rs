@@ -4,9 +4,9 @@
 //! and a little arithmetic. Following those few numbers, with symbolic sizes among them, tells the shapes of
 //! everything else. An element that cannot be followed is [`Item::Unknown`].
 
-use super::elem::ElemType;
-use super::proto::TensorProto;
-use super::size::Size;
+use crate::elem::ElemType;
+use crate::proto::TensorProto;
+use crate::size::Size;
 
 /// Tensors of more elements than this are not followed.
 pub const LIMIT: usize = 1024;

@@ -3,17 +3,25 @@
 //! A graph only grows: [`Graph::push`] appends a node and infers its outputs; [`Graph::export`] writes the part that
 //! the outputs need.
 
+pub mod content;
+pub mod emit;
+mod late_expansion;
+pub mod repetition;
+pub mod subgraph;
+
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use prost::Message;
 
-use super::content::Content;
-use super::elem::ElemType;
-use super::error::{Obstacle, Refusal};
-use super::passes::{Pass, Passes};
-use super::proto::*;
-use super::size::{Size, Symbols};
+use content::Content;
+use subgraph::Inside;
+
+use crate::elem::ElemType;
+use crate::error::{Obstacle, Refusal};
+use crate::passes::{Pass, Passes};
+use crate::proto::*;
+use crate::size::{Size, Symbols};
 
 /// A value of the graph, by its place in [`Graph::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -133,6 +141,17 @@ pub struct Centred {
     pub sums: Val,
 }
 
+/// A node with subgraphs that is being made.
+pub struct Control {
+    pub op: &'static str,
+    pub inputs: Vec<Option<Val>>,
+    pub attributes: Vec<AttributeProto>,
+    /// Values of the graph that the subgraphs use.
+    pub captures: Vec<Val>,
+    /// Whether its outputs are tangents.
+    pub linear: bool,
+}
+
 /// What is known where a branch begins.
 pub struct Scope {
     nodes: usize,
@@ -160,6 +179,10 @@ pub struct Graph {
     pub avoids_single: bool,
     /// Values that whoever runs the graph gives to it, so that what makes them is not exported.
     pub given: HashSet<Val>,
+    /// What nodes of tangents with subgraphs hold, by their first output.
+    pub inside: HashMap<Val, Inside>,
+    /// How many loops the subgraph that is being read lies in.
+    pub nesting: usize,
     names: HashMap<String, Val>,
     taken: HashSet<String>,
     fresh: usize,
@@ -191,6 +214,8 @@ impl Graph {
             passes: Passes::all(),
             avoids_single: false,
             given: HashSet::new(),
+            inside: HashMap::new(),
+            nesting: 0,
             names: HashMap::new(),
             taken,
             fresh: 0,
@@ -407,34 +432,74 @@ impl Graph {
         self.names.get(&name).copied().unwrap_or(v)
     }
 
-    /// Appends an `If` of tangents.
-    pub fn push_branches(
+    /// A value that a subgraph is given by the node that runs it.
+    pub fn add_formal(&mut self, elem: ElemType, shape: Option<Shape>, linear: bool) -> Val {
+        let name = self.fresh_name("given");
+        self.add_value(name, elem, shape, None, None, linear)
+    }
+
+    /// Makes a value known by its name where that ended with the subgraph in which it was first used.
+    pub fn recall(&mut self, v: Val) {
+        self.names.insert(self.value(v).name.clone(), v);
+    }
+
+    /// Appends a node with subgraphs, whose outputs are not inferred.
+    pub fn push_control(&mut self, control: Control, outputs: Vec<Inferred>) -> Vec<Val> {
+        let Control { op, inputs, attributes, captures, linear } = control;
+        let (place, origin) = (Some(self.nodes.len()), self.origin);
+        let mut made = Vec::new();
+        for (elem, shape) in outputs {
+            let name = self.fresh_name(op);
+            let v = self.add_value(name, elem, shape, None, None, linear);
+            self.values[v.0 as usize].place = place;
+            made.push(v);
+        }
+        let (name, outputs) = (self.fresh_name(&format!("{op}_node")), made.iter().copied().map(Some).collect());
+        let (op, domain) = (op.into(), String::new());
+        self.nodes.push(Node { op, domain, name, inputs, outputs, attributes, captures, origin });
+        made
+    }
+
+    /// Gives a node with a subgraph another one, which has more outputs than before.
+    pub fn extend_control(
         &mut self,
-        condition: Val,
-        branches: Vec<AttributeProto>,
-        captures: Vec<Val>,
+        place: usize,
+        attributes: Vec<AttributeProto>,
         outputs: Vec<Inferred>,
     ) -> Vec<Val> {
         let mut made = Vec::new();
         for (elem, shape) in outputs {
-            let name = self.fresh_name("If");
-            made.push(self.add_value(name, elem, shape, None, None, true));
+            let name = self.fresh_name("kept");
+            let v = self.add_value(name, elem, shape, None, None, false);
+            self.values[v.0 as usize].place = Some(place);
+            made.push(v);
         }
-        for v in &made {
-            self.values[v.0 as usize].place = Some(self.nodes.len());
-        }
-        let node = Node {
-            op: "If".into(),
-            domain: String::new(),
-            name: self.fresh_name("If_node"),
-            inputs: vec![Some(condition)],
-            outputs: made.iter().copied().map(Some).collect(),
-            attributes: branches,
-            captures,
-            origin: self.origin,
-        };
-        self.nodes.push(node);
+        let node = &mut self.nodes[place];
+        node.attributes = attributes;
+        node.outputs.extend(made.iter().copied().map(Some));
         made
+    }
+
+    /// Appends the nodes of a subgraph that has ended once more, in another one.
+    pub fn repeat(&mut self, nodes: &[Node]) {
+        for node in nodes {
+            for v in node.outputs.iter().flatten() {
+                self.values[v.0 as usize].place = Some(self.nodes.len());
+                self.witness_again(*v);
+            }
+            self.nodes.push(node.clone());
+        }
+    }
+
+    /// Makes a value known by its name and its sizes.
+    pub fn witness_again(&mut self, v: Val) {
+        self.recall(v);
+        let value = &self.values[v.0 as usize];
+        for (axis, size) in value.shape.iter().flatten().enumerate() {
+            if size.as_fixed().is_none() && !value.linear {
+                self.witnesses.entry(size.clone()).or_insert((v, axis));
+            }
+        }
     }
 
     /// Infers the outputs of a node and gives them their names.
@@ -635,19 +700,6 @@ impl Graph {
     }
 }
 
-/// The tensor type of a declaration, where it is one.
-pub fn tensor_type(info: &ValueInfoProto) -> Option<&TensorTypeProto> {
-    match info.r#type.as_ref()?.value.as_ref()? {
-        TypeValue::Tensor(tensor) => Some(tensor),
-        _ => None,
-    }
-}
-
 fn says_shape(declared: &TypeProto) -> bool {
     !matches!(&declared.value, Some(TypeValue::Tensor(tensor)) if tensor.shape.is_none())
-}
-
-/// The standard domain has two spellings.
-pub fn standardize(domain: &str) -> String {
-    if domain == "ai.onnx" { String::new() } else { domain.to_string() }
 }

@@ -1,0 +1,73 @@
+//! Nodes of a file appended to a graph: branches that are decided, loops of known length as copies of their bodies, and
+//! everything else as it is.
+
+pub mod branches;
+pub mod loop_form;
+pub mod loops;
+
+use crate::graph::Graph;
+use crate::order;
+use crate::proto::*;
+
+/// Appends a node of the file; a decided `If` is replaced by its branch.
+pub fn push(g: &mut Graph, node: &NodeProto) {
+    if node.op_type() == "If" && standardize(node.domain()).is_empty() {
+        match branches::chosen(g, node) {
+            Some(branch) => return push_branch(g, node, &branch),
+            None => return push_undecided(g, node),
+        }
+    }
+    match loops::unrolled(g, node) {
+        Some(outputs) => {
+            let inner: Vec<String> = outputs.into_iter().map(|v| g.value(v).name.clone()).collect();
+            push_outputs(g, node, &inner);
+        }
+        None => push_plain(g, node),
+    }
+}
+
+fn push_branch(g: &mut Graph, node: &NodeProto, branch: &GraphProto) {
+    push_body(g, branch);
+    let inner: Vec<String> = branch.output.iter().map(|output| output.name().to_string()).collect();
+    push_outputs(g, node, &inner);
+}
+
+/// Gives the outputs of a node that was replaced their names.
+fn push_outputs(g: &mut Graph, node: &NodeProto, inner: &[String]) {
+    for (inner, outer) in inner.iter().zip(&node.output).filter(|(_, outer)| !outer.is_empty()) {
+        let identity = NodeProto {
+            op_type: Some("Identity".into()),
+            name: Some(format!("{}.{outer}", node.name())),
+            input: vec![inner.clone()],
+            output: vec![outer.clone()],
+            ..Default::default()
+        };
+        push_plain(g, &identity);
+    }
+}
+
+fn push_undecided(g: &mut Graph, node: &NodeProto) {
+    let inferred = branches::infer(g, node);
+    push_plain(g, node);
+    for (name, (elem, shape)) in node.output.iter().zip(inferred) {
+        if let Some(v) = g.named(name) {
+            g.complete(v, elem, shape);
+        }
+    }
+}
+
+fn push_plain(g: &mut Graph, node: &NodeProto) {
+    let inputs = node.input.iter().map(|name| g.named(name)).collect();
+    let captures = order::captures(node).iter().filter_map(|name| g.named(name)).collect();
+    g.push_original(node, inputs, captures);
+}
+
+/// Appends the constants and nodes of a subgraph.
+pub fn push_body(g: &mut Graph, graph: &GraphProto) {
+    for tensor in &graph.initializer {
+        g.add_initializer(tensor.clone());
+    }
+    for node in &graph.node {
+        push(g, node);
+    }
+}

@@ -1,0 +1,130 @@
+//! Loops that are written here: a number of steps, values that are carried from one to the next, sequences of which each
+//! step is given an element, and values that are kept of all steps.
+
+use crate::elem::ElemType;
+use crate::graph::emit::int;
+use crate::graph::subgraph::{Body, Inside};
+use crate::graph::{Control, Graph, Node, Shape, Val};
+use crate::size::Size;
+
+/// A loop whose number of steps is known where it begins.
+#[derive(Clone)]
+pub struct Repetition {
+    pub steps: Size,
+    /// The carried values before the first step.
+    pub first: Vec<Val>,
+    pub sequences: Vec<Sequence>,
+    /// Given the carried values, then an element of each sequence; makes the next carried values, then what is kept.
+    pub body: Body,
+}
+
+/// A value of which each step is given one place along an axis.
+#[derive(Clone, Copy)]
+pub struct Sequence {
+    pub whole: Val,
+    pub axis: usize,
+    /// Whether the first step is given the last place.
+    pub backwards: bool,
+}
+
+/// What a loop makes: the last carried values, and what was kept, along a new first axis in the order of the steps.
+pub struct Made {
+    pub last: Vec<Val>,
+    pub kept: Vec<Val>,
+}
+
+impl Repetition {
+    /// Appends the loop as a `Loop`; `kept` are the shapes of what each step keeps, in sizes that are known around it.
+    /// Tangents are remembered for reverse mode.
+    pub fn write(mut self, g: &mut Graph, kept: &[Shape], linear: bool) -> Made {
+        self.drop_unused();
+        let body = self.with_elements(g);
+        let steps = g.sizes(std::slice::from_ref(&self.steps));
+        let steps = g.squeeze(steps, &[0]);
+        let carried = self.first.len();
+        let mut outputs: Vec<_> = self.first.iter().map(|v| (g.elem(*v), g.shape(*v).cloned())).collect();
+        for (v, shape) in self.body.outputs[carried..].iter().zip(kept) {
+            let stacked = std::iter::once(&self.steps).chain(shape).cloned().collect();
+            outputs.push((g.elem(*v), Some(stacked)));
+        }
+        let inputs = [Some(steps), None].into_iter().chain(self.first.iter().copied().map(Some)).collect();
+        let attributes = vec![body.attribute(g, "body")];
+        let mut last =
+            g.push_control(Control { op: "Loop", inputs, attributes, captures: body.captures(), linear }, outputs);
+        if let Some(first) = last.first().copied().filter(|_| linear) {
+            g.inside.insert(first, Inside::Repetition(self));
+        }
+        let kept = last.split_off(carried);
+        Made { last, kept }
+    }
+
+    /// Leaves out the sequences that no step looks at.
+    fn drop_unused(&mut self) {
+        let carried = self.first.len();
+        let used: Vec<bool> = self.body.inputs[carried..].iter().map(|v| self.body.uses(*v)).collect();
+        let mut flags = used.iter();
+        self.sequences.retain(|_| flags.next() == Some(&true));
+        let mut flags = std::iter::repeat_n(&true, carried).chain(&used);
+        self.body.inputs.retain(|_| flags.next() == Some(&true));
+    }
+
+    /// The body as `Loop` has it: it takes its elements from the sequences by the number of the step.
+    fn with_elements(&self, g: &mut Graph) -> Body {
+        let scope = g.enter();
+        let (step, on) =
+            (g.add_formal(ElemType::INT64, Some(vec![]), false), g.add_formal(ElemType::BOOL, Some(vec![]), false));
+        let goes_on = g.fresh_identity(on);
+        let back = self.sequences.iter().any(|sequence| sequence.backwards).then(|| {
+            let count = g.sizes(std::slice::from_ref(&self.steps));
+            let one = g.integers(&[1]);
+            let last = g.sub(count, one);
+            let last = g.squeeze(last, &[0]);
+            g.sub(last, step)
+        });
+        let (mut nodes, _) = g.leave(scope);
+        let carried = self.first.len();
+        for (Sequence { whole, axis, backwards }, element) in self.sequences.iter().zip(&self.body.inputs[carried..]) {
+            let place = back.filter(|_| *backwards).unwrap_or(step);
+            nodes.push(Node {
+                op: "Gather".into(),
+                domain: String::new(),
+                name: g.fresh_name("Gather_node"),
+                inputs: vec![Some(*whole), Some(place)],
+                outputs: vec![Some(*element)],
+                attributes: vec![int("axis", *axis as i64)],
+                captures: Vec::new(),
+                origin: g.origin,
+            });
+        }
+        nodes.extend(self.body.nodes.iter().cloned());
+        let inputs = [&[step, on], &self.body.inputs[..carried]].concat();
+        let outputs = [&[goes_on], &self.body.outputs[..]].concat();
+        Body { inputs, nodes, outputs }
+    }
+}
+
+/// A value kept of all steps with its first axis at another place, of a known shape; `backwards` from the last to the
+/// first step.
+pub fn placed(g: &mut Graph, kept: Val, axis: usize, backwards: bool, shape: &[Size]) -> Val {
+    let mut v = kept;
+    if backwards {
+        let [start, end, first, step] = [-1, i64::MIN + 1, 0, -1].map(|n| g.integers(&[n]));
+        v = g.op("Slice", &[v, start, end, first, step]);
+    }
+    let order: Vec<usize> = (1..=axis).chain([0]).chain(axis + 1..shape.len()).collect();
+    v = g.transpose(v, &order);
+    if shape[axis].as_fixed().is_none_or(|n| n == 0) {
+        // A loop of no steps does not know the other sizes.
+        let target = g.sizes(shape);
+        v = g.op_with("Reshape", &[v, target], vec![int("allowzero", 1)]);
+    }
+    g.set_shape(v, shape);
+    v
+}
+
+/// The shape of an element of a sequence.
+pub fn element_shape(g: &Graph, whole: Val, axis: usize) -> Option<Shape> {
+    let mut shape = g.shape(whole)?.clone();
+    (axis < shape.len()).then(|| shape.remove(axis))?;
+    Some(shape)
+}

@@ -1,0 +1,129 @@
+//! `If`: decided where its condition is known, else differentiated in both branches.
+
+use std::collections::HashMap;
+
+use super::operator::{Operator, unknown};
+use crate::append::branches::{BRANCHES, renamed};
+use crate::append;
+use crate::elem::ElemType;
+use crate::error::Refusal;
+use crate::graph::subgraph::{Body, Inside};
+use crate::graph::{Control, Graph, Inferred, Node, Val};
+use crate::proto::*;
+use crate::step::{Step, Tangent, Tangents};
+use crate::transposition::{CONTRADICTION, Cotangents, Transposition, backwards, closed, own};
+
+pub const OPERATORS: &[Operator] =
+    &[Operator::new("If").element(unknown).shapes(branch_types).tangents_inside(if_tangents).transpose(if_cotangent)];
+
+/// Both branches' declared outputs, where they agree.
+fn branch_types(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferred>> {
+    let branch = |name: &str| node.attribute(name)?.g.clone();
+    let (yes, no) = (branch("then_branch")?, branch("else_branch")?);
+    let mut inferred = Vec::new();
+    for i in 0..outputs {
+        let (a, b) = (tensor_type(yes.output.get(i)?), tensor_type(no.output.get(i)?));
+        let (Some(a), Some(b)) = (a, b) else {
+            return None;
+        };
+        let (p, q) = (g.declared_shape(a), g.declared_shape(b));
+        inferred.push((ElemType(a.elem_type()), p.filter(|p| Some(p) == q.as_ref())));
+    }
+    Some(inferred)
+}
+
+/// The tangents of an `If`: another `If` with the same condition, whose branches compute them.
+fn if_tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<Tangent>>, Refusal> {
+    s.node.captures.iter().for_each(|v| s.g.recall(*v));
+    let proto = s.g.export_node(&s.node);
+    let condition = s.node.input(0).ok_or("its condition is missing")?;
+    let places: Vec<usize> =
+        (0..s.node.outputs.len()).filter(|i| s.node.output(*i).is_some_and(|v| s.g.elem(v).is_float())).collect();
+    let mut branch = |name: &str| -> Result<Body, Refusal> {
+        let graph = renamed(s.g, &proto, name).ok_or("one of its branches is missing")?;
+        let scope = s.g.enter();
+        match inside(s, of, &graph, &places) {
+            Ok(outputs) => Ok(Body::close(s.g, scope, Vec::new(), outputs)),
+            Err(refusal) => {
+                s.g.leave(scope);
+                Err(refusal)
+            }
+        }
+    };
+    let branches = [branch(BRANCHES[0])?, branch(BRANCHES[1])?];
+    branches.iter().try_for_each(Body::is_repeatable)?;
+    let types = branches[1].outputs.iter().map(|v| (s.g.elem(*v), s.g.shape(*v).cloned())).collect();
+    let made = choice(s.g, condition, &branches, types, true);
+    if let Some(first) = made.first() {
+        s.g.inside.insert(*first, Inside::Branches(branches));
+    }
+    let mut tangents = vec![None; s.node.outputs.len()];
+    for (place, v) in places.into_iter().zip(made) {
+        let shape = s.lead(&s.shape(s.node.output(place).ok_or("an output is missing")?)?);
+        s.g.set_shape(v, &shape);
+        tangents[place] = Some(Tangent::plain(v));
+    }
+    Ok(tangents)
+}
+
+/// The tangents of one branch's outputs, computed in the current scope.
+fn inside(s: &mut Step, of: &HashMap<Val, Tangent>, graph: &GraphProto, places: &[usize]) -> Result<Vec<Val>, Refusal> {
+    let start = s.g.nodes.len();
+    append::push_body(s.g, graph);
+    let mut found = Tangents { of: of.clone(), obstacles: Vec::new() };
+    let (end, origin) = (s.g.nodes.len(), s.g.origin);
+    let wanted: Vec<Val> = places.iter().filter_map(|i| s.g.named(graph.output.get(*i)?.name())).collect();
+    if wanted.len() != places.len() {
+        return Err("its branches lack an output".into());
+    }
+    (s.walk)(s.g, start..end, &s.k.clone(), &wanted, &mut found);
+    s.g.origin = origin;
+    if let Some(obstacle) = found.obstacles.first() {
+        return Err(format!("in one of its branches, {obstacle}").into());
+    }
+    let mut outputs = Vec::new();
+    for v in wanted {
+        let shape = s.lead(&s.shape(v)?);
+        let d = match found.of.get(&v) {
+            Some(tangent) => s.whole(*tangent),
+            None => s.g.zeros(&shape, s.g.elem(v).tangent()),
+        };
+        // An output must be made inside the branch.
+        outputs.push(s.g.fresh_identity(d));
+    }
+    Ok(outputs)
+}
+
+/// Appends an `If`.
+fn choice(g: &mut Graph, condition: Val, branches: &[Body; 2], types: Vec<Inferred>, linear: bool) -> Vec<Val> {
+    let attributes = branches.iter().zip(BRANCHES).map(|(body, name)| body.attribute(g, name)).collect();
+    let captures = branches.iter().flat_map(Body::captures).collect();
+    g.push_control(Control { op: "If", inputs: vec![Some(condition)], attributes, captures, linear }, types)
+}
+
+/// The same choice, of what each branch gives to the tangents that it uses.
+fn if_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+    let first = t.node.outputs.iter().flatten().next();
+    let Some(Inside::Branches(branches)) = first.and_then(|v| t.g.inside.get(v)).cloned() else {
+        return Err(CONTRADICTION.into());
+    };
+    let condition = t.input(0)?;
+    let mut uses = branches[0].linear_captures(t.g);
+    let others = branches[1].linear_captures(t.g);
+    uses.extend(others.into_iter().filter(|v| !branches[0].uses(*v)));
+    if uses.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut branch = |body: &Body| -> Result<Body, Refusal> {
+        let (scope, places) = body.reopen(t.g);
+        let arriving = body.outputs.iter().zip(&t.arriving).filter_map(|(v, c)| Some((*v, (*c)?)));
+        let found = backwards(t.g, t.walk, places, arriving)
+            .and_then(|cotangents| uses.iter().map(|v| own(t.g, &cotangents, *v)).collect::<Result<Vec<Val>, _>>());
+        closed(t.g, scope, Vec::new(), found)
+    };
+    let turned = [branch(&branches[0])?, branch(&branches[1])?];
+    let types = uses.iter().map(|v| (t.g.elem(*v), t.g.shape(*v).cloned())).collect();
+    let made = choice(t.g, condition, &turned, types, false);
+    t.captured.extend(uses.into_iter().zip(made));
+    Ok(Vec::new())
+}

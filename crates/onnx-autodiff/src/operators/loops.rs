@@ -1,0 +1,406 @@
+//! Tangents of `Loop` and `Scan`: another loop, of as many steps, that is linear in them.
+//!
+//! The loop of tangents computes each step's values once more from what that step was given: the number of the step, the
+//! elements of the sequences, and the carried values, which the original loop keeps of all steps for this. What it
+//! carries are the tangents of the carried values that depend on the differentiated input, and it keeps those of what
+//! the original keeps. How many steps there were is known once the original has run.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use super::operator::{Operator, unknown};
+use super::{Rule, rule};
+use crate::append::loop_form::{Carried, Form, Line, Opened, infer};
+use crate::elem::ElemType;
+use crate::error::Refusal;
+use crate::graph::repetition::{Repetition, Sequence, element_shape, placed};
+use crate::graph::subgraph::{Body, Inside, graph_attribute};
+use crate::graph::{Graph, Inferred, Node, Shape, Val};
+use crate::inference::axis_of;
+use crate::proto::*;
+use crate::size::Size;
+use crate::step::{Step, Tangent, Tangents};
+use crate::transposition::{CONTRADICTION, Cotangents, Transposition, Walk, backwards, closed, own, zeros_like};
+
+/// Loops of tangents are all written as `Loop`.
+pub const OPERATORS: &[Operator] = &[
+    Operator::new("Loop").element(unknown).shapes(infer).tangents_inside(loop_tangents).transpose(loop_cotangent),
+    Operator::new("Scan").element(unknown).shapes(infer).tangents_inside(loop_tangents),
+];
+
+const MISFIT: &str = "its body does not fit its inputs";
+
+/// The step of tangents: what it is given, and what it makes.
+struct Inner {
+    body: Body,
+    opened: Opened,
+    /// The places of the carried values that have tangents, of the sequences, and of what is kept.
+    active: Vec<usize>,
+    sequences: Vec<usize>,
+    kept: Vec<usize>,
+}
+
+/// The tangents of a loop's outputs.
+fn loop_tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<Tangent>>, Refusal> {
+    let node = s.node.clone();
+    let form = Form::of(&node).ok_or(MISFIT)?;
+    let carried = form.carried(s.g, &node).ok_or(MISFIT)?;
+    let inner = step(s, of, &form, &carried)?;
+    if inner.body.outputs.is_empty() {
+        return Ok(vec![None; node.outputs.len()]);
+    }
+    inner.body.is_repeatable()?;
+    stays(&form, &carried, &inner)?;
+    let (repetition, kept) = around(s, of, &form, &carried, inner.body.clone(), &inner)?;
+    let steps = repetition.steps.clone();
+    let made = repetition.write(s.g, &kept, true);
+    let mut tangents = vec![None; node.outputs.len()];
+    for (i, v) in inner.active.iter().zip(made.last) {
+        tangents[*i] = Some(Tangent::plain(v));
+    }
+    for ((i, v), shape) in inner.kept.iter().zip(made.kept).zip(kept) {
+        let (v, shape) = spread(s.g, v, form.stacks[*i], shape, &steps).ok_or(MISFIT)?;
+        s.g.set_shape(v, &shape);
+        tangents[form.states + i] = Some(Tangent::plain(v));
+    }
+    Ok(tangents)
+}
+
+/// What was kept of all steps `[steps, k, …]`, with the steps where the output has them.
+fn spread(g: &mut Graph, v: Val, line: Line, mut shape: Shape, steps: &Size) -> Option<(Val, Shape)> {
+    let axis = 1 + axis_of(line.axis, shape.len())?;
+    shape.insert(axis, steps.clone());
+    Some((placed(g, v, axis, line.backwards, &shape), shape))
+}
+
+/// A subgraph in which one step and its tangents are computed.
+fn step(s: &mut Step, of: &HashMap<Val, Tangent>, form: &Form, carried: &Carried) -> Result<Inner, Refusal> {
+    let scope = s.g.enter();
+    let start = s.g.nodes.len();
+    let found =
+        form.open(s.g, &s.node, &carried.types).ok_or_else(|| Refusal::from(MISFIT)).and_then(|opened| {
+            let places = start..s.g.nodes.len();
+            let active = active(s, of, form, &opened, places.clone());
+            tangents_of_step(s, of, form, &opened, active, places).map(|made| (opened, made))
+        });
+    match found {
+        Ok((opened, StepTangents { active, sequences, kept, inputs, outputs })) => {
+            let body = Body::close(s.g, scope, inputs, outputs);
+            Ok(Inner { body, opened, active, sequences, kept })
+        }
+        Err(refusal) => {
+            s.g.leave(scope);
+            Err(refusal)
+        }
+    }
+}
+
+struct StepTangents {
+    active: Vec<usize>,
+    sequences: Vec<usize>,
+    kept: Vec<usize>,
+    /// Tangents of carried values, tangents of elements, then what the step itself is given.
+    inputs: Vec<Val>,
+    outputs: Vec<Val>,
+}
+
+fn tangents_of_step(
+    s: &mut Step,
+    of: &HashMap<Val, Tangent>,
+    form: &Form,
+    opened: &Opened,
+    active: Vec<usize>,
+    places: Range<usize>,
+) -> Result<StepTangents, Refusal> {
+    let mut found = Tangents { of: of.clone(), obstacles: Vec::new() };
+    let mut inputs = Vec::new();
+    let sequences: Vec<usize> = (0..form.sequences.len()).filter(|i| depends(s, of, form.states + i)).collect();
+    let states = active.iter().map(|i| opened.states[*i]);
+    for v in states.chain(sequences.iter().map(|i| opened.elements[*i])) {
+        let shape = s.lead(&s.shape(v)?);
+        let d = s.g.add_formal(s.g.elem(v).tangent(), Some(shape), true);
+        found.of.insert(v, Tangent::plain(d));
+        inputs.push(d);
+    }
+    let next: Vec<Val> = active.iter().map(|i| opened.next[*i]).collect();
+    let floats: Vec<usize> = (0..opened.kept.len()).filter(|i| s.g.elem(opened.kept[*i]).is_float()).collect();
+    let wanted: Vec<Val> = next.iter().copied().chain(floats.iter().map(|i| opened.kept[*i])).collect();
+    let origin = s.g.origin;
+    (s.walk)(s.g, places, &s.k.clone(), &wanted, &mut found);
+    s.g.origin = origin;
+    if let Some(obstacle) = found.obstacles.first() {
+        return Err(format!("in its body, {obstacle}").into());
+    }
+    let mut outputs = Vec::new();
+    for v in next {
+        let d = match found.of.get(&v) {
+            Some(tangent) => s.whole(*tangent),
+            None => {
+                let shape = s.lead(&s.shape(v)?);
+                s.g.zeros(&shape, s.g.elem(v).tangent())
+            }
+        };
+        outputs.push(s.g.fresh_identity(d));
+    }
+    let kept: Vec<usize> = floats.into_iter().filter(|i| found.of.contains_key(&opened.kept[*i])).collect();
+    for i in &kept {
+        let d = s.whole(found.of[&opened.kept[*i]]);
+        outputs.push(s.g.fresh_identity(d));
+    }
+    inputs.extend(opened.number.iter().chain(&opened.states).chain(&opened.elements));
+    Ok(StepTangents { active, sequences, kept, inputs, outputs })
+}
+
+/// Whether an input of the node depends on the differentiated input.
+fn depends(s: &Step, of: &HashMap<Val, Tangent>, place: usize) -> bool {
+    s.node.input(place).is_some_and(|v| of.contains_key(&v) && s.g.elem(v).is_float())
+}
+
+/// The carried values that depend on the differentiated input at any step.
+fn active(s: &Step, of: &HashMap<Val, Tangent>, form: &Form, opened: &Opened, places: Range<usize>) -> Vec<usize> {
+    let mut reached: HashSet<Val> = HashSet::new();
+    let first = (0..form.states).filter(|i| depends(s, of, form.start() + i)).map(|i| opened.states[i]);
+    reached.extend(first);
+    let elements = (0..form.sequences.len()).filter(|i| depends(s, of, form.states + i)).map(|i| opened.elements[i]);
+    reached.extend(elements);
+    loop {
+        for node in &s.g.nodes[places.clone()] {
+            let touched = |v: &Val| reached.contains(v) || of.contains_key(v);
+            let passes = !matches!(rule(node), Ok(Rule::Constant));
+            if passes && node.inputs.iter().flatten().chain(&node.captures).any(touched) {
+                let outputs = node.outputs.iter().flatten().copied();
+                reached.extend(outputs.filter(|v| s.g.elem(*v).is_float() || s.g.elem(*v) == ElemType::UNKNOWN));
+            }
+        }
+        let before = reached.len();
+        for (state, next) in opened.states.iter().zip(&opened.next) {
+            if (reached.contains(next) || of.contains_key(next)) && s.g.elem(*state).is_float() {
+                reached.insert(*state);
+            }
+        }
+        if reached.len() == before {
+            return (0..form.states).filter(|i| reached.contains(&opened.states[*i])).collect();
+        }
+    }
+}
+
+/// Refuses carried values that change their type or shape, where the tangents have or need them.
+fn stays(form: &Form, carried: &Carried, inner: &Inner) -> Result<(), Refusal> {
+    let needed = |i: &usize| inner.active.contains(i) || inner.body.uses(inner.opened.states[*i]);
+    match (0..form.states).find(|i| needed(i) && !carried.stays[*i]) {
+        Some(i) => Err(Refusal(format!(
+            "its carried value {i}, `{}`, is no tensor whose shape can be told to stay the same from step to step; export the model with one that keeps its shape",
+            form.body.input[form.start() + i].name()
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The loop of tangents, and the shapes of what its steps keep.
+fn around(
+    s: &mut Step,
+    of: &HashMap<Val, Tangent>,
+    form: &Form,
+    carried: &Carried,
+    body: Body,
+    inner: &Inner,
+) -> Result<(Repetition, Vec<Shape>), Refusal> {
+    let node = s.node.clone();
+    let whole = |s: &mut Step, v: Val| of.get(&v).map(|tangent| s.whole(*tangent));
+    let mut first = Vec::new();
+    for i in &inner.active {
+        let v = form.first(&node, *i).ok_or(MISFIT)?;
+        let shape = s.lead(&carried.types[*i].1.clone().ok_or(MISFIT)?);
+        let elem = s.g.elem(v).tangent();
+        first.push(whole(s, v).unwrap_or_else(|| s.g.zeros(&shape, elem)));
+    }
+    let mut sequences = Vec::new();
+    for i in &inner.sequences {
+        let (v, axis) = form.sequence(s.g, &node, *i).ok_or(MISFIT)?;
+        let whole = whole(s, v).ok_or(MISFIT)?;
+        sequences.push(Sequence { whole, axis: axis + 1, backwards: form.sequences[*i].backwards });
+    }
+    let used: Vec<usize> = (0..form.states).filter(|i| inner.body.uses(inner.opened.states[*i])).collect();
+    let (steps, states) = kept_states(s.g, &node, form, &carried.types, &used)?;
+    if let Some(number) = inner.opened.number {
+        sequences.push(Sequence { whole: numbers(s.g, &steps, number), axis: 0, backwards: false });
+    }
+    for i in 0..form.states {
+        // A value that no step looks at is left out again.
+        let whole = used.iter().position(|used| *used == i).map_or(first.first().copied(), |place| Some(states[place]));
+        let whole = whole.or(node.inputs.iter().flatten().next().copied()).ok_or(MISFIT)?;
+        sequences.push(Sequence { whole, axis: 0, backwards: false });
+    }
+    for i in 0..form.sequences.len() {
+        let (whole, axis) = form.sequence(s.g, &node, i).ok_or(MISFIT)?;
+        sequences.push(Sequence { whole, axis, backwards: form.sequences[i].backwards });
+    }
+    let mut kept = Vec::new();
+    for i in &inner.kept {
+        let output = node.output(form.states + i);
+        let inside = s.shape(inner.opened.kept[*i])?;
+        let shape = match output.and_then(|v| s.g.shape(v).cloned()) {
+            Some(mut shape) if shape.len() == inside.len() + 1 => {
+                shape.remove(axis_of(form.stacks[*i].axis, shape.len()).ok_or(MISFIT)?);
+                shape
+            }
+            _ => inside,
+        };
+        kept.push(s.lead(&shape));
+    }
+    Ok((Repetition { steps, first, sequences, body }, kept))
+}
+
+/// The numbers of all steps, each with the axes that `like` has.
+fn numbers(g: &mut Graph, steps: &Size, like: Val) -> Val {
+    let (zero, one) = (g.integer(0), g.integer(1));
+    let count = g.sizes(std::slice::from_ref(steps));
+    let count = g.squeeze(count, &[0]);
+    let numbers = g.op("Range", &[zero, count, one]);
+    g.set_shape(numbers, std::slice::from_ref(steps));
+    let axes: Vec<i64> = (1..=g.rank(like).unwrap_or_default() as i64).collect();
+    g.unsqueeze(numbers, &axes)
+}
+
+/// How many steps a loop takes, and some of its carried values as they were before each of them: it keeps them from here
+/// on.
+fn kept_states(
+    g: &mut Graph,
+    node: &Node,
+    form: &Form,
+    types: &[Inferred],
+    wanted: &[usize],
+) -> Result<(Size, Vec<Val>), Refusal> {
+    let place = g.nodes.iter().rposition(|made| made.outputs == node.outputs).ok_or(MISFIT)?;
+    let known = form.steps(g, node).or_else(|| counted(g, node, form));
+    let counts = known.is_none();
+    if !counts && wanted.is_empty() {
+        return Ok((known.unwrap_or_else(|| g.symbols.fresh()), Vec::new()));
+    }
+    let steps = known.unwrap_or_else(|| g.symbols.fresh());
+    let mut body = form.body.clone();
+    let mut outputs: Vec<Inferred> = Vec::new();
+    let number = (ElemType::INT64, Some(vec![Size::fixed(1); form.rank_of_number()]));
+    let numbers = counts.then_some((0, number));
+    let states = wanted.iter().map(|i| (form.start() + i, types[*i].clone()));
+    for (input, (elem, shape)) in numbers.into_iter().chain(states) {
+        keep(g, &mut body, input, (elem, shape.clone()));
+        let shape = shape.map(|shape| std::iter::once(steps.clone()).chain(shape).collect());
+        outputs.push((elem, shape));
+    }
+    let mut attributes: Vec<AttributeProto> = node.attributes.clone();
+    for attribute in &mut attributes {
+        match attribute.name() {
+            "body" => *attribute = graph_attribute("body", body.clone()),
+            "scan_output_axes" | "scan_output_directions" => attribute.ints.extend(vec![0; outputs.len()]),
+            _ => {}
+        }
+    }
+    let mut made = g.extend_control(place, attributes, outputs);
+    Ok((steps, made.split_off(usize::from(counts))))
+}
+
+/// The number of steps as the file's own outputs have it.
+fn counted(g: &Graph, node: &Node, form: &Form) -> Option<Size> {
+    (form.states..node.outputs.len()).find_map(|place| {
+        let shape = g.shape(node.output(place)?)?;
+        shape.get(axis_of(form.stacks.get(place - form.states)?.axis, shape.len())?).cloned()
+    })
+}
+
+/// Makes a body hand out one of its inputs.
+fn keep(g: &mut Graph, body: &mut GraphProto, input: usize, (elem, shape): Inferred) {
+    let out = g.placeholder(elem, shape);
+    let (name, r#type) = (g.value(out).name.clone(), g.export_type(out));
+    body.node.push(NodeProto {
+        op_type: Some("Identity".into()),
+        name: Some(format!("{name}_node")),
+        input: vec![body.input[input].name().to_string()],
+        output: vec![name.clone()],
+        ..Default::default()
+    });
+    body.output.push(ValueInfoProto { name: Some(name), r#type: Some(r#type) });
+}
+
+/// The steps in reverse order: cotangents are carried from the last step to the first, what was kept of a step arrives
+/// at it, what a step was given of a sequence of tangents is kept, and what it used from outside is summed.
+fn loop_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+    let first = t.node.outputs.iter().flatten().next();
+    let Some(Inside::Repetition(r)) = first.and_then(|v| t.g.inside.get(v)).cloned() else {
+        return Err(CONTRADICTION.into());
+    };
+    let carried = r.first.len();
+    let uses = r.body.linear_captures(t.g);
+    let linear: Vec<usize> = (0..r.sequences.len()).filter(|i| t.g.value(r.sequences[*i].whole).linear).collect();
+    let mut first = Vec::new();
+    for (v, arriving) in r.first.iter().zip(&t.arriving) {
+        first.push(match arriving {
+            Some(c) => *c,
+            None => zeros_like(t.g, *v)?,
+        });
+    }
+    for v in &uses {
+        first.push(zeros_like(t.g, *v)?);
+    }
+    let kept: Vec<(Val, Val)> =
+        r.body.outputs[carried..].iter().zip(&t.arriving[carried..]).filter_map(|(v, c)| Some((*v, (*c)?))).collect();
+    let mut sequences = Vec::new();
+    for i in (0..r.sequences.len()).filter(|i| !linear.contains(i)) {
+        sequences.push(Sequence { backwards: !r.sequences[i].backwards, ..r.sequences[i] });
+    }
+    sequences.extend(kept.iter().map(|(_, c)| Sequence { whole: *c, axis: 0, backwards: true }));
+    let body = turned_step(t.g, t.walk, &r, &uses, &linear, &kept)?;
+    let shapes: Option<Vec<Shape>> =
+        linear.iter().map(|i| element_shape(t.g, r.sequences[*i].whole, r.sequences[*i].axis)).collect();
+    let turned = Repetition { steps: r.steps.clone(), first, sequences, body };
+    let made = turned.write(t.g, &shapes.ok_or(CONTRADICTION)?, false);
+    t.captured.extend(uses.iter().copied().zip(made.last[carried..].iter().copied()));
+    for (i, v) in linear.iter().zip(made.kept) {
+        let Sequence { whole, axis, backwards } = r.sequences[*i];
+        let shape = t.shape(whole)?;
+        let v = placed(t.g, v, axis, !backwards, &shape);
+        t.captured.push((whole, v));
+    }
+    Ok(made.last.into_iter().take(carried).enumerate().map(|(i, v)| (2 + i, v)).collect())
+}
+
+/// One step backwards: given the carried cotangents, sums of those of values used from outside, what the step was given
+/// apart from tangents, and the cotangents of what it kept.
+fn turned_step(
+    g: &mut Graph,
+    walk: Walk,
+    r: &Repetition,
+    uses: &[Val],
+    linear: &[usize],
+    kept: &[(Val, Val)],
+) -> Result<Body, Refusal> {
+    let carried = r.first.len();
+    let (tangents, elements) = r.body.inputs.split_at(carried);
+    let (scope, places) = r.body.reopen(g);
+    let like = |g: &mut Graph, v: Val| {
+        let shape = g.shape(v).cloned();
+        g.add_formal(g.elem(v), shape, false)
+    };
+    let arriving: Vec<Val> = tangents.iter().map(|v| like(g, *v)).collect();
+    let sums: Vec<Val> = uses.iter().map(|v| like(g, *v)).collect();
+    let of_kept: Vec<Val> = kept.iter().map(|(v, _)| like(g, *v)).collect();
+    let given = elements.iter().enumerate().filter(|(i, _)| !linear.contains(i)).map(|(_, v)| *v);
+    let inputs = arriving.iter().chain(&sums).copied().chain(given).chain(of_kept.iter().copied()).collect();
+    let pairs = r.body.outputs[..carried].iter().copied().zip(arriving);
+    let found = backwards(g, walk, places, pairs.chain(kept.iter().map(|(v, _)| *v).zip(of_kept)));
+    let outputs = found.and_then(|cotangents| {
+        let mut outputs = Vec::new();
+        for v in tangents {
+            outputs.push(own(g, &cotangents, *v)?);
+        }
+        for (v, sum) in uses.iter().zip(sums) {
+            let total = cotangents.get(v).map_or(sum, |part| g.add(sum, *part));
+            outputs.push(g.fresh_identity(total));
+        }
+        for i in linear {
+            outputs.push(own(g, &cotangents, elements[*i])?);
+        }
+        Ok(outputs)
+    });
+    closed(g, scope, inputs, outputs)
+}
