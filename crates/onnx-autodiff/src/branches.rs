@@ -10,7 +10,7 @@ use super::proto::*;
 use super::shapes::Inferred;
 use super::size::Size;
 use super::step::{Step, Tangent};
-use super::subgraph::{Body, Inside};
+use super::subgraph::{Body, Inside, as_in_file};
 use super::tangent;
 
 /// The attributes that hold the branches, the one for a true condition first.
@@ -24,7 +24,7 @@ pub fn chosen(g: &mut Graph, node: &NodeProto) -> Option<GraphProto> {
 }
 
 /// A branch whose values have names that occur nowhere else; what it takes from outside keeps its name.
-fn renamed(g: &mut Graph, node: &NodeProto, branch: &str) -> Option<GraphProto> {
+pub fn renamed(g: &mut Graph, node: &NodeProto, branch: &str) -> Option<GraphProto> {
     let mut graph = node.attribute.iter().find(|a| a.name() == branch)?.g.clone()?;
     let mut names: HashMap<String, String> =
         order::captures(node).into_iter().map(|name| (name.clone(), name)).collect();
@@ -120,7 +120,7 @@ fn inside(s: &mut Step, of: &HashMap<Val, Tangent>, graph: &GraphProto, places: 
     tangent::walk(s.g, start..end, &s.k.clone(), &wanted, &mut found);
     s.g.origin = origin;
     if let Some(obstacle) = found.obstacles.first() {
-        return Err(format!("in one of its branches, {obstacle}").into());
+        return Err(format!("in one of its branches, {}", as_in_file(obstacle)).into());
     }
     let mut outputs = Vec::new();
     for v in wanted {

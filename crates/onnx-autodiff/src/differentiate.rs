@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use super::bodies;
 use super::branches;
 use super::check::{self, Violation};
 use super::cotangent;
@@ -504,7 +505,10 @@ pub fn push(g: &mut Graph, node: &NodeProto) {
             let inner: Vec<String> = outputs.into_iter().map(|v| g.value(v).name.clone()).collect();
             push_outputs(g, node, &inner);
         }
-        None => push_plain(g, node),
+        None => {
+            let node = bodies::rewritten(g, node);
+            push_plain(g, &node);
+        }
     }
 }
 
@@ -530,7 +534,8 @@ fn push_outputs(g: &mut Graph, node: &NodeProto, inner: &[String]) {
 
 fn push_undecided(g: &mut Graph, node: &NodeProto) {
     let inferred = branches::infer(g, node);
-    push_plain(g, node);
+    let node = bodies::rewritten(g, node);
+    push_plain(g, &node);
     for (name, (elem, shape)) in node.output.iter().zip(inferred) {
         if let Some(v) = g.named(name) {
             g.complete(v, elem, shape);

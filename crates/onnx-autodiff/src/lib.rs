@@ -43,6 +43,7 @@
 //! What else is found in a graph: where its derivative can jump (`kinks`), its largest value (`widest`), its coarsest
 //! number format (`precision`). `separate_weights` copies weights for a runtime that confuses them.
 
+mod bodies;
 mod branches;
 mod check;
 mod content;

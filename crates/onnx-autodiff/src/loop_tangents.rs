@@ -18,7 +18,7 @@ use super::rules::{self, Rule};
 use super::shapes::{Inferred, axis_of};
 use super::size::Size;
 use super::step::{Step, Tangent};
-use super::subgraph::{Body, graph_attribute};
+use super::subgraph::{Body, as_in_file, graph_attribute, name_in_file};
 use super::tangent;
 
 const CONTRADICTION: &str = "its body does not fit its inputs";
@@ -39,15 +39,15 @@ pub fn tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<T
     let form = Form::of(&node).ok_or(CONTRADICTION)?;
     let carried = form.carried(s.g, &node).ok_or(CONTRADICTION)?;
     let inner = step(s, of, &form, &carried)?;
+    let mut tangents = vec![None; node.outputs.len().max(form.states + form.stacks.len())];
     if inner.body.outputs.is_empty() {
-        return Ok(vec![None; node.outputs.len()]);
+        return Ok(tangents);
     }
     inner.body.is_repeatable()?;
-    stays(&form, &carried, &inner)?;
+    stays(&form, &carried, |i| inner.body.uses(inner.opened.states[i]))?;
     let (repetition, kept) = around(s, of, &form, &carried, inner.body.clone(), &inner)?;
     let steps = repetition.steps.clone();
     let made = repetition.write(s.g, &kept, true);
-    let mut tangents = vec![None; node.outputs.len()];
     for (i, v) in inner.active.iter().zip(made.last) {
         tangents[*i] = Some(Tangent::plain(v));
     }
@@ -74,6 +74,7 @@ fn step(s: &mut Step, of: &HashMap<Val, Tangent>, form: &Form, carried: &Carried
         form.open(s.g, &s.node, &carried.types).ok_or_else(|| Refusal::from(CONTRADICTION)).and_then(|opened| {
             let places = start..s.g.nodes.len();
             let active = active(s, of, form, &opened, places.clone());
+            stays(form, carried, |i| active.contains(&i))?;
             tangents_of_step(s, of, form, &opened, active, places).map(|made| (opened, made))
         });
     match found {
@@ -109,6 +110,9 @@ fn tangents_of_step(
     let mut inputs = Vec::new();
     let sequences: Vec<usize> = (0..form.sequences.len()).filter(|i| depends(s, of, form.states + i)).collect();
     let states = active.iter().map(|i| opened.states[*i]);
+    for i in &sequences {
+        s.rank(form.states + i)?;
+    }
     for v in states.chain(sequences.iter().map(|i| opened.elements[*i])) {
         let shape = s.lead(&s.shape(v)?);
         let d = s.g.add_formal(s.g.elem(v).tangent(), Some(shape), true);
@@ -122,7 +126,7 @@ fn tangents_of_step(
     tangent::walk(s.g, places, &s.k.clone(), &wanted, &mut found);
     s.g.origin = origin;
     if let Some(obstacle) = found.obstacles.first() {
-        return Err(format!("in its body, {obstacle}").into());
+        return Err(format!("in its body, {}", as_in_file(obstacle)).into());
     }
     let mut outputs = Vec::new();
     for v in next {
@@ -177,13 +181,12 @@ fn active(s: &Step, of: &HashMap<Val, Tangent>, form: &Form, opened: &Opened, pl
     }
 }
 
-/// Refuses carried values that change their type or shape, where the tangents have or need them.
-fn stays(form: &Form, carried: &Carried, inner: &Inner) -> Result<(), Refusal> {
-    let needed = |i: &usize| inner.active.contains(i) || inner.body.uses(inner.opened.states[*i]);
-    match (0..form.states).find(|i| needed(i) && !carried.stays[*i]) {
+/// Refuses carried values that change their type or shape, where tangents have or need them.
+fn stays(form: &Form, carried: &Carried, needed: impl Fn(usize) -> bool) -> Result<(), Refusal> {
+    match (0..form.states).find(|i| needed(*i) && !carried.stays[*i]) {
         Some(i) => Err(Refusal(format!(
             "its carried value {i}, `{}`, is no tensor whose shape can be told to stay the same from step to step; export the model with one that keeps its shape",
-            form.body.input[form.start() + i].name()
+            name_in_file(form.body.input[form.start() + i].name())
         ))),
         None => Ok(()),
     }
@@ -287,6 +290,14 @@ fn kept_states(
             "body" => *attribute = graph_attribute("body", body.clone()),
             "scan_output_axes" | "scan_output_directions" => attribute.ints.extend(vec![0; outputs.len()]),
             _ => {}
+        }
+    }
+    // ONNX Runtime wants names of the outputs that a file leaves out.
+    for i in 0..form.states + form.stacks.len() {
+        if node.output(i).is_none() {
+            let unused = g.placeholder(ElemType::UNKNOWN, None);
+            g.nodes[place].outputs.resize(g.nodes[place].outputs.len().max(i + 1), None);
+            g.nodes[place].outputs[i] = Some(unused);
         }
     }
     let mut made = g.extend_control(place, attributes, outputs);

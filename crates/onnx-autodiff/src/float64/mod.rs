@@ -14,6 +14,7 @@ mod resize;
 use super::elem::ElemType;
 use super::error::Obstacle;
 use super::ir::{Graph, Node, Val};
+use super::proto::AttributeProto;
 use super::rules::{self, Rule};
 use super::shapes;
 use super::size::Size;
@@ -97,11 +98,21 @@ fn parts(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
 pub fn obstacles(g: &Graph) -> Vec<Obstacle> {
     let single = |node: &Node| {
         let wide = node.input(0).is_some_and(|v| g.elem(v) == ElemType::DOUBLE);
-        wide && (BY_PARTS.contains(&node.standard()) || REPLACEMENTS.iter().any(|(op, _)| *op == node.standard()))
+        wide && is_single(node.standard()) || node.attributes.iter().any(holds_single)
     };
     let needed = g.needed();
     let left = g.nodes.iter().zip(needed).filter(|(node, needed)| *needed && single(node)).map(|(node, _)| node);
     left.map(|node| obstacle(g, node, KEPT.into())).collect()
+}
+
+fn is_single(op: &str) -> bool {
+    BY_PARTS.contains(&op) || REPLACEMENTS.iter().any(|(single, _)| *single == op)
+}
+
+/// Whether a subgraph holds such a node: what could be replaced in it was (`bodies`).
+fn holds_single(attribute: &AttributeProto) -> bool {
+    let mut nodes = attribute.g.iter().chain(&attribute.graphs).flat_map(|graph| &graph.node);
+    nodes.any(|node| is_single(node.op_type()) || node.attribute.iter().any(holds_single))
 }
 
 /// A polynomial by Horner's rule, the highest power first.
