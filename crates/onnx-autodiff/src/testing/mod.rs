@@ -3,6 +3,7 @@
 mod evaluate;
 mod fuzz;
 mod hostile;
+mod loops;
 mod parts;
 mod random;
 mod refusals;
