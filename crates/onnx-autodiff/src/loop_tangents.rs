@@ -296,8 +296,9 @@ fn kept_states(
     for i in 0..form.states + form.stacks.len() {
         if node.output(i).is_none() {
             let unused = g.placeholder(ElemType::UNKNOWN, None);
-            g.nodes[place].outputs.resize(g.nodes[place].outputs.len().max(i + 1), None);
-            g.nodes[place].outputs[i] = Some(unused);
+            let outputs = &mut g.nodes[place].outputs;
+            outputs.resize(outputs.len().max(i + 1), None);
+            outputs[i] = Some(unused);
         }
     }
     let mut made = g.extend_control(place, attributes, outputs);
