@@ -15,6 +15,7 @@ infinite where the derivative is.
 open, with a batch size inside, with a loop.
 """
 
+import math
 import pathlib
 
 import ml_dtypes
@@ -93,11 +94,13 @@ OUTPUTS = {}
 
 
 def output(op, place, nodes, x, consts=None, opset=22, refused=False):
+    """`nodes` may be a function of the element type, for subgraphs that declare it."""
     name = f"{len({n.split('.')[0] for n in OUTPUTS}):03}-{op}-{place}"
+    of = nodes if callable(nodes) else lambda et: nodes
     if refused:
-        made = model(nodes, x, consts or {}, opset, T.FLOAT)
+        made = model(of(T.FLOAT), x, consts or {}, opset, T.FLOAT)
     else:
-        made, session, et = either(lambda et: model(nodes, x, consts or {}, opset, et), x)
+        made, session, et = either(lambda et: model(of(et), x, consts or {}, opset, et), x)
         OUTPUTS[f"{name}.j"] = jacobian(session, x, et)
     OUTPUTS[f"{name}.onnx"] = np.frombuffer(made.SerializeToString(), np.uint8)
     OUTPUTS[f"{name}.x"] = x
@@ -272,6 +275,100 @@ def remaining():
     scan = ("Scan", "a x", "o0 y", dict(body=body, num_scan_inputs=1, **turned))
     x = np.array([[0.3, -0.7, 1.1], [0.9, 0.2, -0.4]])
     output("Scan", 1, [scan], x, {"a": np.zeros(2)}, opset=18)
+
+
+def subgraph(inputs, outputs, nodes, et):
+    """A body or a branch of nodes like those of a model; numbers are of one type, but for `i`, `n` and truth values."""
+    split = lambda names: ["" if n == "-" else n for n in names.split()]  # noqa: E731
+    types = dict.fromkeys(("i", "j", "n", "n1"), T.INT64) | dict.fromkeys(("on", "go", "in", "out"), T.BOOL)
+    port = lambda name: H.make_tensor_value_info(name, types.get(name, et), [] if name in types else None)  # noqa: E731
+    made = [H.make_node(op, split(i), split(o), **a) for op, i, o, a in nodes]
+    return H.make_graph(made, "body", [port(n) for n in inputs.split()], [port(n) for n in outputs.split()])
+
+
+def at_run_time():
+    """Choices, loops, scans and recurrent layers that nothing but the run decides."""
+    w = np.array([[0.4, -0.7, 0.2], [0.9, 0.3, -0.5], [-0.1, 0.6, 0.8]])
+    x = np.array([[0.3, -0.7, 1.1], [0.9, 0.2, -0.4]])
+    consts = {"w": w, "none": np.array(0.0), "first": np.array([0]), "one": np.array(1), "two": np.array(2)}
+    on = ("Identity", "on", "go", {})
+
+    def steps(count):
+        """The number of steps, as it follows from the input."""
+        least = ("ReduceMin", "x", "least", dict(keepdims=0))
+        scaled = [least, ("Mul", "least none", "nothing", {}), ("Add", "nothing count", "f", {})]
+        return [*scaled, ("Cast", "f", "n", dict(to=T.INT64))], {**consts, "count": np.array(float(count))}
+
+    def branches(yes, no, et):
+        return dict(then_branch=subgraph("", "p", yes, et), else_branch=subgraph("", "q", no, et))
+
+    wave = [("MatMul", "s w", "m", {}), ("Mul", "m gate", "g", {}), ("Tanh", "g", "s1", {}), ("Mul", "s1 x", "kept", {})]
+    for place, count in ((0, 3), (0, 0), (1, 4)):
+        before, known = steps(count)
+
+        def carrying(et):
+            body = dict(body=subgraph("i on s", "go s1 kept", [on, *wave], et))
+            loop = ("Loop", "n - x", "y o" if place == 0 else "o k", body)
+            total = [("ReduceSum", "k first", "y", dict(keepdims=0))] if place == 1 else []
+            return [*before, ("Sigmoid", "x", "gate", {}), loop, *total]
+
+        output("Loop", place, carrying, x, known, 18)
+    before, known = steps(4)
+
+    def nested(et):
+        inner = [("Identity", "in", "out", {}), ("Mul", "t s", "a", {}), ("Sin", "a", "t1", {})]
+        inner = dict(body=subgraph("j in t", "out t1", inner, et))
+        other = branches([("Loop", "n - gate", "p", inner)], [("MatMul", "s w", "q", {})], et)
+        even = [("Mod", "i two", "odd", {}), ("Cast", "odd", "flag", dict(to=T.BOOL)), ("If", "flag", "c", other)]
+        body = dict(body=subgraph("i on s", "go s1", [on, *even, ("Tanh", "c", "s1", {})], et))
+        return [*before, ("Sigmoid", "x", "gate", {}), ("Loop", "n - x", "y", body)]
+
+    output("Loop", 0, nested, x, known, 18)
+
+    def early(et):
+        # It stops where the sum has grown enough, and counts its steps.
+        step = [("Mul", "s two_", "a", {}), ("Sin", "a", "b", {}), ("Add", "a b", "s1", {}), ("Add", "n one", "n1", {})]
+        stop = [("ReduceSumSquare", "s1", "all", dict(keepdims=0)), ("Less", "all far", "go", {})]
+        body = dict(body=subgraph("i on s n", "go s1 n1 b", [*step, *stop], et))
+        return [("Loop", "- yes x zero", "o m k", body), ("ReduceSum", "k first", "t", dict(keepdims=0)), ("Mul", "o t", "y", {})]
+
+    stop = {"two_": np.array(1.3), "far": np.array(90.0), "yes": np.array(True), "zero": np.array(0)}
+    output("Loop", 0, early, x, {**consts, **stop}, 18)
+    bound = [("Unsqueeze", "n first", "end", {})]
+    for turned in (False, True):
+        before, known = steps(2)
+
+        def scanned(et):
+            step = [("MatMul", "s w", "m", {}), ("Add", "m e", "a", {}), ("Mul", "a f", "b", {}), ("Tanh", "b", "s1", {})]
+            step += [("Mul", "s1 e", "kept", {})]
+            way = int(turned)
+            lines = dict(scan_input_axes=[0, 1], scan_input_directions=[way, 0])
+            lines |= dict(scan_output_axes=[1], scan_output_directions=[way])
+            scan = dict(body=subgraph("s e f", "s1 kept", step, et), num_scan_inputs=2, **lines)
+            cut = [*bound, ("Slice", "x first end first", "part", {}), ("Transpose", "part", "across", dict(perm=[1, 0]))]
+            start = ("ReduceSum", "x first", "s0", dict(keepdims=0))
+            last = [("Transpose", "k", "rows", dict(perm=[1, 0])), ("Mul", "rows o", "y", {})]
+            return [*before, *cut, start, ("Scan", "s0 part across", "o k", scan), *last]
+
+        output("Scan", 1, scanned, x, known, 18)
+
+    def chosen(et):
+        sides = branches([("Mul", "x gate", "p", {})], [("MatMul", "gate w", "q", {})], et)
+        return [("ReduceSum", "x first", "t", {}), ("Sigmoid", "x", "gate", {}), ("ReduceMax", "t", "m", dict(keepdims=0)),
+                ("Greater", "m bar", "flag", {}), ("If", "flag", "c", sides), ("Mul", "c x", "y", {})]  # fmt: skip
+
+    for bar in (1.0, 2.0):
+        output("If", 0, chosen, x, {**consts, "bar": np.array(bar)}, 18)
+    x = np.sin(np.arange(18.0)).reshape(3, 2, 3)
+    before, known = steps(3)
+    cut = [*before, *bound, ("Slice", "x first end first", "part", {})]
+    weights = lambda *shape: np.round(0.6 * np.cos(np.arange(math.prod(shape)) ** 1.3), 3).reshape(shape)  # noqa: E731
+    for op, gates, places in (("RNN", 1, 2), ("GRU", 3, 2), ("LSTM", 4, 3)):
+        wide = {"W": weights(2, gates * 2, 3), "R": weights(2, gates * 2, 2), "B": weights(2, gates * 4)}
+        for place in range(places):
+            names = " ".join("y" if i == place else f"o{i}" for i in range(places))
+            node = (op, "part W R B lengths", names, dict(hidden_size=2, direction="bidirectional"))
+            output(op, place, [*cut, node], x, {**known, **wide, "lengths": np.array([3, 2], np.int32)})
 
 
 # Singular points.
@@ -453,7 +550,7 @@ def networks():
     e, c = np.array([[0.0, 1, 2]]), np.array([[0.1, 0.2, 0.3]])
     network("powers", [("Pow", "x e", "p", {}), ("Mul", "p c", "y", {})], [3], {"e": e, "c": c})
     column = {"axes": np.array([1])}
-    # A loop whose number of steps is not known before it runs.
+    # A loop whose number of steps is not known before it runs, the same unrolled, and what is not differentiated.
     loop = [
         ("ReduceMax", "t", "m", dict(keepdims=0)),
         ("Mul", "m zero", "z", {}),
@@ -464,6 +561,14 @@ def networks():
         ("Mul", "o c", "y", {}),
     ]
     network("loop", loop, [3], {**column, "zero": np.array(0.0), "three": np.array(3.0)})
+    unrolled = [("Tanh", a, b, {}) for a, b in ("xa", "ab", "bo")]
+    network("unrolled", [("Unsqueeze", "t axes", "c", {}), *unrolled, ("Mul", "o c", "y", {})], [3], column)
+    sequence = [
+        ("SplitToSequence", "x", "parts", dict(axis=1)),
+        ("SequenceAt", "parts place", "p", {}),
+        ("Mul", "p x", "y", {}),
+    ]
+    network("sequence", sequence, [3], {"place": np.array(1)})
     for name, target in (("batch_of_one", [1.0, 2.0]), ("five_by_seven", [5.0, 7.0])):
         # What depends on an input is not known before anything runs.
         nodes = [
@@ -524,6 +629,7 @@ norms()
 kinks()
 extremes()
 choices()
+at_run_time()
 for name, arrays in (("outputs", OUTPUTS), ("singular", SINGULAR)):
     np.savez_compressed(FOLDER / f"{name}.npz", **arrays)
     cases = len({n.split(".")[0] for n in arrays})

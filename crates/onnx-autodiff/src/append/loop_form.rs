@@ -8,10 +8,10 @@ use crate::inference::axis_of;
 use crate::proto::*;
 use crate::size::Size;
 
-/// Bodies within so many loops are not looked into.
-const DEEPEST: usize = 8;
+/// Subgraphs within so many others are not looked into.
+pub const DEEPEST: usize = 5;
 /// How often the shapes of carried values are made more general before they are given up.
-const ATTEMPTS: usize = 4;
+const ATTEMPTS: usize = 3;
 
 /// What a `Loop` or a `Scan` says of itself.
 pub struct Form {
@@ -46,6 +46,8 @@ pub struct Opened {
     pub number: Option<Val>,
     pub states: Vec<Val>,
     pub elements: Vec<Val>,
+    /// Whether there is another step, in a `Loop`.
+    pub goes_on: Option<Val>,
     pub next: Vec<Val>,
     pub kept: Vec<Val>,
 }
@@ -107,6 +109,11 @@ impl Form {
         usize::from(self.body.input.first().and_then(rank_of) == Some(1))
     }
 
+    /// The same for whether it goes on.
+    pub fn rank_of_condition(&self) -> usize {
+        usize::from(self.body.input.get(1).and_then(rank_of) == Some(1))
+    }
+
     /// Whether the body hands on that the loop goes on, as it was given it.
     fn never_stops(&self) -> bool {
         let [_, given, ..] = &self.body.input[..] else { return false };
@@ -125,12 +132,10 @@ impl Form {
         let mut number = None;
         let mut given = Vec::new();
         if self.counts {
-            let dims = |place: usize| if rank_of(&self.body.input[place]) == Some(1) { vec![1] } else { vec![] };
-            let shape = dims(0).into_iter().map(Size::fixed).collect();
-            let step = g.add_formal(ElemType::INT64, Some(shape), false);
+            let step = g.add_formal(ElemType::INT64, Some(vec![Size::fixed(1); self.rank_of_number()]), false);
             number = Some(step);
             // A step that is taken was told to go on.
-            given.extend([step, loops::truth(g, &dims(1))]);
+            given.extend([step, loops::truth(g, &vec![1; self.rank_of_condition()])]);
         }
         let states: Vec<Val> = states.iter().map(|(elem, shape)| g.add_formal(*elem, shape.clone(), false)).collect();
         let mut elements = Vec::new();
@@ -140,9 +145,10 @@ impl Form {
         }
         given.extend(states.iter().chain(&elements));
         let proto = g.export_node(node);
-        let mut made = loops::copy(g, &proto, &self.body, &given)?.split_off(usize::from(self.counts));
-        let kept = made.split_off(self.states);
-        Some(Opened { number, states, elements, next: made, kept })
+        let mut goes_on = loops::copy(g, &proto, &self.body, &given)?;
+        let mut next = goes_on.split_off(usize::from(self.counts));
+        let kept = next.split_off(self.states);
+        Some(Opened { number, states, elements, goes_on: goes_on.pop(), next, kept })
     }
 
     fn element(&self, g: &mut Graph, node: &Node, i: usize) -> Option<Inferred> {

@@ -17,6 +17,8 @@ use crate::proto::*;
 const STEPS: i64 = 4096;
 /// Loops that unroll to more nodes than this are kept.
 const NODES: usize = 200_000;
+/// Loops are kept where unrolling makes the graph larger than this.
+const LARGEST: usize = 1_000_000;
 
 /// The outputs of an unrolled loop, none for those that the file leaves out; `None` where the node is kept.
 pub fn unrolled(g: &mut Graph, node: &NodeProto) -> Option<Vec<Val>> {
@@ -63,6 +65,9 @@ fn unrolled_loop(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
         if number(g, goes_on)? == 0 {
             break;
         }
+        if g.nodes.len() > LARGEST {
+            return None;
+        }
         let place = g.integer(step);
         let outputs = copy(g, node, body, &[&[place, goes_on], &carried[..]].concat())?;
         goes_on = outputs[0];
@@ -103,6 +108,9 @@ fn unrolled_scan(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
     let mut carried = inputs[..states].to_vec();
     let mut stacked: Vec<Vec<Val>> = vec![Vec::new(); body.output.len() - states];
     for step in 0..steps {
+        if g.nodes.len() > LARGEST {
+            return None;
+        }
         let mut given = carried.clone();
         for (i, axis) in axes.iter().enumerate() {
             let place = if backwards.get(i) == Some(&1) { steps - 1 - step } else { step };

@@ -1,6 +1,7 @@
 //! Nodes of a file appended to a graph: branches that are decided, loops of known length as copies of their bodies, and
 //! everything else as it is.
 
+mod bodies;
 pub mod branches;
 pub mod loop_form;
 pub mod loops;
@@ -22,7 +23,10 @@ pub fn push(g: &mut Graph, node: &NodeProto) {
             let inner: Vec<String> = outputs.into_iter().map(|v| g.value(v).name.clone()).collect();
             push_outputs(g, node, &inner);
         }
-        None => push_plain(g, node),
+        None => {
+            let node = bodies::rewritten(g, node);
+            push_plain(g, &node);
+        }
     }
 }
 
@@ -48,7 +52,8 @@ fn push_outputs(g: &mut Graph, node: &NodeProto, inner: &[String]) {
 
 fn push_undecided(g: &mut Graph, node: &NodeProto) {
     let inferred = branches::infer(g, node);
-    push_plain(g, node);
+    let node = bodies::rewritten(g, node);
+    push_plain(g, &node);
     for (name, (elem, shape)) in node.output.iter().zip(inferred) {
         if let Some(v) = g.named(name) {
             g.complete(v, elem, shape);

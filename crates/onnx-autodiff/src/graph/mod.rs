@@ -181,7 +181,7 @@ pub struct Graph {
     pub given: HashSet<Val>,
     /// What nodes of tangents with subgraphs hold, by their first output.
     pub inside: HashMap<Val, Inside>,
-    /// How many loops the subgraph that is being read lies in.
+    /// How many subgraphs the one that is being read lies in.
     pub nesting: usize,
     names: HashMap<String, Val>,
     taken: HashSet<String>,

@@ -109,7 +109,11 @@ pub fn placed(g: &mut Graph, kept: Val, axis: usize, backwards: bool, shape: &[S
     let mut v = kept;
     if backwards {
         let [start, end, first, step] = [-1, i64::MIN + 1, 0, -1].map(|n| g.integers(&[n]));
+        let whole = g.shape(v).cloned();
         v = g.op("Slice", &[v, start, end, first, step]);
+        if let Some(whole) = whole {
+            g.set_shape(v, &whole);
+        }
     }
     let order: Vec<usize> = (1..=axis).chain([0]).chain(axis + 1..shape.len()).collect();
     v = g.transpose(v, &order);

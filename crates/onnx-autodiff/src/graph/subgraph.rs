@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use crate::error::Refusal;
+use crate::error::{Obstacle, Refusal};
 use crate::graph::repetition::Repetition;
 use crate::graph::{Graph, Node, Scope, Val};
 use crate::proto::*;
@@ -91,7 +91,8 @@ impl Body {
         match drawn {
             Some(node) => Err(Refusal(format!(
                 "its derivative would draw other random numbers than `{}` ({}) did; export the model in evaluation mode",
-                node.name, node.op
+                name_in_file(&node.name),
+                node.op
             ))),
             None => Ok(()),
         }
@@ -105,6 +106,19 @@ fn is_drawn(op: &str) -> bool {
 fn draws(attribute: &AttributeProto) -> bool {
     let nodes = attribute.g.iter().chain(&attribute.graphs).flat_map(|graph| &graph.node);
     nodes.into_iter().any(|node| is_drawn(node.op_type()) || node.attribute.iter().any(draws))
+}
+
+/// The name that a node or value of a subgraph has in the file.
+pub fn name_in_file(mut name: &str) -> &str {
+    while let Some((_, inner)) = name.strip_prefix("d.").and_then(|name| name.split_once('/')) {
+        name = inner;
+    }
+    name
+}
+
+/// What is wrong with a node of a subgraph, under the name that it has in the file.
+pub fn as_in_file(obstacle: &Obstacle) -> Obstacle {
+    Obstacle { node: name_in_file(&obstacle.node).to_string(), ..obstacle.clone() }
 }
 
 pub fn graph_attribute(name: &str, graph: GraphProto) -> AttributeProto {

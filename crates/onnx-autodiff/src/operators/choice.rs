@@ -7,7 +7,7 @@ use crate::append::branches::{BRANCHES, renamed};
 use crate::append;
 use crate::elem::ElemType;
 use crate::error::Refusal;
-use crate::graph::subgraph::{Body, Inside};
+use crate::graph::subgraph::{Body, Inside, as_in_file};
 use crate::graph::{Control, Graph, Inferred, Node, Val};
 use crate::proto::*;
 use crate::step::{Step, Tangent, Tangents};
@@ -79,7 +79,7 @@ fn inside(s: &mut Step, of: &HashMap<Val, Tangent>, graph: &GraphProto, places: 
     (s.walk)(s.g, start..end, &s.k.clone(), &wanted, &mut found);
     s.g.origin = origin;
     if let Some(obstacle) = found.obstacles.first() {
-        return Err(format!("in one of its branches, {obstacle}").into());
+        return Err(format!("in one of its branches, {}", as_in_file(obstacle)).into());
     }
     let mut outputs = Vec::new();
     for v in wanted {

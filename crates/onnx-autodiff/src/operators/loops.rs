@@ -14,7 +14,7 @@ use crate::append::loop_form::{Carried, Form, Line, Opened, infer};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::repetition::{Repetition, Sequence, element_shape, placed};
-use crate::graph::subgraph::{Body, Inside, graph_attribute};
+use crate::graph::subgraph::{Body, Inside, as_in_file, graph_attribute, name_in_file};
 use crate::graph::{Graph, Inferred, Node, Shape, Val};
 use crate::inference::axis_of;
 use crate::proto::*;
@@ -46,15 +46,15 @@ fn loop_tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<
     let form = Form::of(&node).ok_or(MISFIT)?;
     let carried = form.carried(s.g, &node).ok_or(MISFIT)?;
     let inner = step(s, of, &form, &carried)?;
+    let mut tangents = vec![None; node.outputs.len().max(form.states + form.stacks.len())];
     if inner.body.outputs.is_empty() {
-        return Ok(vec![None; node.outputs.len()]);
+        return Ok(tangents);
     }
     inner.body.is_repeatable()?;
-    stays(&form, &carried, &inner)?;
+    stays(&form, &carried, |i| inner.body.uses(inner.opened.states[i]))?;
     let (repetition, kept) = around(s, of, &form, &carried, inner.body.clone(), &inner)?;
     let steps = repetition.steps.clone();
     let made = repetition.write(s.g, &kept, true);
-    let mut tangents = vec![None; node.outputs.len()];
     for (i, v) in inner.active.iter().zip(made.last) {
         tangents[*i] = Some(Tangent::plain(v));
     }
@@ -81,6 +81,7 @@ fn step(s: &mut Step, of: &HashMap<Val, Tangent>, form: &Form, carried: &Carried
         form.open(s.g, &s.node, &carried.types).ok_or_else(|| Refusal::from(MISFIT)).and_then(|opened| {
             let places = start..s.g.nodes.len();
             let active = active(s, of, form, &opened, places.clone());
+            stays(form, carried, |i| active.contains(&i))?;
             tangents_of_step(s, of, form, &opened, active, places).map(|made| (opened, made))
         });
     match found {
@@ -116,6 +117,9 @@ fn tangents_of_step(
     let mut inputs = Vec::new();
     let sequences: Vec<usize> = (0..form.sequences.len()).filter(|i| depends(s, of, form.states + i)).collect();
     let states = active.iter().map(|i| opened.states[*i]);
+    for i in &sequences {
+        s.rank(form.states + i)?;
+    }
     for v in states.chain(sequences.iter().map(|i| opened.elements[*i])) {
         let shape = s.lead(&s.shape(v)?);
         let d = s.g.add_formal(s.g.elem(v).tangent(), Some(shape), true);
@@ -129,7 +133,7 @@ fn tangents_of_step(
     (s.walk)(s.g, places, &s.k.clone(), &wanted, &mut found);
     s.g.origin = origin;
     if let Some(obstacle) = found.obstacles.first() {
-        return Err(format!("in its body, {obstacle}").into());
+        return Err(format!("in its body, {}", as_in_file(obstacle)).into());
     }
     let mut outputs = Vec::new();
     for v in next {
@@ -184,13 +188,12 @@ fn active(s: &Step, of: &HashMap<Val, Tangent>, form: &Form, opened: &Opened, pl
     }
 }
 
-/// Refuses carried values that change their type or shape, where the tangents have or need them.
-fn stays(form: &Form, carried: &Carried, inner: &Inner) -> Result<(), Refusal> {
-    let needed = |i: &usize| inner.active.contains(i) || inner.body.uses(inner.opened.states[*i]);
-    match (0..form.states).find(|i| needed(i) && !carried.stays[*i]) {
+/// Refuses carried values that change their type or shape, where tangents have or need them.
+fn stays(form: &Form, carried: &Carried, needed: impl Fn(usize) -> bool) -> Result<(), Refusal> {
+    match (0..form.states).find(|i| needed(*i) && !carried.stays[*i]) {
         Some(i) => Err(Refusal(format!(
             "its carried value {i}, `{}`, is no tensor whose shape can be told to stay the same from step to step; export the model with one that keeps its shape",
-            form.body.input[form.start() + i].name()
+            name_in_file(form.body.input[form.start() + i].name())
         ))),
         None => Ok(()),
     }
@@ -294,6 +297,15 @@ fn kept_states(
             "body" => *attribute = graph_attribute("body", body.clone()),
             "scan_output_axes" | "scan_output_directions" => attribute.ints.extend(vec![0; outputs.len()]),
             _ => {}
+        }
+    }
+    // ONNX Runtime wants names of the outputs that a file leaves out.
+    for i in 0..form.states + form.stacks.len() {
+        if node.output(i).is_none() {
+            let unused = g.placeholder(ElemType::UNKNOWN, None);
+            let outputs = &mut g.nodes[place].outputs;
+            outputs.resize(outputs.len().max(i + 1), None);
+            outputs[i] = Some(unused);
         }
     }
     let mut made = g.extend_control(place, attributes, outputs);

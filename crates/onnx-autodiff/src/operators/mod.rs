@@ -19,6 +19,7 @@ use crate::elem::ElemType;
 use crate::error::{Obstacle, Refusal};
 use crate::graph::content::{Content, LIMIT};
 use crate::graph::{Graph, Inferred, Knowledge, Node, Val};
+use crate::proto::{AttributeProto, NodeProto};
 use crate::signatures;
 use crate::size::Size;
 use crate::step::Step;
@@ -265,9 +266,19 @@ fn by_parts(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
 pub fn single_precision(g: &Graph) -> Vec<Obstacle> {
     let single = |node: &Node| {
         let wide = node.input(0).is_some_and(|v| g.elem(v) == ElemType::DOUBLE);
-        wide && of(node).is_some_and(|operator| !matches!(operator.float64, Float64::Itself))
+        let here = of(node).is_some_and(|operator| !matches!(operator.float64, Float64::Itself));
+        wide && here || node.attributes.iter().any(holds_single)
     };
     let needed = g.needed();
     let left = g.nodes.iter().zip(needed).filter(|(node, needed)| *needed && single(node)).map(|(node, _)| node);
     left.map(|node| g.obstacle(node, SINGLE.into())).collect()
+}
+
+/// Whether a subgraph holds such a node: what could be replaced in it was when it was read.
+fn holds_single(attribute: &AttributeProto) -> bool {
+    let single = |node: &NodeProto| {
+        find("", node.op_type()).is_some_and(|operator| !matches!(operator.float64, Float64::Itself))
+    };
+    let mut nodes = attribute.g.iter().chain(&attribute.graphs).flat_map(|graph| &graph.node);
+    nodes.any(|node| single(node) || node.attribute.iter().any(holds_single))
 }

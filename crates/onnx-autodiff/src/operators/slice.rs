@@ -163,6 +163,14 @@ fn uncut(t: &mut Transposition, c: Val, i: usize, axis: usize, whole: &Size, par
     if whole == part && step(t, i) == Some(1) {
         return Ok(c);
     }
+    if whole == part && step(t, i) == Some(-1) {
+        // All of them in reverse order.
+        let [start, end, axis, step] = [-1, i64::MIN + 1, axis as i64, -1].map(|n| t.g.integers(&[n]));
+        let shape = t.shape(c)?;
+        let back = t.g.op("Slice", &[c, start, end, axis, step]);
+        t.g.set_shape(back, &shape);
+        return Ok(back);
+    }
     let start = t.node.input(1).and_then(|v| t.g.content(v)).and_then(|s| s.items.get(i).cloned());
     if let (Some(Item::Int(start)), Some(1)) = (start, step(t, i)) {
         let negative = start.as_fixed().is_some_and(|n| n < 0);

@@ -76,15 +76,103 @@ fn constant(tensor: &TensorProto) -> Tensor {
 
 /// All values of a graph, by name.
 pub fn evaluate(model: &Model, feeds: Vec<(&str, Tensor)>) -> HashMap<String, Tensor> {
-    let graph = model.graph();
     let mut values: HashMap<String, Tensor> = feeds.into_iter().map(|(n, t)| (n.to_string(), t)).collect();
+    run(model.graph(), &mut values);
+    values
+}
+
+fn run(graph: &GraphProto, values: &mut HashMap<String, Tensor>) {
     values.extend(graph.initializer.iter().map(|t| (t.name().to_string(), constant(t))));
     for node in &graph.node {
-        let inputs: Vec<Tensor> = node.input.iter().map(|name| values[name].clone()).collect();
-        let outputs = apply(node, &inputs);
+        let inputs: Vec<Tensor> =
+            node.input.iter().filter(|n| !n.is_empty()).map(|name| values[name].clone()).collect();
+        let outputs = match node.op_type() {
+            "If" => {
+                let chosen = if inputs[0].data[0].value != 0.0 { "then_branch" } else { "else_branch" };
+                made(subgraph(node, chosen), Vec::new(), values)
+            }
+            "Loop" => loop_of(node, values),
+            "Scan" => scan(node, inputs, values),
+            _ => apply(node, &inputs),
+        };
         values.extend(node.output.iter().cloned().zip(outputs));
     }
-    values
+}
+
+fn subgraph<'a>(node: &'a NodeProto, name: &str) -> &'a GraphProto {
+    node.attribute.iter().find(|a| a.name() == name).and_then(|a| a.g.as_ref()).expect("a subgraph")
+}
+
+/// What a subgraph makes of what it is given.
+fn made(graph: &GraphProto, given: Vec<Tensor>, around: &HashMap<String, Tensor>) -> Vec<Tensor> {
+    let mut values = around.clone();
+    values.extend(graph.input.iter().map(|port| port.name().to_string()).zip(given));
+    run(graph, &mut values);
+    graph.output.iter().map(|port| values[port.name()].clone()).collect()
+}
+
+fn loop_of(node: &NodeProto, values: &HashMap<String, Tensor>) -> Vec<Tensor> {
+    let body = subgraph(node, "body");
+    let input = |place: usize| node.input.get(place).and_then(|name| values.get(name)).cloned();
+    let most = input(0).map_or(i64::MAX, |n| n.integers()[0]);
+    let mut goes_on = input(1).is_none_or(|on| on.data[0].value != 0.0);
+    let mut carried: Vec<Tensor> = (2..node.input.len()).filter_map(input).collect();
+    let mut stacked: Vec<Vec<Tensor>> = vec![Vec::new(); body.output.len() - 1 - carried.len()];
+    let mut step = 0;
+    while step < most && goes_on {
+        let [number, on] = [step as f64, 1.0].map(|x| Tensor::new(&[], vec![number(x)]));
+        let mut outputs = made(body, [vec![number, on], carried.clone()].concat(), values);
+        let kept = outputs.split_off(1 + carried.len());
+        stacked.iter_mut().zip(kept).for_each(|(list, v)| list.push(v));
+        carried = outputs.split_off(1);
+        (goes_on, step) = (outputs[0].data[0].value != 0.0, step + 1);
+    }
+    carried.extend(stacked.into_iter().map(|list| stack(&list, 0)));
+    carried
+}
+
+fn scan(node: &NodeProto, mut carried: Vec<Tensor>, values: &HashMap<String, Tensor>) -> Vec<Tensor> {
+    let body = subgraph(node, "body");
+    let sequences = carried.split_off(carried.len() - attribute(node, "num_scan_inputs", 0) as usize);
+    let list = |name: &str, i: usize| {
+        let found = node.attribute.iter().find(|a| a.name() == name);
+        found.and_then(|a| a.ints.get(i)).copied().unwrap_or(0)
+    };
+    let axis = |i: usize| place(list("scan_input_axes", i), sequences[i].dims.len());
+    let steps = sequences[0].dims[axis(0)];
+    let mut stacked: Vec<Vec<Tensor>> = vec![Vec::new(); body.output.len() - carried.len()];
+    for step in 0..steps {
+        let element = |(i, whole): (usize, &Tensor)| {
+            let from = if list("scan_input_directions", i) == 1 { steps - 1 - step } else { step };
+            let mut one = take(whole, axis(i), &[from]);
+            one.dims.remove(axis(i));
+            one
+        };
+        let given = carried.iter().cloned().chain(sequences.iter().enumerate().map(element)).collect();
+        let mut outputs = made(body, given, values);
+        let kept = outputs.split_off(carried.len());
+        stacked.iter_mut().zip(kept).for_each(|(list, v)| list.push(v));
+        carried = outputs;
+    }
+    for (i, mut steps) in stacked.into_iter().enumerate() {
+        if list("scan_output_directions", i) == 1 {
+            steps.reverse();
+        }
+        carried.push(stack(&steps, place(list("scan_output_axes", i), steps[0].dims.len() + 1)));
+    }
+    carried
+}
+
+/// Tensors along a new axis; nothing is known of those of no steps.
+fn stack(list: &[Tensor], axis: usize) -> Tensor {
+    let Some(first) = list.first() else { return Tensor::new(&[0], Vec::new()) };
+    let mut dims = first.dims.clone();
+    dims.insert(axis, list.len());
+    build(&dims, |i| {
+        let mut inner = i.to_vec();
+        let place = inner.remove(axis);
+        list[place].at(&inner)
+    })
 }
 
 fn attribute(node: &NodeProto, name: &str, default: i64) -> i64 {
@@ -207,6 +295,9 @@ fn apply(node: &NodeProto, x: &[Tensor]) -> Vec<Tensor> {
         "Concat" => concat(x, place(attribute(node, "axis", 0), x[0].dims.len())),
         "Slice" => {
             let axis = place(x[3].integers()[0], x[0].dims.len());
+            if x.get(4).is_some_and(|step| step.integers() == [-1]) {
+                return vec![take(&x[0], axis, &(0..x[0].dims[axis]).rev().collect::<Vec<_>>())];
+            }
             let wrap = |n: i64| place(n, x[0].dims[axis]).min(x[0].dims[axis]);
             take(&x[0], axis, &(wrap(x[1].integers()[0])..wrap(x[2].integers()[0])).collect::<Vec<_>>())
         }

@@ -4,6 +4,7 @@ mod evaluate;
 mod fuzz;
 mod hostile;
 mod layers;
+mod loops;
 mod parts;
 mod random;
 mod refusals;

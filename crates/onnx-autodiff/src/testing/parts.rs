@@ -17,10 +17,6 @@ fn refused(op: &str, x: &str, more: &str, constants: Vec<TensorProto>, attribute
 #[test]
 fn forms_that_are_not_differentiated_are_told_precisely() {
     let weights = || vec![floats("w", &[1, 2, 3], &[0.5; 6]), floats("r", &[1, 2, 2], &[0.5; 4])];
-    let said = refused("RNN", "T 2 3", "w r", weights(), vec![int("hidden_size", 2)]);
-    assert!(said.contains("the length of its sequence is not known"), "{said}");
-    let said = refused("RNN", "600 2 3", "w r", weights(), vec![int("hidden_size", 2)]);
-    assert!(said.contains("600 steps"), "{said}");
     let said = refused("RNN", "4 2 3", "w r", weights(), vec![text("direction", "sideways")]);
     assert!(said.contains("`sideways` is not known"), "{said}");
     let said = refused("LSTM", "4 2 3", "w r", weights(), vec![]);
@@ -59,6 +55,21 @@ fn a_layer_beside_the_input_keeps_its_operator() {
         let count = |op: &str| derived.graph().node.iter().filter(|node| node.op_type() == op).count();
         // One step after another of the layer that depends on the input, whose own output stays as it is.
         assert_eq!((count("RNN"), count("Tanh")), (2, 4), "{mode:?}");
+    }
+}
+
+#[test]
+fn a_layer_over_a_sequence_of_unknown_length_or_a_long_one_is_a_loop() {
+    for (x, y) in [("T 2 3", "T 1 2 2"), ("600 2 3", "600 1 2 2")] {
+        let constants = vec![floats("w", &[1, 6, 3], &[0.5; 18]), floats("r", &[1, 6, 2], &[0.5; 12])];
+        let layer = node("GRU", "x w r", "y", vec![int("hidden_size", 2)]);
+        let graph = graph(&[&format!("x: {x}")], &[&format!("y: {y}")], constants, vec![layer]);
+        let model = Model::from_bytes("net.onnx", &bytes(graph, 18)).unwrap();
+        for mode in MODES {
+            let operators = differentiate(&model, mode, None, None).unwrap().operators();
+            // The layer itself, its steps once more, and their products.
+            assert_eq!((operators["GRU"], operators["Loop"]), (1, 2), "{x} {mode:?}");
+        }
     }
 }
 

@@ -1,0 +1,89 @@
+//! Subgraphs of nodes that are kept: written anew, so that what is replaced in a graph is replaced in them too.
+//!
+//! In float64 they must not hold operators that ONNX Runtime has in float32 alone, and nowhere fused ones.
+
+use std::borrow::Cow;
+
+use super::branches;
+use super::loop_form::{DEEPEST, Form};
+use crate::elem::ElemType;
+use crate::graph::subgraph::Body;
+use crate::graph::{Graph, Node, Scope, Val};
+use crate::order;
+use crate::proto::*;
+use crate::size::Size;
+
+/// The node with subgraphs that hold no operator which is replaced; itself where they need no change or cannot be read.
+pub fn rewritten<'a>(g: &mut Graph, node: &'a NodeProto) -> Cow<'a, NodeProto> {
+    if g.nesting >= DEEPEST || !(g.avoids_single || holds_foreign(node)) {
+        return Cow::Borrowed(node);
+    }
+    let mut changed = node.clone();
+    for attribute in changed.attribute.iter_mut().filter(|attribute| attribute.g.is_some()) {
+        g.nesting += 1;
+        let body = if node.op_type() == "If" { branch(g, node, attribute.name()) } else { step(g, node) };
+        g.nesting -= 1;
+        let Some(body) = body else { return Cow::Borrowed(node) };
+        // Constants made in it are known by their names.
+        body.captures().into_iter().for_each(|v| g.recall(v));
+        *attribute = body.attribute(g, attribute.name());
+    }
+    Cow::Owned(changed)
+}
+
+fn holds_foreign(node: &NodeProto) -> bool {
+    let mut inner = node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)).flat_map(|graph| &graph.node);
+    inner.any(|node| !standardize(node.domain()).is_empty() || holds_foreign(node))
+}
+
+fn branch(g: &mut Graph, node: &NodeProto, name: &str) -> Option<Body> {
+    let graph = branches::renamed(g, node, name)?;
+    let scope = g.enter();
+    super::push_body(g, &graph);
+    let outputs: Option<Vec<Val>> = graph.output.iter().map(|output| g.named(output.name())).collect();
+    closed(g, scope, Vec::new(), outputs)
+}
+
+fn step(g: &mut Graph, node: &NodeProto) -> Option<Body> {
+    let inputs = node.input.iter().map(|name| g.named(name)).collect();
+    let captures = order::captures(node).iter().filter_map(|name| g.named(name)).collect();
+    let read = Node {
+        op: node.op_type().to_string(),
+        domain: String::new(),
+        name: node.name().to_string(),
+        inputs,
+        outputs: vec![None; node.output.len()],
+        attributes: node.attribute.clone(),
+        captures,
+        origin: None,
+    };
+    let form = Form::of(&read)?;
+    let types = form.carried(g, &read)?.types;
+    let scope = g.enter();
+    let Some(opened) = form.open(g, &read, &types) else {
+        g.leave(scope);
+        return None;
+    };
+    let mut inputs: Vec<Val> = opened.number.into_iter().collect();
+    if form.counts {
+        let shape = form.body.input.get(1).map(|_| vec![Size::fixed(1); form.rank_of_condition()]);
+        inputs.push(g.add_formal(ElemType::BOOL, shape, false));
+    }
+    inputs.extend(opened.states.iter().chain(&opened.elements));
+    let outputs = opened.goes_on.into_iter().chain(opened.next).chain(opened.kept).collect();
+    closed(g, scope, inputs, Some(outputs))
+}
+
+fn closed(g: &mut Graph, scope: Scope, inputs: Vec<Val>, outputs: Option<Vec<Val>>) -> Option<Body> {
+    match outputs {
+        Some(outputs) => {
+            // An output must be made inside.
+            let outputs = outputs.into_iter().map(|v| g.fresh_identity(v)).collect();
+            Some(Body::close(g, scope, inputs, outputs))
+        }
+        None => {
+            g.leave(scope);
+            None
+        }
+    }
+}
