@@ -1,0 +1,41 @@
+//! Running products.
+
+use super::Rule;
+use crate::emit::int;
+use crate::error::Refusal;
+use crate::ir::Val;
+use crate::shapes::axis_of;
+use crate::step::{Step, Tangent};
+
+pub const RULES: &[(&str, Rule)] = &[("CumProd", Rule::Single(running_product))];
+
+/// A running sum or product of a value with the node's attributes.
+fn running(s: &mut Step, op: &str, v: Val, axis: usize) -> Val {
+    let axis = s.g.integer(axis as i64);
+    let attributes = ["exclusive", "reverse"].map(|name| int(name, s.node.int(name, 0)));
+    s.g.op_with(op, &[v, axis], attributes.to_vec())
+}
+
+/// With `s` the factors that are not zero, and 1 for those that are: where no factor so far is zero,
+/// `y Σ d / s`; where one is, the product of the others times its `d`; where several are, zero.
+fn running_product(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
+    let (x, d, rank) = (s.x(0)?, s.dx()?, s.rank(0)?);
+    let axis = s.known(1)?.first().and_then(|axis| axis_of(*axis, rank)).ok_or("its axis does not fit its input")?;
+    let elem = s.g.elem(x);
+    let (zero, one) = (s.g.real(0.0, elem), s.g.real(1.0, elem));
+    let is_zero = s.g.op("Equal", &[x, zero]);
+    let safe = s.g.op("Where", &[is_zero, one, x]);
+    let mine = s.g.cast(is_zero, elem);
+    let product = running(s, "CumProd", safe, axis);
+    let zeros = running(s, "CumSum", mine, axis);
+    let mut total = None;
+    for (count, weight) in [(zero, s.g.op("Reciprocal", &[safe])), (one, mine)] {
+        let weighted = s.g.mul(d, weight);
+        let sum = running(s, "CumSum", weighted, axis + 1);
+        let here = s.g.op("Equal", &[zeros, count]);
+        let factor = s.g.op("Where", &[here, product, zero]);
+        let part = Some(Tangent { base: sum, factor: Some(factor) });
+        total = s.sum(total, part);
+    }
+    Ok(total)
+}

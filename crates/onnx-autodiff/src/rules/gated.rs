@@ -1,0 +1,16 @@
+//! Gated activations.
+
+use super::Rule;
+use super::pieces::Made;
+use crate::step::Step;
+
+pub const RULES: &[(&str, Rule)] = &[("SwiGLU", Rule::Parts(swiglu))];
+
+/// `a sigmoid(α a) b`
+fn swiglu(s: &mut Step) -> Made {
+    let (a, b) = (s.x(0)?, s.x(1)?);
+    let scaled = s.g.scale(a, s.node.float("alpha", 1.0));
+    let open = s.g.op("Sigmoid", &[scaled]);
+    let gate = s.g.mul(a, open);
+    Ok(vec![Some(s.g.mul(gate, b))])
+}
