@@ -5,6 +5,7 @@
 
 mod activation;
 mod attention;
+mod attention_mask;
 mod bias;
 mod embed_layer_norm;
 mod fused_conv;
@@ -22,6 +23,8 @@ use crate::elem::ElemType;
 use crate::float64;
 use crate::ir::{Graph, Node, Val};
 use crate::signatures;
+
+pub use attention::parts as attention_parts;
 
 /// The outputs of a node, by place; none where the node is kept as it is.
 type Outputs = Option<Vec<Option<Val>>>;
@@ -87,6 +90,11 @@ pub fn is_lowered(node: &Node) -> bool {
 pub fn standard() -> impl Iterator<Item = &'static str> {
     let standard = |(domain, op, _): &&(&str, &str, Lowering)| domain.is_empty() && signatures::is_standard(op);
     LOWERED.iter().filter(standard).map(|(_, op, _)| *op)
+}
+
+/// All operators that are replaced, by domain and name.
+pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    LOWERED.iter().map(|(domain, op, _)| (*domain, *op))
 }
 
 /// The outputs of an operator that has one.
