@@ -34,6 +34,7 @@ const SMOOTH: &[&str] = &[
     "ConvTranspose",
     "Cos",
     "Cosh",
+    "CumProd",
     "CumSum",
     "DFT",
     "DepthToSpace",
@@ -81,6 +82,7 @@ const SMOOTH: &[&str] = &[
     "Squeeze",
     "Sub",
     "Sum",
+    "SwiGLU",
     "Swish",
     "Tan",
     "Tanh",
@@ -92,13 +94,16 @@ const SMOOTH: &[&str] = &[
 /// Operators of the same kind whose further inputs (sizes, indices, exponents, conditions) must not depend on what
 /// varies: with the places of those that may.
 const SMOOTH_IN: &[(&str, &[usize])] = &[
+    ("CausalConvWithState", &[0, 1, 2, 3]),
     ("CenterCropPad", &[0]),
     ("Compress", &[0]),
+    ("DequantizeLinear", &[1]),
     ("Expand", &[0]),
     ("GRU", &[0, 1, 2, 3, 5]),
     ("Gather", &[0]),
     ("GatherElements", &[0]),
     ("GatherND", &[0]),
+    ("LinearAttention", &[0, 1, 2, 3, 4, 5]),
     ("LSTM", &[0, 1, 2, 3, 5, 6, 7]),
     ("MaxUnpool", &[0]),
     ("NegativeLogLikelihoodLoss", &[0, 2]),
@@ -231,6 +236,7 @@ mod tests {
         "Softsign",
         "ThresholdedRelu",
         "TopK",
+        "Unique",
     ];
 
     #[test]

@@ -75,6 +75,7 @@ mod shapes;
 mod signatures;
 mod size;
 mod step;
+mod support;
 mod tangent;
 #[cfg(test)]
 mod testing;
@@ -91,3 +92,4 @@ pub use model::{Dim, Model, Port, external_files, listed};
 pub use rules::differentiable as operators;
 pub use scaling::Scaling;
 pub use signatures::several_outputs;
+pub use support::{OperatorSupport, Support, operator_support};

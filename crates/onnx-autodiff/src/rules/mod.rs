@@ -1,12 +1,18 @@
 //! How each operator's tangents follow from those of its inputs: one file per family, one list of all.
 
 mod arithmetic;
+mod attention;
+mod causal_conv;
 mod convolution;
+mod cumulative;
 mod deform_conv;
+mod dequantize;
 mod diagonal;
+mod gated;
 mod gather;
 mod grid_sample;
 mod layout;
+mod linear_attention;
 mod loss;
 mod max_unpool;
 mod norm;
@@ -23,6 +29,7 @@ mod sequence;
 mod silent;
 mod softmax;
 mod spectral;
+mod unique;
 
 use std::collections::HashMap;
 
@@ -56,12 +63,18 @@ pub type BehindRule = fn(&mut Step, &HashMap<Val, Tangent>) -> Result<Option<Tan
 /// All families of operators that can be differentiated.
 pub const FAMILIES: &[&[(&str, Rule)]] = &[
     arithmetic::RULES,
+    attention::RULES,
+    causal_conv::RULES,
     convolution::RULES,
+    cumulative::RULES,
     deform_conv::RULES,
+    dequantize::RULES,
     diagonal::RULES,
+    gated::RULES,
     gather::RULES,
     grid_sample::RULES,
     layout::RULES,
+    linear_attention::RULES,
     loss::RULES,
     max_unpool::RULES,
     norm::RULES,
@@ -75,6 +88,7 @@ pub const FAMILIES: &[&[(&str, Rule)]] = &[
     silent::RULES,
     softmax::RULES,
     spectral::RULES,
+    unique::RULES,
 ];
 
 /// Operators that have a derivative, in alphabetical order.
@@ -87,13 +101,27 @@ pub fn differentiable() -> Vec<&'static str> {
     ops
 }
 
+/// All operators with a rule.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().flat_map(|family| family.iter()).map(|(op, _)| *op)
+}
+
+/// The rule of an operator of the standard domain.
+pub fn named(op: &str) -> Option<Rule> {
+    FAMILIES.iter().flat_map(|family| family.iter()).find(|(known, _)| *known == op).map(|(_, rule)| *rule)
+}
+
+/// Why an operator, or some of its forms, is refused.
+pub fn refusal(domain: &str, op: &str) -> String {
+    if domain.is_empty() { refused::known(op).to_owned() } else { refused::of_domain(domain).to_owned() }
+}
+
 /// The rule for a node, or why there is none.
 pub fn of(node: &Node) -> Result<Rule, Refusal> {
     if !node.domain.is_empty() {
         return Err(refused::foreign(node));
     }
-    let known = FAMILIES.iter().flat_map(|family| family.iter()).find(|(op, _)| *op == node.op);
-    known.map(|(_, rule)| *rule).ok_or_else(|| refused::reason(node))
+    named(&node.op).ok_or_else(|| refused::reason(node))
 }
 
 /// Whether a node has no rule whatever its inputs are.

@@ -10,6 +10,7 @@ use crate::size::Size;
 
 mod image;
 mod layout;
+mod newer;
 mod product;
 mod recurrent;
 mod sampling;
@@ -67,7 +68,7 @@ fn elem_of(g: &Graph, node: &Node) -> ElemType {
         "TfIdfVectorizer" => ElemType::FLOAT,
         "Equal" | "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Not" | "IsNaN"
         | "IsInf" => ElemType::BOOL,
-        "Cast" => ElemType(node.int("to", 0) as i32),
+        "BitCast" | "Cast" => ElemType(node.int("to", 0) as i32),
         "CastLike" | "Where" => input(1),
         "DequantizeLinear" => match node.int("output_dtype", 0) {
             0 => input(1),
@@ -91,7 +92,6 @@ fn elem_of(g: &Graph, node: &Node) -> ElemType {
             0 => input(0),
             n => ElemType(n as i32),
         },
-        "Attention" => input(0),
         _ => input(0),
     }
 }
@@ -199,7 +199,7 @@ fn shape_of(g: &mut Graph, node: &Node) -> Option<Shape> {
         "Compress" => compress(g, node),
         "Det" => Some(g.shape(x?)?.split_last_chunk::<2>()?.0.to_vec()),
         "NegativeLogLikelihoodLoss" => loss(g, node),
-        "Unique" | "NonMaxSuppression" | "Loop" | "Scan" | "If" => None,
+        "NonMaxSuppression" | "Loop" | "Scan" | "If" => None,
         "GridSample" => grid_sample(g, node),
         "RandomNormal" | "RandomUniform" => Some(node.ints("shape")?.iter().map(|n| Size::fixed(*n)).collect()),
         op if op.starts_with("Reduce") => reduce(g, node),
@@ -219,6 +219,7 @@ const KEEPS_SHAPE: &[&str] = &[
     "Atanh",
     "BatchNormalization",
     "Bernoulli",
+    "BitCast",
     "BitwiseNot",
     "Cast",
     "CastLike",
@@ -227,6 +228,7 @@ const KEEPS_SHAPE: &[&str] = &[
     "Clip",
     "Cos",
     "Cosh",
+    "CumProd",
     "CumSum",
     "DequantizeLinear",
     "Elu",
@@ -272,6 +274,7 @@ const KEEPS_SHAPE: &[&str] = &[
     "Softplus",
     "Softsign",
     "Sqrt",
+    "SwiGLU",
     "Swish",
     "Tan",
     "Tanh",
@@ -286,7 +289,11 @@ fn infer_many(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferred
     let elem = g.elem(x);
     match node.op.as_str() {
         "Split" => split(g, node, outputs),
+        "Attention" => newer::attention(g, node),
+        "CausalConvWithState" => newer::causal_conv(g, node),
         "GRU" | "LSTM" | "RNN" => recurrent(g, node),
+        "LinearAttention" => newer::linear_attention(g, node),
+        "Unique" => newer::unique(g, node),
         "LayerNormalization" => {
             let shape = g.shape(x)?.clone();
             let axis = axis_of(node.int("axis", -1), shape.len())?;
