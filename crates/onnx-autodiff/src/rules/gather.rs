@@ -1,6 +1,8 @@
 //! Operators that pick elements by index, or put them somewhere.
 
+use super::pieces::{Made, at};
 use super::{Rule, scatter};
+use crate::elem::ElemType;
 use crate::emit::{int, text};
 use crate::error::Refusal;
 use crate::ir::Val;
@@ -11,7 +13,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("Gather", Rule::Single(gather)),
     ("GatherElements", Rule::Single(gather_elements)),
     ("GatherND", Rule::Single(gather_nd)),
-    ("OneHot", Rule::Single(one_hot)),
+    ("OneHot", Rule::Parts(one_hot)),
     ("ScatterElements", Rule::Single(scatter_elements)),
     ("ScatterND", Rule::Single(scatter_nd)),
     ("TopK", Rule::Several(top_k)),
@@ -29,10 +31,26 @@ fn gather(s: &mut Step) -> Output {
     Ok(Some(Tangent::plain(s.g.op_with("Gather", &[d, indices], vec![int("axis", axis + 1)]))))
 }
 
-/// Where an index points has no derivative; the two values might have one.
-fn one_hot(s: &mut Step) -> Output {
-    s.only(&[0, 1], "its two values must be constant")?;
-    Ok(None)
+/// Where an index points has no derivative; the two values may have one: `off + hot (on - off)`.
+fn one_hot(s: &mut Step) -> Made {
+    let [Some(places), Some(depth)] = [0, 1].map(|place| s.node.input(place)) else {
+        return Err("its indices or their number are missing".into());
+    };
+    let (values, y) = (s.x(2)?, s.y_shape()?);
+    let places = s.g.cast(places, ElemType::INT64);
+    let ends = [0.0, 1.0].map(|end| {
+        let end = s.g.real(end, ElemType::FLOAT);
+        s.g.unsqueeze(end, &[0])
+    });
+    let ends = s.g.concat(&ends, 0);
+    let attributes = s.node.attributes.clone();
+    let hot = s.g.op_with("OneHot", &[places, depth, ends], attributes);
+    s.g.set_shape(hot, &y);
+    let hot = s.g.cast(hot, s.g.elem(values));
+    let [off, on] = [0, 1].map(|place| at(s.g, values, place));
+    let span = s.g.sub(on, off);
+    let raised = s.g.mul(span, hot);
+    Ok(vec![Some(s.g.add(raised, off))])
 }
 
 /// Indices of the primal's shape, once for each direction.
