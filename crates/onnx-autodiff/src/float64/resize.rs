@@ -10,7 +10,7 @@ pub fn resize(g: &mut Graph, node: &Node) -> Option<Val> {
     let mut x = node.input(0)?;
     let shape = g.shape(x)?.clone();
     let stretched = node.text("keep_aspect_ratio_policy", "stretch") == "stretch";
-    if !stretched || node.int("antialias", 0) != 0 {
+    if !stretched || node.int("antialias", 0) != 0 || node.float("extrapolation_value", 0.0) != 0.0 {
         return None;
     }
     let y = output_shape(g, node)?;
@@ -24,7 +24,12 @@ pub fn resize(g: &mut Graph, node: &Node) -> Option<Val> {
             return None;
         }
         let scale = scale.unwrap_or(m as f64 / n as f64);
-        let rows: Option<Vec<Row>> = (0..m).map(|o| row(node, place(node, o, n, m, scale)?, n)).collect();
+        let region = region(g, node, axis, shape.len())?;
+        let one = |o: i64| match region {
+            Some(region) => cropped(node, region, o, n, m),
+            None => row(node, place(node, o, n, m, scale)?, n),
+        };
+        let rows: Option<Vec<Row>> = (0..m).map(one).collect();
         x = along(g, x, axis, &rows?, n)?;
         g.set_shape(x, &[&y[..=axis], &shape[axis + 1..]].concat());
     }
@@ -43,6 +48,24 @@ fn scale(g: &Graph, node: &Node, axis: usize, rank: usize) -> Option<Option<f64>
     }
     let scales = g.content(node.input(2)?).and_then(Content::reals)?;
     Some(Some(*scales.get(place)?))
+}
+
+/// The region that an axis is cropped to, in parts of its length: `Some(None)` where it is not cropped.
+fn region(g: &Graph, node: &Node, axis: usize, rank: usize) -> Option<Option<[f64; 2]>> {
+    if node.text("coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize" {
+        return Some(None);
+    }
+    let axes = node.ints("axes").unwrap_or_else(|| (0..rank as i64).collect());
+    let place = axes.iter().position(|a| axis_of(*a, rank) == Some(axis))?;
+    let ends = g.content(node.input(1)?).and_then(Content::reals)?;
+    Some(Some([*ends.get(place)?, *ends.get(place + axes.len())?]))
+}
+
+/// The row of an element of a cropped axis; outside there is zero.
+fn cropped(node: &Node, [start, end]: [f64; 2], o: i64, n: i64, m: i64) -> Option<Row> {
+    let (o, last, steps) = (o as f64, (n - 1) as f64, (m - 1) as f64);
+    let place = if m > 1 { start * last + o * (end - start) * last / steps } else { 0.5 * (start + end) * last };
+    if (0.0..=last).contains(&place) { row(node, place, n) } else { Some(Vec::new()) }
 }
 
 /// Where an element of the output lies among those of the input.

@@ -1,6 +1,7 @@
 //! Convolutions, pooling and resizing of images.
 
 use super::{CONTRADICTION, Parts, Turn};
+use crate::elem::ElemType;
 use crate::emit::{int, ints};
 use crate::error::Refusal;
 use crate::ir::{Shape, Val};
@@ -157,7 +158,9 @@ pub fn depth_to_space(t: &mut Turn) -> Result<Parts, Refusal> {
 
 pub fn space_to_depth(t: &mut Turn) -> Result<Parts, Refusal> {
     let (c, (x, _)) = (t.c()?, t.shapes(4)?);
-    let result = t.g.op_with("DepthToSpace", &[c], vec![int("blocksize", t.node.int("blocksize", 1))]);
+    let kept = ["blocksize", "mode"];
+    let attributes = t.node.attributes.iter().filter(|a| kept.contains(&a.name())).cloned().collect();
+    let result = t.g.op_with("DepthToSpace", &[c], attributes);
     t.g.set_shape(result, &x);
     Ok(vec![(0, result)])
 }
@@ -196,16 +199,17 @@ fn as_matrix(t: &mut Turn, image: Val, n: &Size, m: &Size) -> Val {
 /// Resizing acts along each axis by itself: its matrix is what it makes of the unit matrix.
 pub fn resize(t: &mut Turn) -> Result<Parts, Refusal> {
     let (x, y) = t.shapes(3)?;
-    if t.node.text("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize" {
-        return Err("cropping by a region is not differentiated in reverse mode".into());
-    }
+    let crops = t.node.text("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize";
     let mut c = t.c()?;
     for axis in 2..x.len() {
-        if x[axis] == y[axis] && !resized(t, axis) {
+        if x[axis] == y[axis] && !crops && !resized(t, axis) {
             continue;
         }
         let unit = unit_image(t, &x[axis], c);
-        let inputs = resize_inputs(t, unit, axis, x.len(), &x[axis], &y[axis])?;
+        let mut inputs = resize_inputs(t, unit, axis, x.len(), &x[axis], &y[axis])?;
+        if crops {
+            inputs[1] = Some(region(t, axis, x.len())?);
+        }
         let kept =
             ["mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a", "antialias", "exclude_outside"];
         let attributes = t.node.attributes.iter().filter(|a| kept.contains(&a.name())).cloned().collect();
@@ -253,6 +257,29 @@ fn resize_inputs(
     }
     let sizes = t.g.sizes(&[one.clone(), n.clone(), one, m.clone()]);
     Ok(vec![Some(unit), None, None, Some(sizes)])
+}
+
+/// The region along an axis, as that of the last axis of the unit image.
+fn region(t: &mut Turn, axis: usize, rank: usize) -> Result<Val, Refusal> {
+    let whole = t.input(1)?;
+    let elem = t.g.elem(whole);
+    let count = t.node.ints("axes").map_or(rank, |axes| axes.len());
+    let ends = match scale_place(t, axis, rank) {
+        Some(place) => [place, place + count].map(|place| {
+            let place = t.g.integers(&[place as i64]);
+            t.g.op("Gather", &[whole, place])
+        }),
+        None => [0.0, 1.0].map(|end| number(t, end, elem, 1)),
+    };
+    let before = [0.0, 1.0].map(|end| number(t, end, elem, 3));
+    Ok(t.g.concat(&[before[0], ends[0], before[1], ends[1]], 0))
+}
+
+/// A number so often.
+fn number(t: &mut Turn, value: f64, elem: ElemType, count: i64) -> Val {
+    let number = t.g.real(value, elem);
+    let number = t.g.cast(number, elem);
+    t.g.expand(number, &[Size::fixed(count)])
 }
 
 /// Averaging, too, acts along each axis by itself.
