@@ -22,7 +22,7 @@ use super::tangent::obstacle;
 
 type Replacement = fn(&mut Graph, &Node) -> Option<Val>;
 
-const KEPT: &str = "ONNX Runtime has this operator in float32 alone, and this form of it (antialiasing, or axes, scales or a number of steps that \
+const KEPT: &str = "ONNX Runtime has this operator in float32 alone, and this form of it (antialiasing, a constant around a cropped region, or axes, scales or a number of steps that \
                     are not known before it runs) has no replacement; export the model with fixed sizes, or compute in float32";
 
 const REPLACEMENTS: &[(&str, Replacement)] = &[
@@ -63,12 +63,24 @@ const REPLACEMENTS: &[(&str, Replacement)] = &[
 ];
 
 /// Operators that are replaced by the parts which their derivatives are made of.
-const BY_PARTS: &[&str] =
-    &["Col2Im", "Det", "GlobalLpPool", "GridSample", "GRU", "LpPool", "LSTM", "MaxRoiPool", "MaxUnpool", "RNN"];
+const BY_PARTS: &[&str] = &[
+    "Col2Im",
+    "DequantizeLinear",
+    "Det",
+    "GlobalLpPool",
+    "GridSample",
+    "GRU",
+    "LpPool",
+    "LSTM",
+    "MaxRoiPool",
+    "MaxUnpool",
+    "OneHot",
+    "RNN",
+];
 
 /// What a node in float64 is replaced by, where the runtime has no kernel for it.
 pub fn replacement(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
-    if !g.avoids_single || g.elem(node.input(0)?) != ElemType::DOUBLE {
+    if !g.avoids_single || !is_double(g, node) {
         return None;
     }
     if BY_PARTS.contains(&node.standard()) {
@@ -76,6 +88,16 @@ pub fn replacement(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
     }
     let (_, replacement) = REPLACEMENTS.iter().find(|(op, _)| *op == node.standard())?;
     Some(vec![replacement(g, node)?])
+}
+
+/// Whether a node computes in float64, by the first of its inputs that says so.
+fn is_double(g: &Graph, node: &Node) -> bool {
+    let place = match node.standard() {
+        "DequantizeLinear" => 1,
+        "OneHot" => 2,
+        _ => 0,
+    };
+    node.input(place).is_some_and(|v| g.elem(v) == ElemType::DOUBLE)
 }
 
 /// All outputs of an operator as its rule writes them.
@@ -96,8 +118,8 @@ fn parts(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
 /// The nodes that are left without a kernel, with what to do.
 pub fn obstacles(g: &Graph) -> Vec<Obstacle> {
     let single = |node: &Node| {
-        let wide = node.input(0).is_some_and(|v| g.elem(v) == ElemType::DOUBLE);
-        wide && (BY_PARTS.contains(&node.standard()) || REPLACEMENTS.iter().any(|(op, _)| *op == node.standard()))
+        is_double(g, node)
+            && (BY_PARTS.contains(&node.standard()) || REPLACEMENTS.iter().any(|(op, _)| *op == node.standard()))
     };
     let needed = g.needed();
     let left = g.nodes.iter().zip(needed).filter(|(node, needed)| *needed && single(node)).map(|(node, _)| node);
