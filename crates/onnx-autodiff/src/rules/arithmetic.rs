@@ -121,7 +121,7 @@ fn div(s: &mut Step) -> Output {
     Ok(s.sum(left, right))
 }
 
-/// `a - n b` with a whole number n.
+/// `a - n b` with a whole number n, however it is rounded.
 fn remainder(s: &mut Step) -> Output {
     let (a, b, y) = (s.x(0)?, s.x(1)?, s.y()?);
     let left = operand(s, 0)?;

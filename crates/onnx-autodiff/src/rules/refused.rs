@@ -5,16 +5,10 @@ use crate::ir::Node;
 use crate::lowering;
 
 const REFUSED: &[(&[&str], &str)] = &[
+    (&["Scatter"], "the operator is no longer in the standard; export the model with ScatterElements"),
+    (&["Upsample"], "the operator is no longer in the standard; export the model with Resize"),
     (
-        &[
-            "QuantizeLinear",
-            "DequantizeLinear",
-            "DynamicQuantizeLinear",
-            "QLinearConv",
-            "QLinearMatMul",
-            "ConvInteger",
-            "MatMulInteger",
-        ],
+        &["QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"],
         "quantization has derivative zero almost everywhere; export the model without quantization",
     ),
     (
@@ -38,26 +32,35 @@ const REFUSED: &[(&[&str], &str)] = &[
         ],
         "sequences and optional values are not differentiated; export the model with tensors",
     ),
-    (&["Unique"], "how many elements differ is no function with a derivative; export the model without it"),
     (
-        &["Attention", "RotaryEmbedding"],
-        "this form of the operator is not differentiated (a window, lengths without padding, barred scores as an output, or shapes that cannot be told); export the model with its parts",
+        &["RotaryEmbedding"],
+        "this form of the operator is not differentiated (its heads do not fit, or its shapes cannot be told); export the model with its parts",
     ),
 ];
 
 pub fn reason(node: &Node) -> Refusal {
-    let known = REFUSED.iter().find(|(ops, _)| ops.contains(&node.op.as_str()));
-    known
-        .map_or("this operator has no rule; express it through differentiable standard operators", |(_, why)| why)
-        .into()
+    known(&node.op).into()
+}
+
+/// Why an operator of the standard domain is refused.
+pub fn known(op: &str) -> &'static str {
+    let listed = REFUSED.iter().find(|(ops, _)| ops.contains(&op));
+    listed.map_or("this operator has no rule; express it through differentiable standard operators", |(_, why)| why)
 }
 
 /// Why an operator of another domain is refused.
 pub fn foreign(node: &Node) -> Refusal {
-    let why = match node.domain.as_str() {
+    match node.domain.as_str() {
         "com.microsoft" if lowering::is_lowered(node) => {
-            "this form of a fused operator of ONNX Runtime is not differentiated; export the model again without graph optimization"
+            "this form of a fused operator of ONNX Runtime is not differentiated; export the model again without graph optimization".into()
         }
+        domain => of_domain(domain).into(),
+    }
+}
+
+/// Why the operators of another domain are refused that are not replaced.
+pub fn of_domain(domain: &str) -> &'static str {
+    match domain {
         "com.microsoft" | "com.ms.internal.nhwc" => {
             "a fused operator of ONNX Runtime; export the model again without graph optimization"
         }
@@ -65,6 +68,5 @@ pub fn foreign(node: &Node) -> Refusal {
             "its images and weights lie as one processor wants them, in blocks of a size that the file does not tell; save the model again with graph optimization at the extended level or below"
         }
         _ => "an operator outside the standard domain; export the model with standard operators only",
-    };
-    why.into()
+    }
 }
