@@ -14,6 +14,9 @@ use super::order;
 use super::proto::*;
 use super::shapes::axis_of;
 
+/// The operators that are replaced by copies of their bodies.
+pub const UNROLLED: [&str; 2] = ["Loop", "Scan"];
+
 /// Loops of more steps than this are kept.
 const STEPS: i64 = 4096;
 /// Loops that unroll to more nodes than this are kept.
