@@ -34,14 +34,16 @@ class Failure(Exception):
     pass
 
 
-def session(path):
+def session(model):
+    """A file, or its bytes, on one thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     # A planned block would be allocated beside the arena of the first run, which it does not need any more.
     options.enable_mem_pattern = False
-    return ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    model = model if isinstance(model, bytes) else str(model)
+    return ort.InferenceSession(model, options, ["CPUExecutionProvider"])
 
 
 def differentiate(program, path, mode, out):

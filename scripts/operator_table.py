@@ -9,7 +9,7 @@ import onnx
 from onnx import defs
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "crates/onnx-autodiff/src/operators.txt"
-OPSETS = range(13, 26)
+OPSETS = range(13, 29)
 KINDS = {
     defs.OpSchema.FormalParameterOption.Single: "r",
     defs.OpSchema.FormalParameterOption.Optional: "o",

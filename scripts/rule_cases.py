@@ -644,6 +644,111 @@ for op in ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"):
 add("SoftmaxCrossEntropyLoss", later(3, 4), [np.array([0, 1, 3])], opsets=(13, 22), nout=2, outi=1)
 
 
+def dequantized(x, c, a):
+    """Whole numbers, less those that stand for zero, times their scales."""
+    bits, zero = c[0].astype(np.float64), 0.0
+    along = lambda v: v.reshape([-1 if i == a["axis"] else 1 for i in range(bits.ndim)])  # noqa: E731
+    scale = np.repeat(x, a["block_size"], a["axis"])[:, : bits.shape[1]] if "block_size" in a else along(x) if x.ndim else x
+    if len(c) > 1:
+        zero = along(c[1].astype(np.float64)) if c[1].ndim else float(c[1])
+    return (bits - zero) * scale
+
+
+def grouped(x, *numbers):
+    """Three groups of six channels, with a number for each channel or each group."""
+    return group_norm(x, *(np.repeat(v, 6 // len(v)) for v in numbers), 3, f32(1e-5))
+
+
+def cropped(x, c, a):
+    """Linear interpolation between the ends of a region, along the axes that are resized; outside there is a constant."""
+    region, _, sizes = c
+    axes = a.get("axes", range(x.ndim))
+    outside = np.zeros((1,) * x.ndim, bool)
+    for i, axis in enumerate(axes):
+        last, count, (start, end) = x.shape[axis] - 1, int(sizes[i]), np.asarray(region, np.float32)[[i, i + len(axes)]]
+        step = (end - start) * last / (count - 1) if count > 1 else 0
+        places = start * last + np.arange(count) * np.float64(step) if count > 1 else np.array([(start + end) * last / 2])
+        low = np.clip(np.floor(places).astype(int), 0, max(last - 1, 0))
+        weight = (places - low).reshape([-1 if j == axis else 1 for j in range(x.ndim)])
+        outside = outside | ((places < 0) | (places > last)).reshape(weight.shape)
+        x = np.take(x, low, axis) * (1 - weight) + np.take(x, np.minimum(low + 1, last), axis) * weight
+    return np.where(outside, np.float32(a.get("extrapolation_value", 0)), x)
+
+
+# parameters of norms, values by their places, numbers of few bits by their scales
+for place in range(5):
+    parts = [later(2, 3, 4), later(3), later(3), later(3), np.abs(later(3)) + 0.3]
+    x = parts.pop(place)
+    add("BatchNormalization", x, parts, opsets=(15,), pos=place, dyn=False, epsilon=1e-3)
+for place in (1, 2):
+    for opset, count in ((18, 3), (21, 6)):
+        parts = [later(2, 6, 4, 5), later(count), later(count)]
+        x = parts.pop(place)
+        kw = dict(formula=lambda x, c, a, place=place: grouped(*c[:place], x, *c[place:]), num_groups=3)
+        add("GroupNormalization", x, parts, opsets=(opset,), pos=place, dyn=False, **kw)
+for axis in (-1, 0):
+    add("OneHot", later(2), [np.array([2, 0, -1, 7]), np.array(3)], pos=2, dyn=False, axis=axis)
+BITS = np.array([[3, -7, 100, 0], [-128, 5, 9, 1], [2, 2, -3, 4]], np.int8)
+add("DequantizeLinear", later(), [BITS, np.array(3, np.int8)], opsets=(13, 19), pos=1, formula=dequantized, dyn=False)
+add("DequantizeLinear", later(4), [BITS], opsets=(13, 21), pos=1, formula=dequantized, dyn=False, axis=1)
+zeros = np.array([1, -2, 3], np.int8)
+add("DequantizeLinear", later(3), [BITS, zeros], opsets=(13, 19), pos=1, formula=dequantized, dyn=False, axis=0)
+kw = dict(opsets=(21,), formula=dequantized, dyn=False, axis=1, block_size=3)
+add("DequantizeLinear", later(3, 2), [BITS], pos=1, **kw)
+# running products
+for exclusive in (0, 1):
+    for reverse in (0, 1):
+        x = later(3, 5)
+        kw = dict(exclusive=exclusive, reverse=reverse)
+        add("CumProd", x, [np.array(1)], opsets=(26,), **kw)
+        add("CumProd", x, [np.array(-2)], opsets=(26,), dyn=False, **kw)
+# distinct elements
+add("Unique", later(2, 3), opsets=(11, 22), dyn=False)
+add("Unique", later(2, 3), opsets=(11, 22), nout=4, sorted=0)
+add("Unique", later(4, 3), opsets=(11, 22), axis=1, dyn=False)
+add("Unique", later(4, 3), opsets=(11, 22), axis=0, nout=2, sorted=0, dyn=False)
+# regions of images
+REGION = np.array([0, 0, 0.1, 0.2, 1, 1, 0.7, 0.9], np.float32)
+WIDE = np.array([0, 0, -0.2, 0.2, 1, 1, 0.7, 1.3], np.float32)
+kw = dict(coordinate_transformation_mode="tf_crop_and_resize", mode="linear", dyn=False, formula=cropped)
+# ONNX Runtime crops no axis whose length stays.
+for sizes in ([2, 3, 3, 4], [2, 3, 6, 7]):
+    add("Resize", later(2, 3, 5, 5), [REGION, None, np.array(sizes)], opsets=(13, 19), **kw)
+    add("Resize", later(2, 3, 5, 5), [WIDE, None, np.array(sizes)], opsets=(13, 19), extrapolation_value=7.5, **kw)
+add("Resize", later(2, 3, 5, 5), [REGION[[3, 7]], None, np.array([4])], opsets=(18, 19), axes=[3], **kw)
+for pads in ([0, 0, 0, 0], [1, 0, 1, 1]):
+    kw = dict(kernel_shape=[2, 3], strides=[2, 2], pads=pads, storage_order=1)
+    add("MaxPool", later(2, 3, 6, 7), nout=1, **kw)
+    add("MaxPool", later(2, 3, 6, 7), nout=2, **kw)
+# Attention by what each query sees: places, lengths, masks of either kind, and caches
+for place in range(3):
+
+    def attended(q, k, v):
+        parts = [later(*q), later(*k), later(*v)]
+        return parts.pop(place), parts
+
+    shapes = ((2, 2, 3, 4), (2, 2, 6, 4), (2, 2, 6, 5))
+    x, c = attended(*shapes)
+    add("Attention", x, c + [None, None, None, np.array([4, 6])], opsets=(24,), pos=place, dyn=False)
+    x, c = attended(*shapes)
+    add("Attention", x, c + [later(3, 6), None, None, np.array([3, 5])], opsets=(24,), pos=place, is_causal=1, dyn=False)
+    x, c = attended(*shapes)
+    mask = np.where(np.abs(later(3, 6)) < 0.4, -np.inf, later(3, 6))
+    mask[:, 2] = 0.5
+    add("Attention", x, c + [mask], opsets=(23,), pos=place, dyn=False)
+    x, c = attended(*shapes)
+    seen = later(3, 6) > 0.5
+    seen[:, 0] = True
+    add("Attention", x, c + [seen], opsets=(23,), pos=place, is_causal=1, dyn=False)
+    x, c = attended((2, 2, 3, 4), (2, 2, 3, 4), (2, 2, 3, 5))
+    past = [later(2, 2, 2, 4), later(2, 2, 2, 5)]
+    add("Attention", x, c + [None, *past], opsets=(23,), pos=place, is_causal=1, nout=3, dyn=False)
+add("Attention", later(3, 6), [later(2, 2, 3, 4), later(2, 2, 6, 4), later(2, 2, 6, 5)], opsets=(23,), pos=3, dyn=False)
+for left, right, causal in ((2, -1, 0), (1, 1, 0), (3, -1, 1), (-1, 0, 0)):
+    kw = dict(left_window_size=left, right_window_size=right, is_causal=causal, opsets=(25,), dyn=False)
+    add("Attention", later(2, 2, 5, 4), [later(2, 2, 5, 4), later(2, 2, 5, 3)], **kw)
+
+
 def build(c, et):
     real = {T.DOUBLE: np.float64, T.FLOAT: np.float32}[et]
     inits, names = [], []

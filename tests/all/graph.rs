@@ -85,8 +85,8 @@ fn every_rule_agrees_with_differences_and_with_its_transpose() {
     }
     assert!(exact > 400, "{exact} of {} cases are held to 1e-12", names.len());
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), names.len(), wrong.join("\n"));
-    // Their tests are beside the module: no derivative passes through one, and the other is no single operator.
-    let elsewhere = ["If", "OneHot"];
+    // Choices are tested beside the module; ONNX Runtime has no others of these yet.
+    let elsewhere = ["CausalConvWithState", "If", "LinearAttention", "SwiGLU"];
     let untested: Vec<&str> =
         graph::operators().into_iter().filter(|op| !tested.contains(*op) && !elsewhere.contains(op)).collect();
     assert!(untested.is_empty(), "rules without a case: {untested:?}");
@@ -122,8 +122,8 @@ fn operators_without_a_kernel_in_float64_are_computed_in_it() {
         lifted.extend(model.operators().into_keys());
     }
     assert!(lifted.len() >= 30, "{lifted:?}");
-    // Antialiasing alone has no form in float64.
-    assert!(refused.len() == 2 && refused.iter().all(|name| name.ends_with("Resize")), "{refused:?}");
+    // Antialiasing and a constant around a cropped region alone have no form in float64.
+    assert!(refused.len() == 4 && refused.iter().all(|name| name.ends_with("Resize")), "{refused:?}");
 }
 
 /// Of every rule whose output has the shape of its input, the trace graph agrees with forward mode along the unit vectors.
@@ -270,8 +270,8 @@ fn every_output_has_its_derivative_or_is_refused() {
         tested.insert((operator.to_owned(), output));
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
-    // Text depends on no number; the branches of a choice are tested beside the module.
-    let elsewhere = ["If", "StringSplit"];
+    // Text depends on no number; the branches of a choice are tested beside the module; no runtime has the others yet.
+    let elsewhere = ["CausalConvWithState", "If", "LinearAttention", "StringSplit"];
     for (operator, outputs) in graph::several_outputs().into_iter().filter(|(op, _)| !elsewhere.contains(op)) {
         for place in 0..if outputs == usize::MAX { 3 } else { outputs } {
             assert!(tested.contains(&(operator.to_owned(), place)), "output {place} of {operator} has no case");

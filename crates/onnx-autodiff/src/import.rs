@@ -14,7 +14,7 @@ use crate::proto::*;
 
 /// Opsets of the standard domain whose operators the rules know. Those before [`ADDING`] are read as that one, from which
 /// they differ in one default ([`written_out`]) and in training.
-const OPSETS: std::ops::RangeInclusive<i64> = 13..=25;
+pub const OPSETS: std::ops::RangeInclusive<i64> = 13..=28;
 
 /// The opset in which scattering learned to add, as reverse mode needs it.
 pub const ADDING: i64 = 16;

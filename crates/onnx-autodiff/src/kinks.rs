@@ -132,6 +132,7 @@ mod tests {
         "Softsign",
         "ThresholdedRelu",
         "TopK",
+        "Unique",
     ];
 
     #[test]

@@ -73,6 +73,7 @@ mod separate_weights;
 mod signatures;
 mod size;
 mod step;
+mod support;
 mod tangent;
 #[cfg(test)]
 mod testing;
@@ -90,3 +91,4 @@ pub use operators::differentiable as operators;
 pub use passes::{Pass, Passes};
 pub use scaling::Scaling;
 pub use signatures::several_outputs;
+pub use support::{OperatorSupport, Support, operator_support};

@@ -61,6 +61,16 @@ pub fn is_standard(op: &str) -> bool {
     table().contains_key(op)
 }
 
+/// All operators of the standard domain.
+pub fn operators() -> impl Iterator<Item = &'static str> {
+    table().keys().copied()
+}
+
+/// The opset in which an operator came, or the first from which on the table tells of it.
+pub fn first_opset(op: &str) -> Option<i64> {
+    table().get(op)?.iter().map(|form| form.since).min()
+}
+
 /// The standard operators that may have more than one output, in alphabetical order, with the largest number of outputs
 /// in any opset: `usize::MAX` where there may be any number.
 pub fn several_outputs() -> Vec<(&'static str, usize)> {

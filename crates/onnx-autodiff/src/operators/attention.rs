@@ -1,25 +1,77 @@
 //! `Attention` of the standard domain, and what all operators of attention are made of.
 
-use super::operator::{Lowered, Operator};
-use super::parts::{number_like};
+use super::attention_mask::{Mask, mask};
+use super::operator::{Lowered, Operator, PartsResult};
+use super::parts::number_like;
 use crate::elem::ElemType;
 use crate::graph::emit::int;
-use crate::graph::{Graph, Node, Shape, Val};
+use crate::graph::{Graph, Inferred, Node, Val};
 use crate::size::Size;
+use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("Attention").names_type().lowered(attention).refused(FORM),
-];
+/// Where a node is kept because a runtime alone says what its scores at barred places are, its outputs are differentiated
+/// as those of what it consists of.
+pub const OPERATORS: &[Operator] = &[Operator::new("Attention")
+    .names_type()
+    .shapes(attention_shapes)
+    .lowered(attention)
+    .parts(attention_parts)];
 
-/// Why other forms are refused.
-pub const FORM: &str = "this form of the operator is not differentiated (a window, lengths without padding, barred scores as an output, or shapes that cannot be told); export the model with its parts";
-
-/// Scaled dot-product attention with optional masks, cached keys and grouped heads.
-pub fn attention(g: &mut Graph, node: &Node) -> Lowered {
-    let windowed = ["left_window_size", "right_window_size"].iter().any(|name| node.int(name, -1) >= 0);
-    if node.input(6).is_some() || windowed {
-        return None;
+/// What `Attention` makes, the present keys and values, and the scores `[N, Hq, L, S]`.
+fn attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
+    let elem = g.elem(node.input(0)?);
+    let heads = |g: &Graph, place: usize, count: &str| {
+        let shape = g.shape(node.input(place)?)?;
+        match &shape[..] {
+            [n, h, l, d] => Some([n.clone(), h.clone(), l.clone(), d.clone()]),
+            [n, l, width] => {
+                let count = Size::fixed(node.int(count, 0));
+                let each = width.over(&count)?;
+                Some([n.clone(), count, l.clone(), each])
+            }
+            _ => None,
+        }
+    };
+    let flat = g.rank(node.input(0)?)? == 3;
+    let q = heads(g, 0, "q_num_heads")?;
+    let (mut k, mut v) = (heads(g, 1, "kv_num_heads")?, heads(g, 2, "kv_num_heads")?);
+    for (place, cached) in [(4, &mut k), (5, &mut v)] {
+        if let Some(past) = node.input(place) {
+            let past = g.shape(past)?.get(2)?.clone();
+            cached[2] = g.symbols.add(&past, &cached[2]);
+        }
     }
+    let y = if flat {
+        vec![q[0].clone(), q[2].clone(), q[1].times(&v[3])?]
+    } else {
+        vec![q[0].clone(), q[1].clone(), q[2].clone(), v[3].clone()]
+    };
+    let scores = vec![q[0].clone(), q[1].clone(), q[2].clone(), k[2].clone()];
+    Some([y, k.to_vec(), v.to_vec(), scores].map(|shape| (elem, Some(shape))).to_vec())
+}
+
+fn attention_parts(s: &mut Step) -> PartsResult {
+    let node = s.node.clone();
+    let parts = parts(s.g, &node);
+    parts.ok_or_else(|| "its inputs do not fit each other, or their shapes cannot be told".into())
+}
+
+/// The operator, but for its scores at barred places, which are the runtime's affair.
+fn attention(g: &mut Graph, node: &Node) -> Lowered {
+    let (mut outputs, bars) = consists_of(g, node)?;
+    if bars && node.int("qk_matmul_output_mode", 0) == 2 {
+        outputs[3] = None;
+    }
+    Some(outputs)
+}
+
+/// All outputs of the operator, but for the numbers that scores have at barred places: zero here, without a derivative.
+fn parts(g: &mut Graph, node: &Node) -> Lowered {
+    consists_of(g, node).map(|(outputs, _)| outputs)
+}
+
+/// Scaled dot-product attention with optional masks, cached keys and grouped heads, and whether it bars places.
+fn consists_of(g: &mut Graph, node: &Node) -> Option<(Vec<Option<Val>>, bool)> {
     let ranks: Option<Vec<usize>> = (0..3).map(|i| g.rank(node.input(i)?)).collect();
     if ranks.clone().is_none_or(|r| r.iter().any(|n| !(3..=4).contains(n))) || cached_otherwise(g, node) {
         return None;
@@ -38,7 +90,7 @@ pub fn attention(g: &mut Graph, node: &Node) -> Lowered {
     let (k, v) = (repeated(g, k, &count)?, repeated(g, v, &count)?);
     let raw = raw_scores(g, node, q, k)?;
     let capped = capped(g, node, raw);
-    let (bias, alive) = mask(g, node, q, k)?;
+    let Mask { bias, alive, bars } = mask(g, node, q, k)?;
     let scores = bias.map_or(capped, |bias| g.add(capped, bias));
     let mut weights = softmax(g, node, scores);
     if let Some(alive) = alive {
@@ -49,16 +101,22 @@ pub fn attention(g: &mut Graph, node: &Node) -> Lowered {
         y = joined(g, y)?;
     }
     let mut outputs = vec![Some(y), Some(present_k), Some(present_v)];
-    // Scores of barred places are the runtime's affair.
-    let barred = alive.is_some() || node.int("is_causal", 0) != 0;
     outputs.push(match node.int("qk_matmul_output_mode", 0) {
         0 => Some(raw),
         1 => Some(capped),
-        2 => Some(scores).filter(|_| !barred),
+        2 => Some(bias.filter(|_| bars).map_or(scores, |bias| unless_barred(g, scores, bias))),
         3 => Some(weights),
         _ => None,
     });
-    Some(outputs)
+    Some((outputs, bars))
+}
+
+/// The scores, and zero where their bias bars a place.
+fn unless_barred(g: &mut Graph, scores: Val, bias: Val) -> Val {
+    let low = lowest(g.elem(bias)) / 2.0;
+    let (bound, zero) = (number_like(g, low, bias), number_like(g, 0.0, scores));
+    let seen = g.op("Greater", &[bias, bound]);
+    g.op("Where", &[seen, scores, zero])
 }
 
 /// Whether cached keys or values have another form than `[N, H, S, D]`.
@@ -133,32 +191,16 @@ fn capped(g: &mut Graph, node: &Node, scores: Val) -> Val {
     g.mul(bent, cap)
 }
 
-/// What is added to the scores, and for each row whether anything is left of it.
-fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<(Option<Val>, Option<Val>)> {
-    let (mut bias, mut alive) = (None, None);
-    if let Some(given) = node.input(3) {
-        if g.elem(given) == ElemType::BOOL {
-            bias = Some(barred(g, given, q));
-            let ones = g.cast(given, g.elem(q));
-            alive = Some(g.reduce("ReduceMax", ones, &[-1], true));
-        } else {
-            bias = Some(given);
-        }
-    }
-    if node.int("is_causal", 0) != 0 {
-        let past: Shape = node.input(4).and_then(|v| g.shape(v).cloned()).unwrap_or_else(|| vec![Size::fixed(0); 4]);
-        let allowed = causal(g, q, k, &past[2])?;
-        let causal = barred(g, allowed, q);
-        bias = Some(bias.map_or(causal, |bias| g.add(bias, causal)));
-    }
-    Some((bias, alive))
-}
-
 /// 0 where allowed, else a number below every score.
 pub fn barred(g: &mut Graph, allowed: Val, like: Val) -> Val {
-    let lowest = if g.elem(like) == ElemType::FLOAT16 { -3e4 } else { -1e30 };
-    let (zero, low) = (number_like(g, 0.0, like), number_like(g, lowest, like));
+    let low = lowest(g.elem(like));
+    let (zero, low) = (number_like(g, 0.0, like), number_like(g, low, like));
     g.op("Where", &[allowed, zero, low])
+}
+
+/// A number below every score, of which a type holds the double.
+pub fn lowest(elem: ElemType) -> f64 {
+    if elem == ElemType::FLOAT16 { -3e4 } else { -1e30 }
 }
 
 /// Query `i` sees key `j` where `j <= i + past`.

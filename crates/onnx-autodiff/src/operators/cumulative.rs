@@ -1,13 +1,15 @@
-//! Sums of all elements before each.
+//! Running sums and products.
 
 use super::operator::{Operator, TangentResult};
 use crate::inference;
+use crate::graph::Val;
 use crate::graph::emit::int;
 use crate::error::Refusal;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
+    Operator::new("CumProd").same_shape().tangent(cum_prod_tangent).smooth(),
     Operator::new("CumSum").same_shape().tangent(cum_sum_tangent).transpose(cum_sum_cotangent).smooth(),
 ];
 
@@ -26,4 +28,35 @@ fn cum_sum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let attributes =
         vec![int("exclusive", t.node.int("exclusive", 0)), int("reverse", i64::from(t.node.int("reverse", 0) == 0))];
     Ok(vec![(0, t.g.op_with("CumSum", &[c, axis], attributes))])
+}
+
+/// A running sum or product of a value with the node's attributes.
+fn running(s: &mut Step, op: &str, v: Val, axis: usize) -> Val {
+    let axis = s.g.integer(axis as i64);
+    let attributes = ["exclusive", "reverse"].map(|name| int(name, s.node.int(name, 0)));
+    s.g.op_with(op, &[v, axis], attributes.to_vec())
+}
+
+/// With `s` the factors that are not zero, and 1 for those that are: where no factor so far is zero,
+/// `y Σ d / s`; where one is, the product of the others times its `d`; where several are, zero.
+fn cum_prod_tangent(s: &mut Step) -> TangentResult {
+    let (x, d, rank) = (s.x(0)?, s.dx()?, s.rank(0)?);
+    let axis = s.known(1)?.first().and_then(|axis| inference::axis_of(*axis, rank)).ok_or("its axis does not fit its input")?;
+    let elem = s.g.elem(x);
+    let (zero, one) = (s.g.real(0.0, elem), s.g.real(1.0, elem));
+    let is_zero = s.g.op("Equal", &[x, zero]);
+    let safe = s.g.op("Where", &[is_zero, one, x]);
+    let mine = s.g.cast(is_zero, elem);
+    let product = running(s, "CumProd", safe, axis);
+    let zeros = running(s, "CumSum", mine, axis);
+    let mut total = None;
+    for (count, weight) in [(zero, s.g.op("Reciprocal", &[safe])), (one, mine)] {
+        let weighted = s.g.mul(d, weight);
+        let sum = running(s, "CumSum", weighted, axis + 1);
+        let here = s.g.op("Equal", &[zeros, count]);
+        let factor = s.g.op("Where", &[here, product, zero]);
+        let part = Some(Tangent { base: sum, factor: Some(factor) });
+        total = s.sum(total, part);
+    }
+    Ok(total)
 }

@@ -47,7 +47,9 @@ fn depth_to_space_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal
 
 fn space_to_depth_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let (c, (x, _)) = (t.c()?, t.shapes(4)?);
-    let result = t.g.op_with("DepthToSpace", &[c], vec![int("blocksize", t.node.int("blocksize", 1))]);
+    let kept = ["blocksize", "mode"];
+    let attributes = t.node.attributes.iter().filter(|a| kept.contains(&a.name())).cloned().collect();
+    let result = t.g.op_with("DepthToSpace", &[c], attributes);
     t.g.set_shape(result, &x);
     Ok(vec![(0, result)])
 }

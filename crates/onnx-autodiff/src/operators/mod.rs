@@ -4,6 +4,7 @@
 //! differentiates them, the transpose of those that tangents are made with, how they are written in float64 or replaced by
 //! others, and the reason where they are refused.
 
+mod attention_mask;
 mod fused_activation;
 #[cfg(test)]
 mod fused_tests;
@@ -47,6 +48,7 @@ families! {
     arithmetic,
     attention,
     cast,
+    causal_conv,
     center_crop_pad,
     choice,
     clip,
@@ -57,6 +59,7 @@ families! {
     cumulative,
     deform_conv,
     depth_to_space,
+    dequantize,
     det,
     einsum,
     elementary,
@@ -70,9 +73,11 @@ families! {
     fused_group_norm,
     fused_layer_norm,
     fused_matmul,
+    gated,
     gather,
     grid_sample,
     identity,
+    linear_attention,
     logic,
     loops,
     loss,
@@ -109,6 +114,7 @@ families! {
     transpose,
     trigonometric,
     trilu,
+    unique,
 }
 
 /// No network has tensors of more axes; a hostile file must not make them grow without bound.
@@ -117,7 +123,7 @@ const RANK_LIMIT: usize = 32;
 const UNTOLD: Inferred = (ElemType::UNKNOWN, None);
 
 /// Why a node stays in float32.
-const SINGLE: &str = "ONNX Runtime has this operator in float32 alone, and this form of it (antialiasing, or axes, scales or a number of steps that \
+const SINGLE: &str = "ONNX Runtime has this operator in float32 alone, and this form of it (antialiasing, a constant around a cropped region, or axes, scales or a number of steps that \
                       are not known before it runs) has no replacement; export the model with fixed sizes, or compute in float32";
 
 /// All operators, in the order of their files.
@@ -160,7 +166,7 @@ pub fn rule(node: &Node) -> Result<Rule, Refusal> {
 }
 
 /// Why an operator that is not in the list is refused.
-fn foreign(domain: &str) -> &'static str {
+pub fn foreign(domain: &str) -> &'static str {
     match domain {
         "" => operator::NO_RULE,
         MICROSOFT | "com.ms.internal.nhwc" => {
@@ -215,10 +221,11 @@ impl Knowledge for Known {
     }
 
     fn in_float64(&self, g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
-        if !g.avoids_single || g.elem(node.input(0)?) != ElemType::DOUBLE {
+        let operator = of(node)?;
+        if !g.avoids_single || !is_double(operator, g, node) {
             return None;
         }
-        match of(node)?.float64 {
+        match operator.float64 {
             Float64::Itself => None,
             Float64::Formula(formula) => Some(vec![formula(g, node)?]),
             Float64::Parts => by_parts(g, node),
@@ -247,6 +254,11 @@ fn infer(operator: &Operator, g: &mut Graph, node: &Node, outputs: usize) -> Vec
     vec![((operator.element)(g, node), shape)]
 }
 
+/// Whether a node computes in float64.
+fn is_double(operator: &Operator, g: &Graph, node: &Node) -> bool {
+    node.input(operator.computes_as).is_some_and(|v| g.elem(v) == ElemType::DOUBLE)
+}
+
 /// All outputs of an operator as its rule writes them.
 fn by_parts(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
     let Ok(Rule::Parts(parts)) = rule(node) else { return None };
@@ -265,9 +277,8 @@ fn by_parts(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
 /// The nodes in float64 that are left without a kernel, with what to do.
 pub fn single_precision(g: &Graph) -> Vec<Obstacle> {
     let single = |node: &Node| {
-        let wide = node.input(0).is_some_and(|v| g.elem(v) == ElemType::DOUBLE);
-        let here = of(node).is_some_and(|operator| !matches!(operator.float64, Float64::Itself));
-        wide && here || node.attributes.iter().any(holds_single)
+        let here = |o: &Operator| is_double(o, g, node) && !matches!(o.float64, Float64::Itself);
+        of(node).is_some_and(here) || node.attributes.iter().any(holds_single)
     };
     let needed = g.needed();
     let left = g.nodes.iter().zip(needed).filter(|(node, needed)| *needed && single(node)).map(|(node, _)| node);

@@ -207,7 +207,6 @@ fn instance_norm_tangent(s: &mut Step) -> TangentResult {
 
 /// Groups of channels become an axis, `[N, G, C/G, ...]`. Scales are per channel, in opset 18 per group.
 fn group_norm_tangent(s: &mut Step) -> TangentResult {
-    s.only(&[0], "its scale and bias must be constant")?;
     let shape = s.x_shape(0)?;
     let groups = Size::fixed(s.node.int("num_groups", 1));
     let spatial = shape.get(2..).ok_or("its input has no channels")?.to_vec();
@@ -216,26 +215,42 @@ fn group_norm_tangent(s: &mut Step) -> TangentResult {
     grouped.extend_from_slice(&spatial);
     let axes: Vec<i64> = (2..grouped.len() as i64).collect();
     let (x, scale) = (s.x(0)?, s.x(1)?);
-    let d = s.dx()?;
     let x = s.g.reshape(x, &grouped);
     let Normalized { hat, inverse } = normalize(s, x, &axes, s.node.float("epsilon", EPSILON));
-    let lead = s.lead(&grouped);
-    let d = s.g.reshape(d, &lead);
-    let base = project(s, d, hat, &axes);
     let per_group = s.g.opset < 21;
-    let gamma = if per_group {
-        per_channel(s, scale, grouped.len(), 0)
-    } else {
-        let mut parts = grouped[1..3].to_vec();
-        parts.extend(vec![Size::fixed(1); shape.len() - 2]);
-        s.g.reshape(scale, &parts)
+    let mut parts = grouped[1..3].to_vec();
+    parts.extend(vec![Size::fixed(1); shape.len() - 2]);
+    if per_group {
+        parts[1] = Size::fixed(1);
+    }
+    let normal = match s.d(0) {
+        Some(d) => {
+            let lead = s.lead(&grouped);
+            let d = s.g.reshape(d, &lead);
+            let base = project(s, d, hat, &axes);
+            let gamma = s.g.reshape(scale, &parts);
+            let factor = s.g.mul(inverse, gamma);
+            let factor = s.g.expand(factor, &grouped);
+            let factor = s.g.reshape(factor, &shape);
+            let target = s.lead(&shape);
+            Some(Tangent { base: s.g.reshape(base, &target), factor: Some(factor) })
+        }
+        None => None,
     };
-    let factor = s.g.mul(inverse, gamma);
-    let factor = s.g.expand(factor, &grouped);
-    let factor = s.g.reshape(factor, &shape);
-    let target = s.lead(&shape);
-    let base = s.g.reshape(base, &target);
-    Ok(Some(Tangent { base, factor: Some(factor) }))
+    let [scale, bias] = [1, 2].map(|place| group_tangent(s, place, &parts, &grouped, &shape));
+    let hat = s.g.reshape(hat, &shape);
+    affine(s, normal, hat, scale, bias)
+}
+
+/// The tangent of a number for each channel or group, as wide as the output's.
+fn group_tangent(s: &mut Step, place: usize, parts: &[Size], grouped: &[Size], shape: &[Size]) -> Option<Val> {
+    let d = s.d(place)?;
+    let single = s.lead(&[&[Size::fixed(1)], parts].concat());
+    let d = s.g.reshape(d, &single);
+    let wide = s.lead(&[&[Size::fixed(1)], &grouped[1..]].concat());
+    let d = s.g.expand(d, &wide);
+    let target = s.lead(&[&[Size::fixed(1)], &shape[1..]].concat());
+    Some(s.g.reshape(d, &target))
 }
 
 fn batch_norm_tangent(s: &mut Step) -> TangentResult {
@@ -246,14 +261,48 @@ fn batch_norm_tangent(s: &mut Step) -> TangentResult {
                 .into(),
         );
     }
-    s.only(&[0], "its scale and statistics must be constant")?;
     let rank = s.rank(0)?;
     let (scale, variance) = (s.x(1)?, s.x(4)?);
     let safe = s.g.shift(variance, s.node.float("epsilon", EPSILON));
     let deviation = s.g.op("Sqrt", &[safe]);
     let factor = s.g.div(scale, deviation);
-    let factor = per_channel(s, factor, rank, 0);
-    s.times(0, factor)
+    let wide = per_channel(s, factor, rank, 0);
+    let normal = s.times(0, wide)?;
+    batch_parameters(s, normal, factor, safe)
+}
+
+/// Adds what depends on active parameters. With `f = scale / deviation`: `x̂ dscale + dbias - f dmean` and
+/// `-½ f (x - mean) dvariance / deviation²`.
+fn batch_parameters(s: &mut Step, normal: Option<Tangent>, factor: Val, safe: Val) -> TangentResult {
+    if (1..5).all(|place| s.lazy(place).is_none()) {
+        return Ok(normal);
+    }
+    let rank = s.rank(0)?;
+    let (x, mean) = (s.x(0)?, s.x(3)?);
+    let mean = per_channel(s, mean, rank, 0);
+    let centred = s.g.sub(x, mean);
+    let deviation = s.g.op("Sqrt", &[safe]);
+    let deviation = per_channel(s, deviation, rank, 0);
+    let hat = s.g.div(centred, deviation);
+    let (scale, bias) = (channel_tangent(s, 1, rank), channel_tangent(s, 2, rank));
+    let mut total = affine(s, normal, hat, scale, bias)?;
+    let wide = per_channel(s, factor, rank, 0);
+    if let Some(d) = channel_tangent(s, 3, rank) {
+        let slope = s.g.neg(wide);
+        let part = s.g.mul(d, slope);
+        let part = s.done(part)?;
+        total = s.sum(total, part);
+    }
+    if let Some(d) = channel_tangent(s, 4, rank) {
+        let each = s.g.div(factor, safe);
+        let each = per_channel(s, each, rank, 0);
+        let product = s.g.mul(each, centred);
+        let slope = s.g.scale(product, -0.5);
+        let part = s.g.mul(d, slope);
+        let part = s.done(part)?;
+        total = s.sum(total, part);
+    }
+    Ok(total)
 }
 
 /// `y = x / |x|`, by the 2-norm or the 1-norm; where the norm is zero runtimes give zeros, and so does the tangent.

@@ -1,6 +1,7 @@
 //! Indices as rows of a unit matrix.
 
-use super::operator::{Operator, TangentResult};
+use super::operator::{Operator, PartsResult};
+use super::parts::at;
 use crate::graph::content::Item;
 use crate::elem::ElemType;
 use crate::inference::{axis_of, size_of};
@@ -8,7 +9,9 @@ use crate::graph::{Graph, Node, Shape};
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("OneHot").element(third_input).shape(one_hot_shape).tangent(one_hot_tangent),
+    Operator::new("OneHot").element(third_input).shape(one_hot_shape).parts(one_hot_parts)
+        .computes_as(2)
+        .float64_by_parts(),
 ];
 
 fn third_input(g: &Graph, node: &Node) -> ElemType {
@@ -24,8 +27,24 @@ fn one_hot_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// Where an index points has no derivative; the two values might have one.
-fn one_hot_tangent(s: &mut Step) -> TangentResult {
-    s.only(&[0, 1], "its two values must be constant")?;
-    Ok(None)
+/// Where an index points has no derivative; the two values may have one: `off + hot (on - off)`.
+fn one_hot_parts(s: &mut Step) -> PartsResult {
+    let [Some(places), Some(depth)] = [0, 1].map(|place| s.node.input(place)) else {
+        return Err("its indices or their number are missing".into());
+    };
+    let (values, y) = (s.x(2)?, s.y_shape()?);
+    let places = s.g.cast(places, ElemType::INT64);
+    let ends = [0.0, 1.0].map(|end| {
+        let end = s.g.real(end, ElemType::FLOAT);
+        s.g.unsqueeze(end, &[0])
+    });
+    let ends = s.g.concat(&ends, 0);
+    let attributes = s.node.attributes.clone();
+    let hot = s.g.op_with("OneHot", &[places, depth, ends], attributes);
+    s.g.set_shape(hot, &y);
+    let hot = s.g.cast(hot, s.g.elem(values));
+    let [off, on] = [0, 1].map(|place| at(s.g, values, place));
+    let span = s.g.sub(on, off);
+    let raised = s.g.mul(span, hot);
+    Ok(vec![Some(s.g.add(raised, off))])
 }

@@ -130,6 +130,8 @@ pub struct Operator {
     /// What replaces a node as soon as it is read; a form that is not known to the last detail is kept.
     pub lowering: Option<fn(&mut Graph, &Node) -> Lowered>,
     pub float64: Float64,
+    /// The place of the input whose type is the one that it computes in.
+    pub computes_as: usize,
     pub smoothness: Smoothness,
     pub locality: Locality,
     /// Whether it says nothing of the numbers in its inputs.
@@ -164,6 +166,7 @@ impl Operator {
             transpose: None,
             lowering: None,
             float64: Float64::Itself,
+            computes_as: 0,
             smoothness: Smoothness::Kinked,
             locality: Locality::ByNode,
             is_of_shapes: false,
@@ -248,6 +251,10 @@ impl Operator {
 
     pub const fn float64(self, formula: fn(&mut Graph, &Node) -> Option<Val>) -> Operator {
         Operator { float64: Float64::Formula(formula), ..self }
+    }
+
+    pub const fn computes_as(self, place: usize) -> Operator {
+        Operator { computes_as: place, ..self }
     }
 
     pub const fn float64_by_parts(self) -> Operator {

@@ -133,14 +133,15 @@ fn global_max_tangent(s: &mut Step) -> TangentResult {
 
 /// The places of the maxima are places in the flattened tensor.
 fn max_pool_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
-    if s.node.int("storage_order", 0) != 0 {
-        return Err("indices in column order are not supported; use storage_order 0".into());
-    }
     let (x, d) = (s.x(0)?, s.dx()?);
     let shape = s.x_shape(0)?;
-    let places = match s.node.output(1) {
+    let by_columns = s.node.int("storage_order", 0) != 0;
+    let places = match s.node.output(1).filter(|_| !by_columns) {
         Some(places) => places,
-        None => s.g.push("MaxPool", &[Some(x)], s.node.attributes.clone(), 2)[1],
+        None => {
+            let attributes = s.node.attributes.iter().filter(|a| a.name() != "storage_order").cloned().collect();
+            s.g.push("MaxPool", &[Some(x)], attributes, 2)[1]
+        }
     };
     let all = inference::product(s.g, &shape);
     let flat = [s.k.clone(), all];

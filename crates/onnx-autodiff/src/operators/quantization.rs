@@ -8,7 +8,6 @@ use crate::graph::{Graph, Inferred, Node, Shape};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("ConvInteger").element(int32).shape(conv_shape).refused(REASON),
-    Operator::new("DequantizeLinear").single_inputs(&[1]).element(dequantized_element).same_shape().refused(REASON),
     Operator::new("DynamicQuantizeLinear").shapes(dynamic_shapes).refused(REASON),
     Operator::new("MatMulInteger").element(int32).shape(integer_product_shape).refused(REASON),
     Operator::new("QLinearConv").element(eighth_input).refused(REASON),
@@ -17,14 +16,6 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 const REASON: &str = "quantization has derivative zero almost everywhere; export the model without quantization";
-
-/// The type that the node names, or that of its scale.
-fn dequantized_element(g: &Graph, node: &Node) -> ElemType {
-    match node.int("output_dtype", 0) {
-        0 => node.input(1).map_or(ElemType::UNKNOWN, |v| g.elem(v)),
-        n => ElemType(n as i32),
-    }
-}
 
 /// The type that the node names, or that of its zero point.
 fn quantized_element(g: &Graph, node: &Node) -> ElemType {

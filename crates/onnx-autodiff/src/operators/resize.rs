@@ -3,6 +3,7 @@
 use super::operator::{Operator, TangentResult};
 use super::parts::{merged, output_shape};
 use crate::graph::content::Content;
+use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::inference::{axis_of, sizes};
 use crate::graph::{Graph, Node, Shape, Val};
@@ -12,7 +13,7 @@ use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Resize").single_inputs(&[2]).shape(resize_shape).tangent(resize_tangent).transpose(resize_cotangent).float64(resize_float64).smooth_in(&[0]),
-    Operator::new("Upsample").single_inputs(&[1]).shape(resize_shape),
+    Operator::new("Upsample").single_inputs(&[1]).shape(resize_shape).refused("the operator is no longer in the standard; export the model with Resize"),
 ];
 
 fn resize_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
@@ -70,7 +71,8 @@ fn resize_tangent(s: &mut Step) -> TangentResult {
     while inputs.last() == Some(&None) {
         inputs.pop();
     }
-    let attributes = s.node.attributes.clone();
+    // Outside a cropped region there is a constant.
+    let attributes = s.node.attributes.iter().filter(|a| a.name() != "extrapolation_value").cloned().collect();
     let result = s.g.op_optional("Resize", &inputs, attributes);
     s.g.set_shape(result, &known);
     s.unfold(result)
@@ -127,16 +129,17 @@ pub fn as_matrix(t: &mut Transposition, image: Val, n: &Size, m: &Size) -> Val {
 /// Resizing acts along each axis by itself: its matrix is what it makes of the unit matrix.
 fn resize_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let (x, y) = t.shapes(3)?;
-    if t.node.text("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize" {
-        return Err("cropping by a region is not differentiated in reverse mode".into());
-    }
+    let crops = t.node.text("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize";
     let mut c = t.c()?;
     for axis in 2..x.len() {
-        if x[axis] == y[axis] && !resized(t, axis) {
+        if x[axis] == y[axis] && !crops && !resized(t, axis) {
             continue;
         }
         let unit = unit_image(t, &x[axis], c);
-        let inputs = resize_inputs(t, unit, axis, x.len(), &x[axis], &y[axis])?;
+        let mut inputs = resize_inputs(t, unit, axis, x.len(), &x[axis], &y[axis])?;
+        if crops {
+            inputs[1] = Some(region_of_unit(t, axis, x.len())?);
+        }
         let kept =
             ["mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a", "antialias", "exclude_outside"];
         let attributes = t.node.attributes.iter().filter(|a| kept.contains(&a.name())).cloned().collect();
@@ -190,7 +193,7 @@ fn resize_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let mut x = node.input(0)?;
     let shape = g.shape(x)?.clone();
     let stretched = node.text("keep_aspect_ratio_policy", "stretch") == "stretch";
-    if !stretched || node.int("antialias", 0) != 0 {
+    if !stretched || node.int("antialias", 0) != 0 || node.float("extrapolation_value", 0.0) != 0.0 {
         return None;
     }
     let y = output_shape(g, node)?;
@@ -204,7 +207,12 @@ fn resize_float64(g: &mut Graph, node: &Node) -> Option<Val> {
             return None;
         }
         let scale = scale.unwrap_or(m as f64 / n as f64);
-        let rows: Option<Vec<Row>> = (0..m).map(|o| row(node, place(node, o, n, m, scale)?, n)).collect();
+        let region = region(g, node, axis, shape.len())?;
+        let one = |o: i64| match region {
+            Some(region) => cropped(node, region, o, n, m),
+            None => row(node, place(node, o, n, m, scale)?, n),
+        };
+        let rows: Option<Vec<Row>> = (0..m).map(one).collect();
         x = along_rows(g, x, axis, &rows?, n)?;
         g.set_shape(x, &[&y[..=axis], &shape[axis + 1..]].concat());
     }
@@ -223,6 +231,24 @@ fn scale(g: &Graph, node: &Node, axis: usize, rank: usize) -> Option<Option<f64>
     }
     let scales = g.content(node.input(2)?).and_then(Content::reals)?;
     Some(Some(*scales.get(place)?))
+}
+
+/// The region that an axis is cropped to, in parts of its length: `Some(None)` where it is not cropped.
+fn region(g: &Graph, node: &Node, axis: usize, rank: usize) -> Option<Option<[f64; 2]>> {
+    if node.text("coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize" {
+        return Some(None);
+    }
+    let axes = node.ints("axes").unwrap_or_else(|| (0..rank as i64).collect());
+    let place = axes.iter().position(|a| axis_of(*a, rank) == Some(axis))?;
+    let ends = g.content(node.input(1)?).and_then(Content::reals)?;
+    Some(Some([*ends.get(place)?, *ends.get(place + axes.len())?]))
+}
+
+/// The row of an element of a cropped axis; outside there is zero.
+fn cropped(node: &Node, [start, end]: [f64; 2], o: i64, n: i64, m: i64) -> Option<Row> {
+    let (o, last, steps) = (o as f64, (n - 1) as f64, (m - 1) as f64);
+    let place = if m > 1 { start * last + o * (end - start) * last / steps } else { 0.5 * (start + end) * last };
+    if (0.0..=last).contains(&place) { row(node, place, n) } else { Some(Vec::new()) }
 }
 
 /// Where an element of the output lies among those of the input.
@@ -317,4 +343,27 @@ fn along_rows(g: &mut Graph, x: Val, axis: usize, rows: &[Row], n: i64) -> Optio
     shape[rank - 1] = Size::fixed(rows.len() as i64);
     g.set_shape(product, &shape);
     Some(g.transpose(product, &order))
+}
+
+/// The region along an axis, as that of the last axis of the unit image.
+fn region_of_unit(t: &mut Transposition, axis: usize, rank: usize) -> Result<Val, Refusal> {
+    let whole = t.input(1)?;
+    let elem = t.g.elem(whole);
+    let count = t.node.ints("axes").map_or(rank, |axes| axes.len());
+    let ends = match scale_place(t, axis, rank) {
+        Some(place) => [place, place + count].map(|place| {
+            let place = t.g.integers(&[place as i64]);
+            t.g.op("Gather", &[whole, place])
+        }),
+        None => [0.0, 1.0].map(|end| repeated_number(t, end, elem, 1)),
+    };
+    let before = [0.0, 1.0].map(|end| repeated_number(t, end, elem, 3));
+    Ok(t.g.concat(&[before[0], ends[0], before[1], ends[1]], 0))
+}
+
+/// A number so often.
+fn repeated_number(t: &mut Transposition, value: f64, elem: ElemType, count: i64) -> Val {
+    let number = t.g.real(value, elem);
+    let number = t.g.cast(number, elem);
+    t.g.expand(number, &[Size::fixed(count)])
 }

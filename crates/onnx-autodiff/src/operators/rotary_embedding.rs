@@ -1,12 +1,14 @@
 //! `RotaryEmbedding`: pairs of numbers turned by angles that depend on the place in the sequence.
 
-use super::attention::FORM;
 use super::attention::places;
 use super::operator::{Lowered, Operator};
 use super::parts::{one};
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Val};
 use crate::size::Size;
+
+/// Why other forms are refused.
+const FORM: &str = "this form of the operator is not differentiated (its heads do not fit, or its shapes cannot be told); export the model with its parts";
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("RotaryEmbedding").lowered(rotary_embedding).refused(FORM),

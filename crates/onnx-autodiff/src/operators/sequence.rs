@@ -6,10 +6,13 @@ pub const OPERATORS: &[Operator] = &[
     Operator::new("ConcatFromSequence").element(unknown).refused(REASON),
     Operator::new("Optional").refused(REASON),
     Operator::new("OptionalGetElement").element(unknown).refused(REASON),
+    Operator::new("OptionalHasElement").constant(),
     Operator::new("SequenceAt").element(unknown).refused(REASON),
     Operator::new("SequenceConstruct").refused(REASON),
+    Operator::new("SequenceEmpty").constant(),
     Operator::new("SequenceErase").refused(REASON),
     Operator::new("SequenceInsert").refused(REASON),
+    Operator::new("SequenceLength").constant(),
     Operator::new("SequenceMap").refused(REASON),
     Operator::new("SplitToSequence").refused(REASON),
 ];

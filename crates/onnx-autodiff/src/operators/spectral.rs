@@ -13,11 +13,11 @@ use crate::step::{Step, Tangent};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("BlackmanWindow").names_type().element(window_element),
+    Operator::new("BlackmanWindow").names_type().element(window_element).constant(),
     Operator::new("DFT").shape(dft_shape).tangent(dft_tangent).transpose(dft_cotangent).smooth(),
-    Operator::new("HammingWindow").names_type().element(window_element),
-    Operator::new("HannWindow").names_type().element(window_element),
-    Operator::new("MelWeightMatrix").names_type().element(window_element),
+    Operator::new("HammingWindow").names_type().element(window_element).constant(),
+    Operator::new("HannWindow").names_type().element(window_element).constant(),
+    Operator::new("MelWeightMatrix").names_type().element(window_element).constant(),
     Operator::new("STFT").shape(stft_shape).parts(stft_parts).smooth_in(&[0, 2]),
 ];
 

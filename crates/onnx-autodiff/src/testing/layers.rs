@@ -21,7 +21,18 @@ const LAYERS: &[&[&str]] = &[
     // The two modes.
     &["cotangent", "tangent"],
     // What is done with graphs and models as a whole.
-    &["fixed", "kinks", "lift", "locality", "output_reduction", "precision", "scaling", "separate_weights", "widest"],
+    &[
+        "fixed",
+        "kinks",
+        "lift",
+        "locality",
+        "output_reduction",
+        "precision",
+        "scaling",
+        "separate_weights",
+        "support",
+        "widest",
+    ],
     &["quadratic", "trace"],
     // The public face.
     &["differentiate"],

@@ -1,0 +1,165 @@
+//! Which keys each query of `Attention` sees: masks, causal order, windows, and lengths without padding.
+
+use super::attention::{barred, causal, lowest, places};
+use super::parts::number_like;
+use crate::elem::ElemType;
+use crate::graph::content;
+use crate::graph::{Graph, Node, Shape, Val};
+use crate::size::Size;
+
+/// What masks make of the scores.
+pub struct Mask {
+    /// What is added to the scores: finite where the given bias is.
+    pub bias: Option<Val>,
+    /// 1 for each row of which anything is left, else 0; none where something always is.
+    pub alive: Option<Val>,
+    /// Whether some places may be barred, whose scores runtimes give as infinite.
+    pub bars: bool,
+}
+
+pub fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Mask> {
+    let (mut allowed, mut bias, mut doubtful) = (Vec::new(), None, false);
+    let mut sure = true;
+    if let Some(given) = node.input(3) {
+        let (given, lengthened) = lengthened(g, given, k)?;
+        if g.elem(given) == ElemType::BOOL {
+            allowed.push(given);
+            sure = false;
+        } else {
+            doubtful = lengthened || may_bar(g, given);
+            bias = Some(if doubtful { finite(g, given) } else { given });
+        }
+    }
+    let placed = placed(g, node, q, k)?;
+    sure &= placed.sure;
+    allowed.extend(placed.allowed);
+    let bars = doubtful || !allowed.is_empty();
+    let joint = allowed.into_iter().reduce(|a, b| g.op("And", &[a, b]));
+    if let Some(joint) = joint {
+        let low = barred(g, joint, q);
+        bias = Some(bias.map_or(low, |bias| g.add(bias, low)));
+    }
+    let alive = match (bias, joint) {
+        (Some(bias), _) if doubtful => Some(above(g, bias)),
+        (_, Some(joint)) if !sure => {
+            let ones = g.cast(joint, g.elem(q));
+            Some(g.reduce("ReduceMax", ones, &[-1], true))
+        }
+        _ => None,
+    };
+    Some(Mask { bias, alive, bars })
+}
+
+/// Where queries may look by their places alone.
+struct Placed {
+    allowed: Vec<Val>,
+    /// Whether every query sees a key.
+    sure: bool,
+}
+
+fn placed(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Placed> {
+    let is_causal = node.int("is_causal", 0) != 0;
+    let windows = ["left_window_size", "right_window_size"].map(|name| node.int(name, -1));
+    let (past, lengths) = (node.input(4), node.input(6));
+    if past.is_some() && lengths.is_some() {
+        return None;
+    }
+    if lengths.is_none() && windows.iter().all(|size| *size < 0) {
+        let past: Shape = past.and_then(|v| g.shape(v).cloned()).unwrap_or_else(|| vec![Size::fixed(0); 4]);
+        let allowed = if is_causal { vec![causal(g, q, k, &past[2])?] } else { Vec::new() };
+        return Some(Placed { allowed, sure: true });
+    }
+    let mut allowed = Vec::new();
+    if is_causal || windows.iter().any(|size| *size >= 0) {
+        let ahead = ahead(g, node, q, k)?;
+        let mut within = |op: &str, bound: i64| {
+            let bound = g.integer(bound);
+            allowed.push(g.op(op, &[ahead, bound]));
+        };
+        if is_causal {
+            within("LessOrEqual", 0);
+        }
+        if windows[0] >= 0 {
+            within("GreaterOrEqual", -windows[0]);
+        }
+        if windows[1] >= 0 {
+            within("LessOrEqual", windows[1]);
+        }
+    }
+    if let Some(lengths) = lengths {
+        let columns = g.shape(k)?[2].clone();
+        let column = places(g, &columns);
+        let lengths = per_sample(g, lengths);
+        allowed.push(g.op("Less", &[column, lengths]));
+    }
+    Some(Placed { allowed, sure: false })
+}
+
+/// A number for each sample as `[N, 1, 1, 1]`.
+fn per_sample(g: &mut Graph, v: Val) -> Val {
+    let v = g.cast(v, ElemType::INT64);
+    g.unsqueeze(v, &[1, 2, 3])
+}
+
+/// How far each key lies ahead of each query, whose own place follows the keys that were there before it.
+fn ahead(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Val> {
+    let (rows, columns) = (g.shape(q)?[2].clone(), g.shape(k)?[2].clone());
+    let (row, column) = (places(g, &rows), places(g, &columns));
+    let mut place = g.unsqueeze(row, &[1]);
+    if let Some(past) = node.input(4) {
+        let before = g.shape(past)?[2].clone();
+        let before = g.sizes(&[before]);
+        place = g.add(place, before);
+    }
+    if let Some(lengths) = node.input(6) {
+        let (lengths, count) = (per_sample(g, lengths), g.sizes(&[rows]));
+        let before = g.sub(lengths, count);
+        place = g.add(place, before);
+    }
+    Some(g.sub(column, place))
+}
+
+/// The mask as long as there are keys: what it does not tell of is barred.
+fn lengthened(g: &mut Graph, mask: Val, k: Val) -> Option<(Val, bool)> {
+    let (mut shape, keys) = (g.shape(mask)?.clone(), g.shape(k)?[2].clone());
+    let (Some(has), Some(wants)) = (shape.last()?.as_fixed(), keys.as_fixed()) else { return Some((mask, false)) };
+    if has >= wants {
+        return Some((mask, false));
+    }
+    // One column is lengthened by some runtimes and repeated by others.
+    if has < 2 {
+        return None;
+    }
+    let axis = shape.len() - 1;
+    shape[axis] = Size::fixed(wants - has);
+    let filler = match g.elem(mask) {
+        ElemType::BOOL => {
+            let zero = g.integer(0);
+            g.cast(zero, ElemType::BOOL)
+        }
+        _ => number_like(g, lowest(g.elem(mask)), mask),
+    };
+    let filler = g.expand(filler, &shape);
+    Some((g.concat(&[mask, filler], axis as i64), true))
+}
+
+/// Whether a bias may hold numbers that bar a place: all but constants are taken for such.
+fn may_bar(g: &Graph, bias: Val) -> bool {
+    let constant = g.value(bias).constant.as_ref().and_then(|tensor| content::reals(tensor));
+    constant.is_none_or(|numbers| numbers.iter().any(|x| *x <= lowest(g.elem(bias)) / 2.0))
+}
+
+/// A bias without infinite numbers.
+fn finite(g: &mut Graph, bias: Val) -> Val {
+    let low = number_like(g, lowest(g.elem(bias)), bias);
+    g.op("Max", &[bias, low])
+}
+
+/// 1 for each row of which some element is not barred, else 0.
+fn above(g: &mut Graph, bias: Val) -> Val {
+    let elem = g.elem(bias);
+    let most = g.reduce("ReduceMax", bias, &[-1], true);
+    let bound = number_like(g, lowest(elem) / 2.0, bias);
+    let alive = g.op("Greater", &[most, bound]);
+    g.cast(alive, elem)
+}

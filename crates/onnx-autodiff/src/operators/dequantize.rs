@@ -1,0 +1,64 @@
+//! Numbers of few bits times their scale, which may depend on the input.
+
+use super::operator::{Operator, PartsResult};
+use crate::elem::ElemType;
+use crate::graph::{Graph, Node};
+use crate::graph::emit::int;
+use crate::error::Refusal;
+use crate::graph::Val;
+use crate::size::Size;
+use crate::step::Step;
+
+pub const OPERATORS: &[Operator] = &[Operator::new("DequantizeLinear").element(dequantized_element).same_shape().single_inputs(&[1]).parts(dequantized).computes_as(1).float64_by_parts().smooth_in(&[1])];
+
+/// The type that the node names, or that of its scale.
+fn dequantized_element(g: &Graph, node: &Node) -> ElemType {
+    match node.int("output_dtype", 0) {
+        0 => node.input(1).map_or(ElemType::UNKNOWN, |v| g.elem(v)),
+        n => ElemType(n as i32),
+    }
+}
+
+/// `(x - zero point) scale`
+fn dequantized(s: &mut Step) -> PartsResult {
+    let (x, scale) = (s.node.input(0).ok_or("its input is missing")?, s.x(1)?);
+    let elem = s.g.elem(scale);
+    let mut whole = s.g.cast(x, elem);
+    if let Some(zero) = s.node.input(2) {
+        let zero = s.g.cast(zero, elem);
+        let zero = spread(s, zero)?;
+        whole = s.g.sub(whole, zero);
+    }
+    let scale = spread(s, scale)?;
+    Ok(vec![Some(s.g.mul(whole, scale))])
+}
+
+/// A number for all elements, for each place along an axis, or for each block along it, as it is broadcast to the input.
+fn spread(s: &mut Step, v: Val) -> Result<Val, Refusal> {
+    let (of, shape) = (s.shape(v)?, s.x_shape(0)?);
+    if of.is_empty() || of.len() == 1 && shape.len() != 1 && of[0].is(1) && s.node.attribute("axis").is_none() {
+        return Ok(v);
+    }
+    let axis = s.axis("axis", 1.min(shape.len() as i64 - 1), shape.len())?;
+    let block = s.node.int("block_size", 0);
+    match (of.len(), block) {
+        (1, 0) => Ok(s.g.unsqueeze(v, &(1..(shape.len() - axis) as i64).collect::<Vec<_>>())),
+        (n, 1..) if n == shape.len() => blocks(s, v, axis, block),
+        _ => Err("its scale does not fit its input".into()),
+    }
+}
+
+/// Every number so often along the axis, as far as the input goes.
+fn blocks(s: &mut Step, v: Val, axis: usize, block: i64) -> Result<Val, Refusal> {
+    let length = s.x_shape(0)?[axis].as_fixed().ok_or("the length of its blocked axis is not known")?;
+    if !(1..1 << 20).contains(&length) {
+        return Err("the length of its blocked axis is out of range".into());
+    }
+    let places: Vec<i64> = (0..length).map(|place| place / block).collect();
+    let mut shape = s.shape(v)?;
+    shape[axis] = Size::fixed(length);
+    let places = s.g.integers(&places);
+    let repeated = s.g.op_with("Gather", &[v, places], vec![int("axis", axis as i64)]);
+    s.g.set_shape(repeated, &shape);
+    Ok(repeated)
+}

@@ -1,0 +1,15 @@
+//! Gated activations.
+
+use super::operator::{Operator, PartsResult};
+use crate::step::Step;
+
+pub const OPERATORS: &[Operator] = &[Operator::new("SwiGLU").same_shape().parts(swiglu).smooth()];
+
+/// `a sigmoid(α a) b`
+fn swiglu(s: &mut Step) -> PartsResult {
+    let (a, b) = (s.x(0)?, s.x(1)?);
+    let scaled = s.g.scale(a, s.node.float("alpha", 1.0));
+    let open = s.g.op("Sigmoid", &[scaled]);
+    let gate = s.g.mul(a, open);
+    Ok(vec![Some(s.g.mul(gate, b))])
+}

@@ -1,0 +1,147 @@
+//! Attention without a softmax, as a recurrence over a matrix of keys by values: one step after another.
+//!
+//! `S ← exp(g) S`, `u = β (v - Sᵀk)` (or `u = v`), `S ← S + k uᵀ`, `o = scale Sᵀq`.
+
+use super::operator::{Operator, PartsResult};
+use super::parts::{at, stacked};
+use crate::graph::{Graph, Inferred, Node};
+use crate::error::Refusal;
+use crate::graph::Val;
+use crate::size::Size;
+use crate::step::Step;
+
+pub const OPERATORS: &[Operator] = &[Operator::new("LinearAttention").shapes(linear_attention_shapes).parts(attention).smooth_in(&[0, 1, 2, 3, 4, 5])];
+
+/// `[N, T, Hq·Dv]`, and the state `[N, H, Dk, Dv]`.
+fn linear_attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
+    let [q, k, v] = [0, 1, 2].map(|place| node.input(place));
+    let elem = g.elem(q?);
+    let (batch, length) = (g.shape(q?)?.first()?.clone(), g.shape(q?)?.get(1)?.clone());
+    let (queries, states) = (Size::fixed(node.int("q_num_heads", 0)), Size::fixed(node.int("kv_num_heads", 0)));
+    let (keys, values) = (g.shape(k?)?.get(2)?.over(&states)?, g.shape(v?)?.get(2)?.over(&states)?);
+    let packed = vec![batch.clone(), length, queries.times(&values)?];
+    Some(vec![(elem, Some(packed)), (elem, Some(vec![batch, states, keys, values]))])
+}
+
+/// Sequences up to this length are written out.
+const LONGEST: i64 = 512;
+
+/// Which parts of the recurrence there are.
+struct Form {
+    decays: bool,
+    corrects: bool,
+}
+
+/// The number of heads, and how many heads of queries share a state.
+struct Heads {
+    states: i64,
+    sharing: i64,
+}
+
+fn attention(s: &mut Step) -> PartsResult {
+    let form = form(s)?;
+    let (queries, states) = (s.node.int("q_num_heads", 0), s.node.int("kv_num_heads", 0));
+    if states < 1 || queries < states || queries % states != 0 {
+        return Err("its heads of queries are no multiple of those of keys".into());
+    }
+    let heads = Heads { states, sharing: queries / states };
+    let (q, k, v) = (rows(s, 0, queries)?, rows(s, 1, states)?, rows(s, 2, states)?);
+    let decay = if form.decays { Some(per_head(s, 4, states)?) } else { None };
+    let rate = if form.corrects { Some(per_head(s, 5, states)?) } else { None };
+    let length = s.shape(q)?[0].as_fixed().ok_or("the length of its sequence is not known; export it with it fixed")?;
+    if !(1..=LONGEST).contains(&length) {
+        return Err(format!("its sequence has {length} steps; up to {LONGEST} are written out").into());
+    }
+    let mut state = start(s, k, v)?;
+    let mut outputs = Vec::new();
+    for step in 0..length {
+        let here = |s: &mut Step, all: Val| at(s.g, all, step);
+        let [q, k, v] = [q, k, v].map(|all| here(s, all));
+        let [decay, rate] = [decay, rate].map(|all| all.map(|all| here(s, all)));
+        state = next(s, state, k, v, decay, rate);
+        outputs.push(read(s, state, q, &heads)?);
+    }
+    let all = stacked(s.g, &outputs);
+    Ok(vec![Some(packed(s, all)?), Some(state)])
+}
+
+fn form(s: &Step) -> Result<Form, Refusal> {
+    let (decays, corrects) = match s.node.text("update_rule", "gated_delta").as_str() {
+        "linear" => (false, false),
+        "gated" => (true, false),
+        "delta" => (false, true),
+        "gated_delta" => (true, true),
+        other => return Err(format!("its update rule `{other}` is not known").into()),
+    };
+    let given = |place: usize| s.node.input(place).is_some();
+    if given(4) != decays || given(5) != corrects {
+        return Err("its decay and rate do not fit its update rule".into());
+    }
+    Ok(Form { decays, corrects })
+}
+
+/// An input `[N, T, H·D]` as `[T, N, H, D, 1]`: a column for each step, sample and head.
+fn rows(s: &mut Step, place: usize, heads: i64) -> Result<Val, Refusal> {
+    let (v, shape) = (s.x(place)?, s.x_shape(place)?);
+    let [batch, length, width] = &shape[..] else { return Err("its inputs do not have three axes".into()) };
+    let count = Size::fixed(heads);
+    let each = width.over(&count).ok_or("the width of an input does not divide into its heads")?;
+    let turned = s.g.transpose(v, &[1, 0, 2]);
+    Ok(s.g.reshape(turned, &[length.clone(), batch.clone(), count, each, Size::fixed(1)]))
+}
+
+/// A decay or a rate, of which there may be one for all heads.
+fn per_head(s: &mut Step, place: usize, heads: i64) -> Result<Val, Refusal> {
+    let single = s.x_shape(place)?.last().is_some_and(|width| width.is(1));
+    rows(s, place, if single { 1 } else { heads })
+}
+
+/// The state before the first step, `[N, H, Dk, Dv]`.
+fn start(s: &mut Step, k: Val, v: Val) -> Result<Val, Refusal> {
+    if s.node.input(3).is_some() {
+        return s.x(3);
+    }
+    let (keys, values) = (s.shape(k)?, s.shape(v)?);
+    let shape = [keys[1].clone(), keys[2].clone(), keys[3].clone(), values[3].clone()];
+    Ok(s.g.zeros(&shape, s.g.elem(k)))
+}
+
+/// The state after a step.
+fn next(s: &mut Step, state: Val, k: Val, v: Val, decay: Option<Val>, rate: Option<Val>) -> Val {
+    let mut state = state;
+    if let Some(decay) = decay {
+        let kept = s.g.op("Exp", &[decay]);
+        state = s.g.mul(state, kept);
+    }
+    let mut row = s.g.transpose(v, &[0, 1, 3, 2]);
+    if let Some(rate) = rate {
+        let across = s.g.transpose(k, &[0, 1, 3, 2]);
+        let known = s.g.op("MatMul", &[across, state]);
+        let missing = s.g.sub(row, known);
+        row = s.g.mul(missing, rate);
+    }
+    let written = s.g.mul(k, row);
+    s.g.add(state, written)
+}
+
+/// `scale Sᵀq`, as `[N, Hq, Dv]`; each state serves several heads of queries.
+fn read(s: &mut Step, state: Val, q: Val, heads: &Heads) -> Result<Val, Refusal> {
+    let (of, query) = (s.shape(state)?, s.shape(q)?);
+    let width = query[2].as_fixed().ok_or("the width of its heads is not known")?;
+    let scale = match s.node.float("scale", 0.0) {
+        0.0 => 1.0 / (width as f64).sqrt(),
+        given => given,
+    };
+    let (count, sharing) = (Size::fixed(heads.states), Size::fixed(heads.sharing));
+    let grouped = s.g.reshape(q, &[query[0].clone(), count, sharing, query[2].clone()]);
+    let scaled = s.g.scale(grouped, scale);
+    let read = s.g.op("MatMul", &[scaled, state]);
+    Ok(s.g.reshape(read, &[query[0].clone(), query[1].clone(), of[3].clone()]))
+}
+
+/// `[T, N, H, D]` as `[N, T, H·D]`.
+fn packed(s: &mut Step, all: Val) -> Result<Val, Refusal> {
+    let y = s.y_shape()?;
+    let turned = s.g.transpose(all, &[1, 0, 2, 3]);
+    Ok(s.g.reshape(turned, &y))
+}

@@ -1,0 +1,53 @@
+//! The distinct elements of a tensor: each is the first one of its value, whose tangent it has.
+
+use super::operator::Operator;
+use crate::elem::ElemType;
+use crate::graph::{Graph, Inferred, Node};
+use crate::inference::axis_of;
+use crate::size::Size;
+use crate::graph::emit::int;
+use crate::error::Refusal;
+use crate::inference;
+use crate::step::{Step, Tangent};
+
+pub const OPERATORS: &[Operator] = &[Operator::new("Unique").shapes(unique_shapes).tangents(unique)];
+
+/// The distinct elements, their first places, the places of all, and how often each occurs.
+fn unique_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
+    let x = node.input(0)?;
+    let (elem, shape) = (g.elem(x), g.shape(x)?.clone());
+    let some = g.symbols.fresh();
+    let (picked, all) = match node.attribute("axis") {
+        None => (vec![some.clone()], inference::product(g, &shape)),
+        Some(_) => {
+            let axis = axis_of(node.int("axis", 0), shape.len())?;
+            let mut picked = shape.clone();
+            picked[axis] = some.clone();
+            (picked, shape[axis].clone())
+        }
+    };
+    let list = |length: Size| (ElemType::INT64, Some(vec![length]));
+    Some(vec![(elem, Some(picked)), list(some.clone()), list(all), list(some)])
+}
+
+/// Elements, or slices along an axis, picked where each occurs first. How many there are is constant wherever the
+/// output is continuous.
+fn unique(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
+    let (d, shape, y) = (s.dx()?, s.x_shape(0)?, s.y_shape()?);
+    let first = match s.node.output(1) {
+        Some(first) => first,
+        None => s.g.push("Unique", &s.node.inputs.clone(), s.node.attributes.clone(), 2)[1],
+    };
+    let (d, axis) = match s.node.attribute("axis") {
+        Some(_) => (d, s.axis("axis", 0, shape.len())?),
+        None => {
+            let all = inference::product(s.g, &shape);
+            let flat = [s.k.clone(), all];
+            (s.g.reshape(d, &flat), 0)
+        }
+    };
+    let picked = s.g.op_with("Gather", &[d, first], vec![int("axis", axis as i64 + 1)]);
+    let target = s.lead(&y);
+    s.g.set_shape(picked, &target);
+    Ok(vec![Some(Tangent::plain(picked)), None, None, None])
+}

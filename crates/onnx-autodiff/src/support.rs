@@ -1,0 +1,117 @@
+//! What the crate does with each operator, for tables and programs that ask before they export.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+use crate::import::OPSETS;
+use crate::operators::{self, Operator, Rule};
+use crate::signatures;
+
+/// How an operator is treated where a derivative passes through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Support {
+    /// Its derivative is zero, or its outputs carry none: steps, integers, truth values.
+    Constant,
+    /// A rule writes its tangents.
+    Rule,
+    /// Its tangents are those of the operators that it consists of.
+    Parts,
+    /// It is replaced by the operators that it consists of when the file is read.
+    Lowered,
+    /// Its subgraphs are differentiated: a branch that a known condition chooses and steps whose number is known before
+    /// anything runs take its place, otherwise it becomes one of tangents.
+    Subgraphs,
+    /// It is refused.
+    Refused,
+}
+
+/// What is known of one operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorSupport {
+    /// Empty for the standard domain.
+    pub domain: String,
+    pub name: String,
+    pub support: Support,
+    /// The opsets in which it is read; none outside the standard.
+    pub opsets: Option<RangeInclusive<i64>>,
+    /// Why it is refused, or why some of its forms are.
+    pub reason: Option<String>,
+}
+
+/// Every operator of the standard domain, and every other that is read, in alphabetical order of domain and name.
+pub fn operator_support() -> Vec<OperatorSupport> {
+    let declared = operators::all().map(|operator| (operator.domain, operator.name));
+    let all: BTreeSet<(&str, &str)> = signatures::operators().map(|name| ("", name)).chain(declared).collect();
+    all.into_iter().map(|(domain, name)| described(domain, name)).collect()
+}
+
+fn described(domain: &str, name: &str) -> OperatorSupport {
+    let operator = operators::find(domain, name);
+    let reason = match operator.map(|operator| operator.rule) {
+        Some(Rule::Refused(reason)) => Some(reason),
+        Some(_) => None,
+        None => Some(operators::foreign(domain)),
+    };
+    let first = signatures::first_opset(name).filter(|_| domain.is_empty());
+    OperatorSupport {
+        domain: domain.to_owned(),
+        name: name.to_owned(),
+        support: operator.map_or(Support::Refused, support),
+        opsets: first.map(|first| first.max(*OPSETS.start())..=*OPSETS.end()),
+        reason: reason.map(str::to_owned),
+    }
+}
+
+fn support(operator: &Operator) -> Support {
+    match operator.rule {
+        Rule::Constant => Support::Constant,
+        Rule::Inside(_) => Support::Subgraphs,
+        Rule::Parts(_) => Support::Parts,
+        Rule::Derivative(_) | Rule::Single(_) | Rule::Behind(_) | Rule::Several(_) => Support::Rule,
+        Rule::Refused(_) if operator.lowering.is_some() => Support::Lowered,
+        Rule::Refused(_) => Support::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(domain: &str, name: &str) -> OperatorSupport {
+        let known = operator_support().into_iter().find(|o| o.domain == domain && o.name == name);
+        known.unwrap_or_else(|| panic!("{domain} {name} is not listed"))
+    }
+
+    #[test]
+    fn every_kind_of_support_is_told() {
+        let kinds = [
+            ("Ceil", Support::Constant),
+            ("Conv", Support::Rule),
+            ("LSTM", Support::Parts),
+            ("RotaryEmbedding", Support::Lowered),
+            ("Loop", Support::Subgraphs),
+            ("If", Support::Subgraphs),
+            ("QuantizeLinear", Support::Refused),
+        ];
+        for (name, support) in kinds {
+            assert_eq!(of("", name).support, support, "{name}");
+        }
+        assert_eq!(of("com.microsoft", "FusedMatMul").support, Support::Lowered);
+        assert_eq!(of("com.microsoft", "FusedMatMul").opsets, None);
+        assert_eq!(of("", "Gelu").opsets, Some(20..=28));
+        assert_eq!(of("", "Abs").opsets, Some(13..=28));
+        assert!(of("", "QuantizeLinear").reason.is_some_and(|why| why.contains("quantization")));
+        assert_eq!(of("", "Conv").reason, None);
+    }
+
+    /// What the list says is differentiated is what the crate differentiates.
+    #[test]
+    fn the_list_agrees_with_the_rules() {
+        let listed =
+            |o: &OperatorSupport| o.domain.is_empty() && !matches!(o.support, Support::Constant | Support::Refused);
+        let list = operator_support();
+        let names: Vec<&str> = list.iter().filter(|o| listed(o)).map(|o| o.name.as_str()).collect();
+        assert!(operators::differentiable().iter().all(|op| names.contains(op)), "{names:?}");
+        assert!(list.iter().all(|o| (o.support == Support::Refused) <= o.reason.is_some()));
+    }
+}
