@@ -209,11 +209,25 @@ fn solver(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
     Some(line)
 }
 
+/// The difference to the same networks in float64 on the same samples.
+fn numeric(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
+    let errors: Vec<f64> = refined.iter().filter_map(|r| Some(r.log_likelihood? - r.float64?)).collect();
+    let Some(mean) = stats::mean(&errors) else { return numeric_by_moves(row, refined) };
+    let measured = "difference to the same networks in float64".to_owned();
+    let component = Component { name: "numeric", knob: "networks in float64: `precision`", measured };
+    let mut line = line(row, component, errors.len());
+    line.sample_nats = stats::rms(&errors);
+    line.mean_nats = Some(mean.value.abs());
+    line.bias_nats = Some(mean.value);
+    line.bias_stderr = mean.stderr;
+    Some(line)
+}
+
 /// From the same samples moved by one rounding of float32, there and back: what is linear in the move cancels.
 ///
-/// Rounding that the move does not change, as that of the weights, is not seen: on the mixture of `models/` this
-/// gives 2.7e-7 nats per sample where the distance from a float64 solution on the same steps is 7.3e-7.
-fn numeric(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
+/// Rounding that the move does not change is not seen: on the mixture of `models/` this gives 2.7e-7 nats per sample
+/// where the distance from a float64 solution on the same steps is 7.3e-7.
+fn numeric_by_moves(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
     let second: Vec<f64> =
         refined.iter().filter_map(|r| Some(r.ahead? + r.behind? - 2.0 * r.log_likelihood?)).collect();
     // Three roundings, of weights 1, 1 and −2.
@@ -271,6 +285,7 @@ mod tests {
             coarser,
             ahead: Some(base + 1e-4),
             behind: Some(base - 1e-4 + 6e-6),
+            float64: None,
             order,
         }
     }
@@ -367,6 +382,22 @@ mod tests {
             let order = line.observed_order.expect("measured");
             assert!((order - f64::from(solver.order())).abs() < 0.3, "{name}: {order}");
         }
+    }
+
+    #[test]
+    fn what_float64_gives_takes_the_place_of_moves() {
+        let row = summary("ode-exact", 4, 0.1, None, None);
+        let errors = [3e-6, -1e-6, 2e-6, 4e-6];
+        let measured = |(i, error): (usize, &f64)| {
+            let again = refined(i, -3.0, -3.0, None, Some(2));
+            Refined { float64: Some(-3.0 - error), ahead: Some(1.0), behind: Some(1.0), ..again }
+        };
+        let again: Vec<Refined> = errors.iter().enumerate().map(measured).collect();
+        let line = &budget(&row, &again)["numeric"];
+        let close = |found: Option<f64>, truth: f64| found.is_some_and(|v| (v - truth).abs() < 1e-12);
+        assert!(close(line.bias_nats, 2e-6) && close(line.mean_nats, 2e-6), "{line:?}");
+        assert!(close(line.sample_nats, 7.5e-12f64.sqrt()), "{line:?}");
+        assert!(line.measured.contains("float64"), "{line:?}");
     }
 
     #[test]

@@ -112,8 +112,9 @@ pub struct Step {
     pub jvps: u64,
 }
 
-/// One sample again, for the error budget: with finer and coarser steps, and from states moved by one
-/// rounding of float32. Log-likelihoods in nats; absent where that path did not end well.
+/// One sample again, for the error budget: with finer and coarser steps, and with networks in float64 or, where these
+/// are not to be had, from states moved by one rounding of float32. Log-likelihoods in nats; absent where that path did not
+/// end well, or was not taken.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Refined {
     pub model: String,
@@ -127,6 +128,9 @@ pub struct Refined {
     pub coarser: Option<f64>,
     pub ahead: Option<f64>,
     pub behind: Option<f64>,
+    /// By the same networks in float64.
+    #[serde(default)]
+    pub float64: Option<f64>,
     /// The method's order, where its steps are fixed.
     pub order: Option<u32>,
 }

@@ -3,10 +3,13 @@
 use anyhow::{Result, anyhow};
 use ndarray::Array2;
 
+use super::pool::Pool;
 use super::{Output, Stage, write_rows};
 use crate::dequantization::{DENSITY, ELBO, NONE};
 use crate::divergence::Divergence;
 use crate::likelihood::{self, NodeValue, Row, Task};
+use crate::model::onnx::Provider;
+use crate::model::opened::Model;
 use crate::num::key::{Purpose, SampleId};
 use crate::plan::{LikelihoodWork, Work, solver_label};
 use crate::rows::{self, LikelihoodRow};
@@ -87,12 +90,16 @@ impl Stage<'_> {
         }))
     }
 
-    /// The same samples with finer and coarser steps, and from states moved by one rounding of float32
-    /// there and back: their second difference keeps the rounding of the networks and loses what is linear.
+    /// The same samples with finer and coarser steps, and with networks in float64. Where these cannot be had, from states
+    /// moved by one rounding of float32 there and back: their second difference keeps the rounding of the networks
+    /// and loses what is linear.
     pub(super) fn budget(&self, w: &LikelihoodWork, samples: &[SampleId]) -> Result<Output> {
         let (plan, model) = (&self.prepared.plan, &self.prepared.models[w.model]);
         let data = &self.prepared.data[w.data];
-        let again = |solver: Option<&Solver>, move_by: f64| -> Result<Vec<Option<f64>>> {
+        // What nobody asked for keeps to what the headline needs.
+        let wide = if w.automatic { None } else { self.in_float64(model) };
+        let wide_pool = wide.as_ref().map(|wide| Pool::new(wide, self.runtime, self.machine));
+        let again = |pool: &Pool, solver: Option<&Solver>, move_by: f64| -> Result<Vec<Option<f64>>> {
             let Some(solver) = solver else { return Ok(vec![None; w.estimators.len() * samples.len()]) };
             let states = |batch: &[SampleId]| {
                 let mut x = data.states(&model.card, self.key(), batch);
@@ -105,18 +112,22 @@ impl Stage<'_> {
                 x
             };
             let task = Task { solver, ..self.task(w) };
-            let (rows, _) = self.pools[w.model].likelihoods(&task, samples, false, states)?;
+            let (rows, _) = pool.likelihoods(&task, samples, false, states)?;
             Ok(rows.iter().map(|r| r.log_likelihood).collect())
         };
         let own = Some(&w.solver);
         let (finer, coarser) = (refine::finer(&w.solver), refine::coarser(&w.solver));
-        // What nobody asked for keeps to what the headline needs.
         let asked = |solver: Option<&'_ Solver>| solver.filter(|_| !w.automatic).cloned();
-        let (coarser, moved) = (asked(coarser.as_ref()), asked(own));
+        let (coarser, pool) = (asked(coarser.as_ref()), &self.pools[w.model]);
+        let moved = asked(own).filter(|_| wide.is_none());
         let ulp = f64::from(f32::EPSILON);
-        let base = again(own, 0.0)?;
-        let [finer, coarser] = [again(finer.as_ref(), 0.0)?, again(coarser.as_ref(), 0.0)?];
-        let [ahead, behind] = [again(moved.as_ref(), ulp)?, again(moved.as_ref(), -ulp)?];
+        let base = again(pool, own, 0.0)?;
+        let [finer, coarser] = [again(pool, finer.as_ref(), 0.0)?, again(pool, coarser.as_ref(), 0.0)?];
+        let [ahead, behind] = [again(pool, moved.as_ref(), ulp)?, again(pool, moved.as_ref(), -ulp)?];
+        let float64 = match &wide_pool {
+            Some(wide) => again(wide, own, 0.0)?,
+            None => vec![None; base.len()],
+        };
         write_rows((0..base.len()).map(|i| rows::Refined {
             model: plan.models[w.model].name.clone(),
             dataset: plan.data[w.data].name.clone(),
@@ -128,8 +139,15 @@ impl Stage<'_> {
             coarser: coarser[i],
             ahead: ahead[i],
             behind: behind[i],
+            float64: float64[i],
             order: w.solver.evaluations().map(|_| w.solver.order()),
         }))
+    }
+
+    /// The model with networks in float64, on the processor: none where they cannot be computed so.
+    fn in_float64(&self, model: &Model) -> Option<Model> {
+        let on_processor = self.machine.provider == Provider::Cpu;
+        if on_processor { model.to_float64().ok().flatten() } else { None }
     }
 
     pub(super) fn density(&self, work: &Work, samples: &[SampleId]) -> Result<Output> {

@@ -152,9 +152,14 @@ impl Model {
             files.extend(beside);
         }
         let card_sha256 = hex(&Sha256::digest(std::fs::read(path)?));
-        Ok(Model {
+        Ok(Model::of(card, path.to_owned(), card_sha256, curve, prior, files))
+    }
+
+    /// A model of which nothing was derived yet.
+    fn of(card: Card, path: PathBuf, card_sha256: String, curve: Curve, prior: Prior, files: Vec<ModelFile>) -> Model {
+        Model {
             card,
-            path: path.to_owned(),
+            path,
             card_sha256,
             curve,
             prior,
@@ -170,7 +175,20 @@ impl Model {
             kinks: Mutex::default(),
             widest: OnceLock::new(),
             free_rows: Mutex::default(),
-        })
+        }
+    }
+
+    /// The same model with all its networks in float64; none where they are so already, or where there are none.
+    ///
+    /// # Errors
+    /// Where a network cannot be computed in it.
+    pub fn to_float64(&self) -> Result<Option<Model>> {
+        if self.precision == Some(NetworkPrecision::Float64) || !self.files.iter().any(ModelFile::is_network) {
+            return Ok(None);
+        }
+        let (card, path, hash) = (self.card.clone(), self.path.clone(), self.card_sha256.clone());
+        let copy = Model::of(card, path, hash, self.curve.clone(), self.prior, self.files.clone());
+        copy.in_precision(NetworkPrecision::Float64).map(Some)
     }
 
     pub fn dim(&self) -> usize {

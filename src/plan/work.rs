@@ -104,8 +104,8 @@ impl LikelihoodWork {
         self.dequantization.as_ref().map_or(1, |d| d.draws())
     }
 
-    /// The solvers of its paths as an error budget: its own, once as it is and once from states moved by a rounding
-    /// there and back, one with finer steps and one with coarser; of an automatic budget its own and the finer.
+    /// The solvers of its paths as an error budget: its own, once as it is and once with networks in float64, which take
+    /// about twice the time, one with finer steps and one with coarser; of an automatic budget its own and the finer.
     pub fn budget_solvers(&self) -> Vec<Solver> {
         let own = std::iter::repeat_n(self.solver.clone(), if self.automatic { 1 } else { 3 });
         let coarser = refine::coarser(&self.solver).filter(|_| !self.automatic);
