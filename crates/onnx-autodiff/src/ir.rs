@@ -137,6 +137,8 @@ pub struct Graph {
     pub given: HashSet<Val>,
     names: HashMap<String, Val>,
     taken: HashSet<String>,
+    /// Names of the file's nodes.
+    labels: HashSet<String>,
     fresh: usize,
     shared: HashMap<Vec<u8>, Vec<Val>>,
     constants: HashMap<Vec<u8>, Val>,
@@ -161,6 +163,7 @@ impl Graph {
             given: HashSet::new(),
             names: HashMap::new(),
             taken,
+            labels: HashSet::new(),
             fresh: 0,
             shared: HashMap::new(),
             constants: HashMap::new(),
@@ -193,8 +196,13 @@ impl Graph {
         self.names.get(name).copied()
     }
 
-    pub fn is_taken(&self, name: &str) -> bool {
-        self.taken.contains(name)
+    /// A name that nothing has or gets: the one that is wanted, or that with the first number that is free.
+    pub fn reserved_name(&mut self, wanted: &str) -> String {
+        let numbered = (2..).map(|n| format!("{wanted}_{n}"));
+        let free = std::iter::once(wanted.to_string()).chain(numbered).find(|name| !self.taken.contains(name));
+        let name = free.unwrap_or_default();
+        self.taken.insert(name.clone());
+        name
     }
 
     /// The node that makes a value.
@@ -267,6 +275,7 @@ impl Graph {
 
     /// Appends a node of the file, under the names that it has there.
     pub fn push_original(&mut self, node: &NodeProto, inputs: Vec<Option<Val>>, captures: Vec<Val>) {
+        self.labels.insert(node.name().to_string());
         let mut made = self.original(node, inputs, captures);
         let name = |name: &String| (!name.is_empty()).then(|| name.clone());
         let wanted: Vec<bool> = node.output.iter().map(|name| !name.is_empty()).collect();
@@ -490,7 +499,7 @@ impl Graph {
         loop {
             self.fresh += 1;
             let name = format!("d.{stem}.{}", self.fresh);
-            if !self.taken.contains(&name) {
+            if !self.taken.contains(&name) && !self.labels.contains(&name) {
                 return name;
             }
         }

@@ -6,6 +6,7 @@ mod hostile;
 mod parts;
 mod random;
 mod refusals;
+mod second;
 mod structure;
 
 use prost::Message;

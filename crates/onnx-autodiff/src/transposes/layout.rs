@@ -207,6 +207,11 @@ pub fn running_sum(t: &mut Turn) -> Result<Parts, Refusal> {
 
 pub fn reduce_sum(t: &mut Turn) -> Result<Parts, Refusal> {
     let (c, shape) = (t.c()?, t.input_shape(0)?);
+    let keeps_axes = t.node.int("keepdims", 1) != 0;
+    if keeps_axes && t.node.input(1).is_some_and(|axes| t.g.content(axes).and_then(|c| c.fixed()).is_none()) {
+        // Whichever axes are summed, they have size 1 in the cotangent.
+        return Ok(vec![(0, t.g.expand(c, &shape))]);
+    }
     let axes = shapes::axes(t.g, &t.node, shape.len()).flatten().ok_or("its axes are not known")?;
     let kept = shapes::reduced(&shape, &axes, true).unwrap_or_default();
     let wide = t.g.reshape(c, &kept);
