@@ -100,7 +100,8 @@ pub fn tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<T
 fn inside(s: &mut Step, of: &HashMap<Val, Tangent>, graph: &GraphProto, places: &[usize]) -> Result<Vec<Val>, Refusal> {
     let start = s.g.nodes.len();
     import(s.g, graph);
-    let mut found = tangent::Tangents { of: of.clone(), obstacles: Vec::new() };
+    let known = s.node.captures.iter().flat_map(|v| tangent::known_at(s.g, *v, of)).collect();
+    let mut found = tangent::Tangents { of: known, obstacles: Vec::new() };
     let (end, origin) = (s.g.nodes.len(), s.g.origin);
     let wanted: Vec<Val> = places.iter().filter_map(|i| s.g.named(graph.output.get(*i)?.name())).collect();
     if wanted.len() != places.len() {

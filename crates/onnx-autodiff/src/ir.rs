@@ -13,6 +13,7 @@ use super::elem::ElemType;
 use super::float64;
 use super::lowering;
 use super::proto::*;
+use super::scoped_map::{Mark, ScopedMap};
 use super::shapes;
 use super::size::{Size, Symbols};
 
@@ -113,9 +114,9 @@ pub struct Centred {
 /// What is known where a branch begins.
 pub struct Scope {
     nodes: usize,
-    shared: HashMap<Vec<u8>, Vec<Val>>,
-    witnesses: HashMap<Size, (Val, usize)>,
-    names: HashMap<String, Val>,
+    shared: Mark,
+    witnesses: Mark,
+    names: Mark,
 }
 
 pub struct Graph {
@@ -135,14 +136,14 @@ pub struct Graph {
     pub avoids_single: bool,
     /// Values that whoever runs the graph gives to it, so that what makes them is not exported.
     pub given: HashSet<Val>,
-    names: HashMap<String, Val>,
+    names: ScopedMap<String, Val>,
     taken: HashSet<String>,
     /// Names of the file's nodes.
     labels: HashSet<String>,
     fresh: usize,
-    shared: HashMap<Vec<u8>, Vec<Val>>,
+    shared: ScopedMap<Vec<u8>, Vec<Val>>,
     constants: HashMap<Vec<u8>, Val>,
-    witnesses: HashMap<Size, (Val, usize)>,
+    witnesses: ScopedMap<Size, (Val, usize)>,
     declared: HashMap<String, ValueInfoProto>,
 }
 
@@ -161,13 +162,13 @@ impl Graph {
             expands_late: false,
             avoids_single: false,
             given: HashSet::new(),
-            names: HashMap::new(),
+            names: ScopedMap::default(),
             taken,
             labels: HashSet::new(),
             fresh: 0,
-            shared: HashMap::new(),
+            shared: ScopedMap::default(),
             constants: HashMap::new(),
-            witnesses: HashMap::new(),
+            witnesses: ScopedMap::default(),
             declared,
         }
     }
@@ -207,9 +208,14 @@ impl Graph {
 
     /// The node that makes a value.
     pub fn maker(&self, v: Val) -> Option<&Node> {
+        self.nodes.get(self.place(v)?)
+    }
+
+    /// The place of the node that makes a value.
+    pub fn place(&self, v: Val) -> Option<usize> {
         // Places in a branch that has ended are another node's, or nobody's.
-        let node = self.nodes.get(self.value(v).place?)?;
-        node.outputs.contains(&Some(v)).then_some(node)
+        let place = self.value(v).place?;
+        self.nodes.get(place)?.outputs.contains(&Some(v)).then_some(place)
     }
 
     /// A value that carries `size` along one of its axes.
@@ -296,7 +302,7 @@ impl Graph {
         if let Some(key) = share_key(&made) {
             let outputs: Option<Vec<Val>> = made.outputs.iter().copied().collect();
             if let Some(outputs) = outputs {
-                self.shared.entry(key).or_insert(outputs);
+                self.shared.insert_if_absent(key, outputs);
             }
         }
         self.nodes.push(made);
@@ -352,19 +358,21 @@ impl Graph {
     }
 
     /// Starts a branch: what is appended from here on is seen only until [`Graph::leave`].
-    pub fn enter(&self) -> Scope {
+    pub fn enter(&mut self) -> Scope {
         Scope {
             nodes: self.nodes.len(),
-            shared: self.shared.clone(),
-            witnesses: self.witnesses.clone(),
-            names: self.names.clone(),
+            shared: self.shared.enter(),
+            witnesses: self.witnesses.enter(),
+            names: self.names.enter(),
         }
     }
 
     /// Ends a branch: its nodes, and what they use from outside it.
     pub fn leave(&mut self, scope: Scope) -> (Vec<Node>, Vec<Val>) {
         let nodes = self.nodes.split_off(scope.nodes);
-        (self.shared, self.witnesses, self.names) = (scope.shared, scope.witnesses, scope.names);
+        self.shared.leave(scope.shared);
+        self.witnesses.leave(scope.witnesses);
+        self.names.leave(scope.names);
         let made: HashSet<Val> = nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied()).collect();
         let uses = nodes.iter().flat_map(|node| node.inputs.iter().flatten().chain(&node.captures).copied());
         let used = uses.filter(|v| !made.contains(v)).collect();
@@ -445,7 +453,7 @@ impl Graph {
         self.names.insert(name.clone(), v);
         for (axis, size) in shape.iter().flatten().enumerate() {
             if size.as_fixed().is_none() && !linear {
-                self.witnesses.entry(size.clone()).or_insert((v, axis));
+                self.witnesses.insert_if_absent(size.clone(), (v, axis));
             }
         }
         self.values.push(Value { name, elem, shape, content, constant, linear, place: None });

@@ -70,6 +70,7 @@ mod quadratic;
 mod read;
 mod rules;
 mod scaling;
+mod scoped_map;
 mod separate_weights;
 mod shapes;
 mod signatures;

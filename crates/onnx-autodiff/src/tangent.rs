@@ -1,6 +1,6 @@
 //! Forward mode: beside every value that depends on the input, its k tangents.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use super::branches;
@@ -28,7 +28,7 @@ pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) ->
 
 /// The same for a part of the nodes, from tangents that are known already.
 pub fn walk(g: &mut Graph, places: Range<usize>, k: &Size, outputs: &[Val], tangents: &mut Tangents) {
-    let useful = ancestors(g, outputs);
+    let useful = ancestors(g, places.clone(), outputs);
     follow(g, places, k, &useful, tangents, None);
 }
 
@@ -68,10 +68,10 @@ fn follow(
     }
 }
 
-/// Everything that some values are computed from.
-fn ancestors(g: &Graph, outputs: &[Val]) -> HashSet<Val> {
+/// Everything that some values are computed from by a part of the nodes.
+fn ancestors(g: &Graph, places: Range<usize>, outputs: &[Val]) -> HashSet<Val> {
     let mut useful: HashSet<Val> = outputs.iter().copied().collect();
-    for node in g.nodes.iter().rev() {
+    for node in g.nodes[places].iter().rev() {
         if node.outputs.iter().flatten().any(|v| useful.contains(v)) {
             useful.extend(node.inputs.iter().flatten().chain(&node.captures));
         }
@@ -79,15 +79,43 @@ fn ancestors(g: &Graph, outputs: &[Val]) -> HashSet<Val> {
     useful
 }
 
-/// The same, but for what tells of a value its shape alone, which may be that of the very node being differentiated.
-fn depended(g: &Graph, outputs: &[Val]) -> HashSet<Val> {
-    let mut useful: HashSet<Val> = outputs.iter().copied().collect();
-    for node in g.nodes.iter().rev().filter(|node| !OF_SHAPES.contains(&node.standard())) {
-        if node.outputs.iter().flatten().any(|v| useful.contains(v)) {
-            useful.extend(node.inputs.iter().flatten().chain(&node.captures));
+/// What stands between the inputs of a node and what it is replaced with: as far back as tangents are known, so that
+/// it takes no longer in a large graph than in a small one.
+struct Between {
+    /// Places of nodes, in their order.
+    places: BTreeSet<usize>,
+    useful: HashSet<Val>,
+    known: HashMap<Val, Tangent>,
+}
+
+impl Between {
+    /// What tells of a value its shape alone is left out: that may be the shape of the very node being differentiated.
+    fn new(g: &Graph, node: &Node, ends: &[Val], of: &HashMap<Val, Tangent>) -> Between {
+        let mut between = Between { places: BTreeSet::new(), useful: HashSet::new(), known: HashMap::new() };
+        let mut open = ends.to_vec();
+        while let Some(v) = open.pop() {
+            if !between.useful.insert(v) {
+                continue;
+            }
+            if of.contains_key(&v) || node.inputs.contains(&Some(v)) {
+                between.known.extend(known_at(g, v, of));
+                continue;
+            }
+            // A part may be a node that the graph has already, with a tangent that is not known yet.
+            let Some(place) = g.place(v).filter(|place| !OF_SHAPES.contains(&g.nodes[*place].standard())) else {
+                continue;
+            };
+            between.places.insert(place);
+            open.extend(g.nodes[place].inputs.iter().flatten().chain(&g.nodes[place].captures));
         }
+        between
     }
-    useful
+}
+
+/// The tangents of a value and of what it is made of: all that a rule asks for of an input.
+pub fn known_at<'a>(g: &'a Graph, v: Val, of: &'a HashMap<Val, Tangent>) -> impl Iterator<Item = (Val, Tangent)> + 'a {
+    let behind = g.maker(v).into_iter().flat_map(|node| node.inputs.iter().flatten().copied());
+    std::iter::once(v).chain(behind).filter_map(|v| Some((v, *of.get(&v)?)))
 }
 
 fn differentiate(
@@ -126,11 +154,8 @@ fn by_parts(
 ) -> Result<Vec<Option<Tangent>>, Refusal> {
     let ends = parts(s)?;
     let made: Vec<Val> = ends.iter().flatten().copied().collect();
-    let mut found = Tangents { of: of.clone(), obstacles: Vec::new() };
-    // A part may be a node that the graph has already, with a tangent that is not known yet.
-    let useful = depended(s.g, &made);
-    let served = |node: &Node| node.outputs.iter().flatten().any(|v| useful.contains(v) && !of.contains_key(v));
-    let places: Vec<usize> = (0..s.g.nodes.len()).filter(|place| served(&s.g.nodes[*place])).collect();
+    let Between { places, useful, known } = Between::new(s.g, &s.node, &made, of);
+    let mut found = Tangents { of: known, obstacles: Vec::new() };
     let (k, origin) = (s.k.clone(), s.g.origin);
     follow(s.g, places, &k, &useful, &mut found, origin);
     s.g.origin = origin;
