@@ -40,6 +40,9 @@ pub enum Mode {
 /// are known, adds the outputs `<output>_trace` `[N]` and `<output>_trace_terms` `[M, N]`, whose sum over the first axis
 /// it is: the diagonal of J, or sums of parts of it where J is block diagonal. `Quadratic` is `Jvp` without the tangents of
 /// the output. Tangents of half-precision tensors are in single precision.
+///
+/// New ports come behind those of the model, in the order told here. A name that the model uses already gets a number:
+/// the second derivative of a graph with an `x_tangent` takes `x_tangent_2`.
 pub fn differentiate(
     model: &Model,
     mode: Mode,
@@ -201,13 +204,9 @@ impl<'a> Problem<'a> {
         GraphError::Port { file: self.model.file.clone(), role, name: name.to_string(), reason: reason.to_string() }
     }
 
-    /// A name for a new port, which the model must not use already.
-    fn port_name(&self, of: &str, suffix: &str) -> Result<String, GraphError> {
-        let name = format!("{of}_{suffix}");
-        if self.g.is_taken(&name) {
-            return Err(self.fault("value", &name, "has the name that the result needs; rename it"));
-        }
-        Ok(name)
+    /// A name for a new port: `<of>_<suffix>`, or that with a number where the model uses it already.
+    fn port_name(&mut self, of: &str, suffix: &str) -> String {
+        self.g.reserved_name(&format!("{of}_{suffix}"))
     }
 
     /// An input for k directions of the shape of `x`, and their number.
@@ -227,22 +226,23 @@ impl<'a> Problem<'a> {
     }
 
     fn forward(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
-        let names = [("tangent", &self.input.name), ("tangent", &self.output.name), ("quadratic", &self.output.name)];
+        let (input, output) = (self.input.name.clone(), self.output.name.clone());
+        let names = [("tangent", &input), ("tangent", &output), ("quadratic", &output)];
         let [seed_name, tangent_name, quadratic_name] = names.map(|(suffix, of)| self.port_name(of, suffix));
-        let (seed, k) = self.given_directions(x, &seed_name?);
+        let (seed, k) = self.given_directions(x, &seed_name);
         let Some(d) = self.tangent_of(x, seed, &k, y) else { return Ok(()) };
-        self.add_output(tangent_name?, d);
+        self.add_output(tangent_name, d);
         if let Some(quadratic) = self.quadratic(seed, d) {
-            self.add_output(quadratic_name?, quadratic);
+            self.add_output(quadratic_name, quadratic);
         }
         Ok(())
     }
 
     /// Forward mode of which the quadratic forms alone are kept; the directions' value, or none where there are no forms.
     fn forward_quadratic(&mut self, x: Val, y: Val) -> Result<Option<Val>, GraphError> {
-        let names = [("tangent", &self.input.name), ("quadratic", &self.output.name)];
-        let [seed_name, quadratic_name] = names.map(|(suffix, of)| self.port_name(of, suffix));
-        let (seed, k) = self.given_directions(x, &seed_name?);
+        let names = [("tangent", self.input.name.clone()), ("quadratic", self.output.name.clone())];
+        let [seed_name, quadratic_name] = names.map(|(suffix, of)| self.port_name(&of, suffix));
+        let (seed, k) = self.given_directions(x, &seed_name);
         let shape = self.g.shape(seed).cloned().unwrap_or_default();
         let Some(d) = self.tangent_of(x, seed, &k, y) else { return Ok(None) };
         let alike = self.g.elem(seed) == self.g.elem(d) && self.g.shape(d).is_some_and(|out| self.agree(&shape, out));
@@ -259,13 +259,14 @@ impl<'a> Problem<'a> {
             ));
         };
         self.g.set_shape(quadratic, &shape[..2]);
-        self.add_output(quadratic_name?, quadratic);
+        self.add_output(quadratic_name, quadratic);
         Ok(Some(seed))
     }
 
     /// Forward mode along the unit vectors, of which the diagonal is kept.
     fn trace(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
-        let [terms_name, trace_name] = ["trace_terms", "trace"].map(|suffix| self.port_name(&self.output.name, suffix));
+        let output = self.output.name.clone();
+        let [terms_name, trace_name] = ["trace_terms", "trace"].map(|suffix| self.port_name(&output, suffix));
         let one = [Size::fixed(1)];
         let [state, out] = [x, y].map(|v| self.g.shape(v).cloned().unwrap_or_default());
         if self.g.shape(y).is_some() && !self.agree(&[&one, &state[..]].concat(), &[&one, &out[..]].concat()) {
@@ -284,15 +285,15 @@ impl<'a> Problem<'a> {
         let terms = self.g.expand(terms, &shape[..2]);
         let trace = self.g.reduce("ReduceSum", terms, &[0], false);
         self.g.set_shape(trace, &shape[1..2]);
-        self.add_output(terms_name?, terms);
-        self.add_output(trace_name?, trace);
+        self.add_output(terms_name, terms);
+        self.add_output(trace_name, trace);
         Ok(())
     }
 
     /// Forward mode with one direction, transposed: the tangents themselves are not computed.
     fn reverse(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
-        let seed_name = self.port_name(&self.output.name, "cotangent")?;
-        let result_name = self.port_name(&self.input.name, "cotangent")?;
+        let (input, output) = (self.input.name.clone(), self.output.name.clone());
+        let [seed_name, result_name] = [output, input].map(|of| self.port_name(&of, "cotangent"));
         let one = Size::fixed(1);
         let seed = cotangent::seed(&mut self.g, x);
         let Some(d) = self.tangent_of(x, seed, &one, y) else { return Ok(()) };

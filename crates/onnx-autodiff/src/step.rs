@@ -32,6 +32,12 @@ pub struct Tangents {
     pub obstacles: Vec<Obstacle>,
 }
 
+/// The tangents of a value and of what it is made of: all that a rule asks for of an input.
+pub fn known_at<'a>(g: &'a Graph, v: Val, of: &'a HashMap<Val, Tangent>) -> impl Iterator<Item = (Val, Tangent)> + 'a {
+    let behind = g.maker(v).into_iter().flat_map(|node| node.inputs.iter().flatten().copied());
+    std::iter::once(v).chain(behind).filter_map(|v| Some((v, *of.get(&v)?)))
+}
+
 /// Follows tangents through some nodes, as forward mode does: those that are known, as far as the outputs need it.
 pub type Walk = fn(&mut Graph, Range<usize>, &Size, &[Val], &mut Tangents);
 

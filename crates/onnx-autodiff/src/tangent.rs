@@ -1,6 +1,6 @@
 //! Forward mode: beside every value that depends on the input, its k tangents.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use crate::elem::ElemType;
@@ -9,7 +9,7 @@ use crate::graph::{Graph, Node, Val};
 use crate::operators::{self, Rule};
 use crate::passes::Pass;
 use crate::size::Size;
-use crate::step::{Step, Tangent, Tangents};
+use crate::step::{Step, Tangent, Tangents, known_at};
 use crate::transposition::CONTRADICTION;
 
 /// Propagates the tangent `seed` of `input` through the graph, as far as `output` needs it.
@@ -21,7 +21,7 @@ pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) ->
 
 /// The same for a part of the nodes, from tangents that are known already.
 pub fn walk(g: &mut Graph, places: Range<usize>, k: &Size, outputs: &[Val], tangents: &mut Tangents) {
-    let useful = ancestors(g, outputs);
+    let useful = ancestors(g, places.clone(), outputs);
     follow(g, places, k, &useful, tangents, None);
 }
 
@@ -62,10 +62,10 @@ fn follow(
     }
 }
 
-/// Everything that some values are computed from.
-fn ancestors(g: &Graph, outputs: &[Val]) -> HashSet<Val> {
+/// Everything that some values are computed from by a part of the nodes.
+fn ancestors(g: &Graph, places: Range<usize>, outputs: &[Val]) -> HashSet<Val> {
     let mut useful: HashSet<Val> = outputs.iter().copied().collect();
-    for node in g.nodes.iter().rev() {
+    for node in g.nodes[places].iter().rev() {
         if node.outputs.iter().flatten().any(|v| useful.contains(v)) {
             useful.extend(node.inputs.iter().flatten().chain(&node.captures));
         }
@@ -73,15 +73,37 @@ fn ancestors(g: &Graph, outputs: &[Val]) -> HashSet<Val> {
     useful
 }
 
-/// The same, but for what tells of a value its shape alone, which may be that of the very node being differentiated.
-fn depended(g: &Graph, outputs: &[Val]) -> HashSet<Val> {
-    let mut useful: HashSet<Val> = outputs.iter().copied().collect();
-    for node in g.nodes.iter().rev().filter(|node| !operators::is_of_shapes(node)) {
-        if node.outputs.iter().flatten().any(|v| useful.contains(v)) {
-            useful.extend(node.inputs.iter().flatten().chain(&node.captures));
+/// What stands between the inputs of a node and what it is replaced with: as far back as tangents are known, so that
+/// it takes no longer in a large graph than in a small one.
+struct Between {
+    /// Places of nodes, in their order.
+    places: BTreeSet<usize>,
+    useful: HashSet<Val>,
+    known: HashMap<Val, Tangent>,
+}
+
+impl Between {
+    /// What tells of a value its shape alone is left out: that may be the shape of the very node being differentiated.
+    fn new(g: &Graph, node: &Node, ends: &[Val], of: &HashMap<Val, Tangent>) -> Between {
+        let mut between = Between { places: BTreeSet::new(), useful: HashSet::new(), known: HashMap::new() };
+        let mut open = ends.to_vec();
+        while let Some(v) = open.pop() {
+            if !between.useful.insert(v) {
+                continue;
+            }
+            if of.contains_key(&v) || node.inputs.contains(&Some(v)) {
+                between.known.extend(known_at(g, v, of));
+                continue;
+            }
+            // A part may be a node that the graph has already, with a tangent that is not known yet.
+            let Some(place) = g.place(v).filter(|place| !operators::is_of_shapes(&g.nodes[*place])) else {
+                continue;
+            };
+            between.places.insert(place);
+            open.extend(g.nodes[place].inputs.iter().flatten().chain(&g.nodes[place].captures));
         }
+        between
     }
-    useful
 }
 
 /// Tangents of which nothing is left to be multiplied later.
@@ -130,11 +152,8 @@ fn by_parts(
 ) -> Result<Vec<Option<Tangent>>, Refusal> {
     let ends = parts(s)?;
     let made: Vec<Val> = ends.iter().flatten().copied().collect();
-    let mut found = Tangents { of: of.clone(), obstacles: Vec::new() };
-    // A part may be a node that the graph has already, with a tangent that is not known yet.
-    let useful = depended(s.g, &made);
-    let served = |node: &Node| node.outputs.iter().flatten().any(|v| useful.contains(v) && !of.contains_key(v));
-    let places: Vec<usize> = (0..s.g.nodes.len()).filter(|place| served(&s.g.nodes[*place])).collect();
+    let Between { places, useful, known } = Between::new(s.g, &s.node, &made, of);
+    let mut found = Tangents { of: known, obstacles: Vec::new() };
     let (k, origin) = (s.k.clone(), s.g.origin);
     follow(s.g, places, &k, &useful, &mut found, origin);
     s.g.origin = origin;

@@ -7,6 +7,7 @@ pub mod content;
 pub mod emit;
 mod late_expansion;
 pub mod repetition;
+mod scoped_map;
 pub mod subgraph;
 
 use std::collections::{HashMap, HashSet};
@@ -15,6 +16,7 @@ use std::rc::Rc;
 use prost::Message;
 
 use content::Content;
+use scoped_map::{Mark, ScopedMap};
 use subgraph::Inside;
 
 use crate::elem::ElemType;
@@ -155,9 +157,9 @@ pub struct Control {
 /// What is known where a branch begins.
 pub struct Scope {
     nodes: usize,
-    shared: HashMap<Vec<u8>, Vec<Val>>,
-    witnesses: HashMap<Size, (Val, usize)>,
-    names: HashMap<String, Val>,
+    shared: Mark,
+    witnesses: Mark,
+    names: Mark,
 }
 
 pub struct Graph {
@@ -183,12 +185,14 @@ pub struct Graph {
     pub inside: HashMap<Val, Inside>,
     /// How many subgraphs the one that is being read lies in.
     pub nesting: usize,
-    names: HashMap<String, Val>,
+    names: ScopedMap<String, Val>,
     taken: HashSet<String>,
+    /// Names of the file's nodes.
+    labels: HashSet<String>,
     fresh: usize,
-    shared: HashMap<Vec<u8>, Vec<Val>>,
+    shared: ScopedMap<Vec<u8>, Vec<Val>>,
     constants: HashMap<Vec<u8>, Val>,
-    witnesses: HashMap<Size, (Val, usize)>,
+    witnesses: ScopedMap<Size, (Val, usize)>,
     declared: HashMap<String, ValueInfoProto>,
 }
 
@@ -216,12 +220,13 @@ impl Graph {
             given: HashSet::new(),
             inside: HashMap::new(),
             nesting: 0,
-            names: HashMap::new(),
+            names: ScopedMap::default(),
             taken,
+            labels: HashSet::new(),
             fresh: 0,
-            shared: HashMap::new(),
+            shared: ScopedMap::default(),
             constants: HashMap::new(),
-            witnesses: HashMap::new(),
+            witnesses: ScopedMap::default(),
             declared,
         }
     }
@@ -250,15 +255,25 @@ impl Graph {
         self.names.get(name).copied()
     }
 
-    pub fn is_taken(&self, name: &str) -> bool {
-        self.taken.contains(name)
+    /// A name that nothing has or gets: the one that is wanted, or that with the first number that is free.
+    pub fn reserved_name(&mut self, wanted: &str) -> String {
+        let numbered = (2..).map(|n| format!("{wanted}_{n}"));
+        let free = std::iter::once(wanted.to_string()).chain(numbered).find(|name| !self.taken.contains(name));
+        let name = free.unwrap_or_default();
+        self.taken.insert(name.clone());
+        name
     }
 
     /// The node that makes a value.
     pub fn maker(&self, v: Val) -> Option<&Node> {
+        self.nodes.get(self.place(v)?)
+    }
+
+    /// The place of the node that makes a value.
+    pub fn place(&self, v: Val) -> Option<usize> {
         // Places in a branch that has ended are another node's, or nobody's.
-        let node = self.nodes.get(self.value(v).place?)?;
-        node.outputs.contains(&Some(v)).then_some(node)
+        let place = self.value(v).place?;
+        self.nodes.get(place)?.outputs.contains(&Some(v)).then_some(place)
     }
 
     /// A value that carries `size` along one of its axes.
@@ -324,6 +339,7 @@ impl Graph {
 
     /// Appends a node of the file, under the names that it has there.
     pub fn push_original(&mut self, node: &NodeProto, inputs: Vec<Option<Val>>, captures: Vec<Val>) {
+        self.labels.insert(node.name().to_string());
         let mut made = self.original(node, inputs, captures);
         let name = |name: &String| (!name.is_empty()).then(|| name.clone());
         let wanted: Vec<bool> = node.output.iter().map(|name| !name.is_empty()).collect();
@@ -344,7 +360,7 @@ impl Graph {
         if let Some(key) = self.share_key(&made) {
             let outputs: Option<Vec<Val>> = made.outputs.iter().copied().collect();
             if let Some(outputs) = outputs {
-                self.shared.entry(key).or_insert(outputs);
+                self.shared.insert_if_absent(key, outputs);
             }
         }
         self.nodes.push(made);
@@ -400,19 +416,21 @@ impl Graph {
     }
 
     /// Starts a branch: what is appended from here on is seen only until [`Graph::leave`].
-    pub fn enter(&self) -> Scope {
+    pub fn enter(&mut self) -> Scope {
         Scope {
             nodes: self.nodes.len(),
-            shared: self.shared.clone(),
-            witnesses: self.witnesses.clone(),
-            names: self.names.clone(),
+            shared: self.shared.enter(),
+            witnesses: self.witnesses.enter(),
+            names: self.names.enter(),
         }
     }
 
     /// Ends a branch: its nodes, and what they use from outside it.
     pub fn leave(&mut self, scope: Scope) -> (Vec<Node>, Vec<Val>) {
         let nodes = self.nodes.split_off(scope.nodes);
-        (self.shared, self.witnesses, self.names) = (scope.shared, scope.witnesses, scope.names);
+        self.shared.leave(scope.shared);
+        self.witnesses.leave(scope.witnesses);
+        self.names.leave(scope.names);
         let made: HashSet<Val> = nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied()).collect();
         let uses = nodes.iter().flat_map(|node| node.inputs.iter().flatten().chain(&node.captures).copied());
         let used = uses.filter(|v| !made.contains(v)).collect();
@@ -497,7 +515,7 @@ impl Graph {
         let value = &self.values[v.0 as usize];
         for (axis, size) in value.shape.iter().flatten().enumerate() {
             if size.as_fixed().is_none() && !value.linear {
-                self.witnesses.entry(size.clone()).or_insert((v, axis));
+                self.witnesses.insert_if_absent(size.clone(), (v, axis));
             }
         }
     }
@@ -532,7 +550,7 @@ impl Graph {
         self.names.insert(name.clone(), v);
         for (axis, size) in shape.iter().flatten().enumerate() {
             if size.as_fixed().is_none() && !linear {
-                self.witnesses.entry(size.clone()).or_insert((v, axis));
+                self.witnesses.insert_if_absent(size.clone(), (v, axis));
             }
         }
         self.values.push(Value { name, elem, shape, content, constant, linear, place: None });
@@ -586,7 +604,7 @@ impl Graph {
         loop {
             self.fresh += 1;
             let name = format!("d.{stem}.{}", self.fresh);
-            if !self.taken.contains(&name) {
+            if !self.taken.contains(&name) && !self.labels.contains(&name) {
                 return name;
             }
         }

@@ -10,7 +10,7 @@ use crate::error::Refusal;
 use crate::graph::subgraph::{Body, Inside, as_in_file};
 use crate::graph::{Control, Graph, Inferred, Node, Val};
 use crate::proto::*;
-use crate::step::{Step, Tangent, Tangents};
+use crate::step::{Step, Tangent, Tangents, known_at};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition, backwards, closed, own};
 
 pub const OPERATORS: &[Operator] =
@@ -66,11 +66,16 @@ fn if_tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<Ta
     Ok(tangents)
 }
 
+/// The tangents of what the subgraphs use from outside.
+pub fn captured(s: &Step, of: &HashMap<Val, Tangent>) -> HashMap<Val, Tangent> {
+    s.node.captures.iter().flat_map(|v| known_at(s.g, *v, of)).collect()
+}
+
 /// The tangents of one branch's outputs, computed in the current scope.
 fn inside(s: &mut Step, of: &HashMap<Val, Tangent>, graph: &GraphProto, places: &[usize]) -> Result<Vec<Val>, Refusal> {
     let start = s.g.nodes.len();
     append::push_body(s.g, graph);
-    let mut found = Tangents { of: of.clone(), obstacles: Vec::new() };
+    let mut found = Tangents { of: captured(s, of), obstacles: Vec::new() };
     let (end, origin) = (s.g.nodes.len(), s.g.origin);
     let wanted: Vec<Val> = places.iter().filter_map(|i| s.g.named(graph.output.get(*i)?.name())).collect();
     if wanted.len() != places.len() {

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use super::choice::captured;
 use super::operator::{Operator, unknown};
 use super::{Rule, rule};
 use crate::append::loop_form::{Carried, Form, Line, Opened, infer};
@@ -113,7 +114,7 @@ fn tangents_of_step(
     active: Vec<usize>,
     places: Range<usize>,
 ) -> Result<StepTangents, Refusal> {
-    let mut found = Tangents { of: of.clone(), obstacles: Vec::new() };
+    let mut found = Tangents { of: captured(s, of), obstacles: Vec::new() };
     let mut inputs = Vec::new();
     let sequences: Vec<usize> = (0..form.sequences.len()).filter(|i| depends(s, of, form.states + i)).collect();
     let states = active.iter().map(|i| opened.states[*i]);

@@ -89,7 +89,31 @@ fn kept(s: &mut Step, v: Val) -> Result<Val, Refusal> {
 fn linear_tangent(s: &mut Step) -> TangentResult {
     let d = s.dx()?;
     let op = s.node.op.clone();
-    collect(s, &op, d)
+    match axes_at_run_time(s) {
+        Some(axes) => summed_at_run_time(s, d, axes),
+        None => collect(s, &op, d),
+    }
+}
+
+/// The axes of a sum that only the run tells, as reverse mode writes it for operands that may have been broadcast: an
+/// empty list sums nothing, and every axis is kept.
+fn axes_at_run_time(s: &Step) -> Option<Val> {
+    let axes = s.node.input(1).filter(|_| s.node.op == "ReduceSum")?;
+    let known = s.g.content(axes).and_then(|c| c.fixed()).is_some();
+    let plain = s.node.int("keepdims", 1) != 0 && s.node.int("noop_with_empty_axes", 0) != 0;
+    (plain && !known).then_some(axes)
+}
+
+/// Axes from the front are one further behind in tangents.
+fn summed_at_run_time(s: &mut Step, d: Val, axes: Val) -> TangentResult {
+    let (zero, one) = (s.g.integer(0), s.g.integer(1));
+    let behind = s.g.op("Less", &[axes, zero]);
+    let next = s.g.add(axes, one);
+    let axes = s.g.op("Where", &[behind, axes, next]);
+    let sum = s.g.op_with("ReduceSum", &[d, axes], s.node.attributes.clone());
+    let shape = s.lead(&s.y_shape()?);
+    s.g.set_shape(sum, &shape);
+    Ok(Some(Tangent::plain(sum)))
 }
 
 /// `Σ d · weight`, and then a factor of the output's size.
@@ -166,6 +190,11 @@ fn product_tangent(s: &mut Step) -> TangentResult {
 
 fn reduce_sum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let (c, shape) = (t.c()?, t.input_shape(0)?);
+    let keeps_axes = t.node.int("keepdims", 1) != 0;
+    if keeps_axes && t.node.input(1).is_some_and(|axes| t.g.content(axes).and_then(|c| c.fixed()).is_none()) {
+        // Whichever axes are summed, they have size 1 in the cotangent.
+        return Ok(vec![(0, t.g.expand(c, &shape))]);
+    }
     let axes = inference::axes(t.g, &t.node, shape.len()).flatten().ok_or("its axes are not known")?;
     let kept = inference::reduced(&shape, &axes, true).unwrap_or_default();
     let wide = t.g.reshape(c, &kept);

@@ -8,6 +8,7 @@ mod loops;
 mod parts;
 mod random;
 mod refusals;
+mod second;
 mod structure;
 
 use prost::Message;
