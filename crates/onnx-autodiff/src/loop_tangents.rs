@@ -244,7 +244,8 @@ fn around(
         };
         kept.push(s.lead(&shape));
     }
-    Ok((Repetition { steps, first, sequences, body }, kept))
+    let number = inner.opened.number;
+    Ok((Repetition { steps, first, sequences, number, body }, kept))
 }
 
 /// The numbers of all steps, each with the axes that `like` has.

@@ -7,7 +7,7 @@ use crate::branches::choice;
 use crate::cotangent;
 use crate::error::Refusal;
 use crate::ir::{Graph, Shape, Val};
-use crate::repetition::{Repetition, Sequence, element_shape, placed};
+use crate::repetition::{Repetition, Sequence, element_shape, placed_in};
 use crate::subgraph::{Body, Inside};
 
 pub fn transpose(t: &mut Turn) -> Result<Parts, Refusal> {
@@ -114,14 +114,15 @@ fn of_repetition(t: &mut Turn, r: &Repetition) -> Result<Parts, Refusal> {
     let body = turned_step(t.g, r, &uses, &linear, &kept)?;
     let shapes: Option<Vec<Shape>> =
         linear.iter().map(|i| element_shape(t.g, r.sequences[*i].whole, r.sequences[*i].axis)).collect();
-    let turned = Repetition { steps: r.steps.clone(), first, sequences, body };
+    let turned = Repetition { steps: r.steps.clone(), first, sequences, number: None, body };
     let made = turned.write(t.g, &shapes.ok_or(CONTRADICTION)?, false);
     t.captured.extend(uses.iter().copied().zip(made.last[carried..].iter().copied()));
     for (i, v) in linear.iter().zip(made.kept) {
-        let Sequence { whole, axis, backwards } = r.sequences[*i];
-        let shape = t.shape(whole)?;
-        let v = placed(t.g, v, axis, !backwards, &shape);
-        t.captured.push((whole, v));
+        // The first to be kept is that of the last step.
+        let sequence = Sequence { backwards: !r.sequences[*i].backwards, ..r.sequences[*i] };
+        let shape = t.shape(sequence.whole)?;
+        let v = placed_in(t.g, v, &sequence, &r.steps, &shape);
+        t.captured.push((sequence.whole, v));
     }
     Ok(made.last.into_iter().take(carried).enumerate().map(|(i, v)| (2 + i, v)).collect())
 }
