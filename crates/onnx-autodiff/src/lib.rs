@@ -28,7 +28,8 @@
 //!
 //! A file is read (`read`, `inline`, `order`) into a graph (`ir`) whose shapes are inferred as it grows (`shapes`,
 //! `content`, `size`), with fused operators replaced by what they consist of (`lowering`), `If` decided where it can be
-//! (`branches`), and loops of known length unrolled (`loops`). Forward mode (`tangent`) walks it with one rule per
+//! (`branches`), and loops of known length unrolled (`loops`). Choices and loops that only the run decides have tangents and
+//! cotangents that are choices and loops (`branches`, `loop_tangents`). Forward mode (`tangent`) walks it with one rule per
 //! operator (`rules`, `step`); reverse mode
 //! (`cotangent`) transposes what forward mode wrote (`transposes`), so that a rule serves both.
 //!

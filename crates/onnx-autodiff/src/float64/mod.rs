@@ -23,8 +23,8 @@ use super::tangent::obstacle;
 
 type Replacement = fn(&mut Graph, &Node) -> Option<Val>;
 
-const KEPT: &str = "ONNX Runtime has this operator in float32 alone, and this form of it (antialiasing, or axes, scales or a number of steps that \
-                    are not known before it runs) has no replacement; export the model with fixed sizes, or compute in float32";
+const KEPT: &str = "ONNX Runtime has this operator in float32 alone, and this form of it (antialiasing, or axes or scales that are not known before \
+                    it runs) has no replacement; export the model with fixed sizes, or compute in float32";
 
 const REPLACEMENTS: &[(&str, Replacement)] = &[
     ("Acos", inverse_trigonometric::acos),
