@@ -185,7 +185,7 @@ fn active(s: &Step, of: &HashMap<Val, Tangent>, form: &Form, opened: &Opened, pl
 fn stays(form: &Form, carried: &Carried, needed: impl Fn(usize) -> bool) -> Result<(), Refusal> {
     match (0..form.states).find(|i| needed(*i) && !carried.stays[*i]) {
         Some(i) => Err(Refusal(format!(
-            "its carried value {i}, `{}`, is no tensor whose shape can be told to stay the same from step to step; export the model with one that keeps its shape",
+            "its carried value {i}, `{}`, is no tensor whose shape can be told to stay the same from step to step; export the model with one that keeps its shape, and with at most five loops within each other",
             name_in_file(form.body.input[form.start() + i].name())
         ))),
         None => Ok(()),
