@@ -3,6 +3,7 @@
 use crate::graph::content::Item;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
+pub use crate::size::axis_of;
 
 /// Window arguments of convolutions and pools, for one spatial axis.
 pub struct Window {
@@ -67,11 +68,6 @@ pub fn ceil_windows(g: &mut Graph, length: &Size, room: &Size, _pads: i64, w: &W
         }
         _ => g.symbols.fresh(),
     }
-}
-
-pub fn axis_of(axis: i64, rank: usize) -> Option<usize> {
-    let axis = if axis < 0 { axis.checked_add(rank as i64)? } else { axis };
-    usize::try_from(axis).ok().filter(|axis| *axis < rank)
 }
 
 pub fn sizes(g: &mut Graph, v: Val) -> Option<Shape> {

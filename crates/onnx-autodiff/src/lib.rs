@@ -26,11 +26,12 @@
 //!
 //! # How it works
 //!
-//! A file is read (`read`, `inline`, `order`) into a graph (`ir`) that asks the operators of its nodes as it grows: for
-//! types, shapes and the contents of small tensors (`size`, `content`, `inference`, `folding`), and what a fused operator
-//! consists of. `If` is decided where it can be (`branches`), and loops of known length are unrolled (`loops`). Forward
-//! mode (`tangent`) walks the graph with one rule per operator (`step`); reverse mode (`cotangent`) transposes what forward
-//! mode wrote (`transposition`), so that a rule serves both.
+//! A file is read (`model`, `inline`, `order`) into a `graph` that asks the operators of its nodes as it grows: for types,
+//! shapes and the contents of small tensors (`size`, `inference`, `folding`), and what a fused operator consists of. What
+//! is appended to it is decided first where it can be (`append`): branches whose condition is known, and loops whose number of
+//! steps is. Forward mode (`tangent`) walks the graph with one rule per operator (`step`); reverse mode (`cotangent`)
+//! transposes what forward mode wrote (`transposition`), so that a rule serves both. Choices and loops that only the run
+//! decides have tangents and cotangents that are choices and loops.
 //!
 //! **Everything about an operator is in one file of `operators`**: its shapes and contents, its rule, its transpose, how it
 //! is written in float64 or by other operators, or why it is refused. `operators/operator.rs` says what can be declared.

@@ -202,6 +202,12 @@ impl Symbols {
     }
 }
 
+/// An axis, perhaps counted from the last one, as a place among so many.
+pub fn axis_of(axis: i64, rank: usize) -> Option<usize> {
+    let axis = if axis < 0 { axis.checked_add(rank as i64)? } else { axis };
+    usize::try_from(axis).ok().filter(|axis| *axis < rank)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -180,7 +180,7 @@ impl Form {
             let v = self.first(node, i)?;
             let (declared, shape) = self.declared(g, self.start() + i);
             let elem = if g.elem(v) == ElemType::UNKNOWN { declared } else { g.elem(v) };
-            types.push((elem, g.shape(v).cloned().or(shape)));
+            types.push((elem, sharper(g.shape(v).cloned(), shape)));
         }
         let mut open: Vec<Vec<bool>> =
             types.iter().map(|(_, shape)| vec![false; shape.iter().flatten().count()]).collect();
@@ -218,6 +218,17 @@ impl Form {
 
 fn rank_of(port: &ValueInfoProto) -> Option<usize> {
     Some(tensor_type(port)?.shape.as_ref()?.dim.len())
+}
+
+/// A shape with the numbers that a body declares where it is not known otherwise.
+fn sharper(known: Option<Shape>, declared: Option<Shape>) -> Option<Shape> {
+    let (Some(known), Some(declared)) = (&known, &declared) else { return known.or(declared) };
+    let size = |(known, declared): (&Size, &Size)| match (known.as_fixed(), declared.as_fixed()) {
+        (None, Some(_)) => declared.clone(),
+        _ => known.clone(),
+    };
+    let fits = known.len() == declared.len();
+    Some(if fits { known.iter().zip(declared).map(size).collect() } else { known.clone() })
 }
 
 /// Leaves open what a step changes of a carried value's shape; whether there was nothing to leave open.

@@ -1,11 +1,14 @@
 //! Loops that are written here: a number of steps, values that are carried from one to the next, sequences of which each
 //! step is given an element, and values that are kept of all steps.
 
+use std::collections::HashSet;
+
 use crate::elem::ElemType;
+use crate::graph::content::Item;
 use crate::graph::emit::int;
 use crate::graph::subgraph::{Body, Inside};
 use crate::graph::{Control, Graph, Node, Shape, Val};
-use crate::size::Size;
+use crate::size::{Size, axis_of};
 
 /// A loop whose number of steps is known where it begins.
 #[derive(Clone)]
@@ -14,6 +17,8 @@ pub struct Repetition {
     /// The carried values before the first step.
     pub first: Vec<Val>,
     pub sequences: Vec<Sequence>,
+    /// Which of the values that a step is given is its number.
+    pub number: Option<Val>,
     /// Given the carried values, then an element of each sequence; makes the next carried values, then what is kept.
     pub body: Body,
 }
@@ -37,6 +42,10 @@ impl Repetition {
     /// Appends the loop as a `Loop`; `kept` are the shapes of what each step keeps, in sizes that are known around it.
     /// Tangents are remembered for reverse mode.
     pub fn write(mut self, g: &mut Graph, kept: &[Shape], linear: bool) -> Made {
+        self.hoist(g);
+        if linear {
+            self.find_sequences(g);
+        }
         self.drop_unused();
         let body = self.with_elements(g);
         let steps = g.sizes(std::slice::from_ref(&self.steps));
@@ -56,6 +65,65 @@ impl Repetition {
         }
         let kept = last.split_off(carried);
         Made { last, kept }
+    }
+
+    /// Moves what is the same at every step in front of the loop.
+    fn hoist(&mut self, g: &mut Graph) {
+        let mut varies: HashSet<Val> = self.body.inputs.iter().copied().collect();
+        let (mut before, mut within) = (Vec::new(), Vec::new());
+        for node in std::mem::take(&mut self.body.nodes) {
+            let depends = node.inputs.iter().flatten().chain(&node.captures).any(|v| varies.contains(v));
+            // Outputs must be made inside.
+            if depends || node.outputs.iter().flatten().any(|v| self.body.outputs.contains(v)) {
+                varies.extend(node.outputs.iter().flatten());
+                within.push(node);
+            } else {
+                before.push(node);
+            }
+        }
+        g.repeat(&before);
+        self.body.nodes = within;
+    }
+
+    /// Tangents of which each step takes one place by its number are sequences: reverse mode then keeps what goes to that
+    /// place, instead of adding zeros everywhere else.
+    fn find_sequences(&mut self, g: &Graph) {
+        let Some(number) = self.number else { return };
+        let made: HashSet<Val> =
+            self.body.nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied()).collect();
+        let outside = |v: &Val| !made.contains(v) && !self.body.inputs.contains(v);
+        let (mut nodes, mut found) = (Vec::new(), Vec::new());
+        for node in &self.body.nodes {
+            let whole = node.input(0).filter(|v| node.standard() == "Gather" && g.value(*v).linear && outside(v));
+            let backwards = node.input(1).and_then(|place| self.turned(g, place, number));
+            let axis = whole.and_then(|v| axis_of(node.int("axis", 0), g.rank(v)?));
+            match (whole, axis, backwards, node.output(0)) {
+                (Some(whole), Some(axis), Some(backwards), Some(element)) => {
+                    found.push((Sequence { whole, axis, backwards }, element));
+                }
+                _ => nodes.push(node.clone()),
+            }
+        }
+        self.body.nodes = nodes;
+        for (sequence, element) in found {
+            self.sequences.push(sequence);
+            self.body.inputs.push(element);
+        }
+    }
+
+    /// Whether a place is that of the step counted from the last one, instead of its number.
+    fn turned(&self, g: &Graph, place: Val, number: Val) -> Option<bool> {
+        if g.rank(number) != Some(0) {
+            return None;
+        }
+        if place == number {
+            return Some(false);
+        }
+        let difference = self.body.nodes.iter().find(|node| node.output(0) == Some(place))?;
+        let last = g.content(difference.input(0)?)?.items.first()?.clone();
+        let turned = difference.standard() == "Sub" && difference.input(1) == Some(number);
+        let whole = Item::Int(self.steps.minus(&Size::fixed(1))?);
+        (turned && last == whole).then_some(true)
     }
 
     /// Leaves out the sequences that no step looks at.
@@ -124,6 +192,23 @@ pub fn placed(g: &mut Graph, kept: Val, axis: usize, backwards: bool, shape: &[S
     }
     g.set_shape(v, shape);
     v
+}
+
+/// The same for a sequence that may be longer than there are steps, which take none of its last places.
+pub fn placed_in(g: &mut Graph, kept: Val, sequence: &Sequence, steps: &Size, shape: &[Size]) -> Val {
+    let Sequence { axis, backwards, .. } = *sequence;
+    let mut part = shape.to_vec();
+    part[axis] = steps.clone();
+    let v = placed(g, kept, axis, backwards, &part);
+    if part == shape {
+        return v;
+    }
+    let mut pads = vec![Size::fixed(0); 2 * shape.len()];
+    pads[shape.len() + axis] = g.symbols.sub(&shape[axis], steps);
+    let pads = g.sizes(&pads);
+    let padded = g.op("Pad", &[v, pads]);
+    g.set_shape(padded, shape);
+    padded
 }
 
 /// The shape of an element of a sequence.

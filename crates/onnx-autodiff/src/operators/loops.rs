@@ -14,7 +14,7 @@ use super::{Rule, rule};
 use crate::append::loop_form::{Carried, Form, Line, Opened, infer};
 use crate::elem::ElemType;
 use crate::error::Refusal;
-use crate::graph::repetition::{Repetition, Sequence, element_shape, placed};
+use crate::graph::repetition::{Repetition, Sequence, element_shape, placed, placed_in};
 use crate::graph::subgraph::{Body, Inside, as_in_file, graph_attribute, name_in_file};
 use crate::graph::{Graph, Inferred, Node, Shape, Val};
 use crate::inference::axis_of;
@@ -193,7 +193,7 @@ fn active(s: &Step, of: &HashMap<Val, Tangent>, form: &Form, opened: &Opened, pl
 fn stays(form: &Form, carried: &Carried, needed: impl Fn(usize) -> bool) -> Result<(), Refusal> {
     match (0..form.states).find(|i| needed(*i) && !carried.stays[*i]) {
         Some(i) => Err(Refusal(format!(
-            "its carried value {i}, `{}`, is no tensor whose shape can be told to stay the same from step to step; export the model with one that keeps its shape",
+            "its carried value {i}, `{}`, is no tensor whose shape can be told to stay the same from step to step; export the model with one that keeps its shape, and with at most five loops within each other",
             name_in_file(form.body.input[form.start() + i].name())
         ))),
         None => Ok(()),
@@ -252,7 +252,8 @@ fn around(
         };
         kept.push(s.lead(&shape));
     }
-    Ok((Repetition { steps, first, sequences, body }, kept))
+    let number = inner.opened.number;
+    Ok((Repetition { steps, first, sequences, number, body }, kept))
 }
 
 /// The numbers of all steps, each with the axes that `like` has.
@@ -365,14 +366,15 @@ fn loop_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let body = turned_step(t.g, t.walk, &r, &uses, &linear, &kept)?;
     let shapes: Option<Vec<Shape>> =
         linear.iter().map(|i| element_shape(t.g, r.sequences[*i].whole, r.sequences[*i].axis)).collect();
-    let turned = Repetition { steps: r.steps.clone(), first, sequences, body };
+    let turned = Repetition { steps: r.steps.clone(), first, sequences, number: None, body };
     let made = turned.write(t.g, &shapes.ok_or(CONTRADICTION)?, false);
     t.captured.extend(uses.iter().copied().zip(made.last[carried..].iter().copied()));
     for (i, v) in linear.iter().zip(made.kept) {
-        let Sequence { whole, axis, backwards } = r.sequences[*i];
-        let shape = t.shape(whole)?;
-        let v = placed(t.g, v, axis, !backwards, &shape);
-        t.captured.push((whole, v));
+        // The first to be kept is that of the last step.
+        let sequence = Sequence { backwards: !r.sequences[*i].backwards, ..r.sequences[*i] };
+        let shape = t.shape(sequence.whole)?;
+        let v = placed_in(t.g, v, &sequence, &r.steps, &shape);
+        t.captured.push((sequence.whole, v));
     }
     Ok(made.last.into_iter().take(carried).enumerate().map(|(i, v)| (2 + i, v)).collect())
 }

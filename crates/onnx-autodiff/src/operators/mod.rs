@@ -123,8 +123,8 @@ const RANK_LIMIT: usize = 32;
 const UNTOLD: Inferred = (ElemType::UNKNOWN, None);
 
 /// Why a node stays in float32.
-const SINGLE: &str = "ONNX Runtime has this operator in float32 alone, and this form of it (antialiasing, a constant around a cropped region, or axes, scales or a number of steps that \
-                      are not known before it runs) has no replacement; export the model with fixed sizes, or compute in float32";
+const SINGLE: &str = "ONNX Runtime has this operator in float32 alone, and this form of it (antialiasing, a constant around a cropped region, or axes or scales that are \
+                      not known before it runs) has no replacement; export the model with fixed sizes, or compute in float32";
 
 /// All operators, in the order of their files.
 pub fn all() -> impl Iterator<Item = &'static Operator> {

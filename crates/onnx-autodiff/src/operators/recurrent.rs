@@ -315,7 +315,11 @@ fn repeat(
     let sequence = |whole: Val| Sequence { whole, axis: 0, backwards };
     let sequences = vec![sequence(inputs), sequence(numbers.map_or(inputs, |(_, numbers)| numbers))];
     let first = [Some(start.h), start.c].into_iter().flatten().collect();
-    let made = Repetition { steps: length.clone(), first, sequences, body }.write(s.g, &[shape.clone()], false);
+    let made = Repetition { steps: length.clone(), first, sequences, number: None, body }.write(
+        s.g,
+        std::slice::from_ref(&shape),
+        false,
+    );
     let all = [std::slice::from_ref(length), &shape].concat();
     let steps = if backwards { placed(s.g, made.kept[0], 0, true, &all) } else { made.kept[0] };
     Ok((steps, State { h: made.last[0], c: made.last.get(1).copied() }))

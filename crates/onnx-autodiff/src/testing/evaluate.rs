@@ -127,7 +127,13 @@ fn loop_of(node: &NodeProto, values: &HashMap<String, Tensor>) -> Vec<Tensor> {
         carried = outputs.split_off(1);
         (goes_on, step) = (outputs[0].data[0].value != 0.0, step + 1);
     }
-    carried.extend(stacked.into_iter().map(|list| stack(&list, 0)));
+    let ports = body.output.iter().skip(1 + carried.len());
+    carried.extend(
+        stacked
+            .into_iter()
+            .zip(ports)
+            .map(|(list, port)| if list.is_empty() { none_of(port) } else { stack(&list, 0) }),
+    );
     carried
 }
 
@@ -163,10 +169,20 @@ fn scan(node: &NodeProto, mut carried: Vec<Tensor>, values: &HashMap<String, Ten
     carried
 }
 
-/// Tensors along a new axis; nothing is known of those of no steps.
+/// What is kept of no steps: sizes that the body does not declare are zero, as they are for ONNX Runtime.
+fn none_of(port: &ValueInfoProto) -> Tensor {
+    let declared = tensor_type(port).and_then(|tensor| tensor.shape.as_ref());
+    let size = |dim: &DimensionProto| match dim.value {
+        Some(DimensionValue::Value(n)) => n as usize,
+        _ => 0,
+    };
+    let dims: Vec<usize> = [0].into_iter().chain(declared.iter().flat_map(|shape| &shape.dim).map(size)).collect();
+    Tensor::new(&dims, Vec::new())
+}
+
+/// Tensors along a new axis.
 fn stack(list: &[Tensor], axis: usize) -> Tensor {
-    let Some(first) = list.first() else { return Tensor::new(&[0], Vec::new()) };
-    let mut dims = first.dims.clone();
+    let mut dims = list[0].dims.clone();
     dims.insert(axis, list.len());
     build(&dims, |i| {
         let mut inner = i.to_vec();

@@ -169,6 +169,26 @@ fn a_scan_of_unknown_length_goes_along_its_axes_in_its_directions() {
     }
 }
 
+/// A row for each step, of more rows than there are steps: nothing is put among zeros at every step.
+#[test]
+fn values_taken_by_the_number_of_the_step_are_sequences() {
+    let steps = vec![
+        node("Gather", "x i", "row", vec![int("axis", 0)]),
+        node("Mul", "s row", "p", vec![]),
+        node("Tanh", "p", "next", vec![]),
+    ];
+    let nodes = vec![
+        node("ReduceSum", "x first", "start", vec![int("keepdims", 0)]),
+        node("Loop", "n - start", "end", vec![body(&["s: 2"], &["next: 2"], steps)]),
+        node("Add", "x end", "y", vec![]),
+    ];
+    let model = model(nodes);
+    [0, 1, 3, 4].into_iter().for_each(|steps| agrees(&model, 4, steps));
+    let derived = differentiate(&model, Mode::Vjp, Some("x"), Some("y")).expect("differentiated");
+    let bodies = derived.graph().node.iter().flat_map(|node| &node.attribute).filter_map(|a| a.g.as_ref());
+    assert!(bodies.flat_map(|graph| &graph.node).all(|node| !node.op_type().starts_with("Scatter")));
+}
+
 /// The products have the shapes that the loop's body tells, where the file tells none.
 #[test]
 fn shapes_behind_a_loop_are_told_by_its_body() {
