@@ -21,6 +21,7 @@ use super::size::Size;
 use super::step::Tangent;
 use super::tangent;
 use super::trace;
+use super::upgrade;
 
 /// Which product with the Jacobian is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +36,7 @@ pub enum Mode {
     Quadratic,
 }
 
-/// Opsets of the standard domain whose operators the rules know. Those before [`ADDING`] are read as that one, from which
+/// Opsets of the standard domain whose operators the rules know; older files are read as the first of them. Those before [`ADDING`] are read as that one, from which
 /// they differ in one default ([`written_out`]) and in training.
 pub const OPSETS: std::ops::RangeInclusive<i64> = 13..=28;
 
@@ -475,7 +476,7 @@ fn check_opset(model: &Model) -> Result<(), GraphError> {
     if OPSETS.contains(&found) {
         return Ok(());
     }
-    let (low, high) = (*OPSETS.start(), *OPSETS.end());
+    let (low, high) = (upgrade::OLDEST, *OPSETS.end());
     Err(GraphError::Opset { file: model.file.clone(), found, low, high })
 }
 

@@ -26,7 +26,7 @@
 //!
 //! # How it works
 //!
-//! A file is read (`read`, `inline`, `order`) into a graph (`ir`) whose shapes are inferred as it grows (`shapes`,
+//! A file is read (`read`, `inline`, `upgrade`, `order`) into a graph (`ir`) whose shapes are inferred as it grows (`shapes`,
 //! `content`, `size`), with fused operators replaced by what they consist of (`lowering`), `If` decided where it can be
 //! (`branches`), and loops of known length unrolled (`loops`). Forward mode (`tangent`) walks it with one rule per
 //! operator (`rules`, `step`); reverse mode
@@ -39,6 +39,8 @@
 //!
 //! A graph can first be written in another floating-point type (`lift`): in float64 with other operators in the place of
 //! those that ONNX Runtime has in float32 alone (`float64`).
+//!
+//! What the crate does with each operator is told by [`operator_support`], and in `OPERATORS.md`.
 //!
 //! What else is found in a graph: where its derivative can jump (`kinks`), its largest value (`widest`), its coarsest
 //! number format (`precision`). `separate_weights` copies weights for a runtime that confuses them.
@@ -81,6 +83,7 @@ mod tangent;
 mod testing;
 mod trace;
 mod transposes;
+mod upgrade;
 mod widest;
 
 pub use differentiate::{Mode, QuadraticForms, differentiate, obstacles, quadratic_forms};

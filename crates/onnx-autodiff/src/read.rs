@@ -14,7 +14,7 @@ use super::elem::ElemType;
 use super::error::GraphError;
 use super::model::LARGEST;
 use super::proto::*;
-use super::{inline, order};
+use super::{inline, order, upgrade};
 
 /// What becomes of tensors whose data lie in other files.
 #[derive(Clone, Copy)]
@@ -40,6 +40,7 @@ pub fn model(file: &str, bytes: Bytes, external: External) -> Result<ModelProto,
     }
     let functions = std::mem::take(&mut model.functions);
     inline::functions(&mut graph, functions).map_err(malformed)?;
+    upgrade::upgrade(&mut graph, &mut model.opset_import).map_err(malformed)?;
     if let External::Loaded(_) = external {
         let bytes = external_size(&mut graph).map_err(malformed)?;
         if bytes > LARGEST {

@@ -5,8 +5,11 @@ use crate::ir::Node;
 use crate::lowering;
 
 const REFUSED: &[(&[&str], &str)] = &[
-    (&["Scatter"], "the operator is no longer in the standard; export the model with ScatterElements"),
-    (&["Upsample"], "the operator is no longer in the standard; export the model with Resize"),
+    (
+        &["Scatter"],
+        "it is read as ScatterElements in files of opset 9 and 10, and newer ones lack it; export the model with ScatterElements",
+    ),
+    (&["Upsample"], "it is read as Resize in files of opset 9, and newer ones lack it; export the model with Resize"),
     (
         &["QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"],
         "quantization has derivative zero almost everywhere; export the model without quantization",

@@ -71,7 +71,7 @@ fn names_that_the_result_needs_must_be_free() {
 
 #[test]
 fn opsets_out_of_range_are_told() {
-    for opset in [0, 11, 99] {
+    for opset in [0, 8, 29, 99] {
         let error = differentiate(&model(vec![node("Exp", "x", "y", vec![])], vec![], opset), Mode::Jvp, None, None);
         let error = error.err().unwrap().to_string();
         assert!(error.contains(&format!("opset {opset} of the standard domain")), "{error}");
