@@ -1,6 +1,6 @@
 //! What the contents of small tensors are followed with.
 
-use crate::graph::content::{Content, Item, broadcast, count};
+use crate::content::{Content, Item, broadcast, count};
 use crate::graph::{Graph, Node};
 use crate::size::Size;
 

@@ -11,8 +11,9 @@ use crate::graph::emit::text;
 use crate::model::Model;
 use crate::operators;
 use crate::proto::*;
+use crate::upgrade;
 
-/// Opsets of the standard domain whose operators the rules know. Those before [`ADDING`] are read as that one, from which
+/// Opsets of the standard domain whose operators are known; older files are read as of the first of them. Those before [`ADDING`] are read as that one, from which
 /// they differ in one default ([`written_out`]) and in training.
 pub const OPSETS: std::ops::RangeInclusive<i64> = 13..=28;
 
@@ -78,7 +79,7 @@ pub fn check_opset(model: &Model) -> Result<(), GraphError> {
     if OPSETS.contains(&found) {
         return Ok(());
     }
-    let (low, high) = (*OPSETS.start(), *OPSETS.end());
+    let (low, high) = (upgrade::OLDEST, *OPSETS.end());
     Err(GraphError::Opset { file: model.file.clone(), found, low, high })
 }
 

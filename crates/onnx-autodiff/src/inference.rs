@@ -1,6 +1,6 @@
 //! What shapes are inferred with: sizes of broadcasting, axes, windows.
 
-use crate::graph::content::Item;
+use crate::content::Item;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 pub use crate::size::axis_of;

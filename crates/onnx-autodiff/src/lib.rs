@@ -26,7 +26,7 @@
 //!
 //! # How it works
 //!
-//! A file is read (`model`, `inline`, `order`) into a `graph` that asks the operators of its nodes as it grows: for types,
+//! A file is read (`model`, `inline`, `upgrade`, `order`) into a `graph` that asks the operators of its nodes as it grows: for types,
 //! shapes and the contents of small tensors (`size`, `inference`, `folding`), and what a fused operator consists of. What
 //! is appended to it is decided first where it can be (`append`): branches whose condition is known, and loops whose number of
 //! steps is. Forward mode (`tangent`) walks the graph with one rule per operator (`step`); reverse mode (`cotangent`)
@@ -43,11 +43,14 @@
 //!
 //! A graph can first be written in another floating-point type (`lift`).
 //!
+//! What the crate does with each operator is told by [`operator_support`], and in `OPERATORS.md`.
+//!
 //! What else is found in a graph: where its derivative can jump (`kinks`), its largest value (`widest`), its coarsest
 //! number format (`precision`). `separate_weights` copies weights for a runtime that confuses them.
 
 mod append;
 mod check;
+mod content;
 mod cotangent;
 mod differentiate;
 mod elem;
@@ -80,6 +83,7 @@ mod tangent;
 mod testing;
 mod trace;
 mod transposition;
+mod upgrade;
 mod widest;
 
 pub use differentiate::{Mode, QuadraticForms, differentiate, differentiate_with, obstacles, quadratic_forms};

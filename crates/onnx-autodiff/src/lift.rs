@@ -6,9 +6,9 @@
 
 use prost::bytes::Bytes;
 
+use crate::content::{brain, half};
 use crate::elem::ElemType;
 use crate::error::GraphError;
-use crate::graph::content::{brain, half};
 use crate::graph::emit::int;
 use crate::import::import_in_double;
 use crate::model::{LARGEST, Model};

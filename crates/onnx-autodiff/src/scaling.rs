@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::graph::content::Content;
+use crate::content::Content;
 use crate::model::Model;
 use crate::proto::standardize;
 use crate::proto::{NodeProto, TensorProto};

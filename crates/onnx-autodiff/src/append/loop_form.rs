@@ -97,7 +97,7 @@ impl Form {
         let number = |v: Val| g.content(v)?.items.first().cloned();
         let always = |v: Val| number(v).and_then(|n| n.as_fixed()).is_some_and(|n| n != 0);
         let most = match number(node.input(0)?)? {
-            crate::graph::content::Item::Int(most) => most,
+            crate::content::Item::Int(most) => most,
             _ => return None,
         };
         let counts = most.terms().all(|(coefficient, _)| coefficient > 0);

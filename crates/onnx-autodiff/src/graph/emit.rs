@@ -8,38 +8,8 @@ use crate::elem::ElemType;
 use crate::graph::{Graph, Val};
 use crate::passes::Pass;
 use crate::proto::*;
+pub use crate::proto::{float, int, ints, text};
 use crate::size::Size;
-
-pub fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { name: Some(name.into()), i: Some(value), kind: Some(attribute_kind::INT), ..Default::default() }
-}
-
-pub fn float(name: &str, value: f64) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.into()),
-        f: Some(value as f32),
-        kind: Some(attribute_kind::FLOAT),
-        ..Default::default()
-    }
-}
-
-pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.into()),
-        ints: values.to_vec(),
-        kind: Some(attribute_kind::INTS),
-        ..Default::default()
-    }
-}
-
-pub fn text(name: &str, value: &str) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.into()),
-        s: Some(Bytes::copy_from_slice(value.as_bytes())),
-        kind: Some(attribute_kind::STRING),
-        ..Default::default()
-    }
-}
 
 impl Graph {
     pub fn op(&mut self, op: &str, inputs: &[Val]) -> Val {

@@ -3,7 +3,6 @@
 //! A graph only grows: [`Graph::push`] appends a node and infers its outputs; [`Graph::export`] writes the part that
 //! the outputs need.
 
-pub mod content;
 pub mod emit;
 mod late_expansion;
 pub mod repetition;
@@ -15,10 +14,10 @@ use std::rc::Rc;
 
 use prost::Message;
 
-use content::Content;
 use scoped_map::{Mark, ScopedMap};
 use subgraph::Inside;
 
+use crate::content::Content;
 use crate::elem::ElemType;
 use crate::error::{Obstacle, Refusal};
 use crate::passes::{Pass, Passes};

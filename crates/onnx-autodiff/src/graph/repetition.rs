@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 
+use crate::content::Item;
 use crate::elem::ElemType;
-use crate::graph::content::Item;
 use crate::graph::emit::int;
 use crate::graph::subgraph::{Body, Inside};
 use crate::graph::{Control, Graph, Node, Shape, Val};

@@ -16,6 +16,7 @@ use crate::inline;
 use crate::model::LARGEST;
 use crate::order;
 use crate::proto::*;
+use crate::upgrade;
 
 /// What becomes of tensors whose data lie in other files.
 #[derive(Clone, Copy)]
@@ -41,6 +42,7 @@ pub fn model(file: &str, bytes: Bytes, external: External) -> Result<ModelProto,
     }
     let functions = std::mem::take(&mut model.functions);
     inline::functions(&mut graph, functions).map_err(malformed)?;
+    upgrade::upgrade(&mut graph, &mut model.opset_import).map_err(malformed)?;
     if let External::Loaded(_) = external {
         let bytes = external_size(&mut graph).map_err(malformed)?;
         if bytes > LARGEST {

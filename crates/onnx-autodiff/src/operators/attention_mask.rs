@@ -2,8 +2,8 @@
 
 use super::attention::{barred, causal, lowest, places};
 use super::parts::number_like;
+use crate::content;
 use crate::elem::ElemType;
-use crate::graph::content;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 

@@ -1,7 +1,7 @@
 //! Numbers in another type.
 
 use super::operator::{Operator, TangentResult, second_input};
-use crate::graph::content::{Content, Item};
+use crate::content::{Content, Item};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::folding::{map, whole};

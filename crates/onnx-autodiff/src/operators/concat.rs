@@ -1,7 +1,7 @@
 //! Tensors joined along an axis.
 
 use super::operator::{Operator, TangentResult};
-use crate::graph::content::{Content, count};
+use crate::content::{Content, count};
 use crate::graph::emit::int;
 use crate::error::Refusal;
 use crate::inference::axis_of;

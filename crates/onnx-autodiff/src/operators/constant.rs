@@ -2,7 +2,7 @@
 
 use super::operator::{Operator, integers};
 use super::random::like_element;
-use crate::graph::content::{Content, Item, count};
+use crate::content::{Content, Item, count};
 use crate::elem::ElemType;
 use crate::folding::lengths;
 use crate::inference::sizes;

@@ -1,8 +1,8 @@
 //! Broadcasting.
 
 use super::operator::{Operator, TangentResult};
-use crate::graph::content;
-use crate::graph::content::{Content, count};
+use crate::content;
+use crate::content::{Content, count};
 use crate::error::Refusal;
 use crate::folding::{lengths, source};
 use crate::inference::{broadcast, sizes};

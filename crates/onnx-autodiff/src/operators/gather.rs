@@ -3,7 +3,7 @@
 use super::operator::{Operator, TangentResult};
 use super::parts::places;
 use crate::inference;
-use crate::graph::content::Content;
+use crate::content::Content;
 use crate::graph::emit::{int, text};
 use crate::error::Refusal;
 use crate::folding::take;

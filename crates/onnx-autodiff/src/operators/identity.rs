@@ -1,7 +1,7 @@
 //! Copies.
 
 use super::operator::{Operator, TangentResult};
-use crate::graph::content::Content;
+use crate::content::Content;
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::{Graph, Inferred, Node};

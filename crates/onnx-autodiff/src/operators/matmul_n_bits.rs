@@ -4,7 +4,7 @@ use prost::bytes::Bytes;
 
 use super::operator::{Lowered, Operator};
 use super::parts::{one, plus};
-use crate::graph::content;
+use crate::content;
 use crate::elem::ElemType;
 use crate::graph::{Graph, Node, Val};
 use crate::proto::TensorProto;

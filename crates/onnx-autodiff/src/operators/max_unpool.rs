@@ -3,7 +3,7 @@
 use super::operator::{Operator, PartsResult};
 use super::parts::{cut, finished};
 use crate::inference;
-use crate::graph::content::Content;
+use crate::content::Content;
 use crate::graph::emit::text;
 use crate::error::Refusal;
 use crate::inference::{Window, sizes, windows};

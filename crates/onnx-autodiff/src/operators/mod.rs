@@ -16,9 +16,9 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
+use crate::content::{Content, LIMIT};
 use crate::elem::ElemType;
 use crate::error::{Obstacle, Refusal};
-use crate::graph::content::{Content, LIMIT};
 use crate::graph::{Graph, Inferred, Knowledge, Node, Val};
 use crate::proto::{AttributeProto, NodeProto};
 use crate::signatures;

@@ -2,7 +2,7 @@
 
 use super::operator::{Operator, PartsResult};
 use super::parts::at;
-use crate::graph::content::Item;
+use crate::content::Item;
 use crate::elem::ElemType;
 use crate::inference::{axis_of, size_of};
 use crate::graph::{Graph, Node, Shape};

@@ -6,9 +6,9 @@
 
 use std::collections::HashMap;
 
+use crate::content::Content;
 use crate::elem::ElemType;
 use crate::error::Refusal;
-use crate::graph::content::Content;
 use crate::graph::{Graph, Inferred, Node, Shape, Val};
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};

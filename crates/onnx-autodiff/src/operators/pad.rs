@@ -3,7 +3,7 @@
 use super::gather::add_along;
 use super::operator::{Operator, TangentResult};
 use super::parts::places;
-use crate::graph::content::Item;
+use crate::content::Item;
 use crate::error::Refusal;
 use crate::inference::axis_of;
 use crate::graph::{Graph, Node, Shape, Val};

@@ -2,7 +2,7 @@
 
 use super::operator::{Operator, PartsResult};
 use super::parts::{counted, finished};
-use crate::graph::content::{Content, Item, count};
+use crate::content::{Content, Item, count};
 use crate::graph::{Graph, Node, Shape};
 use crate::size::Size;
 use crate::step::Step;

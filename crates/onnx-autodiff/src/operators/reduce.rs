@@ -1,7 +1,7 @@
 //! Sums, means, norms, products and extremes over axes.
 
 use super::operator::{Operator, TangentResult};
-use crate::graph::content::{Content, Item};
+use crate::content::{Content, Item};
 use crate::error::Refusal;
 use crate::inference::{self, reduced};
 use crate::graph::{Graph, Node, Shape, Val};

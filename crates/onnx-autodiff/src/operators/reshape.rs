@@ -2,7 +2,7 @@
 
 use super::RANK_LIMIT;
 use super::operator::{Operator, TangentResult};
-use crate::graph::content::{Content, count};
+use crate::content::{Content, count};
 use crate::error::Refusal;
 use crate::inference::{axes, axis_of, product, reduced, size_of, sizes};
 use crate::graph::{Graph, Node, Shape, Val};

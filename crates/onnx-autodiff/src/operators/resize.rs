@@ -2,7 +2,7 @@
 
 use super::operator::{Operator, TangentResult};
 use super::parts::{merged, output_shape};
-use crate::graph::content::Content;
+use crate::content::Content;
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::inference::{axis_of, sizes};
@@ -13,7 +13,7 @@ use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Resize").single_inputs(&[2]).shape(resize_shape).tangent(resize_tangent).transpose(resize_cotangent).float64(resize_float64).smooth_in(&[0]),
-    Operator::new("Upsample").single_inputs(&[1]).shape(resize_shape).refused("the operator is no longer in the standard; export the model with Resize"),
+    Operator::new("Upsample").single_inputs(&[1]).shape(resize_shape).refused("it is read as Resize in files of opset 9, and newer ones lack it; export the model with Resize"),
 ];
 
 fn resize_shape(g: &mut Graph, node: &Node) -> Option<Shape> {

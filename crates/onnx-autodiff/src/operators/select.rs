@@ -1,7 +1,7 @@
 //! A choice between two tensors, element by element.
 
 use super::operator::{Operator, TangentResult, second_input};
-use crate::graph::content::{Content, Item, broadcast, count};
+use crate::content::{Content, Item, broadcast, count};
 use crate::error::Refusal;
 use crate::folding::source;
 use crate::inference::broadcast_all;

@@ -4,7 +4,7 @@ use super::gather::add_along;
 use super::operator::{Operator, TangentResult};
 use super::parts::places;
 use crate::elem::ElemType;
-use crate::graph::content::{Content, Item};
+use crate::content::{Content, Item};
 use crate::error::Refusal;
 use crate::folding::take;
 use crate::inference::axis_of;

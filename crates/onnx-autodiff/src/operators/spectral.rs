@@ -2,7 +2,7 @@
 
 use super::operator::{Operator, PartsResult};
 use super::parts::{counted, finished};
-use crate::graph::content::Item;
+use crate::content::Item;
 use crate::elem::ElemType;
 use crate::graph::emit::int;
 use crate::error::Refusal;
@@ -125,7 +125,7 @@ fn of_length(s: &mut Step, d: Val, axis: usize) -> Result<Val, Refusal> {
     let wide = s.g.op("Pad", &[d, pads]);
     let size = s.g.content(length).and_then(|c| c.items.first().cloned());
     let known = match size {
-        Some(crate::graph::content::Item::Int(size)) => size,
+        Some(crate::content::Item::Int(size)) => size,
         _ => s.g.symbols.fresh(),
     };
     shape[axis] = s.g.symbols.add(&shape[axis], &known);

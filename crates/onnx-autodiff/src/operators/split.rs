@@ -2,7 +2,7 @@
 
 use super::concat::axis;
 use super::operator::Operator;
-use crate::graph::content::Content;
+use crate::content::Content;
 use crate::graph::emit::int;
 use crate::error::Refusal;
 use crate::folding::take;

@@ -1,7 +1,7 @@
 //! Copies along axes.
 
 use super::operator::{Operator, TangentResult};
-use crate::graph::content::{Content, count};
+use crate::content::{Content, count};
 use crate::error::Refusal;
 use crate::folding::{lengths, take};
 use crate::inference::sizes;

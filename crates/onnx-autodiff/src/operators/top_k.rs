@@ -2,7 +2,7 @@
 
 use super::gather::for_each_direction;
 use super::operator::{Operator, integers};
-use crate::graph::content::Item;
+use crate::content::Item;
 use crate::elem::ElemType;
 use crate::graph::emit::int;
 use crate::error::Refusal;

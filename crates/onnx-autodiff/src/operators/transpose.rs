@@ -1,7 +1,7 @@
 //! Axes in another order.
 
 use super::operator::{Operator, TangentResult};
-use crate::graph::content::{Content, count};
+use crate::content::{Content, count};
 use crate::error::Refusal;
 use crate::inference::axis_of;
 use crate::graph::{Graph, Node, Shape};

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     // Reading and writing.
     &["elem", "error", "passes", "proto", "size"],
-    &["inline", "order", "signatures"],
+    &["content", "inline", "order", "signatures"],
+    &["upgrade"],
     &["check"],
     &["model"],
     // The graph as data, and what grows it.

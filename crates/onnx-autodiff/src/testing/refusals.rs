@@ -64,7 +64,7 @@ fn unknown_ports_are_refused_by_their_name() {
 
 #[test]
 fn opsets_out_of_range_are_told() {
-    for opset in [0, 11, 99] {
+    for opset in [0, 8, 29, 99] {
         let error = differentiate(&model(vec![node("Exp", "x", "y", vec![])], vec![], opset), Mode::Jvp, None, None);
         let error = error.err().unwrap().to_string();
         assert!(error.contains(&format!("opset {opset} of the standard domain")), "{error}");
