@@ -141,6 +141,8 @@ mod tests {
             assert_eq!(pass as usize, place);
             assert!(pass.gain().ends_with('.'), "{}", pass.name());
             assert!(!Passes::all().without(pass).has(pass) && Passes::all().has(pass));
+            let row = format!("| `{}` | {} |", pass.name(), pass.gain());
+            assert!(include_str!("../README.md").contains(&row), "the README lacks {row}");
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::step::{Step, Tangent, Tangents, known_at};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition, backwards, closed, own};
 
 pub const OPERATORS: &[Operator] =
-    &[Operator::new("If").element(unknown).shapes(branch_types).tangents_inside(if_tangents).transpose(if_cotangent)];
+    &[Operator::new("If").kinked().element(unknown).shapes(branch_types).tangents_inside(if_tangents).transpose(if_cotangent)];
 
 /// Both branches' declared outputs, where they agree.
 fn branch_types(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferred>> {

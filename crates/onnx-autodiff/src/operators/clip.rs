@@ -4,7 +4,7 @@ use super::operator::{DerivativeResult, Operator};
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Clip").same_shape().derivative(clip_derivative),
+    Operator::new("Clip").kinked().same_shape().derivative(clip_derivative),
 ];
 
 /// The bounds may be left out, and may be tensors.

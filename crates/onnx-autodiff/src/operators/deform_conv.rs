@@ -11,7 +11,7 @@ use crate::size::Size;
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("DeformConv").shape(conv_shape).parts(deform_conv_parts),
+    Operator::new("DeformConv").kinked().shape(conv_shape).parts(deform_conv_parts),
 ];
 
 /// Kernels of more elements are not followed.

@@ -11,7 +11,7 @@ use crate::size::Size;
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("GridSample").shape(grid_sample_shape).parts(grid_sample_parts).float64_by_parts(),
+    Operator::new("GridSample").kinked().shape(grid_sample_shape).parts(grid_sample_parts).float64_by_parts(),
 ];
 
 fn grid_sample_shape(g: &mut Graph, node: &Node) -> Option<Shape> {

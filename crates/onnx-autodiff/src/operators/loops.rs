@@ -25,8 +25,8 @@ use crate::transposition::{CONTRADICTION, Cotangents, Transposition, Walk, backw
 
 /// Loops of tangents are all written as `Loop`.
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Loop").element(unknown).shapes(infer).tangents_inside(loop_tangents).transpose(loop_cotangent),
-    Operator::new("Scan").element(unknown).shapes(infer).tangents_inside(loop_tangents),
+    Operator::new("Loop").kinked().element(unknown).shapes(infer).tangents_inside(loop_tangents).transpose(loop_cotangent),
+    Operator::new("Scan").kinked().element(unknown).shapes(infer).tangents_inside(loop_tangents),
 ];
 
 const MISFIT: &str = "its body does not fit its inputs";

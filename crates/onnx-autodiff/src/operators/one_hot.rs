@@ -9,7 +9,7 @@ use crate::graph::{Graph, Node, Shape};
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("OneHot").element(third_input).shape(one_hot_shape).parts(one_hot_parts)
+    Operator::new("OneHot").kinked().element(third_input).shape(one_hot_shape).parts(one_hot_parts)
         .computes_as(2)
         .float64_by_parts(),
 ];

@@ -91,6 +91,8 @@ pub enum Float64 {
 /// Where the first derivatives are continuous wherever they are finite.
 #[derive(Clone, Copy)]
 pub enum Smoothness {
+    /// The operator has no derivative, or none of its own.
+    NotStated,
     /// Nowhere that is known.
     Kinked,
     /// Whatever inputs vary.
@@ -167,7 +169,7 @@ impl Operator {
             lowering: None,
             float64: Float64::Itself,
             computes_as: 0,
-            smoothness: Smoothness::Kinked,
+            smoothness: Smoothness::NotStated,
             locality: Locality::ByNode,
             is_of_shapes: false,
             is_random: false,
@@ -259,6 +261,10 @@ impl Operator {
 
     pub const fn float64_by_parts(self) -> Operator {
         Operator { float64: Float64::Parts, ..self }
+    }
+
+    pub const fn kinked(self) -> Operator {
+        Operator { smoothness: Smoothness::Kinked, ..self }
     }
 
     pub const fn smooth(self) -> Operator {

@@ -17,10 +17,10 @@ use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
 pub const OPERATORS: &[Operator] = &[
     Operator::new("AveragePool").shape(pool_shape).tangent(folded_tangent).transpose(average_pool_cotangent).float64(average_pool_float64).smooth(),
     Operator::new("GlobalAveragePool").shape(global_pool_shape).tangent(global_average_tangent).float64(global_average_float64).smooth(),
-    Operator::new("GlobalLpPool").shape(global_pool_shape).parts(global_lp_pool_parts).float64_by_parts(),
-    Operator::new("GlobalMaxPool").shape(global_pool_shape).tangent(global_max_tangent).float64(global_max_float64),
-    Operator::new("LpPool").shape(pool_shape).parts(lp_pool_parts).float64_by_parts(),
-    Operator::new("MaxPool").shapes(max_pool_shapes).tangents(max_pool_tangent),
+    Operator::new("GlobalLpPool").kinked().shape(global_pool_shape).parts(global_lp_pool_parts).float64_by_parts(),
+    Operator::new("GlobalMaxPool").kinked().shape(global_pool_shape).tangent(global_max_tangent).float64(global_max_float64),
+    Operator::new("LpPool").kinked().shape(pool_shape).parts(lp_pool_parts).float64_by_parts(),
+    Operator::new("MaxPool").kinked().shapes(max_pool_shapes).tangents(max_pool_tangent),
 ];
 
 fn global_pool_shape(g: &mut Graph, node: &Node) -> Option<Shape> {

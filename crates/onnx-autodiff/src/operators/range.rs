@@ -8,7 +8,7 @@ use crate::size::Size;
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Range").shape(range_shape).content(range_content).parts(range_parts),
+    Operator::new("Range").kinked().shape(range_shape).content(range_content).parts(range_parts),
 ];
 
 fn range_shape(g: &mut Graph, node: &Node) -> Option<Shape> {

@@ -10,13 +10,13 @@ use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("ReduceL1").shape(reduce_shape).tangent(reduce_l1_tangent),
+    Operator::new("ReduceL1").kinked().shape(reduce_shape).tangent(reduce_l1_tangent),
     Operator::new("ReduceL2").shape(reduce_shape).tangent(reduce_l2_tangent).smooth(),
     Operator::new("ReduceLogSum").shape(reduce_shape).tangent(log_sum_tangent).smooth(),
     Operator::new("ReduceLogSumExp").shape(reduce_shape).tangent(log_sum_exp_tangent).smooth(),
-    Operator::new("ReduceMax").shape(reduce_shape).content(reduce_content).tangent(extremum_tangent),
+    Operator::new("ReduceMax").kinked().shape(reduce_shape).content(reduce_content).tangent(extremum_tangent),
     Operator::new("ReduceMean").shape(reduce_shape).tangent(linear_tangent).transpose(reduce_mean_cotangent).smooth(),
-    Operator::new("ReduceMin").shape(reduce_shape).content(reduce_content).tangent(extremum_tangent),
+    Operator::new("ReduceMin").kinked().shape(reduce_shape).content(reduce_content).tangent(extremum_tangent),
     Operator::new("ReduceProd").shape(reduce_shape).content(reduce_content).tangent(product_tangent).smooth(),
     Operator::new("ReduceSum").shape(reduce_shape).content(reduce_content).tangent(linear_tangent).transpose(reduce_sum_cotangent).smooth(),
     Operator::new("ReduceSumSquare").shape(reduce_shape).tangent(sum_square_tangent).smooth(),

@@ -11,8 +11,8 @@ use crate::size::Size;
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("MaxRoiPool").shape(region_shape).parts(max_roi_pool_parts).float64_by_parts(),
-    Operator::new("RoiAlign").shape(region_shape).parts(roi_align_parts),
+    Operator::new("MaxRoiPool").kinked().shape(region_shape).parts(max_roi_pool_parts).float64_by_parts(),
+    Operator::new("RoiAlign").kinked().shape(region_shape).parts(roi_align_parts),
 ];
 
 /// `[R, C, …]` for pooled regions of interest.

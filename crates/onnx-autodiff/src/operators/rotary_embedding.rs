@@ -11,7 +11,7 @@ use crate::size::Size;
 const FORM: &str = "this form of the operator is not differentiated (its heads do not fit, or its shapes cannot be told); export the model with its parts";
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("RotaryEmbedding").lowered(rotary_embedding).refused(FORM),
+    Operator::new("RotaryEmbedding").kinked().lowered(rotary_embedding).refused(FORM),
     Operator::fused("RotaryEmbedding", contributed),
 ];
 

@@ -13,7 +13,7 @@ use crate::step::{Step, Tangent};
 pub const OPERATORS: &[Operator] = &[
     Operator::new("ArgMax").element(integers).shape(arg_shape).constant(),
     Operator::new("ArgMin").element(integers).shape(arg_shape).constant(),
-    Operator::new("TopK").shapes(top_k_shapes).tangents(top_k_tangent),
+    Operator::new("TopK").kinked().shapes(top_k_shapes).tangents(top_k_tangent),
 ];
 
 fn arg_shape(g: &mut Graph, node: &Node) -> Option<Shape> {

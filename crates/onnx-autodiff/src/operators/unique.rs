@@ -10,7 +10,7 @@ use crate::error::Refusal;
 use crate::inference;
 use crate::step::{Step, Tangent};
 
-pub const OPERATORS: &[Operator] = &[Operator::new("Unique").shapes(unique_shapes).tangents(unique)];
+pub const OPERATORS: &[Operator] = &[Operator::new("Unique").kinked().shapes(unique_shapes).tangents(unique)];
 
 /// The distinct elements, their first places, the places of all, and how often each occurs.
 fn unique_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
