@@ -625,6 +625,14 @@ def networks():
     ]
     for name, axes, says in (("channel", [1, 8, 8], None), ("open_channel", ["c", 8, 8], ["n", "c", 8, 8])):
         network(name, grouped, axes, {**pixels, **weights, **groups}, says=says)
+    # Rows of as many numbers as the tangents of a norm are worth a product of matrices for.
+    long = [
+        ("InstanceNormalization", "x o z", "n", {}),
+        ("Unsqueeze", "t one", "c", {}),
+        ("Add", "n c", "h", {}),
+        ("Tanh", "h", "y", {}),
+    ]
+    network("long_rows", long, [2, 32, 32], {"one": pixels["one"], "o": groups["o"], "z": groups["z"]})
 
 
 def tanh_loop():
