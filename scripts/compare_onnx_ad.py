@@ -2,7 +2,7 @@
 
     pip install -r scripts/requirements-zoo.txt && pip install onnx-ad==0.3.0
     cargo build --release -p onnx-autodiff --example differentiate
-    python scripts/compare_onnx_ad.py                       # everything; ten minutes on two cores
+    python scripts/compare_onnx_ad.py                       # everything; half an hour on two cores
     python scripts/compare_onnx_ad.py operators|standard|readme|networks [--only NAME] [--all]
 
 `operators` takes the files of one operator each in `tests/data/graph` (`rules.npz`, `outputs.npz`) and a few loops and

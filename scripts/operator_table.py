@@ -1,8 +1,9 @@
-"""Writes what is known of the operators: `src/operators.txt` and `OPERATORS.md` of the crate onnx-autodiff.
+"""Writes what is known of the operators: `src/operators.txt`, `OPERATORS.md` and the summary of it in the README of the
+crate onnx-autodiff.
 
     cargo build --release -p onnx-autodiff --examples
     python scripts/operator_table.py            # needs onnx and onnxruntime; onnx-ad==0.3.0 for its column
-    python scripts/operator_table.py --check    # writes nothing; exits 1 where one of the two is stale
+    python scripts/operator_table.py --check    # writes nothing; exits 1 where one of them is stale
 
 `operators.txt` holds the inputs, outputs and attributes of the standard operators by opset, from the onnx package.
 
@@ -13,6 +14,7 @@ examples, which its evaluator runs. Where onnx-ad is not installed its column is
 """
 
 import argparse
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,7 +26,8 @@ from onnx import defs
 
 ROOT = Path(__file__).resolve().parent.parent
 CRATE = ROOT / "crates/onnx-autodiff"
-FORMS, TABLE = CRATE / "src/operators.txt", CRATE / "OPERATORS.md"
+FORMS, TABLE, FRONT = CRATE / "src/operators.txt", CRATE / "OPERATORS.md", CRATE / "README.md"
+BEGIN, END = "<!-- written by scripts/operator_table.py -->", "<!-- until here -->"
 OPSETS = range(13, 29)
 STANDARD = 25
 KINDS = {
@@ -152,6 +155,8 @@ def kept():
     """onnx-ad's column as it stands in the table."""
     lines = [line.split(" | ") for line in TABLE.read_text().splitlines() if line.startswith("| `")]
     found = {fields[0].strip("| `"): fields[4].strip() for fields in lines if len(fields) >= 6}
+    named = next((line for line in TABLE.read_text().splitlines() if line.startswith("onnx-ad names")), "")
+    found |= dict.fromkeys(re.findall("`([^`]+)`", named.split(" besides")[0]), "named")
     return {name: word for name, word in found.items() if word != "–"}
 
 
@@ -185,10 +190,24 @@ def lines(head, body):
     return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(r) + " |" for r in body)]
 
 
-def page(standard, body, fused, first, theirs):
+def summary(standard, first):
+    """How many operators there are of each kind."""
     kinds = Counter(fields[2] for fields in standard)
     old = Counter(fields[2] for fields in standard if first[fields[1]] <= STANDARD)
     counts = [[kind, words, str(old[kind]), str(kinds[kind] - old[kind])] for kind, words in WORDS.items()]
+    return lines(["kind", "what becomes of the operator", f"up to opset {STANDARD}", f"opsets {STANDARD + 1} to {OPSETS[-1]}"], counts)
+
+
+def front(options):
+    """The README with the summary in its place."""
+    first, _ = since()
+    standard = [fields for fields in supported(options.operators) if fields[1] in first and not fields[0]]
+    before, rest = FRONT.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    return "\n".join([before + BEGIN, "", *summary(standard, first), "", END + after])
+
+
+def page(standard, body, fused, first, theirs):
     extra = sorted(set(theirs) - {fields[1] for fields in standard})
     behind = [f"`{f[1]}`" for f in standard if f[2] == "refused" and f[1] in theirs]
     text = [
@@ -199,7 +218,7 @@ def page(standard, body, fused, first, theirs):
         "",
         f"Models of opset 9 to {OPSETS[-1]} are read, those up to 12 as of {OPSETS[0]}. Of the operators of the standard domain:",
         "",
-        *lines(["kind", "what becomes of the operator", f"up to opset {STANDARD}", f"opsets {STANDARD + 1} to {OPSETS[-1]}"], counts),
+        *summary(standard, first),
         "",
         "The column of right derivatives counts files of one operator whose derivative agrees with its reference, in forward and"
         " in reverse mode: those of `tests/data/graph`; of " + ", ".join(f"`{n}`" for n in UNSEEN) + ", which ONNX"
@@ -227,7 +246,7 @@ def main():
     options = parser.parse_args()
     options.operators, options.differentiate = (str(options.examples / name) for name in ("operators", "differentiate"))
     stale = False
-    for path, made in ((FORMS, forms), (TABLE, lambda: table(options))):
+    for path, made in ((FORMS, forms), (FRONT, lambda: front(options)), (TABLE, lambda: table(options))):
         text = made()
         if not path.exists() or path.read_text() != text:
             stale = True
