@@ -10,7 +10,7 @@ use super::card::{Direction, Feed, FlowMapSpec};
 use super::constants::Fixed;
 use super::network::explained;
 use super::onnx::{Runtime, Session};
-use super::opened::{Model, Options};
+use super::opened::{Model, Options, names_of_its_own};
 use super::ports::{check_shape, find, is_scalar};
 use super::time::{self, Time};
 use crate::flow::field::{Averages, EvalError, FlowMap};
@@ -67,7 +67,9 @@ impl Model {
         let derived = |mode: Mode, output: Option<&str>| -> Result<Session> {
             let bytes = self.derived(&key, mode, || {
                 let graph = self.known_map_graph(name, graph::Model::from_bytes(&file, &bytes)?)?;
-                Ok(graph::differentiate(&graph, mode, Some(&spec.inputs.x), output)?.to_bytes()?)
+                let derived = graph::differentiate(&graph, mode, Some(&spec.inputs.x), output)?;
+                names_of_its_own(&graph, &derived)?;
+                Ok(derived.to_bytes()?)
             })?;
             open(&bytes)
         };

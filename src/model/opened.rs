@@ -317,6 +317,7 @@ impl Model {
         let role = &self.card.network;
         let graph = self.known_graph()?;
         let derived = graph::differentiate(&graph, mode, Some(&role.inputs.x), Some(&role.output))?;
+        names_of_its_own(&graph, &derived)?;
         let port = |of: &str, suffix: &str| {
             let name = format!("{of}_{suffix}");
             derived.inputs().into_iter().chain(derived.outputs()).find(|port| port.name == name)
@@ -601,6 +602,23 @@ impl Model {
             Some(Content::Array(bytes)) => bytes,
             _ => &[],
         }
+    }
+}
+
+/// The file uses none of the names that its derivative adds: those would be numbered, and whoever asks for one of them
+/// would be given the file's own value.
+pub fn names_of_its_own(graph: &graph::Model, derived: &graph::Model) -> Result<()> {
+    let (inputs, outputs) = (graph.inputs().len(), graph.outputs().len());
+    let mut new = derived.inputs().into_iter().skip(inputs).chain(derived.outputs().into_iter().skip(outputs));
+    let wanted = |port: graph::Port| {
+        let (name, number) = port.name.rsplit_once('_')?;
+        number.parse::<u64>().is_ok().then(|| name.to_owned())
+    };
+    match new.find_map(wanted) {
+        Some(name) => {
+            bail!("{}: its derivative needs the name `{name}`, which the network uses; rename it", graph.file())
+        }
+        None => Ok(()),
     }
 }
 

@@ -170,6 +170,97 @@ fn the_trace_of_every_rule_is_that_of_its_tangents() {
     assert!(wrong.is_empty(), "{} of {tested}:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// The derivative of a derived graph's result along some directions, as fourth-order differences tell it.
+fn differences(
+    session: &mut Session,
+    x: &ArrayD<f64>,
+    given: (&str, &ArrayD<f64>),
+    of: &str,
+    u: &ArrayD<f64>,
+) -> ArrayD<f64> {
+    let step = 1e-4;
+    let mut at = |s: f64, u: ArrayViewD<f64>| {
+        let moved = x + &u.mapv(|v| s * v);
+        run(session, &[("x", moved.view()), (given.0, given.1.view())], of)
+    };
+    let along = |u: ArrayViewD<f64>| {
+        let near = at(step, u.view()) - at(-step, u.view());
+        let far = at(2.0 * step, u.view()) - at(-2.0 * step, u.view());
+        (8.0 * near - far) / (12.0 * step)
+    };
+    let found: Vec<ArrayD<f64>> = u.outer_iter().map(along).collect();
+    let views: Vec<ArrayViewD<f64>> = found.iter().map(|f| f.view()).collect();
+    ndarray::stack(Axis(0), &views).expect("one shape")
+}
+
+/// A graph derived twice against differences of the graph derived once: forward mode, and reverse mode by inner products;
+/// and the largest second derivative.
+fn second_errors(model: &Model, first: Mode, x: &ArrayD<f64>, given: &ArrayD<f64>, u: &ArrayD<f64>) -> [f64; 3] {
+    let (seed, of, twice, result) = match first {
+        Mode::Jvp => ("x_tangent", "y_tangent", "x_tangent_2", "x_cotangent"),
+        _ => ("y_cotangent", "x_cotangent", "x_tangent", "x_cotangent_2"),
+    };
+    let again =
+        |once: &Model, mode| graph::differentiate(once, mode, Some("x"), Some(of)).unwrap_or_else(|e| panic!("{e}"));
+    let once = graph::differentiate(model, first, None, None).unwrap_or_else(|e| panic!("{e}"));
+    let right = differences(&mut open(&once), x, (seed, given), of, u);
+    let feeds = [("x", x.view()), (seed, given.view())];
+    let mut forward = open(&again(&once, Mode::Jvp));
+    let found = run(&mut forward, &[&feeds[..], &[(twice, u.view())]].concat(), &format!("{of}_tangent"));
+    let w = irregular(&right.shape()[1..]);
+    let mut reverse = open(&again(&once, Mode::Vjp));
+    let cotangent = format!("{of}_cotangent");
+    let back = run(&mut reverse, &[&feeds[..], &[(cotangent.as_str(), w.view())]].concat(), result);
+    let largest = found.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+    let scale = right.iter().fold(1e-3, |m: f64, v| m.max(v.abs()));
+    let tangent = (&found - &right).iter().fold(0.0, |m: f64, v| m.max(v.abs())) / scale;
+    let product = |(u, image): (ArrayViewD<f64>, ArrayViewD<f64>)| {
+        ((&image * &w).sum() - (&u * &back).sum()).abs() / (norm(&w) * norm(&image.to_owned())).max(1e-3)
+    };
+    [tangent, u.outer_iter().zip(found.outer_iter()).map(product).fold(0.0, f64::max), largest]
+}
+
+/// Operators that are linear piece by piece: their second derivative is zero.
+const PIECEWISE: &[&str] =
+    &["Abs", "Clip", "HardSigmoid", "LeakyRelu", "Max", "Min", "PRelu", "Relu", "ReduceL1", "ReduceMax"];
+
+/// Of each operator its first case is derived twice, in all four orders of the modes.
+#[test]
+fn second_derivatives_of_every_rule_agree_with_differences_of_the_first() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/graph/rules.npz");
+    let mut cases = NpzReader::new(File::open(&path).expect("rules.npz")).expect("rules.npz");
+    let mut names: Vec<String> =
+        cases.names().expect("names").into_iter().filter_map(|n| Some(n.strip_suffix(".onnx")?.to_string())).collect();
+    names.sort();
+    let (mut tested, mut wrong) = (BTreeSet::new(), Vec::new());
+    for name in &names {
+        let operator = name.split('-').nth(1).expect("an operator").to_owned();
+        if tested.contains(&operator) {
+            continue;
+        }
+        let bytes: ndarray::Array1<u8> = cases.by_name(&format!("{name}.onnx")).expect(name);
+        let model = Model::from_bytes(name, &bytes.to_vec()).expect(name);
+        let Ok(model) = model.in_precision(ElemType::DOUBLE) else { continue };
+        let [xv, jv]: [ArrayD<f64>; 2] = ["xv", "jv"].map(|a| cases.by_name(&format!("{name}.{a}")).expect(name));
+        let (x, v) = (xv.index_axis(Axis(0), 0).to_owned(), xv.slice_axis(Axis(0), (1..).into()).to_owned());
+        let u = irregular(v.shape());
+        for (first, given) in [(Mode::Jvp, v.clone()), (Mode::Vjp, irregular(&jv.shape()[1..]))] {
+            let [tangent, product, largest] = second_errors(&model, first, &x, &given, &u);
+            let zero = PIECEWISE.contains(&operator.as_str());
+            // ONNX Runtime's attention rounds its scale to single precision.
+            let bound = if operator == "Attention" { 1e-6 } else { 1e-7 };
+            let exact = if operator == "Attention" { 1e-7 } else { 1e-11 };
+            if !(tangent <= bound && product <= exact) || zero && largest != 0.0 {
+                wrong.push(format!("{name} {first:?}: tangent {tangent:.1e}, product {product:.1e}, {largest:.1e}"));
+            }
+        }
+        tested.insert(operator);
+    }
+    assert!(PIECEWISE.iter().all(|operator| tested.contains(*operator)), "{tested:?}");
+    assert!(tested.len() > 120, "{} operators: {tested:?}", tested.len());
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
 /// Cases of an archive by name: the model, its input and its Jacobian, where there is one.
 struct Edge {
     name: String,
