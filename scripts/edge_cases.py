@@ -633,6 +633,15 @@ def networks():
         ("Tanh", "h", "y", {}),
     ]
     network("long_rows", long, [2, 32, 32], {"one": pixels["one"], "o": groups["o"], "z": groups["z"]})
+    # Tokens that a network leaves to themselves.
+    w = (np.arange(16).reshape(4, 4) % 7 - 3) / 8
+    tokens = [
+        ("MatMul", "x w", "m", {}),
+        ("Unsqueeze", "t two", "c", {}),
+        ("Add", "m c", "h", {}),
+        ("Tanh", "h", "y", {}),
+    ]
+    network("tokens", tokens, [8, 4], {"w": w, "two": np.array([1, 2])})
 
 
 def tanh_loop():

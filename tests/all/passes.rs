@@ -20,7 +20,7 @@ fn models() -> Vec<Model> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(&data).expect("test data").flatten().map(|e| e.path()).collect();
     files.retain(|file| file.extension().is_some_and(|e| e == "onnx"));
     files.sort_by_key(|file| file.metadata().map_or(0, |m| m.len()));
-    files.push(data.with_file_name("edges").join("long_rows.onnx"));
+    files.extend(["long_rows", "tokens"].map(|name| data.with_file_name("edges").join(format!("{name}.onnx"))));
     let mut models: Vec<Model> = files.iter().map(|file| Model::load(file).expect("a model")).collect();
     let mut cases = NpzReader::new(File::open(data.join("rules.npz")).expect("rules.npz")).expect("rules.npz");
     let names: Vec<String> = cases.names().expect("names").into_iter().filter(|name| name.ends_with(".onnx")).collect();
