@@ -642,6 +642,10 @@ def networks():
         ("Tanh", "h", "y", {}),
     ]
     network("tokens", tokens, [8, 4], {"w": w, "two": np.array([1, 2])})
+    # Inner values that have the names which its derivatives add.
+    names = ["x_tangent", "y_tangent", "y_quadratic", "y_trace", "y_trace_terms", "y_cotangent", "x_cotangent", "o"]
+    chain = [("Tanh", a, b, {}) for a, b in zip(["x", *names], names)]
+    network("taken", [("Unsqueeze", "t axes", "c", {}), *chain, ("Mul", "o c", "y", {})], [3], column)
 
 
 def tanh_loop():

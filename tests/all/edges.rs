@@ -63,6 +63,21 @@ fn likelihoods_at_singular_points_are_the_closed_forms() {
     }
 }
 
+/// A derived graph whose new ports are numbered would be read by the file's own names.
+#[test]
+fn names_that_a_derivative_needs_are_refused_where_the_network_has_them() {
+    let folder = folder();
+    let at = folder.path();
+    write(at, "x.npy", npy("<f4", "(2, 3)", &le(&[0.1f32, 0.5, 0.7, 0.5, 0.2, 0.3])));
+    let card = model(at, "taken", "[3]");
+    for estimator in ["exact", "hutchinson", "{hutchinson: {probes: 2}}", "{hutch++: {matvecs: 3}}", "na-hutch++"] {
+        let data = ["likelihood", "--model", &card, "--data", "x.npy", "--solver", "dopri5"];
+        let call = [&data[..], &["--divergence", estimator, "--out", "out.csv"]].concat();
+        refused(at, &call, &["taken.onnx", "its derivative needs the name `", "rename it"]);
+        assert!(!at.join("out.csv").exists());
+    }
+}
+
 /// The card's shape fixes what the file leaves open: the same number as from the file that says it all.
 #[test]
 fn open_axes_are_those_of_the_card() {
