@@ -3,13 +3,14 @@
 use anyhow::{Result, anyhow};
 use ndarray::Array2;
 
-use super::pool::Pool;
+use super::pool::{Needs, Pool};
 use super::{Output, Stage, write_rows};
 use crate::dequantization::{DENSITY, ELBO, NONE};
 use crate::divergence::Divergence;
 use crate::likelihood::{self, NodeValue, Row, Task};
 use crate::model::onnx::Provider;
 use crate::model::opened::Model;
+use crate::num::Batch;
 use crate::num::key::{Purpose, SampleId};
 use crate::plan::{LikelihoodWork, Work, solver_label};
 use crate::rows::{self, LikelihoodRow};
@@ -98,7 +99,7 @@ impl Stage<'_> {
         let data = &self.prepared.data[w.data];
         // What nobody asked for keeps to what the headline needs.
         let wide = if w.automatic { None } else { self.in_float64(model) };
-        let wide_pool = wide.as_ref().map(|wide| Pool::new(wide, self.runtime, self.machine));
+        let wide_pool = wide.as_ref().and_then(|wide| self.float64_pool(wide, w, samples.len()));
         let again = |pool: &Pool, solver: Option<&Solver>, move_by: f64| -> Result<Vec<Option<f64>>> {
             let Some(solver) = solver else { return Ok(vec![None; w.estimators.len() * samples.len()]) };
             let states = |batch: &[SampleId]| {
@@ -119,13 +120,19 @@ impl Stage<'_> {
         let (finer, coarser) = (refine::finer(&w.solver), refine::coarser(&w.solver));
         let asked = |solver: Option<&'_ Solver>| solver.filter(|_| !w.automatic).cloned();
         let (coarser, pool) = (asked(coarser.as_ref()), &self.pools[w.model]);
-        let moved = asked(own).filter(|_| wide.is_none());
+        let moved = asked(own).filter(|_| wide_pool.is_none());
         let ulp = f64::from(f32::EPSILON);
         let base = again(pool, own, 0.0)?;
         let [finer, coarser] = [again(pool, finer.as_ref(), 0.0)?, again(pool, coarser.as_ref(), 0.0)?];
         let [ahead, behind] = [again(pool, moved.as_ref(), ulp)?, again(pool, moved.as_ref(), -ulp)?];
         let float64 = match &wide_pool {
-            Some(wide) => again(wide, own, 0.0)?,
+            Some(wide) => {
+                let found = again(wide, own, 0.0)?;
+                // A row takes about twice the time, and counts as two.
+                self.meter.enter(samples.len());
+                self.meter.leave(samples.len());
+                found
+            }
             None => vec![None; base.len()],
         };
         write_rows((0..base.len()).map(|i| rows::Refined {
@@ -148,6 +155,13 @@ impl Stage<'_> {
     fn in_float64(&self, model: &Model) -> Option<Model> {
         let on_processor = self.machine.provider == Provider::Cpu;
         if on_processor { model.to_float64().ok().flatten() } else { None }
+    }
+
+    /// Workers for a model in float64, where the runtime has all that its estimators need in it.
+    fn float64_pool<'m>(&'m self, wide: &'m Model, w: &LikelihoodWork, samples: usize) -> Option<Pool<'m>> {
+        let pool = Pool::new(wide, self.runtime, self.machine).metered(self.meter.clone());
+        let needs = Needs { estimators: &w.estimators, samplers: &[] };
+        pool.rehearse(needs, samples, &Batch::zeros((1, wide.dim()))).is_ok().then_some(pool)
     }
 
     pub(super) fn density(&self, work: &Work, samples: &[SampleId]) -> Result<Output> {

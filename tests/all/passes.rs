@@ -41,7 +41,7 @@ fn with_bounds() -> Vec<(Model, f64)> {
     all
 }
 
-fn bytes(model: &Model, mode: Mode, passes: Passes) -> Option<Model> {
+fn derived(model: &Model, mode: Mode, passes: Passes) -> Option<Model> {
     graph::differentiate_with(model, mode, None, None, passes).ok()
 }
 
@@ -90,7 +90,7 @@ fn no_pass_changes_a_result() {
                     break;
                 }
                 let (Some(with), Some(without)) =
-                    (bytes(model, mode, Passes::all()), bytes(model, mode, Passes::all().without(pass)))
+                    (derived(model, mode, Passes::all()), derived(model, mode, Passes::all().without(pass)))
                 else {
                     continue;
                 };

@@ -39,7 +39,7 @@ pub fn import_in_double(model: &Model) -> Result<(Graph, Outputs), GraphError> {
 fn empty(model: &Model, opset: i64) -> Graph {
     let proto = model.graph();
     let declared = proto.value_info.iter().chain(&proto.output).map(|info| (info.name().to_string(), info.clone()));
-    Graph::new(opset, &operators::Known, declared.collect(), inner_names(proto))
+    Graph::new(opset, &operators::Registry, declared.collect(), inner_names(proto))
 }
 
 fn import_into(mut g: Graph, model: &Model) -> Result<(Graph, Outputs), GraphError> {

@@ -1,4 +1,4 @@
-//! The transpose of every operator that tangents are made with.
+//! One node being transposed, and what transposes are written with.
 //!
 //! Operators of the tangent graph are linear in those of their inputs that depend on the seed; each transpose takes
 //! the cotangents of the outputs and gives those of these inputs.

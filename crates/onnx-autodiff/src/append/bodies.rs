@@ -8,8 +8,7 @@ use super::branches;
 use super::loop_form::{DEEPEST, Form};
 use crate::elem::ElemType;
 use crate::graph::subgraph::Body;
-use crate::graph::{Graph, Node, Scope, Val};
-use crate::order;
+use crate::graph::{Graph, Scope, Val};
 use crate::proto::*;
 use crate::size::Size;
 
@@ -45,18 +44,8 @@ fn branch(g: &mut Graph, node: &NodeProto, name: &str) -> Option<Body> {
 }
 
 fn step(g: &mut Graph, node: &NodeProto) -> Option<Body> {
-    let inputs = node.input.iter().map(|name| g.named(name)).collect();
-    let captures = order::captures(node).iter().filter_map(|name| g.named(name)).collect();
-    let read = Node {
-        op: node.op_type().to_string(),
-        domain: String::new(),
-        name: node.name().to_string(),
-        inputs,
-        outputs: vec![None; node.output.len()],
-        attributes: node.attribute.clone(),
-        captures,
-        origin: None,
-    };
+    let (inputs, captures) = super::uses(g, node);
+    let read = g.original(node, inputs, captures);
     let form = Form::of(&read)?;
     let types = form.carried(g, &read)?.types;
     let scope = g.enter();

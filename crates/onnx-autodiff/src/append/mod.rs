@@ -6,7 +6,7 @@ pub mod branches;
 pub mod loop_form;
 pub mod loops;
 
-use crate::graph::Graph;
+use crate::graph::{Graph, Val};
 use crate::order;
 use crate::proto::*;
 
@@ -62,9 +62,15 @@ fn push_undecided(g: &mut Graph, node: &NodeProto) {
 }
 
 fn push_plain(g: &mut Graph, node: &NodeProto) {
+    let (inputs, captures) = uses(g, node);
+    g.push_original(node, inputs, captures);
+}
+
+/// The values of the graph that a node takes, and those that its subgraphs use.
+fn uses(g: &Graph, node: &NodeProto) -> (Vec<Option<Val>>, Vec<Val>) {
     let inputs = node.input.iter().map(|name| g.named(name)).collect();
     let captures = order::captures(node).iter().filter_map(|name| g.named(name)).collect();
-    g.push_original(node, inputs, captures);
+    (inputs, captures)
 }
 
 /// Appends the constants and nodes of a subgraph.

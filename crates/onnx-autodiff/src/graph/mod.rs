@@ -40,7 +40,7 @@ pub type Shape = Vec<Size>;
 pub type Inferred = (ElemType, Option<Shape>);
 
 /// What a graph asks of the operators of its nodes while it grows.
-pub trait Knowledge {
+pub trait OperatorRegistry {
     /// Types and shapes of at least so many outputs of a node whose inputs are values of the graph.
     fn infer(&self, g: &mut Graph, node: &Node, outputs: usize) -> Vec<Inferred>;
 
@@ -56,8 +56,8 @@ pub trait Knowledge {
     /// Whether a node says nothing of the numbers in its inputs.
     fn is_of_shapes(&self, node: &Node) -> bool;
 
-    /// Whether two equal nodes need not give equal outputs.
-    fn is_random(&self, node: &Node) -> bool;
+    /// Whether a node of an operator with so many inputs draws random numbers, so that two equal ones need not agree.
+    fn draws(&self, domain: &str, op: &str, inputs: usize) -> bool;
 }
 
 /// What is known of a value before anything runs.
@@ -163,7 +163,7 @@ pub struct Scope {
 
 pub struct Graph {
     pub opset: i64,
-    pub operators: &'static dyn Knowledge,
+    pub operators: &'static dyn OperatorRegistry,
     pub values: Vec<Value>,
     pub nodes: Vec<Node>,
     pub inputs: Vec<Val>,
@@ -199,7 +199,7 @@ impl Graph {
     /// An empty graph; `declared` is what a file says of its values, used where inference knows less.
     pub fn new(
         opset: i64,
-        operators: &'static dyn Knowledge,
+        operators: &'static dyn OperatorRegistry,
         declared: HashMap<String, ValueInfoProto>,
         taken: HashSet<String>,
     ) -> Graph {
@@ -365,7 +365,8 @@ impl Graph {
         self.nodes.push(made);
     }
 
-    fn original(&self, node: &NodeProto, inputs: Vec<Option<Val>>, captures: Vec<Val>) -> Node {
+    /// A node of the file as a node of the graph, whose outputs are not made yet.
+    pub fn original(&self, node: &NodeProto, inputs: Vec<Option<Val>>, captures: Vec<Val>) -> Node {
         Node {
             op: node.op_type().to_string(),
             domain: standardize(node.domain()),
@@ -677,7 +678,7 @@ impl Graph {
 
     /// What makes two nodes compute the same; none where they need not (random draws, subgraphs).
     fn share_key(&self, node: &Node) -> Option<Vec<u8>> {
-        if self.operators.is_random(node)
+        if self.operators.draws(&node.domain, &node.op, node.inputs.len())
             || !self.passes.has(Pass::SharedNodes)
             || !node.domain.is_empty()
             || !node.captures.is_empty()

@@ -86,8 +86,10 @@ impl Body {
     }
 
     /// Refuses what computes anew something that is another number each time.
-    pub fn is_repeatable(&self) -> Result<(), Refusal> {
-        let drawn = self.nodes.iter().find(|node| is_drawn(&node.op) || node.attributes.iter().any(draws));
+    pub fn is_repeatable(&self, g: &Graph) -> Result<(), Refusal> {
+        let drawn = self.nodes.iter().find(|node| {
+            g.operators.draws(&node.domain, &node.op, node.inputs.len()) || node.attributes.iter().any(|a| draws(g, a))
+        });
         match drawn {
             Some(node) => Err(Refusal(format!(
                 "its derivative would draw other random numbers than `{}` ({}) did; export the model in evaluation mode",
@@ -99,13 +101,13 @@ impl Body {
     }
 }
 
-fn is_drawn(op: &str) -> bool {
-    op.starts_with("Random") || ["Bernoulli", "Multinomial"].contains(&op)
-}
-
-fn draws(attribute: &AttributeProto) -> bool {
+/// Whether a subgraph draws random numbers.
+fn draws(g: &Graph, attribute: &AttributeProto) -> bool {
     let nodes = attribute.g.iter().chain(&attribute.graphs).flat_map(|graph| &graph.node);
-    nodes.into_iter().any(|node| is_drawn(node.op_type()) || node.attribute.iter().any(draws))
+    nodes.into_iter().any(|node| {
+        let domain = standardize(node.domain());
+        g.operators.draws(&domain, node.op_type(), node.input.len()) || node.attribute.iter().any(|a| draws(g, a))
+    })
 }
 
 /// The name that a node or value of a subgraph has in the file.

@@ -13,7 +13,11 @@ pub const OPERATORS: &[Operator] = &[
     Operator::new("Celu").kinked().same_shape().derivative(celu_derivative).float64(celu_float64),
     Operator::new("Elu").kinked().same_shape().derivative(elu_derivative).float64(elu_float64),
     Operator::new("Gelu").same_shape().derivative(gelu_derivative).float64(gelu_float64).smooth(),
-    Operator::new("HardSigmoid").kinked().same_shape().derivative(hard_sigmoid_derivative).float64(hard_sigmoid_float64),
+    Operator::new("HardSigmoid")
+        .kinked()
+        .same_shape()
+        .derivative(hard_sigmoid_derivative)
+        .float64(hard_sigmoid_float64),
     Operator::new("HardSwish").kinked().same_shape().derivative(hard_swish_derivative).float64(hard_swish_float64),
     Operator::new("LeakyRelu").kinked().same_shape().derivative(leaky_relu_derivative).float64(leaky_relu_float64),
     Operator::new("Mish").same_shape().derivative(mish_derivative).float64(mish_float64).smooth(),
@@ -25,7 +29,11 @@ pub const OPERATORS: &[Operator] = &[
     Operator::new("Softplus").same_shape().derivative(softplus_derivative).float64(softplus_float64).smooth(),
     Operator::new("Softsign").kinked().same_shape().derivative(softsign_derivative).float64(softsign_float64),
     Operator::new("Swish").same_shape().derivative(swish_derivative).smooth(),
-    Operator::new("ThresholdedRelu").kinked().same_shape().derivative(thresholded_relu_derivative).float64(thresholded_relu_float64),
+    Operator::new("ThresholdedRelu")
+        .kinked()
+        .same_shape()
+        .derivative(thresholded_relu_derivative)
+        .float64(thresholded_relu_float64),
 ];
 
 fn prelu_tangent(s: &mut Step) -> TangentResult {

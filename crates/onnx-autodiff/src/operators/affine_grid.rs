@@ -2,15 +2,14 @@
 
 use super::operator::{Operator, PartsResult};
 use super::parts::{counted, finished, number};
+use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference;
 use crate::inference::sizes;
-use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("AffineGrid").shape(affine_grid_shape).parts(affine_grid_parts).smooth(),
-];
+pub const OPERATORS: &[Operator] =
+    &[Operator::new("AffineGrid").shape(affine_grid_shape).parts(affine_grid_parts).smooth()];
 
 /// `[N, …, axes]` for an image of the given size.
 fn affine_grid_shape(g: &mut Graph, node: &Node) -> Option<Shape> {

@@ -3,18 +3,36 @@
 use super::operator::{Operator, TangentResult};
 use crate::error::Refusal;
 use crate::folding::{binary, unary};
-use crate::inference::broadcast_all;
 use crate::graph::{Graph, Node, Val};
+use crate::inference::broadcast_all;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Add").shape(broadcast_all).content(binary).tangent(sum_tangent).transpose(add_cotangent).smooth().elementwise(),
+    Operator::new("Add")
+        .shape(broadcast_all)
+        .content(binary)
+        .tangent(sum_tangent)
+        .transpose(add_cotangent)
+        .smooth()
+        .elementwise(),
     Operator::new("Div").shape(broadcast_all).content(binary).tangent(div_tangent).smooth().elementwise(),
     Operator::new("Mean").shape(broadcast_all).tangent(mean_tangent).float64(mean_float64).smooth().elementwise(),
-    Operator::new("Mul").shape(broadcast_all).content(binary).tangent(mul_tangent).transpose(mul_cotangent).smooth().elementwise(),
+    Operator::new("Mul")
+        .shape(broadcast_all)
+        .content(binary)
+        .tangent(mul_tangent)
+        .transpose(mul_cotangent)
+        .smooth()
+        .elementwise(),
     Operator::new("Neg").same_shape().content(unary).tangent(neg_tangent).transpose(neg_cotangent).smooth(),
-    Operator::new("Sub").shape(broadcast_all).content(binary).tangent(sub_tangent).transpose(sub_cotangent).smooth().elementwise(),
+    Operator::new("Sub")
+        .shape(broadcast_all)
+        .content(binary)
+        .tangent(sub_tangent)
+        .transpose(sub_cotangent)
+        .smooth()
+        .elementwise(),
     Operator::new("Sum").shape(broadcast_all).tangent(sum_tangent).smooth().elementwise(),
 ];
 

@@ -11,7 +11,8 @@ use crate::step::Step;
 
 /// Where a node is kept because a runtime alone says what its scores at barred places are, its outputs are differentiated
 /// as those of what it consists of.
-pub const OPERATORS: &[Operator] = &[Operator::new("Attention").kinked()
+pub const OPERATORS: &[Operator] = &[Operator::new("Attention")
+    .kinked()
     .names_type()
     .shapes(attention_shapes)
     .lowered(attention)

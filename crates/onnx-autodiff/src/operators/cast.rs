@@ -11,7 +11,15 @@ use crate::transposition::{Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("BitCast").element(cast_element).same_shape().constant(),
-    Operator::new("Cast").names_type().element(cast_element).same_shape().content(cast_content).tangent(cast_tangent).transpose(cast_cotangent).smooth_between_floats().same_order(),
+    Operator::new("Cast")
+        .names_type()
+        .element(cast_element)
+        .same_shape()
+        .content(cast_content)
+        .tangent(cast_tangent)
+        .transpose(cast_cotangent)
+        .smooth_between_floats()
+        .same_order(),
     Operator::new("CastLike").element(second_input).same_shape().tangent(cast_tangent).smooth_between_floats(),
 ];
 

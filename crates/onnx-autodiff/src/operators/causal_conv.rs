@@ -1,14 +1,15 @@
 //! Convolutions of each channel by itself over what came before, with a state that goes on to the next call.
 
 use super::operator::{Operator, PartsResult};
-use crate::graph::{Graph, Inferred, Node};
-use crate::graph::emit::{int, ints};
 use crate::error::Refusal;
 use crate::graph::Val;
+use crate::graph::emit::{int, ints};
+use crate::graph::{Graph, Inferred, Node};
 use crate::size::Size;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[Operator::new("CausalConvWithState").shapes(causal_conv_shapes).parts(causal).smooth_in(&[0, 1, 2, 3])];
+pub const OPERATORS: &[Operator] =
+    &[Operator::new("CausalConvWithState").shapes(causal_conv_shapes).parts(causal).smooth_in(&[0, 1, 2, 3])];
 
 /// The input's shape, and a state of as many steps as the filter reaches back.
 fn causal_conv_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {

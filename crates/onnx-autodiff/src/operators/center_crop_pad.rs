@@ -2,13 +2,12 @@
 
 use super::operator::{Operator, PartsResult};
 use super::parts::{cut, finished};
-use crate::inference::{axis_of, sizes};
 use crate::graph::{Graph, Node, Shape};
+use crate::inference::{axis_of, sizes};
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("CenterCropPad").shape(center_crop_pad_shape).parts(center_crop_pad_parts).smooth_in(&[0]),
-];
+pub const OPERATORS: &[Operator] =
+    &[Operator::new("CenterCropPad").shape(center_crop_pad_shape).parts(center_crop_pad_parts).smooth_in(&[0])];
 
 fn center_crop_pad_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let mut shape = g.shape(node.input(0)?)?.clone();

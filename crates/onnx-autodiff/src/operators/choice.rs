@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::operator::{Operator, unknown};
-use crate::append::branches::{BRANCHES, renamed};
 use crate::append;
+use crate::append::branches::{BRANCHES, renamed};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::subgraph::{Body, Inside, as_in_file};
@@ -13,8 +13,12 @@ use crate::proto::*;
 use crate::step::{Step, Tangent, Tangents, known_at};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition, backwards, closed, own};
 
-pub const OPERATORS: &[Operator] =
-    &[Operator::new("If").kinked().element(unknown).shapes(branch_types).tangents_inside(if_tangents).transpose(if_cotangent)];
+pub const OPERATORS: &[Operator] = &[Operator::new("If")
+    .kinked()
+    .element(unknown)
+    .shapes(branch_types)
+    .tangents_inside(if_tangents)
+    .transpose(if_cotangent)];
 
 /// Both branches' declared outputs, where they agree.
 fn branch_types(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferred>> {
@@ -51,7 +55,7 @@ fn if_tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<Ta
         }
     };
     let branches = [branch(BRANCHES[0])?, branch(BRANCHES[1])?];
-    branches.iter().try_for_each(Body::is_repeatable)?;
+    branches.iter().try_for_each(|body| body.is_repeatable(s.g))?;
     let types = branches[1].outputs.iter().map(|v| (s.g.elem(*v), s.g.shape(*v).cloned())).collect();
     let made = choice(s.g, condition, &branches, types, true);
     if let Some(first) = made.first() {

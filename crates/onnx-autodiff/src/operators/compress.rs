@@ -2,15 +2,14 @@
 
 use super::operator::{Operator, PartsResult};
 use super::parts::finished;
-use crate::inference;
 use crate::graph::emit::int;
-use crate::inference::axis_of;
 use crate::graph::{Graph, Node, Shape};
+use crate::inference;
+use crate::inference::axis_of;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("Compress").shape(compress_shape).parts(compress_parts).smooth_in(&[0]),
-];
+pub const OPERATORS: &[Operator] =
+    &[Operator::new("Compress").shape(compress_shape).parts(compress_parts).smooth_in(&[0])];
 
 /// How much a condition chooses is not known.
 fn compress_shape(g: &mut Graph, node: &Node) -> Option<Shape> {

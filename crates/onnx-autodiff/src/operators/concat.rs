@@ -2,17 +2,20 @@
 
 use super::operator::{Operator, TangentResult};
 use crate::content::{Content, count};
-use crate::graph::emit::int;
 use crate::error::Refusal;
-use crate::inference::axis_of;
+use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
+use crate::inference::axis_of;
 use crate::passes::Pass;
 use crate::step::{Step, Tangent};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("Concat").shape(concat_shape).content(concat_content).tangent(concat_tangent).transpose(concat_cotangent).smooth(),
-];
+pub const OPERATORS: &[Operator] = &[Operator::new("Concat")
+    .shape(concat_shape)
+    .content(concat_content)
+    .tangent(concat_tangent)
+    .transpose(concat_cotangent)
+    .smooth()];
 
 fn concat_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let mut shape = g.shape(node.input(0)?)?.clone();

@@ -5,14 +5,23 @@ use super::random::like_element;
 use crate::content::{Content, Item, count};
 use crate::elem::ElemType;
 use crate::folding::lengths;
-use crate::inference::sizes;
 use crate::graph::{Graph, Node, Shape};
+use crate::inference::sizes;
 use crate::proto::TensorProto;
 use crate::size::Size;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Constant").element(constant_element).shape(constant_node_shape).content_of_node(constant_content).constant(),
-    Operator::new("ConstantOfShape").element(filled_element).shape(filled_shape).content(filled_content).constant().of_shapes(),
+    Operator::new("Constant")
+        .element(constant_element)
+        .shape(constant_node_shape)
+        .content_of_node(constant_content)
+        .constant(),
+    Operator::new("ConstantOfShape")
+        .element(filled_element)
+        .shape(filled_shape)
+        .content(filled_content)
+        .constant()
+        .of_shapes(),
     Operator::new("EyeLike").names_type().element(like_element).same_shape().constant(),
     Operator::new("NonZero").element(integers).shape(non_zero_shape).constant(),
     Operator::new("Shape").element(integers).shape(shape_shape).content_of_node(shape_content).constant().of_shapes(),

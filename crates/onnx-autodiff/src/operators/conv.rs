@@ -3,11 +3,11 @@
 
 use super::operator::Operator;
 use super::parts::output_shape;
-use crate::inference;
-use crate::graph::emit::{int, ints};
 use crate::error::Refusal;
-use crate::inference::{Window, windowed, windows};
+use crate::graph::emit::{int, ints};
 use crate::graph::{Graph, Node, Shape, Val};
+use crate::inference;
+use crate::inference::{Window, windowed, windows};
 use crate::passes::Pass;
 use crate::proto::AttributeProto;
 use crate::size::Size;
@@ -15,8 +15,18 @@ use crate::step::{Step, Tangent};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Conv").shape(conv_shape).tangent(conv_tangent).transpose(conv_cotangent).float64(conv_float64).smooth(),
-    Operator::new("ConvTranspose").shape(conv_transpose_shape).tangent(conv_tangent).transpose(conv_transpose_cotangent).float64(conv_transpose_float64).smooth(),
+    Operator::new("Conv")
+        .shape(conv_shape)
+        .tangent(conv_tangent)
+        .transpose(conv_cotangent)
+        .float64(conv_float64)
+        .smooth(),
+    Operator::new("ConvTranspose")
+        .shape(conv_transpose_shape)
+        .tangent(conv_tangent)
+        .transpose(conv_transpose_cotangent)
+        .float64(conv_transpose_float64)
+        .smooth(),
 ];
 
 pub fn conv_shape(g: &mut Graph, node: &Node) -> Option<Shape> {

@@ -1,10 +1,10 @@
 //! Running sums and products.
 
 use super::operator::{Operator, TangentResult};
-use crate::inference;
+use crate::error::Refusal;
 use crate::graph::Val;
 use crate::graph::emit::int;
-use crate::error::Refusal;
+use crate::inference;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
@@ -41,7 +41,11 @@ fn running(s: &mut Step, op: &str, v: Val, axis: usize) -> Val {
 /// `y Σ d / s`; where one is, the product of the others times its `d`; where several are, zero.
 fn cum_prod_tangent(s: &mut Step) -> TangentResult {
     let (x, d, rank) = (s.x(0)?, s.dx()?, s.rank(0)?);
-    let axis = s.known(1)?.first().and_then(|axis| inference::axis_of(*axis, rank)).ok_or("its axis does not fit its input")?;
+    let axis = s
+        .known(1)?
+        .first()
+        .and_then(|axis| inference::axis_of(*axis, rank))
+        .ok_or("its axis does not fit its input")?;
     let elem = s.g.elem(x);
     let (zero, one) = (s.g.real(0.0, elem), s.g.real(1.0, elem));
     let is_zero = s.g.op("Equal", &[x, zero]);

@@ -5,14 +5,12 @@ use super::grid_sample::{Axis, Pixels};
 use super::operator::{Operator, PartsResult};
 use super::parts::{counted, finished};
 use crate::error::Refusal;
-use crate::inference::{Window, windows};
 use crate::graph::Val;
+use crate::inference::{Window, windows};
 use crate::size::Size;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("DeformConv").kinked().shape(conv_shape).parts(deform_conv_parts),
-];
+pub const OPERATORS: &[Operator] = &[Operator::new("DeformConv").kinked().shape(conv_shape).parts(deform_conv_parts)];
 
 /// Kernels of more elements are not followed.
 const LARGEST: i64 = 1 << 12;

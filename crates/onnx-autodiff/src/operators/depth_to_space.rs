@@ -2,15 +2,23 @@
 
 use super::operator::Operator;
 use super::parts::folded_tangent;
-use crate::graph::emit::int;
 use crate::error::Refusal;
+use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape};
 use crate::size::Size;
 use crate::transposition::{Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("DepthToSpace").shape(depth_to_space_shape).tangent(folded_tangent).transpose(depth_to_space_cotangent).smooth(),
-    Operator::new("SpaceToDepth").shape(depth_to_space_shape).tangent(folded_tangent).transpose(space_to_depth_cotangent).smooth(),
+    Operator::new("DepthToSpace")
+        .shape(depth_to_space_shape)
+        .tangent(folded_tangent)
+        .transpose(depth_to_space_cotangent)
+        .smooth(),
+    Operator::new("SpaceToDepth")
+        .shape(depth_to_space_shape)
+        .tangent(folded_tangent)
+        .transpose(space_to_depth_cotangent)
+        .smooth(),
 ];
 
 fn depth_to_space_shape(g: &mut Graph, node: &Node) -> Option<Shape> {

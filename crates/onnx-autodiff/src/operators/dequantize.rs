@@ -2,14 +2,21 @@
 
 use super::operator::{Operator, PartsResult};
 use crate::elem::ElemType;
-use crate::graph::{Graph, Node};
-use crate::graph::emit::int;
 use crate::error::Refusal;
 use crate::graph::Val;
+use crate::graph::emit::int;
+use crate::graph::{Graph, Node};
 use crate::size::Size;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[Operator::new("DequantizeLinear").element(dequantized_element).same_shape().single_inputs(&[1]).parts(dequantized).computes_as(1).float64_by_parts().smooth_in(&[1])];
+pub const OPERATORS: &[Operator] = &[Operator::new("DequantizeLinear")
+    .element(dequantized_element)
+    .same_shape()
+    .single_inputs(&[1])
+    .parts(dequantized)
+    .computes_as(1)
+    .float64_by_parts()
+    .smooth_in(&[1])];
 
 /// The type that the node names, or that of its scale.
 fn dequantized_element(g: &Graph, node: &Node) -> ElemType {

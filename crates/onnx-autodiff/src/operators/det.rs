@@ -7,9 +7,8 @@ use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("Det").shape(det_shape).parts(det_parts).float64_by_parts().smooth(),
-];
+pub const OPERATORS: &[Operator] =
+    &[Operator::new("Det").shape(det_shape).parts(det_parts).float64_by_parts().smooth()];
 
 fn det_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(g.shape(node.input(0)?)?.split_last_chunk::<2>()?.0.to_vec())

@@ -4,18 +4,17 @@ use std::collections::BTreeMap;
 
 use super::matmul::{Factors, bilinear, centred, scaled};
 use super::operator::{Operator, TangentResult};
-use crate::graph::emit::text;
 use crate::error::Refusal;
-use crate::inference::broadcast_size;
+use crate::graph::emit::text;
 use crate::graph::{Centred, Graph, Node, Shape, Val};
+use crate::inference::broadcast_size;
 use crate::passes::Pass;
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("Einsum").shape(einsum_shape).tangent(einsum_tangent).transpose(einsum_cotangent).smooth(),
-];
+pub const OPERATORS: &[Operator] =
+    &[Operator::new("Einsum").shape(einsum_shape).tangent(einsum_tangent).transpose(einsum_cotangent).smooth()];
 
 /// The terms of an einsum and its result, with letters in the place of ellipses and an implicit result written out.
 fn einsum_terms(equation: &str, ranks: &[usize]) -> Option<(Vec<String>, String)> {

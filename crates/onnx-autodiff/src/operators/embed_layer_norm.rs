@@ -3,14 +3,12 @@
 use super::attention::places;
 use super::fused_layer_norm::{SMALL_EPSILON, normalized};
 use super::operator::{Lowered, Operator};
-use super::parts::{plus};
+use super::parts::plus;
 use crate::elem::ElemType;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Val};
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::fused("EmbedLayerNormalization", embed_layer_normalization),
-];
+pub const OPERATORS: &[Operator] = &[Operator::fused("EmbedLayerNormalization", embed_layer_normalization)];
 
 pub fn embed_layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
     let words = node.input(0)?;

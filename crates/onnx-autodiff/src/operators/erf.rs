@@ -9,9 +9,8 @@ use super::parts::{at_least, at_most, polynomial, square, where_greater};
 use crate::graph::{Graph, Node, Val};
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("Erf").same_shape().derivative(erf_derivative).float64(erf_float64).smooth(),
-];
+pub const OPERATORS: &[Operator] =
+    &[Operator::new("Erf").same_shape().derivative(erf_derivative).float64(erf_float64).smooth()];
 
 fn erf_derivative(s: &mut Step) -> DerivativeResult {
     let x = s.x(0)?;

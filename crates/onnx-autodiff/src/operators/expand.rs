@@ -5,14 +5,17 @@ use crate::content;
 use crate::content::{Content, count};
 use crate::error::Refusal;
 use crate::folding::{lengths, source};
-use crate::inference::{broadcast, sizes};
 use crate::graph::{Graph, Node, Shape};
+use crate::inference::{broadcast, sizes};
 use crate::step::Step;
 use crate::transposition::{Cotangents, Transposition};
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("Expand").shape(expand_shape).content(expand_content).tangent(expand_tangent).transpose(expand_cotangent).smooth_in(&[0]),
-];
+pub const OPERATORS: &[Operator] = &[Operator::new("Expand")
+    .shape(expand_shape)
+    .content(expand_content)
+    .tangent(expand_tangent)
+    .transpose(expand_cotangent)
+    .smooth_in(&[0])];
 
 fn expand_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content> {
     let dims = content::broadcast(&inputs[0].dims, &lengths(inputs.get(1)?)?)?;

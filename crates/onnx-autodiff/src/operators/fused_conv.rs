@@ -6,10 +6,7 @@ use super::operator::{Lowered, Operator};
 use super::parts::{one, plus};
 use crate::graph::{Graph, Node, Val};
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::fused("FusedConv", fused_conv),
-    Operator::fused("NhwcConv", nhwc_conv),
-];
+pub const OPERATORS: &[Operator] = &[Operator::fused("FusedConv", fused_conv), Operator::fused("NhwcConv", nhwc_conv)];
 
 /// The attributes that a convolution has.
 const OWN: [&str; 6] = ["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];

@@ -7,10 +7,8 @@ use crate::graph::emit::float;
 use crate::graph::{Graph, Node, Val};
 use crate::size::Size;
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::fused("GroupNorm", group_norm),
-    Operator::fused("SkipGroupNorm", skip_group_norm),
-];
+pub const OPERATORS: &[Operator] =
+    &[Operator::fused("GroupNorm", group_norm), Operator::fused("SkipGroupNorm", skip_group_norm)];
 
 pub fn group_norm(g: &mut Graph, node: &Node) -> Lowered {
     let x = node.input(0)?;

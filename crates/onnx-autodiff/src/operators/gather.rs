@@ -2,21 +2,34 @@
 
 use super::operator::{Operator, TangentResult};
 use super::parts::places;
-use crate::inference;
 use crate::content::Content;
-use crate::graph::emit::{int, text};
 use crate::error::Refusal;
 use crate::folding::take;
-use crate::inference::axis_of;
+use crate::graph::emit::{int, text};
 use crate::graph::{Graph, Node, Shape, Val};
+use crate::inference;
+use crate::inference::axis_of;
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Gather").shape(gather_shape).content(gather_content).tangent(gather_tangent).transpose(gather_cotangent).smooth_in(&[0]),
-    Operator::new("GatherElements").shape(gather_elements_shape).tangent(gather_elements_tangent).transpose(gather_elements_cotangent).smooth_in(&[0]),
-    Operator::new("GatherND").shape(gather_nd_shape).tangent(gather_nd_tangent).transpose(gather_nd_cotangent).smooth_in(&[0]),
+    Operator::new("Gather")
+        .shape(gather_shape)
+        .content(gather_content)
+        .tangent(gather_tangent)
+        .transpose(gather_cotangent)
+        .smooth_in(&[0]),
+    Operator::new("GatherElements")
+        .shape(gather_elements_shape)
+        .tangent(gather_elements_tangent)
+        .transpose(gather_elements_cotangent)
+        .smooth_in(&[0]),
+    Operator::new("GatherND")
+        .shape(gather_nd_shape)
+        .tangent(gather_nd_tangent)
+        .transpose(gather_nd_cotangent)
+        .smooth_in(&[0]),
 ];
 
 /// The indices' shape.

@@ -2,17 +2,16 @@
 
 use super::operator::{Operator, PartsResult};
 use super::parts::{clipped, counted, finished, number, stacked, total};
-use crate::inference;
 use crate::elem::ElemType;
-use crate::graph::emit::int;
 use crate::error::Refusal;
+use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
+use crate::inference;
 use crate::size::Size;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("GridSample").kinked().shape(grid_sample_shape).parts(grid_sample_parts).float64_by_parts(),
-];
+pub const OPERATORS: &[Operator] =
+    &[Operator::new("GridSample").kinked().shape(grid_sample_shape).parts(grid_sample_parts).float64_by_parts()];
 
 fn grid_sample_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let (x, grid) = (g.shape(node.input(0)?)?, g.shape(node.input(1)?)?);

@@ -9,8 +9,14 @@ use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Dropout").shapes(dropout_shapes).tangents(dropout_tangent).smooth().same_order().random(),
-    Operator::new("Identity").same_shape().content(identity_content).tangent(identity_tangent).transpose(identity_cotangent).smooth().same_order(),
+    Operator::new("Dropout").shapes(dropout_shapes).tangents(dropout_tangent).smooth().same_order().random_with(3),
+    Operator::new("Identity")
+        .same_shape()
+        .content(identity_content)
+        .tangent(identity_tangent)
+        .transpose(identity_cotangent)
+        .smooth()
+        .same_order(),
 ];
 
 /// The input, and which of its numbers were kept.

@@ -4,13 +4,14 @@
 
 use super::operator::{Operator, PartsResult};
 use super::parts::{at, stacked};
-use crate::graph::{Graph, Inferred, Node};
 use crate::error::Refusal;
 use crate::graph::Val;
+use crate::graph::{Graph, Inferred, Node};
 use crate::size::Size;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[Operator::new("LinearAttention").shapes(linear_attention_shapes).parts(attention).smooth_in(&[0, 1, 2, 3, 4, 5])];
+pub const OPERATORS: &[Operator] =
+    &[Operator::new("LinearAttention").shapes(linear_attention_shapes).parts(attention).smooth_in(&[0, 1, 2, 3, 4, 5])];
 
 /// `[N, T, Hq·Dv]`, and the state `[N, H, Dk, Dv]`.
 fn linear_attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {

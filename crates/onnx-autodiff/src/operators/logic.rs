@@ -22,5 +22,3 @@ pub const OPERATORS: &[Operator] = &[
     Operator::new("Or").element(booleans).shape(broadcast_all).content(binary).constant(),
     Operator::new("Xor").element(booleans).shape(broadcast_all).constant(),
 ];
-
-

@@ -25,7 +25,12 @@ use crate::transposition::{CONTRADICTION, Cotangents, Transposition, Walk, backw
 
 /// Loops of tangents are all written as `Loop`.
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Loop").kinked().element(unknown).shapes(infer).tangents_inside(loop_tangents).transpose(loop_cotangent),
+    Operator::new("Loop")
+        .kinked()
+        .element(unknown)
+        .shapes(infer)
+        .tangents_inside(loop_tangents)
+        .transpose(loop_cotangent),
     Operator::new("Scan").kinked().element(unknown).shapes(infer).tangents_inside(loop_tangents),
 ];
 
@@ -51,7 +56,7 @@ fn loop_tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<
     if inner.body.outputs.is_empty() {
         return Ok(tangents);
     }
-    inner.body.is_repeatable()?;
+    inner.body.is_repeatable(s.g)?;
     stays(&form, &carried, |i| inner.body.uses(inner.opened.states[i]))?;
     let (repetition, kept) = around(s, of, &form, &carried, inner.body.clone(), &inner)?;
     let steps = repetition.steps.clone();
@@ -78,13 +83,12 @@ fn spread(g: &mut Graph, v: Val, line: Line, mut shape: Shape, steps: &Size) -> 
 fn step(s: &mut Step, of: &HashMap<Val, Tangent>, form: &Form, carried: &Carried) -> Result<Inner, Refusal> {
     let scope = s.g.enter();
     let start = s.g.nodes.len();
-    let found =
-        form.open(s.g, &s.node, &carried.types).ok_or_else(|| Refusal::from(MISFIT)).and_then(|opened| {
-            let places = start..s.g.nodes.len();
-            let active = active(s, of, form, &opened, places.clone());
-            stays(form, carried, |i| active.contains(&i))?;
-            tangents_of_step(s, of, form, &opened, active, places).map(|made| (opened, made))
-        });
+    let found = form.open(s.g, &s.node, &carried.types).ok_or_else(|| Refusal::from(MISFIT)).and_then(|opened| {
+        let places = start..s.g.nodes.len();
+        let active = active(s, of, form, &opened, places.clone());
+        stays(form, carried, |i| active.contains(&i))?;
+        tangents_of_step(s, of, form, &opened, active, places).map(|made| (opened, made))
+    });
     match found {
         Ok((opened, StepTangents { active, sequences, kept, inputs, outputs })) => {
             let body = Body::close(s.g, scope, inputs, outputs);

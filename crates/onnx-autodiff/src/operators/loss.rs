@@ -2,13 +2,16 @@
 
 use super::operator::{Operator, PartsResult};
 use crate::elem::ElemType;
-use crate::graph::emit::int;
 use crate::error::Refusal;
+use crate::graph::emit::int;
 use crate::graph::{Graph, Inferred, Node, Shape, Val};
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("NegativeLogLikelihoodLoss").shape(loss_shape).parts(negative_log_likelihood_parts).smooth_in(&[0, 2]),
+    Operator::new("NegativeLogLikelihoodLoss")
+        .shape(loss_shape)
+        .parts(negative_log_likelihood_parts)
+        .smooth_in(&[0, 2]),
     Operator::new("SoftmaxCrossEntropyLoss").shapes(cross_entropy_shapes).parts(cross_entropy_parts).smooth_in(&[0, 2]),
 ];
 

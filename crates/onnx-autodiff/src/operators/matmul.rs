@@ -2,8 +2,8 @@
 
 use super::operator::{Operator, TangentResult};
 use crate::error::Refusal;
-use crate::inference::broadcast;
 use crate::graph::{Centred, Graph, Node, Shape, Val};
+use crate::inference::broadcast;
 use crate::passes::Pass;
 use crate::size::Size;
 use crate::step::{Step, Tangent};
@@ -154,7 +154,12 @@ fn joined(s: &mut Step, f: Factors) -> Option<Val> {
     let (shape_a, shape_b) = (s.g.shape(f.a)?.clone(), s.g.shape(f.b)?.clone());
     let rank = shape_a.len();
     // With one direction this is the reverse mode's, where each product is transposed by itself.
-    if !s.g.passes.has(Pass::JoinedProducts) || s.k.is(1) || rank < 2 || shape_b.len() != rank || shape_a[..rank - 2] != shape_b[..rank - 2] {
+    if !s.g.passes.has(Pass::JoinedProducts)
+        || s.k.is(1)
+        || rank < 2
+        || shape_b.len() != rank
+        || shape_a[..rank - 2] != shape_b[..rank - 2]
+    {
         return None;
     }
     let size = |size: &Size| size.as_fixed().map(i128::from);

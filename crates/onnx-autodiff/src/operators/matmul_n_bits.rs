@@ -9,9 +9,7 @@ use crate::elem::ElemType;
 use crate::graph::{Graph, Node, Val};
 use crate::proto::TensorProto;
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::fused("MatMulNBits", matmul_n_bits),
-];
+pub const OPERATORS: &[Operator] = &[Operator::fused("MatMulNBits", matmul_n_bits)];
 
 /// Weights `[N, K]` in blocks along K, as the attributes say.
 struct Blocks {

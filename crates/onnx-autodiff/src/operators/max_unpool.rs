@@ -2,12 +2,12 @@
 
 use super::operator::{Operator, PartsResult};
 use super::parts::{cut, finished};
-use crate::inference;
 use crate::content::Content;
-use crate::graph::emit::text;
 use crate::error::Refusal;
-use crate::inference::{Window, sizes, windows};
+use crate::graph::emit::text;
 use crate::graph::{Graph, Node, Shape};
+use crate::inference;
+use crate::inference::{Window, sizes, windows};
 use crate::size::Size;
 use crate::step::Step;
 

@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 use crate::content::{Content, LIMIT};
 use crate::elem::ElemType;
 use crate::error::{Obstacle, Refusal};
-use crate::graph::{Graph, Inferred, Knowledge, Node, Val};
+use crate::graph::{Graph, Inferred, Node, OperatorRegistry, Val};
 use crate::proto::{AttributeProto, NodeProto};
 use crate::signatures;
 use crate::size::Size;
@@ -185,9 +185,9 @@ pub fn is_of_shapes(node: &Node) -> bool {
 }
 
 /// What a graph knows of these operators while it grows.
-pub struct Known;
+pub struct Registry;
 
-impl Knowledge for Known {
+impl OperatorRegistry for Registry {
     fn infer(&self, g: &mut Graph, node: &Node, outputs: usize) -> Vec<Inferred> {
         let mut inferred = of(node).filter(|o| o.domain.is_empty()).map(|o| infer(o, g, node, outputs));
         let inferred = inferred.get_or_insert_default();
@@ -236,8 +236,8 @@ impl Knowledge for Known {
         is_of_shapes(node)
     }
 
-    fn is_random(&self, node: &Node) -> bool {
-        of(node).is_some_and(|operator| operator.is_random)
+    fn draws(&self, domain: &str, op: &str, inputs: usize) -> bool {
+        find(domain, op).and_then(|operator| operator.draws_with).is_some_and(|least| inputs >= least)
     }
 }
 
@@ -264,7 +264,7 @@ fn by_parts(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
     let Ok(Rule::Parts(parts)) = rule(node) else { return None };
     // Rules look at the shapes of the outputs; one that needs their numbers cannot make them.
     let count = node.outputs.len().max(1);
-    let shapes = Known.infer(g, node, count).into_iter().take(count);
+    let shapes = Registry.infer(g, node, count).into_iter().take(count);
     let outputs: Vec<Val> = shapes.map(|(elem, shape)| g.placeholder(elem, shape)).collect();
     let node = Node { outputs: outputs.iter().copied().map(Some).collect(), ..node.clone() };
     let (start, tangents) = (g.nodes.len(), vec![None; node.inputs.len()]);

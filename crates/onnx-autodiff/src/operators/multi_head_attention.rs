@@ -8,10 +8,8 @@ use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::fused("Attention", attention),
-    Operator::fused("MultiHeadAttention", multi_head_attention),
-];
+pub const OPERATORS: &[Operator] =
+    &[Operator::fused("Attention", attention), Operator::fused("MultiHeadAttention", multi_head_attention)];
 
 /// Queries, keys and values `[N, H, S, D]`.
 struct Heads {

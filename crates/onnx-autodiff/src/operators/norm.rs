@@ -4,20 +4,38 @@ use super::fused_layer_norm::layer_normalization;
 use super::operator::{Operator, TangentResult};
 use crate::elem::ElemType;
 use crate::error::Refusal;
-use crate::inference::axis_of;
 use crate::graph::{Graph, Inferred, Node, Shape, Val};
+use crate::inference::axis_of;
 use crate::passes::Pass;
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("BatchNormalization").same_shape().tangent(batch_norm_tangent).smooth(),
-    Operator::new("GroupNormalization").names_type().same_shape().tangent(group_norm_tangent).float64(group_norm_float64).smooth(),
-    Operator::new("InstanceNormalization").same_shape().tangent(instance_norm_tangent).float64(instance_norm_float64).smooth(),
+    Operator::new("GroupNormalization")
+        .names_type()
+        .same_shape()
+        .tangent(group_norm_tangent)
+        .float64(group_norm_float64)
+        .smooth(),
+    Operator::new("InstanceNormalization")
+        .same_shape()
+        .tangent(instance_norm_tangent)
+        .float64(instance_norm_float64)
+        .smooth(),
     Operator::new("LRN").same_shape().tangent(lrn_tangent).float64(lrn_float64).smooth(),
-    Operator::new("LayerNormalization").names_type().lowered(layer_normalization).shapes(layer_norm_shapes).tangents(layer_norm_tangent).smooth(),
+    Operator::new("LayerNormalization")
+        .names_type()
+        .lowered(layer_normalization)
+        .shapes(layer_norm_shapes)
+        .tangents(layer_norm_tangent)
+        .smooth(),
     Operator::new("LpNormalization").same_shape().tangent(lp_norm_tangent).smooth(),
-    Operator::new("MeanVarianceNormalization").same_shape().tangent(mean_variance_tangent).float64(mean_variance_float64).smooth(),
+    Operator::new("MeanVarianceNormalization")
+        .same_shape()
+        .tangent(mean_variance_tangent)
+        .float64(mean_variance_float64)
+        .smooth(),
     Operator::new("RMSNormalization").names_type().same_shape().tangent(rms_norm_tangent).smooth(),
 ];
 

@@ -4,15 +4,17 @@ use super::operator::{Operator, PartsResult};
 use super::parts::at;
 use crate::content::Item;
 use crate::elem::ElemType;
-use crate::inference::{axis_of, size_of};
 use crate::graph::{Graph, Node, Shape};
+use crate::inference::{axis_of, size_of};
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("OneHot").kinked().element(third_input).shape(one_hot_shape).parts(one_hot_parts)
-        .computes_as(2)
-        .float64_by_parts(),
-];
+pub const OPERATORS: &[Operator] = &[Operator::new("OneHot")
+    .kinked()
+    .element(third_input)
+    .shape(one_hot_shape)
+    .parts(one_hot_parts)
+    .computes_as(2)
+    .float64_by_parts()];
 
 fn third_input(g: &Graph, node: &Node) -> ElemType {
     node.input(2).map_or(ElemType::UNKNOWN, |v| g.elem(v))

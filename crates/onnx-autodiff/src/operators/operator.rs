@@ -138,8 +138,8 @@ pub struct Operator {
     pub locality: Locality,
     /// Whether it says nothing of the numbers in its inputs.
     pub is_of_shapes: bool,
-    /// Whether two equal nodes need not give equal outputs.
-    pub is_random: bool,
+    /// With how many inputs it draws random numbers: with any, or from those on that switch training on.
+    pub draws_with: Option<usize>,
     /// Whether an attribute of it may name a floating-point type, which changes where the graph's does.
     pub names_type: bool,
     /// Places of inputs that are in float32 whatever the others are.
@@ -172,7 +172,7 @@ impl Operator {
             smoothness: Smoothness::NotStated,
             locality: Locality::ByNode,
             is_of_shapes: false,
-            is_random: false,
+            draws_with: None,
             names_type: false,
             single_inputs: &[],
         }
@@ -300,7 +300,11 @@ impl Operator {
     }
 
     pub const fn random(self) -> Operator {
-        Operator { is_random: true, ..self }
+        Operator { draws_with: Some(0), ..self }
+    }
+
+    pub const fn random_with(self, inputs: usize) -> Operator {
+        Operator { draws_with: Some(inputs), ..self }
     }
 }
 

@@ -5,14 +5,13 @@ use super::operator::{Operator, TangentResult};
 use super::parts::places;
 use crate::content::Item;
 use crate::error::Refusal;
-use crate::inference::axis_of;
 use crate::graph::{Graph, Node, Shape, Val};
+use crate::inference::axis_of;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("Pad").shape(pad_shape).tangent(pad_tangent).transpose(pad_cotangent).smooth_in(&[0, 2]),
-];
+pub const OPERATORS: &[Operator] =
+    &[Operator::new("Pad").shape(pad_shape).tangent(pad_tangent).transpose(pad_cotangent).smooth_in(&[0, 2])];
 
 fn pad_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let mut shape = g.shape(node.input(0)?)?.clone();

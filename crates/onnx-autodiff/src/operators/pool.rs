@@ -4,21 +4,34 @@ use super::conv::{pad, pads, patches};
 use super::operator::{Operator, PartsResult, TangentResult};
 use super::parts::{finished, folded_tangent, output_shape};
 use super::resize::{along, as_matrix, unit_image};
-use crate::inference;
 use crate::elem::ElemType;
-use crate::graph::emit::{int, ints};
 use crate::error::Refusal;
-use crate::inference::{Window, windowed, windows};
+use crate::graph::emit::{int, ints};
 use crate::graph::{Graph, Inferred, Node, Shape, Val};
+use crate::inference;
+use crate::inference::{Window, windowed, windows};
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("AveragePool").shape(pool_shape).tangent(folded_tangent).transpose(average_pool_cotangent).float64(average_pool_float64).smooth(),
-    Operator::new("GlobalAveragePool").shape(global_pool_shape).tangent(global_average_tangent).float64(global_average_float64).smooth(),
+    Operator::new("AveragePool")
+        .shape(pool_shape)
+        .tangent(folded_tangent)
+        .transpose(average_pool_cotangent)
+        .float64(average_pool_float64)
+        .smooth(),
+    Operator::new("GlobalAveragePool")
+        .shape(global_pool_shape)
+        .tangent(global_average_tangent)
+        .float64(global_average_float64)
+        .smooth(),
     Operator::new("GlobalLpPool").kinked().shape(global_pool_shape).parts(global_lp_pool_parts).float64_by_parts(),
-    Operator::new("GlobalMaxPool").kinked().shape(global_pool_shape).tangent(global_max_tangent).float64(global_max_float64),
+    Operator::new("GlobalMaxPool")
+        .kinked()
+        .shape(global_pool_shape)
+        .tangent(global_max_tangent)
+        .float64(global_max_float64),
     Operator::new("LpPool").kinked().shape(pool_shape).parts(lp_pool_parts).float64_by_parts(),
     Operator::new("MaxPool").kinked().shapes(max_pool_shapes).tangents(max_pool_tangent),
 ];

@@ -3,13 +3,12 @@
 use super::arithmetic::operand;
 use super::operator::{Operator, TangentResult};
 use crate::folding::binary;
-use crate::inference::broadcast_all;
 use crate::graph::Val;
+use crate::inference::broadcast_all;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("Pow").shape(broadcast_all).content(binary).tangent(pow_tangent).smooth_in(&[0]).elementwise(),
-];
+pub const OPERATORS: &[Operator] =
+    &[Operator::new("Pow").shape(broadcast_all).content(binary).tangent(pow_tangent).smooth_in(&[0]).elementwise()];
 
 fn pow_tangent(s: &mut Step) -> TangentResult {
     let (x, y) = (s.x(0)?, s.y()?);

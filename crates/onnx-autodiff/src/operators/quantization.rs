@@ -48,5 +48,3 @@ fn dynamic_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>>
     let shape = g.shape(node.input(0)?).cloned();
     Some(vec![(ElemType::UINT8, shape), (ElemType::FLOAT, number()), (ElemType::UINT8, number())])
 }
-
-

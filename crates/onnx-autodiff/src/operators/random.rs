@@ -35,5 +35,3 @@ fn random_shape(_: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 const REASON: &str = "a random operator makes the output no function of the input; export the model in evaluation mode";
-
-

@@ -7,9 +7,8 @@ use crate::graph::{Graph, Node, Shape};
 use crate::size::Size;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("Range").kinked().shape(range_shape).content(range_content).parts(range_parts),
-];
+pub const OPERATORS: &[Operator] =
+    &[Operator::new("Range").kinked().shape(range_shape).content(range_content).parts(range_parts)];
 
 fn range_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let item = |place: usize| node.input(place).and_then(|v| g.content(v)).and_then(|c| c.items.first().cloned());

@@ -3,17 +3,21 @@
 use super::operator::{Operator, PartsResult};
 use super::parts::{at, clipped, counted, equal_parts, stacked};
 use crate::elem::ElemType;
-use crate::graph::emit::float;
 use crate::error::Refusal;
-use crate::graph::{Graph, Inferred, Node, Val};
+use crate::graph::emit::float;
 use crate::graph::repetition::{Repetition, Sequence, element_shape, placed};
+use crate::graph::subgraph::Body;
+use crate::graph::{Graph, Inferred, Node, Val};
 use crate::size::Size;
 use crate::step::Step;
-use crate::graph::subgraph::Body;
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("GRU").shapes(recurrent_shapes).parts(recurrent_parts).float64_by_parts().smooth_in(&[0, 1, 2, 3, 5]),
-    Operator::new("LSTM").shapes(recurrent_shapes).parts(recurrent_parts).float64_by_parts().smooth_in(&[0, 1, 2, 3, 5, 6, 7]),
+    Operator::new("LSTM")
+        .shapes(recurrent_shapes)
+        .parts(recurrent_parts)
+        .float64_by_parts()
+        .smooth_in(&[0, 1, 2, 3, 5, 6, 7]),
     Operator::new("RNN").shapes(recurrent_shapes).parts(recurrent_parts).float64_by_parts().smooth_in(&[0, 1, 2, 3, 5]),
 ];
 

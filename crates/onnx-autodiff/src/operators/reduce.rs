@@ -3,8 +3,8 @@
 use super::operator::{Operator, TangentResult};
 use crate::content::{Content, Item};
 use crate::error::Refusal;
-use crate::inference::{self, reduced};
 use crate::graph::{Graph, Node, Shape, Val};
+use crate::inference::{self, reduced};
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
@@ -18,7 +18,12 @@ pub const OPERATORS: &[Operator] = &[
     Operator::new("ReduceMean").shape(reduce_shape).tangent(linear_tangent).transpose(reduce_mean_cotangent).smooth(),
     Operator::new("ReduceMin").kinked().shape(reduce_shape).content(reduce_content).tangent(extremum_tangent),
     Operator::new("ReduceProd").shape(reduce_shape).content(reduce_content).tangent(product_tangent).smooth(),
-    Operator::new("ReduceSum").shape(reduce_shape).content(reduce_content).tangent(linear_tangent).transpose(reduce_sum_cotangent).smooth(),
+    Operator::new("ReduceSum")
+        .shape(reduce_shape)
+        .content(reduce_content)
+        .tangent(linear_tangent)
+        .transpose(reduce_sum_cotangent)
+        .smooth(),
     Operator::new("ReduceSumSquare").shape(reduce_shape).tangent(sum_square_tangent).smooth(),
 ];
 
@@ -61,7 +66,8 @@ fn reduce_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Cont
 /// The reduced axes of the primal; none where the operator does nothing.
 fn axes(s: &Step) -> Result<Vec<i64>, Refusal> {
     let rank = s.rank(0)?;
-    let given = inference::axes(s.g, &s.node, rank).ok_or("its axes are computed at run time, or do not fit its input")?;
+    let given =
+        inference::axes(s.g, &s.node, rank).ok_or("its axes are computed at run time, or do not fit its input")?;
     let axes = match given {
         Some(axes) if !axes.is_empty() => axes,
         _ if s.node.int("noop_with_empty_axes", 0) != 0 => Vec::new(),

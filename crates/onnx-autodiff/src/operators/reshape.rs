@@ -4,18 +4,41 @@ use super::RANK_LIMIT;
 use super::operator::{Operator, TangentResult};
 use crate::content::{Content, count};
 use crate::error::Refusal;
-use crate::inference::{axes, axis_of, product, reduced, size_of, sizes};
 use crate::graph::{Graph, Node, Shape, Val};
+use crate::inference::{axes, axis_of, product, reduced, size_of, sizes};
 use crate::passes::Pass;
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Flatten").shape(flatten_shape).content(flatten_content).tangent(reshape_tangent).smooth().same_order(),
-    Operator::new("Reshape").shape(reshape_shape).content(reshape_content).tangent(reshape_tangent).transpose(reshape_cotangent).smooth_in(&[0]).same_order(),
-    Operator::new("Squeeze").shape(squeeze_shape).content(squeeze_content).tangent(reshape_tangent).transpose(reshape_cotangent).smooth().same_order(),
-    Operator::new("Unsqueeze").shape(unsqueeze_shape).content(unsqueeze_content).tangent(reshape_tangent).transpose(reshape_cotangent).smooth().same_order(),
+    Operator::new("Flatten")
+        .shape(flatten_shape)
+        .content(flatten_content)
+        .tangent(reshape_tangent)
+        .smooth()
+        .same_order(),
+    Operator::new("Reshape")
+        .shape(reshape_shape)
+        .content(reshape_content)
+        .tangent(reshape_tangent)
+        .transpose(reshape_cotangent)
+        .smooth_in(&[0])
+        .same_order(),
+    Operator::new("Squeeze")
+        .shape(squeeze_shape)
+        .content(squeeze_content)
+        .tangent(reshape_tangent)
+        .transpose(reshape_cotangent)
+        .smooth()
+        .same_order(),
+    Operator::new("Unsqueeze")
+        .shape(unsqueeze_shape)
+        .content(unsqueeze_content)
+        .tangent(reshape_tangent)
+        .transpose(reshape_cotangent)
+        .smooth()
+        .same_order(),
 ];
 
 fn reshape_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
@@ -23,18 +46,15 @@ fn reshape_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Con
     same_elements(&inputs[0], shape)
 }
 
-
 fn flatten_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
     let shape = flatten_shape(g, node)?;
     same_elements(&inputs[0], shape)
 }
 
-
 fn squeeze_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
     let shape = squeeze_shape(g, node)?;
     same_elements(&inputs[0], shape)
 }
-
 
 fn unsqueeze_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
     let shape = unsqueeze_shape(g, node)?;
@@ -128,7 +148,11 @@ fn reshape_tangent(s: &mut Step) -> TangentResult {
 /// Transposed matrices whose leading axes alone are reshaped: they are transposed afterwards, where a product can do it.
 fn matrices(s: &mut Step, v: Val, target: &[Size]) -> Option<Val> {
     let (shape, rank) = (s.g.shape(v)?.clone(), target.len());
-    if !s.g.passes.has(Pass::KeptTranspositions) || rank < 3 || shape.len() < 3 || shape[shape.len() - 2..] != target[rank - 2..] {
+    if !s.g.passes.has(Pass::KeptTranspositions)
+        || rank < 3
+        || shape.len() < 3
+        || shape[shape.len() - 2..] != target[rank - 2..]
+    {
         return None;
     }
     let plain = s.g.swap(v, shape.len());

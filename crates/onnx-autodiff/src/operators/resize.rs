@@ -5,15 +5,24 @@ use super::parts::{merged, output_shape};
 use crate::content::Content;
 use crate::elem::ElemType;
 use crate::error::Refusal;
-use crate::inference::{axis_of, sizes};
 use crate::graph::{Graph, Node, Shape, Val};
+use crate::inference::{axis_of, sizes};
 use crate::size::Size;
 use crate::step::Step;
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Resize").single_inputs(&[2]).shape(resize_shape).tangent(resize_tangent).transpose(resize_cotangent).float64(resize_float64).smooth_in(&[0]),
-    Operator::new("Upsample").single_inputs(&[1]).shape(resize_shape).refused("it is read as Resize in files of opset 9, and newer ones lack it; export the model with Resize"),
+    Operator::new("Resize")
+        .single_inputs(&[2])
+        .shape(resize_shape)
+        .tangent(resize_tangent)
+        .transpose(resize_cotangent)
+        .float64(resize_float64)
+        .smooth_in(&[0]),
+    Operator::new("Upsample")
+        .single_inputs(&[1])
+        .shape(resize_shape)
+        .refused("it is read as Resize in files of opset 9, and newer ones lack it; export the model with Resize"),
 ];
 
 fn resize_shape(g: &mut Graph, node: &Node) -> Option<Shape> {

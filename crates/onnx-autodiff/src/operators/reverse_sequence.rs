@@ -5,9 +5,8 @@ use super::parts::{counted, finished, pairs};
 use crate::elem::ElemType;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("ReverseSequence").same_shape().parts(reverse_sequence_parts).smooth_in(&[0]),
-];
+pub const OPERATORS: &[Operator] =
+    &[Operator::new("ReverseSequence").same_shape().parts(reverse_sequence_parts).smooth_in(&[0])];
 
 /// The first steps of each sequence, as many as it has, from the last to the first.
 fn reverse_sequence_parts(s: &mut Step) -> PartsResult {

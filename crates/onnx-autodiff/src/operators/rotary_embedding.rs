@@ -2,7 +2,7 @@
 
 use super::attention::places;
 use super::operator::{Lowered, Operator};
-use super::parts::{one};
+use super::parts::one;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Val};
 use crate::size::Size;

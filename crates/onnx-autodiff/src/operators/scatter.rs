@@ -4,10 +4,10 @@ use super::gather::{directions_first, directions_last, for_each_direction, indic
 use super::operator::{Operator, PartsResult, TangentResult};
 use super::parts::{counted, finished, number, pairs};
 use crate::elem::ElemType;
-use crate::graph::emit::{int, text};
 use crate::error::Refusal;
-use crate::inference::axis_of;
 use crate::graph::Val;
+use crate::graph::emit::{int, text};
+use crate::inference::axis_of;
 use crate::proto::AttributeProto;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};

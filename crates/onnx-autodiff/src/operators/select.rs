@@ -4,14 +4,19 @@ use super::operator::{Operator, TangentResult, second_input};
 use crate::content::{Content, Item, broadcast, count};
 use crate::error::Refusal;
 use crate::folding::source;
-use crate::inference::broadcast_all;
 use crate::graph::{Graph, Node};
+use crate::inference::broadcast_all;
 use crate::step::Step;
 use crate::transposition::{Cotangents, Mask, Transposition};
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("Where").element(second_input).shape(broadcast_all).content(where_content).tangent(where_tangent).transpose(where_cotangent).smooth_in(&[1, 2]).elementwise(),
-];
+pub const OPERATORS: &[Operator] = &[Operator::new("Where")
+    .element(second_input)
+    .shape(broadcast_all)
+    .content(where_content)
+    .tangent(where_tangent)
+    .transpose(where_cotangent)
+    .smooth_in(&[1, 2])
+    .elementwise()];
 
 fn where_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content> {
     let [condition, yes, no] = inputs else {

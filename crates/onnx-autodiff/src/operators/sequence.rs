@@ -18,5 +18,3 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 const REASON: &str = "sequences and optional values are not differentiated; export the model with tensors";
-
-

@@ -3,19 +3,22 @@
 use super::gather::add_along;
 use super::operator::{Operator, TangentResult};
 use super::parts::places;
-use crate::elem::ElemType;
 use crate::content::{Content, Item};
+use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::folding::take;
-use crate::inference::axis_of;
 use crate::graph::{Graph, Node, Shape, Val};
+use crate::inference::axis_of;
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("Slice").shape(slice_shape).content(slice_content).tangent(slice_tangent).transpose(slice_cotangent).smooth_in(&[0]),
-];
+pub const OPERATORS: &[Operator] = &[Operator::new("Slice")
+    .shape(slice_shape)
+    .content(slice_content)
+    .tangent(slice_tangent)
+    .transpose(slice_cotangent)
+    .smooth_in(&[0])];
 
 fn slice_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let mut shape = g.shape(node.input(0)?)?.clone();

@@ -3,18 +3,21 @@
 use super::concat::axis;
 use super::operator::Operator;
 use crate::content::Content;
-use crate::graph::emit::int;
 use crate::error::Refusal;
 use crate::folding::take;
-use crate::inference::{axis_of, sizes};
+use crate::graph::emit::int;
 use crate::graph::{Graph, Inferred, Node, Val};
+use crate::inference::{axis_of, sizes};
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("Split").shapes(split_shapes).contents(split_content).tangents(split_tangent).transpose(split_cotangent).smooth(),
-];
+pub const OPERATORS: &[Operator] = &[Operator::new("Split")
+    .shapes(split_shapes)
+    .contents(split_content)
+    .tangents(split_tangent)
+    .transpose(split_cotangent)
+    .smooth()];
 
 fn split_shapes(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferred>> {
     let x = node.input(0)?;

@@ -28,20 +28,26 @@ fn an_operator_is_one_file_and_one_line() {
     assert_eq!(FILES.len(), FAMILIES.len());
 }
 
-/// The names of all operators with a rule or a list of their own would be a second place to add one to.
+/// A list of operators elsewhere would be a second place to add one to.
 #[test]
 fn no_other_file_lists_operators() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for entry in std::fs::read_dir(folder).expect("the sources").flatten() {
-        let path = entry.path();
-        let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-        let named = |line: &str| {
-            let word = line.trim().trim_end_matches(',').trim_matches('"');
-            line.trim().starts_with('"') && find("", word).is_some()
-        };
-        let listed = code.lines().filter(|line| named(line)).count();
-        assert!(listed < 3, "{} lists operators by their names", path.display());
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut open = vec![source.clone()];
+    while let Some(folder) = open.pop() {
+        for path in std::fs::read_dir(&folder).expect("the sources").flatten().map(|entry| entry.path()) {
+            if path.is_dir() && !["operators", "testing"].iter().any(|name| path == source.join(name)) {
+                open.push(path);
+                continue;
+            }
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let named = |line: &str| {
+                let word = line.trim().trim_end_matches(',').trim_matches('"');
+                line.trim().starts_with('"') && find("", word).is_some()
+            };
+            let listed = code.lines().filter(|line| named(line)).count();
+            assert!(listed < 3, "{} lists operators by their names", path.display());
+        }
     }
 }
 

@@ -4,14 +4,17 @@ use super::operator::{Operator, TangentResult};
 use crate::content::{Content, count};
 use crate::error::Refusal;
 use crate::folding::{lengths, take};
-use crate::inference::sizes;
 use crate::graph::{Graph, Node, Shape};
+use crate::inference::sizes;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("Tile").shape(tile_shape).content(tile_content).tangent(tile_tangent).transpose(tile_cotangent).smooth_in(&[0]),
-];
+pub const OPERATORS: &[Operator] = &[Operator::new("Tile")
+    .shape(tile_shape)
+    .content(tile_content)
+    .tangent(tile_tangent)
+    .transpose(tile_cotangent)
+    .smooth_in(&[0])];
 
 fn tile_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content> {
     let repeats = lengths(inputs.get(1)?)?;

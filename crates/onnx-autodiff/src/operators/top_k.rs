@@ -4,10 +4,10 @@ use super::gather::for_each_direction;
 use super::operator::{Operator, integers};
 use crate::content::Item;
 use crate::elem::ElemType;
-use crate::graph::emit::int;
 use crate::error::Refusal;
-use crate::inference::{axis_of, reduced};
+use crate::graph::emit::int;
 use crate::graph::{Graph, Inferred, Node, Shape};
+use crate::inference::{axis_of, reduced};
 use crate::step::{Step, Tangent};
 
 pub const OPERATORS: &[Operator] = &[

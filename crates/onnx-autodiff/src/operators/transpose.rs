@@ -3,14 +3,17 @@
 use super::operator::{Operator, TangentResult};
 use crate::content::{Content, count};
 use crate::error::Refusal;
-use crate::inference::axis_of;
 use crate::graph::{Graph, Node, Shape};
+use crate::inference::axis_of;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("Transpose").shape(transpose_shape).content(transpose_content).tangent(transpose_tangent).transpose(transpose_cotangent).smooth(),
-];
+pub const OPERATORS: &[Operator] = &[Operator::new("Transpose")
+    .shape(transpose_shape)
+    .content(transpose_content)
+    .tangent(transpose_tangent)
+    .transpose(transpose_cotangent)
+    .smooth()];
 
 fn transpose_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let shape = g.shape(node.input(0)?)?;

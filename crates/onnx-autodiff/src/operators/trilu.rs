@@ -5,9 +5,8 @@ use crate::error::Refusal;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
-pub const OPERATORS: &[Operator] = &[
-    Operator::new("Trilu").same_shape().tangent(trilu_tangent).transpose(trilu_cotangent).smooth(),
-];
+pub const OPERATORS: &[Operator] =
+    &[Operator::new("Trilu").same_shape().tangent(trilu_tangent).transpose(trilu_cotangent).smooth()];
 
 fn trilu_tangent(s: &mut Step) -> TangentResult {
     let d = s.dx()?;

@@ -2,12 +2,12 @@
 
 use super::operator::Operator;
 use crate::elem::ElemType;
+use crate::error::Refusal;
+use crate::graph::emit::int;
 use crate::graph::{Graph, Inferred, Node};
+use crate::inference;
 use crate::inference::axis_of;
 use crate::size::Size;
-use crate::graph::emit::int;
-use crate::error::Refusal;
-use crate::inference;
 use crate::step::{Step, Tangent};
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Unique").kinked().shapes(unique_shapes).tangents(unique)];
