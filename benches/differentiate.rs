@@ -20,8 +20,16 @@ const ROUNDS: usize = 15;
 const NETWORKS: usize = 3;
 
 fn main() -> Result<()> {
-    let named: Vec<PathBuf> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).map(PathBuf::from).collect();
-    let files = if named.is_empty() { of_the_tests()? } else { named };
+    let named: Vec<PathBuf> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with("--"))
+        .map(PathBuf::from)
+        .collect();
+    let files = if named.is_empty() {
+        of_the_tests()?
+    } else {
+        named
+    };
     if std::env::args().any(|a| a == "--passes") {
         return passes(&files);
     }
@@ -60,9 +68,15 @@ fn passes(files: &[PathBuf]) -> Result<()> {
 /// Prints what a pass buys on one network; false where the network's graph is the same without it.
 fn pass_row(file: &Path, pass: Pass, mode: Mode, k: usize) -> Result<bool> {
     let model = graph::Model::load(file)?;
-    let output = model.outputs().first().map(|o| o.name.clone()).ok_or_else(|| anyhow!("no output"))?;
+    let output = model
+        .outputs()
+        .first()
+        .map(|o| o.name.clone())
+        .ok_or_else(|| anyhow!("no output"))?;
     let with = |passes: Passes| graph::differentiate_with(&model, mode, None, None, passes);
-    let (Ok(on), Ok(off)) = (with(Passes::all()), with(Passes::all().without(pass))) else { return Ok(false) };
+    let (Ok(on), Ok(off)) = (with(Passes::all()), with(Passes::all().without(pass))) else {
+        return Ok(false);
+    };
     if on.to_bytes()? == off.to_bytes()? {
         return Ok(false);
     }
@@ -76,12 +90,20 @@ fn pass_row(file: &Path, pass: Pass, mode: Mode, k: usize) -> Result<bool> {
     cases.push(Case::new(file, &off, k, wanted)?);
     measure(&mut cases)?;
     let [unit, on, off] = [0, 1, 2].map(|i: usize| cases[i].median());
-    println!("| {} | {} | {:.2} | {:.2} |", pass.name(), stem(file), on / unit, off / unit);
+    println!(
+        "| {} | {} | {:.2} | {:.2} |",
+        pass.name(),
+        stem(file),
+        on / unit,
+        off / unit
+    );
     Ok(true)
 }
 
 fn stem(file: &Path) -> String {
-    file.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
+    file.file_stem()
+        .map(|s| s.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 /// Times all cases in turn; the first round warms up.
@@ -99,7 +121,10 @@ fn measure(cases: &mut [Case]) -> Result<()> {
 
 fn of_the_tests() -> Result<Vec<PathBuf>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/graph");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?.flatten().map(|e| e.path()).collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?
+        .flatten()
+        .map(|e| e.path())
+        .collect();
     files.retain(|f| f.extension().is_some_and(|e| e == "onnx"));
     files.sort();
     Ok(files)
@@ -117,12 +142,25 @@ impl Case {
     fn new(file: &Path, model: &graph::Model, k: usize, wanted: String) -> Result<Case> {
         let name = file.display().to_string();
         let session = Runtime::get(None)?.open(&name, &model.to_bytes()?, Provider::Cpu, 1)?;
-        let feeds = model.inputs().iter().map(|p| (p.name.clone(), values(p, k))).collect();
-        Ok(Case { session, feeds, wanted, times: Vec::new() })
+        let feeds = model
+            .inputs()
+            .iter()
+            .map(|p| (p.name.clone(), values(p, k)))
+            .collect();
+        Ok(Case {
+            session,
+            feeds,
+            wanted,
+            times: Vec::new(),
+        })
     }
 
     fn run(&mut self) -> Result<()> {
-        let feeds = self.feeds.iter().map(|(n, v)| (n.as_str(), v.view())).collect();
+        let feeds = self
+            .feeds
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.view()))
+            .collect();
         let began = Instant::now();
         self.session.run(feeds, &[&self.wanted])?;
         self.times.push(began.elapsed().as_secs_f64());
@@ -149,23 +187,46 @@ fn values(port: &graph::Port, k: usize) -> ArrayD<f64> {
         true => ndarray::Array1::zeros(count),
         false => Key { seed: 0 }.normal(Purpose::Check, 0, 0, count),
     };
-    draws.into_shape_with_order(IxDyn(&shape)).expect("as many draws as numbers")
+    draws
+        .into_shape_with_order(IxDyn(&shape))
+        .expect("as many draws as numbers")
 }
 
 fn row(file: &Path) -> Result<()> {
     let model = graph::Model::load(file)?;
-    let output = model.outputs().first().map(|o| o.name.clone()).ok_or_else(|| anyhow!("no output"))?;
+    let output = model
+        .outputs()
+        .first()
+        .map(|o| o.name.clone())
+        .ok_or_else(|| anyhow!("no output"))?;
     let forward = graph::differentiate(&model, Mode::Jvp, None, None).context("jvp")?;
     let reverse = graph::differentiate(&model, Mode::Vjp, None, None).context("vjp")?;
-    let input = reverse.outputs().iter().map(|o| o.name.clone()).find(|n| n.ends_with("_cotangent"));
+    let input = reverse
+        .outputs()
+        .iter()
+        .map(|o| o.name.clone())
+        .find(|n| n.ends_with("_cotangent"));
     let mut cases = vec![Case::new(file, &model, 1, output.clone())?];
     for k in [1, 8, 16] {
         cases.push(Case::new(file, &forward, k, format!("{output}_tangent"))?);
     }
-    cases.push(Case::new(file, &reverse, 1, input.ok_or_else(|| anyhow!("no cotangent"))?)?);
+    cases.push(Case::new(
+        file,
+        &reverse,
+        1,
+        input.ok_or_else(|| anyhow!("no cotangent"))?,
+    )?);
     measure(&mut cases)?;
     let unit = cases[0].median();
-    let ratios: Vec<String> = cases[1..].iter().map(|c| format!("{:.1}", c.median() / unit)).collect();
-    println!("| {} | {:.2} | {} |", stem(file), unit * 1e3, ratios.join(" | "));
+    let ratios: Vec<String> = cases[1..]
+        .iter()
+        .map(|c| format!("{:.1}", c.median() / unit))
+        .collect();
+    println!(
+        "| {} | {:.2} | {} |",
+        stem(file),
+        unit * 1e3,
+        ratios.join(" | ")
+    );
     Ok(())
 }

@@ -16,8 +16,14 @@ use flowgauge::metric::{Metric, measure};
 use flowgauge::num::key::{Key, Purpose};
 
 fn main() -> Result<()> {
-    let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
-    let (n, d) = (sizes.first().copied().unwrap_or(50_000), sizes.get(1).copied().unwrap_or(2048));
+    let sizes: Vec<usize> = std::env::args()
+        .skip(1)
+        .filter_map(|a| a.parse().ok())
+        .collect();
+    let (n, d) = (
+        sizes.first().copied().unwrap_or(50_000),
+        sizes.get(1).copied().unwrap_or(2048),
+    );
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     std::fs::create_dir_all(folder)?;
     let files = [0, 1].map(|side| features(folder, side, n, d));
@@ -26,7 +32,9 @@ fn main() -> Result<()> {
     let before = most_memory();
 
     let began = Instant::now();
-    let open = |path: &PathBuf| Stored::open(path)?.ok_or_else(|| anyhow!("{}: too small", path.display()));
+    let open = |path: &PathBuf| {
+        Stored::open(path)?.ok_or_else(|| anyhow!("{}: too small", path.display()))
+    };
     let (x, y) = (open(&a)?, open(&b)?);
     let metric = Metric::from_name("frechet").context("listed")?;
     let sides = [Sample::new(&x), Sample::new(&y)].map(|s| s.map_err(|e| anyhow!(e)));
@@ -36,13 +44,20 @@ fn main() -> Result<()> {
     let got = measure(&metric, &x, &y, Key { seed: 0 }).map_err(|e| anyhow!(e))?;
     let seconds = began.elapsed().as_secs_f64();
 
-    println!("{n} x {d} features of float32, two sets, {} threads", rayon::current_num_threads());
+    println!(
+        "{n} x {d} features of float32, two sets, {} threads",
+        rayon::current_num_threads()
+    );
     println!("frechet {} ± {}", got.value, got.stderr.unwrap_or(f64::NAN));
     println!(
         "{seconds:.1} s, of which {read:.1} s for the first reading; at most {} MB of memory ({before} before)",
         most_memory()
     );
-    println!("the same with numpy and scipy: python scripts/frechet_numpy.py {} {}", a.display(), b.display());
+    println!(
+        "the same with numpy and scipy: python scripts/frechet_numpy.py {} {}",
+        a.display(),
+        b.display()
+    );
     Ok(())
 }
 
@@ -77,7 +92,12 @@ fn features(folder: &Path, side: u64, n: usize, d: usize) -> Result<PathBuf> {
 /// The most resident memory so far in megabytes, where the system tells it.
 fn most_memory() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes =
-        status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok());
+    let kilobytes = status.lines().find_map(|l| {
+        l.strip_prefix("VmHWM:")?
+            .split_whitespace()
+            .next()?
+            .parse::<u64>()
+            .ok()
+    });
     kilobytes.map_or("unknown".to_owned(), |k| (k / 1000).to_string())
 }

@@ -18,18 +18,38 @@ struct Component<'a> {
 }
 
 /// All components of every summary; `dims` gives the numbers in one sample of a model.
-pub fn lines(summaries: &[Summary], refined: &[Refined], dims: &BTreeMap<String, usize>) -> Vec<Budget> {
+pub fn lines(
+    summaries: &[Summary],
+    refined: &[Refined],
+    dims: &BTreeMap<String, usize>,
+) -> Vec<Budget> {
     type Key<'a> = (&'a str, &'a str, &'a str, &'a str);
     let mut again: BTreeMap<Key, Vec<&Refined>> = BTreeMap::new();
     for row in refined {
-        again.entry((&row.model, &row.dataset, &row.estimator, &row.solver)).or_default().push(row);
+        again
+            .entry((&row.model, &row.dataset, &row.estimator, &row.solver))
+            .or_default()
+            .push(row);
     }
     let of = |row: &Summary| {
-        let key = (row.model.as_str(), row.dataset.as_str(), row.estimator.as_str(), row.solver.as_str());
+        let key = (
+            row.model.as_str(),
+            row.dataset.as_str(),
+            row.estimator.as_str(),
+            row.solver.as_str(),
+        );
         let nothing = Vec::new();
-        one(row, again.get(&key).unwrap_or(&nothing), dims.get(&row.model).copied().unwrap_or(0))
+        one(
+            row,
+            again.get(&key).unwrap_or(&nothing),
+            dims.get(&row.model).copied().unwrap_or(0),
+        )
     };
-    summaries.iter().filter(|row| row.n > 0).flat_map(of).collect()
+    summaries
+        .iter()
+        .filter(|row| row.n > 0)
+        .flat_map(of)
+        .collect()
 }
 
 /// What is known of the solver's part of a mean.
@@ -55,8 +75,13 @@ impl SolverBias {
             return None;
         }
         Some(match (row.solver_bias, row.nats) {
-            (Some(nats), Some(mean)) if nats.abs() <= ROUNDING * mean.abs() => SolverBias::Negligible,
-            (Some(nats), Some(_)) => SolverBias::Measured { nats, bits_per_dim: row.solver_bias_bits_per_dim },
+            (Some(nats), Some(mean)) if nats.abs() <= ROUNDING * mean.abs() => {
+                SolverBias::Negligible
+            }
+            (Some(nats), Some(_)) => SolverBias::Measured {
+                nats,
+                bits_per_dim: row.solver_bias_bits_per_dim,
+            },
             _ => SolverBias::NotMeasured,
         })
     }
@@ -69,32 +94,68 @@ pub fn into_summaries(summaries: &mut [Summary], lines: &[Budget]) {
             (&row.model, &row.dataset, &row.estimator, &row.solver)
                 == (&line.model, &line.dataset, &line.estimator, &line.solver)
         };
-        let Some(row) = summaries.iter_mut().find(same) else { continue };
-        let bits = line.bias_bits_per_dim.zip(line.bias_nats).map(|(bits, nats)| (bits / nats).abs());
+        let Some(row) = summaries.iter_mut().find(same) else {
+            continue;
+        };
+        let bits = line
+            .bias_bits_per_dim
+            .zip(line.bias_nats)
+            .map(|(bits, nats)| (bits / nats).abs());
         row.solver_bias = line.bias_nats;
         row.solver_bias_stderr = line.bias_stderr;
         row.solver_bias_bits_per_dim = line.bias_bits_per_dim;
-        row.solver_bias_bits_per_dim_stderr = line.bias_stderr.zip(bits.filter(|b| b.is_finite())).map(|(e, b)| e * b);
+        row.solver_bias_bits_per_dim_stderr = line
+            .bias_stderr
+            .zip(bits.filter(|b| b.is_finite()))
+            .map(|(e, b)| e * b);
         row.solver_bias_n = Some(line.n);
     }
 }
 
 /// The budget of one summary, the total last.
 fn one(row: &Summary, refined: &[&Refined], dim: usize) -> Vec<Budget> {
-    let parts = [data(row), probe(row), solver(row, refined), dequantization(row), numeric(row, refined)];
+    let parts = [
+        data(row),
+        probe(row),
+        solver(row, refined),
+        dequantization(row),
+        numeric(row, refined),
+    ];
     let mut lines: Vec<Budget> = parts.into_iter().flatten().collect();
     let square = |line: &Budget| line.mean_nats.map_or(0.0, |m| m * m);
     let sum: f64 = lines.iter().map(square).sum();
-    let per_sample: f64 =
-        lines.iter().filter(|l| l.component != "data").filter_map(|l| l.sample_nats).map(|s| s * s).sum();
-    let left_out: Vec<&str> = lines.iter().filter(|l| l.mean_nats.is_none()).map(|l| l.component.as_str()).collect();
-    let without = if left_out.is_empty() { String::new() } else { format!(", without {}", left_out.join(" and ")) };
+    let per_sample: f64 = lines
+        .iter()
+        .filter(|l| l.component != "data")
+        .filter_map(|l| l.sample_nats)
+        .map(|s| s * s)
+        .sum();
+    let left_out: Vec<&str> = lines
+        .iter()
+        .filter(|l| l.mean_nats.is_none())
+        .map(|l| l.component.as_str())
+        .collect();
+    let without = if left_out.is_empty() {
+        String::new()
+    } else {
+        format!(", without {}", left_out.join(" and "))
+    };
     let measured = format!("root of the sum of squares{without}; per sample without data");
-    let mut total = line(row, Component { name: "total", knob: "", measured }, row.n);
+    let mut total = line(
+        row,
+        Component {
+            name: "total",
+            knob: "",
+            measured,
+        },
+        row.n,
+    );
     total.mean_nats = row.nats_stderr.map(|_| sum.sqrt());
     total.sample_nats = Some(per_sample.sqrt());
     lines.push(total);
-    let bits = row.bits_per_dim.map(|_| 1.0 / (dim.max(1) as f64 * std::f64::consts::LN_2));
+    let bits = row
+        .bits_per_dim
+        .map(|_| 1.0 / (dim.max(1) as f64 * std::f64::consts::LN_2));
     for line in &mut lines {
         line.share = line.mean_nats.filter(|_| sum > 0.0).map(|m| m * m / sum);
         line.sample_bits_per_dim = line.sample_nats.zip(bits).map(|(v, b)| v * b);
@@ -129,7 +190,8 @@ fn line(row: &Summary, component: Component, n: usize) -> Budget {
 
 /// Whether an estimator's values are drawn.
 fn is_random(row: &Summary) -> bool {
-    !(matches!(row.kind.as_str(), "ode-exact" | "closed-form" | "learned") || row.kind.starts_with("few-step"))
+    !(matches!(row.kind.as_str(), "ode-exact" | "closed-form" | "learned")
+        || row.kind.starts_with("few-step"))
 }
 
 fn probe(row: &Summary) -> Option<Budget> {
@@ -138,7 +200,11 @@ fn probe(row: &Summary) -> Option<Budget> {
         (true, None) => "unknown: one probe or replicate shows no spread; it is inside `data`",
         (true, Some(_)) => "root mean square of the standard errors over probes or replicates",
     };
-    let component = Component { name: "probe", knob: "more probes, replicates or products", measured: measured.into() };
+    let component = Component {
+        name: "probe",
+        knob: "more probes, replicates or products",
+        measured: measured.into(),
+    };
     let mut line = line(row, component, row.n);
     line.sample_nats = row.probe_stderr;
     line.mean_nats = row.probe_stderr.map(|s| s / (row.n as f64).sqrt());
@@ -150,15 +216,26 @@ fn dequantization(row: &Summary) -> Option<Budget> {
     if !matches!(row.bound.as_str(), "elbo" | "iw-elbo") {
         return None;
     }
-    let own = |spread: f64| (spread * spread - row.probe_stderr.map_or(0.0, |p| p * p)).max(0.0).sqrt();
+    let own = |spread: f64| {
+        (spread * spread - row.probe_stderr.map_or(0.0, |p| p * p))
+            .max(0.0)
+            .sqrt()
+    };
     let measured = match row.dequantization_stderr {
         None => "unknown: one draw shows no spread; it is inside `data`".to_owned(),
         Some(_) if is_random(row) && row.probe_stderr.is_none() => {
             format!("spread over {} draws, with the probe's in it", row.draws)
         }
-        Some(_) => format!("spread over {} draws of uniform noise, the probes' taken out", row.draws),
+        Some(_) => format!(
+            "spread over {} draws of uniform noise, the probes' taken out",
+            row.draws
+        ),
     };
-    let component = Component { name: "dequantization", knob: "more draws: `dequantization`", measured };
+    let component = Component {
+        name: "dequantization",
+        knob: "more draws: `dequantization`",
+        measured,
+    };
     let mut line = line(row, component, row.n);
     line.sample_nats = row.dequantization_stderr.map(own);
     line.mean_nats = line.sample_nats.map(|s| s / (row.n as f64).sqrt());
@@ -168,13 +245,21 @@ fn dequantization(row: &Summary) -> Option<Budget> {
 /// The finite test set: the standard error over samples, without the noise of probes and draws that is in it.
 fn data(row: &Summary) -> Option<Budget> {
     let n = row.n as f64;
-    let noise: f64 =
-        [probe(row), dequantization(row)].iter().flatten().filter_map(|l| l.mean_nats).map(|m| m * m).sum();
+    let noise: f64 = [probe(row), dequantization(row)]
+        .iter()
+        .flatten()
+        .filter_map(|l| l.mean_nats)
+        .map(|m| m * m)
+        .sum();
     let measured = match row.nats_stderr {
         None => "unknown: one sample",
         Some(_) => "standard error over samples, the measured noise of probes and draws taken out",
     };
-    let component = Component { name: "data", knob: "more samples", measured: measured.into() };
+    let component = Component {
+        name: "data",
+        knob: "more samples",
+        measured: measured.into(),
+    };
     let mut line = line(row, component, row.n);
     line.mean_nats = row.nats_stderr.map(|s| (s * s - noise).max(0.0).sqrt());
     line.sample_nats = line.mean_nats.map(|m| m * n.sqrt());
@@ -183,23 +268,38 @@ fn data(row: &Summary) -> Option<Budget> {
 
 /// From the same samples with finer steps, and with coarser ones for the order that is seen.
 fn solver(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
-    let pairs: Vec<(f64, f64, Option<f64>)> =
-        refined.iter().filter_map(|r| Some((r.log_likelihood?, r.finer?, r.coarser))).collect();
+    let pairs: Vec<(f64, f64, Option<f64>)> = refined
+        .iter()
+        .filter_map(|r| Some((r.log_likelihood?, r.finer?, r.coarser)))
+        .collect();
     let first = refined.first().filter(|_| !pairs.is_empty())?;
     // What is left of the difference's error at twice the steps is 2⁻ᵖ of the whole.
-    let whole = first.order.map_or(1.0, |p| 1.0 / (1.0 - 0.5f64.powi(p as i32)));
-    let errors: Vec<f64> = pairs.iter().map(|(base, finer, _)| (base - finer) * whole).collect();
+    let whole = first
+        .order
+        .map_or(1.0, |p| 1.0 / (1.0 - 0.5f64.powi(p as i32)));
+    let errors: Vec<f64> = pairs
+        .iter()
+        .map(|(base, finer, _)| (base - finer) * whole)
+        .collect();
     let mean = stats::mean(&errors)?;
-    let steps: Vec<(f64, f64)> = pairs.iter().filter_map(|(b, f, c)| Some((c.as_ref()? - b, b - f))).collect();
+    let steps: Vec<(f64, f64)> = pairs
+        .iter()
+        .filter_map(|(b, f, c)| Some((c.as_ref()? - b, b - f)))
+        .collect();
     let ratio = |p: &[(f64, f64)]| {
-        let rms = |pick: fn(&(f64, f64)) -> f64| stats::rms(&p.iter().map(pick).collect::<Vec<_>>());
+        let rms =
+            |pick: fn(&(f64, f64)) -> f64| stats::rms(&p.iter().map(pick).collect::<Vec<_>>());
         Some((rms(|d| d.0)? / rms(|d| d.1)?).log2()).filter(|o| o.is_finite())
     };
     let measured = match first.order {
         Some(p) => format!("difference to twice the steps, extrapolated at order {p}"),
         None => "difference to tolerances ten times tighter".to_owned(),
     };
-    let component = Component { name: "solver", knob: "more steps or a tighter tolerance", measured };
+    let component = Component {
+        name: "solver",
+        knob: "more steps or a tighter tolerance",
+        measured,
+    };
     let mut line = line(row, component, errors.len());
     line.observed_order = ratio(&steps);
     line.sample_nats = stats::rms(&errors);
@@ -211,10 +311,19 @@ fn solver(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
 
 /// The difference to the same networks in float64 on the same samples.
 fn numeric(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
-    let errors: Vec<f64> = refined.iter().filter_map(|r| Some(r.log_likelihood? - r.float64?)).collect();
-    let Some(mean) = stats::mean(&errors) else { return numeric_by_moves(row, refined) };
+    let errors: Vec<f64> = refined
+        .iter()
+        .filter_map(|r| Some(r.log_likelihood? - r.float64?))
+        .collect();
+    let Some(mean) = stats::mean(&errors) else {
+        return numeric_by_moves(row, refined);
+    };
     let measured = "difference to the same networks in float64".to_owned();
-    let component = Component { name: "numeric", knob: "networks in float64: `precision`", measured };
+    let component = Component {
+        name: "numeric",
+        knob: "networks in float64: `precision`",
+        measured,
+    };
     let mut line = line(row, component, errors.len());
     line.sample_nats = stats::rms(&errors);
     line.mean_nats = Some(mean.value.abs());
@@ -228,13 +337,18 @@ fn numeric(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
 /// Rounding that the move does not change is not seen: on the mixture of `models/` this gives 2.7e-7 nats per sample
 /// where the distance from a float64 solution on the same steps is 7.3e-7.
 fn numeric_by_moves(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
-    let second: Vec<f64> =
-        refined.iter().filter_map(|r| Some(r.ahead? + r.behind? - 2.0 * r.log_likelihood?)).collect();
+    let second: Vec<f64> = refined
+        .iter()
+        .filter_map(|r| Some(r.ahead? + r.behind? - 2.0 * r.log_likelihood?))
+        .collect();
     // Three roundings, of weights 1, 1 and −2.
     let own = stats::rms(&second)? / 6f64.sqrt();
-    let measured =
-        "second difference under moves of one rounding of float32, over √6: the random part alone, its order of size";
-    let component = Component { name: "numeric", knob: "a network in float64", measured: measured.into() };
+    let measured = "second difference under moves of one rounding of float32, over √6: the random part alone, its order of size";
+    let component = Component {
+        name: "numeric",
+        knob: "a network in float64",
+        measured: measured.into(),
+    };
     let mut line = line(row, component, second.len());
     line.sample_nats = Some(own);
     line.mean_nats = Some(own / (row.n as f64).sqrt());
@@ -273,7 +387,13 @@ mod tests {
         }
     }
 
-    fn refined(i: usize, base: f64, finer: f64, coarser: Option<f64>, order: Option<u32>) -> Refined {
+    fn refined(
+        i: usize,
+        base: f64,
+        finer: f64,
+        coarser: Option<f64>,
+        order: Option<u32>,
+    ) -> Refined {
         Refined {
             model: "m".into(),
             dataset: "d".into(),
@@ -292,7 +412,10 @@ mod tests {
 
     fn budget(row: &Summary, again: &[Refined]) -> BTreeMap<String, Budget> {
         let dims = BTreeMap::from([("m".to_owned(), 4)]);
-        lines(std::slice::from_ref(row), again, &dims).into_iter().map(|l| (l.component.clone(), l)).collect()
+        lines(std::slice::from_ref(row), again, &dims)
+            .into_iter()
+            .map(|l| (l.component.clone(), l))
+            .collect()
     }
 
     #[test]
@@ -301,10 +424,19 @@ mod tests {
         let budget = budget(&row, &[]);
         let mean = |name: &str| budget[name].mean_nats.expect(name);
         assert!((mean("probe") - 0.3).abs() < 1e-14);
-        assert!((mean("dequantization") - 0.4).abs() < 1e-14, "5² − 3² = 4², over √100");
-        assert!(mean("data").abs() < 1e-7, "nothing is left of 0.5² − 0.3² − 0.4²");
+        assert!(
+            (mean("dequantization") - 0.4).abs() < 1e-14,
+            "5² − 3² = 4², over √100"
+        );
+        assert!(
+            mean("data").abs() < 1e-7,
+            "nothing is left of 0.5² − 0.3² − 0.4²"
+        );
         assert!((mean("total") - 0.5).abs() < 1e-12);
-        let shares: f64 = ["probe", "dequantization", "data"].iter().filter_map(|n| budget[*n].share).sum();
+        let shares: f64 = ["probe", "dequantization", "data"]
+            .iter()
+            .filter_map(|n| budget[*n].share)
+            .sum();
         assert!((shares - 1.0).abs() < 1e-12);
         let bits = mean("probe") / (4.0 * std::f64::consts::LN_2);
         assert!((budget["probe"].mean_bits_per_dim.expect("levels") - bits).abs() < 1e-15);
@@ -321,8 +453,15 @@ mod tests {
         }
         assert!(!unknown.contains_key("solver") && !unknown.contains_key("numeric"));
         let exact = budget(&summary("ode-exact", 10, 0.5, None, None), &[]);
-        assert!(!exact.contains_key("probe"), "a deterministic estimator has no probes");
-        let alone = Summary { n: 1, nats_stderr: None, ..summary("ode-exact", 1, 0.5, None, None) };
+        assert!(
+            !exact.contains_key("probe"),
+            "a deterministic estimator has no probes"
+        );
+        let alone = Summary {
+            n: 1,
+            nats_stderr: None,
+            ..summary("ode-exact", 1, 0.5, None, None)
+        };
         assert_eq!(budget(&alone, &[])["total"].mean_nats, None);
     }
 
@@ -332,55 +471,116 @@ mod tests {
         let row = summary("ode-exact", 4, 0.5, None, None);
         for p in [1u32, 2, 4] {
             let error = |i: usize, h: f64| (1.0 + i as f64) * 1e-3 * h.powi(p as i32);
-            let again: Vec<Refined> =
-                (0..4).map(|i| refined(i, error(i, 1.0), error(i, 0.5), Some(error(i, 2.0)), Some(p))).collect();
+            let again: Vec<Refined> = (0..4)
+                .map(|i| {
+                    refined(
+                        i,
+                        error(i, 1.0),
+                        error(i, 0.5),
+                        Some(error(i, 2.0)),
+                        Some(p),
+                    )
+                })
+                .collect();
             let line = &budget(&row, &again)["solver"];
-            assert!((line.bias_nats.expect("measured") - 2.5e-3).abs() < 1e-15, "order {p}");
-            assert!((line.sample_nats.expect("measured") - 1e-3 * 7.5f64.sqrt()).abs() < 1e-15, "order {p}");
+            assert!(
+                (line.bias_nats.expect("measured") - 2.5e-3).abs() < 1e-15,
+                "order {p}"
+            );
+            assert!(
+                (line.sample_nats.expect("measured") - 1e-3 * 7.5f64.sqrt()).abs() < 1e-15,
+                "order {p}"
+            );
             assert!((line.observed_order.expect("measured") - f64::from(p)).abs() < 1e-9);
-            assert!(line.bias_bits_per_dim.expect("levels") < 0.0, "too many nats are too few bits");
+            assert!(
+                line.bias_bits_per_dim.expect("levels") < 0.0,
+                "too many nats are too few bits"
+            );
         }
     }
 
     /// Fixed steps on an analytic mixture: what doubling says is the distance from the closed form.
     #[test]
     fn step_doubling_finds_the_true_error_of_an_analytic_model() {
-        let curve = Path::Vp { beta_min: 0.1, beta_max: 20.0, t_min: 1e-2 }.curve().expect("a path");
-        let (model, prior) = (analytic::example(curve.clone(), 3), Prior { std: curve.prior_std() });
+        let curve = Path::Vp {
+            beta_min: 0.1,
+            beta_max: 20.0,
+            t_min: 1e-2,
+        }
+        .curve()
+        .expect("a path");
+        let (model, prior) = (
+            analytic::example(curve.clone(), 3),
+            Prior {
+                std: curve.prior_std(),
+            },
+        );
         let mut x = Batch::zeros((6, 3));
         for (i, mut row) in x.rows_mut().into_iter().enumerate() {
             row.assign(&(Key { seed: 17 }.normal(Purpose::Check, i as u64, 0, 3) * 0.8));
         }
         let run = |solver: &Solver, estimator: &str| -> Vec<f64> {
-            let estimators: Vec<Divergence> = serde_yaml::from_str(&format!("[{estimator}]")).expect("an estimator");
-            let task = Task { curve: &model.curve, prior, solver, estimators: &estimators, key: Key { seed: 3 } };
+            let estimators: Vec<Divergence> =
+                serde_yaml::from_str(&format!("[{estimator}]")).expect("an estimator");
+            let task = Task {
+                curve: &model.curve,
+                prior,
+                solver,
+                estimators: &estimators,
+                key: Key { seed: 3 },
+            };
             let mut sources = Sources {
                 tangents: Some(Box::new(model.clone())),
                 closed_form: Some(Box::new(model.clone())),
                 ..Default::default()
             };
             let ids: Vec<u64> = (0..6).collect();
-            let rows = evaluate(&mut model.clone(), &mut sources, &task, &ids, x.clone(), None).expect("analytic");
+            let rows = evaluate(
+                &mut model.clone(),
+                &mut sources,
+                &task,
+                &ids,
+                x.clone(),
+                None,
+            )
+            .expect("analytic");
             rows.iter().map(|r| r.log_likelihood.expect("ok")).collect()
         };
-        let fine: Solver = serde_yaml::from_str("{dopri5: {rtol: 1e-11, atol: 1e-11}}").expect("a solver");
+        let fine: Solver =
+            serde_yaml::from_str("{dopri5: {rtol: 1e-11, atol: 1e-11}}").expect("a solver");
         let truth = run(&fine, "closed-form");
-        for (name, steps) in [("euler", 1600), ("midpoint", 400), ("heun", 400), ("rk4", 100)] {
+        for (name, steps) in [
+            ("euler", 1600),
+            ("midpoint", 400),
+            ("heun", 400),
+            ("rk4", 100),
+        ] {
             let solver: Solver =
-                serde_yaml::from_str(&format!("{{{name}: {{steps: {steps}, grid: log-snr}}}}")).expect(name);
+                serde_yaml::from_str(&format!("{{{name}: {{steps: {steps}, grid: log-snr}}}}"))
+                    .expect(name);
             let base = run(&solver, "exact");
             let finer = run(&refine::finer(&solver).expect("finer"), "exact");
             let coarser = run(&refine::coarser(&solver).expect("coarser"), "exact");
-            let again: Vec<Refined> =
-                (0..6).map(|i| refined(i, base[i], finer[i], Some(coarser[i]), Some(solver.order()))).collect();
+            let again: Vec<Refined> = (0..6)
+                .map(|i| refined(i, base[i], finer[i], Some(coarser[i]), Some(solver.order())))
+                .collect();
             let line = &budget(&summary("ode-exact", 6, 0.5, None, None), &again)["solver"];
             let gaps: Vec<f64> = base.iter().zip(&truth).map(|(b, t)| b - t).collect();
-            let (mean, rms) = (stats::mean(&gaps).expect("six").value, stats::rms(&gaps).expect("six"));
-            let (found, size) = (line.bias_nats.expect("measured"), line.sample_nats.expect("measured"));
+            let (mean, rms) = (
+                stats::mean(&gaps).expect("six").value,
+                stats::rms(&gaps).expect("six"),
+            );
+            let (found, size) = (
+                line.bias_nats.expect("measured"),
+                line.sample_nats.expect("measured"),
+            );
             assert!((found - mean).abs() < 0.1 * rms, "{name}: {found} {mean}");
             assert!((size / rms - 1.0).abs() < 0.1, "{name}: {size} {rms}");
             let order = line.observed_order.expect("measured");
-            assert!((order - f64::from(solver.order())).abs() < 0.3, "{name}: {order}");
+            assert!(
+                (order - f64::from(solver.order())).abs() < 0.3,
+                "{name}: {order}"
+            );
         }
     }
 
@@ -390,12 +590,21 @@ mod tests {
         let errors = [3e-6, -1e-6, 2e-6, 4e-6];
         let measured = |(i, error): (usize, &f64)| {
             let again = refined(i, -3.0, -3.0, None, Some(2));
-            Refined { float64: Some(-3.0 - error), ahead: Some(1.0), behind: Some(1.0), ..again }
+            Refined {
+                float64: Some(-3.0 - error),
+                ahead: Some(1.0),
+                behind: Some(1.0),
+                ..again
+            }
         };
         let again: Vec<Refined> = errors.iter().enumerate().map(measured).collect();
         let line = &budget(&row, &again)["numeric"];
-        let close = |found: Option<f64>, truth: f64| found.is_some_and(|v| (v - truth).abs() < 1e-12);
-        assert!(close(line.bias_nats, 2e-6) && close(line.mean_nats, 2e-6), "{line:?}");
+        let close =
+            |found: Option<f64>, truth: f64| found.is_some_and(|v| (v - truth).abs() < 1e-12);
+        assert!(
+            close(line.bias_nats, 2e-6) && close(line.mean_nats, 2e-6),
+            "{line:?}"
+        );
         assert!(close(line.sample_nats, 7.5e-12f64.sqrt()), "{line:?}");
         assert!(line.measured.contains("float64"), "{line:?}");
     }

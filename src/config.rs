@@ -124,7 +124,11 @@ pub struct LikelihoodEntry {
     #[serde(default, skip_serializing_if = "is_default")]
     pub lattice: Lattice,
     /// Stein tests of divergence heads on these data, one entry per head.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
     #[schemars(schema_with = "either::<Stein, Vec<Stein>>")]
     pub stein: Vec<Stein>,
     /// For models of the plane: the log-density over a rectangle.
@@ -203,13 +207,20 @@ pub struct SamplesEntry {
 }
 
 /// The schema of a key that takes two forms.
-fn either<A: JsonSchema, B: JsonSchema>(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    let forms = [generator.subschema_for::<A>(), generator.subschema_for::<B>()];
+fn either<A: JsonSchema, B: JsonSchema>(
+    generator: &mut schemars::SchemaGenerator,
+) -> schemars::Schema {
+    let forms = [
+        generator.subschema_for::<A>(),
+        generator.subschema_for::<B>(),
+    ];
     schemars::json_schema!({ "anyOf": forms })
 }
 
 /// A list, or its one entry alone; by a visitor, since an untagged enum would not say which key is wrong.
-fn one_or_many<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+fn one_or_many<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
     use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
     struct Either<T>(std::marker::PhantomData<T>);
     impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Either<T> {
@@ -271,10 +282,17 @@ impl Written {
     /// # Errors
     /// A message that names the file and every fault, where nothing can be checked further.
     pub fn read(path: &Path, changes: &[String]) -> Result<Written> {
-        let named = std::iter::once(path.display().to_string()).chain(changes.iter().map(|c| format!("--set {c}")));
-        let name = if changes.is_empty() { path.display().to_string() } else { with_changes(named) };
-        let text = signature::text(path, Wanted::Config).map_err(|e| anyhow!("{}: {e}", path.display()))?;
-        let mut document = Document::parse(&text).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        let named = std::iter::once(path.display().to_string())
+            .chain(changes.iter().map(|c| format!("--set {c}")));
+        let name = if changes.is_empty() {
+            path.display().to_string()
+        } else {
+            with_changes(named)
+        };
+        let text = signature::text(path, Wanted::Config)
+            .map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        let mut document =
+            Document::parse(&text).map_err(|e| anyhow!("{}: {e}", path.display()))?;
         for change in changes {
             set(&mut document.root, change).with_context(|| format!("--set {change}"))?;
         }
@@ -282,10 +300,20 @@ impl Written {
             bail!("{}: {other}", path.display());
         }
         let (config, faults) = document.read_partly::<Config>();
-        let Some(config) = config else { bail!("{name}: {}", document.faults(faults)) };
+        let Some(config) = config else {
+            bail!("{name}: {}", document.faults(faults))
+        };
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let faults = document.located(faults);
-        let mut written = Written { config, text, changes: changes.to_vec(), folder, name, document, faults };
+        let mut written = Written {
+            config,
+            text,
+            changes: changes.to_vec(),
+            folder,
+            name,
+            document,
+            faults,
+        };
         let found = written.check();
         written.faults.extend(written.document.located(found));
         Ok(written)
@@ -296,17 +324,28 @@ impl Written {
         let beside = self.folder.join(path);
         // `file.npz:name` is no file itself, so the part before the colon decides.
         let text = beside.to_string_lossy().into_owned();
-        let file = text.rsplit_once(':').map_or(text.as_str(), |(file, _)| file);
-        if beside.exists() || Path::new(file).exists() { beside } else { path.to_owned() }
+        let file = text
+            .rsplit_once(':')
+            .map_or(text.as_str(), |(file, _)| file);
+        if beside.exists() || Path::new(file).exists() {
+            beside
+        } else {
+            path.to_owned()
+        }
     }
 
     /// Whether something at or below a key, or above it, is at fault already, so that what follows from it is no news.
     pub fn at_fault(&self, key: &str) -> bool {
         let below = |inner: &str, outer: &str| {
-            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) && !outer.is_empty()
+            inner
+                .strip_prefix(outer)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                && !outer.is_empty()
         };
         let key = &self.document.written(key);
-        self.faults.iter().any(|f| below(&f.key, key) || below(key, &f.key))
+        self.faults
+            .iter()
+            .any(|f| below(&f.key, key) || below(key, &f.key))
     }
 
     /// Refuses the config where it has faults, these among them.
@@ -320,7 +359,11 @@ impl Written {
                 all.push(fault);
             }
         }
-        if all.is_empty() { Ok(()) } else { Err(anyhow!("{}: {}", self.name, self.document.faults(all))) }
+        if all.is_empty() {
+            Ok(())
+        } else {
+            Err(anyhow!("{}: {}", self.name, self.document.faults(all)))
+        }
     }
 
     fn check(&self) -> Vec<Fault> {
@@ -342,7 +385,8 @@ impl Written {
         {
             fault(
                 String::new(),
-                "it asks for nothing; expected entries under `likelihood`, `samples` or `maps`".to_owned(),
+                "it asks for nothing; expected entries under `likelihood`, `samples` or `maps`"
+                    .to_owned(),
             );
         }
         if config.chunk == 0 {
@@ -351,14 +395,32 @@ impl Written {
         for (i, entry) in config.likelihood.iter().enumerate() {
             let at = |key: &str| format!("likelihood.{i}.{key}");
             for (key, none) in [
-                ("estimators", entry.estimators.as_ref().unwrap_or(&config.estimators).is_empty()),
-                ("solvers", entry.solvers.as_ref().unwrap_or(&config.solvers).is_empty()),
+                (
+                    "estimators",
+                    entry
+                        .estimators
+                        .as_ref()
+                        .unwrap_or(&config.estimators)
+                        .is_empty(),
+                ),
+                (
+                    "solvers",
+                    entry.solvers.as_ref().unwrap_or(&config.solvers).is_empty(),
+                ),
             ] {
                 if none && !self.at_fault(key) {
-                    fault(at(key), "none here and none for the whole run; expected at least one".to_owned());
+                    fault(
+                        at(key),
+                        "none here and none for the whole run; expected at least one".to_owned(),
+                    );
                 }
             }
-            if let Some(few) = entry.budget.as_ref().and_then(Budgeting::samples).filter(|n| *n < 2) {
+            if let Some(few) = entry
+                .budget
+                .as_ref()
+                .and_then(Budgeting::samples)
+                .filter(|n| *n < 2)
+            {
                 let message = format!("{few}, expected at least 2, so that the mean has an error");
                 fault(at("budget.samples"), message);
             }
@@ -368,24 +430,39 @@ impl Written {
             if let Some(grid) = &entry.density {
                 for (key, [low, high]) in [("density.x", grid.x), ("density.y", grid.y)] {
                     if !(low < high && (high - low).is_finite()) {
-                        fault(at(key), format!("[{low}, {high}], expected [low, high] with low < high"));
+                        fault(
+                            at(key),
+                            format!("[{low}, {high}], expected [low, high] with low < high"),
+                        );
                     }
                 }
                 if !(2..=2000).contains(&grid.points) {
-                    fault(at("density.points"), format!("{}, expected 2 to 2000", grid.points));
+                    fault(
+                        at("density.points"),
+                        format!("{}, expected 2 to 2000", grid.points),
+                    );
                 }
             }
         }
         for (i, entry) in config.maps.iter().enumerate() {
             let at = |key: &str| format!("maps.{i}.{key}");
             if entry.steps.is_empty() {
-                fault(at("steps"), "none, expected at least one number of steps".to_owned());
+                fault(
+                    at("steps"),
+                    "none, expected at least one number of steps".to_owned(),
+                );
             }
             if entry.samples < 2 {
-                fault(at("samples"), format!("{}, expected at least 2", entry.samples));
+                fault(
+                    at("samples"),
+                    format!("{}, expected at least 2", entry.samples),
+                );
             }
             if entry.draws > MOST_DRAWS {
-                fault(at("draws"), format!("{}, expected at most {MOST_DRAWS}", entry.draws));
+                fault(
+                    at("draws"),
+                    format!("{}, expected at most {MOST_DRAWS}", entry.draws),
+                );
             }
         }
         for (i, entry) in config.samples.iter().enumerate() {
@@ -400,8 +477,10 @@ impl Written {
                 fault(at("count"), "0, expected at least 1".to_owned());
             }
             if entry.count.div_ceil(config.chunk.max(1)) > MOST_TRIALS {
-                let message =
-                    format!("{} makes more than {MOST_TRIALS} trials of `chunk: {}`", entry.count, config.chunk);
+                let message = format!(
+                    "{} makes more than {MOST_TRIALS} trials of `chunk: {}`",
+                    entry.count, config.chunk
+                );
                 fault(at("count"), message);
             }
         }
@@ -428,14 +507,20 @@ fn another_file(root: &Node) -> Option<String> {
             "it is a model card, expected a config; a config names cards by `model:` of its entries".to_owned(),
         );
     }
-    has("claims")
-        .then(|| "it is a file of claims, expected a config; claims go to `flowgauge gate --claims`".to_owned())
+    has("claims").then(|| {
+        "it is a file of claims, expected a config; claims go to `flowgauge gate --claims`"
+            .to_owned()
+    })
 }
 
 /// Applies one `key.path=value`; numbers in the path are positions in a list.
 fn set(root: &mut Node, change: &str) -> Result<()> {
-    let (path, text) = change.split_once('=').ok_or_else(|| anyhow!("expected key.path=value"))?;
-    let mut value = Document::parse(text).map_err(|e| anyhow!("its value is no YAML: {e}"))?.root;
+    let (path, text) = change
+        .split_once('=')
+        .ok_or_else(|| anyhow!("expected key.path=value"))?;
+    let mut value = Document::parse(text)
+        .map_err(|e| anyhow!("its value is no YAML: {e}"))?
+        .root;
     value.placed(None);
     let mut at = root;
     for segment in path.split('.') {
@@ -448,20 +533,32 @@ fn set(root: &mut Node, change: &str) -> Result<()> {
         at = match &mut at.value {
             Value::List(items) => {
                 let length = items.len();
-                let index: usize =
-                    segment.parse().map_err(|_| anyhow!("`{segment}` stands for a position in a list"))?;
-                items.get_mut(index).ok_or_else(|| anyhow!("position {index} of a list of {length}"))?
+                let index: usize = segment
+                    .parse()
+                    .map_err(|_| anyhow!("`{segment}` stands for a position in a list"))?;
+                items
+                    .get_mut(index)
+                    .ok_or_else(|| anyhow!("position {index} of a list of {length}"))?
             }
             Value::Map(entries) => {
                 let there = entries.iter().position(|e| e.key == segment);
                 let index = there.unwrap_or_else(|| {
-                    let node = Node { value: Value::Null, place: None };
-                    entries.push(Entry { key: segment.to_owned(), place: None, node });
+                    let node = Node {
+                        value: Value::Null,
+                        place: None,
+                    };
+                    entries.push(Entry {
+                        key: segment.to_owned(),
+                        place: None,
+                        node,
+                    });
                     entries.len() - 1
                 });
                 &mut entries[index].node
             }
-            Value::Scalar(scalar) => bail!("`{segment}` lies below {}, which has no keys", scalar.text),
+            Value::Scalar(scalar) => {
+                bail!("`{segment}` lies below {}, which has no keys", scalar.text)
+            }
             Value::Null => bail!("`{segment}` lies below nothing"),
         };
     }
@@ -488,16 +585,31 @@ mod tests {
 
     #[test]
     fn changes_reach_lists_and_absent_keys() {
-        let config =
-            read(TEXT, &["likelihood.0.samples=5", "seed=9", "estimators.1.hutchinson.probes=3"]).expect("right");
+        let config = read(
+            TEXT,
+            &[
+                "likelihood.0.samples=5",
+                "seed=9",
+                "estimators.1.hutchinson.probes=3",
+            ],
+        )
+        .expect("right");
         assert_eq!((config.likelihood[0].samples, config.seed), (Some(5), 9));
         assert_eq!(config.estimators[1].label(), "hutchinson(probes=3)");
     }
 
     #[test]
     fn what_is_wrong_is_named() {
-        let refused = |text: &str, changes: &[&str]| format!("{:#}", read(text, changes).expect_err("refused"));
-        assert!(refused(&TEXT.replace("chunk", "x").replace("solvers", "solver"), &[]).contains("solver"));
+        let refused = |text: &str, changes: &[&str]| {
+            format!("{:#}", read(text, changes).expect_err("refused"))
+        };
+        assert!(
+            refused(
+                &TEXT.replace("chunk", "x").replace("solvers", "solver"),
+                &[]
+            )
+            .contains("solver")
+        );
         assert!(refused(&TEXT.replace("name: a", "name: ../a"), &[]).contains("name"));
         assert!(refused(&TEXT.replace("probes", "probs"), &[]).contains("probs"));
         assert!(refused(TEXT, &["likelihood.3.samples=5"]).contains("position 3"));

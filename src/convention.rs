@@ -70,7 +70,12 @@ pub const ALL: &[Convention] = &[
         formula: "log p",
         source: "the natural logarithm of the model's density",
         protocol: "",
-        linear: |_| Ok(Linear { scale: 1.0, offset: 0.0 }),
+        linear: |_| {
+            Ok(Linear {
+                scale: 1.0,
+                offset: 0.0,
+            })
+        },
     },
     Convention {
         name: "nats-per-dim",
@@ -78,7 +83,12 @@ pub const ALL: &[Convention] = &[
         formula: "(−log p) / D",
         source: "the negative log-density per number",
         protocol: "",
-        linear: |s| Ok(Linear { scale: -1.0 / s.dim as f64, offset: 0.0 }),
+        linear: |s| {
+            Ok(Linear {
+                scale: -1.0 / s.dim as f64,
+                offset: 0.0,
+            })
+        },
     },
     Convention {
         name: "bits-per-dim",
@@ -88,7 +98,10 @@ pub const ALL: &[Convention] = &[
         protocol: "",
         linear: |s| {
             let (Some([low, high]), Some(levels)) = (s.range, s.levels) else {
-                return Err("the card names no `data: {range, levels}`: the data are not quantized".to_owned());
+                return Err(
+                    "the card names no `data: {range, levels}`: the data are not quantized"
+                        .to_owned(),
+                );
             };
             Ok(bits(s, (f64::from(levels) / (high - low)).log2()))
         },
@@ -105,7 +118,10 @@ pub const ALL: &[Convention] = &[
             match s.range {
                 Some([-1.0, 1.0]) => Ok(bits(s, 7.0)),
                 Some([0.0, 1.0]) => Ok(bits(s, 8.0)),
-                range => Err(format!("its scalers know data in [-1, 1] and [0, 1], not {}", shown(range))),
+                range => Err(format!(
+                    "its scalers know data in [-1, 1] and [0, 1], not {}",
+                    shown(range)
+                )),
             }
         },
     },
@@ -131,7 +147,10 @@ pub const ALL: &[Convention] = &[
             bytes(s)?;
             match s.range {
                 Some([-1.0, 1.0]) => Ok(bits(s, 7.0)),
-                range => Err(format!("its constants presume data in [-1, 1], not {}", shown(range))),
+                range => Err(format!(
+                    "its constants presume data in [-1, 1], not {}",
+                    shown(range)
+                )),
             }
         },
     },
@@ -141,25 +160,40 @@ pub const ALL: &[Convention] = &[
         formula: "log p",
         source: "facebookresearch/flow_matching, flow_matching/solver/ode_solver.py, compute_likelihood",
         protocol: "one fixed Rademacher probe unless `exact_divergence`; dequantization and bits/dim are the caller's",
-        linear: |_| Ok(Linear { scale: 1.0, offset: 0.0 }),
+        linear: |_| {
+            Ok(Linear {
+                scale: 1.0,
+                offset: 0.0,
+            })
+        },
     },
 ];
 
 fn bits(s: &Setting, offset: f64) -> Linear {
-    Linear { scale: -1.0 / (s.dim as f64 * LN_2), offset }
+    Linear {
+        scale: -1.0 / (s.dim as f64 * LN_2),
+        offset,
+    }
 }
 
 /// Constants of 8 bits hold for 256 levels alone.
 fn bytes(s: &Setting) -> Result<(), String> {
     match s.levels {
         Some(256) => Ok(()),
-        Some(levels) => Err(format!("its constants presume 256 levels, and these data have {levels}")),
-        None => Err("its constants presume 256 levels, and the card names none: the data are not quantized".to_owned()),
+        Some(levels) => Err(format!(
+            "its constants presume 256 levels, and these data have {levels}"
+        )),
+        None => Err(
+            "its constants presume 256 levels, and the card names none: the data are not quantized"
+                .to_owned(),
+        ),
     }
 }
 
 fn shown(range: Option<[f64; 2]>) -> String {
-    range.map_or("an unknown range".to_owned(), |[low, high]| format!("[{low}, {high}]"))
+    range.map_or("an unknown range".to_owned(), |[low, high]| {
+        format!("[{low}, {high}]")
+    })
 }
 
 #[cfg(test)]
@@ -167,31 +201,57 @@ mod tests {
     use super::*;
 
     fn bytes_in(range: [f64; 2]) -> Setting {
-        Setting { dim: 3072, range: Some(range), levels: Some(256) }
+        Setting {
+            dim: 3072,
+            range: Some(range),
+            levels: Some(256),
+        }
     }
 
     fn value(name: &str, setting: &Setting, log_likelihood: f64) -> Option<f64> {
-        Some(Convention::named(name).expect(name).of(setting).ok()?.value(log_likelihood))
+        Some(
+            Convention::named(name)
+                .expect(name)
+                .of(setting)
+                .ok()?
+                .value(log_likelihood),
+        )
     }
 
     /// T8: uniform bytes under the density of ½ per dimension on [−1, 1] are eight bits in every convention of bits.
     #[test]
     fn uniform_bytes_are_eight_bits() {
         let d = 3072.0;
-        for (range, each) in [([-1.0, 1.0], 0.5f64), ([0.0, 1.0], 1.0), ([0.0, 256.0], 1.0 / 256.0)] {
+        for (range, each) in [
+            ([-1.0, 1.0], 0.5f64),
+            ([0.0, 1.0], 1.0),
+            ([0.0, 256.0], 1.0 / 256.0),
+        ] {
             let (setting, log_p) = (bytes_in(range), d * each.ln());
             for convention in ALL.iter().filter(|c| c.unit == "bits/dim") {
-                let Ok(linear) = convention.of(&setting) else { continue };
-                assert!((linear.value(log_p) - 8.0).abs() < 1e-12, "{} {range:?}", convention.name);
+                let Ok(linear) = convention.of(&setting) else {
+                    continue;
+                };
+                assert!(
+                    (linear.value(log_p) - 8.0).abs() < 1e-12,
+                    "{} {range:?}",
+                    convention.name
+                );
             }
-            assert!(value("bits-per-dim", &setting, log_p).is_some() && value("ffjord", &setting, log_p).is_some());
+            assert!(
+                value("bits-per-dim", &setting, log_p).is_some()
+                    && value("ffjord", &setting, log_p).is_some()
+            );
         }
     }
 
     /// T8: the standard normal law, with E x² = 1/3: 1.566197 bits of density and 7 of offset.
     #[test]
     fn a_normal_density_has_its_known_bits() {
-        let setting = Setting { dim: 1, ..bytes_in([-1.0, 1.0]) };
+        let setting = Setting {
+            dim: 1,
+            ..bytes_in([-1.0, 1.0])
+        };
         let log_p = -(0.5 * (2.0 * std::f64::consts::PI).ln() + 1.0 / 6.0);
         for name in ["bits-per-dim", "score_sde", "ffjord", "f2d2"] {
             let got = value(name, &setting, log_p).expect(name);
@@ -212,16 +272,29 @@ mod tests {
             assert!((ours - theirs).abs() < 1e-12, "{range:?}: {ours} {theirs}");
         }
         let f2d2 = -((log_p + d * ln(2.0) - d * ln(256.0)) / (d * ln(2.0)));
-        assert!((value("f2d2", &bytes_in([-1.0, 1.0]), log_p).expect("applies") - f2d2).abs() < 1e-12);
+        assert!(
+            (value("f2d2", &bytes_in([-1.0, 1.0]), log_p).expect("applies") - f2d2).abs() < 1e-12
+        );
         // Their flow ends in [0, 1]; that of a model on [−1, 1] is half as dense per dimension.
         let ffjord = -((log_p + d * ln(2.0)) / d - ln(256.0)) / ln(2.0);
-        assert!((value("ffjord", &bytes_in([-1.0, 1.0]), log_p).expect("applies") - ffjord).abs() < 1e-12);
+        assert!(
+            (value("ffjord", &bytes_in([-1.0, 1.0]), log_p).expect("applies") - ffjord).abs()
+                < 1e-12
+        );
     }
 
     #[test]
     fn constants_are_not_carried_to_other_data() {
-        let digits = Setting { dim: 64, range: Some([-1.0, 1.0]), levels: Some(17) };
-        let plane = Setting { dim: 2, range: None, levels: None };
+        let digits = Setting {
+            dim: 64,
+            range: Some([-1.0, 1.0]),
+            levels: Some(17),
+        };
+        let plane = Setting {
+            dim: 2,
+            range: None,
+            levels: None,
+        };
         for name in ["score_sde", "ffjord", "f2d2"] {
             let why = |s: &Setting| Convention::named(name).expect(name).of(s).expect_err(name);
             assert!(why(&digits).contains("17"), "{name}");
@@ -230,12 +303,17 @@ mod tests {
         assert_eq!(value("f2d2", &bytes_in([0.0, 1.0]), -1.0), None);
         assert_eq!(value("score_sde", &bytes_in([0.0, 255.0]), -1.0), None);
         assert_eq!(value("bits-per-dim", &plane, -1.0), None);
-        assert!((value("bits-per-dim", &digits, 0.0).expect("levels") - 8.5f64.log2()).abs() < 1e-15);
+        assert!(
+            (value("bits-per-dim", &digits, 0.0).expect("levels") - 8.5f64.log2()).abs() < 1e-15
+        );
     }
 
     #[test]
     fn errors_scale_with_the_unit() {
-        let linear = Convention::named("score_sde").expect("listed").of(&bytes_in([-1.0, 1.0])).expect("applies");
+        let linear = Convention::named("score_sde")
+            .expect("listed")
+            .of(&bytes_in([-1.0, 1.0]))
+            .expect("applies");
         assert!((linear.stderr(3072.0 * LN_2) - 1.0).abs() < 1e-12);
     }
 }

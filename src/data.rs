@@ -79,12 +79,18 @@ struct Array {
 /// What the bytes of a file are.
 enum Content {
     Samples(Array),
-    Statistics { mean: Array1<f64>, covariance: Array2<f64>, note: String },
+    Statistics {
+        mean: Array1<f64>,
+        covariance: Array2<f64>,
+        note: String,
+    },
 }
 
 /// Prints notes on standard error, after the name of their file.
 fn tell(name: &str, notes: &[String]) {
-    notes.iter().for_each(|text| note!("flowgauge: {name}: {text}"));
+    notes
+        .iter()
+        .for_each(|text| note!("flowgauge: {name}: {text}"));
 }
 
 /// What kind of numbers a file holds.
@@ -119,23 +125,44 @@ impl Held {
             if file.exists() && !file.is_file() {
                 bail!("{name}: it is neither a file nor a folder");
             }
-            let bytes = std::fs::read(&file).with_context(|| format!("{}: the data cannot be read", file.display()))?;
+            let bytes = std::fs::read(&file)
+                .with_context(|| format!("{}: the data cannot be read", file.display()))?;
             // What is empty or cut off, its own reader tells.
-            if let Some(why) = signature::refusal(&bytes, Wanted::Array).filter(|_| !bytes.is_empty()) {
+            if let Some(why) =
+                signature::refusal(&bytes, Wanted::Array).filter(|_| !bytes.is_empty())
+            {
                 bail!("{name}: {why}");
             }
             let sha256 = hex(&Sha256::digest(&bytes));
-            (parse(&file, member.as_deref(), &bytes).with_context(|| name.clone())?, sha256)
+            (
+                parse(&file, member.as_deref(), &bytes).with_context(|| name.clone())?,
+                sha256,
+            )
         };
         Ok(match content {
-            Content::Samples(Array { values, numbers, notes }) => {
-                let data = Dataset { notes, ..Dataset::new(name, sha256, values, numbers) };
+            Content::Samples(Array {
+                values,
+                numbers,
+                notes,
+            }) => {
+                let data = Dataset {
+                    notes,
+                    ..Dataset::new(name, sha256, values, numbers)
+                };
                 data.check()?;
                 Held::Samples(data)
             }
-            Content::Statistics { mean, covariance, note } => {
-                Held::Statistics(Statistics { name, sha256, mean, covariance, notes: vec![note] })
-            }
+            Content::Statistics {
+                mean,
+                covariance,
+                note,
+            } => Held::Statistics(Statistics {
+                name,
+                sha256,
+                mean,
+                covariance,
+                notes: vec![note],
+            }),
         })
     }
 }
@@ -150,7 +177,14 @@ impl Statistics {
 impl Dataset {
     /// An array, samples first, with the hash of what it was read from.
     pub fn new(name: String, sha256: String, values: ArrayD<f64>, numbers: Numbers) -> Dataset {
-        Dataset { name, sha256, values, numbers, layout: None, notes: Vec::new() }
+        Dataset {
+            name,
+            sha256,
+            values,
+            numbers,
+            layout: None,
+            notes: Vec::new(),
+        }
     }
 
     /// Reads `.npy`, `.npz` (`file.npz:name`), `.safetensors` (likewise), `.csv`, `.parquet`, IDX
@@ -178,7 +212,10 @@ impl Dataset {
             return self.arranged(said.layout, Some(&port));
         }
         if shape::by_rows(self.sample_shape(), wanted) && shape::fits(self.sample_shape(), wanted) {
-            self.notes.push(format!("samples of shape {:?} are read row by row as {wanted:?}", self.sample_shape()));
+            self.notes.push(format!(
+                "samples of shape {:?} are read row by row as {wanted:?}",
+                self.sample_shape()
+            ));
         }
         Ok(self)
     }
@@ -189,9 +226,13 @@ impl Dataset {
     /// As there.
     pub fn arranged(mut self, layout: &Layout, wanted: Option<&[i64]>) -> Result<Dataset> {
         let read = self.values.shape().to_vec();
-        self.values = layout.arranged(self.values, wanted).map_err(|e| anyhow!("{}: {e}", self.name))?;
-        self.notes
-            .push(format!("its axes {read:?} are read as {layout}: samples have shape {:?}", self.sample_shape()));
+        self.values = layout
+            .arranged(self.values, wanted)
+            .map_err(|e| anyhow!("{}: {e}", self.name))?;
+        self.notes.push(format!(
+            "its axes {read:?} are read as {layout}: samples have shape {:?}",
+            self.sample_shape()
+        ));
         self.layout = Some(layout.clone());
         Ok(self)
     }
@@ -217,11 +258,18 @@ impl Dataset {
 
     fn check(&self) -> Result<()> {
         if self.values.ndim() == 0 || self.values.is_empty() {
-            bail!("{}: it has shape {:?}, expected at least one sample", self.name, self.values.shape());
+            bail!(
+                "{}: it has shape {:?}, expected at least one sample",
+                self.name,
+                self.values.shape()
+            );
         }
         for (i, sample) in self.values.outer_iter().enumerate() {
             if let Some(bad) = sample.iter().find(|v| !v.is_finite()) {
-                bail!("{}: sample {i} holds {bad}; expected finite numbers", self.name);
+                bail!(
+                    "{}: sample {i} holds {bad}; expected finite numbers",
+                    self.name
+                );
             }
         }
         Ok(())
@@ -232,7 +280,9 @@ impl Dataset {
         let n = n.min(self.len());
         let width = self.values.len() / self.len();
         let flat = self.values.as_standard_layout().into_owned();
-        let flat = flat.into_shape_with_order((self.len(), width)).expect("samples of equal size");
+        let flat = flat
+            .into_shape_with_order((self.len(), width))
+            .expect("samples of equal size");
         flat.slice_move(ndarray::s![..n, ..])
     }
 
@@ -246,7 +296,11 @@ impl Dataset {
         }
         let whose = format!("the card `{}` has shape", card.name);
         let misfit = Misfit::of(self.values.shape(), &card.shape);
-        Err(anyhow!("{}: {}", self.name, misfit.told(&whose, shape::remedy)))
+        Err(anyhow!(
+            "{}: {}",
+            self.name,
+            misfit.told(&whose, shape::remedy)
+        ))
     }
 
     /// Refuses data that do not fit the card, before anything runs.
@@ -266,14 +320,23 @@ impl Dataset {
                 card.name
             );
         };
-        let outside = self.values.iter().find(|v| **v < 0.0 || **v >= f64::from(levels));
+        let outside = self
+            .values
+            .iter()
+            .find(|v| **v < 0.0 || **v >= f64::from(levels));
         let hint = match self.numbers {
-            Numbers::WholeText => "; a table of whole numbers is read as integers: write 1.0 for floats",
+            Numbers::WholeText => {
+                "; a table of whole numbers is read as integers: write 1.0 for floats"
+            }
             _ => "",
         };
         outside.map_or(Ok(()), |v| {
             let last = levels - 1;
-            Err(anyhow!("{}: it holds {v}, but the card `{}` has levels 0 to {last}{hint}", self.name, card.name))
+            Err(anyhow!(
+                "{}: it holds {v}, but the card `{}` has levels 0 to {last}{hint}",
+                self.name,
+                card.name
+            ))
         })
     }
 
@@ -298,7 +361,10 @@ impl Dataset {
             false => lattice::floats(&self.values, &card.shape, card.data),
         };
         let Some(unfit) = unfit else {
-            return Ok(Bound { what: if quantized { ELBO } else { DENSITY }, why: None });
+            return Ok(Bound {
+                what: if quantized { ELBO } else { DENSITY },
+                why: None,
+            });
         };
         let why = match &unfit {
             Unfit::Quantized(how) => format!("its floats lie on a lattice ({how})"),
@@ -307,7 +373,9 @@ impl Dataset {
         if lattice == Lattice::Allow {
             return Ok(Bound {
                 what: NONE,
-                why: Some(format!("{why}: log-likelihoods and bits/dim of it bound nothing")),
+                why: Some(format!(
+                    "{why}: log-likelihoods and bits/dim of it bound nothing"
+                )),
             });
         }
         let levels = card.data.and_then(|d| d.levels);
@@ -399,21 +467,31 @@ fn split_member(spec: &Path) -> (PathBuf, Option<String>) {
         return (spec.to_owned(), None);
     }
     match text.rsplit_once(':') {
-        Some((file, member)) if Path::new(file).is_file() => (PathBuf::from(file), Some(member.to_owned())),
+        Some((file, member)) if Path::new(file).is_file() => {
+            (PathBuf::from(file), Some(member.to_owned()))
+        }
         _ => (spec.to_owned(), None),
     }
 }
 
 fn parse(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<Content> {
-    let name = file.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
-    if let (Some(member), false) = (member, name.ends_with(".npz") || name.ends_with(".safetensors")) {
+    let name = file
+        .file_name()
+        .map(|n| n.to_string_lossy().to_lowercase())
+        .unwrap_or_default();
+    if let (Some(member), false) = (
+        member,
+        name.ends_with(".npz") || name.ends_with(".safetensors"),
+    ) {
         bail!("`:{member}` names an array inside a .npz or .safetensors file, which this is not");
     }
     if let Some(inner) = name.strip_suffix(".gz") {
         let mut plain = Vec::new();
         // A bound on what a few bytes of gzip may unpack to.
         let mut reader = flate2::read::GzDecoder::new(bytes).take(1 << 32);
-        reader.read_to_end(&mut plain).context("it cannot be unpacked as gzip")?;
+        reader
+            .read_to_end(&mut plain)
+            .context("it cannot be unpacked as gzip")?;
         return parse(Path::new(inner), None, &plain);
     }
     let array = if name.ends_with("-ubyte") || name.ends_with(".idx") {
@@ -441,8 +519,14 @@ fn npy(bytes: &[u8]) -> Result<Array> {
         npy::Format::Integers => Numbers::Integers,
         npy::Format::Reals | npy::Format::Unnamed => Numbers::Reals,
     };
-    let note = "its numbers are unnamed pairs of bytes, as NumPy keeps bfloat16, and are read as that".to_owned();
-    Ok(Array { values, numbers, notes: Vec::from_iter((format == npy::Format::Unnamed).then_some(note)) })
+    let note =
+        "its numbers are unnamed pairs of bytes, as NumPy keeps bfloat16, and are read as that"
+            .to_owned();
+    Ok(Array {
+        values,
+        numbers,
+        notes: Vec::from_iter((format == npy::Format::Unnamed).then_some(note)),
+    })
 }
 
 /// The IDX format of the MNIST files: two zeros, a type byte, the number of axes, sizes, numbers.
@@ -451,22 +535,34 @@ fn idx(bytes: &[u8]) -> Result<Array> {
         bail!("it is no IDX file (it does not begin with two zero bytes)");
     }
     if bytes[2] != 8 {
-        bail!("it is an IDX file of type {:#x}; expected unsigned bytes (0x8)", bytes[2]);
+        bail!(
+            "it is an IDX file of type {:#x}; expected unsigned bytes (0x8)",
+            bytes[2]
+        );
     }
     let axes = bytes[3] as usize;
     let header = 4 + 4 * axes;
     if axes == 0 || bytes.len() < header {
         bail!("its IDX header is truncated");
     }
-    let size = |i: usize| u32::from_be_bytes(bytes[4 + 4 * i..8 + 4 * i].try_into().expect("four bytes")) as usize;
+    let size = |i: usize| {
+        u32::from_be_bytes(bytes[4 + 4 * i..8 + 4 * i].try_into().expect("four bytes")) as usize
+    };
     let shape: Vec<usize> = (0..axes).map(size).collect();
     let count = shape.iter().try_fold(1usize, |a, b| a.checked_mul(*b));
     if count != Some(bytes.len() - header) {
-        bail!("its IDX header claims shape {shape:?}, but {} bytes follow", bytes.len() - header);
+        bail!(
+            "its IDX header claims shape {shape:?}, but {} bytes follow",
+            bytes.len() - header
+        );
     }
     let values = bytes[header..].iter().map(|b| f64::from(*b)).collect();
     let values = ArrayD::from_shape_vec(IxDyn(&shape), values)?;
-    Ok(Array { values, numbers: Numbers::Bytes, notes: Vec::new() })
+    Ok(Array {
+        values,
+        numbers: Numbers::Bytes,
+        notes: Vec::new(),
+    })
 }
 
 /// Rows as a .npy of f32, each with the card's shape.
@@ -474,8 +570,14 @@ fn idx(bytes: &[u8]) -> Result<Array> {
 /// # Errors
 /// Never for rows of that size.
 pub fn write_npy(x: &Batch, shape: &[usize]) -> Result<Vec<u8>> {
-    let full: Vec<usize> = std::iter::once(x.nrows()).chain(shape.iter().copied()).collect();
-    let values = x.mapv(|v| v as f32).as_standard_layout().into_owned().into_shape_with_order(IxDyn(&full))?;
+    let full: Vec<usize> = std::iter::once(x.nrows())
+        .chain(shape.iter().copied())
+        .collect();
+    let values = x
+        .mapv(|v| v as f32)
+        .as_standard_layout()
+        .into_owned()
+        .into_shape_with_order(IxDyn(&full))?;
     let mut bytes = Vec::new();
     ndarray_npy::WriteNpyExt::write_npy(&values, &mut bytes)?;
     Ok(bytes)
@@ -489,7 +591,9 @@ pub fn read_npy(bytes: &[u8]) -> Result<Batch> {
     let values = <ArrayD<f32> as ndarray_npy::ReadNpyExt>::read_npy(bytes)?;
     let rows = values.shape().first().copied().unwrap_or(0).max(1);
     let width = values.len() / rows;
-    Ok(values.mapv(f64::from).into_shape_with_order((rows, width))?)
+    Ok(values
+        .mapv(f64::from)
+        .into_shape_with_order((rows, width))?)
 }
 
 #[cfg(test)]
@@ -514,7 +618,11 @@ mod tests {
     /// A .npy file with the given header and a few numbers.
     fn npy_claiming(header: &str) -> Vec<u8> {
         let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-        bytes.extend(u16::try_from(header.len()).expect("a short header").to_le_bytes());
+        bytes.extend(
+            u16::try_from(header.len())
+                .expect("a short header")
+                .to_le_bytes(),
+        );
         bytes.extend(header.as_bytes());
         bytes.extend([0; 96]);
         bytes
@@ -526,13 +634,19 @@ mod tests {
         let (_a, npy) = written("a.npy", &npy_bytes(&values));
         let (_b, f32s) = written("b.npy", &npy_bytes(&values.mapv(|v| v as f32)));
         let (_c, csv) = written("c.csv", b"name,x,y\nfirst,0.5,-1\nsecond,2,3.25\n");
-        let mut quoted = npy_claiming("{\"descr\": \"<f8\", \"fortran_order\": False, \"shape\": (2, 2)}\n");
+        let mut quoted =
+            npy_claiming("{\"descr\": \"<f8\", \"fortran_order\": False, \"shape\": (2, 2)}\n");
         quoted.truncate(quoted.len() - 96);
         values.iter().for_each(|v| quoted.extend(v.to_le_bytes()));
         let (_d, quoted) = written("d.npy", &quoted);
         for path in [npy, f32s, csv, quoted] {
             let data = Dataset::read(&path).expect("read");
-            assert_eq!((data.values.clone(), data.numbers), (values.clone(), Numbers::Reals), "{}", path.display());
+            assert_eq!(
+                (data.values.clone(), data.numbers),
+                (values.clone(), Numbers::Reals),
+                "{}",
+                path.display()
+            );
         }
     }
 
@@ -560,19 +674,27 @@ mod tests {
         assert!(refused("a.npy", b"").contains("header"));
         let huge = String::from_utf8_lossy(&whole[10..128]).replace("(4, 3)", "(4, 999999999999)");
         assert!(refused("a.npy", &npy_claiming(&huge)).contains("claims"));
-        let far =
-            format!("{{'descr': '<f8',{}'fortran_order': False, 'shape': (4, 999999999999), }}\n", " ".repeat(400));
+        let far = format!(
+            "{{'descr': '<f8',{}'fortran_order': False, 'shape': (4, 999999999999), }}\n",
+            " ".repeat(400)
+        );
         assert!(refused("a.npy", &npy_claiming(&far)).contains("claims"));
         assert!(refused("a.npy", &whole[..40]).contains("truncated"));
         let nan = npy_bytes(&ndarray::array![[1.0f64], [f64::NAN]].into_dyn());
         assert!(refused("a.npy", &nan).contains("sample 1"));
         assert!(
-            refused("a.npy", &npy_bytes(&ndarray::Array2::<f64>::zeros((0, 3)).into_dyn())).contains("at least one")
+            refused(
+                "a.npy",
+                &npy_bytes(&ndarray::Array2::<f64>::zeros((0, 3)).into_dyn())
+            )
+            .contains("at least one")
         );
         assert!(refused("a.csv", b"1,2\n3\n").contains("table"));
         assert!(refused("a.csv", b"1,2\n3,x\n").contains("line 2, column 2: \"x\" is no number"));
         // A hole in the first row costs no column.
-        assert!(refused("a.csv", b"x,y\n,1\n2,3\n").contains("line 2, column 1: \"\" is no number"));
+        assert!(
+            refused("a.csv", b"x,y\n,1\n2,3\n").contains("line 2, column 1: \"\" is no number")
+        );
         assert!(refused("a-ubyte", &[0, 0, 8, 1, 0, 0, 0, 9, 1]).contains("claims"));
         assert!(refused("a.pkl", b"x").contains("expected"));
         assert!(refused("a.safetensors", b"xxxxxxxxxxxx").contains("safetensors"));
@@ -592,7 +714,13 @@ mod tests {
         let second = data.states(&card, Key { seed: 1 }, &[1]);
         assert_eq!(both.row(1), second.row(0));
         let again = data.states(&card, Key { seed: 1 }, &[drawn(1, 1)]);
-        assert!(again.row(0).iter().zip(second.row(0)).all(|(a, b)| a != b && (a - b).abs() < 0.5));
+        assert!(
+            again
+                .row(0)
+                .iter()
+                .zip(second.row(0))
+                .all(|(a, b)| a != b && (a - b).abs() < 0.5)
+        );
         for (x, cell) in both.iter().zip([0.0, 3.0, 1.0, 2.0]) {
             assert!(((x + 1.0) * 2.0).floor() == cell, "{x} {cell}");
         }

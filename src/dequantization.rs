@@ -96,11 +96,18 @@ impl Draws for Importance {
 
     /// The standard error is the delta method's: sd(w)/(√K · mean w) of the weights w.
     fn combine(&self, log_densities: &[f64]) -> Option<Estimate> {
-        let top = log_densities.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let top = log_densities
+            .iter()
+            .copied()
+            .fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = log_densities.iter().map(|l| (l - top).exp()).collect();
         let mean = stats::mean(&weights)?;
         let stderr = mean.stderr.map(|e| e / mean.value);
-        Some(Estimate { value: top + mean.value.ln(), stderr, n: mean.n })
+        Some(Estimate {
+            value: top + mean.value.ln(),
+            stderr,
+            n: mean.n,
+        })
     }
 
     fn is_linear(&self) -> bool {
@@ -137,7 +144,10 @@ impl Dequantization {
     pub fn check(&self, estimators: &[Divergence]) -> Result<(), String> {
         let key = if self.is_linear() { "repeats" } else { "draws" };
         registry::within(&format!("{}: {key}", self.name()), self.draws(), 1, MOST)?;
-        match estimators.iter().find(|e| e.is_random() && !self.is_linear()) {
+        match estimators
+            .iter()
+            .find(|e| e.is_random() && !self.is_linear())
+        {
             Some(random) => Err(format!(
                 "{}: `{}` is random, and the logarithm of a mean of exponentials turns its noise into a bias upwards, \
                  so that the number would bound nothing; expected a deterministic estimator such as `exact`, or \
@@ -153,7 +163,10 @@ impl Dequantization {
     /// Addresses of all draws of the samples; draw 0 is the sample's own.
     pub fn addresses(&self, samples: &[SampleId]) -> Vec<SampleId> {
         let draws = self.draws() as u64;
-        samples.iter().flat_map(|s| (0..draws).map(|d| drawn(*s, d))).collect()
+        samples
+            .iter()
+            .flat_map(|s| (0..draws).map(|d| drawn(*s, d)))
+            .collect()
     }
 
     /// One row per estimator and sample from the rows of its draws, in the order of estimators and samples.
@@ -163,17 +176,29 @@ impl Dequantization {
     pub fn combine(&self, rows: Vec<Row>) -> Vec<Row> {
         let mut groups: BTreeMap<(usize, SampleId), Vec<Row>> = BTreeMap::new();
         for row in rows {
-            groups.entry((row.estimator, of_draw(row.sample).0)).or_default().push(row);
+            groups
+                .entry((row.estimator, of_draw(row.sample).0))
+                .or_default()
+                .push(row);
         }
-        groups.into_iter().map(|((_, sample), rows)| self.one(sample, &rows)).collect()
+        groups
+            .into_iter()
+            .map(|((_, sample), rows)| self.one(sample, &rows))
+            .collect()
     }
 
     fn one(&self, sample: SampleId, rows: &[Row]) -> Row {
         let sum = |f: fn(&Row) -> u64| rows.iter().map(f).sum::<u64>();
         let seconds = |f: fn(&Row) -> f64| rows.iter().map(f).sum::<f64>();
         let all = |f: fn(&Row) -> Option<f64>| rows.iter().map(f).collect::<Option<Vec<f64>>>();
-        let status = rows.iter().map(|r| r.status).find(|s| *s != Status::Ok).unwrap_or(Status::Ok);
-        let value = all(|r| r.log_likelihood).filter(|_| status == Status::Ok).and_then(|l| self.combine_values(&l));
+        let status = rows
+            .iter()
+            .map(|r| r.status)
+            .find(|s| *s != Status::Ok)
+            .unwrap_or(Status::Ok);
+        let value = all(|r| r.log_likelihood)
+            .filter(|_| status == Status::Ok)
+            .and_then(|l| self.combine_values(&l));
         // Terms of a sum average as the sum does; the importance bound is no sum of such terms.
         let mean = |f: fn(&Row) -> Option<f64>| {
             let terms = all(f).filter(|_| value.is_some() && (self.is_linear() || rows.len() == 1));
@@ -249,7 +274,10 @@ mod tests {
     fn every_name_reads_back_as_itself() {
         for one in Dequantization::defaults() {
             let text = serde_json::to_string(&one).expect("serializes");
-            assert_eq!(serde_json::from_str::<Dequantization>(&text).expect("reads back"), one);
+            assert_eq!(
+                serde_json::from_str::<Dequantization>(&text).expect("reads back"),
+                one
+            );
             assert_eq!(read(one.name()), one);
         }
     }
@@ -263,16 +291,39 @@ mod tests {
             assert_eq!((alone.value, alone.stderr), (-3.0, None), "{}", one.name());
         }
         for n in 2..=values.len() {
-            let mean = read("uniform").combine_values(&values[..n]).expect("draws").value;
-            let bound = read("importance").combine_values(&values[..n]).expect("draws").value;
+            let mean = read("uniform")
+                .combine_values(&values[..n])
+                .expect("draws")
+                .value;
+            let bound = read("importance")
+                .combine_values(&values[..n])
+                .expect("draws")
+                .value;
             let best = values[..n].iter().copied().fold(f64::MIN, f64::max);
             assert!(mean < bound && bound < best, "{n}: {mean} {bound} {best}");
         }
         let direct = (values.iter().map(|v: &f64| v.exp()).sum::<f64>() / 5.0).ln();
-        assert!((read("importance").combine_values(&values).expect("draws").value - direct).abs() < 1e-14);
+        assert!(
+            (read("importance")
+                .combine_values(&values)
+                .expect("draws")
+                .value
+                - direct)
+                .abs()
+                < 1e-14
+        );
         // No overflow and no underflow where log-densities are those of images.
         let far = values.map(|v| v - 1e5);
-        assert!((read("importance").combine_values(&far).expect("draws").value + 1e5 - direct).abs() < 1e-9);
+        assert!(
+            (read("importance")
+                .combine_values(&far)
+                .expect("draws")
+                .value
+                + 1e5
+                - direct)
+                .abs()
+                < 1e-9
+        );
     }
 
     /// For log-densities of a known law N(m, s²) the mean's error is s/√R and the delta method's is honest.
@@ -285,14 +336,19 @@ mod tests {
             let mut reported = 0.0;
             for trial in 0..trials {
                 let z = Key { seed: 5 }.normal(Purpose::Check, trial, 0, draws) * s;
-                let e = read(one).combine_values(z.as_slice().expect("a vector")).expect("draws");
+                let e = read(one)
+                    .combine_values(z.as_slice().expect("a vector"))
+                    .expect("draws");
                 let stderr = e.stderr.expect("more than one");
                 reported += stderr / f64::from(trials as u32);
                 inside += usize::from((e.value - truth).abs() < stats::Z95 * stderr);
             }
             let share = inside as f64 / trials as f64;
             assert!((0.925..0.97).contains(&share), "{one}: {share}");
-            assert!((reported / (s / 8.0) - 1.0).abs() < 0.06, "{one}: {reported}");
+            assert!(
+                (reported / (s / 8.0) - 1.0).abs() < 0.06,
+                "{one}: {reported}"
+            );
         }
     }
 
@@ -300,25 +356,43 @@ mod tests {
     fn draws_become_one_row_per_sample() {
         let spec = read("{uniform: {repeats: 2}}");
         let ids = spec.addresses(&[7, 8]);
-        assert_eq!(ids.iter().map(|i| of_draw(*i)).collect::<Vec<_>>(), [(7, 0), (7, 1), (8, 0), (8, 1)]);
+        assert_eq!(
+            ids.iter().map(|i| of_draw(*i)).collect::<Vec<_>>(),
+            [(7, 0), (7, 1), (8, 0), (8, 1)]
+        );
         assert_eq!(ids[0], 7);
         let values = [-1.0, -3.0, -5.0, -9.0];
-        let mut rows: Vec<Row> = ids.iter().zip(values).map(|(i, v)| row(*i, v, Some(0.4))).collect();
+        let mut rows: Vec<Row> = ids
+            .iter()
+            .zip(values)
+            .map(|(i, v)| row(*i, v, Some(0.4)))
+            .collect();
         rows.reverse();
         let out = spec.combine(rows.clone());
         assert_eq!(
-            out.iter().map(|r| (r.sample, r.log_likelihood)).collect::<Vec<_>>(),
+            out.iter()
+                .map(|r| (r.sample, r.log_likelihood))
+                .collect::<Vec<_>>(),
             [(7, Some(-2.0)), (8, Some(-7.0))]
         );
         let first = &out[0];
-        assert_eq!((first.evaluations, first.jvps, first.path_seconds), (20, 6, 1.0));
-        assert_eq!(first.prior_log_density.zip(first.divergence_integral), Some((-3.0, 1.0)));
+        assert_eq!(
+            (first.evaluations, first.jvps, first.path_seconds),
+            (20, 6, 1.0)
+        );
+        assert_eq!(
+            first.prior_log_density.zip(first.divergence_integral),
+            Some((-3.0, 1.0))
+        );
         assert!((first.stderr.expect("probes") - 0.4 / 2f64.sqrt()).abs() < 1e-15);
         assert!((first.dequantization_stderr.expect("draws") - 1.0).abs() < 1e-15);
         rows[0].status = Status::MaxSteps;
         rows[0].log_likelihood = None;
         let broken = spec.combine(rows);
-        assert_eq!((broken[1].status, broken[1].log_likelihood, broken[1].stderr), (Status::MaxSteps, None, None));
+        assert_eq!(
+            (broken[1].status, broken[1].log_likelihood, broken[1].stderr),
+            (Status::MaxSteps, None, None)
+        );
         assert_eq!(broken[0].status, Status::Ok);
     }
 
@@ -343,12 +417,24 @@ mod tests {
             self.dim
         }
         fn products(&mut self, _: &[f64], _: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
-            Ok(Blocks::from_shape_fn(z.raw_dim(), |(k, i, j)| if j < 2 { self.a * z[[k, i, 1 - j]] } else { 0.0 }))
+            Ok(Blocks::from_shape_fn(z.raw_dim(), |(k, i, j)| {
+                if j < 2 {
+                    self.a * z[[k, i, 1 - j]]
+                } else {
+                    0.0
+                }
+            }))
         }
     }
 
     /// Rows of the samples' draws: dx/dt = 0 over one unit of time.
-    fn rows(whole: Array2<f64>, levels: u32, a: f64, estimator: &str, spec: &Dequantization) -> Vec<Row> {
+    fn rows(
+        whole: Array2<f64>,
+        levels: u32,
+        a: f64,
+        estimator: &str,
+        spec: &Dequantization,
+    ) -> Vec<Row> {
         let dim = whole.ncols();
         let card: Card = serde_yaml::from_str(&format!(
             "name: a\nshape: [{dim}]\nnetwork: {{file: f, inputs: {{x: x}}, output: v, prediction: velocity}}\n\
@@ -356,19 +442,35 @@ mod tests {
         ))
         .expect("a card");
         let samples: Vec<SampleId> = (0..whole.nrows() as u64).collect();
-        let data = Dataset::new("a".into(), String::new(), whole.into_dyn(), Numbers::Integers);
+        let data = Dataset::new(
+            "a".into(),
+            String::new(),
+            whole.into_dyn(),
+            Numbers::Integers,
+        );
         let curve = card.path.curve().expect("a path");
         let (solver, estimators) = (
             serde_yaml::from_str("{euler: {steps: 1}}").expect("a solver"),
-            serde_yaml::from_str::<Vec<Divergence>>(&format!("[{estimator}]")).expect("an estimator"),
+            serde_yaml::from_str::<Vec<Divergence>>(&format!("[{estimator}]"))
+                .expect("an estimator"),
         );
         let key = Key { seed: 12 };
         let prior = Prior { std: 1.0 };
-        let task = Task { curve: &curve, prior, solver: &solver, estimators: &estimators, key };
-        let mut sources = Sources { tangents: Some(Box::new(AtRest { dim, a })), ..Default::default() };
+        let task = Task {
+            curve: &curve,
+            prior,
+            solver: &solver,
+            estimators: &estimators,
+            key,
+        };
+        let mut sources = Sources {
+            tangents: Some(Box::new(AtRest { dim, a })),
+            ..Default::default()
+        };
         let ids = spec.addresses(&samples);
         let x = data.states(&card, key, &ids);
-        let rows = evaluate(&mut AtRest { dim, a }, &mut sources, &task, &ids, x, None).expect("at rest");
+        let rows =
+            evaluate(&mut AtRest { dim, a }, &mut sources, &task, &ids, x, None).expect("at rest");
         spec.combine(rows)
     }
 
@@ -377,7 +479,10 @@ mod tests {
     fn uniform_bytes_under_a_normal_law_have_their_known_bits() {
         let whole = Array2::from_shape_fn((64, 64), |(i, j)| ((i * 64 + j) % 256) as f64);
         let rows = rows(whole, 256, 0.0, "exact", &read("{uniform: {repeats: 2}}"));
-        let bits: Vec<f64> = rows.iter().map(|r| bits_per_dim(r.log_likelihood.expect("ok"), 64, 7.0)).collect();
+        let bits: Vec<f64> = rows
+            .iter()
+            .map(|r| bits_per_dim(r.log_likelihood.expect("ok"), 64, 7.0))
+            .collect();
         let mean = stats::mean(&bits).expect("rows").value;
         // Every level is there equally often, so that only the noise within a level is random.
         assert!((mean - 8.566_197).abs() < 1e-4, "{mean}");
@@ -391,13 +496,17 @@ mod tests {
         let whole = Array2::from_shape_fn((n, 2), |(i, j)| ((i * 7 + j * 3) % 4) as f64);
         let over_u = |x: f64| {
             let low = -1.0 + width * x;
-            low.powi(2) * width.powi(2) / 12.0 + low * width.powi(3) / 12.0 + width.powi(4) / 4.0 * (4.0 / 45.0)
+            low.powi(2) * width.powi(2) / 12.0
+                + low * width.powi(3) / 12.0
+                + width.powi(4) / 4.0 * (4.0 / 45.0)
         };
         let known = whole.mapv(over_u).sum() / n as f64;
         let of_probes = 4.0 * a * a / probes;
         let spec = read("{uniform: {repeats: 8}}");
         let square = |rows: &[Row], f: fn(&Row) -> Option<f64>| {
-            stats::rms(&rows.iter().filter_map(f).collect::<Vec<_>>()).expect("errors").powi(2)
+            stats::rms(&rows.iter().filter_map(f).collect::<Vec<_>>())
+                .expect("errors")
+                .powi(2)
         };
         let exact = rows(whole.clone(), levels, a, "exact", &spec);
         let spread = square(&exact, |r| r.dequantization_stderr) * draws;
@@ -406,21 +515,46 @@ mod tests {
         let own = square(&random, |r| r.stderr) * draws;
         assert!((own / of_probes - 1.0).abs() < 0.05, "{own} {of_probes}");
         let spread = square(&random, |r| r.dequantization_stderr) * draws;
-        assert!((spread / (known + of_probes) - 1.0).abs() < 0.05, "{spread} {known} {of_probes}");
+        assert!(
+            (spread / (known + of_probes) - 1.0).abs() < 0.05,
+            "{spread} {known} {of_probes}"
+        );
         // The part that the budget names dequantization is what is left.
-        assert!(((spread - own) / known - 1.0).abs() < 0.1, "{}", spread - own);
+        assert!(
+            ((spread - own) / known - 1.0).abs() < 0.1,
+            "{}",
+            spread - own
+        );
     }
 
     #[test]
     fn random_estimators_have_no_importance_bound() {
         let estimators = |text: &str| serde_yaml::from_str::<Vec<Divergence>>(text).expect(text);
         let importance = read("importance");
-        assert!(importance.check(&estimators("[exact, closed-form, {learned: {head: a}}]")).is_ok());
+        assert!(
+            importance
+                .check(&estimators("[exact, closed-form, {learned: {head: a}}]"))
+                .is_ok()
+        );
         for random in ["hutchinson", "hutch++", "finite-difference"] {
-            let message = importance.check(&estimators(&format!("[exact, {random}]"))).expect_err(random);
-            assert!(message.contains(random) && message.contains("repeats: 8"), "{message}");
-            assert!(read("uniform").check(&estimators(&format!("[{random}]"))).is_ok());
+            let message = importance
+                .check(&estimators(&format!("[exact, {random}]")))
+                .expect_err(random);
+            assert!(
+                message.contains(random) && message.contains("repeats: 8"),
+                "{message}"
+            );
+            assert!(
+                read("uniform")
+                    .check(&estimators(&format!("[{random}]")))
+                    .is_ok()
+            );
         }
-        assert!(read("{uniform: {repeats: 0}}").check(&[]).expect_err("none").contains("repeats"));
+        assert!(
+            read("{uniform: {repeats: 0}}")
+                .check(&[])
+                .expect_err("none")
+                .contains("repeats")
+        );
     }
 }

@@ -61,7 +61,10 @@ pub struct FiniteDifference {
 
 impl Default for FiniteDifference {
     fn default() -> Self {
-        FiniteDifference { step: 0.03, probes: 8 }
+        FiniteDifference {
+            step: 0.03,
+            probes: 8,
+        }
     }
 }
 
@@ -98,7 +101,9 @@ pub struct Learned {
 
 impl Default for Learned {
     fn default() -> Self {
-        Learned { head: "stad".to_owned() }
+        Learned {
+            head: "stad".to_owned(),
+        }
     }
 }
 
@@ -146,7 +151,10 @@ const OTHERS: [registry::Names; 5] = [
 impl Divergence {
     /// Every name that a user can write.
     pub fn names() -> Vec<&'static str> {
-        Divergence::aliases().iter().map(|(name, _)| *name).collect()
+        Divergence::aliases()
+            .iter()
+            .map(|(name, _)| *name)
+            .collect()
     }
 
     /// Every name with the other names that are taken for it.
@@ -162,11 +170,15 @@ impl Divergence {
                 registry::label(e.name(), e, &default)
             }
             Divergence::Learned(l) => format!("learned({})", l.head),
-            Divergence::Debiased(_) => registry::label("debiased", self, &Divergence::Debiased(Default::default())),
-            Divergence::ClosedForm(_) => "closed-form".to_owned(),
-            Divergence::FiniteDifference(_) => {
-                registry::label("finite-difference", self, &Divergence::FiniteDifference(Default::default()))
+            Divergence::Debiased(_) => {
+                registry::label("debiased", self, &Divergence::Debiased(Default::default()))
             }
+            Divergence::ClosedForm(_) => "closed-form".to_owned(),
+            Divergence::FiniteDifference(_) => registry::label(
+                "finite-difference",
+                self,
+                &Divergence::FiniteDifference(Default::default()),
+            ),
             Divergence::FlowMap(f) => f.label(),
         }
     }
@@ -179,7 +191,9 @@ impl Divergence {
             Divergence::Debiased(_) => Kind::OdeStochastic,
             Divergence::ClosedForm(_) => Kind::ClosedForm,
             Divergence::FiniteDifference(_) => Kind::FiniteDifference,
-            Divergence::FlowMap(f) if f.rule == Some(Rule::ForwardAverage) => Kind::FewStepForwardAverage,
+            Divergence::FlowMap(f) if f.rule == Some(Rule::ForwardAverage) => {
+                Kind::FewStepForwardAverage
+            }
             Divergence::FlowMap(_) => Kind::FewStep,
         }
     }
@@ -201,14 +215,18 @@ impl Divergence {
     /// anything would not make its variance fall as 1/K, as with orthogonal probes, or its cost grow with K, as
     /// with the draws of a debiased head.
     pub fn averages(&self) -> Option<(&'static str, usize)> {
-        let Divergence::Trace(estimator) = self else { return None };
+        let Divergence::Trace(estimator) = self else {
+            return None;
+        };
         let entry = serde_json::to_value(estimator).ok()?;
         let parameters = entry.get(estimator.name())?;
         if parameters.get("orthogonal").and_then(|v| v.as_bool()) == Some(true) {
             return None;
         }
         let of = |key: &'static str| Some((key, parameters.get(key)?.as_u64()? as usize));
-        of("replicates").or_else(|| of("probes")).filter(|_| self.kind() == Kind::OdeStochastic)
+        of("replicates")
+            .or_else(|| of("probes"))
+            .filter(|_| self.kind() == Kind::OdeStochastic)
     }
 
     /// Whether the spread of its chains is an error of their integral. The leave-one-out values of a single XTrace are
@@ -222,7 +240,9 @@ impl Divergence {
     pub fn undrawn(&self) -> Option<Divergence> {
         match self {
             Divergence::FlowMap(_) => None,
-            Divergence::Debiased(d) => Some(Divergence::Learned(Learned { head: d.head.clone() })),
+            Divergence::Debiased(d) => Some(Divergence::Learned(Learned {
+                head: d.head.clone(),
+            })),
             Divergence::Trace(e) if !self.is_continuous() => {
                 let mut entry = serde_json::to_value(e).ok()?;
                 entry[e.name()]["along"] = "fixed".into();
@@ -276,7 +296,9 @@ impl Divergence {
     /// The head of the card that it needs, if it needs one.
     pub fn head(&self) -> Option<&str> {
         match self {
-            Divergence::Learned(Learned { head }) | Divergence::Debiased(Debiased { head, .. }) => Some(head),
+            Divergence::Learned(Learned { head }) | Divergence::Debiased(Debiased { head, .. }) => {
+                Some(head)
+            }
             _ => None,
         }
     }
@@ -297,18 +319,29 @@ impl Divergence {
     pub fn check(&self, dim: usize) -> Result<(), String> {
         // All probe vectors of a node are held at once: a bound keeps a slip of the pen from filling the memory.
         const NUMBERS: u64 = 1 << 24;
-        if self.kind() == Kind::OdeStochastic && self.products(dim).saturating_mul(dim as u64) > NUMBERS {
+        if self.kind() == Kind::OdeStochastic
+            && self.products(dim).saturating_mul(dim as u64) > NUMBERS
+        {
             let most = NUMBERS / dim.max(1) as u64;
-            return Err(format!("{}: {} products per node, expected at most {most}", self.label(), self.products(dim)));
+            return Err(format!(
+                "{}: {} products per node, expected at most {most}",
+                self.label(),
+                self.products(dim)
+            ));
         }
         match self {
             Divergence::Trace(e) => e.check(dim),
             // Drawn states are kept until their path's end.
-            Divergence::Debiased(d) => registry::within("debiased: probes", d.probes, 1, (1 << 20) / dim.max(1) + 1),
-            Divergence::FiniteDifference(f) if !(f.step > 0.0 && f.step <= 1.0) => {
-                Err(format!("finite-difference: step is {}, expected above 0 and at most 1", f.step))
+            Divergence::Debiased(d) => {
+                registry::within("debiased: probes", d.probes, 1, (1 << 20) / dim.max(1) + 1)
             }
-            Divergence::FiniteDifference(f) => registry::within("finite-difference: probes", f.probes, 1, 1_000_000),
+            Divergence::FiniteDifference(f) if !(f.step > 0.0 && f.step <= 1.0) => Err(format!(
+                "finite-difference: step is {}, expected above 0 and at most 1",
+                f.step
+            )),
+            Divergence::FiniteDifference(f) => {
+                registry::within("finite-difference: probes", f.probes, 1, 1_000_000)
+            }
             _ => Ok(()),
         }
     }
@@ -343,7 +376,10 @@ impl JsonSchema for Divergence {
             ("learned", generator.subschema_for::<Learned>()),
             ("debiased", generator.subschema_for::<Debiased>()),
             ("closed-form", generator.subschema_for::<ClosedForm>()),
-            ("finite-difference", generator.subschema_for::<FiniteDifference>()),
+            (
+                "finite-difference",
+                generator.subschema_for::<FiniteDifference>(),
+            ),
             ("flow-map", generator.subschema_for::<FewSteps>()),
         ]);
         registry::schema(&Divergence::aliases(), entries)
@@ -356,21 +392,30 @@ impl<'de> Deserialize<'de> for Divergence {
         impl<'de> serde::de::Visitor<'de> for Entry {
             type Value = Divergence;
             fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                write!(f, "a name or {{name: {{…}}}}, one of {}", Divergence::names().join(", "))
+                write!(
+                    f,
+                    "a name or {{name: {{…}}}}, one of {}",
+                    Divergence::names().join(", ")
+                )
             }
             fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Divergence, E> {
                 match registry::canonical(name, &OTHERS) {
                     Some("learned") => Ok(Divergence::Learned(Learned::default())),
                     Some("debiased") => Ok(Divergence::Debiased(Debiased::default())),
                     Some("closed-form") => Ok(Divergence::ClosedForm(ClosedForm {})),
-                    Some("finite-difference") => Ok(Divergence::FiniteDifference(Default::default())),
+                    Some("finite-difference") => {
+                        Ok(Divergence::FiniteDifference(Default::default()))
+                    }
                     Some("flow-map") => Ok(Divergence::FlowMap(FewSteps::default())),
                     _ => Estimator::from_name(name)
                         .map(Divergence::Trace)
                         .ok_or_else(|| registry::unknown(name, &Divergence::names())),
                 }
             }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Divergence, A::Error> {
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Divergence, A::Error> {
                 let name: String = registry::only_key(&mut map, &Divergence::names())?;
                 let entry = match registry::canonical(&name, &Divergence::aliases()) {
                     Some("learned") => Divergence::Learned(map.next_value()?),
@@ -417,7 +462,9 @@ impl Sources {
     pub fn map(&mut self, name: &str) -> Result<&mut dyn FlowMap, EvalError> {
         match self.maps.get_mut(name) {
             Some(map) => Ok(&mut **map),
-            None => Err(EvalError::Missing(format!("this model has no flow map `{name}`"))),
+            None => Err(EvalError::Missing(format!(
+                "this model has no flow map `{name}`"
+            ))),
         }
     }
 }
@@ -434,13 +481,25 @@ pub struct Integral {
 impl Integral {
     /// A value without an error of its own.
     pub fn certain(value: f64) -> Integral {
-        Integral { value, stderr: None, half_width: None }
+        Integral {
+            value,
+            stderr: None,
+            half_width: None,
+        }
     }
 
     fn of(chains: &[f64]) -> Integral {
-        let Some(e) = stats::mean(chains) else { return Integral::certain(f64::NAN) };
-        let half_width = e.stderr.map(|s| stats::half_width(s, Some(chains.len()), 0.95));
-        Integral { value: e.value, stderr: e.stderr, half_width }
+        let Some(e) = stats::mean(chains) else {
+            return Integral::certain(f64::NAN);
+        };
+        let half_width = e
+            .stderr
+            .map(|s| stats::half_width(s, Some(chains.len()), 0.95));
+        Integral {
+            value: e.value,
+            stderr: e.stderr,
+            half_width,
+        }
     }
 }
 
@@ -486,7 +545,11 @@ impl<'a> Integrator<'a> {
     /// several want is taken once.
     #[must_use]
     pub fn under(self, control: &Control, plan: &Plan) -> Integrator<'a> {
-        Integrator { controls: control.is(self.spec), share: plan.share(self.spec), ..self }
+        Integrator {
+            controls: control.is(self.spec),
+            share: plan.share(self.spec),
+            ..self
+        }
     }
 
     /// Evaluates the divergence on nodes and adds it to the integrals; the values are handed back.
@@ -497,25 +560,35 @@ impl<'a> Integrator<'a> {
         let started = Instant::now();
         let mut chains = self.chains(nodes, sources)?;
         if !self.spec.tells_its_error_along_a_path() {
-            chains = chains.mean_axis(Axis(0)).map(|m| m.insert_axis(Axis(0))).unwrap_or(chains);
+            chains = chains
+                .mean_axis(Axis(0))
+                .map(|m| m.insert_axis(Axis(0)))
+                .unwrap_or(chains);
         }
         self.seconds += started.elapsed().as_secs_f64();
-        let sums = self.sums.get_or_insert_with(|| Array2::zeros((chains.nrows(), self.samples)));
+        let sums = self
+            .sums
+            .get_or_insert_with(|| Array2::zeros((chains.nrows(), self.samples)));
         for (i, slot) in nodes.slot.iter().enumerate() {
-            sums.column_mut(*slot).scaled_add(nodes.weight[i], &chains.column(i));
+            sums.column_mut(*slot)
+                .scaled_add(nodes.weight[i], &chains.column(i));
             self.nodes[*slot] += 1;
         }
         let shown = match self.spec {
             Divergence::FiniteDifference(f) => chains.slice(ndarray::s![..f.probes, ..]),
             _ => chains.view(),
         };
-        Ok(shown.mean_axis(Axis(0)).map(|m| m.to_vec()).unwrap_or_default())
+        Ok(shown
+            .mean_axis(Axis(0))
+            .map(|m| m.to_vec())
+            .unwrap_or_default())
     }
 
     /// Chains × rows of nodes. Rows that are no longer finite give NaN and reach no network.
     fn chains(&mut self, nodes: &Nodes, sources: &mut Sources) -> Result<Array2<f64>, EvalError> {
-        let sound: Vec<usize> =
-            (0..nodes.slot.len()).filter(|i| nodes.x.row(*i).iter().all(|v| v.is_finite())).collect();
+        let sound: Vec<usize> = (0..nodes.slot.len())
+            .filter(|i| nodes.x.row(*i).iter().all(|v| v.is_finite()))
+            .collect();
         if sound.len() == nodes.slot.len() {
             return self.evaluate(nodes, sources);
         }
@@ -533,7 +606,11 @@ impl<'a> Integrator<'a> {
             divergence: known.as_deref(),
             products: products.as_ref(),
         };
-        let some = if sound.is_empty() { Array2::zeros((1, 0)) } else { self.evaluate(&part, sources)? };
+        let some = if sound.is_empty() {
+            Array2::zeros((1, 0))
+        } else {
+            self.evaluate(&part, sources)?
+        };
         let rows = self.sums.as_ref().map_or(some.nrows(), |s| s.nrows());
         let mut all = Array2::from_elem((rows, nodes.slot.len()), f64::NAN);
         for (j, i) in sound.iter().enumerate() {
@@ -544,30 +621,51 @@ impl<'a> Integrator<'a> {
 
     fn evaluate(&mut self, nodes: &Nodes, sources: &mut Sources) -> Result<Array2<f64>, EvalError> {
         if let Some(known) = nodes.divergence.filter(|_| self.controls) {
-            return Ok(Array2::from_shape_vec((1, known.len()), known.to_vec()).expect("one value per row"));
+            return Ok(Array2::from_shape_vec((1, known.len()), known.to_vec())
+                .expect("one value per row"));
         }
         match self.spec {
             Divergence::Trace(estimator) => {
-                let probes = Probes { key: self.key, sample: nodes.sample, node: nodes.node };
+                let probes = Probes {
+                    key: self.key,
+                    sample: nodes.sample,
+                    node: nodes.node,
+                };
                 if let (Some(share), Some(products)) = (&self.share, nodes.products)
-                    && let Some(chains) = share.chains(estimator, products, (nodes.t, nodes.x), &probes)?
+                    && let Some(chains) =
+                        share.chains(estimator, products, (nodes.t, nodes.x), &probes)?
                 {
                     return Ok(chains);
                 }
-                let missing = || EvalError::Missing("this model offers no Jacobian products".to_owned());
+                let missing =
+                    || EvalError::Missing("this model offers no Jacobian products".to_owned());
                 let field = sources.tangents.as_mut().ok_or_else(missing)?;
-                estimator.trace(&mut At { field: &mut **field, t: nodes.t, x: nodes.x }, &probes)
+                estimator.trace(
+                    &mut At {
+                        field: &mut **field,
+                        t: nodes.t,
+                        x: nodes.x,
+                    },
+                    &probes,
+                )
             }
             Divergence::Learned(Learned { head }) | Divergence::Debiased(Debiased { head, .. }) => {
-                let missing = || EvalError::Missing(format!("this model has no divergence head `{head}`"));
-                let values = sources.heads.get_mut(head).ok_or_else(missing)?.eval(nodes.t, nodes.x)?;
+                let missing =
+                    || EvalError::Missing(format!("this model has no divergence head `{head}`"));
+                let values = sources
+                    .heads
+                    .get_mut(head)
+                    .ok_or_else(missing)?
+                    .eval(nodes.t, nodes.x)?;
                 if let Some(draws) = &mut self.draws {
                     draws.offer(self.key, nodes, &values, sources)?;
                 }
                 Ok(Array2::from_shape_vec((1, values.len()), values).expect("one value per row"))
             }
             Divergence::FiniteDifference(spec) => self.differences(spec, nodes, sources),
-            Divergence::ClosedForm(_) | Divergence::FlowMap(_) => Ok(Array2::zeros((1, nodes.slot.len()))),
+            Divergence::ClosedForm(_) | Divergence::FlowMap(_) => {
+                Ok(Array2::zeros((1, nodes.slot.len())))
+            }
         }
     }
 
@@ -578,16 +676,28 @@ impl<'a> Integrator<'a> {
         nodes: &Nodes,
         sources: &mut Sources,
     ) -> Result<Array2<f64>, EvalError> {
-        let missing = || EvalError::Missing("this model offers no velocity for differences".to_owned());
+        let missing =
+            || EvalError::Missing("this model offers no velocity for differences".to_owned());
         let (field, curve) = sources.velocity.as_mut().ok_or_else(missing)?;
         let dim = nodes.x.ncols();
-        let probes = Probes { key: self.key, sample: nodes.sample, node: nodes.node };
-        let z = probes.draw(Purpose::Probe, Distribution::Rademacher, Along::Fixed, 0..spec.probes as u64, dim);
+        let probes = Probes {
+            key: self.key,
+            sample: nodes.sample,
+            node: nodes.node,
+        };
+        let z = probes.draw(
+            Purpose::Probe,
+            Distribution::Rademacher,
+            Along::Fixed,
+            0..spec.probes as u64,
+            dim,
+        );
         let steps: Vec<f64> = nodes.t.iter().map(|t| spec.length(curve, *t)).collect();
         let mut chains = Array2::zeros((2 * spec.probes, nodes.slot.len()));
         for (probe, z) in z.outer_iter().enumerate() {
             for (row, factor) in [(probe, 1.0), (spec.probes + probe, 2.0)] {
-                let scaled = ndarray::Array1::from_iter(steps.iter().map(|h| h * factor)).insert_axis(Axis(1));
+                let scaled = ndarray::Array1::from_iter(steps.iter().map(|h| h * factor))
+                    .insert_axis(Axis(1));
                 let ahead = field.velocity(nodes.t, &(nodes.x + &(&z * &scaled)))?;
                 let behind = field.velocity(nodes.t, &(nodes.x - &(&z * &scaled)))?;
                 let quotient = ((ahead - behind) * z / (scaled * 2.0)).sum_axis(Axis(1));
@@ -602,7 +712,9 @@ impl<'a> Integrator<'a> {
     /// # Errors
     /// Where the model cannot be evaluated.
     pub fn settle(&mut self, sources: &mut Sources) -> Result<(), EvalError> {
-        if let (Divergence::Debiased(spec), Some(draws), Some(head)) = (self.spec, self.draws.take(), &self.sums) {
+        if let (Divergence::Debiased(spec), Some(draws), Some(head)) =
+            (self.spec, self.draws.take(), &self.sums)
+        {
             let started = Instant::now();
             let residuals = draws.residuals(spec, self.key, sources)?;
             self.sums = Some(residuals + head.row(0));
@@ -617,9 +729,16 @@ impl<'a> Integrator<'a> {
             return vec![Integral::certain(0.0); self.samples];
         };
         if let Divergence::FiniteDifference(spec) = self.spec {
-            return sums.columns().into_iter().map(|c| with_truncation(&c.to_vec(), spec.probes)).collect();
+            return sums
+                .columns()
+                .into_iter()
+                .map(|c| with_truncation(&c.to_vec(), spec.probes))
+                .collect();
         }
-        sums.columns().into_iter().map(|chains| Integral::of(&chains.to_vec())).collect()
+        sums.columns()
+            .into_iter()
+            .map(|chains| Integral::of(&chains.to_vec()))
+            .collect()
     }
 }
 
@@ -630,7 +749,11 @@ fn with_truncation(chains: &[f64], probes: usize) -> Integral {
     let truncation = (mean(fine) - mean(coarse)) / 3.0;
     let spread = stats::mean(fine).and_then(|e| e.stderr);
     let half_width = spread.map(|s| (s * stats::t95(probes - 1)).hypot(stats::Z95 * truncation));
-    Integral { value: mean(fine), stderr: spread.map(|s| s.hypot(truncation)), half_width }
+    Integral {
+        value: mean(fine),
+        stderr: spread.map(|s| s.hypot(truncation)),
+        half_width,
+    }
 }
 
 #[cfg(test)]
@@ -654,25 +777,44 @@ mod tests {
         for name in Divergence::names() {
             let spec: Divergence = serde_yaml::from_str(name).expect(name);
             let traces = matches!(spec, Divergence::Trace(_));
-            assert_eq!(spec.averages().is_some(), traces && spec.kind() == Kind::OdeStochastic, "{name}");
+            assert_eq!(
+                spec.averages().is_some(),
+                traces && spec.kind() == Kind::OdeStochastic,
+                "{name}"
+            );
         }
         let spec: Divergence = serde_yaml::from_str("{hutchinson: {probes: 3}}").expect("a spec");
         assert_eq!(spec.averages(), Some(("probes", 3)));
         let spec = "{hutchinson: {probes: 3, distribution: sphere, orthogonal: true}}";
-        assert_eq!(serde_yaml::from_str::<Divergence>(spec).expect("a spec").averages(), None);
+        assert_eq!(
+            serde_yaml::from_str::<Divergence>(spec)
+                .expect("a spec")
+                .averages(),
+            None
+        );
     }
 
     #[test]
     fn labels_show_what_differs_from_the_defaults() {
-        let label = |text: &str| serde_yaml::from_str::<Divergence>(text).expect(text).label();
+        let label = |text: &str| {
+            serde_yaml::from_str::<Divergence>(text)
+                .expect(text)
+                .label()
+        };
         assert_eq!(label("exact"), "exact");
         assert_eq!(label("{hutchinson: {probes: 8}}"), "hutchinson(probes=8)");
-        assert_eq!(label("{hutch++: {matvecs: 9, replicates: 4}}"), "hutch++(matvecs=9 replicates=4)");
+        assert_eq!(
+            label("{hutch++: {matvecs: 9, replicates: 4}}"),
+            "hutch++(matvecs=9 replicates=4)"
+        );
         assert_eq!(label("{learned: {head: stad}}"), "learned(stad)");
         assert_eq!(label("{debiased: {probes: 3}}"), "debiased(probes=3)");
         assert_eq!(label("{flow-map: {steps: 2}}"), "flow-map(f2d2 steps=2)");
         let compatible = "{flow-map: {map: m, grid: log-snr, rule: forward-average}}";
-        assert_eq!(label(compatible), "flow-map(m steps=8 grid=log-snr rule=forward-average)");
+        assert_eq!(
+            label(compatible),
+            "flow-map(m steps=8 grid=log-snr rule=forward-average)"
+        );
     }
 
     #[test]
@@ -681,23 +823,43 @@ mod tests {
             let spec: Divergence = serde_yaml::from_str(name).expect(name);
             let undrawn = spec.undrawn();
             assert_eq!(undrawn.is_some(), spec.takes_solver(), "{name}");
-            assert!(undrawn.is_none_or(|e| e.is_continuous() || e == spec), "{name}");
+            assert!(
+                undrawn.is_none_or(|e| e.is_continuous() || e == spec),
+                "{name}"
+            );
         }
-        let fresh: Divergence = serde_yaml::from_str("{hutchinson: {probes: 3, along: fresh}}").expect("a spec");
-        assert_eq!(fresh.undrawn().map(|e| e.label()), Some("hutchinson(probes=3)".to_owned()));
+        let fresh: Divergence =
+            serde_yaml::from_str("{hutchinson: {probes: 3, along: fresh}}").expect("a spec");
+        assert_eq!(
+            fresh.undrawn().map(|e| e.label()),
+            Some("hutchinson(probes=3)".to_owned())
+        );
         assert!(!fresh.is_continuous());
     }
 
     #[test]
     fn a_single_xtrace_tells_no_error_along_a_path() {
-        let tells = |text: &str| serde_yaml::from_str::<Divergence>(text).expect(text).tells_its_error_along_a_path();
+        let tells = |text: &str| {
+            serde_yaml::from_str::<Divergence>(text)
+                .expect(text)
+                .tells_its_error_along_a_path()
+        };
         assert!(!tells("xtrace") && tells("{xtrace: {replicates: 2}}"));
-        assert!(Divergence::names().iter().filter(|n| **n != "xtrace").all(|n| tells(n)));
+        assert!(
+            Divergence::names()
+                .iter()
+                .filter(|n| **n != "xtrace")
+                .all(|n| tells(n))
+        );
     }
 
     #[test]
     fn unknown_kinds_and_keys_are_named() {
-        let refused = |text: &str| serde_yaml::from_str::<Divergence>(text).expect_err(text).to_string();
+        let refused = |text: &str| {
+            serde_yaml::from_str::<Divergence>(text)
+                .expect_err(text)
+                .to_string()
+        };
         assert!(refused("exactly").contains("exactly"));
         assert!(refused("{hutchinson: {probe: 8}}").contains("probe"));
         assert!(refused("{hutchinson: {}, exact: {}}").contains("exact"));

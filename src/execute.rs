@@ -56,8 +56,19 @@ pub struct Stage<'a> {
 impl<'a> Stage<'a> {
     pub fn new(prepared: &'a Prepared, runtime: &'a Runtime, machine: Machine) -> Stage<'a> {
         let meter: Arc<Meter> = Arc::default();
-        let pools = prepared.models.iter().map(|m| Pool::new(m, runtime, machine).metered(meter.clone())).collect();
-        Stage { prepared, runtime, machine, meter, pools, real: Mutex::default() }
+        let pools = prepared
+            .models
+            .iter()
+            .map(|m| Pool::new(m, runtime, machine).metered(meter.clone()))
+            .collect();
+        Stage {
+            prepared,
+            runtime,
+            machine,
+            meter,
+            pools,
+            real: Mutex::default(),
+        }
     }
 
     /// Opens and calls once whatever the plan's trials need.
@@ -73,19 +84,44 @@ impl<'a> Stage<'a> {
                     pool.rehearse_maps(w)?;
                 }
             }
-            let needs = Needs { estimators: &needed, samplers: &samplers };
-            pool.rehearse(needs, self.most_samples(index), &Batch::zeros((1, pool.model.dim())))
-                .with_context(|| pool.model.path.display().to_string())?;
+            let needs = Needs {
+                estimators: &needed,
+                samplers: &samplers,
+            };
+            pool.rehearse(
+                needs,
+                self.most_samples(index),
+                &Batch::zeros((1, pool.model.dim())),
+            )
+            .with_context(|| pool.model.path.display().to_string())?;
         }
         for trial in &plan.trials {
-            let Work::Metrics { model, extractor, metrics, .. } = &trial.work else { continue };
-            let opened = extractor.as_ref().map(|file| self.extractor(file)).transpose()?;
+            let Work::Metrics {
+                model,
+                extractor,
+                metrics,
+                ..
+            } = &trial.work
+            else {
+                continue;
+            };
+            let opened = extractor
+                .as_ref()
+                .map(|file| self.extractor(file))
+                .transpose()?;
             if let Some(extractor) = &opened {
-                trial.work.data().into_iter().try_for_each(|data| self.check_features(*model, data, extractor))?;
+                trial
+                    .work
+                    .data()
+                    .into_iter()
+                    .try_for_each(|data| self.check_features(*model, data, extractor))?;
             }
             let classifies = opened.is_some_and(|e| e.classifies());
             if let Some(metric) = metrics.iter().find(|m| m.needs_logits() && !classifies) {
-                bail!("metrics: {} needs an extractor with class logits", metric.name());
+                bail!(
+                    "metrics: {} needs an extractor with class logits",
+                    metric.name()
+                );
             }
         }
         Ok(())
@@ -93,16 +129,33 @@ impl<'a> Stage<'a> {
 
     /// Samples of the plan's largest trial of a model.
     fn most_samples(&self, model: usize) -> usize {
-        let trials = self.prepared.plan.trials.iter().filter(|t| t.work.model() == model);
-        trials.filter_map(|t| t.work.samples()).map(|s| (s.end - s.start) as usize).max().unwrap_or(1)
+        let trials = self
+            .prepared
+            .plan
+            .trials
+            .iter()
+            .filter(|t| t.work.model() == model);
+        trials
+            .filter_map(|t| t.work.samples())
+            .map(|s| (s.end - s.start) as usize)
+            .max()
+            .unwrap_or(1)
     }
 
     /// Estimators and samplers that the plan's trials ask a model for.
     fn needs(&self, model: usize) -> (Vec<Divergence>, Vec<Sampler>) {
         let (mut needed, mut samplers) = (Vec::new(), Vec::new());
-        for trial in self.prepared.plan.trials.iter().filter(|t| t.work.model() == model) {
+        for trial in self
+            .prepared
+            .plan
+            .trials
+            .iter()
+            .filter(|t| t.work.model() == model)
+        {
             match &trial.work {
-                Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => needed.extend(w.estimators.iter().cloned()),
+                Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => {
+                    needed.extend(w.estimators.iter().cloned())
+                }
                 Work::Density { estimator, .. } => needed.push(estimator.clone()),
                 Work::Sample { sampler, .. } => samplers.push(sampler.clone()),
                 Work::Stein { stein, .. } => needed.push(learned(&stein.head)),
@@ -119,20 +172,32 @@ impl<'a> Stage<'a> {
     pub fn paces(&self) -> Result<Vec<Pace>> {
         let pace = |(index, pool): (usize, &Pool)| {
             let (needed, samplers) = self.needs(index);
-            pool.pace(Needs { estimators: &needed, samplers: &samplers }, self.most_samples(index))
+            pool.pace(
+                Needs {
+                    estimators: &needed,
+                    samplers: &samplers,
+                },
+                self.most_samples(index),
+            )
         };
         self.pools.iter().enumerate().map(pace).collect()
     }
 
     fn key(&self) -> Key {
-        Key { seed: self.prepared.plan.seed }
+        Key {
+            seed: self.prepared.plan.seed,
+        }
     }
 
     /// Carries out one trial; `array` reads the array of an earlier one.
     ///
     /// # Errors
     /// Where the model cannot be evaluated or a statistic cannot be computed.
-    pub fn execute(&self, trial: &Trial, array: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<Output> {
+    pub fn execute(
+        &self,
+        trial: &Trial,
+        array: &dyn Fn(&str) -> Result<Vec<u8>>,
+    ) -> Result<Output> {
         self.meter.restart();
         let samples: Vec<SampleId> = trial.work.samples().unwrap_or_default().collect();
         self.again(trial, &samples, array)
@@ -169,12 +234,19 @@ impl<'a> Stage<'a> {
     fn extractor(&self, file: &PlannedFile) -> Result<Extractor> {
         let known = self.prepared.extractors.iter().find(|(f, _)| f == file);
         let (_, path) = known.ok_or_else(|| anyhow!("no extractor {}", file.name))?;
-        Extractor::open(path, self.runtime, self.machine.provider, self.machine.threads)
+        Extractor::open(
+            path,
+            self.runtime,
+            self.machine.provider,
+            self.machine.threads,
+        )
     }
 }
 
 fn learned(head: &str) -> Divergence {
-    Divergence::Learned(Learned { head: head.to_owned() })
+    Divergence::Learned(Learned {
+        head: head.to_owned(),
+    })
 }
 
 fn sample_of(extracted: &Extracted) -> Result<Sample<'_>, String> {
@@ -189,5 +261,10 @@ fn write_rows<T: Serialize>(rows: impl Iterator<Item = T>) -> Result<Output> {
         count += 1;
     }
     let csv = writer.into_inner().map_err(|e| anyhow!("{}", e.error()))?;
-    Ok(Output { csv, rows: count, array: None, steps: None })
+    Ok(Output {
+        csv,
+        rows: count,
+        array: None,
+        steps: None,
+    })
 }

@@ -49,7 +49,10 @@ pub fn lines(
     let mut values = Values::new();
     for s in samples {
         if let Some(value) = s.log_likelihood {
-            values.entry((&s.model, &s.dataset, &s.solver, &s.estimator)).or_default().insert(s.sample, value);
+            values
+                .entry((&s.model, &s.dataset, &s.solver, &s.estimator))
+                .or_default()
+                .insert(s.sample, value);
         }
     }
     let mut groups: Vec<Vec<&Summary>> = Vec::new();
@@ -62,7 +65,10 @@ pub fn lines(
             None => groups.push(vec![row]),
         }
     }
-    groups.iter().flat_map(|group| of_group(group, &values, averages, dims)).collect()
+    groups
+        .iter()
+        .flat_map(|group| of_group(group, &values, averages, dims))
+        .collect()
 }
 
 fn of_group<'a>(
@@ -74,7 +80,10 @@ fn of_group<'a>(
     // The exact trace on the same nodes shares the solver's error, which is none of an estimator's.
     let of_kind = |kind: &str| group.iter().copied().find(|row| row.kind == kind);
     let truth = of_kind("ode-exact").or(of_kind("closed-form"));
-    let known: Vec<Known> = group.iter().map(|row| known(row, gaps(row, truth, values).as_deref(), averages)).collect();
+    let known: Vec<Known> = group
+        .iter()
+        .map(|row| known(row, gaps(row, truth, values).as_deref(), averages))
+        .collect();
     let dim = dims.get(&group[0].model).copied().unwrap_or(0);
     let mut units = vec![("nats", 1.0)];
     if group.iter().any(|row| row.bits_per_dim.is_some()) && dim > 0 {
@@ -84,8 +93,10 @@ fn of_group<'a>(
     for (unit, nats) in units {
         for target in TARGETS {
             for scope in ["sample", "mean"] {
-                let mut rows: Vec<Frontier> =
-                    known.iter().map(|k| line(k, averages, scope, (target, unit, nats))).collect();
+                let mut rows: Vec<Frontier> = known
+                    .iter()
+                    .map(|k| line(k, averages, scope, (target, unit, nats)))
+                    .collect();
                 mark(&mut rows);
                 lines.append(&mut rows);
             }
@@ -101,31 +112,46 @@ fn key(row: &Summary) -> (&str, &str, &str, &str) {
 /// Differences from the truth on the samples where both have a value.
 fn gaps<'a>(row: &'a Summary, truth: Option<&'a Summary>, values: &Values<'a>) -> Option<Vec<f64>> {
     let (ours, theirs) = (values.get(&key(row))?, values.get(&key(truth?))?);
-    Some(ours.iter().filter_map(|(i, v)| Some(v - theirs.get(i)?)).collect())
+    Some(
+        ours.iter()
+            .filter_map(|(i, v)| Some(v - theirs.get(i)?))
+            .collect(),
+    )
 }
 
 fn known<'a>(row: &'a Summary, gaps: Option<&[f64]>, averages: &Averages) -> Known<'a> {
     let against = gaps.and_then(stats::rms);
     let (error, basis) = match (row.kind.as_str(), averages.get(&row.estimator)) {
         ("ode-exact" | "closed-form", _) => (Some(0.0), Basis::Exact),
-        ("ode-stochastic", Some((_, units))) => (row.probe_stderr.or(against), Basis::Averaged(*units)),
+        ("ode-stochastic", Some((_, units))) => {
+            (row.probe_stderr.or(against), Basis::Averaged(*units))
+        }
         _ => (against, Basis::Measured),
     };
     Known {
         row,
         bias: gaps.and_then(stats::mean),
         error: error.unwrap_or(f64::NAN),
-        basis: if error.is_some() { basis } else { Basis::Unknown },
+        basis: if error.is_some() {
+            basis
+        } else {
+            Basis::Unknown
+        },
     }
 }
 
-fn line(known: &Known, averages: &Averages, scope: &str, (target, unit, nats): (f64, &str, f64)) -> Frontier {
+fn line(
+    known: &Known,
+    averages: &Averages,
+    scope: &str,
+    (target, unit, nats): (f64, &str, f64),
+) -> Frontier {
     let row = known.row;
     // Probes are drawn anew for every sample, so their error in the mean falls with n; a bias does not.
     let error = match (scope, known.basis) {
-        ("mean", Basis::Measured) => {
-            known.bias.and_then(|b| Some(b.value.abs() + stats::half_width(b.stderr?, Some(b.n), 0.95)))
-        }
+        ("mean", Basis::Measured) => known
+            .bias
+            .and_then(|b| Some(b.value.abs() + stats::half_width(b.stderr?, Some(b.n), 0.95))),
         ("mean", _) => Some(known.error / (row.n as f64).sqrt()),
         _ => Some(known.error),
     };
@@ -142,10 +168,16 @@ fn line(known: &Known, averages: &Averages, scope: &str, (target, unit, nats): (
         (Basis::Measured, Some(e)) if e <= target => (Some(1.0), "measured"),
         (Basis::Measured, _) => (None, "out of reach"),
     };
-    let share = if row.cost > 0.0 { row.evaluations / row.cost } else { 1.0 };
+    let share = if row.cost > 0.0 {
+        row.evaluations / row.cost
+    } else {
+        1.0
+    };
     let path = row.seconds_per_sample * share;
     let own = row.seconds_per_sample - path;
-    let variance = (known.error * known.error).is_finite().then_some(known.error * known.error);
+    let variance = (known.error * known.error)
+        .is_finite()
+        .then_some(known.error * known.error);
     Frontier {
         model: row.model.clone(),
         dataset: row.dataset.clone(),
@@ -158,7 +190,10 @@ fn line(known: &Known, averages: &Averages, scope: &str, (target, unit, nats): (
         n: row.n,
         error,
         basis: basis.to_owned(),
-        averages: averages.get(&row.estimator).filter(|_| units.is_some()).map_or(String::new(), |a| a.0.clone()),
+        averages: averages
+            .get(&row.estimator)
+            .filter(|_| units.is_some())
+            .map_or(String::new(), |a| a.0.clone()),
         needed: units.filter(|_| factor.is_some()),
         jvps: factor.map(|f| row.jvps * f),
         head_calls: factor.map(|_| row.head_calls),
@@ -173,8 +208,13 @@ fn line(known: &Known, averages: &Averages, scope: &str, (target, unit, nats): (
 /// Marks the cheapest of one accuracy, in products and in measured time.
 fn mark(rows: &mut [Frontier]) {
     let least = |cost: fn(&Frontier) -> Option<f64>, rows: &[Frontier]| {
-        let reached = (0..rows.len()).filter(|i| cost(&rows[*i]).is_some() && rows[*i].kind != "closed-form");
-        reached.min_by(|a, b| cost(&rows[*a]).unwrap_or(f64::MAX).total_cmp(&cost(&rows[*b]).unwrap_or(f64::MAX)))
+        let reached =
+            (0..rows.len()).filter(|i| cost(&rows[*i]).is_some() && rows[*i].kind != "closed-form");
+        reached.min_by(|a, b| {
+            cost(&rows[*a])
+                .unwrap_or(f64::MAX)
+                .total_cmp(&cost(&rows[*b]).unwrap_or(f64::MAX))
+        })
     };
     if let Some(i) = least(|r| r.jvps, rows) {
         rows[i].fewest_jvps = true;
@@ -209,13 +249,20 @@ mod tests {
     fn group() -> Vec<Summary> {
         vec![
             summary("exact", "ode-exact", 640.0, 11.0),
-            Summary { probe_stderr: Some(0.2), ..summary("hutchinson(probes=4)", "ode-stochastic", 40.0, 2.0) },
-            Summary { head_calls: 10.0, ..summary("learned(stad)", "learned", 0.0, 1.5) },
+            Summary {
+                probe_stderr: Some(0.2),
+                ..summary("hutchinson(probes=4)", "ode-stochastic", 40.0, 2.0)
+            },
+            Summary {
+                head_calls: 10.0,
+                ..summary("learned(stad)", "learned", 0.0, 1.5)
+            },
         ]
     }
 
     fn all(rows: &[Summary]) -> Vec<Frontier> {
-        let averages = BTreeMap::from([("hutchinson(probes=4)".to_owned(), ("probes".to_owned(), 4))]);
+        let averages =
+            BTreeMap::from([("hutchinson(probes=4)".to_owned(), ("probes".to_owned(), 4))]);
         // The head is off by 0.05 in the mean and by 0.11 per sample.
         let gap = |estimator: &str, i: usize| match (estimator, i % 2) {
             ("learned(stad)", 0) => 0.15,
@@ -231,12 +278,22 @@ mod tests {
             log_likelihood: Some((i as f64).sin() + gap(&row.estimator, i)),
             ..Sample::default()
         };
-        let samples: Vec<Sample> = rows.iter().flat_map(|row| (0..row.n).map(move |i| sample(row, i))).collect();
-        lines(rows, &samples, &averages, &BTreeMap::from([("m".to_owned(), 64)]))
+        let samples: Vec<Sample> = rows
+            .iter()
+            .flat_map(|row| (0..row.n).map(move |i| sample(row, i)))
+            .collect();
+        lines(
+            rows,
+            &samples,
+            &averages,
+            &BTreeMap::from([("m".to_owned(), 64)]),
+        )
     }
 
     fn find<'a>(lines: &'a [Frontier], estimator: &str, scope: &str, target: f64) -> &'a Frontier {
-        let same = |l: &&Frontier| l.estimator.starts_with(estimator) && l.scope == scope && l.target == target;
+        let same = |l: &&Frontier| {
+            l.estimator.starts_with(estimator) && l.scope == scope && l.target == target
+        };
         lines.iter().find(same).expect("a line")
     }
 
@@ -246,19 +303,28 @@ mod tests {
         // 0.2 with 4 probes: 0.1 takes 16, 0.01 takes 1600, and 1 still takes one.
         for (target, probes) in [(1.0, 1.0), (0.1, 16.0), (0.01, 1600.0)] {
             let line = find(&lines, "hutchinson", "sample", target);
-            assert_eq!((line.needed, line.basis.as_str(), line.averages.as_str()), (Some(probes), "1/K", "probes"));
+            assert_eq!(
+                (line.needed, line.basis.as_str(), line.averages.as_str()),
+                (Some(probes), "1/K", "probes")
+            );
             assert_eq!(line.jvps, Some(10.0 * probes));
             // One second is the path's, one is that of four probes.
             assert!((line.seconds.expect("measured") - (1.0 + probes / 4.0)).abs() < 1e-9);
         }
         // In the mean of 100 samples the same run is ten times as good.
         assert_eq!(find(&lines, "hutchinson", "mean", 0.01).needed, Some(16.0));
-        for (scope, target, reached) in
-            [("sample", 1.0, true), ("sample", 0.1, false), ("mean", 0.1, true), ("mean", 0.01, false)]
-        {
+        for (scope, target, reached) in [
+            ("sample", 1.0, true),
+            ("sample", 0.1, false),
+            ("mean", 0.1, true),
+            ("mean", 0.01, false),
+        ] {
             let line = find(&lines, "learned", scope, target);
             assert_eq!(line.jvps.is_some(), reached, "{scope} {target}");
-            assert_eq!(line.basis, if reached { "measured" } else { "out of reach" });
+            assert_eq!(
+                line.basis,
+                if reached { "measured" } else { "out of reach" }
+            );
         }
         assert_eq!(find(&lines, "exact", "sample", 0.01).jvps, Some(640.0));
     }
@@ -267,24 +333,40 @@ mod tests {
     fn the_cheapest_is_marked_once_per_accuracy() {
         let lines = all(&group());
         let cheapest = |scope: &str, target: f64, by: fn(&Frontier) -> bool| -> Vec<String> {
-            let here = lines.iter().filter(|l| l.scope == scope && l.target == target && by(l));
+            let here = lines
+                .iter()
+                .filter(|l| l.scope == scope && l.target == target && by(l));
             here.map(|l| l.estimator.clone()).collect()
         };
-        assert_eq!(cheapest("sample", 1.0, |l| l.fewest_jvps), ["learned(stad)"]);
-        assert_eq!(cheapest("sample", 0.1, |l| l.fewest_jvps), ["hutchinson(probes=4)"]);
+        assert_eq!(
+            cheapest("sample", 1.0, |l| l.fewest_jvps),
+            ["learned(stad)"]
+        );
+        assert_eq!(
+            cheapest("sample", 0.1, |l| l.fewest_jvps),
+            ["hutchinson(probes=4)"]
+        );
         assert_eq!(cheapest("sample", 0.01, |l| l.fewest_jvps), ["exact"]);
         assert_eq!(cheapest("sample", 0.01, |l| l.least_seconds), ["exact"]);
-        assert_eq!(cheapest("sample", 0.1, |l| l.least_seconds), ["hutchinson(probes=4)"]);
+        assert_eq!(
+            cheapest("sample", 0.1, |l| l.least_seconds),
+            ["hutchinson(probes=4)"]
+        );
     }
 
     #[test]
     fn without_a_certain_reference_an_unknown_error_stays_unknown() {
         let mut rows = group();
         rows.remove(0);
-        rows.iter_mut().for_each(|r| r.reference = "hutchinson(probes=4)".to_owned());
+        rows.iter_mut()
+            .for_each(|r| r.reference = "hutchinson(probes=4)".to_owned());
         rows[0].probe_stderr = None;
         let lines = all(&rows);
-        assert!(lines.iter().all(|l| l.basis == "unknown" && l.jvps.is_none() && !l.fewest_jvps));
+        assert!(
+            lines
+                .iter()
+                .all(|l| l.basis == "unknown" && l.jvps.is_none() && !l.fewest_jvps)
+        );
     }
 
     #[test]
@@ -293,7 +375,9 @@ mod tests {
         let mut rows = group();
         rows.iter_mut().for_each(|r| r.bits_per_dim = Some(3.0));
         let lines = all(&rows);
-        let line = lines.iter().find(|l| l.unit == "bits/dim" && l.scope == "sample" && l.kind == "ode-stochastic");
+        let line = lines
+            .iter()
+            .find(|l| l.unit == "bits/dim" && l.scope == "sample" && l.kind == "ode-stochastic");
         let error = line.and_then(|l| l.error).expect("an error");
         assert!((error - 0.2 / (64.0 * std::f64::consts::LN_2)).abs() < 1e-15);
     }

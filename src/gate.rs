@@ -60,13 +60,23 @@ pub struct Held {
 /// # Errors
 /// Where a claim names a table, a column or a row that is not there, by its key.
 pub fn gate(tables: &Tables, claims: &Claims) -> Result<Vec<(Verdict, Held)>> {
-    let tables = tables.files()?.into_iter().filter(|(_, bytes)| !bytes.is_empty());
-    let tables: Vec<(&str, Sheet)> =
-        tables.map(|(name, bytes)| Ok((name, Sheet::read(&bytes)?))).collect::<Result<_>>()?;
+    let tables = tables
+        .files()?
+        .into_iter()
+        .filter(|(_, bytes)| !bytes.is_empty());
+    let tables: Vec<(&str, Sheet)> = tables
+        .map(|(name, bytes)| Ok((name, Sheet::read(&bytes)?)))
+        .collect::<Result<_>>()?;
     let each = claims.claims.iter().enumerate();
     each.map(|(i, claim)| {
         let name = claim.name.clone().unwrap_or_else(|| format!("claims.{i}"));
-        hold(&tables, claim, name, claim.confidence.unwrap_or(claims.confidence)).map_err(|e| anyhow!("claims.{i}.{e}"))
+        hold(
+            &tables,
+            claim,
+            name,
+            claim.confidence.unwrap_or(claims.confidence),
+        )
+        .map_err(|e| anyhow!("claims.{i}.{e}"))
     })
     .collect()
 }
@@ -81,12 +91,20 @@ impl Sheet {
     fn read(bytes: &[u8]) -> Result<Sheet> {
         let mut reader = csv::Reader::from_reader(bytes);
         let columns = reader.headers()?.iter().map(str::to_owned).collect();
-        Ok(Sheet { columns, rows: reader.records().collect::<Result<_, _>>()? })
+        Ok(Sheet {
+            columns,
+            rows: reader.records().collect::<Result<_, _>>()?,
+        })
     }
 
     fn column(&self, table: &str, key: &str, name: &str) -> Result<usize> {
         let place = self.columns.iter().position(|c| c == name);
-        place.ok_or_else(|| anyhow!("{key}: no column `{name}` in {table}; it has {}", self.columns.join(", ")))
+        place.ok_or_else(|| {
+            anyhow!(
+                "{key}: no column `{name}` in {table}; it has {}",
+                self.columns.join(", ")
+            )
+        })
     }
 
     /// The one row that a claim means.
@@ -94,27 +112,49 @@ impl Sheet {
         let mut kept: Vec<&csv::StringRecord> = self.rows.iter().collect();
         for (name, wanted) in &claim.place {
             let column = self.column(&claim.table, "where", name)?;
-            let left: Vec<_> = kept.iter().filter(|row| wanted.holds(&row[column])).copied().collect();
+            let left: Vec<_> = kept
+                .iter()
+                .filter(|row| wanted.holds(&row[column]))
+                .copied()
+                .collect();
             if left.is_empty() {
-                let there =
-                    if kept.len() < self.rows.len() { " among the rows that the keys before it leave" } else { "" };
+                let there = if kept.len() < self.rows.len() {
+                    " among the rows that the keys before it leave"
+                } else {
+                    ""
+                };
                 let values = distinct(kept.iter().map(|row| &row[column]));
-                bail!("where.{name}: no row of {} has `{wanted}`{there}; it has {values}", claim.table);
+                bail!(
+                    "where.{name}: no row of {} has `{wanted}`{there}; it has {values}",
+                    claim.table
+                );
             }
             kept = left;
         }
         match &kept[..] {
             [row] => Ok(row),
             several => {
-                let differs = |column: &usize| several.iter().any(|row| row[*column] != several[0][*column]);
-                let words = |column: &usize| several.iter().all(|row| row[*column].parse::<f64>().is_err());
+                let differs = |column: &usize| {
+                    several
+                        .iter()
+                        .any(|row| row[*column] != several[0][*column])
+                };
+                let words = |column: &usize| {
+                    several
+                        .iter()
+                        .all(|row| row[*column].parse::<f64>().is_err())
+                };
                 let columns = || (0..self.columns.len()).filter(differs);
                 let named: Vec<usize> = match columns().any(|c| words(&c)) {
                     true => columns().filter(words).collect(),
                     false => columns().collect(),
                 };
                 let by = |column: &usize| {
-                    format!("{} ({})", self.columns[*column], distinct(several.iter().map(|row| &row[*column])))
+                    format!(
+                        "{} ({})",
+                        self.columns[*column],
+                        distinct(several.iter().map(|row| &row[*column]))
+                    )
                 };
                 let by: Vec<String> = named.iter().take(4).map(by).collect();
                 bail!(
@@ -132,24 +172,38 @@ impl Sheet {
     fn samples(&self, claim: &Claim, row: &csv::StringRecord) -> Option<usize> {
         let count = |i: usize| row[i].parse::<usize>().ok();
         let columns = || self.columns.iter().enumerate();
-        let of = |name: &str| name.strip_suffix("_n").is_some_and(|stem| claim.column.starts_with(stem));
-        let own = columns().filter(|(_, name)| of(name)).max_by_key(|(_, name)| name.len());
+        let of = |name: &str| {
+            name.strip_suffix("_n")
+                .is_some_and(|stem| claim.column.starts_with(stem))
+        };
+        let own = columns()
+            .filter(|(_, name)| of(name))
+            .max_by_key(|(_, name)| name.len());
         if let Some((i, _)) = own {
             return count(i);
         }
-        let all = columns().filter(|(_, name)| ["n", "n_other", "n_generated", "n_reference"].contains(&name.as_str()));
+        let all = columns().filter(|(_, name)| {
+            ["n", "n_other", "n_generated", "n_reference"].contains(&name.as_str())
+        });
         all.filter_map(|(i, _)| count(i)).min()
     }
 
     /// The column of the standard error of `column`, where there is one.
     fn stderr(&self, claim: &Claim) -> Result<Option<usize>> {
         if let Some(named) = &claim.stderr {
-            return (named != "none").then(|| self.column(&claim.table, "stderr", named)).transpose();
+            return (named != "none")
+                .then(|| self.column(&claim.table, "stderr", named))
+                .transpose();
         }
         // Beside other columns `stderr` is in another unit.
-        let plain = ["value", "log_likelihood", "mean"].contains(&claim.column.as_str()).then_some("stderr");
+        let plain = ["value", "log_likelihood", "mean"]
+            .contains(&claim.column.as_str())
+            .then_some("stderr");
         let own = format!("{}_stderr", claim.column);
-        Ok(self.columns.iter().position(|c| *c == own || Some(c.as_str()) == plain))
+        Ok(self
+            .columns
+            .iter()
+            .position(|c| *c == own || Some(c.as_str()) == plain))
     }
 }
 
@@ -158,31 +212,64 @@ fn distinct<'a>(values: impl Iterator<Item = &'a str>) -> String {
     const SHOWN: usize = 8;
     let all: BTreeSet<&str> = values.collect();
     let shown: Vec<&str> = all.iter().take(SHOWN).copied().collect();
-    let more = if all.len() > SHOWN { format!(" and {} more", all.len() - SHOWN) } else { String::new() };
+    let more = if all.len() > SHOWN {
+        format!(" and {} more", all.len() - SHOWN)
+    } else {
+        String::new()
+    };
     format!("{}{more}", shown.join(", "))
 }
 
-fn hold(tables: &[(&str, Sheet)], claim: &Claim, name: String, confidence: f64) -> Result<(Verdict, Held)> {
+fn hold(
+    tables: &[(&str, Sheet)],
+    claim: &Claim,
+    name: String,
+    confidence: f64,
+) -> Result<(Verdict, Held)> {
     let Some((_, sheet)) = tables.iter().find(|(table, _)| *table == claim.table) else {
         let known: Vec<&str> = tables.iter().map(|(table, _)| *table).collect();
-        let known = if known.is_empty() { "no table with rows".to_owned() } else { known.join(", ") };
-        bail!("table: this run has no rows of `{}`; it has {known}", claim.table);
+        let known = if known.is_empty() {
+            "no table with rows".to_owned()
+        } else {
+            known.join(", ")
+        };
+        bail!(
+            "table: this run has no rows of `{}`; it has {known}",
+            claim.table
+        );
     };
-    let (column, stderr) = (sheet.column(&claim.table, "column", &claim.column)?, sheet.stderr(claim)?);
+    let (column, stderr) = (
+        sheet.column(&claim.table, "column", &claim.column)?,
+        sheet.stderr(claim)?,
+    );
     let row = sheet.row(claim)?;
     let number = |key: &str, column: usize| -> Result<Option<f64>> {
         let text = &row[column];
         let value = text.parse::<f64>().ok().filter(|v| v.is_finite());
         if value.is_none() && !text.is_empty() && text.parse::<f64>().is_err() {
-            bail!("{key}: `{}` holds `{text}`, which is no number", sheet.columns[column]);
+            bail!(
+                "{key}: `{}` holds `{text}`, which is no number",
+                sheet.columns[column]
+            );
         }
         Ok(value)
     };
     let measured = number("column", column)?;
-    let stderr = stderr.map(|column| number("stderr", column)).transpose()?.flatten();
-    let cell = |name: &str| sheet.columns.iter().position(|c| c == name).and_then(|c| row[c].parse::<usize>().ok());
+    let stderr = stderr
+        .map(|column| number("stderr", column))
+        .transpose()?
+        .flatten();
+    let cell = |name: &str| {
+        sheet
+            .columns
+            .iter()
+            .position(|c| c == name)
+            .and_then(|c| row[c].parse::<usize>().ok())
+    };
     let [low, high] = claim.band();
-    let width = stderr.map_or(0.0, |stderr| stats::half_width(stderr, sheet.samples(claim, row), confidence));
+    let width = stderr.map_or(0.0, |stderr| {
+        stats::half_width(stderr, sheet.samples(claim, row), confidence)
+    });
     let interval = measured.map(|m| [m - width, m + width]);
     let verdict = interval.map_or(Verdict::Fail, |i| decide(i, [low, high]));
     let mut notes = Vec::new();
@@ -205,7 +292,11 @@ fn hold(tables: &[(&str, Sheet)], claim: &Claim, name: String, confidence: f64) 
         claimed_low: finite(low),
         claimed_high: finite(high),
         confidence,
-        decided_by: if stderr.is_some() { "interval" } else { "value" },
+        decided_by: if stderr.is_some() {
+            "interval"
+        } else {
+            "value"
+        },
         note: notes.join("; "),
         source: inert(claim.source.as_deref().unwrap_or_default()),
     };
@@ -225,8 +316,13 @@ fn decide([low, high]: [f64; 2], band: [f64; 2]) -> Verdict {
 
 /// A user's words in a table: on one line, and no formula.
 fn inert(text: &str) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    line.trim_start_matches(['=', '+', '-', '@', ' ']).trim_end().to_owned()
+    let line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    line.trim_start_matches(['=', '+', '-', '@', ' '])
+        .trim_end()
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -244,8 +340,14 @@ mod tests {
             correlation: (estimator != "exact").then_some(0.98),
             ..Summary::default()
         };
-        let summary = vec![row("exact", -10.0, Some(0.5)), row("closed-form", -10.5, None)];
-        Tables { summary, ..Tables::default() }
+        let summary = vec![
+            row("exact", -10.0, Some(0.5)),
+            row("closed-form", -10.5, None),
+        ];
+        Tables {
+            summary,
+            ..Tables::default()
+        }
     }
 
     fn held(claim: &str) -> Result<(Verdict, Held)> {
@@ -257,8 +359,13 @@ mod tests {
     /// Student's t of 100 degrees of freedom at 95 % is 1.98397, so the interval is −10 ± 0.991986.
     #[test]
     fn a_claim_passes_only_with_its_whole_interval() {
-        let verdict =
-            |claim: &str| held(&format!("where: {{estimator: exact}}, column: nats, {claim}")).expect(claim).0;
+        let verdict = |claim: &str| {
+            held(&format!(
+                "where: {{estimator: exact}}, column: nats, {claim}"
+            ))
+            .expect(claim)
+            .0
+        };
         for (claim, expected) in [
             ("value: -10, tolerance: 0.9921", Verdict::Pass),
             ("value: -10, tolerance: 0.9918", Verdict::Inconclusive),
@@ -277,41 +384,90 @@ mod tests {
             ("at-least: -11, at-most: -9", Verdict::Pass),
             // A wider interval is harder to pass: 2.6259 standard errors on either side.
             ("value: -10, tolerance: 1.3", Verdict::Pass),
-            ("value: -10, tolerance: 1.3, confidence: 0.99", Verdict::Inconclusive),
-            ("value: -10, tolerance: 1.3131, confidence: 0.99", Verdict::Pass),
+            (
+                "value: -10, tolerance: 1.3, confidence: 0.99",
+                Verdict::Inconclusive,
+            ),
+            (
+                "value: -10, tolerance: 1.3131, confidence: 0.99",
+                Verdict::Pass,
+            ),
             // Without its error the value alone decides.
             ("value: -10, tolerance: 0, stderr: none", Verdict::Pass),
-            ("value: -10.001, tolerance: 1.0e-4, stderr: none", Verdict::Fail),
+            (
+                "value: -10.001, tolerance: 1.0e-4, stderr: none",
+                Verdict::Fail,
+            ),
         ] {
             assert_eq!(verdict(claim), expected, "{claim}");
         }
-        let alone = held("where: {estimator: closed-form}, column: nats, at-least: -10.5").expect("a row");
+        let alone =
+            held("where: {estimator: closed-form}, column: nats, at-least: -10.5").expect("a row");
         assert_eq!((alone.0, alone.1.decided_by), (Verdict::Pass, "value"));
-        let none = held("where: {estimator: exact}, column: correlation, at-least: 0.9").expect("a row");
+        let none =
+            held("where: {estimator: exact}, column: correlation, at-least: 0.9").expect("a row");
         assert_eq!((none.0, none.1.measured), (Verdict::Fail, None));
     }
 
     #[test]
     fn a_claim_means_one_row() {
-        let refused = |claim: &str| held(&format!("{claim}, at-least: 0")).expect_err(claim).to_string();
+        let refused = |claim: &str| {
+            held(&format!("{claim}, at-least: 0"))
+                .expect_err(claim)
+                .to_string()
+        };
         for (claim, words) in [
-            ("column: nats", &["claims.0.where: 2 rows of summary", "estimator (closed-form, exact)"][..]),
-            ("where: {estimator: exakt}, column: nats", &["where.estimator", "`exakt`", "closed-form, exact"]),
-            ("where: {estimater: exact}, column: nats", &["no column `estimater`", "estimator"]),
-            ("where: {estimator: exact, n: 5}, column: nats", &["where.n", "`5`", "101"]),
-            ("where: {estimator: exact}, column: bpd", &["claims.0.column", "no column `bpd`", "bits_per_dim"]),
-            ("where: {estimator: exact}, column: model", &["`model` holds `m`", "no number"]),
-            ("where: {estimator: exact}, column: nats, stderr: error", &["claims.0.stderr", "no column `error`"]),
+            (
+                "column: nats",
+                &[
+                    "claims.0.where: 2 rows of summary",
+                    "estimator (closed-form, exact)",
+                ][..],
+            ),
+            (
+                "where: {estimator: exakt}, column: nats",
+                &["where.estimator", "`exakt`", "closed-form, exact"],
+            ),
+            (
+                "where: {estimater: exact}, column: nats",
+                &["no column `estimater`", "estimator"],
+            ),
+            (
+                "where: {estimator: exact, n: 5}, column: nats",
+                &["where.n", "`5`", "101"],
+            ),
+            (
+                "where: {estimator: exact}, column: bpd",
+                &["claims.0.column", "no column `bpd`", "bits_per_dim"],
+            ),
+            (
+                "where: {estimator: exact}, column: model",
+                &["`model` holds `m`", "no number"],
+            ),
+            (
+                "where: {estimator: exact}, column: nats, stderr: error",
+                &["claims.0.stderr", "no column `error`"],
+            ),
         ] {
             let message = refused(claim);
-            assert!(words.iter().all(|word| message.contains(word)), "{claim}: {message}");
+            assert!(
+                words.iter().all(|word| message.contains(word)),
+                "{claim}: {message}"
+            );
         }
-        let numbers = held("where: {estimator: exact, n: 101.0}, column: nats, at-least: -20").expect("equal numbers");
+        let numbers = held("where: {estimator: exact, n: 101.0}, column: nats, at-least: -20")
+            .expect("equal numbers");
         assert_eq!(numbers.0, Verdict::Pass);
         let claims: Claims =
-            crate::yaml::read("claims: [{table: metrics, column: value, at-least: 0}]").expect("right");
-        let message = gate(&tables(), &claims).expect_err("no metrics").to_string();
-        assert!(message.contains("claims.0.table") && message.contains("summary"), "{message}");
+            crate::yaml::read("claims: [{table: metrics, column: value, at-least: 0}]")
+                .expect("right");
+        let message = gate(&tables(), &claims)
+            .expect_err("no metrics")
+            .to_string();
+        assert!(
+            message.contains("claims.0.table") && message.contains("summary"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -8,8 +8,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub use onnx_autodiff::{
-    Dim, ElemType, GraphError, Kink, KnownPort, Mode, Model, Obstacle, Pass, Passes, Port, QuadraticForms, Scaling,
-    differentiate, differentiate_with, listed, obstacles, operators, quadratic_forms, several_outputs,
+    Dim, ElemType, GraphError, Kink, KnownPort, Mode, Model, Obstacle, Pass, Passes, Port,
+    QuadraticForms, Scaling, differentiate, differentiate_with, listed, obstacles, operators,
+    quadratic_forms, several_outputs,
 };
 
 use crate::signature::{self, Wanted};
@@ -45,16 +46,26 @@ pub fn external_files(name: &str, bytes: &[u8]) -> Result<BTreeSet<PathBuf>, Gra
 }
 
 fn refuse_others(path: &Path) -> Result<(), GraphError> {
-    let unreadable = |source| GraphError::Read { path: path.to_path_buf(), source };
+    let unreadable = |source| GraphError::Read {
+        path: path.to_path_buf(),
+        source,
+    };
     let mut head = Vec::new();
-    std::fs::File::open(path).map_err(unreadable)?.take(HEAD).read_to_end(&mut head).map_err(unreadable)?;
+    std::fs::File::open(path)
+        .map_err(unreadable)?
+        .take(HEAD)
+        .read_to_end(&mut head)
+        .map_err(unreadable)?;
     refuse(&path.display().to_string(), &head)
 }
 
 fn refuse(name: &str, bytes: &[u8]) -> Result<(), GraphError> {
     // Of an empty file the crate itself says so.
     match signature::refusal(bytes, Wanted::Onnx) {
-        Some(reason) if !bytes.is_empty() => Err(GraphError::Malformed { file: name.to_owned(), reason }),
+        Some(reason) if !bytes.is_empty() => Err(GraphError::Malformed {
+            file: name.to_owned(),
+            reason,
+        }),
         _ => Ok(()),
     }
 }

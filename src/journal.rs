@@ -20,9 +20,7 @@ use crate::plan::{self, Plan, PlanFile, Shard, Trial};
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// The plan was written; its bytes' hash.
-    Planned {
-        plan_sha256: String,
-    },
+    Planned { plan_sha256: String },
     Finished {
         trial: String,
         rows: usize,
@@ -78,7 +76,9 @@ pub struct Part {
 impl Part {
     /// The first part that holds a trial's files.
     pub fn holder<'a>(parts: &'a [Part], id: &str) -> Option<&'a Part> {
-        parts.iter().find(|p| matches!(p.journal.outcomes.get(id), Some(Outcome::Finished { .. })))
+        parts
+            .iter()
+            .find(|p| matches!(p.journal.outcomes.get(id), Some(Outcome::Finished { .. })))
     }
 }
 
@@ -104,7 +104,10 @@ impl Journal {
             .with_context(|| format!("{}: the run directory cannot be read", dir.display()))?
             .flatten()
             .map(|e| e.path())
-            .filter(|p| p.file_name().is_some_and(|n| is_journal(&n.to_string_lossy())))
+            .filter(|p| {
+                p.file_name()
+                    .is_some_and(|n| is_journal(&n.to_string_lossy()))
+            })
             .collect();
         files.sort();
         let mut journal = Journal::default();
@@ -112,7 +115,8 @@ impl Journal {
             let text = std::fs::read(&file).with_context(|| file.display().to_string())?;
             let text = String::from_utf8_lossy(&text);
             let mut one = Journal::default();
-            one.take(&text).with_context(|| file.display().to_string())?;
+            one.take(&text)
+                .with_context(|| file.display().to_string())?;
             journal.merge(one);
         }
         Ok(journal)
@@ -150,14 +154,34 @@ impl Journal {
     fn record(&mut self, event: Event) {
         match event {
             Event::Planned { plan_sha256 } => self.plan_sha256 = Some(plan_sha256),
-            Event::Finished { trial, rows, sha256, array_sha256, steps_sha256, under, seconds } => {
+            Event::Finished {
+                trial,
+                rows,
+                sha256,
+                array_sha256,
+                steps_sha256,
+                under,
+                seconds,
+            } => {
                 self.seconds += seconds;
-                let outcome = Outcome::Finished { rows, sha256, array_sha256, steps_sha256, under, seconds };
+                let outcome = Outcome::Finished {
+                    rows,
+                    sha256,
+                    array_sha256,
+                    steps_sha256,
+                    under,
+                    seconds,
+                };
                 self.outcomes.insert(trial, outcome);
             }
-            Event::Failed { trial, error, seconds } => {
+            Event::Failed {
+                trial,
+                error,
+                seconds,
+            } => {
                 self.seconds += seconds;
-                self.outcomes.insert(trial, Outcome::Failed { error, seconds });
+                self.outcomes
+                    .insert(trial, Outcome::Failed { error, seconds });
             }
         }
     }
@@ -173,7 +197,10 @@ impl Journal {
     pub fn under(&self) -> BTreeMap<&str, usize> {
         let mut found = BTreeMap::new();
         for outcome in self.outcomes.values() {
-            if let Outcome::Finished { under: Some(under), .. } = outcome {
+            if let Outcome::Finished {
+                under: Some(under), ..
+            } = outcome
+            {
                 *found.entry(under.as_str()).or_default() += 1;
             }
         }
@@ -187,11 +214,21 @@ impl Journal {
 /// Where there is no plan, or it is not what the run wrote.
 pub fn read_plan(dir: &Path) -> Result<PlanFile> {
     let path = dir.join("plan.json");
-    let bytes = std::fs::read(&path)
-        .with_context(|| format!("{}: no plan; expected the directory of a run", path.display()))?;
-    let plan: PlanFile = serde_json::from_slice(&bytes).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+    let bytes = std::fs::read(&path).with_context(|| {
+        format!(
+            "{}: no plan; expected the directory of a run",
+            path.display()
+        )
+    })?;
+    let plan: PlanFile =
+        serde_json::from_slice(&bytes).map_err(|e| anyhow!("{}: {e}", path.display()))?;
     if plan.plan.format != plan::FORMAT {
-        bail!("{}: format {}, this program reads {}", path.display(), plan.plan.format, plan::FORMAT);
+        bail!(
+            "{}: format {}, this program reads {}",
+            path.display(),
+            plan.plan.format,
+            plan::FORMAT
+        );
     }
     let expected = Journal::read(dir)?.plan_sha256;
     if expected.is_some_and(|e| e != hex(&Sha256::digest(&bytes))) {
@@ -229,7 +266,9 @@ pub fn array_file(dir: &Path, id: &str) -> PathBuf {
 
 /// Where a process writes its events: shards of one run meet in its directory, each with a file of its own.
 pub fn journal_file(dir: &Path, shard: Option<Shard>) -> PathBuf {
-    dir.join(shard.map_or("journal.jsonl".to_owned(), |s| format!("journal-{}-of-{}.jsonl", s.index, s.count)))
+    dir.join(shard.map_or("journal.jsonl".to_owned(), |s| {
+        format!("journal-{}-of-{}.jsonl", s.index, s.count)
+    }))
 }
 
 /// Appends one event to a journal file and makes it durable.
@@ -240,7 +279,12 @@ pub fn append(path: &Path, event: &Event) -> Result<()> {
     let mut line = serde_json::to_string(event)?;
     line.push('\n');
     let context = || path.display().to_string();
-    let mut file = OpenOptions::new().create(true).read(true).append(true).open(path).with_context(context)?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .read(true)
+        .append(true)
+        .open(path)
+        .with_context(context)?;
     drop_torn_line(&mut file).with_context(context)?;
     file.write_all(line.as_bytes()).with_context(context)?;
     file.sync_data().with_context(context)?;
@@ -271,11 +315,22 @@ fn drop_torn_line(file: &mut File) -> std::io::Result<()> {
 
 /// The files of a run directory that it was made of and that its reports were derived to.
 pub fn files(dir: &Path) -> Vec<PathBuf> {
-    let below = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
-    let mut files: Vec<PathBuf> =
-        ["rows", "arrays", "tables", "plots"].iter().flat_map(|f| below(dir.join(f))).collect();
-    let own = |name: &str| ["plan.json", "config.yaml", "index.html"].contains(&name) || is_journal(name);
-    files.extend(below(dir.to_owned()).filter(|p| p.file_name().is_some_and(|n| own(&n.to_string_lossy()))));
+    let below = |folder: PathBuf| {
+        std::fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.path())
+    };
+    let mut files: Vec<PathBuf> = ["rows", "arrays", "tables", "plots"]
+        .iter()
+        .flat_map(|f| below(dir.join(f)))
+        .collect();
+    let own =
+        |name: &str| ["plan.json", "config.yaml", "index.html"].contains(&name) || is_journal(name);
+    files.extend(
+        below(dir.to_owned()).filter(|p| p.file_name().is_some_and(|n| own(&n.to_string_lossy()))),
+    );
     files
 }
 
@@ -283,7 +338,13 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
 pub fn damaged(dir: &Path, plan: &Plan, journal: &Journal) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for trial in &plan.trials {
-        let Some(Outcome::Finished { sha256, array_sha256, steps_sha256, .. }) = journal.outcomes.get(&trial.id) else {
+        let Some(Outcome::Finished {
+            sha256,
+            array_sha256,
+            steps_sha256,
+            ..
+        }) = journal.outcomes.get(&trial.id)
+        else {
             continue;
         };
         let rows = (row_file(dir, &trial.id), Some(sha256));
@@ -291,11 +352,18 @@ pub fn damaged(dir: &Path, plan: &Plan, journal: &Journal) -> Vec<(String, Strin
         let steps = (step_file(dir, &trial.id), steps_sha256.as_ref());
         for (path, expected) in [rows, array, steps] {
             let Some(expected) = expected else { continue };
-            let name = path.strip_prefix(dir).unwrap_or(&path).display().to_string();
+            let name = path
+                .strip_prefix(dir)
+                .unwrap_or(&path)
+                .display()
+                .to_string();
             match std::fs::read(&path) {
                 Err(_) => found.push((trial.id.clone(), format!("{name} is missing"))),
                 Ok(bytes) if hex(&Sha256::digest(&bytes)) != *expected => {
-                    found.push((trial.id.clone(), format!("{name} is not what the run wrote")));
+                    found.push((
+                        trial.id.clone(),
+                        format!("{name} is not what the run wrote"),
+                    ));
                 }
                 Ok(_) => {}
             }
@@ -318,14 +386,37 @@ mod tests {
             first: i,
             count: 1,
         };
-        let trials = ids.iter().enumerate().map(|(i, id)| Trial { id: id.to_string(), work: work(i) }).collect();
-        Plan { format: 1, name: "a".into(), seed: 0, models: vec![], data: vec![], trials, notes: vec![] }
+        let trials = ids
+            .iter()
+            .enumerate()
+            .map(|(i, id)| Trial {
+                id: id.to_string(),
+                work: work(i),
+            })
+            .collect();
+        Plan {
+            format: 1,
+            name: "a".into(),
+            seed: 0,
+            models: vec![],
+            data: vec![],
+            trials,
+            notes: vec![],
+        }
     }
 
     fn finished(trial: &str) -> Event {
         let (array_sha256, steps_sha256, under) = (None, None, None);
         let (trial, sha256) = (trial.to_owned(), "0".to_owned());
-        Event::Finished { trial, rows: 1, sha256, array_sha256, steps_sha256, under, seconds: 0.5 }
+        Event::Finished {
+            trial,
+            rows: 1,
+            sha256,
+            array_sha256,
+            steps_sha256,
+            under,
+            seconds: 0.5,
+        }
     }
 
     #[test]
@@ -333,8 +424,17 @@ mod tests {
         let plan = plan(&["a", "b", "c"]);
         let mut journal = Journal::default();
         journal.record(finished("b"));
-        journal.record(Event::Failed { trial: "c".into(), error: "x".into(), seconds: 0.1 });
-        let ids = |retry| outstanding(&plan, &journal, retry).iter().map(|t| t.id.clone()).collect::<Vec<_>>();
+        journal.record(Event::Failed {
+            trial: "c".into(),
+            error: "x".into(),
+            seconds: 0.1,
+        });
+        let ids = |retry| {
+            outstanding(&plan, &journal, retry)
+                .iter()
+                .map(|t| t.id.clone())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(ids(false), ["a"]);
         assert_eq!(ids(true), ["a", "c"]);
     }
@@ -347,24 +447,57 @@ mod tests {
         let mut text = std::fs::read_to_string(&path).expect("read");
         text.push_str("{\"event\":\"finished\",\"tri");
         std::fs::write(&path, &text).expect("written");
-        assert_eq!(Journal::read(folder.path()).expect("read").outcomes.len(), 1);
+        assert_eq!(
+            Journal::read(folder.path()).expect("read").outcomes.len(),
+            1
+        );
         append(&journal_file(folder.path(), None), &finished("b")).expect("written");
-        assert_eq!(Journal::read(folder.path()).expect("read").outcomes.len(), 2);
+        assert_eq!(
+            Journal::read(folder.path()).expect("read").outcomes.len(),
+            2
+        );
     }
 
     #[test]
     fn what_one_shard_finished_no_other_journal_undoes() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let failed = Event::Failed { trial: "a".into(), error: "x".into(), seconds: 0.1 };
+        let failed = Event::Failed {
+            trial: "a".into(),
+            error: "x".into(),
+            seconds: 0.1,
+        };
         for index in [1, 2] {
             let file = journal_file(folder.path(), Some(Shard { index, count: 2 }));
-            append(&file, &Event::Planned { plan_sha256: "p".into() }).expect("written");
-            append(&file, &if index == 1 { finished("a") } else { finished("b") }).expect("written");
+            append(
+                &file,
+                &Event::Planned {
+                    plan_sha256: "p".into(),
+                },
+            )
+            .expect("written");
+            append(
+                &file,
+                &if index == 1 {
+                    finished("a")
+                } else {
+                    finished("b")
+                },
+            )
+            .expect("written");
         }
         append(&journal_file(folder.path(), None), &failed).expect("written");
         let journal = Journal::read(folder.path()).expect("read");
-        assert!(journal.outcomes.values().all(|o| matches!(o, Outcome::Finished { .. })), "{journal:?}");
-        assert_eq!((journal.outcomes.len(), journal.plan_sha256.as_deref()), (2, Some("p")));
+        assert!(
+            journal
+                .outcomes
+                .values()
+                .all(|o| matches!(o, Outcome::Finished { .. })),
+            "{journal:?}"
+        );
+        assert_eq!(
+            (journal.outcomes.len(), journal.plan_sha256.as_deref()),
+            (2, Some("p"))
+        );
     }
 
     #[test]
@@ -373,7 +506,9 @@ mod tests {
         append(&journal_file(folder.path(), None), &finished("a")).expect("written");
         append(&journal_file(folder.path(), None), &finished("b")).expect("written");
         let path = folder.path().join("journal.jsonl");
-        let text = std::fs::read_to_string(&path).expect("read").replacen("finished", "finish", 1);
+        let text = std::fs::read_to_string(&path)
+            .expect("read")
+            .replacen("finished", "finish", 1);
         std::fs::write(&path, text).expect("written");
         let error = format!("{:#}", Journal::read(folder.path()).expect_err("damaged"));
         assert!(error.contains("line 1"), "{error}");

@@ -44,7 +44,13 @@ fn on_lattice(look: &Look, data: Option<DataSpec>) -> Option<String> {
         return None;
     }
     let known = known::found(look, data);
-    let Some(DataSpec { range, levels: Some(levels) }) = data else { return known };
+    let Some(DataSpec {
+        range,
+        levels: Some(levels),
+    }) = data
+    else {
+        return known;
+    };
     known
         .or_else(|| repeats::two_values(look))
         .or_else(|| repeats::half_precision(look))
@@ -89,12 +95,17 @@ mod tests {
     }
 
     fn bytes(range: [f64; 2]) -> Option<DataSpec> {
-        Some(DataSpec { range, levels: Some(256) })
+        Some(DataSpec {
+            range,
+            levels: Some(256),
+        })
     }
 
     fn whole(rows: usize, d: usize, levels: f64) -> Array2<f64> {
         let u = Key { seed: 4 }.uniform(Purpose::Check, 0, 0, rows * d);
-        u.mapv(|u| (u * levels).floor()).into_shape_with_order((rows, d)).expect("its size")
+        u.mapv(|u| (u * levels).floor())
+            .into_shape_with_order((rows, d))
+            .expect("its size")
     }
 
     /// As a float32 file holds it.
@@ -106,27 +117,77 @@ mod tests {
     fn quantized_floats_are_found_on_every_usual_scale() {
         let x = || whole(4, 12, 256.0);
         for card in [bytes([-1.0, 1.0]), bytes([0.0, 1.0]), None] {
-            assert!(found(&stored(x(), |v| v / 127.5 - 1.0), card).is_some(), "{card:?}");
-            assert!(found(&stored(x(), |v| v / 255.0), card).is_some(), "{card:?}");
-            assert!(found(&x().mapv(|v| v / 255.0).into_dyn(), card).is_some(), "{card:?}");
+            assert!(
+                found(&stored(x(), |v| v / 127.5 - 1.0), card).is_some(),
+                "{card:?}"
+            );
+            assert!(
+                found(&stored(x(), |v| v / 255.0), card).is_some(),
+                "{card:?}"
+            );
+            assert!(
+                found(&x().mapv(|v| v / 255.0).into_dyn(), card).is_some(),
+                "{card:?}"
+            );
         }
-        assert!(found(&stored(x(), |v| v), bytes([-1.0, 1.0])).expect("whole").contains("whole numbers"));
+        assert!(
+            found(&stored(x(), |v| v), bytes([-1.0, 1.0]))
+                .expect("whole")
+                .contains("whole numbers")
+        );
         assert!(found(&stored(whole(8, 64, 256.0), |v| v), None).is_some());
         let range = [-1.0, 1.0];
-        assert!(found(&stored(whole(8, 64, 256.0), |v| v / 128.0 - 1.0), bytes(range)).is_some());
-        assert!(found(&stored(whole(8, 64, 256.0), |v| (v + 0.5) / 128.0 - 1.0), bytes(range)).is_some());
-        let digits = Some(DataSpec { range, levels: Some(17) });
-        assert!(found(&stored(whole(2, 64, 17.0), |v| v / 8.0 - 1.0), digits).expect("17").contains("17 levels"));
-        let many = Some(DataSpec { range: [0.0, 1.0], levels: Some(65536) });
+        assert!(
+            found(
+                &stored(whole(8, 64, 256.0), |v| v / 128.0 - 1.0),
+                bytes(range)
+            )
+            .is_some()
+        );
+        assert!(
+            found(
+                &stored(whole(8, 64, 256.0), |v| (v + 0.5) / 128.0 - 1.0),
+                bytes(range)
+            )
+            .is_some()
+        );
+        let digits = Some(DataSpec {
+            range,
+            levels: Some(17),
+        });
+        assert!(
+            found(&stored(whole(2, 64, 17.0), |v| v / 8.0 - 1.0), digits)
+                .expect("17")
+                .contains("17 levels")
+        );
+        let many = Some(DataSpec {
+            range: [0.0, 1.0],
+            levels: Some(65536),
+        });
         assert!(found(&stored(whole(4, 64, 65536.0), |v| v / 65535.0), many).is_some());
-        assert!(found(&stored(whole(300, 64, 5.0), |v| 0.3 * v - 0.7), None).expect("five").contains("5 equally"));
+        assert!(
+            found(&stored(whole(300, 64, 5.0), |v| 0.3 * v - 0.7), None)
+                .expect("five")
+                .contains("5 equally")
+        );
     }
 
     #[test]
     fn data_that_are_not_quantized_pass() {
         let key = Key { seed: 1 };
-        let cards = [None, bytes([-1.0, 1.0]), bytes([0.0, 1.0]), Some(DataSpec { range: [-1.0, 1.0], levels: None })];
-        for card in cards.into_iter().chain([Some(DataSpec { range: [-1.0, 1.0], levels: Some(17) })]) {
+        let cards = [
+            None,
+            bytes([-1.0, 1.0]),
+            bytes([0.0, 1.0]),
+            Some(DataSpec {
+                range: [-1.0, 1.0],
+                levels: None,
+            }),
+        ];
+        for card in cards.into_iter().chain([Some(DataSpec {
+            range: [-1.0, 1.0],
+            levels: Some(17),
+        })]) {
             let passes = |x: ArrayD<f64>| assert_eq!(found(&x, card), None, "{card:?}");
             for (rows, d) in [(1, 1), (1, 2), (2, 2), (5, 3), (64, 64), (300, 64)] {
                 let normal = key.normal(Purpose::Check, 0, 0, rows * d);
@@ -137,16 +198,36 @@ mod tests {
                 passes(Array2::ones((rows, d)).into_dyn());
                 // Some coordinates rest, the rest is continuous.
                 passes(
-                    Array2::from_shape_fn((rows, d), |(i, j)| if j > 0 { 0.5 } else { (i as f64).sin() }).into_dyn(),
+                    Array2::from_shape_fn(
+                        (rows, d),
+                        |(i, j)| if j > 0 { 0.5 } else { (i as f64).sin() },
+                    )
+                    .into_dyn(),
                 );
             }
             // Properly dequantized data, corners, constant images, a grid of the plane, written eighths, a ramp.
-            let u = key.uniform(Purpose::Check, 1, 0, 64 * 64).into_shape_with_order((64, 64)).expect("its size");
-            passes(stored((whole(64, 64, 256.0) + u) / 256.0, |v| 2.0 * v - 1.0));
-            passes(Array2::from_shape_fn((8, 64), |(i, j)| if (i + j) % 2 == 0 { 1.0 } else { -1.0 }).into_dyn());
+            let u = key
+                .uniform(Purpose::Check, 1, 0, 64 * 64)
+                .into_shape_with_order((64, 64))
+                .expect("its size");
+            passes(stored((whole(64, 64, 256.0) + u) / 256.0, |v| {
+                2.0 * v - 1.0
+            }));
+            passes(
+                Array2::from_shape_fn((8, 64), |(i, j)| if (i + j) % 2 == 0 { 1.0 } else { -1.0 })
+                    .into_dyn(),
+            );
             passes(Array2::from_shape_fn((9, 64), |(i, _)| i as f64 / 4.0 - 1.0).into_dyn());
-            passes(Array2::from_shape_fn((289, 2), |(i, j)| [i % 17, i / 17][j] as f64 / 4.0 - 2.0).into_dyn());
-            passes(Array2::from_shape_fn((64, 64), |(i, j)| ((i * 64 + j) * 37 % 23) as f64 / 8.0 - 1.5).into_dyn());
+            passes(
+                Array2::from_shape_fn((289, 2), |(i, j)| [i % 17, i / 17][j] as f64 / 4.0 - 2.0)
+                    .into_dyn(),
+            );
+            passes(
+                Array2::from_shape_fn((64, 64), |(i, j)| {
+                    ((i * 64 + j) * 37 % 23) as f64 / 8.0 - 1.5
+                })
+                .into_dyn(),
+            );
             passes(Array2::from_shape_fn((4, 64), |(i, j)| (i * 64 + j) as f64 / 256.0).into_dyn());
         }
         let written = ndarray::array![[0.5, -1.0], [0.25, 0.0], [1.0, -0.75], [0.125, 0.5]];
@@ -157,11 +238,14 @@ mod tests {
     fn images(n: usize, shape: [usize; 3], seed: u64) -> ArrayD<f64> {
         let u = Key { seed }.uniform(Purpose::Check, 0, 0, n * shape.iter().product::<usize>());
         let whole = u.mapv(|u| (u * 256.0).floor());
-        whole.into_shape_with_order(vec![n, shape[0], shape[1], shape[2]]).expect("its size")
+        whole
+            .into_shape_with_order(vec![n, shape[0], shape[1], shape[2]])
+            .expect("its size")
     }
 
     fn with(mut x: ArrayD<f64>, f: impl Fn(f64, &[usize]) -> f64) -> ArrayD<f64> {
-        x.indexed_iter_mut().for_each(|(at, v)| *v = f64::from(f(*v, ndarray::Dimension::slice(&at)) as f32));
+        x.indexed_iter_mut()
+            .for_each(|(at, v)| *v = f64::from(f(*v, ndarray::Dimension::slice(&at)) as f32));
         x
     }
 
@@ -172,47 +256,99 @@ mod tests {
         const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
         const STD: [f64; 3] = [0.229, 0.224, 0.225];
         let noise = |at: &[usize]| {
-            let i = at.iter().fold(7u64, |a, i| a.wrapping_mul(1_000_003).wrapping_add(*i as u64));
+            let i = at.iter().fold(7u64, |a, i| {
+                a.wrapping_mul(1_000_003).wrapping_add(*i as u64)
+            });
             Key { seed: 9 }.uniform(Purpose::Check, i, 0, 1)[0]
         };
         let dequantized = move |v: f64, at: &[usize]| 2.0 * (v + noise(at)) / 256.0 - 1.0;
         for (n, shape) in [(2, [3, 4, 4]), (20, [3, 8, 8]), (4, [1, 28, 28])] {
             let x = || images(n, shape, 3);
             let table: Vec<(&str, ArrayD<f64>)> = vec![
-                ("equally spaced", with(x(), |v, at| (v / 255.0 - MEAN[at[1]]) / STD[at[1]])),
-                ("equally spaced", with(x(), |v, _| (v / 255.0 - 0.1307) / 0.3081)),
+                (
+                    "equally spaced",
+                    with(x(), |v, at| (v / 255.0 - MEAN[at[1]]) / STD[at[1]]),
+                ),
+                (
+                    "equally spaced",
+                    with(x(), |v, _| (v / 255.0 - 0.1307) / 0.3081),
+                ),
                 // In float64 throughout, as NumPy computes it.
-                ("equally spaced", x().mapv(|v| (v / 255.0 - 0.1307) / 0.3081)),
+                (
+                    "equally spaced",
+                    x().mapv(|v| (v / 255.0 - 0.1307) / 0.3081),
+                ),
                 // The mean and deviation of each image, and of each channel of an image.
                 (
                     "equally spaced",
-                    with(x(), |v, at| (v / 255.0 - 0.4 - 0.01 * at[0] as f64) / (0.2 + 0.003 * at[0] as f64)),
+                    with(x(), |v, at| {
+                        (v / 255.0 - 0.4 - 0.01 * at[0] as f64) / (0.2 + 0.003 * at[0] as f64)
+                    }),
                 ),
-                ("rounded to bfloat16", with(x(), |v, at| bf16::from_f64(dequantized(v, at)).to_f64())),
-                ("rounded to float16", with(x(), |v, at| f16::from_f64(dequantized(v, at)).to_f64())),
+                (
+                    "rounded to bfloat16",
+                    with(x(), |v, at| bf16::from_f64(dequantized(v, at)).to_f64()),
+                ),
                 (
                     "rounded to float16",
-                    with(x(), |v, at| f16::from_f64((v / 255.0 - MEAN[at[1]]) / STD[at[1]]).to_f64()),
+                    with(x(), |v, at| f16::from_f64(dequantized(v, at)).to_f64()),
                 ),
-                ("spaced", with(x(), |v, at| (2.0 * (256.0 * v + (256.0 * noise(at)).floor()) / 65535.0) - 1.0)),
-                ("spaced", with(x(), |v, at| (dequantized(v, at) * 1e4).round() / 1e4)),
+                (
+                    "rounded to float16",
+                    with(x(), |v, at| {
+                        f16::from_f64((v / 255.0 - MEAN[at[1]]) / STD[at[1]]).to_f64()
+                    }),
+                ),
+                (
+                    "spaced",
+                    with(x(), |v, at| {
+                        (2.0 * (256.0 * v + (256.0 * noise(at)).floor()) / 65535.0) - 1.0
+                    }),
+                ),
+                (
+                    "spaced",
+                    with(x(), |v, at| (dequantized(v, at) * 1e4).round() / 1e4),
+                ),
                 ("two values", with(x(), |v, _| f64::from(v > 200.0))),
-                ("two values", with(x(), |v, _| if v > 99.0 { 1.0 } else { -1.0 })),
-                ("", with(x(), |v, _| f64::from(v > 90.0) + f64::from(v > 200.0) - 1.0)),
+                (
+                    "two values",
+                    with(x(), |v, _| if v > 99.0 { 1.0 } else { -1.0 }),
+                ),
+                (
+                    "",
+                    with(x(), |v, _| f64::from(v > 90.0) + f64::from(v > 200.0) - 1.0),
+                ),
             ];
             for (why, x) in table {
                 let said = found(&x, bytes([-1.0, 1.0]));
-                assert!(said.as_deref().is_some_and(|s| s.contains(why)), "{why}: {shape:?} {said:?}");
+                assert!(
+                    said.as_deref().is_some_and(|s| s.contains(why)),
+                    "{why}: {shape:?} {said:?}"
+                );
             }
         }
         // What only many numbers show: no lattice, but equal values.
         let x = || images(20, [3, 8, 8], 3);
         for (what, x) in [
             ("gamma", with(x(), |v, _| 2.0 * (v / 255.0).powf(2.2) - 1.0)),
-            ("logit", with(x(), |v, _| (0.05 + 0.9 * v / 256.0).ln() - (0.95 - 0.9 * v / 256.0).ln())),
-            ("black stays black", with(x(), |v, at| if v < 200.0 { -1.0 } else { dequantized(v, at) })),
+            (
+                "logit",
+                with(x(), |v, _| {
+                    (0.05 + 0.9 * v / 256.0).ln() - (0.95 - 0.9 * v / 256.0).ln()
+                }),
+            ),
+            (
+                "black stays black",
+                with(
+                    x(),
+                    |v, at| if v < 200.0 { -1.0 } else { dequantized(v, at) },
+                ),
+            ),
         ] {
-            assert!(found(&x, bytes([-1.0, 1.0])).is_some_and(|s| s.contains("different")), "{what}");
+            assert!(
+                found(&x, bytes([-1.0, 1.0])).is_some_and(|s| s.contains("different")),
+                "{what}"
+            );
         }
         // The mean and deviation of each pixel.
         let pixel = |v: f64, at: &[usize]| {
@@ -220,14 +356,35 @@ mod tests {
             (v / 255.0 - 0.3 - 0.2 * (0.7 * i).sin()) / (0.25 + 0.05 * (1.3 * i).cos())
         };
         for n in [4, 20] {
-            let said = found(&with(images(n, [3, 8, 8], 3), pixel), bytes([-1.0, 1.0])).expect("a lattice");
+            let said = found(&with(images(n, [3, 8, 8], 3), pixel), bytes([-1.0, 1.0]))
+                .expect("a lattice");
             assert!(said.contains("each position"), "{n}: {said}");
         }
         // One channel is a mask, or was forgotten.
-        let x = with(images(20, [4, 8, 8], 3), |v, at| if at[1] < 3 { dequantized(v, at) } else { v / 99.0 });
-        assert!(found(&x, bytes([-1.0, 1.0])).expect("a lattice").contains("channel 3"));
-        let x = with(images(20, [8, 8, 3], 3), |v, at| if at[3] != 1 { dequantized(v, at) } else { v / 99.0 });
-        assert!(found(&x, bytes([-1.0, 1.0])).expect("a lattice").contains("channel 1"));
+        let x = with(images(20, [4, 8, 8], 3), |v, at| {
+            if at[1] < 3 {
+                dequantized(v, at)
+            } else {
+                v / 99.0
+            }
+        });
+        assert!(
+            found(&x, bytes([-1.0, 1.0]))
+                .expect("a lattice")
+                .contains("channel 3")
+        );
+        let x = with(images(20, [8, 8, 3], 3), |v, at| {
+            if at[3] != 1 {
+                dequantized(v, at)
+            } else {
+                v / 99.0
+            }
+        });
+        assert!(
+            found(&x, bytes([-1.0, 1.0]))
+                .expect("a lattice")
+                .contains("channel 1")
+        );
     }
 
     /// Proper continuous data of many kinds, which a card with levels takes.
@@ -235,26 +392,46 @@ mod tests {
     fn continuous_data_of_many_kinds_pass() {
         let key = Key { seed: 11 };
         let uniform = |n: usize| key.uniform(Purpose::Check, 2, 0, n);
-        for (n, shape) in [(1, [1, 2, 2]), (2, [3, 4, 4]), (20, [3, 8, 8]), (60, [1, 28, 28]), (300, [2, 1, 1])] {
+        for (n, shape) in [
+            (1, [1, 2, 2]),
+            (2, [3, 4, 4]),
+            (20, [3, 8, 8]),
+            (60, [1, 28, 28]),
+            (300, [2, 1, 1]),
+        ] {
             let count = n * shape.iter().product::<usize>();
-            let u = uniform(count).into_shape_with_order(vec![n, shape[0], shape[1], shape[2]]).expect("its size");
+            let u = uniform(count)
+                .into_shape_with_order(vec![n, shape[0], shape[1], shape[2]])
+                .expect("its size");
             let noise = |at: &[usize]| u[at];
             let x = || images(n, shape, 5);
             for levels in [2, 17, 256, 65536] {
-                let card = Some(DataSpec { range: [-1.0, 1.0], levels: Some(levels) });
-                let passes =
-                    |what: &str, x: ArrayD<f64>| assert_eq!(found(&x, card), None, "{what} {levels} {shape:?}");
+                let card = Some(DataSpec {
+                    range: [-1.0, 1.0],
+                    levels: Some(levels),
+                });
+                let passes = |what: &str, x: ArrayD<f64>| {
+                    assert_eq!(found(&x, card), None, "{what} {levels} {shape:?}")
+                };
                 let scale = f64::from(levels) / 256.0;
                 let cells = |v: f64, at: &[usize]| (v * scale).floor() + noise(at);
-                passes("dequantized", with(x(), |v, at| 2.0 * cells(v, at) / f64::from(levels) - 1.0));
+                passes(
+                    "dequantized",
+                    with(x(), |v, at| 2.0 * cells(v, at) / f64::from(levels) - 1.0),
+                );
                 // A dark background, whose floats of 32 bits are few to a cell.
                 passes(
                     "dark",
-                    with(x(), |v, at| 2.0 * cells(if v < 230.0 { 0.0 } else { v }, at) / f64::from(levels) - 1.0),
+                    with(x(), |v, at| {
+                        2.0 * cells(if v < 230.0 { 0.0 } else { v }, at) / f64::from(levels) - 1.0
+                    }),
                 );
                 passes(
                     "bright",
-                    with(x(), |v, at| 2.0 * cells(if v < 230.0 { 255.99 } else { v }, at) / f64::from(levels) - 1.0),
+                    with(x(), |v, at| {
+                        2.0 * cells(if v < 230.0 { 255.99 } else { v }, at) / f64::from(levels)
+                            - 1.0
+                    }),
                 );
                 // With the noise added in float32, as the usual programs do it.
                 passes(
@@ -264,7 +441,10 @@ mod tests {
                         f64::from(sum / levels as f32 * 2.0 - 1.0)
                     }),
                 );
-                passes("dequantized and standardized", with(x(), |v, at| ((v + noise(at)) / 256.0 - 0.485) / 0.229));
+                passes(
+                    "dequantized and standardized",
+                    with(x(), |v, at| ((v + noise(at)) / 256.0 - 0.485) / 0.229),
+                );
                 passes(
                     "a logit",
                     with(x(), |v, at| {
@@ -274,36 +454,90 @@ mod tests {
                 );
                 passes(
                     "with a frame",
-                    with(x(), |v, at| if at[2] == 0 { -1.0 } else { (v + noise(at)) / 128.0 - 1.0 }),
+                    with(x(), |v, at| {
+                        if at[2] == 0 {
+                            -1.0
+                        } else {
+                            (v + noise(at)) / 128.0 - 1.0
+                        }
+                    }),
                 );
-                passes("clipped", with(x(), |v, at| ((v + noise(at)) / 100.0 - 1.2).clamp(-1.0, 1.0)));
+                passes(
+                    "clipped",
+                    with(x(), |v, at| {
+                        ((v + noise(at)) / 100.0 - 1.2).clamp(-1.0, 1.0)
+                    }),
+                );
                 passes(
                     "smooth",
                     with(x(), |_, at| {
-                        (0.1 + 0.7321 * at[0] as f64 + 0.3271 * at[2] as f64 + 0.0117 * at[3] as f64).sin()
+                        (0.1 + 0.7321 * at[0] as f64
+                            + 0.3271 * at[2] as f64
+                            + 0.0117 * at[3] as f64)
+                            .sin()
                     }),
                 );
                 // Samples that are there again, mirrored ones, and grey pictures in colour.
-                passes("again", with(x(), |v, at| (v + 17.0 * u[[at[0] % 2, at[1], at[2], at[3]]]) / 99.0 - v / 99.0));
+                passes(
+                    "again",
+                    with(x(), |v, at| {
+                        (v + 17.0 * u[[at[0] % 2, at[1], at[2], at[3]]]) / 99.0 - v / 99.0
+                    }),
+                );
                 passes(
                     "mirrored",
-                    with(x(), |_, at| 2.0 * u[[at[0], at[1], at[2], at[3].min(shape[2] - 1 - at[3])]] - 1.0),
+                    with(x(), |_, at| {
+                        2.0 * u[[at[0], at[1], at[2], at[3].min(shape[2] - 1 - at[3])]] - 1.0
+                    }),
                 );
-                passes("grey", with(x(), |_, at| 2.0 * u[[at[0], 0, at[2], at[3]]] - 1.0));
-                passes("six decimals", with(x(), |v, at| (((v + noise(at)) / 128.0 - 1.0) * 1e6).round() / 1e6));
+                passes(
+                    "grey",
+                    with(x(), |_, at| 2.0 * u[[at[0], 0, at[2], at[3]]] - 1.0),
+                );
+                passes(
+                    "six decimals",
+                    with(x(), |v, at| {
+                        (((v + noise(at)) / 128.0 - 1.0) * 1e6).round() / 1e6
+                    }),
+                );
             }
             // Tables with repeated values and few decimals, molecules with fixed atoms: cards without levels. From 16384
             // numbers on, a few equally spaced values are refused under any card.
             if count >= 1 << 14 {
                 continue;
             }
-            for card in [None, Some(DataSpec { range: [-1.0, 1.0], levels: None })] {
-                let passes = |what: &str, x: ArrayD<f64>| assert_eq!(found(&x, card), None, "{what} {shape:?}");
+            for card in [
+                None,
+                Some(DataSpec {
+                    range: [-1.0, 1.0],
+                    levels: None,
+                }),
+            ] {
+                let passes = |what: &str, x: ArrayD<f64>| {
+                    assert_eq!(found(&x, card), None, "{what} {shape:?}")
+                };
                 passes("one decimal", with(x(), |v, _| (v / 20.0).round() / 10.0));
                 passes("ages", with(x(), |v, _| 18.0 + (v / 8.0).floor()));
-                passes("standardized", with(x(), |v, at| ((v / 9.0).floor() - 11.0 * at[1] as f64) / 7.3));
-                passes("float16", with(x(), |v, at| half::f16::from_f64((v + noise(at)) / 99.0).to_f64()));
-                passes("fixed atoms", with(x(), |v, at| if at[3] == 0 { 0.0 } else { v / 256.0 + noise(at) }));
+                passes(
+                    "standardized",
+                    with(x(), |v, at| ((v / 9.0).floor() - 11.0 * at[1] as f64) / 7.3),
+                );
+                passes(
+                    "float16",
+                    with(x(), |v, at| {
+                        half::f16::from_f64((v + noise(at)) / 99.0).to_f64()
+                    }),
+                );
+                passes(
+                    "fixed atoms",
+                    with(x(), |v, at| {
+                        if at[3] == 0 {
+                            0.0
+                        } else {
+                            v / 256.0 + noise(at)
+                        }
+                    }),
+                );
             }
         }
     }
@@ -311,9 +545,17 @@ mod tests {
     #[test]
     fn floats_and_integers_lie_where_the_card_says() {
         let u = || {
-            Key { seed: 2 }.uniform(Purpose::Check, 0, 0, 640).into_shape_with_order(vec![10, 64]).expect("its size")
+            Key { seed: 2 }
+                .uniform(Purpose::Check, 0, 0, 640)
+                .into_shape_with_order(vec![10, 64])
+                .expect("its size")
         };
-        let card = |range: [f64; 2], levels: u32| Some(DataSpec { range, levels: Some(levels) });
+        let card = |range: [f64; 2], levels: u32| {
+            Some(DataSpec {
+                range,
+                levels: Some(levels),
+            })
+        };
         let why = |x: ArrayD<f64>, card| match floats(&x, &[64], card) {
             Some(Unfit::Elsewhere(why)) => why,
             other => format!("{other:?}"),
@@ -340,7 +582,17 @@ mod tests {
             let found = why(x.into_dyn(), card(range, 256));
             assert!(found.contains(says), "{says}: {found}");
         }
-        assert_eq!(floats(&(u() * 256.0).into_dyn(), &[64], Some(DataSpec { range: signed, levels: None })), None);
+        assert_eq!(
+            floats(
+                &(u() * 256.0).into_dyn(),
+                &[64],
+                Some(DataSpec {
+                    range: signed,
+                    levels: None
+                })
+            ),
+            None
+        );
         let whole = |levels: f64| u().mapv(|v| (v * levels).floor()).into_dyn();
         for (refused, x, bytes, levels) in [
             (true, whole(256.0), true, 65536),
@@ -355,7 +607,11 @@ mod tests {
             (false, whole(60.0), true, 256),
             (false, ArrayD::zeros(vec![10, 64]), false, 256),
         ] {
-            assert_eq!(integers(&x, bytes, card(signed, levels)).is_some(), refused, "{bytes} {levels}");
+            assert_eq!(
+                integers(&x, bytes, card(signed, levels)).is_some(),
+                refused,
+                "{bytes} {levels}"
+            );
         }
     }
 }

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use ndarray::{Array2, Axis};
 
-use crate::divergence::{Control, Controlled, Divergence, Integral, Integrator, Plan, Sources, Spent, lock};
+use crate::divergence::{
+    Control, Controlled, Divergence, Integral, Integrator, Plan, Sources, Spent, lock,
+};
 use crate::flow::field::{EvalError, Products, VectorField};
 use crate::flow::path::Curve;
 use crate::flow::prior::Prior;
@@ -95,18 +97,28 @@ pub fn evaluate(
     x: Batch,
     mut record: Option<&mut Vec<NodeValue>>,
 ) -> Result<Vec<Row>, EvalError> {
-    let span = Span { curve: task.curve, to_prior: true };
+    let span = Span {
+        curve: task.curve,
+        to_prior: true,
+    };
     let start = x.clone();
     let dim = x.ncols();
     let control = task.control(dim);
     let plan = Plan::of(task.estimators, dim, &control);
     let along = task.takes_along(dim);
-    let start_integrator = |spec| Integrator::new(spec, task.key, sample.len()).under(&control, &plan);
+    let start_integrator =
+        |spec| Integrator::new(spec, task.key, sample.len()).under(&control, &plan);
     let mut integrators: Vec<Integrator> = task.estimators.iter().map(start_integrator).collect();
     // The values at all nodes of fixed steps, node after node, for what their quadrature is wrong by.
-    let fixed = task.solver.nodes().is_some_and(|nodes| nodes <= 4 * local_error::MOST as u64);
-    let mut seen: Vec<Option<Vec<f64>>> =
-        task.estimators.iter().map(|e| (fixed && e.is_continuous()).then(Vec::new)).collect();
+    let fixed = task
+        .solver
+        .nodes()
+        .is_some_and(|nodes| nodes <= 4 * local_error::MOST as u64);
+    let mut seen: Vec<Option<Vec<f64>>> = task
+        .estimators
+        .iter()
+        .map(|e| (fixed && e.is_continuous()).then(Vec::new))
+        .collect();
     let (mut estimating, mut sharing, mut shared_products) = (0.0, 0.0, 0);
     let began = Instant::now();
     let shared = Mutex::new(&mut *sources);
@@ -119,45 +131,57 @@ pub fn evaluate(
         spent: Spent::default(),
         drawn: None,
     };
-    let solution = task.solver.solve(&mut field, sample, x, span, &mut |nodes: &Nodes| {
-        let entered = Instant::now();
-        let mut sources = lock(&shared);
-        let taken = taken_at(&plan, task.key, nodes, &mut sources)?;
-        if taken.is_some() {
-            sharing += entered.elapsed().as_secs_f64();
-            shared_products += (plan.products(dim) * nodes.slot.len()) as u64;
-        }
-        let nodes = &Nodes { products: nodes.products.or(taken.as_ref()), ..*nodes };
-        for (index, integrator) in
-            integrators.iter_mut().enumerate().filter(|(i, _)| task.estimators[*i].takes_solver())
-        {
-            let values = integrator.visit(nodes, &mut sources)?;
-            if let Some(seen) = &mut seen[index] {
-                seen.extend(&values);
+    let solution = task
+        .solver
+        .solve(&mut field, sample, x, span, &mut |nodes: &Nodes| {
+            let entered = Instant::now();
+            let mut sources = lock(&shared);
+            let taken = taken_at(&plan, task.key, nodes, &mut sources)?;
+            if taken.is_some() {
+                sharing += entered.elapsed().as_secs_f64();
+                shared_products += (plan.products(dim) * nodes.slot.len()) as u64;
             }
-            if let Some(record) = record.as_deref_mut() {
-                record.extend(values.iter().enumerate().map(|(i, v)| NodeValue {
-                    estimator: index,
-                    sample: nodes.sample[i],
-                    t: nodes.t[i],
-                    divergence: *v,
-                }));
+            let nodes = &Nodes {
+                products: nodes.products.or(taken.as_ref()),
+                ..*nodes
+            };
+            for (index, integrator) in integrators
+                .iter_mut()
+                .enumerate()
+                .filter(|(i, _)| task.estimators[*i].takes_solver())
+            {
+                let values = integrator.visit(nodes, &mut sources)?;
+                if let Some(seen) = &mut seen[index] {
+                    seen.extend(&values);
+                }
+                if let Some(record) = record.as_deref_mut() {
+                    record.extend(values.iter().enumerate().map(|(i, v)| NodeValue {
+                        estimator: index,
+                        sample: nodes.sample[i],
+                        t: nodes.t[i],
+                        divergence: *v,
+                    }));
+                }
             }
-        }
-        estimating += entered.elapsed().as_secs_f64();
-        Ok(())
-    })?;
+            estimating += entered.elapsed().as_secs_f64();
+            Ok(())
+        })?;
     let share = 1.0 / sample.len().max(1) as f64;
     // What holds the steps is a cost of the divergence, as every estimator alone would have it.
     let [holding, coming] = field.spent.seconds();
     let timing = field.spent.timing;
-    let path_seconds = (began.elapsed().as_secs_f64() - timing - estimating - holding - coming) * share;
+    let path_seconds =
+        (began.elapsed().as_secs_f64() - timing - estimating - holding - coming) * share;
     // Of what is shared every estimator bears as much as it would take alone.
     let shared_seconds = sharing + coming;
     let per_product = shared_seconds / ((shared_products + field.spent.estimating) as f64).max(1.0);
     let prior = task.prior.log_density(&solution.x);
     let mut rows = Vec::with_capacity(task.estimators.len() * sample.len());
-    for (index, integrator) in integrators.iter_mut().enumerate().filter(|(i, _)| task.estimators[*i].takes_solver()) {
+    for (index, integrator) in integrators
+        .iter_mut()
+        .enumerate()
+        .filter(|(i, _)| task.estimators[*i].takes_solver())
+    {
         integrator.settle(sources)?;
         let integrals = match &task.estimators[index] {
             Divergence::ClosedForm(_) => closed_form(sources, span, &start, &solution.x)?,
@@ -173,8 +197,16 @@ pub fn evaluate(
         };
         let takes_shared = plan.share(spec).is_some() && !control.is(spec);
         let visited: u64 = integrator.nodes.iter().sum();
-        let own_seconds = if takes_shared { per_product * (own * visited) as f64 } else { 0.0 };
-        let path_head = if let Control::Head(head) = &control { apart(head) } else { 0 };
+        let own_seconds = if takes_shared {
+            per_product * (own * visited) as f64
+        } else {
+            0.0
+        };
+        let path_head = if let Control::Head(head) = &control {
+            apart(head)
+        } else {
+            0
+        };
         for (i, integral) in integrals.into_iter().enumerate() {
             let value = prior[i] + integral.value;
             let status = match solution.status[i] {
@@ -192,9 +224,12 @@ pub fn evaluate(
                 half_width: integral.half_width.filter(|_| fine),
                 prior_log_density: fine.then_some(prior[i]),
                 divergence_integral: fine.then_some(integral.value),
-                solver_error: errors[i].filter(|_| fine && !matches!(spec, Divergence::ClosedForm(_))),
+                solver_error: errors[i]
+                    .filter(|_| fine && !matches!(spec, Divergence::ClosedForm(_))),
                 evaluations: solution.evaluations[i] + nodes * spec.evaluations(),
-                jvps: solution.controls[i] * control.products(start.ncols()) + nodes * own + spec.products_once(),
+                jvps: solution.controls[i] * control.products(start.ncols())
+                    + nodes * own
+                    + spec.products_once(),
                 head_calls: solution.controls[i] * path_head + nodes * own_head,
                 status,
                 path_seconds,
@@ -204,13 +239,19 @@ pub fn evaluate(
         }
     }
     let entry_seconds = (began.elapsed().as_secs_f64() - timing) * share;
-    rows.iter_mut().for_each(|row| row.entry_seconds = entry_seconds);
+    rows.iter_mut()
+        .for_each(|row| row.entry_seconds = entry_seconds);
     Ok(rows)
 }
 
 /// The products that estimators share at some nodes, where they did not come along with the velocity. Where a state is no
 /// longer finite, every estimator looks at the others by itself.
-fn taken_at(plan: &Plan, key: Key, nodes: &Nodes, sources: &mut Sources) -> Result<Option<Products>, EvalError> {
+fn taken_at(
+    plan: &Plan,
+    key: Key,
+    nodes: &Nodes,
+    sources: &mut Sources,
+) -> Result<Option<Products>, EvalError> {
     let finite = nodes.x.iter().all(|v| v.is_finite());
     if *plan == Plan::Apart || nodes.products.is_some() || nodes.slot.is_empty() || !finite {
         return Ok(None);
@@ -224,7 +265,8 @@ fn taken_at(plan: &Plan, key: Key, nodes: &Nodes, sources: &mut Sources) -> Resu
 /// What the steps are wrong by, per sample: as the solver says, or as `seen`, one estimator's values at all nodes of
 /// fixed steps, complete it.
 fn step_errors(solution: &Solution, seen: Option<Vec<f64>>, samples: usize) -> Vec<Option<f64>> {
-    let values = seen.and_then(|v| Array2::from_shape_vec((v.len() / samples.max(1), samples), v).ok());
+    let values =
+        seen.and_then(|v| Array2::from_shape_vec((v.len() / samples.max(1), samples), v).ok());
     match (&solution.told, values) {
         (Some(told), Some(values)) => told.error(values.view()),
         _ => solution.error.clone(),
@@ -232,13 +274,22 @@ fn step_errors(solution: &Solution, seen: Option<Vec<f64>>, samples: usize) -> V
 }
 
 /// log p(data end) − log p(prior end) at the path's two ends.
-fn closed_form(sources: &mut Sources, span: Span, start: &Batch, end: &Batch) -> Result<Vec<Integral>, EvalError> {
+fn closed_form(
+    sources: &mut Sources,
+    span: Span,
+    start: &Batch,
+    end: &Batch,
+) -> Result<Vec<Integral>, EvalError> {
     let missing = || EvalError::Missing("this model has no closed form".to_owned());
     let density = sources.closed_form.as_mut().ok_or_else(missing)?;
     let rows = start.len_of(Axis(0));
     let first = density.eval(&vec![span.start(); rows], start)?;
     let last = density.eval(&vec![span.end(); rows], end)?;
-    Ok(first.iter().zip(last).map(|(a, b)| Integral::certain(a - b)).collect())
+    Ok(first
+        .iter()
+        .zip(last)
+        .map(|(a, b)| Integral::certain(a - b))
+        .collect())
 }
 
 /// −log p / D.
@@ -261,7 +312,9 @@ mod tests {
 
     fn setting(path: Path, d: usize) -> (Mixture, Prior, Batch) {
         let curve = path.curve().expect("right");
-        let prior = Prior { std: curve.prior_std() };
+        let prior = Prior {
+            std: curve.prior_std(),
+        };
         let model = analytic::example(curve, d);
         let key = Key { seed: 17 };
         let mut x = Batch::zeros((6, d));
@@ -274,18 +327,35 @@ mod tests {
     fn run(model: &Mixture, prior: Prior, solver: &str, estimators: &str, x: &Batch) -> Vec<Row> {
         let solver: Solver = serde_yaml::from_str(solver).expect(solver);
         let estimators: Vec<Divergence> = serde_yaml::from_str(estimators).expect(estimators);
-        let task = Task { curve: &model.curve, prior, solver: &solver, estimators: &estimators, key: Key { seed: 3 } };
+        let task = Task {
+            curve: &model.curve,
+            prior,
+            solver: &solver,
+            estimators: &estimators,
+            key: Key { seed: 3 },
+        };
         let mut sources = Sources {
             tangents: Some(Box::new(model.clone())),
             closed_form: Some(Box::new(model.clone())),
             ..Default::default()
         };
         let sample: Vec<u64> = (0..x.nrows() as u64).collect();
-        evaluate(&mut model.clone(), &mut sources, &task, &sample, x.clone(), None).expect("analytic")
+        evaluate(
+            &mut model.clone(),
+            &mut sources,
+            &task,
+            &sample,
+            x.clone(),
+            None,
+        )
+        .expect("analytic")
     }
 
     fn pick(rows: &[Row], estimator: usize) -> Vec<f64> {
-        rows.iter().filter(|r| r.estimator == estimator).map(|r| r.log_likelihood.expect("ok")).collect()
+        rows.iter()
+            .filter(|r| r.estimator == estimator)
+            .map(|r| r.log_likelihood.expect("ok"))
+            .collect()
     }
 
     /// T5, T9: on every path, the exact trace gives the closed form, wrong prior and all.
@@ -296,7 +366,13 @@ mod tests {
                 continue; // kinks in ln α at 1,000 times: convergence is tested on the smooth paths
             }
             let (model, prior, x) = setting(path.clone(), 3);
-            let rows = run(&model, prior, "{dopri5: {rtol: 1e-9, atol: 1e-9}}", "[exact, closed-form]", &x);
+            let rows = run(
+                &model,
+                prior,
+                "{dopri5: {rtol: 1e-9, atol: 1e-9}}",
+                "[exact, closed-form]",
+                &x,
+            );
             for (got, want) in pick(&rows, 0).iter().zip(pick(&rows, 1)) {
                 assert!((got - want).abs() < 1e-5, "{path:?}: {got} {want}");
             }
@@ -306,15 +382,35 @@ mod tests {
     /// The same for fixed steps, whose error must fall at the method's order.
     #[test]
     fn fixed_steps_converge_at_their_order() {
-        let (model, prior, x) = setting(Path::Vp { beta_min: 0.1, beta_max: 20.0, t_min: 1e-2 }, 3);
-        for (name, order, coarse) in
-            [("euler", 1.0, 400), ("midpoint", 2.0, 100), ("heun", 2.0, 100), ("rk4", 4.0, 100)]
-        {
+        let (model, prior, x) = setting(
+            Path::Vp {
+                beta_min: 0.1,
+                beta_max: 20.0,
+                t_min: 1e-2,
+            },
+            3,
+        );
+        for (name, order, coarse) in [
+            ("euler", 1.0, 400),
+            ("midpoint", 2.0, 100),
+            ("heun", 2.0, 100),
+            ("rk4", 4.0, 100),
+        ] {
             let error = |steps: usize| {
                 let solver = format!("{{{name}: {{steps: {steps}, grid: log-snr}}}}");
                 let rows = run(&model, prior, &solver, "[exact]", &x);
-                let fine = run(&model, prior, "{dopri5: {rtol: 1e-11, atol: 1e-11}}", "[closed-form]", &x);
-                let gaps: Vec<f64> = pick(&rows, 0).iter().zip(pick(&fine, 0)).map(|(a, b)| a - b).collect();
+                let fine = run(
+                    &model,
+                    prior,
+                    "{dopri5: {rtol: 1e-11, atol: 1e-11}}",
+                    "[closed-form]",
+                    &x,
+                );
+                let gaps: Vec<f64> = pick(&rows, 0)
+                    .iter()
+                    .zip(pick(&fine, 0))
+                    .map(|(a, b)| a - b)
+                    .collect();
                 stats::rms(&gaps).expect("six samples")
             };
             let observed = (error(coarse) / error(2 * coarse)).log2();
@@ -324,16 +420,38 @@ mod tests {
 
     #[test]
     fn no_sample_feels_its_batch() {
-        let (model, prior, x) = setting(Path::Edm { sigma_min: 0.01, sigma_max: 30.0 }, 3);
-        for solver in ["{dopri5: {rtol: 1e-4, atol: 1e-4}}", "{bosh3: {rtol: 1e-3, atol: 1e-3}}", "{heun: {steps: 20}}"]
-        {
-            let estimators = "[exact, {hutchinson: {probes: 2}}, {hutchinson: {probes: 2, along: fresh}}]";
+        let (model, prior, x) = setting(
+            Path::Edm {
+                sigma_min: 0.01,
+                sigma_max: 30.0,
+            },
+            3,
+        );
+        for solver in [
+            "{dopri5: {rtol: 1e-4, atol: 1e-4}}",
+            "{bosh3: {rtol: 1e-3, atol: 1e-3}}",
+            "{heun: {steps: 20}}",
+        ] {
+            let estimators =
+                "[exact, {hutchinson: {probes: 2}}, {hutchinson: {probes: 2, along: fresh}}]";
             let together = run(&model, prior, solver, estimators, &x);
-            let alone = run(&model, prior, solver, estimators, &x.slice(ndarray::s![0..1, ..]).to_owned());
+            let alone = run(
+                &model,
+                prior,
+                solver,
+                estimators,
+                &x.slice(ndarray::s![0..1, ..]).to_owned(),
+            );
             for row in &alone {
-                let same = together.iter().find(|r| r.estimator == row.estimator && r.sample == 0).expect("sample 0");
+                let same = together
+                    .iter()
+                    .find(|r| r.estimator == row.estimator && r.sample == 0)
+                    .expect("sample 0");
                 assert_eq!(row.evaluations, same.evaluations, "{solver}");
-                let (a, b) = (row.log_likelihood.expect("ok"), same.log_likelihood.expect("ok"));
+                let (a, b) = (
+                    row.log_likelihood.expect("ok"),
+                    same.log_likelihood.expect("ok"),
+                );
                 assert!((a - b).abs() < 1e-10, "{solver}: {a} {b}");
             }
         }
@@ -341,24 +459,42 @@ mod tests {
 
     #[test]
     fn finite_differences_agree_with_the_exact_trace_within_their_error() {
-        let (model, prior, x) = setting(Path::Edm { sigma_min: 0.05, sigma_max: 30.0 }, 3);
+        let (model, prior, x) = setting(
+            Path::Edm {
+                sigma_min: 0.05,
+                sigma_max: 30.0,
+            },
+            3,
+        );
         let mut sources = Sources {
             tangents: Some(Box::new(model.clone())),
             velocity: Some((Box::new(model.clone()), model.curve.clone())),
             ..Default::default()
         };
         let solver: Solver = serde_yaml::from_str("{heun: {steps: 24}}").expect("a solver");
-        let estimators: Vec<Divergence> =
-            serde_yaml::from_str("[{hutchinson: {probes: 4}}, {finite-difference: {step: 0.01, probes: 4}}]")
-                .expect("specs");
-        let task = Task { curve: &model.curve, prior, solver: &solver, estimators: &estimators, key: Key { seed: 3 } };
+        let estimators: Vec<Divergence> = serde_yaml::from_str(
+            "[{hutchinson: {probes: 4}}, {finite-difference: {step: 0.01, probes: 4}}]",
+        )
+        .expect("specs");
+        let task = Task {
+            curve: &model.curve,
+            prior,
+            solver: &solver,
+            estimators: &estimators,
+            key: Key { seed: 3 },
+        };
         let sample: Vec<u64> = (0..x.nrows() as u64).collect();
-        let rows = evaluate(&mut model.clone(), &mut sources, &task, &sample, x, None).expect("analytic");
+        let rows =
+            evaluate(&mut model.clone(), &mut sources, &task, &sample, x, None).expect("analytic");
         // Both see the same probes, so only the differences' truncation is between them.
         for (exact, difference) in pick(&rows, 0).iter().zip(pick(&rows, 1)) {
             assert!((exact - difference).abs() < 1e-3, "{exact} {difference}");
         }
-        assert!(rows.iter().filter(|r| r.estimator == 1).all(|r| r.jvps == 0 && r.evaluations == 48 + 48 * 16));
+        assert!(
+            rows.iter()
+                .filter(|r| r.estimator == 1)
+                .all(|r| r.jvps == 0 && r.evaluations == 48 + 48 * 16)
+        );
     }
 
     /// The divergence of a mixture with an error that a head could have: in its mean and from place to place.
@@ -368,56 +504,126 @@ mod tests {
     impl crate::flow::field::ScalarField for Head {
         fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
             let d = x.ncols();
-            let basis = crate::num::Blocks::from_shape_fn((d, x.nrows(), d), |(i, _, j)| f64::from(u8::from(i == j)));
-            let exact = crate::flow::field::Linearized::quadratic(&mut self.0, t, x, &basis)?.sum_axis(Axis(0));
+            let basis = crate::num::Blocks::from_shape_fn((d, x.nrows(), d), |(i, _, j)| {
+                f64::from(u8::from(i == j))
+            });
+            let exact = crate::flow::field::Linearized::quadratic(&mut self.0, t, x, &basis)?
+                .sum_axis(Axis(0));
             let s = t.iter().map(|t| self.0.curve.at(*t));
-            let errors = s.zip(x.rows()).map(|(s, x)| (0.1 + 0.2 * x[0] / (1.0 + s.sigma)) / (s.sigma + 0.1));
+            let errors = s
+                .zip(x.rows())
+                .map(|(s, x)| (0.1 + 0.2 * x[0] / (1.0 + s.sigma)) / (s.sigma + 0.1));
             Ok(exact.iter().zip(errors).map(|(v, e)| v + e).collect())
         }
     }
 
     /// Rows of one model under estimators that may ask for anything a model can have.
     fn measured(model: &Mixture, solver: &str, estimators: &str, x: &Batch) -> Vec<Row> {
-        let (solver, estimators): (Solver, Vec<Divergence>) =
-            (serde_yaml::from_str(solver).expect(solver), serde_yaml::from_str(estimators).expect(estimators));
-        let prior = Prior { std: model.curve.prior_std() };
-        let task = Task { curve: &model.curve, prior, solver: &solver, estimators: &estimators, key: Key { seed: 3 } };
-        let mut sources =
-            Sources { tangents: Some(Box::new(model.clone())), curve: Some(model.curve.clone()), ..Default::default() };
-        sources.heads.insert("stad".to_owned(), Box::new(Head(model.clone())));
+        let (solver, estimators): (Solver, Vec<Divergence>) = (
+            serde_yaml::from_str(solver).expect(solver),
+            serde_yaml::from_str(estimators).expect(estimators),
+        );
+        let prior = Prior {
+            std: model.curve.prior_std(),
+        };
+        let task = Task {
+            curve: &model.curve,
+            prior,
+            solver: &solver,
+            estimators: &estimators,
+            key: Key { seed: 3 },
+        };
+        let mut sources = Sources {
+            tangents: Some(Box::new(model.clone())),
+            curve: Some(model.curve.clone()),
+            ..Default::default()
+        };
+        sources
+            .heads
+            .insert("stad".to_owned(), Box::new(Head(model.clone())));
         let sample: Vec<u64> = (0..x.nrows() as u64).collect();
-        evaluate(&mut model.clone(), &mut sources, &task, &sample, x.clone(), None).expect("analytic")
+        evaluate(
+            &mut model.clone(),
+            &mut sources,
+            &task,
+            &sample,
+            x.clone(),
+            None,
+        )
+        .expect("analytic")
     }
 
     /// Errors against the first estimator, and the rows of the one at `index`.
     fn against_the_first(rows: &[Row], index: usize) -> (Vec<f64>, Vec<&Row>) {
-        let of = |i| rows.iter().filter(move |r: &&Row| r.estimator == i).collect::<Vec<_>>();
+        let of = |i| {
+            rows.iter()
+                .filter(move |r: &&Row| r.estimator == i)
+                .collect::<Vec<_>>()
+        };
         let value = |r: &Row| r.log_likelihood.expect("ok");
-        let gaps = of(index).iter().zip(of(0)).map(|(a, b)| value(a) - value(b)).collect();
+        let gaps = of(index)
+            .iter()
+            .zip(of(0))
+            .map(|(a, b)| value(a) - value(b))
+            .collect();
         (gaps, of(index))
     }
 
     /// A head with a bias of nats becomes right in the mean, with an error that it tells, under fixed and adaptive steps.
     #[test]
     fn a_debiased_head_is_unbiased_for_the_products_of_a_few_nodes() {
-        for path in [Path::Edm { sigma_min: 0.02, sigma_max: 20.0 }, Path::defaults().remove(2)] {
+        for path in [
+            Path::Edm {
+                sigma_min: 0.02,
+                sigma_max: 20.0,
+            },
+            Path::defaults().remove(2),
+        ] {
             let (model, _, x) = setting(path, 3);
             let x = x.select(Axis(0), &(0..600).map(|i| i % 6).collect::<Vec<_>>());
-            for solver in ["{heun: {steps: 20, grid: log-snr}}", "{bosh3: {rtol: 1e-3, atol: 1e-3}}"] {
-                let rows = measured(&model, solver, "[exact, learned, {debiased: {probes: 12}}]", &x);
-                let bias = stats::mean(&against_the_first(&rows, 1).0).expect("rows").value;
-                assert!(bias.abs() > 0.05, "the head of this test should be wrong: {bias}");
+            for solver in [
+                "{heun: {steps: 20, grid: log-snr}}",
+                "{bosh3: {rtol: 1e-3, atol: 1e-3}}",
+            ] {
+                let rows = measured(
+                    &model,
+                    solver,
+                    "[exact, learned, {debiased: {probes: 12}}]",
+                    &x,
+                );
+                let bias = stats::mean(&against_the_first(&rows, 1).0)
+                    .expect("rows")
+                    .value;
+                assert!(
+                    bias.abs() > 0.05,
+                    "the head of this test should be wrong: {bias}"
+                );
                 // The exact trace takes its values from what holds the steps, so its products are the path's.
                 let of_path = |sample: u64| match solver.contains("bosh3") {
-                    true => rows.iter().find(|r| r.estimator == 0 && r.sample == sample).map_or(0, |r| r.jvps),
+                    true => rows
+                        .iter()
+                        .find(|r| r.estimator == 0 && r.sample == sample)
+                        .map_or(0, |r| r.jvps),
                     false => 0,
                 };
                 let (gaps, others) = against_the_first(&rows, 2);
-                assert!(others.iter().all(|r| r.jvps == 12 + of_path(r.sample) && r.head_calls > 12), "{solver}");
+                assert!(
+                    others
+                        .iter()
+                        .all(|r| r.jvps == 12 + of_path(r.sample) && r.head_calls > 12),
+                    "{solver}"
+                );
                 let rows = others;
                 let mean = stats::mean(&gaps).expect("rows");
-                assert!(mean.value.abs() < 4.0 * mean.stderr.expect("600"), "{solver}: {mean:?}");
-                let scaled: Vec<f64> = gaps.iter().zip(&rows).map(|(g, r)| g / r.stderr.expect("12")).collect();
+                assert!(
+                    mean.value.abs() < 4.0 * mean.stderr.expect("600"),
+                    "{solver}: {mean:?}"
+                );
+                let scaled: Vec<f64> = gaps
+                    .iter()
+                    .zip(&rows)
+                    .map(|(g, r)| g / r.stderr.expect("12"))
+                    .collect();
                 let rms = stats::rms(&scaled).expect("rows") / (11.0f64 / 9.0).sqrt();
                 assert!((0.85..1.2).contains(&rms), "{solver}: {rms}");
             }
@@ -427,21 +633,48 @@ mod tests {
     /// What holds the steps belongs to no estimator: others beside it move no node.
     #[test]
     fn one_more_estimator_changes_no_path() {
-        for (dim, path) in [(3, Path::Edm { sigma_min: 0.05, sigma_max: 30.0 }), (20, Path::defaults().remove(2))] {
+        for (dim, path) in [
+            (
+                3,
+                Path::Edm {
+                    sigma_min: 0.05,
+                    sigma_max: 30.0,
+                },
+            ),
+            (20, Path::defaults().remove(2)),
+        ] {
             let (model, prior, x) = setting(path, dim);
             for solver in ["{dopri5: {tol: 1e-2}}", "{bosh3: {rtol: 1e-3, atol: 1e-3}}"] {
                 let alone = run(&model, prior, solver, "[{hutchinson: {probes: 2}}]", &x);
-                let among = run(&model, prior, solver, "[closed-form, exact, {hutchinson: {probes: 2}}, xtrace]", &x);
+                let among = run(
+                    &model,
+                    prior,
+                    solver,
+                    "[closed-form, exact, {hutchinson: {probes: 2}}, xtrace]",
+                    &x,
+                );
                 let same: Vec<&Row> = among.iter().filter(|r| r.estimator == 2).collect();
                 for (a, b) in alone.iter().zip(same) {
                     assert_eq!(a.prior_log_density, b.prior_log_density, "{solver}");
                     // Among others its products are made of the Jacobian that they all share: equal up to rounding.
-                    let (one, other) = (a.log_likelihood.expect("ok"), b.log_likelihood.expect("ok"));
-                    assert!((one - other).abs() < 1e-12 * one.abs(), "{solver}: {one} {other}");
-                    assert_eq!((a.evaluations, a.jvps, a.solver_error), (b.evaluations, b.jvps, b.solver_error));
+                    let (one, other) =
+                        (a.log_likelihood.expect("ok"), b.log_likelihood.expect("ok"));
+                    assert!(
+                        (one - other).abs() < 1e-12 * one.abs(),
+                        "{solver}: {one} {other}"
+                    );
+                    assert_eq!(
+                        (a.evaluations, a.jvps, a.solver_error),
+                        (b.evaluations, b.jvps, b.solver_error)
+                    );
                     assert!(a.solver_error.is_some_and(|e| e > 0.0), "{solver}");
                 }
-                assert!(among.iter().all(|r| (r.estimator == 0) == r.solver_error.is_none()), "{solver}");
+                assert!(
+                    among
+                        .iter()
+                        .all(|r| (r.estimator == 0) == r.solver_error.is_none()),
+                    "{solver}"
+                );
             }
         }
     }
@@ -450,32 +683,79 @@ mod tests {
     #[test]
     fn fixed_steps_tell_their_error_of_each_estimator() {
         let estimators = "[exact, {hutchinson: {probes: 2}}, {hutchinson: {along: fresh}}, xtrace, learned, debiased]";
-        let (model, _, x) = setting(Path::Edm { sigma_min: 0.02, sigma_max: 20.0 }, 16);
+        let (model, _, x) = setting(
+            Path::Edm {
+                sigma_min: 0.02,
+                sigma_max: 20.0,
+            },
+            16,
+        );
         let fine = measured(&model, "{rk4: {steps: 800}}", estimators, &x);
         let (mut honest, mut all) = (0, 0);
-        for solver in ["{euler: {steps: 40}}", "{midpoint: {steps: 40}}", "{heun: {steps: 40}}", "{rk4: {steps: 40}}"] {
+        for solver in [
+            "{euler: {steps: 40}}",
+            "{midpoint: {steps: 40}}",
+            "{heun: {steps: 40}}",
+            "{rk4: {steps: 40}}",
+        ] {
             let rows = measured(&model, solver, estimators, &x);
             for (row, truth) in rows.iter().zip(&fine) {
-                assert_eq!(row.solver_error.is_some(), ![2, 5].contains(&row.estimator), "{solver} {row:?}");
-                let Some(told) = row.solver_error else { continue };
-                let error = (row.log_likelihood.expect("ok") - truth.log_likelihood.expect("ok")).abs();
+                assert_eq!(
+                    row.solver_error.is_some(),
+                    ![2, 5].contains(&row.estimator),
+                    "{solver} {row:?}"
+                );
+                let Some(told) = row.solver_error else {
+                    continue;
+                };
+                let error =
+                    (row.log_likelihood.expect("ok") - truth.log_likelihood.expect("ok")).abs();
                 println!("{solver} {}: {error:.1e}, told {told:.1e}", row.estimator);
                 honest += u32::from(error <= 3.0 * told);
                 all += 1;
             }
         }
-        assert!(f64::from(honest) >= 0.93 * f64::from(all), "{honest} of {all}");
-        let prior = Prior { std: model.curve.prior_std() };
-        assert!(run(&model, prior, "heun", "[closed-form]", &x).iter().all(|r| r.solver_error.is_none()));
+        assert!(
+            f64::from(honest) >= 0.93 * f64::from(all),
+            "{honest} of {all}"
+        );
+        let prior = Prior {
+            std: model.curve.prior_std(),
+        };
+        assert!(
+            run(&model, prior, "heun", "[closed-form]", &x)
+                .iter()
+                .all(|r| r.solver_error.is_none())
+        );
     }
 
     #[test]
     fn costs_are_counted() {
-        let (model, prior, x) = setting(Path::Edm { sigma_min: 0.01, sigma_max: 30.0 }, 3);
-        let rows = run(&model, prior, "{heun: {steps: 10}}", "[exact, {hutchinson: {probes: 2}}]", &x);
+        let (model, prior, x) = setting(
+            Path::Edm {
+                sigma_min: 0.01,
+                sigma_max: 30.0,
+            },
+            3,
+        );
+        let rows = run(
+            &model,
+            prior,
+            "{heun: {steps: 10}}",
+            "[exact, {hutchinson: {probes: 2}}]",
+            &x,
+        );
         assert!(rows.iter().all(|r| r.evaluations == 20));
-        assert!(rows.iter().filter(|r| r.estimator == 0).all(|r| r.jvps == 60));
-        assert!(rows.iter().filter(|r| r.estimator == 1).all(|r| r.jvps == 40));
+        assert!(
+            rows.iter()
+                .filter(|r| r.estimator == 0)
+                .all(|r| r.jvps == 60)
+        );
+        assert!(
+            rows.iter()
+                .filter(|r| r.estimator == 1)
+                .all(|r| r.jvps == 40)
+        );
     }
 
     #[test]
@@ -488,18 +768,31 @@ mod tests {
             fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
                 let mut v = Batch::zeros(x.raw_dim());
                 for (i, t) in t.iter().enumerate() {
-                    v[[i, 0]] = if x[[i, 0]] > 0.5 && *t > 0.4 { f64::NAN } else { 0.1 };
+                    v[[i, 0]] = if x[[i, 0]] > 0.5 && *t > 0.4 {
+                        f64::NAN
+                    } else {
+                        0.1
+                    };
                 }
                 Ok(v)
             }
         }
-        let curve = Path::FlowMatching { data_at: 0, t_min: 0.0, t_max: 1.0 }.curve().expect("right");
+        let curve = Path::FlowMatching {
+            data_at: 0,
+            t_min: 0.0,
+            t_max: 1.0,
+        }
+        .curve()
+        .expect("right");
         let x = ndarray::array![[1.0], [-1.0]];
         for solver in ["{heun: {steps: 10}}", "dopri5"] {
             let solver: Solver = serde_yaml::from_str(solver).expect(solver);
             let estimators = vec![Divergence::ClosedForm(Default::default())];
             let zero = analytic::example(curve.clone(), 1);
-            let mut sources = Sources { closed_form: Some(Box::new(zero)), ..Default::default() };
+            let mut sources = Sources {
+                closed_form: Some(Box::new(zero)),
+                ..Default::default()
+            };
             let task = Task {
                 curve: &curve,
                 prior: Prior { std: 1.0 },
@@ -507,7 +800,8 @@ mod tests {
                 estimators: &estimators,
                 key: Key { seed: 0 },
             };
-            let rows = evaluate(&mut Broken, &mut sources, &task, &[0, 1], x.clone(), None).expect("no model error");
+            let rows = evaluate(&mut Broken, &mut sources, &task, &[0, 1], x.clone(), None)
+                .expect("no model error");
             assert_eq!(rows[0].status, Status::NonFinite, "{solver:?}");
             assert_eq!(rows[0].log_likelihood, None);
             assert_eq!(rows[1].status, Status::Ok, "{solver:?}");

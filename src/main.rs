@@ -7,8 +7,12 @@ use clap::Parser;
 use flowgauge::cli::{self, Cli};
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("FLOWGAUGE_LOG").unwrap_or_else(|_| "off".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FLOWGAUGE_LOG")
+        .unwrap_or_else(|_| "off".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     match cli::execute(Cli::parse()) {
         Ok(exit) => ExitCode::from(exit.status()),
         Err(error) => {

@@ -77,8 +77,16 @@ impl Output {
     /// Where the name is a folder's, ends as another kind of file, is an input's, or cannot be written.
     pub fn new(kind: Kind, flag: &'static str, named: &Path, inputs: &[PathBuf]) -> Result<Output> {
         let context = || format!("{flag} {}", named.display());
-        let target = if named == Path::new("-") { standard(kind) } else { place(kind, named) };
-        let output = Output { flag, named: named.to_owned(), target: target.with_context(context)? };
+        let target = if named == Path::new("-") {
+            standard(kind)
+        } else {
+            place(kind, named)
+        };
+        let output = Output {
+            flag,
+            named: named.to_owned(),
+            target: target.with_context(context)?,
+        };
         output.apart_from(inputs).with_context(context)?;
         Ok(output)
     }
@@ -92,10 +100,18 @@ impl Output {
     ///
     /// # Errors
     /// Where this is no file, and as [`Output::new`].
-    pub fn beside(&self, kind: Kind, flag: &'static str, suffix: &str, inputs: &[PathBuf]) -> Result<Output> {
+    pub fn beside(
+        &self,
+        kind: Kind,
+        flag: &'static str,
+        suffix: &str,
+        inputs: &[PathBuf],
+    ) -> Result<Output> {
         let Target::File(_) = self.target else {
             let (own, named) = (self.flag, self.named.display());
-            bail!("{flag}: what it adds is written beside the file of {own}, and {named} is none; expected a file");
+            bail!(
+                "{flag}: what it adds is written beside the file of {own}, and {named} is none; expected a file"
+            );
         };
         Output::new(kind, flag, &self.named.with_extension(suffix), inputs)
     }
@@ -106,17 +122,23 @@ impl Output {
     }
 
     fn apart_from(&self, inputs: &[PathBuf]) -> Result<()> {
-        let Target::File(to) = &self.target else { return Ok(()) };
+        let Target::File(to) = &self.target else {
+            return Ok(());
+        };
         // To open a pipe would wait for its writer.
         let same = |input: &&PathBuf| {
-            settled(input) == settled(to) || (input.is_file() && is_same_file(input, to).unwrap_or(false))
+            settled(input) == settled(to)
+                || (input.is_file() && is_same_file(input, to).unwrap_or(false))
         };
         match inputs.iter().find(same) {
             Some(input) if *input == self.named => {
                 bail!("this call also reads or writes it; expected another name")
             }
             Some(input) => {
-                bail!("it is {}, which this call also reads or writes; expected another name", input.display())
+                bail!(
+                    "it is {}, which this call also reads or writes; expected another name",
+                    input.display()
+                )
             }
             None => Ok(()),
         }
@@ -128,7 +150,10 @@ impl Output {
     /// Where the disk or the device refuses; nothing half-written stays.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
         if let Target::File(to) = &self.target {
-            return self.make_folder(to).and_then(|()| replace(to, bytes)).with_context(|| self.context());
+            return self
+                .make_folder(to)
+                .and_then(|()| replace(to, bytes))
+                .with_context(|| self.context());
         }
         let mut writer = self.begin()?;
         writer.write_all(bytes).map_err(anyhow::Error::from)?;
@@ -147,14 +172,29 @@ impl Output {
     pub fn begin(&self) -> Result<Writer> {
         let sink = match &self.target {
             Target::Standard => Ok(Sink::Standard(io::stdout())),
-            Target::Stream(path) => OpenOptions::new().append(true).open(path).map(Sink::Stream).map_err(refused),
-            Target::File(to) => self.make_folder(to).and_then(|()| Partial::begin(to)).map(Sink::Partial),
+            Target::Stream(path) => OpenOptions::new()
+                .append(true)
+                .open(path)
+                .map(Sink::Stream)
+                .map_err(refused),
+            Target::File(to) => self
+                .make_folder(to)
+                .and_then(|()| Partial::begin(to))
+                .map(Sink::Partial),
         };
-        Ok(Writer { context: self.context(), sink: sink.with_context(|| self.context())?, gone: false })
+        Ok(Writer {
+            context: self.context(),
+            sink: sink.with_context(|| self.context())?,
+            gone: false,
+        })
     }
 
     fn context(&self) -> String {
-        format!("{} {}: it cannot be written", self.flag, self.named.display())
+        format!(
+            "{} {}: it cannot be written",
+            self.flag,
+            self.named.display()
+        )
     }
 
     /// Makes the folders that are missing, and says so.
@@ -162,7 +202,12 @@ impl Output {
         let folder = folder_of(to);
         if !folder.exists() {
             std::fs::create_dir_all(folder).map_err(refused)?;
-            note!("flowgauge: {} {}: the folder {} was made", self.flag, self.named.display(), folder.display());
+            note!(
+                "flowgauge: {} {}: the folder {} was made",
+                self.flag,
+                self.named.display(),
+                folder.display()
+            );
         }
         Ok(())
     }
@@ -210,12 +255,17 @@ impl Writer {
     /// A reader that has gone away is no error, and is told nothing more.
     fn outcome<T>(&mut self, result: io::Result<T>, otherwise: T) -> io::Result<T> {
         match result {
-            Err(e) if e.kind() == ErrorKind::BrokenPipe && !matches!(self.sink, Sink::Partial(_)) => {
+            Err(e)
+                if e.kind() == ErrorKind::BrokenPipe && !matches!(self.sink, Sink::Partial(_)) =>
+            {
                 self.gone = true;
                 Ok(otherwise)
             }
             Err(e) if e.kind() == ErrorKind::Interrupted => Err(e),
-            Err(e) => Err(io::Error::new(e.kind(), format!("{}: {:#}", self.context, refused(e)))),
+            Err(e) => Err(io::Error::new(
+                e.kind(),
+                format!("{}: {:#}", self.context, refused(e)),
+            )),
             Ok(done) => Ok(done),
         }
     }
@@ -254,13 +304,26 @@ impl Partial {
         let mut name = to.as_os_str().to_owned();
         name.push(".partial");
         let path = PathBuf::from(name);
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(refused)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(refused)?;
         // A file system without locks is no reason not to write.
         if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
-            bail!("another process is writing {}; wait for it, or give another name", path.display());
+            bail!(
+                "another process is writing {}; wait for it, or give another name",
+                path.display()
+            );
         }
         file.set_len(0).map_err(refused)?;
-        Ok(Partial { to: to.to_owned(), path, file, written: false, finished: false })
+        Ok(Partial {
+            to: to.to_owned(),
+            path,
+            file,
+            written: false,
+            finished: false,
+        })
     }
 
     fn finish(mut self) -> Result<()> {
@@ -289,7 +352,10 @@ impl Drop for Partial {
         if !self.finished && !self.written {
             let _ = std::fs::remove_file(&self.path);
         } else if !self.finished {
-            note!("flowgauge: what was written so far is in {}", self.path.display());
+            note!(
+                "flowgauge: what was written so far is in {}",
+                self.path.display()
+            );
         }
     }
 }
@@ -307,7 +373,10 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<String> {
     match target(path).with_context(context)? {
         Target::File(to) => write(&to).with_context(context)?,
         Target::Stream(_) | Target::Standard => {
-            bail!("{}: a pipe or a device is there, expected a file or nothing", path.display())
+            bail!(
+                "{}: a pipe or a device is there, expected a file or nothing",
+                path.display()
+            )
         }
     }
     Ok(hex(&Sha256::digest(bytes)))
@@ -342,7 +411,9 @@ fn replace(to: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Gives a new file the owner, where this user may, and the permissions of the one that it will replace.
 fn keep_permissions(replaced: &Path, file: &File) -> io::Result<()> {
-    let Ok(there) = std::fs::metadata(replaced) else { return Ok(()) };
+    let Ok(there) = std::fs::metadata(replaced) else {
+        return Ok(());
+    };
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
@@ -357,7 +428,10 @@ fn keep_permissions(replaced: &Path, file: &File) -> io::Result<()> {
 fn standard(kind: Kind) -> Result<Target> {
     match kind {
         Kind::Table => Ok(Target::Standard),
-        _ => Err(anyhow!("only tables go to standard output; expected a file whose name ends in .{}", kind.suffix())),
+        _ => Err(anyhow!(
+            "only tables go to standard output; expected a file whose name ends in .{}",
+            kind.suffix()
+        )),
     }
 }
 
@@ -379,10 +453,20 @@ fn place(kind: Kind, named: &Path) -> Result<Target> {
 }
 
 fn check_suffix(kind: Kind, named: &Path) -> Result<()> {
-    let Some(suffix) = named.extension() else { return Ok(()) };
+    let Some(suffix) = named.extension() else {
+        return Ok(());
+    };
     if !suffix.eq_ignore_ascii_case(kind.suffix()) {
-        let standard = if kind == Kind::Table { ", or `-` for standard output" } else { "" };
-        bail!("{}; expected a name that ends in .{}{standard}", kind.described(), kind.suffix());
+        let standard = if kind == Kind::Table {
+            ", or `-` for standard output"
+        } else {
+            ""
+        };
+        bail!(
+            "{}; expected a name that ends in .{}{standard}",
+            kind.described(),
+            kind.suffix()
+        );
     }
     Ok(())
 }
@@ -425,8 +509,11 @@ fn target(named: &Path) -> Result<Target> {
 fn descriptor(path: &Path) -> Option<String> {
     let folder = folder_of(path).canonicalize().ok()?;
     let open_files = [Path::new("/proc/self/fd"), Path::new("/dev/fd")];
-    let own = open_files.iter().any(|f| f.canonicalize().is_ok_and(|f| f == folder));
-    own.then(|| path.file_name().map(|n| n.to_string_lossy().into_owned())).flatten()
+    let own = open_files
+        .iter()
+        .any(|f| f.canonicalize().is_ok_and(|f| f == folder));
+    own.then(|| path.file_name().map(|n| n.to_string_lossy().into_owned()))
+        .flatten()
 }
 
 /// Refuses what is neither file, pipe nor character device.
@@ -436,12 +523,19 @@ fn check_stream(path: &Path) -> Result<()> {
         use std::os::unix::fs::FileTypeExt;
         let kind = std::fs::metadata(path).map_err(refused)?.file_type();
         if kind.is_block_device() || kind.is_socket() {
-            let what = if kind.is_socket() { "a socket" } else { "a disk" };
+            let what = if kind.is_socket() {
+                "a socket"
+            } else {
+                "a disk"
+            };
             bail!("it is {what}, expected a file, a pipe or a character device");
         }
         // A pipe would wait for its reader.
         if kind.is_char_device() {
-            OpenOptions::new().append(true).open(path).map_err(refused)?;
+            OpenOptions::new()
+                .append(true)
+                .open(path)
+                .map_err(refused)?;
         }
     }
     let _ = path;
@@ -450,11 +544,18 @@ fn check_stream(path: &Path) -> Result<()> {
 
 /// Refuses a file whose folder takes none; missing folders are made when the file is written.
 fn takes_files(file: &Path) -> Result<()> {
-    let folder = file.ancestors().skip(1).map(or_here).find(|p| p.exists()).unwrap_or(Path::new("."));
+    let folder = file
+        .ancestors()
+        .skip(1)
+        .map(or_here)
+        .find(|p| p.exists())
+        .unwrap_or(Path::new("."));
     if !folder.is_dir() {
         bail!("it cannot be written: {} is no folder", folder.display());
     }
-    tempfile::tempfile_in(folder).map_err(refused).with_context(|| format!("the folder {}", folder.display()))?;
+    tempfile::tempfile_in(folder)
+        .map_err(refused)
+        .with_context(|| format!("the folder {}", folder.display()))?;
     Ok(())
 }
 
@@ -463,7 +564,9 @@ fn refused(error: io::Error) -> anyhow::Error {
     match error.kind() {
         // With the cause: a full disk is a failure while running, and no fault of the input.
         ErrorKind::StorageFull => anyhow::Error::new(error).context("no space is left there"),
-        ErrorKind::QuotaExceeded => anyhow::Error::new(error).context("the quota of its disk is used up"),
+        ErrorKind::QuotaExceeded => {
+            anyhow::Error::new(error).context("the quota of its disk is used up")
+        }
         ErrorKind::ReadOnlyFilesystem => anyhow!("its file system is read-only"),
         ErrorKind::PermissionDenied => anyhow!("it is read-only for this user"),
         _ => error.into(),
@@ -475,7 +578,11 @@ fn folder_of(file: &Path) -> &Path {
 }
 
 fn or_here(folder: &Path) -> &Path {
-    if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
+    if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    }
 }
 
 /// A path by one name of its folder, for files that are not there yet.
@@ -492,7 +599,10 @@ mod tests {
     }
 
     fn refusal(kind: Kind, path: &Path, inputs: &[PathBuf]) -> String {
-        format!("{:#}", Output::new(kind, "--out", path, inputs).expect_err("it is refused"))
+        format!(
+            "{:#}",
+            Output::new(kind, "--out", path, inputs).expect_err("it is refused")
+        )
     }
 
     #[test]
@@ -503,10 +613,14 @@ mod tests {
                 let path = folder.path().join(format!("a.{}", other.suffix()));
                 match kind == other {
                     true => drop(Output::new(kind, "--out", &path, &[]).expect("its own suffix")),
-                    false => assert!(refusal(kind, &path, &[]).contains(&format!(".{}", kind.suffix()))),
+                    false => {
+                        assert!(refusal(kind, &path, &[]).contains(&format!(".{}", kind.suffix())))
+                    }
                 }
             }
-            let upper = folder.path().join(format!("a.{}", kind.suffix().to_uppercase()));
+            let upper = folder
+                .path()
+                .join(format!("a.{}", kind.suffix().to_uppercase()));
             for path in [upper, folder.path().join("a")] {
                 Output::new(kind, "--out", &path, &[]).expect("another spelling, or no suffix");
             }
@@ -516,7 +630,10 @@ mod tests {
     #[test]
     fn rows_that_come_one_by_one_are_not_in_their_place_before_the_last() {
         let folder = folder();
-        let (path, partial) = (folder.path().join("a.csv"), folder.path().join("a.csv.partial"));
+        let (path, partial) = (
+            folder.path().join("a.csv"),
+            folder.path().join("a.csv.partial"),
+        );
         std::fs::write(&path, "old").expect("written");
         let output = Output::new(Kind::Table, "--out", &path, &[]).expect("a file");
         drop(output.begin().expect("begun"));
@@ -527,7 +644,10 @@ mod tests {
         assert!(busy.contains("another process"), "{busy}");
         drop(writer);
         let read = |path: &Path| std::fs::read_to_string(path).expect("a file");
-        assert_eq!((read(&path).as_str(), read(&partial).as_str()), ("old", "one"));
+        assert_eq!(
+            (read(&path).as_str(), read(&partial).as_str()),
+            ("old", "one")
+        );
         let mut writer = output.begin().expect("begun anew");
         writer.write_all(b"two").expect("written");
         writer.finish().expect("in its place");
@@ -538,8 +658,13 @@ mod tests {
     #[test]
     fn two_results_do_not_meet_in_one_file() {
         let folder = folder();
-        let first = Output::new(Kind::Array, "--out", &folder.path().join("a"), &[]).expect("a file");
-        let message = refusal(Kind::Picture, &folder.path().join("a"), &first.added_to(&[]));
+        let first =
+            Output::new(Kind::Array, "--out", &folder.path().join("a"), &[]).expect("a file");
+        let message = refusal(
+            Kind::Picture,
+            &folder.path().join("a"),
+            &first.added_to(&[]),
+        );
         assert!(message.contains("also reads or writes"), "{message}");
     }
 }

@@ -166,22 +166,40 @@ impl Prepared {
     /// Prints the notes about files on standard error.
     pub fn tell(&self) {
         self.data.iter().for_each(Dataset::tell);
-        self.plan.notes.iter().for_each(|text| note!("flowgauge: {text}"));
+        self.plan
+            .notes
+            .iter()
+            .for_each(|text| note!("flowgauge: {text}"));
     }
 
     /// The grids of all samplers, each once per model.
     pub fn grids(&self) -> Vec<PlannedGrid> {
         let mut grids: Vec<PlannedGrid> = Vec::new();
         for trial in &self.plan.trials {
-            let Work::Metrics { model, sampler: Some(sampler), .. } = &trial.work else { continue };
+            let Work::Metrics {
+                model,
+                sampler: Some(sampler),
+                ..
+            } = &trial.work
+            else {
+                continue;
+            };
             let (name, label) = (self.plan.models[*model].name.clone(), sampler.label());
             if grids.iter().any(|g| g.model == name && g.sampler == label) {
                 continue;
             }
-            let points = sampler.grid(&Setting::of(&self.models[*model])).unwrap_or_default();
+            let points = sampler
+                .grid(&Setting::of(&self.models[*model]))
+                .unwrap_or_default();
             let each = |of: fn(&Point) -> f64| points.iter().map(of).collect();
             let (t, alpha, sigma) = (each(|p| p.t), each(|p| p.alpha), each(|p| p.sigma));
-            grids.push(PlannedGrid { model: name, sampler: label, t, alpha, sigma });
+            grids.push(PlannedGrid {
+                model: name,
+                sampler: label,
+                t,
+                alpha,
+                sigma,
+            });
         }
         grids
     }

@@ -32,19 +32,36 @@ impl Published {
     /// The summary as lines for a terminal.
     pub fn digest(&self) -> String {
         let mut out = String::new();
-        let same = |a: &Summary, b: &Summary| (&a.model, &a.dataset, &a.solver) == (&b.model, &b.dataset, &b.solver);
+        let same = |a: &Summary, b: &Summary| {
+            (&a.model, &a.dataset, &a.solver) == (&b.model, &b.dataset, &b.solver)
+        };
         for group in self.tables.summary.chunk_by(same) {
-            out += &format!("\n{} on {}, {}\n", group[0].model, group[0].dataset, group[0].solver);
-            let cells: Vec<[String; 5]> =
-                std::iter::once(HEADINGS.map(str::to_owned)).chain(group.iter().map(cells)).collect();
-            let width = |i: usize| cells.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
+            out += &format!(
+                "\n{} on {}, {}\n",
+                group[0].model, group[0].dataset, group[0].solver
+            );
+            let cells: Vec<[String; 5]> = std::iter::once(HEADINGS.map(str::to_owned))
+                .chain(group.iter().map(cells))
+                .collect();
+            let width = |i: usize| {
+                cells
+                    .iter()
+                    .map(|row| row[i].chars().count())
+                    .max()
+                    .unwrap_or(0)
+            };
             let widths = [0, 1, 2, 3, 4].map(width);
             for [estimator, mean, bias, correlation, cost] in cells {
                 let [a, b, c, d, e] = widths;
-                out += &format!("  {estimator:<a$}  {mean:>b$}  {bias:>c$}  {correlation:>d$}  {cost:>e$}\n");
+                out += &format!(
+                    "  {estimator:<a$}  {mean:>b$}  {bias:>c$}  {correlation:>d$}  {cost:>e$}\n"
+                );
             }
             let solver = |row: &Summary| SolverBias::of(row);
-            if group.iter().filter_map(solver).all(|s| s == SolverBias::NotMeasured)
+            if group
+                .iter()
+                .filter_map(solver)
+                .all(|s| s == SolverBias::NotMeasured)
                 && group.iter().any(|r| solver(r).is_some())
             {
                 out += "  solver error not measured\n";
@@ -52,7 +69,13 @@ impl Published {
         }
         for row in &self.tables.metrics {
             let error = row.stderr.map_or(String::new(), |e| format!(" ± {e:.3}"));
-            out += &format!("\n{} {}: {} {}{error}", row.model, row.sampler, row.metric, decimals(row.value, 4));
+            out += &format!(
+                "\n{} {}: {} {}{error}",
+                row.model,
+                row.sampler,
+                row.metric,
+                decimals(row.value, 4)
+            );
         }
         out + "\n"
     }
@@ -74,20 +97,37 @@ fn cells(row: &Summary) -> [String; 5] {
     };
     let solver = match SolverBias::of(row) {
         Some(SolverBias::Measured { nats, bits_per_dim }) => {
-            format!(", solver {}", small(bits_per_dim.filter(|_| row.bits_per_dim.is_some()).unwrap_or(nats)))
+            format!(
+                ", solver {}",
+                small(
+                    bits_per_dim
+                        .filter(|_| row.bits_per_dim.is_some())
+                        .unwrap_or(nats)
+                )
+            )
         }
         Some(SolverBias::Negligible) => ", solver none".to_owned(),
         Some(SolverBias::NotMeasured) | None => String::new(),
     };
     let correlation = row.correlation.map_or("–".to_owned(), |c| decimals(c, 4));
     let bias = with_error(row.bias, row.bias_stderr, "");
-    [row.estimator.clone(), mean + &solver, bias, correlation, decimals(row.cost, 0)]
+    [
+        row.estimator.clone(),
+        mean + &solver,
+        bias,
+        correlation,
+        decimals(row.cost, 0),
+    ]
 }
 
 /// Four decimals, and one digit where these show none.
 fn small(value: f64) -> String {
     let text = decimals(value, 4);
-    if text.bytes().any(|b| (b'1'..=b'9').contains(&b)) { text } else { format!("{value:.0e}") }
+    if text.bytes().any(|b| (b'1'..=b'9').contains(&b)) {
+        text
+    } else {
+        format!("{value:.0e}")
+    }
 }
 
 /// The tables of one run, from its directory or from those of its shards, and what is missing from them; writes nothing.
@@ -96,9 +136,19 @@ fn small(value: f64) -> String {
 /// As [`publish`], and where the directories hold runs of different plans.
 pub fn read(dirs: &[PathBuf]) -> Result<Published> {
     let runs = Gathered::read(dirs.to_vec())?;
-    let [run] = &runs[..] else { bail!("{} directories hold {} different runs; expected one", dirs.len(), runs.len()) };
+    let [run] = &runs[..] else {
+        bail!(
+            "{} directories hold {} different runs; expected one",
+            dirs.len(),
+            runs.len()
+        )
+    };
     let (tables, facts) = run.contents()?;
-    Ok(Published { tables, failed_trials: facts.trials_failed.len(), outstanding: facts.trials_outstanding })
+    Ok(Published {
+        tables,
+        failed_trials: facts.trials_failed.len(),
+        outstanding: facts.trials_outstanding,
+    })
 }
 
 /// Rebuilds tables, plots and page of one run directory from its journal; needs no ONNX Runtime.
@@ -109,7 +159,11 @@ pub fn publish(dir: &Path) -> Result<Published> {
     let run = Gathered::read(vec![dir.to_owned()])?.remove(0);
     let (tables, facts) = run.contents()?;
     write(dir, &tables, &facts)?;
-    Ok(Published { tables, failed_trials: facts.trials_failed.len(), outstanding: facts.trials_outstanding })
+    Ok(Published {
+        tables,
+        failed_trials: facts.trials_failed.len(),
+        outstanding: facts.trials_outstanding,
+    })
 }
 
 /// Rebuilds the reports of several run directories: shards of one run make one report, which each of
@@ -135,7 +189,11 @@ pub fn publish_all(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<PathBuf>>
     check_place(out, &runs)?;
     let labelled = |run: &Gathered| -> Result<Run> {
         let (tables, facts) = run.contents()?;
-        Ok(Run { label: facts.name.clone(), tables, facts })
+        Ok(Run {
+            label: facts.name.clone(),
+            tables,
+            facts,
+        })
     };
     let mut runs = runs.iter().map(labelled).collect::<Result<Vec<Run>>>()?;
     let (tables, facts) = match runs.len() {
@@ -160,7 +218,10 @@ fn check_place(out: &Path, runs: &[Gathered]) -> Result<()> {
     let page = out.join("index.html");
     let ours = |text: String| text.contains("name=\"generator\" content=\"flowgauge\"");
     if page.exists() && !std::fs::read_to_string(&page).is_ok_and(ours) {
-        bail!("--out {}: its index.html is no report of this program; expected another folder", out.display());
+        bail!(
+            "--out {}: its index.html is no report of this program; expected another folder",
+            out.display()
+        );
     }
     Ok(())
 }
@@ -170,8 +231,14 @@ fn write(dir: &Path, tables: &Tables, facts: &Facts) -> Result<()> {
     table::write(dir, tables)?;
     let report = report::report(tables, facts)?;
     for figure in &report.figures {
-        write_whole(&dir.join("plots").join(format!("{}.svg", figure.name)), figure.svg.as_bytes())?;
-        write_whole(&dir.join("plots").join(format!("{}.png", figure.name)), &figure.png)?;
+        write_whole(
+            &dir.join("plots").join(format!("{}.svg", figure.name)),
+            figure.svg.as_bytes(),
+        )?;
+        write_whole(
+            &dir.join("plots").join(format!("{}.png", figure.name)),
+            &figure.png,
+        )?;
     }
     write_whole(&dir.join("index.html"), report.html.as_bytes()).map(drop)
 }
@@ -191,7 +258,11 @@ impl Gathered {
             let journal = Journal::read(&dir)?;
             let damaged = journal::damaged(&dir, &file.plan, &journal);
             if let Some((_, reason)) = damaged.first() {
-                bail!("{}: {reason} ({} such); `flowgauge run` with its config mends it", dir.display(), damaged.len());
+                bail!(
+                    "{}: {reason} ({} such); `flowgauge run` with its config mends it",
+                    dir.display(),
+                    damaged.len()
+                );
             }
             let part = Part { dir, journal };
             match runs.iter_mut().find(|r| r.files[0].plan == file.plan) {
@@ -199,7 +270,10 @@ impl Gathered {
                     run.files.push(file);
                     run.parts.push(part);
                 }
-                None => runs.push(Gathered { files: vec![file], parts: vec![part] }),
+                None => runs.push(Gathered {
+                    files: vec![file],
+                    parts: vec![part],
+                }),
             }
         }
         Ok(runs)
@@ -209,8 +283,11 @@ impl Gathered {
         let plan = &self.files[0].plan;
         let tables = table::tables(plan, &self.parts)?;
         let mut journal = Journal::default();
-        self.parts.iter().for_each(|p| journal.merge(p.journal.clone()));
-        let config = std::fs::read_to_string(self.parts[0].dir.join("config.yaml")).unwrap_or_default();
+        self.parts
+            .iter()
+            .for_each(|p| journal.merge(p.journal.clone()));
+        let config =
+            std::fs::read_to_string(self.parts[0].dir.join("config.yaml")).unwrap_or_default();
         Ok((tables, facts(plan, &self.environment(), &journal, config)))
     }
 
@@ -238,7 +315,12 @@ impl Gathered {
 }
 
 /// The facts of one run.
-fn facts(plan: &Plan, environment: &[(String, String)], journal: &Journal, config: String) -> Facts {
+fn facts(
+    plan: &Plan,
+    environment: &[(String, String)],
+    journal: &Journal,
+    config: String,
+) -> Facts {
     let failed = |id: &str| match journal.outcomes.get(id) {
         Some(Outcome::Failed { error, .. }) => Some(error.clone()),
         _ => None,
@@ -246,10 +328,16 @@ fn facts(plan: &Plan, environment: &[(String, String)], journal: &Journal, confi
     let mut environment = environment.to_vec();
     let under = journal.under();
     if under.len() > 1 {
-        let each: Vec<String> = under.iter().map(|(what, trials)| format!("{trials} trials: {what}")).collect();
+        let each: Vec<String> = under
+            .iter()
+            .map(|(what, trials)| format!("{trials} trials: {what}"))
+            .collect();
         environment.push(("run under".to_owned(), each.join(" | ")));
     }
-    environment.push(("measuring took".to_owned(), format!("{:.0} s", journal.seconds)));
+    environment.push((
+        "measuring took".to_owned(),
+        format!("{:.0} s", journal.seconds),
+    ));
     Facts {
         name: plan.name.clone(),
         seed: plan.seed.to_string(),
@@ -262,11 +350,21 @@ fn facts(plan: &Plan, environment: &[(String, String)], journal: &Journal, confi
                 file: d.name.clone(),
                 sha256: d.sha256.clone(),
                 samples: d.samples,
-                treatment: [std::slice::from_ref(&d.treatment), &d.notes[..]].concat().join("; "),
+                treatment: [std::slice::from_ref(&d.treatment), &d.notes[..]]
+                    .concat()
+                    .join("; "),
             })
             .collect(),
-        trials_finished: journal.outcomes.values().filter(|o| matches!(o, Outcome::Finished { .. })).count(),
-        trials_failed: plan.trials.iter().filter_map(|t| Some((t.work.describe(plan), failed(&t.id)?))).collect(),
+        trials_finished: journal
+            .outcomes
+            .values()
+            .filter(|o| matches!(o, Outcome::Finished { .. }))
+            .count(),
+        trials_failed: plan
+            .trials
+            .iter()
+            .filter_map(|t| Some((t.work.describe(plan), failed(&t.id)?)))
+            .collect(),
         trials_outstanding: outstanding(plan, journal, false).len(),
         environment,
         config,
@@ -277,17 +375,27 @@ fn model(m: &PlannedModel) -> ModelFacts {
     let pairs = |value: &serde_json::Value, skip: &str| -> Vec<(String, String)> {
         let text = |v: &serde_json::Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
         let map = value.as_object().into_iter().flatten();
-        map.filter(|(k, _)| *k != skip).map(|(k, v)| (k.clone(), text(v))).collect()
+        map.filter(|(k, _)| *k != skip)
+            .map(|(k, v)| (k.clone(), text(v)))
+            .collect()
     };
-    let kind = m.path.get("kind").and_then(|k| k.as_str()).unwrap_or_default();
-    let parameters: Vec<String> = pairs(&m.path, "kind").iter().map(|(k, v)| format!("{k}: {v}")).collect();
+    let kind = m
+        .path
+        .get("kind")
+        .and_then(|k| k.as_str())
+        .unwrap_or_default();
+    let parameters: Vec<String> = pairs(&m.path, "kind")
+        .iter()
+        .map(|(k, v)| format!("{k}: {v}"))
+        .collect();
     let convention = match (m.range, m.levels) {
         (Some([low, high]), Some(levels)) => format!(
             "bits/dim = nats/dim / ln 2 + log2({levels} / ({high} − ({low}))) = nats/dim / ln 2 + {:.4}: \
              bits per dimension of data with {levels} levels, uniformly dequantized (an upper bound on the discrete code length)",
             (f64::from(levels) / (high - low)).log2()
         ),
-        _ => "no bits/dim: the data are not quantized, so only nats and nats/dim are given".to_owned(),
+        _ => "no bits/dim: the data are not quantized, so only nats and nats/dim are given"
+            .to_owned(),
     };
     ModelFacts {
         name: m.name.clone(),
@@ -301,7 +409,11 @@ fn model(m: &PlannedModel) -> ModelFacts {
         truncation: m.truncation.clone(),
         parameters: m.parameters,
         given: m.constants.iter().chain(&m.times).cloned().collect(),
-        files: m.files.iter().map(|f| (f.name.clone(), f.sha256.clone())).collect(),
+        files: m
+            .files
+            .iter()
+            .map(|f| (f.name.clone(), f.sha256.clone()))
+            .collect(),
         convention,
         provenance: pairs(&m.provenance, ""),
     }
@@ -330,21 +442,48 @@ mod tests {
     }
 
     fn digest(rows: Vec<Summary>) -> String {
-        Published { tables: Tables { summary: rows, ..Tables::default() }, failed_trials: 0, outstanding: 0 }.digest()
+        Published {
+            tables: Tables {
+                summary: rows,
+                ..Tables::default()
+            },
+            failed_trials: 0,
+            outstanding: 0,
+        }
+        .digest()
     }
 
     #[test]
     fn the_digest_carries_the_solvers_part_and_no_negative_zero() {
-        let text =
-            digest(vec![summary("exact", Some(0.3)), summary("fine", Some(2e-4)), summary("finest", Some(1e-6))]);
-        for words in ["2.1520 ± 0.0160 bpd, solver -0.0300", "solver -2e-5", "solver none", " 0.0000 ± 0.0000"] {
+        let text = digest(vec![
+            summary("exact", Some(0.3)),
+            summary("fine", Some(2e-4)),
+            summary("finest", Some(1e-6)),
+        ]);
+        for words in [
+            "2.1520 ± 0.0160 bpd, solver -0.0300",
+            "solver -2e-5",
+            "solver none",
+            " 0.0000 ± 0.0000",
+        ] {
             assert!(text.contains(words), "{words}: {text}");
         }
-        assert!(!text.contains("-0.0000") && !text.contains("not measured"), "{text}");
-        let widths: Vec<usize> = text.trim().lines().skip(1).map(|l| l.chars().count()).collect();
+        assert!(
+            !text.contains("-0.0000") && !text.contains("not measured"),
+            "{text}"
+        );
+        let widths: Vec<usize> = text
+            .trim()
+            .lines()
+            .skip(1)
+            .map(|l| l.chars().count())
+            .collect();
         assert!(widths.iter().all(|w| *w == widths[0]), "{text}");
         assert!(digest(vec![summary("exact", None)]).contains("solver error not measured"));
-        let map = Summary { kind: "few-step".into(), ..summary("map", None) };
+        let map = Summary {
+            kind: "few-step".into(),
+            ..summary("map", None)
+        };
         assert!(!digest(vec![map]).contains("solver"));
     }
 }

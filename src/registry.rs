@@ -116,13 +116,18 @@ pub fn plain(name: &str) -> String {
 /// The name that is meant, by whichever of its names.
 pub fn canonical(written: &str, names: &[Names]) -> Option<&'static str> {
     let plainly = plain(written);
-    let is = |(name, aliases): &&Names| plain(name) == plainly || aliases.iter().any(|a| plain(a) == plainly);
+    let is = |(name, aliases): &&Names| {
+        plain(name) == plainly || aliases.iter().any(|a| plain(a) == plainly)
+    };
     names.iter().find(is).map(|(name, _)| *name)
 }
 
 /// Every way to write a name that a schema lists: the name, its aliases, and all of them with `_` for `-`.
 fn spellings(name: &str, aliases: &[&str]) -> Vec<String> {
-    let mut all: Vec<String> = std::iter::once(&name).chain(aliases).map(|n| (*n).to_owned()).collect();
+    let mut all: Vec<String> = std::iter::once(&name)
+        .chain(aliases)
+        .map(|n| (*n).to_owned())
+        .collect();
     let underscored: Vec<String> = all.iter().map(|n| n.replace('-', "_")).collect();
     all.extend(underscored);
     let mut seen = std::collections::BTreeSet::new();
@@ -134,7 +139,10 @@ fn spellings(name: &str, aliases: &[&str]) -> Vec<String> {
 pub fn schema(names: &[Names], entries: Vec<(&str, schemars::Schema)>) -> schemars::Schema {
     let kind = |(name, parameters): (&str, schemars::Schema)| KindSchema {
         name: name.to_owned(),
-        aliases: names.iter().find(|(n, _)| *n == name).map_or(&[][..], |(_, aliases)| *aliases),
+        aliases: names
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map_or(&[][..], |(_, aliases)| *aliases),
         parameters: Some(parameters.to_value()),
         bare: true,
     };
@@ -166,17 +174,31 @@ impl KindSchema {
 /// The keywords of a family: bare names, labels and entries; `x-kinds` lists it for the program itself.
 fn json(kinds: &[KindSchema]) -> serde_json::Map<String, serde_json::Value> {
     use serde_json::json;
-    let bare: Vec<String> = kinds.iter().filter(|k| k.alone()).flat_map(KindSchema::spellings).collect();
+    let bare: Vec<String> = kinds
+        .iter()
+        .filter(|k| k.alone())
+        .flat_map(KindSchema::spellings)
+        .collect();
     let escaped = |name: String| name.replace('+', "\\+");
-    let labelled = kinds.iter().filter(|k| k.alone() && k.parameters.is_some()).flat_map(KindSchema::spellings);
+    let labelled = kinds
+        .iter()
+        .filter(|k| k.alone() && k.parameters.is_some())
+        .flat_map(KindSchema::spellings);
     let labelled: Vec<String> = labelled.map(escaped).collect();
     let mut forms = vec![json!({ "type": "string", "enum": bare })];
     if !labelled.is_empty() {
-        forms.push(json!({ "type": "string", "pattern": format!("^({})\\(.*\\)$", labelled.join("|")) }));
+        forms.push(
+            json!({ "type": "string", "pattern": format!("^({})\\(.*\\)$", labelled.join("|")) }),
+        );
     }
     for kind in kinds {
-        let Some(parameters) = &kind.parameters else { continue };
-        let spelled = kind.spellings().into_iter().map(|n| (n, parameters.clone()));
+        let Some(parameters) = &kind.parameters else {
+            continue;
+        };
+        let spelled = kind
+            .spellings()
+            .into_iter()
+            .map(|n| (n, parameters.clone()));
         forms.push(json!({
             "type": "object",
             "properties": spelled.collect::<serde_json::Map<_, _>>(),
@@ -194,7 +216,10 @@ fn json(kinds: &[KindSchema]) -> serde_json::Map<String, serde_json::Value> {
     };
     let mut keywords = serde_json::Map::new();
     keywords.insert("anyOf".to_owned(), forms.into());
-    keywords.insert("x-kinds".to_owned(), kinds.iter().map(listed).collect::<Vec<_>>().into());
+    keywords.insert(
+        "x-kinds".to_owned(),
+        kinds.iter().map(listed).collect::<Vec<_>>().into(),
+    );
     keywords
 }
 
@@ -203,7 +228,10 @@ pub struct Aliases(pub &'static [Names]);
 
 impl Aliases {
     fn of(&self, name: &str) -> &'static [&'static str] {
-        self.0.iter().find(|(n, _)| *n == name).map_or(&[], |(_, aliases)| *aliases)
+        self.0
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map_or(&[], |(_, aliases)| *aliases)
     }
 
     /// The kinds of an enum whose alternatives are words alone and `{name: …}`, some of these at least.
@@ -216,28 +244,44 @@ impl Aliases {
         };
         let mut found = Vec::new();
         for one in alternatives {
-            let several = || one.get("enum").and_then(|e| e.as_array()).map(Vec::as_slice);
+            let several = || {
+                one.get("enum")
+                    .and_then(|e| e.as_array())
+                    .map(Vec::as_slice)
+            };
             if let Some(words) = one.get("const").map(std::slice::from_ref).or_else(several) {
-                found.extend(words.iter().filter_map(|w| w.as_str()).map(|w| kind(w, None)));
+                found.extend(
+                    words
+                        .iter()
+                        .filter_map(|w| w.as_str())
+                        .map(|w| kind(w, None)),
+                );
                 continue;
             }
             let properties = one.get("properties")?.as_object()?;
             let required = one.get("required")?.as_array()?;
-            let (name, parameters) =
-                properties.iter().next().filter(|_| properties.len() == 1 && required.len() == 1)?;
+            let (name, parameters) = properties
+                .iter()
+                .next()
+                .filter(|_| properties.len() == 1 && required.len() == 1)?;
             // One key with a fixed word is a tag.
             if parameters.get("const").is_some() {
                 return None;
             }
             found.push(kind(name, Some(parameters)));
         }
-        found.iter().any(|k| k.parameters.is_some()).then_some(found)
+        found
+            .iter()
+            .any(|k| k.parameters.is_some())
+            .then_some(found)
     }
 }
 
 impl schemars::transform::Transform for Aliases {
     fn transform(&mut self, schema: &mut schemars::Schema) {
-        let Some(keywords) = schema.as_object_mut() else { return };
+        let Some(keywords) = schema.as_object_mut() else {
+            return;
+        };
         let alternatives = keywords.get("oneOf").and_then(|o| o.as_array()).cloned();
         if let Some(kinds) = alternatives.and_then(|a| self.kinds(&a)) {
             keywords.remove("oneOf");
@@ -246,17 +290,39 @@ impl schemars::transform::Transform for Aliases {
         }
         let mut found = serde_json::Map::new();
         let mut widened = |words: Vec<String>| -> Vec<String> {
-            let spelled = |w: String| spellings(&w, self.of(&w)).into_iter().map(move |s| (s, w.clone()));
+            let spelled = |w: String| {
+                spellings(&w, self.of(&w))
+                    .into_iter()
+                    .map(move |s| (s, w.clone()))
+            };
             let all: Vec<(String, String)> = words.into_iter().flat_map(spelled).collect();
-            found.extend(all.iter().filter(|(s, w)| s != w).map(|(s, w)| (s.clone(), w.clone().into())));
+            found.extend(
+                all.iter()
+                    .filter(|(s, w)| s != w)
+                    .map(|(s, w)| (s.clone(), w.clone().into())),
+            );
             all.into_iter().map(|(s, _)| s).collect()
         };
         widen(keywords, &mut widened);
-        for one in keywords.get_mut("oneOf").and_then(|o| o.as_array_mut()).into_iter().flatten() {
-            let Some(one) = one.as_object_mut() else { continue };
+        for one in keywords
+            .get_mut("oneOf")
+            .and_then(|o| o.as_array_mut())
+            .into_iter()
+            .flatten()
+        {
+            let Some(one) = one.as_object_mut() else {
+                continue;
+            };
             widen(one, &mut widened);
-            let properties = one.get_mut("properties").and_then(|p| p.as_object_mut()).into_iter().flatten();
-            for property in properties.filter_map(|(_, p)| p.as_object_mut()).filter(|p| p.contains_key("const")) {
+            let properties = one
+                .get_mut("properties")
+                .and_then(|p| p.as_object_mut())
+                .into_iter()
+                .flatten();
+            for property in properties
+                .filter_map(|(_, p)| p.as_object_mut())
+                .filter(|p| p.contains_key("const"))
+            {
                 widen(property, &mut widened);
             }
         }
@@ -271,9 +337,13 @@ fn widen(
 ) {
     let words: Vec<String> = match (keywords.remove("const"), keywords.remove("enum")) {
         (Some(word), _) => word.as_str().map(str::to_owned).into_iter().collect(),
-        (_, Some(words)) => {
-            words.as_array().into_iter().flatten().filter_map(|w| w.as_str()).map(str::to_owned).collect()
-        }
+        (_, Some(words)) => words
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|w| w.as_str())
+            .map(str::to_owned)
+            .collect(),
         _ => return,
     };
     keywords.insert("enum".to_owned(), widened(words).into());
@@ -294,7 +364,10 @@ pub fn within(key: &str, value: usize, least: usize, most: usize) -> Result<(), 
 /// What a kind says of itself, with its name in front once.
 pub fn named(name: &str, message: impl std::fmt::Display) -> String {
     let message = message.to_string();
-    match message.strip_prefix(name).is_some_and(|rest| rest.starts_with(": ")) {
+    match message
+        .strip_prefix(name)
+        .is_some_and(|rest| rest.starts_with(": "))
+    {
         true => message,
         false => format!("{name}: {message}"),
     }
@@ -302,13 +375,24 @@ pub fn named(name: &str, message: impl std::fmt::Display) -> String {
 
 /// The error for a name that is not listed.
 pub fn unknown<E: serde::de::Error>(name: &str, names: &[&str]) -> E {
-    E::custom(format!("unknown kind `{name}`, expected one of {}", names.join(", ")))
+    E::custom(format!(
+        "unknown kind `{name}`, expected one of {}",
+        names.join(", ")
+    ))
 }
 
 /// The first key of an entry, which must be there.
-pub fn only_key<'de, A: serde::de::MapAccess<'de>>(map: &mut A, names: &[&str]) -> Result<String, A::Error> {
+pub fn only_key<'de, A: serde::de::MapAccess<'de>>(
+    map: &mut A,
+    names: &[&str],
+) -> Result<String, A::Error> {
     use serde::de::Error;
-    map.next_key()?.ok_or_else(|| A::Error::custom(format!("an empty entry, expected one of {}", names.join(", "))))
+    map.next_key()?.ok_or_else(|| {
+        A::Error::custom(format!(
+            "an empty entry, expected one of {}",
+            names.join(", ")
+        ))
+    })
 }
 
 /// Refuses an entry with two names.
@@ -316,9 +400,9 @@ pub fn no_more_keys<'de, A: serde::de::MapAccess<'de>>(map: &mut A) -> Result<()
     use serde::de::Error;
     match map.next_key::<String>()? {
         None => Ok(()),
-        Some(key) => {
-            Err(A::Error::custom(format!("a second name `{key}` in one entry; write each kind as an entry of its own")))
-        }
+        Some(key) => Err(A::Error::custom(format!(
+            "a second name `{key}` in one entry; write each kind as an entry of its own"
+        ))),
     }
 }
 
@@ -328,7 +412,9 @@ pub fn label<T: serde::Serialize>(name: &str, entry: &T, default: &T) -> String 
         Ok(serde_json::Value::Object(map)) => map.into_iter().next().map(|(_, v)| v),
         _ => None,
     };
-    let (Some(serde_json::Value::Object(ours)), Some(default)) = (parameters(entry), parameters(default)) else {
+    let (Some(serde_json::Value::Object(ours)), Some(default)) =
+        (parameters(entry), parameters(default))
+    else {
         return name.to_owned();
     };
     let changed: Vec<String> = ours
@@ -336,7 +422,11 @@ pub fn label<T: serde::Serialize>(name: &str, entry: &T, default: &T) -> String 
         .filter(|(key, value)| default.get(key) != Some(value) && !value.is_null())
         .map(|(key, value)| format!("{key}={}", written(value)))
         .collect();
-    if changed.is_empty() { name.to_owned() } else { format!("{name}({})", changed.join(" ")) }
+    if changed.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{name}({})", changed.join(" "))
+    }
 }
 
 /// A value as labels have it: text without its quotes, unless it could not be told apart then.

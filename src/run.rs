@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 use crate::config::Written;
 use crate::execute::{Machine, Stage};
 use crate::journal::{
-    self, Event, Journal, Outcome, append, array_file, journal_file, outstanding, read_plan, row_file, step_file,
+    self, Event, Journal, Outcome, append, array_file, journal_file, outstanding, read_plan,
+    row_file, step_file,
 };
 use crate::model::library::{hex, processor};
 use crate::model::onnx::Runtime;
@@ -43,12 +44,18 @@ pub enum Ending {
 ///
 /// # Errors
 /// Where an input is at fault; a failed trial is an event of the journal, not an error.
-pub fn run(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Options) -> Result<Ending> {
+pub fn run(
+    written: &Written,
+    prepared: &Prepared,
+    runtime: &Runtime,
+    options: &Options,
+) -> Result<Ending> {
     let stage = Stage::new(prepared, runtime, options.machine);
     check_directory(&options.out, prepared)?;
     check_folder(&options.out)?;
     stage.rehearse()?;
-    std::fs::create_dir_all(&options.out).with_context(|| format!("{}: it cannot be made", options.out.display()))?;
+    std::fs::create_dir_all(&options.out)
+        .with_context(|| format!("{}: it cannot be made", options.out.display()))?;
     let _lock = lock(&options.out, options.shard)?;
     let journal = alone(&options.out, || {
         // Another run may have begun there in the meantime.
@@ -57,9 +64,16 @@ pub fn run(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &
     })?;
     let mine: Vec<&Trial> = share(prepared, options.shard);
     let outstanding: Vec<&Trial> = outstanding(&prepared.plan, &journal, options.retry);
-    let todo: Vec<&Trial> = mine.iter().copied().filter(|t| outstanding.iter().any(|o| o.id == t.id)).collect();
+    let todo: Vec<&Trial> = mine
+        .iter()
+        .copied()
+        .filter(|t| outstanding.iter().any(|o| o.id == t.id))
+        .collect();
     announce(prepared, &journal, [mine.len(), todo.len()], options);
-    let stopped = |left: usize| Ending::Stopped { done: mine.len() - left, of: mine.len() };
+    let stopped = |left: usize| Ending::Stopped {
+        done: mine.len() - left,
+        of: mine.len(),
+    };
     if todo.is_empty() {
         return Ok(Ending::Whole);
     }
@@ -67,7 +81,13 @@ pub fn run(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &
         Err(_) if stop::asked() => return Ok(stopped(todo.len())),
         paces => paces?,
     };
-    let board = Arc::new(Board::new(prepared, &journal, [&mine, &todo], &paces, stage.meter.clone()));
+    let board = Arc::new(Board::new(
+        prepared,
+        &journal,
+        [&mine, &todo],
+        &paces,
+        stage.meter.clone(),
+    ));
     let shown = board.clone();
     let show = Show::new(options.quiet, move || shown.standing());
     for (i, trial) in todo.iter().enumerate() {
@@ -82,7 +102,9 @@ pub fn run(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &
 /// A plan as the run in a directory was begun with: an earlier version measured nothing that no config asked for.
 pub fn as_begun(prepared: Prepared, dir: &Path) -> Prepared {
     match read_plan(dir) {
-        Ok(there) if !there.plan.trials.iter().any(Trial::is_automatic) => prepared.without_automatic(),
+        Ok(there) if !there.plan.trials.iter().any(Trial::is_automatic) => {
+            prepared.without_automatic()
+        }
         _ => prepared,
     }
 }
@@ -100,12 +122,22 @@ fn announce(prepared: &Prepared, journal: &Journal, [mine, todo]: [usize; 2], op
         return;
     }
     if let Some(shard) = options.shard {
-        note!("flowgauge: shard {shard}: {mine} of {} trials", prepared.plan.trials.len());
+        note!(
+            "flowgauge: shard {shard}: {mine} of {} trials",
+            prepared.plan.trials.len()
+        );
     }
     if todo < mine && todo > 0 {
-        note!("flowgauge: {} of {mine} trials are done already; resuming", mine - todo);
+        note!(
+            "flowgauge: {} of {mine} trials are done already; resuming",
+            mine - todo
+        );
     }
-    let failed = journal.outcomes.values().filter(|o| matches!(o, Outcome::Failed { .. })).count();
+    let failed = journal
+        .outcomes
+        .values()
+        .filter(|o| matches!(o, Outcome::Failed { .. }))
+        .count();
     if failed > 0 {
         note!("flowgauge: {failed} trials failed earlier; --retry runs them again");
     }
@@ -118,13 +150,20 @@ fn commit(stage: &Stage, trial: &Trial, options: &Options, show: &Show) -> Resul
     let began = Instant::now();
     let load = |id: &str| -> Result<Vec<u8>> {
         let path = array_file(dir, id);
-        std::fs::read(&path).with_context(|| format!("{}: the samples it needs are not there", path.display()))
+        std::fs::read(&path)
+            .with_context(|| format!("{}: the samples it needs are not there", path.display()))
     };
     let event = match stage.execute(trial, &load) {
         Ok(output) => {
             let sha256 = write_whole(&row_file(dir, &trial.id), &output.csv)?;
-            let array = output.array.map(|bytes| write_whole(&array_file(dir, &trial.id), &bytes)).transpose()?;
-            let steps = output.steps.map(|bytes| write_whole(&step_file(dir, &trial.id), &bytes)).transpose()?;
+            let array = output
+                .array
+                .map(|bytes| write_whole(&array_file(dir, &trial.id), &bytes))
+                .transpose()?;
+            let steps = output
+                .steps
+                .map(|bytes| write_whole(&step_file(dir, &trial.id), &bytes))
+                .transpose()?;
             let seconds = began.elapsed().as_secs_f64();
             tracing::info!(trial = trial.id, rows = output.rows, seconds, "finished");
             Event::Finished {
@@ -158,12 +197,17 @@ fn check_directory(dir: &Path, prepared: &Prepared) -> Result<()> {
     if !path.exists() {
         // What a kill leaves of a beginning is ours: the config, the lock, a file on its way into place.
         let foreign = |name: &str| {
-            name != "config.yaml" && !name.starts_with(LOCK) && !(name.starts_with('.') && name.ends_with(".tmp"))
+            name != "config.yaml"
+                && !name.starts_with(LOCK)
+                && !(name.starts_with('.') && name.ends_with(".tmp"))
         };
         let mut entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
         let occupied = entries.any(|e| foreign(&e.file_name().to_string_lossy()));
         if occupied || (dir.exists() && !dir.is_dir()) {
-            bail!("{}: it exists and holds no plan of ours; give another --out", dir.display());
+            bail!(
+                "{}: it exists and holds no plan of ours; give another --out",
+                dir.display()
+            );
         }
         return Ok(());
     }
@@ -171,7 +215,11 @@ fn check_directory(dir: &Path, prepared: &Prepared) -> Result<()> {
     let found = plan::differences(&prepared.plan, &there.plan);
     if !found.is_empty() {
         let shown: Vec<&str> = found.iter().take(6).map(String::as_str).collect();
-        let more = if found.len() > 6 { format!(" and {} more", found.len() - 6) } else { String::new() };
+        let more = if found.len() > 6 {
+            format!(" and {} more", found.len() - 6)
+        } else {
+            String::new()
+        };
         bail!(
             "{}: it already holds another plan ({}{more}); give another --out, or remove it",
             dir.display(),
@@ -187,8 +235,12 @@ const LOCK: &str = ".lock";
 /// Keeps a second run out of the directory, whose rows and journal would contradict each other; a kill
 /// releases it. Shards work there side by side, each share once.
 fn lock(dir: &Path, shard: Option<Shard>) -> Result<Vec<File>> {
-    let busy =
-        || format!("{}: another `flowgauge run` is at work there; wait for it, or give another --out", dir.display());
+    let busy = || {
+        format!(
+            "{}: another `flowgauge run` is at work there; wait for it, or give another --out",
+            dir.display()
+        )
+    };
     let whole = lock_file(dir, LOCK)?;
     let Some(shard) = shard else {
         held(whole.try_lock(), busy)?;
@@ -225,7 +277,12 @@ fn held(result: Result<(), TryLockError>, busy: impl Fn() -> String) -> Result<(
 }
 
 /// Writes plan and config where the directory is new; finds damage where it is not. The journal to go on from.
-fn begin(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Options) -> Result<Journal> {
+fn begin(
+    written: &Written,
+    prepared: &Prepared,
+    runtime: &Runtime,
+    options: &Options,
+) -> Result<Journal> {
     let dir = &options.out;
     if !dir.join("plan.json").exists() {
         write_whole(&dir.join("config.yaml"), written.text.as_bytes())?;
@@ -243,11 +300,19 @@ fn begin(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Op
     let mut journal = Journal::read(dir)?;
     if journal.plan_sha256.is_none() {
         let plan = std::fs::read(dir.join("plan.json"))?;
-        append(&journal_file(dir, options.shard), &Event::Planned { plan_sha256: hex(&Sha256::digest(&plan)) })?;
+        append(
+            &journal_file(dir, options.shard),
+            &Event::Planned {
+                plan_sha256: hex(&Sha256::digest(&plan)),
+            },
+        )?;
     }
     let here = under(runtime, options.machine);
     if !options.quiet
-        && let Some((there, _)) = journal.under().into_iter().find(|(there, _)| *there != here)
+        && let Some((there, _)) = journal
+            .under()
+            .into_iter()
+            .find(|(there, _)| *there != here)
     {
         note!(
             "flowgauge: trials here were finished under {there}; what is left runs under {here}, and the report says so"
@@ -262,22 +327,35 @@ fn begin(written: &Written, prepared: &Prepared, runtime: &Runtime, options: &Op
 
 /// What a trial's digits may depend on besides its plan, as its journal line says it.
 pub fn under(runtime: &Runtime, machine: Machine) -> String {
-    format!("ONNX Runtime {}, {}, {}", runtime.library.version, machine.provider.name(), processor())
+    format!(
+        "ONNX Runtime {}, {}, {}",
+        runtime.library.version,
+        machine.provider.name(),
+        processor()
+    )
 }
 
 /// What the numbers were made with.
 fn environment(runtime: &Runtime, machine: Machine) -> Vec<(String, String)> {
-    let placed = runtime
-        .placements()
-        .into_iter()
-        .map(|p| (format!("nodes of {}", p.short_name()), p.describe(machine.provider)));
+    let placed = runtime.placements().into_iter().map(|p| {
+        (
+            format!("nodes of {}", p.short_name()),
+            p.describe(machine.provider),
+        )
+    });
     let known = [
         ("flowgauge", env!("CARGO_PKG_VERSION").to_owned()),
         ("ONNX Runtime", runtime.library.version.clone()),
         ("execution provider", machine.provider.name().to_owned()),
         ("threads", machine.threads.to_string()),
-        ("batch", machine.batch.map_or("auto".to_owned(), |n| n.to_string())),
-        ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
+        (
+            "batch",
+            machine.batch.map_or("auto".to_owned(), |n| n.to_string()),
+        ),
+        (
+            "system",
+            format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        ),
         ("processor", processor()),
     ]
     .map(|(k, v)| (k.to_owned(), v));
@@ -307,15 +385,30 @@ impl Board {
         paces: &[Pace],
         meter: Arc<Meter>,
     ) -> Board {
-        let mut state = State { clock: Clock::default(), at: 0, done: 0.0 };
+        let mut state = State {
+            clock: Clock::default(),
+            at: 0,
+            done: 0.0,
+        };
         for trial in mine {
             if let Some(Outcome::Finished { seconds, .. }) = journal.outcomes.get(&trial.id) {
-                state.clock.measured_before(&prepared.load(&trial.work, paces), *seconds);
+                state
+                    .clock
+                    .measured_before(&prepared.load(&trial.work, paces), *seconds);
                 state.done += seconds;
             }
         }
-        let todo = todo.iter().map(|t| (prepared.load(&t.work, paces), t.work.describe(&prepared.plan)));
-        Board { meter, todo: todo.collect(), state: Mutex::new(state) }
+        let todo = todo.iter().map(|t| {
+            (
+                prepared.load(&t.work, paces),
+                t.work.describe(&prepared.plan),
+            )
+        });
+        Board {
+            meter,
+            todo: todo.collect(),
+            state: Mutex::new(state),
+        }
     }
 
     /// The trial at work is done.
@@ -332,10 +425,16 @@ impl Board {
 
     fn standing(&self) -> Standing {
         let state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        let Some((load, what)) = self.todo.get(state.at) else { return Standing::default() };
+        let Some((load, what)) = self.todo.get(state.at) else {
+            return Standing::default();
+        };
         let elapsed = self.meter.elapsed();
         let running = Running::new(load, self.meter.reached(), elapsed);
         let rest = self.todo[state.at + 1..].iter().map(|(load, _)| load);
-        Standing { done: state.done + elapsed, left: state.clock.left(Some(running), rest), what: what.clone() }
+        Standing {
+            done: state.done + elapsed,
+            left: state.clock.left(Some(running), rest),
+            what: what.clone(),
+        }
     }
 }

@@ -25,7 +25,9 @@ impl Wanted {
             Wanted::Claims => "claims in YAML",
             Wanted::Preset => "a preset in YAML",
             Wanted::Onnx => "an ONNX file",
-            Wanted::Array => "an array: .npy, .npz, .safetensors, .csv, .parquet, IDX or a folder of images",
+            Wanted::Array => {
+                "an array: .npy, .npz, .safetensors, .csv, .parquet, IDX or a folder of images"
+            }
             Wanted::Image => "an image, .png or .jpg",
         }
     }
@@ -78,27 +80,50 @@ pub enum Kind {
 pub fn kind(bytes: &[u8]) -> Option<Kind> {
     let begins = |with: &[u8]| bytes.starts_with(with);
     let head = &bytes[..bytes.len().min(512)];
-    let lower = String::from_utf8_lossy(head).trim_start_matches('\u{feff}').trim_start().to_lowercase();
+    let lower = String::from_utf8_lossy(head)
+        .trim_start_matches('\u{feff}')
+        .trim_start()
+        .to_lowercase();
     // Archives list their members at the end too.
     const NEAR: usize = 1 << 14;
-    let (start, end) = (&bytes[..bytes.len().min(NEAR)], &bytes[bytes.len().saturating_sub(NEAR)..]);
-    let holds = |word: &[u8]| [start, end].iter().any(|part| part.windows(word.len()).any(|w| w == word));
+    let (start, end) = (
+        &bytes[..bytes.len().min(NEAR)],
+        &bytes[bytes.len().saturating_sub(NEAR)..],
+    );
+    let holds = |word: &[u8]| {
+        [start, end]
+            .iter()
+            .any(|part| part.windows(word.len()).any(|w| w == word))
+    };
     Some(match bytes {
         [] => Kind::Empty,
         _ if begins(b"version https://git-lfs.github.com/spec/") => Kind::LfsPointer,
-        _ if begins(b"/annex/objects/") || lower.starts_with("../.git/annex/objects/") => Kind::AnnexPointer,
-        _ if lower.starts_with("<!doctype html") || lower.starts_with("<html") || lower.starts_with("<?xml") => {
+        _ if begins(b"/annex/objects/") || lower.starts_with("../.git/annex/objects/") => {
+            Kind::AnnexPointer
+        }
+        _ if lower.starts_with("<!doctype html")
+            || lower.starts_with("<html")
+            || lower.starts_with("<?xml") =>
+        {
             Kind::Html
         }
         _ if begins(b"\x93NUMPY") => Kind::Npy,
-        _ if begins(b"PK\x03\x04") && (holds(b"data.pkl") || holds(b"/constants.pkl")) => Kind::TorchZip,
+        _ if begins(b"PK\x03\x04") && (holds(b"data.pkl") || holds(b"/constants.pkl")) => {
+            Kind::TorchZip
+        }
         _ if begins(b"PK\x03\x04") && holds(b".npy") => Kind::Npz,
         _ if begins(b"PK\x03\x04") => Kind::Zip,
         [0x80, 2..=5, ..] => Kind::Pickle,
         _ if begins(b"\x89HDF\r\n\x1a\n") => Kind::Hdf5,
         _ if begins(b"PAR1") => Kind::Parquet,
         _ if begins(b"GGUF") => Kind::Gguf,
-        _ if begins(b"\x89PNG") || begins(b"\xff\xd8\xff") || begins(b"GIF8") || begins(b"RIFF") => Kind::Picture,
+        _ if begins(b"\x89PNG")
+            || begins(b"\xff\xd8\xff")
+            || begins(b"GIF8")
+            || begins(b"RIFF") =>
+        {
+            Kind::Picture
+        }
         _ if begins(b"\x1f\x8b") => Kind::Gzip,
         _ if begins(b"%PDF") => Kind::Pdf,
         // The length of a JSON header, then its brace.
@@ -106,7 +131,12 @@ pub fn kind(bytes: &[u8]) -> Option<Kind> {
         // Field 1 of a SavedModel is its version, 1; then comes a graph that says what it is.
         [0x08, 0x01, 0x12, ..] if holds(b"saved_model") || holds(b"tensorflow") => Kind::SavedModel,
         // Field 1 of an ONNX model is its IR version.
-        [0x08, 1..=20, 0x12 | 0x1a | 0x22 | 0x28 | 0x32 | 0x3a | 0x42, ..] => Kind::Onnx,
+        [
+            0x08,
+            1..=20,
+            0x12 | 0x1a | 0x22 | 0x28 | 0x32 | 0x3a | 0x42,
+            ..,
+        ] => Kind::Onnx,
         _ => return None,
     })
 }
@@ -186,11 +216,13 @@ pub fn text(path: &Path, wanted: Wanted) -> Result<String, String> {
     if path.is_dir() {
         return Err(format!("it is a folder, expected {}", wanted.words()));
     }
-    let bytes = std::fs::read(path).map_err(|e| format!("the {} cannot be read: {e}", wanted.noun()))?;
+    let bytes =
+        std::fs::read(path).map_err(|e| format!("the {} cannot be read: {e}", wanted.noun()))?;
     if let Some(why) = refusal(&bytes, wanted) {
         return Err(why);
     }
-    String::from_utf8(bytes).map_err(|_| format!("it is no text in UTF-8, expected {}", wanted.words()))
+    String::from_utf8(bytes)
+        .map_err(|_| format!("it is no text in UTF-8, expected {}", wanted.words()))
 }
 
 #[cfg(test)]
@@ -204,25 +236,79 @@ mod tests {
         let cases: [(&[u8], Kind, [&str; 3]); 15] = [
             (b"", Kind::Empty, ["it is empty"; 3]),
             (pointer.as_bytes(), Kind::LfsPointer, ["`git lfs pull`"; 3]),
-            (b"/annex/objects/SHA256E-s3--0.onnx\n", Kind::AnnexPointer, ["`git annex get`"; 3]),
+            (
+                b"/annex/objects/SHA256E-s3--0.onnx\n",
+                Kind::AnnexPointer,
+                ["`git annex get`"; 3],
+            ),
             (b"\n<!DOCTYPE html><html>", Kind::Html, ["web page"; 3]),
-            (b"\x93NUMPY\x01\x00", Kind::Npy, ["file of data", "file of data", ""]),
-            (b"PK\x03\x04....a.npy", Kind::Npz, ["file of data", "file of data", ""]),
-            (b"PK\x03\x04....archive/data.pkl", Kind::TorchZip, ["PyTorch", "torch.onnx.export", "numpy.save"]),
-            (b"PK\x03\x04....word/document.xml", Kind::Zip, ["zip", "zip", ""]),
-            (b"\x80\x02}q\x00.", Kind::Pickle, ["pickle", "torch.onnx.export", "can run code"]),
-            (b"\x89HDF\r\n\x1a\n\x00", Kind::Hdf5, ["HDF5", "HDF5", "HDF5"]),
-            (b"\x40\0\0\0\0\0\0\0{\"w\":", Kind::Safetensors, ["weights", "weights", ""]),
-            (b"\x08\x08\x12\x07pytorch", Kind::Onnx, ["card.yaml", "", "ONNX"]),
-            (b"\x08\x01\x12\x05\x12..saved_model", Kind::SavedModel, ["SavedModel", "tf2onnx", "SavedModel"]),
-            (b"\x89PNG\r\n\x1a\n", Kind::Picture, ["an image", "an image", ""]),
-            (b"PAR1\x15", Kind::Parquet, ["file of data", "file of data", ""]),
+            (
+                b"\x93NUMPY\x01\x00",
+                Kind::Npy,
+                ["file of data", "file of data", ""],
+            ),
+            (
+                b"PK\x03\x04....a.npy",
+                Kind::Npz,
+                ["file of data", "file of data", ""],
+            ),
+            (
+                b"PK\x03\x04....archive/data.pkl",
+                Kind::TorchZip,
+                ["PyTorch", "torch.onnx.export", "numpy.save"],
+            ),
+            (
+                b"PK\x03\x04....word/document.xml",
+                Kind::Zip,
+                ["zip", "zip", ""],
+            ),
+            (
+                b"\x80\x02}q\x00.",
+                Kind::Pickle,
+                ["pickle", "torch.onnx.export", "can run code"],
+            ),
+            (
+                b"\x89HDF\r\n\x1a\n\x00",
+                Kind::Hdf5,
+                ["HDF5", "HDF5", "HDF5"],
+            ),
+            (
+                b"\x40\0\0\0\0\0\0\0{\"w\":",
+                Kind::Safetensors,
+                ["weights", "weights", ""],
+            ),
+            (
+                b"\x08\x08\x12\x07pytorch",
+                Kind::Onnx,
+                ["card.yaml", "", "ONNX"],
+            ),
+            (
+                b"\x08\x01\x12\x05\x12..saved_model",
+                Kind::SavedModel,
+                ["SavedModel", "tf2onnx", "SavedModel"],
+            ),
+            (
+                b"\x89PNG\r\n\x1a\n",
+                Kind::Picture,
+                ["an image", "an image", ""],
+            ),
+            (
+                b"PAR1\x15",
+                Kind::Parquet,
+                ["file of data", "file of data", ""],
+            ),
         ];
         for (bytes, expected, words) in cases {
             assert_eq!(kind(bytes), Some(expected));
-            for (wanted, word) in [Wanted::Card, Wanted::Onnx, Wanted::Array].into_iter().zip(words) {
+            for (wanted, word) in [Wanted::Card, Wanted::Onnx, Wanted::Array]
+                .into_iter()
+                .zip(words)
+            {
                 match refusal(bytes, wanted) {
-                    Some(why) => assert!(!word.is_empty() && why.contains(word), "{expected:?} {wanted:?}: {why}"),
+                    Some(why) => assert!(
+                        !word.is_empty() && why.contains(word),
+                        "{expected:?} {wanted:?}: {why}"
+                    ),
                     None => assert_eq!(word, "", "{expected:?} {wanted:?}"),
                 }
             }

@@ -35,7 +35,13 @@ pub struct Stein {
 
 impl Default for Stein {
     fn default() -> Self {
-        Stein { head: "stad".to_owned(), times: 8, samples: 2000, features: 16, score: Score::Noise }
+        Stein {
+            head: "stad".to_owned(),
+            times: 8,
+            samples: 2000,
+            features: 16,
+            score: Score::Noise,
+        }
     }
 }
 
@@ -110,8 +116,18 @@ impl<'a> Strata<'a> {
         let (start, end) = (curve.data_end(), curve.prior_end());
         let of = |t: f64| -curve.at(t).half_log_snr();
         let logarithmic = of(start).is_finite() && of(end).is_finite();
-        let (first, last) = if logarithmic { (of(start), of(end)) } else { (start, end) };
-        Strata { curve, first, last, logarithmic, count }
+        let (first, last) = if logarithmic {
+            (of(start), of(end))
+        } else {
+            (start, end)
+        };
+        Strata {
+            curve,
+            first,
+            last,
+            logarithmic,
+            count,
+        }
     }
 
     fn width(&self) -> f64 {
@@ -176,9 +192,18 @@ impl Stein {
             let address = (1u64 << 60) + number as u64;
             let omega = key.normal(Purpose::SteinTest, address, 0, dim) / (dim as f64).sqrt();
             let phase = std::f64::consts::TAU * key.uniform_at(Purpose::SteinTest, address, 0, 1);
-            Function::Feature { number, omega, phase }
+            Function::Feature {
+                number,
+                omega,
+                phase,
+            }
         });
-        [Function::One].into_iter().chain(coordinates).chain([Function::Square]).chain(features).collect()
+        [Function::One]
+            .into_iter()
+            .chain(coordinates)
+            .chain([Function::Square])
+            .chain(features)
+            .collect()
     }
 
     /// r·dt/du of samples: samples × strata × functions. `clean` are the data x₀ of those samples.
@@ -198,13 +223,16 @@ impl Stein {
         let (functions, strata) = (self.functions(key, dim), Strata::new(curve, self.times));
         let mut out = Array3::zeros((n, self.times, functions.len()));
         for k in 0..self.times {
-            let places: Vec<(f64, f64)> =
-                (samples.iter()).map(|s| strata.time(k, key.uniform_at(Purpose::SteinTest, *s, k as u64, 1))).collect();
+            let places: Vec<(f64, f64)> = (samples.iter())
+                .map(|s| strata.time(k, key.uniform_at(Purpose::SteinTest, *s, k as u64, 1)))
+                .collect();
             for sign in [1.0, -1.0] {
                 let (mut x, mut noise) = (clean.clone(), Batch::zeros(clean.raw_dim()));
                 for (i, sample) in samples.iter().enumerate() {
                     let s = curve.at(places[i].0);
-                    noise.row_mut(i).assign(&(key.normal(Purpose::SteinTest, *sample, k as u64, dim) * sign));
+                    noise
+                        .row_mut(i)
+                        .assign(&(key.normal(Purpose::SteinTest, *sample, k as u64, dim) * sign));
                     let mut row = x.row_mut(i);
                     row *= s.alpha;
                     row.scaled_add(s.sigma, &noise.row(i));
@@ -236,15 +264,29 @@ impl Stein {
     }
 
     /// The tests, from the residuals of all samples.
-    pub fn findings(&self, curve: &Curve, key: Key, dim: usize, residuals: &Array3<f64>) -> Findings {
+    pub fn findings(
+        &self,
+        curve: &Curve,
+        key: Key,
+        dim: usize,
+        residuals: &Array3<f64>,
+    ) -> Findings {
         let (functions, strata) = (self.functions(key, dim), Strata::new(curve, self.times));
         let tests = (self.times * functions.len()) as f64;
-        let nothing = Estimate { value: f64::NAN, stderr: None, n: 0 };
+        let nothing = Estimate {
+            value: f64::NAN,
+            stderr: None,
+            n: 0,
+        };
         let mut found = Vec::new();
         for k in 0..self.times {
             for (j, function) in functions.iter().enumerate() {
-                let values: Vec<f64> =
-                    residuals.slice(ndarray::s![.., k, j]).iter().copied().filter(|v| v.is_finite()).collect();
+                let values: Vec<f64> = residuals
+                    .slice(ndarray::s![.., k, j])
+                    .iter()
+                    .copied()
+                    .filter(|v| v.is_finite())
+                    .collect();
                 let mean = stats::mean(&values).unwrap_or(nothing);
                 // A residual that is zero throughout speaks for the head, and not against it.
                 let z = match mean.stderr {
@@ -254,12 +296,22 @@ impl Stein {
                 };
                 let (from, to) = (strata.time(k, 0.0).0, strata.time(k, 1.0).0);
                 let p = (tests * stats::two_sided(z)).min(1.0);
-                found.push(Residual { from, to, function: function.name(), mean, z, p });
+                found.push(Residual {
+                    from,
+                    to,
+                    function: function.name(),
+                    mean,
+                    z,
+                    p,
+                });
             }
         }
         let bias = residuals.index_axis(Axis(2), 0).sum_axis(Axis(1)) * strata.width();
         let bias: Vec<f64> = bias.iter().copied().filter(|v| v.is_finite()).collect();
-        Findings { residuals: found, bias: stats::mean(&bias).unwrap_or(nothing) }
+        Findings {
+            residuals: found,
+            bias: stats::mean(&bias).unwrap_or(nothing),
+        }
     }
 }
 
@@ -273,8 +325,13 @@ mod tests {
 
     fn divergence(model: &mut Mixture, t: &[f64], x: &Batch) -> Vec<f64> {
         let d = x.ncols();
-        let basis = Blocks::from_shape_fn((d, x.nrows(), d), |(i, _, j)| f64::from(u8::from(i == j)));
-        model.quadratic(t, x, &basis).expect("analytic").sum_axis(Axis(0)).to_vec()
+        let basis =
+            Blocks::from_shape_fn((d, x.nrows(), d), |(i, _, j)| f64::from(u8::from(i == j)));
+        model
+            .quadratic(t, x, &basis)
+            .expect("analytic")
+            .sum_axis(Axis(0))
+            .to_vec()
     }
 
     /// A head by its formula.
@@ -305,24 +362,42 @@ mod tests {
     {
         let curve = path.curve().expect("right");
         let (mut model, key) = (analytic::example(curve.clone(), 3), Key { seed: 7 });
-        let (x, ids) = (data(&model, spec.samples), (0..spec.samples as u64).collect::<Vec<_>>());
+        let (x, ids) = (
+            data(&model, spec.samples),
+            (0..spec.samples as u64).collect::<Vec<_>>(),
+        );
         let mut head = Head(model.clone(), head);
-        let residuals = spec.residuals(&mut model, &mut head, &curve, key, &ids, &x).expect("analytic");
+        let residuals = spec
+            .residuals(&mut model, &mut head, &curve, key, &ids, &x)
+            .expect("analytic");
         spec.findings(&curve, key, 3, &residuals)
     }
 
     fn paths() -> Vec<Path> {
         let mut paths = Path::defaults();
-        paths.push(Path::Edm { sigma_min: 0.05, sigma_max: 20.0 });
+        paths.push(Path::Edm {
+            sigma_min: 0.05,
+            sigma_max: 20.0,
+        });
         paths
     }
 
     fn small(score: Score) -> Stein {
-        Stein { times: 3, samples: 1500, features: 4, score, ..Stein::default() }
+        Stein {
+            times: 3,
+            samples: 1500,
+            features: 4,
+            score,
+            ..Stein::default()
+        }
     }
 
     fn worst(findings: &Findings, of: impl Fn(&str) -> bool) -> f64 {
-        let z = findings.residuals.iter().filter(|r| of(&r.function)).map(|r| r.z.abs());
+        let z = findings
+            .residuals
+            .iter()
+            .filter(|r| of(&r.function))
+            .map(|r| r.z.abs());
         z.fold(0.0, f64::max)
     }
 
@@ -333,8 +408,15 @@ mod tests {
             for score in [Score::Noise, Score::Model] {
                 let found = test(&path, &small(score), divergence);
                 assert_eq!(found.residuals.len(), 3 * (1 + 3 + 1 + 4));
-                assert!(worst(&found, |_| true) < 4.3, "{path:?} {score:?}: {}", worst(&found, |_| true));
-                assert!(found.residuals.iter().all(|r| r.p > 1e-3), "{path:?} {score:?}");
+                assert!(
+                    worst(&found, |_| true) < 4.3,
+                    "{path:?} {score:?}: {}",
+                    worst(&found, |_| true)
+                );
+                assert!(
+                    found.residuals.iter().all(|r| r.p > 1e-3),
+                    "{path:?} {score:?}"
+                );
                 let z = found.bias.value / found.bias.stderr.expect("many");
                 assert!(z.abs() < 4.0, "{path:?} {score:?}: {:?}", found.bias);
             }
@@ -358,17 +440,47 @@ mod tests {
                 })
                 .collect()
         };
-        let flow = Path::FlowMatching { data_at: 1, t_min: 0.02, t_max: 0.98 };
-        for (path, caught) in [(flow, "x["), (Path::Edm { sigma_min: 0.05, sigma_max: 20.0 }, "x.x/d")] {
+        let flow = Path::FlowMatching {
+            data_at: 1,
+            t_min: 0.02,
+            t_max: 0.98,
+        };
+        for (path, caught) in [
+            (flow, "x["),
+            (
+                Path::Edm {
+                    sigma_min: 0.05,
+                    sigma_max: 20.0,
+                },
+                "x.x/d",
+            ),
+        ] {
             for score in [Score::Noise, Score::Model] {
                 let found = test(&path, &small(score), wrong);
-                let largest = |name: &str| worst(&found, |f| f.starts_with(name) && (name != "1" || f == "1"));
-                assert!(largest("1") < 4.0, "{path:?} {score:?}: g = 1 has |z| {}", largest("1"));
-                assert!(largest(caught) > 8.0, "{path:?} {score:?}: g = {caught} has |z| {}", largest(caught));
-                assert!(found.residuals.iter().any(|r| r.p < 1e-6), "{path:?} {score:?}");
+                let largest = |name: &str| {
+                    worst(&found, |f| f.starts_with(name) && (name != "1" || f == "1"))
+                };
+                assert!(
+                    largest("1") < 4.0,
+                    "{path:?} {score:?}: g = 1 has |z| {}",
+                    largest("1")
+                );
+                assert!(
+                    largest(caught) > 8.0,
+                    "{path:?} {score:?}: g = {caught} has |z| {}",
+                    largest(caught)
+                );
+                assert!(
+                    found.residuals.iter().any(|r| r.p < 1e-6),
+                    "{path:?} {score:?}"
+                );
                 // With the score itself this head's residual under g = 1 is zero state by state.
                 let allowed = 4.0 * found.bias.stderr.expect("many") + 1e-12;
-                assert!(found.bias.value.abs() <= allowed, "{path:?} {score:?}: {:?}", found.bias);
+                assert!(
+                    found.bias.value.abs() <= allowed,
+                    "{path:?} {score:?}: {:?}",
+                    found.bias
+                );
             }
         }
     }
@@ -376,43 +488,73 @@ mod tests {
     /// A constant error per unit of ln σ is a bias of known size, found within its standard error.
     #[test]
     fn a_bias_is_found_in_nats() {
-        for path in
-            [Path::Edm { sigma_min: 0.05, sigma_max: 20.0 }, Path::FlowMatching { data_at: 1, t_min: 0.0, t_max: 1.0 }]
-        {
+        for path in [
+            Path::Edm {
+                sigma_min: 0.05,
+                sigma_max: 20.0,
+            },
+            Path::FlowMatching {
+                data_at: 1,
+                t_min: 0.0,
+                t_max: 1.0,
+            },
+        ] {
             let of_time = matches!(path, Path::FlowMatching { .. });
             let biased = |m: &mut Mixture, t: &[f64], x: &Batch| -> Vec<f64> {
                 let error = t.iter().map(|t| if of_time { 0.5 } else { 0.5 / t });
-                divergence(m, t, x).iter().zip(error).map(|(d, e)| d + e).collect()
+                divergence(m, t, x)
+                    .iter()
+                    .zip(error)
+                    .map(|(d, e)| d + e)
+                    .collect()
             };
             // ∫ 0.5 dt from t = 1 to 0, and ∫ 0.5 dσ/σ from 0.05 to 20.
             let known = if of_time { -0.5 } else { 0.5 * 400f64.ln() };
             let found = test(&path, &small(Score::Noise), biased).bias;
             let error = found.stderr.expect("many");
-            assert!((found.value - known).abs() < 4.0 * error && error < 0.3, "{path:?}: {found:?} {known}");
+            assert!(
+                (found.value - known).abs() < 4.0 * error && error < 0.3,
+                "{path:?}: {found:?} {known}"
+            );
         }
     }
 
     #[test]
     fn gradients_of_the_test_functions_agree_with_differences() {
-        let spec = Stein { features: 3, ..Stein::default() };
+        let spec = Stein {
+            features: 3,
+            ..Stein::default()
+        };
         let x = Key { seed: 1 }.normal(Purpose::Check, 0, 0, 5);
         let v = Key { seed: 1 }.normal(Purpose::Check, 1, 0, 5);
         for function in spec.functions(Key { seed: 2 }, 5) {
             let value = |h: f64| function.at((&x + &(&v * h)).view(), v.view(), 1.7).0;
             let slope = (value(1e-5) - value(-1e-5)) / 2e-5;
-            assert!((function.at(x.view(), v.view(), 1.7).1 - slope).abs() < 1e-8, "{}", function.name());
+            assert!(
+                (function.at(x.view(), v.view(), 1.7).1 - slope).abs() < 1e-8,
+                "{}",
+                function.name()
+            );
         }
     }
 
     #[test]
     fn no_sample_feels_its_batch_and_the_data_may_serve_again() {
-        let curve = Path::Edm { sigma_min: 0.05, sigma_max: 20.0 }.curve().expect("right");
+        let curve = Path::Edm {
+            sigma_min: 0.05,
+            sigma_max: 20.0,
+        }
+        .curve()
+        .expect("right");
         let mut model = analytic::example(curve.clone(), 3);
         let (spec, key) = (small(Score::Noise), Key { seed: 7 });
         let x = data(&model, 4);
         let mut run = |ids: &[u64], x: &Batch| {
-            let mut head = Head(model.clone(), |m: &mut Mixture, t: &[f64], x: &Batch| divergence(m, t, x));
-            spec.residuals(&mut model, &mut head, &curve, key, ids, x).expect("analytic")
+            let mut head = Head(model.clone(), |m: &mut Mixture, t: &[f64], x: &Batch| {
+                divergence(m, t, x)
+            });
+            spec.residuals(&mut model, &mut head, &curve, key, ids, x)
+                .expect("analytic")
         };
         let all = run(&[0, 1, 2, 3], &x);
         let one = run(&[2], &x.slice(ndarray::s![2..3, ..]).to_owned());

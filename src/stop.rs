@@ -22,7 +22,9 @@ pub struct Leaving {
 pub fn listen(leaving: Leaving) {
     use signal_hook::consts::{SIGINT, SIGTERM};
     // Without handlers the system's own remain, which end the program at once.
-    let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]) else { return };
+    let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]) else {
+        return;
+    };
     std::thread::spawn(move || {
         for signal in signals.forever() {
             if SIGNAL.swap(signal, Ordering::Relaxed) != 0 {

@@ -16,8 +16,8 @@ use crate::metric::paired::Method;
 use crate::num::stats;
 use crate::plan::{Plan, Trial, Work, solver_label};
 use crate::rows::{
-    Contrast, Convention, Density, Gallery, LikelihoodRow, MapRow, MetricRow, Pair, Profile, Refined, Sample,
-    SampleRow, Stein, Step, Summary, Tables,
+    Contrast, Convention, Density, Gallery, LikelihoodRow, MapRow, MetricRow, Pair, Profile,
+    Refined, Sample, SampleRow, Stein, Step, Summary, Tables,
 };
 
 mod gaps;
@@ -33,7 +33,10 @@ pub fn tables(plan: &Plan, parts: &[Part]) -> Result<Tables> {
     let mut refined: Vec<Refined> = Vec::new();
     let mut averages = Averages::new();
     let mut spent = Spent::default();
-    let finished = plan.trials.iter().filter_map(|t| Some((t, Part::holder(parts, &t.id)?)));
+    let finished = plan
+        .trials
+        .iter()
+        .filter_map(|t| Some((t, Part::holder(parts, &t.id)?)));
     for (trial, Part { dir, journal }) in finished {
         let path = row_file(dir, &trial.id);
         match &trial.work {
@@ -50,19 +53,33 @@ pub fn tables(plan: &Plan, parts: &[Part]) -> Result<Tables> {
                 likelihoods.extend(read::<LikelihoodRow>(&path)?);
             }
             Work::Budget(_) => refined.extend(read::<Refined>(&path)?),
-            Work::Contrast(_) => tables.contrasts.extend(read::<Contrast>(&path)?.into_iter().map(with_interval)),
+            Work::Contrast(_) => tables
+                .contrasts
+                .extend(read::<Contrast>(&path)?.into_iter().map(with_interval)),
             Work::Maps(_) => tables.maps.extend(read::<MapRow>(&path)?),
             Work::Profile(_) => tables.profile.extend(read::<Profile>(&path)?),
             Work::Stein { .. } => tables.stein.extend(read::<Stein>(&path)?),
             Work::Density { .. } => tables.density.extend(read::<Density>(&path)?),
             Work::Metrics { .. } => {
-                tables.metrics.extend(read::<MetricRow>(&path)?.into_iter().map(|row| spent.put(row)));
+                tables.metrics.extend(
+                    read::<MetricRow>(&path)?
+                        .into_iter()
+                        .map(|row| spent.put(row)),
+                );
                 tables.galleries.extend(gallery(dir, plan, trial)?);
             }
             Work::Sample { .. } => {
                 spent.add(&read::<SampleRow>(&path)?);
-                if matches!(journal.outcomes.get(&trial.id), Some(Outcome::Finished { steps_sha256: Some(_), .. })) {
-                    tables.steps.extend(read::<Step>(&step_file(dir, &trial.id))?);
+                if matches!(
+                    journal.outcomes.get(&trial.id),
+                    Some(Outcome::Finished {
+                        steps_sha256: Some(_),
+                        ..
+                    })
+                ) {
+                    tables
+                        .steps
+                        .extend(read::<Step>(&step_file(dir, &trial.id))?);
                 }
             }
         }
@@ -71,7 +88,11 @@ pub fn tables(plan: &Plan, parts: &[Part]) -> Result<Tables> {
     tables.samples.sort_by(|a, b| order(a).cmp(&order(b)));
     compare(&likelihoods, &references, &mut tables)?;
     tables.conventions = conventions(plan, &tables.summary);
-    let dims = plan.models.iter().map(|m| (m.name.clone(), m.shape.iter().product())).collect();
+    let dims = plan
+        .models
+        .iter()
+        .map(|m| (m.name.clone(), m.shape.iter().product()))
+        .collect();
     tables.budget = budget::lines(&tables.summary, &refined, &dims);
     budget::into_summaries(&mut tables.summary, &tables.budget);
     tables.frontier = frontier::lines(&tables.summary, &tables.samples, &averages, &dims);
@@ -86,7 +107,11 @@ fn with_interval(row: Contrast) -> Contrast {
         Some(method) => method.half_width(row.difference_stderr, n),
         None => stats::half_width(row.difference_stderr, Some(n), 0.95),
     };
-    Contrast { low: row.difference - half, high: row.difference + half, ..row }
+    Contrast {
+        low: row.difference - half,
+        high: row.difference + half,
+        ..row
+    }
 }
 
 fn order(s: &Sample) -> (&str, &str, &str, &str, usize) {
@@ -95,7 +120,10 @@ fn order(s: &Sample) -> (&str, &str, &str, &str, usize) {
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let mut reader = csv::Reader::from_path(path).with_context(|| path.display().to_string())?;
-    reader.deserialize().collect::<Result<_, _>>().with_context(|| path.display().to_string())
+    reader
+        .deserialize()
+        .collect::<Result<_, _>>()
+        .with_context(|| path.display().to_string())
 }
 
 fn sample(r: &LikelihoodRow) -> Sample {
@@ -124,9 +152,18 @@ fn sample(r: &LikelihoodRow) -> Sample {
 /// Every summary under every convention.
 fn conventions(plan: &Plan, summaries: &[Summary]) -> Vec<Convention> {
     let of = |row: &Summary| -> Vec<Convention> {
-        let Some(model) = plan.models.iter().find(|m| m.name == row.model) else { return Vec::new() };
-        let setting = Setting { dim: model.shape.iter().product(), range: model.range, levels: model.levels };
-        convention::ALL.iter().map(|c| under(c, &setting, row)).collect()
+        let Some(model) = plan.models.iter().find(|m| m.name == row.model) else {
+            return Vec::new();
+        };
+        let setting = Setting {
+            dim: model.shape.iter().product(),
+            range: model.range,
+            levels: model.levels,
+        };
+        convention::ALL
+            .iter()
+            .map(|c| under(c, &setting, row))
+            .collect()
     };
     summaries.iter().flat_map(of).collect()
 }
@@ -156,7 +193,11 @@ fn under(convention: &convention::Convention, setting: &Setting, row: &Summary) 
 }
 
 /// Summaries and paired differences, one group of (model, dataset, solver) after the other.
-fn compare(rows: &[LikelihoodRow], references: &BTreeMap<String, [String; 2]>, tables: &mut Tables) -> Result<()> {
+fn compare(
+    rows: &[LikelihoodRow],
+    references: &BTreeMap<String, [String; 2]>,
+    tables: &mut Tables,
+) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -170,33 +211,58 @@ fn compare(rows: &[LikelihoodRow], references: &BTreeMap<String, [String; 2]>, t
             Column::new("dataset".into(), text(|r| &r.dataset)),
             Column::new("solver".into(), text(|r| &r.solver)),
             Column::new("estimator".into(), text(|r| &r.estimator)),
-            Column::new("sample".into(), rows.iter().map(|r| r.sample as u64).collect::<Vec<_>>()),
-            Column::new("value".into(), rows.iter().map(|r| r.log_likelihood).collect::<Vec<_>>()),
-            Column::new("stderr".into(), rows.iter().map(|r| r.stderr).collect::<Vec<_>>()),
+            Column::new(
+                "sample".into(),
+                rows.iter().map(|r| r.sample as u64).collect::<Vec<_>>(),
+            ),
+            Column::new(
+                "value".into(),
+                rows.iter().map(|r| r.log_likelihood).collect::<Vec<_>>(),
+            ),
+            Column::new(
+                "stderr".into(),
+                rows.iter().map(|r| r.stderr).collect::<Vec<_>>(),
+            ),
         ],
     )?;
     let first = |f: &DataFrame| -> Result<&LikelihoodRow> {
-        let row = f.column("row")?.u32()?.get(0).ok_or_else(|| anyhow!("an empty group"))?;
+        let row = f
+            .column("row")?
+            .u32()?
+            .get(0)
+            .ok_or_else(|| anyhow!("an empty group"))?;
         Ok(&rows[row as usize])
     };
-    let everywhere = frame.partition_by_stable(["model", "dataset", "solver", "estimator"], true)?;
+    let everywhere =
+        frame.partition_by_stable(["model", "dataset", "solver", "estimator"], true)?;
     for group in frame.partition_by_stable(["model", "dataset", "solver"], true)? {
         let estimators = group.partition_by_stable(["estimator"], true)?;
         let here = first(&group)?;
         let [reference, solver] = references.get(&here.trial).cloned().unwrap_or_default();
         let is_base = |r: &LikelihoodRow| {
-            (&r.model, &r.dataset, &r.solver, &r.estimator) == (&here.model, &here.dataset, &solver, &reference)
+            (&r.model, &r.dataset, &r.solver, &r.estimator)
+                == (&here.model, &here.dataset, &solver, &reference)
         };
         let base = everywhere.iter().find(|e| first(e).is_ok_and(is_base));
         // A reference under this very solver that has no rows gives way to the first that has some.
-        let base = if solver == here.solver { base.or(estimators.first()) } else { base };
-        let base = Reference { rows: base, named: base.map(&first).transpose()?, asked: [&reference, &solver] };
+        let base = if solver == here.solver {
+            base.or(estimators.first())
+        } else {
+            base
+        };
+        let base = Reference {
+            rows: base,
+            named: base.map(&first).transpose()?,
+            asked: [&reference, &solver],
+        };
         for one in &estimators {
             tables.summary.push(summary(one, &base, rows, first(one)?)?);
         }
         for (i, one) in estimators.iter().enumerate() {
             for other in &estimators[i + 1..] {
-                tables.pairs.extend(pair(other, one, first(other)?, &first(one)?.estimator)?);
+                tables
+                    .pairs
+                    .extend(pair(other, one, first(other)?, &first(one)?.estimator)?);
             }
         }
     }
@@ -215,9 +281,15 @@ fn join(a: &DataFrame, b: &DataFrame) -> Result<Joined> {
     let part = |f: &DataFrame| f.select(["sample", "value", "stderr"]);
     let mut joined = part(a)?.inner_join(&part(b)?, ["sample"], ["sample"])?;
     joined.sort_in_place(["sample"], SortMultipleOptions::default())?;
-    let column = |name: &str| -> Result<Vec<Option<f64>>> { Ok(joined.column(name)?.f64()?.iter().collect()) };
+    let column = |name: &str| -> Result<Vec<Option<f64>>> {
+        Ok(joined.column(name)?.f64()?.iter().collect())
+    };
     let (left, right, stderr) = (column("value")?, column("value_right")?, column("stderr")?);
-    let mut out = Joined { a: Vec::new(), b: Vec::new(), stderr: Vec::new() };
+    let mut out = Joined {
+        a: Vec::new(),
+        b: Vec::new(),
+        stderr: Vec::new(),
+    };
     for ((a, b), s) in left.into_iter().zip(right).zip(stderr) {
         if let (Some(a), Some(b)) = (a, b) {
             out.a.push(a);
@@ -245,7 +317,8 @@ struct Reference<'a> {
 
 impl Reference<'_> {
     fn names(&self) -> [&str; 2] {
-        self.named.map_or(self.asked, |row| [&row.estimator, &row.solver])
+        self.named
+            .map_or(self.asked, |row| [&row.estimator, &row.solver])
     }
 
     fn is(&self, row: &LikelihoodRow) -> bool {
@@ -253,19 +326,41 @@ impl Reference<'_> {
     }
 }
 
-fn summary(one: &DataFrame, base: &Reference, rows: &[LikelihoodRow], first: &LikelihoodRow) -> Result<Summary> {
-    let mine: Vec<&LikelihoodRow> = one.column("row")?.u32()?.iter().flatten().map(|i| &rows[i as usize]).collect();
-    let present = |f: fn(&LikelihoodRow) -> Option<f64>| mine.iter().filter_map(|r| f(r)).collect::<Vec<f64>>();
-    let mean_of = |f: fn(&LikelihoodRow) -> f64| mine.iter().map(|r| f(r)).sum::<f64>() / mine.len() as f64;
+fn summary(
+    one: &DataFrame,
+    base: &Reference,
+    rows: &[LikelihoodRow],
+    first: &LikelihoodRow,
+) -> Result<Summary> {
+    let mine: Vec<&LikelihoodRow> = one
+        .column("row")?
+        .u32()?
+        .iter()
+        .flatten()
+        .map(|i| &rows[i as usize])
+        .collect();
+    let present = |f: fn(&LikelihoodRow) -> Option<f64>| {
+        mine.iter().filter_map(|r| f(r)).collect::<Vec<f64>>()
+    };
+    let mean_of =
+        |f: fn(&LikelihoodRow) -> f64| mine.iter().map(|r| f(r)).sum::<f64>() / mine.len() as f64;
     let nats = stats::mean(&present(|r| r.log_likelihood));
     let bits = stats::mean(&present(|r| r.bits_per_dim));
-    let paired = base.rows.map_or(Ok(Joined::default()), |base| join(one, base))?;
+    let paired = base
+        .rows
+        .map_or(Ok(Joined::default()), |base| join(one, base))?;
     let gaps = paired.differences();
     let bias = stats::mean(&gaps).filter(|_| !base.is(first));
     let [reference, solver] = base.names();
-    let scaled: Vec<f64> =
-        gaps.iter().zip(&paired.stderr).filter_map(|(g, s)| s.filter(|s| *s > 0.0).map(|s| g / s)).collect();
-    let (path, own) = (mean_of(|r| r.path_seconds), mean_of(|r| r.divergence_seconds));
+    let scaled: Vec<f64> = gaps
+        .iter()
+        .zip(&paired.stderr)
+        .filter_map(|(g, s)| s.filter(|s| *s > 0.0).map(|s| g / s))
+        .collect();
+    let (path, own) = (
+        mean_of(|r| r.path_seconds),
+        mean_of(|r| r.divergence_seconds),
+    );
     let evaluations = mean_of(|r| r.evaluations as f64);
     Ok(Summary {
         model: first.model.clone(),
@@ -281,7 +376,11 @@ fn summary(one: &DataFrame, base: &Reference, rows: &[LikelihoodRow], first: &Li
         nats_stderr: nats.and_then(|e| e.stderr),
         nats_per_dim: stats::mean(&present(|r| r.nats_per_dim)).map(|e| e.value),
         probe_stderr: stats::rms(&present(|r| r.stderr)),
-        reference: if solver == first.solver { reference.to_owned() } else { format!("{reference}, {solver}") },
+        reference: if solver == first.solver {
+            reference.to_owned()
+        } else {
+            format!("{reference}, {solver}")
+        },
         reference_solver: solver.to_owned(),
         bias: bias.map(|e| e.value),
         bias_stderr: bias.and_then(|e| e.stderr),
@@ -293,7 +392,11 @@ fn summary(one: &DataFrame, base: &Reference, rows: &[LikelihoodRow], first: &Li
         evaluations,
         jvps: mean_of(|r| r.jvps as f64),
         head_calls: mean_of(|r| r.head_calls as f64),
-        cost: if path > 0.0 { evaluations * (1.0 + own / path) } else { evaluations },
+        cost: if path > 0.0 {
+            evaluations * (1.0 + own / path)
+        } else {
+            evaluations
+        },
         seconds_per_sample: path + own,
         bound: first.bound.clone(),
         draws: first.draws,
@@ -304,9 +407,18 @@ fn summary(one: &DataFrame, base: &Reference, rows: &[LikelihoodRow], first: &Li
     })
 }
 
-fn pair(one: &DataFrame, other: &DataFrame, first: &LikelihoodRow, name: &str) -> Result<Option<Pair>> {
-    let Some(difference) = stats::mean(&join(one, other)?.differences()) else { return Ok(None) };
-    let Some(stderr) = difference.stderr else { return Ok(None) };
+fn pair(
+    one: &DataFrame,
+    other: &DataFrame,
+    first: &LikelihoodRow,
+    name: &str,
+) -> Result<Option<Pair>> {
+    let Some(difference) = stats::mean(&join(one, other)?.differences()) else {
+        return Ok(None);
+    };
+    let Some(stderr) = difference.stderr else {
+        return Ok(None);
+    };
     let half = stats::half_width(stderr, Some(difference.n), 0.95);
     Ok(Some(Pair {
         model: first.model.clone(),
@@ -329,16 +441,31 @@ struct Spent(BTreeMap<(String, String), [f64; 5]>);
 impl Spent {
     fn add(&mut self, rows: &[SampleRow]) {
         for row in rows {
-            let sums = self.0.entry((row.model.clone(), row.sampler.clone())).or_default();
-            let one = [1.0, row.evaluations as f64, row.jvps as f64, row.seconds, row.jvp_seconds];
+            let sums = self
+                .0
+                .entry((row.model.clone(), row.sampler.clone()))
+                .or_default();
+            let one = [
+                1.0,
+                row.evaluations as f64,
+                row.jvps as f64,
+                row.seconds,
+                row.jvp_seconds,
+            ];
             sums.iter_mut().zip(one).for_each(|(sum, v)| *sum += v);
         }
     }
 
     fn put(&self, mut row: MetricRow) -> MetricRow {
-        if let Some([n, evaluations, jvps, all, products]) = self.0.get(&(row.model.clone(), row.sampler.clone())) {
+        if let Some([n, evaluations, jvps, all, products]) =
+            self.0.get(&(row.model.clone(), row.sampler.clone()))
+        {
             (row.evaluations, row.jvps) = (evaluations / n, jvps / n);
-            let ratio = if all > products { products / (all - products) } else { 0.0 };
+            let ratio = if all > products {
+                products / (all - products)
+            } else {
+                0.0
+            };
             row.cost = row.evaluations * (1.0 + ratio);
         }
         row
@@ -348,12 +475,25 @@ impl Spent {
 /// The first generated samples of a sampler beside data, from the arrays that the run kept.
 fn gallery(dir: &Path, plan: &Plan, trial: &Trial) -> Result<Option<Gallery>> {
     const SHOWN: usize = 512;
-    let Work::Metrics { model, sampler: Some(sampler), parts, .. } = &trial.work else { return Ok(None) };
+    let Work::Metrics {
+        model,
+        sampler: Some(sampler),
+        parts,
+        ..
+    } = &trial.work
+    else {
+        return Ok(None);
+    };
     let load = |id: &str| -> Result<Vec<Vec<f64>>> {
         let path = array_file(dir, id);
         let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
         let rows = read_npy(&bytes).with_context(|| path.display().to_string())?;
-        Ok(rows.rows().into_iter().take(SHOWN).map(|r| r.to_vec()).collect())
+        Ok(rows
+            .rows()
+            .into_iter()
+            .take(SHOWN)
+            .map(|r| r.to_vec())
+            .collect())
     };
     let mut generated = Vec::new();
     for id in parts {
@@ -365,7 +505,10 @@ fn gallery(dir: &Path, plan: &Plan, trial: &Trial) -> Result<Option<Gallery>> {
     let (model, real) = (&plan.models[*model], load(&trial.id)?);
     let values = real.iter().flatten();
     let spread = || {
-        [values.clone().fold(f64::INFINITY, |a, b| a.min(*b)), values.clone().fold(f64::NEG_INFINITY, |a, b| a.max(*b))]
+        [
+            values.clone().fold(f64::INFINITY, |a, b| a.min(*b)),
+            values.clone().fold(f64::NEG_INFINITY, |a, b| a.max(*b)),
+        ]
     };
     Ok(Some(Gallery {
         model: model.name.clone(),

@@ -11,7 +11,9 @@ pub use self::compare::{Compared, Verdict};
 use self::compare::{DRIFT, INTERVAL, Table};
 use crate::data::{file_of, read_npy};
 use crate::execute::{Machine, Output, Stage};
-use crate::journal::{self, Journal, Outcome, array_file, outstanding, read_plan, row_file, step_file};
+use crate::journal::{
+    self, Journal, Outcome, array_file, outstanding, read_plan, row_file, step_file,
+};
 use crate::model::onnx::Runtime;
 use crate::model::opened::Model;
 use crate::num::Batch;
@@ -36,19 +38,41 @@ impl Opened {
     pub fn read(dir: &Path) -> Result<Opened> {
         let file = read_plan(dir)?;
         let journal = Journal::read(dir)?;
-        if !journal.outcomes.values().any(|o| matches!(o, Outcome::Finished { .. })) {
-            bail!("{}: no trial of this run is finished, so that it has no rows to verify", dir.display());
+        if !journal
+            .outcomes
+            .values()
+            .any(|o| matches!(o, Outcome::Finished { .. }))
+        {
+            bail!(
+                "{}: no trial of this run is finished, so that it has no rows to verify",
+                dir.display()
+            );
         }
         let prepared = reopen(dir, &file)?;
-        Ok(Opened { dir: dir.to_owned(), file, journal, prepared })
+        Ok(Opened {
+            dir: dir.to_owned(),
+            file,
+            journal,
+            prepared,
+        })
     }
 
     /// The files that are read: the run's own, its models and its data.
     pub fn inputs(&self) -> Vec<PathBuf> {
         let mut inputs = journal::files(&self.dir);
         inputs.extend(self.prepared.models.iter().flat_map(Model::paths));
-        inputs.extend(self.prepared.data.iter().map(|data| file_of(Path::new(&data.name))));
-        inputs.extend(self.prepared.extractors.iter().map(|(_, path)| path.clone()));
+        inputs.extend(
+            self.prepared
+                .data
+                .iter()
+                .map(|data| file_of(Path::new(&data.name))),
+        );
+        inputs.extend(
+            self.prepared
+                .extractors
+                .iter()
+                .map(|(_, path)| path.clone()),
+        );
         inputs
     }
 }
@@ -89,7 +113,14 @@ pub struct Line<'a> {
 
 impl Checked {
     pub fn line(&self) -> Line<'_> {
-        let Compared { verdict, column, stored, recomputed, difference, tolerance } = &self.compared;
+        let Compared {
+            verdict,
+            column,
+            stored,
+            recomputed,
+            difference,
+            tolerance,
+        } = &self.compared;
         Line {
             verdict: verdict.as_str(),
             file: &self.file,
@@ -111,11 +142,23 @@ impl Checked {
 ///
 /// # Errors
 /// Where a model is at fault before anything is compared.
-pub fn verify(opened: &Opened, runtime: &Runtime, options: &Options, say: &mut dyn FnMut(Checked)) -> Result<usize> {
-    let Opened { dir, file, journal, prepared } = opened;
+pub fn verify(
+    opened: &Opened,
+    runtime: &Runtime,
+    options: &Options,
+    say: &mut dyn FnMut(Checked),
+) -> Result<usize> {
+    let Opened {
+        dir,
+        file,
+        journal,
+        prepared,
+    } = opened;
     let stage = Stage::new(prepared, runtime, options.machine);
     stage.rehearse()?;
-    let damaged: BTreeMap<String, String> = journal::damaged(dir, &file.plan, journal).into_iter().collect();
+    let damaged: BTreeMap<String, String> = journal::damaged(dir, &file.plan, journal)
+        .into_iter()
+        .collect();
     let (mut finished, mut rows): (Vec<&Trial>, usize) = (Vec::new(), 0);
     for trial in &file.plan.trials {
         if let Some(Outcome::Finished { rows: count, .. }) = journal.outcomes.get(&trial.id) {
@@ -123,10 +166,24 @@ pub fn verify(opened: &Opened, runtime: &Runtime, options: &Options, say: &mut d
             rows += count;
         }
     }
-    let checker = Checker { dir, prepared, stage: &stage };
+    let checker = Checker {
+        dir,
+        prepared,
+        stage: &stage,
+    };
     for (id, reason) in &damaged {
-        let work = file.plan.trials.iter().find(|t| t.id == *id).map(|t| t.work.describe(&file.plan));
-        say(lost(format!("rows/{id}.csv"), work.unwrap_or_default(), reason.clone(), String::new()));
+        let work = file
+            .plan
+            .trials
+            .iter()
+            .find(|t| t.id == *id)
+            .map(|t| t.work.describe(&file.plan));
+        say(lost(
+            format!("rows/{id}.csv"),
+            work.unwrap_or_default(),
+            reason.clone(),
+            String::new(),
+        ));
     }
     let whole: BTreeSet<&str> = damaged.keys().map(String::as_str).collect();
     for part in choose(&finished, options.fraction, options.seed, &whole) {
@@ -142,8 +199,20 @@ pub fn verify(opened: &Opened, runtime: &Runtime, options: &Options, say: &mut d
 /// Something that is there or not, told as one mismatch.
 fn lost(file: String, what: String, stored: String, recomputed: String) -> Checked {
     let (difference, tolerance, column) = (None, None, String::new());
-    let compared = Compared { verdict: Verdict::Mismatch, column, stored, recomputed, difference, tolerance };
-    Checked { file, line: None, what, compared }
+    let compared = Compared {
+        verdict: Verdict::Mismatch,
+        column,
+        stored,
+        recomputed,
+        difference,
+        tolerance,
+    };
+    Checked {
+        file,
+        line: None,
+        what,
+        compared,
+    }
 }
 
 struct Checker<'a> {
@@ -166,7 +235,12 @@ impl Checker<'_> {
             Ok(output) => self.compare(part, &output),
             Err(error) => {
                 let what = part.trial.work.describe(&self.prepared.plan);
-                vec![lost(format!("rows/{id}.csv"), what, "finished".to_owned(), format!("{error:#}"))]
+                vec![lost(
+                    format!("rows/{id}.csv"),
+                    what,
+                    "finished".to_owned(),
+                    format!("{error:#}"),
+                )]
             }
         }
     }
@@ -189,8 +263,15 @@ impl Checker<'_> {
         };
         let mut found = self.table(part, &row_file(self.dir, id), &output.csv, &stored, &again);
         if let Some(steps) = &output.steps {
-            let population = |table: &Table, row: usize| table.number(row, "population").unwrap_or(-1.0) as u64;
-            found.extend(self.table(part, &step_file(self.dir, id), steps, &population, &population));
+            let population =
+                |table: &Table, row: usize| table.number(row, "population").unwrap_or(-1.0) as u64;
+            found.extend(self.table(
+                part,
+                &step_file(self.dir, id),
+                steps,
+                &population,
+                &population,
+            ));
         }
         if let Some(array) = &output.array {
             found.extend(self.array(part, first, array));
@@ -199,18 +280,35 @@ impl Checker<'_> {
     }
 
     fn name(&self, path: &Path) -> String {
-        path.strip_prefix(self.dir).unwrap_or(path).display().to_string()
+        path.strip_prefix(self.dir)
+            .unwrap_or(path)
+            .display()
+            .to_string()
     }
 
     /// A file of rows against those recomputed, group by group.
-    fn table(&self, part: &Part, path: &Path, again: &[u8], old: &Groups, new: &Groups) -> Vec<Checked> {
+    fn table(
+        &self,
+        part: &Part,
+        path: &Path,
+        again: &[u8],
+        old: &Groups,
+        new: &Groups,
+    ) -> Vec<Checked> {
         let (file, work) = (self.name(path), &part.trial.work);
         let dim = self.prepared.models[work.model()].dim();
-        let read = std::fs::read(path).map_err(|e| e.to_string()).and_then(|bytes| Table::read(&bytes));
+        let read = std::fs::read(path)
+            .map_err(|e| e.to_string())
+            .and_then(|bytes| Table::read(&bytes));
         let (stored, again) = match (read, Table::read(again)) {
             (Ok(stored), Ok(again)) => (stored, again),
             (Err(error), _) | (_, Err(error)) => {
-                return vec![lost(file, work.describe(&self.prepared.plan), error, "rows".to_owned())];
+                return vec![lost(
+                    file,
+                    work.describe(&self.prepared.plan),
+                    error,
+                    "rows".to_owned(),
+                )];
             }
         };
         let mut groups: BTreeMap<u64, [Vec<usize>; 2]> = BTreeMap::new();
@@ -225,9 +323,16 @@ impl Checker<'_> {
         let mut found = Vec::new();
         for [kept, made] in groups.into_values() {
             if kept.len() != made.len() {
-                let what = made.first().map_or(String::new(), |row| about(&again, *row));
+                let what = made
+                    .first()
+                    .map_or(String::new(), |row| about(&again, *row));
                 let compared = compare::counts(work, kept.len(), made.len());
-                found.push(Checked { file: file.clone(), line: None, what, compared });
+                found.push(Checked {
+                    file: file.clone(),
+                    line: None,
+                    what,
+                    compared,
+                });
                 continue;
             }
             for (i, j) in kept.into_iter().zip(made) {
@@ -246,9 +351,14 @@ impl Checker<'_> {
     /// Samples in an array, which hold float32.
     fn array(&self, part: &Part, first: SampleId, again: &[u8]) -> Vec<Checked> {
         let path = array_file(self.dir, &part.trial.id);
-        let (file, what) = (self.name(&path), part.trial.work.describe(&self.prepared.plan));
+        let (file, what) = (
+            self.name(&path),
+            part.trial.work.describe(&self.prepared.plan),
+        );
         let read = |bytes: &[u8]| -> Result<Batch> { read_npy(bytes) };
-        let stored = std::fs::read(&path).map_err(anyhow::Error::from).and_then(|bytes| read(&bytes));
+        let stored = std::fs::read(&path)
+            .map_err(anyhow::Error::from)
+            .and_then(|bytes| read(&bytes));
         let (stored, again) = match (stored, read(again)) {
             (Ok(stored), Ok(again)) if stored.ncols() == again.ncols() => (stored, again),
             (Ok(stored), Ok(again)) => {
@@ -259,25 +369,49 @@ impl Checker<'_> {
                 return vec![lost(file, what, format!("{error:#}"), "samples".to_owned())];
             }
         };
-        let place = |row: usize| part.samples.get(row).map_or(row, |sample| (sample - first) as usize);
+        let place = |row: usize| {
+            part.samples
+                .get(row)
+                .map_or(row, |sample| (sample - first) as usize)
+        };
         let check = |row: usize| {
             let Some(old) = (place(row) < stored.nrows()).then(|| stored.row(place(row))) else {
-                return lost(file.clone(), what.clone(), "absent".to_owned(), format!("sample {row}"));
+                return lost(
+                    file.clone(),
+                    what.clone(),
+                    "absent".to_owned(),
+                    format!("sample {row}"),
+                );
             };
             let new = again.row(row);
             let tolerance = DRIFT * new.iter().fold(0.0f64, |a, b| a.max(b.abs()));
             let each = old.iter().zip(&new).enumerate();
-            let compared =
-                each.filter(|(_, (a, b))| a.to_bits() != b.to_bits()).fold(Compared::equal(), |worst, (j, (a, b))| {
-                    worst.worse(Compared::texts(&format!("x[{j}]"), &a.to_string(), &b.to_string(), tolerance))
-                });
+            let compared = each.filter(|(_, (a, b))| a.to_bits() != b.to_bits()).fold(
+                Compared::equal(),
+                |worst, (j, (a, b))| {
+                    worst.worse(Compared::texts(
+                        &format!("x[{j}]"),
+                        &a.to_string(),
+                        &b.to_string(),
+                        tolerance,
+                    ))
+                },
+            );
             let what = format!("{what}, sample {}", first + place(row) as u64);
-            Checked { file: format!("{file}[{}]", place(row)), line: None, what, compared }
+            Checked {
+                file: format!("{file}[{}]", place(row)),
+                line: None,
+                what,
+                compared,
+            }
         };
         let rows = (0..again.nrows()).map(check);
         match part.samples.is_empty() {
             // Data that a statistic keeps for the page: one word for all of them.
-            true => rows.max_by_key(|checked| checked.compared.verdict).into_iter().collect(),
+            true => rows
+                .max_by_key(|checked| checked.compared.verdict)
+                .into_iter()
+                .collect(),
             false => rows.collect(),
         }
     }
@@ -291,10 +425,16 @@ impl Checker<'_> {
 
     /// The derived tables against what the rows give, line by line; one word for a file that is right.
     fn tables(&self, file: &PlanFile, journal: &Journal) -> Result<Vec<Checked>> {
-        let part = journal::Part { dir: self.dir.to_owned(), journal: journal.clone() };
+        let part = journal::Part {
+            dir: self.dir.to_owned(),
+            journal: journal.clone(),
+        };
         let tables = table::tables(&file.plan, &[part])?;
         let earlier = self.tables_are_of_an_earlier_version();
-        let same_version = file.environment.iter().any(|(k, v)| k == "flowgauge" && v == env!("CARGO_PKG_VERSION"));
+        let same_version = file
+            .environment
+            .iter()
+            .any(|(k, v)| k == "flowgauge" && v == env!("CARGO_PKG_VERSION"));
         let mut found = Vec::new();
         for (name, bytes) in tables.files()? {
             // Its errors are ends of intervals.
@@ -303,14 +443,25 @@ impl Checker<'_> {
             }
             let name = format!("tables/{name}.csv");
             // A derived file that is not there is wrong in nothing.
-            let Ok(stored) = std::fs::read(self.dir.join(&name)) else { continue };
+            let Ok(stored) = std::fs::read(self.dir.join(&name)) else {
+                continue;
+            };
             let what = "derived from the rows".to_owned();
             if stored == bytes {
-                found.push(Checked { file: name, line: None, what, compared: Compared::equal() });
+                found.push(Checked {
+                    file: name,
+                    line: None,
+                    what,
+                    compared: Compared::equal(),
+                });
                 continue;
             }
             match (Table::read(&stored), Table::read(&bytes)) {
-                (Ok(old), Ok(new)) if !earlier && old.columns == new.columns && old.rows.len() == new.rows.len() => {
+                (Ok(old), Ok(new))
+                    if !earlier
+                        && old.columns == new.columns
+                        && old.rows.len() == new.rows.len() =>
+                {
                     found.extend(lines(&name, &old, &new));
                 }
                 // An earlier version's tables have fewer columns, and intervals of the normal law.
@@ -319,7 +470,11 @@ impl Checker<'_> {
                         let both = old.column(name).and(new.column(name)).is_some();
                         both && !INTERVAL.contains(&name)
                     };
-                    found.extend(lines(&name, &old.with_columns(shared), &new.with_columns(shared)));
+                    found.extend(lines(
+                        &name,
+                        &old.with_columns(shared),
+                        &new.with_columns(shared),
+                    ));
                 }
                 // Another version's tables have other columns.
                 (Ok(_), Ok(_)) if !same_version => {}
@@ -336,12 +491,24 @@ impl Checker<'_> {
 /// Lines of a table that differ from what the rows give.
 fn lines(file: &str, old: &Table, new: &Table) -> Vec<Checked> {
     let row = |i: usize| {
-        let cells = new.columns.iter().zip(old.rows[i].1.iter().zip(&new.rows[i].1));
-        let worst =
-            cells.fold(Compared::equal(), |worst, (name, (a, b))| worst.worse(Compared::texts(name, a, b, 0.0)));
-        Checked { file: file.to_owned(), line: Some(old.rows[i].0), what: about(new, i), compared: worst }
+        let cells = new
+            .columns
+            .iter()
+            .zip(old.rows[i].1.iter().zip(&new.rows[i].1));
+        let worst = cells.fold(Compared::equal(), |worst, (name, (a, b))| {
+            worst.worse(Compared::texts(name, a, b, 0.0))
+        });
+        Checked {
+            file: file.to_owned(),
+            line: Some(old.rows[i].0),
+            what: about(new, i),
+            compared: worst,
+        }
     };
-    (0..new.rows.len()).map(row).filter(|checked| checked.compared.verdict != Verdict::Match).collect()
+    (0..new.rows.len())
+        .map(row)
+        .filter(|checked| checked.compared.verdict != Verdict::Match)
+        .collect()
 }
 
 /// What a row is about, from those of its columns that say so.
@@ -361,7 +528,15 @@ fn about(table: &Table, row: usize) -> String {
         "scope",
     ];
     const NUMBERS: [&str; 4] = ["sample", "steps", "population", "step"];
-    let names = NAMES.iter().filter_map(|name| table.cell(row, name).map(str::to_owned));
-    let numbers = NUMBERS.iter().filter_map(|name| Some(format!("{name} {}", table.cell(row, name)?)));
-    names.chain(numbers).filter(|s| !s.is_empty()).collect::<Vec<_>>().join(", ")
+    let names = NAMES
+        .iter()
+        .filter_map(|name| table.cell(row, name).map(str::to_owned));
+    let numbers = NUMBERS
+        .iter()
+        .filter_map(|name| Some(format!("{name} {}", table.cell(row, name)?)));
+    names
+        .chain(numbers)
+        .filter(|s| !s.is_empty())
+        .collect::<Vec<_>>()
+        .join(", ")
 }

@@ -32,7 +32,11 @@ impl Document {
     /// Where the text is no YAML, by line and column.
     pub fn parse(text: &str) -> Result<Document, Faults> {
         let root = node::parse(text).map_err(|fault| Faults::new(vec![fault]).shown_in(text))?;
-        Ok(Document { text: text.to_owned(), root, moved: Vec::new() })
+        Ok(Document {
+            text: text.to_owned(),
+            root,
+            moved: Vec::new(),
+        })
     }
 
     /// What it stands for. The tree keeps its lines, and has canonical names afterwards.
@@ -74,7 +78,10 @@ impl Document {
 
     /// A key of what is left as it was in the text, where entries of lists were taken out, outer lists first.
     pub fn written(&self, key: &str) -> String {
-        self.moved.iter().rev().fold(key.to_owned(), |key, moved| stood(&key, moved))
+        self.moved
+            .iter()
+            .rev()
+            .fold(key.to_owned(), |key, moved| stood(&key, moved))
     }
 
     /// Faults with their lines, and what stands there.
@@ -85,10 +92,15 @@ impl Document {
 
 /// A key with the number that its entry had before others were taken out.
 fn stood(key: &str, (list, numbers): &check::Moved) -> String {
-    let rest = key.strip_prefix(list.as_str()).and_then(|r| r.strip_prefix('.')).unwrap_or_default();
+    let rest = key
+        .strip_prefix(list.as_str())
+        .and_then(|r| r.strip_prefix('.'))
+        .unwrap_or_default();
     let (number, below) = rest.split_once('.').unwrap_or((rest, ""));
     let before = number.parse::<usize>().ok().and_then(|n| numbers.get(n));
-    before.map_or(key.to_owned(), |n| fault::joined(&fault::joined(list, &n.to_string()), below))
+    before.map_or(key.to_owned(), |n| {
+        fault::joined(&fault::joined(list, &n.to_string()), below)
+    })
 }
 
 /// Reads YAML as a user wrote it.
@@ -153,7 +165,11 @@ mod tests {
     fn faults(text: &str) -> Vec<String> {
         let mut document = Document::parse(text).expect("YAML");
         let (_, found) = document.read_partly::<Whole>();
-        document.located(found).iter().map(|f| f.to_string()).collect()
+        document
+            .located(found)
+            .iter()
+            .map(|f| f.to_string())
+            .collect()
     }
 
     #[test]
@@ -177,11 +193,25 @@ mod tests {
         let text = "entries:\n  - {}\n  - {size: 1, parts: [x, 7]}\n  - {size: 3}\nmore: 1\n";
         let mut document = Document::parse(text).expect("YAML");
         let (left, _) = document.read_partly::<Whole>();
-        let sizes: Vec<u64> = left.expect("two entries").entries.iter().map(|e| e.size).collect();
+        let sizes: Vec<u64> = left
+            .expect("two entries")
+            .entries
+            .iter()
+            .map(|e| e.size)
+            .collect();
         assert_eq!(sizes, [1, 3]);
-        let later = document.located(vec![Fault::new("entries.0.parts.0", "a"), Fault::new("entries.1.size", "b")]);
+        let later = document.located(vec![
+            Fault::new("entries.0.parts.0", "a"),
+            Fault::new("entries.1.size", "b"),
+        ]);
         let told: Vec<String> = later.iter().map(|f| f.to_string()).collect();
-        assert_eq!(told, ["line 3, column 26: entries.1.parts.1: a", "line 4, column 12: entries.2.size: b"]);
+        assert_eq!(
+            told,
+            [
+                "line 3, column 26: entries.1.parts.1: a",
+                "line 4, column 12: entries.2.size: b"
+            ]
+        );
     }
 
     #[test]
@@ -190,9 +220,12 @@ mod tests {
         struct Named {
             name: String,
         }
-        for (text, name) in
-            [("name: 2024", "2024"), ("name: yes", "yes"), ("name: 1e5", "1e5"), ("name: 'null'", "null")]
-        {
+        for (text, name) in [
+            ("name: 2024", "2024"),
+            ("name: yes", "yes"),
+            ("name: 1e5", "1e5"),
+            ("name: 'null'", "null"),
+        ] {
             assert_eq!(read::<Named>(text).expect(text).name, name);
         }
         assert!(read::<Named>("name: null").is_err());

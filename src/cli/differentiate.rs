@@ -43,7 +43,8 @@ impl Differentiate {
             Mode::Vjp => graph::Mode::Vjp,
             Mode::Trace => graph::Mode::Trace,
         };
-        let derived = graph::differentiate(&model, mode, self.input.as_deref(), self.output.as_deref())?;
+        let derived =
+            graph::differentiate(&model, mode, self.input.as_deref(), self.output.as_deref())?;
         out.write(&derived.to_bytes()?)?;
         Ok(Exit::Well)
     }
@@ -51,10 +52,15 @@ impl Differentiate {
     /// The model's file and those of its weights.
     fn inputs(&self) -> Result<Vec<PathBuf>> {
         let name = self.model.display().to_string();
-        let bytes = std::fs::read(&self.model).with_context(|| format!("{name}: it cannot be read"))?;
+        let bytes =
+            std::fs::read(&self.model).with_context(|| format!("{name}: it cannot be read"))?;
         let home = self.model.parent().unwrap_or(Path::new(""));
         let weights = graph::external_files(&name, &bytes)?;
-        Ok(weights.into_iter().map(|file| home.join(file)).chain([self.model.clone()]).collect())
+        Ok(weights
+            .into_iter()
+            .map(|file| home.join(file))
+            .chain([self.model.clone()])
+            .collect())
     }
 
     /// The model whole; one that no message can hold, with its weights left in the files that the result names as well.
@@ -63,7 +69,9 @@ impl Differentiate {
             Err(error @ graph::GraphError::TooLarge { .. }) => error,
             read => return Ok(read?),
         };
-        let (Some(home), Some(out)) = (folder(&self.model), folder(&self.out)) else { return Err(too_large.into()) };
+        let (Some(home), Some(out)) = (folder(&self.model), folder(&self.out)) else {
+            return Err(too_large.into());
+        };
         if home != out {
             bail!(
                 "{too_large}; or write --out into the model's own folder, where the result can name the same weights"
@@ -76,5 +84,10 @@ impl Differentiate {
 /// The folder of a file, by one name of it.
 fn folder(file: &Path) -> Option<PathBuf> {
     let folder = file.parent()?;
-    if folder == Path::new("") { Path::new(".").canonicalize() } else { folder.canonicalize() }.ok()
+    if folder == Path::new("") {
+        Path::new(".").canonicalize()
+    } else {
+        folder.canonicalize()
+    }
+    .ok()
 }

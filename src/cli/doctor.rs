@@ -17,9 +17,18 @@ use crate::solve::Solver;
 /// The known-answer model travels inside the program.
 const CARD: &str = include_str!("../../models/mixture/card.yaml");
 const FILES: [(&str, &[u8]); 3] = [
-    ("denoiser.onnx", include_bytes!("../../models/mixture/denoiser.onnx")),
-    ("divergence.onnx", include_bytes!("../../models/mixture/divergence.onnx")),
-    ("log_density.onnx", include_bytes!("../../models/mixture/log_density.onnx")),
+    (
+        "denoiser.onnx",
+        include_bytes!("../../models/mixture/denoiser.onnx"),
+    ),
+    (
+        "divergence.onnx",
+        include_bytes!("../../models/mixture/divergence.onnx"),
+    ),
+    (
+        "log_density.onnx",
+        include_bytes!("../../models/mixture/log_density.onnx"),
+    ),
 ];
 
 #[derive(Debug, Args)]
@@ -33,9 +42,18 @@ impl Doctor {
         say!("flowgauge {}", env!("CARGO_PKG_VERSION"));
         let runtime = Runtime::with(self.running.ort_lib.as_deref(), self.running.provider)?;
         let library = &runtime.library;
-        say!("ONNX Runtime {} from {} ({})", library.version, library.path.display(), library.origin);
+        say!(
+            "ONNX Runtime {} from {} ({})",
+            library.version,
+            library.path.display(),
+            library.origin
+        );
         for provider in Provider::ALL {
-            say!("provider {}: {}", provider.name(), runtime.availability(provider));
+            say!(
+                "provider {}: {}",
+                provider.name(),
+                runtime.availability(provider)
+            );
         }
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         say!("processor {}, {threads} threads, {}", processor(), memory());
@@ -70,12 +88,19 @@ impl Doctor {
         };
         let runtime = self.running.runtime()?;
         let pool = Pool::new(&model, runtime, self.running.machine());
-        let (rows, _) = pool.likelihoods(&task, &samples, false, states).context("the known-answer likelihood")?;
-        let values =
-            |e: usize| rows.iter().filter(move |r| r.estimator == e).map(|r| r.log_likelihood.unwrap_or(f64::NAN));
+        let (rows, _) = pool
+            .likelihoods(&task, &samples, false, states)
+            .context("the known-answer likelihood")?;
+        let values = |e: usize| {
+            rows.iter()
+                .filter(move |r| r.estimator == e)
+                .map(|r| r.log_likelihood.unwrap_or(f64::NAN))
+        };
         for placement in runtime.placements() {
-            let graph =
-                placement.graph.strip_prefix(&format!("{}/", folder.path().display())).unwrap_or(&placement.graph);
+            let graph = placement
+                .graph
+                .strip_prefix(&format!("{}/", folder.path().display()))
+                .unwrap_or(&placement.graph);
             say!("{graph}: {}", placement.describe(self.running.provider));
         }
         let worst = values(0)
@@ -85,7 +110,11 @@ impl Doctor {
         let fine = worst <= 5e-3;
         say!(
             "known answer: log-likelihood of a mixture in 8 dimensions, largest error {worst:.1e} nats of 8 samples: {}",
-            if fine { "well" } else { "WRONG, expected at most 5e-3" }
+            if fine {
+                "well"
+            } else {
+                "WRONG, expected at most 5e-3"
+            }
         );
         Ok(if fine { Exit::Well } else { Exit::Failed })
     }
@@ -93,7 +122,15 @@ impl Doctor {
 
 fn memory() -> String {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kilobytes =
-        info.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().split(' ').next()?.parse::<f64>().ok());
-    kilobytes.map_or("memory unknown".to_owned(), |k| format!("{:.1} GiB of memory", k / 1024.0 / 1024.0))
+    let kilobytes = info.lines().find_map(|l| {
+        l.strip_prefix("MemTotal:")?
+            .trim()
+            .split(' ')
+            .next()?
+            .parse::<f64>()
+            .ok()
+    });
+    kilobytes.map_or("memory unknown".to_owned(), |k| {
+        format!("{:.1} GiB of memory", k / 1024.0 / 1024.0)
+    })
 }

@@ -32,9 +32,17 @@ pub struct Gate {
 
 impl Gate {
     pub fn execute(self) -> Result<Exit> {
-        let inputs: Vec<PathBuf> =
-            self.dirs.iter().flat_map(|d| journal::files(d)).chain([self.claims.clone()]).collect();
-        let out = self.out.as_deref().map(|out| Output::new(Kind::Table, "--out", out, &inputs)).transpose()?;
+        let inputs: Vec<PathBuf> = self
+            .dirs
+            .iter()
+            .flat_map(|d| journal::files(d))
+            .chain([self.claims.clone()])
+            .collect();
+        let out = self
+            .out
+            .as_deref()
+            .map(|out| Output::new(Kind::Table, "--out", out, &inputs))
+            .transpose()?;
         let claims = Claims::read(&self.claims)?;
         let run = publish::read(&self.dirs)?;
         let held = gate(&run.tables, &claims).with_context(|| self.claims.display().to_string())?;
@@ -45,7 +53,13 @@ impl Gate {
         }
         let count = |verdict| verdicts.iter().filter(|v| **v == verdict).count();
         let [pass, fail, open] = [Verdict::Pass, Verdict::Fail, Verdict::Inconclusive].map(count);
-        summary(out.as_ref(), format_args!("{} claims: {pass} pass, {fail} fail, {open} inconclusive", rows.len()));
+        summary(
+            out.as_ref(),
+            format_args!(
+                "{} claims: {pass} pass, {fail} fail, {open} inconclusive",
+                rows.len()
+            ),
+        );
         if !self.quiet && run.outstanding + run.failed_trials > 0 {
             note!(
                 "flowgauge: {} trials are outstanding and {} have failed: the numbers are of those that finished",
@@ -62,7 +76,13 @@ impl Gate {
 }
 
 fn print(held: &Held) {
-    let short = |v: f64| if v != 0.0 && v.abs() < 1e-3 { format!("{v:.2e}") } else { decimals(v, 6) };
+    let short = |v: f64| {
+        if v != 0.0 && v.abs() < 1e-3 {
+            format!("{v:.2e}")
+        } else {
+            decimals(v, 6)
+        }
+    };
     let number = |v: Option<f64>, absent: &str| v.map_or(absent.to_owned(), short);
     let interval = match held.decided_by {
         "interval" => format!(
@@ -73,7 +93,11 @@ fn print(held: &Held) {
         ),
         _ => "by the value alone, which has no standard error".to_owned(),
     };
-    let note = if held.note.is_empty() { String::new() } else { format!("; {}", held.note) };
+    let note = if held.note.is_empty() {
+        String::new()
+    } else {
+        format!("; {}", held.note)
+    };
     say!(
         "{:<12} {}: {}.{} measured {}, {interval}; claimed [{}, {}]{note}",
         held.verdict,

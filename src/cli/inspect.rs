@@ -27,13 +27,22 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn execute(self) -> Result<Exit> {
-        let extension = self.file.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let extension = self
+            .file
+            .extension()
+            .map(|e| e.to_string_lossy().to_lowercase())
+            .unwrap_or_default();
         if extension == "onnx" {
-            let bytes =
-                std::fs::read(&self.file).with_context(|| format!("{}: it cannot be read", self.file.display()))?;
+            let bytes = std::fs::read(&self.file)
+                .with_context(|| format!("{}: it cannot be read", self.file.display()))?;
             let model = looked_at(&self.file)?;
             let sha256 = hex(&Sha256::digest(&bytes));
-            describe(&self.file.display().to_string(), &model, &sha256, &Derivable::default());
+            describe(
+                &self.file.display().to_string(),
+                &model,
+                &sha256,
+                &Derivable::default(),
+            );
             return Ok(Exit::Well);
         }
         let model = Model::open(&self.file)?;
@@ -43,7 +52,9 @@ impl Inspect {
             self.file.display(),
             card.name,
             card.shape,
-            serde_json::to_value(card.network.prediction)?.as_str().unwrap_or_default()
+            serde_json::to_value(card.network.prediction)?
+                .as_str()
+                .unwrap_or_default()
         );
         say!("path {}", serde_json::to_string(&card.path)?);
         say!(
@@ -52,21 +63,42 @@ impl Inspect {
             model.curve.prior_end(),
             model.curve.data_end()
         );
-        say!("cut off {}", Truncation::new(&model.curve, model.prior).sentence(card.network.prediction));
+        say!(
+            "cut off {}",
+            Truncation::new(&model.curve, model.prior).sentence(card.network.prediction)
+        );
         if let Some(preconditioning) = card.network.preconditioning {
-            say!("preconditioning outside the graph {}", serde_json::to_string(&preconditioning)?);
+            say!(
+                "preconditioning outside the graph {}",
+                serde_json::to_string(&preconditioning)?
+            );
         }
-        let given =
-            model.constants_in_words()?.into_iter().chain(model.times_in_words()?).chain(model.kinks_in_words()?);
+        let given = model
+            .constants_in_words()?
+            .into_iter()
+            .chain(model.times_in_words()?)
+            .chain(model.kinks_in_words()?);
         given.for_each(|(input, value)| say!("{input}: {value}"));
-        if let Some(terms) = model.trace_terms().filter(|terms| *terms < model.dim() as u64) {
-            say!("exact trace: {terms} products in {} dimensions, since the Jacobian is block diagonal", model.dim());
+        if let Some(terms) = model
+            .trace_terms()
+            .filter(|terms| *terms < model.dim() as u64)
+        {
+            say!(
+                "exact trace: {terms} products in {} dimensions, since the Jacobian is block diagonal",
+                model.dim()
+            );
         }
         for (name, head) in &card.divergence_heads {
             let parametrization = serde_json::to_value(head.parametrization)?;
-            let place =
-                if card.is_joint(name) { "an output of the network's own calls" } else { "a network of its own" };
-            say!("divergence head {name}: {}, {place}", parametrization.as_str().unwrap_or_default());
+            let place = if card.is_joint(name) {
+                "an output of the network's own calls"
+            } else {
+                "a network of its own"
+            };
+            say!(
+                "divergence head {name}: {}, {place}",
+                parametrization.as_str().unwrap_or_default()
+            );
         }
         for file in &model.files {
             let at = self.file.parent().unwrap_or(Path::new("")).join(&file.name);
@@ -75,13 +107,24 @@ impl Inspect {
                 say!("{}\n  sha256 {}", at.display(), file.sha256);
                 continue;
             }
-            describe(&at.display().to_string(), &looked_at(&at)?, &file.sha256, &derivable(&model, &file.key, &at)?);
+            describe(
+                &at.display().to_string(),
+                &looked_at(&at)?,
+                &file.sha256,
+                &derivable(&model, &file.key, &at)?,
+            );
         }
         let findings = self.run_network(&model)?;
         say!("\nthe network as it runs");
-        findings.iter().for_each(|(what, fine)| say!("  {} {what}", if *fine { "ok    " } else { "FAILED" }));
+        findings
+            .iter()
+            .for_each(|(what, fine)| say!("  {} {what}", if *fine { "ok    " } else { "FAILED" }));
         for placement in self.running.runtime()?.placements() {
-            say!("  nodes of {}: {}", placement.graph, placement.describe(self.running.provider));
+            say!(
+                "  nodes of {}: {}",
+                placement.graph,
+                placement.describe(self.running.provider)
+            );
         }
         let fine = findings.iter().all(|f| f.1);
         Ok(if fine { Exit::Well } else { Exit::Failed })
@@ -89,14 +132,21 @@ impl Inspect {
 
     /// Runs the velocity at batch 1, 2, 3 and permuted, and at both ends of time.
     fn run_network(&self, model: &Model) -> Result<Vec<(String, bool)>> {
-        let options = Options { provider: self.running.machine().provider, threads: 1 };
+        let options = Options {
+            provider: self.running.machine().provider,
+            threads: 1,
+        };
         let mut field = model.velocity(self.running.runtime()?, options)?;
         // The rest of the card's networks are held against it as well.
         let runtime = self.running.runtime()?;
         let card = &model.card;
-        card.divergence_heads.keys().try_for_each(|name| model.head(name, runtime, options).map(drop))?;
+        card.divergence_heads
+            .keys()
+            .try_for_each(|name| model.head(name, runtime, options).map(drop))?;
         let nothing = Derivatives::default();
-        card.flow_maps.keys().try_for_each(|name| model.flow_map(name, runtime, options, nothing).map(drop))?;
+        card.flow_maps
+            .keys()
+            .try_for_each(|name| model.flow_map(name, runtime, options, nothing).map(drop))?;
         if card.closed_form.is_some() {
             model.closed_form(runtime, options)?;
         }
@@ -116,7 +166,11 @@ impl Inspect {
         let t = vec![middle; 3];
         let mut found = Vec::new();
         let Ok(three) = field.velocity(&t, &x) else {
-            let error = field.velocity(&t, &x).err().map(|e| e.to_string()).unwrap_or_default();
+            let error = field
+                .velocity(&t, &x)
+                .err()
+                .map(|e| e.to_string())
+                .unwrap_or_default();
             found.push((format!("batch of 3: {error}"), false));
             return Ok(found);
         };
@@ -137,26 +191,40 @@ impl Inspect {
             gap(&permuted, &three.select(Axis(0), &order)),
         ));
         let again = field.velocity(&t, &x)?;
-        found.push(judged("the same call twice agrees".to_owned(), gap(&again, &three)));
+        found.push(judged(
+            "the same call twice agrees".to_owned(),
+            gap(&again, &three),
+        ));
         found.extend(self.run_products(model, options, (&t, &x)));
         for (name, t) in [("data", start), ("prior", end)] {
             let v = field.velocity(&[t; 3], &states(t))?;
-            found.push((format!("finite at the {name} end (time {t})"), v.iter().all(|v| v.is_finite())));
+            found.push((
+                format!("finite at the {name} end (time {t})"),
+                v.iter().all(|v| v.is_finite()),
+            ));
         }
         Ok(found)
     }
 
     /// Runs the derived graph, where every operator can be differentiated: what a likelihood does.
-    fn run_products(&self, model: &Model, options: Options, (t, x): (&[f64], &Batch)) -> Option<(String, bool)> {
+    fn run_products(
+        &self,
+        model: &Model,
+        options: Options,
+        (t, x): (&[f64], &Batch),
+    ) -> Option<(String, bool)> {
         let card = &model.card.network;
         let graph = model.known_graph().ok()?;
-        if !graph::obstacles(&graph, Mode::Jvp, Some(&card.inputs.x), Some(&card.output)).is_empty() {
+        if !graph::obstacles(&graph, Mode::Jvp, Some(&card.inputs.x), Some(&card.output)).is_empty()
+        {
             return None;
         }
         let what = "products with the Jacobian are finite";
         let z = Blocks::ones((1, x.nrows(), x.ncols()));
-        let tangents =
-            self.running.runtime().and_then(|runtime| model.tangents(runtime, options, JacobianOptions::default()));
+        let tangents = self
+            .running
+            .runtime()
+            .and_then(|runtime| model.tangents(runtime, options, JacobianOptions::default()));
         let product = tangents.and_then(|mut tangents| Ok(tangents.quadratic(t, x, &z)?));
         Some(match product {
             Ok(product) => (what.to_owned(), product.iter().all(|v| v.is_finite())),
@@ -175,7 +243,10 @@ fn looked_at(file: &Path) -> Result<graph::Model, graph::GraphError> {
 
 fn judged(what: String, gap: f64) -> (String, bool) {
     let fine = gap <= 1e-4;
-    (format!("{what} (largest difference {gap:.1e} of the largest value)"), fine)
+    (
+        format!("{what} (largest difference {gap:.1e} of the largest value)"),
+        fine,
+    )
 }
 
 /// A graph as it is differentiated, and by what: where nothing is named, as `flowgauge differentiate` does.
@@ -191,14 +262,30 @@ struct Derivable {
 fn derivable(model: &Model, key: &str, at: &Path) -> Result<Derivable> {
     let card = &model.card;
     if key == "network.file" {
-        let (input, output) = (Some(card.network.inputs.x.clone()), Some(card.network.output.clone()));
-        return Ok(Derivable { model: Some(model.known_graph()?), input, outputs: [output.clone(), output] });
+        let (input, output) = (
+            Some(card.network.inputs.x.clone()),
+            Some(card.network.output.clone()),
+        );
+        return Ok(Derivable {
+            model: Some(model.known_graph()?),
+            input,
+            outputs: [output.clone(), output],
+        });
     }
-    let map = key.strip_prefix("flow_maps.").and_then(|k| k.strip_suffix(".file"));
+    let map = key
+        .strip_prefix("flow_maps.")
+        .and_then(|k| k.strip_suffix(".file"));
     if let Some((name, spec)) = map.and_then(|name| Some((name, card.flow_maps.get(name)?))) {
         let graph = model.known_map_graph(name, looked_at(at)?)?;
-        let outputs = [spec.outputs.velocity.clone(), spec.outputs.divergence.clone()];
-        return Ok(Derivable { model: Some(graph), input: Some(spec.inputs.x.clone()), outputs });
+        let outputs = [
+            spec.outputs.velocity.clone(),
+            spec.outputs.divergence.clone(),
+        ];
+        return Ok(Derivable {
+            model: Some(graph),
+            input: Some(spec.inputs.x.clone()),
+            outputs,
+        });
     }
     Ok(Derivable::default())
 }
@@ -206,14 +293,26 @@ fn derivable(model: &Model, key: &str, at: &Path) -> Result<Derivable> {
 /// Ports, size, hash, operators and what can be differentiated.
 fn describe(name: &str, model: &graph::Model, sha256: &str, derivable: &Derivable) {
     say!("{name}");
-    say!("  sha256 {sha256}, opset {}, {} parameters", model.opset(), model.parameters());
+    say!(
+        "  sha256 {sha256}, opset {}, {} parameters",
+        model.opset(),
+        model.parameters()
+    );
     for (kind, ports) in [("input", model.inputs()), ("output", model.outputs())] {
         for port in ports {
-            let dims = if port.ranked { graph::listed(&port.dims) } else { "[?] (unknown rank)".to_owned() };
+            let dims = if port.ranked {
+                graph::listed(&port.dims)
+            } else {
+                "[?] (unknown rank)".to_owned()
+            };
             say!("  {kind} {} {} {dims}", port.name, port.elem);
         }
     }
-    let operators: Vec<String> = model.operators().iter().map(|(op, n)| format!("{op} {n}")).collect();
+    let operators: Vec<String> = model
+        .operators()
+        .iter()
+        .map(|(op, n)| format!("{op} {n}"))
+        .collect();
     say!("  operators: {}", operators.join(", "));
     let modes = [(Mode::Jvp, "forward (jvp)"), (Mode::Vjp, "reverse (vjp)")];
     for ((mode, label), output) in modes.into_iter().zip(&derivable.outputs) {

@@ -117,30 +117,53 @@ impl Likelihood {
             // It follows no path.
             None => Solver::Euler(Default::default()),
         };
-        let precision: Option<NetworkPrecision> =
-            self.precision.as_deref().map(|text| spec("--precision", text)).transpose()?;
+        let precision: Option<NetworkPrecision> = self
+            .precision
+            .as_deref()
+            .map(|text| spec("--precision", text))
+            .transpose()?;
         let model = Model::open_in(&self.model, precision)?;
-        let inputs: Vec<PathBuf> = model.paths().into_iter().chain([file_of(&self.data)]).collect();
+        let inputs: Vec<PathBuf> = model
+            .paths()
+            .into_iter()
+            .chain([file_of(&self.data)])
+            .collect();
         let out = Output::new(Kind::Table, "--out", &self.out, &inputs)?;
         let asked = divergence.label();
         let divergence = resolved(&model, divergence);
         if divergence.needs_products().0 && divergence.label() != asked {
             let why = model.irreversible().unwrap_or_default();
-            note!("flowgauge: {asked} is carried out as {}: {why}", divergence.label());
+            note!(
+                "flowgauge: {asked} is carried out as {}: {why}",
+                divergence.label()
+            );
         }
         supports(&model, &divergence).context("--divergence")?;
-        let span = Span { curve: &model.curve, to_prior: true };
-        solver.check(span).map_err(|e| anyhow!("--solver {}", named(solver.name(), e)))?;
-        let mut data =
-            Dataset::read(&self.data)?.laid_out(self.layout.as_ref().map(Said::always), &model.card.shape)?;
+        let span = Span {
+            curve: &model.curve,
+            to_prior: true,
+        };
+        solver
+            .check(span)
+            .map_err(|e| anyhow!("--solver {}", named(solver.name(), e)))?;
+        let mut data = Dataset::read(&self.data)?
+            .laid_out(self.layout.as_ref().map(Said::always), &model.card.shape)?;
         data.fits(&model.card)?;
         resolves(&model, &divergence, &data).context("--divergence")?;
         let bound = data.bound(&model.card, self.lattice)?;
         data.notes.extend(bound.why);
-        let dequantization = self.dequantization.as_deref().map(|text| spec("--dequantization", text)).transpose()?;
+        let dequantization = self
+            .dequantization
+            .as_deref()
+            .map(|text| spec("--dequantization", text))
+            .transpose()?;
         let allowed = (self.lattice == Lattice::Allow).then_some(bound.what);
         let conventions = conventions(&self.conventions, &model.card)?;
-        let extra = Extra { dequantization, allowed, conventions };
+        let extra = Extra {
+            dequantization,
+            allowed,
+            conventions,
+        };
 
         if !self.running.quiet {
             data.tell();
@@ -155,8 +178,11 @@ impl Likelihood {
             );
         }
         if let Some(dequantization) = &extra.dequantization {
-            data.dequantizable(&model.card).context("--dequantization")?;
-            dequantization.check(&estimators).map_err(|e| anyhow!("--dequantization: {e}"))?;
+            data.dequantizable(&model.card)
+                .context("--dequantization")?;
+            dequantization
+                .check(&estimators)
+                .map_err(|e| anyhow!("--dequantization: {e}"))?;
         }
         if solver.automatic().is_some() {
             let wanted = Wanted {
@@ -174,28 +200,66 @@ impl Likelihood {
             }
             solver = chosen.settled().unwrap_or(solver);
         }
-        let needs = Needs { estimators: &estimators, ..Needs::default() };
+        let needs = Needs {
+            estimators: &estimators,
+            ..Needs::default()
+        };
         pool.rehearse(needs, data.len(), &data.states(&model.card, key, &[0]))?;
-        let task = Task { curve: &model.curve, prior: model.prior, solver: &solver, estimators: &estimators, key };
+        let task = Task {
+            curve: &model.curve,
+            prior: model.prior,
+            solver: &solver,
+            estimators: &estimators,
+            key,
+        };
         let samples: Vec<SampleId> = (0..data.len() as u64).collect();
         let states = |batch: &[SampleId]| data.states(&model.card, key, batch);
 
         let draws = extra.dequantization.as_ref().map_or(1, |d| d.draws());
-        let mut table = Table { out: out.begin()?, card: &model.card, extra: &extra, tally: Tally::default() };
+        let mut table = Table {
+            out: out.begin()?,
+            card: &model.card,
+            extra: &extra,
+            tally: Tally::default(),
+        };
         listen(None);
         let began = Instant::now();
-        let show = Show::counted(self.running.quiet, pool.meter(), samples.len() * draws, "log-likelihoods");
-        let ended = pool.each_draw(&task, extra.dequantization.as_ref(), &samples, states, |rows| table.add(&rows));
+        let show = Show::counted(
+            self.running.quiet,
+            pool.meter(),
+            samples.len() * draws,
+            "log-likelihoods",
+        );
+        let ended = pool.each_draw(
+            &task,
+            extra.dequantization.as_ref(),
+            &samples,
+            states,
+            |rows| table.add(&rows),
+        );
         drop(show);
-        let Table { out: written, tally, .. } = table;
+        let Table {
+            out: written,
+            tally,
+            ..
+        } = table;
         if let Err(error) = ended {
-            return stopped(error, written, [tally.rows, samples.len()], "log-likelihoods");
+            return stopped(
+                error,
+                written,
+                [tally.rows, samples.len()],
+                "log-likelihoods",
+            );
         }
         written.finish()?;
         let sentence = tally.sentence(&model.card, began.elapsed().as_secs_f64());
         summary(Some(&out), format_args!("{sentence}"));
         if tally.failed > 0 {
-            note!("flowgauge: {} of {} samples have no likelihood: see the column `status`", tally.failed, tally.rows);
+            note!(
+                "flowgauge: {} of {} samples have no likelihood: see the column `status`",
+                tally.failed,
+                tally.rows
+            );
             return Ok(Exit::Failed);
         }
         Ok(Exit::Well)
@@ -221,7 +285,12 @@ impl Extra {
             (None, Some(_)) => &["bound"],
             (None, None) => &[],
         };
-        draws.iter().copied().chain(self.conventions.iter().map(|(name, _)| *name)).map(str::to_owned).collect()
+        draws
+            .iter()
+            .copied()
+            .chain(self.conventions.iter().map(|(name, _)| *name))
+            .map(str::to_owned)
+            .collect()
     }
 
     fn cells(&self, row: &Row) -> Vec<String> {
@@ -236,7 +305,11 @@ impl Extra {
             }
             None => cells.extend(self.allowed.map(str::to_owned)),
         }
-        cells.extend(self.conventions.iter().map(|(_, linear)| number(row.log_likelihood.map(|l| linear.value(l)))));
+        cells.extend(
+            self.conventions
+                .iter()
+                .map(|(_, linear)| number(row.log_likelihood.map(|l| linear.value(l)))),
+        );
         cells
     }
 }
@@ -244,11 +317,24 @@ impl Extra {
 /// The conventions that were named, in the card's setting.
 fn conventions(names: &[String], card: &Card) -> Result<Vec<(&'static str, Linear)>> {
     let (range, levels) = (card.data.map(|d| d.range), card.data.and_then(|d| d.levels));
-    let setting = Setting { dim: card.dim(), range, levels };
+    let setting = Setting {
+        dim: card.dim(),
+        range,
+        levels,
+    };
     let one = |name: &String| {
-        let known = || convention::ALL.iter().map(|c| c.name).collect::<Vec<_>>().join(", ");
-        let convention = Convention::named(name).ok_or_else(|| anyhow!("--convention {name}: expected {}", known()))?;
-        let linear = convention.of(&setting).map_err(|why| anyhow!("--convention {name}: {why}"))?;
+        let known = || {
+            convention::ALL
+                .iter()
+                .map(|c| c.name)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let convention = Convention::named(name)
+            .ok_or_else(|| anyhow!("--convention {name}: expected {}", known()))?;
+        let linear = convention
+            .of(&setting)
+            .map_err(|why| anyhow!("--convention {name}: {why}"))?;
         Ok((convention.name, linear))
     };
     names.iter().map(one).collect()
@@ -265,9 +351,16 @@ struct Table<'a> {
 impl Table<'_> {
     /// Writes the rows of some samples, headed where they are the first.
     fn add(&mut self, rows: &[Row]) -> Result<()> {
-        let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
+        let mut writer = csv::WriterBuilder::new()
+            .has_headers(false)
+            .from_writer(Vec::new());
         if self.tally.rows == 0 {
-            writer.write_record(COLUMNS.iter().map(|c| (*c).to_owned()).chain(self.extra.columns()))?;
+            writer.write_record(
+                COLUMNS
+                    .iter()
+                    .map(|c| (*c).to_owned())
+                    .chain(self.extra.columns()),
+            )?;
         }
         let (card, dim) = (self.card, self.card.dim());
         for row in rows {
@@ -277,7 +370,10 @@ impl Table<'_> {
                 stderr: row.stderr,
                 prior_log_density: row.prior_log_density,
                 divergence_integral: row.divergence_integral,
-                bits_per_dim: row.log_likelihood.zip(card.bits_offset()).map(|(l, o)| bits_per_dim(l, dim, o)),
+                bits_per_dim: row
+                    .log_likelihood
+                    .zip(card.bits_offset())
+                    .map(|(l, o)| bits_per_dim(l, dim, o)),
                 nats_per_dim: row.log_likelihood.map(|l| nats_per_dim(l, dim)),
                 evaluations: row.evaluations,
                 jvps: row.jvps,
@@ -327,7 +423,10 @@ impl Tally {
         let bits = card.bits_offset().map(|offset| {
             let scale = 1.0 / (card.dim() as f64 * std::f64::consts::LN_2);
             let value = bits_per_dim(mean.value, card.dim(), offset);
-            format!(", {} bits/dim", with_stderr(value, mean.stderr.map(|e| e * scale)))
+            format!(
+                ", {} bits/dim",
+                with_stderr(value, mean.stderr.map(|e| e * scale))
+            )
         });
         format!(
             "mean log-likelihood {} nats{}, of {} samples, {} failed; {cost}",

@@ -36,7 +36,9 @@ impl List {
         section::<Metric>("metrics");
         section::<Dequantization>("dequantizations");
         say!("conventions");
-        convention::ALL.iter().for_each(|c| say!("  {:<18} {}: {}", c.name, c.unit, c.formula));
+        convention::ALL
+            .iter()
+            .for_each(|c| say!("  {:<18} {}: {}", c.name, c.unit, c.formula));
         section::<Stein>("stein tests");
         section::<Budgeting>("budgets");
         section::<DensityGrid>("densities over the plane");
@@ -62,17 +64,34 @@ fn section<T: JsonSchema>(title: &str) {
 /// Names and what stands beside them.
 fn lines(root: &Json, schema: &Json) -> Vec<(String, String)> {
     match Shape::of(root, schema).form {
-        Form::Kinds(kinds) => {
-            (kinds.iter()).map(|k| (k.name.name.to_owned(), beside(root, k.parameters, None, &k.name))).collect()
-        }
-        Form::Tagged { tag, kinds } => {
-            (kinds.iter()).map(|k| (k.name.name.to_owned(), beside(root, k.parameters, Some(tag), &k.name))).collect()
-        }
-        Form::Word(names) => names.iter().map(|n| (n.name.to_owned(), other_names(n))).collect(),
+        Form::Kinds(kinds) => (kinds.iter())
+            .map(|k| {
+                (
+                    k.name.name.to_owned(),
+                    beside(root, k.parameters, None, &k.name),
+                )
+            })
+            .collect(),
+        Form::Tagged { tag, kinds } => (kinds.iter())
+            .map(|k| {
+                (
+                    k.name.name.to_owned(),
+                    beside(root, k.parameters, Some(tag), &k.name),
+                )
+            })
+            .collect(),
+        Form::Word(names) => names
+            .iter()
+            .map(|n| (n.name.to_owned(), other_names(n)))
+            .collect(),
         Form::Keys(keys) => (keys.known.iter())
             .map(|(key, schema)| {
                 let text = parameter(root, key, schema, &keys);
-                (format!("{key}:"), text.split_once(": ").map_or(text.clone(), |(_, rest)| rest.to_owned()))
+                (
+                    format!("{key}:"),
+                    text.split_once(": ")
+                        .map_or(text.clone(), |(_, rest)| rest.to_owned()),
+                )
             })
             .collect(),
         Form::Either(schemas) => schemas.iter().flat_map(|s| lines(root, s)).collect(),
@@ -85,12 +104,19 @@ fn beside(root: &Json, parameters: Option<&Json>, tag: Option<&str>, name: &Name
     let shown = match parameters.map(|p| (p, Shape::of(root, p).form)) {
         Some((_, Form::Keys(keys))) => {
             let known = keys.known.iter().filter(|(key, _)| Some(*key) != tag);
-            known.map(|(key, schema)| parameter(root, key, schema, &keys)).collect::<Vec<_>>().join(", ")
+            known
+                .map(|(key, schema)| parameter(root, key, schema, &keys))
+                .collect::<Vec<_>>()
+                .join(", ")
         }
         Some((schema, _)) => Shape::of(root, schema).words(root),
         None => String::new(),
     };
-    [shown, other_names(name)].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+    [shown, other_names(name)]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// Names that are not spellings of one another.
@@ -104,7 +130,11 @@ fn other_names(name: &Name) -> String {
             seen.push(plain);
         }
     }
-    if others.is_empty() { String::new() } else { format!("also {}", others.join(", ")) }
+    if others.is_empty() {
+        String::new()
+    } else {
+        format!("also {}", others.join(", "))
+    }
 }
 
 /// `distribution: rademacher (rademacher | gaussian | sphere)`.
@@ -115,7 +145,11 @@ fn parameter(root: &Json, key: &str, schema: &Json, keys: &Keys) -> String {
         None if matches!(shape.form, Form::Flag) => "false".to_owned(),
         Some(Json::Null) | None => "unset".to_owned(),
         Some(Json::String(text)) => text.clone(),
-        Some(other) => other.to_string().replace('"', "").replace(',', ", ").replace(':', ": "),
+        Some(other) => other
+            .to_string()
+            .replace('"', "")
+            .replace(',', ", ")
+            .replace(':', ": "),
     };
     match choices(root, &shape) {
         Some(choices) => format!("{key}: {default} ({choices})"),
@@ -129,7 +163,10 @@ fn choices<'a>(root: &'a Json, shape: &Shape<'a>) -> Option<String> {
         Form::Word(names) => names.iter().map(|n| n.name).collect(),
         Form::Kinds(kinds) => kinds.iter().map(|k| k.name.name).collect(),
         Form::Keys(keys) => {
-            let inner = keys.known.iter().map(|(key, schema)| parameter(root, key, schema, keys));
+            let inner = keys
+                .known
+                .iter()
+                .map(|(key, schema)| parameter(root, key, schema, keys));
             return Some(format!("{{{}}}", inner.collect::<Vec<_>>().join(", ")));
         }
         _ => return None,

@@ -116,22 +116,37 @@ impl Table<'_> {
     fn add(&mut self, line: &Line) -> Result<()> {
         let written = match &mut self.written {
             Some(written) => written,
-            None => self.written.insert(csv::Writer::from_writer(self.out.begin()?)),
+            None => self
+                .written
+                .insert(csv::Writer::from_writer(self.out.begin()?)),
         };
         written.serialize(line)?;
         written.flush()?;
         let count = |n: Option<usize>, what: &str| n.map(|n| format!("{n} {what}"));
-        let counts = [count(line.n_generated, "generated"), count(line.n_reference, "reference")];
+        let counts = [
+            count(line.n_generated, "generated"),
+            count(line.n_reference, "reference"),
+        ];
         let counts: Vec<String> = counts.into_iter().flatten().collect();
-        let of = if counts.is_empty() { String::new() } else { format!(" ({})", counts.join(", ")) };
+        let of = if counts.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", counts.join(", "))
+        };
         let value = with_stderr(line.value, line.stderr);
-        summary(Some(self.out), format_args!("{}{} {value}{of}", self.whose, line.metric));
+        summary(
+            Some(self.out),
+            format_args!("{}{} {value}{of}", self.whose, line.metric),
+        );
         Ok(())
     }
 
     fn finish(self) -> Result<()> {
         match self.written {
-            Some(written) => written.into_inner().map_err(|e| anyhow!("{}", e.error()))?.finish(),
+            Some(written) => written
+                .into_inner()
+                .map_err(|e| anyhow!("{}", e.error()))?
+                .finish(),
             None => self.out.write(&[]),
         }
     }
@@ -154,23 +169,37 @@ impl Metrics {
         let out = Output::new(Kind::Table, "--out", &self.out, &self.inputs())?;
         let beside = || out.beside(Kind::Table, "--floor", "floor.csv", &self.inputs());
         let floor_out = self.floor.as_ref().map(|_| beside()).transpose()?;
-        let named: Vec<Metric> = self.metric.iter().map(|m| spec("--metric", m)).collect::<Result<_>>()?;
+        let named: Vec<Metric> = self
+            .metric
+            .iter()
+            .map(|m| spec("--metric", m))
+            .collect::<Result<_>>()?;
         let mut extractor = match &self.extractor {
             Some(spec) => {
                 let machine = self.running.machine();
-                Some(Extractor::open(spec, self.running.runtime()?, machine.provider, machine.threads)?)
+                Some(Extractor::open(
+                    spec,
+                    self.running.runtime()?,
+                    machine.provider,
+                    machine.threads,
+                )?)
             }
             None => None,
         };
         if let Some(scaling) = extractor.as_ref().and_then(Extractor::own_scaling) {
             self.tell(|| note!("flowgauge: {scaling}"));
         }
-        let meter = extractor.as_ref().map(|e| e.meter.clone()).unwrap_or_default();
+        let meter = extractor
+            .as_ref()
+            .map(|e| e.meter.clone())
+            .unwrap_or_default();
         let show = Show::metered(self.running.quiet, meter, || "features".to_owned());
         let mut sides = self.sides(extractor.as_mut())?;
         drop(show);
         let mut side = |set: &str| sides.remove(set);
-        let (Some(generated), Some(reference)) = (side("generated"), side("reference")) else { bail!("no samples") };
+        let (Some(generated), Some(reference)) = (side("generated"), side("reference")) else {
+            bail!("no samples")
+        };
         let (floor, train, test) = (side("floor"), side("train"), side("test"));
         let samples = generated.count().is_some() && reference.count().is_some();
         if samples && generated.integer != reference.integer && self.range.is_none() {
@@ -181,15 +210,29 @@ impl Metrics {
                 self.reference.display()
             );
         }
-        let sets = |generated| Sets { generated, reference: &reference, train: train.as_ref(), test: test.as_ref() };
-        let table = |out, whose, count| Table { out, whose, count, written: None };
+        let sets = |generated| Sets {
+            generated,
+            reference: &reference,
+            train: train.as_ref(),
+            test: test.as_ref(),
+        };
+        let table = |out, whose, count| Table {
+            out,
+            whose,
+            count,
+            written: None,
+        };
         // What cannot be compared is refused before anything is.
         if let Some(floor) = &floor {
             self.chosen(sets(floor), &named)?;
         }
         self.table(sets(&generated), &named, table(&out, "", None))?;
         if let (Some(floor_out), Some(floor)) = (&floor_out, &floor) {
-            self.table(sets(floor), &named, table(floor_out, "data against data: ", generated.count()))?;
+            self.table(
+                sets(floor),
+                &named,
+                table(floor_out, "data against data: ", generated.count()),
+            )?;
         }
         Ok(Exit::Well)
     }
@@ -204,7 +247,9 @@ impl Metrics {
             ("train", self.train.as_ref()),
             ("test", self.test.as_ref()),
         ];
-        let paths = paths.into_iter().filter_map(|(set, path)| Some((set, path?)));
+        let paths = paths
+            .into_iter()
+            .filter_map(|(set, path)| Some((set, path?)));
         let mut sides = BTreeMap::new();
         if let Some(extractor) = extractor {
             let port = extractor.port().map(<[i64]>::to_vec);
@@ -213,8 +258,8 @@ impl Metrics {
                 let side = if extractor.resizes() && self.levels == 256 && path.is_dir() {
                     self.folder(path, extractor, kept)?
                 } else {
-                    let file =
-                        File::open(path, true)?.laid_out(layouts.as_ref().and_then(|l| l.of(set)), port.as_deref())?;
+                    let file = File::open(path, true)?
+                        .laid_out(layouts.as_ref().and_then(|l| l.of(set)), port.as_deref())?;
                     self.side(file, Some(extractor), kept)?
                 };
                 sides.insert(set, side);
@@ -222,7 +267,9 @@ impl Metrics {
             return Ok(sides);
         }
         let whole = self.range.is_some() || layouts.is_some();
-        let files = paths.map(|(set, path)| Ok((set, File::open(path, whole)?))).collect::<Result<Vec<_>>>()?;
+        let files = paths
+            .map(|(set, path)| Ok((set, File::open(path, whole)?)))
+            .collect::<Result<Vec<_>>>()?;
         for (set, file) in comparable(files, layouts.as_ref())? {
             sides.insert(set, self.side(file, None, false)?);
         }
@@ -231,8 +278,15 @@ impl Metrics {
 
     /// The files that are read.
     fn inputs(&self) -> Vec<PathBuf> {
-        let given = [Some(&self.generated), Some(&self.reference), self.floor.as_ref(), self.train.as_ref()];
-        let given = given.into_iter().chain([self.test.as_ref(), self.extractor.as_ref()]);
+        let given = [
+            Some(&self.generated),
+            Some(&self.reference),
+            self.floor.as_ref(),
+            self.train.as_ref(),
+        ];
+        let given = given
+            .into_iter()
+            .chain([self.test.as_ref(), self.extractor.as_ref()]);
         given.flatten().map(|path| file_of(path)).collect()
     }
 
@@ -256,9 +310,11 @@ impl Metrics {
             (false, Some(Ends(range))) => Some(Coding::Range(range)),
             (_, None) => None,
         };
-        if let (Some(Coding::Levels(levels)), Some(above)) =
-            (coding, rows.iter().find(|v| **v < 0.0 || **v >= f64::from(self.levels)))
-        {
+        if let (Some(Coding::Levels(levels)), Some(above)) = (
+            coding,
+            rows.iter()
+                .find(|v| **v < 0.0 || **v >= f64::from(self.levels)),
+        ) {
             bail!(
                 "{}: it holds {above}, expected levels 0 to {}; say with --levels how many there are",
                 data.name,
@@ -268,7 +324,9 @@ impl Metrics {
         if let (Some(coding), Some(Ends([lo, hi])), false) = (coding, self.range, bytes) {
             rows.mapv_inplace(|v| lo + (hi - lo) * coding.byte(v) / 255.0);
         }
-        let Some(extractor) = extractor else { return Ok(Side::plain(data.name, Box::new(rows), integer)) };
+        let Some(extractor) = extractor else {
+            return Ok(Side::plain(data.name, Box::new(rows), integer));
+        };
         let extracted = self.features(extractor, &data, rows, coding, kept)?;
         Ok(Side::features(data.name, extracted, integer))
     }
@@ -284,10 +342,20 @@ impl Metrics {
     fn folder(&self, path: &Path, extractor: &mut Extractor, kept: bool) -> Result<Side> {
         let name = path.display().to_string();
         let folder = Folder::open(path).with_context(|| name.clone())?;
-        self.tell(|| folder.notes.iter().for_each(|text| note!("flowgauge: {name}: {text}")));
+        self.tell(|| {
+            folder
+                .notes
+                .iter()
+                .for_each(|text| note!("flowgauge: {name}: {text}"))
+        });
         let coding = extractor.coding_name(Some(Coding::Levels(256)));
-        let provenance = self.provenance(extractor, folder.sha256.clone(), vec![folder.len()], coding)?;
-        let extract = || extractor.extract_images(folder.images()).with_context(|| name.clone());
+        let provenance =
+            self.provenance(extractor, folder.sha256.clone(), vec![folder.len()], coding)?;
+        let extract = || {
+            extractor
+                .extract_images(folder.images())
+                .with_context(|| name.clone())
+        };
         let extracted = cache::kept(self.cache(kept).as_deref(), || provenance, &name, extract)?;
         Ok(Side::features(name, extracted, true))
     }
@@ -314,12 +382,28 @@ impl Metrics {
             coding_name += &format!(", axes {layout}");
         }
         let shape = data.values.shape();
-        let provenance = self.provenance(extractor, data.sha256.clone(), shape.to_vec(), coding_name)?;
-        let extract = || extractor.extract(rows.view(), &shape[1..], coding).context(data.name.clone());
-        cache::kept(self.cache(kept).as_deref(), || provenance, &data.name, extract)
+        let provenance =
+            self.provenance(extractor, data.sha256.clone(), shape.to_vec(), coding_name)?;
+        let extract = || {
+            extractor
+                .extract(rows.view(), &shape[1..], coding)
+                .context(data.name.clone())
+        };
+        cache::kept(
+            self.cache(kept).as_deref(),
+            || provenance,
+            &data.name,
+            extract,
+        )
     }
 
-    fn provenance(&self, of: &Extractor, data: String, shape: Vec<usize>, coding: String) -> Result<Provenance> {
+    fn provenance(
+        &self,
+        of: &Extractor,
+        data: String,
+        shape: Vec<usize>,
+        coding: String,
+    ) -> Result<Provenance> {
         Ok(Provenance {
             version: Provenance::VERSION,
             data_sha256: data,
@@ -327,7 +411,10 @@ impl Metrics {
             coding,
             extractor_sha256: of.sha256.clone(),
             preset: of.preset.clone(),
-            machine: Provenance::machine(&self.running.runtime()?.library.version, self.running.machine().provider),
+            machine: Provenance::machine(
+                &self.running.runtime()?.library.version,
+                self.running.machine().provider,
+            ),
         })
     }
 
@@ -338,9 +425,22 @@ impl Metrics {
 
     /// The first of the sets that is known by its statistics alone.
     fn law<'s>(&self, sides: Sets<&'s Side>) -> Result<Option<&'s Side>> {
-        let all = [Some(sides.generated), Some(sides.reference), sides.train, sides.test];
-        let law = all.into_iter().flatten().find(|side| side.count().is_none());
-        match law.filter(|_| [sides.train, sides.test].into_iter().flatten().any(|side| side.count().is_none())) {
+        let all = [
+            Some(sides.generated),
+            Some(sides.reference),
+            sides.train,
+            sides.test,
+        ];
+        let law = all
+            .into_iter()
+            .flatten()
+            .find(|side| side.count().is_none());
+        match law.filter(|_| {
+            [sides.train, sides.test]
+                .into_iter()
+                .flatten()
+                .any(|side| side.count().is_none())
+        }) {
             Some(law) => bail!(
                 "{}: it holds statistics, and not samples; expected them of --generated and --reference alone",
                 law.name
@@ -360,7 +460,9 @@ impl Metrics {
             let possible = |m: &Metric| m.check_all(n).is_ok() && (!m.needs_logits() || classes);
             // Where not even the first is possible, its own check says why.
             let all = Metric::defaults().into_iter().enumerate();
-            all.filter(|(i, m)| *i == 0 || possible(m)).map(|(_, m)| m).collect()
+            all.filter(|(i, m)| *i == 0 || possible(m))
+                .map(|(_, m)| m)
+                .collect()
         } else {
             named.to_vec()
         };
@@ -386,13 +488,17 @@ impl Metrics {
         };
         for (i, metric) in metrics.iter().enumerate() {
             let samples = match &fewer {
-                Some(fewer) if metric.biased() => Sets { generated: fewer, ..samples },
+                Some(fewer) if metric.biased() => Sets {
+                    generated: fewer,
+                    ..samples
+                },
                 _ => samples,
             };
             let n = samples.map(|set| set.len());
             let what = format!("{} ({} of {})", metric.name(), i + 1, metrics.len());
             let show = Show::metered(self.running.quiet, Arc::default(), move || what.clone());
-            let measured = machine.with_threads(|| measure_all(metric, samples, Key { seed: self.seed }))?;
+            let measured =
+                machine.with_threads(|| measure_all(metric, samples, Key { seed: self.seed }))?;
             drop(show);
             let estimate = match measured {
                 Ok(estimate) => estimate,
@@ -404,7 +510,11 @@ impl Metrics {
                 Err(reason) => bail!("--metric {}", registry::named(metric.name(), reason)),
             };
             let mut notes = notes::of(metric, samples);
-            notes.extend(table.count.and_then(|count| notes::other_count(metric, n.generated, count)));
+            notes.extend(
+                table
+                    .count
+                    .and_then(|count| notes::other_count(metric, n.generated, count)),
+            );
             self.say(sides.generated, metric, &notes);
             table.add(&Line {
                 metric: metric.name(),
@@ -426,11 +536,19 @@ impl Metrics {
     }
 
     /// The Fréchet distance where one set is known by its mean and covariance alone: nothing else needs no samples.
-    fn of_laws(&self, sides: Sets<&Side>, law: &Side, named: &[Metric], mut table: Table) -> Result<()> {
+    fn of_laws(
+        &self,
+        sides: Sets<&Side>,
+        law: &Side,
+        named: &[Metric],
+        mut table: Table,
+    ) -> Result<()> {
         let distance = Metric::Frechet(Frechet {});
         if let Some(other) = named.iter().find(|m| **m != distance) {
             let (name, file) = (other.name(), &law.name);
-            bail!("--metric {name}: {file} holds statistics, and not samples; expected `frechet` alone");
+            bail!(
+                "--metric {name}: {file} holds statistics, and not samples; expected `frechet` alone"
+            );
         }
         let (generated, reference) = (sides.generated, sides.reference);
         if generated.width() != reference.width() {
@@ -444,10 +562,13 @@ impl Metrics {
             );
         }
         let n = |side: &Side| side.count().unwrap_or(2);
-        distance.check(n(generated), n(reference)).map_err(|e| anyhow!("--metric {e}"))?;
+        distance
+            .check(n(generated), n(reference))
+            .map_err(|e| anyhow!("--metric {e}"))?;
         let machine = self.running.machine();
         let value = machine.with_threads(|| -> Result<f64> {
-            frechet::alone(&generated.law()?, &reference.law()?).map_err(|e| anyhow!("frechet: {e}"))
+            frechet::alone(&generated.law()?, &reference.law()?)
+                .map_err(|e| anyhow!("frechet: {e}"))
         })??;
         self.tell(|| {
             note!(
@@ -460,7 +581,14 @@ impl Metrics {
         let note = notes::few_for_a_covariance(generated.width(), n_generated, n_reference);
         self.say(generated, &distance, note.as_slice());
         let note = note.unwrap_or_default();
-        table.add(&Line { metric: distance.name(), value, stderr: None, n_generated, n_reference, note })?;
+        table.add(&Line {
+            metric: distance.name(),
+            value,
+            stderr: None,
+            n_generated,
+            n_reference,
+            note,
+        })?;
         table.finish()
     }
 }

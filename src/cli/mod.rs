@@ -40,7 +40,12 @@ mod verify;
 ///
 /// FLOWGAUGE_LOG=debug in the environment prints what is opened and what is finished.
 #[derive(Debug, Parser)]
-#[command(name = "flowgauge", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    name = "flowgauge",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -107,7 +112,11 @@ impl Exit {
 pub fn status(error: &anyhow::Error) -> u8 {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     let full = |e: &std::io::Error| matches!(e.kind(), StorageFull | QuotaExceeded | FileTooLarge);
-    if error.chain().filter_map(|e| e.downcast_ref()).any(full) { 1 } else { 2 }
+    if error.chain().filter_map(|e| e.downcast_ref()).any(full) {
+        1
+    } else {
+        2
+    }
 }
 
 /// The status of work that the same command goes on with: `EX_TEMPFAIL` of sysexits.h.
@@ -136,13 +145,25 @@ pub struct Running {
 impl Running {
     fn machine(&self) -> Machine {
         let available = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Machine { provider: self.provider, batch: self.batch, threads: self.threads.unwrap_or(available) }
+        Machine {
+            provider: self.provider,
+            batch: self.batch,
+            threads: self.threads.unwrap_or(available),
+        }
     }
 
     /// A config resolved, with the numbers of steps of `steps: auto`: as a run in that directory was begun with, or found
     /// now.
-    fn prepare(&self, written: &Written, seed: Option<u64>, dir: Option<&Path>) -> Result<Prepared> {
-        let begun = dir.and_then(|dir| read_plan(dir).ok()).map(|file| file.steps).unwrap_or_default();
+    fn prepare(
+        &self,
+        written: &Written,
+        seed: Option<u64>,
+        dir: Option<&Path>,
+    ) -> Result<Prepared> {
+        let begun = dir
+            .and_then(|dir| read_plan(dir).ok())
+            .map(|file| file.steps)
+            .unwrap_or_default();
         let choose = |wanted: &Wanted| match begun.iter().find(|known| known.answers(wanted)) {
             Some(known) => Ok(known.clone()),
             None => choose_steps(wanted, self.runtime()?, self.machine()),
@@ -169,7 +190,10 @@ fn thread_count(text: &str) -> Result<usize, String> {
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(n) if (1..=1 << 20).contains(&n) => Ok(n),
-        _ => Err(format!("expected a whole number of at least 1 and at most {}", 1 << 20)),
+        _ => Err(format!(
+            "expected a whole number of at least 1 and at most {}",
+            1 << 20
+        )),
     }
 }
 
@@ -192,7 +216,10 @@ fn summary(out: Option<&Output>, text: std::fmt::Arguments) {
 }
 
 /// Reads a SPEC: the YAML of one entry, or its bare name.
-fn spec<T: schemars::JsonSchema + serde::de::DeserializeOwned>(flag: &str, text: &str) -> Result<T> {
+fn spec<T: schemars::JsonSchema + serde::de::DeserializeOwned>(
+    flag: &str,
+    text: &str,
+) -> Result<T> {
     crate::yaml::read(text).map_err(|e| anyhow::anyhow!("{flag} {text}: {e}"))
 }
 

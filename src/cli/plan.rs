@@ -34,11 +34,23 @@ impl Plan {
         let plan = &prepared.plan;
         for model in &plan.models {
             say!("{}: {}", model.name, model.truncation);
-            let given = model.constants.iter().chain(&model.times).chain(&model.kinks);
+            let given = model
+                .constants
+                .iter()
+                .chain(&model.times)
+                .chain(&model.kinks);
             given.for_each(|(input, value)| say!("{}: {input}: {value}", model.name));
         }
-        prepared.steps.iter().for_each(|found| say!("{}", found.sentence()));
-        say!("{:>12}  {:>14}  {:>14}  work", "trial", "evaluations", "products");
+        prepared
+            .steps
+            .iter()
+            .for_each(|found| say!("{}", found.sentence()));
+        say!(
+            "{:>12}  {:>14}  {:>14}  work",
+            "trial",
+            "evaluations",
+            "products"
+        );
         let (mut evaluations, mut products, mut guessed) = (0, 0, false);
         for trial in &plan.trials {
             let cost = prepared.cost(&trial.work);
@@ -54,10 +66,15 @@ impl Plan {
             products += cost.products;
             guessed |= cost.guessed;
         }
-        say!("{} trials, {evaluations} evaluations and {products} Jacobian products or head calls", plan.trials.len());
+        say!(
+            "{} trials, {evaluations} evaluations and {products} Jacobian products or head calls",
+            plan.trials.len()
+        );
         prepared.left_out.iter().for_each(|what| say!("{what}"));
         if guessed {
-            say!("~ a guess: adaptive solvers choose their steps, and SteinDiff where UniPC predicts once more");
+            say!(
+                "~ a guess: adaptive solvers choose their steps, and SteinDiff where UniPC predicts once more"
+            );
         }
         Ok(Exit::Well)
     }

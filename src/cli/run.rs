@@ -13,7 +13,8 @@ use crate::{plan, publish, run};
 
 /// How long a run may take to notice that it should stop: a statistic looks at nothing, and finished trials are safe.
 const PATIENCE: Duration = Duration::from_secs(3);
-const GO_ON: &str = "flowgauge: stopped; finished trials are kept, and the same command goes on from there";
+const GO_ON: &str =
+    "flowgauge: stopped; finished trials are kept, and the same command goes on from there";
 
 #[derive(Debug, Args)]
 pub struct Run {
@@ -41,15 +42,23 @@ pub struct Run {
 impl Run {
     pub fn execute(self) -> Result<Exit> {
         let written = Written::read(&self.config, &self.set)?;
-        let out = self.out.unwrap_or_else(|| Path::new("reports").join(&written.config.name));
+        let out = self
+            .out
+            .unwrap_or_else(|| Path::new("reports").join(&written.config.name));
         let prepared = self.running.prepare(&written, self.seed, Some(&out))?;
         if !self.running.quiet {
             prepared.tell();
         }
         let prepared = run::as_begun(prepared, &out);
         if !self.running.quiet {
-            prepared.steps.iter().for_each(|found| note!("flowgauge: {}", found.sentence()));
-            prepared.left_out.iter().for_each(|what| note!("flowgauge: {what}"));
+            prepared
+                .steps
+                .iter()
+                .for_each(|found| note!("flowgauge: {}", found.sentence()));
+            prepared
+                .left_out
+                .iter()
+                .for_each(|what| note!("flowgauge: {what}"));
         }
         let options = run::Options {
             out,
@@ -59,11 +68,17 @@ impl Run {
             quiet: self.running.quiet,
         };
         let runtime = self.running.runtime()?;
-        stop::listen(Leaving { status: Some(RESUMABLE), patience: Some(PATIENCE), words: GO_ON.to_owned() });
+        stop::listen(Leaving {
+            status: Some(RESUMABLE),
+            patience: Some(PATIENCE),
+            words: GO_ON.to_owned(),
+        });
         match run::run(&written, &prepared, runtime, &options) {
             Ok(run::Ending::Whole) => {}
             Ok(run::Ending::Stopped { done, of }) => {
-                note!("flowgauge: stopped with {done} of {of} trials done; the same command goes on from there");
+                note!(
+                    "flowgauge: stopped with {done} of {of} trials done; the same command goes on from there"
+                );
                 return Ok(Exit::Resumable);
             }
             Err(_) if stop::asked() => {
@@ -76,7 +91,10 @@ impl Run {
         say!("{}", published.digest().trim_end_matches('\n'));
         say!("\nreport: {}", options.out.join("index.html").display());
         if published.outstanding > 0 && !self.running.quiet {
-            note!("flowgauge: {} trials are outstanding, for other shards", published.outstanding);
+            note!(
+                "flowgauge: {} trials are outstanding, for other shards",
+                published.outstanding
+            );
         }
         if published.failed_trials > 0 || published.broken_rows() > 0 {
             note!(

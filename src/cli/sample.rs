@@ -62,35 +62,64 @@ impl Sample {
             sampler = sampler.with_steps(steps);
         }
         let model = Model::open(&self.model)?;
-        let inputs: Vec<PathBuf> = model.paths().into_iter().chain(self.noise.as_deref().map(file_of)).collect();
+        let inputs: Vec<PathBuf> = model
+            .paths()
+            .into_iter()
+            .chain(self.noise.as_deref().map(file_of))
+            .collect();
         let out = Output::new(Kind::Array, "--out", &self.out, &inputs)?;
         let inputs = out.added_to(&inputs);
-        let png = self.png.as_deref().map(|png| Output::new(Kind::Picture, "--png", png, &inputs)).transpose()?;
-        sampler.check(&Setting::of(&model)).map_err(|e| anyhow!("--sampler {}", named(sampler.name(), e)))?;
+        let png = self
+            .png
+            .as_deref()
+            .map(|png| Output::new(Kind::Picture, "--png", png, &inputs))
+            .transpose()?;
+        sampler
+            .check(&Setting::of(&model))
+            .map_err(|e| anyhow!("--sampler {}", named(sampler.name(), e)))?;
         supports_sampler(&model, &sampler).context("--sampler")?;
-        let noise = self.noise.as_deref().map(|file| self.states(file, &model)).transpose()?;
-        let count = noise.as_ref().map_or(self.count.unwrap_or(0), |n| n.nrows());
+        let noise = self
+            .noise
+            .as_deref()
+            .map(|file| self.states(file, &model))
+            .transpose()?;
+        let count = noise
+            .as_ref()
+            .map_or(self.count.unwrap_or(0), |n| n.nrows());
         if count == 0 {
             bail!("--count is 0, expected at least 1");
         }
         let most = most_samples(model.dim());
         if count > most {
-            bail!("--count is {count}, expected at most {most} samples of {} numbers at once", model.dim());
+            bail!(
+                "--count is {count}, expected at most {most} samples of {} numbers at once",
+                model.dim()
+            );
         }
         let key = Key { seed: self.seed };
         let pool = Pool::new(&model, self.running.runtime()?, self.running.machine());
-        let needs = Needs { samplers: std::slice::from_ref(&sampler), ..Needs::default() };
+        let needs = Needs {
+            samplers: std::slice::from_ref(&sampler),
+            ..Needs::default()
+        };
         pool.rehearse(needs, count, &Batch::zeros((1, model.dim())))?;
         let samples: Vec<SampleId> = (0..count as u64).collect();
         let noise = |batch: &[SampleId]| match &noise {
-            Some(noise) => noise.select(ndarray::Axis(0), &batch.iter().map(|i| *i as usize).collect::<Vec<_>>()),
+            Some(noise) => noise.select(
+                ndarray::Axis(0),
+                &batch.iter().map(|i| *i as usize).collect::<Vec<_>>(),
+            ),
             None => sample::noise(key, batch, model.dim(), model.prior.std),
         };
         listen(None);
         let began = Instant::now();
         let mut drawn = Drawn::none();
-        let show =
-            Show::counted(self.running.quiet, pool.meter(), sampler.passes(&Setting::of(&model), count), "samples");
+        let show = Show::counted(
+            self.running.quiet,
+            pool.meter(),
+            sampler.passes(&Setting::of(&model), count),
+            "samples",
+        );
         let ended = pool.each_sample(&sampler, &samples, key, noise, |part| {
             drawn.append(part);
             Ok(())
@@ -104,7 +133,8 @@ impl Sample {
             }
             return stopped(error, out, [x.nrows(), count], "samples");
         }
-        let picture = || png_grid(x, &model.card.shape, model.card.data.map(|d| d.range)).context("--png");
+        let picture =
+            || png_grid(x, &model.card.shape, model.card.data.map(|d| d.range)).context("--png");
         let picture = png.as_ref().map(|_| picture()).transpose()?;
         out.write(&write_npy(x, &model.card.shape)?)?;
         if let (Some(png), Some(picture)) = (&png, picture) {
@@ -112,7 +142,9 @@ impl Sample {
         }
         let each = |total: &[u64]| decimals(total.iter().sum::<u64>() as f64 / count as f64, 0);
         summary(
-            std::iter::once(&out).chain(&png).find(|out| out.is_standard()),
+            std::iter::once(&out)
+                .chain(&png)
+                .find(|out| out.is_standard()),
             format_args!(
                 "{count} samples of shape {:?}, {} evaluations and {} Jacobian products each, {}: {}",
                 model.card.shape,
@@ -122,7 +154,11 @@ impl Sample {
                 self.out.display()
             ),
         );
-        let broken = x.rows().into_iter().filter(|r| r.iter().any(|v| !v.is_finite())).count();
+        let broken = x
+            .rows()
+            .into_iter()
+            .filter(|r| r.iter().any(|v| !v.is_finite()))
+            .count();
         if broken > 0 {
             note!("flowgauge: {broken} of {count} samples are not finite");
             return Ok(Exit::Failed);
@@ -132,7 +168,8 @@ impl Sample {
 
     /// The states at the prior end that a file holds.
     fn states(&self, file: &Path, model: &Model) -> Result<Batch> {
-        let noise = Dataset::read(file)?.laid_out(self.layout.as_ref().map(Said::always), &model.card.shape)?;
+        let noise = Dataset::read(file)?
+            .laid_out(self.layout.as_ref().map(Said::always), &model.card.shape)?;
         let states = initial_states(&noise, model)?;
         if !self.running.quiet {
             noise.tell();

@@ -10,7 +10,11 @@ use crate::stop::{self, Leaving};
 
 /// From here on a signal stops the work at its next call of a network, or after some patience; a second one at once.
 pub(super) fn listen(patience: Option<Duration>) {
-    stop::listen(Leaving { status: None, patience, words: format!("flowgauge: {STOPPED}") });
+    stop::listen(Leaving {
+        status: None,
+        patience,
+        words: format!("flowgauge: {STOPPED}"),
+    });
 }
 
 /// What is said of work that a signal stopped.
@@ -18,11 +22,18 @@ pub(super) const STOPPED: &str = "stopped; what was written so far, if anything,
                                   behind it, and the same command starts again";
 
 /// How work ends that did not come to its end: what was written stays where `out` has it.
-pub(super) fn stopped(error: anyhow::Error, out: Writer, [done, of]: [usize; 2], what: &str) -> Result<Exit> {
+pub(super) fn stopped(
+    error: anyhow::Error,
+    out: Writer,
+    [done, of]: [usize; 2],
+    what: &str,
+) -> Result<Exit> {
     drop(out);
     if !stop::asked() {
         return Err(error);
     }
-    note!("flowgauge: stopped with {done} of {of} {what} done; the same command starts again from the first");
+    note!(
+        "flowgauge: stopped with {done} of {of} {what} done; the same command starts again from the first"
+    );
     Ok(Exit::Stopped)
 }

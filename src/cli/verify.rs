@@ -32,13 +32,20 @@ pub struct Verify {
 impl Verify {
     pub fn execute(self) -> Result<Exit> {
         let opened = Opened::read(&self.dir)?;
-        let out =
-            self.out.as_deref().map(|out| Output::new(Kind::Table, "--out", out, &opened.inputs())).transpose()?;
+        let out = self
+            .out
+            .as_deref()
+            .map(|out| Output::new(Kind::Table, "--out", out, &opened.inputs()))
+            .transpose()?;
         let (runtime, machine) = (self.running.runtime()?, self.running.machine());
         if let Some(changed) = config_changed(&self.dir, &opened.file) {
             note!("flowgauge: {}: {changed}", self.dir.display());
         }
-        let options = Options { fraction: self.fraction, seed: self.seed, machine };
+        let options = Options {
+            fraction: self.fraction,
+            seed: self.seed,
+            machine,
+        };
         let mut checked: Vec<Checked> = Vec::new();
         let rows = verify(&opened, runtime, &options, &mut |row| {
             if out.is_none() {
@@ -50,9 +57,16 @@ impl Verify {
             let lines: Vec<Line> = checked.iter().map(Checked::line).collect();
             out.write(&as_csv(&lines)?)?;
         }
-        let count = |verdict| checked.iter().filter(|c| c.compared.verdict == verdict).count();
+        let count = |verdict| {
+            checked
+                .iter()
+                .filter(|c| c.compared.verdict == verdict)
+                .count()
+        };
         let [same, drift, other] = [Verdict::Match, Verdict::Drift, Verdict::Mismatch].map(count);
-        let in_rows = |c: &&Checked| c.file.starts_with("rows/") && !c.file.ends_with(".steps.csv") && c.line.is_some();
+        let in_rows = |c: &&Checked| {
+            c.file.starts_with("rows/") && !c.file.ends_with(".steps.csv") && c.line.is_some()
+        };
         let of_rows = checked.iter().filter(in_rows).count();
         let others = checked.len() - of_rows;
         summary(
@@ -72,13 +86,25 @@ impl Verify {
 }
 
 fn print(row: &Checked) {
-    let Line { verdict, file, line, what, column, stored, recomputed, difference, tolerance } = row.line();
+    let Line {
+        verdict,
+        file,
+        line,
+        what,
+        column,
+        stored,
+        recomputed,
+        difference,
+        tolerance,
+    } = row.line();
     let place = line.map_or(file.to_owned(), |line| format!("{file}:{line}"));
     let number = |v: Option<f64>| v.map_or(String::new(), |v| format!("{v:.3e}"));
     let detail = match (verdict, difference) {
         ("match", _) => String::new(),
         (_, None) if recomputed.is_empty() && column.is_empty() => format!(": {stored}"),
-        (_, None) => format!("; {column} stored {stored:?}, recomputed {recomputed:?}").replace("  ", " "),
+        (_, None) => {
+            format!("; {column} stored {stored:?}, recomputed {recomputed:?}").replace("  ", " ")
+        }
         _ => format!(
             "; {column} stored {stored}, recomputed {recomputed}, difference {}, tolerance {}",
             number(difference),

@@ -36,17 +36,21 @@ pub(super) fn parquet(bytes: &[u8]) -> Result<Array> {
     });
     let damaged = || anyhow!("it is no parquet table: it is damaged");
     std::thread::scope(|scope| {
-        let reader = std::thread::Builder::new().name(READER.to_owned()).spawn_scoped(scope, || read(bytes))?;
+        let reader = std::thread::Builder::new()
+            .name(READER.to_owned())
+            .spawn_scoped(scope, || read(bytes))?;
         reader.join().unwrap_or_else(|_| Err(damaged()))
     })
 }
 
 fn read(bytes: &[u8]) -> Result<Array> {
     let damaged = |e: parquet::errors::ParquetError| anyhow!("it is no parquet table: {e}");
-    let reader = SerializedFileReader::new(bytes::Bytes::copy_from_slice(bytes)).map_err(damaged)?;
+    let reader =
+        SerializedFileReader::new(bytes::Bytes::copy_from_slice(bytes)).map_err(damaged)?;
     let file = reader.metadata().file_metadata();
     let index = index_columns(file.key_value_metadata());
-    let is_index = |name: &str| index.iter().any(|i| i == name) || name.starts_with("__index_level_");
+    let is_index =
+        |name: &str| index.iter().any(|i| i == name) || name.starts_with("__index_level_");
     let (mut numeric, mut left_out, mut indices) = (Vec::new(), Vec::new(), Vec::new());
     for field in file.schema().get_fields() {
         match kind(field) {
@@ -56,7 +60,10 @@ fn read(bytes: &[u8]) -> Result<Array> {
         }
     }
     if numeric.is_empty() {
-        bail!("it has no column of numbers: {}", listed(left_out.iter().chain(&indices).map(String::as_str)));
+        bail!(
+            "it has no column of numbers: {}",
+            listed(left_out.iter().chain(&indices).map(String::as_str))
+        );
     }
     let (rows, width) = (file.num_rows(), numeric.len());
     if rows.saturating_mul(width as i64) > MOST {
@@ -70,25 +77,53 @@ fn read(bytes: &[u8]) -> Result<Array> {
         notes.push(without_numbers(&left_out));
     }
     let integers = numeric.iter().all(|f| matches!(kind(f), Kind::Integer));
-    let asked = Type::group_type_builder(file.schema().name()).with_fields(numeric).build().map_err(damaged)?;
+    let asked = Type::group_type_builder(file.schema().name())
+        .with_fields(numeric)
+        .build()
+        .map_err(damaged)?;
     let mut values = Vec::new();
-    for (i, row) in reader.get_row_iter(Some(asked)).map_err(damaged)?.enumerate() {
+    for (i, row) in reader
+        .get_row_iter(Some(asked))
+        .map_err(damaged)?
+        .enumerate()
+    {
         let row = row.map_err(damaged)?;
         for (name, field) in row.get_column_iter() {
-            values.push(number(field).ok_or_else(|| anyhow!("row {i}, column `{name}`: it holds no number"))?);
+            values.push(
+                number(field)
+                    .ok_or_else(|| anyhow!("row {i}, column `{name}`: it holds no number"))?,
+            );
         }
     }
-    let numbers = if integers { Numbers::Integers } else { Numbers::Reals };
-    Ok(Array { values: ArrayD::from_shape_vec(IxDyn(&[values.len() / width, width]), values)?, numbers, notes })
+    let numbers = if integers {
+        Numbers::Integers
+    } else {
+        Numbers::Reals
+    };
+    Ok(Array {
+        values: ArrayD::from_shape_vec(IxDyn(&[values.len() / width, width]), values)?,
+        numbers,
+        notes,
+    })
 }
 
 /// The columns that pandas says are its index.
 fn index_columns(metadata: Option<&Vec<KeyValue>>) -> Vec<String> {
-    let text = metadata.into_iter().flatten().find(|pair| pair.key == "pandas").and_then(|pair| pair.value.as_deref());
+    let text = metadata
+        .into_iter()
+        .flatten()
+        .find(|pair| pair.key == "pandas")
+        .and_then(|pair| pair.value.as_deref());
     let said: Option<serde_json::Value> = text.and_then(|text| serde_json::from_str(text).ok());
-    let columns = said.as_ref().and_then(|said| said.get("index_columns")?.as_array().cloned()).unwrap_or_default();
+    let columns = said
+        .as_ref()
+        .and_then(|said| said.get("index_columns")?.as_array().cloned())
+        .unwrap_or_default();
     // An index without a column is an object that tells its range.
-    columns.iter().filter_map(|c| c.as_str().map(str::to_owned)).collect()
+    columns
+        .iter()
+        .filter_map(|c| c.as_str().map(str::to_owned))
+        .collect()
 }
 
 enum Kind {
@@ -104,11 +139,12 @@ fn kind(field: &Type) -> Kind {
     }
     let (converted, logical) = (info.converted_type(), info.logical_type_ref());
     match (field.get_physical_type(), logical) {
-        (Physical::FLOAT | Physical::DOUBLE, _) | (Physical::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::Float16)) => {
-            Kind::Real
-        }
+        (Physical::FLOAT | Physical::DOUBLE, _)
+        | (Physical::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::Float16)) => Kind::Real,
         _ if converted == ConvertedType::DECIMAL => Kind::Real,
-        (Physical::INT32 | Physical::INT64, None | Some(LogicalType::Integer { .. })) if !time(converted) => {
+        (Physical::INT32 | Physical::INT64, None | Some(LogicalType::Integer { .. }))
+            if !time(converted) =>
+        {
             Kind::Integer
         }
         (Physical::INT32 | Physical::INT64 | Physical::INT96, _) => Kind::Other("times"),
@@ -119,7 +155,10 @@ fn kind(field: &Type) -> Kind {
 
 fn time(converted: ConvertedType) -> bool {
     use ConvertedType as C;
-    matches!(converted, C::DATE | C::TIME_MILLIS | C::TIME_MICROS | C::TIMESTAMP_MILLIS | C::TIMESTAMP_MICROS)
+    matches!(
+        converted,
+        C::DATE | C::TIME_MILLIS | C::TIME_MICROS | C::TIMESTAMP_MILLIS | C::TIMESTAMP_MICROS
+    )
 }
 
 fn number(field: &Field) -> Option<f64> {
@@ -144,7 +183,11 @@ fn number(field: &Field) -> Option<f64> {
 fn decimal(value: &Decimal) -> Option<f64> {
     let bytes = value.data();
     let sign = if bytes.first()? & 0x80 == 0 { 0 } else { -1 };
-    let whole = (bytes.len() <= 16).then(|| bytes.iter().fold(sign, |v: i128, b| v << 8 | i128::from(*b)))?;
+    let whole = (bytes.len() <= 16).then(|| {
+        bytes
+            .iter()
+            .fold(sign, |v: i128, b| v << 8 | i128::from(*b))
+    })?;
     Some(whole as f64 / 10f64.powi(value.scale()))
 }
 
@@ -154,8 +197,8 @@ mod tests {
 
     use parquet::basic::Compression;
     use parquet::data_type::{
-        BoolType, ByteArray, ByteArrayType, DoubleType, FixedLenByteArray, FixedLenByteArrayType, FloatType, Int32Type,
-        Int64Type,
+        BoolType, ByteArray, ByteArrayType, DoubleType, FixedLenByteArray, FixedLenByteArrayType,
+        FloatType, Int32Type, Int64Type,
     };
     use parquet::file::properties::WriterProperties;
     use parquet::file::writer::SerializedFileWriter;
@@ -165,20 +208,30 @@ mod tests {
 
     /// Three rows with a column of each kind of `fields`.
     fn written(fields: &str, compression: Compression, metadata: Option<&str>) -> Vec<u8> {
-        let schema = parse_message_type(&format!("message schema {{ {fields} }}")).expect("a schema");
+        let schema =
+            parse_message_type(&format!("message schema {{ {fields} }}")).expect("a schema");
         let pair = metadata.map(|text| vec![KeyValue::new("pandas".to_owned(), text.to_owned())]);
-        let properties = WriterProperties::builder().set_compression(compression).set_key_value_metadata(pair).build();
+        let properties = WriterProperties::builder()
+            .set_compression(compression)
+            .set_key_value_metadata(pair)
+            .build();
         let mut bytes = Vec::new();
         let mut writer =
-            SerializedFileWriter::new(&mut bytes, Arc::new(schema.clone()), Arc::new(properties)).expect("it");
+            SerializedFileWriter::new(&mut bytes, Arc::new(schema.clone()), Arc::new(properties))
+                .expect("it");
         let mut group = writer.next_row_group().expect("a group");
         for field in schema.get_fields() {
             let mut column = group.next_column().expect("a column").expect("one more");
-            let levels = (field.get_basic_info().repetition() == Repetition::OPTIONAL).then_some(&[1i16, 0, 1][..]);
+            let levels = (field.get_basic_info().repetition() == Repetition::OPTIONAL)
+                .then_some(&[1i16, 0, 1][..]);
             let n = levels.map_or(3, |_| 2);
             macro_rules! write {
                 ($ty:ty, $values:expr) => {
-                    column.typed::<$ty>().write_batch(&$values[..n], levels, None).map(drop).expect("written")
+                    column
+                        .typed::<$ty>()
+                        .write_batch(&$values[..n], levels, None)
+                        .map(drop)
+                        .expect("written")
                 };
             }
             let halves = [0.5f32, 1.5, 2.5].map(|v| half::f16::from_f32(v).to_le_bytes().to_vec());
@@ -189,7 +242,10 @@ mod tests {
                 Physical::INT64 => write!(Int64Type, [10, 20, 30]),
                 Physical::BOOLEAN => write!(BoolType, [true, false, true]),
                 Physical::BYTE_ARRAY => write!(ByteArrayType, ["a", "b", "c"].map(ByteArray::from)),
-                _ => write!(FixedLenByteArrayType, halves.map(|b| FixedLenByteArray::from(ByteArray::from(b)))),
+                _ => write!(
+                    FixedLenByteArrayType,
+                    halves.map(|b| FixedLenByteArray::from(ByteArray::from(b)))
+                ),
             }
             column.close().expect("closed");
         }
@@ -205,17 +261,57 @@ mod tests {
         for (fields, numbers, integers, notes) in [
             ("required double x;", &half, false, ""),
             ("required float x;", &half, false, ""),
-            ("required fixed_len_byte_array(2) x (FLOAT16);", &half, false, ""),
+            (
+                "required fixed_len_byte_array(2) x (FLOAT16);",
+                &half,
+                false,
+                "",
+            ),
             ("required int32 x;", &whole, true, ""),
             ("required int32 x (INT_8);", &whole, true, ""),
-            ("required int32 x (DECIMAL(9, 1));", &[0.1, -0.2, 0.3], false, ""),
+            (
+                "required int32 x (DECIMAL(9, 1));",
+                &[0.1, -0.2, 0.3],
+                false,
+                "",
+            ),
             ("required int64 x;", &[10.0, 20.0, 30.0], true, ""),
-            ("required int64 x (DECIMAL(12, 1));", &[1.0, 2.0, 3.0], false, ""),
-            ("required boolean t; required double x;", &half, false, "`t` (true and false)"),
-            ("required binary s (UTF8); required double x;", &half, false, "`s` (text)"),
-            ("required int64 d (TIMESTAMP(NANOS,true)); required double x;", &half, false, "`d` (times)"),
-            ("required int32 d (DATE); required double x;", &half, false, "`d` (times)"),
-            ("required double x; required int64 __index_level_0__;", &half, false, "the index `__index_level_0__`"),
+            (
+                "required int64 x (DECIMAL(12, 1));",
+                &[1.0, 2.0, 3.0],
+                false,
+                "",
+            ),
+            (
+                "required boolean t; required double x;",
+                &half,
+                false,
+                "`t` (true and false)",
+            ),
+            (
+                "required binary s (UTF8); required double x;",
+                &half,
+                false,
+                "`s` (text)",
+            ),
+            (
+                "required int64 d (TIMESTAMP(NANOS,true)); required double x;",
+                &half,
+                false,
+                "`d` (times)",
+            ),
+            (
+                "required int32 d (DATE); required double x;",
+                &half,
+                false,
+                "`d` (times)",
+            ),
+            (
+                "required double x; required int64 __index_level_0__;",
+                &half,
+                false,
+                "the index `__index_level_0__`",
+            ),
         ] {
             for compression in [
                 Compression::UNCOMPRESSED,
@@ -227,37 +323,67 @@ mod tests {
                 let read = parquet(&written(fields, compression, None)).expect(fields);
                 assert_eq!(read.values.shape(), [3, 1], "{fields}");
                 assert!(
-                    read.values.iter().zip(numbers).all(|(a, b)| (a - b).abs() < 1e-15),
+                    read.values
+                        .iter()
+                        .zip(numbers)
+                        .all(|(a, b)| (a - b).abs() < 1e-15),
                     "{fields}: {}",
                     read.values
                 );
                 assert_eq!(read.numbers == Numbers::Integers, integers, "{fields}");
-                assert!(read.notes.concat().contains(notes) && read.notes.is_empty() == notes.is_empty(), "{fields}");
+                assert!(
+                    read.notes.concat().contains(notes)
+                        && read.notes.is_empty() == notes.is_empty(),
+                    "{fields}"
+                );
             }
         }
-        let named =
-            written("required int64 id; required double x;", Compression::SNAPPY, Some(r#"{"index_columns": ["id"]}"#));
+        let named = written(
+            "required int64 id; required double x;",
+            Compression::SNAPPY,
+            Some(r#"{"index_columns": ["id"]}"#),
+        );
         let read = parquet(&named).expect("read");
         assert_eq!(
             (read.values.shape(), &read.notes[..]),
             (&[3, 1][..], &["the index `id` is left out".to_owned()][..])
         );
         let ranged = Some(r#"{"index_columns": [{"kind": "range", "name": null}]}"#);
-        let read =
-            parquet(&written("required int64 id; required double x;", Compression::SNAPPY, ranged)).expect("read");
-        assert_eq!(read.values, ndarray::array![[10.0, 0.5], [20.0, 1.5], [30.0, 2.5]].into_dyn());
+        let read = parquet(&written(
+            "required int64 id; required double x;",
+            Compression::SNAPPY,
+            ranged,
+        ))
+        .expect("read");
+        assert_eq!(
+            read.values,
+            ndarray::array![[10.0, 0.5], [20.0, 1.5], [30.0, 2.5]].into_dyn()
+        );
     }
 
     #[test]
     fn what_is_no_table_of_numbers_is_refused() {
-        let whole = written("required double x; required float y;", Compression::SNAPPY, None);
+        let whole = written(
+            "required double x; required float y;",
+            Compression::SNAPPY,
+            None,
+        );
         let why = |bytes: &[u8]| format!("{:#}", parquet(bytes).expect_err("no table"));
         assert!(why(b"PAR1").contains("no parquet table"));
         assert!(why(&whole[..whole.len() - 9]).contains("no parquet table"));
         assert!(
-            why(&written("required binary s (UTF8);", Compression::SNAPPY, None)).contains("no column of numbers: `s`")
+            why(&written(
+                "required binary s (UTF8);",
+                Compression::SNAPPY,
+                None
+            ))
+            .contains("no column of numbers: `s`")
         );
-        let hole = written("required double x; optional double y;", Compression::SNAPPY, None);
+        let hole = written(
+            "required double x; optional double y;",
+            Compression::SNAPPY,
+            None,
+        );
         assert!(why(&hole).contains("row 1, column `y`: it holds no number"));
         // Damage anywhere is refused, or leaves a table: it never ends the program.
         for at in 0..whole.len() {

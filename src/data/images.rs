@@ -29,8 +29,14 @@ impl Folder {
         let (mut files, mut others, mut folders) = (Vec::new(), Vec::new(), Vec::new());
         for entry in std::fs::read_dir(folder)? {
             let path = entry?.path();
-            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .map(|n| n.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            let extension = path
+                .extension()
+                .map(|e| e.to_string_lossy().to_lowercase())
+                .unwrap_or_default();
             match () {
                 // What file managers leave is no data.
                 () if name.starts_with('.') || ["Thumbs.db", "desktop.ini"].contains(&&*name) => {}
@@ -42,7 +48,9 @@ impl Folder {
         files.sort();
         let mut notes = Vec::new();
         if let Some(some) = named(folders, "folder") {
-            notes.push(format!("{some} inside it: images are read from the folder itself and not from those"));
+            notes.push(format!(
+                "{some} inside it: images are read from the folder itself and not from those"
+            ));
         }
         if let Some(some) = named(others, "file") {
             notes.push(format!("{some} in it: no .png or .jpg, and not read"));
@@ -57,7 +65,11 @@ impl Folder {
         for file in &files {
             hash.update(std::fs::read(file).with_context(|| file.display().to_string())?);
         }
-        Ok(Folder { files, sha256: hex(&hash.finalize()), notes })
+        Ok(Folder {
+            files,
+            sha256: hex(&hash.finalize()),
+            notes,
+        })
     }
 
     pub fn len(&self) -> usize {
@@ -78,10 +90,19 @@ impl Folder {
             let mut values = Vec::new();
             image.append(&mut values, grey);
             if image.wide {
-                values.iter_mut().for_each(|v| *v = Coding::Levels(1 << 16).byte(*v));
+                values
+                    .iter_mut()
+                    .for_each(|v| *v = Coding::Levels(1 << 16).byte(*v));
             }
-            let shape = if grey { vec![height, width] } else { vec![3, height, width] };
-            Ok(Image { values: values.into(), shape: Shape::of(&shape)? })
+            let shape = if grey {
+                vec![height, width]
+            } else {
+                vec![3, height, width]
+            };
+            Ok(Image {
+                values: values.into(),
+                shape: Shape::of(&shape)?,
+            })
         })
     }
 }
@@ -89,7 +110,12 @@ impl Folder {
 /// How many of what there are, with the first few names.
 fn named(mut names: Vec<String>, what: &str) -> Option<String> {
     names.sort();
-    let all = names.iter().take(4).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    let all = names
+        .iter()
+        .take(4)
+        .map(|n| format!("`{n}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
     match names.len() {
         0 => None,
         1 => Some(format!("there is 1 {what} ({all})")),
@@ -114,7 +140,8 @@ impl Decoded {
         if let Some(why) = signature::refusal(&bytes, Wanted::Image) {
             bail!("{}: {why}", name());
         }
-        let image = image::load_from_memory(&bytes).with_context(|| format!("{}: it cannot be decoded", name()))?;
+        let image = image::load_from_memory(&bytes)
+            .with_context(|| format!("{}: it cannot be decoded", name()))?;
         let (opaque, wide) = match &image {
             D::ImageLuma8(_) | D::ImageRgb8(_) => (true, false),
             D::ImageLuma16(_) | D::ImageRgb16(_) => (true, true),
@@ -122,7 +149,11 @@ impl Decoded {
             D::ImageRgba8(i) => (i.pixels().all(|p| p.0[3] == u8::MAX), false),
             D::ImageLumaA16(i) => (i.pixels().all(|p| p.0[1] == u16::MAX), true),
             D::ImageRgba16(i) => (i.pixels().all(|p| p.0[3] == u16::MAX), true),
-            _ => bail!("{}: its numbers are of {:?}, expected 8 or 16 bits", name(), image.color()),
+            _ => bail!(
+                "{}: its numbers are of {:?}, expected 8 or 16 bits",
+                name(),
+                image.color()
+            ),
         };
         if !opaque {
             bail!(
@@ -130,7 +161,11 @@ impl Decoded {
                 name()
             );
         }
-        Ok(Decoded { file: file.to_owned(), image, wide })
+        Ok(Decoded {
+            file: file.to_owned(),
+            image,
+            wide,
+        })
     }
 
     /// Refuses an image of another depth than the first one.
@@ -176,8 +211,15 @@ impl Decoded {
 
 /// A folder's images as one array, and its hash: [N, H, W] where all are grey, else [N, 3, H, W].
 pub(super) fn folder(folder: &Path) -> Result<(Array, String)> {
-    let Folder { files, sha256, notes } = Folder::open(folder)?;
-    let decoded = files.iter().map(|file| Decoded::read(file)).collect::<Result<Vec<_>>>()?;
+    let Folder {
+        files,
+        sha256,
+        notes,
+    } = Folder::open(folder)?;
+    let decoded = files
+        .iter()
+        .map(|file| Decoded::read(file))
+        .collect::<Result<Vec<_>>>()?;
     let grey = decoded.iter().all(Decoded::grey);
     let first = &decoded[0];
     let [width, height] = first.size();
@@ -196,9 +238,24 @@ pub(super) fn folder(folder: &Path) -> Result<(Array, String)> {
         }
         image.append(&mut values, grey);
     }
-    let shape = if grey { vec![files.len(), height, width] } else { vec![files.len(), 3, height, width] };
-    let numbers = if first.wide { Numbers::Integers } else { Numbers::Bytes };
-    Ok((Array { values: ArrayD::from_shape_vec(IxDyn(&shape), values)?, numbers, notes }, sha256))
+    let shape = if grey {
+        vec![files.len(), height, width]
+    } else {
+        vec![files.len(), 3, height, width]
+    };
+    let numbers = if first.wide {
+        Numbers::Integers
+    } else {
+        Numbers::Bytes
+    };
+    Ok((
+        Array {
+            values: ArrayD::from_shape_vec(IxDyn(&shape), values)?,
+            numbers,
+            notes,
+        },
+        sha256,
+    ))
 }
 
 /// Samples of a grid, at most.
@@ -218,14 +275,24 @@ pub fn png_grid(samples: &Batch, shape: &[usize], range: Option<[f64; 2]>) -> Re
         _ => Shape::of(shape)?,
     };
     let finite = || samples.iter().copied().filter(|v| v.is_finite());
-    let extremes = || [finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max)];
+    let extremes = || {
+        [
+            finite().fold(f64::INFINITY, f64::min),
+            finite().fold(f64::NEG_INFINITY, f64::max),
+        ]
+    };
     let coding = Coding::Range(range.unwrap_or_else(extremes));
     let count = samples.nrows().min(SHOWN);
     let columns = (1..=count).find(|c| c * c >= count).unwrap_or(1);
-    let (width, height) = (columns * shape.width, count.div_ceil(columns) * shape.height);
+    let (width, height) = (
+        columns * shape.width,
+        count.div_ceil(columns) * shape.height,
+    );
     let mut picture = image::RgbImage::new(u32::try_from(width)?, u32::try_from(height)?);
     for (i, sample) in samples.rows().into_iter().take(count).enumerate() {
-        let planes: Vec<_> = (0..shape.channels).map(|c| shape.plane(sample, c, coding)).collect();
+        let planes: Vec<_> = (0..shape.channels)
+            .map(|c| shape.plane(sample, c, coding))
+            .collect();
         let (left, top) = (i % columns * shape.width, i / columns * shape.height);
         for at in 0..shape.width * shape.height {
             let byte = |c: usize| planes[c.min(planes.len() - 1)].values[at] as u8;
@@ -246,7 +313,8 @@ mod tests {
 
     #[test]
     fn a_grid_read_back_holds_the_samples() {
-        let samples = Array2::from_shape_fn((5, 16), |(i, j)| (i * 16 + j) as f64 / 79.0 * 2.0 - 1.0);
+        let samples =
+            Array2::from_shape_fn((5, 16), |(i, j)| (i * 16 + j) as f64 / 79.0 * 2.0 - 1.0);
         let grid = |shape: &[usize]| {
             let bytes = png_grid(&samples, shape, Some([-1.0, 1.0])).expect("an image");
             image::load_from_memory(&bytes).expect("a PNG").to_rgb8()

@@ -37,7 +37,9 @@ impl Stored {
     }
 
     fn above(path: &Path, large: u64, row: usize) -> Result<Option<Stored>> {
-        let npy = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy"));
+        let npy = path
+            .extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case("npy"));
         if !npy || !path.is_file() || std::fs::metadata(path).is_ok_and(|m| m.len() < large) {
             return Ok(None);
         }
@@ -46,7 +48,9 @@ impl Stored {
         let length = file.metadata().with_context(name)?.len();
         let mut head = vec![0; length.min(1 << 17) as usize];
         file.read_exact(&mut head).with_context(name)?;
-        let header = npy_header(&head).with_context(|| path.display().to_string())?.replace('"', "'");
+        let header = npy_header(&head)
+            .with_context(|| path.display().to_string())?
+            .replace('"', "'");
         let claimed = || path.display().to_string();
         declared_size(&header, length as usize).with_context(claimed)?;
         let compact: String = header.split_whitespace().collect();
@@ -56,14 +60,26 @@ impl Stored {
             () => return Ok(None),
         };
         let sizes = declared_shape(&header).with_context(claimed)?;
-        let Some((&rows, shape)) = sizes.split_first() else { return Ok(None) };
+        let Some((&rows, shape)) = sizes.split_first() else {
+            return Ok(None);
+        };
         let (shape, columns) = (shape.to_vec(), shape.iter().product::<usize>());
         let prefix = if head[6] == 1 { 10 } else { 12 };
         let start = (prefix + header.len()) as u64;
         let whole = start + (rows * columns * width) as u64 == length;
         // What is not plainly laid out is left to the reader that knows all layouts and says what is wrong.
-        let plain = compact.contains("'fortran_order':False") && rows > 0 && columns * width >= row && whole;
-        Ok(plain.then(|| Stored { path: path.to_owned(), rows, columns, shape, width, start }))
+        let plain = compact.contains("'fortran_order':False")
+            && rows > 0
+            && columns * width >= row
+            && whole;
+        Ok(plain.then(|| Stored {
+            path: path.to_owned(),
+            rows,
+            columns,
+            shape,
+            width,
+            start,
+        }))
     }
 }
 
@@ -78,7 +94,8 @@ impl Source for Stored {
         let mut out = Array2::zeros((at.len(), self.columns));
         let mut bytes = vec![0; self.columns * self.width];
         for (mut row, i) in out.rows_mut().into_iter().zip(at) {
-            file.seek(SeekFrom::Start(self.start + (i * bytes.len()) as u64)).map_err(failed)?;
+            file.seek(SeekFrom::Start(self.start + (i * bytes.len()) as u64))
+                .map_err(failed)?;
             file.read_exact(&mut bytes).map_err(failed)?;
             for (to, from) in row.iter_mut().zip(bytes.chunks_exact(self.width)) {
                 *to = match from.try_into() {
@@ -101,26 +118,55 @@ mod tests {
     #[test]
     fn rows_are_those_of_the_whole_array() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let values = Array3::from_shape_fn((7, 2, 3), |(i, j, k)| (100 * i + 10 * j + k) as f32 / 7.0);
+        let values =
+            Array3::from_shape_fn((7, 2, 3), |(i, j, k)| (100 * i + 10 * j + k) as f32 / 7.0);
         let double = values.mapv(f64::from);
-        let flat = double.clone().into_shape_with_order((7, 6)).expect("42 numbers");
+        let flat = double
+            .clone()
+            .into_shape_with_order((7, 6))
+            .expect("42 numbers");
         let file = |name: &str| folder.path().join(name);
-        values.write_npy(File::create(file("a.npy")).expect("a file")).expect("written");
-        double.write_npy(File::create(file("b.npy")).expect("a file")).expect("written");
+        values
+            .write_npy(File::create(file("a.npy")).expect("a file"))
+            .expect("written");
+        double
+            .write_npy(File::create(file("b.npy")).expect("a file"))
+            .expect("written");
         for name in ["a.npy", "b.npy"] {
-            let stored = Stored::above(&file(name), 0, 0).expect("whole").expect("plain");
+            let stored = Stored::above(&file(name), 0, 0)
+                .expect("whole")
+                .expect("plain");
             assert_eq!((stored.shape(), &stored.shape[..]), ((7, 6), &[2, 3][..]));
             let at = [6, 0, 3, 3];
-            assert_eq!(stored.take(&at).expect("there"), flat.select(ndarray::Axis(0), &at), "{name}");
+            assert_eq!(
+                stored.take(&at).expect("there"),
+                flat.select(ndarray::Axis(0), &at),
+                "{name}"
+            );
         }
         // Small files, short rows and other layouts are read at once.
         assert!(Stored::open(&file("a.npy")).expect("whole").is_none());
-        assert!(Stored::above(&file("a.npy"), 0, 25).expect("whole").is_none());
-        double.t().write_npy(File::create(file("c.npy")).expect("a file")).expect("written");
-        assert!(Stored::above(&file("c.npy"), 0, 0).expect("whole").is_none());
+        assert!(
+            Stored::above(&file("a.npy"), 0, 25)
+                .expect("whole")
+                .is_none()
+        );
+        double
+            .t()
+            .write_npy(File::create(file("c.npy")).expect("a file"))
+            .expect("written");
+        assert!(
+            Stored::above(&file("c.npy"), 0, 0)
+                .expect("whole")
+                .is_none()
+        );
         // A file that ends early is left to the reader that says so.
         let bytes = std::fs::read(file("a.npy")).expect("bytes");
         std::fs::write(file("d.npy"), &bytes[..bytes.len() - 4]).expect("written");
-        assert!(Stored::above(&file("d.npy"), 0, 0).expect("a header").is_none());
+        assert!(
+            Stored::above(&file("d.npy"), 0, 0)
+                .expect("a header")
+                .is_none()
+        );
     }
 }

@@ -35,7 +35,10 @@ pub(super) fn csv(bytes: &[u8]) -> Result<Array> {
         cells.rows.remove(0);
         cells.lines.remove(0);
         if cells.rows.is_empty() {
-            bail!("it has no rows below its header, {}", listed(names.iter().map(String::as_str)));
+            bail!(
+                "it has no rows below its header, {}",
+                listed(names.iter().map(String::as_str))
+            );
         }
     }
     cells.numbers(header, separator)
@@ -54,7 +57,8 @@ fn decoded(bytes: &[u8]) -> Result<String> {
         [0xFE, 0xFF, ..] => wide(u16::from_be_bytes),
         _ => {
             let text = std::str::from_utf8(bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes));
-            text.map(str::to_owned).map_err(|_| anyhow!("it is no table: its text is not UTF-8"))
+            text.map(str::to_owned)
+                .map_err(|_| anyhow!("it is no table: its text is not UTF-8"))
         }
     }
 }
@@ -66,9 +70,16 @@ fn separator(text: &str) -> u8 {
         let cells = Cells::read(text, separator, Some(LOOKED)).ok();
         // The last row that is looked at is no header.
         let row = cells.as_ref().and_then(|c| c.rows.last());
-        let numbers =
-            row.map_or(0, |r| r.iter().filter(|c| cells.as_ref().is_some_and(|t| t.number(c).is_some())).count());
-        (numbers > 0 && row.is_some_and(|r| r.len() == numbers), numbers, row.map_or(0, Vec::len))
+        let numbers = row.map_or(0, |r| {
+            r.iter()
+                .filter(|c| cells.as_ref().is_some_and(|t| t.number(c).is_some()))
+                .count()
+        });
+        (
+            numbers > 0 && row.is_some_and(|r| r.len() == numbers),
+            numbers,
+            row.map_or(0, Vec::len),
+        )
     };
     // Of equals the last is taken.
     let candidates = [b',', b'\t', b';'].into_iter().filter(|s| splits(text, *s));
@@ -78,19 +89,38 @@ fn separator(text: &str) -> u8 {
 /// Whether a separator is in any row outside of quotes, so that no other one is taken for a decimal mark.
 fn splits(text: &str, separator: u8) -> bool {
     let mut reader = ::csv::ReaderBuilder::new();
-    reader.has_headers(false).flexible(true).delimiter(separator);
-    reader.from_reader(text.as_bytes()).records().take(LOOKED).flatten().any(|record| record.len() > 1)
+    reader
+        .has_headers(false)
+        .flexible(true)
+        .delimiter(separator);
+    reader
+        .from_reader(text.as_bytes())
+        .records()
+        .take(LOOKED)
+        .flatten()
+        .any(|record| record.len() > 1)
 }
 
 impl Cells {
     fn read(text: &str, separator: u8, most: Option<usize>) -> Result<Cells> {
-        let mut reader =
-            ::csv::ReaderBuilder::new().has_headers(false).delimiter(separator).from_reader(text.as_bytes());
-        let mut cells = Cells { rows: Vec::new(), lines: Vec::new(), decimal: '.' };
+        let mut reader = ::csv::ReaderBuilder::new()
+            .has_headers(false)
+            .delimiter(separator)
+            .from_reader(text.as_bytes());
+        let mut cells = Cells {
+            rows: Vec::new(),
+            lines: Vec::new(),
+            decimal: '.',
+        };
         for record in reader.records().take(most.unwrap_or(usize::MAX)) {
-            let record = record.map_err(|e| unequal(&e, text).unwrap_or_else(|| anyhow!("it is no table: {e}")))?;
-            cells.lines.push(record.position().map_or(0, |at| line_of(at, text)));
-            cells.rows.push(record.iter().map(|c| c.trim().to_owned()).collect());
+            let record = record
+                .map_err(|e| unequal(&e, text).unwrap_or_else(|| anyhow!("it is no table: {e}")))?;
+            cells
+                .lines
+                .push(record.position().map_or(0, |at| line_of(at, text)));
+            cells
+                .rows
+                .push(record.iter().map(|c| c.trim().to_owned()).collect());
         }
         if separator != b',' && cells.decimal_commas() {
             cells.decimal = ',';
@@ -112,7 +142,10 @@ impl Cells {
         let single = self.rows.first().is_some_and(|r| r.len() == 1);
         match self.lines.windows(2).find(|l| single && l[1] > l[0] + 1) {
             Some(lines) if !self.rows.iter().flatten().any(|c| c.contains('\n')) => {
-                bail!("line {}, column 1: it is empty, and no number", lines[0] + 1)
+                bail!(
+                    "line {}, column 1: it is empty, and no number",
+                    lines[0] + 1
+                )
             }
             _ => Ok(()),
         }
@@ -134,7 +167,12 @@ impl Cells {
     /// The first row, where it names columns and is no sample.
     fn header(&self) -> Option<Header> {
         let (first, below) = self.rows.split_first()?;
-        let header = |counts| Some(Header { names: first.clone(), counts });
+        let header = |counts| {
+            Some(Header {
+                names: first.clone(),
+                counts,
+            })
+        };
         if first.iter().all(|c| self.number(c).is_none()) {
             return header(None);
         }
@@ -145,7 +183,11 @@ impl Cells {
         if !counts(first) || below.is_empty() {
             return None;
         }
-        let written = |row: &[String]| row.iter().filter(|c| self.number(c).is_some()).all(|c| Cells::whole(c));
+        let written = |row: &[String]| {
+            row.iter()
+                .filter(|c| self.number(c).is_some())
+                .all(|c| Cells::whole(c))
+        };
         let floats = below.iter().any(|row| !written(row));
         let only_floats = || below.iter().flatten().all(|c| !Cells::whole(c));
         // 0, 1, …, 9 may be a sample of whole numbers, but where the next one goes on counting it is.
@@ -154,14 +196,20 @@ impl Cells {
             1 | 2 => floats && only_floats(),
             n => floats || (n >= 8 && !goes_on()),
         };
-        is.then(|| Header { names: first.clone(), counts: Some(first.len() - 1) })
+        is.then(|| Header {
+            names: first.clone(),
+            counts: Some(first.len() - 1),
+        })
     }
 
     /// The columns of numbers.
     fn numbers(&self, header: Option<Header>, separator: u8) -> Result<Array> {
         let width = self.rows[0].len();
         let name = |column: usize| match &header {
-            Some(Header { names, counts: None }) if !names[column].is_empty() => format!("`{}`", names[column]),
+            Some(Header {
+                names,
+                counts: None,
+            }) if !names[column].is_empty() => format!("`{}`", names[column]),
             _ => format!("{}", column + 1),
         };
         let column = |i: usize| self.rows.iter().map(move |r| r[i].as_str());
@@ -170,11 +218,17 @@ impl Cells {
             let of = if last > 3 {
                 format!("0, 1, …, {last}")
             } else {
-                (0..=last).map(|i| i.to_string()).collect::<Vec<_>>().join(", ")
+                (0..=last)
+                    .map(|i| i.to_string())
+                    .collect::<Vec<_>>()
+                    .join(", ")
             };
-            notes.push(format!("its first line, {of}, is taken as a header and not as a sample"));
+            notes.push(format!(
+                "its first line, {of}, is taken as a header and not as a sample"
+            ));
         }
-        let index = header.as_ref().is_some_and(|h| h.unnamed()) && width > 1 && self.numbers_rows();
+        let index =
+            header.as_ref().is_some_and(|h| h.unnamed()) && width > 1 && self.numbers_rows();
         if index {
             notes.push("its first column has no name and numbers the rows: it is an index, and is left out".to_owned());
         }
@@ -196,21 +250,38 @@ impl Cells {
         for (row, line) in self.rows.iter().zip(&self.lines) {
             for i in &numeric {
                 let value = self.number(&row[*i]).ok_or_else(|| {
-                    anyhow!("line {line}, column {}: {:?} is no number, but others of that column are", i + 1, row[*i])
+                    anyhow!(
+                        "line {line}, column {}: {:?} is no number, but others of that column are",
+                        i + 1,
+                        row[*i]
+                    )
                 })?;
                 values.push(value);
             }
         }
-        let whole = self.rows.iter().all(|r| numeric.iter().all(|i| Cells::whole(&r[*i])));
-        let numbers = if whole { Numbers::WholeText } else { Numbers::Reals };
-        Ok(Array { values: ArrayD::from_shape_vec(IxDyn(&[self.rows.len(), numeric.len()]), values)?, numbers, notes })
+        let whole = self
+            .rows
+            .iter()
+            .all(|r| numeric.iter().all(|i| Cells::whole(&r[*i])));
+        let numbers = if whole {
+            Numbers::WholeText
+        } else {
+            Numbers::Reals
+        };
+        Ok(Array {
+            values: ArrayD::from_shape_vec(IxDyn(&[self.rows.len(), numeric.len()]), values)?,
+            numbers,
+            notes,
+        })
     }
 
     /// Whether the first column is 0, 1, …, or whole numbers of which each is there once, as an index is of which rows
     /// were dropped or shuffled.
     fn numbers_rows(&self) -> bool {
         let mut seen = std::collections::HashSet::new();
-        self.rows.iter().all(|r| Cells::whole(&r[0]) && seen.insert(r[0].as_str()))
+        self.rows
+            .iter()
+            .all(|r| Cells::whole(&r[0]) && seen.insert(r[0].as_str()))
     }
 }
 
@@ -229,19 +300,32 @@ impl Header {
 
 /// Whether cells are 0, 1, …, n − 1.
 fn counts(cells: &[String]) -> bool {
-    cells.iter().enumerate().all(|(i, c)| Cells::whole(c) && c.parse() == Ok(i))
+    cells
+        .iter()
+        .enumerate()
+        .all(|(i, c)| Cells::whole(c) && c.parse() == Ok(i))
 }
 
 /// The line of a record. The reader's own position is before the blank lines that it skips on the way to it.
 fn line_of(position: &::csv::Position, text: &str) -> u64 {
     let rest = text.as_bytes().iter().skip(position.byte() as usize);
-    let skipped = rest.take_while(|b| matches!(b, b'\r' | b'\n')).filter(|b| **b == b'\n').count();
+    let skipped = rest
+        .take_while(|b| matches!(b, b'\r' | b'\n'))
+        .filter(|b| **b == b'\n')
+        .count();
     position.line() + skipped as u64
 }
 
 /// Rows of unequal length, with their line.
 fn unequal(error: &::csv::Error, text: &str) -> Option<anyhow::Error> {
-    let ::csv::ErrorKind::UnequalLengths { pos: Some(at), expected_len, len } = error.kind() else { return None };
+    let ::csv::ErrorKind::UnequalLengths {
+        pos: Some(at),
+        expected_len,
+        len,
+    } = error.kind()
+    else {
+        return None;
+    };
     Some(anyhow!(
         "it is no table: line {} has another number of cells ({len}) than those before it ({expected_len})",
         line_of(at, text)
@@ -256,8 +340,16 @@ fn kind<'a>(cells: impl Iterator<Item = &'a str>, separator: u8) -> &'static str
     let one_comma = |c: &str| c.matches(',').count() == 1 && number(&c.replace(',', "."));
     match () {
         () if filled.is_empty() => "empty",
-        () if all(&|c| ["true", "false", "yes", "no"].contains(&c.to_lowercase().as_str())) => "true and false",
-        () if all(&|c| c.strip_suffix('%').is_some_and(|c| number(&c.trim().replace(',', ".")))) => "percent signs",
+        () if all(&|c| ["true", "false", "yes", "no"].contains(&c.to_lowercase().as_str())) => {
+            "true and false"
+        }
+        () if all(&|c| {
+            c.strip_suffix('%')
+                .is_some_and(|c| number(&c.trim().replace(',', ".")))
+        }) =>
+        {
+            "percent signs"
+        }
         () if all(&|c| c.contains(',') && grouped(c, ',', '.')) => "thousands separators",
         () if all(&|c| c.contains('.') && grouped(c, '.', ',')) => "thousands separators",
         () if all(&one_comma) && separator == b',' => "decimal commas",
@@ -287,7 +379,10 @@ fn grouped(text: &str, group: char, decimal: char) -> bool {
 pub(super) fn without_numbers(columns: &[String]) -> String {
     match columns {
         [one] => format!("column {one} holds no numbers and is left out"),
-        some => format!("columns {} hold no numbers and are left out", listed(some.iter().map(String::as_str))),
+        some => format!(
+            "columns {} hold no numbers and are left out",
+            listed(some.iter().map(String::as_str))
+        ),
     }
 }
 
@@ -315,73 +410,169 @@ mod tests {
             ("0.5;1.5\n2.5;3.5\n4.5;5.5\n", Ok((2, &floats, &[]))),
             ("0,5;1,5\n2,5;3,5\n4,5;5,5\n", Ok((2, &floats, &[]))),
             ("0.5\t1.5\n2.5\t3.5\n4.5\t5.5", Ok((2, &floats, &[]))),
-            ("0,5\t1,5\r\n2,5\t3,5\r\n4,5\t5,5\r\n", Ok((2, &floats, &[]))),
+            (
+                "0,5\t1,5\r\n2,5\t3,5\r\n4,5\t5,5\r\n",
+                Ok((2, &floats, &[])),
+            ),
             ("x;y;z\n0,5;1,5;2,5\n3,5;4,5;5,5\n", Ok((3, &floats, &[]))),
-            ("\u{feff}x,y\n0.5,1.5\n 2.5 , 3.5\n\"4.5\",5.5\n", Ok((2, &floats, &[]))),
+            (
+                "\u{feff}x,y\n0.5,1.5\n 2.5 , 3.5\n\"4.5\",5.5\n",
+                Ok((2, &floats, &[])),
+            ),
             ("0.5\n1.5\n2.5\n3.5\n4.5\n5.5\n\n\n", Ok((1, &floats, &[]))),
             ("# x,y\n0.5,1.5\n2.5,3.5\n4.5,5.5\n", Ok((2, &floats, &[]))),
             // A separator inside a text is none.
-            ("a,x,y\n\"p;q\",0.5,1.5\n\"r;s\",2.5,3.5\n\"t;u\",4.5,5.5\n", Ok((2, &floats, &["column `a` (text)"]))),
-            ("a;x;y\nb,c;0.5;1.5\nd,e;2.5;3.5\nf,g;4.5;5.5\n", Ok((2, &floats, &["column `a` (text)"]))),
+            (
+                "a,x,y\n\"p;q\",0.5,1.5\n\"r;s\",2.5,3.5\n\"t;u\",4.5,5.5\n",
+                Ok((2, &floats, &["column `a` (text)"])),
+            ),
+            (
+                "a;x;y\nb,c;0.5;1.5\nd,e;2.5;3.5\nf,g;4.5;5.5\n",
+                Ok((2, &floats, &["column `a` (text)"])),
+            ),
             // Headers that count, and those that are samples.
-            ("0,1,2\n0.5,1.5,2.5\n3.5,4.5,5.5\n", Ok((3, &floats, &["its first line, 0, 1, 2, is taken as a header"]))),
-            ("0,1\n0.5,1.5\n2.5,3.5\n4.5,5.5\n", Ok((2, &floats, &["0, 1, is taken as a header"]))),
+            (
+                "0,1,2\n0.5,1.5,2.5\n3.5,4.5,5.5\n",
+                Ok((
+                    3,
+                    &floats,
+                    &["its first line, 0, 1, 2, is taken as a header"],
+                )),
+            ),
+            (
+                "0,1\n0.5,1.5\n2.5,3.5\n4.5,5.5\n",
+                Ok((2, &floats, &["0, 1, is taken as a header"])),
+            ),
             ("0,1\n1,0\n", Ok((2, &[0.0, 1.0, 1.0, 0.0], &[]))),
             ("0,1\n0.5,2\n", Ok((2, &[0.0, 1.0, 0.5, 2.0], &[]))),
             ("0,1,2\n3,4,5\n", Ok((3, &six(0.0), &[]))),
-            ("0,1,2,3,4,5,6,7\n9,9,9,9,9,9,9,9\n", Ok((8, &[9.0; 8], &["0, 1, …, 7, is taken as a header"]))),
+            (
+                "0,1,2,3,4,5,6,7\n9,9,9,9,9,9,9,9\n",
+                Ok((8, &[9.0; 8], &["0, 1, …, 7, is taken as a header"])),
+            ),
             // Indices.
-            (",0,1,2\n0,0.5,1.5,2.5\n1,3.5,4.5,5.5\n", Ok((3, &floats, &["first column has no name", "index"]))),
-            (",x,y\n0,0.5,1.5\n1,2.5,3.5\n2,4.5,5.5\n", Ok((2, &floats, &["index"]))),
-            ("Unnamed: 0,x,y\n0,0.5,1.5\n1,2.5,3.5\n2,4.5,5.5\n", Ok((2, &floats, &["index"]))),
+            (
+                ",0,1,2\n0,0.5,1.5,2.5\n1,3.5,4.5,5.5\n",
+                Ok((3, &floats, &["first column has no name", "index"])),
+            ),
+            (
+                ",x,y\n0,0.5,1.5\n1,2.5,3.5\n2,4.5,5.5\n",
+                Ok((2, &floats, &["index"])),
+            ),
+            (
+                "Unnamed: 0,x,y\n0,0.5,1.5\n1,2.5,3.5\n2,4.5,5.5\n",
+                Ok((2, &floats, &["index"])),
+            ),
             // Rows that were dropped, and shuffled ones.
-            (";x;y\n4;0,5;1,5\n0;2,5;3,5\n9;4,5;5,5\n", Ok((2, &floats, &["index"]))),
+            (
+                ";x;y\n4;0,5;1,5\n0;2,5;3,5\n9;4,5;5,5\n",
+                Ok((2, &floats, &["index"])),
+            ),
             (",x\n0.5,1.5\n2.5,3.5\n4.5,5.5\n", Ok((2, &floats, &[]))),
             ("n,x\n0,0.5\n1,1.5\n", Ok((2, &[0.0, 0.5, 1.0, 1.5], &[]))),
             // Columns of no numbers.
-            ("t,x\nTrue,0.5\nFalse,1.5\n", Ok((1, &floats[..2], &["`t` (true and false)"]))),
-            ("p,x\n10%,0.5\n2.5 %,1.5\n", Ok((1, &floats[..2], &["`p` (percent signs)"]))),
-            ("n,x\n\"1,234.5\",0.5\n\"12,345\",1.5\n", Ok((1, &floats[..2], &["`n` (thousands separators)"]))),
-            ("n;x\n1.234,5;0,5\n12.345;1,5\n", Err("line 2, column 1: \"1.234,5\" is no number")),
-            ("c,x\n\"0,5\",0.5\n\"1,5\",1.5\n", Ok((1, &floats[..2], &["`c` (decimal commas)"]))),
-            ("$3,0.5,\n$4,1.5,\n", Ok((1, &floats[..2], &["columns 1 (currency signs), 3 (empty)"]))),
-            ("a,b\nTrue,x\nFalse,y\n", Err("no column of numbers: `a` (true and false), `b` (text)")),
+            (
+                "t,x\nTrue,0.5\nFalse,1.5\n",
+                Ok((1, &floats[..2], &["`t` (true and false)"])),
+            ),
+            (
+                "p,x\n10%,0.5\n2.5 %,1.5\n",
+                Ok((1, &floats[..2], &["`p` (percent signs)"])),
+            ),
+            (
+                "n,x\n\"1,234.5\",0.5\n\"12,345\",1.5\n",
+                Ok((1, &floats[..2], &["`n` (thousands separators)"])),
+            ),
+            (
+                "n;x\n1.234,5;0,5\n12.345;1,5\n",
+                Err("line 2, column 1: \"1.234,5\" is no number"),
+            ),
+            (
+                "c,x\n\"0,5\",0.5\n\"1,5\",1.5\n",
+                Ok((1, &floats[..2], &["`c` (decimal commas)"])),
+            ),
+            (
+                "$3,0.5,\n$4,1.5,\n",
+                Ok((1, &floats[..2], &["columns 1 (currency signs), 3 (empty)"])),
+            ),
+            (
+                "a,b\nTrue,x\nFalse,y\n",
+                Err("no column of numbers: `a` (true and false), `b` (text)"),
+            ),
             ("0.5 1.5\n2.5 3.5\n", Err("numbers between blanks")),
             ("x,y\n", Err("no rows below its header, x, y")),
             ("", Err("it has no rows")),
             // Numbers in some rows only.
             ("x,y\n1,2\n3,\n", Err("line 3, column 2: \"\" is no number")),
-            ("x,y\n999,2\n\"1,000\",3\n", Err("line 3, column 1: \"1,000\" is no number")),
-            ("1,2\nx,y\n3,4\n", Err("line 2, column 1: \"x\" is no number")),
+            (
+                "x,y\n999,2\n\"1,000\",3\n",
+                Err("line 3, column 1: \"1,000\" is no number"),
+            ),
+            (
+                "1,2\nx,y\n3,4\n",
+                Err("line 2, column 1: \"x\" is no number"),
+            ),
             ("x,1\n2,3\n", Err("line 1, column 1: \"x\" is no number")),
-            ("1,2\n3,4,5\n", Err("line 2 has another number of cells (3) than those before it (2)")),
+            (
+                "1,2\n3,4,5\n",
+                Err("line 2 has another number of cells (3) than those before it (2)"),
+            ),
             // No comma is a decimal mark for want of another separator.
-            ("1,2\n3\n", Err("line 2 has another number of cells (1) than those before it (2)")),
-            ("3\n1,2\n", Err("line 2 has another number of cells (2) than those before it (1)")),
-            ("\"p;q\",1,2\n\"r;s\",3\n", Err("line 2 has another number of cells (2) than those before it (3)")),
+            (
+                "1,2\n3\n",
+                Err("line 2 has another number of cells (1) than those before it (2)"),
+            ),
+            (
+                "3\n1,2\n",
+                Err("line 2 has another number of cells (2) than those before it (1)"),
+            ),
+            (
+                "\"p;q\",1,2\n\"r;s\",3\n",
+                Err("line 2 has another number of cells (2) than those before it (3)"),
+            ),
             ("a;1,5\nb;2,5\n", Ok((1, &[1.5, 2.5], &["column 1 (text)"]))),
             ("0.5\n\n1.5\n", Err("line 2, column 1: it is empty")),
-            ("0.5\r\n\r\n\r\n1.5\r\n", Err("line 2, column 1: it is empty")),
+            (
+                "0.5\r\n\r\n\r\n1.5\r\n",
+                Err("line 2, column 1: it is empty"),
+            ),
             // Blank lines of a wider table hide no number, and are counted.
-            ("x,y\n\n1,2\n\n3,z\n", Err("line 5, column 2: \"z\" is no number")),
-            ("1,2\n\n3\n", Err("line 3 has another number of cells (1) than those before it (2)")),
+            (
+                "x,y\n\n1,2\n\n3,z\n",
+                Err("line 5, column 2: \"z\" is no number"),
+            ),
+            (
+                "1,2\n\n3\n",
+                Err("line 3 has another number of cells (1) than those before it (2)"),
+            ),
         ];
         for (text, wanted) in table {
             match (csv(text.as_bytes()), wanted) {
                 (Ok(read), Ok((width, numbers, notes))) => {
-                    assert_eq!(read.values.shape(), [numbers.len() / width, *width], "{text:?}");
+                    assert_eq!(
+                        read.values.shape(),
+                        [numbers.len() / width, *width],
+                        "{text:?}"
+                    );
                     assert!(read.values.iter().eq(*numbers), "{text:?}: {}", read.values);
                     let said = read.notes.join("\n");
                     assert!(notes.iter().all(|n| said.contains(n)), "{text:?}: {said}");
                     assert_eq!(said.is_empty(), notes.is_empty(), "{text:?}: {said}");
                 }
-                (Err(error), Err(why)) => assert!(format!("{error:#}").contains(why), "{text:?}: {error:#}"),
-                (Ok(read), Err(_)) => panic!("{text:?} is read as {} {:?}", read.values, read.notes),
+                (Err(error), Err(why)) => {
+                    assert!(format!("{error:#}").contains(why), "{text:?}: {error:#}")
+                }
+                (Ok(read), Err(_)) => {
+                    panic!("{text:?} is read as {} {:?}", read.values, read.notes)
+                }
                 (Err(error), Ok(_)) => panic!("{text:?}: {error:#}"),
             }
         }
         // What a spreadsheet calls Unicode text.
-        let wide: Vec<u8> = "\u{feff}x\ty\n0,5\t1,5\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let wide: Vec<u8> = "\u{feff}x\ty\n0,5\t1,5\n"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
         assert!(csv(&wide).expect("read").values.iter().eq(&[0.5, 1.5]));
         assert!(csv(b"caf\xe9,1\n").is_err_and(|e| e.to_string().contains("UTF-8")));
     }

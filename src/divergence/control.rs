@@ -38,7 +38,10 @@ pub enum Control {
 
 impl Control {
     /// Of an entry's estimators in `dim` dimensions.
-    pub fn of<'a>(estimators: impl IntoIterator<Item = &'a Divergence> + Clone, dim: usize) -> Control {
+    pub fn of<'a>(
+        estimators: impl IntoIterator<Item = &'a Divergence> + Clone,
+        dim: usize,
+    ) -> Control {
         let products = estimators.clone().into_iter().any(|e| e.needs_products().0);
         match estimators.into_iter().find_map(Divergence::head) {
             _ if products && dim <= FEW => Control::Trace,
@@ -84,7 +87,11 @@ impl Control {
                 let mut z = Blocks::zeros((*count, sample.len(), dim));
                 for (probe, mut block) in z.outer_iter_mut().enumerate() {
                     for (row, sample) in block.outer_iter_mut().zip(sample) {
-                        key.probe(Distribution::Rademacher, (Purpose::Control, *sample, probe as u64, 0), row);
+                        key.probe(
+                            Distribution::Rademacher,
+                            (Purpose::Control, *sample, probe as u64, 0),
+                            row,
+                        );
                     }
                 }
                 z
@@ -148,7 +155,11 @@ impl Spent {
         };
         let alone = row * rows as f64;
         let more = (seconds - alone).max(0.0);
-        let share = if products > 0.0 { self.estimating as f64 / products } else { 0.0 };
+        let share = if products > 0.0 {
+            self.estimating as f64 / products
+        } else {
+            0.0
+        };
         [more * (1.0 - share), more * share]
     }
 }
@@ -192,7 +203,11 @@ impl Controlled<'_, '_> {
         x: &Batch,
     ) -> Result<Evaluation, EvalError> {
         let (rows, dim) = x.dim();
-        let planned = if wanted == Wanted::Node { self.plan } else { &Plan::Apart };
+        let planned = if wanted == Wanted::Node {
+            self.plan
+        } else {
+            &Plan::Apart
+        };
         let mut sources = lock(self.sources);
         let apart = sources.apart;
         let missing = || EvalError::Missing("this model offers no Jacobian products".to_owned());
@@ -200,16 +215,29 @@ impl Controlled<'_, '_> {
         self.spent.controlling += self.control.products(dim) * rows as u64;
         if *planned == Plan::Jacobian {
             let z = planned.directions(self.key, sample, dim);
-            let together = if apart { None } else { tangents.products_with_velocity(t, x, &z)? };
+            let together = if apart {
+                None
+            } else {
+                tangents.products_with_velocity(t, x, &z)?
+            };
             let (velocity, columns) = match together {
                 Some(both) => both,
                 None => (self.velocity.velocity(t, x)?, tangents.products(t, x, &z)?),
             };
             // Summed as quadratic forms are, so that nothing depends on what was planned.
             let diagonal = || Array2::from_shape_fn((dim, rows), |(i, row)| columns[[i, row, i]]);
-            let divergence = (*self.control == Control::Trace).then(|| diagonal().sum_axis(Axis(0)).to_vec());
-            self.spent.estimating += if divergence.is_none() { (dim * rows) as u64 } else { 0 };
-            return Ok(Evaluation { velocity, divergence, products: Some(Products::Jacobian(columns)) });
+            let divergence =
+                (*self.control == Control::Trace).then(|| diagonal().sum_axis(Axis(0)).to_vec());
+            self.spent.estimating += if divergence.is_none() {
+                (dim * rows) as u64
+            } else {
+                0
+            };
+            return Ok(Evaluation {
+                velocity,
+                divergence,
+                products: Some(Products::Jacobian(columns)),
+            });
         }
         let controls = self.control.products(dim) as usize;
         if *planned == Plan::Diagonal
@@ -218,31 +246,55 @@ impl Controlled<'_, '_> {
             && let Some((velocity, terms)) = tangents.trace_terms_with_velocity(t, x)?
         {
             self.spent.estimating += (dim * rows) as u64;
-            return Ok(Evaluation { velocity, divergence: None, products: Some(Products::Forms(terms)) });
+            return Ok(Evaluation {
+                velocity,
+                divergence: None,
+                products: Some(Products::Forms(terms)),
+            });
         }
-        let fits = |drawn: &&Drawn| drawn.sample == sample && drawn.planned == *planned && drawn.z.shape()[2] == dim;
+        let fits = |drawn: &&Drawn| {
+            drawn.sample == sample && drawn.planned == *planned && drawn.z.shape()[2] == dim
+        };
         let drawn = match self.drawn.take().filter(|drawn| fits(&drawn)) {
             Some(drawn) => drawn,
             None => {
                 let control = self.control.directions(self.key, sample, dim);
                 let shared = planned.directions(self.key, sample, dim);
-                let z = ndarray::concatenate(Axis(0), &[control.view(), shared.view()]).expect("the same rows");
-                Drawn { sample: sample.to_vec(), planned: planned.clone(), z }
+                let z = ndarray::concatenate(Axis(0), &[control.view(), shared.view()])
+                    .expect("the same rows");
+                Drawn {
+                    sample: sample.to_vec(),
+                    planned: planned.clone(),
+                    z,
+                }
             }
         };
         let z = &drawn.z;
         self.spent.estimating += ((z.shape()[0] - controls) * rows) as u64;
-        let together = if apart { None } else { tangents.with_velocity(t, x, z)? };
+        let together = if apart {
+            None
+        } else {
+            tangents.with_velocity(t, x, z)?
+        };
         let (velocity, forms) = match together {
             Some(both) => both,
             None => (self.velocity.velocity(t, x)?, tangents.quadratic(t, x, z)?),
         };
         self.drawn = Some(drawn);
         let (controlling, shared) = forms.view().split_at(Axis(0), controls);
-        let share = if let Control::Probes(k) = self.control { 1.0 / *k as f64 } else { 1.0 };
-        let divergence = (!controlling.is_empty()).then(|| (controlling.sum_axis(Axis(0)) * share).to_vec());
+        let share = if let Control::Probes(k) = self.control {
+            1.0 / *k as f64
+        } else {
+            1.0
+        };
+        let divergence =
+            (!controlling.is_empty()).then(|| (controlling.sum_axis(Axis(0)) * share).to_vec());
         let products = (!shared.is_empty()).then(|| Products::Forms(shared.to_owned()));
-        Ok(Evaluation { velocity, divergence, products })
+        Ok(Evaluation {
+            velocity,
+            divergence,
+            products,
+        })
     }
 }
 
@@ -253,7 +305,10 @@ impl VectorField for Controlled<'_, '_> {
 
     fn is_smooth(&self) -> bool {
         match self.control {
-            Control::Head(name) => lock(self.sources).heads.get(name).is_some_and(|head| head.is_smooth()),
+            Control::Head(name) => lock(self.sources)
+                .heads
+                .get(name)
+                .is_some_and(|head| head.is_smooth()),
             _ => self.velocity.is_smooth(),
         }
     }
@@ -266,7 +321,13 @@ impl VectorField for Controlled<'_, '_> {
         Ok(velocity)
     }
 
-    fn evaluate(&mut self, sample: &[SampleId], wanted: Wanted, t: &[f64], x: &Batch) -> Result<Evaluation, EvalError> {
+    fn evaluate(
+        &mut self,
+        sample: &[SampleId],
+        wanted: Wanted,
+        t: &[f64],
+        x: &Batch,
+    ) -> Result<Evaluation, EvalError> {
         if !matches!(self.control, Control::State) || *self.plan != Plan::Apart {
             self.time_velocity(t, x)?;
         }
@@ -274,16 +335,31 @@ impl VectorField for Controlled<'_, '_> {
         let along = wanted == Wanted::Node && *self.plan != Plan::Apart;
         let said = match self.control {
             Control::State if !along => {
-                return Ok(Evaluation { velocity: self.velocity(t, x)?, divergence: None, products: None });
+                return Ok(Evaluation {
+                    velocity: self.velocity(t, x)?,
+                    divergence: None,
+                    products: None,
+                });
             }
             Control::Head(name) => {
                 // A head in the velocity's own graph remembers what was said beside the velocity.
                 let velocity = self.velocity.velocity(t, x)?;
-                let missing = || EvalError::Missing(format!("this model has no divergence head `{name}`"));
-                let divergence = lock(self.sources).heads.get_mut(name).ok_or_else(missing)?.eval(t, x)?;
-                Evaluation { velocity, divergence: Some(divergence), products: None }
+                let missing =
+                    || EvalError::Missing(format!("this model has no divergence head `{name}`"));
+                let divergence = lock(self.sources)
+                    .heads
+                    .get_mut(name)
+                    .ok_or_else(missing)?
+                    .eval(t, x)?;
+                Evaluation {
+                    velocity,
+                    divergence: Some(divergence),
+                    products: None,
+                }
             }
-            Control::State | Control::Trace | Control::Probes(_) => self.with_products(sample, wanted, t, x)?,
+            Control::State | Control::Trace | Control::Probes(_) => {
+                self.with_products(sample, wanted, t, x)?
+            }
         };
         let (seconds, rows) = self.spent.with_more;
         self.spent.with_more = (seconds + started.elapsed().as_secs_f64(), rows + t.len());
@@ -307,11 +383,25 @@ mod tests {
             let alone = Control::of([&spec], 64);
             if spec.needs_products().0 {
                 assert_eq!(alone, Control::Probes(PROBES), "{name}");
-                assert_eq!(control(&format!("[{name}, learned, closed-form]"), 64), alone, "{name}");
-                assert_eq!(control(&format!("[learned, {name}]"), 3), Control::Trace, "{name}");
+                assert_eq!(
+                    control(&format!("[{name}, learned, closed-form]"), 64),
+                    alone,
+                    "{name}"
+                );
+                assert_eq!(
+                    control(&format!("[learned, {name}]"), 3),
+                    Control::Trace,
+                    "{name}"
+                );
             }
         }
-        assert_eq!(control("[closed-form, {learned: {head: a}}]", 3), Control::Head("a".to_owned()));
-        assert_eq!(control("[closed-form, finite-difference]", 3), Control::State);
+        assert_eq!(
+            control("[closed-form, {learned: {head: a}}]", 3),
+            Control::Head("a".to_owned())
+        );
+        assert_eq!(
+            control("[closed-form, finite-difference]", 3),
+            Control::State
+        );
     }
 }

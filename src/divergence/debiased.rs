@@ -29,7 +29,11 @@ pub struct Debiased {
 
 impl Default for Debiased {
     fn default() -> Self {
-        Debiased { head: "stad".to_owned(), probes: 8, distribution: Distribution::Rademacher }
+        Debiased {
+            head: "stad".to_owned(),
+            probes: 8,
+            distribution: Distribution::Rademacher,
+        }
     }
 }
 
@@ -61,7 +65,11 @@ fn importance(s: &Schedule) -> f64 {
 
 impl Draws {
     pub fn new(spec: &Debiased, samples: usize) -> Draws {
-        Draws { picks: vec![vec![None; spec.probes]; samples], ids: vec![0; samples], totals: vec![0.0; samples] }
+        Draws {
+            picks: vec![vec![None; spec.probes]; samples],
+            ids: vec![0; samples],
+            totals: vec![0.0; samples],
+        }
     }
 
     /// Lets nodes with their heads' values pass: each of a sample's draws is replaced by a new node with
@@ -69,8 +77,15 @@ impl Draws {
     ///
     /// # Errors
     /// Where the path is not known.
-    pub fn offer(&mut self, key: Key, nodes: &Nodes, heads: &[f64], sources: &Sources) -> Result<(), EvalError> {
-        let missing = || EvalError::Missing("debiased: the path's schedule is not known".to_owned());
+    pub fn offer(
+        &mut self,
+        key: Key,
+        nodes: &Nodes,
+        heads: &[f64],
+        sources: &Sources,
+    ) -> Result<(), EvalError> {
+        let missing =
+            || EvalError::Missing("debiased: the path's schedule is not known".to_owned());
         let curve = sources.curve.as_ref().ok_or_else(missing)?;
         for (i, slot) in nodes.slot.iter().enumerate() {
             let q = nodes.weight[i].abs() * importance(&curve.at(nodes.t[i]));
@@ -85,7 +100,12 @@ impl Draws {
                 let u = key.uniform_at(Purpose::Node, nodes.sample[i], draw as u64, nodes.node[i]);
                 if u < chance {
                     let (t, x) = (nodes.t[i], nodes.x.row(i).to_owned());
-                    *pick = Some(Pick { t, x, weight: nodes.weight[i] / q, head: heads[i] });
+                    *pick = Some(Pick {
+                        t,
+                        x,
+                        weight: nodes.weight[i] / q,
+                        head: heads[i],
+                    });
                 }
             }
         }
@@ -96,7 +116,12 @@ impl Draws {
     ///
     /// # Errors
     /// Where the model offers no Jacobian products.
-    pub fn residuals(&self, spec: &Debiased, key: Key, sources: &mut Sources) -> Result<Array2<f64>, EvalError> {
+    pub fn residuals(
+        &self,
+        spec: &Debiased,
+        key: Key,
+        sources: &mut Sources,
+    ) -> Result<Array2<f64>, EvalError> {
         let missing = || EvalError::Missing("this model offers no Jacobian products".to_owned());
         let field = sources.tangents.as_mut().ok_or_else(missing)?;
         let mut out = Array2::zeros((spec.probes, self.picks.len()));
@@ -104,14 +129,20 @@ impl Draws {
             let drawn: Vec<(usize, &Pick)> = (self.picks.iter().enumerate())
                 .filter_map(|(slot, picks)| Some((slot, picks[draw].as_ref()?)))
                 .collect();
-            let Some((_, first)) = drawn.first() else { continue };
+            let Some((_, first)) = drawn.first() else {
+                continue;
+            };
             let dim = first.x.len();
             let mut x = Batch::zeros((drawn.len(), dim));
             let mut z = Blocks::zeros((1, drawn.len(), dim));
             for (i, (slot, pick)) in drawn.iter().enumerate() {
                 x.row_mut(i).assign(&pick.x);
                 let address = (Purpose::Probe, self.ids[*slot], draw as u64, 0);
-                key.probe(spec.distribution, address, z.slice_mut(ndarray::s![0, i, ..]));
+                key.probe(
+                    spec.distribution,
+                    address,
+                    z.slice_mut(ndarray::s![0, i, ..]),
+                );
             }
             let t: Vec<f64> = drawn.iter().map(|(_, pick)| pick.t).collect();
             let forms = field.quadratic(&t, &x, &z)?;

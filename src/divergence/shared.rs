@@ -41,7 +41,13 @@ impl Plan {
     pub fn of(estimators: &[Divergence], dim: usize, control: &Control) -> Plan {
         let traces: Vec<&Estimator> = estimators
             .iter()
-            .filter_map(|e| if let Divergence::Trace(estimator) = e { Some(estimator) } else { None })
+            .filter_map(|e| {
+                if let Divergence::Trace(estimator) = e {
+                    Some(estimator)
+                } else {
+                    None
+                }
+            })
             .collect();
         let exact = traces.iter().any(|e| e.is_exact());
         let others = traces.iter().any(|e| !e.is_exact());
@@ -59,7 +65,11 @@ impl Plan {
                 None => laws.push((law, probes)),
             }
         }
-        if laws.is_empty() { Plan::Apart } else { Plan::Forms(laws) }
+        if laws.is_empty() {
+            Plan::Apart
+        } else {
+            Plan::Forms(laws)
+        }
     }
 
     /// Products for each sample of a node.
@@ -86,7 +96,9 @@ impl Plan {
     pub fn describe(&self, along: bool) -> Option<&'static str> {
         match (self, along) {
             (Plan::Apart, _) => None,
-            (Plan::Jacobian, true) => Some("all products from Jacobians that come with the velocity"),
+            (Plan::Jacobian, true) => {
+                Some("all products from Jacobians that come with the velocity")
+            }
             (Plan::Jacobian, false) => Some("all products from the exact trace's Jacobians"),
             (_, true) => Some("products come with the velocity"),
             (_, false) => Some("products at the nodes of accepted steps"),
@@ -100,7 +112,11 @@ impl Plan {
             Plan::Diagonal | Plan::Jacobian => basis(sample.len(), dim),
             Plan::Forms(laws) => {
                 // The addresses of probes that are fixed along a path do not tell nodes.
-                let probes = Probes { key, sample, node: &vec![0; sample.len()] };
+                let probes = Probes {
+                    key,
+                    sample,
+                    node: &vec![0; sample.len()],
+                };
                 let draw = |(law, count): &(Distribution, usize)| {
                     probes.draw(Purpose::Probe, *law, Along::Fixed, 0..*count as u64, dim)
                 };
@@ -115,7 +131,12 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Linearized::products`].
-    pub fn take(&self, key: Key, nodes: &Nodes, tangents: &mut dyn Linearized) -> Result<Products, EvalError> {
+    pub fn take(
+        &self,
+        key: Key,
+        nodes: &Nodes,
+        tangents: &mut dyn Linearized,
+    ) -> Result<Products, EvalError> {
         if *self == Plan::Diagonal
             && let Some(terms) = tangents.trace_terms(nodes.t, nodes.x)?
         {
@@ -130,7 +151,9 @@ impl Plan {
 
     /// Which of the planned products are one estimator's; none where it takes its own.
     pub fn share(&self, estimator: &Divergence) -> Option<Share> {
-        let Divergence::Trace(estimator) = estimator else { return None };
+        let Divergence::Trace(estimator) = estimator else {
+            return None;
+        };
         match self {
             Plan::Apart => None,
             Plan::Jacobian => Some(Share::Jacobian),
@@ -183,10 +206,19 @@ impl Share {
             (Share::Forms(range), Products::Forms(forms)) => {
                 Some(forms.slice(ndarray::s![range.clone(), ..]).to_owned())
             }
-            (Share::Diagonal, Products::Forms(forms)) => Some(estimator.trace(&mut KnownDiagonal(forms), probes)?),
+            (Share::Diagonal, Products::Forms(forms)) => {
+                Some(estimator.trace(&mut KnownDiagonal(forms), probes)?)
+            }
             (Share::Jacobian, Products::Jacobian(columns)) => {
                 let mut field = KnownJacobian(columns);
-                Some(estimator.trace(&mut At { field: &mut field, t, x }, probes)?)
+                Some(estimator.trace(
+                    &mut At {
+                        field: &mut field,
+                        t,
+                        x,
+                    },
+                    probes,
+                )?)
             }
             _ => None,
         })
@@ -230,9 +262,26 @@ mod tests {
         // Its values are those that control.
         assert_eq!(of("[exact]", 3, Control::Trace), Plan::Apart);
         let one = [(Distribution::Rademacher, 8)];
-        assert_eq!(of("[hutchinson, {hutchinson: {probes: 8}}, hutch++]", 64, state.clone()), forms(&one));
-        assert_eq!(of("[exact, {hutchinson: {probes: 8}}]", 3072, state.clone()), forms(&one));
-        assert_eq!(of("[{hutchinson: {along: fresh}}, hutch++, learned]", 64, state), Plan::Apart);
+        assert_eq!(
+            of(
+                "[hutchinson, {hutchinson: {probes: 8}}, hutch++]",
+                64,
+                state.clone()
+            ),
+            forms(&one)
+        );
+        assert_eq!(
+            of("[exact, {hutchinson: {probes: 8}}]", 3072, state.clone()),
+            forms(&one)
+        );
+        assert_eq!(
+            of(
+                "[{hutchinson: {along: fresh}}, hutch++, learned]",
+                64,
+                state
+            ),
+            Plan::Apart
+        );
     }
 
     /// Every trace estimator finds in shared products what it finds by itself.
@@ -240,7 +289,10 @@ mod tests {
     fn shared_products_give_each_estimator_its_own_values() {
         let dim = 6;
         let key = Key { seed: 5 };
-        let matrix = key.normal(Purpose::Check, 1, 0, dim * dim).into_shape_with_order((dim, dim)).expect("a matrix");
+        let matrix = key
+            .normal(Purpose::Check, 1, 0, dim * dim)
+            .into_shape_with_order((dim, dim))
+            .expect("a matrix");
         let (sample, node, slot, t) = ([3, 8, 9], [4, 5, 6], [0, 1, 2], [0.1, 0.2, 0.3]);
         let x = Batch::zeros((3, dim));
         let nodes = Nodes {
@@ -253,34 +305,94 @@ mod tests {
             divergence: None,
             products: None,
         };
-        let columns = Blocks::from_shape_fn((dim, 3, dim), |(i, row, j)| matrix[[j, i]] * (1.0 + row as f64));
-        let mut all: Vec<Divergence> = Estimator::defaults().into_iter().map(Divergence::Trace).collect();
-        all.extend(specs("[{hutchinson: {probes: 3}}, {hutchinson: {probes: 2, distribution: gaussian}}]"));
-        all.extend(specs("[{hutchinson: {probes: 3, along: fresh}}, {hutch++: {matvecs: 6, replicates: 2}}]"));
-        let exact = all.iter().position(|e| matches!(e, Divergence::Trace(e) if e.is_exact())).expect("listed");
-        let without: Vec<Divergence> =
-            all.iter().enumerate().filter(|(i, _)| *i != exact).map(|(_, e)| e.clone()).collect();
-        for (entry, least) in [(&all, all.len()), (&without, 3), (&vec![all[exact].clone()], 1)] {
+        let columns = Blocks::from_shape_fn((dim, 3, dim), |(i, row, j)| {
+            matrix[[j, i]] * (1.0 + row as f64)
+        });
+        let mut all: Vec<Divergence> = Estimator::defaults()
+            .into_iter()
+            .map(Divergence::Trace)
+            .collect();
+        all.extend(specs(
+            "[{hutchinson: {probes: 3}}, {hutchinson: {probes: 2, distribution: gaussian}}]",
+        ));
+        all.extend(specs(
+            "[{hutchinson: {probes: 3, along: fresh}}, {hutch++: {matvecs: 6, replicates: 2}}]",
+        ));
+        let exact = all
+            .iter()
+            .position(|e| matches!(e, Divergence::Trace(e) if e.is_exact()))
+            .expect("listed");
+        let without: Vec<Divergence> = all
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| *i != exact)
+            .map(|(_, e)| e.clone())
+            .collect();
+        for (entry, least) in [
+            (&all, all.len()),
+            (&without, 3),
+            (&vec![all[exact].clone()], 1),
+        ] {
             let plan = Plan::of(entry, dim, &Control::State);
-            let products = plan.take(key, &nodes, &mut KnownJacobian(&columns)).expect("known");
+            let products = plan
+                .take(key, &nodes, &mut KnownJacobian(&columns))
+                .expect("known");
             let mut shared = 0;
             for spec in entry {
-                let Divergence::Trace(estimator) = spec else { continue };
-                let Some(share) = plan.share(spec) else { continue };
+                let Divergence::Trace(estimator) = spec else {
+                    continue;
+                };
+                let Some(share) = plan.share(spec) else {
+                    continue;
+                };
                 shared += 1;
-                let probes = Probes { key, sample: &sample, node: &node };
-                let chains = share.chains(estimator, &products, (&t, &x), &probes).expect("known").expect("its plan");
+                let probes = Probes {
+                    key,
+                    sample: &sample,
+                    node: &node,
+                };
+                let chains = share
+                    .chains(estimator, &products, (&t, &x), &probes)
+                    .expect("known")
+                    .expect("its plan");
                 let mut field = KnownJacobian(&columns);
-                let own = estimator.trace(&mut At { field: &mut field, t: &t, x: &x }, &probes).expect("known");
+                let own = estimator
+                    .trace(
+                        &mut At {
+                            field: &mut field,
+                            t: &t,
+                            x: &x,
+                        },
+                        &probes,
+                    )
+                    .expect("known");
                 assert_eq!(chains.dim(), own.dim(), "{spec:?}");
-                assert!(chains.iter().zip(&own).all(|(a, b)| (a - b).abs() < 1e-12 * (1.0 + b.abs())), "{spec:?}");
+                assert!(
+                    chains
+                        .iter()
+                        .zip(&own)
+                        .all(|(a, b)| (a - b).abs() < 1e-12 * (1.0 + b.abs())),
+                    "{spec:?}"
+                );
                 // A row is its sample's, whoever stands beside it.
                 let row = products.select(&[1]);
-                let probes = Probes { key, sample: &sample[1..2], node: &node[1..2] };
+                let probes = Probes {
+                    key,
+                    sample: &sample[1..2],
+                    node: &node[1..2],
+                };
                 let part = x.select(Axis(0), &[1]);
-                let alone =
-                    share.chains(estimator, &row, (&t[1..2], &part), &probes).expect("known").expect("its plan");
-                assert!(alone.iter().zip(chains.column(1)).all(|(a, b)| (a - b).abs() < 1e-12), "{spec:?}");
+                let alone = share
+                    .chains(estimator, &row, (&t[1..2], &part), &probes)
+                    .expect("known")
+                    .expect("its plan");
+                assert!(
+                    alone
+                        .iter()
+                        .zip(chains.column(1))
+                        .all(|(a, b)| (a - b).abs() < 1e-12),
+                    "{spec:?}"
+                );
             }
             assert!(shared >= least, "{shared} of {entry:?}");
         }

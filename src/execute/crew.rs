@@ -26,9 +26,15 @@ impl Crew<'_, '_> {
     ) -> Result<Vec<T>, EvalError> {
         let all: Vec<SampleId> = (0..rows as u64).collect();
         let part = |worker: &mut Worker, batch: &[SampleId]| {
-            call(worker, &batch.iter().map(|i| *i as usize).collect::<Vec<_>>())
+            call(
+                worker,
+                &batch.iter().map(|i| *i as usize).collect::<Vec<_>>(),
+            )
         };
-        let needs = Needs { samplers: std::slice::from_ref(self.sampler), ..Needs::default() };
+        let needs = Needs {
+            samplers: std::slice::from_ref(self.sampler),
+            ..Needs::default()
+        };
         self.pool.batches(&all, needs, part).map_err(unpacked)
     }
 
@@ -49,7 +55,9 @@ impl Crew<'_, '_> {
 
 /// The model's own error, where it is one.
 fn unpacked(error: anyhow::Error) -> EvalError {
-    error.downcast::<EvalError>().unwrap_or_else(|e| EvalError::Missing(format!("{e:#}")))
+    error
+        .downcast::<EvalError>()
+        .unwrap_or_else(|e| EvalError::Missing(format!("{e:#}")))
 }
 
 impl VectorField for Crew<'_, '_> {

@@ -29,18 +29,30 @@ impl Stage<'_> {
         extractor: Option<&PlannedFile>,
     ) -> Result<Arc<Extracted>> {
         let mut last = self.real.lock().unwrap_or_else(|e| e.into_inner());
-        let same = |kept: &&Kept| kept.reference == reference && kept.extractor.as_ref() == extractor;
+        let same =
+            |kept: &&Kept| kept.reference == reference && kept.extractor.as_ref() == extractor;
         if let Some(kept) = last.as_ref().filter(same) {
             return Ok(kept.features.clone());
         }
         let features = Arc::new(self.of_data(model, reference, extractor)?);
-        *last = Some(Kept { reference, extractor: extractor.cloned(), features: features.clone() });
+        *last = Some(Kept {
+            reference,
+            extractor: extractor.cloned(),
+            features: features.clone(),
+        });
         Ok(features)
     }
 
     /// Features of a model's samples: the numbers themselves where there is no extractor.
-    pub(super) fn features(&self, model: usize, x: Batch, extractor: Option<&PlannedFile>) -> Result<Extracted> {
-        let Some(file) = extractor else { return Ok(Extracted::plain(x)) };
+    pub(super) fn features(
+        &self,
+        model: usize,
+        x: Batch,
+        extractor: Option<&PlannedFile>,
+    ) -> Result<Extracted> {
+        let Some(file) = extractor else {
+            return Ok(Extracted::plain(x));
+        };
         let card = &self.prepared.models[model].card;
         let coding = card.data.map(|d| Coding::Range(d.range));
         let mut extractor = self.extractor(file)?;
@@ -49,11 +61,22 @@ impl Stage<'_> {
     }
 
     /// Refuses data that an extractor cannot be fed, before anything runs.
-    pub(super) fn check_features(&self, model: usize, data: usize, extractor: &Extractor) -> Result<()> {
+    pub(super) fn check_features(
+        &self,
+        model: usize,
+        data: usize,
+        extractor: &Extractor,
+    ) -> Result<()> {
         let (card, data) = (&self.prepared.models[model].card, &self.prepared.data[data]);
-        let some = data.states(card, self.key(), &Stage::ranged(0, data.len().min(MICRO_BATCH)));
+        let some = data.states(
+            card,
+            self.key(),
+            &Stage::ranged(0, data.len().min(MICRO_BATCH)),
+        );
         let coding = card.data.map(|d| Coding::Range(d.range));
-        extractor.check(some.view(), &fed_shape(extractor, card), coding).with_context(|| data.name.clone())
+        extractor
+            .check(some.view(), &fed_shape(extractor, card), coding)
+            .with_context(|| data.name.clone())
     }
 
     /// Features of data, which are kept between runs: of their states, integers dequantized by address, which are
@@ -61,13 +84,22 @@ impl Stage<'_> {
     ///
     /// A preset takes images of bytes, and integers are such: they reach it as they are. Dequantized and rounded again, one
     /// in two would be another byte.
-    pub(super) fn of_data(&self, model: usize, data: usize, extractor: Option<&PlannedFile>) -> Result<Extracted> {
+    pub(super) fn of_data(
+        &self,
+        model: usize,
+        data: usize,
+        extractor: Option<&PlannedFile>,
+    ) -> Result<Extracted> {
         let (card, data) = (&self.prepared.models[model].card, &self.prepared.data[data]);
         let states = || data.states(card, self.key(), &Stage::ranged(0, data.len()));
-        let Some(file) = extractor else { return Ok(Extracted::plain(states())) };
+        let Some(file) = extractor else {
+            return Ok(Extracted::plain(states()));
+        };
         let mut extractor = self.extractor(file)?;
         let exact = match card.data.and_then(|d| d.levels) {
-            Some(levels) if extractor.takes_bytes() && data.quantized(card) => Some(Coding::Levels(levels)),
+            Some(levels) if extractor.takes_bytes() && data.quantized(card) => {
+                Some(Coding::Levels(levels))
+            }
             _ => None,
         };
         let range = card.data.map(|d| Coding::Range(d.range));
@@ -75,7 +107,11 @@ impl Stage<'_> {
         let coding = match exact {
             None if data.quantized(card) => {
                 let seed = self.prepared.plan.seed;
-                format!("{}, {}, seed {seed}", extractor.coding_name(range), data.treatment(card))
+                format!(
+                    "{}, {}, seed {seed}",
+                    extractor.coding_name(range),
+                    data.treatment(card)
+                )
             }
             _ => extractor.coding_name(exact.or(range)),
         };
@@ -83,7 +119,10 @@ impl Stage<'_> {
             version: Provenance::VERSION,
             data_sha256: data.sha256.clone(),
             shape: data.values.shape().to_vec(),
-            coding: data.layout.as_ref().map_or(coding.clone(), |layout| format!("{coding}, axes {layout}")),
+            coding: data
+                .layout
+                .as_ref()
+                .map_or(coding.clone(), |layout| format!("{coding}, axes {layout}")),
             extractor_sha256: extractor.sha256.clone(),
             preset: extractor.preset.clone(),
             machine: Provenance::machine(&self.runtime.library.version, self.machine.provider),
@@ -92,7 +131,12 @@ impl Stage<'_> {
             Some(_) => extractor.extract(data.rows(data.len()).view(), &shape, exact),
             None => extractor.extract(states().view(), &shape, range),
         };
-        cache::kept(cache_root().ok().as_deref(), || provenance, &data.name, extract)
+        cache::kept(
+            cache_root().ok().as_deref(),
+            || provenance,
+            &data.name,
+            extract,
+        )
     }
 }
 

@@ -26,19 +26,38 @@ pub struct Identity {
 impl Pool<'_> {
     /// The map with its Jacobian, and the velocity's: what identities are held with.
     pub(super) fn opened_for(&self, work: &MapWork) -> Result<(OnnxMap, Tangents)> {
-        let options = Options { provider: self.machine.provider, threads: self.machine.threads };
-        let derivatives = Derivatives { gradient: false, products: true };
-        let map = self.model.flow_map(&work.map, self.runtime, options, derivatives)?;
-        Ok((map, self.model.tangents(self.runtime, options, JacobianOptions::default())?))
+        let options = Options {
+            provider: self.machine.provider,
+            threads: self.machine.threads,
+        };
+        let derivatives = Derivatives {
+            gradient: false,
+            products: true,
+        };
+        let map = self
+            .model
+            .flow_map(&work.map, self.runtime, options, derivatives)?;
+        Ok((
+            map,
+            self.model
+                .tangents(self.runtime, options, JacobianOptions::default())?,
+        ))
     }
 
     /// Opens what the identities of a flow map need, and calls everything once with two samples.
     pub(super) fn rehearse_maps(&self, work: &MapWork) -> Result<()> {
         let (mut map, mut velocity) = self.opened_for(work)?;
         let two = Batch::zeros((2, self.model.dim()));
-        let (data, prior) = ([self.model.curve.data_end(); 2], [self.model.curve.prior_end(); 2]);
+        let (data, prior) = (
+            [self.model.curve.data_end(); 2],
+            [self.model.curve.prior_end(); 2],
+        );
         let to_data = self.model.map_spec(&work.map)?.direction() == Direction::ToData;
-        let (from, to) = if to_data { (&prior, &data) } else { (&data, &prior) };
+        let (from, to) = if to_data {
+            (&prior, &data)
+        } else {
+            (&data, &prior)
+        };
         let z = Blocks::ones((2, 2, self.model.dim()));
         map.averages(from, to, &two)?;
         map.products(from, to, &two, &z)?;
@@ -50,38 +69,76 @@ impl Pool<'_> {
     ///
     /// # Errors
     /// Where the map or the velocity's Jacobian cannot be evaluated.
-    pub fn identities(&self, work: &MapWork, key: Key, x: &Batch, all: &Batch) -> Result<Vec<Identity>> {
+    pub fn identities(
+        &self,
+        work: &MapWork,
+        key: Key,
+        x: &Batch,
+        all: &Batch,
+    ) -> Result<Vec<Identity>> {
         let (mut map, mut velocity) = self.opened_for(work)?;
         let batch = self.machine.batch(self.model);
-        let (curve, direction) = (&self.model.curve, self.model.map_spec(&work.map)?.direction());
+        let (curve, direction) = (
+            &self.model.curve,
+            self.model.map_spec(&work.map)?.direction(),
+        );
         let mut found = Vec::new();
         for &steps in &work.steps {
             let times = flow_map::times(curve, work.grid, steps).map_err(EvalError::Missing)?;
-            let mut fine = flow_map::times(curve, work.grid, 2 * steps).map_err(EvalError::Missing)?;
+            let mut fine =
+                flow_map::times(curve, work.grid, 2 * steps).map_err(EvalError::Missing)?;
             if direction == Direction::ToData {
                 fine.reverse();
             }
-            let setting = calibration::Setting { curve, times: &fine, both_ways: direction == Direction::Both };
+            let setting = calibration::Setting {
+                curve,
+                times: &fine,
+                both_ways: direction == Direction::Both,
+            };
             let mut residuals: Vec<Residual> = Vec::new();
             for part in x.axis_chunks_iter(Axis(0), batch) {
-                for r in calibration::residuals(&mut map, Some(&mut velocity), &setting, part.to_owned())? {
+                for r in calibration::residuals(
+                    &mut map,
+                    Some(&mut velocity),
+                    &setting,
+                    part.to_owned(),
+                )? {
                     match residuals.iter_mut().find(|known| known.check == r.check) {
                         Some(known) => known.values.extend(r.values),
                         None => residuals.push(r),
                     }
                 }
             }
-            found.extend(residuals.into_iter().map(|residual| Identity { steps, residual, mass: None }));
+            found.extend(residuals.into_iter().map(|residual| Identity {
+                steps,
+                residual,
+                mass: None,
+            }));
             if work.draws > 0 {
                 let proposal = Proposal::new(all.clone());
                 let mut weights = Vec::new();
                 for first in (0..work.draws).step_by(batch) {
                     let last = (first + batch).min(work.draws);
                     let x = proposal.draw(key, first as u64..last as u64);
-                    weights.extend(calibration::weights(&mut map, curve, self.model.prior, &times, &proposal, &x)?);
+                    weights.extend(calibration::weights(
+                        &mut map,
+                        curve,
+                        self.model.prior,
+                        &times,
+                        &proposal,
+                        &x,
+                    )?);
                 }
-                let residual = Residual { check: "normalization", unit: "mass", values: Vec::new() };
-                found.push(Identity { steps, residual, mass: calibration::mass(&weights) });
+                let residual = Residual {
+                    check: "normalization",
+                    unit: "mass",
+                    values: Vec::new(),
+                };
+                found.push(Identity {
+                    steps,
+                    residual,
+                    mass: calibration::mass(&weights),
+                });
             }
         }
         Ok(found)
@@ -90,18 +147,36 @@ impl Pool<'_> {
 
 impl Stage<'_> {
     pub(super) fn maps(&self, w: &MapWork) -> Result<Output> {
-        let (plan, opened, data) = (&self.prepared.plan, &self.prepared.models[w.model], &self.prepared.data[w.data]);
+        let (plan, opened, data) = (
+            &self.prepared.plan,
+            &self.prepared.models[w.model],
+            &self.prepared.data[w.data],
+        );
         let all = data.states(&opened.card, self.key(), &Stage::ranged(0, data.len()));
         let samples = Stage::ranged(0, w.samples);
         let x = match opened.map_spec(&w.map)?.direction() {
-            Direction::ToData => sample::noise(self.key(), &samples, opened.dim(), opened.prior.std),
+            Direction::ToData => {
+                sample::noise(self.key(), &samples, opened.dim(), opened.prior.std)
+            }
             _ => data.states(&opened.card, self.key(), &samples),
         };
         let found = self.pools[w.model].identities(w, self.key(), &x, &all)?;
         let mut rows = Vec::new();
-        for Identity { steps, residual: Residual { check, unit, values }, mass } in found {
+        for Identity {
+            steps,
+            residual:
+                Residual {
+                    check,
+                    unit,
+                    values,
+                },
+            mass,
+        } in found
+        {
             let sound: Vec<f64> = values.into_iter().filter(|v| v.is_finite()).collect();
-            let Some(estimate) = mass.map(|m| m.estimate).or(stats::mean(&sound)) else { continue };
+            let Some(estimate) = mass.map(|m| m.estimate).or(stats::mean(&sound)) else {
+                continue;
+            };
             rows.push(rows::MapRow {
                 model: plan.models[w.model].name.clone(),
                 dataset: plan.data[w.data].name.clone(),
@@ -109,7 +184,11 @@ impl Stage<'_> {
                 check: check.to_owned(),
                 steps,
                 unit: unit.to_owned(),
-                residual: if mass.is_some() { estimate.value - 1.0 } else { estimate.value },
+                residual: if mass.is_some() {
+                    estimate.value - 1.0
+                } else {
+                    estimate.value
+                },
                 residual_stderr: estimate.stderr,
                 rms: stats::rms(&sound),
                 n: estimate.n,

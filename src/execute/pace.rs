@@ -27,7 +27,11 @@ impl Pool<'_> {
     /// Where a network cannot be called.
     pub fn pace(&self, needs: Needs, samples: usize) -> Result<Pace> {
         let mut worker = self.worker(needs, self.division(samples).inside)?;
-        let (dim, start, end) = (self.model.dim(), self.model.curve.data_end(), self.model.curve.prior_end());
+        let (dim, start, end) = (
+            self.model.dim(),
+            self.model.curve.data_end(),
+            self.model.curve.prior_end(),
+        );
         let at = |rows: usize| (vec![start; rows], Batch::zeros((rows, dim)));
         let mut pace = Pace::default();
         if let Some(velocity) = &mut worker.velocity {
@@ -40,7 +44,9 @@ impl Pool<'_> {
             let k = dim.clamp(1, DIRECTIONS);
             let each = per_row(|rows| {
                 let (t, x) = at(rows);
-                tangents.quadratic(&t, &x, &Blocks::ones((k, rows, dim))).map(drop)
+                tangents
+                    .quadratic(&t, &x, &Blocks::ones((k, rows, dim)))
+                    .map(drop)
             })?;
             pace.product = each / k as f64;
         }
@@ -52,11 +58,16 @@ impl Pool<'_> {
             pace.head = pace.head.max(each);
         }
         for (name, map) in &mut worker.sources.maps {
-            let to_data = self.model.map_spec(name)?.direction() == crate::model::card::Direction::ToData;
+            let to_data =
+                self.model.map_spec(name)?.direction() == crate::model::card::Direction::ToData;
             let each = per_row(|rows| {
                 let (near, x) = at(rows);
                 let far = vec![end; rows];
-                let (from, to) = if to_data { (&far, &near) } else { (&near, &far) };
+                let (from, to) = if to_data {
+                    (&far, &near)
+                } else {
+                    (&near, &far)
+                };
                 map.averages(from, to, &x).map(drop)
             })?;
             pace.evaluation = pace.evaluation.max(each);

@@ -19,10 +19,21 @@ use crate::solve::{Solver, refine};
 impl Stage<'_> {
     fn task<'t>(&'t self, w: &'t LikelihoodWork) -> Task<'t> {
         let model = &self.prepared.models[w.model];
-        Task { curve: &model.curve, prior: model.prior, solver: &w.solver, estimators: &w.estimators, key: self.key() }
+        Task {
+            curve: &model.curve,
+            prior: model.prior,
+            solver: &w.solver,
+            estimators: &w.estimators,
+            key: self.key(),
+        }
     }
 
-    fn rows_of(&self, w: &LikelihoodWork, samples: &[SampleId], record: bool) -> Result<(Vec<Row>, Vec<NodeValue>)> {
+    fn rows_of(
+        &self,
+        w: &LikelihoodWork,
+        samples: &[SampleId],
+        record: bool,
+    ) -> Result<(Vec<Row>, Vec<NodeValue>)> {
         let (model, data) = (&self.prepared.models[w.model], &self.prepared.data[w.data]);
         let states = |batch: &[SampleId]| data.states(&model.card, self.key(), batch);
         // A profile is of one draw: its nodes belong to one path.
@@ -30,7 +41,12 @@ impl Stage<'_> {
         self.pools[w.model].draws(&self.task(w), dequantization, samples, record, states)
     }
 
-    pub(super) fn likelihood(&self, id: &str, w: &LikelihoodWork, samples: &[SampleId]) -> Result<Output> {
+    pub(super) fn likelihood(
+        &self,
+        id: &str,
+        w: &LikelihoodWork,
+        samples: &[SampleId],
+    ) -> Result<Output> {
         let plan = &self.prepared.plan;
         let (rows, _) = self.rows_of(w, samples, false)?;
         let card = &self.prepared.models[w.model].card;
@@ -42,7 +58,9 @@ impl Stage<'_> {
         };
         let label = |r: &Row| w.estimators[r.estimator].label();
         write_rows(rows.iter().map(|r| {
-            let per_dim = r.log_likelihood.map(|l| likelihood::nats_per_dim(l, card.dim()));
+            let per_dim = r
+                .log_likelihood
+                .map(|l| likelihood::nats_per_dim(l, card.dim()));
             let bits = r.log_likelihood.zip(card.bits_offset());
             LikelihoodRow {
                 trial: id.to_owned(),
@@ -57,7 +75,8 @@ impl Stage<'_> {
                 half_width: r.half_width,
                 prior_log_density: r.prior_log_density,
                 divergence_integral: r.divergence_integral,
-                bits_per_dim: bits.map(|(l, offset)| likelihood::bits_per_dim(l, card.dim(), offset)),
+                bits_per_dim: bits
+                    .map(|(l, offset)| likelihood::bits_per_dim(l, card.dim(), offset)),
                 nats_per_dim: per_dim,
                 evaluations: r.evaluations,
                 jvps: r.jvps,
@@ -78,7 +97,8 @@ impl Stage<'_> {
         let plan = &self.prepared.plan;
         let curve = &self.prepared.models[w.model].curve;
         let (_, nodes) = self.rows_of(w, samples, true)?;
-        let drawn = |n: &&NodeValue| !matches!(w.estimators[n.estimator], Divergence::ClosedForm(_));
+        let drawn =
+            |n: &&NodeValue| !matches!(w.estimators[n.estimator], Divergence::ClosedForm(_));
         write_rows(nodes.iter().filter(drawn).map(|n| rows::Profile {
             model: plan.models[w.model].name.clone(),
             dataset: plan.data[w.data].name.clone(),
@@ -98,24 +118,42 @@ impl Stage<'_> {
         let (plan, model) = (&self.prepared.plan, &self.prepared.models[w.model]);
         let data = &self.prepared.data[w.data];
         // What nobody asked for keeps to what the headline needs.
-        let wide = if w.automatic { None } else { self.in_float64(model) };
-        let wide_pool = wide.as_ref().and_then(|wide| self.float64_pool(wide, w, samples.len()));
-        let again = |pool: &Pool, solver: Option<&Solver>, move_by: f64| -> Result<Vec<Option<f64>>> {
-            let Some(solver) = solver else { return Ok(vec![None; w.estimators.len() * samples.len()]) };
-            let states = |batch: &[SampleId]| {
-                let mut x = data.states(&model.card, self.key(), batch);
-                if move_by != 0.0 {
-                    for (mut row, sample) in x.rows_mut().into_iter().zip(batch) {
-                        let u = self.key().uniform(Purpose::Rounding, *sample, 0, row.len());
-                        row *= &u.mapv(|u| if u < 0.5 { 1.0 - move_by } else { 1.0 + move_by });
-                    }
-                }
-                x
-            };
-            let task = Task { solver, ..self.task(w) };
-            let (rows, _) = pool.likelihoods(&task, samples, false, states)?;
-            Ok(rows.iter().map(|r| r.log_likelihood).collect())
+        let wide = if w.automatic {
+            None
+        } else {
+            self.in_float64(model)
         };
+        let wide_pool = wide
+            .as_ref()
+            .and_then(|wide| self.float64_pool(wide, w, samples.len()));
+        let again =
+            |pool: &Pool, solver: Option<&Solver>, move_by: f64| -> Result<Vec<Option<f64>>> {
+                let Some(solver) = solver else {
+                    return Ok(vec![None; w.estimators.len() * samples.len()]);
+                };
+                let states = |batch: &[SampleId]| {
+                    let mut x = data.states(&model.card, self.key(), batch);
+                    if move_by != 0.0 {
+                        for (mut row, sample) in x.rows_mut().into_iter().zip(batch) {
+                            let u = self.key().uniform(Purpose::Rounding, *sample, 0, row.len());
+                            row *= &u.mapv(|u| {
+                                if u < 0.5 {
+                                    1.0 - move_by
+                                } else {
+                                    1.0 + move_by
+                                }
+                            });
+                        }
+                    }
+                    x
+                };
+                let task = Task {
+                    solver,
+                    ..self.task(w)
+                };
+                let (rows, _) = pool.likelihoods(&task, samples, false, states)?;
+                Ok(rows.iter().map(|r| r.log_likelihood).collect())
+            };
         let own = Some(&w.solver);
         let (finer, coarser) = (refine::finer(&w.solver), refine::coarser(&w.solver));
         let asked = |solver: Option<&'_ Solver>| solver.filter(|_| !w.automatic).cloned();
@@ -123,8 +161,14 @@ impl Stage<'_> {
         let moved = asked(own).filter(|_| wide_pool.is_none());
         let ulp = f64::from(f32::EPSILON);
         let base = again(pool, own, 0.0)?;
-        let [finer, coarser] = [again(pool, finer.as_ref(), 0.0)?, again(pool, coarser.as_ref(), 0.0)?];
-        let [ahead, behind] = [again(pool, moved.as_ref(), ulp)?, again(pool, moved.as_ref(), -ulp)?];
+        let [finer, coarser] = [
+            again(pool, finer.as_ref(), 0.0)?,
+            again(pool, coarser.as_ref(), 0.0)?,
+        ];
+        let [ahead, behind] = [
+            again(pool, moved.as_ref(), ulp)?,
+            again(pool, moved.as_ref(), -ulp)?,
+        ];
         let float64 = match &wide_pool {
             Some(wide) => {
                 let found = again(wide, own, 0.0)?;
@@ -154,31 +198,67 @@ impl Stage<'_> {
     /// The model with networks in float64, on the processor: none where they cannot be computed so.
     fn in_float64(&self, model: &Model) -> Option<Model> {
         let on_processor = self.machine.provider == Provider::Cpu;
-        if on_processor { model.to_float64().ok().flatten() } else { None }
+        if on_processor {
+            model.to_float64().ok().flatten()
+        } else {
+            None
+        }
     }
 
     /// Workers for a model in float64, where the runtime has all that its estimators need in it.
-    fn float64_pool<'m>(&'m self, wide: &'m Model, w: &LikelihoodWork, samples: usize) -> Option<Pool<'m>> {
+    fn float64_pool<'m>(
+        &'m self,
+        wide: &'m Model,
+        w: &LikelihoodWork,
+        samples: usize,
+    ) -> Option<Pool<'m>> {
         let pool = Pool::new(wide, self.runtime, self.machine).metered(self.meter.clone());
-        let needs = Needs { estimators: &w.estimators, samplers: &[] };
-        pool.rehearse(needs, samples, &Batch::zeros((1, wide.dim()))).is_ok().then_some(pool)
+        let needs = Needs {
+            estimators: &w.estimators,
+            samplers: &[],
+        };
+        pool.rehearse(needs, samples, &Batch::zeros((1, wide.dim())))
+            .is_ok()
+            .then_some(pool)
     }
 
     pub(super) fn density(&self, work: &Work, samples: &[SampleId]) -> Result<Output> {
-        let Work::Density { model, solver, estimator, grid } = work else {
+        let Work::Density {
+            model,
+            solver,
+            estimator,
+            grid,
+        } = work
+        else {
             return Err(anyhow!("not a density"));
         };
         let opened = &self.prepared.models[*model];
-        let at = |range: [f64; 2], i: usize| range[0] + (range[1] - range[0]) * i as f64 / (grid.points - 1) as f64;
+        let at = |range: [f64; 2], i: usize| {
+            range[0] + (range[1] - range[0]) * i as f64 / (grid.points - 1) as f64
+        };
         let point = |i: usize| [at(grid.x, i % grid.points), at(grid.y, i / grid.points)];
         let estimators = std::slice::from_ref(estimator);
-        let task = Task { curve: &opened.curve, prior: opened.prior, solver, estimators, key: self.key() };
-        let states = |batch: &[SampleId]| Array2::from_shape_fn((batch.len(), 2), |(i, j)| point(batch[i] as usize)[j]);
+        let task = Task {
+            curve: &opened.curve,
+            prior: opened.prior,
+            solver,
+            estimators,
+            key: self.key(),
+        };
+        let states = |batch: &[SampleId]| {
+            Array2::from_shape_fn((batch.len(), 2), |(i, j)| point(batch[i] as usize)[j])
+        };
         let (rows, _) = self.pools[*model].likelihoods(&task, samples, false, states)?;
         write_rows(rows.iter().map(|r| {
             let [x, y] = point(r.sample as usize);
             let model = self.prepared.plan.models[*model].name.clone();
-            rows::Density { model, estimator: estimator.label(), x, y, log_density: r.log_likelihood }
+            rows::Density {
+                model,
+                estimator: estimator.label(),
+                x,
+                y,
+                log_density: r.log_likelihood,
+            }
         }))
     }
 }

@@ -38,7 +38,13 @@ const GPU_BATCH: usize = 32;
 impl Machine {
     /// Samples per call of a model's network: as was said, or what suits its size.
     pub fn batch(&self, model: &Model) -> usize {
-        self.batch.unwrap_or_else(|| if self.provider.on_processor() { model.usual_batch() } else { GPU_BATCH })
+        self.batch.unwrap_or_else(|| {
+            if self.provider.on_processor() {
+                model.usual_batch()
+            } else {
+                GPU_BATCH
+            }
+        })
     }
 
     /// Does something with this machine's threads and no more.
@@ -46,7 +52,10 @@ impl Machine {
     /// # Errors
     /// Where the threads cannot be had.
     pub fn with_threads<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        Ok(rayon::ThreadPoolBuilder::new().num_threads(self.threads).build()?.install(work))
+        Ok(rayon::ThreadPoolBuilder::new()
+            .num_threads(self.threads)
+            .build()?
+            .install(work))
     }
 }
 
@@ -74,7 +83,9 @@ pub(super) struct Worker {
 
 impl Worker {
     fn velocity(&mut self) -> Result<&mut Velocity, EvalError> {
-        self.velocity.as_mut().ok_or_else(|| EvalError::Missing("the velocity was not opened".to_owned()))
+        self.velocity
+            .as_mut()
+            .ok_or_else(|| EvalError::Missing("the velocity was not opened".to_owned()))
     }
 }
 
@@ -82,7 +93,11 @@ impl Worker {
 impl VectorField for Worker {
     fn dim(&self) -> usize {
         let map = self.sources.maps.values().next().map(|m| m.dim());
-        self.velocity.as_ref().map(VectorField::dim).or(map).unwrap_or_default()
+        self.velocity
+            .as_ref()
+            .map(VectorField::dim)
+            .or(map)
+            .unwrap_or_default()
     }
 
     fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
@@ -123,7 +138,13 @@ pub struct Pool<'a> {
 
 impl<'a> Pool<'a> {
     pub fn new(model: &'a Model, runtime: &'a Runtime, machine: Machine) -> Pool<'a> {
-        Pool { model, runtime, machine, idle: Mutex::new(Vec::new()), meter: Arc::default() }
+        Pool {
+            model,
+            runtime,
+            machine,
+            idle: Mutex::new(Vec::new()),
+            meter: Arc::default(),
+        }
     }
 
     /// The same pool, counting on a meter that others may share.
@@ -144,19 +165,30 @@ impl<'a> Pool<'a> {
     }
 
     pub(super) fn give(&self, worker: Worker) {
-        self.idle.lock().unwrap_or_else(|e| e.into_inner()).push(worker);
+        self.idle
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .push(worker);
     }
 
     /// A worker that has what the estimators and samplers need, with so many threads in a call of a network.
     pub(super) fn worker(&self, needs: Needs, threads: usize) -> Result<Worker> {
-        let options = Options { provider: self.machine.provider, threads };
+        let options = Options {
+            provider: self.machine.provider,
+            threads,
+        };
         let mut worker = match self.take(threads) {
             Some(worker) => worker,
             None => Worker {
                 velocity: None,
                 sources: Sources {
                     curve: Some(self.model.curve.clone()),
-                    apart: self.model.card.divergence_heads.keys().any(|head| self.model.card.is_joint(head)),
+                    apart: self
+                        .model
+                        .card
+                        .divergence_heads
+                        .keys()
+                        .any(|head| self.model.card.is_joint(head)),
                     ..Sources::default()
                 },
                 threads,
@@ -164,8 +196,12 @@ impl<'a> Pool<'a> {
                 gradients: BTreeSet::new(),
             },
         };
-        let Needs { estimators, samplers } = needs;
-        let followed = estimators.iter().any(Divergence::takes_solver) || samplers.iter().any(|s| s.map().is_none());
+        let Needs {
+            estimators,
+            samplers,
+        } = needs;
+        let followed = estimators.iter().any(Divergence::takes_solver)
+            || samplers.iter().any(|s| s.map().is_none());
         if worker.velocity.is_none() && followed {
             worker.velocity = Some(self.model.velocity(self.runtime, options)?);
         }
@@ -175,7 +211,10 @@ impl<'a> Pool<'a> {
                 let trace = estimator.kind() == Kind::OdeExact;
                 self.open_tangents(&mut worker, JacobianOptions { reverse, trace })?;
             }
-            if let Some(name) = estimator.head().filter(|h| !worker.sources.heads.contains_key(*h)) {
+            if let Some(name) = estimator
+                .head()
+                .filter(|h| !worker.sources.heads.contains_key(*h))
+            {
                 let head = self.head(name, &mut worker, options)?;
                 worker.sources.heads.insert(name.to_owned(), head);
             }
@@ -185,24 +224,41 @@ impl<'a> Pool<'a> {
                     worker.sources.velocity = Some((Box::new(velocity), self.model.curve.clone()));
                 }
                 Divergence::FlowMap(f) if !worker.sources.maps.contains_key(&f.map) => {
-                    let map = self.model.flow_map(&f.map, self.runtime, options, Derivatives::default())?;
+                    let map = self.model.flow_map(
+                        &f.map,
+                        self.runtime,
+                        options,
+                        Derivatives::default(),
+                    )?;
                     worker.sources.maps.insert(f.map.clone(), Box::new(map));
                 }
                 Divergence::ClosedForm(_) if worker.sources.closed_form.is_none() => {
-                    worker.sources.closed_form = Some(Box::new(self.model.closed_form(self.runtime, options)?));
+                    worker.sources.closed_form =
+                        Some(Box::new(self.model.closed_form(self.runtime, options)?));
                 }
                 _ => {}
             }
         }
-        if samplers.iter().any(|s| s.cost(&Setting::of(self.model)).products > 0) {
+        if samplers
+            .iter()
+            .any(|s| s.cost(&Setting::of(self.model)).products > 0)
+        {
             self.open_tangents(&mut worker, JacobianOptions::default())?;
         }
         for used in samplers.iter().filter_map(|s| s.map()) {
             let known = worker.sources.maps.contains_key(used.name);
             if !known || (used.gradient && !worker.gradients.contains(used.name)) {
-                let derivatives = Derivatives { gradient: used.gradient, products: false };
-                let map = self.model.flow_map(used.name, self.runtime, options, derivatives)?;
-                worker.sources.maps.insert(used.name.to_owned(), Box::new(map));
+                let derivatives = Derivatives {
+                    gradient: used.gradient,
+                    products: false,
+                };
+                let map = self
+                    .model
+                    .flow_map(used.name, self.runtime, options, derivatives)?;
+                worker
+                    .sources
+                    .maps
+                    .insert(used.name.to_owned(), Box::new(map));
                 if used.gradient {
                     worker.gradients.insert(used.name.to_owned());
                 }
@@ -214,22 +270,42 @@ impl<'a> Pool<'a> {
     /// A worker's Jacobian products with what else is wanted of them, where they are not open yet.
     fn open_tangents(&self, worker: &mut Worker, wanted: JacobianOptions) -> Result<()> {
         let known = worker.jacobian;
-        let wanted = JacobianOptions { reverse: known.reverse || wanted.reverse, trace: known.trace || wanted.trace };
+        let wanted = JacobianOptions {
+            reverse: known.reverse || wanted.reverse,
+            trace: known.trace || wanted.trace,
+        };
         if worker.sources.tangents.is_none() || wanted != known {
-            let options = Options { provider: self.machine.provider, threads: worker.threads };
+            let options = Options {
+                provider: self.machine.provider,
+                threads: worker.threads,
+            };
             worker.jacobian = wanted;
-            worker.sources.tangents = Some(Box::new(self.model.tangents(self.runtime, options, wanted)?));
+            worker.sources.tangents = Some(Box::new(self.model.tangents(
+                self.runtime,
+                options,
+                wanted,
+            )?));
         }
         Ok(())
     }
 
     /// A head, which an output of the velocity's own graph shares the calls of.
-    fn head(&self, name: &str, worker: &mut Worker, options: Options) -> Result<Box<dyn ScalarField>> {
+    fn head(
+        &self,
+        name: &str,
+        worker: &mut Worker,
+        options: Options,
+    ) -> Result<Box<dyn ScalarField>> {
         if !self.model.card.is_joint(name) {
             return Ok(Box::new(self.model.head(name, self.runtime, options)?));
         }
         worker.sources.joint.insert(name.to_owned());
-        Ok(Box::new(self.model.joint_head(name, worker.velocity()?, self.runtime, options)?))
+        Ok(Box::new(self.model.joint_head(
+            name,
+            worker.velocity()?,
+            self.runtime,
+            options,
+        )?))
     }
 
     /// Opens what the estimators need, as work on so many `samples` will use it, and calls everything once with two of
@@ -268,7 +344,8 @@ impl<'a> Pool<'a> {
             let (from, to) = if to_data { (&far, &t) } else { (&t, &far) };
             map.averages(from, to, &two).with_context(first)?;
             if worker.gradients.contains(name) {
-                map.divergence_gradient(&far, &t, &two).with_context(first)?;
+                map.divergence_gradient(&far, &t, &two)
+                    .with_context(first)?;
             }
         }
         self.give(worker);
@@ -281,13 +358,25 @@ impl<'a> Pool<'a> {
         let batch = self.machine.batch(self.model);
         if !self.machine.provider.on_processor() {
             // A GPU is one worker's.
-            return Division { batch, workers: 1, inside: 1 };
+            return Division {
+                batch,
+                workers: 1,
+                inside: 1,
+            };
         }
         let few = samples.div_ceil(4).max(1);
-        let batch = batch.min(if few < 4 && self.model.takes_few_rows() { few } else { few.next_multiple_of(4) });
+        let batch = batch.min(if few < 4 && self.model.takes_few_rows() {
+            few
+        } else {
+            few.next_multiple_of(4)
+        });
         // No more workers than batches, whatever number was asked for.
         let workers = self.machine.threads.min(samples.div_ceil(batch)).max(1);
-        Division { batch, workers, inside: (self.machine.threads / workers).max(1) }
+        Division {
+            batch,
+            workers,
+            inside: (self.machine.threads / workers).max(1),
+        }
     }
 
     /// Maps batches of samples over the workers, in order.
@@ -313,9 +402,19 @@ impl<'a> Pool<'a> {
         work: impl Fn(&mut Worker, &[SampleId]) -> Result<T, EvalError> + Sync,
         take: impl FnMut(T) -> Result<()> + Send,
     ) -> Result<()> {
-        let Division { batch, workers, inside } = self.division(samples.len());
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(workers).build()?;
-        let queue = Mutex::new(InOrder { next: 0, waiting: BTreeMap::new(), take });
+        let Division {
+            batch,
+            workers,
+            inside,
+        } = self.division(samples.len());
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(workers)
+            .build()?;
+        let queue = Mutex::new(InOrder {
+            next: 0,
+            waiting: BTreeMap::new(),
+            take,
+        });
         let one = |(place, batch): (usize, &[SampleId])| -> Result<()> {
             if stop::asked() {
                 return Err(EvalError::Stopped.into());
@@ -326,10 +425,19 @@ impl<'a> Pool<'a> {
             self.give(worker);
             let result = result?;
             self.meter.leave(batch.len());
-            queue.lock().unwrap_or_else(|e| e.into_inner()).put(place, result)
+            queue
+                .lock()
+                .unwrap_or_else(|e| e.into_inner())
+                .put(place, result)
         };
         // Workers fetch the batches one after the other, so that results come nearly in order.
-        pool.install(|| samples.chunks(batch).enumerate().par_bridge().try_for_each(one))
+        pool.install(|| {
+            samples
+                .chunks(batch)
+                .enumerate()
+                .par_bridge()
+                .try_for_each(one)
+        })
     }
 
     /// Log-likelihoods of samples, each batch over a path of its own; `states` gives a batch's states.
@@ -343,9 +451,13 @@ impl<'a> Pool<'a> {
         record: bool,
         states: impl Fn(&[SampleId]) -> Batch + Sync,
     ) -> Result<(Vec<Row>, Vec<NodeValue>)> {
-        let needs = Needs { estimators: task.estimators, ..Needs::default() };
-        let parts =
-            self.batches(samples, needs, |worker, batch| evaluated(worker, task, batch, states(batch), record))?;
+        let needs = Needs {
+            estimators: task.estimators,
+            ..Needs::default()
+        };
+        let parts = self.batches(samples, needs, |worker, batch| {
+            evaluated(worker, task, batch, states(batch), record)
+        })?;
         let (rows, nodes): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
         let mut rows: Vec<Row> = rows.into_iter().flatten().collect();
         rows.sort_by_key(|r| (r.estimator, r.sample));
@@ -366,8 +478,11 @@ impl<'a> Pool<'a> {
         record: bool,
         states: impl Fn(&[SampleId]) -> Batch + Sync,
     ) -> Result<(Vec<Row>, Vec<NodeValue>)> {
-        let Some(dequantization) = dequantization else { return self.likelihoods(task, samples, record, states) };
-        let (rows, nodes) = self.likelihoods(task, &dequantization.addresses(samples), record, states)?;
+        let Some(dequantization) = dequantization else {
+            return self.likelihoods(task, samples, record, states);
+        };
+        let (rows, nodes) =
+            self.likelihoods(task, &dequantization.addresses(samples), record, states)?;
         Ok((dequantization.combine(rows), nodes))
     }
 
@@ -383,11 +498,17 @@ impl<'a> Pool<'a> {
         states: impl Fn(&[SampleId]) -> Batch + Sync,
         mut take: impl FnMut(Vec<Row>) -> Result<()> + Send,
     ) -> Result<()> {
-        let needs = Needs { estimators: task.estimators, ..Needs::default() };
+        let needs = Needs {
+            estimators: task.estimators,
+            ..Needs::default()
+        };
         let draws = dequantization.map_or(1, |d| d.draws());
         let addresses = dequantization.map_or_else(|| samples.to_vec(), |d| d.addresses(samples));
         let work = |worker: &mut Worker, batch: &[SampleId]| {
-            Ok((batch.len(), evaluated(worker, task, batch, states(batch), false)?.0))
+            Ok((
+                batch.len(),
+                evaluated(worker, task, batch, states(batch), false)?.0,
+            ))
         };
         let (mut arrived, mut finished) = (0, 0);
         let mut waiting: Vec<Row> = Vec::new();
@@ -395,16 +516,24 @@ impl<'a> Pool<'a> {
             arrived += count;
             waiting.extend(rows);
             // A sample is done with its last draw.
-            let done: BTreeSet<SampleId> = addresses[finished..arrived / draws * draws].iter().copied().collect();
+            let done: BTreeSet<SampleId> = addresses[finished..arrived / draws * draws]
+                .iter()
+                .copied()
+                .collect();
             finished += done.len();
-            let (mut ready, rest) =
-                std::mem::take(&mut waiting).into_iter().partition(|r: &Row| done.contains(&r.sample));
+            let (mut ready, rest) = std::mem::take(&mut waiting)
+                .into_iter()
+                .partition(|r: &Row| done.contains(&r.sample));
             waiting = rest;
             if let Some(dequantization) = dequantization {
                 ready = dequantization.combine(ready);
             }
             ready.sort_by_key(|r: &Row| (r.sample, r.estimator));
-            if ready.is_empty() { Ok(()) } else { take(ready) }
+            if ready.is_empty() {
+                Ok(())
+            } else {
+                take(ready)
+            }
         })
     }
 
@@ -424,7 +553,10 @@ impl<'a> Pool<'a> {
             drawn.append(part);
             Ok(())
         })?;
-        Ok(Sampled { drawn, product_seconds })
+        Ok(Sampled {
+            drawn,
+            product_seconds,
+        })
     }
 
     /// As [`Pool::samples`], handing on each batch, or each population, as soon as it and all before it are there; the
@@ -442,15 +574,40 @@ impl<'a> Pool<'a> {
     ) -> Result<f64> {
         let (on, prior) = (Setting::of(self.model), self.model.prior);
         if let Some(population) = sampler.population() {
-            let mut crew = Crew { pool: self, sampler, product_seconds: 0.0 };
+            let mut crew = Crew {
+                pool: self,
+                sampler,
+                product_seconds: 0.0,
+            };
             for samples in samples.chunks(population) {
-                take(sampler.sample(&mut crew, &Draw { on, prior, key, samples }, noise(samples))?)?;
+                take(sampler.sample(
+                    &mut crew,
+                    &Draw {
+                        on,
+                        prior,
+                        key,
+                        samples,
+                    },
+                    noise(samples),
+                )?)?;
             }
             return Ok(crew.product_seconds);
         }
-        let needs = Needs { samplers: std::slice::from_ref(sampler), ..Needs::default() };
+        let needs = Needs {
+            samplers: std::slice::from_ref(sampler),
+            ..Needs::default()
+        };
         let work = |worker: &mut Worker, batch: &[SampleId]| {
-            sampler.sample(worker, &Draw { on, prior, key, samples: batch }, noise(batch))
+            sampler.sample(
+                worker,
+                &Draw {
+                    on,
+                    prior,
+                    key,
+                    samples: batch,
+                },
+                noise(batch),
+            )
         };
         self.each_batch(samples, needs, work, take)?;
         Ok(0.0)
@@ -468,8 +625,15 @@ fn evaluated(
     let mut nodes = Vec::new();
     let recorder = record.then_some(&mut nodes);
     let mut rows = likelihood::few_step::evaluate(&mut worker.sources, task, batch, &x)?;
-    if let Worker { velocity: Some(velocity), sources, .. } = worker {
-        rows.extend(likelihood::evaluate(velocity, sources, task, batch, x, recorder)?);
+    if let Worker {
+        velocity: Some(velocity),
+        sources,
+        ..
+    } = worker
+    {
+        rows.extend(likelihood::evaluate(
+            velocity, sources, task, batch, x, recorder,
+        )?);
     }
     Ok((rows, nodes))
 }

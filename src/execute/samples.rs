@@ -17,66 +17,125 @@ use crate::sample::{self, Sampler, Setting};
 
 impl Stage<'_> {
     pub(super) fn sample(&self, id: &str, work: &Work, samples: &[SampleId]) -> Result<Output> {
-        let Work::Sample { model, sampler, noise: given, .. } = work else {
+        let Work::Sample {
+            model,
+            sampler,
+            noise: given,
+            ..
+        } = work
+        else {
             return Err(anyhow!("not samples"));
         };
         let (opened, count) = (&self.prepared.models[*model], samples.len());
-        let given = given.map(|data| initial_states(&self.prepared.data[data], opened)).transpose()?;
+        let given = given
+            .map(|data| initial_states(&self.prepared.data[data], opened))
+            .transpose()?;
         let began = std::time::Instant::now();
         let noise = |batch: &[SampleId]| match &given {
-            Some(states) => states.select(Axis(0), &batch.iter().map(|i| *i as usize).collect::<Vec<_>>()),
+            Some(states) => states.select(
+                Axis(0),
+                &batch.iter().map(|i| *i as usize).collect::<Vec<_>>(),
+            ),
             None => sample::noise(self.key(), batch, opened.dim(), opened.prior.std),
         };
-        let Sampled { drawn, product_seconds } = self.pools[*model].samples(sampler, samples, self.key(), noise)?;
+        let Sampled {
+            drawn,
+            product_seconds,
+        } = self.pools[*model].samples(sampler, samples, self.key(), noise)?;
         let seconds = began.elapsed().as_secs_f64() / count as f64;
         let x = &drawn.x;
         let finite = |i: usize| x.row(i).iter().all(|v| v.is_finite());
         let name = &self.prepared.plan.models[*model].name;
-        let mut output = write_rows(samples.iter().enumerate().map(|(i, s)| SampleRow {
-            trial: id.to_owned(),
-            model: name.clone(),
-            sampler: sampler.label(),
-            sample: *s as usize,
-            status: if finite(i) { "ok" } else { "non-finite" }.to_owned(),
-            evaluations: drawn.evaluations[i],
-            jvps: drawn.products[i],
-            seconds,
-            log_density: drawn.log_density.as_ref().map(|d| d[i]).filter(|d| d.is_finite()),
-            jvp_seconds: product_seconds / count as f64,
+        let mut output = write_rows(samples.iter().enumerate().map(|(i, s)| {
+            SampleRow {
+                trial: id.to_owned(),
+                model: name.clone(),
+                sampler: sampler.label(),
+                sample: *s as usize,
+                status: if finite(i) { "ok" } else { "non-finite" }.to_owned(),
+                evaluations: drawn.evaluations[i],
+                jvps: drawn.products[i],
+                seconds,
+                log_density: drawn
+                    .log_density
+                    .as_ref()
+                    .map(|d| d[i])
+                    .filter(|d| d.is_finite()),
+                jvp_seconds: product_seconds / count as f64,
+            }
         }))?;
         output.array = Some(write_npy(x, &opened.card.shape)?);
         if let Sampler::SteinDiff(around) = sampler {
-            output.steps = Some(write_rows(drawn.log.iter().map(|step| step_row(name, around, step)))?.csv);
+            output.steps =
+                Some(write_rows(drawn.log.iter().map(|step| step_row(name, around, step)))?.csv);
         }
         Ok(output)
     }
 
-    pub(super) fn metrics(&self, work: &Work, array: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<Output> {
-        let Work::Metrics { model, sampler, parts, floor, count, reference, train, test, extractor, metrics } = work
+    pub(super) fn metrics(
+        &self,
+        work: &Work,
+        array: &dyn Fn(&str) -> Result<Vec<u8>>,
+    ) -> Result<Output> {
+        let Work::Metrics {
+            model,
+            sampler,
+            parts,
+            floor,
+            count,
+            reference,
+            train,
+            test,
+            extractor,
+            metrics,
+        } = work
         else {
             return Err(anyhow!("not metrics"));
         };
         let (opened, plan) = (&self.prepared.models[*model], &self.prepared.plan);
         let finite = |x: &Batch| -> Batch {
-            let keep: Vec<usize> = (0..x.nrows()).filter(|i| x.row(*i).iter().all(|v| v.is_finite())).collect();
+            let keep: Vec<usize> = (0..x.nrows())
+                .filter(|i| x.row(*i).iter().all(|v| v.is_finite()))
+                .collect();
             x.select(Axis(0), &keep)
         };
         let data = |data: &usize| self.of_data(*model, *data, extractor.as_ref());
         let generated = match floor {
             Some(floor) => data(floor)?,
             None => {
-                let parts: Vec<Batch> = parts.iter().map(|id| read_npy(&array(id)?)).collect::<Result<_>>()?;
+                let parts: Vec<Batch> = parts
+                    .iter()
+                    .map(|id| read_npy(&array(id)?))
+                    .collect::<Result<_>>()?;
                 let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
-                self.features(*model, finite(&ndarray::concatenate(Axis(0), &views)?), extractor.as_ref())?
+                self.features(
+                    *model,
+                    finite(&ndarray::concatenate(Axis(0), &views)?),
+                    extractor.as_ref(),
+                )?
             }
         };
         let real = self.real(*model, *reference, extractor.as_ref())?;
-        let (train, test) = (train.as_ref().map(data).transpose()?, test.as_ref().map(data).transpose()?);
-        let sets = Sets { generated: &generated, reference: &*real, train: train.as_ref(), test: test.as_ref() };
+        let (train, test) = (
+            train.as_ref().map(data).transpose()?,
+            test.as_ref().map(data).transpose()?,
+        );
+        let sets = Sets {
+            generated: &generated,
+            reference: &*real,
+            train: train.as_ref(),
+            test: test.as_ref(),
+        };
         // As planned; what it really was is in the samples' own rows, from which tables take it.
-        let cost = sampler.as_ref().map(|s| s.cost(&Setting::of(opened))).unwrap_or_default();
+        let cost = sampler
+            .as_ref()
+            .map(|s| s.cost(&Setting::of(opened)))
+            .unwrap_or_default();
         let mut rows = Vec::new();
-        let samples = self.machine.with_threads(|| sets.try_map(sample_of))?.map_err(|e| anyhow!(e))?;
+        let samples = self
+            .machine
+            .with_threads(|| sets.try_map(sample_of))?
+            .map_err(|e| anyhow!(e))?;
         let samples = samples.as_ref();
         // A floor is of as many data as there are samples, where that makes a difference.
         let fewer = match count {
@@ -87,14 +146,18 @@ impl Stage<'_> {
         };
         for metric in metrics {
             let samples = match &fewer {
-                Some(fewer) if metric.biased() => Sets { generated: fewer, ..samples },
+                Some(fewer) if metric.biased() => Sets {
+                    generated: fewer,
+                    ..samples
+                },
                 _ => samples,
             };
             let n = samples.map(Sample::len);
             let mut notes = notes::of(metric, samples);
             notes.extend(count.and_then(|count| notes::other_count(metric, n.generated, count)));
             let measure = || metric::measure_all(metric, samples, self.key());
-            let estimate = (self.machine.with_threads(measure)?).map_err(|e| anyhow!(named(metric.name(), e)))?;
+            let estimate = (self.machine.with_threads(measure)?)
+                .map_err(|e| anyhow!(named(metric.name(), e)))?;
             rows.push(rows::MetricRow {
                 model: plan.models[*model].name.clone(),
                 sampler: sampler.as_ref().map_or("data".to_owned(), Sampler::label),
@@ -106,14 +169,20 @@ impl Stage<'_> {
                 evaluations: cost.evaluations as f64,
                 jvps: cost.products as f64,
                 cost: cost.evaluations as f64,
-                features: extractor.as_ref().map_or("raw".to_owned(), |e| e.name.clone()),
+                features: extractor
+                    .as_ref()
+                    .map_or("raw".to_owned(), |e| e.name.clone()),
                 note: notes.join("; "),
             });
         }
         let mut output = write_rows(rows.into_iter())?;
         // A few of the data stay with the run, so that a report can show them without the data's files.
         let known = &self.prepared.data[*reference];
-        let shown = known.states(&opened.card, self.key(), &Stage::ranged(0, known.len().min(SHOWN)));
+        let shown = known.states(
+            &opened.card,
+            self.key(),
+            &Stage::ranged(0, known.len().min(SHOWN)),
+        );
         output.array = Some(write_npy(&shown, &opened.card.shape)?);
         Ok(output)
     }
@@ -142,7 +211,15 @@ fn step_row(model: &str, around: &SteinDiff, step: &StepLog) -> rows::Step {
         gamma_probe_stderr: known.and_then(|s| s.probe_stderr),
         gamma_stderr: known.and_then(|s| s.stderr),
         action: step.action.as_str().to_owned(),
-        divergence: known.map_or("", |s| if s.differentiated { "jacobian" } else { "linear" }).to_owned(),
+        divergence: known
+            .map_or("", |s| {
+                if s.differentiated {
+                    "jacobian"
+                } else {
+                    "linear"
+                }
+            })
+            .to_owned(),
         s_xu: known.map(|s| s.xu),
         s_uu: known.map(|s| s.uu),
         s_div: known.map(|s| s.div),

@@ -25,14 +25,30 @@ impl Pool<'_> {
         clean: impl Fn(&[SampleId]) -> Batch + Sync,
     ) -> Result<Array3<f64>> {
         let wanted = [learned(&spec.head)];
-        let needs = Needs { estimators: &wanted, ..Needs::default() };
+        let needs = Needs {
+            estimators: &wanted,
+            ..Needs::default()
+        };
         let parts = self.batches(samples, needs, |worker, batch| {
-            let Worker { velocity: Some(velocity), sources, .. } = worker else {
+            let Worker {
+                velocity: Some(velocity),
+                sources,
+                ..
+            } = worker
+            else {
                 return Err(EvalError::Missing("the velocity was not opened".to_owned()));
             };
-            let missing = || EvalError::Missing(format!("this model has no divergence head `{}`", spec.head));
+            let missing =
+                || EvalError::Missing(format!("this model has no divergence head `{}`", spec.head));
             let head = sources.heads.get_mut(&spec.head).ok_or_else(missing)?;
-            spec.residuals(velocity, &mut **head, &self.model.curve, key, batch, &clean(batch))
+            spec.residuals(
+                velocity,
+                &mut **head,
+                &self.model.curve,
+                key,
+                batch,
+                &clean(batch),
+            )
         })?;
         let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
         Ok(ndarray::concatenate(Axis(0), &views)?)
@@ -41,7 +57,11 @@ impl Pool<'_> {
 
 impl Stage<'_> {
     pub(super) fn stein(&self, model: usize, data: usize, spec: &Stein) -> Result<Output> {
-        let (opened, set, key) = (&self.prepared.models[model], &self.prepared.data[data], self.key());
+        let (opened, set, key) = (
+            &self.prepared.models[model],
+            &self.prepared.data[data],
+            self.key(),
+        );
         let samples = Stage::ranged(0, spec.samples);
         let clean = |batch: &[SampleId]| {
             let again: Vec<SampleId> = batch.iter().map(|i| i % set.len() as u64).collect();
@@ -74,9 +94,16 @@ impl Stage<'_> {
         let levels = opened.card.bits_offset().is_some();
         let bias = rows::Stein {
             // More nats of log-likelihood are fewer bits.
-            bits_per_dim: levels.then(|| -bits(found.bias.value)).filter(|v| v.is_finite()),
+            bits_per_dim: levels
+                .then(|| -bits(found.bias.value))
+                .filter(|v| v.is_finite()),
             bits_per_dim_stderr: found.bias.stderr.filter(|_| levels).map(bits),
-            ..row("bias".to_owned(), opened.curve.data_end(), opened.curve.prior_end(), found.bias)
+            ..row(
+                "bias".to_owned(),
+                opened.curve.data_end(),
+                opened.curve.prior_end(),
+                found.bias,
+            )
         };
         write_rows(tests.chain([bias]))
     }

@@ -36,7 +36,13 @@ pub fn choose(wanted: &Wanted, runtime: &Runtime, machine: Machine) -> Result<Ch
     let samples: Vec<SampleId> = (0..wanted.samples.min(SAMPLES) as SampleId).collect();
     let pool = Pool::new(model, runtime, machine);
     let values = |solver: &Solver| -> Result<Vec<Option<f64>>> {
-        let task = Task { curve: &model.curve, prior: model.prior, solver, estimators: &estimators, key };
+        let task = Task {
+            curve: &model.curve,
+            prior: model.prior,
+            solver,
+            estimators: &estimators,
+            key,
+        };
         let states = |batch: &[SampleId]| data.states(&model.card, key, batch);
         let (rows, _) = pool.likelihoods(&task, &samples, false, states)?;
         Ok(rows.iter().map(|row| row.log_likelihood).collect())
@@ -61,8 +67,9 @@ fn agree(
     mut values: impl FnMut(&Solver) -> Result<Vec<Option<f64>>>,
 ) -> Result<(usize, f64)> {
     let tol = solver.automatic().unwrap_or(TOLERANCE);
-    let mut on =
-        |steps: usize| values(&refine::with_steps(solver, steps).context("steps: it takes no number of them")?);
+    let mut on = |steps: usize| {
+        values(&refine::with_steps(solver, steps).context("steps: it takes no number of them")?)
+    };
     let (mut steps, mut coarse, mut last) = (FIRST, on(FIRST)?, None);
     while steps < MOST {
         let fine = on(2 * steps)?;
@@ -73,7 +80,9 @@ fn agree(
         }
         coarse = fine;
     }
-    let found = last.map_or("some paths do not end well".to_owned(), |gap| format!("they differ by {gap:.1e} nats"));
+    let found = last.map_or("some paths do not end well".to_owned(), |gap| {
+        format!("they differ by {gap:.1e} nats")
+    });
     bail!(
         "steps: auto does not settle: {} and {steps} steps of {} do not agree within tol {tol}, {found}; expected a wider \
          tol, a method of higher order, another grid, or a number",
@@ -84,8 +93,15 @@ fn agree(
 
 /// The largest root mean square of any estimator's differences; rows are estimator after estimator.
 fn gap(coarse: &[Option<f64>], fine: &[Option<f64>], samples: usize) -> Option<f64> {
-    let differences: Option<Vec<f64>> = coarse.iter().zip(fine).map(|(a, b)| Some((*a)? - (*b)?)).collect();
-    let sizes: Option<Vec<f64>> = differences?.chunks(samples.max(1)).map(stats::rms).collect();
+    let differences: Option<Vec<f64>> = coarse
+        .iter()
+        .zip(fine)
+        .map(|(a, b)| Some((*a)? - (*b)?))
+        .collect();
+    let sizes: Option<Vec<f64>> = differences?
+        .chunks(samples.max(1))
+        .map(stats::rms)
+        .collect();
     sizes.map(|sizes| sizes.into_iter().fold(0.0, f64::max))
 }
 
@@ -103,29 +119,65 @@ mod tests {
     /// Every solver of fixed steps comes within its tolerance of the truth, at the steps that it finds.
     #[test]
     fn every_fixed_solver_finds_its_steps() {
-        let curve = Path::Vp { beta_min: 0.1, beta_max: 20.0, t_min: 1e-2 }.curve().expect("right");
-        let (model, prior) = (analytic::example(curve.clone(), 3), Prior { std: curve.prior_std() });
+        let curve = Path::Vp {
+            beta_min: 0.1,
+            beta_max: 20.0,
+            t_min: 1e-2,
+        }
+        .curve()
+        .expect("right");
+        let (model, prior) = (
+            analytic::example(curve.clone(), 3),
+            Prior {
+                std: curve.prior_std(),
+            },
+        );
         let mut x = Batch::zeros((6, 3));
         for (i, mut row) in x.rows_mut().into_iter().enumerate() {
             row.assign(&(Key { seed: 17 }.normal(Purpose::Check, i as u64, 0, 3) * 0.8));
         }
         let values = |solver: &Solver| -> Result<Vec<Option<f64>>> {
-            let estimators: Vec<Divergence> = serde_yaml::from_str("[exact, {hutchinson: {probes: 2}}]")?;
-            let task = Task { curve: &curve, prior, solver, estimators: &estimators, key: Key { seed: 3 } };
-            let mut sources = Sources { tangents: Some(Box::new(model.clone())), ..Default::default() };
-            let rows = evaluate(&mut model.clone(), &mut sources, &task, &[0, 1, 2, 3, 4, 5], x.clone(), None)?;
+            let estimators: Vec<Divergence> =
+                serde_yaml::from_str("[exact, {hutchinson: {probes: 2}}]")?;
+            let task = Task {
+                curve: &curve,
+                prior,
+                solver,
+                estimators: &estimators,
+                key: Key { seed: 3 },
+            };
+            let mut sources = Sources {
+                tangents: Some(Box::new(model.clone())),
+                ..Default::default()
+            };
+            let rows = evaluate(
+                &mut model.clone(),
+                &mut sources,
+                &task,
+                &[0, 1, 2, 3, 4, 5],
+                x.clone(),
+                None,
+            )?;
             Ok(rows.iter().map(|r| r.log_likelihood).collect())
         };
-        let truth = values(&serde_yaml::from_str("{rk4: {steps: 1000}}").expect("a solver")).expect("analytic");
+        let truth = values(&serde_yaml::from_str("{rk4: {steps: 1000}}").expect("a solver"))
+            .expect("analytic");
         let mut found = Vec::new();
-        for solver in Solver::defaults().into_iter().filter(|s| s.evaluations().is_some()) {
+        for solver in Solver::defaults()
+            .into_iter()
+            .filter(|s| s.evaluations().is_some())
+        {
             for tol in [0.1, 0.01] {
                 let spec = format!("{{{}: {{steps: auto, tol: {tol}}}}}", solver.name());
                 let asked: Solver = serde_yaml::from_str(&spec).expect("a solver");
                 let (steps, between) = agree(&asked, 6, values).expect("it settles");
                 let chosen = refine::with_steps(&asked, steps).expect("fixed steps");
-                let error = gap(&values(&chosen).expect("analytic"), &truth, 6).expect("paths end well");
-                assert!(between <= tol && error <= 1.1 * tol, "{spec}: {steps} steps, {between}, {error}");
+                let error =
+                    gap(&values(&chosen).expect("analytic"), &truth, 6).expect("paths end well");
+                assert!(
+                    between <= tol && error <= 1.1 * tol,
+                    "{spec}: {steps} steps, {between}, {error}"
+                );
                 assert!(steps.is_power_of_two() && steps > FIRST, "{spec}: {steps}");
                 found.push((solver.order(), steps));
             }
@@ -136,7 +188,10 @@ mod tests {
 
     #[test]
     fn what_does_not_settle_is_said_by_its_key() {
-        for solver in Solver::defaults().into_iter().filter(|s| s.evaluations().is_some()) {
+        for solver in Solver::defaults()
+            .into_iter()
+            .filter(|s| s.evaluations().is_some())
+        {
             let spec = format!("{{{}: {{steps: auto, tol: 1.0e-3}}}}", solver.name());
             let asked: Solver = serde_yaml::from_str(&spec).expect("a solver");
             let mut grids = Vec::new();
@@ -145,10 +200,18 @@ mod tests {
                 Ok(vec![Some(grids.len() as f64)])
             });
             let refusal = refusal.expect_err("one nat from grid to grid").to_string();
-            assert!(refusal.starts_with("steps: auto") && refusal.contains("tol 0.001"), "{refusal}");
-            assert!(refusal.contains("2048 and 4096") && refusal.contains(solver.name()), "{refusal}");
+            assert!(
+                refusal.starts_with("steps: auto") && refusal.contains("tol 0.001"),
+                "{refusal}"
+            );
+            assert!(
+                refusal.contains("2048 and 4096") && refusal.contains(solver.name()),
+                "{refusal}"
+            );
             assert_eq!(grids.len(), 10, "8 to 4096");
-            let broken = agree(&asked, 1, |_| Ok(vec![None])).expect_err("no numbers").to_string();
+            let broken = agree(&asked, 1, |_| Ok(vec![None]))
+                .expect_err("no numbers")
+                .to_string();
             assert!(broken.contains("do not end well"), "{broken}");
         }
     }

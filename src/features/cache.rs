@@ -50,7 +50,9 @@ impl Provenance {
 
     /// Where an entry with this provenance lies below the cache's root.
     fn folder(&self, root: &Path) -> Result<PathBuf> {
-        Ok(root.join("features").join(hex(&Sha256::digest(serde_json::to_vec(self)?))))
+        Ok(root
+            .join("features")
+            .join(hex(&Sha256::digest(serde_json::to_vec(self)?))))
     }
 }
 
@@ -80,7 +82,10 @@ pub fn kept(
     }
     let extracted = compute()?;
     if let Err(error) = store(root, &provenance, data_name, &extracted) {
-        note!("flowgauge: {}: the features cannot be kept: {error:#}", root.display());
+        note!(
+            "flowgauge: {}: the features cannot be kept: {error:#}",
+            root.display()
+        );
     }
     Ok(extracted)
 }
@@ -94,7 +99,10 @@ pub fn load(root: &Path, provenance: &Provenance) -> Option<Extracted> {
     match read(&folder, provenance) {
         Ok(extracted) => Some(extracted),
         Err(error) => {
-            note!("flowgauge: {}: {error:#}; the features are computed again", folder.display());
+            note!(
+                "flowgauge: {}: {error:#}; the features are computed again",
+                folder.display()
+            );
             None
         }
     }
@@ -104,38 +112,68 @@ fn read(folder: &Path, provenance: &Provenance) -> Result<Extracted> {
     let entry: Entry = serde_json::from_slice(&std::fs::read(folder.join("provenance.json"))?)?;
     anyhow::ensure!(entry.provenance == *provenance, "its provenance is another");
     let file = |name: &str| -> Result<Option<Array2<f64>>> {
-        let Some((_, expected)) = entry.files.iter().find(|(file, _)| file == name) else { return Ok(None) };
+        let Some((_, expected)) = entry.files.iter().find(|(file, _)| file == name) else {
+            return Ok(None);
+        };
         let bytes = std::fs::read(folder.join(name)).with_context(|| name.to_owned())?;
-        anyhow::ensure!(hex(&Sha256::digest(&bytes)) == *expected, "{name} is not the file that was written");
+        anyhow::ensure!(
+            hex(&Sha256::digest(&bytes)) == *expected,
+            "{name} is not the file that was written"
+        );
         let array = <Array2<f64> as ndarray_npy::ReadNpyExt>::read_npy(&bytes[..])?;
-        anyhow::ensure!(array.nrows() == provenance.shape[0], "{name} has {} rows", array.nrows());
+        anyhow::ensure!(
+            array.nrows() == provenance.shape[0],
+            "{name} has {} rows",
+            array.nrows()
+        );
         Ok(Some(array))
     };
     let features = file("features.npy")?.context("it has no features")?;
-    Ok(Extracted { features, logits: file("logits.npy")? })
+    Ok(Extracted {
+        features,
+        logits: file("logits.npy")?,
+    })
 }
 
 /// Keeps features; whole or not at all.
 ///
 /// # Errors
 /// Where the cache cannot be written.
-pub fn store(root: &Path, provenance: &Provenance, data_name: &str, extracted: &Extracted) -> Result<()> {
+pub fn store(
+    root: &Path,
+    provenance: &Provenance,
+    data_name: &str,
+    extracted: &Extracted,
+) -> Result<()> {
     let folder = provenance.folder(root)?;
     let parent = root.join("features");
     std::fs::create_dir_all(&parent)?;
-    let work = tempfile::Builder::new().prefix("part-").tempdir_in(&parent)?;
+    let work = tempfile::Builder::new()
+        .prefix("part-")
+        .tempdir_in(&parent)?;
     let mut files = Vec::new();
-    for (name, array) in [("features.npy", Some(&extracted.features)), ("logits.npy", extracted.logits.as_ref())] {
+    for (name, array) in [
+        ("features.npy", Some(&extracted.features)),
+        ("logits.npy", extracted.logits.as_ref()),
+    ] {
         let Some(array) = array else { continue };
         let path = work.path().join(name);
         ndarray_npy::WriteNpyExt::write_npy(array, std::io::BufWriter::new(File::create(&path)?))?;
         files.push((name.to_owned(), hex(&Sha256::digest(std::fs::read(&path)?))));
     }
-    let entry = Entry { provenance: provenance.clone(), files, data_name: data_name.to_owned() };
-    std::fs::write(work.path().join("provenance.json"), serde_json::to_vec_pretty(&entry)?)?;
+    let entry = Entry {
+        provenance: provenance.clone(),
+        files,
+        data_name: data_name.to_owned(),
+    };
+    std::fs::write(
+        work.path().join("provenance.json"),
+        serde_json::to_vec_pretty(&entry)?,
+    )?;
     // What lies there was not trusted, or another process was faster: either way this one is as good.
     let _ = std::fs::remove_dir_all(&folder);
-    std::fs::rename(work.path(), &folder).or_else(|e| if folder.is_dir() { Ok(()) } else { Err(e) })?;
+    std::fs::rename(work.path(), &folder)
+        .or_else(|e| if folder.is_dir() { Ok(()) } else { Err(e) })?;
     Ok(())
 }
 
@@ -159,19 +197,36 @@ mod tests {
     fn entries_come_back_whole_or_not_at_all() {
         let root = tempfile::tempdir().expect("a temporary folder");
         let features = Array2::from_shape_fn((3, 2), |(i, j)| (i + j) as f64 / 3.0);
-        let extracted = Extracted { logits: Some(&features * 2.0), features };
+        let extracted = Extracted {
+            logits: Some(&features * 2.0),
+            features,
+        };
         let wanted = provenance();
         assert_eq!(load(root.path(), &wanted), None);
         store(root.path(), &wanted, "test.npy", &extracted).expect("written");
         assert_eq!(load(root.path(), &wanted), Some(extracted.clone()));
 
         let others = [
-            Provenance { data_sha256: "f".repeat(64), ..provenance() },
-            Provenance { coding: Provenance::coding(None), ..provenance() },
-            Provenance { extractor_sha256: "f".repeat(64), ..provenance() },
-            Provenance { machine: "another".to_owned(), ..provenance() },
+            Provenance {
+                data_sha256: "f".repeat(64),
+                ..provenance()
+            },
+            Provenance {
+                coding: Provenance::coding(None),
+                ..provenance()
+            },
+            Provenance {
+                extractor_sha256: "f".repeat(64),
+                ..provenance()
+            },
+            Provenance {
+                machine: "another".to_owned(),
+                ..provenance()
+            },
         ];
-        others.iter().for_each(|other| assert_eq!(load(root.path(), other), None));
+        others
+            .iter()
+            .for_each(|other| assert_eq!(load(root.path(), other), None));
 
         let folder = wanted.folder(root.path()).expect("a name");
         let damage = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
@@ -185,7 +240,9 @@ mod tests {
         damage("logits.npy", &|b| b.truncate(100));
         damage("provenance.json", &|b| b.truncate(50));
         damage("provenance.json", &|b| {
-            *b = String::from_utf8_lossy(b).replace(&"d".repeat(64), &"c".repeat(64)).into_bytes();
+            *b = String::from_utf8_lossy(b)
+                .replace(&"d".repeat(64), &"c".repeat(64))
+                .into_bytes();
         });
         store(root.path(), &wanted, "test.npy", &extracted).expect("written");
         assert_eq!(load(root.path(), &wanted), Some(extracted));

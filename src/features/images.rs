@@ -42,7 +42,14 @@ impl Shape {
     /// # Errors
     /// For any other shape.
     pub fn of(shape: &[usize]) -> Result<Shape> {
-        let at = |channels, height, width, last| Ok(Shape { channels, height, width, last });
+        let at = |channels, height, width, last| {
+            Ok(Shape {
+                channels,
+                height,
+                width,
+                last,
+            })
+        };
         match *shape {
             [h, w] => at(1, h, w, false),
             [c @ (1 | 3), h, w] => at(c, h, w, false),
@@ -63,8 +70,14 @@ impl Shape {
     /// One channel in bytes.
     pub fn plane(&self, sample: ArrayView1<f64>, channel: usize, coding: Coding) -> Plane {
         let at = |i: usize| sample[self.index(channel, i / self.width, i % self.width)];
-        let values = (0..self.height * self.width).map(|i| coding.byte(at(i))).collect();
-        Plane { height: self.height, width: self.width, values }
+        let values = (0..self.height * self.width)
+            .map(|i| coding.byte(at(i)))
+            .collect();
+        Plane {
+            height: self.height,
+            width: self.width,
+            values,
+        }
     }
 }
 
@@ -79,15 +92,25 @@ impl Input {
     ///
     /// # Errors
     /// Where the image cannot become the input's size or channels.
-    pub fn prepare(&self, sample: ArrayView1<f64>, shape: Shape, coding: Coding) -> Result<Vec<f64>> {
+    pub fn prepare(
+        &self,
+        sample: ArrayView1<f64>,
+        shape: Shape,
+        coding: Coding,
+    ) -> Result<Vec<f64>> {
         let [channels, height, width] = self.shape;
         if shape.channels > channels {
-            bail!("images have {} channels, but the extractor takes {channels}", shape.channels);
+            bail!(
+                "images have {} channels, but the extractor takes {channels}",
+                shape.channels
+            );
         }
         let mut planes = Vec::with_capacity(channels);
         for channel in 0..shape.channels {
-            let plane =
-                self.resize.apply(shape.plane(sample, channel, coding), height, width).map_err(|e| anyhow!(e))?;
+            let plane = self
+                .resize
+                .apply(shape.plane(sample, channel, coding), height, width)
+                .map_err(|e| anyhow!(e))?;
             planes.push(plane.values);
         }
         // Grey fills all channels.
@@ -98,11 +121,15 @@ impl Input {
             let of = |v: &Option<Vec<f64>>, none: f64| v.as_ref().map_or(none, |v| v[channel]);
             let (mean, std) = (of(&self.mean, 0.0), of(&self.std, 1.0));
             let [lo, hi] = self.range;
-            plane.iter_mut().for_each(|v| *v = (lo + (hi - lo) * (*v / 255.0) - mean) / std);
+            plane
+                .iter_mut()
+                .for_each(|v| *v = (lo + (hi - lo) * (*v / 255.0) - mean) / std);
         }
         Ok(match self.layout {
             Layout::Nchw => planes.concat(),
-            Layout::Nhwc => (0..height * width).flat_map(|i| planes.iter().map(move |p| p[i])).collect(),
+            Layout::Nhwc => (0..height * width)
+                .flat_map(|i| planes.iter().map(move |p| p[i]))
+                .collect(),
         })
     }
 
@@ -124,7 +151,13 @@ mod tests {
     #[test]
     fn bytes_are_the_nearest_and_halves_go_up() {
         let range = Coding::Range([-1.0, 1.0]);
-        for (value, byte) in [(-1.0, 0.0), (1.0, 255.0), (-9.0, 0.0), (9.0, 255.0), (0.0, 128.0)] {
+        for (value, byte) in [
+            (-1.0, 0.0),
+            (1.0, 255.0),
+            (-9.0, 0.0),
+            (9.0, 255.0),
+            (0.0, 128.0),
+        ] {
             assert_eq!(range.byte(value), byte, "{value}");
         }
         for byte in 0..=255 {
@@ -132,11 +165,19 @@ mod tests {
             for value in [exact, exact + 0.49 / 127.5, exact - 0.49 / 127.5] {
                 assert_eq!(range.byte(value), f64::from(byte));
                 // The usual `x * 127.5 + 128`, cut off as a byte.
-                assert_eq!(range.byte(value), (value * 127.5 + 128.0).clamp(0.0, 255.0).floor());
+                assert_eq!(
+                    range.byte(value),
+                    (value * 127.5 + 128.0).clamp(0.0, 255.0).floor()
+                );
             }
         }
         assert_eq!(Coding::Range([0.0, 1.0]).byte(0.5 / 255.0), 1.0);
-        assert_eq!((0..17).map(|v| Coding::Levels(17).byte(f64::from(v))).fold(0.0, f64::max), 255.0);
+        assert_eq!(
+            (0..17)
+                .map(|v| Coding::Levels(17).byte(f64::from(v)))
+                .fold(0.0, f64::max),
+            255.0
+        );
         assert_eq!(Coding::Levels(256).byte(77.0), 77.0);
     }
 
@@ -152,21 +193,50 @@ mod tests {
         };
         let grey = Array1::from(vec![0.0, 255.0, 51.0, 102.0]);
         let shape = Shape::of(&[2, 2]).expect("grey");
-        let planes = input.prepare(grey.view(), shape, Coding::Levels(256)).expect("fits");
-        let want = [0.0, 1.0, 0.2, 0.4, -0.5, 0.5, -0.3, -0.1, 0.0, 2.0, 0.4, 0.8];
-        assert!(planes.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-15), "{planes:?}");
+        let planes = input
+            .prepare(grey.view(), shape, Coding::Levels(256))
+            .expect("fits");
+        let want = [
+            0.0, 1.0, 0.2, 0.4, -0.5, 0.5, -0.3, -0.1, 0.0, 2.0, 0.4, 0.8,
+        ];
+        assert!(
+            planes.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-15),
+            "{planes:?}"
+        );
         input.layout = Layout::Nhwc;
-        let pixels = input.prepare(grey.view(), shape, Coding::Levels(256)).expect("fits");
-        assert_eq!(pixels[..6], [planes[0], planes[4], planes[8], planes[1], planes[5], planes[9]]);
+        let pixels = input
+            .prepare(grey.view(), shape, Coding::Levels(256))
+            .expect("fits");
+        assert_eq!(
+            pixels[..6],
+            [
+                planes[0], planes[4], planes[8], planes[1], planes[5], planes[9]
+            ]
+        );
         // The same colour image with channels first and last.
         let first = Array1::from_iter((0..12).map(f64::from));
-        let last = Array1::from_iter((0..4).flat_map(|i| (0..3).map(move |c| f64::from(4 * c + i))));
+        let last =
+            Array1::from_iter((0..4).flat_map(|i| (0..3).map(move |c| f64::from(4 * c + i))));
         let of = |x: &Array1<f64>, shape: &[usize]| {
-            input.prepare(x.view(), Shape::of(shape).expect("colour"), Coding::Levels(256)).expect("fits")
+            input
+                .prepare(
+                    x.view(),
+                    Shape::of(shape).expect("colour"),
+                    Coding::Levels(256),
+                )
+                .expect("fits")
         };
         assert_eq!(of(&first, &[3, 2, 2]), of(&last, &[2, 2, 3]));
         assert!(Shape::of(&[12]).is_err());
         input.shape[0] = 1;
-        assert!(input.prepare(first.view(), Shape::of(&[3, 2, 2]).expect("colour"), Coding::Levels(256)).is_err());
+        assert!(
+            input
+                .prepare(
+                    first.view(),
+                    Shape::of(&[3, 2, 2]).expect("colour"),
+                    Coding::Levels(256)
+                )
+                .is_err()
+        );
     }
 }

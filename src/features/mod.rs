@@ -60,13 +60,19 @@ pub struct Extracted {
 impl Extracted {
     /// The numbers themselves.
     pub fn plain(rows: Array2<f64>) -> Extracted {
-        Extracted { features: rows, logits: None }
+        Extracted {
+            features: rows,
+            logits: None,
+        }
     }
 
     /// Those of some samples.
     pub fn select(&self, rows: &[usize]) -> Extracted {
         let of = |x: &Array2<f64>| x.select(Axis(0), rows);
-        Extracted { features: of(&self.features), logits: self.logits.as_ref().map(of) }
+        Extracted {
+            features: of(&self.features),
+            logits: self.logits.as_ref().map(of),
+        }
     }
 }
 
@@ -78,10 +84,16 @@ impl Extractor {
     ///
     /// # Errors
     /// Where the file is no model, has no ports of the right kind, or is not what its preset says.
-    pub fn open(spec: &Path, runtime: &Runtime, provider: Provider, threads: usize) -> Result<Extractor> {
+    pub fn open(
+        spec: &Path,
+        runtime: &Runtime,
+        provider: Provider,
+        threads: usize,
+    ) -> Result<Extractor> {
         let named = Named::find(spec)?;
         let name = named.onnx.display().to_string();
-        let bytes = std::fs::read(&named.onnx).with_context(|| format!("{name}: the extractor cannot be read"))?;
+        let bytes = std::fs::read(&named.onnx)
+            .with_context(|| format!("{name}: the extractor cannot be read"))?;
         if let Some(why) = signature::refusal(&bytes, Wanted::Onnx) {
             bail!("{name}: the extractor: {why}");
         }
@@ -105,9 +117,13 @@ impl Extractor {
         let (features, logits) = match &named.preset {
             Some(preset) => {
                 let outputs = &preset.outputs;
-                for wanted in [Some(&outputs.features), outputs.logits.as_ref()].into_iter().flatten() {
+                for wanted in [Some(&outputs.features), outputs.logits.as_ref()]
+                    .into_iter()
+                    .flatten()
+                {
                     if !has(wanted) {
-                        let there: Vec<&str> = session.outputs.iter().map(|p| p.name.as_str()).collect();
+                        let there: Vec<&str> =
+                            session.outputs.iter().map(|p| p.name.as_str()).collect();
                         bail!(
                             "{name}: it has no output `{wanted}`, which its preset names; it has {}",
                             there.join(", ")
@@ -116,13 +132,21 @@ impl Extractor {
                 }
                 (outputs.features.clone(), outputs.logits.clone())
             }
-            None if has("features") => ("features".to_owned(), has("logits").then(|| "logits".to_owned())),
-            None => (session.outputs[0].name.clone(), has("logits").then(|| "logits".to_owned())),
+            None if has("features") => (
+                "features".to_owned(),
+                has("logits").then(|| "logits".to_owned()),
+            ),
+            None => (
+                session.outputs[0].name.clone(),
+                has("logits").then(|| "logits".to_owned()),
+            ),
         };
         let (input, shape) = (input.name.clone(), input.shape[1..].to_vec());
         if session.awaits_first_call() {
-            let sizes =
-                shape.iter().map(|n| usize::try_from(*n).ok().filter(|n| *n > 0)).collect::<Option<Vec<usize>>>();
+            let sizes = shape
+                .iter()
+                .map(|n| usize::try_from(*n).ok().filter(|n| *n > 0))
+                .collect::<Option<Vec<usize>>>();
             // Where nothing tells the sizes, the first samples show where its nodes run.
             if let Some(sample) = named.preset.as_ref().map(|p| p.input.fed()).or(sizes) {
                 let four = ArrayD::from_elem([&[4], &sample[..]].concat(), 0.5);
@@ -131,7 +155,11 @@ impl Extractor {
         }
         let sha256 = hex(&Sha256::digest(&bytes));
         // What a preset says of its input goes before.
-        let scaling = if named.preset.is_none() { byte_scaling(&name, &bytes) } else { None };
+        let scaling = if named.preset.is_none() {
+            byte_scaling(&name, &bytes)
+        } else {
+            None
+        };
         Ok(Extractor {
             session,
             sha256,
@@ -152,12 +180,17 @@ impl Extractor {
 
     /// That its graph makes small numbers of bytes, in words, where it does.
     pub fn own_scaling(&self) -> Option<String> {
-        self.scaling.map(|scaling| scaling_in_words(&self.session.file, scaling))
+        self.scaling
+            .map(|scaling| scaling_in_words(&self.session.file, scaling))
     }
 
     /// How numbers become what it is fed, in words that stand for the features in a cache.
     pub fn coding_name(&self, coding: Option<Coding>) -> String {
-        let fed = if self.scaling.is_some() && coding.is_some() { ", fed as bytes" } else { "" };
+        let fed = if self.scaling.is_some() && coding.is_some() {
+            ", fed as bytes"
+        } else {
+            ""
+        };
         Provenance::coding(coding) + fed
     }
 
@@ -171,7 +204,12 @@ impl Extractor {
     ///
     /// # Errors
     /// A message with the file and what would be right.
-    pub fn check(&self, samples: ArrayView2<f64>, shape: &[usize], coding: Option<Coding>) -> Result<()> {
+    pub fn check(
+        &self,
+        samples: ArrayView2<f64>,
+        shape: &[usize],
+        coding: Option<Coding>,
+    ) -> Result<()> {
         self.feed(samples, shape, coding).map(drop)
     }
 
@@ -187,12 +225,22 @@ impl Extractor {
     ///
     /// # Errors
     /// Where the rows do not fit the extractor's input, or it cannot be run.
-    pub fn extract(&mut self, samples: ArrayView2<f64>, shape: &[usize], coding: Option<Coding>) -> Result<Extracted> {
+    pub fn extract(
+        &mut self,
+        samples: ArrayView2<f64>,
+        shape: &[usize],
+        coding: Option<Coding>,
+    ) -> Result<Extracted> {
         let feed = self.feed(samples, shape, coding)?;
         let file = self.session.file.clone();
         let chunks = samples.axis_chunks_iter(Axis(0), MICRO_BATCH);
         self.meter.begin(samples.nrows());
-        self.run(chunks.map(|chunk| Ok((chunk.nrows(), feed.call(chunk).with_context(|| file.clone())?))))
+        self.run(chunks.map(|chunk| {
+            Ok((
+                chunk.nrows(),
+                feed.call(chunk).with_context(|| file.clone())?,
+            ))
+        }))
     }
 
     /// Features and logits of images of any sizes, by a preset that resizes each on its own; a call's images are in
@@ -200,9 +248,16 @@ impl Extractor {
     ///
     /// # Errors
     /// As [`Extractor::extract`], and where an image cannot be had.
-    pub fn extract_images(&mut self, mut images: impl Iterator<Item = Result<Image>>) -> Result<Extracted> {
+    pub fn extract_images(
+        &mut self,
+        mut images: impl Iterator<Item = Result<Image>>,
+    ) -> Result<Extracted> {
         let file = self.session.file.clone();
-        let input = self.preset.as_ref().map(|p| p.input.clone()).ok_or_else(|| anyhow!("{file}: it has no preset"))?;
+        let input = self
+            .preset
+            .as_ref()
+            .map(|p| p.input.clone())
+            .ok_or_else(|| anyhow!("{file}: it has no preset"))?;
         if let (_, Some(rows)) = images.size_hint() {
             self.meter.begin(rows);
         }
@@ -211,7 +266,10 @@ impl Extractor {
             let call = |some: Vec<Result<Image>>| -> Result<_> {
                 let (count, mut values) = (some.len(), Vec::new());
                 for image in some {
-                    let Image { values: bytes, shape } = image?;
+                    let Image {
+                        values: bytes,
+                        shape,
+                    } = image?;
                     let prepared = input.prepare(bytes.view(), shape, Coding::Levels(256));
                     values.extend(prepared.with_context(|| file.clone())?);
                 }
@@ -223,12 +281,20 @@ impl Extractor {
 
     /// Whether images of several sizes can be given to it.
     pub fn resizes(&self) -> bool {
-        self.preset.as_ref().is_some_and(|p| p.input.resize != Resize::None)
+        self.preset
+            .as_ref()
+            .is_some_and(|p| p.input.resize != Resize::None)
     }
 
     /// Calls the network: how many samples a call holds, and its input.
-    fn run(&mut self, calls: impl Iterator<Item = Result<(usize, ArrayD<f64>)>>) -> Result<Extracted> {
-        let wanted: Vec<String> = [Some(self.features.clone()), self.logits.clone()].into_iter().flatten().collect();
+    fn run(
+        &mut self,
+        calls: impl Iterator<Item = Result<(usize, ArrayD<f64>)>>,
+    ) -> Result<Extracted> {
+        let wanted: Vec<String> = [Some(self.features.clone()), self.logits.clone()]
+            .into_iter()
+            .flatten()
+            .collect();
         let mut parts: Vec<Vec<Array2<f64>>> = vec![Vec::new(); wanted.len()];
         for call in calls {
             let (count, fed) = call?;
@@ -238,12 +304,19 @@ impl Extractor {
             for ((out, name), parts) in outputs.into_iter().zip(&names).zip(&mut parts) {
                 let rows = fed.shape()[0];
                 if out.shape().first() != Some(&rows) {
-                    bail!("{}: output `{name}` has shape {:?}, expected {rows} rows", self.session.file, out.shape());
+                    bail!(
+                        "{}: output `{name}` has shape {:?}, expected {rows} rows",
+                        self.session.file,
+                        out.shape()
+                    );
                 }
                 let width = out.len() / rows;
                 let flat = out.into_shape_with_order((rows, width))?;
                 if let Some(bad) = flat.iter().find(|v| !v.is_finite()) {
-                    bail!("{}: output `{name}` holds {bad}; expected finite numbers", self.session.file);
+                    bail!(
+                        "{}: output `{name}` holds {bad}; expected finite numbers",
+                        self.session.file
+                    );
                 }
                 parts.push(flat.slice_move(s![..count, ..]));
             }
@@ -253,11 +326,19 @@ impl Extractor {
             ndarray::concatenate(Axis(0), &views)
         });
         let features = whole.next().ok_or_else(|| anyhow!("no output"))??;
-        Ok(Extracted { features, logits: whole.next().transpose()? })
+        Ok(Extracted {
+            features,
+            logits: whole.next().transpose()?,
+        })
     }
 
     /// How samples are fed: by the preset, or as they are in the shape of the extractor's input.
-    fn feed(&self, samples: ArrayView2<f64>, shape: &[usize], coding: Option<Coding>) -> Result<Feed> {
+    fn feed(
+        &self,
+        samples: ArrayView2<f64>,
+        shape: &[usize],
+        coding: Option<Coding>,
+    ) -> Result<Feed> {
         let file = &self.session.file;
         if let Some(preset) = &self.preset {
             let coding = coding.ok_or_else(|| {
@@ -266,20 +347,34 @@ impl Extractor {
                     preset.name
                 )
             })?;
-            return Ok(Feed::Images(preset.input.clone(), Shape::of(shape)?, coding));
+            return Ok(Feed::Images(
+                preset.input.clone(),
+                Shape::of(shape)?,
+                coding,
+            ));
         }
         let Some(fed) = shape::taken(shape, &self.shape) else {
             let array = [&[samples.nrows()], shape].concat();
             let whose = format!("input `{}` takes", self.input);
-            bail!("{file}: {}", Misfit::at_port(&array, &self.shape).told(&whose, shape::remedy));
+            bail!(
+                "{file}: {}",
+                Misfit::at_port(&array, &self.shape).told(&whose, shape::remedy)
+            );
         };
         match (&self.scaling, coding) {
             (Some(_), Some(coding)) => return Ok(Feed::Plain(fed, Some(coding))),
             (None, Some(_)) => return Ok(Feed::Plain(fed, None)),
             (_, None) => {}
         }
-        let spread = samples.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[lo, hi], v| [lo.min(*v), hi.max(*v)]);
-        let (bytes, image) = (is_bytes(spread, samples), fed.iter().filter(|n| **n > 1).count() > 1);
+        let spread = samples
+            .iter()
+            .fold([f64::INFINITY, f64::NEG_INFINITY], |[lo, hi], v| {
+                [lo.min(*v), hi.max(*v)]
+            });
+        let (bytes, image) = (
+            is_bytes(spread, samples),
+            fed.iter().filter(|n| **n > 1).count() > 1,
+        );
         if self.scaling.is_none() && bytes && (image || spread[1] > 127.0) {
             bail!(
                 "{file}: the samples are bytes, {} to {}, and nothing says in which range it takes images; say where \
@@ -304,13 +399,18 @@ pub fn byte_scaling(name: &str, bytes: &[u8]) -> Option<Scaling> {
     // A graph that cannot be looked through says nothing.
     let graph = graph::Model::from_bytes(name, bytes).ok()?;
     let scaling = graph.scaling(&graph.inputs().first()?.name);
-    (SMALLEST..=LARGEST).contains(&(255.0 * scaling.scale.abs())).then_some(scaling)
+    (SMALLEST..=LARGEST)
+        .contains(&(255.0 * scaling.scale.abs()))
+        .then_some(scaling)
 }
 
 /// A [`byte_scaling`] in words.
 pub fn scaling_in_words(file: &str, Scaling { scale, offset }: Scaling) -> String {
     let ends = [offset, 255.0 * scale + offset].map(|v| (v * 1e3).round() / 1e3);
-    format!("{file}: its graph scales images itself, 0 to {} and 255 to {}, and is fed bytes", ends[0], ends[1])
+    format!(
+        "{file}: its graph scales images itself, 0 to {} and 255 to {}, and is fed bytes",
+        ends[0], ends[1]
+    )
 }
 
 /// Whole numbers that begin at 0 or above and end between 17 and 255: more levels than counts and digits have.
@@ -336,7 +436,10 @@ impl Feed {
                 (input.fed(), values)
             }
             Feed::Plain(shape, None) => (shape.clone(), chunk.iter().copied().collect()),
-            Feed::Plain(shape, Some(coding)) => (shape.clone(), chunk.iter().map(|v| coding.byte(*v)).collect()),
+            Feed::Plain(shape, Some(coding)) => (
+                shape.clone(),
+                chunk.iter().map(|v| coding.byte(*v)).collect(),
+            ),
         };
         full(values, chunk.nrows(), shape)
     }
@@ -379,21 +482,39 @@ mod tests {
             let draws = Key { seed: 1 }.uniform(Purpose::Check, 0, 0, 150 * width);
             let samples = draws.into_shape_with_order((150, width)).expect("draws");
             let on = |threads, samples: ArrayView2<f64>| {
-                let mut extractor = Extractor::open(&path, runtime, Provider::Cpu, threads).expect("a model");
+                let mut extractor =
+                    Extractor::open(&path, runtime, Provider::Cpu, threads).expect("a model");
                 assert!(extractor.classifies());
                 extractor.extract(samples, &shape, None).expect("features")
             };
             let all = on(1, samples.view());
-            assert_eq!((all.features.nrows(), all.logits.as_ref().map(|l| l.ncols())), (150, Some(10)));
+            assert_eq!(
+                (all.features.nrows(), all.logits.as_ref().map(|l| l.ncols())),
+                (150, Some(10))
+            );
             assert_eq!(all, on(2, samples.view()));
             let back = on(1, samples.slice(s![..;-1, ..]));
             assert_eq!(back.features.slice(s![..;-1, ..]), all.features);
             for size in [1, 7, 64] {
-                for (i, chunk) in samples.axis_chunks_iter(Axis(0), size).enumerate().step_by(5) {
+                for (i, chunk) in samples
+                    .axis_chunks_iter(Axis(0), size)
+                    .enumerate()
+                    .step_by(5)
+                {
                     let some = on(1, chunk);
                     let rows = i * size..i * size + chunk.nrows();
-                    assert_eq!(some.features, all.features.slice(s![rows.clone(), ..]), "{} {size}", path.display());
-                    assert_eq!(some.logits, all.logits.as_ref().map(|l| l.slice(s![rows, ..]).to_owned()));
+                    assert_eq!(
+                        some.features,
+                        all.features.slice(s![rows.clone(), ..]),
+                        "{} {size}",
+                        path.display()
+                    );
+                    assert_eq!(
+                        some.logits,
+                        all.logits
+                            .as_ref()
+                            .map(|l| l.slice(s![rows, ..]).to_owned())
+                    );
                 }
             }
         }
@@ -414,14 +535,30 @@ mod tests {
         // White and black, 8 by 12: halved in size they stay white and black.
         let mut images = Array2::zeros((2, 96));
         images.row_mut(0).fill(255.0);
-        let got = extractor.extract(images.view(), &[8, 12], Some(Coding::Levels(256))).expect("images");
+        let got = extractor
+            .extract(images.view(), &[8, 12], Some(Coding::Levels(256)))
+            .expect("images");
         let want = ndarray::array![[1.0, 0.5, 1.0], [-1.0, -1.5, -1.0]];
-        assert!((&got.features - &want).iter().all(|e| e.abs() < 1e-6), "{got:?}");
-        assert!((got.logits.expect("named") - want * 24.0).iter().all(|e| e.abs() < 1e-4));
-        let refused = extractor.extract(images.view(), &[8, 12], None).expect_err("no range");
+        assert!(
+            (&got.features - &want).iter().all(|e| e.abs() < 1e-6),
+            "{got:?}"
+        );
+        assert!(
+            (got.logits.expect("named") - want * 24.0)
+                .iter()
+                .all(|e| e.abs() < 1e-4)
+        );
+        let refused = extractor
+            .extract(images.view(), &[8, 12], None)
+            .expect_err("no range");
         assert!(refused.to_string().contains("range"), "{refused}");
         std::fs::write(&path, preset.replace("sums", "nope")).expect("written");
-        let refused = Extractor::open(&path, runtime, Provider::Cpu, 1).err().expect("no such output");
-        assert!(refused.to_string().contains("`nope`") && refused.to_string().contains("means, sums"), "{refused}");
+        let refused = Extractor::open(&path, runtime, Provider::Cpu, 1)
+            .err()
+            .expect("no such output");
+        assert!(
+            refused.to_string().contains("`nope`") && refused.to_string().contains("means, sums"),
+            "{refused}"
+        );
     }
 }

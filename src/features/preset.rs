@@ -90,16 +90,31 @@ pub struct Outputs {
 
 impl Default for Outputs {
     fn default() -> Self {
-        Outputs { features: "features".to_owned(), logits: None }
+        Outputs {
+            features: "features".to_owned(),
+            logits: None,
+        }
     }
 }
 
 /// Presets that come with the program, by name; their ONNX files lie in `extractors/` of the working folder or of the cache.
 const BUILT_IN: &[(&str, &str)] = &[
-    ("inception-v3", include_str!("../../extractors/inception-v3.yaml")),
-    ("inception-v3-clean", include_str!("../../extractors/inception-v3-clean.yaml")),
-    ("dinov2-vitl14", include_str!("../../extractors/dinov2-vitl14.yaml")),
-    ("clip-vitl14-336", include_str!("../../extractors/clip-vitl14-336.yaml")),
+    (
+        "inception-v3",
+        include_str!("../../extractors/inception-v3.yaml"),
+    ),
+    (
+        "inception-v3-clean",
+        include_str!("../../extractors/inception-v3-clean.yaml"),
+    ),
+    (
+        "dinov2-vitl14",
+        include_str!("../../extractors/dinov2-vitl14.yaml"),
+    ),
+    (
+        "clip-vitl14-336",
+        include_str!("../../extractors/clip-vitl14-336.yaml"),
+    ),
 ];
 
 /// Whether the program has a preset of that name.
@@ -120,9 +135,16 @@ impl Named {
     pub fn find(spec: &Path) -> Result<Named> {
         let name = spec.display().to_string();
         if let Some((_, text)) = BUILT_IN.iter().find(|(known, _)| *known == name) {
-            let folders = [Some(PathBuf::from("extractors")), cache_root().ok().map(|c| c.join("extractors"))];
+            let folders = [
+                Some(PathBuf::from("extractors")),
+                cache_root().ok().map(|c| c.join("extractors")),
+            ];
             let preset = Preset::parse(&name, text)?;
-            let found = folders.into_iter().flatten().map(|f| f.join(&preset.file)).find(|f| f.is_file());
+            let found = folders
+                .into_iter()
+                .flatten()
+                .map(|f| f.join(&preset.file))
+                .find(|f| f.is_file());
             let onnx = found.unwrap_or_else(|| Path::new("extractors").join(&preset.file));
             return Named::checked(onnx, preset);
         }
@@ -130,18 +152,30 @@ impl Named {
         if !written {
             if !spec.exists() && !name.contains(['/', '.']) {
                 let known: Vec<&str> = BUILT_IN.iter().map(|p| p.0).collect();
-                bail!("{name}: no such extractor; expected an ONNX file, a preset file or one of {}", known.join(", "));
+                bail!(
+                    "{name}: no such extractor; expected an ONNX file, a preset file or one of {}",
+                    known.join(", ")
+                );
             }
-            return Ok(Named { onnx: spec.to_owned(), preset: None });
+            return Ok(Named {
+                onnx: spec.to_owned(),
+                preset: None,
+            });
         }
         let text = signature::text(spec, Wanted::Preset).map_err(|e| anyhow!("{name}: {e}"))?;
         let preset = Preset::parse(&name, &text)?;
-        Named::checked(spec.parent().unwrap_or(Path::new("")).join(&preset.file), preset)
+        Named::checked(
+            spec.parent().unwrap_or(Path::new("")).join(&preset.file),
+            preset,
+        )
     }
 
     fn checked(onnx: PathBuf, preset: Preset) -> Result<Named> {
         if !onnx.is_file() {
-            let of = preset.weights.as_ref().map(|w| format!(" from {} (SHA-256 {})", w.file, w.sha256));
+            let of = preset
+                .weights
+                .as_ref()
+                .map(|w| format!(" from {} (SHA-256 {})", w.file, w.sha256));
             bail!(
                 "{}: the extractor `{}` is not there; make it with `{}`{}",
                 onnx.display(),
@@ -157,10 +191,17 @@ impl Named {
             let bytes = std::fs::read(&onnx).with_context(|| onnx.display().to_string())?;
             let found = hex(&Sha256::digest(&bytes));
             if found != *expected {
-                bail!("{}: its SHA-256 is {found}, but the preset `{}` says {expected}", onnx.display(), preset.name);
+                bail!(
+                    "{}: its SHA-256 is {found}, but the preset `{}` says {expected}",
+                    onnx.display(),
+                    preset.name
+                );
             }
         }
-        Ok(Named { onnx, preset: Some(preset) })
+        Ok(Named {
+            onnx,
+            preset: Some(preset),
+        })
     }
 }
 
@@ -169,9 +210,14 @@ fn made_of(onnx: &Path, weights: &Weights, export: &str) -> Result<()> {
     let record = PathBuf::from(format!("{}.json", onnx.display()));
     let name = record.display();
     let again = || format!("make both files again with `{export}`");
-    let text = std::fs::read(&record)
-        .with_context(|| format!("{name}: the record of the export cannot be read; {}", again()))?;
-    let record: Exported = serde_json::from_slice(&text).with_context(|| format!("{name}: {}", again()))?;
+    let text = std::fs::read(&record).with_context(|| {
+        format!(
+            "{name}: the record of the export cannot be read; {}",
+            again()
+        )
+    })?;
+    let record: Exported =
+        serde_json::from_slice(&text).with_context(|| format!("{name}: {}", again()))?;
     if record.weights_sha256 != weights.sha256 {
         bail!(
             "{name}: the export was made of weights with SHA-256 {}, but those of {} have {}; {}",
@@ -181,9 +227,16 @@ fn made_of(onnx: &Path, weights: &Weights, export: &str) -> Result<()> {
             again()
         );
     }
-    let found = hex(&Sha256::digest(std::fs::read(onnx).with_context(|| onnx.display().to_string())?));
+    let found = hex(&Sha256::digest(
+        std::fs::read(onnx).with_context(|| onnx.display().to_string())?,
+    ));
     if found != record.sha256 {
-        bail!("{}: its SHA-256 is {found}, but the export wrote {}; {}", onnx.display(), record.sha256, again());
+        bail!(
+            "{}: its SHA-256 is {found}, but the export wrote {}; {}",
+            onnx.display(),
+            record.sha256,
+            again()
+        );
     }
     Ok(())
 }
@@ -194,16 +247,26 @@ impl Preset {
         let input = &preset.input;
         let [channels, height, width] = input.shape;
         if ![1, 3].contains(&channels) || height == 0 || width == 0 {
-            bail!("{name}: input.shape is {:?}, expected [1 or 3 channels, height, width]", input.shape);
+            bail!(
+                "{name}: input.shape is {:?}, expected [1 or 3 channels, height, width]",
+                input.shape
+            );
         }
         let finite = |v: &f64| v.is_finite();
         if !input.range.iter().all(finite) || input.range[0] >= input.range[1] {
-            bail!("{name}: input.range is {:?}, expected two numbers, the smaller first", input.range);
+            bail!(
+                "{name}: input.range is {:?}, expected two numbers, the smaller first",
+                input.range
+            );
         }
         for (key, values) in [("mean", &input.mean), ("std", &input.std)] {
-            let fine = |v: &Vec<f64>| v.len() == channels && v.iter().all(|v| finite(v) && (key == "mean" || *v > 0.0));
+            let fine = |v: &Vec<f64>| {
+                v.len() == channels && v.iter().all(|v| finite(v) && (key == "mean" || *v > 0.0))
+            };
             if !values.as_ref().is_none_or(fine) {
-                bail!("{name}: input.{key} is {values:?}, expected {channels} numbers, one per channel");
+                bail!(
+                    "{name}: input.{key} is {values:?}, expected {channels} numbers, one per channel"
+                );
             }
         }
         Ok(preset)
@@ -219,29 +282,62 @@ mod tests {
         for (name, text) in BUILT_IN {
             let preset = Preset::parse(name, text).expect(name);
             assert_eq!(preset.name, *name);
-            assert!(preset.export.contains("scripts/export_extractors.py") && preset.export.contains(name), "{name}");
-            let absent = Named::checked(PathBuf::from("nowhere/x.onnx"), preset.clone()).expect_err("absent");
+            assert!(
+                preset.export.contains("scripts/export_extractors.py")
+                    && preset.export.contains(name),
+                "{name}"
+            );
+            let absent = Named::checked(PathBuf::from("nowhere/x.onnx"), preset.clone())
+                .expect_err("absent");
             let text = absent.to_string();
-            assert!(text.contains("nowhere/x.onnx") && text.contains(&preset.export), "{text}");
+            assert!(
+                text.contains("nowhere/x.onnx") && text.contains(&preset.export),
+                "{text}"
+            );
             let weights = preset.weights.expect("named");
-            assert!(weights.sha256.len() == 64 && text.contains(&weights.sha256) && text.contains(&weights.file));
+            assert!(
+                weights.sha256.len() == 64
+                    && text.contains(&weights.sha256)
+                    && text.contains(&weights.file)
+            );
         }
-        assert!(Named::find(Path::new("inception")).is_err_and(|e| e.to_string().contains("inception-v3")));
+        assert!(
+            Named::find(Path::new("inception"))
+                .is_err_and(|e| e.to_string().contains("inception-v3"))
+        );
     }
 
     #[test]
     fn wrong_presets_are_refused_by_key() {
         let whole = BUILT_IN[0].1;
         for (from, to, word) in [
-            ("shape: [3, 299, 299]", "shape: [2, 299, 299]", "input.shape"),
+            (
+                "shape: [3, 299, 299]",
+                "shape: [2, 299, 299]",
+                "input.shape",
+            ),
             ("range: [-1, 0.9921875]", "range: [1, -1]", "input.range"),
-            ("range: [-1, 0.9921875]", "range: [-1, 0.9921875]\n  mean: [0.5]", "input.mean"),
-            ("range: [-1, 0.9921875]", "range: [-1, 0.9921875]\n  std: [1, 0, 1]", "input.std"),
-            ("range: [-1, 0.9921875]", "range: [-1, 0.9921875]\n  crop: 3", "crop"),
+            (
+                "range: [-1, 0.9921875]",
+                "range: [-1, 0.9921875]\n  mean: [0.5]",
+                "input.mean",
+            ),
+            (
+                "range: [-1, 0.9921875]",
+                "range: [-1, 0.9921875]\n  std: [1, 0, 1]",
+                "input.std",
+            ),
+            (
+                "range: [-1, 0.9921875]",
+                "range: [-1, 0.9921875]\n  crop: 3",
+                "crop",
+            ),
             ("resize: tensorflow", "resize: nope", "nope"),
         ] {
             assert!(whole.contains(from), "{from}");
-            let error = Preset::parse("p.yaml", &whole.replacen(from, to, 1)).expect_err(word).to_string();
+            let error = Preset::parse("p.yaml", &whole.replacen(from, to, 1))
+                .expect_err(word)
+                .to_string();
             assert!(error.contains(word) && error.contains("p.yaml"), "{error}");
         }
     }
@@ -250,8 +346,11 @@ mod tests {
     fn another_file_than_the_presets_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(folder.path().join("x.onnx"), b"other").expect("written");
-        let text =
-            BUILT_IN[0].1.replacen("file: inception-v3.onnx", &format!("file: x.onnx\nsha256: {}", "0".repeat(64)), 1);
+        let text = BUILT_IN[0].1.replacen(
+            "file: inception-v3.onnx",
+            &format!("file: x.onnx\nsha256: {}", "0".repeat(64)),
+            1,
+        );
         let path = folder.path().join("p.yaml");
         std::fs::write(&path, text).expect("written");
         assert!(Named::find(&path).is_err_and(|e| e.to_string().contains("SHA-256")));
@@ -263,16 +362,24 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("inception-v3.onnx"), b"exported").expect("written");
         std::fs::write(at("p.yaml"), BUILT_IN[0].1).expect("written");
-        let weights = Preset::parse("p", BUILT_IN[0].1).expect("whole").weights.expect("named").sha256;
+        let weights = Preset::parse("p", BUILT_IN[0].1)
+            .expect("whole")
+            .weights
+            .expect("named")
+            .sha256;
         let exported = hex(&Sha256::digest(b"exported"));
         let found = |record: Option<[&str; 2]>| {
             if let Some([sha256, weights]) = record {
-                let text = serde_json::json!({"sha256": sha256, "weights_sha256": weights, "torch": "2"}).to_string();
+                let text =
+                    serde_json::json!({"sha256": sha256, "weights_sha256": weights, "torch": "2"})
+                        .to_string();
                 std::fs::write(at("inception-v3.onnx.json"), text).expect("written");
             }
             Named::find(&at("p.yaml")).map_err(|e| format!("{e:#}"))
         };
-        assert!(found(None).is_err_and(|e| e.contains("inception-v3.onnx.json") && e.contains("export_extractors")));
+        assert!(found(None).is_err_and(
+            |e| e.contains("inception-v3.onnx.json") && e.contains("export_extractors")
+        ));
         assert!(found(Some([&exported, "0"])).is_err_and(|e| e.contains(&weights)));
         assert!(found(Some(["0", &weights])).is_err_and(|e| e.contains(&exported)));
         assert!(found(Some([&exported, &weights])).is_ok());

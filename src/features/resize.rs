@@ -45,8 +45,14 @@ impl Resize {
                     plane.height, plane.width
                 ));
             }
-            Resize::Clean => (pillow(plane.height, height, 2.0, &keys), pillow(plane.width, width, 2.0, &keys)),
-            Resize::CleanBilinear => (pillow(plane.height, height, 1.0, &hat), pillow(plane.width, width, 1.0, &hat)),
+            Resize::Clean => (
+                pillow(plane.height, height, 2.0, &keys),
+                pillow(plane.width, width, 2.0, &keys),
+            ),
+            Resize::CleanBilinear => (
+                pillow(plane.height, height, 1.0, &hat),
+                pillow(plane.width, width, 1.0, &hat),
+            ),
             Resize::Tensorflow => return Ok(tensorflow(&plane, height, width)),
             Resize::Torch => (torch(plane.height, height), torch(plane.width, width)),
         };
@@ -92,9 +98,14 @@ fn pillow(old: usize, new: usize, reach: f64, kernel: &dyn Fn(f64) -> f64) -> Ve
             let centre = (i as f64 + 0.5) * step;
             let first = (centre - support + 0.5).max(0.0) as usize;
             let last = ((centre + support + 0.5) as usize).min(old);
-            let raw: Vec<f64> = (first..last).map(|j| kernel((j as f64 - centre + 0.5) * (1.0 / stretch))).collect();
+            let raw: Vec<f64> = (first..last)
+                .map(|j| kernel((j as f64 - centre + 0.5) * (1.0 / stretch)))
+                .collect();
             let sum: f64 = raw.iter().sum();
-            Tap { at: (first..last).collect(), weights: raw.iter().map(|w| w / sum).collect() }
+            Tap {
+                at: (first..last).collect(),
+                weights: raw.iter().map(|w| w / sum).collect(),
+            }
         })
         .collect()
 }
@@ -109,7 +120,10 @@ fn torch(old: usize, new: usize) -> Vec<Tap> {
             let at = |k: f64| (f64::from(base) + k).clamp(0.0, old as f64 - 1.0) as usize;
             let offsets = [-1.0, 0.0, 1.0, 2.0];
             let weight = |k: f64| cubic(f64::from(centre - base) - k, -0.75);
-            Tap { at: offsets.map(at).to_vec(), weights: offsets.map(weight).to_vec() }
+            Tap {
+                at: offsets.map(at).to_vec(),
+                weights: offsets.map(weight).to_vec(),
+            }
         })
         .collect()
 }
@@ -119,19 +133,33 @@ fn horizontal(plane: &Plane, taps: &[Tap]) -> Plane {
     for row in plane.values.chunks_exact(plane.width) {
         values.extend(taps.iter().map(|tap| weighed(tap, |j| row[j])));
     }
-    Plane { height: plane.height, width: taps.len(), values }
+    Plane {
+        height: plane.height,
+        width: taps.len(),
+        values,
+    }
 }
 
 fn vertical(plane: &Plane, taps: &[Tap]) -> Plane {
     let mut values = Vec::with_capacity(plane.width * taps.len());
     for tap in taps {
-        values.extend((0..plane.width).map(|x| weighed(tap, |j| plane.values[j * plane.width + x])));
+        values
+            .extend((0..plane.width).map(|x| weighed(tap, |j| plane.values[j * plane.width + x])));
     }
-    Plane { height: taps.len(), width: plane.width, values }
+    Plane {
+        height: taps.len(),
+        width: plane.width,
+        values,
+    }
 }
 
 fn weighed(tap: &Tap, value: impl Fn(usize) -> f64) -> f64 {
-    let sum: f64 = tap.at.iter().zip(&tap.weights).map(|(j, w)| value(*j) * w).sum();
+    let sum: f64 = tap
+        .at
+        .iter()
+        .zip(&tap.weights)
+        .map(|(j, w)| value(*j) * w)
+        .sum();
     f64::from(sum as f32)
 }
 
@@ -153,7 +181,11 @@ fn tensorflow(plane: &Plane, height: usize, width: usize) -> Plane {
             values.push(f64::from(above + (below - above) * dy));
         }
     }
-    Plane { height, width, values }
+    Plane {
+        height,
+        width,
+        values,
+    }
 }
 
 #[cfg(test)]
@@ -170,8 +202,11 @@ mod tests {
     fn the_fields_packages_give_the_same_images() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/metrics/resize.npz");
         let mut references = NpzReader::new(File::open(path).expect(path)).expect("an archive");
-        let mut read =
-            |name: &str| -> Array2<f32> { references.by_name(name).unwrap_or_else(|e| panic!("{name}: {e}")) };
+        let mut read = |name: &str| -> Array2<f32> {
+            references
+                .by_name(name)
+                .unwrap_or_else(|e| panic!("{name}: {e}"))
+        };
         for image in ["small", "large"] {
             let old = read(image);
             for (name, resize, tolerance) in [
@@ -189,9 +224,15 @@ mod tests {
                         width: old.ncols(),
                         values: old.iter().map(|v| f64::from(*v)).collect(),
                     };
-                    let got = resize.apply(plane, want.nrows(), want.ncols()).expect("resized");
-                    let worst =
-                        got.values.iter().zip(&want).map(|(a, b)| (a - f64::from(*b)).abs()).fold(0.0, f64::max);
+                    let got = resize
+                        .apply(plane, want.nrows(), want.ncols())
+                        .expect("resized");
+                    let worst = got
+                        .values
+                        .iter()
+                        .zip(&want)
+                        .map(|(a, b)| (a - f64::from(*b)).abs())
+                        .fold(0.0, f64::max);
                     println!("{image} {name} {size}: {worst:e}");
                     assert!(worst <= tolerance, "{image} {name} {size}: {worst:e}");
                 }
@@ -201,13 +242,29 @@ mod tests {
 
     #[test]
     fn a_constant_stays_and_another_size_without_a_rule_is_refused() {
-        let plane = Plane { height: 5, width: 7, values: vec![31.0; 35] };
-        for resize in [Resize::Clean, Resize::CleanBilinear, Resize::Tensorflow, Resize::Torch] {
+        let plane = Plane {
+            height: 5,
+            width: 7,
+            values: vec![31.0; 35],
+        };
+        for resize in [
+            Resize::Clean,
+            Resize::CleanBilinear,
+            Resize::Tensorflow,
+            Resize::Torch,
+        ] {
             let out = resize.apply(plane.clone(), 3, 11).expect("resized");
             assert_eq!((out.height, out.width), (3, 11));
-            assert!(out.values.iter().all(|v| (v - 31.0).abs() < 1e-4), "{resize:?}");
+            assert!(
+                out.values.iter().all(|v| (v - 31.0).abs() < 1e-4),
+                "{resize:?}"
+            );
         }
         assert_eq!(Resize::None.apply(plane.clone(), 5, 7), Ok(plane.clone()));
-        assert!(Resize::None.apply(plane, 3, 11).is_err_and(|e| e.contains("5×7") && e.contains("3×11")));
+        assert!(
+            Resize::None
+                .apply(plane, 3, 11)
+                .is_err_and(|e| e.contains("5×7") && e.contains("3×11"))
+        );
     }
 }

@@ -13,7 +13,12 @@ pub enum EvalError {
     Runtime { file: String, message: String },
     /// The network's output does not have the shape that the card promises.
     #[error("{file}: output `{output}` has shape {found:?}, expected {expected:?}")]
-    Shape { file: String, output: String, found: Vec<usize>, expected: Vec<usize> },
+    Shape {
+        file: String,
+        output: String,
+        found: Vec<usize>,
+        expected: Vec<usize>,
+    },
     /// Something this program was asked for and the model does not have.
     #[error("{0}")]
     Missing(String),
@@ -63,9 +68,12 @@ impl Products {
     /// Puts a row of others of the same kind in the place of one of these.
     pub fn put(&mut self, row: usize, other: &Products, from: usize) {
         match (self, other) {
-            (Products::Forms(own), Products::Forms(other)) => own.column_mut(row).assign(&other.column(from)),
+            (Products::Forms(own), Products::Forms(other)) => {
+                own.column_mut(row).assign(&other.column(from))
+            }
             (Products::Jacobian(own), Products::Jacobian(other)) => {
-                own.index_axis_mut(Axis(1), row).assign(&other.index_axis(Axis(1), from));
+                own.index_axis_mut(Axis(1), row)
+                    .assign(&other.index_axis(Axis(1), from));
             }
             _ => unreachable!("one plan makes one kind of products"),
         }
@@ -82,18 +90,29 @@ impl Linearized for KnownJacobian<'_> {
 
     fn products(&mut self, _: &[f64], _: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
         let mut out = Blocks::zeros(z.raw_dim());
-        for ((columns, z), mut out) in
-            self.0.axis_iter(Axis(1)).zip(z.axis_iter(Axis(1))).zip(out.axis_iter_mut(Axis(1)))
+        for ((columns, z), mut out) in self
+            .0
+            .axis_iter(Axis(1))
+            .zip(z.axis_iter(Axis(1)))
+            .zip(out.axis_iter_mut(Axis(1)))
         {
             out.assign(&z.dot(&columns));
         }
         Ok(out)
     }
 
-    fn transposed(&mut self, _: &[f64], _: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
+    fn transposed(
+        &mut self,
+        _: &[f64],
+        _: &Batch,
+        w: &Blocks,
+    ) -> Result<Option<Blocks>, EvalError> {
         let mut out = Blocks::zeros(w.raw_dim());
-        for ((columns, w), mut out) in
-            self.0.axis_iter(Axis(1)).zip(w.axis_iter(Axis(1))).zip(out.axis_iter_mut(Axis(1)))
+        for ((columns, w), mut out) in self
+            .0
+            .axis_iter(Axis(1))
+            .zip(w.axis_iter(Axis(1)))
+            .zip(out.axis_iter_mut(Axis(1)))
         {
             out.assign(&w.dot(&columns.t()));
         }
@@ -113,8 +132,18 @@ pub trait VectorField: Send {
     ///
     /// # Errors
     /// As [`VectorField::velocity`].
-    fn evaluate(&mut self, _: &[SampleId], _: Wanted, t: &[f64], x: &Batch) -> Result<Evaluation, EvalError> {
-        Ok(Evaluation { velocity: self.velocity(t, x)?, divergence: None, products: None })
+    fn evaluate(
+        &mut self,
+        _: &[SampleId],
+        _: Wanted,
+        t: &[f64],
+        x: &Batch,
+    ) -> Result<Evaluation, EvalError> {
+        Ok(Evaluation {
+            velocity: self.velocity(t, x)?,
+            divergence: None,
+            products: None,
+        })
     }
 
     /// Whether that divergence is known to be continuous along a path, as that of a network without kinks is.
@@ -174,7 +203,11 @@ pub trait Linearized: Send {
     ///
     /// # Errors
     /// As [`Linearized::products`].
-    fn trace_terms_with_velocity(&mut self, _t: &[f64], _x: &Batch) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
+    fn trace_terms_with_velocity(
+        &mut self,
+        _t: &[f64],
+        _x: &Batch,
+    ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
         Ok(None)
     }
 
@@ -182,7 +215,12 @@ pub trait Linearized: Send {
     ///
     /// # Errors
     /// As [`Linearized::products`].
-    fn transposed(&mut self, _t: &[f64], _x: &Batch, _w: &Blocks) -> Result<Option<Blocks>, EvalError> {
+    fn transposed(
+        &mut self,
+        _t: &[f64],
+        _x: &Batch,
+        _w: &Blocks,
+    ) -> Result<Option<Blocks>, EvalError> {
         Ok(None)
     }
 }
@@ -216,8 +254,19 @@ pub trait FlowMap: Send {
     fn averages(&mut self, from: &[f64], to: &[f64], x: &Batch) -> Result<Averages, EvalError>;
 
     /// D with its gradient in x, by reverse mode: the cost of about two evaluations.
-    fn divergence_gradient(&mut self, from: &[f64], to: &[f64], x: &Batch) -> Result<(Vec<f64>, Batch), EvalError>;
+    fn divergence_gradient(
+        &mut self,
+        from: &[f64],
+        to: &[f64],
+        x: &Batch,
+    ) -> Result<(Vec<f64>, Batch), EvalError>;
 
     /// ∂u/∂x · z for each row's k directions, z of shape k × rows × dim.
-    fn products(&mut self, from: &[f64], to: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError>;
+    fn products(
+        &mut self,
+        from: &[f64],
+        to: &[f64],
+        x: &Batch,
+        z: &Blocks,
+    ) -> Result<Blocks, EvalError>;
 }

@@ -77,14 +77,22 @@ mod tests {
                 };
                 assert_eq!((grid[0], grid[17]), (curve.data_end(), curve.prior_end()));
                 let direction = (grid[17] - grid[0]).signum();
-                assert!(grid.windows(2).all(|w| (w[1] - w[0]) * direction > 0.0), "{path:?} {spacing:?}");
+                assert!(
+                    grid.windows(2).all(|w| (w[1] - w[0]) * direction > 0.0),
+                    "{path:?} {spacing:?}"
+                );
             }
         }
     }
 
     #[test]
     fn karras_matches_its_formula_on_edm() {
-        let curve = Path::Edm { sigma_min: 0.002, sigma_max: 80.0 }.curve().expect("right");
+        let curve = Path::Edm {
+            sigma_min: 0.002,
+            sigma_max: 80.0,
+        }
+        .curve()
+        .expect("right");
         let grid = times(&curve, Spacing::Karras, 4, 7.0).expect("defined");
         let (a, b) = (0.002f64.powf(1.0 / 7.0), 80f64.powf(1.0 / 7.0));
         for (i, t) in grid.iter().enumerate() {

@@ -49,14 +49,21 @@ pub struct FewSteps {
 
 impl Default for FewSteps {
     fn default() -> Self {
-        FewSteps { map: "f2d2".to_owned(), steps: 8, grid: None, rule: None }
+        FewSteps {
+            map: "f2d2".to_owned(),
+            steps: 8,
+            grid: None,
+            rule: None,
+        }
     }
 }
 
 impl FewSteps {
     /// `flow-map(f2d2 steps=8)`, with a grid that was named and with the compatibility rule.
     pub fn label(&self) -> String {
-        let grid = self.grid.map_or(String::new(), |g| format!(" grid={}", g.as_str()));
+        let grid = self
+            .grid
+            .map_or(String::new(), |g| format!(" grid={}", g.as_str()));
         let rule = match self.rule {
             Some(Rule::ForwardAverage) => format!(" rule={}", Rule::ForwardAverage.as_str()),
             _ => String::new(),
@@ -98,9 +105,18 @@ pub struct Walked {
 ///
 /// # Errors
 /// Where the map cannot be evaluated.
-pub fn walk(map: &mut dyn FlowMap, curve: &Curve, times: &[f64], rule: Rule, x: Batch) -> Result<Walked, EvalError> {
+pub fn walk(
+    map: &mut dyn FlowMap,
+    curve: &Curve,
+    times: &[f64],
+    rule: Rule,
+    x: Batch,
+) -> Result<Walked, EvalError> {
     let rows = x.nrows();
-    let mut walked = Walked { x, divergence: Some(vec![0.0; rows]) };
+    let mut walked = Walked {
+        x,
+        divergence: Some(vec![0.0; rows]),
+    };
     for pair in times.windows(2) {
         let step = pair[1] - pair[0];
         let (from, to) = match rule {
@@ -113,7 +129,10 @@ pub fn walk(map: &mut dyn FlowMap, curve: &Curve, times: &[f64], rule: Rule, x: 
                 (from, from - step)
             }
         };
-        let Averages { velocity, divergence } = map.averages(&vec![from; rows], &vec![to; rows], &walked.x)?;
+        let Averages {
+            velocity,
+            divergence,
+        } = map.averages(&vec![from; rows], &vec![to; rows], &walked.x)?;
         walked.x.scaled_add(step, &velocity);
         walked.divergence = walked.divergence.zip(divergence).map(|(mut sum, d)| {
             sum.iter_mut().zip(d).for_each(|(s, d)| *s += step * d);

@@ -154,7 +154,10 @@ impl Path {
             Path::Discrete { betas, steps } => betas.log_alpha(*steps),
             _ => Vec::new(),
         };
-        Ok(Curve { path: self.clone(), log_alpha })
+        Ok(Curve {
+            path: self.clone(),
+            log_alpha,
+        })
     }
 
     /// The kind as a card names it.
@@ -173,14 +176,43 @@ impl Path {
     /// All kinds with their default parameters.
     pub fn defaults() -> Vec<Path> {
         vec![
-            Path::Edm { sigma_min: d::edm_min(), sigma_max: d::edm_max() },
-            Path::Ve { sigma_min: d::ve_min(), sigma_max: d::ve_max() },
-            Path::Vp { beta_min: d::beta_min(), beta_max: d::beta_max(), t_min: d::t_min() },
-            Path::SubVp { beta_min: d::beta_min(), beta_max: d::beta_max(), t_min: d::t_min() },
-            Path::Cosine { s: d::cosine_s(), t_min: d::t_min(), t_max: d::cosine_max() },
-            Path::FlowMatching { data_at: 0, t_min: 0.0, t_max: 1.0 },
-            Path::FlowMatching { data_at: 1, t_min: 0.0, t_max: 1.0 },
-            Path::Discrete { betas: Betas::default(), steps: d::steps() },
+            Path::Edm {
+                sigma_min: d::edm_min(),
+                sigma_max: d::edm_max(),
+            },
+            Path::Ve {
+                sigma_min: d::ve_min(),
+                sigma_max: d::ve_max(),
+            },
+            Path::Vp {
+                beta_min: d::beta_min(),
+                beta_max: d::beta_max(),
+                t_min: d::t_min(),
+            },
+            Path::SubVp {
+                beta_min: d::beta_min(),
+                beta_max: d::beta_max(),
+                t_min: d::t_min(),
+            },
+            Path::Cosine {
+                s: d::cosine_s(),
+                t_min: d::t_min(),
+                t_max: d::cosine_max(),
+            },
+            Path::FlowMatching {
+                data_at: 0,
+                t_min: 0.0,
+                t_max: 1.0,
+            },
+            Path::FlowMatching {
+                data_at: 1,
+                t_min: 0.0,
+                t_max: 1.0,
+            },
+            Path::Discrete {
+                betas: Betas::default(),
+                steps: d::steps(),
+            },
         ]
     }
 
@@ -188,14 +220,35 @@ impl Path {
         let ordered = |low: (&str, f64), high: (&str, f64), floor: f64| {
             let fine = low.1 >= floor && low.1 < high.1 && high.1.is_finite();
             fine.then_some(()).ok_or_else(|| {
-                format!("path: need {floor} <= {} < {} and both finite, got {} and {}", low.0, high.0, low.1, high.1)
+                format!(
+                    "path: need {floor} <= {} < {} and both finite, got {} and {}",
+                    low.0, high.0, low.1, high.1
+                )
             })
         };
         match self {
-            Path::Edm { sigma_min, sigma_max } | Path::Ve { sigma_min, sigma_max } => {
-                ordered(("sigma_min", *sigma_min), ("sigma_max", *sigma_max), f64::MIN_POSITIVE)
+            Path::Edm {
+                sigma_min,
+                sigma_max,
             }
-            Path::Vp { beta_min, beta_max, t_min } | Path::SubVp { beta_min, beta_max, t_min } => {
+            | Path::Ve {
+                sigma_min,
+                sigma_max,
+            } => ordered(
+                ("sigma_min", *sigma_min),
+                ("sigma_max", *sigma_max),
+                f64::MIN_POSITIVE,
+            ),
+            Path::Vp {
+                beta_min,
+                beta_max,
+                t_min,
+            }
+            | Path::SubVp {
+                beta_min,
+                beta_max,
+                t_min,
+            } => {
                 ordered(("beta_min", *beta_min), ("beta_max", *beta_max), 0.0)?;
                 ordered(("t_min", *t_min), ("1", 1.0), f64::MIN_POSITIVE)
             }
@@ -204,19 +257,27 @@ impl Path {
                 ordered(("t_min", *t_min), ("t_max", *t_max), 0.0)?;
                 ordered(("t_max", *t_max), ("1", 1.0), 0.0)
             }
-            Path::FlowMatching { data_at, t_min, t_max } => {
+            Path::FlowMatching {
+                data_at,
+                t_min,
+                t_max,
+            } => {
                 if *data_at > 1 {
                     return Err(format!("path: data_at is {data_at}, expected 0 or 1"));
                 }
                 ordered(("t_min", *t_min), ("t_max", *t_max), 0.0)?;
                 ordered(("t_min", *t_min), ("1", 1.0), 0.0)?;
-                (*t_max <= 1.0).then_some(()).ok_or_else(|| format!("path: t_max is {t_max}, expected at most 1"))
+                (*t_max <= 1.0)
+                    .then_some(())
+                    .ok_or_else(|| format!("path: t_max is {t_max}, expected at most 1"))
             }
             Path::Discrete { betas, steps } => {
                 let [first, last] = betas.ends();
-                let fine = first > 0.0 && first <= last && last < 1.0 && (2..=1_000_000).contains(steps);
-                fine.then_some(())
-                    .ok_or_else(|| "path: need 0 < first beta <= last beta < 1 and 2 to 1000000 steps".to_owned())
+                let fine =
+                    first > 0.0 && first <= last && last < 1.0 && (2..=1_000_000).contains(steps);
+                fine.then_some(()).ok_or_else(|| {
+                    "path: need 0 < first beta <= last beta < 1 and 2 to 1000000 steps".to_owned()
+                })
             }
         }
     }
@@ -256,8 +317,14 @@ impl Curve {
         match self.path {
             Path::Edm { sigma_min, .. } => sigma_min,
             Path::Ve { .. } => 0.0,
-            Path::Vp { t_min, .. } | Path::SubVp { t_min, .. } | Path::Cosine { t_min, .. } => t_min,
-            Path::FlowMatching { data_at, t_min, t_max } => {
+            Path::Vp { t_min, .. } | Path::SubVp { t_min, .. } | Path::Cosine { t_min, .. } => {
+                t_min
+            }
+            Path::FlowMatching {
+                data_at,
+                t_min,
+                t_max,
+            } => {
                 if data_at == 0 {
                     t_min
                 } else {
@@ -273,7 +340,11 @@ impl Curve {
         match self.path {
             Path::Edm { sigma_max, .. } => sigma_max,
             Path::Cosine { t_max, .. } => t_max,
-            Path::FlowMatching { data_at, t_min, t_max } => {
+            Path::FlowMatching {
+                data_at,
+                t_min,
+                t_max,
+            } => {
                 if data_at == 0 {
                     t_max
                 } else {
@@ -303,17 +374,34 @@ impl Curve {
     /// α, σ and their derivatives at time `t`.
     pub fn at(&self, t: f64) -> Schedule {
         match self.path {
-            Path::Edm { .. } => Schedule { alpha: 1.0, sigma: t, alpha_dot: 0.0, sigma_dot: 1.0 },
-            Path::Ve { sigma_min, sigma_max } => {
+            Path::Edm { .. } => Schedule {
+                alpha: 1.0,
+                sigma: t,
+                alpha_dot: 0.0,
+                sigma_dot: 1.0,
+            },
+            Path::Ve {
+                sigma_min,
+                sigma_max,
+            } => {
                 let growth = (sigma_max / sigma_min).ln();
                 let sigma = sigma_min * (growth * t).exp();
-                Schedule { alpha: 1.0, sigma, alpha_dot: 0.0, sigma_dot: growth * sigma }
+                Schedule {
+                    alpha: 1.0,
+                    sigma,
+                    alpha_dot: 0.0,
+                    sigma_dot: growth * sigma,
+                }
             }
-            Path::Vp { beta_min, beta_max, .. } => {
+            Path::Vp {
+                beta_min, beta_max, ..
+            } => {
                 let (log_alpha, slope) = vp_log_alpha(beta_min, beta_max, t);
                 preserving(log_alpha, slope)
             }
-            Path::SubVp { beta_min, beta_max, .. } => {
+            Path::SubVp {
+                beta_min, beta_max, ..
+            } => {
                 let (log_alpha, slope) = vp_log_alpha(beta_min, beta_max, t);
                 let alpha = log_alpha.exp();
                 Schedule {
@@ -329,10 +417,18 @@ impl Curve {
                 let slope = -angle(t).tan() * std::f64::consts::FRAC_PI_2 / (1.0 + s);
                 preserving(log_alpha, slope)
             }
-            Path::FlowMatching { data_at: 0, .. } => {
-                Schedule { alpha: 1.0 - t, sigma: t, alpha_dot: -1.0, sigma_dot: 1.0 }
-            }
-            Path::FlowMatching { .. } => Schedule { alpha: t, sigma: 1.0 - t, alpha_dot: 1.0, sigma_dot: -1.0 },
+            Path::FlowMatching { data_at: 0, .. } => Schedule {
+                alpha: 1.0 - t,
+                sigma: t,
+                alpha_dot: -1.0,
+                sigma_dot: 1.0,
+            },
+            Path::FlowMatching { .. } => Schedule {
+                alpha: t,
+                sigma: 1.0 - t,
+                alpha_dot: 1.0,
+                sigma_dot: -1.0,
+            },
             Path::Discrete { steps, .. } => {
                 let n = steps as f64;
                 let i = ((t * n - 1.0).floor().max(0.0) as usize).min(steps - 2);
@@ -362,7 +458,11 @@ impl Curve {
             if middle == low || middle == high {
                 break;
             }
-            if excess(middle) < 0.0 { low = middle } else { high = middle }
+            if excess(middle) < 0.0 {
+                low = middle
+            } else {
+                high = middle
+            }
         }
         0.5 * (low + high)
     }
@@ -371,14 +471,22 @@ impl Curve {
 /// ln α of the linear-β variance-preserving path, and its slope.
 fn vp_log_alpha(beta_min: f64, beta_max: f64, t: f64) -> (f64, f64) {
     let gap = beta_max - beta_min;
-    (-0.25 * t * t * gap - 0.5 * t * beta_min, -0.5 * (beta_min + t * gap))
+    (
+        -0.25 * t * t * gap - 0.5 * t * beta_min,
+        -0.5 * (beta_min + t * gap),
+    )
 }
 
 /// The schedule with α² + σ² = 1; `exp_m1` keeps σ exact near the data end.
 fn preserving(log_alpha: f64, slope: f64) -> Schedule {
     let alpha = log_alpha.exp();
     let sigma = (-(2.0 * log_alpha).exp_m1()).sqrt();
-    Schedule { alpha, sigma, alpha_dot: slope * alpha, sigma_dot: -slope * alpha * alpha / sigma }
+    Schedule {
+        alpha,
+        sigma,
+        alpha_dot: slope * alpha,
+        sigma_dot: -slope * alpha * alpha / sigma,
+    }
 }
 
 #[cfg(test)]
@@ -386,7 +494,10 @@ mod tests {
     use super::*;
 
     fn curves() -> Vec<Curve> {
-        Path::defaults().iter().map(|p| p.curve().expect("defaults are right")).collect()
+        Path::defaults()
+            .iter()
+            .map(|p| p.curve().expect("defaults are right"))
+            .collect()
     }
 
     #[test]
@@ -397,8 +508,16 @@ mod tests {
                 let h = 1e-7 * (curve.prior_end() - curve.data_end()).abs();
                 let (s, lo, hi) = (curve.at(t), curve.at(t - h), curve.at(t + h));
                 let close = |a: f64, b: f64| (a - b).abs() <= 1e-6 * (1.0 + a.abs());
-                assert!(close(s.alpha_dot, (hi.alpha - lo.alpha) / (2.0 * h)), "{:?} {t}", curve.path);
-                assert!(close(s.sigma_dot, (hi.sigma - lo.sigma) / (2.0 * h)), "{:?} {t}", curve.path);
+                assert!(
+                    close(s.alpha_dot, (hi.alpha - lo.alpha) / (2.0 * h)),
+                    "{:?} {t}",
+                    curve.path
+                );
+                assert!(
+                    close(s.sigma_dot, (hi.sigma - lo.sigma) / (2.0 * h)),
+                    "{:?} {t}",
+                    curve.path
+                );
             }
         }
     }
@@ -410,15 +529,26 @@ mod tests {
                 let t = curve.data_end() + u * (curve.prior_end() - curve.data_end());
                 let s = curve.at(t);
                 let back = curve.time_of_ratio(s.sigma / s.alpha);
-                assert!((back - t).abs() <= 1e-9 * t.abs().max(1.0), "{:?} {t} {back}", curve.path);
+                assert!(
+                    (back - t).abs() <= 1e-9 * t.abs().max(1.0),
+                    "{:?} {t} {back}",
+                    curve.path
+                );
             }
         }
     }
 
     #[test]
     fn the_discrete_path_hits_its_table() {
-        let curve = Path::Discrete { betas: Betas::Linear([1e-4, 0.02]), steps: 1000 }.curve().expect("right");
-        let product: f64 = (0..=500).map(|i| 1.0 - (1e-4 + (0.02 - 1e-4) * i as f64 / 999.0)).product();
+        let curve = Path::Discrete {
+            betas: Betas::Linear([1e-4, 0.02]),
+            steps: 1000,
+        }
+        .curve()
+        .expect("right");
+        let product: f64 = (0..=500)
+            .map(|i| 1.0 - (1e-4 + (0.02 - 1e-4) * i as f64 / 999.0))
+            .product();
         let t = 501.0 / 1000.0;
         assert!((curve.at(t).alpha - product.sqrt()).abs() < 1e-12);
         assert!((curve.index(t) - 500.0).abs() < 1e-9);
@@ -427,9 +557,35 @@ mod tests {
     #[test]
     fn wrong_parameters_are_named() {
         let refused = |path: Path| path.curve().err().unwrap_or_default();
-        assert!(refused(Path::Edm { sigma_min: 3.0, sigma_max: 1.0 }).contains("sigma_min"));
-        assert!(refused(Path::Edm { sigma_min: 0.0, sigma_max: 1.0 }).contains("sigma_min"));
-        assert!(refused(Path::FlowMatching { data_at: 2, t_min: 0.0, t_max: 1.0 }).contains("data_at"));
-        assert!(refused(Path::Vp { beta_min: 0.1, beta_max: f64::NAN, t_min: 1e-5 }).contains("beta_max"));
+        assert!(
+            refused(Path::Edm {
+                sigma_min: 3.0,
+                sigma_max: 1.0
+            })
+            .contains("sigma_min")
+        );
+        assert!(
+            refused(Path::Edm {
+                sigma_min: 0.0,
+                sigma_max: 1.0
+            })
+            .contains("sigma_min")
+        );
+        assert!(
+            refused(Path::FlowMatching {
+                data_at: 2,
+                t_min: 0.0,
+                t_max: 1.0
+            })
+            .contains("data_at")
+        );
+        assert!(
+            refused(Path::Vp {
+                beta_min: 0.1,
+                beta_max: f64::NAN,
+                t_min: 1e-5
+            })
+            .contains("beta_max")
+        );
     }
 }

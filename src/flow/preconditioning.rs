@@ -49,11 +49,19 @@ impl Preconditioning {
         match self {
             Preconditioning::Edm { sigma_data: d } => {
                 let power = s.sigma * s.sigma + d * d;
-                Scales { skip: d * d / power, out: s.sigma * d / power.sqrt(), input: 1.0 / power.sqrt() }
+                Scales {
+                    skip: d * d / power,
+                    out: s.sigma * d / power.sqrt(),
+                    input: 1.0 / power.sqrt(),
+                }
             }
             Preconditioning::ScaledInput { sigma_data: d } => {
                 let power = s.sigma * s.sigma + (s.alpha * d).powi(2);
-                Scales { skip: 0.0, out: 1.0, input: 1.0 / power.sqrt() }
+                Scales {
+                    skip: 0.0,
+                    out: 1.0,
+                    input: 1.0 / power.sqrt(),
+                }
             }
         }
     }
@@ -63,17 +71,22 @@ impl Preconditioning {
     /// # Errors
     /// A sentence with the key and what would be right.
     pub fn check(self, prediction: Prediction, path: &Path) -> Result<(), String> {
-        let (Preconditioning::Edm { sigma_data } | Preconditioning::ScaledInput { sigma_data }) = self;
+        let (Preconditioning::Edm { sigma_data } | Preconditioning::ScaledInput { sigma_data }) =
+            self;
         if !(sigma_data > 0.0 && sigma_data.is_finite()) {
-            return Err(format!("network.preconditioning: sigma_data is {sigma_data}, expected a number above 0"));
+            return Err(format!(
+                "network.preconditioning: sigma_data is {sigma_data}, expected a number above 0"
+            ));
         }
         if !matches!(self, Preconditioning::Edm { .. }) {
             return Ok(());
         }
         if prediction != Prediction::Denoised {
-            return Err("network.preconditioning: edm makes a denoiser of the graph's output; \
+            return Err(
+                "network.preconditioning: edm makes a denoiser of the graph's output; \
                         expected `prediction: denoised`"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         let unscaled = matches!(path, Path::Edm { .. } | Path::Ve { .. });
         unscaled.then_some(()).ok_or_else(|| {

@@ -34,8 +34,13 @@ pub struct Affine {
 }
 
 impl Prediction {
-    pub const ALL: [Prediction; 5] =
-        [Prediction::Denoised, Prediction::Noise, Prediction::Velocity, Prediction::Score, Prediction::V];
+    pub const ALL: [Prediction; 5] = [
+        Prediction::Denoised,
+        Prediction::Noise,
+        Prediction::Velocity,
+        Prediction::Score,
+        Prediction::V,
+    ];
 
     /// dx/dt from x and the prediction.
     pub fn velocity(self, s: &Schedule) -> Affine {
@@ -43,12 +48,24 @@ impl Prediction {
         let q = s.alpha_dot * s.sigma - s.sigma_dot * s.alpha;
         match self {
             Prediction::Velocity => Affine { a: 0.0, b: 1.0 },
-            Prediction::Denoised => Affine { a: s.sigma_dot / s.sigma, b: q / s.sigma },
-            Prediction::Noise => Affine { a: s.alpha_dot / s.alpha, b: -q / s.alpha },
-            Prediction::Score => Affine { a: s.alpha_dot / s.alpha, b: q * s.sigma / s.alpha },
+            Prediction::Denoised => Affine {
+                a: s.sigma_dot / s.sigma,
+                b: q / s.sigma,
+            },
+            Prediction::Noise => Affine {
+                a: s.alpha_dot / s.alpha,
+                b: -q / s.alpha,
+            },
+            Prediction::Score => Affine {
+                a: s.alpha_dot / s.alpha,
+                b: q * s.sigma / s.alpha,
+            },
             Prediction::V => {
                 let power = s.alpha * s.alpha + s.sigma * s.sigma;
-                Affine { a: (s.alpha_dot * s.alpha + s.sigma_dot * s.sigma) / power, b: -q / power }
+                Affine {
+                    a: (s.alpha_dot * s.alpha + s.sigma_dot * s.sigma) / power,
+                    b: -q / power,
+                }
             }
         }
     }
@@ -58,12 +75,24 @@ impl Prediction {
         let q = s.alpha_dot * s.sigma - s.sigma_dot * s.alpha;
         match self {
             Prediction::Denoised => Affine { a: 0.0, b: 1.0 },
-            Prediction::Noise => Affine { a: 1.0 / s.alpha, b: -s.sigma / s.alpha },
-            Prediction::Velocity => Affine { a: -s.sigma_dot / q, b: s.sigma / q },
-            Prediction::Score => Affine { a: 1.0 / s.alpha, b: s.sigma * s.sigma / s.alpha },
+            Prediction::Noise => Affine {
+                a: 1.0 / s.alpha,
+                b: -s.sigma / s.alpha,
+            },
+            Prediction::Velocity => Affine {
+                a: -s.sigma_dot / q,
+                b: s.sigma / q,
+            },
+            Prediction::Score => Affine {
+                a: 1.0 / s.alpha,
+                b: s.sigma * s.sigma / s.alpha,
+            },
             Prediction::V => {
                 let power = s.alpha * s.alpha + s.sigma * s.sigma;
-                Affine { a: s.alpha / power, b: -s.sigma / power }
+                Affine {
+                    a: s.alpha / power,
+                    b: -s.sigma / power,
+                }
             }
         }
     }
@@ -100,9 +129,15 @@ mod tests {
                     let f = prediction(kind, &s, x);
                     let (v, d) = (kind.velocity(&s), kind.denoised(&s));
                     let scale = 1.0 + truth_v.abs() + v.a.abs() + (v.b * f).abs();
-                    assert!((v.a * x + v.b * f - truth_v).abs() <= 1e-12 * scale, "{path:?} {kind:?}");
+                    assert!(
+                        (v.a * x + v.b * f - truth_v).abs() <= 1e-12 * scale,
+                        "{path:?} {kind:?}"
+                    );
                     let scale = 1.0 + truth_d.abs() + (d.a * x).abs() + (d.b * f).abs();
-                    assert!((d.a * x + d.b * f - truth_d).abs() <= 1e-12 * scale, "{path:?} {kind:?}");
+                    assert!(
+                        (d.a * x + d.b * f - truth_d).abs() <= 1e-12 * scale,
+                        "{path:?} {kind:?}"
+                    );
                 }
             }
         }

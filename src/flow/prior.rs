@@ -15,7 +15,10 @@ impl Prior {
     pub fn log_density(&self, x: &Batch) -> Vec<f64> {
         let d = x.ncols() as f64;
         let constant = -0.5 * d * (2.0 * std::f64::consts::PI).ln() - d * self.std.ln();
-        x.map_axis(Axis(1), |row| constant - 0.5 * row.dot(&row) / (self.std * self.std)).to_vec()
+        x.map_axis(Axis(1), |row| {
+            constant - 0.5 * row.dot(&row) / (self.std * self.std)
+        })
+        .to_vec()
     }
 }
 

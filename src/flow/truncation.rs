@@ -35,21 +35,33 @@ impl Truncation {
     pub fn new(curve: &Curve, prior: Prior) -> Truncation {
         let end = |t: f64| {
             let s = curve.at(t);
-            End { t, alpha: s.alpha, sigma: s.sigma }
+            End {
+                t,
+                alpha: s.alpha,
+                sigma: s.sigma,
+            }
         };
-        Truncation { data: end(curve.data_end()), prior: end(curve.prior_end()), std: prior.std }
+        Truncation {
+            data: end(curve.data_end()),
+            prior: end(curve.prior_end()),
+            std: prior.std,
+        }
     }
 
     /// KL(p_T ‖ π) in nats per dimension for data N(0, c²I): by so much does a mean log-likelihood fall short of
     /// that of the right prior.
     pub fn mismatch(&self, c: f64) -> f64 {
-        divergence((self.prior.alpha * c).powi(2) + self.prior.sigma.powi(2), self.std)
+        divergence(
+            (self.prior.alpha * c).powi(2) + self.prior.sigma.powi(2),
+            self.std,
+        )
     }
 
     /// A bound on KL(p_T ‖ π) in nats per dimension for any data of that mean square per number: KL is convex, so
     /// that of a mixture of N(αx₀, σ²I) is at most the mean of theirs.
     pub fn bound(&self, mean_square: f64) -> f64 {
-        divergence(self.prior.sigma.powi(2), self.std) + 0.5 * mean_square * (self.prior.alpha / self.std).powi(2)
+        divergence(self.prior.sigma.powi(2), self.std)
+            + 0.5 * mean_square * (self.prior.alpha / self.std).powi(2)
     }
 
     /// Both ends in one sentence. Noise and mismatch are those of the path, and the network's where it follows the
@@ -57,7 +69,9 @@ impl Truncation {
     pub fn sentence(&self, prediction: Prediction) -> String {
         let (d, p) = (self.data, self.prior);
         let assumed = match prediction {
-            Prediction::Velocity => "; both hold if the velocity is of this path, which cannot be told from it",
+            Prediction::Velocity => {
+                "; both hold if the velocity is of this path, which cannot be told from it"
+            }
             _ => "; both are of the path, which the network is taken to have learned",
         };
         format!(
@@ -81,7 +95,11 @@ impl Truncation {
 /// Four significant digits, written out where that is short.
 fn short(value: f64) -> String {
     let rounded: f64 = format!("{value:.3e}").parse().unwrap_or(value);
-    if (1e-4..1e6).contains(&rounded.abs()) || rounded == 0.0 { rounded.to_string() } else { format!("{rounded:e}") }
+    if (1e-4..1e6).contains(&rounded.abs()) || rounded == 0.0 {
+        rounded.to_string()
+    } else {
+        format!("{rounded:e}")
+    }
 }
 
 /// KL(N(0, v) ‖ N(0, s²)).
@@ -97,30 +115,58 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let written: Vec<String> = [20.0, 0.02, 1.0 / 3.0, 1.5624e-4, 2.5e-7, 0.0].map(short).to_vec();
-        assert_eq!(written, ["20", "0.02", "0.3333", "0.0001562", "2.5e-7", "0"]);
+        let written: Vec<String> = [20.0, 0.02, 1.0 / 3.0, 1.5624e-4, 2.5e-7, 0.0]
+            .map(short)
+            .to_vec();
+        assert_eq!(
+            written,
+            ["20", "0.02", "0.3333", "0.0001562", "2.5e-7", "0"]
+        );
     }
 
     #[test]
     fn a_gaussian_lies_under_its_bound_and_a_point_on_it() {
         for path in Path::defaults() {
             let curve = path.curve().expect("right");
-            let ends = Truncation::new(&curve, Prior { std: curve.prior_std() });
+            let ends = Truncation::new(
+                &curve,
+                Prior {
+                    std: curve.prior_std(),
+                },
+            );
             assert!(ends.mismatch(1.0) <= ends.bound(1.0) + 1e-15, "{path:?}");
-            assert!((ends.mismatch(0.0) - ends.bound(0.0)).abs() < 1e-15, "{path:?}");
-            assert!(ends.bound(1.0) < 0.05 && ends.data.snr() > ends.prior.snr(), "{path:?} {ends:?}");
+            assert!(
+                (ends.mismatch(0.0) - ends.bound(0.0)).abs() < 1e-15,
+                "{path:?}"
+            );
+            assert!(
+                ends.bound(1.0) < 0.05 && ends.data.snr() > ends.prior.snr(),
+                "{path:?} {ends:?}"
+            );
         }
     }
 
     /// On edm σ_T is the prior's width, so N(0, c²I) is off by ½(c²/σ² − ln(1 + c²/σ²)).
     #[test]
     fn the_known_mismatch_of_a_gaussian() {
-        let curve = Path::Edm { sigma_min: 0.02, sigma_max: 2.0 }.curve().expect("right");
+        let curve = Path::Edm {
+            sigma_min: 0.02,
+            sigma_max: 2.0,
+        }
+        .curve()
+        .expect("right");
         let ends = Truncation::new(&curve, Prior { std: 2.0 });
         assert!((ends.mismatch(1.0) - 0.5 * (0.25 - 1.25f64.ln())).abs() < 1e-15);
         assert!((ends.bound(1.0) - 0.125).abs() < 1e-15);
         let sentence = ends.sentence(Prediction::Denoised);
-        assert!(sentence.contains("t = 0.02") && sentence.contains("t = 2") && sentence.contains("taken to have"));
-        assert!(ends.sentence(Prediction::Velocity).contains("if the velocity is of this path"));
+        assert!(
+            sentence.contains("t = 0.02")
+                && sentence.contains("t = 2")
+                && sentence.contains("taken to have")
+        );
+        assert!(
+            ends.sentence(Prediction::Velocity)
+                .contains("if the velocity is of this path")
+        );
     }
 }

@@ -41,7 +41,12 @@ pub trait Differentiated: Send {
     ///
     /// # Errors
     /// As [`Differentiated::products`].
-    fn with_value(&mut self, _t: &[f64], _x: &Batch, _z: &Blocks) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
+    fn with_value(
+        &mut self,
+        _t: &[f64],
+        _x: &Batch,
+        _z: &Blocks,
+    ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
         Ok(None)
     }
 
@@ -70,12 +75,17 @@ pub trait Differentiated: Send {
     ///
     /// # Errors
     /// As [`Differentiated::products`].
-    fn trace_terms_with_value(&mut self, _t: &[f64], _x: &Batch) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
+    fn trace_terms_with_value(
+        &mut self,
+        _t: &[f64],
+        _x: &Batch,
+    ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
         Ok(None)
     }
 
     /// J_Fᵀ·w, or `None` where reverse mode is not to be had.
-    fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError>;
+    fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks)
+    -> Result<Option<Blocks>, EvalError>;
 }
 
 /// What a network's output stands for.
@@ -102,13 +112,23 @@ impl Form {
             None => Blend { a, b, input: 1.0 },
             Some(p) => {
                 let Scales { skip, out, input } = p.at(&s);
-                Blend { a: a + b * skip, b: b * out, input }
+                Blend {
+                    a: a + b * skip,
+                    b: b * out,
+                    input,
+                }
             }
         }
     }
 
     /// a·x + b·F from x and F.
-    fn seen(&self, t: &[f64], x: &Batch, mut f: Batch, view: fn(Prediction, &Schedule) -> Affine) -> Batch {
+    fn seen(
+        &self,
+        t: &[f64],
+        x: &Batch,
+        mut f: Batch,
+        view: fn(Prediction, &Schedule) -> Affine,
+    ) -> Batch {
         for (i, mut row) in f.rows_mut().into_iter().enumerate() {
             let blend = self.blend(t[i], view);
             row *= blend.b;
@@ -119,9 +139,14 @@ impl Form {
 
     /// The state as the network takes it.
     pub fn fed<'x>(&self, t: &[f64], x: &'x Batch) -> std::borrow::Cow<'x, Batch> {
-        let Some(p) = self.preconditioning else { return std::borrow::Cow::Borrowed(x) };
+        let Some(p) = self.preconditioning else {
+            return std::borrow::Cow::Borrowed(x);
+        };
         let mut x = x.clone();
-        x.rows_mut().into_iter().zip(t).for_each(|(mut row, t)| row *= p.at(&self.curve.at(*t)).input);
+        x.rows_mut()
+            .into_iter()
+            .zip(t)
+            .for_each(|(mut row, t)| row *= p.at(&self.curve.at(*t)).input);
         std::borrow::Cow::Owned(x)
     }
 }
@@ -141,7 +166,12 @@ impl<N: Forward> View<N> {
         self.blended(t, x, Prediction::denoised)
     }
 
-    fn blended(&mut self, t: &[f64], x: &Batch, view: fn(Prediction, &Schedule) -> Affine) -> Result<Batch, EvalError> {
+    fn blended(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        view: fn(Prediction, &Schedule) -> Affine,
+    ) -> Result<Batch, EvalError> {
         let f = self.network.forward(t, &self.form.fed(t, x))?;
         Ok(self.form.seen(t, x, f, view))
     }
@@ -211,8 +241,15 @@ impl<N: Differentiated> Linearized for View<N> {
         Ok(self.whole_quadratic(t, z, quadratic))
     }
 
-    fn with_velocity(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
-        let Some((f, quadratic)) = self.network.with_value(t, &self.form.fed(t, x), z)? else { return Ok(None) };
+    fn with_velocity(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        z: &Blocks,
+    ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
+        let Some((f, quadratic)) = self.network.with_value(t, &self.form.fed(t, x), z)? else {
+            return Ok(None);
+        };
         let velocity = self.form.seen(t, x, f, Prediction::velocity);
         Ok(Some((velocity, self.whole_quadratic(t, z, quadratic))))
     }
@@ -223,10 +260,16 @@ impl<N: Differentiated> Linearized for View<N> {
         x: &Batch,
         z: &Blocks,
     ) -> Result<Option<(Batch, Blocks)>, EvalError> {
-        let Some((f, products)) = self.network.products_with_value(t, &self.form.fed(t, x), z)? else {
+        let Some((f, products)) = self
+            .network
+            .products_with_value(t, &self.form.fed(t, x), z)?
+        else {
             return Ok(None);
         };
-        Ok(Some((self.form.seen(t, x, f, Prediction::velocity), self.whole(t, z, products))))
+        Ok(Some((
+            self.form.seen(t, x, f, Prediction::velocity),
+            self.whole(t, z, products),
+        )))
     }
 
     fn trace_terms(&mut self, t: &[f64], x: &Batch) -> Result<Option<Array2<f64>>, EvalError> {
@@ -234,12 +277,29 @@ impl<N: Differentiated> Linearized for View<N> {
         Ok(terms.map(|terms| self.whole_terms(t, terms)))
     }
 
-    fn trace_terms_with_velocity(&mut self, t: &[f64], x: &Batch) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
-        let Some((f, terms)) = self.network.trace_terms_with_value(t, &self.form.fed(t, x))? else { return Ok(None) };
-        Ok(Some((self.form.seen(t, x, f, Prediction::velocity), self.whole_terms(t, terms))))
+    fn trace_terms_with_velocity(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+    ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
+        let Some((f, terms)) = self
+            .network
+            .trace_terms_with_value(t, &self.form.fed(t, x))?
+        else {
+            return Ok(None);
+        };
+        Ok(Some((
+            self.form.seen(t, x, f, Prediction::velocity),
+            self.whole_terms(t, terms),
+        )))
     }
 
-    fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
+    fn transposed(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        w: &Blocks,
+    ) -> Result<Option<Blocks>, EvalError> {
         let products = self.network.transposed(t, &self.form.fed(t, x), w)?;
         Ok(products.map(|p| self.whole(t, w, p)))
     }

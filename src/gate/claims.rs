@@ -124,15 +124,26 @@ impl Claims {
     fn parse(text: &str) -> Result<Claims> {
         let mut document = Document::parse(text)?;
         if document.root.get("claims").is_none()
-            && let Some(key) = ["network", "likelihood", "samples"].iter().find(|k| document.root.get(k).is_some())
+            && let Some(key) = ["network", "likelihood", "samples"]
+                .iter()
+                .find(|k| document.root.get(k).is_some())
         {
-            bail!("a file with `{key}` is no file of claims; expected `claims:` with published numbers");
+            bail!(
+                "a file with `{key}` is no file of claims; expected `claims:` with published numbers"
+            );
         }
         let (claims, mut faults) = document.read_partly::<Claims>();
-        let Some(mut claims) = claims else { return Err(document.faults(faults).into()) };
+        let Some(mut claims) = claims else {
+            return Err(document.faults(faults).into());
+        };
         let found = claims.check();
         faults = document.located(faults);
-        faults.extend(found.into_iter().filter(|f| faults.is_empty() || !f.key.is_empty()).collect::<Vec<_>>());
+        faults.extend(
+            found
+                .into_iter()
+                .filter(|f| faults.is_empty() || !f.key.is_empty())
+                .collect::<Vec<_>>(),
+        );
         if !faults.is_empty() {
             return Err(document.faults(faults).into());
         }
@@ -144,7 +155,10 @@ impl Claims {
 
     fn check(&self) -> Vec<Fault> {
         if self.claims.is_empty() {
-            return vec![Fault::new("claims", "it claims nothing; expected one entry at least")];
+            return vec![Fault::new(
+                "claims",
+                "it claims nothing; expected one entry at least",
+            )];
         }
         let sound = |c: f64| c > 0.0 && c < 1.0;
         let unsound = |c: f64| format!("{c}, expected a number above 0 and below 1");
@@ -155,12 +169,19 @@ impl Claims {
         let mut names = BTreeSet::new();
         for (i, claim) in self.claims.iter().enumerate() {
             let at = |key: &str| format!("claims.{i}.{key}");
-            found.extend(claim.check().map(|(key, message)| Fault::new(at(key), message)));
+            found.extend(
+                claim
+                    .check()
+                    .map(|(key, message)| Fault::new(at(key), message)),
+            );
             if let Some(confidence) = claim.confidence.filter(|c| !sound(*c)) {
                 found.push(Fault::new(at("confidence"), unsound(confidence)));
             }
             if claim.name.as_ref().is_some_and(|name| !names.insert(name)) {
-                found.push(Fault::new(at("name"), "another claim has it already; expected names of their own"));
+                found.push(Fault::new(
+                    at("name"),
+                    "another claim has it already; expected names of their own",
+                ));
             }
         }
         found
@@ -192,10 +213,16 @@ impl Claim {
             ("at-most", self.at_most),
             ("margin", self.margin),
         ];
-        if let Some((key, Some(bad))) = numbers.iter().find(|(_, v)| v.is_some_and(|v| !v.is_finite())) {
+        if let Some((key, Some(bad))) = numbers
+            .iter()
+            .find(|(_, v)| v.is_some_and(|v| !v.is_finite()))
+        {
             return Some((key, format!("{bad}, expected a finite number")));
         }
-        if let Some((key, Some(bad))) = [numbers[1], numbers[4]].iter().find(|(_, v)| v.is_some_and(|v| v < 0.0)) {
+        if let Some((key, Some(bad))) = [numbers[1], numbers[4]]
+            .iter()
+            .find(|(_, v)| v.is_some_and(|v| v < 0.0))
+        {
             return Some((key, format!("{bad}, expected at least 0")));
         }
         let bounded = self.at_least.is_some() || self.at_most.is_some();
@@ -205,13 +232,24 @@ impl Claim {
                 "it stands beside a bound; expected `value` and `tolerance`, or `at-least` and `at-most`, with a \
                  `margin` if any",
             ),
-            (false, false) => ("value", "absent; expected `value` and `tolerance`, or `at-least`, or `at-most`"),
-            (true, _) if self.tolerance.is_none() => {
-                ("tolerance", "absent; expected how far the measured value may lie from `value`")
+            (false, false) => (
+                "value",
+                "absent; expected `value` and `tolerance`, or `at-least`, or `at-most`",
+            ),
+            (true, _) if self.tolerance.is_none() => (
+                "tolerance",
+                "absent; expected how far the measured value may lie from `value`",
+            ),
+            (true, _) if self.margin.is_some() => {
+                ("margin", "for bounds; a `value` has a `tolerance`")
             }
-            (true, _) if self.margin.is_some() => ("margin", "for bounds; a `value` has a `tolerance`"),
-            (_, true) if self.tolerance.is_some() => ("tolerance", "for a `value`; a bound has a `margin`"),
-            _ if self.band()[0] > self.band()[1] => ("at-least", "above `at-most`, so that nothing lies between them"),
+            (_, true) if self.tolerance.is_some() => {
+                ("tolerance", "for a `value`; a bound has a `margin`")
+            }
+            _ if self.band()[0] > self.band()[1] => (
+                "at-least",
+                "above `at-most`, so that nothing lies between them",
+            ),
             _ => return None,
         };
         Some((key, message.to_owned()))
@@ -243,7 +281,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_by_its_key() {
         let refused = |text: &str| -> String {
-            let claims = Claims::parse(&format!("claims: [{{table: summary, column: nats{text}}}]"));
+            let claims =
+                Claims::parse(&format!("claims: [{{table: summary, column: nats{text}}}]"));
             format!("{:#}", claims.expect_err(text))
         };
         for (text, word) in [

@@ -19,23 +19,33 @@ const CHANCE: f64 = -12.0;
 /// The affine lattice of the whole, of the channels, of the positions or of the samples, in words.
 pub(super) fn found(look: &Look) -> Option<String> {
     let places = |of: &dyn Fn(usize) -> usize, group: usize| -> Vec<usize> {
-        (0..look.positions.len()).filter(|p| of(look.positions[*p]) == group).collect()
+        (0..look.positions.len())
+            .filter(|p| of(look.positions[*p]) == group)
+            .collect()
     };
     let all: Vec<usize> = (0..look.positions.len()).collect();
     if let Some(spacing) = lattice(&look.numbers).filter(Spacing::telling) {
-        return Some(format!("they are equally spaced, {} apart", short(spacing.step)));
+        return Some(format!(
+            "they are equally spaced, {} apart",
+            short(spacing.step)
+        ));
     }
     let channel = |channels: usize, of: &dyn Fn(usize) -> usize| {
         (0..channels).find_map(|c| {
             let spacing = lattice(&look.at_places(&places(of, c))).filter(Spacing::telling)?;
-            Some(format!("those of channel {c} are equally spaced, {} apart", short(spacing.step)))
+            Some(format!(
+                "those of channel {c} are equally spaced, {} apart",
+                short(spacing.step)
+            ))
         })
     };
     if let [first, .., last] = look.shape[..]
         && look.shape.len() > 2
     {
         let inner: usize = look.shape[1..].iter().product();
-        let found = (first <= GROUPS).then(|| channel(first, &|p| p / inner)).flatten();
+        let found = (first <= GROUPS)
+            .then(|| channel(first, &|p| p / inner))
+            .flatten();
         let found = found.or_else(|| (last <= 4).then(|| channel(last, &|p| p % last)).flatten());
         if found.is_some() {
             return found;
@@ -44,11 +54,19 @@ pub(super) fn found(look: &Look) -> Option<String> {
     let step = all.len().div_ceil(GROUPS);
     let positions = all.iter().step_by(step).map(|p| look.at_places(&[*p]));
     if let Some(step) = of_all(positions) {
-        return Some(format!("those of each position are equally spaced, {} apart at one of them", short(step)));
+        return Some(format!(
+            "those of each position are equally spaced, {} apart at one of them",
+            short(step)
+        ));
     }
     let step = look.samples().count().div_ceil(GROUPS).max(1);
     let samples = look.samples().step_by(step).map(<[f64]>::to_vec);
-    of_all(samples).map(|step| format!("those of each sample are equally spaced, {} apart in one of them", short(step)))
+    of_all(samples).map(|step| {
+        format!(
+            "those of each sample are equally spaced, {} apart in one of them",
+            short(step)
+        )
+    })
 }
 
 /// The step of the first of many small groups, where every group lies on a lattice of its own.
@@ -82,28 +100,43 @@ impl Spacing {
 /// The coarsest lattice of at most [`STEPS`] steps that all numbers lie on, to the precision of float32.
 fn lattice(numbers: &[f64]) -> Option<Spacing> {
     let values = different(numbers.iter().copied());
-    if values.len() < 3 || regular(numbers, &values) || (numbers.len() < 256 && values.iter().all(by_hand)) {
+    if values.len() < 3
+        || regular(numbers, &values)
+        || (numbers.len() < 256 && values.iter().all(by_hand))
+    {
         return None;
     }
-    let values: Vec<f64> = values.iter().copied().step_by(values.len().div_ceil(VALUES)).collect();
+    let values: Vec<f64> = values
+        .iter()
+        .copied()
+        .step_by(values.len().div_ceil(VALUES))
+        .collect();
     let (first, last) = (values[0], values[values.len() - 1]);
     // What a rounding or two to float32 leave of the difference of two numbers.
     let slack = 2.0 * f64::from(f32::EPSILON) * first.abs().max(last.abs());
     let mut gaps: Vec<f64> = values.windows(2).map(|p| p[1] - p[0]).collect();
     gaps.sort_by(f64::total_cmp);
     let smallest = gaps[0];
-    let distances: Vec<f64> = gaps.into_iter().chain(values.iter().map(|v| v - first)).collect();
+    let distances: Vec<f64> = gaps
+        .into_iter()
+        .chain(values.iter().map(|v| v - first))
+        .collect();
     for divisor in 1..=DIVISORS {
         let tried = smallest / divisor as f64;
         if (last - first) / tried > STEPS {
             return None;
         }
-        let Some(step) = refined(&distances, tried, slack / divisor as f64, slack) else { continue };
+        let Some(step) = refined(&distances, tried, slack / divisor as f64, slack) else {
+            continue;
+        };
         let near = nearness(slack, step) / step;
         let off = |v: &f64| ((v - first) / step - ((v - first) / step).round()).abs();
         if near < 0.06 && values.iter().all(|v| off(v) <= near) {
             let free = values.len() as f64 - 2.0;
-            return Some(Spacing { step, chance: (divisor as f64).log10() + free * (2.0 * near).log10() });
+            return Some(Spacing {
+                step,
+                chance: (divisor as f64).log10() + free * (2.0 * near).log10(),
+            });
         }
     }
     None
@@ -142,5 +175,9 @@ fn by_hand(v: &f64) -> bool {
 fn short(step: f64) -> String {
     let digits = (4.0 - step.abs().log10().floor()).clamp(0.0, 12.0) as usize;
     let text = format!("{step:.digits$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
 }

@@ -27,10 +27,13 @@ pub(super) fn found(look: &Look, data: Option<DataSpec>) -> Option<String> {
         return None;
     }
     let counts = (look.numbers.len(), different.len());
-    let enough = |c: &Candidate| counts.0 >= c.least.0 && counts.1 >= c.least.1 && !(c.twice && counts.0 == counts.1);
+    let enough = |c: &Candidate| {
+        counts.0 >= c.least.0 && counts.1 >= c.least.1 && !(c.twice && counts.0 == counts.1)
+    };
     let reaches = |c: &Candidate| {
         let (first, last) = (different[0], different[different.len() - 1]);
-        !c.reach || (first <= c.low + c.step * c.count / 4.0 && last >= c.low + c.step * c.count * 0.75)
+        !c.reach
+            || (first <= c.low + c.step * c.count / 4.0 && last >= c.low + c.step * c.count * 0.75)
     };
     let on = |c: &Candidate| {
         // What float32 makes of one step.
@@ -42,7 +45,10 @@ pub(super) fn found(look: &Look, data: Option<DataSpec>) -> Option<String> {
         };
         slack < 0.05 && different.iter().all(sits)
     };
-    let known = candidates(data).into_iter().find(|c| enough(c) && reaches(c) && on(c)).map(|c| c.what);
+    let known = candidates(data)
+        .into_iter()
+        .find(|c| enough(c) && reaches(c) && on(c))
+        .map(|c| c.what);
     known.or_else(|| spaced(counts, different))
 }
 
@@ -51,23 +57,79 @@ fn candidates(data: Option<DataSpec>) -> Vec<Candidate> {
     let mut add = |what: String, low: f64, step: f64, count: f64, least: (usize, usize)| {
         // Nobody writes 255ths by hand: those need no repeats.
         let twice = least.0 > 8;
-        all.push(Candidate { what, low, step, count, least, twice, reach: false });
+        all.push(Candidate {
+            what,
+            low,
+            step,
+            count,
+            least,
+            twice,
+            reach: false,
+        });
     };
-    if let Some(DataSpec { range: [low, high], levels: Some(levels) }) = data {
+    if let Some(DataSpec {
+        range: [low, high],
+        levels: Some(levels),
+    }) = data
+    {
         let (last, width) = (f64::from(levels) - 1.0, high - low);
         // A handful of numbers may be halves and quarters by habit; nobody writes 255ths.
         let least = if levels >= 64 { (8, 4) } else { (64, 4) };
-        add(format!("the card's {levels} levels, {low} + {width}·k/{last}"), low, width / last, last, least);
+        add(
+            format!("the card's {levels} levels, {low} + {width}·k/{last}"),
+            low,
+            width / last,
+            last,
+            least,
+        );
         let cell = width / f64::from(levels);
-        add(format!("the card's {levels} levels, {low} + {width}·k/{levels}"), low, cell, last + 1.0, (64, 8));
+        add(
+            format!("the card's {levels} levels, {low} + {width}·k/{levels}"),
+            low,
+            cell,
+            last + 1.0,
+            (64, 8),
+        );
         let centre = low + cell / 2.0;
-        add(format!("the centres of the card's {levels} levels"), centre, cell, last, (64, 8));
-        add(format!("the whole numbers from 0 to {last}"), 0.0, 1.0, last, (16, 4));
+        add(
+            format!("the centres of the card's {levels} levels"),
+            centre,
+            cell,
+            last,
+            (64, 8),
+        );
+        add(
+            format!("the whole numbers from 0 to {last}"),
+            0.0,
+            1.0,
+            last,
+            (16, 4),
+        );
     }
-    add("the 256 values k/255 from 0 to 1".to_owned(), 0.0, 1.0 / 255.0, 255.0, (8, 4));
-    add("the 256 values 2k/255 − 1 from −1 to 1".to_owned(), -1.0, 2.0 / 255.0, 255.0, (8, 4));
+    add(
+        "the 256 values k/255 from 0 to 1".to_owned(),
+        0.0,
+        1.0 / 255.0,
+        255.0,
+        (8, 4),
+    );
+    add(
+        "the 256 values 2k/255 − 1 from −1 to 1".to_owned(),
+        -1.0,
+        2.0 / 255.0,
+        255.0,
+        (8, 4),
+    );
     let what = "the whole numbers from 0 to 255".to_owned();
-    all.push(Candidate { what, low: 0.0, step: 1.0, count: 255.0, least: (256, 32), twice: true, reach: true });
+    all.push(Candidate {
+        what,
+        low: 0.0,
+        step: 1.0,
+        count: 255.0,
+        least: (256, 32),
+        twice: true,
+        reach: true,
+    });
     all
 }
 
@@ -76,12 +138,17 @@ fn spaced(counts: (usize, usize), different: &[f64]) -> Option<String> {
     if counts.0 < 1 << 14 || !(4..=256).contains(&counts.1) {
         return None;
     }
-    let step = different.windows(2).map(|p| p[1] - p[0]).fold(f64::INFINITY, f64::min);
+    let step = different
+        .windows(2)
+        .map(|p| p[1] - p[0])
+        .fold(f64::INFINITY, f64::min);
     let largest = different.iter().fold(0.0, |a: f64, v| a.max(v.abs()));
     let slack = 8.0 * f64::from(f32::EPSILON) * largest / step + 1e-4;
     let place = |v: &f64| (v - different[0]) / step;
-    let even =
-        slack < 0.02 && different.iter().all(|v| (place(v) - place(v).round()).abs() <= slack * place(v).max(1.0));
+    let even = slack < 0.02
+        && different
+            .iter()
+            .all(|v| (place(v) - place(v).round()).abs() <= slack * place(v).max(1.0));
     (even && place(&different[counts.1 - 1]) < 1024.0)
         .then(|| format!("{} equally spaced values, {step:.6} apart", counts.1))
 }

@@ -42,7 +42,12 @@ impl Look {
         let fits = shape.iter().product::<usize>() == width;
         let shape = if fits { shape.to_vec() } else { vec![width] };
         let different = different(numbers.iter().copied());
-        Look { numbers, positions, shape, different }
+        Look {
+            numbers,
+            positions,
+            shape,
+            different,
+        }
     }
 
     /// The samples that were looked at.
@@ -53,7 +58,8 @@ impl Look {
     /// The samples, each once.
     pub fn samples_once(&self) -> impl Iterator<Item = &[f64]> {
         let mut seen = HashSet::new();
-        self.samples().filter(move |s| seen.insert(s.iter().map(|v| v.to_bits()).collect::<Vec<u64>>()))
+        self.samples()
+            .filter(move |s| seen.insert(s.iter().map(|v| v.to_bits()).collect::<Vec<u64>>()))
     }
 
     /// Whether any sample holds two different numbers.
@@ -63,7 +69,9 @@ impl Look {
 
     /// The numbers at the given places among the positions, of all samples.
     pub fn at_places(&self, places: &[usize]) -> Vec<f64> {
-        self.samples().flat_map(|s| places.iter().map(|p| s[*p])).collect()
+        self.samples()
+            .flat_map(|s| places.iter().map(|p| s[*p]))
+            .collect()
     }
 
     /// Places among the positions at which not every sample holds the same number; all of them where there is one
@@ -71,7 +79,9 @@ impl Look {
     pub fn moving(&self) -> Vec<usize> {
         let first: &[f64] = self.samples().next().unwrap_or(&[]);
         let alone = self.numbers.len() == first.len();
-        (0..first.len()).filter(|p| alone || self.samples().any(|s| s[*p] != first[*p])).collect()
+        (0..first.len())
+            .filter(|p| alone || self.samples().any(|s| s[*p] != first[*p]))
+            .collect()
     }
 }
 
@@ -102,13 +112,19 @@ pub(super) fn different(values: impl Iterator<Item = f64>) -> Vec<f64> {
 /// are equally spaced without a gap, and each is there as often as any other.
 pub(super) fn regular(numbers: &[f64], different: &[f64]) -> bool {
     let gaps = || different.windows(2).map(|p| p[1] - p[0]);
-    let (least, most) = gaps().fold((f64::INFINITY, 0.0), |(a, b): (f64, f64), g| (a.min(g), b.max(g)));
+    let (least, most) = gaps().fold((f64::INFINITY, 0.0), |(a, b): (f64, f64), g| {
+        (a.min(g), b.max(g))
+    });
     if different.len() < 2 || most - least > 1e-3 * most {
         return false;
     }
     let mut times: HashMap<u64, usize> = HashMap::new();
-    numbers.iter().for_each(|v| *times.entry((v + 0.0).to_bits()).or_default() += 1);
-    let (fewest, most) = times.values().fold((usize::MAX, 0), |(a, b), n| (a.min(*n), b.max(*n)));
+    numbers
+        .iter()
+        .for_each(|v| *times.entry((v + 0.0).to_bits()).or_default() += 1);
+    let (fewest, most) = times
+        .values()
+        .fold((usize::MAX, 0), |(a, b), n| (a.min(*n), b.max(*n)));
     most - fewest <= 1
 }
 
@@ -123,14 +139,21 @@ mod tests {
         assert_eq!(look.numbers, (0..42).map(f64::from).collect::<Vec<_>>());
         // Axes in another order in memory are read in the order of the shape.
         let turned = small.clone().permuted_axes(vec![0, 2, 1]);
-        assert_eq!(Look::at(&turned, &[2, 3]).numbers[..4], [0.0, 2.0, 4.0, 1.0]);
+        assert_eq!(
+            Look::at(&turned, &[2, 3]).numbers[..4],
+            [0.0, 2.0, 4.0, 1.0]
+        );
         let large = ArrayD::from_shape_fn(vec![3000, 3072], |i| (i[1] % 3) as f64);
         let look = Look::at(&large, &[32, 32, 3]);
-        assert!(look.numbers.len() <= MOST && look.numbers.len() > MOST / 2, "{}", look.numbers.len());
+        assert!(
+            look.numbers.len() <= MOST && look.numbers.len() > MOST / 2,
+            "{}",
+            look.numbers.len()
+        );
         assert!(look.positions.windows(2).all(|p| p[0] < p[1]));
         for channel in 0..3 {
-            let share =
-                look.positions.iter().filter(|p| *p % 3 == channel).count() as f64 / look.positions.len() as f64;
+            let share = look.positions.iter().filter(|p| *p % 3 == channel).count() as f64
+                / look.positions.len() as f64;
             assert!((share - 1.0 / 3.0).abs() < 0.05, "{channel}: {share}");
         }
     }

@@ -5,7 +5,12 @@ use ndarray::ArrayD;
 use super::look::Look;
 
 /// Why floats are not in a card's range of so many levels, in words; `None` where they are.
-pub(super) fn of_floats(values: &ArrayD<f64>, look: &Look, [low, high]: [f64; 2], levels: u32) -> Option<String> {
+pub(super) fn of_floats(
+    values: &ArrayD<f64>,
+    look: &Look,
+    [low, high]: [f64; 2],
+    levels: u32,
+) -> Option<String> {
     let (least, most) = extremes(values);
     let half_level = (high - low) / f64::from(levels) / 2.0;
     if least < low - half_level || most > high + half_level {
@@ -21,11 +26,14 @@ pub(super) fn of_floats(values: &ArrayD<f64>, look: &Look, [low, high]: [f64; 2]
     }
     // Usual ranges that fit into half of the card's: numbers that lie in one of them and reach both of its ends.
     let usual = [([0.0, 1.0], 0.05), ([-0.5, 0.5], 0.01), ([-1.0, 1.0], 0.01)];
-    let (_, [a, b]) = usual.into_iter().map(|([a, b], near)| (near * (b - a), [a, b])).find(|(near, [a, b])| {
-        let inside = *a >= low && *b <= high && b - a <= 0.55 * (high - low);
-        let reached = least <= a + near && most >= b - near;
-        inside && reached && least >= a - half_level && most <= b + half_level
-    })?;
+    let (_, [a, b]) = usual
+        .into_iter()
+        .map(|([a, b], near)| (near * (b - a), [a, b]))
+        .find(|(near, [a, b])| {
+            let inside = *a >= low && *b <= high && b - a <= 0.55 * (high - low);
+            let reached = least <= a + near && most >= b - near;
+            inside && reached && least >= a - half_level && most <= b + half_level
+        })?;
     Some(format!(
         "its floats go from {} to {}, as data of the range [{a}, {b}] do, but the card's range is [{low}, {high}]",
         short(least),
@@ -43,11 +51,19 @@ pub(super) fn of_integers(values: &ArrayD<f64>, bytes: bool, levels: u32) -> Opt
     }
     // A file in whose numbers the first bits are never set is of another depth, or all but black.
     let dark = values.len() >= 64 && least < most && 16.0 * most <= f64::from(levels);
-    dark.then(|| format!("its integers go from {least} to {most}, in the lowest sixteenth of the card's: {card}"))
+    dark.then(|| {
+        format!(
+            "its integers go from {least} to {most}, in the lowest sixteenth of the card's: {card}"
+        )
+    })
 }
 
 fn extremes(values: &ArrayD<f64>) -> (f64, f64) {
-    values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)))
+    values
+        .iter()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| {
+            (a.min(*v), b.max(*v))
+        })
 }
 
 /// Four decimals at most.

@@ -15,10 +15,13 @@ const LEAST: usize = 32;
 
 /// The two values of binary or one-hot data, in words.
 pub(super) fn two_values(look: &Look) -> Option<String> {
-    let [a, b] = look.different[..] else { return None };
+    let [a, b] = look.different[..] else {
+        return None;
+    };
     let count = look.numbers.len();
     let by_hand = count < 64 || (count < 1024 && regular(&look.numbers, &look.different));
-    (!by_hand).then(|| format!("there are only two values, {a} and {b}, as in binary or one-hot data"))
+    (!by_hand)
+        .then(|| format!("there are only two values, {a} and {b}, as in binary or one-hot data"))
 }
 
 /// The half-precision format that holds every number exactly, in words.
@@ -31,7 +34,9 @@ pub(super) fn half_precision(look: &Look) -> Option<String> {
     }
     let all = |of: fn(f64) -> f64| look.different.iter().all(|v| of(*v) == *v);
     match () {
-        () if all(|v| bf16::from_f64(v).to_f64()) => Some("they are rounded to bfloat16".to_owned()),
+        () if all(|v| bf16::from_f64(v).to_f64()) => {
+            Some("they are rounded to bfloat16".to_owned())
+        }
         () if all(|v| f16::from_f64(v).to_f64()) => Some("they are rounded to float16".to_owned()),
         () => None,
     }
@@ -52,7 +57,13 @@ pub(super) fn equal_values(look: &Look, [low, high]: [f64; 2], cell: f64) -> Opt
         let mut cells = HashMap::new();
         for sample in look.samples_once() {
             for place in &moving {
-                count(&mut cells, channels(look.positions[*place]), sample[*place], low, cell);
+                count(
+                    &mut cells,
+                    channels(look.positions[*place]),
+                    sample[*place],
+                    low,
+                    cell,
+                );
             }
         }
         few(&cells, low, high, cell)
@@ -77,7 +88,9 @@ pub(super) fn equal_values(look: &Look, [low, high]: [f64; 2], cell: f64) -> Opt
 type Cells = HashMap<(usize, i64), (usize, HashSet<u64>)>;
 
 fn count(cells: &mut Cells, channel: usize, value: f64, low: f64, cell: f64) {
-    let (count, values) = cells.entry((channel, ((value - low) / cell).floor() as i64)).or_default();
+    let (count, values) = cells
+        .entry((channel, ((value - low) / cell).floor() as i64))
+        .or_default();
     *count += 1;
     values.insert((value + 0.0).to_bits());
 }
@@ -87,14 +100,17 @@ fn count(cells: &mut Cells, channel: usize, value: f64, low: f64, cell: f64) {
 /// hardly any others that could be equal, and most lie elsewhere, they tell nothing.
 fn few(cells: &Cells, low: f64, high: f64, cell: f64) -> bool {
     let ends = [low, high].map(|v| (v + 0.0).to_bits());
-    let is_end = |values: &HashSet<u64>| values.len() == 1 && values.iter().all(|v| ends.contains(v));
+    let is_end =
+        |values: &HashSet<u64>| values.len() == 1 && values.iter().all(|v| ends.contains(v));
     let (mut met, mut at_ends, mut all, mut distinct, mut expected) = (0, 0, 0, 0, 0.0);
     for ((_, at), (count, values)) in cells {
         all += count;
         if *count < 2 {
             continue;
         }
-        let largest = (low + cell * (*at as f64)).abs().max((low + cell * (*at as f64 + 1.0)).abs());
+        let largest = (low + cell * (*at as f64))
+            .abs()
+            .max((low + cell * (*at as f64 + 1.0)).abs());
         // Programs lose a few of the last bits on the way.
         let possible = (cell / (largest * f64::from(f32::EPSILON)) / 16.0).max(1.0);
         (met, distinct) = (met + count, distinct + values.len());

@@ -63,22 +63,60 @@ pub fn residuals(
         let (half, first) = jump(map, t, r, &x)?;
         let (halves, second) = jump(map, r, s, &half)?;
         let volume = log_volume(map, t, s, &x)?;
-        let here = map.averages(&vec![t; rows], &vec![t; rows], &x)?.divergence.ok_or_else(no_divergence)?;
+        let here = map
+            .averages(&vec![t; rows], &vec![t; rows], &x)?
+            .divergence
+            .ok_or_else(no_divergence)?;
         let own = trace(&x, |z| map.products(&vec![t; rows], &vec![t; rows], &x, z))?;
         let pace = seconds_per_lambda(setting.curve, t);
-        sums.add("log-determinant", NATS, 1.0, whole.iter().zip(&volume).map(|(w, v)| w - v));
+        sums.add(
+            "log-determinant",
+            NATS,
+            1.0,
+            whole.iter().zip(&volume).map(|(w, v)| w - v),
+        );
         let halves_sum = first.iter().zip(&second).map(|(a, b)| a + b);
-        sums.add("semigroup-divergence", NATS, 1.0, whole.iter().zip(halves_sum).map(|(w, h)| w - h));
-        sums.add("semigroup-state", STATE, share, distances(&end, &halves).into_iter());
-        sums.add("diagonal", RATE, share, here.iter().zip(&own).map(|(d, o)| (d - o) * pace));
+        sums.add(
+            "semigroup-divergence",
+            NATS,
+            1.0,
+            whole.iter().zip(halves_sum).map(|(w, h)| w - h),
+        );
+        sums.add(
+            "semigroup-state",
+            STATE,
+            share,
+            distances(&end, &halves).into_iter(),
+        );
+        sums.add(
+            "diagonal",
+            RATE,
+            share,
+            here.iter().zip(&own).map(|(d, o)| (d - o) * pace),
+        );
         if let Some(velocity) = velocity.as_deref_mut() {
             let theirs = trace(&x, |z| velocity.products(&vec![t; rows], &x, z))?;
-            sums.add("diagonal-velocity", RATE, share, here.iter().zip(&theirs).map(|(d, o)| (d - o) * pace));
+            sums.add(
+                "diagonal-velocity",
+                RATE,
+                share,
+                here.iter().zip(&theirs).map(|(d, o)| (d - o) * pace),
+            );
         }
         if setting.both_ways {
             let (again, back) = jump(map, s, t, &end)?;
-            sums.add("inverse-divergence", NATS, 1.0, whole.iter().zip(&back).map(|(a, b)| a + b));
-            sums.add("inverse-state", STATE, share, distances(&x, &again).into_iter());
+            sums.add(
+                "inverse-divergence",
+                NATS,
+                1.0,
+                whole.iter().zip(&back).map(|(a, b)| a + b),
+            );
+            sums.add(
+                "inverse-state",
+                STATE,
+                share,
+                distances(&x, &again).into_iter(),
+            );
         }
         x = end;
     }
@@ -93,16 +131,33 @@ struct Sums {
 
 impl Sums {
     fn new(rows: usize) -> Sums {
-        Sums { rows, residuals: Vec::new() }
+        Sums {
+            rows,
+            residuals: Vec::new(),
+        }
     }
 
-    fn add(&mut self, check: &'static str, unit: &'static str, weight: f64, values: impl Iterator<Item = f64>) {
+    fn add(
+        &mut self,
+        check: &'static str,
+        unit: &'static str,
+        weight: f64,
+        values: impl Iterator<Item = f64>,
+    ) {
         let known = self.residuals.iter().position(|r| r.check == check);
         let place = known.unwrap_or_else(|| {
-            self.residuals.push(Residual { check, unit, values: vec![0.0; self.rows] });
+            self.residuals.push(Residual {
+                check,
+                unit,
+                values: vec![0.0; self.rows],
+            });
             self.residuals.len() - 1
         });
-        self.residuals[place].values.iter_mut().zip(values).for_each(|(sum, v)| *sum += weight * v);
+        self.residuals[place]
+            .values
+            .iter_mut()
+            .zip(values)
+            .for_each(|(sum, v)| *sum += weight * v);
     }
 }
 
@@ -111,22 +166,38 @@ fn no_divergence() -> EvalError {
 }
 
 /// The end of one step and its ∫div.
-fn jump(map: &mut dyn FlowMap, from: f64, to: f64, x: &Batch) -> Result<(Batch, Vec<f64>), EvalError> {
+fn jump(
+    map: &mut dyn FlowMap,
+    from: f64,
+    to: f64,
+    x: &Batch,
+) -> Result<(Batch, Vec<f64>), EvalError> {
     let averages = map.averages(&vec![from; x.nrows()], &vec![to; x.nrows()], x)?;
     let divergence = averages.divergence.ok_or_else(no_divergence)?;
-    Ok((x + &(averages.velocity * (to - from)), divergence.iter().map(|d| d * (to - from)).collect()))
+    Ok((
+        x + &(averages.velocity * (to - from)),
+        divergence.iter().map(|d| d * (to - from)).collect(),
+    ))
 }
 
 /// Every unit vector as a tangent of every row.
 fn basis(x: &Batch) -> Blocks {
     let dim = x.ncols();
-    Blocks::from_shape_fn((dim, x.nrows(), dim), |(k, _, j)| if k == j { 1.0 } else { 0.0 })
+    Blocks::from_shape_fn(
+        (dim, x.nrows(), dim),
+        |(k, _, j)| if k == j { 1.0 } else { 0.0 },
+    )
 }
 
 /// tr J of each row, from all its columns.
-fn trace(x: &Batch, products: impl FnOnce(&Blocks) -> Result<Blocks, EvalError>) -> Result<Vec<f64>, EvalError> {
+fn trace(
+    x: &Batch,
+    products: impl FnOnce(&Blocks) -> Result<Blocks, EvalError>,
+) -> Result<Vec<f64>, EvalError> {
     let columns = products(&basis(x))?;
-    Ok((0..x.nrows()).map(|i| (0..x.ncols()).map(|k| columns[[k, i, k]]).sum()).collect())
+    Ok((0..x.nrows())
+        .map(|i| (0..x.ncols()).map(|k| columns[[k, i, k]]).sum())
+        .collect())
 }
 
 /// ln |det ∂X/∂x| of one step, X = x + (to − from)·u, from the triangular factor of its exact Jacobian.
@@ -134,13 +205,19 @@ fn log_volume(map: &mut dyn FlowMap, from: f64, to: f64, x: &Batch) -> Result<Ve
     let columns = map.products(&vec![from; x.nrows()], &vec![to; x.nrows()], x, &basis(x))?;
     let one = |i: usize| {
         let jacobian = Array2::eye(x.ncols()) + &columns.index_axis(Axis(1), i).t() * (to - from);
-        linalg::qr_r(jacobian.view()).diag().iter().map(|r| r.abs().ln()).sum()
+        linalg::qr_r(jacobian.view())
+            .diag()
+            .iter()
+            .map(|r| r.abs().ln())
+            .sum()
     };
     Ok((0..x.nrows()).map(one).collect())
 }
 
 fn distances(a: &Batch, b: &Batch) -> Vec<f64> {
-    (a - b).map_axis(Axis(1), |row| (row.dot(&row) / row.len() as f64).sqrt()).to_vec()
+    (a - b)
+        .map_axis(Axis(1), |row| (row.dot(&row) / row.len() as f64).sqrt())
+        .to_vec()
 }
 
 /// |dt/dλ| with λ = ln(α/σ): what turns a rate in the card's time into one that every path understands.
@@ -172,8 +249,15 @@ impl Proposal {
         let (n, d) = (data.nrows() as f64, data.ncols() as f64);
         let spread = data.std_axis(Axis(0), 1.0).mapv(|s| s.max(1e-6));
         let width = (4.0 / ((d + 2.0) * n)).powf(1.0 / (d + 4.0));
-        let mean = data.mean_axis(Axis(0)).unwrap_or_else(|| Array1::zeros(data.ncols()));
-        Proposal { kernel: &spread * width, spread, mean, data }
+        let mean = data
+            .mean_axis(Axis(0))
+            .unwrap_or_else(|| Array1::zeros(data.ncols()));
+        Proposal {
+            kernel: &spread * width,
+            spread,
+            mean,
+            data,
+        }
     }
 
     /// Draws by address: each from the one half or the other.
@@ -196,9 +280,17 @@ impl Proposal {
         let constant = -0.5 * x.len() as f64 * std::f64::consts::TAU.ln();
         let normal = |centre: ArrayView1<f64>, width: &Array1<f64>| -> f64 {
             let parts = x.iter().zip(centre).zip(width);
-            constant + parts.map(|((x, c), w)| -0.5 * ((x - c) / w).powi(2) - w.ln()).sum::<f64>()
+            constant
+                + parts
+                    .map(|((x, c), w)| -0.5 * ((x - c) / w).powi(2) - w.ln())
+                    .sum::<f64>()
         };
-        let kernels: Vec<f64> = self.data.rows().into_iter().map(|c| normal(c, &self.kernel)).collect();
+        let kernels: Vec<f64> = self
+            .data
+            .rows()
+            .into_iter()
+            .map(|c| normal(c, &self.kernel))
+            .collect();
         let top = kernels.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
         let sum: f64 = kernels.iter().map(|l| (l - top).exp()).sum();
         let kernel = top + (sum / kernels.len() as f64).ln();
@@ -221,16 +313,28 @@ pub fn weights(
     x: &Batch,
 ) -> Result<Vec<f64>, EvalError> {
     let end = map::walk(map, curve, times, Rule::TwoTime, x.clone())?;
-    let (prior, integral) = (prior.log_density(&end.x), end.divergence.ok_or_else(no_divergence)?);
+    let (prior, integral) = (
+        prior.log_density(&end.x),
+        end.divergence.ok_or_else(no_divergence)?,
+    );
     let weight = |i: usize| (prior[i] + integral[i] - proposal.log_density(x.row(i))).exp();
     Ok((0..x.nrows()).map(weight).collect())
 }
 
 /// Their mean with its error. A weight that is no number counts as none: it is a state the map cannot carry.
 pub fn mass(weights: &[f64]) -> Option<Mass> {
-    let sound: Vec<f64> = weights.iter().map(|w| if w.is_finite() { *w } else { 0.0 }).collect();
-    let (sum, squares) = (sound.iter().sum::<f64>(), sound.iter().map(|w| w * w).sum::<f64>());
-    stats::mean(&sound).map(|estimate| Mass { estimate, effective: sum * sum / squares })
+    let sound: Vec<f64> = weights
+        .iter()
+        .map(|w| if w.is_finite() { *w } else { 0.0 })
+        .collect();
+    let (sum, squares) = (
+        sound.iter().sum::<f64>(),
+        sound.iter().map(|w| w * w).sum::<f64>(),
+    );
+    stats::mean(&sound).map(|estimate| Mass {
+        estimate,
+        effective: sum * sum / squares,
+    })
 }
 
 #[cfg(test)]
@@ -249,13 +353,28 @@ mod tests {
         }
         fn averages(&mut self, from: &[f64], to: &[f64], x: &Batch) -> Result<Averages, EvalError> {
             let mut averages = self.0.averages(from, to, x)?;
-            averages.divergence.iter_mut().flatten().for_each(|d| *d *= self.1);
+            averages
+                .divergence
+                .iter_mut()
+                .flatten()
+                .for_each(|d| *d *= self.1);
             Ok(averages)
         }
-        fn divergence_gradient(&mut self, _: &[f64], _: &[f64], _: &Batch) -> Result<(Vec<f64>, Batch), EvalError> {
+        fn divergence_gradient(
+            &mut self,
+            _: &[f64],
+            _: &[f64],
+            _: &Batch,
+        ) -> Result<(Vec<f64>, Batch), EvalError> {
             Err(no_divergence())
         }
-        fn products(&mut self, from: &[f64], to: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+        fn products(
+            &mut self,
+            from: &[f64],
+            to: &[f64],
+            x: &Batch,
+            z: &Blocks,
+        ) -> Result<Blocks, EvalError> {
             self.0.products(from, to, x, z)
         }
     }
@@ -272,7 +391,11 @@ mod tests {
     }
 
     fn of<'a>(residuals: &'a [Residual], check: &str) -> &'a [f64] {
-        &residuals.iter().find(|r| r.check == check).unwrap_or_else(|| panic!("no {check}")).values
+        &residuals
+            .iter()
+            .find(|r| r.check == check)
+            .unwrap_or_else(|| panic!("no {check}"))
+            .values
     }
 
     #[test]
@@ -284,17 +407,31 @@ mod tests {
                 let mut times = map::times(&model.curve, None, 2 * steps).expect("right");
                 let mut start = x.clone();
                 if back {
-                    start = map::walk(&mut model.clone(), &model.curve, &times, Rule::TwoTime, x.clone())
-                        .expect("analytic")
-                        .x;
+                    start = map::walk(
+                        &mut model.clone(),
+                        &model.curve,
+                        &times,
+                        Rule::TwoTime,
+                        x.clone(),
+                    )
+                    .expect("analytic")
+                    .x;
                     times.reverse();
                 }
-                let setting = Setting { curve: &model.curve, times: &times, both_ways: true };
+                let setting = Setting {
+                    curve: &model.curve,
+                    times: &times,
+                    both_ways: true,
+                };
                 let all = residuals(&mut model.clone(), None, &setting, start).expect("analytic");
                 assert_eq!(all.len(), 6);
                 for residual in all {
                     let worst = residual.values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
-                    assert!(worst < 1e-9, "{path:?} {steps} {back} {}: {worst}", residual.check);
+                    assert!(
+                        worst < 1e-9,
+                        "{path:?} {steps} {back} {}: {worst}",
+                        residual.check
+                    );
                 }
             }
         }
@@ -303,11 +440,27 @@ mod tests {
     /// A divergence that is a tenth too large is found, and by how much is known.
     #[test]
     fn a_wrong_divergence_shows_as_large_as_it_is() {
-        let curve = Path::FlowMatching { data_at: 1, t_min: 0.3, t_max: 1.0 }.curve().expect("right");
+        let curve = Path::FlowMatching {
+            data_at: 1,
+            t_min: 0.3,
+            t_max: 1.0,
+        }
+        .curve()
+        .expect("right");
         let model = analytic::gaussian(curve.clone());
         let times = map::times(&curve, None, 6).expect("right");
-        let setting = Setting { curve: &curve, times: &times, both_ways: true };
-        let all = residuals(&mut Scaled(model.clone(), 1.1), None, &setting, points(&model, 3)).expect("analytic");
+        let setting = Setting {
+            curve: &curve,
+            times: &times,
+            both_ways: true,
+        };
+        let all = residuals(
+            &mut Scaled(model.clone(), 1.1),
+            None,
+            &setting,
+            points(&model, 3),
+        )
+        .expect("analytic");
         let mut total = [0.0; 3];
         let mut x = points(&model, 3);
         for pair in times.windows(3).step_by(2) {
@@ -318,30 +471,52 @@ mod tests {
         for (got, want) in of(&all, "log-determinant").iter().zip(total) {
             assert!((got - want).abs() < 1e-12, "{got} {want}");
         }
-        assert!(of(&all, "semigroup-divergence").iter().all(|v| v.abs() < 1e-12), "it is still additive");
-        let rate =
-            model.clone().averages(&[1.0], &[1.0], &points(&model, 1)).expect("analytic").divergence.expect("given");
+        assert!(
+            of(&all, "semigroup-divergence")
+                .iter()
+                .all(|v| v.abs() < 1e-12),
+            "it is still additive"
+        );
+        let rate = model
+            .clone()
+            .averages(&[1.0], &[1.0], &points(&model, 1))
+            .expect("analytic")
+            .divergence
+            .expect("given");
         assert!(rate[0].abs() > 1.0 && of(&all, "diagonal").iter().any(|v| v.abs() > 1e-3));
     }
 
     /// An exact few-step density has mass one; a divergence off by a constant has e to that power.
     #[test]
     fn mass_is_one_for_a_true_map_and_off_by_what_the_divergence_is_off() {
-        let curve = Path::FlowMatching { data_at: 0, t_min: 0.0, t_max: 0.6 }.curve().expect("right");
+        let curve = Path::FlowMatching {
+            data_at: 0,
+            t_min: 0.0,
+            t_max: 0.6,
+        }
+        .curve()
+        .expect("right");
         let model = analytic::gaussian(curve.clone());
         let at = curve.at(0.6);
         // The law at the prior end is no standard normal, so the density is that of the pull-back: still mass one.
         let proposal = Proposal::new(points(&model, 400));
         let x = proposal.draw(Key { seed: 9 }, 0..4000);
         let times = map::times(&curve, None, 2).expect("right");
-        let total: f64 = (&model.variance * at.alpha.powi(2) + at.sigma.powi(2)).mapv(f64::ln).sum() * 0.5
+        let total: f64 = (&model.variance * at.alpha.powi(2) + at.sigma.powi(2))
+            .mapv(f64::ln)
+            .sum()
+            * 0.5
             - 0.5 * model.variance.mapv(f64::ln).sum();
         for (scale, want) in [(1.0, 1.0), (1.5, (0.5 * total).exp())] {
             let mut map = Scaled(model.clone(), scale);
-            let found = weights(&mut map, &curve, Prior { std: 1.0 }, &times, &proposal, &x).expect("analytic");
+            let found = weights(&mut map, &curve, Prior { std: 1.0 }, &times, &proposal, &x)
+                .expect("analytic");
             let mass = mass(&found).expect("draws");
             let error = mass.estimate.stderr.expect("many");
-            assert!((mass.estimate.value - want).abs() < 4.0 * error, "{scale}: {mass:?}, expected {want}");
+            assert!(
+                (mass.estimate.value - want).abs() < 4.0 * error,
+                "{scale}: {mass:?}, expected {want}"
+            );
             assert!(error < 0.05 * want && mass.effective > 400.0, "{mass:?}");
         }
     }
@@ -350,11 +525,25 @@ mod tests {
     fn every_check_is_named_in_its_order() {
         let model = analytic::gaussian(Path::defaults()[5].curve().expect("right"));
         let times = map::times(&model.curve, None, 2).expect("right");
-        let setting = Setting { curve: &model.curve, times: &times, both_ways: true };
+        let setting = Setting {
+            curve: &model.curve,
+            times: &times,
+            both_ways: true,
+        };
         let example = analytic::example(model.curve.clone(), 3);
         let mut velocity: Box<dyn Linearized> = Box::new(example);
-        let found = residuals(&mut model.clone(), Some(&mut *velocity), &setting, points(&model, 2)).expect("analytic");
-        let named: Vec<&str> = found.iter().map(|r| r.check).chain(["normalization"]).collect();
+        let found = residuals(
+            &mut model.clone(),
+            Some(&mut *velocity),
+            &setting,
+            points(&model, 2),
+        )
+        .expect("analytic");
+        let named: Vec<&str> = found
+            .iter()
+            .map(|r| r.check)
+            .chain(["normalization"])
+            .collect();
         assert_eq!(named, CHECKS);
     }
 }

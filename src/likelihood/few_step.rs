@@ -17,16 +17,30 @@ use crate::solve::Status;
 ///
 /// # Errors
 /// Where a map cannot be evaluated.
-pub fn evaluate(sources: &mut Sources, task: &Task, sample: &[SampleId], x: &Batch) -> Result<Vec<Row>, EvalError> {
+pub fn evaluate(
+    sources: &mut Sources,
+    task: &Task,
+    sample: &[SampleId],
+    x: &Batch,
+) -> Result<Vec<Row>, EvalError> {
     let mut rows = Vec::new();
     for (estimator, spec) in task.estimators.iter().enumerate() {
-        let Divergence::FlowMap(few) = spec else { continue };
+        let Divergence::FlowMap(few) = spec else {
+            continue;
+        };
         let began = Instant::now();
         let times = few.times(task.curve).map_err(EvalError::Missing)?;
         let map = sources.map(&few.map)?;
-        let end = map::walk(map, task.curve, &times, few.rule.unwrap_or_default(), x.clone())?;
+        let end = map::walk(
+            map,
+            task.curve,
+            &times,
+            few.rule.unwrap_or_default(),
+            x.clone(),
+        )?;
         let seconds = began.elapsed().as_secs_f64() / sample.len().max(1) as f64;
-        let missing = || EvalError::Missing(format!("the flow map `{}` gives no divergence", few.map));
+        let missing =
+            || EvalError::Missing(format!("the flow map `{}` gives no divergence", few.map));
         let integral = end.divergence.ok_or_else(missing)?;
         let prior = task.prior.log_density(&end.x);
         for (i, sample) in sample.iter().enumerate() {
@@ -69,17 +83,33 @@ mod tests {
     fn run(model: &Gaussian, std: f64, spec: &str, x: &Batch) -> Vec<f64> {
         let estimators: Vec<Divergence> = vec![serde_yaml::from_str(spec).expect(spec)];
         let mut sources = Sources::default();
-        sources.maps.insert("f2d2".to_owned(), Box::new(model.clone()));
+        sources
+            .maps
+            .insert("f2d2".to_owned(), Box::new(model.clone()));
         let solver = Solver::defaults().remove(0);
         let (prior, key) = (Prior { std }, Key { seed: 0 });
-        let task = Task { curve: &model.curve, prior, solver: &solver, estimators: &estimators, key };
+        let task = Task {
+            curve: &model.curve,
+            prior,
+            solver: &solver,
+            estimators: &estimators,
+            key,
+        };
         let sample: Vec<u64> = (0..x.nrows() as u64).collect();
         let rows = evaluate(&mut sources, &task, &sample, x).expect("analytic");
         rows.iter().map(|r| r.log_likelihood.expect("ok")).collect()
     }
 
     fn flow_matching(data_at: u8) -> Gaussian {
-        analytic::gaussian(Path::FlowMatching { data_at, t_min: 0.0, t_max: 1.0 }.curve().expect("right"))
+        analytic::gaussian(
+            Path::FlowMatching {
+                data_at,
+                t_min: 0.0,
+                t_max: 1.0,
+            }
+            .curve()
+            .expect("right"),
+        )
     }
 
     /// T13: the value of T2 in flow matching, for every number of steps and in both directions of time.
@@ -88,7 +118,12 @@ mod tests {
         let x = ndarray::array![[0.7, 0.3, -2.0]];
         for model in [flow_matching(0), flow_matching(1)] {
             for steps in [1, 2, 3, 4, 8, 64] {
-                let got = run(&model, 1.0, &format!("{{flow-map: {{steps: {steps}}}}}"), &x)[0];
+                let got = run(
+                    &model,
+                    1.0,
+                    &format!("{{flow-map: {{steps: {steps}}}}}"),
+                    &x,
+                )[0];
                 assert!((got + 4.181816).abs() < 1e-6, "{steps}: {got}");
                 // At the prior end the law is the prior's own, so this is the data's density itself.
                 let gap = &x.row(0) - &model.mean;
@@ -111,15 +146,24 @@ mod tests {
             let (std, mut model) = (curve.prior_std(), analytic::gaussian(curve));
             let density = |model: &Gaussian, t: f64, x: &Batch| -> Vec<f64> {
                 let s = model.curve.at(t);
-                let (mean, variance) = (&model.mean * s.alpha, &model.variance * s.alpha.powi(2) + s.sigma.powi(2));
+                let (mean, variance) = (
+                    &model.mean * s.alpha,
+                    &model.variance * s.alpha.powi(2) + s.sigma.powi(2),
+                );
                 let one = |row: ndarray::ArrayView1<f64>| -> f64 {
                     let gap = &row - &mean;
-                    gap.iter().zip(&variance).map(|(g, v)| -0.5 * (g * g / v + (std::f64::consts::TAU * v).ln())).sum()
+                    gap.iter()
+                        .zip(&variance)
+                        .map(|(g, v)| -0.5 * (g * g / v + (std::f64::consts::TAU * v).ln()))
+                        .sum()
                 };
                 x.rows().into_iter().map(one).collect()
             };
             let (start, end) = (model.curve.data_end(), model.curve.prior_end());
-            let u = model.averages(&[start; 2], &[end; 2], &x).expect("analytic").velocity;
+            let u = model
+                .averages(&[start; 2], &[end; 2], &x)
+                .expect("analytic")
+                .velocity;
             let last = &x + &(u * (end - start));
             let (first, there) = (density(&model, start, &x), density(&model, end, &last));
             let prior = Prior { std }.log_density(&last);
@@ -127,14 +171,19 @@ mod tests {
                 for steps in [1, 2, 7] {
                     let spec = format!("{{flow-map: {{steps: {steps}, grid: {grid}}}}}");
                     let few: Divergence = serde_yaml::from_str(&spec).expect("a spec");
-                    let Divergence::FlowMap(few) = few else { panic!("a flow map") };
+                    let Divergence::FlowMap(few) = few else {
+                        panic!("a flow map")
+                    };
                     if few.times(&model.curve).is_err() {
                         assert_eq!(path.kind(), "flow-matching");
                         continue;
                     }
                     for (i, got) in run(&model, std, &spec, &x).into_iter().enumerate() {
                         let want = first[i] + prior[i] - there[i];
-                        assert!((got - want).abs() < 1e-8 * (1.0 + want.abs()), "{path:?} {spec}: {got} {want}");
+                        assert!(
+                            (got - want).abs() < 1e-8 * (1.0 + want.abs()),
+                            "{path:?} {spec}: {got} {want}"
+                        );
                     }
                 }
             }
@@ -145,7 +194,13 @@ mod tests {
     #[test]
     fn the_compatibility_rule_has_its_known_bias() {
         let x = ndarray::array![[0.7, 0.3, -2.0]];
-        for (steps, want) in [(1, -5.393), (2, -5.112), (4, -4.504), (8, -4.215), (64, -4.159)] {
+        for (steps, want) in [
+            (1, -5.393),
+            (2, -5.112),
+            (4, -4.504),
+            (8, -4.215),
+            (64, -4.159),
+        ] {
             let spec = format!("{{flow-map: {{steps: {steps}, rule: forward-average}}}}");
             let got = run(&flow_matching(1), 1.0, &spec, &x)[0];
             assert!((got - want).abs() < 5e-4, "{steps}: {got}, expected {want}");
@@ -158,12 +213,23 @@ mod tests {
         let estimators = vec![Divergence::FlowMap(Default::default())];
         let model = flow_matching(1);
         let mut sources = Sources::default();
-        sources.maps.insert("f2d2".to_owned(), Box::new(model.clone()));
+        sources
+            .maps
+            .insert("f2d2".to_owned(), Box::new(model.clone()));
         let solver = Solver::defaults().remove(0);
         let (prior, key) = (Prior { std: 1.0 }, Key { seed: 0 });
-        let task = Task { curve: &model.curve, prior, solver: &solver, estimators: &estimators, key };
+        let task = Task {
+            curve: &model.curve,
+            prior,
+            solver: &solver,
+            estimators: &estimators,
+            key,
+        };
         let rows = evaluate(&mut sources, &task, &[0, 1], &x).expect("analytic");
-        assert_eq!((rows[0].status, rows[1].status), (Status::Ok, Status::NonFinite));
+        assert_eq!(
+            (rows[0].status, rows[1].status),
+            (Status::Ok, Status::NonFinite)
+        );
         assert_eq!((rows[1].log_likelihood, rows[0].evaluations), (None, 8));
     }
 }

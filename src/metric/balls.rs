@@ -52,11 +52,16 @@ impl<'a> Balls<'a> {
         let rows = centres.rows;
         let parts = pairs::by_rows(rows, rows, |first, distances| {
             let rows = distances.rows().into_iter().enumerate();
-            rows.map(|(i, row)| radii(row, first + i, centres.quarters, k)).collect::<Vec<_>>()
+            rows.map(|(i, row)| radii(row, first + i, centres.quarters, k))
+                .collect::<Vec<_>>()
         });
         let radii: Vec<Radii> = parts.into_iter().flatten().collect();
         let largest = radii.iter().map(Radii::largest).collect();
-        Balls { centres, radii, largest }
+        Balls {
+            centres,
+            radii,
+            largest,
+        }
     }
 
     /// Counts over the points.
@@ -70,13 +75,27 @@ impl<'a> Balls<'a> {
     }
 
     /// Counts over the rows of one side, by the columns of the other: `ball` is which of both is the centre.
-    fn tally(&self, rows: Side, columns: Side, count: Count, ball: impl Fn(usize, usize) -> usize + Sync) -> Tally {
+    fn tally(
+        &self,
+        rows: Side,
+        columns: Side,
+        count: Count,
+        ball: impl Fn(usize, usize) -> usize + Sync,
+    ) -> Tally {
         let divided = rows.quarters.is_some();
         let parts = pairs::by_rows(rows.rows, columns.rows, |first, distances| {
             let mut tally = Tally::empty(divided);
-            for (i, row) in distances.rows().into_iter().enumerate().map(|(i, row)| (first + i, row)) {
+            for (i, row) in distances
+                .rows()
+                .into_iter()
+                .enumerate()
+                .map(|(i, row)| (first + i, row))
+            {
                 let quarters = rows.quarters_of(i);
-                let mut inside = Inside { whole: 0, parts: [[0; WAYS]; DIVISIONS] };
+                let mut inside = Inside {
+                    whole: 0,
+                    parts: [[0; WAYS]; DIVISIONS],
+                };
                 for (j, d) in row.iter().enumerate() {
                     let ball = ball(i, j);
                     if *d < self.largest[ball] {
@@ -85,7 +104,11 @@ impl<'a> Balls<'a> {
                 }
                 if count == Count::Any {
                     inside.whole = inside.whole.min(1);
-                    inside.parts.iter_mut().flatten().for_each(|count| *count = (*count).min(1));
+                    inside
+                        .parts
+                        .iter_mut()
+                        .flatten()
+                        .for_each(|count| *count = (*count).min(1));
                 }
                 tally.add(inside.whole, quarters, &inside.parts);
             }
@@ -105,8 +128,11 @@ impl Radii {
 impl Inside {
     fn add(&mut self, distance: f64, radii: &Radii, quarters: Option<(&Quarters, &Quarters)>) {
         self.whole += u64::from(distance < radii.whole);
-        let (Some(parts), Some((one, other))) = (&radii.parts, quarters) else { return };
-        for (((counts, radii), a), b) in self.parts.iter_mut().zip(parts.iter()).zip(one).zip(other) {
+        let (Some(parts), Some((one, other))) = (&radii.parts, quarters) else {
+            return;
+        };
+        for (((counts, radii), a), b) in self.parts.iter_mut().zip(parts.iter()).zip(one).zip(other)
+        {
             together(*a, *b).for_each(|way| counts[way] += u64::from(distance < radii[way]));
         }
     }

@@ -40,18 +40,33 @@ impl Statistic for C2st {
     fn notes(&self, sets: Sets<&Sample>) -> Vec<String> {
         let both = [("generated", sets.generated), ("reference", sets.reference)];
         let what = "and stand among what is learned from and among what is held out";
-        notes::copies_on_both_sides(&both, what).into_iter().collect()
+        notes::copies_on_both_sides(&both, what)
+            .into_iter()
+            .collect()
     }
 
-    fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
+    fn compute(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        key: Key,
+    ) -> Result<Estimate, String> {
         let (generated, reference) = (generated.all()?, reference.all()?);
         let size = generated.nrows().min(reference.nrows()).min(MOST);
-        let drawn = |x: ArrayView2<f64>, side| x.select(Axis(0), &draws::order(x.nrows(), key, side)[..size]);
+        let drawn = |x: ArrayView2<f64>, side| {
+            x.select(Axis(0), &draws::order(x.nrows(), key, side)[..size])
+        };
         let sides = [drawn(generated, 0), drawn(reference, 1)];
         let join = |range: std::ops::Range<usize>| {
-            let parts = sides.each_ref().map(|side| side.slice(s![range.clone(), ..]));
-            let classes = (0..2 * range.len()).map(|i| i < range.len()).collect::<Vec<_>>();
-            concatenate(Axis(0), &parts).map(|x| (x, classes)).map_err(|e| e.to_string())
+            let parts = sides
+                .each_ref()
+                .map(|side| side.slice(s![range.clone(), ..]));
+            let classes = (0..2 * range.len())
+                .map(|i| i < range.len())
+                .collect::<Vec<_>>();
+            concatenate(Axis(0), &parts)
+                .map(|x| (x, classes))
+                .map_err(|e| e.to_string())
         };
         let ((train, classes), (test, truth)) = (join(0..size / 2)?, join(size / 2..size)?);
         let features = Features::of(train.view());
@@ -64,7 +79,11 @@ impl Statistic for C2st {
         };
         let tested = truth.len() as f64;
         let value = scores.iter().zip(&truth).map(point).sum::<f64>() / tested;
-        Ok(Estimate { value, stderr: Some((value * (1.0 - value) / tested).sqrt()), n: generated.nrows() })
+        Ok(Estimate {
+            value,
+            stderr: Some((value * (1.0 - value) / tested).sqrt()),
+            n: generated.nrows(),
+        })
     }
 }
 
@@ -77,7 +96,11 @@ struct Features {
 impl Features {
     fn of(train: ArrayView2<f64>) -> Features {
         let linear = moments(train);
-        let square = moments(standardised(train.to_owned(), &linear).mapv_into(|z| z * z).view());
+        let square = moments(
+            standardised(train.to_owned(), &linear)
+                .mapv_into(|z| z * z)
+                .view(),
+        );
         Features { linear, square }
     }
 
@@ -96,7 +119,9 @@ fn moments(x: ArrayView2<f64>) -> [Array1<f64>; 2] {
     let mean = x.sum_axis(Axis(0)) / x.nrows() as f64;
     let spread = (&x - &mean).mapv_into(|v| v * v).sum_axis(Axis(0)) / x.nrows() as f64;
     let floor = mean.mapv(|m| 1e-24 * m * m + f64::MIN_POSITIVE);
-    let inverse = ndarray::Zip::from(&spread).and(&floor).map_collect(|v, f| if v > f { 1.0 / v.sqrt() } else { 0.0 });
+    let inverse = ndarray::Zip::from(&spread)
+        .and(&floor)
+        .map_collect(|v, f| if v > f { 1.0 / v.sqrt() } else { 0.0 });
     [mean, inverse]
 }
 
@@ -121,20 +146,35 @@ mod tests {
         // T14: Φ(|δ|/2) for a shift by δ; |δ| = 1 here, and Φ(½) = 0.6915.
         let (x, y) = (normal(1, 8000, 4, 0.0, 1.0), normal(2, 9000, 4, 0.5, 1.0));
         let got = accuracy(&x, &y, 0);
-        assert!((got.value - 0.691_462_461).abs() < 4.0 * got.stderr.expect("defined"), "{got:?}");
+        assert!(
+            (got.value - 0.691_462_461).abs() < 4.0 * got.stderr.expect("defined"),
+            "{got:?}"
+        );
         // N(0, 1) against N(0, 4), the best cut at |x|² = 8 ln 2 / 3: ½(P(|Z| < c) + P(|Z| > c/2)) = 0.6612.
         let (x, y) = (normal(3, 8000, 1, 0.0, 1.0), normal(4, 8000, 1, 0.0, 2.0));
         let got = accuracy(&x, &y, 0);
-        assert!((got.value - 0.6612).abs() < 4.0 * got.stderr.expect("defined"), "{got:?}");
+        assert!(
+            (got.value - 0.6612).abs() < 4.0 * got.stderr.expect("defined"),
+            "{got:?}"
+        );
     }
 
     #[test]
     fn equal_laws_give_a_half_with_an_honest_error() {
-        let draw = |i| accuracy(&normal(2 * i, 120, 3, 0.0, 1.0), &normal(2 * i + 1, 80, 3, 0.0, 1.0), i);
+        let draw = |i| {
+            accuracy(
+                &normal(2 * i, 120, 3, 0.0, 1.0),
+                &normal(2 * i + 1, 80, 3, 0.0, 1.0),
+                i,
+            )
+        };
         honest(0.15, draw);
         let values: Vec<f64> = (0..300).map(|i| draw(i).value).collect();
         let mean = stats::mean(&values).expect("many");
-        assert!((mean.value - 0.5).abs() < 4.0 * mean.stderr.expect("many"), "{mean:?}");
+        assert!(
+            (mean.value - 0.5).abs() < 4.0 * mean.stderr.expect("many"),
+            "{mean:?}"
+        );
     }
 
     #[test]

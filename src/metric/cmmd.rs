@@ -34,32 +34,62 @@ impl Statistic for Cmmd {
     fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
         discrepancy::at_least_two("cmmd", generated, reference)?;
         let fine = self.bandwidth.is_finite() && self.bandwidth > 0.0;
-        fine.then_some(()).ok_or_else(|| format!("cmmd: bandwidth is {}, expected a number above 0", self.bandwidth))
+        fine.then_some(()).ok_or_else(|| {
+            format!(
+                "cmmd: bandwidth is {}, expected a number above 0",
+                self.bandwidth
+            )
+        })
     }
 
     fn biased(&self) -> bool {
         true
     }
 
-    fn compute(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Estimate, String> {
+    fn compute(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        _key: Key,
+    ) -> Result<Estimate, String> {
         let all = self.bells(generated, reference)?;
         let with_itself = |mean: f64, n: usize| mean * (n - 1) as f64 / n as f64;
-        let [a, b] = [with_itself(all.within[0], generated.len()), with_itself(all.within[1], reference.len())];
+        let [a, b] = [
+            with_itself(all.within[0], generated.len()),
+            with_itself(all.within[1], reference.len()),
+        ];
         let value = at_least(SCALE * (a + b - 2.0 * all.between), 0.0);
-        Ok(Estimate { value, stderr: Some(SCALE * all.stderr()), n: generated.len() })
+        Ok(Estimate {
+            value,
+            stderr: Some(SCALE * all.stderr()),
+            n: generated.len(),
+        })
     }
 
-    fn influences(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Option<Influences>, String> {
-        Ok(Some(self.bells(generated, reference)?.influences(SCALE, generated, reference)))
+    fn influences(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        _key: Key,
+    ) -> Result<Option<Influences>, String> {
+        Ok(Some(
+            self.bells(generated, reference)?
+                .influences(SCALE, generated, reference),
+        ))
     }
 }
 
 impl Cmmd {
     fn bells(&self, generated: &Sample, reference: &Sample) -> Result<Discrepancy, String> {
-        let (x, y) = (unit("cmmd", generated.all()?)?, unit("cmmd", reference.all()?)?);
+        let (x, y) = (
+            unit("cmmd", generated.all()?)?,
+            unit("cmmd", reference.all()?)?,
+        );
         let rate = -0.5 / (self.bandwidth * self.bandwidth);
         // k − 1: the mean of numbers near 1 would lose what tells the two sets apart.
-        let bells = |x: ArrayView2<f64>, y: ArrayView2<f64>| pairs::squared(x, y).mapv_into(|d| (rate * d).exp_m1());
+        let bells = |x: ArrayView2<f64>, y: ArrayView2<f64>| {
+            pairs::squared(x, y).mapv_into(|d| (rate * d).exp_m1())
+        };
         Ok(Discrepancy::of(x.view(), y.view(), &bells))
     }
 }
@@ -73,7 +103,9 @@ pub fn unit(name: &str, rows: ArrayView2<f64>) -> Result<Array2<f64>, String> {
     for mut row in out.rows_mut() {
         let length = row.dot(&row).sqrt();
         if length == 0.0 {
-            return Err(format!("{name}: a sample is all zeros and has no direction"));
+            return Err(format!(
+                "{name}: a sample is all zeros and has no direction"
+            ));
         }
         row /= length;
     }
@@ -88,18 +120,29 @@ mod tests {
     #[test]
     fn two_directions_are_closed_form() {
         // Lengths do not matter: all of x points one way, all of y at a right angle to it.
-        let (x, y) = (ndarray::array![[1.0, 0.0], [5.0, 0.0]], ndarray::array![[0.0, 0.1], [0.0, 2.0], [0.0, 3.0]]);
-        let got = testing::compute(&Cmmd::default(), &x, &y, 0).expect("fine").value;
+        let (x, y) = (
+            ndarray::array![[1.0, 0.0], [5.0, 0.0]],
+            ndarray::array![[0.0, 0.1], [0.0, 2.0], [0.0, 3.0]],
+        );
+        let got = testing::compute(&Cmmd::default(), &x, &y, 0)
+            .expect("fine")
+            .value;
         let want = 1000.0 * (2.0 - 2.0 * (-2.0f64 / 200.0).exp());
         assert!((got - want).abs() < 1e-10 * want, "{got} {want}");
-        assert!(testing::compute(&Cmmd::default(), &(&x * 0.0), &y, 0).is_err_and(|e| e.contains("zeros")));
+        assert!(
+            testing::compute(&Cmmd::default(), &(&x * 0.0), &y, 0)
+                .is_err_and(|e| e.contains("zeros"))
+        );
     }
 
     #[test]
     fn the_standard_error_is_the_spread_over_repeated_draws() {
         for shift in [0.0, 0.4] {
             honest(0.2, |i| {
-                let (x, y) = (normal(2 * i, 80, 5, 0.3, 1.0), normal(2 * i + 1, 60, 5, 0.3 + shift, 1.0));
+                let (x, y) = (
+                    normal(2 * i, 80, 5, 0.3, 1.0),
+                    normal(2 * i + 1, 60, 5, 0.3 + shift, 1.0),
+                );
                 testing::compute(&Cmmd::default(), &x, &y, 0).expect("fine")
             });
         }

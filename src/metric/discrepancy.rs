@@ -27,19 +27,33 @@ impl Discrepancy {
     /// The second-order term makes the error hold under equal laws, where the first vanishes.
     pub fn of(x: ArrayView2<f64>, y: ArrayView2<f64>, kernel: &Kernel) -> Discrepancy {
         let (m, n) = (x.nrows() as f64, y.nrows() as f64);
-        let (xx, yy, xy) = (block(x, x, true, kernel), block(y, y, true, kernel), block(x, y, false, kernel));
+        let (xx, yy, xy) = (
+            block(x, x, true, kernel),
+            block(y, y, true, kernel),
+            block(x, y, false, kernel),
+        );
         let centred = |a: Array1<f64>| {
             let mean = a.sum() / a.len() as f64;
             a.mapv_into(|v| 2.0 * (v - mean))
         };
-        let influences = [centred(xx.row_means - xy.row_means), centred(yy.row_means - xy.column_means)];
+        let influences = [
+            centred(xx.row_means - xy.row_means),
+            centred(yy.row_means - xy.column_means),
+        ];
         let of_mean = |a: &Array1<f64>| a.dot(a) / (a.len() as f64 - 1.0) / a.len() as f64;
         let first = of_mean(&influences[0]) + of_mean(&influences[1]);
         // The plug-in first-order term holds the second-order one twice: once is right.
-        let second = 2.0 * xx.spread / (m * (m - 1.0)) + 2.0 * yy.spread / (n * (n - 1.0)) + 4.0 * xy.spread / (m * n);
+        let second = 2.0 * xx.spread / (m * (m - 1.0))
+            + 2.0 * yy.spread / (n * (n - 1.0))
+            + 4.0 * xy.spread / (m * n);
         // Near equal laws both are noisy; a floor keeps the difference positive without pushing it up.
         let variance = at_least(first - second, 0.25 * second);
-        Discrepancy { within: [xx.mean, yy.mean], between: xy.mean, influences, variance }
+        Discrepancy {
+            within: [xx.mean, yy.mean],
+            between: xy.mean,
+            influences,
+            variance,
+        }
     }
 
     /// E k(X, X') + E k(Y, Y') − 2 E k(X, Y), unbiased.
@@ -53,8 +67,13 @@ impl Discrepancy {
 
     /// Those of `scale` times the statistic, in the order in which samples came.
     pub fn influences(&self, scale: f64, x: &Sample, y: &Sample) -> Influences {
-        let of = |side: usize, sample: &Sample| sample.as_they_came(&(&self.influences[side] * scale).to_vec());
-        Influences { generated: of(0, x), reference: of(1, y) }
+        let of = |side: usize, sample: &Sample| {
+            sample.as_they_came(&(&self.influences[side] * scale).to_vec())
+        };
+        Influences {
+            generated: of(0, x),
+            reference: of(1, y),
+        }
     }
 }
 
@@ -77,7 +96,11 @@ fn block(x: ArrayView2<f64>, y: ArrayView2<f64>, within: bool, kernel: &Kernel) 
         if within {
             (first..last).for_each(|i| k[[i - first, i]] = 0.0);
         }
-        (k.sum_axis(Axis(1)), k.sum_axis(Axis(0)), k.iter().map(|v| v * v).sum::<f64>())
+        (
+            k.sum_axis(Axis(1)),
+            k.sum_axis(Axis(0)),
+            k.iter().map(|v| v * v).sum::<f64>(),
+        )
     };
     let (mut rows, mut columns, mut squares) = (Vec::with_capacity(m), Array1::zeros(n), 0.0);
     let chunks: Vec<usize> = (0..m.div_ceil(ROWS)).collect();
@@ -94,9 +117,18 @@ fn block(x: ArrayView2<f64>, y: ArrayView2<f64>, within: bool, kernel: &Kernel) 
     let row_means = Array1::from(rows);
     let column_means = columns / if within { partners } else { m as f64 };
     let mean = row_means.sum() / m as f64;
-    let variance = |a: &Array1<f64>| a.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / a.len() as f64;
-    let spread = at_least(squares / pairs - mean * mean - variance(&row_means) - variance(&column_means), 0.0);
-    Block { row_means, column_means, mean, spread }
+    let variance =
+        |a: &Array1<f64>| a.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / a.len() as f64;
+    let spread = at_least(
+        squares / pairs - mean * mean - variance(&row_means) - variance(&column_means),
+        0.0,
+    );
+    Block {
+        row_means,
+        column_means,
+        mean,
+        spread,
+    }
 }
 
 /// Refuses fewer than two samples on either side.

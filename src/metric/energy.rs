@@ -29,23 +29,47 @@ impl Statistic for Energy {
         true
     }
 
-    fn compute(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Estimate, String> {
+    fn compute(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        _key: Key,
+    ) -> Result<Estimate, String> {
         let all = lengths(generated, reference)?;
         let with_itself = |mean: f64, n: usize| mean * (n - 1) as f64 / n as f64;
-        let [a, b] = [with_itself(all.within[0], generated.len()), with_itself(all.within[1], reference.len())];
+        let [a, b] = [
+            with_itself(all.within[0], generated.len()),
+            with_itself(all.within[1], reference.len()),
+        ];
         let value = at_least(2.0 * all.between - a - b, 0.0);
-        Ok(Estimate { value, stderr: Some(all.stderr()), n: generated.len() })
+        Ok(Estimate {
+            value,
+            stderr: Some(all.stderr()),
+            n: generated.len(),
+        })
     }
 
-    fn influences(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Option<Influences>, String> {
-        Ok(Some(lengths(generated, reference)?.influences(-1.0, generated, reference)))
+    fn influences(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        _key: Key,
+    ) -> Result<Option<Influences>, String> {
+        Ok(Some(
+            lengths(generated, reference)?.influences(-1.0, generated, reference),
+        ))
     }
 }
 
 /// The discrepancy of kernel |x − y|: minus the energy distance, but for a sample with itself.
 fn lengths(generated: &Sample, reference: &Sample) -> Result<Discrepancy, String> {
-    let lengths = |x: ArrayView2<f64>, y: ArrayView2<f64>| pairs::squared(x, y).mapv_into(f64::sqrt);
-    Ok(Discrepancy::of(generated.all()?, reference.all()?, &lengths))
+    let lengths =
+        |x: ArrayView2<f64>, y: ArrayView2<f64>| pairs::squared(x, y).mapv_into(f64::sqrt);
+    Ok(Discrepancy::of(
+        generated.all()?,
+        reference.all()?,
+        &lengths,
+    ))
 }
 
 #[cfg(test)]
@@ -66,7 +90,10 @@ mod tests {
     #[test]
     fn the_standard_error_is_the_spread_over_repeated_draws() {
         honest(0.2, |i| {
-            let (x, y) = (normal(2 * i, 80, 3, 0.0, 1.0), normal(2 * i + 1, 60, 3, 0.7, 1.0));
+            let (x, y) = (
+                normal(2 * i, 80, 3, 0.0, 1.0),
+                normal(2 * i + 1, 60, 3, 0.7, 1.0),
+            );
             testing::compute(&Energy {}, &x, &y, 0).expect("fine")
         });
     }

@@ -168,7 +168,9 @@ impl Normalized {
     fn of(name: &str, sets: Sets<&Sample>, key: Key) -> Result<Normalized, String> {
         let (train, test) = (sets.of(Role::Train).all()?, sets.of(Role::Test).all()?);
         if train == test {
-            return Err(format!("{name}: the training data and the held-out data are the same samples"));
+            return Err(format!(
+                "{name}: the training data and the held-out data are the same samples"
+            ));
         }
         let constant = test.ncols() - sets.of(Role::Test).varying().len();
         if constant > 0 {
@@ -179,14 +181,32 @@ impl Normalized {
             ));
         }
         let train = train.select(Axis(0), &draws::order(train.nrows(), key, 2));
-        Ok(Normalized::new(train.view(), test, sets.generated.all()?, key))
+        Ok(Normalized::new(
+            train.view(),
+            test,
+            sets.generated.all()?,
+            key,
+        ))
     }
 
     /// In units of the held-out data; the baseline takes the first half of the training data.
-    fn new(train: ArrayView2<f64>, test: ArrayView2<f64>, generated: ArrayView2<f64>, key: Key) -> Normalized {
-        let (mean, std) = (test.mean_axis(Axis(0)).expect("samples"), test.std_axis(Axis(0), 1.0));
+    fn new(
+        train: ArrayView2<f64>,
+        test: ArrayView2<f64>,
+        generated: ArrayView2<f64>,
+        key: Key,
+    ) -> Normalized {
+        let (mean, std) = (
+            test.mean_axis(Axis(0)).expect("samples"),
+            test.std_axis(Axis(0), 1.0),
+        );
         let units = |x: ArrayView2<f64>| (&x - &mean) / &std;
-        Normalized { train: units(train), test: units(test), generated: units(generated), key }
+        Normalized {
+            train: units(train),
+            test: units(test),
+            generated: units(generated),
+            key,
+        }
     }
 
     /// At most so many samples, drawn by the seed where there are more.
@@ -198,15 +218,22 @@ impl Normalized {
     }
 
     /// What the training data's own law gives: for a half of them and the rest, and its variance over random halves.
-    fn baseline(&self, centres: usize, of: impl Fn(ArrayView2<f64>, ArrayView2<f64>) -> Scores) -> (Scores, f64) {
+    fn baseline(
+        &self,
+        centres: usize,
+        of: impl Fn(ArrayView2<f64>, ArrayView2<f64>) -> Scores,
+    ) -> (Scores, f64) {
         let n = self.train.nrows();
         let half = centres.min(self.generated.nrows()).min(n / 2);
-        let split = |train: ArrayView2<f64>| of(train.slice(s![..half, ..]), train.slice(s![half.., ..]));
+        let split =
+            |train: ArrayView2<f64>| of(train.slice(s![..half, ..]), train.slice(s![half.., ..]));
         let first = split(self.train.view());
         let mut means = vec![mean(&first.log_densities)];
         for again in 1..SPLITS {
             let order = draws::order(n, self.key, 2 + again);
-            means.push(mean(&split(self.train.select(Axis(0), &order).view()).log_densities));
+            means.push(mean(
+                &split(self.train.select(Axis(0), &order).view()).log_densities,
+            ));
         }
         (first, variance(&means))
     }
@@ -214,10 +241,17 @@ impl Normalized {
     /// 100/dim · Σ of the means of `terms`, with their error over samples and the variance that centres add.
     fn estimate(&self, terms: &[&[f64]], over_centres: f64) -> Estimate {
         let value: f64 = terms.iter().map(|term| mean(term)).sum();
-        let over_samples: f64 = terms.iter().map(|term| variance(term) / term.len() as f64).sum();
+        let over_samples: f64 = terms
+            .iter()
+            .map(|term| variance(term) / term.len() as f64)
+            .sum();
         let scale = 100.0 / self.test.ncols() as f64;
         let stderr = scale * (over_samples + at_least(over_centres, 0.0)).sqrt();
-        Estimate { value: scale * value, stderr: Some(stderr), n: self.generated.nrows() }
+        Estimate {
+            value: scale * value,
+            stderr: Some(stderr),
+            n: self.generated.nrows(),
+        }
     }
 }
 
@@ -243,8 +277,9 @@ fn over_centres(scores: &[&Scores]) -> f64 {
     for (scores, sign) in scores.iter().zip([1.0, -1.0]) {
         let points = scores.log_densities.len() as f64;
         influence.scaled_add(sign * n / points, &scores.shares);
-        let squares =
-            (scores.squares.iter()).zip(&scores.shares).map(|(square, share)| square - share * share / points);
+        let squares = (scores.squares.iter())
+            .zip(&scores.shares)
+            .map(|(square, share)| square - share * share / points);
         noise += n * squares.sum::<f64>() / (points * (points - 1.0));
     }
     let mean = influence.sum() / n;
@@ -263,9 +298,18 @@ mod tests {
 
     fn metric(name: &str, fit: Fit) -> Metric {
         match name {
-            "fld" => Metric::Fld(Fld { fit, ..Fld::default() }),
-            "fld-gap" => Metric::FldGap(FldGap { fit, ..FldGap::default() }),
-            _ => Metric::FldPrecision(FldPrecision { fit, ..FldPrecision::default() }),
+            "fld" => Metric::Fld(Fld {
+                fit,
+                ..Fld::default()
+            }),
+            "fld-gap" => Metric::FldGap(FldGap {
+                fit,
+                ..FldGap::default()
+            }),
+            _ => Metric::FldPrecision(FldPrecision {
+                fit,
+                ..FldPrecision::default()
+            }),
         }
     }
 
@@ -274,14 +318,31 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/metrics/fld.npz");
         let mut archive = NpzReader::new(File::open(path).expect(path)).expect("an archive");
         for name in ["full", "wide", "copies"] {
-            let mut rows = |part: &str| -> Array2<f64> { archive.by_name(&format!("{name}_{part}")).expect(part) };
+            let mut rows = |part: &str| -> Array2<f64> {
+                archive.by_name(&format!("{name}_{part}")).expect(part)
+            };
             let [generated, train, test] = ["generated", "train", "test"].map(&mut rows);
-            let sets = Normalized::new(train.view(), test.view(), generated.view(), Key { seed: 0 });
-            let got = [Fld::default().of(&sets), FldGap::default().of(&sets), FldPrecision::default().of(&sets)];
+            let sets =
+                Normalized::new(train.view(), test.view(), generated.view(), Key { seed: 0 });
+            let got = [
+                Fld::default().of(&sets),
+                FldGap::default().of(&sets),
+                FldPrecision::default().of(&sets),
+            ];
             for (metric, got) in ["fld", "fld-gap", "fld-precision"].into_iter().zip(got) {
                 let want: Array1<f64> = archive.by_name(&format!("{name}_{metric}")).expect(metric);
-                println!("{name} {metric} {} {:.1e} ± {:?}", want[0], (got.value - want[0]).abs(), got.stderr);
-                assert!((got.value - want[0]).abs() < 1e-5, "{name} {metric}: {} {}", got.value, want[0]);
+                println!(
+                    "{name} {metric} {} {:.1e} ± {:?}",
+                    want[0],
+                    (got.value - want[0]).abs(),
+                    got.stderr
+                );
+                assert!(
+                    (got.value - want[0]).abs() < 1e-5,
+                    "{name} {metric}: {} {}",
+                    got.value,
+                    want[0]
+                );
             }
         }
     }
@@ -289,19 +350,32 @@ mod tests {
     #[test]
     fn the_standard_error_is_the_spread_over_repeated_draws() {
         let sets = |i, d| {
-            [normal(3 * i, 60, d, 0.2, 1.0), normal(3 * i + 1, 120, d, 0.0, 1.0), normal(3 * i + 2, 60, d, 0.0, 1.0)]
+            [
+                normal(3 * i, 60, d, 0.2, 1.0),
+                normal(3 * i + 1, 120, d, 0.0, 1.0),
+                normal(3 * i + 2, 60, d, 0.0, 1.0),
+            ]
         };
-        for (name, d) in [("fld", 3), ("fld-gap", 3), ("fld-precision", 3), ("fld", 10)] {
-            let ratio =
-                repeated(100, |i| of_three(&metric(name, Fit::Reference), sets(i, d).each_ref(), i).expect("fine"));
+        for (name, d) in [
+            ("fld", 3),
+            ("fld-gap", 3),
+            ("fld-precision", 3),
+            ("fld", 10),
+        ] {
+            let ratio = repeated(100, |i| {
+                of_three(&metric(name, Fit::Reference), sets(i, d).each_ref(), i).expect("fine")
+            });
             assert!((0.7..1.3).contains(&ratio), "{name} {d}: {ratio}");
         }
     }
 
     #[test]
     fn copies_are_worse_than_fresh_samples_and_bad_ones_too() {
-        let (train, test, fresh) =
-            (normal(1, 200, 5, 0.0, 1.0), normal(2, 100, 5, 0.0, 1.0), normal(3, 100, 5, 0.0, 1.0));
+        let (train, test, fresh) = (
+            normal(1, 200, 5, 0.0, 1.0),
+            normal(2, 100, 5, 0.0, 1.0),
+            normal(3, 100, 5, 0.0, 1.0),
+        );
         let copies = &train.slice(s![..100, ..]) + 1e-3;
         let bad = normal(4, 100, 5, 1.5, 1.0);
         for fit in [Fit::Reference, Fit::Converged] {
@@ -311,7 +385,9 @@ mod tests {
             };
             let (fld, error) = of("fld", &fresh);
             assert!(fld.abs() < 4.0 * error, "{fld} {error}");
-            assert!(of("fld", &copies).0 > fld + 5.0 * error && of("fld", &bad).0 > fld + 5.0 * error);
+            assert!(
+                of("fld", &copies).0 > fld + 5.0 * error && of("fld", &bad).0 > fld + 5.0 * error
+            );
             // Copies are good samples, and the gap alone says what is wrong with them.
             assert!(of("fld-precision", &copies).0.abs() < 4.0 * of("fld-precision", &copies).1);
             assert!(of("fld-precision", &bad).0 > 5.0 * of("fld-precision", &bad).1);
@@ -321,18 +397,44 @@ mod tests {
 
     #[test]
     fn what_the_definition_does_not_allow_is_refused() {
-        let (x, y, z) = (normal(1, 20, 3, 0.0, 1.0), normal(2, 20, 3, 0.0, 1.0), normal(3, 20, 3, 0.0, 1.0));
-        let refused = |sets: [&Array2<f64>; 3]| of_three(&metric("fld", Fit::Reference), sets, 0).expect_err("refused");
+        let (x, y, z) = (
+            normal(1, 20, 3, 0.0, 1.0),
+            normal(2, 20, 3, 0.0, 1.0),
+            normal(3, 20, 3, 0.0, 1.0),
+        );
+        let refused = |sets: [&Array2<f64>; 3]| {
+            of_three(&metric("fld", Fit::Reference), sets, 0).expect_err("refused")
+        };
         assert!(refused([&x, &y, &y]).contains("same samples"));
         let mut constant = z.clone();
         constant.column_mut(1).fill(0.1);
         assert!(refused([&x, &y, &constant]).contains("1 of 3 numbers"));
         let few = y.slice(s![..3, ..]).to_owned();
         assert!(refused([&x, &few, &z]).contains("3 training"));
-        let two = crate::metric::testing::measured(&metric("fld", Fit::Reference), &x, &y).expect_err("two sets");
+        let two = crate::metric::testing::measured(&metric("fld", Fit::Reference), &x, &y)
+            .expect_err("two sets");
         assert!(two.contains("`train`") && two.contains("`test`"), "{two}");
-        let many = Sets { generated: 20_000, reference: 2_000_000, train: None, test: Some(9) };
-        assert!(Fld::default().check_all(many).is_err_and(|e| e.contains("at most 536")));
-        assert!(Fld { centres: 1, ..Fld::default() }.check_all(Sets { test: Some(9), ..Sets::two(9, 9) }).is_err());
+        let many = Sets {
+            generated: 20_000,
+            reference: 2_000_000,
+            train: None,
+            test: Some(9),
+        };
+        assert!(
+            Fld::default()
+                .check_all(many)
+                .is_err_and(|e| e.contains("at most 536"))
+        );
+        assert!(
+            Fld {
+                centres: 1,
+                ..Fld::default()
+            }
+            .check_all(Sets {
+                test: Some(9),
+                ..Sets::two(9, 9)
+            })
+            .is_err()
+        );
     }
 }

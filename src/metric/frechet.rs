@@ -34,20 +34,41 @@ impl Statistic for Frechet {
     /// The standard error is the delta method's, with both sets of samples random. It describes the
     /// spread and not the bias: the distance of finite samples is too large by about c/n. Of more than
     /// 8,192 samples it is taken from that many, drawn by the seed.
-    fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
+    fn compute(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        key: Key,
+    ) -> Result<Estimate, String> {
         let (g, r) = (Side::whole(generated)?, Side::whole(reference)?);
         let coupling = Coupling::of(&g, &r)?;
-        let variance = coupling.variance(generated, &g, 0, key)? + coupling.variance(reference, &r, 1, key)?;
-        Ok(Estimate { value: coupling.distance, stderr: Some(variance.sqrt()), n: generated.len() })
+        let variance =
+            coupling.variance(generated, &g, 0, key)? + coupling.variance(reference, &r, 1, key)?;
+        Ok(Estimate {
+            value: coupling.distance,
+            stderr: Some(variance.sqrt()),
+            n: generated.len(),
+        })
     }
 
     fn notes(&self, sets: Sets<&Sample>) -> Vec<String> {
-        let width = sets.generated.varying().len().max(sets.reference.varying().len());
+        let width = sets
+            .generated
+            .varying()
+            .len()
+            .max(sets.reference.varying().len());
         let [generated, reference] = [sets.generated, sets.reference].map(|set| Some(set.len()));
-        notes::few_for_a_covariance(width, generated, reference).into_iter().collect()
+        notes::few_for_a_covariance(width, generated, reference)
+            .into_iter()
+            .collect()
     }
 
-    fn influences(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Option<Influences>, String> {
+    fn influences(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        _key: Key,
+    ) -> Result<Option<Influences>, String> {
         let (g, r) = (Side::whole(generated)?, Side::whole(reference)?);
         let coupling = Coupling::of(&g, &r)?;
         let of = |sample: &Sample, side: &Side, number: usize| -> Result<Vec<f64>, String> {
@@ -57,7 +78,10 @@ impl Statistic for Frechet {
             values.iter_mut().for_each(|v| *v -= mean);
             Ok(sample.as_they_came(&values))
         };
-        Ok(Some(Influences { generated: of(generated, &g, 0)?, reference: of(reference, &r, 1)? }))
+        Ok(Some(Influences {
+            generated: of(generated, &g, 0)?,
+            reference: of(reference, &r, 1)?,
+        }))
     }
 }
 
@@ -105,7 +129,11 @@ impl Side {
         let kept = sample.varying();
         let read = |positions: &[usize]| -> Result<Array2<f64>, String> {
             let rows = sample.rows(positions)?;
-            Ok(if kept.len() < rows.ncols() { rows.select(Axis(1), kept) } else { rows })
+            Ok(if kept.len() < rows.ncols() {
+                rows.select(Axis(1), kept)
+            } else {
+                rows
+            })
         };
         let mut mean = sample.rows(&positions[..1])?.row(0).to_owned();
         let (some, small) = fit(&read, positions, kept.len())?;
@@ -126,10 +154,18 @@ impl Side {
         let (values, vectors) = linalg::eigh(covariance.view())?;
         let largest = values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
         if let Some(negative) = values.iter().find(|v| **v < -LEAST_EIGENVALUE * largest) {
-            return Err(format!("the covariance has the eigenvalue {negative:e}, expected none below zero"));
+            return Err(format!(
+                "the covariance has the eigenvalue {negative:e}, expected none below zero"
+            ));
         }
-        let factor = (vectors * values.mapv(|v| v.max(0.0).sqrt())).reversed_axes().as_standard_layout().into_owned();
-        Ok(Side { mean: mean.clone(), factor })
+        let factor = (vectors * values.mapv(|v| v.max(0.0).sqrt()))
+            .reversed_axes()
+            .as_standard_layout()
+            .into_owned();
+        Ok(Side {
+            mean: mean.clone(),
+            factor,
+        })
     }
 
     fn trace(&self) -> f64 {
@@ -168,7 +204,9 @@ fn fit(read: &Read, positions: &[usize], d: usize) -> Result<(Array1<f64>, Array
     for block in positions.chunks(block) {
         let mut stack = Array2::zeros((r.nrows() + block.len(), d));
         stack.slice_mut(s![..r.nrows(), ..]).assign(&r);
-        stack.slice_mut(s![r.nrows().., ..]).assign(&(read(block)? - &mean));
+        stack
+            .slice_mut(s![r.nrows().., ..])
+            .assign(&(read(block)? - &mean));
         r = linalg::qr_r(stack.view());
     }
     Ok((mean, r))
@@ -211,11 +249,16 @@ impl Coupling {
         // d tr(Σ₁Σ₂)^{1/2}/dΣ₁ = ½ R₂ᵀ V S⁻¹ Vᵀ R₂, and the mirror image for Σ₂.
         let floor = 1e-10 * s.iter().fold(0.0f64, |a, b| a.max(*b));
         let inverse_root = s.mapv(|s| if s > floor { 1.0 / s.sqrt() } else { 0.0 });
-        let root =
-            |basis: &Array2<f64>, factor: &Array2<f64>| linalg::matmul((basis * &inverse_root).t(), factor.view());
+        let root = |basis: &Array2<f64>, factor: &Array2<f64>| {
+            linalg::matmul((basis * &inverse_root).t(), factor.view())
+        };
         let (first, second) = rayon::join(|| root(&v, &r.factor), || root(&u, &g.factor));
         let roots = [first, second];
-        Ok(Coupling { distance: distance(g, r, s.sum()), gap: &g.mean - &r.mean, roots })
+        Ok(Coupling {
+            distance: distance(g, r, s.sum()),
+            gap: &g.mean - &r.mean,
+            roots,
+        })
     }
 
     /// The part of one side's samples in the variance of the distance: that of the influence over its rows,
@@ -223,9 +266,19 @@ impl Coupling {
     ///
     /// # Errors
     /// Where rows cannot be read.
-    pub fn variance(&self, sample: &Sample, side: &Side, number: usize, key: Key) -> Result<f64, String> {
+    pub fn variance(
+        &self,
+        sample: &Sample,
+        side: &Side,
+        number: usize,
+        key: Key,
+    ) -> Result<f64, String> {
         let n = sample.len();
-        let mut order = if n > ERROR_ROWS { draws::order(n, key, number as u64) } else { (0..n).collect() };
+        let mut order = if n > ERROR_ROWS {
+            draws::order(n, key, number as u64)
+        } else {
+            (0..n).collect()
+        };
         order.truncate(ERROR_ROWS);
         let values = self.influences(sample, side, number, &order)?;
         let count = values.len() as f64;
@@ -234,15 +287,31 @@ impl Coupling {
     }
 
     /// (x−μ)ᵀ(2·gap + (I − M)(x−μ)) of the rows at the given positions, up to a constant.
-    fn influences(&self, sample: &Sample, side: &Side, number: usize, positions: &[usize]) -> Result<Vec<f64>, String> {
-        let (gap, root) = (&self.gap * if number == 0 { 2.0 } else { -2.0 }, &self.roots[number]);
+    fn influences(
+        &self,
+        sample: &Sample,
+        side: &Side,
+        number: usize,
+        positions: &[usize],
+    ) -> Result<Vec<f64>, String> {
+        let (gap, root) = (
+            &self.gap * if number == 0 { 2.0 } else { -2.0 },
+            &self.roots[number],
+        );
         let parts: Vec<Vec<f64>> = positions
             .par_chunks(ROWS)
             .map(|positions| {
                 let centred = sample.rows(positions)? - &side.mean;
                 let weighted = linalg::matmul(centred.view(), root.t());
-                let one = |(x, w): (ArrayView1<f64>, ArrayView1<f64>)| gap.dot(&x) + x.dot(&x) - w.dot(&w);
-                Ok(centred.rows().into_iter().zip(weighted.rows()).map(one).collect())
+                let one = |(x, w): (ArrayView1<f64>, ArrayView1<f64>)| {
+                    gap.dot(&x) + x.dot(&x) - w.dot(&w)
+                };
+                Ok(centred
+                    .rows()
+                    .into_iter()
+                    .zip(weighted.rows())
+                    .map(one)
+                    .collect())
             })
             .collect::<Result<_, String>>()?;
         Ok(parts.into_iter().flatten().collect())
@@ -255,7 +324,9 @@ impl Coupling {
 /// As [`Coupling::of`].
 pub fn alone(g: &Side, r: &Side) -> Result<f64, String> {
     let cross = linalg::matmul(g.factor.view(), r.factor.t());
-    let nuclear = linalg::singular_values(cross.view()).map_err(str::to_owned)?.sum();
+    let nuclear = linalg::singular_values(cross.view())
+        .map_err(str::to_owned)?
+        .sum();
     Ok(distance(g, r, nuclear))
 }
 
@@ -285,7 +356,10 @@ mod tests {
             let mean = x.mean_axis(Axis(0)).expect("rows");
             let shift: f64 = mean.iter().map(|m| (0.7 * m + 0.25f64).powi(2)).sum();
             let want = shift + 0.49 * trace;
-            assert!((distance(&x, &y).value - want).abs() < 1e-12 * want, "n = {n}");
+            assert!(
+                (distance(&x, &y).value - want).abs() < 1e-12 * want,
+                "n = {n}"
+            );
         }
     }
 
@@ -315,7 +389,12 @@ mod tests {
     fn a_given_law_is_that_of_its_samples() {
         for n in [5, 300] {
             let (x, y) = (normal(1, n, 12, 0.0, 1.0), normal(2, 400, 12, 0.3, 1.4));
-            let moments = |x: &Array2<f64>| (Moments::of(x.view()).covariance(), x.mean_axis(Axis(0)).expect("rows"));
+            let moments = |x: &Array2<f64>| {
+                (
+                    Moments::of(x.view()).covariance(),
+                    x.mean_axis(Axis(0)).expect("rows"),
+                )
+            };
             let [a, b] = [&x, &y].map(|x| {
                 let (covariance, mean) = moments(x);
                 Side::given(&mean, &covariance).expect("a covariance")
@@ -334,24 +413,43 @@ mod tests {
         let (a, b) = (normal(1, 5000, 6, 0.0, 1.0), normal(2, 4000, 6, 0.2, 1.3));
         let few = |x: &Array2<f64>| linalg::qr_r((x - &x.mean_axis(Axis(0)).expect("rows")).view());
         let sample = Sample::new(&a).expect("finite");
-        let (_, r) = fit(&|at: &[usize]| sample.rows(at), &(0..5000).collect::<Vec<_>>(), 6).expect("finite");
+        let (_, r) = fit(
+            &|at: &[usize]| sample.rows(at),
+            &(0..5000).collect::<Vec<_>>(),
+            6,
+        )
+        .expect("finite");
         let want = few(&a);
-        assert!((r.t().dot(&r) - want.t().dot(&want)).iter().all(|e| e.abs() < 1e-9));
+        assert!(
+            (r.t().dot(&r) - want.t().dot(&want))
+                .iter()
+                .all(|e| e.abs() < 1e-9)
+        );
         // Two columns more: one constant, one a sum. The distance is that of orthogonally equivalent data.
         let widen = |x: &Array2<f64>| {
             let n = x.nrows();
-            let sum = (&x.column(0) + &x.column(1)).into_shape_with_order((n, 1)).expect("one column");
+            let sum = (&x.column(0) + &x.column(1))
+                .into_shape_with_order((n, 1))
+                .expect("one column");
             ndarray::concatenate![Axis(1), *x, Array2::from_elem((n, 1), 0.1), sum]
         };
         // (x₀, x₁, x₀ + x₁) is (√½(x₀ − x₁), √(3/2)(x₀ + x₁)) in another basis, and a zero.
         let turn = |x: &Array2<f64>| {
             let mut out = x.clone();
-            out.column_mut(0).assign(&((&x.column(0) - &x.column(1)) * 0.5f64.sqrt()));
-            out.column_mut(1).assign(&((&x.column(0) + &x.column(1)) * 1.5f64.sqrt()));
+            out.column_mut(0)
+                .assign(&((&x.column(0) - &x.column(1)) * 0.5f64.sqrt()));
+            out.column_mut(1)
+                .assign(&((&x.column(0) + &x.column(1)) * 1.5f64.sqrt()));
             out
         };
-        let (got, want) = (distance(&widen(&a), &widen(&b)), distance(&turn(&a), &turn(&b)));
-        assert!((got.value - want.value).abs() < 1e-10 * want.value, "{got:?} {want:?}");
+        let (got, want) = (
+            distance(&widen(&a), &widen(&b)),
+            distance(&turn(&a), &turn(&b)),
+        );
+        assert!(
+            (got.value - want.value).abs() < 1e-10 * want.value,
+            "{got:?} {want:?}"
+        );
         let (e, f) = (got.stderr.expect("defined"), want.stderr.expect("defined"));
         assert!((e - f).abs() < 1e-6 * f, "{e} {f}");
     }
@@ -359,11 +457,19 @@ mod tests {
     #[test]
     fn the_standard_error_is_the_spread_over_repeated_draws() {
         let results: Vec<Estimate> = (0..300)
-            .map(|i| distance(&normal(2 * i + 10, 400, 4, 0.0, 1.0), &normal(2 * i + 11, 300, 4, 0.5, 1.4)))
+            .map(|i| {
+                distance(
+                    &normal(2 * i + 10, 400, 4, 0.0, 1.0),
+                    &normal(2 * i + 11, 300, 4, 0.5, 1.4),
+                )
+            })
             .collect();
         let values: Vec<f64> = results.iter().map(|e| e.value).collect();
-        let spread = stats::mean(&values).and_then(|e| e.stderr).expect("many") * (values.len() as f64).sqrt();
-        let claimed = stats::mean(&results.iter().filter_map(|e| e.stderr).collect::<Vec<_>>()).expect("many").value;
+        let spread = stats::mean(&values).and_then(|e| e.stderr).expect("many")
+            * (values.len() as f64).sqrt();
+        let claimed = stats::mean(&results.iter().filter_map(|e| e.stderr).collect::<Vec<_>>())
+            .expect("many")
+            .value;
         assert!((claimed / spread - 1.0).abs() < 0.15, "{claimed} {spread}");
     }
 }

@@ -47,7 +47,12 @@ impl Statistic for FrechetInfinity {
         false
     }
 
-    fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
+    fn compute(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        key: Key,
+    ) -> Result<Estimate, String> {
         let n = generated.len();
         // With fewer samples than columns a distance is no line in 1/n.
         let (smallest, width) = (n / self.points, generated.width());
@@ -65,22 +70,49 @@ impl Statistic for FrechetInfinity {
         let of_generated = coupling.variance(generated, &g, 0, key)?;
         let first = of_generated + coupling.variance(reference, &r, 1, key)?;
 
-        let mut line = vec![Point { inverse: 1.0 / n as f64, weight: 1.0, distance: coupling.distance, noise: None }];
+        let mut line = vec![Point {
+            inverse: 1.0 / n as f64,
+            weight: 1.0,
+            distance: coupling.distance,
+            noise: None,
+        }];
         for m in 2..=self.points {
             let order = draws::order(n, key, 1000 + m as u64);
             let distances: Vec<f64> = (0..m)
-                .map(|b| frechet::alone(&Side::of(generated, &order[b * n / m..(b + 1) * n / m])?, &r))
+                .map(|b| {
+                    frechet::alone(
+                        &Side::of(generated, &order[b * n / m..(b + 1) * n / m])?,
+                        &r,
+                    )
+                })
                 .collect::<Result<_, String>>()?;
             let mean = stats::mean(&distances).ok_or("frechet-infinity: no block")?;
             // The spread over blocks holds the first order of n/m samples too, which the average over all does not.
             let noise = mean.stderr.map(|e| at_least(e * e - of_generated, 0.0));
-            line.push(Point { inverse: m as f64 / n as f64, weight: 1.0 / m as f64, distance: mean.value, noise });
+            line.push(Point {
+                inverse: m as f64 / n as f64,
+                weight: 1.0 / m as f64,
+                distance: mean.value,
+                noise,
+            });
         }
         let (value, weights) = intercept(&line);
         // One constant c with noise c·m/N² per average, from all points.
-        let scale = line.iter().filter_map(|p| Some(p.noise? * p.weight)).sum::<f64>() / (line.len() - 1) as f64;
-        let second: f64 = line.iter().zip(&weights).map(|(p, w)| w * w * scale / p.weight).sum();
-        Ok(Estimate { value, stderr: Some((first + second).sqrt()), n })
+        let scale = line
+            .iter()
+            .filter_map(|p| Some(p.noise? * p.weight))
+            .sum::<f64>()
+            / (line.len() - 1) as f64;
+        let second: f64 = line
+            .iter()
+            .zip(&weights)
+            .map(|(p, w)| w * w * scale / p.weight)
+            .sum();
+        Ok(Estimate {
+            value,
+            stderr: Some((first + second).sqrt()),
+            n,
+        })
     }
 }
 
@@ -97,10 +129,18 @@ struct Point {
 fn intercept(line: &[Point]) -> (f64, Vec<f64>) {
     let total: f64 = line.iter().map(|p| p.weight).sum();
     let centre = line.iter().map(|p| p.weight * p.inverse).sum::<f64>() / total;
-    let spread: f64 = line.iter().map(|p| p.weight * (p.inverse - centre).powi(2)).sum();
-    let weights: Vec<f64> =
-        line.iter().map(|p| p.weight * (1.0 / total - centre * (p.inverse - centre) / spread)).collect();
-    (line.iter().zip(&weights).map(|(p, w)| p.distance * w).sum(), weights)
+    let spread: f64 = line
+        .iter()
+        .map(|p| p.weight * (p.inverse - centre).powi(2))
+        .sum();
+    let weights: Vec<f64> = line
+        .iter()
+        .map(|p| p.weight * (1.0 / total - centre * (p.inverse - centre) / spread))
+        .collect();
+    (
+        line.iter().zip(&weights).map(|(p, w)| p.distance * w).sum(),
+        weights,
+    )
 }
 
 #[cfg(test)]
@@ -115,7 +155,12 @@ mod tests {
         let line: Vec<Point> = (1..=4)
             .map(|m| {
                 let m = f64::from(m);
-                Point { inverse: m / 40.0, weight: 1.0 / m, distance: 3.0 + 5.0 * m / 40.0, noise: None }
+                Point {
+                    inverse: m / 40.0,
+                    weight: 1.0 / m,
+                    distance: 3.0 + 5.0 * m / 40.0,
+                    noise: None,
+                }
             })
             .collect();
         let (value, weights) = intercept(&line);
@@ -130,15 +175,26 @@ mod tests {
         let reach = 1.2 * ((2 * d * repeats - 1) as f64 / (2 * repeats) as f64).sqrt();
         let reference = Array2::from_shape_fn((2 * d * repeats, d), |(i, j)| {
             let on = i % d == j;
-            0.1 + if on { reach * if i / d % 2 == 0 { 1.0 } else { -1.0 } } else { 0.0 }
+            0.1 + if on {
+                reach * if i / d % 2 == 0 { 1.0 } else { -1.0 }
+            } else {
+                0.0
+            }
         });
         let truth = d as f64 * (0.01 + 0.04);
         let results: Vec<(f64, f64, f64)> = (0..100)
             .map(|i| {
                 let x = normal(i + 10, 400, d, 0.0, 1.0);
-                let plain = testing::compute(&frechet::Frechet {}, &x, &reference, 0).expect("fine").value;
-                let got = testing::compute(&FrechetInfinity::default(), &x, &reference, i).expect("fine");
-                (plain - truth, got.value - truth, got.stderr.expect("defined"))
+                let plain = testing::compute(&frechet::Frechet {}, &x, &reference, 0)
+                    .expect("fine")
+                    .value;
+                let got =
+                    testing::compute(&FrechetInfinity::default(), &x, &reference, i).expect("fine");
+                (
+                    plain - truth,
+                    got.value - truth,
+                    got.stderr.expect("defined"),
+                )
             })
             .collect();
         let mean = |f: &dyn Fn(&(f64, f64, f64)) -> f64| {
@@ -148,15 +204,25 @@ mod tests {
         let error = bias.stderr.expect("many");
         assert!(plain.value > 4.0 * error, "nothing to remove: {plain:?}");
         assert!(bias.value.abs() < 4.0 * error, "{plain:?} {bias:?}");
-        let covered = results.iter().filter(|r| r.1.abs() < stats::Z95 * r.2).count();
-        println!("covered {covered} of 100; biases {} {}", plain.value, bias.value);
-        assert!((88..=100).contains(&covered), "{covered} of 100 intervals hold the truth");
+        let covered = results
+            .iter()
+            .filter(|r| r.1.abs() < stats::Z95 * r.2)
+            .count();
+        println!(
+            "covered {covered} of 100; biases {} {}",
+            plain.value, bias.value
+        );
+        assert!(
+            (88..=100).contains(&covered),
+            "{covered} of 100 intervals hold the truth"
+        );
     }
 
     #[test]
     fn blocks_of_fewer_samples_than_columns_are_refused() {
         let (x, y) = (normal(1, 40, 9, 0.0, 1.0), normal(2, 40, 9, 0.0, 1.0));
-        let refused = testing::compute(&FrechetInfinity::default(), &x, &y, 0).expect_err("8 samples");
+        let refused =
+            testing::compute(&FrechetInfinity::default(), &x, &y, 0).expect_err("8 samples");
         assert!(refused.contains("at least 50 samples"), "{refused}");
     }
 }

@@ -21,22 +21,52 @@ struct Case {
 }
 
 const CASES: [Case; 3] = [
-    Case { width: 3, counts: [140, 160, 120], shift: 0.3, std: 1.2 },
-    Case { width: 6, counts: [160, 200, 120], shift: 0.2, std: 1.1 },
-    Case { width: 8, counts: [200, 140, 120], shift: 0.4, std: 0.8 },
+    Case {
+        width: 3,
+        counts: [140, 160, 120],
+        shift: 0.3,
+        std: 1.2,
+    },
+    Case {
+        width: 6,
+        counts: [160, 200, 120],
+        shift: 0.2,
+        std: 1.1,
+    },
+    Case {
+        width: 8,
+        counts: [200, 140, 120],
+        shift: 0.4,
+        std: 0.8,
+    },
 ];
 
 impl Case {
     /// Generated samples, training data and held-out data.
     fn draw(&self, seed: u64) -> [Array2<f64>; 3] {
-        let of = |set: u64, shift, std| normal(3 * seed + set, self.counts[set as usize], self.width, shift, std);
-        [of(0, self.shift, self.std), of(1, 0.0, 1.0), of(2, 0.0, 1.0)]
+        let of = |set: u64, shift, std| {
+            normal(
+                3 * seed + set,
+                self.counts[set as usize],
+                self.width,
+                shift,
+                std,
+            )
+        };
+        [
+            of(0, self.shift, self.std),
+            of(1, 0.0, 1.0),
+            of(2, 0.0, 1.0),
+        ]
     }
 }
 
 /// How many draws: more by FLOWGAUGE_DRAWS, for a closer look.
 fn draws() -> u64 {
-    std::env::var("FLOWGAUGE_DRAWS").ok().and_then(|n| n.parse().ok()).unwrap_or(100)
+    std::env::var("FLOWGAUGE_DRAWS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(100)
 }
 
 #[test]
@@ -50,7 +80,10 @@ fn every_standard_error_is_the_spread_over_repeated_draws() {
             let values: Vec<f64> = found.iter().map(|e| e.value).collect();
             let mean = stats::mean(&values).expect("many");
             let spread = mean.stderr.expect("many") * (values.len() as f64).sqrt();
-            let claimed = found.iter().map(|e| e.stderr.expect("an error")).collect::<Vec<_>>();
+            let claimed = found
+                .iter()
+                .map(|e| e.stderr.expect("an error"))
+                .collect::<Vec<_>>();
             let ratio = stats::rms(&claimed).expect("many") / spread;
             let (name, seconds) = (metric.name(), began.elapsed().as_secs_f64());
             println!(

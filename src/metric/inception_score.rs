@@ -36,7 +36,10 @@ pub struct InceptionScore {
 
 impl Default for InceptionScore {
     fn default() -> Self {
-        InceptionScore { splits: 10, of: None }
+        InceptionScore {
+            splits: 10,
+            of: None,
+        }
     }
 }
 
@@ -60,7 +63,12 @@ impl Statistic for InceptionScore {
         true
     }
 
-    fn compute(&self, generated: &Sample, _reference: &Sample, key: Key) -> Result<Estimate, String> {
+    fn compute(
+        &self,
+        generated: &Sample,
+        _reference: &Sample,
+        key: Key,
+    ) -> Result<Estimate, String> {
         let logs = match self.of {
             None => log_softmax(generated.logits().ok_or(
                 "inception-score: it needs class logits: name an extractor with an output `logits`, or say with \
@@ -69,7 +77,11 @@ impl Statistic for InceptionScore {
             Some(Classes::Logits) => log_softmax(generated.all()?.to_owned()),
             Some(Classes::Probabilities) => log_probabilities(generated.all()?)?,
         };
-        Ok(score(&logs, &draws::order(generated.len(), key, 0), self.splits))
+        Ok(score(
+            &logs,
+            &draws::order(generated.len(), key, 0),
+            self.splits,
+        ))
     }
 }
 
@@ -78,12 +90,18 @@ pub fn score(logs: &Array2<f64>, order: &[usize], splits: usize) -> Estimate {
     let n = order.len();
     let (mut scores, mut divergences) = (Vec::new(), Vec::with_capacity(n));
     for split in 0..splits {
-        let logs = logs.select(Axis(0), &order[split * n / splits..(split + 1) * n / splits]);
+        let logs = logs.select(
+            Axis(0),
+            &order[split * n / splits..(split + 1) * n / splits],
+        );
         let marginal: Array1<f64> = logs.mapv(f64::exp).sum_axis(Axis(0)) / logs.nrows() as f64;
         let log_marginal = marginal.mapv(f64::ln);
         let divergence = |row: ndarray::ArrayView1<f64>| -> f64 {
             // A class of probability 0 adds nothing.
-            let terms = row.iter().zip(&log_marginal).filter(|(l, _)| **l > f64::NEG_INFINITY);
+            let terms = row
+                .iter()
+                .zip(&log_marginal)
+                .filter(|(l, _)| **l > f64::NEG_INFINITY);
             terms.map(|(l, m)| l.exp() * (l - m)).sum()
         };
         let of_split: Vec<f64> = logs.rows().into_iter().map(divergence).collect();
@@ -92,7 +110,11 @@ pub fn score(logs: &Array2<f64>, order: &[usize], splits: usize) -> Estimate {
         divergences.extend(of_split.iter().map(|d| (d - mean) * mean.exp()));
     }
     let value = scores.iter().sum::<f64>() / splits as f64;
-    Estimate { value, stderr: stats::mean(&divergences).and_then(|e| e.stderr), n }
+    Estimate {
+        value,
+        stderr: stats::mean(&divergences).and_then(|e| e.stderr),
+        n,
+    }
 }
 
 /// Logarithms of the probabilities of each row.
@@ -127,7 +149,17 @@ mod tests {
     #[test]
     fn certain_classes_count_and_equal_ones_give_one() {
         let certain = Array2::from_shape_fn((40, 4), |(i, j)| f64::from(u8::from(i % 4 == j)));
-        let of = |x: &Array2<f64>, of| testing::compute(&InceptionScore { splits: 1, of: Some(of) }, x, x, 0);
+        let of = |x: &Array2<f64>, of| {
+            testing::compute(
+                &InceptionScore {
+                    splits: 1,
+                    of: Some(of),
+                },
+                x,
+                x,
+                0,
+            )
+        };
         assert!((of(&certain, Classes::Probabilities).expect("fine").value - 4.0).abs() < 1e-12);
         let equal = Array2::from_elem((40, 4), 0.7);
         assert!((of(&equal, Classes::Logits).expect("fine").value - 1.0).abs() < 1e-12);
@@ -139,7 +171,10 @@ mod tests {
     #[test]
     fn the_standard_error_is_the_spread_over_repeated_draws() {
         for splits in [1, 5] {
-            let metric = InceptionScore { splits, of: Some(Classes::Logits) };
+            let metric = InceptionScore {
+                splits,
+                of: Some(Classes::Logits),
+            };
             honest(0.15, |i| {
                 let x = normal(i, 200, 4, 0.0, 2.0);
                 testing::compute(&metric, &x, &x, i).expect("fine")

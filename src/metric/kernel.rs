@@ -45,25 +45,46 @@ impl Statistic for Kernel {
         false
     }
 
-    fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
+    fn compute(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        key: Key,
+    ) -> Result<Estimate, String> {
         let (generated, reference) = (generated.all()?, reference.all()?);
         if self.subsets.is_none() && self.subset_size.is_none() {
             return Ok(full(generated, reference));
         }
         let subsets = self.subsets.unwrap_or(100) as u64;
-        let size = self.subset_size.unwrap_or(1000).min(generated.nrows()).min(reference.nrows());
+        let size = self
+            .subset_size
+            .unwrap_or(1000)
+            .min(generated.nrows())
+            .min(reference.nrows());
         let values: Vec<f64> = (0..subsets)
             .map(|b| {
-                let x = generated.select(Axis(0), &draws::subset(generated.nrows(), size, key, 2 * b));
-                let y = reference.select(Axis(0), &draws::subset(reference.nrows(), size, key, 2 * b + 1));
+                let x =
+                    generated.select(Axis(0), &draws::subset(generated.nrows(), size, key, 2 * b));
+                let y = reference.select(
+                    Axis(0),
+                    &draws::subset(reference.nrows(), size, key, 2 * b + 1),
+                );
                 full(x.view(), y.view()).value
             })
             .collect();
         let mean = stats::mean(&values).ok_or("kernel: no subset")?;
-        Ok(Estimate { n: generated.nrows(), ..mean })
+        Ok(Estimate {
+            n: generated.nrows(),
+            ..mean
+        })
     }
 
-    fn influences(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Option<Influences>, String> {
+    fn influences(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        _key: Key,
+    ) -> Result<Option<Influences>, String> {
         if self.subsets.is_some() || self.subset_size.is_some() {
             return Ok(None);
         }
@@ -74,7 +95,11 @@ impl Statistic for Kernel {
 
 fn full(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Estimate {
     let all = cubic(x, y);
-    Estimate { value: all.unbiased(), stderr: Some(all.stderr()), n: x.nrows() }
+    Estimate {
+        value: all.unbiased(),
+        stderr: Some(all.stderr()),
+        n: x.nrows(),
+    }
 }
 
 /// The discrepancy of the kernel around a common centre p, k(x, y) − k(x, p) − k(p, y) + k(p, p), which is the same one.
@@ -110,14 +135,20 @@ mod tests {
     #[test]
     fn matches_the_definition_pair_by_pair() {
         let (x, y) = (normal(1, 7, 3, 0.0, 1.0), normal(2, 5, 3, 0.4, 1.0));
-        let k = |a: ndarray::ArrayView1<f64>, b: ndarray::ArrayView1<f64>| (a.dot(&b) / 3.0 + 1.0).powi(3);
+        let k = |a: ndarray::ArrayView1<f64>, b: ndarray::ArrayView1<f64>| {
+            (a.dot(&b) / 3.0 + 1.0).powi(3)
+        };
         let mut want = 0.0;
         for i in 0..7 {
-            (0..7).filter(|j| *j != i).for_each(|j| want += k(x.row(i), x.row(j)) / 42.0);
+            (0..7)
+                .filter(|j| *j != i)
+                .for_each(|j| want += k(x.row(i), x.row(j)) / 42.0);
             (0..5).for_each(|j| want -= 2.0 * k(x.row(i), y.row(j)) / 35.0);
         }
         for i in 0..5 {
-            (0..5).filter(|j| *j != i).for_each(|j| want += k(y.row(i), y.row(j)) / 20.0);
+            (0..5)
+                .filter(|j| *j != i)
+                .for_each(|j| want += k(y.row(i), y.row(j)) / 20.0);
         }
         assert!((full(x.view(), y.view()).value - want).abs() < 1e-12 * want.abs());
     }
@@ -126,7 +157,12 @@ mod tests {
     fn unbiased_and_with_an_honest_error_under_equal_and_unequal_laws() {
         for shift in [0.0, 0.5] {
             let results: Vec<Estimate> = (0..300)
-                .map(|i| full(normal(2 * i, 60, 4, 0.0, 1.0).view(), normal(2 * i + 1, 90, 4, shift, 1.0).view()))
+                .map(|i| {
+                    full(
+                        normal(2 * i, 60, 4, 0.0, 1.0).view(),
+                        normal(2 * i + 1, 90, 4, shift, 1.0).view(),
+                    )
+                })
                 .collect();
             let values: Vec<f64> = results.iter().map(|e| e.value).collect();
             let mean = stats::mean(&values).expect("many");
@@ -135,8 +171,12 @@ mod tests {
                 assert!(mean.value.abs() < 4.0 * error, "{mean:?}");
             }
             let spread = error * (values.len() as f64).sqrt();
-            let claimed = stats::rms(&results.iter().filter_map(|e| e.stderr).collect::<Vec<_>>()).expect("many");
-            assert!((claimed / spread - 1.0).abs() < 0.2, "shift {shift}: {claimed} {spread}");
+            let claimed = stats::rms(&results.iter().filter_map(|e| e.stderr).collect::<Vec<_>>())
+                .expect("many");
+            assert!(
+                (claimed / spread - 1.0).abs() < 0.2,
+                "shift {shift}: {claimed} {spread}"
+            );
         }
     }
 
@@ -145,7 +185,10 @@ mod tests {
     fn the_error_is_the_spread_at_any_mean() {
         for mean in [0.0, 10.0, 1000.0] {
             honest(0.15, |i| {
-                full(normal(2 * i, 80, 4, mean, 1.0).view(), normal(2 * i + 1, 100, 4, mean + 0.1, 1.0).view())
+                full(
+                    normal(2 * i, 80, 4, mean, 1.0).view(),
+                    normal(2 * i + 1, 100, 4, mean + 0.1, 1.0).view(),
+                )
             });
         }
     }
@@ -153,7 +196,10 @@ mod tests {
     #[test]
     fn subsets_estimate_the_same_number() {
         let (x, y) = (normal(1, 200, 3, 0.0, 1.0), normal(2, 200, 3, 0.5, 1.0));
-        let subsets = Kernel { subsets: Some(200), subset_size: Some(100) };
+        let subsets = Kernel {
+            subsets: Some(200),
+            subset_size: Some(100),
+        };
         let some = testing::compute(&subsets, &x, &y, 5).expect("fine");
         let all = full(x.view(), y.view());
         assert!((some.value - all.value).abs() < 4.0 * some.stderr.expect("many"));

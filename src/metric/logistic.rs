@@ -17,7 +17,11 @@ pub fn fit(x: ArrayView2<f64>, first: &[bool]) -> Logistic {
     let score = |w: &Array1<f64>, b: f64| x.dot(w) + b;
     let loss = |scores: &Array1<f64>, w: &Array1<f64>| {
         let softplus = |v: f64| v.max(0.0) + (-v.abs()).exp().ln_1p();
-        (scores * &signs).iter().map(|margin| softplus(-margin)).sum::<f64>() + 0.5 * w.dot(w)
+        (scores * &signs)
+            .iter()
+            .map(|margin| softplus(-margin))
+            .sum::<f64>()
+            + 0.5 * w.dot(w)
     };
     let (mut w, mut b) = (Array1::zeros(x.ncols()), 0.0);
     let mut scores = score(&w, b);
@@ -36,7 +40,11 @@ pub fn fit(x: ArrayView2<f64>, first: &[bool]) -> Logistic {
             let weighted = (x.dot(dw) + *db) * &curvature;
             (x.t().dot(&weighted) + dw, weighted.sum())
         };
-        let (dw, db) = conjugate_gradients(hessian, &gradient, (0.1f64).min((size / start.unwrap_or(size)).sqrt()));
+        let (dw, db) = conjugate_gradients(
+            hessian,
+            &gradient,
+            (0.1f64).min((size / start.unwrap_or(size)).sqrt()),
+        );
         // Newton's step is too long only far from the minimum.
         let (now, slope) = (loss(&scores, &w), dot(&gradient, &(dw.clone(), db)));
         let mut length = 1.0;
@@ -50,7 +58,10 @@ pub fn fit(x: ArrayView2<f64>, first: &[bool]) -> Logistic {
             length *= 0.5;
         }
     }
-    Logistic { weights: w, intercept: b }
+    Logistic {
+        weights: w,
+        intercept: b,
+    }
 }
 
 /// Weights and intercept.
@@ -76,7 +87,10 @@ fn conjugate_gradients(hessian: impl Fn(&Pair) -> Pair, g: &Pair, tolerance: f64
         residual.0.scaled_add(-step, &product.0);
         residual.1 -= step * product.1;
         let next = dot(&residual, &residual);
-        direction = (&direction.0 * (next / square) + &residual.0, residual.1 + direction.1 * (next / square));
+        direction = (
+            &direction.0 * (next / square) + &residual.0,
+            residual.1 + direction.1 * (next / square),
+        );
         square = next;
     }
     d
@@ -89,12 +103,20 @@ mod tests {
 
     #[test]
     fn the_gradient_vanishes_at_the_fit() {
-        let x = ndarray::concatenate![ndarray::Axis(0), normal(1, 60, 4, 0.0, 1.0), normal(2, 40, 4, 0.7, 1.5)];
+        let x = ndarray::concatenate![
+            ndarray::Axis(0),
+            normal(1, 60, 4, 0.0, 1.0),
+            normal(2, 40, 4, 0.7, 1.5)
+        ];
         let first: Vec<bool> = (0..100).map(|i| i < 60).collect();
         let model = fit(x.view(), &first);
         let p = (x.dot(&model.weights) + model.intercept).mapv(|v| 1.0 / (1.0 + (-v).exp()));
         let residual = Array1::from_shape_fn(100, |i| p[i] - f64::from(u8::from(first[i])));
-        assert!((x.t().dot(&residual) + &model.weights).iter().all(|g| g.abs() < 1e-6));
+        assert!(
+            (x.t().dot(&residual) + &model.weights)
+                .iter()
+                .all(|g| g.abs() < 1e-6)
+        );
         assert!(residual.sum().abs() < 1e-6);
     }
 }

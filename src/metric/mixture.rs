@@ -62,26 +62,50 @@ impl<'a> Mixture<'a> {
         Mixture::fit_by(BATCH, centres, points, fit)
     }
 
-    fn fit_by(batch: usize, centres: ArrayView2<'a, f64>, points: ArrayView2<f64>, fit: Fit) -> Mixture<'a> {
+    fn fit_by(
+        batch: usize,
+        centres: ArrayView2<'a, f64>,
+        points: ArrayView2<f64>,
+        fit: Fit,
+    ) -> Mixture<'a> {
         let dim = points.ncols() as f64;
-        let mean = points.mean_axis(Axis(0)).expect("points").insert_axis(Axis(0));
+        let mean = points
+            .mean_axis(Axis(0))
+            .expect("points")
+            .insert_axis(Axis(0));
         let batches: Vec<Batch> = points
             .axis_chunks_iter(Axis(0), batch)
             .map(|some| {
-                let to_mean = pairs::squared(some, mean.view()).into_iter().map(|d| SHRUNK * d).collect();
-                Batch { distances: pairs::by_rows(some, centres, |_, part| part), to_mean }
+                let to_mean = pairs::squared(some, mean.view())
+                    .into_iter()
+                    .map(|d| SHRUNK * d)
+                    .collect();
+                Batch {
+                    distances: pairs::by_rows(some, centres, |_, part| part),
+                    to_mean,
+                }
             })
             .collect();
         let mut nearest = Array1::from_elem(centres.nrows(), f64::INFINITY);
-        for row in batches.iter().flat_map(|b| &b.distances).flat_map(|part| part.rows()) {
+        for row in batches
+            .iter()
+            .flat_map(|b| &b.distances)
+            .flat_map(|part| part.rows())
+        {
             nearest.zip_mut_with(&row, |least, d| *least = least.min(*d));
         }
-        let widths = Widths { centres: nearest.mapv(|d| ((d + NEAREST) / dim).ln()), mean: 0.0 };
+        let widths = Widths {
+            centres: nearest.mapv(|d| ((d + NEAREST) / dim).ln()),
+            mean: 0.0,
+        };
         let widths = match fit {
             Fit::Reference => widths.by_adam(&batches, dim),
             Fit::Converged => widths.by_maximization(&batches, dim),
         };
-        Mixture { centres, log_squares: widths.centres }
+        Mixture {
+            centres,
+            log_squares: widths.centres,
+        }
     }
 
     /// ln p of points, and how much each centre has of them.
@@ -95,11 +119,14 @@ impl<'a> Mixture<'a> {
         };
         let part = |some: ArrayView2<f64>| {
             let distances = pairs::squared(some, self.centres);
-            let (mut shares, mut squares, mut weights) = (Array1::zeros(n), Array1::zeros(n), vec![0.0; n]);
+            let (mut shares, mut squares, mut weights) =
+                (Array1::zeros(n), Array1::zeros(n), vec![0.0; n]);
             let densities: Vec<f64> = (distances.rows().into_iter())
                 .map(|row| {
                     let all = laws.shares(row.iter().copied(), f64::NEG_INFINITY, &mut weights);
-                    for ((share, square), weight) in shares.iter_mut().zip(&mut squares).zip(&weights) {
+                    for ((share, square), weight) in
+                        shares.iter_mut().zip(&mut squares).zip(&weights)
+                    {
                         *share += weight / all.sum;
                         *square += (weight / all.sum).powi(2);
                     }
@@ -150,7 +177,11 @@ impl Widths {
     /// The package's steps: gradients of the mean −ln p per dimension over a batch, with its early end.
     fn by_adam(mut self, batches: &[Batch], dim: f64) -> Widths {
         let n = self.centres.len();
-        let mut adam = Adam { steps: 0, first: Array1::zeros(n + 1), second: Array1::zeros(n + 1) };
+        let mut adam = Adam {
+            steps: 0,
+            first: Array1::zeros(n + 1),
+            second: Array1::zeros(n + 1),
+        };
         let mut losses = Vec::new();
         for epoch in 0..EPOCHS {
             let mut loss = 0.0;
@@ -159,12 +190,15 @@ impl Widths {
                 let points = batch.to_mean.len() as f64;
                 loss -= sums.log_density / (points * dim * batches.len() as f64);
                 // −d ln p/ds = r (dim − d/σ²)/2.
-                let slope =
-                    |share: f64, spread: f64, s: f64| (share * dim - spread * (-s).exp()) / (2.0 * points * dim);
+                let slope = |share: f64, spread: f64, s: f64| {
+                    (share * dim - spread * (-s).exp()) / (2.0 * points * dim)
+                };
                 let of_centre = |j: usize| slope(sums.shares[j], sums.spreads[j], self.centres[j]);
                 let of_mean = slope(sums.mean[0], sums.mean[1], self.mean);
                 let step = adam.step((0..n).map(of_centre).chain([of_mean]).collect());
-                self.centres.zip_mut_with(&step.slice(s![..n]), |s, step| *s = (*s + step).clamp(-WIDEST, WIDEST));
+                self.centres.zip_mut_with(&step.slice(s![..n]), |s, step| {
+                    *s = (*s + step).clamp(-WIDEST, WIDEST)
+                });
                 self.mean += step[n];
             }
             losses.push(loss);
@@ -211,14 +245,24 @@ impl Widths {
         let n = self.centres.len();
         let laws = Laws::of(&self.centres, dim);
         let of_mean = Laws::of(&Array1::from_elem(1, self.mean), dim);
-        let empty = || Sums { log_density: 0.0, shares: Array1::zeros(n), spreads: Array1::zeros(n), mean: [0.0, 0.0] };
+        let empty = || Sums {
+            log_density: 0.0,
+            shares: Array1::zeros(n),
+            spreads: Array1::zeros(n),
+            mean: [0.0, 0.0],
+        };
         let part = |(part, to_mean): (&Array2<f64>, &[f64])| {
             let (mut sums, mut weights) = (empty(), vec![0.0; n]);
             for (row, to_mean) in part.rows().into_iter().zip(to_mean) {
                 let around_mean = of_mean.log_scales[0] + of_mean.rates[0] * to_mean;
                 let all = laws.shares(row.iter().copied(), around_mean, &mut weights);
                 sums.log_density += all.log_density;
-                for (j, (weight, d)) in weights.iter().zip(row).enumerate().filter(|(_, (w, _))| **w > 0.0) {
+                for (j, (weight, d)) in weights
+                    .iter()
+                    .zip(row)
+                    .enumerate()
+                    .filter(|(_, (w, _))| **w > 0.0)
+                {
                     let share = weight / all.sum;
                     sums.shares[j] += share;
                     sums.spreads[j] += share * *d;
@@ -229,7 +273,11 @@ impl Widths {
             sums
         };
         let mut total = empty();
-        let parts: Vec<_> = batch.distances.iter().zip(batch.to_mean.chunks(pairs::ROWS)).collect();
+        let parts: Vec<_> = batch
+            .distances
+            .iter()
+            .zip(batch.to_mean.chunks(pairs::ROWS))
+            .collect();
         for group in parts.chunks(TOGETHER) {
             let done: Vec<Sums> = group.par_iter().map(|some| part(*some)).collect();
             for sums in done {
@@ -270,9 +318,19 @@ impl Laws {
         }
     }
 
-    fn shares(&self, distances: impl Iterator<Item = f64>, other: f64, weights: &mut [f64]) -> Shares {
+    fn shares(
+        &self,
+        distances: impl Iterator<Item = f64>,
+        other: f64,
+        weights: &mut [f64],
+    ) -> Shares {
         let mut most = other;
-        for (((weight, scale), rate), d) in weights.iter_mut().zip(&self.log_scales).zip(&self.rates).zip(distances) {
+        for (((weight, scale), rate), d) in weights
+            .iter_mut()
+            .zip(&self.log_scales)
+            .zip(&self.rates)
+            .zip(distances)
+        {
             *weight = scale + rate * d;
             most = most.max(*weight);
         }
@@ -283,7 +341,11 @@ impl Laws {
             *weight = if log < UNSEEN { 0.0 } else { log.exp() };
             sum += *weight;
         }
-        Shares { log_density: most + sum.ln(), sum, other }
+        Shares {
+            log_density: most + sum.ln(),
+            sum,
+            other,
+        }
     }
 }
 
@@ -299,11 +361,15 @@ impl Adam {
     fn step(&mut self, slope: Array1<f64>) -> Array1<f64> {
         const KEPT: [f64; 2] = [0.9, 0.999];
         self.steps += 1;
-        self.first.zip_mut_with(&slope, |m, g| *m = KEPT[0] * *m + (1.0 - KEPT[0]) * g);
-        self.second.zip_mut_with(&slope, |v, g| *v = KEPT[1] * *v + (1.0 - KEPT[1]) * g * g);
+        self.first
+            .zip_mut_with(&slope, |m, g| *m = KEPT[0] * *m + (1.0 - KEPT[0]) * g);
+        self.second
+            .zip_mut_with(&slope, |v, g| *v = KEPT[1] * *v + (1.0 - KEPT[1]) * g * g);
         let [first, second] = KEPT.map(|kept| 1.0 - kept.powi(self.steps));
         let mut step = self.first.clone();
-        step.zip_mut_with(&self.second, |m, v| *m *= -RATE / first / ((v / second).sqrt() + 1e-8));
+        step.zip_mut_with(&self.second, |m, v| {
+            *m *= -RATE / first / ((v / second).sqrt() + 1e-8)
+        });
         step
     }
 }
@@ -321,12 +387,19 @@ mod tests {
     #[test]
     fn densities_are_those_of_the_laws() {
         let centres = array![[0.0, 1.0], [2.0, -1.0], [40.0, 0.0]];
-        let mixture = Mixture { centres: centres.view(), log_squares: array![0.5, -0.2, 0.0] };
+        let mixture = Mixture {
+            centres: centres.view(),
+            log_squares: array![0.5, -0.2, 0.0],
+        };
         let x = array![0.3, 0.4];
-        let laws = centres.rows().into_iter().zip(&mixture.log_squares).map(|(c, s): (_, &f64)| {
-            let square = (&x - &c).mapv(|v: f64| v * v).sum();
-            (-0.5 * square / s.exp()).exp() / (2.0 * PI * s.exp()) / 3.0
-        });
+        let laws = centres
+            .rows()
+            .into_iter()
+            .zip(&mixture.log_squares)
+            .map(|(c, s): (_, &f64)| {
+                let square = (&x - &c).mapv(|v: f64| v * v).sum();
+                (-0.5 * square / s.exp()).exp() / (2.0 * PI * s.exp()) / 3.0
+            });
         let laws: Vec<f64> = laws.collect();
         let all: f64 = laws.iter().sum();
         let got = mixture.score(x.view().insert_axis(Axis(0)));
@@ -340,13 +413,21 @@ mod tests {
     fn widths_are_those_of_the_authors_package_in_one_batch_and_in_several() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/metrics/fld.npz");
         let mut archive = NpzReader::new(File::open(path).expect(path)).expect("an archive");
-        let mut rows = |part: &str| -> Array2<f64> { archive.by_name(&format!("full_{part}")).expect(part) };
+        let mut rows =
+            |part: &str| -> Array2<f64> { archive.by_name(&format!("full_{part}")).expect(part) };
         let [generated, train] = ["generated", "train"].map(&mut rows);
-        let mut values = |part: &str| -> Array1<f64> { archive.by_name(&format!("full_{part}")).expect(part) };
-        for (batch, widths) in [(BATCH, "widths"), (values("batch")[0] as usize, "widths_batch")] {
+        let mut values =
+            |part: &str| -> Array1<f64> { archive.by_name(&format!("full_{part}")).expect(part) };
+        for (batch, widths) in [
+            (BATCH, "widths"),
+            (values("batch")[0] as usize, "widths_batch"),
+        ] {
             // The package fits the plain samples here.
-            let got = Mixture::fit_by(batch, generated.view(), train.view(), Fit::Reference).log_squares;
-            let worst = (&got - &values(widths)).iter().fold(0.0f64, |worst, e| worst.max(e.abs()));
+            let got =
+                Mixture::fit_by(batch, generated.view(), train.view(), Fit::Reference).log_squares;
+            let worst = (&got - &values(widths))
+                .iter()
+                .fold(0.0f64, |worst, e| worst.max(e.abs()));
             println!("{widths}: {worst:.1e}");
             assert!(worst < 1e-9, "{widths}: {worst}");
         }
@@ -356,23 +437,41 @@ mod tests {
     fn a_converged_fit_is_a_stationary_point() {
         let (centres, points) = (normal(1, 40, 3, 0.0, 1.0), normal(2, 150, 3, 0.0, 1.0));
         let dim = 3.0;
-        let to_mean: Vec<f64> =
-            pairs::squared(points.view(), points.mean_axis(Axis(0)).expect("points").insert_axis(Axis(0)).view())
-                .into_iter()
-                .map(|d| SHRUNK * d)
-                .collect();
-        let batch = Batch { distances: pairs::by_rows(points.view(), centres.view(), |_, part| part), to_mean };
-        let begin = || Widths { centres: Array1::zeros(40), mean: 0.0 };
+        let to_mean: Vec<f64> = pairs::squared(
+            points.view(),
+            points
+                .mean_axis(Axis(0))
+                .expect("points")
+                .insert_axis(Axis(0))
+                .view(),
+        )
+        .into_iter()
+        .map(|d| SHRUNK * d)
+        .collect();
+        let batch = Batch {
+            distances: pairs::by_rows(points.view(), centres.view(), |_, part| part),
+            to_mean,
+        };
+        let begin = || Widths {
+            centres: Array1::zeros(40),
+            mean: 0.0,
+        };
         let loss = |widths: &Widths| -widths.sums(&batch, dim).log_density / (150.0 * dim);
         let batches = std::slice::from_ref(&batch);
-        let (adam, best) = (begin().by_adam(batches, dim), begin().by_maximization(batches, dim));
+        let (adam, best) = (
+            begin().by_adam(batches, dim),
+            begin().by_maximization(batches, dim),
+        );
         // Local optima differ, so that neither need be the better; each gains, and maximization gains on Adam's end.
         assert!(loss(&best) < loss(&begin()) && loss(&adam) < loss(&begin()));
         let end = loss(&adam);
         assert!(loss(&adam.by_maximization(batches, dim)) < end);
         for j in [0, 17] {
             let moved = |by: f64| {
-                let mut widths = Widths { centres: best.centres.clone(), mean: best.mean };
+                let mut widths = Widths {
+                    centres: best.centres.clone(),
+                    mean: best.mean,
+                };
                 widths.centres[j] += by;
                 loss(&widths)
             };

@@ -27,9 +27,9 @@ impl Statistic for MmdRbf {
     fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
         discrepancy::at_least_two("mmd-rbf", generated, reference)?;
         match self.bandwidth {
-            Some(b) if !(b.is_finite() && b > 0.0) => {
-                Err(format!("mmd-rbf: bandwidth is {b}, expected a number above 0"))
-            }
+            Some(b) if !(b.is_finite() && b > 0.0) => Err(format!(
+                "mmd-rbf: bandwidth is {b}, expected a number above 0"
+            )),
             _ => Ok(()),
         }
     }
@@ -38,12 +38,18 @@ impl Statistic for MmdRbf {
         false
     }
 
-    fn compute(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Estimate, String> {
+    fn compute(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        _key: Key,
+    ) -> Result<Estimate, String> {
         let (generated, reference) = (generated.all()?, reference.all()?);
         let square = match self.bandwidth {
             Some(b) => b * b,
             None => {
-                let both = concatenate(Axis(0), &[generated, reference]).map_err(|e| e.to_string())?;
+                let both =
+                    concatenate(Axis(0), &[generated, reference]).map_err(|e| e.to_string())?;
                 pairs::median_squared(both.view())
             }
         };
@@ -53,19 +59,32 @@ impl Statistic for MmdRbf {
                 .to_owned());
         }
         let all = bells(generated, reference, square);
-        Ok(Estimate { value: all.unbiased(), stderr: Some(all.stderr()), n: generated.nrows() })
+        Ok(Estimate {
+            value: all.unbiased(),
+            stderr: Some(all.stderr()),
+            n: generated.nrows(),
+        })
     }
 
     /// Known where the bandwidth is given: a median moves with the samples too.
-    fn influences(&self, generated: &Sample, reference: &Sample, _key: Key) -> Result<Option<Influences>, String> {
-        let Some(bandwidth) = self.bandwidth else { return Ok(None) };
+    fn influences(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        _key: Key,
+    ) -> Result<Option<Influences>, String> {
+        let Some(bandwidth) = self.bandwidth else {
+            return Ok(None);
+        };
         let all = bells(generated.all()?, reference.all()?, bandwidth * bandwidth);
         Ok(Some(all.influences(1.0, generated, reference)))
     }
 }
 
 fn bells(x: ArrayView2<f64>, y: ArrayView2<f64>, square: f64) -> Discrepancy {
-    let bells = |x: ArrayView2<f64>, y: ArrayView2<f64>| pairs::squared(x, y).mapv_into(|d| (-0.5 * d / square).exp());
+    let bells = |x: ArrayView2<f64>, y: ArrayView2<f64>| {
+        pairs::squared(x, y).mapv_into(|d| (-0.5 * d / square).exp())
+    };
     Discrepancy::of(x, y, &bells)
 }
 
@@ -78,20 +97,36 @@ mod tests {
     fn for_normal_laws_it_estimates_the_closed_form() {
         // E k(X, Y) for X − Y ~ N(δ, 2I) in d dimensions: (b²/(b² + 2))^{d/2} exp(−|δ|²/(2(b² + 2))).
         let (b, shift, d) = (1.5f64, 0.8f64, 3);
-        let mean = |gap: f64| (b * b / (b * b + 2.0)).powf(d as f64 / 2.0) * (-gap / (2.0 * (b * b + 2.0))).exp();
+        let mean = |gap: f64| {
+            (b * b / (b * b + 2.0)).powf(d as f64 / 2.0) * (-gap / (2.0 * (b * b + 2.0))).exp()
+        };
         let want = 2.0 * mean(0.0) - 2.0 * mean(d as f64 * shift * shift);
         let (x, y) = (normal(1, 3000, d, 0.0, 1.0), normal(2, 2500, d, shift, 1.0));
         let metric = MmdRbf { bandwidth: Some(b) };
         let got = testing::compute(&metric, &x, &y, 0).expect("fine");
-        assert!((got.value - want).abs() < 4.0 * got.stderr.expect("defined"), "{got:?} {want}");
+        assert!(
+            (got.value - want).abs() < 4.0 * got.stderr.expect("defined"),
+            "{got:?} {want}"
+        );
     }
 
     #[test]
     fn the_standard_error_is_the_spread_over_repeated_draws() {
         for shift in [0.0, 0.5] {
             honest(0.2, |i| {
-                let (x, y) = (normal(2 * i, 60, 3, 0.0, 1.0), normal(2 * i + 1, 90, 3, shift, 1.0));
-                testing::compute(&MmdRbf { bandwidth: Some(1.0) }, &x, &y, 0).expect("fine")
+                let (x, y) = (
+                    normal(2 * i, 60, 3, 0.0, 1.0),
+                    normal(2 * i + 1, 90, 3, shift, 1.0),
+                );
+                testing::compute(
+                    &MmdRbf {
+                        bandwidth: Some(1.0),
+                    },
+                    &x,
+                    &y,
+                    0,
+                )
+                .expect("fine")
             });
         }
     }
@@ -101,7 +136,11 @@ mod tests {
         let (x, y) = (normal(1, 30, 3, 0.0, 1.0), normal(2, 20, 3, 0.5, 1.0));
         let both = concatenate(Axis(0), &[x.view(), y.view()]).expect("one width");
         let median = pairs::median_squared(both.view()).sqrt();
-        let value = |bandwidth| testing::compute(&MmdRbf { bandwidth }, &x, &y, 0).expect("fine").value;
+        let value = |bandwidth| {
+            testing::compute(&MmdRbf { bandwidth }, &x, &y, 0)
+                .expect("fine")
+                .value
+        };
         assert!((value(None) - value(Some(median))).abs() < 1e-12);
         let same = ndarray::Array2::<f64>::ones((5, 2));
         let error = testing::compute(&MmdRbf::default(), &same, &same, 0).expect_err("no distance");

@@ -93,14 +93,20 @@ pub trait Statistic: Sync {
     ///
     /// # Errors
     /// A sentence that says why it cannot be computed.
-    fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String>;
+    fn compute(&self, generated: &Sample, reference: &Sample, key: Key)
+    -> Result<Estimate, String>;
 
     /// The first-order influence of every sample of both sides, in the order in which they came: leaving sample i of n
     /// out takes about its influence/(n − 1) from the statistic. `None` where no formula is known.
     ///
     /// # Errors
     /// As [`Statistic::compute`].
-    fn influences(&self, _generated: &Sample, _reference: &Sample, _key: Key) -> Result<Option<Influences>, String> {
+    fn influences(
+        &self,
+        _generated: &Sample,
+        _reference: &Sample,
+        _key: Key,
+    ) -> Result<Option<Influences>, String> {
         Ok(None)
     }
 
@@ -108,7 +114,12 @@ pub trait Statistic: Sync {
     ///
     /// # Errors
     /// As [`Statistic::compute`].
-    fn on_parts(&self, _generated: &Sample, _reference: &Sample, _parts: &Parts) -> Result<Option<Replicates>, String> {
+    fn on_parts(
+        &self,
+        _generated: &Sample,
+        _reference: &Sample,
+        _parts: &Parts,
+    ) -> Result<Option<Replicates>, String> {
         Ok(None)
     }
 
@@ -145,7 +156,12 @@ pub struct Influences {
 ///
 /// # Errors
 /// A sentence with both widths, or what the statistic says.
-pub fn measure(metric: &Metric, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
+pub fn measure(
+    metric: &Metric,
+    generated: &Sample,
+    reference: &Sample,
+    key: Key,
+) -> Result<Estimate, String> {
     comparable(generated, "reference", reference)?;
     metric.check(generated.len(), reference.len())?;
     finite(metric.compute(generated, reference, key)?)
@@ -156,7 +172,11 @@ pub fn measure(metric: &Metric, generated: &Sample, reference: &Sample, key: Key
 /// # Errors
 /// As [`measure`].
 pub fn measure_all(metric: &Metric, sets: Sets<&Sample>, key: Key) -> Result<Estimate, String> {
-    for (name, other) in [("reference", Some(sets.reference)), ("training", sets.train), ("held-out", sets.test)] {
+    for (name, other) in [
+        ("reference", Some(sets.reference)),
+        ("training", sets.train),
+        ("held-out", sets.test),
+    ] {
         other.map_or(Ok(()), |other| comparable(sets.generated, name, other))?;
     }
     metric.check_all(sets.map(Sample::len))?;
@@ -198,24 +218,41 @@ pub mod testing {
     }
 
     /// One statistic of two arrays.
-    pub fn compute(of: &dyn Statistic, x: &Array2<f64>, y: &Array2<f64>, seed: u64) -> Result<Estimate, String> {
+    pub fn compute(
+        of: &dyn Statistic,
+        x: &Array2<f64>,
+        y: &Array2<f64>,
+        seed: u64,
+    ) -> Result<Estimate, String> {
         of.compute(&Sample::new(x)?, &Sample::new(y)?, Key { seed })
     }
 
     /// One metric of two arrays, whose numbers are taken for logits too.
     pub fn measured(metric: &Metric, x: &Array2<f64>, y: &Array2<f64>) -> Result<Estimate, String> {
-        let (a, b) = (Sample::new(x)?.with_logits(Some(x.view())), Sample::new(y)?.with_logits(Some(y.view())));
+        let (a, b) = (
+            Sample::new(x)?.with_logits(Some(x.view())),
+            Sample::new(y)?.with_logits(Some(y.view())),
+        );
         measure(metric, &a, &b, Key { seed: 0 })
     }
 
     /// One metric of generated samples, training data and others that were not seen.
-    pub fn of_three(metric: &Metric, sets: [&Array2<f64>; 3], seed: u64) -> Result<Estimate, String> {
+    pub fn of_three(
+        metric: &Metric,
+        sets: [&Array2<f64>; 3],
+        seed: u64,
+    ) -> Result<Estimate, String> {
         fn sample(x: &Array2<f64>) -> Result<Sample<'_>, String> {
             Ok(Sample::new(x)?.with_logits(Some(x.view())))
         }
         let [generated, train, test] = sets;
         let (generated, train, test) = (sample(generated)?, sample(train)?, sample(test)?);
-        let sets = Sets { generated: &generated, reference: &train, train: None, test: Some(&test) };
+        let sets = Sets {
+            generated: &generated,
+            reference: &train,
+            train: None,
+            test: Some(&test),
+        };
         measure_all(metric, sets, Key { seed })
     }
 
@@ -225,8 +262,11 @@ pub mod testing {
         let values: Vec<f64> = results.iter().map(|e| e.value).collect();
         let mean = stats::mean(&values).expect("many");
         let spread = mean.stderr.expect("many") * (n as f64).sqrt();
-        let ratio = stats::rms(&results.iter().filter_map(|e| e.stderr).collect::<Vec<_>>()).expect("errors") / spread;
-        let held = |e: &&Estimate| (e.value - mean.value).abs() < stats::Z95 * e.stderr.unwrap_or(0.0);
+        let ratio = stats::rms(&results.iter().filter_map(|e| e.stderr).collect::<Vec<_>>())
+            .expect("errors")
+            / spread;
+        let held =
+            |e: &&Estimate| (e.value - mean.value).abs() < stats::Z95 * e.stderr.unwrap_or(0.0);
         let held = results.iter().filter(held).count();
         println!("claimed / spread {ratio:.3}; 95 % intervals hold the mean in {held} of {n}");
         ratio
@@ -235,7 +275,10 @@ pub mod testing {
     /// Holds a claimed standard error to within `tolerance` of the spread over 300 repetitions.
     pub fn honest(tolerance: f64, estimate: impl Fn(u64) -> Estimate) {
         let ratio = repeated(300, estimate);
-        assert!((ratio - 1.0).abs() < tolerance, "claimed / spread = {ratio}");
+        assert!(
+            (ratio - 1.0).abs() < tolerance,
+            "claimed / spread = {ratio}"
+        );
     }
 }
 
@@ -259,8 +302,13 @@ mod tests {
         let [backwards, turned] = [&b, &c].map(|x| x.slice(s![..;-1, ..]).to_owned());
         for metric in Metric::defaults() {
             let on = |threads: usize, x, y, z| {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-                let got = pool.install(|| of_three(&metric, [x, y, z], 0)).expect("defined");
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .expect("threads");
+                let got = pool
+                    .install(|| of_three(&metric, [x, y, z], 0))
+                    .expect("defined");
                 (got.value.to_bits(), got.stderr.map(f64::to_bits))
             };
             let one = on(1, &a, &b, &c);
@@ -273,18 +321,31 @@ mod tests {
     #[test]
     fn influences_are_what_leaving_one_out_takes_away() {
         let (x, y) = (normal(1, 120, 3, 0.4, 1.0), normal(2, 150, 3, 0.0, 1.3));
-        let bounded = [Metric::MmdRbf(mmd_rbf::MmdRbf { bandwidth: Some(1.5) })];
+        let bounded = [Metric::MmdRbf(mmd_rbf::MmdRbf {
+            bandwidth: Some(1.5),
+        })];
         let mut known = Vec::new();
         for metric in Metric::defaults().into_iter().chain(bounded) {
-            let (a, b) = (Sample::new(&x).expect("finite"), Sample::new(&y).expect("finite"));
-            let Ok(Some(found)) = metric.influences(&a, &b, Key { seed: 0 }) else { continue };
+            let (a, b) = (
+                Sample::new(&x).expect("finite"),
+                Sample::new(&y).expect("finite"),
+            );
+            let Ok(Some(found)) = metric.influences(&a, &b, Key { seed: 0 }) else {
+                continue;
+            };
             known.push(metric.name());
             let all = measured(&metric, &x, &y).expect("fine").value;
             let drop = |from: &ndarray::Array2<f64>, i: usize| {
-                from.select(Axis(0), &(0..from.nrows()).filter(|j| *j != i).collect::<Vec<_>>())
+                from.select(
+                    Axis(0),
+                    &(0..from.nrows()).filter(|j| *j != i).collect::<Vec<_>>(),
+                )
             };
             for (side, influences, n) in [(0, &found.generated, 120), (1, &found.reference, 150)] {
-                assert!(influences.len() == n && influences.iter().sum::<f64>().abs() < 1e-8 * all.abs() * n as f64);
+                assert!(
+                    influences.len() == n
+                        && influences.iter().sum::<f64>().abs() < 1e-8 * all.abs() * n as f64
+                );
                 let size = stats::rms(influences).expect("many");
                 for i in (0..n).step_by(11) {
                     let less = match side {
@@ -307,16 +368,25 @@ mod tests {
     /// Of numbers of any size a statistic is what it is of their thousandth but for the unit, or it is refused.
     #[test]
     fn no_size_of_numbers_gives_a_wrong_value_in_silence() {
-        let sets = [normal(1, 90, 3, 0.3, 1.0), normal(2, 110, 3, 0.0, 1.0), normal(3, 70, 3, 0.0, 1.0)];
+        let sets = [
+            normal(1, 90, 3, 0.3, 1.0),
+            normal(2, 110, 3, 0.0, 1.0),
+            normal(3, 70, 3, 0.0, 1.0),
+        ];
         for metric in Metric::defaults() {
-            let by = |scale: f64, seed: u64| of_three(&metric, sets.each_ref().map(|x| x * scale).each_ref(), seed);
+            let by = |scale: f64, seed: u64| {
+                of_three(&metric, sets.each_ref().map(|x| x * scale).each_ref(), seed)
+            };
             let of = |scale: f64| by(scale, 0);
             let one = of(1.0).expect("fine");
             // Parts that are drawn by the order of hashes are others for numbers of another size: means over seeds are
             // compared, by their own errors.
-            let drawn = ["frechet-infinity", "c2st", "fld", "fld-precision"].contains(&metric.name());
+            let drawn =
+                ["frechet-infinity", "c2st", "fld", "fld-precision"].contains(&metric.name());
             let over_seeds = |scale: f64, unit: f64| {
-                let values: Vec<f64> = (0..16).map(|seed| by(scale, seed).expect("fine").value / unit).collect();
+                let values: Vec<f64> = (0..16)
+                    .map(|seed| by(scale, seed).expect("fine").value / unit)
+                    .collect();
                 stats::mean(&values).expect("sixteen")
             };
             let mean = drawn.then(|| over_seeds(1.0, 1.0));
@@ -332,7 +402,10 @@ mod tests {
                 let scale = 10f64.powi(exponent);
                 match of(scale) {
                     Ok(got) => {
-                        assert!(got.value.is_finite() && got.stderr.is_some_and(f64::is_finite), "{metric:?} {got:?}");
+                        assert!(
+                            got.value.is_finite() && got.stderr.is_some_and(f64::is_finite),
+                            "{metric:?} {got:?}"
+                        );
                         let Some(power) = power else { continue };
                         let unit = 10f64.powi(power * exponent);
                         let value = got.value / unit;
@@ -340,14 +413,20 @@ mod tests {
                             None => (value - one.value).abs() < 1e-6 * one.value.abs(),
                             Some(mean) => {
                                 let other = over_seeds(scale, unit);
-                                let error = mean.stderr.expect("many").hypot(other.stderr.expect("many"));
+                                let error = mean
+                                    .stderr
+                                    .expect("many")
+                                    .hypot(other.stderr.expect("many"));
                                 (other.value - mean.value).abs() < 4.0 * error
                             }
                         };
                         assert!(fine, "{metric:?} {scale:e}: {value} {one:?} {mean:?}");
                     }
                     Err(reason) => {
-                        assert!(reason.contains("beyond double precision") || reason.contains("vanish"), "{reason}");
+                        assert!(
+                            reason.contains("beyond double precision") || reason.contains("vanish"),
+                            "{reason}"
+                        );
                         refused.push(exponent);
                     }
                 }
@@ -387,7 +466,11 @@ mod tests {
     #[test]
     fn unequal_widths_are_refused_with_both() {
         let metric = Metric::defaults().remove(0);
-        let error = measured(&metric, &normal(1, 9, 3, 0.0, 1.0), &normal(1, 9, 4, 0.0, 1.0));
+        let error = measured(
+            &metric,
+            &normal(1, 9, 3, 0.0, 1.0),
+            &normal(1, 9, 4, 0.0, 1.0),
+        );
         let text = error.expect_err("widths differ");
         assert!(text.contains('3') && text.contains('4'));
     }

@@ -14,7 +14,11 @@ pub struct Nearest<'a> {
 impl<'a> Nearest<'a> {
     /// Of all in the row but `itself`; `at_hand` are sorted at once, and more when they are asked for.
     pub fn of(row: ArrayView1<'a, f64>, itself: Option<usize>, at_hand: usize) -> Nearest<'a> {
-        let mut nearest = Nearest { row, itself, found: Vec::new() };
+        let mut nearest = Nearest {
+            row,
+            itself,
+            found: Vec::new(),
+        };
         nearest.find(at_hand.max(1));
         nearest
     }
@@ -66,7 +70,9 @@ impl<'a> Nearest<'a> {
             lists.iter_mut().for_each(Vec::clear);
             let (mut i, mut open) = (0, WAYS);
             while open > 0 {
-                let Some((distance, at)) = self.get(i) else { break };
+                let Some((distance, at)) = self.get(i) else {
+                    break;
+                };
                 for way in together(*own, others[at][division]) {
                     if lists[way].len() < count {
                         lists[way].push((distance, at));
@@ -75,7 +81,10 @@ impl<'a> Nearest<'a> {
                 }
                 i += 1;
             }
-            lists.iter().enumerate().for_each(|(way, list)| work(division, way, list));
+            lists
+                .iter()
+                .enumerate()
+                .for_each(|(way, list)| work(division, way, list));
         }
     }
 }
@@ -89,7 +98,12 @@ mod tests {
     fn the_nearest_come_in_order_however_many() {
         let mut row = normal(1, 1, 300, 0.0, 1.0).mapv(f64::abs).row(0).to_owned();
         row[7] = row[120];
-        let mut want: Vec<(f64, usize)> = row.iter().copied().zip(0..).filter(|(_, j)| *j != 11).collect();
+        let mut want: Vec<(f64, usize)> = row
+            .iter()
+            .copied()
+            .zip(0..)
+            .filter(|(_, j)| *j != 11)
+            .collect();
         want.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         for at_hand in [1, 5, 299, 1000] {
             let mut nearest = Nearest::of(row.view(), Some(11), at_hand);

@@ -52,30 +52,53 @@ impl Statistic for Authenticity {
         false
     }
 
-    fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
+    fn compute(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        key: Key,
+    ) -> Result<Estimate, String> {
         let parts = Parts::drawn(generated.len(), reference.len(), LEAST, key);
         let found = self.replicates(generated, reference, parts.as_ref())?;
-        Ok(Estimate { value: found.whole(), stderr: found.stderr(), n: generated.len() })
+        Ok(Estimate {
+            value: found.whole(),
+            stderr: found.stderr(),
+            n: generated.len(),
+        })
     }
 
     fn least_part(&self) -> usize {
         LEAST
     }
 
-    fn on_parts(&self, generated: &Sample, reference: &Sample, parts: &Parts) -> Result<Option<Replicates>, String> {
+    fn on_parts(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        parts: &Parts,
+    ) -> Result<Option<Replicates>, String> {
         self.replicates(generated, reference, Some(parts)).map(Some)
     }
 
     fn notes(&self, sets: Sets<&Sample>) -> Vec<String> {
-        notes::copies_that_hide(sets.of(Role::Train)).into_iter().collect()
+        notes::copies_that_hide(sets.of(Role::Train))
+            .into_iter()
+            .collect()
     }
 }
 
 impl Authenticity {
-    fn replicates(&self, generated: &Sample, train: &Sample, parts: Option<&Parts>) -> Result<Replicates, String> {
+    fn replicates(
+        &self,
+        generated: &Sample,
+        train: &Sample,
+        parts: Option<&Parts>,
+    ) -> Result<Replicates, String> {
         let own = nearest_others(train, parts)?;
         counted(generated, train, parts, 1, |found, division_and_way| {
-            found.first().is_some_and(|(distance, at)| own[*at].of(division_and_way) < *distance)
+            found
+                .first()
+                .is_some_and(|(distance, at)| own[*at].of(division_and_way) < *distance)
         })
     }
 }
@@ -84,7 +107,12 @@ impl Statistic for Memorization {
     fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
         enough("memorization", generated, reference)?;
         let fine = self.ratio > 0.0 && self.ratio <= 1.0;
-        fine.then_some(()).ok_or_else(|| format!("memorization: ratio is {}, expected above 0 and up to 1", self.ratio))
+        fine.then_some(()).ok_or_else(|| {
+            format!(
+                "memorization: ratio is {}, expected above 0 and up to 1",
+                self.ratio
+            )
+        })
     }
 
     fn compared(&self) -> Role {
@@ -95,27 +123,48 @@ impl Statistic for Memorization {
         false
     }
 
-    fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
+    fn compute(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        key: Key,
+    ) -> Result<Estimate, String> {
         let parts = Parts::drawn(generated.len(), reference.len(), LEAST, key);
         let found = self.replicates(generated, reference, parts.as_ref())?;
-        Ok(Estimate { value: found.whole(), stderr: found.stderr(), n: generated.len() })
+        Ok(Estimate {
+            value: found.whole(),
+            stderr: found.stderr(),
+            n: generated.len(),
+        })
     }
 
     fn least_part(&self) -> usize {
         LEAST
     }
 
-    fn on_parts(&self, generated: &Sample, reference: &Sample, parts: &Parts) -> Result<Option<Replicates>, String> {
+    fn on_parts(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        parts: &Parts,
+    ) -> Result<Option<Replicates>, String> {
         self.replicates(generated, reference, Some(parts)).map(Some)
     }
 
     fn notes(&self, sets: Sets<&Sample>) -> Vec<String> {
-        notes::copies_that_hide(sets.of(Role::Train)).into_iter().collect()
+        notes::copies_that_hide(sets.of(Role::Train))
+            .into_iter()
+            .collect()
     }
 }
 
 impl Memorization {
-    fn replicates(&self, generated: &Sample, train: &Sample, parts: Option<&Parts>) -> Result<Replicates, String> {
+    fn replicates(
+        &self,
+        generated: &Sample,
+        train: &Sample,
+        parts: Option<&Parts>,
+    ) -> Result<Replicates, String> {
         let square = self.ratio * self.ratio;
         counted(generated, train, parts, 2, |found, _| {
             let [first, second] = [0, 1].map(|i| found.get(i).map_or(f64::INFINITY, |(d, _)| *d));
@@ -153,9 +202,16 @@ fn nearest_others(train: &Sample, parts: Option<&Parts>) -> Result<Vec<Own>, Str
     let rows = train.all()?;
     let found = pairs::by_rows(rows, rows, |first, distances| {
         let of_row = |(i, row): (usize, _)| {
-            let mut nearest = Nearest::of(row, Some(first + i), if parts.is_some() { AT_HAND } else { 1 });
+            let mut nearest = Nearest::of(
+                row,
+                Some(first + i),
+                if parts.is_some() { AT_HAND } else { 1 },
+            );
             let distance = |found: Option<(f64, usize)>| found.map_or(f64::INFINITY, |(d, _)| d);
-            let mut own = Own { whole: distance(nearest.get(0)), parts: [[0.0; WAYS]; DIVISIONS] };
+            let mut own = Own {
+                whole: distance(nearest.get(0)),
+                parts: [[0.0; WAYS]; DIVISIONS],
+            };
             if let Some(quarters) = parts.map(|parts| &parts.reference) {
                 nearest.within(&quarters[first + i], quarters, 1, |division, way, found| {
                     own.parts[division][way] = distance(found.first().copied());
@@ -163,7 +219,12 @@ fn nearest_others(train: &Sample, parts: Option<&Parts>) -> Result<Vec<Own>, Str
             }
             own
         };
-        distances.rows().into_iter().enumerate().map(of_row).collect::<Vec<_>>()
+        distances
+            .rows()
+            .into_iter()
+            .enumerate()
+            .map(of_row)
+            .collect::<Vec<_>>()
     });
     Ok(found.into_iter().flatten().collect())
 }
@@ -184,9 +245,14 @@ fn counted(
             let mut nearest = Nearest::of(row, None, if parts.is_some() { AT_HAND } else { count });
             let all: Vec<(f64, usize)> = (0..count).map_while(|i| nearest.get(i)).collect();
             let in_parts = quarters.map(|quarters| {
-                std::array::from_fn(|division| in_parts(&mut nearest, quarters, division, count, &yes))
+                std::array::from_fn(|division| {
+                    in_parts(&mut nearest, quarters, division, count, &yes)
+                })
             });
-            Term { whole: yes(&all, None), parts: in_parts }
+            Term {
+                whole: yes(&all, None),
+                parts: in_parts,
+            }
         };
         distances.rows().into_iter().map(term).collect::<Vec<_>>()
     });
@@ -204,7 +270,9 @@ fn in_parts(
     let mut found: [Vec<(f64, usize)>; PARTS] = Default::default();
     let (mut i, mut open) = (0, PARTS);
     while open > 0 {
-        let Some((distance, at)) = nearest.get(i) else { break };
+        let Some((distance, at)) = nearest.get(i) else {
+            break;
+        };
         for way in 0..WAYS {
             let list = &mut found[part(quarters[at][division], way)];
             if list.len() < count {
@@ -226,8 +294,15 @@ mod tests {
     use crate::metric::testing::{self, normal};
 
     fn both(x: &Array2<f64>, y: &Array2<f64>) -> [f64; 2] {
-        let authenticity = testing::compute(&Authenticity {}, x, y, 0).expect("fine").value;
-        [authenticity, testing::compute(&Memorization::default(), x, y, 0).expect("fine").value]
+        let authenticity = testing::compute(&Authenticity {}, x, y, 0)
+            .expect("fine")
+            .value;
+        [
+            authenticity,
+            testing::compute(&Memorization::default(), x, y, 0)
+                .expect("fine")
+                .value,
+        ]
     }
 
     #[test]
@@ -244,7 +319,10 @@ mod tests {
     fn for_a_smooth_law_memorization_is_the_ratio_to_the_dimension() {
         let (x, y) = (normal(1, 3000, 2, 0.0, 1.0), normal(2, 4000, 2, 0.0, 1.0));
         let got = testing::compute(&Memorization { ratio: 0.5 }, &x, &y, 0).expect("fine");
-        assert!((got.value - 0.25).abs() < 4.0 * got.stderr.expect("many"), "{got:?}");
+        assert!(
+            (got.value - 0.25).abs() < 4.0 * got.stderr.expect("many"),
+            "{got:?}"
+        );
     }
 
     #[test]
@@ -253,11 +331,20 @@ mod tests {
         let copies = train.slice(ndarray::s![..30, ..]).to_owned() + 1e-3;
         let twice = concatenate![ndarray::Axis(0), train, train.slice(ndarray::s![..20, ..])];
         let [authenticity, memorization] = both(&copies, &twice);
-        assert!(authenticity == 20.0 / 30.0 && memorization == 10.0 / 30.0, "{authenticity} {memorization}");
-        let (x, y) = (Sample::new(&copies).expect("finite"), Sample::new(&twice).expect("finite"));
+        assert!(
+            authenticity == 20.0 / 30.0 && memorization == 10.0 / 30.0,
+            "{authenticity} {memorization}"
+        );
+        let (x, y) = (
+            Sample::new(&copies).expect("finite"),
+            Sample::new(&twice).expect("finite"),
+        );
         for metric in [&Authenticity {} as &dyn Statistic, &Memorization::default()] {
             let notes = metric.notes(Sets::two(&x, &y));
-            assert!(notes.len() == 1 && notes[0].contains("40 of 70"), "{notes:?}");
+            assert!(
+                notes.len() == 1 && notes[0].contains("40 of 70"),
+                "{notes:?}"
+            );
             assert!(metric.notes(Sets::two(&y, &x)).is_empty());
         }
     }
@@ -267,9 +354,17 @@ mod tests {
     fn the_standard_error_is_the_spread_over_repeated_draws_of_copies() {
         use crate::num::key::Purpose;
         let draw = |i: u64| {
-            let (train, mut x) = (normal(2 * i, 80, 6, 0.0, 1.0), normal(2 * i + 1, 100, 6, 0.0, 1.0));
+            let (train, mut x) = (
+                normal(2 * i, 80, 6, 0.0, 1.0),
+                normal(2 * i + 1, 100, 6, 0.0, 1.0),
+            );
             let chosen = Key { seed: i }.uniform(Purpose::Check, 1, 0, 200);
-            for (j, mut row) in x.rows_mut().into_iter().enumerate().filter(|(j, _)| chosen[*j] < 0.2) {
+            for (j, mut row) in x
+                .rows_mut()
+                .into_iter()
+                .enumerate()
+                .filter(|(j, _)| chosen[*j] < 0.2)
+            {
                 row *= 0.1;
                 row += &train.row((80.0 * chosen[100 + j]) as usize);
             }

@@ -46,21 +46,36 @@ pub fn copies_that_hide(train: &Sample) -> Option<String> {
 /// Copies within the sets that are divided into one part to learn from and another to be tested on.
 pub fn copies_on_both_sides(sets: &[(&str, &Sample)], what: &str) -> Option<String> {
     let found = sets.iter().filter(|(_, sample)| sample.repeated(2) > 0);
-    let named: Vec<String> =
-        found.map(|(name, sample)| format!("{} of {} {name} samples", sample.repeated(2), sample.len())).collect();
-    (!named.is_empty()).then(|| format!("{} have exact copies in their own set, {what}", named.join(" and ")))
+    let named: Vec<String> = found
+        .map(|(name, sample)| format!("{} of {} {name} samples", sample.repeated(2), sample.len()))
+        .collect();
+    (!named.is_empty()).then(|| {
+        format!(
+            "{} have exact copies in their own set, {what}",
+            named.join(" and ")
+        )
+    })
 }
 
 /// Held-out data that were trained on.
 pub fn not_held_out(sets: Sets<&Sample>) -> Option<String> {
     let (train, test) = (sets.of(Role::Train), sets.of(Role::Test));
     let shared = test.shared(train);
-    (shared > 0).then(|| format!("{shared} of {} held-out samples are exact copies of training samples", test.len()))
+    (shared > 0).then(|| {
+        format!(
+            "{shared} of {} held-out samples are exact copies of training samples",
+            test.len()
+        )
+    })
 }
 
 /// Fewer samples than twice the numbers that vary, with which a covariance is far from the law's; of how many samples
 /// statistics are is not known.
-pub fn few_for_a_covariance(width: usize, generated: Option<usize>, reference: Option<usize>) -> Option<String> {
+pub fn few_for_a_covariance(
+    width: usize,
+    generated: Option<usize>,
+    reference: Option<usize>,
+) -> Option<String> {
     let few: Vec<String> = [("generated", generated), ("reference", reference)]
         .iter()
         .filter_map(|(name, n)| n.filter(|n| *n < 2 * width).map(|n| format!("{n} {name}")))

@@ -47,7 +47,9 @@ impl Method {
 
     /// The method that a table's row names.
     pub fn named(name: &str) -> Option<Method> {
-        [Method::Influence, Method::Parts, Method::Jackknife].into_iter().find(|method| method.as_str() == name)
+        [Method::Influence, Method::Parts, Method::Jackknife]
+            .into_iter()
+            .find(|method| method.as_str() == name)
     }
 
     /// Half the width of the 95 % interval of a difference, where `n` is the smaller number of pairs and reference
@@ -88,7 +90,12 @@ impl<'a> Rows<'a> {
 ///
 /// # Errors
 /// What the statistic says, or a sentence about too few samples.
-pub fn difference(metric: &Metric, sets: [Rows; 2], reference: Rows, key: Key) -> Result<(Estimate, Method), String> {
+pub fn difference(
+    metric: &Metric,
+    sets: [Rows; 2],
+    reference: Rows,
+    key: Key,
+) -> Result<(Estimate, Method), String> {
     let pairs = sets[0].len();
     if pairs < LEAST || reference.len() < LEAST {
         return Err(format!(
@@ -102,34 +109,69 @@ pub fn difference(metric: &Metric, sets: [Rows; 2], reference: Rows, key: Key) -
     }
     let of = |set: Rows| -> Result<_, String> {
         let x = set.sample()?;
-        Ok((measure(metric, &x, &y, key)?.value, metric.influences(&x, &y, key)?))
+        Ok((
+            measure(metric, &x, &y, key)?.value,
+            metric.influences(&x, &y, key)?,
+        ))
     };
     let [(one, of_one), (other, of_other)] = [of(sets[0])?, of(sets[1])?];
     let (variance, method) = match (of_one, of_other) {
         (Some(a), Some(b)) => {
             let shares = [(a.generated, b.generated), (a.reference, b.reference)];
-            (shares.iter().map(|(a, b)| of_mean(a.iter().zip(b).map(|(a, b)| a - b))).sum(), Method::Influence)
+            (
+                shares
+                    .iter()
+                    .map(|(a, b)| of_mean(a.iter().zip(b).map(|(a, b)| a - b)))
+                    .sum(),
+                Method::Influence,
+            )
         }
         _ => (left_out(metric, sets, reference, key)?, Method::Jackknife),
     };
-    Ok((Estimate { value: one - other, stderr: Some(f64::sqrt(variance)), n: pairs }, method))
+    Ok((
+        Estimate {
+            value: one - other,
+            stderr: Some(f64::sqrt(variance)),
+            n: pairs,
+        },
+        method,
+    ))
 }
 
 /// By parts, where the statistic has them: pairs stay together, whatever their order.
-fn on_parts(metric: &Metric, sets: [Rows; 2], y: &Sample, key: Key) -> Result<Option<Estimate>, String> {
+fn on_parts(
+    metric: &Metric,
+    sets: [Rows; 2],
+    y: &Sample,
+    key: Key,
+) -> Result<Option<Estimate>, String> {
     let [one, other] = [sets[0].sample()?, sets[1].sample()?];
-    let Some(mut parts) = Parts::drawn(one.len(), y.len(), metric.least_part(), key) else { return Ok(None) };
+    let Some(mut parts) = Parts::drawn(one.len(), y.len(), metric.least_part(), key) else {
+        return Ok(None);
+    };
     metric.check(one.len(), y.len())?;
-    let Some(of_one) = metric.on_parts(&one, y, &parts)? else { return Ok(None) };
+    let Some(of_one) = metric.on_parts(&one, y, &parts)? else {
+        return Ok(None);
+    };
     parts.generated = other.in_order(&one.as_they_came(&parts.generated));
-    let Some(of_other) = metric.on_parts(&other, y, &parts)? else { return Ok(None) };
-    let Some(difference) = of_one.less(&of_other) else { return Ok(None) };
-    Ok(Some(Estimate { value: difference.whole(), stderr: difference.stderr(), n: one.len() }))
+    let Some(of_other) = metric.on_parts(&other, y, &parts)? else {
+        return Ok(None);
+    };
+    let Some(difference) = of_one.less(&of_other) else {
+        return Ok(None);
+    };
+    Ok(Some(Estimate {
+        value: difference.whole(),
+        stderr: difference.stderr(),
+        n: one.len(),
+    }))
 }
 
 /// The squared standard error of a mean.
 fn of_mean(values: impl Iterator<Item = f64>) -> f64 {
-    stats::mean(&values.collect::<Vec<_>>()).and_then(|m| m.stderr).map_or(0.0, |e| e * e)
+    stats::mean(&values.collect::<Vec<_>>())
+        .and_then(|m| m.stderr)
+        .map_or(0.0, |e| e * e)
 }
 
 /// The variance of the difference that leaving out blocks of pairs, and then of the reference, shows.
@@ -159,11 +201,17 @@ impl Kept {
     fn without(rows: Rows, block: usize) -> Kept {
         let kept: Vec<usize> = (0..rows.len()).filter(|i| i % BLOCKS != block).collect();
         let of = |x: &Array2<f64>| x.select(Axis(0), &kept);
-        Kept { features: of(rows.features), logits: rows.logits.map(of) }
+        Kept {
+            features: of(rows.features),
+            logits: rows.logits.map(of),
+        }
     }
 
     fn rows(&self) -> Rows<'_> {
-        Rows { features: &self.features, logits: self.logits.as_ref() }
+        Rows {
+            features: &self.features,
+            logits: self.logits.as_ref(),
+        }
     }
 }
 
@@ -179,8 +227,15 @@ mod tests {
     use super::*;
     use crate::metric::testing::normal;
 
-    fn paired(metric: &Metric, [one, other, y]: &[Array2<f64>; 3], seed: u64) -> Result<(Estimate, Method), String> {
-        let rows = |x| Rows { features: x, logits: Some(x) };
+    fn paired(
+        metric: &Metric,
+        [one, other, y]: &[Array2<f64>; 3],
+        seed: u64,
+    ) -> Result<(Estimate, Method), String> {
+        let rows = |x| Rows {
+            features: x,
+            logits: Some(x),
+        };
         difference(metric, [rows(one), rows(other)], rows(y), Key { seed })
     }
 
@@ -203,7 +258,10 @@ mod tests {
     /// 95 % intervals of the difference hold its mean over many draws of everything, by either way.
     #[test]
     fn the_error_of_a_difference_is_the_spread_over_repeated_draws() {
-        let sliced = crate::metric::sliced_wasserstein::SlicedWasserstein { projections: 16, p: 2.0 };
+        let sliced = crate::metric::sliced_wasserstein::SlicedWasserstein {
+            projections: 16,
+            p: 2.0,
+        };
         for (metric, repeats) in [
             (Metric::Frechet(Default::default()), 300),
             (Metric::Kernel(Default::default()), 300),
@@ -215,8 +273,9 @@ mod tests {
             (Metric::Coverage(Default::default()), 200),
             (Metric::Authenticity(Default::default()), 200),
         ] {
-            let found: Vec<(Estimate, Method)> =
-                (0..repeats).map(|seed| paired(&metric, &drawn(seed, 160, 120, 0.3), seed).expect("fine")).collect();
+            let found: Vec<(Estimate, Method)> = (0..repeats)
+                .map(|seed| paired(&metric, &drawn(seed, 160, 120, 0.3), seed).expect("fine"))
+                .collect();
             let method = match metric {
                 Metric::Frechet(_) | Metric::Kernel(_) | Metric::Energy(_) => Method::Influence,
                 Metric::SlicedWasserstein(_) => Method::Jackknife,
@@ -235,7 +294,8 @@ mod tests {
             let least = 0.95 - 4.0 * (0.95 * 0.05 / repeats as f64).sqrt();
             let variances: Vec<f64> = errors.iter().map(|e| e * e).collect();
             let variance = stats::mean(&variances).expect("many");
-            let relative = variance.stderr.expect("many") * (repeats as f64).sqrt() / variance.value;
+            let relative =
+                variance.stderr.expect("many") * (repeats as f64).sqrt() / variance.value;
             println!(
                 "{}: claimed / spread {:.3}, coverage {share:.3}, degrees of freedom {:.0}",
                 metric.name(),
@@ -257,9 +317,15 @@ mod tests {
         let metric = Metric::Frechet(Default::default());
         let (none, _) = paired(&metric, &[x.clone(), x.clone(), y.clone()], 0).expect("fine");
         assert_eq!((none.value, none.stderr), (0.0, Some(0.0)));
-        let alone = crate::metric::testing::measured(&metric, &x, &y).expect("fine").stderr.expect("known");
+        let alone = crate::metric::testing::measured(&metric, &x, &y)
+            .expect("fine")
+            .stderr
+            .expect("known");
         let (close, _) = paired(&metric, &[x, near, y], 0).expect("fine");
-        assert!(close.stderr.expect("known") < 0.5 * alone, "{close:?} {alone}");
+        assert!(
+            close.stderr.expect("known") < 0.5 * alone,
+            "{close:?} {alone}"
+        );
         assert!(paired(&metric, &drawn(1, 39, 100, 0.0), 0).is_err_and(|e| e.contains("39 pairs")));
     }
 }

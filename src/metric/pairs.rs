@@ -28,7 +28,9 @@ pub fn squared(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Array2<f64> {
         for i in (0..m).step_by(2) {
             let pair = [i, (i + 1).min(m - 1)];
             let [a, b] = pair.map(|i| x.slice(s![i, ..]));
-            let (Some(a), Some(b)) = (a.to_slice(), b.to_slice()) else { continue };
+            let (Some(a), Some(b)) = (a.to_slice(), b.to_slice()) else {
+                continue;
+            };
             let sums = tile(a, b, &panel);
             for (row, sums) in pair.iter().zip(sums) {
                 for (j, sum) in sums[..width].iter().enumerate() {
@@ -95,12 +97,18 @@ pub fn median_squared(x: ArrayView2<f64>) -> f64 {
     let n = x.nrows() as u64;
     if x.nrows() * x.nrows().saturating_sub(1) / 2 <= FEW {
         let all = squared(x, x);
-        let mut kept: Vec<f64> = (0..x.nrows()).flat_map(|i| (0..i).map(move |j| [i, j])).map(|at| all[at]).collect();
+        let mut kept: Vec<f64> = (0..x.nrows())
+            .flat_map(|i| (0..i).map(move |j| [i, j]))
+            .map(|at| all[at])
+            .collect();
         if kept.is_empty() {
             return 0.0;
         }
         let middle = (kept.len() - 1) / 2;
-        let found = kept.select_nth_unstable_by(middle, f64::total_cmp).1.to_bits();
+        let found = kept
+            .select_nth_unstable_by(middle, f64::total_cmp)
+            .1
+            .to_bits();
         // To as many bits as the histograms give.
         return f64::from_bits(found >> (64 - 2 * BITS) << (64 - 2 * BITS));
     }
@@ -166,10 +174,16 @@ mod tests {
         for n in [2, 3, 7, 200, 800] {
             let x = normal(3, n, 4, 0.0, 1.0);
             let all = squared(x.view(), x.view());
-            let mut sorted: Vec<f64> = (0..n).flat_map(|i| (0..i).map(move |j| (i, j))).map(|p| all[p]).collect();
+            let mut sorted: Vec<f64> = (0..n)
+                .flat_map(|i| (0..i).map(move |j| (i, j)))
+                .map(|p| all[p])
+                .collect();
             sorted.sort_by(f64::total_cmp);
             let want = sorted[(sorted.len() - 1) / 2];
-            assert!((median_squared(x.view()) / want - 1.0).abs() < 1e-8, "n = {n}");
+            assert!(
+                (median_squared(x.view()) / want - 1.0).abs() < 1e-8,
+                "n = {n}"
+            );
         }
         assert_eq!(median_squared(Array2::ones((9, 2)).view()), 0.0);
     }

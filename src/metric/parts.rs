@@ -38,16 +38,23 @@ impl Parts {
     /// Drawn by the seed; `None` where a quarter of either side would have fewer than `least` samples.
     pub fn drawn(generated: usize, reference: usize, least: usize, key: Key) -> Option<Parts> {
         let fine = generated.min(reference) / 4 >= least;
-        fine.then(|| Parts { generated: quarters(generated, key, 0), reference: quarters(reference, key, 1) })
+        fine.then(|| Parts {
+            generated: quarters(generated, key, 0),
+            reference: quarters(reference, key, 1),
+        })
     }
 }
 
 fn quarters(n: usize, key: Key, side: u64) -> Vec<Quarters> {
-    let orders: Vec<Vec<usize>> =
-        (0..DIVISIONS as u64).map(|division| draws::order(n, key, 2 * division + side)).collect();
+    let orders: Vec<Vec<usize>> = (0..DIVISIONS as u64)
+        .map(|division| draws::order(n, key, 2 * division + side))
+        .collect();
     let mut all = vec![[0; DIVISIONS]; n];
     for (division, order) in orders.into_iter().enumerate() {
-        order.into_iter().enumerate().for_each(|(rank, at)| all[at][division] = (rank % 4) as u8);
+        order
+            .into_iter()
+            .enumerate()
+            .for_each(|(rank, at)| all[at][division] = (rank % 4) as u8);
     }
     all
 }
@@ -79,15 +86,26 @@ pub struct Tally {
 impl Tally {
     /// Nothing counted yet; parts are counted where there are any.
     pub fn empty(divided: bool) -> Tally {
-        Tally { whole: 0, parts: vec![[0; PARTS]; if divided { DIVISIONS } else { 0 }] }
+        Tally {
+            whole: 0,
+            parts: vec![[0; PARTS]; if divided { DIVISIONS } else { 0 }],
+        }
     }
 
     /// What one sample counts in the whole, and by division and way in each part that it is in.
-    pub fn add(&mut self, whole: u64, quarters: Option<&Quarters>, parts: &[[u64; WAYS]; DIVISIONS]) {
+    pub fn add(
+        &mut self,
+        whole: u64,
+        quarters: Option<&Quarters>,
+        parts: &[[u64; WAYS]; DIVISIONS],
+    ) {
         self.whole += whole;
         let Some(quarters) = quarters else { return };
         for ((sums, quarter), counts) in self.parts.iter_mut().zip(quarters).zip(parts) {
-            counts.iter().enumerate().for_each(|(way, count)| sums[part(*quarter, way)] += count);
+            counts
+                .iter()
+                .enumerate()
+                .for_each(|(way, count)| sums[part(*quarter, way)] += count);
         }
     }
 
@@ -95,7 +113,9 @@ impl Tally {
     pub fn merge(mut self, other: &Tally) -> Tally {
         self.whole += other.whole;
         for (sums, more) in self.parts.iter_mut().zip(&other.parts) {
-            sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+            sums.iter_mut()
+                .zip(more)
+                .for_each(|(sum, more)| *sum += more);
         }
         self
     }
@@ -109,12 +129,20 @@ impl Tally {
         let share = |(count, size): (&u64, &u64)| scale * *count as f64 / *size as f64;
         let of_division = |(counts, sizes): (&[u64; PARTS], &[u64; PARTS])| {
             let mut shares = [0.0; PARTS];
-            shares.iter_mut().zip(counts.iter().zip(sizes)).for_each(|(s, pair)| *s = share(pair));
+            shares
+                .iter_mut()
+                .zip(counts.iter().zip(sizes))
+                .for_each(|(s, pair)| *s = share(pair));
             shares
         };
         Replicates::Shares {
             whole: scale * self.whole as f64 / n as f64,
-            parts: self.parts.iter().zip(&sizes.parts).map(of_division).collect(),
+            parts: self
+                .parts
+                .iter()
+                .zip(&sizes.parts)
+                .map(of_division)
+                .collect(),
         }
     }
 }
@@ -123,7 +151,10 @@ impl Tally {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Replicates {
     /// Of parts of both sets.
-    Shares { whole: f64, parts: Vec<[f64; PARTS]> },
+    Shares {
+        whole: f64,
+        parts: Vec<[f64; PARTS]>,
+    },
     /// The mean over generated samples of what each says of the reference and of parts of it, in the order in which the
     /// samples came.
     Terms(Vec<Term>),
@@ -141,20 +172,32 @@ impl Replicates {
     pub fn whole(&self) -> f64 {
         match self {
             Replicates::Shares { whole, .. } => *whole,
-            Replicates::Terms(terms) => terms.iter().map(|t| f64::from(t.whole)).sum::<f64>() / terms.len() as f64,
+            Replicates::Terms(terms) => {
+                terms.iter().map(|t| f64::from(t.whole)).sum::<f64>() / terms.len() as f64
+            }
         }
     }
 
     /// The difference of a statistic between two sets that are divided alike.
     pub fn less(&self, other: &Replicates) -> Option<Replicates> {
         match (self, other) {
-            (Replicates::Shares { whole, parts }, Replicates::Shares { whole: less, parts: others }) => {
-                let of = |(a, b): (&[f64; PARTS], &[f64; PARTS])| std::array::from_fn(|i| a[i] - b[i]);
-                Some(Replicates::Shares { whole: whole - less, parts: parts.iter().zip(others).map(of).collect() })
+            (
+                Replicates::Shares { whole, parts },
+                Replicates::Shares {
+                    whole: less,
+                    parts: others,
+                },
+            ) => {
+                let of =
+                    |(a, b): (&[f64; PARTS], &[f64; PARTS])| std::array::from_fn(|i| a[i] - b[i]);
+                Some(Replicates::Shares {
+                    whole: whole - less,
+                    parts: parts.iter().zip(others).map(of).collect(),
+                })
             }
-            (Replicates::Terms(terms), Replicates::Terms(others)) => {
-                Some(Replicates::Terms(terms.iter().zip(others).map(|(a, b)| a.less(b)).collect()))
-            }
+            (Replicates::Terms(terms), Replicates::Terms(others)) => Some(Replicates::Terms(
+                terms.iter().zip(others).map(|(a, b)| a.less(b)).collect(),
+            )),
             _ => None,
         }
     }
@@ -170,7 +213,11 @@ impl Replicates {
     /// The value on one quarter, or on the half of two.
     #[cfg(test)]
     pub fn of_quarters(&self, division: usize, quarters: &[u8]) -> f64 {
-        let way = if let [a, b] = quarters { usize::from(a ^ b) } else { 0 };
+        let way = if let [a, b] = quarters {
+            usize::from(a ^ b)
+        } else {
+            0
+        };
         let part = part(quarters[0], way);
         match self {
             Replicates::Shares { parts, .. } => parts[division][part],
@@ -185,8 +232,12 @@ impl Replicates {
 impl Term {
     fn less(&self, other: &Term) -> Term {
         let parts = self.parts.zip(other.parts);
-        let parts = parts.map(|(a, b)| std::array::from_fn(|d| std::array::from_fn(|i| a[d][i] - b[d][i])));
-        Term { whole: self.whole - other.whole, parts }
+        let parts =
+            parts.map(|(a, b)| std::array::from_fn(|d| std::array::from_fn(|i| a[d][i] - b[d][i])));
+        Term {
+            whole: self.whole - other.whole,
+            parts,
+        }
     }
 }
 
@@ -213,7 +264,8 @@ fn onwards(divisions: usize, squared: impl Fn(usize, [usize; 2]) -> f64) -> f64 
 }
 
 fn over_both(parts: &[[f64; PARTS]]) -> Option<f64> {
-    let squared = |division: usize, [a, b]: [usize; 2]| (parts[division][a] - parts[division][b]).powi(2);
+    let squared =
+        |division: usize, [a, b]: [usize; 2]| (parts[division][a] - parts[division][b]).powi(2);
     (!parts.is_empty()).then(|| onwards(parts.len(), squared).sqrt())
 }
 
@@ -221,10 +273,13 @@ fn over_terms(terms: &[Term]) -> Option<f64> {
     let n = terms.len() as f64;
     // The mean of some numbers, and the variance of that.
     let mean = |of: &dyn Fn(&Term) -> i8| {
-        let (sum, squares) = terms.iter().map(of).fold((0i64, 0i64), |(sum, squares), v| {
-            let v = i64::from(v);
-            (sum + v, squares + v * v)
-        });
+        let (sum, squares) = terms
+            .iter()
+            .map(of)
+            .fold((0i64, 0i64), |(sum, squares), v| {
+                let v = i64::from(v);
+                (sum + v, squares + v * v)
+            });
         let mean = sum as f64 / n;
         (mean, (squares as f64 / n - mean * mean) / (n - 1.0))
     };
@@ -233,7 +288,10 @@ fn over_terms(terms: &[Term]) -> Option<f64> {
     }
     let (_, given_the_reference) = mean(&|t| t.whole);
     let squared = |division: usize, [a, b]: [usize; 2]| {
-        let (gap, noise) = mean(&|t| t.parts.map_or(0, |parts| parts[division][a] - parts[division][b]));
+        let (gap, noise) = mean(&|t| {
+            t.parts
+                .map_or(0, |parts| parts[division][a] - parts[division][b])
+        });
         gap * gap - noise
     };
     Some((given_the_reference + onwards(DIVISIONS, squared)).sqrt())
@@ -246,7 +304,9 @@ mod tests {
     #[test]
     fn samples_are_together_where_their_parts_are_one() {
         for (a, b) in (0..4u8).flat_map(|a| (0..4u8).map(move |b| (a, b))) {
-            let same: Vec<usize> = (0..WAYS).filter(|way| part(a, *way) == part(b, *way)).collect();
+            let same: Vec<usize> = (0..WAYS)
+                .filter(|way| part(a, *way) == part(b, *way))
+                .collect();
             assert_eq!(together(a, b).collect::<Vec<_>>(), same, "{a} {b}");
             assert!((0..WAYS).all(|way| part(a, way) < PARTS));
         }
@@ -263,7 +323,10 @@ mod tests {
         }
         let got = tally.shares(n, Some(&parts.generated), 1.0);
         assert_eq!(got.whole(), 0.25);
-        let (error, want) = (got.stderr().expect("parts"), (0.25f64 * 0.75 / n as f64).sqrt());
+        let (error, want) = (
+            got.stderr().expect("parts"),
+            (0.25f64 * 0.75 / n as f64).sqrt(),
+        );
         assert!((error / want - 1.0).abs() < 0.15, "{error} {want}");
         let none = got.less(&got).expect("both are shares");
         assert_eq!((none.whole(), none.stderr()), (0.0, Some(0.0)));

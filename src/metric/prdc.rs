@@ -93,7 +93,12 @@ neighbours! {
     Coverage: "coverage", Around::Reference, biased: true, coverage;
 }
 
-fn check(name: &str, k: usize, around: Around, [generated, reference]: [usize; 2]) -> Result<(), String> {
+fn check(
+    name: &str,
+    k: usize,
+    around: Around,
+    [generated, reference]: [usize; 2],
+) -> Result<(), String> {
     let (centres, which, points) = match around {
         Around::Reference => (reference, "reference", generated),
         Around::Generated => (generated, "generated", reference),
@@ -107,7 +112,9 @@ fn check(name: &str, k: usize, around: Around, [generated, reference]: [usize; 2
             k + 1
         ));
     }
-    (points > 0).then_some(()).ok_or_else(|| format!("{name}: one of the two sets is empty"))
+    (points > 0)
+        .then_some(())
+        .ok_or_else(|| format!("{name}: one of the two sets is empty"))
 }
 
 fn share_covered(points: Side, centres: Side, k: usize) -> Replicates {
@@ -145,17 +152,27 @@ mod tests {
             a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>()
         };
         let radius = |x: &Array2<f64>, i: usize| {
-            let mut all: Vec<f64> = (0..x.nrows()).filter(|j| *j != i).map(|j| distance(x.row(i), x.row(j))).collect();
+            let mut all: Vec<f64> = (0..x.nrows())
+                .filter(|j| *j != i)
+                .map(|j| distance(x.row(i), x.row(j)))
+                .collect();
             all.sort_by(f64::total_cmp);
             all[k - 1]
         };
         let (r, g) = (reference.nrows(), generated.nrows());
-        let within = |i: usize, j: usize| distance(reference.row(i), generated.row(j)) < radius(reference, i);
+        let within = |i: usize, j: usize| {
+            distance(reference.row(i), generated.row(j)) < radius(reference, i)
+        };
         match name {
-            "precision" => (0..g).filter(|j| (0..r).any(|i| within(i, *j))).count() as f64 / g as f64,
+            "precision" => {
+                (0..g).filter(|j| (0..r).any(|i| within(i, *j))).count() as f64 / g as f64
+            }
             "recall" => plain("precision", reference, generated, k),
             "density" => {
-                (0..g).map(|j| (0..r).filter(|i| within(*i, j)).count()).sum::<usize>() as f64 / (k * g) as f64
+                (0..g)
+                    .map(|j| (0..r).filter(|i| within(*i, j)).count())
+                    .sum::<usize>() as f64
+                    / (k * g) as f64
             }
             _ => (0..r).filter(|i| (0..g).any(|j| within(*i, j))).count() as f64 / r as f64,
         }
@@ -164,7 +181,10 @@ mod tests {
     #[test]
     fn values_are_those_of_the_definitions() {
         for (seed, n, m, k) in [(1, 13, 11, 2), (2, 9, 17, 3), (3, 12, 12, 1), (4, 7, 20, 5)] {
-            let (x, mut y) = (normal(seed, n, 2, 0.0, 1.0), normal(seed + 50, m, 2, 0.8, 1.0));
+            let (x, mut y) = (
+                normal(seed, n, 2, 0.0, 1.0),
+                normal(seed + 50, m, 2, 0.8, 1.0),
+            );
             // A ball's centre and its boundary among the points: strict inequalities decide.
             y.row_mut(0).assign(&x.row(1));
             for name in SPECS {
@@ -182,18 +202,33 @@ mod tests {
         let sides = [(&x, &parts.generated), (&y, &parts.reference)];
         for name in SPECS {
             let samples = sides.map(|(rows, _)| Sample::new(rows).expect("finite"));
-            let found = metric(name, 3).on_parts(&samples[0], &samples[1], &parts).expect("fine").expect("parts");
-            let whole = samples.each_ref().map(|s| s.all().expect("in memory").to_owned());
+            let found = metric(name, 3)
+                .on_parts(&samples[0], &samples[1], &parts)
+                .expect("fine")
+                .expect("parts");
+            let whole = samples
+                .each_ref()
+                .map(|s| s.all().expect("in memory").to_owned());
             assert!((found.whole() - plain(name, &whole[0], &whole[1], 3)).abs() < 1e-14);
-            for (division, of_quarters) in
-                [(0, [0u8].as_slice()), (9, &[3]), (9, &[0, 1]), (17, &[1, 3]), (31, &[1, 2])]
-            {
+            for (division, of_quarters) in [
+                (0, [0u8].as_slice()),
+                (9, &[3]),
+                (9, &[0, 1]),
+                (17, &[1, 3]),
+                (31, &[1, 2]),
+            ] {
                 let some = [0, 1].map(|side| {
                     let inside = |i: &usize| of_quarters.contains(&sides[side].1[*i][division]);
-                    whole[side].select(ndarray::Axis(0), &(0..whole[side].nrows()).filter(inside).collect::<Vec<_>>())
+                    whole[side].select(
+                        ndarray::Axis(0),
+                        &(0..whole[side].nrows()).filter(inside).collect::<Vec<_>>(),
+                    )
                 });
                 let got = found.of_quarters(division, of_quarters);
-                assert!((got - plain(name, &some[0], &some[1], 3)).abs() < 1e-14, "{name} {division} {of_quarters:?}");
+                assert!(
+                    (got - plain(name, &some[0], &some[1], 3)).abs() < 1e-14,
+                    "{name} {division} {of_quarters:?}"
+                );
             }
         }
     }
@@ -211,7 +246,10 @@ mod tests {
     fn too_few_samples_are_refused_with_their_count() {
         for name in SPECS {
             let refused = metric(name, 5).check(5, 5).expect_err(name);
-            assert!(refused.contains("k is 5") && refused.contains(name), "{refused}");
+            assert!(
+                refused.contains("k is 5") && refused.contains(name),
+                "{refused}"
+            );
             assert!(metric(name, 0).check(9, 9).is_err());
             assert!(metric(name, 5).check(6, 6).is_ok());
             let (x, y) = (normal(1, 6, 2, 0.0, 1.0), normal(2, 6, 2, 0.0, 1.0));

@@ -13,33 +13,48 @@ struct References(NpzReader<File>);
 
 impl References {
     fn open() -> References {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/metrics/references.npz");
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/data/metrics/references.npz"
+        );
         References(NpzReader::new(File::open(path).expect(path)).expect("an archive"))
     }
 
     fn values(&mut self, name: &str) -> Array1<f64> {
-        self.0.by_name(name).unwrap_or_else(|e| panic!("{name}: {e}"))
+        self.0
+            .by_name(name)
+            .unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
     fn rows(&mut self, name: &str) -> Array2<f64> {
-        self.0.by_name(name).unwrap_or_else(|e| panic!("{name}: {e}"))
+        self.0
+            .by_name(name)
+            .unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
     fn sets(&mut self, name: &str) -> [Array2<f64>; 2] {
-        [self.rows(&format!("{name}_generated")), self.rows(&format!("{name}_reference"))]
+        [
+            self.rows(&format!("{name}_generated")),
+            self.rows(&format!("{name}_reference")),
+        ]
     }
 
     /// To a relative `tolerance`, or 1e-14 where cancellation leaves next to nothing.
     fn hold(&mut self, name: &str, got: f64, tolerance: f64) {
         let want = self.values(name)[0];
         println!("{name:32} {:.1e}", (got - want).abs() / want.abs());
-        assert!((got - want).abs() <= tolerance * want.abs() + 1e-14, "{name}: {got} {want}");
+        assert!(
+            (got - want).abs() <= tolerance * want.abs() + 1e-14,
+            "{name}: {got} {want}"
+        );
     }
 }
 
 fn value(spec: &str, [x, y]: &[Array2<f64>; 2]) -> f64 {
     let metric: Metric = serde_yaml::from_str(spec).unwrap_or_else(|e| panic!("{spec}: {e}"));
-    measured(&metric, x, y).unwrap_or_else(|e| panic!("{spec}: {e}")).value
+    measured(&metric, x, y)
+        .unwrap_or_else(|e| panic!("{spec}: {e}"))
+        .value
 }
 
 /// Unequal counts; fewer samples than columns; columns that others determine.
@@ -87,7 +102,11 @@ fn kernels_by_torch_fidelity_and_scikit_learn() {
     let equal = [x.slice(ndarray::s![..45, ..]).to_owned(), y];
     references.hold("equal_kernel", value("kernel", &equal), 1e-12);
     references.hold("equal_kernel_clean", value("kernel", &equal), 1e-12);
-    references.hold("equal_mmd-rbf_0.7", value("{mmd-rbf: {bandwidth: 0.7}}", &equal), 1e-10);
+    references.hold(
+        "equal_mmd-rbf_0.7",
+        value("{mmd-rbf: {bandwidth: 0.7}}", &equal),
+        1e-10,
+    );
 }
 
 #[test]
@@ -97,8 +116,14 @@ fn sliced_wasserstein_by_pot() {
         let [x, y] = references.sets(name);
         let directions = references.rows(&format!("{name}_directions"));
         for p in [1, 2] {
-            let metric = SlicedWasserstein { projections: 40, p: p.into() };
-            let got = metric.along(directions.clone(), x.view(), y.view()).expect("finite").value;
+            let metric = SlicedWasserstein {
+                projections: 40,
+                p: p.into(),
+            };
+            let got = metric
+                .along(directions.clone(), x.view(), y.view())
+                .expect("finite")
+                .value;
             references.hold(&format!("{name}_sliced_{p}"), got, 1e-12);
         }
     }
@@ -111,10 +136,18 @@ fn vendi_and_authenticity_by_dgm_eval_and_cmmd_by_its_port() {
         let sets = references.sets(name);
         // Eigenvalues that are zeros but for rounding count there, and for their root's sake most at q = ½.
         for (q, tolerance) in [("0.5", 1e-6), ("1", 1e-12), ("2", 1e-12)] {
-            references.hold(&format!("{name}_vendi_{q}"), value(&format!("{{vendi: {{q: {q}}}}}"), &sets), tolerance);
+            references.hold(
+                &format!("{name}_vendi_{q}"),
+                value(&format!("{{vendi: {{q: {q}}}}}"), &sets),
+                tolerance,
+            );
         }
         // Theirs is a percentage in float32.
-        references.hold(&format!("{name}_authpct"), 100.0 * value("authenticity", &sets), 1e-7);
+        references.hold(
+            &format!("{name}_authpct"),
+            100.0 * value("authenticity", &sets),
+            1e-7,
+        );
         references.hold(&format!("{name}_cmmd"), value("cmmd", &sets), 1e-9);
     }
 }
@@ -142,7 +175,9 @@ fn one_dimension_by_scipy_and_pot() {
         column
     });
     for p in [1, 3] {
-        let got = transport::between(&sorted[0], &sorted[1], p.into()).cost.powf(1.0 / f64::from(p));
+        let got = transport::between(&sorted[0], &sorted[1], p.into())
+            .cost
+            .powf(1.0 / f64::from(p));
         references.hold(&format!("line_wasserstein_{p}"), got, 1e-12);
     }
     let columns = sorted.map(|c| Array2::from_shape_fn((c.len(), 1), |(i, _)| c[i]));
@@ -154,8 +189,18 @@ fn logistic_regression_by_scikit_learn() {
     let mut references = References::open();
     let [x, y] = references.sets("full");
     let classes: Vec<bool> = (0..105).map(|i| i < 60).collect();
-    let model = logistic::fit(ndarray::concatenate![ndarray::Axis(0), x, y].view(), &classes);
+    let model = logistic::fit(
+        ndarray::concatenate![ndarray::Axis(0), x, y].view(),
+        &classes,
+    );
     let want = references.values("logistic");
-    let got = ndarray::concatenate![ndarray::Axis(0), model.weights, Array1::from_elem(1, model.intercept)];
-    assert!((&got - &want).iter().all(|e| e.abs() < 1e-6), "{got} {want}");
+    let got = ndarray::concatenate![
+        ndarray::Axis(0),
+        model.weights,
+        Array1::from_elem(1, model.intercept)
+    ];
+    assert!(
+        (&got - &want).iter().all(|e| e.abs() < 1e-6),
+        "{got} {want}"
+    );
 }

@@ -35,17 +35,26 @@ impl<'a> Sample<'a> {
     /// small that squares vanish.
     pub fn new(source: &'a dyn Source) -> Result<Sample<'a>, String> {
         let (n, d) = source.shape();
-        let first = if n > 0 { source.take(&[0])? } else { Array2::zeros((1, d)) };
+        let first = if n > 0 {
+            source.take(&[0])?
+        } else {
+            Array2::zeros((1, d))
+        };
         let blocks: Vec<usize> = (0..n).step_by(ROWS).collect();
         let scanned: Vec<Scan> = blocks
             .into_par_iter()
             .map(|start| scan(source, (start..n.min(start + ROWS)).collect(), first.view()))
             .collect::<Result<_, _>>()?;
-        let hashes: Vec<[u8; 32]> = scanned.iter().flat_map(|s| s.hashes.iter().copied()).collect();
+        let hashes: Vec<[u8; 32]> = scanned
+            .iter()
+            .flat_map(|s| s.hashes.iter().copied())
+            .collect();
         let mut order: Vec<usize> = (0..n).collect();
         order.par_sort_unstable_by(|a, b| hashes[*a].cmp(&hashes[*b]));
         let hashes = order.iter().map(|at| hashes[*at]).collect();
-        let varying = (0..d).filter(|j| scanned.iter().any(|s| s.varies[*j])).collect();
+        let varying = (0..d)
+            .filter(|j| scanned.iter().any(|s| s.varies[*j]))
+            .collect();
         let largest = scanned.iter().fold(0.0f64, |most, s| most.max(s.largest));
         if largest > 0.0 && largest < SMALLEST {
             return Err(format!(
@@ -53,7 +62,14 @@ impl<'a> Sample<'a> {
                  multiply all sets by one factor"
             ));
         }
-        Ok(Sample { source, order, hashes, varying, logits: None, all: OnceLock::new() })
+        Ok(Sample {
+            source,
+            order,
+            hashes,
+            varying,
+            logits: None,
+            all: OnceLock::new(),
+        })
     }
 
     /// The first `n` of the samples, in their own order: a choice that does not depend on how they came.
@@ -110,7 +126,10 @@ impl<'a> Sample<'a> {
     /// What belongs to the rows, put into the order in which the rows came.
     pub fn as_they_came<T: Copy>(&self, values: &[T]) -> Vec<T> {
         let mut out = values.to_vec();
-        self.order.iter().zip(values).for_each(|(at, value)| out[*at] = *value);
+        self.order
+            .iter()
+            .zip(values)
+            .for_each(|(at, value)| out[*at] = *value);
         out
     }
 
@@ -127,7 +146,10 @@ impl<'a> Sample<'a> {
 
     /// How many samples are in the other set too.
     pub fn shared(&self, other: &Sample) -> usize {
-        self.hashes.iter().filter(|hash| other.hashes.binary_search(hash).is_ok()).count()
+        self.hashes
+            .iter()
+            .filter(|hash| other.hashes.binary_search(hash).is_ok())
+            .count()
     }
 
     /// The logits of all rows, in the order of the rows.
@@ -173,7 +195,11 @@ fn scan(source: &dyn Source, at: Vec<usize>, first: ArrayView2<f64>) -> Result<S
         }
         hashes.push(Sha256::digest(&bytes).into());
     }
-    Ok(Scan { hashes, varies, largest })
+    Ok(Scan {
+        hashes,
+        varies,
+        largest,
+    })
 }
 
 #[cfg(test)]
@@ -185,10 +211,16 @@ mod tests {
     fn the_same_vectors_come_in_the_same_order() {
         let x = normal(1, 30, 2, 0.0, 1.0);
         let back = x.slice(ndarray::s![..;-1, ..]);
-        let (one, two) = (Sample::new(&x).expect("finite"), Sample::new(&back).expect("finite"));
+        let (one, two) = (
+            Sample::new(&x).expect("finite"),
+            Sample::new(&back).expect("finite"),
+        );
         assert_eq!(one.all(), two.all());
         assert_ne!(one.all().expect("in memory"), x);
-        assert_eq!(one.rows(&[4]).expect("in memory").row(0), one.all().expect("in memory").row(4));
+        assert_eq!(
+            one.rows(&[4]).expect("in memory").row(0),
+            one.all().expect("in memory").row(4)
+        );
         let logits = two.with_logits(Some(back)).logits().expect("given");
         assert_eq!(logits, one.all().expect("in memory"));
     }
@@ -197,7 +229,11 @@ mod tests {
     fn numbers_that_are_not_finite_are_named_by_their_row() {
         let mut x = normal(1, 9, 2, 0.0, 1.0);
         x[[7, 1]] = f64::NAN;
-        assert!(Sample::new(&x).err().is_some_and(|e| e.contains("sample 7") && e.contains("NaN")));
+        assert!(
+            Sample::new(&x)
+                .err()
+                .is_some_and(|e| e.contains("sample 7") && e.contains("NaN"))
+        );
     }
 
     #[test]
@@ -205,7 +241,10 @@ mod tests {
         let x = normal(1, 9, 2, 0.0, 1.0);
         for (scale, word) in [(1e200, "1e30"), (1e-200, "1e-30")] {
             let scaled = &x * scale;
-            assert!(Sample::new(&scaled).err().is_some_and(|e| e.contains(word)), "{scale}");
+            assert!(
+                Sample::new(&scaled).err().is_some_and(|e| e.contains(word)),
+                "{scale}"
+            );
         }
         for scale in [1e25, 1e-25, 0.0] {
             assert!(Sample::new(&(&x * scale)).is_ok(), "{scale}");
@@ -220,7 +259,10 @@ mod tests {
             x.row_mut(at).assign(&row);
         }
         let back = x.slice(ndarray::s![..;-1, ..]);
-        let (one, two) = (Sample::new(&x).expect("finite"), Sample::new(&back).expect("finite"));
+        let (one, two) = (
+            Sample::new(&x).expect("finite"),
+            Sample::new(&back).expect("finite"),
+        );
         assert_eq!([1, 2, 3, 4].map(|times| one.repeated(times)), [20, 5, 3, 0]);
         let (other, copies) = (normal(2, 5, 2, 0.0, 1.0), x.slice(ndarray::s![..4, ..]));
         assert_eq!(one.shared(&Sample::new(&other).expect("finite")), 0);
@@ -234,7 +276,10 @@ mod tests {
     fn single_precision_is_the_same_sample() {
         let x = normal(1, 40, 3, 0.0, 1.0).mapv(|v| v as f32);
         let wide = x.mapv(f64::from);
-        assert_eq!(Sample::new(&x).expect("finite").all(), Sample::new(&wide).expect("finite").all());
+        assert_eq!(
+            Sample::new(&x).expect("finite").all(),
+            Sample::new(&wide).expect("finite").all()
+        );
     }
 
     #[test]

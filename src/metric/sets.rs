@@ -28,7 +28,12 @@ pub enum Role {
 impl<T: Copy> Sets<T> {
     /// Generated samples and a reference.
     pub fn two(generated: T, reference: T) -> Sets<T> {
-        Sets { generated, reference, train: None, test: None }
+        Sets {
+            generated,
+            reference,
+            train: None,
+            test: None,
+        }
     }
 
     /// The set of that role; the reference is either of the others that is not named.
@@ -43,8 +48,18 @@ impl<T: Copy> Sets<T> {
 
     /// The same of every set.
     pub fn map<U>(self, of: impl Fn(T) -> U) -> Sets<U> {
-        let Sets { generated, reference, train, test } = self;
-        Sets { generated: of(generated), reference: of(reference), train: train.map(&of), test: test.map(&of) }
+        let Sets {
+            generated,
+            reference,
+            train,
+            test,
+        } = self;
+        Sets {
+            generated: of(generated),
+            reference: of(reference),
+            train: train.map(&of),
+            test: test.map(&of),
+        }
     }
 }
 
@@ -63,7 +78,17 @@ impl<T> Sets<T> {
     }
 
     pub fn as_ref(&self) -> Sets<&T> {
-        let Sets { generated, reference, train, test } = self;
-        Sets { generated, reference, train: train.as_ref(), test: test.as_ref() }
+        let Sets {
+            generated,
+            reference,
+            train,
+            test,
+        } = self;
+        Sets {
+            generated,
+            reference,
+            train: train.as_ref(),
+            test: test.as_ref(),
+        }
     }
 }

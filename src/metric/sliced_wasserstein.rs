@@ -27,7 +27,10 @@ pub struct SlicedWasserstein {
 
 impl Default for SlicedWasserstein {
     fn default() -> Self {
-        SlicedWasserstein { projections: 256, p: 2.0 }
+        SlicedWasserstein {
+            projections: 256,
+            p: 2.0,
+        }
     }
 }
 
@@ -66,7 +69,9 @@ impl SlicedWasserstein {
             let plans: Vec<_> = (0..some.nrows())
                 .into_par_iter()
                 .map(|l| {
-                    let ranks = projected.each_ref().map(|side| ranked(side.column(l).to_owned()));
+                    let ranks = projected
+                        .each_ref()
+                        .map(|side| ranked(side.column(l).to_owned()));
                     let plan = transport::between(&ranks[0].0, &ranks[1].0, self.p);
                     (plan, ranks.map(|r| r.1))
                 })
@@ -85,7 +90,9 @@ impl SlicedWasserstein {
         }
         let mean = stats::mean(&costs).ok_or("sliced-wasserstein: no direction")?;
         let value = mean.value.powf(1.0 / self.p);
-        let errors = means.each_ref().map(|m| stats::mean(m).and_then(|e| e.stderr));
+        let errors = means
+            .each_ref()
+            .map(|m| stats::mean(m).and_then(|e| e.stderr));
         let stderr = match errors {
             [Some(a), Some(b)] if value > 0.0 => {
                 let power = (a * a + b * b + mean.stderr.unwrap_or(0.0).powi(2)).sqrt();
@@ -93,7 +100,11 @@ impl SlicedWasserstein {
             }
             _ => None,
         };
-        Ok(Estimate { value, stderr, n: generated.nrows() })
+        Ok(Estimate {
+            value,
+            stderr,
+            n: generated.nrows(),
+        })
     }
 }
 
@@ -102,18 +113,33 @@ impl Statistic for SlicedWasserstein {
         if generated == 0 || reference == 0 {
             return Err("sliced-wasserstein: one of the two sets is empty".to_owned());
         }
-        crate::registry::within("sliced-wasserstein: projections", self.projections, 1, 1_000_000)?;
+        crate::registry::within(
+            "sliced-wasserstein: projections",
+            self.projections,
+            1,
+            1_000_000,
+        )?;
         let fine = self.p >= 1.0 && self.p.is_finite();
-        fine.then_some(()).ok_or_else(|| format!("sliced-wasserstein: p is {}, expected at least 1", self.p))
+        fine.then_some(())
+            .ok_or_else(|| format!("sliced-wasserstein: p is {}, expected at least 1", self.p))
     }
 
     fn biased(&self) -> bool {
         true
     }
 
-    fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
+    fn compute(
+        &self,
+        generated: &Sample,
+        reference: &Sample,
+        key: Key,
+    ) -> Result<Estimate, String> {
         let (generated, reference) = (generated.all()?, reference.all()?);
-        self.along(self.directions(generated.ncols(), key), generated, reference)
+        self.along(
+            self.directions(generated.ncols(), key),
+            generated,
+            reference,
+        )
     }
 }
 
@@ -122,42 +148,79 @@ mod tests {
     use super::*;
     use crate::metric::testing::{self, honest, normal};
 
-    fn distance(x: &Array2<f64>, y: &Array2<f64>, metric: &SlicedWasserstein, seed: u64) -> Estimate {
+    fn distance(
+        x: &Array2<f64>,
+        y: &Array2<f64>,
+        metric: &SlicedWasserstein,
+        seed: u64,
+    ) -> Estimate {
         testing::compute(metric, x, y, seed).expect("finite")
     }
 
     #[test]
     fn shifts_and_scales_are_closed_form() {
         // T14: the same points moved by δ are at |δ|/√D, scaled by a at |a − 1| (E |θ·x|²)^{1/2}.
-        let metric = SlicedWasserstein { projections: 4000, p: 2.0 };
+        let metric = SlicedWasserstein {
+            projections: 4000,
+            p: 2.0,
+        };
         let x = normal(1, 50, 4, 0.0, 1.0);
         let moved = distance(&x, &(&x + 0.5), &metric, 3);
-        assert!((moved.value - 0.5).abs() < 4.0 * moved.stderr.expect("defined"), "{moved:?}");
+        assert!(
+            (moved.value - 0.5).abs() < 4.0 * moved.stderr.expect("defined"),
+            "{moved:?}"
+        );
         let scaled = distance(&x, &(&x * 1.5), &metric, 3);
         let second = x.iter().map(|v| v * v).sum::<f64>() / 50.0 / 4.0;
-        assert!((scaled.value / (0.5 * second.sqrt()) - 1.0).abs() < 0.02, "{scaled:?}");
+        assert!(
+            (scaled.value / (0.5 * second.sqrt()) - 1.0).abs() < 0.02,
+            "{scaled:?}"
+        );
     }
 
     #[test]
     fn in_one_dimension_it_is_the_wasserstein_distance() {
-        let (x, y) = (ndarray::array![[0.0], [3.0]], ndarray::array![[1.0], [1.0], [4.0]]);
+        let (x, y) = (
+            ndarray::array![[0.0], [3.0]],
+            ndarray::array![[1.0], [1.0], [4.0]],
+        );
         // Quantiles on sixths: 0 0 0 3 3 3 against 1 1 1 1 4 4.
         let power = |p: i32| (3.0 + 2.0f64.powi(p) + 2.0) / 6.0;
         for p in [1, 2, 3] {
-            let metric = SlicedWasserstein { projections: 3, p: p.into() };
+            let metric = SlicedWasserstein {
+                projections: 3,
+                p: p.into(),
+            };
             let got = distance(&x, &y, &metric, 0).value;
-            assert!((got - power(p).powf(1.0 / f64::from(p))).abs() < 1e-14, "{p}");
+            assert!(
+                (got - power(p).powf(1.0 / f64::from(p))).abs() < 1e-14,
+                "{p}"
+            );
         }
-        let one = distance(&x, &ndarray::array![[2.0]], &SlicedWasserstein { projections: 2, p: 1.0 }, 0);
+        let one = distance(
+            &x,
+            &ndarray::array![[2.0]],
+            &SlicedWasserstein {
+                projections: 2,
+                p: 1.0,
+            },
+            0,
+        );
         assert!((one.value - 1.5).abs() < 1e-15 && one.stderr.is_none());
-        assert_eq!(distance(&x, &x, &SlicedWasserstein::default(), 0).value, 0.0);
+        assert_eq!(
+            distance(&x, &x, &SlicedWasserstein::default(), 0).value,
+            0.0
+        );
     }
 
     #[test]
     fn the_standard_error_is_the_spread_over_repeated_draws() {
         for (p, projections) in [(2.0, 50), (1.0, 10)] {
             honest(0.2, |i| {
-                let (x, y) = (normal(2 * i, 120, 3, 0.0, 1.0), normal(2 * i + 1, 90, 3, 0.8, 1.3));
+                let (x, y) = (
+                    normal(2 * i, 120, 3, 0.0, 1.0),
+                    normal(2 * i + 1, 90, 3, 0.8, 1.3),
+                );
                 distance(&x, &y, &SlicedWasserstein { projections, p }, i)
             });
         }
@@ -165,7 +228,21 @@ mod tests {
 
     #[test]
     fn wrong_parameters_are_named() {
-        assert!(SlicedWasserstein { projections: 0, p: 2.0 }.check(9, 9).is_err_and(|e| e.contains("projections")));
-        assert!(SlicedWasserstein { projections: 9, p: 0.5 }.check(9, 9).is_err_and(|e| e.contains("p is 0.5")));
+        assert!(
+            SlicedWasserstein {
+                projections: 0,
+                p: 2.0
+            }
+            .check(9, 9)
+            .is_err_and(|e| e.contains("projections"))
+        );
+        assert!(
+            SlicedWasserstein {
+                projections: 9,
+                p: 0.5
+            }
+            .check(9, 9)
+            .is_err_and(|e| e.contains("p is 0.5"))
+        );
     }
 }

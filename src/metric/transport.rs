@@ -42,7 +42,10 @@ pub fn between(x: &[f64], y: &[f64], p: f64) -> Plan {
             break;
         }
     }
-    Plan { cost: total / (m as f64 * n as f64), potentials: [phi, psi] }
+    Plan {
+        cost: total / (m as f64 * n as f64),
+        potentials: [phi, psi],
+    }
 }
 
 #[cfg(test)]
@@ -62,7 +65,12 @@ mod tests {
     fn equal_counts_pair_in_order_and_repeats_change_nothing() {
         let (x, y) = lists(9, 9);
         for p in [1.0, 2.0, 3.0] {
-            let want = x.iter().zip(&y).map(|(a, b)| (a - b).abs().powf(p)).sum::<f64>() / 9.0;
+            let want = x
+                .iter()
+                .zip(&y)
+                .map(|(a, b)| (a - b).abs().powf(p))
+                .sum::<f64>()
+                / 9.0;
             assert!((between(&x, &y, p).cost - want).abs() < 1e-14);
             let thrice: Vec<f64> = x.iter().flat_map(|v| [*v; 3]).collect();
             assert!((between(&thrice, &y, p).cost - want).abs() < 1e-14);
@@ -80,7 +88,10 @@ mod tests {
                 assert!((dual - plan.cost).abs() < 1e-12, "{m} {n} {p}");
                 for i in 0..m {
                     for j in 0..n {
-                        assert!(phi[i] + psi[j] <= (x[i] - y[j]).abs().powf(p) + 1e-12, "{m} {n} {p}");
+                        assert!(
+                            phi[i] + psi[j] <= (x[i] - y[j]).abs().powf(p) + 1e-12,
+                            "{m} {n} {p}"
+                        );
                     }
                 }
             }

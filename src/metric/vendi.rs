@@ -35,17 +35,25 @@ impl Default for Vendi {
 impl Statistic for Vendi {
     fn check(&self, generated: usize, _reference: usize) -> Result<(), String> {
         if generated < 2 {
-            return Err(format!("vendi: {generated} generated samples, expected at least 2"));
+            return Err(format!(
+                "vendi: {generated} generated samples, expected at least 2"
+            ));
         }
         let fine = self.q.is_finite() && self.q > 0.0;
-        fine.then_some(()).ok_or_else(|| format!("vendi: q is {}, expected a number above 0", self.q))
+        fine.then_some(())
+            .ok_or_else(|| format!("vendi: q is {}, expected a number above 0", self.q))
     }
 
     fn biased(&self) -> bool {
         true
     }
 
-    fn compute(&self, generated: &Sample, _reference: &Sample, _key: Key) -> Result<Estimate, String> {
+    fn compute(
+        &self,
+        generated: &Sample,
+        _reference: &Sample,
+        _key: Key,
+    ) -> Result<Estimate, String> {
         let n = generated.len();
         let rows = |block: &usize| -> Result<Array2<f64>, String> {
             let positions: Vec<usize> = (*block..n.min(block + ROWS)).collect();
@@ -70,38 +78,51 @@ impl Statistic for Vendi {
         }
         let halves = halves.map(|half| half.symmetric());
         let spectrum = |sum: Array2<f64>, of: usize| {
-            let (values, vectors) = linalg::eigh((sum / of as f64).view()).map_err(str::to_owned)?;
+            let (values, vectors) =
+                linalg::eigh((sum / of as f64).view()).map_err(str::to_owned)?;
             Ok::<_, String>((Spectrum::new(values, self.q), vectors))
         };
         let whole = spectrum(&halves[0] + &halves[1], n)?;
-        let influences = |(spectrum, vectors): &(Spectrum, Array2<f64>)| -> Result<Array1<f64>, String> {
-            let parts: Vec<Vec<f64>> = blocks
-                .par_iter()
-                .map(|block| {
-                    let along = linalg::matmul(rows(block)?.view(), vectors.view());
-                    Ok(along.mapv_into(|v| v * v).dot(&spectrum.influence).to_vec())
-                })
-                .collect::<Result<_, String>>()?;
-            Ok(parts.concat().into())
-        };
+        let influences =
+            |(spectrum, vectors): &(Spectrum, Array2<f64>)| -> Result<Array1<f64>, String> {
+                let parts: Vec<Vec<f64>> = blocks
+                    .par_iter()
+                    .map(|block| {
+                        let along = linalg::matmul(rows(block)?.view(), vectors.view());
+                        Ok(along.mapv_into(|v| v * v).dot(&spectrum.influence).to_vec())
+                    })
+                    .collect::<Result<_, String>>()?;
+                Ok(parts.concat().into())
+            };
         let plain = influences(&whole)?;
         let mut variance = covariance(&plain, &plain) / n as f64;
         if n >= 4 * generated.width() {
             let [a, b] = halves;
-            let (a, b) = (influences(&spectrum(a, n.div_ceil(2))?)?, influences(&spectrum(b, n / 2)?)?);
+            let (a, b) = (
+                influences(&spectrum(a, n.div_ceil(2))?)?,
+                influences(&spectrum(b, n / 2)?)?,
+            );
             let first = covariance(&a, &b) / n as f64;
             // The plug-in variance holds the second order twice: once is right.
             variance = (0.5 * (variance + first)).clamp(0.5 * variance, variance);
         }
         let value = whole.0.entropy.exp();
-        Ok(Estimate { value, stderr: Some(value * variance.sqrt()), n })
+        Ok(Estimate {
+            value,
+            stderr: Some(value * variance.sqrt()),
+            n,
+        })
     }
 }
 
 fn covariance(a: &Array1<f64>, b: &Array1<f64>) -> f64 {
     let n = a.len() as f64;
     let (one, other) = (a.sum() / n, b.sum() / n);
-    a.iter().zip(b).map(|(a, b)| (a - one) * (b - other)).sum::<f64>() / (n - 1.0)
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - one) * (b - other))
+        .sum::<f64>()
+        / (n - 1.0)
 }
 
 /// An entropy of eigenvalues, and its derivative by each.
@@ -117,10 +138,16 @@ impl Spectrum {
         let of = |f: &dyn Fn(f64) -> f64| values.mapv(|v| if v > least { f(v) } else { 0.0 });
         if q == 1.0 {
             let entropy = -of(&|v| v * v.ln()).sum();
-            return Spectrum { entropy, influence: -of(&f64::ln) };
+            return Spectrum {
+                entropy,
+                influence: -of(&f64::ln),
+            };
         }
         let power = of(&|v| v.powf(q)).sum();
-        Spectrum { entropy: power.ln() / (1.0 - q), influence: of(&|v| v.powf(q - 1.0)) * (q / (1.0 - q) / power) }
+        Spectrum {
+            entropy: power.ln() / (1.0 - q),
+            influence: of(&|v| v.powf(q - 1.0)) * (q / (1.0 - q) / power),
+        }
     }
 }
 
@@ -132,13 +159,23 @@ mod tests {
     #[test]
     fn orthogonal_samples_are_counted() {
         // Four directions, each five times and of any length: four different samples for every order.
-        let x = Array2::from_shape_fn((20, 6), |(i, j)| if i % 4 == j { 1.0 + i as f64 } else { 0.0 });
+        let x = Array2::from_shape_fn(
+            (20, 6),
+            |(i, j)| if i % 4 == j { 1.0 + i as f64 } else { 0.0 },
+        );
         for q in [0.5, 1.0, 2.0, 7.0] {
             let got = testing::compute(&Vendi { q }, &x, &x, 0).expect("fine");
             assert!((got.value - 4.0).abs() < 1e-10, "{q} {got:?}");
         }
         let same = Array2::<f64>::ones((9, 3));
-        assert!((testing::compute(&Vendi::default(), &same, &same, 0).expect("fine").value - 1.0).abs() < 1e-12);
+        assert!(
+            (testing::compute(&Vendi::default(), &same, &same, 0)
+                .expect("fine")
+                .value
+                - 1.0)
+                .abs()
+                < 1e-12
+        );
     }
 
     #[test]
@@ -147,7 +184,9 @@ mod tests {
         let u = unit("vendi", x.view()).expect("not zero");
         let values = linalg::eigvalsh((u.dot(&u.t()) / 7.0).view()).expect("finite");
         let want = (-values.iter().map(|v| v * v.ln()).sum::<f64>()).exp();
-        let got = testing::compute(&Vendi::default(), &x, &x, 0).expect("fine").value;
+        let got = testing::compute(&Vendi::default(), &x, &x, 0)
+            .expect("fine")
+            .value;
         assert!((got - want).abs() < 1e-11 * want, "{got} {want}");
     }
 

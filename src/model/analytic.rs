@@ -29,22 +29,41 @@ impl Mixture {
     fn parts(&self, t: f64, x: ArrayView1<f64>) -> Parts {
         let Schedule { alpha, sigma, .. } = self.curve.at(t);
         let d = x.len() as f64;
-        let v: Vec<f64> = self.variances.iter().map(|c| alpha * alpha * c + sigma * sigma).collect();
-        let gain: Vec<f64> = self.variances.iter().zip(&v).map(|(c, v)| alpha * c / v).collect();
+        let v: Vec<f64> = self
+            .variances
+            .iter()
+            .map(|c| alpha * alpha * c + sigma * sigma)
+            .collect();
+        let gain: Vec<f64> = self
+            .variances
+            .iter()
+            .zip(&v)
+            .map(|(c, v)| alpha * c / v)
+            .collect();
         let mut scores = Array2::zeros(self.means.raw_dim());
         let mut denoised = Array2::zeros(self.means.raw_dim());
         let mut logs = Vec::with_capacity(v.len());
         for k in 0..v.len() {
             let mean = self.means.row(k);
             let gap = &x - &(&mean * alpha);
-            logs.push(self.weights[k].ln() - 0.5 * d * (TAU * v[k]).ln() - 0.5 * gap.dot(&gap) / v[k]);
+            logs.push(
+                self.weights[k].ln() - 0.5 * d * (TAU * v[k]).ln() - 0.5 * gap.dot(&gap) / v[k],
+            );
             denoised.row_mut(k).assign(&(&gap * gain[k] + mean));
             scores.row_mut(k).assign(&(gap / -v[k]));
         }
         let top = logs.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
         let log_density = top + logs.iter().map(|l| (l - top).exp()).sum::<f64>().ln();
         let r: Array1<f64> = logs.iter().map(|l| (l - log_density).exp()).collect();
-        Parts { v, gain, score: r.dot(&scores), scores, denoised, r, log_density }
+        Parts {
+            v,
+            gain,
+            score: r.dot(&scores),
+            scores,
+            denoised,
+            r,
+            log_density,
+        }
     }
 
     /// log p_t(x) in nats.
@@ -89,7 +108,8 @@ impl Mixture {
         let mut out = Batch::zeros(x.raw_dim());
         for (i, row) in x.rows().into_iter().enumerate() {
             let (mix, parts) = (mix(prediction, &self.curve.at(t[i])), self.parts(t[i], row));
-            out.row_mut(i).assign(&(parts.r.dot(&parts.denoised) * mix.denoised + &parts.score * mix.score));
+            out.row_mut(i)
+                .assign(&(parts.r.dot(&parts.denoised) * mix.denoised + &parts.score * mix.score));
         }
         out
     }
@@ -99,7 +119,9 @@ impl Mixture {
         let mut out = Blocks::zeros(z.raw_dim());
         for (i, row) in x.rows().into_iter().enumerate() {
             let (mix, p) = (mix(prediction, &self.curve.at(t[i])), self.parts(t[i], row));
-            let flat: f64 = (0..p.v.len()).map(|k| p.r[k] * (mix.denoised * p.gain[k] - mix.score / p.v[k])).sum();
+            let flat: f64 = (0..p.v.len())
+                .map(|k| p.r[k] * (mix.denoised * p.gain[k] - mix.score / p.v[k]))
+                .sum();
             for (block, mut target) in z.outer_iter().zip(out.outer_iter_mut()) {
                 let z = block.row(i);
                 let mut product = &z * flat;
@@ -139,7 +161,12 @@ impl Linearized for Mixture {
     }
 
     /// The velocity is a gradient, so its Jacobian is symmetric.
-    fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
+    fn transposed(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        w: &Blocks,
+    ) -> Result<Option<Blocks>, EvalError> {
         self.products(t, x, w).map(Some)
     }
 }
@@ -153,20 +180,43 @@ pub struct Predictor {
 
 impl Predictor {
     /// The mixture in one of its views.
-    pub fn view(mixture: Mixture, prediction: Prediction, preconditioning: Option<Preconditioning>) -> View<Predictor> {
-        let form = Form { curve: mixture.curve.clone(), prediction, preconditioning };
-        View { network: Predictor { mixture, form: form.clone() }, form }
+    pub fn view(
+        mixture: Mixture,
+        prediction: Prediction,
+        preconditioning: Option<Preconditioning>,
+    ) -> View<Predictor> {
+        let form = Form {
+            curve: mixture.curve.clone(),
+            prediction,
+            preconditioning,
+        };
+        View {
+            network: Predictor {
+                mixture,
+                form: form.clone(),
+            },
+            form,
+        }
     }
 
     fn scales(&self, t: f64) -> Scales {
-        let plain = Scales { skip: 0.0, out: 1.0, input: 1.0 };
-        self.form.preconditioning.map_or(plain, |p| p.at(&self.mixture.curve.at(t)))
+        let plain = Scales {
+            skip: 0.0,
+            out: 1.0,
+            input: 1.0,
+        };
+        self.form
+            .preconditioning
+            .map_or(plain, |p| p.at(&self.mixture.curve.at(t)))
     }
 
     /// The state that was scaled to `fed`.
     fn state(&self, t: &[f64], fed: &Batch) -> Batch {
         let mut x = fed.clone();
-        x.rows_mut().into_iter().zip(t).for_each(|(mut row, t)| row /= self.scales(*t).input);
+        x.rows_mut()
+            .into_iter()
+            .zip(t)
+            .for_each(|(mut row, t)| row /= self.scales(*t).input);
         x
     }
 }
@@ -199,7 +249,9 @@ impl Differentiated for Predictor {
 
     /// J_F = (J_P − skip·I)/(out·input).
     fn products(&mut self, t: &[f64], fed: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
-        let mut products = self.mixture.differentiate(self.form.prediction, t, &self.state(t, fed), z);
+        let mut products =
+            self.mixture
+                .differentiate(self.form.prediction, t, &self.state(t, fed), z);
         for (i, t) in t.iter().enumerate() {
             let scales = self.scales(*t);
             let mut row = products.index_axis_mut(Axis(1), i);
@@ -209,7 +261,12 @@ impl Differentiated for Predictor {
         Ok(products)
     }
 
-    fn transposed(&mut self, t: &[f64], fed: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
+    fn transposed(
+        &mut self,
+        t: &[f64],
+        fed: &Batch,
+        w: &Blocks,
+    ) -> Result<Option<Blocks>, EvalError> {
         self.products(t, fed, w).map(Some)
     }
 }
@@ -217,7 +274,11 @@ impl Differentiated for Predictor {
 /// The true log-density at any time, as a scalar field.
 impl ScalarField for Mixture {
     fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
-        Ok(x.rows().into_iter().zip(t).map(|(row, t)| self.log_density(*t, row)).collect())
+        Ok(x.rows()
+            .into_iter()
+            .zip(t)
+            .map(|(row, t)| self.log_density(*t, row))
+            .collect())
     }
 }
 
@@ -262,7 +323,11 @@ impl FlowMap for Gaussian {
             let (t, s) = (from[i], to[i]);
             let (a, b) = (self.curve.at(t), self.curve.at(s));
             let slope = self.slope(t, s);
-            let drift = if t == s { a.alpha_dot } else { (b.alpha - a.alpha) / (s - t) };
+            let drift = if t == s {
+                a.alpha_dot
+            } else {
+                (b.alpha - a.alpha) / (s - t)
+            };
             let u = &self.mean * drift + &slope * (&row - &(&self.mean * a.alpha));
             velocity.row_mut(i).assign(&u);
             divergence.push(match t == s {
@@ -271,16 +336,30 @@ impl FlowMap for Gaussian {
                 false => slope.mapv(|k| (k * (s - t)).ln_1p()).sum() / (s - t),
             });
         }
-        Ok(Averages { velocity, divergence: Some(divergence) })
+        Ok(Averages {
+            velocity,
+            divergence: Some(divergence),
+        })
     }
 
     /// The divergence is the same everywhere.
-    fn divergence_gradient(&mut self, from: &[f64], to: &[f64], x: &Batch) -> Result<(Vec<f64>, Batch), EvalError> {
+    fn divergence_gradient(
+        &mut self,
+        from: &[f64],
+        to: &[f64],
+        x: &Batch,
+    ) -> Result<(Vec<f64>, Batch), EvalError> {
         let divergence = self.averages(from, to, x)?.divergence.unwrap_or_default();
         Ok((divergence, Batch::zeros(x.raw_dim())))
     }
 
-    fn products(&mut self, from: &[f64], to: &[f64], _: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+    fn products(
+        &mut self,
+        from: &[f64],
+        to: &[f64],
+        _: &Batch,
+        z: &Blocks,
+    ) -> Result<Blocks, EvalError> {
         let mut out = z.clone();
         for (i, mut rows) in out.axis_iter_mut(ndarray::Axis(1)).enumerate() {
             rows *= &self.slope(from[i], to[i]);
@@ -291,14 +370,28 @@ impl FlowMap for Gaussian {
 
 /// T2: N(m, C) with m = (.5, −1, 0), C = diag(.25, 1, 4).
 pub fn gaussian(curve: Curve) -> Gaussian {
-    let (mean, variance) = (ndarray::array![0.5, -1.0, 0.0], ndarray::array![0.25, 1.0, 4.0]);
-    Gaussian { curve, mean, variance }
+    let (mean, variance) = (
+        ndarray::array![0.5, -1.0, 0.0],
+        ndarray::array![0.25, 1.0, 4.0],
+    );
+    Gaussian {
+        curve,
+        mean,
+        variance,
+    }
 }
 
 /// A small mixture in `d` dimensions on a path.
 pub fn example(curve: Curve, d: usize) -> Mixture {
-    let means = Array2::from_shape_fn((3, d), |(k, j)| ((k as f64 + 1.0) * (j as f64 + 0.7)).sin() * 1.2);
-    Mixture { curve, weights: vec![0.5, 0.3, 0.2], means, variances: vec![0.05, 0.12, 0.3] }
+    let means = Array2::from_shape_fn((3, d), |(k, j)| {
+        ((k as f64 + 1.0) * (j as f64 + 0.7)).sin() * 1.2
+    });
+    Mixture {
+        curve,
+        weights: vec![0.5, 0.3, 0.2],
+        means,
+        variances: vec![0.05, 0.12, 0.3],
+    }
 }
 
 #[cfg(test)]
@@ -316,8 +409,12 @@ mod tests {
             let z = ndarray::array![[[0.7, -0.2, 0.4, 1.1]]];
             let direction = z.index_axis(Axis(0), 0).to_owned();
             let h = 1e-5;
-            let ahead = model.velocity(&[t], &(&x + &(&direction * h))).expect("analytic");
-            let behind = model.velocity(&[t], &(&x - &(&direction * h))).expect("analytic");
+            let ahead = model
+                .velocity(&[t], &(&x + &(&direction * h)))
+                .expect("analytic");
+            let behind = model
+                .velocity(&[t], &(&x - &(&direction * h)))
+                .expect("analytic");
             let expected = (ahead - behind) / (2.0 * h);
             let got = model.products(&[t], &x, &z).expect("analytic");
             for (g, e) in got.iter().zip(expected.iter()) {

@@ -36,12 +36,19 @@ impl Model {
             Constant::List(list) if list.len() <= SHOWN => format!("{list:?}"),
             Constant::List(list) => {
                 let first: Vec<String> = list.iter().take(SHOWN).map(f64::to_string).collect();
-                format!("[{}, …], {} numbers with the sum {}", first.join(", "), list.len(), list.iter().sum::<f64>())
+                format!(
+                    "[{}, …], {} numbers with the sum {}",
+                    first.join(", "),
+                    list.len(),
+                    list.iter().sum::<f64>()
+                )
             }
             Constant::File(name) => {
                 let file = self.files.iter().find(|file| file.key == key);
                 let shape = match file.map(|file| &file.content) {
-                    Some(Content::Array(bytes)) => format!(", shape {:?}", constant.values(bytes)?.shape()),
+                    Some(Content::Array(bytes)) => {
+                        format!(", shape {:?}", constant.values(bytes)?.shape())
+                    }
                     _ => String::new(),
                 };
                 let hash = file.map_or("", |file| &file.sha256);
@@ -60,13 +67,22 @@ impl Model {
             let graph = self.graph_of(&format!("{network}.file"))?;
             for (role, name) in roles {
                 let key = format!("{network}.inputs.{role}");
-                let Some(port) = graph.inputs().into_iter().find(|port| port.name == name) else { continue };
+                let Some(port) = graph.inputs().into_iter().find(|port| port.name == name) else {
+                    continue;
+                };
                 if let Some(format) = format_of(port.elem) {
-                    let check = if role == "time" { Time::check } else { Time::check_map };
-                    check(&time, name, format, &self.curve, &network).with_context(|| graph.file().to_owned())?;
+                    let check = if role == "time" {
+                        Time::check
+                    } else {
+                        Time::check_map
+                    };
+                    check(&time, name, format, &self.curve, &network)
+                        .with_context(|| graph.file().to_owned())?;
                 }
                 let words = match role {
-                    "step" | "duration" => format!("differences of what `from` is given ({})", port.elem),
+                    "step" | "duration" => {
+                        format!("differences of what `from` is given ({})", port.elem)
+                    }
                     _ => time.described(&port, &self.curve),
                 };
                 found.push((key, words));
@@ -86,16 +102,28 @@ impl Card {
             inputs.time.as_deref().map(|name| vec![("time", name)])
         }
         let mut found = Vec::new();
-        found.extend(of(&self.network.inputs).map(|roles| ("network".to_owned(), roles, self.time())));
+        found.extend(
+            of(&self.network.inputs).map(|roles| ("network".to_owned(), roles, self.time())),
+        );
         for (name, head) in &self.divergence_heads {
             let key = format!("divergence_heads.{name}");
             found.extend(of(&head.inputs).map(|roles| (key, roles, self.time_or(head.time))));
         }
         for (name, map) in &self.flow_maps {
-            found.push((format!("flow_maps.{name}"), map.inputs.roles(), self.map_time(map.time)));
+            found.push((
+                format!("flow_maps.{name}"),
+                map.inputs.roles(),
+                self.map_time(map.time),
+            ));
         }
         let closed = self.closed_form.iter();
-        found.extend(closed.filter_map(|c| Some(("closed_form".to_owned(), of(&c.inputs)?, self.time_or(c.time)))));
+        found.extend(closed.filter_map(|c| {
+            Some((
+                "closed_form".to_owned(),
+                of(&c.inputs)?,
+                self.time_or(c.time),
+            ))
+        }));
         found
     }
 }

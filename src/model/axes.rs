@@ -21,15 +21,25 @@ impl Model {
     /// A graph of this card, with its open axes fixed as far as the card tells them; the batch stays open.
     pub(super) fn with_axes(&self, graph: graph::Model, said: &Said) -> graph::Model {
         let ports: Vec<Port> = graph.inputs().into_iter().chain(graph.outputs()).collect();
-        let state: Vec<Option<usize>> =
-            std::iter::once(None).chain(self.card.shape.iter().copied().map(Some)).collect();
+        let state: Vec<Option<usize>> = std::iter::once(None)
+            .chain(self.card.shape.iter().copied().map(Some))
+            .collect();
         let mut known: Vec<KnownPort> = Vec::new();
         for name in &said.states {
-            known.push(KnownPort { name: (*name).to_owned(), axes: state.clone() });
+            known.push(KnownPort {
+                name: (*name).to_owned(),
+                axes: state.clone(),
+            });
         }
-        for port in ports.iter().filter(|port| said.numbers.contains(&port.name.as_str())) {
+        for port in ports
+            .iter()
+            .filter(|port| said.numbers.contains(&port.name.as_str()))
+        {
             let axes = [None, Some(1)].into_iter().take(port.dims.len()).collect();
-            known.push(KnownPort { name: port.name.clone(), axes });
+            known.push(KnownPort {
+                name: port.name.clone(),
+                axes,
+            });
         }
         for (name, constant) in said.constants {
             let port = ports.iter().find(|port| port.name == *name);
@@ -37,7 +47,10 @@ impl Model {
             if let (Some(port), Some(values)) = (port, values)
                 && let Some(axes) = constant_axes(port, values.shape())
             {
-                known.push(KnownPort { name: name.clone(), axes });
+                known.push(KnownPort {
+                    name: name.clone(),
+                    axes,
+                });
             }
         }
         graph.with_axes(&known)
@@ -50,7 +63,9 @@ fn constant_axes(port: &Port, values: &[usize]) -> Option<Vec<Option<usize>>> {
     let batched = !matches!(port.dims.first(), Some(Dim::Fixed(_)) | None);
     match (port.dims.len().checked_sub(values.len())?, batched) {
         (0, false) => Some(sizes().collect()),
-        (0, true) if values.first() == Some(&1) => Some(std::iter::once(None).chain(sizes().skip(1)).collect()),
+        (0, true) if values.first() == Some(&1) => {
+            Some(std::iter::once(None).chain(sizes().skip(1)).collect())
+        }
         (1, true) => Some(std::iter::once(None).chain(sizes()).collect()),
         _ => None,
     }
@@ -63,12 +78,25 @@ mod tests {
 
     #[test]
     fn a_constant_tells_all_axes_but_the_batch() {
-        let port =
-            |dims: &[Dim]| Port { name: "c".to_owned(), elem: ElemType::FLOAT, dims: dims.to_vec(), ranked: true };
+        let port = |dims: &[Dim]| Port {
+            name: "c".to_owned(),
+            elem: ElemType::FLOAT,
+            dims: dims.to_vec(),
+            ranked: true,
+        };
         let open = || Dim::Symbol("n".to_owned());
-        assert_eq!(constant_axes(&port(&[open(), open()]), &[7]), Some(vec![None, Some(7)]));
-        assert_eq!(constant_axes(&port(&[open(), open()]), &[1, 7]), Some(vec![None, Some(7)]));
-        assert_eq!(constant_axes(&port(&[Dim::Fixed(2), open()]), &[2, 7]), Some(vec![Some(2), Some(7)]));
+        assert_eq!(
+            constant_axes(&port(&[open(), open()]), &[7]),
+            Some(vec![None, Some(7)])
+        );
+        assert_eq!(
+            constant_axes(&port(&[open(), open()]), &[1, 7]),
+            Some(vec![None, Some(7)])
+        );
+        assert_eq!(
+            constant_axes(&port(&[Dim::Fixed(2), open()]), &[2, 7]),
+            Some(vec![Some(2), Some(7)])
+        );
         assert_eq!(constant_axes(&port(&[open(), open()]), &[3, 7]), None);
         assert_eq!(constant_axes(&port(&[open()]), &[]), Some(vec![None]));
         assert_eq!(constant_axes(&port(&[]), &[]), Some(vec![]));

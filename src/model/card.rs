@@ -90,7 +90,13 @@ pub struct TimeFeed {
 
 impl Default for TimeFeed {
     fn default() -> Self {
-        TimeFeed { feed: None, scale: 1.0, offset: 0.0, interpolate: None, ignored: false }
+        TimeFeed {
+            feed: None,
+            scale: 1.0,
+            offset: 0.0,
+            interpolate: None,
+            ignored: false,
+        }
     }
 }
 
@@ -231,9 +237,17 @@ impl MapInputs {
 
     /// The roles of the two times with the graph's names for them.
     pub fn roles(&self) -> Vec<(&'static str, &str)> {
-        let second = [("to", &self.to), ("step", &self.step), ("duration", &self.duration)];
-        let second = second.into_iter().filter_map(|(role, name)| Some((role, name.as_deref()?)));
-        std::iter::once(("from", self.from.as_str())).chain(second).collect()
+        let second = [
+            ("to", &self.to),
+            ("step", &self.step),
+            ("duration", &self.duration),
+        ];
+        let second = second
+            .into_iter()
+            .filter_map(|(role, name)| Some((role, name.as_deref()?)));
+        std::iter::once(("from", self.from.as_str()))
+            .chain(second)
+            .collect()
     }
 }
 
@@ -309,21 +323,33 @@ impl FlowMapSpec {
     pub fn gives_divergence(&self) -> Result<(), String> {
         (self.outputs.divergence.is_some())
             .then_some(())
-            .ok_or_else(|| "outputs name no `divergence`: such a map gives samples, but no likelihood".to_owned())
+            .ok_or_else(|| {
+                "outputs name no `divergence`: such a map gives samples, but no likelihood"
+                    .to_owned()
+            })
     }
 
     fn check(&self) -> Result<(), String> {
         let ends = [&self.inputs.to, &self.inputs.step, &self.inputs.duration];
         if ends.iter().filter(|e| e.is_some()).count() != 1 {
-            return Err("inputs: expected `x`, `from` and exactly one of `to`, `step` and `duration`".to_owned());
+            return Err(
+                "inputs: expected `x`, `from` and exactly one of `to`, `step` and `duration`"
+                    .to_owned(),
+            );
         }
         if self.outputs.velocity.is_none() {
-            return Err("outputs: expected `velocity`, and `divergence` where the map has one; \
+            return Err(
+                "outputs: expected `velocity`, and `divergence` where the map has one; \
                  without a velocity no step can be taken"
-                .to_owned());
+                    .to_owned(),
+            );
         }
-        if self.inputs.duration.is_some() && matches!(self.direction, None | Some(Direction::Both)) {
-            return Err("direction: expected to-noise or to-data, since `duration` does not say which way".to_owned());
+        if self.inputs.duration.is_some() && matches!(self.direction, None | Some(Direction::Both))
+        {
+            return Err(
+                "direction: expected to-noise or to-data, since `duration` does not say which way"
+                    .to_owned(),
+            );
         }
         Ok(())
     }
@@ -356,7 +382,10 @@ fn another_file(root: &Node) -> Option<String> {
         return None;
     }
     if has("likelihood") || has("samples") || has("maps") {
-        return Some("it is a config, expected a model card; a config goes to `flowgauge run` or `plan`".to_owned());
+        return Some(
+            "it is a config, expected a model card; a config goes to `flowgauge run` or `plan`"
+                .to_owned(),
+        );
     }
     has("claims").then(|| "it is a file of claims, expected a model card".to_owned())
 }
@@ -367,7 +396,8 @@ impl Card {
     /// # Errors
     /// One message that names the file, and every fault with its line and key.
     pub fn read(path: &FilePath) -> Result<Card> {
-        let text = signature::text(path, Wanted::Card).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        let text =
+            signature::text(path, Wanted::Card).map_err(|e| anyhow!("{}: {e}", path.display()))?;
         Card::parse(&text).with_context(|| path.display().to_string())
     }
 
@@ -378,12 +408,22 @@ impl Card {
         }
         let (card, faults) = document.read_partly::<Card>();
         let mut faults = document.located(faults);
-        let Some(card) = card else { return Err(document.faults(faults).into()) };
+        let Some(card) = card else {
+            return Err(document.faults(faults).into());
+        };
         // What follows from a fault is no news.
         let known: Vec<String> = faults.iter().map(|f| f.key.clone()).collect();
-        let news = |fault: &Fault| !known.iter().any(|key| key.starts_with(&fault.key) && !fault.key.is_empty());
+        let news = |fault: &Fault| {
+            !known
+                .iter()
+                .any(|key| key.starts_with(&fault.key) && !fault.key.is_empty())
+        };
         faults.extend(document.located(card.check()).into_iter().filter(news));
-        if faults.is_empty() { Ok(card) } else { Err(document.faults(faults).into()) }
+        if faults.is_empty() {
+            Ok(card)
+        } else {
+            Err(document.faults(faults).into())
+        }
     }
 
     /// Numbers in one sample.
@@ -406,24 +446,56 @@ impl Card {
         if let Err(message) = plain_name(&self.name) {
             fault("name", message);
         }
-        let dim = self.shape.iter().try_fold(1usize, |a, b| a.checked_mul(*b)).unwrap_or(0);
+        let dim = self
+            .shape
+            .iter()
+            .try_fold(1usize, |a, b| a.checked_mul(*b))
+            .unwrap_or(0);
         if self.shape.is_empty() || dim == 0 || dim > 1 << 28 {
-            fault("shape", format!("{:?}, expected one or more sizes, each at least 1", self.shape));
+            fault(
+                "shape",
+                format!(
+                    "{:?}, expected one or more sizes, each at least 1",
+                    self.shape
+                ),
+            );
         }
         if let Some(prior) = self.prior.filter(|p| !(p.std > 0.0 && p.std.is_finite())) {
-            fault("prior", format!("std is {}, expected a number above 0", prior.std));
+            fault(
+                "prior",
+                format!("std is {}, expected a number above 0", prior.std),
+            );
         }
         if let Some(data) = self.data {
             if !(data.range[0] < data.range[1] && data.range.iter().all(|v| v.is_finite())) {
-                fault("data", format!("range is {:?}, expected [low, high] with low < high", data.range));
+                fault(
+                    "data",
+                    format!(
+                        "range is {:?}, expected [low, high] with low < high",
+                        data.range
+                    ),
+                );
             }
             if data.levels.is_some_and(|l| l < 2) {
-                fault("data", format!("levels is {:?}, expected at least 2", data.levels.unwrap_or(0)));
+                fault(
+                    "data",
+                    format!(
+                        "levels is {:?}, expected at least 2",
+                        data.levels.unwrap_or(0)
+                    ),
+                );
             }
         }
-        let scales = self.divergence_heads.iter().map(|(n, h)| (format!("divergence_heads.{n}.scale"), h.scale));
-        let scales = scales
-            .chain(self.flow_maps.iter().map(|(n, m)| (format!("flow_maps.{n}.divergence_scale"), m.divergence_scale)));
+        let scales = self
+            .divergence_heads
+            .iter()
+            .map(|(n, h)| (format!("divergence_heads.{n}.scale"), h.scale));
+        let scales = scales.chain(self.flow_maps.iter().map(|(n, m)| {
+            (
+                format!("flow_maps.{n}.divergence_scale"),
+                m.divergence_scale,
+            )
+        }));
         for (key, scale) in scales.filter(|(_, scale)| !scale.is_finite() || *scale == 0.0) {
             fault(&key, format!("{scale}, expected a number other than 0"));
         }
@@ -432,29 +504,60 @@ impl Card {
                 fault(&key, message);
             }
         }
-        let times = self.times().into_iter().filter_map(|(key, time)| Some((key, self.check_time(time).err()?)));
-        found.extend(times.map(|(key, message)| Fault::said(message).below(&format!("{key}.time"))));
+        let times = self
+            .times()
+            .into_iter()
+            .filter_map(|(key, time)| Some((key, self.check_time(time).err()?)));
+        found
+            .extend(times.map(|(key, message)| Fault::said(message).below(&format!("{key}.time"))));
         found.extend(self.path.curve().err().map(Fault::said));
-        let scalings = self.network.preconditioning.map(|p| p.check(self.network.prediction, &self.path));
+        let scalings = self
+            .network
+            .preconditioning
+            .map(|p| p.check(self.network.prediction, &self.path));
         found.extend(scalings.and_then(Result::err).map(Fault::said));
-        let maps = self.flow_maps.iter().filter_map(|(name, map)| Some((name, map.check().err()?)));
-        found.extend(maps.map(|(name, message)| Fault::said(message).below(&format!("flow_maps.{name}"))));
+        let maps = self
+            .flow_maps
+            .iter()
+            .filter_map(|(name, map)| Some((name, map.check().err()?)));
+        found.extend(
+            maps.map(|(name, message)| Fault::said(message).below(&format!("flow_maps.{name}"))),
+        );
         found
     }
 
     /// What the card says of times, with the key of the network that it says it of.
     fn times(&self) -> Vec<(String, TimeFeed)> {
-        let mut found: Vec<_> = self.network.time.iter().map(|t| ("network".to_owned(), *t)).collect();
-        found
-            .extend(self.divergence_heads.iter().filter_map(|(n, h)| Some((format!("divergence_heads.{n}"), h.time?))));
-        found.extend(self.flow_maps.iter().filter_map(|(n, m)| Some((format!("flow_maps.{n}"), m.time?))));
-        found.extend(self.closed_form.iter().filter_map(|c| Some(("closed_form".to_owned(), c.time?))));
+        let mut found: Vec<_> = self
+            .network
+            .time
+            .iter()
+            .map(|t| ("network".to_owned(), *t))
+            .collect();
+        found.extend(
+            self.divergence_heads
+                .iter()
+                .filter_map(|(n, h)| Some((format!("divergence_heads.{n}"), h.time?))),
+        );
+        found.extend(
+            self.flow_maps
+                .iter()
+                .filter_map(|(n, m)| Some((format!("flow_maps.{n}"), m.time?))),
+        );
+        found.extend(
+            self.closed_form
+                .iter()
+                .filter_map(|c| Some(("closed_form".to_owned(), c.time?))),
+        );
         found
     }
 
     fn check_time(&self, time: TimeFeed) -> Result<(), String> {
         if !time.scale.is_finite() || time.scale == 0.0 {
-            return Err(format!("scale: {}, expected a number other than 0", time.scale));
+            return Err(format!(
+                "scale: {}, expected a number other than 0",
+                time.scale
+            ));
         }
         if !time.offset.is_finite() {
             return Err(format!("offset: {}, expected a number", time.offset));
@@ -475,7 +578,10 @@ impl Card {
         let network = &self.network;
         self.divergence_heads.get(head).is_some_and(|h| {
             let fed = self.time_or(h.time) == self.time();
-            h.file == network.file && h.inputs == network.inputs && h.constants == network.constants && fed
+            h.file == network.file
+                && h.inputs == network.inputs
+                && h.constants == network.constants
+                && fed
         })
     }
 
@@ -483,12 +589,24 @@ impl Card {
     pub fn files(&self) -> Vec<(String, &FilePath)> {
         let mut files = vec![("network.file".to_owned(), self.network.file.as_path())];
         files.extend(
-            self.divergence_heads.iter().map(|(n, h)| (format!("divergence_heads.{n}.file"), h.file.as_path())),
+            self.divergence_heads
+                .iter()
+                .map(|(n, h)| (format!("divergence_heads.{n}.file"), h.file.as_path())),
         );
-        files.extend(self.flow_maps.iter().map(|(n, m)| (format!("flow_maps.{n}.file"), m.file.as_path())));
-        files.extend(self.closed_form.iter().map(|c| ("closed_form.file".to_owned(), c.file.as_path())));
+        files.extend(
+            self.flow_maps
+                .iter()
+                .map(|(n, m)| (format!("flow_maps.{n}.file"), m.file.as_path())),
+        );
+        files.extend(
+            self.closed_form
+                .iter()
+                .map(|c| ("closed_form.file".to_owned(), c.file.as_path())),
+        );
         for (key, constants) in self.constants() {
-            let named = constants.iter().filter_map(|(name, constant)| Some((name, constant.file()?)));
+            let named = constants
+                .iter()
+                .filter_map(|(name, constant)| Some((name, constant.file()?)));
             files.extend(named.map(|(name, file)| (format!("{key}.constants.{name}"), file)));
         }
         files
@@ -497,16 +615,31 @@ impl Card {
     /// Fixed inputs, with the key of the network that they are for.
     pub(super) fn constants(&self) -> Vec<(String, &BTreeMap<String, Constant>)> {
         let mut found = vec![("network".to_owned(), &self.network.constants)];
-        found.extend(self.divergence_heads.iter().map(|(n, h)| (format!("divergence_heads.{n}"), &h.constants)));
-        found.extend(self.flow_maps.iter().map(|(n, m)| (format!("flow_maps.{n}"), &m.constants)));
-        found.extend(self.closed_form.iter().map(|c| ("closed_form".to_owned(), &c.constants)));
+        found.extend(
+            self.divergence_heads
+                .iter()
+                .map(|(n, h)| (format!("divergence_heads.{n}"), &h.constants)),
+        );
+        found.extend(
+            self.flow_maps
+                .iter()
+                .map(|(n, m)| (format!("flow_maps.{n}"), &m.constants)),
+        );
+        found.extend(
+            self.closed_form
+                .iter()
+                .map(|c| ("closed_form".to_owned(), &c.constants)),
+        );
         found
     }
 }
 
 /// Refuses a name that could not be a file's name, or that would be live in a table or a page.
 pub fn plain_name(name: &str) -> Result<(), String> {
-    let starts_well = name.chars().next().is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let starts_well = name
+        .chars()
+        .next()
+        .is_some_and(|c| c.is_alphanumeric() || c == '_');
     let allowed = |c: char| c.is_alphanumeric() || " _-.,()[]+".contains(c);
     if !starts_well || name.len() > 100 || !name.chars().all(allowed) || name.contains("..") {
         return Err(format!(
@@ -519,11 +652,16 @@ pub fn plain_name(name: &str) -> Result<(), String> {
 
 /// Refuses a path that is absolute or climbs out of the card's folder.
 fn inside(file: &FilePath) -> Result<(), String> {
-    let plain = file.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    let plain = file
+        .components()
+        .all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
     let named = file.components().any(|c| matches!(c, Component::Normal(_)));
-    (plain && named)
-        .then_some(())
-        .ok_or_else(|| format!("{} leaves the card's folder; expected a file beside or below the card", file.display()))
+    (plain && named).then_some(()).ok_or_else(|| {
+        format!(
+            "{} leaves the card's folder; expected a file beside or below the card",
+            file.display()
+        )
+    })
 }
 
 #[cfg(test)]
@@ -542,7 +680,14 @@ mod tests {
         let card = read(CARD).expect("right");
         assert_eq!(card.dim(), 2);
         assert_eq!(card.bits_offset(), None);
-        assert_eq!(card.path, Path::FlowMatching { data_at: 1, t_min: 0.0, t_max: 1.0 });
+        assert_eq!(
+            card.path,
+            Path::FlowMatching {
+                data_at: 1,
+                t_min: 0.0,
+                t_max: 1.0
+            }
+        );
     }
 
     #[test]
@@ -553,7 +698,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let refused = |from: &str, to: &str| format!("{:#}", read(&CARD.replace(from, to)).expect_err(to));
+        let refused =
+            |from: &str, to: &str| format!("{:#}", read(&CARD.replace(from, to)).expect_err(to));
         assert!(refused("shape: [2]", "shape: [0]").contains("shape"));
         assert!(refused("shape: [2]", "shapes: [2]").contains("shapes"));
         assert!(refused("file: v.onnx", "file: ../v.onnx").contains("network.file"));
@@ -564,11 +710,15 @@ mod tests {
         assert!(refused("data_at: 1", "data_on: 1").contains("data_on"));
         assert!(refused("prediction: velocity", "prediction: speed").contains("speed"));
         let map = |inputs: &str, outputs: &str| {
-            let entry = format!("flow_maps: {{m: {{file: m.onnx, inputs: {{{inputs}}}, outputs: {{{outputs}}}}}}}\n");
+            let entry = format!(
+                "flow_maps: {{m: {{file: m.onnx, inputs: {{{inputs}}}, outputs: {{{outputs}}}}}}}\n"
+            );
             format!("{:#}", read(&format!("{CARD}{entry}")).expect_err(inputs))
         };
         assert!(map("x: x, from: t", "velocity: u").contains("exactly one of `to`"));
-        assert!(map("x: x, from: t, to: s, step: d", "velocity: u").contains("exactly one of `to`"));
+        assert!(
+            map("x: x, from: t, to: s, step: d", "velocity: u").contains("exactly one of `to`")
+        );
         assert!(map("x: x, from: t, until: s", "velocity: u").contains("until"));
         assert!(map("x: x, from: t, to: s", "divergence: d").contains("velocity"));
         assert!(map("x: x, from: t, duration: d", "velocity: u").contains("flow_maps.m.direction"));

@@ -14,7 +14,10 @@ use crate::num::shape::{self, Misfit};
 
 /// What a card writes for one input: every sample is given the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected a number, true, false, a list of numbers or the name of a .npy file")]
+#[serde(
+    untagged,
+    expecting = "expected a number, true, false, a list of numbers or the name of a .npy file"
+)]
 pub enum Constant {
     Flag(bool),
     Number(f64),
@@ -61,7 +64,11 @@ impl Fixed {
     /// Where shape or range do not fit the input.
     pub fn new(port: &Port, values: ArrayD<f64>) -> Result<Fixed> {
         if let Some(bad) = values.iter().find(|v| !holds(port.format, **v)) {
-            bail!("holds {bad}, but input `{}` takes {}", port.name, meaning(port.format));
+            bail!(
+                "holds {bad}, but input `{}` takes {}",
+                port.name,
+                meaning(port.format)
+            );
         }
         let (batched, sizes) = match port.shape.split_first() {
             Some((first, rest)) if *first < 0 => (true, rest),
@@ -72,20 +79,37 @@ impl Fixed {
         let rows = sizes.len() == 1 && shape.iter().filter(|n| **n != 1).count() > 1;
         let taken = shape::taken(&shape, sizes).filter(|_| !rows);
         let values = match &shape[..] {
-            [] if sizes.iter().all(|n| *n == 1) => values.to_shape(vec![1; sizes.len()])?.into_owned(),
+            [] if sizes.iter().all(|n| *n == 1) => {
+                values.to_shape(vec![1; sizes.len()])?.into_owned()
+            }
             [] => bail!("is one number, but {}", wider(port, sizes, batched)),
             _ => {
                 let taken = taken.ok_or_else(|| {
-                    let each = if batched { " for each sample (a batch axis of 1 in front is as good)" } else { "" };
+                    let each = if batched {
+                        " for each sample (a batch axis of 1 in front is as good)"
+                    } else {
+                        ""
+                    };
                     let turned = Misfit::at_port(&[&[1], &shape[..]].concat(), sizes).layout;
-                    let turned = turned.map_or(String::new(), |layout| format!(": {}", layout.described()));
+                    let turned =
+                        turned.map_or(String::new(), |layout| format!(": {}", layout.described()));
                     let wanted = sizes_in_words(sizes);
-                    anyhow!("has shape {shape:?}, but input `{}` takes {wanted}{each}{turned}", port.name)
+                    anyhow!(
+                        "has shape {shape:?}, but input `{}` takes {wanted}{each}{turned}",
+                        port.name
+                    )
                 })?;
-                values.as_standard_layout().into_owned().into_shape_with_order(IxDyn(&taken))?
+                values
+                    .as_standard_layout()
+                    .into_owned()
+                    .into_shape_with_order(IxDyn(&taken))?
             }
         };
-        Ok(Fixed { name: port.name.clone(), values, batched })
+        Ok(Fixed {
+            name: port.name.clone(),
+            values,
+            batched,
+        })
     }
 
     /// What the input is given for a batch of `rows` samples.
@@ -93,8 +117,13 @@ impl Fixed {
         if !self.batched {
             return self.values.clone();
         }
-        let shape: Vec<usize> = std::iter::once(rows).chain(self.values.shape().iter().copied()).collect();
-        self.values.broadcast(IxDyn(&shape)).expect("a leading axis broadcasts").to_owned()
+        let shape: Vec<usize> = std::iter::once(rows)
+            .chain(self.values.shape().iter().copied())
+            .collect();
+        self.values
+            .broadcast(IxDyn(&shape))
+            .expect("a leading axis broadcasts")
+            .to_owned()
     }
 }
 
@@ -122,9 +151,14 @@ fn meaning(format: Format) -> &'static str {
 
 /// What an input takes that is wider than one number, and the ways to give it.
 fn wider(port: &Port, sizes: &[i64], batched: bool) -> String {
-    let (shape, each) = (sizes_in_words(sizes), if batched { " for each sample" } else { "" });
+    let (shape, each) = (
+        sizes_in_words(sizes),
+        if batched { " for each sample" } else { "" },
+    );
     let form = match sizes {
-        [n] if *n > 0 => format!("a list of {n} numbers (for a class in one-hot form, 1 at its place and 0 elsewhere)"),
+        [n] if *n > 0 => format!(
+            "a list of {n} numbers (for a class in one-hot form, 1 at its place and 0 elsewhere)"
+        ),
         [_] => "a list of numbers".to_owned(),
         _ => format!("the name of a .npy file of shape {shape}"),
     };
@@ -136,8 +170,21 @@ fn wider(port: &Port, sizes: &[i64], batched: bool) -> String {
 }
 
 fn sizes_in_words(sizes: &[i64]) -> String {
-    let sizes: Vec<String> = sizes.iter().map(|n| if *n < 0 { "any".to_owned() } else { n.to_string() }).collect();
-    if sizes.is_empty() { "one number".to_owned() } else { format!("[{}]", sizes.join(", ")) }
+    let sizes: Vec<String> = sizes
+        .iter()
+        .map(|n| {
+            if *n < 0 {
+                "any".to_owned()
+            } else {
+                n.to_string()
+            }
+        })
+        .collect();
+    if sizes.is_empty() {
+        "one number".to_owned()
+    } else {
+        format!("[{}]", sizes.join(", "))
+    }
 }
 
 #[cfg(test)]
@@ -147,12 +194,17 @@ mod tests {
     use super::*;
 
     fn port(format: Format, shape: &[i64]) -> Port {
-        Port { name: "c".to_owned(), format, shape: shape.to_vec() }
+        Port {
+            name: "c".to_owned(),
+            format,
+            shape: shape.to_vec(),
+        }
     }
 
     fn array(shape: &[usize]) -> ArrayD<f64> {
         let count = shape.iter().product::<usize>();
-        ArrayD::from_shape_vec(IxDyn(shape), (0..count).map(|i| i as f64).collect()).expect("as many as the shape says")
+        ArrayD::from_shape_vec(IxDyn(shape), (0..count).map(|i| i as f64).collect())
+            .expect("as many as the shape says")
     }
 
     #[test]
@@ -160,7 +212,8 @@ mod tests {
         let label = Fixed::new(&port(Format::I64, &[-1]), array(&[]) + 3.0).expect("one label");
         assert_eq!(label.fed(4), ArrayD::from_elem(IxDyn(&[4]), 3.0));
         for shape in [&[2, 3][..], &[1, 2, 3]] {
-            let text = Fixed::new(&port(Format::F32, &[-1, 2, 3]), array(shape)).expect("an embedding");
+            let text =
+                Fixed::new(&port(Format::F32, &[-1, 2, 3]), array(shape)).expect("an embedding");
             assert_eq!(text.fed(5).shape(), [5, 2, 3]);
             assert_eq!(text.fed(5).index_axis(Axis(0), 4), array(&[2, 3]));
         }
@@ -171,32 +224,57 @@ mod tests {
     #[test]
     fn flat_values_and_axes_of_one_fit() {
         for shape in [&[3, 8, 8][..], &[192], &[1, 3, 8, 8], &[3, 1, 8, 8]] {
-            let fixed = Fixed::new(&port(Format::F32, &[-1, 3, 8, 8]), array(shape)).expect("it fits");
+            let fixed =
+                Fixed::new(&port(Format::F32, &[-1, 3, 8, 8]), array(shape)).expect("it fits");
             assert_eq!(fixed.fed(2).shape(), [2, 3, 8, 8], "{shape:?}");
         }
     }
 
     #[test]
     fn an_input_without_a_batch_axis_is_given_the_values_alone() {
-        assert_eq!(Fixed::new(&port(Format::F32, &[]), array(&[])).expect("a scalar").fed(4).shape(), [0usize; 0]);
-        assert_eq!(Fixed::new(&port(Format::F32, &[1, 7]), array(&[7])).expect("a row").fed(4).shape(), [1, 7]);
+        assert_eq!(
+            Fixed::new(&port(Format::F32, &[]), array(&[]))
+                .expect("a scalar")
+                .fed(4)
+                .shape(),
+            [0usize; 0]
+        );
+        assert_eq!(
+            Fixed::new(&port(Format::F32, &[1, 7]), array(&[7]))
+                .expect("a row")
+                .fed(4)
+                .shape(),
+            [1, 7]
+        );
         // A dynamic axis behind the batch takes what the file has.
-        assert_eq!(Fixed::new(&port(Format::F32, &[-1, -1]), array(&[7])).expect("tokens").fed(2).shape(), [2, 7]);
+        assert_eq!(
+            Fixed::new(&port(Format::F32, &[-1, -1]), array(&[7]))
+                .expect("tokens")
+                .fed(2)
+                .shape(),
+            [2, 7]
+        );
     }
 
     #[test]
     fn what_does_not_fit_is_told() {
-        let message = |port: Port, v: ArrayD<f64>| format!("{}", Fixed::new(&port, v).expect_err("it does not fit"));
+        let message = |port: Port, v: ArrayD<f64>| {
+            format!("{}", Fixed::new(&port, v).expect_err("it does not fit"))
+        };
         assert!(message(port(Format::I64, &[-1]), array(&[]) + 0.5).contains("whole numbers"));
         assert!(message(port(Format::I32, &[-1]), array(&[]) + 3e9).contains("int32"));
         assert!(message(port(Format::F16, &[-1]), array(&[]) + 1e6).contains("65504"));
         assert!(message(port(Format::Bool, &[]), array(&[]) + 2.0).contains("true and false"));
         assert!(message(port(Format::F32, &[-1]), array(&[]) / 0.0).contains("finite"));
-        assert!(message(port(Format::F32, &[-1, 7]), array(&[6])).contains("takes [7] for each sample"));
+        assert!(
+            message(port(Format::F32, &[-1, 7]), array(&[6])).contains("takes [7] for each sample")
+        );
         assert!(message(port(Format::F32, &[-1, 7]), array(&[2, 7])).contains("[2, 7]"));
         assert!(message(port(Format::F32, &[-1, -1]), array(&[])).contains("[any]"));
         assert!(message(port(Format::F32, &[-1, -1]), array(&[2, 7])).contains("[2, 7]"));
-        assert!(message(port(Format::F32, &[-1, 3, 8, 8]), array(&[8, 8, 3])).contains("channels last"));
+        assert!(
+            message(port(Format::F32, &[-1, 3, 8, 8]), array(&[8, 8, 3])).contains("channels last")
+        );
         assert!(message(port(Format::F32, &[-1, 3, 8, 8]), array(&[12, 16])).contains("[3, 8, 8]"));
     }
 }

@@ -24,7 +24,11 @@ const MANY_DIRECTIONS: usize = 64;
 fn call_size(directions: usize, dim: usize, widest: u64) -> (usize, usize) {
     let cached = |count: usize| (CACHED / (count.max(1) as u64 * widest)) as usize;
     let many = directions.min(MANY_DIRECTIONS);
-    let width = if cached(many) >= 4 { many } else { directions.min(cached(4).max(FEW_DIRECTIONS)) };
+    let width = if cached(many) >= 4 {
+        many
+    } else {
+        directions.min(cached(4).max(FEW_DIRECTIONS))
+    };
     let rows = rows_of_a_call(width, dim, widest);
     (rows, width.min(TANGENT_NUMBERS / (rows * dim)).max(1))
 }
@@ -54,27 +58,62 @@ impl Differentiated for Derived {
     }
 
     fn quadratic(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Array2<f64>, EvalError> {
-        self.forms.as_mut().unwrap_or(&mut self.tangent).quadratic(t, x, z)
+        self.forms
+            .as_mut()
+            .unwrap_or(&mut self.tangent)
+            .quadratic(t, x, z)
     }
 
-    fn with_value(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
-        self.forms.as_mut().unwrap_or(&mut self.tangent).with_value(t, x, z).map(Some)
+    fn with_value(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        z: &Blocks,
+    ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
+        self.forms
+            .as_mut()
+            .unwrap_or(&mut self.tangent)
+            .with_value(t, x, z)
+            .map(Some)
     }
 
-    fn products_with_value(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Option<(Batch, Blocks)>, EvalError> {
+    fn products_with_value(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        z: &Blocks,
+    ) -> Result<Option<(Batch, Blocks)>, EvalError> {
         self.tangent.products_with_value(t, x, z).map(Some)
     }
 
     fn trace_terms(&mut self, t: &[f64], x: &Batch) -> Result<Option<Array2<f64>>, EvalError> {
-        self.trace.as_mut().map(|network| network.trace_terms(t, x)).transpose()
+        self.trace
+            .as_mut()
+            .map(|network| network.trace_terms(t, x))
+            .transpose()
     }
 
-    fn trace_terms_with_value(&mut self, t: &[f64], x: &Batch) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
-        self.trace.as_mut().map(|network| network.trace_terms_with_value(t, x)).transpose()
+    fn trace_terms_with_value(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+    ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
+        self.trace
+            .as_mut()
+            .map(|network| network.trace_terms_with_value(t, x))
+            .transpose()
     }
 
-    fn transposed(&mut self, t: &[f64], x: &Batch, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
-        self.cotangent.as_mut().map(|network| network.transposed(t, x, w)).transpose()
+    fn transposed(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        w: &Blocks,
+    ) -> Result<Option<Blocks>, EvalError> {
+        self.cotangent
+            .as_mut()
+            .map(|network| network.transposed(t, x, w))
+            .transpose()
     }
 }
 
@@ -98,26 +137,48 @@ impl Network {
     }
 
     /// F and zᵀJ_F z: the tangent graph gives what it was derived from beside the products.
-    fn with_value(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<(Batch, Array2<f64>), EvalError> {
+    fn with_value(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        z: &Blocks,
+    ) -> Result<(Batch, Array2<f64>), EvalError> {
         let mut values = Batch::zeros(x.raw_dim());
         let mut out = Array2::zeros((z.shape()[0], z.shape()[1]));
-        self.tangent_calls(t, x, z, &["", "quadratic"], |block, rows, mut said, network| {
-            let quadratic = said.remove(1);
-            network.keep_values(rows, said.remove(0), &mut values)?;
-            network.keep_quadratic(block, rows, quadratic, &mut out)
-        })?;
+        self.tangent_calls(
+            t,
+            x,
+            z,
+            &["", "quadratic"],
+            |block, rows, mut said, network| {
+                let quadratic = said.remove(1);
+                network.keep_values(rows, said.remove(0), &mut values)?;
+                network.keep_quadratic(block, rows, quadratic, &mut out)
+            },
+        )?;
         Ok((values, out))
     }
 
     /// F and J_F·z.
-    fn products_with_value(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<(Batch, Blocks), EvalError> {
+    fn products_with_value(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        z: &Blocks,
+    ) -> Result<(Batch, Blocks), EvalError> {
         let mut values = Batch::zeros(x.raw_dim());
         let mut out = Blocks::zeros(z.raw_dim());
-        self.tangent_calls(t, x, z, &["", "tangent"], |block, rows, mut said, network| {
-            let products = said.remove(1);
-            network.keep_values(rows, said.remove(0), &mut values)?;
-            network.keep_products(block, rows, products, &mut out)
-        })?;
+        self.tangent_calls(
+            t,
+            x,
+            z,
+            &["", "tangent"],
+            |block, rows, mut said, network| {
+                let products = said.remove(1);
+                network.keep_values(rows, said.remove(0), &mut values)?;
+                network.keep_products(block, rows, products, &mut out)
+            },
+        )?;
         Ok((values, out))
     }
 
@@ -132,7 +193,11 @@ impl Network {
     }
 
     /// F and those terms.
-    fn trace_terms_with_value(&mut self, t: &[f64], x: &Batch) -> Result<(Batch, Array2<f64>), EvalError> {
+    fn trace_terms_with_value(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+    ) -> Result<(Batch, Array2<f64>), EvalError> {
         let terms = self.terms();
         let mut values = Batch::zeros(x.raw_dim());
         let mut out = Array2::zeros((terms, x.nrows()));
@@ -146,17 +211,31 @@ impl Network {
 
     /// How many terms a trace graph gives.
     fn terms(&self) -> usize {
-        let port = self.session.outputs.iter().find(|port| port.name == format!("{}_trace_terms", self.output));
-        port.and_then(|port| usize::try_from(*port.shape.first()?).ok()).unwrap_or_default()
+        let port = self
+            .session
+            .outputs
+            .iter()
+            .find(|port| port.name == format!("{}_trace_terms", self.output));
+        port.and_then(|port| usize::try_from(*port.shape.first()?).ok())
+            .unwrap_or_default()
     }
 
-    fn keep_values(&self, rows: &[usize], y: ArrayD<f64>, out: &mut Batch) -> Result<(), EvalError> {
+    fn keep_values(
+        &self,
+        rows: &[usize],
+        y: ArrayD<f64>,
+        out: &mut Batch,
+    ) -> Result<(), EvalError> {
         let expected = self.shaped(&[rows.len()]);
         if y.shape() != expected {
             return Err(self.shape_error(y.shape(), expected));
         }
-        let y = y.into_shape_with_order((rows.len(), out.ncols())).expect("the shape was just compared");
-        rows.iter().zip(y.rows()).for_each(|(i, row)| out.row_mut(*i).assign(&row));
+        let y = y
+            .into_shape_with_order((rows.len(), out.ncols()))
+            .expect("the shape was just compared");
+        rows.iter()
+            .zip(y.rows())
+            .for_each(|(i, row)| out.row_mut(*i).assign(&row));
         Ok(())
     }
 
@@ -172,10 +251,13 @@ impl Network {
             return Err(self.shape_error(y.shape(), expected));
         }
         let dim = out.shape()[2];
-        let y = y.into_shape_with_order((block.len(), rows.len(), dim)).expect("the shape was just compared");
+        let y = y
+            .into_shape_with_order((block.len(), rows.len(), dim))
+            .expect("the shape was just compared");
         let y = y.into_dimensionality::<Ix3>().expect("three axes");
         for (j, row) in rows.iter().enumerate() {
-            out.slice_mut(ndarray::s![block.clone(), *row, ..]).assign(&y.index_axis(Axis(1), j));
+            out.slice_mut(ndarray::s![block.clone(), *row, ..])
+                .assign(&y.index_axis(Axis(1), j));
         }
         Ok(())
     }
@@ -188,10 +270,14 @@ impl Network {
         out: &mut Array2<f64>,
     ) -> Result<(), EvalError> {
         let found = y.shape().to_vec();
-        let y = y.into_dimensionality::<Ix2>().ok().filter(|y| y.dim() == (block.len(), rows.len()));
+        let y = y
+            .into_dimensionality::<Ix2>()
+            .ok()
+            .filter(|y| y.dim() == (block.len(), rows.len()));
         let y = y.ok_or_else(|| self.shape_error(&found, vec![block.len(), rows.len()]))?;
         for (j, row) in rows.iter().enumerate() {
-            out.slice_mut(ndarray::s![block.clone(), *row]).assign(&y.column(j));
+            out.slice_mut(ndarray::s![block.clone(), *row])
+                .assign(&y.column(j));
         }
         Ok(())
     }
@@ -201,8 +287,9 @@ impl Network {
         let wanted = [format!("{}_cotangent", self.x)];
         let mut out = Blocks::zeros(w.raw_dim());
         for group in self.groups(t) {
-            let pairs: Vec<(usize, usize)> =
-                (0..w.shape()[0]).flat_map(|j| group.iter().map(move |i| (j, *i))).collect();
+            let pairs: Vec<(usize, usize)> = (0..w.shape()[0])
+                .flat_map(|j| group.iter().map(move |i| (j, *i)))
+                .collect();
             for pairs in pairs.chunks((TANGENT_NUMBERS / x.ncols()).max(1)) {
                 let rows: Vec<usize> = pairs.iter().map(|p| p.1).collect();
                 let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
@@ -210,12 +297,21 @@ impl Network {
                 for (mut row, (j, i)) in given.rows_mut().into_iter().zip(pairs) {
                     row.assign(&w.slice(ndarray::s![*j, *i, ..]));
                 }
-                let y = self.call(&times, &x.select(Axis(0), &rows), Seed::Cotangents(&given), &wanted)?.remove(0);
+                let y = self
+                    .call(
+                        &times,
+                        &x.select(Axis(0), &rows),
+                        Seed::Cotangents(&given),
+                        &wanted,
+                    )?
+                    .remove(0);
                 let expected = self.shaped(&[pairs.len()]);
                 if y.shape() != expected {
                     return Err(self.shape_error(y.shape(), expected));
                 }
-                let y = y.into_shape_with_order((pairs.len(), x.ncols())).expect("the shape was just compared");
+                let y = y
+                    .into_shape_with_order((pairs.len(), x.ncols()))
+                    .expect("the shape was just compared");
                 for (row, (j, i)) in y.rows().into_iter().zip(pairs) {
                     out.slice_mut(ndarray::s![*j, *i, ..]).assign(&row);
                 }
@@ -247,7 +343,11 @@ impl Network {
             for rows in group.chunks(most) {
                 let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
                 let all = rows.len() == t.len();
-                let part = if all { Cow::Borrowed(x) } else { Cow::Owned(x.select(Axis(0), rows)) };
+                let part = if all {
+                    Cow::Borrowed(x)
+                } else {
+                    Cow::Owned(x.select(Axis(0), rows))
+                };
                 let said = self.call(&times, &part, Seed::Nothing, &wanted)?;
                 take(rows, said, self)?;
             }
@@ -263,7 +363,12 @@ impl Network {
         x: &Batch,
         z: &Blocks,
         suffixes: &[&str],
-        mut take: impl FnMut(std::ops::Range<usize>, &[usize], Vec<ArrayD<f64>>, &Network) -> Result<(), EvalError>,
+        mut take: impl FnMut(
+            std::ops::Range<usize>,
+            &[usize],
+            Vec<ArrayD<f64>>,
+            &Network,
+        ) -> Result<(), EvalError>,
     ) -> Result<(), EvalError> {
         let wanted = self.named(suffixes);
         for group in self.groups(t) {
@@ -272,12 +377,19 @@ impl Network {
                 let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
                 // All rows together need no copies.
                 let all = rows.len() == t.len();
-                let part = if all { Cow::Borrowed(x) } else { Cow::Owned(x.select(Axis(0), rows)) };
+                let part = if all {
+                    Cow::Borrowed(x)
+                } else {
+                    Cow::Owned(x.select(Axis(0), rows))
+                };
                 for first in (0..z.shape()[0]).step_by(width) {
                     let block = first..(first + width).min(z.shape()[0]);
                     let tangents = match all && block.len() == z.shape()[0] {
                         true => Cow::Borrowed(z),
-                        false => Cow::Owned(z.slice(ndarray::s![block.clone(), .., ..]).select(Axis(1), rows)),
+                        false => Cow::Owned(
+                            z.slice(ndarray::s![block.clone(), .., ..])
+                                .select(Axis(1), rows),
+                        ),
                     };
                     let said = self.call(&times, &part, Seed::Tangents(&tangents), &wanted)?;
                     take(block, rows, said, self)?;

@@ -44,7 +44,12 @@ pub(super) enum Content {
 }
 
 /// The external data of the model in `bytes`, which lies at `at` and is called `name` in the card.
-pub(super) fn weights_beside(key: &str, name: &Path, at: &Path, bytes: &[u8]) -> Result<Vec<ModelFile>> {
+pub(super) fn weights_beside(
+    key: &str,
+    name: &Path,
+    at: &Path,
+    bytes: &[u8],
+) -> Result<Vec<ModelFile>> {
     let folder = |path: &Path| path.parent().unwrap_or(Path::new("")).to_owned();
     let mut found = Vec::new();
     for location in graph::external_files(&at.display().to_string(), bytes)? {
@@ -54,9 +59,19 @@ pub(super) fn weights_beside(key: &str, name: &Path, at: &Path, bytes: &[u8]) ->
             bail!("{}: it is no file", refused());
         }
         let mut hash = Sha256::new();
-        std::io::copy(&mut std::fs::File::open(&file).with_context(refused)?, &mut hash).with_context(refused)?;
+        std::io::copy(
+            &mut std::fs::File::open(&file).with_context(refused)?,
+            &mut hash,
+        )
+        .with_context(refused)?;
         let (key, name) = (format!("{key} data"), folder(name).join(&location));
-        found.push(ModelFile { key, name, sha256: hex(&hash.finalize()), content: Content::Weights, exported: None });
+        found.push(ModelFile {
+            key,
+            name,
+            sha256: hex(&hash.finalize()),
+            content: Content::Weights,
+            exported: None,
+        });
     }
     Ok(found)
 }
@@ -82,11 +97,17 @@ pub(super) fn absent(card: &Card, file: &Path, error: &std::io::Error) -> String
 
 /// A card's words in a message: nothing that would move a terminal's cursor, and not a page of it.
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(300)
+        .collect()
 }
 
 pub(super) fn expected_hash<'a>(card: &'a Card, key: &str) -> Option<&'a str> {
-    let named = |prefix: &str| key.strip_prefix(prefix).and_then(|k| k.strip_suffix(".file"));
+    let named = |prefix: &str| {
+        key.strip_prefix(prefix)
+            .and_then(|k| k.strip_suffix(".file"))
+    };
     if let Some(name) = named("divergence_heads.") {
         return card.divergence_heads.get(name)?.sha256.as_deref();
     }

@@ -73,18 +73,38 @@ impl Model {
             })?;
             open(&bytes)
         };
-        let gradient = derivatives.gradient.then(|| derived(Mode::Vjp, spec.outputs.divergence.as_deref()));
-        let tangent = derivatives.products.then(|| derived(Mode::Jvp, Some(&velocity)));
+        let gradient = derivatives
+            .gradient
+            .then(|| derived(Mode::Vjp, spec.outputs.divergence.as_deref()));
+        let tangent = derivatives
+            .products
+            .then(|| derived(Mode::Jvp, Some(&velocity)));
         let (gradient, tangent) = (gradient.transpose()?, tangent.transpose()?);
         let session = open(&bytes)?;
         let feed = self.card.map_time(spec.time);
         let (inputs, shape, curve) = (&spec.inputs, self.card.shape.clone(), self.curve.clone());
-        let taken: Vec<&str> = std::iter::once(inputs.x.as_str()).chain(inputs.times()).collect();
+        let taken: Vec<&str> = std::iter::once(inputs.x.as_str())
+            .chain(inputs.times())
+            .collect();
         let constants = self.constants(&key, &spec.constants, &taken, &session, &file)?;
-        let ports = Ports { spec, velocity, feed, shape, curve, constants };
+        let ports = Ports {
+            spec,
+            velocity,
+            feed,
+            shape,
+            curve,
+            constants,
+        };
         ports.check(&session, &file)?;
-        ports.check_times(&session, name).with_context(|| file.clone())?;
-        let mut map = OnnxMap { session, gradient, tangent, ports };
+        ports
+            .check_times(&session, name)
+            .with_context(|| file.clone())?;
+        let mut map = OnnxMap {
+            session,
+            gradient,
+            tangent,
+            ports,
+        };
         self.heeds(&key, || map.check_heeded(name))?;
         Ok(map)
     }
@@ -94,11 +114,21 @@ impl Model {
     /// # Errors
     /// Where the card has no such map.
     pub fn known_map_graph(&self, name: &str, graph: graph::Model) -> Result<graph::Model> {
-        let FlowMapSpec { inputs, outputs, constants, .. } = self.map_spec(name)?;
+        let FlowMapSpec {
+            inputs,
+            outputs,
+            constants,
+            ..
+        } = self.map_spec(name)?;
         let said = Said {
             key: &format!("flow_maps.{name}.file"),
-            states: std::iter::once(inputs.x.as_str()).chain(outputs.velocity.as_deref()).collect(),
-            numbers: inputs.times().chain(outputs.divergence.as_deref()).collect(),
+            states: std::iter::once(inputs.x.as_str())
+                .chain(outputs.velocity.as_deref())
+                .collect(),
+            numbers: inputs
+                .times()
+                .chain(outputs.divergence.as_deref())
+                .collect(),
             constants,
         };
         Ok(self.with_axes(graph, &said))
@@ -111,8 +141,15 @@ impl Model {
     pub fn map_spec(&self, name: &str) -> Result<&FlowMapSpec> {
         self.card.flow_maps.get(name).ok_or_else(|| {
             let known: Vec<&str> = self.card.flow_maps.keys().map(String::as_str).collect();
-            let has = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
-            anyhow!("{}: the card has no flow map `{name}`; {has}", self.path.display())
+            let has = if known.is_empty() {
+                "it has none".to_owned()
+            } else {
+                format!("it has {}", known.join(", "))
+            };
+            anyhow!(
+                "{}: the card has no flow map `{name}`; {has}",
+                self.path.display()
+            )
         })
     }
 }
@@ -121,21 +158,36 @@ impl Ports {
     /// Holds the session's ports against the card.
     fn check(&self, session: &Session, file: &str) -> Result<()> {
         let (inputs, outputs) = (&self.spec.inputs, &self.spec.outputs);
-        check_shape(find(&session.inputs, &inputs.x, file, "input")?, &self.shape, file, "input")?;
+        check_shape(
+            find(&session.inputs, &inputs.x, file, "input")?,
+            &self.shape,
+            file,
+            "input",
+        )?;
         for name in self.times() {
             find(&session.inputs, name, file, "input")?;
         }
-        check_shape(find(&session.outputs, &self.velocity, file, "output")?, &self.shape, file, "output")?;
+        check_shape(
+            find(&session.outputs, &self.velocity, file, "output")?,
+            &self.shape,
+            file,
+            "output",
+        )?;
         if let Some(name) = &outputs.divergence {
             let port = find(&session.outputs, name, file, "output")?;
             if !matches!(port.shape[..], [] | [_] | [_, 1] | [_, -1]) {
-                bail!("{file}: output `{name}` has shape {:?}, expected one number per sample: [N]", port.shape);
+                bail!(
+                    "{file}: output `{name}` has shape {:?}, expected one number per sample: [N]",
+                    port.shape
+                );
             }
         }
         let fixed = |name: &str| self.constants.iter().any(|c| c.name == name);
         let known = |name: &str| name == inputs.x || self.times().any(|t| t == name) || fixed(name);
         if let Some(other) = session.inputs.iter().find(|p| !known(&p.name)) {
-            let roles: Vec<&str> = std::iter::once(inputs.x.as_str()).chain(self.times()).collect();
+            let roles: Vec<&str> = std::iter::once(inputs.x.as_str())
+                .chain(self.times())
+                .collect();
             bail!(
                 "{file}: input `{0}` has no role in the card; expected only {1}, or a value for it: `constants: {{{0}: …}}`",
                 other.name,
@@ -149,7 +201,10 @@ impl Ports {
     fn check_times(&self, session: &Session, name: &str) -> Result<()> {
         let key = format!("flow_maps.{name}");
         let mut ports = self.times().filter_map(|name| session.input(name));
-        ports.try_for_each(|port| self.feed.check_map(&port.name, port.format, &self.curve, &key))
+        ports.try_for_each(|port| {
+            self.feed
+                .check_map(&port.name, port.format, &self.curve, &key)
+        })
     }
 
     /// The graph's names for the two times.
@@ -160,7 +215,10 @@ impl Ports {
     /// What the two time inputs are given between `from` and `to`.
     fn fed(&self, from: f64, to: f64) -> [f64; 2] {
         let inputs = &self.spec.inputs;
-        let (start, end) = (self.feed.fed(&self.curve, from), self.feed.fed(&self.curve, to));
+        let (start, end) = (
+            self.feed.fed(&self.curve, from),
+            self.feed.fed(&self.curve, to),
+        );
         let second = match (&inputs.step, &inputs.duration) {
             (Some(_), _) => self.length(from, to, end - start),
             (_, Some(_)) => self.length(from, to, end - start).abs(),
@@ -171,7 +229,11 @@ impl Ports {
 
     /// Where time itself is fed, its difference loses nothing to rounding of the two ends.
     fn length(&self, from: f64, to: f64, difference: f64) -> f64 {
-        if self.feed.feed == Feed::T { (to - from) * self.feed.scale } else { difference }
+        if self.feed.feed == Feed::T {
+            (to - from) * self.feed.scale
+        } else {
+            difference
+        }
     }
 }
 
@@ -188,8 +250,11 @@ fn call(
     wanted: &[&str],
 ) -> Result<Vec<ArrayD<f64>>, EvalError> {
     let rows = x.nrows();
-    let filled: Vec<usize> = (0..rows.next_multiple_of(4)).map(|i| if i < rows { i } else { 0 }).collect();
-    let mut call = |rows: &[usize]| call_rows(ports, session, times, x, extra.as_ref(), wanted, rows);
+    let filled: Vec<usize> = (0..rows.next_multiple_of(4))
+        .map(|i| if i < rows { i } else { 0 })
+        .collect();
+    let mut call =
+        |rows: &[usize]| call_rows(ports, session, times, x, extra.as_ref(), wanted, rows);
     call(&filled).map_err(|error| explained(error, rows, |rows| call(rows).is_ok()))
 }
 
@@ -203,17 +268,27 @@ fn call_rows(
     wanted: &[&str],
     filled: &[usize],
 ) -> Result<Vec<ArrayD<f64>>, EvalError> {
-    let shaped = |leading: &[usize]| -> Vec<usize> { leading.iter().chain(&ports.shape).copied().collect() };
+    let shaped =
+        |leading: &[usize]| -> Vec<usize> { leading.iter().chain(&ports.shape).copied().collect() };
     let state = x.select(Axis(0), filled);
-    let state = state.to_shape(shaped(&[filled.len()])).expect("dim numbers per row").into_owned();
-    let pairs: Vec<[f64; 2]> = filled.iter().map(|i| ports.fed(times.0[*i], times.1[*i])).collect();
+    let state = state
+        .to_shape(shaped(&[filled.len()]))
+        .expect("dim numbers per row")
+        .into_owned();
+    let pairs: Vec<[f64; 2]> = filled
+        .iter()
+        .map(|i| ports.fed(times.0[*i], times.1[*i]))
+        .collect();
     let mut feeds = Vec::new();
     for (place, name) in ports.times().enumerate() {
         let port = session.input(name);
         let one = port.is_some_and(is_scalar);
         if one && pairs.windows(2).any(|w| w[0] != w[1]) {
             let message = format!("`{name}` takes one time for all samples, but theirs differ");
-            return Err(EvalError::Runtime { file: session.file.clone(), message });
+            return Err(EvalError::Runtime {
+                file: session.file.clone(),
+                message,
+            });
         }
         let shape = match port.map_or(1, |p| p.shape.len()) {
             axes if one => vec![1; axes],
@@ -222,12 +297,26 @@ fn call_rows(
         };
         let count = if one { 1 } else { filled.len() };
         let values = pairs.iter().take(count).map(|p| p[place]).collect();
-        feeds.push((name, ArrayD::from_shape_vec(IxDyn(&shape), values).expect("one time per row")));
+        feeds.push((
+            name,
+            ArrayD::from_shape_vec(IxDyn(&shape), values).expect("one time per row"),
+        ));
     }
-    feeds.extend(ports.constants.iter().map(|c| (c.name.as_str(), c.fed(filled.len()))));
+    feeds.extend(
+        ports
+            .constants
+            .iter()
+            .map(|c| (c.name.as_str(), c.fed(filled.len()))),
+    );
     feeds.extend(extra.map(|(name, values, axis)| (*name, values.select(*axis, filled))));
     feeds.push((&ports.spec.inputs.x, state));
-    session.run(feeds.iter().map(|(name, values)| (*name, values.view())).collect(), wanted)
+    session.run(
+        feeds
+            .iter()
+            .map(|(name, values)| (*name, values.view()))
+            .collect(),
+        wanted,
+    )
 }
 
 impl OnnxMap {
@@ -241,10 +330,20 @@ impl OnnxMap {
         let [first, middle, last] = times;
         let velocity = self.ports.velocity.clone();
         let divergence = self.ports.spec.outputs.divergence.clone();
-        let wanted: Vec<&str> = std::iter::once(velocity.as_str()).chain(divergence.as_deref()).collect();
+        let wanted: Vec<&str> = std::iter::once(velocity.as_str())
+            .chain(divergence.as_deref())
+            .collect();
         let rows = |t: f64| vec![t; x.nrows()];
-        let mut between =
-            |from: f64, to: f64| call(&self.ports, &mut self.session, (&rows(from), &rows(to)), &x, None, &wanted);
+        let mut between = |from: f64, to: f64| {
+            call(
+                &self.ports,
+                &mut self.session,
+                (&rows(from), &rows(to)),
+                &x,
+                None,
+                &wanted,
+            )
+        };
         let whole = between(first, last).ok();
         let (begun, ended) = (between(first, middle).ok(), between(middle, last).ok());
         let heeded = |other: Option<Vec<ArrayD<f64>>>| {
@@ -260,17 +359,38 @@ impl OnnxMap {
             _ => (to, names[1]),
         };
         let key = format!("flow_maps.{map}");
-        time::check_heeded(&self.ports.feed, heeded, &format!("input `{name}`"), &self.session.file, &key, false)
+        time::check_heeded(
+            &self.ports.feed,
+            heeded,
+            &format!("input `{name}`"),
+            &self.session.file,
+            &key,
+            false,
+        )
     }
 
     fn shape_error(&self, output: &str, found: &[usize], expected: Vec<usize>) -> EvalError {
-        EvalError::Shape { file: self.session.file.clone(), output: output.to_owned(), found: found.to_vec(), expected }
+        EvalError::Shape {
+            file: self.session.file.clone(),
+            output: output.to_owned(),
+            found: found.to_vec(),
+            expected,
+        }
     }
 
     /// The first rows of an output whose rows fit a shape: see [`shape::fits`].
-    fn cut(&self, name: &str, values: ArrayD<f64>, x: &Batch, shape: &[usize]) -> Result<Batch, EvalError> {
+    fn cut(
+        &self,
+        name: &str,
+        values: ArrayD<f64>,
+        x: &Batch,
+        shape: &[usize],
+    ) -> Result<Batch, EvalError> {
         let filled = x.nrows().next_multiple_of(4);
-        let fits = values.shape().split_first().is_some_and(|(n, row)| *n == filled && shape::fits(row, shape));
+        let fits = values
+            .shape()
+            .split_first()
+            .is_some_and(|(n, row)| *n == filled && shape::fits(row, shape));
         if !fits {
             return Err(self.shape_error(name, values.shape(), [&[filled], shape].concat()));
         }
@@ -283,12 +403,26 @@ impl OnnxMap {
 
     fn scaled(&self, name: &str, values: ArrayD<f64>, x: &Batch) -> Result<Vec<f64>, EvalError> {
         let scale = self.ports.spec.divergence_scale;
-        Ok(self.cut(name, values, x, &[])?.iter().map(|d| d * scale).collect())
+        Ok(self
+            .cut(name, values, x, &[])?
+            .iter()
+            .map(|d| d * scale)
+            .collect())
     }
 
     fn divergence_name(&self) -> Result<String, EvalError> {
-        let missing = || EvalError::Missing(format!("{}: this flow map has no divergence", self.session.file));
-        self.ports.spec.outputs.divergence.clone().ok_or_else(missing)
+        let missing = || {
+            EvalError::Missing(format!(
+                "{}: this flow map has no divergence",
+                self.session.file
+            ))
+        };
+        self.ports
+            .spec
+            .outputs
+            .divergence
+            .clone()
+            .ok_or_else(missing)
     }
 }
 
@@ -300,18 +434,30 @@ impl FlowMap for OnnxMap {
     fn averages(&mut self, from: &[f64], to: &[f64], x: &Batch) -> Result<Averages, EvalError> {
         let velocity = self.ports.velocity.clone();
         let divergence = self.ports.spec.outputs.divergence.clone();
-        let wanted: Vec<&str> = std::iter::once(velocity.as_str()).chain(divergence.as_deref()).collect();
-        let mut out = call(&self.ports, &mut self.session, (from, to), x, None, &wanted)?.into_iter();
+        let wanted: Vec<&str> = std::iter::once(velocity.as_str())
+            .chain(divergence.as_deref())
+            .collect();
+        let mut out =
+            call(&self.ports, &mut self.session, (from, to), x, None, &wanted)?.into_iter();
         let (u, d) = (out.next().unwrap_or_default(), out.next());
         Ok(Averages {
             velocity: self.cut(&velocity, u, x, &self.ports.shape)?,
-            divergence: divergence.zip(d).map(|(name, d)| self.scaled(&name, d, x)).transpose()?,
+            divergence: divergence
+                .zip(d)
+                .map(|(name, d)| self.scaled(&name, d, x))
+                .transpose()?,
         })
     }
 
-    fn divergence_gradient(&mut self, from: &[f64], to: &[f64], x: &Batch) -> Result<(Vec<f64>, Batch), EvalError> {
+    fn divergence_gradient(
+        &mut self,
+        from: &[f64],
+        to: &[f64],
+        x: &Batch,
+    ) -> Result<(Vec<f64>, Batch), EvalError> {
         let name = self.divergence_name()?;
-        let missing = || EvalError::Missing("this flow map was opened without its gradient".to_owned());
+        let missing =
+            || EvalError::Missing("this flow map was opened without its gradient".to_owned());
         let session = self.gradient.as_mut().ok_or_else(missing)?;
         let cotangent = format!("{name}_cotangent");
         let axes = session.input(&cotangent).map_or(1, |p| p.shape.len());
@@ -320,30 +466,65 @@ impl FlowMap for OnnxMap {
         let ones = ArrayD::ones(IxDyn(&shape));
         let gradient = format!("{}_cotangent", self.ports.spec.inputs.x);
         let extra = Some((cotangent.as_str(), ones, Axis(0)));
-        let mut out = call(&self.ports, session, (from, to), x, extra, &[&name, &gradient])?.into_iter();
-        let (d, g) = (out.next().unwrap_or_default(), out.next().unwrap_or_default());
+        let mut out = call(
+            &self.ports,
+            session,
+            (from, to),
+            x,
+            extra,
+            &[&name, &gradient],
+        )?
+        .into_iter();
+        let (d, g) = (
+            out.next().unwrap_or_default(),
+            out.next().unwrap_or_default(),
+        );
         Ok((
             self.scaled(&name, d, x)?,
             self.cut(&gradient, g, x, &self.ports.shape)? * self.ports.spec.divergence_scale,
         ))
     }
 
-    fn products(&mut self, from: &[f64], to: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
-        let missing = || EvalError::Missing("this flow map was opened without its Jacobian".to_owned());
+    fn products(
+        &mut self,
+        from: &[f64],
+        to: &[f64],
+        x: &Batch,
+        z: &Blocks,
+    ) -> Result<Blocks, EvalError> {
+        let missing =
+            || EvalError::Missing("this flow map was opened without its Jacobian".to_owned());
         let session = self.tangent.as_mut().ok_or_else(missing)?;
         let (k, rows, dim) = z.dim();
         let shape: Vec<usize> = [k, rows].iter().chain(&self.ports.shape).copied().collect();
-        let tangents = z.to_shape(shape).expect("dim numbers per tangent").into_owned();
+        let tangents = z
+            .to_shape(shape)
+            .expect("dim numbers per tangent")
+            .into_owned();
         let filled = rows.next_multiple_of(4);
         let extra = format!("{}_tangent", self.ports.spec.inputs.x);
         let wanted = format!("{}_tangent", self.ports.velocity);
-        let out =
-            call(&self.ports, session, (from, to), x, Some((extra.as_str(), tangents, Axis(1))), &[&wanted])?.remove(0);
+        let out = call(
+            &self.ports,
+            session,
+            (from, to),
+            x,
+            Some((extra.as_str(), tangents, Axis(1))),
+            &[&wanted],
+        )?
+        .remove(0);
         let found = out.shape().to_vec();
         if found.get(..2) != Some(&[k, filled]) || !shape::fits(&found[2..], &self.ports.shape) {
-            return Err(self.shape_error(&wanted, &found, [&[k, filled], &self.ports.shape[..]].concat()));
+            return Err(self.shape_error(
+                &wanted,
+                &found,
+                [&[k, filled], &self.ports.shape[..]].concat(),
+            ));
         }
-        let out = out.as_standard_layout().into_owned().into_shape_with_order((k, filled, dim));
+        let out = out
+            .as_standard_layout()
+            .into_owned()
+            .into_shape_with_order((k, filled, dim));
         let out = out.expect("the shape was just compared");
         Ok(out.slice(ndarray::s![.., ..rows, ..]).to_owned())
     }

@@ -46,10 +46,19 @@ impl Memory {
     /// Keeps one call's values, output by output, and forgets the oldest call.
     pub fn keep(&self, t: &[f64], fed: &Batch, outputs: &[(String, Vec<f64>)]) {
         let mut said = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        let marks: Vec<Mark> = fed.rows().into_iter().zip(t).map(|(row, t)| mark(*t, row)).collect();
+        let marks: Vec<Mark> = fed
+            .rows()
+            .into_iter()
+            .zip(t)
+            .map(|(row, t)| mark(*t, row))
+            .collect();
         for (i, mark) in marks.iter().enumerate() {
             let place = said.values.entry(*mark).or_default();
-            place.extend(outputs.iter().map(|(name, values)| (name.clone(), values[i])));
+            place.extend(
+                outputs
+                    .iter()
+                    .map(|(name, values)| (name.clone(), values[i])),
+            );
         }
         said.calls.push_back(marks);
         if said.calls.len() > CALLS {
@@ -82,14 +91,23 @@ impl ScalarField for JointHead {
 
     fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
         let fed = self.form.fed(t, x).into_owned();
-        let known: Vec<Option<f64>> =
-            fed.rows().into_iter().zip(t).map(|(row, t)| self.memory.recall(&self.output, *t, row)).collect();
+        let known: Vec<Option<f64>> = fed
+            .rows()
+            .into_iter()
+            .zip(t)
+            .map(|(row, t)| self.memory.recall(&self.output, *t, row))
+            .collect();
         let unknown: Vec<usize> = (0..known.len()).filter(|i| known[*i].is_none()).collect();
-        let mut values: Vec<f64> =
-            known.iter().zip(t).map(|(v, t)| v.map_or(f64::NAN, |v| self.reading.divergence(*t, v))).collect();
+        let mut values: Vec<f64> = known
+            .iter()
+            .zip(t)
+            .map(|(v, t)| v.map_or(f64::NAN, |v| self.reading.divergence(*t, v)))
+            .collect();
         if !unknown.is_empty() {
             let times: Vec<f64> = unknown.iter().map(|i| t[*i]).collect();
-            let asked = self.alone.eval(&times, &fed.select(ndarray::Axis(0), &unknown))?;
+            let asked = self
+                .alone
+                .eval(&times, &fed.select(ndarray::Axis(0), &unknown))?;
             unknown.iter().zip(asked).for_each(|(i, v)| values[*i] = v);
         }
         Ok(values)

@@ -25,9 +25,17 @@ impl Model {
         let file = format!("{key}.file");
         let (x, time, output) = self.state_and_time(&file);
         let graph = self.exported_graph_of(&file)?;
-        let whole = |name: &str| graph.inputs().iter().any(|port| port.name == name && !port.elem.is_float());
+        let whole = |name: &str| {
+            graph
+                .inputs()
+                .iter()
+                .any(|port| port.name == name && !port.elem.is_float())
+        };
         if let Some(time) = time.filter(|time| whole(time)) {
-            return Ok(Some(Kink { node: time.to_owned(), op: "whole numbers of time".to_owned() }));
+            return Ok(Some(Kink {
+                node: time.to_owned(),
+                op: "whole numbers of time".to_owned(),
+            }));
         }
         let varies: Vec<&str> = [Some(x), time].into_iter().flatten().collect();
         Ok(graph.kink(&varies, output)?)
@@ -38,16 +46,25 @@ impl Model {
     /// # Errors
     /// As [`Model::kink`].
     pub fn kinks_in_words(&self) -> Result<Vec<(String, String)>> {
-        let heads = self.card.divergence_heads.keys().map(|name| format!("divergence_heads.{name}"));
+        let heads = self
+            .card
+            .divergence_heads
+            .keys()
+            .map(|name| format!("divergence_heads.{name}"));
         let words = |key: String| {
             let words = match self.kink(&key)? {
                 None => "smooth: the derivative of no operator jumps".to_owned(),
                 Some(Kink { node, op }) => {
-                    format!("its derivative may jump, first at `{node}` ({op}): adaptive steps look for jumps")
+                    format!(
+                        "its derivative may jump, first at `{node}` ({op}): adaptive steps look for jumps"
+                    )
                 }
             };
             Ok((key, words))
         };
-        std::iter::once("network".to_owned()).chain(heads).map(words).collect()
+        std::iter::once("network".to_owned())
+            .chain(heads)
+            .map(words)
+            .collect()
     }
 }

@@ -50,8 +50,18 @@ const PLAIN: Package = Package {
             "manylinux_2_28_aarch64",
             "da05378364c44d4407e463982d2bf8d5e4cfea873283757e48beeb41df97b7f3",
         ),
-        ("macos", "aarch64", "macosx_14_0_arm64", "60b6b69bfe580eab576cacc5d132a0e9cf2a37fcfd18d46dd191042b1d1ed0d7"),
-        ("windows", "x86_64", "win_amd64", "c3d91b5de31e2fc82d71bd65b2b22bddee8b49057a3a36338e9a868e0ea90c05"),
+        (
+            "macos",
+            "aarch64",
+            "macosx_14_0_arm64",
+            "60b6b69bfe580eab576cacc5d132a0e9cf2a37fcfd18d46dd191042b1d1ed0d7",
+        ),
+        (
+            "windows",
+            "x86_64",
+            "win_amd64",
+            "c3d91b5de31e2fc82d71bd65b2b22bddee8b49057a3a36338e9a868e0ea90c05",
+        ),
     ],
 };
 
@@ -111,21 +121,35 @@ pub fn find_with(named: Option<&Path>, provider: Provider) -> Result<Library> {
     }
     if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
         let path = PathBuf::from(path);
-        return examine(&path, "ORT_DYLIB_PATH").with_context(|| format!("ORT_DYLIB_PATH={}", path.display()));
+        return examine(&path, "ORT_DYLIB_PATH")
+            .with_context(|| format!("ORT_DYLIB_PATH={}", path.display()));
     }
     let found = candidates(provider);
-    let (fitting, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|(path, _)| provider.lies_beside(path));
+    let (fitting, others): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(|(path, _)| provider.lies_beside(path));
     let package = Package::of(provider);
-    let others = if package.is_some() { Vec::new() } else { others };
+    let others = if package.is_some() {
+        Vec::new()
+    } else {
+        others
+    };
     for (path, origin) in fitting.into_iter().chain(others) {
         match examine(&path, origin) {
             Ok(library) => return Ok(library),
-            Err(error) => note!("flowgauge: passing over {} ({origin}): {error:#}", path.display()),
+            Err(error) => note!(
+                "flowgauge: passing over {} ({origin}): {error:#}",
+                path.display()
+            ),
         }
     }
     let package = package.unwrap_or(&PLAIN);
     let path = fetch(package).with_context(|| {
-        let which = if provider == Provider::Openvino { "ONNX Runtime with OpenVINO" } else { "ONNX Runtime" };
+        let which = if provider == Provider::Openvino {
+            "ONNX Runtime with OpenVINO"
+        } else {
+            "ONNX Runtime"
+        };
         format!(
             "{which} was not found and could not be fetched. Install it with \
              `pip install {}=={}` in the active Python environment, or name a library \
@@ -138,10 +162,16 @@ pub fn find_with(named: Option<&Path>, provider: Provider) -> Result<Library> {
 
 /// Libraries that are there, in the order in which they are tried, and which rule found each.
 fn candidates(provider: Provider) -> Vec<(PathBuf, &'static str)> {
-    let found = python_environment().into_iter().map(|p| (p, "the active Python environment"));
+    let found = python_environment()
+        .into_iter()
+        .map(|p| (p, "the active Python environment"));
     let package = Package::of(provider).unwrap_or(&PLAIN);
-    let cached =
-        package.folder().map(|f| libraries(&f)).unwrap_or_default().into_iter().map(|p| (p, "the user's cache"));
+    let cached = package
+        .folder()
+        .map(|f| libraries(&f))
+        .unwrap_or_default()
+        .into_iter()
+        .map(|p| (p, "the user's cache"));
     let system = system().into_iter().map(|p| (p, "the system"));
     found.chain(cached).chain(system).collect()
 }
@@ -150,13 +180,24 @@ fn candidates(provider: Provider) -> Vec<(PathBuf, &'static str)> {
 fn examine(path: &Path, origin: &'static str) -> Result<Library> {
     let bare = path.components().count() == 1 && origin == "the system";
     if !bare && !path.is_file() {
-        bail!("there is no such file; expected the ONNX Runtime shared library, such as libonnxruntime.so.{PINNED}");
+        bail!(
+            "there is no such file; expected the ONNX Runtime shared library, such as libonnxruntime.so.{PINNED}"
+        );
     }
     let version = version(path)?;
-    let minor = version.split('.').nth(1).and_then(|m| m.parse::<u32>().ok());
+    let minor = version
+        .split('.')
+        .nth(1)
+        .and_then(|m| m.parse::<u32>().ok());
     match (version.starts_with("1."), minor) {
-        (true, Some(minor)) if minor >= OLDEST_MINOR => Ok(Library { path: path.to_owned(), version, origin }),
-        _ => bail!("it is ONNX Runtime {version}, expected 1.{OLDEST_MINOR} or newer (tested: 1.20 to {PINNED})"),
+        (true, Some(minor)) if minor >= OLDEST_MINOR => Ok(Library {
+            path: path.to_owned(),
+            version,
+            origin,
+        }),
+        _ => bail!(
+            "it is ONNX Runtime {version}, expected 1.{OLDEST_MINOR} or newer (tested: 1.20 to {PINNED})"
+        ),
     }
 }
 
@@ -174,8 +215,12 @@ fn version(path: &Path) -> Result<String> {
     let version = unsafe {
         let base = library
             .get::<extern "C" fn() -> *const ApiBase>(c"OrtGetApiBase")
-            .map_err(|_| anyhow!("it is a shared library, but not ONNX Runtime (no OrtGetApiBase)"))?;
-        let base = base().as_ref().ok_or_else(|| anyhow!("it gives no interface"))?;
+            .map_err(|_| {
+                anyhow!("it is a shared library, but not ONNX Runtime (no OrtGetApiBase)")
+            })?;
+        let base = base()
+            .as_ref()
+            .ok_or_else(|| anyhow!("it gives no interface"))?;
         let text = (base.version)();
         if text.is_null() {
             bail!("it does not say its version");
@@ -189,7 +234,9 @@ fn version(path: &Path) -> Result<String> {
 
 /// Libraries of the environment that `python3` would use, without importing anything from it.
 fn python_environment() -> Vec<PathBuf> {
-    let roots = ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(std::env::var_os);
+    let roots = ["VIRTUAL_ENV", "CONDA_PREFIX"]
+        .iter()
+        .filter_map(std::env::var_os);
     let mut found: Vec<PathBuf> = roots
         .flat_map(|root| entries(&Path::new(&root).join("lib")))
         .flat_map(|lib| libraries(&lib.join("site-packages/onnxruntime/capi")))
@@ -197,7 +244,10 @@ fn python_environment() -> Vec<PathBuf> {
     if found.is_empty() {
         let find = "import importlib.util as u, os; s = u.find_spec('onnxruntime'); \
                     print(os.path.join(os.path.dirname(s.origin), 'capi') if s and s.origin else '')";
-        let output = Command::new("python3").args(["-c", find]).stdin(Stdio::null()).output();
+        let output = Command::new("python3")
+            .args(["-c", find])
+            .stdin(Stdio::null())
+            .output();
         if let Ok(output) = output {
             let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
             if !folder.is_empty() {
@@ -209,11 +259,20 @@ fn python_environment() -> Vec<PathBuf> {
 }
 
 fn system() -> Vec<PathBuf> {
-    let folders =
-        ["/usr/local/lib", "/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
-    let mut found: Vec<PathBuf> = folders.iter().flat_map(|f| libraries(Path::new(f))).collect();
+    let folders = [
+        "/usr/local/lib",
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+    ];
+    let mut found: Vec<PathBuf> = folders
+        .iter()
+        .flat_map(|f| libraries(Path::new(f)))
+        .collect();
     found.extend(
-        std::env::split_paths(&std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default()).flat_map(|f| libraries(&f)),
+        std::env::split_paths(&std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default())
+            .flat_map(|f| libraries(&f)),
     );
     found
 }
@@ -221,7 +280,11 @@ fn system() -> Vec<PathBuf> {
 /// ONNX Runtime libraries in a folder; wheels put the whole version into the name.
 fn libraries(folder: &Path) -> Vec<PathBuf> {
     let mut found = entries(folder);
-    found.retain(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(is_runtime));
+    found.retain(|path| {
+        path.file_name()
+            .and_then(|n| n.to_str())
+            .is_some_and(is_runtime)
+    });
     found
 }
 
@@ -233,7 +296,12 @@ fn is_runtime(name: &str) -> bool {
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path())
+        .collect();
     found.sort();
     found
 }
@@ -243,15 +311,24 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 /// # Errors
 /// Where neither that nor a home folder is known.
 pub fn cache_root() -> Result<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     if let Some(folder) = set("FLOWGAUGE_CACHE") {
         return Ok(folder);
     }
     if let Some(folder) = set("XDG_CACHE_HOME").or_else(|| set("LOCALAPPDATA")) {
         return Ok(folder.join("flowgauge"));
     }
-    let home = set("HOME").ok_or_else(|| anyhow!("no cache folder: set FLOWGAUGE_CACHE, XDG_CACHE_HOME or HOME"))?;
-    Ok(if cfg!(target_os = "macos") { home.join("Library/Caches/flowgauge") } else { home.join(".cache/flowgauge") })
+    let home = set("HOME")
+        .ok_or_else(|| anyhow!("no cache folder: set FLOWGAUGE_CACHE, XDG_CACHE_HOME or HOME"))?;
+    Ok(if cfg!(target_os = "macos") {
+        home.join("Library/Caches/flowgauge")
+    } else {
+        home.join(".cache/flowgauge")
+    })
 }
 
 /// `pip download` of the pinned wheel, its hash held against ours, its library unpacked into the cache.
@@ -265,10 +342,16 @@ fn fetch(package: &Package) -> Result<PathBuf> {
         .ok_or_else(|| anyhow!("no wheel of {what} is pinned for {os} on {arch}"))?;
     let folder = package.folder()?;
     let root = cache_root()?;
-    std::fs::create_dir_all(&root).with_context(|| format!("{}: the cache cannot be made", root.display()))?;
-    note!("flowgauge: fetching {what} once with pip, into {}", folder.display());
+    std::fs::create_dir_all(&root)
+        .with_context(|| format!("{}: the cache cannot be made", root.display()))?;
+    note!(
+        "flowgauge: fetching {what} once with pip, into {}",
+        folder.display()
+    );
 
-    let work = tempfile::Builder::new().prefix("fetch-").tempdir_in(&root)?;
+    let work = tempfile::Builder::new()
+        .prefix("fetch-")
+        .tempdir_in(&root)?;
     download(package, platform, work.path())?;
     let wheel = entries(work.path())
         .into_iter()
@@ -310,7 +393,12 @@ fn download(package: &Package, platform: &str, into: &Path) -> Result<()> {
         "--dest",
     ];
     let mut reasons = Vec::new();
-    for python in [&["python3", "-m", "pip"][..], &["python", "-m", "pip"], &["pip3"], &["pip"]] {
+    for python in [
+        &["python3", "-m", "pip"][..],
+        &["python", "-m", "pip"],
+        &["pip3"],
+        &["pip"],
+    ] {
         let output = Command::new(python[0])
             .args(&python[1..])
             .args(options)
@@ -322,18 +410,27 @@ fn download(package: &Package, platform: &str, into: &Path) -> Result<()> {
             Ok(output) if output.status.success() => return Ok(()),
             Ok(output) => {
                 let text = String::from_utf8_lossy(&output.stderr);
-                let last = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it failed").to_owned();
+                let last = text
+                    .lines()
+                    .rev()
+                    .find(|l| !l.trim().is_empty())
+                    .unwrap_or("it failed")
+                    .to_owned();
                 reasons.push(format!("{}: {last}", python.join(" ")));
             }
             Err(error) => reasons.push(format!("{}: {error}", python[0])),
         }
     }
-    bail!("pip could not download {requirement} ({})", reasons.join("; "))
+    bail!(
+        "pip could not download {requirement} ({})",
+        reasons.join("; ")
+    )
 }
 
 /// Writes the wheel's shared libraries into `folder`; the name of the runtime itself.
 fn unpack(wheel: &[u8], folder: &Path) -> Result<String> {
-    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(wheel)).context("the wheel is not a zip file")?;
+    let mut archive =
+        zip::ZipArchive::new(std::io::Cursor::new(wheel)).context("the wheel is not a zip file")?;
     let mut runtime = None;
     for i in 0..archive.len() {
         let mut entry = archive.by_index(i)?;
@@ -358,11 +455,18 @@ pub fn unloadable(path: &Path) -> Option<String> {
     // SAFETY: the runtime has run the library's initialisers already, or failed at it.
     let error = unsafe { libloading::Library::new(path) }.err()?;
     let why = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
-    Some(format!("Failed to load library {} with error: {why}", path.display()))
+    Some(format!(
+        "Failed to load library {} with error: {why}",
+        path.display()
+    ))
 }
 
 /// The library that comes with NVIDIA's driver.
-pub const DRIVER: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+pub const DRIVER: &str = if cfg!(windows) {
+    "nvcuda.dll"
+} else {
+    "libcuda.so.1"
+};
 
 /// How many GPUs the driver of NVIDIA knows.
 ///
@@ -375,7 +479,9 @@ pub fn gpus() -> Result<usize, String> {
         .map_err(|_| format!("{name} is missing, so no driver of NVIDIA is installed"))?;
     // SAFETY: both functions have had these signatures since CUDA 2.0.
     let (status, count) = unsafe {
-        let init = driver.get::<extern "C" fn(u32) -> i32>(c"cuInit").map_err(|_| format!("{name} has no cuInit"))?;
+        let init = driver
+            .get::<extern "C" fn(u32) -> i32>(c"cuInit")
+            .map_err(|_| format!("{name} has no cuInit"))?;
         let count = driver.get::<extern "C" fn(*mut i32) -> i32>(c"cuDeviceGetCount");
         let count = count.map_err(|_| format!("{name} has no cuDeviceGetCount"))?;
         let mut found = 0;
@@ -390,7 +496,9 @@ pub fn gpus() -> Result<usize, String> {
     match status {
         0 => Ok(usize::try_from(count).unwrap_or(0)),
         NO_DEVICE => Ok(0),
-        status => Err(format!("{name} is there, but does not start (CUDA error {status})")),
+        status => Err(format!(
+            "{name} is there, but does not start (CUDA error {status})"
+        )),
     }
 }
 
@@ -405,8 +513,11 @@ pub fn hex(bytes: &[u8]) -> String {
 /// The processor's name where the system tells it.
 pub fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name =
-        info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|(_, v)| v.trim().to_owned()));
+    let name = info.lines().find_map(|l| {
+        l.strip_prefix("model name")?
+            .split_once(':')
+            .map(|(_, v)| v.trim().to_owned())
+    });
     name.unwrap_or_else(|| "unknown".to_owned())
 }
 
@@ -423,7 +534,10 @@ mod tests {
         let path = folder.path().join("libonnxruntime.so.1.31.1");
         std::fs::write(&path, b"not a library").expect("written");
         let broken = find(Some(&path)).expect_err("broken");
-        assert!(format!("{broken:#}").contains("cannot be opened"), "{broken:#}");
+        assert!(
+            format!("{broken:#}").contains("cannot be opened"),
+            "{broken:#}"
+        );
     }
 
     #[test]
@@ -438,15 +552,26 @@ mod tests {
             "onnxruntime/capi/_ld_preload.py",
             "other/libother.so",
         ] {
-            wheel.start_file(name, zip::write::SimpleFileOptions::default()).expect("a file");
+            wheel
+                .start_file(name, zip::write::SimpleFileOptions::default())
+                .expect("a file");
             wheel.write_all(name.as_bytes()).expect("written");
         }
         let wheel = wheel.finish().expect("a wheel").into_inner();
         let folder = tempfile::tempdir().expect("a temporary folder");
-        assert_eq!(unpack(&wheel, folder.path()).expect("unpacked"), "libonnxruntime.so.1.24.1");
-        let names: Vec<String> =
-            entries(folder.path()).iter().filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned())).collect();
-        let expected = ["libonnxruntime.so.1.24.1", "libonnxruntime_providers_openvino.so", "libopenvino.so.2541"];
+        assert_eq!(
+            unpack(&wheel, folder.path()).expect("unpacked"),
+            "libonnxruntime.so.1.24.1"
+        );
+        let names: Vec<String> = entries(folder.path())
+            .iter()
+            .filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
+            .collect();
+        let expected = [
+            "libonnxruntime.so.1.24.1",
+            "libonnxruntime_providers_openvino.so",
+            "libopenvino.so.2541",
+        ];
         assert_eq!(names, expected);
     }
 
@@ -456,8 +581,14 @@ mod tests {
             println!("skipped: no cache folder");
             return;
         };
-        assert_eq!(PLAIN.folder().expect("a folder"), root.join(format!("onnxruntime-{PINNED}")));
-        assert_eq!(OPENVINO.folder().expect("a folder"), root.join(format!("onnxruntime-openvino-{PINNED_OPENVINO}")));
+        assert_eq!(
+            PLAIN.folder().expect("a folder"),
+            root.join(format!("onnxruntime-{PINNED}"))
+        );
+        assert_eq!(
+            OPENVINO.folder().expect("a folder"),
+            root.join(format!("onnxruntime-openvino-{PINNED_OPENVINO}"))
+        );
         assert!(Package::of(Provider::Cuda).is_none());
     }
 
@@ -470,14 +601,23 @@ mod tests {
             return;
         };
         let error = find(Some(&path)).expect_err("not ONNX Runtime");
-        assert!(format!("{error:#}").contains("not ONNX Runtime"), "{error:#}");
+        assert!(
+            format!("{error:#}").contains("not ONNX Runtime"),
+            "{error:#}"
+        );
     }
 
     #[cfg(target_os = "linux")]
     fn system_library(name: &str) -> Option<PathBuf> {
-        ["/lib", "/lib64", "/usr/lib", "/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu"]
-            .iter()
-            .map(|f| Path::new(f).join(name))
-            .find(|p| p.is_file())
+        [
+            "/lib",
+            "/lib64",
+            "/usr/lib",
+            "/lib/x86_64-linux-gnu",
+            "/lib/aarch64-linux-gnu",
+        ]
+        .iter()
+        .map(|f| Path::new(f).join(name))
+        .find(|p| p.is_file())
     }
 }

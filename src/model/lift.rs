@@ -45,11 +45,21 @@ impl Model {
     /// # Errors
     /// Where a network cannot be computed in that type: a message with its file and all nodes that stand in the way.
     pub(super) fn in_precision(mut self, precision: NetworkPrecision) -> Result<Model> {
-        let keys: Vec<String> = self.files.iter().filter(|f| f.is_network()).map(|f| f.key.clone()).collect();
+        let keys: Vec<String> = self
+            .files
+            .iter()
+            .filter(|f| f.is_network())
+            .map(|f| f.key.clone())
+            .collect();
         for key in keys {
-            let lifted = self.lifted(&key, precision).with_context(|| format!("{key} in {}", precision.name()))?;
+            let lifted = self
+                .lifted(&key, precision)
+                .with_context(|| format!("{key} in {}", precision.name()))?;
             if let Some(file) = self.files.iter_mut().find(|file| file.key == key) {
-                file.exported = Some(std::mem::replace(&mut file.content, Content::Network(Arc::new(lifted))));
+                file.exported = Some(std::mem::replace(
+                    &mut file.content,
+                    Content::Network(Arc::new(lifted)),
+                ));
             }
         }
         self.precision = Some(precision);
@@ -58,9 +68,14 @@ impl Model {
 
     fn lifted(&self, key: &str, precision: NetworkPrecision) -> Result<Vec<u8>> {
         if matches!(self.file(key)?.content, Content::Large) {
-            bail!("a model of more than 2 GB keeps its type: only one that fits into a message is converted");
+            bail!(
+                "a model of more than 2 GB keeps its type: only one that fits into a message is converted"
+            );
         }
-        Ok(self.graph_with_axes(key)?.in_precision(precision.elem())?.to_bytes()?)
+        Ok(self
+            .graph_with_axes(key)?
+            .in_precision(precision.elem())?
+            .to_bytes()?)
     }
 
     /// The graph at a key with its open axes fixed, as far as the card tells them.
@@ -69,12 +84,16 @@ impl Model {
             return self.known_graph();
         }
         let graph = self.graph_of(key)?;
-        let part = |prefix: &str| key.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(".file"));
+        let part = |prefix: &str| {
+            key.strip_prefix(prefix)
+                .and_then(|rest| rest.strip_suffix(".file"))
+        };
         if let Some(name) = part("flow_maps.") {
             return self.known_map_graph(name, graph);
         }
         let none = BTreeMap::new();
-        let constants = part("divergence_heads.").and_then(|name| self.card.divergence_heads.get(name));
+        let constants =
+            part("divergence_heads.").and_then(|name| self.card.divergence_heads.get(name));
         let (x, time, _) = self.state_and_time(key);
         let said = Said {
             key,

@@ -75,7 +75,11 @@ impl Network {
         }
         let known = |name: &str| {
             let role = name == self.x || self.time.as_deref() == Some(name);
-            let made = self.probe_cache.iter().flat_map(|d| d.names()).any(|made| made == name);
+            let made = self
+                .probe_cache
+                .iter()
+                .flat_map(|d| d.names())
+                .any(|made| made == name);
             role || made || self.constants.iter().any(|c| c.name == name) || seed == Some(name)
         };
         if let Some(other) = self.session.inputs.iter().find(|p| !known(&p.name)) {
@@ -83,7 +87,10 @@ impl Network {
                 "{file}: input `{0}` has no role in the card; expected only `{1}`{2}, or a value for it: `constants: {{{0}: …}}`",
                 other.name,
                 self.x,
-                self.time.as_ref().map(|t| format!(" and `{t}`")).unwrap_or_default()
+                self.time
+                    .as_ref()
+                    .map(|t| format!(" and `{t}`"))
+                    .unwrap_or_default()
             );
         }
         Ok(())
@@ -98,13 +105,22 @@ impl Network {
     /// card's. Where the true output may not depend on time (`may_ignore`), that is said instead. What cannot be
     /// evaluated is left to whoever needs it.
     pub(super) fn check_heeded(&mut self, key: &str, may_ignore: bool) -> Result<()> {
-        let Some(name) = self.time.clone() else { return Ok(()) };
+        let Some(name) = self.time.clone() else {
+            return Ok(());
+        };
         let (times, x) = time::trial(&self.curve, Forward::dim(self));
         let wanted = [self.output.clone()];
         let outputs = times.map(|t| self.call(&vec![t; x.nrows()], &x, Seed::Nothing, &wanted));
         let outputs: Vec<Vec<ArrayD<f64>>> = outputs.into_iter().flatten().collect();
         let heeded = time::same(&outputs).map(|same| !same);
-        time::check_heeded(&self.feed, heeded, &format!("input `{name}`"), &self.session.file, key, may_ignore)
+        time::check_heeded(
+            &self.feed,
+            heeded,
+            &format!("input `{name}`"),
+            &self.session.file,
+            key,
+            may_ignore,
+        )
     }
 
     /// Rows that can share one call: all of them, or those of equal time where the graph takes one time.
@@ -125,7 +141,11 @@ impl Network {
         if self.scalar_time {
             return ArrayD::from_elem(IxDyn(&vec![1; axes]), fed[0]);
         }
-        let shape = if axes == 2 { vec![fed.len(), 1] } else { vec![fed.len()] };
+        let shape = if axes == 2 {
+            vec![fed.len(), 1]
+        } else {
+            vec![fed.len()]
+        };
         ArrayD::from_shape_vec(IxDyn(&shape), fed.to_vec()).expect("one time per row")
     }
 
@@ -148,10 +168,16 @@ impl Network {
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
         let rows = x.nrows();
         if rows.is_multiple_of(4) || (rows < 4 && self.free_rows) {
-            return self.call_between(t, x, seed, wanted).map_err(|e| self.explained(e, t, x, seed, wanted));
+            return self
+                .call_between(t, x, seed, wanted)
+                .map_err(|e| self.explained(e, t, x, seed, wanted));
         }
-        let filled: Vec<usize> = (0..rows.next_multiple_of(4)).map(|i| if i < rows { i } else { 0 }).collect();
-        let out = self.call_rows(&filled, t, x, seed, wanted).map_err(|e| self.explained(e, t, x, seed, wanted))?;
+        let filled: Vec<usize> = (0..rows.next_multiple_of(4))
+            .map(|i| if i < rows { i } else { 0 })
+            .collect();
+        let out = self
+            .call_rows(&filled, t, x, seed, wanted)
+            .map_err(|e| self.explained(e, t, x, seed, wanted))?;
         let cut = |(mut a, name): (ArrayD<f64>, &String)| {
             let axis = self.rows_of(name, seed);
             if a.shape().get(axis.0) == Some(&filled.len()) {
@@ -174,27 +200,42 @@ impl Network {
     pub(super) fn has_free_rows(&mut self, mode: Option<graph::Mode>) -> bool {
         let dim = Forward::dim(self);
         let draws = |place: u64| Key { seed: 0 }.normal(Purpose::Check, place, 0, 4 * dim);
-        let shaped = |place: u64| draws(place).into_shape_with_order((4, dim)).expect("four rows");
+        let shaped = |place: u64| {
+            draws(place)
+                .into_shape_with_order((4, dim))
+                .expect("four rows")
+        };
         let (x, w) = (shaped(0), shaped(1));
         let z = w.clone().insert_axis(Axis(0));
         let t = [0.5 * (self.curve.data_end() + self.curve.prior_end()); 4];
         let (seed, wanted) = match mode {
             None => (Seed::Nothing, vec![self.output.clone()]),
-            Some(graph::Mode::Jvp | graph::Mode::Quadratic) => {
-                (Seed::Tangents(&z), vec![self.output.clone(), format!("{}_quadratic", self.output)])
-            }
+            Some(graph::Mode::Jvp | graph::Mode::Quadratic) => (
+                Seed::Tangents(&z),
+                vec![self.output.clone(), format!("{}_quadratic", self.output)],
+            ),
             Some(graph::Mode::Vjp) => (Seed::Cotangents(&w), vec![format!("{}_cotangent", self.x)]),
-            Some(graph::Mode::Trace) => {
-                (Seed::Nothing, vec![self.output.clone(), format!("{}_trace_terms", self.output)])
-            }
+            Some(graph::Mode::Trace) => (
+                Seed::Nothing,
+                vec![self.output.clone(), format!("{}_trace_terms", self.output)],
+            ),
         };
-        let Ok(whole) = self.call_between(&t, &x, seed, &wanted) else { return false };
+        let Ok(whole) = self.call_between(&t, &x, seed, &wanted) else {
+            return false;
+        };
         let mut same = |rows: &[usize]| {
-            let Ok(part) = self.call_rows(rows, &t, &x, seed, &wanted) else { return false };
-            whole.iter().zip(&part).zip(&wanted).all(|((whole, part), name)| {
-                let of = whole.select(self.rows_of(name, seed), rows);
-                of.shape() == part.shape() && of.iter().zip(part).all(|(a, b)| a.to_bits() == b.to_bits())
-            })
+            let Ok(part) = self.call_rows(rows, &t, &x, seed, &wanted) else {
+                return false;
+            };
+            whole
+                .iter()
+                .zip(&part)
+                .zip(&wanted)
+                .all(|((whole, part), name)| {
+                    let of = whole.select(self.rows_of(name, seed), rows);
+                    of.shape() == part.shape()
+                        && of.iter().zip(part).all(|(a, b)| a.to_bits() == b.to_bits())
+                })
         };
         same(&[3]) && same(&[1, 2])
     }
@@ -212,13 +253,27 @@ impl Network {
         let x = x.select(Axis(0), rows);
         match seed {
             Seed::Nothing => self.call_between(&times, &x, seed, wanted),
-            Seed::Tangents(z) => self.call_between(&times, &x, Seed::Tangents(&z.select(Axis(1), rows)), wanted),
-            Seed::Cotangents(w) => self.call_between(&times, &x, Seed::Cotangents(&w.select(Axis(0), rows)), wanted),
+            Seed::Tangents(z) => {
+                self.call_between(&times, &x, Seed::Tangents(&z.select(Axis(1), rows)), wanted)
+            }
+            Seed::Cotangents(w) => self.call_between(
+                &times,
+                &x,
+                Seed::Cotangents(&w.select(Axis(0), rows)),
+                wanted,
+            ),
         }
     }
 
     /// What the runtime said of a call that failed, and that the batch size is the cause where it is.
-    fn explained(&mut self, error: EvalError, t: &[f64], x: &Batch, seed: Seed, wanted: &[String]) -> EvalError {
+    fn explained(
+        &mut self,
+        error: EvalError,
+        t: &[f64],
+        x: &Batch,
+        seed: Seed,
+        wanted: &[String],
+    ) -> EvalError {
         let works = |rows: &[usize]| self.call_rows(rows, t, x, seed, wanted).is_ok();
         explained(error, x.nrows(), works)
     }
@@ -239,14 +294,18 @@ impl Network {
         };
         // What is whole up to rounding has no neighbour.
         let near = |v: f64| (v - v.round()).abs() < 1e-6;
-        let fed: Vec<f64> = fed.into_iter().map(|v| if near(v) { v.round() } else { v }).collect();
+        let fed: Vec<f64> = fed
+            .into_iter()
+            .map(|v| if near(v) { v.round() } else { v })
+            .collect();
         let Some(between) = fed.iter().find(|v| v.fract() != 0.0) else {
             return self.call_as_is(&fed, x, seed, wanted);
         };
         if !interpolate {
             return Err(self.no_index(*between));
         }
-        let [below, above] = [f64::floor, f64::ceil].map(|side| fed.iter().map(|v| side(*v)).collect::<Vec<f64>>());
+        let [below, above] =
+            [f64::floor, f64::ceil].map(|side| fed.iter().map(|v| side(*v)).collect::<Vec<f64>>());
         let mut mixed = self.call_as_is(&below, x, seed, wanted)?;
         let upper = self.call_as_is(&above, x, seed, wanted)?;
         for ((lower, upper), name) in mixed.iter_mut().zip(&upper).zip(wanted) {
@@ -254,7 +313,11 @@ impl Network {
             if lower.shape() != upper.shape() || lower.shape().get(rows.0) != Some(&fed.len()) {
                 return Err(self.shape_error(lower.shape(), upper.shape().to_vec()));
             }
-            for ((mut lower, upper), v) in lower.axis_iter_mut(rows).zip(upper.axis_iter(rows)).zip(&fed) {
+            for ((mut lower, upper), v) in lower
+                .axis_iter_mut(rows)
+                .zip(upper.axis_iter(rows))
+                .zip(&fed)
+            {
                 let weight = v - v.floor();
                 lower.zip_mut_with(&upper, |a, b| *a += weight * (b - *a));
             }
@@ -268,7 +331,10 @@ impl Network {
             "`{name}` takes whole numbers alone, as the card says (`interpolate: false`), but is to be given {value}; \
              expected steps from one index to another, or `interpolate: true`"
         );
-        EvalError::Runtime { file: self.session.file.clone(), message }
+        EvalError::Runtime {
+            file: self.session.file.clone(),
+            message,
+        }
     }
 
     fn call_as_is(
@@ -288,11 +354,18 @@ impl Network {
                 let shape = self.shaped(&[z.shape()[0], z.shape()[1]]);
                 // What is made of the directions can take their place.
                 let taken = self.session.input(&name).is_some();
-                taken.then(|| (name, z.to_shape(shape.as_slice()).expect("dim numbers per tangent")))
+                taken.then(|| {
+                    (
+                        name,
+                        z.to_shape(shape.as_slice())
+                            .expect("dim numbers per tangent"),
+                    )
+                })
             }
-            Seed::Cotangents(w) => {
-                Some((format!("{}_cotangent", self.output), w.to_shape(rows.as_slice()).expect("dim numbers per row")))
-            }
+            Seed::Cotangents(w) => Some((
+                format!("{}_cotangent", self.output),
+                w.to_shape(rows.as_slice()).expect("dim numbers per row"),
+            )),
         };
         let ready = match (seed, &mut self.probe_cache) {
             (Seed::Tangents(z), Some(cache)) => cache.inputs_for(z, &self.shape)?,
@@ -300,7 +373,12 @@ impl Network {
         };
         let fixed: Vec<ArrayD<f64>> = self.constants.iter().map(|c| c.fed(x.nrows())).collect();
         let mut feeds = vec![(self.x.as_str(), state.view())];
-        feeds.extend(self.constants.iter().zip(&fixed).map(|(c, values)| (c.name.as_str(), values.view())));
+        feeds.extend(
+            self.constants
+                .iter()
+                .zip(&fixed)
+                .map(|(c, values)| (c.name.as_str(), values.view())),
+        );
         if let Some(name) = &self.time {
             feeds.push((name, times.view()));
         }
@@ -323,11 +401,18 @@ impl Network {
     /// The plain output, rows × dim.
     fn plain(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
         let mut out = Batch::zeros(x.raw_dim());
-        let wanted: Vec<String> = std::iter::once(&self.output).chain(&self.beside).cloned().collect();
+        let wanted: Vec<String> = std::iter::once(&self.output)
+            .chain(&self.beside)
+            .cloned()
+            .collect();
         for rows in self.groups(t) {
             let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
             // All rows together need no copy.
-            let part = if rows.len() == t.len() { Cow::Borrowed(x) } else { Cow::Owned(x.select(Axis(0), &rows)) };
+            let part = if rows.len() == t.len() {
+                Cow::Borrowed(x)
+            } else {
+                Cow::Owned(x.select(Axis(0), &rows))
+            };
             let mut outputs = self.call(&times, &part, Seed::Nothing, &wanted)?;
             let y = outputs.remove(0);
             self.remember(&times, &part, outputs)?;
@@ -337,7 +422,9 @@ impl Network {
                 false => return Err(self.shape_error(y.shape(), expected)),
             };
             let y = y.expect("the shape was just compared");
-            rows.iter().zip(y.rows()).for_each(|(i, row)| out.row_mut(*i).assign(&row));
+            rows.iter()
+                .zip(y.rows())
+                .for_each(|(i, row)| out.row_mut(*i).assign(&row));
         }
         Ok(out)
     }
@@ -360,12 +447,18 @@ impl Network {
 }
 
 /// An error of the runtime, and that the batch size is its cause where `works` with one row alone and not with two.
-pub(super) fn explained(error: EvalError, rows: usize, mut works: impl FnMut(&[usize]) -> bool) -> EvalError {
+pub(super) fn explained(
+    error: EvalError,
+    rows: usize,
+    mut works: impl FnMut(&[usize]) -> bool,
+) -> EvalError {
     match error {
         EvalError::Runtime { file, message } if rows > 0 && works(&[0]) && !works(&[0, 0]) => {
-            let cause =
-                "one sample alone works: the batch size 1 is baked into the graph; export it with a dynamic first axis";
-            EvalError::Runtime { file, message: format!("{message} ({cause})") }
+            let cause = "one sample alone works: the batch size 1 is baked into the graph; export it with a dynamic first axis";
+            EvalError::Runtime {
+                file,
+                message: format!("{message} ({cause})"),
+            }
         }
         error => error,
     }

@@ -59,9 +59,19 @@ impl Runtime {
             .map_err(|e| anyhow!("{}: {e}", library.path.display()))?
             .with_telemetry(false)
             .build()
-            .map_err(|e| anyhow!("{}: ONNX Runtime did not start: {}", library.path.display(), e.message()))?;
+            .map_err(|e| {
+                anyhow!(
+                    "{}: ONNX Runtime did not start: {}",
+                    library.path.display(),
+                    e.message()
+                )
+            })?;
         environment.set_log_level(ort::logging::LogLevel::Fatal);
-        Ok(RUNTIME.get_or_init(|| Runtime { environment, library, known: Arc::default() }))
+        Ok(RUNTIME.get_or_init(|| Runtime {
+            environment,
+            library,
+            known: Arc::default(),
+        }))
     }
 
     /// Refuses a provider that cannot be used here, before any model is opened.
@@ -81,21 +91,43 @@ impl Runtime {
         let said = self.builder(provider, 1).err();
         match provider.missing(&self.library, said.as_ref().map(|e| e.message())) {
             missing if missing.is_empty() => "available".to_owned(),
-            missing => format!("in this library, but it cannot be used here; {}", missing.join("; ")),
+            missing => format!(
+                "in this library, but it cannot be used here; {}",
+                missing.join("; ")
+            ),
         }
     }
 
     /// Where the nodes of each graph ran that was called so far on a provider other than the CPU.
     pub fn placements(&self) -> Vec<Placement> {
-        self.known.lock().unwrap_or_else(|e| e.into_inner()).values().cloned().collect()
+        self.known
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// Opens a model held in memory; `file` names it in messages.
     ///
     /// # Errors
     /// Where the provider is not there or the runtime cannot load the model.
-    pub fn open(&self, file: &str, bytes: &[u8], provider: Provider, threads: usize) -> Result<Session> {
-        self.open_as(file, &Source { bytes: Some(bytes), at: None }, provider, threads)
+    pub fn open(
+        &self,
+        file: &str,
+        bytes: &[u8],
+        provider: Provider,
+        threads: usize,
+    ) -> Result<Session> {
+        self.open_as(
+            file,
+            &Source {
+                bytes: Some(bytes),
+                at: None,
+            },
+            provider,
+            threads,
+        )
     }
 
     /// Opens a model held in memory whose weights lie in files of a folder: what was derived from one that is too large
@@ -111,9 +143,23 @@ impl Runtime {
         provider: Provider,
         threads: usize,
     ) -> Result<Session> {
-        let folder = if folder == Path::new("") { Path::new(".") } else { folder };
-        let folder = folder.canonicalize().with_context(|| folder.display().to_string())?;
-        self.open_as(file, &Source { bytes: Some(bytes), at: Some(&folder) }, provider, threads)
+        let folder = if folder == Path::new("") {
+            Path::new(".")
+        } else {
+            folder
+        };
+        let folder = folder
+            .canonicalize()
+            .with_context(|| folder.display().to_string())?;
+        self.open_as(
+            file,
+            &Source {
+                bytes: Some(bytes),
+                at: Some(&folder),
+            },
+            provider,
+            threads,
+        )
     }
 
     /// Opens a model where it lies, with the external data beside it: for what is too large for one message.
@@ -121,27 +167,61 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::open`].
     pub fn open_file(&self, path: &Path, provider: Provider, threads: usize) -> Result<Session> {
-        self.open_as(&path.display().to_string(), &Source { bytes: None, at: Some(path) }, provider, threads)
+        self.open_as(
+            &path.display().to_string(),
+            &Source {
+                bytes: None,
+                at: Some(path),
+            },
+            provider,
+            threads,
+        )
     }
 
-    fn open_as(&self, file: &str, source: &Source, provider: Provider, threads: usize) -> Result<Session> {
-        let first_call =
-            if provider == Provider::Cpu { None } else { self.first_call_check(file, source, provider, threads)? };
-        let builder = self.builder(provider, threads).and_then(|builder| match &first_call {
-            Some(first_call) => Ok(builder.with_profiling(first_call.profile.prefix())?),
-            None => Ok(builder),
+    fn open_as(
+        &self,
+        file: &str,
+        source: &Source,
+        provider: Provider,
+        threads: usize,
+    ) -> Result<Session> {
+        let first_call = if provider == Provider::Cpu {
+            None
+        } else {
+            self.first_call_check(file, source, provider, threads)?
+        };
+        let builder = self
+            .builder(provider, threads)
+            .and_then(|builder| match &first_call {
+                Some(first_call) => Ok(builder.with_profiling(first_call.profile.prefix())?),
+                None => Ok(builder),
+            });
+        let apart = if provider.confuses_weights() {
+            source.with_separate_weights(file)
+        } else {
+            None
+        };
+        let source = apart.as_deref().map_or(*source, |bytes| Source {
+            bytes: Some(bytes),
+            at: None,
         });
-        let apart = if provider.confuses_weights() { source.with_separate_weights(file) } else { None };
-        let source = apart.as_deref().map_or(*source, |bytes| Source { bytes: Some(bytes), at: None });
         let mut builder = builder.map_err(|e| refused(file, provider, &e))?;
         let opened = |builder| {
-            let inner = source.commit(builder).map_err(|e| refused(file, provider, &e))?;
+            let inner = source
+                .commit(builder)
+                .map_err(|e| refused(file, provider, &e))?;
             Session::new(file, inner)
         };
         let mut session = opened(builder.clone())?;
-        if session.inputs.iter().chain(&session.outputs).any(|port| port.format == Format::F64) {
-            builder =
-                builder.with_config_entry(SKIPPED, ROUNDS_SCALES).map_err(|e| refused(file, provider, &e.into()))?;
+        if session
+            .inputs
+            .iter()
+            .chain(&session.outputs)
+            .any(|port| port.format == Format::F64)
+        {
+            builder = builder
+                .with_config_entry(SKIPPED, ROUNDS_SCALES)
+                .map_err(|e| refused(file, provider, &e.into()))?;
             session = opened(builder)?;
         }
         session.first_call = first_call;
@@ -157,13 +237,27 @@ impl Runtime {
         threads: usize,
     ) -> Result<Option<FirstCallCheck>> {
         let key = (provider, file.to_owned(), source.hash());
-        if self.known.lock().unwrap_or_else(|e| e.into_inner()).contains_key(&key) {
+        if self
+            .known
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .contains_key(&key)
+        {
             return Ok(None);
         }
         // What the CPU cannot run is held against nothing.
-        let plain = self.builder(Provider::Cpu, threads).and_then(|b| source.commit(b)).ok();
+        let plain = self
+            .builder(Provider::Cpu, threads)
+            .and_then(|b| source.commit(b))
+            .ok();
         let precision = Precision::of_spacing(source.coarsest_spacing(file));
-        Ok(Some(FirstCallCheck { key, known: self.known.clone(), profile: Profile::new()?, plain, precision }))
+        Ok(Some(FirstCallCheck {
+            key,
+            known: self.known.clone(),
+            profile: Profile::new()?,
+            plain,
+            precision,
+        }))
     }
 
     fn builder(&self, provider: Provider, threads: usize) -> ort::Result<SessionBuilder> {
@@ -188,7 +282,10 @@ const SKIPPED: &str = "optimization.disable_specified_optimizers";
 const ROUNDS_SCALES: &str = "MatMulScaleFusion";
 
 fn refused(file: &str, provider: Provider, error: &ort::Error) -> anyhow::Error {
-    let (with, said) = (provider.message_suffix(), provider.own_message(error.message()));
+    let (with, said) = (
+        provider.message_suffix(),
+        provider.own_message(error.message()),
+    );
     anyhow!("{file}: ONNX Runtime cannot load it{with}: {said}")
 }
 
@@ -210,7 +307,9 @@ impl Source<'_> {
             }
             (Some(bytes), Some(folder)) => {
                 let key = "session.model_external_initializers_file_folder_path";
-                builder.with_config_entry(key, folder.display().to_string())?.commit_from_memory(bytes)
+                builder
+                    .with_config_entry(key, folder.display().to_string())?
+                    .commit_from_memory(bytes)
             }
             (None, at) => builder.commit_from_file(at.unwrap_or(Path::new(""))),
         }
@@ -225,8 +324,14 @@ impl Source<'_> {
     /// The model with a copy of its weights for every way in which they are taken; nothing where it is as well as it is,
     /// or too large to be looked through.
     fn with_separate_weights(&self, file: &str) -> Option<Vec<u8>> {
-        let (Some(bytes), None) = (self.bytes, self.at) else { return None };
-        graph::Model::from_bytes(file, bytes).ok()?.with_separate_weights()?.to_bytes().ok()
+        let (Some(bytes), None) = (self.bytes, self.at) else {
+            return None;
+        };
+        graph::Model::from_bytes(file, bytes)
+            .ok()?
+            .with_separate_weights()?
+            .to_bytes()
+            .ok()
     }
 
     /// The spacing of the coarsest numbers in it; single precision's where it cannot be looked through.
@@ -261,14 +366,33 @@ impl FirstCallCheck {
         found: &[ArrayD<f64>],
     ) -> Result<(), String> {
         let (provider, file, _) = &self.key;
-        let written = session.end_profiling().map_err(|e| format!("{file}: the runtime's profile: {}", e.message()))?;
-        let counts = self.profile.read(&written).map_err(|e| format!("{file}: {e:#}"))?;
-        let plain = self.plain.as_mut().and_then(|plain| called(plain, fed, wanted).ok());
+        let written = session
+            .end_profiling()
+            .map_err(|e| format!("{file}: the runtime's profile: {}", e.message()))?;
+        let counts = self
+            .profile
+            .read(&written)
+            .map_err(|e| format!("{file}: {e:#}"))?;
+        let plain = self
+            .plain
+            .as_mut()
+            .and_then(|plain| called(plain, fed, wanted).ok());
         let gap = plain.map(|expected| gap(found, &expected));
-        let placement = Placement { graph: format!("{file}{derivative}"), counts, gap };
+        let placement = Placement {
+            graph: format!("{file}{derivative}"),
+            counts,
+            gap,
+        };
         placement.check(*provider, self.precision)?;
-        tracing::debug!(graph = placement.graph, placed = placement.describe(*provider), "a graph was placed");
-        self.known.lock().unwrap_or_else(|e| e.into_inner()).insert(self.key, placement);
+        tracing::debug!(
+            graph = placement.graph,
+            placed = placement.describe(*provider),
+            "a graph was placed"
+        );
+        self.known
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .insert(self.key, placement);
         Ok(())
     }
 }
@@ -309,10 +433,20 @@ pub struct Session {
 impl Session {
     fn new(file: &str, inner: OrtSession) -> Result<Session> {
         let ports = |outlets: &[ort::value::Outlet]| -> Result<Vec<Port>> {
-            outlets.iter().map(|o| port(o).with_context(|| file.to_owned())).collect()
+            outlets
+                .iter()
+                .map(|o| port(o).with_context(|| file.to_owned()))
+                .collect()
         };
         let (inputs, outputs) = (ports(inner.inputs())?, ports(inner.outputs())?);
-        Ok(Session { file: file.to_owned(), inputs, outputs, inner, first_call: None, rejected: None })
+        Ok(Session {
+            file: file.to_owned(),
+            inputs,
+            outputs,
+            inner,
+            first_call: None,
+            rejected: None,
+        })
     }
 
     /// The input of that name.
@@ -324,7 +458,11 @@ impl Session {
     ///
     /// # Errors
     /// Where the runtime refuses the call or an output is not there, and where a signal has asked the program to stop.
-    pub fn run(&mut self, feeds: Vec<(&str, ArrayViewD<f64>)>, wanted: &[&str]) -> Result<Vec<ArrayD<f64>>, EvalError> {
+    pub fn run(
+        &mut self,
+        feeds: Vec<(&str, ArrayViewD<f64>)>,
+        wanted: &[&str],
+    ) -> Result<Vec<ArrayD<f64>>, EvalError> {
         self.run_with(feeds, &[], wanted)
     }
 
@@ -349,9 +487,15 @@ impl Session {
             let format = self.input(name).map_or(Format::F32, |p| p.format);
             owned.push((*name, Fed::new(values, format)));
         }
-        let fed: Vec<(&str, &Fed)> =
-            owned.iter().map(|(name, fed)| (*name, fed)).chain(ready.iter().copied()).collect();
-        let failed = |message: String| EvalError::Runtime { file: self.file.clone(), message };
+        let fed: Vec<(&str, &Fed)> = owned
+            .iter()
+            .map(|(name, fed)| (*name, fed))
+            .chain(ready.iter().copied())
+            .collect();
+        let failed = |message: String| EvalError::Runtime {
+            file: self.file.clone(),
+            message,
+        };
         let outputs = called(&mut self.inner, &fed, wanted).map_err(failed)?;
         if let Some(first_call) = self.first_call.take() {
             let derivative = derivative(&self.inputs, &self.outputs);
@@ -383,7 +527,11 @@ fn derivative(inputs: &[Port], outputs: &[Port]) -> &'static str {
 }
 
 /// The outputs of one call in f64, or what the runtime said.
-fn called(session: &mut OrtSession, fed: &[(&str, &Fed)], wanted: &[&str]) -> Result<Vec<ArrayD<f64>>, String> {
+fn called(
+    session: &mut OrtSession,
+    fed: &[(&str, &Fed)],
+    wanted: &[&str],
+) -> Result<Vec<ArrayD<f64>>, String> {
     let said = |e: ort::Error| e.message().to_owned();
     let mut inputs: Vec<(&str, SessionInputValue)> = Vec::with_capacity(fed.len());
     for (name, fed) in fed {
@@ -393,16 +541,28 @@ fn called(session: &mut OrtSession, fed: &[(&str, &Fed)], wanted: &[&str]) -> Re
     wanted
         .iter()
         .map(|name| {
-            let value = outputs.get(name).ok_or_else(|| format!("it gave no output `{name}`"))?;
+            let value = outputs
+                .get(name)
+                .ok_or_else(|| format!("it gave no output `{name}`"))?;
             let read = match element(value.dtype()) {
-                Some(TensorElementType::Float64) => value.try_extract_array::<f64>().map(|a| a.to_owned()),
-                Some(TensorElementType::Float16) => value.try_extract_array::<f16>().map(|a| a.mapv(f16::to_f64)),
-                Some(TensorElementType::Bfloat16) => value.try_extract_array::<bf16>().map(|a| a.mapv(bf16::to_f64)),
-                Some(TensorElementType::Int32) => value.try_extract_array::<i32>().map(|a| a.mapv(f64::from)),
-                Some(TensorElementType::Int64) => value.try_extract_array::<i64>().map(|a| a.mapv(|v| v as f64)),
-                Some(TensorElementType::Bool) => {
-                    value.try_extract_array::<bool>().map(|a| a.mapv(|v| f64::from(u8::from(v))))
+                Some(TensorElementType::Float64) => {
+                    value.try_extract_array::<f64>().map(|a| a.to_owned())
                 }
+                Some(TensorElementType::Float16) => value
+                    .try_extract_array::<f16>()
+                    .map(|a| a.mapv(f16::to_f64)),
+                Some(TensorElementType::Bfloat16) => value
+                    .try_extract_array::<bf16>()
+                    .map(|a| a.mapv(bf16::to_f64)),
+                Some(TensorElementType::Int32) => {
+                    value.try_extract_array::<i32>().map(|a| a.mapv(f64::from))
+                }
+                Some(TensorElementType::Int64) => value
+                    .try_extract_array::<i64>()
+                    .map(|a| a.mapv(|v| v as f64)),
+                Some(TensorElementType::Bool) => value
+                    .try_extract_array::<bool>()
+                    .map(|a| a.mapv(|v| f64::from(u8::from(v)))),
                 _ => value.try_extract_array::<f32>().map(|a| a.mapv(f64::from)),
             };
             read.map_err(said)
@@ -426,11 +586,26 @@ impl Fed {
     pub fn new(values: &ArrayViewD<f64>, format: Format) -> Fed {
         match format {
             Format::F16 => Fed::F16(values.mapv(f16::from_f64).as_standard_layout().into_owned()),
-            Format::Bf16 => Fed::Bf16(values.mapv(bf16::from_f64).as_standard_layout().into_owned()),
+            Format::Bf16 => Fed::Bf16(
+                values
+                    .mapv(bf16::from_f64)
+                    .as_standard_layout()
+                    .into_owned(),
+            ),
             Format::F32 => Fed::F32(values.mapv(|v| v as f32).as_standard_layout().into_owned()),
             Format::F64 => Fed::F64(values.as_standard_layout().into_owned()),
-            Format::I32 => Fed::I32(values.mapv(|v| v.round() as i32).as_standard_layout().into_owned()),
-            Format::I64 => Fed::I64(values.mapv(|v| v.round() as i64).as_standard_layout().into_owned()),
+            Format::I32 => Fed::I32(
+                values
+                    .mapv(|v| v.round() as i32)
+                    .as_standard_layout()
+                    .into_owned(),
+            ),
+            Format::I64 => Fed::I64(
+                values
+                    .mapv(|v| v.round() as i64)
+                    .as_standard_layout()
+                    .into_owned(),
+            ),
             Format::Bool => Fed::Bool(values.mapv(|v| v != 0.0).as_standard_layout().into_owned()),
         }
     }
@@ -470,10 +645,16 @@ fn port(outlet: &ort::value::Outlet) -> Result<Port> {
         TensorElementType::Bool => Format::Bool,
         other => {
             let expected = "a floating-point format, int32, int64 or bool";
-            return Err(anyhow!("`{name}` has element type {other:?}, expected {expected}"));
+            return Err(anyhow!(
+                "`{name}` has element type {other:?}, expected {expected}"
+            ));
         }
     };
-    Ok(Port { name, format, shape: shape.to_vec() })
+    Ok(Port {
+        name,
+        format,
+        shape: shape.to_vec(),
+    })
 }
 
 #[cfg(test)]
@@ -484,42 +665,76 @@ mod tests {
     fn a_session_that_fell_back_is_refused_by_its_own_profile() {
         let runtime = Runtime::get(None).expect("ONNX Runtime is found or fetched");
         let bytes = include_bytes!("../../models/mixture/denoiser.onnx");
-        let source = Source { bytes: Some(bytes), at: None };
+        let source = Source {
+            bytes: Some(bytes),
+            at: None,
+        };
         let first_call = runtime
             .first_call_check("fallen.onnx", &source, Provider::Openvino, 1)
             .expect("a check")
             .expect("a first one");
         // As where a provider's library is listed and cannot be set up: the session has no provider but the CPU's.
-        let builder =
-            runtime.builder(Provider::Cpu, 1).and_then(|b| Ok(b.with_profiling(first_call.profile.prefix())?));
+        let builder = runtime
+            .builder(Provider::Cpu, 1)
+            .and_then(|b| Ok(b.with_profiling(first_call.profile.prefix())?));
         let mut session = builder
             .and_then(|b| source.commit(b))
             .map(|s| Session::new("fallen.onnx", s))
             .expect("it opens")
             .expect("ports");
         session.first_call = Some(first_call);
-        let (x, sigma) = (ArrayD::from_elem(vec![4, 8], 0.3), ArrayD::from_elem(vec![4], 1.0));
+        let (x, sigma) = (
+            ArrayD::from_elem(vec![4, 8], 0.3),
+            ArrayD::from_elem(vec![4], 1.0),
+        );
         for _ in 0..2 {
-            let refused =
-                session.run(vec![("x", x.view()), ("sigma", sigma.view())], &["denoised"]).expect_err("refused");
+            let refused = session
+                .run(
+                    vec![("x", x.view()), ("sigma", sigma.view())],
+                    &["denoised"],
+                )
+                .expect_err("refused");
             let said = refused.to_string();
-            for word in
-                ["fallen.onnx: --provider openvino", "none of its nodes runs there", "OpenVINOExecutionProvider: 0"]
-            {
+            for word in [
+                "fallen.onnx: --provider openvino",
+                "none of its nodes runs there",
+                "OpenVINOExecutionProvider: 0",
+            ] {
                 assert!(said.contains(word), "{said}");
             }
             assert!(!said.contains("CPUExecutionProvider: 0"), "{said}");
         }
-        assert!(runtime.placements().iter().all(|p| p.graph != "fallen.onnx"));
+        assert!(
+            runtime
+                .placements()
+                .iter()
+                .all(|p| p.graph != "fallen.onnx")
+        );
     }
 
     #[test]
     fn derivatives_are_told_by_the_inputs_that_they_add() {
-        let port = |name: &str| Port { name: name.to_owned(), format: Format::F32, shape: vec![-1, 8] };
+        let port = |name: &str| Port {
+            name: name.to_owned(),
+            format: Format::F32,
+            shape: vec![-1, 8],
+        };
         assert_eq!(derivative(&[port("x"), port("sigma")], &[port("v")]), "");
-        assert_eq!(derivative(&[port("x"), port("x_tangent")], &[port("v")]), ", its Jacobian products");
-        assert_eq!(derivative(&[port("x")], &[port("v"), port("v_trace_terms")]), ", the trace of its Jacobian");
-        assert_eq!(derivative(&[port("x"), port("d.MatMul.1")], &[port("v_quadratic")]), ", its Jacobian products");
-        assert_eq!(derivative(&[port("x"), port("v_cotangent")], &[port("v")]), ", its transposed Jacobian products");
+        assert_eq!(
+            derivative(&[port("x"), port("x_tangent")], &[port("v")]),
+            ", its Jacobian products"
+        );
+        assert_eq!(
+            derivative(&[port("x")], &[port("v"), port("v_trace_terms")]),
+            ", the trace of its Jacobian"
+        );
+        assert_eq!(
+            derivative(&[port("x"), port("d.MatMul.1")], &[port("v_quadratic")]),
+            ", its Jacobian products"
+        );
+        assert_eq!(
+            derivative(&[port("x"), port("v_cotangent")], &[port("v")]),
+            ", its transposed Jacobian products"
+        );
     }
 }

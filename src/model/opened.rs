@@ -100,15 +100,22 @@ impl Model {
     pub fn open_in(path: &Path, precision: Option<NetworkPrecision>) -> Result<Model> {
         let model = Model::read(path)?;
         match precision {
-            Some(precision) => model.in_precision(precision).with_context(|| path.display().to_string()),
+            Some(precision) => model
+                .in_precision(precision)
+                .with_context(|| path.display().to_string()),
             None => Ok(model),
         }
     }
 
     fn read(path: &Path) -> Result<Model> {
         let card = Card::read(path)?;
-        let curve = card.path.curve().map_err(|e| anyhow!("{}: {e}", path.display()))?;
-        let prior = Prior { std: card.prior.map_or(curve.prior_std(), |p| p.std) };
+        let curve = card
+            .path
+            .curve()
+            .map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        let prior = Prior {
+            std: card.prior.map_or(curve.prior_std(), |p| p.std),
+        };
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let mut files = Vec::new();
         for (key, name) in card.files() {
@@ -120,10 +127,12 @@ impl Model {
             if let Some(why) = signature::absent(&at) {
                 bail!("{}: {why}", named());
             }
-            let bytes =
-                std::fs::read(&at).map_err(|e| anyhow!("{}: {key}: {}", path.display(), absent(&card, &at, &e)))?;
+            let bytes = std::fs::read(&at)
+                .map_err(|e| anyhow!("{}: {key}: {}", path.display(), absent(&card, &at, &e)))?;
             let sha256 = hex(&Sha256::digest(&bytes));
-            if let Some(expected) = expected_hash(&card, &key).filter(|e| !e.eq_ignore_ascii_case(&sha256)) {
+            if let Some(expected) =
+                expected_hash(&card, &key).filter(|e| !e.eq_ignore_ascii_case(&sha256))
+            {
                 bail!(
                     "{} has SHA-256 {sha256}, but the card says {expected}: \
                      it is another file than the card describes",
@@ -148,15 +157,35 @@ impl Model {
                 true => Content::Network(Arc::new(bytes)),
                 false => whole(&at).with_context(named)?,
             };
-            files.push(ModelFile { key, name: name.to_owned(), sha256, content, exported: None });
+            files.push(ModelFile {
+                key,
+                name: name.to_owned(),
+                sha256,
+                content,
+                exported: None,
+            });
             files.extend(beside);
         }
         let card_sha256 = hex(&Sha256::digest(std::fs::read(path)?));
-        Ok(Model::of(card, path.to_owned(), card_sha256, curve, prior, files))
+        Ok(Model::of(
+            card,
+            path.to_owned(),
+            card_sha256,
+            curve,
+            prior,
+            files,
+        ))
     }
 
     /// A model of which nothing was derived yet.
-    fn of(card: Card, path: PathBuf, card_sha256: String, curve: Curve, prior: Prior, files: Vec<ModelFile>) -> Model {
+    fn of(
+        card: Card,
+        path: PathBuf,
+        card_sha256: String,
+        curve: Curve,
+        prior: Prior,
+        files: Vec<ModelFile>,
+    ) -> Model {
         Model {
             card,
             path,
@@ -183,11 +212,24 @@ impl Model {
     /// # Errors
     /// Where a network cannot be computed in it.
     pub fn to_float64(&self) -> Result<Option<Model>> {
-        if self.precision == Some(NetworkPrecision::Float64) || !self.files.iter().any(ModelFile::is_network) {
+        if self.precision == Some(NetworkPrecision::Float64)
+            || !self.files.iter().any(ModelFile::is_network)
+        {
             return Ok(None);
         }
-        let (card, path, hash) = (self.card.clone(), self.path.clone(), self.card_sha256.clone());
-        let copy = Model::of(card, path, hash, self.curve.clone(), self.prior, self.files.clone());
+        let (card, path, hash) = (
+            self.card.clone(),
+            self.path.clone(),
+            self.card_sha256.clone(),
+        );
+        let copy = Model::of(
+            card,
+            path,
+            hash,
+            self.curve.clone(),
+            self.prior,
+            self.files.clone(),
+        );
         copy.in_precision(NetworkPrecision::Float64).map(Some)
     }
 
@@ -199,7 +241,10 @@ impl Model {
     pub fn widest(&self) -> u64 {
         let dim = self.dim() as u64;
         *self.widest.get_or_init(|| {
-            let found = self.known_graph().ok().and_then(|graph| graph.widest().ok());
+            let found = self
+                .known_graph()
+                .ok()
+                .and_then(|graph| graph.widest().ok());
             found.unwrap_or_default().max(dim).max(1)
         })
     }
@@ -211,7 +256,13 @@ impl Model {
 
     /// Whether calls may have fewer than four rows: of a large network of which nothing else was seen.
     pub fn takes_few_rows(&self) -> bool {
-        self.is_large() && self.free_rows.lock().unwrap_or_else(|e| e.into_inner()).values().all(|free| *free)
+        self.is_large()
+            && self
+                .free_rows
+                .lock()
+                .unwrap_or_else(|e| e.into_inner())
+                .values()
+                .all(|free| *free)
     }
 
     /// Samples for one call of the network on a CPU, where nobody says: as many as keep what it makes of them in a
@@ -222,7 +273,10 @@ impl Model {
 
     /// The card's own file and those that it names, with the weights beside them.
     pub fn paths(&self) -> Vec<PathBuf> {
-        let named = self.files.iter().map(|file| PathBuf::from(self.name_of(file)));
+        let named = self
+            .files
+            .iter()
+            .map(|file| PathBuf::from(self.name_of(file)));
         std::iter::once(self.path.clone()).chain(named).collect()
     }
 
@@ -268,20 +322,39 @@ impl Model {
     /// # Errors
     /// Where the network's ports are not what the card says.
     pub fn velocity(&self, runtime: &Runtime, options: Options) -> Result<Velocity> {
-        Ok(View { network: self.network("network.file", runtime, options, None)?, form: self.form() })
+        Ok(View {
+            network: self.network("network.file", runtime, options, None)?,
+            form: self.form(),
+        })
     }
 
     fn form(&self) -> Form {
         let network = &self.card.network;
-        Form { curve: self.curve.clone(), prediction: network.prediction, preconditioning: network.preconditioning }
+        Form {
+            curve: self.curve.clone(),
+            prediction: network.prediction,
+            preconditioning: network.preconditioning,
+        }
     }
 
     /// Products with the velocity's Jacobian, from the differentiated graph, and what else is wanted of it.
     ///
     /// # Errors
     /// Where an operator cannot be differentiated, by its node's name.
-    pub fn tangents(&self, runtime: &Runtime, options: Options, wanted: JacobianOptions) -> Result<Tangents> {
-        let open = |mode| self.network("network.file", runtime, options, Some((mode, &self.differentiated(mode)?)));
+    pub fn tangents(
+        &self,
+        runtime: &Runtime,
+        options: Options,
+        wanted: JacobianOptions,
+    ) -> Result<Tangents> {
+        let open = |mode| {
+            self.network(
+                "network.file",
+                runtime,
+                options,
+                Some((mode, &self.differentiated(mode)?)),
+            )
+        };
         let few = wanted.trace && self.trace_terms().is_some_and(|terms| terms <= MOST_TERMS);
         let derived = Derived {
             tangent: open(graph::Mode::Jvp)?,
@@ -289,7 +362,10 @@ impl Model {
             cotangent: wanted.reverse.then(|| open(graph::Mode::Vjp)).transpose()?,
             trace: few.then(|| open(graph::Mode::Trace)).transpose()?,
         };
-        Ok(View { network: derived, form: self.form() })
+        Ok(View {
+            network: derived,
+            form: self.form(),
+        })
     }
 
     /// The graph of quadratic forms, where a part of it depends on the directions alone. One whose weights fit in no message
@@ -304,20 +380,36 @@ impl Model {
             let graph = self.known_graph().ok()?;
             let forms = graph::quadratic_forms(&graph, &role.inputs.x, &role.output).ok()??;
             names_of_its_own(&graph, &forms.rest).ok()?;
-            Some([Arc::new(forms.directions.to_bytes().ok()?), Arc::new(forms.rest.to_bytes().ok()?)])
+            Some([
+                Arc::new(forms.directions.to_bytes().ok()?),
+                Arc::new(forms.rest.to_bytes().ok()?),
+            ])
         };
-        let Some([directions, rest]) = self.forms.get_or_init(make) else { return Ok(None) };
+        let Some([directions, rest]) = self.forms.get_or_init(make) else {
+            return Ok(None);
+        };
         let name = self.name_of(file);
         let session = runtime.open(&name, directions, options.provider, options.threads)?;
-        self.network_with("network.file", runtime, options, Some((graph::Mode::Quadratic, rest)), Some(session))
-            .map(Some)
+        self.network_with(
+            "network.file",
+            runtime,
+            options,
+            Some((graph::Mode::Quadratic, rest)),
+            Some(session),
+        )
+        .map(Some)
     }
 
     /// How many directions the exact trace of the network's Jacobian takes: the dimension, or fewer where the graph shows
     /// that the Jacobian is block diagonal; none where the file does not tell.
     pub fn trace_terms(&self) -> Option<u64> {
         let role = &self.card.network;
-        *self.trace_terms.get_or_init(|| self.known_graph().ok()?.trace_terms(&role.inputs.x, &role.output).ok()?)
+        *self.trace_terms.get_or_init(|| {
+            self.known_graph()
+                .ok()?
+                .trace_terms(&role.inputs.x, &role.output)
+                .ok()?
+        })
     }
 
     /// The bytes of the differentiated graph, made once.
@@ -329,7 +421,11 @@ impl Model {
             // They are made in two parts, by [`Model::open_forms`].
             graph::Mode::Quadratic => return self.differentiate(mode).map(Arc::new),
         };
-        let made = slot.get_or_init(|| self.differentiate(mode).map(Arc::new).map_err(|e| format!("{e:#}")));
+        let made = slot.get_or_init(|| {
+            self.differentiate(mode)
+                .map(Arc::new)
+                .map_err(|e| format!("{e:#}"))
+        });
         made.clone().map_err(|e| anyhow!("{e}"))
     }
 
@@ -340,12 +436,22 @@ impl Model {
         names_of_its_own(&graph, &derived)?;
         let port = |of: &str, suffix: &str| {
             let name = format!("{of}_{suffix}");
-            derived.inputs().into_iter().chain(derived.outputs()).find(|port| port.name == name)
+            derived
+                .inputs()
+                .into_iter()
+                .chain(derived.outputs())
+                .find(|port| port.name == name)
         };
         if mode == graph::Mode::Jvp && port(&role.output, "quadratic").is_none() {
             // Tangents have the shapes that the operators give, behind an axis of directions.
             let shape = |of: &str| {
-                graph::listed(port(of, "tangent").map(|p| p.dims).unwrap_or_default().get(1..).unwrap_or_default())
+                graph::listed(
+                    port(of, "tangent")
+                        .map(|p| p.dims)
+                        .unwrap_or_default()
+                        .get(1..)
+                        .unwrap_or_default(),
+                )
             };
             bail!(
                 "{}: output `{}` has shape {} where input `{}` has {}: expected the same for both, [N, …] of the card's shape",
@@ -376,7 +482,9 @@ impl Model {
 
     /// Why the velocity's Jacobian cannot be multiplied from the left; `None` where it can.
     pub fn irreversible(&self) -> Option<String> {
-        self.differentiated(graph::Mode::Vjp).err().map(|e| e.to_string())
+        self.differentiated(graph::Mode::Vjp)
+            .err()
+            .map(|e| e.to_string())
     }
 
     /// A learned divergence, after its scale: +div of dx/dt in the card's own time.
@@ -385,18 +493,40 @@ impl Model {
     /// Where the card has no head of that name, or its ports are not what the card says.
     pub fn head(&self, name: &str, runtime: &Runtime, options: Options) -> Result<Scalar> {
         let head = self.card.divergence_heads.get(name).ok_or_else(|| {
-            let known: Vec<&str> = self.card.divergence_heads.keys().map(String::as_str).collect();
-            let known =
-                if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
-            anyhow!("{}: no divergence head `{name}`; {known}", self.path.display())
+            let known: Vec<&str> = self
+                .card
+                .divergence_heads
+                .keys()
+                .map(String::as_str)
+                .collect();
+            let known = if known.is_empty() {
+                "it has none".to_owned()
+            } else {
+                format!("it has {}", known.join(", "))
+            };
+            anyhow!(
+                "{}: no divergence head `{name}`; {known}",
+                self.path.display()
+            )
         })?;
-        let network = self.network(&format!("divergence_heads.{name}.file"), runtime, options, None)?;
-        Ok(Scalar { network, reading: self.reading(head) })
+        let network = self.network(
+            &format!("divergence_heads.{name}.file"),
+            runtime,
+            options,
+            None,
+        )?;
+        Ok(Scalar {
+            network,
+            reading: self.reading(head),
+        })
     }
 
     fn reading(&self, head: &Head) -> Reading {
         let traces = head.parametrization == Parametrization::DenoiserTrace;
-        Reading { scale: head.scale, traces: traces.then(|| (self.curve.clone(), self.dim() as f64)) }
+        Reading {
+            scale: head.scale,
+            traces: traces.then(|| (self.curve.clone(), self.dim() as f64)),
+        }
     }
 
     /// A head that is an output of the velocity's own graph: from now on `velocity` remembers what it says of it.
@@ -434,12 +564,18 @@ impl Model {
         }
         Ok(Scalar {
             network: self.network("closed_form.file", runtime, options, None)?,
-            reading: Reading { scale: 1.0, traces: None },
+            reading: Reading {
+                scale: 1.0,
+                traces: None,
+            },
         })
     }
 
     pub(super) fn file(&self, key: &str) -> Result<&ModelFile> {
-        self.files.iter().find(|f| f.key == key).ok_or_else(|| anyhow!("{}: no {key}", self.path.display()))
+        self.files
+            .iter()
+            .find(|f| f.key == key)
+            .ok_or_else(|| anyhow!("{}: no {key}", self.path.display()))
     }
 
     /// The name and the bytes of the file at a key.
@@ -447,7 +583,10 @@ impl Model {
         let file = self.file(key)?;
         match &file.content {
             Content::Network(bytes) => Ok((self.name_of(file), bytes.clone())),
-            _ => bail!("{}: {key}: more than 2 GB; only networks may be that large", self.name_of(file)),
+            _ => bail!(
+                "{}: {key}: more than 2 GB; only networks may be that large",
+                self.name_of(file)
+            ),
         }
     }
 
@@ -469,7 +608,12 @@ impl Model {
     }
 
     fn name_of(&self, file: &ModelFile) -> String {
-        self.path.parent().unwrap_or(Path::new("")).join(&file.name).display().to_string()
+        self.path
+            .parent()
+            .unwrap_or(Path::new(""))
+            .join(&file.name)
+            .display()
+            .to_string()
     }
 
     /// Opens the file at `key`, or what was derived from it, and holds its ports against the card.
@@ -493,19 +637,31 @@ impl Model {
         directions: Option<Session>,
     ) -> Result<Network> {
         let file = self.file(key)?;
-        let Roles { inputs: roles, output, feed, constants } = self.roles(key);
+        let Roles {
+            inputs: roles,
+            output,
+            feed,
+            constants,
+        } = self.roles(key);
         let name = self.name_of(file);
         let session = match (derived, &file.content) {
             (Some((_, bytes)), Content::Large) => {
                 let folder = Path::new(&name).parent().unwrap_or(Path::new(""));
                 runtime.open_beside(&name, bytes, folder, options.provider, options.threads)?
             }
-            (Some((_, bytes)), _) => runtime.open(&name, bytes, options.provider, options.threads)?,
-            (None, Content::Network(bytes)) => runtime.open(&name, bytes, options.provider, options.threads)?,
+            (Some((_, bytes)), _) => {
+                runtime.open(&name, bytes, options.provider, options.threads)?
+            }
+            (None, Content::Network(bytes)) => {
+                runtime.open(&name, bytes, options.provider, options.threads)?
+            }
             _ => runtime.open_file(Path::new(&name), options.provider, options.threads)?,
         };
-        let taken: Vec<&str> =
-            [Some(&roles.x), roles.time.as_ref()].into_iter().flatten().map(String::as_str).collect();
+        let taken: Vec<&str> = [Some(&roles.x), roles.time.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
         let constants = self.constants(key, constants, &taken, &session, &name)?;
         let scalar = key != "network.file";
         let of = key.strip_suffix(".file").unwrap_or(key);
@@ -536,12 +692,17 @@ impl Model {
         });
         network.check(&name, scalar, seed.as_deref())?;
         if let Some(port) = network.time_port() {
-            network.feed.check(&port.name, port.format, &self.curve, of).with_context(|| name.clone())?;
+            network
+                .feed
+                .check(&port.name, port.format, &self.curve, of)
+                .with_context(|| name.clone())?;
         }
         if !scalar && self.is_large() {
             let mode = derived.map(|(mode, _)| mode);
             let mut known = self.free_rows.lock().unwrap_or_else(|e| e.into_inner());
-            network.free_rows = *known.entry(mode).or_insert_with(|| network.has_free_rows(mode));
+            network.free_rows = *known
+                .entry(mode)
+                .or_insert_with(|| network.has_free_rows(mode));
         }
         if derived.is_none() {
             self.heeds(key, || network.check_heeded(of, self.may_ignore_time(of)))?;
@@ -554,9 +715,15 @@ impl Model {
     /// as well. A denoiser and a noise prediction depend on the noise level.
     fn may_ignore_time(&self, key: &str) -> bool {
         let card = &self.card;
-        let head = key.strip_prefix("divergence_heads.").and_then(|name| card.divergence_heads.get(name));
-        let divergence = head.is_some_and(|head| head.parametrization == Parametrization::Divergence);
-        let steady = matches!(card.network.prediction, Prediction::Velocity | Prediction::Score | Prediction::V);
+        let head = key
+            .strip_prefix("divergence_heads.")
+            .and_then(|name| card.divergence_heads.get(name));
+        let divergence =
+            head.is_some_and(|head| head.parametrization == Parametrization::Divergence);
+        let steady = matches!(
+            card.network.prediction,
+            Prediction::Velocity | Prediction::Score | Prediction::V
+        );
         key == "closed_form" || steady && (key == "network" || divergence)
     }
 
@@ -572,17 +739,53 @@ impl Model {
 
     fn roles(&self, key: &str) -> Roles<'_> {
         let card = &self.card;
-        if let Some(name) = key.strip_prefix("divergence_heads.").and_then(|k| k.strip_suffix(".file")) {
-            let Head { inputs, output, constants, time, .. } = &card.divergence_heads[name];
-            return Roles { inputs, output, feed: card.time_or(*time), constants };
+        if let Some(name) = key
+            .strip_prefix("divergence_heads.")
+            .and_then(|k| k.strip_suffix(".file"))
+        {
+            let Head {
+                inputs,
+                output,
+                constants,
+                time,
+                ..
+            } = &card.divergence_heads[name];
+            return Roles {
+                inputs,
+                output,
+                feed: card.time_or(*time),
+                constants,
+            };
         }
         match (&card.closed_form, key) {
-            (Some(card::Scalar { inputs, output, constants, time, .. }), "closed_form.file") => {
-                Roles { inputs, output, feed: card.time_or(*time), constants }
-            }
+            (
+                Some(card::Scalar {
+                    inputs,
+                    output,
+                    constants,
+                    time,
+                    ..
+                }),
+                "closed_form.file",
+            ) => Roles {
+                inputs,
+                output,
+                feed: card.time_or(*time),
+                constants,
+            },
             _ => {
-                let card::Network { inputs, output, constants, .. } = &card.network;
-                Roles { inputs, output, feed: card.time(), constants }
+                let card::Network {
+                    inputs,
+                    output,
+                    constants,
+                    ..
+                } = &card.network;
+                Roles {
+                    inputs,
+                    output,
+                    feed: card.time(),
+                    constants,
+                }
             }
         }
     }
@@ -606,10 +809,15 @@ impl Model {
             let place = constant_place(key, name);
             let bytes = self.constant_bytes(key, name);
             if taken.contains(&name.as_str()) {
-                bail!("{}: {place}: input `{name}` is the state or the time already", self.path.display());
+                bail!(
+                    "{}: {place}: input `{name}` is the state or the time already",
+                    self.path.display()
+                );
             }
             let port = find(&session.inputs, name, file, "input")?;
-            let fixed = constant.values(bytes).and_then(|values| Fixed::new(port, values));
+            let fixed = constant
+                .values(bytes)
+                .and_then(|values| Fixed::new(port, values));
             fixed.with_context(|| format!("{}: {place}", self.path.display()))
         };
         named.iter().map(fixed).collect()
@@ -618,7 +826,12 @@ impl Model {
     /// The file of a constant of the network at `key`; nothing where the card holds its values.
     pub(super) fn constant_bytes(&self, key: &str, name: &str) -> &[u8] {
         let place = constant_place(key, name);
-        match self.files.iter().find(|f| f.key == place).map(|f| &f.content) {
+        match self
+            .files
+            .iter()
+            .find(|f| f.key == place)
+            .map(|f| &f.content)
+        {
             Some(Content::Array(bytes)) => bytes,
             _ => &[],
         }
@@ -629,14 +842,21 @@ impl Model {
 /// would be given the file's own value.
 pub fn names_of_its_own(graph: &graph::Model, derived: &graph::Model) -> Result<()> {
     let (inputs, outputs) = (graph.inputs().len(), graph.outputs().len());
-    let mut new = derived.inputs().into_iter().skip(inputs).chain(derived.outputs().into_iter().skip(outputs));
+    let mut new = derived
+        .inputs()
+        .into_iter()
+        .skip(inputs)
+        .chain(derived.outputs().into_iter().skip(outputs));
     let wanted = |port: graph::Port| {
         let (name, number) = port.name.rsplit_once('_')?;
         number.parse::<u64>().is_ok().then(|| name.to_owned())
     };
     match new.find_map(wanted) {
         Some(name) => {
-            bail!("{}: its derivative needs the name `{name}`, which the network uses; rename it", graph.file())
+            bail!(
+                "{}: its derivative needs the name `{name}`, which the network uses; rename it",
+                graph.file()
+            )
         }
         None => Ok(()),
     }
@@ -644,7 +864,10 @@ pub fn names_of_its_own(graph: &graph::Model, derived: &graph::Model) -> Result<
 
 /// The card's key of a constant of the network at `key`.
 fn constant_place(key: &str, name: &str) -> String {
-    format!("{}.constants.{name}", key.strip_suffix(".file").unwrap_or(key))
+    format!(
+        "{}.constants.{name}",
+        key.strip_suffix(".file").unwrap_or(key)
+    )
 }
 
 /// What a card says of one network's ports.

@@ -60,11 +60,22 @@ impl NodeCounts {
     pub fn of_profile(json: &[u8]) -> Result<NodeCounts> {
         let events: Vec<Event> = serde_json::from_slice(json).context("the runtime's profile")?;
         let computed = |event: &&Event| {
-            let node = event.cat == "Node" && event.name.ends_with("_kernel_time") && !event.args.provider.is_empty();
-            node && !matches!(event.args.op_name.as_str(), "MemcpyFromHost" | "MemcpyToHost")
+            let node = event.cat == "Node"
+                && event.name.ends_with("_kernel_time")
+                && !event.args.provider.is_empty();
+            node && !matches!(
+                event.args.op_name.as_str(),
+                "MemcpyFromHost" | "MemcpyToHost"
+            )
         };
         let nodes: BTreeSet<(String, String, &str)> = (events.iter().filter(computed))
-            .map(|e| (e.args.node_index.to_string(), e.name.clone(), e.args.provider.as_str()))
+            .map(|e| {
+                (
+                    e.args.node_index.to_string(),
+                    e.name.clone(),
+                    e.args.provider.as_str(),
+                )
+            })
             .collect();
         let mut counts = BTreeMap::new();
         for (_, _, provider) in &nodes {
@@ -82,7 +93,11 @@ impl NodeCounts {
     pub fn describe(&self, asked: Provider) -> String {
         let mut order = vec![asked.runtime_name(), Provider::Cpu.runtime_name()];
         order.dedup();
-        let others = self.0.keys().map(String::as_str).filter(|name| !order.contains(name));
+        let others = self
+            .0
+            .keys()
+            .map(String::as_str)
+            .filter(|name| !order.contains(name));
         let order: Vec<&str> = order.iter().copied().chain(others).collect();
         let one = |name: &&str| format!("{name}: {}", self.0.get(*name).copied().unwrap_or(0));
         order.iter().map(one).collect::<Vec<_>>().join(", ")
@@ -98,7 +113,10 @@ impl Placement {
 
     /// The counts and the difference from the CPU in words.
     pub fn describe(&self, asked: Provider) -> String {
-        let gap = self.gap.map(|gap| format!("; first call within {gap:.1e} of the CPU's")).unwrap_or_default();
+        let gap = self
+            .gap
+            .map(|gap| format!("; first call within {gap:.1e} of the CPU's"))
+            .unwrap_or_default();
         format!("{}{gap}", self.counts.describe(asked))
     }
 
@@ -177,7 +195,10 @@ pub fn gap(found: &[ArrayD<f64>], expected: &[ArrayD<f64>]) -> f64 {
         if a.shape() != b.shape() {
             return f64::NAN;
         }
-        let largest = b.iter().filter(|v| v.is_finite()).fold(SMALL, |m, v| m.max(v.abs()));
+        let largest = b
+            .iter()
+            .filter(|v| v.is_finite())
+            .fold(SMALL, |m, v| m.max(v.abs()));
         let difference = |(a, b): (&f64, &f64)| match (a.is_finite(), b.is_finite()) {
             (true, true) => (a - b).abs() / largest,
             (false, false) => 0.0,
@@ -189,7 +210,11 @@ pub fn gap(found: &[ArrayD<f64>], expected: &[ArrayD<f64>]) -> f64 {
 }
 
 fn worse(a: f64, b: f64) -> f64 {
-    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+    if a.is_nan() || b.is_nan() {
+        f64::NAN
+    } else {
+        a.max(b)
+    }
 }
 
 /// The profile of a session, written into a folder of its own that goes with it.
@@ -199,7 +224,11 @@ pub(super) struct Profile {
 
 impl Profile {
     pub fn new() -> Result<Profile> {
-        Ok(Profile { folder: tempfile::Builder::new().prefix("flowgauge-profile-").tempdir()? })
+        Ok(Profile {
+            folder: tempfile::Builder::new()
+                .prefix("flowgauge-profile-")
+                .tempdir()?,
+        })
     }
 
     /// What the file's name begins with.
@@ -209,7 +238,8 @@ impl Profile {
 
     /// The counts of the file that the runtime wrote, by the name that it gave.
     pub fn read(self, file: &str) -> Result<NodeCounts> {
-        let bytes = std::fs::read(file).map_err(|e| anyhow!("{file}: the runtime's profile: {e}"))?;
+        let bytes =
+            std::fs::read(file).map_err(|e| anyhow!("{file}: the runtime's profile: {e}"))?;
         NodeCounts::of_profile(&bytes)
     }
 }
@@ -233,22 +263,43 @@ mod tests {
 
     fn placed(profile: &str, gap: Option<f64>) -> Placement {
         let counts = NodeCounts::of_profile(profile.as_bytes()).expect("a profile");
-        Placement { graph: "net.onnx".to_owned(), counts, gap }
+        Placement {
+            graph: "net.onnx".to_owned(),
+            counts,
+            gap,
+        }
     }
 
     #[test]
     fn nodes_are_counted_once_and_by_provider() {
         let counts = placed(PROFILE, None).counts;
-        assert_eq!((counts.on(Provider::Openvino), counts.on(Provider::Cpu), counts.on(Provider::Cuda)), (1, 2, 0));
-        assert_eq!(counts.describe(Provider::Openvino), "OpenVINOExecutionProvider: 1, CPUExecutionProvider: 2");
-        let told = "TensorrtExecutionProvider: 0, CPUExecutionProvider: 2, OpenVINOExecutionProvider: 1";
+        assert_eq!(
+            (
+                counts.on(Provider::Openvino),
+                counts.on(Provider::Cpu),
+                counts.on(Provider::Cuda)
+            ),
+            (1, 2, 0)
+        );
+        assert_eq!(
+            counts.describe(Provider::Openvino),
+            "OpenVINOExecutionProvider: 1, CPUExecutionProvider: 2"
+        );
+        let told =
+            "TensorrtExecutionProvider: 0, CPUExecutionProvider: 2, OpenVINOExecutionProvider: 1";
         assert_eq!(counts.describe(Provider::Tensorrt), told);
         assert!(NodeCounts::of_profile(b"no profile").is_err());
     }
 
     #[test]
     fn a_graph_is_told_without_where_its_model_lies() {
-        let short = |graph: &str| Placement { graph: graph.to_owned(), ..placed("[]", None) }.short_name();
+        let short = |graph: &str| {
+            Placement {
+                graph: graph.to_owned(),
+                ..placed("[]", None)
+            }
+            .short_name()
+        };
         assert_eq!(short("/there/models/digits/stad.onnx"), "digits/stad.onnx");
         assert_eq!(
             short("configs/../digits/denoiser.onnx, its Jacobian products"),
@@ -259,14 +310,32 @@ mod tests {
 
     #[test]
     fn a_graph_that_runs_elsewhere_is_refused() {
-        let elsewhere = placed(PROFILE, Some(0.0)).check(Provider::Cuda, Precision::Single).expect_err("elsewhere");
-        for word in ["net.onnx", "--provider cuda", "CUDAExecutionProvider: 0", "CPUExecutionProvider: 2"] {
+        let elsewhere = placed(PROFILE, Some(0.0))
+            .check(Provider::Cuda, Precision::Single)
+            .expect_err("elsewhere");
+        for word in [
+            "net.onnx",
+            "--provider cuda",
+            "CUDAExecutionProvider: 0",
+            "CPUExecutionProvider: 2",
+        ] {
             assert!(elsewhere.contains(word), "{elsewhere}");
         }
-        assert_eq!(placed(PROFILE, Some(1e-6)).check(Provider::Openvino, Precision::Single), Ok(()));
-        assert_eq!(placed(PROFILE, None).check(Provider::Openvino, Precision::Single), Ok(()));
-        let empty = placed("[]", None).check(Provider::Openvino, Precision::Single).expect_err("nothing ran");
-        assert!(empty.contains("OpenVINOExecutionProvider: 0, CPUExecutionProvider: 0"), "{empty}");
+        assert_eq!(
+            placed(PROFILE, Some(1e-6)).check(Provider::Openvino, Precision::Single),
+            Ok(())
+        );
+        assert_eq!(
+            placed(PROFILE, None).check(Provider::Openvino, Precision::Single),
+            Ok(())
+        );
+        let empty = placed("[]", None)
+            .check(Provider::Openvino, Precision::Single)
+            .expect_err("nothing ran");
+        assert!(
+            empty.contains("OpenVINOExecutionProvider: 0, CPUExecutionProvider: 0"),
+            "{empty}"
+        );
     }
 
     #[test]
@@ -289,13 +358,20 @@ mod tests {
         let of = |bits| Precision::of_spacing(f64::powi(0.5, bits));
         assert_eq!(
             [52, 23, 10, 7].map(of),
-            [Precision::Double, Precision::Single, Precision::Reduced, Precision::Reduced]
+            [
+                Precision::Double,
+                Precision::Single,
+                Precision::Reduced,
+                Precision::Reduced
+            ]
         );
     }
 
     #[test]
     fn the_gap_is_in_units_of_the_largest_value_and_sees_what_is_not_finite() {
-        let of = |values: &[f64]| vec![ArrayD::from_shape_vec(vec![values.len()], values.to_vec()).expect("one axis")];
+        let of = |values: &[f64]| {
+            vec![ArrayD::from_shape_vec(vec![values.len()], values.to_vec()).expect("one axis")]
+        };
         assert_eq!(gap(&of(&[1.0, 2.0]), &of(&[1.0, 4.0])), 0.5);
         assert_eq!(gap(&of(&[0.0, 1e-9]), &of(&[0.0, 0.0])), 1e-6);
         assert_eq!(gap(&of(&[f64::INFINITY, 1.0]), &of(&[f64::NAN, 1.0])), 0.0);

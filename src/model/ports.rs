@@ -16,8 +16,11 @@ pub(super) fn check_shape(port: &Port, shape: &[usize], file: &str, what: &str) 
             port.shape
         );
     }
-    let fits =
-        port.shape.len() == wanted.len() + 1 && port.shape[1..].iter().zip(&wanted).all(|(p, w)| *p < 0 || p == w);
+    let fits = port.shape.len() == wanted.len() + 1
+        && port.shape[1..]
+            .iter()
+            .zip(&wanted)
+            .all(|(p, w)| *p < 0 || p == w);
     // A graph that does not say its output's shape is held to it when it runs.
     let unsaid = what == "output" && port.shape.is_empty();
     if !(fits || unsaid) {
@@ -34,16 +37,27 @@ pub(super) fn check_shape(port: &Port, shape: &[usize], file: &str, what: &str) 
 
 /// That the axes of a port are the card's in another order, where they are.
 fn turned(port: &Port, shape: &[usize]) -> Option<String> {
-    let sizes: Option<Vec<usize>> = port.shape.get(1..)?.iter().map(|n| usize::try_from(*n).ok()).collect();
+    let sizes: Option<Vec<usize>> = port
+        .shape
+        .get(1..)?
+        .iter()
+        .map(|n| usize::try_from(*n).ok())
+        .collect();
     let sizes = sizes?;
     let layout = Misfit::of(&[&[1], &sizes[..]].concat(), shape).layout?;
-    Some(format!(": {}; the graph's own shape is `shape: {sizes:?}`", layout.described()))
+    Some(format!(
+        ": {}; the graph's own shape is `shape: {sizes:?}`",
+        layout.described()
+    ))
 }
 
 pub(super) fn find<'a>(ports: &'a [Port], name: &str, file: &str, what: &str) -> Result<&'a Port> {
     ports.iter().find(|p| p.name == name).ok_or_else(|| {
         let known: Vec<&str> = ports.iter().map(|p| p.name.as_str()).collect();
-        anyhow!("{file}: no {what} `{name}`; the graph has {}", known.join(", "))
+        anyhow!(
+            "{file}: no {what} `{name}`; the graph has {}",
+            known.join(", ")
+        )
     })
 }
 
@@ -52,5 +66,9 @@ pub(super) fn is_scalar(port: &Port) -> bool {
 }
 
 fn join(sizes: &[i64]) -> String {
-    sizes.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
+    sizes
+        .iter()
+        .map(i64::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }

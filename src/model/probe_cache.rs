@@ -31,10 +31,23 @@ struct Known {
 impl ProbeCache {
     /// From the graph that makes them, for the graph `of` that takes them.
     pub fn new(session: Session, of: &Session) -> ProbeCache {
-        let given = session.inputs.first().map(|port| port.name.clone()).unwrap_or_default();
+        let given = session
+            .inputs
+            .first()
+            .map(|port| port.name.clone())
+            .unwrap_or_default();
         let format = |name: &String| of.input(name).map_or(Format::F32, |port| port.format);
-        let made = session.outputs.iter().map(|port| (port.name.clone(), format(&port.name))).collect();
-        ProbeCache { session, given, made, known: VecDeque::new() }
+        let made = session
+            .outputs
+            .iter()
+            .map(|port| (port.name.clone(), format(&port.name)))
+            .collect();
+        ProbeCache {
+            session,
+            given,
+            made,
+            known: VecDeque::new(),
+        }
     }
 
     /// The names of what it makes.
@@ -47,7 +60,11 @@ impl ProbeCache {
     ///
     /// # Errors
     /// As [`Session::run`].
-    pub fn inputs_for(&mut self, z: &Blocks, shape: &[usize]) -> Result<Vec<(&str, &Fed)>, EvalError> {
+    pub fn inputs_for(
+        &mut self,
+        z: &Blocks,
+        shape: &[usize],
+    ) -> Result<Vec<(&str, &Fed)>, EvalError> {
         match self.known.iter().position(|known| known.z == z) {
             Some(place) => {
                 let known = self.known.remove(place).expect("its place was just found");
@@ -55,19 +72,42 @@ impl ProbeCache {
             }
             None => self.make(z, shape)?,
         }
-        let made = self.known.back().map(|known| known.made.as_slice()).unwrap_or_default();
-        Ok(self.made.iter().map(|(name, _)| name.as_str()).zip(made).collect())
+        let made = self
+            .known
+            .back()
+            .map(|known| known.made.as_slice())
+            .unwrap_or_default();
+        Ok(self
+            .made
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .zip(made)
+            .collect())
     }
 
     fn make(&mut self, z: &Blocks, shape: &[usize]) -> Result<(), EvalError> {
         let axes: Vec<usize> = [&z.shape()[..2], shape].concat();
-        let directions = z.to_shape(axes.as_slice()).expect("dim numbers per direction");
+        let directions = z
+            .to_shape(axes.as_slice())
+            .expect("dim numbers per direction");
         let wanted: Vec<&str> = self.made.iter().map(|(name, _)| name.as_str()).collect();
-        let made: Vec<ArrayD<f64>> = self.session.run(vec![(self.given.as_str(), directions.view())], &wanted)?;
+        let made: Vec<ArrayD<f64>> = self
+            .session
+            .run(vec![(self.given.as_str(), directions.view())], &wanted)?;
         let numbers = z.len() + made.iter().map(|values| values.len()).sum::<usize>();
-        let made = made.iter().zip(&self.made).map(|(values, (_, format))| Fed::new(&values.view(), *format)).collect();
-        self.known.push_back(Known { z: z.clone(), made, numbers });
-        while self.known.len() > 1 && self.known.iter().map(|known| known.numbers).sum::<usize>() > MOST {
+        let made = made
+            .iter()
+            .zip(&self.made)
+            .map(|(values, (_, format))| Fed::new(&values.view(), *format))
+            .collect();
+        self.known.push_back(Known {
+            z: z.clone(),
+            made,
+            numbers,
+        });
+        while self.known.len() > 1
+            && self.known.iter().map(|known| known.numbers).sum::<usize>() > MOST
+        {
             self.known.pop_front();
         }
         Ok(())

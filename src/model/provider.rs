@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProvider, ExecutionProviderDispatch};
+use ort::ep::{
+    self, ArbitrarilyConfigurableExecutionProvider, ExecutionProvider, ExecutionProviderDispatch,
+};
 use serde::{Deserialize, Serialize};
 
 use super::library::{DRIVER, Library, cache_root, gpus, unloadable};
@@ -22,12 +24,16 @@ pub enum Provider {
 
 /// Everything about OpenVINO's processor that could cost accuracy: half precision where the processor has it, and
 /// dynamic quantization. Threads are not pinned, since several sessions would be pinned to the same cores.
-const OPENVINO: &str =
-    r#"{"CPU": {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY", "ENABLE_CPU_PINNING": "NO"}}"#;
+const OPENVINO: &str = r#"{"CPU": {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY", "ENABLE_CPU_PINNING": "NO"}}"#;
 
 impl Provider {
     /// Every provider that this program knows.
-    pub const ALL: [Provider; 4] = [Provider::Cpu, Provider::Openvino, Provider::Cuda, Provider::Tensorrt];
+    pub const ALL: [Provider; 4] = [
+        Provider::Cpu,
+        Provider::Openvino,
+        Provider::Cuda,
+        Provider::Tensorrt,
+    ];
 
     /// The name that users write.
     pub fn name(self) -> &'static str {
@@ -44,7 +50,9 @@ impl Provider {
     /// # Errors
     /// The names that there are.
     pub fn named(name: &str) -> Result<Provider, String> {
-        let found = Provider::ALL.into_iter().find(|provider| provider.name() == name);
+        let found = Provider::ALL
+            .into_iter()
+            .find(|provider| provider.name() == name);
         found.ok_or_else(|| format!("expected {}", listed(&Provider::ALL.map(Provider::name))))
     }
 
@@ -75,7 +83,10 @@ impl Provider {
     /// The file beside the runtime at `library` that holds this provider.
     fn file(self, library: &Path) -> PathBuf {
         let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-        library.with_file_name(format!("{prefix}onnxruntime_providers_{}{suffix}", self.name()))
+        library.with_file_name(format!(
+            "{prefix}onnxruntime_providers_{}{suffix}",
+            self.name()
+        ))
     }
 
     /// Whether the runtime at `library` comes with this provider: every other than the CPU's lies in a file beside it.
@@ -103,17 +114,28 @@ impl Provider {
             Provider::Tensorrt => vec![tensorrt(), cuda()],
         };
         // Otherwise a missing provider falls back to the CPU in silence.
-        tried.into_iter().map(ExecutionProviderDispatch::error_on_failure).collect()
+        tried
+            .into_iter()
+            .map(ExecutionProviderDispatch::error_on_failure)
+            .collect()
     }
 
     /// What it adds to a message about ONNX Runtime.
     pub(super) fn message_suffix(self) -> String {
-        if self == Provider::Cpu { String::new() } else { format!(" with --provider {}", self.name()) }
+        if self == Provider::Cpu {
+            String::new()
+        } else {
+            format!(" with --provider {}", self.name())
+        }
     }
 
     /// What it says itself in a message of the runtime, without the places in the source that the message went through.
     pub(super) fn own_message(self, message: &str) -> &str {
-        let own = if self == Provider::Openvino { message.rsplit("[OpenVINO-EP] ").next() } else { None };
+        let own = if self == Provider::Openvino {
+            message.rsplit("[OpenVINO-EP] ").next()
+        } else {
+            None
+        };
         own.unwrap_or(message).trim()
     }
 
@@ -143,7 +165,11 @@ impl Provider {
     pub(super) fn check(self, library: &Library, said: Option<&str>) -> Result<()> {
         let (name, at) = (self.name(), library.path.display());
         if !self.is_built_in() {
-            let there: Vec<&str> = Provider::ALL.into_iter().filter(|p| p.is_built_in()).map(Provider::name).collect();
+            let there: Vec<&str> = Provider::ALL
+                .into_iter()
+                .filter(|p| p.is_built_in())
+                .map(Provider::name)
+                .collect();
             bail!(
                 "--provider {name}: ONNX Runtime {} at {at} was built without it; expected {}, or another library, by \
                  `pip install {}` in the active Python environment or with --ort-lib",
@@ -172,17 +198,27 @@ impl Provider {
             let silent = said.contains("Failed to load provider");
             match silent.then(|| unloadable(&self.file(&library.path))) {
                 Some(Some(why)) => missing_file(&why),
-                Some(None) => format!("what it needs can be loaded, but it does not start ({})", said.trim()),
+                Some(None) => format!(
+                    "what it needs can be loaded, but it does not start ({})",
+                    said.trim()
+                ),
                 None => missing_file(said),
             }
         });
         if self.on_processor() {
-            return found.map(|file| format!("library: {file}")).into_iter().collect();
+            return found
+                .map(|file| format!("library: {file}"))
+                .into_iter()
+                .collect();
         }
         let gpu = missing_gpu(gpus());
         // The driver's own library is told of as the driver.
         let found = found.filter(|file| gpu.is_none() || !file.starts_with(DRIVER));
-        found.map(|file| format!("library: {file}")).into_iter().chain(gpu).collect()
+        found
+            .map(|file| format!("library: {file}"))
+            .into_iter()
+            .chain(gpu)
+            .collect()
     }
 
     /// How a library is had that has it.
@@ -197,7 +233,9 @@ impl Provider {
         let package = self.package();
         match self {
             Provider::Cpu | Provider::Openvino => {
-                format!("expected the libraries of `{package}` whole and side by side, or --provider cpu")
+                format!(
+                    "expected the libraries of `{package}` whole and side by side, or --provider cpu"
+                )
             }
             Provider::Cuda => format!(
                 "expected a GPU of NVIDIA with its driver, and CUDA and cuDNN where libraries are looked for \
@@ -223,14 +261,20 @@ fn openvino(threads: usize) -> ExecutionProviderDispatch {
 
 /// CUDA with a convolution search that does not change from run to run, and without TF32.
 fn cuda() -> ExecutionProviderDispatch {
-    ep::CUDA::default().with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic).with_tf32(false).build()
+    ep::CUDA::default()
+        .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+        .with_tf32(false)
+        .build()
 }
 
 /// TensorRT with its engines kept between runs: building one takes minutes.
 fn tensorrt() -> ExecutionProviderDispatch {
     let plain = ep::TensorRT::default().with_fp16(false).with_int8(false);
     match engines() {
-        Ok(folder) => plain.with_engine_cache(true).with_engine_cache_path(folder.display()).build(),
+        Ok(folder) => plain
+            .with_engine_cache(true)
+            .with_engine_cache_path(folder.display())
+            .build(),
         Err(_) => plain.build(),
     }
 }
@@ -244,13 +288,26 @@ fn engines() -> Result<PathBuf> {
 fn missing_file(said: &str) -> String {
     let said = said.trim();
     if let Some(at) = said.find("CUDA failure") {
-        return said[at..].split(" ; ").next().unwrap_or_default().to_owned();
+        return said[at..]
+            .split(" ; ")
+            .next()
+            .unwrap_or_default()
+            .to_owned();
     }
-    let Some((_, after)) = said.split_once("Failed to load library ") else { return said.to_owned() };
-    let Some((needing, why)) = after.split_once(" with error: ") else { return said.to_owned() };
-    let needing = Path::new(needing).file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
+    let Some((_, after)) = said.split_once("Failed to load library ") else {
+        return said.to_owned();
+    };
+    let Some((needing, why)) = after.split_once(" with error: ") else {
+        return said.to_owned();
+    };
+    let needing = Path::new(needing)
+        .file_name()
+        .map(|n| n.to_string_lossy())
+        .unwrap_or_default();
     match why.split_once(": cannot open shared object file") {
-        Some((missing, _)) if missing.ends_with(needing.as_ref()) => format!("{needing} is missing"),
+        Some((missing, _)) if missing.ends_with(needing.as_ref()) => {
+            format!("{needing} is missing")
+        }
         Some((missing, _)) => format!("{missing} is missing, which {needing} needs"),
         None => format!("{needing} cannot be loaded: {}", why.trim()),
     }
@@ -259,7 +316,9 @@ fn missing_file(said: &str) -> String {
 /// What is missing of a GPU: its driver, or a device; `found` is the number of devices that a driver knows.
 fn missing_gpu(found: Result<usize, String>) -> Option<String> {
     match found {
-        Err(why) => Some(format!("driver: {why}; device: none can be seen without a driver")),
+        Err(why) => Some(format!(
+            "driver: {why}; device: none can be seen without a driver"
+        )),
         Ok(0) => Some("device: the driver knows none".to_owned()),
         Ok(_) => None,
     }
@@ -281,18 +340,37 @@ mod tests {
     fn every_provider_has_names_of_its_own() {
         for provider in Provider::ALL {
             assert_eq!(Provider::named(provider.name()), Ok(provider));
-            assert_eq!(serde_json::to_value(provider).expect("a name"), provider.name());
+            assert_eq!(
+                serde_json::to_value(provider).expect("a name"),
+                provider.name()
+            );
             assert!(provider.runtime_name().ends_with("ExecutionProvider"));
-            assert_eq!(Provider::ALL.iter().filter(|p| p.runtime_name() == provider.runtime_name()).count(), 1);
+            assert_eq!(
+                Provider::ALL
+                    .iter()
+                    .filter(|p| p.runtime_name() == provider.runtime_name())
+                    .count(),
+                1
+            );
         }
-        assert_eq!(Provider::named("gpu"), Err("expected cpu, openvino, cuda or tensorrt".to_owned()));
+        assert_eq!(
+            Provider::named("gpu"),
+            Err("expected cpu, openvino, cuda or tensorrt".to_owned())
+        );
     }
 
     #[test]
     fn what_a_session_tries_is_what_was_asked_for_first() {
         for provider in Provider::ALL {
-            let tried: Vec<&str> = provider.execution_providers(2).iter().map(|ep| ep.name()).collect();
-            assert_eq!(tried.first().copied().unwrap_or(ep::CPU::NAME), provider.runtime_name());
+            let tried: Vec<&str> = provider
+                .execution_providers(2)
+                .iter()
+                .map(|ep| ep.name())
+                .collect();
+            assert_eq!(
+                tried.first().copied().unwrap_or(ep::CPU::NAME),
+                provider.runtime_name()
+            );
         }
     }
 
@@ -309,8 +387,13 @@ mod tests {
         let runtime = folder.path().join("libonnxruntime.so.1.24.1");
         assert!(Provider::Cpu.lies_beside(&runtime) && !Provider::Openvino.lies_beside(&runtime));
         let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-        std::fs::write(folder.path().join(format!("{prefix}onnxruntime_providers_openvino{suffix}")), b"")
-            .expect("written");
+        std::fs::write(
+            folder
+                .path()
+                .join(format!("{prefix}onnxruntime_providers_openvino{suffix}")),
+            b"",
+        )
+        .expect("written");
         assert!(Provider::Openvino.lies_beside(&runtime) && !Provider::Cuda.lies_beside(&runtime));
     }
 
@@ -321,7 +404,10 @@ mod tests {
                     onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library \
                     /there/libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open shared object file: \
                     No such file or directory\n";
-        assert_eq!(missing_file(cuda), "libcublasLt.so.13 is missing, which libonnxruntime_providers_cuda.so needs");
+        assert_eq!(
+            missing_file(cuda),
+            "libcublasLt.so.13 is missing, which libonnxruntime_providers_cuda.so needs"
+        );
         let broken = "FAIL : Failed to load library /there/libonnxruntime_providers_openvino.so with error: \
                       /there/libopenvino.so.2541: file too short";
         let told = "libonnxruntime_providers_openvino.so cannot be loaded: /there/libopenvino.so.2541: file too short";
@@ -340,21 +426,30 @@ mod tests {
         let message = "Exception during initialization: /there/basic_backend.cc:136 BasicBackend() /there/ov_interface.cc:28 \
                        OvExceptionBoundary() [OpenVINO-EP] Exception while Reading network: OpenVINO does not support the \
                        following ONNX operations: Attention\n\n";
-        let said =
-            "Exception while Reading network: OpenVINO does not support the following ONNX operations: Attention";
+        let said = "Exception while Reading network: OpenVINO does not support the following ONNX operations: Attention";
         assert_eq!(Provider::Openvino.own_message(message), said);
         assert_eq!(Provider::Cpu.own_message(message), message.trim());
         assert_eq!(
-            (Provider::Cpu.message_suffix(), Provider::Cuda.message_suffix()),
+            (
+                Provider::Cpu.message_suffix(),
+                Provider::Cuda.message_suffix()
+            ),
             (String::new(), " with --provider cuda".to_owned())
         );
     }
 
     #[test]
     fn a_gpu_is_missing_its_driver_or_itself() {
-        let told = missing_gpu(Err("libcuda.so.1 is missing".to_owned())).expect("something is missing");
-        assert!(told.starts_with("driver: libcuda.so.1 is missing") && told.contains("device"), "{told}");
-        assert_eq!(missing_gpu(Ok(0)).as_deref(), Some("device: the driver knows none"));
+        let told =
+            missing_gpu(Err("libcuda.so.1 is missing".to_owned())).expect("something is missing");
+        assert!(
+            told.starts_with("driver: libcuda.so.1 is missing") && told.contains("device"),
+            "{told}"
+        );
+        assert_eq!(
+            missing_gpu(Ok(0)).as_deref(),
+            Some("device: the driver knows none")
+        );
         assert_eq!(missing_gpu(Ok(1)), None);
     }
 }

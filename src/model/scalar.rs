@@ -44,11 +44,16 @@ impl ScalarField for Scalar {
             let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
             let part = x.select(Axis(0), &rows);
             let wanted = [self.network.output.clone()];
-            let y = self.network.call(&times, &part, Seed::Nothing, &wanted)?.remove(0);
+            let y = self
+                .network
+                .call(&times, &part, Seed::Nothing, &wanted)?
+                .remove(0);
             if y.len() != rows.len() {
                 return Err(self.network.shape_error(y.shape(), vec![rows.len()]));
             }
-            rows.iter().zip(y.iter()).for_each(|(i, v)| out[*i] = self.reading.divergence(t[*i], *v));
+            rows.iter()
+                .zip(y.iter())
+                .for_each(|(i, v)| out[*i] = self.reading.divergence(t[*i], *v));
         }
         Ok(out)
     }

@@ -41,18 +41,37 @@ impl Card {
 
     /// What a flow map's times are given: what it says, what the card says of the network, or the path's usual feed.
     pub fn map_time(&self, given: Option<TimeFeed>) -> Time {
-        Time::new(given.or(self.network.time).unwrap_or_default(), self.usual_feed())
+        Time::new(
+            given.or(self.network.time).unwrap_or_default(),
+            self.usual_feed(),
+        )
     }
 
     fn usual_feed(&self) -> Feed {
-        if matches!(self.path, Path::Discrete { .. }) { Feed::Index } else { Feed::T }
+        if matches!(self.path, Path::Discrete { .. }) {
+            Feed::Index
+        } else {
+            Feed::T
+        }
     }
 }
 
 impl Time {
     fn new(given: TimeFeed, usual: Feed) -> Time {
-        let TimeFeed { feed, scale, offset, interpolate, ignored } = given;
-        Time { feed: feed.unwrap_or(usual), scale, offset, interpolate, ignored }
+        let TimeFeed {
+            feed,
+            scale,
+            offset,
+            interpolate,
+            ignored,
+        } = given;
+        Time {
+            feed: feed.unwrap_or(usual),
+            scale,
+            offset,
+            interpolate,
+            ignored,
+        }
     }
 
     /// What the input is given at the card's time `t`.
@@ -68,7 +87,11 @@ impl Time {
 
     /// As a card says it: `index`, `999 sigma + 1`.
     pub fn words(&self) -> String {
-        let scale = if self.scale == 1.0 { String::new() } else { format!("{} ", self.scale) };
+        let scale = if self.scale == 1.0 {
+            String::new()
+        } else {
+            format!("{} ", self.scale)
+        };
         let offset = match self.offset {
             0.0 => String::new(),
             o if o < 0.0 => format!(" - {}", -o),
@@ -89,10 +112,20 @@ impl Time {
             (false, _) => "",
             (true, Some(true)) => "; between two whole numbers both are evaluated and mixed",
             (true, Some(false)) => "; whole numbers alone",
-            (true, None) => "; rounded to whole numbers, so that the network is constant in time around each",
+            (true, None) => {
+                "; rounded to whole numbers, so that the network is constant in time around each"
+            }
         };
-        let ignored = if self.ignored { "; ignored, as the card says" } else { "" };
-        format!("{} ({}), from {from} to {to}{whole}{ignored}", self.words(), port.elem)
+        let ignored = if self.ignored {
+            "; ignored, as the card says"
+        } else {
+            ""
+        };
+        format!(
+            "{} ({}), from {from} to {to}{whole}{ignored}",
+            self.words(),
+            port.elem
+        )
     }
 
     /// Refuses a time input that cannot take what it is given over the path, before anything is evaluated; `key` is
@@ -105,7 +138,11 @@ impl Time {
         if self.ignored {
             return Ok(());
         }
-        let (whole, boolean, format) = (is_whole(format), format == Format::Bool, format_name(format));
+        let (whole, boolean, format) = (
+            is_whole(format),
+            format == Format::Bool,
+            format_name(format),
+        );
         if !whole {
             if let Some(interpolate) = self.interpolate {
                 bail!(
@@ -120,7 +157,9 @@ impl Time {
             return Ok(());
         }
         let right = match curve.path() {
-            Path::Discrete { .. } => "`time: {feed: index}`, the default of a discrete path".to_owned(),
+            Path::Discrete { .. } => {
+                "`time: {feed: index}`, the default of a discrete path".to_owned()
+            }
             other => format!(
                 "a scale that makes the indices of it that the network was trained on, such as \
                  `time: {{feed: t, scale: 999}}` for 1000 of them on `{}`",
@@ -141,11 +180,23 @@ impl Time {
     ///
     /// # Errors
     /// As [`Time::check`].
-    pub(super) fn check_map(&self, name: &str, format: Format, curve: &Curve, key: &str) -> Result<()> {
+    pub(super) fn check_map(
+        &self,
+        name: &str,
+        format: Format,
+        curve: &Curve,
+        key: &str,
+    ) -> Result<()> {
         if is_whole(format) && self.interpolate == Some(true) {
-            bail!("{key}.time.interpolate: true, but a flow map is not interpolated between indices; expected false");
+            bail!(
+                "{key}.time.interpolate: true, but a flow map is not interpolated between indices; expected false"
+            );
         }
-        Time { interpolate: None, ..*self }.check(name, format, curve, key)
+        Time {
+            interpolate: None,
+            ..*self
+        }
+        .check(name, format, curve, key)
     }
 }
 
@@ -156,9 +207,17 @@ pub(super) fn is_whole(format: Format) -> bool {
 
 /// The format of a port of this type, where this program feeds it.
 pub(super) fn format_of(elem: graph::ElemType) -> Option<Format> {
-    [Format::F16, Format::Bf16, Format::F32, Format::F64, Format::I32, Format::I64, Format::Bool]
-        .into_iter()
-        .find(|format| format_name(*format) == elem.to_string())
+    [
+        Format::F16,
+        Format::Bf16,
+        Format::F32,
+        Format::F64,
+        Format::I32,
+        Format::I64,
+        Format::Bool,
+    ]
+    .into_iter()
+    .find(|format| format_name(*format) == elem.to_string())
 }
 
 fn format_name(format: Format) -> &'static str {
@@ -188,7 +247,8 @@ pub(super) fn trial(curve: &Curve, dim: usize) -> ([f64; 3], Batch) {
 
 /// Whether outputs at several times are the same to the last bit; `None` where fewer than two are finite.
 pub(super) fn same(outputs: &[Vec<ArrayD<f64>>]) -> Option<bool> {
-    let finite = |arrays: &&Vec<ArrayD<f64>>| arrays.iter().all(|a| a.iter().all(|v| v.is_finite()));
+    let finite =
+        |arrays: &&Vec<ArrayD<f64>>| arrays.iter().all(|a| a.iter().all(|v| v.is_finite()));
     let finite: Vec<&Vec<ArrayD<f64>>> = outputs.iter().filter(finite).collect();
     (finite.len() > 1).then(|| finite.windows(2).all(|pair| pair[0] == pair[1]))
 }
@@ -218,7 +278,9 @@ pub(super) fn check_heeded(
              `{key}.time: {{ignored: true}}`"
         ),
         Some(true) if time.ignored => {
-            bail!("{file}: {key}.time.ignored is true, but the output depends on {inputs}; leave the key out")
+            bail!(
+                "{file}: {key}.time.ignored is true, but the output depends on {inputs}; leave the key out"
+            )
         }
         _ => Ok(()),
     }

@@ -85,7 +85,13 @@ impl Key {
     }
 
     /// `len` uniform draws in \[0, 1).
-    pub fn uniform(self, purpose: Purpose, sample: SampleId, probe: u64, len: usize) -> Array1<f64> {
+    pub fn uniform(
+        self,
+        purpose: Purpose,
+        sample: SampleId,
+        probe: u64,
+        len: usize,
+    ) -> Array1<f64> {
         let unit = Uniform::new(0.0, 1.0).expect("0 < 1");
         Array1::random_using(len, unit, &mut self.at(purpose, sample, probe, 0))
     }
@@ -145,8 +151,14 @@ mod tests {
         let key = Key { seed: 7 };
         let u = key.uniform(Purpose::Dequantization, 3, 1, 3);
         let z = key.normal(Purpose::Noise, 3, 0, 3);
-        assert_eq!(format!("{u:.12}"), "[0.948330195416, 0.897550813574, 0.327133871727]");
-        assert_eq!(format!("{z:.12}"), "[0.290318372178, 1.038690755658, -1.317180321735]");
+        assert_eq!(
+            format!("{u:.12}"),
+            "[0.948330195416, 0.897550813574, 0.327133871727]"
+        );
+        assert_eq!(
+            format!("{z:.12}"),
+            "[0.290318372178, 1.038690755658, -1.317180321735]"
+        );
     }
 
     #[test]
@@ -168,7 +180,11 @@ mod tests {
     #[test]
     fn probes_have_unit_covariance() {
         let (key, d, n) = (Key { seed: 11 }, 5, 20_000);
-        for law in [Distribution::Rademacher, Distribution::Gaussian, Distribution::Sphere] {
+        for law in [
+            Distribution::Rademacher,
+            Distribution::Gaussian,
+            Distribution::Sphere,
+        ] {
             let mut second = ndarray::Array2::<f64>::zeros((d, d));
             let mut z = Array1::zeros(d);
             for sample in 0..n {

@@ -27,7 +27,9 @@ pub type Svd = (Array2<f64>, Array1<f64>, Array2<f64>);
 /// # Errors
 /// When the iteration does not converge, which happens only for non-finite input.
 pub fn svd(a: ArrayView2<f64>) -> Result<Svd, &'static str> {
-    let svd = to_faer(a).thin_svd().map_err(|_| "the singular value iteration did not converge")?;
+    let svd = to_faer(a)
+        .thin_svd()
+        .map_err(|_| "the singular value iteration did not converge")?;
     let values = svd.S().column_vector().iter().copied().collect();
     Ok((to_ndarray(svd.U()), values, to_ndarray(svd.V())))
 }
@@ -67,7 +69,10 @@ const TOLD_APART: f64 = 1e-7;
 /// # Errors
 /// As [`svd`].
 pub fn singular_values(a: ArrayView2<f64>) -> Result<Array1<f64>, &'static str> {
-    to_faer(a).singular_values().map(Array1::from).map_err(|_| "the singular value iteration did not converge")
+    to_faer(a)
+        .singular_values()
+        .map(Array1::from)
+        .map_err(|_| "the singular value iteration did not converge")
 }
 
 /// Eigenvalues (ascending) and eigenvectors (columns) of a symmetric matrix; its lower triangle is read.
@@ -112,8 +117,18 @@ impl Gram {
         for first in (0..k).step_by(PANEL) {
             let (width, rest) = (PANEL.min(k - first), k - first);
             let lower = self.0.as_mut().submatrix_mut(first, first, rest, width);
-            let (left, right) = (a.as_ref().subcols(first, rest), a.as_ref().subcols(first, width));
-            matmul(lower, faer::Accum::Add, left.transpose(), right, 1.0, Par::Seq);
+            let (left, right) = (
+                a.as_ref().subcols(first, rest),
+                a.as_ref().subcols(first, width),
+            );
+            matmul(
+                lower,
+                faer::Accum::Add,
+                left.transpose(),
+                right,
+                1.0,
+                Par::Seq,
+            );
         }
     }
 
@@ -131,16 +146,31 @@ impl Gram {
     /// largest, so that small singular values of R would be rounding alone.
     pub fn factor(&self, least: f64) -> Option<Array2<f64>> {
         let l = self.0.llt(Side::Lower).ok()?;
-        let pivots: Vec<f64> = l.L().diagonal().column_vector().iter().map(|v| v * v).collect();
+        let pivots: Vec<f64> = l
+            .L()
+            .diagonal()
+            .column_vector()
+            .iter()
+            .map(|v| v * v)
+            .collect();
         let most = pivots.iter().fold(0.0f64, |a, b| a.max(*b));
-        pivots.iter().all(|p| *p >= least * most).then(|| to_ndarray(l.L().transpose()))
+        pivots
+            .iter()
+            .all(|p| *p >= least * most)
+            .then(|| to_ndarray(l.L().transpose()))
     }
 }
 
 /// The solution x of A·x = b for a square A, by elimination with partial pivoting.
 pub fn solve(a: ArrayView2<f64>, b: ArrayView1<f64>) -> Array1<f64> {
     let b = to_faer(b.insert_axis(Axis(1)));
-    to_faer(a).partial_piv_lu().solve(b).col(0).iter().copied().collect()
+    to_faer(a)
+        .partial_piv_lu()
+        .solve(b)
+        .col(0)
+        .iter()
+        .copied()
+        .collect()
 }
 
 /// The pseudo-inverse of A, singular values of at most `tolerance` left out.
@@ -209,20 +239,40 @@ mod tests {
     fn a_large_matrix_has_the_singular_values_of_both_ways() {
         let a = random(520, 520) + 60.0 * Array2::<f64>::eye(520);
         let scaled = &a * &Array1::from_shape_fn(520, |i| 10f64.powf(-(i as f64) / 110.0));
-        let (u, s, v) = svd_by_eigenvectors(scaled.view()).expect("finite").expect("well conditioned");
+        let (u, s, v) = svd_by_eigenvectors(scaled.view())
+            .expect("finite")
+            .expect("well conditioned");
         let mut right = singular_values(scaled.view()).expect("finite").to_vec();
         right.sort_by(f64::total_cmp);
         let mut found = s.to_vec();
         found.sort_by(f64::total_cmp);
         let largest = right.last().copied().expect("some");
         // Far closer than the root of an eigenvalue, which is right to 1e-8 of the largest.
-        assert!(found.iter().zip(&right).all(|(a, b)| (a - b).abs() < 1e-13 * largest), "{largest}");
+        assert!(
+            found
+                .iter()
+                .zip(&right)
+                .all(|(a, b)| (a - b).abs() < 1e-13 * largest),
+            "{largest}"
+        );
         let rebuilt = matmul((&u * &s).view(), v.t());
-        assert!((&rebuilt - &scaled).iter().all(|e| e.abs() < 1e-12 * largest));
+        assert!(
+            (&rebuilt - &scaled)
+                .iter()
+                .all(|e| e.abs() < 1e-12 * largest)
+        );
         let mut singular = a.clone();
         singular.column_mut(3).fill(0.0);
-        assert!(svd_by_eigenvectors(singular.view()).expect("finite").is_none());
-        assert!(svd_by_eigenvectors(random(40, 40).view()).expect("finite").is_none());
+        assert!(
+            svd_by_eigenvectors(singular.view())
+                .expect("finite")
+                .is_none()
+        );
+        assert!(
+            svd_by_eigenvectors(random(40, 40).view())
+                .expect("finite")
+                .is_none()
+        );
     }
 
     #[test]
@@ -234,7 +284,11 @@ mod tests {
         rest.add_rows(a.slice(ndarray::s![15.., ..]));
         gram.add(&rest);
         let r = gram.factor(1e-10).expect("well conditioned");
-        assert!((r.t().dot(&r) - a.t().dot(&a)).iter().all(|e| e.abs() < 1e-12));
+        assert!(
+            (r.t().dot(&r) - a.t().dot(&a))
+                .iter()
+                .all(|e| e.abs() < 1e-12)
+        );
         assert!(r.indexed_iter().all(|((i, j), v)| i <= j || *v == 0.0));
         let mut deficient = Gram::zeros(2);
         deficient.add_rows(ndarray::array![[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]].view());
@@ -252,9 +306,22 @@ mod tests {
     fn a_pseudo_inverse_undoes_what_it_can() {
         let low = random(9, 2).dot(&random(6, 2).t());
         let inverse = pinv(low.view(), 1e-10).expect("finite");
-        assert!((low.dot(&inverse).dot(&low) - &low).iter().all(|e| e.abs() < 1e-12));
-        assert!((inverse.dot(&low).dot(&inverse) - &inverse).iter().all(|e| e.abs() < 1e-12));
-        assert!(pinv(Array2::zeros((3, 2)).view(), 1e-10).expect("finite").iter().all(|e| *e == 0.0));
+        assert!(
+            (low.dot(&inverse).dot(&low) - &low)
+                .iter()
+                .all(|e| e.abs() < 1e-12)
+        );
+        assert!(
+            (inverse.dot(&low).dot(&inverse) - &inverse)
+                .iter()
+                .all(|e| e.abs() < 1e-12)
+        );
+        assert!(
+            pinv(Array2::zeros((3, 2)).view(), 1e-10)
+                .expect("finite")
+                .iter()
+                .all(|e| *e == 0.0)
+        );
     }
 
     #[test]

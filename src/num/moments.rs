@@ -15,7 +15,11 @@ pub struct Moments {
 impl Moments {
     /// Moments of no rows of `d` numbers.
     pub fn empty(d: usize) -> Moments {
-        Moments { n: 0, mean: Array1::zeros(d), scatter: Gram::zeros(d) }
+        Moments {
+            n: 0,
+            mean: Array1::zeros(d),
+            scatter: Gram::zeros(d),
+        }
     }
 
     /// Moments of the rows of `x`.
@@ -27,7 +31,9 @@ impl Moments {
 
     /// Takes in more rows: their scatter around their own mean, then the gap between the means.
     pub fn add(&mut self, mut rows: Array2<f64>) {
-        let Some(mean) = rows.mean_axis(Axis(0)) else { return };
+        let Some(mean) = rows.mean_axis(Axis(0)) else {
+            return;
+        };
         rows -= &mean;
         self.scatter.add_rows(rows.view());
         self.widen(rows.nrows(), &mean);
@@ -70,8 +76,11 @@ mod tests {
 
     #[test]
     fn parts_merge_to_the_whole_in_any_grouping() {
-        let x =
-            Key { seed: 3 }.normal(Purpose::Check, 0, 0, 60).into_shape_with_order((20, 3)).expect("60 draws") + 5.0;
+        let x = Key { seed: 3 }
+            .normal(Purpose::Check, 0, 0, 60)
+            .into_shape_with_order((20, 3))
+            .expect("60 draws")
+            + 5.0;
         let part = |range: std::ops::Range<usize>| Moments::of(x.slice(ndarray::s![range, ..]));
         let mean = x.mean_axis(Axis(0)).expect("rows");
         let covariance = (&x - &mean).t().dot(&(&x - &mean)) / 19.0;
@@ -85,13 +94,20 @@ mod tests {
         for merged in [left, right, part(0..20)] {
             assert_eq!(merged.n, 20);
             assert!((&merged.mean - &mean).iter().all(|e| e.abs() < 1e-13));
-            assert!((merged.covariance() - &covariance).iter().all(|e| e.abs() < 1e-13));
+            assert!(
+                (merged.covariance() - &covariance)
+                    .iter()
+                    .all(|e| e.abs() < 1e-13)
+            );
         }
     }
 
     #[test]
     fn a_large_mean_takes_no_digits_from_the_covariance() {
-        let x = Key { seed: 3 }.normal(Purpose::Check, 0, 0, 4000).into_shape_with_order((2000, 2)).expect("draws");
+        let x = Key { seed: 3 }
+            .normal(Purpose::Check, 0, 0, 4000)
+            .into_shape_with_order((2000, 2))
+            .expect("draws");
         let far = Moments::of((&x + 1e8).view()).covariance();
         let near = Moments::of(x.view()).covariance();
         // The shifted numbers themselves are rounded to 1e-8.

@@ -25,13 +25,20 @@ pub fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, Format)> {
     declared_size(&plain, bytes.len())?;
     macro_rules! read {
         ($ty:ty, $format:expr) => {{
-            let array = ArrayD::<$ty>::read_npy(bytes).map_err(|e| anyhow!("it is no whole .npy array: {e}"))?;
+            let array = ArrayD::<$ty>::read_npy(bytes)
+                .map_err(|e| anyhow!("it is no whole .npy array: {e}"))?;
             (array.mapv(|v| v as f64), $format)
         }};
     }
     Ok(match &described[..] {
-        "f2" => (bit_patterns(bytes)?.mapv(|bits| half::f16::from_bits(bits).to_f64()), Format::Reals),
-        "V2" => (bit_patterns(bytes)?.mapv(|bits| half::bf16::from_bits(bits).to_f64()), Format::Unnamed),
+        "f2" => (
+            bit_patterns(bytes)?.mapv(|bits| half::f16::from_bits(bits).to_f64()),
+            Format::Reals,
+        ),
+        "V2" => (
+            bit_patterns(bytes)?.mapv(|bits| half::bf16::from_bits(bits).to_f64()),
+            Format::Unnamed,
+        ),
         "f4" => read!(f32, Format::Reals),
         "f8" => read!(f64, Format::Reals),
         "i1" => read!(i8, Format::Integers),
@@ -53,10 +60,18 @@ pub fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, Format)> {
 /// An array of 16-bit numbers of whatever kind, as the integers with the same bits.
 fn bit_patterns(bytes: &[u8]) -> Result<ArrayD<u16>> {
     use ndarray_npy::ReadNpyExt;
-    let find = |text: &[u8], from: usize| bytes[from..].windows(text.len()).position(|w| w == text).map(|i| from + i);
+    let find = |text: &[u8], from: usize| {
+        bytes[from..]
+            .windows(text.len())
+            .position(|w| w == text)
+            .map(|i| from + i)
+    };
     let descr = find(b"descr", 0).unwrap_or(0);
-    let at = find(b"f2", descr).or_else(|| find(b"V2", descr)).filter(|at| *at > 0 && *at < bytes.len().min(1 << 16));
-    let at = at.ok_or_else(|| anyhow!("it is no .npy array (its header names no number format)"))?;
+    let at = find(b"f2", descr)
+        .or_else(|| find(b"V2", descr))
+        .filter(|at| *at > 0 && *at < bytes.len().min(1 << 16));
+    let at =
+        at.ok_or_else(|| anyhow!("it is no .npy array (its header names no number format)"))?;
     let order = if bytes[at - 1] == b'>' { b'>' } else { b'<' };
     let head = [&bytes[..at - 1], &[order, b'u', b'2']].concat();
     let whole = std::io::Read::chain(&head[..], &bytes[at + 2..]);
@@ -78,7 +93,11 @@ fn plain_header(bytes: &[u8]) -> Result<String> {
 }
 
 fn number_format(plain: &str) -> &str {
-    let described = plain.split("'descr':").nth(1).and_then(|d| d.split('\'').nth(1)).unwrap_or("");
+    let described = plain
+        .split("'descr':")
+        .nth(1)
+        .and_then(|d| d.split('\'').nth(1))
+        .unwrap_or("");
     described.trim_start_matches(['<', '>', '|', '='])
 }
 
@@ -87,14 +106,19 @@ fn number_format(plain: &str) -> &str {
 /// # Errors
 /// Where there is no header, or not the whole of it.
 pub fn npy_header(bytes: &[u8]) -> Result<String> {
-    let field = |range: std::ops::Range<usize>| bytes.get(range).filter(|_| bytes.starts_with(b"\x93NUMPY"));
+    let field = |range: std::ops::Range<usize>| {
+        bytes.get(range).filter(|_| bytes.starts_with(b"\x93NUMPY"))
+    };
     let (start, length): (usize, usize) = match (field(6..7), field(8..10), field(8..12)) {
         (Some([1]), Some(l), _) => (10, usize::from(l[0]) | usize::from(l[1]) << 8),
         (Some([2 | 3]), _, Some(l)) => (12, u32::from_le_bytes([l[0], l[1], l[2], l[3]]) as usize),
         _ => bail!("it is no .npy array (no header)"),
     };
-    let text = start.checked_add(length).and_then(|end| bytes.get(start..end));
-    let text = text.ok_or_else(|| anyhow!("its header claims {length} bytes: it is truncated or damaged"))?;
+    let text = start
+        .checked_add(length)
+        .and_then(|end| bytes.get(start..end));
+    let text = text
+        .ok_or_else(|| anyhow!("its header claims {length} bytes: it is truncated or damaged"))?;
     Ok(String::from_utf8_lossy(text).into_owned())
 }
 
@@ -104,9 +128,19 @@ pub fn npy_header(bytes: &[u8]) -> Result<String> {
 /// Where there is no one shape, or the file is too short for it.
 pub fn declared_size(header: &str, available: usize) -> Result<()> {
     let shape = declared_shape(header)?;
-    if shape.iter().fold(1usize, |count, size| count.saturating_mul(*size)) > available {
-        let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-        bail!("its header claims shape ({shape}), but the file has only {available} bytes: it is truncated or damaged");
+    if shape
+        .iter()
+        .fold(1usize, |count, size| count.saturating_mul(*size))
+        > available
+    {
+        let shape = shape
+            .iter()
+            .map(usize::to_string)
+            .collect::<Vec<_>>()
+            .join(", ");
+        bail!(
+            "its header claims shape ({shape}), but the file has only {available} bytes: it is truncated or damaged"
+        );
     }
     Ok(())
 }
@@ -123,8 +157,11 @@ pub fn declared_shape(header: &str) -> Result<Vec<usize>> {
         bail!("its header names no shape");
     };
     let sizes = shape.split(',').map(str::trim).filter(|s| !s.is_empty());
-    let size =
-        |s: &str| s.trim_end_matches('L').parse().map_err(|_| anyhow!("its shape ({shape}) is no list of sizes"));
+    let size = |s: &str| {
+        s.trim_end_matches('L')
+            .parse()
+            .map_err(|_| anyhow!("its shape ({shape}) is no list of sizes"))
+    };
     sizes.map(size).collect()
 }
 
@@ -133,16 +170,24 @@ mod tests {
     use super::*;
 
     fn file(descr: &str, order: &str, shape: &str, numbers: &[u8]) -> Vec<u8> {
-        let header = format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}\n");
+        let header =
+            format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}\n");
         let length = u16::try_from(header.len()).expect("short").to_le_bytes();
-        [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), numbers].concat()
+        [
+            b"\x93NUMPY\x01\x00",
+            &length[..],
+            header.as_bytes(),
+            numbers,
+        ]
+        .concat()
     }
 
     #[test]
     fn halves_are_read_in_either_order_of_bytes_and_of_axes() {
         use half::{bf16, f16};
         let values = [0.5, -1.25, 3.0, 0.0, 65504.0, -0.000_061_035_156_25];
-        let bytes = |of: &dyn Fn(f64) -> [u8; 2]| values.iter().flat_map(|v| of(*v)).collect::<Vec<u8>>();
+        let bytes =
+            |of: &dyn Fn(f64) -> [u8; 2]| values.iter().flat_map(|v| of(*v)).collect::<Vec<u8>>();
         let low = bytes(&|v| f16::from_f64(v).to_le_bytes());
         let high = bytes(&|v| f16::from_f64(v).to_be_bytes());
         let wide = bytes(&|v| bf16::from_f64(v).to_le_bytes());
@@ -153,7 +198,13 @@ mod tests {
             ("|V2", &wide, Format::Unnamed),
         ] {
             let (array, is) = npy(&file(descr, "False", "(2, 3)", numbers)).expect(descr);
-            let wanted = values.map(|v| if is == Format::Unnamed { bf16::from_f64(v).to_f64() } else { v });
+            let wanted = values.map(|v| {
+                if is == Format::Unnamed {
+                    bf16::from_f64(v).to_f64()
+                } else {
+                    v
+                }
+            });
             assert_eq!((array.shape(), is), (&[2, 3][..], format));
             assert!(array.iter().eq(&wanted), "{descr}: {array}");
             let (turned, _) = npy(&file(descr, "True", "(3, 2)", numbers)).expect(descr);
@@ -161,8 +212,13 @@ mod tests {
             assert!(npy(&file(descr, "False", "(2, 3)", &numbers[..11])).is_err());
         }
         for other in ["<f16", "|V1", "<c8", "|b1", "|S2"] {
-            let error = npy(&file(other, "False", "(1, 1)", &[0; 16])).expect_err(other).to_string();
-            assert!(error.contains("expected float32, float64, float16, bfloat16"), "{other}: {error}");
+            let error = npy(&file(other, "False", "(1, 1)", &[0; 16]))
+                .expect_err(other)
+                .to_string();
+            assert!(
+                error.contains("expected float32, float64, float16, bfloat16"),
+                "{other}: {error}"
+            );
         }
     }
 }

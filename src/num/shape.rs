@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 pub fn fits(found: &[usize], wanted: &[usize]) -> bool {
     let count = |shape: &[usize]| shape.iter().product::<usize>();
     let flat = squeezed(found) == [count(wanted)];
-    squeezed(found) == squeezed(wanted) || flat || (by_rows(found, wanted) && count(found) == count(wanted))
+    squeezed(found) == squeezed(wanted)
+        || flat
+        || (by_rows(found, wanted) && count(found) == count(wanted))
 }
 
 /// Whether samples of two axes stand where flat ones are wanted, and are read row by row.
@@ -50,7 +52,11 @@ pub fn port(shape: &[usize]) -> Vec<i64> {
 fn aligned(found: &[usize], port: &[i64]) -> Option<Vec<usize>> {
     let same = |found: usize, size: i64| size < 0 || size as usize == found;
     if found.len() == port.len() {
-        return found.iter().zip(port).all(|(f, p)| same(*f, *p)).then(|| found.to_vec());
+        return found
+            .iter()
+            .zip(port)
+            .all(|(f, p)| same(*f, *p))
+            .then(|| found.to_vec());
     }
     match (found.split_first(), port.split_first()) {
         (Some((1, rest)), _) if found.len() > port.len() => aligned(rest, port),
@@ -88,22 +94,50 @@ impl Misfit {
     /// The same for a port, whose sizes may be dynamic.
     pub fn at_port(array: &[usize], port: &[i64]) -> Misfit {
         let found = array.get(1..).unwrap_or_default().to_vec();
-        Misfit { found, wanted: port.to_vec(), layout: Layout::that_fits(array, port) }
+        Misfit {
+            found,
+            wanted: port.to_vec(),
+            layout: Layout::that_fits(array, port),
+        }
     }
 
     /// The message: `whose` names what wants the shape, such as "the card `a` has shape"; `remedy` says how a layout
     /// is given for this array.
     pub fn told(&self, whose: &str, remedy: impl Fn(&Layout) -> String) -> String {
         let count = |shape: &[usize]| shape.iter().product::<usize>();
-        let fixed: Option<Vec<usize>> = self.wanted.iter().map(|n| usize::try_from(*n).ok()).collect();
-        let sizes: Vec<String> =
-            self.wanted.iter().map(|n| if *n < 0 { "any".to_owned() } else { n.to_string() }).collect();
-        let facts = format!("samples have shape {:?}, but {whose} [{}]", self.found, sizes.join(", "));
+        let fixed: Option<Vec<usize>> = self
+            .wanted
+            .iter()
+            .map(|n| usize::try_from(*n).ok())
+            .collect();
+        let sizes: Vec<String> = self
+            .wanted
+            .iter()
+            .map(|n| {
+                if *n < 0 {
+                    "any".to_owned()
+                } else {
+                    n.to_string()
+                }
+            })
+            .collect();
+        let facts = format!(
+            "samples have shape {:?}, but {whose} [{}]",
+            self.found,
+            sizes.join(", ")
+        );
         match (&self.layout, fixed) {
-            (Some(layout), _) => format!("{facts}: {}; {} reads it so", layout.described(), remedy(layout)),
+            (Some(layout), _) => format!(
+                "{facts}: {}; {} reads it so",
+                layout.described(),
+                remedy(layout)
+            ),
             (None, Some(wanted)) if squeezed(&wanted) == [count(&self.found)] => {
-                let example = letters(&port(&self.found)).map(|l| Layout([&['N'], &l[..]].concat()));
-                let example = example.map_or(String::new(), |layout| format!(", such as {}", remedy(&layout)));
+                let example =
+                    letters(&port(&self.found)).map(|l| Layout([&['N'], &l[..]].concat()));
+                let example = example.map_or(String::new(), |layout| {
+                    format!(", such as {}", remedy(&layout))
+                });
                 format!(
                     "{facts}: as many numbers, but a flat shape has no axes; say the array's{example}, or give it flat"
                 )
@@ -114,7 +148,11 @@ impl Misfit {
                 count(&wanted)
             ),
             (None, Some(wanted)) => {
-                format!("{facts}: {} numbers each instead of {}", count(&self.found), count(&wanted))
+                format!(
+                    "{facts}: {} numbers each instead of {}",
+                    count(&self.found),
+                    count(&wanted)
+                )
             }
             (None, None) => format!("{facts} ({} numbers each)", count(&self.found)),
         }
@@ -181,10 +219,17 @@ impl Layout {
     ///
     /// # Errors
     /// A sentence, where the array has other axes than the layout or fits in no order.
-    pub fn arranged(&self, values: ArrayD<f64>, wanted: Option<&[i64]>) -> Result<ArrayD<f64>, String> {
+    pub fn arranged(
+        &self,
+        values: ArrayD<f64>,
+        wanted: Option<&[i64]>,
+    ) -> Result<ArrayD<f64>, String> {
         let array = values.shape().to_vec();
         let first = self.channels_first(&array).ok_or_else(|| {
-            format!("the layout {self} has {} axes, but the array's shape is {array:?}", self.0.len())
+            format!(
+                "the layout {self} has {} axes, but the array's shape is {array:?}",
+                self.0.len()
+            )
         })?;
         let Some((order, shape)) = self.order_for(&array, wanted) else {
             return Err(format!(
@@ -192,9 +237,14 @@ impl Layout {
                 wanted.unwrap_or_default()
             ));
         };
-        let values = values.permuted_axes(IxDyn(&order)).as_standard_layout().into_owned();
+        let values = values
+            .permuted_axes(IxDyn(&order))
+            .as_standard_layout()
+            .into_owned();
         let full = [&array[order[0]..=order[0]], &shape[..]].concat();
-        values.into_shape_with_order(IxDyn(&full)).map_err(|e| e.to_string())
+        values
+            .into_shape_with_order(IxDyn(&full))
+            .map_err(|e| e.to_string())
     }
 
     /// Whether [`Layout::arranged`] would take an array of that shape.
@@ -204,13 +254,20 @@ impl Layout {
 
     /// The shape of one sample with channels first; none where the array has other axes.
     pub fn channels_first(&self, array: &[usize]) -> Option<Vec<usize>> {
-        (array.len() == self.0.len()).then(|| self.order(true)[1..].iter().map(|a| array[*a]).collect())
+        (array.len() == self.0.len())
+            .then(|| self.order(true)[1..].iter().map(|a| array[*a]).collect())
     }
 
     /// The order of the axes that fits, and the shape that samples then have.
-    fn order_for(&self, array: &[usize], wanted: Option<&[i64]>) -> Option<(Vec<usize>, Vec<usize>)> {
+    fn order_for(
+        &self,
+        array: &[usize],
+        wanted: Option<&[i64]>,
+    ) -> Option<(Vec<usize>, Vec<usize>)> {
         let first = self.channels_first(array)?;
-        let Some(wanted) = wanted else { return Some((self.order(true), first)) };
+        let Some(wanted) = wanted else {
+            return Some((self.order(true), first));
+        };
         let count = first.iter().product::<usize>();
         // An order that is said makes flat samples of any.
         let flat: Vec<i64> = wanted.iter().copied().filter(|n| *n != 1).collect();
@@ -218,18 +275,25 @@ impl Layout {
             return Some((self.order(true), vec![count]));
         }
         let last = letters(wanted).is_some_and(|l| l.ends_with(&['C'])) || self.few_channels(array);
-        [true, false].into_iter().filter(|first| *first || last).find_map(|channels_first| {
-            let order = self.order(channels_first);
-            let shape: Vec<usize> = order[1..].iter().map(|a| array[*a]).collect();
-            taken(&shape, wanted).is_some().then_some((order, shape))
-        })
+        [true, false]
+            .into_iter()
+            .filter(|first| *first || last)
+            .find_map(|channels_first| {
+                let order = self.order(channels_first);
+                let shape: Vec<usize> = order[1..].iter().map(|a| array[*a]).collect();
+                taken(&shape, wanted).is_some().then_some((order, shape))
+            })
     }
 
     /// Whether the axis that is called channels is shorter than every other of a sample.
     fn few_channels(&self, array: &[usize]) -> bool {
         let size = |c: char| self.0.iter().position(|l| *l == c).map(|a| array[a]);
         size('C').is_some_and(|channels| {
-            self.0.iter().zip(array).filter(|(l, _)| !['N', 'C'].contains(l)).all(|(_, n)| channels < *n)
+            self.0
+                .iter()
+                .zip(array)
+                .filter(|(l, _)| !['N', 'C'].contains(l))
+                .all(|(_, n)| channels < *n)
         })
     }
 
@@ -260,12 +324,15 @@ impl Layout {
             let mut places: Vec<usize> = (0..wanted.len()).collect();
             places.sort_by_key(|i| wanted[*i] < 0);
             for place in places {
-                let at = free.iter().position(|a| wanted[place] < 0 || array[*a] as i64 == wanted[place])?;
+                let at = free
+                    .iter()
+                    .position(|a| wanted[place] < 0 || array[*a] as i64 == wanted[place])?;
                 named[free.remove(at)] = letters[place];
             }
             let layout = Layout(named);
-            (layout.order(true) != (0..array.len()).collect::<Vec<_>>() || letters.last() == Some(&'C'))
-                .then_some(layout)
+            (layout.order(true) != (0..array.len()).collect::<Vec<_>>()
+                || letters.last() == Some(&'C'))
+            .then_some(layout)
         })
     }
 
@@ -284,7 +351,10 @@ impl Layout {
 /// The layouts of several arrays, as `layout:` and `--layout` give them: one for all that need it, or one for each
 /// by its key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected a layout such as NHWC, or one for each array, such as {reference: NHWC}")]
+#[serde(
+    untagged,
+    expecting = "expected a layout such as NHWC, or one for each array, such as {reference: NHWC}"
+)]
 pub enum Layouts {
     All(Layout),
     Each(BTreeMap<String, Layout>),
@@ -294,7 +364,10 @@ impl Layouts {
     /// What is said about the array under a key.
     pub fn of(&self, key: &str) -> Option<Said<'_>> {
         match self {
-            Layouts::All(layout) => Some(Said { layout, always: false }),
+            Layouts::All(layout) => Some(Said {
+                layout,
+                always: false,
+            }),
             Layouts::Each(each) => each.get(key).map(Said::always),
         }
     }
@@ -304,9 +377,14 @@ impl Layouts {
     /// # Errors
     /// A sentence with the keys that there are.
     pub fn check(&self, keys: &[&str]) -> Result<(), String> {
-        let Layouts::Each(each) = self else { return Ok(()) };
+        let Layouts::Each(each) = self else {
+            return Ok(());
+        };
         match each.keys().find(|key| !keys.contains(&key.as_str())) {
-            Some(key) => Err(format!("layout: `{key}` is no array here; expected one of {}", keys.join(", "))),
+            Some(key) => Err(format!(
+                "layout: `{key}` is no array here; expected one of {}",
+                keys.join(", ")
+            )),
             None => Ok(()),
         }
     }
@@ -323,12 +401,17 @@ pub struct Said<'a> {
 impl Said<'_> {
     /// Of this array by itself.
     pub fn always(layout: &Layout) -> Said<'_> {
-        Said { layout, always: true }
+        Said {
+            layout,
+            always: true,
+        }
     }
 
     /// Whether an array of that shape, samples first, is read in this layout where samples of `wanted` are.
     pub fn applies(&self, array: &[usize], wanted: &[i64]) -> bool {
-        self.always || self.layout.takes(array, wanted) || taken(array.get(1..).unwrap_or_default(), wanted).is_none()
+        self.always
+            || self.layout.takes(array, wanted)
+            || taken(array.get(1..).unwrap_or_default(), wanted).is_none()
     }
 }
 
@@ -356,16 +439,40 @@ mod tests {
 
     #[test]
     fn equal_flat_and_ones_fit_and_nothing_else() {
-        for found in [&[3, 8, 8][..], &[192], &[1, 3, 8, 8], &[3, 1, 8, 8, 1], &[192, 1]] {
+        for found in [
+            &[3, 8, 8][..],
+            &[192],
+            &[1, 3, 8, 8],
+            &[3, 1, 8, 8, 1],
+            &[192, 1],
+        ] {
             assert!(fits(found, &[3, 8, 8]), "{found:?}");
             assert_eq!(taken(found, &[3, 8, 8]), Some(vec![3, 8, 8]));
         }
-        for found in [&[8, 8, 3][..], &[3, 64], &[12, 16], &[24, 8], &[191], &[3, 8, 9], &[]] {
-            assert!(!fits(found, &[3, 8, 8]) && taken(found, &[3, 8, 8]).is_none(), "{found:?}");
+        for found in [
+            &[8, 8, 3][..],
+            &[3, 64],
+            &[12, 16],
+            &[24, 8],
+            &[191],
+            &[3, 8, 9],
+            &[],
+        ] {
+            assert!(
+                !fits(found, &[3, 8, 8]) && taken(found, &[3, 8, 8]).is_none(),
+                "{found:?}"
+            );
         }
         assert!(fits(&[28, 28], &[1, 28, 28]) && fits(&[], &[1]) && fits(&[1, 1], &[1]));
-        assert!(fits(&[8, 8], &[64]) && fits(&[1, 8, 8], &[64]) && !fits(&[8, 8], &[63]) && !fits(&[4, 4, 4], &[64]));
-        assert!(agree(&[3, 8, 8], &[192]) && agree(&[192], &[3, 8, 8]) && !agree(&[8, 8], &[4, 16]));
+        assert!(
+            fits(&[8, 8], &[64])
+                && fits(&[1, 8, 8], &[64])
+                && !fits(&[8, 8], &[63])
+                && !fits(&[4, 4, 4], &[64])
+        );
+        assert!(
+            agree(&[3, 8, 8], &[192]) && agree(&[192], &[3, 8, 8]) && !agree(&[8, 8], &[4, 16])
+        );
     }
 
     #[test]
@@ -400,34 +507,65 @@ mod tests {
             (&[5, 24, 8], &[192], None),
         ] {
             let misfit = Misfit::of(array, wanted);
-            assert_eq!(misfit.layout.as_ref().map(Layout::to_string).as_deref(), layout, "{array:?} {wanted:?}");
-            let Some(layout) = misfit.layout else { continue };
+            assert_eq!(
+                misfit.layout.as_ref().map(Layout::to_string).as_deref(),
+                layout,
+                "{array:?} {wanted:?}"
+            );
+            let Some(layout) = misfit.layout else {
+                continue;
+            };
             assert!(layout.takes(array, &port(wanted)));
-            let values =
-                ArrayD::from_shape_fn(IxDyn(array), |at| at.slice().iter().fold(0.0, |v, i| 10.0 * v + *i as f64));
-            let arranged = layout.arranged(values.clone(), Some(&port(wanted))).expect("it fits");
+            let values = ArrayD::from_shape_fn(IxDyn(array), |at| {
+                at.slice().iter().fold(0.0, |v, i| 10.0 * v + *i as f64)
+            });
+            let arranged = layout
+                .arranged(values.clone(), Some(&port(wanted)))
+                .expect("it fits");
             assert_eq!(arranged.shape(), [&[5], wanted].concat());
             assert_eq!(arranged.sum(), values.sum());
         }
-        assert_eq!(Misfit::at_port(&[5, 8, 9, 3], &[3, -1, -1]).layout.expect("one").to_string(), "NHWC");
+        assert_eq!(
+            Misfit::at_port(&[5, 8, 9, 3], &[3, -1, -1])
+                .layout
+                .expect("one")
+                .to_string(),
+            "NHWC"
+        );
         let said = Misfit::of(&[5, 8, 8, 3], &[3, 8, 8]).told("the card `a` has shape", remedy);
-        assert!(said.contains("[8, 8, 3]") && said.contains("[3, 8, 8]") && said.contains("--layout NHWC"), "{said}");
+        assert!(
+            said.contains("[8, 8, 3]")
+                && said.contains("[3, 8, 8]")
+                && said.contains("--layout NHWC"),
+            "{said}"
+        );
     }
 
     #[test]
     fn numbers_move_with_their_axes() {
-        let first =
-            ArrayD::from_shape_fn(IxDyn(&[2, 3, 4, 5]), |at| at.slice().iter().fold(0.0, |v, i| 10.0 * v + *i as f64));
-        let last = first.clone().permuted_axes(IxDyn(&[0, 2, 3, 1])).as_standard_layout().into_owned();
+        let first = ArrayD::from_shape_fn(IxDyn(&[2, 3, 4, 5]), |at| {
+            at.slice().iter().fold(0.0, |v, i| 10.0 * v + *i as f64)
+        });
+        let last = first
+            .clone()
+            .permuted_axes(IxDyn(&[0, 2, 3, 1]))
+            .as_standard_layout()
+            .into_owned();
         let read = |text: &str, values: &ArrayD<f64>, wanted: Option<&[i64]>| {
-            text.parse::<Layout>().expect("a layout").arranged(values.clone(), wanted)
+            text.parse::<Layout>()
+                .expect("a layout")
+                .arranged(values.clone(), wanted)
         };
         assert_eq!(read("NHWC", &last, Some(&[3, 4, 5])), Ok(first.clone()));
         assert_eq!(read("nhwc", &last, None), Ok(first.clone()));
         assert_eq!(read("NCHW", &first, Some(&[4, 5, 3])), Ok(last.clone()));
         assert_eq!(read("NHWC", &last, Some(&[4, 5, 3])), Ok(last.clone()));
         // An order that was said makes flat samples.
-        let flat = first.to_shape((2, 60)).expect("60 numbers each").into_owned().into_dyn();
+        let flat = first
+            .to_shape((2, 60))
+            .expect("60 numbers each")
+            .into_owned()
+            .into_dyn();
         assert_eq!(read("NHWC", &last, Some(&[60])), Ok(flat));
         // The letters are held against the sizes, also where the array would fit without them.
         assert!(read("NCHW", &last, Some(&[3, 4, 5])).is_err_and(|e| e.contains("[4, 5, 3]")));
@@ -439,18 +577,30 @@ mod tests {
     fn one_layout_for_several_arrays_leaves_those_that_fit() {
         let all: Layouts = serde_json::from_str("\"NHWC\"").expect("one");
         let said = all.of("noise").expect("of all");
-        assert!(said.applies(&[5, 8, 8, 3], &[3, 8, 8]) && !said.applies(&[5, 3, 8, 8], &[3, 8, 8]));
+        assert!(
+            said.applies(&[5, 8, 8, 3], &[3, 8, 8]) && !said.applies(&[5, 3, 8, 8], &[3, 8, 8])
+        );
         // What fits either way is read as it was said; what fits in none is refused by the layout.
         assert!(said.applies(&[5, 8, 8, 8], &[8, 8, 8]) && said.applies(&[5, 9, 9, 3], &[3, 8, 8]));
         let each: Layouts = serde_json::from_str("{\"noise\": \"NHWC\"}").expect("each");
-        assert!(each.of("noise").is_some_and(|s| s.applies(&[5, 3, 8, 8], &[3, 8, 8])) && each.of("floor").is_none());
-        assert!(each.check(&["noise"]).is_ok() && each.check(&["floor"]).is_err_and(|e| e.contains("`noise`")));
+        assert!(
+            each.of("noise")
+                .is_some_and(|s| s.applies(&[5, 3, 8, 8], &[3, 8, 8]))
+                && each.of("floor").is_none()
+        );
+        assert!(
+            each.check(&["noise"]).is_ok()
+                && each.check(&["floor"]).is_err_and(|e| e.contains("`noise`"))
+        );
     }
 
     #[test]
     fn letters_are_checked() {
         for wrong in ["", "N", "HWC", "NHWX", "NHHC", "NHW C"] {
-            assert!(wrong.parse::<Layout>().is_err_and(|e| e.contains("NHWC")), "{wrong}");
+            assert!(
+                wrong.parse::<Layout>().is_err_and(|e| e.contains("NHWC")),
+                "{wrong}"
+            );
         }
         let layout: Layout = serde_json::from_str("\"NHWC\"").expect("a layout");
         assert_eq!(serde_json::to_string(&layout).expect("text"), "\"NHWC\"");

@@ -26,7 +26,9 @@ where
     fn take(&self, at: &[usize]) -> Result<Array2<f64>, String> {
         let mut out = Array2::zeros((at.len(), self.ncols()));
         for (mut row, i) in out.rows_mut().into_iter().zip(at) {
-            row.zip_mut_with(&self.index_axis(Axis(0), *i), |to, from| *to = (*from).into());
+            row.zip_mut_with(&self.index_axis(Axis(0), *i), |to, from| {
+                *to = (*from).into()
+            });
         }
         Ok(out)
     }

@@ -41,7 +41,11 @@ fn quantile(confidence: f64, probability: impl Fn(f64) -> f64) -> f64 {
     }
     for _ in 0..60 {
         let middle = 0.5 * (low + high);
-        if probability(middle) < confidence { low = middle } else { high = middle }
+        if probability(middle) < confidence {
+            low = middle
+        } else {
+            high = middle
+        }
     }
     0.5 * (low + high)
 }
@@ -115,8 +119,9 @@ pub fn rms(values: &[f64]) -> Option<f64> {
 /// Pearson correlation; `None` for fewer than three pairs or where one side is constant.
 pub fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     let (ma, mb) = (mean(a)?.value, mean(b)?.value);
-    let moment =
-        |x: &[f64], mx: f64, y: &[f64], my: f64| -> f64 { x.iter().zip(y).map(|(x, y)| (x - mx) * (y - my)).sum() };
+    let moment = |x: &[f64], mx: f64, y: &[f64], my: f64| -> f64 {
+        x.iter().zip(y).map(|(x, y)| (x - mx) * (y - my)).sum()
+    };
     let spread = (moment(a, ma, a, ma) * moment(b, mb, b, mb)).sqrt();
     (a.len() > 2 && spread > 0.0).then(|| moment(a, ma, b, mb) / spread)
 }
@@ -133,8 +138,13 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     let mut ranks = vec![0.0; values.len()];
     for equal in order.chunk_by(|i, j| values[*i] == values[*j]) {
         let first = equal[0];
-        let below = values.iter().filter(|v| v.total_cmp(&values[first]).is_lt()).count();
-        equal.iter().for_each(|i| ranks[*i] = below as f64 + (equal.len() - 1) as f64 / 2.0);
+        let below = values
+            .iter()
+            .filter(|v| v.total_cmp(&values[first]).is_lt())
+            .count();
+        equal
+            .iter()
+            .for_each(|i| ranks[*i] = below as f64 + (equal.len() - 1) as f64 / 2.0);
     }
     ranks
 }
@@ -142,7 +152,11 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 /// a − b of two independent estimates, with both errors.
 pub fn difference(a: Estimate, b: Estimate) -> Estimate {
     let stderr = a.stderr.zip(b.stderr).map(|(a, b)| a.hypot(b));
-    Estimate { value: a.value - b.value, stderr, n: a.n.min(b.n) }
+    Estimate {
+        value: a.value - b.value,
+        stderr,
+        n: a.n.min(b.n),
+    }
 }
 
 /// The area under the ROC curve, P(x > y) + ½ P(x = y), with the standard error of DeLong, DeLong
@@ -152,7 +166,10 @@ pub fn difference(a: Estimate, b: Estimate) -> Estimate {
 /// there the formula gives zero, which no finite number of samples can know.
 pub fn auroc(x: &[f64], y: &[f64]) -> Option<Estimate> {
     let below = |sorted: &[f64], v: f64| {
-        let (less, upto) = (sorted.partition_point(|s| *s < v), sorted.partition_point(|s| *s <= v));
+        let (less, upto) = (
+            sorted.partition_point(|s| *s < v),
+            sorted.partition_point(|s| *s <= v),
+        );
         0.5 * (less + upto) as f64 / sorted.len() as f64
     };
     let sorted = |v: &[f64]| {
@@ -166,8 +183,16 @@ pub fn auroc(x: &[f64], y: &[f64]) -> Option<Estimate> {
     }
     let of_x = mean(&x.iter().map(|v| below(&ys, *v)).collect::<Vec<_>>())?;
     let of_y = mean(&y.iter().map(|v| 1.0 - below(&xs, *v)).collect::<Vec<_>>())?;
-    let stderr = of_x.stderr.zip(of_y.stderr).map(|(a, b)| a.hypot(b)).filter(|e| *e > 0.0);
-    Some(Estimate { value: of_x.value, stderr, n: x.len().min(y.len()) })
+    let stderr = of_x
+        .stderr
+        .zip(of_y.stderr)
+        .map(|(a, b)| a.hypot(b))
+        .filter(|e| *e > 0.0);
+    Some(Estimate {
+        value: of_x.value,
+        stderr,
+        n: x.len().min(y.len()),
+    })
 }
 
 #[cfg(test)]
@@ -186,10 +211,17 @@ mod tests {
     /// Tables of the quantiles of Student's t and of the normal law.
     #[test]
     fn intervals_of_any_confidence() {
-        for (confidence, dof, expected) in
-            [(0.95, 1, 12.706_204_736), (0.95, 4, 2.776_445_105), (0.99, 100, 2.625_890_521), (0.999, 1, 636.619_248_9)]
-        {
-            assert!((t(confidence, dof) / expected - 1.0).abs() < 1e-8, "{confidence} {dof}: {}", t(confidence, dof));
+        for (confidence, dof, expected) in [
+            (0.95, 1, 12.706_204_736),
+            (0.95, 4, 2.776_445_105),
+            (0.99, 100, 2.625_890_521),
+            (0.999, 1, 636.619_248_9),
+        ] {
+            assert!(
+                (t(confidence, dof) / expected - 1.0).abs() < 1e-8,
+                "{confidence} {dof}: {}",
+                t(confidence, dof)
+            );
         }
         assert!((normal(0.95) - Z95).abs() < 1e-10);
         assert!((half_width(2.0, Some(5), 0.95) - 2.0 * 2.776_445_105).abs() < 1e-7);
@@ -202,9 +234,13 @@ mod tests {
     fn rank_correlation_of_known_values() {
         let (a, b) = ([1.0, 2.0, 2.0, 9.0], [0.1, 0.3, 0.2, 0.4]);
         assert_eq!(ranks(&a), [0.0, 1.5, 1.5, 3.0]);
-        assert!((rank_correlation(&a, &b).expect("varies") - 4.5 / (4.5f64 * 5.0).sqrt()).abs() < 1e-15);
+        assert!(
+            (rank_correlation(&a, &b).expect("varies") - 4.5 / (4.5f64 * 5.0).sqrt()).abs() < 1e-15
+        );
         let line = [3.0, -1.0, 0.5, 2.0];
-        assert!((rank_correlation(&line, &line.map(f64::exp)).expect("varies") - 1.0).abs() < 1e-15);
+        assert!(
+            (rank_correlation(&line, &line.map(f64::exp)).expect("varies") - 1.0).abs() < 1e-15
+        );
         assert_eq!(rank_correlation(&line, &[1.0; 4]), None);
     }
 
@@ -215,8 +251,18 @@ mod tests {
         let e = area(&[1.0, 3.0, 2.0], &[0.0, 2.0]);
         assert!((e.value - 4.5 / 6.0).abs() < 1e-15, "{e:?}");
         // By hand: the placements are ½, 1, ¾ and 1, ½; variances 1/16 and 1/8; SE² = 1/48 + 1/16.
-        assert!((e.stderr.expect("overlap").powi(2) - (1.0 / 48.0 + 1.0 / 16.0)).abs() < 1e-15, "{e:?}");
-        assert_eq!(area(&[2.0, 3.0], &[0.0, 1.0]), Estimate { value: 1.0, stderr: None, n: 2 });
+        assert!(
+            (e.stderr.expect("overlap").powi(2) - (1.0 / 48.0 + 1.0 / 16.0)).abs() < 1e-15,
+            "{e:?}"
+        );
+        assert_eq!(
+            area(&[2.0, 3.0], &[0.0, 1.0]),
+            Estimate {
+                value: 1.0,
+                stderr: None,
+                n: 2
+            }
+        );
         assert_eq!(area(&[0.0, 0.0], &[0.0, 0.0]).value, 0.5);
         assert_eq!(auroc(&[], &[1.0]), None);
     }
@@ -238,15 +284,32 @@ mod tests {
 
     #[test]
     fn quantiles_and_tails_are_those_of_the_tables() {
-        for (dof, known) in [(1, 12.706205), (2, 4.302653), (3, 3.182446), (4, 2.776445), (7, 2.364624), (30, 2.042272)]
-        {
+        for (dof, known) in [
+            (1, 12.706205),
+            (2, 4.302653),
+            (3, 3.182446),
+            (4, 2.776445),
+            (7, 2.364624),
+            (30, 2.042272),
+        ] {
             assert!((t95(dof) - known).abs() < 1e-6, "{dof}: {}", t95(dof));
         }
         assert!((t95(1999) - t95(2001)).abs() < 2e-3 && (t95(1_000_000) - Z95).abs() < 1e-9);
-        for (z, known) in [(0.0, 1.0), (1.0, 0.317310507862914), (Z95, 0.05), (4.0, 6.33424836662398e-5)] {
-            assert!((two_sided(z) - known).abs() < 1e-13, "{z}: {}", two_sided(z));
+        for (z, known) in [
+            (0.0, 1.0),
+            (1.0, 0.317310507862914),
+            (Z95, 0.05),
+            (4.0, 6.33424836662398e-5),
+        ] {
+            assert!(
+                (two_sided(z) - known).abs() < 1e-13,
+                "{z}: {}",
+                two_sided(z)
+            );
         }
-        assert!((two_sided(2.8284) / two_sided(2.8285) - 1.0).abs() < 1e-3 && two_sided(30.0) < 1e-190);
+        assert!(
+            (two_sided(2.8284) / two_sided(2.8285) - 1.0).abs() < 1e-3 && two_sided(30.0) < 1e-190
+        );
     }
 
     #[test]

@@ -36,12 +36,16 @@ pub(super) struct Builder<'a> {
 impl Builder<'_> {
     /// What a check gave, or nothing and a fault of its key.
     pub(super) fn noted<T>(&mut self, key: &str, result: Result<T>) -> Option<T> {
-        result.map_err(|error| self.note(Fault::new(key, format!("{error:#}")))).ok()
+        result
+            .map_err(|error| self.note(Fault::new(key, format!("{error:#}"))))
+            .ok()
     }
 
     /// As [`Builder::noted`], for a message that begins with a key below `key`.
     pub(super) fn said<T>(&mut self, key: &str, result: Result<T>) -> Option<T> {
-        result.map_err(|error| self.note(Fault::said(format!("{error:#}")).below(key))).ok()
+        result
+            .map_err(|error| self.note(Fault::said(format!("{error:#}")).below(key)))
+            .ok()
     }
 
     /// A fault of one file is told once, whoever names the file.
@@ -65,32 +69,64 @@ impl Builder<'_> {
             Some(layout) => format!("{} {layout}", data.sha256),
             None => data.sha256.clone(),
         };
-        let touched: Vec<String> = work.data().into_iter().map(|i| read(&plan.data[i])).collect();
-        let precise = self.prepared.models[work.model()].precision.map(|p| format!("in {}", p.name()));
+        let touched: Vec<String> = work
+            .data()
+            .into_iter()
+            .map(|i| read(&plan.data[i]))
+            .collect();
+        let precise = self.prepared.models[work.model()]
+            .precision
+            .map(|p| format!("in {}", p.name()));
         let touched: Vec<String> = touched.into_iter().chain(precise).collect();
         // Positions in the plan are left out: the id is of what is done, not of where it stands.
         let mut content = serde_json::to_value(&work)?;
-        for body in content.as_object_mut().into_iter().flat_map(|o| o.values_mut()) {
+        for body in content
+            .as_object_mut()
+            .into_iter()
+            .flat_map(|o| o.values_mut())
+        {
             if let Some(body) = body.as_object_mut() {
-                ["model", "data", "reference_data", "noise"].iter().for_each(|k| drop(body.remove(*k)));
+                ["model", "data", "reference_data", "noise"]
+                    .iter()
+                    .for_each(|k| drop(body.remove(*k)));
             }
         }
-        let text = serde_json::to_string(&(FORMAT, plan.seed, &model.card_sha256, &model.files, touched, content))?;
+        let text = serde_json::to_string(&(
+            FORMAT,
+            plan.seed,
+            &model.card_sha256,
+            &model.files,
+            touched,
+            content,
+        ))?;
         let id = hex(&Sha256::digest(text.as_bytes()))[..12].to_owned();
         if !self.ids.insert(id.clone()) {
             bail!("the same work is asked for twice: {}", work.describe(plan));
         }
-        self.prepared.plan.trials.push(Trial { id: id.clone(), work });
+        self.prepared.plan.trials.push(Trial {
+            id: id.clone(),
+            work,
+        });
         Ok(id)
     }
 
     pub(super) fn model(&mut self, path: &Path) -> Result<usize> {
         let path = self.written.resolve(path);
-        if let Some(i) = self.prepared.models.iter().position(|m| same_file(&m.path, &path)) {
+        if let Some(i) = self
+            .prepared
+            .models
+            .iter()
+            .position(|m| same_file(&m.path, &path))
+        {
             return Ok(i);
         }
         let model = Model::open_in(&path, self.written.config.precision)?;
-        if let Some(other) = self.prepared.models.iter().find(|m| m.card.name == model.card.name) {
+        if let Some(other) = self
+            .prepared
+            .models
+            .iter()
+            .find(|m| m.card.name == model.card.name)
+        {
             bail!(
                 "{} and {} are both named `{}`; give each card a name of its own",
                 other.path.display(),
@@ -111,14 +147,22 @@ impl Builder<'_> {
         layout: Option<Said>,
     ) -> Result<usize> {
         let path = self.written.resolve(path);
-        let known = self.prepared.data.iter().zip(&self.prepared.plan.data).zip(&self.dequantizations);
+        let known = self
+            .prepared
+            .data
+            .iter()
+            .zip(&self.prepared.plan.data)
+            .zip(&self.dequantizations);
         let shape = shape::port(&self.prepared.models[model].card.shape);
         let alike = |d: &Dataset| match &d.layout {
             Some(there) => layout.is_some_and(|said| said.layout == there),
             None => layout.is_none_or(|said| !said.applies(d.values.shape(), &shape)),
         };
         let same = |((d, p), q): ((&Dataset, &PlannedData), &Option<Dequantization>)| {
-            same_file(Path::new(&d.name), &path) && p.model == model && q.as_ref() == dequantization && alike(d)
+            same_file(Path::new(&d.name), &path)
+                && p.model == model
+                && q.as_ref() == dequantization
+                && alike(d)
         };
         if let Some(i) = known.into_iter().position(same) {
             return Ok(i);
@@ -132,29 +176,62 @@ impl Builder<'_> {
             data.dequantizable(card)?;
             // Bounds of two kinds are never rows of one dataset.
             short = format!("{short} {}", dequantization.suffix());
-            treatment =
-                format!("{treatment}, {} draws each, combined as {}", dequantization.draws(), dequantization.bound());
+            treatment = format!(
+                "{treatment}, {} draws each, combined as {}",
+                dequantization.draws(),
+                dequantization.bound()
+            );
         }
         self.dequantizations.push(dequantization.cloned());
         Ok(self.keep(data, short, model, treatment))
     }
 
     /// Initial states for `count` samples.
-    pub(super) fn noise(&mut self, path: &Path, model: usize, count: usize, layout: Option<Said>) -> Result<usize> {
+    pub(super) fn noise(
+        &mut self,
+        path: &Path,
+        model: usize,
+        count: usize,
+        layout: Option<Said>,
+    ) -> Result<usize> {
         let path = self.written.resolve(path);
-        let data = Dataset::read(&path)?.laid_out(layout, &self.prepared.models[model].card.shape)?;
+        let data =
+            Dataset::read(&path)?.laid_out(layout, &self.prepared.models[model].card.shape)?;
         let states = initial_states(&data, &self.prepared.models[model])?;
         if states.nrows() < count {
-            bail!("noise: {} holds {} states, but count is {count}", data.name, states.nrows());
+            bail!(
+                "noise: {} holds {} states, but count is {count}",
+                data.name,
+                states.nrows()
+            );
         }
         self.dequantizations.push(None);
-        Ok(self.keep(data, short_name(&path), model, "states at the prior end, taken as they are".to_owned()))
+        Ok(self.keep(
+            data,
+            short_name(&path),
+            model,
+            "states at the prior end, taken as they are".to_owned(),
+        ))
     }
 
     fn keep(&mut self, data: Dataset, short: String, model: usize, treatment: String) -> usize {
         // Two files of one name would share a row in every table.
-        let taken = |n: &str| self.prepared.plan.data.iter().any(|d| d.name == n && d.model == model);
-        let unique = (1..).map(|i| if i == 1 { short.clone() } else { format!("{short} ({i})") }).find(|n| !taken(n));
+        let taken = |n: &str| {
+            self.prepared
+                .plan
+                .data
+                .iter()
+                .any(|d| d.name == n && d.model == model)
+        };
+        let unique = (1..)
+            .map(|i| {
+                if i == 1 {
+                    short.clone()
+                } else {
+                    format!("{short} ({i})")
+                }
+            })
+            .find(|n| !taken(n));
         self.prepared.plan.data.push(PlannedData {
             name: unique.unwrap_or(short),
             sha256: data.sha256.clone(),
@@ -170,7 +247,11 @@ impl Builder<'_> {
     }
 
     pub(super) fn extractor(&mut self, path: &Path) -> Result<PlannedFile> {
-        let path = if preset::built_in(path) { path.to_owned() } else { self.written.resolve(path) };
+        let path = if preset::built_in(path) {
+            path.to_owned()
+        } else {
+            self.written.resolve(path)
+        };
         let file = extractor(&path)?;
         let named = Named::find(&path)?;
         if named.preset.is_none() {
@@ -195,8 +276,16 @@ pub(super) fn extractor(path: &Path) -> Result<PlannedFile> {
         // Two presets of one network are two extractors.
         hash = Sha256::digest([&hash[..], &serde_json::to_vec(preset)?].concat());
     }
-    let name = inert(&path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default());
-    Ok(PlannedFile { name, sha256: hex(&hash) })
+    let name = inert(
+        &path
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+    );
+    Ok(PlannedFile {
+        name,
+        sha256: hex(&hash),
+    })
 }
 
 pub(super) fn planned(model: &Model) -> Result<PlannedModel> {
@@ -207,12 +296,18 @@ pub(super) fn planned(model: &Model) -> Result<PlannedModel> {
         files: model
             .files
             .iter()
-            .map(|f| PlannedFile { name: f.name.display().to_string(), sha256: f.sha256.clone() })
+            .map(|f| PlannedFile {
+                name: f.name.display().to_string(),
+                sha256: f.sha256.clone(),
+            })
             .collect(),
         precision: model.precision,
         shape: card.shape.clone(),
         path: serde_json::to_value(&card.path)?,
-        prediction: serde_json::to_value(card.network.prediction)?.as_str().unwrap_or_default().to_owned(),
+        prediction: serde_json::to_value(card.network.prediction)?
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
         prior_std: model.prior.std,
         truncation: Truncation::new(&model.curve, model.prior).sentence(card.network.prediction),
         parameters: model.parameters()?,

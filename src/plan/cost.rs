@@ -11,7 +11,11 @@ const ADAPTIVE_GUESS: u64 = 200;
 
 /// Calls of a head per node; one that shares the velocity's calls costs none.
 fn head_calls(model: &Model, estimator: &Divergence) -> u64 {
-    u64::from(estimator.head().is_some_and(|head| !model.card.is_joint(head)))
+    u64::from(
+        estimator
+            .head()
+            .is_some_and(|head| !model.card.is_joint(head)),
+    )
 }
 
 /// What a trial costs, for all its samples together.
@@ -42,13 +46,20 @@ impl Prepared {
         let path = |solver: &Solver, estimators: &[Divergence], model: usize, rows: usize| {
             let dim = self.models[model].dim();
             let nodes = solver.nodes().unwrap_or(ADAPTIVE_GUESS);
-            let heads: u64 = estimators.iter().map(|e| head_calls(&self.models[model], e)).sum();
+            let heads: u64 = estimators
+                .iter()
+                .map(|e| head_calls(&self.models[model], e))
+                .sum();
             let products = estimators.iter().map(|e| e.products(dim)).sum::<u64>() + heads;
             let once: u64 = estimators.iter().map(Divergence::products_once).sum();
             let extra: u64 = estimators.iter().map(Divergence::evaluations).sum();
             let own: u64 = estimators.iter().map(Divergence::own_evaluations).sum();
             let followed = estimators.iter().any(Divergence::takes_solver);
-            let path = if followed { solver.evaluations().unwrap_or(ADAPTIVE_GUESS) + nodes * extra } else { 0 };
+            let path = if followed {
+                solver.evaluations().unwrap_or(ADAPTIVE_GUESS) + nodes * extra
+            } else {
+                0
+            };
             let control = match solver.evaluations() {
                 None if followed => ADAPTIVE_GUESS * Control::of(estimators, dim).products(dim),
                 _ => 0,
@@ -64,18 +75,39 @@ impl Prepared {
             Work::Likelihood(w) => path(&w.solver, &w.estimators, w.model, w.count * w.draws()),
             Work::Profile(w) => path(&w.solver, &w.estimators, w.model, w.count),
             Work::Budget(w) => {
-                let costs = w.budget_solvers().into_iter().map(|s| path(&s, &w.estimators, w.model, w.count));
+                let costs = w
+                    .budget_solvers()
+                    .into_iter()
+                    .map(|s| path(&s, &w.estimators, w.model, w.count));
                 costs.reduce(Cost::plus).unwrap_or_default()
             }
-            Work::Density { model, solver, estimator, grid } => {
-                path(solver, std::slice::from_ref(estimator), *model, grid.points * grid.points)
-            }
+            Work::Density {
+                model,
+                solver,
+                estimator,
+                grid,
+            } => path(
+                solver,
+                std::slice::from_ref(estimator),
+                *model,
+                grid.points * grid.points,
+            ),
             Work::Stein { model, stein, .. } => {
                 let places = 2 * (stein.samples * stein.times) as u64;
                 let apart = u64::from(!self.models[*model].card.is_joint(&stein.head));
-                Cost { evaluations: places, products: places * apart, head_calls: places * apart, guessed: false }
+                Cost {
+                    evaluations: places,
+                    products: places * apart,
+                    head_calls: places * apart,
+                    guessed: false,
+                }
             }
-            Work::Sample { model, sampler, count, .. } => {
+            Work::Sample {
+                model,
+                sampler,
+                count,
+                ..
+            } => {
                 let each = sampler.cost(&Setting::of(&self.models[*model]));
                 let rows = *count as u64;
                 Cost {

@@ -14,14 +14,26 @@ pub fn differences(ours: &Plan, theirs: &Plan) -> Vec<String> {
 
 fn compare(at: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut Vec<String>) {
     use serde_json::Value;
-    let below = |key: &str| if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") };
-    // What follows from the card and its files, whose hashes are compared: plans of earlier versions do not say it.
-    let unsaid = |key: &String, x: &serde_json::Map<String, Value>, y: &serde_json::Map<String, Value>| {
-        ["constants", "times", "kinks"].contains(&key.as_str()) && !(x.contains_key(key) && y.contains_key(key))
+    let below = |key: &str| {
+        if at.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{at}.{key}")
+        }
     };
+    // What follows from the card and its files, whose hashes are compared: plans of earlier versions do not say it.
+    let unsaid =
+        |key: &String, x: &serde_json::Map<String, Value>, y: &serde_json::Map<String, Value>| {
+            ["constants", "times", "kinks"].contains(&key.as_str())
+                && !(x.contains_key(key) && y.contains_key(key))
+        };
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
-            for key in x.keys().chain(y.keys().filter(|k| !x.contains_key(*k))).filter(|k| !unsaid(k, x, y)) {
+            for key in x
+                .keys()
+                .chain(y.keys().filter(|k| !x.contains_key(*k)))
+                .filter(|k| !unsaid(k, x, y))
+            {
                 compare(
                     &below(key),
                     &x.get(key).cloned().unwrap_or_default(),
@@ -31,9 +43,14 @@ fn compare(at: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut V
             }
         }
         (Value::Array(x), Value::Array(y)) if x.len() == y.len() => {
-            x.iter().zip(y).enumerate().for_each(|(i, (x, y))| compare(&below(&i.to_string()), x, y, found));
+            x.iter()
+                .zip(y)
+                .enumerate()
+                .for_each(|(i, (x, y))| compare(&below(&i.to_string()), x, y, found));
         }
-        (Value::Array(x), Value::Array(y)) => found.push(format!("{at}: {} entries, there {}", x.len(), y.len())),
+        (Value::Array(x), Value::Array(y)) => {
+            found.push(format!("{at}: {} entries, there {}", x.len(), y.len()))
+        }
         _ if a != b => found.push(format!("{at}: {a}, there {b}")),
         _ => {}
     }

@@ -21,28 +21,45 @@ pub fn supports(model: &Model, estimator: &Divergence) -> Result<()> {
     let unknown = |head: &&str| !model.card.divergence_heads.contains_key(*head);
     match estimator {
         _ if estimator.head().filter(unknown).is_some() => {
-            let known: Vec<&str> = model.card.divergence_heads.keys().map(String::as_str).collect();
-            let has = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
+            let known: Vec<&str> = model
+                .card
+                .divergence_heads
+                .keys()
+                .map(String::as_str)
+                .collect();
+            let has = if known.is_empty() {
+                "it has none".to_owned()
+            } else {
+                format!("it has {}", known.join(", "))
+            };
             let head = estimator.head().unwrap_or_default();
-            Err(anyhow!("{}: the card has no divergence head `{head}`; {has}", model.path.display()))
+            Err(anyhow!(
+                "{}: the card has no divergence head `{head}`; {has}",
+                model.path.display()
+            ))
         }
         Divergence::FlowMap(few) => {
             let spec = model.map_spec(&few.map)?;
             let at = || format!("{}: flow_maps.{}", model.path.display(), few.map);
             let rule = few.rule.unwrap_or(spec.rule());
-            spec.gives_likelihood(rule).map_err(|e| anyhow!("{}: {e}", at()))?;
-            if let (Rule::ForwardAverage, Path::Edm { sigma_min, .. }) = (rule, model.curve.path()) {
+            spec.gives_likelihood(rule)
+                .map_err(|e| anyhow!("{}: {e}", at()))?;
+            if let (Rule::ForwardAverage, Path::Edm { sigma_min, .. }) = (rule, model.curve.path())
+            {
                 bail!(
                     "{}: rule forward-average asks the map one step beyond the data end, which on `edm` is below \
                      sigma_min = {sigma_min} and below zero; expected `rule: two-time`",
                     at()
                 );
             }
-            few.times(&model.curve).map(drop).map_err(|e| anyhow!("flow-map: {e}"))
+            few.times(&model.curve)
+                .map(drop)
+                .map_err(|e| anyhow!("flow-map: {e}"))
         }
-        Divergence::ClosedForm(_) if model.card.closed_form.is_none() => {
-            Err(anyhow!("{}: the card has no `closed_form`", model.path.display()))
-        }
+        Divergence::ClosedForm(_) if model.card.closed_form.is_none() => Err(anyhow!(
+            "{}: the card has no `closed_form`",
+            model.path.display()
+        )),
         _ => Ok(()),
     }
 }
@@ -52,15 +69,24 @@ pub fn supports(model: &Model, estimator: &Divergence) -> Result<()> {
 /// # Errors
 /// A message with the smallest step that they do.
 pub fn resolves(model: &Model, estimator: &Divergence, data: &Dataset) -> Result<()> {
-    let Divergence::FiniteDifference(difference) = estimator else { return Ok(()) };
+    let Divergence::FiniteDifference(difference) = estimator else {
+        return Ok(());
+    };
     let graph = model.graph()?;
-    let format = graph.taken_in(&model.card.network.inputs.x).unwrap_or(ElemType::FLOAT);
+    let format = graph
+        .taken_in(&model.card.network.inputs.x)
+        .unwrap_or(ElemType::FLOAT);
     let largest = match model.card.data.filter(|_| data.quantized(&model.card)) {
         Some(scaled) => scaled.range[0].abs().max(scaled.range[1].abs()),
         None => data.values.iter().fold(0.0, |a: f64, b| a.max(b.abs())),
     };
-    let smallest = FiniteDifference::smallest_step(&model.curve, largest, format.spacing().unwrap_or(0.0));
-    let at = format!("finite-difference: step is {}, but {}", difference.step, graph.file());
+    let smallest =
+        FiniteDifference::smallest_step(&model.curve, largest, format.spacing().unwrap_or(0.0));
+    let at = format!(
+        "finite-difference: step is {}, but {}",
+        difference.step,
+        graph.file()
+    );
     if smallest > 1.0 {
         bail!(
             "{at} takes states in {format}, of which numbers of size {largest:.3} resolve no step at all; expected \
@@ -84,7 +110,9 @@ pub fn resolves(model: &Model, estimator: &Divergence, data: &Dataset) -> Result
 /// # Errors
 /// A message with the card and what it lacks.
 pub fn supports_sampler(model: &Model, sampler: &Sampler) -> Result<()> {
-    let Some(used) = sampler.map() else { return Ok(()) };
+    let Some(used) = sampler.map() else {
+        return Ok(());
+    };
     let spec = model.map_spec(used.name)?;
     let at = |e: String| anyhow!("{}: flow_maps.{}: {e}", model.path.display(), used.name);
     spec.gives_samples().map_err(at)?;
@@ -99,8 +127,12 @@ pub fn supports_sampler(model: &Model, sampler: &Sampler) -> Result<()> {
 pub fn resolved(model: &Model, estimator: Divergence) -> Divergence {
     match estimator {
         Divergence::FlowMap(mut few) => {
-            let card = model.map_spec(&few.map).map(|spec| spec.rule()).unwrap_or_default();
-            few.rule = Some(few.rule.unwrap_or(card)).filter(|rule| [*rule, card] != [Rule::TwoTime; 2]);
+            let card = model
+                .map_spec(&few.map)
+                .map(|spec| spec.rule())
+                .unwrap_or_default();
+            few.rule =
+                Some(few.rule.unwrap_or(card)).filter(|rule| [*rule, card] != [Rule::TwoTime; 2]);
             Divergence::FlowMap(few)
         }
         Divergence::Trace(Estimator::NaHutchPlusPlus(mut na)) => {

@@ -9,7 +9,10 @@ pub fn pairs(samplers: &[Sampler], baseline: Option<&Sampler>) -> Vec<[usize; 2]
     let baseline = baseline.and_then(at);
     let named = (0..samplers.len()).filter_map(|i| baseline.filter(|b| *b != i).map(|b| [i, b]));
     let mut pairs: Vec<[usize; 2]> = named.collect();
-    let own = samplers.iter().enumerate().filter_map(|(i, s)| Some([i, at(s.plain()?)?]));
+    let own = samplers
+        .iter()
+        .enumerate()
+        .filter_map(|(i, s)| Some([i, at(s.plain()?)?]));
     pairs.extend(own.filter(|[_, plain]| Some(*plain) != baseline));
     pairs
 }
@@ -21,14 +24,29 @@ mod tests {
 
     #[test]
     fn corrections_meet_their_own_sampler_and_all_meet_the_baseline() {
-        let plain: Vec<Sampler> = ["heun", "ddim", "euler"].iter().filter_map(|n| Sampler::from_name(n)).collect();
-        let around =
-            |s: &Sampler| Sampler::SteinDiff(SteinDiff { sampler: Box::new(s.clone()), ..SteinDiff::default() });
-        let samplers =
-            vec![plain[0].clone(), around(&plain[0]), plain[1].clone(), around(&plain[1]), around(&plain[2])];
+        let plain: Vec<Sampler> = ["heun", "ddim", "euler"]
+            .iter()
+            .filter_map(|n| Sampler::from_name(n))
+            .collect();
+        let around = |s: &Sampler| {
+            Sampler::SteinDiff(SteinDiff {
+                sampler: Box::new(s.clone()),
+                ..SteinDiff::default()
+            })
+        };
+        let samplers = vec![
+            plain[0].clone(),
+            around(&plain[0]),
+            plain[1].clone(),
+            around(&plain[1]),
+            around(&plain[2]),
+        ];
         // Euler alone is not asked for, so that its correction meets nothing.
         assert_eq!(pairs(&samplers, None), [[1, 0], [3, 2]]);
-        assert_eq!(pairs(&samplers, Some(&plain[0])), [[1, 0], [2, 0], [3, 0], [4, 0], [3, 2]]);
+        assert_eq!(
+            pairs(&samplers, Some(&plain[0])),
+            [[1, 0], [2, 0], [3, 0], [4, 0], [3, 2]]
+        );
         assert_eq!(pairs(&samplers, Some(&around(&plain[1])))[..1], [[0, 3]]);
         assert_eq!(pairs(&plain, None), Vec::<[usize; 2]>::new());
     }

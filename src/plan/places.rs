@@ -29,10 +29,19 @@ pub struct Places {
 impl Places {
     /// The places of opened files, seen from a directory that is there.
     pub fn of(prepared: &Prepared, dir: &Path) -> Places {
-        let extractor = |(file, path): &(PlannedFile, PathBuf)| (file.clone(), seen_from(dir, path));
+        let extractor =
+            |(file, path): &(PlannedFile, PathBuf)| (file.clone(), seen_from(dir, path));
         Places {
-            models: prepared.models.iter().map(|m| seen_from(dir, &m.path)).collect(),
-            data: prepared.data.iter().map(|d| seen_from(dir, Path::new(&d.name))).collect(),
+            models: prepared
+                .models
+                .iter()
+                .map(|m| seen_from(dir, &m.path))
+                .collect(),
+            data: prepared
+                .data
+                .iter()
+                .map(|d| seen_from(dir, Path::new(&d.name)))
+                .collect(),
             extractors: prepared.extractors.iter().map(extractor).collect(),
         }
     }
@@ -40,11 +49,20 @@ impl Places {
 
 /// A path without links and dots up to its last name, which may be a member of an archive.
 fn settled(path: &Path) -> PathBuf {
-    let folder = path.parent().map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
+    let folder = path.parent().map(|p| {
+        if p.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            p
+        }
+    });
     let folder = folder.and_then(|f| f.canonicalize().ok());
     match (folder, path.file_name()) {
         (Some(folder), Some(name)) => folder.join(name),
-        _ => path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned()),
+        _ => path
+            .canonicalize()
+            .or_else(|_| std::path::absolute(path))
+            .unwrap_or_else(|_| path.to_owned()),
     }
 }
 
@@ -52,9 +70,20 @@ fn seen_from(dir: &Path, path: &Path) -> PathBuf {
     if preset::built_in(path) {
         return path.to_owned();
     }
-    let (dir, path) = (dir.canonicalize().unwrap_or_else(|_| settled(dir)), settled(path));
-    let shared = dir.components().zip(path.components()).take_while(|(a, b)| a == b).count();
-    if !path.components().take(shared).any(|c| matches!(c, Component::Normal(_))) {
+    let (dir, path) = (
+        dir.canonicalize().unwrap_or_else(|_| settled(dir)),
+        settled(path),
+    );
+    let shared = dir
+        .components()
+        .zip(path.components())
+        .take_while(|(a, b)| a == b)
+        .count();
+    if !path
+        .components()
+        .take(shared)
+        .any(|c| matches!(c, Component::Normal(_)))
+    {
         return path;
     }
     let up = std::iter::repeat_n(Component::ParentDir, dir.components().count() - shared);
@@ -73,7 +102,13 @@ pub fn reopen(dir: &Path, file: &PlanFile) -> Result<Prepared> {
             dir.join("plan.json").display()
         );
     }
-    let at = |place: &Path| if preset::built_in(place) { place.to_owned() } else { tidy(&dir.join(place)) };
+    let at = |place: &Path| {
+        if preset::built_in(place) {
+            place.to_owned()
+        } else {
+            tidy(&dir.join(place))
+        }
+    };
     let mut prepared = Prepared {
         plan: plan.clone(),
         models: Vec::new(),
@@ -86,12 +121,23 @@ pub fn reopen(dir: &Path, file: &PlanFile) -> Result<Prepared> {
     for (place, was) in places.models.iter().zip(&plan.models) {
         let model = Model::open_in(&at(place), was.precision)?;
         let is = planned(&model)?;
-        let lost = || format!("{}: it is not the model that the run used", model.path.display());
+        let lost = || {
+            format!(
+                "{}: it is not the model that the run used",
+                model.path.display()
+            )
+        };
         for known in &was.files {
             match is.files.iter().find(|f| f.name == known.name) {
                 None => bail!("{}: the card no longer names {}", lost(), known.name),
                 Some(f) if f.sha256 != known.sha256 => {
-                    bail!("{}: {} has SHA-256 {}, the run's had {}", lost(), f.name, f.sha256, known.sha256)
+                    bail!(
+                        "{}: {} has SHA-256 {}, the run's had {}",
+                        lost(),
+                        f.name,
+                        f.sha256,
+                        known.sha256
+                    )
                 }
                 Some(_) => {}
             }
@@ -112,7 +158,9 @@ pub fn reopen(dir: &Path, file: &PlanFile) -> Result<Prepared> {
             );
         }
         let model = prepared.models.get(was.model);
-        let card = &model.ok_or_else(|| anyhow!("{}: data of a model that the plan does not have", was.name))?.card;
+        let card = &model
+            .ok_or_else(|| anyhow!("{}: data of a model that the plan does not have", was.name))?
+            .card;
         let data = data.laid_out(was.layout.as_ref().map(Said::always), &card.shape)?;
         data.of_shape(card)?;
         prepared.data.push(data);
@@ -121,7 +169,10 @@ pub fn reopen(dir: &Path, file: &PlanFile) -> Result<Prepared> {
         let path = at(place);
         let is = extractor(&path)?;
         if is.sha256 != was.sha256 {
-            bail!("{}: it is not the extractor that the run used", path.display());
+            bail!(
+                "{}: it is not the extractor that the run used",
+                path.display()
+            );
         }
         prepared.extractors.push((was.clone(), path));
     }
@@ -133,8 +184,13 @@ pub fn reopen(dir: &Path, file: &PlanFile) -> Result<Prepared> {
 fn check_work(plan: &Plan, prepared: &Prepared) -> Result<()> {
     for trial in &plan.trials {
         let work = &trial.work;
-        if work.model() >= prepared.models.len() || work.data().iter().any(|d| *d >= prepared.data.len()) {
-            bail!("trial {} names a model or data that the plan does not have", trial.id);
+        if work.model() >= prepared.models.len()
+            || work.data().iter().any(|d| *d >= prepared.data.len())
+        {
+            bail!(
+                "trial {} names a model or data that the plan does not have",
+                trial.id
+            );
         }
         sound(work, prepared).with_context(|| format!("trial {}", trial.id))?;
     }
@@ -145,32 +201,61 @@ fn check_work(plan: &Plan, prepared: &Prepared) -> Result<()> {
 fn sound(work: &Work, prepared: &Prepared) -> Result<()> {
     let model = &prepared.models[work.model()];
     let follows = |solver: &Solver, estimators: &[Divergence]| -> Result<()> {
-        let span = Span { curve: &model.curve, to_prior: true };
-        solver.check(span).map_err(|e| anyhow!(named(solver.name(), e)))?;
-        estimators.iter().try_for_each(|estimator| supports(model, estimator))
+        let span = Span {
+            curve: &model.curve,
+            to_prior: true,
+        };
+        solver
+            .check(span)
+            .map_err(|e| anyhow!(named(solver.name(), e)))?;
+        estimators
+            .iter()
+            .try_for_each(|estimator| supports(model, estimator))
     };
-    let within = |data: usize, last: Option<usize>| match last.filter(|last| *last <= prepared.data[data].len()) {
+    let within = |data: usize, last: Option<usize>| match last
+        .filter(|last| *last <= prepared.data[data].len())
+    {
         Some(_) => Ok(()),
         None => Err(anyhow!("{} has fewer samples", prepared.data[data].name)),
     };
     match work {
         Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => {
             if let Some(dequantization) = &w.dequantization {
-                dequantization.check(&w.estimators).map_err(|e| anyhow!("dequantization: {e}"))?;
+                dequantization
+                    .check(&w.estimators)
+                    .map_err(|e| anyhow!("dequantization: {e}"))?;
             }
             follows(&w.solver, &w.estimators)?;
             within(w.data, w.first.checked_add(w.count))
         }
-        Work::Density { solver, estimator, grid, .. } => {
+        Work::Density {
+            solver,
+            estimator,
+            grid,
+            ..
+        } => {
             if !(2..=2000).contains(&grid.points) || model.dim() != 2 {
-                bail!("a density of {} x {} points of {} numbers", grid.points, grid.points, model.dim());
+                bail!(
+                    "a density of {} x {} points of {} numbers",
+                    grid.points,
+                    grid.points,
+                    model.dim()
+                );
             }
             follows(solver, std::slice::from_ref(estimator))
         }
         Work::Stein { stein, .. } => stein.check().map_err(|e| anyhow!(e)),
         Work::Maps(w) => within(w.data, Some(w.samples)),
-        Work::Sample { sampler, noise, first, count, .. } => {
-            sampler.check(&Setting::of(model)).map_err(|e| anyhow!(named(sampler.name(), e)))?;
+        Work::Sample {
+            sampler,
+            noise,
+            first,
+            count,
+            ..
+        } => {
+            sampler
+                .check(&Setting::of(model))
+                .map_err(|e| anyhow!(named(sampler.name(), e)))?;
             supports_sampler(model, sampler)?;
             noise.map_or(Ok(()), |noise| within(noise, first.checked_add(*count)))
         }

@@ -21,11 +21,21 @@ impl std::str::FromStr for Shard {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Shard, String> {
-        let number = |s: &str| s.parse::<usize>().ok().filter(|n| (1..=1 << 20).contains(n));
-        let shard = text.split_once('/').and_then(|(i, n)| Some(Shard { index: number(i)?, count: number(n)? }));
-        shard
-            .filter(|s| s.index <= s.count)
-            .ok_or_else(|| "expected I/N with I from 1 to N: `--shard 1/3`, `2/3` and `3/3` make one run".to_owned())
+        let number = |s: &str| {
+            s.parse::<usize>()
+                .ok()
+                .filter(|n| (1..=1 << 20).contains(n))
+        };
+        let shard = text.split_once('/').and_then(|(i, n)| {
+            Some(Shard {
+                index: number(i)?,
+                count: number(n)?,
+            })
+        });
+        shard.filter(|s| s.index <= s.count).ok_or_else(|| {
+            "expected I/N with I from 1 to N: `--shard 1/3`, `2/3` and `3/3` make one run"
+                .to_owned()
+        })
     }
 }
 
@@ -35,24 +45,44 @@ impl Shard {
     pub fn trials<'a>(&self, plan: &'a Plan) -> BTreeSet<&'a str> {
         let leaders = leaders(plan);
         let dealt: BTreeSet<&str> = leaders.values().copied().collect();
-        let mine: BTreeSet<&str> = dealt.into_iter().skip(self.index - 1).step_by(self.count).collect();
-        leaders.into_iter().filter(|(_, leader)| mine.contains(leader)).map(|(id, _)| id).collect()
+        let mine: BTreeSet<&str> = dealt
+            .into_iter()
+            .skip(self.index - 1)
+            .step_by(self.count)
+            .collect();
+        leaders
+            .into_iter()
+            .filter(|(_, leader)| mine.contains(leader))
+            .map(|(id, _)| id)
+            .collect()
     }
 }
 
 /// Each trial's group, named by the first id in it: trials that share samples, directly or through others.
 fn leaders(plan: &Plan) -> BTreeMap<&str, &str> {
-    let mut leaders: BTreeMap<&str, &str> = plan.trials.iter().map(|t| (t.id.as_str(), t.id.as_str())).collect();
+    let mut leaders: BTreeMap<&str, &str> = plan
+        .trials
+        .iter()
+        .map(|t| (t.id.as_str(), t.id.as_str()))
+        .collect();
     for trial in &plan.trials {
         let samples: Vec<&String> = match &trial.work {
             Work::Metrics { parts, .. } => parts.iter().collect(),
             Work::Contrast(w) => w.parts.iter().chain(&w.baseline_parts).collect(),
             _ => continue,
         };
-        let ids = samples.into_iter().map(String::as_str).chain([trial.id.as_str()]);
+        let ids = samples
+            .into_iter()
+            .map(String::as_str)
+            .chain([trial.id.as_str()]);
         let joined: BTreeSet<&str> = ids.filter_map(|id| leaders.get(id).copied()).collect();
-        let Some(first) = joined.first().copied() else { continue };
-        leaders.values_mut().filter(|leader| joined.contains(**leader)).for_each(|leader| *leader = first);
+        let Some(first) = joined.first().copied() else {
+            continue;
+        };
+        leaders
+            .values_mut()
+            .filter(|leader| joined.contains(**leader))
+            .for_each(|leader| *leader = first);
     }
     leaders
 }
@@ -65,7 +95,13 @@ mod tests {
 
     fn plan() -> Plan {
         let sampler = || Sampler::defaults().remove(0);
-        let sample = |first| Work::Sample { model: 0, sampler: sampler(), noise: None, first, count: 1 };
+        let sample = |first| Work::Sample {
+            model: 0,
+            sampler: sampler(),
+            noise: None,
+            first,
+            count: 1,
+        };
         let metrics = Work::Metrics {
             model: 0,
             sampler: Some(sampler()),
@@ -81,9 +117,15 @@ mod tests {
         let mut trials: Vec<Trial> = ["0a", "0b", "0c", "0d"]
             .iter()
             .enumerate()
-            .map(|(i, id)| Trial { id: id.to_string(), work: sample(i) })
+            .map(|(i, id)| Trial {
+                id: id.to_string(),
+                work: sample(i),
+            })
             .collect();
-        trials.push(Trial { id: "ff".into(), work: metrics });
+        trials.push(Trial {
+            id: "ff".into(),
+            work: metrics,
+        });
         // A contrast ties two samplers' trials together, here with another trial's samples.
         let contrast = ContrastWork {
             model: 0,
@@ -95,24 +137,50 @@ mod tests {
             extractor: None,
             metrics: vec![],
         };
-        trials.push(Trial { id: "ee".into(), work: Work::Contrast(contrast) });
-        trials.extend((10..17).map(|i| Trial { id: i.to_string(), work: sample(i) }));
-        Plan { format: 1, name: "a".into(), seed: 0, models: vec![], data: vec![], trials, notes: vec![] }
+        trials.push(Trial {
+            id: "ee".into(),
+            work: Work::Contrast(contrast),
+        });
+        trials.extend((10..17).map(|i| Trial {
+            id: i.to_string(),
+            work: sample(i),
+        }));
+        Plan {
+            format: 1,
+            name: "a".into(),
+            seed: 0,
+            models: vec![],
+            data: vec![],
+            trials,
+            notes: vec![],
+        }
     }
 
     #[test]
     fn shards_cover_a_plan_once_and_keep_samples_with_their_statistics() {
         let plan = plan();
         for count in [1, 2, 3, 20] {
-            let shares: Vec<_> = (1..=count).map(|index| Shard { index, count }.trials(&plan)).collect();
-            assert_eq!(shares.iter().map(BTreeSet::len).sum::<usize>(), plan.trials.len(), "{count}");
+            let shares: Vec<_> = (1..=count)
+                .map(|index| Shard { index, count }.trials(&plan))
+                .collect();
+            assert_eq!(
+                shares.iter().map(BTreeSet::len).sum::<usize>(),
+                plan.trials.len(),
+                "{count}"
+            );
             let all: BTreeSet<&str> = shares.iter().flatten().copied().collect();
             assert_eq!(all.len(), plan.trials.len(), "{count}");
             let whole = ["0a", "0b", "0c", "0d", "ee", "ff"];
-            assert!(shares.iter().any(|s| whole.iter().all(|id| s.contains(id))), "{count}");
+            assert!(
+                shares.iter().any(|s| whole.iter().all(|id| s.contains(id))),
+                "{count}"
+            );
             // Eight units of work: no share has two more of them than another.
             let units = |s: &BTreeSet<&str>| s.iter().filter(|id| !whole[1..].contains(id)).count();
-            let (most, least) = (shares.iter().map(units).max(), shares.iter().map(units).min());
+            let (most, least) = (
+                shares.iter().map(units).max(),
+                shares.iter().map(units).min(),
+            );
             assert!(most <= least.map(|l| l + 1), "{count}");
         }
     }
@@ -121,7 +189,10 @@ mod tests {
     fn a_share_is_written_as_one_of_many() {
         assert_eq!("2/3".parse(), Ok(Shard { index: 2, count: 3 }));
         for wrong in ["0/3", "4/3", "1/0", "3", "a/b", "1/-2", "1/3/5", ""] {
-            assert!(wrong.parse::<Shard>().is_err_and(|e| e.contains("1 to N")), "{wrong}");
+            assert!(
+                wrong.parse::<Shard>().is_err_and(|e| e.contains("1 to N")),
+                "{wrong}"
+            );
         }
     }
 }

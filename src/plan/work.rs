@@ -38,13 +38,22 @@ pub enum Work {
     /// The first `count` samples again, with other steps and other roundings, for the error budget.
     Budget(LikelihoodWork),
     /// The log-density of one estimator over a rectangle of the plane.
-    Density { model: usize, solver: Solver, estimator: Divergence, grid: DensityGrid },
+    Density {
+        model: usize,
+        solver: Solver,
+        estimator: Divergence,
+        grid: DensityGrid,
+    },
     /// The differences of a sampler's statistics from a baseline's, paired by their common noise.
     Contrast(ContrastWork),
     /// What a flow map makes of the identities of a true one.
     Maps(MapWork),
     /// Stein tests of one head.
-    Stein { model: usize, data: usize, stein: Stein },
+    Stein {
+        model: usize,
+        data: usize,
+        stein: Stein,
+    },
     /// Samples number `first` to `first + count`.
     Sample {
         model: usize,
@@ -109,7 +118,9 @@ impl LikelihoodWork {
     pub fn budget_solvers(&self) -> Vec<Solver> {
         let own = std::iter::repeat_n(self.solver.clone(), if self.automatic { 1 } else { 3 });
         let coarser = refine::coarser(&self.solver).filter(|_| !self.automatic);
-        own.chain(refine::finer(&self.solver)).chain(coarser).collect()
+        own.chain(refine::finer(&self.solver))
+            .chain(coarser)
+            .collect()
     }
 }
 
@@ -163,9 +174,19 @@ impl Work {
             Work::Maps(w) => vec![w.data],
             Work::Contrast(w) => vec![w.reference],
             Work::Stein { data, .. } => vec![*data],
-            Work::Metrics { reference, floor, train, test, .. } => {
-                floor.iter().chain([reference]).chain(train).chain(test).copied().collect()
-            }
+            Work::Metrics {
+                reference,
+                floor,
+                train,
+                test,
+                ..
+            } => floor
+                .iter()
+                .chain([reference])
+                .chain(train)
+                .chain(test)
+                .copied()
+                .collect(),
             Work::Sample { noise, .. } => noise.iter().copied().collect(),
             Work::Density { .. } => Vec::new(),
         }
@@ -173,7 +194,8 @@ impl Work {
 
     /// Samples whose rows are their own, each made alike in any company; none where the rows are statistics.
     pub fn samples(&self) -> Option<std::ops::Range<SampleId>> {
-        let range = |first: usize, count: usize| Some(first as SampleId..(first + count) as SampleId);
+        let range =
+            |first: usize, count: usize| Some(first as SampleId..(first + count) as SampleId);
         match self {
             Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => range(w.first, w.count),
             Work::Density { grid, .. } => range(0, grid.points * grid.points),
@@ -193,17 +215,26 @@ impl Work {
 
     /// What holds the steps of the paths of log-likelihoods, where their solver chooses steps.
     pub fn control(&self, plan: &Plan) -> Option<Control> {
-        let Work::Likelihood(w) = self else { return None };
-        let chosen = w.solver.evaluations().is_none() && w.estimators.iter().any(Divergence::takes_solver);
+        let Work::Likelihood(w) = self else {
+            return None;
+        };
+        let chosen =
+            w.solver.evaluations().is_none() && w.estimators.iter().any(Divergence::takes_solver);
         chosen.then(|| Control::of(&w.estimators, plan.models[w.model].shape.iter().product()))
     }
 
     /// How the estimators of log-likelihoods share products, where they do.
     fn sharing(&self, plan: &Plan) -> Option<&'static str> {
-        let Work::Likelihood(w) = self else { return None };
+        let Work::Likelihood(w) = self else {
+            return None;
+        };
         let dim = plan.models[w.model].shape.iter().product();
         let adaptive = w.solver.evaluations().is_none();
-        let control = if adaptive { Control::of(&w.estimators, dim) } else { Control::State };
+        let control = if adaptive {
+            Control::of(&w.estimators, dim)
+        } else {
+            Control::State
+        };
         let shared = divergence::Plan::of(&w.estimators, dim, &control);
         shared.describe(shared.comes_along(dim, adaptive, &control))
     }
@@ -218,33 +249,80 @@ impl Work {
                 w.first + w.count - 1,
                 solver_label(&w.solver),
                 w.estimators.len(),
-                self.control(plan).map_or(String::new(), |c| format!(", {}", c.describe())),
-                self.sharing(plan).map_or(String::new(), |s| format!(", {s}"))
+                self.control(plan)
+                    .map_or(String::new(), |c| format!(", {}", c.describe())),
+                self.sharing(plan)
+                    .map_or(String::new(), |s| format!(", {s}"))
             ),
-            Work::Profile(w) => format!("{model}: divergence along {} paths, {}", w.count, solver_label(&w.solver)),
+            Work::Profile(w) => format!(
+                "{model}: divergence along {} paths, {}",
+                w.count,
+                solver_label(&w.solver)
+            ),
             Work::Budget(w) => {
-                let what = if w.automatic { "the solver's error" } else { "error budget" };
-                format!("{model}: {what} on {} samples, {}", w.count, solver_label(&w.solver))
+                let what = if w.automatic {
+                    "the solver's error"
+                } else {
+                    "error budget"
+                };
+                format!(
+                    "{model}: {what} on {} samples, {}",
+                    w.count,
+                    solver_label(&w.solver)
+                )
             }
             Work::Contrast(w) => {
-                format!("{model}: {} against {}", w.sampler.label(), w.baseline.label())
+                format!(
+                    "{model}: {} against {}",
+                    w.sampler.label(),
+                    w.baseline.label()
+                )
             }
             Work::Maps(w) => {
-                format!("{model}: identities of the flow map {} in {:?} steps, {} samples", w.map, w.steps, w.samples)
+                format!(
+                    "{model}: identities of the flow map {} in {:?} steps, {} samples",
+                    w.map, w.steps, w.samples
+                )
             }
-            Work::Density { estimator, grid, .. } => {
-                format!("{model}: log-density on {0} x {0} points, {1}", grid.points, estimator.label())
+            Work::Density {
+                estimator, grid, ..
+            } => {
+                format!(
+                    "{model}: log-density on {0} x {0} points, {1}",
+                    grid.points,
+                    estimator.label()
+                )
             }
             Work::Stein { stein, .. } => {
-                format!("{model}: Stein tests of {}, {} states at {} times", stein.head, stein.samples, stein.times)
+                format!(
+                    "{model}: Stein tests of {}, {} states at {} times",
+                    stein.head, stein.samples, stein.times
+                )
             }
-            Work::Sample { sampler, first, count, .. } => {
-                format!("{model}: samples {first} to {}, {}", first + count - 1, sampler.label())
+            Work::Sample {
+                sampler,
+                first,
+                count,
+                ..
+            } => {
+                format!(
+                    "{model}: samples {first} to {}, {}",
+                    first + count - 1,
+                    sampler.label()
+                )
             }
-            Work::Metrics { sampler, metrics, .. } => format!(
+            Work::Metrics {
+                sampler, metrics, ..
+            } => format!(
                 "{model}: {} of {}",
-                metrics.iter().map(|m| m.name()).collect::<Vec<_>>().join(", "),
-                sampler.as_ref().map_or("the data themselves".to_owned(), Sampler::label)
+                metrics
+                    .iter()
+                    .map(|m| m.name())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                sampler
+                    .as_ref()
+                    .map_or("the data themselves".to_owned(), Sampler::label)
             ),
         }
     }

@@ -33,8 +33,16 @@ impl<'a> Running<'a> {
     /// A load whose rows a meter counts.
     pub fn new(load: &'a Load, reached: Option<Reached>, elapsed: f64) -> Running<'a> {
         // A count that was too small is no reason to be done.
-        let part = |r: Reached| load.rows.filter(|rows| *rows > 0.0).map(|rows| ((r.rows / rows).min(0.99), r.seconds));
-        Running { load, part: reached.and_then(part), elapsed }
+        let part = |r: Reached| {
+            load.rows
+                .filter(|rows| *rows > 0.0)
+                .map(|rows| ((r.rows / rows).min(0.99), r.seconds))
+        };
+        Running {
+            load,
+            part: reached.and_then(part),
+            elapsed,
+        }
     }
 }
 
@@ -50,7 +58,10 @@ struct Rate {
 
 impl Rate {
     fn add(self, units: f64, seconds: f64) -> Rate {
-        Rate { units: self.units + units, seconds: self.seconds + seconds }
+        Rate {
+            units: self.units + units,
+            seconds: self.seconds + seconds,
+        }
     }
 
     fn per_unit(self) -> Option<f64> {
@@ -82,10 +93,19 @@ impl Clock {
     }
 
     /// Seconds until the running load and all of `rest` are done; nothing before anything was measured.
-    pub fn left<'a>(&self, running: Option<Running>, rest: impl IntoIterator<Item = &'a Load>) -> Option<f64> {
+    pub fn left<'a>(
+        &self,
+        running: Option<Running>,
+        rest: impl IntoIterator<Item = &'a Load>,
+    ) -> Option<f64> {
         // The part that is done is a measurement like any other.
         let mut known = self.clone();
-        if let Some(Running { load, part: Some((part, at)), .. }) = running.filter(|r| r.elapsed > 0.0) {
+        if let Some(Running {
+            load,
+            part: Some((part, at)),
+            ..
+        }) = running.filter(|r| r.elapsed > 0.0)
+        {
             add(&mut known.here, load, part * load.units, at);
             known.seconds += at;
         }
@@ -100,7 +120,12 @@ impl Clock {
                 None => (whole - r.elapsed).max(0.0),
             }
         });
-        Some(now + rest.into_iter().map(|load| known.seconds(load)).sum::<f64>())
+        Some(
+            now + rest
+                .into_iter()
+                .map(|load| known.seconds(load))
+                .sum::<f64>(),
+        )
     }
 
     /// What a load takes by the narrowest of its kinds that was measured; a unit is a second where none was.
@@ -133,7 +158,14 @@ mod tests {
     /// `units` are off by the factor `off` in the kind's own way: the true seconds.
     fn trial(kinds: [&str; 4], units: f64, off: f64) -> Trial {
         let kinds = kinds.iter().map(|k| (*k).to_owned()).collect();
-        Trial { load: Load { kinds, units, rows: Some(128.0) }, seconds: units * off }
+        Trial {
+            load: Load {
+                kinds,
+                units,
+                rows: Some(128.0),
+            },
+            seconds: units * off,
+        }
     }
 
     /// What is said to be left of a run when a share of its seconds has passed, and what is left in truth.
@@ -151,8 +183,15 @@ mod tests {
             // Four batches, each of which ends when it does.
             let batches = (4.0 * elapsed / trial.seconds).floor();
             let rows = 32.0 * batches;
-            let reached = Reached { rows, seconds: batches / 4.0 * trial.seconds };
-            let running = Running::new(&trial.load, Some(reached).filter(|_| counted && batches > 0.0), elapsed);
+            let reached = Reached {
+                rows,
+                seconds: batches / 4.0 * trial.seconds,
+            };
+            let running = Running::new(
+                &trial.load,
+                Some(reached).filter(|_| counted && batches > 0.0),
+                elapsed,
+            );
             let rest = trials[i + 1..].iter().map(|t| &t.load);
             return (clock.left(Some(running), rest), total - now);
         }
@@ -173,11 +212,36 @@ mod tests {
     /// Chunks of one model, then of another a hundred times quicker, then of one whose steps are chosen, then samples and
     /// statistics: costs of many sizes.
     fn mixed() -> Vec<Trial> {
-        let digits = ["digits: likelihoods: heun", "digits: likelihoods", "digits", "networks"];
-        let moons = ["moons: likelihoods: heun", "moons: likelihoods", "moons", "networks"];
-        let mixture = ["mixture: likelihoods: dopri5", "mixture: likelihoods", "mixture: chosen", "networks"];
-        let samples = ["digits: samples: heun", "digits: samples", "digits", "networks"];
-        let budget = ["digits: budget: heun", "digits: budget", "digits", "networks"];
+        let digits = [
+            "digits: likelihoods: heun",
+            "digits: likelihoods",
+            "digits",
+            "networks",
+        ];
+        let moons = [
+            "moons: likelihoods: heun",
+            "moons: likelihoods",
+            "moons",
+            "networks",
+        ];
+        let mixture = [
+            "mixture: likelihoods: dopri5",
+            "mixture: likelihoods",
+            "mixture: chosen",
+            "networks",
+        ];
+        let samples = [
+            "digits: samples: heun",
+            "digits: samples",
+            "digits",
+            "networks",
+        ];
+        let budget = [
+            "digits: budget: heun",
+            "digits: budget",
+            "digits",
+            "networks",
+        ];
         let statistics = ["digits: frechet", "statistics", "statistics", "statistics"];
         let mut trials: Vec<Trial> = (0..3).map(|_| trial(digits, 40.0, 0.7)).collect();
         trials.push(trial(budget, 25.0, 0.9));
@@ -197,11 +261,19 @@ mod tests {
             within(2.0, &turned, counted, "the quick ones first");
         }
         let kinds = ["a: likelihoods: heun", "a: likelihoods", "a", "networks"];
-        let alike: Vec<Trial> = (0..10).map(|_| trial(kinds, 5.0, 0.1)).chain([trial(kinds, 500.0, 0.1)]).collect();
+        let alike: Vec<Trial> = (0..10)
+            .map(|_| trial(kinds, 5.0, 0.1))
+            .chain([trial(kinds, 500.0, 0.1)])
+            .collect();
         within(1.1, &alike, true, "one kind, the long trial last");
         within(1.1, &[trial(kinds, 100.0, 7.0)], true, "one trial");
         // A guess that is ten times too small is mended by the first trial of its kind.
-        let chosen = ["b: likelihoods: dopri5", "b: likelihoods", "b: chosen", "networks"];
+        let chosen = [
+            "b: likelihoods: dopri5",
+            "b: likelihoods",
+            "b: chosen",
+            "networks",
+        ];
         let guessed: Vec<Trial> = (0..8).map(|_| trial(chosen, 4.0, 10.0)).collect();
         within(1.1, &guessed, false, "chosen steps");
     }
@@ -211,16 +283,36 @@ mod tests {
         let trials = mixed();
         let rest = || trials[1..].iter().map(|t| &t.load);
         let load = &trials[0].load;
-        assert_eq!(Clock::default().left(Some(Running::new(load, None, 30.0)), rest()), None);
-        let blink = Reached { rows: 32.0, seconds: 0.5 };
-        assert_eq!(Clock::default().left(Some(Running::new(load, Some(blink), 0.5)), rest()), None);
-        let some = Reached { rows: 32.0, seconds: 5.0 };
-        assert!(Clock::default().left(Some(Running::new(load, Some(some), 5.0)), rest()).is_some());
+        assert_eq!(
+            Clock::default().left(Some(Running::new(load, None, 30.0)), rest()),
+            None
+        );
+        let blink = Reached {
+            rows: 32.0,
+            seconds: 0.5,
+        };
+        assert_eq!(
+            Clock::default().left(Some(Running::new(load, Some(blink), 0.5)), rest()),
+            None
+        );
+        let some = Reached {
+            rows: 32.0,
+            seconds: 5.0,
+        };
+        assert!(
+            Clock::default()
+                .left(Some(Running::new(load, Some(some), 5.0)), rest())
+                .is_some()
+        );
     }
 
     #[test]
     fn what_was_measured_here_goes_before_an_earlier_session() {
-        let load = |units| Load { kinds: vec!["a".to_owned()], units, rows: None };
+        let load = |units| Load {
+            kinds: vec!["a".to_owned()],
+            units,
+            rows: None,
+        };
         let mut clock = Clock::default();
         clock.measured_before(&load(10.0), 100.0);
         assert_eq!(clock.left(None, [&load(1.0)]), Some(10.0));
@@ -228,6 +320,9 @@ mod tests {
         assert_eq!(clock.left(None, [&load(1.0)]), Some(2.0), "another machine");
         // A load that takes longer than thought has nothing negative left.
         let long = load(1.0);
-        assert_eq!(clock.left(Some(Running::new(&long, None, 100.0)), []), Some(0.0));
+        assert_eq!(
+            clock.left(Some(Running::new(&long, None, 100.0)), []),
+            Some(0.0)
+        );
     }
 }

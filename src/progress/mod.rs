@@ -35,7 +35,13 @@ pub struct Reached {
 
 impl Default for Meter {
     fn default() -> Self {
-        Meter(Mutex::new(Count { began: Instant::now(), all: None, done: 0, at_work: 0, last: None }))
+        Meter(Mutex::new(Count {
+            began: Instant::now(),
+            all: None,
+            done: 0,
+            at_work: 0,
+            last: None,
+        }))
     }
 }
 
@@ -46,7 +52,13 @@ impl Meter {
 
     /// Begins another piece of work.
     pub fn restart(&self) {
-        *self.count() = Count { began: Instant::now(), all: None, done: 0, at_work: 0, last: None };
+        *self.count() = Count {
+            began: Instant::now(),
+            all: None,
+            done: 0,
+            at_work: 0,
+            last: None,
+        };
     }
 
     /// Begins another piece of work of so many rows.
@@ -71,7 +83,10 @@ impl Meter {
         count.at_work = count.at_work.saturating_sub(rows);
         count.done += rows;
         let rows = count.done as f64 + 0.5 * count.at_work as f64;
-        count.last = Some(Reached { rows, seconds: count.began.elapsed().as_secs_f64() });
+        count.last = Some(Reached {
+            rows,
+            seconds: count.began.elapsed().as_secs_f64(),
+        });
     }
 
     /// Seconds since the work began.
@@ -98,7 +113,11 @@ mod tests {
         meter.leave(32);
         assert_eq!(meter.reached().map(|r| r.rows), Some(48.0));
         meter.enter(8);
-        assert_eq!(meter.reached().map(|r| r.rows), Some(48.0), "as it was when a batch ended");
+        assert_eq!(
+            meter.reached().map(|r| r.rows),
+            Some(48.0),
+            "as it was when a batch ended"
+        );
         meter.leave(32);
         meter.leave(8);
         assert_eq!(meter.reached().map(|r| r.rows), Some(72.0));

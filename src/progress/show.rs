@@ -30,13 +30,24 @@ impl Standing {
     /// `[====>    ]  34 %, about 2 min left  digits: …`; without numbers where they are not known.
     fn bar(&self, elapsed: f64) -> String {
         const WIDTH: usize = 16;
-        let full = self.share().map_or(0, |s| (s * WIDTH as f64).floor() as usize).min(WIDTH);
+        let full = self
+            .share()
+            .map_or(0, |s| (s * WIDTH as f64).floor() as usize)
+            .min(WIDTH);
         let tip = if full < WIDTH { ">" } else { "" };
-        let bar = format!("{}{tip}{}", "=".repeat(full), " ".repeat(WIDTH - full - tip.len()));
+        let bar = format!(
+            "{}{tip}{}",
+            "=".repeat(full),
+            " ".repeat(WIDTH - full - tip.len())
+        );
         match self.share().zip(self.left) {
             Some((share, left)) => {
                 let percent = (100.0 * share).floor();
-                format!("[{bar}] {percent:>3} %, about {} left  {}", duration(left), self.what)
+                format!(
+                    "[{bar}] {percent:>3} %, about {} left  {}",
+                    duration(left),
+                    self.what
+                )
             }
             None => format!("[{bar}] {} so far  {}", duration(elapsed), self.what),
         }
@@ -47,7 +58,12 @@ impl Standing {
         let after = duration(elapsed);
         match self.share().zip(self.left) {
             Some((share, left)) => {
-                format!("{} % after {after}, about {} left: {}", (100.0 * share).floor(), duration(left), self.what)
+                format!(
+                    "{} % after {after}, about {} left: {}",
+                    (100.0 * share).floor(),
+                    duration(left),
+                    self.what
+                )
             }
             None => format!("{after} so far: {}", self.what),
         }
@@ -68,7 +84,10 @@ impl Show {
     /// Looks at `standing` from time to time and shows it; nothing with `quiet`.
     pub fn new(quiet: bool, standing: impl Fn() -> Standing + Send + Sync + 'static) -> Show {
         if quiet {
-            return Show { bar: None, ticker: None };
+            return Show {
+                bar: None,
+                ticker: None,
+            };
         }
         let standing = Arc::new(standing);
         let began = Instant::now();
@@ -81,19 +100,40 @@ impl Show {
             })
         };
         if !std::io::stderr().is_terminal() {
-            let look = move || note!("flowgauge: {}", standing().sentence(began.elapsed().as_secs_f64()));
-            return Show { bar: None, ticker: Some((stop, every(ELSEWHERE, Box::new(look)))) };
+            let look = move || {
+                note!(
+                    "flowgauge: {}",
+                    standing().sentence(began.elapsed().as_secs_f64())
+                )
+            };
+            return Show {
+                bar: None,
+                ticker: Some((stop, every(ELSEWHERE, Box::new(look)))),
+            };
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         // A wide message is cut to the terminal's width, whatever that is by then.
-        bar.set_style(ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        bar.set_style(
+            ProgressStyle::with_template("{wide_msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+        );
         let shown = bar.clone();
         let look = move || {
-            let stopping = if crate::stop::asked() { "stopping: " } else { "" };
-            shown.set_message(format!("{stopping}{}", standing().bar(began.elapsed().as_secs_f64())));
+            let stopping = if crate::stop::asked() {
+                "stopping: "
+            } else {
+                ""
+            };
+            shown.set_message(format!(
+                "{stopping}{}",
+                standing().bar(began.elapsed().as_secs_f64())
+            ));
             shown.tick();
         };
-        Show { bar: Some(bar), ticker: Some((stop, every(ON_TERMINAL, Box::new(look)))) }
+        Show {
+            bar: Some(bar),
+            ticker: Some((stop, every(ON_TERMINAL, Box::new(look)))),
+        }
     }
 
     /// Shows how far one piece of work is, whose rows a meter counts from here on.
@@ -104,12 +144,26 @@ impl Show {
     }
 
     /// Shows how far the work is that a meter counts, one piece after the other, under the name that `what` has for it.
-    pub fn metered(quiet: bool, meter: Arc<Meter>, what: impl Fn() -> String + Send + Sync + 'static) -> Show {
+    pub fn metered(
+        quiet: bool,
+        meter: Arc<Meter>,
+        what: impl Fn() -> String + Send + Sync + 'static,
+    ) -> Show {
         Show::new(quiet, move || {
             let (done, rows) = (meter.elapsed(), meter.all().map(|rows| rows as f64));
-            let load = Load { kinds: vec!["rows".to_owned()], units: rows.unwrap_or_default(), rows };
-            let left = rows.and_then(|_| Clock::default().left(Some(Running::new(&load, meter.reached(), done)), []));
-            Standing { done, left, what: what() }
+            let load = Load {
+                kinds: vec!["rows".to_owned()],
+                units: rows.unwrap_or_default(),
+                rows,
+            };
+            let left = rows.and_then(|_| {
+                Clock::default().left(Some(Running::new(&load, meter.reached(), done)), [])
+            });
+            Standing {
+                done,
+                left,
+                what: what(),
+            }
         })
     }
 
@@ -175,11 +229,28 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_said() {
         let what = "digits: log-likelihoods".to_owned();
-        let fresh = Standing { done: 0.0, left: None, what: what.clone() };
-        assert_eq!(fresh.bar(3.0), "[>               ] 3 s so far  digits: log-likelihoods");
+        let fresh = Standing {
+            done: 0.0,
+            left: None,
+            what: what.clone(),
+        };
+        assert_eq!(
+            fresh.bar(3.0),
+            "[>               ] 3 s so far  digits: log-likelihoods"
+        );
         assert_eq!(fresh.sentence(3.0), "3 s so far: digits: log-likelihoods");
-        let half = Standing { done: 50.0, left: Some(50.0), what };
-        assert_eq!(half.bar(50.0), "[========>       ]  50 %, about 50 s left  digits: log-likelihoods");
-        assert_eq!(half.sentence(50.0), "50 % after 50 s, about 50 s left: digits: log-likelihoods");
+        let half = Standing {
+            done: 50.0,
+            left: Some(50.0),
+            what,
+        };
+        assert_eq!(
+            half.bar(50.0),
+            "[========>       ]  50 %, about 50 s left  digits: log-likelihoods"
+        );
+        assert_eq!(
+            half.sentence(50.0),
+            "50 % after 50 s, about 50 s left: digits: log-likelihoods"
+        );
     }
 }

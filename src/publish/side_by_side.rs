@@ -22,25 +22,54 @@ impl Run {
 pub fn join(mut runs: Vec<Run>) -> (Tables, Facts) {
     distinct_labels(&mut runs);
     let mut seen: BTreeSet<String> = BTreeSet::new();
-    let names = |run: &Run| run.facts.models.iter().map(|m| m.name.clone()).collect::<BTreeSet<_>>();
-    let twice: BTreeSet<String> = runs.iter().flat_map(names).filter(|name| !seen.insert(name.clone())).collect();
+    let names = |run: &Run| {
+        run.facts
+            .models
+            .iter()
+            .map(|m| m.name.clone())
+            .collect::<BTreeSet<_>>()
+    };
+    let twice: BTreeSet<String> = runs
+        .iter()
+        .flat_map(names)
+        .filter(|name| !seen.insert(name.clone()))
+        .collect();
     let (mut tables, mut facts) = (Tables::default(), Facts::default());
-    facts.name = runs.iter().map(|r| r.label.clone()).collect::<Vec<_>>().join(", ");
+    facts.name = runs
+        .iter()
+        .map(|r| r.label.clone())
+        .collect::<Vec<_>>()
+        .join(", ");
     let seeds: BTreeSet<&String> = runs.iter().map(|r| &r.facts.seed).collect();
     facts.seed = match seeds.len() {
         1 => runs[0].facts.seed.clone(),
-        _ => runs.iter().map(|r| format!("{} ({})", r.facts.seed, r.label)).collect::<Vec<_>>().join(", "),
+        _ => runs
+            .iter()
+            .map(|r| format!("{} ({})", r.facts.seed, r.label))
+            .collect::<Vec<_>>()
+            .join(", "),
     };
     for mut run in runs {
         let label = run.label.clone();
-        rename(&mut run, |name| if twice.contains(name) { format!("{name} ({label})") } else { name.to_owned() });
+        rename(&mut run, |name| {
+            if twice.contains(name) {
+                format!("{name} ({label})")
+            } else {
+                name.to_owned()
+            }
+        });
         tables.append(run.tables);
         facts.models.extend(run.facts.models);
         facts.data.extend(run.facts.data);
         facts.trials_finished += run.facts.trials_finished;
         facts.trials_failed.extend(run.facts.trials_failed);
         facts.trials_outstanding += run.facts.trials_outstanding;
-        facts.environment.extend(run.facts.environment.into_iter().map(|(k, v)| (format!("{label}: {k}"), v)));
+        facts.environment.extend(
+            run.facts
+                .environment
+                .into_iter()
+                .map(|(k, v)| (format!("{label}: {k}"), v)),
+        );
         facts.config += &format!("# {label}\n{}\n", run.facts.config);
     }
     (tables, facts)
@@ -51,13 +80,27 @@ fn distinct_labels(runs: &mut [Run]) {
     for i in 1..runs.len() {
         let taken = |label: &str, runs: &[Run]| runs[..i].iter().any(|r| r.label == label);
         let own = runs[i].label.clone();
-        let label = (1..).map(|k| if k == 1 { own.clone() } else { format!("{own} ({k})") });
+        let label = (1..).map(|k| {
+            if k == 1 {
+                own.clone()
+            } else {
+                format!("{own} ({k})")
+            }
+        });
         let free = label.into_iter().find(|l| !taken(l, runs));
         runs[i].label = free.unwrap_or(own);
     }
 }
 
 fn rename(run: &mut Run, new: impl Fn(&str) -> String) {
-    let facts = run.facts.models.iter_mut().map(|m| &mut m.name).chain(run.facts.data.iter_mut().map(|d| &mut d.model));
-    run.tables.models_mut().chain(facts).for_each(|name| *name = new(name));
+    let facts = run
+        .facts
+        .models
+        .iter_mut()
+        .map(|m| &mut m.name)
+        .chain(run.facts.data.iter_mut().map(|d| &mut d.model));
+    run.tables
+        .models_mut()
+        .chain(facts)
+        .for_each(|name| *name = new(name));
 }

@@ -58,7 +58,13 @@ impl Axis {
     pub fn exactly(label: &str, range: [f64; 2], ticks: usize) -> Axis {
         let range = padded(span(range, Scale::Linear), 0.0);
         let ticks = linear_ticks(range, ticks);
-        Axis { label: label.into(), scale: Scale::Linear, range, ticks, minor: vec![] }
+        Axis {
+            label: label.into(),
+            scale: Scale::Linear,
+            range,
+            ticks,
+            minor: vec![],
+        }
     }
 
     /// An axis of decades around the positive values.
@@ -68,13 +74,23 @@ impl Axis {
         let lack = (0.67 - (high - low)).max(0.0) / 2.0;
         let range = [low - lack, high + lack];
         let (ticks, minor) = log_ticks(range, ticks);
-        Axis { label: label.into(), scale: Scale::Log, range, ticks, minor }
+        Axis {
+            label: label.into(),
+            scale: Scale::Log,
+            range,
+            ticks,
+            minor,
+        }
     }
 
     /// Linear where the values are of one size, else logarithmic away from zero.
     pub fn sized(label: &str, values: impl IntoIterator<Item = f64>, ticks: usize) -> Axis {
         let values: Vec<f64> = values.into_iter().filter(|v| v.abs() <= LARGEST).collect();
-        let mut sizes: Vec<f64> = values.iter().map(|v| v.abs()).filter(|&v| v > 0.0).collect();
+        let mut sizes: Vec<f64> = values
+            .iter()
+            .map(|v| v.abs())
+            .filter(|&v| v > 0.0)
+            .collect();
         sizes.sort_by(f64::total_cmp);
         let (Some(&middle), Some(&largest)) = (sizes.get(sizes.len() / 2), sizes.last()) else {
             return Axis::linear(label, values, ticks);
@@ -87,13 +103,22 @@ impl Axis {
         let scale = Scale::Symlog(unit);
         let range = padded(span(values, scale), 0.05);
         let (ticks, minor) = symlog_ticks(range, decade as i32, scale, ticks);
-        Axis { label: format!("{label} (log scale away from zero)"), scale, range, ticks, minor }
+        Axis {
+            label: format!("{label} (log scale away from zero)"),
+            scale,
+            range,
+            ticks,
+            minor,
+        }
     }
 
     /// One place per name, the first at the upper end of a vertical axis.
     pub fn names(names: &[String]) -> Axis {
         let last = names.len().saturating_sub(1);
-        let tick = |(i, name): (usize, &String)| Tick { at: (last - i) as f64, text: name.clone() };
+        let tick = |(i, name): (usize, &String)| Tick {
+            at: (last - i) as f64,
+            text: name.clone(),
+        };
         Axis {
             label: String::new(),
             scale: Scale::Linear,
@@ -106,7 +131,13 @@ impl Axis {
     /// An axis from 0 to 1 that is not drawn.
     pub fn hidden() -> Axis {
         let (label, scale) = (String::new(), Scale::Linear);
-        Axis { label, scale, range: [0.0, 1.0], ticks: vec![], minor: vec![] }
+        Axis {
+            label,
+            scale,
+            range: [0.0, 1.0],
+            ticks: vec![],
+            minor: vec![],
+        }
     }
 
     /// Where in the range a value lies: 0 at its start, 1 at its end.
@@ -150,7 +181,10 @@ fn linear_ticks([low, high]: [f64; 2], want: usize) -> Vec<Tick> {
     let places = (0..30).map(|i| (first + f64::from(i)) * step);
     places
         .take_while(|&at| at <= high + slack)
-        .map(|at| Tick { at, text: linear_text(at, step, low.abs().max(high.abs())) })
+        .map(|at| Tick {
+            at,
+            text: linear_text(at, step, low.abs().max(high.abs())),
+        })
         .collect()
 }
 
@@ -175,7 +209,10 @@ fn linear_text(at: f64, step: f64, top: f64) -> String {
 fn trimmed(text: &str) -> String {
     match text.split_once('×') {
         Some((mantissa, power)) if mantissa.contains('.') => {
-            format!("{}×{power}", mantissa.trim_end_matches('0').trim_end_matches('.'))
+            format!(
+                "{}×{power}",
+                mantissa.trim_end_matches('0').trim_end_matches('.')
+            )
         }
         _ => text.into(),
     }
@@ -188,17 +225,31 @@ fn log_ticks(range: [f64; 2], want: usize) -> (Vec<Tick>, Vec<f64>) {
     let minor = || decades.clone().flat_map(|d| (2..10).map(move |m| (d, m)));
     let place = |(d, m): (i32, i32)| f64::from(d) + f64::from(m).log10();
     let few = high - low < 2.0;
-    let lines: Vec<f64> = if high - low <= 7.0 { minor().map(place).filter(inside).collect() } else { vec![] };
+    let lines: Vec<f64> = if high - low <= 7.0 {
+        minor().map(place).filter(inside).collect()
+    } else {
+        vec![]
+    };
     let every = (((high - low) / want.max(1) as f64).ceil() as i32).max(1);
     let mut ticks: Vec<Tick> = decades
         .clone()
         .filter(|d| d.rem_euclid(every) == 0)
-        .map(|d| Tick { at: f64::from(d), text: power(d, 1) })
+        .map(|d| Tick {
+            at: f64::from(d),
+            text: power(d, 1),
+        })
         .collect();
     if few {
-        let labelled: &[i32] = if high - low < 1.2 { &[2, 3, 5, 7] } else { &[2, 5] };
+        let labelled: &[i32] = if high - low < 1.2 {
+            &[2, 3, 5, 7]
+        } else {
+            &[2, 5]
+        };
         let between = minor().filter(|(_, m)| labelled.contains(m));
-        ticks.extend(between.map(|(d, m)| Tick { at: place((d, m)), text: power(d, m) }));
+        ticks.extend(between.map(|(d, m)| Tick {
+            at: place((d, m)),
+            text: power(d, m),
+        }));
     }
     ticks.retain(|tick| inside(&tick.at));
     ticks.sort_by(|a, b| a.at.total_cmp(&b.at));
@@ -210,7 +261,11 @@ fn power(d: i32, m: i32) -> String {
     if (-3..=4).contains(&d) {
         return fixed(f64::from(m) * 10f64.powi(d), (-d).max(0) as usize);
     }
-    let times = if m == 1 { String::new() } else { format!("{m}×") };
+    let times = if m == 1 {
+        String::new()
+    } else {
+        format!("{m}×")
+    };
     format!("{times}10{}", superscript(d))
 }
 
@@ -221,13 +276,24 @@ fn symlog_ticks(range: [f64; 2], decade: i32, scale: Scale, want: usize) -> (Vec
     // Two sides may carry twice the ticks: those near zero are the closest, and the most read.
     let room = want.max(1) as f64 * if both { 1.0 } else { 0.7 };
     let every = (f64::from(reach) / room).ceil().max(1.0);
-    let mut ticks = vec![Tick { at: 0.0, text: "0".into() }];
+    let mut ticks = vec![Tick {
+        at: 0.0,
+        text: "0".into(),
+    }];
     let mut minor = vec![];
     for d in 0..=reach {
-        let Some(at) = scale.place(10f64.powi(decade + d)) else { continue };
+        let Some(at) = scale.place(10f64.powi(decade + d)) else {
+            continue;
+        };
         if d > 0 && d % every as i32 == 0 {
-            ticks.push(Tick { at, text: power(decade + d, 1) });
-            ticks.push(Tick { at: -at, text: format!("−{}", power(decade + d, 1)) });
+            ticks.push(Tick {
+                at,
+                text: power(decade + d, 1),
+            });
+            ticks.push(Tick {
+                at: -at,
+                text: format!("−{}", power(decade + d, 1)),
+            });
         } else {
             minor.extend([at, -at]);
         }
@@ -248,18 +314,39 @@ mod tests {
 
     #[test]
     fn ticks_are_round_numbers() {
-        assert_eq!(texts(&Axis::exactly("", [0.0, 1.0], 5)), ["0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
-        assert_eq!(texts(&Axis::log("", [3.0, 2000.0], 5)), ["10", "100", "1000"]);
-        assert_eq!(texts(&Axis::log("", [21.0, 80.0], 5)), ["20", "30", "50", "70"]);
+        assert_eq!(
+            texts(&Axis::exactly("", [0.0, 1.0], 5)),
+            ["0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+        );
+        assert_eq!(
+            texts(&Axis::log("", [3.0, 2000.0], 5)),
+            ["10", "100", "1000"]
+        );
+        assert_eq!(
+            texts(&Axis::log("", [21.0, 80.0], 5)),
+            ["20", "30", "50", "70"]
+        );
     }
 
     #[test]
     fn no_values_leave_an_axis_empty_or_without_ticks() {
-        let cases: [&[f64]; 8] =
-            [&[], &[f64::NAN], &[0.0], &[1e6, 1e6], &[-1e300, 1e300], &[1e-300], &[5.0, 5.0 + 1e-13], &[-1e149, 1e149]];
+        let cases: [&[f64]; 8] = [
+            &[],
+            &[f64::NAN],
+            &[0.0],
+            &[1e6, 1e6],
+            &[-1e300, 1e300],
+            &[1e-300],
+            &[5.0, 5.0 + 1e-13],
+            &[-1e149, 1e149],
+        ];
         for values in cases {
             let values = || values.iter().copied();
-            for axis in [Axis::linear("x", values(), 5), Axis::log("x", values(), 5), Axis::sized("x", values(), 5)] {
+            for axis in [
+                Axis::linear("x", values(), 5),
+                Axis::log("x", values(), 5),
+                Axis::sized("x", values(), 5),
+            ] {
                 assert!(axis.range[0] < axis.range[1], "{axis:?}");
                 assert!(axis.range.iter().all(|v| v.is_finite()));
                 assert!(!axis.ticks.is_empty() && axis.ticks.len() < 31, "{axis:?}");

@@ -17,13 +17,18 @@ pub fn tidy(mut nodes: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
             _ => curve.push((x, y, 1.0)),
         }
     }
-    curve.into_iter().map(|(x, sum, count)| (x, sum / count)).collect()
+    curve
+        .into_iter()
+        .map(|(x, sum, count)| (x, sum / count))
+        .collect()
 }
 
 /// The x at which all curves are compared: their nodes where these agree, else an even grid over
 /// the range that all of them cover.
 pub fn grid(curves: &[&Vec<(f64, f64)>]) -> Vec<f64> {
-    let Some(first) = curves.first() else { return vec![] };
+    let Some(first) = curves.first() else {
+        return vec![];
+    };
     let agree = |curve: &&Vec<(f64, f64)>| {
         curve.len() == first.len() && curve.iter().zip(first.iter()).all(|(a, b)| same(a.0, b.0))
     };
@@ -33,12 +38,22 @@ pub fn grid(curves: &[&Vec<(f64, f64)>]) -> Vec<f64> {
     if curves.iter().any(|curve| curve.is_empty()) {
         return vec![];
     }
-    let start = curves.iter().filter_map(|curve| curve.first()).map(|n| n.0).fold(f64::MIN, f64::max);
-    let end = curves.iter().filter_map(|curve| curve.last()).map(|n| n.0).fold(f64::MAX, f64::min);
+    let start = curves
+        .iter()
+        .filter_map(|curve| curve.first())
+        .map(|n| n.0)
+        .fold(f64::MIN, f64::max);
+    let end = curves
+        .iter()
+        .filter_map(|curve| curve.last())
+        .map(|n| n.0)
+        .fold(f64::MAX, f64::min);
     if start >= end {
         return vec![];
     }
-    (0..GRID).map(|i| start + (end - start) * i as f64 / (GRID - 1) as f64).collect()
+    (0..GRID)
+        .map(|i| start + (end - start) * i as f64 / (GRID - 1) as f64)
+        .collect()
 }
 
 /// Linear between the nodes; `None` outside them.
@@ -75,7 +90,13 @@ mod tests {
 
     #[test]
     fn equal_nodes_are_averaged_and_infinite_ones_left_out() {
-        let nodes = vec![(1.0, 2.0), (0.0, 5.0), (1.0, 4.0), (f64::INFINITY, 1.0), (2.0, f64::NAN)];
+        let nodes = vec![
+            (1.0, 2.0),
+            (0.0, 5.0),
+            (1.0, 4.0),
+            (f64::INFINITY, 1.0),
+            (2.0, f64::NAN),
+        ];
         assert_eq!(tidy(nodes), [(0.0, 5.0), (1.0, 3.0)]);
     }
 
@@ -83,7 +104,10 @@ mod tests {
     fn shared_nodes_are_kept_and_others_bridged() {
         let (a, b) = (vec![(0.0, 0.0), (1.0, 1.0)], vec![(0.0, 2.0), (1.0, 3.0)]);
         assert_eq!(grid(&[&a, &b]), [0.0, 1.0]);
-        assert_eq!(average(&[a.clone(), b], &[0.0, 1.0])[1], (1.0, 2.0, Some(2f64.sqrt())));
+        assert_eq!(
+            average(&[a.clone(), b], &[0.0, 1.0])[1],
+            (1.0, 2.0, Some(2f64.sqrt()))
+        );
         let c = vec![(0.5, 0.0), (3.0, 5.0)];
         let shared = grid(&[&a, &c]);
         assert_eq!((shared[0], shared[GRID - 1]), (0.5, 1.0));

@@ -48,7 +48,11 @@ pub fn to_error(value: f64, error: f64) -> String {
 /// A part of a value beside that value: with the decimals of the value's error, and one digit where these show none.
 pub fn part(part: f64, error: Option<f64>) -> String {
     let text = finite(error).map_or_else(|| significant(part, 2), |error| to_error(part, error));
-    if text.bytes().any(|b| (b'1'..=b'9').contains(&b)) { text } else { significant(part, 1) }
+    if text.bytes().any(|b| (b'1'..=b'9').contains(&b)) {
+        text
+    } else {
+        significant(part, 1)
+    }
 }
 
 /// `[low, high]`: the 95 % interval of a mean of `n` values with this standard error.
@@ -56,7 +60,11 @@ pub fn interval(value: Option<f64>, error: Option<f64>, n: Option<usize>) -> Opt
     let (value, error) = (finite(value)?, finite(error)?);
     let half = half_width(Some(error), n);
     let (low, high) = (value - half, value + half);
-    Some(format!("[{}, {}]", to_error(low, error), to_error(high, error)))
+    Some(format!(
+        "[{}, {}]",
+        to_error(low, error),
+        to_error(high, error)
+    ))
 }
 
 /// Significant digits, in scientific form where the plain one would be long.
@@ -69,7 +77,10 @@ pub fn significant(value: f64, digits: i32) -> String {
     }
     let exponent = value.abs().log10().floor() as i32;
     if !(-4..7).contains(&exponent) {
-        let mantissa = fixed(value / 10f64.powi(exponent), (digits - 1).clamp(0, 12) as usize);
+        let mantissa = fixed(
+            value / 10f64.powi(exponent),
+            (digits - 1).clamp(0, 12) as usize,
+        );
         return format!("{mantissa}×10{}", superscript(exponent));
     }
     fixed(value, (digits - 1 - exponent).clamp(0, 12) as usize)
@@ -86,7 +97,11 @@ pub fn count(value: f64) -> String {
         return ABSENT.into();
     }
     if value.abs() >= 1e9 || value.fract() == 0.0 {
-        return if value.abs() >= 1e9 { significant(value, 3) } else { fixed(value, 0) };
+        return if value.abs() >= 1e9 {
+            significant(value, 3)
+        } else {
+            fixed(value, 0)
+        };
     }
     match value.abs() {
         size if size < 1.0 => significant(value, 2),
@@ -153,7 +168,10 @@ fn by_error(value: f64, error: f64) -> (String, String) {
         return (fixed(value, decimals), fixed(error, decimals));
     }
     let unit = 10f64.powi(-decimals);
-    (fixed((value / unit).round() * unit, 0), fixed((error / unit).round() * unit, 0))
+    (
+        fixed((value / unit).round() * unit, 0),
+        fixed((error / unit).round() * unit, 0),
+    )
 }
 
 #[cfg(test)]
@@ -181,7 +199,10 @@ mod tests {
 
     #[test]
     fn intervals_are_of_95_percent() {
-        assert_eq!(interval(Some(1.0), Some(0.1), None).as_deref(), Some("[0.80, 1.20]"));
+        assert_eq!(
+            interval(Some(1.0), Some(0.1), None).as_deref(),
+            Some("[0.80, 1.20]")
+        );
         assert_eq!(
             interval(Some(1.0), Some(0.1), Some(4)).as_deref(),
             Some("[0.68, 1.32]"),

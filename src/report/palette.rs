@@ -41,12 +41,23 @@ pub struct Look {
 }
 
 /// The reference estimator's look.
-pub const REFERENCE: Look = Look { colour: INK, shape: Shape::Circle };
+pub const REFERENCE: Look = Look {
+    colour: INK,
+    shape: Shape::Circle,
+};
 
 /// The look of the `index`-th estimator that is not the reference.
 pub fn look(index: usize) -> Look {
-    const SHAPES: [Shape; 4] = [Shape::Circle, Shape::Square, Shape::Diamond, Shape::Triangle];
-    Look { colour: ESTIMATORS[index % ESTIMATORS.len()], shape: SHAPES[index % SHAPES.len()] }
+    const SHAPES: [Shape; 4] = [
+        Shape::Circle,
+        Shape::Square,
+        Shape::Diamond,
+        Shape::Triangle,
+    ];
+    Look {
+        colour: ESTIMATORS[index % ESTIMATORS.len()],
+        shape: SHAPES[index % SHAPES.len()],
+    }
 }
 
 /// The colour as text: dark enough to be read on white.
@@ -71,7 +82,11 @@ impl Map {
             Map::Diverging => &DIVERGING,
         };
         let last = stops.len() - 1;
-        let place = if at.is_finite() { at.clamp(0.0, 1.0) * last as f64 } else { 0.0 };
+        let place = if at.is_finite() {
+            at.clamp(0.0, 1.0) * last as f64
+        } else {
+            0.0
+        };
         let below = (place.floor() as usize).min(last - 1);
         let part = place - below as f64;
         std::array::from_fn(|i| {
@@ -94,8 +109,15 @@ const VIRIDIS: [Colour; 9] = [
     [253, 231, 37],
 ];
 
-const DIVERGING: [Colour; 7] =
-    [[33, 102, 172], [103, 169, 207], [209, 229, 240], [247, 247, 247], [253, 219, 199], [239, 138, 98], [178, 24, 43]];
+const DIVERGING: [Colour; 7] = [
+    [33, 102, 172],
+    [103, 169, 207],
+    [209, 229, 240],
+    [247, 247, 247],
+    [253, 219, 199],
+    [239, 138, 98],
+    [178, 24, 43],
+];
 
 #[cfg(test)]
 mod tests {

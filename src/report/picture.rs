@@ -62,7 +62,15 @@ impl Panel {
     /// An empty panel on these axes.
     pub fn new(title: impl Into<String>, x: Axis, y: Axis) -> Panel {
         let (marks, raster, aspect, side) = (vec![], None, None, Side::Empty);
-        Panel { title: title.into(), x, y, marks, raster, aspect, side }
+        Panel {
+            title: title.into(),
+            x,
+            y,
+            marks,
+            raster,
+            aspect,
+            side,
+        }
     }
 }
 
@@ -126,7 +134,12 @@ pub enum Mark {
 impl Mark {
     /// A plain line through the points.
     pub fn line(points: Vec<(f64, f64)>, colour: Colour, width: f64) -> Mark {
-        Mark::Line { points, colour, width, stroke: Stroke::Solid }
+        Mark::Line {
+            points,
+            colour,
+            width,
+            stroke: Stroke::Solid,
+        }
     }
 }
 

@@ -2,10 +2,15 @@
 
 use super::*;
 use crate::rows::{
-    Budget, Convention, Density, Frontier, Gallery, MetricRow, Pair, Profile, Sample, Stein, Step, Summary,
+    Budget, Convention, Density, Frontier, Gallery, MetricRow, Pair, Profile, Sample, Stein, Step,
+    Summary,
 };
 
-const ESTIMATORS: [(&str, &str); 3] = [("exact", "ode-exact"), ("hutchinson-8", "ode-stochastic"), ("stad", "learned")];
+const ESTIMATORS: [(&str, &str); 3] = [
+    ("exact", "ode-exact"),
+    ("hutchinson-8", "ode-stochastic"),
+    ("stad", "learned"),
+];
 
 /// Small tables with every kind of row, all names passed through `name`.
 fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
@@ -47,8 +52,12 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
             solver_bias: Some(-0.02),
             ..Summary::default()
         });
-        tables.samples.extend((0..samples).map(|i| sample(key(), name(estimator), i, shift)));
-        tables.profile.extend((0..samples * 4).map(|i| node(key(), name(estimator), i, shift)));
+        tables
+            .samples
+            .extend((0..samples).map(|i| sample(key(), name(estimator), i, shift)));
+        tables
+            .profile
+            .extend((0..samples * 4).map(|i| node(key(), name(estimator), i, shift)));
         tables.density.extend((0..30).map(|i| Density {
             model: name("moons"),
             estimator: name(estimator),
@@ -59,66 +68,79 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
     }
     for (estimator, kind) in ESTIMATORS {
         let (model, dataset, solver) = key();
-        tables.conventions.extend([None, Some("presumes 256 levels")].map(|reason| Convention {
-            model: model.clone(),
-            dataset: dataset.clone(),
-            estimator: name(estimator),
-            solver: solver.clone(),
-            kind: kind.to_owned(),
-            bound: "elbo".into(),
-            convention: if reason.is_some() { "score_sde" } else { "nats" }.into(),
-            unit: "nats".into(),
-            n: samples,
-            value: reason.is_none().then_some(-3.5),
-            stderr: (samples > 1).then_some(0.1),
-            scale: Some(1.0),
-            offset: Some(0.0),
-            reason: name(reason.unwrap_or("")),
-            formula: "log p".into(),
-            source: name("a source"),
-            protocol: String::new(),
-        }));
-        tables.budget.extend(["data", "probe", "solver", "total"].map(|component| Budget {
-            model: model.clone(),
-            dataset: dataset.clone(),
-            estimator: name(estimator),
-            solver: solver.clone(),
-            component: component.into(),
-            n: samples,
-            sample_nats: Some(0.4),
-            mean_nats: (component != "probe").then_some(0.02),
-            share: Some(0.3),
-            bias_nats: (component == "solver").then_some(-0.02),
-            bias_stderr: None,
-            sample_bits_per_dim: Some(0.1),
-            mean_bits_per_dim: Some(0.01),
-            bias_bits_per_dim: None,
-            observed_order: (component == "solver").then_some(1.9),
-            knob: "more of it".into(),
-            measured: name("somehow"),
-        }));
-        tables.frontier.extend(["sample", "mean"].map(|scope| Frontier {
-            model: model.clone(),
-            dataset: dataset.clone(),
-            solver: solver.clone(),
-            estimator: name(estimator),
-            kind: kind.into(),
-            scope: scope.into(),
-            target: 0.1,
-            unit: "nats".into(),
-            n: samples,
-            error: Some(0.2),
-            basis: "1/K".into(),
-            averages: "probes".into(),
-            needed: Some(32.0),
-            jvps: (kind != "learned").then_some(320.0),
-            head_calls: Some(0.0),
-            fewest_jvps: kind == "ode-exact",
-            seconds: Some(0.1),
-            least_seconds: kind == "learned",
-            variance_jvps: Some(3.0),
-            variance_seconds: Some(0.01),
-        }));
+        tables
+            .conventions
+            .extend([None, Some("presumes 256 levels")].map(|reason| {
+                Convention {
+                    model: model.clone(),
+                    dataset: dataset.clone(),
+                    estimator: name(estimator),
+                    solver: solver.clone(),
+                    kind: kind.to_owned(),
+                    bound: "elbo".into(),
+                    convention: if reason.is_some() {
+                        "score_sde"
+                    } else {
+                        "nats"
+                    }
+                    .into(),
+                    unit: "nats".into(),
+                    n: samples,
+                    value: reason.is_none().then_some(-3.5),
+                    stderr: (samples > 1).then_some(0.1),
+                    scale: Some(1.0),
+                    offset: Some(0.0),
+                    reason: name(reason.unwrap_or("")),
+                    formula: "log p".into(),
+                    source: name("a source"),
+                    protocol: String::new(),
+                }
+            }));
+        tables.budget.extend(
+            ["data", "probe", "solver", "total"].map(|component| Budget {
+                model: model.clone(),
+                dataset: dataset.clone(),
+                estimator: name(estimator),
+                solver: solver.clone(),
+                component: component.into(),
+                n: samples,
+                sample_nats: Some(0.4),
+                mean_nats: (component != "probe").then_some(0.02),
+                share: Some(0.3),
+                bias_nats: (component == "solver").then_some(-0.02),
+                bias_stderr: None,
+                sample_bits_per_dim: Some(0.1),
+                mean_bits_per_dim: Some(0.01),
+                bias_bits_per_dim: None,
+                observed_order: (component == "solver").then_some(1.9),
+                knob: "more of it".into(),
+                measured: name("somehow"),
+            }),
+        );
+        tables
+            .frontier
+            .extend(["sample", "mean"].map(|scope| Frontier {
+                model: model.clone(),
+                dataset: dataset.clone(),
+                solver: solver.clone(),
+                estimator: name(estimator),
+                kind: kind.into(),
+                scope: scope.into(),
+                target: 0.1,
+                unit: "nats".into(),
+                n: samples,
+                error: Some(0.2),
+                basis: "1/K".into(),
+                averages: "probes".into(),
+                needed: Some(32.0),
+                jvps: (kind != "learned").then_some(320.0),
+                head_calls: Some(0.0),
+                fewest_jvps: kind == "ode-exact",
+                seconds: Some(0.1),
+                least_seconds: kind == "learned",
+                variance_jvps: Some(3.0),
+                variance_seconds: Some(0.01),
+            }));
     }
     let (model, dataset, solver) = key();
     let (estimator, other) = (name("stad"), name("exact"));
@@ -135,21 +157,25 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
         low,
         high,
     });
-    tables.metrics.extend([name("heun"), "data".into()].map(|sampler| MetricRow {
-        model: name("moons"),
-        sampler,
-        metric: name("frechet"),
-        value: 1.5,
-        stderr: Some(0.2),
-        n_generated: 100,
-        n_reference: 100,
-        evaluations: 35.0,
-        jvps: 0.0,
-        cost: 35.0,
-        features: name("raw"),
-        note: name("few samples"),
-    }));
-    tables.steps.extend((0..10).map(|i| step(name("moons"), name("steindiff(heun)"), i)));
+    tables
+        .metrics
+        .extend([name("heun"), "data".into()].map(|sampler| MetricRow {
+            model: name("moons"),
+            sampler,
+            metric: name("frechet"),
+            value: 1.5,
+            stderr: Some(0.2),
+            n_generated: 100,
+            n_reference: 100,
+            evaluations: 35.0,
+            jvps: 0.0,
+            cost: 35.0,
+            features: name("raw"),
+            note: name("few samples"),
+        }));
+    tables
+        .steps
+        .extend((0..10).map(|i| step(name("moons"), name("steindiff(heun)"), i)));
     let test = |function: &str, z: Option<f64>| Stein {
         model: name("moons"),
         dataset: name("test.npy"),
@@ -165,8 +191,16 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
         bits_per_dim: Some(-0.36),
         bits_per_dim_stderr: Some(0.07),
     };
-    tables.stein.extend([test("1", Some(0.5)), test("x[0]", Some(-5.0)), test("bias", None)]);
-    let points = |n: usize| (0..n).map(|i| vec![(i as f64).sin(), (i as f64).cos()]).collect();
+    tables.stein.extend([
+        test("1", Some(0.5)),
+        test("x[0]", Some(-5.0)),
+        test("bias", None),
+    ]);
+    let points = |n: usize| {
+        (0..n)
+            .map(|i| vec![(i as f64).sin(), (i as f64).cos()])
+            .collect()
+    };
     tables.galleries.push(Gallery {
         model: name("moons"),
         sampler: name("heun"),
@@ -210,7 +244,12 @@ fn step(model: String, sampler: String, i: usize) -> Step {
     }
 }
 
-fn sample((model, dataset, solver): (String, String, String), estimator: String, i: usize, shift: f64) -> Sample {
+fn sample(
+    (model, dataset, solver): (String, String, String),
+    estimator: String,
+    i: usize,
+    shift: f64,
+) -> Sample {
     let log_likelihood = -3.5 - shift + (i as f64 * 0.7).sin();
     Sample {
         model,
@@ -234,10 +273,24 @@ fn sample((model, dataset, solver): (String, String, String), estimator: String,
     }
 }
 
-fn node((model, dataset, solver): (String, String, String), estimator: String, i: usize, shift: f64) -> Profile {
+fn node(
+    (model, dataset, solver): (String, String, String),
+    estimator: String,
+    i: usize,
+    shift: f64,
+) -> Profile {
     let t = (i % 4) as f64 / 4.0;
     let (sample, half_log_snr) = (i / 4, ((1.0 - t) / t).ln());
-    Profile { model, dataset, solver, estimator, sample, t, half_log_snr, divergence: t - shift }
+    Profile {
+        model,
+        dataset,
+        solver,
+        estimator,
+        sample,
+        t,
+        half_log_snr,
+        divergence: t - shift,
+    }
 }
 
 fn facts(name: impl Fn(&str) -> String) -> Facts {
@@ -278,7 +331,11 @@ fn plain(text: &str) -> String {
 }
 
 fn names(report: &Report) -> Vec<&str> {
-    report.figures.iter().map(|figure| figure.name.as_str()).collect()
+    report
+        .figures
+        .iter()
+        .map(|figure| figure.name.as_str())
+        .collect()
 }
 
 #[test]
@@ -298,7 +355,11 @@ fn every_kind_of_row_has_its_figure() {
     ];
     assert_eq!(names(&report), all);
     for figure in &report.figures {
-        assert!(report.html.contains(&format!("<figure id=\"{}\"", figure.name)));
+        assert!(
+            report
+                .html
+                .contains(&format!("<figure id=\"{}\"", figure.name))
+        );
         assert!(figure.png.starts_with(b"\x89PNG") && !figure.caption.is_empty());
     }
 }
@@ -307,13 +368,55 @@ fn every_kind_of_row_has_its_figure() {
 fn a_figure_goes_with_its_columns() {
     let full = || tables(6, plain);
     let cases: [(&str, Tables); 8] = [
-        ("scatter-moons histogram-moons", Tables { samples: vec![], ..full() }),
-        ("budget-moons", Tables { budget: vec![], ..full() }),
-        ("divergence-moons", Tables { profile: vec![], ..full() }),
-        ("density-moons", Tables { density: vec![], ..full() }),
-        ("gallery-moons-heun", Tables { galleries: vec![], ..full() }),
-        ("metrics-moons", Tables { metrics: vec![], ..full() }),
-        ("gamma-moons-heun-clipped", Tables { steps: vec![], ..full() }),
+        (
+            "scatter-moons histogram-moons",
+            Tables {
+                samples: vec![],
+                ..full()
+            },
+        ),
+        (
+            "budget-moons",
+            Tables {
+                budget: vec![],
+                ..full()
+            },
+        ),
+        (
+            "divergence-moons",
+            Tables {
+                profile: vec![],
+                ..full()
+            },
+        ),
+        (
+            "density-moons",
+            Tables {
+                density: vec![],
+                ..full()
+            },
+        ),
+        (
+            "gallery-moons-heun",
+            Tables {
+                galleries: vec![],
+                ..full()
+            },
+        ),
+        (
+            "metrics-moons",
+            Tables {
+                metrics: vec![],
+                ..full()
+            },
+        ),
+        (
+            "gamma-moons-heun-clipped",
+            Tables {
+                steps: vec![],
+                ..full()
+            },
+        ),
         ("bias-moons frontier-moons scatter-moons", {
             let mut tables = tables(5, plain);
             tables.summary.retain(|row| row.estimator == "exact");
@@ -324,7 +427,10 @@ fn a_figure_goes_with_its_columns() {
     for (gone, tables) in cases {
         let report = report(&tables, &facts(plain)).unwrap();
         let names = names(&report);
-        assert!(gone.split(' ').all(|name| !names.contains(&name)), "{gone}: {names:?}");
+        assert!(
+            gone.split(' ').all(|name| !names.contains(&name)),
+            "{gone}: {names:?}"
+        );
         assert_eq!(names.len(), 10 - gone.split(' ').count());
     }
 }
@@ -347,30 +453,58 @@ fn no_rows_still_give_a_page() {
 
 #[test]
 fn hostile_names_come_out_inert() {
-    let hostile = |text: &str| format!("</text><script>alert('{text}')</script>\"&\u{0}\u{1b}\u{202e}日本😀=cmd");
+    let hostile = |text: &str| {
+        format!("</text><script>alert('{text}')</script>\"&\u{0}\u{1b}\u{202e}日本😀=cmd")
+    };
     let report = report(&tables(4, hostile), &facts(hostile)).unwrap();
-    let svgs: Vec<&str> = report.figures.iter().map(|figure| figure.svg.as_str()).collect();
+    let svgs: Vec<&str> = report
+        .figures
+        .iter()
+        .map(|figure| figure.svg.as_str())
+        .collect();
     assert!(svgs.len() >= 7, "{}", svgs.len());
     for text in svgs.iter().copied().chain([report.html.as_str()]) {
         assert!(!text.contains("<script") && text.contains("&lt;script"));
-        assert!(text.chars().all(|c| c == '\n' || c == '\t' || !c.is_control()));
+        assert!(
+            text.chars()
+                .all(|c| c == '\n' || c == '\t' || !c.is_control())
+        );
         assert!(!text.contains('\u{202e}'));
     }
     for svg in svgs {
-        let known =
-            ["svg ", "/svg>", "rect ", "line ", "polyline ", "polygon ", "circle ", "image ", "text ", "/text>"];
+        let known = [
+            "svg ",
+            "/svg>",
+            "rect ",
+            "line ",
+            "polyline ",
+            "polygon ",
+            "circle ",
+            "image ",
+            "text ",
+            "/text>",
+        ];
         let tags = svg.split('<').skip(1);
         tags.for_each(|tag| assert!(known.iter().any(|k| tag.starts_with(k)), "{tag}"));
     }
-    for name in names(&Report { html: String::new(), ..report }) {
-        assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+    for name in names(&Report {
+        html: String::new(),
+        ..report
+    }) {
+        assert!(
+            name.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        );
     }
 }
 
 #[test]
 fn names_that_differ_only_in_what_a_file_name_loses_keep_their_files() {
     let mut tables = tables(2, plain);
-    let others = tables.metrics.clone().into_iter().map(|row| MetricRow { model: "Moons".into(), ..row });
+    let others = tables.metrics.clone().into_iter().map(|row| MetricRow {
+        model: "Moons".into(),
+        ..row
+    });
     tables.metrics.extend(others);
     let report = report(&tables, &facts(plain)).unwrap();
     assert!(names(&report).ends_with(&["metrics-moons", "metrics-moons-2"]));
@@ -382,13 +516,28 @@ fn of_many_solvers_the_first_have_figures_and_the_page_says_so() {
     let (summary, profile) = (all.summary.clone(), all.profile.clone());
     for i in 0..29 {
         let solver = || format!("heun-{i}");
-        all.summary.extend(summary.iter().cloned().map(|row| Summary { solver: solver(), ..row }));
-        all.profile.extend(profile.iter().cloned().map(|row| Profile { solver: solver(), ..row }));
+        all.summary
+            .extend(summary.iter().cloned().map(|row| Summary {
+                solver: solver(),
+                ..row
+            }));
+        all.profile
+            .extend(profile.iter().cloned().map(|row| Profile {
+                solver: solver(),
+                ..row
+            }));
     }
     let report = report(&all, &facts(plain)).expect("a report");
-    let of_kind = names(&report).into_iter().filter(|name| name.starts_with("divergence-")).count();
+    let of_kind = names(&report)
+        .into_iter()
+        .filter(|name| name.starts_with("divergence-"))
+        .count();
     assert_eq!(of_kind, crate::report::view::GROUPS_WITH_FIGURES);
-    assert!(report.html.contains("the first 24 of 30 combinations of data and solver"));
+    assert!(
+        report
+            .html
+            .contains("the first 24 of 30 combinations of data and solver")
+    );
 }
 
 #[test]
@@ -406,7 +555,10 @@ fn failures_stand_at_the_top_and_absent_numbers_are_dashes() {
     tables.summary[2].failed = 3;
     tables.summary[2].bias = None;
     let html = report(&tables, &facts(plain)).unwrap().html;
-    let at = |text: &str| html.find(text).unwrap_or_else(|| panic!("{text} is missing"));
+    let at = |text: &str| {
+        html.find(text)
+            .unwrap_or_else(|| panic!("{text} is missing"))
+    };
     assert!(at("3 of 8 samples failed") < at("<h2>In short"));
     assert!(at("Trial key failed") < at("<h2>In short"));
     assert!(html.contains("<td class=\"n\">–</td>"));
@@ -439,24 +591,61 @@ fn few_steps_are_compared_across_solvers_and_too_good_is_said() {
         rank_correlation: Some(0.123),
         ..tables.summary[1].clone()
     };
-    let drawn = MetricRow { sampler: far.solver.clone(), evaluations: 2.0, value: 0.4567, ..tables.metrics[0].clone() };
+    let drawn = MetricRow {
+        sampler: far.solver.clone(),
+        evaluations: 2.0,
+        value: 0.4567,
+        ..tables.metrics[0].clone()
+    };
     tables.summary.push(far);
     tables.metrics.push(drawn);
     let report = report(&tables, &facts(plain)).unwrap();
-    let table = report.html.split("Few steps beside full trajectories").nth(1).unwrap();
+    let table = report
+        .html
+        .split("Few steps beside full trajectories")
+        .nth(1)
+        .unwrap();
     let table = table.split("</article>").next().unwrap();
-    let note = table.split("not a better model but a miscalibrated one").nth(1).unwrap();
-    assert!(note.split("</p>").next().unwrap().contains(tables.summary[2].estimator.as_str()));
-    assert!(!note.split("</p>").next().unwrap().contains("euler"), "its bias is below zero");
-    for text in ["euler(steps=2)", "its own", "0.123", &format!("{} ± SE", tables.metrics[0].metric)] {
+    let note = table
+        .split("not a better model but a miscalibrated one")
+        .nth(1)
+        .unwrap();
+    assert!(
+        note.split("</p>")
+            .next()
+            .unwrap()
+            .contains(tables.summary[2].estimator.as_str())
+    );
+    assert!(
+        !note.split("</p>").next().unwrap().contains("euler"),
+        "its bias is below zero"
+    );
+    for text in [
+        "euler(steps=2)",
+        "its own",
+        "0.123",
+        &format!("{} ± SE", tables.metrics[0].metric),
+    ] {
         assert!(table.contains(text), "{text}");
     }
-    assert!(names(&report).iter().all(|name| !name.contains("euler")), "what is compared in the table has no figures");
+    assert!(
+        names(&report).iter().all(|name| !name.contains("euler")),
+        "what is compared in the table has no figures"
+    );
 }
 
 #[test]
 fn one_sample_and_impossible_numbers_never_panic() {
-    let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, 1e308, -1e308, 1e-320, -1e6];
+    let odd = [
+        f64::NAN,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        0.0,
+        1e308,
+        -1e308,
+        1e-320,
+        -1e6,
+    ];
     for (i, &value) in odd.iter().enumerate() {
         let mut tables = tables(1 + i % 2, plain);
         for row in &mut tables.summary {
@@ -482,8 +671,16 @@ fn one_sample_and_impossible_numbers_never_panic() {
         gallery.generated = vec![vec![value, value], vec![]];
         let report = report(&tables, &facts(plain)).unwrap();
         for figure in &report.figures {
-            let text = figure.svg.split_once("NaN").or(figure.svg.split_once("inf\n"));
-            assert!(text.is_none(), "{} at {value}: {:.200}", figure.name, text.unwrap_or_default().1);
+            let text = figure
+                .svg
+                .split_once("NaN")
+                .or(figure.svg.split_once("inf\n"));
+            assert!(
+                text.is_none(),
+                "{} at {value}: {:.200}",
+                figure.name,
+                text.unwrap_or_default().1
+            );
         }
     }
 }
@@ -494,15 +691,24 @@ fn the_headline_carries_the_solvers_part() {
     let page = |change: &dyn Fn(&mut Summary)| {
         let mut tables = tables(5, plain);
         tables.summary.iter_mut().for_each(change);
-        report(&tables, &facts(plain)).expect("a page").html.replace('\u{a0}', " ")
+        report(&tables, &facts(plain))
+            .expect("a page")
+            .html
+            .replace('\u{a0}', " ")
     };
     let bits = |row: &mut Summary| row.solver_bias_bits_per_dim = Some(-0.0301);
     let (unmeasured, nothing) = ("solver error not measured", "solver none");
     let html = page(&bits);
-    assert!(html.contains("solver −0.030</span> <span class=\"unit\">bits/dim"), "{html}");
+    assert!(
+        html.contains("solver −0.030</span> <span class=\"unit\">bits/dim"),
+        "{html}"
+    );
     assert!(!html.contains(unmeasured) && !html.contains(nothing));
     let html = page(&|row| (row.bits_per_dim, row.solver_bias) = (None, Some(0.5)));
-    assert!(html.contains("solver 0.50</span> <span class=\"unit\">nats"), "{html}");
+    assert!(
+        html.contains("solver 0.50</span> <span class=\"unit\">nats"),
+        "{html}"
+    );
     let html = page(&|row| row.solver_bias = Some(1e-6));
     assert!(html.contains(nothing) && !html.contains(unmeasured));
     let html = page(&|row| row.solver_bias = None);
@@ -515,10 +721,18 @@ fn the_headline_carries_the_solvers_part() {
 fn a_solvers_bias_is_said_where_it_is_larger_than_the_error_beside_it() {
     let page = |bias: f64| {
         let mut tables = tables(5, plain);
-        tables.budget.iter_mut().filter(|b| b.component == "solver").for_each(|b| b.bias_nats = Some(bias));
+        tables
+            .budget
+            .iter_mut()
+            .filter(|b| b.component == "solver")
+            .for_each(|b| b.bias_nats = Some(bias));
         report(&tables, &facts(plain)).expect("a page").html
     };
     assert!(!page(-0.09).contains("the log-likelihoods are too"));
-    assert!(page(-0.5).contains("the log-likelihoods are too low by <b>0.5"), "{}", page(-0.5));
+    assert!(
+        page(-0.5).contains("the log-likelihoods are too low by <b>0.5"),
+        "{}",
+        page(-0.5)
+    );
     assert!(page(0.5).contains("the log-likelihoods are too high by"));
 }

@@ -8,7 +8,10 @@ pub fn clean(text: &str) -> String {
 /// As [`clean`], but lines and tabs stay: for a config shown as it was given.
 pub fn clean_block(text: &str) -> String {
     let keep = |c| matches!(c, '\n' | '\t');
-    text.chars().filter(|&c| c != '\r').map(|c| if keep(c) { c } else { visible(c) }).collect()
+    text.chars()
+        .filter(|&c| c != '\r')
+        .map(|c| if keep(c) { c } else { visible(c) })
+        .collect()
 }
 
 fn visible(c: char) -> char {
@@ -40,15 +43,30 @@ pub fn shorten(text: &str, most: usize) -> String {
 /// `hutchinson 8`; any other text as it is.
 pub fn brief(spec: &str) -> String {
     let spec = clean(spec);
-    let Some(inner) = spec.trim().strip_prefix('{').and_then(|s| s.strip_suffix('}')) else {
+    let Some(inner) = spec
+        .trim()
+        .strip_prefix('{')
+        .and_then(|s| s.strip_suffix('}'))
+    else {
         return spec;
     };
-    let Some((kind, settings)) = inner.split_once(':') else { return spec };
+    let Some((kind, settings)) = inner.split_once(':') else {
+        return spec;
+    };
     let settings = settings.trim();
-    let settings = settings.strip_prefix('{').and_then(|s| s.strip_suffix('}')).unwrap_or(settings);
+    let settings = settings
+        .strip_prefix('{')
+        .and_then(|s| s.strip_suffix('}'))
+        .unwrap_or(settings);
     let value = |setting: &str| setting.rsplit(':').next().unwrap_or("").trim().to_string();
-    let values: Vec<String> = settings.split(',').map(value).filter(|v| !v.is_empty()).collect();
-    format!("{} {}", kind.trim(), values.join(" ")).trim().to_string()
+    let values: Vec<String> = settings
+        .split(',')
+        .map(value)
+        .filter(|v| !v.is_empty())
+        .collect();
+    format!("{} {}", kind.trim(), values.join(" "))
+        .trim()
+        .to_string()
 }
 
 /// A file stem or anchor: lower-case ASCII letters, digits and single hyphens, 1 to 60 of them.
@@ -65,7 +83,11 @@ pub fn slug(text: &str) -> String {
         }
     }
     let slug = slug.trim_end_matches('-');
-    if slug.is_empty() { "unnamed".into() } else { slug.into() }
+    if slug.is_empty() {
+        "unnamed".into()
+    } else {
+        slug.into()
+    }
 }
 
 /// `a`, `a and b`, `a, b and c`.
@@ -96,7 +118,10 @@ mod tests {
 
     #[test]
     fn a_spec_is_told_by_its_values() {
-        assert_eq!(brief("{hutchinson: {probes: 8, along: fixed}}"), "hutchinson 8 fixed");
+        assert_eq!(
+            brief("{hutchinson: {probes: 8, along: fixed}}"),
+            "hutchinson 8 fixed"
+        );
         assert_eq!(brief("{learned: {head: stad}}"), "learned stad");
         assert_eq!(brief("hutch++ (24)"), "hutch++ (24)");
         assert_eq!(brief("{x}"), "{x}");
@@ -112,6 +137,9 @@ mod tests {
     #[test]
     fn listings_read_as_english() {
         let of = |n: usize| listing(&["a", "b", "c"].map(String::from)[..n]);
-        assert_eq!([of(0), of(1), of(2), of(3)], ["", "a", "a and b", "a, b and c"]);
+        assert_eq!(
+            [of(0), of(1), of(2), of(3)],
+            ["", "a", "a and b", "a, b and c"]
+        );
     }
 }

@@ -41,22 +41,52 @@ pub struct Group<'a> {
 
 impl<'a> View<'a> {
     pub fn new(tables: &'a Tables, facts: &'a Facts) -> View<'a> {
-        let mut view =
-            View { tables, facts, models: models(tables, facts), groups: vec![], looks: looks(tables), names: vec![] };
+        let mut view = View {
+            tables,
+            facts,
+            models: models(tables, facts),
+            groups: vec![],
+            looks: looks(tables),
+            names: vec![],
+        };
         view.names = names(&view.looks);
         for (model, dataset, solver) in keys(tables) {
             let of = |row: &&Summary| {
-                (row.model.as_str(), row.dataset.as_str(), row.solver.as_str()) == (model, dataset, solver)
+                (
+                    row.model.as_str(),
+                    row.dataset.as_str(),
+                    row.solver.as_str(),
+                ) == (model, dataset, solver)
             };
             let rows: Vec<&Summary> = tables.summary.iter().filter(of).collect();
-            let named = rows.iter().map(|row| row.reference.as_str()).find(|name| !name.is_empty());
-            let reference =
-                named.or(tables.summary.iter().map(|row| row.reference.as_str()).find(|name| !name.is_empty()));
-            let dim = facts.models.iter().find(|facts| facts.name == model).map(|facts| facts.dim);
+            let named = rows
+                .iter()
+                .map(|row| row.reference.as_str())
+                .find(|name| !name.is_empty());
+            let reference = named.or(tables
+                .summary
+                .iter()
+                .map(|row| row.reference.as_str())
+                .find(|name| !name.is_empty()));
+            let dim = facts
+                .models
+                .iter()
+                .find(|facts| facts.name == model)
+                .map(|facts| facts.dim);
             let dim = dim.filter(|&dim| dim > 0);
-            let elsewhere = rows.iter().any(|row| !row.reference_solver.is_empty() && row.reference_solver != solver);
+            let elsewhere = rows
+                .iter()
+                .any(|row| !row.reference_solver.is_empty() && row.reference_solver != solver);
             let reference = reference.unwrap_or("");
-            view.groups.push(Group { model, dataset, solver, rows, reference, elsewhere, dim });
+            view.groups.push(Group {
+                model,
+                dataset,
+                solver,
+                rows,
+                reference,
+                elsewhere,
+                dim,
+            });
         }
         view
     }
@@ -73,7 +103,11 @@ impl<'a> View<'a> {
 
     /// What the page says where a model has more groups than that.
     pub fn figures_note(&self, model: &str) -> Option<String> {
-        let all = self.groups.iter().filter(|group| group.model == model).count();
+        let all = self
+            .groups
+            .iter()
+            .filter(|group| group.model == model)
+            .count();
         (all > GROUPS_WITH_FIGURES).then(|| {
             format!("Figures are drawn of the first {GROUPS_WITH_FIGURES} of {all} combinations of data and solver; the tables hold all.")
         })
@@ -88,12 +122,19 @@ impl<'a> View<'a> {
     /// An estimator's name as figures and sentences show it.
     pub fn name(&self, estimator: &str) -> String {
         let found = self.names.iter().find(|(name, _)| *name == estimator);
-        found.map_or_else(|| shorten(&brief(estimator), NAME), |(_, name)| name.clone())
+        found.map_or_else(
+            || shorten(&brief(estimator), NAME),
+            |(_, name)| name.clone(),
+        )
     }
 
     /// What tells this group's files from those of the other groups.
     pub fn stem(&self, kind: &str, group: &Group) -> String {
-        let others = || self.groups.iter().filter(|other| other.model == group.model);
+        let others = || {
+            self.groups
+                .iter()
+                .filter(|other| other.model == group.model)
+        };
         let mut stem = format!("{kind}-{}", group.model);
         if others().any(|other| other.dataset != group.dataset) {
             stem = format!("{stem}-{}", group.dataset);
@@ -110,7 +151,8 @@ impl<'a> Group<'a> {
     pub fn samples(&self, tables: &'a Tables, estimator: &str) -> Vec<&'a Sample> {
         let here = |s: &&Sample| {
             s.estimator == estimator
-                && (s.model.as_str(), s.dataset.as_str(), s.solver.as_str()) == (self.model, self.dataset, self.solver)
+                && (s.model.as_str(), s.dataset.as_str(), s.solver.as_str())
+                    == (self.model, self.dataset, self.solver)
                 && s.log_likelihood.is_some_and(f64::is_finite)
         };
         tables.samples.iter().filter(here).collect()
@@ -130,7 +172,10 @@ impl<'a> Group<'a> {
 
     /// The summary row of the reference estimator.
     pub fn reference_row(&self) -> Option<&'a Summary> {
-        self.rows.iter().find(|row| row.estimator == self.reference).copied()
+        self.rows
+            .iter()
+            .find(|row| row.estimator == self.reference)
+            .copied()
     }
 
     /// Factor from a difference of log-densities in nats to one in bits/dim, sign included;
@@ -144,8 +189,11 @@ impl<'a> Group<'a> {
     /// `digits · heun {steps: 18} · n = 128`, without what is the same throughout.
     pub fn subtitle(&self) -> String {
         let n = self.rows.iter().map(|row| row.n).max();
-        let parts =
-            [shorten(self.dataset, 40), shorten(self.solver, 48), n.map(|n| format!("n = {n}")).unwrap_or_default()];
+        let parts = [
+            shorten(self.dataset, 40),
+            shorten(self.solver, 48),
+            n.map(|n| format!("n = {n}")).unwrap_or_default(),
+        ];
         let said: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
         said.join(" · ")
     }
@@ -161,7 +209,12 @@ fn models<'a>(tables: &'a Tables, facts: &'a Facts) -> Vec<&'a str> {
         .chain(facts.models.iter().map(|model| model.name.as_str()))
         .chain(tables.metrics.iter().map(|row| row.model.as_str()))
         .chain(tables.maps.iter().map(|row| row.model.as_str()))
-        .chain(tables.galleries.iter().map(|gallery| gallery.model.as_str()))
+        .chain(
+            tables
+                .galleries
+                .iter()
+                .map(|gallery| gallery.model.as_str()),
+        )
         .chain(tables.density.iter().map(|row| row.model.as_str()))
         .chain(tables.samples.iter().map(|row| row.model.as_str()))
         .chain(tables.profile.iter().map(|row| row.model.as_str()));
@@ -169,23 +222,40 @@ fn models<'a>(tables: &'a Tables, facts: &'a Facts) -> Vec<&'a str> {
 }
 
 fn keys(tables: &Tables) -> Vec<(&str, &str, &str)> {
-    let summary = tables.summary.iter().map(|r| (r.model.as_str(), r.dataset.as_str(), r.solver.as_str()));
-    let samples = tables.samples.iter().map(|r| (r.model.as_str(), r.dataset.as_str(), r.solver.as_str()));
-    let profile = tables.profile.iter().map(|r| (r.model.as_str(), r.dataset.as_str(), r.solver.as_str()));
+    let summary = tables
+        .summary
+        .iter()
+        .map(|r| (r.model.as_str(), r.dataset.as_str(), r.solver.as_str()));
+    let samples = tables
+        .samples
+        .iter()
+        .map(|r| (r.model.as_str(), r.dataset.as_str(), r.solver.as_str()));
+    let profile = tables
+        .profile
+        .iter()
+        .map(|r| (r.model.as_str(), r.dataset.as_str(), r.solver.as_str()));
     unique(summary.chain(samples).chain(profile))
 }
 
 fn looks(tables: &Tables) -> Vec<(&str, Look)> {
     // Only the first reference is drawn in ink: two of them may meet in one figure.
-    let references: Vec<&str> =
-        unique(tables.summary.iter().map(|row| row.reference.as_str())).into_iter().take(1).collect();
+    let references: Vec<&str> = unique(tables.summary.iter().map(|row| row.reference.as_str()))
+        .into_iter()
+        .take(1)
+        .collect();
     let names = (tables.summary.iter().map(|row| row.estimator.as_str()))
         .chain(tables.samples.iter().map(|row| row.estimator.as_str()))
         .chain(tables.profile.iter().map(|row| row.estimator.as_str()))
         .chain(tables.density.iter().map(|row| row.estimator.as_str()));
-    let others = unique(names).into_iter().filter(|name| !references.contains(name));
+    let others = unique(names)
+        .into_iter()
+        .filter(|name| !references.contains(name));
     let others = others.enumerate().map(|(i, name)| (name, palette::look(i)));
-    references.iter().map(|name| (*name, palette::REFERENCE)).chain(others).collect()
+    references
+        .iter()
+        .map(|name| (*name, palette::REFERENCE))
+        .chain(others)
+        .collect()
 }
 
 fn names<'a>(looks: &[(&'a str, Look)]) -> Vec<(&'a str, String)> {
@@ -194,7 +264,9 @@ fn names<'a>(looks: &[(&'a str, Look)]) -> Vec<(&'a str, String)> {
         let short = shorten(&brief(estimator), NAME);
         let taken = |name: &String| names.iter().any(|(_, other)| other == name);
         let numbered = (2..).map(|i| format!("{short} #{i}"));
-        let name = std::iter::once(short.clone()).chain(numbered).find(|name| !taken(name));
+        let name = std::iter::once(short.clone())
+            .chain(numbered)
+            .find(|name| !taken(name));
         names.push((estimator, name.unwrap_or(short)));
     }
     names

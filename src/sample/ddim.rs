@@ -25,7 +25,10 @@ impl Multistep for Ddim {
 
 impl Sample for Ddim {
     fn with_steps(&self, steps: usize) -> Sampler {
-        Sampler::Ddim(Ddim(Schedule { steps, ..self.0.clone() }))
+        Sampler::Ddim(Ddim(Schedule {
+            steps,
+            ..self.0.clone()
+        }))
     }
 
     fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {

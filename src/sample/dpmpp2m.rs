@@ -33,7 +33,10 @@ impl Multistep for Dpmpp2m {
 
 impl Sample for Dpmpp2m {
     fn with_steps(&self, steps: usize) -> Sampler {
-        Sampler::Dpmpp2m(Dpmpp2m(Schedule { steps, ..self.0.clone() }))
+        Sampler::Dpmpp2m(Dpmpp2m(Schedule {
+            steps,
+            ..self.0.clone()
+        }))
     }
 
     fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {

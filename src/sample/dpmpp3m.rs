@@ -41,14 +41,23 @@ impl Multistep for Dpmpp3m {
         // r₁ = ∞ where the oldest point has α = 0: its share is 0, and the quotients below are as well.
         let share = r0 / (r0 + r1);
         let bend = third / (r0 + r1);
-        let (of_a, of_b) = ((second * (1.0 + share) - bend) / r0, (bend - second * share) / r1);
+        let (of_a, of_b) = (
+            (second * (1.0 + share) - bend) / r0,
+            (bend - second * share) / r1,
+        );
         vec![keep, first + of_a, of_b - of_a, -of_b]
     }
 }
 
 impl Sample for Dpmpp3m {
     fn with_steps(&self, steps: usize) -> Sampler {
-        Sampler::Dpmpp3m(Dpmpp3m { schedule: Schedule { steps, ..self.schedule.clone() }, ..*self })
+        Sampler::Dpmpp3m(Dpmpp3m {
+            schedule: Schedule {
+                steps,
+                ..self.schedule.clone()
+            },
+            ..*self
+        })
     }
 
     fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {

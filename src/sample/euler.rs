@@ -12,7 +12,10 @@ pub struct Euler(pub Schedule);
 
 impl Sample for Euler {
     fn with_steps(&self, steps: usize) -> Sampler {
-        Sampler::Euler(Euler(Schedule { steps, ..self.0.clone() }))
+        Sampler::Euler(Euler(Schedule {
+            steps,
+            ..self.0.clone()
+        }))
     }
 
     fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {

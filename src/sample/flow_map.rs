@@ -32,8 +32,16 @@ pub struct FlowMapSteps {
 
 impl Default for FlowMapSteps {
     fn default() -> Self {
-        let FewSteps { map, steps, grid, .. } = FewSteps::default();
-        FlowMapSteps { map, steps, grid, density: false, guidance: None }
+        let FewSteps {
+            map, steps, grid, ..
+        } = FewSteps::default();
+        FlowMapSteps {
+            map,
+            steps,
+            grid,
+            density: false,
+            guidance: None,
+        }
     }
 }
 
@@ -57,20 +65,39 @@ const GRADIENT_EVALUATIONS: u64 = 2;
 
 impl FlowMapSteps {
     fn few(&self) -> FewSteps {
-        FewSteps { map: self.map.clone(), steps: self.steps, grid: self.grid, rule: None }
+        FewSteps {
+            map: self.map.clone(),
+            steps: self.steps,
+            grid: self.grid,
+            rule: None,
+        }
     }
 
     /// As estimators are labelled, so that a likelihood and the samples of the same steps are found together.
     pub fn label(&self) -> String {
-        let Some(Guidance { step, prior }) = self.guidance else { return self.few().label() };
+        let Some(Guidance { step, prior }) = self.guidance else {
+            return self.few().label();
+        };
         let plain = self.few().label();
         let term = if prior { " with prior" } else { "" };
         format!("{} guidance={step}{term})", plain.trim_end_matches(')'))
     }
 
     /// Moves noise uphill in the map's own likelihood of what it becomes.
-    fn guide(&self, map: &mut dyn FlowMap, curve: &Curve, prior: Prior, x: Batch) -> Result<Batch, EvalError> {
-        let Some(Guidance { step, prior: with_prior }) = self.guidance else { return Ok(x) };
+    fn guide(
+        &self,
+        map: &mut dyn FlowMap,
+        curve: &Curve,
+        prior: Prior,
+        x: Batch,
+    ) -> Result<Batch, EvalError> {
+        let Some(Guidance {
+            step,
+            prior: with_prior,
+        }) = self.guidance
+        else {
+            return Ok(x);
+        };
         let (from, to) = (curve.prior_end(), curve.data_end());
         let times = (vec![from; x.nrows()], vec![to; x.nrows()]);
         let (_, gradient) = map.divergence_gradient(&times.0, &times.1, &x)?;
@@ -87,7 +114,10 @@ impl FlowMapSteps {
     /// Times from the prior end to the data end.
     fn times(&self, curve: &Curve) -> Result<Vec<f64>, String> {
         if let Some(guidance) = self.guidance.filter(|g| !g.step.is_finite()) {
-            return Err(format!("guidance: step is {}, expected a number", guidance.step));
+            return Err(format!(
+                "guidance: step is {}, expected a number",
+                guidance.step
+            ));
         }
         let mut times = self.few().times(curve)?;
         times.reverse();
@@ -97,11 +127,18 @@ impl FlowMapSteps {
 
 impl Sample for FlowMapSteps {
     fn with_steps(&self, steps: usize) -> Sampler {
-        Sampler::FlowMap(FlowMapSteps { steps, ..self.clone() })
+        Sampler::FlowMap(FlowMapSteps {
+            steps,
+            ..self.clone()
+        })
     }
 
     fn grid(&self, on: &Setting) -> Result<Vec<Point>, String> {
-        Ok(self.times(on.curve)?.into_iter().map(|t| Point::on(on.curve, t)).collect())
+        Ok(self
+            .times(on.curve)?
+            .into_iter()
+            .map(|t| Point::on(on.curve, t))
+            .collect())
     }
 
     fn check(&self, on: &Setting) -> Result<(), String> {
@@ -109,12 +146,23 @@ impl Sample for FlowMapSteps {
     }
 
     fn cost(&self, _: &Setting) -> Cost {
-        let guidance = if self.guidance.is_some() { GRADIENT_EVALUATIONS } else { 0 };
-        Cost { evaluations: self.steps as u64 + guidance, ..Cost::default() }
+        let guidance = if self.guidance.is_some() {
+            GRADIENT_EVALUATIONS
+        } else {
+            0
+        };
+        Cost {
+            evaluations: self.steps as u64 + guidance,
+            ..Cost::default()
+        }
     }
 
     fn map(&self) -> Option<MapUse<'_>> {
-        Some(MapUse { name: &self.map, density: self.density, gradient: self.guidance.is_some() })
+        Some(MapUse {
+            name: &self.map,
+            density: self.density,
+            gradient: self.guidance.is_some(),
+        })
     }
 
     fn sample(&self, field: &mut dyn Denoiser, draw: &Draw, x: Batch) -> Result<Drawn, EvalError> {
@@ -124,10 +172,14 @@ impl Sample for FlowMapSteps {
         let x = self.guide(map, curve, prior, x)?;
         let noise = self.density.then(|| prior.log_density(&x));
         let end = walk(map, curve, &times, Rule::TwoTime, x)?;
-        let difference =
-            |(noise, integral): (Vec<f64>, Vec<f64>)| noise.iter().zip(integral).map(|(n, i)| n - i).collect();
+        let difference = |(noise, integral): (Vec<f64>, Vec<f64>)| {
+            noise.iter().zip(integral).map(|(n, i)| n - i).collect()
+        };
         let log_density = noise.zip(end.divergence).map(difference);
-        Ok(Drawn { log_density, ..Drawn::alike(end.x, self.cost(&draw.on).evaluations, 0, Vec::new()) })
+        Ok(Drawn {
+            log_density,
+            ..Drawn::alike(end.x, self.cost(&draw.on).evaluations, 0, Vec::new())
+        })
     }
 }
 
@@ -166,9 +218,19 @@ mod tests {
     fn draw<M: FlowMap>(model: M, curve: &Curve, std: f64, spec: &str, x: &Batch) -> Drawn {
         let sampler: Sampler = serde_yaml::from_str(spec).unwrap_or_else(|e| panic!("{spec}: {e}"));
         let samples: Vec<u64> = (0..x.nrows() as u64).collect();
-        let on = Setting { curve, prediction: Prediction::Velocity };
-        let draw = Draw { on, prior: Prior { std }, key: Key { seed: 0 }, samples: &samples };
-        sampler.sample(&mut Only(model), &draw, x.clone()).expect("analytic")
+        let on = Setting {
+            curve,
+            prediction: Prediction::Velocity,
+        };
+        let draw = Draw {
+            on,
+            prior: Prior { std },
+            key: Key { seed: 0 },
+            samples: &samples,
+        };
+        sampler
+            .sample(&mut Only(model), &draw, x.clone())
+            .expect("analytic")
     }
 
     /// T13 from noise to data: states and densities do not depend on the number of steps, and the density of a
@@ -179,20 +241,49 @@ mod tests {
             let curve = path.curve().expect("right");
             let (std, model) = (curve.prior_std(), analytic::gaussian(curve.clone()));
             let x = noise(Key { seed: 3 }, &[0, 1, 2, 3], 3, std);
-            let one = draw(model.clone(), &curve, std, "{flow-map: {steps: 1, density: true}}", &x);
+            let one = draw(
+                model.clone(),
+                &curve,
+                std,
+                "{flow-map: {steps: 1, density: true}}",
+                &x,
+            );
             for steps in [2, 5] {
-                let few =
-                    draw(model.clone(), &curve, std, &format!("{{flow-map: {{steps: {steps}, density: true}}}}"), &x);
-                let gap = (&few.x - &one.x).mapv(f64::abs).into_iter().fold(0.0, f64::max);
+                let few = draw(
+                    model.clone(),
+                    &curve,
+                    std,
+                    &format!("{{flow-map: {{steps: {steps}, density: true}}}}"),
+                    &x,
+                );
+                let gap = (&few.x - &one.x)
+                    .mapv(f64::abs)
+                    .into_iter()
+                    .fold(0.0, f64::max);
                 assert!(gap < 1e-9, "{path:?}: {gap}");
-                for (a, b) in few.log_density.expect("asked").iter().zip(one.log_density.as_ref().expect("asked")) {
+                for (a, b) in few
+                    .log_density
+                    .expect("asked")
+                    .iter()
+                    .zip(one.log_density.as_ref().expect("asked"))
+                {
                     assert!((a - b).abs() < 1e-9 * (1.0 + b.abs()), "{path:?}: {a} {b}");
                 }
             }
-            let times = FewSteps { steps: 3, ..Default::default() }.times(&curve).expect("right");
-            let back = walk(&mut model.clone(), &curve, &times, Rule::TwoTime, one.x).expect("analytic");
+            let times = FewSteps {
+                steps: 3,
+                ..Default::default()
+            }
+            .times(&curve)
+            .expect("right");
+            let back =
+                walk(&mut model.clone(), &curve, &times, Rule::TwoTime, one.x).expect("analytic");
             let prior = Prior { std }.log_density(&back.x);
-            let there: Vec<f64> = prior.iter().zip(back.divergence.expect("given")).map(|(p, i)| p + i).collect();
+            let there: Vec<f64> = prior
+                .iter()
+                .zip(back.divergence.expect("given"))
+                .map(|(p, i)| p + i)
+                .collect();
             for (a, b) in one.log_density.expect("asked").iter().zip(there) {
                 assert!((a - b).abs() < 1e-8 * (1.0 + b.abs()), "{path:?}: {a} {b}");
             }
@@ -203,7 +294,17 @@ mod tests {
     fn densities_are_given_only_where_they_are_asked_for() {
         let curve = Path::defaults()[5].curve().expect("right");
         let x = noise(Key { seed: 3 }, &[0, 1], 3, 1.0);
-        assert_eq!(draw(analytic::gaussian(curve.clone()), &curve, 1.0, "flow-map", &x).log_density, None);
+        assert_eq!(
+            draw(
+                analytic::gaussian(curve.clone()),
+                &curve,
+                1.0,
+                "flow-map",
+                &x
+            )
+            .log_density,
+            None
+        );
     }
 
     /// T13: a Gaussian's divergence is the same everywhere, so only the prior's term moves the noise.
@@ -211,12 +312,24 @@ mod tests {
     fn on_a_gaussian_only_the_prior_guides() {
         for path in [Path::defaults()[0].clone(), Path::defaults()[6].clone()] {
             let curve = path.curve().expect("right");
-            let (std, model): (f64, Gaussian) = (curve.prior_std(), analytic::gaussian(curve.clone()));
+            let (std, model): (f64, Gaussian) =
+                (curve.prior_std(), analytic::gaussian(curve.clone()));
             let x = noise(Key { seed: 3 }, &[0, 1, 2], 3, std);
             let plain = draw(model.clone(), &curve, std, "{flow-map: {steps: 2}}", &x);
-            let spec = |prior: bool| format!("{{flow-map: {{steps: 2, guidance: {{step: 0.25, prior: {prior}}}}}}}");
-            assert_eq!(draw(model.clone(), &curve, std, &spec(false), &x).x, plain.x);
-            let shrunk = draw(model.clone(), &curve, std, "{flow-map: {steps: 2}}", &(&x * 0.75));
+            let spec = |prior: bool| {
+                format!("{{flow-map: {{steps: 2, guidance: {{step: 0.25, prior: {prior}}}}}}}")
+            };
+            assert_eq!(
+                draw(model.clone(), &curve, std, &spec(false), &x).x,
+                plain.x
+            );
+            let shrunk = draw(
+                model.clone(),
+                &curve,
+                std,
+                "{flow-map: {steps: 2}}",
+                &(&x * 0.75),
+            );
             let guided = draw(model, &curve, std, &spec(true), &x);
             assert!((guided.x - shrunk.x).iter().all(|g| g.abs() < 1e-12));
         }
@@ -233,7 +346,10 @@ mod tests {
             }
             fn averages(&mut self, _: &[f64], _: &[f64], x: &Batch) -> Result<Averages, EvalError> {
                 let divergence = Some(x.column(0).mapv(|v| (v - 1.0).powi(2)).to_vec());
-                Ok(Averages { velocity: Batch::zeros(x.raw_dim()), divergence })
+                Ok(Averages {
+                    velocity: Batch::zeros(x.raw_dim()),
+                    divergence,
+                })
             }
             fn divergence_gradient(
                 &mut self,
@@ -241,19 +357,41 @@ mod tests {
                 to: &[f64],
                 x: &Batch,
             ) -> Result<(Vec<f64>, Batch), EvalError> {
-                Ok((self.averages(from, to, x)?.divergence.unwrap_or_default(), (x - 1.0) * 2.0))
+                Ok((
+                    self.averages(from, to, x)?.divergence.unwrap_or_default(),
+                    (x - 1.0) * 2.0,
+                ))
             }
-            fn products(&mut self, _: &[f64], _: &[f64], _: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+            fn products(
+                &mut self,
+                _: &[f64],
+                _: &[f64],
+                _: &Batch,
+                z: &Blocks,
+            ) -> Result<Blocks, EvalError> {
                 Ok(Blocks::zeros(z.raw_dim()))
             }
         }
         let x = ndarray::array![[3.0], [-2.0]];
         for (data_at, sign) in [(1, 1.0), (0, -1.0)] {
-            let curve = Path::FlowMatching { data_at, t_min: 0.0, t_max: 1.0 }.curve().expect("right");
+            let curve = Path::FlowMatching {
+                data_at,
+                t_min: 0.0,
+                t_max: 1.0,
+            }
+            .curve()
+            .expect("right");
             for prior in [true, false] {
-                let spec =
-                    format!("{{flow-map: {{steps: 1, density: true, guidance: {{step: 1.0e-3, prior: {prior}}}}}}}");
-                let plain = draw(Parabola, &curve, 1.0, "{flow-map: {steps: 1, density: true}}", &x);
+                let spec = format!(
+                    "{{flow-map: {{steps: 1, density: true, guidance: {{step: 1.0e-3, prior: {prior}}}}}}}"
+                );
+                let plain = draw(
+                    Parabola,
+                    &curve,
+                    1.0,
+                    "{flow-map: {steps: 1, density: true}}",
+                    &x,
+                );
                 let guided = draw(Parabola, &curve, 1.0, &spec, &x);
                 for i in 0..2 {
                     // The walk stays where it is, so the end state is the guided noise itself.
@@ -261,7 +399,8 @@ mod tests {
                     let pull = if prior { old } else { 0.0 };
                     assert!((new - (old - 1e-3 * (sign * 2.0 * (old - 1.0) + pull))).abs() < 1e-15);
                     let normal = |v: f64| if prior { 0.0 } else { 0.5 * v * v };
-                    let of = |d: &Drawn, v: f64| d.log_density.as_ref().expect("asked")[i] + normal(v);
+                    let of =
+                        |d: &Drawn, v: f64| d.log_density.as_ref().expect("asked")[i] + normal(v);
                     assert!(of(&guided, new) > of(&plain, old), "{data_at} {prior}");
                 }
             }
@@ -270,13 +409,21 @@ mod tests {
 
     #[test]
     fn labels_are_those_of_the_estimator_and_show_the_guidance() {
-        let label = |spec: &str| serde_yaml::from_str::<FlowMapSteps>(spec).expect(spec).label();
-        assert_eq!(label("{map: m, steps: 2, density: true}"), "flow-map(m steps=2)");
+        let label = |spec: &str| {
+            serde_yaml::from_str::<FlowMapSteps>(spec)
+                .expect(spec)
+                .label()
+        };
+        assert_eq!(
+            label("{map: m, steps: 2, density: true}"),
+            "flow-map(m steps=2)"
+        );
         assert_eq!(
             label("{steps: 2, guidance: {step: 0.1, prior: true}}"),
             "flow-map(f2d2 steps=2 guidance=0.1 with prior)"
         );
-        let refused = serde_yaml::from_str::<FlowMapSteps>("{steps: 2, guidance: {step: 0.1}}").expect_err("no prior");
+        let refused = serde_yaml::from_str::<FlowMapSteps>("{steps: 2, guidance: {step: 0.1}}")
+            .expect_err("no prior");
         assert!(refused.to_string().contains("prior"));
     }
 }

@@ -62,8 +62,14 @@ pub fn euler(from: Point, to: Point) -> Step {
 /// x + h (v + v')/2
 pub fn heun(from: Point, to: Point) -> Step {
     let half = 0.5 * (to.t - from.t);
-    let again = Again { weights: vec![1.0, half, half], kept: false };
-    Step { again: Some(again), ..euler(from, to) }
+    let again = Again {
+        weights: vec![1.0, half, half],
+        kept: false,
+    };
+    Step {
+        again: Some(again),
+        ..euler(from, to)
+    }
 }
 
 /// Heun's step of x̄ = x/α over s = σ/α, where dx̄/ds = (x̄ − D)/s, as weights of x, D and D'.
@@ -72,19 +78,38 @@ pub fn heun(from: Point, to: Point) -> Step {
 fn straight(from: Point, to: Point) -> Step {
     let (a, b) = (from.sigma / from.alpha, to.sigma / to.alpha);
     let (scale, h) = (to.alpha / from.alpha, b - a);
-    let euler = Step::plain(from, to, View::Denoised, vec![scale * b / a, to.alpha * (1.0 - b / a)]);
+    let euler = Step::plain(
+        from,
+        to,
+        View::Denoised,
+        vec![scale * b / a, to.alpha * (1.0 - b / a)],
+    );
     if b == 0.0 {
         return euler;
     }
-    let weights = vec![scale * b / a, -0.5 * to.alpha * h / b, 0.5 * to.alpha * h * (1.0 / b - 2.0 / a)];
-    Step { again: Some(Again { weights, kept: false }), ..euler }
+    let weights = vec![
+        scale * b / a,
+        -0.5 * to.alpha * h / b,
+        0.5 * to.alpha * h * (1.0 / b - 2.0 / a),
+    ];
+    Step {
+        again: Some(Again {
+            weights,
+            kept: false,
+        }),
+        ..euler
+    }
 }
 
 impl Heun {
     /// σ̂/σ − 1 at `sigma`.
     fn raise(&self, sigma: f64) -> f64 {
         let within = self.s_min <= sigma && self.s_max.is_none_or(|most| sigma <= most);
-        if within { (self.s_churn / self.schedule.steps as f64).min(std::f64::consts::SQRT_2 - 1.0) } else { 0.0 }
+        if within {
+            (self.s_churn / self.schedule.steps as f64).min(std::f64::consts::SQRT_2 - 1.0)
+        } else {
+            0.0
+        }
     }
 
     /// The step from the raised noise; time is σ on edm paths, the only ones that are churned.
@@ -93,13 +118,23 @@ impl Heun {
         let raised = sigma * (1.0 + self.raise(sigma));
         let from = Point::on(on.curve, raised);
         let churn = self.s_noise * (raised * raised - sigma * sigma).sqrt();
-        let moved = if step.view == View::Velocity { heun(from, step.to) } else { Step::denoise(from) };
+        let moved = if step.view == View::Velocity {
+            heun(from, step.to)
+        } else {
+            Step::denoise(from)
+        };
         Step { churn, ..moved }
     }
 
     fn check_churn(&self, on: &Setting) -> Result<(), String> {
-        let numbers = [("s_churn", self.s_churn), ("s_min", self.s_min), ("s_noise", self.s_noise)];
-        let numbers = numbers.into_iter().chain(self.s_max.map(|most| ("s_max", most)));
+        let numbers = [
+            ("s_churn", self.s_churn),
+            ("s_min", self.s_min),
+            ("s_noise", self.s_noise),
+        ];
+        let numbers = numbers
+            .into_iter()
+            .chain(self.s_max.map(|most| ("s_max", most)));
         for (key, value) in numbers {
             if !(value.is_finite() && value >= 0.0) {
                 return Err(format!("{key} is {value}, expected a number of at least 0"));
@@ -123,7 +158,13 @@ impl Heun {
 
 impl Sample for Heun {
     fn with_steps(&self, steps: usize) -> Sampler {
-        Sampler::Heun(Heun { schedule: Schedule { steps, ..self.schedule.clone() }, ..self.clone() })
+        Sampler::Heun(Heun {
+            schedule: Schedule {
+                steps,
+                ..self.schedule.clone()
+            },
+            ..self.clone()
+        })
     }
 
     fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {
@@ -142,8 +183,19 @@ impl Sample for Heun {
             Variable::Time if whole(&pair[1]) => heun(pair[0], pair[1]),
             Variable::Time => euler(pair[0], pair[1]),
         };
-        let steps = points.windows(2).map(of).chain(self.schedule.denoising(&points));
-        Ok(steps.map(|step| if self.s_churn > 0.0 { self.churned(step, on) } else { step }).collect())
+        let steps = points
+            .windows(2)
+            .map(of)
+            .chain(self.schedule.denoising(&points));
+        Ok(steps
+            .map(|step| {
+                if self.s_churn > 0.0 {
+                    self.churned(step, on)
+                } else {
+                    step
+                }
+            })
+            .collect())
     }
 }
 
@@ -161,16 +213,36 @@ mod tests {
 
     #[test]
     fn over_sigma_it_is_edms_own_on_edm_and_that_of_the_scaled_states_elsewhere() {
-        let edm = Path::Edm { sigma_min: 0.02, sigma_max: 20.0 }.curve().expect("right");
+        let edm = Path::Edm {
+            sigma_min: 0.02,
+            sigma_max: 20.0,
+        }
+        .curve()
+        .expect("right");
         let [time, sigma] = ["time", "sigma"].map(|variable| {
-            end(&format!("{{heun: {{steps: 9, denoise_to_zero: true, variable: {variable}}}}}"), &edm, 7.3)
+            end(
+                &format!("{{heun: {{steps: 9, denoise_to_zero: true, variable: {variable}}}}}"),
+                &edm,
+                7.3,
+            )
         });
         assert!((time - sigma).abs() < 1e-12, "{time} {sigma}");
         // A network of any path sees one law at one σ/α: the same grid of σ/α gives the same images.
-        let vp = Path::Vp { beta_min: 0.1, beta_max: 20.0, t_min: 1e-3 }.curve().expect("right");
+        let vp = Path::Vp {
+            beta_min: 0.1,
+            beta_max: 20.0,
+            t_min: 1e-3,
+        }
+        .curve()
+        .expect("right");
         let ratio = |t: f64| vp.at(t).sigma / vp.at(t).alpha;
         let (least, most) = (ratio(vp.data_end()), ratio(vp.prior_end()));
-        let twin = Path::Edm { sigma_min: least, sigma_max: most }.curve().expect("right");
+        let twin = Path::Edm {
+            sigma_min: least,
+            sigma_max: most,
+        }
+        .curve()
+        .expect("right");
         let spec = "{heun: {steps: 6, schedule: log-snr, variable: sigma}}";
         let there = end(spec, &vp, 0.9) / vp.at(vp.data_end()).alpha;
         let here = end(spec, &twin, 0.9 / vp.at(vp.prior_end()).alpha);
@@ -180,20 +252,47 @@ mod tests {
     #[test]
     fn over_sigma_it_is_of_second_order_on_every_path() {
         for path in [
-            Path::Vp { beta_min: 0.1, beta_max: 20.0, t_min: 1e-3 },
-            Path::Ve { sigma_min: 0.01, sigma_max: 50.0 },
-            Path::FlowMatching { data_at: 0, t_min: 0.01, t_max: 0.99 },
+            Path::Vp {
+                beta_min: 0.1,
+                beta_max: 20.0,
+                t_min: 1e-3,
+            },
+            Path::Ve {
+                sigma_min: 0.01,
+                sigma_max: 50.0,
+            },
+            Path::FlowMatching {
+                data_at: 0,
+                t_min: 0.01,
+                t_max: 0.99,
+            },
         ] {
             let curve = path.curve().expect("right");
             let x = 0.9 * curve.prior_std();
-            let of =
-                |n: usize| end(&format!("{{heun: {{steps: {n}, schedule: log-snr, variable: sigma}}}}"), &curve, x);
+            let of = |n: usize| {
+                end(
+                    &format!("{{heun: {{steps: {n}, schedule: log-snr, variable: sigma}}}}"),
+                    &curve,
+                    x,
+                )
+            };
             let (a, b, c) = (of(80), of(160), of(320));
             let order = ((a - b) / (b - c)).abs().log2();
             assert!((1.8..2.2).contains(&order), "{path:?}: {order}");
         }
-        let whole = Path::FlowMatching { data_at: 0, t_min: 0.0, t_max: 1.0 }.curve().expect("right");
-        let refused = sampler("{heun: {schedule: uniform, variable: sigma}}").check(&on(&whole)).expect_err("infinite");
-        assert!(refused.contains("variable") && refused.contains("t_max"), "{refused}");
+        let whole = Path::FlowMatching {
+            data_at: 0,
+            t_min: 0.0,
+            t_max: 1.0,
+        }
+        .curve()
+        .expect("right");
+        let refused = sampler("{heun: {schedule: uniform, variable: sigma}}")
+            .check(&on(&whole))
+            .expect_err("infinite");
+        assert!(
+            refused.contains("variable") && refused.contains("t_max"),
+            "{refused}"
+        );
     }
 }

@@ -60,7 +60,9 @@ impl Sampler {
     pub fn passes(&self, on: &Setting, count: usize) -> usize {
         let cost = self.cost(on);
         match self.population() {
-            Some(_) => count * cost.evaluations.max(1) as usize * if cost.products > 0 { 2 } else { 1 },
+            Some(_) => {
+                count * cost.evaluations.max(1) as usize * if cost.products > 0 { 2 } else { 1 }
+            }
             None => count,
         }
     }
@@ -87,7 +89,9 @@ pub trait Denoiser: VectorField {
     /// # Errors
     /// Where this model offers none.
     fn linearized(&mut self) -> Result<&mut dyn Linearized, EvalError> {
-        Err(EvalError::Missing("this model offers no Jacobian products".to_owned()))
+        Err(EvalError::Missing(
+            "this model offers no Jacobian products".to_owned(),
+        ))
     }
 
     /// The flow map of that name, where the model was opened with it.
@@ -95,7 +99,9 @@ pub trait Denoiser: VectorField {
     /// # Errors
     /// Where there is none.
     fn map(&mut self, name: &str) -> Result<&mut dyn FlowMap, EvalError> {
-        Err(EvalError::Missing(format!("this model has no flow map `{name}`")))
+        Err(EvalError::Missing(format!(
+            "this model has no flow map `{name}`"
+        )))
     }
 }
 
@@ -124,7 +130,10 @@ pub struct Setting<'a> {
 
 impl Setting<'_> {
     pub fn of(model: &Model) -> Setting<'_> {
-        Setting { curve: &model.curve, prediction: model.card.network.prediction }
+        Setting {
+            curve: &model.curve,
+            prediction: model.card.network.prediction,
+        }
     }
 }
 
@@ -168,7 +177,13 @@ impl Drawn {
     pub fn alike(x: Batch, evaluations: u64, products: u64, log: Vec<StepLog>) -> Drawn {
         let rows = x.nrows();
         let (evaluations, products) = (vec![evaluations; rows], vec![products; rows]);
-        Drawn { x, evaluations, products, log_density: None, log }
+        Drawn {
+            x,
+            evaluations,
+            products,
+            log_density: None,
+            log,
+        }
     }
 
     /// Adds rows after these.
@@ -177,7 +192,9 @@ impl Drawn {
             *self = other;
             return;
         }
-        self.x.append(Axis(0), other.x.view()).expect("rows of one model");
+        self.x
+            .append(Axis(0), other.x.view())
+            .expect("rows of one model");
         if let (Some(ours), Some(theirs)) = (&mut self.log_density, other.log_density) {
             ours.extend(theirs);
         }
@@ -221,7 +238,10 @@ pub trait Sample: Sync {
     /// What a sample costs, known before drawing.
     fn cost(&self, on: &Setting) -> Cost {
         let evaluations = self.steps(on).map_or(0, |steps| step::evaluations(&steps));
-        Cost { evaluations, ..Cost::default() }
+        Cost {
+            evaluations,
+            ..Cost::default()
+        }
     }
 
     /// The flow map that is walked; the others follow the velocity.

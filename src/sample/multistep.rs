@@ -50,12 +50,20 @@ pub trait Multistep {
 /// The order of step `i` of `steps`: no more than there are predictions, and with
 /// `lower_order_final` no more than there are steps left.
 pub fn order_of(highest: usize, i: usize, steps: usize, lower_order_final: bool) -> usize {
-    let left = if lower_order_final { steps - i } else { highest };
+    let left = if lower_order_final {
+        steps - i
+    } else {
+        highest
+    };
     highest.min(i + 1).min(left)
 }
 
 /// One evaluation per step of the schedule's grid, and one to denoise.
-pub fn steps(method: &dyn Multistep, schedule: &Schedule, on: &Setting) -> Result<Vec<Step>, String> {
+pub fn steps(
+    method: &dyn Multistep,
+    schedule: &Schedule,
+    on: &Setting,
+) -> Result<Vec<Step>, String> {
     let points = schedule.points(on)?;
     let mut steps = between(method, schedule.lower_order_final, &points);
     steps.extend(schedule.denoising(&points));
@@ -75,10 +83,24 @@ pub fn between(method: &dyn Multistep, lower_order_final: bool, points: &[Point]
             false => 1,
         };
         let past: Vec<Point> = points[..=i].iter().rev().take(order).copied().collect();
-        let weights = if order == 1 { first_order(&past[0], to).to_vec() } else { method.predictor(&past, to, order) };
-        let corrector = if i + 1 < last { method.corrector(&past, to, order) } else { None };
-        let again = corrector.map(|weights| Again { weights, kept: true });
-        Step { again, ..Step::plain(points[i], *to, View::Denoised, weights) }
+        let weights = if order == 1 {
+            first_order(&past[0], to).to_vec()
+        } else {
+            method.predictor(&past, to, order)
+        };
+        let corrector = if i + 1 < last {
+            method.corrector(&past, to, order)
+        } else {
+            None
+        };
+        let again = corrector.map(|weights| Again {
+            weights,
+            kept: true,
+        });
+        Step {
+            again,
+            ..Step::plain(points[i], *to, View::Denoised, weights)
+        }
     };
     (0..last).map(step).collect()
 }
@@ -95,10 +117,25 @@ mod tests {
                 let n = 2000;
                 let factorial: f64 = (1..k.max(1)).map(|i| i as f64).product();
                 let f = |s: f64| ((1.0 - s) * z).exp() * s.powi(k as i32 - 1) / factorial;
-                let weight = |i: usize| if i == 0 || i == n { 1.0 } else { (2 + 2 * (i % 2)) as f64 };
-                let integral = || (0..=n).map(|i| weight(i) * f(i as f64 / n as f64)).sum::<f64>() / (3.0 * n as f64);
+                let weight = |i: usize| {
+                    if i == 0 || i == n {
+                        1.0
+                    } else {
+                        (2 + 2 * (i % 2)) as f64
+                    }
+                };
+                let integral = || {
+                    (0..=n)
+                        .map(|i| weight(i) * f(i as f64 / n as f64))
+                        .sum::<f64>()
+                        / (3.0 * n as f64)
+                };
                 let want = if k == 0 { z.exp() } else { integral() };
-                assert!((phi(k, z) - want).abs() < 1e-11, "{k} {z} {} {want}", phi(k, z));
+                assert!(
+                    (phi(k, z) - want).abs() < 1e-11,
+                    "{k} {z} {} {want}",
+                    phi(k, z)
+                );
             }
         }
     }

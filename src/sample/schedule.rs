@@ -27,7 +27,13 @@ pub struct Schedule {
 
 impl Default for Schedule {
     fn default() -> Self {
-        Schedule { steps: 18, schedule: None, rho: 7.0, lower_order_final: true, denoise_to_zero: false }
+        Schedule {
+            steps: 18,
+            schedule: None,
+            rho: 7.0,
+            lower_order_final: true,
+            denoise_to_zero: false,
+        }
     }
 }
 
@@ -41,7 +47,11 @@ impl Schedule {
 
     /// Steps of the grid, the last denoising not counted.
     pub fn intervals(&self, curve: &Curve) -> usize {
-        if self.spacing(curve) == Spacing::Karras { self.steps.saturating_sub(1) } else { self.steps }
+        if self.spacing(curve) == Spacing::Karras {
+            self.steps.saturating_sub(1)
+        } else {
+            self.steps
+        }
     }
 
     /// Times from the prior end to the data end.
@@ -51,7 +61,11 @@ impl Schedule {
     pub fn times(&self, curve: &Curve) -> Result<Vec<f64>, String> {
         let karras = self.spacing(curve) == Spacing::Karras;
         let least = if karras { 2 } else { 1 };
-        let why = if karras && self.steps < 2 { " (a karras schedule of N points has N - 1 steps)" } else { "" };
+        let why = if karras && self.steps < 2 {
+            " (a karras schedule of N points has N - 1 steps)"
+        } else {
+            ""
+        };
         registry::within("steps", self.steps, least, 1_000_000).map_err(|e| format!("{e}{why}"))?;
         if !(self.rho.is_finite() && self.rho > 0.0) {
             return Err(format!("rho is {}, expected a number above 0", self.rho));
@@ -63,7 +77,10 @@ impl Schedule {
 
     /// The denoising at the end, where it is asked for.
     pub fn denoising(&self, points: &[Point]) -> Option<Step> {
-        points.last().filter(|_| self.denoise_to_zero).map(|last| Step::denoise(*last))
+        points
+            .last()
+            .filter(|_| self.denoise_to_zero)
+            .map(|last| Step::denoise(*last))
     }
 
     /// Points from the prior end to the data end.
@@ -71,6 +88,10 @@ impl Schedule {
     /// # Errors
     /// As [`Schedule::times`].
     pub fn points(&self, on: &Setting) -> Result<Vec<Point>, String> {
-        Ok(self.times(on.curve)?.into_iter().map(|t| Point::on(on.curve, t)).collect())
+        Ok(self
+            .times(on.curve)?
+            .into_iter()
+            .map(|t| Point::on(on.curve, t))
+            .collect())
     }
 }

@@ -25,7 +25,11 @@ pub struct Point {
 impl Point {
     pub fn on(curve: &Curve, t: f64) -> Point {
         let s = curve.at(t);
-        Point { t, alpha: s.alpha, sigma: s.sigma }
+        Point {
+            t,
+            alpha: s.alpha,
+            sigma: s.sigma,
+        }
     }
 
     /// λ(`next`) − λ(self), infinite where self has α = 0 or `next` has σ = 0.
@@ -68,12 +72,23 @@ pub struct Again {
 impl Step {
     /// A plain step without a second prediction.
     pub fn plain(from: Point, to: Point, view: View, weights: Vec<f64>) -> Step {
-        Step { from, to, view, weights, again: None, churn: 0.0 }
+        Step {
+            from,
+            to,
+            view,
+            weights,
+            again: None,
+            churn: 0.0,
+        }
     }
 
     /// x ← E\[x₀ | x\], as a step to σ = 0.
     pub fn denoise(from: Point) -> Step {
-        let to = Point { t: from.t, alpha: 1.0, sigma: 0.0 };
+        let to = Point {
+            t: from.t,
+            alpha: 1.0,
+            sigma: 0.0,
+        };
         Step::plain(from, to, View::Denoised, vec![0.0, 1.0])
     }
 }
@@ -94,7 +109,10 @@ pub fn check(steps: &[Step], on: &Setting) -> Result<(), String> {
         let ends = [Some(step.from), step.again.as_ref().map(|_| step.to)];
         ends.into_iter().flatten().map(|at| (step.view, at))
     });
-    if let Some((_, at)) = places.into_iter().find(|(view, at)| !defined(on, *view, at.t)) {
+    if let Some((_, at)) = places
+        .into_iter()
+        .find(|(view, at)| !defined(on, *view, at.t))
+    {
         let prediction = serde_json::to_value(on.prediction).unwrap_or_default();
         return Err(format!(
             "a prediction of {prediction} leaves the step at t = {} undefined, where alpha is {} and sigma {}; \
@@ -144,29 +162,60 @@ const HISTORY: usize = 3;
 
 impl Walk {
     pub fn from(x: Batch) -> Walk {
-        Walk { x, past: VecDeque::new(), ready: None, evaluations: 0 }
+        Walk {
+            x,
+            past: VecDeque::new(),
+            ready: None,
+            evaluations: 0,
+        }
     }
 
     /// The step's end T(x), with the history held.
     ///
     /// # Errors
     /// Where the model cannot be evaluated.
-    pub fn propose(&mut self, step: &Step, field: &mut dyn Denoiser) -> Result<Candidate, EvalError> {
+    pub fn propose(
+        &mut self,
+        step: &Step,
+        field: &mut dyn Denoiser,
+    ) -> Result<Candidate, EvalError> {
         let first = match self.ready.take() {
             Some(ready) => ready,
             None => self.predict(step.view, step.from.t, self.x.clone(), field)?,
         };
-        let place = combine(&step.weights, &self.x, std::iter::once(&first.value).chain(&self.past));
+        let place = combine(
+            &step.weights,
+            &self.x,
+            std::iter::once(&first.value).chain(&self.past),
+        );
         let Some(again) = &step.again else {
-            return Ok(Candidate { to: place, first, second: None });
+            return Ok(Candidate {
+                to: place,
+                first,
+                second: None,
+            });
         };
         let second = self.predict(step.view, step.to.t, place, field)?;
         let values = [&second.value, &first.value];
-        let to = combine(&again.weights, &self.x, values.into_iter().chain(&self.past));
-        Ok(Candidate { to, first, second: Some(second) })
+        let to = combine(
+            &again.weights,
+            &self.x,
+            values.into_iter().chain(&self.past),
+        );
+        Ok(Candidate {
+            to,
+            first,
+            second: Some(second),
+        })
     }
 
-    fn predict(&mut self, view: View, t: f64, place: Batch, field: &mut dyn Denoiser) -> Result<Taken, EvalError> {
+    fn predict(
+        &mut self,
+        view: View,
+        t: f64,
+        place: Batch,
+        field: &mut dyn Denoiser,
+    ) -> Result<Taken, EvalError> {
         self.evaluations += 1;
         let times = vec![t; place.nrows()];
         let value = match view {
@@ -194,8 +243,16 @@ impl Walk {
 
     /// The same walk without its next prediction, from another state: to look ahead.
     pub fn fork(&self, candidate: &Candidate, x: Batch) -> Walk {
-        let past = std::iter::once(&candidate.first.value).chain(&self.past).cloned().collect();
-        Walk { x, past, ready: None, evaluations: 0 }
+        let past = std::iter::once(&candidate.first.value)
+            .chain(&self.past)
+            .cloned()
+            .collect();
+        Walk {
+            x,
+            past,
+            ready: None,
+            evaluations: 0,
+        }
     }
 }
 
@@ -203,8 +260,15 @@ impl Candidate {
     /// The same for some of the rows.
     pub fn rows(&self, range: std::ops::Range<usize>) -> Candidate {
         let cut = |x: &Batch| x.slice(ndarray::s![range.clone(), ..]).to_owned();
-        let taken = |t: &Taken| Taken { place: cut(&t.place), value: cut(&t.value) };
-        Candidate { to: cut(&self.to), first: taken(&self.first), second: self.second.as_ref().map(taken) }
+        let taken = |t: &Taken| Taken {
+            place: cut(&t.place),
+            value: cut(&t.value),
+        };
+        Candidate {
+            to: cut(&self.to),
+            first: taken(&self.first),
+            second: self.second.as_ref().map(taken),
+        }
     }
 
     /// E\[x₀ | x\] as the step's first prediction has it, and the place it is of.
@@ -251,11 +315,19 @@ pub fn products(
     };
     let place = z * step.weights[0] + &first * step.weights[1];
     let (Some(again), Some(second)) = (&step.again, &candidate.second) else {
-        return Ok(Products { step: place, denoised, count: 1 });
+        return Ok(Products {
+            step: place,
+            denoised,
+            count: 1,
+        });
     };
     let second = viewed(step.view, &second.place, step.to.t, &place, on, field)?;
     let end = z * again.weights[0] + second * again.weights[1] + &first * again.weights[2];
-    Ok(Products { step: end, denoised, count: 2 })
+    Ok(Products {
+        step: end,
+        denoised,
+        count: 2,
+    })
 }
 
 /// The prediction's Jacobian times z.
@@ -268,7 +340,11 @@ fn viewed(
     field: &mut dyn Linearized,
 ) -> Result<Blocks, EvalError> {
     let velocity = field.products(&vec![t; x.nrows()], x, z)?;
-    Ok(if view == View::Velocity { velocity } else { to_denoised(&velocity, z, t, on) })
+    Ok(if view == View::Velocity {
+        velocity
+    } else {
+        to_denoised(&velocity, z, t, on)
+    })
 }
 
 /// J_D z = a z + b J_v z, with D = a x + b v on every path.
@@ -281,7 +357,12 @@ fn to_denoised(velocity: &Blocks, z: &Blocks, t: f64, on: &Setting) -> Blocks {
 ///
 /// # Errors
 /// Where the model cannot be evaluated.
-pub fn march(steps: &[Step], field: &mut dyn Denoiser, draw: &Draw, x: Batch) -> Result<Walk, EvalError> {
+pub fn march(
+    steps: &[Step],
+    field: &mut dyn Denoiser,
+    draw: &Draw,
+    x: Batch,
+) -> Result<Walk, EvalError> {
     let mut walk = Walk::from(x);
     for (i, step) in steps.iter().enumerate() {
         if step.churn > 0.0 {
@@ -335,9 +416,12 @@ mod tests {
                 let mut model = analytic::example(curve.clone(), 3);
                 let on = on(&curve);
                 let steps = sampler(spec).with_steps(7);
-                let Ok(steps) = steps.steps(&on) else { continue };
+                let Ok(steps) = steps.steps(&on) else {
+                    continue;
+                };
                 let x = super::super::noise(Key { seed: 6 }, &[0, 1], 3, curve.prior_std());
-                let z = Blocks::from_shape_fn((1, 2, 3), |(_, i, j)| 0.3 + i as f64 - 0.4 * j as f64);
+                let z =
+                    Blocks::from_shape_fn((1, 2, 3), |(_, i, j)| 0.3 + i as f64 - 0.4 * j as f64);
                 let mut walk = Walk::from(x);
                 for step in &steps {
                     // The scale over which the model bends at this noise.
@@ -348,14 +432,18 @@ mod tests {
                         other.past = walk.past.clone();
                         if let Some(ready) = &walk.ready {
                             let place = &ready.place + &move_by;
-                            let there = other.predict(step.view, step.from.t, place, model).expect("analytic");
+                            let there = other
+                                .predict(step.view, step.from.t, place, model)
+                                .expect("analytic");
                             other.ready = Some(there);
                         }
                         other.propose(step, model).expect("analytic").to
                     };
                     let slope = (shifted(1.0, &mut model) - shifted(-1.0, &mut model)) / (2.0 * h);
                     let candidate = walk.propose(step, &mut model).expect("analytic");
-                    let got = products(step, &candidate, &z, &on, &mut model).expect("analytic").step;
+                    let got = products(step, &candidate, &z, &on, &mut model)
+                        .expect("analytic")
+                        .step;
                     for (g, want) in got.iter().zip(&slope) {
                         let close = (g - want).abs() < 2e-5 * (1.0 + want.abs());
                         assert!(close, "{spec} {path:?} at {:?}: {g} {want}", step.from);
@@ -379,9 +467,13 @@ mod tests {
                 let move_by = z.index_axis(ndarray::Axis(0), 0).to_owned() * 1e-5;
                 let ahead = model.denoised(&[t], &(&x + &move_by)).expect("analytic");
                 let behind = model.denoised(&[t], &(&x - &move_by)).expect("analytic");
-                let got = viewed(View::Denoised, &x, t, &z, &on(&curve), &mut model).expect("analytic");
+                let got =
+                    viewed(View::Denoised, &x, t, &z, &on(&curve), &mut model).expect("analytic");
                 for (g, want) in got.iter().zip(&((ahead - behind) / 2e-5)) {
-                    assert!((g - want).abs() < 1e-6 * (1.0 + want.abs()), "{path:?} {u}: {g} {want}");
+                    assert!(
+                        (g - want).abs() < 1e-6 * (1.0 + want.abs()),
+                        "{path:?} {u}: {g} {want}"
+                    );
                 }
             }
         }

@@ -33,18 +33,42 @@ pub const UNIT: Prior = Prior { std: 1.0 };
 
 /// The end states of `x` under a sampler, its rows being the samples 0, 1, …
 pub fn run(sampler: &Sampler, field: &mut dyn Denoiser, curve: &Curve, x: &Batch) -> Drawn {
-    run_at(sampler, field, curve, &(0..x.nrows() as u64).collect::<Vec<_>>(), x)
+    run_at(
+        sampler,
+        field,
+        curve,
+        &(0..x.nrows() as u64).collect::<Vec<_>>(),
+        x,
+    )
 }
 
-pub fn run_at(sampler: &Sampler, field: &mut dyn Denoiser, curve: &Curve, samples: &[SampleId], x: &Batch) -> Drawn {
+pub fn run_at(
+    sampler: &Sampler,
+    field: &mut dyn Denoiser,
+    curve: &Curve,
+    samples: &[SampleId],
+    x: &Batch,
+) -> Drawn {
     sampler
-        .sample(field, &Draw { on: on(curve), prior: UNIT, key: Key { seed: 3 }, samples }, x.clone())
+        .sample(
+            field,
+            &Draw {
+                on: on(curve),
+                prior: UNIT,
+                key: Key { seed: 3 },
+                samples,
+            },
+            x.clone(),
+        )
         .expect("analytic")
 }
 
 /// The mixture gives velocities that are finite at every end of a path.
 pub fn on(curve: &Curve) -> Setting<'_> {
-    Setting { curve, prediction: Prediction::Velocity }
+    Setting {
+        curve,
+        prediction: Prediction::Velocity,
+    }
 }
 
 /// A sampler as a user writes it.
@@ -59,9 +83,16 @@ fn all() -> Vec<Sampler> {
     for name in Sampler::NAMES.iter().filter(|n| **n != "flow-map") {
         for schedule in ["karras", "log-snr", "uniform"] {
             for (lower, denoise) in [(true, false), (false, false), (true, true)] {
-                let common = format!("schedule: {schedule}, lower_order_final: {lower}, denoise_to_zero: {denoise}");
+                let common = format!(
+                    "schedule: {schedule}, lower_order_final: {lower}, denoise_to_zero: {denoise}"
+                );
                 let more: &[&str] = match *name {
-                    "unipc" => &[", order: 1", ", order: 2, variant: bh2", ", order: 3", ", order: 3, variant: bh2"],
+                    "unipc" => &[
+                        ", order: 1",
+                        ", order: 2, variant: bh2",
+                        ", order: 3",
+                        ", order: 3, variant: bh2",
+                    ],
                     "dpmpp-3m" => &["", ", corrected: true"],
                     "steindiff" => {
                         out.extend(steindiff(&common));
@@ -70,7 +101,11 @@ fn all() -> Vec<Sampler> {
                     _ => &[""],
                 };
                 for more in more {
-                    out.extend([2, 3, 7].map(|n| sampler(&format!("{{{name}: {{steps: {n}, {common}{more}}}}}"))));
+                    out.extend(
+                        [2, 3, 7].map(|n| {
+                            sampler(&format!("{{{name}: {{steps: {n}, {common}{more}}}}}"))
+                        }),
+                    );
                 }
             }
         }
@@ -80,13 +115,24 @@ fn all() -> Vec<Sampler> {
 
 /// The samplers whose steps are weights.
 pub fn weighted() -> impl Iterator<Item = &'static str> {
-    Sampler::NAMES.iter().copied().filter(|name| !["flow-map", "steindiff"].contains(name))
+    Sampler::NAMES
+        .iter()
+        .copied()
+        .filter(|name| !["flow-map", "steindiff"].contains(name))
 }
 
 /// Every mode around one sampler, and one mode around every sampler.
 fn steindiff(schedule: &str) -> Vec<Sampler> {
-    let modes =
-        ["vanilla", "literal", "clipped", "analytical", "adaptive", "noise-consistent", "self-consistent"].into_iter();
+    let modes = [
+        "vanilla",
+        "literal",
+        "clipped",
+        "analytical",
+        "adaptive",
+        "noise-consistent",
+        "self-consistent",
+    ]
+    .into_iter();
     let modes = modes.map(|mode| ("unipc", mode));
     let around = weighted().map(|name| (name, "clipped"));
     let spec = |(inner, mode): (&str, &str)| {
@@ -144,13 +190,30 @@ fn on_every_path_states_stay_finite_and_evaluations_are_those_declared_and_rows_
             }
             let mut field = Counting(analytic::example(curve.clone(), 2), 0, 0);
             let x = noise(Key { seed: 1 }, &[0, 1, 2], 2, curve.prior_std());
-            let (out, declared) = (run(&sampler, &mut field, &curve, &x), sampler.cost(&on(&curve)));
-            assert_eq!([field.1, field.2], [out.evaluations[0], out.products[0]], "{label} {path:?}");
-            assert!(declared.guessed || field.1 == declared.evaluations, "{label} {path:?}");
-            assert!(field.1 <= declared.evaluations && field.2 == declared.products, "{label} {path:?}");
+            let (out, declared) = (
+                run(&sampler, &mut field, &curve, &x),
+                sampler.cost(&on(&curve)),
+            );
+            assert_eq!(
+                [field.1, field.2],
+                [out.evaluations[0], out.products[0]],
+                "{label} {path:?}"
+            );
+            assert!(
+                declared.guessed || field.1 == declared.evaluations,
+                "{label} {path:?}"
+            );
+            assert!(
+                field.1 <= declared.evaluations && field.2 == declared.products,
+                "{label} {path:?}"
+            );
             // What SteinDiff is when it is taken literally, it is not bounded.
             let bounded = !label.contains("literal");
-            assert!(!bounded || out.x.iter().all(|v| v.is_finite() && v.abs() < 1e3), "{label} {path:?} {}", out.x);
+            assert!(
+                !bounded || out.x.iter().all(|v| v.is_finite() && v.abs() < 1e3),
+                "{label} {path:?} {}",
+                out.x
+            );
             if sampler.population().is_none() {
                 let one = x.slice(ndarray::s![1..2, ..]).to_owned();
                 let alone = run_at(&sampler, &mut field, &curve, &[1], &one).x;
@@ -164,8 +227,20 @@ fn on_every_path_states_stay_finite_and_evaluations_are_those_declared_and_rows_
 fn flow_matching_ends_are_those_of_a_path_cut_just_inside() {
     // The limits at α = 0 and σ = 0 are limits: a cut of 1e-7 moves the result by no more than a little.
     for data_at in [0, 1] {
-        let whole = Path::FlowMatching { data_at, t_min: 0.0, t_max: 1.0 }.curve().expect("right");
-        let cut = Path::FlowMatching { data_at, t_min: 1e-7, t_max: 1.0 - 1e-7 }.curve().expect("right");
+        let whole = Path::FlowMatching {
+            data_at,
+            t_min: 0.0,
+            t_max: 1.0,
+        }
+        .curve()
+        .expect("right");
+        let cut = Path::FlowMatching {
+            data_at,
+            t_min: 1e-7,
+            t_max: 1.0 - 1e-7,
+        }
+        .curve()
+        .expect("right");
         let x = noise(Key { seed: 4 }, &[0, 1, 2, 3], 2, 1.0);
         for spec in [
             "ddim: {steps: 6, schedule: uniform}",
@@ -188,7 +263,12 @@ fn flow_matching_ends_are_those_of_a_path_cut_just_inside() {
 /// T10: on a Gaussian every step multiplies the deviation by a known factor.
 #[test]
 fn a_gaussian_is_scaled_by_the_known_factors() {
-    let curve = Path::Edm { sigma_min: 0.02, sigma_max: 20.0 }.curve().expect("right");
+    let curve = Path::Edm {
+        sigma_min: 0.02,
+        sigma_max: 20.0,
+    }
+    .curve()
+    .expect("right");
     let variance = 0.3;
     let mut model = Mixture {
         curve: curve.clone(),
@@ -197,22 +277,43 @@ fn a_gaussian_is_scaled_by_the_known_factors() {
         variances: vec![variance],
     };
     let x = ndarray::array![[7.3]];
-    let schedule = Schedule { steps: 9, ..Default::default() };
+    let schedule = Schedule {
+        steps: 9,
+        ..Default::default()
+    };
     let times = schedule.times(&curve).expect("right");
     let factor = |s: f64, r: f64, heun: bool| {
         let slope = |sigma: f64| sigma / (variance + sigma * sigma);
         let h = r - s;
         let predicted = 1.0 + h * slope(s);
-        if heun { 1.0 + 0.5 * h * (slope(s) + predicted * slope(r)) } else { predicted }
+        if heun {
+            1.0 + 0.5 * h * (slope(s) + predicted * slope(r))
+        } else {
+            predicted
+        }
     };
     for (sampler, is_heun) in [
         (Sampler::Euler(euler::Euler(schedule.clone())), false),
         (Sampler::Ddim(ddim::Ddim(schedule.clone())), false),
-        (Sampler::Heun(heun::Heun { schedule: schedule.clone(), ..Default::default() }), true),
+        (
+            Sampler::Heun(heun::Heun {
+                schedule: schedule.clone(),
+                ..Default::default()
+            }),
+            true,
+        ),
     ] {
-        let want: f64 = times.windows(2).map(|w| factor(w[0], w[1], is_heun)).product::<f64>() * 7.3;
+        let want: f64 = times
+            .windows(2)
+            .map(|w| factor(w[0], w[1], is_heun))
+            .product::<f64>()
+            * 7.3;
         let got = run(&sampler, &mut model, &curve, &x).x;
-        assert!((got[[0, 0]] - want).abs() < 1e-12 * want.abs().max(1.0), "{}", sampler.name());
+        assert!(
+            (got[[0, 0]] - want).abs() < 1e-12 * want.abs().max(1.0),
+            "{}",
+            sampler.name()
+        );
     }
 }
 
@@ -228,16 +329,27 @@ fn a_gaussian_under_2m_follows_the_scalar_recursion() {
         variances: vec![variance],
     };
     let sampler = sampler("{dpmpp-2m: {steps: 8, schedule: log-snr, lower_order_final: false}}");
-    let times: Vec<f64> = sampler.grid(&on(&curve)).expect("right").iter().map(|p| p.t).collect();
+    let times: Vec<f64> = sampler
+        .grid(&on(&curve))
+        .expect("right")
+        .iter()
+        .map(|p| p.t)
+        .collect();
     let s: Vec<_> = times.iter().map(|t| curve.at(*t)).collect();
     let lambda = |i: usize| s[i].half_log_snr();
-    let gain = |i: usize| s[i].alpha * variance / (s[i].alpha.powi(2) * variance + s[i].sigma.powi(2));
+    let gain =
+        |i: usize| s[i].alpha * variance / (s[i].alpha.powi(2) * variance + s[i].sigma.powi(2));
     let mut x = vec![0.9];
     for i in 0..8 {
         let h = lambda(i + 1) - lambda(i);
         let d = |j: usize| gain(j) * x[j];
-        let difference = if i == 0 { 0.0 } else { (d(i) - d(i - 1)) * h / (lambda(i) - lambda(i - 1)) };
-        let next = s[i + 1].sigma / s[i].sigma * x[i] - s[i + 1].alpha * ((-h).exp() - 1.0) * (d(i) + 0.5 * difference);
+        let difference = if i == 0 {
+            0.0
+        } else {
+            (d(i) - d(i - 1)) * h / (lambda(i) - lambda(i - 1))
+        };
+        let next = s[i + 1].sigma / s[i].sigma * x[i]
+            - s[i + 1].alpha * ((-h).exp() - 1.0) * (d(i) + 0.5 * difference);
         x.push(next);
     }
     let got = run(&sampler, &mut model, &curve, &ndarray::array![[0.9]]).x;
@@ -246,7 +358,11 @@ fn a_gaussian_under_2m_follows_the_scalar_recursion() {
 
 #[test]
 fn entries_are_read_and_refused_by_their_keys() {
-    let refused = |spec: &str| serde_yaml::from_str::<Sampler>(spec).expect_err(spec).to_string();
+    let refused = |spec: &str| {
+        serde_yaml::from_str::<Sampler>(spec)
+            .expect_err(spec)
+            .to_string()
+    };
     assert!(refused("{unipc: {order: 4}}").contains("expected 1, 2 or 3"));
     assert!(refused("{unipc: {ordr: 2}}").contains("ordr"));
     assert!(refused("{unipc: {variant: bh3}}").contains("bh1"));
@@ -274,7 +390,11 @@ fn entries_are_read_and_refused_by_their_keys() {
         ("{steindiff: {significance: -1}}", "significance"),
         ("{steindiff: {significance: .nan}}", "significance"),
     ] {
-        assert!(check(spec, &edm).contains(key), "{spec}: {}", check(spec, &edm));
+        assert!(
+            check(spec, &edm).contains(key),
+            "{spec}: {}",
+            check(spec, &edm)
+        );
     }
     assert!(check("{heun: {s_churn: 3}}", &vp).contains("edm"));
     assert!(refused("{steindiff: {mode: clipt}}").contains("clipped"));
@@ -283,30 +403,66 @@ fn entries_are_read_and_refused_by_their_keys() {
     let label = sampler("{steindiff: {sampler: {unipc: {steps: 5}}, probes: 1}}").label();
     assert_eq!(label, "steindiff(unipc(steps=5) probes=1)");
     let unipc = sampler("{unipc: {order: 2, variant: bh2, steps: 5, schedule: log-snr, rho: 5}}");
-    let schedule = Schedule { steps: 5, schedule: Some(Spacing::LogSnr), rho: 5.0, ..Default::default() };
-    let Sampler::UniPc(read) = &unipc else { panic!("unipc") };
+    let schedule = Schedule {
+        steps: 5,
+        schedule: Some(Spacing::LogSnr),
+        rho: 5.0,
+        ..Default::default()
+    };
+    let Sampler::UniPc(read) = &unipc else {
+        panic!("unipc")
+    };
     assert_eq!(read.schedule, schedule);
     let written = serde_json::to_string(&unipc).expect("plain");
-    assert_eq!(serde_json::from_str::<Sampler>(&written).expect("ours"), unipc);
+    assert_eq!(
+        serde_json::from_str::<Sampler>(&written).expect("ours"),
+        unipc
+    );
 }
 
 /// A prediction that says nothing at an end of the path: the last step of heun is Euler's there, as EDM
 /// has it, and where nothing can be done the sampler is refused.
 #[test]
 fn ends_without_a_velocity() {
-    let curve = Path::FlowMatching { data_at: 0, t_min: 0.0, t_max: 1.0 }.curve().expect("right");
+    let curve = Path::FlowMatching {
+        data_at: 0,
+        t_min: 0.0,
+        t_max: 1.0,
+    }
+    .curve()
+    .expect("right");
     let spec = |name: &str| sampler(&format!("{{{name}: {{steps: 4, schedule: uniform}}}}"));
-    let with = |prediction| Setting { curve: &curve, prediction };
-    assert_eq!(spec("heun").cost(&with(Prediction::Velocity)).evaluations, 8);
-    assert_eq!(spec("heun").cost(&with(Prediction::Denoised)).evaluations, 7);
+    let with = |prediction| Setting {
+        curve: &curve,
+        prediction,
+    };
+    assert_eq!(
+        spec("heun").cost(&with(Prediction::Velocity)).evaluations,
+        8
+    );
+    assert_eq!(
+        spec("heun").cost(&with(Prediction::Denoised)).evaluations,
+        7
+    );
     for name in weighted() {
-        assert!(spec(name).check(&with(Prediction::Denoised)).is_ok(), "{name}");
+        assert!(
+            spec(name).check(&with(Prediction::Denoised)).is_ok(),
+            "{name}"
+        );
         let refused = spec(name).check(&with(Prediction::Noise)).expect_err(name);
-        assert!(refused.contains("alpha is 0") && refused.contains("t_max"), "{name}: {refused}");
+        assert!(
+            refused.contains("alpha is 0") && refused.contains("t_max"),
+            "{name}: {refused}"
+        );
     }
     let mut model = analytic::example(curve.clone(), 2);
     let x = noise(Key { seed: 1 }, &[0, 1, 2], 2, 1.0);
-    let draw = Draw { on: with(Prediction::Denoised), prior: UNIT, key: Key { seed: 1 }, samples: &[0, 1, 2] };
+    let draw = Draw {
+        on: with(Prediction::Denoised),
+        prior: UNIT,
+        key: Key { seed: 1 },
+        samples: &[0, 1, 2],
+    };
     let drawn = spec("heun").sample(&mut model, &draw, x).expect("analytic");
     assert!(drawn.x.iter().all(|v| v.is_finite()) && drawn.evaluations == [7; 3]);
 }

@@ -75,16 +75,27 @@ impl UniPc {
     /// which the corrector is the trapezoidal rule in α/σ.
     fn equations(&self, past: &[Point], to: &Point) -> Equations {
         let h = past[0].gap(to);
-        let scale = if self.variant == Variant::Bh2 || h.is_infinite() { (-h).exp_m1() } else { -h };
+        let scale = if self.variant == Variant::Bh2 || h.is_infinite() {
+            (-h).exp_m1()
+        } else {
+            -h
+        };
         // A past point with α = 0 lies at λ = −∞: its difference quotient is zero and so is its weight.
-        let places = past[1..].iter().map(|p| -p.gap(&past[0]) / h).filter(|r| r.is_finite());
+        let places = past[1..]
+            .iter()
+            .map(|p| -p.gap(&past[0]) / h)
+            .filter(|r| r.is_finite());
         let places: Vec<f64> = places.chain([1.0]).collect();
         let mut factorial = 1.0;
         let moments = (1..=places.len()).map(|i| {
             factorial *= i as f64;
             factorial * -h * phi(i + 1, -h) / scale
         });
-        Equations { moments: moments.collect(), places, scale: -to.alpha * scale }
+        Equations {
+            moments: moments.collect(),
+            places,
+            scale: -to.alpha * scale,
+        }
     }
 }
 
@@ -106,7 +117,11 @@ impl Multistep for UniPc {
         let step = self.equations(past, to);
         let n = step.places.len() - 1;
         // The solution for p = 2 tends to ½; the reference implementation takes ½ itself.
-        let rho = if order == 2 { vec![0.5; n] } else { step.solve(n) };
+        let rho = if order == 2 {
+            vec![0.5; n]
+        } else {
+            step.solve(n)
+        };
         let mut weights = multistep::first_order(&past[0], to).to_vec();
         for (rho, place) in rho.iter().zip(&step.places) {
             let weight = step.scale * rho / place;
@@ -119,9 +134,17 @@ impl Multistep for UniPc {
     fn corrector(&self, past: &[Point], to: &Point, order: usize) -> Option<Vec<f64>> {
         let step = self.equations(past, to);
         // As in the predictor, ½ stands for the solution of a single equation.
-        let rho = if order == 1 { vec![0.5] } else { step.solve(step.places.len()) };
+        let rho = if order == 1 {
+            vec![0.5]
+        } else {
+            step.solve(step.places.len())
+        };
         let [keep, first] = multistep::first_order(&past[0], to);
-        let weights: Vec<f64> = rho.iter().zip(&step.places).map(|(rho, r)| step.scale * rho / r).collect();
+        let weights: Vec<f64> = rho
+            .iter()
+            .zip(&step.places)
+            .map(|(rho, r)| step.scale * rho / r)
+            .collect();
         let (new, old) = weights.split_last()?;
         let mut out = vec![keep, *new, first - weights.iter().sum::<f64>()];
         out.extend(old);
@@ -131,7 +154,13 @@ impl Multistep for UniPc {
 
 impl Sample for UniPc {
     fn with_steps(&self, steps: usize) -> Sampler {
-        Sampler::UniPc(UniPc { schedule: Schedule { steps, ..self.schedule.clone() }, ..*self })
+        Sampler::UniPc(UniPc {
+            schedule: Schedule {
+                steps,
+                ..self.schedule.clone()
+            },
+            ..*self
+        })
     }
 
     fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {

@@ -184,8 +184,11 @@ impl Controller {
 
     fn check(self) -> Result<(), String> {
         let [first, ..] = self.exponents();
-        let sound = self.exponents().iter().all(|e| e.is_finite()) && (-2.0..=-0.05).contains(&first);
-        let Controller::Coefficients(given) = self else { return Ok(()) };
+        let sound =
+            self.exponents().iter().all(|e| e.is_finite()) && (-2.0..=-0.05).contains(&first);
+        let Controller::Coefficients(given) = self else {
+            return Ok(());
+        };
         (sound && given[1] > 0.0).then_some(()).ok_or_else(|| {
             format!(
                 "controller: coefficients are {given:?}, expected [p, i, d] with i above 0 and p + i + d from 0.05 to 2"
@@ -211,7 +214,9 @@ impl Control {
                 return Err(format!("tol is {tol}, expected nats above 0"));
             }
             if [self.rtol, self.atol] != [DEFAULT; 2] {
-                return Err("tol and rtol or atol are both there, expected one of the two ways".to_owned());
+                return Err(
+                    "tol and rtol or atol are both there, expected one of the two ways".to_owned(),
+                );
             }
         }
         self.clock.check()?;
@@ -222,7 +227,10 @@ impl Control {
     /// their scale are wrong by √d times that in nats, as scores of samples are of length √d.
     fn state(&self, d: usize) -> (f64, f64) {
         match self.tol {
-            Some(tol) => (SHARE * tol / (d.max(1) as f64).sqrt(), SHARE * tol / (d.max(1) as f64).sqrt()),
+            Some(tol) => (
+                SHARE * tol / (d.max(1) as f64).sqrt(),
+                SHARE * tol / (d.max(1) as f64).sqrt(),
+            ),
             None => (self.rtol, self.atol),
         }
     }
@@ -230,12 +238,20 @@ impl Control {
     /// Nats by which one step's integral of the divergence may be wrong in `d` dimensions. Log-densities of samples are
     /// spread by about √d, so relative to that spread `rtol` and `atol` mean the same for every d.
     fn nats(&self, d: usize) -> f64 {
-        self.tol.map_or(self.looser * (self.rtol + self.atol) * (d.max(1) as f64).sqrt(), |tol| PART * tol)
+        self.tol.map_or(
+            self.looser * (self.rtol + self.atol) * (d.max(1) as f64).sqrt(),
+            |tol| PART * tol,
+        )
     }
 
     /// What the clock is told of it: one step's error of a law that is known to be smooth.
     fn clock_nats(&self, d: usize) -> f64 {
-        Control { looser: LOOSER, ..*self }.nats(d) / LOOSER
+        Control {
+            looser: LOOSER,
+            ..*self
+        }
+        .nats(d)
+            / LOOSER
     }
 
     fn norm(&self, error: ArrayView1<f64>, a: ArrayView1<f64>, b: ArrayView1<f64>) -> f64 {
@@ -244,7 +260,13 @@ impl Control {
             .iter()
             .zip(a.iter().zip(b))
             // With atol = 0 a coordinate that rests at zero is no error, and not 0/0.
-            .map(|(e, (a, b))| if *e == 0.0 { 0.0 } else { e / (atol + rtol * a.abs().max(b.abs())) })
+            .map(|(e, (a, b))| {
+                if *e == 0.0 {
+                    0.0
+                } else {
+                    e / (atol + rtol * a.abs().max(b.abs()))
+                }
+            })
             .map(|e| e * e)
             .sum();
         (square / error.len().max(1) as f64).sqrt()
@@ -342,7 +364,13 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(tableau: &'static Tableau, control: Control, sample: &'a [SampleId], x: Batch, span: Span<'a>) -> Run<'a> {
+    fn new(
+        tableau: &'static Tableau,
+        control: Control,
+        sample: &'a [SampleId],
+        x: Batch,
+        span: Span<'a>,
+    ) -> Run<'a> {
         let (rows, pace) = (x.nrows(), Pace::new(span));
         let traveller = |slot| Traveller {
             slot,
@@ -389,11 +417,19 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn finish(mut self, field: &mut dyn VectorField, visit: &mut Visitor) -> Result<Solution, EvalError> {
+    fn finish(
+        mut self,
+        field: &mut dyn VectorField,
+        visit: &mut Visitor,
+    ) -> Result<Solution, EvalError> {
         let pace = self.pace;
         let field: &mut dyn VectorField = &mut pace.field(field);
         self.jumps = !field.is_smooth();
-        self.control.looser = if self.jumps { LOOSER_WITH_JUMPS } else { LOOSER };
+        self.control.looser = if self.jumps {
+            LOOSER_WITH_JUMPS
+        } else {
+            LOOSER
+        };
         self.depart(field)?;
         while !self.active.is_empty() {
             self.measure_rounding(field)?;
@@ -412,7 +448,9 @@ impl<'a> Run<'a> {
     }
 
     fn ids(&self, rows: &[usize]) -> Vec<SampleId> {
-        rows.iter().map(|i| self.sample[self.active[*i].slot]).collect()
+        rows.iter()
+            .map(|i| self.sample[self.active[*i].slot])
+            .collect()
     }
 
     /// Slopes at some rows' places, with what comes along, counted.
@@ -441,44 +479,73 @@ impl<'a> Run<'a> {
         let rows: Vec<usize> = (0..self.active.len()).collect();
         let t: Vec<f64> = self.active.iter().map(|s| s.t).collect();
         let x = self.x.clone();
-        let Evaluation { velocity: slope, divergence, products } = self.ask(field, &rows, Wanted::Node, &t, &x)?;
+        let Evaluation {
+            velocity: slope,
+            divergence,
+            products,
+        } = self.ask(field, &rows, Wanted::Node, &t, &x)?;
         let length = (self.end - t[0]).abs();
         let direction = (self.end - t[0]).signum();
         let norm = |v: ArrayView1<f64>, x: ArrayView1<f64>| self.control.norm(v, x, x);
         let guess: Vec<f64> = (slope.rows().into_iter().zip(self.x.rows()))
             .map(|(k, x)| {
                 let (d0, d1) = (norm(x, x), norm(k, x));
-                let h = if d0 < 1e-5 || d1 < 1e-5 { 1e-6 * length } else { 0.01 * d0 / d1 };
-                direction * if h.is_finite() { h.min(length) } else { length * 1e-3 }
+                let h = if d0 < 1e-5 || d1 < 1e-5 {
+                    1e-6 * length
+                } else {
+                    0.01 * d0 / d1
+                };
+                direction
+                    * if h.is_finite() {
+                        h.min(length)
+                    } else {
+                        length * 1e-3
+                    }
             })
             .collect();
         let ahead: Vec<f64> = t.iter().zip(&guess).map(|(t, h)| t + h).collect();
         let there = combine(&self.x, &guess, &[1.0], std::slice::from_ref(&slope));
-        let Evaluation { velocity: probe, divergence: later, .. } =
-            self.ask(field, &rows, Wanted::Control, &ahead, &there)?;
+        let Evaluation {
+            velocity: probe,
+            divergence: later,
+            ..
+        } = self.ask(field, &rows, Wanted::Control, &ahead, &there)?;
         let power = 1.0 / self.tableau.order as f64;
         let nats = self.control.nats(self.x.ncols());
         for (i, s) in self.active.iter_mut().enumerate() {
             let (k, x) = (slope.row(i), self.x.row(i));
             let bend = (&probe.row(i) - &k) / guess[i].abs();
-            let (d1, d2) = (self.control.norm(k, x, x), self.control.norm(bend.view(), x, x));
+            let (d1, d2) = (
+                self.control.norm(k, x, x),
+                self.control.norm(bend.view(), x, x),
+            );
             let turn = match (&divergence, &later) {
                 (Some(a), Some(b)) => (b[i] - a[i]).abs() / guess[i].abs() / nats,
                 _ => 0.0,
             };
             let most = d1.max(d2).max(turn);
-            let h = if most <= 1e-15 { (guess[i].abs() * 1e-3).max(1e-6 * length) } else { (0.01 / most).powf(power) };
+            let h = if most <= 1e-15 {
+                (guess[i].abs() * 1e-3).max(1e-6 * length)
+            } else {
+                (0.01 / most).powf(power)
+            };
             let h = if h.is_finite() { h } else { guess[i].abs() };
             s.h = direction * h.min(100.0 * guess[i].abs()).min(length);
             if divergence.is_none() {
                 s.previous_errors = Some([1e-4; 2]);
             }
-            let shown = divergence.as_ref().map(|g| g[i] / self.pace.rate(self.pace.time(s.t)));
+            let shown = divergence
+                .as_ref()
+                .map(|g| g[i] / self.pace.rate(self.pace.time(s.t)));
             s.narrowest = clock::narrowest(self.control.clock, self.span, shown, self.x.ncols());
         }
         if self.control.clock.bounds(self.span, divergence.is_some()) {
-            self.clock =
-                Some(Clock::new(self.span, self.tableau, self.control.clock_nats(self.x.ncols()), self.x.ncols()));
+            self.clock = Some(Clock::new(
+                self.span,
+                self.tableau,
+                self.control.clock_nats(self.x.ncols()),
+                self.x.ncols(),
+            ));
         }
         (self.slope, self.divergence, self.products) = (slope, divergence, products);
         Ok(())
@@ -490,7 +557,9 @@ impl<'a> Run<'a> {
         let ids = self.ids(&rows);
         let t: Vec<f64> = self.active.iter().map(|s| s.t).collect();
         if let Some(clock) = &self.clock {
-            self.active.iter_mut().for_each(|s| s.h = clock.bound(s.t, s.h, s.narrowest));
+            self.active
+                .iter_mut()
+                .for_each(|s| s.h = clock.bound(s.t, s.h, s.narrowest));
         }
         let h: Vec<f64> = self.active.iter().map(|s| s.h).collect();
         let mut divergence = vec![Vec::new(); self.tableau.stages()];
@@ -499,40 +568,82 @@ impl<'a> Run<'a> {
         products[0] = self.products.clone();
         let (watched, mut controls) = (self.divergence.is_some(), 0);
         let along = self.products.is_some();
-        let step = self.tableau.stages_of(&t, &h, &self.x, Some(self.slope.clone()), &mut |stage, at, state| {
-            if !(watched && self.tableau.counts(stage) || along && self.tableau.is_node(stage)) {
-                return field.velocity(at, state);
-            }
-            let wanted = if along && self.tableau.is_node(stage) { Wanted::Node } else { Wanted::Control };
-            let said = field.evaluate(&ids, wanted, at, state)?;
-            controls += u64::from(said.divergence.is_some());
-            divergence[stage] = said.divergence.unwrap_or_default();
-            products[stage] = said.products;
-            Ok(said.velocity)
-        })?;
+        let step = self.tableau.stages_of(
+            &t,
+            &h,
+            &self.x,
+            Some(self.slope.clone()),
+            &mut |stage, at, state| {
+                if !(watched && self.tableau.counts(stage) || along && self.tableau.is_node(stage))
+                {
+                    return field.velocity(at, state);
+                }
+                let wanted = if along && self.tableau.is_node(stage) {
+                    Wanted::Node
+                } else {
+                    Wanted::Control
+                };
+                let said = field.evaluate(&ids, wanted, at, state)?;
+                controls += u64::from(said.divergence.is_some());
+                divergence[stage] = said.divergence.unwrap_or_default();
+                products[stage] = said.products;
+                Ok(said.velocity)
+            },
+        )?;
         for s in &mut self.active {
             s.attempts += 1;
             s.evaluations += (self.tableau.stages() - 1) as u64;
             s.controls += controls;
         }
-        Ok(Trial { h, step, divergence, products })
+        Ok(Trial {
+            h,
+            step,
+            divergence,
+            products,
+        })
     }
 
     /// What each row's step is wrong by: from the embedded method, and, where that would let the step pass but a jump
     /// between its stages should not, from Simpson's rule with one more place in the middle. Where nothing jumps, that
     /// rule only tells what long steps are wrong by.
-    fn judge(&mut self, field: &mut dyn VectorField, trial: &Trial) -> Result<Vec<Judged>, EvalError> {
+    fn judge(
+        &mut self,
+        field: &mut dyn VectorField,
+        trial: &Trial,
+    ) -> Result<Vec<Judged>, EvalError> {
         let watched = self.divergence.is_some();
-        let allowed: Vec<f64> = (0..self.active.len()).map(|row| self.allowed(trial, row)).collect();
+        let allowed: Vec<f64> = (0..self.active.len())
+            .map(|row| self.allowed(trial, row))
+            .collect();
         let mut judged: Vec<Judged> = (0..self.active.len())
             .map(|row| {
                 let (state, length) = self.state_error(trial, row);
-                let (integral, tolerance) = (if watched { self.integral_error(trial, row) } else { 0.0 }, allowed[row]);
+                let (integral, tolerance) = (
+                    if watched {
+                        self.integral_error(trial, row)
+                    } else {
+                        0.0
+                    },
+                    allowed[row],
+                );
                 let state_nats = length * self.score(trial, row);
-                let state = if self.control.tol.is_some() { state.max(state_nats / tolerance) } else { state };
+                let state = if self.control.tol.is_some() {
+                    state.max(state_nats / tolerance)
+                } else {
+                    state
+                };
                 // Of jumps even many stages see but a third, and the middle shows more: below.
-                let told = if self.tableau.middle || !self.jumps { integral } else { 3.0 * integral };
-                Judged { state, integral: integral / tolerance, nats: [state_nats, told], middle: None }
+                let told = if self.tableau.middle || !self.jumps {
+                    integral
+                } else {
+                    3.0 * integral
+                };
+                Judged {
+                    state,
+                    integral: integral / tolerance,
+                    nats: [state_nats, told],
+                    middle: None,
+                }
             })
             .collect();
         if !(watched && self.tableau.middle) {
@@ -563,7 +674,8 @@ impl<'a> Run<'a> {
         let middle = self.look(field, trial, &places)?;
         let last = &trial.divergence[self.tableau.stages() - 1];
         for (row, middle) in passing.into_iter().zip(middle) {
-            let simpson = trial.h[row] / 6.0 * (trial.divergence[0][row] + 4.0 * middle + last[row]);
+            let simpson =
+                trial.h[row] / 6.0 * (trial.divergence[0][row] + 4.0 * middle + last[row]);
             let gap = (self.integral(trial, row, self.tableau.b) - simpson).abs();
             let judged = &mut judged[row];
             if !self.jumps {
@@ -582,16 +694,26 @@ impl<'a> Run<'a> {
     /// By how much the divergence differs between the stages of one row.
     fn spread(&self, trial: &Trial, row: usize) -> f64 {
         let known = || trial.divergence.iter().filter_map(|g| g.get(row));
-        known().copied().fold(f64::NEG_INFINITY, f64::max) - known().copied().fold(f64::INFINITY, f64::min)
+        known().copied().fold(f64::NEG_INFINITY, f64::max)
+            - known().copied().fold(f64::INFINITY, f64::min)
     }
 
     /// Nats by which one row's step may be wrong: the tolerance, or what rounding in single precision makes of its
     /// divergences where that is more.
     fn allowed(&self, trial: &Trial, row: usize) -> f64 {
-        let sizes = trial.divergence.iter().filter_map(|g| g.get(row)).map(|g| g.abs());
-        let rounding = 4.0 * f64::from(f32::EPSILON) * trial.h[row].abs() * sizes.fold(0.0, f64::max);
+        let sizes = trial
+            .divergence
+            .iter()
+            .filter_map(|g| g.get(row))
+            .map(|g| g.abs());
+        let rounding =
+            4.0 * f64::from(f32::EPSILON) * trial.h[row].abs() * sizes.fold(0.0, f64::max);
         let tolerance = self.control.nats(self.x.ncols());
-        if rounding.is_finite() { tolerance.max(rounding) } else { tolerance }
+        if rounding.is_finite() {
+            tolerance.max(rounding)
+        } else {
+            tolerance
+        }
     }
 
     /// The divergences in between, at parts of the rows' trial steps.
@@ -606,13 +728,22 @@ impl<'a> Run<'a> {
         }
         let x = self.tableau.between(&trial.step, &self.x, &trial.h, places);
         let rows: Vec<usize> = places.iter().map(|p| p.0).collect();
-        let t: Vec<f64> = places.iter().map(|(row, part)| self.active[*row].t + part * trial.h[*row]).collect();
-        Ok(self.ask(field, &rows, Wanted::Control, &t, &x)?.divergence.unwrap_or_default())
+        let t: Vec<f64> = places
+            .iter()
+            .map(|(row, part)| self.active[*row].t + part * trial.h[*row])
+            .collect();
+        Ok(self
+            .ask(field, &rows, Wanted::Control, &t, &x)?
+            .divergence
+            .unwrap_or_default())
     }
 
     /// h·Σ w·g of one row.
     fn integral(&self, trial: &Trial, row: usize, weights: &[f64]) -> f64 {
-        let terms = weights.iter().zip(&trial.divergence).filter(|(w, _)| **w != 0.0);
+        let terms = weights
+            .iter()
+            .zip(&trial.divergence)
+            .filter(|(w, _)| **w != 0.0);
         trial.h[row] * terms.map(|(w, g)| w * g[row]).sum::<f64>()
     }
 
@@ -620,9 +751,10 @@ impl<'a> Run<'a> {
         match &self.tableau.error {
             None => 0.0,
             Some(Embedded::One(weights)) => self.integral(trial, row, weights).abs(),
-            Some(Embedded::Two { fifth, third }) => {
-                joined(self.integral(trial, row, fifth).abs(), self.integral(trial, row, third).abs())
-            }
+            Some(Embedded::Two { fifth, third }) => joined(
+                self.integral(trial, row, fifth).abs(),
+                self.integral(trial, row, third).abs(),
+            ),
         }
     }
 
@@ -631,10 +763,17 @@ impl<'a> Run<'a> {
         let (a, b) = (self.x.row(row), trial.step.next.row(row));
         let one = |weights: &[f64]| {
             let mut error = ndarray::Array1::zeros(a.len());
-            for (w, k) in weights.iter().zip(&trial.step.k).filter(|(w, _)| **w != 0.0) {
+            for (w, k) in weights
+                .iter()
+                .zip(&trial.step.k)
+                .filter(|(w, _)| **w != 0.0)
+            {
                 error.scaled_add(w * trial.h[row], &k.row(row));
             }
-            (self.control.norm(error.view(), a, b), error.dot(&error).sqrt())
+            (
+                self.control.norm(error.view(), a, b),
+                error.dot(&error).sqrt(),
+            )
         };
         match &self.tableau.error {
             None => (0.0, 0.0),
@@ -660,11 +799,19 @@ impl<'a> Run<'a> {
             _ => {
                 let slope = trial.step.k[stage].row(row);
                 let pace = self.pace.rate(t);
-                let square: f64 = x.iter().zip(slope).map(|(x, k)| (rate * x - k / pace).powi(2)).sum();
+                let square: f64 = x
+                    .iter()
+                    .zip(slope)
+                    .map(|(x, k)| (rate * x - k / pace).powi(2))
+                    .sum();
                 square.sqrt() / spread.abs()
             }
         };
-        if size.is_finite() { size / d.sqrt() } else { 0.0 }
+        if size.is_finite() {
+            size / d.sqrt()
+        } else {
+            0.0
+        }
     }
 
     /// Where a step failed by its divergence: between which places that jumps, row by row, by bisection along the
@@ -680,19 +827,34 @@ impl<'a> Run<'a> {
             return Ok(found);
         }
         let suspect = |row: &usize| {
-            let (j, finite) = (&judged[*row], trial.step.next.row(*row).iter().all(|v| v.is_finite()));
+            let (j, finite) = (
+                &judged[*row],
+                trial.step.next.row(*row).iter().all(|v| v.is_finite()),
+            );
             finite && j.norm() > 1.0 && j.integral.is_finite() && j.integral > j.state
         };
         let rows: Vec<usize> = (0..judged.len()).filter(suspect).collect();
-        let blank: Vec<(usize, f64)> =
-            rows.iter().filter(|i| judged[**i].middle.is_none()).map(|i| (*i, 0.5)).collect();
-        let mut looked = blank.iter().map(|p| p.0).zip(self.look(field, trial, &blank)?).collect::<BTreeMap<_, _>>();
+        let blank: Vec<(usize, f64)> = rows
+            .iter()
+            .filter(|i| judged[**i].middle.is_none())
+            .map(|i| (*i, 0.5))
+            .collect();
+        let mut looked = blank
+            .iter()
+            .map(|p| p.0)
+            .zip(self.look(field, trial, &blank)?)
+            .collect::<BTreeMap<_, _>>();
         let mut searches: Vec<(usize, Search)> = Vec::new();
         for row in rows {
-            let middle = judged[row].middle.or_else(|| looked.remove(&row)).unwrap_or(f64::NAN);
+            let middle = judged[row]
+                .middle
+                .or_else(|| looked.remove(&row))
+                .unwrap_or(f64::NAN);
             let stages = (0..self.tableau.stages()).filter(|s| !trial.divergence[*s].is_empty());
-            let mut places: Vec<(f64, f64)> =
-                stages.map(|s| (self.tableau.c[s], trial.divergence[s][row])).chain([(0.5, middle)]).collect();
+            let mut places: Vec<(f64, f64)> = stages
+                .map(|s| (self.tableau.c[s], trial.divergence[s][row]))
+                .chain([(0.5, middle)])
+                .collect();
             // Of several stages at the end of a step the last one stands at the new state.
             places.sort_by(|a, b| a.0.total_cmp(&b.0));
             places.reverse();
@@ -704,15 +866,24 @@ impl<'a> Run<'a> {
             searches.extend(search.map(|s| (row, s)));
         }
         loop {
-            let open: Vec<usize> = (0..searches.len()).filter(|i| searches[*i].1.is_open()).collect();
+            let open: Vec<usize> = (0..searches.len())
+                .filter(|i| searches[*i].1.is_open())
+                .collect();
             if open.is_empty() {
                 break;
             }
-            let places: Vec<(usize, f64)> = open.iter().map(|i| (searches[*i].0, searches[*i].1.middle())).collect();
+            let places: Vec<(usize, f64)> = open
+                .iter()
+                .map(|i| (searches[*i].0, searches[*i].1.middle()))
+                .collect();
             let said = self.look(field, trial, &places)?;
-            open.iter().zip(said).for_each(|(i, g)| searches[*i].1.halve(g));
+            open.iter()
+                .zip(said)
+                .for_each(|(i, g)| searches[*i].1.halve(g));
         }
-        searches.into_iter().for_each(|(row, search)| found[row] = search.bracket());
+        searches
+            .into_iter()
+            .for_each(|(row, search)| found[row] = search.bracket());
         Ok(found)
     }
 
@@ -741,7 +912,10 @@ impl<'a> Run<'a> {
                     continue;
                 }
                 // Where halving does not help as the order promises, it is taken as it was seen to help.
-                let seen = s.refused.map(|(e, l)| (e / norm).ln() / (l / h).ln()).filter(|p| p.is_finite());
+                let seen = s
+                    .refused
+                    .map(|(e, l)| (e / norm).ln() / (l / h).ln())
+                    .filter(|p| p.is_finite());
                 let power = seen.map_or(order, |p| p.clamp(1.0, order));
                 s.refused = Some((norm, h));
                 s.h *= (0.9 * scale.powf(-1.0 / power)).clamp(0.1, 0.9);
@@ -756,7 +930,9 @@ impl<'a> Run<'a> {
             }
             let factor = match s.previous_errors {
                 None => 0.9 * scale.powf(-1.0 / order),
-                Some(errors) => 0.9 * scale.powf(now) * errors[0].powf(last) * errors[1].powf(before),
+                Some(errors) => {
+                    0.9 * scale.powf(now) * errors[0].powf(last) * errors[1].powf(before)
+                }
             };
             s.h *= factor.clamp(0.2, if s.rejected { 1.0 } else { 10.0 });
             s.rejected = false;
@@ -767,13 +943,17 @@ impl<'a> Run<'a> {
 
     /// Steps over jumps that rows stand before, by Heun's method from one side to the other.
     fn cross(&mut self, field: &mut dyn VectorField, visit: &mut Visitor) -> Result<(), EvalError> {
-        let rows: Vec<usize> =
-            (0..self.active.len()).filter(|i| matches!(self.active[*i].aim, Aim::Across { .. })).collect();
+        let rows: Vec<usize> = (0..self.active.len())
+            .filter(|i| matches!(self.active[*i].aim, Aim::Across { .. }))
+            .collect();
         if rows.is_empty() {
             return Ok(());
         }
         let length = |i: usize| match self.active[i].aim {
-            Aim::Across { width, .. } => width.abs().min((self.end - self.active[i].t).abs()).copysign(width),
+            Aim::Across { width, .. } => width
+                .abs()
+                .min((self.end - self.active[i].t).abs())
+                .copysign(width),
             _ => 0.0,
         };
         let w: Vec<f64> = rows.iter().map(|i| length(*i)).collect();
@@ -787,7 +967,10 @@ impl<'a> Run<'a> {
         let third = self.ask(field, &rows, Wanted::Node, &ahead, &next)?;
         let (slope, divergence, products) = (third.velocity, third.divergence, third.products);
         let (far, divergence) = (far.unwrap_or_default(), divergence.unwrap_or_default());
-        let near: Vec<f64> = rows.iter().map(|i| self.divergence.as_ref().map_or(f64::NAN, |g| g[*i])).collect();
+        let near: Vec<f64> = rows
+            .iter()
+            .map(|i| self.divergence.as_ref().map_or(f64::NAN, |g| g[*i]))
+            .collect();
         let tolerance = self.control.nats(self.x.ncols());
         let mut crossed = Vec::new();
         for (j, i) in rows.iter().enumerate() {
@@ -796,9 +979,14 @@ impl<'a> Run<'a> {
             let integral = 0.5 * w[j].abs() * (far[j] - near[j]).abs();
             let s = &mut self.active[*i];
             s.attempts += 1;
-            let Aim::Across { width, then } = s.aim else { continue };
+            let Aim::Across { width, then } = s.aim else {
+                continue;
+            };
             s.aim = Aim::None;
-            if state <= 1.0 && integral <= 2.0 * tolerance && next.row(j).iter().all(|v| v.is_finite()) {
+            if state <= 1.0
+                && integral <= 2.0 * tolerance
+                && next.row(j).iter().all(|v| v.is_finite())
+            {
                 (s.h, s.rejected) = (then, false);
                 s.error += integral * integral;
                 crossed.push(j);
@@ -812,10 +1000,23 @@ impl<'a> Run<'a> {
         let weight: Vec<f64> = crossed.iter().map(|j| 0.5 * w[*j]).collect();
         let near_products = self.products.as_ref().map(|p| p.select(&at));
         let far_products = far_products.map(|p| p.select(&crossed));
-        let near = Along { divergence: Some(&pick(&near)), products: near_products.as_ref() };
+        let near = Along {
+            divergence: Some(&pick(&near)),
+            products: near_products.as_ref(),
+        };
         self.visit(&at, &pick(&t), &select(&x, &crossed), &weight, near, visit)?;
-        let far = Along { divergence: Some(&pick(&far)), products: far_products.as_ref() };
-        self.visit(&at, &pick(&ahead), &select(&there, &crossed), &weight, far, visit)?;
+        let far = Along {
+            divergence: Some(&pick(&far)),
+            products: far_products.as_ref(),
+        };
+        self.visit(
+            &at,
+            &pick(&ahead),
+            &select(&there, &crossed),
+            &weight,
+            far,
+            visit,
+        )?;
         for j in &crossed {
             let i = rows[*j];
             self.active[i].t = ahead[*j];
@@ -840,22 +1041,36 @@ impl<'a> Run<'a> {
     fn measure_rounding(&mut self, field: &mut dyn VectorField) -> Result<(), EvalError> {
         // Beside a jump a second difference may be the jump's.
         let due = |s: &Traveller| {
-            s.attempts >= 64.max(2 * s.measured) && s.aim == Aim::None && !s.rejected && s.refused.is_none()
+            s.attempts >= 64.max(2 * s.measured)
+                && s.aim == Aim::None
+                && !s.rejected
+                && s.refused.is_none()
         };
-        let rows: Vec<usize> = (0..self.active.len()).filter(|i| due(&self.active[*i])).collect();
+        let rows: Vec<usize> = (0..self.active.len())
+            .filter(|i| due(&self.active[*i]))
+            .collect();
         if rows.is_empty() {
             return Ok(());
         }
-        let (t, x): (Vec<f64>, Batch) = (rows.iter().map(|i| self.active[*i].t).collect(), select(&self.x, &rows));
+        let (t, x): (Vec<f64>, Batch) = (
+            rows.iter().map(|i| self.active[*i].t).collect(),
+            select(&self.x, &rows),
+        );
         let here = select(&self.slope, &rows);
         let mut squares = vec![0.0; rows.len()];
         for ulps in 1..=3 {
             let moved = |by: f64| {
                 let sign = |j: usize| if j.is_multiple_of(2) { by } else { -by };
-                Batch::from_shape_fn(x.raw_dim(), |(i, j)| x[[i, j]] * (1.0 + sign(j) * f64::from(f32::EPSILON)))
+                Batch::from_shape_fn(x.raw_dim(), |(i, j)| {
+                    x[[i, j]] * (1.0 + sign(j) * f64::from(f32::EPSILON))
+                })
             };
-            let ahead = self.ask(field, &rows, Wanted::Control, &t, &moved(f64::from(ulps)))?.velocity;
-            let behind = self.ask(field, &rows, Wanted::Control, &t, &moved(-f64::from(ulps)))?.velocity;
+            let ahead = self
+                .ask(field, &rows, Wanted::Control, &t, &moved(f64::from(ulps)))?
+                .velocity;
+            let behind = self
+                .ask(field, &rows, Wanted::Control, &t, &moved(-f64::from(ulps)))?
+                .velocity;
             let second = ahead + behind - &here * 2.0;
             for (j, square) in squares.iter_mut().enumerate() {
                 // Three roundings, of weights 1, 1 and −2.
@@ -873,10 +1088,16 @@ impl<'a> Run<'a> {
             s.measured = s.attempts;
             // In units of the tolerance, over the whole way that is left in one step.
             let least_steps = (self.end - s.t).abs() * weight * square.sqrt();
-            s.doubts = if least_steps > MOST_FOR_ROUNDING { s.doubts + 1 } else { 0 };
+            s.doubts = if least_steps > MOST_FOR_ROUNDING {
+                s.doubts + 1
+            } else {
+                0
+            };
         }
-        let (lost, left): (Vec<usize>, Vec<usize>) = (0..self.active.len()).partition(|i| self.active[*i].doubts >= 2);
-        lost.iter().for_each(|i| self.end_row(*i, Status::BelowRounding));
+        let (lost, left): (Vec<usize>, Vec<usize>) =
+            (0..self.active.len()).partition(|i| self.active[*i].doubts >= 2);
+        lost.iter()
+            .for_each(|i| self.end_row(*i, Status::BelowRounding));
         if !lost.is_empty() {
             self.keep(&left);
         }
@@ -890,7 +1111,10 @@ impl<'a> Run<'a> {
         t: &[f64],
         x: &Batch,
         weight: &[f64],
-        Along { divergence, products }: Along,
+        Along {
+            divergence,
+            products,
+        }: Along,
         visit: &mut Visitor,
     ) -> Result<(), EvalError> {
         if rows.is_empty() {
@@ -899,22 +1123,50 @@ impl<'a> Run<'a> {
         let slot: Vec<usize> = rows.iter().map(|i| self.active[*i].slot).collect();
         let node: Vec<u64> = rows.iter().map(|i| self.active[*i].nodes).collect();
         let sample = self.ids(rows);
-        let nodes = Nodes { sample: &sample, node: &node, slot: &slot, t, x, weight, divergence, products };
+        let nodes = Nodes {
+            sample: &sample,
+            node: &node,
+            slot: &slot,
+            t,
+            x,
+            weight,
+            divergence,
+            products,
+        };
         self.pace.visit(&nodes, visit)?;
         rows.iter().for_each(|i| self.active[*i].nodes += 1);
         Ok(())
     }
 
-    fn hand_on(&mut self, trial: &Trial, accepted: &[bool], visit: &mut Visitor) -> Result<(), EvalError> {
+    fn hand_on(
+        &mut self,
+        trial: &Trial,
+        accepted: &[bool],
+        visit: &mut Visitor,
+    ) -> Result<(), EvalError> {
         let keep: Vec<usize> = (0..accepted.len()).filter(|i| accepted[*i]).collect();
         for s in (0..self.tableau.stages()).filter(|s| self.tableau.b[*s] != 0.0) {
             let t: Vec<f64> = keep.iter().map(|i| trial.step.t[s][*i]).collect();
-            let weight: Vec<f64> = keep.iter().map(|i| trial.h[*i] * self.tableau.b[s]).collect();
+            let weight: Vec<f64> = keep
+                .iter()
+                .map(|i| trial.h[*i] * self.tableau.b[s])
+                .collect();
             let known = &trial.divergence[s];
-            let taken: Option<Vec<f64>> = (!known.is_empty()).then(|| keep.iter().map(|i| known[*i]).collect());
+            let taken: Option<Vec<f64>> =
+                (!known.is_empty()).then(|| keep.iter().map(|i| known[*i]).collect());
             let products = trial.products[s].as_ref().map(|p| p.select(&keep));
-            let along = Along { divergence: taken.as_deref(), products: products.as_ref() };
-            self.visit(&keep, &t, &select(&trial.step.x[s], &keep), &weight, along, visit)?;
+            let along = Along {
+                divergence: taken.as_deref(),
+                products: products.as_ref(),
+            };
+            self.visit(
+                &keep,
+                &t,
+                &select(&trial.step.x[s], &keep),
+                &weight,
+                along,
+                visit,
+            )?;
         }
         Ok(())
     }
@@ -953,7 +1205,11 @@ impl<'a> Run<'a> {
             } else if s.attempts >= self.control.max_steps {
                 Some(Status::MaxSteps)
             } else if s.h.abs() <= tiny {
-                Some(if s.broken > 0 { Status::NonFinite } else { Status::StepTooSmall })
+                Some(if s.broken > 0 {
+                    Status::NonFinite
+                } else {
+                    Status::StepTooSmall
+                })
             } else {
                 None
             };
@@ -986,12 +1242,19 @@ impl<'a> Run<'a> {
         self.active = rows.iter().map(|i| self.active[*i].clone()).collect();
         self.x = select(&self.x, rows);
         self.slope = select(&self.slope, rows);
-        self.divergence = self.divergence.as_ref().map(|g| rows.iter().map(|i| g[*i]).collect());
+        self.divergence = self
+            .divergence
+            .as_ref()
+            .map(|g| rows.iter().map(|i| g[*i]).collect());
         self.products = self.products.as_ref().map(|p| p.select(rows));
     }
 }
 
 /// |e₅|² / √(|e₅|² + |e₃|²/100).
 fn joined(five: f64, three: f64) -> f64 {
-    if five == 0.0 { 0.0 } else { five * five / five.hypot(0.1 * three) }
+    if five == 0.0 {
+        0.0
+    } else {
+        five * five / five.hypot(0.1 * three)
+    }
 }

@@ -60,9 +60,9 @@ impl Setting {
     /// Where the width is no width.
     pub fn check(self) -> Result<(), String> {
         match self {
-            Setting::Width(c) if !(c > 0.0 && c.is_finite()) => {
-                Err(format!("clock is {c}, expected auto, none or a width above 0"))
-            }
+            Setting::Width(c) if !(c > 0.0 && c.is_finite()) => Err(format!(
+                "clock is {c}, expected auto, none or a width above 0"
+            )),
             _ => Ok(()),
         }
     }
@@ -72,7 +72,9 @@ impl Setting {
         match self {
             Setting::Width(_) => true,
             Setting::Named(Named::None) => false,
-            Setting::Named(Named::Auto) => !(controlled && matches!(span.curve.path(), Path::FlowMatching { .. })),
+            Setting::Named(Named::Auto) => {
+                !(controlled && matches!(span.curve.path(), Path::FlowMatching { .. }))
+            }
         }
     }
 }
@@ -83,12 +85,19 @@ pub fn narrowest(setting: Setting, span: Span, divergence: Option<f64>, d: usize
     if let Setting::Width(c) = setting {
         return c;
     }
-    let (Some(divergence), s) = (divergence, span.curve.at(span.start())) else { return WIDTHS[0] };
+    let (Some(divergence), s) = (divergence, span.curve.at(span.start())) else {
+        return WIDTHS[0];
+    };
     let slope = divergence / d.max(1) as f64;
     // slope = (α α' c² + σ σ')/(α² c² + σ²).
-    let square = (s.sigma * s.sigma_dot - slope * s.sigma.powi(2)) / (slope * s.alpha.powi(2) - s.alpha * s.alpha_dot);
+    let square = (s.sigma * s.sigma_dot - slope * s.sigma.powi(2))
+        / (slope * s.alpha.powi(2) - s.alpha * s.alpha_dot);
     let shown = square.sqrt() / 3.0;
-    if span.to_prior && shown.is_finite() { shown.clamp(WIDTHS[0], 1.0) } else { WIDTHS[0] }
+    if span.to_prior && shown.is_finite() {
+        shown.clamp(WIDTHS[0], 1.0)
+    } else {
+        WIDTHS[0]
+    }
 }
 
 /// Nats below which what the reference shows is its own rounding: near the data end σ² of some
@@ -109,7 +118,12 @@ impl<'a> Clock<'a> {
     /// Over d dimensions a step may be wrong by that many nats.
     pub fn new(span: Span<'a>, tableau: &'static Tableau, nats: f64, d: usize) -> Clock<'a> {
         let tolerance = (nats / d.max(1) as f64).max(ROUNDING);
-        Clock { curve: span.curve, pace: Pace::new(span), tableau, tolerance }
+        Clock {
+            curve: span.curve,
+            pace: Pace::new(span),
+            tableau,
+            tolerance,
+        }
     }
 
     /// ½ ln(α²c² + σ²) and its derivative for each width, at `u` of the variable that steps are taken in.
@@ -118,7 +132,10 @@ impl<'a> Clock<'a> {
         let (s, rate) = (self.curve.at(t), self.pace.rate(t));
         widths.map(|c| {
             let variance = (s.alpha * c).powi(2) + s.sigma * s.sigma;
-            (0.5 * variance.ln(), (s.alpha * s.alpha_dot * c * c + s.sigma * s.sigma_dot) / variance * rate)
+            (
+                0.5 * variance.ln(),
+                (s.alpha * s.alpha_dot * c * c + s.sigma * s.sigma_dot) / variance * rate,
+            )
         })
     }
 
@@ -126,10 +143,22 @@ impl<'a> Clock<'a> {
     fn error(&self, u: f64, h: f64, widths: &[f64; WIDTHS.len()]) -> f64 {
         let (first, last) = (self.reading(u, widths), self.reading(u + h, widths));
         let mut errors = [0.0; WIDTHS.len()];
-        for (c, b) in self.tableau.c.iter().zip(self.tableau.b).filter(|(_, b)| **b != 0.0) {
-            errors.iter_mut().zip(self.reading(u + c * h, widths)).for_each(|(e, (_, slope))| *e += b * h * slope);
+        for (c, b) in self
+            .tableau
+            .c
+            .iter()
+            .zip(self.tableau.b)
+            .filter(|(_, b)| **b != 0.0)
+        {
+            errors
+                .iter_mut()
+                .zip(self.reading(u + c * h, widths))
+                .for_each(|(e, (_, slope))| *e += b * h * slope);
         }
-        let gaps = errors.iter().zip(first.iter().zip(last)).map(|(e, (a, b))| (e - (b.0 - a.0)).abs());
+        let gaps = errors
+            .iter()
+            .zip(first.iter().zip(last))
+            .map(|(e, (a, b))| (e - (b.0 - a.0)).abs());
         gaps.fold(0.0, f64::max) / self.tolerance
     }
 
@@ -158,9 +187,18 @@ mod tests {
 
     /// Steps from end to end that nothing but the reference bounds; the worst and the sum of errors for
     /// Gaussian data of width `c`, in nats per dimension.
-    fn march(path: &Path, tableau: &'static Tableau, tolerance: f64, to_prior: bool, c: f64) -> (usize, f64, f64) {
+    fn march(
+        path: &Path,
+        tableau: &'static Tableau,
+        tolerance: f64,
+        to_prior: bool,
+        c: f64,
+    ) -> (usize, f64, f64) {
         let curve = path.curve().expect("defaults are right");
-        let span = Span { curve: &curve, to_prior };
+        let span = Span {
+            curve: &curve,
+            to_prior,
+        };
         let (clock, pace) = (Clock::new(span, tableau, tolerance, 1), Pace::new(span));
         let reading = |u: f64| {
             let s = curve.at(pace.time(u));
@@ -171,7 +209,11 @@ mod tests {
         let (mut u, mut steps, mut worst, mut sum) = (pace.start(), 0, 0.0f64, 0.0);
         while u != pace.end() {
             let h = clock.bound(u, pace.end() - u, WIDTHS[0]);
-            let next = if h == pace.end() - u { pace.end() } else { u + h };
+            let next = if h == pace.end() - u {
+                pace.end()
+            } else {
+                u + h
+            };
             let nodes = tableau.c.iter().zip(tableau.b).filter(|(_, b)| **b != 0.0);
             let got: f64 = nodes.map(|(a, b)| h * b * reading(u + a * h).1).sum();
             let error = got - (reading(next).0 - reading(u).0);
@@ -208,7 +250,10 @@ mod tests {
     fn a_few_dozen_steps_are_enough() {
         for path in Path::defaults() {
             let (steps, _, sum) = march(&path, &DOPRI5, 1e-6, true, WIDTHS[0]);
-            assert!((2..=40).contains(&steps) && sum.abs() < 3e-5, "{path:?}: {steps} steps, {sum} nats");
+            assert!(
+                (2..=40).contains(&steps) && sum.abs() < 3e-5,
+                "{path:?}: {steps} steps, {sum} nats"
+            );
         }
     }
 

@@ -102,14 +102,20 @@ pub fn march(
     for (number, pair) in grid.windows(2).enumerate() {
         let h = pair[1] - pair[0];
         let mut products = vec![None; tableau.stages()];
-        let step = tableau.stages_of(&vec![pair[0]; rows], &vec![h; rows], &x, None, &mut |stage, at, state| {
-            if tableau.b[stage] == 0.0 {
-                return field.velocity(at, state);
-            }
-            let said = field.evaluate(sample, Wanted::Node, at, state)?;
-            products[stage] = said.products;
-            Ok(said.velocity)
-        })?;
+        let step = tableau.stages_of(
+            &vec![pair[0]; rows],
+            &vec![h; rows],
+            &x,
+            None,
+            &mut |stage, at, state| {
+                if tableau.b[stage] == 0.0 {
+                    return field.velocity(at, state);
+                }
+                let said = field.evaluate(sample, Wanted::Node, at, state)?;
+                products[stage] = said.products;
+                Ok(said.velocity)
+            },
+        )?;
         for s in (0..tableau.stages()).filter(|s| tableau.b[*s] != 0.0) {
             visit(&Nodes {
                 sample,
@@ -128,7 +134,10 @@ pub fn march(
         }
         x = step.next;
     }
-    let status = finite(&x).iter().map(|f| if *f { Status::Ok } else { Status::NonFinite }).collect();
+    let status = finite(&x)
+        .iter()
+        .map(|f| if *f { Status::Ok } else { Status::NonFinite })
+        .collect();
     let evaluations = ((grid.len() - 1) * tableau.stages()) as u64;
     let told = watch.map(|watch| watch.finish(&x));
     Ok(Solution {

@@ -47,12 +47,22 @@ impl Aim {
         };
         let (way, width) = (from * h, (to - from) * h);
         let behind = BEHIND * to * h;
-        let then = if behind.abs() < longest.abs() { behind } else { longest };
+        let then = if behind.abs() < longest.abs() {
+            behind
+        } else {
+            longest
+        };
         // A way that is shorter than the bracket is not worth a step of its own.
         if way.abs() > 1e-3 * width.abs() {
             (Aim::Before { width, then }, way)
         } else {
-            (Aim::Across { width: to * h, then }, to * h)
+            (
+                Aim::Across {
+                    width: to * h,
+                    then,
+                },
+                to * h,
+            )
         }
     }
 
@@ -90,7 +100,14 @@ impl Search {
         let widest = places.windows(2).max_by(|a, b| gap(a).total_cmp(&gap(b)))?;
         let (from, to) = (widest[0], widest[1]);
         let first = (to.0 - from.0, gap(&widest));
-        Some(Search { from, to, first, enough: 1.6 * tolerance / h, finest: finest / h, smooth: false })
+        Some(Search {
+            from,
+            to,
+            first,
+            enough: 1.6 * tolerance / h,
+            finest: finest / h,
+            smooth: false,
+        })
     }
 
     fn width(&self) -> f64 {
@@ -102,7 +119,9 @@ impl Search {
     }
 
     pub fn is_open(&self) -> bool {
-        !self.smooth && self.width() * self.difference() > self.enough && self.width() > 2.0 * self.finest
+        !self.smooth
+            && self.width() * self.difference() > self.enough
+            && self.width() > 2.0 * self.finest
     }
 
     pub fn middle(&self) -> f64 {
@@ -118,15 +137,22 @@ impl Search {
             self.from = middle;
         }
         // What is smooth differs by an eighth on an eighth of the way; a jump keeps its size.
-        self.smooth =
-            !value.is_finite() || (self.width() <= self.first.0 / 8.0 && self.difference() < 0.4 * self.first.1);
+        self.smooth = !value.is_finite()
+            || (self.width() <= self.first.0 / 8.0 && self.difference() < 0.4 * self.first.1);
     }
 
     /// The bracket, where what was found is a jump.
     pub fn bracket(&self) -> Option<Bracket> {
         let jumps = !self.smooth && self.difference() > 0.5 * self.first.1 && self.first.1 > 0.0;
-        let from = if self.from.0 > self.finest { self.from.0 } else { 0.0 };
-        jumps.then_some(Bracket { from, to: self.to.0 })
+        let from = if self.from.0 > self.finest {
+            self.from.0
+        } else {
+            0.0
+        };
+        jumps.then_some(Bracket {
+            from,
+            to: self.to.0,
+        })
     }
 }
 
@@ -154,27 +180,46 @@ mod tests {
             let (bracket, asked) = search(|c| 0.3 * c + if c > at { 2.0 } else { 0.0 }, 1e-5);
             let bracket = bracket.expect("a jump");
             assert!(bracket.from <= at && at <= bracket.to, "{at}: {bracket:?}");
-            assert!((bracket.to - bracket.from) * 2.0 <= 2e-5 && asked <= 16, "{at}: {bracket:?} {asked}");
+            assert!(
+                (bracket.to - bracket.from) * 2.0 <= 2e-5 && asked <= 16,
+                "{at}: {bracket:?} {asked}"
+            );
         }
     }
 
     #[test]
     fn what_is_smooth_is_no_jump_and_is_given_up_soon() {
-        for g in [|c: f64| (3.0 * c).sin(), |c: f64| c * c * c, |c: f64| (5.0 * c).exp()] {
+        for g in [
+            |c: f64| (3.0 * c).sin(),
+            |c: f64| c * c * c,
+            |c: f64| (5.0 * c).exp(),
+        ] {
             let (bracket, asked) = search(g, 1e-9);
             assert_eq!(bracket, None);
             assert!(asked <= 8, "{asked}");
         }
-        assert!(Search::new(&places(|c| if c > 0.6 { f64::NAN } else { 0.0 }), 1.0, 1e-3, 1e-12).is_none());
+        assert!(
+            Search::new(
+                &places(|c| if c > 0.6 { f64::NAN } else { 0.0 }),
+                1.0,
+                1e-3,
+                1e-12
+            )
+            .is_none()
+        );
     }
 
     #[test]
     fn the_step_behind_a_jump_is_as_long_as_jumps_are_apart() {
         let (aim, h) = Aim::None.before(-0.5, 0.4, 0.41);
         assert!((h + 0.2).abs() < 1e-15);
-        let Aim::Across { width, then } = aim.across() else { panic!("{aim:?}") };
+        let Aim::Across { width, then } = aim.across() else {
+            panic!("{aim:?}")
+        };
         assert!((width + 0.005).abs() < 1e-12 && then == -0.5);
-        let (Aim::Before { then, .. }, _) = Aim::None.before(0.5, 0.02, 0.03) else { panic!("a way up to it") };
+        let (Aim::Before { then, .. }, _) = Aim::None.before(0.5, 0.02, 0.03) else {
+            panic!("a way up to it")
+        };
         assert!((then - 0.06).abs() < 1e-12, "{then}");
         // A jump right at the start is stepped over at once.
         assert!(matches!(Aim::None.before(0.5, 0.0, 0.01), (Aim::Across { .. }, h) if h == 0.005));

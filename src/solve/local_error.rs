@@ -61,26 +61,43 @@ impl Rule {
         let time = solve(number.view(), part.view());
         // ∫ uᑫ·t'(u) du over one step.
         let moment = |q: usize, j: usize| -> f64 {
-            let term = |i: usize| (power(j + 1, q + i) - power(j, q + i)) * i as f64 / (q + i) as f64;
+            let term =
+                |i: usize| (power(j + 1, q + i) - power(j, q + i)) * i as f64 / (q + i) as f64;
             (1..=steps).map(|i| time[i] * term(i)).sum()
         };
         let unknown = 2 * steps + 1;
-        let equations = Array2::from_shape_fn((unknown, unknown), |(q, column)| match column.checked_sub(steps) {
-            None if q + 1 == unknown => 1.0,
-            None => moment(q, column),
-            Some(_) if q + 1 == unknown => 0.0,
-            Some(i) => -power(i, q),
+        let equations = Array2::from_shape_fn((unknown, unknown), |(q, column)| {
+            match column.checked_sub(steps) {
+                None if q + 1 == unknown => 1.0,
+                None => moment(q, column),
+                Some(_) if q + 1 == unknown => 0.0,
+                Some(i) => -power(i, q),
+            }
         });
         let right = Array1::from_shape_fn(unknown, |q| if q + 1 == unknown { 1.0 } else { 0.0 });
         let weights = solve(equations.view(), right.view());
         let slopes = weights.iter().skip(steps).map(|w| w * length).collect();
-        Rule { rises: weights.iter().take(steps).copied().collect(), slopes }
+        Rule {
+            rises: weights.iter().take(steps).copied().collect(),
+            slopes,
+        }
     }
 
     /// What it leaves of rises and slopes.
     fn left(&self, rise: impl Fn(usize) -> f64, slope: impl Fn(usize) -> f64) -> f64 {
-        let rises: f64 = self.rises.iter().enumerate().map(|(j, w)| w * rise(j)).sum();
-        rises - self.slopes.iter().enumerate().map(|(i, w)| w * slope(i)).sum::<f64>()
+        let rises: f64 = self
+            .rises
+            .iter()
+            .enumerate()
+            .map(|(j, w)| w * rise(j))
+            .sum();
+        rises
+            - self
+                .slopes
+                .iter()
+                .enumerate()
+                .map(|(i, w)| w * slope(i))
+                .sum::<f64>()
     }
 }
 
@@ -93,8 +110,14 @@ impl Polynomial<'_> {
         let (first, last) = (self.0[0], self.0[self.0.len() - 1]);
         let (middle, scale) = (0.5 * (first + last), (last - first).abs());
         let count = self.0.len();
-        let powers = Array2::from_shape_fn((count, count), |(q, i)| ((self.0[i] - middle) / scale).powi(q as i32));
-        solve(powers.view(), Array1::from_shape_fn(count, |q| moment(q, middle, scale)).view()).to_vec()
+        let powers = Array2::from_shape_fn((count, count), |(q, i)| {
+            ((self.0[i] - middle) / scale).powi(q as i32)
+        });
+        solve(
+            powers.view(),
+            Array1::from_shape_fn(count, |q| moment(q, middle, scale)).view(),
+        )
+        .to_vec()
     }
 
     fn value(&self, t: f64) -> Vec<f64> {
@@ -102,13 +125,21 @@ impl Polynomial<'_> {
     }
 
     fn derivative(&self, t: f64) -> Vec<f64> {
-        let lower = |q: usize, z: f64| if q == 0 { 0.0 } else { q as f64 * z.powi(q as i32 - 1) };
+        let lower = |q: usize, z: f64| {
+            if q == 0 {
+                0.0
+            } else {
+                q as f64 * z.powi(q as i32 - 1)
+            }
+        };
         self.weights(|q, middle, scale| lower(q, (t - middle) / scale) / scale)
     }
 
     fn integral(&self, from: f64, to: f64) -> Vec<f64> {
         let higher = |q: usize, z: f64| z.powi(q as i32 + 1) / (q + 1) as f64;
-        self.weights(|q, middle, scale| scale * (higher(q, (to - middle) / scale) - higher(q, (from - middle) / scale)))
+        self.weights(|q, middle, scale| {
+            scale * (higher(q, (to - middle) / scale) - higher(q, (from - middle) / scale))
+        })
     }
 }
 
@@ -121,7 +152,11 @@ fn sum<'b>(weights: &[f64], batches: impl IntoIterator<Item = &'b Batch>) -> Bat
 
 /// The scalar product of each row with the same row of another batch.
 fn products(a: &Batch, b: &Batch) -> Array1<f64> {
-    a.rows().into_iter().zip(b.rows()).map(|(a, b)| a.dot(&b)).collect()
+    a.rows()
+        .into_iter()
+        .zip(b.rows())
+        .map(|(a, b)| a.dot(&b))
+        .collect()
 }
 
 /// ∇log p of the marginal path from the velocity; not finite where σ is zero.
@@ -189,22 +224,56 @@ pub struct Told {
 impl<'a> Watch<'a> {
     /// `None` where nothing can be told: on fewer steps than a rule spans and one, whose slope ends it, on very many,
     /// and on the way to the data.
-    pub fn new(span: Span<'a>, tableau: &Tableau, grid: &'a [f64], rows: usize) -> Option<Watch<'a>> {
-        let windows = Windows { steps: grid.len() - 1, width: width(tableau) };
-        if !(windows.width + 1..=MOST).contains(&windows.steps) || !span.to_prior || tableau.order > 4 {
+    pub fn new(
+        span: Span<'a>,
+        tableau: &Tableau,
+        grid: &'a [f64],
+        rows: usize,
+    ) -> Option<Watch<'a>> {
+        let windows = Windows {
+            steps: grid.len() - 1,
+            width: width(tableau),
+        };
+        if !(windows.width + 1..=MOST).contains(&windows.steps)
+            || !span.to_prior
+            || tableau.order > 4
+        {
             return None;
         }
-        let rules = (0..=windows.last()).map(|first| Rule::new(&grid[first..=first + windows.width])).collect();
+        let rules = (0..=windows.last())
+            .map(|first| Rule::new(&grid[first..=first + windows.width]))
+            .collect();
         let weights = tableau.b.iter().copied().filter(|b| *b != 0.0).collect();
         let (starts, state) = (tableau.b[0] != 0.0, Array2::zeros((windows.steps, rows)));
-        let told = Told { grid: grid.to_vec(), rules, weights, starts, state };
-        Some(Watch { curve: span.curve, grid, windows, starts, past: VecDeque::new(), told })
+        let told = Told {
+            grid: grid.to_vec(),
+            rules,
+            weights,
+            starts,
+            state,
+        };
+        Some(Watch {
+            curve: span.curve,
+            grid,
+            windows,
+            starts,
+            past: VecDeque::new(),
+            told,
+        })
     }
 
     /// Sees step number `step`, taken from `x`.
     pub fn see(&mut self, step: usize, x: &Batch, taken: &Step) {
-        let middle = if self.starts { Batch::default((0, 0)) } else { taken.k[1].clone() };
-        self.past.push_back(Start { x: x.clone(), slope: taken.k[0].clone(), middle });
+        let middle = if self.starts {
+            Batch::default((0, 0))
+        } else {
+            taken.k[1].clone()
+        };
+        self.past.push_back(Start {
+            x: x.clone(),
+            slope: taken.k[0].clone(),
+            middle,
+        });
         let first = (step + 1).checked_sub(self.windows.width + 1);
         if let Some(first) = first.filter(|first| *first < self.windows.last()) {
             self.settle(first, None);
@@ -221,8 +290,14 @@ impl<'a> Watch<'a> {
     /// Writes down the errors of the states of those steps that the rule from `first` on tells.
     fn settle(&mut self, first: usize, end: Option<&Batch>) {
         let rule = &self.told.rules[first];
-        let rises: Vec<Batch> = self.past.iter().zip(self.past.iter().skip(1)).map(|(a, b)| &b.x - &a.x).collect();
-        let error = sum(&rule.rises, &rises) - sum(&rule.slopes, self.past.iter().map(|p| &p.slope));
+        let rises: Vec<Batch> = self
+            .past
+            .iter()
+            .zip(self.past.iter().skip(1))
+            .map(|(a, b)| &b.x - &a.x)
+            .collect();
+        let error =
+            sum(&rule.rises, &rises) - sum(&rule.slopes, self.past.iter().map(|p| &p.slope));
         let score = |step: usize| match (self.past.get(step - first), end) {
             (Some(start), _) => score(self.curve, self.grid[step], &start.x, &start.slope),
             (None, Some(end)) => end * -self.curve.prior_std().powi(-2),
@@ -231,9 +306,19 @@ impl<'a> Watch<'a> {
         for step in self.windows.steps(first) {
             let mut nats = products(&score(step + 1), &error);
             if !self.starts {
-                let close = if step > first { step.min(self.windows.steps - 2) } else { first };
-                let places: Vec<usize> = (close..close + 3).filter(|i| self.has_score(*i)).collect();
-                nats += &self.middle(step, first, &places, &places.iter().map(|i| score(*i)).collect::<Vec<_>>());
+                let close = if step > first {
+                    step.min(self.windows.steps - 2)
+                } else {
+                    first
+                };
+                let places: Vec<usize> =
+                    (close..close + 3).filter(|i| self.has_score(*i)).collect();
+                nats += &self.middle(
+                    step,
+                    first,
+                    &places,
+                    &places.iter().map(|i| score(*i)).collect::<Vec<_>>(),
+                );
             }
             self.told.state.row_mut(step).assign(&nats);
         }
@@ -286,14 +371,24 @@ impl Told {
             (self.grid[step + 1] - self.grid[step]) * terms.map(|(w, g)| w * g).sum::<f64>()
         };
         if self.starts {
-            let windows = Windows { steps, width: steps - self.rules.len() };
+            let windows = Windows {
+                steps,
+                width: steps - self.rules.len(),
+            };
             let first = windows.of(step);
             return self.rules[first].left(|j| rise(first + j), |i| values[(first + i) * nodes]);
         }
         let first = step.saturating_sub(1).min(steps - 3);
-        let middles: Vec<f64> = (first..first + 3).map(|i| 0.5 * (self.grid[i] + self.grid[i + 1])).collect();
+        let middles: Vec<f64> = (first..first + 3)
+            .map(|i| 0.5 * (self.grid[i] + self.grid[i + 1]))
+            .collect();
         let weights = Polynomial(&middles).integral(self.grid[step], self.grid[step + 1]);
-        rise(step) - weights.iter().zip(&values[first..]).map(|(w, g)| w * g).sum::<f64>()
+        rise(step)
+            - weights
+                .iter()
+                .zip(&values[first..])
+                .map(|(w, g)| w * g)
+                .sum::<f64>()
     }
 }
 
@@ -314,14 +409,21 @@ mod tests {
     fn equal_steps_have_the_rules_that_are_known_of_them() {
         for (times, rises, slopes) in [
             (vec![0.0, 0.3, 0.6], vec![0.5, 0.5], vec![0.05, 0.2, 0.05]),
-            (vec![2.0, 1.0, 0.0, -1.0], vec![11.0, 38.0, 11.0], vec![-3.0, -27.0, -27.0, -3.0]),
+            (
+                vec![2.0, 1.0, 0.0, -1.0],
+                vec![11.0, 38.0, 11.0],
+                vec![-3.0, -27.0, -27.0, -3.0],
+            ),
         ] {
             let rule = Rule::new(&times);
             let close = |a: &[f64], b: &[f64]| {
                 let total: f64 = rises.iter().sum();
                 a.iter().zip(b).all(|(a, b)| (a - b / total).abs() < 1e-12)
             };
-            assert!(close(&rule.rises, &rises) && close(&rule.slopes, &slopes), "{rule:?}");
+            assert!(
+                close(&rule.rises, &rises) && close(&rule.slopes, &slopes),
+                "{rule:?}"
+            );
         }
     }
 
@@ -337,11 +439,16 @@ mod tests {
                 let rise = |j: usize| {
                     // ∫ uᑫ·2(u + 1) du
                     let whole = |u: f64| {
-                        2.0 * (u.powi(degree + 2) / f64::from(degree + 2) + u.powi(degree + 1) / f64::from(degree + 1))
+                        2.0 * (u.powi(degree + 2) / f64::from(degree + 2)
+                            + u.powi(degree + 1) / f64::from(degree + 1))
                     };
                     whole(j as f64 + 1.0) - whole(j as f64)
                 };
-                assert!(rule.left(rise, slope).abs() < 1e-9, "{steps} {degree}: {}", rule.left(rise, slope));
+                assert!(
+                    rule.left(rise, slope).abs() < 1e-9,
+                    "{steps} {degree}: {}",
+                    rule.left(rise, slope)
+                );
             }
         }
     }
@@ -349,7 +456,13 @@ mod tests {
     #[test]
     fn weights_at_places_are_exact_on_parabolas() {
         let places = [0.1, 0.4, 0.5];
-        let over = |weights: Vec<f64>| -> f64 { weights.iter().zip(places).map(|(w, t)| w * (3.0 * t * t - t)).sum() };
+        let over = |weights: Vec<f64>| -> f64 {
+            weights
+                .iter()
+                .zip(places)
+                .map(|(w, t)| w * (3.0 * t * t - t))
+                .sum()
+        };
         let polynomial = Polynomial(&places);
         assert!((over(polynomial.value(0.7)) - (3.0 * 0.49 - 0.7)).abs() < 1e-12);
         assert!((over(polynomial.derivative(0.7)) - (6.0 * 0.7 - 1.0)).abs() < 1e-12);
@@ -360,7 +473,9 @@ mod tests {
     fn every_step_has_one_rule() {
         for (steps, width) in [(3, 2), (4, 3), (5, 2), (9, 3)] {
             let windows = Windows { steps, width };
-            let told: Vec<usize> = (0..=windows.last()).flat_map(|first| windows.steps(first)).collect();
+            let told: Vec<usize> = (0..=windows.last())
+                .flat_map(|first| windows.steps(first))
+                .collect();
             assert_eq!(told, (0..steps).collect::<Vec<_>>());
         }
     }
@@ -371,7 +486,8 @@ mod tests {
             let mut model = analytic::example(path.curve().expect("right"), 3);
             let (curve, x) = (model.curve.clone(), ndarray::array![[0.3, -0.5, 1.0]]);
             let t = curve.data_end() + 0.3 * (curve.prior_end() - curve.data_end());
-            let velocity = crate::flow::field::VectorField::velocity(&mut model, &[t], &x).expect("analytic");
+            let velocity =
+                crate::flow::field::VectorField::velocity(&mut model, &[t], &x).expect("analytic");
             let found = score(&curve, t, &x, &velocity);
             for j in 0..3 {
                 let moved = |by: f64| {
@@ -380,7 +496,10 @@ mod tests {
                     model.log_density(t, y.row(0))
                 };
                 let expected = (moved(1e-5) - moved(-1e-5)) / 2e-5;
-                assert!((found[[0, j]] - expected).abs() < 1e-5 * (1.0 + expected.abs()), "{path:?}");
+                assert!(
+                    (found[[0, j]] - expected).abs() < 1e-5 * (1.0 + expected.abs()),
+                    "{path:?}"
+                );
             }
         }
     }
@@ -400,21 +519,44 @@ mod tests {
     /// log p by the exact trace, and what is told of its error.
     fn measured(solver: &Solver, model: &Mixture, x: &Batch) -> (Vec<f64>, Vec<Option<f64>>) {
         let (rows, d) = x.dim();
-        let span = Span { curve: &model.curve, to_prior: true };
+        let span = Span {
+            curve: &model.curve,
+            to_prior: true,
+        };
         let (mut tangents, mut seen, mut integral) = (model.clone(), Vec::new(), vec![0.0; rows]);
         let ids: Vec<u64> = (0..rows as u64).collect();
         let visit = &mut |nodes: &Nodes| {
-            let basis = Blocks::from_shape_fn((d, nodes.slot.len(), d), |(i, _, j)| f64::from(u8::from(i == j)));
-            let trace = tangents.quadratic(nodes.t, nodes.x, &basis)?.sum_axis(Axis(0));
-            nodes.slot.iter().enumerate().for_each(|(i, slot)| integral[*slot] += nodes.weight[i] * trace[i]);
+            let basis = Blocks::from_shape_fn((d, nodes.slot.len(), d), |(i, _, j)| {
+                f64::from(u8::from(i == j))
+            });
+            let trace = tangents
+                .quadratic(nodes.t, nodes.x, &basis)?
+                .sum_axis(Axis(0));
+            nodes
+                .slot
+                .iter()
+                .enumerate()
+                .for_each(|(i, slot)| integral[*slot] += nodes.weight[i] * trace[i]);
             seen.extend(trace);
             Ok(())
         };
-        let solution = solver.solve(&mut model.clone(), &ids, x.clone(), span, visit).expect("analytic");
-        let values = |values: Vec<f64>| Array2::from_shape_vec((values.len() / rows, rows), values).expect("rows");
-        let told = solution.told.map_or(vec![None; rows], |told| told.error(values(seen).view()));
-        let prior = Prior { std: model.curve.prior_std() }.log_density(&solution.x);
-        (prior.iter().zip(integral).map(|(p, i)| p + i).collect(), told)
+        let solution = solver
+            .solve(&mut model.clone(), &ids, x.clone(), span, visit)
+            .expect("analytic");
+        let values = |values: Vec<f64>| {
+            Array2::from_shape_vec((values.len() / rows, rows), values).expect("rows")
+        };
+        let told = solution
+            .told
+            .map_or(vec![None; rows], |told| told.error(values(seen).view()));
+        let prior = Prior {
+            std: model.curve.prior_std(),
+        }
+        .log_density(&solution.x);
+        (
+            prior.iter().zip(integral).map(|(p, i)| p + i).collect(),
+            told,
+        )
     }
 
     /// On mixtures, whose log p is known, the true error is within three times of what is told, which is of its size.
@@ -432,58 +574,116 @@ mod tests {
             "{kind: flow-matching, data_at: 1}",
             "{kind: flow-matching, t_min: 0.001, t_max: 0.98}",
         ];
-        let fine: Solver = serde_yaml::from_str("{dop853: {rtol: 1e-12, atol: 1e-12}}").expect("a solver");
-        for fixed in Solver::defaults().into_iter().filter(|s| s.evaluations().is_some()) {
+        let fine: Solver =
+            serde_yaml::from_str("{dop853: {rtol: 1e-12, atol: 1e-12}}").expect("a solver");
+        for fixed in Solver::defaults()
+            .into_iter()
+            .filter(|s| s.evaluations().is_some())
+        {
             let (mut honest, mut all, mut ratios) = (0, 0, Vec::new());
             for path in paths {
-                let curve = serde_yaml::from_str::<Path>(path).expect(path).curve().expect(path);
+                let curve = serde_yaml::from_str::<Path>(path)
+                    .expect(path)
+                    .curve()
+                    .expect(path);
                 for d in [2, 8] {
                     let model = analytic::example(curve.clone(), d);
                     let x = draws(&model, 24);
                     let (truth, none) = measured(&fine, &model, &x);
-                    assert_eq!(none, vec![None; 24], "steps of tolerances have an error of their own");
+                    assert_eq!(
+                        none,
+                        vec![None; 24],
+                        "steps of tolerances have an error of their own"
+                    );
                     for steps in [10, 20, 40, 100] {
                         let spec = format!("{{{}: {{steps: {steps}}}}}", fixed.name());
-                        let (values, told) = measured(&serde_yaml::from_str(&spec).expect("a solver"), &model, &x);
+                        let (values, told) =
+                            measured(&serde_yaml::from_str(&spec).expect("a solver"), &model, &x);
                         let errors = values.iter().zip(&truth).map(|(a, b)| (a - b).abs());
                         let told = told.into_iter().map(|t| t.expect("told"));
                         let pairs: Vec<(f64, f64)> = errors.zip(told).collect();
-                        let within = pairs.iter().filter(|(error, told)| *error <= 3.0 * told + 1e-9).count();
-                        let mut ratio: Vec<f64> = pairs.iter().map(|(error, told)| told / error).collect();
+                        let within = pairs
+                            .iter()
+                            .filter(|(error, told)| *error <= 3.0 * told + 1e-9)
+                            .count();
+                        let mut ratio: Vec<f64> =
+                            pairs.iter().map(|(error, told)| told / error).collect();
                         ratio.sort_by(f64::total_cmp);
-                        let rms = stats::rms(&pairs.iter().map(|p| p.0).collect::<Vec<_>>()).expect("rows");
-                        println!("{spec} {path} {d}: {rms:.1e}, {within} of 24, {:.2}", ratio[12]);
-                        assert!(within >= if steps == 10 { 18 } else { 22 }, "{spec} {path} {d}: {within} of 24");
+                        let rms = stats::rms(&pairs.iter().map(|p| p.0).collect::<Vec<_>>())
+                            .expect("rows");
+                        println!(
+                            "{spec} {path} {d}: {rms:.1e}, {within} of 24, {:.2}",
+                            ratio[12]
+                        );
+                        assert!(
+                            within >= if steps == 10 { 18 } else { 22 },
+                            "{spec} {path} {d}: {within} of 24"
+                        );
                         ratios.push(ratio[12]);
                         (honest, all) = (honest + within, all + 24);
                     }
                 }
             }
             ratios.sort_by(f64::total_cmp);
-            let (least, middle, most) = (ratios[0], ratios[ratios.len() / 2], ratios[ratios.len() - 1]);
-            println!("{}: {honest} of {all}, told/true {least:.2} to {most:.2}, {middle:.2}", fixed.name());
-            assert!(honest as f64 >= 0.97 * all as f64, "{}: {honest} of {all}", fixed.name());
+            let (least, middle, most) = (
+                ratios[0],
+                ratios[ratios.len() / 2],
+                ratios[ratios.len() - 1],
+            );
+            println!(
+                "{}: {honest} of {all}, told/true {least:.2} to {most:.2}, {middle:.2}",
+                fixed.name()
+            );
+            assert!(
+                honest as f64 >= 0.97 * all as f64,
+                "{}: {honest} of {all}",
+                fixed.name()
+            );
             let allowed = if fixed.order() <= 2 { 10.0 } else { 100.0 };
-            assert!(least > 0.5 && most < allowed, "{}: {least} to {most}", fixed.name());
+            assert!(
+                least > 0.5 && most < allowed,
+                "{}: {least} to {most}",
+                fixed.name()
+            );
         }
     }
 
     #[test]
     fn what_is_told_falls_at_the_order_and_needs_some_steps() {
-        let curve = Path::Vp { beta_min: 0.1, beta_max: 20.0, t_min: 1e-2 }.curve().expect("right");
+        let curve = Path::Vp {
+            beta_min: 0.1,
+            beta_max: 20.0,
+            t_min: 1e-2,
+        }
+        .curve()
+        .expect("right");
         let model = analytic::example(curve, 3);
         let x = draws(&model, 6);
-        for fixed in Solver::defaults().into_iter().filter(|s| s.evaluations().is_some()) {
+        for fixed in Solver::defaults()
+            .into_iter()
+            .filter(|s| s.evaluations().is_some())
+        {
             let told = |steps: usize| -> Option<Vec<f64>> {
                 let spec = format!("{{{}: {{steps: {steps}}}}}", fixed.name());
-                measured(&serde_yaml::from_str(&spec).expect("a solver"), &model, &x).1.into_iter().collect()
+                measured(&serde_yaml::from_str(&spec).expect("a solver"), &model, &x)
+                    .1
+                    .into_iter()
+                    .collect()
             };
             let least = if fixed.order() <= 2 { 3 } else { 4 };
-            assert!(told(least - 1).is_none() && told(least).is_some(), "{}", fixed.name());
+            assert!(
+                told(least - 1).is_none() && told(least).is_some(),
+                "{}",
+                fixed.name()
+            );
             let size = |steps: usize| stats::rms(&told(steps).expect("told")).expect("rows");
             let (observed, order) = ((size(200) / size(400)).log2(), f64::from(fixed.order()));
             // The root of the sum of squares falls faster than the sum by half an order.
-            assert!((order - 0.3..order + 1.0).contains(&observed), "{}: {observed}", fixed.name());
+            assert!(
+                (order - 0.3..order + 1.0).contains(&observed),
+                "{}: {observed}",
+                fixed.name()
+            );
         }
     }
 }

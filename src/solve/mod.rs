@@ -111,11 +111,19 @@ pub struct Span<'a> {
 
 impl Span<'_> {
     pub fn start(&self) -> f64 {
-        if self.to_prior { self.curve.data_end() } else { self.curve.prior_end() }
+        if self.to_prior {
+            self.curve.data_end()
+        } else {
+            self.curve.prior_end()
+        }
     }
 
     pub fn end(&self) -> f64 {
-        if self.to_prior { self.curve.prior_end() } else { self.curve.data_end() }
+        if self.to_prior {
+            self.curve.prior_end()
+        } else {
+            self.curve.data_end()
+        }
     }
 
     /// A fixed grid of `steps` steps in the direction of travel.
@@ -177,7 +185,10 @@ mod accuracy;
 
 /// Whether every number of each row is finite.
 fn finite(x: &Batch) -> Vec<bool> {
-    x.rows().into_iter().map(|r| r.iter().all(|v| v.is_finite())).collect()
+    x.rows()
+        .into_iter()
+        .map(|r| r.iter().all(|v| v.is_finite()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -198,12 +209,23 @@ mod tests {
     }
 
     fn adaptive(tolerance: f64) -> Vec<Solver> {
-        let all = Solver::defaults().into_iter().filter(|s| s.evaluations().is_none());
-        all.map(|s| read(&format!("{{{}: {{rtol: {tolerance:e}, atol: {tolerance:e}}}}}", s.name()))).collect()
+        let all = Solver::defaults()
+            .into_iter()
+            .filter(|s| s.evaluations().is_none());
+        all.map(|s| {
+            read(&format!(
+                "{{{}: {{rtol: {tolerance:e}, atol: {tolerance:e}}}}}",
+                s.name()
+            ))
+        })
+        .collect()
     }
 
     fn curve(path: &str) -> Curve {
-        serde_yaml::from_str::<Path>(path).expect(path).curve().expect(path)
+        serde_yaml::from_str::<Path>(path)
+            .expect(path)
+            .curve()
+            .expect(path)
     }
 
     /// Draws from the model at its data end.
@@ -214,7 +236,10 @@ mod tests {
         for (i, mut row) in x.rows_mut().into_iter().enumerate() {
             let k = i % model.weights.len();
             let std = (end.alpha * end.alpha * model.variances[k] + end.sigma * end.sigma).sqrt();
-            row.assign(&(key.normal(Purpose::Check, i as u64, 0, d) * std + &model.means.row(k) * end.alpha));
+            row.assign(
+                &(key.normal(Purpose::Check, i as u64, 0, d) * std
+                    + &model.means.row(k) * end.alpha),
+            );
         }
         x
     }
@@ -232,7 +257,9 @@ mod tests {
 
     fn flow_map(model: &Mixture, x: &Batch, from: f64, to: f64) -> Batch {
         let (a, b) = (model.curve.at(from), model.curve.at(to));
-        let variance = |s: &crate::flow::path::Schedule| s.alpha * s.alpha * model.variances[0] + s.sigma * s.sigma;
+        let variance = |s: &crate::flow::path::Schedule| {
+            s.alpha * s.alpha * model.variances[0] + s.sigma * s.sigma
+        };
         let stretch = (variance(&b) / variance(&a)).sqrt();
         (x - &(&model.means.row(0) * a.alpha)) * stretch + &model.means.row(0) * b.alpha
     }
@@ -247,46 +274,88 @@ mod tests {
         fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
             self.0.velocity(t, x)
         }
-        fn evaluate(&mut self, _: &[SampleId], _: Wanted, t: &[f64], x: &Batch) -> Result<Evaluation, EvalError> {
+        fn evaluate(
+            &mut self,
+            _: &[SampleId],
+            _: Wanted,
+            t: &[f64],
+            x: &Batch,
+        ) -> Result<Evaluation, EvalError> {
             let d = x.ncols();
-            let basis = Blocks::from_shape_fn((d, x.nrows(), d), |(i, _, j)| f64::from(u8::from(i == j)));
+            let basis =
+                Blocks::from_shape_fn((d, x.nrows(), d), |(i, _, j)| f64::from(u8::from(i == j)));
             let trace = self.0.quadratic(t, x, &basis)?.sum_axis(Axis(0)).to_vec();
-            Ok(Evaluation { velocity: self.0.velocity(t, x)?, divergence: Some(trace), products: None })
+            Ok(Evaluation {
+                velocity: self.0.velocity(t, x)?,
+                divergence: Some(trace),
+                products: None,
+            })
         }
     }
 
     /// A path's end and its ∫div by the exact trace, per sample.
     fn solve(solver: &Solver, model: &Mixture, x: &Batch, to_prior: bool) -> (Solution, Vec<f64>) {
         let (rows, d) = x.dim();
-        let span = Span { curve: &model.curve, to_prior };
+        let span = Span {
+            curve: &model.curve,
+            to_prior,
+        };
         let ids: Vec<u64> = (0..rows as u64).collect();
         let (mut integral, mut tangents) = (vec![0.0; rows], model.clone());
         let solution = solver
-            .solve(&mut Held(model.clone()), &ids, x.clone(), span, &mut |nodes: &Nodes| {
-                let basis = Blocks::from_shape_fn((d, nodes.slot.len(), d), |(i, _, j)| f64::from(u8::from(i == j)));
-                let trace = tangents.quadratic(nodes.t, nodes.x, &basis)?.sum_axis(Axis(0));
-                for (i, slot) in nodes.slot.iter().enumerate() {
-                    integral[*slot] += nodes.weight[i] * trace[i];
-                }
-                Ok(())
-            })
+            .solve(
+                &mut Held(model.clone()),
+                &ids,
+                x.clone(),
+                span,
+                &mut |nodes: &Nodes| {
+                    let basis = Blocks::from_shape_fn((d, nodes.slot.len(), d), |(i, _, j)| {
+                        f64::from(u8::from(i == j))
+                    });
+                    let trace = tangents
+                        .quadratic(nodes.t, nodes.x, &basis)?
+                        .sum_axis(Axis(0));
+                    for (i, slot) in nodes.slot.iter().enumerate() {
+                        integral[*slot] += nodes.weight[i] * trace[i];
+                    }
+                    Ok(())
+                },
+            )
             .expect("analytic");
         (solution, integral)
     }
 
     /// Everything that a sample's path shows, bit for bit.
-    fn traces(solver: &Solver, model: &Mixture, ids: &[u64], x: &Batch) -> (Solution, BTreeMap<u64, Vec<u64>>) {
+    fn traces(
+        solver: &Solver,
+        model: &Mixture,
+        ids: &[u64],
+        x: &Batch,
+    ) -> (Solution, BTreeMap<u64, Vec<u64>>) {
         let mut seen: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
-        let span = Span { curve: &model.curve, to_prior: true };
+        let span = Span {
+            curve: &model.curve,
+            to_prior: true,
+        };
         let solution = solver
-            .solve(&mut Held(model.clone()), ids, x.clone(), span, &mut |nodes: &Nodes| {
-                for (i, sample) in nodes.sample.iter().enumerate() {
-                    let record = seen.entry(*sample).or_default();
-                    record.extend([nodes.node[i], nodes.t[i].to_bits(), nodes.weight[i].to_bits()]);
-                    record.extend(nodes.x.row(i).iter().map(|v| v.to_bits()));
-                }
-                Ok(())
-            })
+            .solve(
+                &mut Held(model.clone()),
+                ids,
+                x.clone(),
+                span,
+                &mut |nodes: &Nodes| {
+                    for (i, sample) in nodes.sample.iter().enumerate() {
+                        let record = seen.entry(*sample).or_default();
+                        record.extend([
+                            nodes.node[i],
+                            nodes.t[i].to_bits(),
+                            nodes.weight[i].to_bits(),
+                        ]);
+                        record.extend(nodes.x.row(i).iter().map(|v| v.to_bits()));
+                    }
+                    Ok(())
+                },
+            )
             .expect("analytic");
         (solution, seen)
     }
@@ -294,7 +363,12 @@ mod tests {
     #[test]
     fn a_sample_does_not_feel_its_batch() {
         for solver in Solver::defaults() {
-            for path in ["{kind: edm, sigma_min: 0.01}", "{kind: vp}", "{kind: discrete}", "{kind: flow-matching}"] {
+            for path in [
+                "{kind: edm, sigma_min: 0.01}",
+                "{kind: vp}",
+                "{kind: discrete}",
+                "{kind: flow-matching}",
+            ] {
                 let model = analytic::example(curve(path), 3);
                 let x = draws(&model, 5);
                 let (together, seen) = traces(&solver, &model, &[10, 11, 12, 13, 14], &x);
@@ -302,8 +376,15 @@ mod tests {
                     let alone = x.slice(ndarray::s![i..i + 1, ..]).to_owned();
                     let (one, path_of_one) = traces(&solver, &model, &[10 + i as u64], &alone);
                     assert_eq!(one.x.row(0), together.x.row(i), "{solver:?} {path}");
-                    assert_eq!(one.evaluations[0], together.evaluations[i], "{solver:?} {path}");
-                    assert_eq!(path_of_one[&(10 + i as u64)], seen[&(10 + i as u64)], "{solver:?} {path}");
+                    assert_eq!(
+                        one.evaluations[0], together.evaluations[i],
+                        "{solver:?} {path}"
+                    );
+                    assert_eq!(
+                        path_of_one[&(10 + i as u64)],
+                        seen[&(10 + i as u64)],
+                        "{solver:?} {path}"
+                    );
                 }
             }
         }
@@ -315,28 +396,56 @@ mod tests {
             for path in Path::defaults() {
                 for to_prior in [true, false] {
                     let model = gaussian(path.curve().expect("defaults are right"), 2);
-                    let span = Span { curve: &model.curve, to_prior };
+                    let span = Span {
+                        curve: &model.curve,
+                        to_prior,
+                    };
                     let (start, end) = (span.start(), span.end());
                     // Adaptive steps over `discrete` are taken in −ln α, which they integrate in place of time.
                     let in_log_alpha = path.kind() == "discrete" && solver.evaluations().is_none();
                     let at = |t: f64| model.curve.at(t);
-                    let rate = |t: f64| if in_log_alpha { -at(t).alpha_dot / at(t).alpha } else { 1.0 };
-                    let expected = if in_log_alpha { (at(start).alpha / at(end).alpha).ln() } else { end - start };
+                    let rate = |t: f64| {
+                        if in_log_alpha {
+                            -at(t).alpha_dot / at(t).alpha
+                        } else {
+                            1.0
+                        }
+                    };
+                    let expected = if in_log_alpha {
+                        (at(start).alpha / at(end).alpha).ln()
+                    } else {
+                        end - start
+                    };
                     let (mut sum, mut first, mut count) = (0.0, f64::NAN, 0);
                     let x = flow_map(&model, &draws(&model, 1), model.curve.data_end(), start);
                     let visit = &mut |nodes: &Nodes| {
                         assert_eq!(nodes.node[0], count, "{solver:?} {path:?}");
-                        let outside = (nodes.t[0] - nodes.t[0].clamp(start.min(end), start.max(end))).abs();
-                        assert!(outside <= f64::EPSILON * end.max(start), "{solver:?} {path:?}: {outside}");
+                        let outside =
+                            (nodes.t[0] - nodes.t[0].clamp(start.min(end), start.max(end))).abs();
+                        assert!(
+                            outside <= f64::EPSILON * end.max(start),
+                            "{solver:?} {path:?}: {outside}"
+                        );
                         first = if count == 0 { nodes.t[0] } else { first };
                         (sum, count) = (sum + nodes.weight[0] * rate(nodes.t[0]), count + 1);
                         Ok(())
                     };
-                    let solution = solver.solve(&mut model.clone(), &[0], x, span, visit).expect("analytic");
+                    let solution = solver
+                        .solve(&mut model.clone(), &[0], x, span, visit)
+                        .expect("analytic");
                     assert_eq!(solution.status[0], Status::Ok, "{solver:?} {path:?}");
-                    assert!((sum - expected).abs() < 1e-9 * expected.abs(), "{solver:?} {path:?}: {sum}");
-                    assert!(solver.name() == "midpoint" || (first - start).abs() < 1e-12, "{solver:?} {path:?}");
-                    assert!(solver.nodes().is_none_or(|n| n == count), "{solver:?} {count}");
+                    assert!(
+                        (sum - expected).abs() < 1e-9 * expected.abs(),
+                        "{solver:?} {path:?}: {sum}"
+                    );
+                    assert!(
+                        solver.name() == "midpoint" || (first - start).abs() < 1e-12,
+                        "{solver:?} {path:?}"
+                    );
+                    assert!(
+                        solver.nodes().is_none_or(|n| n == count),
+                        "{solver:?} {count}"
+                    );
                 }
             }
         }
@@ -356,29 +465,62 @@ mod tests {
         }
         for solver in Solver::defaults() {
             let model = analytic::example(curve("{kind: edm, sigma_min: 0.01}"), 2);
-            let span = Span { curve: &model.curve, to_prior: true };
+            let span = Span {
+                curve: &model.curve,
+                to_prior: true,
+            };
             let (x, mut counting) = (draws(&model, 4), Counting(model.clone(), 0));
-            let solution = solver.solve(&mut counting, &[0, 1, 2, 3], x, span, &mut |_| Ok(())).expect("analytic");
-            assert_eq!(solution.evaluations.iter().sum::<u64>(), counting.1, "{solver:?}");
-            assert!(solver.evaluations().is_none_or(|e| solution.evaluations.iter().all(|s| *s == e)), "{solver:?}");
+            let solution = solver
+                .solve(&mut counting, &[0, 1, 2, 3], x, span, &mut |_| Ok(()))
+                .expect("analytic");
+            assert_eq!(
+                solution.evaluations.iter().sum::<u64>(),
+                counting.1,
+                "{solver:?}"
+            );
+            assert!(
+                solver
+                    .evaluations()
+                    .is_none_or(|e| solution.evaluations.iter().all(|s| *s == e)),
+                "{solver:?}"
+            );
         }
     }
 
     /// From the data end to the prior end, and back, against the known flow map.
     #[test]
     fn both_directions_follow_the_known_flow() {
-        let specs = ["{euler: {steps: N}}", "{midpoint: {steps: N}}", "{heun: {steps: N}}", "{rk4: {steps: N}}"];
-        for (spec, order, steps) in
-            specs.iter().zip([1.0, 2.0, 2.0, 4.0]).zip([800, 200, 200, 60]).map(|((s, o), n)| (s, o, n))
+        let specs = [
+            "{euler: {steps: N}}",
+            "{midpoint: {steps: N}}",
+            "{heun: {steps: N}}",
+            "{rk4: {steps: N}}",
+        ];
+        for (spec, order, steps) in specs
+            .iter()
+            .zip([1.0, 2.0, 2.0, 4.0])
+            .zip([800, 200, 200, 60])
+            .map(|((s, o), n)| (s, o, n))
         {
-            for path in
-                ["{kind: vp, t_min: 0.01}", "{kind: cosine, t_min: 0.05, t_max: 0.9}", "{kind: edm, sigma_min: 0.05}"]
-            {
+            for path in [
+                "{kind: vp, t_min: 0.01}",
+                "{kind: cosine, t_min: 0.05, t_max: 0.9}",
+                "{kind: edm, sigma_min: 0.05}",
+            ] {
                 for to_prior in [true, false] {
-                    let error = |steps: usize| one_way(&read(&spec.replace('N', &steps.to_string())), path, to_prior);
+                    let error = |steps: usize| {
+                        one_way(
+                            &read(&spec.replace('N', &steps.to_string())),
+                            path,
+                            to_prior,
+                        )
+                    };
                     let observed = (error(steps) / error(2 * steps)).log2();
                     // The flow of a Gaussian is kind to some methods, which then do better than their order.
-                    assert!(observed > order - 0.25, "{spec} {path} {to_prior}: {observed}");
+                    assert!(
+                        observed > order - 0.25,
+                        "{spec} {path} {to_prior}: {observed}"
+                    );
                 }
             }
         }
@@ -396,11 +538,20 @@ mod tests {
     /// The largest error at the end of a path, in units of the standard deviation there.
     fn one_way(solver: &Solver, path: &str, to_prior: bool) -> f64 {
         let model = gaussian(curve(path), 2);
-        let span = Span { curve: &model.curve, to_prior };
-        let start = flow_map(&model, &draws(&model, 3), model.curve.data_end(), span.start());
+        let span = Span {
+            curve: &model.curve,
+            to_prior,
+        };
+        let start = flow_map(
+            &model,
+            &draws(&model, 3),
+            model.curve.data_end(),
+            span.start(),
+        );
         let end = model.curve.at(span.end());
         let std = (end.alpha * end.alpha * model.variances[0] + end.sigma * end.sigma).sqrt();
-        let gap = &solve(solver, &model, &start, to_prior).0.x - &flow_map(&model, &start, span.start(), span.end());
+        let gap = &solve(solver, &model, &start, to_prior).0.x
+            - &flow_map(&model, &start, span.start(), span.end());
         gap.iter().fold(0.0, |a: f64, e| a.max(e.abs())) / std
     }
 
@@ -414,7 +565,11 @@ mod tests {
             fn axis(&self, t: f64, variance: f64) -> (f64, f64, f64) {
                 let s = self.0.at(t);
                 let spread = s.alpha * s.alpha * variance + s.sigma * s.sigma;
-                ((s.alpha * s.alpha_dot * variance + s.sigma * s.sigma_dot) / spread, s.alpha_dot, spread)
+                (
+                    (s.alpha * s.alpha_dot * variance + s.sigma * s.sigma_dot) / spread,
+                    s.alpha_dot,
+                    spread,
+                )
             }
         }
         impl VectorField for Diagonal {
@@ -431,26 +586,51 @@ mod tests {
         }
         for (path, expected, digits) in [
             ("{kind: vp, t_min: 1.0e-3}", -7.50785e-5, 1e-9),
-            ("{kind: edm, sigma_min: 0.02, sigma_max: 20}", 8.992683510, 1e-9),
-            ("{kind: flow-matching, t_min: 1.0e-3, t_max: 0.98}", -0.0565166959, 1e-10),
+            (
+                "{kind: edm, sigma_min: 0.02, sigma_max: 20}",
+                8.992683510,
+                1e-9,
+            ),
+            (
+                "{kind: flow-matching, t_min: 1.0e-3, t_max: 0.98}",
+                -0.0565166959,
+                1e-10,
+            ),
         ] {
             let mut field = Diagonal(curve(path));
             let known = Diagonal(curve(path));
-            let span = Span { curve: &known.0, to_prior: true };
+            let span = Span {
+                curve: &known.0,
+                to_prior: true,
+            };
             for solver in adaptive(1e-11).iter().filter(|s| s.name() != "bosh3") {
                 let mut integral = 0.0;
                 let x = Batch::from_shape_fn((1, 3), |(_, j)| AXES[j].2);
                 let visit = &mut |nodes: &Nodes| {
-                    integral += nodes.weight[0] * AXES.iter().map(|a| known.axis(nodes.t[0], a.0).0).sum::<f64>();
+                    integral += nodes.weight[0]
+                        * AXES
+                            .iter()
+                            .map(|a| known.axis(nodes.t[0], a.0).0)
+                            .sum::<f64>();
                     Ok(())
                 };
-                let end = solver.solve(&mut field, &[0], x, span, visit).expect("analytic").x;
-                assert!((integral - expected).abs() < digits, "{solver:?} {path}: {integral}");
+                let end = solver
+                    .solve(&mut field, &[0], x, span, visit)
+                    .expect("analytic")
+                    .x;
+                assert!(
+                    (integral - expected).abs() < digits,
+                    "{solver:?} {path}: {integral}"
+                );
                 for (j, (variance, mean, start)) in AXES.into_iter().enumerate() {
                     let (first, last) = (known.0.at(span.start()), known.0.at(span.end()));
-                    let stretch = known.axis(span.end(), variance).2 / known.axis(span.start(), variance).2;
+                    let stretch =
+                        known.axis(span.end(), variance).2 / known.axis(span.start(), variance).2;
                     let want = last.alpha * mean + stretch.sqrt() * (start - first.alpha * mean);
-                    assert!((end[[0, j]] - want).abs() < 1e-8 * want.abs().max(1.0), "{solver:?} {path} {j}");
+                    assert!(
+                        (end[[0, j]] - want).abs() < 1e-8 * want.abs().max(1.0),
+                        "{solver:?} {path} {j}"
+                    );
                 }
             }
         }
@@ -488,9 +668,18 @@ mod tests {
                 let (solution, integral) = solve(solver, &model, &x, true);
                 for i in 0..3 {
                     let end = solution.x[[i, 0]];
-                    assert!((end - ends[i]).abs() < 1e-9, "{solver:?} {path}: {end} {}", ends[i]);
-                    let density = integral[i] + model.log_density(model.curve.prior_end(), solution.x.row(i));
-                    assert!((density - densities[i]).abs() < 1e-9, "{solver:?} {path}: {density} {}", densities[i]);
+                    assert!(
+                        (end - ends[i]).abs() < 1e-9,
+                        "{solver:?} {path}: {end} {}",
+                        ends[i]
+                    );
+                    let density =
+                        integral[i] + model.log_density(model.curve.prior_end(), solution.x.row(i));
+                    assert!(
+                        (density - densities[i]).abs() < 1e-9,
+                        "{solver:?} {path}: {density} {}",
+                        densities[i]
+                    );
                 }
             }
         }
@@ -500,18 +689,37 @@ mod tests {
     fn errors_are_in_proportion_to_the_tolerance() {
         let model = analytic::example(curve("{kind: vp, t_min: 1.0e-3}"), 4);
         let x = draws(&model, 6);
-        let (truth, _) = solve(&read("{dop853: {rtol: 1e-13, atol: 1e-13}}"), &model, &x, true);
+        let (truth, _) = solve(
+            &read("{dop853: {rtol: 1e-13, atol: 1e-13}}"),
+            &model,
+            &x,
+            true,
+        );
         for name in ["bosh3", "dopri5", "tsit5", "dop853"] {
             let error = |tolerance: f64| {
-                let solver = adaptive(tolerance).into_iter().find(|s| s.name() == name).expect("listed");
-                let (ids, span) = ((0..6).collect::<Vec<u64>>(), Span { curve: &model.curve, to_prior: true });
-                let state = solver.solve(&mut model.clone(), &ids, x.clone(), span, &mut |_| Ok(())).expect("analytic");
+                let solver = adaptive(tolerance)
+                    .into_iter()
+                    .find(|s| s.name() == name)
+                    .expect("listed");
+                let (ids, span) = (
+                    (0..6).collect::<Vec<u64>>(),
+                    Span {
+                        curve: &model.curve,
+                        to_prior: true,
+                    },
+                );
+                let state = solver
+                    .solve(&mut model.clone(), &ids, x.clone(), span, &mut |_| Ok(()))
+                    .expect("analytic");
                 let gaps: Vec<f64> = (&state.x - &truth.x).into_iter().collect();
                 stats::rms(&gaps).expect("six samples")
             };
             let (coarse, fine) = (error(1e-4), error(1e-8));
             let slope = (coarse / fine).log10() / 4.0;
-            assert!((0.7..1.3).contains(&slope), "{name}: error ∝ tolerance^{slope}");
+            assert!(
+                (0.7..1.3).contains(&slope),
+                "{name}: error ∝ tolerance^{slope}"
+            );
             assert!(coarse < 1e-2 && fine < 1e-6, "{name}: {coarse} {fine}");
         }
     }
@@ -521,18 +729,32 @@ mod tests {
     fn controllers_differ_in_their_steps_and_not_in_their_ends() {
         let model = analytic::example(curve("{kind: edm, sigma_min: 0.01}"), 3);
         let x = draws(&model, 4);
-        let truth = solve(&read("{dop853: {rtol: 1e-12, atol: 1e-12}}"), &model, &x, true).0.x;
+        let truth = solve(
+            &read("{dop853: {rtol: 1e-12, atol: 1e-12}}"),
+            &model,
+            &x,
+            true,
+        )
+        .0
+        .x;
         for name in ["bosh3", "dopri5", "tsit5", "dop853"] {
             let run = |controller: &str| {
-                let spec = format!("{{{name}: {{rtol: 1e-6, atol: 1e-6, controller: {controller}}}}}");
+                let spec =
+                    format!("{{{name}: {{rtol: 1e-6, atol: 1e-6, controller: {controller}}}}}");
                 let solution = solve(&read(&spec), &model, &x, true).0;
-                let worst = (&solution.x - &truth).iter().fold(0.0, |a: f64, e| a.max(e.abs()));
+                let worst = (&solution.x - &truth)
+                    .iter()
+                    .fold(0.0, |a: f64, e| a.max(e.abs()));
                 assert!(worst < 1e-3, "{spec}: {worst}");
                 assert!(solution.status.iter().all(|s| *s == Status::Ok), "{spec}");
                 solution
             };
             let pi = run("pi");
-            assert_eq!(run("{coefficients: [0.4, 0.3, 0]}").evaluations, pi.evaluations, "{name}");
+            assert_eq!(
+                run("{coefficients: [0.4, 0.3, 0]}").evaluations,
+                pi.evaluations,
+                "{name}"
+            );
             for other in ["pid", "{coefficients: [0, 1, 0]}"] {
                 let ratio = run(other).evaluations[0] as f64 / pi.evaluations[0] as f64;
                 assert!((0.5..2.0).contains(&ratio), "{name} {other}: {ratio}");
@@ -545,14 +767,24 @@ mod tests {
                 1
             }
             fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-                Ok(Batch::from_shape_fn(x.raw_dim(), |(i, _)| 20.0 * (200.0 * t[i] * t[i]).cos()))
+                Ok(Batch::from_shape_fn(x.raw_dim(), |(i, _)| {
+                    20.0 * (200.0 * t[i] * t[i]).cos()
+                }))
             }
         }
         let curve = curve("{kind: flow-matching}");
         let hard = |controller: &str| {
             let spec = format!("{{dopri5: {{rtol: 1e-6, atol: 1e-6, controller: {controller}}}}}");
-            let (x, span) = (ndarray::array![[1.0]], Span { curve: &curve, to_prior: true });
-            let solution = read(&spec).solve(&mut Waves, &[0], x, span, &mut |_| Ok(())).expect("mock");
+            let (x, span) = (
+                ndarray::array![[1.0]],
+                Span {
+                    curve: &curve,
+                    to_prior: true,
+                },
+            );
+            let solution = read(&spec)
+                .solve(&mut Waves, &[0], x, span, &mut |_| Ok(()))
+                .expect("mock");
             assert_eq!(solution.status[0], Status::Ok, "{spec}");
             solution.evaluations[0]
         };
@@ -571,13 +803,29 @@ mod tests {
                 Ok(Batch::zeros(x.raw_dim()))
             }
         }
-        let span = Span { curve: &model.curve, to_prior: true };
+        let span = Span {
+            curve: &model.curve,
+            to_prior: true,
+        };
         for solver in Solver::defaults() {
-            let none =
-                solver.solve(&mut model.clone(), &[], Batch::zeros((0, 3)), span, &mut |_| Ok(())).expect("no rows");
-            assert!(none.status.is_empty() && none.x.dim() == (0, 3), "{solver:?}");
-            let flat =
-                solver.solve(&mut Still, &[0, 1], Batch::zeros((2, 0)), span, &mut |_| Ok(())).expect("no columns");
+            let none = solver
+                .solve(
+                    &mut model.clone(),
+                    &[],
+                    Batch::zeros((0, 3)),
+                    span,
+                    &mut |_| Ok(()),
+                )
+                .expect("no rows");
+            assert!(
+                none.status.is_empty() && none.x.dim() == (0, 3),
+                "{solver:?}"
+            );
+            let flat = solver
+                .solve(&mut Still, &[0, 1], Batch::zeros((2, 0)), span, &mut |_| {
+                    Ok(())
+                })
+                .expect("no columns");
             assert_eq!(flat.status, [Status::Ok, Status::Ok], "{solver:?}");
         }
     }
@@ -614,19 +862,50 @@ mod tests {
     #[test]
     fn every_sample_ends_in_its_own_way() {
         let curve = curve("{kind: flow-matching}");
-        let span = Span { curve: &curve, to_prior: true };
-        let x = ndarray::array![[0.0, 1.0], [1.0, 1.0], [2.0, 1.0], [3.0, 1.0], [0.0, f64::NAN]];
+        let span = Span {
+            curve: &curve,
+            to_prior: true,
+        };
+        let x = ndarray::array![
+            [0.0, 1.0],
+            [1.0, 1.0],
+            [2.0, 1.0],
+            [3.0, 1.0],
+            [0.0, f64::NAN]
+        ];
         for solver in adaptive(1e-6) {
-            let spec = serde_json::to_string(&solver).expect("serializes").replace("10000", "3000");
-            let solution =
-                read(&spec).solve(&mut Mixed, &[0, 1, 2, 3, 4], x.clone(), span, &mut |_| Ok(())).expect("mock");
-            let expected = [Status::Ok, Status::NonFinite, Status::StepTooSmall, Status::MaxSteps, Status::NonFinite];
+            let spec = serde_json::to_string(&solver)
+                .expect("serializes")
+                .replace("10000", "3000");
+            let solution = read(&spec)
+                .solve(&mut Mixed, &[0, 1, 2, 3, 4], x.clone(), span, &mut |_| {
+                    Ok(())
+                })
+                .expect("mock");
+            let expected = [
+                Status::Ok,
+                Status::NonFinite,
+                Status::StepTooSmall,
+                Status::MaxSteps,
+                Status::NonFinite,
+            ];
             assert_eq!(solution.status, expected, "{spec}");
             assert!((solution.x[[0, 1]] - 1f64.exp()).abs() < 1e-4, "{spec}");
         }
-        for solver in Solver::defaults().iter().filter(|s| s.evaluations().is_some()) {
-            let solution = solver.solve(&mut Mixed, &[0, 1, 2, 3, 4], x.clone(), span, &mut |_| Ok(())).expect("mock");
-            assert_eq!((solution.status[0], solution.status[1]), (Status::Ok, Status::NonFinite), "{solver:?}");
+        for solver in Solver::defaults()
+            .iter()
+            .filter(|s| s.evaluations().is_some())
+        {
+            let solution = solver
+                .solve(&mut Mixed, &[0, 1, 2, 3, 4], x.clone(), span, &mut |_| {
+                    Ok(())
+                })
+                .expect("mock");
+            assert_eq!(
+                (solution.status[0], solution.status[1]),
+                (Status::Ok, Status::NonFinite),
+                "{solver:?}"
+            );
             assert_eq!(solution.status[4], Status::NonFinite, "{solver:?}");
         }
     }
@@ -634,12 +913,19 @@ mod tests {
     #[test]
     fn senseless_parameters_are_refused_by_key() {
         let curve = curve("{kind: vp}");
-        let span = Span { curve: &curve, to_prior: true };
+        let span = Span {
+            curve: &curve,
+            to_prior: true,
+        };
         for solver in Solver::defaults() {
             let name = solver.name();
             assert!(solver.check(span).is_ok(), "{name}");
             let wrong: &[(&str, &str)] = match solver.evaluations() {
-                Some(_) => &[("steps: 0", "steps"), ("steps: 8, tol: 0.1", "tol"), ("steps: auto, tol: .nan", "tol")],
+                Some(_) => &[
+                    ("steps: 0", "steps"),
+                    ("steps: 8, tol: 0.1", "tol"),
+                    ("steps: auto, tol: .nan", "tol"),
+                ],
                 None => &[
                     ("rtol: 0, atol: 0", "rtol"),
                     ("rtol: -1e-6", "rtol"),
@@ -656,8 +942,13 @@ mod tests {
                 ],
             };
             for (parameters, key) in wrong {
-                let refusal = read(&format!("{{{name}: {{{parameters}}}}}")).check(span).expect_err(parameters);
-                assert!(refusal.contains(key) && refusal.contains("expected"), "{name}: {refusal}");
+                let refusal = read(&format!("{{{name}: {{{parameters}}}}}"))
+                    .check(span)
+                    .expect_err(parameters);
+                assert!(
+                    refusal.contains(key) && refusal.contains("expected"),
+                    "{name}: {refusal}"
+                );
             }
         }
     }
@@ -680,19 +971,37 @@ mod tests {
         ];
         for path in paths {
             let curve = curve(path);
-            let prior = Prior { std: curve.prior_std() };
-            let narrow = Mixture { variances: vec![1e-4, 1e-6, 1e-2], ..analytic::example(curve.clone(), 8) };
+            let prior = Prior {
+                std: curve.prior_std(),
+            };
+            let narrow = Mixture {
+                variances: vec![1e-4, 1e-6, 1e-2],
+                ..analytic::example(curve.clone(), 8)
+            };
             let examples = [2, 8, 64].map(|d| analytic::example(curve.clone(), d));
             for model in examples.into_iter().chain([narrow]) {
                 let x = draws(&model, 4);
-                let end = solve(&read("{dop853: {rtol: 1e-12, atol: 1e-12}}"), &model, &x, true).0.x;
-                let (first, last, log_prior) = (curve.data_end(), curve.prior_end(), prior.log_density(&end));
+                let end = solve(
+                    &read("{dop853: {rtol: 1e-12, atol: 1e-12}}"),
+                    &model,
+                    &x,
+                    true,
+                )
+                .0
+                .x;
+                let (first, last, log_prior) =
+                    (curve.data_end(), curve.prior_end(), prior.log_density(&end));
                 for solver in adaptive(1e-6) {
                     let (solution, integral) = solve(&solver, &model, &x, true);
                     for (i, ours) in prior.log_density(&solution.x).iter().enumerate() {
-                        let known = model.log_density(first, x.row(i)) - model.log_density(last, end.row(i));
+                        let known = model.log_density(first, x.row(i))
+                            - model.log_density(last, end.row(i));
                         let error = ours + integral[i] - log_prior[i] - known;
-                        assert!(error.abs() < 2e-3, "{solver:?} {path} {:?}: {error} nats", model.variances);
+                        assert!(
+                            error.abs() < 2e-3,
+                            "{solver:?} {path} {:?}: {error} nats",
+                            model.variances
+                        );
                     }
                 }
             }

@@ -7,7 +7,11 @@ pub const TIGHTER: f64 = 10.0;
 
 /// A solver with twice the steps of a fixed grid, or with tolerances divided by [`TIGHTER`].
 pub fn finer(solver: &Solver) -> Option<Solver> {
-    changed(solver, |steps| Some(steps * 2), |tolerance| tolerance / TIGHTER)
+    changed(
+        solver,
+        |steps| Some(steps * 2),
+        |tolerance| tolerance / TIGHTER,
+    )
 }
 
 /// A solver with half the steps; `None` where they cannot be halved, or where tolerances choose them.
@@ -20,7 +24,10 @@ pub fn coarser(solver: &Solver) -> Option<Solver> {
 /// A solver of fixed steps with that number of them, and without the tolerance that was to find it.
 pub fn with_steps(solver: &Solver, steps: usize) -> Option<Solver> {
     let mut entry = serde_json::to_value(solver).ok()?;
-    let parameters = entry.as_object_mut()?.get_mut(solver.name())?.as_object_mut()?;
+    let parameters = entry
+        .as_object_mut()?
+        .get_mut(solver.name())?
+        .as_object_mut()?;
     parameters.get("steps")?;
     parameters.insert("steps".to_owned(), steps.into());
     parameters.remove("tol");
@@ -28,13 +35,24 @@ pub fn with_steps(solver: &Solver, steps: usize) -> Option<Solver> {
 }
 
 /// Whoever has `steps`, `tol`, or `rtol` and `atol`, among its parameters is refined by them; no kind is named here.
-fn changed(solver: &Solver, steps: impl Fn(u64) -> Option<u64>, tolerance: impl Fn(f64) -> f64) -> Option<Solver> {
+fn changed(
+    solver: &Solver,
+    steps: impl Fn(u64) -> Option<u64>,
+    tolerance: impl Fn(f64) -> f64,
+) -> Option<Solver> {
     let mut entry = serde_json::to_value(solver).ok()?;
-    let parameters = entry.as_object_mut()?.get_mut(solver.name())?.as_object_mut()?;
+    let parameters = entry
+        .as_object_mut()?
+        .get_mut(solver.name())?
+        .as_object_mut()?;
     if let Some(n) = parameters.get("steps").and_then(|n| n.as_u64()) {
         parameters.insert("steps".to_owned(), steps(n)?.into());
     } else {
-        let keys: &[&str] = if parameters.contains_key("tol") { &["tol"] } else { &["rtol", "atol"] };
+        let keys: &[&str] = if parameters.contains_key("tol") {
+            &["tol"]
+        } else {
+            &["rtol", "atol"]
+        };
         for key in keys {
             let value = parameters.get(*key)?.as_f64()?;
             parameters.insert((*key).to_owned(), tolerance(value).into());
@@ -55,7 +73,10 @@ mod tests {
             assert_ne!(fine, solver);
             let fixed = solver.evaluations();
             assert_eq!(fine.evaluations(), fixed.map(|n| 2 * n));
-            assert_eq!(coarser(&fine).filter(|_| fixed.is_some()), fixed.map(|_| solver.clone()));
+            assert_eq!(
+                coarser(&fine).filter(|_| fixed.is_some()),
+                fixed.map(|_| solver.clone())
+            );
             assert_eq!(coarser(&solver).is_some(), fixed.is_some());
         }
         let nats: Solver = serde_yaml::from_str("{dopri5: {tol: 0.01}}").expect("a solver");

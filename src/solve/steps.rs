@@ -51,9 +51,9 @@ impl Steps {
     /// A sentence with the key and what would be right.
     pub fn check(self, tol: Option<f64>) -> Result<(), String> {
         match (self, tol) {
-            (Steps::Number(steps), Some(_)) => {
-                Err(format!("tol is there beside steps: {steps}, expected it beside `steps: auto` alone"))
-            }
+            (Steps::Number(steps), Some(_)) => Err(format!(
+                "tol is there beside steps: {steps}, expected it beside `steps: auto` alone"
+            )),
             (Steps::Number(steps), None) => registry::within("steps", steps, 1, 10_000_000),
             (Steps::Named(Named::Auto), Some(tol)) if !(tol > 0.0 && tol.is_finite()) => {
                 Err(format!("tol is {tol}, expected nats above 0"))
@@ -70,29 +70,63 @@ mod tests {
 
     #[test]
     fn every_fixed_solver_takes_auto_in_place_of_a_number() {
-        let curve = crate::flow::path::Path::defaults()[2].curve().expect("right");
-        let span = Span { curve: &curve, to_prior: true };
+        let curve = crate::flow::path::Path::defaults()[2]
+            .curve()
+            .expect("right");
+        let span = Span {
+            curve: &curve,
+            to_prior: true,
+        };
         for solver in Solver::defaults() {
             let name = solver.name();
-            let read = |parameters: &str| crate::yaml::read::<Solver>(&format!("{{{name}: {{{parameters}}}}}"));
+            let read = |parameters: &str| {
+                crate::yaml::read::<Solver>(&format!("{{{name}: {{{parameters}}}}}"))
+            };
             if solver.evaluations().is_none() {
                 assert!(read("steps: auto").is_err(), "{name}");
                 continue;
             }
             let auto = read("steps: auto").expect(name);
-            assert_eq!((auto.automatic(), solver.automatic()), (Some(TOLERANCE), None), "{name}");
+            assert_eq!(
+                (auto.automatic(), solver.automatic()),
+                (Some(TOLERANCE), None),
+                "{name}"
+            );
             let asked = read("steps: auto, tol: 0.1, grid: uniform").expect(name);
             assert_eq!(asked.automatic(), Some(0.1), "{name}");
-            assert_eq!(refine::with_steps(&asked, 24), read("steps: 24, grid: uniform").ok(), "{name}");
-            let back: Solver = serde_json::from_value(serde_json::to_value(&asked).expect("writes")).expect("reads");
+            assert_eq!(
+                refine::with_steps(&asked, 24),
+                read("steps: 24, grid: uniform").ok(),
+                "{name}"
+            );
+            let back: Solver =
+                serde_json::from_value(serde_json::to_value(&asked).expect("writes"))
+                    .expect("reads");
             assert_eq!(back, asked, "{name}");
-            assert!(auto.check(span).is_ok() && asked.check(span).is_ok(), "{name}");
-            for (wrong, word) in [("steps: 8, tol: 0.1", "steps: auto"), ("steps: auto, tol: -1", "above 0")] {
-                let refusal = read(wrong).expect("of its form").check(span).expect_err(wrong);
-                assert!(refusal.contains("tol") && refusal.contains(word), "{name}: {refusal}");
+            assert!(
+                auto.check(span).is_ok() && asked.check(span).is_ok(),
+                "{name}"
+            );
+            for (wrong, word) in [
+                ("steps: 8, tol: 0.1", "steps: auto"),
+                ("steps: auto, tol: -1", "above 0"),
+            ] {
+                let refusal = read(wrong)
+                    .expect("of its form")
+                    .check(span)
+                    .expect_err(wrong);
+                assert!(
+                    refusal.contains("tol") && refusal.contains(word),
+                    "{name}: {refusal}"
+                );
             }
-            let refusal = read("steps: automatic").expect_err("no such word").to_string();
-            assert!(refusal.contains("steps") && refusal.contains("auto"), "{name}: {refusal}");
+            let refusal = read("steps: automatic")
+                .expect_err("no such word")
+                .to_string();
+            assert!(
+                refusal.contains("steps") && refusal.contains("auto"),
+                "{name}: {refusal}"
+            );
         }
     }
 }

@@ -34,8 +34,16 @@ pub enum Embedded {
     },
 }
 
-pub const EULER: Tableau =
-    Tableau { order: 1, c: &[0.0], a: &[&[]], b: &[1.0], error: None, fsal: false, quartic: None, middle: false };
+pub const EULER: Tableau = Tableau {
+    order: 1,
+    c: &[0.0],
+    a: &[&[]],
+    b: &[1.0],
+    error: None,
+    fsal: false,
+    quartic: None,
+    middle: false,
+};
 
 pub const MIDPOINT: Tableau = Tableau {
     order: 2,
@@ -74,9 +82,19 @@ pub const RK4: Tableau = Tableau {
 pub const BOSH3: Tableau = Tableau {
     order: 3,
     c: &[0.0, 0.5, 0.75, 1.0],
-    a: &[&[], &[0.5], &[0.0, 0.75], &[2.0 / 9.0, 1.0 / 3.0, 4.0 / 9.0]],
+    a: &[
+        &[],
+        &[0.5],
+        &[0.0, 0.75],
+        &[2.0 / 9.0, 1.0 / 3.0, 4.0 / 9.0],
+    ],
     b: &[2.0 / 9.0, 1.0 / 3.0, 4.0 / 9.0, 0.0],
-    error: Some(Embedded::One(&[2.0 / 9.0 - 7.0 / 24.0, 1.0 / 3.0 - 0.25, 4.0 / 9.0 - 1.0 / 3.0, -0.125])),
+    error: Some(Embedded::One(&[
+        2.0 / 9.0 - 7.0 / 24.0,
+        1.0 / 3.0 - 0.25,
+        4.0 / 9.0 - 1.0 / 3.0,
+        -0.125,
+    ])),
     fsal: true,
     quartic: None,
     middle: true,
@@ -91,11 +109,37 @@ pub const DOPRI5: Tableau = Tableau {
         &[0.2],
         &[3.0 / 40.0, 9.0 / 40.0],
         &[44.0 / 45.0, -56.0 / 15.0, 32.0 / 9.0],
-        &[19372.0 / 6561.0, -25360.0 / 2187.0, 64448.0 / 6561.0, -212.0 / 729.0],
-        &[9017.0 / 3168.0, -355.0 / 33.0, 46732.0 / 5247.0, 49.0 / 176.0, -5103.0 / 18656.0],
-        &[35.0 / 384.0, 0.0, 500.0 / 1113.0, 125.0 / 192.0, -2187.0 / 6784.0, 11.0 / 84.0],
+        &[
+            19372.0 / 6561.0,
+            -25360.0 / 2187.0,
+            64448.0 / 6561.0,
+            -212.0 / 729.0,
+        ],
+        &[
+            9017.0 / 3168.0,
+            -355.0 / 33.0,
+            46732.0 / 5247.0,
+            49.0 / 176.0,
+            -5103.0 / 18656.0,
+        ],
+        &[
+            35.0 / 384.0,
+            0.0,
+            500.0 / 1113.0,
+            125.0 / 192.0,
+            -2187.0 / 6784.0,
+            11.0 / 84.0,
+        ],
     ],
-    b: &[35.0 / 384.0, 0.0, 500.0 / 1113.0, 125.0 / 192.0, -2187.0 / 6784.0, 11.0 / 84.0, 0.0],
+    b: &[
+        35.0 / 384.0,
+        0.0,
+        500.0 / 1113.0,
+        125.0 / 192.0,
+        -2187.0 / 6784.0,
+        11.0 / 84.0,
+        0.0,
+    ],
     error: Some(Embedded::One(&[
         71.0 / 57600.0,
         0.0,
@@ -128,11 +172,37 @@ pub const TSIT5: Tableau = Tableau {
         &[0.161],
         &[-0.008480655492356989, 0.335480655492357],
         &[2.8971530571054935, -6.359448489975075, 4.3622954328695815],
-        &[5.325864828439257, -11.748883564062828, 7.4955393428898365, -0.09249506636175525],
-        &[5.86145544294642, -12.92096931784711, 8.159367898576159, -0.071584973281401, -0.028269050394068383],
-        &[0.09646076681806523, 0.01, 0.4798896504144996, 1.379008574103742, -3.290069515436081, 2.324710524099774],
+        &[
+            5.325864828439257,
+            -11.748883564062828,
+            7.4955393428898365,
+            -0.09249506636175525,
+        ],
+        &[
+            5.86145544294642,
+            -12.92096931784711,
+            8.159367898576159,
+            -0.071584973281401,
+            -0.028269050394068383,
+        ],
+        &[
+            0.09646076681806523,
+            0.01,
+            0.4798896504144996,
+            1.379008574103742,
+            -3.290069515436081,
+            2.324710524099774,
+        ],
     ],
-    b: &[0.09646076681806523, 0.01, 0.4798896504144996, 1.379008574103742, -3.290069515436081, 2.324710524099774, 0.0],
+    b: &[
+        0.09646076681806523,
+        0.01,
+        0.4798896504144996,
+        1.379008574103742,
+        -3.290069515436081,
+        2.324710524099774,
+        0.0,
+    ],
     error: Some(Embedded::One(&[
         0.0017800110522257714,
         0.0008164344596567469,
@@ -177,7 +247,9 @@ impl Tableau {
         x: &Batch,
         first: Option<Batch>,
     ) -> Result<Step, EvalError> {
-        self.stages_of(t, h, x, first, &mut |_, at, state| field.velocity(at, state))
+        self.stages_of(t, h, x, first, &mut |_, at, state| {
+            field.velocity(at, state)
+        })
     }
 
     /// The same from slopes that `slope` gives by the number of a stage, its times and its states.
@@ -189,7 +261,12 @@ impl Tableau {
         first: Option<Batch>,
         slope: &mut StageSlope,
     ) -> Result<Step, EvalError> {
-        let mut step = Step { t: Vec::new(), x: Vec::new(), k: Vec::new(), next: Batch::zeros((0, 0)) };
+        let mut step = Step {
+            t: Vec::new(),
+            x: Vec::new(),
+            k: Vec::new(),
+            next: Batch::zeros((0, 0)),
+        };
         let mut first = first;
         for s in 0..self.stages() {
             let at: Vec<f64> = t.iter().zip(h).map(|(t, h)| t + self.c[s] * h).collect();
@@ -203,7 +280,11 @@ impl Tableau {
             step.k.push(k);
         }
         // The last stage of a first-same-as-last method already stands at the new state.
-        step.next = if self.fsal { step.x[self.stages() - 1].clone() } else { combine(x, h, self.b, &step.k) };
+        step.next = if self.fsal {
+            step.x[self.stages() - 1].clone()
+        } else {
+            combine(x, h, self.b, &step.k)
+        };
         Ok(step)
     }
 }
@@ -216,7 +297,9 @@ impl Tableau {
             Some(Embedded::One(weights)) => &[weights],
             Some(Embedded::Two { fifth, third }) => &[fifth, third],
         };
-        stage + 1 == self.stages() || self.b[stage] != 0.0 || weights.iter().any(|w| w[stage] != 0.0)
+        stage + 1 == self.stages()
+            || self.b[stage] != 0.0
+            || weights.iter().any(|w| w[stage] != 0.0)
     }
 
     /// Whether a stage is a node of the quadrature, or stands where the next step begins, whose first node it then is.
@@ -227,10 +310,19 @@ impl Tableau {
     /// The largest error of a quadrature over the stages of one step on a jump of one within it, in units of the step.
     pub fn worst_jump(&self) -> f64 {
         let error = |place: f64, from: &dyn Fn(f64) -> bool| {
-            let sum: f64 = self.b.iter().zip(self.c).filter(|(_, c)| from(**c)).map(|(b, _)| b).sum();
+            let sum: f64 = self
+                .b
+                .iter()
+                .zip(self.c)
+                .filter(|(_, c)| from(**c))
+                .map(|(b, _)| b)
+                .sum();
             (sum - (1.0 - place)).abs()
         };
-        let both = self.c.iter().map(|p| error(*p, &|c| c > *p).max(error(*p, &|c| c >= *p)));
+        let both = self
+            .c
+            .iter()
+            .map(|p| error(*p, &|c| c > *p).max(error(*p, &|c| c >= *p)));
         both.fold(0.0, f64::max)
     }
 
@@ -241,13 +333,21 @@ impl Tableau {
         let mut out = Batch::zeros((places.len(), x.ncols()));
         for (mut target, (row, part)) in out.rows_mut().into_iter().zip(places) {
             let (row, h, rest) = (*row, h[*row], 1.0 - part);
-            let (from, to, first, last) = (x.row(row), step.next.row(row), step.k[0].row(row), last.row(row));
+            let (from, to, first, last) = (
+                x.row(row),
+                step.next.row(row),
+                step.k[0].row(row),
+                last.row(row),
+            );
             for j in 0..x.ncols() {
                 let rise = to[j] - from[j];
                 let bend = h * first[j] - rise;
                 let twist = rise - h * last[j] - bend;
-                let quartic = self.quartic.map_or(0.0, |d| d.iter().zip(&step.k).map(|(d, k)| d * k[[row, j]]).sum());
-                target[j] = from[j] + part * (rise + rest * (bend + part * (twist + rest * h * quartic)));
+                let quartic = self.quartic.map_or(0.0, |d| {
+                    d.iter().zip(&step.k).map(|(d, k)| d * k[[row, j]]).sum()
+                });
+                target[j] =
+                    from[j] + part * (rise + rest * (bend + part * (twist + rest * h * quartic)));
             }
         }
         out
@@ -258,9 +358,12 @@ impl Tableau {
 pub fn combine(x: &Batch, h: &[f64], weights: &[f64], k: &[Batch]) -> Batch {
     let mut out = x.clone();
     for (w, k) in weights.iter().zip(k).filter(|(w, _)| **w != 0.0) {
-        Zip::from(out.rows_mut()).and(k.rows()).and(&ndarray::aview1(h)).for_each(|mut o, k, h| {
-            o.scaled_add(w * h, &k);
-        });
+        Zip::from(out.rows_mut())
+            .and(k.rows())
+            .and(&ndarray::aview1(h))
+            .for_each(|mut o, k, h| {
+                o.scaled_add(w * h, &k);
+            });
     }
     out
 }
@@ -304,7 +407,9 @@ mod tests {
             1
         }
         fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-            Ok(Batch::from_shape_fn(x.raw_dim(), |(i, j)| self.0 * t[i].cos() * x[[i, j]] * (1.0 - x[[i, j]])))
+            Ok(Batch::from_shape_fn(x.raw_dim(), |(i, j)| {
+                self.0 * t[i].cos() * x[[i, j]] * (1.0 - x[[i, j]])
+            }))
         }
     }
 
@@ -313,9 +418,15 @@ mod tests {
         let (start, h) = (0.2, last / steps as f64);
         let (mut x, mut integral) = (ndarray::array![[start]], 0.0);
         for i in 0..steps {
-            let step = tableau.step(&mut field, &[i as f64 * h], &[h], &x, None).expect("analytic");
+            let step = tableau
+                .step(&mut field, &[i as f64 * h], &[h], &x, None)
+                .expect("analytic");
             for s in 0..tableau.stages() {
-                integral += h * tableau.b[s] * field.0 * step.t[s][0].cos() * (1.0 - 2.0 * step.x[s][[0, 0]]);
+                integral += h
+                    * tableau.b[s]
+                    * field.0
+                    * step.t[s][0].cos()
+                    * (1.0 - 2.0 * step.x[s][[0, 0]]);
             }
             x = step.next;
         }
@@ -333,10 +444,21 @@ mod tests {
 
     /// All rooted trees with up to `order` vertices, for one tableau.
     fn trees(tableau: &Tableau, order: u32) -> Vec<Tree> {
-        let mut all = vec![Tree { size: 1, density: 1.0, weight: vec![1.0; tableau.stages()] }];
+        let mut all = vec![Tree {
+            size: 1,
+            density: 1.0,
+            weight: vec![1.0; tableau.stages()],
+        }];
         for size in 2..=order {
             let mut grown = Vec::new();
-            join(tableau, &all, (0, size - 1), (1.0, vec![1.0; tableau.stages()]), size, &mut grown);
+            join(
+                tableau,
+                &all,
+                (0, size - 1),
+                (1.0, vec![1.0; tableau.stages()]),
+                size,
+                &mut grown,
+            );
             all.extend(grown);
         }
         all
@@ -352,13 +474,40 @@ mod tests {
         out: &mut Vec<Tree>,
     ) {
         if at.1 == 0 {
-            out.push(Tree { size, density: so_far.0 * f64::from(size), weight: so_far.1 });
+            out.push(Tree {
+                size,
+                density: so_far.0 * f64::from(size),
+                weight: so_far.1,
+            });
             return;
         }
-        for (i, branch) in all.iter().enumerate().skip(at.0).filter(|(_, b)| b.size <= at.1) {
-            let through = |row: &&[f64]| row.iter().zip(&branch.weight).map(|(a, w)| a * w).sum::<f64>();
-            let weight = tableau.a.iter().map(through).zip(&so_far.1).map(|(a, w)| a * w).collect();
-            join(tableau, all, (i, at.1 - branch.size), (so_far.0 * branch.density, weight), size, out);
+        for (i, branch) in all
+            .iter()
+            .enumerate()
+            .skip(at.0)
+            .filter(|(_, b)| b.size <= at.1)
+        {
+            let through = |row: &&[f64]| {
+                row.iter()
+                    .zip(&branch.weight)
+                    .map(|(a, w)| a * w)
+                    .sum::<f64>()
+            };
+            let weight = tableau
+                .a
+                .iter()
+                .map(through)
+                .zip(&so_far.1)
+                .map(|(a, w)| a * w)
+                .collect();
+            join(
+                tableau,
+                all,
+                (i, at.1 - branch.size),
+                (so_far.0 * branch.density, weight),
+                size,
+                out,
+            );
         }
     }
 
@@ -374,8 +523,12 @@ mod tests {
                 let sum: f64 = tableau.b.iter().zip(&tree.weight).map(|(b, w)| b * w).sum();
                 (sum - 1.0 / tree.density).abs()
             };
-            let worst =
-                |beyond: bool| all.iter().filter(|t| (t.size > tableau.order) == beyond).map(miss).fold(0.0, f64::max);
+            let worst = |beyond: bool| {
+                all.iter()
+                    .filter(|t| (t.size > tableau.order) == beyond)
+                    .map(miss)
+                    .fold(0.0, f64::max)
+            };
             assert!(worst(false) < 1e-13, "{name}: {}", worst(false));
             assert!(worst(true) > 1e-6, "{name}: {}", worst(true));
         }
@@ -385,20 +538,35 @@ mod tests {
     fn jumps_do_the_harm_that_is_known_of_them() {
         // A left rectangle is wrong by all of a jump at its start, a midpoint by half of one in its middle.
         for (tableau, worst) in [(&EULER, 1.0), (&MIDPOINT, 0.5), (&HEUN, 0.5)] {
-            assert!((tableau.worst_jump() - worst).abs() < 1e-15, "{}", tableau.worst_jump());
+            assert!(
+                (tableau.worst_jump() - worst).abs() < 1e-15,
+                "{}",
+                tableau.worst_jump()
+            );
         }
-        assert!((0.35..0.45).contains(&DOPRI5.worst_jump()), "{}", DOPRI5.worst_jump());
+        assert!(
+            (0.35..0.45).contains(&DOPRI5.worst_jump()),
+            "{}",
+            DOPRI5.worst_jump()
+        );
     }
 
     #[test]
     fn rows_sum_to_their_nodes_and_weights_to_one() {
         for (name, tableau) in ALL {
-            assert_eq!((tableau.a.len(), tableau.c.len()), (tableau.stages(), tableau.stages()), "{name}");
+            assert_eq!(
+                (tableau.a.len(), tableau.c.len()),
+                (tableau.stages(), tableau.stages()),
+                "{name}"
+            );
             for (c, row) in tableau.c.iter().zip(tableau.a) {
                 assert!((row.iter().sum::<f64>() - c).abs() < 1e-14, "{name}");
             }
             for e in estimates(tableau) {
-                assert!(e.len() == tableau.stages() && e.iter().sum::<f64>().abs() < 1e-14, "{name}");
+                assert!(
+                    e.len() == tableau.stages() && e.iter().sum::<f64>().abs() < 1e-14,
+                    "{name}"
+                );
             }
             if tableau.fsal {
                 let last = tableau.a[tableau.stages() - 1];
@@ -412,8 +580,16 @@ mod tests {
     fn weights_integrate_polynomials_below_the_order() {
         for (name, tableau) in ALL {
             for k in 0..tableau.order {
-                let sum: f64 = tableau.b.iter().zip(tableau.c).map(|(b, c)| b * c.powi(k as i32)).sum();
-                assert!((sum - 1.0 / f64::from(k + 1)).abs() < 1e-14, "{name}: degree {k}");
+                let sum: f64 = tableau
+                    .b
+                    .iter()
+                    .zip(tableau.c)
+                    .map(|(b, c)| b * c.powi(k as i32))
+                    .sum();
+                assert!(
+                    (sum - 1.0 / f64::from(k + 1)).abs() < 1e-14,
+                    "{name}: degree {k}"
+                );
             }
         }
     }
@@ -422,12 +598,21 @@ mod tests {
     fn states_and_divergences_converge_at_the_order() {
         for ((name, tableau), steps) in ALL.iter().zip([1600, 200, 200, 100, 200, 48, 48, 8]) {
             // Rounding comes soon at order 8; its leading term shows on the gentler of two curves.
-            let (rate, last) = if *name == "dop853" { (1.0, 2.0) } else { (2.0, 3.0) };
+            let (rate, last) = if *name == "dop853" {
+                (1.0, 2.0)
+            } else {
+                (2.0, 3.0)
+            };
             let error = |steps| errors(tableau, Logistic(rate), last, steps);
             let (coarse, fine, order) = (error(steps), error(2 * steps), f64::from(tableau.order));
-            for (what, observed) in [("state", (coarse.0 / fine.0).log2()), ("divergence", (coarse.1 / fine.1).log2())]
-            {
-                assert!((observed - order).abs() < 0.25, "{name}: {what} converges at order {observed}");
+            for (what, observed) in [
+                ("state", (coarse.0 / fine.0).log2()),
+                ("divergence", (coarse.1 / fine.1).log2()),
+            ] {
+                assert!(
+                    (observed - order).abs() < 0.25,
+                    "{name}: {what} converges at order {observed}"
+                );
             }
         }
     }
@@ -435,14 +620,19 @@ mod tests {
     /// An error estimate of order q falls as h^(q+1) in one step.
     #[test]
     fn error_estimates_have_their_order() {
-        for (name, orders) in
-            [("bosh3", vec![2.0]), ("dopri5", vec![4.0]), ("tsit5", vec![4.0]), ("dop853", vec![5.0, 3.0])]
-        {
+        for (name, orders) in [
+            ("bosh3", vec![2.0]),
+            ("dopri5", vec![4.0]),
+            ("tsit5", vec![4.0]),
+            ("dop853", vec![5.0, 3.0]),
+        ] {
             let tableau = ALL.iter().find(|(n, _)| *n == name).expect("listed").1;
             for (weights, order) in estimates(tableau).into_iter().zip(orders) {
                 let estimate = |h: f64| {
                     let x = ndarray::array![[0.2]];
-                    let step = tableau.step(&mut Logistic(1.0), &[0.3], &[h], &x, None).expect("analytic");
+                    let step = tableau
+                        .step(&mut Logistic(1.0), &[0.3], &[h], &x, None)
+                        .expect("analytic");
                     combine(&Batch::zeros((1, 1)), &[h], weights, &step.k)[[0, 0]].abs()
                 };
                 let observed = (estimate(0.1) / estimate(0.05)).log2() - 1.0;
@@ -467,11 +657,17 @@ mod tests {
         for (name, tableau) in ALL {
             let mut asked = Asked(Vec::new());
             tableau.step(&mut asked, &t, &h, &x, None).expect("mock");
-            let expected: Vec<Vec<f64>> = tableau.c.iter().map(|c| vec![t[0] + c * h[0], t[1] + c * h[1]]).collect();
+            let expected: Vec<Vec<f64>> = tableau
+                .c
+                .iter()
+                .map(|c| vec![t[0] + c * h[0], t[1] + c * h[1]])
+                .collect();
             assert_eq!(asked.0, expected, "{name}");
             // A first slope that is known is not asked for again.
             let mut asked = Asked(Vec::new());
-            tableau.step(&mut asked, &t, &h, &x, Some(x.clone())).expect("mock");
+            tableau
+                .step(&mut asked, &t, &h, &x, Some(x.clone()))
+                .expect("mock");
             assert_eq!(asked.0, expected[1..], "{name}");
         }
     }
@@ -480,10 +676,17 @@ mod tests {
     fn the_last_slope_is_the_first_of_the_next_step() {
         for (name, tableau) in ALL.iter().filter(|(_, t)| t.fsal) {
             let x = ndarray::array![[0.2]];
-            let step = tableau.step(&mut Logistic(1.0), &[0.3], &[0.4], &x, None).expect("analytic");
+            let step = tableau
+                .step(&mut Logistic(1.0), &[0.3], &[0.4], &x, None)
+                .expect("analytic");
             let weighted = combine(&x, &[0.4], tableau.b, &step.k);
-            assert!((&step.next - &weighted).iter().all(|e| e.abs() < 1e-15), "{name}");
-            let first = Logistic(1.0).velocity(&[0.7], &step.next).expect("analytic");
+            assert!(
+                (&step.next - &weighted).iter().all(|e| e.abs() < 1e-15),
+                "{name}"
+            );
+            let first = Logistic(1.0)
+                .velocity(&[0.7], &step.next)
+                .expect("analytic");
             assert_eq!(step.k[tableau.stages() - 1], first, "{name}");
         }
     }

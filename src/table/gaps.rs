@@ -9,7 +9,11 @@ pub fn gaps(rows: &[LikelihoodRow]) -> Vec<Gap> {
     for row in rows.iter().filter(|r| r.log_likelihood.is_some()) {
         // Rows come in runs of one set, so the last is nearly always the one.
         let at = sets.iter().rposition(|s| s.holds(row)).unwrap_or_else(|| {
-            sets.push(Set { first: row, nats: Vec::new(), bits: Vec::new() });
+            sets.push(Set {
+                first: row,
+                nats: Vec::new(),
+                bits: Vec::new(),
+            });
             sets.len() - 1
         });
         sets[at].nats.extend(row.log_likelihood);
@@ -32,7 +36,8 @@ impl Set<'_> {
     }
 
     fn same_but_data(&self, row: &LikelihoodRow) -> bool {
-        (&self.first.estimator, &self.first.model, &self.first.solver) == (&row.estimator, &row.model, &row.solver)
+        (&self.first.estimator, &self.first.model, &self.first.solver)
+            == (&row.estimator, &row.model, &row.solver)
     }
 }
 
@@ -115,8 +120,14 @@ mod tests {
         let found = gaps(&rows);
         assert_eq!(found.len(), 2);
         let gap = &found[0];
-        assert_eq!((&*gap.estimator, &*gap.dataset, &*gap.other), ("exact", "in", "out"));
-        assert_eq!((gap.n, gap.n_other, gap.difference, gap.bits_per_dim), (3, 2, 1.0, Some(-1.0)));
+        assert_eq!(
+            (&*gap.estimator, &*gap.dataset, &*gap.other),
+            ("exact", "in", "out")
+        );
+        assert_eq!(
+            (gap.n, gap.n_other, gap.difference, gap.bits_per_dim),
+            (3, 2, 1.0, Some(-1.0))
+        );
         assert!((gap.difference_stderr.powi(2) - (1.0 / 3.0 + 2.0 / 2.0)).abs() < 1e-12);
         assert!((gap.auroc - 4.5 / 6.0).abs() < 1e-15);
         assert!(gaps(&rows[..8]).is_empty(), "one dataset alone has no gap");

@@ -31,7 +31,9 @@ impl TraceEstimator for Exact {
     }
 
     fn check(&self, _dim: usize) -> Result<(), String> {
-        (self.chunk > 0).then_some(()).ok_or_else(|| "exact: chunk is 0, expected at least 1".to_owned())
+        (self.chunk > 0)
+            .then_some(())
+            .ok_or_else(|| "exact: chunk is 0, expected at least 1".to_owned())
     }
 
     fn trace(&self, ops: &mut dyn Jacobians, _probes: &Probes) -> Result<Array2<f64>, EvalError> {

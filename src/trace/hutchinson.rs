@@ -64,20 +64,36 @@ impl TraceEstimator for Hutchinson {
                 .to_owned());
         }
         if self.orthogonal && self.probes > dim {
-            return Err(format!("hutchinson: probes is {}, expected at most {dim} that are orthogonal", self.probes));
+            return Err(format!(
+                "hutchinson: probes is {}, expected at most {dim} that are orthogonal",
+                self.probes
+            ));
         }
         Ok(())
     }
 
     fn trace(&self, ops: &mut dyn Jacobians, probes: &Probes) -> Result<Array2<f64>, EvalError> {
-        let law = if self.orthogonal { Distribution::Gaussian } else { self.distribution };
-        let mut z = probes.draw(Purpose::Probe, law, self.along, 0..self.probes as u64, ops.dim());
+        let law = if self.orthogonal {
+            Distribution::Gaussian
+        } else {
+            self.distribution
+        };
+        let mut z = probes.draw(
+            Purpose::Probe,
+            law,
+            self.along,
+            0..self.probes as u64,
+            ops.dim(),
+        );
         if !self.orthogonal {
             return ops.quadratic(&z);
         }
         orthogonalize(&mut z);
         let mut chains = ops.quadratic(&z)?;
-        stretch(&mut chains, (1.0 - self.probes as f64 / ops.dim() as f64).sqrt());
+        stretch(
+            &mut chains,
+            (1.0 - self.probes as f64 / ops.dim() as f64).sqrt(),
+        );
         Ok(chains)
     }
 }
@@ -111,10 +127,22 @@ mod tests {
     #[test]
     fn a_skew_matrix_has_no_divergence_under_any_probe() {
         let skew = ndarray::array![[0.0, 3.0, -1.0], [-3.0, 0.0, 2.0], [1.0, -2.0, 0.0]];
-        for distribution in [Distribution::Rademacher, Distribution::Gaussian, Distribution::Sphere] {
+        for distribution in [
+            Distribution::Rademacher,
+            Distribution::Gaussian,
+            Distribution::Sphere,
+        ] {
             let mut dense = Dense::new(skew.clone(), 10);
-            let estimator = Hutchinson { probes: 3, distribution, ..Default::default() };
-            assert!(chains(&estimator, &mut dense, 0).iter().all(|v| v.abs() < 1e-13));
+            let estimator = Hutchinson {
+                probes: 3,
+                distribution,
+                ..Default::default()
+            };
+            assert!(
+                chains(&estimator, &mut dense, 0)
+                    .iter()
+                    .all(|v| v.abs() < 1e-13)
+            );
         }
     }
 
@@ -133,14 +161,24 @@ mod tests {
         for (distribution, expected) in [
             (Distribution::Rademacher, 2.0 * (frobenius - diagonal)),
             (Distribution::Gaussian, 2.0 * frobenius),
-            (Distribution::Sphere, 2.0 * dim / (dim + 2.0) * (frobenius - trace * trace / dim)),
+            (
+                Distribution::Sphere,
+                2.0 * dim / (dim + 2.0) * (frobenius - trace * trace / dim),
+            ),
         ] {
             let mut dense = Dense::new(a.clone(), 40_000);
-            let estimator = Hutchinson { probes: 1, distribution, ..Default::default() };
+            let estimator = Hutchinson {
+                probes: 1,
+                distribution,
+                ..Default::default()
+            };
             let values: Vec<f64> = chains(&estimator, &mut dense, 4).into_iter().collect();
             let error = stats::mean(&values).expect("values").stderr.expect("many");
             let variance = error * error * values.len() as f64;
-            assert!((variance / expected - 1.0).abs() < 0.05, "{distribution:?} {variance} {expected}");
+            assert!(
+                (variance / expected - 1.0).abs() < 0.05,
+                "{distribution:?} {variance} {expected}"
+            );
         }
     }
 
@@ -155,21 +193,38 @@ mod tests {
         let (trace, dim) = (a.diag().sum(), n as f64);
         let one = 2.0 * dim / (dim + 2.0) * (frobenius - trace * trace / dim);
         for k in [2, 6, 11, 12] {
-            let spec =
-                Hutchinson { probes: k, distribution: Distribution::Sphere, orthogonal: true, ..Default::default() };
+            let spec = Hutchinson {
+                probes: k,
+                distribution: Distribution::Sphere,
+                orthogonal: true,
+                ..Default::default()
+            };
             let values = chains(&spec, &mut Dense::new(a.clone(), rows), 4);
             let columns: Vec<Vec<f64>> = values.columns().into_iter().map(|c| c.to_vec()).collect();
-            let estimates: Vec<_> = columns.iter().map(|c| stats::mean(c).expect("probes")).collect();
+            let estimates: Vec<_> = columns
+                .iter()
+                .map(|c| stats::mean(c).expect("probes"))
+                .collect();
             let gaps: Vec<f64> = estimates.iter().map(|e| e.value - trace).collect();
             let variance = gaps.iter().map(|g| g * g).sum::<f64>() / rows as f64;
             let expected = one / k as f64 * (dim - k as f64) / (dim - 1.0);
-            let told = estimates.iter().map(|e| e.stderr.expect("two or more").powi(2)).sum::<f64>() / rows as f64;
+            let told = estimates
+                .iter()
+                .map(|e| e.stderr.expect("two or more").powi(2))
+                .sum::<f64>()
+                / rows as f64;
             if k == n {
                 assert!(variance < 1e-20 && told < 1e-20, "{variance} {told}");
                 continue;
             }
-            assert!((variance / expected - 1.0).abs() < 0.06, "{k}: {variance} {expected}");
-            assert!((told / expected - 1.0).abs() < 0.06, "{k}: {told} {expected}");
+            assert!(
+                (variance / expected - 1.0).abs() < 0.06,
+                "{k}: {variance} {expected}"
+            );
+            assert!(
+                (told / expected - 1.0).abs() < 0.06,
+                "{k}: {told} {expected}"
+            );
         }
     }
 }

@@ -69,11 +69,23 @@ impl TraceEstimator for HutchPlusPlus {
     fn trace(&self, ops: &mut dyn Jacobians, probes: &Probes) -> Result<Array2<f64>, EvalError> {
         let (rows, dim) = (ops.rows(), ops.dim());
         let (width, residuals) = (self.sketch(dim), self.residuals(dim));
-        let draw =
-            |purpose, count| probes.replicated(purpose, self.distribution, self.along, self.replicates, count, dim);
+        let draw = |purpose, count| {
+            probes.replicated(
+                purpose,
+                self.distribution,
+                self.along,
+                self.replicates,
+                count,
+                dim,
+            )
+        };
         let s = draw(Purpose::Sketch, width);
         let y = ops.apply(&s)?;
-        let rho = if self.shift { shifts(&s, &y, self.replicates) } else { Array2::zeros((self.replicates, rows)) };
+        let rho = if self.shift {
+            shifts(&s, &y, self.replicates)
+        } else {
+            Array2::zeros((self.replicates, rows))
+        };
         let q = self.bases(&s, &y, &rho, width);
         let captured = ops.quadratic(&q)?;
         let mut g = draw(Purpose::Probe, residuals);
@@ -84,7 +96,9 @@ impl TraceEstimator for HutchPlusPlus {
         let mut chains = Array3::zeros((self.replicates, residuals, rows));
         for r in 0..self.replicates {
             let shift = rho.row(r);
-            let inside = captured.slice(s![r * width..(r + 1) * width, ..]).sum_axis(Axis(0));
+            let inside = captured
+                .slice(s![r * width..(r + 1) * width, ..])
+                .sum_axis(Axis(0));
             let fixed: Array1<f64> = &inside + &(&shift * (dim - width) as f64);
             for j in 0..residuals {
                 let at = r * residuals + j;
@@ -93,7 +107,9 @@ impl TraceEstimator for HutchPlusPlus {
             }
         }
         Ok(if self.replicates > 1 {
-            chains.mean_axis(Axis(1)).expect("residuals is at least a third of three")
+            chains
+                .mean_axis(Axis(1))
+                .expect("residuals is at least a third of three")
         } else {
             chains.index_axis_move(Axis(0), 0)
         })
@@ -109,8 +125,10 @@ impl HutchPlusPlus {
             let (s, y) = (s.slice(range), y.slice(range));
             let mut q = q.slice_mut(range);
             for row in 0..s.shape()[1] {
-                let shifted = &y.index_axis(Axis(1), row) - &(&s.index_axis(Axis(1), row) * rho[[r, row]]);
-                q.index_axis_mut(Axis(1), row).assign(&linalg::thin_q(shifted.t()).t());
+                let shifted =
+                    &y.index_axis(Axis(1), row) - &(&s.index_axis(Axis(1), row) * rho[[r, row]]);
+                q.index_axis_mut(Axis(1), row)
+                    .assign(&linalg::thin_q(shifted.t()).t());
             }
         }
         q
@@ -134,7 +152,9 @@ fn shifts(s: &Blocks, y: &Blocks, replicates: usize) -> Array2<f64> {
     let width = s.shape()[0] / replicates;
     Array2::from_shape_fn((replicates, s.shape()[1]), |(r, row)| {
         let range = s![r * width..(r + 1) * width, row, ..];
-        Sketched::new(s.slice(range), y.slice(range)).ritz().map_or(f64::NAN, |ritz| ritz.shift())
+        Sketched::new(s.slice(range), y.slice(range))
+            .ritz()
+            .map_or(f64::NAN, |ritz| ritz.shift())
     })
 }
 
@@ -151,10 +171,17 @@ mod tests {
             let mut eigenvalues = vec![flat; 30];
             eigenvalues[..4].copy_from_slice(&[5.0, -3.0, 2.0, 0.5]);
             for shift in [false, true] {
-                let estimator = HutchPlusPlus { matvecs: 24, shift, ..Default::default() };
+                let estimator = HutchPlusPlus {
+                    matvecs: 24,
+                    shift,
+                    ..Default::default()
+                };
                 let mut dense = Dense::rotated(&eigenvalues, 20);
                 let truth = dense.trace();
-                let worst = chains(&estimator, &mut dense, 0).iter().map(|v| (v - truth).abs()).fold(0.0, f64::max);
+                let worst = chains(&estimator, &mut dense, 0)
+                    .iter()
+                    .map(|v| (v - truth).abs())
+                    .fold(0.0, f64::max);
                 // On a flat part the range is everything, unless the flat part is taken away first.
                 assert_eq!(worst < 1e-10, shift || flat == 0.0, "{worst}");
             }
@@ -165,9 +192,19 @@ mod tests {
     fn beats_hutchinson_on_a_decaying_spectrum_and_on_identity_minus_it() {
         let decaying: Vec<f64> = (1..=60).map(|i| 1.0 / (i * i) as f64).collect();
         let flipped: Vec<f64> = decaying.iter().map(|l| 1.0 - l).collect();
-        let ours = HutchPlusPlus { matvecs: 18, ..Default::default() };
-        let plain = HutchPlusPlus { matvecs: 18, shift: false, ..Default::default() };
-        let hutchinson = Hutchinson { probes: 18, ..Default::default() };
+        let ours = HutchPlusPlus {
+            matvecs: 18,
+            ..Default::default()
+        };
+        let plain = HutchPlusPlus {
+            matvecs: 18,
+            shift: false,
+            ..Default::default()
+        };
+        let hutchinson = Hutchinson {
+            probes: 18,
+            ..Default::default()
+        };
         for eigenvalues in [&decaying, &flipped] {
             assert!(spread(&ours, eigenvalues, 400) < 0.12 * spread(&hutchinson, eigenvalues, 400));
         }
@@ -178,7 +215,11 @@ mod tests {
     #[test]
     fn replicates_are_independent_estimates() {
         let decaying: Vec<f64> = (1..=30).map(|i| 0.7f64.powi(i)).collect();
-        let estimator = HutchPlusPlus { matvecs: 9, replicates: 16, ..Default::default() };
+        let estimator = HutchPlusPlus {
+            matvecs: 9,
+            replicates: 16,
+            ..Default::default()
+        };
         let mut dense = Dense::rotated(&decaying, 300);
         let values = chains(&estimator, &mut dense, 5);
         assert_eq!(values.nrows(), 16);
@@ -203,8 +244,15 @@ mod tests {
         for shift in [false, true] {
             let mut errors = Vec::new();
             for matvecs in [15, 30, 60] {
-                let spec = HutchPlusPlus { matvecs, shift, distribution: Distribution::Gaussian, ..Default::default() };
-                let values = chains(&spec, &mut dense, 1).mean_axis(Axis(0)).expect("chains");
+                let spec = HutchPlusPlus {
+                    matvecs,
+                    shift,
+                    distribution: Distribution::Gaussian,
+                    ..Default::default()
+                };
+                let values = chains(&spec, &mut dense, 1)
+                    .mean_axis(Axis(0))
+                    .expect("chains");
                 let rms = (values.iter().map(|v| (v - truth).powi(2)).sum::<f64>() / 6.0).sqrt();
                 let tail = 0.7f64.powi(matvecs as i32 / 3) / (1.0f64 - 0.49).sqrt();
                 assert!(rms < 4.0 * tail, "{matvecs} {shift}: {rms} {tail}");

@@ -123,8 +123,13 @@ impl Probes<'_> {
         for (probe, mut block) in range.zip(z.outer_iter_mut()) {
             for (i, row) in block.outer_iter_mut().enumerate() {
                 // Node 0 is the address of what is fixed, so nodes count from 1.
-                let node = if along == Along::Fresh { self.node[i] + 1 } else { 0 };
-                self.key.probe(law, (purpose, self.sample[i], probe, node), row);
+                let node = if along == Along::Fresh {
+                    self.node[i] + 1
+                } else {
+                    0
+                };
+                self.key
+                    .probe(law, (purpose, self.sample[i], probe, node), row);
             }
         }
         z
@@ -146,7 +151,8 @@ impl Probes<'_> {
         for r in 0..replicates {
             let first = (r as u64) << 32;
             let part = self.draw(purpose, law, along, first..first + count as u64, dim);
-            z.slice_mut(ndarray::s![r * count..(r + 1) * count, .., ..]).assign(&part);
+            z.slice_mut(ndarray::s![r * count..(r + 1) * count, .., ..])
+                .assign(&part);
         }
         z
     }
@@ -208,14 +214,20 @@ pub mod testing {
 
     impl Dense {
         pub fn new(matrix: Array2<f64>, rows: usize) -> Dense {
-            Dense { matrix, rows, products: 0 }
+            Dense {
+                matrix,
+                rows,
+                products: 0,
+            }
         }
 
         /// U·diag(λ)·Uᵀ with a random orthogonal U.
         pub fn rotated(eigenvalues: &[f64], rows: usize) -> Dense {
             let n = eigenvalues.len();
             let draws = Key { seed: 99 }.normal(Purpose::Check, 0, 0, n * n);
-            let u = crate::num::linalg::thin_q(draws.into_shape_with_order((n, n)).expect("n·n").view());
+            let u = crate::num::linalg::thin_q(
+                draws.into_shape_with_order((n, n)).expect("n·n").view(),
+            );
             let scaled = &u * &ndarray::aview1(eigenvalues);
             Dense::new(scaled.dot(&u.t()), rows)
         }
@@ -253,10 +265,17 @@ pub mod testing {
     /// Standard deviation of `estimator` over `rows` draws, once its mean has been found right.
     pub fn spread(estimator: &dyn TraceEstimator, eigenvalues: &[f64], rows: usize) -> f64 {
         let mut dense = Dense::rotated(eigenvalues, rows);
-        let values = chains(estimator, &mut dense, 8).mean_axis(ndarray::Axis(0)).expect("chains").to_vec();
+        let values = chains(estimator, &mut dense, 8)
+            .mean_axis(ndarray::Axis(0))
+            .expect("chains")
+            .to_vec();
         let mean = crate::num::stats::mean(&values).expect("rows");
         let error = mean.stderr.expect("rows");
-        assert!((mean.value - dense.trace()).abs() < 4.0 * error + 1e-9, "{mean:?} {}", dense.trace());
+        assert!(
+            (mean.value - dense.trace()).abs() < 4.0 * error + 1e-9,
+            "{mean:?} {}",
+            dense.trace()
+        );
         error * (rows as f64).sqrt()
     }
 
@@ -264,8 +283,14 @@ pub mod testing {
     pub fn chains(estimator: &dyn TraceEstimator, dense: &mut Dense, seed: u64) -> Array2<f64> {
         let sample: Vec<u64> = (0..dense.rows as u64).collect();
         let node = vec![0; dense.rows];
-        let probes = Probes { key: Key { seed }, sample: &sample, node: &node };
-        estimator.trace(dense, &probes).expect("dense matrices cannot fail")
+        let probes = Probes {
+            key: Key { seed },
+            sample: &sample,
+            node: &node,
+        };
+        estimator
+            .trace(dense, &probes)
+            .expect("dense matrices cannot fail")
     }
 }
 
@@ -276,7 +301,10 @@ mod tests {
     use crate::num::stats;
 
     fn nonsymmetric(n: usize) -> Array2<f64> {
-        Key { seed: 5 }.normal(Purpose::Check, 1, 0, n * n).into_shape_with_order((n, n)).expect("n·n")
+        Key { seed: 5 }
+            .normal(Purpose::Check, 1, 0, n * n)
+            .into_shape_with_order((n, n))
+            .expect("n·n")
     }
 
     fn read(spec: &str) -> Estimator {
@@ -297,7 +325,11 @@ mod tests {
         ];
         let mut all = Estimator::defaults();
         all.extend(changed.iter().map(|spec| read(spec)));
-        assert!(Estimator::NAMES.iter().all(|n| changed.iter().any(|spec| spec.contains(&format!("{{{n}:")))));
+        assert!(
+            Estimator::NAMES
+                .iter()
+                .all(|n| changed.iter().any(|spec| spec.contains(&format!("{{{n}:"))))
+        );
         all
     }
 
@@ -307,7 +339,11 @@ mod tests {
             for n in [3, 20] {
                 let mut dense = Dense::new(nonsymmetric(n), 3);
                 chains(&*estimator, &mut dense, 0);
-                assert_eq!(dense.products, estimator.matvecs(n), "{estimator:?} in {n} dimensions");
+                assert_eq!(
+                    dense.products,
+                    estimator.matvecs(n),
+                    "{estimator:?} in {n} dimensions"
+                );
             }
         }
     }
@@ -319,10 +355,16 @@ mod tests {
                 let rows = if n == 20 { 1500 } else { 6000 };
                 let mut dense = Dense::new(nonsymmetric(n), rows);
                 let values = chains(&*estimator, &mut dense, 1);
-                let per_row = values.mean_axis(ndarray::Axis(0)).expect("at least one chain").to_vec();
+                let per_row = values
+                    .mean_axis(ndarray::Axis(0))
+                    .expect("at least one chain")
+                    .to_vec();
                 let mean = stats::mean(&per_row).expect("rows");
                 let bound = 4.0 * mean.stderr.expect("rows") + 1e-12;
-                assert!((mean.value - dense.trace()).abs() <= bound, "{estimator:?}: {mean:?} in {n} dimensions");
+                assert!(
+                    (mean.value - dense.trace()).abs() <= bound,
+                    "{estimator:?}: {mean:?} in {n} dimensions"
+                );
             }
         }
     }
@@ -333,7 +375,11 @@ mod tests {
             let mut many = Dense::new(nonsymmetric(12), 5);
             let together = chains(&*estimator, &mut many, 2);
             let mut one = Dense::new(nonsymmetric(12), 1);
-            let probes = Probes { key: Key { seed: 2 }, sample: &[3], node: &[0] };
+            let probes = Probes {
+                key: Key { seed: 2 },
+                sample: &[3],
+                node: &[0],
+            };
             let alone = estimator.trace(&mut one, &probes).expect("dense");
             for (a, b) in together.column(3).iter().zip(alone.column(0)) {
                 assert!((a - b).abs() <= 1e-12 * (1.0 + b.abs()), "{estimator:?}");
@@ -344,7 +390,9 @@ mod tests {
     #[test]
     fn reported_errors_are_honest() {
         let replicated = ["hutch++", "na-hutch++", "xtrace", "xnystrace"];
-        let replicated = replicated.iter().map(|name| read(&format!("{{{name}: {{replicates: 12}}}}")));
+        let replicated = replicated
+            .iter()
+            .map(|name| read(&format!("{{{name}: {{replicates: 12}}}}")));
         for estimator in Estimator::defaults().into_iter().chain(replicated) {
             let mut dense = Dense::new(nonsymmetric(20), 600);
             let values = chains(&*estimator, &mut dense, 3);
@@ -364,7 +412,11 @@ mod tests {
             let dof = values.nrows() as f64 - 1.0;
             let expected = (dof / (dof - 2.0)).sqrt();
             let got = stats::rms(&scaled).expect("600 rows");
-            assert!((got / expected - 1.0).abs() < 0.15, "{}: {got} {expected}", estimator.name());
+            assert!(
+                (got / expected - 1.0).abs() < 0.15,
+                "{}: {got} {expected}",
+                estimator.name()
+            );
         }
     }
 
@@ -375,7 +427,11 @@ mod tests {
                 let estimator = read(&format!("{{{name}: {{along: {along}}}}}"));
                 let at = |node: u64| {
                     let mut dense = Dense::new(nonsymmetric(20), 1);
-                    let probes = Probes { key: Key { seed: 2 }, sample: &[3], node: &[node] };
+                    let probes = Probes {
+                        key: Key { seed: 2 },
+                        sample: &[3],
+                        node: &[node],
+                    };
                     estimator.trace(&mut dense, &probes).expect("dense")
                 };
                 assert_eq!(at(0) != at(1), changes, "{estimator:?}");
@@ -386,18 +442,33 @@ mod tests {
     /// With as many directions as dimensions nothing is left to chance, whatever the matrix.
     #[test]
     fn exact_when_the_budget_spans_the_space() {
-        for (name, per_dimension) in [("exact", 0), ("hutch++", 3), ("xtrace", 2), ("xnystrace", 1)] {
+        for (name, per_dimension) in [
+            ("exact", 0),
+            ("hutch++", 3),
+            ("xtrace", 2),
+            ("xnystrace", 1),
+        ] {
             for n in [1, 2, 7] {
                 let spec = if name == "exact" {
                     name.to_owned()
                 } else {
                     // Rademacher sketches repeat in few dimensions, and then span less than they count.
-                    let law = if name == "hutch++" { ", distribution: gaussian" } else { "" };
-                    format!("{{{name}: {{matvecs: {}, replicates: 2{law}}}}}", per_dimension * n)
+                    let law = if name == "hutch++" {
+                        ", distribution: gaussian"
+                    } else {
+                        ""
+                    };
+                    format!(
+                        "{{{name}: {{matvecs: {}, replicates: 2{law}}}}}",
+                        per_dimension * n
+                    )
                 };
                 let mut dense = Dense::new(nonsymmetric(n), 20);
                 let truth = dense.trace();
-                let worst = chains(&*read(&spec), &mut dense, 4).iter().map(|v| (v - truth).abs()).fold(0.0, f64::max);
+                let worst = chains(&*read(&spec), &mut dense, 4)
+                    .iter()
+                    .map(|v| (v - truth).abs())
+                    .fold(0.0, f64::max);
                 assert!(worst < 1e-9, "{spec}: {worst}");
             }
         }
@@ -423,11 +494,24 @@ mod tests {
             }
         }
         for estimator in entries() {
-            let probes = Probes { key: Key { seed: 2 }, sample: &[0, 1, 2], node: &[0; 3] };
+            let probes = Probes {
+                key: Key { seed: 2 },
+                sample: &[0, 1, 2],
+                node: &[0; 3],
+            };
             let mut broken = Broken(Dense::new(nonsymmetric(9), 3));
-            let values = estimator.trace(&mut broken, &probes).expect("no error of the model");
+            let values = estimator
+                .trace(&mut broken, &probes)
+                .expect("no error of the model");
             assert!(values.column(1).iter().all(|v| v.is_nan()), "{estimator:?}");
-            assert!(values.column(0).iter().chain(values.column(2)).all(|v| v.is_finite()), "{estimator:?}");
+            assert!(
+                values
+                    .column(0)
+                    .iter()
+                    .chain(values.column(2))
+                    .all(|v| v.is_finite()),
+                "{estimator:?}"
+            );
         }
     }
 
@@ -437,8 +521,14 @@ mod tests {
             ("{exact: {chunk: 0}}", "chunk"),
             ("{hutchinson: {probes: 0}}", "probes"),
             ("{hutchinson: {antithetic: true}}", "antithetic"),
-            ("{hutchinson: {probes: 2, orthogonal: true}}", "distribution"),
-            ("{hutchinson: {probes: 11, distribution: sphere, orthogonal: true}}", "probes"),
+            (
+                "{hutchinson: {probes: 2, orthogonal: true}}",
+                "distribution",
+            ),
+            (
+                "{hutchinson: {probes: 11, distribution: sphere, orthogonal: true}}",
+                "probes",
+            ),
             ("{hutch++: {matvecs: 2}}", "matvecs"),
             ("{hutch++: {replicates: 0}}", "replicates"),
             ("{na-hutch++: {matvecs: 5}}", "matvecs"),
@@ -449,7 +539,10 @@ mod tests {
             ("{xnystrace: {replicates: 0}}", "replicates"),
         ] {
             let refusal = read(spec).check(10).expect_err(spec);
-            assert!(refusal.contains(key) && refusal.contains("expected"), "{spec}: {refusal}");
+            assert!(
+                refusal.contains(key) && refusal.contains("expected"),
+                "{spec}: {refusal}"
+            );
         }
         assert!(entries().iter().all(|e| e.check(10).is_ok()));
     }
@@ -469,7 +562,10 @@ mod tests {
         ] {
             for (eigenvalues, expected) in [(&decaying, on_decaying), (&flipped, on_flipped)] {
                 let got = spread(&*read(spec), eigenvalues, 800);
-                assert!(expected.is_nan() || (got / expected - 1.0).abs() < 0.15, "{spec}: {got} {expected}");
+                assert!(
+                    expected.is_nan() || (got / expected - 1.0).abs() < 0.15,
+                    "{spec}: {got} {expected}"
+                );
             }
         }
         for (spec, most) in [

@@ -80,29 +80,51 @@ impl TraceEstimator for NaHutchPlusPlus {
     fn trace(&self, ops: &mut dyn Jacobians, probes: &Probes) -> Result<Array2<f64>, EvalError> {
         let (rows, dim) = (ops.rows(), ops.dim());
         let (r, s, g) = self.split();
-        let draw =
-            |purpose, count| probes.replicated(purpose, self.distribution, self.along, self.replicates, count, dim);
+        let draw = |purpose, count| {
+            probes.replicated(
+                purpose,
+                self.distribution,
+                self.along,
+                self.replicates,
+                count,
+                dim,
+            )
+        };
         let sketch = draw(Purpose::Sketch, r + s);
         let probes = draw(Purpose::Probe, g);
         // R and S of each replicate lie one after the other.
         let of = |first: usize, count: usize| -> Vec<usize> {
-            (0..self.replicates).flat_map(|i| (0..count).map(move |j| i * (r + s) + first + j)).collect()
+            (0..self.replicates)
+                .flat_map(|i| (0..count).map(move |j| i * (r + s) + first + j))
+                .collect()
         };
         let vectors = concatenate![Axis(0), sketch, probes];
         let products = if self.transposed {
-            let forward = ops.apply(&concatenate![Axis(0), sketch.select(Axis(0), &of(0, r)), probes])?;
-            let missing =
-                || EvalError::Missing("na-hutch++: no products with the transpose; set transposed: false".into());
-            let reverse = ops.apply_transposed(&sketch.select(Axis(0), &of(r, s)))?.ok_or_else(missing)?;
+            let forward = ops.apply(&concatenate![
+                Axis(0),
+                sketch.select(Axis(0), &of(0, r)),
+                probes
+            ])?;
+            let missing = || {
+                EvalError::Missing(
+                    "na-hutch++: no products with the transpose; set transposed: false".into(),
+                )
+            };
+            let reverse = ops
+                .apply_transposed(&sketch.select(Axis(0), &of(r, s)))?
+                .ok_or_else(missing)?;
             let mut all = Blocks::zeros(vectors.raw_dim());
             for (from, to) in of(0, r).into_iter().enumerate() {
-                all.index_axis_mut(Axis(0), to).assign(&forward.index_axis(Axis(0), from));
+                all.index_axis_mut(Axis(0), to)
+                    .assign(&forward.index_axis(Axis(0), from));
             }
             for (from, to) in of(r, s).into_iter().enumerate() {
-                all.index_axis_mut(Axis(0), to).assign(&reverse.index_axis(Axis(0), from));
+                all.index_axis_mut(Axis(0), to)
+                    .assign(&reverse.index_axis(Axis(0), from));
             }
             let known = self.replicates * r;
-            all.slice_mut(s![sketch.shape()[0].., .., ..]).assign(&forward.slice(s![known.., .., ..]));
+            all.slice_mut(s![sketch.shape()[0].., .., ..])
+                .assign(&forward.slice(s![known.., .., ..]));
             all
         } else {
             ops.apply(&vectors)?
@@ -118,11 +140,15 @@ impl TraceEstimator for NaHutchPlusPlus {
                     (vectors.slice(part(&low)), products.slice(part(&low))),
                     (vectors.slice(part(&high)), products.slice(part(&high))),
                 );
-                chains.slice_mut(s![replicate * g..(replicate + 1) * g, row]).assign(&values);
+                chains
+                    .slice_mut(s![replicate * g..(replicate + 1) * g, row])
+                    .assign(&values);
             }
         }
         Ok(if self.replicates > 1 {
-            let by_replicate = chains.into_shape_with_order((self.replicates, g, rows)).expect("R·g chains");
+            let by_replicate = chains
+                .into_shape_with_order((self.replicates, g, rows))
+                .expect("R·g chains");
             by_replicate.mean_axis(Axis(1)).expect("half of the budget")
         } else {
             chains
@@ -138,11 +164,22 @@ impl NaHutchPlusPlus {
         probes: (ArrayView2<f64>, ArrayView2<f64>),
     ) -> Array1<f64> {
         let (width, dim) = (self.split().0, sketch.0.ncols());
-        let seen = if self.transposed { s![width.., ..] } else { s![.., ..] };
+        let seen = if self.transposed {
+            s![width.., ..]
+        } else {
+            s![.., ..]
+        };
         let ritz = || Sketched::new(sketch.0.slice(seen), sketch.1.slice(seen)).ritz();
-        let rho = if self.shift { ritz().map_or(f64::NAN, |r| r.shift()) } else { 0.0 };
+        let rho = if self.shift {
+            ritz().map_or(f64::NAN, |r| r.shift())
+        } else {
+            0.0
+        };
         let shifted = &sketch.1 - &(&sketch.0 * rho);
-        let (z, w) = (shifted.slice(s![..width, ..]), shifted.slice(s![width.., ..]));
+        let (z, w) = (
+            shifted.slice(s![..width, ..]),
+            shifted.slice(s![width.., ..]),
+        );
         let q = linalg::thin_q(z.t());
         let core = sketch.0.slice(s![width.., ..]).dot(&q);
         let Ok(inverse) = linalg::pinv(core.view(), 0.1 * (w.nrows() as f64).sqrt()) else {
@@ -152,7 +189,8 @@ impl NaHutchPlusPlus {
         let known = rho * dim as f64 + inverse.dot(&w.dot(&q)).diag().sum();
         let left = probes.0.dot(&q).dot(&inverse);
         let inside = (&left * &probes.0.dot(&w.t())).sum_axis(Axis(1));
-        let all = (&probes.0 * &probes.1).sum_axis(Axis(1)) - probes.0.map_axis(Axis(1), |g| rho * g.dot(&g));
+        let all = (&probes.0 * &probes.1).sum_axis(Axis(1))
+            - probes.0.map_axis(Axis(1), |g| rho * g.dot(&g));
         all - inside + known
     }
 }
@@ -169,9 +207,16 @@ mod tests {
             let mut eigenvalues = vec![flat; 30];
             eigenvalues[..3].copy_from_slice(&[5.0, -3.0, 2.0]);
             let mut dense = Dense::rotated(&eigenvalues, 20);
-            let estimator = NaHutchPlusPlus { matvecs: 24, shift, ..Default::default() };
+            let estimator = NaHutchPlusPlus {
+                matvecs: 24,
+                shift,
+                ..Default::default()
+            };
             let truth = dense.trace();
-            let worst = chains(&estimator, &mut dense, 0).iter().map(|v| (v - truth).abs()).fold(0.0, f64::max);
+            let worst = chains(&estimator, &mut dense, 0)
+                .iter()
+                .map(|v| (v - truth).abs())
+                .fold(0.0, f64::max);
             assert!(worst < 1e-9, "{flat} {shift}: {worst}");
         }
     }
@@ -197,8 +242,16 @@ mod tests {
         }
         for (transposed, calls) in [(true, (1, 1)), (false, (1, 0))] {
             let mut counting = Counting(Dense::rotated(&[1.0, 2.0, 3.0], 1), 0, 0);
-            let probes = Probes { key: Key { seed: 0 }, sample: &[0], node: &[0] };
-            let estimator = NaHutchPlusPlus { replicates: 4, transposed, ..Default::default() };
+            let probes = Probes {
+                key: Key { seed: 0 },
+                sample: &[0],
+                node: &[0],
+            };
+            let estimator = NaHutchPlusPlus {
+                replicates: 4,
+                transposed,
+                ..Default::default()
+            };
             estimator.trace(&mut counting, &probes).expect("dense");
             assert_eq!((counting.1, counting.2), calls);
         }
@@ -212,12 +265,24 @@ mod tests {
         let decaying = Array1::from_iter((1..=n).map(|i| 1.0 / (i * i) as f64));
         let a = (&basis(0) * &decaying).dot(&basis(1).t());
         let deviation = |transposed: bool| {
-            let estimator = NaHutchPlusPlus { matvecs: 18, shift: false, transposed, ..Default::default() };
+            let estimator = NaHutchPlusPlus {
+                matvecs: 18,
+                shift: false,
+                transposed,
+                ..Default::default()
+            };
             let mut dense = Dense::new(a.clone(), 1500);
-            let values = chains(&estimator, &mut dense, 6).mean_axis(Axis(0)).expect("chains").to_vec();
+            let values = chains(&estimator, &mut dense, 6)
+                .mean_axis(Axis(0))
+                .expect("chains")
+                .to_vec();
             let mean = crate::num::stats::mean(&values).expect("rows");
             let error = mean.stderr.expect("rows");
-            assert!((mean.value - dense.trace()).abs() < 4.0 * error, "{transposed}: {mean:?} {}", dense.trace());
+            assert!(
+                (mean.value - dense.trace()).abs() < 4.0 * error,
+                "{transposed}: {mean:?} {}",
+                dense.trace()
+            );
             error * 1500f64.sqrt()
         };
         let (with, without) = (deviation(true), deviation(false));
@@ -238,9 +303,16 @@ mod tests {
                 self.0.apply(z)
             }
         }
-        let probes = Probes { key: Key { seed: 0 }, sample: &[0], node: &[0] };
+        let probes = Probes {
+            key: Key { seed: 0 },
+            sample: &[0],
+            node: &[0],
+        };
         let mut forward = Forward(Dense::rotated(&[1.0, 2.0, 3.0], 1));
-        let refusal = NaHutchPlusPlus::default().trace(&mut forward, &probes).expect_err("no transpose").to_string();
+        let refusal = NaHutchPlusPlus::default()
+            .trace(&mut forward, &probes)
+            .expect_err("no transpose")
+            .to_string();
         assert!(refusal.contains("transposed: false"), "{refusal}");
     }
 

@@ -20,14 +20,20 @@ pub struct Ritz {
 
 impl Sketched {
     pub fn new(s: ArrayView2<f64>, y: ArrayView2<f64>) -> Sketched {
-        Sketched { gram: s.dot(&s.t()), products: s.dot(&y.t()) }
+        Sketched {
+            gram: s.dot(&s.t()),
+            products: s.dot(&y.t()),
+        }
     }
 
     /// All test vectors but number `i`: what leave-one-out estimates may know.
     pub fn without(&self, i: usize) -> Sketched {
         let keep: Vec<usize> = (0..self.gram.nrows()).filter(|j| *j != i).collect();
         let part = |m: &Array2<f64>| m.select(Axis(0), &keep).select(Axis(1), &keep);
-        Sketched { gram: part(&self.gram), products: part(&self.products) }
+        Sketched {
+            gram: part(&self.gram),
+            products: part(&self.products),
+        }
     }
 
     /// With G = SSᵀ = WΛWᵀ and T = WΛ^{-½}: the eigenpairs of Tᵀ·S(AS)ᵀ·T, symmetrised.
@@ -35,15 +41,24 @@ impl Sketched {
     /// Test vectors that repeat span less than they count; `None` where products were not finite.
     pub fn ritz(&self) -> Option<Ritz> {
         if self.gram.is_empty() {
-            return Some(Ritz { values: Array1::zeros(0), combine: Array2::zeros((0, 0)) });
+            return Some(Ritz {
+                values: Array1::zeros(0),
+                combine: Array2::zeros((0, 0)),
+            });
         }
         let (lengths, vectors) = linalg::eigh(self.gram.view()).ok()?;
         let most = lengths.iter().fold(0.0, |a: f64, b| a.max(*b));
-        let keep: Vec<usize> = (0..lengths.len()).filter(|j| lengths[*j] > 1e-10 * most).collect();
-        let basis = vectors.select(Axis(1), &keep) / &lengths.select(Axis(0), &keep).mapv(f64::sqrt);
+        let keep: Vec<usize> = (0..lengths.len())
+            .filter(|j| lengths[*j] > 1e-10 * most)
+            .collect();
+        let basis =
+            vectors.select(Axis(1), &keep) / &lengths.select(Axis(0), &keep).mapv(f64::sqrt);
         let inside = basis.t().dot(&self.products).dot(&basis);
         let (values, turn) = linalg::eigh(((&inside + &inside.t()) / 2.0).view()).ok()?;
-        Some(Ritz { values, combine: turn.t().dot(&basis.t()) })
+        Some(Ritz {
+            values,
+            combine: turn.t().dot(&basis.t()),
+        })
     }
 }
 
@@ -62,7 +77,9 @@ impl Ritz {
         }
         let count = n.div_ceil(3).max(2);
         let length = |i: &usize| self.values[i + count - 1] - self.values[*i];
-        let first = (0..=n - count).min_by(|a, b| length(a).total_cmp(&length(b))).unwrap_or(0);
+        let first = (0..=n - count)
+            .min_by(|a, b| length(a).total_cmp(&length(b)))
+            .unwrap_or(0);
         0.5 * (self.values[first + (count - 1) / 2] + self.values[first + count / 2])
     }
 }
@@ -73,7 +90,10 @@ mod tests {
     use crate::num::key::{Key, Purpose};
 
     fn random(purpose: u64, k: usize, n: usize) -> Array2<f64> {
-        Key { seed: 3 }.normal(Purpose::Check, purpose, 0, k * n).into_shape_with_order((k, n)).expect("k·n")
+        Key { seed: 3 }
+            .normal(Purpose::Check, purpose, 0, k * n)
+            .into_shape_with_order((k, n))
+            .expect("k·n")
     }
 
     #[test]
@@ -92,7 +112,9 @@ mod tests {
     fn ritz_vectors_are_orthonormal_and_carry_their_values() {
         let (n, k) = (20, 6);
         let (a, s) = (random(0, n, n), random(1, k, n));
-        let ritz = Sketched::new(s.view(), s.dot(&a.t()).view()).ritz().expect("finite");
+        let ritz = Sketched::new(s.view(), s.dot(&a.t()).view())
+            .ritz()
+            .expect("finite");
         let q = ritz.combine.dot(&s);
         let gram = q.dot(&q.t()) - Array2::<f64>::eye(k);
         assert!(gram.iter().all(|v| v.abs() < 1e-12));

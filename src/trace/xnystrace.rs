@@ -39,7 +39,12 @@ pub struct XNysTrace {
 
 impl Default for XNysTrace {
     fn default() -> Self {
-        XNysTrace { matvecs: 12, replicates: 1, along: Along::Fixed, shift: true }
+        XNysTrace {
+            matvecs: 12,
+            replicates: 1,
+            along: Along::Fixed,
+            shift: true,
+        }
     }
 }
 
@@ -64,7 +69,14 @@ impl TraceEstimator for XNysTrace {
 
     fn trace(&self, ops: &mut dyn Jacobians, probes: &Probes) -> Result<Array2<f64>, EvalError> {
         let (rows, dim, width) = (ops.rows(), ops.dim(), self.width(ops.dim()));
-        let omega = probes.replicated(Purpose::Probe, Distribution::Sphere, self.along, self.replicates, width, dim);
+        let omega = probes.replicated(
+            Purpose::Probe,
+            Distribution::Sphere,
+            self.along,
+            self.replicates,
+            width,
+            dim,
+        );
         let y = ops.apply(&omega)?;
         let mut chains = Array2::zeros((self.replicates, rows));
         for r in 0..self.replicates {
@@ -81,12 +93,19 @@ impl XNysTrace {
     /// The mean of eᵢ over the test vectors.
     fn mean(&self, omega: ArrayView2<f64>, y: ArrayView2<f64>) -> f64 {
         let sketched = Sketched::new(omega, y);
-        let estimates = (0..omega.nrows()).map(|i| self.left_out(&sketched, omega, y, i).unwrap_or(f64::NAN));
+        let estimates =
+            (0..omega.nrows()).map(|i| self.left_out(&sketched, omega, y, i).unwrap_or(f64::NAN));
         estimates.sum::<f64>() / omega.nrows() as f64
     }
 
     /// eᵢ; `None` where the products were not finite.
-    fn left_out(&self, sketched: &Sketched, omega: ArrayView2<f64>, y: ArrayView2<f64>, i: usize) -> Option<f64> {
+    fn left_out(
+        &self,
+        sketched: &Sketched,
+        omega: ArrayView2<f64>,
+        y: ArrayView2<f64>,
+        i: usize,
+    ) -> Option<f64> {
         let n = omega.ncols();
         let others: Vec<usize> = (0..omega.nrows()).filter(|j| *j != i).collect();
         let ritz = sketched.without(i).ritz()?;
@@ -109,7 +128,11 @@ impl XNysTrace {
             }
         }
         let (rank, length) = (q.nrows(), u.dot(&u));
-        let value = if rank < n && length > 0.0 { known + (n - rank) as f64 * residual / length } else { known };
+        let value = if rank < n && length > 0.0 {
+            known + (n - rank) as f64 * residual / length
+        } else {
+            known
+        };
         value.is_finite().then_some(value)
     }
 }
@@ -120,7 +143,11 @@ mod tests {
     use crate::trace::testing::{Dense, chains, spread};
 
     fn estimator(matvecs: usize, shift: bool) -> XNysTrace {
-        XNysTrace { matvecs, shift, ..Default::default() }
+        XNysTrace {
+            matvecs,
+            shift,
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -130,8 +157,10 @@ mod tests {
             eigenvalues[..4].copy_from_slice(&[5.0, 3.0, 2.0, 0.9]);
             let mut dense = Dense::rotated(&eigenvalues, 20);
             let truth = dense.trace();
-            let worst =
-                chains(&estimator(13, shift), &mut dense, 0).iter().map(|v| (v - truth).abs()).fold(0.0, f64::max);
+            let worst = chains(&estimator(13, shift), &mut dense, 0)
+                .iter()
+                .map(|v| (v - truth).abs())
+                .fold(0.0, f64::max);
             assert!(worst < 1e-8, "{flat} {shift}: {worst}");
         }
     }
@@ -139,19 +168,37 @@ mod tests {
     #[test]
     fn a_semidefinite_matrix_is_served_better_than_by_xtrace() {
         let eigenvalues: Vec<f64> = (0..60).map(|i| 0.7f64.powi(i)).collect();
-        let xtrace = crate::trace::xtrace::XTrace { matvecs: 18, shift: false, ..Default::default() };
-        assert!(spread(&estimator(18, false), &eigenvalues, 300) < 0.5 * spread(&xtrace, &eigenvalues, 300));
+        let xtrace = crate::trace::xtrace::XTrace {
+            matvecs: 18,
+            shift: false,
+            ..Default::default()
+        };
+        assert!(
+            spread(&estimator(18, false), &eigenvalues, 300)
+                < 0.5 * spread(&xtrace, &eigenvalues, 300)
+        );
     }
 
     /// Indefinite matrices, on which a Nyström approximation has no bound of its own.
     #[test]
     fn an_indefinite_matrix_has_no_wild_estimates() {
-        let eigenvalues: Vec<f64> = (0..40).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 } / (1.0 + i as f64)).collect();
+        let eigenvalues: Vec<f64> = (0..40)
+            .map(|i| if i % 2 == 0 { 1.0 } else { -1.0 } / (1.0 + i as f64))
+            .collect();
         let mut dense = Dense::rotated(&eigenvalues, 4000);
         let values = chains(&estimator(10, true), &mut dense, 0);
-        let plain =
-            spread(&crate::trace::hutchinson::Hutchinson { probes: 10, ..Default::default() }, &eigenvalues, 400);
-        let worst = values.iter().map(|v| (v - dense.trace()).abs()).fold(0.0, f64::max);
+        let plain = spread(
+            &crate::trace::hutchinson::Hutchinson {
+                probes: 10,
+                ..Default::default()
+            },
+            &eigenvalues,
+            400,
+        );
+        let worst = values
+            .iter()
+            .map(|v| (v - dense.trace()).abs())
+            .fold(0.0, f64::max);
         assert!(worst < 10.0 * plain, "{worst} {plain}");
     }
 }

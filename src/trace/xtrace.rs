@@ -40,7 +40,12 @@ pub struct XTrace {
 
 impl Default for XTrace {
     fn default() -> Self {
-        XTrace { matvecs: 12, replicates: 1, along: Along::Fixed, shift: true }
+        XTrace {
+            matvecs: 12,
+            replicates: 1,
+            along: Along::Fixed,
+            shift: true,
+        }
     }
 }
 
@@ -70,14 +75,25 @@ impl TraceEstimator for XTrace {
 
     fn trace(&self, ops: &mut dyn Jacobians, probes: &Probes) -> Result<Array2<f64>, EvalError> {
         let (rows, dim, width) = (ops.rows(), ops.dim(), self.width(ops.dim()));
-        let omega = probes.replicated(Purpose::Probe, Distribution::Sphere, self.along, self.replicates, width, dim);
+        let omega = probes.replicated(
+            Purpose::Probe,
+            Distribution::Sphere,
+            self.along,
+            self.replicates,
+            width,
+            dim,
+        );
         let y = ops.apply(&omega)?;
         let mut sketches = Vec::with_capacity(self.replicates * rows);
         let mut q = Blocks::zeros(omega.raw_dim());
         for r in 0..self.replicates {
             for row in 0..rows {
                 let range = s![r * width..(r + 1) * width, row, ..];
-                let sketch = Sketch::new(omega.slice(range).to_owned(), y.slice(range).to_owned(), self.shift);
+                let sketch = Sketch::new(
+                    omega.slice(range).to_owned(),
+                    y.slice(range).to_owned(),
+                    self.shift,
+                );
                 q.slice_mut(range).assign(&sketch.basis.t());
                 sketches.push(sketch);
             }
@@ -88,14 +104,18 @@ impl TraceEstimator for XTrace {
             for row in 0..rows {
                 let range = s![r * width..(r + 1) * width, row, ..];
                 let estimates = sketches[r * rows + row].estimates(&z.slice(range).to_owned());
-                chains.slice_mut(s![r * width..(r + 1) * width, row]).assign(&estimates);
+                chains
+                    .slice_mut(s![r * width..(r + 1) * width, row])
+                    .assign(&estimates);
             }
         }
         if self.replicates == 1 {
             stretch(&mut chains, SHARED);
             return Ok(chains);
         }
-        let by_replicate = chains.into_shape_with_order((self.replicates, width, rows)).expect("R·k estimates");
+        let by_replicate = chains
+            .into_shape_with_order((self.replicates, width, rows))
+            .expect("R·k estimates");
         Ok(by_replicate.mean_axis(Axis(1)).expect("half of the budget"))
     }
 }
@@ -120,7 +140,13 @@ impl Sketch {
         let sketched = shift.then(|| Sketched::new(omega.view(), y.view()));
         let rho = sketched.as_ref().map_or(0.0, shift_of);
         let basis = linalg::thin_q((&y - &(&omega * rho)).t());
-        Sketch { omega, y, sketched, rho, basis }
+        Sketch {
+            omega,
+            y,
+            sketched,
+            rho,
+            basis,
+        }
     }
 
     /// eᵢ for each test vector, with z = AQ as rows.
@@ -135,10 +161,17 @@ impl Sketch {
         };
         let together = concatenate![Axis(0), self.omega, self.y];
         let to = (2 * k < n).then(|| linalg::thin_q(together.t()));
-        let (omega, y, av) = (compress(&self.omega, &to), compress(&self.y, &to), compress(&av, &to));
+        let (omega, y, av) = (
+            compress(&self.omega, &to),
+            compress(&self.y, &to),
+            compress(&av, &to),
+        );
         (0..k)
             .map(|i| {
-                let rho = self.sketched.as_ref().map_or(0.0, |s| shift_of(&s.without(i)));
+                let rho = self
+                    .sketched
+                    .as_ref()
+                    .map_or(0.0, |s| shift_of(&s.without(i)));
                 let others: Vec<usize> = (0..k).filter(|j| *j != i).collect();
                 let pick = |m: &Array2<f64>| m.select(Axis(0), &others);
                 let v = &pick(&y) - &(pick(&omega) * rho);
@@ -160,7 +193,8 @@ fn left_out(
     av: &Array2<f64>,
     n: usize,
 ) -> Option<f64> {
-    let (mut inside, mut u, mut au, mut rank) = (0.0, omega.row(i).to_owned(), y.row(i).to_owned(), 0);
+    let (mut inside, mut u, mut au, mut rank) =
+        (0.0, omega.row(i).to_owned(), y.row(i).to_owned(), 0);
     if v.nrows() > 0 {
         // V = Σ sⱼ lⱼ rⱼᵀ has the basis rⱼ = Vᵀlⱼ/sⱼ, and so A rⱼ = (AV)ᵀlⱼ/sⱼ.
         let (left, values, right) = linalg::svd(v.view()).ok()?;
@@ -174,7 +208,11 @@ fn left_out(
         }
     }
     let length = u.dot(&u);
-    let outside = if rank < n && length > 0.0 { (n - rank) as f64 * u.dot(&au) / length } else { 0.0 };
+    let outside = if rank < n && length > 0.0 {
+        (n - rank) as f64 * u.dot(&au) / length
+    } else {
+        0.0
+    };
     let value = inside + outside;
     value.is_finite().then_some(value)
 }
@@ -189,11 +227,18 @@ mod tests {
     use crate::trace::testing::{Dense, chains, spread};
 
     fn estimator(matvecs: usize, shift: bool) -> XTrace {
-        XTrace { matvecs, shift, ..Default::default() }
+        XTrace {
+            matvecs,
+            shift,
+            ..Default::default()
+        }
     }
 
     fn random(n: usize, k: usize) -> Array2<f64> {
-        Key { seed: 5 }.normal(Purpose::Check, n as u64, 0, n * k).into_shape_with_order((n, k)).expect("n·k")
+        Key { seed: 5 }
+            .normal(Purpose::Check, n as u64, 0, n * k)
+            .into_shape_with_order((n, k))
+            .expect("n·k")
     }
 
     /// eᵢ by its definition: a basis of its own, and A applied to it.
@@ -203,13 +248,17 @@ mod tests {
         let rest = omega.select(Axis(0), &others);
         let q = linalg::thin_q((rest.dot(&a.t()) - &rest * rho).t());
         let u = &omega.row(i) - &q.dot(&q.t().dot(&omega.row(i)));
-        q.t().dot(&a).dot(&q).diag().sum() + (n - others.len()) as f64 * u.dot(&a.dot(&u)) / u.dot(&u)
+        q.t().dot(&a).dot(&q).diag().sum()
+            + (n - others.len()) as f64 * u.dot(&a.dot(&u)) / u.dot(&u)
     }
 
     #[test]
     fn estimates_are_what_their_definition_says() {
         for (n, k) in [(30, 5), (8, 5), (5, 5)] {
-            let (a, omega) = (random(n, n), random(k + 100, n).slice(s![..k, ..]).to_owned());
+            let (a, omega) = (
+                random(n, n),
+                random(k + 100, n).slice(s![..k, ..]).to_owned(),
+            );
             for shift in [false, true] {
                 let sketch = Sketch::new(omega.clone(), omega.dot(&a.t()), shift);
                 let got = sketch.estimates(&a.dot(&sketch.basis).t().to_owned());
@@ -222,7 +271,10 @@ mod tests {
                 };
                 for (i, got) in got.iter().enumerate() {
                     let want = by_definition(a.view(), &omega, i, rho(i));
-                    assert!((got - want).abs() < 1e-9 * (1.0 + want.abs()), "{n} {k} {shift}: {got} {want}");
+                    assert!(
+                        (got - want).abs() < 1e-9 * (1.0 + want.abs()),
+                        "{n} {k} {shift}: {got} {want}"
+                    );
                 }
             }
         }
@@ -234,8 +286,10 @@ mod tests {
             let low = random(40, 3).dot(&random(41, 3).slice(s![1.., ..]).t());
             let mut dense = Dense::new(low + Array2::<f64>::eye(40) * flat, 20);
             let truth = dense.trace();
-            let worst =
-                chains(&estimator(26, shift), &mut dense, 0).iter().map(|v| (v - truth).abs()).fold(0.0, f64::max);
+            let worst = chains(&estimator(26, shift), &mut dense, 0)
+                .iter()
+                .map(|v| (v - truth).abs())
+                .fold(0.0, f64::max);
             assert!(worst < 1e-9 * truth.abs(), "{flat} {shift}: {worst}");
         }
     }
@@ -249,7 +303,9 @@ mod tests {
         let truth = dense.trace();
         for shift in [false, true] {
             for matvecs in [20, 40, 80] {
-                let values = chains(&estimator(matvecs, shift), &mut dense, 1).mean_axis(Axis(0)).expect("chains");
+                let values = chains(&estimator(matvecs, shift), &mut dense, 1)
+                    .mean_axis(Axis(0))
+                    .expect("chains");
                 let rms = (values.iter().map(|v| (v - truth).powi(2)).sum::<f64>() / 6.0).sqrt();
                 let tail = 0.7f64.powi(matvecs as i32 / 2);
                 assert!(rms < 3.0 * tail, "{matvecs} {shift}: {rms} {tail}");
@@ -290,11 +346,21 @@ mod tests {
         for shift in [false, true] {
             let mut single = Single(Dense::rotated(&decaying, 30));
             let sample: Vec<u64> = (0..30).collect();
-            let probes = Probes { key: Key { seed: 0 }, sample: &sample, node: &[0; 30] };
-            let rounded = estimator(40, shift).trace(&mut single, &probes).expect("dense");
-            let exact = chains(&estimator(40, shift), &mut single.0, 0).mean_axis(Axis(0)).expect("chains");
+            let probes = Probes {
+                key: Key { seed: 0 },
+                sample: &sample,
+                node: &[0; 30],
+            };
+            let rounded = estimator(40, shift)
+                .trace(&mut single, &probes)
+                .expect("dense");
+            let exact = chains(&estimator(40, shift), &mut single.0, 0)
+                .mean_axis(Axis(0))
+                .expect("chains");
             let rounded = rounded.mean_axis(Axis(0)).expect("chains");
-            let worst = (&rounded - &exact).iter().fold(0.0f64, |a, b| a.max(b.abs()));
+            let worst = (&rounded - &exact)
+                .iter()
+                .fold(0.0f64, |a, b| a.max(b.abs()));
             assert!(worst < 1e-4, "{shift}: {worst}");
         }
     }
@@ -302,18 +368,30 @@ mod tests {
     /// The error that a single estimate tells of itself: never far too small, on any kind of spectrum.
     #[test]
     fn one_replicate_tells_an_error_of_the_right_size() {
-        let flat: Vec<f64> = (0..30).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
+        let flat: Vec<f64> = (0..30)
+            .map(|i| if i % 2 == 0 { 1.0 } else { -1.0 })
+            .collect();
         let slow: Vec<f64> = (1..=30).map(|i| 1.0 / f64::from(i)).collect();
         let quick: Vec<f64> = (0..30).map(|i| 0.7f64.powi(i)).collect();
         for eigenvalues in [flat, slow, quick] {
             let mut dense = Dense::rotated(&eigenvalues, 300);
             let values = chains(&estimator(12, true), &mut dense, 7);
             assert_eq!(values.nrows(), 6);
-            let estimates: Vec<_> =
-                values.columns().into_iter().map(|c| stats::mean(&c.to_vec()).expect("6")).collect();
-            let square = |f: &dyn Fn(&stats::Estimate) -> f64| estimates.iter().map(|e| f(e).powi(2)).sum::<f64>();
+            let estimates: Vec<_> = values
+                .columns()
+                .into_iter()
+                .map(|c| stats::mean(&c.to_vec()).expect("6"))
+                .collect();
+            let square = |f: &dyn Fn(&stats::Estimate) -> f64| {
+                estimates.iter().map(|e| f(e).powi(2)).sum::<f64>()
+            };
             let ratio = square(&|e| e.value - dense.trace()) / square(&|e| e.stderr.expect("6"));
-            assert!((0.65..1.2).contains(&ratio.sqrt()), "{:?}: {}", &eigenvalues[..2], ratio.sqrt());
+            assert!(
+                (0.65..1.2).contains(&ratio.sqrt()),
+                "{:?}: {}",
+                &eigenvalues[..2],
+                ratio.sqrt()
+            );
         }
     }
 }

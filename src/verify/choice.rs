@@ -25,7 +25,12 @@ struct Unit {
 /// The share `fraction` of the units of every kind of work, rounded up, so that every kind has one at least, and all
 /// of the trials in `whole`. A unit is a sample, a whole population, or a trial of statistics. A larger fraction
 /// under one seed takes the same units and more.
-pub fn choose<'a>(trials: &[&'a Trial], fraction: f64, seed: u64, whole: &BTreeSet<&str>) -> Vec<Part<'a>> {
+pub fn choose<'a>(
+    trials: &[&'a Trial],
+    fraction: f64,
+    seed: u64,
+    whole: &BTreeSet<&str>,
+) -> Vec<Part<'a>> {
     let mut kinds: BTreeMap<&str, Vec<Unit>> = BTreeMap::new();
     let mut chosen: Vec<BTreeSet<SampleId>> = vec![BTreeSet::new(); trials.len()];
     let mut taken = vec![false; trials.len()];
@@ -38,7 +43,11 @@ pub fn choose<'a>(trials: &[&'a Trial], fraction: f64, seed: u64, whole: &BTreeS
                 taken[place] = true;
                 chosen[place].extend(&samples);
             }
-            kinds.entry(kind(&trial.work)).or_default().push(Unit { draw, place, samples });
+            kinds.entry(kind(&trial.work)).or_default().push(Unit {
+                draw,
+                place,
+                samples,
+            });
         }
     }
     for mut units in kinds.into_values() {
@@ -49,18 +58,33 @@ pub fn choose<'a>(trials: &[&'a Trial], fraction: f64, seed: u64, whole: &BTreeS
             chosen[place].extend(samples);
         }
     }
-    let parts = trials.iter().zip(chosen).zip(taken).filter(|(_, taken)| *taken);
-    parts.map(|((trial, samples), _)| Part { trial, samples: samples.into_iter().collect() }).collect()
+    let parts = trials
+        .iter()
+        .zip(chosen)
+        .zip(taken)
+        .filter(|(_, taken)| *taken);
+    parts
+        .map(|((trial, samples), _)| Part {
+            trial,
+            samples: samples.into_iter().collect(),
+        })
+        .collect()
 }
 
 /// The samples of every unit of a trial; none where its rows are statistics.
 fn units(work: &Work) -> Vec<Vec<SampleId>> {
-    let Some(samples) = work.samples() else { return vec![Vec::new()] };
+    let Some(samples) = work.samples() else {
+        return vec![Vec::new()];
+    };
     let population = match work {
         Work::Sample { sampler, .. } => sampler.population().unwrap_or(1),
         _ => 1,
     };
-    samples.collect::<Vec<_>>().chunks(population.max(1)).map(<[SampleId]>::to_vec).collect()
+    samples
+        .collect::<Vec<_>>()
+        .chunks(population.max(1))
+        .map(<[SampleId]>::to_vec)
+        .collect()
 }
 
 fn kind(work: &Work) -> &'static str {
@@ -80,7 +104,9 @@ fn kind(work: &Work) -> &'static str {
 /// An id as part of an address.
 fn number(id: &str) -> u64 {
     let hash = Sha256::digest(id.as_bytes());
-    hash.iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte))
+    hash.iter()
+        .take(8)
+        .fold(0, |n, byte| n << 8 | u64::from(*byte))
 }
 
 #[cfg(test)]
@@ -96,9 +122,16 @@ mod tests {
             count: 50,
         };
         let steindiff = r#"{"steindiff": {"sampler": "euler", "population": 25}}"#;
-        let mut trials: Vec<Trial> =
-            (0..4).map(|i| Trial { id: format!("a{i}"), work: work(50 * i, "\"euler\"") }).collect();
-        trials.push(Trial { id: "b".into(), work: work(0, steindiff) });
+        let mut trials: Vec<Trial> = (0..4)
+            .map(|i| Trial {
+                id: format!("a{i}"),
+                work: work(50 * i, "\"euler\""),
+            })
+            .collect();
+        trials.push(Trial {
+            id: "b".into(),
+            work: work(0, steindiff),
+        });
         trials
     }
 
@@ -106,7 +139,10 @@ mod tests {
         let trials = trials();
         let trials: Vec<&Trial> = trials.iter().collect();
         let parts = choose(&trials, fraction, seed, &whole.iter().copied().collect());
-        parts.iter().flat_map(|p| p.samples.iter().map(|s| (p.trial.id.clone(), *s))).collect()
+        parts
+            .iter()
+            .flat_map(|p| p.samples.iter().map(|s| (p.trial.id.clone(), *s)))
+            .collect()
     }
 
     #[test]
@@ -117,10 +153,16 @@ mod tests {
         assert_ne!(few, chosen(0.05, 1, &[]), "another seed");
         assert!(chosen(0.5, 0, &[]).is_superset(&few), "more of the same");
         // A population is taken whole or not at all.
-        let populations = chosen(0.05, 0, &["b"]).into_iter().filter(|(id, _)| id == "b").count();
+        let populations = chosen(0.05, 0, &["b"])
+            .into_iter()
+            .filter(|(id, _)| id == "b")
+            .count();
         assert_eq!(populations, 50);
         for seed in 0..20 {
-            let of_b = chosen(0.3, seed, &[]).into_iter().filter(|(id, _)| id == "b").count();
+            let of_b = chosen(0.3, seed, &[])
+                .into_iter()
+                .filter(|(id, _)| id == "b")
+                .count();
             assert!(of_b % 25 == 0, "{of_b}");
         }
         assert!(!chosen(1e-9, 0, &[]).is_empty(), "one at least");

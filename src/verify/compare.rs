@@ -58,7 +58,12 @@ impl Table {
     /// Where the bytes are no table.
     pub fn read(bytes: &[u8]) -> Result<Table, String> {
         let mut reader = csv::Reader::from_reader(bytes);
-        let columns = reader.headers().map_err(|e| e.to_string())?.iter().map(str::to_owned).collect();
+        let columns = reader
+            .headers()
+            .map_err(|e| e.to_string())?
+            .iter()
+            .map(str::to_owned)
+            .collect();
         let mut rows = Vec::new();
         for record in reader.records() {
             let record = record.map_err(|e| e.to_string())?;
@@ -70,10 +75,23 @@ impl Table {
 
     /// The table with those of its columns that pass.
     pub fn with_columns(&self, pass: impl Fn(&str) -> bool) -> Table {
-        let kept: Vec<usize> = (0..self.columns.len()).filter(|i| pass(&self.columns[*i])).collect();
-        let cells = |row: &[String]| kept.iter().map(|i| row[*i].clone()).collect::<Vec<String>>();
-        let rows = self.rows.iter().map(|(line, row)| (*line, cells(row))).collect();
-        Table { columns: cells(&self.columns), rows }
+        let kept: Vec<usize> = (0..self.columns.len())
+            .filter(|i| pass(&self.columns[*i]))
+            .collect();
+        let cells = |row: &[String]| {
+            kept.iter()
+                .map(|i| row[*i].clone())
+                .collect::<Vec<String>>()
+        };
+        let rows = self
+            .rows
+            .iter()
+            .map(|(line, row)| (*line, cells(row)))
+            .collect();
+        Table {
+            columns: cells(&self.columns),
+            rows,
+        }
     }
 
     pub fn column(&self, name: &str) -> Option<usize> {
@@ -85,12 +103,17 @@ impl Table {
     }
 
     pub fn number(&self, row: usize, name: &str) -> Option<f64> {
-        self.cell(row, name)?.parse().ok().filter(|v: &f64| v.is_finite())
+        self.cell(row, name)?
+            .parse()
+            .ok()
+            .filter(|v: &f64| v.is_finite())
     }
 
     /// The largest magnitude of a column.
     fn largest(&self, name: &str) -> f64 {
-        (0..self.rows.len()).filter_map(|i| self.number(i, name)).fold(0.0, |a, b| a.max(b.abs()))
+        (0..self.rows.len())
+            .filter_map(|i| self.number(i, name))
+            .fold(0.0, |a, b| a.max(b.abs()))
     }
 }
 
@@ -109,7 +132,14 @@ impl Compared {
     pub fn equal() -> Compared {
         let none = String::new;
         let (column, stored, recomputed) = (none(), none(), none());
-        Compared { verdict: Verdict::Match, column, stored, recomputed, difference: None, tolerance: None }
+        Compared {
+            verdict: Verdict::Match,
+            column,
+            stored,
+            recomputed,
+            difference: None,
+            tolerance: None,
+        }
     }
 
     /// Two texts; numbers where both are.
@@ -132,14 +162,21 @@ impl Compared {
         if ulps(a, b) <= ULPS {
             return Compared::equal();
         }
-        let verdict = if (a - b).abs() <= tolerance { Verdict::Drift } else { Verdict::Mismatch };
+        let verdict = if (a - b).abs() <= tolerance {
+            Verdict::Drift
+        } else {
+            Verdict::Mismatch
+        };
         named(verdict, Some(a - b), Some(tolerance))
     }
 
     /// The worse of two: by the verdict, then by how far the difference reaches towards its tolerance.
     pub fn worse(self, other: Compared) -> Compared {
-        let share =
-            |c: &Compared| c.difference.zip(c.tolerance).map_or(0.0, |(d, t)| d.abs() / t.max(f64::MIN_POSITIVE));
+        let share = |c: &Compared| {
+            c.difference
+                .zip(c.tolerance)
+                .map_or(0.0, |(d, t)| d.abs() / t.max(f64::MIN_POSITIVE))
+        };
         let of = |c: &Compared| (c.verdict, share(c));
         if of(&other) > of(&self) { other } else { self }
     }
@@ -157,17 +194,35 @@ fn ulps(a: f64, b: f64) -> u64 {
 }
 
 /// Holds row `i` of what was stored against row `j` of what was recomputed, column by column.
-pub fn rows(work: &Work, dim: usize, stored: &Table, i: usize, again: &Table, j: usize) -> Compared {
+pub fn rows(
+    work: &Work,
+    dim: usize,
+    stored: &Table,
+    i: usize,
+    again: &Table,
+    j: usize,
+) -> Compared {
     let clock = |name: &str| name.contains("seconds") || name == "cost";
     // Intervals follow from a difference and its error, and tables make them anew.
     let derived = |name: &str| INTERVAL.contains(&name);
     let mut worst = Compared::equal();
-    for name in again.columns.iter().filter(|name| !clock(name) && !derived(name)) {
-        let (Some(old), Some(new)) = (stored.cell(i, name), again.cell(j, name)) else { continue };
+    for name in again
+        .columns
+        .iter()
+        .filter(|name| !clock(name) && !derived(name))
+    {
+        let (Some(old), Some(new)) = (stored.cell(i, name), again.cell(j, name)) else {
+            continue;
+        };
         // Earlier versions told nothing of fixed steps.
         let untold = *name == "solver_error" && old.is_empty();
         if old != new && !untold {
-            worst = worst.worse(Compared::texts(name, old, new, tolerance(work, dim, name, again, j)));
+            worst = worst.worse(Compared::texts(
+                name,
+                old,
+                new,
+                tolerance(work, dim, name, again, j),
+            ));
         }
     }
     worst
@@ -178,7 +233,11 @@ pub fn counts(work: &Work, stored: usize, recomputed: usize) -> Compared {
     let other_steps = matches!(work, Work::Profile(_)) && work.tolerances().is_some();
     let few = stored.abs_diff(recomputed) as f64 <= OTHER_STEPS * recomputed as f64;
     Compared {
-        verdict: if other_steps && few { Verdict::Drift } else { Verdict::Mismatch },
+        verdict: if other_steps && few {
+            Verdict::Drift
+        } else {
+            Verdict::Mismatch
+        },
         stored: format!("{stored} rows"),
         recomputed: format!("{recomputed} rows"),
         ..Compared::equal()
@@ -216,11 +275,18 @@ fn tolerance(work: &Work, dim: usize, column: &str, again: &Table, j: usize) -> 
 
 /// The magnitude behind a mean: itself, and the spread of what was averaged.
 fn statistic(column: &str, size: &dyn Fn(&str) -> f64) -> f64 {
-    let root_n = ["n", "n_generated"].map(size).into_iter().fold(1.0, f64::max).sqrt();
+    let root_n = ["n", "n_generated"]
+        .map(size)
+        .into_iter()
+        .fold(1.0, f64::max)
+        .sqrt();
     if ["z", "p"].contains(&column) {
         return root_n;
     }
-    let stderr = ["stderr", "residual_stderr", "difference_stderr"].map(size).into_iter().fold(0.0, f64::max);
+    let stderr = ["stderr", "residual_stderr", "difference_stderr"]
+        .map(size)
+        .into_iter()
+        .fold(0.0, f64::max);
     size(column) + stderr * root_n
 }
 
@@ -236,7 +302,14 @@ mod tests {
         assert_eq!(verdict("0.1", "0.1000000001"), Verdict::Drift);
         assert_eq!(verdict("0.1", "0.102"), Verdict::Mismatch);
         assert_eq!(verdict("0.1", "-0.1"), Verdict::Mismatch);
-        for (a, b) in [("", "0.1"), ("0.1", ""), ("ok", "non-finite"), ("NaN", "0.1"), ("inf", "1"), ("a", "b")] {
+        for (a, b) in [
+            ("", "0.1"),
+            ("0.1", ""),
+            ("ok", "non-finite"),
+            ("NaN", "0.1"),
+            ("inf", "1"),
+            ("a", "b"),
+        ] {
             assert_eq!(verdict(a, b), Verdict::Mismatch, "{a} {b}");
         }
         // The sign of nothing is nothing.

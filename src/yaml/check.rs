@@ -24,9 +24,17 @@ pub struct Found {
 
 /// Finds every fault of a tree, and rewrites aliases, labels and spellings of keys to what the type reads.
 pub fn check(schema: &Json, root: &mut Node) -> Found {
-    let mut check = Check { root: schema, faults: Vec::new(), moved: Vec::new() };
+    let mut check = Check {
+        root: schema,
+        faults: Vec::new(),
+        moved: Vec::new(),
+    };
     let usable = check.node(schema, root, "");
-    Found { faults: check.faults, moved: check.moved, usable }
+    Found {
+        faults: check.faults,
+        moved: check.moved,
+        usable,
+    }
 }
 
 struct Check<'a> {
@@ -56,36 +64,54 @@ impl<'a> Check<'a> {
             {
                 true
             }
-            (Form::Whole { most, .. }, Value::Scalar(scalar)) if typed::<i128>(scalar).is_some_and(|n| n > *most) => {
-                self.fault(key, node, format!("{}, expected a whole number of at most {most}", found(node)))
+            (Form::Whole { most, .. }, Value::Scalar(scalar))
+                if typed::<i128>(scalar).is_some_and(|n| n > *most) =>
+            {
+                self.fault(
+                    key,
+                    node,
+                    format!("{}, expected a whole number of at most {most}", found(node)),
+                )
             }
-            (Form::Word(names), Value::Scalar(scalar)) => match names.iter().find(|n| n.is(&scalar.text)) {
-                Some(name) => {
-                    *scalar = word(name.name);
-                    true
+            (Form::Word(names), Value::Scalar(scalar)) => {
+                match names.iter().find(|n| n.is(&scalar.text)) {
+                    Some(name) => {
+                        *scalar = word(name.name);
+                        true
+                    }
+                    None => {
+                        let message = unknown_name("value", &scalar.text, names);
+                        self.fault(key, node, message)
+                    }
                 }
-                None => {
-                    let message = unknown_name("value", &scalar.text, names);
-                    self.fault(key, node, message)
-                }
-            },
+            }
             (Form::List { item, least, most }, Value::List(items)) => {
                 let count = items.len();
                 if !(*least..=*most).contains(&count) {
-                    return self.fault(key, node, format!("{count} entries, expected {}", shape.words(self.root)));
+                    return self.fault(
+                        key,
+                        node,
+                        format!("{count} entries, expected {}", shape.words(self.root)),
+                    );
                 }
                 let left = self.list(item, items, key);
                 left == count || left >= *least
             }
             (Form::Entries(inner), Value::Map(entries)) => {
-                entries.retain_mut(|entry| self.node(inner, &mut entry.node, &joined(key, &entry.key)));
+                entries.retain_mut(|entry| {
+                    self.node(inner, &mut entry.node, &joined(key, &entry.key))
+                });
                 true
             }
             (Form::Keys(keys), Value::Map(_)) => self.keys(keys, node, key),
             (Form::Kinds(kinds), Value::Scalar(_) | Value::Map(_)) => self.kinds(kinds, node, key),
             (Form::Tagged { tag, kinds }, Value::Map(_)) => self.tagged(tag, kinds, node, key),
             (Form::Either(schemas), _) => self.either(schemas, &shape, node, key),
-            _ => self.fault(key, node, format!("{}, expected {}", found(node), shape.words(self.root))),
+            _ => self.fault(
+                key,
+                node,
+                format!("{}, expected {}", found(node), shape.words(self.root)),
+            ),
         }
     }
 
@@ -108,7 +134,9 @@ impl<'a> Check<'a> {
 
     fn keys(&mut self, keys: &Keys<'a>, node: &mut Node, key: &str) -> bool {
         let place = node.place;
-        let Value::Map(entries) = &mut node.value else { return false };
+        let Value::Map(entries) = &mut node.value else {
+            return false;
+        };
         let mut usable = true;
         let mut seen: Vec<String> = Vec::new();
         entries.retain_mut(|entry| {
@@ -134,9 +162,17 @@ impl<'a> Check<'a> {
                 None => true,
             }
         });
-        for name in keys.required.iter().filter(|name| !seen.iter().any(|s| s == *name)) {
-            let wanted = keys.get(name).map_or(String::new(), |s| Shape::of(self.root, s).words(self.root));
-            self.faults.push(Fault::new(key, format!("missing key `{name}`, expected {wanted}")).at(place));
+        for name in keys
+            .required
+            .iter()
+            .filter(|name| !seen.iter().any(|s| s == *name))
+        {
+            let wanted = keys
+                .get(name)
+                .map_or(String::new(), |s| Shape::of(self.root, s).words(self.root));
+            self.faults.push(
+                Fault::new(key, format!("missing key `{name}`, expected {wanted}")).at(place),
+            );
             usable = false;
         }
         usable
@@ -161,7 +197,10 @@ impl<'a> Check<'a> {
                     return true;
                 }
                 Some(kind) => {
-                    let none = Node { value: Value::Map(Vec::new()), place };
+                    let none = Node {
+                        value: Value::Map(Vec::new()),
+                        place,
+                    };
                     *node = Node::entry(kind.name.name, none, place);
                 }
                 None => match label::parse(self.root, kinds, &text, place) {
@@ -174,7 +213,9 @@ impl<'a> Check<'a> {
                 },
             }
         }
-        let Value::Map(entries) = &mut node.value else { return false };
+        let Value::Map(entries) = &mut node.value else {
+            return false;
+        };
         let Some(first) = entries.first_mut() else {
             let all = super::listed(kinds.iter().map(|k| k.name.name));
             return self.fault(key, node, format!("an empty entry, expected {all}"));
@@ -186,7 +227,8 @@ impl<'a> Check<'a> {
                     first.node.value = Value::Map(Vec::new());
                 }
                 let below = joined(key, kind.name.name);
-                kind.parameters.is_none_or(|p| self.node(p, &mut first.node, &below))
+                kind.parameters
+                    .is_none_or(|p| self.node(p, &mut first.node, &below))
             }
             None => {
                 let message = unknown_name("kind", &first.key, &names(kinds));
@@ -195,16 +237,21 @@ impl<'a> Check<'a> {
             }
         };
         if let Some(second) = entries.get(1) {
-            let message =
-                format!("a second name `{}` in one entry; write each kind as an entry of its own", second.key);
-            self.faults.push(Fault::new(key, message).at(second.place.or(place)));
+            let message = format!(
+                "a second name `{}` in one entry; write each kind as an entry of its own",
+                second.key
+            );
+            self.faults
+                .push(Fault::new(key, message).at(second.place.or(place)));
             usable = false;
         }
         usable
     }
 
     fn tagged(&mut self, tag: &str, kinds: &[Kind<'a>], node: &mut Node, key: &str) -> bool {
-        let Value::Map(entries) = &mut node.value else { return false };
+        let Value::Map(entries) = &mut node.value else {
+            return false;
+        };
         let Some(entry) = entries.iter_mut().find(|e| is_key(tag, &e.key)) else {
             let all = super::listed(kinds.iter().map(|k| k.name.name));
             return self.fault(key, node, format!("missing key `{tag}`, expected {all}"));
@@ -215,7 +262,8 @@ impl<'a> Check<'a> {
         };
         let Some(kind) = kinds.iter().find(|k| k.name.is(&written)) else {
             let message = unknown_name("kind", &written, &names(kinds));
-            self.faults.push(Fault::new(joined(key, tag), message).at(entry.node.place));
+            self.faults
+                .push(Fault::new(joined(key, tag), message).at(entry.node.place));
             return false;
         };
         entry.node.value = Value::Scalar(word(kind.name.name));
@@ -230,7 +278,11 @@ impl<'a> Check<'a> {
         let mut meant = None;
         for schema in schemas {
             let mut tried = node.clone();
-            let mut one = Check { root: self.root, faults: Vec::new(), moved: Vec::new() };
+            let mut one = Check {
+                root: self.root,
+                faults: Vec::new(),
+                moved: Vec::new(),
+            };
             one.node(schema, &mut tried, key);
             if one.faults.is_empty() {
                 *node = tried;
@@ -240,7 +292,10 @@ impl<'a> Check<'a> {
             let alike = matches!(
                 (&form, &node.value),
                 (Form::List { .. }, Value::List(_))
-                    | (Form::Keys(_) | Form::Kinds(_) | Form::Entries(_), Value::Map(_))
+                    | (
+                        Form::Keys(_) | Form::Kinds(_) | Form::Entries(_),
+                        Value::Map(_)
+                    )
             );
             if alike && meant.is_none() {
                 meant = Some(one.faults);
@@ -251,7 +306,11 @@ impl<'a> Check<'a> {
                 self.faults.extend(faults);
                 false
             }
-            None => self.fault(key, node, format!("{}, expected {}", found(node), shape.words(self.root))),
+            None => self.fault(
+                key,
+                node,
+                format!("{}, expected {}", found(node), shape.words(self.root)),
+            ),
         }
     }
 }
@@ -263,7 +322,10 @@ fn is_key(name: &str, written: &str) -> bool {
 
 /// A word that is read as text whatever it looks like.
 fn word(text: &str) -> Scalar {
-    Scalar { text: text.to_owned(), read: Read::Text }
+    Scalar {
+        text: text.to_owned(),
+        read: Read::Text,
+    }
 }
 
 fn names<'a>(kinds: &[Kind<'a>]) -> Vec<Name<'a>> {
@@ -280,16 +342,27 @@ const SEVERAL: [(&str, &[&str]); 3] = [
 /// As [`unknown`], with a guess by the aliases too.
 fn unknown_name(what: &str, written: &str, names: &[Name]) -> String {
     let several = SEVERAL.iter().find(|(name, parts)| {
-        *name == crate::registry::plain(written) && parts.iter().all(|part| names.iter().any(|n| n.name == *part))
+        *name == crate::registry::plain(written)
+            && parts
+                .iter()
+                .all(|part| names.iter().any(|n| n.name == *part))
     });
     if let Some((_, parts)) = several {
-        return format!("unknown {what} `{written}`: it is {}, each an entry of its own", parts.join(", "));
+        return format!(
+            "unknown {what} `{written}`: it is {}, each an entry of its own",
+            parts.join(", ")
+        );
     }
     let message = unknown(what, written, names.iter().map(|n| n.name));
-    let aliases = names.iter().flat_map(|n| n.aliases.iter().map(|a| (*a, n.name)));
+    let aliases = names
+        .iter()
+        .flat_map(|n| n.aliases.iter().map(|a| (*a, n.name)));
     match nearest(written, aliases.clone().map(|(alias, _)| alias)) {
         Some(guess) if !message.contains("did you mean") => {
-            let name = aliases.into_iter().find(|(alias, _)| *alias == guess).map_or(guess, |(_, name)| name);
+            let name = aliases
+                .into_iter()
+                .find(|(alias, _)| *alias == guess)
+                .map_or(guess, |(_, name)| name);
             format!("{message}; did you mean `{name}`?")
         }
         _ => message,
@@ -313,5 +386,9 @@ fn found(node: &Node) -> String {
 
 /// An entry whose key and value are of the same place.
 pub(super) fn entry(key: &str, node: Node) -> Entry {
-    Entry { key: key.to_owned(), place: node.place, node }
+    Entry {
+        key: key.to_owned(),
+        place: node.place,
+        node,
+    }
 }

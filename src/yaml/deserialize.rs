@@ -1,7 +1,9 @@
 //! A type made of a tree. Whatever its own checks refuse has the key and the line.
 
 use serde::de::value::StrDeserializer;
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess};
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess,
+};
 use serde::de::{IntoDeserializer, Unexpected, VariantAccess, Visitor};
 
 use super::fault::Fault;
@@ -120,15 +122,25 @@ impl<'de> Deserializer<'de> for &'de Node {
         self.deserialize_any(visitor)
     }
 
-    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
         match &self.value {
             Value::Map(entries) if entries.is_empty() => visitor.visit_unit(),
             _ => self.deserialize_any(visitor),
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_newtype_struct(self).map_err(|f| f.at(self.place))
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        visitor
+            .visit_newtype_struct(self)
+            .map_err(|f| f.at(self.place))
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -150,7 +162,12 @@ impl<'de> Deserializer<'de> for &'de Node {
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.value {
-            Value::Null => visitor.visit_map(Entries { entries: &[], next: 0 }).map_err(|f| f.at(self.place)),
+            Value::Null => visitor
+                .visit_map(Entries {
+                    entries: &[],
+                    next: 0,
+                })
+                .map_err(|f| f.at(self.place)),
             _ => self.deserialize_any(visitor),
         }
     }
@@ -171,11 +188,18 @@ impl<'de> Deserializer<'de> for &'de Node {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         match &self.value {
-            Value::Scalar(scalar) => visitor.visit_enum(Kind { name: &scalar.text, content: None }),
-            Value::Map(entries) if entries.len() == 1 => {
-                visitor.visit_enum(Kind { name: &entries[0].key, content: Some(&entries[0].node) })
-            }
-            _ => Err(Fault::invalid_type(self.unexpected(), &"one name, or one `name: …`")),
+            Value::Scalar(scalar) => visitor.visit_enum(Kind {
+                name: &scalar.text,
+                content: None,
+            }),
+            Value::Map(entries) if entries.len() == 1 => visitor.visit_enum(Kind {
+                name: &entries[0].key,
+                content: Some(&entries[0].node),
+            }),
+            _ => Err(Fault::invalid_type(
+                self.unexpected(),
+                &"one name, or one `name: …`",
+            )),
         }
         .map_err(|f| f.at(self.place))
     }
@@ -193,11 +217,18 @@ struct Items<'de> {
 impl<'de> SeqAccess<'de> for Items<'de> {
     type Error = Fault;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
-        let Some(item) = self.items.get(self.next) else { return Ok(None) };
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Fault> {
+        let Some(item) = self.items.get(self.next) else {
+            return Ok(None);
+        };
         let place = self.next.to_string();
         self.next += 1;
-        seed.deserialize(item).map(Some).map_err(|f| f.at(item.place).below(&place))
+        seed.deserialize(item)
+            .map(Some)
+            .map_err(|f| f.at(item.place).below(&place))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -213,16 +244,24 @@ struct Entries<'de> {
 impl<'de> MapAccess<'de> for Entries<'de> {
     type Error = Fault;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
-        let Some(entry) = self.entries.get(self.next) else { return Ok(None) };
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Fault> {
+        let Some(entry) = self.entries.get(self.next) else {
+            return Ok(None);
+        };
         let key: StrDeserializer<'de, Fault> = entry.key.as_str().into_deserializer();
-        seed.deserialize(key).map(Some).map_err(|f| f.at(entry.place))
+        seed.deserialize(key)
+            .map(Some)
+            .map_err(|f| f.at(entry.place))
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
         let entry = &self.entries[self.next];
         self.next += 1;
-        seed.deserialize(&entry.node).map_err(|f| f.at(entry.node.place).below(&entry.key))
+        seed.deserialize(&entry.node)
+            .map_err(|f| f.at(entry.node.place).below(&entry.key))
     }
 }
 
@@ -244,7 +283,8 @@ impl<'de> EnumAccess<'de> for Kind<'de> {
 
 impl<'de> Kind<'de> {
     fn content(&self) -> Result<&'de Node, Fault> {
-        self.content.ok_or_else(|| Fault::new("", format!("`{0}` alone, expected {{{0}: …}}", self.name)))
+        self.content
+            .ok_or_else(|| Fault::new("", format!("`{0}` alone, expected {{{0}: …}}", self.name)))
     }
 }
 
@@ -253,21 +293,36 @@ impl<'de> VariantAccess<'de> for Kind<'de> {
 
     fn unit_variant(self) -> Result<(), Fault> {
         match self.content {
-            None | Some(Node { value: Value::Null, .. }) => Ok(()),
-            Some(_) => Err(Fault::new("", format!("`{0}: …`, expected `{0}` alone", self.name))),
+            None
+            | Some(Node {
+                value: Value::Null, ..
+            }) => Ok(()),
+            Some(_) => Err(Fault::new(
+                "",
+                format!("`{0}: …`, expected `{0}` alone", self.name),
+            )),
         }
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fault> {
         let content = self.content()?;
-        seed.deserialize(content).map_err(|f| f.at(content.place).below(self.name))
+        seed.deserialize(content)
+            .map_err(|f| f.at(content.place).below(self.name))
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Fault> {
-        self.content()?.deserialize_any(visitor).map_err(|f| f.below(self.name))
+        self.content()?
+            .deserialize_any(visitor)
+            .map_err(|f| f.below(self.name))
     }
 
-    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, Fault> {
-        self.content()?.deserialize_map(visitor).map_err(|f| f.below(self.name))
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.content()?
+            .deserialize_map(visitor)
+            .map_err(|f| f.below(self.name))
     }
 }

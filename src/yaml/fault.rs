@@ -16,7 +16,11 @@ pub struct Fault {
 
 impl Fault {
     pub fn new(key: impl Into<String>, message: impl Into<String>) -> Fault {
-        Fault { key: key.into(), place: None, message: message.into() }
+        Fault {
+            key: key.into(),
+            place: None,
+            message: message.into(),
+        }
     }
 
     /// A sentence that may begin with its key: `path: need …`.
@@ -24,7 +28,10 @@ impl Fault {
         let message = message.into();
         // The name of a file is no key.
         let file = |key: &str| FILES.iter().any(|ending| key.ends_with(ending));
-        let plain = |key: &str| key.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
+        let plain = |key: &str| {
+            key.chars()
+                .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+        };
         let is_key = |key: &str| !key.is_empty() && plain(key) && !file(key);
         match message.split_once(": ") {
             Some((key, rest)) if is_key(key) => Fault::new(key, rest),
@@ -33,17 +40,32 @@ impl Fault {
     }
 
     pub fn at(self, place: Option<Place>) -> Fault {
-        Fault { place: self.place.or(place), ..self }
+        Fault {
+            place: self.place.or(place),
+            ..self
+        }
     }
 
     /// The same fault, seen from one level further out.
     pub fn below(self, outer: &str) -> Fault {
-        Fault { key: joined(outer, &self.key), ..self }
+        Fault {
+            key: joined(outer, &self.key),
+            ..self
+        }
     }
 }
 
 /// Endings of the files that messages begin with.
-const FILES: [&str; 8] = [".npy", ".npz", ".csv", ".onnx", ".yaml", ".safetensors", ".parquet", ".gz"];
+const FILES: [&str; 8] = [
+    ".npy",
+    ".npz",
+    ".csv",
+    ".onnx",
+    ".yaml",
+    ".safetensors",
+    ".parquet",
+    ".gz",
+];
 
 /// One key below another.
 pub fn joined(outer: &str, inner: &str) -> String {
@@ -99,7 +121,10 @@ impl serde::de::Error for Fault {
     }
 
     fn duplicate_field(name: &'static str) -> Fault {
-        Fault::new("", format!("key `{name}` is there twice, expected each key once"))
+        Fault::new(
+            "",
+            format!("key `{name}` is there twice, expected each key once"),
+        )
     }
 }
 
@@ -114,7 +139,9 @@ fn named(found: serde::de::Unexpected) -> String {
         U::Char(c) => format!("`{c}`"),
         U::Str(s) => format!("`{s}`"),
         U::Seq => "a list".to_owned(),
-        U::Map | U::Enum | U::StructVariant | U::NewtypeVariant | U::TupleVariant => "`key: value` entries".to_owned(),
+        U::Map | U::Enum | U::StructVariant | U::NewtypeVariant | U::TupleVariant => {
+            "`key: value` entries".to_owned()
+        }
         U::Unit | U::Option => "nothing".to_owned(),
         U::UnitVariant => "a name alone".to_owned(),
         other => other.to_string(),
@@ -141,8 +168,15 @@ pub fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
 /// The known name that was probably meant.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let plain = crate::registry::plain(name);
-    let near = known.map(|k| (strsim::damerau_levenshtein(&plain, &crate::registry::plain(k)), k));
-    let near = near.filter(|(distance, k)| *distance <= (plain.chars().count().max(k.chars().count()) / 3).max(1));
+    let near = known.map(|k| {
+        (
+            strsim::damerau_levenshtein(&plain, &crate::registry::plain(k)),
+            k,
+        )
+    });
+    let near = near.filter(|(distance, k)| {
+        *distance <= (plain.chars().count().max(k.chars().count()) / 3).max(1)
+    });
     near.min_by_key(|(distance, _)| *distance).map(|(_, k)| k)
 }
 
@@ -171,7 +205,11 @@ impl Faults {
             self.list.iter_mut().for_each(|f| f.place = None);
             return self;
         }
-        let line = |f: &Fault| f.place.and_then(|p| lines.get(p.line - 1)).map(|l| (*l).to_owned());
+        let line = |f: &Fault| {
+            f.place
+                .and_then(|p| lines.get(p.line - 1))
+                .map(|l| (*l).to_owned())
+        };
         self.lines = self.list.iter().map(line).collect();
         self
     }
@@ -206,13 +244,24 @@ impl Display for Faults {
 /// The line, with a caret under the column; of a long line only what is near.
 fn excerpt(f: &mut Formatter, line: &str, place: Place, indent: &str) -> Written {
     const WIDTH: usize = 90;
-    let characters: Vec<char> = line.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let characters: Vec<char> = line
+        .trim_end()
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     let first = (place.column - 1).saturating_sub(WIDTH / 2);
     let first = if characters.len() <= WIDTH { 0 } else { first };
     let shown: String = characters.iter().skip(first).take(WIDTH).collect();
-    let (number, column) = (place.line.to_string(), place.column - 1 - first.min(place.column - 1));
+    let (number, column) = (
+        place.line.to_string(),
+        place.column - 1 - first.min(place.column - 1),
+    );
     let margin = " ".repeat(number.len());
-    write!(f, "\n{indent}  {number} | {shown}\n{indent}  {margin} | {}^", " ".repeat(column))
+    write!(
+        f,
+        "\n{indent}  {number} | {shown}\n{indent}  {margin} | {}^",
+        " ".repeat(column)
+    )
 }
 
 impl std::error::Error for Faults {}

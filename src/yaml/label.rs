@@ -14,7 +14,9 @@ pub fn parse(root: &Json, kinds: &[Kind], label: &str, place: Option<Place>) -> 
     let (name, rest) = label.split_once('(')?;
     let inner = rest.strip_suffix(')')?;
     let kind = kinds.iter().find(|k| k.name.is(name.trim()))?;
-    let Form::Keys(keys) = Shape::of(root, kind.parameters?).form else { return None };
+    let Form::Keys(keys) = Shape::of(root, kind.parameters?).form else {
+        return None;
+    };
     let parameters = parameters(root, &keys, inner, place)?;
     Some(Node::entry(kind.name.name, parameters, place))
 }
@@ -23,7 +25,10 @@ fn parameters(root: &Json, keys: &Keys, text: &str, place: Option<Place>) -> Opt
     let mut found: Vec<(&str, String)> = Vec::new();
     for token in tokens(text) {
         let named = token.split_once('=').and_then(|(key, value)| {
-            let known = keys.known.iter().find(|(name, _)| crate::registry::plain(name) == crate::registry::plain(key));
+            let known = keys
+                .known
+                .iter()
+                .find(|(name, _)| crate::registry::plain(name) == crate::registry::plain(key));
             known.map(|(name, _)| (*name, value))
         });
         match (named, found.last_mut()) {
@@ -33,15 +38,24 @@ fn parameters(root: &Json, keys: &Keys, text: &str, place: Option<Place>) -> Opt
             (None, None) => found.push((keys.first?, token.to_owned())),
         }
     }
-    let entries = found.into_iter().map(|(key, text)| Some(entry(key, value(root, keys.get(key)?, &text, place)?)));
-    Some(Node { value: Value::Map(entries.collect::<Option<_>>()?), place })
+    let entries = found
+        .into_iter()
+        .map(|(key, text)| Some(entry(key, value(root, keys.get(key)?, &text, place)?)));
+    Some(Node {
+        value: Value::Map(entries.collect::<Option<_>>()?),
+        place,
+    })
 }
 
 /// The value of one parameter.
 fn value(root: &Json, schema: &Json, text: &str, place: Option<Place>) -> Option<Node> {
     let mut parsed = match Shape::of(root, schema).form {
-        Form::Text | Form::Word(_) | Form::Kinds(_) if !text.starts_with(['"', '{']) => Node::text(text, place),
-        Form::Keys(keys) if keys.first.is_some() && !text.starts_with('{') => abridged(&keys, text, place)?,
+        Form::Text | Form::Word(_) | Form::Kinds(_) if !text.starts_with(['"', '{']) => {
+            Node::text(text, place)
+        }
+        Form::Keys(keys) if keys.first.is_some() && !text.starts_with('{') => {
+            abridged(&keys, text, place)?
+        }
         _ => node::parse(text).ok()?,
     };
     parsed.placed(place);
@@ -55,7 +69,10 @@ fn abridged(keys: &Keys, text: &str, place: Option<Place>) -> Option<Node> {
     let set: Vec<&str> = parts.collect();
     let flags = keys.required.iter().filter(|k| Some(**k) != keys.first);
     let flags = flags.map(|k| entry(k, Node::flag(set.contains(k), place)));
-    Some(Node { value: Value::Map(std::iter::once(first).chain(flags).collect()), place })
+    Some(Node {
+        value: Value::Map(std::iter::once(first).chain(flags).collect()),
+        place,
+    })
 }
 
 /// Parts divided by spaces that no bracket or quote holds together.

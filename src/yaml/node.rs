@@ -52,16 +52,35 @@ pub struct Entry {
 
 impl Node {
     pub fn text(text: &str, place: Option<Place>) -> Node {
-        Node { value: Value::Scalar(Scalar { text: text.to_owned(), read: Read::Text }), place }
+        Node {
+            value: Value::Scalar(Scalar {
+                text: text.to_owned(),
+                read: Read::Text,
+            }),
+            place,
+        }
     }
 
     pub fn flag(set: bool, place: Option<Place>) -> Node {
-        Node { value: Value::Scalar(Scalar { text: set.to_string(), read: Read::Flag(set) }), place }
+        Node {
+            value: Value::Scalar(Scalar {
+                text: set.to_string(),
+                read: Read::Flag(set),
+            }),
+            place,
+        }
     }
 
     /// One entry.
     pub fn entry(key: &str, node: Node, place: Option<Place>) -> Node {
-        Node { value: Value::Map(vec![Entry { key: key.to_owned(), place, node }]), place }
+        Node {
+            value: Value::Map(vec![Entry {
+                key: key.to_owned(),
+                place,
+                node,
+            }]),
+            place,
+        }
     }
 
     /// Gives all of it one place.
@@ -92,7 +111,9 @@ impl Node {
         while !rest.is_empty() {
             // A name may hold points itself: the longest that is there counts.
             let mut ends = rest.match_indices('.').map(|(i, _)| i).chain([rest.len()]);
-            let Some(end) = ends.rfind(|end| at.get(&rest[..*end]).is_some()) else { break };
+            let Some(end) = ends.rfind(|end| at.get(&rest[..*end]).is_some()) else {
+                break;
+            };
             let name = &rest[..end];
             let entry = match &at.value {
                 Value::Map(entries) => entries.iter().find(|e| e.key == name).and_then(|e| e.place),
@@ -117,7 +138,8 @@ pub fn parse(text: &str) -> Result<Node, Fault> {
         non_finite_float_policy: serde_yaml::NonFiniteFloatPolicy::PassThrough,
         alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: 100_000 },
     };
-    let raw: Spanned<Raw> = serde_yaml::from_str_with_options(body, options).map_err(|e| broken(&e, &lines))?;
+    let raw: Spanned<Raw> =
+        serde_yaml::from_str_with_options(body, options).map_err(|e| broken(&e, &lines))?;
     Ok(lines.node(raw))
 }
 
@@ -129,29 +151,45 @@ struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     fn of(text: &'a str) -> Lines<'a> {
-        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect();
+        let starts = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(i, _)| i + 1))
+            .collect();
         Lines { text, starts }
     }
 
     /// By the byte, since lines as the parser counts them are not everywhere those of an editor.
     fn place(&self, location: serde_yaml::Location) -> Place {
         let Some(byte) = location.span().byte_offset() else {
-            return Place { line: location.line().max(1) as usize, column: location.column().max(1) as usize };
+            return Place {
+                line: location.line().max(1) as usize,
+                column: location.column().max(1) as usize,
+            };
         };
         let byte = self.boundary(byte as usize);
         let line = self.starts.partition_point(|s| *s <= byte).max(1);
-        Place { line, column: self.text[self.starts[line - 1]..byte].chars().count() + 1 }
+        Place {
+            line,
+            column: self.text[self.starts[line - 1]..byte].chars().count() + 1,
+        }
     }
 
     fn boundary(&self, byte: usize) -> usize {
-        (0..=byte.min(self.text.len())).rev().find(|b| self.text.is_char_boundary(*b)).unwrap_or(0)
+        (0..=byte.min(self.text.len()))
+            .rev()
+            .find(|b| self.text.is_char_boundary(*b))
+            .unwrap_or(0)
     }
 
     /// What stands there.
     fn written(&self, location: serde_yaml::Location) -> &'a str {
         let span = location.span();
-        let Some((from, length)) = span.byte_offset().zip(span.byte_len()) else { return "" };
-        let (from, to) = (self.boundary(from as usize), self.boundary((from + length) as usize));
+        let Some((from, length)) = span.byte_offset().zip(span.byte_len()) else {
+            return "";
+        };
+        let (from, to) = (
+            self.boundary(from as usize),
+            self.boundary((from + length) as usize),
+        );
         self.text[from..to.max(from)].trim()
     }
 
@@ -159,12 +197,19 @@ impl<'a> Lines<'a> {
         let (referenced, defined) = (raw.referenced, raw.defined);
         let scalar = |read: Read, otherwise: String| {
             let written = self.written(defined);
-            let text = if written.is_empty() { otherwise } else { written.to_owned() };
+            let text = if written.is_empty() {
+                otherwise
+            } else {
+                written.to_owned()
+            };
             Value::Scalar(Scalar { text, read })
         };
         let value = match raw.value {
             Raw::Null => Value::Null,
-            Raw::Text(text) => Value::Scalar(Scalar { text, read: Read::Text }),
+            Raw::Text(text) => Value::Scalar(Scalar {
+                text,
+                read: Read::Text,
+            }),
             Raw::Flag(b) => scalar(Read::Flag(b), b.to_string()),
             Raw::Unsigned(n) => scalar(Read::Unsigned(n), n.to_string()),
             Raw::Signed(n) => scalar(Read::Signed(n), n.to_string()),
@@ -180,7 +225,10 @@ impl<'a> Lines<'a> {
                     .collect(),
             ),
         };
-        Node { value, place: Some(self.place(referenced)) }
+        Node {
+            value,
+            place: Some(self.place(referenced)),
+        }
     }
 }
 
@@ -254,21 +302,42 @@ fn broken(error: &Error, lines: &Lines) -> Fault {
         Error::DuplicateMappingKey { key: Some(key), .. } => {
             format!("duplicate key `{key}`, expected each key once")
         }
-        Error::DuplicateMappingKey { key: None, .. } => "duplicate key, expected each key once".to_owned(),
-        Error::NullIntoString { .. } => "nothing stands for a key, expected a name before the `:`".to_owned(),
+        Error::DuplicateMappingKey { key: None, .. } => {
+            "duplicate key, expected each key once".to_owned()
+        }
+        Error::NullIntoString { .. } => {
+            "nothing stands for a key, expected a name before the `:`".to_owned()
+        }
         Error::UnknownAnchor { .. } => "`*name` stands for no earlier `&name`".to_owned(),
-        Error::Eof { .. } => "the text ends too early; a bracket or a quote may be unclosed".to_owned(),
+        Error::Eof { .. } => {
+            "the text ends too early; a bracket or a quote may be unclosed".to_owned()
+        }
         other => {
             let message = DefaultMessageFormatter.format_message(other).into_owned();
             let words = [
                 ("alias replay limit exceeded", "`*names` stand for too much"),
-                ("alias expansion limit exceeded", "`*names` stand for too much"),
+                (
+                    "alias expansion limit exceeded",
+                    "`*names` stand for too much",
+                ),
                 ("unexpected end of plain scalar", "a value ends in a `:`"),
                 ("simple key expected ':'", "expected a `:` after a key"),
-                ("simple key is no longer valid", "expected `key: value` on one line"),
-                ("tabs disallowed within this context (block indentation)", "a tab indents this line, expected spaces"),
-                ("tabs disallowed in this context", "a tab stands here, expected spaces"),
-                ("tab cannot be used as indentation", "a tab indents this line, expected spaces"),
+                (
+                    "simple key is no longer valid",
+                    "expected `key: value` on one line",
+                ),
+                (
+                    "tabs disallowed within this context (block indentation)",
+                    "a tab indents this line, expected spaces",
+                ),
+                (
+                    "tabs disallowed in this context",
+                    "a tab stands here, expected spaces",
+                ),
+                (
+                    "tab cannot be used as indentation",
+                    "a tab indents this line, expected spaces",
+                ),
                 ("unexpected eof", "the text ends too early"),
                 ("block mapping", "`key: value` entries"),
                 ("flow mapping", "`{key: value}` entries"),
@@ -278,7 +347,9 @@ fn broken(error: &Error, lines: &Lines) -> Fault {
                 ("sequence", "list"),
                 ("scalar", "value"),
             ];
-            words.iter().fold(message, |m, (theirs, ours)| m.replace(theirs, ours))
+            words
+                .iter()
+                .fold(message, |m, (theirs, ours)| m.replace(theirs, ours))
         }
     };
     Fault::new("", message).at(inner.location().map(|l| lines.place(l)))

@@ -28,12 +28,18 @@ const LAYERS: &[&[&str]] = &[
 
 /// Pairs that would point downwards and are still forbidden.
 const FORBIDDEN: &[(&str, &[&str])] = &[
-    ("metric", &["model", "flow", "solve", "sample", "features", "likelihood"]),
+    (
+        "metric",
+        &["model", "flow", "solve", "sample", "features", "likelihood"],
+    ),
     ("trace", &["model", "solve"]),
     ("convention", &["model"]),
     ("graph", &["num", "flow", "registry", "rows"]),
     ("table", &["model", "execute", "run"]),
-    ("report", &["model", "execute", "run", "journal", "plan", "table"]),
+    (
+        "report",
+        &["model", "execute", "run", "journal", "plan", "table"],
+    ),
 ];
 
 /// Crates with one home: the paths that may name them.
@@ -56,11 +62,18 @@ fn root() -> &'static Path {
 }
 
 fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
-    let mut entries: Vec<PathBuf> =
-        std::fs::read_dir(folder).expect("a folder of the project").flatten().map(|e| e.path()).collect();
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
+        .expect("a folder of the project")
+        .flatten()
+        .map(|e| e.path())
+        .collect();
     entries.sort();
     for path in entries {
-        if path.is_dir() { files_below(&path, found) } else { found.push(path) }
+        if path.is_dir() {
+            files_below(&path, found)
+        } else {
+            found.push(path)
+        }
     }
 }
 
@@ -72,7 +85,11 @@ fn sources() -> BTreeMap<String, String> {
     (files.iter())
         .filter(|f| f.extension().is_some_and(|e| e == "rs"))
         .map(|f| {
-            let name = f.strip_prefix(&src).expect("below src").to_string_lossy().replace('\\', "/");
+            let name = f
+                .strip_prefix(&src)
+                .expect("below src")
+                .to_string_lossy()
+                .replace('\\', "/");
             (name, std::fs::read_to_string(f).expect("a source file"))
         })
         .collect()
@@ -80,16 +97,27 @@ fn sources() -> BTreeMap<String, String> {
 
 /// The code of a file, without comments and without its tests at the foot.
 fn code(text: &str) -> String {
-    let body = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text);
-    let body = body.split("#[cfg(test)]\npub mod testing {").next().unwrap_or(body);
-    body.lines().map(|l| l.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
+    let body = text
+        .split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or(text);
+    let body = body
+        .split("#[cfg(test)]\npub mod testing {")
+        .next()
+        .unwrap_or(body);
+    body.lines()
+        .map(|l| l.split("//").next().unwrap_or(""))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn layer(module: &str) -> usize {
     LAYERS
         .iter()
         .position(|l| l.contains(&module))
-        .unwrap_or_else(|| panic!("module `{module}` has no layer: give it one here and in ARCHITECTURE.md"))
+        .unwrap_or_else(|| {
+            panic!("module `{module}` has no layer: give it one here and in ARCHITECTURE.md")
+        })
 }
 
 fn module(file: &str) -> Option<&str> {
@@ -106,11 +134,21 @@ fn named(code: &str) -> Vec<String> {
         if let Some(list) = part.strip_prefix('{') {
             // `use crate::{a, b::c}`: the first segment of every item.
             let list = list.split(';').next().unwrap_or("");
-            let heads =
-                list.split([',', '}']).map(|i| i.trim().split("::").next().unwrap_or("").trim_matches('{').to_owned());
+            let heads = list.split([',', '}']).map(|i| {
+                i.trim()
+                    .split("::")
+                    .next()
+                    .unwrap_or("")
+                    .trim_matches('{')
+                    .to_owned()
+            });
             found.extend(heads.filter(|h| LAYERS.iter().any(|l| l.contains(&h.as_str()))));
         } else {
-            found.push(part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+            found.push(
+                part.chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect(),
+            );
         }
     }
     found
@@ -120,10 +158,21 @@ fn named(code: &str) -> Vec<String> {
 fn layers_point_downwards() {
     for (file, text) in sources() {
         let Some(from) = module(&file) else { continue };
-        for to in named(&code(&text)).iter().filter(|m| *m != "registry" && !m.is_empty()) {
-            assert!(to == from || layer(to) < layer(from), "src/{file} uses crate::{to}, which is not below {from}");
-            let banned = FORBIDDEN.iter().any(|(f, list)| *f == from && list.contains(&to.as_str()));
-            assert!(!banned, "src/{file} uses crate::{to}, which {from} must not see");
+        for to in named(&code(&text))
+            .iter()
+            .filter(|m| *m != "registry" && !m.is_empty())
+        {
+            assert!(
+                to == from || layer(to) < layer(from),
+                "src/{file} uses crate::{to}, which is not below {from}"
+            );
+            let banned = FORBIDDEN
+                .iter()
+                .any(|(f, list)| *f == from && list.contains(&to.as_str()));
+            assert!(
+                !banned,
+                "src/{file} uses crate::{to}, which {from} must not see"
+            );
         }
     }
 }
@@ -133,54 +182,97 @@ fn heavy_crates_have_one_home() {
     for (file, text) in sources() {
         let code = code(&text);
         for (name, homes) in HOMES {
-            let at_home = homes.iter().any(|h| file == *h || (h.ends_with('/') && file.starts_with(h)));
-            let used = code
-                .match_indices(&format!("{name}::"))
-                .any(|(i, _)| !code[..i].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'));
-            assert!(at_home || !used, "src/{file} uses the crate {name}; its home is {homes:?}");
+            let at_home = homes
+                .iter()
+                .any(|h| file == *h || (h.ends_with('/') && file.starts_with(h)));
+            let used = code.match_indices(&format!("{name}::")).any(|(i, _)| {
+                !code[..i].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
+            });
+            assert!(
+                at_home || !used,
+                "src/{file} uses the crate {name}; its home is {homes:?}"
+            );
         }
     }
 }
 
 /// Where files are written; results that a user names go through `output.rs`, from whichever verb.
-const WRITERS: &[&str] =
-    &["output.rs", "journal.rs", "run.rs", "model/library.rs", "features/cache.rs", "cli/doctor.rs"];
+const WRITERS: &[&str] = &[
+    "output.rs",
+    "journal.rs",
+    "run.rs",
+    "model/library.rs",
+    "features/cache.rs",
+    "cli/doctor.rs",
+];
 
 #[test]
 fn files_are_written_in_few_places() {
     for (file, text) in sources() {
-        let at_home = WRITERS.iter().any(|w| file == *w || (w.ends_with('/') && file.starts_with(w)));
+        let at_home = WRITERS
+            .iter()
+            .any(|w| file == *w || (w.ends_with('/') && file.starts_with(w)));
         let code = code(&text);
-        for call in ["fs::write(", "File::create(", "OpenOptions", ".persist(", "fs::rename("] {
-            assert!(at_home || !code.contains(call), "src/{file} writes a file by {call}; results go through `Output`");
+        for call in [
+            "fs::write(",
+            "File::create(",
+            "OpenOptions",
+            ".persist(",
+            "fs::rename(",
+        ] {
+            assert!(
+                at_home || !code.contains(call),
+                "src/{file} writes a file by {call}; results go through `Output`"
+            );
         }
-        let names_a_file = code.lines().any(|l| ["out: PathBuf,", "out: Option<PathBuf>,"].contains(&l.trim()));
-        if file.starts_with("cli/") && names_a_file && !["cli/run.rs", "cli/report.rs"].contains(&file.as_str()) {
-            assert!(code.contains("Output::new("), "src/{file} has an --out that `Output` does not check");
+        let names_a_file = code
+            .lines()
+            .any(|l| ["out: PathBuf,", "out: Option<PathBuf>,"].contains(&l.trim()));
+        if file.starts_with("cli/")
+            && names_a_file
+            && !["cli/run.rs", "cli/report.rs"].contains(&file.as_str())
+        {
+            assert!(
+                code.contains("Output::new("),
+                "src/{file} has an --out that `Output` does not check"
+            );
         }
     }
 }
 
 #[test]
 fn there_is_one_trial_loop() {
-    let loops: Vec<String> =
-        sources().iter().filter(|(_, t)| code(t).contains(".execute(trial")).map(|(f, _)| f.clone()).collect();
+    let loops: Vec<String> = sources()
+        .iter()
+        .filter(|(_, t)| code(t).contains(".execute(trial"))
+        .map(|(f, _)| f.clone())
+        .collect();
     assert_eq!(loops, ["run.rs"]);
 }
 
 #[test]
 fn every_file_says_what_it_is_for() {
     for (file, text) in sources() {
-        assert!(text.starts_with("//!"), "src/{file} does not begin with what it is for");
+        assert!(
+            text.starts_with("//!"),
+            "src/{file} does not begin with what it is for"
+        );
     }
 }
 
 #[test]
 fn the_map_is_short_and_names_every_module() {
     let map = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
-    assert!(map.lines().count() <= 150, "ARCHITECTURE.md has {} lines", map.lines().count());
+    assert!(
+        map.lines().count() <= 150,
+        "ARCHITECTURE.md has {} lines",
+        map.lines().count()
+    );
     for module in LAYERS.iter().flat_map(|l| l.iter()) {
-        assert!(map.contains(&format!("`{module}`")), "ARCHITECTURE.md does not name `{module}`");
+        assert!(
+            map.contains(&format!("`{module}`")),
+            "ARCHITECTURE.md does not name `{module}`"
+        );
     }
 }
 
@@ -190,15 +282,25 @@ fn nothing_is_left_undone_in_silence() {
         for mark in ["todo!(", "unimplemented!(", "TODO", "FIXME", "XXX"] {
             assert!(!text.contains(mark), "src/{file} holds {mark}");
         }
-        assert!(!code(&text).contains("#[ignore"), "src/{file} ignores a test");
+        assert!(
+            !code(&text).contains("#[ignore"),
+            "src/{file} ignores a test"
+        );
     }
 }
 
 #[test]
 fn every_dependency_says_why_it_is_there() {
     let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
-    let section = manifest.split("[dependencies]").nth(1).and_then(|s| s.split("\n[").next()).expect("dependencies");
-    for line in section.lines().filter(|l| l.contains('=') && !l.starts_with('#')) {
+    let section = manifest
+        .split("[dependencies]")
+        .nth(1)
+        .and_then(|s| s.split("\n[").next())
+        .expect("dependencies");
+    for line in section
+        .lines()
+        .filter(|l| l.contains('=') && !l.starts_with('#'))
+    {
         assert!(line.contains("# "), "no reason is given: {line}");
     }
 }

@@ -30,7 +30,12 @@ impl Done {
         if self.code != Some(code) {
             self.fail(&format!("expected status {code}"));
         }
-        for word in ["panicked", "RUST_BACKTRACE", "stack backtrace", "memory allocation of"] {
+        for word in [
+            "panicked",
+            "RUST_BACKTRACE",
+            "stack backtrace",
+            "memory allocation of",
+        ] {
             if self.stderr.contains(word) || self.stdout.contains(word) {
                 self.fail(&format!("expected no `{word}`"));
             }
@@ -50,7 +55,12 @@ impl Done {
 /// The program as the tests run it: from `folder`, with backtraces on so that a panic cannot hide.
 pub fn command(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowgauge"));
-    command.args(args).current_dir(folder).env("RUST_BACKTRACE", "1").env_remove("FLOWGAUGE_LOG").stdin(Stdio::null());
+    command
+        .args(args)
+        .current_dir(folder)
+        .env("RUST_BACKTRACE", "1")
+        .env_remove("FLOWGAUGE_LOG")
+        .stdin(Stdio::null());
     command
 }
 
@@ -96,7 +106,9 @@ pub fn listing(folder: &Path) -> BTreeMap<PathBuf, u64> {
 }
 
 pub fn models(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("models")
+        .join(name);
     path.to_str().expect("a path in UTF-8").to_owned()
 }
 
@@ -113,7 +125,10 @@ pub fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> String {
 
 /// The bytes of a .npy file whose header says what it is told to.
 pub fn npy(descr: &str, shape: &str, bytes: &[u8]) -> Vec<u8> {
-    npy_with(&format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"), bytes)
+    npy_with(
+        &format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"),
+        bytes,
+    )
 }
 
 fn npy_with(header: &str, bytes: &[u8]) -> Vec<u8> {
@@ -121,7 +136,11 @@ fn npy_with(header: &str, bytes: &[u8]) -> Vec<u8> {
     header += &" ".repeat(63 - (10 + header.len()) % 64);
     header.push('\n');
     let mut out = b"\x93NUMPY\x01\x00".to_vec();
-    out.extend(u16::try_from(header.len()).expect("a short header").to_le_bytes());
+    out.extend(
+        u16::try_from(header.len())
+            .expect("a short header")
+            .to_le_bytes(),
+    );
     out.extend(header.as_bytes());
     out.extend(bytes);
     out
@@ -129,7 +148,9 @@ fn npy_with(header: &str, bytes: &[u8]) -> Vec<u8> {
 
 /// A few numbers of the size of data, exact in f32 and in decimals.
 fn numbers(count: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i * 37 + 11) % 23) as f32 / 8.0 - 1.5).collect()
+    (0..count)
+        .map(|i| ((i * 37 + 11) % 23) as f32 / 8.0 - 1.5)
+        .collect()
 }
 
 pub fn le(values: &[f32]) -> Vec<u8> {
@@ -138,7 +159,11 @@ pub fn le(values: &[f32]) -> Vec<u8> {
 
 /// A .npy of `rows` samples of `width` floats.
 pub fn samples(rows: usize, width: usize) -> Vec<u8> {
-    npy("<f4", &format!("({rows}, {width})"), &le(&numbers(rows * width)))
+    npy(
+        "<f4",
+        &format!("({rows}, {width})"),
+        &le(&numbers(rows * width)),
+    )
 }
 
 pub fn folder() -> tempfile::TempDir {
@@ -147,8 +172,11 @@ pub fn folder() -> tempfile::TempDir {
 
 /// A verb with its usual flags, some of them replaced or added.
 fn flags(verb: &str, usual: &[(&str, &str)], other: &[(&str, &str)]) -> Vec<String> {
-    let mut all: Vec<(&str, &str)> =
-        usual.iter().filter(|(k, _)| !other.iter().any(|(o, _)| o == k)).copied().collect();
+    let mut all: Vec<(&str, &str)> = usual
+        .iter()
+        .filter(|(k, _)| !other.iter().any(|(o, _)| o == k))
+        .copied()
+        .collect();
     all.extend(other);
     let mut out = vec![verb.to_owned()];
     out.extend(all.iter().map(|(k, v)| format!("{k}={v}")));
@@ -170,11 +198,27 @@ fn likelihood(other: &[(&str, &str)]) -> Vec<String> {
 
 fn sample(other: &[(&str, &str)]) -> Vec<String> {
     let model = card("mixture");
-    flags("sample", &[("--model", &model), ("--sampler", "{heun: {steps: 3}}"), ("--out", "out.npy")], other)
+    flags(
+        "sample",
+        &[
+            ("--model", &model),
+            ("--sampler", "{heun: {steps: 3}}"),
+            ("--out", "out.npy"),
+        ],
+        other,
+    )
 }
 
 fn metrics(other: &[(&str, &str)]) -> Vec<String> {
-    flags("metrics", &[("--generated", "x.npy"), ("--reference", "x.npy"), ("--out", "out.csv")], other)
+    flags(
+        "metrics",
+        &[
+            ("--generated", "x.npy"),
+            ("--reference", "x.npy"),
+            ("--out", "out.csv"),
+        ],
+        other,
+    )
 }
 
 pub fn strs(args: &[String]) -> Vec<&str> {
@@ -190,11 +234,17 @@ fn toy(folder: &Path, name: &str, graph: &[u8], edit: (&str, &str)) -> String {
          path: {{kind: flow-matching, t_min: 0.01, t_max: 0.9}}\n"
     );
     assert!(text.contains(edit.0), "{}", edit.0);
-    write(folder, &format!("{name}/card.yaml"), text.replace(edit.0, edit.1))
+    write(
+        folder,
+        &format!("{name}/card.yaml"),
+        text.replace(edit.0, edit.1),
+    )
 }
 
 fn hostile(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/hostile").join(format!("{name}.onnx"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/hostile")
+        .join(format!("{name}.onnx"));
     std::fs::read(path).expect(name)
 }
 
@@ -222,9 +272,18 @@ fn every_verb_explains_itself_and_refuses_what_it_does_not_know() {
         assert!(done.is(0).stdout.contains(verb), "{verb}");
         refused(folder.path(), &[verb, "--bogus"], &["--bogus"]);
     }
-    for verb in
-        ["run", "plan", "report", "verify", "gate", "likelihood", "sample", "metrics", "differentiate", "inspect"]
-    {
+    for verb in [
+        "run",
+        "plan",
+        "report",
+        "verify",
+        "gate",
+        "likelihood",
+        "sample",
+        "metrics",
+        "differentiate",
+        "inspect",
+    ] {
         refused(folder.path(), &[verb], &["required"]);
     }
     refused(folder.path(), &["nope"], &["nope"]);
@@ -237,7 +296,12 @@ fn every_verb_explains_itself_and_refuses_what_it_does_not_know() {
 fn a_reader_that_has_gone_away_is_no_error() {
     let folder = folder();
     let model = card("mixture");
-    for args in [&["list"][..], &["inspect", &model], &["doctor"], &["run", "missing.yaml"]] {
+    for args in [
+        &["list"][..],
+        &["inspect", &model],
+        &["doctor"],
+        &["run", "missing.yaml"],
+    ] {
         for silent in ["stdout", "stderr"] {
             let (reader, writer) = std::io::pipe().expect("a pipe");
             drop(reader);
@@ -257,18 +321,62 @@ fn specs_are_refused_by_name() {
     let folder = folder();
     write(folder.path(), "x.npy", samples(3, 8));
     let cases: &[(&str, &str, &[&str])] = &[
-        ("--divergence", "nope", &["unknown kind `nope`", "hutchinson"]),
+        (
+            "--divergence",
+            "nope",
+            &["unknown kind `nope`", "hutchinson"],
+        ),
         ("--divergence", "{nope: {}}", &["unknown kind `nope`"]),
-        ("--divergence", "{hutchinson: {probs: 1}}", &["probs", "probes"]),
-        ("--divergence", "{hutchinson: {probes: 0}}", &["probes is 0"]),
-        ("--divergence", "{hutchinson: {probes: -1}}", &["probes: -1", "expected a whole number"]),
-        ("--divergence", "{hutchinson: {probes: 1.5}}", &["expected a whole number"]),
-        ("--divergence", "{hutchinson: {distribution: cauchy}}", &["cauchy", "rademacher"]),
-        ("--divergence", "{hutchinson: {along: nowhere}}", &["nowhere", "fixed"]),
-        ("--divergence", "{hutchinson: {}, exact: {}}", &["second name `exact`"]),
-        ("--divergence", "{hutch++: {matvecs: 2}}", &["matvecs is 2", "at least 3"]),
-        ("--divergence", "{hutch++: {replicates: 0}}", &["replicates is 0"]),
-        ("--divergence", "{learned: {head: nope}}", &["head `nope`", "closed-form"]),
+        (
+            "--divergence",
+            "{hutchinson: {probs: 1}}",
+            &["probs", "probes"],
+        ),
+        (
+            "--divergence",
+            "{hutchinson: {probes: 0}}",
+            &["probes is 0"],
+        ),
+        (
+            "--divergence",
+            "{hutchinson: {probes: -1}}",
+            &["probes: -1", "expected a whole number"],
+        ),
+        (
+            "--divergence",
+            "{hutchinson: {probes: 1.5}}",
+            &["expected a whole number"],
+        ),
+        (
+            "--divergence",
+            "{hutchinson: {distribution: cauchy}}",
+            &["cauchy", "rademacher"],
+        ),
+        (
+            "--divergence",
+            "{hutchinson: {along: nowhere}}",
+            &["nowhere", "fixed"],
+        ),
+        (
+            "--divergence",
+            "{hutchinson: {}, exact: {}}",
+            &["second name `exact`"],
+        ),
+        (
+            "--divergence",
+            "{hutch++: {matvecs: 2}}",
+            &["matvecs is 2", "at least 3"],
+        ),
+        (
+            "--divergence",
+            "{hutch++: {replicates: 0}}",
+            &["replicates is 0"],
+        ),
+        (
+            "--divergence",
+            "{learned: {head: nope}}",
+            &["head `nope`", "closed-form"],
+        ),
         ("--divergence", "[exact]", &["expected a name"]),
         ("--divergence", "{hutchinson: {probes: 1", &["unclosed"]),
         ("--divergence", "", &["--divergence"]),
@@ -277,8 +385,16 @@ fn specs_are_refused_by_name() {
         ("--solver", "{euler: {steps: 0}}", &["steps is 0"]),
         ("--solver", "{euler: {step: 3}}", &["step", "steps"]),
         ("--solver", "{euler: {grid: nope}}", &["nope", "karras"]),
-        ("--solver", "{euler: {steps: 99999999999}}", &["steps is 99999999999"]),
-        ("--solver", "{dopri5: {rtol: 0, atol: 0}}", &["rtol is 0 and atol is 0"]),
+        (
+            "--solver",
+            "{euler: {steps: 99999999999}}",
+            &["steps is 99999999999"],
+        ),
+        (
+            "--solver",
+            "{dopri5: {rtol: 0, atol: 0}}",
+            &["rtol is 0 and atol is 0"],
+        ),
         ("--solver", "{dopri5: {rtol: -1}}", &["rtol is -1"]),
         ("--solver", "{dopri5: {atol: -1e-6}}", &["atol is"]),
         ("--solver", "{dopri5: {rtol: .nan}}", &["rtol is NaN"]),
@@ -290,7 +406,11 @@ fn specs_are_refused_by_name() {
         ("--threads", "99999", &["--threads", "at most 1024"]),
         ("--seed", "-1", &["--seed"]),
         ("--seed", "x", &["--seed"]),
-        ("--provider", "gpu", &["--provider", "cpu, openvino, cuda or tensorrt"]),
+        (
+            "--provider",
+            "gpu",
+            &["--provider", "cpu, openvino, cuda or tensorrt"],
+        ),
     ];
     for (flag, value, words) in cases {
         refused(folder.path(), &strs(&likelihood(&[(flag, value)])), words);
@@ -302,11 +422,21 @@ fn libraries_and_providers_that_are_not_there_are_named() {
     let folder = folder();
     write(folder.path(), "x.npy", samples(3, 8));
     write(folder.path(), "broken.so", "not a library");
-    for (library, word) in
-        [("/nowhere/libonnxruntime.so", "no such file"), ("broken.so", "cannot be opened"), (".", "no such file")]
-    {
-        refused(folder.path(), &strs(&likelihood(&[("--ort-lib", library)])), &["--ort-lib", library, word]);
-        refused(folder.path(), &["doctor", "--ort-lib", library], &["--ort-lib", word]);
+    for (library, word) in [
+        ("/nowhere/libonnxruntime.so", "no such file"),
+        ("broken.so", "cannot be opened"),
+        (".", "no such file"),
+    ] {
+        refused(
+            folder.path(),
+            &strs(&likelihood(&[("--ort-lib", library)])),
+            &["--ort-lib", library, word],
+        );
+        refused(
+            folder.path(),
+            &["doctor", "--ort-lib", library],
+            &["--ort-lib", word],
+        );
         let mut command = command(folder.path(), &strs(&likelihood(&[])));
         finish({
             command.env("ORT_DYLIB_PATH", library);
@@ -317,17 +447,41 @@ fn libraries_and_providers_that_are_not_there_are_named() {
     }
     let about = flowgauge(folder.path(), &["doctor"]);
     about.is(0);
-    let plain = flowgauge::model::library::find(None).expect("ONNX Runtime").path.display().to_string();
-    if about.stdout.contains("provider openvino: not in this library") {
+    let plain = flowgauge::model::library::find(None)
+        .expect("ONNX Runtime")
+        .path
+        .display()
+        .to_string();
+    if about
+        .stdout
+        .contains("provider openvino: not in this library")
+    {
         let args = likelihood(&[("--provider", "openvino"), ("--ort-lib", &plain)]);
-        refused(folder.path(), &strs(&args), &["--provider openvino", "built without it", "onnxruntime-openvino"]);
+        refused(
+            folder.path(),
+            &strs(&args),
+            &[
+                "--provider openvino",
+                "built without it",
+                "onnxruntime-openvino",
+            ],
+        );
     }
     for provider in ["cuda", "tensorrt"] {
         // On a machine whose library has it, it is no bad input.
-        if about.stdout.contains(&format!("provider {provider}: not in this library")) {
-            for args in [likelihood(&[("--provider", provider)]), sample(&[("--count", "2"), ("--provider", provider)])]
-            {
-                refused(folder.path(), &strs(&args), &["--provider", provider, "built without it", "cpu"]);
+        if about
+            .stdout
+            .contains(&format!("provider {provider}: not in this library"))
+        {
+            for args in [
+                likelihood(&[("--provider", provider)]),
+                sample(&[("--count", "2"), ("--provider", provider)]),
+            ] {
+                refused(
+                    folder.path(),
+                    &strs(&args),
+                    &["--provider", provider, "built without it", "cpu"],
+                );
             }
         }
     }
@@ -344,26 +498,81 @@ fn arrays_at_fault_are_refused_in_words() {
         npy("<f4", "(3, 8)", &le(&values))
     };
     let cases: Vec<(&str, Vec<u8>, &[&str])> = vec![
-        ("narrow.npy", samples(3, 2), &["shape [2]", "mixture", "[8]"]),
-        ("flat.npy", npy("<f4", "(8,)", &le(&numbers(8))), &["mixture", "[8]"]),
-        ("scalar.npy", npy("<f4", "()", &le(&numbers(1))), &["at least one sample"]),
-        ("none.npy", npy("<f4", "(0, 8)", b""), &["at least one sample"]),
+        (
+            "narrow.npy",
+            samples(3, 2),
+            &["shape [2]", "mixture", "[8]"],
+        ),
+        (
+            "flat.npy",
+            npy("<f4", "(8,)", &le(&numbers(8))),
+            &["mixture", "[8]"],
+        ),
+        (
+            "scalar.npy",
+            npy("<f4", "()", &le(&numbers(1))),
+            &["at least one sample"],
+        ),
+        (
+            "none.npy",
+            npy("<f4", "(0, 8)", b""),
+            &["at least one sample"],
+        ),
         ("nan.npy", bad(f32::NAN), &["sample 1", "NaN", "finite"]),
-        ("inf.npy", bad(f32::INFINITY), &["sample 1", "inf", "finite"]),
-        ("int.npy", npy("|u1", "(3, 8)", &[7; 24]), &["integers", "levels"]),
-        ("complex.npy", npy("<c8", "(3, 4)", &le(&numbers(24))), &["`c8`", "float32"]),
-        ("object.npy", npy("|O", "(3,)", b"xxxx"), &["`O`", "float32"]),
-        ("short.npy", whole[..whole.len() - 4].to_vec(), &["no whole .npy"]),
-        ("long.npy", [&whole[..], b"more"].concat(), &["no whole .npy", "extra"]),
+        (
+            "inf.npy",
+            bad(f32::INFINITY),
+            &["sample 1", "inf", "finite"],
+        ),
+        (
+            "int.npy",
+            npy("|u1", "(3, 8)", &[7; 24]),
+            &["integers", "levels"],
+        ),
+        (
+            "complex.npy",
+            npy("<c8", "(3, 4)", &le(&numbers(24))),
+            &["`c8`", "float32"],
+        ),
+        (
+            "object.npy",
+            npy("|O", "(3,)", b"xxxx"),
+            &["`O`", "float32"],
+        ),
+        (
+            "short.npy",
+            whole[..whole.len() - 4].to_vec(),
+            &["no whole .npy"],
+        ),
+        (
+            "long.npy",
+            [&whole[..], b"more"].concat(),
+            &["no whole .npy", "extra"],
+        ),
         ("header.npy", whole[..40].to_vec(), &["truncated"]),
         ("zero.npy", Vec::new(), &["no header"]),
         ("text.npy", b"1 2 3\n".to_vec(), &["no header"]),
-        ("claims.npy", npy("<f4", "(99999999999, 8)", b"1234"), &["claims shape (99999999999, 8)"]),
-        ("overflow.npy", npy("<f4", "(18446744073709551615, 18446744073709551615)", b"1234"), &["claims shape"]),
+        (
+            "claims.npy",
+            npy("<f4", "(99999999999, 8)", b"1234"),
+            &["claims shape (99999999999, 8)"],
+        ),
+        (
+            "overflow.npy",
+            npy(
+                "<f4",
+                "(18446744073709551615, 18446744073709551615)",
+                b"1234",
+            ),
+            &["claims shape"],
+        ),
         (
             "far.npy",
             npy_with(
-                &format!("{{'descr': '<f4',{}'fortran_order': False, 'shape': (99999999999, 8), }}", " ".repeat(400)),
+                &format!(
+                    "{{'descr': '<f4',{}'fortran_order': False, 'shape': (99999999999, 8), }}",
+                    " ".repeat(400)
+                ),
                 b"12",
             ),
             &["claims shape (99999999999, 8)"],
@@ -373,41 +582,105 @@ fn arrays_at_fault_are_refused_in_words() {
             [&b"\x93NUMPY\x02\x00\xf0\xff\xff\xff"[..], b"{'descr'"].concat(),
             &["header claims 4294967280"],
         ),
-        ("text.npz", b"PK\x03\x04 not a zip".to_vec(), &["no .npz archive"]),
-        ("garbage.safetensors", vec![0xff; 40], &["no .safetensors file"]),
+        (
+            "text.npz",
+            b"PK\x03\x04 not a zip".to_vec(),
+            &["no .npz archive"],
+        ),
+        (
+            "garbage.safetensors",
+            vec![0xff; 40],
+            &["no .safetensors file"],
+        ),
         ("empty.csv", Vec::new(), &["no rows"]),
         ("header.csv", b"a,b\n".to_vec(), &["no rows"]),
         ("ragged.csv", b"1,2\n3\n".to_vec(), &["line 2"]),
-        ("hole.csv", b"a,b\n,2\n3,4\n".to_vec(), &["line 2, column 1"]),
+        (
+            "hole.csv",
+            b"a,b\n,2\n3,4\n".to_vec(),
+            &["line 2, column 1"],
+        ),
         ("index.csv", b",0,1\n0,2,3\n".to_vec(), &["shape [2]"]),
-        ("nan.csv", b"1,2,3,4,5,6,7,nan\n".to_vec(), &["sample 0", "NaN"]),
-        ("words.csv", b"hello\nworld\n".to_vec(), &["no column of numbers", "hello"]),
+        (
+            "nan.csv",
+            b"1,2,3,4,5,6,7,nan\n".to_vec(),
+            &["sample 0", "NaN"],
+        ),
+        (
+            "words.csv",
+            b"hello\nworld\n".to_vec(),
+            &["no column of numbers", "hello"],
+        ),
         ("binary.csv", vec![0xfe; 60], &["no table"]),
-        ("short-ubyte", vec![0, 0, 8, 2, 0, 0, 0, 3, 0, 0, 0, 8, 1, 2], &["claims shape [3, 8]", "2 bytes follow"]),
-        ("claims-ubyte", [&[0, 0, 8, 3][..], &[255; 12]].concat(), &["claims shape"]),
+        (
+            "short-ubyte",
+            vec![0, 0, 8, 2, 0, 0, 0, 3, 0, 0, 0, 8, 1, 2],
+            &["claims shape [3, 8]", "2 bytes follow"],
+        ),
+        (
+            "claims-ubyte",
+            [&[0, 0, 8, 3][..], &[255; 12]].concat(),
+            &["claims shape"],
+        ),
         ("axes-ubyte", vec![0, 0, 8, 255], &["truncated"]),
-        ("floats-ubyte", vec![0, 0, 13, 1, 0, 0, 0, 1, 0, 0, 0, 0], &["expected unsigned bytes"]),
+        (
+            "floats-ubyte",
+            vec![0, 0, 13, 1, 0, 0, 0, 1, 0, 0, 0, 0],
+            &["expected unsigned bytes"],
+        ),
         ("text-ubyte.gz", b"not gzip".to_vec(), &["gzip"]),
-        ("pickle.pkl", b"x".to_vec(), &["unknown kind of array", ".npy"]),
+        (
+            "pickle.pkl",
+            b"x".to_vec(),
+            &["unknown kind of array", ".npy"],
+        ),
     ];
     for (name, bytes, words) in cases {
         write(at, name, bytes);
-        refused(at, &strs(&likelihood(&[("--data", name)])), &[&[name][..], words].concat());
+        refused(
+            at,
+            &strs(&likelihood(&[("--data", name)])),
+            &[&[name][..], words].concat(),
+        );
     }
     if Path::new("/dev/zero").exists() {
-        refused(at, &strs(&likelihood(&[("--data", "/dev/zero")])), &["/dev/zero", "neither a file nor a folder"]);
+        refused(
+            at,
+            &strs(&likelihood(&[("--data", "/dev/zero")])),
+            &["/dev/zero", "neither a file nor a folder"],
+        );
     }
     std::fs::create_dir(at.join("folder.npy")).expect("made");
-    refused(at, &strs(&likelihood(&[("--data", "folder.npy")])), &["folder.npy", "no .png or .jpg"]);
+    refused(
+        at,
+        &strs(&likelihood(&[("--data", "folder.npy")])),
+        &["folder.npy", "no .png or .jpg"],
+    );
     write(at, "pictures/a.png", b"\x89PNG\r\n\x1a\nxxxx");
-    refused(at, &strs(&likelihood(&[("--data", "pictures")])), &["a.png", "cannot be decoded"]);
-    refused(at, &strs(&likelihood(&[("--data", "missing.npy")])), &["missing.npy", "No such file"]);
-    refused(at, &strs(&likelihood(&[("--data", "narrow.npy:a")])), &["`:a`"]);
+    refused(
+        at,
+        &strs(&likelihood(&[("--data", "pictures")])),
+        &["a.png", "cannot be decoded"],
+    );
+    refused(
+        at,
+        &strs(&likelihood(&[("--data", "missing.npy")])),
+        &["missing.npy", "No such file"],
+    );
+    refused(
+        at,
+        &strs(&likelihood(&[("--data", "narrow.npy:a")])),
+        &["`:a`"],
+    );
     let digits = card("digits");
     for (name, value) in [("high.npy", 17), ("low.npy", 255)] {
         let kind = if name == "low.npy" { "|i1" } else { "|u1" };
         write(at, name, npy(kind, "(1, 64)", &[value; 64]));
-        refused(at, &strs(&likelihood(&[("--data", name), ("--model", &digits)])), &[name, "levels 0 to 16"]);
+        refused(
+            at,
+            &strs(&likelihood(&[("--data", name), ("--model", &digits)])),
+            &[name, "levels 0 to 16"],
+        );
     }
 }
 
@@ -417,24 +690,56 @@ fn the_same_numbers_in_any_format_give_the_same_table() {
     let at = folder.path();
     let values = numbers(24);
     let data = le(&values);
-    let text: Vec<String> =
-        values.chunks(8).map(|r| r.iter().map(f32::to_string).collect::<Vec<_>>().join(",")).collect();
+    let text: Vec<String> = values
+        .chunks(8)
+        .map(|r| r.iter().map(f32::to_string).collect::<Vec<_>>().join(","))
+        .collect();
     let tensor = br#"{"x":{"dtype":"F32","shape":[3,8],"data_offsets":[0,96]}}"#;
-    let columns: Vec<u8> =
-        (0..8).flat_map(|j| (0..3).flat_map(move |i| numbers(24)[i * 8 + j].to_le_bytes())).collect();
+    let columns: Vec<u8> = (0..8)
+        .flat_map(|j| (0..3).flat_map(move |i| numbers(24)[i * 8 + j].to_le_bytes()))
+        .collect();
     let big: Vec<u8> = values.iter().flat_map(|v| v.to_be_bytes()).collect();
     write(at, "x.npy", samples(3, 8));
     write(at, "big.npy", npy(">f4", "(3, 8)", &big));
     write(
         at,
         "wide.npy",
-        npy("<f8", "(3, 8)", &values.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect::<Vec<_>>()),
+        npy(
+            "<f8",
+            "(3, 8)",
+            &values
+                .iter()
+                .flat_map(|v| f64::from(*v).to_le_bytes())
+                .collect::<Vec<_>>(),
+        ),
     );
-    write(at, "columns.npy", npy_with("{'descr': '<f4', 'fortran_order': True, 'shape': (3, 8), }", &columns));
-    write(at, "quoted.npy", npy_with("{\"descr\": \"<f4\", \"fortran_order\": False, \"shape\": (3, 8), }", &data));
+    write(
+        at,
+        "columns.npy",
+        npy_with(
+            "{'descr': '<f4', 'fortran_order': True, 'shape': (3, 8), }",
+            &columns,
+        ),
+    );
+    write(
+        at,
+        "quoted.npy",
+        npy_with(
+            "{\"descr\": \"<f4\", \"fortran_order\": False, \"shape\": (3, 8), }",
+            &data,
+        ),
+    );
     write(at, "x.csv", text.join("\n"));
-    write(at, "named.csv", format!("\u{feff}a,b,c,d,e,f,g,h\r\n{}\r\n", text.join("\r\n")));
-    write(at, "x.safetensors", [&(tensor.len() as u64).to_le_bytes()[..], tensor, &data].concat());
+    write(
+        at,
+        "named.csv",
+        format!("\u{feff}a,b,c,d,e,f,g,h\r\n{}\r\n", text.join("\r\n")),
+    );
+    write(
+        at,
+        "x.safetensors",
+        [&(tensor.len() as u64).to_le_bytes()[..], tensor, &data].concat(),
+    );
     let mut first: Option<String> = None;
     for name in [
         "x.npy",
@@ -474,27 +779,67 @@ fn cards_at_fault_are_refused_by_key() {
         ("name: toy", "name: toy\nname: toy", &["duplicate", "name"]),
         ("shape: [2]", "shape: []", &["shape"]),
         ("shape: [2]", "shape: [0]", &["shape"]),
-        ("shape: [2]", "shape: [-2]", &["shape: [-2]", "whole number"]),
-        ("shape: [2]", "shape: [9999999999, 9999999999, 9999999999]", &["shape"]),
+        (
+            "shape: [2]",
+            "shape: [-2]",
+            &["shape: [-2]", "whole number"],
+        ),
+        (
+            "shape: [2]",
+            "shape: [9999999999, 9999999999, 9999999999]",
+            &["shape"],
+        ),
         ("shape: [2]", "shape: [3]", &["[2]", "[3]"]),
-        ("file: model.onnx", "file: ../outside.onnx", &["network.file", "leaves the card's folder"]),
-        ("file: model.onnx", "file: /etc/hostname", &["network.file", "leaves the card's folder"]),
-        ("file: model.onnx", "file: missing.onnx", &["network.file", "missing.onnx"]),
+        (
+            "file: model.onnx",
+            "file: ../outside.onnx",
+            &["network.file", "leaves the card's folder"],
+        ),
+        (
+            "file: model.onnx",
+            "file: /etc/hostname",
+            &["network.file", "leaves the card's folder"],
+        ),
+        (
+            "file: model.onnx",
+            "file: missing.onnx",
+            &["network.file", "missing.onnx"],
+        ),
         ("file: model.onnx", "file: .", &["network.file"]),
-        ("file: model.onnx", "file: model.onnx, sha256: abcd", &["network.file", "SHA-256", "abcd"]),
+        (
+            "file: model.onnx",
+            "file: model.onnx, sha256: abcd",
+            &["network.file", "SHA-256", "abcd"],
+        ),
         ("output: y", "output: z", &["no output `z`", "has y"]),
         ("x: x", "x: z", &["no input `z`", "has x, t"]),
         ("time: t", "time: z", &["no input `z`"]),
         (", time: t", "", &["input `t` has no role"]),
-        ("prediction: velocity", "prediction: speed", &["speed", "velocity"]),
-        ("kind: flow-matching", "kind: straight", &["straight", "flow-matching"]),
+        (
+            "prediction: velocity",
+            "prediction: speed",
+            &["speed", "velocity"],
+        ),
+        (
+            "kind: flow-matching",
+            "kind: straight",
+            &["straight", "flow-matching"],
+        ),
         ("t_min: 0.01", "t_minimum: 0.01", &["t_minimum"]),
         ("t_min: 0.01", "t_min: 0.95", &["t_min"]),
         ("t_min: 0.01", "t_min: .nan", &["t_min"]),
         ("path:", "prior: {std: 0}\npath:", &["prior", "std is 0"]),
-        ("path:", "prior: {std: .inf}\npath:", &["prior", "std is inf"]),
+        (
+            "path:",
+            "prior: {std: .inf}\npath:",
+            &["prior", "std is inf"],
+        ),
         ("path:", "data: {range: [1, -1]}\npath:", &["data", "range"]),
-        ("path:", "data: {range: [-1, 1], levels: 1}\npath:", &["levels"]),
+        (
+            "path:",
+            "data: {range: [-1, 1], levels: 1}\npath:",
+            &["levels"],
+        ),
         (
             "path:",
             "divergence_heads: {a: {file: model.onnx, inputs: {x: x}, output: y, scale: 0}}\npath:",
@@ -508,13 +853,24 @@ fn cards_at_fault_are_refused_by_key() {
     ];
     for edit in cases {
         let path = toy(at, "toy", &hostile("toy"), (edit.0, edit.1));
-        refused(at, &strs(&likelihood(&[("--model", &path)])), &[&["toy"][..], edit.2].concat());
+        refused(
+            at,
+            &strs(&likelihood(&[("--model", &path)])),
+            &[&["toy"][..], edit.2].concat(),
+        );
     }
     write(at, "list.yaml", "- a\n- b\n");
     write(at, "text.yaml", "hello");
     write(at, "empty.yaml", "");
     write(at, "binary.yaml", [0xff, 0xfe, 0x00]);
-    for name in ["list.yaml", "text.yaml", "empty.yaml", "binary.yaml", "missing.yaml", "."] {
+    for name in [
+        "list.yaml",
+        "text.yaml",
+        "empty.yaml",
+        "binary.yaml",
+        "missing.yaml",
+        ".",
+    ] {
         refused(at, &strs(&likelihood(&[("--model", name)])), &[name]);
         refused(at, &["inspect", name], &[name]);
     }
@@ -533,10 +889,26 @@ fn graphs_at_fault_are_refused_in_words() {
         ("truncated", whole[..60].to_vec(), &["model.onnx"]),
         ("text", b"hello, I am text\n".to_vec(), &["model.onnx"]),
         ("empty", Vec::new(), &["model.onnx"]),
-        ("baked", hostile("baked"), &["`x`", "batch size 4 baked in", "dynamic"]),
-        ("baked_inside", hostile("baked_inside"), &["`y`", "batch size 4 baked in"]),
-        ("extra_input", hostile("extra_input"), &["input `label` has no role"]),
-        ("unknown_operator", hostile("unknown_operator"), &["Frobnicate"]),
+        (
+            "baked",
+            hostile("baked"),
+            &["`x`", "batch size 4 baked in", "dynamic"],
+        ),
+        (
+            "baked_inside",
+            hostile("baked_inside"),
+            &["`y`", "batch size 4 baked in"],
+        ),
+        (
+            "extra_input",
+            hostile("extra_input"),
+            &["input `label` has no role"],
+        ),
+        (
+            "unknown_operator",
+            hostile("unknown_operator"),
+            &["Frobnicate"],
+        ),
         ("scalar_output", hostile("scalar_output"), &["output `y`"]),
         ("huge_claim", hostile("huge_claim"), &["model.onnx"]),
     ];
@@ -544,9 +916,20 @@ fn graphs_at_fault_are_refused_in_words() {
         let path = toy(at, name, bytes, ("", ""));
         let words = [&[*name][..], words].concat();
         for divergence in ["exact", "{hutchinson: {probes: 1}}"] {
-            refused(at, &strs(&likelihood(&[("--model", &path), ("--divergence", divergence)])), &words);
+            refused(
+                at,
+                &strs(&likelihood(&[
+                    ("--model", &path),
+                    ("--divergence", divergence),
+                ])),
+                &words,
+            );
         }
-        refused(at, &strs(&sample(&[("--model", &path), ("--count", "2")])), &words);
+        refused(
+            at,
+            &strs(&sample(&[("--model", &path), ("--count", "2")])),
+            &words,
+        );
         let inspected = flowgauge(at, &["inspect", &path]);
         assert!(matches!(inspected.code, Some(1 | 2)), "{name}");
         inspected.is(inspected.code.unwrap_or(2));
@@ -564,9 +947,12 @@ fn a_network_that_gives_nan_is_a_failure_while_running() {
     write(at, "x.npy", samples(3, 2));
     let path = toy(at, "nan", &hostile("nan"), ("", ""));
     for solver in ["{euler: {steps: 2}}", "dopri5"] {
-        flowgauge(at, &strs(&likelihood(&[("--model", &path), ("--solver", solver)])))
-            .is(1)
-            .says(&["3 of 3", "status"]);
+        flowgauge(
+            at,
+            &strs(&likelihood(&[("--model", &path), ("--solver", solver)])),
+        )
+        .is(1)
+        .says(&["3 of 3", "status"]);
         let mut reader = csv::Reader::from_path(at.join("out.csv")).expect("a table");
         let columns = reader.headers().expect("columns").clone();
         let rows: Vec<csv::StringRecord> = reader.records().flatten().collect();
@@ -575,19 +961,30 @@ fn a_network_that_gives_nan_is_a_failure_while_running() {
             for (name, value) in columns.iter().zip(row.iter()) {
                 match name {
                     "status" => assert_eq!(value, "non-finite"),
-                    "sample" | "evaluations" | "jvps" => assert!(value.parse::<u64>().is_ok(), "{name} {value}"),
+                    "sample" | "evaluations" | "jvps" => {
+                        assert!(value.parse::<u64>().is_ok(), "{name} {value}")
+                    }
                     _ => assert_eq!(value, "", "{name}"),
                 }
             }
         }
     }
-    flowgauge(at, &strs(&sample(&[("--model", &path), ("--count", "2")]))).is(1).says(&["2 of 2", "not finite"]);
+    flowgauge(at, &strs(&sample(&[("--model", &path), ("--count", "2")])))
+        .is(1)
+        .says(&["2 of 2", "not finite"]);
     flowgauge(at, &["inspect", &path]).is(1);
-    let steps =
-        likelihood(&[("--model", &card("mixture")), ("--data", "y.npy"), ("--solver", "{dopri5: {max_steps: 1}}")]);
+    let steps = likelihood(&[
+        ("--model", &card("mixture")),
+        ("--data", "y.npy"),
+        ("--solver", "{dopri5: {max_steps: 1}}"),
+    ]);
     write(at, "y.npy", samples(2, 8));
     flowgauge(at, &strs(&steps)).is(1);
-    assert!(std::fs::read_to_string(at.join("out.csv")).expect("a table").contains("max-steps"));
+    assert!(
+        std::fs::read_to_string(at.join("out.csv"))
+            .expect("a table")
+            .contains("max-steps")
+    );
 }
 
 #[test]
@@ -597,16 +994,41 @@ fn files_that_cannot_be_written_are_refused_before_the_work() {
     write(at, "x.npy", samples(3, 8));
     write(at, "toy.onnx", hostile("toy"));
     std::fs::create_dir(at.join("taken")).expect("made");
-    for out in ["taken", "taken/", ".", "/", "x.npy/out", "x.npy/below/out", "new/"] {
+    for out in [
+        "taken",
+        "taken/",
+        ".",
+        "/",
+        "x.npy/out",
+        "x.npy/below/out",
+        "new/",
+    ] {
         // Steps that would take minutes show that nothing is computed first.
-        refused(at, &strs(&likelihood(&[("--out", out), ("--solver", "{rk4: {steps: 1000000}}")])), &[out]);
-        refused(at, &strs(&sample(&[("--count", "2"), ("--out", out)])), &[out]);
+        refused(
+            at,
+            &strs(&likelihood(&[
+                ("--out", out),
+                ("--solver", "{rk4: {steps: 1000000}}"),
+            ])),
+            &[out],
+        );
+        refused(
+            at,
+            &strs(&sample(&[("--count", "2"), ("--out", out)])),
+            &[out],
+        );
         refused(at, &strs(&metrics(&[("--out", out)])), &[out]);
         refused(at, &["differentiate", "toy.onnx", "--out", out], &[out]);
     }
     flowgauge(at, &strs(&likelihood(&[("--out", "new/folder/ö ü.csv")]))).is(0);
     assert!(at.join("new/folder/ö ü.csv").is_file());
-    assert_eq!(std::fs::read_dir(at.join("new/folder")).expect("a folder").count(), 1, "no temporary file stays");
+    assert_eq!(
+        std::fs::read_dir(at.join("new/folder"))
+            .expect("a folder")
+            .count(),
+        1,
+        "no temporary file stays"
+    );
 }
 
 #[test]
@@ -622,19 +1044,46 @@ fn sample_refuses_what_makes_no_samples() {
         (&[], &["--count"]),
         (&[("--count", "0")], &["--count is 0"]),
         (&[("--count", "-1")], &["--count"]),
-        (&[("--count", "9999999999999")], &["--count is 9999999999999", "at most"]),
-        (&[("--count", "18446744073709551615")], &["--count", "at most"]),
-        (&[("--count", "2"), ("--noise", "x.npy")], &["--count", "--noise"]),
+        (
+            &[("--count", "9999999999999")],
+            &["--count is 9999999999999", "at most"],
+        ),
+        (
+            &[("--count", "18446744073709551615")],
+            &["--count", "at most"],
+        ),
+        (
+            &[("--count", "2"), ("--noise", "x.npy")],
+            &["--count", "--noise"],
+        ),
         (&[("--noise", "narrow.npy")], &["narrow.npy", "[8]"]),
         (&[("--noise", "nan.npy")], &["nan.npy", "NaN"]),
         (&[("--noise", "missing.npy")], &["missing.npy"]),
-        (&[("--count", "2"), ("--sampler", "nope")], &["unknown kind `nope`", "heun"]),
-        (&[("--count", "2"), ("--sampler", "{heun: {step: 3}}")], &["step"]),
-        (&[("--count", "2"), ("--sampler", "{heun: {rho: 0}}")], &["rho is 0"]),
-        (&[("--count", "2"), ("--sampler", "{heun: {schedule: nope}}")], &["nope", "karras"]),
+        (
+            &[("--count", "2"), ("--sampler", "nope")],
+            &["unknown kind `nope`", "heun"],
+        ),
+        (
+            &[("--count", "2"), ("--sampler", "{heun: {step: 3}}")],
+            &["step"],
+        ),
+        (
+            &[("--count", "2"), ("--sampler", "{heun: {rho: 0}}")],
+            &["rho is 0"],
+        ),
+        (
+            &[("--count", "2"), ("--sampler", "{heun: {schedule: nope}}")],
+            &["nope", "karras"],
+        ),
         (&[("--count", "2"), ("--steps", "0")], &["steps is 0"]),
-        (&[("--count", "2"), ("--steps", "99999999999")], &["steps is 99999999999"]),
-        (&[("--count", "2"), ("--model", "missing.yaml")], &["missing.yaml"]),
+        (
+            &[("--count", "2"), ("--steps", "99999999999")],
+            &["steps is 99999999999"],
+        ),
+        (
+            &[("--count", "2"), ("--model", "missing.yaml")],
+            &["missing.yaml"],
+        ),
     ];
     for (other, words) in cases {
         refused(at, &strs(&sample(other)), words);
@@ -645,9 +1094,20 @@ fn sample_refuses_what_makes_no_samples() {
     };
     let first = drawn(&[("--count", "5"), ("--seed", "3")]);
     assert_eq!(first, drawn(&[("--count", "5"), ("--seed", "3")]));
-    assert_eq!(first, drawn(&[("--count", "5"), ("--seed", "3"), ("--threads", "2"), ("--batch", "2")]));
+    assert_eq!(
+        first,
+        drawn(&[
+            ("--count", "5"),
+            ("--seed", "3"),
+            ("--threads", "2"),
+            ("--batch", "2")
+        ])
+    );
     assert_ne!(first, drawn(&[("--count", "5"), ("--seed", "4")]));
-    assert_eq!(drawn(&[("--noise", "x.npy")]), drawn(&[("--noise", "x.npy"), ("--seed", "9")]));
+    assert_eq!(
+        drawn(&[("--noise", "x.npy")]),
+        drawn(&[("--noise", "x.npy"), ("--seed", "9")])
+    );
 }
 
 #[test]
@@ -661,25 +1121,43 @@ fn metrics_refuses_what_cannot_be_compared() {
     let extractor = format!("{}/features.onnx", models("digits"));
     let cases: &[Refusal] = &[
         (&[("--reference", "narrow.npy")], &["8 numbers", "2"]),
-        (&[("--generated", "one.npy")], &["1 generated", "at least 2"]),
-        (&[("--reference", "one.npy")], &["1 reference", "at least 2"]),
+        (
+            &[("--generated", "one.npy")],
+            &["1 generated", "at least 2"],
+        ),
+        (
+            &[("--reference", "one.npy")],
+            &["1 reference", "at least 2"],
+        ),
         (&[("--reference", "missing.npy")], &["missing.npy"]),
         (&[("--metric", "nope")], &["unknown kind `nope`", "frechet"]),
-        (&[("--metric", "{kernel: {subset: 3}}")], &["subset", "subsets"]),
+        (
+            &[("--metric", "{kernel: {subset: 3}}")],
+            &["subset", "subsets"],
+        ),
         (&[("--metric", "{kernel: {subsets: 0}}")], &["subsets is 0"]),
-        (&[("--metric", "{kernel: {subset_size: 99}}")], &["subset_size is 99"]),
+        (
+            &[("--metric", "{kernel: {subset_size: 99}}")],
+            &["subset_size is 99"],
+        ),
         (&[("--metric", "")], &["--metric"]),
         (&[("--extractor", "missing.onnx")], &["missing.onnx"]),
         (&[("--extractor", "toy.onnx")], &["toy.onnx", "2 inputs"]),
         (&[("--extractor", "x.npy")], &["x.npy"]),
-        (&[("--extractor", &extractor)], &["features.onnx", "8 numbers"]),
+        (
+            &[("--extractor", &extractor)],
+            &["features.onnx", "8 numbers"],
+        ),
     ];
     for (other, words) in cases {
         refused(at, &strs(&metrics(other)), words);
     }
     flowgauge(at, &strs(&metrics(&[("--metric", "frechet")]))).is(0);
     let table = std::fs::read_to_string(at.join("out.csv")).expect("a table");
-    assert!(table.starts_with("metric,value,stderr,n_generated,n_reference,note\nfrechet,"), "{table}");
+    assert!(
+        table.starts_with("metric,value,stderr,n_generated,n_reference,note\nfrechet,"),
+        "{table}"
+    );
 }
 
 #[test]
@@ -705,10 +1183,25 @@ fn differentiate_refuses_by_name() {
         (&["."], &["."]),
     ];
     for (args, words) in cases {
-        refused(at, &[&["differentiate", "--out", "out.onnx"], *args].concat(), words);
+        refused(
+            at,
+            &[&["differentiate", "--out", "out.onnx"], *args].concat(),
+            words,
+        );
     }
     for mode in ["jvp", "vjp"] {
-        flowgauge(at, &["differentiate", "toy.onnx", "--mode", mode, "--out", "out.onnx"]).is(0);
+        flowgauge(
+            at,
+            &[
+                "differentiate",
+                "toy.onnx",
+                "--mode",
+                mode,
+                "--out",
+                "out.onnx",
+            ],
+        )
+        .is(0);
         flowgauge(at, &["inspect", "out.onnx"]).is(0);
     }
 }
@@ -748,12 +1241,18 @@ fn changes_of_a_config_are_refused_by_key() {
         ("likelihood.-1.samples=3", &["`-1`", "position"]),
         ("likelihood.x.samples=3", &["`x`", "position"]),
         ("likelihood.0.samples=0", &["likelihood.0.samples"]),
-        ("likelihood.0.samples=99", &["config.yaml", "samples: 99", "only 5"]),
+        (
+            "likelihood.0.samples=99",
+            &["config.yaml", "samples: 99", "only 5"],
+        ),
         ("likelihood.0.data=narrow.npy", &["narrow.npy", "[8]"]),
         ("likelihood.0.data=missing.npy", &["missing.npy"]),
         ("likelihood.0.model=missing.yaml", &["missing.yaml"]),
         ("likelihood.0.reference=learned", &["reference", "learned"]),
-        ("likelihood.0.density={x: [0, 1], y: [0, 1]}", &["density", "8 dimensions"]),
+        (
+            "likelihood.0.density={x: [0, 1], y: [0, 1]}",
+            &["density", "8 dimensions"],
+        ),
         ("name=../x", &["name"]),
         ("name=<script>", &["name"]),
         ("name='=1+1'", &["name"]),
@@ -761,13 +1260,19 @@ fn changes_of_a_config_are_refused_by_key() {
         ("chunk=0", &["chunk"]),
         ("estimators=[]", &["estimators"]),
         ("estimators=[exact, exact]", &["`exact` is there twice"]),
-        ("estimators=[hutchinson, {hutchinson: {probes: 1}}]", &["`hutchinson` is there twice"]),
+        (
+            "estimators=[hutchinson, {hutchinson: {probes: 1}}]",
+            &["`hutchinson` is there twice"],
+        ),
         ("estimators.0=nope", &["unknown kind `nope`"]),
         ("estimators.1.hutchinson.prob=2", &["prob"]),
         ("estimators.1.hutchinson.probes=0", &["probes is 0"]),
         ("estimators.9=exact", &["position 9"]),
         ("solvers=[]", &["solvers"]),
-        ("solvers=[{euler: {steps: 2}}, {euler: {steps: 2}}]", &["twice"]),
+        (
+            "solvers=[{euler: {steps: 2}}, {euler: {steps: 2}}]",
+            &["twice"],
+        ),
         ("solvers.0.euler.steps=0", &["steps is 0"]),
         ("samples.0.count=0", &["count"]),
         ("samples.0.count=99999999999999", &["count", "trials"]),
@@ -783,10 +1288,34 @@ fn changes_of_a_config_are_refused_by_key() {
     }
     refused(at, &["run", &config, "--set", "sead=5"], &["sead"]);
     refused(at, &["plan", &config, "--seed", "x"], &["--seed"]);
-    let planned = flowgauge(at, &["plan", &config, "--set", "seed=7", "--set", "likelihood.0.samples=3"]);
+    let planned = flowgauge(
+        at,
+        &[
+            "plan",
+            &config,
+            "--set",
+            "seed=7",
+            "--set",
+            "likelihood.0.samples=3",
+        ],
+    );
     assert!(planned.is(0).stdout.contains("samples 2 to 2"));
     assert_eq!(planned.stderr, "");
-    flowgauge(at, &["plan", &config, "--seed", "7", "--quiet", "--batch", "4", "--threads", "1"]).is(0);
+    flowgauge(
+        at,
+        &[
+            "plan",
+            &config,
+            "--seed",
+            "7",
+            "--quiet",
+            "--batch",
+            "4",
+            "--threads",
+            "1",
+        ],
+    )
+    .is(0);
 }
 
 #[test]
@@ -797,27 +1326,61 @@ fn configs_at_fault_are_refused_by_line_or_key() {
     let model = card("mixture");
     let spelled = model.replace("/models/", "/models/../models/");
     let twice = |entry: &str| text.replace("samples:\n", &format!("  - {entry}\nsamples:\n"));
-    let bomb: String =
-        (0..12).map(|i| format!("k{}: &k{} [{}]\n", i + 1, i + 1, vec![format!("*k{i}"); 9].join(","))).collect();
+    let bomb: String = (0..12)
+        .map(|i| {
+            format!(
+                "k{}: &k{} [{}]\n",
+                i + 1,
+                i + 1,
+                vec![format!("*k{i}"); 9].join(",")
+            )
+        })
+        .collect();
     let cases: Vec<(&str, Vec<u8>, &[&str])> = vec![
         ("empty", Vec::new(), &["empty.yaml"]),
         ("text", b"hello".to_vec(), &["text.yaml", "key: value"]),
         ("list", b"- a\n".to_vec(), &["list.yaml"]),
-        ("unknown", format!("{text}bogus: 1\n").into_bytes(), &["bogus", "line 9"]),
-        ("double", format!("{text}name: again\n").into_bytes(), &["duplicate", "name"]),
-        ("documents", format!("{text}---\nname: b\n").into_bytes(), &["documents.yaml", "documents"]),
+        (
+            "unknown",
+            format!("{text}bogus: 1\n").into_bytes(),
+            &["bogus", "line 9"],
+        ),
+        (
+            "double",
+            format!("{text}name: again\n").into_bytes(),
+            &["duplicate", "name"],
+        ),
+        (
+            "documents",
+            format!("{text}---\nname: b\n").into_bytes(),
+            &["documents.yaml", "documents"],
+        ),
         ("nothing", b"name: a\n".to_vec(), &["asks for nothing"]),
-        ("deep", format!("name: {}", "[".repeat(50_000)).into_bytes(), &["deep.yaml"]),
-        ("bomb", format!("k0: &k0 [a]\n{bomb}name: *k12\n").into_bytes(), &["bomb.yaml"]),
+        (
+            "deep",
+            format!("name: {}", "[".repeat(50_000)).into_bytes(),
+            &["deep.yaml"],
+        ),
+        (
+            "bomb",
+            format!("k0: &k0 [a]\n{bomb}name: *k12\n").into_bytes(),
+            &["bomb.yaml"],
+        ),
         ("binary", vec![0xff, 0xfe, 0xfd], &["UTF-8"]),
         (
             "overlap",
-            twice(&format!("{{model: {model:?}, data: x.npy, samples: 3, estimators: [exact, hutch++]}}")).into_bytes(),
+            twice(&format!(
+                "{{model: {model:?}, data: x.npy, samples: 3, estimators: [exact, hutch++]}}"
+            ))
+            .into_bytes(),
             &["likelihood.1", "`exact`", "x.npy", "earlier entry"],
         ),
         (
             "spelled",
-            twice(&format!("{{model: {spelled:?}, data: ./x.npy, estimators: [exact]}}")).into_bytes(),
+            twice(&format!(
+                "{{model: {spelled:?}, data: ./x.npy, estimators: [exact]}}"
+            ))
+            .into_bytes(),
             &["likelihood.1", "`exact`", "earlier entry"],
         ),
     ];
@@ -828,14 +1391,22 @@ fn configs_at_fault_are_refused_by_line_or_key() {
         refused(at, &["run", &path], words);
     }
     // The same card under another spelling is the same model; a copy of it is not.
-    let other = twice(&format!("{{model: {spelled:?}, data: x.npy, estimators: [hutch++], profile: 0}}"));
+    let other = twice(&format!(
+        "{{model: {spelled:?}, data: x.npy, estimators: [hutch++], profile: 0}}"
+    ));
     flowgauge(at, &["plan", &write(at, "other.yaml", &other)]).is(0);
     let copy = toy(at, "copy", &hostile("toy"), ("name: copy", "name: mixture"));
     write(at, "two.npy", samples(3, 2));
     let copied = twice(&format!("{{model: {copy}, data: two.npy}}"));
-    refused(at, &["plan", &write(at, "copied.yaml", &copied)], &["both named `mixture`"]);
+    refused(
+        at,
+        &["plan", &write(at, "copied.yaml", &copied)],
+        &["both named `mixture`"],
+    );
     // Long is not wrong.
-    let probes: Vec<String> = (3..1500).map(|i| format!("{{hutchinson: {{probes: {i}}}}}")).collect();
+    let probes: Vec<String> = (3..1500)
+        .map(|i| format!("{{hutchinson: {{probes: {i}}}}}"))
+        .collect();
     let many = text.replace("[exact, ", &format!("[exact, {}, ", probes.join(", ")));
     flowgauge(at, &["plan", &write(at, "many.yaml", &many)]).is(0);
     let commented = format!("{text}# {}\n", "x".repeat(5_000_000));
@@ -857,7 +1428,16 @@ fn paths_of_a_config_start_at_its_folder() {
     }
     std::fs::remove_file(at.join("x.npy")).expect("removed");
     refused(at, &["plan", "config.yaml"], &["x.npy"]);
-    let done = flowgauge(at, &["run", "ünï cödé 日本/config.yaml", "--out", "das Ergebnis ✓", "--quiet"]);
+    let done = flowgauge(
+        at,
+        &[
+            "run",
+            "ünï cödé 日本/config.yaml",
+            "--out",
+            "das Ergebnis ✓",
+            "--quiet",
+        ],
+    );
     assert_eq!(done.is(0).stderr, "", "--quiet is quiet");
     assert!(at.join("das Ergebnis ✓/index.html").is_file());
     flowgauge(&at.join("das Ergebnis ✓"), &["report", "."]).is(0);
@@ -873,16 +1453,37 @@ fn names_of_files_are_inert_in_tables() {
         ("@sum.npy", "_sum.npy"),
         ("-1.npy", "_-1.npy"),
         ("+1.npy", "_+1.npy"),
-        ("<script>alert(1)<script>.npy", "_script_alert(1)_script_.npy"),
+        (
+            "<script>alert(1)<script>.npy",
+            "_script_alert(1)_script_.npy",
+        ),
         ("a\"b,'c.npy", "a_b,_c.npy"),
         ("two\nlines.npy", "two_lines.npy"),
     ] {
         write(at, name, samples(3, 8));
         let quoted = serde_json::to_string(name).expect("a string");
-        let path = write(at, "named.yaml", text.replace("data: x.npy", &format!("data: {quoted}")));
-        flowgauge(at, &["run", &path, "--out", "named", "--quiet", "--set", "samples=[]"]).is(0);
+        let path = write(
+            at,
+            "named.yaml",
+            text.replace("data: x.npy", &format!("data: {quoted}")),
+        );
+        flowgauge(
+            at,
+            &[
+                "run",
+                &path,
+                "--out",
+                "named",
+                "--quiet",
+                "--set",
+                "samples=[]",
+            ],
+        )
+        .is(0);
         for table in ["samples", "summary", "pairs", "profile"] {
-            let mut reader = csv::Reader::from_path(at.join("named/tables").join(format!("{table}.csv"))).expect(table);
+            let mut reader =
+                csv::Reader::from_path(at.join("named/tables").join(format!("{table}.csv")))
+                    .expect(table);
             for row in reader.records() {
                 assert_eq!(&row.expect("a row")[1], shown, "{table}");
             }
@@ -903,12 +1504,18 @@ fn digits_depend_on_the_seed_alone() {
         // The first samples of the held-out data, so that it stays fast.
         let bytes = std::fs::read(&data).expect(name);
         let array = <ndarray::ArrayD<f32> as ndarray_npy::ReadNpyExt>::read_npy(&bytes[..]);
-        let array = array.map(|a| a.mapv(f64::from)).or_else(|_| ndarray_npy::ReadNpyExt::read_npy(&bytes[..]));
+        let array = array
+            .map(|a| a.mapv(f64::from))
+            .or_else(|_| ndarray_npy::ReadNpyExt::read_npy(&bytes[..]));
         let integer = array.is_err();
         if !integer {
-            let few = array.expect("floats").slice_axis(ndarray::Axis(0), (0..20).into()).mapv(|v| v as f32);
+            let few = array
+                .expect("floats")
+                .slice_axis(ndarray::Axis(0), (0..20).into())
+                .mapv(|v| v as f32);
             let mut bytes = Vec::new();
-            ndarray_npy::WriteNpyExt::write_npy(&few.as_standard_layout().into_owned(), &mut bytes).expect("written");
+            ndarray_npy::WriteNpyExt::write_npy(&few.as_standard_layout().into_owned(), &mut bytes)
+                .expect("written");
             write(at, "few.npy", bytes);
         } else {
             let few: Vec<u8> = bytes[bytes.len() - 20 * 64..].to_vec();
@@ -916,18 +1523,41 @@ fn digits_depend_on_the_seed_alone() {
         }
         for solver in ["{heun: {steps: 6}}", "{dopri5: {rtol: 1e-4, atol: 1e-4}}"] {
             let table = |other: &[(&str, &str)]| {
-                let usual = [("--model", model.as_str()), ("--data", "few.npy"), ("--solver", solver)];
+                let usual = [
+                    ("--model", model.as_str()),
+                    ("--data", "few.npy"),
+                    ("--solver", solver),
+                ];
                 flowgauge(at, &strs(&likelihood(&[&usual[..], other].concat()))).is(0);
                 std::fs::read_to_string(at.join("out.csv")).expect("a table")
             };
             let first = table(&[("--batch", "7"), ("--threads", "1")]);
-            assert_eq!(first, table(&[("--batch", "7"), ("--threads", "1")]), "{name} {solver}: the same command");
-            assert_eq!(first, table(&[("--batch", "7"), ("--threads", "2")]), "{name} {solver}: threads");
-            assert_ne!(first, table(&[("--batch", "7"), ("--seed", "5")]), "{name} {solver}: seed");
+            assert_eq!(
+                first,
+                table(&[("--batch", "7"), ("--threads", "1")]),
+                "{name} {solver}: the same command"
+            );
+            assert_eq!(
+                first,
+                table(&[("--batch", "7"), ("--threads", "2")]),
+                "{name} {solver}: threads"
+            );
+            assert_ne!(
+                first,
+                table(&[("--batch", "7"), ("--seed", "5")]),
+                "{name} {solver}: seed"
+            );
             for batch in ["1", "64"] {
                 let other = table(&[("--batch", batch)]);
-                let worst = values(&first).iter().zip(values(&other)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-                assert!(worst <= 1e-5, "{name} {solver}: batch {batch} differs by {worst:e} nats");
+                let worst = values(&first)
+                    .iter()
+                    .zip(values(&other))
+                    .map(|(a, b)| (a - b).abs())
+                    .fold(0.0, f64::max);
+                assert!(
+                    worst <= 1e-5,
+                    "{name} {solver}: batch {batch} differs by {worst:e} nats"
+                );
             }
         }
     }
@@ -936,12 +1566,17 @@ fn digits_depend_on_the_seed_alone() {
 /// The column `log_likelihood` of a table.
 fn values(table: &str) -> Vec<f64> {
     let mut reader = csv::Reader::from_reader(table.as_bytes());
-    reader.records().map(|r| r.expect("a row")[1].parse().expect("a number")).collect()
+    reader
+        .records()
+        .map(|r| r.expect("a row")[1].parse().expect("a number"))
+        .collect()
 }
 
 #[test]
 fn standard_output_that_is_full_is_said() {
-    let Ok(full) = std::fs::File::options().write(true).open("/dev/full") else { return };
+    let Ok(full) = std::fs::File::options().write(true).open("/dev/full") else {
+        return;
+    };
     let folder = folder();
     let mut command = command(folder.path(), &["list"]);
     command.stdout(full);

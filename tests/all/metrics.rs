@@ -12,13 +12,21 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn digits(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/digits").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("models/digits")
+        .join(name)
 }
 
 fn table(path: PathBuf) -> Vec<Vec<String>> {
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    assert!(text.starts_with("metric,value,stderr,n_generated,n_reference,note\n"), "{text}");
-    text.lines().skip(1).map(|l| l.split(',').map(str::to_owned).collect()).collect()
+    assert!(
+        text.starts_with("metric,value,stderr,n_generated,n_reference,note\n"),
+        "{text}"
+    );
+    text.lines()
+        .skip(1)
+        .map(|l| l.split(',').map(str::to_owned).collect())
+        .collect()
 }
 
 fn call(at: &Path, other: &[&str]) -> Done {
@@ -31,8 +39,10 @@ fn call(at: &Path, other: &[&str]) -> Done {
 fn neither_order_nor_threads_nor_batch_change_a_digit() {
     let folder = folder();
     let at = folder.path();
-    let (held, train): (Array2<u8>, Array2<u8>) =
-        (read_npy(digits("heldout.npy")).expect("digits"), read_npy(digits("train.npy")).expect("digits"));
+    let (held, train): (Array2<u8>, Array2<u8>) = (
+        read_npy(digits("heldout.npy")).expect("digits"),
+        read_npy(digits("train.npy")).expect("digits"),
+    );
     write_npy(at.join("a.npy"), &held).expect("written");
     write_npy(at.join("b.npy"), &train.slice(s![..310, ..])).expect("written");
     write_npy(at.join("c.npy"), &train.slice(s![400..650, ..])).expect("written");
@@ -58,10 +68,20 @@ fn neither_order_nor_threads_nor_batch_change_a_digit() {
         std::fs::read_to_string(at.join("out.csv")).expect("a table")
     };
     let first = read("a.npy", "b.npy", &["--threads", "1"]);
-    assert_eq!(first, read("a_back.npy", "b_back.npy", &["--threads", "2", "--batch", "7"]));
+    assert_eq!(
+        first,
+        read(
+            "a_back.npy",
+            "b_back.npy",
+            &["--threads", "2", "--batch", "7"]
+        )
+    );
     // All that are listed, the extractor's logits included.
     let listed = flowgauge::metric::Metric::NAMES;
-    let names: Vec<String> = table(at.join("out.csv")).into_iter().map(|l| l[0].clone()).collect();
+    let names: Vec<String> = table(at.join("out.csv"))
+        .into_iter()
+        .map(|l| l[0].clone())
+        .collect();
     assert_eq!(names, listed);
 }
 
@@ -73,20 +93,44 @@ fn images_and_floats_meet_in_bytes() {
     let bytes = Array3::from_shape_fn((6, 4, 5), |(i, y, x)| (37 * i + 11 * y + 53 * x) as u8);
     std::fs::create_dir(at.join("images")).expect("made");
     for (i, image) in bytes.outer_iter().enumerate() {
-        let grey = image::GrayImage::from_fn(5, 4, |x, y| image::Luma([image[[y as usize, x as usize]]]));
-        grey.save(at.join(format!("images/{i}.png"))).expect("written");
+        let grey =
+            image::GrayImage::from_fn(5, 4, |x, y| image::Luma([image[[y as usize, x as usize]]]));
+        grey.save(at.join(format!("images/{i}.png")))
+            .expect("written");
     }
     let floats = bytes.mapv(|b| ((f32::from(b) + 0.3) / 127.5 - 1.0).min(1.0));
     write_npy(at.join("floats.npy"), &floats).expect("written");
-    let args = ["--generated", "floats.npy", "--reference", "images", "--metric", "energy", "--out", "out.csv"];
+    let args = [
+        "--generated",
+        "floats.npy",
+        "--reference",
+        "images",
+        "--metric",
+        "energy",
+        "--out",
+        "out.csv",
+    ];
     call(at, &args).is(0).says(&["--range"]);
     assert_ne!(table(at.join("out.csv"))[0][1], "0.0");
     call(at, &[&args[..], &["--range", "-1,1"]].concat()).is(0);
     assert_eq!(table(at.join("out.csv"))[0][1], "0.0");
-    for (range, word) in [("1,-1", "the smaller first"), ("1", "two numbers"), ("a,b", "two numbers")] {
-        refused(at, &[&["metrics"], &args[..], &["--range", range]].concat(), &[word]);
+    for (range, word) in [
+        ("1,-1", "the smaller first"),
+        ("1", "two numbers"),
+        ("a,b", "two numbers"),
+    ] {
+        refused(
+            at,
+            &[&["metrics"], &args[..], &["--range", range]].concat(),
+            &[word],
+        );
     }
-    let few = [&["metrics"], &args[..], &["--range", "0,1", "--levels", "16"]].concat();
+    let few = [
+        &["metrics"],
+        &args[..],
+        &["--range", "0,1", "--levels", "16"],
+    ]
+    .concat();
     refused(at, &few, &["images", "--levels", "levels 0 to 15"]);
 }
 
@@ -97,13 +141,39 @@ fn a_floor_is_a_table_of_its_own() {
     write(at, "x.npy", samples(40, 3));
     write(at, "y.npy", samples(30, 3));
     write(at, "z.npy", samples(20, 3));
-    let args =
-        ["--generated", "x.npy", "--reference", "y.npy", "--floor", "z.npy", "--metric", "frechet", "--out", "o.csv"];
+    let args = [
+        "--generated",
+        "x.npy",
+        "--reference",
+        "y.npy",
+        "--floor",
+        "z.npy",
+        "--metric",
+        "frechet",
+        "--out",
+        "o.csv",
+    ];
     call(at, &args).is(0);
     let (plain, floor) = (table(at.join("o.csv")), table(at.join("o.floor.csv")));
-    assert_eq!((&plain[0][3], &plain[0][4]), (&"40".to_owned(), &"30".to_owned()));
-    assert_eq!((&floor[0][0], &floor[0][3], &floor[0][4]), (&"frechet".to_owned(), &"20".to_owned(), &"30".to_owned()));
-    let missing = ["metrics", "--generated", "x.npy", "--reference", "y.npy", "--floor", "no.npy", "--out", "p.csv"];
+    assert_eq!(
+        (&plain[0][3], &plain[0][4]),
+        (&"40".to_owned(), &"30".to_owned())
+    );
+    assert_eq!(
+        (&floor[0][0], &floor[0][3], &floor[0][4]),
+        (&"frechet".to_owned(), &"20".to_owned(), &"30".to_owned())
+    );
+    let missing = [
+        "metrics",
+        "--generated",
+        "x.npy",
+        "--reference",
+        "y.npy",
+        "--floor",
+        "no.npy",
+        "--out",
+        "p.csv",
+    ];
     refused(at, &missing, &["no.npy"]);
 }
 
@@ -113,7 +183,9 @@ fn what_misleads_is_said() {
     let folder = folder();
     let at = folder.path();
     let drawn = |n: usize, width: usize, seed: f64| {
-        Array2::from_shape_fn((n, width), |(i, j)| (seed + 1.7 * (i * width + j + 1) as f64).sin() * 2.0)
+        Array2::from_shape_fn((n, width), |(i, j)| {
+            (seed + 1.7 * (i * width + j + 1) as f64).sin() * 2.0
+        })
     };
     write_npy(at.join("x.npy"), &drawn(30, 24, 0.1)).expect("written");
     write_npy(at.join("y.npy"), &drawn(60, 24, 0.5)).expect("written");
@@ -126,35 +198,107 @@ fn what_misleads_is_said() {
     write_npy(at.join("twice.npy"), &twice).expect("written");
     write_npy(at.join("large.npy"), &(drawn(30, 24, 0.1) * 1e200)).expect("written");
     let args = |metric: &'static str, generated: &'static str, reference: &'static str| {
-        ["--generated", generated, "--reference", reference, "--metric", metric, "--out", "o.csv"]
+        [
+            "--generated",
+            generated,
+            "--reference",
+            reference,
+            "--metric",
+            metric,
+            "--out",
+            "o.csv",
+        ]
     };
     let note = |file: &str| table(at.join(file))[0][5..].join(",");
     for (metric, reference, words) in [
-        ("frechet", "y.npy", ["30 generated samples", "frechet-infinity"].as_slice()),
-        ("authenticity", "twice.npy", &["126 of 126 training samples", "hide"]),
-        ("memorization", "twice.npy", &["126 of 126 training samples", "hide"]),
-        ("precision", "twice.npy", &["8 of 126 reference samples", "no radius"]),
-        ("coverage", "twice.npy", &["8 of 126 reference samples", "no radius"]),
-        ("c2st", "twice.npy", &["126 of 126 reference samples", "held out"]),
+        (
+            "frechet",
+            "y.npy",
+            ["30 generated samples", "frechet-infinity"].as_slice(),
+        ),
+        (
+            "authenticity",
+            "twice.npy",
+            &["126 of 126 training samples", "hide"],
+        ),
+        (
+            "memorization",
+            "twice.npy",
+            &["126 of 126 training samples", "hide"],
+        ),
+        (
+            "precision",
+            "twice.npy",
+            &["8 of 126 reference samples", "no radius"],
+        ),
+        (
+            "coverage",
+            "twice.npy",
+            &["8 of 126 reference samples", "no radius"],
+        ),
+        (
+            "c2st",
+            "twice.npy",
+            &["126 of 126 reference samples", "held out"],
+        ),
     ] {
-        call(at, &args(metric, "x.npy", reference)).is(0).says(words);
-        assert!(words.iter().all(|word| note("o.csv").contains(word)), "{metric}: {}", note("o.csv"));
+        call(at, &args(metric, "x.npy", reference))
+            .is(0)
+            .says(words);
+        assert!(
+            words.iter().all(|word| note("o.csv").contains(word)),
+            "{metric}: {}",
+            note("o.csv")
+        );
     }
     call(at, &args("precision", "x.npy", "y.npy")).is(0);
     assert_eq!(note("o.csv"), "");
     // A floor of more data than samples is taken of as many where that matters, and of fewer says so.
     for (metric, count) in [("energy", "30"), ("kernel", "50")] {
-        call(at, &[&args(metric, "x.npy", "y.npy")[..], &["--floor", "z.npy"]].concat()).is(0);
-        assert_eq!((&table(at.join("o.floor.csv"))[0][3], note("o.floor.csv")), (&count.to_owned(), String::new()));
+        call(
+            at,
+            &[&args(metric, "x.npy", "y.npy")[..], &["--floor", "z.npy"]].concat(),
+        )
+        .is(0);
+        assert_eq!(
+            (&table(at.join("o.floor.csv"))[0][3], note("o.floor.csv")),
+            (&count.to_owned(), String::new())
+        );
     }
-    call(at, &[&args("energy", "z.npy", "y.npy")[..], &["--floor", "x.npy"]].concat()).is(0);
-    assert!(note("o.floor.csv").contains("30 samples") && note("o.floor.csv").contains("50 generated"));
+    call(
+        at,
+        &[&args("energy", "z.npy", "y.npy")[..], &["--floor", "x.npy"]].concat(),
+    )
+    .is(0);
+    assert!(
+        note("o.floor.csv").contains("30 samples") && note("o.floor.csv").contains("50 generated")
+    );
     std::fs::remove_file(at.join("o.csv")).expect("there");
     std::fs::remove_file(at.join("o.floor.csv")).expect("there");
-    for metric in flowgauge::metric::Metric::NAMES.iter().filter(|name| !name.starts_with("fld")) {
-        let args = ["metrics", "--generated", "large.npy", "--reference", "y.npy", "--out", "p.csv", "--metric"];
-        let metric = if *metric == "inception-score" { "{inception-score: {of: logits}}" } else { metric };
-        refused(at, &[&args[..], &[metric]].concat(), &["large.npy", "sample", "double precision"]);
+    for metric in flowgauge::metric::Metric::NAMES
+        .iter()
+        .filter(|name| !name.starts_with("fld"))
+    {
+        let args = [
+            "metrics",
+            "--generated",
+            "large.npy",
+            "--reference",
+            "y.npy",
+            "--out",
+            "p.csv",
+            "--metric",
+        ];
+        let metric = if *metric == "inception-score" {
+            "{inception-score: {of: logits}}"
+        } else {
+            metric
+        };
+        refused(
+            at,
+            &[&args[..], &[metric]].concat(),
+            &["large.npy", "sample", "double precision"],
+        );
     }
 }
 
@@ -163,13 +307,39 @@ fn classes_are_needed_where_they_are_counted() {
     let folder = folder();
     let at = folder.path();
     write(at, "x.npy", samples(40, 3));
-    let args = ["metrics", "--generated", "x.npy", "--reference", "x.npy", "--out", "out.csv"];
-    refused(at, &[&args[..], &["--metric", "inception-score"]].concat(), &["logits", "extractor"]);
-    flowgauge(at, &[&args[..], &["--metric", "{inception-score: {of: logits, splits: 1}}"]].concat()).is(0);
+    let args = [
+        "metrics",
+        "--generated",
+        "x.npy",
+        "--reference",
+        "x.npy",
+        "--out",
+        "out.csv",
+    ];
+    refused(
+        at,
+        &[&args[..], &["--metric", "inception-score"]].concat(),
+        &["logits", "extractor"],
+    );
+    flowgauge(
+        at,
+        &[
+            &args[..],
+            &["--metric", "{inception-score: {of: logits, splits: 1}}"],
+        ]
+        .concat(),
+    )
+    .is(0);
     // What is not asked for is left out: numbers without classes, and what so few samples do not allow.
     flowgauge(at, &args).is(0);
-    let names: Vec<String> = table(at.join("out.csv")).into_iter().map(|l| l[0].clone()).collect();
-    assert!(names.contains(&"vendi".to_owned()) && !names.contains(&"inception-score".to_owned()), "{names:?}");
+    let names: Vec<String> = table(at.join("out.csv"))
+        .into_iter()
+        .map(|l| l[0].clone())
+        .collect();
+    assert!(
+        names.contains(&"vendi".to_owned()) && !names.contains(&"inception-score".to_owned()),
+        "{names:?}"
+    );
 }
 
 #[test]
@@ -177,14 +347,29 @@ fn an_absent_preset_says_its_file_and_how_it_is_made() {
     let folder = folder();
     let at = folder.path();
     write(at, "x.npy", samples(9, 3));
-    let args = ["metrics", "--generated", "x.npy", "--reference", "x.npy", "--out", "out.csv", "--extractor"];
-    for name in ["inception-v3", "inception-v3-clean", "dinov2-vitl14", "clip-vitl14-336"] {
+    let args = [
+        "metrics",
+        "--generated",
+        "x.npy",
+        "--reference",
+        "x.npy",
+        "--out",
+        "out.csv",
+        "--extractor",
+    ];
+    for name in [
+        "inception-v3",
+        "inception-v3-clean",
+        "dinov2-vitl14",
+        "clip-vitl14-336",
+    ] {
         let mut asked = command(at, &[&args[..], &[name]].concat());
         let done = finish({
             asked.env("FLOWGAUGE_CACHE", at.join("cache"));
             asked
         });
-        done.is(2).says(&[".onnx", "scripts/export_extractors.py", name]);
+        done.is(2)
+            .says(&[".onnx", "scripts/export_extractors.py", name]);
         assert!(!at.join("out.csv").exists());
     }
     refused(at, &[&args[..], &["inception"]].concat(), &["inception-v3"]);
@@ -201,22 +386,40 @@ fn features_of_the_reference_are_kept_and_never_trusted() {
     let runtime = flowgauge::model::library::find(None).expect("ONNX Runtime");
     let extractor = digits("features.onnx").display().to_string();
     let measured = |other: &[&str]| {
-        let args =
-            ["metrics", "--generated", "x.npy", "--reference", "y.npy", "--out", "o.csv", "--extractor", &extractor];
+        let args = [
+            "metrics",
+            "--generated",
+            "x.npy",
+            "--reference",
+            "y.npy",
+            "--out",
+            "o.csv",
+            "--extractor",
+            &extractor,
+        ];
         let mut asked = command(at, &[&args[..], other].concat());
-        asked.env("FLOWGAUGE_CACHE", at.join("cache")).env("ORT_DYLIB_PATH", &runtime.path);
+        asked
+            .env("FLOWGAUGE_CACHE", at.join("cache"))
+            .env("ORT_DYLIB_PATH", &runtime.path);
         let done = finish(asked);
         done.is(0);
-        (std::fs::read_to_string(at.join("o.csv")).expect("a table"), done.stderr)
+        (
+            std::fs::read_to_string(at.join("o.csv")).expect("a table"),
+            done.stderr,
+        )
     };
     let entries = || -> Vec<PathBuf> {
-        let Ok(found) = std::fs::read_dir(at.join("cache/features")) else { return Vec::new() };
+        let Ok(found) = std::fs::read_dir(at.join("cache/features")) else {
+            return Vec::new();
+        };
         found.flatten().map(|e| e.path()).collect()
     };
     let first = measured(&["--no-cache"]).0;
     assert!(entries().is_empty());
     assert_eq!(measured(&[]).0, first);
-    let [entry] = &entries()[..] else { panic!("expected one entry: {:?}", entries()) };
+    let [entry] = &entries()[..] else {
+        panic!("expected one entry: {:?}", entries())
+    };
     let provenance = std::fs::read_to_string(entry.join("provenance.json")).expect("provenance");
     for word in ["data_sha256", "extractor_sha256", "shape", "y.npy"] {
         assert!(provenance.contains(word), "{provenance}");
@@ -246,7 +449,13 @@ pub fn grey_images(at: &Path) {
     std::fs::write(at.join("mean.yaml"), MEAN).expect("written");
     for (name, count) in [("real.npy", 50), ("train.npy", 70)] {
         let bytes = Array1::from_iter((0..count * 24).map(|i| (i * i * 31 % 251 + count) as u8));
-        write_npy(at.join(name), &bytes.into_shape_with_order((count, 1, 4, 6)).expect("images")).expect("written");
+        write_npy(
+            at.join(name),
+            &bytes
+                .into_shape_with_order((count, 1, 4, 6))
+                .expect("images"),
+        )
+        .expect("written");
     }
 }
 
@@ -264,14 +473,18 @@ fn a_run_keeps_features_of_data_and_hands_presets_their_bytes() {
     let runtime = flowgauge::model::library::find(None).expect("ONNX Runtime");
     let cached = |args: &[&str]| {
         let mut asked = command(at, args);
-        asked.env("FLOWGAUGE_CACHE", at.join("cache")).env("ORT_DYLIB_PATH", &runtime.path);
+        asked
+            .env("FLOWGAUGE_CACHE", at.join("cache"))
+            .env("ORT_DYLIB_PATH", &runtime.path);
         let done = finish(asked);
         done.is(0);
     };
     let entries = || std::fs::read_dir(at.join("cache/features")).map_or(0, Iterator::count);
     let values = |file: &str, column: usize| -> Vec<String> {
         let text = std::fs::read_to_string(at.join(file)).expect("a table");
-        let of_data = text.lines().filter(|l| !l.starts_with("model") && !l.contains("euler"));
+        let of_data = text
+            .lines()
+            .filter(|l| !l.starts_with("model") && !l.contains("euler"));
         of_data
             .filter(|l| l.contains("energy"))
             .map(|l| l.split(',').nth(column).expect("a value").to_owned())
@@ -281,17 +494,40 @@ fn a_run_keeps_features_of_data_and_hands_presets_their_bytes() {
     assert_eq!(entries(), 2);
     cached(&["run", "run.yaml", "--out", "second", "--quiet"]);
     assert_eq!(entries(), 2);
-    let metrics = |out: &str| std::fs::read_to_string(at.join(out).join("tables/metrics.csv")).expect("a table");
+    let metrics = |out: &str| {
+        std::fs::read_to_string(at.join(out).join("tables/metrics.csv")).expect("a table")
+    };
     assert_eq!(metrics("first"), metrics("second"));
     assert!(metrics("first").contains("fld-gap"));
     // Bytes alone, without a model around them, have the same features, and the reference's are at hand.
-    let args = ["metrics", "--generated", "train.npy", "--reference", "real.npy", "--extractor", "mean.yaml"];
-    cached(&[&args[..], &["--metric", "energy", "--out", "plain.csv", "--quiet"]].concat());
-    assert_eq!(values("first/tables/metrics.csv", 3), values("plain.csv", 1));
+    let args = [
+        "metrics",
+        "--generated",
+        "train.npy",
+        "--reference",
+        "real.npy",
+        "--extractor",
+        "mean.yaml",
+    ];
+    cached(
+        &[
+            &args[..],
+            &["--metric", "energy", "--out", "plain.csv", "--quiet"],
+        ]
+        .concat(),
+    );
+    assert_eq!(
+        values("first/tables/metrics.csv", 3),
+        values("plain.csv", 1)
+    );
     assert_eq!(entries(), 2);
     let wrong = config.replace("test: train.npy, ", "");
     std::fs::write(at.join("wrong.yaml"), wrong).expect("written");
-    refused(at, &["run", "wrong.yaml", "--out", "third"], &["fld-gap", "`train`", "`test`"]);
+    refused(
+        at,
+        &["run", "wrong.yaml", "--out", "third"],
+        &["fld-gap", "`train`", "`test`"],
+    );
 }
 
 #[test]
@@ -303,15 +539,34 @@ fn folders_of_images_of_any_sizes_need_a_preset_that_resizes() {
     let bytes = Array3::from_shape_fn((6, 4, 6), |(i, _, _)| (40 * i) as u8);
     write_npy(at.join("even.npy"), &bytes).expect("written");
     std::fs::create_dir(at.join("images")).expect("made");
-    for (i, (width, height)) in [(6, 4), (9, 4), (3, 11), (6, 5), (20, 30), (1, 2)].into_iter().enumerate() {
+    for (i, (width, height)) in [(6, 4), (9, 4), (3, 11), (6, 5), (20, 30), (1, 2)]
+        .into_iter()
+        .enumerate()
+    {
         let value = bytes[[i, 0, 0]];
-        let name = at.join(format!("images/{i}.{}", if i % 2 == 0 { "png" } else { "jpg" }));
+        let name = at.join(format!(
+            "images/{i}.{}",
+            if i % 2 == 0 { "png" } else { "jpg" }
+        ));
         match i {
-            2 => image::RgbImage::from_pixel(width, height, image::Rgb([value; 3])).save(name).expect("written"),
-            _ => image::GrayImage::from_pixel(width, height, image::Luma([value])).save(name).expect("written"),
+            2 => image::RgbImage::from_pixel(width, height, image::Rgb([value; 3]))
+                .save(name)
+                .expect("written"),
+            _ => image::GrayImage::from_pixel(width, height, image::Luma([value]))
+                .save(name)
+                .expect("written"),
         }
     }
-    let args = ["--generated", "images", "--reference", "even.npy", "--metric", "energy", "--out", "out.csv"];
+    let args = [
+        "--generated",
+        "images",
+        "--reference",
+        "even.npy",
+        "--metric",
+        "energy",
+        "--out",
+        "out.csv",
+    ];
     let preset = ["--extractor", "mean.yaml", "--no-cache"];
     call(at, &[&args[..], &preset].concat()).is(0);
     let value: f64 = table(at.join("out.csv"))[0][1].parse().expect("a number");
@@ -320,8 +575,16 @@ fn folders_of_images_of_any_sizes_need_a_preset_that_resizes() {
     std::fs::remove_file(at.join("out.csv")).expect("there");
     let words = ["0.png", "6×4", "1.jpg", "9×4"];
     refused(at, &[&["metrics"], &args[..]].concat(), &words);
-    std::fs::write(at.join("rigid.yaml"), MEAN.replace("resize: clean", "resize: none")).expect("written");
-    refused(at, &[&["metrics"], &args[..], &["--extractor", "rigid.yaml"]].concat(), &words);
+    std::fs::write(
+        at.join("rigid.yaml"),
+        MEAN.replace("resize: clean", "resize: none"),
+    )
+    .expect("written");
+    refused(
+        at,
+        &[&["metrics"], &args[..], &["--extractor", "rigid.yaml"]].concat(),
+        &words,
+    );
     // A file that is no image is named.
     std::fs::write(at.join("images/7.png"), b"no image").expect("written");
     refused(at, &[&["metrics"], &args[..], &preset].concat(), &["7.png"]);
@@ -332,9 +595,23 @@ fn samples_can_be_looked_at() {
     let folder = folder();
     let at = folder.path();
     let card = digits("card.yaml").display().to_string();
-    let args = ["sample", "--model", &card, "--sampler", "{euler: {steps: 2}}", "--count", "5", "--out", "x.npy"];
+    let args = [
+        "sample",
+        "--model",
+        &card,
+        "--sampler",
+        "{euler: {steps: 2}}",
+        "--count",
+        "5",
+        "--out",
+        "x.npy",
+    ];
     flowgauge(at, &[&args[..], &["--png", "x.png"]].concat()).is(0);
     let picture = image::open(at.join("x.png")).expect("a picture");
     assert_eq!((picture.width(), picture.height()), (24, 16));
-    refused(at, &[&args[..7], &["--out", "y.npy", "--png", "no/"]].concat(), &["no/"]);
+    refused(
+        at,
+        &[&args[..7], &["--out", "y.npy", "--png", "no/"]].concat(),
+        &["no/"],
+    );
 }

@@ -17,13 +17,29 @@ const ENOUGH: usize = 2;
 /// The networks of the tests, smallest first, and behind them single operators.
 fn models() -> Vec<Model> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/graph");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&data).expect("test data").flatten().map(|e| e.path()).collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&data)
+        .expect("test data")
+        .flatten()
+        .map(|e| e.path())
+        .collect();
     files.retain(|file| file.extension().is_some_and(|e| e == "onnx"));
     files.sort_by_key(|file| file.metadata().map_or(0, |m| m.len()));
-    files.extend(["long_rows", "tokens"].map(|name| data.with_file_name("edges").join(format!("{name}.onnx"))));
-    let mut models: Vec<Model> = files.iter().map(|file| Model::load(file).expect("a model")).collect();
-    let mut cases = NpzReader::new(File::open(data.join("rules.npz")).expect("rules.npz")).expect("rules.npz");
-    let names: Vec<String> = cases.names().expect("names").into_iter().filter(|name| name.ends_with(".onnx")).collect();
+    files.extend(
+        ["long_rows", "tokens"]
+            .map(|name| data.with_file_name("edges").join(format!("{name}.onnx"))),
+    );
+    let mut models: Vec<Model> = files
+        .iter()
+        .map(|file| Model::load(file).expect("a model"))
+        .collect();
+    let mut cases =
+        NpzReader::new(File::open(data.join("rules.npz")).expect("rules.npz")).expect("rules.npz");
+    let names: Vec<String> = cases
+        .names()
+        .expect("names")
+        .into_iter()
+        .filter(|name| name.ends_with(".onnx"))
+        .collect();
     for name in names.iter().take(60) {
         let bytes: ndarray::Array1<u8> = cases.by_name(name).expect("a case");
         models.push(Model::from_bytes(name, &bytes.to_vec()).expect("a model"));
@@ -35,7 +51,9 @@ fn models() -> Vec<Model> {
 /// operators are written with others in float64.
 fn with_bounds() -> Vec<(Model, f64)> {
     let models = models();
-    let wide = models.iter().filter_map(|model| Some((model.in_precision(ElemType::DOUBLE).ok()?, 1e-10)));
+    let wide = models
+        .iter()
+        .filter_map(|model| Some((model.in_precision(ElemType::DOUBLE).ok()?, 1e-10)));
     let mut all: Vec<(Model, f64)> = wide.collect();
     all.extend(models.into_iter().map(|model| (model, 2e-5)));
     all
@@ -49,7 +67,9 @@ fn derived(model: &Model, mode: Mode, passes: Passes) -> Option<Model> {
 fn outputs(model: &Model, derived: &Model) -> Vec<ArrayD<f64>> {
     let runtime = Runtime::get(None).expect("ONNX Runtime is found or fetched");
     let written = derived.to_bytes().expect("the graph is written");
-    let mut session = runtime.open(model.file(), &written, Provider::Cpu, 1).expect("the graph loads");
+    let mut session = runtime
+        .open(model.file(), &written, Provider::Cpu, 1)
+        .expect("the graph loads");
     let size = |dim: &Dim| match dim {
         Dim::Fixed(n) => *n as usize,
         Dim::Symbol(name) if name == "K" => DIRECTIONS,
@@ -60,23 +80,41 @@ fn outputs(model: &Model, derived: &Model) -> Vec<ArrayD<f64>> {
         let shape: Vec<usize> = port.dims.iter().map(size).collect();
         let count = shape.iter().product();
         let numbers = match port.elem.is_float() {
-            true => Key { seed: 7 }.normal(Purpose::Check, place as u64, 0, count).mapv(|x| 0.5 + 0.25 * x),
+            true => Key { seed: 7 }
+                .normal(Purpose::Check, place as u64, 0, count)
+                .mapv(|x| 0.5 + 0.25 * x),
             false => ndarray::Array1::zeros(count),
         };
-        feeds.push((port.name.clone(), numbers.into_shape_with_order(IxDyn(&shape)).expect("as many numbers")));
+        feeds.push((
+            port.name.clone(),
+            numbers
+                .into_shape_with_order(IxDyn(&shape))
+                .expect("as many numbers"),
+        ));
     }
     let own: Vec<String> = model.outputs().into_iter().map(|port| port.name).collect();
-    let wanted: Vec<String> =
-        derived.outputs().into_iter().map(|port| port.name).filter(|n| !own.contains(n)).collect();
+    let wanted: Vec<String> = derived
+        .outputs()
+        .into_iter()
+        .map(|port| port.name)
+        .filter(|n| !own.contains(n))
+        .collect();
     let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-    let feeds = feeds.iter().map(|(name, numbers)| (name.as_str(), numbers.view())).collect();
-    session.run(feeds, &wanted).unwrap_or_else(|e| panic!("{}: {e}", model.file()))
+    let feeds = feeds
+        .iter()
+        .map(|(name, numbers)| (name.as_str(), numbers.view()))
+        .collect();
+    session
+        .run(feeds, &wanted)
+        .unwrap_or_else(|e| panic!("{}: {e}", model.file()))
 }
 
 fn difference(a: &ArrayD<f64>, b: &ArrayD<f64>) -> f64 {
     let scale = a.iter().fold(1e-3, |m: f64, x| m.max(x.abs()));
     assert_eq!(a.shape(), b.shape());
-    a.iter().zip(b).fold(0.0, |m: f64, (x, y)| m.max((x - y).abs() / scale))
+    a.iter()
+        .zip(b)
+        .fold(0.0, |m: f64, (x, y)| m.max((x - y).abs() / scale))
 }
 
 #[test]
@@ -89,9 +127,10 @@ fn no_pass_changes_a_result() {
                 if compared == ENOUGH {
                     break;
                 }
-                let (Some(with), Some(without)) =
-                    (derived(model, mode, Passes::all()), derived(model, mode, Passes::all().without(pass)))
-                else {
+                let (Some(with), Some(without)) = (
+                    derived(model, mode, Passes::all()),
+                    derived(model, mode, Passes::all().without(pass)),
+                ) else {
                     continue;
                 };
                 let written = |model: &Model| model.to_bytes().expect("the graph is written");
@@ -100,12 +139,25 @@ fn no_pass_changes_a_result() {
                 }
                 let (a, b) = (outputs(model, &with), outputs(model, &without));
                 // The terms of a trace are other sums where axes share directions; their sum is not.
-                let found = a.iter().zip(&b).filter(|(a, b)| a.shape() == b.shape()).map(|(a, b)| difference(a, b));
+                let found = a
+                    .iter()
+                    .zip(&b)
+                    .filter(|(a, b)| a.shape() == b.shape())
+                    .map(|(a, b)| difference(a, b));
                 let worst = found.fold(0.0, f64::max);
-                assert!(worst <= *bound, "{} on {} in {mode:?}: {worst:.1e}", pass.name(), model.file());
+                assert!(
+                    worst <= *bound,
+                    "{} on {} in {mode:?}: {worst:.1e}",
+                    pass.name(),
+                    model.file()
+                );
                 compared += 1;
             }
         }
-        assert!(compared > 0, "no graph of the tests is another without {}", pass.name());
+        assert!(
+            compared > 0,
+            "no graph of the tests is another without {}",
+            pass.name()
+        );
     }
 }

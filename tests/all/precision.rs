@@ -13,10 +13,28 @@ fn root() -> &'static Path {
 /// Log-likelihoods as `flowgauge likelihood` prints them, and their statuses.
 fn measured(model: &str, arguments: &[&str]) -> Vec<(Option<f64>, String)> {
     let folder = tempfile::tempdir().expect("a folder");
-    let card = root().join(format!("models/{model}/card.yaml")).display().to_string();
-    let data = format!("{}:x", root().join(format!("tests/data/{model}_truth.npz")).display());
+    let card = root()
+        .join(format!("models/{model}/card.yaml"))
+        .display()
+        .to_string();
+    let data = format!(
+        "{}:x",
+        root()
+            .join(format!("tests/data/{model}_truth.npz"))
+            .display()
+    );
     let solver = "{dopri5: {rtol: 1e-10, atol: 1e-10}}";
-    let fixed = ["likelihood", "--model", &card, "--data", &data, "--divergence", "exact", "--lattice", "allow"];
+    let fixed = [
+        "likelihood",
+        "--model",
+        &card,
+        "--data",
+        &data,
+        "--divergence",
+        "exact",
+        "--lattice",
+        "allow",
+    ];
     let last = ["--quiet", "--solver", solver, "--out", "rows.csv"];
     flowgauge(folder.path(), &[&fixed[..], &last[..], arguments].concat());
     let mut rows = csv::Reader::from_path(folder.path().join("rows.csv")).expect("a table");
@@ -24,7 +42,8 @@ fn measured(model: &str, arguments: &[&str]) -> Vec<(Option<f64>, String)> {
     let place = |name: &str| headers.iter().position(|h| h == name).expect(name);
     let (value, status) = (place("log_likelihood"), place("status"));
     let rows = rows.records().map(|row| row.expect("a row"));
-    rows.map(|row| (row[value].parse().ok(), row[status].to_owned())).collect()
+    rows.map(|row| (row[value].parse().ok(), row[status].to_owned()))
+        .collect()
 }
 
 #[test]
@@ -37,7 +56,10 @@ fn float64_reaches_what_float32_cannot() {
         assert_eq!(wide.len(), truth.len());
         for ((value, status), known) in wide.iter().zip(&truth) {
             let value = value.unwrap_or_else(|| panic!("{model}: {status}"));
-            assert!((value - known).abs() <= bound, "{model}: {value} for {known}");
+            assert!(
+                (value - known).abs() <= bound,
+                "{model}: {value} for {known}"
+            );
         }
         let narrow = measured(model, &[]);
         let ok = narrow.iter().all(|(_, status)| status == "ok");
@@ -50,11 +72,25 @@ fn a_run_remembers_its_precision() {
     let folder = tempfile::tempdir().expect("a folder");
     let card = root().join("models/moons/card.yaml");
     let data = root().join("models/moons/heldout.npy");
-    let entry = format!("{{model: {}, data: {}, samples: 8}}", card.display(), data.display());
-    let text = format!("name: it\nestimators: [exact]\nsolvers: [{{heun: {{steps: 4}}}}]\nlikelihood: [{entry}]\n");
+    let entry = format!(
+        "{{model: {}, data: {}, samples: 8}}",
+        card.display(),
+        data.display()
+    );
+    let text = format!(
+        "name: it\nestimators: [exact]\nsolvers: [{{heun: {{steps: 4}}}}]\nlikelihood: [{entry}]\n"
+    );
     std::fs::write(folder.path().join("config.yaml"), text).expect("written");
     let run = |out: &str, arguments: &[&str]| {
-        flowgauge(folder.path(), &[&["run", "config.yaml", "--out", out, "--quiet"][..], arguments].concat()).is(0);
+        flowgauge(
+            folder.path(),
+            &[
+                &["run", "config.yaml", "--out", out, "--quiet"][..],
+                arguments,
+            ]
+            .concat(),
+        )
+        .is(0);
         let plan = std::fs::read(folder.path().join(out).join("plan.json")).expect("a plan");
         serde_json::from_slice::<serde_json::Value>(&plan).expect("JSON")
     };
@@ -62,10 +98,20 @@ fn a_run_remembers_its_precision() {
     assert_eq!(wide["models"][0]["precision"], "float64");
     flowgauge(folder.path(), &["verify", "wide"]).is(0);
     let page = std::fs::read_to_string(folder.path().join("wide/index.html")).expect("a page");
-    assert!(page.contains("velocity, computed in float64"), "the page names the precision");
+    assert!(
+        page.contains("velocity, computed in float64"),
+        "the page names the precision"
+    );
     let narrow = run("narrow", &[]);
     assert!(narrow["models"][0].get("precision").is_none());
     assert_ne!(narrow["trials"][0]["id"], wide["trials"][0]["id"]);
-    let double = ["run", "config.yaml", "--out", "none", "--set", "precision=double"];
+    let double = [
+        "run",
+        "config.yaml",
+        "--out",
+        "none",
+        "--set",
+        "precision=double",
+    ];
     refused(folder.path(), &double, &["precision", "float32", "float64"]);
 }

@@ -9,10 +9,16 @@ use flowgauge::num::key::{Key, Purpose};
 use flowgauge::num::{Batch, Blocks};
 use ndarray::{Array2, Axis};
 
-const OPTIONS: Options = Options { provider: Provider::Cpu, threads: 1 };
+const OPTIONS: Options = Options {
+    provider: Provider::Cpu,
+    threads: 1,
+};
 
 fn model(name: &str) -> Model {
-    let card = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name).join("card.yaml");
+    let card = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("models")
+        .join(name)
+        .join("card.yaml");
     Model::open(&card).expect(name)
 }
 
@@ -32,27 +38,61 @@ fn forms_and_traces_are_those_of_the_products() {
     for name in ["digits", "moons", "mixture"] {
         let model = model(name);
         let runtime = Runtime::get(None).expect("ONNX Runtime is found or fetched");
-        let mut tangents =
-            model.tangents(runtime, OPTIONS, JacobianOptions { reverse: false, trace: true }).expect(name);
+        let mut tangents = model
+            .tangents(
+                runtime,
+                OPTIONS,
+                JacobianOptions {
+                    reverse: false,
+                    trace: true,
+                },
+            )
+            .expect(name);
         let (rows, dim) = (6, model.dim());
         let middle = model.curve.time_of_ratio(1.0);
-        let t: Vec<f64> = (0..rows).map(|i| middle * (1.0 + 0.01 * i as f64)).collect();
+        let t: Vec<f64> = (0..rows)
+            .map(|i| middle * (1.0 + 0.01 * i as f64))
+            .collect();
         let x: Batch = blocks(1, (1, rows, dim)).index_axis(Axis(0), 0).to_owned();
         let z = blocks(2, (3, rows, dim));
         let right = (&tangents.products(&t, &x, &z).expect(name) * &z).sum_axis(Axis(2));
         let forms = tangents.quadratic(&t, &x, &z).expect(name);
-        assert!(gap(&forms, &right) < 2e-6, "{name}: {}", gap(&forms, &right));
+        assert!(
+            gap(&forms, &right) < 2e-6,
+            "{name}: {}",
+            gap(&forms, &right)
+        );
         // What is kept of the directions changes nothing, whatever was asked in between.
-        tangents.quadratic(&t, &x, &blocks(3, (3, rows, dim))).expect(name);
+        tangents
+            .quadratic(&t, &x, &blocks(3, (3, rows, dim)))
+            .expect(name);
         assert_eq!(tangents.quadratic(&t, &x, &z).expect(name), forms, "{name}");
-        let (_, beside) = tangents.with_velocity(&t, &x, &z).expect(name).expect("one call");
+        let (_, beside) = tangents
+            .with_velocity(&t, &x, &z)
+            .expect(name)
+            .expect("one call");
         assert_eq!(beside, forms, "{name}");
-        let basis = Blocks::from_shape_fn((dim, rows, dim), |(i, _, j)| f64::from(u8::from(i == j)));
-        let right = tangents.quadratic(&t, &x, &basis).expect(name).sum_axis(Axis(0)).insert_axis(Axis(0));
-        let terms = tangents.trace_terms(&t, &x).expect(name).expect("few dimensions");
+        let basis =
+            Blocks::from_shape_fn((dim, rows, dim), |(i, _, j)| f64::from(u8::from(i == j)));
+        let right = tangents
+            .quadratic(&t, &x, &basis)
+            .expect(name)
+            .sum_axis(Axis(0))
+            .insert_axis(Axis(0));
+        let terms = tangents
+            .trace_terms(&t, &x)
+            .expect(name)
+            .expect("few dimensions");
         let trace = terms.sum_axis(Axis(0)).insert_axis(Axis(0));
-        assert!(gap(&trace, &right) < 2e-6, "{name}: {}", gap(&trace, &right));
-        let (_, beside) = tangents.trace_terms_with_velocity(&t, &x).expect(name).expect("few dimensions");
+        assert!(
+            gap(&trace, &right) < 2e-6,
+            "{name}: {}",
+            gap(&trace, &right)
+        );
+        let (_, beside) = tangents
+            .trace_terms_with_velocity(&t, &x)
+            .expect(name)
+            .expect("few dimensions");
         assert_eq!(beside, terms, "{name}");
     }
 }

@@ -38,17 +38,31 @@ pub fn tables(run: &Path) -> BTreeMap<String, Vec<Vec<String>>> {
     for path in files(&run.join("tables")) {
         let mut reader = csv::Reader::from_path(&path).expect("a table");
         let columns = reader.headers().expect("columns").clone();
-        let kept: Vec<usize> =
-            (0..columns.len()).filter(|i| !columns[*i].contains("seconds") && &columns[*i] != "cost").collect();
-        let rows = reader.records().map(|r| r.expect("a row")).map(|r| kept.iter().map(|i| r[*i].to_owned()).collect());
-        found.insert(path.file_name().expect("a name").to_string_lossy().into_owned(), rows.collect());
+        let kept: Vec<usize> = (0..columns.len())
+            .filter(|i| !columns[*i].contains("seconds") && &columns[*i] != "cost")
+            .collect();
+        let rows = reader
+            .records()
+            .map(|r| r.expect("a row"))
+            .map(|r| kept.iter().map(|i| r[*i].to_owned()).collect());
+        found.insert(
+            path.file_name()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned(),
+            rows.collect(),
+        );
     }
     assert!(found.len() >= 4, "{found:?}");
     found
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = std::fs::read_dir(folder).expect("a folder").flatten().map(|e| e.path()).collect();
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+        .expect("a folder")
+        .flatten()
+        .map(|e| e.path())
+        .collect();
     found.sort();
     found
 }
@@ -56,10 +70,15 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 /// How often a journal file says that each trial was finished.
 pub fn finished(run: &Path, journal: &str) -> BTreeMap<String, usize> {
     let mut count = BTreeMap::new();
-    for line in std::fs::read_to_string(run.join(journal)).unwrap_or_default().lines() {
+    for line in std::fs::read_to_string(run.join(journal))
+        .unwrap_or_default()
+        .lines()
+    {
         let event: serde_json::Value = serde_json::from_str(line).expect(line);
         if event["event"] == "finished" {
-            *count.entry(event["trial"].as_str().expect("an id").to_owned()).or_default() += 1;
+            *count
+                .entry(event["trial"].as_str().expect("an id").to_owned())
+                .or_default() += 1;
         }
     }
     count
@@ -72,8 +91,15 @@ fn a_finished_run_is_left_as_it_is() {
     let config = config(at);
     run(at, &config, "a");
     run(at, &config, "b");
-    assert_eq!(tables(&at.join("a")), tables(&at.join("b")), "two runs of one config");
-    assert_eq!(read(&at.join("a/tables/samples.csv")), read(&at.join("b/tables/samples.csv")));
+    assert_eq!(
+        tables(&at.join("a")),
+        tables(&at.join("b")),
+        "two runs of one config"
+    );
+    assert_eq!(
+        read(&at.join("a/tables/samples.csv")),
+        read(&at.join("b/tables/samples.csv"))
+    );
     let before: Vec<(PathBuf, Vec<u8>)> = contents(&at.join("a"));
     run(at, &config, "a");
     assert_eq!(before, contents(&at.join("a")), "run again");
@@ -87,15 +113,34 @@ fn a_finished_run_is_left_as_it_is() {
     assert_eq!((&done.is(0).stdout[..], &done.stderr[..]), ("", ""));
     assert_eq!(before, contents(&at.join("a")), "rebuilt");
     // How a machine is used changes no plan.
-    flowgauge(at, &["run", &config, "--out", "a", "--batch", "1", "--threads", "1"]).is(0);
+    flowgauge(
+        at,
+        &[
+            "run",
+            &config,
+            "--out",
+            "a",
+            "--batch",
+            "1",
+            "--threads",
+            "1",
+        ],
+    )
+    .is(0);
     // Comments and layout of the config change none either.
     let text = read(&at.join(&config));
-    run(at, &write(at, "commented.yaml", format!("# a comment\n{text}\n")), "a");
+    run(
+        at,
+        &write(at, "commented.yaml", format!("# a comment\n{text}\n")),
+        "a",
+    );
 }
 
 fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let files = listing(folder).into_keys().filter(|p| p.is_file());
-    files.map(|p| (p.clone(), std::fs::read(&p).expect("a file"))).collect()
+    files
+        .map(|p| (p.clone(), std::fs::read(&p).expect("a file")))
+        .collect()
 }
 
 #[test]
@@ -108,17 +153,30 @@ fn another_plan_is_kept_out_by_the_keys_that_differ() {
     let cases: &[(&[&str], &[&str])] = &[
         (&["--seed", "9"], &["seed: 9, there 0"]),
         (&["--set", "seed=9"], &["seed: 9, there 0"]),
-        (&["--set", "name=other"], &["name: \"other\", there \"test\""]),
+        (
+            &["--set", "name=other"],
+            &["name: \"other\", there \"test\""],
+        ),
         (&["--set", "likelihood.0.samples=3"], &["trials"]),
         (&["--set", "likelihood.0.data=other.npy"], &["data"]),
-        (&["--set", "solvers.0.euler.steps=3"], &["steps: 3, there 2"]),
-        (&["--set", "estimators.1.hutchinson.probes=3"], &["probes: 3, there 2"]),
+        (
+            &["--set", "solvers.0.euler.steps=3"],
+            &["steps: 3, there 2"],
+        ),
+        (
+            &["--set", "estimators.1.hutchinson.probes=3"],
+            &["probes: 3, there 2"],
+        ),
         (&["--set", "chunk=3"], &["trials"]),
         (&["--set", "samples=[]"], &["trials"]),
     ];
     for (change, words) in cases {
         let args = [&["run", &config, "--out", "out"], *change].concat();
-        refused(at, &args, &[&["out: it already holds another plan"], *words].concat());
+        refused(
+            at,
+            &args,
+            &[&["out: it already holds another plan"], *words].concat(),
+        );
     }
     // The same file name with other bytes is other data.
     let before = std::fs::read(at.join("x.npy")).expect("data");
@@ -129,15 +187,32 @@ fn another_plan_is_kept_out_by_the_keys_that_differ() {
     let card = read(Path::new(&card("mixture"))).replace("std: 80.0", "std: 79.0");
     for file in files(Path::new(&super::cli::models("mixture"))) {
         if file.is_file() {
-            let name = file.file_name().expect("a name").to_string_lossy().into_owned();
-            write(at, &format!("mixture/{name}"), std::fs::read(&file).expect("a file"));
+            let name = file
+                .file_name()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned();
+            write(
+                at,
+                &format!("mixture/{name}"),
+                std::fs::read(&file).expect("a file"),
+            );
         }
     }
     write(at, "mixture/card.yaml", card);
     let change = "likelihood.0.model=mixture/card.yaml";
     refused(
         at,
-        &["run", &config, "--out", "out", "--set", change, "--set", "samples.0.model=mixture/card.yaml"],
+        &[
+            "run",
+            &config,
+            "--out",
+            "out",
+            "--set",
+            change,
+            "--set",
+            "samples.0.model=mixture/card.yaml",
+        ],
         &["card_sha256"],
     );
 }
@@ -167,8 +242,23 @@ fn foreign_folders_are_left_alone() {
     run(at, &config, "empty");
     assert_eq!(read(&at.join("begun/config.yaml")), read(&at.join(&config)));
     // A refused model leaves no directory.
-    refused(at, &["run", &config, "--out", "new", "--set", "likelihood.0.data=missing.npy"], &["missing.npy"]);
-    refused(at, &["run", &config, "--out", "new", "--ort-lib", "missing.so"], &["missing.so"]);
+    refused(
+        at,
+        &[
+            "run",
+            &config,
+            "--out",
+            "new",
+            "--set",
+            "likelihood.0.data=missing.npy",
+        ],
+        &["missing.npy"],
+    );
+    refused(
+        at,
+        &["run", &config, "--out", "new", "--ort-lib", "missing.so"],
+        &["missing.so"],
+    );
 }
 
 #[test]
@@ -182,12 +272,18 @@ fn damaged_rows_are_named_by_report_and_mended_by_run() {
     let expected = tables(&whole);
     for kind in ["rows", "arrays"] {
         for file in files(&whole.join(kind)) {
-            let name = format!("{kind}/{}", file.file_name().expect("a name").to_string_lossy());
+            let name = format!(
+                "{kind}/{}",
+                file.file_name().expect("a name").to_string_lossy()
+            );
             for damage in ["lost", "changed", "cut"] {
                 let out = at.join("out");
                 copy(&whole, &out);
                 let mut bytes = std::fs::read(&file).expect("a file");
-                let last = bytes.iter().rposition(|b| b.is_ascii_digit()).unwrap_or(bytes.len() - 1);
+                let last = bytes
+                    .iter()
+                    .rposition(|b| b.is_ascii_digit())
+                    .unwrap_or(bytes.len() - 1);
                 match damage {
                     "lost" => std::fs::remove_file(out.join(&name)).expect("removed"),
                     "changed" => {
@@ -199,9 +295,15 @@ fn damaged_rows_are_named_by_report_and_mended_by_run() {
                 flowgauge(at, &["report", "out"]).is(2).says(&[&name]);
                 // The first of each kind in full, the others only as far as `report` goes: it is quick.
                 if file == files(&whole.join(kind))[0] {
-                    flowgauge(at, &["run", &config, "--out", "out", "--quiet"]).is(0).says(&[&name, "done again"]);
+                    flowgauge(at, &["run", &config, "--out", "out", "--quiet"])
+                        .is(0)
+                        .says(&[&name, "done again"]);
                     let counts = finished(&out, "journal.jsonl");
-                    assert_eq!(counts.values().sum::<usize>(), total + 1, "{name} {damage}: one trial is done again");
+                    assert_eq!(
+                        counts.values().sum::<usize>(),
+                        total + 1,
+                        "{name} {damage}: one trial is done again"
+                    );
                     assert_eq!(tables(&out), expected, "{name} {damage}");
                 }
                 std::fs::remove_dir_all(&out).expect("removed");
@@ -237,7 +339,11 @@ fn a_damaged_journal_is_named_and_a_torn_one_goes_on() {
     ];
     for (text, line) in damaged {
         with(text.as_bytes());
-        refused(at, &["run", &config, "--out", "out"], &["journal.jsonl", line]);
+        refused(
+            at,
+            &["run", &config, "--out", "out"],
+            &["journal.jsonl", line],
+        );
         refused(at, &["report", "out"], &["journal.jsonl", line]);
     }
     // A line that a kill tore is no damage: its trial alone is done again.
@@ -245,12 +351,20 @@ fn a_damaged_journal_is_named_and_a_torn_one_goes_on() {
         with(&journal.as_bytes()[..torn]);
         flowgauge(at, &["report", "out"]).is(0);
         run(at, &config, "out");
-        assert!(finished(&at.join("out"), "journal.jsonl").values().all(|n| *n == 1), "{torn}");
+        assert!(
+            finished(&at.join("out"), "journal.jsonl")
+                .values()
+                .all(|n| *n == 1),
+            "{torn}"
+        );
         assert_eq!(tables(&at.join("out")), expected, "{torn}");
     }
     with(&[journal.as_bytes(), &[0; 50]].concat());
     run(at, &config, "out");
-    assert!(read(&at.join("out/journal.jsonl")).starts_with(&journal), "nothing is done again");
+    assert!(
+        read(&at.join("out/journal.jsonl")).starts_with(&journal),
+        "nothing is done again"
+    );
     assert_eq!(tables(&at.join("out")), expected);
     // Without a journal nothing is known to be finished.
     std::fs::remove_file(at.join("out/journal.jsonl")).expect("removed");
@@ -259,8 +373,16 @@ fn a_damaged_journal_is_named_and_a_torn_one_goes_on() {
     assert_eq!(tables(&at.join("out")), expected);
     // And the plan is guarded again.
     let plan = read(&at.join("out/plan.json"));
-    write(at, "out/plan.json", plan.replace("\"environment\"", "\"environment\" "));
-    refused(at, &["run", &config, "--out", "out"], &["plan.json", "not what the run wrote"]);
+    write(
+        at,
+        "out/plan.json",
+        plan.replace("\"environment\"", "\"environment\" "),
+    );
+    refused(
+        at,
+        &["run", &config, "--out", "out"],
+        &["plan.json", "not what the run wrote"],
+    );
 }
 
 #[test]
@@ -308,7 +430,8 @@ fn a_killed_run_goes_on_where_it_was() {
     let config = long_config(at);
     run(at, &config, "whole");
     let total = finished(&at.join("whole"), "journal.jsonl").len();
-    let lines = || std::fs::read_to_string(at.join("out/journal.jsonl")).map_or(0, |t| t.lines().count());
+    let lines =
+        || std::fs::read_to_string(at.join("out/journal.jsonl")).map_or(0, |t| t.lines().count());
     for pause in [0, 3, 12, 20] {
         let mut child = command(at, &["run", &config, "--out", "out", "--quiet"])
             .stdout(Stdio::null())
@@ -323,14 +446,23 @@ fn a_killed_run_goes_on_where_it_was() {
         child.wait().expect("ended");
     }
     let text = read(&at.join("out/journal.jsonl"));
-    let survived = text.lines().filter(|l| serde_json::from_str::<serde_json::Value>(l).is_ok()).count();
+    let survived = text
+        .lines()
+        .filter(|l| serde_json::from_str::<serde_json::Value>(l).is_ok())
+        .count();
     assert!(survived > 20, "{survived} lines survive the kills");
     run(at, &config, "out");
     let counts = finished(&at.join("out"), "journal.jsonl");
     assert_eq!(counts.len(), total);
-    assert!(counts.values().all(|n| *n == 1), "nothing finished is done twice: {counts:?}");
+    assert!(
+        counts.values().all(|n| *n == 1),
+        "nothing finished is done twice: {counts:?}"
+    );
     assert_eq!(tables(&at.join("out")), tables(&at.join("whole")));
-    assert_eq!(read(&at.join("out/tables/samples.csv")), read(&at.join("whole/tables/samples.csv")));
+    assert_eq!(
+        read(&at.join("out/tables/samples.csv")),
+        read(&at.join("whole/tables/samples.csv"))
+    );
 }
 
 #[test]
@@ -341,7 +473,11 @@ fn two_runs_do_not_share_a_directory() {
     run(at, &config, "out");
     let lock = std::fs::File::create(at.join("out/.lock")).expect("a lock");
     lock.lock().expect("held");
-    refused(at, &["run", &config, "--out", "out"], &["out", "another `flowgauge run`"]);
+    refused(
+        at,
+        &["run", &config, "--out", "out"],
+        &["out", "another `flowgauge run`"],
+    );
     flowgauge(at, &["report", "out"]).is(0);
     drop(lock);
     run(at, &config, "out");

@@ -11,14 +11,21 @@ struct Schema(Value);
 
 impl Schema {
     fn of(kind: &str) -> Schema {
-        let text = flowgauge(Path::new("."), &["schema", kind]).is(0).stdout.clone();
+        let text = flowgauge(Path::new("."), &["schema", kind])
+            .is(0)
+            .stdout
+            .clone();
         let value: Value = serde_json::from_str(&text).expect("JSON");
-        assert_eq!(value["$schema"], "https://json-schema.org/draft/2020-12/schema");
+        assert_eq!(
+            value["$schema"],
+            "https://json-schema.org/draft/2020-12/schema"
+        );
         Schema(value)
     }
 
     fn allows(&self, text: &str) -> Result<(), String> {
-        self.check(&self.0, &serde_yaml::from_str(text).expect("YAML"), "$").map(drop)
+        self.check(&self.0, &serde_yaml::from_str(text).expect("YAML"), "$")
+            .map(drop)
     }
 
     /// Draft 2020-12, as far as our schemas use it; an unknown keyword is an error of this test. The names of the
@@ -52,23 +59,36 @@ impl Schema {
                 // After all others, below.
                 "additionalProperties" | "unevaluatedProperties" => true,
                 "$ref" => {
-                    let place = wanted.as_str().and_then(|r| r.strip_prefix('#')).expect("a place in this schema");
+                    let place = wanted
+                        .as_str()
+                        .and_then(|r| r.strip_prefix('#'))
+                        .expect("a place in this schema");
                     seen.extend(self.check(self.0.pointer(place).expect(place), value, at)?);
                     true
                 }
-                "type" => wanted.as_str().map_or_else(|| list(wanted).iter().filter_map(Value::as_str).any(is), is),
+                "type" => wanted
+                    .as_str()
+                    .map_or_else(|| list(wanted).iter().filter_map(Value::as_str).any(is), is),
                 "const" => value == wanted,
                 "enum" => list(wanted).contains(value),
                 "minimum" => number(wanted).is_none_or(|(v, least)| v >= least),
                 "maximum" => number(wanted).is_none_or(|(v, most)| v <= most),
-                "pattern" => value.as_str().is_none_or(|text| matches(wanted.as_str().expect("a pattern"), text)),
-                "minProperties" => object.is_none_or(|o| o.len() as u64 >= wanted.as_u64().expect("a number")),
-                "maxProperties" => object.is_none_or(|o| o.len() as u64 <= wanted.as_u64().expect("a number")),
+                "pattern" => value
+                    .as_str()
+                    .is_none_or(|text| matches(wanted.as_str().expect("a pattern"), text)),
+                "minProperties" => {
+                    object.is_none_or(|o| o.len() as u64 >= wanted.as_u64().expect("a number"))
+                }
+                "maxProperties" => {
+                    object.is_none_or(|o| o.len() as u64 <= wanted.as_u64().expect("a number"))
+                }
                 "minItems" => length(wanted).is_none_or(|(n, least)| n >= least),
                 "maxItems" => length(wanted).is_none_or(|(n, most)| n <= most),
-                "required" => {
-                    object.is_none_or(|o| list(wanted).iter().all(|k| o.contains_key(k.as_str().expect("a key"))))
-                }
+                "required" => object.is_none_or(|o| {
+                    list(wanted)
+                        .iter()
+                        .all(|k| o.contains_key(k.as_str().expect("a key")))
+                }),
                 "items" => {
                     for (i, item) in list(value).iter().enumerate() {
                         self.check(wanted, item, &format!("{at}.{i}"))?;
@@ -91,11 +111,15 @@ impl Schema {
                     true
                 }
                 "anyOf" | "oneOf" => {
-                    let found: Vec<_> = list(wanted).iter().map(|part| self.check(part, value, at)).collect();
+                    let found: Vec<_> = list(wanted)
+                        .iter()
+                        .map(|part| self.check(part, value, at))
+                        .collect();
                     let mut fine = found.iter().flatten();
                     let first = fine.next();
                     if first.is_none() {
-                        let why: Vec<&String> = found.iter().filter_map(|f| f.as_ref().err()).collect();
+                        let why: Vec<&String> =
+                            found.iter().filter_map(|f| f.as_ref().err()).collect();
                         return Err(format!("{at}: no form fits {value}: {why:?}"));
                     }
                     seen.extend(first.into_iter().flatten().cloned());
@@ -108,8 +132,14 @@ impl Schema {
             }
         }
         for keyword in ["additionalProperties", "unevaluatedProperties"] {
-            let Some(rest) = keywords.get(keyword) else { continue };
-            for (key, inner) in object.into_iter().flatten().filter(|(key, _)| !seen.contains(key)) {
+            let Some(rest) = keywords.get(keyword) else {
+                continue;
+            };
+            for (key, inner) in object
+                .into_iter()
+                .flatten()
+                .filter(|(key, _)| !seen.contains(key))
+            {
                 self.check(rest, inner, &format!("{at}.{key}"))?;
             }
         }
@@ -119,15 +149,27 @@ impl Schema {
 
 /// Patterns of the form `^(a|b)\\(.*\\)$`, the only ones that our schemas have.
 fn matches(pattern: &str, text: &str) -> bool {
-    let names = pattern.strip_prefix("^(").and_then(|p| p.strip_suffix(")\\(.*\\)$")).expect(pattern).replace('\\', "");
-    text.ends_with(')') && names.split('|').any(|n| text.strip_prefix(n).is_some_and(|rest| rest.starts_with('(')))
+    let names = pattern
+        .strip_prefix("^(")
+        .and_then(|p| p.strip_suffix(")\\(.*\\)$"))
+        .expect(pattern)
+        .replace('\\', "");
+    text.ends_with(')')
+        && names.split('|').any(|n| {
+            text.strip_prefix(n)
+                .is_some_and(|rest| rest.starts_with('('))
+        })
 }
 
 fn files(folder: &str, wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
     let mut found = Vec::new();
     while let Some(folder) = folders.pop() {
-        for path in std::fs::read_dir(folder).expect("a folder").flatten().map(|e| e.path()) {
+        for path in std::fs::read_dir(folder)
+            .expect("a folder")
+            .flatten()
+            .map(|e| e.path())
+        {
             if path.is_dir() {
                 folders.push(path);
             } else if wanted(&path) {
@@ -149,17 +191,21 @@ fn every_file_of_the_project_is_valid() {
     let cards = [files("models", named_card), files("tests/data", named_card)].concat();
     assert!(cards.len() >= 5, "{cards:?}");
     for path in cards {
-        card.allows(&read(&path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        card.allows(&read(&path))
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     }
     let (config, claims) = (Schema::of("config"), Schema::of("claims"));
-    let (claimed, configs): (Vec<_>, Vec<_>) = files("configs", |p| p.extension().is_some_and(|e| e == "yaml"))
-        .into_iter()
-        .partition(|p| p.to_string_lossy().contains("claims"));
+    let (claimed, configs): (Vec<_>, Vec<_>) =
+        files("configs", |p| p.extension().is_some_and(|e| e == "yaml"))
+            .into_iter()
+            .partition(|p| p.to_string_lossy().contains("claims"));
     assert!(!claimed.is_empty());
     assert!(configs.len() >= 4, "{configs:?}");
     for (schema, paths) in [(&config, configs), (&claims, claimed)] {
         for path in paths {
-            schema.allows(&read(&path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            schema
+                .allows(&read(&path))
+                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         }
     }
 }
@@ -169,19 +215,35 @@ fn every_file_of_the_project_is_valid() {
 fn both_forms_of_an_entry_are_known_and_no_other() {
     let config = Schema::of("config");
     let text = |estimator: &str, more: &str| {
-        format!("name: a\nestimators: [{estimator}]\nsolvers: [euler]\nlikelihood: [{{model: m, data: x{more}}}]\n")
+        format!(
+            "name: a\nestimators: [{estimator}]\nsolvers: [euler]\nlikelihood: [{{model: m, data: x{more}}}]\n"
+        )
     };
     for (estimator, more) in [
         ("exact", ""),
-        ("{hutchinson: {probes: 8, distribution: sphere, along: fresh}}", ", budget: true"),
+        (
+            "{hutchinson: {probes: 8, distribution: sphere, along: fresh}}",
+            ", budget: true",
+        ),
         ("{hutch++: {matvecs: 9}}", ", budget: {samples: 4}"),
-        ("{flow-map: {map: m, steps: 2, grid: karras}}", ", stein: {head: h}"),
+        (
+            "{flow-map: {map: m, steps: 2, grid: karras}}",
+            ", stein: {head: h}",
+        ),
         ("{learned: {head: h}}", ", stein: [{head: h, score: model}]"),
-        ("{debiased: {head: h}}", ", dequantization: {importance: {draws: 4}}, lattice: allow"),
-        ("closed-form", ", solvers: [{dopri5: {rtol: 1.0e-6, controller: {coefficients: [0.7, 0.4, 0.0]}}}]"),
+        (
+            "{debiased: {head: h}}",
+            ", dequantization: {importance: {draws: 4}}, lattice: allow",
+        ),
+        (
+            "closed-form",
+            ", solvers: [{dopri5: {rtol: 1.0e-6, controller: {coefficients: [0.7, 0.4, 0.0]}}}]",
+        ),
         ("exact", ", density: {x: [-1, 1], y: [-1, 1]}"),
     ] {
-        config.allows(&text(estimator, more)).unwrap_or_else(|e| panic!("{estimator} {more}: {e}"));
+        config
+            .allows(&text(estimator, more))
+            .unwrap_or_else(|e| panic!("{estimator} {more}: {e}"));
     }
     for (estimator, more) in [
         ("nope", ""),
@@ -200,10 +262,15 @@ fn both_forms_of_an_entry_are_known_and_no_other() {
         ("exact", ", density: {x: [-1, 0, 1], y: [-1, 1]}"),
         ("exact", "}, {model: m"),
     ] {
-        assert!(config.allows(&text(estimator, more)).is_err(), "{estimator} {more}");
+        assert!(
+            config.allows(&text(estimator, more)).is_err(),
+            "{estimator} {more}"
+        );
     }
     let samplers = |sampler: &str| {
-        format!("name: a\nsamples: [{{model: m, samplers: [{sampler}], count: 3, reference: x, metrics: [frechet]}}]\n")
+        format!(
+            "name: a\nsamples: [{{model: m, samplers: [{sampler}], count: 3, reference: x, metrics: [frechet]}}]\n"
+        )
     };
     for sampler in [
         "{heun: {steps: 3, s_churn: 4}}",
@@ -211,11 +278,16 @@ fn both_forms_of_an_entry_are_known_and_no_other() {
         "unipc",
         "{steindiff: {sampler: {euler: {steps: 2}}, mode: literal, gate: [0.5, 2]}}",
     ] {
-        config.allows(&samplers(sampler)).unwrap_or_else(|e| panic!("{sampler}: {e}"));
+        config
+            .allows(&samplers(sampler))
+            .unwrap_or_else(|e| panic!("{sampler}: {e}"));
     }
-    for sampler in
-        ["{heun: {step: 3}}", "{dpmpp-2m: {stepz: 3}}", "{steindiff: {sampler: nope}}", "{unipc: {order: x}}"]
-    {
+    for sampler in [
+        "{heun: {step: 3}}",
+        "{dpmpp-2m: {stepz: 3}}",
+        "{steindiff: {sampler: nope}}",
+        "{unipc: {order: x}}",
+    ] {
         assert!(config.allows(&samplers(sampler)).is_err(), "{sampler}");
     }
 }
@@ -236,18 +308,30 @@ fn wrong_cards_and_claims_are_invalid() {
         ("label: 3", "label: {a: 3}"),
         ("path:", "paths:"),
     ] {
-        assert!(text.contains(from) && card.allows(&text.replacen(from, to, 1)).is_err(), "{to}");
+        assert!(
+            text.contains(from) && card.allows(&text.replacen(from, to, 1)).is_err(),
+            "{to}"
+        );
     }
     let claims = Schema::of("claims");
-    let text =
-        "confidence: 0.9\nclaims:\n  - {table: summary, where: {estimator: exact, n: 4}, column: nats, at-least: 0}\n";
+    let text = "confidence: 0.9\nclaims:\n  - {table: summary, where: {estimator: exact, n: 4}, column: nats, at-least: 0}\n";
     claims.allows(text).expect("right");
-    for (from, to) in
-        [("at-least: 0", "at-least: much"), ("table: summary, ", ""), ("column:", "columns:"), ("n: 4", "n: [4]")]
-    {
-        assert!(text.contains(from) && claims.allows(&text.replacen(from, to, 1)).is_err(), "{to}");
+    for (from, to) in [
+        ("at-least: 0", "at-least: much"),
+        ("table: summary, ", ""),
+        ("column:", "columns:"),
+        ("n: 4", "n: [4]"),
+    ] {
+        assert!(
+            text.contains(from) && claims.allows(&text.replacen(from, to, 1)).is_err(),
+            "{to}"
+        );
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     refused(folder.path(), &["schema"], &["required"]);
-    refused(folder.path(), &["schema", "nope"], &["nope", "config, card, claims"]);
+    refused(
+        folder.path(),
+        &["schema", "nope"],
+        &["nope", "config, card, claims"],
+    );
 }

@@ -12,15 +12,25 @@ fn folder() -> tempfile::TempDir {
 
 /// A run's rows without what the clock measured, by trial.
 fn rows(run: &Path, trial: &str) -> Vec<Vec<String>> {
-    let mut reader = csv::Reader::from_path(run.join("rows").join(format!("{trial}.csv"))).expect("rows");
+    let mut reader =
+        csv::Reader::from_path(run.join("rows").join(format!("{trial}.csv"))).expect("rows");
     let columns = reader.headers().expect("columns").clone();
-    let kept: Vec<usize> = (0..columns.len()).filter(|i| !columns[*i].contains("seconds")).collect();
-    reader.records().map(|r| r.expect("a row")).map(|r| kept.iter().map(|i| r[*i].to_owned()).collect()).collect()
+    let kept: Vec<usize> = (0..columns.len())
+        .filter(|i| !columns[*i].contains("seconds"))
+        .collect();
+    reader
+        .records()
+        .map(|r| r.expect("a row"))
+        .map(|r| kept.iter().map(|i| r[*i].to_owned()).collect())
+        .collect()
 }
 
 fn same_report(a: &Path, b: &Path) {
     assert_eq!(tables(a), tables(b));
-    assert_eq!(read(&a.join("tables/samples.csv")), read(&b.join("tables/samples.csv")));
+    assert_eq!(
+        read(&a.join("tables/samples.csv")),
+        read(&b.join("tables/samples.csv"))
+    );
 }
 
 #[test]
@@ -32,9 +42,15 @@ fn shards_in_directories_of_their_own_make_the_whole_run() {
     let mut done = BTreeSet::new();
     for (shard, out) in [("1/3", "a"), ("2/3", "b"), ("3/3", "c")] {
         let args = ["run", &config, "--out", out, "--shard", shard];
-        flowgauge(at, &args).is(0).says(&[&format!("shard {shard}"), "outstanding"]);
+        flowgauge(at, &args)
+            .is(0)
+            .says(&[&format!("shard {shard}"), "outstanding"]);
         for trial in finished_trials(&at.join(out)) {
-            assert_eq!(rows(&at.join(out), &trial), rows(&at.join("whole"), &trial), "{trial}");
+            assert_eq!(
+                rows(&at.join(out), &trial),
+                rows(&at.join("whole"), &trial),
+                "{trial}"
+            );
             assert!(done.insert(trial), "no trial is two shards'");
         }
         // Done is done for a shard too.
@@ -44,7 +60,10 @@ fn shards_in_directories_of_their_own_make_the_whole_run() {
         // Its own report says that it is not everything.
         assert!(read(&at.join(out).join("index.html")).contains("outstanding"));
     }
-    assert_eq!(done.len(), finished(&at.join("whole"), "journal.jsonl").len());
+    assert_eq!(
+        done.len(),
+        finished(&at.join("whole"), "journal.jsonl").len()
+    );
     flowgauge(at, &["report", "a", "b", "c"]).is(0);
     for out in ["a", "b", "c"] {
         same_report(&at.join(out), &at.join("whole"));
@@ -62,9 +81,14 @@ fn journal(shard: &str) -> String {
 }
 
 fn finished_trials(run: &Path) -> Vec<String> {
-    let files = std::fs::read_dir(run).expect("a run").flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    let files = std::fs::read_dir(run)
+        .expect("a run")
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned());
     let journals = files.filter(|n| n.starts_with("journal"));
-    journals.flat_map(|n| finished(run, &n).into_keys().collect::<Vec<_>>()).collect()
+    journals
+        .flat_map(|n| finished(run, &n).into_keys().collect::<Vec<_>>())
+        .collect()
 }
 
 #[test]
@@ -74,7 +98,12 @@ fn shards_meet_in_one_directory() {
     let config = config(at);
     run(at, &config, "whole");
     let start = |shard: &str| {
-        command(at, &["run", &config, "--out", "out", "--quiet", "--shard", shard]).spawn().expect("the program starts")
+        command(
+            at,
+            &["run", &config, "--out", "out", "--quiet", "--shard", shard],
+        )
+        .spawn()
+        .expect("the program starts")
     };
     let mut both = ["1/2", "2/2"].map(start);
     for child in &mut both {
@@ -82,7 +111,12 @@ fn shards_meet_in_one_directory() {
     }
     same_report(&at.join("out"), &at.join("whole"));
     let counts = ["1/2", "2/2"].map(|s| finished(&at.join("out"), &journal(s)));
-    assert!(counts.iter().all(|c| !c.is_empty() && c.values().all(|n| *n == 1)), "{counts:?}");
+    assert!(
+        counts
+            .iter()
+            .all(|c| !c.is_empty() && c.values().all(|n| *n == 1)),
+        "{counts:?}"
+    );
     // A whole run finds nothing left to do, and waits for no shard that has ended.
     run(at, &config, "out");
     assert!(finished(&at.join("out"), "journal.jsonl").is_empty());
@@ -92,9 +126,21 @@ fn shards_meet_in_one_directory() {
     let share = std::fs::File::create(at.join("out/.lock-1-of-2")).expect("a lock");
     whole.lock_shared().expect("held");
     share.lock().expect("held");
-    refused(at, &["run", &config, "--out", "out"], &["another `flowgauge run`"]);
-    refused(at, &["run", &config, "--out", "out", "--shard", "1/2"], &["another `flowgauge run`"]);
-    flowgauge(at, &["run", &config, "--out", "out", "--shard", "2/2", "--quiet"]).is(0);
+    refused(
+        at,
+        &["run", &config, "--out", "out"],
+        &["another `flowgauge run`"],
+    );
+    refused(
+        at,
+        &["run", &config, "--out", "out", "--shard", "1/2"],
+        &["another `flowgauge run`"],
+    );
+    flowgauge(
+        at,
+        &["run", &config, "--out", "out", "--shard", "2/2", "--quiet"],
+    )
+    .is(0);
 }
 
 #[test]
@@ -103,7 +149,11 @@ fn a_share_that_cannot_be_is_refused() {
     let at = folder.path();
     let config = config(at);
     for shard in ["0/3", "4/3", "1", "1/0", "-1/3", "a/b"] {
-        refused(at, &["run", &config, "--out", "out", &format!("--shard={shard}")], &["--shard", "1 to N"]);
+        refused(
+            at,
+            &["run", &config, "--out", "out", &format!("--shard={shard}")],
+            &["--shard", "1 to N"],
+        );
     }
     refused(at, &["report", "."], &["plan.json"]);
 }
@@ -114,18 +164,39 @@ fn different_runs_stand_side_by_side() {
     let at = folder.path();
     let config = config(at);
     run(at, &config, "a");
-    flowgauge(at, &["run", &config, "--out", "b", "--quiet", "--seed", "9", "--set", "name=again"]).is(0);
+    flowgauge(
+        at,
+        &[
+            "run",
+            &config,
+            "--out",
+            "b",
+            "--quiet",
+            "--seed",
+            "9",
+            "--set",
+            "name=again",
+        ],
+    )
+    .is(0);
     let own = tables(&at.join("a"));
     flowgauge(at, &["report", "a", "b", "--out", "both"]).is(0);
     let page = read(&at.join("both/index.html"));
     for words in ["mixture (test)", "mixture (again)", "0 (test), 9 (again)"] {
         assert!(page.contains(words), "{words}");
     }
-    let (a, b, both) =
-        (&own["samples.csv"], &tables(&at.join("b"))["samples.csv"], &tables(&at.join("both"))["samples.csv"]);
+    let (a, b, both) = (
+        &own["samples.csv"],
+        &tables(&at.join("b"))["samples.csv"],
+        &tables(&at.join("both"))["samples.csv"],
+    );
     assert_eq!(both.len(), a.len() + b.len());
     // Without a folder for all, each keeps a report of its own.
     flowgauge(at, &["report", "a", "b"]).is(0);
     assert_eq!(tables(&at.join("a")), own);
-    refused(at, &["report", "a", "b", "--out", "a/plan.json"], &["plan.json"]);
+    refused(
+        at,
+        &["report", "a", "b", "--out", "a/plan.json"],
+        &["plan.json"],
+    );
 }

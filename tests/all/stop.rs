@@ -12,18 +12,31 @@ fn folder() -> tempfile::TempDir {
 }
 
 /// Starts a call, waits until something is there, and sends it a signal: exit status and standard error.
-fn stopped(at: &Path, args: &[&str], signal: &str, ready: impl Fn() -> bool) -> (Option<i32>, String) {
-    let child: Child =
-        command(at, args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+fn stopped(
+    at: &Path,
+    args: &[&str],
+    signal: &str,
+    ready: impl Fn() -> bool,
+) -> (Option<i32>, String) {
+    let child: Child = command(at, args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
     let began = Instant::now();
     while !ready() && began.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(2));
     }
     assert!(ready(), "it never came so far");
-    let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
+    let sent = Command::new("kill")
+        .args([&format!("-{signal}"), &child.id().to_string()])
+        .status();
     assert!(sent.expect("kill runs").success());
     let output = child.wait_with_output().expect("ended");
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
 }
 
 /// Some hundred trials that take some seconds together.
@@ -46,19 +59,32 @@ fn a_run_that_is_stopped_says_how_to_go_on() {
     let at = folder.path();
     let config = long_config(at);
     for signal in ["INT", "TERM"] {
-        let lines = || std::fs::read_to_string(at.join("out/journal.jsonl")).map_or(0, |t| t.lines().count());
+        let lines = || {
+            std::fs::read_to_string(at.join("out/journal.jsonl")).map_or(0, |t| t.lines().count())
+        };
         let before = lines();
-        let (code, stderr) = stopped(at, &["run", &config, "--out", "out"], signal, || lines() > before + 1);
+        let (code, stderr) = stopped(at, &["run", &config, "--out", "out"], signal, || {
+            lines() > before + 1
+        });
         assert_eq!(code, Some(75), "{signal}: {stderr}");
-        assert!(stderr.contains("of 200 trials done; the same command goes on from there"), "{signal}: {stderr}");
+        assert!(
+            stderr.contains("of 200 trials done; the same command goes on from there"),
+            "{signal}: {stderr}"
+        );
         let journal = read(&at.join("out/journal.jsonl"));
-        assert!(!journal.contains("failed"), "what was broken off has not failed: {journal}");
+        assert!(
+            !journal.contains("failed"),
+            "what was broken off has not failed: {journal}"
+        );
         assert!(journal.ends_with('\n'));
     }
     let done = flowgauge(at, &["run", &config, "--out", "out"]);
     done.is(0).says(&["trials are done already; resuming"]);
     let counts = finished(&at.join("out"), "journal.jsonl");
-    assert!(counts.len() == 200 && counts.values().all(|n| *n == 1), "{counts:?}");
+    assert!(
+        counts.len() == 200 && counts.values().all(|n| *n == 1),
+        "{counts:?}"
+    );
 }
 
 #[test]
@@ -86,19 +112,34 @@ fn a_likelihood_that_is_stopped_keeps_its_rows() {
     let kept = || std::fs::read_to_string(at.join("o.csv.partial")).unwrap_or_default();
     let (code, stderr) = stopped(at, &args, "INT", || kept().lines().count() > 5);
     assert_eq!(code, Some(130), "{stderr}");
-    for words in ["o.csv.partial", "of 400 log-likelihoods done", "the same command starts again"] {
+    for words in [
+        "o.csv.partial",
+        "of 400 log-likelihoods done",
+        "the same command starts again",
+    ] {
         assert!(stderr.contains(words), "{words}: {stderr}");
     }
     assert!(!at.join("o.csv").exists());
     // Whole rows, in order from the first.
     let text = kept();
     let mut reader = csv::Reader::from_reader(text.as_bytes());
-    let rows: Vec<csv::StringRecord> = reader.records().collect::<Result<_, _>>().expect("whole rows");
+    let rows: Vec<csv::StringRecord> = reader
+        .records()
+        .collect::<Result<_, _>>()
+        .expect("whole rows");
     assert!(rows.len() > 3 && rows.len() < 400 && text.ends_with('\n'));
-    assert!(rows.iter().enumerate().all(|(i, row)| row[0] == i.to_string()));
+    assert!(
+        rows.iter()
+            .enumerate()
+            .all(|(i, row)| row[0] == i.to_string())
+    );
     // Batches of any size give the same rows.
     let done = flowgauge(at, &args);
-    assert!(done.is(0).stdout.starts_with("mean log-likelihood "), "{}", done.stdout);
+    assert!(
+        done.is(0).stdout.starts_with("mean log-likelihood "),
+        "{}",
+        done.stdout
+    );
     assert!(read(&at.join("o.csv")).starts_with(&text));
     assert!(!at.join("o.csv.partial").exists());
 }
@@ -127,18 +168,38 @@ fn samples_that_are_stopped_keep_those_that_are_drawn() {
     // A signal that comes before the work has begun ends the program as it always did.
     let after = |seconds: u64| {
         let began = Instant::now();
-        stopped(at, &args, "TERM", || began.elapsed() > Duration::from_secs(seconds))
+        stopped(at, &args, "TERM", || {
+            began.elapsed() > Duration::from_secs(seconds)
+        })
     };
     let tries = [1, 2, 4, 8, 16].into_iter().map(after);
-    let (code, stderr) = tries.into_iter().find(|(code, _)| code.is_some()).expect("it began in time");
+    let (code, stderr) = tries
+        .into_iter()
+        .find(|(code, _)| code.is_some())
+        .expect("it began in time");
     assert_eq!(code, Some(143), "{stderr}");
-    assert!(stderr.contains("of 40 samples done; the same command starts again"), "{stderr}");
+    assert!(
+        stderr.contains("of 40 samples done; the same command starts again"),
+        "{stderr}"
+    );
     assert!(!at.join("x.npy").exists());
-    let Ok(bytes) = std::fs::read(at.join("x.npy.partial")) else { return };
+    let Ok(bytes) = std::fs::read(at.join("x.npy.partial")) else {
+        return;
+    };
     write(at, "kept.npy", &bytes);
     flowgauge(
         at,
-        &["metrics", "--generated", "kept.npy", "--reference", "kept.npy", "--metric", "energy", "--out", "m.csv"],
+        &[
+            "metrics",
+            "--generated",
+            "kept.npy",
+            "--reference",
+            "kept.npy",
+            "--metric",
+            "energy",
+            "--out",
+            "m.csv",
+        ],
     )
     .is(0);
 }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::cli::{card, command, config, finish, flowgauge, listing, models, refused, samples, write};
+use super::cli::{
+    card, command, config, finish, flowgauge, listing, models, refused, samples, write,
+};
 use super::resume::{read, run};
 
 fn folder() -> tempfile::TempDir {
@@ -15,7 +17,10 @@ fn folder() -> tempfile::TempDir {
 /// A run with every kind of work, all of it cheap.
 fn everything(at: &Path) -> String {
     let (mixture, moons) = (card("mixture"), card("moons"));
-    let (x, points) = (format!("{}/heldout.npy", models("mixture")), format!("{}/heldout.npy", models("moons")));
+    let (x, points) = (
+        format!("{}/heldout.npy", models("mixture")),
+        format!("{}/heldout.npy", models("moons")),
+    );
     write(
         at,
         "all.yaml",
@@ -37,7 +42,11 @@ fn counts(stdout: &str) -> [usize; 3] {
     let line = stdout.lines().last().unwrap_or_default();
     let number = |word: &str| -> usize {
         let before = line.split(&format!(" {word}")).next().unwrap_or_default();
-        before.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{line}: {word}"))
+        before
+            .rsplit(' ')
+            .next()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or_else(|| panic!("{line}: {word}"))
     };
     ["match", "drift", "mismatch"].map(number)
 }
@@ -52,21 +61,45 @@ fn a_run_is_what_its_models_make_of_its_data() {
     let done = flowgauge(at, &["verify", "out", "--fraction", "1", "--threads", "1"]);
     let [same, drift, other] = counts(&done.is(0).stdout);
     assert_eq!((drift, other), (0, 0), "{}", done.stdout);
-    for kind in
-        ["hutchinson", "frechet", "lsd", "closed-form", "steindiff", "arrays/", ".steps.csv", "tables/summary.csv"]
-    {
+    for kind in [
+        "hutchinson",
+        "frechet",
+        "lsd",
+        "closed-form",
+        "steindiff",
+        "arrays/",
+        ".steps.csv",
+        "tables/summary.csv",
+    ] {
         assert!(done.stdout.contains(kind), "{kind}: {}", done.stdout);
     }
     // Other batches round otherwise, and that is told apart from another number.
     let batched = flowgauge(at, &["verify", "out", "--fraction", "1", "--batch", "3"]);
     assert_eq!(counts(&batched.is(0).stdout)[2], 0, "{}", batched.stdout);
     // A part of it is that part of the same.
-    let some = flowgauge(at, &["verify", "out", "--seed", "3", "--out", "verdicts.csv", "--quiet"]);
+    let some = flowgauge(
+        at,
+        &[
+            "verify",
+            "out",
+            "--seed",
+            "3",
+            "--out",
+            "verdicts.csv",
+            "--quiet",
+        ],
+    );
     let [few, drift, other] = counts(&some.is(0).stdout);
-    assert!(few + drift < same / 2 && few > 10 && drift < few / 4 && other == 0, "{few} and {drift} of {same}");
+    assert!(
+        few + drift < same / 2 && few > 10 && drift < few / 4 && other == 0,
+        "{few} and {drift} of {same}"
+    );
     assert_eq!(some.stderr, "");
     let table = read(&at.join("verdicts.csv"));
-    assert!(table.starts_with("verdict,file,line,what,column,stored,recomputed,difference,tolerance\n"), "{table}");
+    assert!(
+        table.starts_with("verdict,file,line,what,column,stored,recomputed,difference,tolerance\n"),
+        "{table}"
+    );
     assert_eq!(table.lines().count(), few + drift + 1);
     std::fs::remove_file(at.join("verdicts.csv")).expect("removed");
     assert_eq!(listing(at), before, "verify writes nothing but its table");
@@ -74,17 +107,26 @@ fn a_run_is_what_its_models_make_of_its_data() {
 
 /// The row file of the first trial that has estimators, and its text.
 fn row_file(run: &Path) -> (PathBuf, String) {
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(run.join("rows")).expect("rows").flatten().map(|e| e.path()).collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(run.join("rows"))
+        .expect("rows")
+        .flatten()
+        .map(|e| e.path())
+        .collect();
     files.sort();
     let texts = files.into_iter().map(|f| (f.clone(), read(&f)));
-    texts.into_iter().find(|(_, text)| text.contains("prior_log_density")).expect("log-likelihoods")
+    texts
+        .into_iter()
+        .find(|(_, text)| text.contains("prior_log_density"))
+        .expect("log-likelihoods")
 }
 
 /// Changes the log-likelihood in the second row of a file; the new text.
 fn edited(text: &str, change: impl Fn(f64) -> f64) -> String {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    let column = lines[0].split(',').position(|c| c == "log_likelihood").expect("the column");
+    let column = lines[0]
+        .split(',')
+        .position(|c| c == "log_likelihood")
+        .expect("the column");
     let mut cells: Vec<String> = lines[2].split(',').map(str::to_owned).collect();
     cells[column] = change(cells[column].parse().expect("a number")).to_string();
     lines[2] = cells.join(",");
@@ -93,12 +135,21 @@ fn edited(text: &str, change: impl Fn(f64) -> f64) -> String {
 
 /// Writes a row file and its hash into the journal, as one who covers his tracks.
 fn forge(run: &Path, file: &Path, text: &str) {
-    let hash = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let hash = |bytes: &[u8]| {
+        Sha256::digest(bytes)
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<String>()
+    };
     let old = hash(&std::fs::read(file).expect("rows"));
     std::fs::write(file, text).expect("written");
     let journal = read(&run.join("journal.jsonl"));
     assert!(journal.contains(&old));
-    std::fs::write(run.join("journal.jsonl"), journal.replace(&old, &hash(text.as_bytes()))).expect("written");
+    std::fs::write(
+        run.join("journal.jsonl"),
+        journal.replace(&old, &hash(text.as_bytes())),
+    )
+    .expect("written");
 }
 
 #[test]
@@ -108,15 +159,29 @@ fn an_edited_number_is_found() {
     run(at, &config(at), "out");
     let out = at.join("out");
     let (file, text) = row_file(&out);
-    let place = format!("rows/{}:3", file.file_name().expect("a name").to_string_lossy());
+    let place = format!(
+        "rows/{}:3",
+        file.file_name().expect("a name").to_string_lossy()
+    );
     let last = |v: f64| v + 1e-9;
     // Its file is no longer what the journal says, so its trial is recomputed whole, however small the part asked for.
     std::fs::write(&file, edited(&text, |v| v + 0.1)).expect("written");
     let done = flowgauge(at, &["verify", "out", "--fraction", "1e-6"]);
     done.is(1);
-    assert!(done.stdout.contains("is not what the run wrote"), "{}", done.stdout);
-    let line = done.stdout.lines().find(|l| l.contains(&place)).unwrap_or_else(|| panic!("{place}: {}", done.stdout));
-    assert!(line.starts_with("mismatch") && line.contains("log_likelihood stored"), "{line}");
+    assert!(
+        done.stdout.contains("is not what the run wrote"),
+        "{}",
+        done.stdout
+    );
+    let line = done
+        .stdout
+        .lines()
+        .find(|l| l.contains(&place))
+        .unwrap_or_else(|| panic!("{place}: {}", done.stdout));
+    assert!(
+        line.starts_with("mismatch") && line.contains("log_likelihood stored"),
+        "{line}"
+    );
     // The least change of the file is one, even where the number only drifts by it.
     std::fs::write(&file, edited(&text, last)).expect("written");
     let done = flowgauge(at, &["verify", "out", "--fraction", "1e-6"]);
@@ -125,7 +190,11 @@ fn an_edited_number_is_found() {
     // With the journal's hash forged, recomputing alone tells.
     forge(&out, &file, &edited(&text, |v| v + 0.1));
     let done = flowgauge(at, &["verify", "out", "--fraction", "1"]);
-    assert!(counts(&done.is(1).stdout)[2] >= 1 && done.stdout.contains(&place), "{}", done.stdout);
+    assert!(
+        counts(&done.is(1).stdout)[2] >= 1 && done.stdout.contains(&place),
+        "{}",
+        done.stdout
+    );
     forge(&out, &file, &edited(&text, last));
     flowgauge(at, &["report", "out", "--quiet"]).is(0);
     let done = flowgauge(at, &["verify", "out", "--fraction", "1"]);
@@ -133,9 +202,11 @@ fn an_edited_number_is_found() {
     forge(&out, &file, &text);
     // A row more, a row less, a text instead of a number.
     let lines: Vec<&str> = text.lines().collect();
-    for wrong in
-        [lines[..lines.len() - 1].join("\n") + "\n", text.clone() + lines[1] + "\n", edited(&text, |_| f64::NAN)]
-    {
+    for wrong in [
+        lines[..lines.len() - 1].join("\n") + "\n",
+        text.clone() + lines[1] + "\n",
+        edited(&text, |_| f64::NAN),
+    ] {
         forge(&out, &file, &wrong);
         let done = flowgauge(at, &["verify", "out", "--fraction", "1"]);
         assert!(counts(&done.is(1).stdout)[2] >= 1, "{}", done.stdout);
@@ -144,9 +215,17 @@ fn an_edited_number_is_found() {
     // What is published is the derived table.
     flowgauge(at, &["report", "out", "--quiet"]).is(0);
     let summary = read(&out.join("tables/summary.csv"));
-    std::fs::write(out.join("tables/summary.csv"), summary.replacen("0.", "1.", 1)).expect("written");
+    std::fs::write(
+        out.join("tables/summary.csv"),
+        summary.replacen("0.", "1.", 1),
+    )
+    .expect("written");
     let done = flowgauge(at, &["verify", "out"]);
-    assert!(counts(&done.is(1).stdout)[2] == 1 && done.stdout.contains("tables/summary.csv:"), "{}", done.stdout);
+    assert!(
+        counts(&done.is(1).stdout)[2] == 1 && done.stdout.contains("tables/summary.csv:"),
+        "{}",
+        done.stdout
+    );
     // Damage of every other kind is a mismatch too, in words.
     flowgauge(at, &["report", "out", "--quiet"]).is(0);
     for damage in [&b""[..], b"\xff\xfe,\n\x00", b"a,b\n\"x\n", b"trial\n1,2\n"] {
@@ -154,7 +233,12 @@ fn an_edited_number_is_found() {
         assert!(counts(&flowgauge(at, &["verify", "out"]).is(1).stdout)[2] >= 1);
     }
     std::fs::remove_file(&file).expect("removed");
-    assert!(flowgauge(at, &["verify", "out"]).is(1).stdout.contains("is missing"));
+    assert!(
+        flowgauge(at, &["verify", "out"])
+            .is(1)
+            .stdout
+            .contains("is missing")
+    );
 }
 
 #[test]
@@ -162,12 +246,25 @@ fn a_run_without_its_files_is_refused() {
     let folder = folder();
     let at = folder.path();
     std::fs::create_dir(at.join("empty")).expect("made");
-    refused(at, &["verify", "empty"], &["empty/plan.json", "expected the directory of a run"]);
+    refused(
+        at,
+        &["verify", "empty"],
+        &["empty/plan.json", "expected the directory of a run"],
+    );
     refused(at, &["verify", "nowhere"], &["nowhere"]);
-    refused(at, &["gate", "empty", "--claims", "x.yaml"], &["x.yaml", "claims cannot be read"]);
+    refused(
+        at,
+        &["gate", "empty", "--claims", "x.yaml"],
+        &["x.yaml", "claims cannot be read"],
+    );
     refused(at, &["gate", "empty"], &["--claims"]);
     let inside = at.join("project");
-    for file in ["card.yaml", "denoiser.onnx", "divergence.onnx", "log_density.onnx"] {
+    for file in [
+        "card.yaml",
+        "denoiser.onnx",
+        "divergence.onnx",
+        "log_density.onnx",
+    ] {
         let bytes = std::fs::read(Path::new(&models("mixture")).join(file)).expect(file);
         write(&inside, &format!("models/{file}"), bytes);
     }
@@ -177,7 +274,11 @@ fn a_run_without_its_files_is_refused() {
         "c.yaml",
         "name: test\nestimators: [exact]\nsolvers: [{euler: {steps: 2}}]\nlikelihood: [{model: models/card.yaml, data: x.npy, profile: 0}]\n",
     );
-    flowgauge(at, &["run", "project/c.yaml", "--out", "project/out", "--quiet"]).is(0);
+    flowgauge(
+        at,
+        &["run", "project/c.yaml", "--out", "project/out", "--quiet"],
+    )
+    .is(0);
     for wrong in ["0", "-1", "1.1", "x", "nan"] {
         refused(
             at,
@@ -185,50 +286,92 @@ fn a_run_without_its_files_is_refused() {
             &["--fraction", "above 0 and at most 1"],
         );
     }
-    refused(at, &["verify", "project/out", "--out", "nowhere/"], &["nowhere"]);
+    refused(
+        at,
+        &["verify", "project/out", "--out", "nowhere/"],
+        &["nowhere"],
+    );
     // A project may move as a whole, and be verified from anywhere; its config is not asked.
     std::fs::rename(&inside, at.join("moved")).expect("moved");
     std::fs::remove_file(at.join("moved/c.yaml")).expect("removed");
-    flowgauge(Path::new("/"), &["verify", at.join("moved/out").to_str().expect("UTF-8")]).is(0);
+    flowgauge(
+        Path::new("/"),
+        &["verify", at.join("moved/out").to_str().expect("UTF-8")],
+    )
+    .is(0);
     let before = |name: &str| std::fs::read(at.join("moved").join(name)).expect(name);
     for (name, words) in [
-        ("x.npy", &["x.npy", "not the data that the run used", "SHA-256"][..]),
+        (
+            "x.npy",
+            &["x.npy", "not the data that the run used", "SHA-256"][..],
+        ),
         ("models/denoiser.onnx", &["denoiser.onnx", "SHA-256"]),
-        ("models/divergence.onnx", &["not the model that the run used", "divergence.onnx"]),
-        ("models/card.yaml", &["card.yaml", "not the model that the run used"]),
+        (
+            "models/divergence.onnx",
+            &["not the model that the run used", "divergence.onnx"],
+        ),
+        (
+            "models/card.yaml",
+            &["card.yaml", "not the model that the run used"],
+        ),
     ] {
         let bytes = before(name);
         let changed = match name {
             "x.npy" => samples(4, 8),
-            "models/card.yaml" => String::from_utf8_lossy(&bytes).replace("std: 80.0", "std: 79.0").into_bytes(),
+            "models/card.yaml" => String::from_utf8_lossy(&bytes)
+                .replace("std: 80.0", "std: 79.0")
+                .into_bytes(),
             "models/divergence.onnx" => before("models/log_density.onnx"),
             _ => [&bytes[..], b"\0"].concat(),
         };
         write(&at.join("moved"), name, changed);
         refused(at, &["verify", "moved/out"], words);
         std::fs::remove_file(at.join("moved").join(name)).expect("removed");
-        refused(at, &["verify", "moved/out"], &[name.rsplit('/').next().expect("a name")]);
+        refused(
+            at,
+            &["verify", "moved/out"],
+            &[name.rsplit('/').next().expect("a name")],
+        );
         write(&at.join("moved"), name, bytes);
     }
     flowgauge(at, &["verify", "moved/out"]).is(0);
     // A plan of an earlier version says no places.
-    let plan: serde_json::Value = serde_json::from_str(&read(&at.join("moved/out/plan.json"))).expect("a plan");
+    let plan: serde_json::Value =
+        serde_json::from_str(&read(&at.join("moved/out/plan.json"))).expect("a plan");
     let mut old = plan.clone();
     old.as_object_mut().expect("a plan").remove("places");
     let journal = read(&at.join("moved/out/journal.jsonl"));
     let without: Vec<&str> = journal.lines().filter(|l| !l.contains("planned")).collect();
-    std::fs::write(at.join("moved/out/journal.jsonl"), without.join("\n") + "\n").expect("written");
+    std::fs::write(
+        at.join("moved/out/journal.jsonl"),
+        without.join("\n") + "\n",
+    )
+    .expect("written");
     std::fs::write(at.join("moved/out/plan.json"), old.to_string()).expect("written");
-    refused(at, &["verify", "moved/out"], &["plan.json", "where models and data lie"]);
+    refused(
+        at,
+        &["verify", "moved/out"],
+        &["plan.json", "where models and data lie"],
+    );
     // Nor may one that was edited point beyond what was opened.
-    let wild = plan.to_string().replace("\"data\":0,\"solver\"", "\"data\":7,\"solver\"");
+    let wild = plan
+        .to_string()
+        .replace("\"data\":0,\"solver\"", "\"data\":7,\"solver\"");
     assert_ne!(wild, plan.to_string());
     std::fs::write(at.join("moved/out/plan.json"), wild).expect("written");
-    refused(at, &["verify", "moved/out"], &["plan.json", "does not have"]);
+    refused(
+        at,
+        &["verify", "moved/out"],
+        &["plan.json", "does not have"],
+    );
     // No trial, no rows.
     std::fs::write(at.join("moved/out/plan.json"), plan.to_string()).expect("written");
     std::fs::write(at.join("moved/out/journal.jsonl"), "").expect("written");
-    refused(at, &["verify", "moved/out"], &["no trial of this run is finished"]);
+    refused(
+        at,
+        &["verify", "moved/out"],
+        &["no trial of this run is finished"],
+    );
 }
 
 #[test]
@@ -240,24 +383,41 @@ fn what_a_run_was_made_under_is_told() {
     assert!(!read(&at.join("out/index.html")).contains("run under"));
     // A config that was edited in the run's own folder.
     let written = read(&at.join("out/config.yaml"));
-    std::fs::write(at.join("out/config.yaml"), written.replace("probes: 2", "probes: 200")).expect("written");
+    std::fs::write(
+        at.join("out/config.yaml"),
+        written.replace("probes: 2", "probes: 200"),
+    )
+    .expect("written");
     for verb in ["report", "verify"] {
-        flowgauge(at, &[verb, "out"]).is(0).says(&["config.yaml was changed after the run began"]);
+        flowgauge(at, &[verb, "out"])
+            .is(0)
+            .says(&["config.yaml was changed after the run began"]);
     }
     assert!(read(&at.join("out/index.html")).contains("config.yaml was changed"));
     std::fs::write(at.join("out/config.yaml"), written).expect("written");
     assert_eq!(flowgauge(at, &["report", "out"]).is(0).stderr, "");
     // Trials of another runtime, the last of them lost and made again here.
     let journal = read(&at.join("out/journal.jsonl"));
-    let here = journal.split("\"under\":\"").nth(1).and_then(|l| l.split('"').next()).expect("a runtime");
-    let mut lines: Vec<String> = journal.lines().map(|l| l.replace(here, "ONNX Runtime 1.0, cpu, elsewhere")).collect();
+    let here = journal
+        .split("\"under\":\"")
+        .nth(1)
+        .and_then(|l| l.split('"').next())
+        .expect("a runtime");
+    let mut lines: Vec<String> = journal
+        .lines()
+        .map(|l| l.replace(here, "ONNX Runtime 1.0, cpu, elsewhere"))
+        .collect();
     lines.pop();
     std::fs::write(at.join("out/journal.jsonl"), lines.join("\n") + "\n").expect("written");
     let again = flowgauge(at, &["run", &config, "--out", "out"]);
-    again.is(0).says(&["were finished under ONNX Runtime 1.0, cpu, elsewhere", here]);
+    again
+        .is(0)
+        .says(&["were finished under ONNX Runtime 1.0, cpu, elsewhere", here]);
     let page = read(&at.join("out/index.html"));
     assert!(page.contains("run under") && page.contains("ONNX Runtime 1.0, cpu, elsewhere"));
-    flowgauge(at, &["verify", "out"]).is(0).says(&["ONNX Runtime 1.0", here]);
+    flowgauge(at, &["verify", "out"])
+        .is(0)
+        .says(&["ONNX Runtime 1.0", here]);
 }
 
 #[test]
@@ -275,37 +435,73 @@ fn published_numbers_pass_fail_or_stay_open() {
     let mut reader = csv::Reader::from_path(at.join("out/tables/summary.csv")).expect("a table");
     let columns = reader.headers().expect("columns").clone();
     let row = reader.records().next().expect("a row").expect("a row");
-    let number =
-        |name: &str| -> f64 { row[columns.iter().position(|c| c == name).expect(name)].parse().expect("a number") };
+    let number = |name: &str| -> f64 {
+        row[columns.iter().position(|c| c == name).expect(name)]
+            .parse()
+            .expect("a number")
+    };
     let (nats, stderr) = (number("nats"), number("nats_stderr"));
     // Student's t of four degrees of freedom.
     let half = 2.776_445_105 * stderr;
-    let summary = |rest: String| format!("  - {{table: summary, where: {{estimator: exact}}, column: nats, {rest}}}\n");
+    let summary = |rest: String| {
+        format!("  - {{table: summary, where: {{estimator: exact}}, column: nats, {rest}}}\n")
+    };
     let wide = summary(format!("value: {nats}, tolerance: {}", half * 1.001));
     let narrow = summary(format!("value: {nats}, tolerance: {}", half * 0.999));
     let far = summary(format!("value: {}, tolerance: {half}", nats + 3.0 * half));
-    let least = summary(format!("at-least: {}, name: at least, source: '=README'", nats - 1.001 * half));
+    let least = summary(format!(
+        "at-least: {}, name: at least, source: '=README'",
+        nats - 1.001 * half
+    ));
     let frechet =
         "  - {table: metrics, where: {metric: frechet}, column: n_generated, value: 5, tolerance: 0}\n".to_owned();
     for (claims, code, line) in [
         (&[&wide][..], 0, "1 claims: 1 pass, 0 fail, 0 inconclusive"),
         (&[&narrow], 3, "1 claims: 0 pass, 0 fail, 1 inconclusive"),
         (&[&far], 1, "1 claims: 0 pass, 1 fail, 0 inconclusive"),
-        (&[&wide, &least, &frechet], 0, "3 claims: 3 pass, 0 fail, 0 inconclusive"),
-        (&[&wide, &narrow, &least], 3, "3 claims: 2 pass, 0 fail, 1 inconclusive"),
-        (&[&narrow, &far, &least], 1, "3 claims: 1 pass, 1 fail, 1 inconclusive"),
+        (
+            &[&wide, &least, &frechet],
+            0,
+            "3 claims: 3 pass, 0 fail, 0 inconclusive",
+        ),
+        (
+            &[&wide, &narrow, &least],
+            3,
+            "3 claims: 2 pass, 0 fail, 1 inconclusive",
+        ),
+        (
+            &[&narrow, &far, &least],
+            1,
+            "3 claims: 1 pass, 1 fail, 1 inconclusive",
+        ),
     ] {
         let done = gate(&claims.iter().map(|c| c.as_str()).collect::<String>());
-        assert_eq!(done.is(code).stdout.lines().last(), Some(line), "{}", done.stdout);
+        assert_eq!(
+            done.is(code).stdout.lines().last(),
+            Some(line),
+            "{}",
+            done.stdout
+        );
     }
     assert!(gate(&frechet).is(0).stdout.contains("by the value alone"));
-    write(at, "claims.yaml", format!("confidence: 0.9\nclaims:\n{least}"));
-    flowgauge(at, &["gate", "out", "--claims", "claims.yaml", "--out", "v.csv"]).is(0);
-    let table = read(&at.join("v.csv"));
-    assert!(
-        table.starts_with("verdict,claim,table,column,measured,stderr,low,high,claimed_low,claimed_high,confidence,")
+    write(
+        at,
+        "claims.yaml",
+        format!("confidence: 0.9\nclaims:\n{least}"),
     );
-    assert!(table.contains("pass,at least,summary,nats,") && table.contains(",0.9,interval,,README"), "{table}");
+    flowgauge(
+        at,
+        &["gate", "out", "--claims", "claims.yaml", "--out", "v.csv"],
+    )
+    .is(0);
+    let table = read(&at.join("v.csv"));
+    assert!(table.starts_with(
+        "verdict,claim,table,column,measured,stderr,low,high,claimed_low,claimed_high,confidence,"
+    ));
+    assert!(
+        table.contains("pass,at least,summary,nats,") && table.contains(",0.9,interval,,README"),
+        "{table}"
+    );
     for left in ["claims.yaml", "v.csv"] {
         std::fs::remove_file(at.join(left)).expect("removed");
     }
@@ -314,7 +510,10 @@ fn published_numbers_pass_fail_or_stay_open() {
         ("", &["claims.yaml", "claims"][..]),
         (
             "  - {table: summary, column: nats, at-least: 0}",
-            &["claims.0.where: 2 rows of summary", "estimator (exact, hutchinson(probes=2))"],
+            &[
+                "claims.0.where: 2 rows of summary",
+                "estimator (exact, hutchinson(probes=2))",
+            ],
         ),
         (
             "  - {table: summary, where: {estimator: nope}, column: nats, at-least: 0}",
@@ -324,17 +523,33 @@ fn published_numbers_pass_fail_or_stay_open() {
             "  - {table: summary, where: {estimator: exact}, column: bpd, at-least: 0}",
             &["claims.0.column", "`bpd`", "bits_per_dim"],
         ),
-        ("  - {table: nope, column: bpd, at-least: 0}", &["claims.0.table", "`nope`", "summary"]),
-        ("  - {table: summary, column: nats, atleast: 0}", &["atleast"]),
-        ("  - {table: summary, column: nats, at-least: .nan}", &["at-least: NaN"]),
-        ("  - {table: summary, column: nats}", &["claims.0.value: absent"]),
+        (
+            "  - {table: nope, column: bpd, at-least: 0}",
+            &["claims.0.table", "`nope`", "summary"],
+        ),
+        (
+            "  - {table: summary, column: nats, atleast: 0}",
+            &["atleast"],
+        ),
+        (
+            "  - {table: summary, column: nats, at-least: .nan}",
+            &["at-least: NaN"],
+        ),
+        (
+            "  - {table: summary, column: nats}",
+            &["claims.0.value: absent"],
+        ),
         ("  - [", &["claims.yaml"]),
     ] {
         write(at, "wrong.yaml", format!("claims:\n{claims}\n"));
         refused(
             at,
             &["gate", "out", "--claims", "wrong.yaml", "--out", "v.csv"],
-            &[&["wrong.yaml"], &words[usize::from(words[0] == "claims.yaml")..]].concat(),
+            &[
+                &["wrong.yaml"],
+                &words[usize::from(words[0] == "claims.yaml")..],
+            ]
+            .concat(),
         );
     }
     // Without its standard output's reader, and from a run that is not whole.
@@ -346,8 +561,14 @@ fn published_numbers_pass_fail_or_stay_open() {
     finish(deaf).is(0);
     let journal = read(&at.join("out/journal.jsonl"));
     let kept: Vec<&str> = journal.lines().collect();
-    std::fs::write(at.join("out/journal.jsonl"), kept[..kept.len() - 1].join("\n") + "\n").expect("written");
-    flowgauge(at, &["gate", "out", "--claims", "claims.yaml"]).is(0).says(&["1 trials are outstanding"]);
+    std::fs::write(
+        at.join("out/journal.jsonl"),
+        kept[..kept.len() - 1].join("\n") + "\n",
+    )
+    .expect("written");
+    flowgauge(at, &["gate", "out", "--claims", "claims.yaml"])
+        .is(0)
+        .says(&["1 trials are outstanding"]);
 }
 
 /// A config of 240 samples, whose solver is measured without being asked for unless `budget` says otherwise.
@@ -371,13 +592,28 @@ fn a_solver_is_measured_without_being_asked_where_that_is_cheap() {
     let at = folder.path();
     let cheap = unasked(at, "cheap.yaml", 240, "");
     let planned = flowgauge(at, &["plan", &cheap]);
-    assert!(planned.is(0).stdout.contains("the solver's error on 16 samples, heun(steps=4)"), "{}", planned.stdout);
+    assert!(
+        planned
+            .is(0)
+            .stdout
+            .contains("the solver's error on 16 samples, heun(steps=4)"),
+        "{}",
+        planned.stdout
+    );
     let dear = unasked(at, "dear.yaml", 40, "");
     let planned = flowgauge(at, &["plan", &dear]);
-    assert!(planned.is(0).stdout.contains("`budget: true` measures it"), "{}", planned.stdout);
+    assert!(
+        planned.is(0).stdout.contains("`budget: true` measures it"),
+        "{}",
+        planned.stdout
+    );
     let without = unasked(at, "without.yaml", 240, ", budget: false");
     let planned = flowgauge(at, &["plan", &without]);
-    assert!(!planned.is(0).stdout.contains("budget") && !planned.stdout.contains("error on"), "{}", planned.stdout);
+    assert!(
+        !planned.is(0).stdout.contains("budget") && !planned.stdout.contains("error on"),
+        "{}",
+        planned.stdout
+    );
 
     let done = flowgauge(at, &["run", &cheap, "--out", "cheap"]);
     assert!(done.is(0).stdout.contains(", solver "), "{}", done.stdout);
@@ -385,12 +621,22 @@ fn a_solver_is_measured_without_being_asked_where_that_is_cheap() {
     let columns = reader.headers().expect("columns").clone();
     let place = |name: &str| columns.iter().position(|c| c == name).expect(name);
     let rows: Vec<csv::StringRecord> = reader.records().collect::<Result<_, _>>().expect("rows");
-    let exact = rows.iter().find(|row| &row[place("estimator")] == "exact").expect("the reference");
+    let exact = rows
+        .iter()
+        .find(|row| &row[place("estimator")] == "exact")
+        .expect("the reference");
     let number = |name: &str| exact[place(name)].parse::<f64>().expect(name);
-    assert!(number("solver_bias").abs() > number("solver_bias_stderr") && number("solver_bias_n") == 16.0);
+    assert!(
+        number("solver_bias").abs() > number("solver_bias_stderr")
+            && number("solver_bias_n") == 16.0
+    );
     flowgauge(at, &["verify", "cheap", "--fraction", "1"]).is(0);
     let done = flowgauge(at, &["run", &without, "--out", "without"]);
-    assert!(done.is(0).stdout.contains("solver error not measured"), "{}", done.stdout);
+    assert!(
+        done.is(0).stdout.contains("solver error not measured"),
+        "{}",
+        done.stdout
+    );
 }
 
 /// Directories whose tables and plans are of a version that measured less than this one does.
@@ -402,7 +648,12 @@ fn an_earlier_versions_run_goes_on_and_is_verified() {
     flowgauge(at, &["run", &without, "--out", "out"]).is(0);
     // Its config said nothing of a budget.
     let silent = unasked(at, "silent.yaml", 240, "");
-    let lines = || std::fs::read_to_string(at.join("out/journal.jsonl")).expect("a journal").lines().count();
+    let lines = || {
+        std::fs::read_to_string(at.join("out/journal.jsonl"))
+            .expect("a journal")
+            .lines()
+            .count()
+    };
     let before = lines();
     flowgauge(at, &["run", &silent, "--out", "out"]).is(0);
     assert_eq!(lines(), before, "nothing is added to what was begun");
@@ -412,10 +663,14 @@ fn an_earlier_versions_run_goes_on_and_is_verified() {
     let kept = |i: &usize| !columns[*i].starts_with("solver_bias") && &columns[*i] != "bias_n";
     let kept: Vec<usize> = (0..columns.len()).filter(kept).collect();
     let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(kept.iter().map(|i| &columns[*i])).expect("a header");
+    writer
+        .write_record(kept.iter().map(|i| &columns[*i]))
+        .expect("a header");
     for row in reader.records() {
         let row = row.expect("a row");
-        writer.write_record(kept.iter().map(|i| &row[*i])).expect("a row");
+        writer
+            .write_record(kept.iter().map(|i| &row[*i]))
+            .expect("a row");
     }
     let text = String::from_utf8(writer.into_inner().expect("a table")).expect("text");
     std::fs::write(&path, &text).expect("written");

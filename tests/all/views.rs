@@ -18,9 +18,15 @@ const DIM: usize = 4;
 /// Each prediction as it stands and with its input scaled; a denoiser also as EDM makes it.
 fn forms(path: &Path) -> Vec<(Prediction, Option<Preconditioning>)> {
     let scaled = Some(Preconditioning::ScaledInput { sigma_data: 0.7 });
-    let mut forms: Vec<_> = Prediction::ALL.into_iter().flat_map(|p| [(p, None), (p, scaled)]).collect();
+    let mut forms: Vec<_> = Prediction::ALL
+        .into_iter()
+        .flat_map(|p| [(p, None), (p, scaled)])
+        .collect();
     if matches!(path, Path::Edm { .. } | Path::Ve { .. }) {
-        forms.push((Prediction::Denoised, Some(Preconditioning::Edm { sigma_data: 0.5 })));
+        forms.push((
+            Prediction::Denoised,
+            Some(Preconditioning::Edm { sigma_data: 0.5 }),
+        ));
     }
     forms
 }
@@ -28,7 +34,11 @@ fn forms(path: &Path) -> Vec<(Prediction, Option<Preconditioning>)> {
 fn models() -> impl Iterator<Item = (Path, Mixture)> {
     let cut = |path: Path| match path {
         // Where alpha or sigma is zero some views divide by it.
-        Path::FlowMatching { data_at, .. } => Path::FlowMatching { data_at, t_min: 1e-3, t_max: 0.98 },
+        Path::FlowMatching { data_at, .. } => Path::FlowMatching {
+            data_at,
+            t_min: 1e-3,
+            t_max: 0.98,
+        },
         other => other,
     };
     Path::defaults().into_iter().map(cut).map(|path| {
@@ -54,7 +64,8 @@ fn largest(a: &Batch) -> f64 {
 fn all_views_of_one_model_agree() {
     for (path, model) in models() {
         for part in [0.0, 0.003, 0.2, 0.5, 0.8, 1.0] {
-            let t = model.curve.data_end() + part * (model.curve.prior_end() - model.curve.data_end());
+            let t =
+                model.curve.data_end() + part * (model.curve.prior_end() - model.curve.data_end());
             let s = model.curve.at(t);
             let x = random(0, 3, (s.alpha.powi(2) + s.sigma.powi(2)).sqrt());
             let t = [t; 3];
@@ -71,20 +82,40 @@ fn all_views_of_one_model_agree() {
                 let part_v = 1.0 + largest(&velocity) + (to_v.a * largest(&x)).abs();
                 let part_d = 1.0 + largest(&denoised) + (to_d.a * largest(&x)).abs();
                 let got = view.velocity(&t, &x).expect("analytic");
-                assert!(worst(&got, &velocity) <= 1e-12 * part_v, "velocity, {what}: {}", worst(&got, &velocity));
+                assert!(
+                    worst(&got, &velocity) <= 1e-12 * part_v,
+                    "velocity, {what}: {}",
+                    worst(&got, &velocity)
+                );
                 let got = view.denoised(&t, &x).expect("analytic");
-                assert!(worst(&got, &denoised) <= 1e-12 * part_d, "denoised, {what}: {}", worst(&got, &denoised));
+                assert!(
+                    worst(&got, &denoised) <= 1e-12 * part_d,
+                    "denoised, {what}: {}",
+                    worst(&got, &denoised)
+                );
                 let got = view.products(&t, &x, &z).expect("analytic");
-                let reverse = view.transposed(&t, &x, &z).expect("analytic").expect("the mixture has its transpose");
-                let part_j = 1.0 + products.iter().fold(0.0, |m: f64, v| m.max(v.abs())) + to_v.a.abs();
+                let reverse = view
+                    .transposed(&t, &x, &z)
+                    .expect("analytic")
+                    .expect("the mixture has its transpose");
+                let part_j =
+                    1.0 + products.iter().fold(0.0, |m: f64, v| m.max(v.abs())) + to_v.a.abs();
                 for got in [&got, &reverse] {
-                    let gap = (got - &products).iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+                    let gap = (got - &products)
+                        .iter()
+                        .fold(0.0, |m: f64, v| m.max(v.abs()));
                     assert!(gap <= 1e-12 * part_j, "products, {what}: {gap}");
                 }
-                let divergence = view.quadratic(&t, &x, &z).expect("analytic").sum_axis(Axis(0));
+                let divergence = view
+                    .quadratic(&t, &x, &z)
+                    .expect("analytic")
+                    .sum_axis(Axis(0));
                 for (i, got) in divergence.iter().enumerate() {
                     let want: f64 = (0..DIM).map(|j| products[[j, i, j]]).sum();
-                    assert!((got - want).abs() <= 1e-12 * part_j * DIM as f64, "divergence, {what}: {got} {want}");
+                    assert!(
+                        (got - want).abs() <= 1e-12 * part_j * DIM as f64,
+                        "divergence, {what}: {got} {want}"
+                    );
                 }
             }
         }
@@ -95,15 +126,27 @@ fn all_views_of_one_model_agree() {
 fn all_views_of_one_model_have_one_likelihood() {
     let solver = serde_yaml::from_str("{rk4: {steps: 24, grid: log-snr}}").expect("a solver");
     let estimators: Vec<Divergence> =
-        serde_yaml::from_str("[exact, {hutchinson: {probes: 3}}, {na-hutch++: {matvecs: 6}}]").expect("estimators");
+        serde_yaml::from_str("[exact, {hutchinson: {probes: 3}}, {na-hutch++: {matvecs: 6}}]")
+            .expect("estimators");
     for (path, model) in models() {
-        let prior = Prior { std: model.curve.prior_std() };
+        let prior = Prior {
+            std: model.curve.prior_std(),
+        };
         let x = random(1, 2, 0.6);
         let values = |field: &mut dyn VectorField, tangents: Box<dyn Linearized>| -> Vec<f64> {
-            let task =
-                Task { curve: &model.curve, prior, solver: &solver, estimators: &estimators, key: Key { seed: 3 } };
-            let mut sources = Sources { tangents: Some(tangents), ..Default::default() };
-            let rows = likelihood::evaluate(field, &mut sources, &task, &[0, 1], x.clone(), None).expect("analytic");
+            let task = Task {
+                curve: &model.curve,
+                prior,
+                solver: &solver,
+                estimators: &estimators,
+                key: Key { seed: 3 },
+            };
+            let mut sources = Sources {
+                tangents: Some(tangents),
+                ..Default::default()
+            };
+            let rows = likelihood::evaluate(field, &mut sources, &task, &[0, 1], x.clone(), None)
+                .expect("analytic");
             rows.iter().map(|r| r.log_likelihood.expect("ok")).collect()
         };
         let known = values(&mut model.clone(), Box::new(model.clone()));
@@ -111,7 +154,10 @@ fn all_views_of_one_model_have_one_likelihood() {
             let view = || Predictor::view(model.clone(), prediction, preconditioning);
             for (got, want) in values(&mut view(), Box::new(view())).iter().zip(&known) {
                 let gap = (got - want).abs();
-                assert!(gap <= 1e-11 * (1.0 + want.abs()), "{path:?} {prediction:?} {preconditioning:?}: {got} {want}");
+                assert!(
+                    gap <= 1e-11 * (1.0 + want.abs()),
+                    "{path:?} {prediction:?} {preconditioning:?}: {got} {want}"
+                );
             }
         }
     }

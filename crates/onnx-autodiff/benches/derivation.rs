@@ -9,8 +9,12 @@ use std::time::{Duration, Instant};
 
 use onnx_autodiff::{GraphError, Mode, Model, differentiate};
 
-const MODES: [(&str, Mode); 4] =
-    [("jvp", Mode::Jvp), ("vjp", Mode::Vjp), ("trace", Mode::Trace), ("quadratic", Mode::Quadratic)];
+const MODES: [(&str, Mode); 4] = [
+    ("jvp", Mode::Jvp),
+    ("vjp", Mode::Vjp),
+    ("trace", Mode::Trace),
+    ("quadratic", Mode::Quadratic),
+];
 
 /// A perceptron, transformers, U-Nets.
 const NETWORKS: [&str; 6] = [
@@ -25,9 +29,20 @@ const NETWORKS: [&str; 6] = [
 const ROUNDS: usize = 7;
 
 fn main() {
-    let named: Vec<PathBuf> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).map(PathBuf::from).collect();
-    let files = if named.is_empty() { of_the_tests() } else { named };
-    let columns: Vec<String> = MODES.iter().map(|(name, _)| format!("{name}: nodes, ms")).collect();
+    let named: Vec<PathBuf> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with("--"))
+        .map(PathBuf::from)
+        .collect();
+    let files = if named.is_empty() {
+        of_the_tests()
+    } else {
+        named
+    };
+    let columns: Vec<String> = MODES
+        .iter()
+        .map(|(name, _)| format!("{name}: nodes, ms"))
+        .collect();
     println!("| network | nodes | {} |", columns.join(" | "));
     println!("|---|---|{}", "---|".repeat(MODES.len()));
     for file in files {
@@ -40,7 +55,10 @@ fn main() {
 
 fn of_the_tests() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/graph");
-    NETWORKS.iter().map(|name| folder.join(format!("{name}.onnx"))).collect()
+    NETWORKS
+        .iter()
+        .map(|name| folder.join(format!("{name}.onnx")))
+        .collect()
 }
 
 fn row(file: &Path, model: &Model) -> String {

@@ -7,8 +7,7 @@ use std::process::ExitCode;
 
 use onnx_autodiff::{ElemType, Mode, Model, Pass, Passes, differentiate_with};
 
-const USAGE: &str =
-    "usage: differentiate MODEL.onnx jvp|vjp|trace|quadratic OUT.onnx [INPUT [OUTPUT]] [--float64] [--without PASS]";
+const USAGE: &str = "usage: differentiate MODEL.onnx jvp|vjp|trace|quadratic OUT.onnx [INPUT [OUTPUT]] [--float64] [--without PASS]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,9 +22,14 @@ fn main() -> ExitCode {
 
 fn derive(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = arguments.to_vec();
-    let float64 = arguments.iter().position(|a| a == "--float64").map(|place| arguments.remove(place));
+    let float64 = arguments
+        .iter()
+        .position(|a| a == "--float64")
+        .map(|place| arguments.remove(place));
     let passes = passes(&mut arguments)?;
-    let [model, mode, out, ports @ ..] = &arguments[..] else { return Err(USAGE.into()) };
+    let [model, mode, out, ports @ ..] = &arguments[..] else {
+        return Err(USAGE.into());
+    };
     let mode = match mode.as_str() {
         "jvp" => Mode::Jvp,
         "vjp" => Mode::Vjp,
@@ -47,10 +51,16 @@ fn derive(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
 fn passes(arguments: &mut Vec<String>) -> Result<Passes, String> {
     let mut passes = Passes::all();
     while let Some(place) = arguments.iter().position(|a| a == "--without") {
-        let named: Vec<String> = arguments.drain(place..arguments.len().min(place + 2)).skip(1).collect();
-        let pass = Pass::ALL.into_iter().find(|pass| named.iter().any(|name| name == pass.name()));
+        let named: Vec<String> = arguments
+            .drain(place..arguments.len().min(place + 2))
+            .skip(1)
+            .collect();
+        let pass = Pass::ALL
+            .into_iter()
+            .find(|pass| named.iter().any(|name| name == pass.name()));
         let names: Vec<&str> = Pass::ALL.iter().map(|pass| pass.name()).collect();
-        passes = passes.without(pass.ok_or_else(|| format!("--without takes one of {}", names.join(", ")))?);
+        passes = passes
+            .without(pass.ok_or_else(|| format!("--without takes one of {}", names.join(", ")))?);
     }
     Ok(passes)
 }

@@ -6,7 +6,9 @@
 use onnx_autodiff::{OperatorSupport, Support, operator_support};
 
 fn main() {
-    operator_support().iter().for_each(|operator| println!("{}", line(operator)));
+    operator_support()
+        .iter()
+        .for_each(|operator| println!("{}", line(operator)));
 }
 
 fn line(operator: &OperatorSupport) -> String {
@@ -15,7 +17,15 @@ fn line(operator: &OperatorSupport) -> String {
         None => (String::new(), String::new()),
     };
     let reason = operator.reason.as_deref().unwrap_or_default();
-    [&operator.domain, &operator.name, word(operator.support), &first, &newest, reason].join("\t")
+    [
+        &operator.domain,
+        &operator.name,
+        word(operator.support),
+        &first,
+        &newest,
+        reason,
+    ]
+    .join("\t")
 }
 
 fn word(support: Support) -> &'static str {

@@ -17,11 +17,19 @@ pub struct Violation {
 
 impl Violation {
     fn of(node: &NodeProto, reason: String) -> Violation {
-        Violation { node: label(node), op: node.op_type().to_string(), reason }
+        Violation {
+            node: label(node),
+            op: node.op_type().to_string(),
+            reason,
+        }
     }
 
     fn of_graph(reason: String) -> Violation {
-        Violation { node: "the graph".into(), op: String::new(), reason }
+        Violation {
+            node: "the graph".into(),
+            op: String::new(),
+            reason,
+        }
     }
 }
 
@@ -33,15 +41,27 @@ impl Violation {
 pub fn check(model: &ModelProto) -> Result<(), Violation> {
     let opset = match &model.opset_import[..] {
         [only] if standardize(only.domain()).is_empty() => only.version(),
-        _ => return Err(Violation::of_graph("it must name the standard domain alone".into())),
+        _ => {
+            return Err(Violation::of_graph(
+                "it must name the standard domain alone".into(),
+            ));
+        }
     };
-    let graph = model.graph.as_ref().ok_or_else(|| Violation::of_graph("it is missing".into()))?;
+    let graph = model
+        .graph
+        .as_ref()
+        .ok_or_else(|| Violation::of_graph("it is missing".into()))?;
     check_graph(graph, opset, None)?;
     for (what, ports) in [("input", &graph.input), ("output", &graph.output)] {
-        let untyped = |port: &&ValueInfoProto| tensor_type(port).is_none_or(|tensor| tensor.elem_type() == 0);
+        let untyped =
+            |port: &&ValueInfoProto| tensor_type(port).is_none_or(|tensor| tensor.elem_type() == 0);
         if let Some(port) = ports.iter().find(untyped) {
             let (node, op) = (port.name().to_string(), what.to_string());
-            return Err(Violation { node, op, reason: "its element type cannot be told; declare it".into() });
+            return Err(Violation {
+                node,
+                op,
+                reason: "its element type cannot be told; declare it".into(),
+            });
         }
     }
     Ok(())
@@ -60,29 +80,51 @@ impl Scope<'_> {
 }
 
 fn check_graph(graph: &GraphProto, opset: i64, around: Option<&Scope>) -> Result<(), Violation> {
-    let mut scope = Scope { made: HashSet::with_capacity(2 * graph.node.len()), around };
-    let stored: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name()).collect();
-    let inputs = graph.input.iter().map(|port| port.name()).filter(|name| !stored.contains(name));
+    let mut scope = Scope {
+        made: HashSet::with_capacity(2 * graph.node.len()),
+        around,
+    };
+    let stored: HashSet<&str> = graph
+        .initializer
+        .iter()
+        .map(|tensor| tensor.name())
+        .collect();
+    let inputs = graph
+        .input
+        .iter()
+        .map(|port| port.name())
+        .filter(|name| !stored.contains(name));
     for name in inputs.chain(graph.initializer.iter().map(|tensor| tensor.name())) {
         if name.is_empty() || !scope.made.insert(name) {
-            return Err(Violation::of_graph(format!("the name `{name}` of an input or a constant is not unique")));
+            return Err(Violation::of_graph(format!(
+                "the name `{name}` of an input or a constant is not unique"
+            )));
         }
     }
     for node in &graph.node {
         check_node(node, opset, &scope)?;
         for name in node.output.iter().filter(|name| !name.is_empty()) {
             if !scope.made.insert(name) {
-                return Err(Violation::of(node, format!("it makes `{name}`, which is there already")));
+                return Err(Violation::of(
+                    node,
+                    format!("it makes `{name}`, which is there already"),
+                ));
             }
         }
     }
     let mut seen = HashSet::new();
     for output in &graph.output {
         if !scope.knows(output.name()) {
-            return Err(Violation::of_graph(format!("nothing makes its output `{}`", output.name())));
+            return Err(Violation::of_graph(format!(
+                "nothing makes its output `{}`",
+                output.name()
+            )));
         }
         if !seen.insert(output.name()) {
-            return Err(Violation::of_graph(format!("its output `{}` is there twice", output.name())));
+            return Err(Violation::of_graph(format!(
+                "its output `{}` is there twice",
+                output.name()
+            )));
         }
     }
     Ok(())
@@ -91,13 +133,25 @@ fn check_graph(graph: &GraphProto, opset: i64, around: Option<&Scope>) -> Result
 fn check_node(node: &NodeProto, opset: i64, scope: &Scope) -> Result<(), Violation> {
     let fault = |reason: String| Violation::of(node, reason);
     if !standardize(node.domain()).is_empty() {
-        return Err(fault(format!("the operator is of the domain `{}`", node.domain())));
+        return Err(fault(format!(
+            "the operator is of the domain `{}`",
+            node.domain()
+        )));
     }
-    if let Some(name) = node.input.iter().find(|name| !name.is_empty() && !scope.knows(name)) {
-        return Err(fault(format!("it uses `{name}`, which nothing makes before it")));
+    if let Some(name) = node
+        .input
+        .iter()
+        .find(|name| !name.is_empty() && !scope.knows(name))
+    {
+        return Err(fault(format!(
+            "it uses `{name}`, which nothing makes before it"
+        )));
     }
     signatures::check(node, opset).map_err(fault)?;
-    let mut subgraphs = node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs));
+    let mut subgraphs = node
+        .attribute
+        .iter()
+        .flat_map(|a| a.g.iter().chain(&a.graphs));
     subgraphs.try_for_each(|subgraph| check_graph(subgraph, opset, Some(scope)))
 }
 
@@ -107,36 +161,93 @@ mod tests {
     use crate::testing::{floats, graph, node};
 
     fn said(graph: GraphProto) -> String {
-        let opset = OperatorSetIdProto { domain: None, version: Some(17) };
-        let model = ModelProto { graph: Some(graph), opset_import: vec![opset], ..Default::default() };
-        check(&model).err().map(|v| format!("{} ({}): {}", v.node, v.op, v.reason)).unwrap_or_default()
+        let opset = OperatorSetIdProto {
+            domain: None,
+            version: Some(17),
+        };
+        let model = ModelProto {
+            graph: Some(graph),
+            opset_import: vec![opset],
+            ..Default::default()
+        };
+        check(&model)
+            .err()
+            .map(|v| format!("{} ({}): {}", v.node, v.op, v.reason))
+            .unwrap_or_default()
     }
 
     #[test]
     fn whatever_could_not_be_loaded_is_told_by_its_node() {
-        let of = |nodes: Vec<NodeProto>| said(graph(&["x: N 4"], &["y: N 4"], vec![floats("w", &[1], &[1.0])], nodes));
+        let of = |nodes: Vec<NodeProto>| {
+            said(graph(
+                &["x: N 4"],
+                &["y: N 4"],
+                vec![floats("w", &[1], &[1.0])],
+                nodes,
+            ))
+        };
         assert_eq!(of(vec![node("Mul", "x w", "y", vec![])]), "");
         let late = vec![node("Neg", "a", "y", vec![]), node("Exp", "x", "a", vec![])];
-        assert_eq!(of(late), "node_y (Neg): it uses `a`, which nothing makes before it");
+        assert_eq!(
+            of(late),
+            "node_y (Neg): it uses `a`, which nothing makes before it"
+        );
         let twice = vec![node("Neg", "x", "y", vec![]), node("Exp", "x", "y", vec![])];
-        assert_eq!(of(twice), "node_y (Exp): it makes `y`, which is there already");
-        assert_eq!(of(vec![node("Neg", "x", "w", vec![])]), "node_w (Neg): it makes `w`, which is there already");
+        assert_eq!(
+            of(twice),
+            "node_y (Exp): it makes `y`, which is there already"
+        );
+        assert_eq!(
+            of(vec![node("Neg", "x", "w", vec![])]),
+            "node_w (Neg): it makes `w`, which is there already"
+        );
         assert_eq!(of(vec![]), "the graph (): nothing makes its output `y`");
-        assert_eq!(of(vec![node("Mul", "x -", "y", vec![])]), "node_y (Mul): its required input 1 is left out");
-        let foreign = NodeProto { domain: Some("com.microsoft".into()), ..node("Gelu", "x", "y", vec![]) };
-        assert_eq!(of(vec![foreign]), "node_y (Gelu): the operator is of the domain `com.microsoft`");
+        assert_eq!(
+            of(vec![node("Mul", "x -", "y", vec![])]),
+            "node_y (Mul): its required input 1 is left out"
+        );
+        let foreign = NodeProto {
+            domain: Some("com.microsoft".into()),
+            ..node("Gelu", "x", "y", vec![])
+        };
+        assert_eq!(
+            of(vec![foreign]),
+            "node_y (Gelu): the operator is of the domain `com.microsoft`"
+        );
     }
 
     #[test]
     fn names_inside_a_branch_end_with_it() {
         let branch = |name: &str| AttributeProto {
             name: Some(name.into()),
-            g: Some(graph(&[], &["b: N 4"], vec![], vec![node("Neg", "x", "b", vec![])])),
+            g: Some(graph(
+                &[],
+                &["b: N 4"],
+                vec![],
+                vec![node("Neg", "x", "b", vec![])],
+            )),
             ..Default::default()
         };
-        let choice = |y: &str| node("If", "c", y, vec![branch("then_branch"), branch("else_branch")]);
-        let of = |last: NodeProto| said(graph(&["x: N 4", "c: "], &["y: N 4"], vec![], vec![choice("a"), last]));
+        let choice = |y: &str| {
+            node(
+                "If",
+                "c",
+                y,
+                vec![branch("then_branch"), branch("else_branch")],
+            )
+        };
+        let of = |last: NodeProto| {
+            said(graph(
+                &["x: N 4", "c: "],
+                &["y: N 4"],
+                vec![],
+                vec![choice("a"), last],
+            ))
+        };
         assert_eq!(of(node("Neg", "a", "y", vec![])), "");
-        assert_eq!(of(node("Neg", "b", "y", vec![])), "node_y (Neg): it uses `b`, which nothing makes before it");
+        assert_eq!(
+            of(node("Neg", "b", "y", vec![])),
+            "node_y (Neg): it uses `b`, which nothing makes before it"
+        );
     }
 }

@@ -49,15 +49,25 @@ pub struct Content {
 
 impl Content {
     pub fn scalar(item: Item) -> Content {
-        Content { dims: Vec::new(), items: vec![item] }
+        Content {
+            dims: Vec::new(),
+            items: vec![item],
+        }
     }
 
     pub fn list(items: Vec<Item>) -> Content {
-        Content { dims: vec![items.len()], items }
+        Content {
+            dims: vec![items.len()],
+            items,
+        }
     }
 
     pub fn of_tensor(tensor: &TensorProto) -> Option<Content> {
-        let dims: Option<Vec<usize>> = tensor.dims.iter().map(|d| usize::try_from(*d).ok()).collect();
+        let dims: Option<Vec<usize>> = tensor
+            .dims
+            .iter()
+            .map(|d| usize::try_from(*d).ok())
+            .collect();
         let dims = dims?;
         let count = count(&dims)?;
         let items = elements(tensor, count)?;
@@ -75,13 +85,18 @@ impl Content {
 
 /// The number of elements, where it is small enough to follow.
 pub fn count(dims: &[usize]) -> Option<usize> {
-    let span = dims.iter().try_fold(1usize, |n, d| n.checked_mul((*d).max(1)))?;
+    let span = dims
+        .iter()
+        .try_fold(1usize, |n, d| n.checked_mul((*d).max(1)))?;
     (span <= LIMIT).then(|| dims.iter().product())
 }
 
 /// The elements of a tensor of any size that holds real numbers.
 pub fn reals(tensor: &TensorProto) -> Option<Vec<f64>> {
-    let count = tensor.dims.iter().try_fold(1usize, |n, d| n.checked_mul(usize::try_from(*d).ok()?))?;
+    let count = tensor
+        .dims
+        .iter()
+        .try_fold(1usize, |n, d| n.checked_mul(usize::try_from(*d).ok()?))?;
     let items = elements(tensor, count)?;
     (items.len() == count).then(|| items.iter().map(Item::as_real).collect())?
 }
@@ -93,15 +108,34 @@ fn elements(tensor: &TensorProto, count: usize) -> Option<Vec<Item>> {
         if width == 0 || Some(raw.len()) != count.checked_mul(width) {
             return None;
         }
-        return raw.chunks_exact(width).map(|bytes| raw_element(elem, bytes)).collect();
+        return raw
+            .chunks_exact(width)
+            .map(|bytes| raw_element(elem, bytes))
+            .collect();
     }
     Some(match elem {
         ElemType::INT64 => tensor.int64_data.iter().map(|n| Item::fixed(*n)).collect(),
-        ElemType::FLOAT => tensor.float_data.iter().map(|x| Item::Real(f64::from(*x))).collect(),
+        ElemType::FLOAT => tensor
+            .float_data
+            .iter()
+            .map(|x| Item::Real(f64::from(*x)))
+            .collect(),
         ElemType::DOUBLE => tensor.double_data.iter().map(|x| Item::Real(*x)).collect(),
-        ElemType::INT32 | ElemType::BOOL => tensor.int32_data.iter().map(|n| Item::fixed(i64::from(*n))).collect(),
-        ElemType::FLOAT16 => tensor.int32_data.iter().map(|n| Item::Real(half(*n as u16))).collect(),
-        ElemType::BFLOAT16 => tensor.int32_data.iter().map(|n| Item::Real(brain(*n as u16))).collect(),
+        ElemType::INT32 | ElemType::BOOL => tensor
+            .int32_data
+            .iter()
+            .map(|n| Item::fixed(i64::from(*n)))
+            .collect(),
+        ElemType::FLOAT16 => tensor
+            .int32_data
+            .iter()
+            .map(|n| Item::Real(half(*n as u16)))
+            .collect(),
+        ElemType::BFLOAT16 => tensor
+            .int32_data
+            .iter()
+            .map(|n| Item::Real(brain(*n as u16)))
+            .collect(),
         _ => return None,
     })
 }

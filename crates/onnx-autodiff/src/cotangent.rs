@@ -15,7 +15,8 @@ use crate::size::Size;
 use crate::transposition::{CONTRADICTION, Cotangents, Masks, Transposition};
 
 /// What is said of an operator that is linear in more inputs than its transpose speaks of.
-const HALF: &str = "not all of its inputs that depend on the differentiated input are transposed in reverse mode";
+const HALF: &str =
+    "not all of its inputs that depend on the differentiated input are transposed in reverse mode";
 
 /// A value of the shape of one tangent of `x`, to propagate; its numbers are never used.
 pub fn seed(g: &mut Graph, x: Val) -> Val {
@@ -40,33 +41,64 @@ pub fn transpose(g: &mut Graph, seed: Val, d: Val, given: Val) -> Result<Val, Ve
         return Err(obstacles);
     }
     let shape = g.shape(seed).cloned().unwrap_or_default();
-    Ok(cotangents.get(&seed).copied().unwrap_or_else(|| g.zeros(&shape, ElemType::tangent(elem))))
+    Ok(cotangents
+        .get(&seed)
+        .copied()
+        .unwrap_or_else(|| g.zeros(&shape, ElemType::tangent(elem))))
 }
 
 /// Visits nodes from the last to the first, from cotangents that are known to those of whatever they depend on.
-pub fn walk(g: &mut Graph, places: Range<usize>, cotangents: &mut HashMap<Val, Val>, obstacles: &mut Vec<Obstacle>) {
+pub fn walk(
+    g: &mut Graph,
+    places: Range<usize>,
+    cotangents: &mut HashMap<Val, Val>,
+    obstacles: &mut Vec<Obstacle>,
+) {
     let mut masks = Masks::new();
     for place in places.rev() {
         let node = g.nodes[place].clone();
         // The seed itself is linear, but made of nothing that is.
-        let linear = node.inputs.iter().flatten().chain(&node.captures).any(|v| g.value(*v).linear)
+        let linear = node
+            .inputs
+            .iter()
+            .flatten()
+            .chain(&node.captures)
+            .any(|v| g.value(*v).linear)
             && node.outputs.iter().flatten().any(|v| g.value(*v).linear);
-        let arriving: Vec<Option<Val>> = node.outputs.iter().map(|v| cotangents.get(&(*v)?).copied()).collect();
+        let arriving: Vec<Option<Val>> = node
+            .outputs
+            .iter()
+            .map(|v| cotangents.get(&(*v)?).copied())
+            .collect();
         if !linear || arriving.iter().all(Option::is_none) {
             continue;
         }
         g.origin = node.origin;
-        let mut turn = Transposition { g, node: node.clone(), masks: &mut masks, arriving, captured: Vec::new(), walk };
+        let mut turn = Transposition {
+            g,
+            node: node.clone(),
+            masks: &mut masks,
+            arriving,
+            captured: Vec::new(),
+            walk,
+        };
         let found = transpose_node(&mut turn);
         let captured = turn.captured;
         match found {
             Ok(parts) => {
                 let transposed = |place: usize| parts.iter().any(|(input, _)| *input == place);
                 let linear = |v: &Option<Val>| v.is_some_and(|v| g.value(v).linear);
-                if node.inputs.iter().enumerate().any(|(place, v)| linear(v) && !transposed(place)) {
+                if node
+                    .inputs
+                    .iter()
+                    .enumerate()
+                    .any(|(place, v)| linear(v) && !transposed(place))
+                {
                     obstacles.push(told(g, &node, HALF.into()));
                 }
-                let parts = parts.into_iter().filter_map(|(input, part)| Some((node.input(input)?, part)));
+                let parts = parts
+                    .into_iter()
+                    .filter_map(|(input, part)| Some((node.input(input)?, part)));
                 for (v, part) in parts.chain(captured) {
                     if g.value(v).linear {
                         if g.rank(part) != g.rank(v) {
@@ -83,18 +115,31 @@ pub fn walk(g: &mut Graph, places: Range<usize>, cotangents: &mut HashMap<Val, V
 
 /// What is wrong with a node, told of the original node that it serves.
 fn told(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {
-    let original = node.origin.and_then(|origin| g.nodes.get(origin)).unwrap_or(node);
+    let original = node
+        .origin
+        .and_then(|origin| g.nodes.get(origin))
+        .unwrap_or(node);
     g.obstacle(original, refusal)
 }
 
 /// A value that is used several times collects the cotangents of all uses.
-fn accumulate(g: &mut Graph, cotangents: &mut HashMap<Val, Val>, masks: &mut Masks, v: Val, part: Val) {
+fn accumulate(
+    g: &mut Graph,
+    cotangents: &mut HashMap<Val, Val>,
+    masks: &mut Masks,
+    v: Val,
+    part: Val,
+) {
     let Some(known) = cotangents.get(&v).copied() else {
         cotangents.insert(v, part);
         return;
     };
     let sum = g.add(known, part);
-    if let Some(mask) = masks.get(&known).copied().filter(|mask| masks.get(&part) == Some(mask)) {
+    if let Some(mask) = masks
+        .get(&known)
+        .copied()
+        .filter(|mask| masks.get(&part) == Some(mask))
+    {
         masks.insert(sum, mask);
     }
     cotangents.insert(v, sum);
@@ -105,6 +150,9 @@ fn transpose_node(turn: &mut Transposition) -> Result<Cotangents, Refusal> {
     let known = operators::of(&turn.node).and_then(|operator| operator.transpose);
     match known {
         Some(transpose) => transpose(turn),
-        None => Err(Refusal(format!("`{}` is not differentiated in reverse mode", turn.node.op))),
+        None => Err(Refusal(format!(
+            "`{}` is not differentiated in reverse mode",
+            turn.node.op
+        ))),
     }
 }

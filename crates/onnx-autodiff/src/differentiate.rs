@@ -70,7 +70,11 @@ pub fn differentiate_with(
     if solved.obstacles.is_empty() {
         return Ok(solved.model);
     }
-    Err(GraphError::Obstacles { file: model.file.clone(), input: name, obstacles: solved.obstacles })
+    Err(GraphError::Obstacles {
+        file: model.file.clone(),
+        input: name,
+        obstacles: solved.obstacles,
+    })
 }
 
 /// Quadratic forms zᵀJz in two models.
@@ -87,17 +91,30 @@ pub struct QuadraticForms {
 ///
 /// # Errors
 /// As [`differentiate`].
-pub fn quadratic_forms(model: &Model, input: &str, output: &str) -> Result<Option<QuadraticForms>, GraphError> {
+pub fn quadratic_forms(
+    model: &Model,
+    input: &str,
+    output: &str,
+) -> Result<Option<QuadraticForms>, GraphError> {
     let mut problem = Problem::new(model, Some(input), Some(output))?;
     let x = problem.value("input", input, ElemType::is_float)?;
-    let y = problem.value("output", output, |elem| elem.is_float() || elem == ElemType::UNKNOWN)?;
-    let Some(seed) = problem.forward_quadratic(x, y)? else { return Ok(None) };
+    let y = problem.value("output", output, |elem| {
+        elem.is_float() || elem == ElemType::UNKNOWN
+    })?;
+    let Some(seed) = problem.forward_quadratic(x, y)? else {
+        return Ok(None);
+    };
     if !problem.obstacles.is_empty() {
         return Ok(None);
     }
-    let Some(hoisted) = quadratic::hoisted(&problem.g, seed) else { return Ok(None) };
+    let Some(hoisted) = quadratic::hoisted(&problem.g, seed) else {
+        return Ok(None);
+    };
     let made: Vec<Val> = hoisted.iter().copied().filter(|v| *v != seed).collect();
-    let names = made.iter().map(|v| (problem.g.value(*v).name.clone(), None)).collect::<Outputs>();
+    let names = made
+        .iter()
+        .map(|v| (problem.g.value(*v).name.clone(), None))
+        .collect::<Outputs>();
     let whole = (problem.g.outputs.clone(), problem.g.inputs.clone());
     (problem.g.outputs, problem.g.inputs) = (made, vec![seed]);
     let directions = problem.export(&names)?;
@@ -111,10 +128,19 @@ pub fn quadratic_forms(model: &Model, input: &str, output: &str) -> Result<Optio
 
 /// Every node that stands in the way of [`differentiate`]; none where it succeeds. What is wrong with the model as a
 /// whole is told as one obstacle without an operator.
-pub fn obstacles(model: &Model, mode: Mode, input: Option<&str>, output: Option<&str>) -> Vec<Obstacle> {
+pub fn obstacles(
+    model: &Model,
+    mode: Mode,
+    input: Option<&str>,
+    output: Option<&str>,
+) -> Vec<Obstacle> {
     match Problem::new(model, input, output).and_then(|problem| problem.solve(mode)) {
         Ok(solved) => solved.obstacles,
-        Err(error) => vec![Obstacle { node: String::new(), op: String::new(), reason: error.to_string() }],
+        Err(error) => vec![Obstacle {
+            node: String::new(),
+            op: String::new(),
+            reason: error.to_string(),
+        }],
     }
 }
 
@@ -134,22 +160,41 @@ struct Problem<'a> {
 }
 
 impl<'a> Problem<'a> {
-    fn new(model: &'a Model, input: Option<&str>, output: Option<&str>) -> Result<Problem<'a>, GraphError> {
+    fn new(
+        model: &'a Model,
+        input: Option<&str>,
+        output: Option<&str>,
+    ) -> Result<Problem<'a>, GraphError> {
         check_opset(model)?;
         let opset = model.opset();
-        let input = choose(model, "input", model.inputs(), input, |port| port.elem.is_float())?;
+        let input = choose(model, "input", model.inputs(), input, |port| {
+            port.elem.is_float()
+        })?;
         let output = choose(model, "output", model.outputs(), output, |_| true)?;
         let (g, outputs) = import(model, opset.max(ADDING))?;
         let obstacles = foreign(&g);
-        Ok(Problem { model, g, input, output, outputs, obstacles })
+        Ok(Problem {
+            model,
+            g,
+            input,
+            output,
+            outputs,
+            obstacles,
+        })
     }
 
     fn solve(mut self, mode: Mode) -> Result<Solved, GraphError> {
         let x = self.value("input", &self.input.name, ElemType::is_float)?;
         // What makes an output of an unknown type is told by its node.
-        let y = self.value("output", &self.output.name, |elem| elem.is_float() || elem == ElemType::UNKNOWN)?;
+        let y = self.value("output", &self.output.name, |elem| {
+            elem.is_float() || elem == ElemType::UNKNOWN
+        })?;
         if self.g.shape(x).is_none() {
-            return Err(self.fault("input", &self.input.name, "declares no shape; export the model with one"));
+            return Err(self.fault(
+                "input",
+                &self.input.name,
+                "declares no shape; export the model with one",
+            ));
         }
         match mode {
             Mode::Jvp => self.forward(x, y)?,
@@ -157,14 +202,24 @@ impl<'a> Problem<'a> {
             Mode::Trace => self.trace(x, y)?,
             Mode::Quadratic => self.forward_quadratic(x, y).map(drop)?,
         }
-        let model = if self.obstacles.is_empty() { self.export(&self.outputs)? } else { self.written(&self.outputs) };
-        Ok(Solved { model, obstacles: self.obstacles })
+        let model = if self.obstacles.is_empty() {
+            self.export(&self.outputs)?
+        } else {
+            self.written(&self.outputs)
+        };
+        Ok(Solved {
+            model,
+            obstacles: self.obstacles,
+        })
     }
 
     /// What some outputs need, as a model.
     fn written(&self, outputs: &[(String, Option<TypeProto>)]) -> Model {
         let graph = self.g.export(outputs);
-        let opset = OperatorSetIdProto { domain: Some(String::new()), version: Some(self.g.opset) };
+        let opset = OperatorSetIdProto {
+            domain: Some(String::new()),
+            version: Some(self.g.opset),
+        };
         let proto = ModelProto {
             ir_version: Some(self.model.proto.ir_version().max(8)),
             producer_name: Some("onnx-autodiff".into()),
@@ -172,7 +227,10 @@ impl<'a> Problem<'a> {
             opset_import: vec![opset],
             functions: Vec::new(),
         };
-        Model { file: self.model.file.clone(), proto }
+        Model {
+            file: self.model.file.clone(),
+            proto,
+        }
     }
 
     /// The same, checked.
@@ -183,9 +241,20 @@ impl<'a> Problem<'a> {
     }
 
     /// A value of the graph by the name of its port, where its type fits.
-    fn value(&self, role: &'static str, name: &str, fits: fn(ElemType) -> bool) -> Result<Val, GraphError> {
+    fn value(
+        &self,
+        role: &'static str,
+        name: &str,
+        fits: fn(ElemType) -> bool,
+    ) -> Result<Val, GraphError> {
         let found = self.g.named(name).filter(|v| fits(self.g.elem(*v)));
-        found.ok_or_else(|| self.fault(role, name, "is not a floating-point tensor; only those have derivatives"))
+        found.ok_or_else(|| {
+            self.fault(
+                role,
+                name,
+                "is not a floating-point tensor; only those have derivatives",
+            )
+        })
     }
 
     /// What is wrong with the result: with a node or port of the file, or else with what was made of it.
@@ -193,15 +262,29 @@ impl<'a> Problem<'a> {
         let (file, Violation { node, op, reason }) = (self.model.file.clone(), found);
         let graph = self.model.graph();
         let ports = graph.input.iter().chain(&graph.output);
-        let theirs = graph.node.iter().any(|n| order::label(n) == node) || ports.into_iter().any(|p| p.name() == node);
+        let theirs = graph.node.iter().any(|n| order::label(n) == node)
+            || ports.into_iter().any(|p| p.name() == node);
         match theirs {
-            true => GraphError::Malformed { file, reason: format!("`{node}` ({op}): {reason}") },
-            false => GraphError::Derived { file, node, op, reason },
+            true => GraphError::Malformed {
+                file,
+                reason: format!("`{node}` ({op}): {reason}"),
+            },
+            false => GraphError::Derived {
+                file,
+                node,
+                op,
+                reason,
+            },
         }
     }
 
     fn fault(&self, role: &'static str, name: &str, reason: &str) -> GraphError {
-        GraphError::Port { file: self.model.file.clone(), role, name: name.to_string(), reason: reason.to_string() }
+        GraphError::Port {
+            file: self.model.file.clone(),
+            role,
+            name: name.to_string(),
+            reason: reason.to_string(),
+        }
     }
 
     /// A name for a new port: `<of>_<suffix>`, or that with a number where the model uses it already.
@@ -212,8 +295,13 @@ impl<'a> Problem<'a> {
     /// An input for k directions of the shape of `x`, and their number.
     fn given_directions(&mut self, x: Val, name: &str) -> (Val, Size) {
         let k = self.directions();
-        let shape: Vec<Size> = std::iter::once(&k).chain(self.g.shape(x).into_iter().flatten()).cloned().collect();
-        let seed = self.g.add_input(name, self.g.elem(x).tangent(), Some(shape));
+        let shape: Vec<Size> = std::iter::once(&k)
+            .chain(self.g.shape(x).into_iter().flatten())
+            .cloned()
+            .collect();
+        let seed = self
+            .g
+            .add_input(name, self.g.elem(x).tangent(), Some(shape));
         self.g.mark_linear(seed);
         (seed, k)
     }
@@ -227,10 +315,17 @@ impl<'a> Problem<'a> {
 
     fn forward(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
         let (input, output) = (self.input.name.clone(), self.output.name.clone());
-        let names = [("tangent", &input), ("tangent", &output), ("quadratic", &output)];
-        let [seed_name, tangent_name, quadratic_name] = names.map(|(suffix, of)| self.port_name(of, suffix));
+        let names = [
+            ("tangent", &input),
+            ("tangent", &output),
+            ("quadratic", &output),
+        ];
+        let [seed_name, tangent_name, quadratic_name] =
+            names.map(|(suffix, of)| self.port_name(of, suffix));
         let (seed, k) = self.given_directions(x, &seed_name);
-        let Some(d) = self.tangent_of(x, seed, &k, y) else { return Ok(()) };
+        let Some(d) = self.tangent_of(x, seed, &k, y) else {
+            return Ok(());
+        };
         self.add_output(tangent_name, d);
         if let Some(quadratic) = self.quadratic(seed, d) {
             self.add_output(quadratic_name, quadratic);
@@ -240,12 +335,18 @@ impl<'a> Problem<'a> {
 
     /// Forward mode of which the quadratic forms alone are kept; the directions' value, or none where there are no forms.
     fn forward_quadratic(&mut self, x: Val, y: Val) -> Result<Option<Val>, GraphError> {
-        let names = [("tangent", self.input.name.clone()), ("quadratic", self.output.name.clone())];
+        let names = [
+            ("tangent", self.input.name.clone()),
+            ("quadratic", self.output.name.clone()),
+        ];
         let [seed_name, quadratic_name] = names.map(|(suffix, of)| self.port_name(&of, suffix));
         let (seed, k) = self.given_directions(x, &seed_name);
         let shape = self.g.shape(seed).cloned().unwrap_or_default();
-        let Some(d) = self.tangent_of(x, seed, &k, y) else { return Ok(None) };
-        let alike = self.g.elem(seed) == self.g.elem(d) && self.g.shape(d).is_some_and(|out| self.agree(&shape, out));
+        let Some(d) = self.tangent_of(x, seed, &k, y) else {
+            return Ok(None);
+        };
+        let alike = self.g.elem(seed) == self.g.elem(d)
+            && self.g.shape(d).is_some_and(|out| self.agree(&shape, out));
         let reduced = if alike && self.g.passes.has(Pass::ReducedOutputs) {
             output_reduction::reduced(&mut self.g, d, &quadratic::With(seed))
         } else {
@@ -266,11 +367,18 @@ impl<'a> Problem<'a> {
     /// Forward mode along the unit vectors, of which the diagonal is kept.
     fn trace(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
         let output = self.output.name.clone();
-        let [terms_name, trace_name] = ["trace_terms", "trace"].map(|suffix| self.port_name(&output, suffix));
+        let [terms_name, trace_name] =
+            ["trace_terms", "trace"].map(|suffix| self.port_name(&output, suffix));
         let one = [Size::fixed(1)];
         let [state, out] = [x, y].map(|v| self.g.shape(v).cloned().unwrap_or_default());
-        if self.g.shape(y).is_some() && !self.agree(&[&one, &state[..]].concat(), &[&one, &out[..]].concat()) {
-            return Err(self.fault("output", &self.output.name, "has another shape than the input: there is no trace"));
+        if self.g.shape(y).is_some()
+            && !self.agree(&[&one, &state[..]].concat(), &[&one, &out[..]].concat())
+        {
+            return Err(self.fault(
+                "output",
+                &self.output.name,
+                "has another shape than the input: there is no trace",
+            ));
         }
         let Some(basis) = trace::basis(&mut self.g, x, y) else {
             let reason = "has axes of unknown or very large size; the trace needs its unit vectors";
@@ -280,7 +388,9 @@ impl<'a> Problem<'a> {
         self.g.has_common_directions = true;
         let shape: Vec<Size> = std::iter::once(&k).chain(&state).cloned().collect();
         let seed = self.g.expand(basis.vectors, &shape);
-        let Some(d) = self.tangent_of(x, seed, &k, y) else { return Ok(()) };
+        let Some(d) = self.tangent_of(x, seed, &k, y) else {
+            return Ok(());
+        };
         let terms = trace::diagonal(&mut self.g, d, &basis);
         let terms = self.g.expand(terms, &shape[..2]);
         let trace = self.g.reduce("ReduceSum", terms, &[0], false);
@@ -296,9 +406,13 @@ impl<'a> Problem<'a> {
         let [seed_name, result_name] = [output, input].map(|of| self.port_name(&of, "cotangent"));
         let one = Size::fixed(1);
         let seed = cotangent::seed(&mut self.g, x);
-        let Some(d) = self.tangent_of(x, seed, &one, y) else { return Ok(()) };
+        let Some(d) = self.tangent_of(x, seed, &one, y) else {
+            return Ok(());
+        };
         let shape = self.g.shape(y).cloned();
-        let given = self.g.add_input(&seed_name, self.g.elem(y).tangent(), shape);
+        let given = self
+            .g
+            .add_input(&seed_name, self.g.elem(y).tangent(), shape);
         let shape = self.g.shape(x).cloned().unwrap_or_default();
         match cotangent::transpose(&mut self.g, seed, d, given) {
             Ok(turned) => {
@@ -313,7 +427,11 @@ impl<'a> Problem<'a> {
     /// Adds obstacles that are not known yet.
     fn meet(&mut self, found: Vec<Obstacle>) {
         for obstacle in found {
-            if !self.obstacles.iter().any(|o| o.node == obstacle.node && o.op == obstacle.op) {
+            if !self
+                .obstacles
+                .iter()
+                .any(|o| o.node == obstacle.node && o.op == obstacle.op)
+            {
                 self.obstacles.push(obstacle);
             }
         }
@@ -332,7 +450,13 @@ impl<'a> Problem<'a> {
     fn output_tangent(&mut self, y: Val, tangent: Option<Tangent>, k: &Size) -> Option<Val> {
         let shape = self.g.shape(y).cloned();
         match (tangent, shape) {
-            (Some(Tangent { base, factor: Some(factor) }), _) => Some(self.g.mul(base, factor)),
+            (
+                Some(Tangent {
+                    base,
+                    factor: Some(factor),
+                }),
+                _,
+            ) => Some(self.g.mul(base, factor)),
             (Some(Tangent { base, factor: None }), _) => Some(base),
             (None, Some(shape)) if self.obstacles.is_empty() && self.g.elem(y).is_float() => {
                 let shape: Vec<Size> = std::iter::once(k).chain(&shape).cloned().collect();
@@ -341,8 +465,7 @@ impl<'a> Problem<'a> {
             }
             (None, _) => {
                 if self.obstacles.is_empty() {
-                    let reason =
-                        "its type or its number of axes cannot be told; export the model with shapes (value_info)";
+                    let reason = "its type or its number of axes cannot be told; export the model with shapes (value_info)";
                     self.obstacles.push(Obstacle {
                         node: self.output.name.clone(),
                         op: String::new(),
@@ -397,14 +520,29 @@ fn choose(
     wanted: Option<&str>,
     fits: impl Fn(&Port) -> bool,
 ) -> Result<Port, GraphError> {
-    let present: Vec<String> = ports.iter().map(|port| format!("`{}`", port.name)).collect();
+    let present: Vec<String> = ports
+        .iter()
+        .map(|port| format!("`{}`", port.name))
+        .collect();
     let found = match wanted {
         Some(name) => ports.into_iter().find(|port| port.name == name),
         None => ports.into_iter().find(fits),
     };
-    let (file, present) = (model.file.clone(), if present.is_empty() { "none".into() } else { present.join(", ") });
+    let (file, present) = (
+        model.file.clone(),
+        if present.is_empty() {
+            "none".into()
+        } else {
+            present.join(", ")
+        },
+    );
     found.ok_or_else(|| match wanted {
-        Some(name) => GraphError::UnknownPort { file, role, name: name.to_string(), present },
+        Some(name) => GraphError::UnknownPort {
+            file,
+            role,
+            name: name.to_string(),
+            present,
+        },
         None => GraphError::Port {
             file,
             role,
@@ -417,10 +555,18 @@ fn choose(
 /// Nodes of other domains that the outputs need, where no rule has met them.
 fn foreign(g: &Graph) -> Vec<Obstacle> {
     let needed = g.needed();
-    let foreign = g.nodes.iter().zip(needed).filter(|(node, needed)| *needed && !node.domain.is_empty());
-    foreign.map(|(node, _)| g.obstacle(node, refusal(node))).collect()
+    let foreign = g
+        .nodes
+        .iter()
+        .zip(needed)
+        .filter(|(node, needed)| *needed && !node.domain.is_empty());
+    foreign
+        .map(|(node, _)| g.obstacle(node, refusal(node)))
+        .collect()
 }
 
 fn refusal(node: &crate::graph::Node) -> Refusal {
-    operators::rule(node).err().unwrap_or_else(|| Refusal::from("an operator outside the standard domain"))
+    operators::rule(node)
+        .err()
+        .unwrap_or_else(|| Refusal::from("an operator outside the standard domain"))
 }

@@ -34,7 +34,11 @@ impl ElemType {
 
     /// The type of this type's tangents: double stays double, half precision is computed in single.
     pub fn tangent(self) -> ElemType {
-        if self == Self::DOUBLE { Self::DOUBLE } else { Self::FLOAT }
+        if self == Self::DOUBLE {
+            Self::DOUBLE
+        } else {
+            Self::FLOAT
+        }
     }
 
     /// The distance from 1 to the next number, for floating-point formats.

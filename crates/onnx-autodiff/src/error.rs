@@ -7,25 +7,58 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum GraphError {
     #[error("{}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{file}: not an ONNX model: {reason}")]
     Malformed { file: String, reason: String },
     #[error(
         "{file}: opset {found} of the standard domain; models of opset {low} to {high} can be differentiated: export the model again with one of these"
     )]
-    Opset { file: String, found: i64, low: i64, high: i64 },
+    Opset {
+        file: String,
+        found: i64,
+        low: i64,
+        high: i64,
+    },
     #[error("{file}: no {role} is named `{name}`; the model has {present}")]
-    UnknownPort { file: String, role: &'static str, name: String, present: String },
+    UnknownPort {
+        file: String,
+        role: &'static str,
+        name: String,
+        present: String,
+    },
     #[error("{file}: {role} `{name}` {reason}")]
-    Port { file: String, role: &'static str, name: String, reason: String },
-    #[error("{file}: cannot be differentiated with respect to `{input}`:{}", listing(obstacles))]
-    Obstacles { file: String, input: String, obstacles: Vec<Obstacle> },
+    Port {
+        file: String,
+        role: &'static str,
+        name: String,
+        reason: String,
+    },
+    #[error(
+        "{file}: cannot be differentiated with respect to `{input}`:{}",
+        listing(obstacles)
+    )]
+    Obstacles {
+        file: String,
+        input: String,
+        obstacles: Vec<Obstacle>,
+    },
     #[error("{file}: cannot be computed in float64:{}", listing(obstacles))]
-    SinglePrecision { file: String, obstacles: Vec<Obstacle> },
+    SinglePrecision {
+        file: String,
+        obstacles: Vec<Obstacle>,
+    },
     #[error(
         "{file}: the derived graph could not be loaded, which is a mistake of this program and not of the model: node `{node}` ({op}): {reason}"
     )]
-    Derived { file: String, node: String, op: String, reason: String },
+    Derived {
+        file: String,
+        node: String,
+        op: String,
+        reason: String,
+    },
     #[error(
         "{file}: the model takes {bytes} bytes, and an ONNX file can hold at most 2147483647: use a smaller model, or one in float16"
     )]
@@ -54,7 +87,10 @@ impl fmt::Display for Obstacle {
 }
 
 fn listing(obstacles: &[Obstacle]) -> String {
-    obstacles.iter().map(|obstacle| format!("\n  {obstacle}")).collect()
+    obstacles
+        .iter()
+        .map(|obstacle| format!("\n  {obstacle}"))
+        .collect()
 }
 
 /// Why one node has no derivative here; the driver adds the node's name.

@@ -24,13 +24,26 @@ impl Model {
         let batch = batch_name(graph, ports);
         let sizes = sizes(graph, ports, &batch);
         for port in ports {
-            let mut infos = graph.input.iter_mut().chain(&mut graph.output).filter(|info| info.name() == port.name);
+            let mut infos = graph
+                .input
+                .iter_mut()
+                .chain(&mut graph.output)
+                .filter(|info| info.name() == port.name);
             if let Some(tensor) = infos.next().and_then(tensor_mut) {
                 fix(tensor, &port.axes, &batch);
             }
         }
-        for info in graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info) {
-            for dim in tensor_mut(info).and_then(|tensor| tensor.shape.as_mut()).into_iter().flat_map(|s| &mut s.dim) {
+        for info in graph
+            .input
+            .iter_mut()
+            .chain(&mut graph.output)
+            .chain(&mut graph.value_info)
+        {
+            for dim in tensor_mut(info)
+                .and_then(|tensor| tensor.shape.as_mut())
+                .into_iter()
+                .flat_map(|s| &mut s.dim)
+            {
                 if let Some(DimensionValue::Param(name)) = &dim.value
                     && let Some(size) = sizes.get(name)
                 {
@@ -51,18 +64,32 @@ fn tensor_mut(info: &mut ValueInfoProto) -> Option<&mut TensorTypeProto> {
 
 /// The axes that a port declares, where they are as many as are known of it.
 fn declared<'a>(graph: &'a GraphProto, port: &KnownPort) -> &'a [DimensionProto] {
-    let info = graph.input.iter().chain(&graph.output).find(|info| info.name() == port.name);
-    let shape = info.and_then(tensor_type).and_then(|tensor| tensor.shape.as_ref());
-    shape.map(|shape| &shape.dim[..]).filter(|dims| dims.len() == port.axes.len()).unwrap_or_default()
+    let info = graph
+        .input
+        .iter()
+        .chain(&graph.output)
+        .find(|info| info.name() == port.name);
+    let shape = info
+        .and_then(tensor_type)
+        .and_then(|tensor| tensor.shape.as_ref());
+    shape
+        .map(|shape| &shape.dim[..])
+        .filter(|dims| dims.len() == port.axes.len())
+        .unwrap_or_default()
 }
 
 /// The batch's name: the first that one of the ports gives it, or a name of our own.
 fn batch_name(graph: &GraphProto, ports: &[KnownPort]) -> String {
-    let named =
-        ports.iter().flat_map(|port| declared(graph, port).iter().zip(&port.axes)).find_map(|pair| match pair {
-            (DimensionProto { value: Some(DimensionValue::Param(name)) }, None) if !name.is_empty() => {
-                Some(name.clone())
-            }
+    let named = ports
+        .iter()
+        .flat_map(|port| declared(graph, port).iter().zip(&port.axes))
+        .find_map(|pair| match pair {
+            (
+                DimensionProto {
+                    value: Some(DimensionValue::Param(name)),
+                },
+                None,
+            ) if !name.is_empty() => Some(name.clone()),
             _ => None,
         });
     named.unwrap_or_else(|| "batch".into())
@@ -71,19 +98,34 @@ fn batch_name(graph: &GraphProto, ports: &[KnownPort]) -> String {
 /// The sizes of named axes; of none that is given two, and not of the batch.
 fn sizes(graph: &GraphProto, ports: &[KnownPort], batch: &str) -> HashMap<String, i64> {
     let mut sizes: HashMap<String, Option<i64>> = HashMap::from([(batch.to_string(), None)]);
-    for (dim, known) in ports.iter().flat_map(|port| declared(graph, port).iter().zip(&port.axes)) {
+    for (dim, known) in ports
+        .iter()
+        .flat_map(|port| declared(graph, port).iter().zip(&port.axes))
+    {
         if let (Some(DimensionValue::Param(name)), Some(size)) = (&dim.value, known) {
             let size = Some(*size as i64);
-            sizes.entry(name.clone()).and_modify(|known| *known = known.filter(|n| Some(*n) == size)).or_insert(size);
+            sizes
+                .entry(name.clone())
+                .and_modify(|known| *known = known.filter(|n| Some(*n) == size))
+                .or_insert(size);
         }
     }
-    sizes.into_iter().filter_map(|(name, size)| Some((name, size?))).collect()
+    sizes
+        .into_iter()
+        .filter_map(|(name, size)| Some((name, size?)))
+        .collect()
 }
 
 /// An undeclared shape becomes the known one.
 fn fix(tensor: &mut TensorTypeProto, axes: &[Option<usize>], batch: &str) {
-    let open = || axes.iter().map(|_| DimensionProto { value: None }).collect();
-    let shape = tensor.shape.get_or_insert_with(|| TensorShapeProto { dim: open() });
+    let open = || {
+        axes.iter()
+            .map(|_| DimensionProto { value: None })
+            .collect()
+    };
+    let shape = tensor
+        .shape
+        .get_or_insert_with(|| TensorShapeProto { dim: open() });
     if shape.dim.len() != axes.len() {
         return;
     }
@@ -104,7 +146,10 @@ mod tests {
     use crate::{Dim, Mode, differentiate};
 
     fn known(name: &str, axes: &[Option<usize>]) -> KnownPort {
-        KnownPort { name: name.into(), axes: axes.to_vec() }
+        KnownPort {
+            name: name.into(),
+            axes: axes.to_vec(),
+        }
     }
 
     #[test]
@@ -119,19 +164,46 @@ mod tests {
         let model = || Model::from_bytes("m", &bytes(file.clone(), 17)).unwrap();
         let axes = [None, Some(2), Some(4), Some(4)];
         let fixed = || model().with_axes(&[known("x", &axes), known("y", &axes)]);
-        let dims = [Dim::Symbol("b".into()), Dim::Fixed(2), Dim::Fixed(4), Dim::Fixed(4)];
-        assert_eq!((&fixed().inputs()[0].dims[..], &fixed().outputs()[0].dims[..]), (&dims[..], &dims[..]));
+        let dims = [
+            Dim::Symbol("b".into()),
+            Dim::Fixed(2),
+            Dim::Fixed(4),
+            Dim::Fixed(4),
+        ];
+        assert_eq!(
+            (
+                &fixed().inputs()[0].dims[..],
+                &fixed().outputs()[0].dims[..]
+            ),
+            (&dims[..], &dims[..])
+        );
         let derived = differentiate(&fixed(), Mode::Jvp, None, None).unwrap();
-        assert!(derived.outputs().iter().any(|port| port.name == "y_quadratic"));
+        assert!(
+            derived
+                .outputs()
+                .iter()
+                .any(|port| port.name == "y_quadratic")
+        );
     }
 
     #[test]
     fn what_the_file_says_stays() {
         let model = Model::from_bytes(
             "m",
-            &bytes(graph(&["x: n n 3"], &["y: n n 3"], vec![], vec![node("Exp", "x", "y", vec![])]), 17),
+            &bytes(
+                graph(
+                    &["x: n n 3"],
+                    &["y: n n 3"],
+                    vec![],
+                    vec![node("Exp", "x", "y", vec![])],
+                ),
+                17,
+            ),
         );
-        let fixed = model.unwrap().with_axes(&[known("x", &[None, Some(5), Some(7)]), known("y", &[None, Some(5)])]);
+        let fixed = model.unwrap().with_axes(&[
+            known("x", &[None, Some(5), Some(7)]),
+            known("y", &[None, Some(5)]),
+        ]);
         let (n, five) = (Dim::Symbol("n".into()), Dim::Fixed(5));
         assert_eq!(fixed.inputs()[0].dims, [n.clone(), five, Dim::Fixed(3)]);
         assert_eq!(fixed.outputs()[0].dims, [n.clone(), n, Dim::Fixed(3)]);

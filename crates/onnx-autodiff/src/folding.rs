@@ -6,24 +6,41 @@ use crate::size::Size;
 
 /// The numbers of a list as lengths of axes.
 pub fn lengths(content: &Content) -> Option<Vec<usize>> {
-    content.fixed()?.iter().map(|n| usize::try_from(*n).ok()).collect()
+    content
+        .fixed()?
+        .iter()
+        .map(|n| usize::try_from(*n).ok())
+        .collect()
 }
 
 pub fn map(content: &Content, f: impl Fn(&Item) -> Item) -> Content {
-    Content { dims: content.dims.clone(), items: content.items.iter().map(f).collect() }
+    Content {
+        dims: content.dims.clone(),
+        items: content.items.iter().map(f).collect(),
+    }
 }
 
 pub fn whole(x: f64) -> Item {
-    if x.abs() < 9e15 { Item::fixed(x as i64) } else { Item::Unknown }
+    if x.abs() < 9e15 {
+        Item::fixed(x as i64)
+    } else {
+        Item::Unknown
+    }
 }
 
 pub fn unary(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
     let op = node.op.as_str();
     Some(map(&inputs[0], |item| match (op, item) {
         ("Floor" | "Ceil" | "Round", Item::Int(_)) => item.clone(),
-        ("Neg", Item::Int(size)) => size.times(&Size::fixed(-1)).map_or(Item::Unknown, Item::Int),
-        ("Not", Item::Int(size)) => size.as_fixed().map_or(Item::Unknown, |n| Item::fixed(i64::from(n == 0))),
-        ("Abs", Item::Int(size)) => size.as_fixed().map_or(Item::Unknown, |n| Item::fixed(n.saturating_abs())),
+        ("Neg", Item::Int(size)) => size
+            .times(&Size::fixed(-1))
+            .map_or(Item::Unknown, Item::Int),
+        ("Not", Item::Int(size)) => size
+            .as_fixed()
+            .map_or(Item::Unknown, |n| Item::fixed(i64::from(n == 0))),
+        ("Abs", Item::Int(size)) => size
+            .as_fixed()
+            .map_or(Item::Unknown, |n| Item::fixed(n.saturating_abs())),
         (_, Item::Real(x)) => match op {
             "Floor" => Item::Real(x.floor()),
             "Ceil" => Item::Real(x.ceil()),

@@ -38,8 +38,17 @@ pub fn import_in_double(model: &Model) -> Result<(Graph, Outputs), GraphError> {
 
 fn empty(model: &Model, opset: i64) -> Graph {
     let proto = model.graph();
-    let declared = proto.value_info.iter().chain(&proto.output).map(|info| (info.name().to_string(), info.clone()));
-    Graph::new(opset, &operators::Registry, declared.collect(), inner_names(proto))
+    let declared = proto
+        .value_info
+        .iter()
+        .chain(&proto.output)
+        .map(|info| (info.name().to_string(), info.clone()));
+    Graph::new(
+        opset,
+        &operators::Registry,
+        declared.collect(),
+        inner_names(proto),
+    )
 }
 
 fn import_into(mut g: Graph, model: &Model) -> Result<(Graph, Outputs), GraphError> {
@@ -64,11 +73,17 @@ fn import_into(mut g: Graph, model: &Model) -> Result<(Graph, Outputs), GraphErr
             None => append::push(&mut g, &written_out(node, model.opset())),
         }
     }
-    let outputs: Vec<(String, Option<TypeProto>)> =
-        proto.output.iter().map(|info| (info.name().to_string(), info.r#type.clone())).collect();
+    let outputs: Vec<(String, Option<TypeProto>)> = proto
+        .output
+        .iter()
+        .map(|info| (info.name().to_string(), info.r#type.clone()))
+        .collect();
     for (name, _) in &outputs {
         let reason = || format!("nothing makes its output `{name}`");
-        let made = g.named(name).ok_or_else(|| GraphError::Malformed { file: model.file.clone(), reason: reason() })?;
+        let made = g.named(name).ok_or_else(|| GraphError::Malformed {
+            file: model.file.clone(),
+            reason: reason(),
+        })?;
         g.outputs.push(made);
     }
     Ok((g, outputs))
@@ -80,13 +95,19 @@ pub fn check_opset(model: &Model) -> Result<(), GraphError> {
         return Ok(());
     }
     let (low, high) = (upgrade::OLDEST, *OPSETS.end());
-    Err(GraphError::Opset { file: model.file.clone(), found, low, high })
+    Err(GraphError::Opset {
+        file: model.file.clone(),
+        found,
+        low,
+        high,
+    })
 }
 
 /// A node with the one default that is another from [`ADDING`] on written out.
 fn written_out(node: &NodeProto, opset: i64) -> Cow<'_, NodeProto> {
     let name = "coordinate_transformation_mode";
-    let older = node.op_type() == "RoiAlign" && standardize(node.domain()).is_empty() && opset < ADDING;
+    let older =
+        node.op_type() == "RoiAlign" && standardize(node.domain()).is_empty() && opset < ADDING;
     if !older || node.attribute.iter().any(|a| a.name() == name) {
         return Cow::Borrowed(node);
     }
@@ -98,8 +119,15 @@ fn written_out(node: &NodeProto, opset: i64) -> Cow<'_, NodeProto> {
 /// The tensor of a `Constant` node, under the node's output name.
 fn constant(node: &NodeProto) -> Option<TensorProto> {
     let known = node.op_type() == "Constant" && standardize(node.domain()).is_empty();
-    let value = node.attribute.iter().find(|a| a.name() == "value").filter(|_| known)?;
-    Some(TensorProto { name: Some(node.output.first()?.clone()), ..value.t.clone()? })
+    let value = node
+        .attribute
+        .iter()
+        .find(|a| a.name() == "value")
+        .filter(|_| known)?;
+    Some(TensorProto {
+        name: Some(node.output.first()?.clone()),
+        ..value.t.clone()?
+    })
 }
 
 /// Names inside subgraphs, which new values must not take.
@@ -107,7 +135,12 @@ fn inner_names(graph: &GraphProto) -> HashSet<String> {
     let mut names = HashSet::new();
     let mut open: Vec<&GraphProto> = graph.node.iter().flat_map(subgraphs).collect();
     while let Some(inner) = open.pop() {
-        names.extend(inner.node.iter().flat_map(|node| node.output.iter().cloned()));
+        names.extend(
+            inner
+                .node
+                .iter()
+                .flat_map(|node| node.output.iter().cloned()),
+        );
         names.extend(inner.input.iter().map(|i| i.name().to_string()));
         names.extend(inner.initializer.iter().map(|t| t.name().to_string()));
         open.extend(inner.node.iter().flat_map(subgraphs));
@@ -116,5 +149,7 @@ fn inner_names(graph: &GraphProto) -> HashSet<String> {
 }
 
 fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
-    node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs))
+    node.attribute
+        .iter()
+        .flat_map(|a| a.g.iter().chain(&a.graphs))
 }

@@ -18,13 +18,26 @@ pub struct Window {
 pub fn windows(node: &Node, kernel: &[i64]) -> Option<Vec<Window>> {
     let n = kernel.len();
     let list = |name: &str, default: i64, length: usize| {
-        let list = node.ints(name).filter(|l| !l.is_empty()).unwrap_or_else(|| vec![default; length]);
+        let list = node
+            .ints(name)
+            .filter(|l| !l.is_empty())
+            .unwrap_or_else(|| vec![default; length]);
         (list.len() == length).then_some(list)
     };
-    let (strides, dilations, pads) = (list("strides", 1, n)?, list("dilations", 1, n)?, list("pads", 0, 2 * n)?);
+    let (strides, dilations, pads) = (
+        list("strides", 1, n)?,
+        list("dilations", 1, n)?,
+        list("pads", 0, 2 * n)?,
+    );
     let sane = |v: u64| v < 1 << 31;
     let positive = |v: &i64| *v > 0 && sane(v.unsigned_abs());
-    if !kernel.iter().chain(&strides).chain(&dilations).all(positive) || !pads.iter().all(|v| sane(v.unsigned_abs())) {
+    if !kernel
+        .iter()
+        .chain(&strides)
+        .chain(&dilations)
+        .all(positive)
+        || !pads.iter().all(|v| sane(v.unsigned_abs()))
+    {
         return None;
     }
     let window = |i: usize| Window {
@@ -46,7 +59,11 @@ pub fn windowed(g: &mut Graph, node: &Node, length: &Size, w: &Window) -> Size {
             g.symbols.div(&up, &stride)
         }
         auto => {
-            let pads = if auto == "VALID" { 0 } else { w.before + w.after };
+            let pads = if auto == "VALID" {
+                0
+            } else {
+                w.before + w.after
+            };
             let room = g.symbols.add(length, &Size::fixed(pads - reach));
             if node.int("ceil_mode", 0) != 0 {
                 return ceil_windows(g, length, &room, pads, w);
@@ -76,7 +93,9 @@ pub fn sizes(g: &mut Graph, v: Val) -> Option<Shape> {
         return Some(items.into_iter().map(|item| size_of(g, item)).collect());
     }
     let length = g.shape(v)?.first()?.as_fixed()?;
-    (0..=64).contains(&length).then(|| (0..length).map(|_| g.symbols.fresh()).collect())
+    (0..=64)
+        .contains(&length)
+        .then(|| (0..length).map(|_| g.symbols.fresh()).collect())
 }
 
 pub fn size_of(g: &mut Graph, item: Item) -> Size {
@@ -104,8 +123,14 @@ pub fn broadcast_size(g: &mut Graph, a: &Size, b: &Size) -> Size {
 pub fn broadcast(g: &mut Graph, a: &[Size], b: &[Size]) -> Shape {
     let rank = a.len().max(b.len());
     let one = Size::fixed(1);
-    let at = |shape: &[Size], i: usize| (i + shape.len()).checked_sub(rank).map_or(one.clone(), |j| shape[j].clone());
-    (0..rank).map(|i| broadcast_size(g, &at(a, i), &at(b, i))).collect()
+    let at = |shape: &[Size], i: usize| {
+        (i + shape.len())
+            .checked_sub(rank)
+            .map_or(one.clone(), |j| shape[j].clone())
+    };
+    (0..rank)
+        .map(|i| broadcast_size(g, &at(a, i), &at(b, i)))
+        .collect()
 }
 
 pub fn broadcast_all(g: &mut Graph, node: &Node) -> Option<Shape> {
@@ -133,7 +158,10 @@ pub fn axes(g: &Graph, node: &Node, rank: usize) -> Option<Option<Vec<usize>>> {
         None => node.ints("axes"),
     };
     let Some(list) = list else { return Some(None) };
-    let mut axes: Vec<usize> = list.iter().map(|axis| axis_of(*axis, rank)).collect::<Option<_>>()?;
+    let mut axes: Vec<usize> = list
+        .iter()
+        .map(|axis| axis_of(*axis, rank))
+        .collect::<Option<_>>()?;
     axes.sort_unstable();
     axes.dedup();
     Some(Some(axes))

@@ -20,9 +20,20 @@ pub fn functions(graph: &mut GraphProto, functions: Vec<FunctionProto>) -> Resul
     if functions.is_empty() {
         return Ok(());
     }
-    let key = |f: &FunctionProto| (standardize(f.domain()), f.name().to_string(), f.overload().to_string());
+    let key = |f: &FunctionProto| {
+        (
+            standardize(f.domain()),
+            f.name().to_string(),
+            f.overload().to_string(),
+        )
+    };
     let functions = functions.into_iter().map(|f| (key(&f), f)).collect();
-    Inliner { functions, calls: 0, nodes: 0 }.graph(graph, 0)
+    Inliner {
+        functions,
+        calls: 0,
+        nodes: 0,
+    }
+    .graph(graph, 0)
 }
 
 impl Inliner {
@@ -35,23 +46,37 @@ impl Inliner {
         Ok(())
     }
 
-    fn node(&mut self, mut node: NodeProto, depth: usize, nodes: &mut Vec<NodeProto>) -> Result<(), String> {
+    fn node(
+        &mut self,
+        mut node: NodeProto,
+        depth: usize,
+        nodes: &mut Vec<NodeProto>,
+    ) -> Result<(), String> {
         self.nodes += 1;
         if self.nodes > NODE_LIMIT {
-            return Err(format!("its functions expand to more than {NODE_LIMIT} nodes"));
+            return Err(format!(
+                "its functions expand to more than {NODE_LIMIT} nodes"
+            ));
         }
         for attribute in &mut node.attribute {
             for subgraph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
                 self.graph(subgraph, depth)?;
             }
         }
-        let key = (standardize(node.domain()), node.op_type().to_string(), node.overload().to_string());
+        let key = (
+            standardize(node.domain()),
+            node.op_type().to_string(),
+            node.overload().to_string(),
+        );
         let Some(function) = self.functions.get(&key) else {
             nodes.push(node);
             return Ok(());
         };
         if depth >= DEPTH_LIMIT {
-            return Err(format!("function `{}` calls itself, or calls are nested too deeply", node.op_type()));
+            return Err(format!(
+                "function `{}` calls itself, or calls are nested too deeply",
+                node.op_type()
+            ));
         }
         self.calls += 1;
         for inner in body(function.clone(), &node, self.calls) {
@@ -65,7 +90,10 @@ impl Inliner {
 fn body(function: FunctionProto, call: &NodeProto, number: usize) -> Vec<NodeProto> {
     let mut names: HashMap<String, String> = HashMap::new();
     for (i, formal) in function.input.iter().enumerate() {
-        names.insert(formal.clone(), call.input.get(i).cloned().unwrap_or_default());
+        names.insert(
+            formal.clone(),
+            call.input.get(i).cloned().unwrap_or_default(),
+        );
     }
     let mut nodes = Vec::new();
     let mut passed = Vec::new();
@@ -81,9 +109,20 @@ fn body(function: FunctionProto, call: &NodeProto, number: usize) -> Vec<NodePro
             }
         }
     }
-    let prefix = format!("{}.{number}", if call.name().is_empty() { call.op_type() } else { call.name() });
+    let prefix = format!(
+        "{}.{number}",
+        if call.name().is_empty() {
+            call.op_type()
+        } else {
+            call.name()
+        }
+    );
     for mut node in function.node {
-        resolve_attributes(&mut node.attribute, &call.attribute, &function.attribute_proto);
+        resolve_attributes(
+            &mut node.attribute,
+            &call.attribute,
+            &function.attribute_proto,
+        );
         rename_node(&mut node, &mut names, &prefix);
         nodes.push(node);
     }
@@ -100,7 +139,11 @@ fn body(function: FunctionProto, call: &NodeProto, number: usize) -> Vec<NodePro
 }
 
 /// Puts the call's attributes, or the function's defaults, where the body refers to them.
-fn resolve_attributes(attributes: &mut Vec<AttributeProto>, given: &[AttributeProto], defaults: &[AttributeProto]) {
+fn resolve_attributes(
+    attributes: &mut Vec<AttributeProto>,
+    given: &[AttributeProto],
+    defaults: &[AttributeProto],
+) {
     attributes.retain_mut(|attribute| {
         let wanted = attribute.ref_attr_name().to_string();
         if wanted.is_empty() {
@@ -108,7 +151,10 @@ fn resolve_attributes(attributes: &mut Vec<AttributeProto>, given: &[AttributePr
         }
         let found = given.iter().chain(defaults).find(|a| a.name() == wanted);
         if let Some(found) = found {
-            *attribute = AttributeProto { name: attribute.name.clone(), ..found.clone() };
+            *attribute = AttributeProto {
+                name: attribute.name.clone(),
+                ..found.clone()
+            };
         }
         found.is_some()
     });
@@ -125,7 +171,11 @@ fn rename_node(node: &mut NodeProto, names: &mut HashMap<String, String>, prefix
     for name in node.input.iter_mut().chain(&mut node.output) {
         rename(name, names, prefix);
     }
-    node.name = node.name.take().filter(|name| !name.is_empty()).map(|name| format!("{prefix}/{name}"));
+    node.name = node
+        .name
+        .take()
+        .filter(|name| !name.is_empty())
+        .map(|name| format!("{prefix}/{name}"));
     for attribute in &mut node.attribute {
         for subgraph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
             rename_graph(subgraph, names, prefix);
@@ -135,7 +185,12 @@ fn rename_node(node: &mut NodeProto, names: &mut HashMap<String, String>, prefix
 
 /// Renames everything in a graph that `names` does not keep.
 pub fn rename_graph(graph: &mut GraphProto, names: &mut HashMap<String, String>, prefix: &str) {
-    for info in graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info) {
+    for info in graph
+        .input
+        .iter_mut()
+        .chain(&mut graph.output)
+        .chain(&mut graph.value_info)
+    {
         rename(info.name.get_or_insert_default(), names, prefix);
     }
     for tensor in &mut graph.initializer {

@@ -26,18 +26,28 @@ impl Model {
     /// Where the graph contradicts itself.
     pub fn kink(&self, inputs: &[&str], output: &str) -> Result<Option<Kink>, GraphError> {
         let (g, _) = import(self, self.opset())?;
-        let Some(end) = g.named(output) else { return Ok(None) };
+        let Some(end) = g.named(output) else {
+            return Ok(None);
+        };
         let needed = needed(&g, end);
         let mut varies: HashSet<Val> = inputs.iter().filter_map(|name| g.named(name)).collect();
         for node in &g.nodes {
             let reached = |v: &Val| varies.contains(v);
-            let touched = node.inputs.iter().flatten().chain(&node.captures).any(reached);
+            let touched = node
+                .inputs
+                .iter()
+                .flatten()
+                .chain(&node.captures)
+                .any(reached);
             let matters = node.outputs.iter().flatten().any(|v| needed.contains(v));
             if !touched || !matters || operators::is_of_shapes(node) {
                 continue;
             }
             if !smooth(&g, node, &varies) {
-                return Ok(Some(Kink { node: label(&g, node), op: node.operator() }));
+                return Ok(Some(Kink {
+                    node: label(&g, node),
+                    op: node.operator(),
+                }));
             }
             varies.extend(node.outputs.iter().flatten());
         }
@@ -47,21 +57,29 @@ impl Model {
 
 /// Whether a node's derivative by its inputs that vary is continuous.
 fn smooth(g: &Graph, node: &Node, varies: &HashSet<Val>) -> bool {
-    let smoothness = operators::of(node).map_or(Smoothness::NotStated, |operator| operator.smoothness);
+    let smoothness =
+        operators::of(node).map_or(Smoothness::NotStated, |operator| operator.smoothness);
     match smoothness {
         Smoothness::NotStated | Smoothness::Kinked => false,
         Smoothness::Everywhere => node.captures.is_empty(),
         Smoothness::BetweenFloats => {
-            let real = |v: Option<Val>| v.is_some_and(|v| g.elem(v).is_float() || g.elem(v) == ElemType::UNKNOWN);
+            let real = |v: Option<Val>| {
+                v.is_some_and(|v| g.elem(v).is_float() || g.elem(v) == ElemType::UNKNOWN)
+            };
             real(node.input(0)) && real(node.output(0))
         }
         Smoothness::In(places) => {
             let others = (0..node.inputs.len()).filter(|place| !places.contains(place));
-            let fixed = others.filter_map(|place| node.input(place)).all(|v| !varies.contains(&v));
+            let fixed = others
+                .filter_map(|place| node.input(place))
+                .all(|v| !varies.contains(&v));
             // Scattering may multiply or compare, losses sum; recurrent layers may clip, or have activations of their own.
             let scatters = node.op.starts_with("Scatter");
-            let adds = !scatters || ["none", "add"].contains(&node.text("reduction", "none").as_str());
-            let plain = ["activations", "clip"].iter().all(|name| node.attribute(name).is_none());
+            let adds =
+                !scatters || ["none", "add"].contains(&node.text("reduction", "none").as_str());
+            let plain = ["activations", "clip"]
+                .iter()
+                .all(|name| node.attribute(name).is_none());
             fixed && node.captures.is_empty() && adds && plain
         }
     }
@@ -103,20 +121,45 @@ mod tests {
     }
 
     fn kink(nodes: Vec<NodeProto>) -> Option<String> {
-        let constants = vec![floats("c", &[2], &[0.5, 2.0]), integers("i", &[1], &[1]), floats("shift", &[1], &[0.1])];
+        let constants = vec![
+            floats("c", &[2], &[0.5, 2.0]),
+            integers("i", &[1], &[1]),
+            floats("shift", &[1], &[0.1]),
+        ];
         let graph = graph(&["x: N 2", "t: N"], &["y: N 2"], constants, nodes);
         let model = Model::from_bytes("test", &bytes(graph, 20)).expect("a model");
-        model.kink(&["x", "t"], "y").expect("a graph").map(|kink| kink.op)
+        model
+            .kink(&["x", "t"], "y")
+            .expect("a graph")
+            .map(|kink| kink.op)
     }
 
     #[test]
     fn kinks_are_found_where_state_or_time_pass_through_them() {
         let cases: Vec<(Vec<NodeProto>, Option<&str>)> = vec![
-            (vec![node("Tanh", "x", "a", vec![]), node("Mul", "a c", "y", vec![])], None),
+            (
+                vec![
+                    node("Tanh", "x", "a", vec![]),
+                    node("Mul", "a c", "y", vec![]),
+                ],
+                None,
+            ),
             (vec![node("Relu", "x", "y", vec![])], Some("Relu")),
             // Of constants alone, and where the output does not need it.
-            (vec![node("Relu", "c", "a", vec![]), node("Mul", "x a", "y", vec![])], None),
-            (vec![node("Relu", "x", "a", vec![]), node("Tanh", "x", "y", vec![])], None),
+            (
+                vec![
+                    node("Relu", "c", "a", vec![]),
+                    node("Mul", "x a", "y", vec![]),
+                ],
+                None,
+            ),
+            (
+                vec![
+                    node("Relu", "x", "a", vec![]),
+                    node("Tanh", "x", "y", vec![]),
+                ],
+                None,
+            ),
             // By way of the time.
             (
                 vec![
@@ -127,8 +170,20 @@ mod tests {
                 Some("Floor"),
             ),
             // A choice that varies, and one that does not.
-            (vec![node("Greater", "x c", "a", vec![]), node("Where", "a x c", "y", vec![])], Some("Greater")),
-            (vec![node("Greater", "c shift", "a", vec![]), node("Where", "a x c", "y", vec![])], None),
+            (
+                vec![
+                    node("Greater", "x c", "a", vec![]),
+                    node("Where", "a x c", "y", vec![]),
+                ],
+                Some("Greater"),
+            ),
+            (
+                vec![
+                    node("Greater", "c shift", "a", vec![]),
+                    node("Where", "a x c", "y", vec![]),
+                ],
+                None,
+            ),
             // Sizes say nothing of the numbers.
             (
                 vec![
@@ -149,11 +204,20 @@ mod tests {
                 ],
                 Some("Cast"),
             ),
-            (vec![node("Cast", "x", "a", vec![int("to", 11)]), node("Cast", "a", "y", vec![int("to", 1)])], None),
+            (
+                vec![
+                    node("Cast", "x", "a", vec![int("to", 11)]),
+                    node("Cast", "a", "y", vec![int("to", 1)]),
+                ],
+                None,
+            ),
             (vec![node("Elu", "x", "y", vec![])], Some("Elu")),
         ];
         for (nodes, expected) in cases {
-            let text = format!("{:?}", nodes.iter().map(|n| n.op_type()).collect::<Vec<_>>());
+            let text = format!(
+                "{:?}",
+                nodes.iter().map(|n| n.op_type()).collect::<Vec<_>>()
+            );
             assert_eq!(kink(nodes).as_deref(), expected, "{text}");
         }
     }

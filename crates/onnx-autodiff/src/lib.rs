@@ -86,7 +86,9 @@ mod transposition;
 mod upgrade;
 mod widest;
 
-pub use differentiate::{Mode, QuadraticForms, differentiate, differentiate_with, obstacles, quadratic_forms};
+pub use differentiate::{
+    Mode, QuadraticForms, differentiate, differentiate_with, obstacles, quadratic_forms,
+};
 pub use elem::ElemType;
 pub use error::{GraphError, Obstacle};
 pub use fixed::KnownPort;

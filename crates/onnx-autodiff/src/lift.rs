@@ -16,7 +16,13 @@ use crate::operators;
 use crate::proto::*;
 
 /// Attributes that name an element type.
-const TYPE_ATTRIBUTES: &[&str] = &["to", "dtype", "stash_type", "softmax_precision", "output_datatype"];
+const TYPE_ATTRIBUTES: &[&str] = &[
+    "to",
+    "dtype",
+    "stash_type",
+    "softmax_precision",
+    "output_datatype",
+];
 
 impl Model {
     /// The model with all floating-point numbers of another type: ports, weights, constants and casts.
@@ -28,18 +34,38 @@ impl Model {
     /// Where the result takes more bytes than a file can hold, a weight lies in a file that was not read, or a node has
     /// no form in float64 that ONNX Runtime can run: all such nodes are named.
     pub fn in_precision(&self, elem: ElemType) -> Result<Model, GraphError> {
-        let bytes = self.graph().initializer.iter().map(|t| size_in(t, elem)).sum();
+        let bytes = self
+            .graph()
+            .initializer
+            .iter()
+            .map(|t| size_in(t, elem))
+            .sum();
         if bytes > LARGEST {
-            return Err(GraphError::TooLarge { file: self.file.clone(), bytes });
+            return Err(GraphError::TooLarge {
+                file: self.file.clone(),
+                bytes,
+            });
         }
         let mut proto = self.proto.clone();
         if let Some(graph) = &mut proto.graph {
-            let reason = |tensor: String| format!("the numbers of tensor `{tensor}` are not there to be converted");
-            let malformed = |tensor| GraphError::Malformed { file: self.file.clone(), reason: reason(tensor) };
+            let reason = |tensor: String| {
+                format!("the numbers of tensor `{tensor}` are not there to be converted")
+            };
+            let malformed = |tensor| GraphError::Malformed {
+                file: self.file.clone(),
+                reason: reason(tensor),
+            };
             Lift { elem }.graph(graph).map_err(malformed)?;
         }
-        let lifted = Model { file: self.file.clone(), proto };
-        if elem == ElemType::DOUBLE { lifted.without_single_precision_operators() } else { Ok(lifted) }
+        let lifted = Model {
+            file: self.file.clone(),
+            proto,
+        };
+        if elem == ElemType::DOUBLE {
+            lifted.without_single_precision_operators()
+        } else {
+            Ok(lifted)
+        }
     }
 
     /// The model whose operators all compute in float64 where they are given it.
@@ -47,17 +73,36 @@ impl Model {
         let (g, outputs) = import_in_double(self)?;
         let obstacles = operators::single_precision(&g);
         if !obstacles.is_empty() {
-            return Err(GraphError::SinglePrecision { file: self.file.clone(), obstacles });
+            return Err(GraphError::SinglePrecision {
+                file: self.file.clone(),
+                obstacles,
+            });
         }
-        let proto = ModelProto { graph: Some(g.export(&outputs)), ..self.proto.clone() };
-        Ok(Model { file: self.file.clone(), proto })
+        let proto = ModelProto {
+            graph: Some(g.export(&outputs)),
+            ..self.proto.clone()
+        };
+        Ok(Model {
+            file: self.file.clone(),
+            proto,
+        })
     }
 }
 
 fn size_in(tensor: &TensorProto, elem: ElemType) -> u64 {
     let own = ElemType(tensor.data_type());
-    let bits = if own.is_float() { elem.bits() } else { own.bits() }.unwrap_or(8);
-    tensor.dims.iter().fold(1u64, |n, d| n.saturating_mul(d.unsigned_abs())).saturating_mul(bits) / 8
+    let bits = if own.is_float() {
+        elem.bits()
+    } else {
+        own.bits()
+    }
+    .unwrap_or(8);
+    tensor
+        .dims
+        .iter()
+        .fold(1u64, |n, d| n.saturating_mul(d.unsigned_abs()))
+        .saturating_mul(bits)
+        / 8
 }
 
 struct Lift {
@@ -72,11 +117,20 @@ impl Lift {
     }
 
     fn graph(&self, graph: &mut GraphProto) -> Result<(), String> {
-        for info in graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info) {
+        for info in graph
+            .input
+            .iter_mut()
+            .chain(&mut graph.output)
+            .chain(&mut graph.value_info)
+        {
             self.port(info);
         }
         let kept = single_inputs(graph);
-        for tensor in graph.initializer.iter_mut().filter(|t| !kept.contains(t.name.as_deref().unwrap_or_default())) {
+        for tensor in graph
+            .initializer
+            .iter_mut()
+            .filter(|t| !kept.contains(t.name.as_deref().unwrap_or_default()))
+        {
             self.tensor(tensor)?;
         }
         let mut nodes = Vec::with_capacity(graph.node.len());
@@ -102,20 +156,34 @@ impl Lift {
     }
 
     fn node(&self, node: &mut NodeProto) -> Result<(), String> {
-        let typed =
-            operators::find(&standardize(node.domain()), node.op_type()).is_some_and(|operator| operator.names_type);
+        let typed = operators::find(&standardize(node.domain()), node.op_type())
+            .is_some_and(|operator| operator.names_type);
         for attribute in &mut node.attribute {
-            attribute.t.iter_mut().chain(&mut attribute.tensors).try_for_each(|tensor| self.tensor(tensor))?;
-            attribute.g.iter_mut().chain(&mut attribute.graphs).try_for_each(|graph| self.graph(graph))?;
-            if typed && TYPE_ATTRIBUTES.contains(&attribute.name()) && self.changes(attribute.i() as i32) {
+            attribute
+                .t
+                .iter_mut()
+                .chain(&mut attribute.tensors)
+                .try_for_each(|tensor| self.tensor(tensor))?;
+            attribute
+                .g
+                .iter_mut()
+                .chain(&mut attribute.graphs)
+                .try_for_each(|graph| self.graph(graph))?;
+            if typed
+                && TYPE_ATTRIBUTES.contains(&attribute.name())
+                && self.changes(attribute.i() as i32)
+            {
                 attribute.i = Some(i64::from(self.elem.0));
             }
         }
         if node.op_type() == "Constant" && standardize(node.domain()).is_empty() {
-            node.attribute.iter_mut().for_each(|attribute| self.constant(attribute));
+            node.attribute
+                .iter_mut()
+                .for_each(|attribute| self.constant(attribute));
         }
         if node.op_type() == "ConstantOfShape" && node.attribute.is_empty() {
-            node.attribute.push(tensor_attribute(reals(&[0.0], self.elem, vec![1])));
+            node.attribute
+                .push(tensor_attribute(reals(&[0.0], self.elem, vec![1])));
         }
         Ok(())
     }
@@ -139,7 +207,10 @@ impl Lift {
             return Ok(());
         }
         let values = real_values(tensor).ok_or_else(|| tensor.name().to_owned())?;
-        *tensor = TensorProto { name: tensor.name.take(), ..reals(&values, self.elem, tensor.dims.clone()) };
+        *tensor = TensorProto {
+            name: tensor.name.take(),
+            ..reals(&values, self.elem, tensor.dims.clone())
+        };
         Ok(())
     }
 
@@ -165,10 +236,19 @@ impl Lift {
 /// Values that operators take in float32 alone.
 fn single_inputs(graph: &GraphProto) -> std::collections::HashSet<String> {
     let of = |node: &NodeProto| {
-        let places = operators::find("", node.op_type()).map_or(&[][..], |operator| operator.single_inputs);
-        places.iter().filter_map(|place| node.input.get(*place).cloned()).collect::<Vec<_>>()
+        let places =
+            operators::find("", node.op_type()).map_or(&[][..], |operator| operator.single_inputs);
+        places
+            .iter()
+            .filter_map(|place| node.input.get(*place).cloned())
+            .collect::<Vec<_>>()
     };
-    graph.node.iter().flat_map(of).filter(|name| !name.is_empty()).collect()
+    graph
+        .node
+        .iter()
+        .flat_map(of)
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 /// The numbers of a floating-point tensor; none where they lie in another file.
@@ -183,11 +263,18 @@ fn real_values(tensor: &TensorProto) -> Option<Vec<f64>> {
     let raw = tensor.raw_data.as_ref()?;
     let short = |bytes: &[u8]| u16::from_le_bytes([bytes[0], bytes[1]]);
     Some(match ElemType(tensor.data_type()) {
-        ElemType::FLOAT => {
-            raw.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
-        }
-        ElemType::FLOAT16 => raw.chunks_exact(2).map(|bytes| half(short(bytes))).collect(),
-        _ => raw.chunks_exact(2).map(|bytes| brain(short(bytes))).collect(),
+        ElemType::FLOAT => raw
+            .chunks_exact(4)
+            .map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])))
+            .collect(),
+        ElemType::FLOAT16 => raw
+            .chunks_exact(2)
+            .map(|bytes| half(short(bytes)))
+            .collect(),
+        _ => raw
+            .chunks_exact(2)
+            .map(|bytes| brain(short(bytes)))
+            .collect(),
     })
 }
 
@@ -195,9 +282,17 @@ fn real_values(tensor: &TensorProto) -> Option<Vec<f64>> {
 fn reals(values: &[f64], elem: ElemType, dims: Vec<i64>) -> TensorProto {
     let raw: Vec<u8> = match elem {
         ElemType::DOUBLE => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        _ => values.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect(),
+        _ => values
+            .iter()
+            .flat_map(|x| (*x as f32).to_le_bytes())
+            .collect(),
     };
-    TensorProto { dims, data_type: Some(elem.0), raw_data: Some(Bytes::from(raw)), ..Default::default() }
+    TensorProto {
+        dims,
+        data_type: Some(elem.0),
+        raw_data: Some(Bytes::from(raw)),
+        ..Default::default()
+    }
 }
 
 fn tensor_attribute(tensor: TensorProto) -> AttributeProto {
@@ -225,19 +320,34 @@ mod tests {
             ..Default::default()
         };
         let (float16, int8) = (10, 3);
-        let weights = vec![tensor("q", int8, &[2], &[1, 2]), tensor("s", float16, &[], &[0, 0x3c])];
+        let weights = vec![
+            tensor("q", int8, &[2], &[1, 2]),
+            tensor("s", float16, &[], &[0, 0x3c]),
+        ];
         let nodes = vec![
             node("Cast", "x", "h", vec![int("to", i64::from(float16))]),
             node("DequantizeLinear", "q s", "w", vec![]),
             node("Mul", "h w", "m", vec![]),
             node("Cast", "m", "y", vec![int("to", 1)]),
         ];
-        let model =
-            Model::from_bytes("m", &bytes(graph(&["x: N 2"], &["y: N 2"], weights, nodes), 19)).expect("a model");
+        let model = Model::from_bytes(
+            "m",
+            &bytes(graph(&["x: N 2"], &["y: N 2"], weights, nodes), 19),
+        )
+        .expect("a model");
         for elem in [ElemType::FLOAT, ElemType::DOUBLE] {
             let lifted = model.in_precision(elem).expect("lifted");
-            let cast = lifted.graph().node.iter().find(|n| n.output == ["w"]).expect("the weights");
-            let to = cast.attribute.iter().find(|a| a.name() == "to").map(|a| a.i());
+            let cast = lifted
+                .graph()
+                .node
+                .iter()
+                .find(|n| n.output == ["w"])
+                .expect("the weights");
+            let to = cast
+                .attribute
+                .iter()
+                .find(|a| a.name() == "to")
+                .map(|a| a.i());
             assert_eq!((cast.op_type(), to), ("Cast", Some(i64::from(elem.0))));
         }
     }

@@ -20,20 +20,37 @@ struct Place {
 
 /// The axes of `x` behind the batch that are local from `x` to `y`.
 pub fn local_axes(g: &Graph, x: Val, y: Val) -> Vec<usize> {
-    let Some(shape) = g.shape(x).filter(|shape| g.shape(y) == Some(shape)) else { return Vec::new() };
-    (1..shape.len()).filter(|axis| !shape[*axis].is(1) && is_local(g, x, y, *axis)).collect()
+    let Some(shape) = g.shape(x).filter(|shape| g.shape(y) == Some(shape)) else {
+        return Vec::new();
+    };
+    (1..shape.len())
+        .filter(|axis| !shape[*axis].is(1) && is_local(g, x, y, *axis))
+        .collect()
 }
 
 fn is_local(g: &Graph, x: Val, y: Val, axis: usize) -> bool {
-    let Some(start) = g.shape(x).and_then(|shape| exact(shape, axis)) else { return false };
+    let Some(start) = g.shape(x).and_then(|shape| exact(shape, axis)) else {
+        return false;
+    };
     // Values that depend on the input: with the place of the axis, or none where it was mixed.
     let mut found: HashMap<Val, Option<Place>> = HashMap::from([(x, Some(start.clone()))]);
     for node in &g.nodes {
         let reached = |v: &Val| found.contains_key(v);
-        if operators::is_of_shapes(node) || !node.inputs.iter().flatten().chain(&node.captures).any(reached) {
+        if operators::is_of_shapes(node)
+            || !node
+                .inputs
+                .iter()
+                .flatten()
+                .chain(&node.captures)
+                .any(reached)
+        {
             continue;
         }
-        let place = if node.captures.is_empty() { carried(g, node, &found) } else { None };
+        let place = if node.captures.is_empty() {
+            carried(g, node, &found)
+        } else {
+            None
+        };
         found.extend(node.outputs.iter().flatten().map(|v| (*v, place.clone())));
     }
     found.get(&y) == Some(&Some(start))
@@ -41,8 +58,13 @@ fn is_local(g: &Graph, x: Val, y: Val, axis: usize) -> bool {
 
 /// The place of a whole axis.
 fn exact(shape: &Shape, axis: usize) -> Option<Place> {
-    let before = shape[..axis].iter().try_fold(Size::fixed(1), |all, size| all.times(size))?;
-    Some(Place { before, size: shape.get(axis)?.clone() })
+    let before = shape[..axis]
+        .iter()
+        .try_fold(Size::fixed(1), |all, size| all.times(size))?;
+    Some(Place {
+        before,
+        size: shape.get(axis)?.clone(),
+    })
 }
 
 /// The axis of a value within which a place lies.
@@ -76,20 +98,32 @@ fn carried(g: &Graph, node: &Node, found: &HashMap<Val, Option<Place>>) -> Optio
     let axis = within(shape, &place)?;
     let attribute = |default: i64| {
         let axis = node.int("axis", default);
-        usize::try_from(if axis < 0 { axis + shape.len() as i64 } else { axis }).ok()
+        usize::try_from(if axis < 0 {
+            axis + shape.len() as i64
+        } else {
+            axis
+        })
+        .ok()
     };
     let operator = operators::of(node)?;
-    let elementwise = operator.locality == Locality::Elementwise || matches!(operator.rule, Rule::Derivative(_));
+    let elementwise =
+        operator.locality == Locality::Elementwise || matches!(operator.rule, Rule::Derivative(_));
     let stays = match op {
         _ if operator.locality == Locality::SameOrder => alone,
         _ if elementwise => {
             let out = g.shape(node.output(0)?)?;
-            let places: Option<Vec<Place>> = dependent.iter().map(|(_, v, place)| aligned(g, *v, place, out)).collect();
-            return places.filter(|all| all.iter().all(|p| *p == all[0])).and_then(|all| all.into_iter().next());
+            let places: Option<Vec<Place>> = dependent
+                .iter()
+                .map(|(_, v, place)| aligned(g, *v, place, out))
+                .collect();
+            return places
+                .filter(|all| all.iter().all(|p| *p == all[0]))
+                .and_then(|all| all.into_iter().next());
         }
         "MatMul" => {
             let weights = node.input(1)?;
-            let of_rows = alone && g.rank(weights) == Some(2) && shape.len() >= 2 && axis + 1 < shape.len();
+            let of_rows =
+                alone && g.rank(weights) == Some(2) && shape.len() >= 2 && axis + 1 < shape.len();
             of_rows || of_matrices(g, node, &dependent, axis)
         }
         "Gemm" => alone && axis == 0 && node.int("transA", 0) == 0,
@@ -98,8 +132,14 @@ fn carried(g: &Graph, node: &Node, found: &HashMap<Val, Option<Place>>) -> Optio
         "Concat" => attribute(0)? > axis && dependent.iter().all(|(_, _, other)| *other == place),
         "Split" | "Gather" => alone && attribute(0)? > axis,
         "Slice" => {
-            let axes = node.input(3).and_then(|v| g.content(v)).and_then(|c| c.fixed())?;
-            alone && axes.iter().all(|a| if *a < 0 { a + shape.len() as i64 } else { *a } > axis as i64)
+            let axes = node
+                .input(3)
+                .and_then(|v| g.content(v))
+                .and_then(|c| c.fixed())?;
+            alone
+                && axes
+                    .iter()
+                    .all(|a| if *a < 0 { a + shape.len() as i64 } else { *a } > axis as i64)
         }
         "Transpose" => {
             let whole = exact(shape, axis).as_ref() == Some(&place);
@@ -107,13 +147,25 @@ fn carried(g: &Graph, node: &Node, found: &HashMap<Val, Option<Place>>) -> Optio
             return exact(g.shape(node.output(0)?)?, to).filter(|_| whole);
         }
         _ if op.starts_with("Reduce") => {
-            let given = node.input(1).and_then(|v| g.content(v)).and_then(|c| c.fixed());
-            let axes = given.or_else(|| node.ints("axes")).filter(|axes| alone && !axes.is_empty())?;
-            let axes: Vec<i64> = axes.iter().map(|a| if *a < 0 { a + shape.len() as i64 } else { *a }).collect();
+            let given = node
+                .input(1)
+                .and_then(|v| g.content(v))
+                .and_then(|c| c.fixed());
+            let axes = given
+                .or_else(|| node.ints("axes"))
+                .filter(|axes| alone && !axes.is_empty())?;
+            let axes: Vec<i64> = axes
+                .iter()
+                .map(|a| if *a < 0 { a + shape.len() as i64 } else { *a })
+                .collect();
             if axes.iter().any(|a| *a < axis as i64) {
-                let gone =
-                    if node.int("keepdims", 1) == 0 { axes.iter().filter(|a| **a < axis as i64).count() } else { 0 };
-                let whole = exact(shape, axis).as_ref() == Some(&place) && !axes.contains(&(axis as i64));
+                let gone = if node.int("keepdims", 1) == 0 {
+                    axes.iter().filter(|a| **a < axis as i64).count()
+                } else {
+                    0
+                };
+                let whole =
+                    exact(shape, axis).as_ref() == Some(&place) && !axes.contains(&(axis as i64));
                 return exact(g.shape(node.output(0)?)?, axis - gone).filter(|_| whole);
             }
             axes.iter().all(|a| *a > axis as i64)
@@ -137,9 +189,14 @@ fn aligned(g: &Graph, v: Val, place: &Place, out: &Shape) -> Option<Place> {
 /// Whether an axis is one of those along which two operands are only stacked.
 fn of_matrices(g: &Graph, node: &Node, dependent: &[(usize, Val, Place)], axis: usize) -> bool {
     let shapes: Option<Vec<&Shape>> = node.inputs.iter().flatten().map(|v| g.shape(*v)).collect();
-    let Some([a, b]) = shapes.as_deref() else { return false };
+    let Some([a, b]) = shapes.as_deref() else {
+        return false;
+    };
     let stacked = a.len() == b.len() && axis + 2 < a.len() && a[..=axis] == b[..=axis];
-    stacked && dependent.iter().all(|(_, _, place)| *place == dependent[0].2)
+    stacked
+        && dependent
+            .iter()
+            .all(|(_, _, place)| *place == dependent[0].2)
 }
 
 #[cfg(test)]
@@ -163,18 +220,31 @@ mod tests {
         let file = bytes(graph(&["x: N 3 4"], &["y: N 3 4"], weights, nodes), 18);
         let model = Model::from_bytes("test", &file).expect("a model");
         let (g, _) = import(&model, 18).expect("a graph");
-        local_axes(&g, g.named("x").expect("an input"), g.named("y").expect("an output"))
+        local_axes(
+            &g,
+            g.named("x").expect("an input"),
+            g.named("y").expect("an output"),
+        )
     }
 
     #[test]
     fn axes_that_a_network_leaves_to_themselves_are_found() {
         let turned = || vec![crate::graph::emit::ints("perm", &[0, 2, 1])];
         let axis = |axis| vec![crate::graph::emit::int("axis", axis)];
-        let elementwise = vec![node("Sigmoid", "x", "s", vec![]), node("Mul", "x s", "y", vec![])];
+        let elementwise = vec![
+            node("Sigmoid", "x", "s", vec![]),
+            node("Mul", "x s", "y", vec![]),
+        ];
         assert_eq!(local(elementwise), [1, 2]);
-        let scaled = vec![node("Mul", "x row", "a", vec![]), node("Add", "column a", "y", vec![])];
+        let scaled = vec![
+            node("Mul", "x row", "a", vec![]),
+            node("Add", "column a", "y", vec![]),
+        ];
         assert_eq!(local(scaled), [1, 2]);
-        let tokens = vec![node("MatMul", "x w", "a", vec![]), node("Tanh", "a", "y", vec![])];
+        let tokens = vec![
+            node("MatMul", "x w", "a", vec![]),
+            node("Tanh", "a", "y", vec![]),
+        ];
         assert_eq!(local(tokens), [1]);
         // As exporters write a linear layer over tokens.
         let flat = vec![
@@ -185,7 +255,10 @@ mod tests {
         assert_eq!(local(flat), [1]);
         let normed = vec![node("LayerNormalization", "x row", "y", axis(-1))];
         assert_eq!(local(normed), [1]);
-        let summed = vec![node("ReduceSum", "x one", "s", vec![]), node("Mul", "x s", "y", vec![])];
+        let summed = vec![
+            node("ReduceSum", "x one", "s", vec![]),
+            node("Mul", "x s", "y", vec![]),
+        ];
         assert_eq!(local(summed), [2]);
         let channels = vec![
             node("Transpose", "x", "t", turned()),
@@ -206,7 +279,10 @@ mod tests {
         ];
         assert_eq!(local(attention), [0; 0]);
         // One channel is added to all.
-        let shared = vec![node("Slice", "x one two two", "s", vec![]), node("Add", "x s", "y", vec![])];
+        let shared = vec![
+            node("Slice", "x one two two", "s", vec![]),
+            node("Add", "x s", "y", vec![]),
+        ];
         assert_eq!(local(shared), [1]);
         let unknown = vec![node("CumSum", "x one", "y", vec![])];
         assert_eq!(local(unknown), [0; 0]);

@@ -28,7 +28,10 @@ pub fn sort(graph: &mut GraphProto) -> Result<(), String> {
             }
         }
     }
-    let mut ready: BinaryHeap<Reverse<usize>> = (0..waiting.len()).filter(|i| waiting[*i] == 0).map(Reverse).collect();
+    let mut ready: BinaryHeap<Reverse<usize>> = (0..waiting.len())
+        .filter(|i| waiting[*i] == 0)
+        .map(Reverse)
+        .collect();
     let mut order = Vec::with_capacity(waiting.len());
     while let Some(Reverse(place)) = ready.pop() {
         order.push(place);
@@ -41,11 +44,20 @@ pub fn sort(graph: &mut GraphProto) -> Result<(), String> {
     }
     if order.len() < graph.node.len() {
         let stuck = waiting.iter().position(|n| *n > 0).unwrap_or(0);
-        return Err(format!("its nodes form a cycle, through node `{}`", label(&graph.node[stuck])));
+        return Err(format!(
+            "its nodes form a cycle, through node `{}`",
+            label(&graph.node[stuck])
+        ));
     }
     check_outputs(graph, |name| makers.contains_key(name))?;
-    let mut nodes: Vec<Option<NodeProto>> = std::mem::take(&mut graph.node).into_iter().map(Some).collect();
-    graph.node = order.into_iter().filter_map(|place| nodes[place].take()).collect();
+    let mut nodes: Vec<Option<NodeProto>> = std::mem::take(&mut graph.node)
+        .into_iter()
+        .map(Some)
+        .collect();
+    graph.node = order
+        .into_iter()
+        .filter_map(|place| nodes[place].take())
+        .collect();
     Ok(())
 }
 
@@ -70,20 +82,29 @@ fn makers(graph: &GraphProto) -> Result<HashMap<String, Option<usize>>, String> 
     let mut makers: HashMap<String, Option<usize>> = HashMap::new();
     for tensor in &graph.initializer {
         if tensor.name().is_empty() || makers.insert(tensor.name().to_string(), None).is_some() {
-            return Err(format!("the name of initializer `{}` is not unique", tensor.name()));
+            return Err(format!(
+                "the name of initializer `{}` is not unique",
+                tensor.name()
+            ));
         }
     }
     let mut inputs = BTreeSet::new();
     for input in &graph.input {
         if input.name().is_empty() || !inputs.insert(input.name()) {
-            return Err(format!("the name of input `{}` is not unique", input.name()));
+            return Err(format!(
+                "the name of input `{}` is not unique",
+                input.name()
+            ));
         }
         makers.insert(input.name().to_string(), None);
     }
     for (place, node) in graph.node.iter().enumerate() {
         for name in node.output.iter().filter(|name| !name.is_empty()) {
             if makers.insert(name.clone(), Some(place)).is_some() {
-                return Err(format!("`{name}` is made twice, the second time by node `{}`", label(node)));
+                return Err(format!(
+                    "`{name}` is made twice, the second time by node `{}`",
+                    label(node)
+                ));
             }
         }
     }
@@ -92,7 +113,12 @@ fn makers(graph: &GraphProto) -> Result<HashMap<String, Option<usize>>, String> 
 
 /// All names that a node uses, those inside its subgraphs among them.
 fn needs(node: &NodeProto) -> BTreeSet<String> {
-    let mut names: BTreeSet<String> = node.input.iter().filter(|name| !name.is_empty()).cloned().collect();
+    let mut names: BTreeSet<String> = node
+        .input
+        .iter()
+        .filter(|name| !name.is_empty())
+        .cloned()
+        .collect();
     names.extend(captures(node));
     names
 }
@@ -125,7 +151,10 @@ fn free_names(graph: &GraphProto) -> BTreeSet<String> {
 
 /// How a node is called in messages.
 pub fn label(node: &NodeProto) -> String {
-    match (node.name(), node.output.iter().find(|name| !name.is_empty())) {
+    match (
+        node.name(),
+        node.output.iter().find(|name| !name.is_empty()),
+    ) {
         ("", Some(output)) => output.clone(),
         ("", None) => node.op_type().to_string(),
         (name, _) => name.to_string(),

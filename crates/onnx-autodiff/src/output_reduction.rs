@@ -30,14 +30,20 @@ pub fn reduced(g: &mut Graph, d: Val, by: &impl OutputReduction) -> Option<Val> 
     let (a, b) = (node.input(0)?, node.input(1));
     let part = |g: &mut Graph, v: Val| reduced(g, v, by).unwrap_or_else(|| by.of_tangents(g, v));
     match (node.standard(), b) {
-        ("MatMul", Some(weights)) if whole(g, a) && g.rank(weights) == Some(2) => Some(by.of_product(g, a, weights)),
+        ("MatMul", Some(weights)) if whole(g, a) && g.rank(weights) == Some(2) => {
+            Some(by.of_product(g, a, weights))
+        }
         (op @ ("Add" | "Sub"), Some(b)) if whole(g, a) && whole(g, b) => {
             let (a, b) = (part(g, a), part(g, b));
             Some(g.op(op, &[a, b]))
         }
         (op @ ("Mul" | "Div"), Some(b)) => {
             // A product has its factor on either side, a quotient below.
-            let (tangents, factor) = if op == "Mul" && whole(g, b) { (b, a) } else { (a, b) };
+            let (tangents, factor) = if op == "Mul" && whole(g, b) {
+                (b, a)
+            } else {
+                (a, b)
+            };
             let fits = whole(g, tangents) && g.rank(factor).is_some_and(|rank| rank <= 2);
             let factor = if fits { by.of_factor(g, factor) } else { None }?;
             let result = part(g, tangents);

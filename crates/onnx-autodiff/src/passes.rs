@@ -98,12 +98,18 @@ impl Pass {
                 "reduced-outputs",
                 "Traces and quadratic forms are summed before the last linear layer, which is then not applied to every direction.",
             ),
-            Pass::SharedNodes => ("shared-nodes", "What is computed already is not computed again."),
+            Pass::SharedNodes => (
+                "shared-nodes",
+                "What is computed already is not computed again.",
+            ),
             Pass::SoftmaxProducts => (
                 "softmax-products",
                 "The tangent of attention's result needs one product with the weighted tangent of the scores, and no other value of their size.",
             ),
-            Pass::UnitFactors => ("unit-factors", "A derivative that is one everywhere multiplies nothing."),
+            Pass::UnitFactors => (
+                "unit-factors",
+                "A derivative that is one everywhere multiplies nothing.",
+            ),
         }
     }
 }
@@ -142,7 +148,10 @@ mod tests {
             assert!(pass.gain().ends_with('.'), "{}", pass.name());
             assert!(!Passes::all().without(pass).has(pass) && Passes::all().has(pass));
             let row = format!("| `{}` | {} |", pass.name(), pass.gain());
-            assert!(include_str!("../README.md").contains(&row), "the README lacks {row}");
+            assert!(
+                include_str!("../README.md").contains(&row),
+                "the README lacks {row}"
+            );
         }
     }
 }

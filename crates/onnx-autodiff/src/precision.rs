@@ -17,9 +17,17 @@ impl Model {
 }
 
 fn spacings(graph: &GraphProto) -> Vec<f64> {
-    let ports = graph.input.iter().chain(&graph.output).filter_map(tensor_type).map(|t| t.elem_type());
+    let ports = graph
+        .input
+        .iter()
+        .chain(&graph.output)
+        .filter_map(tensor_type)
+        .map(|t| t.elem_type());
     let stored = graph.initializer.iter().map(|t| t.data_type());
-    let mut found: Vec<f64> = ports.chain(stored).filter_map(|elem| ElemType(elem).spacing()).collect();
+    let mut found: Vec<f64> = ports
+        .chain(stored)
+        .filter_map(|elem| ElemType(elem).spacing())
+        .collect();
     for node in &graph.node {
         let name = node.op_type();
         if name.contains("Quantize")
@@ -32,7 +40,11 @@ fn spacings(graph: &GraphProto) -> Vec<f64> {
         for attribute in &node.attribute {
             let cast = (name == "Cast" && attribute.name() == "to").then(|| attribute.i() as i32);
             let constant = attribute.t.as_ref().map(|t| t.data_type());
-            found.extend(cast.into_iter().chain(constant).filter_map(|elem| ElemType(elem).spacing()));
+            found.extend(
+                cast.into_iter()
+                    .chain(constant)
+                    .filter_map(|elem| ElemType(elem).spacing()),
+            );
             found.extend(attribute.g.as_ref().map(spacings).unwrap_or_default());
         }
     }
@@ -49,9 +61,14 @@ mod tests {
         let weights = || vec![floats("w", &[3, 3], &[0.1; 9])];
         let spacing = |nodes| {
             let made = bytes(graph(&["x: N 3"], &["y: N 3"], weights(), nodes), 20);
-            Model::from_bytes("test", &made).expect("a model").coarsest_spacing()
+            Model::from_bytes("test", &made)
+                .expect("a model")
+                .coarsest_spacing()
         };
-        assert_eq!(spacing(vec![node("MatMul", "x w", "y", vec![])]), f64::powi(0.5, 23));
+        assert_eq!(
+            spacing(vec![node("MatMul", "x w", "y", vec![])]),
+            f64::powi(0.5, 23)
+        );
         let cast = |to| node("Cast", "x", "h", vec![crate::graph::emit::int("to", to)]);
         let back = || node("Cast", "h", "y", vec![crate::graph::emit::int("to", 1)]);
         assert_eq!(spacing(vec![cast(10), back()]), f64::powi(0.5, 10));

@@ -259,11 +259,20 @@ pub fn tensor_type(info: &ValueInfoProto) -> Option<&TensorTypeProto> {
 
 /// The standard domain has two spellings.
 pub fn standardize(domain: &str) -> String {
-    if domain == "ai.onnx" { String::new() } else { domain.to_string() }
+    if domain == "ai.onnx" {
+        String::new()
+    } else {
+        domain.to_string()
+    }
 }
 
 pub fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { name: Some(name.into()), i: Some(value), kind: Some(attribute_kind::INT), ..Default::default() }
+    AttributeProto {
+        name: Some(name.into()),
+        i: Some(value),
+        kind: Some(attribute_kind::INT),
+        ..Default::default()
+    }
 }
 
 pub fn float(name: &str, value: f64) -> AttributeProto {

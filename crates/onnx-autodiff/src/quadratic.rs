@@ -51,21 +51,41 @@ pub fn hoisted(g: &Graph, seed: Val) -> Option<Vec<Val>> {
         }
     };
     for (node, needed) in g.nodes.iter().zip(g.needed()) {
-        let inputs: Vec<Val> = node.inputs.iter().flatten().chain(&node.captures).copied().collect();
+        let inputs: Vec<Val> = node
+            .inputs
+            .iter()
+            .flatten()
+            .chain(&node.captures)
+            .copied()
+            .collect();
         let known = |v: &Val| g.value(*v).constant.is_some() || fixed.contains(v);
         let alone = node.captures.is_empty() && !node.op.starts_with("Random");
         if alone && !inputs.is_empty() && inputs.iter().all(known) {
             fixed.extend(node.outputs.iter().flatten());
-        } else if alone && inputs.iter().any(|v| own.contains(v)) && inputs.iter().all(|v| own.contains(v) || known(v))
+        } else if alone
+            && inputs.iter().any(|v| own.contains(v))
+            && inputs.iter().all(|v| own.contains(v) || known(v))
         {
             products |= needed && matches!(node.standard(), "MatMul" | "Gemm");
             own.extend(node.outputs.iter().flatten());
         } else if needed {
-            inputs.into_iter().filter(|v| own.contains(v)).for_each(&mut keep);
+            inputs
+                .into_iter()
+                .filter(|v| own.contains(v))
+                .for_each(&mut keep);
         }
     }
-    g.outputs.iter().copied().filter(|v| own.contains(v)).for_each(&mut keep);
-    let numbers = |v: &Val| g.shape(*v)?.get(2..)?.iter().try_fold(1i64, |all, n| all.checked_mul(n.as_fixed()?));
+    g.outputs
+        .iter()
+        .copied()
+        .filter(|v| own.contains(v))
+        .for_each(&mut keep);
+    let numbers = |v: &Val| {
+        g.shape(*v)?
+            .get(2..)?
+            .iter()
+            .try_fold(1i64, |all, n| all.checked_mul(n.as_fixed()?))
+    };
     let all = kept.iter().map(numbers).sum::<Option<i64>>()?;
     (products && all <= MOST * numbers(&seed)?).then_some(kept)
 }
@@ -82,15 +102,32 @@ mod tests {
     }
 
     fn tensor(dims: &[usize], pace: f64) -> Tensor {
-        Tensor::new(dims, numbers(dims.iter().product(), pace).into_iter().map(number).collect())
+        Tensor::new(
+            dims,
+            numbers(dims.iter().product(), pace)
+                .into_iter()
+                .map(number)
+                .collect(),
+        )
     }
 
     fn made(nodes: Vec<NodeProto>) -> Model {
         let weights = |name: &str, dims: &[i64]| {
             let count = dims.iter().product::<i64>() as usize;
-            floats(name, dims, &numbers(count, 0.7).into_iter().map(|v| v as f32).collect::<Vec<_>>())
+            floats(
+                name,
+                dims,
+                &numbers(count, 0.7)
+                    .into_iter()
+                    .map(|v| v as f32)
+                    .collect::<Vec<_>>(),
+            )
         };
-        let weights = vec![weights("w", &[5, 6]), weights("v", &[6, 4]), weights("square", &[4, 4])];
+        let weights = vec![
+            weights("w", &[5, 6]),
+            weights("v", &[6, 4]),
+            weights("square", &[4, 4]),
+        ];
         let file = graph(&["x: N 4", "t: N 1"], &["y: N 4"], weights, nodes);
         Model::from_bytes("test", &bytes(file, 18)).expect("a model")
     }
@@ -110,15 +147,26 @@ mod tests {
     #[test]
     fn what_depends_on_the_directions_alone_is_a_graph_of_its_own() {
         let model = perceptron();
-        let (x, t, z) = (tensor(&[3, 4], 1.3), tensor(&[3, 1], 0.9), tensor(&[2, 3, 4], 2.1));
+        let (x, t, z) = (
+            tensor(&[3, 4], 1.3),
+            tensor(&[3, 1], 0.9),
+            tensor(&[2, 3, 4], 2.1),
+        );
         let feeds = || vec![("x", x.clone()), ("t", t.clone())];
         let whole = differentiate(&model, Mode::Jvp, Some("x"), None).expect("derived");
         let mut given = feeds();
         given.push(("x_tangent", z.clone()));
         let right = evaluate(&whole, given)["y_quadratic"].clone();
-        let forms = quadratic_forms(&model, "x", "y").expect("derived").expect("two layers");
+        let forms = quadratic_forms(&model, "x", "y")
+            .expect("derived")
+            .expect("two layers");
         let made = evaluate(&forms.directions, vec![("x_tangent", z.clone())]);
-        let names: Vec<String> = forms.directions.outputs().into_iter().map(|port| port.name).collect();
+        let names: Vec<String> = forms
+            .directions
+            .outputs()
+            .into_iter()
+            .map(|port| port.name)
+            .collect();
         // The first layer's and the last's products, and the lengths of the directions for the skip.
         assert_eq!(names.len(), 3, "{names:?}");
         let takes = |name: &str| forms.rest.inputs().iter().any(|port| port.name == name);
@@ -128,9 +176,22 @@ mod tests {
         given.extend(names.iter().map(|name| (name.as_str(), made[name].clone())));
         let found = evaluate(&forms.rest, given)["y_quadratic"].clone();
         assert_eq!(found.dims, right.dims);
-        assert!(found.data.iter().zip(&right.data).all(|(a, b)| (a.value - b.value).abs() < 1e-12));
+        assert!(
+            found
+                .data
+                .iter()
+                .zip(&right.data)
+                .all(|(a, b)| (a.value - b.value).abs() < 1e-12)
+        );
         // Of the tangents' three products none is left but none of the network's own is lost.
-        let products = |model: &Model| model.graph().node.iter().filter(|n| n.op_type() == "MatMul").count();
+        let products = |model: &Model| {
+            model
+                .graph()
+                .node
+                .iter()
+                .filter(|n| n.op_type() == "MatMul")
+                .count()
+        };
         assert_eq!((products(&forms.directions), products(&forms.rest)), (2, 2));
     }
 
@@ -142,6 +203,10 @@ mod tests {
             node("Tanh", "f", "g", vec![]),
             node("Mul", "g x", "y", vec![]),
         ]);
-        assert!(quadratic_forms(&network, "x", "y").expect("derived").is_none());
+        assert!(
+            quadratic_forms(&network, "x", "y")
+                .expect("derived")
+                .is_none()
+        );
     }
 }

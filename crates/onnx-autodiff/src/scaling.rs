@@ -15,20 +15,48 @@ pub struct Scaling {
 }
 
 /// Operators that move numbers and leave what they are; sizes and axes are their other inputs.
-const MOVING: [&str; 8] = ["Cast", "Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Resize"];
+const MOVING: [&str; 8] = [
+    "Cast",
+    "Identity",
+    "Transpose",
+    "Reshape",
+    "Unsqueeze",
+    "Squeeze",
+    "Flatten",
+    "Resize",
+];
 
 impl Model {
     /// The scaling by the first operators behind an input: casts and moves, sums and products with constants.
     pub fn scaling(&self, input: &str) -> Scaling {
         let graph = self.graph();
-        let mut constants: HashMap<&str, f64> =
-            (graph.initializer.iter()).filter_map(|tensor| Some((tensor.name(), mean(tensor)?))).collect();
-        let mut scaled = HashMap::from([(input, Scaling { scale: 1.0, offset: 0.0 })]);
+        let mut constants: HashMap<&str, f64> = (graph.initializer.iter())
+            .filter_map(|tensor| Some((tensor.name(), mean(tensor)?)))
+            .collect();
+        let mut scaled = HashMap::from([(
+            input,
+            Scaling {
+                scale: 1.0,
+                offset: 0.0,
+            },
+        )]);
         let mut last = scaled[input];
         for node in &graph.node {
-            let Some(output) = node.output.first() else { continue };
-            let known = |place: usize| node.input.get(place).and_then(|name| scaled.get(name.as_str())).copied();
-            let constant = |place: usize| node.input.get(place).and_then(|name| constants.get(name.as_str())).copied();
+            let Some(output) = node.output.first() else {
+                continue;
+            };
+            let known = |place: usize| {
+                node.input
+                    .get(place)
+                    .and_then(|name| scaled.get(name.as_str()))
+                    .copied()
+            };
+            let constant = |place: usize| {
+                node.input
+                    .get(place)
+                    .and_then(|name| constants.get(name.as_str()))
+                    .copied()
+            };
             let found = match node.op_type() {
                 _ if !standardize(node.domain()).is_empty() => None,
                 "Constant" => {
@@ -58,11 +86,26 @@ fn of_two(op: &str, scaled: [Option<Scaling>; 2], constants: [Option<f64>; 2]) -
         _ => return None,
     };
     Some(match (op, first) {
-        ("Add", _) => Scaling { scale, offset: offset + c },
-        ("Sub", true) => Scaling { scale, offset: offset - c },
-        ("Sub", false) => Scaling { scale: -scale, offset: c - offset },
-        ("Mul", _) => Scaling { scale: scale * c, offset: offset * c },
-        ("Div", true) if c != 0.0 => Scaling { scale: scale / c, offset: offset / c },
+        ("Add", _) => Scaling {
+            scale,
+            offset: offset + c,
+        },
+        ("Sub", true) => Scaling {
+            scale,
+            offset: offset - c,
+        },
+        ("Sub", false) => Scaling {
+            scale: -scale,
+            offset: c - offset,
+        },
+        ("Mul", _) => Scaling {
+            scale: scale * c,
+            offset: offset * c,
+        },
+        ("Div", true) if c != 0.0 => Scaling {
+            scale: scale / c,
+            offset: offset / c,
+        },
         _ => return None,
     })
 }

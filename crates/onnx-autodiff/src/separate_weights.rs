@@ -10,8 +10,12 @@ use crate::model::Model;
 use crate::proto::*;
 
 /// Operators whose weights are packed, and how each takes its weight besides its place among the inputs.
-const PRODUCTS: [(&str, &[&str]); 4] =
-    [("MatMul", &[]), ("Gemm", &["transA", "transB"]), ("Conv", &[]), ("ConvTranspose", &[])];
+const PRODUCTS: [(&str, &[&str]); 4] = [
+    ("MatMul", &[]),
+    ("Gemm", &["transA", "transB"]),
+    ("Conv", &[]),
+    ("ConvTranspose", &[]),
+];
 
 /// How a node takes a weight: its operator, the place among its inputs, and what it does to it.
 type Way = (String, usize, Vec<i64>);
@@ -28,7 +32,9 @@ impl Model {
         let mut ways: BTreeMap<&str, Vec<Way>> = BTreeMap::new();
         for node in &graph.node {
             for (place, name) in node.input.iter().enumerate() {
-                let (Some(way), Some((name, _))) = (way(node, place), stored.get_key_value(name.as_str())) else {
+                let (Some(way), Some((name, _))) =
+                    (way(node, place), stored.get_key_value(name.as_str()))
+                else {
                     continue;
                 };
                 let known = ways.entry(name).or_default();
@@ -43,7 +49,12 @@ impl Model {
         }
         let taken: HashSet<&str> = (graph.initializer.iter().map(|t| t.name()))
             .chain(fed)
-            .chain(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)))
+            .chain(
+                graph
+                    .node
+                    .iter()
+                    .flat_map(|n| n.output.iter().map(String::as_str)),
+            )
             .collect();
         // The first way keeps the weight itself.
         let mut names: HashMap<(&str, &Way), String> = HashMap::new();
@@ -58,26 +69,45 @@ impl Model {
         let mut proto = self.proto.clone();
         let copied = proto.graph.as_mut()?;
         for ((of, _), name) in &names {
-            copied.initializer.push(TensorProto { name: Some(name.clone()), ..stored[of].clone() });
+            copied.initializer.push(TensorProto {
+                name: Some(name.clone()),
+                ..stored[of].clone()
+            });
         }
         for node in &mut copied.node {
             for place in 0..node.input.len() {
-                let Some(way) = way(node, place) else { continue };
+                let Some(way) = way(node, place) else {
+                    continue;
+                };
                 let copy = names.get(&(node.input[place].as_str(), &way)).cloned();
                 if let Some(name) = copy {
                     node.input[place] = name;
                 }
             }
         }
-        Some(Model { file: self.file.clone(), proto })
+        Some(Model {
+            file: self.file.clone(),
+            proto,
+        })
     }
 }
 
 /// How a product takes the input at a place; nothing where the node is none.
 fn way(node: &NodeProto, place: usize) -> Option<Way> {
-    let (operator, turned) = PRODUCTS.iter().find(|(operator, _)| *operator == node.op_type())?;
-    let number = |name: &&str| node.attribute.iter().find(|a| a.name() == *name).map_or(0, |a| a.i());
-    Some(((*operator).to_owned(), place, turned.iter().map(number).collect()))
+    let (operator, turned) = PRODUCTS
+        .iter()
+        .find(|(operator, _)| *operator == node.op_type())?;
+    let number = |name: &&str| {
+        node.attribute
+            .iter()
+            .find(|a| a.name() == *name)
+            .map_or(0, |a| a.i())
+    };
+    Some((
+        (*operator).to_owned(),
+        place,
+        turned.iter().map(number).collect(),
+    ))
 }
 
 #[cfg(test)]
@@ -89,7 +119,9 @@ mod tests {
     fn separated(nodes: Vec<NodeProto>) -> Option<Model> {
         let weights = vec![floats("w", &[3, 3], &[0.1; 9])];
         let made = bytes(graph(&["x: N 3"], &["y: N 3"], weights, nodes), 20);
-        Model::from_bytes("test", &made).expect("a model").with_separate_weights()
+        Model::from_bytes("test", &made)
+            .expect("a model")
+            .with_separate_weights()
     }
 
     #[test]
@@ -100,17 +132,39 @@ mod tests {
             node("MatMul", "b w", "y", vec![]),
         ];
         let model = separated(nodes).expect("copied");
-        let inputs: Vec<&str> = model.graph().node.iter().map(|n| n.input[1].as_str()).collect();
+        let inputs: Vec<&str> = model
+            .graph()
+            .node
+            .iter()
+            .map(|n| n.input[1].as_str())
+            .collect();
         assert_eq!(inputs, ["w", "w_copy_1", "w_copy_1"]);
-        let [own, copy] = &model.graph().initializer[..] else { panic!("a weight and its copy") };
-        assert_eq!((copy.name(), &copy.dims, &copy.float_data), ("w_copy_1", &own.dims, &own.float_data));
+        let [own, copy] = &model.graph().initializer[..] else {
+            panic!("a weight and its copy")
+        };
+        assert_eq!(
+            (copy.name(), &copy.dims, &copy.float_data),
+            ("w_copy_1", &own.dims, &own.float_data)
+        );
         assert!(Model::from_bytes("again", &model.to_bytes().expect("bytes")).is_ok());
         assert!(model.with_separate_weights().is_none());
     }
 
     #[test]
     fn a_weight_that_is_taken_in_one_way_stays_one() {
-        assert!(separated(vec![node("MatMul", "x w", "a", vec![]), node("MatMul", "a w", "y", vec![])]).is_none());
-        assert!(separated(vec![node("MatMul", "x w", "a", vec![]), node("Add", "a w", "y", vec![])]).is_none());
+        assert!(
+            separated(vec![
+                node("MatMul", "x w", "a", vec![]),
+                node("MatMul", "a w", "y", vec![])
+            ])
+            .is_none()
+        );
+        assert!(
+            separated(vec![
+                node("MatMul", "x w", "a", vec![]),
+                node("Add", "a w", "y", vec![])
+            ])
+            .is_none()
+        );
     }
 }

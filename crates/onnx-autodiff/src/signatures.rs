@@ -29,11 +29,16 @@ fn table() -> &'static Table {
     static TABLE: OnceLock<Table> = OnceLock::new();
     TABLE.get_or_init(|| {
         let mut table = Table::new();
-        for line in include_str!("operators.txt").lines().filter(|line| !line.starts_with('#')) {
+        for line in include_str!("operators.txt")
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+        {
             let mut words = line.split(' ');
             let mut word = || words.next().unwrap_or_default();
             let (op, since, inputs, outputs) = (word(), word(), word(), word());
-            let attributes = words.map(|w| (w.trim_end_matches('!'), w.ends_with('!'))).collect();
+            let attributes = words
+                .map(|w| (w.trim_end_matches('!'), w.ends_with('!')))
+                .collect();
             let signature = Signature {
                 since: since.parse().unwrap_or(0),
                 inputs: ports(inputs),
@@ -78,8 +83,14 @@ pub fn several_outputs() -> Vec<(&'static str, usize)> {
         Some(Port::Many) => usize::MAX,
         _ => form.outputs.len(),
     };
-    let most = |(op, forms): (&&'static str, &Vec<Signature>)| (*op, forms.iter().map(count).max().unwrap_or(0));
-    let mut several: Vec<_> = table().iter().map(most).filter(|(_, outputs)| *outputs > 1).collect();
+    let most = |(op, forms): (&&'static str, &Vec<Signature>)| {
+        (*op, forms.iter().map(count).max().unwrap_or(0))
+    };
+    let mut several: Vec<_> = table()
+        .iter()
+        .map(most)
+        .filter(|(_, outputs)| *outputs > 1)
+        .collect();
     several.sort_unstable();
     several
 }
@@ -94,7 +105,9 @@ pub fn check(node: &NodeProto, opset: i64) -> Result<(), String> {
     };
     let Some(form) = forms.iter().rev().find(|form| form.since <= opset) else {
         let since = forms.first().map_or(0, |form| form.since);
-        return Err(format!("the operator exists from opset {since} on, and the model is of opset {opset}"));
+        return Err(format!(
+            "the operator exists from opset {since} on, and the model is of opset {opset}"
+        ));
     };
     check_ports("input", &form.inputs, &node.input)?;
     check_ports("output", &form.outputs, &node.output)?;
@@ -104,12 +117,22 @@ pub fn check(node: &NodeProto, opset: i64) -> Result<(), String> {
 fn check_ports(what: &str, ports: &[Port], names: &[String]) -> Result<(), String> {
     let many = ports.last() == Some(&Port::Many);
     if !many && names.len() > ports.len() {
-        return Err(format!("it has {} {what}s, and the operator has at most {}", names.len(), ports.len()));
+        return Err(format!(
+            "it has {} {what}s, and the operator has at most {}",
+            names.len(),
+            ports.len()
+        ));
     }
-    for (place, _) in ports.iter().enumerate().filter(|(_, port)| **port == Port::Required) {
+    for (place, _) in ports
+        .iter()
+        .enumerate()
+        .filter(|(_, port)| **port == Port::Required)
+    {
         match names.get(place) {
             None => return Err(format!("its {what} {place} is missing")),
-            Some(name) if name.is_empty() => return Err(format!("its required {what} {place} is left out")),
+            Some(name) if name.is_empty() => {
+                return Err(format!("its required {what} {place} is left out"));
+            }
             Some(_) => {}
         }
     }
@@ -127,7 +150,11 @@ fn check_attributes(form: &Signature, node: &NodeProto) -> Result<(), String> {
             return Err(format!("its attribute `{name}` is there twice"));
         }
     }
-    match form.attributes.iter().find(|(name, required)| **required && !seen.contains(*name)) {
+    match form
+        .attributes
+        .iter()
+        .find(|(name, required)| **required && !seen.contains(*name))
+    {
         Some((name, _)) => Err(format!("its attribute `{name}` is missing")),
         None => Ok(()),
     }
@@ -143,18 +170,51 @@ mod tests {
     fn a_node_is_held_to_its_operator() {
         let said = |node: NodeProto, opset| check(&node, opset).err().unwrap_or_default();
         assert_eq!(said(node("Add", "a b", "y", vec![]), 17), "");
-        assert_eq!(said(node("Add", "a", "y", vec![]), 17), "its input 1 is missing");
-        assert_eq!(said(node("Add", "a -", "y", vec![]), 17), "its required input 1 is left out");
-        assert_eq!(said(node("Add", "a b c", "y", vec![]), 17), "it has 3 inputs, and the operator has at most 2");
+        assert_eq!(
+            said(node("Add", "a", "y", vec![]), 17),
+            "its input 1 is missing"
+        );
+        assert_eq!(
+            said(node("Add", "a -", "y", vec![]), 17),
+            "its required input 1 is left out"
+        );
+        assert_eq!(
+            said(node("Add", "a b c", "y", vec![]), 17),
+            "it has 3 inputs, and the operator has at most 2"
+        );
         assert_eq!(said(node("Sum", "a b c", "y", vec![]), 17), "");
         assert_eq!(said(node("Clip", "a - b", "y", vec![]), 17), "");
-        assert_eq!(said(node("TopK", "a k", "v", vec![]), 17), "its output 1 is missing");
-        assert_eq!(said(node("TopK", "a k", "- i", vec![]), 17), "its required output 0 is left out");
-        assert_eq!(said(node("MaxPool", "a", "y -", vec![ints("kernel_shape", &[2])]), 17), "");
-        assert_eq!(said(node("Concat", "a b", "y", vec![]), 17), "its attribute `axis` is missing");
-        assert_eq!(said(node("Exp", "a", "y", vec![int("axis", 1)]), 17), "the operator has no attribute `axis`");
+        assert_eq!(
+            said(node("TopK", "a k", "v", vec![]), 17),
+            "its output 1 is missing"
+        );
+        assert_eq!(
+            said(node("TopK", "a k", "- i", vec![]), 17),
+            "its required output 0 is left out"
+        );
+        assert_eq!(
+            said(
+                node("MaxPool", "a", "y -", vec![ints("kernel_shape", &[2])]),
+                17
+            ),
+            ""
+        );
+        assert_eq!(
+            said(node("Concat", "a b", "y", vec![]), 17),
+            "its attribute `axis` is missing"
+        );
+        assert_eq!(
+            said(node("Exp", "a", "y", vec![int("axis", 1)]), 17),
+            "the operator has no attribute `axis`"
+        );
         assert!(said(node("Gelu", "a", "y", vec![]), 17).contains("exists from opset 20 on"));
-        assert_eq!(said(node("SimplifiedLayerNormalization", "a", "y z", vec![]), 17), "");
-        assert!(several_outputs().contains(&("Attention", 4)) && several_outputs().contains(&("Split", usize::MAX)));
+        assert_eq!(
+            said(node("SimplifiedLayerNormalization", "a", "y z", vec![]), 17),
+            ""
+        );
+        assert!(
+            several_outputs().contains(&("Attention", 4))
+                && several_outputs().contains(&("Split", usize::MAX))
+        );
     }
 }

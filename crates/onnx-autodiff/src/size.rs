@@ -19,7 +19,11 @@ const LIMIT: usize = 12;
 
 impl Size {
     pub fn fixed(n: i64) -> Size {
-        Size(if n == 0 { BTreeMap::new() } else { BTreeMap::from([(Vec::new(), n)]) })
+        Size(if n == 0 {
+            BTreeMap::new()
+        } else {
+            BTreeMap::from([(Vec::new(), n)])
+        })
     }
 
     pub fn symbol(symbol: Sym) -> Size {
@@ -49,12 +53,17 @@ impl Size {
 
     /// Whether it is of the first `count` symbols alone.
     pub fn is_within(&self, count: usize) -> bool {
-        self.0.keys().flatten().all(|symbol| (symbol.0 as usize) < count)
+        self.0
+            .keys()
+            .flatten()
+            .all(|symbol| (symbol.0 as usize) < count)
     }
 
     /// Coefficients and factors of each term.
     pub fn terms(&self) -> impl Iterator<Item = (i64, &[Sym])> {
-        self.0.iter().map(|(product, coefficient)| (*coefficient, product.as_slice()))
+        self.0
+            .iter()
+            .map(|(product, coefficient)| (*coefficient, product.as_slice()))
     }
 
     pub fn plus(&self, other: &Size) -> Option<Size> {
@@ -204,7 +213,11 @@ impl Symbols {
 
 /// An axis, perhaps counted from the last one, as a place among so many.
 pub fn axis_of(axis: i64, rank: usize) -> Option<usize> {
-    let axis = if axis < 0 { axis.checked_add(rank as i64)? } else { axis };
+    let axis = if axis < 0 {
+        axis.checked_add(rank as i64)?
+    } else {
+        axis
+    };
     usize::try_from(axis).ok().filter(|axis| *axis < rank)
 }
 
@@ -217,7 +230,10 @@ mod tests {
         let mut s = Symbols::default();
         let (n, c, w) = (s.named("N"), Size::fixed(64), Size::fixed(8));
         let all = n.times(&c).unwrap().times(&w).unwrap();
-        assert_eq!(all.over(&n.times(&Size::fixed(32)).unwrap()), Some(Size::fixed(16)));
+        assert_eq!(
+            all.over(&n.times(&Size::fixed(32)).unwrap()),
+            Some(Size::fixed(16))
+        );
         assert_eq!(n.plus(&n).unwrap().minus(&n), Some(n.clone()));
         assert_eq!(s.div(&n, &w), s.div(&n, &w));
         assert_ne!(s.div(&n, &w), s.div(&n, &c));
@@ -230,7 +246,11 @@ mod tests {
         let huge = Size::fixed(i64::MAX);
         assert!(s.add(&huge, &huge).as_fixed().is_none());
         assert!(s.mul(&huge, &huge).as_fixed().is_none());
-        assert!(s.div(&Size::fixed(i64::MIN), &Size::fixed(-1)).as_fixed().is_none());
+        assert!(
+            s.div(&Size::fixed(i64::MIN), &Size::fixed(-1))
+                .as_fixed()
+                .is_none()
+        );
         assert!(s.div(&huge, &Size::fixed(0)).as_fixed().is_none());
     }
 }

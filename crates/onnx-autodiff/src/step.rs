@@ -33,9 +33,18 @@ pub struct Tangents {
 }
 
 /// The tangents of a value and of what it is made of: all that a rule asks for of an input.
-pub fn known_at<'a>(g: &'a Graph, v: Val, of: &'a HashMap<Val, Tangent>) -> impl Iterator<Item = (Val, Tangent)> + 'a {
-    let behind = g.maker(v).into_iter().flat_map(|node| node.inputs.iter().flatten().copied());
-    std::iter::once(v).chain(behind).filter_map(|v| Some((v, *of.get(&v)?)))
+pub fn known_at<'a>(
+    g: &'a Graph,
+    v: Val,
+    of: &'a HashMap<Val, Tangent>,
+) -> impl Iterator<Item = (Val, Tangent)> + 'a {
+    let behind = g
+        .maker(v)
+        .into_iter()
+        .flat_map(|node| node.inputs.iter().flatten().copied());
+    std::iter::once(v)
+        .chain(behind)
+        .filter_map(|v| Some((v, *of.get(&v)?)))
 }
 
 /// Follows tangents through some nodes, as forward mode does: those that are known, as far as the outputs need it.
@@ -55,7 +64,10 @@ pub struct Step<'a> {
 impl Step<'_> {
     /// An input of the node, in the type that its tangents have.
     pub fn x(&mut self, place: usize) -> Result<Val, Refusal> {
-        let v = self.node.input(place).ok_or_else(|| Refusal(format!("its input {place} is missing")))?;
+        let v = self
+            .node
+            .input(place)
+            .ok_or_else(|| Refusal(format!("its input {place} is missing")))?;
         Ok(self.primal(v))
     }
 
@@ -68,7 +80,11 @@ impl Step<'_> {
     /// A value of the original graph, cast where tangents are computed in a wider type.
     pub fn primal(&mut self, v: Val) -> Val {
         let elem = self.g.elem(v);
-        if elem.is_float() { self.g.cast(v, elem.tangent()) } else { v }
+        if elem.is_float() {
+            self.g.cast(v, elem.tangent())
+        } else {
+            v
+        }
     }
 
     /// The whole tangent of an input, where it is not zero.
@@ -79,7 +95,8 @@ impl Step<'_> {
 
     /// The tangent of the first input.
     pub fn dx(&mut self) -> Result<Val, Refusal> {
-        self.d(0).ok_or_else(|| "only its first input may depend on the differentiated input".into())
+        self.d(0)
+            .ok_or_else(|| "only its first input may depend on the differentiated input".into())
     }
 
     /// The tangent of an input as it is kept.
@@ -96,9 +113,12 @@ impl Step<'_> {
 
     /// Refuses tangents of any input but those at the given places.
     pub fn only(&self, places: &[usize], remedy: &str) -> Result<(), Refusal> {
-        let other = (0..self.tangents.len()).find(|i| self.tangents[*i].is_some() && !places.contains(i));
+        let other =
+            (0..self.tangents.len()).find(|i| self.tangents[*i].is_some() && !places.contains(i));
         match other {
-            Some(place) => Err(Refusal(format!("its input {place} depends on the differentiated input; {remedy}"))),
+            Some(place) => Err(Refusal(format!(
+                "its input {place} depends on the differentiated input; {remedy}"
+            ))),
             None => Ok(()),
         }
     }
@@ -111,7 +131,10 @@ impl Step<'_> {
     }
 
     pub fn x_shape(&self, place: usize) -> Result<Shape, Refusal> {
-        let v = self.node.input(place).ok_or_else(|| Refusal(format!("its input {place} is missing")))?;
+        let v = self
+            .node
+            .input(place)
+            .ok_or_else(|| Refusal(format!("its input {place} is missing")))?;
         self.shape(v)
     }
 
@@ -126,8 +149,11 @@ impl Step<'_> {
     /// An axis attribute as a place in the primal's shape.
     pub fn axis(&self, name: &str, default: i64, rank: usize) -> Result<usize, Refusal> {
         let axis = self.node.int(name, default);
-        axis_of(axis, rank)
-            .ok_or_else(|| Refusal(format!("its attribute `{name}` is {axis}, for a tensor of {rank} axes")))
+        axis_of(axis, rank).ok_or_else(|| {
+            Refusal(format!(
+                "its attribute `{name}` is {axis}, for a tensor of {rank} axes"
+            ))
+        })
     }
 
     /// The shape of tangents of a tensor of the given shape.
@@ -191,7 +217,8 @@ impl Step<'_> {
     /// Whether the input at a place has provably the output's shape.
     pub fn same_shape(&self, place: usize) -> bool {
         let (x, y) = (self.node.input(place), self.node.output(0));
-        x.zip(y).is_some_and(|(x, y)| self.g.shape(x).is_some() && self.g.shape(x) == self.g.shape(y))
+        x.zip(y)
+            .is_some_and(|(x, y)| self.g.shape(x).is_some() && self.g.shape(x) == self.g.shape(y))
     }
 
     /// The tangent of an input times a primal value that has at most the output's shape.
@@ -207,7 +234,10 @@ impl Step<'_> {
                 Some(factor) => self.g.mul(factor, by),
                 None => by,
             };
-            return Ok(Some(Tangent { base: tangent.base, factor: Some(factor) }));
+            return Ok(Some(Tangent {
+                base: tangent.base,
+                factor: Some(factor),
+            }));
         }
         let Some(d) = self.aligned(place)? else {
             return Ok(None);
@@ -231,12 +261,17 @@ impl Step<'_> {
             (Some(p), None) | (None, Some(p)) => self.g.shift(p, 1.0),
             (None, None) => self.g.real_like(2.0, a.base),
         };
-        Some(Tangent { base: a.base, factor: Some(factor) })
+        Some(Tangent {
+            base: a.base,
+            factor: Some(factor),
+        })
     }
 
     /// A sum or difference of two tangents, taken where both are reshaped from when that is one shape.
     pub fn elementwise(&mut self, op: &str, a: Val, b: Val) -> Val {
-        let (Some(shape), Some((from_a, from_b))) = (self.g.shape(a).cloned(), self.g.common_source(a, b)) else {
+        let (Some(shape), Some((from_a, from_b))) =
+            (self.g.shape(a).cloned(), self.g.common_source(a, b))
+        else {
             return self.g.op(op, &[a, b]);
         };
         let result = self.g.op(op, &[from_a, from_b]);
@@ -253,21 +288,33 @@ impl Step<'_> {
 
     /// Whether all numbers of a value are known, and none of them fails a test.
     pub fn all(&self, v: Val, test: impl Fn(f64) -> bool) -> bool {
-        self.g.content(v).and_then(|c| c.reals()).is_some_and(|numbers| numbers.into_iter().all(test))
+        self.g
+            .content(v)
+            .and_then(|c| c.reals())
+            .is_some_and(|numbers| numbers.into_iter().all(test))
     }
 
     pub fn negative(&mut self, tangent: Tangent) -> Tangent {
         match tangent.factor {
-            Some(factor) => Tangent { base: tangent.base, factor: Some(self.g.neg(factor)) },
+            Some(factor) => Tangent {
+                base: tangent.base,
+                factor: Some(self.g.neg(factor)),
+            },
             None => Tangent::plain(self.g.neg(tangent.base)),
         }
     }
 
     /// The integers of an input that must be known before anything runs.
     pub fn known(&self, place: usize) -> Result<Vec<i64>, Refusal> {
-        let known = self.node.input(place).and_then(|v| self.g.content(v)).and_then(|c| c.fixed());
+        let known = self
+            .node
+            .input(place)
+            .and_then(|v| self.g.content(v))
+            .and_then(|c| c.fixed());
         known.ok_or_else(|| {
-            Refusal(format!("its input {place} is computed at run time; export the model with it constant"))
+            Refusal(format!(
+                "its input {place} is computed at run time; export the model with it constant"
+            ))
         })
     }
 }

@@ -41,8 +41,13 @@ pub struct OperatorSupport {
 /// Every operator of the standard domain, and every other that is read, in alphabetical order of domain and name.
 pub fn operator_support() -> Vec<OperatorSupport> {
     let declared = operators::all().map(|operator| (operator.domain, operator.name));
-    let all: BTreeSet<(&str, &str)> = signatures::operators().map(|name| ("", name)).chain(declared).collect();
-    all.into_iter().map(|(domain, name)| described(domain, name)).collect()
+    let all: BTreeSet<(&str, &str)> = signatures::operators()
+        .map(|name| ("", name))
+        .chain(declared)
+        .collect();
+    all.into_iter()
+        .map(|(domain, name)| described(domain, name))
+        .collect()
 }
 
 fn described(domain: &str, name: &str) -> OperatorSupport {
@@ -78,7 +83,9 @@ mod tests {
     use super::*;
 
     fn of(domain: &str, name: &str) -> OperatorSupport {
-        let known = operator_support().into_iter().find(|o| o.domain == domain && o.name == name);
+        let known = operator_support()
+            .into_iter()
+            .find(|o| o.domain == domain && o.name == name);
         known.unwrap_or_else(|| panic!("{domain} {name} is not listed"))
     }
 
@@ -100,7 +107,11 @@ mod tests {
         assert_eq!(of("com.microsoft", "FusedMatMul").opsets, None);
         assert_eq!(of("", "Gelu").opsets, Some(20..=28));
         assert_eq!(of("", "Abs").opsets, Some(13..=28));
-        assert!(of("", "QuantizeLinear").reason.is_some_and(|why| why.contains("quantization")));
+        assert!(
+            of("", "QuantizeLinear")
+                .reason
+                .is_some_and(|why| why.contains("quantization"))
+        );
         assert_eq!(of("", "Conv").reason, None);
     }
 
@@ -108,11 +119,22 @@ mod tests {
     #[test]
     fn the_table_is_what_the_crate_says() {
         let table = include_str!("../OPERATORS.md");
-        let row = |name: &str| table.lines().find(|line| line.starts_with(&format!("| `{name}` | ")));
-        for operator in operator_support().into_iter().filter(|o| o.opsets.is_some()) {
+        let row = |name: &str| {
+            table
+                .lines()
+                .find(|line| line.starts_with(&format!("| `{name}` | ")))
+        };
+        for operator in operator_support()
+            .into_iter()
+            .filter(|o| o.opsets.is_some())
+        {
             let row = row(&operator.name).unwrap_or_else(|| panic!("{} is missing", operator.name));
             let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-            assert_eq!(cells[3], format!("{:?}", operator.support).to_lowercase(), "{row}");
+            assert_eq!(
+                cells[3],
+                format!("{:?}", operator.support).to_lowercase(),
+                "{row}"
+            );
             assert_eq!(cells[6], operator.reason.unwrap_or_default(), "{row}");
         }
     }
@@ -120,11 +142,24 @@ mod tests {
     /// What the list says is differentiated is what the crate differentiates.
     #[test]
     fn the_list_agrees_with_the_rules() {
-        let listed =
-            |o: &OperatorSupport| o.domain.is_empty() && !matches!(o.support, Support::Constant | Support::Refused);
+        let listed = |o: &OperatorSupport| {
+            o.domain.is_empty() && !matches!(o.support, Support::Constant | Support::Refused)
+        };
         let list = operator_support();
-        let names: Vec<&str> = list.iter().filter(|o| listed(o)).map(|o| o.name.as_str()).collect();
-        assert!(operators::differentiable().iter().all(|op| names.contains(op)), "{names:?}");
-        assert!(list.iter().all(|o| (o.support == Support::Refused) <= o.reason.is_some()));
+        let names: Vec<&str> = list
+            .iter()
+            .filter(|o| listed(o))
+            .map(|o| o.name.as_str())
+            .collect();
+        assert!(
+            operators::differentiable()
+                .iter()
+                .all(|op| names.contains(op)),
+            "{names:?}"
+        );
+        assert!(
+            list.iter()
+                .all(|o| (o.support == Support::Refused) <= o.reason.is_some())
+        );
     }
 }

@@ -14,13 +14,22 @@ use crate::transposition::CONTRADICTION;
 
 /// Propagates the tangent `seed` of `input` through the graph, as far as `output` needs it.
 pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) -> Tangents {
-    let mut tangents = Tangents { of: HashMap::from([(input, Tangent::plain(seed))]), obstacles: Vec::new() };
+    let mut tangents = Tangents {
+        of: HashMap::from([(input, Tangent::plain(seed))]),
+        obstacles: Vec::new(),
+    };
     walk(g, 0..g.nodes.len(), k, &[output], &mut tangents);
     tangents
 }
 
 /// The same for a part of the nodes, from tangents that are known already.
-pub fn walk(g: &mut Graph, places: Range<usize>, k: &Size, outputs: &[Val], tangents: &mut Tangents) {
+pub fn walk(
+    g: &mut Graph,
+    places: Range<usize>,
+    k: &Size,
+    outputs: &[Val],
+    tangents: &mut Tangents,
+) {
     let useful = ancestors(g, places.clone(), outputs);
     follow(g, places, k, &useful, tangents, None);
 }
@@ -38,17 +47,36 @@ fn follow(
     for place in places {
         let node = g.nodes[place].clone();
         let touches = |v: &Val| tangents.of.contains_key(v) || lost.contains(v);
-        let active = node.inputs.iter().flatten().chain(&node.captures).any(touches);
+        let active = node
+            .inputs
+            .iter()
+            .flatten()
+            .chain(&node.captures)
+            .any(touches);
         if !active || !node.outputs.iter().flatten().any(|v| useful.contains(v)) {
             continue;
         }
-        let blind = node.inputs.iter().flatten().chain(&node.captures).any(|v| lost.contains(v));
+        let blind = node
+            .inputs
+            .iter()
+            .flatten()
+            .chain(&node.captures)
+            .any(|v| lost.contains(v));
         g.origin = whole.or(Some(place));
         let found = differentiate(g, &node, &tangents.of, k);
         match found.and_then(|outputs| complete(g, &node, outputs, useful)) {
             Ok(outputs) if !blind => {
-                let outputs = if g.passes.has(Pass::LazyFactors) { outputs } else { multiplied(g, outputs) };
-                tangents.of.extend(node.outputs.iter().zip(outputs).filter_map(|(v, tangent)| Some(((*v)?, tangent?))))
+                let outputs = if g.passes.has(Pass::LazyFactors) {
+                    outputs
+                } else {
+                    multiplied(g, outputs)
+                };
+                tangents.of.extend(
+                    node.outputs
+                        .iter()
+                        .zip(outputs)
+                        .filter_map(|(v, tangent)| Some(((*v)?, tangent?))),
+                )
             }
             Ok(_) => lost.extend(node.outputs.iter().flatten()),
             Err(refusal) => {
@@ -85,7 +113,11 @@ struct Between {
 impl Between {
     /// What tells of a value its shape alone is left out: that may be the shape of the very node being differentiated.
     fn new(g: &Graph, node: &Node, ends: &[Val], of: &HashMap<Val, Tangent>) -> Between {
-        let mut between = Between { places: BTreeSet::new(), useful: HashSet::new(), known: HashMap::new() };
+        let mut between = Between {
+            places: BTreeSet::new(),
+            useful: HashSet::new(),
+            known: HashMap::new(),
+        };
         let mut open = ends.to_vec();
         while let Some(v) = open.pop() {
             if !between.useful.insert(v) {
@@ -96,11 +128,20 @@ impl Between {
                 continue;
             }
             // A part may be a node that the graph has already, with a tangent that is not known yet.
-            let Some(place) = g.place(v).filter(|place| !operators::is_of_shapes(&g.nodes[*place])) else {
+            let Some(place) = g
+                .place(v)
+                .filter(|place| !operators::is_of_shapes(&g.nodes[*place]))
+            else {
                 continue;
             };
             between.places.insert(place);
-            open.extend(g.nodes[place].inputs.iter().flatten().chain(&g.nodes[place].captures));
+            open.extend(
+                g.nodes[place]
+                    .inputs
+                    .iter()
+                    .flatten()
+                    .chain(&g.nodes[place].captures),
+            );
         }
         between
     }
@@ -112,7 +153,10 @@ fn multiplied(g: &mut Graph, tangents: Vec<Option<Tangent>>) -> Vec<Option<Tange
         Some(factor) => Tangent::plain(g.mul(tangent.base, factor)),
         None => tangent,
     };
-    tangents.into_iter().map(|tangent| tangent.map(&mut whole)).collect()
+    tangents
+        .into_iter()
+        .map(|tangent| tangent.map(&mut whole))
+        .collect()
 }
 
 fn differentiate(
@@ -122,8 +166,18 @@ fn differentiate(
     k: &Size,
 ) -> Result<Vec<Option<Tangent>>, Refusal> {
     let rule = operators::rule(node)?;
-    let tangents = node.inputs.iter().map(|v| of.get(&(*v)?).copied()).collect();
-    let mut step = Step { g, node: node.clone(), tangents, k: k.clone(), walk };
+    let tangents = node
+        .inputs
+        .iter()
+        .map(|v| of.get(&(*v)?).copied())
+        .collect();
+    let mut step = Step {
+        g,
+        node: node.clone(),
+        tangents,
+        k: k.clone(),
+        walk,
+    };
     let outputs = match rule {
         Rule::Constant => Ok(Vec::new()),
         Rule::Derivative(factor) => {
@@ -138,10 +192,16 @@ fn differentiate(
         Rule::Refused(reason) => Err(reason.into()),
     }?;
     let fits = |(v, tangent): (&Option<Val>, &Option<Tangent>)| match (v, tangent) {
-        (Some(v), Some(tangent)) => g.rank(*v).is_some_and(|rank| g.rank(tangent.base) == Some(rank + 1)),
+        (Some(v), Some(tangent)) => g
+            .rank(*v)
+            .is_some_and(|rank| g.rank(tangent.base) == Some(rank + 1)),
         _ => true,
     };
-    if node.outputs.iter().zip(&outputs).all(fits) { Ok(outputs) } else { Err(CONTRADICTION.into()) }
+    if node.outputs.iter().zip(&outputs).all(fits) {
+        Ok(outputs)
+    } else {
+        Err(CONTRADICTION.into())
+    }
 }
 
 /// The tangents of a node's outputs as those of what it consists of.
@@ -152,15 +212,28 @@ fn by_parts(
 ) -> Result<Vec<Option<Tangent>>, Refusal> {
     let ends = parts(s)?;
     let made: Vec<Val> = ends.iter().flatten().copied().collect();
-    let Between { places, useful, known } = Between::new(s.g, &s.node, &made, of);
-    let mut found = Tangents { of: known, obstacles: Vec::new() };
+    let Between {
+        places,
+        useful,
+        known,
+    } = Between::new(s.g, &s.node, &made, of);
+    let mut found = Tangents {
+        of: known,
+        obstacles: Vec::new(),
+    };
     let (k, origin) = (s.k.clone(), s.g.origin);
     follow(s.g, places, &k, &useful, &mut found, origin);
     s.g.origin = origin;
     if let Some(obstacle) = found.obstacles.first() {
-        return Err(Refusal(format!("of what it consists of, `{}`: {}", obstacle.op, obstacle.reason)));
+        return Err(Refusal(format!(
+            "of what it consists of, `{}`: {}",
+            obstacle.op, obstacle.reason
+        )));
     }
-    Ok(ends.into_iter().map(|end| found.of.get(&end?).copied()).collect())
+    Ok(ends
+        .into_iter()
+        .map(|end| found.of.get(&end?).copied())
+        .collect())
 }
 
 /// Every output that is needed has a tangent, is known to have none that is not zero, or is refused.
@@ -180,7 +253,11 @@ fn complete(
         Some(Some(_)) => false,
         None => g.elem(v).is_float() || g.elem(v) == ElemType::UNKNOWN,
     };
-    let mut named = node.outputs.iter().enumerate().filter_map(|(place, v)| Some((place, (*v)?)));
+    let mut named = node
+        .outputs
+        .iter()
+        .enumerate()
+        .filter_map(|(place, v)| Some((place, (*v)?)));
     match named.find(|(place, v)| useful.contains(v) && open(*place, *v)) {
         Some((place, v)) => Err(Refusal(format!(
             "its output {place}, `{}`, is not differentiated; export the model without using it",

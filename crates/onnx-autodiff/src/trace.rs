@@ -35,22 +35,39 @@ impl Model {
     /// Where the graph contradicts itself.
     pub fn trace_terms(&self, input: &str, output: &str) -> Result<Option<u64>, GraphError> {
         let (g, _) = import(self, self.opset())?;
-        let (Some(x), Some(y)) = (g.named(input), g.named(output)) else { return Ok(None) };
+        let (Some(x), Some(y)) = (g.named(input), g.named(output)) else {
+            return Ok(None);
+        };
         Ok(groups(&g, x, y).map(|(shape, local)| terms(&shape, &local).unsigned_abs()))
     }
 }
 
 /// The sizes of a state's axes, and which of them are local; none where a size is not known.
 fn groups(g: &Graph, x: Val, y: Val) -> Option<(Vec<i64>, Vec<bool>)> {
-    let shape: Vec<i64> = g.shape(x)?.get(1..)?.iter().map(Size::as_fixed).collect::<Option<_>>()?;
-    let axes = if g.passes.has(Pass::LocalAxes) { locality::local_axes(g, x, y) } else { Vec::new() };
-    let local = (0..shape.len()).map(|axis| axes.contains(&(axis + 1))).collect();
+    let shape: Vec<i64> = g
+        .shape(x)?
+        .get(1..)?
+        .iter()
+        .map(Size::as_fixed)
+        .collect::<Option<_>>()?;
+    let axes = if g.passes.has(Pass::LocalAxes) {
+        locality::local_axes(g, x, y)
+    } else {
+        Vec::new()
+    };
+    let local = (0..shape.len())
+        .map(|axis| axes.contains(&(axis + 1)))
+        .collect();
     Some((shape, local))
 }
 
 /// The number of groups of unit vectors.
 fn terms(shape: &[i64], local: &[bool]) -> i64 {
-    shape.iter().zip(local).filter(|(_, local)| !**local).fold(1, |all, (n, _)| all.saturating_mul(*n))
+    shape
+        .iter()
+        .zip(local)
+        .filter(|(_, local)| !**local)
+        .fold(1, |all, (n, _)| all.saturating_mul(*n))
 }
 
 /// The unit vectors of `x` for the derivative of `y`; none where the file does not tell the sizes of the state, or they
@@ -59,7 +76,10 @@ pub fn basis(g: &mut Graph, x: Val, y: Val) -> Option<Basis> {
     let (shape, local) = groups(g, x, y)?;
     let terms = terms(&shape, &local);
     let count = shape.iter().fold(1i64, |all, n| all.saturating_mul(*n));
-    if terms.checked_mul(count).is_none_or(|numbers| numbers > MOST) {
+    if terms
+        .checked_mul(count)
+        .is_none_or(|numbers| numbers > MOST)
+    {
         return None;
     }
     let elem = g.elem(x).tangent();
@@ -74,8 +94,17 @@ pub fn basis(g: &mut Graph, x: Val, y: Val) -> Option<Basis> {
         }
     }
     let dims = [&[terms, 1], &shape[..]].concat();
-    let tensor = TensorProto { dims, data_type: Some(elem.0), raw_data: Some(Bytes::from(raw)), ..Default::default() };
-    Some(Basis { vectors: g.add_constant(tensor), terms, grouped: local.contains(&true) })
+    let tensor = TensorProto {
+        dims,
+        data_type: Some(elem.0),
+        raw_data: Some(Bytes::from(raw)),
+        ..Default::default()
+    };
+    Some(Basis {
+        vectors: g.add_constant(tensor),
+        terms,
+        grouped: local.contains(&true),
+    })
 }
 
 /// The group of the unit vector at a place of the state, by its index along the axes that are not local.
@@ -93,7 +122,11 @@ fn group(shape: &[i64], local: &[bool], place: i64) -> i64 {
 
 /// The terms `[terms, N]` whose sum is the trace, from the tangents `d` `[terms, N, *state]` of the basis.
 pub fn diagonal(g: &mut Graph, d: Val, basis: &Basis) -> Val {
-    let by_layers = if basis.grouped || !g.passes.has(Pass::ReducedOutputs) { None } else { reduced(g, d, basis) };
+    let by_layers = if basis.grouped || !g.passes.has(Pass::ReducedOutputs) {
+        None
+    } else {
+        reduced(g, d, basis)
+    };
     by_layers.unwrap_or_else(|| basis.of_tangents(g, d))
 }
 
@@ -140,7 +173,11 @@ mod tests {
             integers("last", &[1], &[1]),
         ];
         let (input, output) = (format!("x: N {state}"), format!("y: N {state}"));
-        Model::from_bytes("test", &bytes(graph(&[&input], &[&output], weights, nodes), 18)).expect("a model")
+        Model::from_bytes(
+            "test",
+            &bytes(graph(&[&input], &[&output], weights, nodes), 18),
+        )
+        .expect("a model")
     }
 
     #[test]
@@ -158,7 +195,12 @@ mod tests {
         let derived = differentiate(&model, Mode::Trace, None, None).expect("derived");
         trace_by_unit_vectors(&model, &derived, &[3, 4]);
         // Its rows come from the activations: nothing is repeated along them but the result's skip.
-        let count = derived.graph().node.iter().filter(|n| n.op_type() == "MatMul").count();
+        let count = derived
+            .graph()
+            .node
+            .iter()
+            .filter(|n| n.op_type() == "MatMul")
+            .count();
         // The network's own two, the first layer's weights, and the diagonal of the last layer.
         assert_eq!(count, 4, "{:?}", derived.operators());
         assert_eq!(model.trace_terms("x", "y").expect("a graph"), Some(4));
@@ -172,10 +214,24 @@ mod tests {
             node("MatMul", "t v", "y", vec![]),
         ];
         let model = made(tokens, "5 4");
-        trace_by_unit_vectors(&model, &differentiate(&model, Mode::Trace, None, None).expect("derived"), &[2, 5, 4]);
+        trace_by_unit_vectors(
+            &model,
+            &differentiate(&model, Mode::Trace, None, None).expect("derived"),
+            &[2, 5, 4],
+        );
         assert_eq!(model.trace_terms("x", "y").expect("a graph"), Some(4));
-        let own = made(vec![node("Sin", "x", "s", vec![]), node("Mul", "s row", "y", vec![])], "5 4");
-        trace_by_unit_vectors(&own, &differentiate(&own, Mode::Trace, None, None).expect("derived"), &[2, 5, 4]);
+        let own = made(
+            vec![
+                node("Sin", "x", "s", vec![]),
+                node("Mul", "s row", "y", vec![]),
+            ],
+            "5 4",
+        );
+        trace_by_unit_vectors(
+            &own,
+            &differentiate(&own, Mode::Trace, None, None).expect("derived"),
+            &[2, 5, 4],
+        );
         assert_eq!(own.trace_terms("x", "y").expect("a graph"), Some(1));
     }
 
@@ -184,24 +240,47 @@ mod tests {
         let nodes = vec![
             node("ReduceSum", "x last", "sum", vec![]),
             node("Mul", "x sum", "other", vec![]),
-            node("Concat", "x sum row_of", "joined", vec![crate::graph::emit::int("axis", -1)]),
+            node(
+                "Concat",
+                "x sum row_of",
+                "joined",
+                vec![crate::graph::emit::int("axis", -1)],
+            ),
             node("MatMul", "joined wt", "a", vec![]),
             node("Tanh", "a", "h", vec![]),
             node("Sub", "h other", "y", vec![]),
             node("Mul", "sum sum", "row_of_one", vec![]),
-            node("Concat", "row_of_one row_of_one", "row_of", vec![crate::graph::emit::int("axis", -1)]),
+            node(
+                "Concat",
+                "row_of_one row_of_one",
+                "row_of",
+                vec![crate::graph::emit::int("axis", -1)],
+            ),
         ];
         let model = made(nodes, "4");
-        trace_by_unit_vectors(&model, &differentiate(&model, Mode::Trace, None, None).expect("derived"), &[3, 4]);
+        trace_by_unit_vectors(
+            &model,
+            &differentiate(&model, Mode::Trace, None, None).expect("derived"),
+            &[3, 4],
+        );
     }
 
     #[test]
     fn states_without_a_trace_are_refused() {
         let model = made(vec![node("MatMul", "x w", "y", vec![])], "4");
-        let refused = differentiate(&model, Mode::Trace, None, None).err().expect("another shape").to_string();
-        assert!(refused.contains("another shape than the input"), "{refused}");
+        let refused = differentiate(&model, Mode::Trace, None, None)
+            .err()
+            .expect("another shape")
+            .to_string();
+        assert!(
+            refused.contains("another shape than the input"),
+            "{refused}"
+        );
         let open = made(vec![node("Tanh", "x", "y", vec![])], "D");
-        let refused = differentiate(&open, Mode::Trace, None, None).err().expect("an open axis").to_string();
+        let refused = differentiate(&open, Mode::Trace, None, None)
+            .err()
+            .expect("an open axis")
+            .to_string();
         assert!(refused.contains("unknown or very large size"), "{refused}");
     }
 }

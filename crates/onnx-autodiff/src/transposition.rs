@@ -49,22 +49,32 @@ pub struct Transposition<'a> {
 impl Transposition<'_> {
     /// The cotangent of the first output.
     pub fn c(&self) -> Result<Val, Refusal> {
-        self.arriving.first().copied().flatten().ok_or_else(|| "its first output has no cotangent".into())
+        self.arriving
+            .first()
+            .copied()
+            .flatten()
+            .ok_or_else(|| "its first output has no cotangent".into())
     }
 
     pub fn input(&self, place: usize) -> Result<Val, Refusal> {
-        self.node.input(place).ok_or_else(|| Refusal(format!("its input {place} is missing")))
+        self.node
+            .input(place)
+            .ok_or_else(|| Refusal(format!("its input {place} is missing")))
     }
 
     /// Whether an input depends on the seed.
     pub fn is_linear(&self, place: usize) -> bool {
-        self.node.input(place).is_some_and(|v| self.g.value(v).linear)
+        self.node
+            .input(place)
+            .is_some_and(|v| self.g.value(v).linear)
     }
 
     pub fn shape(&self, v: Val) -> Result<Shape, Refusal> {
         self.g.shape(v).cloned().ok_or_else(|| {
             let name = &self.g.value(v).name;
-            Refusal(format!("the shape of `{name}` cannot be told; export the model with shapes (value_info)"))
+            Refusal(format!(
+                "the shape of `{name}` cannot be told; export the model with shapes (value_info)"
+            ))
         })
     }
 
@@ -100,7 +110,11 @@ impl Transposition<'_> {
             return product;
         };
         let finite = self.g.value(weight).constant.is_some();
-        let kept = if finite { product } else { self.chosen(condition, chosen, product) };
+        let kept = if finite {
+            product
+        } else {
+            self.chosen(condition, chosen, product)
+        };
         self.pass_mask(c, kept);
         kept
     }
@@ -123,7 +137,12 @@ impl Transposition<'_> {
         let (Some(of), Some(to)) = (self.g.shape(mask.condition), self.g.shape(v)) else {
             return;
         };
-        let fits = of.len() <= to.len() && of.iter().rev().zip(to.iter().rev()).all(|(a, b)| a.is(1) || a == b);
+        let fits = of.len() <= to.len()
+            && of
+                .iter()
+                .rev()
+                .zip(to.iter().rev())
+                .all(|(a, b)| a.is(1) || a == b);
         if fits {
             self.masks.insert(v, mask);
         }
@@ -140,7 +159,11 @@ pub fn sum_to(g: &mut Graph, c: Val, from: &[Size], to: &[Size]) -> Option<Val> 
     let (sure, open): (Vec<usize>, Vec<usize>) = differs.into_iter().partition(|i| to[*i].is(1));
     let sure: Vec<i64> = sure.into_iter().map(|i| i as i64).collect();
     let c = g.reduce("ReduceSum", c, &sure, true);
-    Some(if open.is_empty() { c } else { sum_where_different(g, c, to) })
+    Some(if open.is_empty() {
+        c
+    } else {
+        sum_where_different(g, c, to)
+    })
 }
 
 /// The same where only the run tells which axes were broadcast.
@@ -183,7 +206,10 @@ pub fn own(g: &mut Graph, cotangents: &HashMap<Val, Val>, of: Val) -> Result<Val
 }
 
 pub fn zeros_like(g: &mut Graph, v: Val) -> Result<Val, Refusal> {
-    let shape = g.shape(v).cloned().ok_or("the shapes in its subgraph cannot be told")?;
+    let shape = g
+        .shape(v)
+        .cloned()
+        .ok_or("the shapes in its subgraph cannot be told")?;
     Ok(g.zeros(&shape, g.elem(v)))
 }
 

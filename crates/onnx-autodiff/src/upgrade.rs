@@ -23,7 +23,12 @@ const WRITTEN: i64 = 13;
 /// # Errors
 /// Where a node has no form in that opset.
 pub fn upgrade(graph: &mut GraphProto, imports: &mut [OperatorSetIdProto]) -> Result<(), String> {
-    let Some(standard) = imports.iter_mut().find(|o| standardize(o.domain()).is_empty()) else { return Ok(()) };
+    let Some(standard) = imports
+        .iter_mut()
+        .find(|o| standardize(o.domain()).is_empty())
+    else {
+        return Ok(());
+    };
     let opset = standard.version();
     if !(OLDEST..WRITTEN).contains(&opset) {
         return Ok(());
@@ -31,15 +36,29 @@ pub fn upgrade(graph: &mut GraphProto, imports: &mut [OperatorSetIdProto]) -> Re
     standard.version = Some(WRITTEN);
     let mut names = HashSet::new();
     collect(graph, &mut names);
-    Upgrade { opset, names, made: 0, reals: HashMap::new() }.graph(graph)
+    Upgrade {
+        opset,
+        names,
+        made: 0,
+        reals: HashMap::new(),
+    }
+    .graph(graph)
 }
 
 fn collect(graph: &GraphProto, names: &mut HashSet<String>) {
     names.extend(graph.input.iter().map(|port| port.name().to_owned()));
-    names.extend(graph.initializer.iter().map(|tensor| tensor.name().to_owned()));
+    names.extend(
+        graph
+            .initializer
+            .iter()
+            .map(|tensor| tensor.name().to_owned()),
+    );
     for node in &graph.node {
         names.extend(node.input.iter().chain(&node.output).cloned());
-        node.attribute.iter().filter_map(|a| a.g.as_ref()).for_each(|inner| collect(inner, names));
+        node.attribute
+            .iter()
+            .filter_map(|a| a.g.as_ref())
+            .for_each(|inner| collect(inner, names));
     }
 }
 
@@ -53,15 +72,31 @@ struct Upgrade {
 
 impl Upgrade {
     fn graph(&mut self, graph: &mut GraphProto) -> Result<(), String> {
-        let stored = graph.initializer.iter().map(|tensor| (tensor.name(), tensor));
-        let constants = graph.node.iter().filter(|node| node.op_type() == "Constant");
-        let made =
-            constants.filter_map(|node| Some((node.output.first()?.as_str(), node.attribute.first()?.t.as_ref()?)));
-        let reals: Vec<_> = stored.chain(made).filter_map(|(name, t)| Some((name.to_owned(), small(t)?))).collect();
+        let stored = graph
+            .initializer
+            .iter()
+            .map(|tensor| (tensor.name(), tensor));
+        let constants = graph
+            .node
+            .iter()
+            .filter(|node| node.op_type() == "Constant");
+        let made = constants.filter_map(|node| {
+            Some((
+                node.output.first()?.as_str(),
+                node.attribute.first()?.t.as_ref()?,
+            ))
+        });
+        let reals: Vec<_> = stored
+            .chain(made)
+            .filter_map(|(name, t)| Some((name.to_owned(), small(t)?)))
+            .collect();
         self.reals.extend(reals);
         let mut nodes = Vec::with_capacity(graph.node.len());
         for mut node in std::mem::take(&mut graph.node) {
-            node.attribute.iter_mut().filter_map(|a| a.g.as_mut()).try_for_each(|inner| self.graph(inner))?;
+            node.attribute
+                .iter_mut()
+                .filter_map(|a| a.g.as_mut())
+                .try_for_each(|inner| self.graph(inner))?;
             if standardize(node.domain()).is_empty() {
                 self.node(node, &mut nodes)?;
             } else {
@@ -103,10 +138,14 @@ impl Upgrade {
     /// Both counted pixels from the corner; the scales come behind a region now. The nearest pixel was the one before
     /// along an axis that grows, and the one behind along one that shrinks.
     fn resized(&self, node: &mut NodeProto) -> Result<(), String> {
-        let linear = node.attribute.iter().any(|a| a.name() == "mode" && a.s.as_deref() == Some(b"linear"));
+        let linear = node
+            .attribute
+            .iter()
+            .any(|a| a.name() == "mode" && a.s.as_deref() == Some(b"linear"));
         let scales = node.input.get(1).and_then(|name| self.reals.get(name));
         let shrinks = scales.is_some_and(|scales| scales.iter().any(|scale| *scale < 1.0));
-        let known = scales.is_some_and(|scales| !shrinks || scales.iter().all(|scale| *scale <= 1.0));
+        let known =
+            scales.is_some_and(|scales| !shrinks || scales.iter().all(|scale| *scale <= 1.0));
         if !linear && !known && node.op_type() == "Resize" {
             return Err(format!(
                 "`{}` ({}) of opset {}: nearest pixels by scales that are not known, or that shrink one axis and stretch \
@@ -118,8 +157,10 @@ impl Upgrade {
         }
         node.op_type = Some("Resize".into());
         node.input.insert(1.min(node.input.len()), String::new());
-        node.attribute.push(text("coordinate_transformation_mode", "asymmetric"));
-        node.attribute.push(text("nearest_mode", if shrinks { "ceil" } else { "floor" }));
+        node.attribute
+            .push(text("coordinate_transformation_mode", "asymmetric"));
+        node.attribute
+            .push(text("nearest_mode", if shrinks { "ceil" } else { "floor" }));
         Ok(())
     }
 
@@ -149,12 +190,22 @@ impl Upgrade {
     /// Lists of integers that were attributes, as the inputs behind the first.
     fn lists(&mut self, node: &mut NodeProto, attributes: &[&str], nodes: &mut Vec<NodeProto>) {
         for (place, attribute) in attributes.iter().enumerate() {
-            let Some(found) = taken(node, attribute) else { continue };
-            let list = if found.ints.is_empty() { found.i.into_iter().collect() } else { found.ints };
+            let Some(found) = taken(node, attribute) else {
+                continue;
+            };
+            let list = if found.ints.is_empty() {
+                found.i.into_iter().collect()
+            } else {
+                found.ints
+            };
             let tensor = TensorProto {
                 dims: vec![list.len() as i64],
                 data_type: Some(ElemType::INT64.0),
-                raw_data: Some(Bytes::from(list.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>())),
+                raw_data: Some(Bytes::from(
+                    list.iter()
+                        .flat_map(|n| n.to_le_bytes())
+                        .collect::<Vec<u8>>(),
+                )),
                 ..Default::default()
             };
             let name = self.constant(attribute, tensor, nodes);
@@ -163,8 +214,16 @@ impl Upgrade {
     }
 
     /// A number that was an attribute, as an input in single precision: these attributes had no other.
-    fn number(&mut self, node: &mut NodeProto, attribute: &str, place: usize, nodes: &mut Vec<NodeProto>) {
-        let Some(value) = taken(node, attribute).and_then(|found| found.f) else { return };
+    fn number(
+        &mut self,
+        node: &mut NodeProto,
+        attribute: &str,
+        place: usize,
+        nodes: &mut Vec<NodeProto>,
+    ) {
+        let Some(value) = taken(node, attribute).and_then(|found| found.f) else {
+            return;
+        };
         // The padding is zero where nothing is said.
         if attribute == "value" && value == 0.0 {
             return;
@@ -180,7 +239,9 @@ impl Upgrade {
 
     /// A softmax over all axes from one on, which are made one for it.
     fn flattened(&mut self, mut node: NodeProto, nodes: &mut Vec<NodeProto>) {
-        let axis = taken(&mut node, "axis").and_then(|found| found.i).unwrap_or(1);
+        let axis = taken(&mut node, "axis")
+            .and_then(|found| found.i)
+            .unwrap_or(1);
         node.attribute.push(int("axis", -1));
         let (Some(x), Some(y)) = (node.input.first().cloned(), node.output.first().cloned()) else {
             return nodes.push(node);
@@ -220,7 +281,8 @@ fn taken(node: &mut NodeProto, name: &str) -> Option<AttributeProto> {
 }
 
 fn put(node: &mut NodeProto, place: usize, name: String) {
-    node.input.resize(node.input.len().max(place + 1), String::new());
+    node.input
+        .resize(node.input.len().max(place + 1), String::new());
     node.input[place] = name;
 }
 
@@ -233,11 +295,24 @@ mod tests {
 
     fn model(node: NodeProto, opset: i64) -> Model {
         let weights = vec![floats("s", &[3], &[1.0, 2.0, 2.0])];
-        Model::from_bytes("old.onnx", &bytes(graph(&["x: N 4 6"], &["y: N A B"], weights, vec![node]), opset)).unwrap()
+        Model::from_bytes(
+            "old.onnx",
+            &bytes(
+                graph(&["x: N 4 6"], &["y: N A B"], weights, vec![node]),
+                opset,
+            ),
+        )
+        .unwrap()
     }
 
     fn operators(model: &Model) -> Vec<&str> {
-        model.graph().node.iter().map(|n| n.op_type()).filter(|op| *op != "Constant").collect()
+        model
+            .graph()
+            .node
+            .iter()
+            .map(|n| n.op_type())
+            .filter(|op| *op != "Constant")
+            .collect()
     }
 
     #[test]
@@ -245,13 +320,41 @@ mod tests {
         let slice = vec![ints("starts", &[1]), ints("ends", &[3]), ints("axes", &[2])];
         let cases = [
             (node("Slice", "x", "y", slice), 9, vec!["Slice"]),
-            (node("Clip", "x", "y", vec![float("max", 0.5)]), 10, vec!["Clip"]),
-            (node("Pad", "x", "y", vec![ints("pads", &[0, 1, 0, 0, 0, 1])]), 9, vec!["Pad"]),
-            (node("ReduceSum", "x", "y", vec![ints("axes", &[1])]), 12, vec!["ReduceSum"]),
-            (node("Softmax", "x", "y", vec![]), 11, vec!["Shape", "Flatten", "Softmax", "Reshape"]),
-            (node("Softmax", "x", "y", vec![int("axis", -1)]), 12, vec!["Softmax"]),
-            (node("Upsample", "x s", "y", vec![text("mode", "linear")]), 9, vec!["Resize"]),
-            (node("Dropout", "x", "y", vec![float("ratio", 0.5)]), 11, vec!["Dropout"]),
+            (
+                node("Clip", "x", "y", vec![float("max", 0.5)]),
+                10,
+                vec!["Clip"],
+            ),
+            (
+                node("Pad", "x", "y", vec![ints("pads", &[0, 1, 0, 0, 0, 1])]),
+                9,
+                vec!["Pad"],
+            ),
+            (
+                node("ReduceSum", "x", "y", vec![ints("axes", &[1])]),
+                12,
+                vec!["ReduceSum"],
+            ),
+            (
+                node("Softmax", "x", "y", vec![]),
+                11,
+                vec!["Shape", "Flatten", "Softmax", "Reshape"],
+            ),
+            (
+                node("Softmax", "x", "y", vec![int("axis", -1)]),
+                12,
+                vec!["Softmax"],
+            ),
+            (
+                node("Upsample", "x s", "y", vec![text("mode", "linear")]),
+                9,
+                vec!["Resize"],
+            ),
+            (
+                node("Dropout", "x", "y", vec![float("ratio", 0.5)]),
+                11,
+                vec!["Dropout"],
+            ),
         ];
         for (node, opset, expected) in cases {
             let op = node.op_type().to_owned();
@@ -268,22 +371,38 @@ mod tests {
         let resized = |scales: [f32; 3]| {
             let node = node("Resize", "x s", "y", vec![]);
             let weights = vec![floats("s", &[3], &scales)];
-            Model::from_bytes("old.onnx", &bytes(graph(&["x: N 4 6"], &["y: N A B"], weights, vec![node]), 10))
+            Model::from_bytes(
+                "old.onnx",
+                &bytes(graph(&["x: N 4 6"], &["y: N A B"], weights, vec![node]), 10),
+            )
         };
         let mode = |model: &Model| {
             let attributes = &model.graph().node[0].attribute;
-            attributes.iter().find(|a| a.name() == "nearest_mode").and_then(|a| a.s.clone()).unwrap()
+            attributes
+                .iter()
+                .find(|a| a.name() == "nearest_mode")
+                .and_then(|a| a.s.clone())
+                .unwrap()
         };
         assert_eq!(mode(&resized([1.0, 0.5, 0.5]).unwrap()), "ceil");
         assert_eq!(mode(&resized([1.0, 2.0, 1.0]).unwrap()), "floor");
         let error = resized([1.0, 2.0, 0.5]).err().expect("refused").to_string();
-        assert!(error.contains("`node_y` (Resize) of opset 10: nearest pixels"), "{error}");
+        assert!(
+            error.contains("`node_y` (Resize) of opset 10: nearest pixels"),
+            "{error}"
+        );
     }
 
     #[test]
     fn what_is_older_than_that_is_refused() {
         let read = model(node("Relu", "x", "y", vec![]), 8);
-        let error = differentiate(&read, Mode::Jvp, None, None).err().expect("refused").to_string();
-        assert!(error.contains("opset 8 of the standard domain; models of opset 9 to 28"), "{error}");
+        let error = differentiate(&read, Mode::Jvp, None, None)
+            .err()
+            .expect("refused")
+            .to_string();
+        assert!(
+            error.contains("opset 8 of the standard domain; models of opset 9 to 28"),
+            "{error}"
+        );
     }
 }

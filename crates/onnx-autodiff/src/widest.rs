@@ -13,14 +13,23 @@ impl Model {
     /// Where the graph contradicts itself.
     pub fn widest(&self) -> Result<u64, GraphError> {
         let (g, _) = import(self, self.opset())?;
-        let made = g.nodes.iter().flat_map(|node| node.outputs.iter().flatten());
+        let made = g
+            .nodes
+            .iter()
+            .flat_map(|node| node.outputs.iter().flatten());
         let sizes = made.filter_map(|v| g.shape(*v)).map(numbers);
         Ok(sizes.max().unwrap_or(1))
     }
 }
 
 fn numbers(shape: &Shape) -> u64 {
-    let axis = |size: &crate::size::Size| size.terms().map(|(n, _)| n.unsigned_abs()).max().unwrap_or(1).max(1);
+    let axis = |size: &crate::size::Size| {
+        size.terms()
+            .map(|(n, _)| n.unsigned_abs())
+            .max()
+            .unwrap_or(1)
+            .max(1)
+    };
     shape.iter().map(axis).fold(1, u64::saturating_mul)
 }
 
@@ -31,9 +40,18 @@ mod tests {
 
     #[test]
     fn the_largest_value_of_one_sample_is_counted() {
-        let weights = vec![floats("w", &[3, 40], &[0.1; 120]), floats("v", &[40, 3], &[0.1; 120])];
-        let nodes = vec![node("MatMul", "x w", "a", vec![]), node("MatMul", "a v", "y", vec![])];
-        let model = Model::from_bytes("test", &bytes(graph(&["x: N 3"], &["y: N 3"], weights, nodes), 20));
+        let weights = vec![
+            floats("w", &[3, 40], &[0.1; 120]),
+            floats("v", &[40, 3], &[0.1; 120]),
+        ];
+        let nodes = vec![
+            node("MatMul", "x w", "a", vec![]),
+            node("MatMul", "a v", "y", vec![]),
+        ];
+        let model = Model::from_bytes(
+            "test",
+            &bytes(graph(&["x: N 3"], &["y: N 3"], weights, nodes), 20),
+        );
         assert_eq!(model.expect("a model").widest().expect("a graph"), 40);
     }
 }

@@ -20,7 +20,9 @@ pub(super) fn layouts(written: &[String]) -> Result<Option<Layouts>> {
     let parsed = |text: &str| text.parse::<Layout>().map_err(|e| anyhow!("--{e}"));
     let each = written.iter().map(|text| match text.split_once('=') {
         Some((set, layout)) => Ok((set.to_owned(), parsed(layout)?)),
-        None => bail!("--layout {text}: it is there with others; expected SET=LETTERS, such as reference=NHWC"),
+        None => bail!(
+            "--layout {text}: it is there with others; expected SET=LETTERS, such as reference=NHWC"
+        ),
     });
     let layouts = match written {
         [] => return Ok(None),
@@ -81,28 +83,52 @@ impl File {
 }
 
 /// The sets in the layouts that were said, refused where two cannot be compared number by number.
-pub(super) fn comparable<'a>(files: Vec<(&'a str, File)>, layouts: Option<&Layouts>) -> Result<Vec<(&'a str, File)>> {
+pub(super) fn comparable<'a>(
+    files: Vec<(&'a str, File)>,
+    layouts: Option<&Layouts>,
+) -> Result<Vec<(&'a str, File)>> {
     let shapes: Vec<Vec<usize>> = files.iter().filter_map(|(_, file)| file.shape()).collect();
     let mut sets = Vec::new();
     for (set, file) in files {
         let said = match layouts {
-            Some(Layouts::All(layout)) => file.shape().is_some_and(|s| needs(&s, layout, &shapes)).then_some(layout),
+            Some(Layouts::All(layout)) => file
+                .shape()
+                .is_some_and(|s| needs(&s, layout, &shapes))
+                .then_some(layout),
             Some(Layouts::Each(each)) => each.get(set),
             None => None,
         };
         sets.push((set, file.laid_out(said.map(Said::always), None)?));
     }
-    let arrays: Vec<Array> = sets.iter().filter_map(|(set, file)| Array::of(set, file)).collect();
-    let Some(reference) = arrays.iter().find(|a| a.set == "reference") else { return Ok(sets) };
-    if let Some(other) = arrays.iter().find(|a| !shape::agree(sample(&a.shape), sample(&reference.shape))) {
+    let arrays: Vec<Array> = sets
+        .iter()
+        .filter_map(|(set, file)| Array::of(set, file))
+        .collect();
+    let Some(reference) = arrays.iter().find(|a| a.set == "reference") else {
+        return Ok(sets);
+    };
+    if let Some(other) = arrays
+        .iter()
+        .find(|a| !shape::agree(sample(&a.shape), sample(&reference.shape)))
+    {
         // Of two orders the unusual one is named.
         let swapped = other.is_channels_first_of(reference);
-        let (one, against) = if swapped { (reference, other) } else { (other, reference) };
+        let (one, against) = if swapped {
+            (reference, other)
+        } else {
+            (other, reference)
+        };
         let mut misfit = Misfit::of(&one.shape, sample(&against.shape));
         // Another layout would be one of what is read already.
         misfit.layout = misfit.layout.filter(|_| layouts.is_none());
-        let told = misfit.told(&format!("those of {} have", against.name), |l| format!("`--layout {}={l}`", one.set));
-        let read = if layouts.is_some() { ", read as --layout says," } else { "" };
+        let told = misfit.told(&format!("those of {} have", against.name), |l| {
+            format!("`--layout {}={l}`", one.set)
+        });
+        let read = if layouts.is_some() {
+            ", read as --layout says,"
+        } else {
+            ""
+        };
         bail!("{}: {}{read} {told}", one.name, one.set);
     }
     Ok(sets)
@@ -118,13 +144,18 @@ struct Array<'a> {
 
 impl<'a> Array<'a> {
     fn of(set: &'a str, file: &File) -> Option<Array<'a>> {
-        Some(Array { set, name: file.name().to_owned(), shape: file.shape()? })
+        Some(Array {
+            set,
+            name: file.name().to_owned(),
+            shape: file.shape()?,
+        })
     }
 
     /// Whether it has the axes of the other in another order, and that is the usual one: channels first.
     fn is_channels_first_of(&self, other: &Array) -> bool {
         let layout = Misfit::of(&self.shape, sample(&other.shape)).layout;
-        layout.is_some_and(|l| l.channels_first(&self.shape).as_deref() == Some(sample(&self.shape)))
+        layout
+            .is_some_and(|l| l.channels_first(&self.shape).as_deref() == Some(sample(&self.shape)))
     }
 }
 
@@ -132,9 +163,13 @@ impl<'a> Array<'a> {
 /// of them have, some of them in that layout.
 fn needs(array: &[usize], layout: &Layout, all: &[Vec<usize>]) -> bool {
     let read = |array: &[usize]| layout.channels_first(array);
-    let Some(mine) = read(array) else { return false };
+    let Some(mine) = read(array) else {
+        return false;
+    };
     let common = all.iter().filter_map(|one| read(one)).find(|shape| {
-        let fits = |one: &Vec<usize>| read(one).is_some_and(|read| read == *shape) || shape::agree(sample(one), shape);
+        let fits = |one: &Vec<usize>| {
+            read(one).is_some_and(|read| read == *shape) || shape::agree(sample(one), shape)
+        };
         all.iter().all(fits)
     });
     common.is_none_or(|common| common == mine)
@@ -161,16 +196,28 @@ enum Numbers {
 impl Side {
     /// The numbers themselves.
     pub(super) fn plain(name: String, rows: Box<dyn Source + Send>, integer: bool) -> Side {
-        Side { name, numbers: Numbers::Samples(rows, None), integer }
+        Side {
+            name,
+            numbers: Numbers::Samples(rows, None),
+            integer,
+        }
     }
 
     /// Features, and logits where there are classes.
     pub(super) fn features(name: String, of: Extracted, integer: bool) -> Side {
-        Side { name, numbers: Numbers::Samples(Box::new(of.features), of.logits), integer }
+        Side {
+            name,
+            numbers: Numbers::Samples(Box::new(of.features), of.logits),
+            integer,
+        }
     }
 
     pub(super) fn statistics(of: Statistics) -> Side {
-        Side { name: of.name, numbers: Numbers::Law(of.mean, of.covariance), integer: false }
+        Side {
+            name: of.name,
+            numbers: Numbers::Law(of.mean, of.covariance),
+            integer: false,
+        }
     }
 
     /// Its samples, in the order that statistics ask for.

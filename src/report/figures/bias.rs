@@ -9,7 +9,10 @@ use crate::report::view::{Group, View, title};
 use crate::rows::Summary;
 
 pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
-    view.groups_with_figures().filter(|group| !group.elsewhere).filter_map(|group| of(view, group)).collect()
+    view.groups_with_figures()
+        .filter(|group| !group.elsewhere)
+        .filter_map(|group| of(view, group))
+        .collect()
 }
 
 fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
@@ -20,25 +23,45 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
         return None;
     }
     let names: Vec<String> = rows.iter().map(|row| view.name(&row.estimator)).collect();
-    let ends = rows.iter().flat_map(|row| [low(row), high(row)]).chain([0.0]);
+    let ends = rows
+        .iter()
+        .flat_map(|row| [low(row), high(row)])
+        .chain([0.0]);
     let reference = view.name(group.reference);
     let label = format!("log p − log p by {reference}, nats, mean over samples");
     let mut panel = Panel::new("", Axis::sized(&label, ends, 7), Axis::names(&names));
-    panel.marks.push(Mark::Upright { x: 0.0, colour: INK, stroke: Stroke::Solid });
+    panel.marks.push(Mark::Upright {
+        x: 0.0,
+        colour: INK,
+        stroke: Stroke::Solid,
+    });
     let mut nats = vec![];
     let mut bits = vec![];
     for (i, row) in rows.iter().enumerate() {
         let y = (rows.len() - 1 - i) as f64;
         let look = view.look(&row.estimator);
-        panel.marks.push(Mark::line(vec![(low(row), y), (high(row), y)], look.colour, 2.6));
+        panel.marks.push(Mark::line(
+            vec![(low(row), y), (high(row), y)],
+            look.colour,
+            2.6,
+        ));
         let points = vec![(mean(row), y)];
-        panel.marks.push(Mark::Dots { points, look, fill: Fill::Full, radius: 5.0, opacity: 1.0 });
+        panel.marks.push(Mark::Dots {
+            points,
+            look,
+            fill: Fill::Full,
+            radius: 5.0,
+            opacity: 1.0,
+        });
         nats.push((y, with_error(row.bias, row.bias_stderr)));
         bits.extend(group.bits_per_nat().map(|factor| (y, in_bits(row, factor))));
     }
     let columns = [("nats", nats), ("bits/dim", bits)];
     let columns = columns.into_iter().filter(|(_, at)| !at.is_empty());
-    let columns = columns.map(|(heading, at)| Notes { heading: heading.into(), at });
+    let columns = columns.map(|(heading, at)| Notes {
+        heading: heading.into(),
+        at,
+    });
     panel.side = Side::Notes(columns.collect());
     let picture = Picture {
         title: title(group.model, &format!("bias against {reference}")),
@@ -49,7 +72,12 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
         panels: vec![panel],
     };
     let (model, stem) = (group.model, view.stem("bias", group));
-    Some(Drawing { model, stem, caption: caption(view, group, &rows), picture })
+    Some(Drawing {
+        model,
+        stem,
+        caption: caption(view, group, &rows),
+        picture,
+    })
 }
 
 fn mean(row: &Summary) -> f64 {
@@ -65,7 +93,10 @@ fn high(row: &Summary) -> f64 {
 }
 
 fn in_bits(row: &Summary, factor: f64) -> String {
-    with_error(row.bias.map(|bias| factor * bias), row.bias_stderr.map(|error| factor * error))
+    with_error(
+        row.bias.map(|bias| factor * bias),
+        row.bias_stderr.map(|error| factor * error),
+    )
 }
 
 fn caption(view: &View, group: &Group, rows: &[&Summary]) -> String {
@@ -77,7 +108,9 @@ fn caption(view: &View, group: &Group, rows: &[&Summary]) -> String {
         view.name(group.reference),
     );
     if group.bits_per_nat().is_some() {
-        text.push_str(" In bits/dim the sign turns, since bits/dim fall where the log-likelihood rises.");
+        text.push_str(
+            " In bits/dim the sign turns, since bits/dim fall where the log-likelihood rises.",
+        );
     }
     text
 }

@@ -14,18 +14,29 @@ const OTHERS: usize = 3;
 const POINTS: usize = 800;
 
 pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
-    view.models.iter().filter_map(|model| of(view, model)).collect()
+    view.models
+        .iter()
+        .filter_map(|model| of(view, model))
+        .collect()
 }
 
 fn of<'a>(view: &View<'a>, model: &'a str) -> Option<Drawing<'a>> {
-    let reference = view.groups.iter().find(|g| g.model == model).map_or("", |g| g.reference);
+    let reference = view
+        .groups
+        .iter()
+        .find(|g| g.model == model)
+        .map_or("", |g| g.reference);
     let mut fields = fields(view, model);
     fields.sort_by_key(|field| field.estimator != reference);
     let first = fields.first()?;
     let top = first.top()?;
     let mut panels = vec![];
     let points = points(view, model);
-    let others: Vec<&Field> = fields[1..].iter().filter(|f| f.top().is_some()).take(OTHERS).collect();
+    let others: Vec<&Field> = fields[1..]
+        .iter()
+        .filter(|f| f.top().is_some())
+        .take(OTHERS)
+        .collect();
     if others.is_empty() {
         panels.push(first.panel(view, top, &points));
     }
@@ -62,7 +73,12 @@ fn of<'a>(view: &View<'a>, model: &'a str) -> Option<Drawing<'a>> {
         cell,
         panels,
     };
-    Some(Drawing { model, stem: format!("density-{model}"), caption, picture })
+    Some(Drawing {
+        model,
+        stem: format!("density-{model}"),
+        caption,
+        picture,
+    })
 }
 
 /// One estimator's values on the grid, `None` where there are none; x runs fastest.
@@ -74,7 +90,12 @@ struct Field<'a> {
 }
 
 fn fields<'a>(view: &View<'a>, model: &str) -> Vec<Field<'a>> {
-    let rows = || view.tables.density.iter().filter(|r| r.model == model && r.x.is_finite() && r.y.is_finite());
+    let rows = || {
+        view.tables
+            .density
+            .iter()
+            .filter(|r| r.model == model && r.x.is_finite() && r.y.is_finite())
+    };
     let (xs, ys) = (sorted(rows().map(|r| r.x)), sorted(rows().map(|r| r.y)));
     // A grid is dense; scattered points would ask for an immense one.
     if xs.len().saturating_mul(ys.len()) > 4 * rows().count().max(1) {
@@ -85,7 +106,12 @@ fn fields<'a>(view: &View<'a>, model: &str) -> Vec<Field<'a>> {
         let known = fields.iter().position(|f| f.estimator == row.estimator);
         let index = known.unwrap_or_else(|| {
             let values = vec![None; xs.len() * ys.len()];
-            fields.push(Field { estimator: &row.estimator, xs: xs.clone(), ys: ys.clone(), values });
+            fields.push(Field {
+                estimator: &row.estimator,
+                xs: xs.clone(),
+                ys: ys.clone(),
+                values,
+            });
             fields.len() - 1
         });
         let place = |axis: &[f64], v: f64| axis.binary_search_by(|a| a.total_cmp(&v));
@@ -115,9 +141,18 @@ impl Field<'_> {
         };
         let mut panel = self.raster(view.name(self.estimator), colour);
         panel.side = Side::Bar(Map::Viridis, Axis::exactly("nats", [top - DEPTH, top], 6));
-        let look = Look { colour: INK, shape: Shape::Circle };
+        let look = Look {
+            colour: INK,
+            shape: Shape::Circle,
+        };
         let points = points.to_vec();
-        panel.marks.push(Mark::Dots { points, look, fill: Fill::Full, radius: 1.1, opacity: 0.5 });
+        panel.marks.push(Mark::Dots {
+            points,
+            look,
+            fill: Fill::Full,
+            radius: 1.1,
+            opacity: 0.5,
+        });
         panel
     }
 
@@ -127,7 +162,11 @@ impl Field<'_> {
         // Screens count rows from the top.
         let rows = self.values.chunks(self.xs.len().max(1)).rev();
         let pixels = rows.flatten().map(|&value| colour(value)).collect();
-        panel.raster = Some(Raster { width: self.xs.len(), height: self.ys.len(), pixels });
+        panel.raster = Some(Raster {
+            width: self.xs.len(),
+            height: self.ys.len(),
+            pixels,
+        });
         panel.aspect = Some(self.aspect());
         panel
     }
@@ -141,22 +180,43 @@ impl Field<'_> {
 
 /// The range of a grid's cells: half a step beyond the outer centres.
 fn cells(centres: &[f64]) -> [f64; 2] {
-    let (low, high) = (centres.first().copied().unwrap_or(0.0), centres.last().copied().unwrap_or(1.0));
+    let (low, high) = (
+        centres.first().copied().unwrap_or(0.0),
+        centres.last().copied().unwrap_or(1.0),
+    );
     let steps = centres.len().saturating_sub(1).max(1) as f64;
-    let half = if high > low { (high - low) / steps / 2.0 } else { 0.5 };
+    let half = if high > low {
+        (high - low) / steps / 2.0
+    } else {
+        0.5
+    };
     [low - half, high + half]
 }
 
 fn difference(view: &View, first: &Field, other: &Field, top: f64) -> Option<Panel> {
     let pairs = first.values.iter().zip(&other.values);
-    let differences: Vec<Option<f64>> = pairs.map(|(a, b)| Some((*b)? - (*a).filter(|a| *a > top - DEPTH)?)).collect();
+    let differences: Vec<Option<f64>> = pairs
+        .map(|(a, b)| Some((*b)? - (*a).filter(|a| *a > top - DEPTH)?))
+        .collect();
     let sizes = sorted(differences.iter().flatten().map(|d| d.abs()));
     // A few cells at the edge of the support must not take all the colours.
     let reach = *sizes.get(sizes.len().saturating_sub(1) * 99 / 100)?;
-    let reach = if reach > 0.0 && reach.is_finite() { reach } else { 1e-6 };
-    let field = Field { estimator: other.estimator, xs: first.xs.clone(), ys: first.ys.clone(), values: differences };
-    let heading =
-        format!("{} − {}", shorten(&view.name(other.estimator), 18), shorten(&view.name(first.estimator), 14));
+    let reach = if reach > 0.0 && reach.is_finite() {
+        reach
+    } else {
+        1e-6
+    };
+    let field = Field {
+        estimator: other.estimator,
+        xs: first.xs.clone(),
+        ys: first.ys.clone(),
+        values: differences,
+    };
+    let heading = format!(
+        "{} − {}",
+        shorten(&view.name(other.estimator), 18),
+        shorten(&view.name(first.estimator), 14)
+    );
     let colour = |value: Option<f64>| match value {
         Some(value) => Map::Diverging.colour(0.5 + 0.5 * value / reach),
         None => [225, 226, 229],
@@ -168,7 +228,11 @@ fn difference(view: &View, first: &Field, other: &Field, top: f64) -> Option<Pan
 
 /// Real points of the model's first plane gallery, thinned.
 fn points(view: &View, model: &str) -> Vec<(f64, f64)> {
-    let gallery = view.tables.galleries.iter().find(|g| g.model == model && g.shape == [2]);
+    let gallery = view
+        .tables
+        .galleries
+        .iter()
+        .find(|g| g.model == model && g.shape == [2]);
     let real = gallery.map_or(&[][..], |gallery| &gallery.real[..]);
     let pair = |row: &Vec<f64>| Some((*row.first()?, *row.get(1)?));
     let step = real.len().div_ceil(POINTS).max(1);

@@ -13,7 +13,9 @@ use crate::rows::Profile;
 type Curve = Vec<(f64, f64)>;
 
 pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
-    view.groups_with_figures().filter_map(|group| of(view, group)).collect()
+    view.groups_with_figures()
+        .filter_map(|group| of(view, group))
+        .collect()
 }
 
 /// One estimator's curves, by sample.
@@ -26,11 +28,15 @@ struct Bundle<'a> {
 fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     let rows: Vec<&Profile> = (view.tables.profile.iter())
         .filter(|r| {
-            (r.model.as_str(), r.dataset.as_str(), r.solver.as_str()) == (group.model, group.dataset, group.solver)
+            (r.model.as_str(), r.dataset.as_str(), r.solver.as_str())
+                == (group.model, group.dataset, group.solver)
         })
         .collect();
     // At the ends of some paths the ratio of signal to noise is infinite; a few nodes may go.
-    let lost = rows.iter().filter(|row| !row.half_log_snr.is_finite()).count();
+    let lost = rows
+        .iter()
+        .filter(|row| !row.half_log_snr.is_finite())
+        .count();
     let by_snr = 5 * lost <= rows.len();
     let bundles = bundles(view, group, &rows, by_snr);
     let all: Vec<&Curve> = bundles.iter().flat_map(|b| b.curves.values()).collect();
@@ -56,20 +62,38 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
         panels,
     };
     let (model, stem) = (group.model, view.stem("divergence", group));
-    Some(Drawing { model, stem, caption, picture })
+    Some(Drawing {
+        model,
+        stem,
+        caption,
+        picture,
+    })
 }
 
-fn bundles<'a>(view: &View<'a>, group: &Group<'a>, rows: &[&'a Profile], by_snr: bool) -> Vec<Bundle<'a>> {
+fn bundles<'a>(
+    view: &View<'a>,
+    group: &Group<'a>,
+    rows: &[&'a Profile],
+    by_snr: bool,
+) -> Vec<Bundle<'a>> {
     let mut bundles: Vec<Bundle> = vec![];
     for row in rows {
         let known = bundles.iter().position(|b| b.estimator == row.estimator);
         let index = known.unwrap_or_else(|| {
             let look = view.look(&row.estimator);
-            bundles.push(Bundle { estimator: &row.estimator, look, curves: BTreeMap::new() });
+            bundles.push(Bundle {
+                estimator: &row.estimator,
+                look,
+                curves: BTreeMap::new(),
+            });
             bundles.len() - 1
         });
         let x = if by_snr { row.half_log_snr } else { row.t };
-        bundles[index].curves.entry(row.sample).or_default().push((x, row.divergence));
+        bundles[index]
+            .curves
+            .entry(row.sample)
+            .or_default()
+            .push((x, row.divergence));
     }
     for bundle in &mut bundles {
         for curve in bundle.curves.values_mut() {
@@ -88,36 +112,66 @@ fn levels(bundles: &[Bundle], grid: &[f64], label: &str) -> Panel {
         .iter()
         .map(|bundle| {
             let curves: Vec<Curve> = bundle.curves.values().cloned().collect();
-            curves::average(&curves, grid).into_iter().map(|(x, mean, _)| (x, mean)).collect()
+            curves::average(&curves, grid)
+                .into_iter()
+                .map(|(x, mean, _)| (x, mean))
+                .collect()
         })
         .collect();
-    let values = means.iter().flatten().map(|point| point.1).collect::<Vec<_>>();
+    let values = means
+        .iter()
+        .flatten()
+        .map(|point| point.1)
+        .collect::<Vec<_>>();
     let x = Axis::exactly(label, ends(grid), 8);
     let mut panel = Panel::new("Mean over samples", x, Axis::sized("div dx/dt", values, 5));
     for (i, (bundle, mean)) in bundles.iter().zip(means).enumerate() {
         let width = if i == 0 { 3.4 } else { 1.5 };
-        panel.marks.push(Mark::line(mean, bundle.look.colour, width));
+        panel
+            .marks
+            .push(Mark::line(mean, bundle.look.colour, width));
     }
     panel
 }
 
-fn differences(view: &View, group: &Group, bundles: &[Bundle], grid: &[f64], label: &str) -> Option<Panel> {
-    let reference = bundles.iter().find(|bundle| bundle.estimator == group.reference)?;
+fn differences(
+    view: &View,
+    group: &Group,
+    bundles: &[Bundle],
+    grid: &[f64],
+    label: &str,
+) -> Option<Panel> {
+    let reference = bundles
+        .iter()
+        .find(|bundle| bundle.estimator == group.reference)?;
     let others: Vec<(&Bundle, Vec<Moments>)> = bundles
         .iter()
         .filter(|bundle| bundle.estimator != group.reference)
-        .map(|bundle| (bundle, curves::average(&paired(bundle, reference, grid), grid)))
+        .map(|bundle| {
+            (
+                bundle,
+                curves::average(&paired(bundle, reference, grid), grid),
+            )
+        })
         .filter(|(_, average)| average.len() > 1)
         .collect();
     if others.is_empty() {
         return None;
     }
-    let reach = |(_, mean, spread): &Moments| [mean - spread.unwrap_or(0.0), mean + spread.unwrap_or(0.0)];
-    let values: Vec<f64> = others.iter().flat_map(|(_, average)| average.iter().flat_map(reach)).collect();
+    let reach =
+        |(_, mean, spread): &Moments| [mean - spread.unwrap_or(0.0), mean + spread.unwrap_or(0.0)];
+    let values: Vec<f64> = others
+        .iter()
+        .flat_map(|(_, average)| average.iter().flat_map(reach))
+        .collect();
     let heading = format!("Difference to {}", view.name(group.reference));
     let y = Axis::sized("difference of div dx/dt", values, 5);
     let mut panel = Panel::new(heading, Axis::exactly(label, ends(grid), 8), y);
-    panel.marks.push(Mark::Level { y: 0.0, colour: RULE, stroke: Stroke::Solid });
+    panel.marks.push(Mark::Level {
+        y: 0.0,
+        colour: RULE,
+        stroke: Stroke::Solid,
+    });
     for (bundle, average) in &others {
         panel.marks.extend(band(average, bundle.look));
     }
@@ -141,29 +195,52 @@ fn band(average: &[Moments], look: Look) -> Option<Mark> {
     let side = |sign: f64| move |(x, mean, spread): &Moments| Some((*x, mean + sign * (*spread)?));
     let mut points: Vec<(f64, f64)> = average.iter().filter_map(side(1.0)).collect();
     points.extend(average.iter().rev().filter_map(side(-1.0)));
-    (points.len() > 3).then_some(Mark::Area { points, colour: look.colour, opacity: 0.13 })
+    (points.len() > 3).then_some(Mark::Area {
+        points,
+        colour: look.colour,
+        opacity: 0.13,
+    })
 }
 
 fn ends(grid: &[f64]) -> [f64; 2] {
-    [grid.first().copied().unwrap_or(0.0), grid.last().copied().unwrap_or(1.0)]
+    [
+        grid.first().copied().unwrap_or(0.0),
+        grid.last().copied().unwrap_or(1.0),
+    ]
 }
 
 fn keys(view: &View, group: &Group, bundles: &[Bundle], with_band: bool) -> Vec<Key> {
     let key = |bundle: &Bundle| {
-        let role = if bundle.estimator == group.reference { " (reference)" } else { "" };
+        let role = if bundle.estimator == group.reference {
+            " (reference)"
+        } else {
+            ""
+        };
         let text = format!("{}{role}", view.name(bundle.estimator));
-        Key { text, colour: bundle.look.colour, sign: Sign::Line(Stroke::Solid) }
+        Key {
+            text,
+            colour: bundle.look.colour,
+            sign: Sign::Line(Stroke::Solid),
+        }
     };
     let mut keys: Vec<Key> = bundles.iter().map(key).collect();
     if with_band && bundles.iter().any(|bundle| bundle.curves.len() > 1) {
         let text = "± 1 standard deviation over samples".into();
-        keys.push(Key { text, colour: [90, 90, 90], sign: Sign::Band });
+        keys.push(Key {
+            text,
+            colour: [90, 90, 90],
+            sign: Sign::Band,
+        });
     }
     keys
 }
 
 fn caption(view: &View, group: &Group, samples: usize, with_difference: bool) -> String {
-    let over = if samples == 1 { "one sample".into() } else { format!("{samples} samples") };
+    let over = if samples == 1 {
+        "one sample".into()
+    } else {
+        format!("{samples} samples")
+    };
     let difference = match with_difference {
         true => format!(
             " Below, the paired difference to {}: mean and standard deviation over the samples.",

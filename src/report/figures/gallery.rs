@@ -25,16 +25,29 @@ fn of(gallery: &Gallery) -> Option<Drawing<'_>> {
         [channels, height, width] => images(gallery, [channels, height, width]),
         _ => None,
     }?;
-    let what = if gallery.shape == [2] { "points" } else { "images" };
+    let what = if gallery.shape == [2] {
+        "points"
+    } else {
+        "images"
+    };
     let caption = format!(
         "Generated {what} ({}, {} of them) beside real ones ({} of the data), drawn in the same {}.",
         shorten(&gallery.sampler, 60),
         gallery.generated.len(),
         gallery.real.len(),
-        if gallery.shape == [2] { "plane" } else { "range of grey levels or colours" },
+        if gallery.shape == [2] {
+            "plane"
+        } else {
+            "range of grey levels or colours"
+        },
     );
     let stem = format!("gallery-{}-{}", gallery.model, gallery.sampler);
-    Some(Drawing { model: &gallery.model, stem, caption, picture })
+    Some(Drawing {
+        model: &gallery.model,
+        stem,
+        caption,
+        picture,
+    })
 }
 
 fn images(gallery: &Gallery, shape: [usize; 3]) -> Option<Picture> {
@@ -52,7 +65,10 @@ fn images(gallery: &Gallery, shape: [usize; 3]) -> Option<Picture> {
     let [_, height, width] = shape;
     (!panels.is_empty()).then(|| Picture {
         title: title(&gallery.model, "samples"),
-        subtitle: format!("{} · {width} × {height} pixels", shorten(&gallery.sampler, 60)),
+        subtitle: format!(
+            "{} · {width} × {height} pixels",
+            shorten(&gallery.sampler, 60)
+        ),
         keys: vec![],
         columns: 2,
         cell: (400.0, 428.0),
@@ -63,9 +79,18 @@ fn images(gallery: &Gallery, shape: [usize; 3]) -> Option<Picture> {
 /// Images in rows with a thin gap between them; `None` where no image has the shape's size.
 fn tiles(images: &[Vec<f64>], shape: [usize; 3], range: [f64; 2]) -> Option<Raster> {
     let [channels, height, width] = shape;
-    let size = channels.checked_mul(height)?.checked_mul(width).filter(|size| *size > 0)?;
-    let images: Vec<&Vec<f64>> = images.iter().filter(|image| image.len() == size).take(TILES).collect();
-    let columns = (1..).find(|c| c * c >= images.len()).filter(|_| !images.is_empty())?;
+    let size = channels
+        .checked_mul(height)?
+        .checked_mul(width)
+        .filter(|size| *size > 0)?;
+    let images: Vec<&Vec<f64>> = images
+        .iter()
+        .filter(|image| image.len() == size)
+        .take(TILES)
+        .collect();
+    let columns = (1..)
+        .find(|c| c * c >= images.len())
+        .filter(|_| !images.is_empty())?;
     // Small images grow so that the gap is thin beside them, large ones shrink.
     let grow = (32 / height.max(width)).max(1);
     let thin = height.max(width).div_ceil(TILE);
@@ -84,16 +109,36 @@ fn tiles(images: &[Vec<f64>], shape: [usize; 3], range: [f64; 2]) -> Option<Rast
             }
         }
     }
-    Some(Raster { width: full_width, height: full_height, pixels })
+    Some(Raster {
+        width: full_width,
+        height: full_height,
+        pixels,
+    })
 }
 
-fn colour(image: &[f64], [channels, height, width]: [usize; 3], at: usize, range: [f64; 2]) -> Colour {
+fn colour(
+    image: &[f64],
+    [channels, height, width]: [usize; 3],
+    at: usize,
+    range: [f64; 2],
+) -> Colour {
     let level = |channel: usize| {
-        let value = image.get(channel * height * width + at).copied().unwrap_or(f64::NAN);
+        let value = image
+            .get(channel * height * width + at)
+            .copied()
+            .unwrap_or(f64::NAN);
         let part = (value - range[0]) / (range[1] - range[0]);
-        if part.is_finite() { (255.0 * part.clamp(0.0, 1.0)).round() as u8 } else { 128 }
+        if part.is_finite() {
+            (255.0 * part.clamp(0.0, 1.0)).round() as u8
+        } else {
+            128
+        }
     };
-    if channels >= 3 { [level(0), level(1), level(2)] } else { [level(0); 3] }
+    if channels >= 3 {
+        [level(0), level(1), level(2)]
+    } else {
+        [level(0); 3]
+    }
 }
 
 fn plane(gallery: &Gallery) -> Option<Picture> {
@@ -110,16 +155,31 @@ fn plane(gallery: &Gallery) -> Option<Picture> {
     let x = Axis::linear("x", all().map(|p| p.0), 5);
     let y = Axis::linear("y", all().map(|p| p.1), 5);
     let aspect = ((x.range[1] - x.range[0]) / (y.range[1] - y.range[0])).clamp(0.4, 3.0);
-    let looks = [palette::look(0), Look { colour: MUTED, shape: Shape::Circle }];
+    let looks = [
+        palette::look(0),
+        Look {
+            colour: MUTED,
+            shape: Shape::Circle,
+        },
+    ];
     let panel = |(points, heading, look): (&Vec<(f64, f64)>, &str, Look)| {
         let mut panel = Panel::new(heading, x.clone(), y.clone());
         panel.aspect = Some(aspect);
         let points = points.clone();
         let radius = if points.len() > 500 { 1.6 } else { 2.2 };
-        panel.marks.push(Mark::Dots { points, look, fill: Fill::Full, radius, opacity: 0.6 });
+        panel.marks.push(Mark::Dots {
+            points,
+            look,
+            fill: Fill::Full,
+            radius,
+            opacity: 0.6,
+        });
         panel
     };
-    let panels = [(&generated, "Generated", looks[0]), (&real, "Real", looks[1])];
+    let panels = [
+        (&generated, "Generated", looks[0]),
+        (&real, "Real", looks[1]),
+    ];
     Some(Picture {
         title: title(&gallery.model, "samples"),
         subtitle: format!(
@@ -131,7 +191,11 @@ fn plane(gallery: &Gallery) -> Option<Picture> {
         keys: vec![],
         columns: 2,
         cell: (430.0, 66.0 + 370.0 / aspect),
-        panels: panels.into_iter().filter(|(points, _, _)| !points.is_empty()).map(panel).collect(),
+        panels: panels
+            .into_iter()
+            .filter(|(points, _, _)| !points.is_empty())
+            .map(panel)
+            .collect(),
     })
 }
 
@@ -145,7 +209,10 @@ mod tests {
         let raster = tiles(&images, [1, 2, 2], [0.0, 1.0]).unwrap();
         assert_eq!((raster.width, raster.height), (32, 32));
         let corner = |x: usize, y: usize| raster.pixels[y * 32 + x][0];
-        assert_eq!([corner(0, 0), corner(31, 0), corner(0, 31), corner(31, 31)], [0, 255, 128, 255]);
+        assert_eq!(
+            [corner(0, 0), corner(31, 0), corner(0, 31), corner(31, 31)],
+            [0, 255, 128, 255]
+        );
         assert_eq!(tiles(&images, [3, 9, 9], [0.0, 1.0]), None);
         assert_eq!(tiles(&images, [0, 2, 2], [0.0, 1.0]), None);
     }

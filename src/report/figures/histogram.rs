@@ -7,7 +7,9 @@ use crate::report::view::{Group, View, title};
 use crate::rows::Sample;
 
 pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
-    view.groups_with_figures().filter_map(|group| of(view, group)).collect()
+    view.groups_with_figures()
+        .filter_map(|group| of(view, group))
+        .collect()
 }
 
 fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
@@ -17,42 +19,96 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
         .collect();
     // The reference is drawn last, over the others.
     sets.reverse();
-    let bits = sets.iter().flat_map(|(_, samples)| samples).all(|s| s.bits_per_dim.is_some_and(f64::is_finite));
-    let value = |s: &&Sample| if bits { s.bits_per_dim } else { s.log_likelihood };
-    let values: Vec<Vec<f64>> = sets.iter().map(|(_, samples)| samples.iter().filter_map(value).collect()).collect();
+    let bits = sets
+        .iter()
+        .flat_map(|(_, samples)| samples)
+        .all(|s| s.bits_per_dim.is_some_and(f64::is_finite));
+    let value = |s: &&Sample| {
+        if bits {
+            s.bits_per_dim
+        } else {
+            s.log_likelihood
+        }
+    };
+    let values: Vec<Vec<f64>> = sets
+        .iter()
+        .map(|(_, samples)| samples.iter().filter_map(value).collect())
+        .collect();
     let bins = Bins::of(&values)?;
     let heights: Vec<Vec<usize>> = values.iter().map(|values| bins.counts(values)).collect();
     let most = heights.iter().flatten().copied().max().unwrap_or(1).max(1);
-    let label = if bits { "bits/dim" } else { "log-likelihood, nats" };
-    let x = Axis::exactly(label, [bins.low, bins.low + bins.width * bins.count as f64], 8);
+    let label = if bits {
+        "bits/dim"
+    } else {
+        "log-likelihood, nats"
+    };
+    let x = Axis::exactly(
+        label,
+        [bins.low, bins.low + bins.width * bins.count as f64],
+        8,
+    );
     let y = Axis::exactly("samples per bin", [0.0, 1.06 * most as f64], 5);
     let mut panel = Panel::new("", x, y);
     for ((estimator, _), counts) in sets.iter().zip(&heights) {
-        let width = if *estimator == group.reference { 2.4 } else { 1.6 };
-        panel.marks.push(Mark::line(bins.outline(counts), view.look(estimator).colour, width));
+        let width = if *estimator == group.reference {
+            2.4
+        } else {
+            1.6
+        };
+        panel.marks.push(Mark::line(
+            bins.outline(counts),
+            view.look(estimator).colour,
+            width,
+        ));
     }
-    let alike = sets.iter().all(|(_, samples)| samples.len() == sets[0].1.len());
+    let alike = sets
+        .iter()
+        .all(|(_, samples)| samples.len() == sets[0].1.len());
     let key = |(estimator, samples): &(&str, Vec<&Sample>)| Key {
-        text: if alike { view.name(estimator) } else { format!("{} (n = {})", view.name(estimator), samples.len()) },
+        text: if alike {
+            view.name(estimator)
+        } else {
+            format!("{} (n = {})", view.name(estimator), samples.len())
+        },
         colour: view.look(estimator).colour,
         sign: Sign::Line(Stroke::Solid),
     };
     let picture = Picture {
-        title: title(group.model, if bits { "bits/dim over samples" } else { "log-likelihood over samples" }),
+        title: title(
+            group.model,
+            if bits {
+                "bits/dim over samples"
+            } else {
+                "log-likelihood over samples"
+            },
+        ),
         subtitle: group.subtitle(),
         keys: sets.iter().rev().map(key).collect(),
         columns: 1,
         cell: (880.0, 330.0),
         panels: vec![panel],
     };
-    let outside = if bins.clipped { " Samples beyond the ends are counted in the outermost bins." } else { "" };
+    let outside = if bins.clipped {
+        " Samples beyond the ends are counted in the outermost bins."
+    } else {
+        ""
+    };
     let caption = format!(
         "Samples per bin by estimator, on {} shared bins{}.{outside}",
         bins.count,
-        if bits { "; fewer bits are better" } else { "; to the right is more likely" },
+        if bits {
+            "; fewer bits are better"
+        } else {
+            "; to the right is more likely"
+        },
     );
     let (model, stem) = (group.model, view.stem("histogram", group));
-    Some(Drawing { model, stem, caption, picture })
+    Some(Drawing {
+        model,
+        stem,
+        caption,
+        picture,
+    })
 }
 
 /// Equal bins from `low` on.
@@ -66,9 +122,17 @@ struct Bins {
 impl Bins {
     /// Freedman and Diaconis' width over all estimators, at most 80 bins, far outliers left out.
     fn of(sets: &[Vec<f64>]) -> Option<Bins> {
-        let mut all: Vec<f64> = sets.iter().flatten().copied().filter(|v| v.abs() < 1e150).collect();
+        let mut all: Vec<f64> = sets
+            .iter()
+            .flatten()
+            .copied()
+            .filter(|v| v.abs() < 1e150)
+            .collect();
         all.sort_by(f64::total_cmp);
-        let at = |part: f64| all.get(((all.len() - 1) as f64 * part).round() as usize).copied();
+        let at = |part: f64| {
+            all.get(((all.len() - 1) as f64 * part).round() as usize)
+                .copied()
+        };
         if all.is_empty() {
             return None;
         }
@@ -78,14 +142,24 @@ impl Bins {
         if spread <= 0.0 {
             let half = (0.05 * low.abs()).max(0.5).max((high - low) / 2.0);
             let middle = (low + high) / 2.0;
-            return Some(Bins { low: middle - half, width: half / 10.0, count: 20, clipped: false });
+            return Some(Bins {
+                low: middle - half,
+                width: half / 10.0,
+                count: 20,
+                clipped: false,
+            });
         }
         let from = low.max(at(0.25)? - 6.0 * spread);
         let to = high.min(at(0.75)? + 6.0 * spread);
         let ideal = 2.0 * spread / per_set.cbrt();
         let count = (((to - from) / ideal).ceil() as usize).clamp(12, 80);
         let clipped = from > low || to < high;
-        Some(Bins { low: from, width: (to - from) / count as f64, count, clipped })
+        Some(Bins {
+            low: from,
+            width: (to - from) / count as f64,
+            count,
+            clipped,
+        })
     }
 
     fn counts(&self, values: &[f64]) -> Vec<usize> {
@@ -101,7 +175,10 @@ impl Bins {
         let edge = |i: usize| self.low + self.width * i as f64;
         let steps = counts.iter().enumerate();
         let steps = steps.flat_map(|(i, &n)| [(edge(i), n as f64), (edge(i + 1), n as f64)]);
-        let ends = [(edge(0), 0.0)].into_iter().chain(steps).chain([(edge(counts.len()), 0.0)]);
+        let ends = [(edge(0), 0.0)]
+            .into_iter()
+            .chain(steps)
+            .chain([(edge(counts.len()), 0.0)]);
         ends.collect()
     }
 }
@@ -112,7 +189,10 @@ mod tests {
 
     #[test]
     fn every_value_is_counted_once() {
-        let values: Vec<f64> = (0..1000).map(|i| f64::from(i % 97) / 7.0).chain([1e9, -1e9]).collect();
+        let values: Vec<f64> = (0..1000)
+            .map(|i| f64::from(i % 97) / 7.0)
+            .chain([1e9, -1e9])
+            .collect();
         let bins = Bins::of(std::slice::from_ref(&values)).unwrap();
         assert_eq!(bins.counts(&values).iter().sum::<usize>(), 1002);
         assert!(bins.clipped && bins.count <= 80);

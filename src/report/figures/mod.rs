@@ -56,8 +56,17 @@ pub fn figures<'a>(view: &View<'a>) -> Result<Vec<(&'a str, Figure)>> {
     let mut done: Vec<(&str, Figure)> = vec![];
     for drawing in ALL.iter().flat_map(|draw| draw(view)) {
         let name = unused(&slug(&drawing.stem), &done);
-        let (svg, png) = plot::render(&drawing.picture).with_context(|| format!("figure {name}"))?;
-        done.push((drawing.model, Figure { name, caption: drawing.caption, svg, png }));
+        let (svg, png) =
+            plot::render(&drawing.picture).with_context(|| format!("figure {name}"))?;
+        done.push((
+            drawing.model,
+            Figure {
+                name,
+                caption: drawing.caption,
+                svg,
+                png,
+            },
+        ));
     }
     Ok(done)
 }

@@ -149,5 +149,9 @@ fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
 }
 
 fn or_dash(text: &str) -> String {
-    if text.trim().is_empty() { ABSENT.into() } else { clean(text) }
+    if text.trim().is_empty() {
+        ABSENT.into()
+    } else {
+        clean(text)
+    }
 }

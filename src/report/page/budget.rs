@@ -12,11 +12,20 @@ use crate::rows::Budget;
 /// A row per estimator, a column per component.
 pub fn section(view: &View, group: &Group) -> Markup {
     let here = |line: &&Budget| {
-        (line.model.as_str(), line.dataset.as_str(), line.solver.as_str()) == (group.model, group.dataset, group.solver)
+        (
+            line.model.as_str(),
+            line.dataset.as_str(),
+            line.solver.as_str(),
+        ) == (group.model, group.dataset, group.solver)
     };
     let lines: Vec<&Budget> = view.tables.budget.iter().filter(here).collect();
     let there = |name: &str| lines.iter().any(|l| l.component == name);
-    let components: Vec<&str> = COMPONENTS.iter().copied().chain(["total"]).filter(|c| there(c)).collect();
+    let components: Vec<&str> = COMPONENTS
+        .iter()
+        .copied()
+        .chain(["total"])
+        .filter(|c| there(c))
+        .collect();
     let (measured, rounding) = (there("solver"), there("numeric"));
     html! {
         @if !lines.is_empty() { details open[measured] {
@@ -47,24 +56,40 @@ pub fn section(view: &View, group: &Group) -> Markup {
 }
 
 fn line<'a>(lines: &[&'a Budget], estimator: &str, component: &str) -> Option<&'a Budget> {
-    lines.iter().find(|l| l.estimator == estimator && l.component == component).copied()
+    lines
+        .iter()
+        .find(|l| l.estimator == estimator && l.component == component)
+        .copied()
 }
 
 fn meaning(lines: &[&Budget], component: &str) -> String {
-    lines.iter().find(|l| l.component == component).map_or(String::new(), |l| clean(&l.measured))
+    lines
+        .iter()
+        .find(|l| l.component == component)
+        .map_or(String::new(), |l| clean(&l.measured))
 }
 
 fn cell(line: Option<&Budget>, group: &Group) -> Markup {
-    let Some(line) = line.filter(|l| finite(l.mean_nats).is_some()) else { return html! { (ABSENT) } };
-    let row = group.rows.iter().find(|row| row.estimator == line.estimator);
-    if line.component == "solver" && row.and_then(|row| SolverBias::of(row)) == Some(SolverBias::Negligible) {
+    let Some(line) = line.filter(|l| finite(l.mean_nats).is_some()) else {
+        return html! { (ABSENT) };
+    };
+    let row = group
+        .rows
+        .iter()
+        .find(|row| row.estimator == line.estimator);
+    if line.component == "solver"
+        && row.and_then(|row| SolverBias::of(row)) == Some(SolverBias::Negligible)
+    {
         return html! { span title="Less than a rounding of the number" { "none" } };
     }
     let mean = match (line.bias_nats, line.bias_stderr) {
         (Some(bias), error) => with_error(Some(bias), error),
         _ => significant(line.mean_nats.unwrap_or(0.0), 2),
     };
-    let bits = line.bias_bits_per_dim.or(line.mean_bits_per_dim).filter(|_| group.bits_per_nat().is_some());
+    let bits = line
+        .bias_bits_per_dim
+        .or(line.mean_bits_per_dim)
+        .filter(|_| group.bits_per_nat().is_some());
     html! {
         (mean)
         @if let Some(bits) = bits { " (" (significant(bits, 2)) ")" }
@@ -74,9 +99,12 @@ fn cell(line: Option<&Budget>, group: &Group) -> Markup {
 }
 
 fn largest(lines: &[&Budget], estimator: &str) -> Markup {
-    let own = lines.iter().filter(|l| l.estimator == estimator && l.component != "total");
-    let most =
-        own.filter(|l| l.share.is_some()).max_by(|a, b| a.share.unwrap_or(0.0).total_cmp(&b.share.unwrap_or(0.0)));
+    let own = lines
+        .iter()
+        .filter(|l| l.estimator == estimator && l.component != "total");
+    let most = own
+        .filter(|l| l.share.is_some())
+        .max_by(|a, b| a.share.unwrap_or(0.0).total_cmp(&b.share.unwrap_or(0.0)));
     html! {
         @if let Some(line) = most {
             (clean(&line.component)) ", " (count((100.0 * line.share.unwrap_or(0.0)).round())) "\u{a0}% of the squares: "

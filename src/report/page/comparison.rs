@@ -13,7 +13,11 @@ use crate::rows::{MetricRow, Summary};
 /// The comparisons of a model, one for each dataset where solvers or few-step maps are compared.
 pub fn tables(view: &View, model: &str) -> Markup {
     let mut datasets: Vec<&str> = vec![];
-    for group in view.groups.iter().filter(|group| group.model == model && compared(group)) {
+    for group in view
+        .groups
+        .iter()
+        .filter(|group| group.model == model && compared(group))
+    {
         if !datasets.contains(&group.dataset) {
             datasets.push(group.dataset);
         }
@@ -35,12 +39,23 @@ type Line<'a> = (&'a Group<'a>, &'a Summary);
 
 fn table(view: &View, model: &str, dataset: &str) -> Markup {
     let here = |group: &&Group| group.model == model && group.dataset == dataset;
-    let mut lines: Vec<Line> =
-        view.groups.iter().filter(here).flat_map(|g| g.rows.iter().map(move |row| (g, *row))).collect();
+    let mut lines: Vec<Line> = view
+        .groups
+        .iter()
+        .filter(here)
+        .flat_map(|g| g.rows.iter().map(move |row| (g, *row)))
+        .collect();
     lines.sort_by_key(|(_, row)| finite(row.bias).is_some());
-    let bits = lines.iter().any(|(_, row)| finite(row.bits_per_dim).is_some());
+    let bits = lines
+        .iter()
+        .any(|(_, row)| finite(row.bits_per_dim).is_some());
     let unit = if bits { "bits/dim" } else { "nats" };
-    let metrics: Vec<&MetricRow> = view.tables.metrics.iter().filter(|m| m.model == model).collect();
+    let metrics: Vec<&MetricRow> = view
+        .tables
+        .metrics
+        .iter()
+        .filter(|m| m.model == model)
+        .collect();
     let statistics = statistics(&lines, &metrics);
     let better: Vec<&Line> = lines.iter().filter(|line| above(line.1)).collect();
     html! {
@@ -111,7 +126,10 @@ fn distance(group: &Group, row: &Summary) -> String {
 fn above(row: &Summary) -> bool {
     let biased = few_step(row) || row.kind == "learned" || row.reference != row.estimator;
     let half = half_width(row.bias_stderr, row.bias_n);
-    biased && row.kind != "closed-form" && row.kind != "ode-stochastic" && finite(row.bias).is_some_and(|b| b > half)
+    biased
+        && row.kind != "closed-form"
+        && row.kind != "ode-stochastic"
+        && finite(row.bias).is_some_and(|b| b > half)
 }
 
 fn agreement(r: Option<f64>) -> String {
@@ -133,16 +151,34 @@ fn statistics<'a>(lines: &[Line], metrics: &[&'a MetricRow]) -> Vec<(&'a str, &'
 /// Whether a sampler takes the steps of a row: the same method over the same grid, with as many evaluations.
 /// Karras grids of samplers count points and those of solvers count steps, so `steps` itself says too little.
 fn same_steps(row: &Summary, metric: &MetricRow) -> bool {
-    let label = if few_step(row) { &row.estimator } else { &row.solver };
-    metric.sampler != FLOOR && route(&metric.sampler) == route(label) && metric.evaluations == row.evaluations
+    let label = if few_step(row) {
+        &row.estimator
+    } else {
+        &row.solver
+    };
+    metric.sampler != FLOOR
+        && route(&metric.sampler) == route(label)
+        && metric.evaluations == row.evaluations
 }
 
 /// A label's words without its number of steps: method and grid.
 fn route(label: &str) -> Vec<String> {
-    let words = label.split(['(', ')', ' ']).filter(|word| !word.is_empty() && !word.starts_with("steps="));
-    words.map(|word| word.replace("schedule=", "grid=")).collect()
+    let words = label
+        .split(['(', ')', ' '])
+        .filter(|word| !word.is_empty() && !word.starts_with("steps="));
+    words
+        .map(|word| word.replace("schedule=", "grid="))
+        .collect()
 }
 
-fn drawn<'a>(row: &Summary, metrics: &[&'a MetricRow], name: &str, features: &str) -> Option<&'a MetricRow> {
-    metrics.iter().find(|m| m.metric == name && m.features == features && same_steps(row, m)).copied()
+fn drawn<'a>(
+    row: &Summary,
+    metrics: &[&'a MetricRow],
+    name: &str,
+    features: &str,
+) -> Option<&'a MetricRow> {
+    metrics
+        .iter()
+        .find(|m| m.metric == name && m.features == features && same_steps(row, m))
+        .copied()
 }

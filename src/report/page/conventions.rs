@@ -10,7 +10,11 @@ use crate::rows::Convention;
 /// A row per convention, a column per estimator.
 pub fn section(view: &View, group: &Group) -> Markup {
     let here = |row: &&Convention| {
-        (row.model.as_str(), row.dataset.as_str(), row.solver.as_str()) == (group.model, group.dataset, group.solver)
+        (
+            row.model.as_str(),
+            row.dataset.as_str(),
+            row.solver.as_str(),
+        ) == (group.model, group.dataset, group.solver)
     };
     let rows: Vec<&Convention> = view.tables.conventions.iter().filter(here).collect();
     let estimators = group.estimators();
@@ -48,5 +52,7 @@ pub fn section(view: &View, group: &Group) -> Markup {
 
 fn value(rows: &[&Convention], one: &Convention, estimator: &str) -> String {
     let same = |row: &&&Convention| row.estimator == estimator && row.convention == one.convention;
-    rows.iter().find(same).map_or(ABSENT.into(), |row| with_error(row.value, row.stderr))
+    rows.iter()
+        .find(same)
+        .map_or(ABSENT.into(), |row| with_error(row.value, row.stderr))
 }

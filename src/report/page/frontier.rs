@@ -10,7 +10,11 @@ use crate::rows::Frontier;
 /// A row per wanted accuracy, a column per estimator.
 pub fn section(view: &View, group: &Group) -> Markup {
     let here = |line: &&Frontier| {
-        (line.model.as_str(), line.dataset.as_str(), line.solver.as_str()) == (group.model, group.dataset, group.solver)
+        (
+            line.model.as_str(),
+            line.dataset.as_str(),
+            line.solver.as_str(),
+        ) == (group.model, group.dataset, group.solver)
     };
     let lines: Vec<&Frontier> = view.tables.frontier.iter().filter(here).collect();
     let mut wanted: Vec<(&str, &str, f64)> = vec![];
@@ -57,7 +61,9 @@ pub fn section(view: &View, group: &Group) -> Markup {
 }
 
 fn chosen(view: &View, row: &[&Frontier], by: fn(&Frontier) -> bool) -> String {
-    row.iter().find(|l| by(l)).map_or(ABSENT.into(), |l| view.name(&l.estimator))
+    row.iter()
+        .find(|l| by(l))
+        .map_or(ABSENT.into(), |l| view.name(&l.estimator))
 }
 
 fn cell(line: Option<&Frontier>) -> Markup {

@@ -9,13 +9,31 @@ use crate::rows::MapRow;
 
 /// What each identity says.
 const MEANINGS: [(&str, &str); 8] = [
-    ("log-determinant", "Σ (t′ − t) D less ln |det ∂X/∂x| along the walk, with the map's exact Jacobian"),
-    ("semigroup-divergence", "Σ (t′ − t) D of a step less that of its two halves"),
-    ("semigroup-state", "distance between the end of a step and the end of its two halves"),
-    ("diagonal", "D(x, t, t) less the exact trace of ∂u/∂x (x, t, t)"),
-    ("diagonal-velocity", "D(x, t, t) less the exact trace of the Jacobian of the model's own velocity"),
+    (
+        "log-determinant",
+        "Σ (t′ − t) D less ln |det ∂X/∂x| along the walk, with the map's exact Jacobian",
+    ),
+    (
+        "semigroup-divergence",
+        "Σ (t′ − t) D of a step less that of its two halves",
+    ),
+    (
+        "semigroup-state",
+        "distance between the end of a step and the end of its two halves",
+    ),
+    (
+        "diagonal",
+        "D(x, t, t) less the exact trace of ∂u/∂x (x, t, t)",
+    ),
+    (
+        "diagonal-velocity",
+        "D(x, t, t) less the exact trace of the Jacobian of the model's own velocity",
+    ),
     ("inverse-divergence", "Σ (t′ − t) D there and back again"),
-    ("inverse-state", "distance from the start after a step there and back"),
+    (
+        "inverse-state",
+        "distance from the start after a step there and back",
+    ),
     (
         "normalization",
         "mass of the few-step density less one, by importance sampling from half a kernel density of \
@@ -25,7 +43,12 @@ const MEANINGS: [(&str, &str); 8] = [
 
 /// One table for each map of the model.
 pub fn tables(view: &View, model: &str) -> Markup {
-    let rows: Vec<&MapRow> = view.tables.maps.iter().filter(|row| row.model == model).collect();
+    let rows: Vec<&MapRow> = view
+        .tables
+        .maps
+        .iter()
+        .filter(|row| row.model == model)
+        .collect();
     let mut maps: Vec<(&str, &str)> = vec![];
     for row in &rows {
         if !maps.contains(&(row.map.as_str(), row.dataset.as_str())) {
@@ -71,7 +94,10 @@ fn checks<'a>(rows: &[&'a MapRow]) -> Vec<&'a str> {
 }
 
 fn meaning(check: &str) -> &'static str {
-    MEANINGS.iter().find(|(name, _)| *name == check).map_or("", |(_, meaning)| meaning)
+    MEANINGS
+        .iter()
+        .find(|(name, _)| *name == check)
+        .map_or("", |(_, meaning)| meaning)
 }
 
 #[cfg(test)]
@@ -80,6 +106,9 @@ mod tests {
 
     #[test]
     fn every_identity_is_explained() {
-        assert_eq!(MEANINGS.map(|m| m.0), crate::likelihood::calibration::CHECKS);
+        assert_eq!(
+            MEANINGS.map(|m| m.0),
+            crate::likelihood::calibration::CHECKS
+        );
     }
 }

@@ -28,7 +28,11 @@ const LARGEST_SVG: usize = 500_000;
 
 /// The page's HTML.
 pub fn page(view: &View, figures: &[(&str, Figure)]) -> String {
-    let name = if view.facts.name.is_empty() { "flowgauge report" } else { &view.facts.name };
+    let name = if view.facts.name.is_empty() {
+        "flowgauge report"
+    } else {
+        &view.facts.name
+    };
     let name = clean(name);
     let page = html! {
         (DOCTYPE)
@@ -79,7 +83,10 @@ fn lead(view: &View) -> String {
     if samples > 0 {
         parts.push(count(samples, "data sample"));
     }
-    parts.push(format!("{} finished", count(facts.trials_finished, "trial")));
+    parts.push(format!(
+        "{} finished",
+        count(facts.trials_finished, "trial")
+    ));
     parts.push(format!("seed {}", clean(&facts.seed)));
     parts.join(" · ")
 }
@@ -130,7 +137,11 @@ fn models(view: &View, figures: &[(&str, Figure)]) -> Markup {
 
 fn shown(figure: &Figure, left: &mut usize) -> Markup {
     let svg = figure.svg.len() <= LARGEST_SVG.min(*left);
-    let bytes = if svg { figure.svg.len() } else { figure.png.len().div_ceil(3) * 4 };
+    let bytes = if svg {
+        figure.svg.len()
+    } else {
+        figure.png.len().div_ceil(3) * 4
+    };
     let fits = bytes <= *left;
     if fits {
         *left -= bytes;

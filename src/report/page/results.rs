@@ -4,7 +4,9 @@ use maud::{Markup, html};
 
 use super::{budget, conventions, frontier};
 use crate::report::figures::{FLOOR, correlation};
-use crate::report::number::{ABSENT, count, finite, half_width, interval, maybe, significant, to_error, with_error};
+use crate::report::number::{
+    ABSENT, count, finite, half_width, interval, maybe, significant, to_error, with_error,
+};
 use crate::report::text::clean;
 use crate::report::view::{Group, View};
 use crate::rows::{Contrast, Gap, MetricRow, Pair, Summary};
@@ -55,7 +57,13 @@ const COLUMNS: [Column; 12] = [
     Column {
         heading: "RMSE, nats",
         meaning: "Root mean square difference from the reference per sample",
-        cell: |group, row| if is_reference(group, row) { ABSENT.into() } else { maybe(row.rmse, 3) },
+        cell: |group, row| {
+            if is_reference(group, row) {
+                ABSENT.into()
+            } else {
+                maybe(row.rmse, 3)
+            }
+        },
     },
     Column {
         heading: "r",
@@ -95,7 +103,11 @@ const COLUMNS: [Column; 12] = [
         meaning: "Evaluations of the network per sample",
         cell: |_, row| count(row.evaluations),
     },
-    Column { heading: "JVPs", meaning: "Jacobian-vector products per sample", cell: |_, row| count(row.jvps) },
+    Column {
+        heading: "JVPs",
+        meaning: "Jacobian-vector products per sample",
+        cell: |_, row| count(row.jvps),
+    },
     Column {
         heading: "s/sample",
         meaning: "Measured seconds per sample",
@@ -114,8 +126,14 @@ fn bound(row: &Summary) -> String {
 }
 
 fn summary(view: &View, group: &Group) -> Markup {
-    let columns: Vec<&Column> =
-        (COLUMNS.iter()).filter(|column| group.rows.iter().any(|row| (column.cell)(group, row) != ABSENT)).collect();
+    let columns: Vec<&Column> = (COLUMNS.iter())
+        .filter(|column| {
+            group
+                .rows
+                .iter()
+                .any(|row| (column.cell)(group, row) != ABSENT)
+        })
+        .collect();
     let failures = group.rows.iter().any(|row| row.failed > 0);
     let mut rows = group.rows.clone();
     rows.sort_by_key(|row| !is_reference(group, row));
@@ -150,7 +168,11 @@ fn summary(view: &View, group: &Group) -> Markup {
 /// The number of samples, where it is the same for all estimators.
 fn same_n(group: &Group) -> Option<usize> {
     let n = group.rows.first()?.n;
-    group.rows.iter().all(|row| row.n == n && row.failed == 0).then_some(n)
+    group
+        .rows
+        .iter()
+        .all(|row| row.n == n && row.failed == 0)
+        .then_some(n)
 }
 
 fn is_reference(group: &Group, row: &Summary) -> bool {
@@ -163,7 +185,10 @@ fn bias(group: &Group, row: &Summary) -> String {
     };
     match interval(row.bias, row.bias_stderr, row.bias_n) {
         Some(interval) => {
-            format!("{} {interval}", to_error(bias, row.bias_stderr.unwrap_or(0.0)))
+            format!(
+                "{} {interval}",
+                to_error(bias, row.bias_stderr.unwrap_or(0.0))
+            )
         }
         None => significant(bias, 3),
     }
@@ -177,7 +202,11 @@ fn swatch(view: &View, estimator: &str) -> Markup {
 
 fn pairs(view: &View, group: &Group) -> Markup {
     let here = |pair: &&Pair| {
-        (pair.model.as_str(), pair.dataset.as_str(), pair.solver.as_str()) == (group.model, group.dataset, group.solver)
+        (
+            pair.model.as_str(),
+            pair.dataset.as_str(),
+            pair.solver.as_str(),
+        ) == (group.model, group.dataset, group.solver)
     };
     let pairs: Vec<&Pair> = view.tables.pairs.iter().filter(here).collect();
     html! {
@@ -207,7 +236,12 @@ fn excludes_zero(pair: &Pair) -> bool {
 
 /// Each two datasets of the model: how far apart it puts them, and how well it tells them apart.
 pub fn gaps(view: &View, model: &str) -> Markup {
-    let rows: Vec<&Gap> = view.tables.gaps.iter().filter(|gap| gap.model == model).collect();
+    let rows: Vec<&Gap> = view
+        .tables
+        .gaps
+        .iter()
+        .filter(|gap| gap.model == model)
+        .collect();
     let solvers = rows.iter().any(|gap| gap.solver != rows[0].solver);
     html! {
         @if !rows.is_empty() {
@@ -241,7 +275,12 @@ pub fn gaps(view: &View, model: &str) -> Markup {
 
 /// Statistics of generated samples, each beside the data-versus-data floor.
 pub fn metrics(view: &View, model: &str) -> Markup {
-    let rows: Vec<&MetricRow> = view.tables.metrics.iter().filter(|row| row.model == model).collect();
+    let rows: Vec<&MetricRow> = view
+        .tables
+        .metrics
+        .iter()
+        .filter(|row| row.model == model)
+        .collect();
     let noted = rows.iter().any(|row| !row.note.is_empty());
     html! {
         @if !rows.is_empty() {
@@ -274,8 +313,16 @@ pub fn metrics(view: &View, model: &str) -> Markup {
 
 /// Differences between samplers that began at the same noise.
 pub fn contrasts(view: &View, model: &str) -> Markup {
-    let rows: Vec<&Contrast> = view.tables.contrasts.iter().filter(|row| row.model == model).collect();
-    let apart = rows.iter().filter(|row| row.low > 0.0 || row.high < 0.0).count();
+    let rows: Vec<&Contrast> = view
+        .tables
+        .contrasts
+        .iter()
+        .filter(|row| row.model == model)
+        .collect();
+    let apart = rows
+        .iter()
+        .filter(|row| row.low > 0.0 || row.high < 0.0)
+        .count();
     html! {
         @if !rows.is_empty() {
             h4 { "Samplers against others, from the same noise" }
@@ -329,26 +376,34 @@ fn metric(row: &MetricRow, floor: Option<&MetricRow>, noted: bool) -> Markup {
 fn said(row: &MetricRow, floor: Option<&MetricRow>) -> String {
     let of_floor = floor.filter(|floor| !floor.note.is_empty());
     let of_floor = of_floor.map(|floor| format!("floor: {}", clean(&floor.note)));
-    let notes = (!row.note.is_empty()).then(|| clean(&row.note)).into_iter().chain(of_floor);
+    let notes = (!row.note.is_empty())
+        .then(|| clean(&row.note))
+        .into_iter()
+        .chain(of_floor);
     notes.collect::<Vec<_>>().join("; ")
 }
 
 /// The floor of a row: the same statistic on the same features.
 pub fn floor<'a>(rows: &[&'a MetricRow], row: &MetricRow) -> Option<&'a MetricRow> {
-    let same =
-        |other: &&&MetricRow| other.sampler == FLOOR && other.metric == row.metric && other.features == row.features;
+    let same = |other: &&&MetricRow| {
+        other.sampler == FLOOR && other.metric == row.metric && other.features == row.features
+    };
     rows.iter().find(same).copied()
 }
 
 /// A floor without a generated row stands for itself.
 fn alone(rows: &[&MetricRow], floor: &MetricRow) -> bool {
-    !rows.iter().any(|row| row.sampler != FLOOR && row.metric == floor.metric && row.features == floor.features)
+    !rows.iter().any(|row| {
+        row.sampler != FLOOR && row.metric == floor.metric && row.features == floor.features
+    })
 }
 
 fn distance(row: &MetricRow, floor: &MetricRow) -> Option<String> {
     let error = finite(row.stderr)?.hypot(finite(floor.stderr)?);
     let distance = (row.value - floor.value) / error;
-    distance.is_finite().then(|| format!("{} SE", significant(distance, 2)))
+    distance
+        .is_finite()
+        .then(|| format!("{} SE", significant(distance, 2)))
 }
 
 /// Whether the 95 % interval of the row's bias contains zero, where there is one.

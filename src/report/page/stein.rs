@@ -8,11 +8,21 @@ use crate::report::view::View;
 use crate::rows::Stein;
 
 /// Kinds of test functions, as columns: heading, and which names belong to it.
-const KINDS: [(&str, &str); 4] = [("g = 1", "1"), ("g = x[a]", "x["), ("g = |x|²/d", "x.x/d"), ("g = cos", "cos ")];
+const KINDS: [(&str, &str); 4] = [
+    ("g = 1", "1"),
+    ("g = x[a]", "x["),
+    ("g = |x|²/d", "x.x/d"),
+    ("g = cos", "cos "),
+];
 
 /// The tests of every head of a model.
 pub fn section(view: &View, model: &str) -> Markup {
-    let rows: Vec<&Stein> = view.tables.stein.iter().filter(|row| row.model == model).collect();
+    let rows: Vec<&Stein> = view
+        .tables
+        .stein
+        .iter()
+        .filter(|row| row.model == model)
+        .collect();
     let mut groups: Vec<(&str, &str)> = Vec::new();
     for row in &rows {
         if !groups.contains(&(row.dataset.as_str(), row.head.as_str())) {
@@ -73,9 +83,14 @@ fn rejected(row: &Stein) -> bool {
 
 fn cell(tests: &[&Stein], stratum: (f64, f64), prefix: &str) -> Markup {
     let kind = |r: &&&Stein| {
-        (r.from, r.to) == stratum && r.function.starts_with(prefix) && (prefix != "1" || r.function == "1")
+        (r.from, r.to) == stratum
+            && r.function.starts_with(prefix)
+            && (prefix != "1" || r.function == "1")
     };
-    let worst = tests.iter().filter(kind).max_by(|a, b| size(a).total_cmp(&size(b)));
+    let worst = tests
+        .iter()
+        .filter(kind)
+        .max_by(|a, b| size(a).total_cmp(&size(b)));
     html! { @match worst {
         Some(row) => td.n.off[rejected(row)] { (significant(size(row), 3)) },
         None => td.n { (ABSENT) },

@@ -5,7 +5,9 @@ use maud::{Markup, html};
 use super::results::{contains_zero, floor};
 use crate::budget::SolverBias;
 use crate::report::figures::{FLOOR, correlation};
-use crate::report::number::{count, finite, interval, maybe, part, significant, to_error, with_error};
+use crate::report::number::{
+    count, finite, interval, maybe, part, significant, to_error, with_error,
+};
 use crate::report::text::{clean, listing};
 use crate::report::view::{Group, View};
 use crate::rows::{MetricRow, Summary};
@@ -13,8 +15,14 @@ use crate::rows::{MetricRow, Summary};
 /// What went wrong, before anything else; nothing where nothing did.
 pub fn alarms(view: &View) -> Markup {
     let facts = view.facts;
-    let failed: Vec<&Summary> = view.tables.summary.iter().filter(|row| row.failed > 0).collect();
-    let quiet = failed.is_empty() && facts.trials_failed.is_empty() && facts.trials_outstanding == 0;
+    let failed: Vec<&Summary> = view
+        .tables
+        .summary
+        .iter()
+        .filter(|row| row.failed > 0)
+        .collect();
+    let quiet =
+        failed.is_empty() && facts.trials_failed.is_empty() && facts.trials_outstanding == 0;
     html! {
         @if !quiet { section.alarm role="alert" {
             h2 { "Not everything came through" }
@@ -38,7 +46,11 @@ pub fn alarms(view: &View) -> Markup {
 
 /// One card per model, dataset and solver.
 pub fn summary(view: &View) -> Markup {
-    let compared: Vec<&Group> = view.groups.iter().filter(|group| !group.rows.is_empty() && !group.elsewhere).collect();
+    let compared: Vec<&Group> = view
+        .groups
+        .iter()
+        .filter(|group| !group.rows.is_empty() && !group.elsewhere)
+        .collect();
     let alone = |model: &&&str| compared.iter().all(|group| group.model != **model);
     html! {
         section #summary {
@@ -107,7 +119,10 @@ fn solver_part(row: &Summary) -> Option<String> {
         SolverBias::Negligible => Some("solver none".into()),
         SolverBias::Measured { nats, bits_per_dim } => {
             let bits = finite(row.bits_per_dim).and(bits_per_dim);
-            let shown = bits.map_or_else(|| part(nats, row.nats_stderr), |bits| part(bits, row.bits_per_dim_stderr));
+            let shown = bits.map_or_else(
+                || part(nats, row.nats_stderr),
+                |bits| part(bits, row.bits_per_dim_stderr),
+            );
             Some(format!("solver {shown}"))
         }
     }
@@ -138,10 +153,20 @@ fn sentences(view: &View, group: &Group) -> Vec<Markup> {
         .collect();
     let mut said = vec![];
     said.extend(solver(view, group));
-    said.extend(others.iter().filter(|row| row.kind == "closed-form").map(|row| truth(view, group, row)));
+    said.extend(
+        others
+            .iter()
+            .filter(|row| row.kind == "closed-form")
+            .map(|row| truth(view, group, row)),
+    );
     said.extend(nearest(view, group, &others));
     let learned = |row: &&&Summary| matches!(row.kind.as_str(), "learned" | "few-step");
-    said.extend(others.iter().filter(learned).map(|row| head(view, group, row)));
+    said.extend(
+        others
+            .iter()
+            .filter(learned)
+            .map(|row| head(view, group, row)),
+    );
     said.extend(unbiased(view, &others));
     said
 }
@@ -158,7 +183,11 @@ fn nearest(view: &View, group: &Group, others: &[&Summary]) -> Option<Markup> {
     let estimates = others.iter().filter(|row| row.kind != "closed-form");
     let row = estimates
         .filter(|row| finite(row.rmse).is_some())
-        .min_by(|a, b| a.rmse.unwrap_or(f64::MAX).total_cmp(&b.rmse.unwrap_or(f64::MAX)))?;
+        .min_by(|a, b| {
+            a.rmse
+                .unwrap_or(f64::MAX)
+                .total_cmp(&b.rmse.unwrap_or(f64::MAX))
+        })?;
     Some(html! {
         b { "Nearest per sample: " (view.name(&row.estimator)) } ", " (maybe(row.rmse, 2))
         " nats (root mean square) from " (view.name(group.reference)) ", for " (count(row.cost)) " evaluations"
@@ -175,12 +204,19 @@ fn share(view: &View, group: &Group, row: &Summary) -> Option<String> {
         _ if !share.is_finite() => None,
         _ if (0.98..1.02).contains(&share) => Some(format!("as many as {of}")),
         _ if share >= 2.0 => Some(format!("{} times those of {of}", significant(share, 2))),
-        _ => Some(format!("{}\u{a0}% of those of {of}", significant(100.0 * share, 2))),
+        _ => Some(format!(
+            "{}\u{a0}% of those of {of}",
+            significant(100.0 * share, 2)
+        )),
     }
 }
 
 fn head(view: &View, group: &Group, row: &Summary) -> Markup {
-    let what = if row.kind == "few-step" { "Few-step map" } else { "Learned head" };
+    let what = if row.kind == "few-step" {
+        "Few-step map"
+    } else {
+        "Learned head"
+    };
     let (bias, error) = (row.bias.unwrap_or(0.0), finite(row.bias_stderr));
     let shown = |factor: f64| match error {
         Some(error) => to_error(factor * bias, factor * error),
@@ -224,7 +260,12 @@ fn unbiased(view: &View, others: &[&Summary]) -> Option<Markup> {
 }
 
 fn samples(view: &View, model: &str) -> Vec<Markup> {
-    let rows: Vec<&MetricRow> = view.tables.metrics.iter().filter(|row| row.model == model).collect();
+    let rows: Vec<&MetricRow> = view
+        .tables
+        .metrics
+        .iter()
+        .filter(|row| row.model == model)
+        .collect();
     let mut samplers: Vec<&str> = vec![];
     for row in rows.iter().filter(|row| row.sampler != FLOOR) {
         if !samplers.contains(&row.sampler.as_str()) {

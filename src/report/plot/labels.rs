@@ -35,12 +35,22 @@ fn candidates(one: &Wanted) -> Vec<Rect> {
         places.push((x - w / 2.0, y - far - h));
         places.push((x - w / 2.0, y + far));
     }
-    let rect = |(left, top)| Rect { left, top, right: left + w, bottom: top + h };
+    let rect = |(left, top)| Rect {
+        left,
+        top,
+        right: left + w,
+        bottom: top + h,
+    };
     places.into_iter().map(rect).collect()
 }
 
 fn around(x: f64, y: f64, r: f64) -> Rect {
-    Rect { left: x - r, top: y - r, right: x + r, bottom: y + r }
+    Rect {
+        left: x - r,
+        top: y - r,
+        right: x + r,
+        bottom: y + r,
+    }
 }
 
 fn inside(a: &Rect, b: &Rect) -> bool {
@@ -57,10 +67,27 @@ mod tests {
 
     #[test]
     fn labels_of_a_crowd_do_not_overlap() {
-        let frame = Rect { left: 0.0, top: 0.0, right: 400.0, bottom: 300.0 };
-        let points: Vec<_> = (0..12).map(|i| (200.0 + f64::from(i % 4), 150.0 + f64::from(i))).collect();
-        let wanted: Vec<_> = points.iter().map(|&point| Wanted { point, width: 80.0, height: 14.0 }).collect();
-        let placed: Vec<_> = place(&wanted, &points, frame).into_iter().flatten().collect();
+        let frame = Rect {
+            left: 0.0,
+            top: 0.0,
+            right: 400.0,
+            bottom: 300.0,
+        };
+        let points: Vec<_> = (0..12)
+            .map(|i| (200.0 + f64::from(i % 4), 150.0 + f64::from(i)))
+            .collect();
+        let wanted: Vec<_> = points
+            .iter()
+            .map(|&point| Wanted {
+                point,
+                width: 80.0,
+                height: 14.0,
+            })
+            .collect();
+        let placed: Vec<_> = place(&wanted, &points, frame)
+            .into_iter()
+            .flatten()
+            .collect();
         assert!(placed.len() >= 6, "{}", placed.len());
         for (i, a) in placed.iter().enumerate() {
             assert!(inside(a, &frame));
@@ -70,8 +97,17 @@ mod tests {
 
     #[test]
     fn a_text_wider_than_the_frame_is_left_out() {
-        let frame = Rect { left: 0.0, top: 0.0, right: 50.0, bottom: 50.0 };
-        let wanted = [Wanted { point: (25.0, 25.0), width: 80.0, height: 14.0 }];
+        let frame = Rect {
+            left: 0.0,
+            top: 0.0,
+            right: 50.0,
+            bottom: 50.0,
+        };
+        let wanted = [Wanted {
+            point: (25.0, 25.0),
+            width: 80.0,
+            height: 14.0,
+        }];
         assert_eq!(place(&wanted, &[], frame), [None]);
     }
 }

@@ -12,9 +12,21 @@ use super::picture::{Key, Picture, Sign, Stroke};
 
 const MARGIN: f64 = 16.0;
 const GAP: f64 = 18.0;
-const TITLE: Type = Type { size: 15.0, bold: true, colour: INK };
-const SUBTITLE: Type = Type { size: 12.0, bold: false, colour: MUTED };
-const KEY: Type = Type { size: 12.0, bold: false, colour: INK };
+const TITLE: Type = Type {
+    size: 15.0,
+    bold: true,
+    colour: INK,
+};
+const SUBTITLE: Type = Type {
+    size: 12.0,
+    bold: false,
+    colour: MUTED,
+};
+const KEY: Type = Type {
+    size: 12.0,
+    bold: false,
+    colour: INK,
+};
 const KEY_HEIGHT: f64 = 20.0;
 
 /// The picture as SVG text and as PNG bytes.
@@ -40,10 +52,19 @@ impl Layout {
         let rows = picture.panels.len().div_ceil(columns);
         let (w, h) = picture.cell;
         let panels = columns as f64 * w + (columns - 1) as f64 * GAP;
-        let heading =
-            pen::width(&picture.title, TITLE.size, true).max(pen::width(&picture.subtitle, SUBTITLE.size, false));
+        let heading = pen::width(&picture.title, TITLE.size, true).max(pen::width(
+            &picture.subtitle,
+            SUBTITLE.size,
+            false,
+        ));
         let inner = panels.max(heading);
-        let mut top = MARGIN + 18.0 + if picture.subtitle.is_empty() { 0.0 } else { 19.0 };
+        let mut top = MARGIN
+            + 18.0
+            + if picture.subtitle.is_empty() {
+                0.0
+            } else {
+                19.0
+            };
         let keys = key_places(&picture.keys, inner, top + 6.0);
         if let Some((_, last)) = keys.last() {
             top = last + KEY_HEIGHT;
@@ -52,7 +73,12 @@ impl Layout {
         let cell = |i: usize| {
             let left = MARGIN + (i % columns) as f64 * (w + GAP);
             let top = top + (i / columns) as f64 * (h + GAP);
-            Rect { left, top, right: left + w, bottom: top + h }
+            Rect {
+                left,
+                top,
+                right: left + w,
+                bottom: top + h,
+            }
         };
         let bottom = top + rows as f64 * (h + GAP) - GAP;
         Layout {
@@ -79,12 +105,27 @@ fn key_places(keys: &[Key], width: f64, top: f64) -> Vec<(f64, f64)> {
 }
 
 fn draw<DB: Backend>(pen: &Pen<DB>, picture: &Picture, layout: &Layout) -> Result<()> {
-    pen.text(&picture.title, (MARGIN, MARGIN + 13.0), Anchor::Start, TITLE)?;
-    pen.text(&picture.subtitle, (MARGIN, MARGIN + 33.0), Anchor::Start, SUBTITLE)?;
+    pen.text(
+        &picture.title,
+        (MARGIN, MARGIN + 13.0),
+        Anchor::Start,
+        TITLE,
+    )?;
+    pen.text(
+        &picture.subtitle,
+        (MARGIN, MARGIN + 33.0),
+        Anchor::Start,
+        SUBTITLE,
+    )?;
     for (key, &place) in picture.keys.iter().zip(&layout.keys) {
         draw_key(pen, key, place)?;
     }
-    let Some(room) = picture.panels.iter().map(panel::room).reduce(panel::Room::both) else {
+    let Some(room) = picture
+        .panels
+        .iter()
+        .map(panel::room)
+        .reduce(panel::Room::both)
+    else {
         return Ok(());
     };
     for (panel, &cell) in picture.panels.iter().zip(&layout.cells) {

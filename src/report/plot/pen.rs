@@ -65,12 +65,19 @@ pub struct Pen<DB: Backend> {
 
 impl<DB: Backend> Pen<DB> {
     fn at(&self, (x, y): (f64, f64)) -> (i32, i32) {
-        ((x * self.unit).round() as i32, (y * self.unit).round() as i32)
+        (
+            (x * self.unit).round() as i32,
+            (y * self.unit).round() as i32,
+        )
     }
 
     fn stroke(&self, colour: Colour, opacity: f64, width: f64) -> ShapeStyle {
         let width = (width * self.unit).round().max(1.0) as u32;
-        ShapeStyle { color: rgb(colour).mix(opacity), filled: false, stroke_width: width }
+        ShapeStyle {
+            color: rgb(colour).mix(opacity),
+            filled: false,
+            stroke_width: width,
+        }
     }
 
     fn put<E>(&self, element: &E) -> Result<()>
@@ -78,7 +85,9 @@ impl<DB: Backend> Pen<DB> {
         for<'b> &'b E: PointCollection<'b, (i32, i32)>,
         E: Drawable<DB>,
     {
-        self.area.draw(element).map_err(|error| anyhow!("drawing: {error}"))
+        self.area
+            .draw(element)
+            .map_err(|error| anyhow!("drawing: {error}"))
     }
 
     /// A line through the points.
@@ -93,14 +102,24 @@ impl<DB: Backend> Pen<DB> {
     }
 
     /// A straight line in dashes.
-    pub fn dashes(&self, from: (f64, f64), to: (f64, f64), colour: Colour, width: f64) -> Result<()> {
+    pub fn dashes(
+        &self,
+        from: (f64, f64),
+        to: (f64, f64),
+        colour: Colour,
+        width: f64,
+    ) -> Result<()> {
         let (dx, dy) = (to.0 - from.0, to.1 - from.1);
         let length = dx.hypot(dy);
         let count = (length / 7.0).ceil().min(1000.0) as usize;
         for i in 0..count {
             let part = |s: f64| (from.0 + dx * s / length, from.1 + dy * s / length);
             let start = 7.0 * i as f64;
-            self.line(&[part(start), part((start + 4.0).min(length))], colour, width)?;
+            self.line(
+                &[part(start), part((start + 4.0).min(length))],
+                colour,
+                width,
+            )?;
         }
         Ok(())
     }
@@ -123,14 +142,30 @@ impl<DB: Backend> Pen<DB> {
         radius: f64,
         (colour, opacity): (Colour, f64),
     ) -> Result<()> {
-        let inner = if fill == Fill::Hollow { Some((radius - 1.4).max(0.6)) } else { None };
+        let inner = if fill == Fill::Hollow {
+            Some((radius - 1.4).max(0.6))
+        } else {
+            None
+        };
         self.blob(centre, shape, radius, colour, opacity)?;
-        inner.map_or(Ok(()), |radius| self.blob(centre, shape, radius, PAPER, 1.0))
+        inner.map_or(Ok(()), |radius| {
+            self.blob(centre, shape, radius, PAPER, 1.0)
+        })
     }
 
-    fn blob(&self, centre: (f64, f64), shape: Shape, r: f64, colour: Colour, opacity: f64) -> Result<()> {
+    fn blob(
+        &self,
+        centre: (f64, f64),
+        shape: Shape,
+        r: f64,
+        colour: Colour,
+        opacity: f64,
+    ) -> Result<()> {
         let around = |offsets: &[(f64, f64)]| -> Vec<(f64, f64)> {
-            offsets.iter().map(|(x, y)| (centre.0 + x * r, centre.1 + y * r)).collect()
+            offsets
+                .iter()
+                .map(|(x, y)| (centre.0 + x * r, centre.1 + y * r))
+                .collect()
         };
         let corners: &[(f64, f64)] = match shape {
             Shape::Circle => {
@@ -147,7 +182,13 @@ impl<DB: Backend> Pen<DB> {
 
     /// A text whose baseline starts, is centred or ends at the point.
     pub fn text(&self, text: &str, at: (f64, f64), anchor: Anchor, font: Type) -> Result<()> {
-        self.write(text, (at.0, at.1 + 0.32 * font.size), anchor, font, FontTransform::None)
+        self.write(
+            text,
+            (at.0, at.1 + 0.32 * font.size),
+            anchor,
+            font,
+            FontTransform::None,
+        )
     }
 
     /// A text that reads upwards, centred on the point.
@@ -156,7 +197,14 @@ impl<DB: Backend> Pen<DB> {
         self.write(text, at, Anchor::Middle, font, FontTransform::Rotate270)
     }
 
-    fn write(&self, text: &str, at: (f64, f64), anchor: Anchor, font: Type, turn: FontTransform) -> Result<()> {
+    fn write(
+        &self,
+        text: &str,
+        at: (f64, f64),
+        anchor: Anchor,
+        font: Type,
+        turn: FontTransform,
+    ) -> Result<()> {
         if text.is_empty() {
             return Ok(());
         }
@@ -181,8 +229,14 @@ impl<DB: Backend> Pen<DB> {
             apart.borrow_mut().push((rect, raster.clone()));
             return Ok(());
         }
-        let (from, to) = (self.at((rect.left, rect.top)), self.at((rect.right, rect.bottom)));
-        let (w, h) = ((to.0 - from.0).max(1) as usize, (to.1 - from.1).max(1) as usize);
+        let (from, to) = (
+            self.at((rect.left, rect.top)),
+            self.at((rect.right, rect.bottom)),
+        );
+        let (w, h) = (
+            (to.0 - from.0).max(1) as usize,
+            (to.1 - from.1).max(1) as usize,
+        );
         let mut bytes = Vec::with_capacity(3 * w * h);
         for y in 0..h {
             let row = y * raster.height / h * raster.width;
@@ -205,9 +259,15 @@ pub fn svg(
     let size = ((width * FINE).ceil() as u32, (height * FINE).ceil() as u32);
     let rasters = {
         let area = SVGBackend::with_string(&mut drawn, size).into_drawing_area();
-        let pen = Pen { area, unit: FINE, apart: Some(RefCell::default()) };
+        let pen = Pen {
+            area,
+            unit: FINE,
+            apart: Some(RefCell::default()),
+        };
         draw(&pen)?;
-        pen.area.present().map_err(|error| anyhow!("drawing: {error}"))?;
+        pen.area
+            .present()
+            .map_err(|error| anyhow!("drawing: {error}"))?;
         pen.apart.map(RefCell::into_inner).unwrap_or_default()
     };
     let body = drawn.split_once('>').map_or("", |(_, body)| body);
@@ -233,18 +293,34 @@ pub fn svg(
 }
 
 /// The drawing as a PNG with two pixels per logical one.
-pub fn png((width, height): (f64, f64), draw: impl FnOnce(&Pen<BitMapBackend>) -> Result<()>) -> Result<Vec<u8>> {
+pub fn png(
+    (width, height): (f64, f64),
+    draw: impl FnOnce(&Pen<BitMapBackend>) -> Result<()>,
+) -> Result<Vec<u8>> {
     fonts()?;
-    let (w, h) = ((width * f64::from(DENSITY)).ceil() as u32, (height * f64::from(DENSITY)).ceil() as u32);
+    let (w, h) = (
+        (width * f64::from(DENSITY)).ceil() as u32,
+        (height * f64::from(DENSITY)).ceil() as u32,
+    );
     let (wide, high) = (w * AVERAGED, h * AVERAGED);
     let mut pixels = vec![255; 3 * wide as usize * high as usize];
     {
         let area = BitMapBackend::with_buffer(&mut pixels, (wide, high)).into_drawing_area();
-        let pen = Pen { area, unit: f64::from(DENSITY * AVERAGED), apart: None };
+        let pen = Pen {
+            area,
+            unit: f64::from(DENSITY * AVERAGED),
+            apart: None,
+        };
         draw(&pen)?;
-        pen.area.present().map_err(|error| anyhow!("drawing: {error}"))?;
+        pen.area
+            .present()
+            .map_err(|error| anyhow!("drawing: {error}"))?;
     }
-    encoded(&downsampled(&pixels, wide as usize, AVERAGED as usize)?, w, h)
+    encoded(
+        &downsampled(&pixels, wide as usize, AVERAGED as usize)?,
+        w,
+        h,
+    )
 }
 
 /// Means of squares of `side` by `side` pixels of three numbers each, row after row.
@@ -252,7 +328,10 @@ fn downsampled(pixels: &[u8], wide: usize, side: usize) -> Result<Vec<u8>> {
     let shape = (pixels.len() / (3 * wide * side), side, wide / side, side, 3);
     let squares = ArrayView::from_shape(shape, pixels)?.mapv(u32::from);
     let area = (side * side) as u32;
-    let means = squares.sum_axis(Axis(3)).sum_axis(Axis(1)).mapv(|sum| ((sum + area / 2) / area) as u8);
+    let means = squares
+        .sum_axis(Axis(3))
+        .sum_axis(Axis(1))
+        .mapv(|sum| ((sum + area / 2) / area) as u8);
     Ok(means.into_iter().collect())
 }
 
@@ -279,12 +358,21 @@ fn image_element(rect: Rect, raster: &Raster) -> Result<String> {
 /// Width of a text in logical pixels.
 pub fn width(text: &str, size: f64, bold: bool) -> f64 {
     // Measured large, because plotters rounds to whole pixels.
-    let measured = fonts().ok().and_then(|()| described(10.0 * size, bold).layout_box(text).ok());
-    measured.map_or(0.6 * size * text.chars().count() as f64, |((left, _), (right, _))| f64::from(right - left) / 10.0)
+    let measured = fonts()
+        .ok()
+        .and_then(|()| described(10.0 * size, bold).layout_box(text).ok());
+    measured.map_or(
+        0.6 * size * text.chars().count() as f64,
+        |((left, _), (right, _))| f64::from(right - left) / 10.0,
+    )
 }
 
 fn described(size: f64, bold: bool) -> FontDesc<'static> {
-    let style = if bold { FontStyle::Bold } else { FontStyle::Normal };
+    let style = if bold {
+        FontStyle::Bold
+    } else {
+        FontStyle::Normal
+    };
     FontDesc::new(FontFamily::Name(FAMILY), size * EM, style)
 }
 
@@ -296,7 +384,10 @@ fn rgb([r, g, b]: Colour) -> RGBColor {
 fn fonts() -> Result<()> {
     static FONTS: Once = Once::new();
     FONTS.call_once(|| {
-        let fonts = [(FontStyle::Normal, dejavu::sans::regular()), (FontStyle::Bold, dejavu::sans::bold())];
+        let fonts = [
+            (FontStyle::Normal, dejavu::sans::regular()),
+            (FontStyle::Bold, dejavu::sans::bold()),
+        ];
         for (style, bytes) in fonts {
             // A font that does not parse shows when the first text is measured.
             let _ = plotters::style::register_font(FAMILY, style, bytes);
@@ -311,8 +402,14 @@ mod tests {
 
     #[test]
     fn squares_of_pixels_become_their_means() {
-        let rows = [[0, 10, 20, 4, 10, 20, 9, 9, 9, 1, 1, 1], [0, 10, 20, 4, 10, 23, 9, 9, 9, 1, 1, 2]];
-        assert_eq!(downsampled(rows.as_flattened(), 4, 2).expect("whole squares"), [2, 10, 21, 5, 5, 5]);
+        let rows = [
+            [0, 10, 20, 4, 10, 20, 9, 9, 9, 1, 1, 1],
+            [0, 10, 20, 4, 10, 23, 9, 9, 9, 1, 1, 2],
+        ];
+        assert_eq!(
+            downsampled(rows.as_flattened(), 4, 2).expect("whole squares"),
+            [2, 10, 21, 5, 5, 5]
+        );
         assert_eq!(downsampled(&[1, 2, 3], 1, 1).expect("one pixel"), [1, 2, 3]);
     }
 }

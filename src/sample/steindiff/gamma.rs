@@ -50,8 +50,19 @@ impl Rule {
     /// The weights of ⟨u, x⟩ and of div u in γ's numerator.
     fn weights(&self, step: &Step) -> [f64; 2] {
         let (alpha, sigma) = (step.from.alpha, step.from.sigma);
-        let target = if self.noise_consistent { step.to } else { Point { t: step.to.t, alpha: 1.0, sigma: 0.0 } };
-        [1.0 - target.alpha / alpha, (target.alpha / alpha - target.sigma / sigma) * sigma * sigma]
+        let target = if self.noise_consistent {
+            step.to
+        } else {
+            Point {
+                t: step.to.t,
+                alpha: 1.0,
+                sigma: 0.0,
+            }
+        };
+        [
+            1.0 - target.alpha / alpha,
+            (target.alpha / alpha - target.sigma / sigma) * sigma * sigma,
+        ]
     }
 
     /// The factor to apply, and why.
@@ -59,7 +70,8 @@ impl Rule {
     /// γ* brings the mean square distance to the clean state down by E‖u‖² (1 − γ*)² (Eq. 10), and an estimate off by
     /// e takes E‖u‖² e² back: where |γ̂ − 1| is of the size of its error, a step is as likely harmed as helped.
     pub fn apply(&self, s: &Statistics) -> (f64, Action) {
-        let outside = |[low, high]: [f64; 2]| s.coupling.is_some_and(|c| !(low..=high).contains(&c));
+        let outside =
+            |[low, high]: [f64; 2]| s.coupling.is_some_and(|c| !(low..=high).contains(&c));
         match s.raw {
             raw if !raw.is_finite() => (1.0, Action::Undefined),
             _ if self.gate.is_some_and(outside) => (1.0, Action::SkippedGate),
@@ -72,7 +84,8 @@ impl Rule {
 
     /// A population of one has no error, and tells nothing.
     fn tells_from_one(&self, raw: f64, stderr: Option<f64>) -> bool {
-        self.significance == 0.0 || stderr.is_some_and(|error| (raw - 1.0).abs() > self.significance * error)
+        self.significance == 0.0
+            || stderr.is_some_and(|error| (raw - 1.0).abs() > self.significance * error)
     }
 }
 
@@ -103,7 +116,13 @@ const BLOCK: usize = 1 << 22;
 /// The moments without a network: for the divergence stands that of the linear part, d (1 − σ'/σ).
 pub fn moments(step: &Step, walk: &Walk, candidate: &Candidate, draw: &Draw) -> Moments {
     let u = &walk.x - &candidate.to;
-    let dot = |a: &Batch, b: &Batch| a.rows().into_iter().zip(b.rows()).map(|(a, b)| a.dot(&b)).collect::<Vec<f64>>();
+    let dot = |a: &Batch, b: &Batch| {
+        a.rows()
+            .into_iter()
+            .zip(b.rows())
+            .map(|(a, b)| a.dot(&b))
+            .collect::<Vec<f64>>()
+    };
     let (denoised, place) = candidate.denoised(step, &draw.on);
     let rest = place - &(denoised * step.from.alpha);
     let dim = u.ncols() as f64;
@@ -137,21 +156,39 @@ impl Moments {
             let block = first..(first + width).min(rows);
             let mut z = Blocks::zeros((count, block.len(), dim));
             for (probe, mut of_probe) in z.outer_iter_mut().enumerate() {
-                for (row, sample) in of_probe.outer_iter_mut().zip(&probes.draw.samples[block.clone()]) {
+                for (row, sample) in of_probe
+                    .outer_iter_mut()
+                    .zip(&probes.draw.samples[block.clone()])
+                {
                     let address = (Purpose::Stein, *sample, probe as u64, probes.step);
-                    probes.draw.key.probe(Distribution::Rademacher, address, row);
+                    probes
+                        .draw
+                        .key
+                        .probe(Distribution::Rademacher, address, row);
                 }
             }
-            let of_step = step::products(step, &candidate.rows(block.clone()), &z, &probes.draw.on, field)?;
+            let of_step = step::products(
+                step,
+                &candidate.rows(block.clone()),
+                &z,
+                &probes.draw.on,
+                field,
+            )?;
             products = of_step.count * count as u64;
             for (j, i) in block.enumerate() {
-                let form = |a: &Blocks, k: usize| a.slice(ndarray::s![k, j, ..]).dot(&z.slice(ndarray::s![k, j, ..]));
-                let divs: Vec<f64> = (0..count).map(|k| dim as f64 - form(&of_step.step, k)).collect();
+                let form = |a: &Blocks, k: usize| {
+                    a.slice(ndarray::s![k, j, ..])
+                        .dot(&z.slice(ndarray::s![k, j, ..]))
+                };
+                let divs: Vec<f64> = (0..count)
+                    .map(|k| dim as f64 - form(&of_step.step, k))
+                    .collect();
                 let mean = divs.iter().sum::<f64>() / count as f64;
                 let square: f64 = divs.iter().map(|v| (v - mean).powi(2)).sum();
                 self.div[i] = mean;
                 variance[i] = square / (count as f64 - 1.0) / count as f64;
-                trace[i] = (0..count).map(|k| form(&of_step.denoised, k)).sum::<f64>() / count as f64;
+                trace[i] =
+                    (0..count).map(|k| form(&of_step.denoised, k)).sum::<f64>() / count as f64;
             }
         }
         self.div_variance = (count > 1).then_some(variance);
@@ -164,12 +201,20 @@ impl Moments {
     /// At high noise both weights are large and their sums nearly cancel: they are added sample by sample.
     pub fn numerators(&self, step: &Step, rule: &Rule) -> Vec<f64> {
         let [of_xu, of_div] = rule.weights(step);
-        self.xu.iter().zip(&self.div).map(|(xu, div)| of_xu * xu + of_div * div).collect()
+        self.xu
+            .iter()
+            .zip(&self.div)
+            .map(|(xu, div)| of_xu * xu + of_div * div)
+            .collect()
     }
 
     /// Means over those samples whose numbers are finite.
     pub fn statistics(&self, step: &Step, rule: &Rule) -> Statistics {
-        let finite = |i: &usize| [self.xu[*i], self.uu[*i], self.div[*i]].iter().all(|v| v.is_finite());
+        let finite = |i: &usize| {
+            [self.xu[*i], self.uu[*i], self.div[*i]]
+                .iter()
+                .all(|v| v.is_finite())
+        };
         let rows: Vec<usize> = (0..self.xu.len()).filter(finite).collect();
         let n = rows.len() as f64;
         let mean = |values: &[f64]| rows.iter().map(|i| values[*i]).sum::<f64>() / n;
@@ -178,8 +223,14 @@ impl Moments {
         let [_, of_div] = rule.weights(step);
         let uu = mean(&self.uu);
         let raw = mean(&numerators) / uu;
-        let square: f64 = rows.iter().map(|i| (numerators[*i] - raw * self.uu[*i]).powi(2)).sum();
-        let probe = self.div_variance.as_ref().map(|v| rows.iter().map(|i| v[*i]).sum::<f64>().sqrt() / n);
+        let square: f64 = rows
+            .iter()
+            .map(|i| (numerators[*i] - raw * self.uu[*i]).powi(2))
+            .sum();
+        let probe = self
+            .div_variance
+            .as_ref()
+            .map(|v| rows.iter().map(|i| v[*i]).sum::<f64>().sqrt() / n);
         let remaining = |trace: &Vec<f64>| sigma * sigma * (self.dim - alpha * mean(trace));
         Statistics {
             raw,
@@ -189,13 +240,19 @@ impl Moments {
             uu,
             div: mean(&self.div),
             differentiated: self.trace.is_some(),
-            coupling: self.trace.as_ref().map(|t| mean(&self.residual) / remaining(t)),
+            coupling: self
+                .trace
+                .as_ref()
+                .map(|t| mean(&self.residual) / remaining(t)),
         }
     }
 
     /// Each sample's divergence with the variance that its probes leave in it.
     #[cfg(test)]
     pub fn divergences(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
-        self.div.iter().copied().zip(self.div_variance.iter().flatten().copied())
+        self.div
+            .iter()
+            .copied()
+            .zip(self.div_variance.iter().flatten().copied())
     }
 }

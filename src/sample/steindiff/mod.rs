@@ -153,8 +153,15 @@ impl SteinDiff {
     /// As tables print it: the proposing sampler, then the parameters that are not the defaults.
     pub fn label(&self) -> String {
         let default = SteinDiff::default();
-        let bare = SteinDiff { sampler: default.sampler.clone(), ..self.clone() };
-        let own = registry::label("steindiff", &Sampler::SteinDiff(bare), &Sampler::SteinDiff(default));
+        let bare = SteinDiff {
+            sampler: default.sampler.clone(),
+            ..self.clone()
+        };
+        let own = registry::label(
+            "steindiff",
+            &Sampler::SteinDiff(bare),
+            &Sampler::SteinDiff(default),
+        );
         match own.split_once('(') {
             Some((name, parameters)) => format!("{name}({} {parameters}", self.sampler.label()),
             None => format!("{own}({})", self.sampler.label()),
@@ -166,11 +173,20 @@ impl SteinDiff {
         registry::within("population", self.population, 1, 1 << 24)?;
         let most = self.gamma_max.unwrap_or(1.0);
         if !(self.gamma_min.is_finite() && most.is_finite() && self.gamma_min <= most) {
-            let (least, given) = (self.gamma_min, self.gamma_max.map_or("unset, so 1".to_owned(), |m| m.to_string()));
-            return Err(format!("gamma_min is {least} and gamma_max {given}, expected gamma_min <= gamma_max"));
+            let (least, given) = (
+                self.gamma_min,
+                self.gamma_max
+                    .map_or("unset, so 1".to_owned(), |m| m.to_string()),
+            );
+            return Err(format!(
+                "gamma_min is {least} and gamma_max {given}, expected gamma_min <= gamma_max"
+            ));
         }
         if self.mode == Mode::Literal && self.gamma_max.is_some() {
-            return Err("gamma_max is given, but mode `literal` has no upper bound; use mode `clipped`".to_owned());
+            return Err(
+                "gamma_max is given, but mode `literal` has no upper bound; use mode `clipped`"
+                    .to_owned(),
+            );
         }
         for (key, value) in [("tau", self.tau), ("sigma_switch", self.sigma_switch)] {
             if !(value.is_finite() && value > 0.0) {
@@ -197,7 +213,9 @@ impl SteinDiff {
 
     /// Whether step `i` of `steps` is taken in full without a look.
     fn skips(&self, steps: &[Step], i: usize) -> bool {
-        self.mode == Mode::Vanilla || steps[i].from.alpha == 0.0 || (self.skip_last && i + 1 == steps.len())
+        self.mode == Mode::Vanilla
+            || steps[i].from.alpha == 0.0
+            || (self.skip_last && i + 1 == steps.len())
     }
 
     /// Whether γ of a step asks for Jacobian products.
@@ -210,7 +228,11 @@ impl SteinDiff {
     }
 
     fn rule(&self) -> Rule {
-        let most = if self.mode == Mode::Literal { f64::INFINITY } else { self.gamma_max.unwrap_or(1.0) };
+        let most = if self.mode == Mode::Literal {
+            f64::INFINITY
+        } else {
+            self.gamma_max.unwrap_or(1.0)
+        };
         Rule {
             noise_consistent: self.mode == Mode::NoiseConsistent,
             least: self.gamma_min,
@@ -236,7 +258,14 @@ impl SteinDiff {
             let mut entry = self.judge(steps, i, &walk, &candidate, field, draw)?;
             if self.mode == Mode::SelfConsistent && !self.skips(steps, i) {
                 let proposal = damped(&walk.x, &candidate.to, entry.gamma);
-                let (x, blend) = ahead::blend(&steps[i..], &mut walk, &candidate, proposal, self.tau, field)?;
+                let (x, blend) = ahead::blend(
+                    &steps[i..],
+                    &mut walk,
+                    &candidate,
+                    proposal,
+                    self.tau,
+                    field,
+                )?;
                 entry.blend = blend;
                 walk.accept_instead(step, candidate, x);
             } else if entry.gamma == 1.0 {
@@ -269,7 +298,11 @@ impl SteinDiff {
             from: step.from,
             to: step.to,
             gamma: 1.0,
-            action: if step.from.alpha == 0.0 { Action::Undefined } else { Action::SkippedLast },
+            action: if step.from.alpha == 0.0 {
+                Action::Undefined
+            } else {
+                Action::SkippedLast
+            },
             statistics: None,
             blend: None,
             evaluations: 0,
@@ -280,8 +313,13 @@ impl SteinDiff {
         }
         let mut moments = gamma::moments(step, walk, candidate, draw);
         if self.differentiates(step) {
-            let address = gamma::Probes { draw, step: i as u64, count: self.probes };
-            entry.products = moments.differentiate(step, candidate, &address, field.linearized()?)?;
+            let address = gamma::Probes {
+                draw,
+                step: i as u64,
+                count: self.probes,
+            };
+            entry.products =
+                moments.differentiate(step, candidate, &address, field.linearized()?)?;
         }
         let statistics = moments.statistics(step, &self.rule());
         (entry.gamma, entry.action) = self.rule().apply(&statistics);
@@ -299,17 +337,25 @@ fn damped(x: &Batch, to: &Batch, gamma: f64) -> Batch {
 
 impl Sample for SteinDiff {
     fn with_steps(&self, steps: usize) -> Sampler {
-        Sampler::SteinDiff(SteinDiff { sampler: Box::new(self.sampler.with_steps(steps)), ..self.clone() })
+        Sampler::SteinDiff(SteinDiff {
+            sampler: Box::new(self.sampler.with_steps(steps)),
+            ..self.clone()
+        })
     }
 
     fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {
-        let steps =
-            self.sampler.steps(on).map_err(|e| format!("sampler: {}", registry::named(self.sampler.name(), e)))?;
+        let steps = self
+            .sampler
+            .steps(on)
+            .map_err(|e| format!("sampler: {}", registry::named(self.sampler.name(), e)))?;
         if matches!(*self.sampler, Sampler::SteinDiff(_)) {
             return Err("sampler: steindiff cannot be put around itself".to_owned());
         }
         if steps.iter().any(|s| s.churn > 0.0) {
-            return Err("sampler: heun: s_churn makes the step random, but u = x - T(x) is a function of x".to_owned());
+            return Err(
+                "sampler: heun: s_churn makes the step random, but u = x - T(x) is a function of x"
+                    .to_owned(),
+            );
         }
         Ok(steps)
     }
@@ -321,18 +367,29 @@ impl Sample for SteinDiff {
 
     /// A prediction made ahead is made again where the step was not taken in full: what is declared is the most.
     fn cost(&self, on: &Setting) -> Cost {
-        let Ok(steps) = self.steps(on) else { return Cost::default() };
-        let kept = steps.iter().any(|s| s.again.as_ref().is_some_and(|a| a.kept));
+        let Ok(steps) = self.steps(on) else {
+            return Cost::default();
+        };
+        let kept = steps
+            .iter()
+            .any(|s| s.again.as_ref().is_some_and(|a| a.kept));
         if self.mode == Mode::Vanilla {
-            return Cost { evaluations: step::evaluations(&steps), ..Cost::default() };
+            return Cost {
+                evaluations: step::evaluations(&steps),
+                ..Cost::default()
+            };
         }
         let places = |s: &Step| 1 + u64::from(s.again.is_some());
         let active = (0..steps.len()).filter(|i| !self.skips(&steps, *i));
         let products = active.clone().filter(|i| self.differentiates(&steps[*i]));
-        let looks = active.filter(|i| self.mode == Mode::SelfConsistent && ahead::weight(&steps[*i..]) > 0.0);
+        let looks = active
+            .filter(|i| self.mode == Mode::SelfConsistent && ahead::weight(&steps[*i..]) > 0.0);
         Cost {
-            evaluations: steps.iter().map(places).sum::<u64>() + looks.map(|i| places(&steps[i + 1])).sum::<u64>(),
-            products: products.map(|i| self.probes as u64 * places(&steps[i])).sum(),
+            evaluations: steps.iter().map(places).sum::<u64>()
+                + looks.map(|i| places(&steps[i + 1])).sum::<u64>(),
+            products: products
+                .map(|i| self.probes as u64 * places(&steps[i]))
+                .sum(),
             guessed: kept,
         }
     }
@@ -346,13 +403,18 @@ impl Sample for SteinDiff {
         let steps = self.steps(&draw.on).map_err(EvalError::Missing)?;
         if self.population.min(x.nrows()).saturating_mul(x.ncols()) > NUMBERS {
             let most = NUMBERS / x.ncols().max(1);
-            return Err(EvalError::Missing(format!("population is {}, expected at most {most}", self.population)));
+            return Err(EvalError::Missing(format!(
+                "population is {}, expected at most {most}",
+                self.population
+            )));
         }
         let mut drawn = Drawn::none();
         let mut first = 0;
         let of = |sample: &SampleId| sample / self.population as u64;
         for samples in draw.samples.chunk_by(|a, b| of(a) == of(b)) {
-            let rows = x.slice(ndarray::s![first..first + samples.len(), ..]).to_owned();
+            let rows = x
+                .slice(ndarray::s![first..first + samples.len(), ..])
+                .to_owned();
             first += samples.len();
             let mut log = Vec::new();
             let walk = self.carry(&steps, field, &Draw { samples, ..*draw }, rows, &mut log)?;

@@ -4,7 +4,12 @@ use super::*;
 
 fn gaussian(variance: f64) -> Mixture {
     Mixture {
-        curve: Path::Edm { sigma_min: 0.02, sigma_max: 20.0 }.curve().expect("right"),
+        curve: Path::Edm {
+            sigma_min: 0.02,
+            sigma_max: 20.0,
+        }
+        .curve()
+        .expect("right"),
         weights: vec![1.0],
         means: ndarray::Array2::zeros((1, 1)),
         variances: vec![variance],
@@ -13,10 +18,18 @@ fn gaussian(variance: f64) -> Mixture {
 
 /// The grid's points with σ̂ of each: raised by min(S_churn/N, √2 − 1) within bounds.
 fn raised(sampler: &Sampler, model: &Mixture, churn: f64, bounds: [f64; 2]) -> Vec<(f64, f64)> {
-    let Sampler::Heun(heun) = sampler else { panic!("heun") };
+    let Sampler::Heun(heun) = sampler else {
+        panic!("heun")
+    };
     let times = heun.schedule.times(&model.curve).expect("right");
     let gamma = (churn / heun.schedule.steps as f64).min(2f64.sqrt() - 1.0);
-    let hat = |s: f64| if s >= bounds[0] && s <= bounds[1] { s * (1.0 + gamma) } else { s };
+    let hat = |s: f64| {
+        if s >= bounds[0] && s <= bounds[1] {
+            s * (1.0 + gamma)
+        } else {
+            s
+        }
+    };
     times.into_iter().map(|s| (s, hat(s))).collect()
 }
 
@@ -43,7 +56,11 @@ fn it_is_the_printed_algorithm() {
                 x = start + (next - hat) * 0.5 * (slope + (x - denoised(x, next)) / next);
             }
         }
-        assert!((got.x[[sample, 0]] - x).abs() < 1e-12, "{} {x}", got.x[[sample, 0]]);
+        assert!(
+            (got.x[[sample, 0]] - x).abs() < 1e-12,
+            "{} {x}",
+            got.x[[sample, 0]]
+        );
     }
 }
 
@@ -64,7 +81,10 @@ fn samples_have_the_variance_of_its_recursion() {
     });
     let squares = got.iter().map(|v| v * v).sum::<f64>() / 20_000.0;
     let error = want * (2.0 / 20_000.0f64).sqrt();
-    assert!((squares - want).abs() < 4.0 * error, "{squares} {want} ± {error}");
+    assert!(
+        (squares - want).abs() < 4.0 * error,
+        "{squares} {want} ± {error}"
+    );
 }
 
 #[test]
@@ -73,10 +93,20 @@ fn without_churn_nothing_changes_and_with_it_no_sample_feels_its_batch() {
     let curve = model.curve.clone();
     let x = noise(Key { seed: 5 }, &[0, 1, 2], 1, 20.0);
     let mut end = |spec: &str| run(&sampler(spec), &mut model, &curve, &x).x;
-    assert_eq!(end("{heun: {steps: 8, s_noise: 3, s_max: 2}}"), end("{heun: {steps: 8}}"));
+    assert_eq!(
+        end("{heun: {steps: 8, s_noise: 3, s_max: 2}}"),
+        end("{heun: {steps: 8}}")
+    );
     let all = end("{heun: {steps: 8, s_churn: 40}}");
     assert_ne!(all, end("{heun: {steps: 8}}"));
     let one = x.slice(ndarray::s![2..3, ..]).to_owned();
-    let alone = run_at(&sampler("{heun: {steps: 8, s_churn: 40}}"), &mut gaussian(0.3), &curve, &[2], &one).x;
+    let alone = run_at(
+        &sampler("{heun: {steps: 8, s_churn: 40}}"),
+        &mut gaussian(0.3),
+        &curve,
+        &[2],
+        &one,
+    )
+    .x;
     assert_eq!(alone.row(0), all.row(2));
 }

@@ -17,16 +17,24 @@ struct References(NpzReader<File>);
 
 impl References {
     fn open() -> References {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/samplers/diffusers.npz");
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/data/samplers/diffusers.npz"
+        );
         References(NpzReader::new(File::open(path).expect(path)).expect("an archive"))
     }
 
     fn states(&mut self, name: &str) -> Array2<f64> {
-        self.0.by_name(name).unwrap_or_else(|e| panic!("{name}: {e}"))
+        self.0
+            .by_name(name)
+            .unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
     fn times(&mut self, name: &str) -> Vec<f64> {
-        let times: ndarray::Array1<f64> = self.0.by_name(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let times: ndarray::Array1<f64> = self
+            .0
+            .by_name(name)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
         times.to_vec()
     }
 
@@ -56,14 +64,32 @@ fn end(spec: &str, path: Path, start: &Batch) -> Batch {
 }
 
 /// A multistep method over points that are no grid of ours.
-fn between(method: &dyn multistep::Multistep, points: &[Point], model: &mut Mixture, start: Batch) -> Batch {
-    let (steps, curve) = (multistep::between(method, true, points), model.curve.clone());
-    let draw = Draw { on: on(&curve), prior: UNIT, key: Key { seed: 0 }, samples: &[] };
-    step::march(&steps, model, &draw, start).expect("analytic").x
+fn between(
+    method: &dyn multistep::Multistep,
+    points: &[Point],
+    model: &mut Mixture,
+    start: Batch,
+) -> Batch {
+    let (steps, curve) = (
+        multistep::between(method, true, points),
+        model.curve.clone(),
+    );
+    let draw = Draw {
+        on: on(&curve),
+        prior: UNIT,
+        key: Key { seed: 0 },
+        samples: &[],
+    };
+    step::march(&steps, model, &draw, start)
+        .expect("analytic")
+        .x
 }
 
 fn discrete() -> Path {
-    Path::Discrete { betas: Betas::default(), steps: 1000 }
+    Path::Discrete {
+        betas: Betas::default(),
+        steps: 1000,
+    }
 }
 
 #[test]
@@ -74,17 +100,42 @@ fn on_the_discrete_path() {
         ("ddim_discrete", "ddim: {steps: 9}"),
         ("2m_discrete_lower", "dpmpp-2m: {steps: 9}"),
         ("3m_discrete_lower", "dpmpp-3m: {steps: 9}"),
-        ("2m_discrete", "dpmpp-2m: {steps: 27, lower_order_final: false}"),
-        ("3m_discrete", "dpmpp-3m: {steps: 27, lower_order_final: false}"),
+        (
+            "2m_discrete",
+            "dpmpp-2m: {steps: 27, lower_order_final: false}",
+        ),
+        (
+            "3m_discrete",
+            "dpmpp-3m: {steps: 27, lower_order_final: false}",
+        ),
     ] {
-        let single = if name.contains("m_discrete") && !name.contains("lower") { 2e-4 } else { 1e-5 };
-        references.hold(name, &end(&format!("{{{spec}}}"), discrete(), &start), single);
+        let single = if name.contains("m_discrete") && !name.contains("lower") {
+            2e-4
+        } else {
+            1e-5
+        };
+        references.hold(
+            name,
+            &end(&format!("{{{spec}}}"), discrete(), &start),
+            single,
+        );
     }
-    for (order, variant) in [(1, "bh1"), (1, "bh2"), (2, "bh1"), (2, "bh2"), (3, "bh1"), (3, "bh2")] {
+    for (order, variant) in [
+        (1, "bh1"),
+        (1, "bh2"),
+        (2, "bh1"),
+        (2, "bh2"),
+        (3, "bh1"),
+        (3, "bh2"),
+    ] {
         let spec = format!("steps: 9, order: {order}, variant: {variant}");
         let got = end(&format!("{{unipc: {{{spec}}}}}"), discrete(), &start);
         references.hold(&format!("unipc{order}{variant}_discrete_lower"), &got, 1e-5);
-        let got = end(&format!("{{unipc: {{{spec}, lower_order_final: false}}}}"), discrete(), &start);
+        let got = end(
+            &format!("{{unipc: {{{spec}, lower_order_final: false}}}}"),
+            discrete(),
+            &start,
+        );
         references.hold(&format!("unipc{order}{variant}_discrete"), &got, 2e-4);
     }
 }
@@ -95,7 +146,9 @@ fn their_ddim_scheduler_on_its_own_timesteps() {
     let mut references = References::open();
     let mut model = mixture(discrete());
     let indices = (0..8).map(|i| 999 - 125 * i).chain([0]);
-    let points: Vec<Point> = indices.map(|i| Point::on(&model.curve, (i + 1) as f64 / 1000.0)).collect();
+    let points: Vec<Point> = indices
+        .map(|i| Point::on(&model.curve, (i + 1) as f64 / 1000.0))
+        .collect();
     let start = references.states("start");
     let got = between(&ddim::Ddim::default(), &points, &mut model, start);
     references.hold("ddim_trailing", &got, 1e-5);
@@ -105,15 +158,27 @@ fn their_ddim_scheduler_on_its_own_timesteps() {
 fn on_edm_with_the_step_to_zero_as_a_denoising() {
     let mut references = References::open();
     let start = references.states("start") * 80.0;
-    let edm = Path::Edm { sigma_min: 0.002, sigma_max: 80.0 };
-    for (name, sampler) in [("euler_edm", "euler"), ("1m_edm", "ddim"), ("2m_edm", "dpmpp-2m"), ("3m_edm", "dpmpp-3m")]
-    {
-        let spec = format!("{{{sampler}: {{steps: 16, lower_order_final: false, denoise_to_zero: true}}}}");
+    let edm = Path::Edm {
+        sigma_min: 0.002,
+        sigma_max: 80.0,
+    };
+    for (name, sampler) in [
+        ("euler_edm", "euler"),
+        ("1m_edm", "ddim"),
+        ("2m_edm", "dpmpp-2m"),
+        ("3m_edm", "dpmpp-3m"),
+    ] {
+        let spec = format!(
+            "{{{sampler}: {{steps: 16, lower_order_final: false, denoise_to_zero: true}}}}"
+        );
         references.hold(name, &end(&spec, edm.clone(), &start), 1e-5);
     }
     // Heun between the two ends of their table; the single-precision ends move the state by 1e-5 of 157.
     let ends = references.times("heun_karras_times.f64");
-    let path = Path::Edm { sigma_min: ends[ends.len() - 2], sigma_max: ends[0] };
+    let path = Path::Edm {
+        sigma_min: ends[ends.len() - 2],
+        sigma_max: ends[0],
+    };
     let start = references.states("start") * ends[0];
     let got = end("{heun: {steps: 12, denoise_to_zero: true}}", path, &start);
     references.hold("heun_karras", &got, 1e-5);
@@ -124,19 +189,37 @@ fn on_edm_with_the_step_to_zero_as_a_denoising() {
 fn on_flow_matching() {
     let mut references = References::open();
     let start = references.states("start");
-    let flow = |t_max| Path::FlowMatching { data_at: 0, t_min: 0.0, t_max };
+    let flow = |t_max| Path::FlowMatching {
+        data_at: 0,
+        t_min: 0.0,
+        t_max,
+    };
     for sampler in ["euler", "ddim"] {
-        references.hold("euler_flow", &end(&format!("{{{sampler}: {{steps: 10}}}}"), flow(1.0), &start), 1e-5);
+        references.hold(
+            "euler_flow",
+            &end(&format!("{{{sampler}: {{steps: 10}}}}"), flow(1.0), &start),
+            1e-5,
+        );
     }
     let times = references.times("2m_flow_times.f64");
     for (name, sampler) in [("2m_flow", "dpmpp-2m"), ("3m_flow", "dpmpp-3m")] {
-        references.hold(name, &end(&format!("{{{sampler}: {{steps: 10}}}}"), flow(times[0]), &start), 1e-5);
+        references.hold(
+            name,
+            &end(
+                &format!("{{{sampler}: {{steps: 10}}}}"),
+                flow(times[0]),
+                &start,
+            ),
+            1e-5,
+        );
     }
     // Their UniPC leaves out the last of its equal steps: a grid that is none of ours.
     let mut model = mixture(flow(1.0));
     let times = references.times("unipc3bh2_flow_times.f64");
     let points: Vec<Point> = times.iter().map(|t| Point::on(&model.curve, *t)).collect();
-    let Sampler::UniPc(unipc) = sampler("{unipc: {variant: bh2}}") else { unreachable!() };
+    let Sampler::UniPc(unipc) = sampler("{unipc: {variant: bh2}}") else {
+        unreachable!()
+    };
     let got = between(&unipc, &points, &mut model, start);
     references.hold("unipc3bh2_flow", &got, 1e-5);
 }

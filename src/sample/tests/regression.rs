@@ -5,7 +5,12 @@ use super::*;
 /// σ from 20 to 0.02; .3 N(−1, .04) + .7 N(.8, .09).
 fn mixture() -> Mixture {
     Mixture {
-        curve: Path::Edm { sigma_min: 0.02, sigma_max: 20.0 }.curve().expect("right"),
+        curve: Path::Edm {
+            sigma_min: 0.02,
+            sigma_max: 20.0,
+        }
+        .curve()
+        .expect("right"),
         weights: vec![0.3, 0.7],
         means: ndarray::array![[-1.0], [0.8]],
         variances: vec![0.04, 0.09],
@@ -28,29 +33,68 @@ fn ends_are_the_printed_ones() {
     for (spec, want) in [
         ("ddim: {steps: 10, schedule: log-snr}", 0.7425582914),
         ("heun: {steps: 10, schedule: log-snr}", 0.8125410424),
-        ("dpmpp-2m: {steps: 10, schedule: log-snr, lower_order_final: false}", 0.8071649894),
-        ("dpmpp-3m: {steps: 10, schedule: log-snr, lower_order_final: false}", 0.7870760285),
-        ("unipc: {steps: 10, schedule: log-snr, lower_order_final: false}", 0.7812823311),
-        ("unipc: {steps: 10, schedule: log-snr, lower_order_final: false, variant: bh2}", 0.7812243135),
+        (
+            "dpmpp-2m: {steps: 10, schedule: log-snr, lower_order_final: false}",
+            0.8071649894,
+        ),
+        (
+            "dpmpp-3m: {steps: 10, schedule: log-snr, lower_order_final: false}",
+            0.7870760285,
+        ),
+        (
+            "unipc: {steps: 10, schedule: log-snr, lower_order_final: false}",
+            0.7812823311,
+        ),
+        (
+            "unipc: {steps: 10, schedule: log-snr, lower_order_final: false, variant: bh2}",
+            0.7812243135,
+        ),
         ("ddim: {steps: 5, schedule: log-snr}", 0.6819866207),
         ("heun: {steps: 5, schedule: log-snr}", 0.9201921176),
-        ("dpmpp-2m: {steps: 5, schedule: log-snr, lower_order_final: false}", 0.8290383343),
+        (
+            "dpmpp-2m: {steps: 5, schedule: log-snr, lower_order_final: false}",
+            0.8290383343,
+        ),
         ("dpmpp-2m: {steps: 5, schedule: log-snr}", 0.8067541884),
-        ("dpmpp-3m: {steps: 5, schedule: log-snr, lower_order_final: false}", 0.887483973),
+        (
+            "dpmpp-3m: {steps: 5, schedule: log-snr, lower_order_final: false}",
+            0.887483973,
+        ),
         ("dpmpp-3m: {steps: 5, schedule: log-snr}", 0.8630951928),
-        ("unipc: {steps: 5, schedule: log-snr, lower_order_final: false}", 0.8784320793),
-        ("unipc: {steps: 5, schedule: log-snr, lower_order_final: false, variant: bh2}", 0.8776835784),
+        (
+            "unipc: {steps: 5, schedule: log-snr, lower_order_final: false}",
+            0.8784320793,
+        ),
+        (
+            "unipc: {steps: 5, schedule: log-snr, lower_order_final: false, variant: bh2}",
+            0.8776835784,
+        ),
         ("unipc: {steps: 5, schedule: log-snr}", 0.931816044),
         ("ddim: {steps: 11, schedule: karras}", 0.7443293762),
         ("heun: {steps: 11, schedule: karras}", 0.808182331),
-        ("dpmpp-2m: {steps: 11, schedule: karras, lower_order_final: false}", 0.8226178578),
-        ("dpmpp-3m: {steps: 11, schedule: karras, lower_order_final: false}", 0.7561921047),
-        ("unipc: {steps: 11, schedule: karras, lower_order_final: false}", 0.7142081012),
-        ("unipc: {steps: 11, schedule: karras, lower_order_final: false, variant: bh2}", 0.7141939878),
+        (
+            "dpmpp-2m: {steps: 11, schedule: karras, lower_order_final: false}",
+            0.8226178578,
+        ),
+        (
+            "dpmpp-3m: {steps: 11, schedule: karras, lower_order_final: false}",
+            0.7561921047,
+        ),
+        (
+            "unipc: {steps: 11, schedule: karras, lower_order_final: false}",
+            0.7142081012,
+        ),
+        (
+            "unipc: {steps: 11, schedule: karras, lower_order_final: false, variant: bh2}",
+            0.7141939878,
+        ),
         ("unipc: {steps: 11, schedule: karras}", 0.7737534951),
     ] {
         let got = end(&format!("{{{spec}}}"));
-        assert!((got - want).abs() < 1e-10, "{spec}: {got:.10}, printed {want}");
+        assert!(
+            (got - want).abs() < 1e-10,
+            "{spec}: {got:.10}, printed {want}"
+        );
     }
 }
 
@@ -69,8 +113,11 @@ fn orders_are_those_of_the_methods() {
         ("unipc: {order: 3, ", 4.0, 6.0),
         ("unipc: {order: 3, variant: bh2, ", 4.0, 6.0),
     ] {
-        let error =
-            |n: usize| end(&format!("{{{spec}steps: {n}, schedule: log-snr, lower_order_final: false}}}}")) - EXACT;
+        let error = |n: usize| {
+            end(&format!(
+                "{{{spec}steps: {n}, schedule: log-snr, lower_order_final: false}}}}"
+            )) - EXACT
+        };
         let order = (error(160) / error(320)).abs().log2();
         assert!((least..most).contains(&order), "{spec}…}}: {order}");
     }

@@ -18,11 +18,21 @@ pub fn rewritten<'a>(g: &mut Graph, node: &'a NodeProto) -> Cow<'a, NodeProto> {
         return Cow::Borrowed(node);
     }
     let mut changed = node.clone();
-    for attribute in changed.attribute.iter_mut().filter(|attribute| attribute.g.is_some()) {
+    for attribute in changed
+        .attribute
+        .iter_mut()
+        .filter(|attribute| attribute.g.is_some())
+    {
         g.nesting += 1;
-        let body = if node.op_type() == "If" { branch(g, node, attribute.name()) } else { step(g, node) };
+        let body = if node.op_type() == "If" {
+            branch(g, node, attribute.name())
+        } else {
+            step(g, node)
+        };
         g.nesting -= 1;
-        let Some(body) = body else { return Cow::Borrowed(node) };
+        let Some(body) = body else {
+            return Cow::Borrowed(node);
+        };
         // Constants made in it are known by their names.
         body.captures().into_iter().for_each(|v| g.recall(v));
         *attribute = body.attribute(g, attribute.name());
@@ -31,7 +41,11 @@ pub fn rewritten<'a>(g: &mut Graph, node: &'a NodeProto) -> Cow<'a, NodeProto> {
 }
 
 fn holds_foreign(node: &NodeProto) -> bool {
-    let mut inner = node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)).flat_map(|graph| &graph.node);
+    let mut inner = node
+        .attribute
+        .iter()
+        .flat_map(|a| a.g.iter().chain(&a.graphs))
+        .flat_map(|graph| &graph.node);
     inner.any(|node| !standardize(node.domain()).is_empty() || holds_foreign(node))
 }
 
@@ -39,7 +53,11 @@ fn branch(g: &mut Graph, node: &NodeProto, name: &str) -> Option<Body> {
     let graph = branches::renamed(g, node, name)?;
     let scope = g.enter();
     super::push_body(g, &graph);
-    let outputs: Option<Vec<Val>> = graph.output.iter().map(|output| g.named(output.name())).collect();
+    let outputs: Option<Vec<Val>> = graph
+        .output
+        .iter()
+        .map(|output| g.named(output.name()))
+        .collect();
     closed(g, scope, Vec::new(), outputs)
 }
 
@@ -55,15 +73,29 @@ fn step(g: &mut Graph, node: &NodeProto) -> Option<Body> {
     };
     let mut inputs: Vec<Val> = opened.number.into_iter().collect();
     if form.counts {
-        let shape = form.body.input.get(1).map(|_| vec![Size::fixed(1); form.rank_of_condition()]);
+        let shape = form
+            .body
+            .input
+            .get(1)
+            .map(|_| vec![Size::fixed(1); form.rank_of_condition()]);
         inputs.push(g.add_formal(ElemType::BOOL, shape, false));
     }
     inputs.extend(opened.states.iter().chain(&opened.elements));
-    let outputs = opened.goes_on.into_iter().chain(opened.next).chain(opened.kept).collect();
+    let outputs = opened
+        .goes_on
+        .into_iter()
+        .chain(opened.next)
+        .chain(opened.kept)
+        .collect();
     closed(g, scope, inputs, Some(outputs))
 }
 
-fn closed(g: &mut Graph, scope: Scope, inputs: Vec<Val>, outputs: Option<Vec<Val>>) -> Option<Body> {
+fn closed(
+    g: &mut Graph,
+    scope: Scope,
+    inputs: Vec<Val>,
+    outputs: Option<Vec<Val>>,
+) -> Option<Body> {
     match outputs {
         Some(outputs) => {
             // An output must be made inside.

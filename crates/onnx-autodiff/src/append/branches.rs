@@ -16,14 +16,29 @@ pub const BRANCHES: [&str; 2] = ["then_branch", "else_branch"];
 pub fn chosen(g: &mut Graph, node: &NodeProto) -> Option<GraphProto> {
     let condition = g.named(node.input.first()?)?;
     let holds = g.content(condition)?.items.first()?.as_fixed()?;
-    renamed(g, node, if holds != 0 { "then_branch" } else { "else_branch" })
+    renamed(
+        g,
+        node,
+        if holds != 0 {
+            "then_branch"
+        } else {
+            "else_branch"
+        },
+    )
 }
 
 /// A branch whose values have names that occur nowhere else; what it takes from outside keeps its name.
 pub fn renamed(g: &mut Graph, node: &NodeProto, branch: &str) -> Option<GraphProto> {
-    let mut graph = node.attribute.iter().find(|a| a.name() == branch)?.g.clone()?;
-    let mut names: HashMap<String, String> =
-        order::captures(node).into_iter().map(|name| (name.clone(), name)).collect();
+    let mut graph = node
+        .attribute
+        .iter()
+        .find(|a| a.name() == branch)?
+        .g
+        .clone()?;
+    let mut names: HashMap<String, String> = order::captures(node)
+        .into_iter()
+        .map(|name| (name.clone(), name))
+        .collect();
     let prefix = g.fresh_name(branch);
     inline::rename_graph(&mut graph, &mut names, &prefix);
     Some(graph)
@@ -31,10 +46,13 @@ pub fn renamed(g: &mut Graph, node: &NodeProto, branch: &str) -> Option<GraphPro
 
 /// Element types and shapes of a branch's outputs, found by walking through it.
 fn outputs_of(g: &mut Graph, graph: &GraphProto) -> Vec<Inferred> {
-    let found = graph.output.iter().map(|output| match g.named(output.name()) {
-        Some(v) => (g.elem(v), g.shape(v).cloned()),
-        None => (ElemType::UNKNOWN, None),
-    });
+    let found = graph
+        .output
+        .iter()
+        .map(|output| match g.named(output.name()) {
+            Some(v) => (g.elem(v), g.shape(v).cloned()),
+            None => (ElemType::UNKNOWN, None),
+        });
     found.collect()
 }
 
@@ -42,7 +60,9 @@ fn outputs_of(g: &mut Graph, graph: &GraphProto) -> Vec<Inferred> {
 pub fn infer(g: &mut Graph, node: &NodeProto) -> Vec<Inferred> {
     let mut both = Vec::new();
     for branch in BRANCHES {
-        let Some(graph) = renamed(g, node, branch) else { return Vec::new() };
+        let Some(graph) = renamed(g, node, branch) else {
+            return Vec::new();
+        };
         let scope = g.enter();
         super::push_body(g, &graph);
         both.push(outputs_of(g, &graph));
@@ -50,7 +70,10 @@ pub fn infer(g: &mut Graph, node: &NodeProto) -> Vec<Inferred> {
     }
     let no = both.pop().unwrap_or_default();
     let yes = both.pop().unwrap_or_default();
-    yes.into_iter().zip(no).map(|((elem, a), (_, b))| (elem, common(g, a, b))).collect()
+    yes.into_iter()
+        .zip(no)
+        .map(|((elem, a), (_, b))| (elem, common(g, a, b)))
+        .collect()
 }
 
 fn common(g: &mut Graph, a: Option<Shape>, b: Option<Shape>) -> Option<Shape> {

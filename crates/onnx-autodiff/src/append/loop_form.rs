@@ -57,19 +57,37 @@ impl Form {
     pub fn of(node: &Node) -> Option<Form> {
         let body = node.attribute("body")?.g.clone()?;
         let counts = node.standard() == "Loop";
-        let (extra, scanned) = if counts { (2, 0) } else { (0, usize::try_from(node.int("num_scan_inputs", 0)).ok()?) };
+        let (extra, scanned) = if counts {
+            (2, 0)
+        } else {
+            (0, usize::try_from(node.int("num_scan_inputs", 0)).ok()?)
+        };
         let states = node.inputs.len().checked_sub(extra + scanned)?;
-        let kept = body.output.len().checked_sub(states + usize::from(counts))?;
+        let kept = body
+            .output
+            .len()
+            .checked_sub(states + usize::from(counts))?;
         let lines = |count: usize, axes: &str, directions: &str| {
-            let (axes, directions) = (node.ints(axes).unwrap_or_default(), node.ints(directions).unwrap_or_default());
-            let line =
-                |i: usize| Line { axis: axes.get(i).copied().unwrap_or(0), backwards: directions.get(i) == Some(&1) };
+            let (axes, directions) = (
+                node.ints(axes).unwrap_or_default(),
+                node.ints(directions).unwrap_or_default(),
+            );
+            let line = |i: usize| Line {
+                axis: axes.get(i).copied().unwrap_or(0),
+                backwards: directions.get(i) == Some(&1),
+            };
             (0..count).map(line).collect::<Vec<Line>>()
         };
         let sequences = lines(scanned, "scan_input_axes", "scan_input_directions");
         let stacks = lines(kept, "scan_output_axes", "scan_output_directions");
         let fits = body.input.len() == node.inputs.len() && (counts || scanned > 0);
-        fits.then_some(Form { body, counts, states, sequences, stacks })
+        fits.then_some(Form {
+            body,
+            counts,
+            states,
+            sequences,
+            stacks,
+        })
     }
 
     /// The place among the body's inputs at which carried values begin, and the same among the node's.
@@ -116,9 +134,19 @@ impl Form {
 
     /// Whether the body hands on that the loop goes on, as it was given it.
     fn never_stops(&self) -> bool {
-        let [_, given, ..] = &self.body.input[..] else { return false };
-        let Some(mut name) = self.body.output.first().map(|output| output.name()) else { return false };
-        for node in self.body.node.iter().rev().filter(|node| node.op_type() == "Identity") {
+        let [_, given, ..] = &self.body.input[..] else {
+            return false;
+        };
+        let Some(mut name) = self.body.output.first().map(|output| output.name()) else {
+            return false;
+        };
+        for node in self
+            .body
+            .node
+            .iter()
+            .rev()
+            .filter(|node| node.op_type() == "Identity")
+        {
             if node.output.first().is_some_and(|output| output == name) {
                 name = node.input.first().map_or("", |input| input);
             }
@@ -132,12 +160,19 @@ impl Form {
         let mut number = None;
         let mut given = Vec::new();
         if self.counts {
-            let step = g.add_formal(ElemType::INT64, Some(vec![Size::fixed(1); self.rank_of_number()]), false);
+            let step = g.add_formal(
+                ElemType::INT64,
+                Some(vec![Size::fixed(1); self.rank_of_number()]),
+                false,
+            );
             number = Some(step);
             // A step that is taken was told to go on.
             given.extend([step, loops::truth(g, &vec![1; self.rank_of_condition()])]);
         }
-        let states: Vec<Val> = states.iter().map(|(elem, shape)| g.add_formal(*elem, shape.clone(), false)).collect();
+        let states: Vec<Val> = states
+            .iter()
+            .map(|(elem, shape)| g.add_formal(*elem, shape.clone(), false))
+            .collect();
         let mut elements = Vec::new();
         for i in 0..self.sequences.len() {
             let (elem, shape) = self.element(g, node, i)?;
@@ -148,7 +183,14 @@ impl Form {
         let mut goes_on = loops::copy(g, &proto, &self.body, &given)?;
         let mut next = goes_on.split_off(usize::from(self.counts));
         let kept = next.split_off(self.states);
-        Some(Opened { number, states, elements, goes_on: goes_on.pop(), next, kept })
+        Some(Opened {
+            number,
+            states,
+            elements,
+            goes_on: goes_on.pop(),
+            next,
+            kept,
+        })
     }
 
     fn element(&self, g: &mut Graph, node: &Node, i: usize) -> Option<Inferred> {
@@ -163,12 +205,17 @@ impl Form {
 
     /// What the body says of an input, but for names of sizes, which are its own.
     fn declared(&self, g: &mut Graph, place: usize) -> Inferred {
-        let Some(tensor) = self.body.input.get(place).and_then(tensor_type) else { return (ElemType::UNKNOWN, None) };
+        let Some(tensor) = self.body.input.get(place).and_then(tensor_type) else {
+            return (ElemType::UNKNOWN, None);
+        };
         let size = |g: &mut Graph, dim: &DimensionProto| match &dim.value {
             Some(DimensionValue::Value(n)) if *n >= 0 => Size::fixed(*n),
             _ => g.symbols.fresh(),
         };
-        let shape = tensor.shape.as_ref().map(|shape| shape.dim.iter().map(|dim| size(g, dim)).collect());
+        let shape = tensor
+            .shape
+            .as_ref()
+            .map(|shape| shape.dim.iter().map(|dim| size(g, dim)).collect());
         (ElemType(tensor.elem_type()), shape)
     }
 
@@ -179,19 +226,29 @@ impl Form {
         for i in 0..self.states {
             let v = self.first(node, i)?;
             let (declared, shape) = self.declared(g, self.start() + i);
-            let elem = if g.elem(v) == ElemType::UNKNOWN { declared } else { g.elem(v) };
+            let elem = if g.elem(v) == ElemType::UNKNOWN {
+                declared
+            } else {
+                g.elem(v)
+            };
             types.push((elem, sharper(g.shape(v).cloned(), shape)));
         }
-        let mut open: Vec<Vec<bool>> =
-            types.iter().map(|(_, shape)| vec![false; shape.iter().flatten().count()]).collect();
+        let mut open: Vec<Vec<bool>> = types
+            .iter()
+            .map(|(_, shape)| vec![false; shape.iter().flatten().count()])
+            .collect();
         if g.nesting < DEEPEST {
             for _ in 0..ATTEMPTS {
                 let (next, kept) = self.one_step(g, node, &types)?;
-                let fits =
-                    types.iter_mut().zip(&mut open).zip(next).map(|((t, open), next)| generalize(g, t, open, next));
+                let fits = types
+                    .iter_mut()
+                    .zip(&mut open)
+                    .zip(next)
+                    .map(|((t, open), next)| generalize(g, t, open, next));
                 // Every value is looked at.
                 if fits.fold(true, |all, fits| all & fits) {
-                    let stays = |(t, open): (&Inferred, &Vec<bool>)| t.1.is_some() && !open.contains(&true);
+                    let stays =
+                        |(t, open): (&Inferred, &Vec<bool>)| t.1.is_some() && !open.contains(&true);
                     let stays = types.iter().zip(&open).map(stays).collect();
                     return Some(Carried { types, stays, kept });
                 }
@@ -199,15 +256,28 @@ impl Form {
         }
         let types = types.into_iter().map(|(elem, _)| (elem, None)).collect();
         let kept = vec![(ElemType::UNKNOWN, None); self.stacks.len()];
-        Some(Carried { types, stays: vec![false; self.states], kept })
+        Some(Carried {
+            types,
+            stays: vec![false; self.states],
+            kept,
+        })
     }
 
     /// The types of what a step makes of values of some types.
-    fn one_step(&self, g: &mut Graph, node: &Node, types: &[Inferred]) -> Option<(Vec<Inferred>, Vec<Inferred>)> {
+    fn one_step(
+        &self,
+        g: &mut Graph,
+        node: &Node,
+        types: &[Inferred],
+    ) -> Option<(Vec<Inferred>, Vec<Inferred>)> {
         let scope = g.enter();
         g.nesting += 1;
         let found = self.open(g, node, types).map(|opened| {
-            let types = |list: &[Val]| list.iter().map(|v| (g.elem(*v), g.shape(*v).cloned())).collect::<Vec<_>>();
+            let types = |list: &[Val]| {
+                list.iter()
+                    .map(|v| (g.elem(*v), g.shape(*v).cloned()))
+                    .collect::<Vec<_>>()
+            };
             (types(&opened.next), types(&opened.kept))
         });
         g.nesting -= 1;
@@ -222,13 +292,19 @@ fn rank_of(port: &ValueInfoProto) -> Option<usize> {
 
 /// A shape with the numbers that a body declares where it is not known otherwise.
 fn sharper(known: Option<Shape>, declared: Option<Shape>) -> Option<Shape> {
-    let (Some(known), Some(declared)) = (&known, &declared) else { return known.or(declared) };
+    let (Some(known), Some(declared)) = (&known, &declared) else {
+        return known.or(declared);
+    };
     let size = |(known, declared): (&Size, &Size)| match (known.as_fixed(), declared.as_fixed()) {
         (None, Some(_)) => declared.clone(),
         _ => known.clone(),
     };
     let fits = known.len() == declared.len();
-    Some(if fits { known.iter().zip(declared).map(size).collect() } else { known.clone() })
+    Some(if fits {
+        known.iter().zip(declared).map(size).collect()
+    } else {
+        known.clone()
+    })
 }
 
 /// Leaves open what a step changes of a carried value's shape; whether there was nothing to leave open.
@@ -239,7 +315,12 @@ fn generalize(g: &mut Graph, t: &mut Inferred, open: &mut [bool], (elem, next): 
         return false;
     };
     let mut fits = true;
-    for ((size, next), open) in shape.iter_mut().zip(&next).zip(open).filter(|(_, open)| !**open) {
+    for ((size, next), open) in shape
+        .iter_mut()
+        .zip(&next)
+        .zip(open)
+        .filter(|(_, open)| !**open)
+    {
         if size != next {
             (*size, *open, fits) = (g.symbols.fresh(), true, false);
         }
@@ -254,7 +335,16 @@ pub fn infer(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let carried = form.carried(g, node)?;
     let steps = form.steps(g, node).unwrap_or_else(|| g.symbols.fresh());
     let outside = |g: &mut Graph, shape: Shape| -> Shape {
-        shape.into_iter().map(|size| if size.is_within(known) { size } else { g.symbols.fresh() }).collect()
+        shape
+            .into_iter()
+            .map(|size| {
+                if size.is_within(known) {
+                    size
+                } else {
+                    g.symbols.fresh()
+                }
+            })
+            .collect()
     };
     let mut outputs = Vec::new();
     for (elem, shape) in carried.types {

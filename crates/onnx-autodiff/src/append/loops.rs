@@ -30,7 +30,12 @@ pub fn unrolled(g: &mut Graph, node: &NodeProto) -> Option<Vec<Val>> {
         "Scan" => unrolled_scan,
         _ => return None,
     };
-    let body = node.attribute.iter().find(|a| a.name() == "body")?.g.clone()?;
+    let body = node
+        .attribute
+        .iter()
+        .find(|a| a.name() == "body")?
+        .g
+        .clone()?;
     // What was appended by an attempt that failed is taken back.
     let scope = g.enter();
     let found = unroll(g, node, &body);
@@ -46,16 +51,23 @@ fn affordable(steps: i64, body: &GraphProto) -> bool {
 }
 
 fn unrolled_loop(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<Vec<Val>> {
-    let input =
-        |g: &Graph, place: usize| node.input.get(place).filter(|name| !name.is_empty()).and_then(|n| g.named(n));
+    let input = |g: &Graph, place: usize| {
+        node.input
+            .get(place)
+            .filter(|name| !name.is_empty())
+            .and_then(|n| g.named(n))
+    };
     let number = |g: &Graph, v: Val| g.content(v)?.items.first()?.as_fixed();
     let trips = input(g, 0)?;
     let trips = number(g, trips)?;
     let states = node.input.len().checked_sub(2)?;
-    if !affordable(trips, body) || body.input.len() != states + 2 || body.output.len() < states + 1 {
+    if !affordable(trips, body) || body.input.len() != states + 2 || body.output.len() < states + 1
+    {
         return None;
     }
-    let mut carried: Vec<Val> = (2..node.input.len()).map(|place| input(g, place)).collect::<Option<_>>()?;
+    let mut carried: Vec<Val> = (2..node.input.len())
+        .map(|place| input(g, place))
+        .collect::<Option<_>>()?;
     let mut goes_on = match node.input.get(1).filter(|name| !name.is_empty()) {
         Some(name) => g.named(name)?,
         None => truth(g, &[]),
@@ -72,7 +84,10 @@ fn unrolled_loop(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
         let outputs = copy(g, node, body, &[&[place, goes_on], &carried[..]].concat())?;
         goes_on = outputs[0];
         carried = outputs[1..=states].to_vec();
-        stacked.iter_mut().zip(&outputs[states + 1..]).for_each(|(list, v)| list.push(*v));
+        stacked
+            .iter_mut()
+            .zip(&outputs[states + 1..])
+            .for_each(|(list, v)| list.push(*v));
     }
     let stacked: Option<Vec<Val>> = stacked.into_iter().map(|list| stack(g, &list, 0)).collect();
     Some([carried, stacked?].concat())
@@ -89,17 +104,37 @@ pub fn truth(g: &mut Graph, dims: &[i64]) -> Val {
 }
 
 fn unrolled_scan(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<Vec<Val>> {
-    let list =
-        |name: &str| node.attribute.iter().find(|a| a.name() == name).map(|a| a.ints.clone()).unwrap_or_default();
-    let sequences = usize::try_from(node.attribute.iter().find(|a| a.name() == "num_scan_inputs")?.i()).ok()?;
+    let list = |name: &str| {
+        node.attribute
+            .iter()
+            .find(|a| a.name() == name)
+            .map(|a| a.ints.clone())
+            .unwrap_or_default()
+    };
+    let sequences = usize::try_from(
+        node.attribute
+            .iter()
+            .find(|a| a.name() == "num_scan_inputs")?
+            .i(),
+    )
+    .ok()?;
     let states = node.input.len().checked_sub(sequences)?;
     if body.input.len() != node.input.len() || body.output.len() < states || sequences == 0 {
         return None;
     }
-    let inputs: Vec<Val> = node.input.iter().map(|name| g.named(name)).collect::<Option<_>>()?;
+    let inputs: Vec<Val> = node
+        .input
+        .iter()
+        .map(|name| g.named(name))
+        .collect::<Option<_>>()?;
     let axes = list("scan_input_axes");
     let backwards = list("scan_input_directions");
-    let axis = |g: &Graph, i: usize| axis_of(axes.get(i).copied().unwrap_or(0), g.rank(inputs[states + i])?);
+    let axis = |g: &Graph, i: usize| {
+        axis_of(
+            axes.get(i).copied().unwrap_or(0),
+            g.rank(inputs[states + i])?,
+        )
+    };
     let axes: Vec<usize> = (0..sequences).map(|i| axis(g, i)).collect::<Option<_>>()?;
     let steps = g.shape(inputs[states])?.get(axes[0])?.as_fixed()?;
     if !affordable(steps, body) {
@@ -113,13 +148,24 @@ fn unrolled_scan(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
         }
         let mut given = carried.clone();
         for (i, axis) in axes.iter().enumerate() {
-            let place = if backwards.get(i) == Some(&1) { steps - 1 - step } else { step };
+            let place = if backwards.get(i) == Some(&1) {
+                steps - 1 - step
+            } else {
+                step
+            };
             let place = g.integer(place);
-            given.push(g.op_with("Gather", &[inputs[states + i], place], vec![int("axis", *axis as i64)]));
+            given.push(g.op_with(
+                "Gather",
+                &[inputs[states + i], place],
+                vec![int("axis", *axis as i64)],
+            ));
         }
         let outputs = copy(g, node, body, &given)?;
         carried = outputs[..states].to_vec();
-        stacked.iter_mut().zip(&outputs[states..]).for_each(|(list, v)| list.push(*v));
+        stacked
+            .iter_mut()
+            .zip(&outputs[states..])
+            .for_each(|(list, v)| list.push(*v));
     }
     let (axes, backwards) = (list("scan_output_axes"), list("scan_output_directions"));
     for (i, mut list) in stacked.into_iter().enumerate() {
@@ -143,7 +189,9 @@ fn stack(g: &mut Graph, list: &[Val], axis: i64) -> Option<Val> {
 /// Appends the body with its inputs bound to values of the graph; its outputs.
 pub fn copy(g: &mut Graph, node: &NodeProto, body: &GraphProto, given: &[Val]) -> Option<Vec<Val>> {
     let mut body = body.clone();
-    let captured = order::captures(node).into_iter().map(|name| (name.clone(), name));
+    let captured = order::captures(node)
+        .into_iter()
+        .map(|name| (name.clone(), name));
     let mut names: HashMap<String, String> = captured.collect();
     for (formal, actual) in body.input.iter().zip(given) {
         names.insert(formal.name().to_string(), g.value(*actual).name.clone());
@@ -151,7 +199,10 @@ pub fn copy(g: &mut Graph, node: &NodeProto, body: &GraphProto, given: &[Val]) -
     let prefix = g.fresh_name("step");
     inline::rename_graph(&mut body, &mut names, &prefix);
     super::push_body(g, &body);
-    body.output.iter().map(|output| g.named(output.name())).collect()
+    body.output
+        .iter()
+        .map(|output| g.named(output.name()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -180,8 +231,18 @@ mod tests {
         let mut inner = graph(&["s: N 2"], &["next: N 2", "kept: N 2"], vec![], steps);
         inner.input.splice(0..0, [port("i:", 7), port("c:", 9)]);
         inner.output.insert(0, port("on:", 9));
-        let nodes = vec![node("Loop", "trips - x", "y all", vec![body("body", inner)])];
-        let made = graph(&["x: N 2"], &["y: N 2"], vec![integers("trips", &[], &[trips])], nodes);
+        let nodes = vec![node(
+            "Loop",
+            "trips - x",
+            "y all",
+            vec![body("body", inner)],
+        )];
+        let made = graph(
+            &["x: N 2"],
+            &["y: N 2"],
+            vec![integers("trips", &[], &[trips])],
+            nodes,
+        );
         Model::from_bytes("loop.onnx", &bytes(made, 17)).expect("a model")
     }
 
@@ -195,7 +256,10 @@ mod tests {
 
     #[test]
     fn a_scan_goes_along_its_axes_in_its_directions() {
-        let steps = vec![node("Add", "s e", "next", vec![]), node("Mul", "next next", "out", vec![])];
+        let steps = vec![
+            node("Add", "s e", "next", vec![]),
+            node("Mul", "next next", "out", vec![]),
+        ];
         let inner = graph(&["s: N", "e: N"], &["next: N", "out: N"], vec![], steps);
         let attributes = vec![
             body("body", inner),
@@ -205,12 +269,20 @@ mod tests {
             ints("scan_output_axes", &[1]),
         ];
         let zero = vec![
-            node("ReduceMin", "x", "least", vec![ints("axes", &[1]), int("keepdims", 0)]),
+            node(
+                "ReduceMin",
+                "x",
+                "least",
+                vec![ints("axes", &[1]), int("keepdims", 0)],
+            ),
             node("Sub", "least least", "zero", vec![]),
         ];
         let nodes = [zero, vec![node("Scan", "zero x", "sum y", attributes)]].concat();
-        let model = Model::from_bytes("scan.onnx", &bytes(graph(&["x: N 3"], &["y: N 3"], vec![], nodes), 17))
-            .expect("a model");
+        let model = Model::from_bytes(
+            "scan.onnx",
+            &bytes(graph(&["x: N 3"], &["y: N 3"], vec![], nodes), 17),
+        )
+        .expect("a model");
         for mode in [Mode::Jvp, Mode::Vjp] {
             let derived = differentiate(&model, mode, Some("x"), Some("y")).expect("unrolled");
             assert!(!derived.operators().contains_key("Scan"));

@@ -20,7 +20,10 @@ pub fn push(g: &mut Graph, node: &NodeProto) {
     }
     match loops::unrolled(g, node) {
         Some(outputs) => {
-            let inner: Vec<String> = outputs.into_iter().map(|v| g.value(v).name.clone()).collect();
+            let inner: Vec<String> = outputs
+                .into_iter()
+                .map(|v| g.value(v).name.clone())
+                .collect();
             push_outputs(g, node, &inner);
         }
         None => {
@@ -32,13 +35,21 @@ pub fn push(g: &mut Graph, node: &NodeProto) {
 
 fn push_branch(g: &mut Graph, node: &NodeProto, branch: &GraphProto) {
     push_body(g, branch);
-    let inner: Vec<String> = branch.output.iter().map(|output| output.name().to_string()).collect();
+    let inner: Vec<String> = branch
+        .output
+        .iter()
+        .map(|output| output.name().to_string())
+        .collect();
     push_outputs(g, node, &inner);
 }
 
 /// Gives the outputs of a node that was replaced their names.
 fn push_outputs(g: &mut Graph, node: &NodeProto, inner: &[String]) {
-    for (inner, outer) in inner.iter().zip(&node.output).filter(|(_, outer)| !outer.is_empty()) {
+    for (inner, outer) in inner
+        .iter()
+        .zip(&node.output)
+        .filter(|(_, outer)| !outer.is_empty())
+    {
         let identity = NodeProto {
             op_type: Some("Identity".into()),
             name: Some(format!("{}.{outer}", node.name())),
@@ -69,7 +80,10 @@ fn push_plain(g: &mut Graph, node: &NodeProto) {
 /// The values of the graph that a node takes, and those that its subgraphs use.
 fn uses(g: &Graph, node: &NodeProto) -> (Vec<Option<Val>>, Vec<Val>) {
     let inputs = node.input.iter().map(|name| g.named(name)).collect();
-    let captures = order::captures(node).iter().filter_map(|name| g.named(name)).collect();
+    let captures = order::captures(node)
+        .iter()
+        .filter_map(|name| g.named(name))
+        .collect();
     (inputs, captures)
 }
 

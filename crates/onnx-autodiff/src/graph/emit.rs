@@ -25,7 +25,12 @@ impl Graph {
     }
 
     /// An operator some of whose inputs are left out.
-    pub fn op_optional(&mut self, op: &str, inputs: &[Option<Val>], attributes: Vec<AttributeProto>) -> Val {
+    pub fn op_optional(
+        &mut self,
+        op: &str,
+        inputs: &[Option<Val>],
+        attributes: Vec<AttributeProto>,
+    ) -> Val {
         self.push(op, inputs, attributes, 1)[0]
     }
 
@@ -42,8 +47,11 @@ impl Graph {
 
     /// One number without axes, in single or double precision.
     pub fn real(&mut self, value: f64, elem: ElemType) -> Val {
-        let raw =
-            if elem == ElemType::DOUBLE { value.to_le_bytes().to_vec() } else { (value as f32).to_le_bytes().to_vec() };
+        let raw = if elem == ElemType::DOUBLE {
+            value.to_le_bytes().to_vec()
+        } else {
+            (value as f32).to_le_bytes().to_vec()
+        };
         self.tensor(elem.tangent(), &[], raw)
     }
 
@@ -101,9 +109,14 @@ impl Graph {
         if size.as_symbol().is_some() {
             return self.carried_by_a_tangent(size);
         }
-        let terms: Vec<(i64, Vec<Size>)> =
-            size.terms().map(|(c, factors)| (c, factors.iter().map(|f| Size::symbol(*f)).collect())).collect();
-        let terms: Vec<Val> = terms.into_iter().map(|(c, factors)| self.product(c, &factors)).collect();
+        let terms: Vec<(i64, Vec<Size>)> = size
+            .terms()
+            .map(|(c, factors)| (c, factors.iter().map(|f| Size::symbol(*f)).collect()))
+            .collect();
+        let terms: Vec<Val> = terms
+            .into_iter()
+            .map(|(c, factors)| self.product(c, &factors))
+            .collect();
         self.combine("Add", &terms)
     }
 
@@ -118,7 +131,8 @@ impl Graph {
     /// A size that no value of the original graph carries.
     fn carried_by_a_tangent(&mut self, size: &Size) -> Val {
         let carrier = self.values.iter().enumerate().find_map(|(i, value)| {
-            self.named(&value.name).filter(|v| *v == Val::from_index(i))?;
+            self.named(&value.name)
+                .filter(|v| *v == Val::from_index(i))?;
             let axis = value.shape.as_ref()?.iter().position(|d| d == size)?;
             Some((Val::from_index(i), axis))
         });
@@ -152,7 +166,10 @@ impl Graph {
         if self.shape(v).is_some_and(|s| s == shape) {
             return v;
         }
-        if let Some(source) = self.reshaped_from(v).filter(|source| self.shape(*source).is_some_and(|s| s == shape)) {
+        if let Some(source) = self
+            .reshaped_from(v)
+            .filter(|source| self.shape(*source).is_some_and(|s| s == shape))
+        {
             return source;
         }
         if let Some(earlier) = self.reshape_before_expansion(v, shape) {
@@ -161,8 +178,10 @@ impl Graph {
         let mut target = shape.to_vec();
         // One size may be left to the operator: the one that would be the most work to compute.
         let open = |size: &&mut Size| size.as_fixed().is_none();
-        let wildcard =
-            target.iter_mut().filter(open).max_by_key(|size| (size.as_symbol().is_none(), size.terms().count()));
+        let wildcard = target
+            .iter_mut()
+            .filter(open)
+            .max_by_key(|size| (size.as_symbol().is_none(), size.terms().count()));
         if let Some(size) = wildcard.filter(|_| !shape.iter().any(|d| d.is(0))) {
             *size = Size::fixed(-1);
         }
@@ -174,14 +193,19 @@ impl Graph {
 
     /// What a value has other axes of.
     pub fn reshaped_from(&self, v: Val) -> Option<Val> {
-        self.maker(v).filter(|node| node.standard() == "Reshape").and_then(|node| node.input(0))
+        self.maker(v)
+            .filter(|node| node.standard() == "Reshape")
+            .and_then(|node| node.input(0))
     }
 
     /// What values of one shape are reshaped from, where that has one shape too: what is done element by element can be
     /// done there. Runtimes keep images in layouts of their own from one operator to the next, and give them up where
     /// the directions are taken apart from the batch.
     pub fn common_source(&self, a: Val, b: Val) -> Option<(Val, Val)> {
-        let merged = |v: Val| self.reshaped_from(v).filter(|_| self.passes.has(Pass::MergedDirections));
+        let merged = |v: Val| {
+            self.reshaped_from(v)
+                .filter(|_| self.passes.has(Pass::MergedDirections))
+        };
         let (from_a, from_b) = (merged(a)?, merged(b)?);
         let alike = |a: Val, b: Val| self.shape(a).is_some() && self.shape(a) == self.shape(b);
         (alike(a, b) && alike(from_a, from_b)).then_some((from_a, from_b))
@@ -213,7 +237,9 @@ impl Graph {
         let before = self.maker(v).filter(|node| node.standard() == "Transpose");
         let before = before.and_then(|node| Some((node.input(0)?, node.ints("perm")?)));
         match before {
-            Some((source, first)) if first.len() == rank && first.iter().all(|p| (0..rank as i64).contains(p)) => {
+            Some((source, first))
+                if first.len() == rank && first.iter().all(|p| (0..rank as i64).contains(p)) =>
+            {
                 let composed: Vec<usize> = perm.iter().map(|p| first[*p] as usize).collect();
                 self.transpose(source, &composed)
             }

@@ -27,14 +27,20 @@ impl Graph {
     }
 
     /// An operator in front of the repetition of its operands, or none where it has to come behind.
-    pub(super) fn before_expansion(&mut self, op: &str, inputs: &[Val], attributes: &[AttributeProto]) -> Option<Val> {
+    pub(super) fn before_expansion(
+        &mut self,
+        op: &str,
+        inputs: &[Val],
+        attributes: &[AttributeProto],
+    ) -> Option<Val> {
         if !self.expands_late() {
             return None;
         }
         match (op, inputs) {
             ("Add" | "Sub" | "Mul" | "Div", [a, b]) => self.elementwise_before(op, *a, *b),
             ("MatMul", [a, weights]) if self.rank(*weights) == Some(2) => {
-                let Expanded { source, whole } = self.expanded(*a).filter(|r| self.rank(r.whole) > Some(2))?;
+                let Expanded { source, whole } =
+                    self.expanded(*a).filter(|r| self.rank(r.whole) > Some(2))?;
                 let product = self.op(op, &[source, *weights]);
                 self.expand_rows(product, whole)
             }
@@ -69,10 +75,17 @@ impl Graph {
 
     /// What a value was before an `Expand` that repeats it along the rows and nowhere else.
     fn expanded(&self, whole: Val) -> Option<Expanded> {
-        let source = self.maker(whole).filter(|node| node.standard() == "Expand")?.input(0)?;
+        let source = self
+            .maker(whole)
+            .filter(|node| node.standard() == "Expand")?
+            .input(0)?;
         let (narrow, wide) = (self.shape(source)?, self.shape(whole)?);
         let rows = narrow.len() == wide.len() && narrow.get(ROWS)?.is(1) && !wide[ROWS].is(1);
-        let others = narrow.iter().zip(wide).enumerate().all(|(axis, (n, w))| axis == ROWS || n == w);
+        let others = narrow
+            .iter()
+            .zip(wide)
+            .enumerate()
+            .all(|(axis, (n, w))| axis == ROWS || n == w);
         (rows && others).then_some(Expanded { source, whole })
     }
 
@@ -86,7 +99,9 @@ impl Graph {
 
     fn elementwise_before(&mut self, op: &str, a: Val, b: Val) -> Option<Val> {
         match (self.expanded(a), self.expanded(b)) {
-            (Some(one), Some(other)) if self.shape(one.whole)?[ROWS] == self.shape(other.whole)?[ROWS] => {
+            (Some(one), Some(other))
+                if self.shape(one.whole)?[ROWS] == self.shape(other.whole)?[ROWS] =>
+            {
                 let result = self.op(op, &[one.source, other.source]);
                 self.expand_rows(result, one.whole)
             }
@@ -105,7 +120,9 @@ impl Graph {
     ) -> Option<Val> {
         let (rank, shape) = (self.rank(expanded.whole)?, self.shape(other)?);
         let missing = rank.checked_sub(shape.len())?;
-        let rows = ROWS.checked_sub(missing).map_or_else(|| Size::fixed(1), |axis| shape[axis].clone());
+        let rows = ROWS
+            .checked_sub(missing)
+            .map_or_else(|| Size::fixed(1), |axis| shape[axis].clone());
         if rows.is(1) {
             let result = apply(self, expanded.source);
             return self.expand_rows(result, expanded.whole);
@@ -116,7 +133,10 @@ impl Graph {
     /// Parts along another axis than the rows, of which each is repeated or zero.
     fn concat_before(&mut self, parts: &[Val], attributes: &[AttributeProto]) -> Option<Val> {
         let like = parts.iter().find_map(|part| self.expanded(*part))?.whole;
-        let (rank, axis) = (self.rank(like)? as i64, attributes.iter().find(|a| a.name() == "axis")?.i());
+        let (rank, axis) = (
+            self.rank(like)? as i64,
+            attributes.iter().find(|a| a.name() == "axis")?.i(),
+        );
         if axis.rem_euclid(rank) == ROWS as i64 {
             return None;
         }
@@ -133,8 +153,14 @@ impl Graph {
 
     /// One row of what is one number everywhere.
     fn narrow_zeros(&mut self, v: Val) -> Option<Val> {
-        let number = self.maker(v).filter(|node| node.standard() == "Expand")?.input(0)?;
-        let mut shape = self.shape(v).filter(|_| self.rank(number) == Some(0))?.clone();
+        let number = self
+            .maker(v)
+            .filter(|node| node.standard() == "Expand")?
+            .input(0)?;
+        let mut shape = self
+            .shape(v)
+            .filter(|_| self.rank(number) == Some(0))?
+            .clone();
         *shape.get_mut(ROWS)? = Size::fixed(1);
         Some(self.expand(number, &shape))
     }

@@ -98,7 +98,9 @@ impl Node {
     }
 
     pub fn float(&self, name: &str, default: f64) -> f64 {
-        self.attribute(name).and_then(|a| a.f).map_or(default, f64::from)
+        self.attribute(name)
+            .and_then(|a| a.f)
+            .map_or(default, f64::from)
     }
 
     pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
@@ -107,7 +109,9 @@ impl Node {
 
     pub fn text(&self, name: &str, default: &str) -> String {
         let bytes = self.attribute(name).and_then(|a| a.s.clone());
-        bytes.map_or(default.to_string(), |b| String::from_utf8_lossy(&b).into_owned())
+        bytes.map_or(default.to_string(), |b| {
+            String::from_utf8_lossy(&b).into_owned()
+        })
     }
 
     /// The input at a place, where there is one.
@@ -121,7 +125,11 @@ impl Node {
 
     /// The operator as people write it, with its domain unless that is the standard one.
     pub fn operator(&self) -> String {
-        if self.domain.is_empty() { self.op.clone() } else { format!("{}.{}", self.domain, self.op) }
+        if self.domain.is_empty() {
+            self.op.clone()
+        } else {
+            format!("{}.{}", self.domain, self.op)
+        }
     }
 
     /// The operator where it is of the standard domain.
@@ -257,7 +265,9 @@ impl Graph {
     /// A name that nothing has or gets: the one that is wanted, or that with the first number that is free.
     pub fn reserved_name(&mut self, wanted: &str) -> String {
         let numbered = (2..).map(|n| format!("{wanted}_{n}"));
-        let free = std::iter::once(wanted.to_string()).chain(numbered).find(|name| !self.taken.contains(name));
+        let free = std::iter::once(wanted.to_string())
+            .chain(numbered)
+            .find(|name| !self.taken.contains(name));
         let name = free.unwrap_or_default();
         self.taken.insert(name.clone());
         name
@@ -272,7 +282,11 @@ impl Graph {
     pub fn place(&self, v: Val) -> Option<usize> {
         // Places in a branch that has ended are another node's, or nobody's.
         let place = self.value(v).place?;
-        self.nodes.get(place)?.outputs.contains(&Some(v)).then_some(place)
+        self.nodes
+            .get(place)?
+            .outputs
+            .contains(&Some(v))
+            .then_some(place)
     }
 
     /// A value that carries `size` along one of its axes.
@@ -291,7 +305,14 @@ impl Graph {
         let shape = tensor.dims.iter().map(|d| Size::fixed(*d)).collect();
         let content = Content::of_tensor(&tensor);
         let elem = ElemType(tensor.data_type());
-        self.add_value(tensor.name().to_string(), elem, Some(shape), content, Some(Rc::new(tensor)), false)
+        self.add_value(
+            tensor.name().to_string(),
+            elem,
+            Some(shape),
+            content,
+            Some(Rc::new(tensor)),
+            false,
+        )
     }
 
     /// A constant made here; equal ones are one value.
@@ -337,13 +358,23 @@ impl Graph {
     }
 
     /// Appends a node of the file, under the names that it has there.
-    pub fn push_original(&mut self, node: &NodeProto, inputs: Vec<Option<Val>>, captures: Vec<Val>) {
+    pub fn push_original(
+        &mut self,
+        node: &NodeProto,
+        inputs: Vec<Option<Val>>,
+        captures: Vec<Val>,
+    ) {
         self.labels.insert(node.name().to_string());
         let mut made = self.original(node, inputs, captures);
         let name = |name: &String| (!name.is_empty()).then(|| name.clone());
         let wanted: Vec<bool> = node.output.iter().map(|name| !name.is_empty()).collect();
         if let Some(values) = self.operators.replaced(self, &made, &wanted) {
-            for (name, v) in node.output.iter().zip(values).filter(|(name, _)| !name.is_empty()) {
+            for (name, v) in node
+                .output
+                .iter()
+                .zip(values)
+                .filter(|(name, _)| !name.is_empty())
+            {
                 let identity = NodeProto {
                     op_type: Some("Identity".into()),
                     name: Some(format!("{}.{name}", node.name())),
@@ -397,7 +428,11 @@ impl Graph {
             captures: Vec::new(),
             origin: self.origin,
         };
-        if let Some(replacement) = self.operators.in_float64(self, &node).filter(|made| made.len() >= outputs) {
+        if let Some(replacement) = self
+            .operators
+            .in_float64(self, &node)
+            .filter(|made| made.len() >= outputs)
+        {
             return replacement;
         }
         let key = self.share_key(&node);
@@ -431,8 +466,13 @@ impl Graph {
         self.shared.leave(scope.shared);
         self.witnesses.leave(scope.witnesses);
         self.names.leave(scope.names);
-        let made: HashSet<Val> = nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied()).collect();
-        let uses = nodes.iter().flat_map(|node| node.inputs.iter().flatten().chain(&node.captures).copied());
+        let made: HashSet<Val> = nodes
+            .iter()
+            .flat_map(|node| node.outputs.iter().flatten().copied())
+            .collect();
+        let uses = nodes
+            .iter()
+            .flat_map(|node| node.inputs.iter().flatten().chain(&node.captures).copied());
         let used = uses.filter(|v| !made.contains(v)).collect();
         (nodes, used)
     }
@@ -463,7 +503,13 @@ impl Graph {
 
     /// Appends a node with subgraphs, whose outputs are not inferred.
     pub fn push_control(&mut self, control: Control, outputs: Vec<Inferred>) -> Vec<Val> {
-        let Control { op, inputs, attributes, captures, linear } = control;
+        let Control {
+            op,
+            inputs,
+            attributes,
+            captures,
+            linear,
+        } = control;
         let (place, origin) = (Some(self.nodes.len()), self.origin);
         let mut made = Vec::new();
         for (elem, shape) in outputs {
@@ -472,9 +518,21 @@ impl Graph {
             self.values[v.0 as usize].place = place;
             made.push(v);
         }
-        let (name, outputs) = (self.fresh_name(&format!("{op}_node")), made.iter().copied().map(Some).collect());
+        let (name, outputs) = (
+            self.fresh_name(&format!("{op}_node")),
+            made.iter().copied().map(Some).collect(),
+        );
         let (op, domain) = (op.into(), String::new());
-        self.nodes.push(Node { op, domain, name, inputs, outputs, attributes, captures, origin });
+        self.nodes.push(Node {
+            op,
+            domain,
+            name,
+            inputs,
+            outputs,
+            attributes,
+            captures,
+            origin,
+        });
         made
     }
 
@@ -522,13 +580,15 @@ impl Graph {
 
     /// Infers the outputs of a node and gives them their names.
     fn append(&mut self, node: &mut Node, names: Vec<Option<String>>) {
-        let linear = !self.operators.is_of_shapes(node) && node.inputs.iter().flatten().any(|v| self.value(*v).linear);
+        let linear = !self.operators.is_of_shapes(node)
+            && node.inputs.iter().flatten().any(|v| self.value(*v).linear);
         let inferred = self.operators.infer(self, node, names.len());
         let contents = self.operators.fold(self, node);
         let contents = contents.into_iter().chain(std::iter::repeat(None));
         node.outputs.clear();
         for ((name, (elem, shape)), content) in names.into_iter().zip(inferred).zip(contents) {
-            node.outputs.push(name.map(|name| self.add_value(name, elem, shape, content, None, linear)));
+            node.outputs
+                .push(name.map(|name| self.add_value(name, elem, shape, content, None, linear)));
         }
         for v in node.outputs.iter().flatten() {
             self.values[v.0 as usize].place = Some(self.nodes.len());
@@ -553,26 +613,45 @@ impl Graph {
                 self.witnesses.insert_if_absent(size.clone(), (v, axis));
             }
         }
-        self.values.push(Value { name, elem, shape, content, constant, linear, place: None });
+        self.values.push(Value {
+            name,
+            elem,
+            shape,
+            content,
+            constant,
+            linear,
+            place: None,
+        });
         v
     }
 
     /// Fills what inference left open with what the file declares.
-    fn with_declaration(&mut self, name: &str, elem: ElemType, shape: Option<Shape>) -> (ElemType, Option<Shape>) {
+    fn with_declaration(
+        &mut self,
+        name: &str,
+        elem: ElemType,
+        shape: Option<Shape>,
+    ) -> (ElemType, Option<Shape>) {
         let Some(declared) = self.declared.remove(name) else {
             return (elem, shape);
         };
         let Some(tensor) = tensor_type(&declared) else {
             return (elem, shape);
         };
-        let elem = if elem == ElemType::UNKNOWN { ElemType(tensor.elem_type()) } else { elem };
+        let elem = if elem == ElemType::UNKNOWN {
+            ElemType(tensor.elem_type())
+        } else {
+            elem
+        };
         let Some(said) = self.declared_shape(tensor) else {
             return (elem, shape);
         };
         let merged = match shape {
-            Some(known) if known.len() == said.len() => {
-                known.into_iter().zip(said).map(|(k, s)| self.merge(k, s)).collect()
-            }
+            Some(known) if known.len() == said.len() => known
+                .into_iter()
+                .zip(said)
+                .map(|(k, s)| self.merge(k, s))
+                .collect(),
             Some(known) => known,
             None => said,
         };
@@ -580,8 +659,9 @@ impl Graph {
     }
 
     fn merge(&self, known: Size, said: Size) -> Size {
-        let opaque =
-            known.as_symbol().is_some() && self.symbols.name(&known).is_none() && self.witness(&known).is_none();
+        let opaque = known.as_symbol().is_some()
+            && self.symbols.name(&known).is_none()
+            && self.witness(&known).is_none();
         let telling = said.as_fixed().is_some() || self.symbols.name(&said).is_some();
         if opaque && telling { said } else { known }
     }
@@ -589,7 +669,13 @@ impl Graph {
     /// The shape that a file declares; dimensions of the same name are the same size.
     pub fn declared_shape(&mut self, tensor: &TensorTypeProto) -> Option<Shape> {
         let shape = tensor.shape.as_ref()?;
-        Some(shape.dim.iter().map(|dim| self.declared_size(dim)).collect())
+        Some(
+            shape
+                .dim
+                .iter()
+                .map(|dim| self.declared_size(dim))
+                .collect(),
+        )
     }
 
     fn declared_size(&mut self, dim: &DimensionProto) -> Size {
@@ -615,7 +701,12 @@ impl Graph {
         let mut wanted: HashSet<Val> = self.outputs.iter().copied().collect();
         let mut needed = vec![false; self.nodes.len()];
         for (place, node) in self.nodes.iter().enumerate().rev() {
-            if node.outputs.iter().flatten().any(|v| wanted.contains(v) && !self.given.contains(v)) {
+            if node
+                .outputs
+                .iter()
+                .flatten()
+                .any(|v| wanted.contains(v) && !self.given.contains(v))
+            {
                 needed[place] = true;
                 wanted.extend(node.inputs.iter().flatten());
                 wanted.extend(&node.captures);
@@ -627,9 +718,18 @@ impl Graph {
     /// The graph as a message: needed nodes and constants only.
     pub fn export(&self, outputs: &[(String, Option<TypeProto>)]) -> GraphProto {
         let needed = self.needed();
-        let mut graph = GraphProto { name: Some("onnx-autodiff".into()), ..Default::default() };
+        let mut graph = GraphProto {
+            name: Some("onnx-autodiff".into()),
+            ..Default::default()
+        };
         let mut used: HashSet<Val> = HashSet::new();
-        for node in self.nodes.iter().zip(&needed).filter(|(_, needed)| **needed).map(|(node, _)| node) {
+        for node in self
+            .nodes
+            .iter()
+            .zip(&needed)
+            .filter(|(_, needed)| **needed)
+            .map(|(node, _)| node)
+        {
             used.extend(node.inputs.iter().flatten().chain(&node.captures));
             graph.node.push(self.export_node(node));
         }
@@ -646,16 +746,29 @@ impl Graph {
             }
             let declared = declared.clone().filter(says_shape);
             let r#type = declared.or_else(|| Some(self.export_type(*v)));
-            graph.output.push(ValueInfoProto { name: Some(name.clone()), r#type });
+            graph.output.push(ValueInfoProto {
+                name: Some(name.clone()),
+                r#type,
+            });
         }
         for v in &self.inputs {
-            graph
-                .input
-                .push(ValueInfoProto { name: Some(self.value(*v).name.clone()), r#type: Some(self.export_type(*v)) });
+            graph.input.push(ValueInfoProto {
+                name: Some(self.value(*v).name.clone()),
+                r#type: Some(self.export_type(*v)),
+            });
         }
-        for value in self.values.iter().enumerate().filter(|(i, _)| used.contains(&Val(*i as u32))).map(|(_, v)| v) {
+        for value in self
+            .values
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| used.contains(&Val(*i as u32)))
+            .map(|(_, v)| v)
+        {
             if let Some(tensor) = &value.constant {
-                graph.initializer.push(TensorProto { name: Some(value.name.clone()), ..tensor.as_ref().clone() });
+                graph.initializer.push(TensorProto {
+                    name: Some(value.name.clone()),
+                    ..tensor.as_ref().clone()
+                });
             }
         }
         graph
@@ -663,7 +776,10 @@ impl Graph {
 
     pub fn export_node(&self, node: &Node) -> NodeProto {
         let names = |values: &[Option<Val>]| {
-            values.iter().map(|v| v.map_or(String::new(), |v| self.value(v).name.clone())).collect()
+            values
+                .iter()
+                .map(|v| v.map_or(String::new(), |v| self.value(v).name.clone()))
+                .collect()
         };
         NodeProto {
             op_type: Some(node.op.clone()),
@@ -678,7 +794,9 @@ impl Graph {
 
     /// What makes two nodes compute the same; none where they need not (random draws, subgraphs).
     fn share_key(&self, node: &Node) -> Option<Vec<u8>> {
-        if self.operators.draws(&node.domain, &node.op, node.inputs.len())
+        if self
+            .operators
+            .draws(&node.domain, &node.op, node.inputs.len())
             || !self.passes.has(Pass::SharedNodes)
             || !node.domain.is_empty()
             || !node.captures.is_empty()
@@ -687,7 +805,11 @@ impl Graph {
         }
         let proto = NodeProto {
             op_type: Some(node.op.clone()),
-            input: node.inputs.iter().map(|v| v.map_or(String::new(), |v| v.0.to_string())).collect(),
+            input: node
+                .inputs
+                .iter()
+                .map(|v| v.map_or(String::new(), |v| v.0.to_string()))
+                .collect(),
             output: vec![node.outputs.len().to_string()],
             attribute: node.attributes.clone(),
             ..Default::default()
@@ -702,7 +824,11 @@ impl Graph {
             (name, Some(v)) if name.is_empty() => self.value(*v).name.clone(),
             (name, _) => name.clone(),
         };
-        Obstacle { node: name, op: node.operator(), reason: refusal.0 }
+        Obstacle {
+            node: name,
+            op: node.operator(),
+            reason: refusal.0,
+        }
     }
 
     /// The type of a value as a message, with the names of its symbolic dimensions.
@@ -713,8 +839,15 @@ impl Graph {
                 (None, name) => name.map(|name| DimensionValue::Param(name.to_string())),
             },
         };
-        let shape = self.shape(v).map(|shape| TensorShapeProto { dim: shape.iter().map(dimension).collect() });
-        TypeProto { value: Some(TypeValue::Tensor(TensorTypeProto { elem_type: Some(self.elem(v).0), shape })) }
+        let shape = self.shape(v).map(|shape| TensorShapeProto {
+            dim: shape.iter().map(dimension).collect(),
+        });
+        TypeProto {
+            value: Some(TypeValue::Tensor(TensorTypeProto {
+                elem_type: Some(self.elem(v).0),
+                shape,
+            })),
+        }
     }
 }
 

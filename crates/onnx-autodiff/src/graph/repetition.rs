@@ -51,15 +51,30 @@ impl Repetition {
         let steps = g.sizes(std::slice::from_ref(&self.steps));
         let steps = g.squeeze(steps, &[0]);
         let carried = self.first.len();
-        let mut outputs: Vec<_> = self.first.iter().map(|v| (g.elem(*v), g.shape(*v).cloned())).collect();
+        let mut outputs: Vec<_> = self
+            .first
+            .iter()
+            .map(|v| (g.elem(*v), g.shape(*v).cloned()))
+            .collect();
         for (v, shape) in self.body.outputs[carried..].iter().zip(kept) {
             let stacked = std::iter::once(&self.steps).chain(shape).cloned().collect();
             outputs.push((g.elem(*v), Some(stacked)));
         }
-        let inputs = [Some(steps), None].into_iter().chain(self.first.iter().copied().map(Some)).collect();
+        let inputs = [Some(steps), None]
+            .into_iter()
+            .chain(self.first.iter().copied().map(Some))
+            .collect();
         let attributes = vec![body.attribute(g, "body")];
-        let mut last =
-            g.push_control(Control { op: "Loop", inputs, attributes, captures: body.captures(), linear }, outputs);
+        let mut last = g.push_control(
+            Control {
+                op: "Loop",
+                inputs,
+                attributes,
+                captures: body.captures(),
+                linear,
+            },
+            outputs,
+        );
         if let Some(first) = last.first().copied().filter(|_| linear) {
             g.inside.insert(first, Inside::Repetition(self));
         }
@@ -72,9 +87,20 @@ impl Repetition {
         let mut varies: HashSet<Val> = self.body.inputs.iter().copied().collect();
         let (mut before, mut within) = (Vec::new(), Vec::new());
         for node in std::mem::take(&mut self.body.nodes) {
-            let depends = node.inputs.iter().flatten().chain(&node.captures).any(|v| varies.contains(v));
+            let depends = node
+                .inputs
+                .iter()
+                .flatten()
+                .chain(&node.captures)
+                .any(|v| varies.contains(v));
             // Outputs must be made inside.
-            if depends || node.outputs.iter().flatten().any(|v| self.body.outputs.contains(v)) {
+            if depends
+                || node
+                    .outputs
+                    .iter()
+                    .flatten()
+                    .any(|v| self.body.outputs.contains(v))
+            {
                 varies.extend(node.outputs.iter().flatten());
                 within.push(node);
             } else {
@@ -89,17 +115,32 @@ impl Repetition {
     /// place, instead of adding zeros everywhere else.
     fn find_sequences(&mut self, g: &Graph) {
         let Some(number) = self.number else { return };
-        let made: HashSet<Val> =
-            self.body.nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied()).collect();
+        let made: HashSet<Val> = self
+            .body
+            .nodes
+            .iter()
+            .flat_map(|node| node.outputs.iter().flatten().copied())
+            .collect();
         let outside = |v: &Val| !made.contains(v) && !self.body.inputs.contains(v);
         let (mut nodes, mut found) = (Vec::new(), Vec::new());
         for node in &self.body.nodes {
-            let whole = node.input(0).filter(|v| node.standard() == "Gather" && g.value(*v).linear && outside(v));
-            let backwards = node.input(1).and_then(|place| self.turned(g, place, number));
+            let whole = node
+                .input(0)
+                .filter(|v| node.standard() == "Gather" && g.value(*v).linear && outside(v));
+            let backwards = node
+                .input(1)
+                .and_then(|place| self.turned(g, place, number));
             let axis = whole.and_then(|v| axis_of(node.int("axis", 0), g.rank(v)?));
             match (whole, axis, backwards, node.output(0)) {
                 (Some(whole), Some(axis), Some(backwards), Some(element)) => {
-                    found.push((Sequence { whole, axis, backwards }, element));
+                    found.push((
+                        Sequence {
+                            whole,
+                            axis,
+                            backwards,
+                        },
+                        element,
+                    ));
                 }
                 _ => nodes.push(node.clone()),
             }
@@ -119,7 +160,11 @@ impl Repetition {
         if place == number {
             return Some(false);
         }
-        let difference = self.body.nodes.iter().find(|node| node.output(0) == Some(place))?;
+        let difference = self
+            .body
+            .nodes
+            .iter()
+            .find(|node| node.output(0) == Some(place))?;
         let last = g.content(difference.input(0)?)?.items.first()?.clone();
         let turned = difference.standard() == "Sub" && difference.input(1) == Some(number);
         let whole = Item::Int(self.steps.minus(&Size::fixed(1))?);
@@ -129,7 +174,10 @@ impl Repetition {
     /// Leaves out the sequences that no step looks at.
     fn drop_unused(&mut self) {
         let carried = self.first.len();
-        let used: Vec<bool> = self.body.inputs[carried..].iter().map(|v| self.body.uses(*v)).collect();
+        let used: Vec<bool> = self.body.inputs[carried..]
+            .iter()
+            .map(|v| self.body.uses(*v))
+            .collect();
         let mut flags = used.iter();
         self.sequences.retain(|_| flags.next() == Some(&true));
         let mut flags = std::iter::repeat_n(&true, carried).chain(&used);
@@ -139,19 +187,33 @@ impl Repetition {
     /// The body as `Loop` has it: it takes its elements from the sequences by the number of the step.
     fn with_elements(&self, g: &mut Graph) -> Body {
         let scope = g.enter();
-        let (step, on) =
-            (g.add_formal(ElemType::INT64, Some(vec![]), false), g.add_formal(ElemType::BOOL, Some(vec![]), false));
+        let (step, on) = (
+            g.add_formal(ElemType::INT64, Some(vec![]), false),
+            g.add_formal(ElemType::BOOL, Some(vec![]), false),
+        );
         let goes_on = g.fresh_identity(on);
-        let back = self.sequences.iter().any(|sequence| sequence.backwards).then(|| {
-            let count = g.sizes(std::slice::from_ref(&self.steps));
-            let one = g.integers(&[1]);
-            let last = g.sub(count, one);
-            let last = g.squeeze(last, &[0]);
-            g.sub(last, step)
-        });
+        let back = self
+            .sequences
+            .iter()
+            .any(|sequence| sequence.backwards)
+            .then(|| {
+                let count = g.sizes(std::slice::from_ref(&self.steps));
+                let one = g.integers(&[1]);
+                let last = g.sub(count, one);
+                let last = g.squeeze(last, &[0]);
+                g.sub(last, step)
+            });
         let (mut nodes, _) = g.leave(scope);
         let carried = self.first.len();
-        for (Sequence { whole, axis, backwards }, element) in self.sequences.iter().zip(&self.body.inputs[carried..]) {
+        for (
+            Sequence {
+                whole,
+                axis,
+                backwards,
+            },
+            element,
+        ) in self.sequences.iter().zip(&self.body.inputs[carried..])
+        {
             let place = back.filter(|_| *backwards).unwrap_or(step);
             nodes.push(Node {
                 op: "Gather".into(),
@@ -167,7 +229,11 @@ impl Repetition {
         nodes.extend(self.body.nodes.iter().cloned());
         let inputs = [&[step, on], &self.body.inputs[..carried]].concat();
         let outputs = [&[goes_on], &self.body.outputs[..]].concat();
-        Body { inputs, nodes, outputs }
+        Body {
+            inputs,
+            nodes,
+            outputs,
+        }
     }
 }
 
@@ -195,8 +261,16 @@ pub fn placed(g: &mut Graph, kept: Val, axis: usize, backwards: bool, shape: &[S
 }
 
 /// The same for a sequence that may be longer than there are steps, which take none of its last places.
-pub fn placed_in(g: &mut Graph, kept: Val, sequence: &Sequence, steps: &Size, shape: &[Size]) -> Val {
-    let Sequence { axis, backwards, .. } = *sequence;
+pub fn placed_in(
+    g: &mut Graph,
+    kept: Val,
+    sequence: &Sequence,
+    steps: &Size,
+    shape: &[Size],
+) -> Val {
+    let Sequence {
+        axis, backwards, ..
+    } = *sequence;
     let mut part = shape.to_vec();
     part[axis] = steps.clone();
     let v = placed(g, kept, axis, backwards, &part);

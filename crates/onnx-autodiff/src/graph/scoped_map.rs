@@ -18,7 +18,11 @@ pub struct Mark(usize);
 
 impl<K, V> Default for ScopedMap<K, V> {
     fn default() -> Self {
-        ScopedMap { entries: HashMap::new(), changes: Vec::new(), open: 0 }
+        ScopedMap {
+            entries: HashMap::new(),
+            changes: Vec::new(),
+            open: 0,
+        }
     }
 }
 
@@ -79,11 +83,20 @@ mod tests {
         map.insert("a", 6);
         map.insert_if_absent("c", 7);
         map.insert_if_absent("a", 8);
-        assert_eq!([map.get("a"), map.get("b"), map.get("c")], [Some(&6), Some(&4), Some(&7)]);
+        assert_eq!(
+            [map.get("a"), map.get("b"), map.get("c")],
+            [Some(&6), Some(&4), Some(&7)]
+        );
         map.leave(inner);
-        assert_eq!([map.get("a"), map.get("b"), map.get("c")], [Some(&2), Some(&3), None]);
+        assert_eq!(
+            [map.get("a"), map.get("b"), map.get("c")],
+            [Some(&2), Some(&3), None]
+        );
         map.leave(outer);
-        assert_eq!([map.get("a"), map.get("b"), map.get("c")], [Some(&1), None, None]);
+        assert_eq!(
+            [map.get("a"), map.get("b"), map.get("c")],
+            [Some(&1), None, None]
+        );
         map.insert("b", 9);
         assert_eq!(map.get("b"), Some(&9));
     }

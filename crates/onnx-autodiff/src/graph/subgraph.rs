@@ -37,15 +37,25 @@ impl Body {
             if node.outputs.iter().flatten().any(|v| wanted.contains(v)) {
                 wanted.extend(node.inputs.iter().flatten().chain(&node.captures));
                 // What is wrong inside is told of the node that runs it.
-                kept.push(Node { origin: g.origin, ..node });
+                kept.push(Node {
+                    origin: g.origin,
+                    ..node
+                });
             }
         }
         kept.reverse();
-        Body { inputs, nodes: kept, outputs }
+        Body {
+            inputs,
+            nodes: kept,
+            outputs,
+        }
     }
 
     fn used(&self) -> impl Iterator<Item = Val> {
-        self.nodes.iter().flat_map(|node| node.inputs.iter().flatten().chain(&node.captures)).copied()
+        self.nodes
+            .iter()
+            .flat_map(|node| node.inputs.iter().flatten().chain(&node.captures))
+            .copied()
     }
 
     pub fn uses(&self, v: Val) -> bool {
@@ -55,13 +65,20 @@ impl Body {
     /// The values from outside that it uses.
     pub fn captures(&self) -> Vec<Val> {
         let mut seen: HashSet<Val> = self.inputs.iter().copied().collect();
-        seen.extend(self.nodes.iter().flat_map(|node| node.outputs.iter().flatten()));
+        seen.extend(
+            self.nodes
+                .iter()
+                .flat_map(|node| node.outputs.iter().flatten()),
+        );
         self.used().filter(|v| seen.insert(*v)).collect()
     }
 
     /// Those of them that depend on the seed.
     pub fn linear_captures(&self, g: &Graph) -> Vec<Val> {
-        self.captures().into_iter().filter(|v| g.value(*v).linear).collect()
+        self.captures()
+            .into_iter()
+            .filter(|v| g.value(*v).linear)
+            .collect()
     }
 
     /// Begins a subgraph that holds the nodes once more, at the places that are returned.
@@ -74,7 +91,10 @@ impl Body {
 
     /// The subgraph as an attribute.
     pub fn attribute(&self, g: &Graph, name: &str) -> AttributeProto {
-        let port = |v: &Val| ValueInfoProto { name: Some(g.value(*v).name.clone()), r#type: Some(g.export_type(*v)) };
+        let port = |v: &Val| ValueInfoProto {
+            name: Some(g.value(*v).name.clone()),
+            r#type: Some(g.export_type(*v)),
+        };
         let graph = GraphProto {
             name: Some(name.into()),
             node: self.nodes.iter().map(|node| g.export_node(node)).collect(),
@@ -88,7 +108,8 @@ impl Body {
     /// Refuses what computes anew something that is another number each time.
     pub fn is_repeatable(&self, g: &Graph) -> Result<(), Refusal> {
         let drawn = self.nodes.iter().find(|node| {
-            g.operators.draws(&node.domain, &node.op, node.inputs.len()) || node.attributes.iter().any(|a| draws(g, a))
+            g.operators.draws(&node.domain, &node.op, node.inputs.len())
+                || node.attributes.iter().any(|a| draws(g, a))
         });
         match drawn {
             Some(node) => Err(Refusal(format!(
@@ -103,16 +124,24 @@ impl Body {
 
 /// Whether a subgraph draws random numbers.
 fn draws(g: &Graph, attribute: &AttributeProto) -> bool {
-    let nodes = attribute.g.iter().chain(&attribute.graphs).flat_map(|graph| &graph.node);
+    let nodes = attribute
+        .g
+        .iter()
+        .chain(&attribute.graphs)
+        .flat_map(|graph| &graph.node);
     nodes.into_iter().any(|node| {
         let domain = standardize(node.domain());
-        g.operators.draws(&domain, node.op_type(), node.input.len()) || node.attribute.iter().any(|a| draws(g, a))
+        g.operators.draws(&domain, node.op_type(), node.input.len())
+            || node.attribute.iter().any(|a| draws(g, a))
     })
 }
 
 /// The name that a node or value of a subgraph has in the file.
 pub fn name_in_file(mut name: &str) -> &str {
-    while let Some((_, inner)) = name.strip_prefix("d.").and_then(|name| name.split_once('/')) {
+    while let Some((_, inner)) = name
+        .strip_prefix("d.")
+        .and_then(|name| name.split_once('/'))
+    {
         name = inner;
     }
     name
@@ -120,9 +149,17 @@ pub fn name_in_file(mut name: &str) -> &str {
 
 /// What is wrong with a node of a subgraph, under the name that it has in the file.
 pub fn as_in_file(obstacle: &Obstacle) -> Obstacle {
-    Obstacle { node: name_in_file(&obstacle.node).to_string(), ..obstacle.clone() }
+    Obstacle {
+        node: name_in_file(&obstacle.node).to_string(),
+        ..obstacle.clone()
+    }
 }
 
 pub fn graph_attribute(name: &str, graph: GraphProto) -> AttributeProto {
-    AttributeProto { name: Some(name.into()), g: Some(graph), kind: Some(attribute_kind::GRAPH), ..Default::default() }
+    AttributeProto {
+        name: Some(name.into()),
+        g: Some(graph),
+        kind: Some(attribute_kind::GRAPH),
+        ..Default::default()
+    }
 }

@@ -53,7 +53,10 @@ impl Model {
     }
 
     fn read(path: &Path, external: External) -> Result<Model, GraphError> {
-        let bytes = std::fs::read(path).map_err(|source| GraphError::Read { path: path.to_path_buf(), source })?;
+        let bytes = std::fs::read(path).map_err(|source| GraphError::Read {
+            path: path.to_path_buf(),
+            source,
+        })?;
         let file = path.display().to_string();
         let proto = read::model(&file, Bytes::from(bytes), external)?;
         Ok(Model { file, proto })
@@ -62,14 +65,20 @@ impl Model {
     /// Reads a model from memory; `name` stands for it in messages.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Model, GraphError> {
         let proto = read::model(name, Bytes::copy_from_slice(bytes), External::Refused)?;
-        Ok(Model { file: name.to_string(), proto })
+        Ok(Model {
+            file: name.to_string(),
+            proto,
+        })
     }
 
     /// The model as one file.
     pub fn to_bytes(&self) -> Result<Vec<u8>, GraphError> {
         let bytes = self.proto.encoded_len() as u64;
         if bytes > LARGEST {
-            return Err(GraphError::TooLarge { file: self.file.clone(), bytes });
+            return Err(GraphError::TooLarge {
+                file: self.file.clone(),
+                bytes,
+            });
         }
         Ok(self.proto.encode_to_vec())
     }
@@ -77,7 +86,12 @@ impl Model {
     /// What the graph must be fed; initializers that are listed as inputs are not among them.
     pub fn inputs(&self) -> Vec<Port> {
         let stored: HashSet<&str> = self.graph().initializer.iter().map(|t| t.name()).collect();
-        self.graph().input.iter().filter(|input| !stored.contains(input.name())).map(port).collect()
+        self.graph()
+            .input
+            .iter()
+            .filter(|input| !stored.contains(input.name()))
+            .map(port)
+            .collect()
     }
 
     pub fn outputs(&self) -> Vec<Port> {
@@ -86,14 +100,24 @@ impl Model {
 
     /// The version of the standard operators; 0 where the file names none.
     pub fn opset(&self) -> i64 {
-        let standard = self.proto.opset_import.iter().find(|o| standardize(o.domain()).is_empty());
+        let standard = self
+            .proto
+            .opset_import
+            .iter()
+            .find(|o| standardize(o.domain()).is_empty());
         standard.map_or(0, |o| o.version())
     }
 
     /// How many floating-point numbers the model stores.
     pub fn parameters(&self) -> u64 {
-        let floats = self.graph().initializer.iter().filter(|t| ElemType(t.data_type()).is_float());
-        floats.map(|t| t.dims.iter().map(|d| *d as u64).product::<u64>()).sum()
+        let floats = self
+            .graph()
+            .initializer
+            .iter()
+            .filter(|t| ElemType(t.data_type()).is_float());
+        floats
+            .map(|t| t.dims.iter().map(|d| *d as u64).product::<u64>())
+            .sum()
     }
 
     /// How often each operator occurs.
@@ -101,8 +125,11 @@ impl Model {
         let mut counts = BTreeMap::new();
         for node in &self.graph().node {
             let domain = standardize(node.domain());
-            let name =
-                if domain.is_empty() { node.op_type().to_string() } else { format!("{domain}.{}", node.op_type()) };
+            let name = if domain.is_empty() {
+                node.op_type().to_string()
+            } else {
+                format!("{domain}.{}", node.op_type())
+            };
             *counts.entry(name).or_insert(0) += 1;
         }
         counts
@@ -111,12 +138,24 @@ impl Model {
     /// The coarsest format that an input is taken in: its own, or that of a cast as converters to half precision put
     /// behind it.
     pub fn taken_in(&self, input: &str) -> Option<ElemType> {
-        let own = self.inputs().into_iter().find(|port| port.name == input)?.elem;
-        let casts = self.graph().node.iter().filter(|n| n.op_type() == "Cast" && n.input.iter().any(|i| i == input));
-        let to =
-            casts.flat_map(|node| node.attribute.iter().filter(|a| a.name() == "to")).map(|a| ElemType(a.i() as i32));
-        let coarser =
-            |a: &ElemType, b: &ElemType| a.spacing().partial_cmp(&b.spacing()).unwrap_or(std::cmp::Ordering::Equal);
+        let own = self
+            .inputs()
+            .into_iter()
+            .find(|port| port.name == input)?
+            .elem;
+        let casts = self
+            .graph()
+            .node
+            .iter()
+            .filter(|n| n.op_type() == "Cast" && n.input.iter().any(|i| i == input));
+        let to = casts
+            .flat_map(|node| node.attribute.iter().filter(|a| a.name() == "to"))
+            .map(|a| ElemType(a.i() as i32));
+        let coarser = |a: &ElemType, b: &ElemType| {
+            a.spacing()
+                .partial_cmp(&b.spacing())
+                .unwrap_or(std::cmp::Ordering::Equal)
+        };
         to.chain([own]).max_by(coarser)
     }
 
@@ -127,7 +166,10 @@ impl Model {
 
     pub(super) fn graph(&self) -> &GraphProto {
         static EMPTY: std::sync::OnceLock<GraphProto> = std::sync::OnceLock::new();
-        self.proto.graph.as_ref().unwrap_or_else(|| EMPTY.get_or_init(GraphProto::default))
+        self.proto
+            .graph
+            .as_ref()
+            .unwrap_or_else(|| EMPTY.get_or_init(GraphProto::default))
     }
 }
 
@@ -161,10 +203,17 @@ pub fn external_files(name: &str, bytes: &[u8]) -> Result<BTreeSet<PathBuf>, Gra
 
 fn port(info: &ValueInfoProto) -> Port {
     let tensor = tensor_type(info);
-    let dims = tensor.and_then(|t| t.shape.as_ref()).map_or(Vec::new(), |shape| shape.dim.iter().map(dim).collect());
+    let dims = tensor
+        .and_then(|t| t.shape.as_ref())
+        .map_or(Vec::new(), |shape| shape.dim.iter().map(dim).collect());
     let elem = tensor.map_or(ElemType::UNKNOWN, |t| ElemType(t.elem_type()));
     let ranked = tensor.is_some_and(|t| t.shape.is_some());
-    Port { name: info.name().to_string(), elem, dims, ranked }
+    Port {
+        name: info.name().to_string(),
+        elem,
+        dims,
+        ranked,
+    }
 }
 
 fn dim(dimension: &DimensionProto) -> Dim {

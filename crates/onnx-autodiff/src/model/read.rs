@@ -34,11 +34,19 @@ const SMALL: u64 = 1 << 16;
 
 /// Decodes and checks a model.
 pub fn model(file: &str, bytes: Bytes, external: External) -> Result<ModelProto, GraphError> {
-    let malformed = |reason: String| GraphError::Malformed { file: file.to_string(), reason };
+    let malformed = |reason: String| GraphError::Malformed {
+        file: file.to_string(),
+        reason,
+    };
     let mut model = decoded(bytes).map_err(malformed)?;
-    let mut graph = model.graph.take().ok_or_else(|| malformed("it holds no graph".into()))?;
+    let mut graph = model
+        .graph
+        .take()
+        .ok_or_else(|| malformed("it holds no graph".into()))?;
     if !graph.sparse_initializer.is_empty() {
-        return Err(malformed("sparse initializers are not supported: store them densely".into()));
+        return Err(malformed(
+            "sparse initializers are not supported: store them densely".into(),
+        ));
     }
     let functions = std::mem::take(&mut model.functions);
     inline::functions(&mut graph, functions).map_err(malformed)?;
@@ -46,7 +54,10 @@ pub fn model(file: &str, bytes: Bytes, external: External) -> Result<ModelProto,
     if let External::Loaded(_) = external {
         let bytes = external_size(&mut graph).map_err(malformed)?;
         if bytes > LARGEST {
-            return Err(GraphError::TooLarge { file: file.to_string(), bytes });
+            return Err(GraphError::TooLarge {
+                file: file.to_string(),
+                bytes,
+            });
         }
     }
     each_tensor(&mut graph, &mut |tensor| {
@@ -69,7 +80,10 @@ fn decoded(bytes: Bytes) -> Result<ModelProto, String> {
 
 /// The files beside a model that hold its data, as the model names them; none may lie outside its folder.
 pub fn external_files(file: &str, bytes: Bytes) -> Result<BTreeSet<PathBuf>, GraphError> {
-    let malformed = |reason: String| GraphError::Malformed { file: file.to_string(), reason };
+    let malformed = |reason: String| GraphError::Malformed {
+        file: file.to_string(),
+        reason,
+    };
     let mut model = decoded(bytes).map_err(malformed)?;
     let mut files = BTreeSet::new();
     let mut note = |tensor: &mut TensorProto| {
@@ -78,7 +92,11 @@ pub fn external_files(file: &str, bytes: Bytes) -> Result<BTreeSet<PathBuf>, Gra
         }
         Ok(())
     };
-    model.graph.iter_mut().try_for_each(|graph| each_tensor(graph, &mut note)).map_err(malformed)?;
+    model
+        .graph
+        .iter_mut()
+        .try_for_each(|graph| each_tensor(graph, &mut note))
+        .map_err(malformed)?;
     Ok(files)
 }
 
@@ -101,8 +119,17 @@ fn size(tensor: &TensorProto) -> Result<u64, String> {
 }
 
 fn count(tensor: &TensorProto) -> Result<u64, String> {
-    let count = tensor.dims.iter().try_fold(1u64, |n, d| n.checked_mul(u64::try_from(*d).ok()?));
-    count.ok_or_else(|| format!("tensor `{}` has the impossible shape {:?}", tensor.name(), tensor.dims))
+    let count = tensor
+        .dims
+        .iter()
+        .try_fold(1u64, |n, d| n.checked_mul(u64::try_from(*d).ok()?));
+    count.ok_or_else(|| {
+        format!(
+            "tensor `{}` has the impossible shape {:?}",
+            tensor.name(),
+            tensor.dims
+        )
+    })
 }
 
 /// Visits every tensor of a graph, those of attributes and subgraphs among them.
@@ -112,7 +139,11 @@ fn each_tensor(
 ) -> Result<(), String> {
     graph.initializer.iter_mut().try_for_each(&mut *visit)?;
     for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
-        attribute.t.iter_mut().chain(&mut attribute.tensors).try_for_each(&mut *visit)?;
+        attribute
+            .t
+            .iter_mut()
+            .chain(&mut attribute.tensors)
+            .try_for_each(&mut *visit)?;
         for subgraph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
             each_tensor(subgraph, visit)?;
         }
@@ -154,7 +185,10 @@ fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
         _ => (tensor.int32_data.len(), 1),
     };
     if count.checked_mul(packed) != Some(held as u64) {
-        return Err(format!("tensor `{name}` of shape {:?} and type {elem} holds {held} elements", tensor.dims));
+        return Err(format!(
+            "tensor `{name}` of shape {:?} and type {elem} holds {held} elements",
+            tensor.dims
+        ));
     }
     Ok(())
 }
@@ -166,24 +200,36 @@ fn load_external(tensor: &mut TensorProto, external: External) -> Result<(), Str
     }
     let name = tensor.name().to_string();
     let folder = match external {
-        External::Refused => return Err(format!("tensor `{name}` lies in another file, and only bytes were given")),
+        External::Refused => {
+            return Err(format!(
+                "tensor `{name}` lies in another file, and only bytes were given"
+            ));
+        }
         External::Skimmed(_) if size(tensor)? > SMALL => return Ok(()),
         External::Loaded(folder) | External::Skimmed(folder) => folder,
     };
     let location = location(tensor)?;
     let number = |key: &str| match entry(tensor, key) {
-        Some(value) => {
-            value.parse::<u64>().map(Some).map_err(|_| format!("tensor `{name}`: `{key}` is `{value}`, not a number"))
-        }
+        Some(value) => value
+            .parse::<u64>()
+            .map(Some)
+            .map_err(|_| format!("tensor `{name}`: `{key}` is `{value}`, not a number")),
         None => Ok(None),
     };
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
     let expected = size(tensor)?;
     if length.is_some_and(|length| length != expected) {
-        return Err(format!("tensor `{name}` takes {expected} bytes, but claims {} in its file", length.unwrap_or(0)));
+        return Err(format!(
+            "tensor `{name}` takes {expected} bytes, but claims {} in its file",
+            length.unwrap_or(0)
+        ));
     }
-    let raw = read_part(&folder.join(&location), offset, expected)
-        .map_err(|e| format!("the data of tensor `{name}` in `{}`: {e}", location.display()))?;
+    let raw = read_part(&folder.join(&location), offset, expected).map_err(|e| {
+        format!(
+            "the data of tensor `{name}` in `{}`: {e}",
+            location.display()
+        )
+    })?;
     tensor.raw_data = Some(raw);
     tensor.data_location = None;
     tensor.external_data.clear();
@@ -191,17 +237,25 @@ fn load_external(tensor: &mut TensorProto, external: External) -> Result<(), Str
 }
 
 fn entry(tensor: &TensorProto, key: &str) -> Option<String> {
-    tensor.external_data.iter().find(|e| e.key() == key).map(|e| e.value().to_string())
+    tensor
+        .external_data
+        .iter()
+        .find(|e| e.key() == key)
+        .map(|e| e.value().to_string())
 }
 
 /// The file that holds a tensor's data, which must not lie outside the model's folder.
 fn location(tensor: &TensorProto) -> Result<PathBuf, String> {
     let name = tensor.name();
-    let location =
-        entry(tensor, "location").ok_or_else(|| format!("tensor `{name}` does not say in which file its data lie"))?;
-    let inside = Path::new(&location).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let location = entry(tensor, "location")
+        .ok_or_else(|| format!("tensor `{name}` does not say in which file its data lie"))?;
+    let inside = Path::new(&location)
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if !inside || location.is_empty() {
-        return Err(format!("the data of tensor `{name}` lie in `{location}`, outside the model's folder"));
+        return Err(format!(
+            "the data of tensor `{name}` lie in `{location}`, outside the model's folder"
+        ));
     }
     Ok(PathBuf::from(location))
 }
@@ -209,13 +263,19 @@ fn location(tensor: &TensorProto) -> Result<PathBuf, String> {
 fn read_part(path: &Path, offset: u64, length: u64) -> std::io::Result<Bytes> {
     // A device or a pipe may never end.
     if !path.metadata()?.is_file() {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no file"));
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            "it is no file",
+        ));
     }
     let mut file = File::open(path)?;
     let end = file.metadata()?.len();
     if offset.checked_add(length).is_none_or(|stop| stop > end) {
         let message = format!("{length} bytes from {offset} reach beyond the end at {end}");
-        return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, message));
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::UnexpectedEof,
+            message,
+        ));
     }
     file.seek(SeekFrom::Start(offset))?;
     let mut raw = Vec::new();

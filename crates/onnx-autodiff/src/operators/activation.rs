@@ -10,25 +10,79 @@ use crate::graph::{Graph, Node, Val};
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Celu").kinked().same_shape().derivative(celu_derivative).float64(celu_float64),
-    Operator::new("Elu").kinked().same_shape().derivative(elu_derivative).float64(elu_float64),
-    Operator::new("Gelu").same_shape().derivative(gelu_derivative).float64(gelu_float64).smooth(),
+    Operator::new("Celu")
+        .kinked()
+        .same_shape()
+        .derivative(celu_derivative)
+        .float64(celu_float64),
+    Operator::new("Elu")
+        .kinked()
+        .same_shape()
+        .derivative(elu_derivative)
+        .float64(elu_float64),
+    Operator::new("Gelu")
+        .same_shape()
+        .derivative(gelu_derivative)
+        .float64(gelu_float64)
+        .smooth(),
     Operator::new("HardSigmoid")
         .kinked()
         .same_shape()
         .derivative(hard_sigmoid_derivative)
         .float64(hard_sigmoid_float64),
-    Operator::new("HardSwish").kinked().same_shape().derivative(hard_swish_derivative).float64(hard_swish_float64),
-    Operator::new("LeakyRelu").kinked().same_shape().derivative(leaky_relu_derivative).float64(leaky_relu_float64),
-    Operator::new("Mish").same_shape().derivative(mish_derivative).float64(mish_float64).smooth(),
-    Operator::new("PRelu").kinked().same_shape().tangent(prelu_tangent).float64(prelu_float64).elementwise(),
-    Operator::new("Relu").kinked().same_shape().derivative(relu_derivative),
-    Operator::new("Selu").kinked().same_shape().derivative(selu_derivative).float64(selu_float64),
-    Operator::new("Shrink").kinked().same_shape().derivative(shrink_derivative).float64(shrink_float64),
-    Operator::new("Sigmoid").same_shape().derivative(sigmoid_derivative).smooth(),
-    Operator::new("Softplus").same_shape().derivative(softplus_derivative).float64(softplus_float64).smooth(),
-    Operator::new("Softsign").kinked().same_shape().derivative(softsign_derivative).float64(softsign_float64),
-    Operator::new("Swish").same_shape().derivative(swish_derivative).smooth(),
+    Operator::new("HardSwish")
+        .kinked()
+        .same_shape()
+        .derivative(hard_swish_derivative)
+        .float64(hard_swish_float64),
+    Operator::new("LeakyRelu")
+        .kinked()
+        .same_shape()
+        .derivative(leaky_relu_derivative)
+        .float64(leaky_relu_float64),
+    Operator::new("Mish")
+        .same_shape()
+        .derivative(mish_derivative)
+        .float64(mish_float64)
+        .smooth(),
+    Operator::new("PRelu")
+        .kinked()
+        .same_shape()
+        .tangent(prelu_tangent)
+        .float64(prelu_float64)
+        .elementwise(),
+    Operator::new("Relu")
+        .kinked()
+        .same_shape()
+        .derivative(relu_derivative),
+    Operator::new("Selu")
+        .kinked()
+        .same_shape()
+        .derivative(selu_derivative)
+        .float64(selu_float64),
+    Operator::new("Shrink")
+        .kinked()
+        .same_shape()
+        .derivative(shrink_derivative)
+        .float64(shrink_float64),
+    Operator::new("Sigmoid")
+        .same_shape()
+        .derivative(sigmoid_derivative)
+        .smooth(),
+    Operator::new("Softplus")
+        .same_shape()
+        .derivative(softplus_derivative)
+        .float64(softplus_float64)
+        .smooth(),
+    Operator::new("Softsign")
+        .kinked()
+        .same_shape()
+        .derivative(softsign_derivative)
+        .float64(softsign_float64),
+    Operator::new("Swish")
+        .same_shape()
+        .derivative(swish_derivative)
+        .smooth(),
     Operator::new("ThresholdedRelu")
         .kinked()
         .same_shape()
@@ -77,7 +131,11 @@ fn elu_derivative(s: &mut Step) -> DerivativeResult {
 
 fn gelu_derivative(s: &mut Step) -> DerivativeResult {
     let x = s.x(0)?;
-    if s.node.text("approximate", "none") == "tanh" { Ok(gelu_tanh(s, x)) } else { Ok(gelu_erf(s, x)) }
+    if s.node.text("approximate", "none") == "tanh" {
+        Ok(gelu_tanh(s, x))
+    } else {
+        Ok(gelu_erf(s, x))
+    }
 }
 
 /// `Φ(x) + x φ(x)`
@@ -114,7 +172,10 @@ fn gelu_tanh(s: &mut Step, x: Val) -> Val {
 }
 
 fn hard_sigmoid_derivative(s: &mut Step) -> DerivativeResult {
-    let (alpha, beta) = (s.node.float("alpha", f64::from(0.2f32)), s.node.float("beta", 0.5));
+    let (alpha, beta) = (
+        s.node.float("alpha", f64::from(0.2f32)),
+        s.node.float("beta", 0.5),
+    );
     let x = s.x(0)?;
     let scaled = s.g.scale(x, alpha);
     let inner = s.g.shift(scaled, beta);
@@ -172,8 +233,10 @@ fn relu_derivative(s: &mut Step) -> DerivativeResult {
 
 fn selu_derivative(s: &mut Step) -> DerivativeResult {
     let (x, y) = (s.x(0)?, s.y()?);
-    let (alpha, gamma) =
-        (s.node.float("alpha", f64::from(1.673_263_2_f32)), s.node.float("gamma", f64::from(1.050_701_f32)));
+    let (alpha, gamma) = (
+        s.node.float("alpha", f64::from(1.673_263_2_f32)),
+        s.node.float("gamma", f64::from(1.050_701_f32)),
+    );
     let slope = s.g.shift(y, alpha * gamma);
     Ok(switch(s, x, gamma, slope))
 }
@@ -300,7 +363,12 @@ fn clipped_line(g: &mut Graph, x: Val, slope: f64, offset: f64) -> Val {
 
 fn hard_sigmoid_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
-    Some(clipped_line(g, x, node.float("alpha", f64::from(0.2_f32)), node.float("beta", 0.5)))
+    Some(clipped_line(
+        g,
+        x,
+        node.float("alpha", f64::from(0.2_f32)),
+        node.float("beta", 0.5),
+    ))
 }
 
 fn hard_swish_float64(g: &mut Graph, node: &Node) -> Option<Val> {

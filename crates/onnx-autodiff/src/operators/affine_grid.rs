@@ -8,8 +8,10 @@ use crate::inference::sizes;
 use crate::size::Size;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] =
-    &[Operator::new("AffineGrid").shape(affine_grid_shape).parts(affine_grid_parts).smooth()];
+pub const OPERATORS: &[Operator] = &[Operator::new("AffineGrid")
+    .shape(affine_grid_shape)
+    .parts(affine_grid_parts)
+    .smooth()];
 
 /// `[N, …, axes]` for an image of the given size.
 fn affine_grid_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
@@ -48,7 +50,10 @@ fn affine_grid_parts(s: &mut Step) -> PartsResult {
         columns.push(s.g.expand(places, &lengths));
     }
     columns.push(s.g.expand(one, &lengths));
-    let columns: Vec<Val> = columns.into_iter().map(|v| s.g.unsqueeze(v, &[axes as i64])).collect();
+    let columns: Vec<Val> = columns
+        .into_iter()
+        .map(|v| s.g.unsqueeze(v, &[axes as i64]))
+        .collect();
     let grid = s.g.concat(&columns, axes as i64);
     let pixels = inference::product(s.g, &lengths);
     let grid = s.g.reshape(grid, &[pixels, Size::fixed(axes as i64 + 1)]);

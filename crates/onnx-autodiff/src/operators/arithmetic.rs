@@ -16,8 +16,18 @@ pub const OPERATORS: &[Operator] = &[
         .transpose(add_cotangent)
         .smooth()
         .elementwise(),
-    Operator::new("Div").shape(broadcast_all).content(binary).tangent(div_tangent).smooth().elementwise(),
-    Operator::new("Mean").shape(broadcast_all).tangent(mean_tangent).float64(mean_float64).smooth().elementwise(),
+    Operator::new("Div")
+        .shape(broadcast_all)
+        .content(binary)
+        .tangent(div_tangent)
+        .smooth()
+        .elementwise(),
+    Operator::new("Mean")
+        .shape(broadcast_all)
+        .tangent(mean_tangent)
+        .float64(mean_float64)
+        .smooth()
+        .elementwise(),
     Operator::new("Mul")
         .shape(broadcast_all)
         .content(binary)
@@ -25,7 +35,12 @@ pub const OPERATORS: &[Operator] = &[
         .transpose(mul_cotangent)
         .smooth()
         .elementwise(),
-    Operator::new("Neg").same_shape().content(unary).tangent(neg_tangent).transpose(neg_cotangent).smooth(),
+    Operator::new("Neg")
+        .same_shape()
+        .content(unary)
+        .tangent(neg_tangent)
+        .transpose(neg_cotangent)
+        .smooth(),
     Operator::new("Sub")
         .shape(broadcast_all)
         .content(binary)
@@ -33,7 +48,11 @@ pub const OPERATORS: &[Operator] = &[
         .transpose(sub_cotangent)
         .smooth()
         .elementwise(),
-    Operator::new("Sum").shape(broadcast_all).tangent(sum_tangent).smooth().elementwise(),
+    Operator::new("Sum")
+        .shape(broadcast_all)
+        .tangent(sum_tangent)
+        .smooth()
+        .elementwise(),
 ];
 
 /// The tangent of an operand, broadcast to the output; kept lazy where nothing is to be broadcast.
@@ -82,7 +101,11 @@ fn sub_tangent(s: &mut Step) -> TangentResult {
         _ => {
             let minus = s.negative(b);
             // The same base twice, both without a factor, is zero.
-            Ok(if a == Some(b) { None } else { minus_of(s, a, b, minus) })
+            Ok(if a == Some(b) {
+                None
+            } else {
+                minus_of(s, a, b, minus)
+            })
         }
     }
 }
@@ -91,7 +114,10 @@ fn minus_of(s: &mut Step, a: Option<Tangent>, b: Tangent, minus: Tangent) -> Opt
     let Some(a) = a else { return Some(minus) };
     let one = s.g.real_like(1.0, a.base);
     let factor = s.g.sub(a.factor.unwrap_or(one), b.factor.unwrap_or(one));
-    Some(Tangent { base: a.base, factor: Some(factor) })
+    Some(Tangent {
+        base: a.base,
+        factor: Some(factor),
+    })
 }
 
 fn neg_tangent(s: &mut Step) -> TangentResult {
@@ -134,7 +160,10 @@ fn neg_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
 fn add_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
     let linear: Vec<usize> = (0..2).filter(|place| t.is_linear(*place)).collect();
-    linear.into_iter().map(|place| Ok((place, t.unbroadcast(c, place)?))).collect()
+    linear
+        .into_iter()
+        .map(|place| Ok((place, t.unbroadcast(c, place)?)))
+        .collect()
 }
 
 fn sub_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {

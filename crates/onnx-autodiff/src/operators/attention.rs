@@ -48,7 +48,11 @@ fn attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred
         vec![q[0].clone(), q[1].clone(), q[2].clone(), v[3].clone()]
     };
     let scores = vec![q[0].clone(), q[1].clone(), q[2].clone(), k[2].clone()];
-    Some([y, k.to_vec(), v.to_vec(), scores].map(|shape| (elem, Some(shape))).to_vec())
+    Some(
+        [y, k.to_vec(), v.to_vec(), scores]
+            .map(|shape| (elem, Some(shape)))
+            .to_vec(),
+    )
 }
 
 fn attention_parts(s: &mut Step) -> PartsResult {
@@ -74,7 +78,11 @@ fn parts(g: &mut Graph, node: &Node) -> Lowered {
 /// Scaled dot-product attention with optional masks, cached keys and grouped heads, and whether it bars places.
 fn consists_of(g: &mut Graph, node: &Node) -> Option<(Vec<Option<Val>>, bool)> {
     let ranks: Option<Vec<usize>> = (0..3).map(|i| g.rank(node.input(i)?)).collect();
-    if ranks.clone().is_none_or(|r| r.iter().any(|n| !(3..=4).contains(n))) || cached_otherwise(g, node) {
+    if ranks
+        .clone()
+        .is_none_or(|r| r.iter().any(|n| !(3..=4).contains(n)))
+        || cached_otherwise(g, node)
+    {
         return None;
     }
     let flat = ranks?[0] == 3;
@@ -105,7 +113,10 @@ fn consists_of(g: &mut Graph, node: &Node) -> Option<(Vec<Option<Val>>, bool)> {
     outputs.push(match node.int("qk_matmul_output_mode", 0) {
         0 => Some(raw),
         1 => Some(capped),
-        2 => Some(bias.filter(|_| bars).map_or(scores, |bias| unless_barred(g, scores, bias))),
+        2 => Some(
+            bias.filter(|_| bars)
+                .map_or(scores, |bias| unless_barred(g, scores, bias)),
+        ),
         3 => Some(weights),
         _ => None,
     });
@@ -122,7 +133,10 @@ fn unless_barred(g: &mut Graph, scores: Val, bias: Val) -> Val {
 
 /// Whether cached keys or values have another form than `[N, H, S, D]`.
 fn cached_otherwise(g: &Graph, node: &Node) -> bool {
-    [4, 5].iter().filter_map(|i| node.input(*i)).any(|v| g.rank(v) != Some(4))
+    [4, 5]
+        .iter()
+        .filter_map(|i| node.input(*i))
+        .any(|v| g.rank(v) != Some(4))
 }
 
 /// `[N, S, H·D]` as `[N, H, S, D]`.
@@ -152,7 +166,12 @@ fn repeated(g: &mut Graph, v: Val, count: &Size) -> Option<Val> {
         return Some(v);
     }
     let times = count.over(&shape[1])?;
-    let (n, h, s, d) = (shape[0].clone(), shape[1].clone(), shape[2].clone(), shape[3].clone());
+    let (n, h, s, d) = (
+        shape[0].clone(),
+        shape[1].clone(),
+        shape[2].clone(),
+        shape[3].clone(),
+    );
     let apart = g.unsqueeze(v, &[2]);
     let spread = g.expand(apart, &[n.clone(), h, times, s.clone(), d.clone()]);
     Some(g.reshape(spread, &[n, count.clone(), s, d]))
@@ -201,7 +220,11 @@ pub fn barred(g: &mut Graph, allowed: Val, like: Val) -> Val {
 
 /// A number below every score, of which a type holds the double.
 pub fn lowest(elem: ElemType) -> f64 {
-    if elem == ElemType::FLOAT16 { -3e4 } else { -1e30 }
+    if elem == ElemType::FLOAT16 {
+        -3e4
+    } else {
+        -1e30
+    }
 }
 
 /// Query `i` sees key `j` where `j <= i + past`.

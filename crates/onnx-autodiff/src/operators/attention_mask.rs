@@ -65,9 +65,18 @@ fn placed(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Placed> {
         return None;
     }
     if lengths.is_none() && windows.iter().all(|size| *size < 0) {
-        let past: Shape = past.and_then(|v| g.shape(v).cloned()).unwrap_or_else(|| vec![Size::fixed(0); 4]);
-        let allowed = if is_causal { vec![causal(g, q, k, &past[2])?] } else { Vec::new() };
-        return Some(Placed { allowed, sure: true });
+        let past: Shape = past
+            .and_then(|v| g.shape(v).cloned())
+            .unwrap_or_else(|| vec![Size::fixed(0); 4]);
+        let allowed = if is_causal {
+            vec![causal(g, q, k, &past[2])?]
+        } else {
+            Vec::new()
+        };
+        return Some(Placed {
+            allowed,
+            sure: true,
+        });
     }
     let mut allowed = Vec::new();
     if is_causal || windows.iter().any(|size| *size >= 0) {
@@ -92,7 +101,10 @@ fn placed(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Placed> {
         let lengths = per_sample(g, lengths);
         allowed.push(g.op("Less", &[column, lengths]));
     }
-    Some(Placed { allowed, sure: false })
+    Some(Placed {
+        allowed,
+        sure: false,
+    })
 }
 
 /// A number for each sample as `[N, 1, 1, 1]`.
@@ -122,7 +134,9 @@ fn ahead(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Val> {
 /// The mask as long as there are keys: what it does not tell of is barred.
 fn lengthened(g: &mut Graph, mask: Val, k: Val) -> Option<(Val, bool)> {
     let (mut shape, keys) = (g.shape(mask)?.clone(), g.shape(k)?[2].clone());
-    let (Some(has), Some(wants)) = (shape.last()?.as_fixed(), keys.as_fixed()) else { return Some((mask, false)) };
+    let (Some(has), Some(wants)) = (shape.last()?.as_fixed(), keys.as_fixed()) else {
+        return Some((mask, false));
+    };
     if has >= wants {
         return Some((mask, false));
     }
@@ -145,7 +159,11 @@ fn lengthened(g: &mut Graph, mask: Val, k: Val) -> Option<(Val, bool)> {
 
 /// Whether a bias may hold numbers that bar a place: all but constants are taken for such.
 fn may_bar(g: &Graph, bias: Val) -> bool {
-    let constant = g.value(bias).constant.as_ref().and_then(|tensor| content::reals(tensor));
+    let constant = g
+        .value(bias)
+        .constant
+        .as_ref()
+        .and_then(|tensor| content::reals(tensor));
     constant.is_none_or(|numbers| numbers.iter().any(|x| *x <= lowest(g.elem(bias)) / 2.0))
 }
 

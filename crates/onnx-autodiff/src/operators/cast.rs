@@ -10,7 +10,10 @@ use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("BitCast").element(cast_element).same_shape().constant(),
+    Operator::new("BitCast")
+        .element(cast_element)
+        .same_shape()
+        .constant(),
     Operator::new("Cast")
         .names_type()
         .element(cast_element)
@@ -20,7 +23,11 @@ pub const OPERATORS: &[Operator] = &[
         .transpose(cast_cotangent)
         .smooth_between_floats()
         .same_order(),
-    Operator::new("CastLike").element(second_input).same_shape().tangent(cast_tangent).smooth_between_floats(),
+    Operator::new("CastLike")
+        .element(second_input)
+        .same_shape()
+        .tangent(cast_tangent)
+        .smooth_between_floats(),
 ];
 
 fn cast_element(_: &Graph, node: &Node) -> ElemType {
@@ -30,10 +37,12 @@ fn cast_element(_: &Graph, node: &Node) -> ElemType {
 fn cast_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
     let to = ElemType(node.int("to", 0) as i32);
     Some(map(&inputs[0], |item| match item {
-        Item::Int(size) if to.is_float() => size.as_fixed().map_or_else(|| item.clone(), |n| Item::Real(n as f64)),
-        Item::Int(size) if to == ElemType::BOOL => {
-            size.as_fixed().map_or(Item::Unknown, |n| Item::fixed(i64::from(n != 0)))
-        }
+        Item::Int(size) if to.is_float() => size
+            .as_fixed()
+            .map_or_else(|| item.clone(), |n| Item::Real(n as f64)),
+        Item::Int(size) if to == ElemType::BOOL => size
+            .as_fixed()
+            .map_or(Item::Unknown, |n| Item::fixed(i64::from(n != 0))),
         Item::Real(x) if to.is_integer() => whole(x.trunc()),
         Item::Real(x) if to == ElemType::BOOL => Item::fixed(i64::from(*x != 0.0)),
         _ => item.clone(),
@@ -43,7 +52,10 @@ fn cast_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Conten
 fn cast_tangent(s: &mut Step) -> TangentResult {
     let to = s.node.output(0).map_or(ElemType::UNKNOWN, |v| s.g.elem(v));
     if to == ElemType::UNKNOWN || to.is_quantized() {
-        return Err(format!("a cast to {to} is not differentiated; export the model without quantization").into());
+        return Err(format!(
+            "a cast to {to} is not differentiated; export the model without quantization"
+        )
+        .into());
     }
     let Some(tangent) = s.lazy(0).filter(|_| to.is_float()) else {
         return Ok(None);

@@ -6,13 +6,17 @@ use crate::graph::{Graph, Node, Shape};
 use crate::inference::{axis_of, sizes};
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] =
-    &[Operator::new("CenterCropPad").shape(center_crop_pad_shape).parts(center_crop_pad_parts).smooth_in(&[0])];
+pub const OPERATORS: &[Operator] = &[Operator::new("CenterCropPad")
+    .shape(center_crop_pad_shape)
+    .parts(center_crop_pad_parts)
+    .smooth_in(&[0])];
 
 fn center_crop_pad_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let mut shape = g.shape(node.input(0)?)?.clone();
     let target = sizes(g, node.input(1)?)?;
-    let axes = node.ints("axes").unwrap_or_else(|| (0..shape.len() as i64).collect());
+    let axes = node
+        .ints("axes")
+        .unwrap_or_else(|| (0..shape.len() as i64).collect());
     for (axis, size) in axes.iter().zip(target) {
         let axis = axis_of(*axis, shape.len())?;
         shape[axis] = size;
@@ -23,7 +27,10 @@ fn center_crop_pad_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 /// The centre of a tensor, with zeros around it where it is to be longer.
 fn center_crop_pad_parts(s: &mut Step) -> PartsResult {
     let (x, shape, target) = (s.x(0)?, s.x_shape(0)?, s.known(1)?);
-    let axes = s.node.ints("axes").unwrap_or_else(|| (0..shape.len() as i64).collect());
+    let axes = s
+        .node
+        .ints("axes")
+        .unwrap_or_else(|| (0..shape.len() as i64).collect());
     if axes.len() != target.len() {
         return Err("its axes do not fit its shape".into());
     }
@@ -31,7 +38,9 @@ fn center_crop_pad_parts(s: &mut Step) -> PartsResult {
     let mut result = x;
     for (axis, wanted) in axes.iter().zip(target) {
         let axis = axis_of(*axis, shape.len()).ok_or("its axes do not fit its input")?;
-        let length = shape[axis].as_fixed().ok_or("the sizes of its input are not known")?;
+        let length = shape[axis]
+            .as_fixed()
+            .ok_or("the sizes of its input are not known")?;
         if !(0..1 << 40).contains(&length) || !(0..1 << 40).contains(&wanted) {
             return Err("its shape is out of range".into());
         }

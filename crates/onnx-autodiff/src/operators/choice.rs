@@ -26,7 +26,10 @@ fn branch_types(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferr
     let (yes, no) = (branch("then_branch")?, branch("else_branch")?);
     let mut inferred = Vec::new();
     for i in 0..outputs {
-        let (a, b) = (tensor_type(yes.output.get(i)?), tensor_type(no.output.get(i)?));
+        let (a, b) = (
+            tensor_type(yes.output.get(i)?),
+            tensor_type(no.output.get(i)?),
+        );
         let (Some(a), Some(b)) = (a, b) else {
             return None;
         };
@@ -41,8 +44,9 @@ fn if_tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<Ta
     s.node.captures.iter().for_each(|v| s.g.recall(*v));
     let proto = s.g.export_node(&s.node);
     let condition = s.node.input(0).ok_or("its condition is missing")?;
-    let places: Vec<usize> =
-        (0..s.node.outputs.len()).filter(|i| s.node.output(*i).is_some_and(|v| s.g.elem(v).is_float())).collect();
+    let places: Vec<usize> = (0..s.node.outputs.len())
+        .filter(|i| s.node.output(*i).is_some_and(|v| s.g.elem(v).is_float()))
+        .collect();
     let mut branch = |name: &str| -> Result<Body, Refusal> {
         let graph = renamed(s.g, &proto, name).ok_or("one of its branches is missing")?;
         let scope = s.g.enter();
@@ -55,8 +59,14 @@ fn if_tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<Ta
         }
     };
     let branches = [branch(BRANCHES[0])?, branch(BRANCHES[1])?];
-    branches.iter().try_for_each(|body| body.is_repeatable(s.g))?;
-    let types = branches[1].outputs.iter().map(|v| (s.g.elem(*v), s.g.shape(*v).cloned())).collect();
+    branches
+        .iter()
+        .try_for_each(|body| body.is_repeatable(s.g))?;
+    let types = branches[1]
+        .outputs
+        .iter()
+        .map(|v| (s.g.elem(*v), s.g.shape(*v).cloned()))
+        .collect();
     let made = choice(s.g, condition, &branches, types, true);
     if let Some(first) = made.first() {
         s.g.inside.insert(*first, Inside::Branches(branches));
@@ -72,16 +82,31 @@ fn if_tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<Ta
 
 /// The tangents of what the subgraphs use from outside.
 pub fn captured(s: &Step, of: &HashMap<Val, Tangent>) -> HashMap<Val, Tangent> {
-    s.node.captures.iter().flat_map(|v| known_at(s.g, *v, of)).collect()
+    s.node
+        .captures
+        .iter()
+        .flat_map(|v| known_at(s.g, *v, of))
+        .collect()
 }
 
 /// The tangents of one branch's outputs, computed in the current scope.
-fn inside(s: &mut Step, of: &HashMap<Val, Tangent>, graph: &GraphProto, places: &[usize]) -> Result<Vec<Val>, Refusal> {
+fn inside(
+    s: &mut Step,
+    of: &HashMap<Val, Tangent>,
+    graph: &GraphProto,
+    places: &[usize],
+) -> Result<Vec<Val>, Refusal> {
     let start = s.g.nodes.len();
     append::push_body(s.g, graph);
-    let mut found = Tangents { of: captured(s, of), obstacles: Vec::new() };
+    let mut found = Tangents {
+        of: captured(s, of),
+        obstacles: Vec::new(),
+    };
     let (end, origin) = (s.g.nodes.len(), s.g.origin);
-    let wanted: Vec<Val> = places.iter().filter_map(|i| s.g.named(graph.output.get(*i)?.name())).collect();
+    let wanted: Vec<Val> = places
+        .iter()
+        .filter_map(|i| s.g.named(graph.output.get(*i)?.name()))
+        .collect();
     if wanted.len() != places.len() {
         return Err("its branches lack an output".into());
     }
@@ -104,10 +129,29 @@ fn inside(s: &mut Step, of: &HashMap<Val, Tangent>, graph: &GraphProto, places: 
 }
 
 /// Appends an `If`.
-fn choice(g: &mut Graph, condition: Val, branches: &[Body; 2], types: Vec<Inferred>, linear: bool) -> Vec<Val> {
-    let attributes = branches.iter().zip(BRANCHES).map(|(body, name)| body.attribute(g, name)).collect();
+fn choice(
+    g: &mut Graph,
+    condition: Val,
+    branches: &[Body; 2],
+    types: Vec<Inferred>,
+    linear: bool,
+) -> Vec<Val> {
+    let attributes = branches
+        .iter()
+        .zip(BRANCHES)
+        .map(|(body, name)| body.attribute(g, name))
+        .collect();
     let captures = branches.iter().flat_map(Body::captures).collect();
-    g.push_control(Control { op: "If", inputs: vec![Some(condition)], attributes, captures, linear }, types)
+    g.push_control(
+        Control {
+            op: "If",
+            inputs: vec![Some(condition)],
+            attributes,
+            captures,
+            linear,
+        },
+        types,
+    )
 }
 
 /// The same choice, of what each branch gives to the tangents that it uses.
@@ -125,13 +169,23 @@ fn if_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     }
     let mut branch = |body: &Body| -> Result<Body, Refusal> {
         let (scope, places) = body.reopen(t.g);
-        let arriving = body.outputs.iter().zip(&t.arriving).filter_map(|(v, c)| Some((*v, (*c)?)));
-        let found = backwards(t.g, t.walk, places, arriving)
-            .and_then(|cotangents| uses.iter().map(|v| own(t.g, &cotangents, *v)).collect::<Result<Vec<Val>, _>>());
+        let arriving = body
+            .outputs
+            .iter()
+            .zip(&t.arriving)
+            .filter_map(|(v, c)| Some((*v, (*c)?)));
+        let found = backwards(t.g, t.walk, places, arriving).and_then(|cotangents| {
+            uses.iter()
+                .map(|v| own(t.g, &cotangents, *v))
+                .collect::<Result<Vec<Val>, _>>()
+        });
         closed(t.g, scope, Vec::new(), found)
     };
     let turned = [branch(&branches[0])?, branch(&branches[1])?];
-    let types = uses.iter().map(|v| (t.g.elem(*v), t.g.shape(*v).cloned())).collect();
+    let types = uses
+        .iter()
+        .map(|v| (t.g.elem(*v), t.g.shape(*v).cloned()))
+        .collect();
     let made = choice(t.g, condition, &turned, types, false);
     t.captured.extend(uses.into_iter().zip(made));
     Ok(Vec::new())

@@ -3,7 +3,10 @@
 use super::operator::{DerivativeResult, Operator};
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[Operator::new("Clip").kinked().same_shape().derivative(clip_derivative)];
+pub const OPERATORS: &[Operator] = &[Operator::new("Clip")
+    .kinked()
+    .same_shape()
+    .derivative(clip_derivative)];
 
 /// The bounds may be left out, and may be tensors.
 fn clip_derivative(s: &mut Step) -> DerivativeResult {

@@ -8,8 +8,10 @@ use crate::inference;
 use crate::inference::axis_of;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] =
-    &[Operator::new("Compress").shape(compress_shape).parts(compress_parts).smooth_in(&[0])];
+pub const OPERATORS: &[Operator] = &[Operator::new("Compress")
+    .shape(compress_shape)
+    .parts(compress_parts)
+    .smooth_in(&[0])];
 
 /// How much a condition chooses is not known.
 fn compress_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
@@ -35,6 +37,7 @@ fn compress_parts(s: &mut Step) -> PartsResult {
             (s.g.reshape(x, &[all]), 0)
         }
     };
-    let picked = s.g.op_with("Gather", &[x, places], vec![int("axis", axis as i64)]);
+    let picked =
+        s.g.op_with("Gather", &[x, places], vec![int("axis", axis as i64)]);
     finished(s, picked)
 }

@@ -42,7 +42,9 @@ fn concat_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Cont
         return None;
     }
     let mut dims = inputs[0].dims.clone();
-    dims[axis] = inputs.iter().try_fold(0usize, |n, c| n.checked_add(c.dims[axis]))?;
+    dims[axis] = inputs
+        .iter()
+        .try_fold(0usize, |n, c| n.checked_add(c.dims[axis]))?;
     count(&dims)?;
     let outer: usize = dims[..axis].iter().product();
     let mut items = Vec::new();
@@ -96,13 +98,27 @@ fn concat_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let axis = axis(t, t.input_shape(0)?.len())?;
     let mut lengths = Vec::new();
     for place in 0..t.node.inputs.len() {
-        lengths.push(t.input_shape(place)?.get(axis).ok_or(CONTRADICTION)?.clone());
+        lengths.push(
+            t.input_shape(place)?
+                .get(axis)
+                .ok_or(CONTRADICTION)?
+                .clone(),
+        );
     }
     let lengths = t.g.sizes(&lengths);
-    let parts = t.g.push("Split", &[Some(c), Some(lengths)], vec![int("axis", axis as i64)], t.node.inputs.len());
+    let parts = t.g.push(
+        "Split",
+        &[Some(c), Some(lengths)],
+        vec![int("axis", axis as i64)],
+        t.node.inputs.len(),
+    );
     for (place, part) in parts.iter().enumerate() {
         let shape = t.input_shape(place)?;
         t.g.set_shape(*part, &shape);
     }
-    Ok(parts.into_iter().enumerate().filter(|(place, _)| t.is_linear(*place)).collect())
+    Ok(parts
+        .into_iter()
+        .enumerate()
+        .filter(|(place, _)| t.is_linear(*place))
+        .collect())
 }

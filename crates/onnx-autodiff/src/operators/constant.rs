@@ -22,10 +22,27 @@ pub const OPERATORS: &[Operator] = &[
         .content(filled_content)
         .constant()
         .of_shapes(),
-    Operator::new("EyeLike").names_type().element(like_element).same_shape().constant(),
-    Operator::new("NonZero").element(integers).shape(non_zero_shape).constant(),
-    Operator::new("Shape").element(integers).shape(shape_shape).content_of_node(shape_content).constant().of_shapes(),
-    Operator::new("Size").element(integers).shape(size_shape).content_of_node(size_content).constant().of_shapes(),
+    Operator::new("EyeLike")
+        .names_type()
+        .element(like_element)
+        .same_shape()
+        .constant(),
+    Operator::new("NonZero")
+        .element(integers)
+        .shape(non_zero_shape)
+        .constant(),
+    Operator::new("Shape")
+        .element(integers)
+        .shape(shape_shape)
+        .content_of_node(shape_content)
+        .constant()
+        .of_shapes(),
+    Operator::new("Size")
+        .element(integers)
+        .shape(size_shape)
+        .content_of_node(size_content)
+        .constant()
+        .of_shapes(),
 ];
 
 fn constant_element(_: &Graph, node: &Node) -> ElemType {
@@ -64,8 +81,13 @@ fn non_zero_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 fn filled_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
     let dims = lengths(&inputs[0])?;
     let value = node.attribute("value").and_then(|a| a.t.as_ref());
-    let item = value.map_or(Some(Item::Real(0.0)), |t| Content::of_tensor(t)?.items.first().cloned())?;
-    Some(Content { items: vec![item; count(&dims)?], dims })
+    let item = value.map_or(Some(Item::Real(0.0)), |t| {
+        Content::of_tensor(t)?.items.first().cloned()
+    })?;
+    Some(Content {
+        items: vec![item; count(&dims)?],
+        dims,
+    })
 }
 
 fn constant_type(node: &Node) -> ElemType {
@@ -73,7 +95,10 @@ fn constant_type(node: &Node) -> ElemType {
         return ElemType::UNKNOWN;
     };
     match attribute.name() {
-        "value" => attribute.t.as_ref().map_or(ElemType::UNKNOWN, |t| ElemType(t.data_type())),
+        "value" => attribute
+            .t
+            .as_ref()
+            .map_or(ElemType::UNKNOWN, |t| ElemType(t.data_type())),
         "value_int" | "value_ints" => ElemType::INT64,
         "value_float" | "value_floats" => ElemType::FLOAT,
         "value_string" | "value_strings" => ElemType::STRING,
@@ -118,9 +143,17 @@ fn constant_content(_: &mut Graph, node: &Node) -> Option<Content> {
     match attribute.name() {
         "value" => Content::of_tensor(attribute.t.as_ref()?),
         "value_int" => Some(Content::scalar(Item::fixed(attribute.i?))),
-        "value_ints" => Some(Content::list(attribute.ints.iter().map(|n| Item::fixed(*n)).collect())),
+        "value_ints" => Some(Content::list(
+            attribute.ints.iter().map(|n| Item::fixed(*n)).collect(),
+        )),
         "value_float" => Some(Content::scalar(Item::Real(f64::from(attribute.f?)))),
-        "value_floats" => Some(Content::list(attribute.floats.iter().map(|x| Item::Real(f64::from(*x))).collect())),
+        "value_floats" => Some(Content::list(
+            attribute
+                .floats
+                .iter()
+                .map(|x| Item::Real(f64::from(*x)))
+                .collect(),
+        )),
         _ => None,
     }
 }

@@ -30,23 +30,33 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 pub fn conv_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
-    let (x, w) = (g.shape(node.input(0)?)?.clone(), g.shape(node.input(1)?)?.clone());
+    let (x, w) = (
+        g.shape(node.input(0)?)?.clone(),
+        g.shape(node.input(1)?)?.clone(),
+    );
     if x.len() != w.len() || x.len() < 3 {
         return None;
     }
     let kernel: Option<Vec<i64>> = w[2..].iter().map(Size::as_fixed).collect();
     let mut shape = vec![x[0].clone(), w[0].clone()];
     match kernel.and_then(|kernel| windows(node, &kernel)) {
-        Some(windows) => {
-            shape.extend(x[2..].iter().zip(&windows).map(|(d, w)| windowed(g, node, d, w)).collect::<Vec<_>>())
-        }
+        Some(windows) => shape.extend(
+            x[2..]
+                .iter()
+                .zip(&windows)
+                .map(|(d, w)| windowed(g, node, d, w))
+                .collect::<Vec<_>>(),
+        ),
         None => shape.extend(x[2..].iter().map(|_| g.symbols.fresh()).collect::<Vec<_>>()),
     }
     Some(shape)
 }
 
 fn conv_transpose_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
-    let (x, w) = (g.shape(node.input(0)?)?.clone(), g.shape(node.input(1)?)?.clone());
+    let (x, w) = (
+        g.shape(node.input(0)?)?.clone(),
+        g.shape(node.input(1)?)?.clone(),
+    );
     if x.len() != w.len() || x.len() < 3 {
         return None;
     }
@@ -61,7 +71,9 @@ fn conv_transpose_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
             (Some(given), _) => Size::fixed(*given.get(given.len().checked_sub(x.len() - 2)? + i)?),
             (None, Some(windows)) if !node.text("auto_pad", "NOTSET").starts_with("SAME") => {
                 let w = &windows[i];
-                let reach = w.dilation * (w.kernel - 1) + 1 + extra.get(i).unwrap_or(&0) - w.before - w.after;
+                let reach = w.dilation * (w.kernel - 1) + 1 + extra.get(i).unwrap_or(&0)
+                    - w.before
+                    - w.after;
                 let steps = g.symbols.sub(length, &Size::fixed(1));
                 let span = g.symbols.mul(&steps, &Size::fixed(w.stride));
                 g.symbols.add(&span, &Size::fixed(reach))
@@ -106,10 +118,13 @@ fn by_image(s: &mut Step, d: Val, shape: &[Size], y: &[Size]) -> Result<Option<T
     let folded = s.fold(d, shape)?;
     let weights = s.x(1)?;
     let attributes = s.node.attributes.clone();
-    let result = s.g.op_with(&s.node.op.clone(), &[folded, weights], attributes);
+    let result =
+        s.g.op_with(&s.node.op.clone(), &[folded, weights], attributes);
     // The sizes of the output are those of the primal's.
     let batch = s.g.symbols.mul(&s.k.clone(), &shape[0]);
-    let known = std::iter::once(batch).chain(y[1..].iter().cloned()).collect::<Vec<_>>();
+    let known = std::iter::once(batch)
+        .chain(y[1..].iter().cloned())
+        .collect::<Vec<_>>();
     s.g.set_shape(result, &known);
     s.unfold(result)
 }
@@ -121,11 +136,16 @@ fn by_weights(s: &mut Step, d: Val, y: &[Size]) -> Result<Tangent, Refusal> {
     if filter.len() != y.len() {
         return Err(CONTRADICTION.into());
     }
-    let each = y[1].over(&group).ok_or("its channels do not divide into its groups")?;
+    let each = y[1]
+        .over(&group)
+        .ok_or("its channels do not divide into its groups")?;
     let k = s.k.clone();
     let many = s.g.symbols.mul(&k, &each);
     let weights = if s.node.op == "Conv" {
-        let apart = s.g.reshape(d, &[&[k.clone(), group.clone(), each.clone()], &filter[1..]].concat());
+        let apart = s.g.reshape(
+            d,
+            &[&[k.clone(), group.clone(), each.clone()], &filter[1..]].concat(),
+        );
         let order: Vec<usize> = [1, 0].into_iter().chain(2..filter.len() + 2).collect();
         let grouped = s.g.transpose(apart, &order);
         let all = s.g.symbols.mul(&group, &many);
@@ -133,13 +153,17 @@ fn by_weights(s: &mut Step, d: Val, y: &[Size]) -> Result<Tangent, Refusal> {
     } else {
         let order: Vec<usize> = [1, 0].into_iter().chain(2..=filter.len()).collect();
         let behind = s.g.transpose(d, &order);
-        s.g.reshape(behind, &[&[filter[0].clone(), many.clone()], &filter[2..]].concat())
+        s.g.reshape(
+            behind,
+            &[&[filter[0].clone(), many.clone()], &filter[2..]].concat(),
+        )
     };
     let attributes = s.node.attributes.clone();
     let result = s.g.op_with(&s.node.op.clone(), &[x, weights], attributes);
     let all = s.g.symbols.mul(&group, &many);
     s.g.set_shape(result, &[&[y[0].clone(), all], &y[2..]].concat());
-    let apart = s.g.reshape(result, &[&[y[0].clone(), group, k, each], &y[2..]].concat());
+    let apart =
+        s.g.reshape(result, &[&[y[0].clone(), group, k, each], &y[2..]].concat());
     let order: Vec<usize> = [2, 0, 1, 3].into_iter().chain(4..y.len() + 2).collect();
     let leading = s.g.transpose(apart, &order);
     let whole = s.lead(y);
@@ -162,15 +186,22 @@ fn blocked(s: &mut Step, d: Val, shape: &[Size], y: &[Size]) -> Result<Option<Va
     if s.node.op != "Conv" || filter.len() != shape.len() {
         return Ok(None);
     }
-    let one = [&shape[1], &y[1], &filter[0], &filter[1]].into_iter().all(|size| size.is(1));
+    let one = [&shape[1], &y[1], &filter[0], &filter[1]]
+        .into_iter()
+        .all(|size| size.is(1));
     // With one direction this is the reverse mode's.
-    let blocks = batch.over(&Size::fixed(BLOCK)).filter(|_| s.g.passes.has(Pass::BlockedFilters));
+    let blocks = batch
+        .over(&Size::fixed(BLOCK))
+        .filter(|_| s.g.passes.has(Pass::BlockedFilters));
     let Some(blocks) = blocks.filter(|_| one && !s.k.is(1)) else {
         return Ok(None);
     };
     let channels = [blocks, Size::fixed(BLOCK)];
     let image = s.g.reshape(d, &[&channels, &shape[2..]].concat());
-    let weights = s.g.expand(weights, &[&[Size::fixed(BLOCK), Size::fixed(1)], &filter[2..]].concat());
+    let weights = s.g.expand(
+        weights,
+        &[&[Size::fixed(BLOCK), Size::fixed(1)], &filter[2..]].concat(),
+    );
     let mut attributes = s.node.attributes.clone();
     attributes.retain(|a| a.name() != "group");
     attributes.push(int("group", BLOCK));
@@ -192,8 +223,16 @@ fn window_attributes(t: &Transposition, windows: &[Window]) -> Vec<AttributeProt
 }
 
 /// The windows with the pads that `auto_pad` or `output_shape` stand for: `narrow` are the sizes at the strided end.
-fn explicit_windows(t: &Transposition, wide: &[Size], narrow: &[Size], same: bool) -> Result<Vec<Window>, Refusal> {
-    let kernel: Option<Vec<i64>> = t.input_shape(1)?.get(2..).and_then(|k| k.iter().map(Size::as_fixed).collect());
+fn explicit_windows(
+    t: &Transposition,
+    wide: &[Size],
+    narrow: &[Size],
+    same: bool,
+) -> Result<Vec<Window>, Refusal> {
+    let kernel: Option<Vec<i64>> = t
+        .input_shape(1)?
+        .get(2..)
+        .and_then(|k| k.iter().map(Size::as_fixed).collect());
     let kernel = kernel.ok_or("the size of its kernel is not known")?;
     let mut windows = windows(&t.node, &kernel).ok_or("its attributes do not fit its kernel")?;
     if windows.len() != wide.len() {
@@ -209,7 +248,12 @@ fn explicit_windows(t: &Transposition, wide: &[Size], narrow: &[Size], same: boo
             let total = match sizes {
                 Some((wide, narrow)) => narrow
                     .checked_sub(1)
-                    .and_then(|steps| steps.checked_mul(w.stride)?.checked_add(reach)?.checked_sub(wide))
+                    .and_then(|steps| {
+                        steps
+                            .checked_mul(w.stride)?
+                            .checked_add(reach)?
+                            .checked_sub(wide)
+                    })
                     .ok_or(CONTRADICTION)?,
                 None if w.stride == 1 => reach - 1,
                 None => {
@@ -219,7 +263,11 @@ fn explicit_windows(t: &Transposition, wide: &[Size], narrow: &[Size], same: boo
                 }
             };
             let (less, more) = (total.max(0) / 2, total.max(0) - total.max(0) / 2);
-            (w.before, w.after) = if auto == "SAME_UPPER" { (less, more) } else { (more, less) };
+            (w.before, w.after) = if auto == "SAME_UPPER" {
+                (less, more)
+            } else {
+                (more, less)
+            };
         }
     }
     Ok(windows)
@@ -240,7 +288,9 @@ fn conv_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
         let reach = w.dilation * (w.kernel - 1) + 1;
         extra.push(match size.as_fixed() {
             _ if w.stride == 1 => 0,
-            Some(n) => n.saturating_add(w.before + w.after - reach).rem_euclid(w.stride),
+            Some(n) => n
+                .saturating_add(w.before + w.after - reach)
+                .rem_euclid(w.stride),
             None => {
                 exact = false;
                 w.stride - 1
@@ -256,16 +306,27 @@ fn conv_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
 
 /// The cotangent of the filters that lead from a wide image to a narrow one, or back: the narrow image is moved over the
 /// wide one, with strides and dilations exchanged, and the samples are what is summed over.
-fn of_filters(t: &mut Transposition, wide: Val, narrow: Val, windows: &[Window]) -> Result<Val, Refusal> {
+fn of_filters(
+    t: &mut Transposition,
+    wide: Val,
+    narrow: Val,
+    windows: &[Window],
+) -> Result<Val, Refusal> {
     let (from, to, filter) = (t.shape(wide)?, t.shape(narrow)?, t.input_shape(1)?);
     let group = t.node.int("group", 1);
     let groups = Size::fixed(group);
-    let each = from[1].over(&groups).ok_or("its channels do not divide into its groups")?;
-    let apart = t.g.reshape(wide, &[&[from[0].clone(), groups.clone(), each.clone()], &from[2..]].concat());
+    let each = from[1]
+        .over(&groups)
+        .ok_or("its channels do not divide into its groups")?;
+    let apart = t.g.reshape(
+        wide,
+        &[&[from[0].clone(), groups.clone(), each.clone()], &from[2..]].concat(),
+    );
     let order: Vec<usize> = [2, 1, 0].into_iter().chain(3..from.len() + 1).collect();
     let turned = t.g.transpose(apart, &order);
     let samples = t.g.symbols.mul(&groups, &from[0]);
-    let image = t.g.reshape(turned, &[&[each.clone(), samples], &from[2..]].concat());
+    let image =
+        t.g.reshape(turned, &[&[each.clone(), samples], &from[2..]].concat());
     let order: Vec<usize> = [1, 0].into_iter().chain(2..to.len()).collect();
     let filters = t.g.transpose(narrow, &order);
     let all = |f: fn(&Window) -> i64| windows.iter().map(f).collect::<Vec<_>>();
@@ -296,7 +357,10 @@ fn cut_to(t: &mut Transposition, v: Val, shape: &Shape) -> Val {
 
 fn conv_transpose_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let (c, weights, (x, y)) = (t.c()?, t.input(1)?, t.shapes(3)?);
-    let given = t.node.ints("output_shape").is_some_and(|shape| !shape.is_empty());
+    let given = t
+        .node
+        .ints("output_shape")
+        .is_some_and(|shape| !shape.is_empty());
     let windows = explicit_windows(t, &y[2..], &x[2..], given)?;
     if !t.is_linear(0) {
         let image = t.input(0)?;
@@ -332,14 +396,19 @@ fn conv_transpose_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let (x, weight) = (node.input(0)?, node.input(1)?);
     let kernel = spatial(g, weight)?;
     let mut windows = inference::windows(node, &kernel)?;
-    let sized = node.ints("output_shape").is_some_and(|shape| !shape.is_empty());
+    let sized = node
+        .ints("output_shape")
+        .is_some_and(|shape| !shape.is_empty());
     if sized {
         return None;
     }
     let extra = node.ints("output_padding").unwrap_or_default();
     let mut pads = Pads::new();
     for (i, w) in windows.iter().enumerate() {
-        let (reach, extra) = (w.dilation * (w.kernel - 1), extra.get(i).copied().unwrap_or(0));
+        let (reach, extra) = (
+            w.dilation * (w.kernel - 1),
+            extra.get(i).copied().unwrap_or(0),
+        );
         let (before, after) = cropped(node, w, extra)?;
         pads.push((reach - before, reach - after + extra - (w.stride - 1)));
     }
@@ -366,13 +435,20 @@ fn cropped(node: &Node, w: &Window, extra: i64) -> Option<(i64, i64)> {
 }
 
 fn spatial(g: &Graph, weight: Val) -> Option<Vec<i64>> {
-    let kernel: Vec<i64> = g.shape(weight)?.get(2..)?.iter().map(Size::as_fixed).collect::<Option<_>>()?;
+    let kernel: Vec<i64> = g
+        .shape(weight)?
+        .get(2..)?
+        .iter()
+        .map(Size::as_fixed)
+        .collect::<Option<_>>()?;
     let places = kernel.iter().try_fold(1i64, |n, k| n.checked_mul(*k))?;
     (!kernel.is_empty() && (1..=PLACES).contains(&places)).then_some(kernel)
 }
 
 fn with_bias(g: &mut Graph, node: &Node, y: Val) -> Option<Val> {
-    let Some(bias) = node.input(2) else { return Some(y) };
+    let Some(bias) = node.input(2) else {
+        return Some(y);
+    };
     let axes: Vec<i64> = (1..g.rank(y)? as i64 - 1).collect();
     let bias = g.unsqueeze(bias, &axes);
     Some(g.add(y, bias))
@@ -385,13 +461,27 @@ pub fn pads(node: &Node, shape: &[Size], windows: &[Window]) -> Option<Pads> {
         let steps = (length + w.stride - 1) / w.stride - 1;
         let total = (steps * w.stride + w.dilation * (w.kernel - 1) + 1 - length).max(0);
         let less = total / 2;
-        Some(if upper { (less, total - less) } else { (total - less, less) })
+        Some(if upper {
+            (less, total - less)
+        } else {
+            (total - less, less)
+        })
     };
-    let lengths = shape.get(2..).filter(|lengths| lengths.len() == windows.len())?;
+    let lengths = shape
+        .get(2..)
+        .filter(|lengths| lengths.len() == windows.len())?;
     match node.text("auto_pad", "NOTSET").as_str() {
         "VALID" => Some(vec![(0, 0); windows.len()]),
-        "SAME_UPPER" => windows.iter().zip(lengths).map(|(w, n)| same(w, n, true)).collect(),
-        "SAME_LOWER" => windows.iter().zip(lengths).map(|(w, n)| same(w, n, false)).collect(),
+        "SAME_UPPER" => windows
+            .iter()
+            .zip(lengths)
+            .map(|(w, n)| same(w, n, true))
+            .collect(),
+        "SAME_LOWER" => windows
+            .iter()
+            .zip(lengths)
+            .map(|(w, n)| same(w, n, false))
+            .collect(),
         _ => Some(windows.iter().map(|w| (w.before, w.after)).collect()),
     }
 }
@@ -453,7 +543,11 @@ fn conv_transpose_matrix(g: &mut Graph, weight: Val, groups: i64) -> Option<Val>
     let channels = shape[0].over(&groups)?;
     let split: Shape = [&[groups.clone(), channels.clone()], &shape[1..]].concat();
     let apart = g.reshape(weight, &split);
-    let order: Vec<usize> = [0, 2].into_iter().chain(3..split.len()).chain([1]).collect();
+    let order: Vec<usize> = [0, 2]
+        .into_iter()
+        .chain(3..split.len())
+        .chain([1])
+        .collect();
     let turned = g.transpose(apart, &order);
     let places = window_places(&shape)?;
     let width = g.symbols.mul(&places, &channels);
@@ -461,16 +555,27 @@ fn conv_transpose_matrix(g: &mut Graph, weight: Val, groups: i64) -> Option<Val>
 }
 
 fn window_places(shape: &[Size]) -> Option<Size> {
-    shape[2..].iter().try_fold(Size::fixed(1), |n, k| n.times(k))
+    shape[2..]
+        .iter()
+        .try_fold(Size::fixed(1), |n, k| n.times(k))
 }
 
 /// What each place of the window meets, one place after another; `mirrored` takes the last place first.
-pub fn patches(g: &mut Graph, padded: Val, windows: &[Window], y: &[Size], mirrored: bool) -> Option<Vec<Val>> {
+pub fn patches(
+    g: &mut Graph,
+    padded: Val,
+    windows: &[Window],
+    y: &[Size],
+    mirrored: bool,
+) -> Option<Vec<Val>> {
     let channels = g.shape(padded)?[..2].to_vec();
     let shape: Shape = [&channels[..], &y[2..]].concat();
     let mut places: Vec<Vec<i64>> = vec![Vec::new()];
     for w in windows {
-        places = places.iter().flat_map(|p| (0..w.kernel).map(|i| [&p[..], &[i]].concat())).collect();
+        places = places
+            .iter()
+            .flat_map(|p| (0..w.kernel).map(|i| [&p[..], &[i]].concat()))
+            .collect();
     }
     if mirrored {
         places.reverse();
@@ -479,8 +584,16 @@ pub fn patches(g: &mut Graph, padded: Val, windows: &[Window], y: &[Size], mirro
     let steps = g.integers(&windows.iter().map(|w| w.stride).collect::<Vec<_>>());
     let mut found = Vec::new();
     for place in places {
-        let starts: Vec<i64> = place.iter().zip(windows).map(|(i, w)| i * w.dilation).collect();
-        let ends: Vec<i64> = place.iter().zip(windows).map(|(i, w)| end(w.dilation * (w.kernel - 1 - i))).collect();
+        let starts: Vec<i64> = place
+            .iter()
+            .zip(windows)
+            .map(|(i, w)| i * w.dilation)
+            .collect();
+        let ends: Vec<i64> = place
+            .iter()
+            .zip(windows)
+            .map(|(i, w)| end(w.dilation * (w.kernel - 1 - i)))
+            .collect();
         let (starts, ends) = (g.integers(&starts), g.integers(&ends));
         let patch = g.op("Slice", &[padded, starts, ends, axes, steps]);
         g.set_shape(patch, &shape);
@@ -509,7 +622,10 @@ fn correlated(
     let pixels = inference::product(g, &y[2..]);
     let flat = [batch[0].clone(), groups, channels, pixels];
     let parts = patches(g, padded, windows, y, mirrored)?;
-    let parts: Vec<Val> = parts.into_iter().map(|part| g.reshape(part, &flat)).collect();
+    let parts: Vec<Val> = parts
+        .into_iter()
+        .map(|part| g.reshape(part, &flat))
+        .collect();
     let stacked = g.concat(&parts, 2);
     let product = g.op("MatMul", &[matrix, stacked]);
     Some(g.reshape(product, y))

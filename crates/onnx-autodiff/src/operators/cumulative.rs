@@ -9,8 +9,15 @@ use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("CumProd").same_shape().tangent(cum_prod_tangent).smooth(),
-    Operator::new("CumSum").same_shape().tangent(cum_sum_tangent).transpose(cum_sum_cotangent).smooth(),
+    Operator::new("CumProd")
+        .same_shape()
+        .tangent(cum_prod_tangent)
+        .smooth(),
+    Operator::new("CumSum")
+        .same_shape()
+        .tangent(cum_sum_tangent)
+        .transpose(cum_sum_cotangent)
+        .smooth(),
 ];
 
 fn cum_sum_tangent(s: &mut Step) -> TangentResult {
@@ -20,13 +27,19 @@ fn cum_sum_tangent(s: &mut Step) -> TangentResult {
     let axis = inference::axis_of(axis, rank).ok_or("its axis does not fit its input")?;
     let axis = s.g.integer(axis as i64 + 1);
     let attributes = ["exclusive", "reverse"].map(|name| int(name, s.node.int(name, 0)));
-    Ok(Some(Tangent::plain(s.g.op_with("CumSum", &[d, axis], attributes.to_vec()))))
+    Ok(Some(Tangent::plain(s.g.op_with(
+        "CumSum",
+        &[d, axis],
+        attributes.to_vec(),
+    ))))
 }
 
 fn cum_sum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let (c, axis) = (t.c()?, t.input(1)?);
-    let attributes =
-        vec![int("exclusive", t.node.int("exclusive", 0)), int("reverse", i64::from(t.node.int("reverse", 0) == 0))];
+    let attributes = vec![
+        int("exclusive", t.node.int("exclusive", 0)),
+        int("reverse", i64::from(t.node.int("reverse", 0) == 0)),
+    ];
     Ok(vec![(0, t.g.op_with("CumSum", &[c, axis], attributes))])
 }
 
@@ -59,7 +72,10 @@ fn cum_prod_tangent(s: &mut Step) -> TangentResult {
         let sum = running(s, "CumSum", weighted, axis + 1);
         let here = s.g.op("Equal", &[zeros, count]);
         let factor = s.g.op("Where", &[here, product, zero]);
-        let part = Some(Tangent { base: sum, factor: Some(factor) });
+        let part = Some(Tangent {
+            base: sum,
+            factor: Some(factor),
+        });
         total = s.sum(total, part);
     }
     Ok(total)

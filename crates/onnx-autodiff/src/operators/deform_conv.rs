@@ -10,7 +10,10 @@ use crate::inference::{Window, windows};
 use crate::size::Size;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] = &[Operator::new("DeformConv").kinked().shape(conv_shape).parts(deform_conv_parts)];
+pub const OPERATORS: &[Operator] = &[Operator::new("DeformConv")
+    .kinked()
+    .shape(conv_shape)
+    .parts(deform_conv_parts)];
 
 /// Kernels of more elements are not followed.
 const LARGEST: i64 = 1 << 12;
@@ -29,11 +32,17 @@ fn deform_conv_parts(s: &mut Step) -> PartsResult {
         return Err("its kernel is out of range".into());
     }
     let taps = Size::fixed(kernel[0] * kernel[1]);
-    let (group, parts) = (Size::fixed(s.node.int("group", 1)), Size::fixed(s.node.int("offset_group", 1)));
+    let (group, parts) = (
+        Size::fixed(s.node.int("group", 1)),
+        Size::fixed(s.node.int("offset_group", 1)),
+    );
     let uneven = "its channels do not divide into its groups";
     let channels = image[1].over(&parts).ok_or(uneven)?;
     let samples = s.g.symbols.mul(&image[0], &parts);
-    let pixels = s.g.reshape(x, &[&[samples.clone(), channels.clone()], &image[2..]].concat());
+    let pixels = s.g.reshape(
+        x,
+        &[&[samples.clone(), channels.clone()], &image[2..]].concat(),
+    );
     let pixels_shape = s.shape(pixels)?;
     let table = Pixels::of(s.g, pixels, &pixels_shape);
     let places = moved(s, &samples, &taps, &windows, &y)?;
@@ -46,15 +55,36 @@ fn deform_conv_parts(s: &mut Step) -> PartsResult {
     let mut values = table.interpolated(s.g, first, &neighbours);
     if s.node.input(4).is_some() {
         let mask = s.x(4)?;
-        let mask = s.g.reshape(mask, &[samples, taps.clone(), y[2].clone(), y[3].clone(), Size::fixed(1)]);
+        let mask = s.g.reshape(
+            mask,
+            &[
+                samples,
+                taps.clone(),
+                y[2].clone(),
+                y[3].clone(),
+                Size::fixed(1),
+            ],
+        );
         values = s.g.mul(values, mask);
     }
     // [N, O, K, P, C / O] becomes [N, G, C / G · K, P].
     let area = s.g.symbols.mul(&y[2], &y[3]);
-    let apart = s.g.reshape(values, &[image[0].clone(), parts, taps.clone(), area.clone(), channels]);
+    let apart = s.g.reshape(
+        values,
+        &[
+            image[0].clone(),
+            parts,
+            taps.clone(),
+            area.clone(),
+            channels,
+        ],
+    );
     let columns = s.g.transpose(apart, &[0, 1, 4, 2, 3]);
     let depth = s.g.symbols.mul(&weights[1], &taps);
-    let columns = s.g.reshape(columns, &[image[0].clone(), group.clone(), depth.clone(), area]);
+    let columns = s.g.reshape(
+        columns,
+        &[image[0].clone(), group.clone(), depth.clone(), area],
+    );
     let rows = weights[0].over(&group).ok_or(uneven)?;
     let matrix = s.g.reshape(filter, &[group, rows, depth]);
     let product = s.g.op("MatMul", &[matrix, columns]);
@@ -68,22 +98,44 @@ fn deform_conv_parts(s: &mut Step) -> PartsResult {
 }
 
 /// The places that each element of the kernel looks at, `[N · O, K, …]`, along both axes.
-fn moved(s: &mut Step, samples: &Size, taps: &Size, windows: &[Window], y: &[Size]) -> Result<Vec<Val>, Refusal> {
+fn moved(
+    s: &mut Step,
+    samples: &Size,
+    taps: &Size,
+    windows: &[Window],
+    y: &[Size],
+) -> Result<Vec<Val>, Refusal> {
     let offset = s.x(2)?;
-    let shape = [samples.clone(), taps.clone(), Size::fixed(2), y[2].clone(), y[3].clone()];
+    let shape = [
+        samples.clone(),
+        taps.clone(),
+        Size::fixed(2),
+        y[2].clone(),
+        y[3].clone(),
+    ];
     let offset = s.g.reshape(offset, &shape);
     let mut places = Vec::new();
     for (i, w) in windows.iter().enumerate() {
         let component = s.g.integer(i as i64);
-        let offset = s.g.op_with("Gather", &[offset, component], vec![crate::graph::emit::int("axis", 2)]);
+        let offset = s.g.op_with(
+            "Gather",
+            &[offset, component],
+            vec![crate::graph::emit::int("axis", 2)],
+        );
         let steps = counted(s.g, &y[i + 2]);
         let steps = s.g.cast(steps, s.g.elem(offset));
         let steps = s.g.scale(steps, w.stride as f64);
         let steps = s.g.shift(steps, -w.before as f64);
-        let steps = if i == 0 { s.g.unsqueeze(steps, &[1]) } else { steps };
+        let steps = if i == 0 {
+            s.g.unsqueeze(steps, &[1])
+        } else {
+            steps
+        };
         let inner = if i == 0 { windows[1].kernel } else { 1 };
         let count = windows.iter().map(|w| w.kernel).product::<i64>();
-        let kernel: Vec<i64> = (0..count).map(|k| k / inner % w.kernel * w.dilation).collect();
+        let kernel: Vec<i64> = (0..count)
+            .map(|k| k / inner % w.kernel * w.dilation)
+            .collect();
         let kernel = s.g.integers(&kernel);
         let kernel = s.g.cast(kernel, s.g.elem(offset));
         let kernel = s.g.unsqueeze(kernel, &[1, 2]);

@@ -43,13 +43,17 @@ fn dequantized(s: &mut Step) -> PartsResult {
 /// A number for all elements, for each place along an axis, or for each block along it, as it is broadcast to the input.
 fn spread(s: &mut Step, v: Val) -> Result<Val, Refusal> {
     let (of, shape) = (s.shape(v)?, s.x_shape(0)?);
-    if of.is_empty() || of.len() == 1 && shape.len() != 1 && of[0].is(1) && s.node.attribute("axis").is_none() {
+    if of.is_empty()
+        || of.len() == 1 && shape.len() != 1 && of[0].is(1) && s.node.attribute("axis").is_none()
+    {
         return Ok(v);
     }
     let axis = s.axis("axis", 1.min(shape.len() as i64 - 1), shape.len())?;
     let block = s.node.int("block_size", 0);
     match (of.len(), block) {
-        (1, 0) => Ok(s.g.unsqueeze(v, &(1..(shape.len() - axis) as i64).collect::<Vec<_>>())),
+        (1, 0) => {
+            Ok(s.g.unsqueeze(v, &(1..(shape.len() - axis) as i64).collect::<Vec<_>>()))
+        }
         (n, 1..) if n == shape.len() => blocks(s, v, axis, block),
         _ => Err("its scale does not fit its input".into()),
     }
@@ -57,7 +61,9 @@ fn spread(s: &mut Step, v: Val) -> Result<Val, Refusal> {
 
 /// Every number so often along the axis, as far as the input goes.
 fn blocks(s: &mut Step, v: Val, axis: usize, block: i64) -> Result<Val, Refusal> {
-    let length = s.x_shape(0)?[axis].as_fixed().ok_or("the length of its blocked axis is not known")?;
+    let length = s.x_shape(0)?[axis]
+        .as_fixed()
+        .ok_or("the length of its blocked axis is not known")?;
     if !(1..1 << 20).contains(&length) {
         return Err("the length of its blocked axis is out of range".into());
     }
@@ -65,7 +71,8 @@ fn blocks(s: &mut Step, v: Val, axis: usize, block: i64) -> Result<Val, Refusal>
     let mut shape = s.shape(v)?;
     shape[axis] = Size::fixed(length);
     let places = s.g.integers(&places);
-    let repeated = s.g.op_with("Gather", &[v, places], vec![int("axis", axis as i64)]);
+    let repeated =
+        s.g.op_with("Gather", &[v, places], vec![int("axis", axis as i64)]);
     s.g.set_shape(repeated, &shape);
     Ok(repeated)
 }

@@ -7,8 +7,11 @@ use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] =
-    &[Operator::new("Det").shape(det_shape).parts(det_parts).float64_by_parts().smooth()];
+pub const OPERATORS: &[Operator] = &[Operator::new("Det")
+    .shape(det_shape)
+    .parts(det_parts)
+    .float64_by_parts()
+    .smooth()];
 
 fn det_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(g.shape(node.input(0)?)?.split_last_chunk::<2>()?.0.to_vec())
@@ -20,7 +23,10 @@ const LARGEST: i64 = 4;
 /// Small matrices, developed by their first rows.
 fn det_parts(s: &mut Step) -> PartsResult {
     let (x, shape) = (s.x(0)?, s.x_shape(0)?);
-    let size = shape.last().and_then(Size::as_fixed).filter(|n| (1..=LARGEST).contains(n));
+    let size = shape
+        .last()
+        .and_then(Size::as_fixed)
+        .filter(|n| (1..=LARGEST).contains(n));
     let size = size.ok_or("determinants of matrices up to four by four are differentiated")?;
     let rank = shape.len();
     if rank < 2 || shape[rank - 2] != shape[rank - 1] {

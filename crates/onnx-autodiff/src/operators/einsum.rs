@@ -13,8 +13,11 @@ use crate::size::Size;
 use crate::step::{Step, Tangent};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
 
-pub const OPERATORS: &[Operator] =
-    &[Operator::new("Einsum").shape(einsum_shape).tangent(einsum_tangent).transpose(einsum_cotangent).smooth()];
+pub const OPERATORS: &[Operator] = &[Operator::new("Einsum")
+    .shape(einsum_shape)
+    .tangent(einsum_tangent)
+    .transpose(einsum_cotangent)
+    .smooth()];
 
 /// The terms of an einsum and its result, with letters in the place of ellipses and an implicit result written out.
 fn einsum_terms(equation: &str, ranks: &[usize]) -> Option<(Vec<String>, String)> {
@@ -27,8 +30,12 @@ fn einsum_terms(equation: &str, ranks: &[usize]) -> Option<(Vec<String>, String)
     if terms.len() != ranks.len() {
         return None;
     }
-    let spare: Vec<char> = ('a'..='z').chain('A'..='Z').filter(|c| !equation.contains(*c)).collect();
-    let covered = |term: &str, rank: usize| rank.checked_sub(term.replace("...", "").chars().count());
+    let spare: Vec<char> = ('a'..='z')
+        .chain('A'..='Z')
+        .filter(|c| !equation.contains(*c))
+        .collect();
+    let covered =
+        |term: &str, rank: usize| rank.checked_sub(term.replace("...", "").chars().count());
     let mut widest = 0;
     for (term, rank) in terms.iter().zip(ranks) {
         let width = covered(term, *rank)?;
@@ -37,15 +44,27 @@ fn einsum_terms(equation: &str, ranks: &[usize]) -> Option<(Vec<String>, String)
         }
         widest = widest.max(width);
     }
-    let letters = |width: usize| spare.get(widest - width..widest).map(|l| l.iter().collect::<String>());
-    let named = terms.iter().zip(ranks).map(|(term, rank)| Some(term.replace("...", &letters(covered(term, *rank)?)?)));
-    Some((named.collect::<Option<_>>()?, right.replace("...", &letters(widest)?)))
+    let letters = |width: usize| {
+        spare
+            .get(widest - width..widest)
+            .map(|l| l.iter().collect::<String>())
+    };
+    let named = terms
+        .iter()
+        .zip(ranks)
+        .map(|(term, rank)| Some(term.replace("...", &letters(covered(term, *rank)?)?)));
+    Some((
+        named.collect::<Option<_>>()?,
+        right.replace("...", &letters(widest)?),
+    ))
 }
 
 /// The result of an equation without an arrow: letters that occur once, in alphabetical order.
 fn implicit_result(terms: &str) -> String {
-    let mut letters: Vec<char> =
-        terms.chars().filter(|c| c.is_alphabetic() && terms.matches(*c).count() == 1).collect();
+    let mut letters: Vec<char> = terms
+        .chars()
+        .filter(|c| c.is_alphabetic() && terms.matches(*c).count() == 1)
+        .collect();
     letters.sort_unstable();
     let dots = if terms.contains("...") { "..." } else { "" };
     dots.chars().chain(letters).collect()
@@ -64,7 +83,12 @@ fn einsum_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
             }
         }
     }
-    let size = |letter: char| sizes.iter().find(|(l, _)| *l == letter).map(|(_, size)| size.clone());
+    let size = |letter: char| {
+        sizes
+            .iter()
+            .find(|(l, _)| *l == letter)
+            .map(|(_, size)| size.clone())
+    };
     result.chars().map(size).collect()
 }
 
@@ -75,7 +99,8 @@ fn einsum_tangent(s: &mut Step) -> TangentResult {
         ranks.push(s.rank(place)?);
     }
     let equation = s.node.text("equation", "");
-    let (terms, result) = einsum_terms(&equation, &ranks).ok_or("its equation does not fit its inputs")?;
+    let (terms, result) =
+        einsum_terms(&equation, &ranks).ok_or("its equation does not fit its inputs")?;
     if s.g.passes.has(Pass::EinsumProducts)
         && let Some(contraction) = Contraction::new(s, &terms, &result)
         && let Some(product) = contraction.tangent(s, &result)?
@@ -83,7 +108,10 @@ fn einsum_tangent(s: &mut Step) -> TangentResult {
         return Ok(Some(Tangent::plain(product)));
     }
     let free = |c: &char| !result.contains(*c) && !terms.iter().any(|t| t.contains(*c));
-    let letter = ('a'..='z').chain('A'..='Z').find(free).ok_or("its equation uses every letter")?;
+    let letter = ('a'..='z')
+        .chain('A'..='Z')
+        .find(free)
+        .ok_or("its equation uses every letter")?;
     let mut total = None;
     for place in 0..terms.len() {
         let Some(d) = s.d(place) else { continue };
@@ -91,10 +119,15 @@ fn einsum_tangent(s: &mut Step) -> TangentResult {
         let mut named = Vec::new();
         for (other, term) in terms.iter().enumerate() {
             inputs.push(if other == place { d } else { s.x(other)? });
-            named.push(if other == place { format!("{letter}{term}") } else { term.clone() });
+            named.push(if other == place {
+                format!("{letter}{term}")
+            } else {
+                term.clone()
+            });
         }
         let equation = format!("{}->{letter}{result}", named.join(","));
-        let part = s.g.op_with("Einsum", &inputs, vec![text("equation", &equation)]);
+        let part =
+            s.g.op_with("Einsum", &inputs, vec![text("equation", &equation)]);
         total = s.sum(total, Some(Tangent::plain(part)));
     }
     Ok(total)
@@ -122,30 +155,59 @@ impl Contraction {
         for (place, term) in [&a, &b].into_iter().enumerate() {
             let shape = s.x_shape(place).ok()?;
             for (i, (letter, size)) in term.iter().zip(shape).enumerate() {
-                if term[..i].contains(letter) || sizes.insert(*letter, size.clone()).is_some_and(|known| known != size)
+                if term[..i].contains(letter)
+                    || sizes
+                        .insert(*letter, size.clone())
+                        .is_some_and(|known| known != size)
                 {
                     return None;
                 }
             }
         }
         let out: Vec<char> = result.chars().collect();
-        if out.iter().enumerate().any(|(i, l)| !sizes.contains_key(l) || out[..i].contains(l)) {
+        if out
+            .iter()
+            .enumerate()
+            .any(|(i, l)| !sizes.contains_key(l) || out[..i].contains(l))
+        {
             return None;
         }
         let lonely = |l: &char| !out.contains(l) && (a.contains(l) != b.contains(l));
         if a.iter().chain(&b).any(lonely) {
             return None;
         }
-        let first = |term: &[char], other: &[char]| out.iter().position(|l| term.contains(l) && !other.contains(l));
+        let first = |term: &[char], other: &[char]| {
+            out.iter()
+                .position(|l| term.contains(l) && !other.contains(l))
+        };
         // The result then has its rows in front of its columns.
         let turned = first(&b, &a) < first(&a, &b) && first(&b, &a).is_some();
-        let (places, terms) = if turned { ([1, 0], [b, a]) } else { ([0, 1], [a, b]) };
+        let (places, terms) = if turned {
+            ([1, 0], [b, a])
+        } else {
+            ([0, 1], [a, b])
+        };
         let of = |keep: &dyn Fn(bool, bool) -> bool| -> Vec<char> {
-            out.iter().filter(|l| keep(terms[0].contains(l), terms[1].contains(l))).copied().collect()
+            out.iter()
+                .filter(|l| keep(terms[0].contains(l), terms[1].contains(l)))
+                .copied()
+                .collect()
         };
         let (batch, rows, columns) = (of(&|a, b| a && b), of(&|a, b| a && !b), of(&|a, b| !a && b));
-        let summed = terms[0].iter().filter(|l| !out.contains(l)).copied().collect();
-        Some(Contraction { places, terms, batch, rows, columns, summed, sizes })
+        let summed = terms[0]
+            .iter()
+            .filter(|l| !out.contains(l))
+            .copied()
+            .collect();
+        Some(Contraction {
+            places,
+            terms,
+            batch,
+            rows,
+            columns,
+            summed,
+            sizes,
+        })
     }
 
     fn tangent(&self, s: &mut Step, result: &str) -> Result<Option<Val>, Refusal> {
@@ -165,9 +227,20 @@ impl Contraction {
             return Ok(None);
         };
         let groups = [&self.batch[..], &self.rows, &self.columns].concat();
-        let split = s.lead(&groups.iter().map(|l| self.sizes[l].clone()).collect::<Vec<_>>());
+        let split = s.lead(
+            &groups
+                .iter()
+                .map(|l| self.sizes[l].clone())
+                .collect::<Vec<_>>(),
+        );
         let product = s.g.reshape(product, &split);
-        let mut total = self.arrange(s, product, &groups, &result.chars().collect::<Vec<_>>(), true);
+        let mut total = self.arrange(
+            s,
+            product,
+            &groups,
+            &result.chars().collect::<Vec<_>>(),
+            true,
+        );
         for (i, soft) in soft.into_iter().enumerate() {
             if let Some(Centred { sums, .. }) = soft {
                 let y = s.y()?;
@@ -180,7 +253,9 @@ impl Contraction {
     }
 
     fn softmax(&self, s: &mut Step, i: usize) -> Option<Centred> {
-        let [letter] = self.summed[..] else { return None };
+        let [letter] = self.summed[..] else {
+            return None;
+        };
         let axis = self.terms[i].iter().position(|l| *l == letter)?;
         centred(s, self.places[i], axis)
     }
@@ -191,15 +266,25 @@ impl Contraction {
         let plain = [&self.batch[..], own, &self.summed].concat();
         let turned = [&self.batch[..], &self.summed, own].concat();
         // A transposition of whole matrices is free inside a product, any other is not.
-        let swapped = if i == 0 { turned == self.terms[i] } else { turned != self.terms[i] };
+        let swapped = if i == 0 {
+            turned == self.terms[i]
+        } else {
+            turned != self.terms[i]
+        };
         let order = if (i == 0) != swapped { plain } else { turned };
         let v = self.arrange(s, v, &self.terms[i], &order, leads);
         let merged = |s: &mut Step, letters: &[char]| {
-            letters.iter().fold(Size::fixed(1), |all, l| s.g.symbols.mul(&all, &self.sizes[l]))
+            letters.iter().fold(Size::fixed(1), |all, l| {
+                s.g.symbols.mul(&all, &self.sizes[l])
+            })
         };
         let mut shape: Vec<Size> = self.batch.iter().map(|l| self.sizes[l].clone()).collect();
         let (own, summed) = (merged(s, own), merged(s, &self.summed));
-        shape.extend(if (i == 0) != swapped { [own, summed] } else { [summed, own] });
+        shape.extend(if (i == 0) != swapped {
+            [own, summed]
+        } else {
+            [summed, own]
+        });
         let shape = if leads { s.lead(&shape) } else { shape };
         let v = s.g.reshape(v, &shape);
         if swapped { s.g.swap(v, shape.len()) } else { v }
@@ -208,7 +293,10 @@ impl Contraction {
     /// Axes from one order of letters into another; the directions stay in front.
     fn arrange(&self, s: &mut Step, v: Val, from: &[char], to: &[char], leads: bool) -> Val {
         let skip = usize::from(leads);
-        let places = to.iter().filter_map(|l| from.iter().position(|f| f == l)).map(|p| p + skip);
+        let places = to
+            .iter()
+            .filter_map(|l| from.iter().position(|f| f == l))
+            .map(|p| p + skip);
         let perm: Vec<usize> = (0..skip).chain(places).collect();
         s.g.transpose(v, &perm)
     }
@@ -216,12 +304,25 @@ impl Contraction {
     /// Sums over the summed letter, with the axes of the result.
     fn spread(&self, s: &mut Step, sums: Val, term: &[char], result: &str) -> Val {
         let kept: Vec<char> = result.chars().filter(|l| term.contains(l)).collect();
-        let shape = s.lead(&kept.iter().map(|l| self.sizes[l].clone()).collect::<Vec<_>>());
-        let order: Vec<char> = kept.iter().copied().chain(self.summed.iter().copied()).collect();
+        let shape = s.lead(
+            &kept
+                .iter()
+                .map(|l| self.sizes[l].clone())
+                .collect::<Vec<_>>(),
+        );
+        let order: Vec<char> = kept
+            .iter()
+            .copied()
+            .chain(self.summed.iter().copied())
+            .collect();
         let sums = self.arrange(s, sums, term, &order, true);
         let sums = s.g.reshape(sums, &shape);
-        let missing: Vec<i64> =
-            result.chars().zip(1..).filter(|(l, _)| !kept.contains(l)).map(|(_, axis)| axis).collect();
+        let missing: Vec<i64> = result
+            .chars()
+            .zip(1..)
+            .filter(|(l, _)| !kept.contains(l))
+            .map(|(_, axis)| axis)
+            .collect();
         s.g.unsqueeze(sums, &missing)
     }
 }
@@ -229,9 +330,13 @@ impl Contraction {
 /// The operand's term becomes the result; letters that occur nowhere else are spread by ones.
 fn einsum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let equation = t.node.text("equation", "");
-    let (left, result) = equation.split_once("->").ok_or("its equation has no arrow")?;
+    let (left, result) = equation
+        .split_once("->")
+        .ok_or("its equation has no arrow")?;
     let terms: Vec<String> = left.split(',').map(str::to_string).collect();
-    let place = (0..terms.len()).find(|place| t.is_linear(*place)).ok_or("no operand is linear")?;
+    let place = (0..terms.len())
+        .find(|place| t.is_linear(*place))
+        .ok_or("no operand is linear")?;
     let (mut names, mut inputs) = (vec![result.to_string()], vec![t.c()?]);
     for other in (0..terms.len()).filter(|other| *other != place) {
         names.push(terms[other].clone());
@@ -241,8 +346,8 @@ fn einsum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     if shape.len() != terms[place].chars().count() {
         return Err(CONTRADICTION.into());
     }
-    let (term, diagonals) =
-        without_repeats(equation.as_str(), &terms[place]).ok_or("its equation uses every letter")?;
+    let (term, diagonals) = without_repeats(equation.as_str(), &terms[place])
+        .ok_or("its equation uses every letter")?;
     for (pair, axis) in diagonals {
         let square = [shape[axis].clone(), shape[axis].clone()];
         let zeros = t.g.zeros(&square, t.g.elem(inputs[0]));
@@ -257,13 +362,16 @@ fn einsum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
         }
     }
     let equation = format!("{}->{term}", names.join(","));
-    let result = t.g.op_with("Einsum", &inputs, vec![text("equation", &equation)]);
+    let result =
+        t.g.op_with("Einsum", &inputs, vec![text("equation", &equation)]);
     Ok(vec![(place, t.unbroadcast(result, place)?)])
 }
 
 /// A term in which no letter occurs twice; for each repetition the two letters that a unit matrix joins, and the axis.
 fn without_repeats(equation: &str, term: &str) -> Option<(String, Vec<(String, usize)>)> {
-    let mut spare = ('a'..='z').chain('A'..='Z').filter(|c| !equation.contains(*c));
+    let mut spare = ('a'..='z')
+        .chain('A'..='Z')
+        .filter(|c| !equation.contains(*c));
     let (mut plain, mut diagonals) = (String::new(), Vec::new());
     for (axis, letter) in term.chars().enumerate() {
         if plain.contains(letter) {

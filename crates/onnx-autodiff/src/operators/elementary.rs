@@ -6,11 +6,31 @@ use crate::folding::unary;
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Abs").kinked().same_shape().content(unary).derivative(abs_derivative),
-    Operator::new("Exp").same_shape().content(unary).derivative(exp_derivative).smooth(),
-    Operator::new("Log").same_shape().content(unary).derivative(log_derivative).smooth(),
-    Operator::new("Reciprocal").same_shape().content(unary).derivative(reciprocal_derivative).smooth(),
-    Operator::new("Sqrt").same_shape().content(unary).derivative(sqrt_derivative).smooth(),
+    Operator::new("Abs")
+        .kinked()
+        .same_shape()
+        .content(unary)
+        .derivative(abs_derivative),
+    Operator::new("Exp")
+        .same_shape()
+        .content(unary)
+        .derivative(exp_derivative)
+        .smooth(),
+    Operator::new("Log")
+        .same_shape()
+        .content(unary)
+        .derivative(log_derivative)
+        .smooth(),
+    Operator::new("Reciprocal")
+        .same_shape()
+        .content(unary)
+        .derivative(reciprocal_derivative)
+        .smooth(),
+    Operator::new("Sqrt")
+        .same_shape()
+        .content(unary)
+        .derivative(sqrt_derivative)
+        .smooth(),
 ];
 
 fn abs_derivative(s: &mut Step) -> DerivativeResult {

@@ -8,14 +8,22 @@ use crate::elem::ElemType;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Val};
 
-pub const OPERATORS: &[Operator] = &[Operator::fused("EmbedLayerNormalization", embed_layer_normalization)];
+pub const OPERATORS: &[Operator] = &[Operator::fused(
+    "EmbedLayerNormalization",
+    embed_layer_normalization,
+)];
 
 pub fn embed_layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
     let words = node.input(0)?;
     let shape = g.shape(words).filter(|shape| shape.len() == 2)?.clone();
     let positions = node.input(8).unwrap_or_else(|| places(g, &shape[1]));
-    let rows = |g: &mut Graph, table: Val, ids: Val| g.op_with("Gather", &[table, ids], vec![int("axis", 0)]);
-    let (word, position) = (rows(g, node.input(2)?, words), rows(g, node.input(3)?, positions));
+    let rows = |g: &mut Graph, table: Val, ids: Val| {
+        g.op_with("Gather", &[table, ids], vec![int("axis", 0)])
+    };
+    let (word, position) = (
+        rows(g, node.input(2)?, words),
+        rows(g, node.input(3)?, positions),
+    );
     let segment = match (node.input(1), node.input(4)) {
         (Some(ids), Some(table)) => Some(rows(g, table, ids)),
         (None, None) => None,

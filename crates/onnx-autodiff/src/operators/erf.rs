@@ -1,6 +1,9 @@
 //! The error function.
 
-#![expect(clippy::excessive_precision, reason = "coefficients have the digits of their source")]
+#![expect(
+    clippy::excessive_precision,
+    reason = "coefficients have the digits of their source"
+)]
 
 use std::f64::consts::FRAC_2_SQRT_PI;
 
@@ -9,8 +12,11 @@ use super::parts::{at_least, at_most, polynomial, square, where_greater};
 use crate::graph::{Graph, Node, Val};
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] =
-    &[Operator::new("Erf").same_shape().derivative(erf_derivative).float64(erf_float64).smooth()];
+pub const OPERATORS: &[Operator] = &[Operator::new("Erf")
+    .same_shape()
+    .derivative(erf_derivative)
+    .float64(erf_float64)
+    .smooth()];
 
 fn erf_derivative(s: &mut Step) -> DerivativeResult {
     let x = s.x(0)?;

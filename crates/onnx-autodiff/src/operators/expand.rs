@@ -20,7 +20,10 @@ pub const OPERATORS: &[Operator] = &[Operator::new("Expand")
 fn expand_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content> {
     let dims = content::broadcast(&inputs[0].dims, &lengths(inputs.get(1)?)?)?;
     let item = |i| inputs[0].items[source(i, &dims, &inputs[0].dims)].clone();
-    Some(Content { items: (0..count(&dims)?).map(item).collect(), dims })
+    Some(Content {
+        items: (0..count(&dims)?).map(item).collect(),
+        dims,
+    })
 }
 
 fn expand_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
@@ -30,7 +33,9 @@ fn expand_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 fn expand_tangent(s: &mut Step) -> TangentResult {
-    let d = s.aligned(0)?.ok_or("its shape depends on the differentiated input")?;
+    let d = s
+        .aligned(0)?
+        .ok_or("its shape depends on the differentiated input")?;
     s.done(d)
 }
 

@@ -6,8 +6,18 @@ use crate::inference::broadcast_all;
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Max").kinked().shape(broadcast_all).content(binary).tangent(extremum_tangent).elementwise(),
-    Operator::new("Min").kinked().shape(broadcast_all).content(binary).tangent(extremum_tangent).elementwise(),
+    Operator::new("Max")
+        .kinked()
+        .shape(broadcast_all)
+        .content(binary)
+        .tangent(extremum_tangent)
+        .elementwise(),
+    Operator::new("Min")
+        .kinked()
+        .shape(broadcast_all)
+        .content(binary)
+        .tangent(extremum_tangent)
+        .elementwise(),
 ];
 
 /// Operands that equal the result share its tangent.

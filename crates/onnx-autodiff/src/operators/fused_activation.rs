@@ -21,17 +21,30 @@ const ACTIVATIONS: &[(&str, &[&str])] = &[
 
 /// An activation of `x`, or `x` itself where it has no name; `told` gives each of its numbers by place and name. None
 /// where the activation is unknown, or a number is missing: defaults differ from one operator to the next.
-pub fn activated(g: &mut Graph, x: Val, name: &str, told: impl Fn(usize, &str) -> Option<f64>) -> Option<Val> {
+pub fn activated(
+    g: &mut Graph,
+    x: Val,
+    name: &str,
+    told: impl Fn(usize, &str) -> Option<f64>,
+) -> Option<Val> {
     if name.is_empty() {
         return Some(x);
     }
     let (op, names) = ACTIVATIONS.iter().find(|(op, _)| *op == name)?;
-    let numbers: Option<Vec<f64>> = names.iter().enumerate().map(|(place, name)| told(place, name)).collect();
+    let numbers: Option<Vec<f64>> = names
+        .iter()
+        .enumerate()
+        .map(|(place, name)| told(place, name))
+        .collect();
     let numbers = numbers?;
     if *op == "Clip" {
         let bounds = [number_like(g, numbers[0], x), number_like(g, numbers[1], x)];
         return Some(g.op("Clip", &[x, bounds[0], bounds[1]]));
     }
-    let attributes = names.iter().zip(&numbers).map(|(name, value)| float(name, *value)).collect();
+    let attributes = names
+        .iter()
+        .zip(&numbers)
+        .map(|(name, value)| float(name, *value))
+        .collect();
     Some(g.op_with(op, &[x], attributes))
 }

@@ -20,7 +20,10 @@ pub fn bias_add(g: &mut Graph, node: &Node) -> Lowered {
 
 /// `x + bias + residual`: what is left of a dropout outside training.
 pub fn bias_dropout(g: &mut Graph, node: &Node) -> Lowered {
-    let training = node.input(4).map(|v| g.content(v).and_then(|content| content.items.first()?.as_fixed()));
+    let training = node.input(4).map(|v| {
+        g.content(v)
+            .and_then(|content| content.items.first()?.as_fixed())
+    });
     if training.is_some_and(|flag| flag != Some(0)) {
         return None;
     }
@@ -35,15 +38,24 @@ pub fn bias_softmax(g: &mut Graph, node: &Node) -> Lowered {
     let (rank, axis) = (shape.len() as i64, node.int("axis", 1));
     let axis = if axis < 0 { axis + rank } else { axis };
     let inner = node.int("is_inner_broadcast", 0) != 0;
-    if !(0..rank).contains(&axis) || g.rank(bias)? > shape.len() || inner && g.rank(bias)? != shape.len() {
+    if !(0..rank).contains(&axis)
+        || g.rank(bias)? > shape.len()
+        || inner && g.rank(bias)? != shape.len()
+    {
         return None;
     }
     let sum = g.add(x, bias);
-    one(if axis == rank - 1 { softmax(g, sum) } else { flat_softmax(g, sum, axis as usize, &shape) })
+    one(if axis == rank - 1 {
+        softmax(g, sum)
+    } else {
+        flat_softmax(g, sum, axis as usize, &shape)
+    })
 }
 
 fn flat_softmax(g: &mut Graph, v: Val, axis: usize, shape: &[Size]) -> Val {
-    let width = shape[axis..].iter().fold(Size::fixed(1), |all, size| g.symbols.mul(&all, size));
+    let width = shape[axis..]
+        .iter()
+        .fold(Size::fixed(1), |all, size| g.symbols.mul(&all, size));
     let flat = g.reshape(v, &[&shape[..axis], &[width]].concat());
     let weights = softmax(g, flat);
     g.reshape(weights, shape)

@@ -6,16 +6,32 @@ use super::operator::{Lowered, Operator};
 use super::parts::{one, plus};
 use crate::graph::{Graph, Node, Val};
 
-pub const OPERATORS: &[Operator] = &[Operator::fused("FusedConv", fused_conv), Operator::fused("NhwcConv", nhwc_conv)];
+pub const OPERATORS: &[Operator] = &[
+    Operator::fused("FusedConv", fused_conv),
+    Operator::fused("NhwcConv", nhwc_conv),
+];
 
 /// The attributes that a convolution has.
-const OWN: [&str; 6] = ["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];
+const OWN: [&str; 6] = [
+    "auto_pad",
+    "dilations",
+    "group",
+    "kernel_shape",
+    "pads",
+    "strides",
+];
 
 /// An activation of a convolution to which another image may be added.
 pub fn fused_conv(g: &mut Graph, node: &Node) -> Lowered {
     let raw = convolution(g, node, node.input(0)?, node.input(1)?);
     let sum = plus(g, raw, node.input(3));
-    let told = |place: usize, _: &str| node.attribute("activation_params")?.floats.get(place).copied().map(f64::from);
+    let told = |place: usize, _: &str| {
+        node.attribute("activation_params")?
+            .floats
+            .get(place)
+            .copied()
+            .map(f64::from)
+    };
     one(activated(g, sum, &node.text("activation", ""), told)?)
 }
 
@@ -31,7 +47,12 @@ pub fn nhwc_conv(g: &mut Graph, node: &Node) -> Lowered {
 }
 
 fn convolution(g: &mut Graph, node: &Node, x: Val, w: Val) -> Val {
-    let attributes = node.attributes.iter().filter(|a| OWN.contains(&a.name())).cloned().collect();
+    let attributes = node
+        .attributes
+        .iter()
+        .filter(|a| OWN.contains(&a.name()))
+        .cloned()
+        .collect();
     let mut inputs = vec![Some(x), Some(w)];
     inputs.extend(node.input(2).map(Some));
     g.op_optional("Conv", &inputs, attributes)

@@ -47,8 +47,15 @@ pub fn quick_gelu(g: &mut Graph, node: &Node) -> Lowered {
 /// Of the sum with a bias, the first half of the last axis times the gelu of the second.
 pub fn bias_split_gelu(g: &mut Graph, node: &Node) -> Lowered {
     let sum = g.add(node.input(0)?, node.input(1)?);
-    let width = g.shape(sum)?.last()?.as_fixed().filter(|width| width % 2 == 0)?;
-    let (left, right) = (part(g, sum, -1, 0, width / 2), part(g, sum, -1, width / 2, width));
+    let width = g
+        .shape(sum)?
+        .last()?
+        .as_fixed()
+        .filter(|width| width % 2 == 0)?;
+    let (left, right) = (
+        part(g, sum, -1, 0, width / 2),
+        part(g, sum, -1, width / 2, width),
+    );
     let gate = exact(g, right);
     one(g.mul(left, gate))
 }

@@ -7,8 +7,10 @@ use crate::graph::emit::float;
 use crate::graph::{Graph, Node, Val};
 use crate::size::Size;
 
-pub const OPERATORS: &[Operator] =
-    &[Operator::fused("GroupNorm", group_norm), Operator::fused("SkipGroupNorm", skip_group_norm)];
+pub const OPERATORS: &[Operator] = &[
+    Operator::fused("GroupNorm", group_norm),
+    Operator::fused("SkipGroupNorm", skip_group_norm),
+];
 
 pub fn group_norm(g: &mut Graph, node: &Node) -> Lowered {
     let x = node.input(0)?;
@@ -32,7 +34,9 @@ pub fn skip_group_norm(g: &mut Graph, node: &Node) -> Lowered {
 /// `gamma (x - mean) / std + beta` and its activation.
 fn normalized(g: &mut Graph, node: &Node, x: Val) -> Option<Val> {
     let activation = node.int("activation", 0);
-    let rank = g.rank(x).filter(|rank| (3..=5).contains(rank) && (0..=1).contains(&activation))?;
+    let rank = g
+        .rank(x)
+        .filter(|rank| (3..=5).contains(rank) && (0..=1).contains(&activation))?;
     let last = node.int("channels_last", 1) != 0;
     let x = if last { channels_first(g, x, rank) } else { x };
     let hat = standardized(g, node, x)?;
@@ -51,9 +55,13 @@ fn normalized(g: &mut Graph, node: &Node, x: Val) -> Option<Val> {
 fn standardized(g: &mut Graph, node: &Node, x: Val) -> Option<Val> {
     let shape = g.shape(x)?.clone();
     let groups = node.int("groups", 0);
-    shape[1].as_fixed().filter(|channels| groups > 0 && channels % groups == 0)?;
+    shape[1]
+        .as_fixed()
+        .filter(|channels| groups > 0 && channels % groups == 0)?;
     let (count, elem) = (Size::fixed(groups), g.elem(x));
-    let whole = shape[2..].iter().fold(shape[1].over(&count)?, |all, size| g.symbols.mul(&all, size));
+    let whole = shape[2..].iter().fold(shape[1].over(&count)?, |all, size| {
+        g.symbols.mul(&all, size)
+    });
     let rows = g.reshape(x, &[shape[0].clone(), count, whole]);
     let [one, zero] = [1.0, 0.0].map(|value| constant(g, value, groups, elem));
     let epsilon = float("epsilon", node.float("epsilon", f64::from(1e-5f32)));
@@ -95,11 +103,16 @@ pub fn channels_last(g: &mut Graph, v: Val, rank: usize) -> Val {
 /// A value with its axes in another order; what had them in that order before is not turned twice.
 fn turned(g: &mut Graph, v: Val, perm: &[usize]) -> Val {
     let mut source = v;
-    while let Some(before) = g.maker(source).filter(|node| node.standard() == "Identity").and_then(|node| node.input(0))
+    while let Some(before) = g
+        .maker(source)
+        .filter(|node| node.standard() == "Identity")
+        .and_then(|node| node.input(0))
     {
         source = before;
     }
-    let maker = g.maker(source).filter(|node| node.standard() == "Transpose");
+    let maker = g
+        .maker(source)
+        .filter(|node| node.standard() == "Transpose");
     let before = maker.and_then(|node| Some((node.input(0)?, node.ints("perm")?)));
     match before {
         Some((before, first)) if undoes(&first, perm) => before,
@@ -109,5 +122,9 @@ fn turned(g: &mut Graph, v: Val, perm: &[usize]) -> Val {
 
 /// Whether one order of axes after another is the order at first.
 fn undoes(first: &[i64], second: &[usize]) -> bool {
-    first.len() == second.len() && second.iter().enumerate().all(|(place, axis)| first[*axis] == place as i64)
+    first.len() == second.len()
+        && second
+            .iter()
+            .enumerate()
+            .all(|(place, axis)| first[*axis] == place as i64)
 }

@@ -34,7 +34,11 @@ pub fn layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
     let parts = parts(g, x, &axes, node.float("epsilon", EPSILON), true);
     let hat = g.cast(parts.hat, g.elem(x));
     let scaled = g.mul(hat, gamma);
-    Some(vec![Some(plus(g, scaled, node.input(2))), Some(parts.mean), Some(parts.inverse)])
+    Some(vec![
+        Some(plus(g, scaled, node.input(2))),
+        Some(parts.mean),
+        Some(parts.inverse),
+    ])
 }
 
 /// Without mean and bias.
@@ -53,7 +57,13 @@ pub fn simplified(g: &mut Graph, node: &Node) -> Lowered {
 /// Of a sum, which may be an output too.
 pub fn skip_layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
     let sum = sum(g, node, 4)?;
-    let y = normalized(g, sum, node.input(2)?, node.input(3), node.float("epsilon", SMALL_EPSILON));
+    let y = normalized(
+        g,
+        sum,
+        node.input(2)?,
+        node.input(3),
+        node.float("epsilon", SMALL_EPSILON),
+    );
     Some(vec![Some(y), None, None, Some(sum)])
 }
 
@@ -75,7 +85,11 @@ pub fn normalized(g: &mut Graph, x: Val, gamma: Val, beta: Option<Val>, epsilon:
     if g.opset >= LAYER {
         let mut inputs = vec![Some(x), Some(gamma)];
         inputs.extend(beta.map(Some));
-        return g.op_optional("LayerNormalization", &inputs, vec![int("axis", -1), float("epsilon", epsilon)]);
+        return g.op_optional(
+            "LayerNormalization",
+            &inputs,
+            vec![int("axis", -1), float("epsilon", epsilon)],
+        );
     }
     let parts = parts(g, x, &[-1], epsilon, true);
     let hat = g.cast(parts.hat, g.elem(x));
@@ -111,7 +125,11 @@ fn parts(g: &mut Graph, x: Val, axes: &[i64], epsilon: f64, centre: bool) -> Par
     let safe = shifted(g, variance, epsilon);
     let deviation = g.op("Sqrt", &[safe]);
     let inverse = g.op("Reciprocal", &[deviation]);
-    Parts { hat: g.mul(centred, inverse), mean, inverse }
+    Parts {
+        hat: g.mul(centred, inverse),
+        mean,
+        inverse,
+    }
 }
 
 /// The axes from the attribute `axis` on, counted from the last.

@@ -26,14 +26,23 @@ pub fn fused_matmul_activation(g: &mut Graph, node: &Node) -> Lowered {
 /// `alpha A B + beta C` with an activation.
 pub fn fused_gemm(g: &mut Graph, node: &Node) -> Lowered {
     let own = |name: &str| ["alpha", "beta", "transA", "transB"].contains(&name);
-    let attributes = node.attributes.iter().filter(|a| own(a.name())).cloned().collect();
+    let attributes = node
+        .attributes
+        .iter()
+        .filter(|a| own(a.name()))
+        .cloned()
+        .collect();
     let used = 2 + usize::from(node.input(2).is_some());
     let product = g.op_optional("Gemm", node.inputs.get(..used)?, attributes);
     one(with_activation(g, node, product)?)
 }
 
 fn with_activation(g: &mut Graph, node: &Node, v: Val) -> Option<Val> {
-    let told = |_: usize, name: &str| node.attribute(&format!("activation_{name}"))?.f.map(f64::from);
+    let told = |_: usize, name: &str| {
+        node.attribute(&format!("activation_{name}"))?
+            .f
+            .map(f64::from)
+    };
     activated(g, v, &node.text("activation", ""), told)
 }
 

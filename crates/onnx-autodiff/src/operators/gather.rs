@@ -57,20 +57,30 @@ fn gather_nd_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 fn gather_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
     let (data, indices) = (&inputs[0], inputs.get(1)?);
     let axis = axis_of(node.int("axis", 0), data.dims.len())?;
-    let places: Option<Vec<usize>> = indices.fixed()?.iter().map(|i| axis_of(*i, data.dims[axis])).collect();
+    let places: Option<Vec<usize>> = indices
+        .fixed()?
+        .iter()
+        .map(|i| axis_of(*i, data.dims[axis]))
+        .collect();
     let mut taken = take(data, axis, &places?)?;
     taken.dims.splice(axis..=axis, indices.dims.iter().copied());
     Some(taken)
 }
 
 pub fn indices(s: &Step) -> Result<Val, Refusal> {
-    s.node.input(1).ok_or_else(|| "its indices are missing".into())
+    s.node
+        .input(1)
+        .ok_or_else(|| "its indices are missing".into())
 }
 
 fn gather_tangent(s: &mut Step) -> TangentResult {
     let (d, indices) = (s.dx()?, indices(s)?);
     let axis = s.axis("axis", 0, s.rank(0)?)? as i64;
-    Ok(Some(Tangent::plain(s.g.op_with("Gather", &[d, indices], vec![int("axis", axis + 1)]))))
+    Ok(Some(Tangent::plain(s.g.op_with(
+        "Gather",
+        &[d, indices],
+        vec![int("axis", axis + 1)],
+    ))))
 }
 
 /// Indices of the primal's shape, once for each direction.
@@ -83,7 +93,11 @@ fn gather_elements_tangent(s: &mut Step) -> TangentResult {
     let (d, indices) = (s.dx()?, indices(s)?);
     let axis = s.axis("axis", 0, s.rank(0)?)? as i64;
     let indices = for_each_direction(s, indices)?;
-    Ok(Some(Tangent::plain(s.g.op_with("GatherElements", &[d, indices], vec![int("axis", axis + 1)]))))
+    Ok(Some(Tangent::plain(s.g.op_with(
+        "GatherElements",
+        &[d, indices],
+        vec![int("axis", axis + 1)],
+    ))))
 }
 
 /// The directions go behind, where they are part of what is picked.
@@ -107,7 +121,13 @@ pub fn directions_first(s: &mut Step, d: Val, rank: usize) -> Val {
 }
 
 /// Adds the slices of `c` along an axis to the given places of zeros with `length` places along it.
-pub fn add_along(t: &mut Transposition, c: Val, axis: usize, places: Val, length: &Size) -> Result<Val, Refusal> {
+pub fn add_along(
+    t: &mut Transposition,
+    c: Val,
+    axis: usize,
+    places: Val,
+    length: &Size,
+) -> Result<Val, Refusal> {
     let shape = t.shape(c)?;
     if axis >= shape.len() {
         return Err(CONTRADICTION.into());
@@ -119,7 +139,11 @@ pub fn add_along(t: &mut Transposition, c: Val, axis: usize, places: Val, length
     whole[0] = length.clone();
     let zeros = t.g.zeros(&whole, t.g.elem(c));
     let indices = t.g.unsqueeze(places, &[1]);
-    let summed = t.g.op_with("ScatterND", &[zeros, indices, front], vec![text("reduction", "add")]);
+    let summed = t.g.op_with(
+        "ScatterND",
+        &[zeros, indices, front],
+        vec![text("reduction", "add")],
+    );
     t.g.set_shape(summed, &whole);
     Ok(t.g.transpose(summed, &order))
 }
@@ -140,14 +164,24 @@ fn gather_elements_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusa
     let (c, indices, shape) = (t.c()?, t.input(1)?, t.input_shape(0)?);
     let zeros = t.g.zeros(&shape, t.g.elem(c));
     let attributes = vec![int("axis", t.node.int("axis", 0)), text("reduction", "add")];
-    Ok(vec![(0, t.g.op_with("ScatterElements", &[zeros, indices, c], attributes))])
+    Ok(vec![(
+        0,
+        t.g.op_with("ScatterElements", &[zeros, indices, c], attributes),
+    )])
 }
 
 fn gather_nd_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let (c, shape) = (t.c()?, t.input_shape(0)?);
     let indices = with_batch(t)?;
     let zeros = t.g.zeros(&shape, t.g.elem(c));
-    Ok(vec![(0, t.g.op_with("ScatterND", &[zeros, indices, c], vec![text("reduction", "add")]))])
+    Ok(vec![(
+        0,
+        t.g.op_with(
+            "ScatterND",
+            &[zeros, indices, c],
+            vec![text("reduction", "add")],
+        ),
+    )])
 }
 
 /// The indices with those of the batch axes in front of them.

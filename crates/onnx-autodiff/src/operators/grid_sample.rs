@@ -10,8 +10,11 @@ use crate::inference;
 use crate::size::Size;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] =
-    &[Operator::new("GridSample").kinked().shape(grid_sample_shape).parts(grid_sample_parts).float64_by_parts()];
+pub const OPERATORS: &[Operator] = &[Operator::new("GridSample")
+    .kinked()
+    .shape(grid_sample_shape)
+    .parts(grid_sample_parts)
+    .float64_by_parts()];
 
 fn grid_sample_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let (x, grid) = (g.shape(node.input(0)?)?, g.shape(node.input(1)?)?);
@@ -38,12 +41,19 @@ pub struct Tap {
 
 impl Pixels {
     pub fn of(g: &mut Graph, image: Val, shape: &[Size]) -> Pixels {
-        let order: Vec<usize> = std::iter::once(0).chain(2..shape.len()).chain([1]).collect();
+        let order: Vec<usize> = std::iter::once(0)
+            .chain(2..shape.len())
+            .chain([1])
+            .collect();
         let last = g.transpose(image, &order);
         let lengths = shape[2..].to_vec();
         let rows = inference::product(g, &[&shape[..1], &lengths].concat());
         let table = g.reshape(last, &[rows, shape[1].clone()]);
-        Pixels { table, lengths, samples: shape[0].clone() }
+        Pixels {
+            table,
+            lengths,
+            samples: shape[0].clone(),
+        }
     }
 
     /// The number of the first pixel of each sample, with as many axes as asked for.
@@ -71,7 +81,9 @@ impl Pixels {
         let numbers = stacked(g, &numbers);
         let values = self.gathered(g, numbers);
         let weights: Option<Vec<Val>> = weights.into_iter().collect();
-        let Some(weights) = weights else { return total(g, values) };
+        let Some(weights) = weights else {
+            return total(g, values);
+        };
         let weights = stacked(g, &weights);
         let weights = g.unsqueeze(weights, &[-1]);
         let products = g.mul(values, weights);
@@ -79,7 +91,12 @@ impl Pixels {
     }
 
     /// The number and the weight of each combination of neighbours.
-    pub fn combined(&self, g: &mut Graph, first: Val, taps: &[Vec<Tap>]) -> (Vec<Val>, Vec<Option<Val>>) {
+    pub fn combined(
+        &self,
+        g: &mut Graph,
+        first: Val,
+        taps: &[Vec<Tap>],
+    ) -> (Vec<Val>, Vec<Option<Val>>) {
         let mut open: Vec<(Val, Option<Val>)> = vec![(first, None)];
         for (axis, taps) in taps.iter().enumerate() {
             let stride = inference::product(g, &self.lengths[axis + 1..]);
@@ -145,15 +162,25 @@ fn grid_sample_parts(s: &mut Step) -> PartsResult {
     for (i, length) in shape[2..].iter().enumerate() {
         let length = number(s.g, length, elem);
         let last = s.g.shift(length, -1.0);
-        let axis = Axis { length, last, aligned, mode, padding };
+        let axis = Axis {
+            length,
+            last,
+            aligned,
+            mode,
+            padding,
+        };
         // The grid names the last axis first.
         let component = s.g.integer((axes - 1 - i) as i64);
-        let place = s.g.op_with("Gather", &[grid, component], vec![int("axis", -1)]);
+        let place =
+            s.g.op_with("Gather", &[grid, component], vec![int("axis", -1)]);
         taps.push(axis.taps(s.g, place));
     }
     let first = pixels.first_of_samples(s.g, shape.len() - 1);
     let values = pixels.interpolated(s.g, first, &taps);
-    let order: Vec<usize> = [0, shape.len() - 1].into_iter().chain(1..shape.len() - 1).collect();
+    let order: Vec<usize> = [0, shape.len() - 1]
+        .into_iter()
+        .chain(1..shape.len() - 1)
+        .collect();
     let y = s.g.transpose(values, &order);
     finished(s, y)
 }
@@ -181,7 +208,13 @@ impl Axis {
     pub fn open(g: &mut Graph, length: &Size, elem: ElemType) -> Axis {
         let length = number(g, length, elem);
         let last = g.shift(length, -1.0);
-        Axis { length, last, aligned: false, mode: Mode::Linear, padding: Padding::Zeros }
+        Axis {
+            length,
+            last,
+            aligned: false,
+            mode: Mode::Linear,
+            padding: Padding::Zeros,
+        }
     }
 
     /// The neighbours of a place between -1 and 1.
@@ -202,7 +235,11 @@ impl Axis {
         let place = if stays { place } else { self.inside(g, place) };
         let low = g.op("Floor", &[place]);
         let rest = g.sub(place, low);
-        let weights = if self.mode == Mode::Linear { linear(g, rest) } else { cubic(g, rest) };
+        let weights = if self.mode == Mode::Linear {
+            linear(g, rest)
+        } else {
+            cubic(g, rest)
+        };
         let before = if self.mode == Mode::Linear { 0.0 } else { 1.0 };
         let mut taps = Vec::new();
         for (i, weight) in weights.into_iter().enumerate() {
@@ -273,7 +310,10 @@ impl Axis {
         let there = g.op("Equal", &[kept, neighbour]);
         let one = g.real_like(1.0, neighbour);
         let weight = g.op("Where", &[there, weight.unwrap_or(one), zero]);
-        Tap { index, weight: Some(weight) }
+        Tap {
+            index,
+            weight: Some(weight),
+        }
     }
 }
 
@@ -291,7 +331,12 @@ fn cubic(g: &mut Graph, rest: Val) -> Vec<Val> {
     let (far, behind) = (g.shift(rest, 1.0), g.shift(back, 1.0));
     let outer = |g: &mut Graph, x: Val| polynomial(g, x, &[A, -5.0 * A, 8.0 * A, -4.0 * A]);
     let inner = |g: &mut Graph, x: Val| polynomial(g, x, &[A + 2.0, -(A + 3.0), 0.0, 1.0]);
-    vec![outer(g, far), inner(g, rest), inner(g, back), outer(g, behind)]
+    vec![
+        outer(g, far),
+        inner(g, rest),
+        inner(g, back),
+        outer(g, behind),
+    ]
 }
 
 /// A polynomial by its coefficients, the highest first.
@@ -300,6 +345,10 @@ fn polynomial(g: &mut Graph, x: Val, coefficients: &[f64]) -> Val {
     let start = g.real_like(*first, x);
     rest.iter().fold(start, |sum, c| {
         let product = g.mul(sum, x);
-        if *c == 0.0 { product } else { g.shift(product, *c) }
+        if *c == 0.0 {
+            product
+        } else {
+            g.shift(product, *c)
+        }
     })
 }

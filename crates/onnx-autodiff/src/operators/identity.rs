@@ -9,7 +9,12 @@ use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Dropout").shapes(dropout_shapes).tangents(dropout_tangent).smooth().same_order().random_with(3),
+    Operator::new("Dropout")
+        .shapes(dropout_shapes)
+        .tangents(dropout_tangent)
+        .smooth()
+        .same_order()
+        .random_with(3),
     Operator::new("Identity")
         .same_shape()
         .content(identity_content)
@@ -35,7 +40,10 @@ fn identity_tangent(s: &mut Step) -> TangentResult {
 }
 
 fn dropout_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
-    let training = s.node.input(2).map(|v| s.g.content(v).and_then(|c| c.items.first()?.as_fixed()));
+    let training = s
+        .node
+        .input(2)
+        .map(|v| s.g.content(v).and_then(|c| c.items.first()?.as_fixed()));
     match training {
         None | Some(Some(0)) => Ok(vec![s.lazy(0), None]),
         _ => Err("dropout in training mode is random; export the model in evaluation mode".into()),

@@ -10,18 +10,29 @@ use crate::graph::{Graph, Inferred, Node};
 use crate::size::Size;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] =
-    &[Operator::new("LinearAttention").shapes(linear_attention_shapes).parts(attention).smooth_in(&[0, 1, 2, 3, 4, 5])];
+pub const OPERATORS: &[Operator] = &[Operator::new("LinearAttention")
+    .shapes(linear_attention_shapes)
+    .parts(attention)
+    .smooth_in(&[0, 1, 2, 3, 4, 5])];
 
 /// `[N, T, Hq·Dv]`, and the state `[N, H, Dk, Dv]`.
 fn linear_attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let [q, k, v] = [0, 1, 2].map(|place| node.input(place));
     let elem = g.elem(q?);
     let (batch, length) = (g.shape(q?)?.first()?.clone(), g.shape(q?)?.get(1)?.clone());
-    let (queries, states) = (Size::fixed(node.int("q_num_heads", 0)), Size::fixed(node.int("kv_num_heads", 0)));
-    let (keys, values) = (g.shape(k?)?.get(2)?.over(&states)?, g.shape(v?)?.get(2)?.over(&states)?);
+    let (queries, states) = (
+        Size::fixed(node.int("q_num_heads", 0)),
+        Size::fixed(node.int("kv_num_heads", 0)),
+    );
+    let (keys, values) = (
+        g.shape(k?)?.get(2)?.over(&states)?,
+        g.shape(v?)?.get(2)?.over(&states)?,
+    );
     let packed = vec![batch.clone(), length, queries.times(&values)?];
-    Some(vec![(elem, Some(packed)), (elem, Some(vec![batch, states, keys, values]))])
+    Some(vec![
+        (elem, Some(packed)),
+        (elem, Some(vec![batch, states, keys, values])),
+    ])
 }
 
 /// Sequences up to this length are written out.
@@ -45,13 +56,32 @@ fn attention(s: &mut Step) -> PartsResult {
     if states < 1 || queries < states || queries % states != 0 {
         return Err("its heads of queries are no multiple of those of keys".into());
     }
-    let heads = Heads { states, sharing: queries / states };
-    let (q, k, v) = (rows(s, 0, queries)?, rows(s, 1, states)?, rows(s, 2, states)?);
-    let decay = if form.decays { Some(per_head(s, 4, states)?) } else { None };
-    let rate = if form.corrects { Some(per_head(s, 5, states)?) } else { None };
-    let length = s.shape(q)?[0].as_fixed().ok_or("the length of its sequence is not known; export it with it fixed")?;
+    let heads = Heads {
+        states,
+        sharing: queries / states,
+    };
+    let (q, k, v) = (
+        rows(s, 0, queries)?,
+        rows(s, 1, states)?,
+        rows(s, 2, states)?,
+    );
+    let decay = if form.decays {
+        Some(per_head(s, 4, states)?)
+    } else {
+        None
+    };
+    let rate = if form.corrects {
+        Some(per_head(s, 5, states)?)
+    } else {
+        None
+    };
+    let length = s.shape(q)?[0]
+        .as_fixed()
+        .ok_or("the length of its sequence is not known; export it with it fixed")?;
     if !(1..=LONGEST).contains(&length) {
-        return Err(format!("its sequence has {length} steps; up to {LONGEST} are written out").into());
+        return Err(
+            format!("its sequence has {length} steps; up to {LONGEST} are written out").into(),
+        );
     }
     let mut state = start(s, k, v)?;
     let mut outputs = Vec::new();
@@ -84,11 +114,18 @@ fn form(s: &Step) -> Result<Form, Refusal> {
 /// An input `[N, T, H·D]` as `[T, N, H, D, 1]`: a column for each step, sample and head.
 fn rows(s: &mut Step, place: usize, heads: i64) -> Result<Val, Refusal> {
     let (v, shape) = (s.x(place)?, s.x_shape(place)?);
-    let [batch, length, width] = &shape[..] else { return Err("its inputs do not have three axes".into()) };
+    let [batch, length, width] = &shape[..] else {
+        return Err("its inputs do not have three axes".into());
+    };
     let count = Size::fixed(heads);
-    let each = width.over(&count).ok_or("the width of an input does not divide into its heads")?;
+    let each = width
+        .over(&count)
+        .ok_or("the width of an input does not divide into its heads")?;
     let turned = s.g.transpose(v, &[1, 0, 2]);
-    Ok(s.g.reshape(turned, &[length.clone(), batch.clone(), count, each, Size::fixed(1)]))
+    Ok(s.g.reshape(
+        turned,
+        &[length.clone(), batch.clone(), count, each, Size::fixed(1)],
+    ))
 }
 
 /// A decay or a rate, of which there may be one for all heads.
@@ -103,7 +140,12 @@ fn start(s: &mut Step, k: Val, v: Val) -> Result<Val, Refusal> {
         return s.x(3);
     }
     let (keys, values) = (s.shape(k)?, s.shape(v)?);
-    let shape = [keys[1].clone(), keys[2].clone(), keys[3].clone(), values[3].clone()];
+    let shape = [
+        keys[1].clone(),
+        keys[2].clone(),
+        keys[3].clone(),
+        values[3].clone(),
+    ];
     Ok(s.g.zeros(&shape, s.g.elem(k)))
 }
 
@@ -128,13 +170,16 @@ fn next(s: &mut Step, state: Val, k: Val, v: Val, decay: Option<Val>, rate: Opti
 /// `scale Sᵀq`, as `[N, Hq, Dv]`; each state serves several heads of queries.
 fn read(s: &mut Step, state: Val, q: Val, heads: &Heads) -> Result<Val, Refusal> {
     let (of, query) = (s.shape(state)?, s.shape(q)?);
-    let width = query[2].as_fixed().ok_or("the width of its heads is not known")?;
+    let width = query[2]
+        .as_fixed()
+        .ok_or("the width of its heads is not known")?;
     let scale = match s.node.float("scale", 0.0) {
         0.0 => 1.0 / (width as f64).sqrt(),
         given => given,
     };
     let (count, sharing) = (Size::fixed(heads.states), Size::fixed(heads.sharing));
-    let grouped = s.g.reshape(q, &[query[0].clone(), count, sharing, query[2].clone()]);
+    let grouped =
+        s.g.reshape(q, &[query[0].clone(), count, sharing, query[2].clone()]);
     let scaled = s.g.scale(grouped, scale);
     let read = s.g.op("MatMul", &[scaled, state]);
     Ok(s.g.reshape(read, &[query[0].clone(), query[1].clone(), of[3].clone()]))

@@ -21,7 +21,9 @@ use crate::inference::axis_of;
 use crate::proto::*;
 use crate::size::Size;
 use crate::step::{Step, Tangent, Tangents};
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition, Walk, backwards, closed, own, zeros_like};
+use crate::transposition::{
+    CONTRADICTION, Cotangents, Transposition, Walk, backwards, closed, own, zeros_like,
+};
 
 /// Loops of tangents are all written as `Loop`.
 pub const OPERATORS: &[Operator] = &[
@@ -31,7 +33,11 @@ pub const OPERATORS: &[Operator] = &[
         .shapes(infer)
         .tangents_inside(loop_tangents)
         .transpose(loop_cotangent),
-    Operator::new("Scan").kinked().element(unknown).shapes(infer).tangents_inside(loop_tangents),
+    Operator::new("Scan")
+        .kinked()
+        .element(unknown)
+        .shapes(infer)
+        .tangents_inside(loop_tangents),
 ];
 
 const MISFIT: &str = "its body does not fit its inputs";
@@ -47,7 +53,10 @@ struct Inner {
 }
 
 /// The tangents of a loop's outputs.
-fn loop_tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<Tangent>>, Refusal> {
+fn loop_tangents(
+    s: &mut Step,
+    of: &HashMap<Val, Tangent>,
+) -> Result<Vec<Option<Tangent>>, Refusal> {
     let node = s.node.clone();
     let form = Form::of(&node).ok_or(MISFIT)?;
     let carried = form.carried(s.g, &node).ok_or(MISFIT)?;
@@ -73,26 +82,55 @@ fn loop_tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<
 }
 
 /// What was kept of all steps `[steps, k, …]`, with the steps where the output has them.
-fn spread(g: &mut Graph, v: Val, line: Line, mut shape: Shape, steps: &Size) -> Option<(Val, Shape)> {
+fn spread(
+    g: &mut Graph,
+    v: Val,
+    line: Line,
+    mut shape: Shape,
+    steps: &Size,
+) -> Option<(Val, Shape)> {
     let axis = 1 + axis_of(line.axis, shape.len())?;
     shape.insert(axis, steps.clone());
     Some((placed(g, v, axis, line.backwards, &shape), shape))
 }
 
 /// A subgraph in which one step and its tangents are computed.
-fn step(s: &mut Step, of: &HashMap<Val, Tangent>, form: &Form, carried: &Carried) -> Result<Inner, Refusal> {
+fn step(
+    s: &mut Step,
+    of: &HashMap<Val, Tangent>,
+    form: &Form,
+    carried: &Carried,
+) -> Result<Inner, Refusal> {
     let scope = s.g.enter();
     let start = s.g.nodes.len();
-    let found = form.open(s.g, &s.node, &carried.types).ok_or_else(|| Refusal::from(MISFIT)).and_then(|opened| {
-        let places = start..s.g.nodes.len();
-        let active = active(s, of, form, &opened, places.clone());
-        stays(form, carried, |i| active.contains(&i))?;
-        tangents_of_step(s, of, form, &opened, active, places).map(|made| (opened, made))
-    });
+    let found = form
+        .open(s.g, &s.node, &carried.types)
+        .ok_or_else(|| Refusal::from(MISFIT))
+        .and_then(|opened| {
+            let places = start..s.g.nodes.len();
+            let active = active(s, of, form, &opened, places.clone());
+            stays(form, carried, |i| active.contains(&i))?;
+            tangents_of_step(s, of, form, &opened, active, places).map(|made| (opened, made))
+        });
     match found {
-        Ok((opened, StepTangents { active, sequences, kept, inputs, outputs })) => {
+        Ok((
+            opened,
+            StepTangents {
+                active,
+                sequences,
+                kept,
+                inputs,
+                outputs,
+            },
+        )) => {
             let body = Body::close(s.g, scope, inputs, outputs);
-            Ok(Inner { body, opened, active, sequences, kept })
+            Ok(Inner {
+                body,
+                opened,
+                active,
+                sequences,
+                kept,
+            })
         }
         Err(refusal) => {
             s.g.leave(scope);
@@ -118,9 +156,14 @@ fn tangents_of_step(
     active: Vec<usize>,
     places: Range<usize>,
 ) -> Result<StepTangents, Refusal> {
-    let mut found = Tangents { of: captured(s, of), obstacles: Vec::new() };
+    let mut found = Tangents {
+        of: captured(s, of),
+        obstacles: Vec::new(),
+    };
     let mut inputs = Vec::new();
-    let sequences: Vec<usize> = (0..form.sequences.len()).filter(|i| depends(s, of, form.states + i)).collect();
+    let sequences: Vec<usize> = (0..form.sequences.len())
+        .filter(|i| depends(s, of, form.states + i))
+        .collect();
     let states = active.iter().map(|i| opened.states[*i]);
     for i in &sequences {
         s.rank(form.states + i)?;
@@ -132,8 +175,14 @@ fn tangents_of_step(
         inputs.push(d);
     }
     let next: Vec<Val> = active.iter().map(|i| opened.next[*i]).collect();
-    let floats: Vec<usize> = (0..opened.kept.len()).filter(|i| s.g.elem(opened.kept[*i]).is_float()).collect();
-    let wanted: Vec<Val> = next.iter().copied().chain(floats.iter().map(|i| opened.kept[*i])).collect();
+    let floats: Vec<usize> = (0..opened.kept.len())
+        .filter(|i| s.g.elem(opened.kept[*i]).is_float())
+        .collect();
+    let wanted: Vec<Val> = next
+        .iter()
+        .copied()
+        .chain(floats.iter().map(|i| opened.kept[*i]))
+        .collect();
     let origin = s.g.origin;
     (s.walk)(s.g, places, &s.k.clone(), &wanted, &mut found);
     s.g.origin = origin;
@@ -151,34 +200,71 @@ fn tangents_of_step(
         };
         outputs.push(s.g.fresh_identity(d));
     }
-    let kept: Vec<usize> = floats.into_iter().filter(|i| found.of.contains_key(&opened.kept[*i])).collect();
+    let kept: Vec<usize> = floats
+        .into_iter()
+        .filter(|i| found.of.contains_key(&opened.kept[*i]))
+        .collect();
     for i in &kept {
         let d = s.whole(found.of[&opened.kept[*i]]);
         outputs.push(s.g.fresh_identity(d));
     }
-    inputs.extend(opened.number.iter().chain(&opened.states).chain(&opened.elements));
-    Ok(StepTangents { active, sequences, kept, inputs, outputs })
+    inputs.extend(
+        opened
+            .number
+            .iter()
+            .chain(&opened.states)
+            .chain(&opened.elements),
+    );
+    Ok(StepTangents {
+        active,
+        sequences,
+        kept,
+        inputs,
+        outputs,
+    })
 }
 
 /// Whether an input of the node depends on the differentiated input.
 fn depends(s: &Step, of: &HashMap<Val, Tangent>, place: usize) -> bool {
-    s.node.input(place).is_some_and(|v| of.contains_key(&v) && s.g.elem(v).is_float())
+    s.node
+        .input(place)
+        .is_some_and(|v| of.contains_key(&v) && s.g.elem(v).is_float())
 }
 
 /// The carried values that depend on the differentiated input at any step.
-fn active(s: &Step, of: &HashMap<Val, Tangent>, form: &Form, opened: &Opened, places: Range<usize>) -> Vec<usize> {
+fn active(
+    s: &Step,
+    of: &HashMap<Val, Tangent>,
+    form: &Form,
+    opened: &Opened,
+    places: Range<usize>,
+) -> Vec<usize> {
     let mut reached: HashSet<Val> = HashSet::new();
-    let first = (0..form.states).filter(|i| depends(s, of, form.start() + i)).map(|i| opened.states[i]);
+    let first = (0..form.states)
+        .filter(|i| depends(s, of, form.start() + i))
+        .map(|i| opened.states[i]);
     reached.extend(first);
-    let elements = (0..form.sequences.len()).filter(|i| depends(s, of, form.states + i)).map(|i| opened.elements[i]);
+    let elements = (0..form.sequences.len())
+        .filter(|i| depends(s, of, form.states + i))
+        .map(|i| opened.elements[i]);
     reached.extend(elements);
     loop {
         for node in &s.g.nodes[places.clone()] {
             let touched = |v: &Val| reached.contains(v) || of.contains_key(v);
             let passes = !matches!(rule(node), Ok(Rule::Constant));
-            if passes && node.inputs.iter().flatten().chain(&node.captures).any(touched) {
+            if passes
+                && node
+                    .inputs
+                    .iter()
+                    .flatten()
+                    .chain(&node.captures)
+                    .any(touched)
+            {
                 let outputs = node.outputs.iter().flatten().copied();
-                reached.extend(outputs.filter(|v| s.g.elem(*v).is_float() || s.g.elem(*v) == ElemType::UNKNOWN));
+                reached.extend(
+                    outputs
+                        .filter(|v| s.g.elem(*v).is_float() || s.g.elem(*v) == ElemType::UNKNOWN),
+                );
             }
         }
         let before = reached.len();
@@ -188,7 +274,9 @@ fn active(s: &Step, of: &HashMap<Val, Tangent>, form: &Form, opened: &Opened, pl
             }
         }
         if reached.len() == before {
-            return (0..form.states).filter(|i| reached.contains(&opened.states[*i])).collect();
+            return (0..form.states)
+                .filter(|i| reached.contains(&opened.states[*i]))
+                .collect();
         }
     }
 }
@@ -226,22 +314,45 @@ fn around(
     for i in &inner.sequences {
         let (v, axis) = form.sequence(s.g, &node, *i).ok_or(MISFIT)?;
         let whole = whole(s, v).ok_or(MISFIT)?;
-        sequences.push(Sequence { whole, axis: axis + 1, backwards: form.sequences[*i].backwards });
+        sequences.push(Sequence {
+            whole,
+            axis: axis + 1,
+            backwards: form.sequences[*i].backwards,
+        });
     }
-    let used: Vec<usize> = (0..form.states).filter(|i| inner.body.uses(inner.opened.states[*i])).collect();
+    let used: Vec<usize> = (0..form.states)
+        .filter(|i| inner.body.uses(inner.opened.states[*i]))
+        .collect();
     let (steps, states) = kept_states(s.g, &node, form, &carried.types, &used)?;
     if let Some(number) = inner.opened.number {
-        sequences.push(Sequence { whole: numbers(s.g, &steps, number), axis: 0, backwards: false });
+        sequences.push(Sequence {
+            whole: numbers(s.g, &steps, number),
+            axis: 0,
+            backwards: false,
+        });
     }
     for i in 0..form.states {
         // A value that no step looks at is left out again.
-        let whole = used.iter().position(|used| *used == i).map_or(first.first().copied(), |place| Some(states[place]));
-        let whole = whole.or(node.inputs.iter().flatten().next().copied()).ok_or(MISFIT)?;
-        sequences.push(Sequence { whole, axis: 0, backwards: false });
+        let whole = used
+            .iter()
+            .position(|used| *used == i)
+            .map_or(first.first().copied(), |place| Some(states[place]));
+        let whole = whole
+            .or(node.inputs.iter().flatten().next().copied())
+            .ok_or(MISFIT)?;
+        sequences.push(Sequence {
+            whole,
+            axis: 0,
+            backwards: false,
+        });
     }
     for i in 0..form.sequences.len() {
         let (whole, axis) = form.sequence(s.g, &node, i).ok_or(MISFIT)?;
-        sequences.push(Sequence { whole, axis, backwards: form.sequences[i].backwards });
+        sequences.push(Sequence {
+            whole,
+            axis,
+            backwards: form.sequences[i].backwards,
+        });
     }
     let mut kept = Vec::new();
     for i in &inner.kept {
@@ -257,7 +368,16 @@ fn around(
         kept.push(s.lead(&shape));
     }
     let number = inner.opened.number;
-    Ok((Repetition { steps, first, sequences, number, body }, kept))
+    Ok((
+        Repetition {
+            steps,
+            first,
+            sequences,
+            number,
+            body,
+        },
+        kept,
+    ))
 }
 
 /// The numbers of all steps, each with the axes that `like` has.
@@ -280,7 +400,11 @@ fn kept_states(
     types: &[Inferred],
     wanted: &[usize],
 ) -> Result<(Size, Vec<Val>), Refusal> {
-    let place = g.nodes.iter().rposition(|made| made.outputs == node.outputs).ok_or(MISFIT)?;
+    let place = g
+        .nodes
+        .iter()
+        .rposition(|made| made.outputs == node.outputs)
+        .ok_or(MISFIT)?;
     let known = form.steps(g, node).or_else(|| counted(g, node, form));
     let counts = known.is_none();
     if !counts && wanted.is_empty() {
@@ -289,7 +413,10 @@ fn kept_states(
     let steps = known.unwrap_or_else(|| g.symbols.fresh());
     let mut body = form.body.clone();
     let mut outputs: Vec<Inferred> = Vec::new();
-    let number = (ElemType::INT64, Some(vec![Size::fixed(1); form.rank_of_number()]));
+    let number = (
+        ElemType::INT64,
+        Some(vec![Size::fixed(1); form.rank_of_number()]),
+    );
     let numbers = counts.then_some((0, number));
     let states = wanted.iter().map(|i| (form.start() + i, types[*i].clone()));
     for (input, (elem, shape)) in numbers.into_iter().chain(states) {
@@ -301,7 +428,9 @@ fn kept_states(
     for attribute in &mut attributes {
         match attribute.name() {
             "body" => *attribute = graph_attribute("body", body.clone()),
-            "scan_output_axes" | "scan_output_directions" => attribute.ints.extend(vec![0; outputs.len()]),
+            "scan_output_axes" | "scan_output_directions" => {
+                attribute.ints.extend(vec![0; outputs.len()])
+            }
             _ => {}
         }
     }
@@ -322,7 +451,12 @@ fn kept_states(
 fn counted(g: &Graph, node: &Node, form: &Form) -> Option<Size> {
     (form.states..node.outputs.len()).find_map(|place| {
         let shape = g.shape(node.output(place)?)?;
-        shape.get(axis_of(form.stacks.get(place - form.states)?.axis, shape.len())?).cloned()
+        shape
+            .get(axis_of(
+                form.stacks.get(place - form.states)?.axis,
+                shape.len(),
+            )?)
+            .cloned()
     })
 }
 
@@ -337,7 +471,10 @@ fn keep(g: &mut Graph, body: &mut GraphProto, input: usize, (elem, shape): Infer
         output: vec![name.clone()],
         ..Default::default()
     });
-    body.output.push(ValueInfoProto { name: Some(name), r#type: Some(r#type) });
+    body.output.push(ValueInfoProto {
+        name: Some(name),
+        r#type: Some(r#type),
+    });
 }
 
 /// The steps in reverse order: cotangents are carried from the last step to the first, what was kept of a step arrives
@@ -349,7 +486,9 @@ fn loop_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     };
     let carried = r.first.len();
     let uses = r.body.linear_captures(t.g);
-    let linear: Vec<usize> = (0..r.sequences.len()).filter(|i| t.g.value(r.sequences[*i].whole).linear).collect();
+    let linear: Vec<usize> = (0..r.sequences.len())
+        .filter(|i| t.g.value(r.sequences[*i].whole).linear)
+        .collect();
     let mut first = Vec::new();
     for (v, arriving) in r.first.iter().zip(&t.arriving) {
         first.push(match arriving {
@@ -360,27 +499,58 @@ fn loop_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     for v in &uses {
         first.push(zeros_like(t.g, *v)?);
     }
-    let kept: Vec<(Val, Val)> =
-        r.body.outputs[carried..].iter().zip(&t.arriving[carried..]).filter_map(|(v, c)| Some((*v, (*c)?))).collect();
+    let kept: Vec<(Val, Val)> = r.body.outputs[carried..]
+        .iter()
+        .zip(&t.arriving[carried..])
+        .filter_map(|(v, c)| Some((*v, (*c)?)))
+        .collect();
     let mut sequences = Vec::new();
     for i in (0..r.sequences.len()).filter(|i| !linear.contains(i)) {
-        sequences.push(Sequence { backwards: !r.sequences[i].backwards, ..r.sequences[i] });
+        sequences.push(Sequence {
+            backwards: !r.sequences[i].backwards,
+            ..r.sequences[i]
+        });
     }
-    sequences.extend(kept.iter().map(|(_, c)| Sequence { whole: *c, axis: 0, backwards: true }));
+    sequences.extend(kept.iter().map(|(_, c)| Sequence {
+        whole: *c,
+        axis: 0,
+        backwards: true,
+    }));
     let body = turned_step(t.g, t.walk, &r, &uses, &linear, &kept)?;
-    let shapes: Option<Vec<Shape>> =
-        linear.iter().map(|i| element_shape(t.g, r.sequences[*i].whole, r.sequences[*i].axis)).collect();
-    let turned = Repetition { steps: r.steps.clone(), first, sequences, number: None, body };
+    let shapes: Option<Vec<Shape>> = linear
+        .iter()
+        .map(|i| element_shape(t.g, r.sequences[*i].whole, r.sequences[*i].axis))
+        .collect();
+    let turned = Repetition {
+        steps: r.steps.clone(),
+        first,
+        sequences,
+        number: None,
+        body,
+    };
     let made = turned.write(t.g, &shapes.ok_or(CONTRADICTION)?, false);
-    t.captured.extend(uses.iter().copied().zip(made.last[carried..].iter().copied()));
+    t.captured.extend(
+        uses.iter()
+            .copied()
+            .zip(made.last[carried..].iter().copied()),
+    );
     for (i, v) in linear.iter().zip(made.kept) {
         // The first to be kept is that of the last step.
-        let sequence = Sequence { backwards: !r.sequences[*i].backwards, ..r.sequences[*i] };
+        let sequence = Sequence {
+            backwards: !r.sequences[*i].backwards,
+            ..r.sequences[*i]
+        };
         let shape = t.shape(sequence.whole)?;
         let v = placed_in(t.g, v, &sequence, &r.steps, &shape);
         t.captured.push((sequence.whole, v));
     }
-    Ok(made.last.into_iter().take(carried).enumerate().map(|(i, v)| (2 + i, v)).collect())
+    Ok(made
+        .last
+        .into_iter()
+        .take(carried)
+        .enumerate()
+        .map(|(i, v)| (2 + i, v))
+        .collect())
 }
 
 /// One step backwards: given the carried cotangents, sums of those of values used from outside, what the step was given
@@ -403,10 +573,25 @@ fn turned_step(
     let arriving: Vec<Val> = tangents.iter().map(|v| like(g, *v)).collect();
     let sums: Vec<Val> = uses.iter().map(|v| like(g, *v)).collect();
     let of_kept: Vec<Val> = kept.iter().map(|(v, _)| like(g, *v)).collect();
-    let given = elements.iter().enumerate().filter(|(i, _)| !linear.contains(i)).map(|(_, v)| *v);
-    let inputs = arriving.iter().chain(&sums).copied().chain(given).chain(of_kept.iter().copied()).collect();
+    let given = elements
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| !linear.contains(i))
+        .map(|(_, v)| *v);
+    let inputs = arriving
+        .iter()
+        .chain(&sums)
+        .copied()
+        .chain(given)
+        .chain(of_kept.iter().copied())
+        .collect();
     let pairs = r.body.outputs[..carried].iter().copied().zip(arriving);
-    let found = backwards(g, walk, places, pairs.chain(kept.iter().map(|(v, _)| *v).zip(of_kept)));
+    let found = backwards(
+        g,
+        walk,
+        places,
+        pairs.chain(kept.iter().map(|(v, _)| *v).zip(of_kept)),
+    );
     let outputs = found.and_then(|cotangents| {
         let mut outputs = Vec::new();
         for v in tangents {

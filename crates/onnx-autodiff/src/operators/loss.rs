@@ -12,7 +12,10 @@ pub const OPERATORS: &[Operator] = &[
         .shape(loss_shape)
         .parts(negative_log_likelihood_parts)
         .smooth_in(&[0, 2]),
-    Operator::new("SoftmaxCrossEntropyLoss").shapes(cross_entropy_shapes).parts(cross_entropy_parts).smooth_in(&[0, 2]),
+    Operator::new("SoftmaxCrossEntropyLoss")
+        .shapes(cross_entropy_shapes)
+        .parts(cross_entropy_parts)
+        .smooth_in(&[0, 2]),
 ];
 
 /// The loss, and the logarithms of the probabilities.
@@ -51,7 +54,11 @@ fn loss(s: &mut Step, scores: Val) -> Result<Val, Refusal> {
     }
     let target = s.g.cast(target, ElemType::INT64);
     let elem = s.g.elem(scores);
-    let ignored = s.node.attribute("ignore_index").and_then(|a| a.i).map(|ignored| s.g.integer(ignored));
+    let ignored = s
+        .node
+        .attribute("ignore_index")
+        .and_then(|a| a.i)
+        .map(|ignored| s.g.integer(ignored));
     let (mut place, mut kept) = (target, None);
     if let Some(ignored) = ignored {
         let (hit, zero) = (s.g.op("Equal", &[target, ignored]), s.g.integer(0));
@@ -62,13 +69,15 @@ fn loss(s: &mut Step, scores: Val) -> Result<Val, Refusal> {
     let weights = match s.node.input(2) {
         Some(_) => {
             let weights = s.x(2)?;
-            let picked = s.g.op_with("Gather", &[weights, place], vec![int("axis", 0)]);
+            let picked =
+                s.g.op_with("Gather", &[weights, place], vec![int("axis", 0)]);
             Some(kept.map_or(picked, |kept| s.g.mul(picked, kept)))
         }
         None => kept,
     };
     let column = s.g.unsqueeze(place, &[1]);
-    let picked = s.g.op_with("GatherElements", &[scores, column], vec![int("axis", 1)]);
+    let picked =
+        s.g.op_with("GatherElements", &[scores, column], vec![int("axis", 1)]);
     let picked = s.g.squeeze(picked, &[1]);
     let each = s.g.neg(picked);
     let each = weights.map_or(each, |weights| s.g.mul(each, weights));
@@ -78,8 +87,10 @@ fn loss(s: &mut Step, scores: Val) -> Result<Val, Refusal> {
         "sum" => Ok(s.g.reduce("ReduceSum", each, &axes, false)),
         "mean" => match weights {
             Some(weights) => {
-                let (sum, all) =
-                    (s.g.reduce("ReduceSum", each, &axes, false), s.g.reduce("ReduceSum", weights, &axes, false));
+                let (sum, all) = (
+                    s.g.reduce("ReduceSum", each, &axes, false),
+                    s.g.reduce("ReduceSum", weights, &axes, false),
+                );
                 Ok(s.g.div(sum, all))
             }
             None => Ok(s.g.reduce("ReduceMean", each, &axes, false)),

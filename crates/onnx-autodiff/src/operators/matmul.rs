@@ -10,8 +10,15 @@ use crate::step::{Step, Tangent};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Gemm").shape(gemm_shape).tangent(gemm_tangent).smooth(),
-    Operator::new("MatMul").shape(matmul_shape).tangent(matmul_tangent).transpose(matmul_cotangent).smooth(),
+    Operator::new("Gemm")
+        .shape(gemm_shape)
+        .tangent(gemm_tangent)
+        .smooth(),
+    Operator::new("MatMul")
+        .shape(matmul_shape)
+        .tangent(matmul_tangent)
+        .transpose(matmul_cotangent)
+        .smooth(),
 ];
 
 fn matmul_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
@@ -56,7 +63,10 @@ fn gemm_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 fn matmul_tangent(s: &mut Step) -> TangentResult {
     let (a, b) = (s.x(0)?, s.x(1)?);
     let (shape_a, shape_b) = (s.x_shape(0)?, s.x_shape(1)?);
-    let batch = shape_a.len().saturating_sub(2).max(shape_b.len().saturating_sub(2));
+    let batch = shape_a
+        .len()
+        .saturating_sub(2)
+        .max(shape_b.len().saturating_sub(2));
     let vector = shape_a.len() == 1 || shape_b.len() == 1;
     if !vector && let Some(found) = softmax_product(s, a, b)? {
         return Ok(Some(Tangent::plain(found)));
@@ -65,14 +75,26 @@ fn matmul_tangent(s: &mut Step) -> TangentResult {
     let (db, a) = scaled(s, 1, a);
     let da = da.map(|d| matrix(s, d, &shape_a, batch, true));
     let db = db.map(|d| matrix(s, d, &shape_b, batch, false));
-    let a = if shape_a.len() == 1 { s.g.unsqueeze(a, &[0]) } else { a };
-    let b = if shape_b.len() == 1 { s.g.unsqueeze(b, &[1]) } else { b };
+    let a = if shape_a.len() == 1 {
+        s.g.unsqueeze(a, &[0])
+    } else {
+        a
+    };
+    let b = if shape_b.len() == 1 {
+        s.g.unsqueeze(b, &[1])
+    } else {
+        b
+    };
     let Some(total) = bilinear(s, Factors { a, b, da, db }) else {
         return Ok(None);
     };
     // One row, or one column, too many where an operand is a vector.
     let shape = s.lead(&s.y_shape()?);
-    let total = if vector { s.g.reshape(total, &shape) } else { total };
+    let total = if vector {
+        s.g.reshape(total, &shape)
+    } else {
+        total
+    };
     s.done(total)
 }
 
@@ -80,9 +102,15 @@ fn matmul_tangent(s: &mut Step) -> TangentResult {
 /// times smaller instead.
 pub fn scaled(s: &mut Step, place: usize, other: Val) -> (Option<Val>, Val) {
     let rank = s.g.rank(other);
-    let number = |s: &Step, v: Val| s.g.shape(v).is_some_and(|f| Some(f.len()) <= rank && f.iter().all(|n| n.is(1)));
+    let number = |s: &Step, v: Val| {
+        s.g.shape(v)
+            .is_some_and(|f| Some(f.len()) <= rank && f.iter().all(|n| n.is(1)))
+    };
     match s.lazy(place) {
-        Some(Tangent { base, factor: Some(factor) }) if number(s, factor) => (Some(base), s.g.mul(other, factor)),
+        Some(Tangent {
+            base,
+            factor: Some(factor),
+        }) if number(s, factor) => (Some(base), s.g.mul(other, factor)),
         _ => (s.d(place), other),
     }
 }
@@ -114,12 +142,19 @@ pub fn bilinear(s: &mut Step, f: Factors) -> Option<Val> {
 /// A tangent and the matrix that it is multiplied by, without the columns of one and the rows of the other where the
 /// tangent was joined from one part and zeros, as where a network is fed state and time together.
 fn without_zeros(s: &mut Step, d: Val, weights: Val) -> (Val, Val) {
-    let part = if s.g.passes.has(Pass::OmittedZeros) { part_of(s, d, weights) } else { None };
+    let part = if s.g.passes.has(Pass::OmittedZeros) {
+        part_of(s, d, weights)
+    } else {
+        None
+    };
     part.unwrap_or((d, weights))
 }
 
 fn part_of(s: &mut Step, d: Val, weights: Val) -> Option<(Val, Val)> {
-    let node = s.g.maker(d).filter(|node| node.standard() == "Concat")?.clone();
+    let node =
+        s.g.maker(d)
+            .filter(|node| node.standard() == "Concat")?
+            .clone();
     let rank = s.g.rank(d)?;
     if node.int("axis", 0) != rank as i64 - 1 || s.g.rank(weights) != Some(2) {
         return None;
@@ -143,8 +178,14 @@ fn part_of(s: &mut Step, d: Val, weights: Val) -> Option<(Val, Val)> {
 
 /// Whether a value is zeros of some shape.
 fn is_zero(s: &Step, v: Val) -> bool {
-    let spread = s.g.maker(v).filter(|node| node.standard() == "Expand").and_then(|node| node.input(0));
-    spread.and_then(|number| s.g.content(number)).and_then(|c| c.reals()).is_some_and(|n| n == [0.0])
+    let spread =
+        s.g.maker(v)
+            .filter(|node| node.standard() == "Expand")
+            .and_then(|node| node.input(0));
+    spread
+        .and_then(|number| s.g.content(number))
+        .and_then(|c| c.reals())
+        .is_some_and(|n| n == [0.0])
 }
 
 /// `[dA, A] [B; dB]`: one product instead of two and their sum, where the result is much larger than the operands, as
@@ -163,12 +204,24 @@ fn joined(s: &mut Step, f: Factors) -> Option<Val> {
         return None;
     }
     let size = |size: &Size| size.as_fixed().map(i128::from);
-    let (m, c, n) = (size(&shape_a[rank - 2])?, size(&shape_a[rank - 1])?, size(&shape_b[rank - 1])?);
+    let (m, c, n) = (
+        size(&shape_a[rank - 2])?,
+        size(&shape_a[rank - 1])?,
+        size(&shape_b[rank - 1])?,
+    );
     if m * n < 2 * c * (m + n) {
         return None;
     }
-    let (wide, b, db) = (s.lead(&shape_a), s.g.swap(f.b, rank), s.g.swap(db, rank + 1));
-    let tall = [&wide[..rank - 1], &[shape_b[rank - 1].clone(), shape_a[rank - 1].clone()]].concat();
+    let (wide, b, db) = (
+        s.lead(&shape_a),
+        s.g.swap(f.b, rank),
+        s.g.swap(db, rank + 1),
+    );
+    let tall = [
+        &wide[..rank - 1],
+        &[shape_b[rank - 1].clone(), shape_a[rank - 1].clone()],
+    ]
+    .concat();
     let (a, b) = (s.g.expand(f.a, &wide), s.g.expand(b, &tall));
     let left = s.g.concat(&[da, a], rank as i64);
     let right = s.g.concat(&[b, db], rank as i64);
@@ -180,7 +233,9 @@ fn joined(s: &mut Step, f: Factors) -> Option<Val> {
 /// nothing of the size of P is computed but `P ∘ dS`.
 fn softmax_product(s: &mut Step, p: Val, v: Val) -> Result<Option<Val>, Refusal> {
     let (rank_p, rank_v, rank) = (s.rank(0)?, s.rank(1)?, s.y_shape()?.len());
-    let Some(Centred { weighted, sums, .. }) = rank_p.checked_sub(1).and_then(|axis| centred(s, 0, axis)) else {
+    let Some(Centred { weighted, sums, .. }) =
+        rank_p.checked_sub(1).and_then(|axis| centred(s, 0, axis))
+    else {
         return Ok(None);
     };
     let weighted = s.align(weighted, rank_p, rank);
@@ -197,7 +252,11 @@ fn softmax_product(s: &mut Step, p: Val, v: Val) -> Result<Option<Val>, Refusal>
 /// What is known of an operand that is a softmax along `axis`.
 pub fn centred(s: &mut Step, place: usize, axis: usize) -> Option<Centred> {
     let tangent = s.lazy(place)?;
-    let known = s.g.centred.get(&tangent.base).copied().filter(|_| s.g.passes.has(Pass::SoftmaxProducts))?;
+    let known =
+        s.g.centred
+            .get(&tangent.base)
+            .copied()
+            .filter(|_| s.g.passes.has(Pass::SoftmaxProducts))?;
     let itself = s.x(place).ok() == Some(known.y) && tangent.factor == Some(known.y);
     (itself && known.axis == axis).then_some(known)
 }
@@ -210,7 +269,11 @@ pub fn matrix(s: &mut Step, d: Val, shape: &[Size], batch: usize, left: bool) ->
     let mut target = vec![s.k.clone()];
     target.extend(vec![Size::fixed(1); batch]);
     let vector = shape[0].clone();
-    target.extend(if left { [Size::fixed(1), vector] } else { [vector, Size::fixed(1)] });
+    target.extend(if left {
+        [Size::fixed(1), vector]
+    } else {
+        [vector, Size::fixed(1)]
+    });
     s.g.reshape(d, &target)
 }
 
@@ -256,6 +319,10 @@ fn matmul_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
         return Err(CONTRADICTION.into());
     }
     let turned = t.g.swap(other, rank);
-    let product = if place == 0 { t.g.op("MatMul", &[c, turned]) } else { t.g.op("MatMul", &[turned, c]) };
+    let product = if place == 0 {
+        t.g.op("MatMul", &[c, turned])
+    } else {
+        t.g.op("MatMul", &[turned, c])
+    };
     Ok(vec![(place, t.unbroadcast(product, place)?)])
 }

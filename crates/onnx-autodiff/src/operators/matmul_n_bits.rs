@@ -21,9 +21,20 @@ struct Blocks {
 
 impl Blocks {
     fn of(node: &Node) -> Option<Blocks> {
-        let size = |name: &str| usize::try_from(node.int(name, 0)).ok().filter(|n| (1..=1 << 24).contains(n));
-        let blocks = Blocks { rows: size("N")?, columns: size("K")?, block: size("block_size")?, bits: size("bits")? };
-        let whole = blocks.block.is_power_of_two() && blocks.block >= 16 && [2, 4, 8].contains(&blocks.bits);
+        let size = |name: &str| {
+            usize::try_from(node.int(name, 0))
+                .ok()
+                .filter(|n| (1..=1 << 24).contains(n))
+        };
+        let blocks = Blocks {
+            rows: size("N")?,
+            columns: size("K")?,
+            block: size("block_size")?,
+            bits: size("bits")?,
+        };
+        let whole = blocks.block.is_power_of_two()
+            && blocks.block >= 16
+            && [2, 4, 8].contains(&blocks.bits);
         (whole && blocks.rows.checked_mul(blocks.columns)? <= 1 << 31).then_some(blocks)
     }
 
@@ -95,14 +106,16 @@ fn weights(g: &Graph, node: &Node) -> Option<TensorProto> {
 fn zero_points(g: &Graph, v: Val, blocks: &Blocks) -> Option<Vec<f64>> {
     let (n, count) = (blocks.rows, blocks.count());
     if g.elem(v).is_float() {
-        return content::reals(g.value(v).constant.as_ref()?).filter(|zeros| zeros.len() == n * count);
+        return content::reals(g.value(v).constant.as_ref()?)
+            .filter(|zeros| zeros.len() == n * count);
     }
     let packed = bytes(g, v)?;
     if packed.len() != n.checked_mul(blocks.zeros())? {
         return None;
     }
     let rows = packed.chunks_exact(blocks.zeros());
-    rows.flat_map(|row| (0..count).map(|place| blocks.packed(row, place))).collect()
+    rows.flat_map(|row| (0..count).map(|place| blocks.packed(row, place)))
+        .collect()
 }
 
 /// The elements of a constant of bytes.
@@ -113,6 +126,10 @@ fn bytes(g: &Graph, v: Val) -> Option<Vec<u8>> {
     }
     match &tensor.raw_data {
         Some(raw) => Some(raw.to_vec()),
-        None => tensor.int32_data.iter().map(|n| u8::try_from(*n).ok()).collect(),
+        None => tensor
+            .int32_data
+            .iter()
+            .map(|n| u8::try_from(*n).ok())
+            .collect(),
     }
 }

@@ -12,14 +12,24 @@ use crate::size::Size;
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Col2Im").shape(col_to_im_shape).parts(col_to_im_parts).float64_by_parts().smooth(),
-    Operator::new("MaxUnpool").shape(max_unpool_shape).parts(max_unpool_parts).float64_by_parts().smooth_in(&[0]),
+    Operator::new("Col2Im")
+        .shape(col_to_im_shape)
+        .parts(col_to_im_parts)
+        .float64_by_parts()
+        .smooth(),
+    Operator::new("MaxUnpool")
+        .shape(max_unpool_shape)
+        .parts(max_unpool_parts)
+        .float64_by_parts()
+        .smooth_in(&[0]),
 ];
 
 fn col_to_im_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let columns = g.shape(node.input(0)?)?.clone();
     let block = g.content(node.input(2)?).and_then(Content::fixed)?;
-    let area = block.iter().try_fold(1i64, |area, n| area.checked_mul(*n))?;
+    let area = block
+        .iter()
+        .try_fold(1i64, |area, n| area.checked_mul(*n))?;
     let channels = g.symbols.div(columns.get(1)?, &Size::fixed(area));
     let image = sizes(g, node.input(1)?)?;
     Some([vec![columns[0].clone(), channels], image].concat())
@@ -38,7 +48,10 @@ fn max_unpool_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     for (length, w) in x[2..].iter().zip(&windows) {
         let steps = g.symbols.sub(length, &Size::fixed(1));
         let span = g.symbols.mul(&steps, &Size::fixed(w.stride));
-        shape.push(g.symbols.add(&span, &Size::fixed(w.kernel - w.before - w.after)));
+        shape.push(
+            g.symbols
+                .add(&span, &Size::fixed(w.kernel - w.before - w.after)),
+        );
     }
     Some(shape)
 }
@@ -54,9 +67,15 @@ fn max_unpool_parts(s: &mut Step) -> PartsResult {
         return Err("its windows overlap, so that several elements may name one place".into());
     }
     if s.node.input(2).is_some() {
-        return Err("runtimes differ in what an output shape means; export the model without one".into());
+        return Err(
+            "runtimes differ in what an output shape means; export the model without one".into(),
+        );
     }
-    let (x, indices, y) = (s.x(0)?, s.node.input(1).ok_or("its indices are missing")?, s.y_shape()?);
+    let (x, indices, y) = (
+        s.x(0)?,
+        s.node.input(1).ok_or("its indices are missing")?,
+        s.y_shape()?,
+    );
     let count = inference::product(s.g, &s.shape(x)?);
     let flat = s.g.reshape(x, std::slice::from_ref(&count));
     let places = s.g.reshape(indices, &[count, Size::fixed(1)]);
@@ -86,10 +105,17 @@ fn col_to_im_parts(s: &mut Step) -> PartsResult {
     let apart = s.g.reshape(columns, &apart);
     let front = s.g.transpose(apart, &[2, 0, 1]);
     let pixels: i64 = padded.iter().product();
-    let zeros = s.g.zeros(&[Size::fixed(pixels), n.clone(), c.clone()], s.g.elem(columns));
+    let zeros = s.g.zeros(
+        &[Size::fixed(pixels), n.clone(), c.clone()],
+        s.g.elem(columns),
+    );
     let indices = s.g.integers(&places);
     let indices = s.g.unsqueeze(indices, &[1]);
-    let sum = s.g.op_with("ScatterND", &[zeros, indices, front], vec![text("reduction", "add")]);
+    let sum = s.g.op_with(
+        "ScatterND",
+        &[zeros, indices, front],
+        vec![text("reduction", "add")],
+    );
     let back = s.g.transpose(sum, &[1, 2, 0]);
     let lengths: Vec<Size> = padded.iter().map(|n| Size::fixed(*n)).collect();
     let mut result = s.g.reshape(back, &[vec![n, c], lengths].concat());
@@ -104,27 +130,51 @@ fn landing(image: &[i64], windows: &[Window]) -> Result<(Vec<i64>, Vec<i64>), Re
     const RANGE: &str = "the sizes of its image or of its blocks are out of range";
     let (mut padded, mut kernels, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
     for (n, w) in image.iter().zip(windows) {
-        let length = n.checked_add(w.before + w.after).filter(|n| (1..=MOST).contains(n)).ok_or(RANGE)?;
+        let length = n
+            .checked_add(w.before + w.after)
+            .filter(|n| (1..=MOST).contains(n))
+            .ok_or(RANGE)?;
         let room = length - (w.dilation * (w.kernel - 1) + 1);
         if *n < 1 || room < 0 || w.before < 0 || w.after < 0 {
             return Err(RANGE.into());
         }
         padded.push(length);
         kernels.push((0..w.kernel).map(|i| i * w.dilation).collect::<Vec<_>>());
-        blocks.push((0..=room / w.stride).map(|i| i * w.stride).collect::<Vec<_>>());
+        blocks.push(
+            (0..=room / w.stride)
+                .map(|i| i * w.stride)
+                .collect::<Vec<_>>(),
+        );
     }
-    let total = kernels.iter().chain(&blocks).try_fold(1i64, |n, list| n.checked_mul(list.len() as i64));
-    let pixels = padded.iter().try_fold(1i64, |n, length| n.checked_mul(*length));
+    let total = kernels
+        .iter()
+        .chain(&blocks)
+        .try_fold(1i64, |n, list| n.checked_mul(list.len() as i64));
+    let pixels = padded
+        .iter()
+        .try_fold(1i64, |n, length| n.checked_mul(*length));
     if total.zip(pixels).is_none_or(|(a, b)| a > MOST || b > MOST) {
         return Err(RANGE.into());
     }
     let (inner, outer) = (flattened(&kernels, &padded), flattened(&blocks, &padded));
-    Ok((padded, inner.iter().flat_map(|a| outer.iter().map(move |b| a + b)).collect()))
+    Ok((
+        padded,
+        inner
+            .iter()
+            .flat_map(|a| outer.iter().map(move |b| a + b))
+            .collect(),
+    ))
 }
 
 /// The pixels that offsets along all axes lead to, row by row.
 fn flattened(offsets: &[Vec<i64>], lengths: &[i64]) -> Vec<i64> {
-    offsets.iter().zip(lengths).fold(vec![0], |found, (offsets, length)| {
-        found.iter().flat_map(|place| offsets.iter().map(move |offset| place * length + offset)).collect()
-    })
+    offsets
+        .iter()
+        .zip(lengths)
+        .fold(vec![0], |found, (offsets, length)| {
+            found
+                .iter()
+                .flat_map(|place| offsets.iter().map(move |offset| place * length + offset))
+                .collect()
+        })
 }

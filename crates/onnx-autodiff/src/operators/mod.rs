@@ -134,7 +134,11 @@ pub fn all() -> impl Iterator<Item = &'static Operator> {
 /// What is known of an operator.
 pub fn find(domain: &str, name: &str) -> Option<&'static Operator> {
     static TABLE: OnceLock<HashMap<(&str, &str), &Operator>> = OnceLock::new();
-    let table = TABLE.get_or_init(|| all().map(|operator| ((operator.domain, operator.name), operator)).collect());
+    let table = TABLE.get_or_init(|| {
+        all()
+            .map(|operator| ((operator.domain, operator.name), operator))
+            .collect()
+    });
     table.get(&(domain, name)).copied()
 }
 
@@ -145,9 +149,12 @@ pub fn of(node: &Node) -> Option<&'static Operator> {
 
 /// Operators of the standard domain that have a derivative, in alphabetical order.
 pub fn differentiable() -> Vec<&'static str> {
-    let standard = |operator: &&Operator| operator.domain.is_empty() && signatures::is_standard(operator.name);
+    let standard =
+        |operator: &&Operator| operator.domain.is_empty() && signatures::is_standard(operator.name);
     let derived = |operator: &Operator| !matches!(operator.rule, Rule::Constant | Rule::Refused(_));
-    let known = all().filter(standard).filter(|operator| derived(operator) || operator.lowering.is_some());
+    let known = all()
+        .filter(standard)
+        .filter(|operator| derived(operator) || operator.lowering.is_some());
     let mut names: Vec<&str> = known.map(|operator| operator.name).collect();
     names.sort_unstable();
     names
@@ -175,7 +182,9 @@ pub fn foreign(domain: &str) -> &'static str {
         "com.microsoft.nchwc" => {
             "its images and weights lie as one processor wants them, in blocks of a size that the file does not tell; save the model again with graph optimization at the extended level or below"
         }
-        _ => "an operator outside the standard domain; export the model with standard operators only",
+        _ => {
+            "an operator outside the standard domain; export the model with standard operators only"
+        }
     }
 }
 
@@ -189,7 +198,9 @@ pub struct Registry;
 
 impl OperatorRegistry for Registry {
     fn infer(&self, g: &mut Graph, node: &Node, outputs: usize) -> Vec<Inferred> {
-        let mut inferred = of(node).filter(|o| o.domain.is_empty()).map(|o| infer(o, g, node, outputs));
+        let mut inferred = of(node)
+            .filter(|o| o.domain.is_empty())
+            .map(|o| infer(o, g, node, outputs));
         let inferred = inferred.get_or_insert_default();
         inferred.resize(outputs.max(inferred.len()), UNTOLD);
         for (_, shape) in inferred.iter_mut() {
@@ -205,19 +216,35 @@ impl OperatorRegistry for Registry {
             ContentRule::All(contents) => contents(g, node).unwrap_or_default(),
             ContentRule::OfInputs(content) => {
                 let known = |v: &Val| g.content(*v).filter(|c| c.items.len() <= LIMIT).cloned();
-                let inputs: Option<Vec<Content>> = node.inputs.iter().flatten().map(known).collect();
-                vec![inputs.filter(|inputs| !inputs.is_empty()).and_then(|inputs| content(g, node, &inputs))]
+                let inputs: Option<Vec<Content>> =
+                    node.inputs.iter().flatten().map(known).collect();
+                vec![
+                    inputs
+                        .filter(|inputs| !inputs.is_empty())
+                        .and_then(|inputs| content(g, node, &inputs)),
+                ]
             }
         }
     }
 
     fn replaced(&self, g: &mut Graph, node: &Node, wanted: &[bool]) -> Option<Vec<Option<Val>>> {
         let lowering = of(node).and_then(|operator| operator.lowering);
-        let told = node.inputs.iter().flatten().all(|v| g.elem(*v) != ElemType::UNKNOWN);
-        let lowered = lowering.filter(|_| told).and_then(|lowering| lowering(g, node));
-        let outputs = lowered.or_else(|| Some(self.in_float64(g, node)?.into_iter().map(Some).collect()))?;
+        let told = node
+            .inputs
+            .iter()
+            .flatten()
+            .all(|v| g.elem(*v) != ElemType::UNKNOWN);
+        let lowered = lowering
+            .filter(|_| told)
+            .and_then(|lowering| lowering(g, node));
+        let outputs =
+            lowered.or_else(|| Some(self.in_float64(g, node)?.into_iter().map(Some).collect()))?;
         let made = |place: usize| outputs.get(place).is_some_and(Option::is_some);
-        wanted.iter().enumerate().all(|(place, wanted)| !wanted || made(place)).then_some(outputs)
+        wanted
+            .iter()
+            .enumerate()
+            .all(|(place, wanted)| !wanted || made(place))
+            .then_some(outputs)
     }
 
     fn in_float64(&self, g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
@@ -237,7 +264,9 @@ impl OperatorRegistry for Registry {
     }
 
     fn draws(&self, domain: &str, op: &str, inputs: usize) -> bool {
-        find(domain, op).and_then(|operator| operator.draws_with).is_some_and(|least| inputs >= least)
+        find(domain, op)
+            .and_then(|operator| operator.draws_with)
+            .is_some_and(|least| inputs >= least)
     }
 }
 
@@ -256,21 +285,38 @@ fn infer(operator: &Operator, g: &mut Graph, node: &Node, outputs: usize) -> Vec
 
 /// Whether a node computes in float64.
 fn is_double(operator: &Operator, g: &Graph, node: &Node) -> bool {
-    node.input(operator.computes_as).is_some_and(|v| g.elem(v) == ElemType::DOUBLE)
+    node.input(operator.computes_as)
+        .is_some_and(|v| g.elem(v) == ElemType::DOUBLE)
 }
 
 /// All outputs of an operator as its rule writes them.
 fn by_parts(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
-    let Ok(Rule::Parts(parts)) = rule(node) else { return None };
+    let Ok(Rule::Parts(parts)) = rule(node) else {
+        return None;
+    };
     // Rules look at the shapes of the outputs; one that needs their numbers cannot make them.
     let count = node.outputs.len().max(1);
     let shapes = Registry.infer(g, node, count).into_iter().take(count);
-    let outputs: Vec<Val> = shapes.map(|(elem, shape)| g.placeholder(elem, shape)).collect();
-    let node = Node { outputs: outputs.iter().copied().map(Some).collect(), ..node.clone() };
+    let outputs: Vec<Val> = shapes
+        .map(|(elem, shape)| g.placeholder(elem, shape))
+        .collect();
+    let node = Node {
+        outputs: outputs.iter().copied().map(Some).collect(),
+        ..node.clone()
+    };
     let (start, tangents) = (g.nodes.len(), vec![None; node.inputs.len()]);
-    let mut step = Step { g, node, tangents, k: Size::fixed(1), walk: |_, _, _, _, _| {} };
+    let mut step = Step {
+        g,
+        node,
+        tangents,
+        k: Size::fixed(1),
+        walk: |_, _, _, _, _| {},
+    };
     let made: Vec<Val> = parts(&mut step).ok()?.into_iter().collect::<Option<_>>()?;
-    let circular = g.nodes[start..].iter().flat_map(|made| made.inputs.iter().flatten()).any(|v| outputs.contains(v));
+    let circular = g.nodes[start..]
+        .iter()
+        .flat_map(|made| made.inputs.iter().flatten())
+        .any(|v| outputs.contains(v));
     (!circular).then_some(made)
 }
 
@@ -281,15 +327,25 @@ pub fn single_precision(g: &Graph) -> Vec<Obstacle> {
         of(node).is_some_and(here) || node.attributes.iter().any(holds_single)
     };
     let needed = g.needed();
-    let left = g.nodes.iter().zip(needed).filter(|(node, needed)| *needed && single(node)).map(|(node, _)| node);
+    let left = g
+        .nodes
+        .iter()
+        .zip(needed)
+        .filter(|(node, needed)| *needed && single(node))
+        .map(|(node, _)| node);
     left.map(|node| g.obstacle(node, SINGLE.into())).collect()
 }
 
 /// Whether a subgraph holds such a node: what could be replaced in it was when it was read.
 fn holds_single(attribute: &AttributeProto) -> bool {
     let single = |node: &NodeProto| {
-        find("", node.op_type()).is_some_and(|operator| !matches!(operator.float64, Float64::Itself))
+        find("", node.op_type())
+            .is_some_and(|operator| !matches!(operator.float64, Float64::Itself))
     };
-    let mut nodes = attribute.g.iter().chain(&attribute.graphs).flat_map(|graph| &graph.node);
+    let mut nodes = attribute
+        .g
+        .iter()
+        .chain(&attribute.graphs)
+        .flat_map(|graph| &graph.node);
     nodes.any(|node| single(node) || node.attribute.iter().any(holds_single))
 }

@@ -8,8 +8,10 @@ use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 
-pub const OPERATORS: &[Operator] =
-    &[Operator::fused("Attention", attention), Operator::fused("MultiHeadAttention", multi_head_attention)];
+pub const OPERATORS: &[Operator] = &[
+    Operator::fused("Attention", attention),
+    Operator::fused("MultiHeadAttention", multi_head_attention),
+];
 
 /// Queries, keys and values `[N, H, S, D]`.
 struct Heads {
@@ -35,20 +37,32 @@ pub fn multi_head_attention(g: &mut Graph, node: &Node) -> Lowered {
         _ => return None,
     };
     let heads = given(g, node, past.is_some())?;
-    let context = Context { mask: node.input(4), bias: node.input(5), past };
+    let context = Context {
+        mask: node.input(4),
+        bias: node.input(5),
+        past,
+    };
     let (y, heads) = attended(g, node, heads, &context)?;
     Some(vec![Some(y), Some(heads.k), Some(heads.v)])
 }
 
 /// The attention that projects its input to queries, keys and values by one matrix.
 pub fn attention(g: &mut Graph, node: &Node) -> Lowered {
-    let otherwise = ["do_rotary", "past_present_share_buffer"].iter().any(|name| node.int(name, 0) != 0);
+    let otherwise = ["do_rotary", "past_present_share_buffer"]
+        .iter()
+        .any(|name| node.int(name, 0) != 0);
     if otherwise || node.input(6).is_some() {
         return None;
     }
     let heads = projected(g, node)?;
-    let past = node.input(4).map(|past| [0, 1].map(|place| entry(g, past, 0, place)));
-    let context = Context { mask: node.input(3), bias: node.input(5), past: past.map(|[k, v]| (k, v)) };
+    let past = node
+        .input(4)
+        .map(|past| [0, 1].map(|place| entry(g, past, 0, place)));
+    let context = Context {
+        mask: node.input(3),
+        bias: node.input(5),
+        past: past.map(|[k, v]| (k, v)),
+    };
     let (y, heads) = attended(g, node, heads, &context)?;
     let pair = [heads.k, heads.v].map(|v| g.unsqueeze(v, &[0]));
     let same = g.shape(heads.k).is_some() && g.shape(heads.k) == g.shape(heads.v);
@@ -59,12 +73,18 @@ pub fn attention(g: &mut Graph, node: &Node) -> Lowered {
 fn projected(g: &mut Graph, node: &Node) -> Option<Heads> {
     let (x, weights) = (node.input(0)?, node.input(1)?);
     let width = g.shape(weights).filter(|shape| shape.len() == 2)?[1].as_fixed()?;
-    let sizes = match node.ints("qkv_hidden_sizes").filter(|sizes| !sizes.is_empty()) {
+    let sizes = match node
+        .ints("qkv_hidden_sizes")
+        .filter(|sizes| !sizes.is_empty())
+    {
         Some(sizes) => sizes,
         None => vec![width / 3; 3],
     };
     let whole = sizes.len() == 3 && sizes.iter().all(|n| *n > 0) && sizes[0] == sizes[1];
-    if !whole || sizes.iter().try_fold(0i64, |sum, n| sum.checked_add(*n)) != Some(width) || g.rank(x) != Some(3) {
+    if !whole
+        || sizes.iter().try_fold(0i64, |sum, n| sum.checked_add(*n)) != Some(width)
+        || g.rank(x) != Some(3)
+    {
         return None;
     }
     let mut all = g.op("MatMul", &[x, weights]);
@@ -73,7 +93,11 @@ fn projected(g: &mut Graph, node: &Node) -> Option<Heads> {
     }
     let count = node.int("num_heads", 0);
     let [q, k, v] = cut(g, all, [sizes[0], sizes[1], sizes[2]], -1);
-    Some(Heads { q: heads(g, q, count)?, k: heads(g, k, count)?, v: heads(g, v, count)? })
+    Some(Heads {
+        q: heads(g, q, count)?,
+        k: heads(g, k, count)?,
+        v: heads(g, v, count)?,
+    })
 }
 
 /// The inputs as heads, with their bias.
@@ -89,15 +113,25 @@ fn given(g: &mut Graph, node: &Node, cached: bool) -> Option<Heads> {
         [Some(3), Some(5), Some(0)] if plain && holds(g, node.input(1)?, count, 2) => {
             let pair = node.input(1)?;
             let [k, v] = [0, 1].map(|place| packed(g, pair, place));
-            Some(Heads { q: heads(g, query, count)?, k, v })
+            Some(Heads {
+                q: heads(g, query, count)?,
+                k,
+                v,
+            })
         }
-        [Some(3), Some(4), Some(4)] if plain && !cached => {
-            Some(Heads { q: heads(g, query, count)?, k: node.input(1)?, v: node.input(2)? })
-        }
+        [Some(3), Some(4), Some(4)] if plain && !cached => Some(Heads {
+            q: heads(g, query, count)?,
+            k: node.input(1)?,
+            v: node.input(2)?,
+        }),
         [Some(3), Some(3), Some(3)] => {
             let flat = biased(g, [query, node.input(1)?, node.input(2)?], bias)?;
             let [q, k, v] = flat.map(|v| heads(g, v, count));
-            Some(Heads { q: q?, k: k?, v: v? })
+            Some(Heads {
+                q: q?,
+                k: k?,
+                v: v?,
+            })
         }
         _ => None,
     }
@@ -105,7 +139,8 @@ fn given(g: &mut Graph, node: &Node, cached: bool) -> Option<Heads> {
 
 /// Whether a packed input `[N, S, H, several, D]` has so many heads and parts.
 fn holds(g: &Graph, v: Val, heads: i64, several: i64) -> bool {
-    g.shape(v).is_some_and(|shape| shape[2].is(heads) && shape[3].is(several))
+    g.shape(v)
+        .is_some_and(|shape| shape[2].is(heads) && shape[3].is(several))
 }
 
 /// One part of `[N, S, H, several, D]` as `[N, H, S, D]`.
@@ -157,7 +192,10 @@ fn attended(g: &mut Graph, node: &Node, heads: Heads, context: &Context) -> Opti
     let mut scores = scaled_scores(g, q, k, scale);
     if let Some(mask) = context.mask {
         let allowed = allowed(g, mask, q, k)?;
-        let (zero, below) = (number_like(g, 0.0, scores), node.float("mask_filter_value", -10000.0));
+        let (zero, below) = (
+            number_like(g, 0.0, scores),
+            node.float("mask_filter_value", -10000.0),
+        );
         let below = number_like(g, below, scores);
         let more = g.op("Where", &[allowed, zero, below]);
         scores = g.add(scores, more);
@@ -178,8 +216,14 @@ fn attended(g: &mut Graph, node: &Node, heads: Heads, context: &Context) -> Opti
 /// The keys that each query may see, by a mask in one of its forms: a number for each query and key, a number for each
 /// key, the number of keys that count, or their end and their start.
 fn allowed(g: &mut Graph, mask: Val, q: Val, k: Val) -> Option<Val> {
-    let (shape, batch, keys) = (g.shape(mask)?.clone(), g.shape(q)?[0].clone(), g.shape(k)?[2].clone());
-    let fits = |shape: &Shape, place: usize, size: &Size| shape[place] == *size || shape[place].as_fixed().is_none();
+    let (shape, batch, keys) = (
+        g.shape(mask)?.clone(),
+        g.shape(q)?[0].clone(),
+        g.shape(k)?[2].clone(),
+    );
+    let fits = |shape: &Shape, place: usize, size: &Size| {
+        shape[place] == *size || shape[place].as_fixed().is_none()
+    };
     match shape.len() {
         3 if fits(&shape, 0, &batch) && fits(&shape, 2, &keys) => {
             let kept = positive(g, mask);

@@ -11,7 +11,10 @@ use crate::size::Size;
 use crate::step::{Step, Tangent};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("BatchNormalization").same_shape().tangent(batch_norm_tangent).smooth(),
+    Operator::new("BatchNormalization")
+        .same_shape()
+        .tangent(batch_norm_tangent)
+        .smooth(),
     Operator::new("GroupNormalization")
         .names_type()
         .same_shape()
@@ -23,20 +26,31 @@ pub const OPERATORS: &[Operator] = &[
         .tangent(instance_norm_tangent)
         .float64(instance_norm_float64)
         .smooth(),
-    Operator::new("LRN").same_shape().tangent(lrn_tangent).float64(lrn_float64).smooth(),
+    Operator::new("LRN")
+        .same_shape()
+        .tangent(lrn_tangent)
+        .float64(lrn_float64)
+        .smooth(),
     Operator::new("LayerNormalization")
         .names_type()
         .lowered(layer_normalization)
         .shapes(layer_norm_shapes)
         .tangents(layer_norm_tangent)
         .smooth(),
-    Operator::new("LpNormalization").same_shape().tangent(lp_norm_tangent).smooth(),
+    Operator::new("LpNormalization")
+        .same_shape()
+        .tangent(lp_norm_tangent)
+        .smooth(),
     Operator::new("MeanVarianceNormalization")
         .same_shape()
         .tangent(mean_variance_tangent)
         .float64(mean_variance_float64)
         .smooth(),
-    Operator::new("RMSNormalization").names_type().same_shape().tangent(rms_norm_tangent).smooth(),
+    Operator::new("RMSNormalization")
+        .names_type()
+        .same_shape()
+        .tangent(rms_norm_tangent)
+        .smooth(),
 ];
 
 /// The normalized input, and the mean and inverse deviation of each row.
@@ -44,11 +58,22 @@ fn layer_norm_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferre
     let x = node.input(0)?;
     let (elem, shape) = (g.elem(x), g.shape(x)?.clone());
     let axis = axis_of(node.int("axis", -1), shape.len())?;
-    let statistics: Shape =
-        shape.iter().enumerate().map(|(i, d)| if i < axis { d.clone() } else { Size::fixed(1) }).collect();
+    let statistics: Shape = shape
+        .iter()
+        .enumerate()
+        .map(|(i, d)| if i < axis { d.clone() } else { Size::fixed(1) })
+        .collect();
     let stash = ElemType(node.int("stash_type", 1) as i32);
-    let stash = if elem == ElemType::DOUBLE { elem } else { stash };
-    Some(vec![(elem, Some(shape)), (stash, Some(statistics.clone())), (stash, Some(statistics))])
+    let stash = if elem == ElemType::DOUBLE {
+        elem
+    } else {
+        stash
+    };
+    Some(vec![
+        (elem, Some(shape)),
+        (stash, Some(statistics.clone())),
+        (stash, Some(statistics)),
+    ])
 }
 
 /// The default, as attributes hold numbers: rounded to single precision.
@@ -72,7 +97,10 @@ fn divide(s: &mut Step, centred: Val, axes: &[i64], epsilon: f64) -> Normalized 
     let safe = s.g.shift(variance, epsilon);
     let deviation = s.g.op("Sqrt", &[safe]);
     let inverse = s.g.op("Reciprocal", &[deviation]);
-    Normalized { hat: s.g.mul(centred, inverse), inverse }
+    Normalized {
+        hat: s.g.mul(centred, inverse),
+        inverse,
+    }
 }
 
 fn later(axes: &[i64]) -> Vec<i64> {
@@ -106,9 +134,15 @@ fn line(s: &mut Step, hat: Val, mean: Val, share: Val, axes: &[i64]) -> Option<V
     let first = shape.len().checked_sub(axes.len())?;
     let last = axes.iter().copied().eq(first as i64..shape.len() as i64);
     let (one, groups) = (Size::fixed(1), &shape[..first]);
-    let length = shape[first..].iter().fold(one.clone(), |all, size| s.g.symbols.mul(&all, size));
+    let length = shape[first..]
+        .iter()
+        .fold(one.clone(), |all, size| s.g.symbols.mul(&all, size));
     // With one direction this is the reverse mode's, which would sum over columns.
-    if !s.g.passes.has(Pass::NormalizedRows) || !last || s.k.is(1) || length.as_fixed().is_some_and(|n| n < LONG) {
+    if !s.g.passes.has(Pass::NormalizedRows)
+        || !last
+        || s.k.is(1)
+        || length.as_fixed().is_some_and(|n| n < LONG)
+    {
         return None;
     }
     let row = [groups, &[one.clone(), length]].concat();
@@ -125,7 +159,13 @@ fn line(s: &mut Step, hat: Val, mean: Val, share: Val, axes: &[i64]) -> Option<V
 }
 
 /// Adds what depends on an active scale or bias: `x̂ dscale + dbias`.
-fn affine(s: &mut Step, normal: Option<Tangent>, hat: Val, scale: Option<Val>, bias: Option<Val>) -> TangentResult {
+fn affine(
+    s: &mut Step,
+    normal: Option<Tangent>,
+    hat: Val,
+    scale: Option<Val>,
+    bias: Option<Val>,
+) -> TangentResult {
     let mut total = normal;
     if let Some(d) = scale {
         let part = s.g.mul(d, hat);
@@ -149,7 +189,10 @@ fn layer_norm_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
     let normal = match s.d(0) {
         Some(d) => {
             let base = project(s, d, hat, &axes);
-            Some(Tangent { base, factor: Some(s.g.mul(inverse, gamma)) })
+            Some(Tangent {
+                base,
+                factor: Some(s.g.mul(inverse, gamma)),
+            })
         }
         None => None,
     };
@@ -160,12 +203,21 @@ fn layer_norm_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
         }
         None => None,
     };
-    let Some(d) = s.d(0) else { return Ok(vec![y, None, None]) };
+    let Some(d) = s.d(0) else {
+        return Ok(vec![y, None, None]);
+    };
     let mean = s.g.reduce("ReduceMean", d, &later(&axes), true);
     let share = share(s, d, hat, &later(&axes));
     let square = s.g.mul(inverse, inverse);
     let slope = s.g.neg(square);
-    Ok(vec![y, Some(Tangent::plain(mean)), Some(Tangent { base: share, factor: Some(slope) })])
+    Ok(vec![
+        y,
+        Some(Tangent::plain(mean)),
+        Some(Tangent {
+            base: share,
+            factor: Some(slope),
+        }),
+    ])
 }
 
 fn rms_norm_tangent(s: &mut Step) -> TangentResult {
@@ -179,7 +231,10 @@ fn rms_norm_tangent(s: &mut Step) -> TangentResult {
             let share = share(s, d, hat, &later(&axes));
             let radial = s.g.mul(hat, share);
             let base = s.g.sub(d, radial);
-            Some(Tangent { base, factor: Some(s.g.mul(inverse, gamma)) })
+            Some(Tangent {
+                base,
+                factor: Some(s.g.mul(inverse, gamma)),
+            })
         }
         None => None,
     };
@@ -189,7 +244,9 @@ fn rms_norm_tangent(s: &mut Step) -> TangentResult {
 
 /// A vector over the channels, with one axis for each spatial axis behind it.
 fn per_channel(s: &mut Step, v: Val, rank: usize, leading: usize) -> Val {
-    let axes: Vec<i64> = (0..rank.saturating_sub(2) as i64).map(|i| i + 1 + leading as i64).collect();
+    let axes: Vec<i64> = (0..rank.saturating_sub(2) as i64)
+        .map(|i| i + 1 + leading as i64)
+        .collect();
     s.g.unsqueeze(v, &axes)
 }
 
@@ -208,14 +265,20 @@ fn instance_norm_tangent(s: &mut Step) -> TangentResult {
     let normal = match s.d(0) {
         Some(d) => {
             let base = project(s, d, hat, &axes);
-            let ones = s.g.content(scale).and_then(|c| c.reals()).is_some_and(|c| c.iter().all(|x| *x == 1.0));
+            let ones =
+                s.g.content(scale)
+                    .and_then(|c| c.reals())
+                    .is_some_and(|c| c.iter().all(|x| *x == 1.0));
             let factor = if ones {
                 inverse
             } else {
                 let gamma = per_channel(s, scale, rank, 0);
                 s.g.mul(inverse, gamma)
             };
-            Some(Tangent { base, factor: Some(factor) })
+            Some(Tangent {
+                base,
+                factor: Some(factor),
+            })
         }
         None => None,
     };
@@ -228,7 +291,10 @@ fn group_norm_tangent(s: &mut Step) -> TangentResult {
     let shape = s.x_shape(0)?;
     let groups = Size::fixed(s.node.int("num_groups", 1));
     let spatial = shape.get(2..).ok_or("its input has no channels")?.to_vec();
-    let channels = shape.get(1).and_then(|c| c.over(&groups)).ok_or("its channels do not divide into its groups")?;
+    let channels = shape
+        .get(1)
+        .and_then(|c| c.over(&groups))
+        .ok_or("its channels do not divide into its groups")?;
     let mut grouped = vec![shape[0].clone(), groups, channels];
     grouped.extend_from_slice(&spatial);
     let axes: Vec<i64> = (2..grouped.len() as i64).collect();
@@ -251,7 +317,10 @@ fn group_norm_tangent(s: &mut Step) -> TangentResult {
             let factor = s.g.expand(factor, &grouped);
             let factor = s.g.reshape(factor, &shape);
             let target = s.lead(&shape);
-            Some(Tangent { base: s.g.reshape(base, &target), factor: Some(factor) })
+            Some(Tangent {
+                base: s.g.reshape(base, &target),
+                factor: Some(factor),
+            })
         }
         None => None,
     };
@@ -261,7 +330,13 @@ fn group_norm_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// The tangent of a number for each channel or group, as wide as the output's.
-fn group_tangent(s: &mut Step, place: usize, parts: &[Size], grouped: &[Size], shape: &[Size]) -> Option<Val> {
+fn group_tangent(
+    s: &mut Step,
+    place: usize,
+    parts: &[Size],
+    grouped: &[Size],
+    shape: &[Size],
+) -> Option<Val> {
     let d = s.d(place)?;
     let single = s.lead(&[&[Size::fixed(1)], parts].concat());
     let d = s.g.reshape(d, &single);
@@ -291,7 +366,12 @@ fn batch_norm_tangent(s: &mut Step) -> TangentResult {
 
 /// Adds what depends on active parameters. With `f = scale / deviation`: `x̂ dscale + dbias - f dmean` and
 /// `-½ f (x - mean) dvariance / deviation²`.
-fn batch_parameters(s: &mut Step, normal: Option<Tangent>, factor: Val, safe: Val) -> TangentResult {
+fn batch_parameters(
+    s: &mut Step,
+    normal: Option<Tangent>,
+    factor: Val,
+    safe: Val,
+) -> TangentResult {
     if (1..5).all(|place| s.lazy(place).is_none()) {
         return Ok(normal);
     }
@@ -329,7 +409,10 @@ fn lp_norm_tangent(s: &mut Step) -> TangentResult {
     let axis = s.axis("axis", -1, rank)? as i64;
     let (x, y, d) = (s.x(0)?, s.y()?, s.dx()?);
     let (norm, slope) = if s.node.int("p", 2) == 1 {
-        (s.g.reduce("ReduceL1", x, &[axis], true), s.g.op("Sign", &[x]))
+        (
+            s.g.reduce("ReduceL1", x, &[axis], true),
+            s.g.op("Sign", &[x]),
+        )
     } else {
         (s.g.reduce("ReduceL2", x, &[axis], true), y)
     };
@@ -338,7 +421,10 @@ fn lp_norm_tangent(s: &mut Step) -> TangentResult {
     let radial = s.g.mul(y, growth);
     let base = s.g.sub(d, radial);
     let factor = s.inverse_or_zero(norm);
-    Ok(Some(Tangent { base, factor: Some(factor) }))
+    Ok(Some(Tangent {
+        base,
+        factor: Some(factor),
+    }))
 }
 
 fn mean_variance_tangent(s: &mut Step) -> TangentResult {
@@ -346,14 +432,20 @@ fn mean_variance_tangent(s: &mut Step) -> TangentResult {
     let (x, d) = (s.x(0)?, s.dx()?);
     let Normalized { hat, inverse } = normalize(s, x, &axes, 1e-9);
     let base = project(s, d, hat, &axes);
-    Ok(Some(Tangent { base, factor: Some(inverse) }))
+    Ok(Some(Tangent {
+        base,
+        factor: Some(inverse),
+    }))
 }
 
 /// `y = x c^-β` with `c = bias + α/n Σ x²` over neighbouring channels: `dy = c^-β d - 2 α β / n y / c Σ x d`.
 fn lrn_tangent(s: &mut Step) -> TangentResult {
     let n = s.node.int("size", 1);
-    let (alpha, beta, bias) =
-        (s.node.float("alpha", f64::from(1e-4f32)), s.node.float("beta", 0.75), s.node.float("bias", 1.0));
+    let (alpha, beta, bias) = (
+        s.node.float("alpha", f64::from(1e-4f32)),
+        s.node.float("beta", 0.75),
+        s.node.float("bias", 1.0),
+    );
     let (x, y, d) = (s.x(0)?, s.y()?, s.dx()?);
     let square = s.g.mul(x, x);
     let total = neighbours(s, square, 1, n)?;
@@ -373,7 +465,10 @@ fn lrn_tangent(s: &mut Step) -> TangentResult {
 /// Sums over `n` neighbouring channels, by shifted slices of the padded tensor.
 fn neighbours(s: &mut Step, v: Val, axis: i64, n: i64) -> Result<Val, Refusal> {
     let shape = s.shape(v)?;
-    let length = shape.get(axis as usize).and_then(Size::as_fixed).ok_or("its number of channels is not known")?;
+    let length = shape
+        .get(axis as usize)
+        .and_then(Size::as_fixed)
+        .ok_or("its number of channels is not known")?;
     if !(1..=64).contains(&n) || !(0..1 << 40).contains(&length) {
         return Err("its size is out of range".into());
     }
@@ -385,7 +480,11 @@ fn neighbours(s: &mut Step, v: Val, axis: i64, n: i64) -> Result<Val, Refusal> {
     let padded = s.g.op("Pad", &[v, pads]);
     let mut parts = Vec::new();
     for i in 0..n {
-        let (start, end, axes) = (s.g.integers(&[i]), s.g.integers(&[i + length]), s.g.integers(&[axis]));
+        let (start, end, axes) = (
+            s.g.integers(&[i]),
+            s.g.integers(&[i + length]),
+            s.g.integers(&[axis]),
+        );
         parts.push(s.g.op("Slice", &[padded, start, end, axes]));
     }
     Ok(s.g.combine("Add", &parts))
@@ -409,7 +508,10 @@ fn spread_per_channel(g: &mut Graph, v: Val, rank: usize) -> Val {
 }
 
 fn scaled(g: &mut Graph, node: &Node, x: Val, rank: usize) -> Option<Val> {
-    let (scale, bias) = (spread_per_channel(g, node.input(1)?, rank), spread_per_channel(g, node.input(2)?, rank));
+    let (scale, bias) = (
+        spread_per_channel(g, node.input(1)?, rank),
+        spread_per_channel(g, node.input(2)?, rank),
+    );
     let product = g.mul(x, scale);
     Some(g.add(product, bias))
 }
@@ -474,7 +576,10 @@ fn lrn_float64(g: &mut Graph, node: &Node) -> Option<Val> {
         })
         .collect();
     let sum = g.combine("Add", &windows);
-    let scaled = g.scale(sum, node.float("alpha", f64::from(0.0001_f32)) / size as f64);
+    let scaled = g.scale(
+        sum,
+        node.float("alpha", f64::from(0.0001_f32)) / size as f64,
+    );
     let base = g.shift(scaled, node.float("bias", 1.0));
     let exponent = g.real(node.float("beta", 0.75), ElemType::DOUBLE);
     let power = g.op("Pow", &[base, exponent]);

@@ -23,7 +23,10 @@ fn third_input(g: &Graph, node: &Node) -> ElemType {
 fn one_hot_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let mut shape = g.shape(node.input(0)?)?.clone();
     let axis = axis_of(node.int("axis", -1), shape.len() + 1)?;
-    let depth = node.input(1).and_then(|v| g.content(v)).and_then(|c| c.items.first().cloned());
+    let depth = node
+        .input(1)
+        .and_then(|v| g.content(v))
+        .and_then(|c| c.items.first().cloned());
     let depth = size_of(g, depth.unwrap_or(Item::Unknown));
     shape.insert(axis, depth);
     Some(shape)

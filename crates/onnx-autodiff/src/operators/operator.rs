@@ -29,7 +29,8 @@ pub type Lowered = Option<Vec<Option<Val>>>;
 pub type BehindRule = fn(&mut Step, &HashMap<Val, Tangent>) -> TangentResult;
 
 /// A rule that is given the tangents of all values, which subgraphs may use.
-pub type InsideRule = fn(&mut Step, &HashMap<Val, Tangent>) -> Result<Vec<Option<Tangent>>, Refusal>;
+pub type InsideRule =
+    fn(&mut Step, &HashMap<Val, Tangent>) -> Result<Vec<Option<Tangent>>, Refusal>;
 
 /// How the shapes of the outputs follow from the inputs.
 #[derive(Clone, Copy)]
@@ -147,7 +148,8 @@ pub struct Operator {
 }
 
 /// Why operators without a rule are refused.
-pub const NO_RULE: &str = "this operator has no rule; express it through differentiable standard operators";
+pub const NO_RULE: &str =
+    "this operator has no rule; express it through differentiable standard operators";
 
 /// Why a form of a fused operator that is not lowered is refused.
 pub const FUSED: &str = "this form of a fused operator of ONNX Runtime is not differentiated; export the model again without graph optimization";
@@ -180,7 +182,12 @@ impl Operator {
 
     /// An operator of ONNX Runtime, which is replaced by standard ones.
     pub const fn fused(name: &'static str, lowering: fn(&mut Graph, &Node) -> Lowered) -> Operator {
-        Operator { domain: MICROSOFT, rule: Rule::Refused(FUSED), ..Operator::new(name) }.lowered(lowering)
+        Operator {
+            domain: MICROSOFT,
+            rule: Rule::Refused(FUSED),
+            ..Operator::new(name)
+        }
+        .lowered(lowering)
     }
 
     pub const fn element(self, element: fn(&Graph, &Node) -> ElemType) -> Operator {
@@ -188,123 +195,228 @@ impl Operator {
     }
 
     pub const fn same_shape(self) -> Operator {
-        Operator { shape: ShapeRule::Same, ..self }
+        Operator {
+            shape: ShapeRule::Same,
+            ..self
+        }
     }
 
     pub const fn shape(self, shape: fn(&mut Graph, &Node) -> Option<Shape>) -> Operator {
-        Operator { shape: ShapeRule::First(shape), ..self }
+        Operator {
+            shape: ShapeRule::First(shape),
+            ..self
+        }
     }
 
-    pub const fn shapes(self, shapes: fn(&mut Graph, &Node, usize) -> Option<Vec<Inferred>>) -> Operator {
-        Operator { shape: ShapeRule::All(shapes), ..self }
+    pub const fn shapes(
+        self,
+        shapes: fn(&mut Graph, &Node, usize) -> Option<Vec<Inferred>>,
+    ) -> Operator {
+        Operator {
+            shape: ShapeRule::All(shapes),
+            ..self
+        }
     }
 
-    pub const fn content(self, content: fn(&mut Graph, &Node, &[Content]) -> Option<Content>) -> Operator {
-        Operator { content: ContentRule::OfInputs(content), ..self }
+    pub const fn content(
+        self,
+        content: fn(&mut Graph, &Node, &[Content]) -> Option<Content>,
+    ) -> Operator {
+        Operator {
+            content: ContentRule::OfInputs(content),
+            ..self
+        }
     }
 
-    pub const fn content_of_node(self, content: fn(&mut Graph, &Node) -> Option<Content>) -> Operator {
-        Operator { content: ContentRule::OfNode(content), ..self }
+    pub const fn content_of_node(
+        self,
+        content: fn(&mut Graph, &Node) -> Option<Content>,
+    ) -> Operator {
+        Operator {
+            content: ContentRule::OfNode(content),
+            ..self
+        }
     }
 
-    pub const fn contents(self, contents: fn(&mut Graph, &Node) -> Option<Vec<Option<Content>>>) -> Operator {
-        Operator { content: ContentRule::All(contents), ..self }
+    pub const fn contents(
+        self,
+        contents: fn(&mut Graph, &Node) -> Option<Vec<Option<Content>>>,
+    ) -> Operator {
+        Operator {
+            content: ContentRule::All(contents),
+            ..self
+        }
     }
 
     pub const fn constant(self) -> Operator {
-        Operator { rule: Rule::Constant, ..self }
+        Operator {
+            rule: Rule::Constant,
+            ..self
+        }
     }
 
     pub const fn derivative(self, derivative: fn(&mut Step) -> DerivativeResult) -> Operator {
-        Operator { rule: Rule::Derivative(derivative), ..self }
+        Operator {
+            rule: Rule::Derivative(derivative),
+            ..self
+        }
     }
 
     pub const fn tangent(self, tangent: fn(&mut Step) -> TangentResult) -> Operator {
-        Operator { rule: Rule::Single(tangent), ..self }
+        Operator {
+            rule: Rule::Single(tangent),
+            ..self
+        }
     }
 
     pub const fn tangent_behind(self, tangent: BehindRule) -> Operator {
-        Operator { rule: Rule::Behind(tangent), ..self }
+        Operator {
+            rule: Rule::Behind(tangent),
+            ..self
+        }
     }
 
-    pub const fn tangents(self, tangents: fn(&mut Step) -> Result<Vec<Option<Tangent>>, Refusal>) -> Operator {
-        Operator { rule: Rule::Several(tangents), ..self }
+    pub const fn tangents(
+        self,
+        tangents: fn(&mut Step) -> Result<Vec<Option<Tangent>>, Refusal>,
+    ) -> Operator {
+        Operator {
+            rule: Rule::Several(tangents),
+            ..self
+        }
     }
 
     pub const fn parts(self, parts: fn(&mut Step) -> PartsResult) -> Operator {
-        Operator { rule: Rule::Parts(parts), ..self }
+        Operator {
+            rule: Rule::Parts(parts),
+            ..self
+        }
     }
 
     pub const fn tangents_inside(self, tangents: InsideRule) -> Operator {
-        Operator { rule: Rule::Inside(tangents), ..self }
+        Operator {
+            rule: Rule::Inside(tangents),
+            ..self
+        }
     }
 
     pub const fn refused(self, reason: &'static str) -> Operator {
-        Operator { rule: Rule::Refused(reason), ..self }
+        Operator {
+            rule: Rule::Refused(reason),
+            ..self
+        }
     }
 
     pub const fn transpose(self, transpose: Transpose) -> Operator {
-        Operator { transpose: Some(transpose), ..self }
+        Operator {
+            transpose: Some(transpose),
+            ..self
+        }
     }
 
     pub const fn lowered(self, lowering: fn(&mut Graph, &Node) -> Lowered) -> Operator {
-        Operator { lowering: Some(lowering), ..self }
+        Operator {
+            lowering: Some(lowering),
+            ..self
+        }
     }
 
     pub const fn float64(self, formula: fn(&mut Graph, &Node) -> Option<Val>) -> Operator {
-        Operator { float64: Float64::Formula(formula), ..self }
+        Operator {
+            float64: Float64::Formula(formula),
+            ..self
+        }
     }
 
     pub const fn computes_as(self, place: usize) -> Operator {
-        Operator { computes_as: place, ..self }
+        Operator {
+            computes_as: place,
+            ..self
+        }
     }
 
     pub const fn float64_by_parts(self) -> Operator {
-        Operator { float64: Float64::Parts, ..self }
+        Operator {
+            float64: Float64::Parts,
+            ..self
+        }
     }
 
     pub const fn kinked(self) -> Operator {
-        Operator { smoothness: Smoothness::Kinked, ..self }
+        Operator {
+            smoothness: Smoothness::Kinked,
+            ..self
+        }
     }
 
     pub const fn smooth(self) -> Operator {
-        Operator { smoothness: Smoothness::Everywhere, ..self }
+        Operator {
+            smoothness: Smoothness::Everywhere,
+            ..self
+        }
     }
 
     pub const fn smooth_in(self, places: &'static [usize]) -> Operator {
-        Operator { smoothness: Smoothness::In(places), ..self }
+        Operator {
+            smoothness: Smoothness::In(places),
+            ..self
+        }
     }
 
     pub const fn smooth_between_floats(self) -> Operator {
-        Operator { smoothness: Smoothness::BetweenFloats, ..self }
+        Operator {
+            smoothness: Smoothness::BetweenFloats,
+            ..self
+        }
     }
 
     pub const fn elementwise(self) -> Operator {
-        Operator { locality: Locality::Elementwise, ..self }
+        Operator {
+            locality: Locality::Elementwise,
+            ..self
+        }
     }
 
     pub const fn same_order(self) -> Operator {
-        Operator { locality: Locality::SameOrder, ..self }
+        Operator {
+            locality: Locality::SameOrder,
+            ..self
+        }
     }
 
     pub const fn of_shapes(self) -> Operator {
-        Operator { is_of_shapes: true, ..self }
+        Operator {
+            is_of_shapes: true,
+            ..self
+        }
     }
 
     pub const fn names_type(self) -> Operator {
-        Operator { names_type: true, ..self }
+        Operator {
+            names_type: true,
+            ..self
+        }
     }
 
     pub const fn single_inputs(self, single_inputs: &'static [usize]) -> Operator {
-        Operator { single_inputs, ..self }
+        Operator {
+            single_inputs,
+            ..self
+        }
     }
 
     pub const fn random(self) -> Operator {
-        Operator { draws_with: Some(0), ..self }
+        Operator {
+            draws_with: Some(0),
+            ..self
+        }
     }
 
     pub const fn random_with(self, inputs: usize) -> Operator {
-        Operator { draws_with: Some(inputs), ..self }
+        Operator {
+            draws_with: Some(inputs),
+            ..self
+        }
     }
 }
 

@@ -10,8 +10,11 @@ use crate::inference::axis_of;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
-pub const OPERATORS: &[Operator] =
-    &[Operator::new("Pad").shape(pad_shape).tangent(pad_tangent).transpose(pad_cotangent).smooth_in(&[0, 2])];
+pub const OPERATORS: &[Operator] = &[Operator::new("Pad")
+    .shape(pad_shape)
+    .tangent(pad_tangent)
+    .transpose(pad_cotangent)
+    .smooth_in(&[0, 2])];
 
 fn pad_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let mut shape = g.shape(node.input(0)?)?.clone();
@@ -20,7 +23,12 @@ fn pad_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         None => return Some(shape.iter().map(|_| g.symbols.fresh()).collect()),
     };
     let axes: Vec<usize> = match node.input(3) {
-        Some(v) => g.content(v)?.fixed()?.iter().map(|a| axis_of(*a, shape.len())).collect::<Option<_>>()?,
+        Some(v) => g
+            .content(v)?
+            .fixed()?
+            .iter()
+            .map(|a| axis_of(*a, shape.len()))
+            .collect::<Option<_>>()?,
         None => (0..shape.len()).collect(),
     };
     if pads.len() != 2 * axes.len() {
@@ -46,7 +54,11 @@ fn pad_tangent(s: &mut Step) -> TangentResult {
     let mode = s.node.attribute("mode").cloned();
     let mut inputs = vec![Some(d)];
     if s.node.input(3).is_some() {
-        let axes: Option<Vec<i64>> = s.known(3)?.iter().map(|a| Some(axis_of(*a, rank)? as i64 + 1)).collect();
+        let axes: Option<Vec<i64>> = s
+            .known(3)?
+            .iter()
+            .map(|a| Some(axis_of(*a, rank)? as i64 + 1))
+            .collect();
         let axes = axes.ok_or("its axes do not fit its input")?;
         let axes = s.g.integers(&axes);
         inputs.extend([Some(pads), None, Some(axes)]);
@@ -94,22 +106,34 @@ fn pad_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
 /// Padding that repeats elements: where each came from is found by padding the places.
 fn pad_copies(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let shape = t.input_shape(0)?;
-    let pads = t.node.input(1).and_then(|v| t.g.content(v)).and_then(|c| c.fixed());
-    let pads = pads.ok_or("its pads are computed at run time; export the model with constant pads")?;
+    let pads = t
+        .node
+        .input(1)
+        .and_then(|v| t.g.content(v))
+        .and_then(|c| c.fixed());
+    let pads =
+        pads.ok_or("its pads are computed at run time; export the model with constant pads")?;
     let axes: Vec<i64> = match t.node.input(3) {
-        Some(v) => t.g.content(v).and_then(|c| c.fixed()).ok_or("its axes are computed at run time")?,
+        Some(v) => {
+            t.g.content(v)
+                .and_then(|c| c.fixed())
+                .ok_or("its axes are computed at run time")?
+        }
         None => (0..shape.len() as i64).collect(),
     };
     let mut c = t.c()?;
     for (i, axis) in axes.iter().enumerate() {
         let axis = axis_of(*axis, shape.len()).ok_or("its axes do not fit its input")?;
         let around = pads.get(i).zip(pads.get(i + axes.len()));
-        let (before, after) = around.map(|(b, a)| (*b, *a)).ok_or("its pads do not fit its axes")?;
+        let (before, after) = around
+            .map(|(b, a)| (*b, *a))
+            .ok_or("its pads do not fit its axes")?;
         if (before, after) != (0, 0) {
             let places = places(t, &shape[axis]);
             let around = t.g.integers(&[before, after]);
             let mode = t.node.attribute("mode").cloned();
-            let padded = t.g.op_with("Pad", &[places, around], mode.into_iter().collect());
+            let padded =
+                t.g.op_with("Pad", &[places, around], mode.into_iter().collect());
             c = add_along(t, c, axis, padded, &shape[axis])?;
         }
     }

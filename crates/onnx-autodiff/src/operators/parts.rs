@@ -42,7 +42,12 @@ pub fn equal_parts(g: &mut Graph, v: Val, axis: usize, count: usize, length: i64
         return vec![v];
     }
     let lengths = g.integers(&vec![length; count]);
-    g.push("Split", &[Some(v), Some(lengths)], vec![int("axis", axis as i64)], count)
+    g.push(
+        "Split",
+        &[Some(v), Some(lengths)],
+        vec![int("axis", axis as i64)],
+        count,
+    )
 }
 
 /// A size as a number of a floating-point type, or as an integer.
@@ -94,7 +99,9 @@ pub fn finished(s: &mut Step, v: Val) -> PartsResult {
 /// The shape of an output whose batch holds all directions.
 pub fn merged(s: &mut Step, shape: &[Size]) -> Vec<Size> {
     let batch = s.g.symbols.mul(&s.k, &shape[0]);
-    std::iter::once(batch).chain(shape[1..].iter().cloned()).collect()
+    std::iter::once(batch)
+        .chain(shape[1..].iter().cloned())
+        .collect()
 }
 
 /// The operator itself, with the directions merged into the batch.

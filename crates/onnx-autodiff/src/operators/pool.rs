@@ -26,19 +26,36 @@ pub const OPERATORS: &[Operator] = &[
         .tangent(global_average_tangent)
         .float64(global_average_float64)
         .smooth(),
-    Operator::new("GlobalLpPool").kinked().shape(global_pool_shape).parts(global_lp_pool_parts).float64_by_parts(),
+    Operator::new("GlobalLpPool")
+        .kinked()
+        .shape(global_pool_shape)
+        .parts(global_lp_pool_parts)
+        .float64_by_parts(),
     Operator::new("GlobalMaxPool")
         .kinked()
         .shape(global_pool_shape)
         .tangent(global_max_tangent)
         .float64(global_max_float64),
-    Operator::new("LpPool").kinked().shape(pool_shape).parts(lp_pool_parts).float64_by_parts(),
-    Operator::new("MaxPool").kinked().shapes(max_pool_shapes).tangents(max_pool_tangent),
+    Operator::new("LpPool")
+        .kinked()
+        .shape(pool_shape)
+        .parts(lp_pool_parts)
+        .float64_by_parts(),
+    Operator::new("MaxPool")
+        .kinked()
+        .shapes(max_pool_shapes)
+        .tangents(max_pool_tangent),
 ];
 
 fn global_pool_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let shape = g.shape(node.input(0)?)?;
-    Some(shape.iter().enumerate().map(|(i, d)| if i < 2 { d.clone() } else { Size::fixed(1) }).collect())
+    Some(
+        shape
+            .iter()
+            .enumerate()
+            .map(|(i, d)| if i < 2 { d.clone() } else { Size::fixed(1) })
+            .collect(),
+    )
 }
 
 /// The largest numbers, and their places.
@@ -116,7 +133,13 @@ fn lp_pool_parts(s: &mut Step) -> PartsResult {
     }
     let (power, p) = powers(s)?;
     let kept = ["auto_pad", "dilations", "kernel_shape", "pads", "strides"];
-    let mut attributes: Vec<_> = s.node.attributes.iter().filter(|a| kept.contains(&a.name())).cloned().collect();
+    let mut attributes: Vec<_> = s
+        .node
+        .attributes
+        .iter()
+        .filter(|a| kept.contains(&a.name()))
+        .cloned()
+        .collect();
     attributes.retain(|a| a.name() != "dilations" || windows.iter().any(|w| w.dilation != 1));
     attributes.push(int("count_include_pad", 1));
     let mean = s.g.op_with("AveragePool", &[power], attributes);
@@ -129,7 +152,12 @@ fn lp_pool_parts(s: &mut Step) -> PartsResult {
 fn global_average_tangent(s: &mut Step) -> TangentResult {
     let d = s.dx()?;
     let axes: Vec<i64> = (3..=s.rank(0)? as i64).collect();
-    Ok(Some(Tangent::plain(s.g.reduce("ReduceMean", d, &axes, true))))
+    Ok(Some(Tangent::plain(s.g.reduce(
+        "ReduceMean",
+        d,
+        &axes,
+        true,
+    ))))
 }
 
 fn global_max_tangent(s: &mut Step) -> TangentResult {
@@ -141,7 +169,12 @@ fn global_max_tangent(s: &mut Step) -> TangentResult {
     let weight = s.g.div(mask, count);
     let product = s.g.mul(d, weight);
     let later: Vec<i64> = axes.iter().map(|axis| axis + 1).collect();
-    Ok(Some(Tangent::plain(s.g.reduce("ReduceSum", product, &later, true))))
+    Ok(Some(Tangent::plain(s.g.reduce(
+        "ReduceSum",
+        product,
+        &later,
+        true,
+    ))))
 }
 
 /// The places of the maxima are places in the flattened tensor.
@@ -152,7 +185,13 @@ fn max_pool_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
     let places = match s.node.output(1).filter(|_| !by_columns) {
         Some(places) => places,
         None => {
-            let attributes = s.node.attributes.iter().filter(|a| a.name() != "storage_order").cloned().collect();
+            let attributes = s
+                .node
+                .attributes
+                .iter()
+                .filter(|a| a.name() != "storage_order")
+                .cloned()
+                .collect();
             s.g.push("MaxPool", &[Some(x)], attributes, 2)[1]
         }
     };
@@ -186,7 +225,13 @@ fn average_pool_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> 
             attributes.push(ints("dilations", &[1, w.dilation]));
         }
         let kept = ["auto_pad", "ceil_mode", "count_include_pad"];
-        attributes.extend(t.node.attributes.iter().filter(|a| kept.contains(&a.name())).cloned());
+        attributes.extend(
+            t.node
+                .attributes
+                .iter()
+                .filter(|a| kept.contains(&a.name()))
+                .cloned(),
+        );
         if t.node.text("auto_pad", "NOTSET") != "NOTSET" {
             attributes.retain(|a| a.name() != "pads");
         }
@@ -216,7 +261,12 @@ fn average_pool_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let shape = g.shape(x)?.clone();
     let windows = inference::windows(node, &node.ints("kernel_shape")?)?;
-    if windows.iter().map(|w| w.kernel).try_fold(1i64, i64::checked_mul)? > 1024 {
+    if windows
+        .iter()
+        .map(|w| w.kernel)
+        .try_fold(1i64, i64::checked_mul)?
+        > 1024
+    {
         return None;
     }
     let y = output_shape(g, node)?;
@@ -240,7 +290,11 @@ fn average_pool_float64(g: &mut Graph, node: &Node) -> Option<Val> {
         } else {
             let (length, steps) = (shape[2 + i].as_fixed()?, y[2 + i].as_fixed()?);
             let first = if padding_counts { -stated[i].0 } else { 0 };
-            let last = if padding_counts { length + stated[i].1 } else { length };
+            let last = if padding_counts {
+                length + stated[i].1
+            } else {
+                length
+            };
             counts(g, w, stated[i].0, (first, last), steps, y.len() - 3 - i)?
         };
         mean = g.div(mean, count);
@@ -250,16 +304,28 @@ fn average_pool_float64(g: &mut Graph, node: &Node) -> Option<Val> {
 }
 
 /// How many places of each window lie within bounds, with so many axes of size 1 behind.
-fn counts(g: &mut Graph, w: &Window, before: i64, bounds: (i64, i64), steps: i64, behind: usize) -> Option<Val> {
+fn counts(
+    g: &mut Graph,
+    w: &Window,
+    before: i64,
+    bounds: (i64, i64),
+    steps: i64,
+    behind: usize,
+) -> Option<Val> {
     if !(1..=1 << 20).contains(&steps) {
         return None;
     }
     let counted = |step: i64| {
         let start = step * w.stride - before;
-        (0..w.kernel).filter(|i| (bounds.0..bounds.1).contains(&(start + i * w.dilation))).count() as f64
+        (0..w.kernel)
+            .filter(|i| (bounds.0..bounds.1).contains(&(start + i * w.dilation)))
+            .count() as f64
     };
     let counts: Vec<f64> = (0..steps).map(counted).collect();
     let counts = g.reals(&counts, &[steps]);
-    let shape: Vec<Size> = [Size::fixed(steps)].into_iter().chain(vec![Size::fixed(1); behind]).collect();
+    let shape: Vec<Size> = [Size::fixed(steps)]
+        .into_iter()
+        .chain(vec![Size::fixed(1); behind])
+        .collect();
     Some(g.reshape(counts, &shape))
 }

@@ -7,13 +7,21 @@ use crate::graph::Val;
 use crate::inference::broadcast_all;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] =
-    &[Operator::new("Pow").shape(broadcast_all).content(binary).tangent(pow_tangent).smooth_in(&[0]).elementwise()];
+pub const OPERATORS: &[Operator] = &[Operator::new("Pow")
+    .shape(broadcast_all)
+    .content(binary)
+    .tangent(pow_tangent)
+    .smooth_in(&[0])
+    .elementwise()];
 
 fn pow_tangent(s: &mut Step) -> TangentResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let exponent = s.x(1)?;
-    let known = s.g.content(exponent).and_then(|c| c.reals()).filter(|e| e.len() == 1).map(|e| e[0]);
+    let known =
+        s.g.content(exponent)
+            .and_then(|c| c.reals())
+            .filter(|e| e.len() == 1)
+            .map(|e| e[0]);
     let exponent = s.g.cast(exponent, s.g.elem(x));
     let left = match known {
         _ if s.lazy(0).is_none() => None,
@@ -40,7 +48,10 @@ fn slope_of_exponent(s: &mut Step, x: Val, y: Val, exponent: Val) -> Val {
         return slope;
     }
     let zero = s.g.real_like(0.0, x);
-    let (origin, defined) = (s.g.op("Equal", &[x, zero]), s.g.op("GreaterOrEqual", &[exponent, zero]));
+    let (origin, defined) = (
+        s.g.op("Equal", &[x, zero]),
+        s.g.op("GreaterOrEqual", &[exponent, zero]),
+    );
     let flat = s.g.op("And", &[origin, defined]);
     s.g.op("Where", &[flat, zero, slope])
 }

@@ -7,15 +7,33 @@ use crate::elem::ElemType;
 use crate::graph::{Graph, Inferred, Node, Shape};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("ConvInteger").element(int32).shape(conv_shape).refused(REASON),
-    Operator::new("DynamicQuantizeLinear").shapes(dynamic_shapes).refused(REASON),
-    Operator::new("MatMulInteger").element(int32).shape(integer_product_shape).refused(REASON),
-    Operator::new("QLinearConv").element(eighth_input).refused(REASON),
-    Operator::new("QLinearMatMul").element(eighth_input).shape(quantized_product_shape).refused(REASON),
-    Operator::new("QuantizeLinear").single_inputs(&[1]).element(quantized_element).same_shape().refused(REASON),
+    Operator::new("ConvInteger")
+        .element(int32)
+        .shape(conv_shape)
+        .refused(REASON),
+    Operator::new("DynamicQuantizeLinear")
+        .shapes(dynamic_shapes)
+        .refused(REASON),
+    Operator::new("MatMulInteger")
+        .element(int32)
+        .shape(integer_product_shape)
+        .refused(REASON),
+    Operator::new("QLinearConv")
+        .element(eighth_input)
+        .refused(REASON),
+    Operator::new("QLinearMatMul")
+        .element(eighth_input)
+        .shape(quantized_product_shape)
+        .refused(REASON),
+    Operator::new("QuantizeLinear")
+        .single_inputs(&[1])
+        .element(quantized_element)
+        .same_shape()
+        .refused(REASON),
 ];
 
-const REASON: &str = "quantization has derivative zero almost everywhere; export the model without quantization";
+const REASON: &str =
+    "quantization has derivative zero almost everywhere; export the model without quantization";
 
 /// The type that the node names, or that of its zero point.
 fn quantized_element(g: &Graph, node: &Node) -> ElemType {
@@ -46,5 +64,9 @@ fn quantized_product_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 fn dynamic_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let number = || Some(Vec::new());
     let shape = g.shape(node.input(0)?).cloned();
-    Some(vec![(ElemType::UINT8, shape), (ElemType::FLOAT, number()), (ElemType::UINT8, number())])
+    Some(vec![
+        (ElemType::UINT8, shape),
+        (ElemType::FLOAT, number()),
+        (ElemType::UINT8, number()),
+    ])
 }

@@ -6,12 +6,40 @@ use crate::graph::{Graph, Node, Shape};
 use crate::size::Size;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Bernoulli").names_type().element(like_element).same_shape().refused(REASON).random(),
-    Operator::new("Multinomial").element(multinomial_element).refused(REASON).random(),
-    Operator::new("RandomNormal").names_type().element(random_element).shape(random_shape).refused(REASON).random(),
-    Operator::new("RandomNormalLike").names_type().element(like_element).same_shape().refused(REASON).random(),
-    Operator::new("RandomUniform").names_type().element(random_element).shape(random_shape).refused(REASON).random(),
-    Operator::new("RandomUniformLike").names_type().element(like_element).same_shape().refused(REASON).random(),
+    Operator::new("Bernoulli")
+        .names_type()
+        .element(like_element)
+        .same_shape()
+        .refused(REASON)
+        .random(),
+    Operator::new("Multinomial")
+        .element(multinomial_element)
+        .refused(REASON)
+        .random(),
+    Operator::new("RandomNormal")
+        .names_type()
+        .element(random_element)
+        .shape(random_shape)
+        .refused(REASON)
+        .random(),
+    Operator::new("RandomNormalLike")
+        .names_type()
+        .element(like_element)
+        .same_shape()
+        .refused(REASON)
+        .random(),
+    Operator::new("RandomUniform")
+        .names_type()
+        .element(random_element)
+        .shape(random_shape)
+        .refused(REASON)
+        .random(),
+    Operator::new("RandomUniformLike")
+        .names_type()
+        .element(like_element)
+        .same_shape()
+        .refused(REASON)
+        .random(),
 ];
 
 fn multinomial_element(_: &Graph, node: &Node) -> ElemType {
@@ -31,7 +59,12 @@ pub fn like_element(g: &Graph, node: &Node) -> ElemType {
 }
 
 fn random_shape(_: &mut Graph, node: &Node) -> Option<Shape> {
-    Some(node.ints("shape")?.iter().map(|n| Size::fixed(*n)).collect())
+    Some(
+        node.ints("shape")?
+            .iter()
+            .map(|n| Size::fixed(*n))
+            .collect(),
+    )
 }
 
 const REASON: &str = "a random operator makes the output no function of the input; export the model in evaluation mode";

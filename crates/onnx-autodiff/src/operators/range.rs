@@ -7,13 +7,21 @@ use crate::graph::{Graph, Node, Shape};
 use crate::size::Size;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] =
-    &[Operator::new("Range").kinked().shape(range_shape).content(range_content).parts(range_parts)];
+pub const OPERATORS: &[Operator] = &[Operator::new("Range")
+    .kinked()
+    .shape(range_shape)
+    .content(range_content)
+    .parts(range_parts)];
 
 fn range_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
-    let item = |place: usize| node.input(place).and_then(|v| g.content(v)).and_then(|c| c.items.first().cloned());
+    let item = |place: usize| {
+        node.input(place)
+            .and_then(|v| g.content(v))
+            .and_then(|c| c.items.first().cloned())
+    };
     let (start, limit, delta) = (item(0), item(1), item(2));
-    if let (Some(Item::Int(start)), Some(Item::Int(limit)), Some(Item::Int(delta))) = (&start, &limit, &delta)
+    if let (Some(Item::Int(start)), Some(Item::Int(limit)), Some(Item::Int(delta))) =
+        (&start, &limit, &delta)
         && delta.is(1)
     {
         return Some(vec![g.symbols.sub(limit, start)]);
@@ -37,9 +45,15 @@ fn range_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content>
     let one = |c: &Content| c.items.first()?.as_fixed();
     let (start, limit, delta) = (one(start)?, one(limit)?, one(delta)?);
     let span = limit.checked_sub(start)?;
-    let steps = span.checked_div(delta)?.checked_add(i64::from(span.checked_rem(delta)? != 0))?;
+    let steps = span
+        .checked_div(delta)?
+        .checked_add(i64::from(span.checked_rem(delta)? != 0))?;
     let steps = count(&[usize::try_from(steps.max(0)).ok()?])?;
-    Some(Content::list((0..steps as i64).map(|i| Item::fixed(start + i * delta)).collect()))
+    Some(Content::list(
+        (0..steps as i64)
+            .map(|i| Item::fixed(start + i * delta))
+            .collect(),
+    ))
 }
 
 /// `start + i delta`

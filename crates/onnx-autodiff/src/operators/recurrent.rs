@@ -12,28 +12,52 @@ use crate::size::Size;
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("GRU").shapes(recurrent_shapes).parts(recurrent_parts).float64_by_parts().smooth_in(&[0, 1, 2, 3, 5]),
+    Operator::new("GRU")
+        .shapes(recurrent_shapes)
+        .parts(recurrent_parts)
+        .float64_by_parts()
+        .smooth_in(&[0, 1, 2, 3, 5]),
     Operator::new("LSTM")
         .shapes(recurrent_shapes)
         .parts(recurrent_parts)
         .float64_by_parts()
         .smooth_in(&[0, 1, 2, 3, 5, 6, 7]),
-    Operator::new("RNN").shapes(recurrent_shapes).parts(recurrent_parts).float64_by_parts().smooth_in(&[0, 1, 2, 3, 5]),
+    Operator::new("RNN")
+        .shapes(recurrent_shapes)
+        .parts(recurrent_parts)
+        .float64_by_parts()
+        .smooth_in(&[0, 1, 2, 3, 5]),
 ];
 
 /// All states, the last state, and the last cell.
 fn recurrent_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let elem = g.elem(node.input(0)?);
     let (x, r) = (g.shape(node.input(0)?)?, g.shape(node.input(2)?)?);
-    let ([first, second, _], [_, _, hidden]) = (&x[..], &r[..]) else { return None };
-    let directions = Size::fixed(if node.text("direction", "forward") == "bidirectional" { 2 } else { 1 });
+    let ([first, second, _], [_, _, hidden]) = (&x[..], &r[..]) else {
+        return None;
+    };
+    let directions = Size::fixed(if node.text("direction", "forward") == "bidirectional" {
+        2
+    } else {
+        1
+    });
     let (first, second, hidden) = (first.clone(), second.clone(), hidden.clone());
     let (steps, last) = if node.int("layout", 0) == 0 {
-        (vec![first, directions.clone(), second.clone(), hidden.clone()], vec![directions, second, hidden])
+        (
+            vec![first, directions.clone(), second.clone(), hidden.clone()],
+            vec![directions, second, hidden],
+        )
     } else {
-        (vec![first.clone(), second, directions.clone(), hidden.clone()], vec![first, directions, hidden])
+        (
+            vec![first.clone(), second, directions.clone(), hidden.clone()],
+            vec![first, directions, hidden],
+        )
     };
-    Some(vec![(elem, Some(steps)), (elem, Some(last.clone())), (elem, Some(last))])
+    Some(vec![
+        (elem, Some(steps)),
+        (elem, Some(last.clone())),
+        (elem, Some(last)),
+    ])
 }
 
 /// Sequences up to this length are written out.
@@ -122,9 +146,17 @@ fn recurrent_parts(s: &mut Step) -> PartsResult {
     let mut results = Vec::new();
     for (place, backwards) in backwards.iter().enumerate() {
         let (layer, inputs) = layer(s, kind, x, place as i64, activations[place].clone())?;
-        let start = start(s, kind, place as i64, batch_first, &[shape[1].clone(), Size::fixed(layer.hidden)])?;
+        let start = start(
+            s,
+            kind,
+            place as i64,
+            batch_first,
+            &[shape[1].clone(), Size::fixed(layer.hidden)],
+        )?;
         results.push(match length.as_fixed() {
-            Some(length) if (1..=LONGEST).contains(&length) => run(s, &layer, inputs, start, length, *backwards)?,
+            Some(length) if (1..=LONGEST).contains(&length) => {
+                run(s, &layer, inputs, start, length, *backwards)?
+            }
             _ => repeat(s, &layer, inputs, start, &length, *backwards)?,
         });
     }
@@ -135,7 +167,10 @@ fn recurrent_parts(s: &mut Step) -> PartsResult {
 type Run = (Val, State);
 
 fn outputs(g: &mut Graph, results: &[Run], batch_first: bool) -> Vec<Option<Val>> {
-    let directions: Vec<Val> = results.iter().map(|(steps, _)| g.unsqueeze(*steps, &[1])).collect();
+    let directions: Vec<Val> = results
+        .iter()
+        .map(|(steps, _)| g.unsqueeze(*steps, &[1]))
+        .collect();
     let mut y = g.concat(&directions, 1);
     let last: Vec<Val> = results.iter().map(|(_, state)| state.h).collect();
     let mut last = stacked(g, &last);
@@ -153,16 +188,39 @@ fn outputs(g: &mut Graph, results: &[Run], batch_first: bool) -> Vec<Option<Val>
 
 /// The activations of each direction.
 fn activations(s: &Step, kind: Kind, directions: usize) -> Result<Vec<Vec<Activation>>, Refusal> {
-    let list = s.node.attribute("activations").map(|a| a.strings.clone()).filter(|list| !list.is_empty());
+    let list = s
+        .node
+        .attribute("activations")
+        .map(|a| a.strings.clone())
+        .filter(|list| !list.is_empty());
     let names: Vec<String> = match list {
-        Some(list) => list.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect(),
-        None => kind.activations().repeat(directions).into_iter().map(str::to_string).collect(),
+        Some(list) => list
+            .iter()
+            .map(|name| String::from_utf8_lossy(name).into_owned())
+            .collect(),
+        None => kind
+            .activations()
+            .repeat(directions)
+            .into_iter()
+            .map(str::to_string)
+            .collect(),
     };
     let each = kind.activations().len();
     if names.len() != each * directions {
-        return Err(format!("it has {} activations for {}", names.len(), each * directions).into());
+        return Err(format!(
+            "it has {} activations for {}",
+            names.len(),
+            each * directions
+        )
+        .into());
     }
-    let numbers = |name: &str| s.node.attribute(name).map(|a| a.floats.clone()).unwrap_or_default().into_iter();
+    let numbers = |name: &str| {
+        s.node
+            .attribute(name)
+            .map(|a| a.floats.clone())
+            .unwrap_or_default()
+            .into_iter()
+    };
     let (mut alphas, mut betas) = (numbers("activation_alpha"), numbers("activation_beta"));
     let mut found = Vec::new();
     for name in names {
@@ -171,11 +229,17 @@ fn activations(s: &Step, kind: Kind, directions: usize) -> Result<Vec<Vec<Activa
             |list: &mut std::vec::IntoIter<f32>, default: Option<Option<f64>>| match default {
                 None => Ok(0.0),
                 Some(default) => list.next().map(f64::from).or(default).ok_or_else(|| {
-                    Refusal(format!("its activation `{name}` lacks a number that has no default value"))
+                    Refusal(format!(
+                        "its activation `{name}` lacks a number that has no default value"
+                    ))
                 }),
             };
         let (alpha, beta) = (number(&mut alphas, alpha)?, number(&mut betas, beta)?);
-        found.push(Activation { name: name.into(), alpha, beta });
+        found.push(Activation {
+            name: name.into(),
+            alpha,
+            beta,
+        });
     }
     Ok(found.chunks(each).map(<[Activation]>::to_vec).collect())
 }
@@ -188,7 +252,11 @@ fn form(name: &str) -> Result<Form, Refusal> {
     Ok(match name.to_ascii_lowercase().as_str() {
         "affine" => ("Affine", Some(None), Some(None)),
         "elu" => ("Elu", Some(Some(1.0)), None),
-        "hardsigmoid" => ("HardSigmoid", Some(Some(f64::from(0.2f32))), Some(Some(0.5))),
+        "hardsigmoid" => (
+            "HardSigmoid",
+            Some(Some(f64::from(0.2f32))),
+            Some(Some(0.5)),
+        ),
         "leakyrelu" => ("LeakyRelu", Some(Some(f64::from(0.01f32))), None),
         "relu" => ("Relu", None, None),
         "scaledtanh" => ("ScaledTanh", Some(None), Some(None)),
@@ -202,15 +270,24 @@ fn form(name: &str) -> Result<Form, Refusal> {
 }
 
 /// The weights of one direction, and what its gates get from the inputs, `[T, N, G · H]`.
-fn layer(s: &mut Step, kind: Kind, x: Val, place: i64, activations: Vec<Activation>) -> Result<(Layer, Val), Refusal> {
+fn layer(
+    s: &mut Step,
+    kind: Kind,
+    x: Val,
+    place: i64,
+    activations: Vec<Activation>,
+) -> Result<(Layer, Val), Refusal> {
     let gates = kind.gates();
     let (w, r) = (s.x(1)?, s.x(2)?);
     let (wide, shape) = (s.shape(w)?, s.shape(r)?);
     if wide.len() != 3 || shape.len() != 3 {
         return Err("its weights do not have three axes".into());
     }
-    let hidden = shape[2].as_fixed().ok_or("the size of its state is not known")?;
-    let fits = hidden > 0 && hidden < 1 << 40 && shape[1].is(hidden * gates as i64) && wide[1] == shape[1];
+    let hidden = shape[2]
+        .as_fixed()
+        .ok_or("the size of its state is not known")?;
+    let fits =
+        hidden > 0 && hidden < 1 << 40 && shape[1].is(hidden * gates as i64) && wide[1] == shape[1];
     if !fits || s.node.int("hidden_size", hidden) != hidden {
         return Err("its weights do not fit its number of gates".into());
     }
@@ -238,14 +315,35 @@ fn layer(s: &mut Step, kind: Kind, x: Val, place: i64, activations: Vec<Activati
         }
         _ => None,
     };
-    let clip = s.node.attribute("clip").and_then(|a| a.f).map(f64::from).filter(|clip| *clip > 0.0);
+    let clip = s
+        .node
+        .attribute("clip")
+        .and_then(|a| a.f)
+        .map(f64::from)
+        .filter(|clip| *clip > 0.0);
     let coupled = s.node.int("input_forget", 0) != 0;
-    let layer = Layer { kind, hidden, recurrent, state_bias, peepholes, activations, clip, coupled, reset_last };
+    let layer = Layer {
+        kind,
+        hidden,
+        recurrent,
+        state_bias,
+        peepholes,
+        activations,
+        clip,
+        coupled,
+        reset_last,
+    };
     Ok((layer, inputs))
 }
 
 /// The state before the first step, zeros where none is given.
-fn start(s: &mut Step, kind: Kind, place: i64, batch_first: bool, shape: &[Size]) -> Result<State, Refusal> {
+fn start(
+    s: &mut Step,
+    kind: Kind,
+    place: i64,
+    batch_first: bool,
+    shape: &[Size],
+) -> Result<State, Refusal> {
     let like = s.x(0)?;
     let given = |s: &mut Step, input: usize| -> Result<Val, Refusal> {
         if s.node.input(input).is_none() {
@@ -264,17 +362,32 @@ fn start(s: &mut Step, kind: Kind, place: i64, batch_first: bool, shape: &[Size]
         Ok(state)
     };
     let h = given(s, 5)?;
-    let c = if kind == Kind::Lstm { Some(given(s, 6)?) } else { None };
+    let c = if kind == Kind::Lstm {
+        Some(given(s, 6)?)
+    } else {
+        None
+    };
     Ok(State { h, c })
 }
 
-fn run(s: &mut Step, layer: &Layer, inputs: Val, start: State, length: i64, backwards: bool) -> Result<Run, Refusal> {
+fn run(
+    s: &mut Step,
+    layer: &Layer,
+    inputs: Val,
+    start: State,
+    length: i64,
+    backwards: bool,
+) -> Result<Run, Refusal> {
     let steps = equal_parts(s.g, inputs, 0, length as usize, 1);
     let steps: Vec<Val> = steps.into_iter().map(|v| s.g.squeeze(v, &[0])).collect();
     let lengths = s.node.input(4);
     let mut state = start;
     let mut found = vec![start.h; steps.len()];
-    let places: Vec<usize> = if backwards { (0..steps.len()).rev().collect() } else { (0..steps.len()).collect() };
+    let places: Vec<usize> = if backwards {
+        (0..steps.len()).rev().collect()
+    } else {
+        (0..steps.len()).collect()
+    };
     for place in places {
         let next = layer.step(s.g, steps[place], state)?;
         (state, found[place]) = match lengths {
@@ -298,10 +411,16 @@ fn repeat(
     backwards: bool,
 ) -> Result<Run, Refusal> {
     let shape = s.shape(start.h)?;
-    let numbers = s.node.input(4).map(|lengths| (lengths, counted(s.g, length)));
+    let numbers = s
+        .node
+        .input(4)
+        .map(|lengths| (lengths, counted(s.g, length)));
     let scope = s.g.enter();
     let like = |g: &mut Graph, v: Val| g.add_formal(g.elem(v), Some(shape.clone()), false);
-    let before = State { h: like(s.g, start.h), c: start.c.map(|c| like(s.g, c)) };
+    let before = State {
+        h: like(s.g, start.h),
+        c: start.c.map(|c| like(s.g, c)),
+    };
     let element = element_shape(s.g, inputs, 0);
     let element = s.g.add_formal(s.g.elem(inputs), element, false);
     let number = s.g.add_formal(ElemType::INT64, Some(vec![]), false);
@@ -313,20 +432,47 @@ fn repeat(
             return Err(refusal);
         }
     };
-    let made = [Some(after.h), after.c, Some(y)].into_iter().flatten().map(|v| s.g.fresh_identity(v)).collect();
-    let given = [Some(before.h), before.c, Some(element), Some(number)].into_iter().flatten().collect();
+    let made = [Some(after.h), after.c, Some(y)]
+        .into_iter()
+        .flatten()
+        .map(|v| s.g.fresh_identity(v))
+        .collect();
+    let given = [Some(before.h), before.c, Some(element), Some(number)]
+        .into_iter()
+        .flatten()
+        .collect();
     let body = Body::close(s.g, scope, given, made);
-    let sequence = |whole: Val| Sequence { whole, axis: 0, backwards };
-    let sequences = vec![sequence(inputs), sequence(numbers.map_or(inputs, |(_, numbers)| numbers))];
+    let sequence = |whole: Val| Sequence {
+        whole,
+        axis: 0,
+        backwards,
+    };
+    let sequences = vec![
+        sequence(inputs),
+        sequence(numbers.map_or(inputs, |(_, numbers)| numbers)),
+    ];
     let first = [Some(start.h), start.c].into_iter().flatten().collect();
-    let made = Repetition { steps: length.clone(), first, sequences, number: None, body }.write(
-        s.g,
-        std::slice::from_ref(&shape),
-        false,
-    );
+    let made = Repetition {
+        steps: length.clone(),
+        first,
+        sequences,
+        number: None,
+        body,
+    }
+    .write(s.g, std::slice::from_ref(&shape), false);
     let all = [std::slice::from_ref(length), &shape].concat();
-    let steps = if backwards { placed(s.g, made.kept[0], 0, true, &all) } else { made.kept[0] };
-    Ok((steps, State { h: made.last[0], c: made.last.get(1).copied() }))
+    let steps = if backwards {
+        placed(s.g, made.kept[0], 0, true, &all)
+    } else {
+        made.kept[0]
+    };
+    Ok((
+        steps,
+        State {
+            h: made.last[0],
+            c: made.last.get(1).copied(),
+        },
+    ))
 }
 
 /// Beyond the end of a sequence its state stays as it is, and its output is zero.
@@ -335,7 +481,10 @@ fn within(g: &mut Graph, lengths: Val, number: Val, before: State, after: State)
     let inside = g.op("Less", &[number, lengths]);
     let inside = g.unsqueeze(inside, &[1]);
     let h = g.op("Where", &[inside, after.h, before.h]);
-    let c = before.c.zip(after.c).map(|(before, after)| g.op("Where", &[inside, after, before]));
+    let c = before
+        .c
+        .zip(after.c)
+        .map(|(before, after)| g.op("Where", &[inside, after, before]));
     let zero = g.real_like(0.0, after.h);
     let y = g.op("Where", &[inside, after.h, zero]);
     (State { h, c }, y)
@@ -349,7 +498,10 @@ impl Layer {
             (Kind::Plain, _) => {
                 let product = g.op("MatMul", &[state.h, self.recurrent]);
                 let sum = g.add(input, product);
-                Ok(State { h: self.activated(g, 0, sum), c: None })
+                Ok(State {
+                    h: self.activated(g, 0, sum),
+                    c: None,
+                })
             }
             (Kind::Lstm, None) => Err("its cell is missing".into()),
         }
@@ -363,7 +515,9 @@ impl Layer {
         let biases = self.state_bias.map(|v| equal_parts(g, v, 0, 3, n));
         let product = |g: &mut Graph, gate: usize, h: Val| {
             let product = g.op("MatMul", &[h, weights[gate]]);
-            biases.as_ref().map_or(product, |biases| g.add(product, biases[gate]))
+            biases
+                .as_ref()
+                .map_or(product, |biases| g.add(product, biases[gate]))
         };
         let opening = |g: &mut Graph, gate: usize| {
             let product = product(g, gate, h);
@@ -383,7 +537,10 @@ impl Layer {
         let one = g.real_like(1.0, update);
         let rest = g.sub(one, update);
         let (fresh, kept) = (g.mul(rest, new), g.mul(update, h));
-        State { h: g.add(fresh, kept), c: None }
+        State {
+            h: g.add(fresh, kept),
+            c: None,
+        }
     }
 
     /// `C = f C + i c`, `H = o h(C)`
@@ -413,7 +570,10 @@ impl Layer {
         let cell = g.add(kept, added);
         let leave = opened(g, 1, cell);
         let shown = self.activated(g, 2, cell);
-        State { h: g.mul(leave, shown), c: Some(cell) }
+        State {
+            h: g.mul(leave, shown),
+            c: Some(cell),
+        }
     }
 
     fn activated(&self, g: &mut Graph, place: usize, v: Val) -> Val {
@@ -440,8 +600,14 @@ impl Activation {
                 let bent = g.op("Tanh", &[scaled]);
                 g.scale(bent, self.alpha)
             }
-            "HardSigmoid" => g.op_with(&self.name, &[v], vec![float("alpha", self.alpha), float("beta", self.beta)]),
-            "Elu" | "LeakyRelu" | "ThresholdedRelu" => g.op_with(&self.name, &[v], vec![float("alpha", self.alpha)]),
+            "HardSigmoid" => g.op_with(
+                &self.name,
+                &[v],
+                vec![float("alpha", self.alpha), float("beta", self.beta)],
+            ),
+            "Elu" | "LeakyRelu" | "ThresholdedRelu" => {
+                g.op_with(&self.name, &[v], vec![float("alpha", self.alpha)])
+            }
             name => g.op(name, &[v]),
         }
     }

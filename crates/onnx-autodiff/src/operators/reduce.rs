@@ -10,21 +10,52 @@ use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("ReduceL1").kinked().shape(reduce_shape).tangent(reduce_l1_tangent),
-    Operator::new("ReduceL2").shape(reduce_shape).tangent(reduce_l2_tangent).smooth(),
-    Operator::new("ReduceLogSum").shape(reduce_shape).tangent(log_sum_tangent).smooth(),
-    Operator::new("ReduceLogSumExp").shape(reduce_shape).tangent(log_sum_exp_tangent).smooth(),
-    Operator::new("ReduceMax").kinked().shape(reduce_shape).content(reduce_content).tangent(extremum_tangent),
-    Operator::new("ReduceMean").shape(reduce_shape).tangent(linear_tangent).transpose(reduce_mean_cotangent).smooth(),
-    Operator::new("ReduceMin").kinked().shape(reduce_shape).content(reduce_content).tangent(extremum_tangent),
-    Operator::new("ReduceProd").shape(reduce_shape).content(reduce_content).tangent(product_tangent).smooth(),
+    Operator::new("ReduceL1")
+        .kinked()
+        .shape(reduce_shape)
+        .tangent(reduce_l1_tangent),
+    Operator::new("ReduceL2")
+        .shape(reduce_shape)
+        .tangent(reduce_l2_tangent)
+        .smooth(),
+    Operator::new("ReduceLogSum")
+        .shape(reduce_shape)
+        .tangent(log_sum_tangent)
+        .smooth(),
+    Operator::new("ReduceLogSumExp")
+        .shape(reduce_shape)
+        .tangent(log_sum_exp_tangent)
+        .smooth(),
+    Operator::new("ReduceMax")
+        .kinked()
+        .shape(reduce_shape)
+        .content(reduce_content)
+        .tangent(extremum_tangent),
+    Operator::new("ReduceMean")
+        .shape(reduce_shape)
+        .tangent(linear_tangent)
+        .transpose(reduce_mean_cotangent)
+        .smooth(),
+    Operator::new("ReduceMin")
+        .kinked()
+        .shape(reduce_shape)
+        .content(reduce_content)
+        .tangent(extremum_tangent),
+    Operator::new("ReduceProd")
+        .shape(reduce_shape)
+        .content(reduce_content)
+        .tangent(product_tangent)
+        .smooth(),
     Operator::new("ReduceSum")
         .shape(reduce_shape)
         .content(reduce_content)
         .tangent(linear_tangent)
         .transpose(reduce_sum_cotangent)
         .smooth(),
-    Operator::new("ReduceSumSquare").shape(reduce_shape).tangent(sum_square_tangent).smooth(),
+    Operator::new("ReduceSumSquare")
+        .shape(reduce_shape)
+        .tangent(sum_square_tangent)
+        .smooth(),
 ];
 
 fn reduce_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
@@ -50,24 +81,33 @@ fn reduce_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Cont
         total = match (op, &total, item) {
             ("ReduceProd", Item::Int(a), Item::Int(b)) => Item::Int(g.symbols.mul(a, b)),
             ("ReduceSum", Item::Int(a), Item::Int(b)) => Item::Int(g.symbols.add(a, b)),
-            ("ReduceMax", ..) => {
-                total.as_fixed().zip(item.as_fixed()).map_or(Item::Unknown, |(a, b)| Item::fixed(a.max(b)))
-            }
-            ("ReduceMin", ..) => {
-                total.as_fixed().zip(item.as_fixed()).map_or(Item::Unknown, |(a, b)| Item::fixed(a.min(b)))
-            }
+            ("ReduceMax", ..) => total
+                .as_fixed()
+                .zip(item.as_fixed())
+                .map_or(Item::Unknown, |(a, b)| Item::fixed(a.max(b))),
+            ("ReduceMin", ..) => total
+                .as_fixed()
+                .zip(item.as_fixed())
+                .map_or(Item::Unknown, |(a, b)| Item::fixed(a.min(b))),
             _ => Item::Unknown,
         };
     }
-    let dims = if node.int("keepdims", 1) != 0 { vec![1; content.dims.len()] } else { Vec::new() };
-    Some(Content { dims, items: vec![total] })
+    let dims = if node.int("keepdims", 1) != 0 {
+        vec![1; content.dims.len()]
+    } else {
+        Vec::new()
+    };
+    Some(Content {
+        dims,
+        items: vec![total],
+    })
 }
 
 /// The reduced axes of the primal; none where the operator does nothing.
 fn axes(s: &Step) -> Result<Vec<i64>, Refusal> {
     let rank = s.rank(0)?;
-    let given =
-        inference::axes(s.g, &s.node, rank).ok_or("its axes are computed at run time, or do not fit its input")?;
+    let given = inference::axes(s.g, &s.node, rank)
+        .ok_or("its axes are computed at run time, or do not fit its input")?;
     let axes = match given {
         Some(axes) if !axes.is_empty() => axes,
         _ if s.node.int("noop_with_empty_axes", 0) != 0 => Vec::new(),
@@ -116,7 +156,8 @@ fn summed_at_run_time(s: &mut Step, d: Val, axes: Val) -> TangentResult {
     let behind = s.g.op("Less", &[axes, zero]);
     let next = s.g.add(axes, one);
     let axes = s.g.op("Where", &[behind, axes, next]);
-    let sum = s.g.op_with("ReduceSum", &[d, axes], s.node.attributes.clone());
+    let sum =
+        s.g.op_with("ReduceSum", &[d, axes], s.node.attributes.clone());
     let shape = s.lead(&s.y_shape()?);
     s.g.set_shape(sum, &shape);
     Ok(Some(Tangent::plain(sum)))
@@ -127,7 +168,10 @@ fn weighted(s: &mut Step, weight: Val, factor: Option<Val>) -> TangentResult {
     let d = s.dx()?;
     let product = s.g.mul(d, weight);
     let sum = collect(s, "ReduceSum", product)?;
-    Ok(sum.map(|sum| Tangent { base: sum.base, factor }))
+    Ok(sum.map(|sum| Tangent {
+        base: sum.base,
+        factor,
+    }))
 }
 
 fn reduce_l1_tangent(s: &mut Step) -> TangentResult {
@@ -154,7 +198,10 @@ fn log_sum_tangent(s: &mut Step) -> TangentResult {
     let sum = collect(s, "ReduceSum", d)?;
     let minus = s.g.neg(y);
     let inverse = s.g.op("Exp", &[minus]);
-    Ok(sum.map(|sum| Tangent { base: sum.base, factor: Some(inverse) }))
+    Ok(sum.map(|sum| Tangent {
+        base: sum.base,
+        factor: Some(inverse),
+    }))
 }
 
 fn log_sum_exp_tangent(s: &mut Step) -> TangentResult {
@@ -197,11 +244,17 @@ fn product_tangent(s: &mut Step) -> TangentResult {
 fn reduce_sum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let (c, shape) = (t.c()?, t.input_shape(0)?);
     let keeps_axes = t.node.int("keepdims", 1) != 0;
-    if keeps_axes && t.node.input(1).is_some_and(|axes| t.g.content(axes).and_then(|c| c.fixed()).is_none()) {
+    if keeps_axes
+        && t.node
+            .input(1)
+            .is_some_and(|axes| t.g.content(axes).and_then(|c| c.fixed()).is_none())
+    {
         // Whichever axes are summed, they have size 1 in the cotangent.
         return Ok(vec![(0, t.g.expand(c, &shape))]);
     }
-    let axes = inference::axes(t.g, &t.node, shape.len()).flatten().ok_or("its axes are not known")?;
+    let axes = inference::axes(t.g, &t.node, shape.len())
+        .flatten()
+        .ok_or("its axes are not known")?;
     let kept = inference::reduced(&shape, &axes, true).unwrap_or_default();
     let wide = t.g.reshape(c, &kept);
     let spread = t.g.expand(wide, &shape);
@@ -213,7 +266,9 @@ fn reduce_sum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
 
 fn reduce_mean_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let shape = t.input_shape(0)?;
-    let axes = inference::axes(t.g, &t.node, shape.len()).flatten().ok_or("its axes are not known")?;
+    let axes = inference::axes(t.g, &t.node, shape.len())
+        .flatten()
+        .ok_or("its axes are not known")?;
     let sizes: Vec<Size> = axes.iter().map(|axis| shape[*axis].clone()).collect();
     let count = inference::product(t.g, &sizes);
     let c = t.c()?;

@@ -63,9 +63,15 @@ fn unsqueeze_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<C
 
 /// Same elements, other axes.
 fn same_elements(content: &Content, shape: Shape) -> Option<Content> {
-    let dims: Option<Vec<usize>> = shape.iter().map(|d| usize::try_from(d.as_fixed()?).ok()).collect();
+    let dims: Option<Vec<usize>> = shape
+        .iter()
+        .map(|d| usize::try_from(d.as_fixed()?).ok())
+        .collect();
     let dims = dims.filter(|_| shape.len() <= RANK_LIMIT)?;
-    (count(&dims)? == content.items.len()).then(|| Content { dims, items: content.items.clone() })
+    (count(&dims)? == content.items.len()).then(|| Content {
+        dims,
+        items: content.items.clone(),
+    })
 }
 
 fn reshape_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
@@ -101,7 +107,11 @@ fn reshape_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 fn flatten_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let shape = g.shape(node.input(0)?)?.clone();
     let axis = node.int("axis", 1);
-    let axis = if axis == shape.len() as i64 { shape.len() } else { axis_of(axis, shape.len())? };
+    let axis = if axis == shape.len() as i64 {
+        shape.len()
+    } else {
+        axis_of(axis, shape.len())?
+    };
     Some(vec![product(g, &shape[..axis]), product(g, &shape[axis..])])
 }
 
@@ -110,7 +120,9 @@ fn squeeze_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     match axes(g, node, shape.len())? {
         Some(axes) => reduced(&shape, &axes, false),
         // Without axes the rank depends on which sizes are 1.
-        None if shape.iter().all(|d| d.as_fixed().is_some()) => Some(shape.into_iter().filter(|d| !d.is(1)).collect()),
+        None if shape.iter().all(|d| d.as_fixed().is_some()) => {
+            Some(shape.into_iter().filter(|d| !d.is(1)).collect())
+        }
         None => None,
     }
 }
@@ -124,7 +136,15 @@ fn unsqueeze_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let rank = shape.len().checked_add(added)?;
     let axes = axes(g, node, rank)??;
     let mut rest = shape.into_iter();
-    (0..rank).map(|i| if axes.contains(&i) { Some(Size::fixed(1)) } else { rest.next() }).collect()
+    (0..rank)
+        .map(|i| {
+            if axes.contains(&i) {
+                Some(Size::fixed(1))
+            } else {
+                rest.next()
+            }
+        })
+        .collect()
 }
 
 /// Same elements in the same order: the directions stay in front. A factor is reshaped beside its base.
@@ -134,7 +154,8 @@ fn reshape_tangent(s: &mut Step) -> TangentResult {
     };
     let (from, to) = (s.x_shape(0)?, s.y_shape()?);
     let target = s.lead(&to);
-    let base = matrices(s, tangent.base, &target).unwrap_or_else(|| s.g.reshape(tangent.base, &target));
+    let base =
+        matrices(s, tangent.base, &target).unwrap_or_else(|| s.g.reshape(tangent.base, &target));
     let factor = tangent.factor.map(|factor| match s.g.rank(factor) {
         Some(0) => factor,
         _ => {
@@ -158,7 +179,9 @@ fn matrices(s: &mut Step, v: Val, target: &[Size]) -> Option<Val> {
     let plain = s.g.swap(v, shape.len());
     let mut swapped = target.to_vec();
     swapped.swap(rank - 2, rank - 1);
-    let is_source = s.g.maker(v).is_some_and(|node| node.standard() == "Transpose" && node.input(0) == Some(plain));
+    let is_source =
+        s.g.maker(v)
+            .is_some_and(|node| node.standard() == "Transpose" && node.input(0) == Some(plain));
     is_source.then(|| {
         let plain = s.g.reshape(plain, &swapped);
         s.g.swap(plain, rank)

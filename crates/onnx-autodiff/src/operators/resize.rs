@@ -28,11 +28,18 @@ pub const OPERATORS: &[Operator] = &[
 fn resize_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let mut shape = g.shape(node.input(0)?)?.clone();
     let axes = match node.ints("axes") {
-        Some(axes) => axes.iter().map(|a| axis_of(*a, shape.len())).collect::<Option<Vec<_>>>()?,
+        Some(axes) => axes
+            .iter()
+            .map(|a| axis_of(*a, shape.len()))
+            .collect::<Option<Vec<_>>>()?,
         None => (0..shape.len()).collect(),
     };
     let stretch = node.text("keep_aspect_ratio_policy", "stretch") == "stretch";
-    let scales = if node.op == "Upsample" { node.input(1) } else { node.input(2) };
+    let scales = if node.op == "Upsample" {
+        node.input(1)
+    } else {
+        node.input(2)
+    };
     if let (Some(v), true) = (node.input(3), stretch) {
         let target = sizes(g, v)?;
         for (axis, size) in axes.iter().zip(target) {
@@ -40,7 +47,10 @@ fn resize_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         }
         return Some(shape);
     }
-    let scales = scales.and_then(|v| g.content(v)).and_then(Content::reals).filter(|s| s.len() == axes.len());
+    let scales = scales
+        .and_then(|v| g.content(v))
+        .and_then(Content::reals)
+        .filter(|s| s.len() == axes.len());
     for (i, axis) in axes.iter().enumerate() {
         shape[*axis] = match &scales {
             Some(scales) => scaled(g, &shape[*axis].clone(), scales[i]),
@@ -53,8 +63,12 @@ fn resize_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 /// `floor(length * scale)`.
 fn scaled(g: &mut Graph, length: &Size, scale: f64) -> Size {
     match length.as_fixed() {
-        Some(n) if (n as f64 * scale).abs() < 1e15 => Size::fixed((n as f64 * scale).floor() as i64),
-        None if scale.fract() == 0.0 && scale.abs() < 1e6 => g.symbols.mul(length, &Size::fixed(scale as i64)),
+        Some(n) if (n as f64 * scale).abs() < 1e15 => {
+            Size::fixed((n as f64 * scale).floor() as i64)
+        }
+        None if scale.fract() == 0.0 && scale.abs() < 1e6 => {
+            g.symbols.mul(length, &Size::fixed(scale as i64))
+        }
         None if (1.0 / scale).fract() == 0.0 && scale > 1e-6 => {
             g.symbols.div(length, &Size::fixed((1.0 / scale) as i64))
         }
@@ -81,7 +95,13 @@ fn resize_tangent(s: &mut Step) -> TangentResult {
         inputs.pop();
     }
     // Outside a cropped region there is a constant.
-    let attributes = s.node.attributes.iter().filter(|a| a.name() != "extrapolation_value").cloned().collect();
+    let attributes = s
+        .node
+        .attributes
+        .iter()
+        .filter(|a| a.name() != "extrapolation_value")
+        .cloned()
+        .collect();
     let result = s.g.op_optional("Resize", &inputs, attributes);
     s.g.set_shape(result, &known);
     s.unfold(result)
@@ -92,20 +112,33 @@ fn batch_sizes(s: &mut Step, sizes: Val, folded: Val, known: &[Size]) -> Result<
     if let Some(axes) = s.node.ints("axes") {
         let rank = known.len() as i64;
         let batch = axes.iter().any(|axis| *axis == 0 || *axis == -rank);
-        return if batch { Err("its batch axis is resized".into()) } else { Ok(sizes) };
+        return if batch {
+            Err("its batch axis is resized".into())
+        } else {
+            Ok(sizes)
+        };
     }
     if s.node.text("keep_aspect_ratio_policy", "stretch") != "stretch" {
         return Err("sizes that keep the aspect ratio must name their axes".into());
     }
     let merged = s.g.op("Shape", &[folded]);
-    let (first, others) = (s.g.integers(&[0]), s.g.integers(&(1..known.len() as i64).collect::<Vec<_>>()));
+    let (first, others) = (
+        s.g.integers(&[0]),
+        s.g.integers(&(1..known.len() as i64).collect::<Vec<_>>()),
+    );
     let batch = s.g.op("Gather", &[merged, first]);
     let rest = s.g.op("Gather", &[sizes, others]);
     Ok(s.g.concat(&[batch, rest], 0))
 }
 
 /// Multiplies one axis of `c` by a matrix of the shape `[length, size of that axis]`.
-pub fn along(t: &mut Transposition, c: Val, axis: usize, matrix: Val, length: &Size) -> Result<Val, Refusal> {
+pub fn along(
+    t: &mut Transposition,
+    c: Val,
+    axis: usize,
+    matrix: Val,
+    length: &Size,
+) -> Result<Val, Refusal> {
     let mut shape = t.shape(c)?;
     let last = shape.len() - 1;
     let mut order: Vec<usize> = (0..=last).collect();
@@ -149,9 +182,21 @@ fn resize_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
         if crops {
             inputs[1] = Some(region_of_unit(t, axis, x.len())?);
         }
-        let kept =
-            ["mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a", "antialias", "exclude_outside"];
-        let attributes = t.node.attributes.iter().filter(|a| kept.contains(&a.name())).cloned().collect();
+        let kept = [
+            "mode",
+            "coordinate_transformation_mode",
+            "nearest_mode",
+            "cubic_coeff_a",
+            "antialias",
+            "exclude_outside",
+        ];
+        let attributes = t
+            .node
+            .attributes
+            .iter()
+            .filter(|a| kept.contains(&a.name()))
+            .cloned()
+            .collect();
         let image = t.g.op_optional("Resize", &inputs, attributes);
         let matrix = as_matrix(t, image, &x[axis], &y[axis]);
         c = along(t, c, axis, matrix, &x[axis])?;
@@ -162,7 +207,9 @@ fn resize_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
 /// Where the scale along an axis stands among the scales or sizes.
 fn scale_place(t: &Transposition, axis: usize, rank: usize) -> Option<usize> {
     match t.node.ints("axes") {
-        Some(axes) => axes.iter().position(|a| *a == axis as i64 || *a + rank as i64 == axis as i64),
+        Some(axes) => axes
+            .iter()
+            .position(|a| *a == axis as i64 || *a + rank as i64 == axis as i64),
         None => Some(axis),
     }
 }
@@ -170,8 +217,14 @@ fn scale_place(t: &Transposition, axis: usize, rank: usize) -> Option<usize> {
 /// Whether a known scale along an axis is other than 1.
 fn resized(t: &Transposition, axis: usize) -> bool {
     let rank = t.input_shape(0).map_or(0, |x| x.len());
-    let scales = t.node.input(2).and_then(|v| t.g.content(v)).and_then(|c| c.reals());
-    scales.zip(scale_place(t, axis, rank)).is_some_and(|(scales, i)| scales.get(i).is_some_and(|s| *s != 1.0))
+    let scales = t
+        .node
+        .input(2)
+        .and_then(|v| t.g.content(v))
+        .and_then(|c| c.reals());
+    scales
+        .zip(scale_place(t, axis, rank))
+        .is_some_and(|(scales, i)| scales.get(i).is_some_and(|s| *s != 1.0))
 }
 
 /// The inputs that resize the last axis of the unit image alone.
@@ -202,7 +255,8 @@ fn resize_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let mut x = node.input(0)?;
     let shape = g.shape(x)?.clone();
     let stretched = node.text("keep_aspect_ratio_policy", "stretch") == "stretch";
-    if !stretched || node.int("antialias", 0) != 0 || node.float("extrapolation_value", 0.0) != 0.0 {
+    if !stretched || node.int("antialias", 0) != 0 || node.float("extrapolation_value", 0.0) != 0.0
+    {
         return None;
     }
     let y = output_shape(g, node)?;
@@ -234,7 +288,9 @@ fn scale(g: &Graph, node: &Node, axis: usize, rank: usize) -> Option<Option<f64>
         Some(axes) => axes.iter().position(|a| axis_of(*a, rank) == Some(axis)),
         None => Some(axis),
     };
-    let Some(place) = place else { return Some(Some(1.0)) };
+    let Some(place) = place else {
+        return Some(Some(1.0));
+    };
     if node.input(3).is_some() {
         return Some(None);
     }
@@ -247,7 +303,9 @@ fn region(g: &Graph, node: &Node, axis: usize, rank: usize) -> Option<Option<[f6
     if node.text("coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize" {
         return Some(None);
     }
-    let axes = node.ints("axes").unwrap_or_else(|| (0..rank as i64).collect());
+    let axes = node
+        .ints("axes")
+        .unwrap_or_else(|| (0..rank as i64).collect());
     let place = axes.iter().position(|a| axis_of(*a, rank) == Some(axis))?;
     let ends = g.content(node.input(1)?).and_then(Content::reals)?;
     Some(Some([*ends.get(place)?, *ends.get(place + axes.len())?]))
@@ -256,34 +314,47 @@ fn region(g: &Graph, node: &Node, axis: usize, rank: usize) -> Option<Option<[f6
 /// The row of an element of a cropped axis; outside there is zero.
 fn cropped(node: &Node, [start, end]: [f64; 2], o: i64, n: i64, m: i64) -> Option<Row> {
     let (o, last, steps) = (o as f64, (n - 1) as f64, (m - 1) as f64);
-    let place = if m > 1 { start * last + o * (end - start) * last / steps } else { 0.5 * (start + end) * last };
-    if (0.0..=last).contains(&place) { row(node, place, n) } else { Some(Vec::new()) }
+    let place = if m > 1 {
+        start * last + o * (end - start) * last / steps
+    } else {
+        0.5 * (start + end) * last
+    };
+    if (0.0..=last).contains(&place) {
+        row(node, place, n)
+    } else {
+        Some(Vec::new())
+    }
 }
 
 /// Where an element of the output lies among those of the input.
 fn place(node: &Node, o: i64, n: i64, m: i64, scale: f64) -> Option<f64> {
     let (o, n, m) = (o as f64, n as f64, m as f64);
     let half_pixel = (o + 0.5) / scale - 0.5;
-    Some(match node.text("coordinate_transformation_mode", "half_pixel").as_str() {
-        "half_pixel" => half_pixel,
-        "half_pixel_symmetric" => 0.5 * n * (1.0 - m / (scale * n)) + half_pixel,
-        "pytorch_half_pixel" => {
-            if m > 1.0 {
-                half_pixel
-            } else {
-                0.0
+    Some(
+        match node
+            .text("coordinate_transformation_mode", "half_pixel")
+            .as_str()
+        {
+            "half_pixel" => half_pixel,
+            "half_pixel_symmetric" => 0.5 * n * (1.0 - m / (scale * n)) + half_pixel,
+            "pytorch_half_pixel" => {
+                if m > 1.0 {
+                    half_pixel
+                } else {
+                    0.0
+                }
             }
-        }
-        "align_corners" => {
-            if m > 1.0 {
-                o * (n - 1.0) / (m - 1.0)
-            } else {
-                0.0
+            "align_corners" => {
+                if m > 1.0 {
+                    o * (n - 1.0) / (m - 1.0)
+                } else {
+                    0.0
+                }
             }
-        }
-        "asymmetric" => o / scale,
-        _ => return None,
-    })
+            "asymmetric" => o / scale,
+            _ => return None,
+        },
+    )
 }
 
 /// Elements of the input with their weights.
@@ -301,40 +372,57 @@ fn row(node: &Node, place: f64, n: i64) -> Option<Row> {
         "cubic" => {
             let (low, part) = (place.floor(), place - place.floor());
             let weights = cubic(node.float("cubic_coeff_a", -0.75), part);
-            let mut row: Row = (0..4).map(|i| (low as i64 + i - 1, weights[i as usize])).collect();
+            let mut row: Row = (0..4)
+                .map(|i| (low as i64 + i - 1, weights[i as usize]))
+                .collect();
             if node.int("exclude_outside", 0) != 0 {
                 row.retain(|(i, _)| (0..n).contains(i));
                 let sum: f64 = row.iter().map(|(_, w)| w).sum();
                 row.iter_mut().for_each(|(_, w)| *w /= sum);
             }
-            Some(row.into_iter().map(|(i, w)| (i.clamp(0, n - 1), w)).collect())
+            Some(
+                row.into_iter()
+                    .map(|(i, w)| (i.clamp(0, n - 1), w))
+                    .collect(),
+            )
         }
         _ => None,
     }
 }
 
 fn rounded(node: &Node, place: f64) -> Option<f64> {
-    Some(match node.text("nearest_mode", "round_prefer_floor").as_str() {
-        "round_prefer_floor" => (place - 0.5).ceil(),
-        "round_prefer_ceil" => (place + 0.5).floor(),
-        "floor" => place.floor(),
-        "ceil" => place.ceil(),
-        _ => return None,
-    })
+    Some(
+        match node.text("nearest_mode", "round_prefer_floor").as_str() {
+            "round_prefer_floor" => (place - 0.5).ceil(),
+            "round_prefer_ceil" => (place + 0.5).floor(),
+            "floor" => place.floor(),
+            "ceil" => place.ceil(),
+            _ => return None,
+        },
+    )
 }
 
 /// Keys' cubic convolution at the four elements around a place.
 fn cubic(a: f64, part: f64) -> [f64; 4] {
     let near = |t: f64| ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0;
     let far = |t: f64| ((a * t - 5.0 * a) * t + 8.0 * a) * t - 4.0 * a;
-    [far(part + 1.0), near(part), near(1.0 - part), far(2.0 - part)]
+    [
+        far(part + 1.0),
+        near(part),
+        near(1.0 - part),
+        far(2.0 - part),
+    ]
 }
 
 fn along_rows(g: &mut Graph, x: Val, axis: usize, rows: &[Row], n: i64) -> Option<Val> {
     if rows.iter().all(|row| matches!(row[..], [(_, 1.0)])) {
         let places: Vec<i64> = rows.iter().map(|row| row[0].0).collect();
         let places = g.integers(&places);
-        return Some(g.op_with("Gather", &[x, places], vec![crate::graph::emit::int("axis", axis as i64)]));
+        return Some(g.op_with(
+            "Gather",
+            &[x, places],
+            vec![crate::graph::emit::int("axis", axis as i64)],
+        ));
     }
     let mut matrix = vec![0.0; n as usize * rows.len()];
     for (o, row) in rows.iter().enumerate() {
@@ -348,7 +436,10 @@ fn along_rows(g: &mut Graph, x: Val, axis: usize, rows: &[Row], n: i64) -> Optio
     order.swap(axis, rank - 1);
     let turned = g.transpose(x, &order);
     let product = g.op("MatMul", &[turned, matrix]);
-    let mut shape: Vec<Size> = order.iter().map(|i| g.shape(x).map(|s| s[*i].clone())).collect::<Option<_>>()?;
+    let mut shape: Vec<Size> = order
+        .iter()
+        .map(|i| g.shape(x).map(|s| s[*i].clone()))
+        .collect::<Option<_>>()?;
     shape[rank - 1] = Size::fixed(rows.len() as i64);
     g.set_shape(product, &shape);
     Some(g.transpose(product, &order))

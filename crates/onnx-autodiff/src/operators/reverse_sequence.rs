@@ -5,8 +5,10 @@ use super::parts::{counted, finished, pairs};
 use crate::elem::ElemType;
 use crate::step::Step;
 
-pub const OPERATORS: &[Operator] =
-    &[Operator::new("ReverseSequence").same_shape().parts(reverse_sequence_parts).smooth_in(&[0])];
+pub const OPERATORS: &[Operator] = &[Operator::new("ReverseSequence")
+    .same_shape()
+    .parts(reverse_sequence_parts)
+    .smooth_in(&[0])];
 
 /// The first steps of each sequence, as many as it has, from the last to the first.
 fn reverse_sequence_parts(s: &mut Step) -> PartsResult {
@@ -20,17 +22,28 @@ fn reverse_sequence_parts(s: &mut Step) -> PartsResult {
     let [along, across] = [time, batch].map(|axis| shape[axis as usize].clone());
     let (steps, samples) = (counted(s.g, &along), counted(s.g, &across));
     let (steps, samples, lengths) = if time == 0 {
-        (s.g.unsqueeze(steps, &[1]), s.g.unsqueeze(samples, &[0]), s.g.unsqueeze(lengths, &[0]))
+        (
+            s.g.unsqueeze(steps, &[1]),
+            s.g.unsqueeze(samples, &[0]),
+            s.g.unsqueeze(lengths, &[0]),
+        )
     } else {
-        (s.g.unsqueeze(steps, &[0]), s.g.unsqueeze(samples, &[1]), s.g.unsqueeze(lengths, &[1]))
+        (
+            s.g.unsqueeze(steps, &[0]),
+            s.g.unsqueeze(samples, &[1]),
+            s.g.unsqueeze(lengths, &[1]),
+        )
     };
     let one = s.g.integer(1);
     let last = s.g.sub(lengths, one);
     let turned = s.g.sub(last, steps);
     let inside = s.g.op("Less", &[steps, lengths]);
     let places = s.g.op("Where", &[inside, turned, steps]);
-    let indices =
-        if time == 0 { pairs(s.g, places, samples, &shape[..2]) } else { pairs(s.g, samples, places, &shape[..2]) };
+    let indices = if time == 0 {
+        pairs(s.g, places, samples, &shape[..2])
+    } else {
+        pairs(s.g, samples, places, &shape[..2])
+    };
     let picked = s.g.op("GatherND", &[x, indices]);
     finished(s, picked)
 }

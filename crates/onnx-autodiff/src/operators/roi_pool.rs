@@ -11,8 +11,15 @@ use crate::size::Size;
 use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("MaxRoiPool").kinked().shape(region_shape).parts(max_roi_pool_parts).float64_by_parts(),
-    Operator::new("RoiAlign").kinked().shape(region_shape).parts(roi_align_parts),
+    Operator::new("MaxRoiPool")
+        .kinked()
+        .shape(region_shape)
+        .parts(max_roi_pool_parts)
+        .float64_by_parts(),
+    Operator::new("RoiAlign")
+        .kinked()
+        .shape(region_shape)
+        .parts(roi_align_parts),
 ];
 
 /// `[R, C, …]` for pooled regions of interest.
@@ -20,10 +27,17 @@ fn region_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let (x, rois) = (g.shape(node.input(0)?)?, g.shape(node.input(1)?)?);
     let pooled = match node.ints("pooled_shape") {
         Some(pooled) => pooled,
-        None => ["output_height", "output_width"].map(|name| node.int(name, 1)).to_vec(),
+        None => ["output_height", "output_width"]
+            .map(|name| node.int(name, 1))
+            .to_vec(),
     };
     let pooled = pooled.into_iter().map(Size::fixed);
-    Some([rois.first()?.clone(), x.get(1)?.clone()].into_iter().chain(pooled).collect())
+    Some(
+        [rois.first()?.clone(), x.get(1)?.clone()]
+            .into_iter()
+            .chain(pooled)
+            .collect(),
+    )
 }
 
 /// Bins and samples of more than this along an axis are not followed.
@@ -43,12 +57,18 @@ fn roi_align_parts(s: &mut Step) -> PartsResult {
     let samples = s.node.int("sampling_ratio", 0);
     let bins = ["output_height", "output_width"].map(|name| s.node.int(name, 1));
     if samples <= 0 {
-        return Err("its number of samples depends on the regions; export the model with a sampling ratio".into());
+        return Err(
+            "its number of samples depends on the regions; export the model with a sampling ratio"
+                .into(),
+        );
     }
     if shape.len() != 4 || y.len() != 4 || s.rank(1)? != 2 {
         return Err("only images of two axes are differentiated".into());
     }
-    if bins.iter().any(|n| *n < 1 || n.saturating_mul(samples) > MOST) {
+    if bins
+        .iter()
+        .any(|n| *n < 1 || n.saturating_mul(samples) > MOST)
+    {
         return Err("its numbers of bins and of samples are out of range".into());
     }
     let mut taps = Vec::new();
@@ -61,7 +81,14 @@ fn roi_align_parts(s: &mut Step) -> PartsResult {
     let batch = s.g.cast(batch, ElemType::INT64);
     let first = pixels.first_of(s.g, batch, 3);
     let fixed = Size::fixed;
-    let apart = [y[0].clone(), fixed(bins[0]), fixed(samples), fixed(bins[1]), fixed(samples), shape[1].clone()];
+    let apart = [
+        y[0].clone(),
+        fixed(bins[0]),
+        fixed(samples),
+        fixed(bins[1]),
+        fixed(samples),
+        shape[1].clone(),
+    ];
     let pooled = if s.node.text("mode", "avg") == "avg" {
         let values = pixels.interpolated(s.g, first, &taps);
         let values = s.g.reshape(values, &apart);
@@ -112,9 +139,16 @@ fn places(s: &mut Step, axis: usize, bins: i64, samples: i64) -> Result<Val, Ref
 fn inside(s: &mut Step, place: Val, length: &Size) -> Vec<Tap> {
     let elem = s.g.elem(place);
     let length = number(s.g, length, elem);
-    let (last, zero, one) = (s.g.shift(length, -1.0), s.g.real_like(0.0, place), s.g.real_like(1.0, place));
+    let (last, zero, one) = (
+        s.g.shift(length, -1.0),
+        s.g.real_like(0.0, place),
+        s.g.real_like(1.0, place),
+    );
     let below = s.g.real_like(-1.0, place);
-    let (high, low) = (s.g.op("LessOrEqual", &[place, length]), s.g.op("GreaterOrEqual", &[place, below]));
+    let (high, low) = (
+        s.g.op("LessOrEqual", &[place, length]),
+        s.g.op("GreaterOrEqual", &[place, below]),
+    );
     let there = s.g.op("And", &[high, low]);
     let there = s.g.cast(there, elem);
     let kept = clipped(s.g, place, zero, last);
@@ -126,7 +160,10 @@ fn inside(s: &mut Step, place: Val, length: &Size) -> Vec<Tap> {
     let mut taps = Vec::new();
     for (neighbour, weight) in [floor, next].into_iter().zip(weights) {
         let weight = s.g.mul(weight, there);
-        taps.push(Tap { index: s.g.cast(neighbour, ElemType::INT64), weight: Some(weight) });
+        taps.push(Tap {
+            index: s.g.cast(neighbour, ElemType::INT64),
+            weight: Some(weight),
+        });
     }
     taps
 }
@@ -188,6 +225,9 @@ fn members(s: &mut Step, axis: usize, bins: i64, length: &Size) -> Result<Val, R
     let (from, to) = (s.g.unsqueeze(from, &[2]), s.g.unsqueeze(to, &[2]));
     let pixels = counted(s.g, length);
     let pixels = s.g.cast(pixels, s.g.elem(from));
-    let (after, before) = (s.g.op("GreaterOrEqual", &[pixels, from]), s.g.op("Less", &[pixels, to]));
+    let (after, before) = (
+        s.g.op("GreaterOrEqual", &[pixels, from]),
+        s.g.op("Less", &[pixels, to]),
+    );
     Ok(s.g.op("And", &[after, before]))
 }

@@ -11,7 +11,10 @@ use crate::size::Size;
 const FORM: &str = "this form of the operator is not differentiated (its heads do not fit, or its shapes cannot be told); export the model with its parts";
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("RotaryEmbedding").kinked().lowered(rotary_embedding).refused(FORM),
+    Operator::new("RotaryEmbedding")
+        .kinked()
+        .lowered(rotary_embedding)
+        .refused(FORM),
     Operator::fused("RotaryEmbedding", contributed),
 ];
 
@@ -49,7 +52,11 @@ pub fn contributed(g: &mut Graph, node: &Node) -> Lowered {
     };
     let positions = positions(g, given, &length)?;
     let tables = [2, 3].map(|place| {
-        let taken = g.op_with("Gather", &[node.input(place)?, positions], vec![int("axis", 0)]);
+        let taken = g.op_with(
+            "Gather",
+            &[node.input(place)?, positions],
+            vec![int("axis", 0)],
+        );
         Some(g.unsqueeze(taken, &[-2]))
     });
     let [cos, sin] = tables;
@@ -82,7 +89,11 @@ fn turned_heads(g: &mut Graph, node: &Node, count: i64, tables: [Val; 2]) -> Low
         _ => return None,
     };
     let y = turned(g, node, apart, tables)?;
-    one(if shape.len() == 4 { g.transpose(y, &[0, 2, 1, 3]) } else { g.reshape(y, &shape) })
+    one(if shape.len() == 4 {
+        g.transpose(y, &[0, 2, 1, 3])
+    } else {
+        g.reshape(y, &shape)
+    })
 }
 
 /// `[N, S, H, D]` turned by angles whose cosines and sines are `[N, S, 1, D/2]`.
@@ -96,7 +107,10 @@ fn turned(g: &mut Graph, node: &Node, x: Val, tables: [Val; 2]) -> Option<Val> {
     let (a, b) = if interleaved {
         (cut(g, angle, 0, turned, 2), cut(g, angle, 1, turned, 2))
     } else {
-        (cut(g, angle, 0, turned / 2, 1), cut(g, angle, turned / 2, turned, 1))
+        (
+            cut(g, angle, 0, turned / 2, 1),
+            cut(g, angle, turned / 2, turned, 1),
+        )
     };
     let [cos, sin] = tables;
     let (a_cos, a_sin, b_cos, b_sin) = (g.mul(a, cos), g.mul(a, sin), g.mul(b, cos), g.mul(b, sin));

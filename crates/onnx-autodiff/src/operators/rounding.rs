@@ -8,9 +8,19 @@ use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Ceil").same_shape().content(unary).constant(),
-    Operator::new("Floor").same_shape().content(unary).constant(),
-    Operator::new("Mod").kinked().shape(broadcast_all).content(binary).tangent(mod_tangent),
-    Operator::new("Round").same_shape().content(unary).constant(),
+    Operator::new("Floor")
+        .same_shape()
+        .content(unary)
+        .constant(),
+    Operator::new("Mod")
+        .kinked()
+        .shape(broadcast_all)
+        .content(binary)
+        .tangent(mod_tangent),
+    Operator::new("Round")
+        .same_shape()
+        .content(unary)
+        .constant(),
     Operator::new("Sign").same_shape().constant(),
 ];
 

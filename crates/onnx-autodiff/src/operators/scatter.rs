@@ -47,10 +47,17 @@ fn scatter_elements_tangent(s: &mut Step) -> TangentResult {
     }
     let (data, updates) = data_and_updates(s)?;
     let reduction = s.node.attribute("reduction").cloned();
-    Ok(Some(Tangent::plain(by_elements(s, data, updates, reduction)?)))
+    Ok(Some(Tangent::plain(by_elements(
+        s, data, updates, reduction,
+    )?)))
 }
 
-fn by_elements(s: &mut Step, data: Val, updates: Val, reduction: Option<AttributeProto>) -> Result<Val, Refusal> {
+fn by_elements(
+    s: &mut Step,
+    data: Val,
+    updates: Val,
+    reduction: Option<AttributeProto>,
+) -> Result<Val, Refusal> {
     let indices = indices(s)?;
     let axis = s.axis("axis", 0, s.rank(0)?)? as i64;
     let indices = for_each_direction(s, indices)?;
@@ -65,15 +72,23 @@ fn scatter_nd_tangent(s: &mut Step) -> TangentResult {
     }
     let (data, updates) = data_and_updates(s)?;
     let attributes = s.node.attributes.clone();
-    Ok(Some(Tangent::plain(by_slices(s, data, updates, attributes)?)))
+    Ok(Some(Tangent::plain(by_slices(
+        s, data, updates, attributes,
+    )?)))
 }
 
-fn by_slices(s: &mut Step, data: Val, updates: Val, attributes: Vec<AttributeProto>) -> Result<Val, Refusal> {
+fn by_slices(
+    s: &mut Step,
+    data: Val,
+    updates: Val,
+    attributes: Vec<AttributeProto>,
+) -> Result<Val, Refusal> {
     let indices = indices(s)?;
     let (rank, update_rank) = (s.rank(0)?, s.rank(2)?);
     let data = directions_last(s, data, rank);
     let updates = directions_last(s, updates, update_rank);
-    let scattered = s.g.op_with("ScatterND", &[data, indices, updates], attributes);
+    let scattered =
+        s.g.op_with("ScatterND", &[data, indices, updates], attributes);
     Ok(directions_first(s, scattered, rank))
 }
 
@@ -99,7 +114,8 @@ fn reduced(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
 /// Updates scattered into data, with a reduction.
 fn scattered(s: &mut Step, data: Val, updates: Val, reduction: &str) -> Result<Val, Refusal> {
     let indices = s.node.input(1).ok_or("its indices are missing")?;
-    let mut attributes: Vec<AttributeProto> = s.node.attribute("axis").cloned().into_iter().collect();
+    let mut attributes: Vec<AttributeProto> =
+        s.node.attribute("axis").cloned().into_iter().collect();
     attributes.push(text("reduction", reduction));
     let op = s.node.op.clone();
     Ok(s.g.op_with(&op, &[data, indices, updates], attributes))
@@ -110,7 +126,15 @@ fn gathered(s: &mut Step, data: Val) -> Result<Val, Refusal> {
     let indices = s.node.input(1).ok_or("its indices are missing")?;
     let by_elements = s.node.op == "ScatterElements";
     let attributes = s.node.attribute("axis").cloned().into_iter().collect();
-    Ok(s.g.op_with(if by_elements { "GatherElements" } else { "GatherND" }, &[data, indices], attributes))
+    Ok(s.g.op_with(
+        if by_elements {
+            "GatherElements"
+        } else {
+            "GatherND"
+        },
+        &[data, indices],
+        attributes,
+    ))
 }
 
 /// The product of the other factors of the same place: that of all which are not zero, divided by the factor itself,
@@ -123,7 +147,9 @@ fn of_product(s: &mut Step) -> Result<(Val, Val), Refusal> {
         let hit = s.g.op("Equal", &[v, zero]);
         parts.push((s.g.cast(hit, s.g.elem(x)), s.g.op("Where", &[hit, one, v])));
     }
-    let [(x_zero, x_safe), (u_zero, u_safe)] = parts[..] else { return Err("its inputs are missing".into()) };
+    let [(x_zero, x_safe), (u_zero, u_safe)] = parts[..] else {
+        return Err("its inputs are missing".into());
+    };
     let product = scattered(s, x_safe, u_safe, "mul")?;
     let zeros = scattered(s, x_zero, u_zero, "add")?;
     let (product_there, zeros_there) = (gathered(s, product)?, gathered(s, zeros)?);
@@ -132,7 +158,10 @@ fn of_product(s: &mut Step) -> Result<(Val, Val), Refusal> {
         let alone = s.g.op("Equal", &[zeros, mine]);
         s.g.op("Where", &[alone, others, zero])
     };
-    Ok((weight(product, x_safe, zeros, x_zero), weight(product_there, u_safe, zeros_there, u_zero)))
+    Ok((
+        weight(product, x_safe, zeros, x_zero),
+        weight(product_there, u_safe, zeros_there, u_zero),
+    ))
 }
 
 /// Those that equal the result share its tangent.
@@ -154,7 +183,9 @@ fn tensor_scatter_parts(s: &mut Step) -> PartsResult {
     let (cache, update) = (s.x(0)?, s.x(1)?);
     let (shape, new) = (s.shape(cache)?, s.shape(update)?);
     let axis = axis_of(s.node.int("axis", -2), shape.len()).filter(|axis| *axis > 0);
-    let axis = axis.filter(|_| new.len() == shape.len()).ok_or("its axis does not fit its cache")?;
+    let axis = axis
+        .filter(|_| new.len() == shape.len())
+        .ok_or("its axis does not fit its cache")?;
     let mut order: Vec<usize> = (0..shape.len()).collect();
     order.swap(1, axis);
     let (cache, update) = (s.g.transpose(cache, &order), s.g.transpose(update, &order));
@@ -181,7 +212,8 @@ fn tensor_scatter_parts(s: &mut Step) -> PartsResult {
 fn scatter_elements_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let (c, indices) = (t.c()?, t.input(1)?);
     let axis = int("axis", t.node.int("axis", 0));
-    let updates = t.g.op_with("GatherElements", &[c, indices], vec![axis.clone()]);
+    let updates =
+        t.g.op_with("GatherElements", &[c, indices], vec![axis.clone()]);
     let data = if t.node.text("reduction", "none") == "add" {
         c
     } else {

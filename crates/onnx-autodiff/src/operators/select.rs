@@ -28,7 +28,10 @@ fn where_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content>
         Some(_) => yes.items[source(i, &dims, &yes.dims)].clone(),
         None => Item::Unknown,
     };
-    Some(Content { items: (0..count(&dims)?).map(pick).collect(), dims })
+    Some(Content {
+        items: (0..count(&dims)?).map(pick).collect(),
+        dims,
+    })
 }
 
 fn where_tangent(s: &mut Step) -> TangentResult {
@@ -38,15 +41,24 @@ fn where_tangent(s: &mut Step) -> TangentResult {
         return Ok(None);
     };
     let zero = s.g.real_like(0.0, like);
-    let chosen = s.g.op("Where", &[condition, yes.unwrap_or(zero), no.unwrap_or(zero)]);
+    let chosen = s.g.op(
+        "Where",
+        &[condition, yes.unwrap_or(zero), no.unwrap_or(zero)],
+    );
     s.done(chosen)
 }
 
 fn where_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let (c, condition) = (t.c()?, t.input(0)?);
     let mut parts = Vec::new();
-    for place in (1..3).filter(|place| t.is_linear(*place)).collect::<Vec<_>>() {
-        let mask = Mask { condition, chosen: place == 1 };
+    for place in (1..3)
+        .filter(|place| t.is_linear(*place))
+        .collect::<Vec<_>>()
+    {
+        let mask = Mask {
+            condition,
+            chosen: place == 1,
+        };
         let chosen = t.chosen(condition, mask.chosen, c);
         t.put_mask(chosen, mask);
         parts.push((place, t.unbroadcast(chosen, place)?));

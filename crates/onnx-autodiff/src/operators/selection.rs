@@ -4,7 +4,9 @@ use super::operator::{Operator, floats, integers, unknown};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("ImageDecoder").element(unknown).constant(),
-    Operator::new("NonMaxSuppression").element(integers).constant(),
+    Operator::new("NonMaxSuppression")
+        .element(integers)
+        .constant(),
     Operator::new("RegexFullMatch").constant(),
     Operator::new("StringConcat").constant(),
     Operator::new("StringNormalizer").constant(),

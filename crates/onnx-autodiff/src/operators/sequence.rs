@@ -3,9 +3,13 @@
 use super::operator::{Operator, unknown};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("ConcatFromSequence").element(unknown).refused(REASON),
+    Operator::new("ConcatFromSequence")
+        .element(unknown)
+        .refused(REASON),
     Operator::new("Optional").refused(REASON),
-    Operator::new("OptionalGetElement").element(unknown).refused(REASON),
+    Operator::new("OptionalGetElement")
+        .element(unknown)
+        .refused(REASON),
     Operator::new("OptionalHasElement").constant(),
     Operator::new("SequenceAt").element(unknown).refused(REASON),
     Operator::new("SequenceConstruct").refused(REASON),
@@ -17,4 +21,5 @@ pub const OPERATORS: &[Operator] = &[
     Operator::new("SplitToSequence").refused(REASON),
 ];
 
-const REASON: &str = "sequences and optional values are not differentiated; export the model with tensors";
+const REASON: &str =
+    "sequences and optional values are not differentiated; export the model with tensors";

@@ -30,7 +30,9 @@ fn slice_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         Some(v) => g.content(v).and_then(Content::fixed),
         None => {
             let length = g.shape(node.input(1)?)?.first()?.as_fixed()?;
-            (0..=shape.len() as i64).contains(&length).then(|| (0..length).collect())
+            (0..=shape.len() as i64)
+                .contains(&length)
+                .then(|| (0..length).collect())
         }
     };
     let Some(axes) = axes else {
@@ -39,8 +41,16 @@ fn slice_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     };
     for (i, axis) in axes.iter().enumerate() {
         let axis = axis_of(*axis, shape.len())?;
-        let bound = |c: &Option<Content>| c.as_ref().and_then(|c| c.items.get(i).cloned()).unwrap_or(Item::Unknown);
-        let step = if node.input(4).is_some() { bound(&steps).as_fixed() } else { Some(1) };
+        let bound = |c: &Option<Content>| {
+            c.as_ref()
+                .and_then(|c| c.items.get(i).cloned())
+                .unwrap_or(Item::Unknown)
+        };
+        let step = if node.input(4).is_some() {
+            bound(&steps).as_fixed()
+        } else {
+            Some(1)
+        };
         shape[axis] = slice_size(g, &shape[axis].clone(), bound(&starts), bound(&ends), step);
     }
     Some(shape)
@@ -54,13 +64,18 @@ fn slice_size(g: &mut Graph, length: &Size, start: Item, end: Item, step: Option
         return fixed_slice(n, s, e, step).map_or_else(|| g.symbols.fresh(), Size::fixed);
     }
     let far = end.as_fixed().is_some_and(|e| e >= i64::from(i32::MAX));
-    let reversed = start.is(-1) && end.as_fixed().is_some_and(|e| e <= -i64::from(i32::MAX)) && step == -1;
+    let reversed =
+        start.is(-1) && end.as_fixed().is_some_and(|e| e <= -i64::from(i32::MAX)) && step == -1;
     if start.is(0) && step == 1 && (far || end == *length) || reversed {
         return length.clone();
     }
     // A non-negative start and a run to the end, or to a symbolic place: the plain difference.
     let negative = |s: &Size| s.as_fixed().is_some_and(|n| n < 0);
-    let from = if negative(&start) { g.symbols.add(length, &start) } else { start.clone() };
+    let from = if negative(&start) {
+        g.symbols.add(length, &start)
+    } else {
+        start.clone()
+    };
     let to = if far {
         length.clone()
     } else if negative(&end) {
@@ -68,20 +83,33 @@ fn slice_size(g: &mut Graph, length: &Size, start: Item, end: Item, step: Option
     } else {
         end
     };
-    let surely = step == 1 && (to == *length || to.as_fixed().is_none() && from.is(0) && to.as_symbol().is_some());
-    let ends_inside = step == 1 && length.minus(&to).is_some_and(|rest| rest.as_fixed().is_some_and(|n| n >= 0));
+    let surely = step == 1
+        && (to == *length || to.as_fixed().is_none() && from.is(0) && to.as_symbol().is_some());
+    let ends_inside = step == 1
+        && length
+            .minus(&to)
+            .is_some_and(|rest| rest.as_fixed().is_some_and(|n| n >= 0));
     if surely || ends_inside {
         g.symbols.sub(&to, &from)
     } else {
-        g.symbols.expression(format!("{length:?}[{from:?}:{to:?}:{step}]"))
+        g.symbols
+            .expression(format!("{length:?}[{from:?}:{to:?}:{step}]"))
     }
 }
 
 fn fixed_slice(n: i64, start: i64, end: i64, step: i64) -> Option<i64> {
     let wrap = |i: i64| if i < 0 { i.saturating_add(n) } else { i };
-    let (low, high) = if step > 0 { (0, n) } else { (-1, n.checked_sub(1)?) };
+    let (low, high) = if step > 0 {
+        (0, n)
+    } else {
+        (-1, n.checked_sub(1)?)
+    };
     let (start, end) = (wrap(start).max(low).min(high), wrap(end).max(low).min(high));
-    let span = if step > 0 { end.checked_sub(start)? } else { start.checked_sub(end)? };
+    let span = if step > 0 {
+        end.checked_sub(start)?
+    } else {
+        start.checked_sub(end)?
+    };
     let step = step.checked_abs().filter(|s| *s > 0)?;
     Some(if span <= 0 { 0 } else { (span - 1) / step + 1 })
 }
@@ -93,10 +121,17 @@ fn slice_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content>
         Some(axes) => axes.fixed()?,
         None => (0..starts.len() as i64).collect(),
     };
-    let steps = inputs.get(4).map_or_else(|| Some(vec![1; starts.len()]), Content::fixed)?;
+    let steps = inputs
+        .get(4)
+        .map_or_else(|| Some(vec![1; starts.len()]), Content::fixed)?;
     for (i, axis) in axes.iter().enumerate() {
         let axis = axis_of(*axis, content.dims.len())?;
-        let places = slice_places(content.dims[axis], *starts.get(i)?, *ends.get(i)?, *steps.get(i)?)?;
+        let places = slice_places(
+            content.dims[axis],
+            *starts.get(i)?,
+            *ends.get(i)?,
+            *steps.get(i)?,
+        )?;
         content = take(&content, axis, &places)?;
     }
     Some(content)
@@ -132,16 +167,28 @@ fn slice_tangent(s: &mut Step) -> TangentResult {
         Some(_) => s.known(3)?,
         None => {
             let starts = s.x_shape(1)?;
-            let count = starts.first().and_then(|n| n.as_fixed()).ok_or("its number of axes is not known")?;
+            let count = starts
+                .first()
+                .and_then(|n| n.as_fixed())
+                .ok_or("its number of axes is not known")?;
             (0..count.clamp(0, rank as i64)).collect()
         }
     };
-    let shifted: Option<Vec<i64>> = axes.iter().map(|a| Some(axis_of(*a, rank)? as i64 + 1)).collect();
+    let shifted: Option<Vec<i64>> = axes
+        .iter()
+        .map(|a| Some(axis_of(*a, rank)? as i64 + 1))
+        .collect();
     let shifted = shifted.ok_or("its axes do not fit its input")?;
     let like = s.node.input(1).map_or(ElemType::INT64, |v| s.g.elem(v));
     let axes = s.g.integers(&shifted);
     let axes = s.g.cast(axes, like);
-    let inputs = [Some(d), s.node.input(1), s.node.input(2), Some(axes), s.node.input(4)];
+    let inputs = [
+        Some(d),
+        s.node.input(1),
+        s.node.input(2),
+        Some(axes),
+        s.node.input(4),
+    ];
     let used = if s.node.input(4).is_some() { 5 } else { 4 };
     let sliced = s.g.op_optional("Slice", &inputs[..used], Vec::new());
     let shape = s.lead(&s.y_shape()?);
@@ -152,7 +199,12 @@ fn slice_tangent(s: &mut Step) -> TangentResult {
 /// Plain cuts become padding; steps are put back by place.
 fn slice_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let (shape, cut) = t.shapes(1)?;
-    let axes = t.node.input(3).and_then(|v| t.g.content(v)).and_then(|c| c.fixed()).ok_or("its axes are not known")?;
+    let axes = t
+        .node
+        .input(3)
+        .and_then(|v| t.g.content(v))
+        .and_then(|c| c.fixed())
+        .ok_or("its axes are not known")?;
     let mut c = t.c()?;
     for (i, axis) in axes.iter().enumerate() {
         let axis = axis_of(*axis, shape.len()).ok_or("its axes do not fit its input")?;
@@ -162,22 +214,38 @@ fn slice_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
 }
 
 /// Undoes the `i`th cut, along one axis.
-fn uncut(t: &mut Transposition, c: Val, i: usize, axis: usize, whole: &Size, part: &Size) -> Result<Val, Refusal> {
+fn uncut(
+    t: &mut Transposition,
+    c: Val,
+    i: usize,
+    axis: usize,
+    whole: &Size,
+    part: &Size,
+) -> Result<Val, Refusal> {
     if whole == part && step(t, i) == Some(1) {
         return Ok(c);
     }
     if whole == part && step(t, i) == Some(-1) {
         // All of them in reverse order.
-        let [start, end, axis, step] = [-1, i64::MIN + 1, axis as i64, -1].map(|n| t.g.integers(&[n]));
+        let [start, end, axis, step] =
+            [-1, i64::MIN + 1, axis as i64, -1].map(|n| t.g.integers(&[n]));
         let shape = t.shape(c)?;
         let back = t.g.op("Slice", &[c, start, end, axis, step]);
         t.g.set_shape(back, &shape);
         return Ok(back);
     }
-    let start = t.node.input(1).and_then(|v| t.g.content(v)).and_then(|s| s.items.get(i).cloned());
+    let start = t
+        .node
+        .input(1)
+        .and_then(|v| t.g.content(v))
+        .and_then(|s| s.items.get(i).cloned());
     if let (Some(Item::Int(start)), Some(1)) = (start, step(t, i)) {
         let negative = start.as_fixed().is_some_and(|n| n < 0);
-        let before = if negative { t.g.symbols.add(whole, &start) } else { start };
+        let before = if negative {
+            t.g.symbols.add(whole, &start)
+        } else {
+            start
+        };
         let rest = t.g.symbols.sub(whole, &before);
         let after = t.g.symbols.sub(&rest, part);
         let rank = t.shape(c)?.len();

@@ -6,8 +6,14 @@ use crate::step::{Step, Tangent};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Hardmax").same_shape().constant(),
-    Operator::new("LogSoftmax").same_shape().tangent(log_softmax_tangent).smooth(),
-    Operator::new("Softmax").same_shape().tangent(softmax_tangent).smooth(),
+    Operator::new("LogSoftmax")
+        .same_shape()
+        .tangent(log_softmax_tangent)
+        .smooth(),
+    Operator::new("Softmax")
+        .same_shape()
+        .tangent(softmax_tangent)
+        .smooth(),
 ];
 
 /// `y (d - Σ y d)`
@@ -24,8 +30,19 @@ fn softmax_tangent(s: &mut Step) -> TangentResult {
     let weighted = s.g.mul(tangent.base, weight);
     let sums = s.g.reduce("ReduceSum", weighted, &[axis as i64 + 1], true);
     let base = s.g.sub(d, sums);
-    s.g.centred.insert(base, Centred { y, axis, weighted, sums });
-    Ok(Some(Tangent { base, factor: Some(y) }))
+    s.g.centred.insert(
+        base,
+        Centred {
+            y,
+            axis,
+            weighted,
+            sums,
+        },
+    );
+    Ok(Some(Tangent {
+        base,
+        factor: Some(y),
+    }))
 }
 
 /// `d - Σ exp(y) d`

@@ -13,12 +13,31 @@ use crate::step::{Step, Tangent};
 use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("BlackmanWindow").names_type().element(window_element).constant(),
-    Operator::new("DFT").shape(dft_shape).tangent(dft_tangent).transpose(dft_cotangent).smooth(),
-    Operator::new("HammingWindow").names_type().element(window_element).constant(),
-    Operator::new("HannWindow").names_type().element(window_element).constant(),
-    Operator::new("MelWeightMatrix").names_type().element(window_element).constant(),
-    Operator::new("STFT").shape(stft_shape).parts(stft_parts).smooth_in(&[0, 2]),
+    Operator::new("BlackmanWindow")
+        .names_type()
+        .element(window_element)
+        .constant(),
+    Operator::new("DFT")
+        .shape(dft_shape)
+        .tangent(dft_tangent)
+        .transpose(dft_cotangent)
+        .smooth(),
+    Operator::new("HammingWindow")
+        .names_type()
+        .element(window_element)
+        .constant(),
+    Operator::new("HannWindow")
+        .names_type()
+        .element(window_element)
+        .constant(),
+    Operator::new("MelWeightMatrix")
+        .names_type()
+        .element(window_element)
+        .constant(),
+    Operator::new("STFT")
+        .shape(stft_shape)
+        .parts(stft_parts)
+        .smooth_in(&[0, 2]),
 ];
 
 fn window_element(_: &Graph, node: &Node) -> ElemType {
@@ -74,7 +93,11 @@ fn stft_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let room = g.symbols.sub(signal.get(1)?, &length);
     let frames = g.symbols.div(&room, &step);
     let frames = g.symbols.add(&frames, &Size::fixed(1));
-    let bins = if node.int("onesided", 1) != 0 { half(g, &length) } else { length };
+    let bins = if node.int("onesided", 1) != 0 {
+        half(g, &length)
+    } else {
+        length
+    };
     Some(vec![signal.first()?.clone(), frames, bins, Size::fixed(2)])
 }
 
@@ -86,8 +109,14 @@ fn dft_tangent(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
         Some(_) => s.known(2)?.first().copied().ok_or("its axis is missing")?,
         None => s.node.int("axis", if s.g.opset < 20 { 1 } else { -2 }),
     };
-    let axis = axis_of(axis, rank).filter(|axis| axis + 1 < rank).ok_or("its axis does not fit its input")? + 1;
-    let (inverse, onesided) = (s.node.int("inverse", 0) != 0, s.node.int("onesided", 0) != 0);
+    let axis = axis_of(axis, rank)
+        .filter(|axis| axis + 1 < rank)
+        .ok_or("its axis does not fit its input")?
+        + 1;
+    let (inverse, onesided) = (
+        s.node.int("inverse", 0) != 0,
+        s.node.int("onesided", 0) != 0,
+    );
     let result = match (inverse, onesided) {
         (true, true) => real_inverse(s, d, axis)?,
         _ => {
@@ -115,7 +144,9 @@ fn dft(s: &mut Step, v: Val, axis: usize, inverse: bool, onesided: bool) -> Val 
 
 /// A tangent cut off at the length of the transform, or with zeros up to it.
 fn of_length(s: &mut Step, d: Val, axis: usize) -> Result<Val, Refusal> {
-    let Some(length) = s.node.input(1) else { return Ok(d) };
+    let Some(length) = s.node.input(1) else {
+        return Ok(d);
+    };
     let length = s.g.reshape(length, &[Size::fixed(1)]);
     let mut shape = s.shape(d)?;
     let zero = |s: &mut Step, n: usize| s.g.integers(&vec![0; n]);
@@ -141,9 +172,15 @@ fn of_length(s: &mut Step, d: Val, axis: usize) -> Result<Val, Refusal> {
 /// and the middle of it counts twice in the real part.
 fn real_inverse(s: &mut Step, d: Val, axis: usize) -> Result<Val, Refusal> {
     let shape = s.shape(d)?;
-    let given = shape[axis].as_fixed().ok_or("the length of its spectrum is not known")?;
+    let given = shape[axis]
+        .as_fixed()
+        .ok_or("the length of its spectrum is not known")?;
     let length = match s.node.input(1) {
-        Some(_) => s.known(1)?.first().copied().ok_or("its length is missing")?,
+        Some(_) => s
+            .known(1)?
+            .first()
+            .copied()
+            .ok_or("its length is missing")?,
         None => given.saturating_sub(1).saturating_mul(2),
     };
     if !(1..1 << 20).contains(&length) || !(1..1 << 20).contains(&given) {
@@ -155,13 +192,18 @@ fn real_inverse(s: &mut Step, d: Val, axis: usize) -> Result<Val, Refusal> {
             "its spectrum is not the half of its signal's; runtimes differ in what is missing or too much".into()
         );
     }
-    let counts: Vec<i64> = (0..given).map(|i| if i == 0 || 2 * i == length { 1 } else { 2 }).collect();
+    let counts: Vec<i64> = (0..given)
+        .map(|i| if i == 0 || 2 * i == length { 1 } else { 2 })
+        .collect();
     let start = s.g.integers(&[0]);
     let (end, axes) = (s.g.integers(&[given]), s.g.integers(&[axis as i64]));
     let used = s.g.op("Slice", &[d, start, end, axes]);
     let counts = s.g.integers(&counts);
     let counts = s.g.cast(counts, s.g.elem(d));
-    let counts = s.g.unsqueeze(counts, &(1..(shape.len() - axis) as i64).collect::<Vec<_>>());
+    let counts = s.g.unsqueeze(
+        counts,
+        &(1..(shape.len() - axis) as i64).collect::<Vec<_>>(),
+    );
     let weighted = s.g.mul(used, counts);
     let mut pads = vec![0; 2 * shape.len()];
     pads[shape.len() + axis] = length - given;
@@ -188,15 +230,26 @@ fn stft_parts(s: &mut Step) -> PartsResult {
         (None, Some(window)) => s.shape(window)?.first().and_then(Size::as_fixed),
         (None, None) => None,
     };
-    let length = length.filter(|n| (1..1 << 30).contains(n)).ok_or("the length of its frames is not known")?;
+    let length = length
+        .filter(|n| (1..1 << 30).contains(n))
+        .ok_or("the length of its frames is not known")?;
     let step = s.node.input(1).ok_or("its step is missing")?;
     let step = s.g.cast(step, ElemType::INT64);
     let (frames, places) = (counted(s.g, &y[1]), counted(s.g, &Size::fixed(length)));
     let starts = s.g.mul(frames, step);
     let starts = s.g.unsqueeze(starts, &[1]);
     let places = s.g.add(starts, places);
-    let mut framed = s.g.op_with("Gather", &[signal, places], vec![int("axis", 1)]);
-    s.g.set_shape(framed, &[shape[0].clone(), y[1].clone(), Size::fixed(length), shape[2].clone()]);
+    let mut framed =
+        s.g.op_with("Gather", &[signal, places], vec![int("axis", 1)]);
+    s.g.set_shape(
+        framed,
+        &[
+            shape[0].clone(),
+            y[1].clone(),
+            Size::fixed(length),
+            shape[2].clone(),
+        ],
+    );
     if s.node.input(2).is_some() {
         let window = s.x(2)?;
         let window = s.g.cast(window, s.g.elem(framed));
@@ -214,14 +267,20 @@ fn stft_parts(s: &mut Step) -> PartsResult {
 /// The transform's matrix is symmetric; transposing the real form conjugates it, which inverts it but for the length.
 fn dft_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     if t.node.input(1).is_some() {
-        return Err("a transform of another length than its input's is not differentiated in reverse mode".into());
+        return Err(
+            "a transform of another length than its input's is not differentiated in reverse mode"
+                .into(),
+        );
     }
     let shape = t.input_shape(0)?;
     let rank = shape.len();
     let attribute = t.g.opset < 20;
     let axis = match t.node.input(2) {
         Some(v) => {
-            t.g.content(v).and_then(|c| c.fixed()).and_then(|c| c.first().copied()).ok_or("its axis is not known")?
+            t.g.content(v)
+                .and_then(|c| c.fixed())
+                .and_then(|c| c.first().copied())
+                .ok_or("its axis is not known")?
         }
         None => t.node.int("axis", 1),
     };
@@ -249,9 +308,21 @@ fn dft_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let length = t.g.sizes(std::slice::from_ref(&shape[axis]));
     let length = t.g.squeeze(length, &[0]);
     let length = t.g.cast(length, t.g.elem(c));
-    let scaled = if inverse { t.g.div(turned, length) } else { t.g.mul(turned, length) };
-    let (start, end, last) = (t.g.integers(&[0]), t.g.integers(&[1]), t.g.integers(&[rank as i64 - 1]));
-    let result = if real { t.g.op("Slice", &[scaled, start, end, last]) } else { scaled };
+    let scaled = if inverse {
+        t.g.div(turned, length)
+    } else {
+        t.g.mul(turned, length)
+    };
+    let (start, end, last) = (
+        t.g.integers(&[0]),
+        t.g.integers(&[1]),
+        t.g.integers(&[rank as i64 - 1]),
+    );
+    let result = if real {
+        t.g.op("Slice", &[scaled, start, end, last])
+    } else {
+        scaled
+    };
     t.g.set_shape(result, &shape);
     Ok(vec![(0, result)])
 }

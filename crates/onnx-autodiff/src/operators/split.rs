@@ -53,7 +53,12 @@ fn split_content(g: &mut Graph, node: &Node) -> Option<Vec<Option<Content>>> {
     let axis = axis_of(node.int("axis", 0), content.dims.len())?;
     let parts = node.outputs.len().max(1);
     let lengths: Vec<usize> = match node.input(1) {
-        Some(v) => g.content(v)?.fixed()?.iter().map(|n| usize::try_from(*n).ok()).collect::<Option<_>>()?,
+        Some(v) => g
+            .content(v)?
+            .fixed()?
+            .iter()
+            .map(|n| usize::try_from(*n).ok())
+            .collect::<Option<_>>()?,
         None => vec![content.dims[axis].div_ceil(parts); parts],
     };
     let mut start = 0usize;
@@ -76,7 +81,10 @@ fn split_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
         None => vec![Some(d)],
     };
     let parts = s.g.push("Split", &inputs, attributes, s.node.outputs.len());
-    Ok(parts.into_iter().map(|part| Some(Tangent::plain(part))).collect())
+    Ok(parts
+        .into_iter()
+        .map(|part| Some(Tangent::plain(part)))
+        .collect())
 }
 
 fn split_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {

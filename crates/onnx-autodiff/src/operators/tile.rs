@@ -19,7 +19,11 @@ pub const OPERATORS: &[Operator] = &[Operator::new("Tile")
 fn tile_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content> {
     let repeats = lengths(inputs.get(1)?)?;
     let mut content = inputs[0].clone();
-    for (axis, repeat) in repeats.iter().enumerate().filter(|(axis, _)| *axis < inputs[0].dims.len()) {
+    for (axis, repeat) in repeats
+        .iter()
+        .enumerate()
+        .filter(|(axis, _)| *axis < inputs[0].dims.len())
+    {
         let length = content.dims[axis];
         count(&[length, *repeat])?;
         let places: Vec<usize> = (0..length * repeat).map(|i| i % length).collect();
@@ -31,7 +35,13 @@ fn tile_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content> 
 fn tile_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let shape = g.shape(node.input(0)?)?.clone();
     let repeats = sizes(g, node.input(1)?)?;
-    (repeats.len() == shape.len()).then(|| shape.iter().zip(&repeats).map(|(d, n)| g.symbols.mul(d, n)).collect())
+    (repeats.len() == shape.len()).then(|| {
+        shape
+            .iter()
+            .zip(&repeats)
+            .map(|(d, n)| g.symbols.mul(d, n))
+            .collect()
+    })
 }
 
 fn tile_tangent(s: &mut Step) -> TangentResult {

@@ -11,15 +11,28 @@ use crate::inference::{axis_of, reduced};
 use crate::step::{Step, Tangent};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("ArgMax").element(integers).shape(arg_shape).constant(),
-    Operator::new("ArgMin").element(integers).shape(arg_shape).constant(),
-    Operator::new("TopK").kinked().shapes(top_k_shapes).tangents(top_k_tangent),
+    Operator::new("ArgMax")
+        .element(integers)
+        .shape(arg_shape)
+        .constant(),
+    Operator::new("ArgMin")
+        .element(integers)
+        .shape(arg_shape)
+        .constant(),
+    Operator::new("TopK")
+        .kinked()
+        .shapes(top_k_shapes)
+        .tangents(top_k_tangent),
 ];
 
 fn arg_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let rank = g.rank(node.input(0)?)?;
     let axis = axis_of(node.int("axis", 0), rank)?;
-    reduced(g.shape(node.input(0)?)?, &[axis], node.int("keepdims", 1) != 0)
+    reduced(
+        g.shape(node.input(0)?)?,
+        &[axis],
+        node.int("keepdims", 1) != 0,
+    )
 }
 
 /// The largest numbers, and their places.
@@ -27,12 +40,18 @@ fn top_k_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let x = node.input(0)?;
     let mut shape = g.shape(x)?.clone();
     let axis = axis_of(node.int("axis", -1), shape.len())?;
-    let k = node.input(1).and_then(|k| g.content(k)).and_then(|c| c.items.first().cloned());
+    let k = node
+        .input(1)
+        .and_then(|k| g.content(k))
+        .and_then(|c| c.items.first().cloned());
     shape[axis] = match k {
         Some(Item::Int(size)) => size,
         _ => g.symbols.fresh(),
     };
-    Some(vec![(g.elem(x), Some(shape.clone())), (ElemType::INT64, Some(shape))])
+    Some(vec![
+        (g.elem(x), Some(shape.clone())),
+        (ElemType::INT64, Some(shape)),
+    ])
 }
 
 fn top_k_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
@@ -40,9 +59,12 @@ fn top_k_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
     let axis = s.axis("axis", -1, s.rank(0)?)? as i64;
     let indices = match s.node.output(1) {
         Some(indices) => indices,
-        None => s.g.push("TopK", &s.node.inputs.clone(), s.node.attributes.clone(), 2)[1],
+        None => {
+            s.g.push("TopK", &s.node.inputs.clone(), s.node.attributes.clone(), 2)[1]
+        }
     };
     let indices = for_each_direction(s, indices)?;
-    let picked = s.g.op_with("GatherElements", &[d, indices], vec![int("axis", axis + 1)]);
+    let picked =
+        s.g.op_with("GatherElements", &[d, indices], vec![int("axis", axis + 1)]);
     Ok(vec![Some(Tangent::plain(picked)), None])
 }

@@ -20,18 +20,25 @@ fn transpose_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     match node.ints("perm") {
         None => Some(shape.iter().rev().cloned().collect()),
         Some(perm) if perm.len() != shape.len() => None,
-        Some(perm) => perm.iter().map(|p| shape.get(usize::try_from(*p).ok()?).cloned()).collect(),
+        Some(perm) => perm
+            .iter()
+            .map(|p| shape.get(usize::try_from(*p).ok()?).cloned())
+            .collect(),
     }
 }
 
 fn transpose_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
     let content = &inputs[0];
     let rank = content.dims.len();
-    let perm = node.ints("perm").unwrap_or_else(|| (0..rank as i64).rev().collect());
+    let perm = node
+        .ints("perm")
+        .unwrap_or_else(|| (0..rank as i64).rev().collect());
     let perm: Option<Vec<usize>> = perm.iter().map(|p| axis_of(*p, rank)).collect();
     let perm = perm.filter(|perm| perm.len() == rank)?;
     let dims: Vec<usize> = perm.iter().map(|p| content.dims[*p]).collect();
-    let strides: Vec<usize> = (0..rank).map(|axis| content.dims[axis + 1..].iter().product()).collect();
+    let strides: Vec<usize> = (0..rank)
+        .map(|axis| content.dims[axis + 1..].iter().product())
+        .collect();
     let mut items = Vec::new();
     for i in 0..count(&dims)? {
         let (mut rest, mut place) = (i, 0);
@@ -47,9 +54,14 @@ fn transpose_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<C
 fn transpose_tangent(s: &mut Step) -> TangentResult {
     let d = s.dx()?;
     let rank = s.rank(0)?;
-    let perm = s.node.ints("perm").unwrap_or_else(|| (0..rank as i64).rev().collect());
+    let perm = s
+        .node
+        .ints("perm")
+        .unwrap_or_else(|| (0..rank as i64).rev().collect());
     let places: Option<Vec<usize>> = perm.iter().map(|p| Some(axis_of(*p, rank)? + 1)).collect();
-    let places = places.filter(|p| p.len() == rank).ok_or("its permutation does not fit its input")?;
+    let places = places
+        .filter(|p| p.len() == rank)
+        .ok_or("its permutation does not fit its input")?;
     let perm: Vec<usize> = std::iter::once(0).chain(places).collect();
     Ok(Some(Tangent::plain(s.g.transpose(d, &perm))))
 }

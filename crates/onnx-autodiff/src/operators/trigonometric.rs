@@ -1,6 +1,9 @@
 //! Trigonometric and hyperbolic functions and their inverses.
 
-#![expect(clippy::excessive_precision, reason = "coefficients have the digits of their source")]
+#![expect(
+    clippy::excessive_precision,
+    reason = "coefficients have the digits of their source"
+)]
 
 use std::collections::HashMap;
 use std::f64::consts::{FRAC_PI_2, FRAC_PI_4};
@@ -13,18 +16,63 @@ use crate::graph::{Graph, Node, Val};
 use crate::step::{Step, Tangent};
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::new("Acos").same_shape().derivative(acos_derivative).float64(acos_float64).smooth(),
-    Operator::new("Acosh").same_shape().derivative(acosh_derivative).float64(acosh_float64).smooth(),
-    Operator::new("Asin").same_shape().derivative(asin_derivative).float64(asin_float64).smooth(),
-    Operator::new("Asinh").same_shape().derivative(asinh_derivative).float64(asinh_float64).smooth(),
-    Operator::new("Atan").same_shape().tangent_behind(atan_tangent).float64(atan_float64).smooth(),
-    Operator::new("Atanh").same_shape().derivative(atanh_derivative).float64(atanh_float64).smooth(),
-    Operator::new("Cos").same_shape().derivative(cos_derivative).smooth(),
-    Operator::new("Cosh").same_shape().derivative(cosh_derivative).float64(cosh_float64).smooth(),
-    Operator::new("Sin").same_shape().derivative(sin_derivative).smooth(),
-    Operator::new("Sinh").same_shape().derivative(sinh_derivative).float64(sinh_float64).smooth(),
-    Operator::new("Tan").same_shape().derivative(tan_derivative).float64(tan_float64).smooth(),
-    Operator::new("Tanh").same_shape().derivative(tanh_derivative).smooth(),
+    Operator::new("Acos")
+        .same_shape()
+        .derivative(acos_derivative)
+        .float64(acos_float64)
+        .smooth(),
+    Operator::new("Acosh")
+        .same_shape()
+        .derivative(acosh_derivative)
+        .float64(acosh_float64)
+        .smooth(),
+    Operator::new("Asin")
+        .same_shape()
+        .derivative(asin_derivative)
+        .float64(asin_float64)
+        .smooth(),
+    Operator::new("Asinh")
+        .same_shape()
+        .derivative(asinh_derivative)
+        .float64(asinh_float64)
+        .smooth(),
+    Operator::new("Atan")
+        .same_shape()
+        .tangent_behind(atan_tangent)
+        .float64(atan_float64)
+        .smooth(),
+    Operator::new("Atanh")
+        .same_shape()
+        .derivative(atanh_derivative)
+        .float64(atanh_float64)
+        .smooth(),
+    Operator::new("Cos")
+        .same_shape()
+        .derivative(cos_derivative)
+        .smooth(),
+    Operator::new("Cosh")
+        .same_shape()
+        .derivative(cosh_derivative)
+        .float64(cosh_float64)
+        .smooth(),
+    Operator::new("Sin")
+        .same_shape()
+        .derivative(sin_derivative)
+        .smooth(),
+    Operator::new("Sinh")
+        .same_shape()
+        .derivative(sinh_derivative)
+        .float64(sinh_float64)
+        .smooth(),
+    Operator::new("Tan")
+        .same_shape()
+        .derivative(tan_derivative)
+        .float64(tan_float64)
+        .smooth(),
+    Operator::new("Tanh")
+        .same_shape()
+        .derivative(tanh_derivative)
+        .smooth(),
 ];
 
 /// `1 / sqrt(v)`
@@ -61,11 +109,25 @@ fn asinh_derivative(s: &mut Step) -> DerivativeResult {
 
 /// Of a quotient it is an angle, which turns smoothly through the vertical.
 fn atan_tangent(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Option<Tangent>, Refusal> {
-    let quotient = s.node.input(0).and_then(|v| s.g.maker(v)).filter(|node| node.standard() == "Div").cloned();
+    let quotient = s
+        .node
+        .input(0)
+        .and_then(|v| s.g.maker(v))
+        .filter(|node| node.standard() == "Div")
+        .cloned();
     if let Some(Node { inputs, .. }) = quotient {
         let tangents = inputs.iter().map(|v| of.get(&(*v)?).copied()).collect();
-        let node = Node { inputs, ..s.node.clone() };
-        return angle(&mut Step { g: s.g, node, tangents, k: s.k.clone(), walk: s.walk });
+        let node = Node {
+            inputs,
+            ..s.node.clone()
+        };
+        return angle(&mut Step {
+            g: s.g,
+            node,
+            tangents,
+            k: s.k.clone(),
+            walk: s.walk,
+        });
     }
     let x = s.x(0)?;
     let square = square(s, x);
@@ -225,7 +287,8 @@ fn atan_float64(g: &mut Graph, node: &Node) -> Option<Val> {
 fn arc_tangent(g: &mut Graph, x: Val) -> Val {
     let magnitude = g.op("Abs", &[x]);
     let one = g.real(1.0, ElemType::DOUBLE);
-    let [quarter, eighth, none] = [FRAC_PI_2, FRAC_PI_4, 0.0].map(|angle| g.real(angle, ElemType::DOUBLE));
+    let [quarter, eighth, none] =
+        [FRAC_PI_2, FRAC_PI_4, 0.0].map(|angle| g.real(angle, ElemType::DOUBLE));
     let inverse = g.op("Reciprocal", &[magnitude]);
     let inverse = g.neg(inverse);
     let (down, up) = (g.sub(magnitude, one), g.add(magnitude, one));

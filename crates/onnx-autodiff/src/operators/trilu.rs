@@ -5,15 +5,22 @@ use crate::error::Refusal;
 use crate::step::{Step, Tangent};
 use crate::transposition::{Cotangents, Transposition};
 
-pub const OPERATORS: &[Operator] =
-    &[Operator::new("Trilu").same_shape().tangent(trilu_tangent).transpose(trilu_cotangent).smooth()];
+pub const OPERATORS: &[Operator] = &[Operator::new("Trilu")
+    .same_shape()
+    .tangent(trilu_tangent)
+    .transpose(trilu_cotangent)
+    .smooth()];
 
 fn trilu_tangent(s: &mut Step) -> TangentResult {
     let d = s.dx()?;
     let inputs = [Some(d), s.node.input(1)];
     let used = if s.node.input(1).is_some() { 2 } else { 1 };
     let attributes = s.node.attributes.clone();
-    Ok(Some(Tangent::plain(s.g.op_optional("Trilu", &inputs[..used], attributes))))
+    Ok(Some(Tangent::plain(s.g.op_optional(
+        "Trilu",
+        &inputs[..used],
+        attributes,
+    ))))
 }
 
 fn trilu_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {

@@ -10,7 +10,10 @@ use crate::inference::axis_of;
 use crate::size::Size;
 use crate::step::{Step, Tangent};
 
-pub const OPERATORS: &[Operator] = &[Operator::new("Unique").kinked().shapes(unique_shapes).tangents(unique)];
+pub const OPERATORS: &[Operator] = &[Operator::new("Unique")
+    .kinked()
+    .shapes(unique_shapes)
+    .tangents(unique)];
 
 /// The distinct elements, their first places, the places of all, and how often each occurs.
 fn unique_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
@@ -27,7 +30,12 @@ fn unique_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> 
         }
     };
     let list = |length: Size| (ElemType::INT64, Some(vec![length]));
-    Some(vec![(elem, Some(picked)), list(some.clone()), list(all), list(some)])
+    Some(vec![
+        (elem, Some(picked)),
+        list(some.clone()),
+        list(all),
+        list(some),
+    ])
 }
 
 /// Elements, or slices along an axis, picked where each occurs first. How many there are is constant wherever the
@@ -36,7 +44,12 @@ fn unique(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
     let (d, shape, y) = (s.dx()?, s.x_shape(0)?, s.y_shape()?);
     let first = match s.node.output(1) {
         Some(first) => first,
-        None => s.g.push("Unique", &s.node.inputs.clone(), s.node.attributes.clone(), 2)[1],
+        None => s.g.push(
+            "Unique",
+            &s.node.inputs.clone(),
+            s.node.attributes.clone(),
+            2,
+        )[1],
     };
     let (d, axis) = match s.node.attribute("axis") {
         Some(_) => (d, s.axis("axis", 0, shape.len())?),
@@ -46,7 +59,8 @@ fn unique(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
             (s.g.reshape(d, &flat), 0)
         }
     };
-    let picked = s.g.op_with("Gather", &[d, first], vec![int("axis", axis as i64 + 1)]);
+    let picked =
+        s.g.op_with("Gather", &[d, first], vec![int("axis", axis as i64 + 1)]);
     let target = s.lead(&y);
     s.g.set_shape(picked, &target);
     Ok(vec![Some(Tangent::plain(picked)), None, None, None])

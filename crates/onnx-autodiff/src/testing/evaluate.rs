@@ -19,7 +19,10 @@ pub fn number(value: f64) -> Dual {
 
 impl Dual {
     fn chain(self, value: f64, derivative: f64) -> Dual {
-        Dual { value, slope: derivative * self.slope }
+        Dual {
+            value,
+            slope: derivative * self.slope,
+        }
     }
 }
 
@@ -32,7 +35,10 @@ pub struct Tensor {
 impl Tensor {
     pub fn new(dims: &[usize], data: Vec<Dual>) -> Tensor {
         assert_eq!(data.len(), dims.iter().product::<usize>());
-        Tensor { dims: dims.to_vec(), data }
+        Tensor {
+            dims: dims.to_vec(),
+            data,
+        }
     }
 
     fn integers(&self) -> Vec<i64> {
@@ -41,7 +47,10 @@ impl Tensor {
 
     fn at(&self, index: &[usize]) -> Dual {
         let skip = index.len() - self.dims.len();
-        let place = index[skip..].iter().zip(&self.dims).fold(0, |p, (i, d)| p * d + if *d == 1 { 0 } else { *i });
+        let place = index[skip..]
+            .iter()
+            .zip(&self.dims)
+            .fold(0, |p, (i, d)| p * d + if *d == 1 { 0 } else { *i });
         self.data[place]
     }
 }
@@ -76,19 +85,33 @@ fn constant(tensor: &TensorProto) -> Tensor {
 
 /// All values of a graph, by name.
 pub fn evaluate(model: &Model, feeds: Vec<(&str, Tensor)>) -> HashMap<String, Tensor> {
-    let mut values: HashMap<String, Tensor> = feeds.into_iter().map(|(n, t)| (n.to_string(), t)).collect();
+    let mut values: HashMap<String, Tensor> =
+        feeds.into_iter().map(|(n, t)| (n.to_string(), t)).collect();
     run(model.graph(), &mut values);
     values
 }
 
 fn run(graph: &GraphProto, values: &mut HashMap<String, Tensor>) {
-    values.extend(graph.initializer.iter().map(|t| (t.name().to_string(), constant(t))));
+    values.extend(
+        graph
+            .initializer
+            .iter()
+            .map(|t| (t.name().to_string(), constant(t))),
+    );
     for node in &graph.node {
-        let inputs: Vec<Tensor> =
-            node.input.iter().filter(|n| !n.is_empty()).map(|name| values[name].clone()).collect();
+        let inputs: Vec<Tensor> = node
+            .input
+            .iter()
+            .filter(|n| !n.is_empty())
+            .map(|name| values[name].clone())
+            .collect();
         let outputs = match node.op_type() {
             "If" => {
-                let chosen = if inputs[0].data[0].value != 0.0 { "then_branch" } else { "else_branch" };
+                let chosen = if inputs[0].data[0].value != 0.0 {
+                    "then_branch"
+                } else {
+                    "else_branch"
+                };
                 made(subgraph(node, chosen), Vec::new(), values)
             }
             "Loop" => loop_of(node, values),
@@ -100,20 +123,39 @@ fn run(graph: &GraphProto, values: &mut HashMap<String, Tensor>) {
 }
 
 fn subgraph<'a>(node: &'a NodeProto, name: &str) -> &'a GraphProto {
-    node.attribute.iter().find(|a| a.name() == name).and_then(|a| a.g.as_ref()).expect("a subgraph")
+    node.attribute
+        .iter()
+        .find(|a| a.name() == name)
+        .and_then(|a| a.g.as_ref())
+        .expect("a subgraph")
 }
 
 /// What a subgraph makes of what it is given.
 fn made(graph: &GraphProto, given: Vec<Tensor>, around: &HashMap<String, Tensor>) -> Vec<Tensor> {
     let mut values = around.clone();
-    values.extend(graph.input.iter().map(|port| port.name().to_string()).zip(given));
+    values.extend(
+        graph
+            .input
+            .iter()
+            .map(|port| port.name().to_string())
+            .zip(given),
+    );
     run(graph, &mut values);
-    graph.output.iter().map(|port| values[port.name()].clone()).collect()
+    graph
+        .output
+        .iter()
+        .map(|port| values[port.name()].clone())
+        .collect()
 }
 
 fn loop_of(node: &NodeProto, values: &HashMap<String, Tensor>) -> Vec<Tensor> {
     let body = subgraph(node, "body");
-    let input = |place: usize| node.input.get(place).and_then(|name| values.get(name)).cloned();
+    let input = |place: usize| {
+        node.input
+            .get(place)
+            .and_then(|name| values.get(name))
+            .cloned()
+    };
     let most = input(0).map_or(i64::MAX, |n| n.integers()[0]);
     let mut goes_on = input(1).is_none_or(|on| on.data[0].value != 0.0);
     let mut carried: Vec<Tensor> = (2..node.input.len()).filter_map(input).collect();
@@ -123,23 +165,32 @@ fn loop_of(node: &NodeProto, values: &HashMap<String, Tensor>) -> Vec<Tensor> {
         let [number, on] = [step as f64, 1.0].map(|x| Tensor::new(&[], vec![number(x)]));
         let mut outputs = made(body, [vec![number, on], carried.clone()].concat(), values);
         let kept = outputs.split_off(1 + carried.len());
-        stacked.iter_mut().zip(kept).for_each(|(list, v)| list.push(v));
+        stacked
+            .iter_mut()
+            .zip(kept)
+            .for_each(|(list, v)| list.push(v));
         carried = outputs.split_off(1);
         (goes_on, step) = (outputs[0].data[0].value != 0.0, step + 1);
     }
     let ports = body.output.iter().skip(1 + carried.len());
-    carried.extend(
-        stacked
-            .into_iter()
-            .zip(ports)
-            .map(|(list, port)| if list.is_empty() { none_of(port) } else { stack(&list, 0) }),
-    );
+    carried.extend(stacked.into_iter().zip(ports).map(|(list, port)| {
+        if list.is_empty() {
+            none_of(port)
+        } else {
+            stack(&list, 0)
+        }
+    }));
     carried
 }
 
-fn scan(node: &NodeProto, mut carried: Vec<Tensor>, values: &HashMap<String, Tensor>) -> Vec<Tensor> {
+fn scan(
+    node: &NodeProto,
+    mut carried: Vec<Tensor>,
+    values: &HashMap<String, Tensor>,
+) -> Vec<Tensor> {
     let body = subgraph(node, "body");
-    let sequences = carried.split_off(carried.len() - attribute(node, "num_scan_inputs", 0) as usize);
+    let sequences =
+        carried.split_off(carried.len() - attribute(node, "num_scan_inputs", 0) as usize);
     let list = |name: &str, i: usize| {
         let found = node.attribute.iter().find(|a| a.name() == name);
         found.and_then(|a| a.ints.get(i)).copied().unwrap_or(0)
@@ -149,22 +200,36 @@ fn scan(node: &NodeProto, mut carried: Vec<Tensor>, values: &HashMap<String, Ten
     let mut stacked: Vec<Vec<Tensor>> = vec![Vec::new(); body.output.len() - carried.len()];
     for step in 0..steps {
         let element = |(i, whole): (usize, &Tensor)| {
-            let from = if list("scan_input_directions", i) == 1 { steps - 1 - step } else { step };
+            let from = if list("scan_input_directions", i) == 1 {
+                steps - 1 - step
+            } else {
+                step
+            };
             let mut one = take(whole, axis(i), &[from]);
             one.dims.remove(axis(i));
             one
         };
-        let given = carried.iter().cloned().chain(sequences.iter().enumerate().map(element)).collect();
+        let given = carried
+            .iter()
+            .cloned()
+            .chain(sequences.iter().enumerate().map(element))
+            .collect();
         let mut outputs = made(body, given, values);
         let kept = outputs.split_off(carried.len());
-        stacked.iter_mut().zip(kept).for_each(|(list, v)| list.push(v));
+        stacked
+            .iter_mut()
+            .zip(kept)
+            .for_each(|(list, v)| list.push(v));
         carried = outputs;
     }
     for (i, mut steps) in stacked.into_iter().enumerate() {
         if list("scan_output_directions", i) == 1 {
             steps.reverse();
         }
-        carried.push(stack(&steps, place(list("scan_output_axes", i), steps[0].dims.len() + 1)));
+        carried.push(stack(
+            &steps,
+            place(list("scan_output_axes", i), steps[0].dims.len() + 1),
+        ));
     }
     carried
 }
@@ -176,7 +241,10 @@ fn none_of(port: &ValueInfoProto) -> Tensor {
         Some(DimensionValue::Value(n)) => n as usize,
         _ => 0,
     };
-    let dims: Vec<usize> = [0].into_iter().chain(declared.iter().flat_map(|shape| &shape.dim).map(size)).collect();
+    let dims: Vec<usize> = [0]
+        .into_iter()
+        .chain(declared.iter().flat_map(|shape| &shape.dim).map(size))
+        .collect();
     Tensor::new(&dims, Vec::new())
 }
 
@@ -192,11 +260,18 @@ fn stack(list: &[Tensor], axis: usize) -> Tensor {
 }
 
 fn attribute(node: &NodeProto, name: &str, default: i64) -> i64 {
-    node.attribute.iter().find(|a| a.name() == name).map_or(default, |a| a.i())
+    node.attribute
+        .iter()
+        .find(|a| a.name() == name)
+        .map_or(default, |a| a.i())
 }
 
 fn place(axis: i64, rank: usize) -> usize {
-    if axis < 0 { (axis + rank as i64) as usize } else { axis as usize }
+    if axis < 0 {
+        (axis + rank as i64) as usize
+    } else {
+        axis as usize
+    }
 }
 
 fn unary(x: &Tensor, f: impl Fn(Dual) -> Dual) -> Tensor {
@@ -209,11 +284,17 @@ fn binary(a: &Tensor, b: &Tensor, f: impl Fn(Dual, Dual) -> Dual) -> Tensor {
 }
 
 fn add(a: Dual, b: Dual) -> Dual {
-    Dual { value: a.value + b.value, slope: a.slope + b.slope }
+    Dual {
+        value: a.value + b.value,
+        slope: a.slope + b.slope,
+    }
 }
 
 fn mul(a: Dual, b: Dual) -> Dual {
-    Dual { value: a.value * b.value, slope: a.value * b.slope + a.slope * b.value }
+    Dual {
+        value: a.value * b.value,
+        slope: a.value * b.slope + a.slope * b.value,
+    }
 }
 
 fn neg(a: Dual) -> Dual {
@@ -270,12 +351,17 @@ fn apply(node: &NodeProto, x: &[Tensor]) -> Vec<Tensor> {
         }
         "Range" => {
             let [start, end, step] = [0, 1, 2].map(|i| x[i].integers()[0]);
-            let places: Vec<Dual> = (start..end).step_by(step as usize).map(|n| number(n as f64)).collect();
+            let places: Vec<Dual> = (start..end)
+                .step_by(step as usize)
+                .map(|n| number(n as f64))
+                .collect();
             Tensor::new(&[places.len()], places)
         }
         "Gemm" => gemm(node, x),
         "Conv" | "ConvTranspose" => pointwise(x),
-        "LayerNormalization" | "RMSNormalization" | "InstanceNormalization" => normalization(node, x),
+        "LayerNormalization" | "RMSNormalization" | "InstanceNormalization" => {
+            normalization(node, x)
+        }
         "Add" => binary(&x[0], &x[1], add),
         "Sub" => binary(&x[0], &x[1], |a, b| add(a, neg(b))),
         "Mul" => binary(&x[0], &x[1], mul),
@@ -297,13 +383,21 @@ fn apply(node: &NodeProto, x: &[Tensor]) -> Vec<Tensor> {
         "Unsqueeze" | "Squeeze" => reaxed(node, x),
         "Expand" => {
             let target: Vec<usize> = x[1].integers().iter().map(|n| *n as usize).collect();
-            let dims = crate::content::broadcast(&x[0].dims, &target).expect("shapes that broadcast");
+            let dims =
+                crate::content::broadcast(&x[0].dims, &target).expect("shapes that broadcast");
             build(&dims, |i| x[0].at(i))
         }
-        "Shape" => Tensor::new(&[x[0].dims.len()], x[0].dims.iter().map(|d| number(*d as f64)).collect()),
+        "Shape" => Tensor::new(
+            &[x[0].dims.len()],
+            x[0].dims.iter().map(|d| number(*d as f64)).collect(),
+        ),
         "Gather" => {
             let axis = place(attribute(node, "axis", 0), x[0].dims.len());
-            let places: Vec<usize> = x[1].integers().iter().map(|i| place(*i, x[0].dims[axis])).collect();
+            let places: Vec<usize> = x[1]
+                .integers()
+                .iter()
+                .map(|i| place(*i, x[0].dims[axis]))
+                .collect();
             let mut taken = take(&x[0], axis, &places);
             taken.dims.splice(axis..=axis, x[1].dims.iter().copied());
             taken
@@ -312,17 +406,29 @@ fn apply(node: &NodeProto, x: &[Tensor]) -> Vec<Tensor> {
         "Slice" => {
             let axis = place(x[3].integers()[0], x[0].dims.len());
             if x.get(4).is_some_and(|step| step.integers() == [-1]) {
-                return vec![take(&x[0], axis, &(0..x[0].dims[axis]).rev().collect::<Vec<_>>())];
+                return vec![take(
+                    &x[0],
+                    axis,
+                    &(0..x[0].dims[axis]).rev().collect::<Vec<_>>(),
+                )];
             }
             let wrap = |n: i64| place(n, x[0].dims[axis]).min(x[0].dims[axis]);
-            take(&x[0], axis, &(wrap(x[1].integers()[0])..wrap(x[2].integers()[0])).collect::<Vec<_>>())
+            take(
+                &x[0],
+                axis,
+                &(wrap(x[1].integers()[0])..wrap(x[2].integers()[0])).collect::<Vec<_>>(),
+            )
         }
         "Split" => {
             let axis = place(attribute(node, "axis", 0), x[0].dims.len());
             let mut start = 0;
             let part = |n: &i64| {
                 start += *n as usize;
-                take(&x[0], axis, &(start - *n as usize..start).collect::<Vec<_>>())
+                take(
+                    &x[0],
+                    axis,
+                    &(start - *n as usize..start).collect::<Vec<_>>(),
+                )
             };
             return x[1].integers().iter().map(part).collect();
         }
@@ -334,7 +440,8 @@ fn apply(node: &NodeProto, x: &[Tensor]) -> Vec<Tensor> {
 
 fn matmul(a: &Tensor, b: &Tensor) -> Tensor {
     let (p, q) = (a.dims.len() - 2, b.dims.len() - 2);
-    let batch = crate::content::broadcast(&a.dims[..p], &b.dims[..q]).expect("batches that broadcast");
+    let batch =
+        crate::content::broadcast(&a.dims[..p], &b.dims[..q]).expect("batches that broadcast");
     let (rows, inner, columns) = (a.dims[p], a.dims[p + 1], b.dims[q + 1]);
     let n = batch.len();
     build(&[batch, vec![rows, columns]].concat(), |i| {
@@ -350,28 +457,50 @@ fn matmul(a: &Tensor, b: &Tensor) -> Tensor {
 
 /// Without turned factors.
 fn gemm(node: &NodeProto, x: &[Tensor]) -> Tensor {
-    assert!(["alpha", "beta", "transA", "transB"].iter().all(|name| node.attribute.iter().all(|a| a.name() != *name)));
+    assert!(
+        ["alpha", "beta", "transA", "transB"]
+            .iter()
+            .all(|name| node.attribute.iter().all(|a| a.name() != *name))
+    );
     let product = matmul(&x[0], &x[1]);
-    x.get(2).map_or(product.clone(), |bias| binary(&product, bias, add))
+    x.get(2)
+        .map_or(product.clone(), |bias| binary(&product, bias, add))
 }
 
 /// By a kernel of one number.
 fn pointwise(x: &[Tensor]) -> Tensor {
-    assert_eq!(x[1].data.len(), 1, "only kernels of one number are evaluated");
+    assert_eq!(
+        x[1].data.len(),
+        1,
+        "only kernels of one number are evaluated"
+    );
     let product = unary(&x[0], |a| mul(a, x[1].data[0]));
-    x.get(2).map_or(product.clone(), |bias| unary(&product, |a| add(a, bias.data[0])))
+    x.get(2).map_or(product.clone(), |bias| {
+        unary(&product, |a| add(a, bias.data[0]))
+    })
 }
 
 /// Of the last axis.
 fn normalization(node: &NodeProto, x: &[Tensor]) -> Tensor {
     let last = x[0].dims.len() - 1;
-    let mean = |v: &Tensor| unary(&sum(v, &[last]), |a| mul(a, number(1.0 / v.dims[last] as f64)));
+    let mean = |v: &Tensor| {
+        unary(&sum(v, &[last]), |a| {
+            mul(a, number(1.0 / v.dims[last] as f64))
+        })
+    };
     let centred = match node.op_type() {
         "RMSNormalization" => x[0].clone(),
         _ => binary(&x[0], &unary(&mean(&x[0]), neg), add),
     };
-    let epsilon = node.attribute.iter().find(|a| a.name() == "epsilon").and_then(|a| a.f).map_or(1e-5, f64::from);
-    let deviation = unary(&mean(&binary(&centred, &centred, mul)), |a| sqrt(add(a, number(epsilon))));
+    let epsilon = node
+        .attribute
+        .iter()
+        .find(|a| a.name() == "epsilon")
+        .and_then(|a| a.f)
+        .map_or(1e-5, f64::from);
+    let deviation = unary(&mean(&binary(&centred, &centred, mul)), |a| {
+        sqrt(add(a, number(epsilon)))
+    });
     let hat = binary(&centred, &deviation, |a, b| mul(a, reciprocal(b)));
     // A scale for each instance's channel, or for each place of the last axis.
     let column = |v: &Tensor| match node.op_type() {
@@ -379,15 +508,24 @@ fn normalization(node: &NodeProto, x: &[Tensor]) -> Tensor {
         _ => v.clone(),
     };
     let scaled = binary(&hat, &column(&x[1]), mul);
-    x.get(2).map_or(scaled.clone(), |bias| binary(&scaled, &column(bias), add))
+    x.get(2)
+        .map_or(scaled.clone(), |bias| binary(&scaled, &column(bias), add))
 }
 
 fn sum(x: &Tensor, axes: &[usize]) -> Tensor {
-    let dims: Vec<usize> = x.dims.iter().enumerate().map(|(i, d)| if axes.contains(&i) { 1 } else { *d }).collect();
+    let dims: Vec<usize> = x
+        .dims
+        .iter()
+        .enumerate()
+        .map(|(i, d)| if axes.contains(&i) { 1 } else { *d })
+        .collect();
     let mut total = build(&dims, |_| number(0.0));
     let mut at = 0;
     build(&x.dims, |i| {
-        let place = i.iter().zip(&dims).fold(0, |p, (i, d)| p * d + if *d == 1 { 0 } else { *i });
+        let place = i
+            .iter()
+            .zip(&dims)
+            .fold(0, |p, (i, d)| p * d + if *d == 1 { 0 } else { *i });
         total.data[place] = add(total.data[place], x.data[at]);
         at += 1;
         number(0.0)
@@ -396,7 +534,11 @@ fn sum(x: &Tensor, axes: &[usize]) -> Tensor {
 }
 
 fn reduce(node: &NodeProto, x: &[Tensor]) -> Tensor {
-    let listed = node.attribute.iter().find(|a| a.name() == "axes").map(|a| a.ints.clone());
+    let listed = node
+        .attribute
+        .iter()
+        .find(|a| a.name() == "axes")
+        .map(|a| a.ints.clone());
     let axes = listed.unwrap_or_else(|| x[1].integers());
     let axes: Vec<usize> = axes.iter().map(|a| place(*a, x[0].dims.len())).collect();
     let mut total = sum(&x[0], &axes);
@@ -405,7 +547,10 @@ fn reduce(node: &NodeProto, x: &[Tensor]) -> Tensor {
         total = unary(&total, |v| mul(v, number(1.0 / count as f64)));
     }
     if attribute(node, "keepdims", 1) == 0 {
-        total.dims = (0..x[0].dims.len()).filter(|i| !axes.contains(i)).map(|i| x[0].dims[i]).collect();
+        total.dims = (0..x[0].dims.len())
+            .filter(|i| !axes.contains(i))
+            .map(|i| x[0].dims[i])
+            .collect();
     }
     total
 }
@@ -430,7 +575,10 @@ fn transpose(x: &Tensor, perm: &[i64]) -> Tensor {
 fn reshape(x: &Tensor, target: &[i64]) -> Tensor {
     let known: i64 = target.iter().filter(|n| **n >= 0).product();
     let open = x.data.len() as i64 / known.max(1);
-    let dims: Vec<usize> = target.iter().map(|n| if *n < 0 { open } else { *n } as usize).collect();
+    let dims: Vec<usize> = target
+        .iter()
+        .map(|n| if *n < 0 { open } else { *n } as usize)
+        .collect();
     Tensor::new(&dims, x.data.clone())
 }
 
@@ -439,7 +587,10 @@ fn reaxed(node: &NodeProto, x: &[Tensor]) -> Tensor {
     let mut dims = x[0].dims.clone();
     if node.op_type() == "Squeeze" {
         let axes: Vec<usize> = axes.iter().map(|a| place(*a, x[0].dims.len())).collect();
-        dims = (0..dims.len()).filter(|i| !axes.contains(i)).map(|i| x[0].dims[i]).collect();
+        dims = (0..dims.len())
+            .filter(|i| !axes.contains(i))
+            .map(|i| x[0].dims[i])
+            .collect();
     } else {
         let rank = dims.len() + axes.len();
         let mut axes: Vec<usize> = axes.iter().map(|a| place(*a, rank)).collect();
@@ -480,7 +631,14 @@ fn pad(x: &Tensor, pads: &[i64]) -> Tensor {
     let dims: Vec<usize> = x.dims.iter().enumerate().map(grown).collect();
     build(&dims, |i| {
         let from: Vec<i64> = i.iter().zip(pads).map(|(i, p)| *i as i64 - p).collect();
-        let inside = from.iter().zip(&x.dims).all(|(i, d)| (0..*d as i64).contains(i));
-        if inside { x.at(&from.iter().map(|i| *i as usize).collect::<Vec<_>>()) } else { number(0.0) }
+        let inside = from
+            .iter()
+            .zip(&x.dims)
+            .all(|(i, d)| (0..*d as i64).contains(i));
+        if inside {
+            x.at(&from.iter().map(|i| *i as usize).collect::<Vec<_>>())
+        } else {
+            number(0.0)
+        }
     })
 }

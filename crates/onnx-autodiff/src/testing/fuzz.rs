@@ -20,7 +20,23 @@ impl Dice {
     }
 
     fn integer(&mut self) -> i64 {
-        let odd = [0, 1, -1, 2, 3, 7, 64, 1 << 20, 1 << 31, 1 << 40, i64::MAX, i64::MIN, i64::MIN + 1, -2, -5];
+        let odd = [
+            0,
+            1,
+            -1,
+            2,
+            3,
+            7,
+            64,
+            1 << 20,
+            1 << 31,
+            1 << 40,
+            i64::MAX,
+            i64::MIN,
+            i64::MIN + 1,
+            -2,
+            -5,
+        ];
         odd[self.roll(odd.len())]
     }
 }
@@ -56,16 +72,31 @@ fn put<T>(slot: Option<&mut T>, value: T) {
 
 /// Damage that leaves a readable message: names, numbers, operators and declarations.
 fn damage_graph(dice: &mut Dice, graph: &mut GraphProto) {
-    let names: Vec<String> = graph.node.iter().flat_map(|n| n.output.iter().chain(&n.input).cloned()).collect();
+    let names: Vec<String> = graph
+        .node
+        .iter()
+        .flat_map(|n| n.output.iter().chain(&n.input).cloned())
+        .collect();
     let ops: Vec<String> = graph.node.iter().map(|n| n.op_type().to_string()).collect();
     for _ in 0..1 + dice.roll(3) {
-        let name = names.get(dice.roll(names.len())).cloned().unwrap_or_default();
+        let name = names
+            .get(dice.roll(names.len()))
+            .cloned()
+            .unwrap_or_default();
         let number = dice.integer();
         match dice.roll(9) {
-            0 => put(pick(dice, &mut graph.node).and_then(|n| pick(dice, &mut n.input)), name),
-            1 => put(pick(dice, &mut graph.node).map(|n| &mut n.op_type), ops.get(dice.roll(ops.len())).cloned()),
+            0 => put(
+                pick(dice, &mut graph.node).and_then(|n| pick(dice, &mut n.input)),
+                name,
+            ),
+            1 => put(
+                pick(dice, &mut graph.node).map(|n| &mut n.op_type),
+                ops.get(dice.roll(ops.len())).cloned(),
+            ),
             2 => {
-                if let Some(attribute) = pick(dice, &mut graph.node).and_then(|n| pick(dice, &mut n.attribute)) {
+                if let Some(attribute) =
+                    pick(dice, &mut graph.node).and_then(|n| pick(dice, &mut n.attribute))
+                {
                     attribute.i = Some(number);
                     put(pick(dice, &mut attribute.ints), number);
                 }
@@ -78,18 +109,25 @@ fn damage_graph(dice: &mut Dice, graph: &mut GraphProto) {
                 }
             }
             6 => {
-                if let Some(TypeValue::Tensor(tensor)) =
-                    pick(dice, &mut graph.input).and_then(|p| p.r#type.as_mut()).and_then(|t| t.value.as_mut())
+                if let Some(TypeValue::Tensor(tensor)) = pick(dice, &mut graph.input)
+                    .and_then(|p| p.r#type.as_mut())
+                    .and_then(|t| t.value.as_mut())
                 {
                     let shape = tensor.shape.get_or_insert_default();
                     match dice.roll(3) {
                         0 => drop(shape.dim.pop()),
                         1 => tensor.shape = None,
-                        _ => put(pick(dice, &mut shape.dim).map(|d| &mut d.value), Some(DimensionValue::Value(number))),
+                        _ => put(
+                            pick(dice, &mut shape.dim).map(|d| &mut d.value),
+                            Some(DimensionValue::Value(number)),
+                        ),
                     }
                 }
             }
-            7 => put(pick(dice, &mut graph.node).and_then(|n| pick(dice, &mut n.output)), name),
+            7 => put(
+                pick(dice, &mut graph.node).and_then(|n| pick(dice, &mut n.output)),
+                name,
+            ),
             _ => {
                 let (a, b) = (dice.roll(graph.node.len()), dice.roll(graph.node.len()));
                 if a < graph.node.len() && b < graph.node.len() {
@@ -117,9 +155,15 @@ fn damage_tensor(dice: &mut Dice, tensor: &mut TensorProto, number: i64) {
 }
 
 fn corpus() -> Vec<Vec<u8>> {
-    let mut corpus: Vec<Vec<u8>> = [13, 17, 20, 23].map(|opset| bytes(small_network(), opset)).to_vec();
+    let mut corpus: Vec<Vec<u8>> = [13, 17, 20, 23]
+        .map(|opset| bytes(small_network(), opset))
+        .to_vec();
     if let Ok(folder) = std::env::var("ONNX_AUTODIFF_FUZZ_FOLDER") {
-        let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let files = std::fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
         let models = files.filter(|path| path.extension().is_some_and(|e| e == "onnx"));
         corpus.extend(models.filter_map(|path| std::fs::read(path).ok()));
     }
@@ -128,8 +172,14 @@ fn corpus() -> Vec<Vec<u8>> {
 
 #[test]
 fn damaged_models_end_in_a_result_or_an_error() {
-    let seconds = std::env::var("ONNX_AUTODIFF_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(2);
-    let seed = std::env::var("ONNX_AUTODIFF_FUZZ_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1u64);
+    let seconds = std::env::var("ONNX_AUTODIFF_FUZZ_SECONDS")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(2);
+    let seed = std::env::var("ONNX_AUTODIFF_FUZZ_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(1u64);
     let mut dice = Dice(0x9E37_79B9_7F4A_7C15 ^ seed);
     let corpus = corpus();
     let end = Instant::now() + Duration::from_secs(seconds);
@@ -152,7 +202,14 @@ fn damaged_models_end_in_a_result_or_an_error() {
                 assert!(derived.to_bytes().is_ok());
             }
         }
-        assert!(start.elapsed() < Duration::from_secs(20), "a damaged model took {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "a damaged model took {:?}",
+            start.elapsed()
+        );
     }
-    assert!(read > 0 && done > 0, "{read} were read, {done} differentiated");
+    assert!(
+        read > 0 && done > 0,
+        "{read} were read, {done} differentiated"
+    );
 }

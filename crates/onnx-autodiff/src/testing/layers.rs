@@ -41,7 +41,11 @@ const LAYERS: &[&[&str]] = &[
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for path in std::fs::read_dir(folder).expect("sources").flatten().map(|entry| entry.path()) {
+    for path in std::fs::read_dir(folder)
+        .expect("sources")
+        .flatten()
+        .map(|entry| entry.path())
+    {
         match path.is_dir() {
             true => found.extend(files(&path)),
             false if path.extension().is_some_and(|e| e == "rs") => found.push(path),
@@ -54,7 +58,9 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 /// The names behind every `crate::` of a text.
 fn named(text: &str) -> impl Iterator<Item = &str> {
     text.split("crate::").skip(1).map(|rest| {
-        let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| !c.is_ascii_lowercase() && c != '_')
+            .unwrap_or(rest.len());
         &rest[..end]
     })
 }
@@ -66,20 +72,38 @@ fn files_know_only_what_lies_below_them() {
     let mut seen = HashSet::new();
     for file in files(&source) {
         let inside = file.strip_prefix(&source).expect("a source");
-        let top = inside.iter().next().and_then(|part| part.to_str()).unwrap_or_default().trim_end_matches(".rs");
-        let tested = file.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests"));
+        let top = inside
+            .iter()
+            .next()
+            .and_then(|part| part.to_str())
+            .unwrap_or_default()
+            .trim_end_matches(".rs");
+        let tested = file
+            .file_stem()
+            .is_some_and(|stem| stem.to_string_lossy().ends_with("tests"));
         if top == "lib" || top == "testing" || tested {
             continue;
         }
         let own = layer(top).unwrap_or_else(|| panic!("{top} has no layer"));
         seen.insert(top.to_string());
         let text = std::fs::read_to_string(&file).expect("a source");
-        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let code = text
+            .split("#[cfg(test)]\nmod tests")
+            .next()
+            .unwrap_or_default();
         for other in named(code).filter(|name| *name != top) {
             let below = layer(other).is_some_and(|layer| layer < own);
-            assert!(below, "{} uses {other}, which lies not below it", inside.display());
+            assert!(
+                below,
+                "{} uses {other}, which lies not below it",
+                inside.display()
+            );
         }
-        assert!(!code.contains("super::super"), "{} climbs up", inside.display());
+        assert!(
+            !code.contains("super::super"),
+            "{} climbs up",
+            inside.display()
+        );
     }
     let all: usize = LAYERS.iter().map(|layer| layer.len()).sum();
     assert_eq!(seen.len(), all, "a layer names a file that is gone");

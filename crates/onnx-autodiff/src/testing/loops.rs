@@ -33,30 +33,69 @@ fn model(nodes: Vec<NodeProto>) -> Model {
 /// Holds both modes against duals, for a number of rows and steps.
 fn agrees(model: &Model, rows: usize, steps: i64) {
     let dims = [rows, 2];
-    let numbers = |pace: f64| (0..2 * rows).map(|i| (i as f64 * pace).sin()).collect::<Vec<f64>>();
+    let numbers = |pace: f64| {
+        (0..2 * rows)
+            .map(|i| (i as f64 * pace).sin())
+            .collect::<Vec<f64>>()
+    };
     let (x, v, u) = (numbers(1.3), numbers(2.1), numbers(0.7));
-    let plain = |values: &[f64], dims: &[usize]| Tensor::new(dims, values.iter().map(|x| number(*x)).collect());
+    let plain = |values: &[f64], dims: &[usize]| {
+        Tensor::new(dims, values.iter().map(|x| number(*x)).collect())
+    };
     let n = || Tensor::new(&[], vec![number(steps as f64)]);
     let along = |slopes: &[f64]| {
-        let dual = x.iter().zip(slopes).map(|(value, slope)| Dual { value: *value, slope: *slope }).collect();
+        let dual = x
+            .iter()
+            .zip(slopes)
+            .map(|(value, slope)| Dual {
+                value: *value,
+                slope: *slope,
+            })
+            .collect();
         evaluate(model, vec![("x", Tensor::new(&dims, dual)), ("n", n())])["y"].clone()
     };
-    let differentiated = |mode| differentiate(model, mode, Some("x"), Some("y")).expect("differentiated");
+    let differentiated =
+        |mode| differentiate(model, mode, Some("x"), Some("y")).expect("differentiated");
     let close = |found: f64, expected: f64| {
-        assert!((found - expected).abs() <= 1e-12, "{steps} steps: {found} is not {expected}");
+        assert!(
+            (found - expected).abs() <= 1e-12,
+            "{steps} steps: {found} is not {expected}"
+        );
     };
     let jvp = differentiated(Mode::Jvp);
     let two: Vec<f64> = v.iter().chain(&u).copied().collect();
-    let feeds = vec![("x", plain(&x, &dims)), ("n", n()), ("x_tangent", plain(&two, &[2, rows, 2]))];
+    let feeds = vec![
+        ("x", plain(&x, &dims)),
+        ("n", n()),
+        ("x_tangent", plain(&two, &[2, rows, 2])),
+    ];
     let found = &evaluate(&jvp, feeds)["y_tangent"];
     let expected = along(&v).data.into_iter().chain(along(&u).data);
     assert_eq!(found.data.len(), 4 * rows);
-    found.data.iter().zip(expected).for_each(|(found, expected)| close(found.value, expected.slope));
+    found
+        .data
+        .iter()
+        .zip(expected)
+        .for_each(|(found, expected)| close(found.value, expected.slope));
     let vjp = differentiated(Mode::Vjp);
-    let feeds = vec![("x", plain(&x, &dims)), ("n", n()), ("y_cotangent", plain(&u, &dims))];
+    let feeds = vec![
+        ("x", plain(&x, &dims)),
+        ("n", n()),
+        ("y_cotangent", plain(&u, &dims)),
+    ];
     for (place, found) in evaluate(&vjp, feeds)["x_cotangent"].data.iter().enumerate() {
-        let unit: Vec<f64> = (0..x.len()).map(|i| f64::from(u8::from(i == place))).collect();
-        close(found.value, along(&unit).data.iter().zip(&u).map(|(y, u)| y.slope * u).sum());
+        let unit: Vec<f64> = (0..x.len())
+            .map(|i| f64::from(u8::from(i == place)))
+            .collect();
+        close(
+            found.value,
+            along(&unit)
+                .data
+                .iter()
+                .zip(&u)
+                .map(|(y, u)| y.slope * u)
+                .sum(),
+        );
     }
 }
 
@@ -73,7 +112,11 @@ fn carrying(stacked: bool) -> Model {
         node("Mul", "pace half", "slower", vec![]),
         node("Mul", "next s", "kept", vec![]),
     ];
-    let body = body(&["s: N 2", "pace:"], &["next: N 2", "slower:", "kept: N 2"], steps);
+    let body = body(
+        &["s: N 2", "pace:"],
+        &["next: N 2", "slower:", "kept: N 2"],
+        steps,
+    );
     let mut nodes = vec![
         node("Sigmoid", "x", "gate", vec![]),
         node("Loop", "n - x half", "last pace_ all", vec![body]),
@@ -93,8 +136,13 @@ fn a_loop_of_unknown_length_is_differentiated_in_both_modes() {
         agrees(&carrying(false), 1, steps);
     }
     for mode in MODES {
-        let operators = differentiate(&carrying(true), mode, None, Some("y")).expect("differentiated").operators();
-        assert_eq!(operators["Loop"], 2, "the network's own and that of the products");
+        let operators = differentiate(&carrying(true), mode, None, Some("y"))
+            .expect("differentiated")
+            .operators();
+        assert_eq!(
+            operators["Loop"], 2,
+            "the network's own and that of the products"
+        );
     }
 }
 
@@ -114,18 +162,37 @@ fn a_loop_that_stops_early_is_followed_as_far_as_it_went() {
     let nodes = vec![
         node("Sub", "one one", "zero", vec![]),
         node("Greater", "n zero", "begins", vec![]),
-        node("Loop", "- begins x zero", "y counted_", vec![subgraph("body", inner)]),
+        node(
+            "Loop",
+            "- begins x zero",
+            "y counted_",
+            vec![subgraph("body", inner)],
+        ),
     ];
     let model = model(nodes);
-    [0, 1, 3].into_iter().for_each(|steps| agrees(&model, 2, steps));
+    [0, 1, 3]
+        .into_iter()
+        .for_each(|steps| agrees(&model, 2, steps));
 }
 
 #[test]
 fn loops_and_choices_lie_within_each_other() {
-    let inner = body(&["t: N 2"], &["t1: N 2"], vec![node("Mul", "t s", "p", vec![]), node("Tanh", "p", "t1", vec![])]);
-    let choose = |name: &str, nodes: Vec<NodeProto>| subgraph(name, graph(&[], &["chosen: N 2"], vec![], nodes));
+    let inner = body(
+        &["t: N 2"],
+        &["t1: N 2"],
+        vec![
+            node("Mul", "t s", "p", vec![]),
+            node("Tanh", "p", "t1", vec![]),
+        ],
+    );
+    let choose = |name: &str, nodes: Vec<NodeProto>| {
+        subgraph(name, graph(&[], &["chosen: N 2"], vec![], nodes))
+    };
     let branches = vec![
-        choose("then_branch", vec![node("Loop", "n - gate", "chosen", vec![inner])]),
+        choose(
+            "then_branch",
+            vec![node("Loop", "n - gate", "chosen", vec![inner])],
+        ),
         choose("else_branch", vec![node("Mul", "s gate", "chosen", vec![])]),
     ];
     let steps = vec![
@@ -135,8 +202,13 @@ fn loops_and_choices_lie_within_each_other() {
         node("Sin", "m", "next", vec![]),
     ];
     let outer = body(&["s: N 2"], &["next: N 2"], steps);
-    let model = model(vec![node("Sigmoid", "x", "gate", vec![]), node("Loop", "n - x", "y", vec![outer])]);
-    [0, 1, 4].into_iter().for_each(|steps| agrees(&model, 2, steps));
+    let model = model(vec![
+        node("Sigmoid", "x", "gate", vec![]),
+        node("Loop", "n - x", "y", vec![outer]),
+    ]);
+    [0, 1, 4]
+        .into_iter()
+        .for_each(|steps| agrees(&model, 2, steps));
 }
 
 #[test]
@@ -148,7 +220,12 @@ fn a_scan_of_unknown_length_goes_along_its_axes_in_its_directions() {
             node("Tanh", "sum", "next", vec![]),
             node("Mul", "next e", "kept", vec![]),
         ];
-        let inner = graph(&["s: 2", "e: 2", "f: 2"], &["next: 2", "kept: 2"], vec![], steps);
+        let inner = graph(
+            &["s: 2", "e: 2", "f: 2"],
+            &["next: 2", "kept: 2"],
+            vec![],
+            steps,
+        );
         let attributes = vec![
             subgraph("body", inner),
             int("num_scan_inputs", 2),
@@ -179,21 +256,42 @@ fn values_taken_by_the_number_of_the_step_are_sequences() {
     ];
     let nodes = vec![
         node("ReduceSum", "x first", "start", vec![int("keepdims", 0)]),
-        node("Loop", "n - start", "end", vec![body(&["s: 2"], &["next: 2"], steps)]),
+        node(
+            "Loop",
+            "n - start",
+            "end",
+            vec![body(&["s: 2"], &["next: 2"], steps)],
+        ),
         node("Add", "x end", "y", vec![]),
     ];
     let model = model(nodes);
-    [0, 1, 3, 4].into_iter().for_each(|steps| agrees(&model, 4, steps));
+    [0, 1, 3, 4]
+        .into_iter()
+        .for_each(|steps| agrees(&model, 4, steps));
     let derived = differentiate(&model, Mode::Vjp, Some("x"), Some("y")).expect("differentiated");
-    let bodies = derived.graph().node.iter().flat_map(|node| &node.attribute).filter_map(|a| a.g.as_ref());
-    assert!(bodies.flat_map(|graph| &graph.node).all(|node| !node.op_type().starts_with("Scatter")));
+    let bodies = derived
+        .graph()
+        .node
+        .iter()
+        .flat_map(|node| &node.attribute)
+        .filter_map(|a| a.g.as_ref());
+    assert!(
+        bodies
+            .flat_map(|graph| &graph.node)
+            .all(|node| !node.op_type().starts_with("Scatter"))
+    );
 }
 
 /// The products have the shapes that the loop's body tells, where the file tells none.
 #[test]
 fn shapes_behind_a_loop_are_told_by_its_body() {
-    let derived = differentiate(&carrying(true), Mode::Jvp, None, Some("y")).expect("differentiated");
-    let outputs: Vec<String> = derived.outputs().into_iter().map(|port| port.name).collect();
+    let derived =
+        differentiate(&carrying(true), Mode::Jvp, None, Some("y")).expect("differentiated");
+    let outputs: Vec<String> = derived
+        .outputs()
+        .into_iter()
+        .map(|port| port.name)
+        .collect();
     assert_eq!(outputs, ["y", "y_tangent", "y_quadratic"]);
 }
 
@@ -201,19 +299,63 @@ fn shapes_behind_a_loop_are_told_by_its_body() {
 fn loops_that_are_not_differentiated_say_why() {
     let said = |nodes: Vec<NodeProto>| -> Vec<String> {
         let model = model(nodes);
-        let said = |mode| differentiate(&model, mode, None, Some("y")).err().expect("refused").to_string();
+        let said = |mode| {
+            differentiate(&model, mode, None, Some("y"))
+                .err()
+                .expect("refused")
+                .to_string()
+        };
         MODES.map(said).to_vec()
     };
     let wide = vec![node("Concat", "s s", "next", vec![int("axis", 1)])];
-    let grows = said(vec![node("Loop", "n - x", "y", vec![body(&["s: N D"], &["next: N D"], wide)])]);
-    let noisy = vec![node("RandomNormalLike", "w", "r", vec![]), node("MatMul", "s r", "next", vec![])];
-    let draws = said(vec![node("Loop", "n - x", "y", vec![body(&["s: N 2"], &["next: N 2"], noisy)])]);
-    let rounded = vec![node("RandomNormalLike", "s", "r", vec![]), node("Add", "s r", "next", vec![])];
-    let inside = said(vec![node("Loop", "n - x", "y", vec![body(&["s: N 2"], &["next: N 2"], rounded)])]);
+    let grows = said(vec![node(
+        "Loop",
+        "n - x",
+        "y",
+        vec![body(&["s: N D"], &["next: N D"], wide)],
+    )]);
+    let noisy = vec![
+        node("RandomNormalLike", "w", "r", vec![]),
+        node("MatMul", "s r", "next", vec![]),
+    ];
+    let draws = said(vec![node(
+        "Loop",
+        "n - x",
+        "y",
+        vec![body(&["s: N 2"], &["next: N 2"], noisy)],
+    )]);
+    let rounded = vec![
+        node("RandomNormalLike", "s", "r", vec![]),
+        node("Add", "s r", "next", vec![]),
+    ];
+    let inside = said(vec![node(
+        "Loop",
+        "n - x",
+        "y",
+        vec![body(&["s: N 2"], &["next: N 2"], rounded)],
+    )]);
     for (said, parts) in [
-        (grows, ["node `node_y` (Loop): its carried value 0, `s`", "keeps its shape"]),
-        (draws, ["node `node_y` (Loop): its derivative would draw", "`node_r` (RandomNormalLike)"]),
-        (inside, ["node `node_y` (Loop): in its body, node `node_r` (RandomNormalLike)", "evaluation mode"]),
+        (
+            grows,
+            [
+                "node `node_y` (Loop): its carried value 0, `s`",
+                "keeps its shape",
+            ],
+        ),
+        (
+            draws,
+            [
+                "node `node_y` (Loop): its derivative would draw",
+                "`node_r` (RandomNormalLike)",
+            ],
+        ),
+        (
+            inside,
+            [
+                "node `node_y` (Loop): in its body, node `node_r` (RandomNormalLike)",
+                "evaluation mode",
+            ],
+        ),
     ] {
         for said in said {
             assert!(parts.iter().all(|part| said.contains(part)), "{said}");
@@ -232,7 +374,10 @@ fn deeply_nested_loops_end() {
     let steps = body(&["s: N 2"], &["next: N 2"], nodes);
     let model = model(vec![node("Loop", "n - x", "y", vec![steps])]);
     for mode in MODES {
-        let said = differentiate(&model, mode, None, Some("y")).err().expect("refused").to_string();
+        let said = differentiate(&model, mode, None, Some("y"))
+            .err()
+            .expect("refused")
+            .to_string();
         assert!(said.contains("(Loop)"), "{said}");
     }
     assert!(model.in_precision(crate::ElemType::DOUBLE).is_ok());
@@ -255,20 +400,34 @@ fn nonsense_does_not_panic() {
     for op in ["Loop", "Scan", "If"] {
         for (inputs, outputs) in (0..=4).flat_map(|i| (0..=3).map(move |o| (i, o))) {
             for number in numbers {
-                for list in ["", "n", "n - x", "x x", "- - x", "n x x x", "x - n", "x x x"] {
+                for list in [
+                    "", "n", "n - x", "x x", "- - x", "n x x x", "x - n", "x x x",
+                ] {
                     for given in ["y", "y b", "y - b", "- - y"] {
                         let attributes = vec![
-                            subgraph(if op == "If" { "then_branch" } else { "body" }, inner(inputs, outputs)),
+                            subgraph(
+                                if op == "If" { "then_branch" } else { "body" },
+                                inner(inputs, outputs),
+                            ),
                             subgraph("else_branch", inner(0, outputs)),
                             int("num_scan_inputs", number),
                             ints("scan_input_axes", &[number, 1]),
                             ints("scan_output_axes", &[number]),
                             ints("scan_output_directions", &[1, number]),
                         ];
-                        let mut made = graph(&["x: N 2"], &["y: N 2"], vec![], vec![node(op, list, given, attributes)]);
+                        let mut made = graph(
+                            &["x: N 2"],
+                            &["y: N 2"],
+                            vec![],
+                            vec![node(op, list, given, attributes)],
+                        );
                         made.input.push(port("n:", 7));
-                        let Ok(model) = Model::from_bytes("net.onnx", &bytes(made, 18)) else { continue };
-                        MODES.iter().for_each(|mode| drop(crate::obstacles(&model, *mode, Some("x"), None)));
+                        let Ok(model) = Model::from_bytes("net.onnx", &bytes(made, 18)) else {
+                            continue;
+                        };
+                        MODES.iter().for_each(|mode| {
+                            drop(crate::obstacles(&model, *mode, Some("x"), None))
+                        });
                         drop(model.in_precision(crate::ElemType::DOUBLE));
                     }
                 }

@@ -22,8 +22,17 @@ pub use evaluate::{Tensor, evaluate, number};
 
 /// A node as `(operator, inputs, outputs, attributes)`; names are separated by spaces, `-` leaves one out.
 pub fn node(op: &str, inputs: &str, outputs: &str, attribute: Vec<AttributeProto>) -> NodeProto {
-    let names =
-        |list: &str| list.split_whitespace().map(|n| if n == "-" { String::new() } else { n.to_string() }).collect();
+    let names = |list: &str| {
+        list.split_whitespace()
+            .map(|n| {
+                if n == "-" {
+                    String::new()
+                } else {
+                    n.to_string()
+                }
+            })
+            .collect()
+    };
     NodeProto {
         op_type: Some(op.into()),
         name: Some(format!("node_{}", outputs.replace(' ', "_"))),
@@ -43,11 +52,18 @@ pub fn port(declaration: &str, elem: i32) -> ValueInfoProto {
             Err(_) => DimensionValue::Param(d.to_string()),
         }),
     };
-    let shape = TensorShapeProto { dim: dims.split_whitespace().map(dim).collect() };
-    let tensor = TensorTypeProto { elem_type: Some(elem), shape: Some(shape) };
+    let shape = TensorShapeProto {
+        dim: dims.split_whitespace().map(dim).collect(),
+    };
+    let tensor = TensorTypeProto {
+        elem_type: Some(elem),
+        shape: Some(shape),
+    };
     ValueInfoProto {
         name: Some(name.trim().into()),
-        r#type: Some(TypeProto { value: Some(TypeValue::Tensor(tensor)) }),
+        r#type: Some(TypeProto {
+            value: Some(TypeValue::Tensor(tensor)),
+        }),
     }
 }
 
@@ -68,12 +84,22 @@ pub fn integers(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
         name: Some(name.into()),
         dims: dims.to_vec(),
         data_type: Some(7),
-        raw_data: Some(Bytes::from(values.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>())),
+        raw_data: Some(Bytes::from(
+            values
+                .iter()
+                .flat_map(|n| n.to_le_bytes())
+                .collect::<Vec<u8>>(),
+        )),
         ..Default::default()
     }
 }
 
-pub fn graph(inputs: &[&str], outputs: &[&str], initializer: Vec<TensorProto>, node: Vec<NodeProto>) -> GraphProto {
+pub fn graph(
+    inputs: &[&str],
+    outputs: &[&str],
+    initializer: Vec<TensorProto>,
+    node: Vec<NodeProto>,
+) -> GraphProto {
     GraphProto {
         name: Some("test".into()),
         input: inputs.iter().map(|d| port(d, 1)).collect(),
@@ -85,9 +111,17 @@ pub fn graph(inputs: &[&str], outputs: &[&str], initializer: Vec<TensorProto>, n
 }
 
 pub fn bytes(graph: GraphProto, opset: i64) -> Vec<u8> {
-    let opset = OperatorSetIdProto { domain: None, version: Some(opset) };
-    ModelProto { ir_version: Some(9), graph: Some(graph), opset_import: vec![opset], ..Default::default() }
-        .encode_to_vec()
+    let opset = OperatorSetIdProto {
+        domain: None,
+        version: Some(opset),
+    };
+    ModelProto {
+        ir_version: Some(9),
+        graph: Some(graph),
+        opset_import: vec![opset],
+        ..Default::default()
+    }
+    .encode_to_vec()
 }
 
 /// The message of the error that reading gives.
@@ -119,22 +153,44 @@ pub fn small_network() -> GraphProto {
         node("Gather", "shape zero", "batch", vec![int("axis", 0)]),
         node("Concat", "batch two all", "target", vec![int("axis", 0)]),
         node("Reshape", "a target", "tokens", vec![]),
-        node("Transpose", "tokens", "turned", vec![ints("perm", &[0, 2, 1])]),
+        node(
+            "Transpose",
+            "tokens",
+            "turned",
+            vec![ints("perm", &[0, 2, 1])],
+        ),
         node("MatMul", "turned tokens", "scores", vec![]),
         node("Softmax", "scores", "weights", vec![int("axis", -1)]),
         node("MatMul", "tokens weights", "mixed", vec![]),
         node("Slice", "shape one all", "tail", vec![]),
         node("Reshape", "mixed shape", "back", vec![]),
         node("Add", "back x", "y", vec![]),
-        node("ReduceMean", "y", "m", vec![ints("axes", &[1, 2, 3]), int("keepdims", 0)]),
+        node(
+            "ReduceMean",
+            "y",
+            "m",
+            vec![ints("axes", &[1, 2, 3]), int("keepdims", 0)],
+        ),
         node("Resize", "y - four", "r", vec![text("mode", "nearest")]),
         node("Split", "y", "p q", vec![int("axis", 1)]),
         node("Where", "flag p q", "chosen", vec![]),
         node("Greater", "p q", "flag", vec![]),
-        node("Einsum", "chosen chosen", "e", vec![text("equation", "bchw,bchw->bh")]),
+        node(
+            "Einsum",
+            "chosen chosen",
+            "e",
+            vec![text("equation", "bchw,bchw->bh")],
+        ),
     ];
-    let mut graph = graph(&["x: N 2 4 4"], &["y: N 2 4 4", "m: N", "r: N 2 8 8", "e: N 4"], constants, nodes);
-    graph.initializer.push(floats("four", &[4], &[1.0, 1.0, 2.0, 2.0]));
+    let mut graph = graph(
+        &["x: N 2 4 4"],
+        &["y: N 2 4 4", "m: N", "r: N 2 8 8", "e: N 4"],
+        constants,
+        nodes,
+    );
+    graph
+        .initializer
+        .push(floats("four", &[4], &[1.0, 1.0, 2.0, 2.0]));
     graph
 }
 
@@ -143,21 +199,40 @@ pub fn trace_by_unit_vectors(model: &Model, traced: &Model, dims: &[usize]) {
     let count: usize = dims.iter().product();
     let x: Vec<f64> = (0..count).map(|i| (i as f64 * 1.3).sin() * 0.9).collect();
     let feed = |slopes: &dyn Fn(usize) -> f64| {
-        let numbers = x.iter().enumerate().map(|(i, value)| Dual { value: *value, slope: slopes(i) }).collect();
+        let numbers = x
+            .iter()
+            .enumerate()
+            .map(|(i, value)| Dual {
+                value: *value,
+                slope: slopes(i),
+            })
+            .collect();
         vec![("x", Tensor::new(dims, numbers))]
     };
     let (rows, size) = (dims[0], count / dims[0]);
     let mut expected = vec![0.0; rows];
     for place in 0..size {
         let along = evaluate(model, feed(&|i| f64::from(u8::from(i % size == place))))["y"].clone();
-        expected.iter_mut().enumerate().for_each(|(row, sum)| *sum += along.data[row * size + place].slope);
+        expected
+            .iter_mut()
+            .enumerate()
+            .for_each(|(row, sum)| *sum += along.data[row * size + place].slope);
     }
     let found = evaluate(traced, feed(&|_| 0.0));
     let (trace, terms) = (&found["y_trace"], &found["y_trace_terms"]);
     for (row, expected) in expected.iter().enumerate() {
-        let sum: f64 = terms.data.iter().skip(row).step_by(rows).map(|d| d.value).sum();
+        let sum: f64 = terms
+            .data
+            .iter()
+            .skip(row)
+            .step_by(rows)
+            .map(|d| d.value)
+            .sum();
         for value in [sum, trace.data[row].value] {
-            assert!((value - expected).abs() <= 1e-9 * (1.0 + expected.abs()), "{value} for {expected}");
+            assert!(
+                (value - expected).abs() <= 1e-9 * (1.0 + expected.abs()),
+                "{value} for {expected}"
+            );
         }
     }
 }

@@ -53,14 +53,18 @@ pub fn random_network(dice: &mut Dice) -> GraphProto {
 
 fn random_step(kind: usize, a: &str, b: &str, y: &str) -> Vec<NodeProto> {
     let both = format!("{a} {b}");
-    let inner = |op: &str, inputs: String, attributes| node(op, &inputs, &format!("{y}_i"), attributes);
+    let inner =
+        |op: &str, inputs: String, attributes| node(op, &inputs, &format!("{y}_i"), attributes);
     let outer = |op: &str, inputs: String, attributes| node(op, &inputs, y, attributes);
     let i = format!("{y}_i");
     match kind {
         0 => vec![outer("Add", both, vec![])],
         1 => vec![outer("Sub", both, vec![])],
         2 => vec![outer("Mul", both, vec![])],
-        3 => vec![inner("Sigmoid", b.into(), vec![]), outer("Div", format!("{a} {i}"), vec![])],
+        3 => vec![
+            inner("Sigmoid", b.into(), vec![]),
+            outer("Div", format!("{a} {i}"), vec![]),
+        ],
         4 => vec![outer("Tanh", a.into(), vec![])],
         5 => vec![outer("Sigmoid", a.into(), vec![])],
         6 => vec![outer("Sin", a.into(), vec![])],
@@ -69,15 +73,32 @@ fn random_step(kind: usize, a: &str, b: &str, y: &str) -> Vec<NodeProto> {
         9 => vec![outer("Mul", format!("{a} row"), vec![])],
         10 => vec![outer("Sub", format!("column {a}"), vec![])],
         11 => vec![outer("Softmax", a.into(), vec![int("axis", 1)])],
-        12 => vec![inner("ReduceMean", a.into(), vec![ints("axes", &[1])]), outer("Mul", format!("{i} {b}"), vec![])],
-        13 => vec![inner("ReduceSum", format!("{a} two"), vec![]), outer("Add", format!("{b} {i}"), vec![])],
+        12 => vec![
+            inner("ReduceMean", a.into(), vec![ints("axes", &[1])]),
+            outer("Mul", format!("{i} {b}"), vec![]),
+        ],
+        13 => vec![
+            inner("ReduceSum", format!("{a} two"), vec![]),
+            outer("Add", format!("{b} {i}"), vec![]),
+        ],
         14 => vec![
-            node("Transpose", b, &format!("{y}_t"), vec![ints("perm", &[0, 2, 1])]),
+            node(
+                "Transpose",
+                b,
+                &format!("{y}_t"),
+                vec![ints("perm", &[0, 2, 1])],
+            ),
             inner("MatMul", format!("{a} {y}_t"), vec![]),
             outer("MatMul", format!("{i} {a}"), vec![]),
         ],
-        15 => vec![inner("Reshape", format!("{a} flat"), vec![]), outer("Reshape", format!("{i} whole"), vec![])],
-        16 => vec![inner("Concat", both, vec![int("axis", 2)]), outer("Slice", format!("{i} two six two"), vec![])],
+        15 => vec![
+            inner("Reshape", format!("{a} flat"), vec![]),
+            outer("Reshape", format!("{i} whole"), vec![]),
+        ],
+        16 => vec![
+            inner("Concat", both, vec![int("axis", 2)]),
+            outer("Slice", format!("{i} two six two"), vec![]),
+        ],
         _ => vec![inner("Cos", a.into(), vec![]), outer("Neg", i, vec![])],
     }
 }
@@ -100,25 +121,55 @@ fn random_graphs_agree_with_dual_numbers() {
         let found = evaluate(&jvp, vec![("x", x.clone()), ("x_tangent", v.clone())]);
         let mut slopes = Vec::new();
         for direction in v.data.chunks(x.data.len()) {
-            let dual = |(x, v): (&Dual, &Dual)| Dual { value: x.value, slope: v.value };
+            let dual = |(x, v): (&Dual, &Dual)| Dual {
+                value: x.value,
+                slope: v.value,
+            };
             let along = Tensor::new(&DIMS, x.data.iter().zip(direction).map(dual).collect());
-            slopes.extend(evaluate(&model, vec![("x", along)])["y"].data.iter().map(|y| y.slope));
+            slopes.extend(
+                evaluate(&model, vec![("x", along)])["y"]
+                    .data
+                    .iter()
+                    .map(|y| y.slope),
+            );
         }
         let tangents: Vec<f64> = found["y_tangent"].data.iter().map(|d| d.value).collect();
         let scale = slopes.iter().fold(1e-6, |m: f64, s| m.max(s.abs()));
-        let worst = slopes.iter().zip(&tangents).fold(0.0, |m: f64, (a, b)| m.max((a - b).abs()));
-        assert!(worst <= 1e-10 * scale, "trial {trial}: {worst:e} of {scale:e}");
+        let worst = slopes
+            .iter()
+            .zip(&tangents)
+            .fold(0.0, |m: f64, (a, b)| m.max((a - b).abs()));
+        assert!(
+            worst <= 1e-10 * scale,
+            "trial {trial}: {worst:e} of {scale:e}"
+        );
         let forms = differentiate(&model, Mode::Quadratic, None, None).unwrap();
         let forms = evaluate(&forms, vec![("x", x.clone()), ("x_tangent", v.clone())]);
-        let alike = forms["y_quadratic"].data.iter().zip(&found["y_quadratic"].data);
-        assert!(alike.into_iter().all(|(a, b)| (a.value - b.value).abs() <= 1e-9 * scale), "trial {trial}");
-        trace_by_unit_vectors(&model, &differentiate(&model, Mode::Trace, None, None).unwrap(), &DIMS);
+        let alike = forms["y_quadratic"]
+            .data
+            .iter()
+            .zip(&found["y_quadratic"].data);
+        assert!(
+            alike
+                .into_iter()
+                .all(|(a, b)| (a.value - b.value).abs() <= 1e-9 * scale),
+            "trial {trial}"
+        );
+        trace_by_unit_vectors(
+            &model,
+            &differentiate(&model, Mode::Trace, None, None).unwrap(),
+            &DIMS,
+        );
         let vjp = differentiate(&model, Mode::Vjp, None, None).unwrap();
         let u = tensor(&mut dice, &[]);
-        let g = evaluate(&vjp, vec![("x", x.clone()), ("y_cotangent", u.clone())])["x_cotangent"].clone();
+        let g = evaluate(&vjp, vec![("x", x.clone()), ("y_cotangent", u.clone())])["x_cotangent"]
+            .clone();
         let dot = |a: &[Dual], b: &[f64]| a.iter().zip(b).map(|(a, b)| a.value * b).sum::<f64>();
         let back: Vec<f64> = g.data.iter().map(|d| d.value).collect();
         let (forward, backward) = (dot(&u.data, &tangents[..24]), dot(&v.data[..24], &back));
-        assert!((forward - backward).abs() <= 1e-9 * scale, "trial {trial}: {forward} and {backward}");
+        assert!(
+            (forward - backward).abs() <= 1e-9 * scale,
+            "trial {trial}: {forward} and {backward}"
+        );
     }
 }
