@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use flowgauge::graph::{self, Dim, Mode, Pass, Passes};
 use flowgauge::model::onnx::{Provider, Runtime, Session};
-use flowgauge::num::key::{Key, Purpose};
+use flowgauge::num::key::{Purpose, RngKey};
 use ndarray::{ArrayD, IxDyn};
 
 const BATCH: usize = 4;
@@ -185,7 +185,7 @@ fn values(port: &graph::Port, k: usize) -> ArrayD<f64> {
     let count = shape.iter().product();
     let draws = match port.elem.is_integer() {
         true => ndarray::Array1::zeros(count),
-        false => Key { seed: 0 }.normal(Purpose::Check, 0, 0, count),
+        false => RngKey { seed: 0 }.normal(Purpose::Check, 0, 0, count),
     };
     draws
         .into_shape_with_order(IxDyn(&shape))

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
-use flowgauge::data::Stored;
-use flowgauge::metric::sample::Sample;
+use flowgauge::data::NpyRows;
+use flowgauge::metric::feature_set::FeatureSet;
 use flowgauge::metric::{Metric, measure};
-use flowgauge::num::key::{Key, Purpose};
+use flowgauge::num::key::{Purpose, RngKey};
 
 fn main() -> Result<()> {
     let sizes: Vec<usize> = std::env::args()
@@ -33,15 +33,15 @@ fn main() -> Result<()> {
 
     let began = Instant::now();
     let open = |path: &PathBuf| {
-        Stored::open(path)?.ok_or_else(|| anyhow!("{}: too small", path.display()))
+        NpyRows::open(path)?.ok_or_else(|| anyhow!("{}: too small", path.display()))
     };
     let (x, y) = (open(&a)?, open(&b)?);
     let metric = Metric::from_name("frechet").context("listed")?;
-    let sides = [Sample::new(&x), Sample::new(&y)].map(|s| s.map_err(|e| anyhow!(e)));
+    let sides = [FeatureSet::new(&x), FeatureSet::new(&y)].map(|s| s.map_err(|e| anyhow!(e)));
     let [x, y] = sides;
     let (x, y) = (x?, y?);
     let read = began.elapsed().as_secs_f64();
-    let got = measure(&metric, &x, &y, Key { seed: 0 }).map_err(|e| anyhow!(e))?;
+    let got = measure(&metric, &x, &y, RngKey { seed: 0 }).map_err(|e| anyhow!(e))?;
     let seconds = began.elapsed().as_secs_f64();
 
     println!(
@@ -76,7 +76,7 @@ fn features(folder: &Path, side: u64, n: usize, d: usize) -> Result<PathBuf> {
     file.write_all(&u16::try_from(header.len())?.to_le_bytes())?;
     file.write_all(header.as_bytes())?;
     for i in 0..n {
-        let draws = Key { seed: side }.normal(Purpose::Check, i as u64, 0, d);
+        let draws = RngKey { seed: side }.normal(Purpose::Check, i as u64, 0, d);
         let shared = draws[0];
         for (j, z) in draws.iter().enumerate() {
             let scale = (-3.0 * j as f64 / d as f64).exp();

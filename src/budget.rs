@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::num::stats;
-use crate::rows::{Budget, Refined, Summary};
+use crate::rows::{BudgetRow, RefinedRow, SummaryRow};
 
 /// What a component is called, what lowers it, and how it was measured.
 struct Component<'a> {
@@ -18,20 +18,20 @@ struct Component<'a> {
 }
 
 /// All components of every summary; `dims` gives the numbers in one sample of a model.
-pub fn lines(
-    summaries: &[Summary],
-    refined: &[Refined],
+pub fn budget_rows(
+    summaries: &[SummaryRow],
+    refined: &[RefinedRow],
     dims: &BTreeMap<String, usize>,
-) -> Vec<Budget> {
-    type Key<'a> = (&'a str, &'a str, &'a str, &'a str);
-    let mut again: BTreeMap<Key, Vec<&Refined>> = BTreeMap::new();
+) -> Vec<BudgetRow> {
+    type EstimatorKey<'a> = (&'a str, &'a str, &'a str, &'a str);
+    let mut again: BTreeMap<EstimatorKey, Vec<&RefinedRow>> = BTreeMap::new();
     for row in refined {
         again
             .entry((&row.model, &row.dataset, &row.estimator, &row.solver))
             .or_default()
             .push(row);
     }
-    let of = |row: &Summary| {
+    let of = |row: &SummaryRow| {
         let key = (
             row.model.as_str(),
             row.dataset.as_str(),
@@ -39,7 +39,7 @@ pub fn lines(
             row.solver.as_str(),
         );
         let nothing = Vec::new();
-        one(
+        budget_of_summary(
             row,
             again.get(&key).unwrap_or(&nothing),
             dims.get(&row.model).copied().unwrap_or(0),
@@ -66,16 +66,16 @@ pub enum SolverBias {
 }
 
 /// A part of a number below which a difference of it is rounding.
-const ROUNDING: f64 = 1e-6;
+const RELATIVE_ROUNDING: f64 = 1e-6;
 
 impl SolverBias {
     /// That of a summary; nothing where no solver stands behind it.
-    pub fn of(row: &Summary) -> Option<SolverBias> {
+    pub fn from_summary(row: &SummaryRow) -> Option<SolverBias> {
         if row.kind.starts_with("few-step") {
             return None;
         }
         Some(match (row.solver_bias, row.nats) {
-            (Some(nats), Some(mean)) if nats.abs() <= ROUNDING * mean.abs() => {
+            (Some(nats), Some(mean)) if nats.abs() <= RELATIVE_ROUNDING * mean.abs() => {
                 SolverBias::Negligible
             }
             (Some(nats), Some(_)) => SolverBias::Measured {
@@ -88,9 +88,9 @@ impl SolverBias {
 }
 
 /// Puts the solver's part of every budget into its summary.
-pub fn into_summaries(summaries: &mut [Summary], lines: &[Budget]) {
+pub fn set_solver_bias(summaries: &mut [SummaryRow], lines: &[BudgetRow]) {
     for line in lines.iter().filter(|line| line.component == "solver") {
-        let same = |row: &&mut Summary| {
+        let same = |row: &&mut SummaryRow| {
             (&row.model, &row.dataset, &row.estimator, &row.solver)
                 == (&line.model, &line.dataset, &line.estimator, &line.solver)
         };
@@ -113,16 +113,16 @@ pub fn into_summaries(summaries: &mut [Summary], lines: &[Budget]) {
 }
 
 /// The budget of one summary, the total last.
-fn one(row: &Summary, refined: &[&Refined], dim: usize) -> Vec<Budget> {
+fn budget_of_summary(row: &SummaryRow, refined: &[&RefinedRow], dim: usize) -> Vec<BudgetRow> {
     let parts = [
-        data(row),
-        probe(row),
-        solver(row, refined),
-        dequantization(row),
-        numeric(row, refined),
+        data_component(row),
+        probe_component(row),
+        solver_component(row, refined),
+        dequantization_component(row),
+        numeric_component(row, refined),
     ];
-    let mut lines: Vec<Budget> = parts.into_iter().flatten().collect();
-    let square = |line: &Budget| line.mean_nats.map_or(0.0, |m| m * m);
+    let mut lines: Vec<BudgetRow> = parts.into_iter().flatten().collect();
+    let square = |line: &BudgetRow| line.mean_nats.map_or(0.0, |m| m * m);
     let sum: f64 = lines.iter().map(square).sum();
     let per_sample: f64 = lines
         .iter()
@@ -141,7 +141,7 @@ fn one(row: &Summary, refined: &[&Refined], dim: usize) -> Vec<Budget> {
         format!(", without {}", left_out.join(" and "))
     };
     let measured = format!("root of the sum of squares{without}; per sample without data");
-    let mut total = line(
+    let mut total = empty_budget_row(
         row,
         Component {
             name: "total",
@@ -166,8 +166,8 @@ fn one(row: &Summary, refined: &[&Refined], dim: usize) -> Vec<Budget> {
     lines
 }
 
-fn line(row: &Summary, component: Component, n: usize) -> Budget {
-    Budget {
+fn empty_budget_row(row: &SummaryRow, component: Component, n: usize) -> BudgetRow {
+    BudgetRow {
         model: row.model.clone(),
         dataset: row.dataset.clone(),
         estimator: row.estimator.clone(),
@@ -189,12 +189,12 @@ fn line(row: &Summary, component: Component, n: usize) -> Budget {
 }
 
 /// Whether an estimator's values are drawn.
-fn is_random(row: &Summary) -> bool {
+fn is_random(row: &SummaryRow) -> bool {
     !(matches!(row.kind.as_str(), "ode-exact" | "closed-form" | "learned")
         || row.kind.starts_with("few-step"))
 }
 
-fn probe(row: &Summary) -> Option<Budget> {
+fn probe_component(row: &SummaryRow) -> Option<BudgetRow> {
     let measured = match (is_random(row), row.probe_stderr) {
         (false, _) => return None,
         (true, None) => "unknown: one probe or replicate shows no spread; it is inside `data`",
@@ -205,14 +205,14 @@ fn probe(row: &Summary) -> Option<Budget> {
         knob: "more probes, replicates or products",
         measured: measured.into(),
     };
-    let mut line = line(row, component, row.n);
+    let mut line = empty_budget_row(row, component, row.n);
     line.sample_nats = row.probe_stderr;
     line.mean_nats = row.probe_stderr.map(|s| s / (row.n as f64).sqrt());
     Some(line)
 }
 
 /// The spread over draws of noise, without the probes' that is in it.
-fn dequantization(row: &Summary) -> Option<Budget> {
+fn dequantization_component(row: &SummaryRow) -> Option<BudgetRow> {
     if !matches!(row.bound.as_str(), "elbo" | "iw-elbo") {
         return None;
     }
@@ -236,16 +236,16 @@ fn dequantization(row: &Summary) -> Option<Budget> {
         knob: "more draws: `dequantization`",
         measured,
     };
-    let mut line = line(row, component, row.n);
+    let mut line = empty_budget_row(row, component, row.n);
     line.sample_nats = row.dequantization_stderr.map(own);
     line.mean_nats = line.sample_nats.map(|s| s / (row.n as f64).sqrt());
     Some(line)
 }
 
 /// The finite test set: the standard error over samples, without the noise of probes and draws that is in it.
-fn data(row: &Summary) -> Option<Budget> {
+fn data_component(row: &SummaryRow) -> Option<BudgetRow> {
     let n = row.n as f64;
-    let noise: f64 = [probe(row), dequantization(row)]
+    let noise: f64 = [probe_component(row), dequantization_component(row)]
         .iter()
         .flatten()
         .filter_map(|l| l.mean_nats)
@@ -260,14 +260,14 @@ fn data(row: &Summary) -> Option<Budget> {
         knob: "more samples",
         measured: measured.into(),
     };
-    let mut line = line(row, component, row.n);
+    let mut line = empty_budget_row(row, component, row.n);
     line.mean_nats = row.nats_stderr.map(|s| (s * s - noise).max(0.0).sqrt());
     line.sample_nats = line.mean_nats.map(|m| m * n.sqrt());
     Some(line)
 }
 
 /// From the same samples with finer steps, and with coarser ones for the order that is seen.
-fn solver(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
+fn solver_component(row: &SummaryRow, refined: &[&RefinedRow]) -> Option<BudgetRow> {
     let pairs: Vec<(f64, f64, Option<f64>)> = refined
         .iter()
         .filter_map(|r| Some((r.log_likelihood?, r.finer?, r.coarser)))
@@ -281,7 +281,7 @@ fn solver(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
         .iter()
         .map(|(base, finer, _)| (base - finer) * whole)
         .collect();
-    let mean = stats::mean(&errors)?;
+    let mean = stats::mean_estimate(&errors)?;
     let steps: Vec<(f64, f64)> = pairs
         .iter()
         .filter_map(|(b, f, c)| Some((c.as_ref()? - b, b - f)))
@@ -300,7 +300,7 @@ fn solver(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
         knob: "more steps or a tighter tolerance",
         measured,
     };
-    let mut line = line(row, component, errors.len());
+    let mut line = empty_budget_row(row, component, errors.len());
     line.observed_order = ratio(&steps);
     line.sample_nats = stats::rms(&errors);
     line.mean_nats = Some(mean.value.abs());
@@ -310,13 +310,13 @@ fn solver(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
 }
 
 /// The difference to the same networks in float64 on the same samples.
-fn numeric(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
+fn numeric_component(row: &SummaryRow, refined: &[&RefinedRow]) -> Option<BudgetRow> {
     let errors: Vec<f64> = refined
         .iter()
         .filter_map(|r| Some(r.log_likelihood? - r.float64?))
         .collect();
-    let Some(mean) = stats::mean(&errors) else {
-        return numeric_by_moves(row, refined);
+    let Some(mean) = stats::mean_estimate(&errors) else {
+        return numeric_from_perturbations(row, refined);
     };
     let measured = "difference to the same networks in float64".to_owned();
     let component = Component {
@@ -324,7 +324,7 @@ fn numeric(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
         knob: "networks in float64: `precision`",
         measured,
     };
-    let mut line = line(row, component, errors.len());
+    let mut line = empty_budget_row(row, component, errors.len());
     line.sample_nats = stats::rms(&errors);
     line.mean_nats = Some(mean.value.abs());
     line.bias_nats = Some(mean.value);
@@ -336,7 +336,7 @@ fn numeric(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
 ///
 /// Rounding that the move does not change is not seen: on the mixture of `models/` this gives 2.7e-7 nats per sample
 /// where the distance from a float64 solution on the same steps is 7.3e-7.
-fn numeric_by_moves(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
+fn numeric_from_perturbations(row: &SummaryRow, refined: &[&RefinedRow]) -> Option<BudgetRow> {
     let second: Vec<f64> = refined
         .iter()
         .filter_map(|r| Some(r.ahead? + r.behind? - 2.0 * r.log_likelihood?))
@@ -349,7 +349,7 @@ fn numeric_by_moves(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
         knob: "a network in float64",
         measured: measured.into(),
     };
-    let mut line = line(row, component, second.len());
+    let mut line = empty_budget_row(row, component, second.len());
     line.sample_nats = Some(own);
     line.mean_nats = Some(own / (row.n as f64).sqrt());
     Some(line)
@@ -358,18 +358,24 @@ fn numeric_by_moves(row: &Summary, refined: &[&Refined]) -> Option<Budget> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::divergence::{Divergence, Sources};
-    use crate::flow::path::Path;
+    use crate::divergence::{DivergenceEstimator, ModelHandles};
+    use crate::flow::path::ProbabilityPath;
     use crate::flow::prior::Prior;
-    use crate::likelihood::{Task, evaluate};
+    use crate::likelihood::{LikelihoodTask, evaluate_likelihoods};
     use crate::model::analytic;
     use crate::num::Batch;
-    use crate::num::key::{Key, Purpose};
+    use crate::num::key::{Purpose, RngKey};
     use crate::solve::{Solver, refine};
 
     /// A summary of `n` samples with these standard errors.
-    fn summary(kind: &str, n: usize, data: f64, probe: Option<f64>, draws: Option<f64>) -> Summary {
-        Summary {
+    fn summary(
+        kind: &str,
+        n: usize,
+        data: f64,
+        probe: Option<f64>,
+        draws: Option<f64>,
+    ) -> SummaryRow {
+        SummaryRow {
             model: "m".into(),
             dataset: "d".into(),
             estimator: "e".into(),
@@ -383,7 +389,7 @@ mod tests {
             dequantization_stderr: draws,
             draws: if draws.is_some() { 4 } else { 1 },
             bound: "elbo".into(),
-            ..Summary::default()
+            ..SummaryRow::default()
         }
     }
 
@@ -393,8 +399,8 @@ mod tests {
         finer: f64,
         coarser: Option<f64>,
         order: Option<u32>,
-    ) -> Refined {
-        Refined {
+    ) -> RefinedRow {
+        RefinedRow {
             model: "m".into(),
             dataset: "d".into(),
             estimator: "e".into(),
@@ -410,16 +416,16 @@ mod tests {
         }
     }
 
-    fn budget(row: &Summary, again: &[Refined]) -> BTreeMap<String, Budget> {
+    fn budget(row: &SummaryRow, again: &[RefinedRow]) -> BTreeMap<String, BudgetRow> {
         let dims = BTreeMap::from([("m".to_owned(), 4)]);
-        lines(std::slice::from_ref(row), again, &dims)
+        budget_rows(std::slice::from_ref(row), again, &dims)
             .into_iter()
             .map(|l| (l.component.clone(), l))
             .collect()
     }
 
     #[test]
-    fn components_add_up_to_the_whole() {
+    fn component_variances_sum_to_total() {
         let row = summary("ode-stochastic", 100, 0.5, Some(3.0), Some(5.0));
         let budget = budget(&row, &[]);
         let mean = |name: &str| budget[name].mean_nats.expect(name);
@@ -443,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_has_no_number() {
+    fn unknown_components_have_no_size() {
         let row = summary("ode-stochastic", 10, 0.5, None, None);
         let unknown = budget(&row, &[]);
         for name in ["probe", "dequantization"] {
@@ -457,7 +463,7 @@ mod tests {
             !exact.contains_key("probe"),
             "a deterministic estimator has no probes"
         );
-        let alone = Summary {
+        let alone = SummaryRow {
             n: 1,
             nats_stderr: None,
             ..summary("ode-exact", 1, 0.5, None, None)
@@ -471,7 +477,7 @@ mod tests {
         let row = summary("ode-exact", 4, 0.5, None, None);
         for p in [1u32, 2, 4] {
             let error = |i: usize, h: f64| (1.0 + i as f64) * 1e-3 * h.powi(p as i32);
-            let again: Vec<Refined> = (0..4)
+            let again: Vec<RefinedRow> = (0..4)
                 .map(|i| {
                     refined(
                         i,
@@ -502,7 +508,7 @@ mod tests {
     /// Fixed steps on an analytic mixture: what doubling says is the distance from the closed form.
     #[test]
     fn step_doubling_finds_the_true_error_of_an_analytic_model() {
-        let curve = Path::Vp {
+        let curve = ProbabilityPath::Vp {
             beta_min: 0.1,
             beta_max: 20.0,
             t_min: 1e-2,
@@ -510,32 +516,32 @@ mod tests {
         .curve()
         .expect("a path");
         let (model, prior) = (
-            analytic::example(curve.clone(), 3),
+            analytic::example_mixture(curve.clone(), 3),
             Prior {
                 std: curve.prior_std(),
             },
         );
         let mut x = Batch::zeros((6, 3));
         for (i, mut row) in x.rows_mut().into_iter().enumerate() {
-            row.assign(&(Key { seed: 17 }.normal(Purpose::Check, i as u64, 0, 3) * 0.8));
+            row.assign(&(RngKey { seed: 17 }.normal(Purpose::Check, i as u64, 0, 3) * 0.8));
         }
         let run = |solver: &Solver, estimator: &str| -> Vec<f64> {
-            let estimators: Vec<Divergence> =
+            let estimators: Vec<DivergenceEstimator> =
                 serde_yaml::from_str(&format!("[{estimator}]")).expect("an estimator");
-            let task = Task {
+            let task = LikelihoodTask {
                 curve: &model.curve,
                 prior,
                 solver,
                 estimators: &estimators,
-                key: Key { seed: 3 },
+                key: RngKey { seed: 3 },
             };
-            let mut sources = Sources {
-                tangents: Some(Box::new(model.clone())),
+            let mut sources = ModelHandles {
+                jacobian: Some(Box::new(model.clone())),
                 closed_form: Some(Box::new(model.clone())),
                 ..Default::default()
             };
             let ids: Vec<u64> = (0..6).collect();
-            let rows = evaluate(
+            let rows = evaluate_likelihoods(
                 &mut model.clone(),
                 &mut sources,
                 &task,
@@ -561,13 +567,13 @@ mod tests {
             let base = run(&solver, "exact");
             let finer = run(&refine::finer(&solver).expect("finer"), "exact");
             let coarser = run(&refine::coarser(&solver).expect("coarser"), "exact");
-            let again: Vec<Refined> = (0..6)
+            let again: Vec<RefinedRow> = (0..6)
                 .map(|i| refined(i, base[i], finer[i], Some(coarser[i]), Some(solver.order())))
                 .collect();
             let line = &budget(&summary("ode-exact", 6, 0.5, None, None), &again)["solver"];
             let gaps: Vec<f64> = base.iter().zip(&truth).map(|(b, t)| b - t).collect();
             let (mean, rms) = (
-                stats::mean(&gaps).expect("six").value,
+                stats::mean_estimate(&gaps).expect("six").value,
                 stats::rms(&gaps).expect("six"),
             );
             let (found, size) = (
@@ -585,19 +591,19 @@ mod tests {
     }
 
     #[test]
-    fn what_float64_gives_takes_the_place_of_moves() {
+    fn float64_difference_replaces_perturbation_estimate() {
         let row = summary("ode-exact", 4, 0.1, None, None);
         let errors = [3e-6, -1e-6, 2e-6, 4e-6];
         let measured = |(i, error): (usize, &f64)| {
             let again = refined(i, -3.0, -3.0, None, Some(2));
-            Refined {
+            RefinedRow {
                 float64: Some(-3.0 - error),
                 ahead: Some(1.0),
                 behind: Some(1.0),
                 ..again
             }
         };
-        let again: Vec<Refined> = errors.iter().enumerate().map(measured).collect();
+        let again: Vec<RefinedRow> = errors.iter().enumerate().map(measured).collect();
         let line = &budget(&row, &again)["numeric"];
         let close =
             |found: Option<f64>, truth: f64| found.is_some_and(|v| (v - truth).abs() < 1e-12);
@@ -610,9 +616,9 @@ mod tests {
     }
 
     #[test]
-    fn a_linear_move_is_no_rounding() {
+    fn linear_perturbation_is_not_rounding_error() {
         let row = summary("ode-exact", 4, 0.5, None, None);
-        let again: Vec<Refined> = (0..4).map(|i| refined(i, -2.0, -2.0, None, None)).collect();
+        let again: Vec<RefinedRow> = (0..4).map(|i| refined(i, -2.0, -2.0, None, None)).collect();
         let line = &budget(&row, &again)["numeric"];
         assert!((line.sample_nats.expect("measured") - 1e-6 * 6f64.sqrt()).abs() < 1e-12);
         assert_eq!(line.n, 4);

@@ -7,18 +7,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dequantization::Dequantization;
-use crate::divergence::Divergence;
-use crate::flow::grid::Spacing;
-use crate::lattice::Lattice;
+use crate::divergence::DivergenceEstimator;
+use crate::flow::grid::GridSpacing;
+use crate::lattice::LatticePolicy;
 use crate::metric::Metric;
-use crate::model::card::plain_name;
-use crate::model::lift::NetworkPrecision;
-use crate::num::shape::{Layout, Layouts};
+use crate::model::card::check_plain_name;
+use crate::model::precision::NetworkPrecision;
+use crate::num::shape::{AxisLayout, AxisLayouts};
 use crate::sample::Sampler;
-use crate::signature::{self, Wanted};
+use crate::signature::{self, ExpectedFile};
 use crate::solve::Solver;
-use crate::stein::Stein;
-use crate::yaml::{Document, Entry, Fault, Node, Value};
+use crate::stein::SteinTest;
+use crate::yaml::{Document, Fault, MapEntry, Node, Value};
 
 /// A run: which likelihoods and which samples to measure, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,12 +34,12 @@ pub struct Config {
     pub precision: Option<NetworkPrecision>,
     /// For every likelihood entry that names none of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub estimators: Vec<Divergence>,
+    pub estimators: Vec<DivergenceEstimator>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub solvers: Vec<Solver>,
     /// What the others are compared with, sample by sample; the first estimator unless named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reference: Option<Divergence>,
+    pub reference: Option<DivergenceEstimator>,
     /// The solver under which the reference stands, for the rows of every solver; each solver's own unless named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference_solver: Option<Solver>,
@@ -63,16 +63,16 @@ pub struct MapsEntry {
     pub data: PathBuf,
     /// The order of the data's axes where it is not the card's, a letter each: `NHWC`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub layout: Option<Layout>,
+    pub layout: Option<AxisLayout>,
     /// The name under the card's `flow_maps`.
     pub map: String,
     /// Numbers of steps to walk in.
     #[serde(default = "default_steps")]
     pub steps: Vec<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub grid: Option<Spacing>,
+    pub grid: Option<GridSpacing>,
     /// The first so many samples of the data.
-    #[serde(default = "default_residuals")]
+    #[serde(default = "default_map_samples")]
     pub samples: usize,
     /// Draws for the normalization by importance sampling, in up to three dimensions; 0 for none.
     #[serde(default)]
@@ -83,7 +83,7 @@ fn default_steps() -> Vec<usize> {
     vec![1, 2, 4, 8]
 }
 
-fn default_residuals() -> usize {
+fn default_map_samples() -> usize {
     64
 }
 
@@ -96,16 +96,16 @@ pub struct LikelihoodEntry {
     pub data: PathBuf,
     /// The order of the data's axes where it is not the card's, a letter each: `NHWC`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub layout: Option<Layout>,
+    pub layout: Option<AxisLayout>,
     /// The first so many samples; all of them unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub estimators: Option<Vec<Divergence>>,
+    pub estimators: Option<Vec<DivergenceEstimator>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub solvers: Option<Vec<Solver>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reference: Option<Divergence>,
+    pub reference: Option<DivergenceEstimator>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference_solver: Option<Solver>,
     /// Samples whose divergence is recorded along the path, for the figure; 0 for none.
@@ -118,19 +118,19 @@ pub struct LikelihoodEntry {
     /// how many. Unless given, the solver's part of the reference is measured where its steps are fixed and that costs
     /// little; `false` leaves that out too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub budget: Option<Budgeting>,
+    pub budget: Option<ErrorBudgetSetting>,
     /// What is done about data whose numbers bound nothing, such as floats that were quantized and not dequantized:
     /// `refuse` or `allow`.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub lattice: Lattice,
+    pub lattice: LatticePolicy,
     /// Stein tests of divergence heads on these data, one entry per head.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
     )]
-    #[schemars(schema_with = "either::<Stein, Vec<Stein>>")]
-    pub stein: Vec<Stein>,
+    #[schemars(schema_with = "any_of_schema::<SteinTest, Vec<SteinTest>>")]
+    pub stein: Vec<SteinTest>,
     /// For models of the plane: the log-density over a rectangle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub density: Option<DensityGrid>,
@@ -139,25 +139,25 @@ pub struct LikelihoodEntry {
 /// How much of the data the error budget is measured on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Budget {
-    #[serde(default = "default_budget")]
+pub struct ErrorBudgetOptions {
+    #[serde(default = "default_budget_samples")]
     pub samples: usize,
 }
 
 /// What a config says of an error budget: `true`, `false` or `{samples: N}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected true, false or {samples: N}")]
-pub enum Budgeting {
-    Asked(bool),
-    Given(Budget),
+pub enum ErrorBudgetSetting {
+    Enabled(bool),
+    Options(ErrorBudgetOptions),
 }
 
-impl Budgeting {
+impl ErrorBudgetSetting {
     /// How many samples it is to be measured on; none where it is not wanted.
     pub fn samples(&self) -> Option<usize> {
         match self {
-            Budgeting::Asked(asked) => asked.then(default_budget),
-            Budgeting::Given(budget) => Some(budget.samples),
+            ErrorBudgetSetting::Enabled(asked) => asked.then(default_budget_samples),
+            ErrorBudgetSetting::Options(budget) => Some(budget.samples),
         }
     }
 }
@@ -199,7 +199,7 @@ pub struct SamplesEntry {
     /// The order of the axes of these arrays where it is not the card's: one for all that need it, `NHWC`, or one for
     /// each, `{reference: NHWC}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub layout: Option<Layouts>,
+    pub layout: Option<AxisLayouts>,
     /// An ONNX feature extractor; the raw numbers unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extractor: Option<PathBuf>,
@@ -207,7 +207,7 @@ pub struct SamplesEntry {
 }
 
 /// The schema of a key that takes two forms.
-fn either<A: JsonSchema, B: JsonSchema>(
+fn any_of_schema<A: JsonSchema, B: JsonSchema>(
     generator: &mut schemars::SchemaGenerator,
 ) -> schemars::Schema {
     let forms = [
@@ -222,8 +222,8 @@ fn one_or_many<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
     use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-    struct Either<T>(std::marker::PhantomData<T>);
-    impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Either<T> {
+    struct OneOrManyVisitor<T>(std::marker::PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for OneOrManyVisitor<T> {
         type Value = Vec<T>;
         fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
             write!(f, "one entry or a list of them")
@@ -235,11 +235,11 @@ fn one_or_many<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
             Vec::<T>::deserialize(SeqAccessDeserializer::new(seq))
         }
     }
-    deserializer.deserialize_any(Either(std::marker::PhantomData))
+    deserializer.deserialize_any(OneOrManyVisitor(std::marker::PhantomData))
 }
 
 /// Trials of one entry; more would only fill the disk with files.
-const MOST_TRIALS: usize = 100_000;
+const MAX_TRIALS_PER_ENTRY: usize = 100_000;
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -253,7 +253,7 @@ fn default_profile() -> usize {
     8
 }
 
-fn default_budget() -> usize {
+fn default_budget_samples() -> usize {
     32
 }
 
@@ -263,59 +263,60 @@ fn default_points() -> usize {
 
 /// A config with the bytes it was read from and where.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Written {
+pub struct ConfigFile {
     /// What was written, without what is at fault.
     pub config: Config,
     pub text: String,
     /// The `--set` changes, as the user gave them.
-    pub changes: Vec<String>,
+    pub overrides: Vec<String>,
     folder: PathBuf,
-    name: String,
+    display_name: String,
     document: Document,
     faults: Vec<Fault>,
 }
 
-impl Written {
+impl ConfigFile {
     /// Reads a config and applies `key.path=value` changes. Faults that leave something to check further wait for
-    /// [`Written::hold`], so that all of them are told at once.
+    /// [`ConfigFile::reject_faults`], so that all of them are told at once.
     ///
     /// # Errors
     /// A message that names the file and every fault, where nothing can be checked further.
-    pub fn read(path: &Path, changes: &[String]) -> Result<Written> {
+    pub fn read(path: &Path, changes: &[String]) -> Result<ConfigFile> {
         let named = std::iter::once(path.display().to_string())
             .chain(changes.iter().map(|c| format!("--set {c}")));
         let name = if changes.is_empty() {
             path.display().to_string()
         } else {
-            with_changes(named)
+            name_with_overrides(named)
         };
-        let text = signature::text(path, Wanted::Config)
+        let text = signature::read_yaml_text(path, ExpectedFile::Config)
             .map_err(|e| anyhow!("{}: {e}", path.display()))?;
         let mut document =
             Document::parse(&text).map_err(|e| anyhow!("{}: {e}", path.display()))?;
         for change in changes {
-            set(&mut document.root, change).with_context(|| format!("--set {change}"))?;
+            apply_override(&mut document.root, change)
+                .with_context(|| format!("--set {change}"))?;
         }
-        if let Some(other) = another_file(&document.root) {
+        if let Some(other) = explain_other_file(&document.root) {
             bail!("{}: {other}", path.display());
         }
         let (config, faults) = document.read_partly::<Config>();
         let Some(config) = config else {
-            bail!("{name}: {}", document.faults(faults))
+            bail!("{name}: {}", document.report_faults(faults))
         };
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let faults = document.located(faults);
-        let mut written = Written {
+        let faults = document.locate(faults);
+        let mut written = ConfigFile {
             config,
             text,
-            changes: changes.to_vec(),
+            overrides: changes.to_vec(),
             folder,
-            name,
+            display_name: name,
             document,
             faults,
         };
         let found = written.check();
-        written.faults.extend(written.document.located(found));
+        written.faults.extend(written.document.locate(found));
         Ok(written)
     }
 
@@ -335,14 +336,14 @@ impl Written {
     }
 
     /// Whether something at or below a key, or above it, is at fault already, so that what follows from it is no news.
-    pub fn at_fault(&self, key: &str) -> bool {
+    pub fn has_fault_near(&self, key: &str) -> bool {
         let below = |inner: &str, outer: &str| {
             inner
                 .strip_prefix(outer)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
                 && !outer.is_empty()
         };
-        let key = &self.document.written(key);
+        let key = &self.document.original_key(key);
         self.faults
             .iter()
             .any(|f| below(&f.key, key) || below(key, &f.key))
@@ -352,9 +353,9 @@ impl Written {
     ///
     /// # Errors
     /// One message that names the file and every fault.
-    pub fn hold(&self, found: Vec<Fault>) -> Result<()> {
+    pub fn reject_faults(&self, found: Vec<Fault>) -> Result<()> {
         let mut all = self.faults.clone();
-        for fault in self.document.located(found) {
+        for fault in self.document.locate(found) {
             if !all.contains(&fault) {
                 all.push(fault);
             }
@@ -362,7 +363,11 @@ impl Written {
         if all.is_empty() {
             Ok(())
         } else {
-            Err(anyhow!("{}: {}", self.name, self.document.faults(all)))
+            Err(anyhow!(
+                "{}: {}",
+                self.display_name,
+                self.document.report_faults(all)
+            ))
         }
     }
 
@@ -370,18 +375,18 @@ impl Written {
         let config = &self.config;
         let mut found = Vec::new();
         let mut fault = |key: String, message: String| {
-            if !self.at_fault(&key) {
+            if !self.has_fault_near(&key) {
                 found.push(Fault::new(key, message));
             }
         };
-        if let Err(message) = plain_name(&config.name) {
+        if let Err(message) = check_plain_name(&config.name) {
             fault("name".to_owned(), message);
         }
         let asks = ["likelihood", "samples", "maps"];
         if config.likelihood.is_empty()
             && config.samples.is_empty()
             && config.maps.is_empty()
-            && !asks.iter().any(|key| self.at_fault(key))
+            && !asks.iter().any(|key| self.has_fault_near(key))
         {
             fault(
                 String::new(),
@@ -408,7 +413,7 @@ impl Written {
                     entry.solvers.as_ref().unwrap_or(&config.solvers).is_empty(),
                 ),
             ] {
-                if none && !self.at_fault(key) {
+                if none && !self.has_fault_near(key) {
                     fault(
                         at(key),
                         "none here and none for the whole run; expected at least one".to_owned(),
@@ -418,7 +423,7 @@ impl Written {
             if let Some(few) = entry
                 .budget
                 .as_ref()
-                .and_then(Budgeting::samples)
+                .and_then(ErrorBudgetSetting::samples)
                 .filter(|n| *n < 2)
             {
                 let message = format!("{few}, expected at least 2, so that the mean has an error");
@@ -458,10 +463,10 @@ impl Written {
                     format!("{}, expected at least 2", entry.samples),
                 );
             }
-            if entry.draws > MOST_DRAWS {
+            if entry.draws > MAX_MAP_DRAWS {
                 fault(
                     at("draws"),
-                    format!("{}, expected at most {MOST_DRAWS}", entry.draws),
+                    format!("{}, expected at most {MAX_MAP_DRAWS}", entry.draws),
                 );
             }
         }
@@ -476,9 +481,9 @@ impl Written {
             if entry.count == 0 {
                 fault(at("count"), "0, expected at least 1".to_owned());
             }
-            if entry.count.div_ceil(config.chunk.max(1)) > MOST_TRIALS {
+            if entry.count.div_ceil(config.chunk.max(1)) > MAX_TRIALS_PER_ENTRY {
                 let message = format!(
-                    "{} makes more than {MOST_TRIALS} trials of `chunk: {}`",
+                    "{} makes more than {MAX_TRIALS_PER_ENTRY} trials of `chunk: {}`",
                     entry.count, config.chunk
                 );
                 fault(at("count"), message);
@@ -489,15 +494,15 @@ impl Written {
 }
 
 /// Draws of one entry under `maps`: they are held at once.
-const MOST_DRAWS: usize = 1 << 20;
+const MAX_MAP_DRAWS: usize = 1 << 20;
 
-fn with_changes(parts: impl Iterator<Item = String>) -> String {
+fn name_with_overrides(parts: impl Iterator<Item = String>) -> String {
     let parts: Vec<String> = parts.collect();
     format!("{} with {}", parts[0], parts[1..].join(" "))
 }
 
 /// What a file is whose keys are those of another kind of file.
-fn another_file(root: &Node) -> Option<String> {
+fn explain_other_file(root: &Node) -> Option<String> {
     let has = |key: &str| root.get(key).is_some();
     if has("likelihood") || has("samples") || has("maps") {
         return None;
@@ -514,14 +519,14 @@ fn another_file(root: &Node) -> Option<String> {
 }
 
 /// Applies one `key.path=value`; numbers in the path are positions in a list.
-fn set(root: &mut Node, change: &str) -> Result<()> {
+fn apply_override(root: &mut Node, change: &str) -> Result<()> {
     let (path, text) = change
         .split_once('=')
         .ok_or_else(|| anyhow!("expected key.path=value"))?;
     let mut value = Document::parse(text)
         .map_err(|e| anyhow!("its value is no YAML: {e}"))?
         .root;
-    value.placed(None);
+    value.set_position(None);
     let mut at = root;
     for segment in path.split('.') {
         if segment.is_empty() {
@@ -545,11 +550,11 @@ fn set(root: &mut Node, change: &str) -> Result<()> {
                 let index = there.unwrap_or_else(|| {
                     let node = Node {
                         value: Value::Null,
-                        place: None,
+                        position: None,
                     };
-                    entries.push(Entry {
+                    entries.push(MapEntry {
                         key: segment.to_owned(),
-                        place: None,
+                        position: None,
                         node,
                     });
                     entries.len() - 1
@@ -578,13 +583,13 @@ mod tests {
         let path = folder.path().join("c.yaml");
         std::fs::write(&path, text)?;
         let changes: Vec<String> = changes.iter().map(|c| c.to_string()).collect();
-        let written = Written::read(&path, &changes)?;
-        written.hold(Vec::new())?;
+        let written = ConfigFile::read(&path, &changes)?;
+        written.reject_faults(Vec::new())?;
         Ok(written.config)
     }
 
     #[test]
-    fn changes_reach_lists_and_absent_keys() {
+    fn overrides_reach_lists_and_absent_keys() {
         let config = read(
             TEXT,
             &[
@@ -599,7 +604,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn config_errors_name_the_key() {
         let refused = |text: &str, changes: &[&str]| {
             format!("{:#}", read(text, changes).expect_err("refused"))
         };

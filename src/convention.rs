@@ -7,7 +7,7 @@ use std::f64::consts::LN_2;
 
 /// What a convention depends on besides the log-likelihood.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Setting {
+pub struct ConventionContext {
     /// Numbers in one sample.
     pub dim: usize,
     /// The data's range in the model's coordinates.
@@ -18,18 +18,18 @@ pub struct Setting {
 
 /// value = scale · log p + offset, with log p in nats in the model's coordinates.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Linear {
+pub struct AffineConversion {
     pub scale: f64,
     pub offset: f64,
 }
 
-impl Linear {
-    pub fn value(&self, log_likelihood: f64) -> f64 {
+impl AffineConversion {
+    pub fn convert(&self, log_likelihood: f64) -> f64 {
         self.scale * log_likelihood + self.offset
     }
 
     /// The standard error of a value from that of the log-likelihood.
-    pub fn stderr(&self, stderr: f64) -> f64 {
+    pub fn convert_stderr(&self, stderr: f64) -> f64 {
         self.scale.abs() * stderr
     }
 }
@@ -44,34 +44,34 @@ pub struct Convention {
     pub source: &'static str,
     /// What that code does besides the formula, which a number of this program does not repeat.
     pub protocol: &'static str,
-    linear: fn(&Setting) -> Result<Linear, String>,
+    conversion: fn(&ConventionContext) -> Result<AffineConversion, String>,
 }
 
 impl Convention {
     /// The convention called `name`.
-    pub fn named(name: &str) -> Option<&'static Convention> {
-        ALL.iter().find(|c| c.name == name)
+    pub fn by_name(name: &str) -> Option<&'static Convention> {
+        CONVENTIONS.iter().find(|c| c.name == name)
     }
 
     /// The convention in a setting.
     ///
     /// # Errors
     /// Why it does not apply there.
-    pub fn of(&self, setting: &Setting) -> Result<Linear, String> {
-        (self.linear)(setting)
+    pub fn conversion_for(&self, setting: &ConventionContext) -> Result<AffineConversion, String> {
+        (self.conversion)(setting)
     }
 }
 
 /// Every convention, our own units first.
-pub const ALL: &[Convention] = &[
+pub const CONVENTIONS: &[Convention] = &[
     Convention {
         name: "nats",
         unit: "nats",
         formula: "log p",
         source: "the natural logarithm of the model's density",
         protocol: "",
-        linear: |_| {
-            Ok(Linear {
+        conversion: |_| {
+            Ok(AffineConversion {
                 scale: 1.0,
                 offset: 0.0,
             })
@@ -83,8 +83,8 @@ pub const ALL: &[Convention] = &[
         formula: "(−log p) / D",
         source: "the negative log-density per number",
         protocol: "",
-        linear: |s| {
-            Ok(Linear {
+        conversion: |s| {
+            Ok(AffineConversion {
                 scale: -1.0 / s.dim as f64,
                 offset: 0.0,
             })
@@ -96,14 +96,17 @@ pub const ALL: &[Convention] = &[
         formula: "(−log p) / (D ln 2) + log2(levels / (hi − lo))",
         source: "the change of variables from one level's width to the model's coordinates",
         protocol: "",
-        linear: |s| {
+        conversion: |s| {
             let (Some([low, high]), Some(levels)) = (s.range, s.levels) else {
                 return Err(
                     "the card names no `data: {range, levels}`: the data are not quantized"
                         .to_owned(),
                 );
             };
-            Ok(bits(s, (f64::from(levels) / (high - low)).log2()))
+            Ok(bits_per_dim_conversion(
+                s,
+                (f64::from(levels) / (high - low)).log2(),
+            ))
         },
     },
     Convention {
@@ -113,14 +116,14 @@ pub const ALL: &[Convention] = &[
         source: "yang-song/score_sde_pytorch, likelihood.py",
         protocol: "RK45 at rtol = atol = 1e-5 with one error norm for the whole batch, time cut at 1e-5, one fixed \
                    Rademacher probe per image, five passes over the test set with fresh uniform noise",
-        linear: |s| {
-            bytes(s)?;
+        conversion: |s| {
+            require_256_levels(s)?;
             match s.range {
-                Some([-1.0, 1.0]) => Ok(bits(s, 7.0)),
-                Some([0.0, 1.0]) => Ok(bits(s, 8.0)),
+                Some([-1.0, 1.0]) => Ok(bits_per_dim_conversion(s, 7.0)),
+                Some([0.0, 1.0]) => Ok(bits_per_dim_conversion(s, 8.0)),
                 range => Err(format!(
                     "its scalers know data in [-1, 1] and [0, 1], not {}",
-                    shown(range)
+                    format_range(range)
                 )),
             }
         },
@@ -131,10 +134,10 @@ pub const ALL: &[Convention] = &[
         formula: "−(log p_y / D − ln 256) / ln 2, with log p_y = log p + D ln(hi − lo) the density of y in [0, 1]",
         source: "rtqichen/ffjord, train_cnf.py",
         protocol: "(255 y + u) / 256 as dequantization, a logit layer inside the model, the mean of batch means",
-        linear: |s| {
-            bytes(s)?;
+        conversion: |s| {
+            require_256_levels(s)?;
             let [low, high] = s.range.ok_or("the card names no range")?;
-            Ok(bits(s, 8.0 - (high - low).log2()))
+            Ok(bits_per_dim_conversion(s, 8.0 - (high - low).log2()))
         },
     },
     Convention {
@@ -143,13 +146,13 @@ pub const ALL: &[Convention] = &[
         formula: "−(log p + D ln 2 − D ln 256) / (D ln 2)",
         source: "Keely-Ai/F2D2, nll.py",
         protocol: "few-step Euler with a learned divergence times 20000, y clamped to [0, 1], the mean of batch means",
-        linear: |s| {
-            bytes(s)?;
+        conversion: |s| {
+            require_256_levels(s)?;
             match s.range {
-                Some([-1.0, 1.0]) => Ok(bits(s, 7.0)),
+                Some([-1.0, 1.0]) => Ok(bits_per_dim_conversion(s, 7.0)),
                 range => Err(format!(
                     "its constants presume data in [-1, 1], not {}",
-                    shown(range)
+                    format_range(range)
                 )),
             }
         },
@@ -160,8 +163,8 @@ pub const ALL: &[Convention] = &[
         formula: "log p",
         source: "facebookresearch/flow_matching, flow_matching/solver/ode_solver.py, compute_likelihood",
         protocol: "one fixed Rademacher probe unless `exact_divergence`; dequantization and bits/dim are the caller's",
-        linear: |_| {
-            Ok(Linear {
+        conversion: |_| {
+            Ok(AffineConversion {
                 scale: 1.0,
                 offset: 0.0,
             })
@@ -169,15 +172,15 @@ pub const ALL: &[Convention] = &[
     },
 ];
 
-fn bits(s: &Setting, offset: f64) -> Linear {
-    Linear {
+fn bits_per_dim_conversion(s: &ConventionContext, offset: f64) -> AffineConversion {
+    AffineConversion {
         scale: -1.0 / (s.dim as f64 * LN_2),
         offset,
     }
 }
 
 /// Constants of 8 bits hold for 256 levels alone.
-fn bytes(s: &Setting) -> Result<(), String> {
+fn require_256_levels(s: &ConventionContext) -> Result<(), String> {
     match s.levels {
         Some(256) => Ok(()),
         Some(levels) => Err(format!(
@@ -190,7 +193,7 @@ fn bytes(s: &Setting) -> Result<(), String> {
     }
 }
 
-fn shown(range: Option<[f64; 2]>) -> String {
+fn format_range(range: Option<[f64; 2]>) -> String {
     range.map_or("an unknown range".to_owned(), |[low, high]| {
         format!("[{low}, {high}]")
     })
@@ -200,27 +203,27 @@ fn shown(range: Option<[f64; 2]>) -> String {
 mod tests {
     use super::*;
 
-    fn bytes_in(range: [f64; 2]) -> Setting {
-        Setting {
+    fn bytes_in(range: [f64; 2]) -> ConventionContext {
+        ConventionContext {
             dim: 3072,
             range: Some(range),
             levels: Some(256),
         }
     }
 
-    fn value(name: &str, setting: &Setting, log_likelihood: f64) -> Option<f64> {
+    fn value(name: &str, setting: &ConventionContext, log_likelihood: f64) -> Option<f64> {
         Some(
-            Convention::named(name)
+            Convention::by_name(name)
                 .expect(name)
-                .of(setting)
+                .conversion_for(setting)
                 .ok()?
-                .value(log_likelihood),
+                .convert(log_likelihood),
         )
     }
 
     /// T8: uniform bytes under the density of ½ per dimension on [−1, 1] are eight bits in every convention of bits.
     #[test]
-    fn uniform_bytes_are_eight_bits() {
+    fn uniform_bytes_are_eight_bits_in_every_convention() {
         let d = 3072.0;
         for (range, each) in [
             ([-1.0, 1.0], 0.5f64),
@@ -228,12 +231,12 @@ mod tests {
             ([0.0, 256.0], 1.0 / 256.0),
         ] {
             let (setting, log_p) = (bytes_in(range), d * each.ln());
-            for convention in ALL.iter().filter(|c| c.unit == "bits/dim") {
-                let Ok(linear) = convention.of(&setting) else {
+            for convention in CONVENTIONS.iter().filter(|c| c.unit == "bits/dim") {
+                let Ok(linear) = convention.conversion_for(&setting) else {
                     continue;
                 };
                 assert!(
-                    (linear.value(log_p) - 8.0).abs() < 1e-12,
+                    (linear.convert(log_p) - 8.0).abs() < 1e-12,
                     "{} {range:?}",
                     convention.name
                 );
@@ -247,8 +250,8 @@ mod tests {
 
     /// T8: the standard normal law, with E x² = 1/3: 1.566197 bits of density and 7 of offset.
     #[test]
-    fn a_normal_density_has_its_known_bits() {
-        let setting = Setting {
+    fn normal_density_has_known_bits_per_dim() {
+        let setting = ConventionContext {
             dim: 1,
             ..bytes_in([-1.0, 1.0])
         };
@@ -263,7 +266,7 @@ mod tests {
 
     /// What the public code computes, written out as it stands there.
     #[test]
-    fn formulas_are_those_of_the_public_code() {
+    fn conventions_match_the_published_code() {
         let (d, log_p) = (3072.0, -4321.5f64);
         let ln = |v: f64| v.ln();
         for (range, inverse_scaled) in [([-1.0, 1.0], 0.0), ([0.0, 1.0], -1.0)] {
@@ -284,19 +287,24 @@ mod tests {
     }
 
     #[test]
-    fn constants_are_not_carried_to_other_data() {
-        let digits = Setting {
+    fn conventions_refuse_data_with_other_levels_or_range() {
+        let digits = ConventionContext {
             dim: 64,
             range: Some([-1.0, 1.0]),
             levels: Some(17),
         };
-        let plane = Setting {
+        let plane = ConventionContext {
             dim: 2,
             range: None,
             levels: None,
         };
         for name in ["score_sde", "ffjord", "f2d2"] {
-            let why = |s: &Setting| Convention::named(name).expect(name).of(s).expect_err(name);
+            let why = |s: &ConventionContext| {
+                Convention::by_name(name)
+                    .expect(name)
+                    .conversion_for(s)
+                    .expect_err(name)
+            };
             assert!(why(&digits).contains("17"), "{name}");
             assert!(why(&plane).contains("not quantized"), "{name}");
         }
@@ -309,11 +317,11 @@ mod tests {
     }
 
     #[test]
-    fn errors_scale_with_the_unit() {
-        let linear = Convention::named("score_sde")
+    fn convention_stderr_scales_with_the_unit() {
+        let linear = Convention::by_name("score_sde")
             .expect("listed")
-            .of(&bytes_in([-1.0, 1.0]))
+            .conversion_for(&bytes_in([-1.0, 1.0]))
             .expect("applies");
-        assert!((linear.stderr(3072.0 * LN_2) - 1.0).abs() < 1e-12);
+        assert!((linear.convert_stderr(3072.0 * LN_2) - 1.0).abs() < 1e-12);
     }
 }

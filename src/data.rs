@@ -7,23 +7,23 @@ use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use sha2::{Digest, Sha256};
 
-use crate::dequantization::{DENSITY, ELBO, NONE};
-use crate::lattice::{self, Lattice, Unfit};
+use crate::dequantization::{DENSITY, ELBO, NO_BOUND};
+use crate::lattice::{self, DataMismatch, LatticePolicy};
 use crate::model::card::Card;
 use crate::model::library::hex;
 use crate::num::Batch;
-use crate::num::key::{Key, Purpose, SampleId, of_draw};
+use crate::num::key::{Purpose, RngKey, SampleId, unpack_draw};
 use crate::num::npy;
-use crate::num::shape::{self, Layout, Misfit, Said};
-use crate::signature::{self, Wanted};
+use crate::num::shape::{self, AxisLayout, RequestedLayout, ShapeMismatch};
+use crate::signature::{self, ExpectedFile};
 
 mod archive;
-mod columns;
+mod csv_table;
 mod images;
-mod stored;
-mod table;
-pub use images::{Folder, png_grid};
-pub use stored::Stored;
+mod npy_rows;
+mod parquet_table;
+pub use images::{ImageFolder, png_grid};
+pub use npy_rows::NpyRows;
 
 /// A whole array as read.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,25 +33,25 @@ pub struct Dataset {
     pub sha256: String,
     /// Samples first.
     pub values: ArrayD<f64>,
-    pub numbers: Numbers,
+    pub number_kind: NumberKind,
     /// The order of the file's axes, where it was said.
-    pub layout: Option<Layout>,
+    pub layout: Option<AxisLayout>,
     /// What was left out or taken for something, in sentences that go on after the file's name.
     pub notes: Vec<String>,
 }
 
 /// What a log-likelihood is to its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bound {
+pub struct LikelihoodBound {
     /// As the column `bound` says it.
-    pub what: &'static str,
+    pub kind: &'static str,
     /// Why it bounds nothing, in a sentence that goes on after the file's name.
-    pub why: Option<String>,
+    pub reason: Option<String>,
 }
 
 /// A mean and a covariance of features, as programs that compute a Fréchet distance keep them.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Statistics {
+pub struct FeatureStatistics {
     /// As the user named it.
     pub name: String,
     pub sha256: String,
@@ -63,22 +63,22 @@ pub struct Statistics {
 
 /// What a file holds.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Held {
+pub enum LoadedData {
     Samples(Dataset),
-    Statistics(Statistics),
+    Statistics(FeatureStatistics),
 }
 
 /// An array as a parser gives it, with notes for [`Dataset::notes`].
 #[derive(Debug)]
-struct Array {
+struct ParsedArray {
     values: ArrayD<f64>,
-    numbers: Numbers,
+    number_kind: NumberKind,
     notes: Vec<String>,
 }
 
 /// What the bytes of a file are.
-enum Content {
-    Samples(Array),
+enum ParsedContent {
+    Samples(ParsedArray),
     Statistics {
         mean: Array1<f64>,
         covariance: Array2<f64>,
@@ -87,38 +87,39 @@ enum Content {
 }
 
 /// Prints notes on standard error, after the name of their file.
-fn tell(name: &str, notes: &[String]) {
+fn print_file_notes(name: &str, notes: &[String]) {
     notes
         .iter()
-        .for_each(|text| note!("flowgauge: {name}: {text}"));
+        .for_each(|text| errln!("flowgauge: {name}: {text}"));
 }
 
 /// What kind of numbers a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Numbers {
-    Reals,
+pub enum NumberKind {
+    Floats,
     /// By the file's own type; a model's levels turn them into reals.
     Integers,
     /// Integers of a type that holds 0 to 255 and nothing else.
-    Bytes,
+    Uint8,
     /// A text table in which every number is written as a whole one. Text has no types: these are
     /// integers to a card with levels, and reals to any other.
-    WholeText,
+    IntegerText,
 }
 
-impl Held {
+impl LoadedData {
     /// Reads samples, as [`Dataset::read`] does, or statistics of them from a .npz or .safetensors file.
     ///
     /// # Errors
     /// One message that names the file and what is wrong.
-    pub fn read(spec: &Path) -> Result<Held> {
+    pub fn read(spec: &Path) -> Result<LoadedData> {
         let name = spec.display().to_string();
         let (file, member) = split_member(spec);
         let (content, sha256) = if file.is_dir() {
-            let (array, sha256) = images::folder(&file).with_context(|| name.clone())?;
-            (Content::Samples(array), sha256)
+            let (array, sha256) =
+                images::array_from_image_folder(&file).with_context(|| name.clone())?;
+            (ParsedContent::Samples(array), sha256)
         } else {
-            if let Some(why) = signature::absent(&file) {
+            if let Some(why) = signature::explain_missing(&file) {
                 bail!("{name}: {why}");
             }
             // A device or a pipe may never end.
@@ -128,35 +129,35 @@ impl Held {
             let bytes = std::fs::read(&file)
                 .with_context(|| format!("{}: the data cannot be read", file.display()))?;
             // What is empty or cut off, its own reader tells.
-            if let Some(why) =
-                signature::refusal(&bytes, Wanted::Array).filter(|_| !bytes.is_empty())
+            if let Some(why) = signature::explain_mismatch(&bytes, ExpectedFile::Array)
+                .filter(|_| !bytes.is_empty())
             {
                 bail!("{name}: {why}");
             }
             let sha256 = hex(&Sha256::digest(&bytes));
             (
-                parse(&file, member.as_deref(), &bytes).with_context(|| name.clone())?,
+                parse_data_file(&file, member.as_deref(), &bytes).with_context(|| name.clone())?,
                 sha256,
             )
         };
         Ok(match content {
-            Content::Samples(Array {
+            ParsedContent::Samples(ParsedArray {
                 values,
-                numbers,
+                number_kind: numbers,
                 notes,
             }) => {
                 let data = Dataset {
                     notes,
                     ..Dataset::new(name, sha256, values, numbers)
                 };
-                data.check()?;
-                Held::Samples(data)
+                data.check_values()?;
+                LoadedData::Samples(data)
             }
-            Content::Statistics {
+            ParsedContent::Statistics {
                 mean,
                 covariance,
                 note,
-            } => Held::Statistics(Statistics {
+            } => LoadedData::Statistics(FeatureStatistics {
                 name,
                 sha256,
                 mean,
@@ -167,21 +168,21 @@ impl Held {
     }
 }
 
-impl Statistics {
+impl FeatureStatistics {
     /// Prints the notes on standard error.
-    pub fn tell(&self) {
-        tell(&self.name, &self.notes);
+    pub fn print_notes(&self) {
+        print_file_notes(&self.name, &self.notes);
     }
 }
 
 impl Dataset {
     /// An array, samples first, with the hash of what it was read from.
-    pub fn new(name: String, sha256: String, values: ArrayD<f64>, numbers: Numbers) -> Dataset {
+    pub fn new(name: String, sha256: String, values: ArrayD<f64>, numbers: NumberKind) -> Dataset {
         Dataset {
             name,
             sha256,
             values,
-            numbers,
+            number_kind: numbers,
             layout: None,
             notes: Vec::new(),
         }
@@ -193,9 +194,9 @@ impl Dataset {
     /// # Errors
     /// One message that names the file and what is wrong.
     pub fn read(spec: &Path) -> Result<Dataset> {
-        match Held::read(spec)? {
-            Held::Samples(data) => Ok(data),
-            Held::Statistics(Statistics { name, mean, .. }) => bail!(
+        match LoadedData::read(spec)? {
+            LoadedData::Samples(data) => Ok(data),
+            LoadedData::Statistics(FeatureStatistics { name, mean, .. }) => bail!(
                 "{name}: it holds statistics, a mean and a covariance of {} features, and not samples; they are                  compared by `flowgauge metrics --metric frechet` alone",
                 mean.len()
             ),
@@ -206,12 +207,18 @@ impl Dataset {
     ///
     /// # Errors
     /// Where the array has other axes than the layout, or fits in no order of them.
-    pub fn laid_out(mut self, said: Option<Said>, wanted: &[usize]) -> Result<Dataset> {
-        let port = shape::port(wanted);
+    pub fn with_layout(
+        mut self,
+        said: Option<RequestedLayout>,
+        wanted: &[usize],
+    ) -> Result<Dataset> {
+        let port = shape::port_sizes(wanted);
         if let Some(said) = said.filter(|said| said.applies(self.values.shape(), &port)) {
-            return self.arranged(said.layout, Some(&port));
+            return self.rearranged(said.layout, Some(&port));
         }
-        if shape::by_rows(self.sample_shape(), wanted) && shape::fits(self.sample_shape(), wanted) {
+        if shape::flattens_by_rows(self.sample_shape(), wanted)
+            && shape::fits(self.sample_shape(), wanted)
+        {
             self.notes.push(format!(
                 "samples of shape {:?} are read row by row as {wanted:?}",
                 self.sample_shape()
@@ -220,14 +227,14 @@ impl Dataset {
         Ok(self)
     }
 
-    /// As [`Layout::arranged`], with a note.
+    /// As [`AxisLayout::rearrange`], with a note.
     ///
     /// # Errors
     /// As there.
-    pub fn arranged(mut self, layout: &Layout, wanted: Option<&[i64]>) -> Result<Dataset> {
+    pub fn rearranged(mut self, layout: &AxisLayout, wanted: Option<&[i64]>) -> Result<Dataset> {
         let read = self.values.shape().to_vec();
         self.values = layout
-            .arranged(self.values, wanted)
+            .rearrange(self.values, wanted)
             .map_err(|e| anyhow!("{}: {e}", self.name))?;
         self.notes.push(format!(
             "its axes {read:?} are read as {layout}: samples have shape {:?}",
@@ -238,8 +245,8 @@ impl Dataset {
     }
 
     /// Prints the notes on standard error.
-    pub fn tell(&self) {
-        tell(&self.name, &self.notes);
+    pub fn print_notes(&self) {
+        print_file_notes(&self.name, &self.notes);
     }
 
     /// The shape of one sample.
@@ -256,7 +263,7 @@ impl Dataset {
         self.len() == 0
     }
 
-    fn check(&self) -> Result<()> {
+    fn check_values(&self) -> Result<()> {
         if self.values.ndim() == 0 || self.values.is_empty() {
             bail!(
                 "{}: it has shape {:?}, expected at least one sample",
@@ -276,7 +283,7 @@ impl Dataset {
     }
 
     /// The first `n` samples flattened to rows, without any change of their values.
-    pub fn rows(&self, n: usize) -> Array2<f64> {
+    pub fn first_rows(&self, n: usize) -> Array2<f64> {
         let n = n.min(self.len());
         let width = self.values.len() / self.len();
         let flat = self.values.as_standard_layout().into_owned();
@@ -290,16 +297,16 @@ impl Dataset {
     ///
     /// # Errors
     /// A message with both shapes, and the layout under which they would fit.
-    pub fn of_shape(&self, card: &Card) -> Result<()> {
+    pub fn check_shape(&self, card: &Card) -> Result<()> {
         if shape::fits(self.sample_shape(), &card.shape) {
             return Ok(());
         }
         let whose = format!("the card `{}` has shape", card.name);
-        let misfit = Misfit::of(self.values.shape(), &card.shape);
+        let misfit = ShapeMismatch::for_shape(self.values.shape(), &card.shape);
         Err(anyhow!(
             "{}: {}",
             self.name,
-            misfit.told(&whose, shape::remedy)
+            misfit.message(&whose, shape::layout_option_hint)
         ))
     }
 
@@ -307,9 +314,9 @@ impl Dataset {
     ///
     /// # Errors
     /// Where the shape differs, or integers meet a card without `levels` or lie outside them.
-    pub fn fits(&self, card: &Card) -> Result<()> {
-        self.of_shape(card)?;
-        if !self.quantized(card) {
+    pub fn check_fits(&self, card: &Card) -> Result<()> {
+        self.check_shape(card)?;
+        if !self.is_quantized(card) {
             return Ok(());
         }
         let Some(levels) = card.data.and_then(|d| d.levels) else {
@@ -324,8 +331,8 @@ impl Dataset {
             .values
             .iter()
             .find(|v| **v < 0.0 || **v >= f64::from(levels));
-        let hint = match self.numbers {
-            Numbers::WholeText => {
+        let hint = match self.number_kind {
+            NumberKind::IntegerText => {
                 "; a table of whole numbers is read as integers: write 1.0 for floats"
             }
             _ => "",
@@ -341,11 +348,11 @@ impl Dataset {
     }
 
     /// Whether a model's levels turn these numbers into reals.
-    pub fn quantized(&self, card: &Card) -> bool {
-        match self.numbers {
-            Numbers::Reals => false,
-            Numbers::Integers | Numbers::Bytes => true,
-            Numbers::WholeText => card.data.is_some_and(|d| d.levels.is_some()),
+    pub fn is_quantized(&self, card: &Card) -> bool {
+        match self.number_kind {
+            NumberKind::Floats => false,
+            NumberKind::Integers | NumberKind::Uint8 => true,
+            NumberKind::IntegerText => card.data.is_some_and(|d| d.levels.is_some()),
         }
     }
 
@@ -354,43 +361,47 @@ impl Dataset {
     ///
     /// # Errors
     /// Where it would bound nothing and that is not allowed; the message says why, and the way out.
-    pub fn bound(&self, card: &Card, lattice: Lattice) -> Result<Bound> {
-        let quantized = self.quantized(card);
+    pub fn likelihood_bound(&self, card: &Card, lattice: LatticePolicy) -> Result<LikelihoodBound> {
+        let quantized = self.is_quantized(card);
         let unfit = match quantized {
-            true => lattice::integers(&self.values, self.numbers == Numbers::Bytes, card.data),
-            false => lattice::floats(&self.values, &card.shape, card.data),
+            true => lattice::integer_data_mismatch(
+                &self.values,
+                self.number_kind == NumberKind::Uint8,
+                card.data,
+            ),
+            false => lattice::float_data_mismatch(&self.values, &card.shape, card.data),
         };
         let Some(unfit) = unfit else {
-            return Ok(Bound {
-                what: if quantized { ELBO } else { DENSITY },
-                why: None,
+            return Ok(LikelihoodBound {
+                kind: if quantized { ELBO } else { DENSITY },
+                reason: None,
             });
         };
         let why = match &unfit {
-            Unfit::Quantized(how) => format!("its floats lie on a lattice ({how})"),
-            Unfit::Elsewhere(how) => how.clone(),
+            DataMismatch::Quantized(how) => format!("its floats lie on a lattice ({how})"),
+            DataMismatch::OutOfRange(how) => how.clone(),
         };
-        if lattice == Lattice::Allow {
-            return Ok(Bound {
-                what: NONE,
-                why: Some(format!(
+        if lattice == LatticePolicy::Allow {
+            return Ok(LikelihoodBound {
+                kind: NO_BOUND,
+                reason: Some(format!(
                     "{why}: log-likelihoods and bits/dim of it bound nothing"
                 )),
             });
         }
         let levels = card.data.and_then(|d| d.levels);
         let way_out = match (unfit, levels) {
-            (Unfit::Elsewhere(_), _) if quantized => {
+            (DataMismatch::OutOfRange(_), _) if quantized => {
                 "scaled by the card they would not be what its model saw; give data of its depth, or a card with the \
                  levels and the range of these"
                     .to_owned()
             }
-            (Unfit::Elsewhere(_), _) => {
+            (DataMismatch::OutOfRange(_), _) => {
                 "bits per dimension count levels of the card's range; scale the data into it, or give the card the \
                  range that its model saw, or no `levels` where bits per dimension are not asked for"
                     .to_owned()
             }
-            (Unfit::Quantized(_), levels) => {
+            (DataMismatch::Quantized(_), levels) => {
                 let give = match levels {
                     Some(levels) => format!("give the integers 0 to {}, which are then dequantized", levels - 1),
                     None => "give the integers, and the card `data: {range, levels}` to dequantize them by".to_owned(),
@@ -410,14 +421,14 @@ impl Dataset {
 
     /// States of the given draws of samples: floats as they are; integers X as lo + (hi − lo)(X + u)/levels
     /// with u uniform in \[0, 1) by the address of sample and draw (uniform dequantization).
-    pub fn states(&self, card: &Card, key: Key, samples: &[SampleId]) -> Batch {
+    pub fn states(&self, card: &Card, key: RngKey, samples: &[SampleId]) -> Batch {
         let dim = card.dim();
         let mut out = Batch::zeros((samples.len(), dim));
         for (mut row, sample) in out.rows_mut().into_iter().zip(samples) {
-            let (sample, draw) = of_draw(*sample);
+            let (sample, draw) = unpack_draw(*sample);
             let values = self.values.index_axis(Axis(0), sample as usize);
             row.iter_mut().zip(values.iter()).for_each(|(r, v)| *r = *v);
-            if let (true, Some(data)) = (self.quantized(card), card.data) {
+            if let (true, Some(data)) = (self.is_quantized(card), card.data) {
                 let levels = f64::from(data.levels.unwrap_or(1));
                 let u = key.uniform(Purpose::Dequantization, sample, draw, dim);
                 row += &u;
@@ -431,8 +442,8 @@ impl Dataset {
     ///
     /// # Errors
     /// A sentence with the way out.
-    pub fn dequantizable(&self, card: &Card) -> Result<()> {
-        if !self.quantized(card) {
+    pub fn check_dequantizable(&self, card: &Card) -> Result<()> {
+        if !self.is_quantized(card) {
             bail!(
                 "dequantization: {} holds floats, which are taken as they are; expected integers, or nothing about dequantization",
                 self.name
@@ -442,8 +453,8 @@ impl Dataset {
     }
 
     /// How [`Dataset::states`] treats this array, in words.
-    pub fn treatment(&self, card: &Card) -> String {
-        match (self.quantized(card), card.data) {
+    pub fn describe_treatment(&self, card: &Card) -> String {
+        match (self.is_quantized(card), card.data) {
             (true, Some(d)) => format!(
                 "integers 0 to {} uniformly dequantized into [{}, {}]",
                 d.levels.unwrap_or(1).saturating_sub(1),
@@ -456,7 +467,7 @@ impl Dataset {
 }
 
 /// The file or folder that a user names, without the member of an archive: `file.npz` of `file.npz:name`.
-pub fn file_of(spec: &Path) -> PathBuf {
+pub fn path_without_member(spec: &Path) -> PathBuf {
     split_member(spec).0
 }
 
@@ -474,7 +485,7 @@ fn split_member(spec: &Path) -> (PathBuf, Option<String>) {
     }
 }
 
-fn parse(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<Content> {
+fn parse_data_file(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<ParsedContent> {
     let name = file
         .file_name()
         .map(|n| n.to_string_lossy().to_lowercase())
@@ -492,45 +503,49 @@ fn parse(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<Content> {
         reader
             .read_to_end(&mut plain)
             .context("it cannot be unpacked as gzip")?;
-        return parse(Path::new(inner), None, &plain);
+        return parse_data_file(Path::new(inner), None, &plain);
     }
     let array = if name.ends_with("-ubyte") || name.ends_with(".idx") {
-        idx(bytes)?
+        array_from_idx(bytes)?
     } else {
         match name.rsplit('.').next() {
-            Some("npy") => npy(bytes)?,
-            Some("npz") => return archive::content(archive::Npz::open(bytes)?, member),
-            Some("safetensors") => return archive::content(archive::Tensors::open(bytes)?, member),
-            Some("csv" | "tsv") => table::csv(bytes)?,
-            Some("parquet") => columns::parquet(bytes)?,
+            Some("npy") => array_from_npy(bytes)?,
+            Some("npz") => {
+                return archive::archive_content(archive::NpzArchive::open(bytes)?, member);
+            }
+            Some("safetensors") => {
+                return archive::archive_content(archive::SafetensorsArchive::open(bytes)?, member);
+            }
+            Some("csv" | "tsv") => csv_table::array_from_csv(bytes)?,
+            Some("parquet") => parquet_table::array_from_parquet(bytes)?,
             _ => bail!(
                 "unknown kind of array; expected .npy, .npz, .safetensors, .csv, .parquet, IDX (-ubyte) or a folder of images"
             ),
         }
     };
-    Ok(Content::Samples(array))
+    Ok(ParsedContent::Samples(array))
 }
 
 /// A .npy file of any of the plain number formats.
-fn npy(bytes: &[u8]) -> Result<Array> {
-    let (values, format) = npy::npy(bytes)?;
+fn array_from_npy(bytes: &[u8]) -> Result<ParsedArray> {
+    let (values, format) = npy::parse_npy(bytes)?;
     let numbers = match format {
-        npy::Format::Bytes => Numbers::Bytes,
-        npy::Format::Integers => Numbers::Integers,
-        npy::Format::Reals | npy::Format::Unnamed => Numbers::Reals,
+        npy::NpyFormat::Uint8 => NumberKind::Uint8,
+        npy::NpyFormat::Integers => NumberKind::Integers,
+        npy::NpyFormat::Floats | npy::NpyFormat::Void2 => NumberKind::Floats,
     };
     let note =
         "its numbers are unnamed pairs of bytes, as NumPy keeps bfloat16, and are read as that"
             .to_owned();
-    Ok(Array {
+    Ok(ParsedArray {
         values,
-        numbers,
-        notes: Vec::from_iter((format == npy::Format::Unnamed).then_some(note)),
+        number_kind: numbers,
+        notes: Vec::from_iter((format == npy::NpyFormat::Void2).then_some(note)),
     })
 }
 
 /// The IDX format of the MNIST files: two zeros, a type byte, the number of axes, sizes, numbers.
-fn idx(bytes: &[u8]) -> Result<Array> {
+fn array_from_idx(bytes: &[u8]) -> Result<ParsedArray> {
     if bytes.len() < 4 || bytes[0] != 0 || bytes[1] != 0 {
         bail!("it is no IDX file (it does not begin with two zero bytes)");
     }
@@ -558,9 +573,9 @@ fn idx(bytes: &[u8]) -> Result<Array> {
     }
     let values = bytes[header..].iter().map(|b| f64::from(*b)).collect();
     let values = ArrayD::from_shape_vec(IxDyn(&shape), values)?;
-    Ok(Array {
+    Ok(ParsedArray {
         values,
-        numbers: Numbers::Bytes,
+        number_kind: NumberKind::Uint8,
         notes: Vec::new(),
     })
 }
@@ -569,7 +584,7 @@ fn idx(bytes: &[u8]) -> Result<Array> {
 ///
 /// # Errors
 /// Never for rows of that size.
-pub fn write_npy(x: &Batch, shape: &[usize]) -> Result<Vec<u8>> {
+pub fn encode_npy_f32(x: &Batch, shape: &[usize]) -> Result<Vec<u8>> {
     let full: Vec<usize> = std::iter::once(x.nrows())
         .chain(shape.iter().copied())
         .collect();
@@ -587,7 +602,7 @@ pub fn write_npy(x: &Batch, shape: &[usize]) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// Where the bytes are no such array.
-pub fn read_npy(bytes: &[u8]) -> Result<Batch> {
+pub fn decode_npy_f32(bytes: &[u8]) -> Result<Batch> {
     let values = <ArrayD<f32> as ndarray_npy::ReadNpyExt>::read_npy(bytes)?;
     let rows = values.shape().first().copied().unwrap_or(0).max(1);
     let width = values.len() / rows;
@@ -599,7 +614,7 @@ pub fn read_npy(bytes: &[u8]) -> Result<Batch> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::num::key::drawn;
+    use crate::num::key::pack_draw;
     use ndarray_npy::WriteNpyExt;
 
     fn written(name: &str, bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
@@ -629,7 +644,7 @@ mod tests {
     }
 
     #[test]
-    fn formats_agree_on_one_array() {
+    fn file_formats_agree_on_one_array() {
         let values = ndarray::array![[0.5f64, -1.0], [2.0, 3.25]].into_dyn();
         let (_a, npy) = written("a.npy", &npy_bytes(&values));
         let (_b, f32s) = written("b.npy", &npy_bytes(&values.mapv(|v| v as f32)));
@@ -642,8 +657,8 @@ mod tests {
         for path in [npy, f32s, csv, quoted] {
             let data = Dataset::read(&path).expect("read");
             assert_eq!(
-                (data.values.clone(), data.numbers),
-                (values.clone(), Numbers::Reals),
+                (data.values.clone(), data.number_kind),
+                (values.clone(), NumberKind::Floats),
                 "{}",
                 path.display()
             );
@@ -651,12 +666,12 @@ mod tests {
     }
 
     #[test]
-    fn idx_and_its_gzip_agree() {
+    fn idx_and_gzipped_idx_agree() {
         let plain = [0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 255];
         let (_a, path) = written("t-images-idx2-ubyte", &plain);
         let data = Dataset::read(&path).expect("read");
         assert_eq!(data.values.shape(), [2, 3]);
-        assert_eq!(data.numbers, Numbers::Bytes);
+        assert_eq!(data.number_kind, NumberKind::Uint8);
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         std::io::Write::write_all(&mut packed, &plain).expect("packed");
         let (_b, path) = written("t-images-idx2-ubyte.gz", &packed.finish().expect("packed"));
@@ -664,7 +679,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_named() {
+    fn damaged_files_are_refused_with_a_reason() {
         let refused = |name: &str, bytes: &[u8]| {
             let (_folder, path) = written(name, bytes);
             format!("{:#}", Dataset::read(&path).expect_err(name))
@@ -701,19 +716,19 @@ mod tests {
     }
 
     #[test]
-    fn dequantized_integers_stay_in_their_cells_and_at_their_address() {
+    fn dequantization_stays_in_the_cell_and_is_batch_independent() {
         let card: Card = serde_yaml::from_str(
             "name: a\nshape: [2]\nnetwork: {file: f, inputs: {x: x}, output: v, prediction: velocity}\n\
              path: {kind: flow-matching}\ndata: {range: [-1, 1], levels: 4}\n",
         )
         .expect("a card");
         let values = ndarray::array![[0.0, 3.0], [1.0, 2.0]].into_dyn();
-        let data = Dataset::new("a".into(), String::new(), values, Numbers::Integers);
-        data.fits(&card).expect("it fits");
-        let both = data.states(&card, Key { seed: 1 }, &[0, 1]);
-        let second = data.states(&card, Key { seed: 1 }, &[1]);
+        let data = Dataset::new("a".into(), String::new(), values, NumberKind::Integers);
+        data.check_fits(&card).expect("it fits");
+        let both = data.states(&card, RngKey { seed: 1 }, &[0, 1]);
+        let second = data.states(&card, RngKey { seed: 1 }, &[1]);
         assert_eq!(both.row(1), second.row(0));
-        let again = data.states(&card, Key { seed: 1 }, &[drawn(1, 1)]);
+        let again = data.states(&card, RngKey { seed: 1 }, &[pack_draw(1, 1)]);
         assert!(
             again
                 .row(0)

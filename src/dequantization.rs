@@ -11,31 +11,31 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::divergence::Divergence;
-use crate::likelihood::Row;
-use crate::num::key::{SampleId, drawn, of_draw};
+use crate::divergence::DivergenceEstimator;
+use crate::likelihood::LikelihoodResult;
+use crate::num::key::{SampleId, pack_draw, unpack_draw};
 use crate::num::stats::{self, Estimate};
 use crate::registry;
 use crate::solve::Status;
 
 registry! {
     /// The dequantizations, as `dequantization:` and `--dequantization` name them.
-    pub enum Dequantization: Draws {
+    pub enum Dequantization: DequantizationMethod {
         "uniform" => Uniform(Uniform),
         "importance" | "iwae" | "importance-weighted" => Importance(Importance),
     }
 }
 
 /// What becomes of several uniform draws of one sample.
-pub trait Draws: Sync {
+pub trait DequantizationMethod: Sync {
     /// How many there are, each at an address of its own.
-    fn draws(&self) -> usize;
+    fn draw_count(&self) -> usize;
 
     /// What their combination is: the column `bound`.
-    fn bound(&self) -> &'static str;
+    fn bound_kind(&self) -> &'static str;
 
     /// The sample's number from the log-densities of its draws, in nats, and its standard error over them.
-    fn combine(&self, log_densities: &[f64]) -> Option<Estimate>;
+    fn combine_log_densities(&self, log_densities: &[f64]) -> Option<Estimate>;
 
     /// Whether the combination is linear, so that zero-mean noise of an estimator stays zero in the mean.
     fn is_linear(&self) -> bool;
@@ -54,17 +54,17 @@ impl Default for Uniform {
     }
 }
 
-impl Draws for Uniform {
-    fn draws(&self) -> usize {
+impl DequantizationMethod for Uniform {
+    fn draw_count(&self) -> usize {
         self.repeats
     }
 
-    fn bound(&self) -> &'static str {
+    fn bound_kind(&self) -> &'static str {
         ELBO
     }
 
-    fn combine(&self, log_densities: &[f64]) -> Option<Estimate> {
-        stats::mean(log_densities)
+    fn combine_log_densities(&self, log_densities: &[f64]) -> Option<Estimate> {
+        stats::mean_estimate(log_densities)
     }
 
     fn is_linear(&self) -> bool {
@@ -85,23 +85,23 @@ impl Default for Importance {
     }
 }
 
-impl Draws for Importance {
-    fn draws(&self) -> usize {
+impl DequantizationMethod for Importance {
+    fn draw_count(&self) -> usize {
         self.draws
     }
 
-    fn bound(&self) -> &'static str {
+    fn bound_kind(&self) -> &'static str {
         "iw-elbo"
     }
 
     /// The standard error is the delta method's: sd(w)/(√K · mean w) of the weights w.
-    fn combine(&self, log_densities: &[f64]) -> Option<Estimate> {
+    fn combine_log_densities(&self, log_densities: &[f64]) -> Option<Estimate> {
         let top = log_densities
             .iter()
             .copied()
             .fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = log_densities.iter().map(|l| (l - top).exp()).collect();
-        let mean = stats::mean(&weights)?;
+        let mean = stats::mean_estimate(&weights)?;
         let stderr = mean.stderr.map(|e| e / mean.value);
         Some(Estimate {
             value: top + mean.value.ln(),
@@ -116,7 +116,7 @@ impl Draws for Importance {
 }
 
 /// Most draws of one sample.
-const MOST: usize = 10_000;
+const MAX_DRAWS: usize = 10_000;
 
 /// What a number of one uniform draw, or of the mean of several, bounds.
 pub const ELBO: &str = "elbo";
@@ -126,11 +126,11 @@ pub const DENSITY: &str = "density";
 
 /// What a number is that bounds nothing: of floats that were quantized and not dequantized, or of data that are not
 /// what the card says, where `lattice: allow` takes them.
-pub const NONE: &str = "none";
+pub const NO_BOUND: &str = "none";
 
 impl Dequantization {
     /// The suffix that tells a dataset's rows from those of the same file under another dequantization.
-    pub fn suffix(&self) -> String {
+    pub fn dataset_suffix(&self) -> String {
         match self {
             Dequantization::Uniform(u) => format!("[{} draws]", u.repeats),
             Dequantization::Importance(i) => format!("[importance, {} draws]", i.draws),
@@ -141,9 +141,14 @@ impl Dequantization {
     ///
     /// # Errors
     /// A sentence with the key and what would be right.
-    pub fn check(&self, estimators: &[Divergence]) -> Result<(), String> {
+    pub fn check(&self, estimators: &[DivergenceEstimator]) -> Result<(), String> {
         let key = if self.is_linear() { "repeats" } else { "draws" };
-        registry::within(&format!("{}: {key}", self.name()), self.draws(), 1, MOST)?;
+        registry::check_bounds(
+            &format!("{}: {key}", self.name()),
+            self.draw_count(),
+            1,
+            MAX_DRAWS,
+        )?;
         match estimators
             .iter()
             .find(|e| e.is_random() && !self.is_linear())
@@ -154,18 +159,18 @@ impl Dequantization {
                  `{{uniform: {{repeats: {}}}}}`",
                 self.name(),
                 random.label(),
-                self.draws()
+                self.draw_count()
             )),
             None => Ok(()),
         }
     }
 
     /// Addresses of all draws of the samples; draw 0 is the sample's own.
-    pub fn addresses(&self, samples: &[SampleId]) -> Vec<SampleId> {
-        let draws = self.draws() as u64;
+    pub fn draw_addresses(&self, samples: &[SampleId]) -> Vec<SampleId> {
+        let draws = self.draw_count() as u64;
         samples
             .iter()
-            .flat_map(|s| (0..draws).map(|d| drawn(*s, d)))
+            .flat_map(|s| (0..draws).map(|d| pack_draw(*s, d)))
             .collect()
     }
 
@@ -173,24 +178,26 @@ impl Dequantization {
     ///
     /// Costs are summed. `stderr` is the probes' own error of the combination: draws have probes of their own, so
     /// it falls as they become more. A sample with a draw that did not end well has that status and no numbers.
-    pub fn combine(&self, rows: Vec<Row>) -> Vec<Row> {
-        let mut groups: BTreeMap<(usize, SampleId), Vec<Row>> = BTreeMap::new();
+    pub fn combine_rows(&self, rows: Vec<LikelihoodResult>) -> Vec<LikelihoodResult> {
+        let mut groups: BTreeMap<(usize, SampleId), Vec<LikelihoodResult>> = BTreeMap::new();
         for row in rows {
             groups
-                .entry((row.estimator, of_draw(row.sample).0))
+                .entry((row.estimator, unpack_draw(row.sample).0))
                 .or_default()
                 .push(row);
         }
         groups
             .into_iter()
-            .map(|((_, sample), rows)| self.one(sample, &rows))
+            .map(|((_, sample), rows)| self.combine_sample_rows(sample, &rows))
             .collect()
     }
 
-    fn one(&self, sample: SampleId, rows: &[Row]) -> Row {
-        let sum = |f: fn(&Row) -> u64| rows.iter().map(f).sum::<u64>();
-        let seconds = |f: fn(&Row) -> f64| rows.iter().map(f).sum::<f64>();
-        let all = |f: fn(&Row) -> Option<f64>| rows.iter().map(f).collect::<Option<Vec<f64>>>();
+    fn combine_sample_rows(&self, sample: SampleId, rows: &[LikelihoodResult]) -> LikelihoodResult {
+        let sum = |f: fn(&LikelihoodResult) -> u64| rows.iter().map(f).sum::<u64>();
+        let seconds = |f: fn(&LikelihoodResult) -> f64| rows.iter().map(f).sum::<f64>();
+        let all = |f: fn(&LikelihoodResult) -> Option<f64>| {
+            rows.iter().map(f).collect::<Option<Vec<f64>>>()
+        };
         let status = rows
             .iter()
             .map(|r| r.status)
@@ -200,12 +207,14 @@ impl Dequantization {
             .filter(|_| status == Status::Ok)
             .and_then(|l| self.combine_values(&l));
         // Terms of a sum average as the sum does; the importance bound is no sum of such terms.
-        let mean = |f: fn(&Row) -> Option<f64>| {
+        let mean = |f: fn(&LikelihoodResult) -> Option<f64>| {
             let terms = all(f).filter(|_| value.is_some() && (self.is_linear() || rows.len() == 1));
-            terms.and_then(|t| stats::mean(&t)).map(|e| e.value)
+            terms
+                .and_then(|t| stats::mean_estimate(&t))
+                .map(|e| e.value)
         };
         let probes = all(|r| r.stderr).filter(|_| value.is_some());
-        Row {
+        LikelihoodResult {
             estimator: rows[0].estimator,
             sample,
             log_likelihood: value.map(|e| e.value),
@@ -227,7 +236,7 @@ impl Dequantization {
     }
 
     fn combine_values(&self, values: &[f64]) -> Option<Estimate> {
-        Draws::combine(&**self, values)
+        DequantizationMethod::combine_log_densities(&**self, values)
     }
 }
 
@@ -236,21 +245,21 @@ mod tests {
     use ndarray::Array2;
 
     use super::*;
-    use crate::data::{Dataset, Numbers};
-    use crate::divergence::Sources;
-    use crate::flow::field::{EvalError, Linearized, VectorField};
+    use crate::data::{Dataset, NumberKind};
+    use crate::divergence::ModelHandles;
+    use crate::flow::field::{EvalError, JacobianOperator, VectorField};
     use crate::flow::prior::Prior;
-    use crate::likelihood::{Task, bits_per_dim, evaluate};
+    use crate::likelihood::{LikelihoodTask, bits_per_dim, evaluate_likelihoods};
     use crate::model::card::Card;
-    use crate::num::key::Key;
-    use crate::num::{Batch, Blocks};
+    use crate::num::key::RngKey;
+    use crate::num::{Batch, TangentBatch};
 
     fn read(spec: &str) -> Dequantization {
         serde_yaml::from_str(spec).expect(spec)
     }
 
-    fn row(sample: SampleId, value: f64, stderr: Option<f64>) -> Row {
-        Row {
+    fn row(sample: SampleId, value: f64, stderr: Option<f64>) -> LikelihoodResult {
+        LikelihoodResult {
             estimator: 0,
             sample,
             log_likelihood: Some(value),
@@ -271,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_reads_back_as_itself() {
+    fn dequantizations_roundtrip_through_json() {
         for one in Dequantization::defaults() {
             let text = serde_json::to_string(&one).expect("serializes");
             assert_eq!(
@@ -284,7 +293,7 @@ mod tests {
 
     /// T8's neighbours: with one draw all bounds are one number, with more the importance bound is the higher.
     #[test]
-    fn the_importance_bound_lies_above_the_mean_and_below_the_best_draw() {
+    fn importance_bound_lies_between_mean_and_best_draw() {
         let values = [-3.0, -1.5, -2.25, -7.0, -1.75];
         for one in Dequantization::defaults() {
             let alone = one.combine_values(&values[..1]).expect("one draw");
@@ -328,14 +337,14 @@ mod tests {
 
     /// For log-densities of a known law N(m, s²) the mean's error is s/√R and the delta method's is honest.
     #[test]
-    fn errors_over_draws_are_those_of_a_known_law() {
+    fn dequantization_stderr_has_nominal_coverage() {
         use crate::num::key::Purpose;
         let (s, draws, trials) = (0.3, 64, 2000);
         for (one, truth) in [("uniform", 0.0), ("importance", s * s / 2.0)] {
             let mut inside = 0;
             let mut reported = 0.0;
             for trial in 0..trials {
-                let z = Key { seed: 5 }.normal(Purpose::Check, trial, 0, draws) * s;
+                let z = RngKey { seed: 5 }.normal(Purpose::Check, trial, 0, draws) * s;
                 let e = read(one)
                     .combine_values(z.as_slice().expect("a vector"))
                     .expect("draws");
@@ -353,22 +362,22 @@ mod tests {
     }
 
     #[test]
-    fn draws_become_one_row_per_sample() {
+    fn draws_combine_to_one_row_per_sample() {
         let spec = read("{uniform: {repeats: 2}}");
-        let ids = spec.addresses(&[7, 8]);
+        let ids = spec.draw_addresses(&[7, 8]);
         assert_eq!(
-            ids.iter().map(|i| of_draw(*i)).collect::<Vec<_>>(),
+            ids.iter().map(|i| unpack_draw(*i)).collect::<Vec<_>>(),
             [(7, 0), (7, 1), (8, 0), (8, 1)]
         );
         assert_eq!(ids[0], 7);
         let values = [-1.0, -3.0, -5.0, -9.0];
-        let mut rows: Vec<Row> = ids
+        let mut rows: Vec<LikelihoodResult> = ids
             .iter()
             .zip(values)
             .map(|(i, v)| row(*i, v, Some(0.4)))
             .collect();
         rows.reverse();
-        let out = spec.combine(rows.clone());
+        let out = spec.combine_rows(rows.clone());
         assert_eq!(
             out.iter()
                 .map(|r| (r.sample, r.log_likelihood))
@@ -388,7 +397,7 @@ mod tests {
         assert!((first.dequantization_stderr.expect("draws") - 1.0).abs() < 1e-15);
         rows[0].status = Status::MaxSteps;
         rows[0].log_likelihood = None;
-        let broken = spec.combine(rows);
+        let broken = spec.combine_rows(rows);
         assert_eq!(
             (broken[1].status, broken[1].log_likelihood, broken[1].stderr),
             (Status::MaxSteps, None, None)
@@ -412,12 +421,17 @@ mod tests {
         }
     }
 
-    impl Linearized for AtRest {
+    impl JacobianOperator for AtRest {
         fn dim(&self) -> usize {
             self.dim
         }
-        fn products(&mut self, _: &[f64], _: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
-            Ok(Blocks::from_shape_fn(z.raw_dim(), |(k, i, j)| {
+        fn jvp(
+            &mut self,
+            _: &[f64],
+            _: &Batch,
+            z: &TangentBatch,
+        ) -> Result<TangentBatch, EvalError> {
+            Ok(TangentBatch::from_shape_fn(z.raw_dim(), |(k, i, j)| {
                 if j < 2 {
                     self.a * z[[k, i, 1 - j]]
                 } else {
@@ -434,7 +448,7 @@ mod tests {
         a: f64,
         estimator: &str,
         spec: &Dequantization,
-    ) -> Vec<Row> {
+    ) -> Vec<LikelihoodResult> {
         let dim = whole.ncols();
         let card: Card = serde_yaml::from_str(&format!(
             "name: a\nshape: [{dim}]\nnetwork: {{file: f, inputs: {{x: x}}, output: v, prediction: velocity}}\n\
@@ -446,51 +460,51 @@ mod tests {
             "a".into(),
             String::new(),
             whole.into_dyn(),
-            Numbers::Integers,
+            NumberKind::Integers,
         );
         let curve = card.path.curve().expect("a path");
         let (solver, estimators) = (
             serde_yaml::from_str("{euler: {steps: 1}}").expect("a solver"),
-            serde_yaml::from_str::<Vec<Divergence>>(&format!("[{estimator}]"))
+            serde_yaml::from_str::<Vec<DivergenceEstimator>>(&format!("[{estimator}]"))
                 .expect("an estimator"),
         );
-        let key = Key { seed: 12 };
+        let key = RngKey { seed: 12 };
         let prior = Prior { std: 1.0 };
-        let task = Task {
+        let task = LikelihoodTask {
             curve: &curve,
             prior,
             solver: &solver,
             estimators: &estimators,
             key,
         };
-        let mut sources = Sources {
-            tangents: Some(Box::new(AtRest { dim, a })),
+        let mut sources = ModelHandles {
+            jacobian: Some(Box::new(AtRest { dim, a })),
             ..Default::default()
         };
-        let ids = spec.addresses(&samples);
+        let ids = spec.draw_addresses(&samples);
         let x = data.states(&card, key, &ids);
-        let rows =
-            evaluate(&mut AtRest { dim, a }, &mut sources, &task, &ids, x, None).expect("at rest");
-        spec.combine(rows)
+        let rows = evaluate_likelihoods(&mut AtRest { dim, a }, &mut sources, &task, &ids, x, None)
+            .expect("at rest");
+        spec.combine_rows(rows)
     }
 
     /// T8: whole numbers that are uniform over 256 levels, under a flow at rest from N(0, I): 8.566197 bits/dim.
     #[test]
-    fn uniform_bytes_under_a_normal_law_have_their_known_bits() {
+    fn uniform_bytes_under_a_normal_model_have_known_bits() {
         let whole = Array2::from_shape_fn((64, 64), |(i, j)| ((i * 64 + j) % 256) as f64);
         let rows = rows(whole, 256, 0.0, "exact", &read("{uniform: {repeats: 2}}"));
         let bits: Vec<f64> = rows
             .iter()
             .map(|r| bits_per_dim(r.log_likelihood.expect("ok"), 64, 7.0))
             .collect();
-        let mean = stats::mean(&bits).expect("rows").value;
+        let mean = stats::mean_estimate(&bits).expect("rows").value;
         // Every level is there equally often, so that only the noise within a level is random.
         assert!((mean - 8.566_197).abs() < 1e-4, "{mean}");
     }
 
     /// With x = lo + w(X + u), the variance of −x²/2 over u is known in closed form; so is that of the probes.
     #[test]
-    fn the_spread_over_draws_is_that_of_noise_and_probes_together() {
+    fn dequantization_stderr_includes_noise_and_probes() {
         let (n, levels, draws, probes, a) = (3000usize, 4u32, 8.0, 4.0, 0.05);
         let width = 2.0 / f64::from(levels);
         let whole = Array2::from_shape_fn((n, 2), |(i, j)| ((i * 7 + j * 3) % 4) as f64);
@@ -503,7 +517,7 @@ mod tests {
         let known = whole.mapv(over_u).sum() / n as f64;
         let of_probes = 4.0 * a * a / probes;
         let spec = read("{uniform: {repeats: 8}}");
-        let square = |rows: &[Row], f: fn(&Row) -> Option<f64>| {
+        let square = |rows: &[LikelihoodResult], f: fn(&LikelihoodResult) -> Option<f64>| {
             stats::rms(&rows.iter().filter_map(f).collect::<Vec<_>>())
                 .expect("errors")
                 .powi(2)
@@ -528,8 +542,9 @@ mod tests {
     }
 
     #[test]
-    fn random_estimators_have_no_importance_bound() {
-        let estimators = |text: &str| serde_yaml::from_str::<Vec<Divergence>>(text).expect(text);
+    fn importance_bound_refuses_random_estimators() {
+        let estimators =
+            |text: &str| serde_yaml::from_str::<Vec<DivergenceEstimator>>(text).expect(text);
         let importance = read("importance");
         assert!(
             importance

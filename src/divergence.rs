@@ -10,28 +10,28 @@ use ndarray::{Array2, Axis};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::flow::field::{EvalError, FlowMap, Linearized, ScalarField, VectorField};
-use crate::flow::map::{FewSteps, Rule};
-use crate::flow::path::Curve;
-use crate::num::key::{Distribution, Key, Purpose};
+use crate::flow::field::{EvalError, FlowMap, JacobianOperator, ScalarField, VectorField};
+use crate::flow::flow_map::{FewSteps, FlowMapStepRule};
+use crate::flow::path::PathCurve;
+use crate::num::key::{Distribution, Purpose, RngKey};
 use crate::num::stats;
 use crate::registry;
 use crate::solve::Nodes;
-use crate::trace::{Along, At, Estimator, Probes};
+use crate::trace::{Estimator, JacobianAt, ProbeReuse, ProbeSource};
 
 mod control;
 mod debiased;
-mod shared;
+mod shared_products;
 
-pub use control::{Control, Controlled, Spent, lock};
+pub use control::{ControlDivergence, ControlledVelocity, EvaluationCost, lock_model_handles};
 pub use debiased::Debiased;
-use debiased::Draws;
-pub use shared::Plan;
-use shared::Share;
+use debiased::NodeReservoir;
+use shared_products::EstimatorProducts;
+pub use shared_products::ProductPlan;
 
 /// One way to a divergence integral, as `estimators:` and `--divergence` name it.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Divergence {
+pub enum DivergenceEstimator {
     /// From Jacobian products.
     Trace(Estimator),
     /// From a head that was trained to predict it (StAD).
@@ -70,24 +70,24 @@ impl Default for FiniteDifference {
 
 impl FiniteDifference {
     /// The part of α(t) that the noise level is taken to be at least.
-    const FLOOR: f64 = 0.01;
+    const MIN_RELATIVE_NOISE: f64 = 0.01;
     /// How many of a format's distances from one number to the next a step spans at least: with fewer, the rounding of
     /// the states that it leads to is a noticeable part of it.
-    const DISTANCES: f64 = 16.0;
+    const MIN_SPACINGS_PER_STEP: f64 = 16.0;
 
     /// h at the card's time `t`.
-    fn length(&self, curve: &Curve, t: f64) -> f64 {
+    fn step_length(&self, curve: &PathCurve, t: f64) -> f64 {
         let at = curve.at(t);
-        self.step * at.sigma.max(Self::FLOOR * at.alpha)
+        self.step * at.sigma.max(Self::MIN_RELATIVE_NOISE * at.alpha)
     }
 
     /// The smallest `step` that numbers resolve along a path that begins at data of size `largest`, where the distance
     /// from 1 to the next number is `spacing`. States of the path have the size of α · `largest` + 3 σ; the noise
     /// level is smallest against them at the data.
-    pub fn smallest_step(curve: &Curve, largest: f64, spacing: f64) -> f64 {
+    pub fn smallest_step(curve: &PathCurve, largest: f64, spacing: f64) -> f64 {
         let at = curve.at(curve.data_end());
-        let noise = (at.sigma / at.alpha).max(Self::FLOOR);
-        Self::DISTANCES * spacing * (largest + 3.0 * noise) / noise
+        let noise = (at.sigma / at.alpha).max(Self::MIN_RELATIVE_NOISE);
+        Self::MIN_SPACINGS_PER_STEP * spacing * (largest + 3.0 * noise) / noise
     }
 }
 
@@ -114,7 +114,7 @@ pub struct ClosedForm {}
 
 /// What kind of number an estimator gives: kinds are never mixed in one column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum EstimateKind {
     OdeExact,
     OdeStochastic,
     Learned,
@@ -125,22 +125,22 @@ pub enum Kind {
     FewStepForwardAverage,
 }
 
-impl Kind {
+impl EstimateKind {
     pub fn as_str(self) -> &'static str {
         match self {
-            Kind::OdeExact => "ode-exact",
-            Kind::OdeStochastic => "ode-stochastic",
-            Kind::Learned => "learned",
-            Kind::ClosedForm => "closed-form",
-            Kind::FiniteDifference => "finite-difference",
-            Kind::FewStep => "few-step",
-            Kind::FewStepForwardAverage => "few-step-forward-average",
+            EstimateKind::OdeExact => "ode-exact",
+            EstimateKind::OdeStochastic => "ode-stochastic",
+            EstimateKind::Learned => "learned",
+            EstimateKind::ClosedForm => "closed-form",
+            EstimateKind::FiniteDifference => "finite-difference",
+            EstimateKind::FewStep => "few-step",
+            EstimateKind::FewStepForwardAverage => "few-step-forward-average",
         }
     }
 }
 
 /// Names of the kinds that are no trace estimators.
-const OTHERS: [registry::Names; 5] = [
+const NON_TRACE_NAMES: [registry::Names; 5] = [
     ("learned", &["head", "learned-head"]),
     ("debiased", &["debiased-head"]),
     ("closed-form", &["analytic", "closedform"]),
@@ -148,10 +148,10 @@ const OTHERS: [registry::Names; 5] = [
     ("flow-map", &["flowmap", "few-step"]),
 ];
 
-impl Divergence {
+impl DivergenceEstimator {
     /// Every name that a user can write.
     pub fn names() -> Vec<&'static str> {
-        Divergence::aliases()
+        DivergenceEstimator::aliases()
             .iter()
             .map(|(name, _)| *name)
             .collect()
@@ -159,54 +159,60 @@ impl Divergence {
 
     /// Every name with the other names that are taken for it.
     pub fn aliases() -> Vec<registry::Names> {
-        Estimator::ALIASES.iter().chain(&OTHERS).copied().collect()
+        Estimator::ALIASES
+            .iter()
+            .chain(&NON_TRACE_NAMES)
+            .copied()
+            .collect()
     }
 
     /// The label in tables: the name with those parameters that are not the defaults.
     pub fn label(&self) -> String {
         match self {
-            Divergence::Trace(e) => {
+            DivergenceEstimator::Trace(e) => {
                 let default = Estimator::from_name(e.name()).unwrap_or_else(|| e.clone());
-                registry::label(e.name(), e, &default)
+                registry::kind_label(e.name(), e, &default)
             }
-            Divergence::Learned(l) => format!("learned({})", l.head),
-            Divergence::Debiased(_) => {
-                registry::label("debiased", self, &Divergence::Debiased(Default::default()))
-            }
-            Divergence::ClosedForm(_) => "closed-form".to_owned(),
-            Divergence::FiniteDifference(_) => registry::label(
+            DivergenceEstimator::Learned(l) => format!("learned({})", l.head),
+            DivergenceEstimator::Debiased(_) => registry::kind_label(
+                "debiased",
+                self,
+                &DivergenceEstimator::Debiased(Default::default()),
+            ),
+            DivergenceEstimator::ClosedForm(_) => "closed-form".to_owned(),
+            DivergenceEstimator::FiniteDifference(_) => registry::kind_label(
                 "finite-difference",
                 self,
-                &Divergence::FiniteDifference(Default::default()),
+                &DivergenceEstimator::FiniteDifference(Default::default()),
             ),
-            Divergence::FlowMap(f) => f.label(),
+            DivergenceEstimator::FlowMap(f) => f.label(),
         }
     }
 
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> EstimateKind {
         match self {
-            Divergence::Trace(e) if e.is_exact() => Kind::OdeExact,
-            Divergence::Trace(_) => Kind::OdeStochastic,
-            Divergence::Learned(_) => Kind::Learned,
-            Divergence::Debiased(_) => Kind::OdeStochastic,
-            Divergence::ClosedForm(_) => Kind::ClosedForm,
-            Divergence::FiniteDifference(_) => Kind::FiniteDifference,
-            Divergence::FlowMap(f) if f.rule == Some(Rule::ForwardAverage) => {
-                Kind::FewStepForwardAverage
+            DivergenceEstimator::Trace(e) if e.is_exact() => EstimateKind::OdeExact,
+            DivergenceEstimator::Trace(_) => EstimateKind::OdeStochastic,
+            DivergenceEstimator::Learned(_) => EstimateKind::Learned,
+            DivergenceEstimator::Debiased(_) => EstimateKind::OdeStochastic,
+            DivergenceEstimator::ClosedForm(_) => EstimateKind::ClosedForm,
+            DivergenceEstimator::FiniteDifference(_) => EstimateKind::FiniteDifference,
+            DivergenceEstimator::FlowMap(f) if f.rule == Some(FlowMapStepRule::ForwardAverage) => {
+                EstimateKind::FewStepForwardAverage
             }
-            Divergence::FlowMap(_) => Kind::FewStep,
+            DivergenceEstimator::FlowMap(_) => EstimateKind::FewStep,
         }
     }
 
     /// Whether it is evaluated on the nodes of a solver's path, or has a path of its own.
-    pub fn takes_solver(&self) -> bool {
-        !matches!(self, Divergence::FlowMap(_))
+    pub fn needs_solver(&self) -> bool {
+        !matches!(self, DivergenceEstimator::FlowMap(_))
     }
 
     /// Evaluations per sample of an estimator that takes no solver.
-    pub fn own_evaluations(&self) -> u64 {
+    pub fn flow_map_evaluations(&self) -> u64 {
         match self {
-            Divergence::FlowMap(f) => f.steps as u64,
+            DivergenceEstimator::FlowMap(f) => f.steps as u64,
             _ => 0,
         }
     }
@@ -214,8 +220,8 @@ impl Divergence {
     /// How many independent values it averages, and the name of that parameter; `None` where more of
     /// anything would not make its variance fall as 1/K, as with orthogonal probes, or its cost grow with K, as
     /// with the draws of a debiased head.
-    pub fn averages(&self) -> Option<(&'static str, usize)> {
-        let Divergence::Trace(estimator) = self else {
+    pub fn averaging_parameter(&self) -> Option<(&'static str, usize)> {
+        let DivergenceEstimator::Trace(estimator) = self else {
             return None;
         };
         let entry = serde_json::to_value(estimator).ok()?;
@@ -226,69 +232,76 @@ impl Divergence {
         let of = |key: &'static str| Some((key, parameters.get(key)?.as_u64()? as usize));
         of("replicates")
             .or_else(|| of("probes"))
-            .filter(|_| self.kind() == Kind::OdeStochastic)
+            .filter(|_| self.kind() == EstimateKind::OdeStochastic)
     }
 
     /// Whether the spread of its chains is an error of their integral. The leave-one-out values of a single XTrace are
     /// not: what the sketch of one node misses those of the others miss as well.
-    fn tells_its_error_along_a_path(&self) -> bool {
-        !matches!(self, Divergence::Trace(Estimator::XTrace(xtrace)) if xtrace.replicates == 1)
+    fn has_path_standard_error(&self) -> bool {
+        !matches!(self, DivergenceEstimator::Trace(Estimator::XTrace(xtrace)) if xtrace.replicates == 1)
     }
 
     /// What it is on grids that are to be compared: the same without draws at single nodes, which would differ from grid
     /// to grid; none where it follows no path.
-    pub fn undrawn(&self) -> Option<Divergence> {
+    pub fn without_node_draws(&self) -> Option<DivergenceEstimator> {
         match self {
-            Divergence::FlowMap(_) => None,
-            Divergence::Debiased(d) => Some(Divergence::Learned(Learned {
+            DivergenceEstimator::FlowMap(_) => None,
+            DivergenceEstimator::Debiased(d) => Some(DivergenceEstimator::Learned(Learned {
                 head: d.head.clone(),
             })),
-            Divergence::Trace(e) if !self.is_continuous() => {
+            DivergenceEstimator::Trace(e) if !self.is_continuous_along_path() => {
                 let mut entry = serde_json::to_value(e).ok()?;
                 entry[e.name()]["along"] = "fixed".into();
-                serde_json::from_value(entry).ok().map(Divergence::Trace)
+                serde_json::from_value(entry)
+                    .ok()
+                    .map(DivergenceEstimator::Trace)
             }
             _ => Some(self.clone()),
         }
     }
 
     /// Whether its values along a path are those of one function of time: not where each node has draws of its own.
-    pub fn is_continuous(&self) -> bool {
+    pub fn is_continuous_along_path(&self) -> bool {
         match self {
-            Divergence::Trace(e) => {
+            DivergenceEstimator::Trace(e) => {
                 let entry = serde_json::to_value(e).unwrap_or_default();
                 entry[e.name()]["along"] != "fresh"
             }
-            Divergence::Learned(_) | Divergence::FiniteDifference(_) => true,
-            Divergence::Debiased(_) | Divergence::ClosedForm(_) | Divergence::FlowMap(_) => false,
+            DivergenceEstimator::Learned(_) | DivergenceEstimator::FiniteDifference(_) => true,
+            DivergenceEstimator::Debiased(_)
+            | DivergenceEstimator::ClosedForm(_)
+            | DivergenceEstimator::FlowMap(_) => false,
         }
     }
 
     /// Whether its values are drawn, so that they vary with the seed.
     pub fn is_random(&self) -> bool {
-        matches!(self.kind(), Kind::OdeStochastic | Kind::FiniteDifference)
+        matches!(
+            self.kind(),
+            EstimateKind::OdeStochastic | EstimateKind::FiniteDifference
+        )
     }
 
     /// Evaluations of the network per node, besides the path's own.
-    pub fn evaluations(&self) -> u64 {
+    pub fn evaluations_per_node(&self) -> u64 {
         match self {
-            Divergence::FiniteDifference(f) => 4 * f.probes as u64,
+            DivergenceEstimator::FiniteDifference(f) => 4 * f.probes as u64,
             _ => 0,
         }
     }
 
     /// Jacobian products per node.
-    pub fn products(&self, dim: usize) -> u64 {
+    pub fn jvps_per_node(&self, dim: usize) -> u64 {
         match self {
-            Divergence::Trace(e) => e.matvecs(dim) as u64,
+            DivergenceEstimator::Trace(e) => e.matvecs(dim) as u64,
             _ => 0,
         }
     }
 
     /// Jacobian products per sample besides those of its nodes.
-    pub fn products_once(&self) -> u64 {
+    pub fn jvps_per_path(&self) -> u64 {
         match self {
-            Divergence::Debiased(d) => d.probes as u64,
+            DivergenceEstimator::Debiased(d) => d.probes as u64,
             _ => 0,
         }
     }
@@ -296,18 +309,17 @@ impl Divergence {
     /// The head of the card that it needs, if it needs one.
     pub fn head(&self) -> Option<&str> {
         match self {
-            Divergence::Learned(Learned { head }) | Divergence::Debiased(Debiased { head, .. }) => {
-                Some(head)
-            }
+            DivergenceEstimator::Learned(Learned { head })
+            | DivergenceEstimator::Debiased(Debiased { head, .. }) => Some(head),
             _ => None,
         }
     }
 
     /// Whether it needs Jacobian products, and whether products with the transpose are among them.
-    pub fn needs_products(&self) -> (bool, bool) {
+    pub fn needs_jvp_and_vjp(&self) -> (bool, bool) {
         match self {
-            Divergence::Trace(e) => (true, e.transposes()),
-            Divergence::Debiased(_) => (true, false),
+            DivergenceEstimator::Trace(e) => (true, e.needs_transpose()),
+            DivergenceEstimator::Debiased(_) => (true, false),
             _ => (false, false),
         }
     }
@@ -319,53 +331,57 @@ impl Divergence {
     pub fn check(&self, dim: usize) -> Result<(), String> {
         // All probe vectors of a node are held at once: a bound keeps a slip of the pen from filling the memory.
         const NUMBERS: u64 = 1 << 24;
-        if self.kind() == Kind::OdeStochastic
-            && self.products(dim).saturating_mul(dim as u64) > NUMBERS
+        if self.kind() == EstimateKind::OdeStochastic
+            && self.jvps_per_node(dim).saturating_mul(dim as u64) > NUMBERS
         {
             let most = NUMBERS / dim.max(1) as u64;
             return Err(format!(
                 "{}: {} products per node, expected at most {most}",
                 self.label(),
-                self.products(dim)
+                self.jvps_per_node(dim)
             ));
         }
         match self {
-            Divergence::Trace(e) => e.check(dim),
+            DivergenceEstimator::Trace(e) => e.check(dim),
             // Drawn states are kept until their path's end.
-            Divergence::Debiased(d) => {
-                registry::within("debiased: probes", d.probes, 1, (1 << 20) / dim.max(1) + 1)
+            DivergenceEstimator::Debiased(d) => {
+                registry::check_bounds("debiased: probes", d.probes, 1, (1 << 20) / dim.max(1) + 1)
             }
-            Divergence::FiniteDifference(f) if !(f.step > 0.0 && f.step <= 1.0) => Err(format!(
-                "finite-difference: step is {}, expected above 0 and at most 1",
-                f.step
-            )),
-            Divergence::FiniteDifference(f) => {
-                registry::within("finite-difference: probes", f.probes, 1, 1_000_000)
+            DivergenceEstimator::FiniteDifference(f) if !(f.step > 0.0 && f.step <= 1.0) => {
+                Err(format!(
+                    "finite-difference: step is {}, expected above 0 and at most 1",
+                    f.step
+                ))
+            }
+            DivergenceEstimator::FiniteDifference(f) => {
+                registry::check_bounds("finite-difference: probes", f.probes, 1, 1_000_000)
             }
             _ => Ok(()),
         }
     }
 }
 
-impl Serialize for Divergence {
+impl Serialize for DivergenceEstimator {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeMap;
         let mut map = match self {
-            Divergence::Trace(e) => return e.serialize(serializer),
+            DivergenceEstimator::Trace(e) => return e.serialize(serializer),
             _ => serializer.serialize_map(Some(1))?,
         };
         match self {
-            Divergence::Learned(l) => map.serialize_entry("learned", l)?,
-            Divergence::Debiased(d) => map.serialize_entry("debiased", d)?,
-            Divergence::FiniteDifference(f) => map.serialize_entry("finite-difference", f)?,
-            Divergence::FlowMap(f) => map.serialize_entry("flow-map", f)?,
+            DivergenceEstimator::Learned(l) => map.serialize_entry("learned", l)?,
+            DivergenceEstimator::Debiased(d) => map.serialize_entry("debiased", d)?,
+            DivergenceEstimator::FiniteDifference(f) => {
+                map.serialize_entry("finite-difference", f)?
+            }
+            DivergenceEstimator::FlowMap(f) => map.serialize_entry("flow-map", f)?,
             _ => map.serialize_entry("closed-form", &ClosedForm {})?,
         }
         map.end()
     }
 }
 
-impl JsonSchema for Divergence {
+impl JsonSchema for DivergenceEstimator {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Divergence".into()
     }
@@ -382,49 +398,53 @@ impl JsonSchema for Divergence {
             ),
             ("flow-map", generator.subschema_for::<FewSteps>()),
         ]);
-        registry::schema(&Divergence::aliases(), entries)
+        registry::schema(&DivergenceEstimator::aliases(), entries)
     }
 }
 
-impl<'de> Deserialize<'de> for Divergence {
+impl<'de> Deserialize<'de> for DivergenceEstimator {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Entry;
         impl<'de> serde::de::Visitor<'de> for Entry {
-            type Value = Divergence;
+            type Value = DivergenceEstimator;
             fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
                 write!(
                     f,
                     "a name or {{name: {{…}}}}, one of {}",
-                    Divergence::names().join(", ")
+                    DivergenceEstimator::names().join(", ")
                 )
             }
-            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Divergence, E> {
-                match registry::canonical(name, &OTHERS) {
-                    Some("learned") => Ok(Divergence::Learned(Learned::default())),
-                    Some("debiased") => Ok(Divergence::Debiased(Debiased::default())),
-                    Some("closed-form") => Ok(Divergence::ClosedForm(ClosedForm {})),
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<DivergenceEstimator, E> {
+                match registry::canonical(name, &NON_TRACE_NAMES) {
+                    Some("learned") => Ok(DivergenceEstimator::Learned(Learned::default())),
+                    Some("debiased") => Ok(DivergenceEstimator::Debiased(Debiased::default())),
+                    Some("closed-form") => Ok(DivergenceEstimator::ClosedForm(ClosedForm {})),
                     Some("finite-difference") => {
-                        Ok(Divergence::FiniteDifference(Default::default()))
+                        Ok(DivergenceEstimator::FiniteDifference(Default::default()))
                     }
-                    Some("flow-map") => Ok(Divergence::FlowMap(FewSteps::default())),
+                    Some("flow-map") => Ok(DivergenceEstimator::FlowMap(FewSteps::default())),
                     _ => Estimator::from_name(name)
-                        .map(Divergence::Trace)
-                        .ok_or_else(|| registry::unknown(name, &Divergence::names())),
+                        .map(DivergenceEstimator::Trace)
+                        .ok_or_else(|| registry::unknown(name, &DivergenceEstimator::names())),
                 }
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(
                 self,
                 mut map: A,
-            ) -> Result<Divergence, A::Error> {
-                let name: String = registry::only_key(&mut map, &Divergence::names())?;
-                let entry = match registry::canonical(&name, &Divergence::aliases()) {
-                    Some("learned") => Divergence::Learned(map.next_value()?),
-                    Some("debiased") => Divergence::Debiased(map.next_value()?),
-                    Some("closed-form") => Divergence::ClosedForm(map.next_value()?),
-                    Some("finite-difference") => Divergence::FiniteDifference(map.next_value()?),
-                    Some("flow-map") => Divergence::FlowMap(map.next_value()?),
-                    Some(known) => Divergence::Trace(Estimator::from_entry(known, &mut map)?),
-                    None => return Err(registry::unknown(&name, &Divergence::names())),
+            ) -> Result<DivergenceEstimator, A::Error> {
+                let name: String = registry::only_key(&mut map, &DivergenceEstimator::names())?;
+                let entry = match registry::canonical(&name, &DivergenceEstimator::aliases()) {
+                    Some("learned") => DivergenceEstimator::Learned(map.next_value()?),
+                    Some("debiased") => DivergenceEstimator::Debiased(map.next_value()?),
+                    Some("closed-form") => DivergenceEstimator::ClosedForm(map.next_value()?),
+                    Some("finite-difference") => {
+                        DivergenceEstimator::FiniteDifference(map.next_value()?)
+                    }
+                    Some("flow-map") => DivergenceEstimator::FlowMap(map.next_value()?),
+                    Some(known) => {
+                        DivergenceEstimator::Trace(Estimator::from_entry(known, &mut map)?)
+                    }
+                    None => return Err(registry::unknown(&name, &DivergenceEstimator::names())),
                 };
                 registry::no_more_keys(&mut map)?;
                 Ok(entry)
@@ -436,31 +456,31 @@ impl<'de> Deserialize<'de> for Divergence {
 
 /// What a model offers to estimators, opened for one worker.
 #[derive(Default)]
-pub struct Sources {
-    pub tangents: Option<Box<dyn Linearized>>,
+pub struct ModelHandles {
+    pub jacobian: Option<Box<dyn JacobianOperator>>,
     pub heads: BTreeMap<String, Box<dyn ScalarField>>,
     pub closed_form: Option<Box<dyn ScalarField>>,
     /// A second velocity, for differences, with the path it belongs to.
-    pub velocity: Option<(Box<dyn VectorField>, Curve)>,
+    pub difference_velocity: Option<(Box<dyn VectorField>, PathCurve)>,
     /// The model's path.
-    pub curve: Option<Curve>,
+    pub curve: Option<PathCurve>,
     /// Heads that are evaluated in the velocity's calls and cost none of their own.
-    pub joint: BTreeSet<String>,
+    pub joint_heads: BTreeSet<String>,
     /// Whether the card has such heads, asked for or not: then the velocity is never taken from the products' calls.
-    pub apart: bool,
+    pub separate_velocity: bool,
     /// Flow maps by their names.
-    pub maps: BTreeMap<String, Box<dyn FlowMap>>,
+    pub flow_maps: BTreeMap<String, Box<dyn FlowMap>>,
     /// Seconds of the velocity for one row, once they were measured.
     pub velocity_seconds: Option<f64>,
 }
 
-impl Sources {
+impl ModelHandles {
     /// The flow map of that name.
     ///
     /// # Errors
     /// Where it was not opened.
-    pub fn map(&mut self, name: &str) -> Result<&mut dyn FlowMap, EvalError> {
-        match self.maps.get_mut(name) {
+    pub fn flow_map(&mut self, name: &str) -> Result<&mut dyn FlowMap, EvalError> {
+        match self.flow_maps.get_mut(name) {
             Some(map) => Ok(&mut **map),
             None => Err(EvalError::Missing(format!(
                 "this model has no flow map `{name}`"
@@ -471,31 +491,31 @@ impl Sources {
 
 /// A divergence integral per sample, with its standard error where it is an estimate.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Integral {
+pub struct DivergenceIntegral {
     pub value: f64,
     pub stderr: Option<f64>,
     /// Half the width of the 95 % interval: by Student's t, since few chains tell their own error only roughly.
     pub half_width: Option<f64>,
 }
 
-impl Integral {
+impl DivergenceIntegral {
     /// A value without an error of its own.
-    pub fn certain(value: f64) -> Integral {
-        Integral {
+    pub fn exact(value: f64) -> DivergenceIntegral {
+        DivergenceIntegral {
             value,
             stderr: None,
             half_width: None,
         }
     }
 
-    fn of(chains: &[f64]) -> Integral {
-        let Some(e) = stats::mean(chains) else {
-            return Integral::certain(f64::NAN);
+    fn from_replicates(chains: &[f64]) -> DivergenceIntegral {
+        let Some(e) = stats::mean_estimate(chains) else {
+            return DivergenceIntegral::exact(f64::NAN);
         };
         let half_width = e
             .stderr
-            .map(|s| stats::half_width(s, Some(chains.len()), 0.95));
-        Integral {
+            .map(|s| stats::confidence_half_width(s, Some(chains.len()), 0.95));
+        DivergenceIntegral {
             value: e.value,
             stderr: e.stderr,
             half_width,
@@ -504,17 +524,17 @@ impl Integral {
 }
 
 /// One estimator on its way along the paths of a batch.
-pub struct Integrator<'a> {
-    spec: &'a Divergence,
-    key: Key,
+pub struct DivergenceIntegrator<'a> {
+    spec: &'a DivergenceEstimator,
+    key: RngKey,
     /// Chains × samples of the batch; made at the first node.
     sums: Option<Array2<f64>>,
     /// Nodes at which a head is to be held against the Jacobian.
-    draws: Option<Draws>,
+    node_reservoir: Option<NodeReservoir>,
     /// Whether the divergence that controls the steps is this estimator's own.
-    controls: bool,
+    is_control: bool,
     /// What it takes from the products that are planned for all.
-    share: Option<Share>,
+    shared_products: Option<EstimatorProducts>,
     samples: usize,
     /// Nodes seen, per sample.
     pub nodes: Vec<u64>,
@@ -522,19 +542,23 @@ pub struct Integrator<'a> {
     pub seconds: f64,
 }
 
-impl<'a> Integrator<'a> {
-    pub fn new(spec: &'a Divergence, key: Key, samples: usize) -> Integrator<'a> {
+impl<'a> DivergenceIntegrator<'a> {
+    pub fn new(
+        spec: &'a DivergenceEstimator,
+        key: RngKey,
+        samples: usize,
+    ) -> DivergenceIntegrator<'a> {
         let draws = match spec {
-            Divergence::Debiased(d) => Some(Draws::new(d, samples)),
+            DivergenceEstimator::Debiased(d) => Some(NodeReservoir::new(d, samples)),
             _ => None,
         };
-        Integrator {
+        DivergenceIntegrator {
             spec,
             key,
             sums: None,
-            draws,
-            controls: false,
-            share: None,
+            node_reservoir: draws,
+            is_control: false,
+            shared_products: None,
             samples,
             nodes: vec![0; samples],
             seconds: 0.0,
@@ -544,10 +568,14 @@ impl<'a> Integrator<'a> {
     /// The same on a path whose steps `control` holds and with products that are planned for all estimators: what
     /// several want is taken once.
     #[must_use]
-    pub fn under(self, control: &Control, plan: &Plan) -> Integrator<'a> {
-        Integrator {
-            controls: control.is(self.spec),
-            share: plan.share(self.spec),
+    pub fn with_shared_products(
+        self,
+        control: &ControlDivergence,
+        plan: &ProductPlan,
+    ) -> DivergenceIntegrator<'a> {
+        DivergenceIntegrator {
+            is_control: control.is_estimator(self.spec),
+            shared_products: plan.products_of(self.spec),
             ..self
         }
     }
@@ -556,10 +584,14 @@ impl<'a> Integrator<'a> {
     ///
     /// # Errors
     /// Where the model cannot be evaluated or lacks what the estimator needs.
-    pub fn visit(&mut self, nodes: &Nodes, sources: &mut Sources) -> Result<Vec<f64>, EvalError> {
+    pub fn visit(
+        &mut self,
+        nodes: &Nodes,
+        sources: &mut ModelHandles,
+    ) -> Result<Vec<f64>, EvalError> {
         let started = Instant::now();
-        let mut chains = self.chains(nodes, sources)?;
-        if !self.spec.tells_its_error_along_a_path() {
+        let mut chains = self.replicate_estimates(nodes, sources)?;
+        if !self.spec.has_path_standard_error() {
             chains = chains
                 .mean_axis(Axis(0))
                 .map(|m| m.insert_axis(Axis(0)))
@@ -569,13 +601,13 @@ impl<'a> Integrator<'a> {
         let sums = self
             .sums
             .get_or_insert_with(|| Array2::zeros((chains.nrows(), self.samples)));
-        for (i, slot) in nodes.slot.iter().enumerate() {
+        for (i, slot) in nodes.batch_index.iter().enumerate() {
             sums.column_mut(*slot)
                 .scaled_add(nodes.weight[i], &chains.column(i));
             self.nodes[*slot] += 1;
         }
         let shown = match self.spec {
-            Divergence::FiniteDifference(f) => chains.slice(ndarray::s![..f.probes, ..]),
+            DivergenceEstimator::FiniteDifference(f) => chains.slice(ndarray::s![..f.probes, ..]),
             _ => chains.view(),
         };
         Ok(shown
@@ -585,11 +617,15 @@ impl<'a> Integrator<'a> {
     }
 
     /// Chains × rows of nodes. Rows that are no longer finite give NaN and reach no network.
-    fn chains(&mut self, nodes: &Nodes, sources: &mut Sources) -> Result<Array2<f64>, EvalError> {
-        let sound: Vec<usize> = (0..nodes.slot.len())
+    fn replicate_estimates(
+        &mut self,
+        nodes: &Nodes,
+        sources: &mut ModelHandles,
+    ) -> Result<Array2<f64>, EvalError> {
+        let sound: Vec<usize> = (0..nodes.batch_index.len())
             .filter(|i| nodes.x.row(*i).iter().all(|v| v.is_finite()))
             .collect();
-        if sound.len() == nodes.slot.len() {
+        if sound.len() == nodes.batch_index.len() {
             return self.evaluate(nodes, sources);
         }
         let pick = |v: &[u64]| sound.iter().map(|i| v[*i]).collect::<Vec<_>>();
@@ -599,7 +635,7 @@ impl<'a> Integrator<'a> {
         let part = Nodes {
             sample: &pick(nodes.sample),
             node: &pick(nodes.node),
-            slot: &sound,
+            batch_index: &sound,
             t: &real(nodes.t),
             x: &nodes.x.select(Axis(0), &sound),
             weight: &real(nodes.weight),
@@ -612,36 +648,44 @@ impl<'a> Integrator<'a> {
             self.evaluate(&part, sources)?
         };
         let rows = self.sums.as_ref().map_or(some.nrows(), |s| s.nrows());
-        let mut all = Array2::from_elem((rows, nodes.slot.len()), f64::NAN);
+        let mut all = Array2::from_elem((rows, nodes.batch_index.len()), f64::NAN);
         for (j, i) in sound.iter().enumerate() {
             all.column_mut(*i).assign(&some.column(j));
         }
         Ok(all)
     }
 
-    fn evaluate(&mut self, nodes: &Nodes, sources: &mut Sources) -> Result<Array2<f64>, EvalError> {
-        if let Some(known) = nodes.divergence.filter(|_| self.controls) {
+    fn evaluate(
+        &mut self,
+        nodes: &Nodes,
+        sources: &mut ModelHandles,
+    ) -> Result<Array2<f64>, EvalError> {
+        if let Some(known) = nodes.divergence.filter(|_| self.is_control) {
             return Ok(Array2::from_shape_vec((1, known.len()), known.to_vec())
                 .expect("one value per row"));
         }
         match self.spec {
-            Divergence::Trace(estimator) => {
-                let probes = Probes {
+            DivergenceEstimator::Trace(estimator) => {
+                let probes = ProbeSource {
                     key: self.key,
                     sample: nodes.sample,
                     node: nodes.node,
                 };
-                if let (Some(share), Some(products)) = (&self.share, nodes.products)
-                    && let Some(chains) =
-                        share.chains(estimator, products, (nodes.t, nodes.x), &probes)?
+                if let (Some(share), Some(products)) = (&self.shared_products, nodes.products)
+                    && let Some(chains) = share.replicate_estimates(
+                        estimator,
+                        products,
+                        (nodes.t, nodes.x),
+                        &probes,
+                    )?
                 {
                     return Ok(chains);
                 }
                 let missing =
                     || EvalError::Missing("this model offers no Jacobian products".to_owned());
-                let field = sources.tangents.as_mut().ok_or_else(missing)?;
+                let field = sources.jacobian.as_mut().ok_or_else(missing)?;
                 estimator.trace(
-                    &mut At {
+                    &mut JacobianAt {
                         field: &mut **field,
                         t: nodes.t,
                         x: nodes.x,
@@ -649,7 +693,8 @@ impl<'a> Integrator<'a> {
                     &probes,
                 )
             }
-            Divergence::Learned(Learned { head }) | Divergence::Debiased(Debiased { head, .. }) => {
+            DivergenceEstimator::Learned(Learned { head })
+            | DivergenceEstimator::Debiased(Debiased { head, .. }) => {
                 let missing =
                     || EvalError::Missing(format!("this model has no divergence head `{head}`"));
                 let values = sources
@@ -657,30 +702,32 @@ impl<'a> Integrator<'a> {
                     .get_mut(head)
                     .ok_or_else(missing)?
                     .eval(nodes.t, nodes.x)?;
-                if let Some(draws) = &mut self.draws {
-                    draws.offer(self.key, nodes, &values, sources)?;
+                if let Some(draws) = &mut self.node_reservoir {
+                    draws.update(self.key, nodes, &values, sources)?;
                 }
                 Ok(Array2::from_shape_vec((1, values.len()), values).expect("one value per row"))
             }
-            Divergence::FiniteDifference(spec) => self.differences(spec, nodes, sources),
-            Divergence::ClosedForm(_) | Divergence::FlowMap(_) => {
-                Ok(Array2::zeros((1, nodes.slot.len())))
+            DivergenceEstimator::FiniteDifference(spec) => {
+                self.finite_differences(spec, nodes, sources)
+            }
+            DivergenceEstimator::ClosedForm(_) | DivergenceEstimator::FlowMap(_) => {
+                Ok(Array2::zeros((1, nodes.batch_index.len())))
             }
         }
     }
 
     /// 2K chains: each probe's quotient at h, then each at 2h.
-    fn differences(
+    fn finite_differences(
         &self,
         spec: &FiniteDifference,
         nodes: &Nodes,
-        sources: &mut Sources,
+        sources: &mut ModelHandles,
     ) -> Result<Array2<f64>, EvalError> {
         let missing =
             || EvalError::Missing("this model offers no velocity for differences".to_owned());
-        let (field, curve) = sources.velocity.as_mut().ok_or_else(missing)?;
+        let (field, curve) = sources.difference_velocity.as_mut().ok_or_else(missing)?;
         let dim = nodes.x.ncols();
-        let probes = Probes {
+        let probes = ProbeSource {
             key: self.key,
             sample: nodes.sample,
             node: nodes.node,
@@ -688,12 +735,16 @@ impl<'a> Integrator<'a> {
         let z = probes.draw(
             Purpose::Probe,
             Distribution::Rademacher,
-            Along::Fixed,
+            ProbeReuse::Fixed,
             0..spec.probes as u64,
             dim,
         );
-        let steps: Vec<f64> = nodes.t.iter().map(|t| spec.length(curve, *t)).collect();
-        let mut chains = Array2::zeros((2 * spec.probes, nodes.slot.len()));
+        let steps: Vec<f64> = nodes
+            .t
+            .iter()
+            .map(|t| spec.step_length(curve, *t))
+            .collect();
+        let mut chains = Array2::zeros((2 * spec.probes, nodes.batch_index.len()));
         for (probe, z) in z.outer_iter().enumerate() {
             for (row, factor) in [(probe, 1.0), (spec.probes + probe, 2.0)] {
                 let scaled = ndarray::Array1::from_iter(steps.iter().map(|h| h * factor))
@@ -711,9 +762,9 @@ impl<'a> Integrator<'a> {
     ///
     /// # Errors
     /// Where the model cannot be evaluated.
-    pub fn settle(&mut self, sources: &mut Sources) -> Result<(), EvalError> {
-        if let (Divergence::Debiased(spec), Some(draws), Some(head)) =
-            (self.spec, self.draws.take(), &self.sums)
+    pub fn add_head_residuals(&mut self, sources: &mut ModelHandles) -> Result<(), EvalError> {
+        if let (DivergenceEstimator::Debiased(spec), Some(draws), Some(head)) =
+            (self.spec, self.node_reservoir.take(), &self.sums)
         {
             let started = Instant::now();
             let residuals = draws.residuals(spec, self.key, sources)?;
@@ -724,32 +775,32 @@ impl<'a> Integrator<'a> {
     }
 
     /// The integrals with their standard errors: mean over chains, and its error where there are several.
-    pub fn finish(&self) -> Vec<Integral> {
+    pub fn integrals(&self) -> Vec<DivergenceIntegral> {
         let Some(sums) = &self.sums else {
-            return vec![Integral::certain(0.0); self.samples];
+            return vec![DivergenceIntegral::exact(0.0); self.samples];
         };
-        if let Divergence::FiniteDifference(spec) = self.spec {
+        if let DivergenceEstimator::FiniteDifference(spec) = self.spec {
             return sums
                 .columns()
                 .into_iter()
-                .map(|c| with_truncation(&c.to_vec(), spec.probes))
+                .map(|c| finite_difference_integral(&c.to_vec(), spec.probes))
                 .collect();
         }
         sums.columns()
             .into_iter()
-            .map(|chains| Integral::of(&chains.to_vec()))
+            .map(|chains| DivergenceIntegral::from_replicates(&chains.to_vec()))
             .collect()
     }
 }
 
 /// The mean of the chains at h; its error from the probes and from a third of the difference to 2h.
-fn with_truncation(chains: &[f64], probes: usize) -> Integral {
+fn finite_difference_integral(chains: &[f64], probes: usize) -> DivergenceIntegral {
     let (fine, coarse) = chains.split_at(probes);
     let mean = |c: &[f64]| c.iter().sum::<f64>() / c.len() as f64;
     let truncation = (mean(fine) - mean(coarse)) / 3.0;
-    let spread = stats::mean(fine).and_then(|e| e.stderr);
+    let spread = stats::mean_estimate(fine).and_then(|e| e.stderr);
     let half_width = spread.map(|s| (s * stats::t95(probes - 1)).hypot(stats::Z95 * truncation));
-    Integral {
+    DivergenceIntegral {
         value: mean(fine),
         stderr: spread.map(|s| s.hypot(truncation)),
         half_width,
@@ -761,35 +812,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_reads_back_as_itself() {
-        for name in Divergence::names() {
-            let spec: Divergence = serde_yaml::from_str(name).expect(name);
+    fn every_estimator_name_round_trips() {
+        for name in DivergenceEstimator::names() {
+            let spec: DivergenceEstimator = serde_yaml::from_str(name).expect(name);
             let text = serde_json::to_string(&spec).expect("serializes");
-            let back: Divergence = serde_json::from_str(&text).expect("reads back");
+            let back: DivergenceEstimator = serde_json::from_str(&text).expect("reads back");
             assert_eq!(spec, back);
-            let flow: Divergence = serde_yaml::from_str(&format!("{{{name}: {{}}}}")).expect(name);
+            let flow: DivergenceEstimator =
+                serde_yaml::from_str(&format!("{{{name}: {{}}}}")).expect(name);
             assert_eq!(spec, flow);
         }
     }
 
     #[test]
-    fn what_is_averaged_is_known_of_every_trace_estimator() {
-        for name in Divergence::names() {
-            let spec: Divergence = serde_yaml::from_str(name).expect(name);
-            let traces = matches!(spec, Divergence::Trace(_));
+    fn averaging_parameter_is_known_for_every_trace_estimator() {
+        for name in DivergenceEstimator::names() {
+            let spec: DivergenceEstimator = serde_yaml::from_str(name).expect(name);
+            let traces = matches!(spec, DivergenceEstimator::Trace(_));
             assert_eq!(
-                spec.averages().is_some(),
-                traces && spec.kind() == Kind::OdeStochastic,
+                spec.averaging_parameter().is_some(),
+                traces && spec.kind() == EstimateKind::OdeStochastic,
                 "{name}"
             );
         }
-        let spec: Divergence = serde_yaml::from_str("{hutchinson: {probes: 3}}").expect("a spec");
-        assert_eq!(spec.averages(), Some(("probes", 3)));
+        let spec: DivergenceEstimator =
+            serde_yaml::from_str("{hutchinson: {probes: 3}}").expect("a spec");
+        assert_eq!(spec.averaging_parameter(), Some(("probes", 3)));
         let spec = "{hutchinson: {probes: 3, distribution: sphere, orthogonal: true}}";
         assert_eq!(
-            serde_yaml::from_str::<Divergence>(spec)
+            serde_yaml::from_str::<DivergenceEstimator>(spec)
                 .expect("a spec")
-                .averages(),
+                .averaging_parameter(),
             None
         );
     }
@@ -797,7 +850,7 @@ mod tests {
     #[test]
     fn labels_show_what_differs_from_the_defaults() {
         let label = |text: &str| {
-            serde_yaml::from_str::<Divergence>(text)
+            serde_yaml::from_str::<DivergenceEstimator>(text)
                 .expect(text)
                 .label()
         };
@@ -818,35 +871,35 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compared_between_grids_has_no_draws_at_nodes() {
-        for name in Divergence::names() {
-            let spec: Divergence = serde_yaml::from_str(name).expect(name);
-            let undrawn = spec.undrawn();
-            assert_eq!(undrawn.is_some(), spec.takes_solver(), "{name}");
+    fn without_node_draws_removes_fresh_probes() {
+        for name in DivergenceEstimator::names() {
+            let spec: DivergenceEstimator = serde_yaml::from_str(name).expect(name);
+            let undrawn = spec.without_node_draws();
+            assert_eq!(undrawn.is_some(), spec.needs_solver(), "{name}");
             assert!(
-                undrawn.is_none_or(|e| e.is_continuous() || e == spec),
+                undrawn.is_none_or(|e| e.is_continuous_along_path() || e == spec),
                 "{name}"
             );
         }
-        let fresh: Divergence =
+        let fresh: DivergenceEstimator =
             serde_yaml::from_str("{hutchinson: {probes: 3, along: fresh}}").expect("a spec");
         assert_eq!(
-            fresh.undrawn().map(|e| e.label()),
+            fresh.without_node_draws().map(|e| e.label()),
             Some("hutchinson(probes=3)".to_owned())
         );
-        assert!(!fresh.is_continuous());
+        assert!(!fresh.is_continuous_along_path());
     }
 
     #[test]
-    fn a_single_xtrace_tells_no_error_along_a_path() {
+    fn single_xtrace_has_no_path_standard_error() {
         let tells = |text: &str| {
-            serde_yaml::from_str::<Divergence>(text)
+            serde_yaml::from_str::<DivergenceEstimator>(text)
                 .expect(text)
-                .tells_its_error_along_a_path()
+                .has_path_standard_error()
         };
         assert!(!tells("xtrace") && tells("{xtrace: {replicates: 2}}"));
         assert!(
-            Divergence::names()
+            DivergenceEstimator::names()
                 .iter()
                 .filter(|n| **n != "xtrace")
                 .all(|n| tells(n))
@@ -854,9 +907,9 @@ mod tests {
     }
 
     #[test]
-    fn unknown_kinds_and_keys_are_named() {
+    fn unknown_estimators_and_keys_are_named() {
         let refused = |text: &str| {
-            serde_yaml::from_str::<Divergence>(text)
+            serde_yaml::from_str::<DivergenceEstimator>(text)
                 .expect_err(text)
                 .to_string()
         };

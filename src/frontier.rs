@@ -7,29 +7,30 @@
 use std::collections::BTreeMap;
 
 use crate::num::stats::{self, Estimate};
-use crate::rows::{Frontier, Sample, Summary};
+use crate::rows::{FrontierRow, SampleLikelihoodRow, SummaryRow};
 
 /// Wanted standard errors; in bits/dim as well where these are defined.
 const TARGETS: [f64; 3] = [1.0, 0.1, 0.01];
 
 /// What an estimator averages: `probes` or `replicates`, and how many.
-pub type Averages = BTreeMap<String, (String, usize)>;
+pub type AveragingCounts = BTreeMap<String, (String, usize)>;
 
 /// Log-likelihoods by model, dataset, solver and estimator, then by sample.
-type Values<'a> = BTreeMap<(&'a str, &'a str, &'a str, &'a str), BTreeMap<usize, f64>>;
+type LogLikelihoodsBySample<'a> =
+    BTreeMap<(&'a str, &'a str, &'a str, &'a str), BTreeMap<usize, f64>>;
 
 /// What is known of one estimator in one group.
-struct Known<'a> {
-    row: &'a Summary,
+struct EstimatorAccuracy<'a> {
+    row: &'a SummaryRow,
     /// The mean difference from the group's deterministic truth, where that is of the same steps.
     bias: Option<Estimate>,
     /// Its error per sample, nats.
     error: f64,
-    basis: Basis,
+    basis: ErrorBasis,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Basis {
+enum ErrorBasis {
     /// No error but the solver's.
     Exact,
     /// The variance falls as 1/K.
@@ -40,13 +41,13 @@ enum Basis {
 }
 
 /// Every wanted accuracy for every estimator; `averages` by the estimators' labels, `dims` by model.
-pub fn lines(
-    summaries: &[Summary],
-    samples: &[Sample],
-    averages: &Averages,
+pub fn frontier_rows(
+    summaries: &[SummaryRow],
+    samples: &[SampleLikelihoodRow],
+    averages: &AveragingCounts,
     dims: &BTreeMap<String, usize>,
-) -> Vec<Frontier> {
-    let mut values = Values::new();
+) -> Vec<FrontierRow> {
+    let mut values = LogLikelihoodsBySample::new();
     for s in samples {
         if let Some(value) = s.log_likelihood {
             values
@@ -55,9 +56,9 @@ pub fn lines(
                 .insert(s.sample, value);
         }
     }
-    let mut groups: Vec<Vec<&Summary>> = Vec::new();
+    let mut groups: Vec<Vec<&SummaryRow>> = Vec::new();
     for row in summaries.iter().filter(|row| row.n > 0) {
-        let same = |g: &&mut Vec<&Summary>| {
+        let same = |g: &&mut Vec<&SummaryRow>| {
             (&g[0].model, &g[0].dataset, &g[0].solver) == (&row.model, &row.dataset, &row.solver)
         };
         match groups.iter_mut().find(same) {
@@ -67,22 +68,28 @@ pub fn lines(
     }
     groups
         .iter()
-        .flat_map(|group| of_group(group, &values, averages, dims))
+        .flat_map(|group| frontier_of_group(group, &values, averages, dims))
         .collect()
 }
 
-fn of_group<'a>(
-    group: &[&'a Summary],
-    values: &Values<'a>,
-    averages: &Averages,
+fn frontier_of_group<'a>(
+    group: &[&'a SummaryRow],
+    values: &LogLikelihoodsBySample<'a>,
+    averages: &AveragingCounts,
     dims: &BTreeMap<String, usize>,
-) -> Vec<Frontier> {
+) -> Vec<FrontierRow> {
     // The exact trace on the same nodes shares the solver's error, which is none of an estimator's.
     let of_kind = |kind: &str| group.iter().copied().find(|row| row.kind == kind);
     let truth = of_kind("ode-exact").or(of_kind("closed-form"));
-    let known: Vec<Known> = group
+    let known: Vec<EstimatorAccuracy> = group
         .iter()
-        .map(|row| known(row, gaps(row, truth, values).as_deref(), averages))
+        .map(|row| {
+            estimator_accuracy(
+                row,
+                differences_from_truth(row, truth, values).as_deref(),
+                averages,
+            )
+        })
         .collect();
     let dim = dims.get(&group[0].model).copied().unwrap_or(0);
     let mut units = vec![("nats", 1.0)];
@@ -93,11 +100,11 @@ fn of_group<'a>(
     for (unit, nats) in units {
         for target in TARGETS {
             for scope in ["sample", "mean"] {
-                let mut rows: Vec<Frontier> = known
+                let mut rows: Vec<FrontierRow> = known
                     .iter()
-                    .map(|k| line(k, averages, scope, (target, unit, nats)))
+                    .map(|k| frontier_row(k, averages, scope, (target, unit, nats)))
                     .collect();
-                mark(&mut rows);
+                mark_cheapest(&mut rows);
                 lines.append(&mut rows);
             }
         }
@@ -105,13 +112,20 @@ fn of_group<'a>(
     lines
 }
 
-fn key(row: &Summary) -> (&str, &str, &str, &str) {
+fn summary_key(row: &SummaryRow) -> (&str, &str, &str, &str) {
     (&row.model, &row.dataset, &row.solver, &row.estimator)
 }
 
 /// Differences from the truth on the samples where both have a value.
-fn gaps<'a>(row: &'a Summary, truth: Option<&'a Summary>, values: &Values<'a>) -> Option<Vec<f64>> {
-    let (ours, theirs) = (values.get(&key(row))?, values.get(&key(truth?))?);
+fn differences_from_truth<'a>(
+    row: &'a SummaryRow,
+    truth: Option<&'a SummaryRow>,
+    values: &LogLikelihoodsBySample<'a>,
+) -> Option<Vec<f64>> {
+    let (ours, theirs) = (
+        values.get(&summary_key(row))?,
+        values.get(&summary_key(truth?))?,
+    );
     Some(
         ours.iter()
             .filter_map(|(i, v)| Some(v - theirs.get(i)?))
@@ -119,54 +133,60 @@ fn gaps<'a>(row: &'a Summary, truth: Option<&'a Summary>, values: &Values<'a>) -
     )
 }
 
-fn known<'a>(row: &'a Summary, gaps: Option<&[f64]>, averages: &Averages) -> Known<'a> {
+fn estimator_accuracy<'a>(
+    row: &'a SummaryRow,
+    gaps: Option<&[f64]>,
+    averages: &AveragingCounts,
+) -> EstimatorAccuracy<'a> {
     let against = gaps.and_then(stats::rms);
     let (error, basis) = match (row.kind.as_str(), averages.get(&row.estimator)) {
-        ("ode-exact" | "closed-form", _) => (Some(0.0), Basis::Exact),
+        ("ode-exact" | "closed-form", _) => (Some(0.0), ErrorBasis::Exact),
         ("ode-stochastic", Some((_, units))) => {
-            (row.probe_stderr.or(against), Basis::Averaged(*units))
+            (row.probe_stderr.or(against), ErrorBasis::Averaged(*units))
         }
-        _ => (against, Basis::Measured),
+        _ => (against, ErrorBasis::Measured),
     };
-    Known {
+    EstimatorAccuracy {
         row,
-        bias: gaps.and_then(stats::mean),
+        bias: gaps.and_then(stats::mean_estimate),
         error: error.unwrap_or(f64::NAN),
         basis: if error.is_some() {
             basis
         } else {
-            Basis::Unknown
+            ErrorBasis::Unknown
         },
     }
 }
 
-fn line(
-    known: &Known,
-    averages: &Averages,
+fn frontier_row(
+    known: &EstimatorAccuracy,
+    averages: &AveragingCounts,
     scope: &str,
     (target, unit, nats): (f64, &str, f64),
-) -> Frontier {
+) -> FrontierRow {
     let row = known.row;
     // Probes are drawn anew for every sample, so their error in the mean falls with n; a bias does not.
     let error = match (scope, known.basis) {
-        ("mean", Basis::Measured) => known
-            .bias
-            .and_then(|b| Some(b.value.abs() + stats::half_width(b.stderr?, Some(b.n), 0.95))),
+        ("mean", ErrorBasis::Measured) => known.bias.and_then(|b| {
+            Some(b.value.abs() + stats::confidence_half_width(b.stderr?, Some(b.n), 0.95))
+        }),
         ("mean", _) => Some(known.error / (row.n as f64).sqrt()),
         _ => Some(known.error),
     };
     let error = error.filter(|e| e.is_finite()).map(|e| e / nats);
     let units = match (known.basis, error) {
-        (Basis::Averaged(k), Some(e)) => Some((k as f64 * (e / target).powi(2)).ceil().max(1.0)),
+        (ErrorBasis::Averaged(k), Some(e)) => {
+            Some((k as f64 * (e / target).powi(2)).ceil().max(1.0))
+        }
         _ => None,
     };
     // The cost of a run that averages `factor` times as much over the same path.
     let (factor, basis) = match (known.basis, error) {
-        (Basis::Unknown, _) | (_, None) => (None, "unknown"),
-        (Basis::Exact, _) => (Some(1.0), "exact"),
-        (Basis::Averaged(k), _) => (units.map(|u| u / k as f64), "1/K"),
-        (Basis::Measured, Some(e)) if e <= target => (Some(1.0), "measured"),
-        (Basis::Measured, _) => (None, "out of reach"),
+        (ErrorBasis::Unknown, _) | (_, None) => (None, "unknown"),
+        (ErrorBasis::Exact, _) => (Some(1.0), "exact"),
+        (ErrorBasis::Averaged(k), _) => (units.map(|u| u / k as f64), "1/K"),
+        (ErrorBasis::Measured, Some(e)) if e <= target => (Some(1.0), "measured"),
+        (ErrorBasis::Measured, _) => (None, "out of reach"),
     };
     let share = if row.cost > 0.0 {
         row.evaluations / row.cost
@@ -178,7 +198,7 @@ fn line(
     let variance = (known.error * known.error)
         .is_finite()
         .then_some(known.error * known.error);
-    Frontier {
+    FrontierRow {
         model: row.model.clone(),
         dataset: row.dataset.clone(),
         solver: row.solver.clone(),
@@ -206,8 +226,8 @@ fn line(
 }
 
 /// Marks the cheapest of one accuracy, in products and in measured time.
-fn mark(rows: &mut [Frontier]) {
-    let least = |cost: fn(&Frontier) -> Option<f64>, rows: &[Frontier]| {
+fn mark_cheapest(rows: &mut [FrontierRow]) {
+    let least = |cost: fn(&FrontierRow) -> Option<f64>, rows: &[FrontierRow]| {
         let reached =
             (0..rows.len()).filter(|i| cost(&rows[*i]).is_some() && rows[*i].kind != "closed-form");
         reached.min_by(|a, b| {
@@ -228,8 +248,8 @@ fn mark(rows: &mut [Frontier]) {
 mod tests {
     use super::*;
 
-    fn summary(estimator: &str, kind: &str, jvps: f64, seconds: f64) -> Summary {
-        Summary {
+    fn summary(estimator: &str, kind: &str, jvps: f64, seconds: f64) -> SummaryRow {
+        SummaryRow {
             model: "m".into(),
             dataset: "d".into(),
             solver: "s".into(),
@@ -242,25 +262,25 @@ mod tests {
             cost: 10.0 * seconds,
             seconds_per_sample: seconds,
             jvps,
-            ..Summary::default()
+            ..SummaryRow::default()
         }
     }
 
-    fn group() -> Vec<Summary> {
+    fn group() -> Vec<SummaryRow> {
         vec![
             summary("exact", "ode-exact", 640.0, 11.0),
-            Summary {
+            SummaryRow {
                 probe_stderr: Some(0.2),
                 ..summary("hutchinson(probes=4)", "ode-stochastic", 40.0, 2.0)
             },
-            Summary {
+            SummaryRow {
                 head_calls: 10.0,
                 ..summary("learned(stad)", "learned", 0.0, 1.5)
             },
         ]
     }
 
-    fn all(rows: &[Summary]) -> Vec<Frontier> {
+    fn all(rows: &[SummaryRow]) -> Vec<FrontierRow> {
         let averages =
             BTreeMap::from([("hutchinson(probes=4)".to_owned(), ("probes".to_owned(), 4))]);
         // The head is off by 0.05 in the mean and by 0.11 per sample.
@@ -269,20 +289,20 @@ mod tests {
             ("learned(stad)", _) => -0.05,
             _ => 0.0,
         };
-        let sample = |row: &Summary, i: usize| Sample {
+        let sample = |row: &SummaryRow, i: usize| SampleLikelihoodRow {
             model: row.model.clone(),
             dataset: row.dataset.clone(),
             solver: row.solver.clone(),
             estimator: row.estimator.clone(),
             sample: i,
             log_likelihood: Some((i as f64).sin() + gap(&row.estimator, i)),
-            ..Sample::default()
+            ..SampleLikelihoodRow::default()
         };
-        let samples: Vec<Sample> = rows
+        let samples: Vec<SampleLikelihoodRow> = rows
             .iter()
             .flat_map(|row| (0..row.n).map(move |i| sample(row, i)))
             .collect();
-        lines(
+        frontier_rows(
             rows,
             &samples,
             &averages,
@@ -290,8 +310,13 @@ mod tests {
         )
     }
 
-    fn find<'a>(lines: &'a [Frontier], estimator: &str, scope: &str, target: f64) -> &'a Frontier {
-        let same = |l: &&Frontier| {
+    fn find<'a>(
+        lines: &'a [FrontierRow],
+        estimator: &str,
+        scope: &str,
+        target: f64,
+    ) -> &'a FrontierRow {
+        let same = |l: &&FrontierRow| {
             l.estimator.starts_with(estimator) && l.scope == scope && l.target == target
         };
         lines.iter().find(same).expect("a line")
@@ -332,7 +357,7 @@ mod tests {
     #[test]
     fn the_cheapest_is_marked_once_per_accuracy() {
         let lines = all(&group());
-        let cheapest = |scope: &str, target: f64, by: fn(&Frontier) -> bool| -> Vec<String> {
+        let cheapest = |scope: &str, target: f64, by: fn(&FrontierRow) -> bool| -> Vec<String> {
             let here = lines
                 .iter()
                 .filter(|l| l.scope == scope && l.target == target && by(l));
@@ -355,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_certain_reference_an_unknown_error_stays_unknown() {
+    fn error_stays_unknown_without_deterministic_reference() {
         let mut rows = group();
         rows.remove(0);
         rows.iter_mut()
@@ -370,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn bits_are_targets_where_they_are_defined() {
+    fn bits_per_dim_targets_only_where_defined() {
         assert!(all(&group()).iter().all(|l| l.unit == "nats"));
         let mut rows = group();
         rows.iter_mut().for_each(|r| r.bits_per_dim = Some(3.0));

@@ -18,25 +18,25 @@ use claims::{Claim, Claims};
 
 /// What became of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ClaimVerdict {
     Pass,
     Fail,
     Inconclusive,
 }
 
-impl Verdict {
+impl ClaimVerdict {
     pub fn as_str(self) -> &'static str {
         match self {
-            Verdict::Pass => "pass",
-            Verdict::Fail => "fail",
-            Verdict::Inconclusive => "inconclusive",
+            ClaimVerdict::Pass => "pass",
+            ClaimVerdict::Fail => "fail",
+            ClaimVerdict::Inconclusive => "inconclusive",
         }
     }
 }
 
 /// One claim with what was measured: a row of the table that `--out` writes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Held {
+pub struct ClaimResult {
     pub verdict: &'static str,
     pub claim: String,
     pub table: String,
@@ -59,18 +59,18 @@ pub struct Held {
 ///
 /// # Errors
 /// Where a claim names a table, a column or a row that is not there, by its key.
-pub fn gate(tables: &Tables, claims: &Claims) -> Result<Vec<(Verdict, Held)>> {
+pub fn check_claims(tables: &Tables, claims: &Claims) -> Result<Vec<(ClaimVerdict, ClaimResult)>> {
     let tables = tables
         .files()?
         .into_iter()
         .filter(|(_, bytes)| !bytes.is_empty());
-    let tables: Vec<(&str, Sheet)> = tables
-        .map(|(name, bytes)| Ok((name, Sheet::read(&bytes)?)))
+    let tables: Vec<(&str, ClaimTable)> = tables
+        .map(|(name, bytes)| Ok((name, ClaimTable::read(&bytes)?)))
         .collect::<Result<_>>()?;
     let each = claims.claims.iter().enumerate();
     each.map(|(i, claim)| {
         let name = claim.name.clone().unwrap_or_else(|| format!("claims.{i}"));
-        hold(
+        check_claim(
             &tables,
             claim,
             name,
@@ -82,22 +82,22 @@ pub fn gate(tables: &Tables, claims: &Claims) -> Result<Vec<(Verdict, Held)>> {
 }
 
 /// A table as text.
-struct Sheet {
+struct ClaimTable {
     columns: Vec<String>,
     rows: Vec<csv::StringRecord>,
 }
 
-impl Sheet {
-    fn read(bytes: &[u8]) -> Result<Sheet> {
+impl ClaimTable {
+    fn read(bytes: &[u8]) -> Result<ClaimTable> {
         let mut reader = csv::Reader::from_reader(bytes);
         let columns = reader.headers()?.iter().map(str::to_owned).collect();
-        Ok(Sheet {
+        Ok(ClaimTable {
             columns,
             rows: reader.records().collect::<Result<_, _>>()?,
         })
     }
 
-    fn column(&self, table: &str, key: &str, name: &str) -> Result<usize> {
+    fn column_index(&self, table: &str, key: &str, name: &str) -> Result<usize> {
         let place = self.columns.iter().position(|c| c == name);
         place.ok_or_else(|| {
             anyhow!(
@@ -108,13 +108,13 @@ impl Sheet {
     }
 
     /// The one row that a claim means.
-    fn row(&self, claim: &Claim) -> Result<&csv::StringRecord> {
+    fn matching_row(&self, claim: &Claim) -> Result<&csv::StringRecord> {
         let mut kept: Vec<&csv::StringRecord> = self.rows.iter().collect();
-        for (name, wanted) in &claim.place {
-            let column = self.column(&claim.table, "where", name)?;
+        for (name, wanted) in &claim.row_filter {
+            let column = self.column_index(&claim.table, "where", name)?;
             let left: Vec<_> = kept
                 .iter()
-                .filter(|row| wanted.holds(&row[column]))
+                .filter(|row| wanted.matches(&row[column]))
                 .copied()
                 .collect();
             if left.is_empty() {
@@ -123,7 +123,7 @@ impl Sheet {
                 } else {
                     ""
                 };
-                let values = distinct(kept.iter().map(|row| &row[column]));
+                let values = list_distinct_values(kept.iter().map(|row| &row[column]));
                 bail!(
                     "where.{name}: no row of {} has `{wanted}`{there}; it has {values}",
                     claim.table
@@ -153,7 +153,7 @@ impl Sheet {
                     format!(
                         "{} ({})",
                         self.columns[*column],
-                        distinct(several.iter().map(|row| &row[*column]))
+                        list_distinct_values(several.iter().map(|row| &row[*column]))
                     )
                 };
                 let by: Vec<String> = named.iter().take(4).map(by).collect();
@@ -169,7 +169,7 @@ impl Sheet {
 
     /// Samples behind a value: those of its own column where that has some, as `bias_n` of `bias`, else the fewest of
     /// the row.
-    fn samples(&self, claim: &Claim, row: &csv::StringRecord) -> Option<usize> {
+    fn sample_count(&self, claim: &Claim, row: &csv::StringRecord) -> Option<usize> {
         let count = |i: usize| row[i].parse::<usize>().ok();
         let columns = || self.columns.iter().enumerate();
         let of = |name: &str| {
@@ -189,10 +189,10 @@ impl Sheet {
     }
 
     /// The column of the standard error of `column`, where there is one.
-    fn stderr(&self, claim: &Claim) -> Result<Option<usize>> {
+    fn stderr_column(&self, claim: &Claim) -> Result<Option<usize>> {
         if let Some(named) = &claim.stderr {
             return (named != "none")
-                .then(|| self.column(&claim.table, "stderr", named))
+                .then(|| self.column_index(&claim.table, "stderr", named))
                 .transpose();
         }
         // Beside other columns `stderr` is in another unit.
@@ -208,7 +208,7 @@ impl Sheet {
 }
 
 /// A few of the values, each once.
-fn distinct<'a>(values: impl Iterator<Item = &'a str>) -> String {
+fn list_distinct_values<'a>(values: impl Iterator<Item = &'a str>) -> String {
     const SHOWN: usize = 8;
     let all: BTreeSet<&str> = values.collect();
     let shown: Vec<&str> = all.iter().take(SHOWN).copied().collect();
@@ -220,12 +220,12 @@ fn distinct<'a>(values: impl Iterator<Item = &'a str>) -> String {
     format!("{}{more}", shown.join(", "))
 }
 
-fn hold(
-    tables: &[(&str, Sheet)],
+fn check_claim(
+    tables: &[(&str, ClaimTable)],
     claim: &Claim,
     name: String,
     confidence: f64,
-) -> Result<(Verdict, Held)> {
+) -> Result<(ClaimVerdict, ClaimResult)> {
     let Some((_, sheet)) = tables.iter().find(|(table, _)| *table == claim.table) else {
         let known: Vec<&str> = tables.iter().map(|(table, _)| *table).collect();
         let known = if known.is_empty() {
@@ -239,10 +239,10 @@ fn hold(
         );
     };
     let (column, stderr) = (
-        sheet.column(&claim.table, "column", &claim.column)?,
-        sheet.stderr(claim)?,
+        sheet.column_index(&claim.table, "column", &claim.column)?,
+        sheet.stderr_column(claim)?,
     );
-    let row = sheet.row(claim)?;
+    let row = sheet.matching_row(claim)?;
     let number = |key: &str, column: usize| -> Result<Option<f64>> {
         let text = &row[column];
         let value = text.parse::<f64>().ok().filter(|v| v.is_finite());
@@ -266,12 +266,12 @@ fn hold(
             .position(|c| c == name)
             .and_then(|c| row[c].parse::<usize>().ok())
     };
-    let [low, high] = claim.band();
+    let [low, high] = claim.claimed_interval();
     let width = stderr.map_or(0.0, |stderr| {
-        stats::half_width(stderr, sheet.samples(claim, row), confidence)
+        stats::confidence_half_width(stderr, sheet.sample_count(claim, row), confidence)
     });
     let interval = measured.map(|m| [m - width, m + width]);
-    let verdict = interval.map_or(Verdict::Fail, |i| decide(i, [low, high]));
+    let verdict = interval.map_or(ClaimVerdict::Fail, |i| interval_verdict(i, [low, high]));
     let mut notes = Vec::new();
     if measured.is_none() {
         notes.push("the run has no number there".to_owned());
@@ -280,7 +280,7 @@ fn hold(
         notes.push(format!("{failed} samples have no number and are not in it"));
     }
     let finite = |v: f64| Some(v).filter(|v| v.is_finite());
-    let held = Held {
+    let held = ClaimResult {
         verdict: verdict.as_str(),
         claim: name,
         table: claim.table.clone(),
@@ -298,24 +298,24 @@ fn hold(
             "value"
         },
         note: notes.join("; "),
-        source: inert(claim.source.as_deref().unwrap_or_default()),
+        source: sanitize_csv_text(claim.source.as_deref().unwrap_or_default()),
     };
     Ok((verdict, held))
 }
 
 /// Where an interval lies to a band, both with their ends.
-fn decide([low, high]: [f64; 2], band: [f64; 2]) -> Verdict {
+fn interval_verdict([low, high]: [f64; 2], band: [f64; 2]) -> ClaimVerdict {
     if low >= band[0] && high <= band[1] {
-        Verdict::Pass
+        ClaimVerdict::Pass
     } else if high < band[0] || low > band[1] {
-        Verdict::Fail
+        ClaimVerdict::Fail
     } else {
-        Verdict::Inconclusive
+        ClaimVerdict::Inconclusive
     }
 }
 
 /// A user's words in a table: on one line, and no formula.
-fn inert(text: &str) -> String {
+fn sanitize_csv_text(text: &str) -> String {
     let line: String = text
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
@@ -328,17 +328,17 @@ fn inert(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::Summary;
+    use crate::rows::SummaryRow;
 
     fn tables() -> Tables {
-        let row = |estimator: &str, nats, stderr| Summary {
+        let row = |estimator: &str, nats, stderr| SummaryRow {
             model: "m".into(),
             estimator: estimator.into(),
             n: 101,
             nats: Some(nats),
             nats_stderr: stderr,
             correlation: (estimator != "exact").then_some(0.98),
-            ..Summary::default()
+            ..SummaryRow::default()
         };
         let summary = vec![
             row("exact", -10.0, Some(0.5)),
@@ -350,15 +350,15 @@ mod tests {
         }
     }
 
-    fn held(claim: &str) -> Result<(Verdict, Held)> {
+    fn held(claim: &str) -> Result<(ClaimVerdict, ClaimResult)> {
         let text = format!("claims: [{{table: summary, {claim}}}]");
-        let claims: Claims = crate::yaml::read(&text)?;
-        gate(&tables(), &claims).map(|mut found| found.remove(0))
+        let claims: Claims = crate::yaml::from_yaml_str(&text)?;
+        check_claims(&tables(), &claims).map(|mut found| found.remove(0))
     }
 
     /// Student's t of 100 degrees of freedom at 95 % is 1.98397, so the interval is −10 ± 0.991986.
     #[test]
-    fn a_claim_passes_only_with_its_whole_interval() {
+    fn claim_passes_only_with_its_whole_interval() {
         let verdict = |claim: &str| {
             held(&format!(
                 "where: {{estimator: exact}}, column: nats, {claim}"
@@ -367,50 +367,50 @@ mod tests {
             .0
         };
         for (claim, expected) in [
-            ("value: -10, tolerance: 0.9921", Verdict::Pass),
-            ("value: -10, tolerance: 0.9918", Verdict::Inconclusive),
-            ("value: -10, tolerance: 0", Verdict::Inconclusive),
-            ("value: -12, tolerance: 1", Verdict::Fail),
-            ("value: -12, tolerance: 1.01", Verdict::Inconclusive),
-            ("value: -12, tolerance: 1.008", Verdict::Fail),
-            ("value: 10, tolerance: 1", Verdict::Fail),
-            ("at-least: -10.9921", Verdict::Pass),
-            ("at-least: -10.9918", Verdict::Inconclusive),
-            ("at-least: -9.0079", Verdict::Fail),
-            ("at-least: -9.0079, margin: 2", Verdict::Pass),
-            ("at-most: -9.0079", Verdict::Pass),
-            ("at-most: -9.0082", Verdict::Inconclusive),
-            ("at-most: -11", Verdict::Fail),
-            ("at-least: -11, at-most: -9", Verdict::Pass),
+            ("value: -10, tolerance: 0.9921", ClaimVerdict::Pass),
+            ("value: -10, tolerance: 0.9918", ClaimVerdict::Inconclusive),
+            ("value: -10, tolerance: 0", ClaimVerdict::Inconclusive),
+            ("value: -12, tolerance: 1", ClaimVerdict::Fail),
+            ("value: -12, tolerance: 1.01", ClaimVerdict::Inconclusive),
+            ("value: -12, tolerance: 1.008", ClaimVerdict::Fail),
+            ("value: 10, tolerance: 1", ClaimVerdict::Fail),
+            ("at-least: -10.9921", ClaimVerdict::Pass),
+            ("at-least: -10.9918", ClaimVerdict::Inconclusive),
+            ("at-least: -9.0079", ClaimVerdict::Fail),
+            ("at-least: -9.0079, margin: 2", ClaimVerdict::Pass),
+            ("at-most: -9.0079", ClaimVerdict::Pass),
+            ("at-most: -9.0082", ClaimVerdict::Inconclusive),
+            ("at-most: -11", ClaimVerdict::Fail),
+            ("at-least: -11, at-most: -9", ClaimVerdict::Pass),
             // A wider interval is harder to pass: 2.6259 standard errors on either side.
-            ("value: -10, tolerance: 1.3", Verdict::Pass),
+            ("value: -10, tolerance: 1.3", ClaimVerdict::Pass),
             (
                 "value: -10, tolerance: 1.3, confidence: 0.99",
-                Verdict::Inconclusive,
+                ClaimVerdict::Inconclusive,
             ),
             (
                 "value: -10, tolerance: 1.3131, confidence: 0.99",
-                Verdict::Pass,
+                ClaimVerdict::Pass,
             ),
             // Without its error the value alone decides.
-            ("value: -10, tolerance: 0, stderr: none", Verdict::Pass),
+            ("value: -10, tolerance: 0, stderr: none", ClaimVerdict::Pass),
             (
                 "value: -10.001, tolerance: 1.0e-4, stderr: none",
-                Verdict::Fail,
+                ClaimVerdict::Fail,
             ),
         ] {
             assert_eq!(verdict(claim), expected, "{claim}");
         }
         let alone =
             held("where: {estimator: closed-form}, column: nats, at-least: -10.5").expect("a row");
-        assert_eq!((alone.0, alone.1.decided_by), (Verdict::Pass, "value"));
+        assert_eq!((alone.0, alone.1.decided_by), (ClaimVerdict::Pass, "value"));
         let none =
             held("where: {estimator: exact}, column: correlation, at-least: 0.9").expect("a row");
-        assert_eq!((none.0, none.1.measured), (Verdict::Fail, None));
+        assert_eq!((none.0, none.1.measured), (ClaimVerdict::Fail, None));
     }
 
     #[test]
-    fn a_claim_means_one_row() {
+    fn claim_must_match_exactly_one_row() {
         let refused = |claim: &str| {
             held(&format!("{claim}, at-least: 0"))
                 .expect_err(claim)
@@ -457,11 +457,11 @@ mod tests {
         }
         let numbers = held("where: {estimator: exact, n: 101.0}, column: nats, at-least: -20")
             .expect("equal numbers");
-        assert_eq!(numbers.0, Verdict::Pass);
+        assert_eq!(numbers.0, ClaimVerdict::Pass);
         let claims: Claims =
-            crate::yaml::read("claims: [{table: metrics, column: value, at-least: 0}]")
+            crate::yaml::from_yaml_str("claims: [{table: metrics, column: value, at-least: 0}]")
                 .expect("right");
-        let message = gate(&tables(), &claims)
+        let message = check_claims(&tables(), &claims)
             .expect_err("no metrics")
             .to_string();
         assert!(
@@ -471,8 +471,8 @@ mod tests {
     }
 
     #[test]
-    fn words_of_a_file_are_no_formula() {
-        assert_eq!(inert("=HYPERLINK(1)\nx"), "HYPERLINK(1) x");
-        assert_eq!(inert("README, table 2"), "README, table 2");
+    fn sanitized_text_is_no_formula() {
+        assert_eq!(sanitize_csv_text("=HYPERLINK(1)\nx"), "HYPERLINK(1) x");
+        assert_eq!(sanitize_csv_text("README, table 2"), "README, table 2");
     }
 }

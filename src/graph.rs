@@ -13,26 +13,26 @@ pub use onnx_autodiff::{
     quadratic_forms, several_outputs,
 };
 
-use crate::signature::{self, Wanted};
+use crate::signature::{self, ExpectedFile};
 
 /// This much of a file tells what it is, also of an archive by the first names in it.
-const HEAD: u64 = 1 << 16;
+const SIGNATURE_BYTES: u64 = 1 << 16;
 
 /// Reads a model and the external data beside it.
 ///
 /// # Errors
 /// Where the file cannot be read or is no ONNX model.
-pub fn load(path: &Path) -> Result<Model, GraphError> {
-    refuse_others(path)?;
+pub fn load_onnx(path: &Path) -> Result<Model, GraphError> {
+    check_file_signature(path)?;
     Model::load(path)
 }
 
 /// Reads a model of whatever size to be looked at: weights that lie in other files stay there.
 ///
 /// # Errors
-/// As [`load`].
-pub fn skim(path: &Path) -> Result<Model, GraphError> {
-    refuse_others(path)?;
+/// As [`load_onnx`].
+pub fn skim_onnx(path: &Path) -> Result<Model, GraphError> {
+    check_file_signature(path)?;
     Model::skim(path)
 }
 
@@ -41,11 +41,11 @@ pub fn skim(path: &Path) -> Result<Model, GraphError> {
 /// # Errors
 /// Where the bytes are no model, or a file would lie outside the folder.
 pub fn external_files(name: &str, bytes: &[u8]) -> Result<BTreeSet<PathBuf>, GraphError> {
-    refuse(name, bytes)?;
+    check_onnx_signature(name, bytes)?;
     onnx_autodiff::external_files(name, bytes)
 }
 
-fn refuse_others(path: &Path) -> Result<(), GraphError> {
+fn check_file_signature(path: &Path) -> Result<(), GraphError> {
     let unreadable = |source| GraphError::Read {
         path: path.to_path_buf(),
         source,
@@ -53,15 +53,15 @@ fn refuse_others(path: &Path) -> Result<(), GraphError> {
     let mut head = Vec::new();
     std::fs::File::open(path)
         .map_err(unreadable)?
-        .take(HEAD)
+        .take(SIGNATURE_BYTES)
         .read_to_end(&mut head)
         .map_err(unreadable)?;
-    refuse(&path.display().to_string(), &head)
+    check_onnx_signature(&path.display().to_string(), &head)
 }
 
-fn refuse(name: &str, bytes: &[u8]) -> Result<(), GraphError> {
+fn check_onnx_signature(name: &str, bytes: &[u8]) -> Result<(), GraphError> {
     // Of an empty file the crate itself says so.
-    match signature::refusal(bytes, Wanted::Onnx) {
+    match signature::explain_mismatch(bytes, ExpectedFile::Onnx) {
         Some(reason) if !bytes.is_empty() => Err(GraphError::Malformed {
             file: name.to_owned(),
             reason,

@@ -49,7 +49,7 @@ pub enum Outcome {
         sha256: String,
         array_sha256: Option<String>,
         steps_sha256: Option<String>,
-        under: Option<String>,
+        runtime_fingerprint: Option<String>,
         seconds: f64,
     },
     Failed {
@@ -68,14 +68,14 @@ pub struct Journal {
 
 /// A directory with what it has committed: a whole run, or the share of a shard.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Part {
+pub struct RunDirectory {
     pub dir: PathBuf,
     pub journal: Journal,
 }
 
-impl Part {
+impl RunDirectory {
     /// The first part that holds a trial's files.
-    pub fn holder<'a>(parts: &'a [Part], id: &str) -> Option<&'a Part> {
+    pub fn holding_trial<'a>(parts: &'a [RunDirectory], id: &str) -> Option<&'a RunDirectory> {
         parts
             .iter()
             .find(|p| matches!(p.journal.outcomes.get(id), Some(Outcome::Finished { .. })))
@@ -83,7 +83,7 @@ impl Part {
 }
 
 /// Trials of the plan that are neither finished nor failed, in the plan's order; failed ones too with `retry`.
-pub fn outstanding<'a>(plan: &'a Plan, journal: &Journal, retry: bool) -> Vec<&'a Trial> {
+pub fn outstanding_trials<'a>(plan: &'a Plan, journal: &Journal, retry: bool) -> Vec<&'a Trial> {
     plan.trials
         .iter()
         .filter(|t| match journal.outcomes.get(&t.id) {
@@ -115,7 +115,7 @@ impl Journal {
             let text = std::fs::read(&file).with_context(|| file.display().to_string())?;
             let text = String::from_utf8_lossy(&text);
             let mut one = Journal::default();
-            one.take(&text)
+            one.apply_lines(&text)
                 .with_context(|| file.display().to_string())?;
             journal.merge(one);
         }
@@ -134,12 +134,12 @@ impl Journal {
     }
 
     /// Takes in the lines of one file.
-    fn take(&mut self, text: &str) -> Result<()> {
+    fn apply_lines(&mut self, text: &str) -> Result<()> {
         let mut lines = text.split_inclusive('\n').enumerate().peekable();
         while let Some((number, line)) = lines.next() {
             let whole = line.ends_with('\n');
             match serde_json::from_str::<Event>(line.trim_end()) {
-                Ok(event) if whole => self.record(event),
+                Ok(event) if whole => self.apply_event(event),
                 _ if lines.peek().is_none() && !whole => {}
                 Ok(_) => {}
                 Err(error) => bail!(
@@ -151,7 +151,7 @@ impl Journal {
         Ok(())
     }
 
-    fn record(&mut self, event: Event) {
+    fn apply_event(&mut self, event: Event) {
         match event {
             Event::Planned { plan_sha256 } => self.plan_sha256 = Some(plan_sha256),
             Event::Finished {
@@ -169,7 +169,7 @@ impl Journal {
                     sha256,
                     array_sha256,
                     steps_sha256,
-                    under,
+                    runtime_fingerprint: under,
                     seconds,
                 };
                 self.outcomes.insert(trial, outcome);
@@ -194,11 +194,12 @@ fn is_journal(name: &str) -> bool {
 impl Journal {
     /// Under what runtime, provider and processor how many trials were finished; more than one where a run was
     /// resumed elsewhere, or shared.
-    pub fn under(&self) -> BTreeMap<&str, usize> {
+    pub fn runtime_fingerprints(&self) -> BTreeMap<&str, usize> {
         let mut found = BTreeMap::new();
         for outcome in self.outcomes.values() {
             if let Outcome::Finished {
-                under: Some(under), ..
+                runtime_fingerprint: Some(under),
+                ..
             } = outcome
             {
                 *found.entry(under.as_str()).or_default() += 1;
@@ -222,12 +223,12 @@ pub fn read_plan(dir: &Path) -> Result<PlanFile> {
     })?;
     let plan: PlanFile =
         serde_json::from_slice(&bytes).map_err(|e| anyhow!("{}: {e}", path.display()))?;
-    if plan.plan.format != plan::FORMAT {
+    if plan.plan.format != plan::PLAN_FORMAT {
         bail!(
             "{}: format {}, this program reads {}",
             path.display(),
             plan.plan.format,
-            plan::FORMAT
+            plan::PLAN_FORMAT
         );
     }
     let expected = Journal::read(dir)?.plan_sha256;
@@ -238,7 +239,7 @@ pub fn read_plan(dir: &Path) -> Result<PlanFile> {
 }
 
 /// What is to be said of a `config.yaml` that is not the one the run was planned from.
-pub fn config_changed(dir: &Path, file: &PlanFile) -> Option<&'static str> {
+pub fn config_change_warning(dir: &Path, file: &PlanFile) -> Option<&'static str> {
     let expected = file.config_sha256.as_ref()?;
     match std::fs::read(dir.join("config.yaml")) {
         Err(_) => Some("config.yaml is missing; plan.json still says what was run"),
@@ -275,7 +276,7 @@ pub fn journal_file(dir: &Path, shard: Option<Shard>) -> PathBuf {
 ///
 /// # Errors
 /// Where the disk refuses.
-pub fn append(path: &Path, event: &Event) -> Result<()> {
+pub fn append_event(path: &Path, event: &Event) -> Result<()> {
     let mut line = serde_json::to_string(event)?;
     line.push('\n');
     let context = || path.display().to_string();
@@ -314,7 +315,7 @@ fn drop_torn_line(file: &mut File) -> std::io::Result<()> {
 }
 
 /// The files of a run directory that it was made of and that its reports were derived to.
-pub fn files(dir: &Path) -> Vec<PathBuf> {
+pub fn run_files(dir: &Path) -> Vec<PathBuf> {
     let below = |folder: PathBuf| {
         std::fs::read_dir(folder)
             .into_iter()
@@ -335,7 +336,7 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Trials whose files are no longer what their journal line says, with the reason.
-pub fn damaged(dir: &Path, plan: &Plan, journal: &Journal) -> Vec<(String, String)> {
+pub fn corrupted_trials(dir: &Path, plan: &Plan, journal: &Journal) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for trial in &plan.trials {
         let Some(Outcome::Finished {
@@ -375,11 +376,11 @@ pub fn damaged(dir: &Path, plan: &Plan, journal: &Journal) -> Vec<(String, Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Work;
+    use crate::plan::TrialWork;
     use crate::sample::Sampler;
 
     fn plan(ids: &[&str]) -> Plan {
-        let work = |i: usize| Work::Sample {
+        let work = |i: usize| TrialWork::Sample {
             model: 0,
             sampler: Sampler::defaults().remove(0),
             noise: None,
@@ -420,17 +421,17 @@ mod tests {
     }
 
     #[test]
-    fn outstanding_is_planned_minus_seen() {
+    fn outstanding_trials_are_planned_minus_recorded() {
         let plan = plan(&["a", "b", "c"]);
         let mut journal = Journal::default();
-        journal.record(finished("b"));
-        journal.record(Event::Failed {
+        journal.apply_event(finished("b"));
+        journal.apply_event(Event::Failed {
             trial: "c".into(),
             error: "x".into(),
             seconds: 0.1,
         });
         let ids = |retry| {
-            outstanding(&plan, &journal, retry)
+            outstanding_trials(&plan, &journal, retry)
                 .iter()
                 .map(|t| t.id.clone())
                 .collect::<Vec<_>>()
@@ -440,9 +441,9 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_last_line_is_dropped_and_does_not_swallow_the_next() {
+    fn torn_last_line_is_dropped_before_appending() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        append(&journal_file(folder.path(), None), &finished("a")).expect("written");
+        append_event(&journal_file(folder.path(), None), &finished("a")).expect("written");
         let path = folder.path().join("journal.jsonl");
         let mut text = std::fs::read_to_string(&path).expect("read");
         text.push_str("{\"event\":\"finished\",\"tri");
@@ -451,7 +452,7 @@ mod tests {
             Journal::read(folder.path()).expect("read").outcomes.len(),
             1
         );
-        append(&journal_file(folder.path(), None), &finished("b")).expect("written");
+        append_event(&journal_file(folder.path(), None), &finished("b")).expect("written");
         assert_eq!(
             Journal::read(folder.path()).expect("read").outcomes.len(),
             2
@@ -459,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_shard_finished_no_other_journal_undoes() {
+    fn merge_keeps_finished_over_failed() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let failed = Event::Failed {
             trial: "a".into(),
@@ -468,14 +469,14 @@ mod tests {
         };
         for index in [1, 2] {
             let file = journal_file(folder.path(), Some(Shard { index, count: 2 }));
-            append(
+            append_event(
                 &file,
                 &Event::Planned {
                     plan_sha256: "p".into(),
                 },
             )
             .expect("written");
-            append(
+            append_event(
                 &file,
                 &if index == 1 {
                     finished("a")
@@ -485,7 +486,7 @@ mod tests {
             )
             .expect("written");
         }
-        append(&journal_file(folder.path(), None), &failed).expect("written");
+        append_event(&journal_file(folder.path(), None), &failed).expect("written");
         let journal = Journal::read(folder.path()).expect("read");
         assert!(
             journal
@@ -501,10 +502,10 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_line_in_the_middle_is_named() {
+    fn corrupt_middle_line_is_reported_by_number() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        append(&journal_file(folder.path(), None), &finished("a")).expect("written");
-        append(&journal_file(folder.path(), None), &finished("b")).expect("written");
+        append_event(&journal_file(folder.path(), None), &finished("a")).expect("written");
+        append_event(&journal_file(folder.path(), None), &finished("b")).expect("written");
         let path = folder.path().join("journal.jsonl");
         let text = std::fs::read_to_string(&path)
             .expect("read")

@@ -15,18 +15,18 @@ use serde::{Deserialize, Serialize};
 use crate::model::card::DataSpec;
 
 mod affine;
-mod known;
-mod look;
 mod range;
 mod repeats;
+mod standard_lattices;
+mod subsample;
 
-use look::Look;
+use subsample::Subsample;
 
 /// What is done about data whose bits per dimension would bound nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
-pub enum Lattice {
+pub enum LatticePolicy {
     #[default]
     Refuse,
     /// They are taken as they are, and the column `bound` says `none`.
@@ -34,16 +34,20 @@ pub enum Lattice {
 }
 
 /// The lattice that all values lie on, in words; `None` where they look continuous. `shape` is that of one sample.
-pub fn found(values: &ArrayD<f64>, shape: &[usize], data: Option<DataSpec>) -> Option<String> {
-    on_lattice(&Look::at(values, shape), data)
+pub fn detect_lattice(
+    values: &ArrayD<f64>,
+    shape: &[usize],
+    data: Option<DataSpec>,
+) -> Option<String> {
+    detect_lattice_in_subsample(&Subsample::from_array(values, shape), data)
 }
 
-fn on_lattice(look: &Look, data: Option<DataSpec>) -> Option<String> {
+fn detect_lattice_in_subsample(look: &Subsample, data: Option<DataSpec>) -> Option<String> {
     // Constant samples may be meant: it takes an image to be quantized.
-    if !look.varied() {
+    if !look.any_sample_varies() {
         return None;
     }
-    let known = known::found(look, data);
+    let known = standard_lattices::detect_standard_lattice(look, data);
     let Some(DataSpec {
         range,
         levels: Some(levels),
@@ -52,43 +56,53 @@ fn on_lattice(look: &Look, data: Option<DataSpec>) -> Option<String> {
         return known;
     };
     known
-        .or_else(|| repeats::two_values(look))
-        .or_else(|| repeats::half_precision(look))
-        .or_else(|| affine::found(look))
-        .or_else(|| repeats::equal_values(look, range, (range[1] - range[0]) / f64::from(levels)))
+        .or_else(|| repeats::detect_two_values(look))
+        .or_else(|| repeats::detect_half_precision(look))
+        .or_else(|| affine::detect_affine_lattice(look))
+        .or_else(|| {
+            repeats::detect_repeated_values(look, range, (range[1] - range[0]) / f64::from(levels))
+        })
 }
 
 /// Why the density at some floats bounds nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unfit {
+pub enum DataMismatch {
     /// They were quantized and not dequantized; in words, how that shows.
     Quantized(String),
     /// They are not in the card's range, or integers of another depth; a clause with both ranges.
-    Elsewhere(String),
+    OutOfRange(String),
 }
 
 /// Why floats are not what a card's `data` says; `None` where they are. `shape` is that of one sample.
-pub fn floats(values: &ArrayD<f64>, shape: &[usize], data: Option<DataSpec>) -> Option<Unfit> {
-    let look = Look::at(values, shape);
-    let quantized = on_lattice(&look, data).map(Unfit::Quantized);
+pub fn float_data_mismatch(
+    values: &ArrayD<f64>,
+    shape: &[usize],
+    data: Option<DataSpec>,
+) -> Option<DataMismatch> {
+    let look = Subsample::from_array(values, shape);
+    let quantized = detect_lattice_in_subsample(&look, data).map(DataMismatch::Quantized);
     quantized.or_else(|| {
         let DataSpec { range, levels } = data?;
-        range::of_floats(values, &look, range, levels?).map(Unfit::Elsewhere)
+        range::float_range_mismatch(values, &look, range, levels?).map(DataMismatch::OutOfRange)
     })
 }
 
 /// Why integers are not what a card's `data` says; `None` where they are. `bytes` where the file's own type holds no
 /// number above 255.
-pub fn integers(values: &ArrayD<f64>, bytes: bool, data: Option<DataSpec>) -> Option<Unfit> {
-    range::of_integers(values, bytes, data?.levels?).map(Unfit::Elsewhere)
+pub fn integer_data_mismatch(
+    values: &ArrayD<f64>,
+    bytes: bool,
+    data: Option<DataSpec>,
+) -> Option<DataMismatch> {
+    range::integer_depth_mismatch(values, bytes, data?.levels?).map(DataMismatch::OutOfRange)
 }
 
 #[cfg(test)]
 mod tests {
     use ndarray::Array2;
 
-    use super::{found as found_in, *};
-    use crate::num::key::{Key, Purpose};
+    use super::{detect_lattice as found_in, *};
+    use crate::num::key::{Purpose, RngKey};
 
     fn found(values: &ArrayD<f64>, data: Option<DataSpec>) -> Option<String> {
         found_in(values, &values.shape()[1..], data)
@@ -102,7 +116,7 @@ mod tests {
     }
 
     fn whole(rows: usize, d: usize, levels: f64) -> Array2<f64> {
-        let u = Key { seed: 4 }.uniform(Purpose::Check, 0, 0, rows * d);
+        let u = RngKey { seed: 4 }.uniform(Purpose::Check, 0, 0, rows * d);
         u.mapv(|u| (u * levels).floor())
             .into_shape_with_order((rows, d))
             .expect("its size")
@@ -114,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn quantized_floats_are_found_on_every_usual_scale() {
+    fn lattice_is_detected_on_every_usual_scale() {
         let x = || whole(4, 12, 256.0);
         for card in [bytes([-1.0, 1.0]), bytes([0.0, 1.0]), None] {
             assert!(
@@ -173,8 +187,8 @@ mod tests {
     }
 
     #[test]
-    fn data_that_are_not_quantized_pass() {
-        let key = Key { seed: 1 };
+    fn unquantized_data_pass_the_lattice_check() {
+        let key = RngKey { seed: 1 };
         let cards = [
             None,
             bytes([-1.0, 1.0]),
@@ -236,7 +250,7 @@ mod tests {
 
     /// Bytes with channels of different contents, as images have them.
     fn images(n: usize, shape: [usize; 3], seed: u64) -> ArrayD<f64> {
-        let u = Key { seed }.uniform(Purpose::Check, 0, 0, n * shape.iter().product::<usize>());
+        let u = RngKey { seed }.uniform(Purpose::Check, 0, 0, n * shape.iter().product::<usize>());
         let whole = u.mapv(|u| (u * 256.0).floor());
         whole
             .into_shape_with_order(vec![n, shape[0], shape[1], shape[2]])
@@ -251,7 +265,7 @@ mod tests {
 
     /// Everything that a card with levels must refuse, and the word that says why.
     #[test]
-    fn what_bounds_nothing_is_refused_under_levels() {
+    fn undequantized_data_are_refused_under_levels() {
         use half::{bf16, f16};
         const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
         const STD: [f64; 3] = [0.229, 0.224, 0.225];
@@ -259,7 +273,7 @@ mod tests {
             let i = at.iter().fold(7u64, |a, i| {
                 a.wrapping_mul(1_000_003).wrapping_add(*i as u64)
             });
-            Key { seed: 9 }.uniform(Purpose::Check, i, 0, 1)[0]
+            RngKey { seed: 9 }.uniform(Purpose::Check, i, 0, 1)[0]
         };
         let dequantized = move |v: f64, at: &[usize]| 2.0 * (v + noise(at)) / 256.0 - 1.0;
         for (n, shape) in [(2, [3, 4, 4]), (20, [3, 8, 8]), (4, [1, 28, 28])] {
@@ -389,8 +403,8 @@ mod tests {
 
     /// Proper continuous data of many kinds, which a card with levels takes.
     #[test]
-    fn continuous_data_of_many_kinds_pass() {
-        let key = Key { seed: 11 };
+    fn continuous_data_pass_the_lattice_check() {
+        let key = RngKey { seed: 11 };
         let uniform = |n: usize| key.uniform(Purpose::Check, 2, 0, n);
         for (n, shape) in [
             (1, [1, 2, 2]),
@@ -543,9 +557,9 @@ mod tests {
     }
 
     #[test]
-    fn floats_and_integers_lie_where_the_card_says() {
+    fn data_outside_the_card_range_or_depth_are_refused() {
         let u = || {
-            Key { seed: 2 }
+            RngKey { seed: 2 }
                 .uniform(Purpose::Check, 0, 0, 640)
                 .into_shape_with_order(vec![10, 64])
                 .expect("its size")
@@ -556,8 +570,8 @@ mod tests {
                 levels: Some(levels),
             })
         };
-        let why = |x: ArrayD<f64>, card| match floats(&x, &[64], card) {
-            Some(Unfit::Elsewhere(why)) => why,
+        let why = |x: ArrayD<f64>, card| match float_data_mismatch(&x, &[64], card) {
+            Some(DataMismatch::OutOfRange(why)) => why,
             other => format!("{other:?}"),
         };
         let signed = [-1.0, 1.0];
@@ -583,7 +597,7 @@ mod tests {
             assert!(found.contains(says), "{says}: {found}");
         }
         assert_eq!(
-            floats(
+            float_data_mismatch(
                 &(u() * 256.0).into_dyn(),
                 &[64],
                 Some(DataSpec {
@@ -608,7 +622,7 @@ mod tests {
             (false, ArrayD::zeros(vec![10, 64]), false, 256),
         ] {
             assert_eq!(
-                integers(&x, bytes, card(signed, levels)).is_some(),
+                integer_data_mismatch(&x, bytes, card(signed, levels)).is_some(),
                 refused,
                 "{bytes} {levels}"
             );

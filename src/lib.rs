@@ -5,7 +5,7 @@
 //! `tests/all/architecture.rs` holds the modules to it.
 
 /// A line on standard error. Whoever read it may have gone away, which is no reason to stop.
-macro_rules! note {
+macro_rules! errln {
     ($($text:tt)*) => {{
         use std::io::Write;
         let _ = writeln!(std::io::stderr(), $($text)*);

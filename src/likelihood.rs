@@ -1,7 +1,7 @@
 //! Log-likelihoods: prior + ∫div, for every estimator over one path, and the units they are printed in.
 
-pub mod calibration;
 pub mod few_step;
+pub mod flow_map_checks;
 
 use std::sync::Mutex;
 use std::time::Instant;
@@ -9,44 +9,46 @@ use std::time::Instant;
 use ndarray::{Array2, Axis};
 
 use crate::divergence::{
-    Control, Controlled, Divergence, Integral, Integrator, Plan, Sources, Spent, lock,
+    ControlDivergence, ControlledVelocity, DivergenceEstimator, DivergenceIntegral,
+    DivergenceIntegrator, EvaluationCost, ModelHandles, ProductPlan, lock_model_handles,
 };
-use crate::flow::field::{EvalError, Products, VectorField};
-use crate::flow::path::Curve;
+use crate::flow::field::{EvalError, JacobianProducts, VectorField};
+use crate::flow::path::PathCurve;
 use crate::flow::prior::Prior;
 use crate::num::Batch;
-use crate::num::key::{Key, SampleId};
-use crate::solve::{Nodes, Solution, Solver, Span, Status, local_error};
+use crate::num::key::{RngKey, SampleId};
+use crate::solve::{Nodes, Solution, Solver, Status, TimeSpan, local_error};
 
 /// What is measured, apart from the data.
-pub struct Task<'a> {
-    pub curve: &'a Curve,
+pub struct LikelihoodTask<'a> {
+    pub curve: &'a PathCurve,
     pub prior: Prior,
     pub solver: &'a Solver,
-    pub estimators: &'a [Divergence],
-    pub key: Key,
+    pub estimators: &'a [DivergenceEstimator],
+    pub key: RngKey,
 }
 
-impl Task<'_> {
+impl LikelihoodTask<'_> {
     /// What holds the steps of a path in `dim` dimensions; fixed steps are held by nothing.
-    pub fn control(&self, dim: usize) -> Control {
-        match self.solver.evaluations() {
-            Some(_) => Control::State,
-            None => Control::of(self.estimators, dim),
+    pub fn control(&self, dim: usize) -> ControlDivergence {
+        match self.solver.fixed_evaluations() {
+            Some(_) => ControlDivergence::State,
+            None => ControlDivergence::for_estimators(self.estimators, dim),
         }
     }
 
     /// Whether the products that estimators share come along with the velocity in `dim` dimensions.
-    pub fn takes_along(&self, dim: usize) -> bool {
+    pub fn has_joint_products(&self, dim: usize) -> bool {
         let control = self.control(dim);
-        let adaptive = self.solver.evaluations().is_none();
-        Plan::of(self.estimators, dim, &control).comes_along(dim, adaptive, &control)
+        let adaptive = self.solver.fixed_evaluations().is_none();
+        ProductPlan::for_estimators(self.estimators, dim, &control)
+            .is_joint_with_velocity(dim, adaptive, &control)
     }
 }
 
 /// One estimator on one sample. Numbers are absent unless the status is `ok`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row {
+pub struct LikelihoodResult {
     /// Index into the task's estimators.
     pub estimator: usize,
     pub sample: SampleId,
@@ -78,7 +80,7 @@ pub struct Row {
 
 /// One estimator's divergence at one node, for drawing.
 #[derive(Debug, Clone, PartialEq)]
-pub struct NodeValue {
+pub struct NodeDivergence {
     pub estimator: usize,
     pub sample: SampleId,
     pub t: f64,
@@ -89,57 +91,60 @@ pub struct NodeValue {
 ///
 /// # Errors
 /// Where the model cannot be evaluated; a path that fails is a status, not an error.
-pub fn evaluate(
+pub fn evaluate_likelihoods(
     field: &mut dyn VectorField,
-    sources: &mut Sources,
-    task: &Task,
+    sources: &mut ModelHandles,
+    task: &LikelihoodTask,
     sample: &[SampleId],
     x: Batch,
-    mut record: Option<&mut Vec<NodeValue>>,
-) -> Result<Vec<Row>, EvalError> {
-    let span = Span {
+    mut record: Option<&mut Vec<NodeDivergence>>,
+) -> Result<Vec<LikelihoodResult>, EvalError> {
+    let span = TimeSpan {
         curve: task.curve,
         to_prior: true,
     };
     let start = x.clone();
     let dim = x.ncols();
     let control = task.control(dim);
-    let plan = Plan::of(task.estimators, dim, &control);
-    let along = task.takes_along(dim);
-    let start_integrator =
-        |spec| Integrator::new(spec, task.key, sample.len()).under(&control, &plan);
-    let mut integrators: Vec<Integrator> = task.estimators.iter().map(start_integrator).collect();
+    let plan = ProductPlan::for_estimators(task.estimators, dim, &control);
+    let along = task.has_joint_products(dim);
+    let start_integrator = |spec| {
+        DivergenceIntegrator::new(spec, task.key, sample.len())
+            .with_shared_products(&control, &plan)
+    };
+    let mut integrators: Vec<DivergenceIntegrator> =
+        task.estimators.iter().map(start_integrator).collect();
     // The values at all nodes of fixed steps, node after node, for what their quadrature is wrong by.
     let fixed = task
         .solver
-        .nodes()
-        .is_some_and(|nodes| nodes <= 4 * local_error::MOST as u64);
+        .fixed_node_count()
+        .is_some_and(|nodes| nodes <= 4 * local_error::MAX_ESTIMATED_STEPS as u64);
     let mut seen: Vec<Option<Vec<f64>>> = task
         .estimators
         .iter()
-        .map(|e| (fixed && e.is_continuous()).then(Vec::new))
+        .map(|e| (fixed && e.is_continuous_along_path()).then(Vec::new))
         .collect();
     let (mut estimating, mut sharing, mut shared_products) = (0.0, 0.0, 0);
     let began = Instant::now();
     let shared = Mutex::new(&mut *sources);
-    let mut field = Controlled {
+    let mut field = ControlledVelocity {
         velocity: field,
         sources: &shared,
         control: &control,
-        plan: if along { &plan } else { &Plan::Apart },
+        plan: if along { &plan } else { &ProductPlan::Separate },
         key: task.key,
-        spent: Spent::default(),
-        drawn: None,
+        cost: EvaluationCost::default(),
+        cached_directions: None,
     };
     let solution = task
         .solver
         .solve(&mut field, sample, x, span, &mut |nodes: &Nodes| {
             let entered = Instant::now();
-            let mut sources = lock(&shared);
-            let taken = taken_at(&plan, task.key, nodes, &mut sources)?;
+            let mut sources = lock_model_handles(&shared);
+            let taken = shared_products_at(&plan, task.key, nodes, &mut sources)?;
             if taken.is_some() {
                 sharing += entered.elapsed().as_secs_f64();
-                shared_products += (plan.products(dim) * nodes.slot.len()) as u64;
+                shared_products += (plan.jvps_per_node(dim) * nodes.batch_index.len()) as u64;
             }
             let nodes = &Nodes {
                 products: nodes.products.or(taken.as_ref()),
@@ -148,14 +153,14 @@ pub fn evaluate(
             for (index, integrator) in integrators
                 .iter_mut()
                 .enumerate()
-                .filter(|(i, _)| task.estimators[*i].takes_solver())
+                .filter(|(i, _)| task.estimators[*i].needs_solver())
             {
                 let values = integrator.visit(nodes, &mut sources)?;
                 if let Some(seen) = &mut seen[index] {
                     seen.extend(&values);
                 }
                 if let Some(record) = record.as_deref_mut() {
-                    record.extend(values.iter().enumerate().map(|(i, v)| NodeValue {
+                    record.extend(values.iter().enumerate().map(|(i, v)| NodeDivergence {
                         estimator: index,
                         sample: nodes.sample[i],
                         t: nodes.t[i],
@@ -168,41 +173,47 @@ pub fn evaluate(
         })?;
     let share = 1.0 / sample.len().max(1) as f64;
     // What holds the steps is a cost of the divergence, as every estimator alone would have it.
-    let [holding, coming] = field.spent.seconds();
-    let timing = field.spent.timing;
+    let [holding, coming] = field.cost.extra_seconds();
+    let timing = field.cost.timing_seconds;
     let path_seconds =
         (began.elapsed().as_secs_f64() - timing - estimating - holding - coming) * share;
     // Of what is shared every estimator bears as much as it would take alone.
     let shared_seconds = sharing + coming;
-    let per_product = shared_seconds / ((shared_products + field.spent.estimating) as f64).max(1.0);
+    let per_product =
+        shared_seconds / ((shared_products + field.cost.estimator_jvps) as f64).max(1.0);
     let prior = task.prior.log_density(&solution.x);
     let mut rows = Vec::with_capacity(task.estimators.len() * sample.len());
     for (index, integrator) in integrators
         .iter_mut()
         .enumerate()
-        .filter(|(i, _)| task.estimators[*i].takes_solver())
+        .filter(|(i, _)| task.estimators[*i].needs_solver())
     {
-        integrator.settle(sources)?;
+        integrator.add_head_residuals(sources)?;
         let integrals = match &task.estimators[index] {
-            Divergence::ClosedForm(_) => closed_form(sources, span, &start, &solution.x)?,
-            _ => integrator.finish(),
+            DivergenceEstimator::ClosedForm(_) => {
+                closed_form_integrals(sources, span, &start, &solution.x)?
+            }
+            _ => integrator.integrals(),
         };
         let spec = &task.estimators[index];
-        let errors = step_errors(&solution, seen[index].take(), sample.len());
-        let apart = |head: &str| u64::from(!sources.joint.contains(head));
+        let errors = solver_errors(&solution, seen[index].take(), sample.len());
+        let apart = |head: &str| u64::from(!sources.joint_heads.contains(head));
         // What controls the path gives its values to the estimator that wants the same.
-        let (own, own_head) = match control.is(spec) {
+        let (own, own_head) = match control.is_estimator(spec) {
             true => (0, 0),
-            false => (spec.products(start.ncols()), spec.head().map_or(0, apart)),
+            false => (
+                spec.jvps_per_node(start.ncols()),
+                spec.head().map_or(0, apart),
+            ),
         };
-        let takes_shared = plan.share(spec).is_some() && !control.is(spec);
+        let takes_shared = plan.products_of(spec).is_some() && !control.is_estimator(spec);
         let visited: u64 = integrator.nodes.iter().sum();
         let own_seconds = if takes_shared {
             per_product * (own * visited) as f64
         } else {
             0.0
         };
-        let path_head = if let Control::Head(head) = &control {
+        let path_head = if let ControlDivergence::Head(head) = &control {
             apart(head)
         } else {
             0
@@ -215,7 +226,7 @@ pub fn evaluate(
             };
             let fine = status == Status::Ok;
             let nodes = integrator.nodes[i];
-            rows.push(Row {
+            rows.push(LikelihoodResult {
                 estimator: index,
                 sample: sample[i],
                 log_likelihood: fine.then_some(value),
@@ -225,12 +236,12 @@ pub fn evaluate(
                 prior_log_density: fine.then_some(prior[i]),
                 divergence_integral: fine.then_some(integral.value),
                 solver_error: errors[i]
-                    .filter(|_| fine && !matches!(spec, Divergence::ClosedForm(_))),
-                evaluations: solution.evaluations[i] + nodes * spec.evaluations(),
-                jvps: solution.controls[i] * control.products(start.ncols())
+                    .filter(|_| fine && !matches!(spec, DivergenceEstimator::ClosedForm(_))),
+                evaluations: solution.evaluations[i] + nodes * spec.evaluations_per_node(),
+                jvps: solution.control_evaluations[i] * control.jvps_per_evaluation(start.ncols())
                     + nodes * own
-                    + spec.products_once(),
-                head_calls: solution.controls[i] * path_head + nodes * own_head,
+                    + spec.jvps_per_path(),
+                head_calls: solution.control_evaluations[i] * path_head + nodes * own_head,
                 status,
                 path_seconds,
                 divergence_seconds: (integrator.seconds + holding + own_seconds) * share,
@@ -246,40 +257,44 @@ pub fn evaluate(
 
 /// The products that estimators share at some nodes, where they did not come along with the velocity. Where a state is no
 /// longer finite, every estimator looks at the others by itself.
-fn taken_at(
-    plan: &Plan,
-    key: Key,
+fn shared_products_at(
+    plan: &ProductPlan,
+    key: RngKey,
     nodes: &Nodes,
-    sources: &mut Sources,
-) -> Result<Option<Products>, EvalError> {
+    sources: &mut ModelHandles,
+) -> Result<Option<JacobianProducts>, EvalError> {
     let finite = nodes.x.iter().all(|v| v.is_finite());
-    if *plan == Plan::Apart || nodes.products.is_some() || nodes.slot.is_empty() || !finite {
+    if *plan == ProductPlan::Separate
+        || nodes.products.is_some()
+        || nodes.batch_index.is_empty()
+        || !finite
+    {
         return Ok(None);
     }
-    match &mut sources.tangents {
-        Some(tangents) => plan.take(key, nodes, &mut **tangents).map(Some),
+    match &mut sources.jacobian {
+        Some(tangents) => plan.evaluate(key, nodes, &mut **tangents).map(Some),
         None => Ok(None),
     }
 }
 
 /// What the steps are wrong by, per sample: as the solver says, or as `seen`, one estimator's values at all nodes of
 /// fixed steps, complete it.
-fn step_errors(solution: &Solution, seen: Option<Vec<f64>>, samples: usize) -> Vec<Option<f64>> {
+fn solver_errors(solution: &Solution, seen: Option<Vec<f64>>, samples: usize) -> Vec<Option<f64>> {
     let values =
         seen.and_then(|v| Array2::from_shape_vec((v.len() / samples.max(1), samples), v).ok());
-    match (&solution.told, values) {
-        (Some(told), Some(values)) => told.error(values.view()),
-        _ => solution.error.clone(),
+    match (&solution.fixed_step_error, values) {
+        (Some(told), Some(values)) => told.log_density_errors(values.view()),
+        _ => solution.solver_error.clone(),
     }
 }
 
 /// log p(data end) − log p(prior end) at the path's two ends.
-fn closed_form(
-    sources: &mut Sources,
-    span: Span,
+fn closed_form_integrals(
+    sources: &mut ModelHandles,
+    span: TimeSpan,
     start: &Batch,
     end: &Batch,
-) -> Result<Vec<Integral>, EvalError> {
+) -> Result<Vec<DivergenceIntegral>, EvalError> {
     let missing = || EvalError::Missing("this model has no closed form".to_owned());
     let density = sources.closed_form.as_mut().ok_or_else(missing)?;
     let rows = start.len_of(Axis(0));
@@ -288,7 +303,7 @@ fn closed_form(
     Ok(first
         .iter()
         .zip(last)
-        .map(|(a, b)| Integral::certain(a - b))
+        .map(|(a, b)| DivergenceIntegral::exact(a - b))
         .collect())
 }
 
@@ -306,17 +321,17 @@ pub fn bits_per_dim(log_likelihood: f64, dim: usize, offset: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::path::Path;
-    use crate::model::analytic::{self, Mixture};
+    use crate::flow::path::ProbabilityPath;
+    use crate::model::analytic::{self, AnalyticMixture};
     use crate::num::stats;
 
-    fn setting(path: Path, d: usize) -> (Mixture, Prior, Batch) {
+    fn setting(path: ProbabilityPath, d: usize) -> (AnalyticMixture, Prior, Batch) {
         let curve = path.curve().expect("right");
         let prior = Prior {
             std: curve.prior_std(),
         };
-        let model = analytic::example(curve, d);
-        let key = Key { seed: 17 };
+        let model = analytic::example_mixture(curve, d);
+        let key = RngKey { seed: 17 };
         let mut x = Batch::zeros((6, d));
         for (i, mut row) in x.rows_mut().into_iter().enumerate() {
             row.assign(&(key.normal(crate::num::key::Purpose::Check, i as u64, 0, d) * 0.8));
@@ -324,23 +339,30 @@ mod tests {
         (model, prior, x)
     }
 
-    fn run(model: &Mixture, prior: Prior, solver: &str, estimators: &str, x: &Batch) -> Vec<Row> {
+    fn run(
+        model: &AnalyticMixture,
+        prior: Prior,
+        solver: &str,
+        estimators: &str,
+        x: &Batch,
+    ) -> Vec<LikelihoodResult> {
         let solver: Solver = serde_yaml::from_str(solver).expect(solver);
-        let estimators: Vec<Divergence> = serde_yaml::from_str(estimators).expect(estimators);
-        let task = Task {
+        let estimators: Vec<DivergenceEstimator> =
+            serde_yaml::from_str(estimators).expect(estimators);
+        let task = LikelihoodTask {
             curve: &model.curve,
             prior,
             solver: &solver,
             estimators: &estimators,
-            key: Key { seed: 3 },
+            key: RngKey { seed: 3 },
         };
-        let mut sources = Sources {
-            tangents: Some(Box::new(model.clone())),
+        let mut sources = ModelHandles {
+            jacobian: Some(Box::new(model.clone())),
             closed_form: Some(Box::new(model.clone())),
             ..Default::default()
         };
         let sample: Vec<u64> = (0..x.nrows() as u64).collect();
-        evaluate(
+        evaluate_likelihoods(
             &mut model.clone(),
             &mut sources,
             &task,
@@ -351,7 +373,7 @@ mod tests {
         .expect("analytic")
     }
 
-    fn pick(rows: &[Row], estimator: usize) -> Vec<f64> {
+    fn pick(rows: &[LikelihoodResult], estimator: usize) -> Vec<f64> {
         rows.iter()
             .filter(|r| r.estimator == estimator)
             .map(|r| r.log_likelihood.expect("ok"))
@@ -361,7 +383,7 @@ mod tests {
     /// T5, T9: on every path, the exact trace gives the closed form, wrong prior and all.
     #[test]
     fn exact_trace_gives_the_closed_form_on_every_path() {
-        for path in Path::defaults() {
+        for path in ProbabilityPath::defaults() {
             if path.kind() == "discrete" {
                 continue; // kinks in ln α at 1,000 times: convergence is tested on the smooth paths
             }
@@ -383,7 +405,7 @@ mod tests {
     #[test]
     fn fixed_steps_converge_at_their_order() {
         let (model, prior, x) = setting(
-            Path::Vp {
+            ProbabilityPath::Vp {
                 beta_min: 0.1,
                 beta_max: 20.0,
                 t_min: 1e-2,
@@ -419,9 +441,9 @@ mod tests {
     }
 
     #[test]
-    fn no_sample_feels_its_batch() {
+    fn likelihoods_are_independent_of_the_batch() {
         let (model, prior, x) = setting(
-            Path::Edm {
+            ProbabilityPath::Edm {
                 sigma_min: 0.01,
                 sigma_max: 30.0,
             },
@@ -460,32 +482,32 @@ mod tests {
     #[test]
     fn finite_differences_agree_with_the_exact_trace_within_their_error() {
         let (model, prior, x) = setting(
-            Path::Edm {
+            ProbabilityPath::Edm {
                 sigma_min: 0.05,
                 sigma_max: 30.0,
             },
             3,
         );
-        let mut sources = Sources {
-            tangents: Some(Box::new(model.clone())),
-            velocity: Some((Box::new(model.clone()), model.curve.clone())),
+        let mut sources = ModelHandles {
+            jacobian: Some(Box::new(model.clone())),
+            difference_velocity: Some((Box::new(model.clone()), model.curve.clone())),
             ..Default::default()
         };
         let solver: Solver = serde_yaml::from_str("{heun: {steps: 24}}").expect("a solver");
-        let estimators: Vec<Divergence> = serde_yaml::from_str(
+        let estimators: Vec<DivergenceEstimator> = serde_yaml::from_str(
             "[{hutchinson: {probes: 4}}, {finite-difference: {step: 0.01, probes: 4}}]",
         )
         .expect("specs");
-        let task = Task {
+        let task = LikelihoodTask {
             curve: &model.curve,
             prior,
             solver: &solver,
             estimators: &estimators,
-            key: Key { seed: 3 },
+            key: RngKey { seed: 3 },
         };
         let sample: Vec<u64> = (0..x.nrows() as u64).collect();
-        let rows =
-            evaluate(&mut model.clone(), &mut sources, &task, &sample, x, None).expect("analytic");
+        let rows = evaluate_likelihoods(&mut model.clone(), &mut sources, &task, &sample, x, None)
+            .expect("analytic");
         // Both see the same probes, so only the differences' truncation is between them.
         for (exact, difference) in pick(&rows, 0).iter().zip(pick(&rows, 1)) {
             assert!((exact - difference).abs() < 1e-3, "{exact} {difference}");
@@ -499,16 +521,17 @@ mod tests {
 
     /// The divergence of a mixture with an error that a head could have: in its mean and from place to place.
     #[derive(Clone)]
-    struct Head(Mixture);
+    struct Head(AnalyticMixture);
 
     impl crate::flow::field::ScalarField for Head {
         fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
             let d = x.ncols();
-            let basis = crate::num::Blocks::from_shape_fn((d, x.nrows(), d), |(i, _, j)| {
+            let basis = crate::num::TangentBatch::from_shape_fn((d, x.nrows(), d), |(i, _, j)| {
                 f64::from(u8::from(i == j))
             });
-            let exact = crate::flow::field::Linearized::quadratic(&mut self.0, t, x, &basis)?
-                .sum_axis(Axis(0));
+            let exact =
+                crate::flow::field::JacobianOperator::quadratic_form(&mut self.0, t, x, &basis)?
+                    .sum_axis(Axis(0));
             let s = t.iter().map(|t| self.0.curve.at(*t));
             let errors = s
                 .zip(x.rows())
@@ -518,23 +541,28 @@ mod tests {
     }
 
     /// Rows of one model under estimators that may ask for anything a model can have.
-    fn measured(model: &Mixture, solver: &str, estimators: &str, x: &Batch) -> Vec<Row> {
-        let (solver, estimators): (Solver, Vec<Divergence>) = (
+    fn measured(
+        model: &AnalyticMixture,
+        solver: &str,
+        estimators: &str,
+        x: &Batch,
+    ) -> Vec<LikelihoodResult> {
+        let (solver, estimators): (Solver, Vec<DivergenceEstimator>) = (
             serde_yaml::from_str(solver).expect(solver),
             serde_yaml::from_str(estimators).expect(estimators),
         );
         let prior = Prior {
             std: model.curve.prior_std(),
         };
-        let task = Task {
+        let task = LikelihoodTask {
             curve: &model.curve,
             prior,
             solver: &solver,
             estimators: &estimators,
-            key: Key { seed: 3 },
+            key: RngKey { seed: 3 },
         };
-        let mut sources = Sources {
-            tangents: Some(Box::new(model.clone())),
+        let mut sources = ModelHandles {
+            jacobian: Some(Box::new(model.clone())),
             curve: Some(model.curve.clone()),
             ..Default::default()
         };
@@ -542,7 +570,7 @@ mod tests {
             .heads
             .insert("stad".to_owned(), Box::new(Head(model.clone())));
         let sample: Vec<u64> = (0..x.nrows() as u64).collect();
-        evaluate(
+        evaluate_likelihoods(
             &mut model.clone(),
             &mut sources,
             &task,
@@ -554,13 +582,16 @@ mod tests {
     }
 
     /// Errors against the first estimator, and the rows of the one at `index`.
-    fn against_the_first(rows: &[Row], index: usize) -> (Vec<f64>, Vec<&Row>) {
+    fn against_the_first(
+        rows: &[LikelihoodResult],
+        index: usize,
+    ) -> (Vec<f64>, Vec<&LikelihoodResult>) {
         let of = |i| {
             rows.iter()
-                .filter(move |r: &&Row| r.estimator == i)
+                .filter(move |r: &&LikelihoodResult| r.estimator == i)
                 .collect::<Vec<_>>()
         };
-        let value = |r: &Row| r.log_likelihood.expect("ok");
+        let value = |r: &LikelihoodResult| r.log_likelihood.expect("ok");
         let gaps = of(index)
             .iter()
             .zip(of(0))
@@ -571,13 +602,13 @@ mod tests {
 
     /// A head with a bias of nats becomes right in the mean, with an error that it tells, under fixed and adaptive steps.
     #[test]
-    fn a_debiased_head_is_unbiased_for_the_products_of_a_few_nodes() {
+    fn debiased_head_is_unbiased() {
         for path in [
-            Path::Edm {
+            ProbabilityPath::Edm {
                 sigma_min: 0.02,
                 sigma_max: 20.0,
             },
-            Path::defaults().remove(2),
+            ProbabilityPath::defaults().remove(2),
         ] {
             let (model, _, x) = setting(path, 3);
             let x = x.select(Axis(0), &(0..600).map(|i| i % 6).collect::<Vec<_>>());
@@ -591,7 +622,7 @@ mod tests {
                     "[exact, learned, {debiased: {probes: 12}}]",
                     &x,
                 );
-                let bias = stats::mean(&against_the_first(&rows, 1).0)
+                let bias = stats::mean_estimate(&against_the_first(&rows, 1).0)
                     .expect("rows")
                     .value;
                 assert!(
@@ -614,7 +645,7 @@ mod tests {
                     "{solver}"
                 );
                 let rows = others;
-                let mean = stats::mean(&gaps).expect("rows");
+                let mean = stats::mean_estimate(&gaps).expect("rows");
                 assert!(
                     mean.value.abs() < 4.0 * mean.stderr.expect("600"),
                     "{solver}: {mean:?}"
@@ -632,16 +663,16 @@ mod tests {
 
     /// What holds the steps belongs to no estimator: others beside it move no node.
     #[test]
-    fn one_more_estimator_changes_no_path() {
+    fn adding_an_estimator_leaves_the_path_unchanged() {
         for (dim, path) in [
             (
                 3,
-                Path::Edm {
+                ProbabilityPath::Edm {
                     sigma_min: 0.05,
                     sigma_max: 30.0,
                 },
             ),
-            (20, Path::defaults().remove(2)),
+            (20, ProbabilityPath::defaults().remove(2)),
         ] {
             let (model, prior, x) = setting(path, dim);
             for solver in ["{dopri5: {tol: 1e-2}}", "{bosh3: {rtol: 1e-3, atol: 1e-3}}"] {
@@ -653,7 +684,8 @@ mod tests {
                     "[closed-form, exact, {hutchinson: {probes: 2}}, xtrace]",
                     &x,
                 );
-                let same: Vec<&Row> = among.iter().filter(|r| r.estimator == 2).collect();
+                let same: Vec<&LikelihoodResult> =
+                    among.iter().filter(|r| r.estimator == 2).collect();
                 for (a, b) in alone.iter().zip(same) {
                     assert_eq!(a.prior_log_density, b.prior_log_density, "{solver}");
                     // Among others its products are made of the Jacobian that they all share: equal up to rounding.
@@ -681,10 +713,10 @@ mod tests {
 
     /// Fixed steps tell their error of every estimator whose values along a path are one function, probes or not.
     #[test]
-    fn fixed_steps_tell_their_error_of_each_estimator() {
+    fn fixed_steps_report_solver_error_per_estimator() {
         let estimators = "[exact, {hutchinson: {probes: 2}}, {hutchinson: {along: fresh}}, xtrace, learned, debiased]";
         let (model, _, x) = setting(
-            Path::Edm {
+            ProbabilityPath::Edm {
                 sigma_min: 0.02,
                 sigma_max: 20.0,
             },
@@ -730,9 +762,9 @@ mod tests {
     }
 
     #[test]
-    fn costs_are_counted() {
+    fn likelihood_costs_are_counted() {
         let (model, prior, x) = setting(
-            Path::Edm {
+            ProbabilityPath::Edm {
                 sigma_min: 0.01,
                 sigma_max: 30.0,
             },
@@ -759,7 +791,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_breaks_is_a_row_without_numbers() {
+    fn failed_path_gives_a_row_without_numbers() {
         struct Broken;
         impl VectorField for Broken {
             fn dim(&self) -> usize {
@@ -777,7 +809,7 @@ mod tests {
                 Ok(v)
             }
         }
-        let curve = Path::FlowMatching {
+        let curve = ProbabilityPath::FlowMatching {
             data_at: 0,
             t_min: 0.0,
             t_max: 1.0,
@@ -787,21 +819,22 @@ mod tests {
         let x = ndarray::array![[1.0], [-1.0]];
         for solver in ["{heun: {steps: 10}}", "dopri5"] {
             let solver: Solver = serde_yaml::from_str(solver).expect(solver);
-            let estimators = vec![Divergence::ClosedForm(Default::default())];
-            let zero = analytic::example(curve.clone(), 1);
-            let mut sources = Sources {
+            let estimators = vec![DivergenceEstimator::ClosedForm(Default::default())];
+            let zero = analytic::example_mixture(curve.clone(), 1);
+            let mut sources = ModelHandles {
                 closed_form: Some(Box::new(zero)),
                 ..Default::default()
             };
-            let task = Task {
+            let task = LikelihoodTask {
                 curve: &curve,
                 prior: Prior { std: 1.0 },
                 solver: &solver,
                 estimators: &estimators,
-                key: Key { seed: 0 },
+                key: RngKey { seed: 0 },
             };
-            let rows = evaluate(&mut Broken, &mut sources, &task, &[0, 1], x.clone(), None)
-                .expect("no model error");
+            let rows =
+                evaluate_likelihoods(&mut Broken, &mut sources, &task, &[0, 1], x.clone(), None)
+                    .expect("no model error");
             assert_eq!(rows[0].status, Status::NonFinite, "{solver:?}");
             assert_eq!(rows[0].log_likelihood, None);
             assert_eq!(rows[1].status, Status::Ok, "{solver:?}");

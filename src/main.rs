@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Whoever read standard error may have gone away.
             let _ = writeln!(std::io::stderr(), "flowgauge: {error:#}");
-            ExitCode::from(cli::status(&error))
+            ExitCode::from(cli::error_status(&error))
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::model::library::hex;
 
 /// What a verb writes, which decides how the file's name ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum OutputKind {
     /// CSV; also to standard output, as `-`.
     Table,
     /// A NumPy array.
@@ -23,26 +23,31 @@ pub enum Kind {
     Picture,
 }
 
-impl Kind {
+impl OutputKind {
     /// Every kind, for tests.
-    pub const ALL: [Kind; 4] = [Kind::Table, Kind::Array, Kind::Onnx, Kind::Picture];
+    pub const ALL: [OutputKind; 4] = [
+        OutputKind::Table,
+        OutputKind::Array,
+        OutputKind::Onnx,
+        OutputKind::Picture,
+    ];
 
     /// How names of this kind end, without the dot.
     pub fn suffix(self) -> &'static str {
         match self {
-            Kind::Table => "csv",
-            Kind::Array => "npy",
-            Kind::Onnx => "onnx",
-            Kind::Picture => "png",
+            OutputKind::Table => "csv",
+            OutputKind::Array => "npy",
+            OutputKind::Onnx => "onnx",
+            OutputKind::Picture => "png",
         }
     }
 
-    fn described(self) -> &'static str {
+    fn description(self) -> &'static str {
         match self {
-            Kind::Table => "a table is written as CSV",
-            Kind::Array => "samples are written as a NumPy array",
-            Kind::Onnx => "a model is written as ONNX",
-            Kind::Picture => "a picture is written as PNG",
+            OutputKind::Table => "a table is written as CSV",
+            OutputKind::Array => "samples are written as a NumPy array",
+            OutputKind::Onnx => "a model is written as ONNX",
+            OutputKind::Picture => "a picture is written as PNG",
         }
     }
 }
@@ -56,14 +61,14 @@ impl Kind {
 #[derive(Debug, Clone)]
 pub struct Output {
     flag: &'static str,
-    named: PathBuf,
+    path: PathBuf,
     target: Target,
 }
 
 /// What a name leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Target {
-    Standard,
+    Stdout,
     /// A pipe or a device.
     Stream(PathBuf),
     /// A file, there or not, by the path that links lead to.
@@ -75,63 +80,68 @@ impl Output {
     ///
     /// # Errors
     /// Where the name is a folder's, ends as another kind of file, is an input's, or cannot be written.
-    pub fn new(kind: Kind, flag: &'static str, named: &Path, inputs: &[PathBuf]) -> Result<Output> {
+    pub fn new(
+        kind: OutputKind,
+        flag: &'static str,
+        named: &Path,
+        inputs: &[PathBuf],
+    ) -> Result<Output> {
         let context = || format!("{flag} {}", named.display());
         let target = if named == Path::new("-") {
-            standard(kind)
+            stdout_target(kind)
         } else {
-            place(kind, named)
+            writable_target(kind, named)
         };
         let output = Output {
             flag,
-            named: named.to_owned(),
+            path: named.to_owned(),
             target: target.with_context(context)?,
         };
-        output.apart_from(inputs).with_context(context)?;
+        output.check_not_an_input(inputs).with_context(context)?;
         Ok(output)
     }
 
     /// Whether the result goes to standard output, so that nothing else may.
-    pub fn is_standard(&self) -> bool {
-        self.target == Target::Standard
+    pub fn is_stdout(&self) -> bool {
+        self.target == Target::Stdout
     }
 
     /// A file beside this one, with `suffix` in place of its own.
     ///
     /// # Errors
     /// Where this is no file, and as [`Output::new`].
-    pub fn beside(
+    pub fn sibling(
         &self,
-        kind: Kind,
+        kind: OutputKind,
         flag: &'static str,
         suffix: &str,
         inputs: &[PathBuf],
     ) -> Result<Output> {
         let Target::File(_) = self.target else {
-            let (own, named) = (self.flag, self.named.display());
+            let (own, named) = (self.flag, self.path.display());
             bail!(
                 "{flag}: what it adds is written beside the file of {own}, and {named} is none; expected a file"
             );
         };
-        Output::new(kind, flag, &self.named.with_extension(suffix), inputs)
+        Output::new(kind, flag, &self.path.with_extension(suffix), inputs)
     }
 
     /// `inputs` with this file: two results of one call must not meet in one file.
-    pub fn added_to(&self, inputs: &[PathBuf]) -> Vec<PathBuf> {
-        inputs.iter().chain([&self.named]).cloned().collect()
+    pub fn appended_to(&self, inputs: &[PathBuf]) -> Vec<PathBuf> {
+        inputs.iter().chain([&self.path]).cloned().collect()
     }
 
-    fn apart_from(&self, inputs: &[PathBuf]) -> Result<()> {
+    fn check_not_an_input(&self, inputs: &[PathBuf]) -> Result<()> {
         let Target::File(to) = &self.target else {
             return Ok(());
         };
         // To open a pipe would wait for its writer.
         let same = |input: &&PathBuf| {
-            settled(input) == settled(to)
+            canonicalize_parent(input) == canonicalize_parent(to)
                 || (input.is_file() && is_same_file(input, to).unwrap_or(false))
         };
         match inputs.iter().find(same) {
-            Some(input) if *input == self.named => {
+            Some(input) if *input == self.path => {
                 bail!("this call also reads or writes it; expected another name")
             }
             Some(input) => {
@@ -152,7 +162,7 @@ impl Output {
         if let Target::File(to) = &self.target {
             return self
                 .make_folder(to)
-                .and_then(|()| replace(to, bytes))
+                .and_then(|()| replace_file(to, bytes))
                 .with_context(|| self.context());
         }
         let mut writer = self.begin()?;
@@ -171,21 +181,21 @@ impl Output {
     /// Where the place takes no file, or another process is writing it.
     pub fn begin(&self) -> Result<Writer> {
         let sink = match &self.target {
-            Target::Standard => Ok(Sink::Standard(io::stdout())),
+            Target::Stdout => Ok(Sink::Stdout(io::stdout())),
             Target::Stream(path) => OpenOptions::new()
                 .append(true)
                 .open(path)
                 .map(Sink::Stream)
-                .map_err(refused),
+                .map_err(explain_io_error),
             Target::File(to) => self
                 .make_folder(to)
-                .and_then(|()| Partial::begin(to))
+                .and_then(|()| PartialFile::begin(to))
                 .map(Sink::Partial),
         };
         Ok(Writer {
             context: self.context(),
             sink: sink.with_context(|| self.context())?,
-            gone: false,
+            reader_gone: false,
         })
     }
 
@@ -193,7 +203,7 @@ impl Output {
         format!(
             "{} {}: it cannot be written",
             self.flag,
-            self.named.display()
+            self.path.display()
         )
     }
 
@@ -201,11 +211,11 @@ impl Output {
     fn make_folder(&self, to: &Path) -> Result<()> {
         let folder = folder_of(to);
         if !folder.exists() {
-            std::fs::create_dir_all(folder).map_err(refused)?;
-            note!(
+            std::fs::create_dir_all(folder).map_err(explain_io_error)?;
+            errln!(
                 "flowgauge: {} {}: the folder {} was made",
                 self.flag,
-                self.named.display(),
+                self.path.display(),
                 folder.display()
             );
         }
@@ -219,20 +229,20 @@ pub struct Writer {
     context: String,
     sink: Sink,
     /// Whether the reader of a pipe has gone away, which is no error.
-    gone: bool,
+    reader_gone: bool,
 }
 
 #[derive(Debug)]
 enum Sink {
-    Standard(io::Stdout),
+    Stdout(io::Stdout),
     Stream(File),
-    Partial(Partial),
+    Partial(PartialFile),
 }
 
 impl Sink {
     fn writer(&mut self) -> &mut dyn Write {
         match self {
-            Sink::Standard(stdout) => stdout,
+            Sink::Stdout(stdout) => stdout,
             Sink::Stream(file) => file,
             Sink::Partial(partial) => partial,
         }
@@ -248,23 +258,23 @@ impl Writer {
         self.flush()?;
         match self.sink {
             Sink::Partial(partial) => partial.finish().context(self.context),
-            Sink::Standard(_) | Sink::Stream(_) => Ok(()),
+            Sink::Stdout(_) | Sink::Stream(_) => Ok(()),
         }
     }
 
     /// A reader that has gone away is no error, and is told nothing more.
-    fn outcome<T>(&mut self, result: io::Result<T>, otherwise: T) -> io::Result<T> {
+    fn ignore_broken_pipe<T>(&mut self, result: io::Result<T>, otherwise: T) -> io::Result<T> {
         match result {
             Err(e)
                 if e.kind() == ErrorKind::BrokenPipe && !matches!(self.sink, Sink::Partial(_)) =>
             {
-                self.gone = true;
+                self.reader_gone = true;
                 Ok(otherwise)
             }
             Err(e) if e.kind() == ErrorKind::Interrupted => Err(e),
             Err(e) => Err(io::Error::new(
                 e.kind(),
-                format!("{}: {:#}", self.context, refused(e)),
+                format!("{}: {:#}", self.context, explain_io_error(e)),
             )),
             Ok(done) => Ok(done),
         }
@@ -273,25 +283,25 @@ impl Writer {
 
 impl Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.gone {
+        if self.reader_gone {
             return Ok(bytes.len());
         }
         let result = self.sink.writer().write(bytes);
-        self.outcome(result, bytes.len())
+        self.ignore_broken_pipe(result, bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if self.gone {
+        if self.reader_gone {
             return Ok(());
         }
         let result = self.sink.writer().flush();
-        self.outcome(result, ())
+        self.ignore_broken_pipe(result, ())
     }
 }
 
 /// The sibling of a file that is being written.
 #[derive(Debug)]
-struct Partial {
+struct PartialFile {
     to: PathBuf,
     path: PathBuf,
     file: File,
@@ -299,8 +309,8 @@ struct Partial {
     finished: bool,
 }
 
-impl Partial {
-    fn begin(to: &Path) -> Result<Partial> {
+impl PartialFile {
+    fn begin(to: &Path) -> Result<PartialFile> {
         let mut name = to.as_os_str().to_owned();
         name.push(".partial");
         let path = PathBuf::from(name);
@@ -308,7 +318,7 @@ impl Partial {
             .create(true)
             .append(true)
             .open(&path)
-            .map_err(refused)?;
+            .map_err(explain_io_error)?;
         // A file system without locks is no reason not to write.
         if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
             bail!(
@@ -316,8 +326,8 @@ impl Partial {
                 path.display()
             );
         }
-        file.set_len(0).map_err(refused)?;
-        Ok(Partial {
+        file.set_len(0).map_err(explain_io_error)?;
+        Ok(PartialFile {
             to: to.to_owned(),
             path,
             file,
@@ -327,15 +337,15 @@ impl Partial {
     }
 
     fn finish(mut self) -> Result<()> {
-        self.file.sync_all().map_err(refused)?;
-        keep_permissions(&self.to, &self.file).map_err(refused)?;
-        std::fs::rename(&self.path, &self.to).map_err(refused)?;
+        self.file.sync_all().map_err(explain_io_error)?;
+        keep_permissions(&self.to, &self.file).map_err(explain_io_error)?;
+        std::fs::rename(&self.path, &self.to).map_err(explain_io_error)?;
         self.finished = true;
         Ok(())
     }
 }
 
-impl Write for Partial {
+impl Write for PartialFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
         self.written |= count > 0;
@@ -347,12 +357,12 @@ impl Write for Partial {
     }
 }
 
-impl Drop for Partial {
+impl Drop for PartialFile {
     fn drop(&mut self) {
         if !self.finished && !self.written {
             let _ = std::fs::remove_file(&self.path);
         } else if !self.finished {
-            note!(
+            errln!(
                 "flowgauge: what was written so far is in {}",
                 self.path.display()
             );
@@ -364,15 +374,15 @@ impl Drop for Partial {
 ///
 /// # Errors
 /// Where the disk refuses; nothing half-written stays.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<String> {
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<String> {
     let context = || format!("{}: it cannot be written", path.display());
     let write = |to: &Path| -> Result<()> {
-        std::fs::create_dir_all(folder_of(to)).map_err(refused)?;
-        replace(to, bytes)
+        std::fs::create_dir_all(folder_of(to)).map_err(explain_io_error)?;
+        replace_file(to, bytes)
     };
-    match target(path).with_context(context)? {
+    match resolve_target(path).with_context(context)? {
         Target::File(to) => write(&to).with_context(context)?,
-        Target::Stream(_) | Target::Standard => {
+        Target::Stream(_) | Target::Stdout => {
             bail!(
                 "{}: a pipe or a device is there, expected a file or nothing",
                 path.display()
@@ -386,26 +396,28 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<String> {
 ///
 /// # Errors
 /// Where something else is in its place, or it is read-only.
-pub fn check_folder(path: &Path) -> Result<()> {
+pub fn check_output_folder(path: &Path) -> Result<()> {
     let context = || format!("{}: it cannot be written", path.display());
     if path.exists() && !path.is_dir() {
         bail!("{}: it is no folder", path.display());
     }
-    takes_files(&path.join("file")).with_context(context)
+    check_takes_files(&path.join("file")).with_context(context)
 }
 
 /// Replaces a file, in a folder that is there.
-fn replace(to: &Path, bytes: &[u8]) -> Result<()> {
+fn replace_file(to: &Path, bytes: &[u8]) -> Result<()> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".").suffix(".tmp");
     // Temporary files are private; results are as open as the user's other files.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder_of(to)).map_err(refused)?;
-    file.write_all(bytes).map_err(refused)?;
-    file.as_file().sync_all().map_err(refused)?;
-    keep_permissions(to, file.as_file()).map_err(refused)?;
-    file.persist(to).map_err(|e| refused(e.error))?;
+    let mut file = builder
+        .tempfile_in(folder_of(to))
+        .map_err(explain_io_error)?;
+    file.write_all(bytes).map_err(explain_io_error)?;
+    file.as_file().sync_all().map_err(explain_io_error)?;
+    keep_permissions(to, file.as_file()).map_err(explain_io_error)?;
+    file.persist(to).map_err(|e| explain_io_error(e.error))?;
     Ok(())
 }
 
@@ -425,9 +437,9 @@ fn keep_permissions(replaced: &Path, file: &File) -> io::Result<()> {
     file.set_permissions(there.permissions())
 }
 
-fn standard(kind: Kind) -> Result<Target> {
+fn stdout_target(kind: OutputKind) -> Result<Target> {
     match kind {
-        Kind::Table => Ok(Target::Standard),
+        OutputKind::Table => Ok(Target::Stdout),
         _ => Err(anyhow!(
             "only tables go to standard output; expected a file whose name ends in .{}",
             kind.suffix()
@@ -436,35 +448,35 @@ fn standard(kind: Kind) -> Result<Target> {
 }
 
 /// What a user's name leads to, where it may be written.
-fn place(kind: Kind, named: &Path) -> Result<Target> {
-    let target = target(named)?;
+fn writable_target(kind: OutputKind, named: &Path) -> Result<Target> {
+    let target = resolve_target(named)?;
     match &target {
-        Target::Standard => {}
+        Target::Stdout => {}
         Target::Stream(path) => check_stream(path)?,
         Target::File(to) => {
             check_suffix(kind, named)?;
             if std::fs::metadata(to).is_ok_and(|there| there.permissions().readonly()) {
                 bail!("it is read-only; expected a file that may be replaced, or another name");
             }
-            takes_files(to)?;
+            check_takes_files(to)?;
         }
     }
     Ok(target)
 }
 
-fn check_suffix(kind: Kind, named: &Path) -> Result<()> {
+fn check_suffix(kind: OutputKind, named: &Path) -> Result<()> {
     let Some(suffix) = named.extension() else {
         return Ok(());
     };
     if !suffix.eq_ignore_ascii_case(kind.suffix()) {
-        let standard = if kind == Kind::Table {
+        let standard = if kind == OutputKind::Table {
             ", or `-` for standard output"
         } else {
             ""
         };
         bail!(
             "{}; expected a name that ends in .{}{standard}",
-            kind.described(),
+            kind.description(),
             kind.suffix()
         );
     }
@@ -472,7 +484,7 @@ fn check_suffix(kind: Kind, named: &Path) -> Result<()> {
 }
 
 /// Follows links to what is to be written.
-fn target(named: &Path) -> Result<Target> {
+fn resolve_target(named: &Path) -> Result<Target> {
     if named.as_os_str().to_string_lossy().ends_with('/') {
         bail!("it is a folder, expected a file to write");
     }
@@ -487,13 +499,13 @@ fn target(named: &Path) -> Result<Target> {
             Err(e) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&e.kind()) => {
                 return Ok(Target::File(at));
             }
-            Err(e) => return Err(refused(e)),
+            Err(e) => return Err(explain_io_error(e)),
         };
-        match descriptor(&at).as_deref() {
-            Some("1") => return Ok(Target::Standard),
+        match own_descriptor(&at).as_deref() {
+            Some("1") => return Ok(Target::Stdout),
             Some(_) => return Ok(Target::Stream(at)),
             None if there.is_symlink() => {
-                let next = std::fs::read_link(&at).map_err(refused)?;
+                let next = std::fs::read_link(&at).map_err(explain_io_error)?;
                 at = folder_of(&at).join(next);
             }
             None if there.is_dir() => bail!("it is a folder, expected a file to write"),
@@ -506,7 +518,7 @@ fn target(named: &Path) -> Result<Target> {
 
 /// The number of an open file of this process that a path is a name of, such as `/dev/fd/63`. Such a file is
 /// written into: it may be a pipe, and a shell that redirects into it knows no other by its name.
-fn descriptor(path: &Path) -> Option<String> {
+fn own_descriptor(path: &Path) -> Option<String> {
     let folder = folder_of(path).canonicalize().ok()?;
     let open_files = [Path::new("/proc/self/fd"), Path::new("/dev/fd")];
     let own = open_files
@@ -521,7 +533,9 @@ fn check_stream(path: &Path) -> Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::FileTypeExt;
-        let kind = std::fs::metadata(path).map_err(refused)?.file_type();
+        let kind = std::fs::metadata(path)
+            .map_err(explain_io_error)?
+            .file_type();
         if kind.is_block_device() || kind.is_socket() {
             let what = if kind.is_socket() {
                 "a socket"
@@ -535,7 +549,7 @@ fn check_stream(path: &Path) -> Result<()> {
             OpenOptions::new()
                 .append(true)
                 .open(path)
-                .map_err(refused)?;
+                .map_err(explain_io_error)?;
         }
     }
     let _ = path;
@@ -543,24 +557,24 @@ fn check_stream(path: &Path) -> Result<()> {
 }
 
 /// Refuses a file whose folder takes none; missing folders are made when the file is written.
-fn takes_files(file: &Path) -> Result<()> {
+fn check_takes_files(file: &Path) -> Result<()> {
     let folder = file
         .ancestors()
         .skip(1)
-        .map(or_here)
+        .map(or_current_dir)
         .find(|p| p.exists())
         .unwrap_or(Path::new("."));
     if !folder.is_dir() {
         bail!("it cannot be written: {} is no folder", folder.display());
     }
     tempfile::tempfile_in(folder)
-        .map_err(refused)
+        .map_err(explain_io_error)
         .with_context(|| format!("the folder {}", folder.display()))?;
     Ok(())
 }
 
 /// Why a disk or a device refuses, in words.
-fn refused(error: io::Error) -> anyhow::Error {
+fn explain_io_error(error: io::Error) -> anyhow::Error {
     match error.kind() {
         // With the cause: a full disk is a failure while running, and no fault of the input.
         ErrorKind::StorageFull => anyhow::Error::new(error).context("no space is left there"),
@@ -574,10 +588,10 @@ fn refused(error: io::Error) -> anyhow::Error {
 }
 
 fn folder_of(file: &Path) -> &Path {
-    or_here(file.parent().unwrap_or(Path::new(".")))
+    or_current_dir(file.parent().unwrap_or(Path::new(".")))
 }
 
-fn or_here(folder: &Path) -> &Path {
+fn or_current_dir(folder: &Path) -> &Path {
     if folder.as_os_str().is_empty() {
         Path::new(".")
     } else {
@@ -586,7 +600,7 @@ fn or_here(folder: &Path) -> &Path {
 }
 
 /// A path by one name of its folder, for files that are not there yet.
-fn settled(path: &Path) -> Option<PathBuf> {
+fn canonicalize_parent(path: &Path) -> Option<PathBuf> {
     Some(folder_of(path).canonicalize().ok()?.join(path.file_name()?))
 }
 
@@ -598,7 +612,7 @@ mod tests {
         tempfile::tempdir().expect("a temporary folder")
     }
 
-    fn refusal(kind: Kind, path: &Path, inputs: &[PathBuf]) -> String {
+    fn refusal(kind: OutputKind, path: &Path, inputs: &[PathBuf]) -> String {
         format!(
             "{:#}",
             Output::new(kind, "--out", path, inputs).expect_err("it is refused")
@@ -606,10 +620,10 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_takes_its_own_suffix_alone() {
+    fn each_output_kind_accepts_only_its_suffix() {
         let folder = folder();
-        for kind in Kind::ALL {
-            for other in Kind::ALL {
+        for kind in OutputKind::ALL {
+            for other in OutputKind::ALL {
                 let path = folder.path().join(format!("a.{}", other.suffix()));
                 match kind == other {
                     true => drop(Output::new(kind, "--out", &path, &[]).expect("its own suffix")),
@@ -628,14 +642,14 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_come_one_by_one_are_not_in_their_place_before_the_last() {
+    fn partial_file_is_renamed_on_finish() {
         let folder = folder();
         let (path, partial) = (
             folder.path().join("a.csv"),
             folder.path().join("a.csv.partial"),
         );
         std::fs::write(&path, "old").expect("written");
-        let output = Output::new(Kind::Table, "--out", &path, &[]).expect("a file");
+        let output = Output::new(OutputKind::Table, "--out", &path, &[]).expect("a file");
         drop(output.begin().expect("begun"));
         assert!(!partial.exists(), "nothing was written");
         let mut writer = output.begin().expect("begun");
@@ -656,14 +670,14 @@ mod tests {
     }
 
     #[test]
-    fn two_results_do_not_meet_in_one_file() {
+    fn two_outputs_cannot_share_a_file() {
         let folder = folder();
         let first =
-            Output::new(Kind::Array, "--out", &folder.path().join("a"), &[]).expect("a file");
+            Output::new(OutputKind::Array, "--out", &folder.path().join("a"), &[]).expect("a file");
         let message = refusal(
-            Kind::Picture,
+            OutputKind::Picture,
             &folder.path().join("a"),
-            &first.added_to(&[]),
+            &first.appended_to(&[]),
         );
         assert!(message.contains("also reads or writes"), "{message}");
     }

@@ -5,37 +5,40 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Dataset;
-use crate::model::lift::NetworkPrecision;
-use crate::model::opened::Model;
-use crate::num::shape::Layout;
-use crate::sample::{Point, Setting};
+use crate::model::loaded::Model;
+use crate::model::precision::NetworkPrecision;
+use crate::num::shape::AxisLayout;
+use crate::sample::{PathPoint, SamplerContext};
 use crate::solve::Solver;
 
+mod artifact_paths;
+mod auto_steps;
 mod builder;
+mod capabilities;
 mod cost;
 mod differences;
-mod load;
-mod names;
-mod offered;
-mod pairs;
-mod places;
+mod file_names;
 mod prepare;
+mod sampler_pairs;
 mod shard;
-mod steps;
 mod work;
+mod workload;
 
-pub use cost::Cost;
-pub use differences::differences;
-pub use load::Pace;
-pub use offered::{initial_states, most_samples, resolved, resolves, supports, supports_sampler};
-pub use places::{Places, reopen};
-pub use prepare::prepare;
+pub use artifact_paths::{ArtifactPaths, reopen_run};
+pub use auto_steps::{AutoStepsRequest, ChosenSteps, StepsChooser};
+pub use capabilities::{
+    check_difference_step, check_estimator_supported, check_sampler_supported, initial_states,
+    max_samples, with_card_defaults,
+};
+pub use cost::TrialCost;
+pub use differences::plan_differences;
+pub use prepare::prepare_plan;
 pub use shard::Shard;
-pub use steps::{Choose, ChosenSteps, Wanted};
-pub use work::{Against, ContrastWork, LikelihoodWork, MapWork, Trial, Work};
+pub use work::{ContrastWork, FlowMapWork, LikelihoodWork, ReferenceEstimate, Trial, TrialWork};
+pub use workload::SecondsPerRow;
 
 /// The format number of run directories that this program writes.
-pub const FORMAT: u32 = 1;
+pub const PLAN_FORMAT: u32 = 1;
 
 /// A run's whole work.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,7 +69,7 @@ pub struct PlanFile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_sha256: Option<String>,
     #[serde(default)]
-    pub places: Places,
+    pub places: ArtifactPaths,
     /// Numbers of steps that were found for `steps: auto`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<ChosenSteps>,
@@ -132,7 +135,7 @@ pub struct PlannedData {
     pub treatment: String,
     /// The order of the file's axes, where it was said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub layout: Option<Layout>,
+    pub layout: Option<AxisLayout>,
     /// What was left out of the file or taken for something, in sentences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -142,41 +145,41 @@ pub struct PlannedData {
 }
 
 /// A plan with the opened files behind it.
-pub struct Prepared {
+pub struct PreparedPlan {
     pub plan: Plan,
     pub models: Vec<Model>,
     pub data: Vec<Dataset>,
     /// Files of extractors by their SHA-256.
     pub extractors: Vec<(PlannedFile, PathBuf)>,
     /// What a config might have meant to be measured and is not, with the reason.
-    pub left_out: Vec<String>,
+    pub skipped: Vec<String>,
     /// Numbers of steps that were found for `steps: auto`.
     pub steps: Vec<ChosenSteps>,
     /// Whether there are solvers left whose steps are yet to be chosen.
-    pub unsettled: bool,
+    pub steps_pending: bool,
 }
 
-impl Prepared {
+impl PreparedPlan {
     /// The plan without what no config asked for, as earlier versions made it.
-    pub fn without_automatic(mut self) -> Prepared {
+    pub fn without_automatic_budgets(mut self) -> PreparedPlan {
         self.plan.trials.retain(|trial| !trial.is_automatic());
         self
     }
 
     /// Prints the notes about files on standard error.
-    pub fn tell(&self) {
-        self.data.iter().for_each(Dataset::tell);
+    pub fn print_notes(&self) {
+        self.data.iter().for_each(Dataset::print_notes);
         self.plan
             .notes
             .iter()
-            .for_each(|text| note!("flowgauge: {text}"));
+            .for_each(|text| errln!("flowgauge: {text}"));
     }
 
     /// The grids of all samplers, each once per model.
-    pub fn grids(&self) -> Vec<PlannedGrid> {
+    pub fn sampler_grids(&self) -> Vec<PlannedGrid> {
         let mut grids: Vec<PlannedGrid> = Vec::new();
         for trial in &self.plan.trials {
-            let Work::Metrics {
+            let TrialWork::Metrics {
                 model,
                 sampler: Some(sampler),
                 ..
@@ -189,9 +192,9 @@ impl Prepared {
                 continue;
             }
             let points = sampler
-                .grid(&Setting::of(&self.models[*model]))
+                .grid(&SamplerContext::for_model(&self.models[*model]))
                 .unwrap_or_default();
-            let each = |of: fn(&Point) -> f64| points.iter().map(of).collect();
+            let each = |of: fn(&PathPoint) -> f64| points.iter().map(of).collect();
             let (t, alpha, sigma) = (each(|p| p.t), each(|p| p.alpha), each(|p| p.sigma));
             grids.push(PlannedGrid {
                 model: name,
@@ -208,5 +211,5 @@ impl Prepared {
 /// As tables print a solver.
 pub fn solver_label(solver: &Solver) -> String {
     let default = Solver::from_name(solver.name()).unwrap_or_else(|| solver.clone());
-    crate::registry::label(solver.name(), solver, &default)
+    crate::registry::kind_label(solver.name(), solver, &default)
 }

@@ -4,35 +4,35 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use self::side_by_side::Run;
+use self::side_by_side::LabelledRun;
 use crate::budget::SolverBias;
-use crate::journal::{self, Journal, Outcome, Part, outstanding, read_plan};
-use crate::num::decimals;
-use crate::output::{check_folder, write_whole};
+use crate::journal::{self, Journal, Outcome, RunDirectory, outstanding_trials, read_plan};
+use crate::num::format_decimals;
+use crate::output::{check_output_folder, write_atomic};
 use crate::plan::{Plan, PlanFile, PlannedModel};
 use crate::report::{self, DataFacts, Facts, ModelFacts};
-use crate::rows::{Summary, Tables};
+use crate::rows::{SummaryRow, Tables};
 use crate::table;
 
 mod side_by_side;
 
 /// What was published, and what is missing from it.
-pub struct Published {
+pub struct RunResults {
     pub tables: Tables,
     pub failed_trials: usize,
-    pub outstanding: usize,
+    pub outstanding_trials: usize,
 }
 
-impl Published {
+impl RunResults {
     /// Rows without numbers, over all estimators.
-    pub fn broken_rows(&self) -> usize {
+    pub fn failed_rows(&self) -> usize {
         self.tables.summary.iter().map(|s| s.failed).sum()
     }
 
     /// The summary as lines for a terminal.
-    pub fn digest(&self) -> String {
+    pub fn terminal_summary(&self) -> String {
         let mut out = String::new();
-        let same = |a: &Summary, b: &Summary| {
+        let same = |a: &SummaryRow, b: &SummaryRow| {
             (&a.model, &a.dataset, &a.solver) == (&b.model, &b.dataset, &b.solver)
         };
         for group in self.tables.summary.chunk_by(same) {
@@ -40,8 +40,8 @@ impl Published {
                 "\n{} on {}, {}\n",
                 group[0].model, group[0].dataset, group[0].solver
             );
-            let cells: Vec<[String; 5]> = std::iter::once(HEADINGS.map(str::to_owned))
-                .chain(group.iter().map(cells))
+            let cells: Vec<[String; 5]> = std::iter::once(SUMMARY_HEADINGS.map(str::to_owned))
+                .chain(group.iter().map(summary_cells))
                 .collect();
             let width = |i: usize| {
                 cells
@@ -57,7 +57,7 @@ impl Published {
                     "  {estimator:<a$}  {mean:>b$}  {bias:>c$}  {correlation:>d$}  {cost:>e$}\n"
                 );
             }
-            let solver = |row: &Summary| SolverBias::of(row);
+            let solver = |row: &SummaryRow| SolverBias::from_summary(row);
             if group
                 .iter()
                 .filter_map(solver)
@@ -74,32 +74,36 @@ impl Published {
                 row.model,
                 row.sampler,
                 row.metric,
-                decimals(row.value, 4)
+                format_decimals(row.value, 4)
             );
         }
         out + "\n"
     }
 }
 
-const HEADINGS: [&str; 5] = ["estimator", "mean", "bias, nats", "corr.", "cost"];
+const SUMMARY_HEADINGS: [&str; 5] = ["estimator", "mean", "bias, nats", "corr.", "cost"];
 
 /// Value ± standard error over the data, with the solver's part of it; bias ± standard error, paired; cost in
 /// evaluations per sample.
-fn cells(row: &Summary) -> [String; 5] {
+fn summary_cells(row: &SummaryRow) -> [String; 5] {
     let with_error = |value: Option<f64>, error: Option<f64>, unit: &str| match (value, error) {
-        (Some(v), Some(e)) => format!("{} ± {}{unit}", decimals(v, 4), decimals(e, 4)),
-        (Some(v), None) => format!("{}{unit}", decimals(v, 4)),
+        (Some(v), Some(e)) => format!(
+            "{} ± {}{unit}",
+            format_decimals(v, 4),
+            format_decimals(e, 4)
+        ),
+        (Some(v), None) => format!("{}{unit}", format_decimals(v, 4)),
         _ => "–".to_owned(),
     };
     let mean = match row.bits_per_dim {
         Some(_) => with_error(row.bits_per_dim, row.bits_per_dim_stderr, " bpd"),
         None => with_error(row.nats, row.nats_stderr, " nats"),
     };
-    let solver = match SolverBias::of(row) {
+    let solver = match SolverBias::from_summary(row) {
         Some(SolverBias::Measured { nats, bits_per_dim }) => {
             format!(
                 ", solver {}",
-                small(
+                format_small(
                     bits_per_dim
                         .filter(|_| row.bits_per_dim.is_some())
                         .unwrap_or(nats)
@@ -109,20 +113,22 @@ fn cells(row: &Summary) -> [String; 5] {
         Some(SolverBias::Negligible) => ", solver none".to_owned(),
         Some(SolverBias::NotMeasured) | None => String::new(),
     };
-    let correlation = row.correlation.map_or("–".to_owned(), |c| decimals(c, 4));
+    let correlation = row
+        .correlation
+        .map_or("–".to_owned(), |c| format_decimals(c, 4));
     let bias = with_error(row.bias, row.bias_stderr, "");
     [
         row.estimator.clone(),
         mean + &solver,
         bias,
         correlation,
-        decimals(row.cost, 0),
+        format_decimals(row.cost, 0),
     ]
 }
 
 /// Four decimals, and one digit where these show none.
-fn small(value: f64) -> String {
-    let text = decimals(value, 4);
+fn format_small(value: f64) -> String {
+    let text = format_decimals(value, 4);
     if text.bytes().any(|b| (b'1'..=b'9').contains(&b)) {
         text
     } else {
@@ -133,9 +139,9 @@ fn small(value: f64) -> String {
 /// The tables of one run, from its directory or from those of its shards, and what is missing from them; writes nothing.
 ///
 /// # Errors
-/// As [`publish`], and where the directories hold runs of different plans.
-pub fn read(dirs: &[PathBuf]) -> Result<Published> {
-    let runs = Gathered::read(dirs.to_vec())?;
+/// As [`publish_run`], and where the directories hold runs of different plans.
+pub fn read_results(dirs: &[PathBuf]) -> Result<RunResults> {
+    let runs = CombinedRun::read(dirs.to_vec())?;
     let [run] = &runs[..] else {
         bail!(
             "{} directories hold {} different runs; expected one",
@@ -143,11 +149,11 @@ pub fn read(dirs: &[PathBuf]) -> Result<Published> {
             runs.len()
         )
     };
-    let (tables, facts) = run.contents()?;
-    Ok(Published {
+    let (tables, facts) = run.tables_and_facts()?;
+    Ok(RunResults {
         tables,
         failed_trials: facts.trials_failed.len(),
-        outstanding: facts.trials_outstanding,
+        outstanding_trials: facts.trials_outstanding,
     })
 }
 
@@ -155,14 +161,14 @@ pub fn read(dirs: &[PathBuf]) -> Result<Published> {
 ///
 /// # Errors
 /// Where the directory is no run's, or a file in it is not what the run wrote, by its name.
-pub fn publish(dir: &Path) -> Result<Published> {
-    let run = Gathered::read(vec![dir.to_owned()])?.remove(0);
-    let (tables, facts) = run.contents()?;
-    write(dir, &tables, &facts)?;
-    Ok(Published {
+pub fn publish_run(dir: &Path) -> Result<RunResults> {
+    let run = CombinedRun::read(vec![dir.to_owned()])?.remove(0);
+    let (tables, facts) = run.tables_and_facts()?;
+    write_report(dir, &tables, &facts)?;
+    Ok(RunResults {
         tables,
         failed_trials: facts.trials_failed.len(),
-        outstanding: facts.trials_outstanding,
+        outstanding_trials: facts.trials_outstanding,
     })
 }
 
@@ -171,43 +177,46 @@ pub fn publish(dir: &Path) -> Result<Published> {
 /// instead. The folders that were written to.
 ///
 /// # Errors
-/// As [`publish`].
-pub fn publish_all(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<PathBuf>> {
-    let runs = Gathered::read(dirs.to_vec())?;
+/// As [`publish_run`].
+pub fn publish_runs(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<PathBuf>> {
+    let runs = CombinedRun::read(dirs.to_vec())?;
     let Some(out) = out else {
         let mut written = Vec::new();
         for run in &runs {
-            let (tables, facts) = run.contents()?;
-            for part in &run.parts {
-                write(&part.dir, &tables, &facts)?;
+            let (tables, facts) = run.tables_and_facts()?;
+            for part in &run.directories {
+                write_report(&part.dir, &tables, &facts)?;
                 written.push(part.dir.clone());
             }
         }
         return Ok(written);
     };
-    check_folder(out)?;
-    check_place(out, &runs)?;
-    let labelled = |run: &Gathered| -> Result<Run> {
-        let (tables, facts) = run.contents()?;
-        Ok(Run {
+    check_output_folder(out)?;
+    check_report_folder(out, &runs)?;
+    let labelled = |run: &CombinedRun| -> Result<LabelledRun> {
+        let (tables, facts) = run.tables_and_facts()?;
+        Ok(LabelledRun {
             label: facts.name.clone(),
             tables,
             facts,
         })
     };
-    let mut runs = runs.iter().map(labelled).collect::<Result<Vec<Run>>>()?;
+    let mut runs = runs
+        .iter()
+        .map(labelled)
+        .collect::<Result<Vec<LabelledRun>>>()?;
     let (tables, facts) = match runs.len() {
-        1 => runs.remove(0).into_contents(),
-        _ => side_by_side::join(runs),
+        1 => runs.remove(0).into_tables_and_facts(),
+        _ => side_by_side::join_runs(runs),
     };
-    write(out, &tables, &facts)?;
+    write_report(out, &tables, &facts)?;
     Ok(vec![out.to_owned()])
 }
 
 /// Refuses to put a report in the place of another: of a run of its own, or of a page that is none of ours.
-fn check_place(out: &Path, runs: &[Gathered]) -> Result<()> {
-    let own = |part: &Part| same_file::is_same_file(&part.dir, out).unwrap_or(false);
-    let alone = runs.len() == 1 && runs[0].parts.iter().any(own);
+fn check_report_folder(out: &Path, runs: &[CombinedRun]) -> Result<()> {
+    let own = |part: &RunDirectory| same_file::is_same_file(&part.dir, out).unwrap_or(false);
+    let alone = runs.len() == 1 && runs[0].directories.iter().any(own);
     if out.join("plan.json").exists() && !alone {
         bail!(
             "--out {}: it is a run's directory, which has a report of its own; expected another folder",
@@ -227,36 +236,36 @@ fn check_place(out: &Path, runs: &[Gathered]) -> Result<()> {
 }
 
 /// Tables, plots and page into a folder.
-fn write(dir: &Path, tables: &Tables, facts: &Facts) -> Result<()> {
-    table::write(dir, tables)?;
-    let report = report::report(tables, facts)?;
+fn write_report(dir: &Path, tables: &Tables, facts: &Facts) -> Result<()> {
+    table::write_tables(dir, tables)?;
+    let report = report::build_report(tables, facts)?;
     for figure in &report.figures {
-        write_whole(
+        write_atomic(
             &dir.join("plots").join(format!("{}.svg", figure.name)),
             figure.svg.as_bytes(),
         )?;
-        write_whole(
+        write_atomic(
             &dir.join("plots").join(format!("{}.png", figure.name)),
             &figure.png,
         )?;
     }
-    write_whole(&dir.join("index.html"), report.html.as_bytes()).map(drop)
+    write_atomic(&dir.join("index.html"), report.html.as_bytes()).map(drop)
 }
 
 /// One run with the directories that hold it: its own, or those of its shards.
-struct Gathered {
-    files: Vec<PlanFile>,
-    parts: Vec<Part>,
+struct CombinedRun {
+    plan_files: Vec<PlanFile>,
+    directories: Vec<RunDirectory>,
 }
 
-impl Gathered {
+impl CombinedRun {
     /// Reads directories and puts those of one plan together, in the order in which plans first appear.
-    fn read(dirs: Vec<PathBuf>) -> Result<Vec<Gathered>> {
-        let mut runs: Vec<Gathered> = Vec::new();
+    fn read(dirs: Vec<PathBuf>) -> Result<Vec<CombinedRun>> {
+        let mut runs: Vec<CombinedRun> = Vec::new();
         for dir in dirs {
             let file = read_plan(&dir)?;
             let journal = Journal::read(&dir)?;
-            let damaged = journal::damaged(&dir, &file.plan, &journal);
+            let damaged = journal::corrupted_trials(&dir, &file.plan, &journal);
             if let Some((_, reason)) = damaged.first() {
                 bail!(
                     "{}: {reason} ({} such); `flowgauge run` with its config mends it",
@@ -264,58 +273,61 @@ impl Gathered {
                     damaged.len()
                 );
             }
-            let part = Part { dir, journal };
-            match runs.iter_mut().find(|r| r.files[0].plan == file.plan) {
+            let part = RunDirectory { dir, journal };
+            match runs.iter_mut().find(|r| r.plan_files[0].plan == file.plan) {
                 Some(run) => {
-                    run.files.push(file);
-                    run.parts.push(part);
+                    run.plan_files.push(file);
+                    run.directories.push(part);
                 }
-                None => runs.push(Gathered {
-                    files: vec![file],
-                    parts: vec![part],
+                None => runs.push(CombinedRun {
+                    plan_files: vec![file],
+                    directories: vec![part],
                 }),
             }
         }
         Ok(runs)
     }
 
-    fn contents(&self) -> Result<(Tables, Facts)> {
-        let plan = &self.files[0].plan;
-        let tables = table::tables(plan, &self.parts)?;
+    fn tables_and_facts(&self) -> Result<(Tables, Facts)> {
+        let plan = &self.plan_files[0].plan;
+        let tables = table::load_tables(plan, &self.directories)?;
         let mut journal = Journal::default();
-        self.parts
+        self.directories
             .iter()
             .for_each(|p| journal.merge(p.journal.clone()));
-        let config =
-            std::fs::read_to_string(self.parts[0].dir.join("config.yaml")).unwrap_or_default();
-        Ok((tables, facts(plan, &self.environment(), &journal, config)))
+        let config = std::fs::read_to_string(self.directories[0].dir.join("config.yaml"))
+            .unwrap_or_default();
+        Ok((
+            tables,
+            run_facts(plan, &self.environment(), &journal, config),
+        ))
     }
 
     /// What each directory was begun with; where they differ, one after the other.
     fn environment(&self) -> Vec<(String, String)> {
-        let mut all = self.files[0].environment.clone();
-        for (key, value) in self.files[1..].iter().flat_map(|f| &f.environment) {
+        let mut all = self.plan_files[0].environment.clone();
+        for (key, value) in self.plan_files[1..].iter().flat_map(|f| &f.environment) {
             match all.iter_mut().find(|(k, _)| k == key) {
                 Some((_, known)) if known.split(" | ").any(|v| v == value) => {}
                 Some((_, known)) => *known += &format!(" | {value}"),
                 None => all.push((key.clone(), value.clone())),
             }
         }
-        for (file, part) in self.files.iter().zip(&self.parts) {
-            if let Some(changed) = journal::config_changed(&part.dir, file) {
-                note!("flowgauge: {}: {changed}", part.dir.display());
+        for (file, part) in self.plan_files.iter().zip(&self.directories) {
+            if let Some(changed) = journal::config_change_warning(&part.dir, file) {
+                errln!("flowgauge: {}: {changed}", part.dir.display());
                 all.push(("config".to_owned(), changed.to_owned()));
             }
         }
-        if self.parts.len() > 1 {
-            all.push(("directories".to_owned(), self.parts.len().to_string()));
+        if self.directories.len() > 1 {
+            all.push(("directories".to_owned(), self.directories.len().to_string()));
         }
         all
     }
 }
 
 /// The facts of one run.
-fn facts(
+fn run_facts(
     plan: &Plan,
     environment: &[(String, String)],
     journal: &Journal,
@@ -326,7 +338,7 @@ fn facts(
         _ => None,
     };
     let mut environment = environment.to_vec();
-    let under = journal.under();
+    let under = journal.runtime_fingerprints();
     if under.len() > 1 {
         let each: Vec<String> = under
             .iter()
@@ -341,7 +353,7 @@ fn facts(
     Facts {
         name: plan.name.clone(),
         seed: plan.seed.to_string(),
-        models: plan.models.iter().map(model).collect(),
+        models: plan.models.iter().map(model_facts).collect(),
         data: plan
             .data
             .iter()
@@ -350,7 +362,7 @@ fn facts(
                 file: d.name.clone(),
                 sha256: d.sha256.clone(),
                 samples: d.samples,
-                treatment: [std::slice::from_ref(&d.treatment), &d.notes[..]]
+                preprocessing: [std::slice::from_ref(&d.treatment), &d.notes[..]]
                     .concat()
                     .join("; "),
             })
@@ -365,13 +377,13 @@ fn facts(
             .iter()
             .filter_map(|t| Some((t.work.describe(plan), failed(&t.id)?)))
             .collect(),
-        trials_outstanding: outstanding(plan, journal, false).len(),
+        trials_outstanding: outstanding_trials(plan, journal, false).len(),
         environment,
         config,
     }
 }
 
-fn model(m: &PlannedModel) -> ModelFacts {
+fn model_facts(m: &PlannedModel) -> ModelFacts {
     let pairs = |value: &serde_json::Value, skip: &str| -> Vec<(String, String)> {
         let text = |v: &serde_json::Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
         let map = value.as_object().into_iter().flatten();
@@ -408,7 +420,7 @@ fn model(m: &PlannedModel) -> ModelFacts {
         prior: format!("N(0, {}² I)", m.prior_std),
         truncation: m.truncation.clone(),
         parameters: m.parameters,
-        given: m.constants.iter().chain(&m.times).cloned().collect(),
+        extra_inputs: m.constants.iter().chain(&m.times).cloned().collect(),
         files: m
             .files
             .iter()
@@ -423,8 +435,8 @@ fn model(m: &PlannedModel) -> ModelFacts {
 mod tests {
     use super::*;
 
-    fn summary(estimator: &str, solver_bias: Option<f64>) -> Summary {
-        Summary {
+    fn summary(estimator: &str, solver_bias: Option<f64>) -> SummaryRow {
+        SummaryRow {
             model: "m".into(),
             estimator: estimator.into(),
             kind: "ode-exact".into(),
@@ -437,24 +449,24 @@ mod tests {
             bias_stderr: Some(1e-9),
             solver_bias,
             solver_bias_bits_per_dim: solver_bias.map(|v| -v / 10.0),
-            ..Summary::default()
+            ..SummaryRow::default()
         }
     }
 
-    fn digest(rows: Vec<Summary>) -> String {
-        Published {
+    fn digest(rows: Vec<SummaryRow>) -> String {
+        RunResults {
             tables: Tables {
                 summary: rows,
                 ..Tables::default()
             },
             failed_trials: 0,
-            outstanding: 0,
+            outstanding_trials: 0,
         }
-        .digest()
+        .terminal_summary()
     }
 
     #[test]
-    fn the_digest_carries_the_solvers_part_and_no_negative_zero() {
+    fn terminal_summary_shows_solver_bias_and_no_negative_zero() {
         let text = digest(vec![
             summary("exact", Some(0.3)),
             summary("fine", Some(2e-4)),
@@ -480,7 +492,7 @@ mod tests {
             .collect();
         assert!(widths.iter().all(|w| *w == widths[0]), "{text}");
         assert!(digest(vec![summary("exact", None)]).contains("solver error not measured"));
-        let map = Summary {
+        let map = SummaryRow {
             kind: "few-step".into(),
             ..summary("map", None)
         };

@@ -109,15 +109,15 @@ macro_rules! registry {
 pub type Names = (&'static str, &'static [&'static str]);
 
 /// A name without what makes no difference: case, and `_` or a space for `-`.
-pub fn plain(name: &str) -> String {
+pub fn normalize_name(name: &str) -> String {
     name.trim().to_lowercase().replace(['_', ' '], "-")
 }
 
 /// The name that is meant, by whichever of its names.
 pub fn canonical(written: &str, names: &[Names]) -> Option<&'static str> {
-    let plainly = plain(written);
+    let plainly = normalize_name(written);
     let is = |(name, aliases): &&Names| {
-        plain(name) == plainly || aliases.iter().any(|a| plain(a) == plainly)
+        normalize_name(name) == plainly || aliases.iter().any(|a| normalize_name(a) == plainly)
     };
     names.iter().find(is).map(|(name, _)| *name)
 }
@@ -146,7 +146,7 @@ pub fn schema(names: &[Names], entries: Vec<(&str, schemars::Schema)>) -> schema
         parameters: Some(parameters.to_value()),
         bare: true,
     };
-    json(&entries.into_iter().map(kind).collect::<Vec<_>>()).into()
+    schema_keywords(&entries.into_iter().map(kind).collect::<Vec<_>>()).into()
 }
 
 /// A kind as a schema knows it.
@@ -165,24 +165,24 @@ impl KindSchema {
     }
 
     /// Whether it may stand without its parameters.
-    fn alone(&self) -> bool {
+    fn takes_bare_name(&self) -> bool {
         let whole = |p: &serde_json::Value| p.get("required").is_none() && p.get("items").is_none();
         self.bare || self.parameters.as_ref().is_none_or(whole)
     }
 }
 
 /// The keywords of a family: bare names, labels and entries; `x-kinds` lists it for the program itself.
-fn json(kinds: &[KindSchema]) -> serde_json::Map<String, serde_json::Value> {
+fn schema_keywords(kinds: &[KindSchema]) -> serde_json::Map<String, serde_json::Value> {
     use serde_json::json;
     let bare: Vec<String> = kinds
         .iter()
-        .filter(|k| k.alone())
+        .filter(|k| k.takes_bare_name())
         .flat_map(KindSchema::spellings)
         .collect();
     let escaped = |name: String| name.replace('+', "\\+");
     let labelled = kinds
         .iter()
-        .filter(|k| k.alone() && k.parameters.is_some())
+        .filter(|k| k.takes_bare_name() && k.parameters.is_some())
         .flat_map(KindSchema::spellings);
     let labelled: Vec<String> = labelled.map(escaped).collect();
     let mut forms = vec![json!({ "type": "string", "enum": bare })];
@@ -227,7 +227,7 @@ fn json(kinds: &[KindSchema]) -> serde_json::Map<String, serde_json::Value> {
 pub struct Aliases(pub &'static [Names]);
 
 impl Aliases {
-    fn of(&self, name: &str) -> &'static [&'static str] {
+    fn aliases_of(&self, name: &str) -> &'static [&'static str] {
         self.0
             .iter()
             .find(|(n, _)| *n == name)
@@ -238,7 +238,7 @@ impl Aliases {
     fn kinds(&self, alternatives: &[serde_json::Value]) -> Option<Vec<KindSchema>> {
         let kind = |name: &str, parameters: Option<&serde_json::Value>| KindSchema {
             name: name.to_owned(),
-            aliases: self.of(name),
+            aliases: self.aliases_of(name),
             parameters: parameters.cloned(),
             bare: parameters.is_none(),
         };
@@ -285,13 +285,13 @@ impl schemars::transform::Transform for Aliases {
         let alternatives = keywords.get("oneOf").and_then(|o| o.as_array()).cloned();
         if let Some(kinds) = alternatives.and_then(|a| self.kinds(&a)) {
             keywords.remove("oneOf");
-            keywords.extend(json(&kinds));
+            keywords.extend(schema_keywords(&kinds));
             return;
         }
         let mut found = serde_json::Map::new();
         let mut widened = |words: Vec<String>| -> Vec<String> {
             let spelled = |w: String| {
-                spellings(&w, self.of(&w))
+                spellings(&w, self.aliases_of(&w))
                     .into_iter()
                     .map(move |s| (s, w.clone()))
             };
@@ -303,7 +303,7 @@ impl schemars::transform::Transform for Aliases {
             );
             all.into_iter().map(|(s, _)| s).collect()
         };
-        widen(keywords, &mut widened);
+        add_spellings(keywords, &mut widened);
         for one in keywords
             .get_mut("oneOf")
             .and_then(|o| o.as_array_mut())
@@ -313,7 +313,7 @@ impl schemars::transform::Transform for Aliases {
             let Some(one) = one.as_object_mut() else {
                 continue;
             };
-            widen(one, &mut widened);
+            add_spellings(one, &mut widened);
             let properties = one
                 .get_mut("properties")
                 .and_then(|p| p.as_object_mut())
@@ -323,7 +323,7 @@ impl schemars::transform::Transform for Aliases {
                 .filter_map(|(_, p)| p.as_object_mut())
                 .filter(|p| p.contains_key("const"))
             {
-                widen(property, &mut widened);
+                add_spellings(property, &mut widened);
             }
         }
         keywords.insert("x-aliases".to_owned(), found.into());
@@ -331,7 +331,7 @@ impl schemars::transform::Transform for Aliases {
 }
 
 /// A fixed word, or a list of them, with its other spellings.
-fn widen(
+fn add_spellings(
     keywords: &mut serde_json::Map<String, serde_json::Value>,
     widened: &mut impl FnMut(Vec<String>) -> Vec<String>,
 ) {
@@ -353,7 +353,7 @@ fn widen(
 ///
 /// # Errors
 /// `steps is 0, expected at least 1`.
-pub fn within(key: &str, value: usize, least: usize, most: usize) -> Result<(), String> {
+pub fn check_bounds(key: &str, value: usize, least: usize, most: usize) -> Result<(), String> {
     match value {
         _ if value < least => Err(format!("{key} is {value}, expected at least {least}")),
         _ if value > most => Err(format!("{key} is {value}, expected at most {most}")),
@@ -362,7 +362,7 @@ pub fn within(key: &str, value: usize, least: usize, most: usize) -> Result<(), 
 }
 
 /// What a kind says of itself, with its name in front once.
-pub fn named(name: &str, message: impl std::fmt::Display) -> String {
+pub fn prefix_with_name(name: &str, message: impl std::fmt::Display) -> String {
     let message = message.to_string();
     match message
         .strip_prefix(name)
@@ -407,7 +407,7 @@ pub fn no_more_keys<'de, A: serde::de::MapAccess<'de>>(map: &mut A) -> Result<()
 }
 
 /// A short label for tables: the bare name, with those parameters that are not the defaults.
-pub fn label<T: serde::Serialize>(name: &str, entry: &T, default: &T) -> String {
+pub fn kind_label<T: serde::Serialize>(name: &str, entry: &T, default: &T) -> String {
     let parameters = |entry: &T| match serde_json::to_value(entry) {
         Ok(serde_json::Value::Object(map)) => map.into_iter().next().map(|(_, v)| v),
         _ => None,
@@ -420,7 +420,7 @@ pub fn label<T: serde::Serialize>(name: &str, entry: &T, default: &T) -> String 
     let changed: Vec<String> = ours
         .iter()
         .filter(|(key, value)| default.get(key) != Some(value) && !value.is_null())
-        .map(|(key, value)| format!("{key}={}", written(value)))
+        .map(|(key, value)| format!("{key}={}", label_value(value)))
         .collect();
     if changed.is_empty() {
         name.to_owned()
@@ -430,7 +430,7 @@ pub fn label<T: serde::Serialize>(name: &str, entry: &T, default: &T) -> String 
 }
 
 /// A value as labels have it: text without its quotes, unless it could not be told apart then.
-fn written(value: &serde_json::Value) -> String {
+fn label_value(value: &serde_json::Value) -> String {
     match value.as_str() {
         Some(text) if !text.contains(['=', '(', ')', '[', ']', '{', '}', '"']) => text.to_owned(),
         _ => value.to_string(),

@@ -35,7 +35,7 @@ pub struct LikelihoodRow {
     /// log-probability, `elbo` or `iw-elbo`, over so many draws of dequantization noise.
     #[serde(default)]
     pub bound: String,
-    #[serde(default = "one")]
+    #[serde(default = "default_draws")]
     pub draws: usize,
     /// Standard error over the draws, nats; absent of one draw.
     #[serde(default)]
@@ -49,7 +49,7 @@ pub struct LikelihoodRow {
     pub entry_seconds: Option<f64>,
 }
 
-fn one() -> usize {
+fn default_draws() -> usize {
     1
 }
 
@@ -72,7 +72,7 @@ pub struct SampleRow {
 
 /// `steps.csv`: one step of one population of samples under SteinDiff.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Step {
+pub struct StepRow {
     pub model: String,
     pub sampler: String,
     /// The sampler that proposed the step, and how γ was found.
@@ -116,7 +116,7 @@ pub struct Step {
 /// are not to be had, from states moved by one rounding of float32. Log-likelihoods in nats; absent where that path did not
 /// end well, or was not taken.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Refined {
+pub struct RefinedRow {
     pub model: String,
     pub dataset: String,
     pub estimator: String,
@@ -137,7 +137,7 @@ pub struct Refined {
 
 /// `summary.csv`: one estimator on one dataset under one solver.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
+pub struct SummaryRow {
     pub model: String,
     pub dataset: String,
     pub estimator: String,
@@ -198,7 +198,7 @@ pub struct Summary {
 
 /// `samples.csv`: one estimator on one sample.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
+pub struct SampleLikelihoodRow {
     pub model: String,
     pub dataset: String,
     pub estimator: String,
@@ -223,7 +223,7 @@ pub struct Sample {
 
 /// `pairs.csv`: the mean paired difference of two estimators, `estimator` minus `other`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Pair {
+pub struct PairRow {
     pub model: String,
     pub dataset: String,
     pub solver: String,
@@ -239,7 +239,7 @@ pub struct Pair {
 
 /// `budget.csv`: one part of the uncertainty of one summary.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Budget {
+pub struct BudgetRow {
     pub model: String,
     pub dataset: String,
     pub estimator: String,
@@ -269,7 +269,7 @@ pub struct Budget {
 
 /// `frontier.csv`: what one estimator must spend for one wanted accuracy, per sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Frontier {
+pub struct FrontierRow {
     pub model: String,
     pub dataset: String,
     pub solver: String,
@@ -300,7 +300,7 @@ pub struct Frontier {
 
 /// `conventions.csv`: one mean log-likelihood under one named convention.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Convention {
+pub struct ConventionRow {
     pub model: String,
     pub dataset: String,
     pub estimator: String,
@@ -327,7 +327,7 @@ pub struct Convention {
 
 /// `gaps.csv`: one dataset against another under one model and estimator, `dataset` minus `other`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Gap {
+pub struct GapRow {
     pub model: String,
     pub solver: String,
     pub estimator: String,
@@ -375,7 +375,7 @@ pub struct MetricRow {
 
 /// `contrasts.csv`: a statistic of one sampler's samples minus that of another's, from the same noise.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Contrast {
+pub struct ContrastRow {
     pub model: String,
     pub sampler: String,
     pub baseline: String,
@@ -417,7 +417,7 @@ pub struct MapRow {
 /// `stein.csv`: one test function on one head in one stratum of time; and, with `function` `bias` and no `z`, the
 /// head's bias over all time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Stein {
+pub struct SteinRow {
     pub model: String,
     pub dataset: String,
     pub head: String,
@@ -440,7 +440,7 @@ pub struct Stein {
 
 /// `profile.csv`: the divergence of dx/dt at one node of one sample's path.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Profile {
+pub struct ProfileRow {
     pub model: String,
     pub dataset: String,
     pub solver: String,
@@ -454,7 +454,7 @@ pub struct Profile {
 
 /// `density.csv`: the log-density of a 2-D model on a rectangular grid (x fastest).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Density {
+pub struct DensityRow {
     pub model: String,
     pub estimator: String,
     pub x: f64,
@@ -505,7 +505,7 @@ macro_rules! tables {
             /// # Errors
             /// Where a row cannot be written.
             pub fn files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, csv::Error> {
-                Ok(vec![$((stringify!($file), as_csv(&self.$file)?),)*])
+                Ok(vec![$((stringify!($file), rows_to_csv(&self.$file)?),)*])
             }
         }
     };
@@ -513,20 +513,20 @@ macro_rules! tables {
 
 tables! {
     files: {
-        summary: Summary,
-        samples: Sample,
-        pairs: Pair,
-        budget: Budget,
-        frontier: Frontier,
-        conventions: Convention,
-        gaps: Gap,
+        summary: SummaryRow,
+        samples: SampleLikelihoodRow,
+        pairs: PairRow,
+        budget: BudgetRow,
+        frontier: FrontierRow,
+        conventions: ConventionRow,
+        gaps: GapRow,
         metrics: MetricRow,
-        contrasts: Contrast,
+        contrasts: ContrastRow,
         maps: MapRow,
-        stein: Stein,
-        profile: Profile,
-        density: Density,
-        steps: Step,
+        stein: SteinRow,
+        profile: ProfileRow,
+        density: DensityRow,
+        steps: StepRow,
     }
     shown: { galleries: Gallery, }
 }
@@ -535,7 +535,7 @@ tables! {
 ///
 /// # Errors
 /// Where a row cannot be written.
-pub fn as_csv<T: Serialize>(rows: &[T]) -> Result<Vec<u8>, csv::Error> {
+pub fn rows_to_csv<T: Serialize>(rows: &[T]) -> Result<Vec<u8>, csv::Error> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     rows.iter().try_for_each(|r| writer.serialize(r))?;
     writer.into_inner().map_err(|e| e.into_error().into())

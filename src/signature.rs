@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// What is expected of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum ExpectedFile {
     Config,
     Card,
     Claims,
@@ -16,37 +16,41 @@ pub enum Wanted {
     Image,
 }
 
-impl Wanted {
+impl ExpectedFile {
     /// In words: `expected …`.
-    fn words(self) -> &'static str {
+    fn description(self) -> &'static str {
         match self {
-            Wanted::Config => "a config in YAML",
-            Wanted::Card => "a model card in YAML",
-            Wanted::Claims => "claims in YAML",
-            Wanted::Preset => "a preset in YAML",
-            Wanted::Onnx => "an ONNX file",
-            Wanted::Array => {
+            ExpectedFile::Config => "a config in YAML",
+            ExpectedFile::Card => "a model card in YAML",
+            ExpectedFile::Claims => "claims in YAML",
+            ExpectedFile::Preset => "a preset in YAML",
+            ExpectedFile::Onnx => "an ONNX file",
+            ExpectedFile::Array => {
                 "an array: .npy, .npz, .safetensors, .csv, .parquet, IDX or a folder of images"
             }
-            Wanted::Image => "an image, .png or .jpg",
+            ExpectedFile::Image => "an image, .png or .jpg",
         }
     }
 
     fn noun(self) -> &'static str {
         match self {
-            Wanted::Config => "config",
-            Wanted::Card => "card",
-            Wanted::Claims => "claims",
-            Wanted::Preset => "preset",
-            Wanted::Onnx | Wanted::Array | Wanted::Image => "file",
+            ExpectedFile::Config => "config",
+            ExpectedFile::Card => "card",
+            ExpectedFile::Claims => "claims",
+            ExpectedFile::Preset => "preset",
+            ExpectedFile::Onnx | ExpectedFile::Array | ExpectedFile::Image => "file",
         }
     }
 
     /// How a file of weights becomes what is wanted.
     fn weights_advice(self) -> &'static str {
         match self {
-            Wanted::Onnx => "export the network with `torch.onnx.export` and name the .onnx file",
-            Wanted::Card => "export the network to ONNX and describe it in a card.yaml beside it",
+            ExpectedFile::Onnx => {
+                "export the network with `torch.onnx.export` and name the .onnx file"
+            }
+            ExpectedFile::Card => {
+                "export the network to ONNX and describe it in a card.yaml beside it"
+            }
             _ => "save the array with `numpy.save`",
         }
     }
@@ -54,7 +58,7 @@ impl Wanted {
 
 /// Files that are often given in the place of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileKind {
     Empty,
     LfsPointer,
     AnnexPointer,
@@ -77,7 +81,7 @@ pub enum Kind {
 
 /// The kind of a file that begins with `bytes`; none where nothing stands out. A few kilobytes are
 /// enough, and for archives the whole.
-pub fn kind(bytes: &[u8]) -> Option<Kind> {
+pub fn detect_file_kind(bytes: &[u8]) -> Option<FileKind> {
     let begins = |with: &[u8]| bytes.starts_with(with);
     let head = &bytes[..bytes.len().min(512)];
     let lower = String::from_utf8_lossy(head)
@@ -96,101 +100,103 @@ pub fn kind(bytes: &[u8]) -> Option<Kind> {
             .any(|part| part.windows(word.len()).any(|w| w == word))
     };
     Some(match bytes {
-        [] => Kind::Empty,
-        _ if begins(b"version https://git-lfs.github.com/spec/") => Kind::LfsPointer,
+        [] => FileKind::Empty,
+        _ if begins(b"version https://git-lfs.github.com/spec/") => FileKind::LfsPointer,
         _ if begins(b"/annex/objects/") || lower.starts_with("../.git/annex/objects/") => {
-            Kind::AnnexPointer
+            FileKind::AnnexPointer
         }
         _ if lower.starts_with("<!doctype html")
             || lower.starts_with("<html")
             || lower.starts_with("<?xml") =>
         {
-            Kind::Html
+            FileKind::Html
         }
-        _ if begins(b"\x93NUMPY") => Kind::Npy,
+        _ if begins(b"\x93NUMPY") => FileKind::Npy,
         _ if begins(b"PK\x03\x04") && (holds(b"data.pkl") || holds(b"/constants.pkl")) => {
-            Kind::TorchZip
+            FileKind::TorchZip
         }
-        _ if begins(b"PK\x03\x04") && holds(b".npy") => Kind::Npz,
-        _ if begins(b"PK\x03\x04") => Kind::Zip,
-        [0x80, 2..=5, ..] => Kind::Pickle,
-        _ if begins(b"\x89HDF\r\n\x1a\n") => Kind::Hdf5,
-        _ if begins(b"PAR1") => Kind::Parquet,
-        _ if begins(b"GGUF") => Kind::Gguf,
+        _ if begins(b"PK\x03\x04") && holds(b".npy") => FileKind::Npz,
+        _ if begins(b"PK\x03\x04") => FileKind::Zip,
+        [0x80, 2..=5, ..] => FileKind::Pickle,
+        _ if begins(b"\x89HDF\r\n\x1a\n") => FileKind::Hdf5,
+        _ if begins(b"PAR1") => FileKind::Parquet,
+        _ if begins(b"GGUF") => FileKind::Gguf,
         _ if begins(b"\x89PNG")
             || begins(b"\xff\xd8\xff")
             || begins(b"GIF8")
             || begins(b"RIFF") =>
         {
-            Kind::Picture
+            FileKind::Picture
         }
-        _ if begins(b"\x1f\x8b") => Kind::Gzip,
-        _ if begins(b"%PDF") => Kind::Pdf,
+        _ if begins(b"\x1f\x8b") => FileKind::Gzip,
+        _ if begins(b"%PDF") => FileKind::Pdf,
         // The length of a JSON header, then its brace.
-        [_, _, _, _, 0, 0, 0, 0, b'{', b'"', ..] => Kind::Safetensors,
+        [_, _, _, _, 0, 0, 0, 0, b'{', b'"', ..] => FileKind::Safetensors,
         // Field 1 of a SavedModel is its version, 1; then comes a graph that says what it is.
-        [0x08, 0x01, 0x12, ..] if holds(b"saved_model") || holds(b"tensorflow") => Kind::SavedModel,
+        [0x08, 0x01, 0x12, ..] if holds(b"saved_model") || holds(b"tensorflow") => {
+            FileKind::SavedModel
+        }
         // Field 1 of an ONNX model is its IR version.
         [
             0x08,
             1..=20,
             0x12 | 0x1a | 0x22 | 0x28 | 0x32 | 0x3a | 0x42,
             ..,
-        ] => Kind::Onnx,
+        ] => FileKind::Onnx,
         _ => return None,
     })
 }
 
 /// Why a file with these bytes is not what is wanted, and the way out; none where it may be.
-pub fn refusal(bytes: &[u8], wanted: Wanted) -> Option<String> {
-    let kind = kind(bytes)?;
-    let words = wanted.words();
-    let array = wanted == Wanted::Array;
+pub fn explain_mismatch(bytes: &[u8], wanted: ExpectedFile) -> Option<String> {
+    let kind = detect_file_kind(bytes)?;
+    let words = wanted.description();
+    let array = wanted == ExpectedFile::Array;
     Some(match kind {
-        Kind::Empty => format!("it is empty, expected {words}"),
-        Kind::LfsPointer => {
+        FileKind::Empty => format!("it is empty, expected {words}"),
+        FileKind::LfsPointer => {
             "it is a git-lfs pointer, not the file itself; `git lfs pull` in its repository fetches it".to_owned()
         }
-        Kind::AnnexPointer => {
+        FileKind::AnnexPointer => {
             "it is a git-annex pointer, not the file itself; `git annex get` in its repository fetches it".to_owned()
         }
-        Kind::Html => {
+        FileKind::Html => {
             format!("it is a web page, perhaps an error saved under this name, expected {words}; download it again")
         }
-        Kind::TorchZip | Kind::Pickle => format!(
+        FileKind::TorchZip | FileKind::Pickle => format!(
             "it is a PyTorch checkpoint or another pickle, which is not opened because it can run code; expected \
              {words}: {}",
             wanted.weights_advice()
         ),
-        Kind::Hdf5 => {
+        FileKind::Hdf5 => {
             format!("it is an HDF5 file, such as Keras' weights, expected {words}: {}", wanted.weights_advice())
         }
-        Kind::SavedModel => format!("it is a TensorFlow SavedModel, expected {words}; `tf2onnx` converts it"),
-        Kind::Gguf => format!("it is a GGUF file of weights, expected {words}"),
-        Kind::Onnx if wanted == Wanted::Onnx => return None,
-        Kind::Onnx if wanted == Wanted::Card => {
+        FileKind::SavedModel => format!("it is a TensorFlow SavedModel, expected {words}; `tf2onnx` converts it"),
+        FileKind::Gguf => format!("it is a GGUF file of weights, expected {words}"),
+        FileKind::Onnx if wanted == ExpectedFile::Onnx => return None,
+        FileKind::Onnx if wanted == ExpectedFile::Card => {
             "it is an ONNX file, expected the model card: a card.yaml beside it that describes it".to_owned()
         }
-        Kind::Onnx => format!("it is an ONNX file, expected {words}"),
-        Kind::Safetensors if array => return None,
-        Kind::Safetensors if matches!(wanted, Wanted::Onnx | Wanted::Card) => {
+        FileKind::Onnx => format!("it is an ONNX file, expected {words}"),
+        FileKind::Safetensors if array => return None,
+        FileKind::Safetensors if matches!(wanted, ExpectedFile::Onnx | ExpectedFile::Card) => {
             format!("it is a .safetensors file of weights, expected {words}: {}", wanted.weights_advice())
         }
-        Kind::Npy | Kind::Npz | Kind::Safetensors | Kind::Parquet if !array => {
+        FileKind::Npy | FileKind::Npz | FileKind::Safetensors | FileKind::Parquet if !array => {
             format!("it is a file of data, an array, expected {words}")
         }
-        Kind::Picture if wanted != Wanted::Image && !array => format!("it is an image, expected {words}"),
-        Kind::Zip if array => return None,
-        Kind::Zip => format!("it is a zip archive, expected {words}; unpack it first"),
-        Kind::Gzip if array => return None,
-        Kind::Gzip => format!("it is compressed (gzip), expected {words}; unpack it first"),
-        Kind::Pdf => format!("it is a PDF, expected {words}"),
-        Kind::Npy | Kind::Npz | Kind::Parquet | Kind::Picture | Kind::Safetensors => return None,
+        FileKind::Picture if wanted != ExpectedFile::Image && !array => format!("it is an image, expected {words}"),
+        FileKind::Zip if array => return None,
+        FileKind::Zip => format!("it is a zip archive, expected {words}; unpack it first"),
+        FileKind::Gzip if array => return None,
+        FileKind::Gzip => format!("it is compressed (gzip), expected {words}; unpack it first"),
+        FileKind::Pdf => format!("it is a PDF, expected {words}"),
+        FileKind::Npy | FileKind::Npz | FileKind::Parquet | FileKind::Picture | FileKind::Safetensors => return None,
     })
 }
 
 /// Why there is nothing to read at `path`: it is a folder, or a link to a file of git-annex that is not there.
-pub fn absent(path: &Path) -> Option<String> {
+pub fn explain_missing(path: &Path) -> Option<String> {
     if let Ok(target) = path.read_link()
         && !path.exists()
     {
@@ -209,20 +215,20 @@ pub fn absent(path: &Path) -> Option<String> {
 ///
 /// # Errors
 /// A sentence that says what the file is instead, or why it cannot be read.
-pub fn text(path: &Path, wanted: Wanted) -> Result<String, String> {
-    if let Some(why) = absent(path) {
+pub fn read_yaml_text(path: &Path, wanted: ExpectedFile) -> Result<String, String> {
+    if let Some(why) = explain_missing(path) {
         return Err(why);
     }
     if path.is_dir() {
-        return Err(format!("it is a folder, expected {}", wanted.words()));
+        return Err(format!("it is a folder, expected {}", wanted.description()));
     }
     let bytes =
         std::fs::read(path).map_err(|e| format!("the {} cannot be read: {e}", wanted.noun()))?;
-    if let Some(why) = refusal(&bytes, wanted) {
+    if let Some(why) = explain_mismatch(&bytes, wanted) {
         return Err(why);
     }
     String::from_utf8(bytes)
-        .map_err(|_| format!("it is no text in UTF-8, expected {}", wanted.words()))
+        .map_err(|_| format!("it is no text in UTF-8, expected {}", wanted.description()))
 }
 
 #[cfg(test)]
@@ -231,80 +237,84 @@ mod tests {
 
     /// Each kind by a file's beginning, and a word that its refusal has where a card, a model and an array are wanted.
     #[test]
-    fn every_kind_has_its_sentence() {
+    fn every_file_kind_is_refused_with_advice() {
         let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n";
-        let cases: [(&[u8], Kind, [&str; 3]); 15] = [
-            (b"", Kind::Empty, ["it is empty"; 3]),
-            (pointer.as_bytes(), Kind::LfsPointer, ["`git lfs pull`"; 3]),
+        let cases: [(&[u8], FileKind, [&str; 3]); 15] = [
+            (b"", FileKind::Empty, ["it is empty"; 3]),
+            (
+                pointer.as_bytes(),
+                FileKind::LfsPointer,
+                ["`git lfs pull`"; 3],
+            ),
             (
                 b"/annex/objects/SHA256E-s3--0.onnx\n",
-                Kind::AnnexPointer,
+                FileKind::AnnexPointer,
                 ["`git annex get`"; 3],
             ),
-            (b"\n<!DOCTYPE html><html>", Kind::Html, ["web page"; 3]),
+            (b"\n<!DOCTYPE html><html>", FileKind::Html, ["web page"; 3]),
             (
                 b"\x93NUMPY\x01\x00",
-                Kind::Npy,
+                FileKind::Npy,
                 ["file of data", "file of data", ""],
             ),
             (
                 b"PK\x03\x04....a.npy",
-                Kind::Npz,
+                FileKind::Npz,
                 ["file of data", "file of data", ""],
             ),
             (
                 b"PK\x03\x04....archive/data.pkl",
-                Kind::TorchZip,
+                FileKind::TorchZip,
                 ["PyTorch", "torch.onnx.export", "numpy.save"],
             ),
             (
                 b"PK\x03\x04....word/document.xml",
-                Kind::Zip,
+                FileKind::Zip,
                 ["zip", "zip", ""],
             ),
             (
                 b"\x80\x02}q\x00.",
-                Kind::Pickle,
+                FileKind::Pickle,
                 ["pickle", "torch.onnx.export", "can run code"],
             ),
             (
                 b"\x89HDF\r\n\x1a\n\x00",
-                Kind::Hdf5,
+                FileKind::Hdf5,
                 ["HDF5", "HDF5", "HDF5"],
             ),
             (
                 b"\x40\0\0\0\0\0\0\0{\"w\":",
-                Kind::Safetensors,
+                FileKind::Safetensors,
                 ["weights", "weights", ""],
             ),
             (
                 b"\x08\x08\x12\x07pytorch",
-                Kind::Onnx,
+                FileKind::Onnx,
                 ["card.yaml", "", "ONNX"],
             ),
             (
                 b"\x08\x01\x12\x05\x12..saved_model",
-                Kind::SavedModel,
+                FileKind::SavedModel,
                 ["SavedModel", "tf2onnx", "SavedModel"],
             ),
             (
                 b"\x89PNG\r\n\x1a\n",
-                Kind::Picture,
+                FileKind::Picture,
                 ["an image", "an image", ""],
             ),
             (
                 b"PAR1\x15",
-                Kind::Parquet,
+                FileKind::Parquet,
                 ["file of data", "file of data", ""],
             ),
         ];
         for (bytes, expected, words) in cases {
-            assert_eq!(kind(bytes), Some(expected));
-            for (wanted, word) in [Wanted::Card, Wanted::Onnx, Wanted::Array]
+            assert_eq!(detect_file_kind(bytes), Some(expected));
+            for (wanted, word) in [ExpectedFile::Card, ExpectedFile::Onnx, ExpectedFile::Array]
                 .into_iter()
                 .zip(words)
             {
-                match refusal(bytes, wanted) {
+                match explain_mismatch(bytes, wanted) {
                     Some(why) => assert!(
                         !word.is_empty() && why.contains(word),
                         "{expected:?} {wanted:?}: {why}"
@@ -314,7 +324,7 @@ mod tests {
             }
         }
         for text in ["name: a\nshape: [2]\n", "a,b\n1,2\n", "0.5 1.5\n"] {
-            assert_eq!(kind(text.as_bytes()), None, "{text}");
+            assert_eq!(detect_file_kind(text.as_bytes()), None, "{text}");
         }
     }
 }

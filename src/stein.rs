@@ -13,16 +13,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::field::{EvalError, ScalarField, VectorField};
-use crate::flow::path::Curve;
+use crate::flow::path::PathCurve;
 use crate::flow::prediction::Prediction;
 use crate::num::Batch;
-use crate::num::key::{Key, Purpose, SampleId};
+use crate::num::key::{Purpose, RngKey, SampleId};
 use crate::num::stats::{self, Estimate};
 
 /// What is asked of one head, as `stein:` of a likelihood entry gives it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Stein {
+pub struct SteinTest {
     pub head: String,
     /// Strata of time, equal in ln(σ/α) where that is finite at both ends, else in time.
     pub times: usize,
@@ -30,17 +30,17 @@ pub struct Stein {
     pub samples: usize,
     /// Random Fourier features among the test functions.
     pub features: usize,
-    pub score: Score,
+    pub score: SteinScore,
 }
 
-impl Default for Stein {
+impl Default for SteinTest {
     fn default() -> Self {
-        Stein {
+        SteinTest {
             head: "stad".to_owned(),
             times: 8,
             samples: 2000,
             features: 16,
-            score: Score::Noise,
+            score: SteinScore::Noise,
         }
     }
 }
@@ -49,7 +49,7 @@ impl Default for Stein {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
-pub enum Score {
+pub enum SteinScore {
     /// −ε/σ: right for any model, at the price of its noise.
     #[default]
     Noise,
@@ -59,41 +59,46 @@ pub enum Score {
 }
 
 /// Coordinates among the test functions, evenly spread over a sample's numbers.
-const COORDINATES: usize = 8;
+const MAX_COORDINATES: usize = 8;
 
 /// A test function g with v·∇g.
 #[derive(Debug, Clone, PartialEq)]
-enum Function {
-    One,
+enum TestFunction {
+    Constant,
     Coordinate(usize),
     /// |x|²/d.
     Square,
     /// cos(ωᵀx/s + b), ω of variance 1/d per coordinate and s the scale of the states.
-    Feature {
+    FourierFeature {
         number: usize,
         omega: Array1<f64>,
         phase: f64,
     },
 }
 
-impl Function {
+impl TestFunction {
     fn name(&self) -> String {
         match self {
-            Function::One => "1".to_owned(),
-            Function::Coordinate(a) => format!("x[{a}]"),
-            Function::Square => "x.x/d".to_owned(),
-            Function::Feature { number, .. } => format!("cos {number}"),
+            TestFunction::Constant => "1".to_owned(),
+            TestFunction::Coordinate(a) => format!("x[{a}]"),
+            TestFunction::Square => "x.x/d".to_owned(),
+            TestFunction::FourierFeature { number, .. } => format!("cos {number}"),
         }
     }
 
     /// g(x) and v·∇g(x), for states of scale `s`.
-    fn at(&self, x: ndarray::ArrayView1<f64>, v: ndarray::ArrayView1<f64>, s: f64) -> (f64, f64) {
+    fn value_and_directional_derivative(
+        &self,
+        x: ndarray::ArrayView1<f64>,
+        v: ndarray::ArrayView1<f64>,
+        s: f64,
+    ) -> (f64, f64) {
         let d = x.len() as f64;
         match self {
-            Function::One => (1.0, 0.0),
-            Function::Coordinate(a) => (x[*a] / s, v[*a] / s),
-            Function::Square => (x.dot(&x) / (d * s * s), 2.0 * x.dot(&v) / (d * s * s)),
-            Function::Feature { omega, phase, .. } => {
+            TestFunction::Constant => (1.0, 0.0),
+            TestFunction::Coordinate(a) => (x[*a] / s, v[*a] / s),
+            TestFunction::Square => (x.dot(&x) / (d * s * s), 2.0 * x.dot(&v) / (d * s * s)),
+            TestFunction::FourierFeature { omega, phase, .. } => {
                 let angle = omega.dot(&x) / s + phase;
                 (angle.cos(), -angle.sin() * omega.dot(&v) / s)
             }
@@ -102,8 +107,8 @@ impl Function {
 }
 
 /// Time in strata: a variable u that runs from the data end to the prior end.
-struct Strata<'a> {
-    curve: &'a Curve,
+struct TimeStrata<'a> {
+    curve: &'a PathCurve,
     first: f64,
     last: f64,
     /// Whether u is ln(σ/α), or time itself where that is not finite.
@@ -111,8 +116,8 @@ struct Strata<'a> {
     count: usize,
 }
 
-impl<'a> Strata<'a> {
-    fn new(curve: &'a Curve, count: usize) -> Strata<'a> {
+impl<'a> TimeStrata<'a> {
+    fn new(curve: &'a PathCurve, count: usize) -> TimeStrata<'a> {
         let (start, end) = (curve.data_end(), curve.prior_end());
         let of = |t: f64| -curve.at(t).half_log_snr();
         let logarithmic = of(start).is_finite() && of(end).is_finite();
@@ -121,7 +126,7 @@ impl<'a> Strata<'a> {
         } else {
             (start, end)
         };
-        Strata {
+        TimeStrata {
             curve,
             first,
             last,
@@ -148,7 +153,7 @@ impl<'a> Strata<'a> {
 
 /// One test function in one stratum.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Residual {
+pub struct SteinResidual {
     /// The stratum's ends, in the card's time.
     pub from: f64,
     pub to: f64,
@@ -162,13 +167,13 @@ pub struct Residual {
 
 /// What the tests of one head say.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Findings {
-    pub residuals: Vec<Residual>,
+pub struct SteinTestResults {
+    pub residuals: Vec<SteinResidual>,
     /// Mean over data of log p by the head minus log p by the true divergence, in nats.
     pub bias: Estimate,
 }
 
-impl Stein {
+impl SteinTest {
     /// Refuses parameters that make no sense, by their key.
     ///
     /// # Errors
@@ -179,29 +184,29 @@ impl Stein {
             ("samples", self.samples, 10, 1_000_000),
             ("features", self.features, 0, 1000),
         ] {
-            crate::registry::within(key, value, least, most)?;
+            crate::registry::check_bounds(key, value, least, most)?;
         }
         Ok(())
     }
 
-    fn functions(&self, key: Key, dim: usize) -> Vec<Function> {
-        let count = dim.min(COORDINATES);
-        let coordinates = (0..count).map(|i| Function::Coordinate(i * dim / count));
+    fn test_functions(&self, key: RngKey, dim: usize) -> Vec<TestFunction> {
+        let count = dim.min(MAX_COORDINATES);
+        let coordinates = (0..count).map(|i| TestFunction::Coordinate(i * dim / count));
         let features = (0..self.features).map(|number| {
             // Beyond the addresses of samples.
             let address = (1u64 << 60) + number as u64;
             let omega = key.normal(Purpose::SteinTest, address, 0, dim) / (dim as f64).sqrt();
             let phase = std::f64::consts::TAU * key.uniform_at(Purpose::SteinTest, address, 0, 1);
-            Function::Feature {
+            TestFunction::FourierFeature {
                 number,
                 omega,
                 phase,
             }
         });
-        [Function::One]
+        [TestFunction::Constant]
             .into_iter()
             .chain(coordinates)
-            .chain([Function::Square])
+            .chain([TestFunction::Square])
             .chain(features)
             .collect()
     }
@@ -214,13 +219,16 @@ impl Stein {
         &self,
         field: &mut dyn VectorField,
         head: &mut dyn ScalarField,
-        curve: &Curve,
-        key: Key,
+        curve: &PathCurve,
+        key: RngKey,
         samples: &[SampleId],
         clean: &Batch,
     ) -> Result<Array3<f64>, EvalError> {
         let (n, dim) = clean.dim();
-        let (functions, strata) = (self.functions(key, dim), Strata::new(curve, self.times));
+        let (functions, strata) = (
+            self.test_functions(key, dim),
+            TimeStrata::new(curve, self.times),
+        );
         let mut out = Array3::zeros((n, self.times, functions.len()));
         for k in 0..self.times {
             let places: Vec<(f64, f64)> = (samples.iter())
@@ -245,15 +253,15 @@ impl Stein {
                     let scale = (s.alpha * s.alpha + s.sigma * s.sigma).sqrt();
                     let (x, v) = (x.row(i), v.row(i));
                     let slope = match self.score {
-                        Score::Noise => -v.dot(&noise.row(i)) / s.sigma,
-                        Score::Model => {
+                        SteinScore::Noise => -v.dot(&noise.row(i)) / s.sigma,
+                        SteinScore::Model => {
                             let view = Prediction::Velocity.denoised(&s);
                             let denoised = &x * view.a + &v * view.b;
                             v.dot(&(denoised * s.alpha - x)) / (s.sigma * s.sigma)
                         }
                     };
                     for (j, function) in functions.iter().enumerate() {
-                        let (g, along) = function.at(x, v, scale);
+                        let (g, along) = function.value_and_directional_derivative(x, v, scale);
                         // A state and its mirror image are one draw: what is even in ε cancels between them.
                         out[[i, k, j]] += 0.5 * places[i].1 * (g * (divergence[i] + slope) + along);
                     }
@@ -264,14 +272,17 @@ impl Stein {
     }
 
     /// The tests, from the residuals of all samples.
-    pub fn findings(
+    pub fn summarize(
         &self,
-        curve: &Curve,
-        key: Key,
+        curve: &PathCurve,
+        key: RngKey,
         dim: usize,
         residuals: &Array3<f64>,
-    ) -> Findings {
-        let (functions, strata) = (self.functions(key, dim), Strata::new(curve, self.times));
+    ) -> SteinTestResults {
+        let (functions, strata) = (
+            self.test_functions(key, dim),
+            TimeStrata::new(curve, self.times),
+        );
         let tests = (self.times * functions.len()) as f64;
         let nothing = Estimate {
             value: f64::NAN,
@@ -287,7 +298,7 @@ impl Stein {
                     .copied()
                     .filter(|v| v.is_finite())
                     .collect();
-                let mean = stats::mean(&values).unwrap_or(nothing);
+                let mean = stats::mean_estimate(&values).unwrap_or(nothing);
                 // A residual that is zero throughout speaks for the head, and not against it.
                 let z = match mean.stderr {
                     Some(e) if e > 0.0 => mean.value / e,
@@ -295,8 +306,8 @@ impl Stein {
                     _ => f64::NAN,
                 };
                 let (from, to) = (strata.time(k, 0.0).0, strata.time(k, 1.0).0);
-                let p = (tests * stats::two_sided(z)).min(1.0);
-                found.push(Residual {
+                let p = (tests * stats::normal_two_sided_p(z)).min(1.0);
+                found.push(SteinResidual {
                     from,
                     to,
                     function: function.name(),
@@ -308,9 +319,9 @@ impl Stein {
         }
         let bias = residuals.index_axis(Axis(2), 0).sum_axis(Axis(1)) * strata.width();
         let bias: Vec<f64> = bias.iter().copied().filter(|v| v.is_finite()).collect();
-        Findings {
+        SteinTestResults {
             residuals: found,
-            bias: stats::mean(&bias).unwrap_or(nothing),
+            bias: stats::mean_estimate(&bias).unwrap_or(nothing),
         }
     }
 }
@@ -318,34 +329,34 @@ impl Stein {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::field::Linearized;
-    use crate::flow::path::Path;
-    use crate::model::analytic::{self, Mixture};
-    use crate::num::Blocks;
+    use crate::flow::field::JacobianOperator;
+    use crate::flow::path::ProbabilityPath;
+    use crate::model::analytic::{self, AnalyticMixture};
+    use crate::num::TangentBatch;
 
-    fn divergence(model: &mut Mixture, t: &[f64], x: &Batch) -> Vec<f64> {
+    fn divergence(model: &mut AnalyticMixture, t: &[f64], x: &Batch) -> Vec<f64> {
         let d = x.ncols();
         let basis =
-            Blocks::from_shape_fn((d, x.nrows(), d), |(i, _, j)| f64::from(u8::from(i == j)));
+            TangentBatch::from_shape_fn((d, x.nrows(), d), |(i, _, j)| f64::from(u8::from(i == j)));
         model
-            .quadratic(t, x, &basis)
+            .quadratic_form(t, x, &basis)
             .expect("analytic")
             .sum_axis(Axis(0))
             .to_vec()
     }
 
     /// A head by its formula.
-    struct Head<F>(Mixture, F);
+    struct Head<F>(AnalyticMixture, F);
 
-    impl<F: Fn(&mut Mixture, &[f64], &Batch) -> Vec<f64> + Send> ScalarField for Head<F> {
+    impl<F: Fn(&mut AnalyticMixture, &[f64], &Batch) -> Vec<f64> + Send> ScalarField for Head<F> {
         fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
             Ok(self.1(&mut self.0, t, x))
         }
     }
 
     /// Data of the model's own law.
-    fn data(model: &Mixture, n: usize) -> Batch {
-        let (key, d) = (Key { seed: 31 }, model.means.ncols());
+    fn data(model: &AnalyticMixture, n: usize) -> Batch {
+        let (key, d) = (RngKey { seed: 31 }, model.means.ncols());
         let mut x = Batch::zeros((n, d));
         for (i, mut row) in x.rows_mut().into_iter().enumerate() {
             let u = key.uniform(Purpose::Check, i as u64, 1, 1)[0];
@@ -356,12 +367,15 @@ mod tests {
         x
     }
 
-    fn test<F>(path: &Path, spec: &Stein, head: F) -> Findings
+    fn test<F>(path: &ProbabilityPath, spec: &SteinTest, head: F) -> SteinTestResults
     where
-        F: Fn(&mut Mixture, &[f64], &Batch) -> Vec<f64> + Send,
+        F: Fn(&mut AnalyticMixture, &[f64], &Batch) -> Vec<f64> + Send,
     {
         let curve = path.curve().expect("right");
-        let (mut model, key) = (analytic::example(curve.clone(), 3), Key { seed: 7 });
+        let (mut model, key) = (
+            analytic::example_mixture(curve.clone(), 3),
+            RngKey { seed: 7 },
+        );
         let (x, ids) = (
             data(&model, spec.samples),
             (0..spec.samples as u64).collect::<Vec<_>>(),
@@ -370,29 +384,29 @@ mod tests {
         let residuals = spec
             .residuals(&mut model, &mut head, &curve, key, &ids, &x)
             .expect("analytic");
-        spec.findings(&curve, key, 3, &residuals)
+        spec.summarize(&curve, key, 3, &residuals)
     }
 
-    fn paths() -> Vec<Path> {
-        let mut paths = Path::defaults();
-        paths.push(Path::Edm {
+    fn paths() -> Vec<ProbabilityPath> {
+        let mut paths = ProbabilityPath::defaults();
+        paths.push(ProbabilityPath::Edm {
             sigma_min: 0.05,
             sigma_max: 20.0,
         });
         paths
     }
 
-    fn small(score: Score) -> Stein {
-        Stein {
+    fn small(score: SteinScore) -> SteinTest {
+        SteinTest {
             times: 3,
             samples: 1500,
             features: 4,
             score,
-            ..Stein::default()
+            ..SteinTest::default()
         }
     }
 
-    fn worst(findings: &Findings, of: impl Fn(&str) -> bool) -> f64 {
+    fn worst(findings: &SteinTestResults, of: impl Fn(&str) -> bool) -> f64 {
         let z = findings
             .residuals
             .iter()
@@ -403,9 +417,9 @@ mod tests {
 
     /// T12: the true divergence passes on every path, by either score, and has no bias.
     #[test]
-    fn the_true_divergence_passes() {
+    fn stein_test_passes_for_the_true_divergence() {
         for path in paths() {
-            for score in [Score::Noise, Score::Model] {
+            for score in [SteinScore::Noise, SteinScore::Model] {
                 let found = test(&path, &small(score), divergence);
                 assert_eq!(found.residuals.len(), 3 * (1 + 3 + 1 + 4));
                 assert!(
@@ -428,8 +442,8 @@ mod tests {
     /// Its residual is v·∇g: g = x sees E[v], which is not zero where data of a mean are scaled by α, and is zero
     /// on edm, where |x|² sees it.
     #[test]
-    fn a_head_that_is_right_in_the_mean_alone_is_caught() {
-        let wrong = |m: &mut Mixture, t: &[f64], x: &Batch| -> Vec<f64> {
+    fn stein_test_rejects_a_head_that_is_unbiased_only_in_the_mean() {
+        let wrong = |m: &mut AnalyticMixture, t: &[f64], x: &Batch| -> Vec<f64> {
             let v = m.velocity(t, x).expect("analytic");
             (0..t.len())
                 .map(|i| {
@@ -440,7 +454,7 @@ mod tests {
                 })
                 .collect()
         };
-        let flow = Path::FlowMatching {
+        let flow = ProbabilityPath::FlowMatching {
             data_at: 1,
             t_min: 0.02,
             t_max: 0.98,
@@ -448,14 +462,14 @@ mod tests {
         for (path, caught) in [
             (flow, "x["),
             (
-                Path::Edm {
+                ProbabilityPath::Edm {
                     sigma_min: 0.05,
                     sigma_max: 20.0,
                 },
                 "x.x/d",
             ),
         ] {
-            for score in [Score::Noise, Score::Model] {
+            for score in [SteinScore::Noise, SteinScore::Model] {
                 let found = test(&path, &small(score), wrong);
                 let largest = |name: &str| {
                     worst(&found, |f| f.starts_with(name) && (name != "1" || f == "1"))
@@ -487,20 +501,20 @@ mod tests {
 
     /// A constant error per unit of ln σ is a bias of known size, found within its standard error.
     #[test]
-    fn a_bias_is_found_in_nats() {
+    fn stein_test_measures_a_known_bias() {
         for path in [
-            Path::Edm {
+            ProbabilityPath::Edm {
                 sigma_min: 0.05,
                 sigma_max: 20.0,
             },
-            Path::FlowMatching {
+            ProbabilityPath::FlowMatching {
                 data_at: 1,
                 t_min: 0.0,
                 t_max: 1.0,
             },
         ] {
-            let of_time = matches!(path, Path::FlowMatching { .. });
-            let biased = |m: &mut Mixture, t: &[f64], x: &Batch| -> Vec<f64> {
+            let of_time = matches!(path, ProbabilityPath::FlowMatching { .. });
+            let biased = |m: &mut AnalyticMixture, t: &[f64], x: &Batch| -> Vec<f64> {
                 let error = t.iter().map(|t| if of_time { 0.5 } else { 0.5 / t });
                 divergence(m, t, x)
                     .iter()
@@ -510,7 +524,7 @@ mod tests {
             };
             // ∫ 0.5 dt from t = 1 to 0, and ∫ 0.5 dσ/σ from 0.05 to 20.
             let known = if of_time { -0.5 } else { 0.5 * 400f64.ln() };
-            let found = test(&path, &small(Score::Noise), biased).bias;
+            let found = test(&path, &small(SteinScore::Noise), biased).bias;
             let error = found.stderr.expect("many");
             assert!(
                 (found.value - known).abs() < 4.0 * error && error < 0.3,
@@ -520,18 +534,27 @@ mod tests {
     }
 
     #[test]
-    fn gradients_of_the_test_functions_agree_with_differences() {
-        let spec = Stein {
+    fn test_function_gradients_match_finite_differences() {
+        let spec = SteinTest {
             features: 3,
-            ..Stein::default()
+            ..SteinTest::default()
         };
-        let x = Key { seed: 1 }.normal(Purpose::Check, 0, 0, 5);
-        let v = Key { seed: 1 }.normal(Purpose::Check, 1, 0, 5);
-        for function in spec.functions(Key { seed: 2 }, 5) {
-            let value = |h: f64| function.at((&x + &(&v * h)).view(), v.view(), 1.7).0;
+        let x = RngKey { seed: 1 }.normal(Purpose::Check, 0, 0, 5);
+        let v = RngKey { seed: 1 }.normal(Purpose::Check, 1, 0, 5);
+        for function in spec.test_functions(RngKey { seed: 2 }, 5) {
+            let value = |h: f64| {
+                function
+                    .value_and_directional_derivative((&x + &(&v * h)).view(), v.view(), 1.7)
+                    .0
+            };
             let slope = (value(1e-5) - value(-1e-5)) / 2e-5;
             assert!(
-                (function.at(x.view(), v.view(), 1.7).1 - slope).abs() < 1e-8,
+                (function
+                    .value_and_directional_derivative(x.view(), v.view(), 1.7)
+                    .1
+                    - slope)
+                    .abs()
+                    < 1e-8,
                 "{}",
                 function.name()
             );
@@ -539,20 +562,21 @@ mod tests {
     }
 
     #[test]
-    fn no_sample_feels_its_batch_and_the_data_may_serve_again() {
-        let curve = Path::Edm {
+    fn stein_residuals_are_batch_independent_and_data_may_repeat() {
+        let curve = ProbabilityPath::Edm {
             sigma_min: 0.05,
             sigma_max: 20.0,
         }
         .curve()
         .expect("right");
-        let mut model = analytic::example(curve.clone(), 3);
-        let (spec, key) = (small(Score::Noise), Key { seed: 7 });
+        let mut model = analytic::example_mixture(curve.clone(), 3);
+        let (spec, key) = (small(SteinScore::Noise), RngKey { seed: 7 });
         let x = data(&model, 4);
         let mut run = |ids: &[u64], x: &Batch| {
-            let mut head = Head(model.clone(), |m: &mut Mixture, t: &[f64], x: &Batch| {
-                divergence(m, t, x)
-            });
+            let mut head = Head(
+                model.clone(),
+                |m: &mut AnalyticMixture, t: &[f64], x: &Batch| divergence(m, t, x),
+            );
             spec.residuals(&mut model, &mut head, &curve, key, ids, x)
                 .expect("analytic")
         };

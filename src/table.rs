@@ -8,16 +8,16 @@ use polars::prelude::*;
 use serde::de::DeserializeOwned;
 
 use crate::budget;
-use crate::convention::{self, Setting};
-use crate::data::read_npy;
-use crate::frontier::{self, Averages};
-use crate::journal::{Outcome, Part, array_file, row_file, step_file};
-use crate::metric::paired::Method;
+use crate::convention::{self, ConventionContext};
+use crate::data::decode_npy_f32;
+use crate::frontier::{self, AveragingCounts};
+use crate::journal::{Outcome, RunDirectory, array_file, row_file, step_file};
+use crate::metric::paired::PairedErrorMethod;
 use crate::num::stats;
-use crate::plan::{Plan, Trial, Work, solver_label};
+use crate::plan::{Plan, Trial, TrialWork, solver_label};
 use crate::rows::{
-    Contrast, Convention, Density, Gallery, LikelihoodRow, MapRow, MetricRow, Pair, Profile,
-    Refined, Sample, SampleRow, Stein, Step, Summary, Tables,
+    ContrastRow, ConventionRow, DensityRow, Gallery, LikelihoodRow, MapRow, MetricRow, PairRow,
+    ProfileRow, RefinedRow, SampleLikelihoodRow, SampleRow, SteinRow, StepRow, SummaryRow, Tables,
 };
 
 mod gaps;
@@ -26,50 +26,52 @@ mod gaps;
 ///
 /// # Errors
 /// Where a row file cannot be read, by its name.
-pub fn tables(plan: &Plan, parts: &[Part]) -> Result<Tables> {
+pub fn load_tables(plan: &Plan, parts: &[RunDirectory]) -> Result<Tables> {
     let mut tables = Tables::default();
     let mut likelihoods: Vec<LikelihoodRow> = Vec::new();
     let mut references: BTreeMap<String, [String; 2]> = BTreeMap::new();
-    let mut refined: Vec<Refined> = Vec::new();
-    let mut averages = Averages::new();
-    let mut spent = Spent::default();
+    let mut refined: Vec<RefinedRow> = Vec::new();
+    let mut averages = AveragingCounts::new();
+    let mut spent = SamplingCosts::default();
     let finished = plan
         .trials
         .iter()
-        .filter_map(|t| Some((t, Part::holder(parts, &t.id)?)));
-    for (trial, Part { dir, journal }) in finished {
+        .filter_map(|t| Some((t, RunDirectory::holding_trial(parts, &t.id)?)));
+    for (trial, RunDirectory { dir, journal }) in finished {
         let path = row_file(dir, &trial.id);
         match &trial.work {
-            Work::Likelihood(w) => {
+            TrialWork::Likelihood(w) => {
                 let (estimator, solver) = match &w.against {
                     Some(against) => (&against.estimator, &against.solver),
                     None => (&w.estimators[w.reference], &w.solver),
                 };
                 references.insert(trial.id.clone(), [estimator.label(), solver_label(solver)]);
                 averages.extend(w.estimators.iter().filter_map(|e| {
-                    let (what, count) = e.averages()?;
+                    let (what, count) = e.averaging_parameter()?;
                     Some((e.label(), (what.to_owned(), count)))
                 }));
-                likelihoods.extend(read::<LikelihoodRow>(&path)?);
+                likelihoods.extend(read_csv_rows::<LikelihoodRow>(&path)?);
             }
-            Work::Budget(_) => refined.extend(read::<Refined>(&path)?),
-            Work::Contrast(_) => tables
-                .contrasts
-                .extend(read::<Contrast>(&path)?.into_iter().map(with_interval)),
-            Work::Maps(_) => tables.maps.extend(read::<MapRow>(&path)?),
-            Work::Profile(_) => tables.profile.extend(read::<Profile>(&path)?),
-            Work::Stein { .. } => tables.stein.extend(read::<Stein>(&path)?),
-            Work::Density { .. } => tables.density.extend(read::<Density>(&path)?),
-            Work::Metrics { .. } => {
+            TrialWork::Budget(_) => refined.extend(read_csv_rows::<RefinedRow>(&path)?),
+            TrialWork::Contrast(_) => tables.contrasts.extend(
+                read_csv_rows::<ContrastRow>(&path)?
+                    .into_iter()
+                    .map(with_interval),
+            ),
+            TrialWork::Maps(_) => tables.maps.extend(read_csv_rows::<MapRow>(&path)?),
+            TrialWork::Profile(_) => tables.profile.extend(read_csv_rows::<ProfileRow>(&path)?),
+            TrialWork::Stein { .. } => tables.stein.extend(read_csv_rows::<SteinRow>(&path)?),
+            TrialWork::Density { .. } => tables.density.extend(read_csv_rows::<DensityRow>(&path)?),
+            TrialWork::Metrics { .. } => {
                 tables.metrics.extend(
-                    read::<MetricRow>(&path)?
+                    read_csv_rows::<MetricRow>(&path)?
                         .into_iter()
-                        .map(|row| spent.put(row)),
+                        .map(|row| spent.with_cost(row)),
                 );
-                tables.galleries.extend(gallery(dir, plan, trial)?);
+                tables.galleries.extend(load_gallery(dir, plan, trial)?);
             }
-            Work::Sample { .. } => {
-                spent.add(&read::<SampleRow>(&path)?);
+            TrialWork::Sample { .. } => {
+                spent.add(&read_csv_rows::<SampleRow>(&path)?);
                 if matches!(
                     journal.outcomes.get(&trial.id),
                     Some(Outcome::Finished {
@@ -79,46 +81,48 @@ pub fn tables(plan: &Plan, parts: &[Part]) -> Result<Tables> {
                 ) {
                     tables
                         .steps
-                        .extend(read::<Step>(&step_file(dir, &trial.id))?);
+                        .extend(read_csv_rows::<StepRow>(&step_file(dir, &trial.id))?);
                 }
             }
         }
     }
-    tables.samples = likelihoods.iter().map(sample).collect();
-    tables.samples.sort_by(|a, b| order(a).cmp(&order(b)));
-    compare(&likelihoods, &references, &mut tables)?;
-    tables.conventions = conventions(plan, &tables.summary);
+    tables.samples = likelihoods.iter().map(sample_from_likelihood_row).collect();
+    tables
+        .samples
+        .sort_by(|a, b| sample_sort_key(a).cmp(&sample_sort_key(b)));
+    add_summaries_and_pairs(&likelihoods, &references, &mut tables)?;
+    tables.conventions = convention_rows(plan, &tables.summary);
     let dims = plan
         .models
         .iter()
         .map(|m| (m.name.clone(), m.shape.iter().product()))
         .collect();
-    tables.budget = budget::lines(&tables.summary, &refined, &dims);
-    budget::into_summaries(&mut tables.summary, &tables.budget);
-    tables.frontier = frontier::lines(&tables.summary, &tables.samples, &averages, &dims);
-    tables.gaps = gaps::gaps(&likelihoods);
+    tables.budget = budget::budget_rows(&tables.summary, &refined, &dims);
+    budget::set_solver_bias(&mut tables.summary, &tables.budget);
+    tables.frontier = frontier::frontier_rows(&tables.summary, &tables.samples, &averages, &dims);
+    tables.gaps = gaps::dataset_gap_rows(&likelihoods);
     Ok(tables)
 }
 
 /// A difference with its 95 % interval, whatever version of the program wrote the row.
-fn with_interval(row: Contrast) -> Contrast {
+fn with_interval(row: ContrastRow) -> ContrastRow {
     let n = row.n.min(row.n_reference);
-    let half = match Method::named(&row.method) {
+    let half = match PairedErrorMethod::from_name(&row.method) {
         Some(method) => method.half_width(row.difference_stderr, n),
-        None => stats::half_width(row.difference_stderr, Some(n), 0.95),
+        None => stats::confidence_half_width(row.difference_stderr, Some(n), 0.95),
     };
-    Contrast {
+    ContrastRow {
         low: row.difference - half,
         high: row.difference + half,
         ..row
     }
 }
 
-fn order(s: &Sample) -> (&str, &str, &str, &str, usize) {
+fn sample_sort_key(s: &SampleLikelihoodRow) -> (&str, &str, &str, &str, usize) {
     (&s.model, &s.dataset, &s.solver, &s.estimator, s.sample)
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+fn read_csv_rows<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let mut reader = csv::Reader::from_path(path).with_context(|| path.display().to_string())?;
     reader
         .deserialize()
@@ -126,8 +130,8 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
         .with_context(|| path.display().to_string())
 }
 
-fn sample(r: &LikelihoodRow) -> Sample {
-    Sample {
+fn sample_from_likelihood_row(r: &LikelihoodRow) -> SampleLikelihoodRow {
+    SampleLikelihoodRow {
         model: r.model.clone(),
         dataset: r.dataset.clone(),
         estimator: r.estimator.clone(),
@@ -150,28 +154,32 @@ fn sample(r: &LikelihoodRow) -> Sample {
 }
 
 /// Every summary under every convention.
-fn conventions(plan: &Plan, summaries: &[Summary]) -> Vec<Convention> {
-    let of = |row: &Summary| -> Vec<Convention> {
+fn convention_rows(plan: &Plan, summaries: &[SummaryRow]) -> Vec<ConventionRow> {
+    let of = |row: &SummaryRow| -> Vec<ConventionRow> {
         let Some(model) = plan.models.iter().find(|m| m.name == row.model) else {
             return Vec::new();
         };
-        let setting = Setting {
+        let setting = ConventionContext {
             dim: model.shape.iter().product(),
             range: model.range,
             levels: model.levels,
         };
-        convention::ALL
+        convention::CONVENTIONS
             .iter()
-            .map(|c| under(c, &setting, row))
+            .map(|c| convention_row(c, &setting, row))
             .collect()
     };
     summaries.iter().flat_map(of).collect()
 }
 
-fn under(convention: &convention::Convention, setting: &Setting, row: &Summary) -> Convention {
-    let linear = convention.of(setting);
+fn convention_row(
+    convention: &convention::Convention,
+    setting: &ConventionContext,
+    row: &SummaryRow,
+) -> ConventionRow {
+    let linear = convention.conversion_for(setting);
     let applied = linear.as_ref().ok();
-    Convention {
+    ConventionRow {
         model: row.model.clone(),
         dataset: row.dataset.clone(),
         estimator: row.estimator.clone(),
@@ -181,8 +189,10 @@ fn under(convention: &convention::Convention, setting: &Setting, row: &Summary) 
         convention: convention.name.to_owned(),
         unit: convention.unit.to_owned(),
         n: row.n,
-        value: applied.zip(row.nats).map(|(l, v)| l.value(v)),
-        stderr: applied.zip(row.nats_stderr).map(|(l, e)| l.stderr(e)),
+        value: applied.zip(row.nats).map(|(l, v)| l.convert(v)),
+        stderr: applied
+            .zip(row.nats_stderr)
+            .map(|(l, e)| l.convert_stderr(e)),
         scale: applied.map(|l| l.scale),
         offset: applied.map(|l| l.offset),
         reason: linear.err().unwrap_or_default(),
@@ -193,7 +203,7 @@ fn under(convention: &convention::Convention, setting: &Setting, row: &Summary) 
 }
 
 /// Summaries and paired differences, one group of (model, dataset, solver) after the other.
-fn compare(
+fn add_summaries_and_pairs(
     rows: &[LikelihoodRow],
     references: &BTreeMap<String, [String; 2]>,
     tables: &mut Tables,
@@ -250,19 +260,24 @@ fn compare(
         } else {
             base
         };
-        let base = Reference {
+        let base = ReferenceRows {
             rows: base,
-            named: base.map(&first).transpose()?,
-            asked: [&reference, &solver],
+            first_row: base.map(&first).transpose()?,
+            planned_labels: [&reference, &solver],
         };
         for one in &estimators {
-            tables.summary.push(summary(one, &base, rows, first(one)?)?);
+            tables
+                .summary
+                .push(summarize_estimator(one, &base, rows, first(one)?)?);
         }
         for (i, one) in estimators.iter().enumerate() {
             for other in &estimators[i + 1..] {
-                tables
-                    .pairs
-                    .extend(pair(other, one, first(other)?, &first(one)?.estimator)?);
+                tables.pairs.extend(paired_difference_row(
+                    other,
+                    one,
+                    first(other)?,
+                    &first(one)?.estimator,
+                )?);
             }
         }
     }
@@ -271,13 +286,13 @@ fn compare(
 
 /// Values of two estimators on the samples where both have one, with the first's standard errors.
 #[derive(Default)]
-struct Joined {
+struct PairedLogLikelihoods {
     a: Vec<f64>,
     b: Vec<f64>,
     stderr: Vec<Option<f64>>,
 }
 
-fn join(a: &DataFrame, b: &DataFrame) -> Result<Joined> {
+fn join_by_sample(a: &DataFrame, b: &DataFrame) -> Result<PairedLogLikelihoods> {
     let part = |f: &DataFrame| f.select(["sample", "value", "stderr"]);
     let mut joined = part(a)?.inner_join(&part(b)?, ["sample"], ["sample"])?;
     joined.sort_in_place(["sample"], SortMultipleOptions::default())?;
@@ -285,7 +300,7 @@ fn join(a: &DataFrame, b: &DataFrame) -> Result<Joined> {
         Ok(joined.column(name)?.f64()?.iter().collect())
     };
     let (left, right, stderr) = (column("value")?, column("value_right")?, column("stderr")?);
-    let mut out = Joined {
+    let mut out = PairedLogLikelihoods {
         a: Vec::new(),
         b: Vec::new(),
         stderr: Vec::new(),
@@ -300,38 +315,38 @@ fn join(a: &DataFrame, b: &DataFrame) -> Result<Joined> {
     Ok(out)
 }
 
-impl Joined {
+impl PairedLogLikelihoods {
     fn differences(&self) -> Vec<f64> {
         self.a.iter().zip(&self.b).map(|(a, b)| a - b).collect()
     }
 }
 
 /// What the rows of a group are compared with.
-struct Reference<'a> {
+struct ReferenceRows<'a> {
     /// Absent where its trials have not finished.
     rows: Option<&'a DataFrame>,
-    named: Option<&'a LikelihoodRow>,
+    first_row: Option<&'a LikelihoodRow>,
     /// Estimator and solver, as the plan names them.
-    asked: [&'a str; 2],
+    planned_labels: [&'a str; 2],
 }
 
-impl Reference<'_> {
-    fn names(&self) -> [&str; 2] {
-        self.named
-            .map_or(self.asked, |row| [&row.estimator, &row.solver])
+impl ReferenceRows<'_> {
+    fn labels(&self) -> [&str; 2] {
+        self.first_row
+            .map_or(self.planned_labels, |row| [&row.estimator, &row.solver])
     }
 
-    fn is(&self, row: &LikelihoodRow) -> bool {
-        self.names() == [&row.estimator, &row.solver]
+    fn matches(&self, row: &LikelihoodRow) -> bool {
+        self.labels() == [&row.estimator, &row.solver]
     }
 }
 
-fn summary(
+fn summarize_estimator(
     one: &DataFrame,
-    base: &Reference,
+    base: &ReferenceRows,
     rows: &[LikelihoodRow],
     first: &LikelihoodRow,
-) -> Result<Summary> {
+) -> Result<SummaryRow> {
     let mine: Vec<&LikelihoodRow> = one
         .column("row")?
         .u32()?
@@ -344,14 +359,16 @@ fn summary(
     };
     let mean_of =
         |f: fn(&LikelihoodRow) -> f64| mine.iter().map(|r| f(r)).sum::<f64>() / mine.len() as f64;
-    let nats = stats::mean(&present(|r| r.log_likelihood));
-    let bits = stats::mean(&present(|r| r.bits_per_dim));
+    let nats = stats::mean_estimate(&present(|r| r.log_likelihood));
+    let bits = stats::mean_estimate(&present(|r| r.bits_per_dim));
     let paired = base
         .rows
-        .map_or(Ok(Joined::default()), |base| join(one, base))?;
+        .map_or(Ok(PairedLogLikelihoods::default()), |base| {
+            join_by_sample(one, base)
+        })?;
     let gaps = paired.differences();
-    let bias = stats::mean(&gaps).filter(|_| !base.is(first));
-    let [reference, solver] = base.names();
+    let bias = stats::mean_estimate(&gaps).filter(|_| !base.matches(first));
+    let [reference, solver] = base.labels();
     let scaled: Vec<f64> = gaps
         .iter()
         .zip(&paired.stderr)
@@ -362,7 +379,7 @@ fn summary(
         mean_of(|r| r.divergence_seconds),
     );
     let evaluations = mean_of(|r| r.evaluations as f64);
-    Ok(Summary {
+    Ok(SummaryRow {
         model: first.model.clone(),
         dataset: first.dataset.clone(),
         estimator: first.estimator.clone(),
@@ -374,7 +391,7 @@ fn summary(
         bits_per_dim_stderr: bits.and_then(|e| e.stderr),
         nats: nats.map(|e| e.value),
         nats_stderr: nats.and_then(|e| e.stderr),
-        nats_per_dim: stats::mean(&present(|r| r.nats_per_dim)).map(|e| e.value),
+        nats_per_dim: stats::mean_estimate(&present(|r| r.nats_per_dim)).map(|e| e.value),
         probe_stderr: stats::rms(&present(|r| r.stderr)),
         reference: if solver == first.solver {
             reference.to_owned()
@@ -386,8 +403,8 @@ fn summary(
         bias_stderr: bias.and_then(|e| e.stderr),
         bias_n: bias.map(|e| e.n),
         rmse: bias.and_then(|_| stats::rms(&gaps)),
-        correlation: bias.and_then(|_| stats::correlation(&paired.a, &paired.b)),
-        rank_correlation: bias.and_then(|_| stats::rank_correlation(&paired.a, &paired.b)),
+        correlation: bias.and_then(|_| stats::pearson_correlation(&paired.a, &paired.b)),
+        rank_correlation: bias.and_then(|_| stats::spearman_correlation(&paired.a, &paired.b)),
         calibration: bias.and_then(|_| stats::rms(&scaled)),
         evaluations,
         jvps: mean_of(|r| r.jvps as f64),
@@ -401,26 +418,27 @@ fn summary(
         bound: first.bound.clone(),
         draws: first.draws,
         dequantization_stderr: stats::rms(&present(|r| r.dequantization_stderr)),
-        solver_error: stats::mean(&present(|r| r.solver_error)).map(|e| e.value),
-        entry_seconds_per_sample: stats::mean(&present(|r| r.entry_seconds)).map(|e| e.value),
-        ..Summary::default()
+        solver_error: stats::mean_estimate(&present(|r| r.solver_error)).map(|e| e.value),
+        entry_seconds_per_sample: stats::mean_estimate(&present(|r| r.entry_seconds))
+            .map(|e| e.value),
+        ..SummaryRow::default()
     })
 }
 
-fn pair(
+fn paired_difference_row(
     one: &DataFrame,
     other: &DataFrame,
     first: &LikelihoodRow,
     name: &str,
-) -> Result<Option<Pair>> {
-    let Some(difference) = stats::mean(&join(one, other)?.differences()) else {
+) -> Result<Option<PairRow>> {
+    let Some(difference) = stats::mean_estimate(&join_by_sample(one, other)?.differences()) else {
         return Ok(None);
     };
     let Some(stderr) = difference.stderr else {
         return Ok(None);
     };
-    let half = stats::half_width(stderr, Some(difference.n), 0.95);
-    Ok(Some(Pair {
+    let half = stats::confidence_half_width(stderr, Some(difference.n), 0.95);
+    Ok(Some(PairRow {
         model: first.model.clone(),
         dataset: first.dataset.clone(),
         solver: first.solver.clone(),
@@ -436,9 +454,9 @@ fn pair(
 
 /// What each sampler's samples have cost, from their own rows.
 #[derive(Default)]
-struct Spent(BTreeMap<(String, String), [f64; 5]>);
+struct SamplingCosts(BTreeMap<(String, String), [f64; 5]>);
 
-impl Spent {
+impl SamplingCosts {
     fn add(&mut self, rows: &[SampleRow]) {
         for row in rows {
             let sums = self
@@ -456,7 +474,7 @@ impl Spent {
         }
     }
 
-    fn put(&self, mut row: MetricRow) -> MetricRow {
+    fn with_cost(&self, mut row: MetricRow) -> MetricRow {
         if let Some([n, evaluations, jvps, all, products]) =
             self.0.get(&(row.model.clone(), row.sampler.clone()))
         {
@@ -473,9 +491,9 @@ impl Spent {
 }
 
 /// The first generated samples of a sampler beside data, from the arrays that the run kept.
-fn gallery(dir: &Path, plan: &Plan, trial: &Trial) -> Result<Option<Gallery>> {
-    const SHOWN: usize = 512;
-    let Work::Metrics {
+fn load_gallery(dir: &Path, plan: &Plan, trial: &Trial) -> Result<Option<Gallery>> {
+    const MAX_GALLERY_SAMPLES: usize = 512;
+    let TrialWork::Metrics {
         model,
         sampler: Some(sampler),
         parts,
@@ -487,21 +505,21 @@ fn gallery(dir: &Path, plan: &Plan, trial: &Trial) -> Result<Option<Gallery>> {
     let load = |id: &str| -> Result<Vec<Vec<f64>>> {
         let path = array_file(dir, id);
         let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        let rows = read_npy(&bytes).with_context(|| path.display().to_string())?;
+        let rows = decode_npy_f32(&bytes).with_context(|| path.display().to_string())?;
         Ok(rows
             .rows()
             .into_iter()
-            .take(SHOWN)
+            .take(MAX_GALLERY_SAMPLES)
             .map(|r| r.to_vec())
             .collect())
     };
     let mut generated = Vec::new();
     for id in parts {
-        if generated.len() < SHOWN {
+        if generated.len() < MAX_GALLERY_SAMPLES {
             generated.extend(load(id)?);
         }
     }
-    generated.truncate(SHOWN);
+    generated.truncate(MAX_GALLERY_SAMPLES);
     let (model, real) = (&plan.models[*model], load(&trial.id)?);
     let values = real.iter().flatten();
     let spread = || {
@@ -533,11 +551,11 @@ fn image_shape(shape: &[usize]) -> Vec<usize> {
 ///
 /// # Errors
 /// Where the disk refuses.
-pub fn write(dir: &Path, tables: &Tables) -> Result<()> {
+pub fn write_tables(dir: &Path, tables: &Tables) -> Result<()> {
     for (name, bytes) in tables.files()? {
         let path = dir.join("tables").join(format!("{name}.csv"));
         if !bytes.is_empty() {
-            crate::output::write_whole(&path, &bytes)?;
+            crate::output::write_atomic(&path, &bytes)?;
         } else if let Err(e) = std::fs::remove_file(&path)
             && e.kind() != std::io::ErrorKind::NotFound
         {

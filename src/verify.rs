@@ -6,36 +6,36 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use self::choice::{Part, choose};
-pub use self::compare::{Compared, Verdict};
-use self::compare::{DRIFT, INTERVAL, Table};
-use crate::data::{file_of, read_npy};
-use crate::execute::{Machine, Output, Stage};
+use self::compare::{DRIFT_TOLERANCE, INTERVAL_COLUMNS, VerifyTable};
+pub use self::compare::{RowComparison, RowVerdict};
+use self::selection::{TrialSelection, select_samples};
+use crate::data::{decode_npy_f32, path_without_member};
+use crate::execute::{ComputeOptions, Executor, TrialOutput};
 use crate::journal::{
-    self, Journal, Outcome, array_file, outstanding, read_plan, row_file, step_file,
+    self, Journal, Outcome, array_file, outstanding_trials, read_plan, row_file, step_file,
 };
+use crate::model::loaded::Model;
 use crate::model::onnx::Runtime;
-use crate::model::opened::Model;
 use crate::num::Batch;
 use crate::num::key::SampleId;
-use crate::plan::{PlanFile, Prepared, Trial, reopen};
+use crate::plan::{PlanFile, PreparedPlan, Trial, reopen_run};
 use crate::table;
 
-mod choice;
 mod compare;
+mod selection;
 
 /// A run directory with the models and data behind it, all of them what the run used.
-pub struct Opened {
+pub struct RunToVerify {
     dir: PathBuf,
-    pub file: PlanFile,
+    pub plan_file: PlanFile,
     pub journal: Journal,
-    prepared: Prepared,
+    prepared: PreparedPlan,
 }
 
-impl Opened {
+impl RunToVerify {
     /// # Errors
     /// Where the directory is no run's, or a model or an array is missing or changed, by its name.
-    pub fn read(dir: &Path) -> Result<Opened> {
+    pub fn read(dir: &Path) -> Result<RunToVerify> {
         let file = read_plan(dir)?;
         let journal = Journal::read(dir)?;
         if !journal
@@ -48,10 +48,10 @@ impl Opened {
                 dir.display()
             );
         }
-        let prepared = reopen(dir, &file)?;
-        Ok(Opened {
+        let prepared = reopen_run(dir, &file)?;
+        Ok(RunToVerify {
             dir: dir.to_owned(),
-            file,
+            plan_file: file,
             journal,
             prepared,
         })
@@ -59,13 +59,13 @@ impl Opened {
 
     /// The files that are read: the run's own, its models and its data.
     pub fn inputs(&self) -> Vec<PathBuf> {
-        let mut inputs = journal::files(&self.dir);
-        inputs.extend(self.prepared.models.iter().flat_map(Model::paths));
+        let mut inputs = journal::run_files(&self.dir);
+        inputs.extend(self.prepared.models.iter().flat_map(Model::file_paths));
         inputs.extend(
             self.prepared
                 .data
                 .iter()
-                .map(|data| file_of(Path::new(&data.name))),
+                .map(|data| path_without_member(Path::new(&data.name))),
         );
         inputs.extend(
             self.prepared
@@ -78,27 +78,27 @@ impl Opened {
 }
 
 /// How much is recomputed, and by what.
-pub struct Options {
+pub struct VerifyOptions {
     /// Of every kind of row, in (0, 1].
     pub fraction: f64,
     pub seed: u64,
-    pub machine: Machine,
+    pub machine: ComputeOptions,
 }
 
 /// One row, with where it lies.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Checked {
+pub struct VerifiedRow {
     /// `rows/ab12cd34ef56.csv`, and the line in it; the sample's place in an array.
     pub file: String,
     pub line: Option<u64>,
     /// What the row is about.
-    pub what: String,
-    pub compared: Compared,
+    pub subject: String,
+    pub comparison: RowComparison,
 }
 
 /// A row of the table that `--out` writes.
 #[derive(Debug, Serialize)]
-pub struct Line<'a> {
+pub struct VerifyCsvRow<'a> {
     pub verdict: &'static str,
     pub file: &'a str,
     pub line: Option<u64>,
@@ -111,21 +111,21 @@ pub struct Line<'a> {
     pub tolerance: Option<f64>,
 }
 
-impl Checked {
-    pub fn line(&self) -> Line<'_> {
-        let Compared {
+impl VerifiedRow {
+    pub fn csv_row(&self) -> VerifyCsvRow<'_> {
+        let RowComparison {
             verdict,
             column,
             stored,
             recomputed,
             difference,
             tolerance,
-        } = &self.compared;
-        Line {
+        } = &self.comparison;
+        VerifyCsvRow {
             verdict: verdict.as_str(),
             file: &self.file,
             line: self.line,
-            what: &self.what,
+            what: &self.subject,
             column,
             stored,
             recomputed,
@@ -142,21 +142,21 @@ impl Checked {
 ///
 /// # Errors
 /// Where a model is at fault before anything is compared.
-pub fn verify(
-    opened: &Opened,
+pub fn verify_run(
+    opened: &RunToVerify,
     runtime: &Runtime,
-    options: &Options,
-    say: &mut dyn FnMut(Checked),
+    options: &VerifyOptions,
+    say: &mut dyn FnMut(VerifiedRow),
 ) -> Result<usize> {
-    let Opened {
+    let RunToVerify {
         dir,
-        file,
+        plan_file: file,
         journal,
         prepared,
     } = opened;
-    let stage = Stage::new(prepared, runtime, options.machine);
-    stage.rehearse()?;
-    let damaged: BTreeMap<String, String> = journal::damaged(dir, &file.plan, journal)
+    let stage = Executor::new(prepared, runtime, options.machine);
+    stage.dry_run()?;
+    let damaged: BTreeMap<String, String> = journal::corrupted_trials(dir, &file.plan, journal)
         .into_iter()
         .collect();
     let (mut finished, mut rows): (Vec<&Trial>, usize) = (Vec::new(), 0);
@@ -166,10 +166,10 @@ pub fn verify(
             rows += count;
         }
     }
-    let checker = Checker {
+    let checker = RunVerifier {
         dir,
         prepared,
-        stage: &stage,
+        executor: &stage,
     };
     for (id, reason) in &damaged {
         let work = file
@@ -178,7 +178,7 @@ pub fn verify(
             .iter()
             .find(|t| t.id == *id)
             .map(|t| t.work.describe(&file.plan));
-        say(lost(
+        say(presence_mismatch(
             format!("rows/{id}.csv"),
             work.unwrap_or_default(),
             reason.clone(),
@@ -186,56 +186,70 @@ pub fn verify(
         ));
     }
     let whole: BTreeSet<&str> = damaged.keys().map(String::as_str).collect();
-    for part in choose(&finished, options.fraction, options.seed, &whole) {
-        checker.part(&part).into_iter().for_each(&mut *say);
+    for part in select_samples(&finished, options.fraction, options.seed, &whole) {
+        checker
+            .verify_selection(&part)
+            .into_iter()
+            .for_each(&mut *say);
     }
     // Derived tables are of all trials, and of rows as they were written.
-    if damaged.is_empty() && outstanding(&file.plan, journal, false).is_empty() {
-        checker.tables(file, journal)?.into_iter().for_each(say);
+    if damaged.is_empty() && outstanding_trials(&file.plan, journal, false).is_empty() {
+        checker
+            .compare_derived_tables(file, journal)?
+            .into_iter()
+            .for_each(say);
     }
     Ok(rows)
 }
 
 /// Something that is there or not, told as one mismatch.
-fn lost(file: String, what: String, stored: String, recomputed: String) -> Checked {
+fn presence_mismatch(
+    file: String,
+    what: String,
+    stored: String,
+    recomputed: String,
+) -> VerifiedRow {
     let (difference, tolerance, column) = (None, None, String::new());
-    let compared = Compared {
-        verdict: Verdict::Mismatch,
+    let compared = RowComparison {
+        verdict: RowVerdict::Mismatch,
         column,
         stored,
         recomputed,
         difference,
         tolerance,
     };
-    Checked {
+    VerifiedRow {
         file,
         line: None,
-        what,
-        compared,
+        subject: what,
+        comparison: compared,
     }
 }
 
-struct Checker<'a> {
+struct RunVerifier<'a> {
     dir: &'a Path,
-    prepared: &'a Prepared,
-    stage: &'a Stage<'a>,
+    prepared: &'a PreparedPlan,
+    executor: &'a Executor<'a>,
 }
 
 /// Whose rows of two tables belong together.
-type Groups<'a> = dyn Fn(&Table, usize) -> u64 + 'a;
+type RowGrouping<'a> = dyn Fn(&VerifyTable, usize) -> u64 + 'a;
 
-impl Checker<'_> {
-    fn part(&self, part: &Part) -> Vec<Checked> {
+impl RunVerifier<'_> {
+    fn verify_selection(&self, part: &TrialSelection) -> Vec<VerifiedRow> {
         let id = &part.trial.id;
         let load = |id: &str| -> Result<Vec<u8>> {
             let path = array_file(self.dir, id);
             std::fs::read(&path).with_context(|| path.display().to_string())
         };
-        match self.stage.again(part.trial, &part.samples, &load) {
-            Ok(output) => self.compare(part, &output),
+        match self
+            .executor
+            .execute_subset(part.trial, &part.samples, &load)
+        {
+            Ok(output) => self.compare_output(part, &output),
             Err(error) => {
                 let what = part.trial.work.describe(&self.prepared.plan);
-                vec![lost(
+                vec![presence_mismatch(
                     format!("rows/{id}.csv"),
                     what,
                     "finished".to_owned(),
@@ -245,27 +259,33 @@ impl Checker<'_> {
         }
     }
 
-    fn compare(&self, part: &Part, output: &Output) -> Vec<Checked> {
+    fn compare_output(&self, part: &TrialSelection, output: &TrialOutput) -> Vec<VerifiedRow> {
         let id = &part.trial.id;
         let samples = &part.samples;
-        let first = part.trial.work.samples().map_or(0, |range| range.start);
+        let first = part
+            .trial
+            .work
+            .sample_range()
+            .map_or(0, |range| range.start);
         let whole = samples.is_empty();
         // Statistics are one group; a density's rows are points in order, without a number of their own.
-        let stored = |table: &Table, row: usize| match table.number(row, "sample") {
+        let stored = |table: &VerifyTable, row: usize| match table.number(row, "sample") {
             _ if whole => 0,
             Some(sample) => sample as u64,
             None => first + row as u64,
         };
-        let again = |table: &Table, row: usize| match table.number(row, "sample") {
+        let again = |table: &VerifyTable, row: usize| match table.number(row, "sample") {
             _ if whole => 0,
             Some(sample) => sample as u64,
             None => samples.get(row).copied().unwrap_or(u64::MAX),
         };
-        let mut found = self.table(part, &row_file(self.dir, id), &output.csv, &stored, &again);
+        let mut found =
+            self.compare_table(part, &row_file(self.dir, id), &output.csv, &stored, &again);
         if let Some(steps) = &output.steps {
-            let population =
-                |table: &Table, row: usize| table.number(row, "population").unwrap_or(-1.0) as u64;
-            found.extend(self.table(
+            let population = |table: &VerifyTable, row: usize| {
+                table.number(row, "population").unwrap_or(-1.0) as u64
+            };
+            found.extend(self.compare_table(
                 part,
                 &step_file(self.dir, id),
                 steps,
@@ -274,12 +294,12 @@ impl Checker<'_> {
             ));
         }
         if let Some(array) = &output.array {
-            found.extend(self.array(part, first, array));
+            found.extend(self.compare_array(part, first, array));
         }
         found
     }
 
-    fn name(&self, path: &Path) -> String {
+    fn relative_name(&self, path: &Path) -> String {
         path.strip_prefix(self.dir)
             .unwrap_or(path)
             .display()
@@ -287,23 +307,23 @@ impl Checker<'_> {
     }
 
     /// A file of rows against those recomputed, group by group.
-    fn table(
+    fn compare_table(
         &self,
-        part: &Part,
+        part: &TrialSelection,
         path: &Path,
         again: &[u8],
-        old: &Groups,
-        new: &Groups,
-    ) -> Vec<Checked> {
-        let (file, work) = (self.name(path), &part.trial.work);
-        let dim = self.prepared.models[work.model()].dim();
+        old: &RowGrouping,
+        new: &RowGrouping,
+    ) -> Vec<VerifiedRow> {
+        let (file, work) = (self.relative_name(path), &part.trial.work);
+        let dim = self.prepared.models[work.model_index()].dim();
         let read = std::fs::read(path)
             .map_err(|e| e.to_string())
-            .and_then(|bytes| Table::read(&bytes));
-        let (stored, again) = match (read, Table::read(again)) {
+            .and_then(|bytes| VerifyTable::read(&bytes));
+        let (stored, again) = match (read, VerifyTable::read(again)) {
             (Ok(stored), Ok(again)) => (stored, again),
             (Err(error), _) | (_, Err(error)) => {
-                return vec![lost(
+                return vec![presence_mismatch(
                     file,
                     work.describe(&self.prepared.plan),
                     error,
@@ -325,23 +345,23 @@ impl Checker<'_> {
             if kept.len() != made.len() {
                 let what = made
                     .first()
-                    .map_or(String::new(), |row| about(&again, *row));
-                let compared = compare::counts(work, kept.len(), made.len());
-                found.push(Checked {
+                    .map_or(String::new(), |row| row_subject(&again, *row));
+                let compared = compare::compare_row_counts(work, kept.len(), made.len());
+                found.push(VerifiedRow {
                     file: file.clone(),
                     line: None,
-                    what,
-                    compared,
+                    subject: what,
+                    comparison: compared,
                 });
                 continue;
             }
             for (i, j) in kept.into_iter().zip(made) {
-                let compared = compare::rows(work, dim, &stored, i, &again, j);
-                found.push(Checked {
+                let compared = compare::compare_rows(work, dim, &stored, i, &again, j);
+                found.push(VerifiedRow {
                     file: file.clone(),
                     line: Some(stored.rows[i].0),
-                    what: about(&again, j),
-                    compared,
+                    subject: row_subject(&again, j),
+                    comparison: compared,
                 });
             }
         }
@@ -349,13 +369,18 @@ impl Checker<'_> {
     }
 
     /// Samples in an array, which hold float32.
-    fn array(&self, part: &Part, first: SampleId, again: &[u8]) -> Vec<Checked> {
+    fn compare_array(
+        &self,
+        part: &TrialSelection,
+        first: SampleId,
+        again: &[u8],
+    ) -> Vec<VerifiedRow> {
         let path = array_file(self.dir, &part.trial.id);
         let (file, what) = (
-            self.name(&path),
+            self.relative_name(&path),
             part.trial.work.describe(&self.prepared.plan),
         );
-        let read = |bytes: &[u8]| -> Result<Batch> { read_npy(bytes) };
+        let read = |bytes: &[u8]| -> Result<Batch> { decode_npy_f32(bytes) };
         let stored = std::fs::read(&path)
             .map_err(anyhow::Error::from)
             .and_then(|bytes| read(&bytes));
@@ -363,10 +388,15 @@ impl Checker<'_> {
             (Ok(stored), Ok(again)) if stored.ncols() == again.ncols() => (stored, again),
             (Ok(stored), Ok(again)) => {
                 let shape = |x: &Batch| format!("{:?}", x.dim());
-                return vec![lost(file, what, shape(&stored), shape(&again))];
+                return vec![presence_mismatch(file, what, shape(&stored), shape(&again))];
             }
             (Err(error), _) | (_, Err(error)) => {
-                return vec![lost(file, what, format!("{error:#}"), "samples".to_owned())];
+                return vec![presence_mismatch(
+                    file,
+                    what,
+                    format!("{error:#}"),
+                    "samples".to_owned(),
+                )];
             }
         };
         let place = |row: usize| {
@@ -376,7 +406,7 @@ impl Checker<'_> {
         };
         let check = |row: usize| {
             let Some(old) = (place(row) < stored.nrows()).then(|| stored.row(place(row))) else {
-                return lost(
+                return presence_mismatch(
                     file.clone(),
                     what.clone(),
                     "absent".to_owned(),
@@ -384,12 +414,12 @@ impl Checker<'_> {
                 );
             };
             let new = again.row(row);
-            let tolerance = DRIFT * new.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+            let tolerance = DRIFT_TOLERANCE * new.iter().fold(0.0f64, |a, b| a.max(b.abs()));
             let each = old.iter().zip(&new).enumerate();
             let compared = each.filter(|(_, (a, b))| a.to_bits() != b.to_bits()).fold(
-                Compared::equal(),
+                RowComparison::equal(),
                 |worst, (j, (a, b))| {
-                    worst.worse(Compared::texts(
+                    worst.worse_of(RowComparison::compare_cells(
                         &format!("x[{j}]"),
                         &a.to_string(),
                         &b.to_string(),
@@ -398,18 +428,18 @@ impl Checker<'_> {
                 },
             );
             let what = format!("{what}, sample {}", first + place(row) as u64);
-            Checked {
+            VerifiedRow {
                 file: format!("{file}[{}]", place(row)),
                 line: None,
-                what,
-                compared,
+                subject: what,
+                comparison: compared,
             }
         };
         let rows = (0..again.nrows()).map(check);
         match part.samples.is_empty() {
             // Data that a statistic keeps for the page: one word for all of them.
             true => rows
-                .max_by_key(|checked| checked.compared.verdict)
+                .max_by_key(|checked| checked.comparison.verdict)
                 .into_iter()
                 .collect(),
             false => rows.collect(),
@@ -417,20 +447,24 @@ impl Checker<'_> {
     }
 
     /// Whether the summary lacks columns that it has had since intervals are Student's.
-    fn tables_are_of_an_earlier_version(&self) -> bool {
+    fn has_tables_of_earlier_version(&self) -> bool {
         let summary = std::fs::read(self.dir.join("tables/summary.csv")).ok();
-        let summary = summary.and_then(|bytes| Table::read(&bytes).ok());
-        summary.is_some_and(|table| table.column("solver_bias").is_none())
+        let summary = summary.and_then(|bytes| VerifyTable::read(&bytes).ok());
+        summary.is_some_and(|table| table.column_index("solver_bias").is_none())
     }
 
     /// The derived tables against what the rows give, line by line; one word for a file that is right.
-    fn tables(&self, file: &PlanFile, journal: &Journal) -> Result<Vec<Checked>> {
-        let part = journal::Part {
+    fn compare_derived_tables(
+        &self,
+        file: &PlanFile,
+        journal: &Journal,
+    ) -> Result<Vec<VerifiedRow>> {
+        let part = journal::RunDirectory {
             dir: self.dir.to_owned(),
             journal: journal.clone(),
         };
-        let tables = table::tables(&file.plan, &[part])?;
-        let earlier = self.tables_are_of_an_earlier_version();
+        let tables = table::load_tables(&file.plan, &[part])?;
+        let earlier = self.has_tables_of_earlier_version();
         let same_version = file
             .environment
             .iter()
@@ -448,39 +482,44 @@ impl Checker<'_> {
             };
             let what = "derived from the rows".to_owned();
             if stored == bytes {
-                found.push(Checked {
+                found.push(VerifiedRow {
                     file: name,
                     line: None,
-                    what,
-                    compared: Compared::equal(),
+                    subject: what,
+                    comparison: RowComparison::equal(),
                 });
                 continue;
             }
-            match (Table::read(&stored), Table::read(&bytes)) {
+            match (VerifyTable::read(&stored), VerifyTable::read(&bytes)) {
                 (Ok(old), Ok(new))
                     if !earlier
                         && old.columns == new.columns
                         && old.rows.len() == new.rows.len() =>
                 {
-                    found.extend(lines(&name, &old, &new));
+                    found.extend(differing_lines(&name, &old, &new));
                 }
                 // An earlier version's tables have fewer columns, and intervals of the normal law.
                 (Ok(old), Ok(new)) if earlier && old.rows.len() == new.rows.len() => {
                     let shared = |name: &str| {
-                        let both = old.column(name).and(new.column(name)).is_some();
-                        both && !INTERVAL.contains(&name)
+                        let both = old.column_index(name).and(new.column_index(name)).is_some();
+                        both && !INTERVAL_COLUMNS.contains(&name)
                     };
-                    found.extend(lines(
+                    found.extend(differing_lines(
                         &name,
-                        &old.with_columns(shared),
-                        &new.with_columns(shared),
+                        &old.retain_columns(shared),
+                        &new.retain_columns(shared),
                     ));
                 }
                 // Another version's tables have other columns.
                 (Ok(_), Ok(_)) if !same_version => {}
                 _ => {
                     let rebuilt = "what the rows give; `flowgauge report` rebuilds it".to_owned();
-                    found.push(lost(name, what, "another table".to_owned(), rebuilt));
+                    found.push(presence_mismatch(
+                        name,
+                        what,
+                        "another table".to_owned(),
+                        rebuilt,
+                    ));
                 }
             }
         }
@@ -489,30 +528,30 @@ impl Checker<'_> {
 }
 
 /// Lines of a table that differ from what the rows give.
-fn lines(file: &str, old: &Table, new: &Table) -> Vec<Checked> {
+fn differing_lines(file: &str, old: &VerifyTable, new: &VerifyTable) -> Vec<VerifiedRow> {
     let row = |i: usize| {
         let cells = new
             .columns
             .iter()
             .zip(old.rows[i].1.iter().zip(&new.rows[i].1));
-        let worst = cells.fold(Compared::equal(), |worst, (name, (a, b))| {
-            worst.worse(Compared::texts(name, a, b, 0.0))
+        let worst = cells.fold(RowComparison::equal(), |worst, (name, (a, b))| {
+            worst.worse_of(RowComparison::compare_cells(name, a, b, 0.0))
         });
-        Checked {
+        VerifiedRow {
             file: file.to_owned(),
             line: Some(old.rows[i].0),
-            what: about(new, i),
-            compared: worst,
+            subject: row_subject(new, i),
+            comparison: worst,
         }
     };
     (0..new.rows.len())
         .map(row)
-        .filter(|checked| checked.compared.verdict != Verdict::Match)
+        .filter(|checked| checked.comparison.verdict != RowVerdict::Match)
         .collect()
 }
 
 /// What a row is about, from those of its columns that say so.
-fn about(table: &Table, row: usize) -> String {
+fn row_subject(table: &VerifyTable, row: usize) -> String {
     const NAMES: [&str; 12] = [
         "model",
         "dataset",

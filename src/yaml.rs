@@ -10,19 +10,19 @@ use serde::de::DeserializeOwned;
 mod check;
 mod deserialize;
 mod fault;
-pub mod form;
 mod label;
 mod node;
+pub mod schema_type;
 
-pub use fault::{Fault, Faults, listed};
-pub use node::{Entry, Node, Place, Scalar, Value};
+pub use fault::{Fault, Faults, one_of};
+pub use node::{MapEntry, Node, SourcePosition, Value, YamlScalar};
 
 /// A text with its tree.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Document {
     text: String,
     pub root: Node,
-    moved: Vec<check::Moved>,
+    removed_entries: Vec<check::RemovedEntries>,
 }
 
 impl Document {
@@ -31,11 +31,12 @@ impl Document {
     /// # Errors
     /// Where the text is no YAML, by line and column.
     pub fn parse(text: &str) -> Result<Document, Faults> {
-        let root = node::parse(text).map_err(|fault| Faults::new(vec![fault]).shown_in(text))?;
+        let root = node::parse_tree(text)
+            .map_err(|fault| Faults::new(vec![fault]).with_source_lines(text))?;
         Ok(Document {
             text: text.to_owned(),
             root,
-            moved: Vec::new(),
+            removed_entries: Vec::new(),
         })
     }
 
@@ -46,14 +47,14 @@ impl Document {
     pub fn read<T: JsonSchema + DeserializeOwned>(&mut self) -> Result<T, Faults> {
         match self.read_partly() {
             (Some(whole), faults) if faults.is_empty() => Ok(whole),
-            (_, faults) => Err(self.faults(faults)),
+            (_, faults) => Err(self.report_faults(faults)),
         }
     }
 
-    /// As [`Document::read`], with what is left without the faults, so that it can be checked further.
+    /// As [`Document::parse`], with what is left without the faults, so that it can be checked further.
     pub fn read_partly<T: JsonSchema + DeserializeOwned>(&mut self) -> (Option<T>, Vec<Fault>) {
-        let found = check::check(&schema::<T>(), &mut self.root);
-        self.moved.extend(found.moved);
+        let found = check::check_against_schema(&schema_with_aliases::<T>(), &mut self.root);
+        self.removed_entries.extend(found.removed_entries);
         let mut faults = found.faults;
         if !found.usable {
             return (None, faults);
@@ -68,30 +69,30 @@ impl Document {
     }
 
     /// Faults with the lines of their keys; those found after [`Document::read_partly`] count as the rest does.
-    pub fn located(&self, mut faults: Vec<Fault>) -> Vec<Fault> {
-        for fault in faults.iter_mut().filter(|f| f.place.is_none()) {
-            fault.place = self.root.find(&fault.key);
-            fault.key = self.written(&fault.key);
+    pub fn locate(&self, mut faults: Vec<Fault>) -> Vec<Fault> {
+        for fault in faults.iter_mut().filter(|f| f.position.is_none()) {
+            fault.position = self.root.position_of(&fault.key);
+            fault.key = self.original_key(&fault.key);
         }
         faults
     }
 
     /// A key of what is left as it was in the text, where entries of lists were taken out, outer lists first.
-    pub fn written(&self, key: &str) -> String {
-        self.moved
+    pub fn original_key(&self, key: &str) -> String {
+        self.removed_entries
             .iter()
             .rev()
-            .fold(key.to_owned(), |key, moved| stood(&key, moved))
+            .fold(key.to_owned(), |key, moved| restore_list_index(&key, moved))
     }
 
     /// Faults with their lines, and what stands there.
-    pub fn faults(&self, faults: Vec<Fault>) -> Faults {
-        Faults::new(self.located(faults)).shown_in(&self.text)
+    pub fn report_faults(&self, faults: Vec<Fault>) -> Faults {
+        Faults::new(self.locate(faults)).with_source_lines(&self.text)
     }
 }
 
 /// A key with the number that its entry had before others were taken out.
-fn stood(key: &str, (list, numbers): &check::Moved) -> String {
+fn restore_list_index(key: &str, (list, numbers): &check::RemovedEntries) -> String {
     let rest = key
         .strip_prefix(list.as_str())
         .and_then(|r| r.strip_prefix('.'))
@@ -99,7 +100,7 @@ fn stood(key: &str, (list, numbers): &check::Moved) -> String {
     let (number, below) = rest.split_once('.').unwrap_or((rest, ""));
     let before = number.parse::<usize>().ok().and_then(|n| numbers.get(n));
     before.map_or(key.to_owned(), |n| {
-        fault::joined(&fault::joined(list, &n.to_string()), below)
+        fault::join_keys(&fault::join_keys(list, &n.to_string()), below)
     })
 }
 
@@ -107,31 +108,31 @@ fn stood(key: &str, (list, numbers): &check::Moved) -> String {
 ///
 /// # Errors
 /// Every fault, with its key, its line and what would be right.
-pub fn read<T: JsonSchema + DeserializeOwned>(text: &str) -> Result<T, Faults> {
+pub fn from_yaml_str<T: JsonSchema + DeserializeOwned>(text: &str) -> Result<T, Faults> {
     Document::parse(text)?.read()
 }
 
 /// The schema of a type, with the names that the check and `flowgauge list` need besides.
-pub fn schema<T: JsonSchema>() -> serde_json::Value {
+pub fn schema_with_aliases<T: JsonSchema>() -> serde_json::Value {
     let generator: SchemaGenerator = schemars::generate::SchemaSettings::draft2020_12().into();
     generator.into_root_schema_for::<T>().to_value()
 }
 
 /// The schema of a type in the standard's own keywords, for validators of others.
-pub fn standard<T: JsonSchema>() -> serde_json::Value {
-    let mut schema = schema::<T>();
-    strip(&mut schema);
+pub fn standard_schema<T: JsonSchema>() -> serde_json::Value {
+    let mut schema = schema_with_aliases::<T>();
+    strip_extension_keywords(&mut schema);
     schema
 }
 
-/// Takes out the keywords that only [`form`] knows.
-fn strip(schema: &mut serde_json::Value) {
+/// Takes out the keywords that only [`schema_type`] knows.
+fn strip_extension_keywords(schema: &mut serde_json::Value) {
     match schema {
         serde_json::Value::Object(keywords) => {
             keywords.retain(|key, _| !key.starts_with("x-"));
-            keywords.values_mut().for_each(strip);
+            keywords.values_mut().for_each(strip_extension_keywords);
         }
-        serde_json::Value::Array(parts) => parts.iter_mut().for_each(strip),
+        serde_json::Value::Array(parts) => parts.iter_mut().for_each(strip_extension_keywords),
         _ => {}
     }
 }
@@ -166,14 +167,14 @@ mod tests {
         let mut document = Document::parse(text).expect("YAML");
         let (_, found) = document.read_partly::<Whole>();
         document
-            .located(found)
+            .locate(found)
             .iter()
             .map(|f| f.to_string())
             .collect()
     }
 
     #[test]
-    fn every_fault_has_its_key_and_place() {
+    fn every_fault_names_key_and_position() {
         let text = "entries:\n  - {size: 1, parts: [1, x]}\n  - {sise: 2}\nnames: {a: b}\nfew: 300\nmore: 1\n";
         assert_eq!(
             faults(text),
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_can_be_checked_further_under_its_own_numbers() {
+    fn later_faults_keep_original_list_indices() {
         let text = "entries:\n  - {}\n  - {size: 1, parts: [x, 7]}\n  - {size: 3}\nmore: 1\n";
         let mut document = Document::parse(text).expect("YAML");
         let (left, _) = document.read_partly::<Whole>();
@@ -200,7 +201,7 @@ mod tests {
             .map(|e| e.size)
             .collect();
         assert_eq!(sizes, [1, 3]);
-        let later = document.located(vec![
+        let later = document.locate(vec![
             Fault::new("entries.0.parts.0", "a"),
             Fault::new("entries.1.size", "b"),
         ]);
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_look_like_numbers_are_texts_where_these_are_wanted() {
+    fn number_like_text_is_read_as_string() {
         #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
         struct Named {
             name: String,
@@ -226,8 +227,8 @@ mod tests {
             ("name: 1e5", "1e5"),
             ("name: 'null'", "null"),
         ] {
-            assert_eq!(read::<Named>(text).expect(text).name, name);
+            assert_eq!(from_yaml_str::<Named>(text).expect(text).name, name);
         }
-        assert!(read::<Named>("name: null").is_err());
+        assert!(from_yaml_str::<Named>("name: null").is_err());
     }
 }

@@ -7,10 +7,10 @@ use clap::{Args, ValueEnum};
 
 use super::Exit;
 use crate::graph;
-use crate::output::{Kind, Output};
+use crate::output::{Output, OutputKind};
 
 #[derive(Debug, Args)]
-pub struct Differentiate {
+pub struct DifferentiateArgs {
     /// The ONNX file to differentiate
     model: PathBuf,
     /// The ONNX file to write
@@ -18,7 +18,7 @@ pub struct Differentiate {
     out: PathBuf,
     /// Forward (J·V for k tangents at once), reverse (Vᵀ·J), or the trace of J
     #[arg(long, value_enum, default_value = "jvp")]
-    mode: Mode,
+    mode: DifferentiateMode,
     /// The input to differentiate by [default: the first of floating point]
     #[arg(long, value_name = "NAME")]
     input: Option<String>,
@@ -28,29 +28,29 @@ pub struct Differentiate {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Mode {
+enum DifferentiateMode {
     Jvp,
     Vjp,
     Trace,
 }
 
-impl Differentiate {
+impl DifferentiateArgs {
     pub fn execute(self) -> Result<Exit> {
-        let out = Output::new(Kind::Onnx, "--out", &self.out, &self.inputs()?)?;
-        let model = self.read()?;
+        let out = Output::new(OutputKind::Onnx, "--out", &self.out, &self.input_files()?)?;
+        let model = self.read_model()?;
         let mode = match self.mode {
-            Mode::Jvp => graph::Mode::Jvp,
-            Mode::Vjp => graph::Mode::Vjp,
-            Mode::Trace => graph::Mode::Trace,
+            DifferentiateMode::Jvp => graph::Mode::Jvp,
+            DifferentiateMode::Vjp => graph::Mode::Vjp,
+            DifferentiateMode::Trace => graph::Mode::Trace,
         };
         let derived =
             graph::differentiate(&model, mode, self.input.as_deref(), self.output.as_deref())?;
         out.write(&derived.to_bytes()?)?;
-        Ok(Exit::Well)
+        Ok(Exit::Success)
     }
 
     /// The model's file and those of its weights.
-    fn inputs(&self) -> Result<Vec<PathBuf>> {
+    fn input_files(&self) -> Result<Vec<PathBuf>> {
         let name = self.model.display().to_string();
         let bytes =
             std::fs::read(&self.model).with_context(|| format!("{name}: it cannot be read"))?;
@@ -64,12 +64,13 @@ impl Differentiate {
     }
 
     /// The model whole; one that no message can hold, with its weights left in the files that the result names as well.
-    fn read(&self) -> Result<graph::Model> {
-        let too_large = match graph::load(&self.model) {
+    fn read_model(&self) -> Result<graph::Model> {
+        let too_large = match graph::load_onnx(&self.model) {
             Err(error @ graph::GraphError::TooLarge { .. }) => error,
             read => return Ok(read?),
         };
-        let (Some(home), Some(out)) = (folder(&self.model), folder(&self.out)) else {
+        let (Some(home), Some(out)) = (canonical_folder(&self.model), canonical_folder(&self.out))
+        else {
             return Err(too_large.into());
         };
         if home != out {
@@ -77,12 +78,12 @@ impl Differentiate {
                 "{too_large}; or write --out into the model's own folder, where the result can name the same weights"
             );
         }
-        Ok(graph::skim(&self.model)?)
+        Ok(graph::skim_onnx(&self.model)?)
     }
 }
 
 /// The folder of a file, by one name of it.
-fn folder(file: &Path) -> Option<PathBuf> {
+fn canonical_folder(file: &Path) -> Option<PathBuf> {
     let folder = file.parent()?;
     if folder == Path::new("") {
         Path::new(".").canonicalize()

@@ -3,20 +3,20 @@
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::{Exit, Running};
-use crate::divergence::Divergence;
-use crate::execute::Pool;
-use crate::likelihood::Task;
-use crate::model::library::processor;
+use super::{Exit, RuntimeArgs};
+use crate::divergence::DivergenceEstimator;
+use crate::execute::WorkerPool;
+use crate::likelihood::LikelihoodTask;
+use crate::model::library::processor_name;
+use crate::model::loaded::Model;
 use crate::model::onnx::{Provider, Runtime};
-use crate::model::opened::Model;
 use crate::num::Batch;
-use crate::num::key::{Key, Purpose, SampleId};
+use crate::num::key::{Purpose, RngKey, SampleId};
 use crate::solve::Solver;
 
 /// The known-answer model travels inside the program.
-const CARD: &str = include_str!("../../models/mixture/card.yaml");
-const FILES: [(&str, &[u8]); 3] = [
+const KNOWN_ANSWER_CARD: &str = include_str!("../../models/mixture/card.yaml");
+const KNOWN_ANSWER_FILES: [(&str, &[u8]); 3] = [
     (
         "denoiser.onnx",
         include_bytes!("../../models/mixture/denoiser.onnx"),
@@ -32,64 +32,72 @@ const FILES: [(&str, &[u8]); 3] = [
 ];
 
 #[derive(Debug, Args)]
-pub struct Doctor {
+pub struct DoctorArgs {
     #[command(flatten)]
-    running: Running,
+    runtime_args: RuntimeArgs,
 }
 
-impl Doctor {
+impl DoctorArgs {
     pub fn execute(self) -> Result<Exit> {
-        say!("flowgauge {}", env!("CARGO_PKG_VERSION"));
-        let runtime = Runtime::with(self.running.ort_lib.as_deref(), self.running.provider)?;
+        outln!("flowgauge {}", env!("CARGO_PKG_VERSION"));
+        let runtime = Runtime::get_with_provider(
+            self.runtime_args.ort_lib.as_deref(),
+            self.runtime_args.provider,
+        )?;
         let library = &runtime.library;
-        say!(
+        outln!(
             "ONNX Runtime {} from {} ({})",
             library.version,
             library.path.display(),
             library.origin
         );
         for provider in Provider::ALL {
-            say!(
+            outln!(
                 "provider {}: {}",
                 provider.name(),
                 runtime.availability(provider)
             );
         }
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        say!("processor {}, {threads} threads, {}", processor(), memory());
-        self.known_answer()
+        outln!(
+            "processor {}, {threads} threads, {}",
+            processor_name(),
+            describe_memory()
+        );
+        self.check_known_answer()
     }
 
     /// log p of a Gaussian mixture through the whole machinery, against its closed form.
-    fn known_answer(&self) -> Result<Exit> {
+    fn check_known_answer(&self) -> Result<Exit> {
         let folder = tempfile::tempdir()?;
         let card = folder.path().join("card.yaml");
-        std::fs::write(&card, CARD)?;
-        for (name, bytes) in FILES {
+        std::fs::write(&card, KNOWN_ANSWER_CARD)?;
+        for (name, bytes) in KNOWN_ANSWER_FILES {
             std::fs::write(folder.path().join(name), bytes)?;
         }
         let model = Model::open(&card)?;
-        let solver: Solver = super::spec("--solver", "{dopri5: {rtol: 1e-6, atol: 1e-6}}")?;
-        let estimators: Vec<Divergence> = super::spec("--divergence", "[exact, closed-form]")?;
-        let task = Task {
+        let solver: Solver = super::parse_spec("--solver", "{dopri5: {rtol: 1e-6, atol: 1e-6}}")?;
+        let estimators: Vec<DivergenceEstimator> =
+            super::parse_spec("--divergence", "[exact, closed-form]")?;
+        let task = LikelihoodTask {
             curve: &model.curve,
             prior: model.prior,
             solver: &solver,
             estimators: &estimators,
-            key: Key { seed: 0 },
+            key: RngKey { seed: 0 },
         };
         let samples: Vec<SampleId> = (0..8).collect();
         let states = |batch: &[SampleId]| {
             let mut x = Batch::zeros((batch.len(), model.dim()));
             for (mut row, sample) in x.rows_mut().into_iter().zip(batch) {
-                row.assign(&Key { seed: 0 }.normal(Purpose::Check, *sample, 0, model.dim()));
+                row.assign(&RngKey { seed: 0 }.normal(Purpose::Check, *sample, 0, model.dim()));
             }
             x
         };
-        let runtime = self.running.runtime()?;
-        let pool = Pool::new(&model, runtime, self.running.machine());
+        let runtime = self.runtime_args.runtime()?;
+        let pool = WorkerPool::new(&model, runtime, self.runtime_args.machine());
         let (rows, _) = pool
-            .likelihoods(&task, &samples, false, states)
+            .log_likelihoods(&task, &samples, false, states)
             .context("the known-answer likelihood")?;
         let values = |e: usize| {
             rows.iter()
@@ -101,14 +109,17 @@ impl Doctor {
                 .graph
                 .strip_prefix(&format!("{}/", folder.path().display()))
                 .unwrap_or(&placement.graph);
-            say!("{graph}: {}", placement.describe(self.running.provider));
+            outln!(
+                "{graph}: {}",
+                placement.describe(self.runtime_args.provider)
+            );
         }
         let worst = values(0)
             .zip(values(1))
             .map(|(a, b)| (a - b).abs())
             .fold(0.0, |m: f64, v| if v > m || v.is_nan() { v } else { m });
         let fine = worst <= 5e-3;
-        say!(
+        outln!(
             "known answer: log-likelihood of a mixture in 8 dimensions, largest error {worst:.1e} nats of 8 samples: {}",
             if fine {
                 "well"
@@ -116,11 +127,11 @@ impl Doctor {
                 "WRONG, expected at most 5e-3"
             }
         );
-        Ok(if fine { Exit::Well } else { Exit::Failed })
+        Ok(if fine { Exit::Success } else { Exit::Failed })
     }
 }
 
-fn memory() -> String {
+fn describe_memory() -> String {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kilobytes = info.lines().find_map(|l| {
         l.strip_prefix("MemTotal:")?

@@ -7,25 +7,25 @@ use clap::Args;
 use ndarray::{Axis, s};
 use sha2::{Digest, Sha256};
 
-use super::{Exit, Running};
-use crate::flow::field::{Linearized, VectorField};
+use super::{Exit, RuntimeArgs};
+use crate::flow::field::{JacobianOperator, VectorField};
 use crate::flow::truncation::Truncation;
 use crate::graph::{self, Mode};
-use crate::model::flow_map::Derivatives;
+use crate::model::flow_map::FlowMapDerivatives;
 use crate::model::library::hex;
-use crate::model::opened::{JacobianOptions, Model, Options};
-use crate::num::key::{Key, Purpose};
-use crate::num::{Batch, Blocks};
+use crate::model::loaded::{JacobianOptions, Model, SessionOptions};
+use crate::num::key::{Purpose, RngKey};
+use crate::num::{Batch, TangentBatch};
 
 #[derive(Debug, Args)]
-pub struct Inspect {
+pub struct InspectArgs {
     /// A card, or an ONNX file
     file: PathBuf,
     #[command(flatten)]
-    running: Running,
+    runtime_args: RuntimeArgs,
 }
 
-impl Inspect {
+impl InspectArgs {
     pub fn execute(self) -> Result<Exit> {
         let extension = self
             .file
@@ -35,19 +35,19 @@ impl Inspect {
         if extension == "onnx" {
             let bytes = std::fs::read(&self.file)
                 .with_context(|| format!("{}: it cannot be read", self.file.display()))?;
-            let model = looked_at(&self.file)?;
+            let model = load_or_skim(&self.file)?;
             let sha256 = hex(&Sha256::digest(&bytes));
-            describe(
+            print_graph(
                 &self.file.display().to_string(),
                 &model,
                 &sha256,
-                &Derivable::default(),
+                &GraphDifferentiability::default(),
             );
-            return Ok(Exit::Well);
+            return Ok(Exit::Success);
         }
         let model = Model::open(&self.file)?;
         let card = &model.card;
-        say!(
+        outln!(
             "card {}: {}, shape {:?}, {} prediction",
             self.file.display(),
             card.name,
@@ -56,34 +56,34 @@ impl Inspect {
                 .as_str()
                 .unwrap_or_default()
         );
-        say!("path {}", serde_json::to_string(&card.path)?);
-        say!(
+        outln!("path {}", serde_json::to_string(&card.path)?);
+        outln!(
             "prior N(0, {}^2 I) at time {}, data at time {}",
             model.prior.std,
             model.curve.prior_end(),
             model.curve.data_end()
         );
-        say!(
+        outln!(
             "cut off {}",
-            Truncation::new(&model.curve, model.prior).sentence(card.network.prediction)
+            Truncation::new(&model.curve, model.prior).describe(card.network.prediction)
         );
         if let Some(preconditioning) = card.network.preconditioning {
-            say!(
+            outln!(
                 "preconditioning outside the graph {}",
                 serde_json::to_string(&preconditioning)?
             );
         }
         let given = model
-            .constants_in_words()?
+            .describe_constants()?
             .into_iter()
-            .chain(model.times_in_words()?)
-            .chain(model.kinks_in_words()?);
-        given.for_each(|(input, value)| say!("{input}: {value}"));
+            .chain(model.describe_times()?)
+            .chain(model.describe_kinks()?);
+        given.for_each(|(input, value)| outln!("{input}: {value}"));
         if let Some(terms) = model
             .trace_terms()
             .filter(|terms| *terms < model.dim() as u64)
         {
-            say!(
+            outln!(
                 "exact trace: {terms} products in {} dimensions, since the Jacobian is block diagonal",
                 model.dim()
             );
@@ -95,62 +95,62 @@ impl Inspect {
             } else {
                 "a network of its own"
             };
-            say!(
+            outln!(
                 "divergence head {name}: {}, {place}",
                 parametrization.as_str().unwrap_or_default()
             );
         }
         for file in &model.files {
             let at = self.file.parent().unwrap_or(Path::new("")).join(&file.name);
-            say!("\n{}", file.key);
+            outln!("\n{}", file.key);
             if !file.is_network() {
-                say!("{}\n  sha256 {}", at.display(), file.sha256);
+                outln!("{}\n  sha256 {}", at.display(), file.sha256);
                 continue;
             }
-            describe(
+            print_graph(
                 &at.display().to_string(),
-                &looked_at(&at)?,
+                &load_or_skim(&at)?,
                 &file.sha256,
-                &derivable(&model, &file.key, &at)?,
+                &graph_differentiability(&model, &file.key, &at)?,
             );
         }
-        let findings = self.run_network(&model)?;
-        say!("\nthe network as it runs");
-        findings
-            .iter()
-            .for_each(|(what, fine)| say!("  {} {what}", if *fine { "ok    " } else { "FAILED" }));
-        for placement in self.running.runtime()?.placements() {
-            say!(
+        let findings = self.check_network(&model)?;
+        outln!("\nthe network as it runs");
+        findings.iter().for_each(|(what, fine)| {
+            outln!("  {} {what}", if *fine { "ok    " } else { "FAILED" })
+        });
+        for placement in self.runtime_args.runtime()?.placements() {
+            outln!(
                 "  nodes of {}: {}",
                 placement.graph,
-                placement.describe(self.running.provider)
+                placement.describe(self.runtime_args.provider)
             );
         }
         let fine = findings.iter().all(|f| f.1);
-        Ok(if fine { Exit::Well } else { Exit::Failed })
+        Ok(if fine { Exit::Success } else { Exit::Failed })
     }
 
     /// Runs the velocity at batch 1, 2, 3 and permuted, and at both ends of time.
-    fn run_network(&self, model: &Model) -> Result<Vec<(String, bool)>> {
-        let options = Options {
-            provider: self.running.machine().provider,
+    fn check_network(&self, model: &Model) -> Result<Vec<(String, bool)>> {
+        let options = SessionOptions {
+            provider: self.runtime_args.machine().provider,
             threads: 1,
         };
-        let mut field = model.velocity(self.running.runtime()?, options)?;
+        let mut field = model.velocity(self.runtime_args.runtime()?, options)?;
         // The rest of the card's networks are held against it as well.
-        let runtime = self.running.runtime()?;
+        let runtime = self.runtime_args.runtime()?;
         let card = &model.card;
         card.divergence_heads
             .keys()
             .try_for_each(|name| model.head(name, runtime, options).map(drop))?;
-        let nothing = Derivatives::default();
+        let nothing = FlowMapDerivatives::default();
         card.flow_maps
             .keys()
             .try_for_each(|name| model.flow_map(name, runtime, options, nothing).map(drop))?;
         if card.closed_form.is_some() {
             model.closed_form(runtime, options)?;
         }
-        let key = Key { seed: 0 };
+        let key = RngKey { seed: 0 };
         let (start, end) = (model.curve.data_end(), model.curve.prior_end());
         let middle = model.curve.time_of_ratio(1.0);
         let states = |t: f64| {
@@ -180,22 +180,22 @@ impl Inspect {
             let part = x.slice(s![..n, ..]).to_owned();
             let what = format!("batch of {n} agrees with a batch of 3");
             found.push(match field.velocity(&t[..n], &part) {
-                Ok(v) => judged(what, gap(&v, &three.slice(s![..n, ..]).to_owned())),
+                Ok(v) => agreement_finding(what, gap(&v, &three.slice(s![..n, ..]).to_owned())),
                 Err(e) => (format!("{what}: {e}"), false),
             });
         }
         let order = [2, 0, 1];
         let permuted = field.velocity(&t, &x.select(Axis(0), &order))?;
-        found.push(judged(
+        found.push(agreement_finding(
             "permuted samples agree: no sample feels another".to_owned(),
             gap(&permuted, &three.select(Axis(0), &order)),
         ));
         let again = field.velocity(&t, &x)?;
-        found.push(judged(
+        found.push(agreement_finding(
             "the same call twice agrees".to_owned(),
             gap(&again, &three),
         ));
-        found.extend(self.run_products(model, options, (&t, &x)));
+        found.extend(self.check_jacobian_products(model, options, (&t, &x)));
         for (name, t) in [("data", start), ("prior", end)] {
             let v = field.velocity(&[t; 3], &states(t))?;
             found.push((
@@ -207,25 +207,25 @@ impl Inspect {
     }
 
     /// Runs the derived graph, where every operator can be differentiated: what a likelihood does.
-    fn run_products(
+    fn check_jacobian_products(
         &self,
         model: &Model,
-        options: Options,
+        options: SessionOptions,
         (t, x): (&[f64], &Batch),
     ) -> Option<(String, bool)> {
         let card = &model.card.network;
-        let graph = model.known_graph().ok()?;
+        let graph = model.network_graph_with_known_axes().ok()?;
         if !graph::obstacles(&graph, Mode::Jvp, Some(&card.inputs.x), Some(&card.output)).is_empty()
         {
             return None;
         }
         let what = "products with the Jacobian are finite";
-        let z = Blocks::ones((1, x.nrows(), x.ncols()));
+        let z = TangentBatch::ones((1, x.nrows(), x.ncols()));
         let tangents = self
-            .running
+            .runtime_args
             .runtime()
-            .and_then(|runtime| model.tangents(runtime, options, JacobianOptions::default()));
-        let product = tangents.and_then(|mut tangents| Ok(tangents.quadratic(t, x, &z)?));
+            .and_then(|runtime| model.jacobian(runtime, options, JacobianOptions::default()));
+        let product = tangents.and_then(|mut tangents| Ok(tangents.quadratic_form(t, x, &z)?));
         Some(match product {
             Ok(product) => (what.to_owned(), product.iter().all(|v| v.is_finite())),
             Err(error) => (format!("{what}: {error:#}"), false),
@@ -234,14 +234,14 @@ impl Inspect {
 }
 
 /// A model with its data, or without its weights where those are too many for one message.
-fn looked_at(file: &Path) -> Result<graph::Model, graph::GraphError> {
-    match graph::load(file) {
-        Err(graph::GraphError::TooLarge { .. }) => graph::skim(file),
+fn load_or_skim(file: &Path) -> Result<graph::Model, graph::GraphError> {
+    match graph::load_onnx(file) {
+        Err(graph::GraphError::TooLarge { .. }) => graph::skim_onnx(file),
         model => model,
     }
 }
 
-fn judged(what: String, gap: f64) -> (String, bool) {
+fn agreement_finding(what: String, gap: f64) -> (String, bool) {
     let fine = gap <= 1e-4;
     (
         format!("{what} (largest difference {gap:.1e} of the largest value)"),
@@ -251,7 +251,7 @@ fn judged(what: String, gap: f64) -> (String, bool) {
 
 /// A graph as it is differentiated, and by what: where nothing is named, as `flowgauge differentiate` does.
 #[derive(Default)]
-struct Derivable {
+struct GraphDifferentiability {
     model: Option<graph::Model>,
     input: Option<String>,
     /// The output of forward mode, and that of reverse mode.
@@ -259,15 +259,15 @@ struct Derivable {
 }
 
 /// The graph at a card's key with the axes and roles that the card gives it.
-fn derivable(model: &Model, key: &str, at: &Path) -> Result<Derivable> {
+fn graph_differentiability(model: &Model, key: &str, at: &Path) -> Result<GraphDifferentiability> {
     let card = &model.card;
     if key == "network.file" {
         let (input, output) = (
             Some(card.network.inputs.x.clone()),
             Some(card.network.output.clone()),
         );
-        return Ok(Derivable {
-            model: Some(model.known_graph()?),
+        return Ok(GraphDifferentiability {
+            model: Some(model.network_graph_with_known_axes()?),
             input,
             outputs: [output.clone(), output],
         });
@@ -276,24 +276,24 @@ fn derivable(model: &Model, key: &str, at: &Path) -> Result<Derivable> {
         .strip_prefix("flow_maps.")
         .and_then(|k| k.strip_suffix(".file"));
     if let Some((name, spec)) = map.and_then(|name| Some((name, card.flow_maps.get(name)?))) {
-        let graph = model.known_map_graph(name, looked_at(at)?)?;
+        let graph = model.flow_map_graph_with_known_axes(name, load_or_skim(at)?)?;
         let outputs = [
             spec.outputs.velocity.clone(),
             spec.outputs.divergence.clone(),
         ];
-        return Ok(Derivable {
+        return Ok(GraphDifferentiability {
             model: Some(graph),
             input: Some(spec.inputs.x.clone()),
             outputs,
         });
     }
-    Ok(Derivable::default())
+    Ok(GraphDifferentiability::default())
 }
 
 /// Ports, size, hash, operators and what can be differentiated.
-fn describe(name: &str, model: &graph::Model, sha256: &str, derivable: &Derivable) {
-    say!("{name}");
-    say!(
+fn print_graph(name: &str, model: &graph::Model, sha256: &str, derivable: &GraphDifferentiability) {
+    outln!("{name}");
+    outln!(
         "  sha256 {sha256}, opset {}, {} parameters",
         model.opset(),
         model.parameters()
@@ -305,7 +305,7 @@ fn describe(name: &str, model: &graph::Model, sha256: &str, derivable: &Derivabl
             } else {
                 "[?] (unknown rank)".to_owned()
             };
-            say!("  {kind} {} {} {dims}", port.name, port.elem);
+            outln!("  {kind} {} {} {dims}", port.name, port.elem);
         }
     }
     let operators: Vec<String> = model
@@ -313,7 +313,7 @@ fn describe(name: &str, model: &graph::Model, sha256: &str, derivable: &Derivabl
         .iter()
         .map(|(op, n)| format!("{op} {n}"))
         .collect();
-    say!("  operators: {}", operators.join(", "));
+    outln!("  operators: {}", operators.join(", "));
     let modes = [(Mode::Jvp, "forward (jvp)"), (Mode::Vjp, "reverse (vjp)")];
     for ((mode, label), output) in modes.into_iter().zip(&derivable.outputs) {
         let obstacles = graph::obstacles(
@@ -323,10 +323,10 @@ fn describe(name: &str, model: &graph::Model, sha256: &str, derivable: &Derivabl
             output.as_deref(),
         );
         if obstacles.is_empty() {
-            say!("  {label}: every operator can be differentiated");
+            outln!("  {label}: every operator can be differentiated");
         } else {
-            say!("  {label}: {} obstacles", obstacles.len());
-            obstacles.iter().for_each(|o| say!("    {o}"));
+            outln!("  {label}: {} obstacles", obstacles.len());
+            obstacles.iter().for_each(|o| outln!("    {o}"));
         }
     }
 }

@@ -8,29 +8,31 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde::Serialize;
 
-use super::stream::{listen, stopped};
-use super::{Exit, Running, spec, summary};
-use crate::convention::{self, Convention, Linear, Setting};
-use crate::data::{Dataset, file_of};
-use crate::dequantization::{Dequantization, NONE};
-use crate::divergence::{self, Divergence};
-use crate::execute::{Needs, Pool, choose_steps};
-use crate::lattice::Lattice;
-use crate::likelihood::{Row, Task, bits_per_dim, nats_per_dim};
+use super::interrupt::{interrupted_exit, stop_on_signal};
+use super::{Exit, RuntimeArgs, parse_spec, print_summary};
+use crate::convention::{self, AffineConversion, Convention, ConventionContext};
+use crate::data::{Dataset, path_without_member};
+use crate::dequantization::{Dequantization, NO_BOUND};
+use crate::divergence::{self, DivergenceEstimator};
+use crate::execute::{WorkerPool, WorkerSpec, choose_steps};
+use crate::lattice::LatticePolicy;
+use crate::likelihood::{LikelihoodResult, LikelihoodTask, bits_per_dim, nats_per_dim};
 use crate::model::card::Card;
-use crate::model::lift::NetworkPrecision;
-use crate::model::opened::Model;
-use crate::num::key::{Key, SampleId};
-use crate::num::shape::{Layout, Said};
-use crate::num::{decimals, stats, with_stderr};
-use crate::output::{Kind, Output, Writer};
-use crate::plan::{Wanted, resolved, resolves, supports};
-use crate::progress::{Show, duration};
-use crate::registry::named;
-use crate::solve::{Solver, Span, Status};
+use crate::model::loaded::Model;
+use crate::model::precision::NetworkPrecision;
+use crate::num::key::{RngKey, SampleId};
+use crate::num::shape::{AxisLayout, RequestedLayout};
+use crate::num::{format_decimals, format_with_stderr, stats};
+use crate::output::{Output, OutputKind, Writer};
+use crate::plan::{
+    AutoStepsRequest, check_difference_step, check_estimator_supported, with_card_defaults,
+};
+use crate::progress::{ProgressDisplay, format_duration};
+use crate::registry::prefix_with_name;
+use crate::solve::{Solver, Status, TimeSpan};
 
 #[derive(Debug, Args)]
-pub struct Likelihood {
+pub struct LikelihoodArgs {
     /// The model's card
     #[arg(long, value_name = "CARD")]
     model: PathBuf,
@@ -39,7 +41,7 @@ pub struct Likelihood {
     data: PathBuf,
     /// The order of the array's axes where it is not the card's, a letter each: NHWC are images with channels last
     #[arg(long, value_name = "LETTERS")]
-    layout: Option<Layout>,
+    layout: Option<AxisLayout>,
     /// How the divergence is found: `exact`, `"{hutchinson: {probes: 8}}"`, …
     #[arg(long, value_name = "SPEC")]
     divergence: String,
@@ -56,8 +58,8 @@ pub struct Likelihood {
     conventions: Vec<String>,
     /// What to do about data whose numbers bound nothing: floats that were quantized and not dequantized, or data that
     /// are not in the range or of the depth that the card says; `refuse`, or `allow`, which adds the column `bound`
-    #[arg(long, default_value = "refuse", value_name = "refuse|allow", value_parser = lattice)]
-    lattice: Lattice,
+    #[arg(long, default_value = "refuse", value_name = "refuse|allow", value_parser = parse_lattice)]
+    lattice: LatticePolicy,
     /// What the networks compute in, where that is not the type of their files: `float64` shows what float32 costs in
     /// accuracy, `float32` is for networks in half precision
     #[arg(long, value_name = "float32|float64")]
@@ -69,11 +71,11 @@ pub struct Likelihood {
     #[arg(long, value_name = "CSV")]
     out: PathBuf,
     #[command(flatten)]
-    running: Running,
+    runtime_args: RuntimeArgs,
 }
 
 /// The promised columns.
-const COLUMNS: [&str; 11] = [
+const LIKELIHOOD_COLUMNS: [&str; 11] = [
     "sample",
     "log_likelihood",
     "stderr",
@@ -89,7 +91,7 @@ const COLUMNS: [&str; 11] = [
 
 /// One line of the table, in the order of its columns.
 #[derive(Debug, Serialize)]
-struct Line {
+struct LikelihoodCsvRow {
     sample: SampleId,
     log_likelihood: Option<f64>,
     stderr: Option<f64>,
@@ -103,12 +105,12 @@ struct Line {
     solver_error: Option<f64>,
 }
 
-impl Likelihood {
+impl LikelihoodArgs {
     pub fn execute(self) -> Result<Exit> {
-        let divergence: Divergence = spec("--divergence", &self.divergence)?;
+        let divergence: DivergenceEstimator = parse_spec("--divergence", &self.divergence)?;
         let mut solver: Solver = match &self.solver {
-            Some(text) => spec("--solver", text)?,
-            None if divergence.takes_solver() => {
+            Some(text) => parse_spec("--solver", text)?,
+            None if divergence.needs_solver() => {
                 bail!(
                     "--solver: absent, but `{}` follows a path; expected `dopri5`, `\"{{heun: {{steps: 40}}}}\"` or another of `flowgauge list`",
                     divergence.label()
@@ -120,72 +122,78 @@ impl Likelihood {
         let precision: Option<NetworkPrecision> = self
             .precision
             .as_deref()
-            .map(|text| spec("--precision", text))
+            .map(|text| parse_spec("--precision", text))
             .transpose()?;
-        let model = Model::open_in(&self.model, precision)?;
+        let model = Model::open_with_precision(&self.model, precision)?;
         let inputs: Vec<PathBuf> = model
-            .paths()
+            .file_paths()
             .into_iter()
-            .chain([file_of(&self.data)])
+            .chain([path_without_member(&self.data)])
             .collect();
-        let out = Output::new(Kind::Table, "--out", &self.out, &inputs)?;
+        let out = Output::new(OutputKind::Table, "--out", &self.out, &inputs)?;
         let asked = divergence.label();
-        let divergence = resolved(&model, divergence);
-        if divergence.needs_products().0 && divergence.label() != asked {
-            let why = model.irreversible().unwrap_or_default();
-            note!(
+        let divergence = with_card_defaults(&model, divergence);
+        if divergence.needs_jvp_and_vjp().0 && divergence.label() != asked {
+            let why = model.vjp_unsupported().unwrap_or_default();
+            errln!(
                 "flowgauge: {asked} is carried out as {}: {why}",
                 divergence.label()
             );
         }
-        supports(&model, &divergence).context("--divergence")?;
-        let span = Span {
+        check_estimator_supported(&model, &divergence).context("--divergence")?;
+        let span = TimeSpan {
             curve: &model.curve,
             to_prior: true,
         };
         solver
             .check(span)
-            .map_err(|e| anyhow!("--solver {}", named(solver.name(), e)))?;
-        let mut data = Dataset::read(&self.data)?
-            .laid_out(self.layout.as_ref().map(Said::always), &model.card.shape)?;
-        data.fits(&model.card)?;
-        resolves(&model, &divergence, &data).context("--divergence")?;
-        let bound = data.bound(&model.card, self.lattice)?;
-        data.notes.extend(bound.why);
+            .map_err(|e| anyhow!("--solver {}", prefix_with_name(solver.name(), e)))?;
+        let mut data = Dataset::read(&self.data)?.with_layout(
+            self.layout.as_ref().map(RequestedLayout::unconditional),
+            &model.card.shape,
+        )?;
+        data.check_fits(&model.card)?;
+        check_difference_step(&model, &divergence, &data).context("--divergence")?;
+        let bound = data.likelihood_bound(&model.card, self.lattice)?;
+        data.notes.extend(bound.reason);
         let dequantization = self
             .dequantization
             .as_deref()
-            .map(|text| spec("--dequantization", text))
+            .map(|text| parse_spec("--dequantization", text))
             .transpose()?;
-        let allowed = (self.lattice == Lattice::Allow).then_some(bound.what);
-        let conventions = conventions(&self.conventions, &model.card)?;
-        let extra = Extra {
+        let allowed = (self.lattice == LatticePolicy::Allow).then_some(bound.kind);
+        let conventions = resolve_conventions(&self.conventions, &model.card)?;
+        let extra = ExtraColumns {
             dequantization,
-            allowed,
+            allowed_bound: allowed,
             conventions,
         };
 
-        if !self.running.quiet {
-            data.tell();
+        if !self.runtime_args.quiet {
+            data.print_notes();
         }
-        let key = Key { seed: self.seed };
-        let pool = Pool::new(&model, self.running.runtime()?, self.running.machine());
+        let key = RngKey { seed: self.seed };
+        let pool = WorkerPool::new(
+            &model,
+            self.runtime_args.runtime()?,
+            self.runtime_args.machine(),
+        );
         let estimators = [divergence];
-        if estimators[0].kind() == divergence::Kind::FewStepForwardAverage {
-            note!(
+        if estimators[0].kind() == divergence::EstimateKind::FewStepForwardAverage {
+            errln!(
                 "flowgauge: rule forward-average, for comparison with the authors' code only: \
                  its log-likelihoods are biased by O(1/steps) even for an exact map"
             );
         }
         if let Some(dequantization) = &extra.dequantization {
-            data.dequantizable(&model.card)
+            data.check_dequantizable(&model.card)
                 .context("--dequantization")?;
             dequantization
                 .check(&estimators)
                 .map_err(|e| anyhow!("--dequantization: {e}"))?;
         }
-        if solver.automatic().is_some() {
-            let wanted = Wanted {
+        if solver.auto_steps_tolerance().is_some() {
+            let wanted = AutoStepsRequest {
                 model: &model,
                 data: &data,
                 solver: &solver,
@@ -193,19 +201,23 @@ impl Likelihood {
                 samples: data.len(),
                 key,
             };
-            let chosen = choose_steps(&wanted, self.running.runtime()?, self.running.machine());
+            let chosen = choose_steps(
+                &wanted,
+                self.runtime_args.runtime()?,
+                self.runtime_args.machine(),
+            );
             let chosen = chosen.with_context(|| format!("--solver {}", solver.name()))?;
-            if !self.running.quiet {
-                note!("flowgauge: {}", chosen.sentence());
+            if !self.runtime_args.quiet {
+                errln!("flowgauge: {}", chosen.describe());
             }
-            solver = chosen.settled().unwrap_or(solver);
+            solver = chosen.chosen_solver().unwrap_or(solver);
         }
-        let needs = Needs {
+        let needs = WorkerSpec {
             estimators: &estimators,
-            ..Needs::default()
+            ..WorkerSpec::default()
         };
-        pool.rehearse(needs, data.len(), &data.states(&model.card, key, &[0]))?;
-        let task = Task {
+        pool.dry_run(needs, data.len(), &data.states(&model.card, key, &[0]))?;
+        let task = LikelihoodTask {
             curve: &model.curve,
             prior: model.prior,
             solver: &solver,
@@ -215,36 +227,36 @@ impl Likelihood {
         let samples: Vec<SampleId> = (0..data.len() as u64).collect();
         let states = |batch: &[SampleId]| data.states(&model.card, key, batch);
 
-        let draws = extra.dequantization.as_ref().map_or(1, |d| d.draws());
-        let mut table = Table {
+        let draws = extra.dequantization.as_ref().map_or(1, |d| d.draw_count());
+        let mut table = LikelihoodTableWriter {
             out: out.begin()?,
             card: &model.card,
-            extra: &extra,
-            tally: Tally::default(),
+            extra_columns: &extra,
+            totals: LikelihoodTotals::default(),
         };
-        listen(None);
+        stop_on_signal(None);
         let began = Instant::now();
-        let show = Show::counted(
-            self.running.quiet,
+        let show = ProgressDisplay::for_rows(
+            self.runtime_args.quiet,
             pool.meter(),
             samples.len() * draws,
             "log-likelihoods",
         );
-        let ended = pool.each_draw(
+        let ended = pool.for_each_dequantized_log_likelihood(
             &task,
             extra.dequantization.as_ref(),
             &samples,
             states,
-            |rows| table.add(&rows),
+            |rows| table.write_rows(&rows),
         );
         drop(show);
-        let Table {
+        let LikelihoodTableWriter {
             out: written,
-            tally,
+            totals: tally,
             ..
         } = table;
         if let Err(error) = ended {
-            return stopped(
+            return interrupted_exit(
                 error,
                 written,
                 [tally.rows, samples.len()],
@@ -252,35 +264,35 @@ impl Likelihood {
             );
         }
         written.finish()?;
-        let sentence = tally.sentence(&model.card, began.elapsed().as_secs_f64());
-        summary(Some(&out), format_args!("{sentence}"));
+        let sentence = tally.summary(&model.card, began.elapsed().as_secs_f64());
+        print_summary(Some(&out), format_args!("{sentence}"));
         if tally.failed > 0 {
-            note!(
+            errln!(
                 "flowgauge: {} of {} samples have no likelihood: see the column `status`",
                 tally.failed,
                 tally.rows
             );
             return Ok(Exit::Failed);
         }
-        Ok(Exit::Well)
+        Ok(Exit::Success)
     }
 }
 
-fn lattice(text: &str) -> Result<Lattice, String> {
+fn parse_lattice(text: &str) -> Result<LatticePolicy, String> {
     serde_json::from_value(text.into()).map_err(|_| "expected refuse or allow".to_owned())
 }
 
 /// Columns beyond the promised ones, for what was asked beyond the promised flags.
-struct Extra {
+struct ExtraColumns {
     dequantization: Option<Dequantization>,
     /// What the numbers are to the data, where some that bound nothing are allowed.
-    allowed: Option<&'static str>,
-    conventions: Vec<(&'static str, Linear)>,
+    allowed_bound: Option<&'static str>,
+    conventions: Vec<(&'static str, AffineConversion)>,
 }
 
-impl Extra {
-    fn columns(&self) -> Vec<String> {
-        let draws: &[&str] = match (&self.dequantization, self.allowed) {
+impl ExtraColumns {
+    fn names(&self) -> Vec<String> {
+        let draws: &[&str] = match (&self.dequantization, self.allowed_bound) {
             (Some(_), _) => &["bound", "draws", "dequantization_stderr"],
             (None, Some(_)) => &["bound"],
             (None, None) => &[],
@@ -293,47 +305,50 @@ impl Extra {
             .collect()
     }
 
-    fn cells(&self, row: &Row) -> Vec<String> {
+    fn cells(&self, row: &LikelihoodResult) -> Vec<String> {
         let number = |v: Option<f64>| v.map_or(String::new(), |v| v.to_string());
         let mut cells = Vec::new();
-        let nothing = self.allowed.filter(|bound| *bound == NONE);
+        let nothing = self.allowed_bound.filter(|bound| *bound == NO_BOUND);
         match &self.dequantization {
             Some(dequantization) => {
-                let bound = nothing.unwrap_or(dequantization.bound());
-                cells.extend([bound.to_owned(), dequantization.draws().to_string()]);
+                let bound = nothing.unwrap_or(dequantization.bound_kind());
+                cells.extend([bound.to_owned(), dequantization.draw_count().to_string()]);
                 cells.push(number(row.dequantization_stderr));
             }
-            None => cells.extend(self.allowed.map(str::to_owned)),
+            None => cells.extend(self.allowed_bound.map(str::to_owned)),
         }
         cells.extend(
             self.conventions
                 .iter()
-                .map(|(_, linear)| number(row.log_likelihood.map(|l| linear.value(l)))),
+                .map(|(_, linear)| number(row.log_likelihood.map(|l| linear.convert(l)))),
         );
         cells
     }
 }
 
 /// The conventions that were named, in the card's setting.
-fn conventions(names: &[String], card: &Card) -> Result<Vec<(&'static str, Linear)>> {
+fn resolve_conventions(
+    names: &[String],
+    card: &Card,
+) -> Result<Vec<(&'static str, AffineConversion)>> {
     let (range, levels) = (card.data.map(|d| d.range), card.data.and_then(|d| d.levels));
-    let setting = Setting {
+    let setting = ConventionContext {
         dim: card.dim(),
         range,
         levels,
     };
     let one = |name: &String| {
         let known = || {
-            convention::ALL
+            convention::CONVENTIONS
                 .iter()
                 .map(|c| c.name)
                 .collect::<Vec<_>>()
                 .join(", ")
         };
-        let convention = Convention::named(name)
+        let convention = Convention::by_name(name)
             .ok_or_else(|| anyhow!("--convention {name}: expected {}", known()))?;
         let linear = convention
-            .of(&setting)
+            .conversion_for(&setting)
             .map_err(|why| anyhow!("--convention {name}: {why}"))?;
         Ok((convention.name, linear))
     };
@@ -341,30 +356,30 @@ fn conventions(names: &[String], card: &Card) -> Result<Vec<(&'static str, Linea
 }
 
 /// The table on its way, with what it comes to.
-struct Table<'a> {
+struct LikelihoodTableWriter<'a> {
     out: Writer,
     card: &'a Card,
-    extra: &'a Extra,
-    tally: Tally,
+    extra_columns: &'a ExtraColumns,
+    totals: LikelihoodTotals,
 }
 
-impl Table<'_> {
+impl LikelihoodTableWriter<'_> {
     /// Writes the rows of some samples, headed where they are the first.
-    fn add(&mut self, rows: &[Row]) -> Result<()> {
+    fn write_rows(&mut self, rows: &[LikelihoodResult]) -> Result<()> {
         let mut writer = csv::WriterBuilder::new()
             .has_headers(false)
             .from_writer(Vec::new());
-        if self.tally.rows == 0 {
+        if self.totals.rows == 0 {
             writer.write_record(
-                COLUMNS
+                LIKELIHOOD_COLUMNS
                     .iter()
                     .map(|c| (*c).to_owned())
-                    .chain(self.extra.columns()),
+                    .chain(self.extra_columns.names()),
             )?;
         }
         let (card, dim) = (self.card, self.card.dim());
         for row in rows {
-            let line = Line {
+            let line = LikelihoodCsvRow {
                 sample: row.sample,
                 log_likelihood: row.log_likelihood,
                 stderr: row.stderr,
@@ -380,8 +395,8 @@ impl Table<'_> {
                 status: row.status.as_str(),
                 solver_error: row.solver_error,
             };
-            writer.serialize((line, self.extra.cells(row)))?;
-            self.tally.count(row);
+            writer.serialize((line, self.extra_columns.cells(row)))?;
+            self.totals.add_row(row);
         }
         let bytes = writer.into_inner().map_err(|e| anyhow!("{}", e.error()))?;
         self.out.write_all(&bytes)?;
@@ -391,7 +406,7 @@ impl Table<'_> {
 
 /// What the rows come to.
 #[derive(Default)]
-struct Tally {
+struct LikelihoodTotals {
     nats: Vec<f64>,
     rows: usize,
     failed: usize,
@@ -399,8 +414,8 @@ struct Tally {
     jvps: u64,
 }
 
-impl Tally {
-    fn count(&mut self, row: &Row) {
+impl LikelihoodTotals {
+    fn add_row(&mut self, row: &LikelihoodResult) {
         self.rows += 1;
         self.failed += usize::from(row.status != Status::Ok);
         self.nats.extend(row.log_likelihood);
@@ -409,15 +424,15 @@ impl Tally {
     }
 
     /// One line: mean, number, failures, cost.
-    fn sentence(&self, card: &Card, seconds: f64) -> String {
-        let each = |total: u64| decimals(total as f64 / self.rows.max(1) as f64, 0);
+    fn summary(&self, card: &Card, seconds: f64) -> String {
+        let each = |total: u64| format_decimals(total as f64 / self.rows.max(1) as f64, 0);
         let cost = format!(
             "{} evaluations and {} Jacobian products per sample, {}",
             each(self.evaluations),
             each(self.jvps),
-            duration(seconds)
+            format_duration(seconds)
         );
-        let Some(mean) = stats::mean(&self.nats) else {
+        let Some(mean) = stats::mean_estimate(&self.nats) else {
             return format!("no log-likelihood of {} samples; {cost}", self.rows);
         };
         let bits = card.bits_offset().map(|offset| {
@@ -425,12 +440,12 @@ impl Tally {
             let value = bits_per_dim(mean.value, card.dim(), offset);
             format!(
                 ", {} bits/dim",
-                with_stderr(value, mean.stderr.map(|e| e * scale))
+                format_with_stderr(value, mean.stderr.map(|e| e * scale))
             )
         });
         format!(
             "mean log-likelihood {} nats{}, of {} samples, {} failed; {cost}",
-            with_stderr(mean.value, mean.stderr),
+            format_with_stderr(mean.value, mean.stderr),
             bits.unwrap_or_default(),
             mean.n,
             self.failed

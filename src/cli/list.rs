@@ -6,87 +6,87 @@ use schemars::JsonSchema;
 use serde_json::Value as Json;
 
 use super::Exit;
-use crate::config::{Budgeting, DensityGrid};
+use crate::config::{DensityGrid, ErrorBudgetSetting};
 use crate::convention;
 use crate::dequantization::Dequantization;
-use crate::divergence::Divergence;
-use crate::flow::grid::Spacing;
-use crate::flow::path::{Betas, Path};
+use crate::divergence::DivergenceEstimator;
+use crate::flow::grid::GridSpacing;
+use crate::flow::path::{Betas, ProbabilityPath};
 use crate::flow::preconditioning::Preconditioning;
 use crate::flow::prediction::Prediction;
 use crate::metric::Metric;
-use crate::model::card::{Head, TimeFeed};
+use crate::model::card::{DivergenceHeadSpec, TimeInputSpec};
 use crate::sample::Sampler;
 use crate::solve::Solver;
 use crate::solve::adaptive::Controller;
-use crate::stein::Stein;
+use crate::stein::SteinTest;
 use crate::yaml;
-use crate::yaml::form::{Form, Keys, Name, Shape};
+use crate::yaml::schema_type::{AliasedName, ObjectKeys, SchemaForm, SchemaType};
 
 #[derive(Debug, Args)]
-pub struct List {}
+pub struct ListArgs {}
 
-impl List {
+impl ListArgs {
     pub fn execute(self) -> Result<Exit> {
-        section::<Divergence>("estimators");
-        section::<Solver>("solvers");
-        section::<Controller>("controllers of adaptive solvers");
-        section::<Spacing>("grids and schedules");
-        section::<Sampler>("samplers");
-        section::<Metric>("metrics");
-        section::<Dequantization>("dequantizations");
-        say!("conventions");
-        convention::ALL
+        print_kinds::<DivergenceEstimator>("estimators");
+        print_kinds::<Solver>("solvers");
+        print_kinds::<Controller>("controllers of adaptive solvers");
+        print_kinds::<GridSpacing>("grids and schedules");
+        print_kinds::<Sampler>("samplers");
+        print_kinds::<Metric>("metrics");
+        print_kinds::<Dequantization>("dequantizations");
+        outln!("conventions");
+        convention::CONVENTIONS
             .iter()
-            .for_each(|c| say!("  {:<18} {}: {}", c.name, c.unit, c.formula));
-        section::<Stein>("stein tests");
-        section::<Budgeting>("budgets");
-        section::<DensityGrid>("densities over the plane");
-        section::<Prediction>("predictions");
-        section::<Preconditioning>("preconditionings");
-        section::<TimeFeed>("time feeds");
-        section::<Path>("paths");
-        section::<Betas>("betas of discrete paths");
-        section::<Head>("divergence heads");
-        Ok(Exit::Well)
+            .for_each(|c| outln!("  {:<18} {}: {}", c.name, c.unit, c.formula));
+        print_kinds::<SteinTest>("stein tests");
+        print_kinds::<ErrorBudgetSetting>("budgets");
+        print_kinds::<DensityGrid>("densities over the plane");
+        print_kinds::<Prediction>("predictions");
+        print_kinds::<Preconditioning>("preconditionings");
+        print_kinds::<TimeInputSpec>("time feeds");
+        print_kinds::<ProbabilityPath>("paths");
+        print_kinds::<Betas>("betas of discrete paths");
+        print_kinds::<DivergenceHeadSpec>("divergence heads");
+        Ok(Exit::Success)
     }
 }
 
 /// Each kind of a type on a line: its parameters with their defaults, what they may be, and its other names.
-fn section<T: JsonSchema>(title: &str) {
-    say!("{title}");
-    let schema = yaml::schema::<T>();
-    for (name, parameters) in lines(&schema, &schema) {
-        say!("{}", format!("  {name:<18} {parameters}").trim_end());
+fn print_kinds<T: JsonSchema>(title: &str) {
+    outln!("{title}");
+    let schema = yaml::schema_with_aliases::<T>();
+    for (name, parameters) in kind_lines(&schema, &schema) {
+        outln!("{}", format!("  {name:<18} {parameters}").trim_end());
     }
 }
 
 /// Names and what stands beside them.
-fn lines(root: &Json, schema: &Json) -> Vec<(String, String)> {
-    match Shape::of(root, schema).form {
-        Form::Kinds(kinds) => (kinds.iter())
+fn kind_lines(root: &Json, schema: &Json) -> Vec<(String, String)> {
+    match SchemaType::from_schema(root, schema).form {
+        SchemaForm::Family(kinds) => (kinds.iter())
             .map(|k| {
                 (
                     k.name.name.to_owned(),
-                    beside(root, k.parameters, None, &k.name),
+                    parameters_and_aliases(root, k.parameters, None, &k.name),
                 )
             })
             .collect(),
-        Form::Tagged { tag, kinds } => (kinds.iter())
+        SchemaForm::Tagged { tag, kinds } => (kinds.iter())
             .map(|k| {
                 (
                     k.name.name.to_owned(),
-                    beside(root, k.parameters, Some(tag), &k.name),
+                    parameters_and_aliases(root, k.parameters, Some(tag), &k.name),
                 )
             })
             .collect(),
-        Form::Word(names) => names
+        SchemaForm::Choice(names) => names
             .iter()
             .map(|n| (n.name.to_owned(), other_names(n)))
             .collect(),
-        Form::Keys(keys) => (keys.known.iter())
+        SchemaForm::Object(keys) => (keys.known.iter())
             .map(|(key, schema)| {
-                let text = parameter(root, key, schema, &keys);
+                let text = describe_parameter(root, key, schema, &keys);
                 (
                     format!("{key}:"),
                     text.split_once(": ")
@@ -94,22 +94,30 @@ fn lines(root: &Json, schema: &Json) -> Vec<(String, String)> {
                 )
             })
             .collect(),
-        Form::Either(schemas) => schemas.iter().flat_map(|s| lines(root, s)).collect(),
-        _ => vec![(Shape::of(root, schema).words(root), String::new())],
+        SchemaForm::AnyOf(schemas) => schemas.iter().flat_map(|s| kind_lines(root, s)).collect(),
+        _ => vec![(
+            SchemaType::from_schema(root, schema).describe(root),
+            String::new(),
+        )],
     }
 }
 
 /// A kind's parameters and its other names.
-fn beside(root: &Json, parameters: Option<&Json>, tag: Option<&str>, name: &Name) -> String {
-    let shown = match parameters.map(|p| (p, Shape::of(root, p).form)) {
-        Some((_, Form::Keys(keys))) => {
+fn parameters_and_aliases(
+    root: &Json,
+    parameters: Option<&Json>,
+    tag: Option<&str>,
+    name: &AliasedName,
+) -> String {
+    let shown = match parameters.map(|p| (p, SchemaType::from_schema(root, p).form)) {
+        Some((_, SchemaForm::Object(keys))) => {
             let known = keys.known.iter().filter(|(key, _)| Some(*key) != tag);
             known
-                .map(|(key, schema)| parameter(root, key, schema, &keys))
+                .map(|(key, schema)| describe_parameter(root, key, schema, &keys))
                 .collect::<Vec<_>>()
                 .join(", ")
         }
-        Some((schema, _)) => Shape::of(root, schema).words(root),
+        Some((schema, _)) => SchemaType::from_schema(root, schema).describe(root),
         None => String::new(),
     };
     [shown, other_names(name)]
@@ -120,11 +128,11 @@ fn beside(root: &Json, parameters: Option<&Json>, tag: Option<&str>, name: &Name
 }
 
 /// Names that are not spellings of one another.
-fn other_names(name: &Name) -> String {
-    let mut seen = vec![crate::registry::plain(name.name)];
+fn other_names(name: &AliasedName) -> String {
+    let mut seen = vec![crate::registry::normalize_name(name.name)];
     let mut others = Vec::new();
     for alias in &name.aliases {
-        let plain = crate::registry::plain(alias);
+        let plain = crate::registry::normalize_name(alias);
         if !seen.contains(&plain) {
             others.push(*alias);
             seen.push(plain);
@@ -138,11 +146,11 @@ fn other_names(name: &Name) -> String {
 }
 
 /// `distribution: rademacher (rademacher | gaussian | sphere)`.
-fn parameter(root: &Json, key: &str, schema: &Json, keys: &Keys) -> String {
-    let shape = Shape::of(root, schema);
+fn describe_parameter(root: &Json, key: &str, schema: &Json, keys: &ObjectKeys) -> String {
+    let shape = SchemaType::from_schema(root, schema);
     let default = match schema.get("default") {
         Some(Json::Null) | None if keys.required.contains(&key) => "required".to_owned(),
-        None if matches!(shape.form, Form::Flag) => "false".to_owned(),
+        None if matches!(shape.form, SchemaForm::Bool) => "false".to_owned(),
         Some(Json::Null) | None => "unset".to_owned(),
         Some(Json::String(text)) => text.clone(),
         Some(other) => other
@@ -151,22 +159,22 @@ fn parameter(root: &Json, key: &str, schema: &Json, keys: &Keys) -> String {
             .replace(',', ", ")
             .replace(':', ": "),
     };
-    match choices(root, &shape) {
+    match describe_choices(root, &shape) {
         Some(choices) => format!("{key}: {default} ({choices})"),
         None => format!("{key}: {default}"),
     }
 }
 
 /// What a parameter may be, where that is a short list.
-fn choices<'a>(root: &'a Json, shape: &Shape<'a>) -> Option<String> {
+fn describe_choices<'a>(root: &'a Json, shape: &SchemaType<'a>) -> Option<String> {
     let names: Vec<&str> = match &shape.form {
-        Form::Word(names) => names.iter().map(|n| n.name).collect(),
-        Form::Kinds(kinds) => kinds.iter().map(|k| k.name.name).collect(),
-        Form::Keys(keys) => {
+        SchemaForm::Choice(names) => names.iter().map(|n| n.name).collect(),
+        SchemaForm::Family(kinds) => kinds.iter().map(|k| k.name.name).collect(),
+        SchemaForm::Object(keys) => {
             let inner = keys
                 .known
                 .iter()
-                .map(|(key, schema)| parameter(root, key, schema, keys));
+                .map(|(key, schema)| describe_parameter(root, key, schema, keys));
             return Some(format!("{{{}}}", inner.collect::<Vec<_>>().join(", ")));
         }
         _ => return None,

@@ -10,27 +10,27 @@ use clap::Args;
 use ndarray::Array2;
 use serde::Serialize;
 
-use self::sides::{File, Side, comparable, layouts};
-use super::stream::{STOPPED, listen};
-use super::{Exit, Running, spec, summary};
-use crate::data::{Dataset, Folder, Numbers, file_of};
+use self::sample_sets::{SampleSet, SetFile, arrange_comparable_sets, parse_layouts};
+use super::interrupt::{STOPPED_MESSAGE, stop_on_signal};
+use super::{Exit, RuntimeArgs, parse_spec, print_summary};
+use crate::data::{Dataset, ImageFolder, NumberKind, path_without_member};
 use crate::features::cache::{self, Provenance};
-use crate::features::images::Coding;
-use crate::features::{Extracted, Extractor};
+use crate::features::images::PixelCoding;
+use crate::features::{ExtractedFeatures, Extractor};
 use crate::metric::frechet::{self, Frechet};
-use crate::metric::{Metric, Sets, measure_all, notes};
-use crate::model::library::cache_root;
-use crate::num::key::Key;
-use crate::num::with_stderr;
-use crate::output::{Kind, Output, Writer};
-use crate::progress::Show;
+use crate::metric::{Metric, SampleSets, measure_all, notes};
+use crate::model::library::user_cache_folder;
+use crate::num::format_with_stderr;
+use crate::num::key::RngKey;
+use crate::output::{Output, OutputKind, Writer};
+use crate::progress::ProgressDisplay;
 use crate::registry;
 use crate::stop;
 
-mod sides;
+mod sample_sets;
 
 #[derive(Debug, Args)]
-pub struct Metrics {
+pub struct MetricsArgs {
     /// Generated samples: .npy, .npz, .safetensors, .csv, .parquet, IDX or a folder of images; for `frechet` also a file of
     /// their statistics, .npz with `mu` and `sigma`
     #[arg(long, value_name = "FILE")]
@@ -53,8 +53,8 @@ pub struct Metrics {
     extractor: Option<PathBuf>,
     /// Where black and white lie in floats, such as `-1,1`: floats are rounded to the nearest of 256 levels, and
     /// integers put into the range
-    #[arg(long, value_name = "LO,HI", value_parser = range, allow_hyphen_values = true)]
-    range: Option<Ends>,
+    #[arg(long, value_name = "LO,HI", value_parser = parse_range, allow_hyphen_values = true)]
+    range: Option<ValueRange>,
     /// The order of axes of arrays that are not channels first, a letter each, such as NHWC; or of one of them, such
     /// as reference=NHWC, and then again for others
     #[arg(long, value_name = "[SET=]LETTERS")]
@@ -75,22 +75,22 @@ pub struct Metrics {
     #[arg(long, value_name = "CSV")]
     out: PathBuf,
     #[command(flatten)]
-    running: Running,
+    runtime_args: RuntimeArgs,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Ends([f64; 2]);
+struct ValueRange([f64; 2]);
 
-fn range(text: &str) -> Result<Ends, String> {
+fn parse_range(text: &str) -> Result<ValueRange, String> {
     let ends: Option<Vec<f64>> = text.split(',').map(|e| e.trim().parse().ok()).collect();
     match ends.as_deref() {
-        Some([lo, hi]) if lo < hi && (hi - lo).is_finite() => Ok(Ends([*lo, *hi])),
+        Some([lo, hi]) if lo < hi && (hi - lo).is_finite() => Ok(ValueRange([*lo, *hi])),
         _ => Err("expected two numbers, the smaller first, such as -1,1".to_owned()),
     }
 }
 
 #[derive(Debug, Serialize)]
-struct Line {
+struct MetricCsvRow {
     metric: &'static str,
     value: f64,
     stderr: Option<f64>,
@@ -102,22 +102,22 @@ struct Line {
 }
 
 /// Statistics as they are measured: each a row of the table, and a line for whoever waits.
-struct Table<'a> {
+struct MetricTableWriter<'a> {
     out: &'a Output,
     /// What is compared, where that is not the generated samples.
-    whose: &'a str,
+    subject: &'a str,
     /// Of a floor: the generated samples beside it, whose count biased statistics take too.
-    count: Option<usize>,
+    generated_count: Option<usize>,
     /// Begun with the first row.
-    written: Option<csv::Writer<Writer>>,
+    writer: Option<csv::Writer<Writer>>,
 }
 
-impl Table<'_> {
-    fn add(&mut self, line: &Line) -> Result<()> {
-        let written = match &mut self.written {
+impl MetricTableWriter<'_> {
+    fn write_row(&mut self, line: &MetricCsvRow) -> Result<()> {
+        let written = match &mut self.writer {
             Some(written) => written,
             None => self
-                .written
+                .writer
                 .insert(csv::Writer::from_writer(self.out.begin()?)),
         };
         written.serialize(line)?;
@@ -133,16 +133,16 @@ impl Table<'_> {
         } else {
             format!(" ({})", counts.join(", "))
         };
-        let value = with_stderr(line.value, line.stderr);
-        summary(
+        let value = format_with_stderr(line.value, line.stderr);
+        print_summary(
             Some(self.out),
-            format_args!("{}{} {value}{of}", self.whose, line.metric),
+            format_args!("{}{} {value}{of}", self.subject, line.metric),
         );
         Ok(())
     }
 
     fn finish(self) -> Result<()> {
-        match self.written {
+        match self.writer {
             Some(written) => written
                 .into_inner()
                 .map_err(|e| anyhow!("{}", e.error()))?
@@ -152,49 +152,57 @@ impl Table<'_> {
     }
 }
 
-impl Metrics {
+impl MetricsArgs {
     pub fn execute(self) -> Result<Exit> {
         // A statistic looks at no flag.
-        listen(Some(Duration::from_secs(2)));
-        match self.measured() {
-            Err(_) if stop::asked() => {
-                note!("flowgauge: {STOPPED}");
+        stop_on_signal(Some(Duration::from_secs(2)));
+        match self.measure() {
+            Err(_) if stop::requested() => {
+                errln!("flowgauge: {STOPPED_MESSAGE}");
                 Ok(Exit::Stopped)
             }
             ended => ended,
         }
     }
 
-    fn measured(&self) -> Result<Exit> {
-        let out = Output::new(Kind::Table, "--out", &self.out, &self.inputs())?;
-        let beside = || out.beside(Kind::Table, "--floor", "floor.csv", &self.inputs());
+    fn measure(&self) -> Result<Exit> {
+        let out = Output::new(OutputKind::Table, "--out", &self.out, &self.input_files())?;
+        let beside = || {
+            out.sibling(
+                OutputKind::Table,
+                "--floor",
+                "floor.csv",
+                &self.input_files(),
+            )
+        };
         let floor_out = self.floor.as_ref().map(|_| beside()).transpose()?;
         let named: Vec<Metric> = self
             .metric
             .iter()
-            .map(|m| spec("--metric", m))
+            .map(|m| parse_spec("--metric", m))
             .collect::<Result<_>>()?;
         let mut extractor = match &self.extractor {
             Some(spec) => {
-                let machine = self.running.machine();
+                let machine = self.runtime_args.machine();
                 Some(Extractor::open(
                     spec,
-                    self.running.runtime()?,
+                    self.runtime_args.runtime()?,
                     machine.provider,
                     machine.threads,
                 )?)
             }
             None => None,
         };
-        if let Some(scaling) = extractor.as_ref().and_then(Extractor::own_scaling) {
-            self.tell(|| note!("flowgauge: {scaling}"));
+        if let Some(scaling) = extractor.as_ref().and_then(Extractor::describe_own_scaling) {
+            self.unless_quiet(|| errln!("flowgauge: {scaling}"));
         }
         let meter = extractor
             .as_ref()
             .map(|e| e.meter.clone())
             .unwrap_or_default();
-        let show = Show::metered(self.running.quiet, meter, || "features".to_owned());
-        let mut sides = self.sides(extractor.as_mut())?;
+        let show =
+            ProgressDisplay::for_meter(self.runtime_args.quiet, meter, || "features".to_owned());
+        let mut sides = self.read_sets(extractor.as_mut())?;
         drop(show);
         let mut side = |set: &str| sides.remove(set);
         let (Some(generated), Some(reference)) = (side("generated"), side("reference")) else {
@@ -202,44 +210,47 @@ impl Metrics {
         };
         let (floor, train, test) = (side("floor"), side("train"), side("test"));
         let samples = generated.count().is_some() && reference.count().is_some();
-        if samples && generated.integer != reference.integer && self.range.is_none() {
-            note!(
+        if samples && generated.is_integer != reference.is_integer && self.range.is_none() {
+            errln!(
                 "flowgauge: one of {} and {} holds integers and the other floats, compared as they are; if the floats \
                  are images, say with --range where black and white lie",
                 self.generated.display(),
                 self.reference.display()
             );
         }
-        let sets = |generated| Sets {
+        let sets = |generated| SampleSets {
             generated,
             reference: &reference,
             train: train.as_ref(),
             test: test.as_ref(),
         };
-        let table = |out, whose, count| Table {
+        let table = |out, whose, count| MetricTableWriter {
             out,
-            whose,
-            count,
-            written: None,
+            subject: whose,
+            generated_count: count,
+            writer: None,
         };
         // What cannot be compared is refused before anything is.
         if let Some(floor) = &floor {
-            self.chosen(sets(floor), &named)?;
+            self.choose_metrics(sets(floor), &named)?;
         }
-        self.table(sets(&generated), &named, table(&out, "", None))?;
+        self.write_table(sets(&generated), &named, table(&out, "", None))?;
         if let (Some(floor_out), Some(floor)) = (&floor_out, &floor) {
-            self.table(
+            self.write_table(
                 sets(floor),
                 &named,
                 table(floor_out, "data against data: ", generated.count()),
             )?;
         }
-        Ok(Exit::Well)
+        Ok(Exit::Success)
     }
 
     /// Every set that was named, in one order of axes; with an extractor its features, before the next is read.
-    fn sides(&self, extractor: Option<&mut Extractor>) -> Result<BTreeMap<&'static str, Side>> {
-        let layouts = layouts(&self.layout)?;
+    fn read_sets(
+        &self,
+        extractor: Option<&mut Extractor>,
+    ) -> Result<BTreeMap<&'static str, SampleSet>> {
+        let layouts = parse_layouts(&self.layout)?;
         let paths = [
             ("generated", Some(&self.generated)),
             ("reference", Some(&self.reference)),
@@ -252,15 +263,17 @@ impl Metrics {
             .filter_map(|(set, path)| Some((set, path?)));
         let mut sides = BTreeMap::new();
         if let Some(extractor) = extractor {
-            let port = extractor.port().map(<[i64]>::to_vec);
+            let port = extractor.sample_shape().map(<[i64]>::to_vec);
             for (set, path) in paths {
                 let kept = set != "generated";
-                let side = if extractor.resizes() && self.levels == 256 && path.is_dir() {
-                    self.folder(path, extractor, kept)?
+                let side = if extractor.resizes_images() && self.levels == 256 && path.is_dir() {
+                    self.image_folder_features(path, extractor, kept)?
                 } else {
-                    let file = File::open(path, true)?
-                        .laid_out(layouts.as_ref().and_then(|l| l.of(set)), port.as_deref())?;
-                    self.side(file, Some(extractor), kept)?
+                    let file = SetFile::open(path, true)?.with_layout(
+                        layouts.as_ref().and_then(|l| l.for_array(set)),
+                        port.as_deref(),
+                    )?;
+                    self.load_set(file, Some(extractor), kept)?
                 };
                 sides.insert(set, side);
             }
@@ -268,16 +281,16 @@ impl Metrics {
         }
         let whole = self.range.is_some() || layouts.is_some();
         let files = paths
-            .map(|(set, path)| Ok((set, File::open(path, whole)?)))
+            .map(|(set, path)| Ok((set, SetFile::open(path, whole)?)))
             .collect::<Result<Vec<_>>>()?;
-        for (set, file) in comparable(files, layouts.as_ref())? {
-            sides.insert(set, self.side(file, None, false)?);
+        for (set, file) in arrange_comparable_sets(files, layouts.as_ref())? {
+            sides.insert(set, self.load_set(file, None, false)?);
         }
         Ok(sides)
     }
 
     /// The files that are read.
-    fn inputs(&self) -> Vec<PathBuf> {
+    fn input_files(&self) -> Vec<PathBuf> {
         let given = [
             Some(&self.generated),
             Some(&self.reference),
@@ -287,30 +300,40 @@ impl Metrics {
         let given = given
             .into_iter()
             .chain([self.test.as_ref(), self.extractor.as_ref()]);
-        given.flatten().map(|path| file_of(path)).collect()
+        given
+            .flatten()
+            .map(|path| path_without_member(path))
+            .collect()
     }
 
     /// The samples of a file, or the features of them; those of references are kept for the next time.
-    fn side(&self, file: File, extractor: Option<&mut Extractor>, kept: bool) -> Result<Side> {
+    fn load_set(
+        &self,
+        file: SetFile,
+        extractor: Option<&mut Extractor>,
+        kept: bool,
+    ) -> Result<SampleSet> {
         let data = match file {
-            File::Stored(name, stored) => return Ok(Side::plain(name, Box::new(stored), false)),
-            File::Statistics(statistics) => {
-                self.tell(|| statistics.tell());
-                return Ok(Side::statistics(statistics));
+            SetFile::Stored(name, stored) => {
+                return Ok(SampleSet::from_rows(name, Box::new(stored), false));
             }
-            File::Data(data) => data,
+            SetFile::Statistics(statistics) => {
+                self.unless_quiet(|| statistics.print_notes());
+                return Ok(SampleSet::from_statistics(statistics));
+            }
+            SetFile::Data(data) => data,
         };
-        self.tell(|| data.tell());
-        let mut rows = data.rows(data.len());
+        self.unless_quiet(|| data.print_notes());
+        let mut rows = data.first_rows(data.len());
         let bytes = extractor.as_ref().is_some_and(|e| e.takes_bytes());
-        let integer = matches!(data.numbers, Numbers::Integers | Numbers::Bytes);
+        let integer = matches!(data.number_kind, NumberKind::Integers | NumberKind::Uint8);
         let coding = match (integer, self.range) {
-            (true, Some(_)) => Some(Coding::Levels(self.levels)),
-            (true, None) if bytes => Some(Coding::Levels(self.levels)),
-            (false, Some(Ends(range))) => Some(Coding::Range(range)),
+            (true, Some(_)) => Some(PixelCoding::Levels(self.levels)),
+            (true, None) if bytes => Some(PixelCoding::Levels(self.levels)),
+            (false, Some(ValueRange(range))) => Some(PixelCoding::Range(range)),
             (_, None) => None,
         };
-        if let (Some(Coding::Levels(levels)), Some(above)) = (
+        if let (Some(PixelCoding::Levels(levels)), Some(above)) = (
             coding,
             rows.iter()
                 .find(|v| **v < 0.0 || **v >= f64::from(self.levels)),
@@ -321,34 +344,39 @@ impl Metrics {
                 levels - 1
             );
         }
-        if let (Some(coding), Some(Ends([lo, hi])), false) = (coding, self.range, bytes) {
-            rows.mapv_inplace(|v| lo + (hi - lo) * coding.byte(v) / 255.0);
+        if let (Some(coding), Some(ValueRange([lo, hi])), false) = (coding, self.range, bytes) {
+            rows.mapv_inplace(|v| lo + (hi - lo) * coding.to_byte(v) / 255.0);
         }
         let Some(extractor) = extractor else {
-            return Ok(Side::plain(data.name, Box::new(rows), integer));
+            return Ok(SampleSet::from_rows(data.name, Box::new(rows), integer));
         };
-        let extracted = self.features(extractor, &data, rows, coding, kept)?;
-        Ok(Side::features(data.name, extracted, integer))
+        let extracted = self.extract_features(extractor, &data, rows, coding, kept)?;
+        Ok(SampleSet::from_features(data.name, extracted, integer))
     }
 
     /// Says something on standard error, unless nothing is to be said.
-    fn tell(&self, what: impl FnOnce()) {
-        if !self.running.quiet {
+    fn unless_quiet(&self, what: impl FnOnce()) {
+        if !self.runtime_args.quiet {
             what();
         }
     }
 
     /// A folder of images of any sizes, one at a time.
-    fn folder(&self, path: &Path, extractor: &mut Extractor, kept: bool) -> Result<Side> {
+    fn image_folder_features(
+        &self,
+        path: &Path,
+        extractor: &mut Extractor,
+        kept: bool,
+    ) -> Result<SampleSet> {
         let name = path.display().to_string();
-        let folder = Folder::open(path).with_context(|| name.clone())?;
-        self.tell(|| {
+        let folder = ImageFolder::open(path).with_context(|| name.clone())?;
+        self.unless_quiet(|| {
             folder
                 .notes
                 .iter()
-                .for_each(|text| note!("flowgauge: {name}: {text}"))
+                .for_each(|text| errln!("flowgauge: {name}: {text}"))
         });
-        let coding = extractor.coding_name(Some(Coding::Levels(256)));
+        let coding = extractor.coding_name(Some(PixelCoding::Levels(256)));
         let provenance =
             self.provenance(extractor, folder.sha256.clone(), vec![folder.len()], coding)?;
         let extract = || {
@@ -356,18 +384,23 @@ impl Metrics {
                 .extract_images(folder.images())
                 .with_context(|| name.clone())
         };
-        let extracted = cache::kept(self.cache(kept).as_deref(), || provenance, &name, extract)?;
-        Ok(Side::features(name, extracted, true))
+        let extracted = cache::cached_or_computed(
+            self.cache_dir(kept).as_deref(),
+            || provenance,
+            &name,
+            extract,
+        )?;
+        Ok(SampleSet::from_features(name, extracted, true))
     }
 
-    fn features(
+    fn extract_features(
         &self,
         extractor: &mut Extractor,
         data: &Dataset,
         rows: Array2<f64>,
-        coding: Option<Coding>,
+        coding: Option<PixelCoding>,
         kept: bool,
-    ) -> Result<Extracted> {
+    ) -> Result<ExtractedFeatures> {
         if extractor.preset.is_some() && coding.is_none() {
             bail!(
                 "{}: it holds floats, and a preset takes images; say with --range where black and white lie",
@@ -375,7 +408,7 @@ impl Metrics {
             );
         }
         let mut coding_name = extractor.coding_name(coding);
-        if let Some(Ends(range)) = self.range.filter(|_| !extractor.takes_bytes()) {
+        if let Some(ValueRange(range)) = self.range.filter(|_| !extractor.takes_bytes()) {
             coding_name += &format!(" in {range:?}");
         }
         if let Some(layout) = &data.layout {
@@ -389,8 +422,8 @@ impl Metrics {
                 .extract(rows.view(), &shape[1..], coding)
                 .context(data.name.clone())
         };
-        cache::kept(
-            self.cache(kept).as_deref(),
+        cache::cached_or_computed(
+            self.cache_dir(kept).as_deref(),
             || provenance,
             &data.name,
             extract,
@@ -411,20 +444,23 @@ impl Metrics {
             coding,
             extractor_sha256: of.sha256.clone(),
             preset: of.preset.clone(),
-            machine: Provenance::machine(
-                &self.running.runtime()?.library.version,
-                self.running.machine().provider,
+            machine: Provenance::describe_machine(
+                &self.runtime_args.runtime()?.library.version,
+                self.runtime_args.machine().provider,
             ),
         })
     }
 
     /// Where features are kept, if they are.
-    fn cache(&self, kept: bool) -> Option<PathBuf> {
-        cache_root().ok().filter(|_| kept && !self.no_cache)
+    fn cache_dir(&self, kept: bool) -> Option<PathBuf> {
+        user_cache_folder().ok().filter(|_| kept && !self.no_cache)
     }
 
     /// The first of the sets that is known by its statistics alone.
-    fn law<'s>(&self, sides: Sets<&'s Side>) -> Result<Option<&'s Side>> {
+    fn statistics_only_set<'s>(
+        &self,
+        sides: SampleSets<&'s SampleSet>,
+    ) -> Result<Option<&'s SampleSet>> {
         let all = [
             Some(sides.generated),
             Some(sides.reference),
@@ -450,13 +486,17 @@ impl Metrics {
     }
 
     /// The statistics to compute: those that were named, or all that so many samples allow.
-    fn chosen(&self, sides: Sets<&Side>, named: &[Metric]) -> Result<Vec<Metric>> {
-        if self.law(sides)?.is_some() {
+    fn choose_metrics(
+        &self,
+        sides: SampleSets<&SampleSet>,
+        named: &[Metric],
+    ) -> Result<Vec<Metric>> {
+        if self.statistics_only_set(sides)?.is_some() {
             return Ok(named.to_vec());
         }
         let n = sides.map(|side| side.count().unwrap_or_default());
         let metrics = if named.is_empty() {
-            let classes = sides.generated.classifies();
+            let classes = sides.generated.has_logits();
             let possible = |m: &Metric| m.check_all(n).is_ok() && (!m.needs_logits() || classes);
             // Where not even the first is possible, its own check says why.
             let all = Metric::defaults().into_iter().enumerate();
@@ -473,22 +513,27 @@ impl Metrics {
     }
 
     /// Statistics of one side against the others, into a table.
-    fn table(&self, sides: Sets<&Side>, named: &[Metric], mut table: Table) -> Result<()> {
-        if let Some(law) = self.law(sides)? {
-            return self.of_laws(sides, law, named, table);
+    fn write_table(
+        &self,
+        sides: SampleSets<&SampleSet>,
+        named: &[Metric],
+        mut table: MetricTableWriter,
+    ) -> Result<()> {
+        if let Some(law) = self.statistics_only_set(sides)? {
+            return self.write_frechet_of_statistics(sides, law, named, table);
         }
-        let metrics = self.chosen(sides, named)?;
+        let metrics = self.choose_metrics(sides, named)?;
         let n = sides.map(|side| side.count().unwrap_or_default());
-        let machine = self.running.machine();
-        let samples = machine.with_threads(|| sides.try_map(Side::sample))??;
+        let machine = self.runtime_args.machine();
+        let samples = machine.with_threads(|| sides.try_map(SampleSet::sorted_sample))??;
         let samples = samples.as_ref();
-        let fewer = match table.count.filter(|count| *count < n.generated) {
-            Some(count) => Some(sides.generated.sample()?.first(count)),
+        let fewer = match table.generated_count.filter(|count| *count < n.generated) {
+            Some(count) => Some(sides.generated.sorted_sample()?.truncated(count)),
             None => None,
         };
         for (i, metric) in metrics.iter().enumerate() {
             let samples = match &fewer {
-                Some(fewer) if metric.biased() => Sets {
+                Some(fewer) if metric.is_biased() => SampleSets {
                     generated: fewer,
                     ..samples
                 },
@@ -496,32 +541,38 @@ impl Metrics {
             };
             let n = samples.map(|set| set.len());
             let what = format!("{} ({} of {})", metric.name(), i + 1, metrics.len());
-            let show = Show::metered(self.running.quiet, Arc::default(), move || what.clone());
-            let measured =
-                machine.with_threads(|| measure_all(metric, samples, Key { seed: self.seed }))?;
+            let show =
+                ProgressDisplay::for_meter(self.runtime_args.quiet, Arc::default(), move || {
+                    what.clone()
+                });
+            let measured = machine
+                .with_threads(|| measure_all(metric, samples, RngKey { seed: self.seed }))?;
             drop(show);
             let estimate = match measured {
                 Ok(estimate) => estimate,
                 // Of what nobody asked for by name, what these samples do not allow is left out.
                 Err(reason) if named.is_empty() && i > 0 => {
-                    note!("flowgauge: {} is left out: {reason}", metric.name());
+                    errln!("flowgauge: {} is left out: {reason}", metric.name());
                     continue;
                 }
-                Err(reason) => bail!("--metric {}", registry::named(metric.name(), reason)),
+                Err(reason) => bail!(
+                    "--metric {}",
+                    registry::prefix_with_name(metric.name(), reason)
+                ),
             };
-            let mut notes = notes::of(metric, samples);
+            let mut notes = notes::statistic_notes(metric, samples);
             notes.extend(
                 table
-                    .count
-                    .and_then(|count| notes::other_count(metric, n.generated, count)),
+                    .generated_count
+                    .and_then(|count| notes::floor_count_mismatch(metric, n.generated, count)),
             );
-            self.say(sides.generated, metric, &notes);
-            table.add(&Line {
+            self.print_notes(sides.generated, metric, &notes);
+            table.write_row(&MetricCsvRow {
                 metric: metric.name(),
                 value: estimate.value,
                 stderr: estimate.stderr,
                 n_generated: Some(n.generated),
-                n_reference: Some(n.of(metric.compared())),
+                n_reference: Some(n.for_role(metric.comparison_role())),
                 note: notes.join("; "),
             })?;
         }
@@ -529,19 +580,19 @@ impl Metrics {
     }
 
     /// What to know before trusting a value, on the terminal too.
-    fn say(&self, of: &Side, metric: &Metric, notes: &[String]) {
+    fn print_notes(&self, of: &SampleSet, metric: &Metric, notes: &[String]) {
         for note in notes {
-            note!("flowgauge: {}: {}: {note}", of.name, metric.name());
+            errln!("flowgauge: {}: {}: {note}", of.name, metric.name());
         }
     }
 
     /// The Fréchet distance where one set is known by its mean and covariance alone: nothing else needs no samples.
-    fn of_laws(
+    fn write_frechet_of_statistics(
         &self,
-        sides: Sets<&Side>,
-        law: &Side,
+        sides: SampleSets<&SampleSet>,
+        law: &SampleSet,
         named: &[Metric],
-        mut table: Table,
+        mut table: MetricTableWriter,
     ) -> Result<()> {
         let distance = Metric::Frechet(Frechet {});
         if let Some(other) = named.iter().find(|m| **m != distance) {
@@ -551,37 +602,37 @@ impl Metrics {
             );
         }
         let (generated, reference) = (sides.generated, sides.reference);
-        if generated.width() != reference.width() {
+        if generated.dim() != reference.dim() {
             bail!(
                 "{} has {} numbers per sample and {} has {}: they cannot be compared; statistics need the extractor \
                  that they were computed with",
                 generated.name,
-                generated.width(),
+                generated.dim(),
                 reference.name,
-                reference.width()
+                reference.dim()
             );
         }
-        let n = |side: &Side| side.count().unwrap_or(2);
+        let n = |side: &SampleSet| side.count().unwrap_or(2);
         distance
             .check(n(generated), n(reference))
             .map_err(|e| anyhow!("--metric {e}"))?;
-        let machine = self.running.machine();
+        let machine = self.runtime_args.machine();
         let value = machine.with_threads(|| -> Result<f64> {
-            frechet::alone(&generated.law()?, &reference.law()?)
+            frechet::frechet_distance(&generated.gaussian()?, &reference.gaussian()?)
                 .map_err(|e| anyhow!("frechet: {e}"))
         })??;
-        self.tell(|| {
-            note!(
+        self.unless_quiet(|| {
+            errln!(
                 "flowgauge: {}: statistics have no samples, so that the distance has no standard error, and nothing \
                  says that they are of the same features",
                 law.name
             );
         });
         let (n_generated, n_reference) = (generated.count(), reference.count());
-        let note = notes::few_for_a_covariance(generated.width(), n_generated, n_reference);
-        self.say(generated, &distance, note.as_slice());
+        let note = notes::too_few_for_covariance(generated.dim(), n_generated, n_reference);
+        self.print_notes(generated, &distance, note.as_slice());
         let note = note.unwrap_or_default();
-        table.add(&Line {
+        table.write_row(&MetricCsvRow {
             metric: distance.name(),
             value,
             stderr: None,

@@ -5,22 +5,23 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Written;
-use crate::execute::{Machine, choose_steps};
+use crate::config::ConfigFile;
+use crate::execute::{ComputeOptions, choose_steps};
 use crate::journal::read_plan;
 use crate::model::onnx::{Provider, Runtime};
 use crate::output::Output;
-use crate::plan::{Prepared, Wanted};
+use crate::plan::{AutoStepsRequest, PreparedPlan};
 
 /// A line on standard output, as `println!`, but a reader that has gone away is no error: `flowgauge list | head -1`.
-macro_rules! say {
-    ($($text:tt)*) => { $crate::cli::print(format_args!("{}\n", format_args!($($text)*))) };
+macro_rules! outln {
+    ($($text:tt)*) => { $crate::cli::print_stdout(format_args!("{}\n", format_args!($($text)*))) };
 }
 
 mod differentiate;
 mod doctor;
 mod gate;
 mod inspect;
+mod interrupt;
 mod likelihood;
 mod list;
 mod metrics;
@@ -29,7 +30,6 @@ mod report;
 mod run;
 mod sample;
 mod schema;
-mod stream;
 mod verify;
 
 /// Measures log-likelihoods and samples of diffusion and flow models given as ONNX files.
@@ -54,37 +54,37 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Carry out a config: likelihoods, samples, metrics; run again to resume
-    Run(run::Run),
+    Run(run::RunArgs),
     /// Print the trials that `run` would carry out, with their cost, and run nothing
-    Plan(plan::Plan),
+    Plan(plan::PlanArgs),
     /// Rebuild tables, plots and index.html of run directories; needs no ONNX Runtime
-    Report(report::Report),
+    Report(report::ReportArgs),
     /// Recompute a random part of a run's rows: match, drift or mismatch per row
-    Verify(verify::Verify),
+    Verify(verify::VerifyArgs),
     /// Hold a run against published numbers with tolerances: pass, fail or inconclusive per claim
-    Gate(gate::Gate),
+    Gate(gate::GateArgs),
     /// Log-likelihood per sample of one array under one model
-    Likelihood(likelihood::Likelihood),
+    Likelihood(likelihood::LikelihoodArgs),
     /// Draw samples of one model
-    Sample(sample::Sample),
+    Sample(sample::SampleArgs),
     /// Statistics of generated samples against reference samples
-    Metrics(metrics::Metrics),
+    Metrics(metrics::MetricsArgs),
     /// Write the ONNX graph that also computes Jacobian products
-    Differentiate(differentiate::Differentiate),
+    Differentiate(differentiate::DifferentiateArgs),
     /// Inputs, outputs, operators and differentiability of a model; for a card also how it runs
-    Inspect(inspect::Inspect),
+    Inspect(inspect::InspectArgs),
     /// ONNX Runtime, providers, machine, and a likelihood whose answer is known
-    Doctor(doctor::Doctor),
+    Doctor(doctor::DoctorArgs),
     /// Estimators, solvers, samplers, metrics, predictions and paths, each with its parameters
-    List(list::List),
+    List(list::ListArgs),
     /// JSON Schema of the files that users write, for editors and validators
-    Schema(schema::Schema),
+    Schema(schema::SchemaArgs),
 }
 
 /// How a verb ended, apart from errors of its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    Well,
+    Success,
     /// Something measured failed.
     Failed,
     /// Nothing failed, but the errors are too large to tell.
@@ -99,17 +99,17 @@ impl Exit {
     /// The process's status.
     pub fn status(self) -> u8 {
         match self {
-            Exit::Well => 0,
+            Exit::Success => 0,
             Exit::Failed => 1,
             Exit::Inconclusive => 3,
-            Exit::Resumable => RESUMABLE,
-            Exit::Stopped => crate::stop::status(),
+            Exit::Resumable => RESUMABLE_STATUS,
+            Exit::Stopped => crate::stop::signal_exit_status(),
         }
     }
 }
 
 /// The status of an error: 1 where a disk filled up while something ran, else 2, since the input is at fault.
-pub fn status(error: &anyhow::Error) -> u8 {
+pub fn error_status(error: &anyhow::Error) -> u8 {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     let full = |e: &std::io::Error| matches!(e.kind(), StorageFull | QuotaExceeded | FileTooLarge);
     if error.chain().filter_map(|e| e.downcast_ref()).any(full) {
@@ -120,19 +120,19 @@ pub fn status(error: &anyhow::Error) -> u8 {
 }
 
 /// The status of work that the same command goes on with: `EX_TEMPFAIL` of sysexits.h.
-const RESUMABLE: u8 = 75;
+const RESUMABLE_STATUS: u8 = 75;
 
 /// How networks are run.
 #[derive(Debug, Args)]
-pub struct Running {
+pub struct RuntimeArgs {
     /// Where networks run; strict, with no silent fallback
-    #[arg(long, default_value = "cpu", value_name = "cpu|openvino|cuda|tensorrt", value_parser = Provider::named)]
+    #[arg(long, default_value = "cpu", value_name = "cpu|openvino|cuda|tensorrt", value_parser = Provider::from_name)]
     provider: Provider,
     /// Samples per network call [default: by the network's size on a processor, 32 on a GPU]
-    #[arg(long, value_parser = at_least_one)]
+    #[arg(long, value_parser = parse_at_least_one)]
     batch: Option<usize>,
     /// All threads together [default: the machine's]
-    #[arg(long, value_parser = thread_count)]
+    #[arg(long, value_parser = parse_thread_count)]
     threads: Option<usize>,
     /// The ONNX Runtime library to use
     #[arg(long, value_name = "FILE")]
@@ -142,12 +142,12 @@ pub struct Running {
     quiet: bool,
 }
 
-impl Running {
-    fn machine(&self) -> Machine {
+impl RuntimeArgs {
+    fn machine(&self) -> ComputeOptions {
         let available = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Machine {
+        ComputeOptions {
             provider: self.provider,
-            batch: self.batch,
+            batch_size: self.batch,
             threads: self.threads.unwrap_or(available),
         }
     }
@@ -156,38 +156,39 @@ impl Running {
     /// now.
     fn prepare(
         &self,
-        written: &Written,
+        written: &ConfigFile,
         seed: Option<u64>,
         dir: Option<&Path>,
-    ) -> Result<Prepared> {
+    ) -> Result<PreparedPlan> {
         let begun = dir
             .and_then(|dir| read_plan(dir).ok())
             .map(|file| file.steps)
             .unwrap_or_default();
-        let choose = |wanted: &Wanted| match begun.iter().find(|known| known.answers(wanted)) {
-            Some(known) => Ok(known.clone()),
-            None => choose_steps(wanted, self.runtime()?, self.machine()),
-        };
-        crate::plan::prepare(written, seed, &choose)
+        let choose =
+            |wanted: &AutoStepsRequest| match begun.iter().find(|known| known.matches(wanted)) {
+                Some(known) => Ok(known.clone()),
+                None => choose_steps(wanted, self.runtime()?, self.machine()),
+            };
+        crate::plan::prepare_plan(written, seed, &choose)
     }
 
     /// A runtime that has the provider asked for, and can use it.
     fn runtime(&self) -> Result<&'static Runtime> {
-        let runtime = Runtime::with(self.ort_lib.as_deref(), self.provider)?;
+        let runtime = Runtime::get_with_provider(self.ort_lib.as_deref(), self.provider)?;
         runtime.check(self.provider)?;
         Ok(runtime)
     }
 }
 
 /// More threads than any machine has would only keep it from starting.
-fn thread_count(text: &str) -> Result<usize, String> {
-    at_least_one(text)
+fn parse_thread_count(text: &str) -> Result<usize, String> {
+    parse_at_least_one(text)
         .ok()
         .filter(|n| *n <= 1024)
         .ok_or_else(|| "expected a whole number of at least 1 and at most 1024".to_owned())
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+fn parse_at_least_one(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(n) if (1..=1 << 20).contains(&n) => Ok(n),
         _ => Err(format!(
@@ -197,30 +198,30 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
-fn print(text: std::fmt::Arguments) {
+fn print_stdout(text: std::fmt::Arguments) {
     use std::io::{ErrorKind, Write};
     if let Err(error) = std::io::stdout().write_fmt(text)
         && error.kind() != ErrorKind::BrokenPipe
     {
-        note!("flowgauge: standard output: {error}");
+        errln!("flowgauge: standard output: {error}");
         std::process::exit(2);
     }
 }
 
 /// A line of what came out, on standard output; on standard error where the table takes that.
-fn summary(out: Option<&Output>, text: std::fmt::Arguments) {
-    match out.is_some_and(Output::is_standard) {
-        true => note!("flowgauge: {text}"),
-        false => say!("{text}"),
+fn print_summary(out: Option<&Output>, text: std::fmt::Arguments) {
+    match out.is_some_and(Output::is_stdout) {
+        true => errln!("flowgauge: {text}"),
+        false => outln!("{text}"),
     }
 }
 
 /// Reads a SPEC: the YAML of one entry, or its bare name.
-fn spec<T: schemars::JsonSchema + serde::de::DeserializeOwned>(
+fn parse_spec<T: schemars::JsonSchema + serde::de::DeserializeOwned>(
     flag: &str,
     text: &str,
 ) -> Result<T> {
-    crate::yaml::read(text).map_err(|e| anyhow::anyhow!("{flag} {text}: {e}"))
+    crate::yaml::from_yaml_str(text).map_err(|e| anyhow::anyhow!("{flag} {text}: {e}"))
 }
 
 /// Carries out one command line.

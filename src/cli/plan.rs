@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use super::{Exit, Running};
-use crate::config::Written;
+use super::{Exit, RuntimeArgs};
+use crate::config::ConfigFile;
 
 #[derive(Debug, Args)]
-pub struct Plan {
+pub struct PlanArgs {
     /// The config to plan
     config: PathBuf,
     /// Overrides the config's seed
@@ -21,31 +21,31 @@ pub struct Plan {
     /// Taken so that a `run` command line can be planned as it stands; none of it changes a plan, and networks run for
     /// `steps: auto` alone
     #[command(flatten)]
-    running: Running,
+    runtime_args: RuntimeArgs,
 }
 
-impl Plan {
+impl PlanArgs {
     pub fn execute(self) -> Result<Exit> {
-        let written = Written::read(&self.config, &self.set)?;
-        let prepared = self.running.prepare(&written, self.seed, None)?;
-        if !self.running.quiet {
-            prepared.tell();
+        let written = ConfigFile::read(&self.config, &self.set)?;
+        let prepared = self.runtime_args.prepare(&written, self.seed, None)?;
+        if !self.runtime_args.quiet {
+            prepared.print_notes();
         }
         let plan = &prepared.plan;
         for model in &plan.models {
-            say!("{}: {}", model.name, model.truncation);
+            outln!("{}: {}", model.name, model.truncation);
             let given = model
                 .constants
                 .iter()
                 .chain(&model.times)
                 .chain(&model.kinks);
-            given.for_each(|(input, value)| say!("{}: {input}: {value}", model.name));
+            given.for_each(|(input, value)| outln!("{}: {input}: {value}", model.name));
         }
         prepared
             .steps
             .iter()
-            .for_each(|found| say!("{}", found.sentence()));
-        say!(
+            .for_each(|found| outln!("{}", found.describe()));
+        outln!(
             "{:>12}  {:>14}  {:>14}  work",
             "trial",
             "evaluations",
@@ -53,9 +53,9 @@ impl Plan {
         );
         let (mut evaluations, mut products, mut guessed) = (0, 0, false);
         for trial in &plan.trials {
-            let cost = prepared.cost(&trial.work);
+            let cost = prepared.trial_cost(&trial.work);
             let mark = if cost.guessed { "~" } else { "" };
-            say!(
+            outln!(
                 "{:>12}  {:>14}  {:>14}  {}",
                 trial.id,
                 format!("{mark}{}", cost.evaluations),
@@ -66,16 +66,16 @@ impl Plan {
             products += cost.products;
             guessed |= cost.guessed;
         }
-        say!(
+        outln!(
             "{} trials, {evaluations} evaluations and {products} Jacobian products or head calls",
             plan.trials.len()
         );
-        prepared.left_out.iter().for_each(|what| say!("{what}"));
+        prepared.skipped.iter().for_each(|what| outln!("{what}"));
         if guessed {
-            say!(
+            outln!(
                 "~ a guess: adaptive solvers choose their steps, and SteinDiff where UniPC predicts once more"
             );
         }
-        Ok(Exit::Well)
+        Ok(Exit::Success)
     }
 }

@@ -9,7 +9,7 @@ use super::Exit;
 use crate::publish;
 
 #[derive(Debug, Args)]
-pub struct Report {
+pub struct ReportArgs {
     /// Run directories: shards of one run make one report, runs of different plans one each
     #[arg(required = true)]
     dirs: Vec<PathBuf>,
@@ -21,13 +21,13 @@ pub struct Report {
     quiet: bool,
 }
 
-impl Report {
+impl ReportArgs {
     pub fn execute(self) -> Result<Exit> {
-        for dir in publish::publish_all(&self.dirs, self.out.as_deref())? {
+        for dir in publish::publish_runs(&self.dirs, self.out.as_deref())? {
             if !self.quiet {
-                say!("{}", dir.join("index.html").display());
+                outln!("{}", dir.join("index.html").display());
             }
         }
-        Ok(Exit::Well)
+        Ok(Exit::Success)
     }
 }

@@ -6,18 +6,18 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 
-use super::{Exit, RESUMABLE, Running};
-use crate::config::Written;
-use crate::stop::{self, Leaving};
+use super::{Exit, RESUMABLE_STATUS, RuntimeArgs};
+use crate::config::ConfigFile;
+use crate::stop::{self, StopPolicy};
 use crate::{plan, publish, run};
 
 /// How long a run may take to notice that it should stop: a statistic looks at nothing, and finished trials are safe.
-const PATIENCE: Duration = Duration::from_secs(3);
-const GO_ON: &str =
+const STOP_GRACE_PERIOD: Duration = Duration::from_secs(3);
+const RESUMABLE_MESSAGE: &str =
     "flowgauge: stopped; finished trials are kept, and the same command goes on from there";
 
 #[derive(Debug, Args)]
-pub struct Run {
+pub struct RunArgs {
     /// The config to carry out
     config: PathBuf,
     /// The run directory [default: reports/<name>]
@@ -36,74 +36,74 @@ pub struct Run {
     #[arg(long)]
     retry: bool,
     #[command(flatten)]
-    running: Running,
+    runtime_args: RuntimeArgs,
 }
 
-impl Run {
+impl RunArgs {
     pub fn execute(self) -> Result<Exit> {
-        let written = Written::read(&self.config, &self.set)?;
+        let written = ConfigFile::read(&self.config, &self.set)?;
         let out = self
             .out
             .unwrap_or_else(|| Path::new("reports").join(&written.config.name));
-        let prepared = self.running.prepare(&written, self.seed, Some(&out))?;
-        if !self.running.quiet {
-            prepared.tell();
+        let prepared = self.runtime_args.prepare(&written, self.seed, Some(&out))?;
+        if !self.runtime_args.quiet {
+            prepared.print_notes();
         }
-        let prepared = run::as_begun(prepared, &out);
-        if !self.running.quiet {
+        let prepared = run::match_existing_run(prepared, &out);
+        if !self.runtime_args.quiet {
             prepared
                 .steps
                 .iter()
-                .for_each(|found| note!("flowgauge: {}", found.sentence()));
+                .for_each(|found| errln!("flowgauge: {}", found.describe()));
             prepared
-                .left_out
+                .skipped
                 .iter()
-                .for_each(|what| note!("flowgauge: {what}"));
+                .for_each(|what| errln!("flowgauge: {what}"));
         }
-        let options = run::Options {
+        let options = run::RunOptions {
             out,
-            machine: self.running.machine(),
+            machine: self.runtime_args.machine(),
             shard: self.shard,
             retry: self.retry,
-            quiet: self.running.quiet,
+            quiet: self.runtime_args.quiet,
         };
-        let runtime = self.running.runtime()?;
-        stop::listen(Leaving {
-            status: Some(RESUMABLE),
-            patience: Some(PATIENCE),
-            words: GO_ON.to_owned(),
+        let runtime = self.runtime_args.runtime()?;
+        stop::install_signal_handlers(StopPolicy {
+            exit_status: Some(RESUMABLE_STATUS),
+            grace_period: Some(STOP_GRACE_PERIOD),
+            message: RESUMABLE_MESSAGE.to_owned(),
         });
-        match run::run(&written, &prepared, runtime, &options) {
-            Ok(run::Ending::Whole) => {}
-            Ok(run::Ending::Stopped { done, of }) => {
-                note!(
+        match run::execute_run(&written, &prepared, runtime, &options) {
+            Ok(run::RunEnd::Completed) => {}
+            Ok(run::RunEnd::Stopped { done, total: of }) => {
+                errln!(
                     "flowgauge: stopped with {done} of {of} trials done; the same command goes on from there"
                 );
                 return Ok(Exit::Resumable);
             }
-            Err(_) if stop::asked() => {
-                note!("{GO_ON}");
+            Err(_) if stop::requested() => {
+                errln!("{RESUMABLE_MESSAGE}");
                 return Ok(Exit::Resumable);
             }
             Err(error) => return Err(error),
         }
-        let published = run::alone(&options.out, || publish::publish(&options.out))?;
-        say!("{}", published.digest().trim_end_matches('\n'));
-        say!("\nreport: {}", options.out.join("index.html").display());
-        if published.outstanding > 0 && !self.running.quiet {
-            note!(
+        let published = run::with_run_lock(&options.out, || publish::publish_run(&options.out))?;
+        outln!("{}", published.terminal_summary().trim_end_matches('\n'));
+        outln!("\nreport: {}", options.out.join("index.html").display());
+        if published.outstanding_trials > 0 && !self.runtime_args.quiet {
+            errln!(
                 "flowgauge: {} trials are outstanding, for other shards",
-                published.outstanding
+                published.outstanding_trials
             );
         }
-        if published.failed_trials > 0 || published.broken_rows() > 0 {
-            note!(
+        if published.failed_trials > 0 || published.failed_rows() > 0 {
+            errln!(
                 "flowgauge: {} trials failed, {} rows are without numbers: see the report",
                 published.failed_trials,
-                published.broken_rows()
+                published.failed_rows()
             );
             return Ok(Exit::Failed);
         }
-        Ok(Exit::Well)
+        Ok(Exit::Success)
     }
 }

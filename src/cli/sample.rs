@@ -7,23 +7,23 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
-use super::stream::{listen, stopped};
-use super::{Exit, Running, spec, summary};
-use crate::data::{Dataset, file_of, png_grid, write_npy};
-use crate::execute::{Needs, Pool};
-use crate::model::opened::Model;
-use crate::num::key::{Key, SampleId};
-use crate::num::shape::{Layout, Said};
-use crate::num::{Batch, decimals};
-use crate::output::{Kind, Output};
-use crate::plan::{initial_states, most_samples, supports_sampler};
-use crate::progress::{Show, duration};
-use crate::registry::named;
-use crate::sample::{self, Drawn, Sampler, Setting};
+use super::interrupt::{interrupted_exit, stop_on_signal};
+use super::{Exit, RuntimeArgs, parse_spec, print_summary};
+use crate::data::{Dataset, encode_npy_f32, path_without_member, png_grid};
+use crate::execute::{WorkerPool, WorkerSpec};
+use crate::model::loaded::Model;
+use crate::num::key::{RngKey, SampleId};
+use crate::num::shape::{AxisLayout, RequestedLayout};
+use crate::num::{Batch, format_decimals};
+use crate::output::{Output, OutputKind};
+use crate::plan::{check_sampler_supported, initial_states, max_samples};
+use crate::progress::{ProgressDisplay, format_duration};
+use crate::registry::prefix_with_name;
+use crate::sample::{self, DrawnSamples, Sampler, SamplerContext};
 use crate::stop;
 
 #[derive(Debug, Args)]
-pub struct Sample {
+pub struct SampleArgs {
     /// The model's card
     #[arg(long, value_name = "CARD")]
     model: PathBuf,
@@ -44,7 +44,7 @@ pub struct Sample {
     noise: Option<PathBuf>,
     /// The order of the axes of --noise where it is not the card's, a letter each, such as NHWC
     #[arg(long, value_name = "LETTERS", requires = "noise")]
-    layout: Option<Layout>,
+    layout: Option<AxisLayout>,
     /// The array to write
     #[arg(long, value_name = "NPY")]
     out: PathBuf,
@@ -52,36 +52,36 @@ pub struct Sample {
     #[arg(long, value_name = "FILE")]
     png: Option<PathBuf>,
     #[command(flatten)]
-    running: Running,
+    runtime_args: RuntimeArgs,
 }
 
-impl Sample {
+impl SampleArgs {
     pub fn execute(self) -> Result<Exit> {
-        let mut sampler: Sampler = spec("--sampler", &self.sampler)?;
+        let mut sampler: Sampler = parse_spec("--sampler", &self.sampler)?;
         if let Some(steps) = self.steps {
             sampler = sampler.with_steps(steps);
         }
         let model = Model::open(&self.model)?;
         let inputs: Vec<PathBuf> = model
-            .paths()
+            .file_paths()
             .into_iter()
-            .chain(self.noise.as_deref().map(file_of))
+            .chain(self.noise.as_deref().map(path_without_member))
             .collect();
-        let out = Output::new(Kind::Array, "--out", &self.out, &inputs)?;
-        let inputs = out.added_to(&inputs);
+        let out = Output::new(OutputKind::Array, "--out", &self.out, &inputs)?;
+        let inputs = out.appended_to(&inputs);
         let png = self
             .png
             .as_deref()
-            .map(|png| Output::new(Kind::Picture, "--png", png, &inputs))
+            .map(|png| Output::new(OutputKind::Picture, "--png", png, &inputs))
             .transpose()?;
         sampler
-            .check(&Setting::of(&model))
-            .map_err(|e| anyhow!("--sampler {}", named(sampler.name(), e)))?;
-        supports_sampler(&model, &sampler).context("--sampler")?;
+            .check(&SamplerContext::for_model(&model))
+            .map_err(|e| anyhow!("--sampler {}", prefix_with_name(sampler.name(), e)))?;
+        check_sampler_supported(&model, &sampler).context("--sampler")?;
         let noise = self
             .noise
             .as_deref()
-            .map(|file| self.states(file, &model))
+            .map(|file| self.read_initial_states(file, &model))
             .transpose()?;
         let count = noise
             .as_ref()
@@ -89,38 +89,42 @@ impl Sample {
         if count == 0 {
             bail!("--count is 0, expected at least 1");
         }
-        let most = most_samples(model.dim());
+        let most = max_samples(model.dim());
         if count > most {
             bail!(
                 "--count is {count}, expected at most {most} samples of {} numbers at once",
                 model.dim()
             );
         }
-        let key = Key { seed: self.seed };
-        let pool = Pool::new(&model, self.running.runtime()?, self.running.machine());
-        let needs = Needs {
+        let key = RngKey { seed: self.seed };
+        let pool = WorkerPool::new(
+            &model,
+            self.runtime_args.runtime()?,
+            self.runtime_args.machine(),
+        );
+        let needs = WorkerSpec {
             samplers: std::slice::from_ref(&sampler),
-            ..Needs::default()
+            ..WorkerSpec::default()
         };
-        pool.rehearse(needs, count, &Batch::zeros((1, model.dim())))?;
+        pool.dry_run(needs, count, &Batch::zeros((1, model.dim())))?;
         let samples: Vec<SampleId> = (0..count as u64).collect();
         let noise = |batch: &[SampleId]| match &noise {
             Some(noise) => noise.select(
                 ndarray::Axis(0),
                 &batch.iter().map(|i| *i as usize).collect::<Vec<_>>(),
             ),
-            None => sample::noise(key, batch, model.dim(), model.prior.std),
+            None => sample::initial_noise(key, batch, model.dim(), model.prior.std),
         };
-        listen(None);
+        stop_on_signal(None);
         let began = Instant::now();
-        let mut drawn = Drawn::none();
-        let show = Show::counted(
-            self.running.quiet,
+        let mut drawn = DrawnSamples::empty();
+        let show = ProgressDisplay::for_rows(
+            self.runtime_args.quiet,
             pool.meter(),
-            sampler.passes(&Setting::of(&model), count),
+            sampler.network_rows(&SamplerContext::for_model(&model), count),
             "samples",
         );
-        let ended = pool.each_sample(&sampler, &samples, key, noise, |part| {
+        let ended = pool.for_each_sample_batch(&sampler, &samples, key, noise, |part| {
             drawn.append(part);
             Ok(())
         });
@@ -128,29 +132,30 @@ impl Sample {
         let x = &drawn.x;
         if let Err(error) = ended {
             let mut out = out.begin()?;
-            if stop::asked() && x.nrows() > 0 {
-                out.write_all(&write_npy(x, &model.card.shape)?)?;
+            if stop::requested() && x.nrows() > 0 {
+                out.write_all(&encode_npy_f32(x, &model.card.shape)?)?;
             }
-            return stopped(error, out, [x.nrows(), count], "samples");
+            return interrupted_exit(error, out, [x.nrows(), count], "samples");
         }
         let picture =
             || png_grid(x, &model.card.shape, model.card.data.map(|d| d.range)).context("--png");
         let picture = png.as_ref().map(|_| picture()).transpose()?;
-        out.write(&write_npy(x, &model.card.shape)?)?;
+        out.write(&encode_npy_f32(x, &model.card.shape)?)?;
         if let (Some(png), Some(picture)) = (&png, picture) {
             png.write(&picture)?;
         }
-        let each = |total: &[u64]| decimals(total.iter().sum::<u64>() as f64 / count as f64, 0);
-        summary(
+        let each =
+            |total: &[u64]| format_decimals(total.iter().sum::<u64>() as f64 / count as f64, 0);
+        print_summary(
             std::iter::once(&out)
                 .chain(&png)
-                .find(|out| out.is_standard()),
+                .find(|out| out.is_stdout()),
             format_args!(
                 "{count} samples of shape {:?}, {} evaluations and {} Jacobian products each, {}: {}",
                 model.card.shape,
                 each(&drawn.evaluations),
                 each(&drawn.products),
-                duration(began.elapsed().as_secs_f64()),
+                format_duration(began.elapsed().as_secs_f64()),
                 self.out.display()
             ),
         );
@@ -160,19 +165,21 @@ impl Sample {
             .filter(|r| r.iter().any(|v| !v.is_finite()))
             .count();
         if broken > 0 {
-            note!("flowgauge: {broken} of {count} samples are not finite");
+            errln!("flowgauge: {broken} of {count} samples are not finite");
             return Ok(Exit::Failed);
         }
-        Ok(Exit::Well)
+        Ok(Exit::Success)
     }
 
     /// The states at the prior end that a file holds.
-    fn states(&self, file: &Path, model: &Model) -> Result<Batch> {
-        let noise = Dataset::read(file)?
-            .laid_out(self.layout.as_ref().map(Said::always), &model.card.shape)?;
+    fn read_initial_states(&self, file: &Path, model: &Model) -> Result<Batch> {
+        let noise = Dataset::read(file)?.with_layout(
+            self.layout.as_ref().map(RequestedLayout::unconditional),
+            &model.card.shape,
+        )?;
         let states = initial_states(&noise, model)?;
-        if !self.running.quiet {
-            noise.tell();
+        if !self.runtime_args.quiet {
+            noise.print_notes();
         }
         Ok(states)
     }

@@ -10,27 +10,27 @@ use crate::model::card::Card;
 use crate::yaml;
 
 #[derive(Debug, Args)]
-pub struct Schema {
+pub struct SchemaArgs {
     /// Which kind of file
     #[arg(value_enum)]
-    file: File,
+    file: SchemaFile,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum File {
+enum SchemaFile {
     Config,
     Card,
     Claims,
 }
 
-impl Schema {
+impl SchemaArgs {
     pub fn execute(self) -> Result<Exit> {
         let schema = match self.file {
-            File::Config => yaml::standard::<Config>(),
-            File::Card => yaml::standard::<Card>(),
-            File::Claims => yaml::standard::<Claims>(),
+            SchemaFile::Config => yaml::standard_schema::<Config>(),
+            SchemaFile::Card => yaml::standard_schema::<Card>(),
+            SchemaFile::Claims => yaml::standard_schema::<Claims>(),
         };
-        say!("{}", serde_json::to_string_pretty(&schema)?);
-        Ok(Exit::Well)
+        outln!("{}", serde_json::to_string_pretty(&schema)?);
+        Ok(Exit::Success)
     }
 }

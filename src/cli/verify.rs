@@ -5,19 +5,21 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use super::{Exit, Running, summary};
-use crate::journal::config_changed;
-use crate::output::{Kind, Output};
-use crate::rows::as_csv;
-use crate::run::under;
-use crate::verify::{Checked, Line, Opened, Options, Verdict, verify};
+use super::{Exit, RuntimeArgs, print_summary};
+use crate::journal::config_change_warning;
+use crate::output::{Output, OutputKind};
+use crate::rows::rows_to_csv;
+use crate::run::runtime_fingerprint;
+use crate::verify::{
+    RowVerdict, RunToVerify, VerifiedRow, VerifyCsvRow, VerifyOptions, verify_run,
+};
 
 #[derive(Debug, Args)]
-pub struct Verify {
+pub struct VerifyArgs {
     /// The run directory
     dir: PathBuf,
     /// The part of every kind of row that is recomputed, above 0 and at most 1
-    #[arg(long, default_value_t = 0.05, value_parser = fraction)]
+    #[arg(long, default_value_t = 0.05, value_parser = parse_fraction)]
     fraction: f64,
     /// Which rows: another seed recomputes others
     #[arg(long, default_value_t = 0)]
@@ -26,67 +28,72 @@ pub struct Verify {
     #[arg(long, value_name = "CSV")]
     out: Option<PathBuf>,
     #[command(flatten)]
-    running: Running,
+    runtime_args: RuntimeArgs,
 }
 
-impl Verify {
+impl VerifyArgs {
     pub fn execute(self) -> Result<Exit> {
-        let opened = Opened::read(&self.dir)?;
+        let opened = RunToVerify::read(&self.dir)?;
         let out = self
             .out
             .as_deref()
-            .map(|out| Output::new(Kind::Table, "--out", out, &opened.inputs()))
+            .map(|out| Output::new(OutputKind::Table, "--out", out, &opened.inputs()))
             .transpose()?;
-        let (runtime, machine) = (self.running.runtime()?, self.running.machine());
-        if let Some(changed) = config_changed(&self.dir, &opened.file) {
-            note!("flowgauge: {}: {changed}", self.dir.display());
+        let (runtime, machine) = (self.runtime_args.runtime()?, self.runtime_args.machine());
+        if let Some(changed) = config_change_warning(&self.dir, &opened.plan_file) {
+            errln!("flowgauge: {}: {changed}", self.dir.display());
         }
-        let options = Options {
+        let options = VerifyOptions {
             fraction: self.fraction,
             seed: self.seed,
             machine,
         };
-        let mut checked: Vec<Checked> = Vec::new();
-        let rows = verify(&opened, runtime, &options, &mut |row| {
+        let mut checked: Vec<VerifiedRow> = Vec::new();
+        let rows = verify_run(&opened, runtime, &options, &mut |row| {
             if out.is_none() {
-                print(&row);
+                print_row_verdict(&row);
             }
             checked.push(row);
         })?;
         if let Some(out) = &out {
-            let lines: Vec<Line> = checked.iter().map(Checked::line).collect();
-            out.write(&as_csv(&lines)?)?;
+            let lines: Vec<VerifyCsvRow> = checked.iter().map(VerifiedRow::csv_row).collect();
+            out.write(&rows_to_csv(&lines)?)?;
         }
         let count = |verdict| {
             checked
                 .iter()
-                .filter(|c| c.compared.verdict == verdict)
+                .filter(|c| c.comparison.verdict == verdict)
                 .count()
         };
-        let [same, drift, other] = [Verdict::Match, Verdict::Drift, Verdict::Mismatch].map(count);
-        let in_rows = |c: &&Checked| {
+        let [same, drift, other] =
+            [RowVerdict::Match, RowVerdict::Drift, RowVerdict::Mismatch].map(count);
+        let in_rows = |c: &&VerifiedRow| {
             c.file.starts_with("rows/") && !c.file.ends_with(".steps.csv") && c.line.is_some()
         };
         let of_rows = checked.iter().filter(in_rows).count();
         let others = checked.len() - of_rows;
-        summary(
+        print_summary(
             out.as_ref(),
             format_args!(
                 "{of_rows} of {rows} rows verified, and {others} others (samples, steps, tables): \
              {same} match, {drift} drift, {other} mismatch"
             ),
         );
-        if !self.running.quiet {
-            let there: Vec<&str> = opened.journal.under().into_keys().collect();
-            let (here, there) = (under(runtime, machine), there.join(" | "));
-            note!("flowgauge: the run: {there}; here: {here}");
+        if !self.runtime_args.quiet {
+            let there: Vec<&str> = opened.journal.runtime_fingerprints().into_keys().collect();
+            let (here, there) = (runtime_fingerprint(runtime, machine), there.join(" | "));
+            errln!("flowgauge: the run: {there}; here: {here}");
         }
-        Ok(if other > 0 { Exit::Failed } else { Exit::Well })
+        Ok(if other > 0 {
+            Exit::Failed
+        } else {
+            Exit::Success
+        })
     }
 }
 
-fn print(row: &Checked) {
-    let Line {
+fn print_row_verdict(row: &VerifiedRow) {
+    let VerifyCsvRow {
         verdict,
         file,
         line,
@@ -96,7 +103,7 @@ fn print(row: &Checked) {
         recomputed,
         difference,
         tolerance,
-    } = row.line();
+    } = row.csv_row();
     let place = line.map_or(file.to_owned(), |line| format!("{file}:{line}"));
     let number = |v: Option<f64>| v.map_or(String::new(), |v| format!("{v:.3e}"));
     let detail = match (verdict, difference) {
@@ -111,10 +118,10 @@ fn print(row: &Checked) {
             number(tolerance)
         ),
     };
-    say!("{verdict:<9} {place}  {what}{detail}");
+    outln!("{verdict:<9} {place}  {what}{detail}");
 }
 
-fn fraction(text: &str) -> Result<f64, String> {
+fn parse_fraction(text: &str) -> Result<f64, String> {
     let right = text.parse().ok().filter(|f: &f64| *f > 0.0 && *f <= 1.0);
     right.ok_or_else(|| "expected a number above 0 and at most 1".to_owned())
 }

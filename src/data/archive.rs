@@ -6,63 +6,70 @@ use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{Array1, ArrayD, Ix2, IxDyn};
 use safetensors::{Dtype, SafeTensors};
 
-use super::{Array, Content, Numbers};
+use super::{NumberKind, ParsedArray, ParsedContent};
 use crate::num::npy;
 
 /// A bound on what a few bytes may unpack to.
-const UNPACKED: u64 = 1 << 32;
+const MAX_UNPACKED_BYTES: u64 = 1 << 32;
 
 /// Bytes of an array's file in which its header lies.
-const HEADER: u64 = 1 << 16;
+const MAX_HEADER_BYTES: u64 = 1 << 16;
 
 /// Names under which programs keep a mean and a covariance: pytorch-fid, clean-fid and EDM the first alone, ADM the
 /// second beside it, of features that keep their place in the image.
-const STATISTICS: [(&str, &str); 2] = [("mu", "sigma"), ("mu_s", "sigma_s")];
+const STATISTICS_NAMES: [(&str, &str); 2] = [("mu", "sigma"), ("mu_s", "sigma_s")];
 
 /// One array of a file, before it is read.
-pub(super) struct Member {
+pub(super) struct ArchiveMember {
     name: String,
     shape: Vec<usize>,
     integer: bool,
 }
 
 /// What a file of arrays holds; `wanted` names one of them.
-pub(super) fn content(mut archive: impl Arrays, wanted: Option<&str>) -> Result<Content> {
+pub(super) fn archive_content(
+    mut archive: impl ArrayArchive,
+    wanted: Option<&str>,
+) -> Result<ParsedContent> {
     let members = archive.members()?;
     if members.is_empty() {
         bail!("it holds no array");
     }
     let pair = |mean: &str| {
-        STATISTICS
+        STATISTICS_NAMES
             .iter()
             .find(|(mu, _)| *mu == mean)
-            .filter(|(mu, sigma)| is_law(&members, mu, sigma))
+            .filter(|(mu, sigma)| is_mean_and_covariance(&members, mu, sigma))
     };
     if let Some(name) = wanted {
         if !members.iter().any(|m| m.name == name) {
-            bail!("it holds no array `{name}`; it has {}", listed(&members));
+            bail!(
+                "it holds no array `{name}`; it has {}",
+                list_members(&members)
+            );
         }
         return match pair(name) {
-            Some((mu, sigma)) => law(&mut archive, mu, sigma),
-            None => Ok(Content::Samples(archive.array(name)?)),
+            Some((mu, sigma)) => read_mean_and_covariance(&mut archive, mu, sigma),
+            None => Ok(ParsedContent::Samples(archive.read_array(name)?)),
         };
     }
-    let laws: Vec<&(&str, &str)> = STATISTICS
+    let laws: Vec<&(&str, &str)> = STATISTICS_NAMES
         .iter()
-        .filter(|(mu, sigma)| is_law(&members, mu, sigma))
+        .filter(|(mu, sigma)| is_mean_and_covariance(&members, mu, sigma))
         .collect();
-    let of_law = |m: &&Member| {
+    let of_law = |m: &&ArchiveMember| {
         laws.iter()
             .any(|(mu, sigma)| m.name == *mu || m.name == *sigma)
     };
-    let (statistics, others): (Vec<&Member>, Vec<&Member>) = members.iter().partition(of_law);
+    let (statistics, others): (Vec<&ArchiveMember>, Vec<&ArchiveMember>) =
+        members.iter().partition(of_law);
     let Some((first, labels)) = others.split_first() else {
-        return law(&mut archive, laws[0].0, laws[0].1);
+        return read_mean_and_covariance(&mut archive, laws[0].0, laws[0].1);
     };
     if labels.is_empty() && statistics.is_empty() {
-        return Ok(Content::Samples(archive.array(&first.name)?));
+        return Ok(ParsedContent::Samples(archive.read_array(&first.name)?));
     }
-    let of_each = |m: &&Member| {
+    let of_each = |m: &&ArchiveMember| {
         m.integer && (m.shape[..] == first.shape[..1] || m.shape == [first.shape[0], 1])
     };
     if first.shape.len() < 2 || !labels.iter().all(of_each) {
@@ -72,12 +79,12 @@ pub(super) fn content(mut archive: impl Arrays, wanted: Option<&str>) -> Result<
             .unwrap_or(first);
         bail!(
             "it holds several arrays: {}; name one, as FILE:{}",
-            listed(&members),
+            list_members(&members),
             largest.name
         );
     }
-    let mut array = archive.array(&first.name)?;
-    let names = |members: &[&Member]| {
+    let mut array = archive.read_array(&first.name)?;
+    let names = |members: &[&ArchiveMember]| {
         members
             .iter()
             .map(|m| format!("`{}`", m.name))
@@ -96,11 +103,11 @@ pub(super) fn content(mut archive: impl Arrays, wanted: Option<&str>) -> Result<
         );
     }
     array.notes.push(note);
-    Ok(Content::Samples(array))
+    Ok(ParsedContent::Samples(array))
 }
 
 /// Whether two arrays have the shapes of a mean and a covariance.
-fn is_law(members: &[Member], mu: &str, sigma: &str) -> bool {
+fn is_mean_and_covariance(members: &[ArchiveMember], mu: &str, sigma: &str) -> bool {
     let shape = |name: &str| {
         members
             .iter()
@@ -110,8 +117,15 @@ fn is_law(members: &[Member], mu: &str, sigma: &str) -> bool {
     matches!((shape(mu), shape(sigma)), (Some([d] | [1, d]), Some([a, b])) if a == d && b == d)
 }
 
-fn law(archive: &mut impl Arrays, mu: &str, sigma: &str) -> Result<Content> {
-    let (mean, covariance) = (archive.array(mu)?.values, archive.array(sigma)?.values);
+fn read_mean_and_covariance(
+    archive: &mut impl ArrayArchive,
+    mu: &str,
+    sigma: &str,
+) -> Result<ParsedContent> {
+    let (mean, covariance) = (
+        archive.read_array(mu)?.values,
+        archive.read_array(sigma)?.values,
+    );
     let mean = Array1::from_iter(mean.iter().copied());
     let covariance = covariance
         .into_dimensionality::<Ix2>()
@@ -130,14 +144,14 @@ fn law(archive: &mut impl Arrays, mu: &str, sigma: &str) -> Result<Content> {
         "its arrays `{mu}` and `{sigma}` are the mean and the covariance of {} features",
         mean.len()
     );
-    Ok(Content::Statistics {
+    Ok(ParsedContent::Statistics {
         mean,
         covariance,
         note,
     })
 }
 
-fn listed(members: &[Member]) -> String {
+fn list_members(members: &[ArchiveMember]) -> String {
     members
         .iter()
         .map(|m| format!("{} {:?}", m.name, m.shape))
@@ -146,23 +160,23 @@ fn listed(members: &[Member]) -> String {
 }
 
 /// What is asked of a file of arrays.
-pub(super) trait Arrays {
-    fn members(&mut self) -> Result<Vec<Member>>;
+pub(super) trait ArrayArchive {
+    fn members(&mut self) -> Result<Vec<ArchiveMember>>;
 
-    fn array(&mut self, name: &str) -> Result<Array>;
+    fn read_array(&mut self, name: &str) -> Result<ParsedArray>;
 }
 
 /// A .npz archive, its arrays in the order in which they lie there.
-pub(super) struct Npz<'a>(zip::ZipArchive<Cursor<&'a [u8]>>);
+pub(super) struct NpzArchive<'a>(zip::ZipArchive<Cursor<&'a [u8]>>);
 
-impl<'a> Npz<'a> {
-    pub(super) fn open(bytes: &'a [u8]) -> Result<Npz<'a>> {
-        Ok(Npz(
-            zip::ZipArchive::new(Cursor::new(bytes)).context("it is no .npz archive")?
+impl<'a> NpzArchive<'a> {
+    pub(super) fn open(bytes: &'a [u8]) -> Result<NpzArchive<'a>> {
+        Ok(NpzArchive(
+            zip::ZipArchive::new(Cursor::new(bytes)).context("it is no .npz archive")?,
         ))
     }
 
-    fn bytes(&mut self, place: usize, most: u64) -> Result<Vec<u8>> {
+    fn member_bytes(&mut self, place: usize, most: u64) -> Result<Vec<u8>> {
         let mut plain = Vec::new();
         self.0
             .by_index(place)?
@@ -173,18 +187,19 @@ impl<'a> Npz<'a> {
     }
 }
 
-fn bare(name: &str) -> &str {
+fn strip_npy_suffix(name: &str) -> &str {
     name.strip_suffix(".npy").unwrap_or(name)
 }
 
-impl Arrays for Npz<'_> {
-    fn members(&mut self) -> Result<Vec<Member>> {
+impl ArrayArchive for NpzArchive<'_> {
+    fn members(&mut self) -> Result<Vec<ArchiveMember>> {
         (0..self.0.len())
             .map(|place| {
-                let name = bare(self.0.by_index_raw(place)?.name()).to_owned();
+                let name = strip_npy_suffix(self.0.by_index_raw(place)?.name()).to_owned();
                 let (format, shape) =
-                    npy::described(&self.bytes(place, HEADER)?).with_context(|| name.clone())?;
-                Ok(Member {
+                    npy::npy_format_and_shape(&self.member_bytes(place, MAX_HEADER_BYTES)?)
+                        .with_context(|| name.clone())?;
+                Ok(ArchiveMember {
                     name,
                     shape,
                     integer: format.starts_with(['i', 'u']),
@@ -193,33 +208,34 @@ impl Arrays for Npz<'_> {
             .collect()
     }
 
-    fn array(&mut self, name: &str) -> Result<Array> {
+    fn read_array(&mut self, name: &str) -> Result<ParsedArray> {
         let at = (0..self.0.len()).find(|i| {
             self.0
                 .by_index_raw(*i)
-                .is_ok_and(|f| bare(f.name()) == name)
+                .is_ok_and(|f| strip_npy_suffix(f.name()) == name)
         });
         let place = at.ok_or_else(|| anyhow!("it holds no array `{name}`"))?;
-        super::npy(&self.bytes(place, UNPACKED)?).with_context(|| name.to_owned())
+        super::array_from_npy(&self.member_bytes(place, MAX_UNPACKED_BYTES)?)
+            .with_context(|| name.to_owned())
     }
 }
 
 /// A .safetensors file, its tensors in the order of their names.
-pub(super) struct Tensors<'a>(SafeTensors<'a>);
+pub(super) struct SafetensorsArchive<'a>(SafeTensors<'a>);
 
-impl<'a> Tensors<'a> {
-    pub(super) fn open(bytes: &'a [u8]) -> Result<Tensors<'a>> {
-        Ok(Tensors(
+impl<'a> SafetensorsArchive<'a> {
+    pub(super) fn open(bytes: &'a [u8]) -> Result<SafetensorsArchive<'a>> {
+        Ok(SafetensorsArchive(
             SafeTensors::deserialize(bytes)
                 .map_err(|e| anyhow!("it is no .safetensors file: {e}"))?,
         ))
     }
 }
 
-impl Arrays for Tensors<'_> {
-    fn members(&mut self) -> Result<Vec<Member>> {
-        let mut members: Vec<Member> = (self.0.iter())
-            .map(|(name, tensor)| Member {
+impl ArrayArchive for SafetensorsArchive<'_> {
+    fn members(&mut self) -> Result<Vec<ArchiveMember>> {
+        let mut members: Vec<ArchiveMember> = (self.0.iter())
+            .map(|(name, tensor)| ArchiveMember {
                 name: name.to_owned(),
                 shape: tensor.shape().to_vec(),
                 integer: !matches!(
@@ -232,7 +248,7 @@ impl Arrays for Tensors<'_> {
         Ok(members)
     }
 
-    fn array(&mut self, name: &str) -> Result<Array> {
+    fn read_array(&mut self, name: &str) -> Result<ParsedArray> {
         let tensor = self
             .0
             .tensor(name)
@@ -252,23 +268,23 @@ impl Arrays for Tensors<'_> {
         }
         let (values, numbers) = match tensor.dtype() {
             Dtype::F16 => (
-                halves(data, |bits| half::f16::from_bits(bits).to_f64()),
-                Numbers::Reals,
+                decode_16_bit(data, |bits| half::f16::from_bits(bits).to_f64()),
+                NumberKind::Floats,
             ),
             Dtype::BF16 => (
-                halves(data, |bits| half::bf16::from_bits(bits).to_f64()),
-                Numbers::Reals,
+                decode_16_bit(data, |bits| half::bf16::from_bits(bits).to_f64()),
+                NumberKind::Floats,
             ),
-            Dtype::F32 => read!(f32, Numbers::Reals),
-            Dtype::F64 => read!(f64, Numbers::Reals),
-            Dtype::U8 => read!(u8, Numbers::Bytes),
-            Dtype::I8 => read!(i8, Numbers::Integers),
-            Dtype::U16 => read!(u16, Numbers::Integers),
-            Dtype::I16 => read!(i16, Numbers::Integers),
-            Dtype::U32 => read!(u32, Numbers::Integers),
-            Dtype::I32 => read!(i32, Numbers::Integers),
-            Dtype::U64 => read!(u64, Numbers::Integers),
-            Dtype::I64 => read!(i64, Numbers::Integers),
+            Dtype::F32 => read!(f32, NumberKind::Floats),
+            Dtype::F64 => read!(f64, NumberKind::Floats),
+            Dtype::U8 => read!(u8, NumberKind::Uint8),
+            Dtype::I8 => read!(i8, NumberKind::Integers),
+            Dtype::U16 => read!(u16, NumberKind::Integers),
+            Dtype::I16 => read!(i16, NumberKind::Integers),
+            Dtype::U32 => read!(u32, NumberKind::Integers),
+            Dtype::I32 => read!(i32, NumberKind::Integers),
+            Dtype::U64 => read!(u64, NumberKind::Integers),
+            Dtype::I64 => read!(i64, NumberKind::Integers),
             other => {
                 bail!(
                     "tensor `{name}` has format {other:?}; expected float32, float64, float16, bfloat16 or integers"
@@ -277,16 +293,16 @@ impl Arrays for Tensors<'_> {
         };
         let values = ArrayD::from_shape_vec(IxDyn(tensor.shape()), values)
             .context("its shape does not match its bytes")?;
-        Ok(Array {
+        Ok(ParsedArray {
             values,
-            numbers,
+            number_kind: numbers,
             notes: Vec::new(),
         })
     }
 }
 
 /// Numbers of 16 bits, the lower byte first.
-fn halves(data: &[u8], of: impl Fn(u16) -> f64) -> Vec<f64> {
+fn decode_16_bit(data: &[u8], of: impl Fn(u16) -> f64) -> Vec<f64> {
     data.chunks_exact(2)
         .map(|b| of(u16::from_le_bytes([b[0], b[1]])))
         .collect()

@@ -7,14 +7,14 @@ use anyhow::{Context, Result, bail};
 use ndarray::{ArrayD, IxDyn};
 use sha2::{Digest, Sha256};
 
-use super::{Array, Numbers};
-use crate::features::images::{Coding, Image, Shape};
+use super::{NumberKind, ParsedArray};
+use crate::features::images::{Image, ImageShape, PixelCoding};
 use crate::model::library::hex;
 use crate::num::Batch;
-use crate::signature::{self, Wanted};
+use crate::signature::{self, ExpectedFile};
 
 /// The images of a folder in the order of their names, read one at a time.
-pub struct Folder {
+pub struct ImageFolder {
     files: Vec<PathBuf>,
     /// Of all files' bytes.
     pub sha256: String,
@@ -22,10 +22,10 @@ pub struct Folder {
     pub notes: Vec<String>,
 }
 
-impl Folder {
+impl ImageFolder {
     /// # Errors
     /// Where the folder holds no image, or a file cannot be read.
-    pub fn open(folder: &Path) -> Result<Folder> {
+    pub fn open(folder: &Path) -> Result<ImageFolder> {
         let (mut files, mut others, mut folders) = (Vec::new(), Vec::new(), Vec::new());
         for entry in std::fs::read_dir(folder)? {
             let path = entry?.path();
@@ -47,12 +47,12 @@ impl Folder {
         }
         files.sort();
         let mut notes = Vec::new();
-        if let Some(some) = named(folders, "folder") {
+        if let Some(some) = describe_ignored_entries(folders, "folder") {
             notes.push(format!(
                 "{some} inside it: images are read from the folder itself and not from those"
             ));
         }
-        if let Some(some) = named(others, "file") {
+        if let Some(some) = describe_ignored_entries(others, "file") {
             notes.push(format!("{some} in it: no .png or .jpg, and not read"));
         }
         if files.is_empty() {
@@ -65,7 +65,7 @@ impl Folder {
         for file in &files {
             hash.update(std::fs::read(file).with_context(|| file.display().to_string())?);
         }
-        Ok(Folder {
+        Ok(ImageFolder {
             files,
             sha256: hex(&hash.finalize()),
             notes,
@@ -84,15 +84,15 @@ impl Folder {
     pub fn images(&self) -> impl Iterator<Item = Result<Image>> {
         let mut first = None;
         self.files.iter().map(move |file| {
-            let image = Decoded::read(file)?;
-            image.alike(first.get_or_insert((file.clone(), image.wide)))?;
-            let (grey, [width, height]) = (image.grey(), image.size());
+            let image = DecodedImage::read(file)?;
+            image.check_same_depth(first.get_or_insert((file.clone(), image.is_16_bit)))?;
+            let (grey, [width, height]) = (image.is_grey(), image.size());
             let mut values = Vec::new();
-            image.append(&mut values, grey);
-            if image.wide {
+            image.append_channels(&mut values, grey);
+            if image.is_16_bit {
                 values
                     .iter_mut()
-                    .for_each(|v| *v = Coding::Levels(1 << 16).byte(*v));
+                    .for_each(|v| *v = PixelCoding::Levels(1 << 16).to_byte(*v));
             }
             let shape = if grey {
                 vec![height, width]
@@ -101,14 +101,14 @@ impl Folder {
             };
             Ok(Image {
                 values: values.into(),
-                shape: Shape::of(&shape)?,
+                shape: ImageShape::from_dims(&shape)?,
             })
         })
     }
 }
 
 /// How many of what there are, with the first few names.
-fn named(mut names: Vec<String>, what: &str) -> Option<String> {
+fn describe_ignored_entries(mut names: Vec<String>, what: &str) -> Option<String> {
     names.sort();
     let all = names
         .iter()
@@ -125,19 +125,19 @@ fn named(mut names: Vec<String>, what: &str) -> Option<String> {
 }
 
 /// An image without transparency, in 8 or 16 bits: a palette is its colours, and fewer bits are spread over 8.
-struct Decoded {
+struct DecodedImage {
     file: PathBuf,
     image: image::DynamicImage,
     /// Whether its numbers have 16 bits.
-    wide: bool,
+    is_16_bit: bool,
 }
 
-impl Decoded {
-    fn read(file: &Path) -> Result<Decoded> {
+impl DecodedImage {
+    fn read(file: &Path) -> Result<DecodedImage> {
         use image::DynamicImage as D;
         let name = || file.display().to_string();
         let bytes = std::fs::read(file).with_context(name)?;
-        if let Some(why) = signature::refusal(&bytes, Wanted::Image) {
+        if let Some(why) = signature::explain_mismatch(&bytes, ExpectedFile::Image) {
             bail!("{}: {why}", name());
         }
         let image = image::load_from_memory(&bytes)
@@ -161,21 +161,21 @@ impl Decoded {
                 name()
             );
         }
-        Ok(Decoded {
+        Ok(DecodedImage {
             file: file.to_owned(),
             image,
-            wide,
+            is_16_bit: wide,
         })
     }
 
     /// Refuses an image of another depth than the first one.
-    fn alike(&self, (first, wide): &(PathBuf, bool)) -> Result<()> {
+    fn check_same_depth(&self, (first, wide): &(PathBuf, bool)) -> Result<()> {
         let bits = |wide: bool| if wide { 16 } else { 8 };
-        if *wide != self.wide {
+        if *wide != self.is_16_bit {
             bail!(
                 "{} has {} bits to a number, but {} has {}; expected images of one depth",
                 self.file.display(),
-                bits(self.wide),
+                bits(self.is_16_bit),
                 first.display(),
                 bits(*wide)
             );
@@ -183,7 +183,7 @@ impl Decoded {
         Ok(())
     }
 
-    fn grey(&self) -> bool {
+    fn is_grey(&self) -> bool {
         !self.image.color().has_color()
     }
 
@@ -192,9 +192,9 @@ impl Decoded {
     }
 
     /// Its numbers, one channel after the other.
-    fn append(&self, values: &mut Vec<f64>, grey: bool) {
+    fn append_channels(&self, values: &mut Vec<f64>, grey: bool) {
         let image = &self.image;
-        match (grey, self.wide) {
+        match (grey, self.is_16_bit) {
             (true, false) => values.extend(image.to_luma8().pixels().map(|p| f64::from(p.0[0]))),
             (true, true) => values.extend(image.to_luma16().pixels().map(|p| f64::from(p.0[0]))),
             (false, false) => {
@@ -210,22 +210,22 @@ impl Decoded {
 }
 
 /// A folder's images as one array, and its hash: [N, H, W] where all are grey, else [N, 3, H, W].
-pub(super) fn folder(folder: &Path) -> Result<(Array, String)> {
-    let Folder {
+pub(super) fn array_from_image_folder(folder: &Path) -> Result<(ParsedArray, String)> {
+    let ImageFolder {
         files,
         sha256,
         notes,
-    } = Folder::open(folder)?;
+    } = ImageFolder::open(folder)?;
     let decoded = files
         .iter()
-        .map(|file| Decoded::read(file))
+        .map(|file| DecodedImage::read(file))
         .collect::<Result<Vec<_>>>()?;
-    let grey = decoded.iter().all(Decoded::grey);
+    let grey = decoded.iter().all(DecodedImage::is_grey);
     let first = &decoded[0];
     let [width, height] = first.size();
     let mut values = Vec::new();
     for image in &decoded {
-        image.alike(&(first.file.clone(), first.wide))?;
+        image.check_same_depth(&(first.file.clone(), first.is_16_bit))?;
         if image.size() != [width, height] {
             bail!(
                 "{} is {}×{}, but {} is {width}×{height}: only an extractor whose preset resizes takes images of \
@@ -236,22 +236,22 @@ pub(super) fn folder(folder: &Path) -> Result<(Array, String)> {
                 first.file.display()
             );
         }
-        image.append(&mut values, grey);
+        image.append_channels(&mut values, grey);
     }
     let shape = if grey {
         vec![files.len(), height, width]
     } else {
         vec![files.len(), 3, height, width]
     };
-    let numbers = if first.wide {
-        Numbers::Integers
+    let numbers = if first.is_16_bit {
+        NumberKind::Integers
     } else {
-        Numbers::Bytes
+        NumberKind::Uint8
     };
     Ok((
-        Array {
+        ParsedArray {
             values: ArrayD::from_shape_vec(IxDyn(&shape), values)?,
-            numbers,
+            number_kind: numbers,
             notes,
         },
         sha256,
@@ -259,20 +259,20 @@ pub(super) fn folder(folder: &Path) -> Result<(Array, String)> {
 }
 
 /// Samples of a grid, at most.
-const SHOWN: usize = 256;
+const MAX_GRID_SAMPLES: usize = 256;
 
 /// The first samples side by side as a PNG, in as square a grid as they allow.
 ///
 /// `shape` is that of one sample: `[H, W]`, `[C, H, W]`, `[H, W, C]`, or `[D]` with D a square. `range` is where black and white lie,
-/// the samples' own extremes where absent; rounding is [`Coding::byte`]'s.
+/// the samples' own extremes where absent; rounding is [`PixelCoding::to_byte`]'s.
 ///
 /// # Errors
 /// For shapes that are no images.
 pub fn png_grid(samples: &Batch, shape: &[usize], range: Option<[f64; 2]>) -> Result<Vec<u8>> {
     let side = |d: usize| (d as f64).sqrt().round() as usize;
     let shape = match *shape {
-        [d] if side(d) * side(d) == d => Shape::of(&[side(d), side(d)])?,
-        _ => Shape::of(shape)?,
+        [d] if side(d) * side(d) == d => ImageShape::from_dims(&[side(d), side(d)])?,
+        _ => ImageShape::from_dims(shape)?,
     };
     let finite = || samples.iter().copied().filter(|v| v.is_finite());
     let extremes = || {
@@ -281,8 +281,8 @@ pub fn png_grid(samples: &Batch, shape: &[usize], range: Option<[f64; 2]>) -> Re
             finite().fold(f64::NEG_INFINITY, f64::max),
         ]
     };
-    let coding = Coding::Range(range.unwrap_or_else(extremes));
-    let count = samples.nrows().min(SHOWN);
+    let coding = PixelCoding::Range(range.unwrap_or_else(extremes));
+    let count = samples.nrows().min(MAX_GRID_SAMPLES);
     let columns = (1..=count).find(|c| c * c >= count).unwrap_or(1);
     let (width, height) = (
         columns * shape.width,
@@ -312,7 +312,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_grid_read_back_holds_the_samples() {
+    fn png_grid_holds_the_samples() {
         let samples =
             Array2::from_shape_fn((5, 16), |(i, j)| (i * 16 + j) as f64 / 79.0 * 2.0 - 1.0);
         let grid = |shape: &[usize]| {
@@ -323,7 +323,7 @@ mod tests {
             let picture = grid(shape);
             assert_eq!(picture.dimensions(), (12, 8));
             // Sample 4 is the second of the second row; its number 6 at row 1, column 2.
-            let byte = Coding::Range([-1.0, 1.0]).byte(samples[[4, 6]]) as u8;
+            let byte = PixelCoding::Range([-1.0, 1.0]).to_byte(samples[[4, 6]]) as u8;
             assert_eq!(picture.get_pixel(4 + 2, 4 + 1).0, [byte; 3]);
             assert_eq!(picture.get_pixel(11, 7).0, [0; 3]);
         }

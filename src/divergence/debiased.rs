@@ -9,11 +9,11 @@ use ndarray::{Array1, Array2};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Sources;
+use super::ModelHandles;
 use crate::flow::field::EvalError;
-use crate::flow::path::Schedule;
-use crate::num::key::{Distribution, Key, Purpose, SampleId};
-use crate::num::{Batch, Blocks};
+use crate::flow::path::PathCoefficients;
+use crate::num::key::{Distribution, Purpose, RngKey, SampleId};
+use crate::num::{Batch, TangentBatch};
 use crate::solve::Nodes;
 
 /// A head of the card, made unbiased by `probes` random nodes with one Jacobian product each.
@@ -39,36 +39,36 @@ impl Default for Debiased {
 
 /// A node that was drawn.
 #[derive(Debug, Clone)]
-struct Pick {
+struct DrawnNode {
     t: f64,
     x: Array1<f64>,
     /// The quadrature weight over qᵢ.
     weight: f64,
-    head: f64,
+    head_divergence: f64,
 }
 
 /// The draws of every sample of a batch, as its nodes pass by.
 #[derive(Debug, Clone)]
-pub struct Draws {
+pub struct NodeReservoir {
     /// Samples × draws.
-    picks: Vec<Vec<Option<Pick>>>,
+    drawn_nodes: Vec<Vec<Option<DrawnNode>>>,
     ids: Vec<SampleId>,
     /// Q so far.
-    totals: Vec<f64>,
+    total_importance: Vec<f64>,
 }
 
 /// How often a node is drawn, per unit of time: nodes are equally likely per ln(σ/α), in which paths and
 /// Jacobians of data of a scale of one change evenly; bounded where α or σ is zero.
-fn importance(s: &Schedule) -> f64 {
+fn node_importance(s: &PathCoefficients) -> f64 {
     s.sigma_dot.abs() / (s.sigma + 0.01 * s.alpha) + s.alpha_dot.abs() / (s.alpha + 0.01 * s.sigma)
 }
 
-impl Draws {
-    pub fn new(spec: &Debiased, samples: usize) -> Draws {
-        Draws {
-            picks: vec![vec![None; spec.probes]; samples],
+impl NodeReservoir {
+    pub fn new(spec: &Debiased, samples: usize) -> NodeReservoir {
+        NodeReservoir {
+            drawn_nodes: vec![vec![None; spec.probes]; samples],
             ids: vec![0; samples],
-            totals: vec![0.0; samples],
+            total_importance: vec![0.0; samples],
         }
     }
 
@@ -77,34 +77,34 @@ impl Draws {
     ///
     /// # Errors
     /// Where the path is not known.
-    pub fn offer(
+    pub fn update(
         &mut self,
-        key: Key,
+        key: RngKey,
         nodes: &Nodes,
         heads: &[f64],
-        sources: &Sources,
+        sources: &ModelHandles,
     ) -> Result<(), EvalError> {
         let missing =
             || EvalError::Missing("debiased: the path's schedule is not known".to_owned());
         let curve = sources.curve.as_ref().ok_or_else(missing)?;
-        for (i, slot) in nodes.slot.iter().enumerate() {
-            let q = nodes.weight[i].abs() * importance(&curve.at(nodes.t[i]));
+        for (i, slot) in nodes.batch_index.iter().enumerate() {
+            let q = nodes.weight[i].abs() * node_importance(&curve.at(nodes.t[i]));
             // Weights are not finite where a path has broken.
             if q <= 0.0 || !q.is_finite() {
                 continue;
             }
             self.ids[*slot] = nodes.sample[i];
-            self.totals[*slot] += q;
-            let chance = q / self.totals[*slot];
-            for (draw, pick) in self.picks[*slot].iter_mut().enumerate() {
+            self.total_importance[*slot] += q;
+            let chance = q / self.total_importance[*slot];
+            for (draw, pick) in self.drawn_nodes[*slot].iter_mut().enumerate() {
                 let u = key.uniform_at(Purpose::Node, nodes.sample[i], draw as u64, nodes.node[i]);
                 if u < chance {
                     let (t, x) = (nodes.t[i], nodes.x.row(i).to_owned());
-                    *pick = Some(Pick {
+                    *pick = Some(DrawnNode {
                         t,
                         x,
                         weight: nodes.weight[i] / q,
-                        head: heads[i],
+                        head_divergence: heads[i],
                     });
                 }
             }
@@ -119,14 +119,14 @@ impl Draws {
     pub fn residuals(
         &self,
         spec: &Debiased,
-        key: Key,
-        sources: &mut Sources,
+        key: RngKey,
+        sources: &mut ModelHandles,
     ) -> Result<Array2<f64>, EvalError> {
         let missing = || EvalError::Missing("this model offers no Jacobian products".to_owned());
-        let field = sources.tangents.as_mut().ok_or_else(missing)?;
-        let mut out = Array2::zeros((spec.probes, self.picks.len()));
+        let field = sources.jacobian.as_mut().ok_or_else(missing)?;
+        let mut out = Array2::zeros((spec.probes, self.drawn_nodes.len()));
         for draw in 0..spec.probes {
-            let drawn: Vec<(usize, &Pick)> = (self.picks.iter().enumerate())
+            let drawn: Vec<(usize, &DrawnNode)> = (self.drawn_nodes.iter().enumerate())
                 .filter_map(|(slot, picks)| Some((slot, picks[draw].as_ref()?)))
                 .collect();
             let Some((_, first)) = drawn.first() else {
@@ -134,7 +134,7 @@ impl Draws {
             };
             let dim = first.x.len();
             let mut x = Batch::zeros((drawn.len(), dim));
-            let mut z = Blocks::zeros((1, drawn.len(), dim));
+            let mut z = TangentBatch::zeros((1, drawn.len(), dim));
             for (i, (slot, pick)) in drawn.iter().enumerate() {
                 x.row_mut(i).assign(&pick.x);
                 let address = (Purpose::Probe, self.ids[*slot], draw as u64, 0);
@@ -145,9 +145,11 @@ impl Draws {
                 );
             }
             let t: Vec<f64> = drawn.iter().map(|(_, pick)| pick.t).collect();
-            let forms = field.quadratic(&t, &x, &z)?;
+            let forms = field.quadratic_form(&t, &x, &z)?;
             for (i, (slot, pick)) in drawn.iter().enumerate() {
-                out[[draw, *slot]] = self.totals[*slot] * pick.weight * (forms[[0, i]] - pick.head);
+                out[[draw, *slot]] = self.total_importance[*slot]
+                    * pick.weight
+                    * (forms[[0, i]] - pick.head_divergence);
             }
         }
         Ok(out)

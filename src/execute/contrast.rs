@@ -3,28 +3,28 @@
 use anyhow::{Result, anyhow};
 use ndarray::Axis;
 
-use super::{Output, Stage, write_rows};
-use crate::data::read_npy;
-use crate::features::Extracted;
-use crate::metric::paired::{self, Rows};
+use super::{Executor, TrialOutput, write_rows};
+use crate::data::decode_npy_f32;
+use crate::features::ExtractedFeatures;
+use crate::metric::paired::{self, FeatureRows};
 use crate::num::Batch;
 use crate::num::stats::Estimate;
 use crate::plan::ContrastWork;
-use crate::registry::named;
-use crate::rows::Contrast;
+use crate::registry::prefix_with_name;
+use crate::rows::ContrastRow;
 
-impl Stage<'_> {
+impl Executor<'_> {
     /// The difference of every statistic over those samples that both samplers brought to a finite end.
-    pub(super) fn contrast(
+    pub(super) fn execute_contrast(
         &self,
         work: &ContrastWork,
         array: &dyn Fn(&str) -> Result<Vec<u8>>,
-    ) -> Result<Output> {
+    ) -> Result<TrialOutput> {
         let plan = &self.prepared.plan;
         let load = |parts: &[String]| -> Result<Batch> {
             let parts: Vec<Batch> = parts
                 .iter()
-                .map(|id| read_npy(&array(id)?))
+                .map(|id| decode_npy_f32(&array(id)?))
                 .collect::<Result<_>>()?;
             let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
             Ok(ndarray::concatenate(Axis(0), &views)?)
@@ -35,22 +35,23 @@ impl Stage<'_> {
             .filter(|i| sound(&one, *i) && sound(&other, *i))
             .collect();
         let of = |x: Batch| {
-            self.features(
+            self.extract_features(
                 work.model,
                 x.select(Axis(0), &keep),
                 work.extractor.as_ref(),
             )
         };
         let (one, other) = (of(one)?, of(other)?);
-        let real = self.real(work.model, work.reference, work.extractor.as_ref())?;
+        let real = self.reference_features(work.model, work.reference, work.extractor.as_ref())?;
         let mut rows = Vec::new();
-        let sets = [sides(&one), sides(&other)];
+        let sets = [paired_rows(&one), paired_rows(&other)];
         for metric in &work.metrics {
-            let measure = || paired::difference(metric, sets, sides(&real), self.key());
+            let measure =
+                || paired::paired_difference(metric, sets, paired_rows(&real), self.key());
             let found = self
                 .machine
                 .with_threads(measure)?
-                .map_err(|e| anyhow!(named(metric.name(), e)))?;
+                .map_err(|e| anyhow!(prefix_with_name(metric.name(), e)))?;
             let (
                 Estimate {
                     value: difference,
@@ -60,14 +61,14 @@ impl Stage<'_> {
                 method,
             ) = found;
             let stderr = stderr.ok_or_else(|| anyhow!("{}: no error", metric.name()))?;
-            let half = method.half_width(stderr, n.min(sides(&real).len()));
-            rows.push(Contrast {
+            let half = method.half_width(stderr, n.min(paired_rows(&real).len()));
+            rows.push(ContrastRow {
                 model: plan.models[work.model].name.clone(),
                 sampler: work.sampler.label(),
                 baseline: work.baseline.label(),
                 metric: metric.name().to_owned(),
                 n,
-                n_reference: sides(&real).len(),
+                n_reference: paired_rows(&real).len(),
                 difference,
                 difference_stderr: stderr,
                 low: difference - half,
@@ -83,8 +84,8 @@ impl Stage<'_> {
     }
 }
 
-fn sides(x: &Extracted) -> Rows<'_> {
-    Rows {
+fn paired_rows(x: &ExtractedFeatures) -> FeatureRows<'_> {
+    FeatureRows {
         features: &x.features,
         logits: x.logits.as_ref(),
     }

@@ -4,38 +4,42 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use super::Stage;
+use super::Executor;
 use crate::features::cache::{self, Provenance};
-use crate::features::images::Coding;
-use crate::features::{Extracted, Extractor, MICRO_BATCH};
+use crate::features::images::PixelCoding;
+use crate::features::{ExtractedFeatures, Extractor, MICRO_BATCH};
 use crate::model::card::Card;
-use crate::model::library::cache_root;
+use crate::model::library::user_cache_folder;
 use crate::num::Batch;
 use crate::plan::PlannedFile;
 
 /// Features in memory.
-pub(super) struct Kept {
+pub(super) struct CachedFeatures {
     reference: usize,
     extractor: Option<PlannedFile>,
-    features: Arc<Extracted>,
+    features: Arc<ExtractedFeatures>,
 }
 
-impl Stage<'_> {
+impl Executor<'_> {
     /// The features of all reference data, in memory where they were asked for last.
-    pub(super) fn real(
+    pub(super) fn reference_features(
         &self,
         model: usize,
         reference: usize,
         extractor: Option<&PlannedFile>,
-    ) -> Result<Arc<Extracted>> {
-        let mut last = self.real.lock().unwrap_or_else(|e| e.into_inner());
-        let same =
-            |kept: &&Kept| kept.reference == reference && kept.extractor.as_ref() == extractor;
+    ) -> Result<Arc<ExtractedFeatures>> {
+        let mut last = self
+            .cached_reference
+            .lock()
+            .unwrap_or_else(|e| e.into_inner());
+        let same = |kept: &&CachedFeatures| {
+            kept.reference == reference && kept.extractor.as_ref() == extractor
+        };
         if let Some(kept) = last.as_ref().filter(same) {
             return Ok(kept.features.clone());
         }
-        let features = Arc::new(self.of_data(model, reference, extractor)?);
-        *last = Some(Kept {
+        let features = Arc::new(self.data_features(model, reference, extractor)?);
+        *last = Some(CachedFeatures {
             reference,
             extractor: extractor.cloned(),
             features: features.clone(),
@@ -44,24 +48,24 @@ impl Stage<'_> {
     }
 
     /// Features of a model's samples: the numbers themselves where there is no extractor.
-    pub(super) fn features(
+    pub(super) fn extract_features(
         &self,
         model: usize,
         x: Batch,
         extractor: Option<&PlannedFile>,
-    ) -> Result<Extracted> {
+    ) -> Result<ExtractedFeatures> {
         let Some(file) = extractor else {
-            return Ok(Extracted::plain(x));
+            return Ok(ExtractedFeatures::from_rows(x));
         };
         let card = &self.prepared.models[model].card;
-        let coding = card.data.map(|d| Coding::Range(d.range));
-        let mut extractor = self.extractor(file)?;
-        let shape = fed_shape(&extractor, card);
+        let coding = card.data.map(|d| PixelCoding::Range(d.range));
+        let mut extractor = self.open_extractor(file)?;
+        let shape = extractor_input_shape(&extractor, card);
         extractor.extract(x.view(), &shape, coding)
     }
 
     /// Refuses data that an extractor cannot be fed, before anything runs.
-    pub(super) fn check_features(
+    pub(super) fn check_extractor_input(
         &self,
         model: usize,
         data: usize,
@@ -71,11 +75,11 @@ impl Stage<'_> {
         let some = data.states(
             card,
             self.key(),
-            &Stage::ranged(0, data.len().min(MICRO_BATCH)),
+            &Executor::sample_ids(0, data.len().min(MICRO_BATCH)),
         );
-        let coding = card.data.map(|d| Coding::Range(d.range));
+        let coding = card.data.map(|d| PixelCoding::Range(d.range));
         extractor
-            .check(some.view(), &fed_shape(extractor, card), coding)
+            .check(some.view(), &extractor_input_shape(extractor, card), coding)
             .with_context(|| data.name.clone())
     }
 
@@ -84,33 +88,33 @@ impl Stage<'_> {
     ///
     /// A preset takes images of bytes, and integers are such: they reach it as they are. Dequantized and rounded again, one
     /// in two would be another byte.
-    pub(super) fn of_data(
+    pub(super) fn data_features(
         &self,
         model: usize,
         data: usize,
         extractor: Option<&PlannedFile>,
-    ) -> Result<Extracted> {
+    ) -> Result<ExtractedFeatures> {
         let (card, data) = (&self.prepared.models[model].card, &self.prepared.data[data]);
-        let states = || data.states(card, self.key(), &Stage::ranged(0, data.len()));
+        let states = || data.states(card, self.key(), &Executor::sample_ids(0, data.len()));
         let Some(file) = extractor else {
-            return Ok(Extracted::plain(states()));
+            return Ok(ExtractedFeatures::from_rows(states()));
         };
-        let mut extractor = self.extractor(file)?;
+        let mut extractor = self.open_extractor(file)?;
         let exact = match card.data.and_then(|d| d.levels) {
-            Some(levels) if extractor.takes_bytes() && data.quantized(card) => {
-                Some(Coding::Levels(levels))
+            Some(levels) if extractor.takes_bytes() && data.is_quantized(card) => {
+                Some(PixelCoding::Levels(levels))
             }
             _ => None,
         };
-        let range = card.data.map(|d| Coding::Range(d.range));
-        let shape = fed_shape(&extractor, card);
+        let range = card.data.map(|d| PixelCoding::Range(d.range));
+        let shape = extractor_input_shape(&extractor, card);
         let coding = match exact {
-            None if data.quantized(card) => {
+            None if data.is_quantized(card) => {
                 let seed = self.prepared.plan.seed;
                 format!(
                     "{}, {}, seed {seed}",
                     extractor.coding_name(range),
-                    data.treatment(card)
+                    data.describe_treatment(card)
                 )
             }
             _ => extractor.coding_name(exact.or(range)),
@@ -125,14 +129,17 @@ impl Stage<'_> {
                 .map_or(coding.clone(), |layout| format!("{coding}, axes {layout}")),
             extractor_sha256: extractor.sha256.clone(),
             preset: extractor.preset.clone(),
-            machine: Provenance::machine(&self.runtime.library.version, self.machine.provider),
+            machine: Provenance::describe_machine(
+                &self.runtime.library.version,
+                self.machine.provider,
+            ),
         };
         let extract = || match exact {
-            Some(_) => extractor.extract(data.rows(data.len()).view(), &shape, exact),
+            Some(_) => extractor.extract(data.first_rows(data.len()).view(), &shape, exact),
             None => extractor.extract(states().view(), &shape, range),
         };
-        cache::kept(
-            cache_root().ok().as_deref(),
+        cache::cached_or_computed(
+            user_cache_folder().ok().as_deref(),
             || provenance,
             &data.name,
             extract,
@@ -142,8 +149,8 @@ impl Stage<'_> {
 
 /// The shape of samples to an extractor: the card's, or flat where the extractor takes no axes, for the card's order
 /// of numbers is that of both sides.
-fn fed_shape(extractor: &Extractor, card: &Card) -> Vec<usize> {
-    match extractor.port() {
+fn extractor_input_shape(extractor: &Extractor, card: &Card) -> Vec<usize> {
+    match extractor.sample_shape() {
         Some([_]) => vec![card.dim()],
         _ => card.shape.clone(),
     }

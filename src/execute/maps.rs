@@ -3,36 +3,39 @@
 use anyhow::Result;
 use ndarray::Axis;
 
-use super::{Output, Pool, Stage, write_rows};
-use crate::flow::field::{EvalError, FlowMap, Linearized};
-use crate::flow::map as flow_map;
-use crate::likelihood::calibration::{self, Mass, Proposal, Residual};
-use crate::model::card::Direction;
-use crate::model::flow_map::{Derivatives, OnnxMap};
-use crate::model::opened::{JacobianOptions, Options, Tangents};
-use crate::num::key::Key;
-use crate::num::{Batch, Blocks, stats};
-use crate::plan::MapWork;
+use super::{Executor, TrialOutput, WorkerPool, write_rows};
+use crate::flow::field::{EvalError, FlowMap, JacobianOperator};
+use crate::flow::flow_map;
+use crate::likelihood::flow_map_checks::{self, DensityMass, FlowMapResidual, MassProposal};
+use crate::model::card::FlowMapDirection;
+use crate::model::flow_map::{FlowMapDerivatives, OnnxFlowMap};
+use crate::model::loaded::{JacobianOptions, SessionOptions, VelocityJacobian};
+use crate::num::key::RngKey;
+use crate::num::{Batch, TangentBatch, stats};
+use crate::plan::FlowMapWork;
 use crate::{rows, sample};
 
 /// One identity of a flow map in one number of steps.
-pub struct Identity {
+pub struct FlowMapIdentity {
     pub steps: usize,
-    pub residual: Residual,
+    pub residual: FlowMapResidual,
     /// In place of residuals, for the normalization.
-    pub mass: Option<Mass>,
+    pub mass: Option<DensityMass>,
 }
 
-impl Pool<'_> {
+impl WorkerPool<'_> {
     /// The map with its Jacobian, and the velocity's: what identities are held with.
-    pub(super) fn opened_for(&self, work: &MapWork) -> Result<(OnnxMap, Tangents)> {
-        let options = Options {
+    pub(super) fn open_map_and_jacobian(
+        &self,
+        work: &FlowMapWork,
+    ) -> Result<(OnnxFlowMap, VelocityJacobian)> {
+        let options = SessionOptions {
             provider: self.machine.provider,
             threads: self.machine.threads,
         };
-        let derivatives = Derivatives {
-            gradient: false,
-            products: true,
+        let derivatives = FlowMapDerivatives {
+            divergence_gradient: false,
+            jacobian: true,
         };
         let map = self
             .model
@@ -40,28 +43,28 @@ impl Pool<'_> {
         Ok((
             map,
             self.model
-                .tangents(self.runtime, options, JacobianOptions::default())?,
+                .jacobian(self.runtime, options, JacobianOptions::default())?,
         ))
     }
 
     /// Opens what the identities of a flow map need, and calls everything once with two samples.
-    pub(super) fn rehearse_maps(&self, work: &MapWork) -> Result<()> {
-        let (mut map, mut velocity) = self.opened_for(work)?;
+    pub(super) fn dry_run_maps(&self, work: &FlowMapWork) -> Result<()> {
+        let (mut map, mut velocity) = self.open_map_and_jacobian(work)?;
         let two = Batch::zeros((2, self.model.dim()));
         let (data, prior) = (
             [self.model.curve.data_end(); 2],
             [self.model.curve.prior_end(); 2],
         );
-        let to_data = self.model.map_spec(&work.map)?.direction() == Direction::ToData;
+        let to_data = self.model.flow_map_spec(&work.map)?.direction() == FlowMapDirection::ToData;
         let (from, to) = if to_data {
             (&prior, &data)
         } else {
             (&data, &prior)
         };
-        let z = Blocks::ones((2, 2, self.model.dim()));
+        let z = TangentBatch::ones((2, 2, self.model.dim()));
         map.averages(from, to, &two)?;
-        map.products(from, to, &two, &z)?;
-        velocity.quadratic(&data, &two, &z)?;
+        map.jvp(from, to, &two, &z)?;
+        velocity.quadratic_form(&data, &two, &z)?;
         Ok(())
     }
 
@@ -69,35 +72,36 @@ impl Pool<'_> {
     ///
     /// # Errors
     /// Where the map or the velocity's Jacobian cannot be evaluated.
-    pub fn identities(
+    pub fn check_identities(
         &self,
-        work: &MapWork,
-        key: Key,
+        work: &FlowMapWork,
+        key: RngKey,
         x: &Batch,
         all: &Batch,
-    ) -> Result<Vec<Identity>> {
-        let (mut map, mut velocity) = self.opened_for(work)?;
-        let batch = self.machine.batch(self.model);
+    ) -> Result<Vec<FlowMapIdentity>> {
+        let (mut map, mut velocity) = self.open_map_and_jacobian(work)?;
+        let batch = self.machine.batch_size(self.model);
         let (curve, direction) = (
             &self.model.curve,
-            self.model.map_spec(&work.map)?.direction(),
+            self.model.flow_map_spec(&work.map)?.direction(),
         );
         let mut found = Vec::new();
         for &steps in &work.steps {
-            let times = flow_map::times(curve, work.grid, steps).map_err(EvalError::Missing)?;
-            let mut fine =
-                flow_map::times(curve, work.grid, 2 * steps).map_err(EvalError::Missing)?;
-            if direction == Direction::ToData {
+            let times =
+                flow_map::flow_map_times(curve, work.grid, steps).map_err(EvalError::Missing)?;
+            let mut fine = flow_map::flow_map_times(curve, work.grid, 2 * steps)
+                .map_err(EvalError::Missing)?;
+            if direction == FlowMapDirection::ToData {
                 fine.reverse();
             }
-            let setting = calibration::Setting {
+            let setting = flow_map_checks::FlowMapCheckSetting {
                 curve,
                 times: &fine,
-                both_ways: direction == Direction::Both,
+                both_ways: direction == FlowMapDirection::Both,
             };
-            let mut residuals: Vec<Residual> = Vec::new();
+            let mut residuals: Vec<FlowMapResidual> = Vec::new();
             for part in x.axis_chunks_iter(Axis(0), batch) {
-                for r in calibration::residuals(
+                for r in flow_map_checks::flow_map_residuals(
                     &mut map,
                     Some(&mut velocity),
                     &setting,
@@ -109,18 +113,18 @@ impl Pool<'_> {
                     }
                 }
             }
-            found.extend(residuals.into_iter().map(|residual| Identity {
+            found.extend(residuals.into_iter().map(|residual| FlowMapIdentity {
                 steps,
                 residual,
                 mass: None,
             }));
             if work.draws > 0 {
-                let proposal = Proposal::new(all.clone());
+                let proposal = MassProposal::new(all.clone());
                 let mut weights = Vec::new();
                 for first in (0..work.draws).step_by(batch) {
                     let last = (first + batch).min(work.draws);
                     let x = proposal.draw(key, first as u64..last as u64);
-                    weights.extend(calibration::weights(
+                    weights.extend(flow_map_checks::importance_weights(
                         &mut map,
                         curve,
                         self.model.prior,
@@ -129,15 +133,15 @@ impl Pool<'_> {
                         &x,
                     )?);
                 }
-                let residual = Residual {
+                let residual = FlowMapResidual {
                     check: "normalization",
                     unit: "mass",
                     values: Vec::new(),
                 };
-                found.push(Identity {
+                found.push(FlowMapIdentity {
                     steps,
                     residual,
-                    mass: calibration::mass(&weights),
+                    mass: flow_map_checks::density_mass(&weights),
                 });
             }
         }
@@ -145,27 +149,31 @@ impl Pool<'_> {
     }
 }
 
-impl Stage<'_> {
-    pub(super) fn maps(&self, w: &MapWork) -> Result<Output> {
+impl Executor<'_> {
+    pub(super) fn execute_maps(&self, w: &FlowMapWork) -> Result<TrialOutput> {
         let (plan, opened, data) = (
             &self.prepared.plan,
             &self.prepared.models[w.model],
             &self.prepared.data[w.data],
         );
-        let all = data.states(&opened.card, self.key(), &Stage::ranged(0, data.len()));
-        let samples = Stage::ranged(0, w.samples);
-        let x = match opened.map_spec(&w.map)?.direction() {
-            Direction::ToData => {
-                sample::noise(self.key(), &samples, opened.dim(), opened.prior.std)
+        let all = data.states(
+            &opened.card,
+            self.key(),
+            &Executor::sample_ids(0, data.len()),
+        );
+        let samples = Executor::sample_ids(0, w.samples);
+        let x = match opened.flow_map_spec(&w.map)?.direction() {
+            FlowMapDirection::ToData => {
+                sample::initial_noise(self.key(), &samples, opened.dim(), opened.prior.std)
             }
             _ => data.states(&opened.card, self.key(), &samples),
         };
-        let found = self.pools[w.model].identities(w, self.key(), &x, &all)?;
+        let found = self.pools[w.model].check_identities(w, self.key(), &x, &all)?;
         let mut rows = Vec::new();
-        for Identity {
+        for FlowMapIdentity {
             steps,
             residual:
-                Residual {
+                FlowMapResidual {
                     check,
                     unit,
                     values,
@@ -174,7 +182,7 @@ impl Stage<'_> {
         } in found
         {
             let sound: Vec<f64> = values.into_iter().filter(|v| v.is_finite()).collect();
-            let Some(estimate) = mass.map(|m| m.estimate).or(stats::mean(&sound)) else {
+            let Some(estimate) = mass.map(|m| m.estimate).or(stats::mean_estimate(&sound)) else {
                 continue;
             };
             rows.push(rows::MapRow {
@@ -192,7 +200,7 @@ impl Stage<'_> {
                 residual_stderr: estimate.stderr,
                 rms: stats::rms(&sound),
                 n: estimate.n,
-                effective_n: mass.map(|m| m.effective),
+                effective_n: mass.map(|m| m.effective_draws),
             });
         }
         write_rows(rows.into_iter())

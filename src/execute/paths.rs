@@ -3,23 +3,23 @@
 use anyhow::{Result, anyhow};
 use ndarray::Array2;
 
-use super::pool::{Needs, Pool};
-use super::{Output, Stage, write_rows};
-use crate::dequantization::{DENSITY, ELBO, NONE};
-use crate::divergence::Divergence;
-use crate::likelihood::{self, NodeValue, Row, Task};
+use super::pool::{WorkerPool, WorkerSpec};
+use super::{Executor, TrialOutput, write_rows};
+use crate::dequantization::{DENSITY, ELBO, NO_BOUND};
+use crate::divergence::DivergenceEstimator;
+use crate::likelihood::{self, LikelihoodResult, LikelihoodTask, NodeDivergence};
+use crate::model::loaded::Model;
 use crate::model::onnx::Provider;
-use crate::model::opened::Model;
 use crate::num::Batch;
 use crate::num::key::{Purpose, SampleId};
-use crate::plan::{LikelihoodWork, Work, solver_label};
+use crate::plan::{LikelihoodWork, TrialWork, solver_label};
 use crate::rows::{self, LikelihoodRow};
 use crate::solve::{Solver, refine};
 
-impl Stage<'_> {
-    fn task<'t>(&'t self, w: &'t LikelihoodWork) -> Task<'t> {
+impl Executor<'_> {
+    fn likelihood_task<'t>(&'t self, w: &'t LikelihoodWork) -> LikelihoodTask<'t> {
         let model = &self.prepared.models[w.model];
-        Task {
+        LikelihoodTask {
             curve: &model.curve,
             prior: model.prior,
             solver: &w.solver,
@@ -28,35 +28,41 @@ impl Stage<'_> {
         }
     }
 
-    fn rows_of(
+    fn evaluate_likelihoods(
         &self,
         w: &LikelihoodWork,
         samples: &[SampleId],
         record: bool,
-    ) -> Result<(Vec<Row>, Vec<NodeValue>)> {
+    ) -> Result<(Vec<LikelihoodResult>, Vec<NodeDivergence>)> {
         let (model, data) = (&self.prepared.models[w.model], &self.prepared.data[w.data]);
         let states = |batch: &[SampleId]| data.states(&model.card, self.key(), batch);
         // A profile is of one draw: its nodes belong to one path.
         let dequantization = w.dequantization.as_ref().filter(|_| !record);
-        self.pools[w.model].draws(&self.task(w), dequantization, samples, record, states)
+        self.pools[w.model].dequantized_log_likelihoods(
+            &self.likelihood_task(w),
+            dequantization,
+            samples,
+            record,
+            states,
+        )
     }
 
-    pub(super) fn likelihood(
+    pub(super) fn execute_likelihood(
         &self,
         id: &str,
         w: &LikelihoodWork,
         samples: &[SampleId],
-    ) -> Result<Output> {
+    ) -> Result<TrialOutput> {
         let plan = &self.prepared.plan;
-        let (rows, _) = self.rows_of(w, samples, false)?;
+        let (rows, _) = self.evaluate_likelihoods(w, samples, false)?;
         let card = &self.prepared.models[w.model].card;
         let bound = match &w.dequantization {
-            _ if plan.data[w.data].unbounded => NONE,
-            Some(dequantization) => dequantization.bound(),
-            None if self.prepared.data[w.data].quantized(card) => ELBO,
+            _ if plan.data[w.data].unbounded => NO_BOUND,
+            Some(dequantization) => dequantization.bound_kind(),
+            None if self.prepared.data[w.data].is_quantized(card) => ELBO,
             None => DENSITY,
         };
-        let label = |r: &Row| w.estimators[r.estimator].label();
+        let label = |r: &LikelihoodResult| w.estimators[r.estimator].label();
         write_rows(rows.iter().map(|r| {
             let per_dim = r
                 .log_likelihood
@@ -93,13 +99,21 @@ impl Stage<'_> {
         }))
     }
 
-    pub(super) fn profile(&self, w: &LikelihoodWork, samples: &[SampleId]) -> Result<Output> {
+    pub(super) fn execute_profile(
+        &self,
+        w: &LikelihoodWork,
+        samples: &[SampleId],
+    ) -> Result<TrialOutput> {
         let plan = &self.prepared.plan;
         let curve = &self.prepared.models[w.model].curve;
-        let (_, nodes) = self.rows_of(w, samples, true)?;
-        let drawn =
-            |n: &&NodeValue| !matches!(w.estimators[n.estimator], Divergence::ClosedForm(_));
-        write_rows(nodes.iter().filter(drawn).map(|n| rows::Profile {
+        let (_, nodes) = self.evaluate_likelihoods(w, samples, true)?;
+        let drawn = |n: &&NodeDivergence| {
+            !matches!(
+                w.estimators[n.estimator],
+                DivergenceEstimator::ClosedForm(_)
+            )
+        };
+        write_rows(nodes.iter().filter(drawn).map(|n| rows::ProfileRow {
             model: plan.models[w.model].name.clone(),
             dataset: plan.data[w.data].name.clone(),
             solver: solver_label(&w.solver),
@@ -114,46 +128,52 @@ impl Stage<'_> {
     /// The same samples with finer and coarser steps, and with networks in float64. Where these cannot be had, from states
     /// moved by one rounding of float32 there and back: their second difference keeps the rounding of the networks
     /// and loses what is linear.
-    pub(super) fn budget(&self, w: &LikelihoodWork, samples: &[SampleId]) -> Result<Output> {
+    pub(super) fn execute_budget(
+        &self,
+        w: &LikelihoodWork,
+        samples: &[SampleId],
+    ) -> Result<TrialOutput> {
         let (plan, model) = (&self.prepared.plan, &self.prepared.models[w.model]);
         let data = &self.prepared.data[w.data];
         // What nobody asked for keeps to what the headline needs.
         let wide = if w.automatic {
             None
         } else {
-            self.in_float64(model)
+            self.float64_model(model)
         };
         let wide_pool = wide
             .as_ref()
             .and_then(|wide| self.float64_pool(wide, w, samples.len()));
-        let again =
-            |pool: &Pool, solver: Option<&Solver>, move_by: f64| -> Result<Vec<Option<f64>>> {
-                let Some(solver) = solver else {
-                    return Ok(vec![None; w.estimators.len() * samples.len()]);
-                };
-                let states = |batch: &[SampleId]| {
-                    let mut x = data.states(&model.card, self.key(), batch);
-                    if move_by != 0.0 {
-                        for (mut row, sample) in x.rows_mut().into_iter().zip(batch) {
-                            let u = self.key().uniform(Purpose::Rounding, *sample, 0, row.len());
-                            row *= &u.mapv(|u| {
-                                if u < 0.5 {
-                                    1.0 - move_by
-                                } else {
-                                    1.0 + move_by
-                                }
-                            });
-                        }
-                    }
-                    x
-                };
-                let task = Task {
-                    solver,
-                    ..self.task(w)
-                };
-                let (rows, _) = pool.likelihoods(&task, samples, false, states)?;
-                Ok(rows.iter().map(|r| r.log_likelihood).collect())
+        let again = |pool: &WorkerPool,
+                     solver: Option<&Solver>,
+                     move_by: f64|
+         -> Result<Vec<Option<f64>>> {
+            let Some(solver) = solver else {
+                return Ok(vec![None; w.estimators.len() * samples.len()]);
             };
+            let states = |batch: &[SampleId]| {
+                let mut x = data.states(&model.card, self.key(), batch);
+                if move_by != 0.0 {
+                    for (mut row, sample) in x.rows_mut().into_iter().zip(batch) {
+                        let u = self.key().uniform(Purpose::Rounding, *sample, 0, row.len());
+                        row *= &u.mapv(|u| {
+                            if u < 0.5 {
+                                1.0 - move_by
+                            } else {
+                                1.0 + move_by
+                            }
+                        });
+                    }
+                }
+                x
+            };
+            let task = LikelihoodTask {
+                solver,
+                ..self.likelihood_task(w)
+            };
+            let (rows, _) = pool.log_likelihoods(&task, samples, false, states)?;
+            Ok(rows.iter().map(|r| r.log_likelihood).collect())
+        };
         let own = Some(&w.solver);
         let (finer, coarser) = (refine::finer(&w.solver), refine::coarser(&w.solver));
         let asked = |solver: Option<&'_ Solver>| solver.filter(|_| !w.automatic).cloned();
@@ -173,13 +193,13 @@ impl Stage<'_> {
             Some(wide) => {
                 let found = again(wide, own, 0.0)?;
                 // A row takes about twice the time, and counts as two.
-                self.meter.enter(samples.len());
-                self.meter.leave(samples.len());
+                self.meter.batch_started(samples.len());
+                self.meter.batch_finished(samples.len());
                 found
             }
             None => vec![None; base.len()],
         };
-        write_rows((0..base.len()).map(|i| rows::Refined {
+        write_rows((0..base.len()).map(|i| rows::RefinedRow {
             model: plan.models[w.model].name.clone(),
             dataset: plan.data[w.data].name.clone(),
             estimator: w.estimators[i / samples.len()].label(),
@@ -191,12 +211,12 @@ impl Stage<'_> {
             ahead: ahead[i],
             behind: behind[i],
             float64: float64[i],
-            order: w.solver.evaluations().map(|_| w.solver.order()),
+            order: w.solver.fixed_evaluations().map(|_| w.solver.order()),
         }))
     }
 
     /// The model with networks in float64, on the processor: none where they cannot be computed so.
-    fn in_float64(&self, model: &Model) -> Option<Model> {
+    fn float64_model(&self, model: &Model) -> Option<Model> {
         let on_processor = self.machine.provider == Provider::Cpu;
         if on_processor {
             model.to_float64().ok().flatten()
@@ -211,19 +231,23 @@ impl Stage<'_> {
         wide: &'m Model,
         w: &LikelihoodWork,
         samples: usize,
-    ) -> Option<Pool<'m>> {
-        let pool = Pool::new(wide, self.runtime, self.machine).metered(self.meter.clone());
-        let needs = Needs {
+    ) -> Option<WorkerPool<'m>> {
+        let pool = WorkerPool::new(wide, self.runtime, self.machine).with_meter(self.meter.clone());
+        let needs = WorkerSpec {
             estimators: &w.estimators,
             samplers: &[],
         };
-        pool.rehearse(needs, samples, &Batch::zeros((1, wide.dim())))
+        pool.dry_run(needs, samples, &Batch::zeros((1, wide.dim())))
             .is_ok()
             .then_some(pool)
     }
 
-    pub(super) fn density(&self, work: &Work, samples: &[SampleId]) -> Result<Output> {
-        let Work::Density {
+    pub(super) fn execute_density(
+        &self,
+        work: &TrialWork,
+        samples: &[SampleId],
+    ) -> Result<TrialOutput> {
+        let TrialWork::Density {
             model,
             solver,
             estimator,
@@ -238,7 +262,7 @@ impl Stage<'_> {
         };
         let point = |i: usize| [at(grid.x, i % grid.points), at(grid.y, i / grid.points)];
         let estimators = std::slice::from_ref(estimator);
-        let task = Task {
+        let task = LikelihoodTask {
             curve: &opened.curve,
             prior: opened.prior,
             solver,
@@ -248,11 +272,11 @@ impl Stage<'_> {
         let states = |batch: &[SampleId]| {
             Array2::from_shape_fn((batch.len(), 2), |(i, j)| point(batch[i] as usize)[j])
         };
-        let (rows, _) = self.pools[*model].likelihoods(&task, samples, false, states)?;
+        let (rows, _) = self.pools[*model].log_likelihoods(&task, samples, false, states)?;
         write_rows(rows.iter().map(|r| {
             let [x, y] = point(r.sample as usize);
             let model = self.prepared.plan.models[*model].name.clone();
-            rows::Density {
+            rows::DensityRow {
                 model,
                 estimator: estimator.label(),
                 x,

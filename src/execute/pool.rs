@@ -7,27 +7,27 @@ use anyhow::{Context, Result};
 use ndarray::Axis;
 use rayon::prelude::*;
 
-use super::crew::Crew;
+use super::parallel_field::ParallelField;
 use crate::dequantization::Dequantization;
-use crate::divergence::{Divergence, Kind, Sources};
+use crate::divergence::{DivergenceEstimator, EstimateKind, ModelHandles};
 use crate::flow::field::{EvalError, FlowMap, ScalarField, VectorField};
-use crate::likelihood::{self, NodeValue, Row, Task};
-use crate::model::card::Direction;
-use crate::model::flow_map::Derivatives;
+use crate::likelihood::{self, LikelihoodResult, LikelihoodTask, NodeDivergence};
+use crate::model::card::FlowMapDirection;
+use crate::model::flow_map::FlowMapDerivatives;
+use crate::model::loaded::{JacobianOptions, Model, SessionOptions, Velocity};
 use crate::model::onnx::{Provider, Runtime};
-use crate::model::opened::{JacobianOptions, Model, Options, Velocity};
 use crate::num::Batch;
-use crate::num::key::{Key, SampleId};
+use crate::num::key::{RngKey, SampleId};
 use crate::progress::Meter;
-use crate::sample::{Denoiser, Draw, Drawn, Sampler, Setting};
+use crate::sample::{Denoiser, DrawnSamples, SampleRequest, Sampler, SamplerContext};
 use crate::stop;
 
 /// How a machine is used; none of it changes a result by more than rounding.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Machine {
+pub struct ComputeOptions {
     pub provider: Provider,
     /// Samples per call of a network, where somebody says.
-    pub batch: Option<usize>,
+    pub batch_size: Option<usize>,
     /// All threads together.
     pub threads: usize,
 }
@@ -35,12 +35,12 @@ pub struct Machine {
 /// Samples per call of a network on a GPU, where nobody says.
 const GPU_BATCH: usize = 32;
 
-impl Machine {
+impl ComputeOptions {
     /// Samples per call of a model's network: as was said, or what suits its size.
-    pub fn batch(&self, model: &Model) -> usize {
-        self.batch.unwrap_or_else(|| {
-            if self.provider.on_processor() {
-                model.usual_batch()
+    pub fn batch_size(&self, model: &Model) -> usize {
+        self.batch_size.unwrap_or_else(|| {
+            if self.provider.runs_on_cpu() {
+                model.default_batch_size()
             } else {
                 GPU_BATCH
             }
@@ -60,29 +60,29 @@ impl Machine {
 }
 
 /// How samples are divided among workers.
-pub(super) struct Division {
+pub(super) struct BatchSplit {
     /// Samples of one batch.
-    batch: usize,
+    batch_size: usize,
     workers: usize,
     /// Threads inside one call of a network: those that no batch is left for.
-    pub(super) inside: usize,
+    pub(super) threads_per_call: usize,
 }
 
 /// One worker's sessions for one model.
 pub(super) struct Worker {
     /// Opened where a path is followed; few steps of a flow map need none.
     pub(super) velocity: Option<Velocity>,
-    pub(super) sources: Sources,
+    pub(super) sources: ModelHandles,
     /// Threads inside one call of its networks.
-    threads: usize,
+    threads_per_call: usize,
     /// What its tangents were opened with.
-    jacobian: JacobianOptions,
+    jacobian_options: JacobianOptions,
     /// Flow maps that were opened with their gradients.
-    gradients: BTreeSet<String>,
+    maps_with_gradient: BTreeSet<String>,
 }
 
 impl Worker {
-    fn velocity(&mut self) -> Result<&mut Velocity, EvalError> {
+    fn velocity_mut(&mut self) -> Result<&mut Velocity, EvalError> {
         self.velocity
             .as_mut()
             .ok_or_else(|| EvalError::Missing("the velocity was not opened".to_owned()))
@@ -92,7 +92,7 @@ impl Worker {
 /// A worker as samplers see it: the velocity where they follow it, flow maps where they walk them.
 impl VectorField for Worker {
     fn dim(&self) -> usize {
-        let map = self.sources.maps.values().next().map(|m| m.dim());
+        let map = self.sources.flow_maps.values().next().map(|m| m.dim());
         self.velocity
             .as_ref()
             .map(VectorField::dim)
@@ -101,7 +101,7 @@ impl VectorField for Worker {
     }
 
     fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        Worker::velocity(self)?.velocity(t, x)
+        Worker::velocity_mut(self)?.velocity(t, x)
     }
 
     fn is_smooth(&self) -> bool {
@@ -111,60 +111,63 @@ impl VectorField for Worker {
 
 impl Denoiser for Worker {
     fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        Worker::velocity(self)?.denoised(t, x)
+        Worker::velocity_mut(self)?.denoised(t, x)
     }
 
-    fn map(&mut self, name: &str) -> Result<&mut dyn FlowMap, EvalError> {
-        self.sources.map(name)
+    fn flow_map(&mut self, name: &str) -> Result<&mut dyn FlowMap, EvalError> {
+        self.sources.flow_map(name)
     }
 }
 
 /// What a batch of work is opened for.
 #[derive(Clone, Copy, Default)]
-pub struct Needs<'a> {
-    pub estimators: &'a [Divergence],
+pub struct WorkerSpec<'a> {
+    pub estimators: &'a [DivergenceEstimator],
     pub samplers: &'a [Sampler],
 }
 
 /// Opens sessions as workers need them and keeps them for the next.
-pub struct Pool<'a> {
+pub struct WorkerPool<'a> {
     pub(super) model: &'a Model,
     pub(super) runtime: &'a Runtime,
-    pub(super) machine: Machine,
+    pub(super) machine: ComputeOptions,
     idle: Mutex<Vec<Worker>>,
     /// Counts the rows that were asked for.
-    meter: Arc<Meter>,
+    row_meter: Arc<Meter>,
 }
 
-impl<'a> Pool<'a> {
-    pub fn new(model: &'a Model, runtime: &'a Runtime, machine: Machine) -> Pool<'a> {
-        Pool {
+impl<'a> WorkerPool<'a> {
+    pub fn new(model: &'a Model, runtime: &'a Runtime, machine: ComputeOptions) -> WorkerPool<'a> {
+        WorkerPool {
             model,
             runtime,
             machine,
             idle: Mutex::new(Vec::new()),
-            meter: Arc::default(),
+            row_meter: Arc::default(),
         }
     }
 
     /// The same pool, counting on a meter that others may share.
-    pub fn metered(self, meter: Arc<Meter>) -> Pool<'a> {
-        Pool { meter, ..self }
+    pub fn with_meter(self, meter: Arc<Meter>) -> WorkerPool<'a> {
+        WorkerPool {
+            row_meter: meter,
+            ..self
+        }
     }
 
     /// What counts the rows of this pool's work.
     pub fn meter(&self) -> Arc<Meter> {
-        self.meter.clone()
+        self.row_meter.clone()
     }
 
     /// An idle worker with so many threads in a call; those with another number are given up.
-    fn take(&self, threads: usize) -> Option<Worker> {
+    fn take_idle_worker(&self, threads: usize) -> Option<Worker> {
         let mut idle = self.idle.lock().unwrap_or_else(|e| e.into_inner());
-        idle.retain(|worker| worker.threads == threads);
+        idle.retain(|worker| worker.threads_per_call == threads);
         idle.pop()
     }
 
-    pub(super) fn give(&self, worker: Worker) {
+    pub(super) fn release_worker(&self, worker: Worker) {
         self.idle
             .lock()
             .unwrap_or_else(|e| e.into_inner())
@@ -172,67 +175,81 @@ impl<'a> Pool<'a> {
     }
 
     /// A worker that has what the estimators and samplers need, with so many threads in a call of a network.
-    pub(super) fn worker(&self, needs: Needs, threads: usize) -> Result<Worker> {
-        let options = Options {
+    pub(super) fn acquire_worker(&self, needs: WorkerSpec, threads: usize) -> Result<Worker> {
+        let options = SessionOptions {
             provider: self.machine.provider,
             threads,
         };
-        let mut worker = match self.take(threads) {
+        let mut worker = match self.take_idle_worker(threads) {
             Some(worker) => worker,
             None => Worker {
                 velocity: None,
-                sources: Sources {
+                sources: ModelHandles {
                     curve: Some(self.model.curve.clone()),
-                    apart: self
+                    separate_velocity: self
                         .model
                         .card
                         .divergence_heads
                         .keys()
                         .any(|head| self.model.card.is_joint(head)),
-                    ..Sources::default()
+                    ..ModelHandles::default()
                 },
-                threads,
-                jacobian: JacobianOptions::default(),
-                gradients: BTreeSet::new(),
+                threads_per_call: threads,
+                jacobian_options: JacobianOptions::default(),
+                maps_with_gradient: BTreeSet::new(),
             },
         };
-        let Needs {
+        let WorkerSpec {
             estimators,
             samplers,
         } = needs;
-        let followed = estimators.iter().any(Divergence::takes_solver)
-            || samplers.iter().any(|s| s.map().is_none());
+        let followed = estimators.iter().any(DivergenceEstimator::needs_solver)
+            || samplers.iter().any(|s| s.flow_map().is_none());
         if worker.velocity.is_none() && followed {
             worker.velocity = Some(self.model.velocity(self.runtime, options)?);
         }
         for estimator in estimators {
-            let (products, reverse) = estimator.needs_products();
+            let (products, reverse) = estimator.needs_jvp_and_vjp();
             if products {
-                let trace = estimator.kind() == Kind::OdeExact;
-                self.open_tangents(&mut worker, JacobianOptions { reverse, trace })?;
+                let trace = estimator.kind() == EstimateKind::OdeExact;
+                self.open_tangents(
+                    &mut worker,
+                    JacobianOptions {
+                        vjp: reverse,
+                        exact_trace: trace,
+                    },
+                )?;
             }
             if let Some(name) = estimator
                 .head()
                 .filter(|h| !worker.sources.heads.contains_key(*h))
             {
-                let head = self.head(name, &mut worker, options)?;
+                let head = self.open_head(name, &mut worker, options)?;
                 worker.sources.heads.insert(name.to_owned(), head);
             }
             match estimator {
-                Divergence::FiniteDifference(_) if worker.sources.velocity.is_none() => {
+                DivergenceEstimator::FiniteDifference(_)
+                    if worker.sources.difference_velocity.is_none() =>
+                {
                     let velocity = self.model.velocity(self.runtime, options)?;
-                    worker.sources.velocity = Some((Box::new(velocity), self.model.curve.clone()));
+                    worker.sources.difference_velocity =
+                        Some((Box::new(velocity), self.model.curve.clone()));
                 }
-                Divergence::FlowMap(f) if !worker.sources.maps.contains_key(&f.map) => {
+                DivergenceEstimator::FlowMap(f)
+                    if !worker.sources.flow_maps.contains_key(&f.map) =>
+                {
                     let map = self.model.flow_map(
                         &f.map,
                         self.runtime,
                         options,
-                        Derivatives::default(),
+                        FlowMapDerivatives::default(),
                     )?;
-                    worker.sources.maps.insert(f.map.clone(), Box::new(map));
+                    worker
+                        .sources
+                        .flow_maps
+                        .insert(f.map.clone(), Box::new(map));
                 }
-                Divergence::ClosedForm(_) if worker.sources.closed_form.is_none() => {
+                DivergenceEstimator::ClosedForm(_) if worker.sources.closed_form.is_none() => {
                     worker.sources.closed_form =
                         Some(Box::new(self.model.closed_form(self.runtime, options)?));
                 }
@@ -241,26 +258,26 @@ impl<'a> Pool<'a> {
         }
         if samplers
             .iter()
-            .any(|s| s.cost(&Setting::of(self.model)).products > 0)
+            .any(|s| s.cost(&SamplerContext::for_model(self.model)).products > 0)
         {
             self.open_tangents(&mut worker, JacobianOptions::default())?;
         }
-        for used in samplers.iter().filter_map(|s| s.map()) {
-            let known = worker.sources.maps.contains_key(used.name);
-            if !known || (used.gradient && !worker.gradients.contains(used.name)) {
-                let derivatives = Derivatives {
-                    gradient: used.gradient,
-                    products: false,
+        for used in samplers.iter().filter_map(|s| s.flow_map()) {
+            let known = worker.sources.flow_maps.contains_key(used.name);
+            if !known || (used.gradient && !worker.maps_with_gradient.contains(used.name)) {
+                let derivatives = FlowMapDerivatives {
+                    divergence_gradient: used.gradient,
+                    jacobian: false,
                 };
                 let map = self
                     .model
                     .flow_map(used.name, self.runtime, options, derivatives)?;
                 worker
                     .sources
-                    .maps
+                    .flow_maps
                     .insert(used.name.to_owned(), Box::new(map));
                 if used.gradient {
-                    worker.gradients.insert(used.name.to_owned());
+                    worker.maps_with_gradient.insert(used.name.to_owned());
                 }
             }
         }
@@ -269,18 +286,18 @@ impl<'a> Pool<'a> {
 
     /// A worker's Jacobian products with what else is wanted of them, where they are not open yet.
     fn open_tangents(&self, worker: &mut Worker, wanted: JacobianOptions) -> Result<()> {
-        let known = worker.jacobian;
+        let known = worker.jacobian_options;
         let wanted = JacobianOptions {
-            reverse: known.reverse || wanted.reverse,
-            trace: known.trace || wanted.trace,
+            vjp: known.vjp || wanted.vjp,
+            exact_trace: known.exact_trace || wanted.exact_trace,
         };
-        if worker.sources.tangents.is_none() || wanted != known {
-            let options = Options {
+        if worker.sources.jacobian.is_none() || wanted != known {
+            let options = SessionOptions {
                 provider: self.machine.provider,
-                threads: worker.threads,
+                threads: worker.threads_per_call,
             };
-            worker.jacobian = wanted;
-            worker.sources.tangents = Some(Box::new(self.model.tangents(
+            worker.jacobian_options = wanted;
+            worker.sources.jacobian = Some(Box::new(self.model.jacobian(
                 self.runtime,
                 options,
                 wanted,
@@ -290,19 +307,19 @@ impl<'a> Pool<'a> {
     }
 
     /// A head, which an output of the velocity's own graph shares the calls of.
-    fn head(
+    fn open_head(
         &self,
         name: &str,
         worker: &mut Worker,
-        options: Options,
+        options: SessionOptions,
     ) -> Result<Box<dyn ScalarField>> {
         if !self.model.card.is_joint(name) {
             return Ok(Box::new(self.model.head(name, self.runtime, options)?));
         }
-        worker.sources.joint.insert(name.to_owned());
+        worker.sources.joint_heads.insert(name.to_owned());
         Ok(Box::new(self.model.joint_head(
             name,
-            worker.velocity()?,
+            worker.velocity_mut()?,
             self.runtime,
             options,
         )?))
@@ -313,8 +330,8 @@ impl<'a> Pool<'a> {
     ///
     /// # Errors
     /// Where a file, a port, an operator or a shape is at fault.
-    pub fn rehearse(&self, needs: Needs, samples: usize, x: &Batch) -> Result<()> {
-        let mut worker = self.worker(needs, self.division(samples).inside)?;
+    pub fn dry_run(&self, needs: WorkerSpec, samples: usize, x: &Batch) -> Result<()> {
+        let mut worker = self.acquire_worker(needs, self.batch_split(samples).threads_per_call)?;
         let two = ndarray::concatenate(Axis(0), &[x.view(), x.view()])?;
         let (start, end) = (self.model.curve.data_end(), self.model.curve.prior_end());
         let t = vec![start; two.nrows()];
@@ -322,14 +339,14 @@ impl<'a> Pool<'a> {
         if let Some(velocity) = &mut worker.velocity {
             velocity.velocity(&t, &two).with_context(first)?;
         }
-        if let Some(tangents) = &mut worker.sources.tangents {
-            let z = crate::num::Blocks::ones((2, two.nrows(), two.ncols()));
-            tangents.quadratic(&t, &two, &z).with_context(first)?;
+        if let Some(tangents) = &mut worker.sources.jacobian {
+            let z = crate::num::TangentBatch::ones((2, two.nrows(), two.ncols()));
+            tangents.quadratic_form(&t, &two, &z).with_context(first)?;
             // Products may come from a graph of their own.
-            tangents.products(&t, &two, &z).with_context(first)?;
+            tangents.jvp(&t, &two, &z).with_context(first)?;
             tangents.trace_terms(&t, &two).with_context(first)?;
-            if worker.jacobian.reverse {
-                tangents.transposed(&t, &two, &z).with_context(first)?;
+            if worker.jacobian_options.vjp {
+                tangents.vjp(&t, &two, &z).with_context(first)?;
             }
         }
         for head in worker.sources.heads.values_mut() {
@@ -339,96 +356,96 @@ impl<'a> Pool<'a> {
             density.eval(&t, &two).with_context(first)?;
         }
         let far = vec![end; two.nrows()];
-        for (name, map) in &mut worker.sources.maps {
-            let to_data = self.model.map_spec(name)?.direction() == Direction::ToData;
+        for (name, map) in &mut worker.sources.flow_maps {
+            let to_data = self.model.flow_map_spec(name)?.direction() == FlowMapDirection::ToData;
             let (from, to) = if to_data { (&far, &t) } else { (&t, &far) };
             map.averages(from, to, &two).with_context(first)?;
-            if worker.gradients.contains(name) {
+            if worker.maps_with_gradient.contains(name) {
                 map.divergence_gradient(&far, &t, &two)
                     .with_context(first)?;
             }
         }
-        self.give(worker);
+        self.release_worker(worker);
         Ok(())
     }
 
     /// How samples are divided. Few samples still make several batches, so that they keep several workers busy; the
     /// batches' size depends on how many samples there are and never on the threads.
-    pub(super) fn division(&self, samples: usize) -> Division {
-        let batch = self.machine.batch(self.model);
-        if !self.machine.provider.on_processor() {
+    pub(super) fn batch_split(&self, samples: usize) -> BatchSplit {
+        let batch = self.machine.batch_size(self.model);
+        if !self.machine.provider.runs_on_cpu() {
             // A GPU is one worker's.
-            return Division {
-                batch,
+            return BatchSplit {
+                batch_size: batch,
                 workers: 1,
-                inside: 1,
+                threads_per_call: 1,
             };
         }
         let few = samples.div_ceil(4).max(1);
-        let batch = batch.min(if few < 4 && self.model.takes_few_rows() {
+        let batch = batch.min(if few < 4 && self.model.allows_unpadded_calls() {
             few
         } else {
             few.next_multiple_of(4)
         });
         // No more workers than batches, whatever number was asked for.
         let workers = self.machine.threads.min(samples.div_ceil(batch)).max(1);
-        Division {
-            batch,
+        BatchSplit {
+            batch_size: batch,
             workers,
-            inside: (self.machine.threads / workers).max(1),
+            threads_per_call: (self.machine.threads / workers).max(1),
         }
     }
 
     /// Maps batches of samples over the workers, in order.
-    pub(super) fn batches<T: Send>(
+    pub(super) fn map_batches<T: Send>(
         &self,
         samples: &[SampleId],
-        needs: Needs,
+        needs: WorkerSpec,
         work: impl Fn(&mut Worker, &[SampleId]) -> Result<T, EvalError> + Sync,
     ) -> Result<Vec<T>> {
         let mut all = Vec::new();
-        self.each_batch(samples, needs, work, |part| {
+        self.for_each_batch(samples, needs, work, |part| {
             all.push(part);
             Ok(())
         })?;
         Ok(all)
     }
 
-    /// As [`Pool::batches`], handing on each batch's result as soon as all before it are there.
-    fn each_batch<T: Send>(
+    /// As [`WorkerPool::map_batches`], handing on each batch's result as soon as all before it are there.
+    fn for_each_batch<T: Send>(
         &self,
         samples: &[SampleId],
-        needs: Needs,
+        needs: WorkerSpec,
         work: impl Fn(&mut Worker, &[SampleId]) -> Result<T, EvalError> + Sync,
         take: impl FnMut(T) -> Result<()> + Send,
     ) -> Result<()> {
-        let Division {
-            batch,
+        let BatchSplit {
+            batch_size: batch,
             workers,
-            inside,
-        } = self.division(samples.len());
+            threads_per_call: inside,
+        } = self.batch_split(samples.len());
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(workers)
             .build()?;
-        let queue = Mutex::new(InOrder {
+        let queue = Mutex::new(ReorderBuffer {
             next: 0,
             waiting: BTreeMap::new(),
-            take,
+            emit: take,
         });
         let one = |(place, batch): (usize, &[SampleId])| -> Result<()> {
-            if stop::asked() {
+            if stop::requested() {
                 return Err(EvalError::Stopped.into());
             }
-            let mut worker = self.worker(needs, inside)?;
-            self.meter.enter(batch.len());
+            let mut worker = self.acquire_worker(needs, inside)?;
+            self.row_meter.batch_started(batch.len());
             let result = work(&mut worker, batch);
-            self.give(worker);
+            self.release_worker(worker);
             let result = result?;
-            self.meter.leave(batch.len());
+            self.row_meter.batch_finished(batch.len());
             queue
                 .lock()
                 .unwrap_or_else(|e| e.into_inner())
-                .put(place, result)
+                .insert(place, result)
         };
         // Workers fetch the batches one after the other, so that results come nearly in order.
         pool.install(|| {
@@ -444,75 +461,80 @@ impl<'a> Pool<'a> {
     ///
     /// # Errors
     /// Where the model cannot be evaluated.
-    pub fn likelihoods(
+    pub fn log_likelihoods(
         &self,
-        task: &Task,
+        task: &LikelihoodTask,
         samples: &[SampleId],
         record: bool,
         states: impl Fn(&[SampleId]) -> Batch + Sync,
-    ) -> Result<(Vec<Row>, Vec<NodeValue>)> {
-        let needs = Needs {
+    ) -> Result<(Vec<LikelihoodResult>, Vec<NodeDivergence>)> {
+        let needs = WorkerSpec {
             estimators: task.estimators,
-            ..Needs::default()
+            ..WorkerSpec::default()
         };
-        let parts = self.batches(samples, needs, |worker, batch| {
-            evaluated(worker, task, batch, states(batch), record)
+        let parts = self.map_batches(samples, needs, |worker, batch| {
+            evaluate_batch(worker, task, batch, states(batch), record)
         })?;
         let (rows, nodes): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-        let mut rows: Vec<Row> = rows.into_iter().flatten().collect();
+        let mut rows: Vec<LikelihoodResult> = rows.into_iter().flatten().collect();
         rows.sort_by_key(|r| (r.estimator, r.sample));
-        let mut nodes: Vec<NodeValue> = nodes.into_iter().flatten().collect();
+        let mut nodes: Vec<NodeDivergence> = nodes.into_iter().flatten().collect();
         nodes.sort_by_key(|n| (n.estimator, n.sample));
         Ok((rows, nodes))
     }
 
-    /// As [`Pool::likelihoods`], each sample from its draws of dequantization noise where it has several.
+    /// As [`WorkerPool::log_likelihoods`], each sample from its draws of dequantization noise where it has several.
     ///
     /// # Errors
     /// Where the model cannot be evaluated.
-    pub fn draws(
+    pub fn dequantized_log_likelihoods(
         &self,
-        task: &Task,
+        task: &LikelihoodTask,
         dequantization: Option<&Dequantization>,
         samples: &[SampleId],
         record: bool,
         states: impl Fn(&[SampleId]) -> Batch + Sync,
-    ) -> Result<(Vec<Row>, Vec<NodeValue>)> {
+    ) -> Result<(Vec<LikelihoodResult>, Vec<NodeDivergence>)> {
         let Some(dequantization) = dequantization else {
-            return self.likelihoods(task, samples, record, states);
+            return self.log_likelihoods(task, samples, record, states);
         };
-        let (rows, nodes) =
-            self.likelihoods(task, &dequantization.addresses(samples), record, states)?;
-        Ok((dequantization.combine(rows), nodes))
+        let (rows, nodes) = self.log_likelihoods(
+            task,
+            &dequantization.draw_addresses(samples),
+            record,
+            states,
+        )?;
+        Ok((dequantization.combine_rows(rows), nodes))
     }
 
-    /// As [`Pool::draws`], handing on the rows of samples as soon as theirs and all before them are there.
+    /// As [`WorkerPool::dequantized_log_likelihoods`], handing on the rows of samples as soon as theirs and all before them are there.
     ///
     /// # Errors
     /// Where the model cannot be evaluated, and those of `take`.
-    pub fn each_draw(
+    pub fn for_each_dequantized_log_likelihood(
         &self,
-        task: &Task,
+        task: &LikelihoodTask,
         dequantization: Option<&Dequantization>,
         samples: &[SampleId],
         states: impl Fn(&[SampleId]) -> Batch + Sync,
-        mut take: impl FnMut(Vec<Row>) -> Result<()> + Send,
+        mut take: impl FnMut(Vec<LikelihoodResult>) -> Result<()> + Send,
     ) -> Result<()> {
-        let needs = Needs {
+        let needs = WorkerSpec {
             estimators: task.estimators,
-            ..Needs::default()
+            ..WorkerSpec::default()
         };
-        let draws = dequantization.map_or(1, |d| d.draws());
-        let addresses = dequantization.map_or_else(|| samples.to_vec(), |d| d.addresses(samples));
+        let draws = dequantization.map_or(1, |d| d.draw_count());
+        let addresses =
+            dequantization.map_or_else(|| samples.to_vec(), |d| d.draw_addresses(samples));
         let work = |worker: &mut Worker, batch: &[SampleId]| {
             Ok((
                 batch.len(),
-                evaluated(worker, task, batch, states(batch), false)?.0,
+                evaluate_batch(worker, task, batch, states(batch), false)?.0,
             ))
         };
         let (mut arrived, mut finished) = (0, 0);
-        let mut waiting: Vec<Row> = Vec::new();
-        self.each_batch(&addresses, needs, work, |(count, rows)| {
+        let mut waiting: Vec<LikelihoodResult> = Vec::new();
+        self.for_each_batch(&addresses, needs, work, |(count, rows)| {
             arrived += count;
             waiting.extend(rows);
             // A sample is done with its last draw.
@@ -523,12 +545,12 @@ impl<'a> Pool<'a> {
             finished += done.len();
             let (mut ready, rest) = std::mem::take(&mut waiting)
                 .into_iter()
-                .partition(|r: &Row| done.contains(&r.sample));
+                .partition(|r: &LikelihoodResult| done.contains(&r.sample));
             waiting = rest;
             if let Some(dequantization) = dequantization {
-                ready = dequantization.combine(ready);
+                ready = dequantization.combine_rows(ready);
             }
-            ready.sort_by_key(|r: &Row| (r.sample, r.estimator));
+            ready.sort_by_key(|r: &LikelihoodResult| (r.sample, r.estimator));
             if ready.is_empty() {
                 Ok(())
             } else {
@@ -541,40 +563,40 @@ impl<'a> Pool<'a> {
     ///
     /// # Errors
     /// Where the model cannot be evaluated.
-    pub fn samples(
+    pub fn draw_samples(
         &self,
         sampler: &Sampler,
         samples: &[SampleId],
-        key: Key,
+        key: RngKey,
         noise: impl Fn(&[SampleId]) -> Batch + Sync,
-    ) -> Result<Sampled> {
-        let mut drawn = Drawn::none();
-        let product_seconds = self.each_sample(sampler, samples, key, noise, |part| {
+    ) -> Result<TimedSamples> {
+        let mut drawn = DrawnSamples::empty();
+        let product_seconds = self.for_each_sample_batch(sampler, samples, key, noise, |part| {
             drawn.append(part);
             Ok(())
         })?;
-        Ok(Sampled {
-            drawn,
+        Ok(TimedSamples {
+            samples: drawn,
             product_seconds,
         })
     }
 
-    /// As [`Pool::samples`], handing on each batch, or each population, as soon as it and all before it are there; the
+    /// As [`WorkerPool::draw_samples`], handing on each batch, or each population, as soon as it and all before it are there; the
     /// seconds that went into Jacobian products.
     ///
     /// # Errors
     /// Where the model cannot be evaluated, and those of `take`.
-    pub fn each_sample(
+    pub fn for_each_sample_batch(
         &self,
         sampler: &Sampler,
         samples: &[SampleId],
-        key: Key,
+        key: RngKey,
         noise: impl Fn(&[SampleId]) -> Batch + Sync,
-        mut take: impl FnMut(Drawn) -> Result<()> + Send,
+        mut take: impl FnMut(DrawnSamples) -> Result<()> + Send,
     ) -> Result<f64> {
-        let (on, prior) = (Setting::of(self.model), self.model.prior);
+        let (on, prior) = (SamplerContext::for_model(self.model), self.model.prior);
         if let Some(population) = sampler.population() {
-            let mut crew = Crew {
+            let mut crew = ParallelField {
                 pool: self,
                 sampler,
                 product_seconds: 0.0,
@@ -582,8 +604,8 @@ impl<'a> Pool<'a> {
             for samples in samples.chunks(population) {
                 take(sampler.sample(
                     &mut crew,
-                    &Draw {
-                        on,
+                    &SampleRequest {
+                        context: on,
                         prior,
                         key,
                         samples,
@@ -593,15 +615,15 @@ impl<'a> Pool<'a> {
             }
             return Ok(crew.product_seconds);
         }
-        let needs = Needs {
+        let needs = WorkerSpec {
             samplers: std::slice::from_ref(sampler),
-            ..Needs::default()
+            ..WorkerSpec::default()
         };
         let work = |worker: &mut Worker, batch: &[SampleId]| {
             sampler.sample(
                 worker,
-                &Draw {
-                    on,
+                &SampleRequest {
+                    context: on,
                     prior,
                     key,
                     samples: batch,
@@ -609,29 +631,30 @@ impl<'a> Pool<'a> {
                 noise(batch),
             )
         };
-        self.each_batch(samples, needs, work, take)?;
+        self.for_each_batch(samples, needs, work, take)?;
         Ok(0.0)
     }
 }
 
 /// One batch under every estimator, with its nodes where `record`.
-fn evaluated(
+fn evaluate_batch(
     worker: &mut Worker,
-    task: &Task,
+    task: &LikelihoodTask,
     batch: &[SampleId],
     x: Batch,
     record: bool,
-) -> Result<(Vec<Row>, Vec<NodeValue>), EvalError> {
+) -> Result<(Vec<LikelihoodResult>, Vec<NodeDivergence>), EvalError> {
     let mut nodes = Vec::new();
     let recorder = record.then_some(&mut nodes);
-    let mut rows = likelihood::few_step::evaluate(&mut worker.sources, task, batch, &x)?;
+    let mut rows =
+        likelihood::few_step::evaluate_few_step_likelihoods(&mut worker.sources, task, batch, &x)?;
     if let Worker {
         velocity: Some(velocity),
         sources,
         ..
     } = worker
     {
-        rows.extend(likelihood::evaluate(
+        rows.extend(likelihood::evaluate_likelihoods(
             velocity, sources, task, batch, x, recorder,
         )?);
     }
@@ -639,25 +662,25 @@ fn evaluated(
 }
 
 /// Results that arrive in any order and are handed on in that of their places.
-struct InOrder<T, F> {
+struct ReorderBuffer<T, F> {
     next: usize,
     waiting: BTreeMap<usize, T>,
-    take: F,
+    emit: F,
 }
 
-impl<T, F: FnMut(T) -> Result<()>> InOrder<T, F> {
-    fn put(&mut self, place: usize, result: T) -> Result<()> {
+impl<T, F: FnMut(T) -> Result<()>> ReorderBuffer<T, F> {
+    fn insert(&mut self, place: usize, result: T) -> Result<()> {
         self.waiting.insert(place, result);
         while let Some(result) = self.waiting.remove(&self.next) {
             self.next += 1;
-            (self.take)(result)?;
+            (self.emit)(result)?;
         }
         Ok(())
     }
 }
 
 /// Samples, and the time that went into Jacobian products.
-pub struct Sampled {
-    pub drawn: Drawn,
+pub struct TimedSamples {
+    pub samples: DrawnSamples,
     pub product_seconds: f64,
 }

@@ -3,21 +3,26 @@
 use anyhow::{Result, anyhow};
 use ndarray::Axis;
 
-use super::{Output, Sampled, Stage, sample_of, write_rows};
-use crate::data::{read_npy, write_npy};
-use crate::metric::sample::Sample;
-use crate::metric::{self, Sets, notes};
+use super::{Executor, TimedSamples, TrialOutput, metric_sample, write_rows};
+use crate::data::{decode_npy_f32, encode_npy_f32};
+use crate::metric::feature_set::FeatureSet;
+use crate::metric::{self, SampleSets, notes};
 use crate::num::Batch;
 use crate::num::key::SampleId;
-use crate::plan::{Work, initial_states};
-use crate::registry::named;
+use crate::plan::{TrialWork, initial_states};
+use crate::registry::prefix_with_name;
 use crate::rows::{self, SampleRow};
-use crate::sample::steindiff::{SteinDiff, StepLog};
-use crate::sample::{self, Sampler, Setting};
+use crate::sample::steindiff::{SteinDiff, SteinDiffStepLog};
+use crate::sample::{self, Sampler, SamplerContext};
 
-impl Stage<'_> {
-    pub(super) fn sample(&self, id: &str, work: &Work, samples: &[SampleId]) -> Result<Output> {
-        let Work::Sample {
+impl Executor<'_> {
+    pub(super) fn execute_sample(
+        &self,
+        id: &str,
+        work: &TrialWork,
+        samples: &[SampleId],
+    ) -> Result<TrialOutput> {
+        let TrialWork::Sample {
             model,
             sampler,
             noise: given,
@@ -36,12 +41,12 @@ impl Stage<'_> {
                 Axis(0),
                 &batch.iter().map(|i| *i as usize).collect::<Vec<_>>(),
             ),
-            None => sample::noise(self.key(), batch, opened.dim(), opened.prior.std),
+            None => sample::initial_noise(self.key(), batch, opened.dim(), opened.prior.std),
         };
-        let Sampled {
-            drawn,
+        let TimedSamples {
+            samples: drawn,
             product_seconds,
-        } = self.pools[*model].samples(sampler, samples, self.key(), noise)?;
+        } = self.pools[*model].draw_samples(sampler, samples, self.key(), noise)?;
         let seconds = began.elapsed().as_secs_f64() / count as f64;
         let x = &drawn.x;
         let finite = |i: usize| x.row(i).iter().all(|v| v.is_finite());
@@ -64,20 +69,27 @@ impl Stage<'_> {
                 jvp_seconds: product_seconds / count as f64,
             }
         }))?;
-        output.array = Some(write_npy(x, &opened.card.shape)?);
+        output.array = Some(encode_npy_f32(x, &opened.card.shape)?);
         if let Sampler::SteinDiff(around) = sampler {
-            output.steps =
-                Some(write_rows(drawn.log.iter().map(|step| step_row(name, around, step)))?.csv);
+            output.steps = Some(
+                write_rows(
+                    drawn
+                        .step_logs
+                        .iter()
+                        .map(|step| step_log_row(name, around, step)),
+                )?
+                .csv,
+            );
         }
         Ok(output)
     }
 
-    pub(super) fn metrics(
+    pub(super) fn execute_metrics(
         &self,
-        work: &Work,
+        work: &TrialWork,
         array: &dyn Fn(&str) -> Result<Vec<u8>>,
-    ) -> Result<Output> {
-        let Work::Metrics {
+    ) -> Result<TrialOutput> {
+        let TrialWork::Metrics {
             model,
             sampler,
             parts,
@@ -99,28 +111,28 @@ impl Stage<'_> {
                 .collect();
             x.select(Axis(0), &keep)
         };
-        let data = |data: &usize| self.of_data(*model, *data, extractor.as_ref());
+        let data = |data: &usize| self.data_features(*model, *data, extractor.as_ref());
         let generated = match floor {
             Some(floor) => data(floor)?,
             None => {
                 let parts: Vec<Batch> = parts
                     .iter()
-                    .map(|id| read_npy(&array(id)?))
+                    .map(|id| decode_npy_f32(&array(id)?))
                     .collect::<Result<_>>()?;
                 let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
-                self.features(
+                self.extract_features(
                     *model,
                     finite(&ndarray::concatenate(Axis(0), &views)?),
                     extractor.as_ref(),
                 )?
             }
         };
-        let real = self.real(*model, *reference, extractor.as_ref())?;
+        let real = self.reference_features(*model, *reference, extractor.as_ref())?;
         let (train, test) = (
             train.as_ref().map(data).transpose()?,
             test.as_ref().map(data).transpose()?,
         );
-        let sets = Sets {
+        let sets = SampleSets {
             generated: &generated,
             reference: &*real,
             train: train.as_ref(),
@@ -129,35 +141,39 @@ impl Stage<'_> {
         // As planned; what it really was is in the samples' own rows, from which tables take it.
         let cost = sampler
             .as_ref()
-            .map(|s| s.cost(&Setting::of(opened)))
+            .map(|s| s.cost(&SamplerContext::for_model(opened)))
             .unwrap_or_default();
         let mut rows = Vec::new();
         let samples = self
             .machine
-            .with_threads(|| sets.try_map(sample_of))?
+            .with_threads(|| sets.try_map(metric_sample))?
             .map_err(|e| anyhow!(e))?;
         let samples = samples.as_ref();
         // A floor is of as many data as there are samples, where that makes a difference.
         let fewer = match count {
-            Some(count) if *count < samples.generated.len() => {
-                Some(sample_of(&generated).map_err(|e| anyhow!(e))?.first(*count))
-            }
+            Some(count) if *count < samples.generated.len() => Some(
+                metric_sample(&generated)
+                    .map_err(|e| anyhow!(e))?
+                    .truncated(*count),
+            ),
             _ => None,
         };
         for metric in metrics {
             let samples = match &fewer {
-                Some(fewer) if metric.biased() => Sets {
+                Some(fewer) if metric.is_biased() => SampleSets {
                     generated: fewer,
                     ..samples
                 },
                 _ => samples,
             };
-            let n = samples.map(Sample::len);
-            let mut notes = notes::of(metric, samples);
-            notes.extend(count.and_then(|count| notes::other_count(metric, n.generated, count)));
+            let n = samples.map(FeatureSet::len);
+            let mut notes = notes::statistic_notes(metric, samples);
+            notes.extend(
+                count.and_then(|count| notes::floor_count_mismatch(metric, n.generated, count)),
+            );
             let measure = || metric::measure_all(metric, samples, self.key());
             let estimate = (self.machine.with_threads(measure)?)
-                .map_err(|e| anyhow!(named(metric.name(), e)))?;
+                .map_err(|e| anyhow!(prefix_with_name(metric.name(), e)))?;
             rows.push(rows::MetricRow {
                 model: plan.models[*model].name.clone(),
                 sampler: sampler.as_ref().map_or("data".to_owned(), Sampler::label),
@@ -165,7 +181,7 @@ impl Stage<'_> {
                 value: estimate.value,
                 stderr: estimate.stderr,
                 n_generated: n.generated,
-                n_reference: n.of(metric.compared()),
+                n_reference: n.for_role(metric.comparison_role()),
                 evaluations: cost.evaluations as f64,
                 jvps: cost.products as f64,
                 cost: cost.evaluations as f64,
@@ -181,18 +197,18 @@ impl Stage<'_> {
         let shown = known.states(
             &opened.card,
             self.key(),
-            &Stage::ranged(0, known.len().min(SHOWN)),
+            &Executor::sample_ids(0, known.len().min(MAX_STORED_REFERENCE_SAMPLES)),
         );
-        output.array = Some(write_npy(&shown, &opened.card.shape)?);
+        output.array = Some(encode_npy_f32(&shown, &opened.card.shape)?);
         Ok(output)
     }
 }
 
 /// The log of one step as a row.
-fn step_row(model: &str, around: &SteinDiff, step: &StepLog) -> rows::Step {
+fn step_log_row(model: &str, around: &SteinDiff, step: &SteinDiffStepLog) -> rows::StepRow {
     let known = step.statistics;
     let mode = serde_json::to_value(around.mode).unwrap_or_default();
-    rows::Step {
+    rows::StepRow {
         model: model.to_owned(),
         sampler: around.label(),
         inner: around.sampler.name().to_owned(),
@@ -207,28 +223,28 @@ fn step_row(model: &str, around: &SteinDiff, step: &StepLog) -> rows::Step {
         alpha_next: step.to.alpha,
         sigma_next: step.to.sigma,
         gamma: step.gamma,
-        gamma_raw: known.map(|s| s.raw),
+        gamma_raw: known.map(|s| s.unclamped_gamma),
         gamma_probe_stderr: known.and_then(|s| s.probe_stderr),
         gamma_stderr: known.and_then(|s| s.stderr),
         action: step.action.as_str().to_owned(),
         divergence: known
             .map_or("", |s| {
-                if s.differentiated {
+                if s.from_jacobian_products {
                     "jacobian"
                 } else {
                     "linear"
                 }
             })
             .to_owned(),
-        s_xu: known.map(|s| s.xu),
-        s_uu: known.map(|s| s.uu),
-        s_div: known.map(|s| s.div),
+        s_xu: known.map(|s| s.mean_xu),
+        s_uu: known.map(|s| s.mean_uu),
+        s_div: known.map(|s| s.mean_divergence),
         coupling: known.and_then(|s| s.coupling),
-        blend: step.blend,
+        blend: step.mean_blend_weight,
         evaluations: step.evaluations,
         jvps: step.products,
     }
 }
 
 /// Samples of the data that a metrics trial keeps for the report.
-const SHOWN: usize = 512;
+const MAX_STORED_REFERENCE_SAMPLES: usize = 512;

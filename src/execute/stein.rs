@@ -3,33 +3,33 @@
 use anyhow::Result;
 use ndarray::{Array3, Axis};
 
-use super::pool::{Needs, Pool, Worker};
-use super::{Output, Stage, learned, write_rows};
+use super::pool::{Worker, WorkerPool, WorkerSpec};
+use super::{Executor, TrialOutput, learned_divergence, write_rows};
 use crate::flow::field::EvalError;
 use crate::num::Batch;
-use crate::num::key::{Key, SampleId};
+use crate::num::key::{RngKey, SampleId};
 use crate::num::stats::Estimate;
 use crate::rows;
-use crate::stein::Stein;
+use crate::stein::SteinTest;
 
-impl Pool<'_> {
+impl WorkerPool<'_> {
     /// Residuals of Stein tests, samples × strata × functions; `clean` gives the data of a batch.
     ///
     /// # Errors
     /// Where the model cannot be evaluated.
-    pub fn residuals(
+    pub fn stein_residuals(
         &self,
-        spec: &Stein,
-        key: Key,
+        spec: &SteinTest,
+        key: RngKey,
         samples: &[SampleId],
         clean: impl Fn(&[SampleId]) -> Batch + Sync,
     ) -> Result<Array3<f64>> {
-        let wanted = [learned(&spec.head)];
-        let needs = Needs {
+        let wanted = [learned_divergence(&spec.head)];
+        let needs = WorkerSpec {
             estimators: &wanted,
-            ..Needs::default()
+            ..WorkerSpec::default()
         };
-        let parts = self.batches(samples, needs, |worker, batch| {
+        let parts = self.map_batches(samples, needs, |worker, batch| {
             let Worker {
                 velocity: Some(velocity),
                 sources,
@@ -55,22 +55,27 @@ impl Pool<'_> {
     }
 }
 
-impl Stage<'_> {
-    pub(super) fn stein(&self, model: usize, data: usize, spec: &Stein) -> Result<Output> {
+impl Executor<'_> {
+    pub(super) fn execute_stein(
+        &self,
+        model: usize,
+        data: usize,
+        spec: &SteinTest,
+    ) -> Result<TrialOutput> {
         let (opened, set, key) = (
             &self.prepared.models[model],
             &self.prepared.data[data],
             self.key(),
         );
-        let samples = Stage::ranged(0, spec.samples);
+        let samples = Executor::sample_ids(0, spec.samples);
         let clean = |batch: &[SampleId]| {
             let again: Vec<SampleId> = batch.iter().map(|i| i % set.len() as u64).collect();
             set.states(&opened.card, key, &again)
         };
-        let residuals = self.pools[model].residuals(spec, key, &samples, clean)?;
-        let found = spec.findings(&opened.curve, key, opened.dim(), &residuals);
+        let residuals = self.pools[model].stein_residuals(spec, key, &samples, clean)?;
+        let found = spec.summarize(&opened.curve, key, opened.dim(), &residuals);
         let plan = &self.prepared.plan;
-        let row = |function: String, from: f64, to: f64, mean: Estimate| rows::Stein {
+        let row = |function: String, from: f64, to: f64, mean: Estimate| rows::SteinRow {
             model: plan.models[model].name.clone(),
             dataset: plan.data[data].name.clone(),
             head: spec.head.clone(),
@@ -85,14 +90,14 @@ impl Stage<'_> {
             bits_per_dim: None,
             bits_per_dim_stderr: None,
         };
-        let tests = found.residuals.into_iter().map(|r| rows::Stein {
+        let tests = found.residuals.into_iter().map(|r| rows::SteinRow {
             z: Some(r.z).filter(|z| z.is_finite()),
             p: Some(r.p).filter(|p| p.is_finite()),
             ..row(r.function, r.from, r.to, r.mean)
         });
         let bits = |nats: f64| nats / (opened.dim() as f64 * std::f64::consts::LN_2);
         let levels = opened.card.bits_offset().is_some();
-        let bias = rows::Stein {
+        let bias = rows::SteinRow {
             // More nats of log-likelihood are fewer bits.
             bits_per_dim: levels
                 .then(|| -bits(found.bias.value))

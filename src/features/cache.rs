@@ -11,10 +11,10 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Extracted;
-use super::images::Coding;
+use super::ExtractedFeatures;
+use super::images::PixelCoding;
 use super::preset::Preset;
-use crate::model::library::{hex, processor};
+use crate::model::library::{hex, processor_name};
 use crate::model::onnx::Provider;
 
 /// All that features depend on.
@@ -39,17 +39,17 @@ pub struct Provenance {
 impl Provenance {
     pub const VERSION: u32 = 1;
 
-    pub fn coding(coding: Option<Coding>) -> String {
+    pub fn describe_coding(coding: Option<PixelCoding>) -> String {
         coding.map_or("as they are".to_owned(), |c| format!("{c:?}"))
     }
 
     /// What rounds besides the network.
-    pub fn machine(runtime: &str, provider: Provider) -> String {
-        format!("{runtime} {provider:?} {}", processor())
+    pub fn describe_machine(runtime: &str, provider: Provider) -> String {
+        format!("{runtime} {provider:?} {}", processor_name())
     }
 
     /// Where an entry with this provenance lies below the cache's root.
-    fn folder(&self, root: &Path) -> Result<PathBuf> {
+    fn entry_folder(&self, root: &Path) -> Result<PathBuf> {
         Ok(root
             .join("features")
             .join(hex(&Sha256::digest(serde_json::to_vec(self)?))))
@@ -57,7 +57,7 @@ impl Provenance {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Entry {
+struct FeatureCacheEntry {
     provenance: Provenance,
     /// Names and SHA-256 of the files beside it.
     files: Vec<(String, String)>,
@@ -69,20 +69,20 @@ struct Entry {
 ///
 /// # Errors
 /// Where they cannot be computed. A cache that cannot be written is told of, and no error.
-pub fn kept(
+pub fn cached_or_computed(
     root: Option<&Path>,
     provenance: impl FnOnce() -> Provenance,
     data_name: &str,
-    compute: impl FnOnce() -> Result<Extracted>,
-) -> Result<Extracted> {
+    compute: impl FnOnce() -> Result<ExtractedFeatures>,
+) -> Result<ExtractedFeatures> {
     let Some(root) = root else { return compute() };
     let provenance = provenance();
-    if let Some(extracted) = load(root, &provenance) {
+    if let Some(extracted) = load_cached_features(root, &provenance) {
         return Ok(extracted);
     }
     let extracted = compute()?;
-    if let Err(error) = store(root, &provenance, data_name, &extracted) {
-        note!(
+    if let Err(error) = store_cached_features(root, &provenance, data_name, &extracted) {
+        errln!(
             "flowgauge: {}: the features cannot be kept: {error:#}",
             root.display()
         );
@@ -91,15 +91,15 @@ pub fn kept(
 }
 
 /// The entry of that provenance; `None` where there is none or it cannot be trusted.
-pub fn load(root: &Path, provenance: &Provenance) -> Option<Extracted> {
-    let folder = provenance.folder(root).ok()?;
+pub fn load_cached_features(root: &Path, provenance: &Provenance) -> Option<ExtractedFeatures> {
+    let folder = provenance.entry_folder(root).ok()?;
     if !folder.exists() {
         return None;
     }
-    match read(&folder, provenance) {
+    match read_cache_entry(&folder, provenance) {
         Ok(extracted) => Some(extracted),
         Err(error) => {
-            note!(
+            errln!(
                 "flowgauge: {}: {error:#}; the features are computed again",
                 folder.display()
             );
@@ -108,8 +108,9 @@ pub fn load(root: &Path, provenance: &Provenance) -> Option<Extracted> {
     }
 }
 
-fn read(folder: &Path, provenance: &Provenance) -> Result<Extracted> {
-    let entry: Entry = serde_json::from_slice(&std::fs::read(folder.join("provenance.json"))?)?;
+fn read_cache_entry(folder: &Path, provenance: &Provenance) -> Result<ExtractedFeatures> {
+    let entry: FeatureCacheEntry =
+        serde_json::from_slice(&std::fs::read(folder.join("provenance.json"))?)?;
     anyhow::ensure!(entry.provenance == *provenance, "its provenance is another");
     let file = |name: &str| -> Result<Option<Array2<f64>>> {
         let Some((_, expected)) = entry.files.iter().find(|(file, _)| file == name) else {
@@ -129,7 +130,7 @@ fn read(folder: &Path, provenance: &Provenance) -> Result<Extracted> {
         Ok(Some(array))
     };
     let features = file("features.npy")?.context("it has no features")?;
-    Ok(Extracted {
+    Ok(ExtractedFeatures {
         features,
         logits: file("logits.npy")?,
     })
@@ -139,13 +140,13 @@ fn read(folder: &Path, provenance: &Provenance) -> Result<Extracted> {
 ///
 /// # Errors
 /// Where the cache cannot be written.
-pub fn store(
+pub fn store_cached_features(
     root: &Path,
     provenance: &Provenance,
     data_name: &str,
-    extracted: &Extracted,
+    extracted: &ExtractedFeatures,
 ) -> Result<()> {
-    let folder = provenance.folder(root)?;
+    let folder = provenance.entry_folder(root)?;
     let parent = root.join("features");
     std::fs::create_dir_all(&parent)?;
     let work = tempfile::Builder::new()
@@ -161,7 +162,7 @@ pub fn store(
         ndarray_npy::WriteNpyExt::write_npy(array, std::io::BufWriter::new(File::create(&path)?))?;
         files.push((name.to_owned(), hex(&Sha256::digest(std::fs::read(&path)?))));
     }
-    let entry = Entry {
+    let entry = FeatureCacheEntry {
         provenance: provenance.clone(),
         files,
         data_name: data_name.to_owned(),
@@ -186,7 +187,7 @@ mod tests {
             version: Provenance::VERSION,
             data_sha256: "d".repeat(64),
             shape: vec![3, 8],
-            coding: Provenance::coding(Some(Coding::Range([-1.0, 1.0]))),
+            coding: Provenance::describe_coding(Some(PixelCoding::Range([-1.0, 1.0]))),
             extractor_sha256: "e".repeat(64),
             preset: None,
             machine: "this one".to_owned(),
@@ -194,17 +195,20 @@ mod tests {
     }
 
     #[test]
-    fn entries_come_back_whole_or_not_at_all() {
+    fn damaged_cache_entries_are_ignored() {
         let root = tempfile::tempdir().expect("a temporary folder");
         let features = Array2::from_shape_fn((3, 2), |(i, j)| (i + j) as f64 / 3.0);
-        let extracted = Extracted {
+        let extracted = ExtractedFeatures {
             logits: Some(&features * 2.0),
             features,
         };
         let wanted = provenance();
-        assert_eq!(load(root.path(), &wanted), None);
-        store(root.path(), &wanted, "test.npy", &extracted).expect("written");
-        assert_eq!(load(root.path(), &wanted), Some(extracted.clone()));
+        assert_eq!(load_cached_features(root.path(), &wanted), None);
+        store_cached_features(root.path(), &wanted, "test.npy", &extracted).expect("written");
+        assert_eq!(
+            load_cached_features(root.path(), &wanted),
+            Some(extracted.clone())
+        );
 
         let others = [
             Provenance {
@@ -212,7 +216,7 @@ mod tests {
                 ..provenance()
             },
             Provenance {
-                coding: Provenance::coding(None),
+                coding: Provenance::describe_coding(None),
                 ..provenance()
             },
             Provenance {
@@ -226,15 +230,15 @@ mod tests {
         ];
         others
             .iter()
-            .for_each(|other| assert_eq!(load(root.path(), other), None));
+            .for_each(|other| assert_eq!(load_cached_features(root.path(), other), None));
 
-        let folder = wanted.folder(root.path()).expect("a name");
+        let folder = wanted.entry_folder(root.path()).expect("a name");
         let damage = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
-            store(root.path(), &wanted, "test.npy", &extracted).expect("written");
+            store_cached_features(root.path(), &wanted, "test.npy", &extracted).expect("written");
             let mut bytes = std::fs::read(folder.join(name)).expect("there");
             change(&mut bytes);
             std::fs::write(folder.join(name), bytes).expect("written");
-            assert_eq!(load(root.path(), &wanted), None, "{name}");
+            assert_eq!(load_cached_features(root.path(), &wanted), None, "{name}");
         };
         damage("features.npy", &|b| *b.last_mut().expect("bytes") ^= 1);
         damage("logits.npy", &|b| b.truncate(100));
@@ -244,7 +248,7 @@ mod tests {
                 .replace(&"d".repeat(64), &"c".repeat(64))
                 .into_bytes();
         });
-        store(root.path(), &wanted, "test.npy", &extracted).expect("written");
-        assert_eq!(load(root.path(), &wanted), Some(extracted));
+        store_cached_features(root.path(), &wanted, "test.npy", &extracted).expect("written");
+        assert_eq!(load_cached_features(root.path(), &wanted), Some(extracted));
     }
 }

@@ -3,25 +3,25 @@
 use anyhow::{Result, anyhow, bail};
 use ndarray::{Array1, ArrayView1};
 
-use super::preset::{Input, Layout};
+use super::preset::{PresetInput, TensorLayout};
 use super::resize::Plane;
 
 /// What the numbers of samples stand for.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Coding {
+pub enum PixelCoding {
     /// Integers 0 to levels − 1.
     Levels(u32),
     /// Reals between two ends.
     Range([f64; 2]),
 }
 
-impl Coding {
+impl PixelCoding {
     /// The byte of a number, the one rule of rounding: 0 to 255 are spread evenly over both ends included, a number
     /// takes the nearest, halves go up, and what lies outside takes the end. On [−1, 1] this is 127.5 x + 128 cut off.
-    pub fn byte(self, value: f64) -> f64 {
+    pub fn to_byte(self, value: f64) -> f64 {
         let share = match self {
-            Coding::Levels(levels) => value / f64::from(levels.max(2) - 1),
-            Coding::Range([lo, hi]) => (value - lo) / (hi - lo),
+            PixelCoding::Levels(levels) => value / f64::from(levels.max(2) - 1),
+            PixelCoding::Range([lo, hi]) => (value - lo) / (hi - lo),
         };
         (255.0 * share + 0.5).floor().clamp(0.0, 255.0)
     }
@@ -29,25 +29,25 @@ impl Coding {
 
 /// Where the numbers of one sample lie in an image.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Shape {
+pub struct ImageShape {
     pub channels: usize,
     pub height: usize,
     pub width: usize,
-    last: bool,
+    channels_last: bool,
 }
 
-impl Shape {
+impl ImageShape {
     /// [H, W], [C, H, W] or [H, W, C] with one or three channels.
     ///
     /// # Errors
     /// For any other shape.
-    pub fn of(shape: &[usize]) -> Result<Shape> {
+    pub fn from_dims(shape: &[usize]) -> Result<ImageShape> {
         let at = |channels, height, width, last| {
-            Ok(Shape {
+            Ok(ImageShape {
                 channels,
                 height,
                 width,
-                last,
+                channels_last: last,
             })
         };
         match *shape {
@@ -61,17 +61,17 @@ impl Shape {
     }
 
     fn index(&self, channel: usize, row: usize, column: usize) -> usize {
-        match self.last {
+        match self.channels_last {
             false => (channel * self.height + row) * self.width + column,
             true => (row * self.width + column) * self.channels + channel,
         }
     }
 
     /// One channel in bytes.
-    pub fn plane(&self, sample: ArrayView1<f64>, channel: usize, coding: Coding) -> Plane {
+    pub fn plane(&self, sample: ArrayView1<f64>, channel: usize, coding: PixelCoding) -> Plane {
         let at = |i: usize| sample[self.index(channel, i / self.width, i % self.width)];
         let values = (0..self.height * self.width)
-            .map(|i| coding.byte(at(i)))
+            .map(|i| coding.to_byte(at(i)))
             .collect();
         Plane {
             height: self.height,
@@ -84,10 +84,10 @@ impl Shape {
 /// An image of its own size, its bytes in the order of its shape.
 pub struct Image {
     pub values: Array1<f64>,
-    pub shape: Shape,
+    pub shape: ImageShape,
 }
 
-impl Input {
+impl PresetInput {
     /// One sample as the network takes it.
     ///
     /// # Errors
@@ -95,8 +95,8 @@ impl Input {
     pub fn prepare(
         &self,
         sample: ArrayView1<f64>,
-        shape: Shape,
-        coding: Coding,
+        shape: ImageShape,
+        coding: PixelCoding,
     ) -> Result<Vec<f64>> {
         let [channels, height, width] = self.shape;
         if shape.channels > channels {
@@ -126,19 +126,19 @@ impl Input {
                 .for_each(|v| *v = (lo + (hi - lo) * (*v / 255.0) - mean) / std);
         }
         Ok(match self.layout {
-            Layout::Nchw => planes.concat(),
-            Layout::Nhwc => (0..height * width)
+            TensorLayout::Nchw => planes.concat(),
+            TensorLayout::Nhwc => (0..height * width)
                 .flat_map(|i| planes.iter().map(move |p| p[i]))
                 .collect(),
         })
     }
 
     /// The shape of one prepared sample.
-    pub fn fed(&self) -> Vec<usize> {
+    pub fn tensor_shape(&self) -> Vec<usize> {
         let [c, h, w] = self.shape;
         match self.layout {
-            Layout::Nchw => vec![c, h, w],
-            Layout::Nhwc => vec![h, w, c],
+            TensorLayout::Nchw => vec![c, h, w],
+            TensorLayout::Nhwc => vec![h, w, c],
         }
     }
 }
@@ -149,8 +149,8 @@ mod tests {
     use crate::features::resize::Resize;
 
     #[test]
-    fn bytes_are_the_nearest_and_halves_go_up() {
-        let range = Coding::Range([-1.0, 1.0]);
+    fn to_byte_rounds_half_up() {
+        let range = PixelCoding::Range([-1.0, 1.0]);
         for (value, byte) in [
             (-1.0, 0.0),
             (1.0, 255.0),
@@ -158,43 +158,43 @@ mod tests {
             (9.0, 255.0),
             (0.0, 128.0),
         ] {
-            assert_eq!(range.byte(value), byte, "{value}");
+            assert_eq!(range.to_byte(value), byte, "{value}");
         }
         for byte in 0..=255 {
             let exact = f64::from(byte) / 127.5 - 1.0;
             for value in [exact, exact + 0.49 / 127.5, exact - 0.49 / 127.5] {
-                assert_eq!(range.byte(value), f64::from(byte));
+                assert_eq!(range.to_byte(value), f64::from(byte));
                 // The usual `x * 127.5 + 128`, cut off as a byte.
                 assert_eq!(
-                    range.byte(value),
+                    range.to_byte(value),
                     (value * 127.5 + 128.0).clamp(0.0, 255.0).floor()
                 );
             }
         }
-        assert_eq!(Coding::Range([0.0, 1.0]).byte(0.5 / 255.0), 1.0);
+        assert_eq!(PixelCoding::Range([0.0, 1.0]).to_byte(0.5 / 255.0), 1.0);
         assert_eq!(
             (0..17)
-                .map(|v| Coding::Levels(17).byte(f64::from(v)))
+                .map(|v| PixelCoding::Levels(17).to_byte(f64::from(v)))
                 .fold(0.0, f64::max),
             255.0
         );
-        assert_eq!(Coding::Levels(256).byte(77.0), 77.0);
+        assert_eq!(PixelCoding::Levels(256).to_byte(77.0), 77.0);
     }
 
     #[test]
-    fn layouts_channels_and_scales_meet() {
-        let mut input = Input {
+    fn prepare_applies_layout_channels_and_normalization() {
+        let mut input = PresetInput {
             shape: [3, 2, 2],
-            layout: Layout::Nchw,
+            layout: TensorLayout::Nchw,
             resize: Resize::None,
             range: [0.0, 1.0],
             mean: Some(vec![0.0, 0.5, 0.0]),
             std: Some(vec![1.0, 1.0, 0.5]),
         };
         let grey = Array1::from(vec![0.0, 255.0, 51.0, 102.0]);
-        let shape = Shape::of(&[2, 2]).expect("grey");
+        let shape = ImageShape::from_dims(&[2, 2]).expect("grey");
         let planes = input
-            .prepare(grey.view(), shape, Coding::Levels(256))
+            .prepare(grey.view(), shape, PixelCoding::Levels(256))
             .expect("fits");
         let want = [
             0.0, 1.0, 0.2, 0.4, -0.5, 0.5, -0.3, -0.1, 0.0, 2.0, 0.4, 0.8,
@@ -203,9 +203,9 @@ mod tests {
             planes.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-15),
             "{planes:?}"
         );
-        input.layout = Layout::Nhwc;
+        input.layout = TensorLayout::Nhwc;
         let pixels = input
-            .prepare(grey.view(), shape, Coding::Levels(256))
+            .prepare(grey.view(), shape, PixelCoding::Levels(256))
             .expect("fits");
         assert_eq!(
             pixels[..6],
@@ -221,20 +221,20 @@ mod tests {
             input
                 .prepare(
                     x.view(),
-                    Shape::of(shape).expect("colour"),
-                    Coding::Levels(256),
+                    ImageShape::from_dims(shape).expect("colour"),
+                    PixelCoding::Levels(256),
                 )
                 .expect("fits")
         };
         assert_eq!(of(&first, &[3, 2, 2]), of(&last, &[2, 2, 3]));
-        assert!(Shape::of(&[12]).is_err());
+        assert!(ImageShape::from_dims(&[12]).is_err());
         input.shape[0] = 1;
         assert!(
             input
                 .prepare(
                     first.view(),
-                    Shape::of(&[3, 2, 2]).expect("colour"),
-                    Coding::Levels(256)
+                    ImageShape::from_dims(&[3, 2, 2]).expect("colour"),
+                    PixelCoding::Levels(256)
                 )
                 .is_err()
         );

@@ -8,15 +8,15 @@ use ndarray::{Array2, ArrayD, ArrayView2, Axis, IxDyn, s};
 use sha2::{Digest, Sha256};
 
 use self::cache::Provenance;
-use self::images::{Coding, Image, Shape};
-use self::preset::{Input, Named, Preset};
+use self::images::{Image, ImageShape, PixelCoding};
+use self::preset::{Preset, PresetInput, ResolvedExtractor};
 use self::resize::Resize;
 use crate::graph::{self, Scaling};
 use crate::model::library::hex;
 use crate::model::onnx::{Provider, Runtime, Session};
-use crate::num::shape::{self, Misfit};
+use crate::num::shape::{self, ShapeMismatch};
 use crate::progress::Meter;
-use crate::signature::{self, Wanted};
+use crate::signature::{self, ExpectedFile};
 
 pub mod cache;
 pub mod images;
@@ -27,11 +27,11 @@ pub mod resize;
 pub const MICRO_BATCH: usize = 64;
 
 /// Calls are filled up to a multiple of this: the runtime rounds differently where vector units are not full.
-const FULL: usize = 4;
+const ROWS_MULTIPLE: usize = 4;
 
 /// How much of one unit a graph makes of 255 bytes, at least and at most, for its scaling to be one of bytes.
-const SMALLEST: f64 = 0.4;
-const LARGEST: f64 = 8.0;
+const MIN_SCALED_BYTE_RANGE: f64 = 0.4;
+const MAX_SCALED_BYTE_RANGE: f64 = 8.0;
 
 /// An opened feature extractor.
 pub struct Extractor {
@@ -51,25 +51,25 @@ pub struct Extractor {
 
 /// What an extractor gives for each sample.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Extracted {
+pub struct ExtractedFeatures {
     pub features: Array2<f64>,
     /// Where the network classifies.
     pub logits: Option<Array2<f64>>,
 }
 
-impl Extracted {
+impl ExtractedFeatures {
     /// The numbers themselves.
-    pub fn plain(rows: Array2<f64>) -> Extracted {
-        Extracted {
+    pub fn from_rows(rows: Array2<f64>) -> ExtractedFeatures {
+        ExtractedFeatures {
             features: rows,
             logits: None,
         }
     }
 
     /// Those of some samples.
-    pub fn select(&self, rows: &[usize]) -> Extracted {
+    pub fn select(&self, rows: &[usize]) -> ExtractedFeatures {
         let of = |x: &Array2<f64>| x.select(Axis(0), rows);
-        Extracted {
+        ExtractedFeatures {
             features: of(&self.features),
             logits: self.logits.as_ref().map(of),
         }
@@ -90,11 +90,11 @@ impl Extractor {
         provider: Provider,
         threads: usize,
     ) -> Result<Extractor> {
-        let named = Named::find(spec)?;
+        let named = ResolvedExtractor::resolve(spec)?;
         let name = named.onnx.display().to_string();
         let bytes = std::fs::read(&named.onnx)
             .with_context(|| format!("{name}: the extractor cannot be read"))?;
-        if let Some(why) = signature::refusal(&bytes, Wanted::Onnx) {
+        if let Some(why) = signature::explain_mismatch(&bytes, ExpectedFile::Onnx) {
             bail!("{name}: the extractor: {why}");
         }
         let mut session = runtime.open(&name, &bytes, provider, threads)?;
@@ -148,7 +148,12 @@ impl Extractor {
                 .map(|n| usize::try_from(*n).ok().filter(|n| *n > 0))
                 .collect::<Option<Vec<usize>>>();
             // Where nothing tells the sizes, the first samples show where its nodes run.
-            if let Some(sample) = named.preset.as_ref().map(|p| p.input.fed()).or(sizes) {
+            if let Some(sample) = named
+                .preset
+                .as_ref()
+                .map(|p| p.input.tensor_shape())
+                .or(sizes)
+            {
                 let four = ArrayD::from_elem([&[4], &sample[..]].concat(), 0.5);
                 session.run(vec![(&input, four.view())], &[&features])?;
             }
@@ -179,23 +184,23 @@ impl Extractor {
     }
 
     /// That its graph makes small numbers of bytes, in words, where it does.
-    pub fn own_scaling(&self) -> Option<String> {
+    pub fn describe_own_scaling(&self) -> Option<String> {
         self.scaling
-            .map(|scaling| scaling_in_words(&self.session.file, scaling))
+            .map(|scaling| describe_scaling(&self.session.file, scaling))
     }
 
     /// How numbers become what it is fed, in words that stand for the features in a cache.
-    pub fn coding_name(&self, coding: Option<Coding>) -> String {
+    pub fn coding_name(&self, coding: Option<PixelCoding>) -> String {
         let fed = if self.scaling.is_some() && coding.is_some() {
             ", fed as bytes"
         } else {
             ""
         };
-        Provenance::coding(coding) + fed
+        Provenance::describe_coding(coding) + fed
     }
 
     /// The sizes of one sample that it is fed, below zero where any will do; none where a preset makes images fit.
-    pub fn port(&self) -> Option<&[i64]> {
+    pub fn sample_shape(&self) -> Option<&[i64]> {
         self.preset.is_none().then_some(&self.shape)
     }
 
@@ -208,9 +213,9 @@ impl Extractor {
         &self,
         samples: ArrayView2<f64>,
         shape: &[usize],
-        coding: Option<Coding>,
+        coding: Option<PixelCoding>,
     ) -> Result<()> {
-        self.feed(samples, shape, coding).map(drop)
+        self.extractor_input(samples, shape, coding).map(drop)
     }
 
     /// Whether it gives class logits.
@@ -229,16 +234,16 @@ impl Extractor {
         &mut self,
         samples: ArrayView2<f64>,
         shape: &[usize],
-        coding: Option<Coding>,
-    ) -> Result<Extracted> {
-        let feed = self.feed(samples, shape, coding)?;
+        coding: Option<PixelCoding>,
+    ) -> Result<ExtractedFeatures> {
+        let feed = self.extractor_input(samples, shape, coding)?;
         let file = self.session.file.clone();
         let chunks = samples.axis_chunks_iter(Axis(0), MICRO_BATCH);
         self.meter.begin(samples.nrows());
-        self.run(chunks.map(|chunk| {
+        self.run_calls(chunks.map(|chunk| {
             Ok((
                 chunk.nrows(),
-                feed.call(chunk).with_context(|| file.clone())?,
+                feed.batch_tensor(chunk).with_context(|| file.clone())?,
             ))
         }))
     }
@@ -251,7 +256,7 @@ impl Extractor {
     pub fn extract_images(
         &mut self,
         mut images: impl Iterator<Item = Result<Image>>,
-    ) -> Result<Extracted> {
+    ) -> Result<ExtractedFeatures> {
         let file = self.session.file.clone();
         let input = self
             .preset
@@ -261,7 +266,7 @@ impl Extractor {
         if let (_, Some(rows)) = images.size_hint() {
             self.meter.begin(rows);
         }
-        self.run(std::iter::from_fn(|| {
+        self.run_calls(std::iter::from_fn(|| {
             let some: Vec<Result<Image>> = images.by_ref().take(MICRO_BATCH).collect();
             let call = |some: Vec<Result<Image>>| -> Result<_> {
                 let (count, mut values) = (some.len(), Vec::new());
@@ -270,27 +275,27 @@ impl Extractor {
                         values: bytes,
                         shape,
                     } = image?;
-                    let prepared = input.prepare(bytes.view(), shape, Coding::Levels(256));
+                    let prepared = input.prepare(bytes.view(), shape, PixelCoding::Levels(256));
                     values.extend(prepared.with_context(|| file.clone())?);
                 }
-                Ok((count, full(values, count, input.fed())?))
+                Ok((count, padded_batch(values, count, input.tensor_shape())?))
             };
             (!some.is_empty()).then(|| call(some))
         }))
     }
 
     /// Whether images of several sizes can be given to it.
-    pub fn resizes(&self) -> bool {
+    pub fn resizes_images(&self) -> bool {
         self.preset
             .as_ref()
             .is_some_and(|p| p.input.resize != Resize::None)
     }
 
     /// Calls the network: how many samples a call holds, and its input.
-    fn run(
+    fn run_calls(
         &mut self,
         calls: impl Iterator<Item = Result<(usize, ArrayD<f64>)>>,
-    ) -> Result<Extracted> {
+    ) -> Result<ExtractedFeatures> {
         let wanted: Vec<String> = [Some(self.features.clone()), self.logits.clone()]
             .into_iter()
             .flatten()
@@ -300,7 +305,7 @@ impl Extractor {
             let (count, fed) = call?;
             let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
             let outputs = self.session.run(vec![(&self.input, fed.view())], &names)?;
-            self.meter.leave(count);
+            self.meter.batch_finished(count);
             for ((out, name), parts) in outputs.into_iter().zip(&names).zip(&mut parts) {
                 let rows = fed.shape()[0];
                 if out.shape().first() != Some(&rows) {
@@ -326,19 +331,19 @@ impl Extractor {
             ndarray::concatenate(Axis(0), &views)
         });
         let features = whole.next().ok_or_else(|| anyhow!("no output"))??;
-        Ok(Extracted {
+        Ok(ExtractedFeatures {
             features,
             logits: whole.next().transpose()?,
         })
     }
 
     /// How samples are fed: by the preset, or as they are in the shape of the extractor's input.
-    fn feed(
+    fn extractor_input(
         &self,
         samples: ArrayView2<f64>,
         shape: &[usize],
-        coding: Option<Coding>,
-    ) -> Result<Feed> {
+        coding: Option<PixelCoding>,
+    ) -> Result<ExtractorInput> {
         let file = &self.session.file;
         if let Some(preset) = &self.preset {
             let coding = coding.ok_or_else(|| {
@@ -347,23 +352,24 @@ impl Extractor {
                     preset.name
                 )
             })?;
-            return Ok(Feed::Images(
+            return Ok(ExtractorInput::Images(
                 preset.input.clone(),
-                Shape::of(shape)?,
+                ImageShape::from_dims(shape)?,
                 coding,
             ));
         }
-        let Some(fed) = shape::taken(shape, &self.shape) else {
+        let Some(fed) = shape::shape_at_port(shape, &self.shape) else {
             let array = [&[samples.nrows()], shape].concat();
             let whose = format!("input `{}` takes", self.input);
             bail!(
                 "{file}: {}",
-                Misfit::at_port(&array, &self.shape).told(&whose, shape::remedy)
+                ShapeMismatch::for_port(&array, &self.shape)
+                    .message(&whose, shape::layout_option_hint)
             );
         };
         match (&self.scaling, coding) {
-            (Some(_), Some(coding)) => return Ok(Feed::Plain(fed, Some(coding))),
-            (None, Some(_)) => return Ok(Feed::Plain(fed, None)),
+            (Some(_), Some(coding)) => return Ok(ExtractorInput::Plain(fed, Some(coding))),
+            (None, Some(_)) => return Ok(ExtractorInput::Plain(fed, None)),
             (_, None) => {}
         }
         let spread = samples
@@ -390,7 +396,7 @@ impl Extractor {
                  black and white lie in them"
             );
         }
-        Ok(Feed::Plain(fed, None))
+        Ok(ExtractorInput::Plain(fed, None))
     }
 }
 
@@ -399,13 +405,13 @@ pub fn byte_scaling(name: &str, bytes: &[u8]) -> Option<Scaling> {
     // A graph that cannot be looked through says nothing.
     let graph = graph::Model::from_bytes(name, bytes).ok()?;
     let scaling = graph.scaling(&graph.inputs().first()?.name);
-    (SMALLEST..=LARGEST)
+    (MIN_SCALED_BYTE_RANGE..=MAX_SCALED_BYTE_RANGE)
         .contains(&(255.0 * scaling.scale.abs()))
         .then_some(scaling)
 }
 
 /// A [`byte_scaling`] in words.
-pub fn scaling_in_words(file: &str, Scaling { scale, offset }: Scaling) -> String {
+pub fn describe_scaling(file: &str, Scaling { scale, offset }: Scaling) -> String {
     let ends = [offset, 255.0 * scale + offset].map(|v| (v * 1e3).round() / 1e3);
     format!(
         "{file}: its graph scales images itself, 0 to {} and 255 to {}, and is fed bytes",
@@ -418,36 +424,36 @@ fn is_bytes([lo, hi]: [f64; 2], samples: ArrayView2<f64>) -> bool {
     lo >= 0.0 && hi > 16.0 && hi <= 255.0 && samples.iter().all(|v| v.fract() == 0.0)
 }
 
-enum Feed {
-    Images(Input, Shape, Coding),
+enum ExtractorInput {
+    Images(PresetInput, ImageShape, PixelCoding),
     /// In that shape, as bytes where a coding says how.
-    Plain(Vec<usize>, Option<Coding>),
+    Plain(Vec<usize>, Option<PixelCoding>),
 }
 
-impl Feed {
+impl ExtractorInput {
     /// One call's input, its last sample repeated until the call is full.
-    fn call(&self, chunk: ArrayView2<f64>) -> Result<ArrayD<f64>> {
+    fn batch_tensor(&self, chunk: ArrayView2<f64>) -> Result<ArrayD<f64>> {
         let (shape, values) = match self {
-            Feed::Images(input, shape, coding) => {
+            ExtractorInput::Images(input, shape, coding) => {
                 let mut values = Vec::new();
                 for sample in chunk.rows() {
                     values.extend(input.prepare(sample, *shape, *coding)?);
                 }
-                (input.fed(), values)
+                (input.tensor_shape(), values)
             }
-            Feed::Plain(shape, None) => (shape.clone(), chunk.iter().copied().collect()),
-            Feed::Plain(shape, Some(coding)) => (
+            ExtractorInput::Plain(shape, None) => (shape.clone(), chunk.iter().copied().collect()),
+            ExtractorInput::Plain(shape, Some(coding)) => (
                 shape.clone(),
-                chunk.iter().map(|v| coding.byte(*v)).collect(),
+                chunk.iter().map(|v| coding.to_byte(*v)).collect(),
             ),
         };
-        full(values, chunk.nrows(), shape)
+        padded_batch(values, chunk.nrows(), shape)
     }
 }
 
 /// Samples of a shape as one call's input, the last repeated until the call is full.
-fn full(mut values: Vec<f64>, count: usize, shape: Vec<usize>) -> Result<ArrayD<f64>> {
-    let (width, rows) = (values.len() / count, count.next_multiple_of(FULL));
+fn padded_batch(mut values: Vec<f64>, count: usize, shape: Vec<usize>) -> Result<ArrayD<f64>> {
+    let (width, rows) = (values.len() / count, count.next_multiple_of(ROWS_MULTIPLE));
     for _ in count..rows {
         values.extend_from_within(values.len() - width..);
     }
@@ -460,7 +466,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::num::key::{Key, Purpose};
+    use crate::num::key::{Purpose, RngKey};
 
     /// Our own classifier, and another author's convolutions where they are at hand.
     fn networks() -> Vec<(PathBuf, Vec<usize>)> {
@@ -475,11 +481,11 @@ mod tests {
     }
 
     #[test]
-    fn neither_calls_nor_order_nor_threads_change_a_bit() {
+    fn features_ignore_batching_order_and_threads() {
         let runtime = Runtime::get(None).expect("ONNX Runtime");
         for (path, shape) in networks() {
             let width = shape.iter().product::<usize>();
-            let draws = Key { seed: 1 }.uniform(Purpose::Check, 0, 0, 150 * width);
+            let draws = RngKey { seed: 1 }.uniform(Purpose::Check, 0, 0, 150 * width);
             let samples = draws.into_shape_with_order((150, width)).expect("draws");
             let on = |threads, samples: ArrayView2<f64>| {
                 let mut extractor =
@@ -521,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preset_says_how_images_become_input() {
+    fn preset_defines_image_preprocessing() {
         let runtime = Runtime::get(None).expect("ONNX Runtime");
         let folder = tempfile::tempdir().expect("a temporary folder");
         let network = include_bytes!("../../tests/data/metrics/mean.onnx");
@@ -536,7 +542,7 @@ mod tests {
         let mut images = Array2::zeros((2, 96));
         images.row_mut(0).fill(255.0);
         let got = extractor
-            .extract(images.view(), &[8, 12], Some(Coding::Levels(256)))
+            .extract(images.view(), &[8, 12], Some(PixelCoding::Levels(256)))
             .expect("images");
         let want = ndarray::array![[1.0, 0.5, 1.0], [-1.0, -1.5, -1.0]];
         assert!(

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::resize::Resize;
-use crate::model::library::{cache_root, hex};
-use crate::signature::{self, Wanted};
+use crate::model::library::{hex, user_cache_folder};
+use crate::signature::{self, ExpectedFile};
 
 /// A preset file: the extractor's conventions, which are part of every statistic's definition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -23,25 +23,25 @@ pub struct Preset {
     pub sha256: Option<String>,
     /// The published weights that the file is made of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weights: Option<Weights>,
+    pub weights: Option<PublishedWeights>,
     /// The command that makes the file.
     pub export: String,
-    pub input: Input,
+    pub input: PresetInput,
     #[serde(default)]
-    pub outputs: Outputs,
+    pub outputs: PresetOutputs,
 }
 
 /// Published weights. The bytes of an export depend on the version that exports, those of the weights do not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Weights {
+pub struct PublishedWeights {
     pub file: String,
     pub sha256: String,
 }
 
 /// What an export leaves beside its file, as `FILE.json`.
 #[derive(Debug, Deserialize)]
-struct Exported {
+struct ExportRecord {
     /// Of the ONNX file that it wrote.
     sha256: String,
     /// Of the weights that it read.
@@ -51,11 +51,11 @@ struct Exported {
 /// From images of bytes to what the network is fed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Input {
+pub struct PresetInput {
     /// Channels, height, width; grey images fill three channels.
     pub shape: [usize; 3],
     #[serde(default)]
-    pub layout: Layout,
+    pub layout: TensorLayout,
     #[serde(default)]
     pub resize: Resize,
     /// Where 0 and 255 go.
@@ -70,7 +70,7 @@ pub struct Input {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
-pub enum Layout {
+pub enum TensorLayout {
     /// [N, channels, height, width]
     #[default]
     Nchw,
@@ -81,16 +81,16 @@ pub enum Layout {
 /// Names of the network's outputs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Outputs {
+pub struct PresetOutputs {
     pub features: String,
     /// Class logits, where the network classifies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logits: Option<String>,
 }
 
-impl Default for Outputs {
+impl Default for PresetOutputs {
     fn default() -> Self {
-        Outputs {
+        PresetOutputs {
             features: "features".to_owned(),
             logits: None,
         }
@@ -98,7 +98,7 @@ impl Default for Outputs {
 }
 
 /// Presets that come with the program, by name; their ONNX files lie in `extractors/` of the working folder or of the cache.
-const BUILT_IN: &[(&str, &str)] = &[
+const BUILT_IN_PRESETS: &[(&str, &str)] = &[
     (
         "inception-v3",
         include_str!("../../extractors/inception-v3.yaml"),
@@ -118,26 +118,28 @@ const BUILT_IN: &[(&str, &str)] = &[
 ];
 
 /// Whether the program has a preset of that name.
-pub fn built_in(spec: &Path) -> bool {
-    BUILT_IN.iter().any(|(known, _)| Path::new(known) == spec)
+pub fn is_built_in_preset(spec: &Path) -> bool {
+    BUILT_IN_PRESETS
+        .iter()
+        .any(|(known, _)| Path::new(known) == spec)
 }
 
 /// What `--extractor` names: an ONNX file, a preset file, or a preset of the program.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Named {
+pub struct ResolvedExtractor {
     pub onnx: PathBuf,
     pub preset: Option<Preset>,
 }
 
-impl Named {
+impl ResolvedExtractor {
     /// # Errors
     /// Where a preset is wrong, or its file is absent or another than it says.
-    pub fn find(spec: &Path) -> Result<Named> {
+    pub fn resolve(spec: &Path) -> Result<ResolvedExtractor> {
         let name = spec.display().to_string();
-        if let Some((_, text)) = BUILT_IN.iter().find(|(known, _)| *known == name) {
+        if let Some((_, text)) = BUILT_IN_PRESETS.iter().find(|(known, _)| *known == name) {
             let folders = [
                 Some(PathBuf::from("extractors")),
-                cache_root().ok().map(|c| c.join("extractors")),
+                user_cache_folder().ok().map(|c| c.join("extractors")),
             ];
             let preset = Preset::parse(&name, text)?;
             let found = folders
@@ -146,31 +148,32 @@ impl Named {
                 .map(|f| f.join(&preset.file))
                 .find(|f| f.is_file());
             let onnx = found.unwrap_or_else(|| Path::new("extractors").join(&preset.file));
-            return Named::checked(onnx, preset);
+            return ResolvedExtractor::with_verified_file(onnx, preset);
         }
         let written = spec.extension().is_some_and(|e| e == "yaml" || e == "yml");
         if !written {
             if !spec.exists() && !name.contains(['/', '.']) {
-                let known: Vec<&str> = BUILT_IN.iter().map(|p| p.0).collect();
+                let known: Vec<&str> = BUILT_IN_PRESETS.iter().map(|p| p.0).collect();
                 bail!(
                     "{name}: no such extractor; expected an ONNX file, a preset file or one of {}",
                     known.join(", ")
                 );
             }
-            return Ok(Named {
+            return Ok(ResolvedExtractor {
                 onnx: spec.to_owned(),
                 preset: None,
             });
         }
-        let text = signature::text(spec, Wanted::Preset).map_err(|e| anyhow!("{name}: {e}"))?;
+        let text = signature::read_yaml_text(spec, ExpectedFile::Preset)
+            .map_err(|e| anyhow!("{name}: {e}"))?;
         let preset = Preset::parse(&name, &text)?;
-        Named::checked(
+        ResolvedExtractor::with_verified_file(
             spec.parent().unwrap_or(Path::new("")).join(&preset.file),
             preset,
         )
     }
 
-    fn checked(onnx: PathBuf, preset: Preset) -> Result<Named> {
+    fn with_verified_file(onnx: PathBuf, preset: Preset) -> Result<ResolvedExtractor> {
         if !onnx.is_file() {
             let of = preset
                 .weights
@@ -185,7 +188,7 @@ impl Named {
             );
         }
         if let (Some(weights), None) = (&preset.weights, &preset.sha256) {
-            made_of(&onnx, weights, &preset.export)?;
+            check_export_record(&onnx, weights, &preset.export)?;
         }
         if let Some(expected) = &preset.sha256 {
             let bytes = std::fs::read(&onnx).with_context(|| onnx.display().to_string())?;
@@ -198,7 +201,7 @@ impl Named {
                 );
             }
         }
-        Ok(Named {
+        Ok(ResolvedExtractor {
             onnx,
             preset: Some(preset),
         })
@@ -206,7 +209,7 @@ impl Named {
 }
 
 /// Refuses a file that its own record does not say to be an export of the weights.
-fn made_of(onnx: &Path, weights: &Weights, export: &str) -> Result<()> {
+fn check_export_record(onnx: &Path, weights: &PublishedWeights, export: &str) -> Result<()> {
     let record = PathBuf::from(format!("{}.json", onnx.display()));
     let name = record.display();
     let again = || format!("make both files again with `{export}`");
@@ -216,7 +219,7 @@ fn made_of(onnx: &Path, weights: &Weights, export: &str) -> Result<()> {
             again()
         )
     })?;
-    let record: Exported =
+    let record: ExportRecord =
         serde_json::from_slice(&text).with_context(|| format!("{name}: {}", again()))?;
     if record.weights_sha256 != weights.sha256 {
         bail!(
@@ -243,7 +246,8 @@ fn made_of(onnx: &Path, weights: &Weights, export: &str) -> Result<()> {
 
 impl Preset {
     fn parse(name: &str, text: &str) -> Result<Preset> {
-        let preset: Preset = crate::yaml::read(text).map_err(|e| anyhow!("{name}: {e}"))?;
+        let preset: Preset =
+            crate::yaml::from_yaml_str(text).map_err(|e| anyhow!("{name}: {e}"))?;
         let input = &preset.input;
         let [channels, height, width] = input.shape;
         if ![1, 3].contains(&channels) || height == 0 || width == 0 {
@@ -278,8 +282,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn presets_of_the_program_are_whole_and_say_how_their_file_is_made() {
-        for (name, text) in BUILT_IN {
+    fn built_in_presets_are_valid() {
+        for (name, text) in BUILT_IN_PRESETS {
             let preset = Preset::parse(name, text).expect(name);
             assert_eq!(preset.name, *name);
             assert!(
@@ -287,8 +291,11 @@ mod tests {
                     && preset.export.contains(name),
                 "{name}"
             );
-            let absent = Named::checked(PathBuf::from("nowhere/x.onnx"), preset.clone())
-                .expect_err("absent");
+            let absent = ResolvedExtractor::with_verified_file(
+                PathBuf::from("nowhere/x.onnx"),
+                preset.clone(),
+            )
+            .expect_err("absent");
             let text = absent.to_string();
             assert!(
                 text.contains("nowhere/x.onnx") && text.contains(&preset.export),
@@ -302,14 +309,14 @@ mod tests {
             );
         }
         assert!(
-            Named::find(Path::new("inception"))
+            ResolvedExtractor::resolve(Path::new("inception"))
                 .is_err_and(|e| e.to_string().contains("inception-v3"))
         );
     }
 
     #[test]
-    fn wrong_presets_are_refused_by_key() {
-        let whole = BUILT_IN[0].1;
+    fn invalid_presets_are_refused_by_key() {
+        let whole = BUILT_IN_PRESETS[0].1;
         for (from, to, word) in [
             (
                 "shape: [3, 299, 299]",
@@ -343,26 +350,28 @@ mod tests {
     }
 
     #[test]
-    fn another_file_than_the_presets_is_refused() {
+    fn preset_refuses_wrong_onnx_hash() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(folder.path().join("x.onnx"), b"other").expect("written");
-        let text = BUILT_IN[0].1.replacen(
+        let text = BUILT_IN_PRESETS[0].1.replacen(
             "file: inception-v3.onnx",
             &format!("file: x.onnx\nsha256: {}", "0".repeat(64)),
             1,
         );
         let path = folder.path().join("p.yaml");
         std::fs::write(&path, text).expect("written");
-        assert!(Named::find(&path).is_err_and(|e| e.to_string().contains("SHA-256")));
+        assert!(
+            ResolvedExtractor::resolve(&path).is_err_and(|e| e.to_string().contains("SHA-256"))
+        );
     }
 
     #[test]
-    fn an_export_is_held_against_its_weights() {
+    fn preset_refuses_export_of_other_weights() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("inception-v3.onnx"), b"exported").expect("written");
-        std::fs::write(at("p.yaml"), BUILT_IN[0].1).expect("written");
-        let weights = Preset::parse("p", BUILT_IN[0].1)
+        std::fs::write(at("p.yaml"), BUILT_IN_PRESETS[0].1).expect("written");
+        let weights = Preset::parse("p", BUILT_IN_PRESETS[0].1)
             .expect("whole")
             .weights
             .expect("named")
@@ -375,7 +384,7 @@ mod tests {
                         .to_string();
                 std::fs::write(at("inception-v3.onnx.json"), text).expect("written");
             }
-            Named::find(&at("p.yaml")).map_err(|e| format!("{e:#}"))
+            ResolvedExtractor::resolve(&at("p.yaml")).map_err(|e| format!("{e:#}"))
         };
         assert!(found(None).is_err_and(
             |e| e.contains("inception-v3.onnx.json") && e.contains("export_extractors")

@@ -46,17 +46,20 @@ impl Resize {
                 ));
             }
             Resize::Clean => (
-                pillow(plane.height, height, 2.0, &keys),
-                pillow(plane.width, width, 2.0, &keys),
+                pillow_taps(plane.height, height, 2.0, &keys_cubic_filter),
+                pillow_taps(plane.width, width, 2.0, &keys_cubic_filter),
             ),
             Resize::CleanBilinear => (
-                pillow(plane.height, height, 1.0, &hat),
-                pillow(plane.width, width, 1.0, &hat),
+                pillow_taps(plane.height, height, 1.0, &triangle_filter),
+                pillow_taps(plane.width, width, 1.0, &triangle_filter),
             ),
-            Resize::Tensorflow => return Ok(tensorflow(&plane, height, width)),
-            Resize::Torch => (torch(plane.height, height), torch(plane.width, width)),
+            Resize::Tensorflow => return Ok(tensorflow_bilinear(&plane, height, width)),
+            Resize::Torch => (
+                torch_bicubic_taps(plane.height, height),
+                torch_bicubic_taps(plane.width, width),
+            ),
         };
-        let mut out = vertical(&horizontal(&plane, &columns), &rows);
+        let mut out = resize_vertical(&resize_horizontal(&plane, &columns), &rows);
         if matches!(self, Resize::Clean | Resize::CleanBilinear) {
             out.values.iter_mut().for_each(|v| *v = v.clamp(0.0, 255.0));
         }
@@ -65,21 +68,21 @@ impl Resize {
 }
 
 /// What one new number is made of: old indices from `first` on, with their weights.
-struct Tap {
-    at: Vec<usize>,
+struct FilterTaps {
+    source_indices: Vec<usize>,
     weights: Vec<f64>,
 }
 
 /// The cubic of Keys (1981) with a = −½.
-fn keys(x: f64) -> f64 {
-    cubic(x, -0.5)
+fn keys_cubic_filter(x: f64) -> f64 {
+    cubic_convolution(x, -0.5)
 }
 
-fn hat(x: f64) -> f64 {
+fn triangle_filter(x: f64) -> f64 {
     (1.0 - x.abs()).max(0.0)
 }
 
-fn cubic(x: f64, a: f64) -> f64 {
+fn cubic_convolution(x: f64, a: f64) -> f64 {
     let x = x.abs();
     match x {
         _ if x < 1.0 => ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0,
@@ -89,7 +92,7 @@ fn cubic(x: f64, a: f64) -> f64 {
 }
 
 /// Pillow's taps: the kernel is stretched by the factor of shrinking and cut at the border, weights sum to 1.
-fn pillow(old: usize, new: usize, reach: f64, kernel: &dyn Fn(f64) -> f64) -> Vec<Tap> {
+fn pillow_taps(old: usize, new: usize, reach: f64, kernel: &dyn Fn(f64) -> f64) -> Vec<FilterTaps> {
     let step = old as f64 / new as f64;
     let stretch = step.max(1.0);
     let support = reach * stretch;
@@ -102,8 +105,8 @@ fn pillow(old: usize, new: usize, reach: f64, kernel: &dyn Fn(f64) -> f64) -> Ve
                 .map(|j| kernel((j as f64 - centre + 0.5) * (1.0 / stretch)))
                 .collect();
             let sum: f64 = raw.iter().sum();
-            Tap {
-                at: (first..last).collect(),
+            FilterTaps {
+                source_indices: (first..last).collect(),
                 weights: raw.iter().map(|w| w / sum).collect(),
             }
         })
@@ -111,7 +114,7 @@ fn pillow(old: usize, new: usize, reach: f64, kernel: &dyn Fn(f64) -> f64) -> Ve
 }
 
 /// Torch's bicubic taps: four of them, indices cut at the border, coordinates in float32.
-fn torch(old: usize, new: usize) -> Vec<Tap> {
+fn torch_bicubic_taps(old: usize, new: usize) -> Vec<FilterTaps> {
     let step = old as f32 / new as f32;
     (0..new)
         .map(|i| {
@@ -119,19 +122,19 @@ fn torch(old: usize, new: usize) -> Vec<Tap> {
             let base = centre.floor();
             let at = |k: f64| (f64::from(base) + k).clamp(0.0, old as f64 - 1.0) as usize;
             let offsets = [-1.0, 0.0, 1.0, 2.0];
-            let weight = |k: f64| cubic(f64::from(centre - base) - k, -0.75);
-            Tap {
-                at: offsets.map(at).to_vec(),
+            let weight = |k: f64| cubic_convolution(f64::from(centre - base) - k, -0.75);
+            FilterTaps {
+                source_indices: offsets.map(at).to_vec(),
                 weights: offsets.map(weight).to_vec(),
             }
         })
         .collect()
 }
 
-fn horizontal(plane: &Plane, taps: &[Tap]) -> Plane {
+fn resize_horizontal(plane: &Plane, taps: &[FilterTaps]) -> Plane {
     let mut values = Vec::with_capacity(plane.height * taps.len());
     for row in plane.values.chunks_exact(plane.width) {
-        values.extend(taps.iter().map(|tap| weighed(tap, |j| row[j])));
+        values.extend(taps.iter().map(|tap| weighted_sum_f32(tap, |j| row[j])));
     }
     Plane {
         height: plane.height,
@@ -140,11 +143,12 @@ fn horizontal(plane: &Plane, taps: &[Tap]) -> Plane {
     }
 }
 
-fn vertical(plane: &Plane, taps: &[Tap]) -> Plane {
+fn resize_vertical(plane: &Plane, taps: &[FilterTaps]) -> Plane {
     let mut values = Vec::with_capacity(plane.width * taps.len());
     for tap in taps {
-        values
-            .extend((0..plane.width).map(|x| weighed(tap, |j| plane.values[j * plane.width + x])));
+        values.extend(
+            (0..plane.width).map(|x| weighted_sum_f32(tap, |j| plane.values[j * plane.width + x])),
+        );
     }
     Plane {
         height: taps.len(),
@@ -153,9 +157,9 @@ fn vertical(plane: &Plane, taps: &[Tap]) -> Plane {
     }
 }
 
-fn weighed(tap: &Tap, value: impl Fn(usize) -> f64) -> f64 {
+fn weighted_sum_f32(tap: &FilterTaps, value: impl Fn(usize) -> f64) -> f64 {
     let sum: f64 = tap
-        .at
+        .source_indices
         .iter()
         .zip(&tap.weights)
         .map(|(j, w)| value(*j) * w)
@@ -164,7 +168,7 @@ fn weighed(tap: &Tap, value: impl Fn(usize) -> f64) -> f64 {
 }
 
 /// In float32 throughout, in the order of the kernel: along x in both rows, then between them.
-fn tensorflow(plane: &Plane, height: usize, width: usize) -> Plane {
+fn tensorflow_bilinear(plane: &Plane, height: usize, width: usize) -> Plane {
     let at = |i: usize, old: usize, new: usize| {
         let x = i as f32 * (old as f64 / new as f64) as f32;
         let low = x as usize;
@@ -199,7 +203,7 @@ mod tests {
 
     /// Pillow, torch-fidelity and torch, run by scripts/metric_references.py.
     #[test]
-    fn the_fields_packages_give_the_same_images() {
+    fn resize_matches_reference_packages() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/metrics/resize.npz");
         let mut references = NpzReader::new(File::open(path).expect(path)).expect("an archive");
         let mut read = |name: &str| -> Array2<f32> {
@@ -241,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_constant_stays_and_another_size_without_a_rule_is_refused() {
+    fn resize_keeps_constants_and_none_refuses_other_sizes() {
         let plane = Plane {
             height: 5,
             width: 7,

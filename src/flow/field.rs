@@ -3,7 +3,7 @@
 use ndarray::{Array2, Axis};
 
 use crate::num::key::SampleId;
-use crate::num::{Batch, Blocks};
+use crate::num::{Batch, TangentBatch};
 
 /// A model that could not be evaluated.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -29,11 +29,11 @@ pub enum EvalError {
 
 /// What is wanted of an evaluation beside the velocity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum EvaluationPurpose {
     /// The divergence that holds the steps to their tolerance.
-    Control,
+    StepControl,
     /// That, and the products that estimators share: the place becomes a node of the path if its step is accepted.
-    Node,
+    QuadratureNode,
 }
 
 /// A velocity with what came along with it, row by row.
@@ -44,34 +44,38 @@ pub struct Evaluation {
     /// The divergence that an adaptive solver also holds to its tolerance, where there is one.
     pub divergence: Option<Vec<f64>>,
     /// Products that estimators share, where they were wanted and came along.
-    pub products: Option<Products>,
+    pub products: Option<JacobianProducts>,
 }
 
 /// Products with the Jacobians of some rows that several estimators take their values from.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Products {
+pub enum JacobianProducts {
     /// zᵀJz of planned directions, directions × rows; or terms of the trace of J, where that alone was planned.
-    Forms(Array2<f64>),
+    QuadraticForms(Array2<f64>),
     /// J·e of every unit vector, dim × rows × dim: all of J.
-    Jacobian(Blocks),
+    Jacobian(TangentBatch),
 }
 
-impl Products {
+impl JacobianProducts {
     /// Those of some rows.
-    pub fn select(&self, rows: &[usize]) -> Products {
+    pub fn select(&self, rows: &[usize]) -> JacobianProducts {
         match self {
-            Products::Forms(forms) => Products::Forms(forms.select(Axis(1), rows)),
-            Products::Jacobian(columns) => Products::Jacobian(columns.select(Axis(1), rows)),
+            JacobianProducts::QuadraticForms(forms) => {
+                JacobianProducts::QuadraticForms(forms.select(Axis(1), rows))
+            }
+            JacobianProducts::Jacobian(columns) => {
+                JacobianProducts::Jacobian(columns.select(Axis(1), rows))
+            }
         }
     }
 
     /// Puts a row of others of the same kind in the place of one of these.
-    pub fn put(&mut self, row: usize, other: &Products, from: usize) {
+    pub fn replace_row(&mut self, row: usize, other: &JacobianProducts, from: usize) {
         match (self, other) {
-            (Products::Forms(own), Products::Forms(other)) => {
+            (JacobianProducts::QuadraticForms(own), JacobianProducts::QuadraticForms(other)) => {
                 own.column_mut(row).assign(&other.column(from))
             }
-            (Products::Jacobian(own), Products::Jacobian(other)) => {
+            (JacobianProducts::Jacobian(own), JacobianProducts::Jacobian(other)) => {
                 own.index_axis_mut(Axis(1), row)
                     .assign(&other.index_axis(Axis(1), from));
             }
@@ -81,15 +85,15 @@ impl Products {
 }
 
 /// Jacobians that are known, as whoever multiplies by them sees them.
-pub struct KnownJacobian<'a>(pub &'a Blocks);
+pub struct KnownJacobian<'a>(pub &'a TangentBatch);
 
-impl Linearized for KnownJacobian<'_> {
+impl JacobianOperator for KnownJacobian<'_> {
     fn dim(&self) -> usize {
         self.0.shape()[2]
     }
 
-    fn products(&mut self, _: &[f64], _: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
-        let mut out = Blocks::zeros(z.raw_dim());
+    fn jvp(&mut self, _: &[f64], _: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+        let mut out = TangentBatch::zeros(z.raw_dim());
         for ((columns, z), mut out) in self
             .0
             .axis_iter(Axis(1))
@@ -101,13 +105,13 @@ impl Linearized for KnownJacobian<'_> {
         Ok(out)
     }
 
-    fn transposed(
+    fn vjp(
         &mut self,
         _: &[f64],
         _: &Batch,
-        w: &Blocks,
-    ) -> Result<Option<Blocks>, EvalError> {
-        let mut out = Blocks::zeros(w.raw_dim());
+        w: &TangentBatch,
+    ) -> Result<Option<TangentBatch>, EvalError> {
+        let mut out = TangentBatch::zeros(w.raw_dim());
         for ((columns, w), mut out) in self
             .0
             .axis_iter(Axis(1))
@@ -135,7 +139,7 @@ pub trait VectorField: Send {
     fn evaluate(
         &mut self,
         _: &[SampleId],
-        _: Wanted,
+        _: EvaluationPurpose,
         t: &[f64],
         x: &Batch,
     ) -> Result<Evaluation, EvalError> {
@@ -153,27 +157,32 @@ pub trait VectorField: Send {
 }
 
 /// Products with the Jacobian ∂v/∂x of a velocity.
-pub trait Linearized: Send {
+pub trait JacobianOperator: Send {
     fn dim(&self) -> usize;
 
     /// J·z for each row's k directions, z of shape k × rows × dim.
-    fn products(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError>;
+    fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError>;
 
     /// zᵀJz for each row's k directions, k × rows.
-    fn quadratic(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Array2<f64>, EvalError> {
-        let products = self.products(t, x, z)?;
+    fn quadratic_form(
+        &mut self,
+        t: &[f64],
+        x: &Batch,
+        z: &TangentBatch,
+    ) -> Result<Array2<f64>, EvalError> {
+        let products = self.jvp(t, x, z)?;
         Ok((&products * z).sum_axis(ndarray::Axis(2)))
     }
 
     /// v and zᵀJz for each row's k directions from the same calls, or `None` where the model gives them apart.
     ///
     /// # Errors
-    /// As [`Linearized::products`].
-    fn with_velocity(
+    /// As [`JacobianOperator::jvp`].
+    fn velocity_and_quadratic_form(
         &mut self,
         _t: &[f64],
         _x: &Batch,
-        _z: &Blocks,
+        _z: &TangentBatch,
     ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
         Ok(None)
     }
@@ -181,20 +190,20 @@ pub trait Linearized: Send {
     /// v and J·z for each row's k directions from the same calls, or `None` where the model gives them apart.
     ///
     /// # Errors
-    /// As [`Linearized::products`].
-    fn products_with_velocity(
+    /// As [`JacobianOperator::jvp`].
+    fn velocity_and_jvp(
         &mut self,
         _t: &[f64],
         _x: &Batch,
-        _z: &Blocks,
-    ) -> Result<Option<(Batch, Blocks)>, EvalError> {
+        _z: &TangentBatch,
+    ) -> Result<Option<(Batch, TangentBatch)>, EvalError> {
         Ok(None)
     }
 
     /// Terms whose sum is the trace of J, terms × rows, or `None` where it is to be had from products alone.
     ///
     /// # Errors
-    /// As [`Linearized::products`].
+    /// As [`JacobianOperator::jvp`].
     fn trace_terms(&mut self, _t: &[f64], _x: &Batch) -> Result<Option<Array2<f64>>, EvalError> {
         Ok(None)
     }
@@ -202,8 +211,8 @@ pub trait Linearized: Send {
     /// v and those terms from the same calls.
     ///
     /// # Errors
-    /// As [`Linearized::products`].
-    fn trace_terms_with_velocity(
+    /// As [`JacobianOperator::jvp`].
+    fn velocity_and_trace_terms(
         &mut self,
         _t: &[f64],
         _x: &Batch,
@@ -214,13 +223,13 @@ pub trait Linearized: Send {
     /// Jᵀ·w for each row's k directions, or `None` where the model has no reverse mode.
     ///
     /// # Errors
-    /// As [`Linearized::products`].
-    fn transposed(
+    /// As [`JacobianOperator::jvp`].
+    fn vjp(
         &mut self,
         _t: &[f64],
         _x: &Batch,
-        _w: &Blocks,
-    ) -> Result<Option<Blocks>, EvalError> {
+        _w: &TangentBatch,
+    ) -> Result<Option<TangentBatch>, EvalError> {
         Ok(None)
     }
 }
@@ -238,7 +247,7 @@ pub trait ScalarField: Send {
 /// What a flow does on average between two times, per row: the averages over \[from, to\] of dx/dt
 /// and of its divergence along the flow's own path, in the card's own time.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Averages {
+pub struct FlowMapAverages {
     /// (x_to − x_from) / (to − from), rows × dimension.
     pub velocity: Batch,
     /// +∫ div v dt / (to − from); absent where the map was not trained to give it.
@@ -251,7 +260,12 @@ pub trait FlowMap: Send {
     fn dim(&self) -> usize;
 
     /// u and D at x; one pair of times per row, so that no sample feels its batch.
-    fn averages(&mut self, from: &[f64], to: &[f64], x: &Batch) -> Result<Averages, EvalError>;
+    fn averages(
+        &mut self,
+        from: &[f64],
+        to: &[f64],
+        x: &Batch,
+    ) -> Result<FlowMapAverages, EvalError>;
 
     /// D with its gradient in x, by reverse mode: the cost of about two evaluations.
     fn divergence_gradient(
@@ -262,11 +276,11 @@ pub trait FlowMap: Send {
     ) -> Result<(Vec<f64>, Batch), EvalError>;
 
     /// ∂u/∂x · z for each row's k directions, z of shape k × rows × dim.
-    fn products(
+    fn jvp(
         &mut self,
         from: &[f64],
         to: &[f64],
         x: &Batch,
-        z: &Blocks,
-    ) -> Result<Blocks, EvalError>;
+        z: &TangentBatch,
+    ) -> Result<TangentBatch, EvalError>;
 }

@@ -3,13 +3,13 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::path::Curve;
+use super::path::PathCurve;
 
 /// How fixed steps are spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[("log-snr", &["logsnr", "lambda", "exponential"])]))]
-pub enum Spacing {
+pub enum GridSpacing {
     /// Equal steps in the card's own time.
     Uniform,
     /// Equal steps in (σ/α)^(1/ρ), ρ = 7 by default (Karras et al. 2022, Eq. 5).
@@ -18,13 +18,13 @@ pub enum Spacing {
     LogSnr,
 }
 
-impl Spacing {
+impl GridSpacing {
     /// As configs and labels name it.
     pub fn as_str(self) -> &'static str {
         match self {
-            Spacing::Uniform => "uniform",
-            Spacing::Karras => "karras",
-            Spacing::LogSnr => "log-snr",
+            GridSpacing::Uniform => "uniform",
+            GridSpacing::Karras => "karras",
+            GridSpacing::LogSnr => "log-snr",
         }
     }
 }
@@ -33,14 +33,19 @@ impl Spacing {
 ///
 /// # Errors
 /// Where the spacing is not defined at an end of the path (σ = 0, or α = 0).
-pub fn times(curve: &Curve, spacing: Spacing, steps: usize, rho: f64) -> Result<Vec<f64>, String> {
+pub fn grid_times(
+    curve: &PathCurve,
+    spacing: GridSpacing,
+    steps: usize,
+    rho: f64,
+) -> Result<Vec<f64>, String> {
     let (start, end) = (curve.data_end(), curve.prior_end());
     let ratio = |t: f64| {
         let s = curve.at(t);
         s.sigma / s.alpha
     };
     let (first, last) = (ratio(start), ratio(end));
-    if spacing != Spacing::Uniform && !(first > 0.0 && last.is_finite()) {
+    if spacing != GridSpacing::Uniform && !(first > 0.0 && last.is_finite()) {
         return Err(format!(
             "grid: {} needs sigma > 0 at the data end and alpha > 0 at the prior end, \
              but sigma/alpha is {first} and {last} there; use `uniform`, or cut the path with t_min and t_max",
@@ -48,12 +53,14 @@ pub fn times(curve: &Curve, spacing: Spacing, steps: usize, rho: f64) -> Result<
         ));
     }
     let at = |u: f64| match spacing {
-        Spacing::Uniform => start + u * (end - start),
-        Spacing::Karras => {
+        GridSpacing::Uniform => start + u * (end - start),
+        GridSpacing::Karras => {
             let (a, b) = (first.powf(1.0 / rho), last.powf(1.0 / rho));
             curve.time_of_ratio((a + u * (b - a)).powf(rho))
         }
-        Spacing::LogSnr => curve.time_of_ratio((first.ln() + u * (last.ln() - first.ln())).exp()),
+        GridSpacing::LogSnr => {
+            curve.time_of_ratio((first.ln() + u * (last.ln() - first.ln())).exp())
+        }
     };
     let mut grid: Vec<f64> = (0..=steps).map(|i| at(i as f64 / steps as f64)).collect();
     grid[0] = start;
@@ -64,14 +71,18 @@ pub fn times(curve: &Curve, spacing: Spacing, steps: usize, rho: f64) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::path::Path;
+    use crate::flow::path::ProbabilityPath;
 
     #[test]
-    fn grids_run_strictly_from_end_to_end() {
-        for path in Path::defaults() {
+    fn grid_times_are_monotone_and_include_both_ends() {
+        for path in ProbabilityPath::defaults() {
             let curve = path.curve().expect("defaults are right");
-            for spacing in [Spacing::Uniform, Spacing::Karras, Spacing::LogSnr] {
-                let Ok(grid) = times(&curve, spacing, 17, 7.0) else {
+            for spacing in [
+                GridSpacing::Uniform,
+                GridSpacing::Karras,
+                GridSpacing::LogSnr,
+            ] {
+                let Ok(grid) = grid_times(&curve, spacing, 17, 7.0) else {
                     assert!(path.kind() == "flow-matching", "{path:?} {spacing:?}");
                     continue;
                 };
@@ -87,13 +98,13 @@ mod tests {
 
     #[test]
     fn karras_matches_its_formula_on_edm() {
-        let curve = Path::Edm {
+        let curve = ProbabilityPath::Edm {
             sigma_min: 0.002,
             sigma_max: 80.0,
         }
         .curve()
         .expect("right");
-        let grid = times(&curve, Spacing::Karras, 4, 7.0).expect("defined");
+        let grid = grid_times(&curve, GridSpacing::Karras, 4, 7.0).expect("defined");
         let (a, b) = (0.002f64.powf(1.0 / 7.0), 80f64.powf(1.0 / 7.0));
         for (i, t) in grid.iter().enumerate() {
             let want = (a + i as f64 / 4.0 * (b - a)).powf(7.0);

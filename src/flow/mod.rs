@@ -5,11 +5,11 @@
 //! log p(data end) = log p(prior end) + ∫ div v dt from the data end to the prior end.
 
 pub mod field;
+pub mod flow_map;
 pub mod grid;
-pub mod map;
+pub mod network_velocity;
 pub mod path;
 pub mod preconditioning;
 pub mod prediction;
 pub mod prior;
 pub mod truncation;
-pub mod view;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 #[schemars(transform = crate::registry::Aliases(&[("ve", &["vesde", "ve-sde", "smld"]), ("vp", &["vpsde", "vp-sde"]), ("sub-vp", &["subvp", "subvpsde", "sub-vpsde", "sub-vp-sde"]), ("flow-matching", &["flow", "ot", "rectified-flow", "linear"]), ("discrete", &["ddpm"])]))]
-pub enum Path {
+pub enum ProbabilityPath {
     Edm {
         #[serde(default = "d::edm_min")]
         sigma_min: f64,
@@ -121,14 +121,14 @@ mod d {
 
 /// α, σ and their derivatives with respect to the card's time.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Schedule {
+pub struct PathCoefficients {
     pub alpha: f64,
     pub sigma: f64,
     pub alpha_dot: f64,
     pub sigma_dot: f64,
 }
 
-impl Schedule {
+impl PathCoefficients {
     /// λ = ln(α/σ), half the log signal-to-noise ratio.
     pub fn half_log_snr(&self) -> f64 {
         (self.alpha / self.sigma).ln()
@@ -137,24 +137,24 @@ impl Schedule {
 
 /// A path ready for use: `discrete` has its table, the rest nothing but themselves.
 #[derive(Debug, Clone)]
-pub struct Curve {
-    path: Path,
+pub struct PathCurve {
+    path: ProbabilityPath,
     /// ln α at t_i = (i + 1)/N, for `discrete`.
     log_alpha: Vec<f64>,
 }
 
-impl Path {
+impl ProbabilityPath {
     /// Checks the parameters and prepares the curve.
     ///
     /// # Errors
     /// A sentence that names the key and what would be right.
-    pub fn curve(&self) -> Result<Curve, String> {
+    pub fn curve(&self) -> Result<PathCurve, String> {
         self.check()?;
         let log_alpha = match self {
-            Path::Discrete { betas, steps } => betas.log_alpha(*steps),
+            ProbabilityPath::Discrete { betas, steps } => betas.log_alpha(*steps),
             _ => Vec::new(),
         };
-        Ok(Curve {
+        Ok(PathCurve {
             path: self.clone(),
             log_alpha,
         })
@@ -163,53 +163,53 @@ impl Path {
     /// The kind as a card names it.
     pub fn kind(&self) -> &'static str {
         match self {
-            Path::Edm { .. } => "edm",
-            Path::Ve { .. } => "ve",
-            Path::Vp { .. } => "vp",
-            Path::SubVp { .. } => "sub-vp",
-            Path::Cosine { .. } => "cosine",
-            Path::FlowMatching { .. } => "flow-matching",
-            Path::Discrete { .. } => "discrete",
+            ProbabilityPath::Edm { .. } => "edm",
+            ProbabilityPath::Ve { .. } => "ve",
+            ProbabilityPath::Vp { .. } => "vp",
+            ProbabilityPath::SubVp { .. } => "sub-vp",
+            ProbabilityPath::Cosine { .. } => "cosine",
+            ProbabilityPath::FlowMatching { .. } => "flow-matching",
+            ProbabilityPath::Discrete { .. } => "discrete",
         }
     }
 
     /// All kinds with their default parameters.
-    pub fn defaults() -> Vec<Path> {
+    pub fn defaults() -> Vec<ProbabilityPath> {
         vec![
-            Path::Edm {
+            ProbabilityPath::Edm {
                 sigma_min: d::edm_min(),
                 sigma_max: d::edm_max(),
             },
-            Path::Ve {
+            ProbabilityPath::Ve {
                 sigma_min: d::ve_min(),
                 sigma_max: d::ve_max(),
             },
-            Path::Vp {
+            ProbabilityPath::Vp {
                 beta_min: d::beta_min(),
                 beta_max: d::beta_max(),
                 t_min: d::t_min(),
             },
-            Path::SubVp {
+            ProbabilityPath::SubVp {
                 beta_min: d::beta_min(),
                 beta_max: d::beta_max(),
                 t_min: d::t_min(),
             },
-            Path::Cosine {
+            ProbabilityPath::Cosine {
                 s: d::cosine_s(),
                 t_min: d::t_min(),
                 t_max: d::cosine_max(),
             },
-            Path::FlowMatching {
+            ProbabilityPath::FlowMatching {
                 data_at: 0,
                 t_min: 0.0,
                 t_max: 1.0,
             },
-            Path::FlowMatching {
+            ProbabilityPath::FlowMatching {
                 data_at: 1,
                 t_min: 0.0,
                 t_max: 1.0,
             },
-            Path::Discrete {
+            ProbabilityPath::Discrete {
                 betas: Betas::default(),
                 steps: d::steps(),
             },
@@ -227,11 +227,11 @@ impl Path {
             })
         };
         match self {
-            Path::Edm {
+            ProbabilityPath::Edm {
                 sigma_min,
                 sigma_max,
             }
-            | Path::Ve {
+            | ProbabilityPath::Ve {
                 sigma_min,
                 sigma_max,
             } => ordered(
@@ -239,12 +239,12 @@ impl Path {
                 ("sigma_max", *sigma_max),
                 f64::MIN_POSITIVE,
             ),
-            Path::Vp {
+            ProbabilityPath::Vp {
                 beta_min,
                 beta_max,
                 t_min,
             }
-            | Path::SubVp {
+            | ProbabilityPath::SubVp {
                 beta_min,
                 beta_max,
                 t_min,
@@ -252,12 +252,12 @@ impl Path {
                 ordered(("beta_min", *beta_min), ("beta_max", *beta_max), 0.0)?;
                 ordered(("t_min", *t_min), ("1", 1.0), f64::MIN_POSITIVE)
             }
-            Path::Cosine { s, t_min, t_max } => {
+            ProbabilityPath::Cosine { s, t_min, t_max } => {
                 ordered(("s", *s), ("1", 1.0), 0.0)?;
                 ordered(("t_min", *t_min), ("t_max", *t_max), 0.0)?;
                 ordered(("t_max", *t_max), ("1", 1.0), 0.0)
             }
-            Path::FlowMatching {
+            ProbabilityPath::FlowMatching {
                 data_at,
                 t_min,
                 t_max,
@@ -271,7 +271,7 @@ impl Path {
                     .then_some(())
                     .ok_or_else(|| format!("path: t_max is {t_max}, expected at most 1"))
             }
-            Path::Discrete { betas, steps } => {
+            ProbabilityPath::Discrete { betas, steps } => {
                 let [first, last] = betas.ends();
                 let fine =
                     first > 0.0 && first <= last && last < 1.0 && (2..=1_000_000).contains(steps);
@@ -307,20 +307,20 @@ impl Betas {
     }
 }
 
-impl Curve {
-    pub fn path(&self) -> &Path {
+impl PathCurve {
+    pub fn path(&self) -> &ProbabilityPath {
         &self.path
     }
 
     /// The time at which the data are.
     pub fn data_end(&self) -> f64 {
         match self.path {
-            Path::Edm { sigma_min, .. } => sigma_min,
-            Path::Ve { .. } => 0.0,
-            Path::Vp { t_min, .. } | Path::SubVp { t_min, .. } | Path::Cosine { t_min, .. } => {
-                t_min
-            }
-            Path::FlowMatching {
+            ProbabilityPath::Edm { sigma_min, .. } => sigma_min,
+            ProbabilityPath::Ve { .. } => 0.0,
+            ProbabilityPath::Vp { t_min, .. }
+            | ProbabilityPath::SubVp { t_min, .. }
+            | ProbabilityPath::Cosine { t_min, .. } => t_min,
+            ProbabilityPath::FlowMatching {
                 data_at,
                 t_min,
                 t_max,
@@ -331,16 +331,16 @@ impl Curve {
                     t_max
                 }
             }
-            Path::Discrete { steps, .. } => 1.0 / steps as f64,
+            ProbabilityPath::Discrete { steps, .. } => 1.0 / steps as f64,
         }
     }
 
     /// The time at which the state follows the prior.
     pub fn prior_end(&self) -> f64 {
         match self.path {
-            Path::Edm { sigma_max, .. } => sigma_max,
-            Path::Cosine { t_max, .. } => t_max,
-            Path::FlowMatching {
+            ProbabilityPath::Edm { sigma_max, .. } => sigma_max,
+            ProbabilityPath::Cosine { t_max, .. } => t_max,
+            ProbabilityPath::FlowMatching {
                 data_at,
                 t_min,
                 t_max,
@@ -358,82 +358,84 @@ impl Curve {
     /// The standard deviation of the prior where the card names none.
     pub fn prior_std(&self) -> f64 {
         match self.path {
-            Path::Edm { sigma_max, .. } | Path::Ve { sigma_max, .. } => sigma_max,
+            ProbabilityPath::Edm { sigma_max, .. } | ProbabilityPath::Ve { sigma_max, .. } => {
+                sigma_max
+            }
             _ => 1.0,
         }
     }
 
     /// The index that a discrete-time network is fed: 0 at the first β, fractional in between.
-    pub fn index(&self, t: f64) -> f64 {
+    pub fn discrete_time_index(&self, t: f64) -> f64 {
         match self.path {
-            Path::Discrete { steps, .. } => t * steps as f64 - 1.0,
+            ProbabilityPath::Discrete { steps, .. } => t * steps as f64 - 1.0,
             _ => t,
         }
     }
 
     /// α, σ and their derivatives at time `t`.
-    pub fn at(&self, t: f64) -> Schedule {
+    pub fn at(&self, t: f64) -> PathCoefficients {
         match self.path {
-            Path::Edm { .. } => Schedule {
+            ProbabilityPath::Edm { .. } => PathCoefficients {
                 alpha: 1.0,
                 sigma: t,
                 alpha_dot: 0.0,
                 sigma_dot: 1.0,
             },
-            Path::Ve {
+            ProbabilityPath::Ve {
                 sigma_min,
                 sigma_max,
             } => {
                 let growth = (sigma_max / sigma_min).ln();
                 let sigma = sigma_min * (growth * t).exp();
-                Schedule {
+                PathCoefficients {
                     alpha: 1.0,
                     sigma,
                     alpha_dot: 0.0,
                     sigma_dot: growth * sigma,
                 }
             }
-            Path::Vp {
+            ProbabilityPath::Vp {
                 beta_min, beta_max, ..
             } => {
                 let (log_alpha, slope) = vp_log_alpha(beta_min, beta_max, t);
-                preserving(log_alpha, slope)
+                variance_preserving(log_alpha, slope)
             }
-            Path::SubVp {
+            ProbabilityPath::SubVp {
                 beta_min, beta_max, ..
             } => {
                 let (log_alpha, slope) = vp_log_alpha(beta_min, beta_max, t);
                 let alpha = log_alpha.exp();
-                Schedule {
+                PathCoefficients {
                     alpha,
                     sigma: -(2.0 * log_alpha).exp_m1(),
                     alpha_dot: slope * alpha,
                     sigma_dot: -2.0 * slope * alpha * alpha,
                 }
             }
-            Path::Cosine { s, .. } => {
+            ProbabilityPath::Cosine { s, .. } => {
                 let angle = |t: f64| (t + s) / (1.0 + s) * std::f64::consts::FRAC_PI_2;
                 let log_alpha = angle(t).cos().ln() - angle(0.0).cos().ln();
                 let slope = -angle(t).tan() * std::f64::consts::FRAC_PI_2 / (1.0 + s);
-                preserving(log_alpha, slope)
+                variance_preserving(log_alpha, slope)
             }
-            Path::FlowMatching { data_at: 0, .. } => Schedule {
+            ProbabilityPath::FlowMatching { data_at: 0, .. } => PathCoefficients {
                 alpha: 1.0 - t,
                 sigma: t,
                 alpha_dot: -1.0,
                 sigma_dot: 1.0,
             },
-            Path::FlowMatching { .. } => Schedule {
+            ProbabilityPath::FlowMatching { .. } => PathCoefficients {
                 alpha: t,
                 sigma: 1.0 - t,
                 alpha_dot: 1.0,
                 sigma_dot: -1.0,
             },
-            Path::Discrete { steps, .. } => {
+            ProbabilityPath::Discrete { steps, .. } => {
                 let n = steps as f64;
                 let i = ((t * n - 1.0).floor().max(0.0) as usize).min(steps - 2);
                 let slope = (self.log_alpha[i + 1] - self.log_alpha[i]) * n;
-                preserving(self.log_alpha[i] + slope * (t - (i + 1) as f64 / n), slope)
+                variance_preserving(self.log_alpha[i] + slope * (t - (i + 1) as f64 / n), slope)
             }
         }
     }
@@ -478,10 +480,10 @@ fn vp_log_alpha(beta_min: f64, beta_max: f64, t: f64) -> (f64, f64) {
 }
 
 /// The schedule with α² + σ² = 1; `exp_m1` keeps σ exact near the data end.
-fn preserving(log_alpha: f64, slope: f64) -> Schedule {
+fn variance_preserving(log_alpha: f64, slope: f64) -> PathCoefficients {
     let alpha = log_alpha.exp();
     let sigma = (-(2.0 * log_alpha).exp_m1()).sqrt();
-    Schedule {
+    PathCoefficients {
         alpha,
         sigma,
         alpha_dot: slope * alpha,
@@ -493,8 +495,8 @@ fn preserving(log_alpha: f64, slope: f64) -> Schedule {
 mod tests {
     use super::*;
 
-    fn curves() -> Vec<Curve> {
-        Path::defaults()
+    fn curves() -> Vec<PathCurve> {
+        ProbabilityPath::defaults()
             .iter()
             .map(|p| p.curve().expect("defaults are right"))
             .collect()
@@ -523,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_leads_back_to_its_time() {
+    fn time_of_ratio_inverts_sigma_over_alpha() {
         for curve in curves() {
             for u in [0.0, 0.03, 0.4, 0.97, 1.0] {
                 let t = curve.data_end() + u * (curve.prior_end() - curve.data_end());
@@ -539,8 +541,8 @@ mod tests {
     }
 
     #[test]
-    fn the_discrete_path_hits_its_table() {
-        let curve = Path::Discrete {
+    fn discrete_alpha_matches_cumulative_product() {
+        let curve = ProbabilityPath::Discrete {
             betas: Betas::Linear([1e-4, 0.02]),
             steps: 1000,
         }
@@ -551,28 +553,28 @@ mod tests {
             .product();
         let t = 501.0 / 1000.0;
         assert!((curve.at(t).alpha - product.sqrt()).abs() < 1e-12);
-        assert!((curve.index(t) - 500.0).abs() < 1e-9);
+        assert!((curve.discrete_time_index(t) - 500.0).abs() < 1e-9);
     }
 
     #[test]
-    fn wrong_parameters_are_named() {
-        let refused = |path: Path| path.curve().err().unwrap_or_default();
+    fn invalid_path_parameters_are_named() {
+        let refused = |path: ProbabilityPath| path.curve().err().unwrap_or_default();
         assert!(
-            refused(Path::Edm {
+            refused(ProbabilityPath::Edm {
                 sigma_min: 3.0,
                 sigma_max: 1.0
             })
             .contains("sigma_min")
         );
         assert!(
-            refused(Path::Edm {
+            refused(ProbabilityPath::Edm {
                 sigma_min: 0.0,
                 sigma_max: 1.0
             })
             .contains("sigma_min")
         );
         assert!(
-            refused(Path::FlowMatching {
+            refused(ProbabilityPath::FlowMatching {
                 data_at: 2,
                 t_min: 0.0,
                 t_max: 1.0
@@ -580,7 +582,7 @@ mod tests {
             .contains("data_at")
         );
         assert!(
-            refused(Path::Vp {
+            refused(ProbabilityPath::Vp {
                 beta_min: 0.1,
                 beta_max: f64::NAN,
                 t_min: 1e-5

@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::path::{Path, Schedule};
+use super::path::{PathCoefficients, ProbabilityPath};
 use super::prediction::Prediction;
 
 /// The scalings, as a card's `network.preconditioning` names them.
@@ -17,39 +17,39 @@ pub enum Preconditioning {
     /// D = c_skip·x + c_out·F(c_in·x) with c_skip = σ_d²/(σ² + σ_d²), c_out = σσ_d/√(σ² + σ_d²) and
     /// c_in = 1/√(σ² + σ_d²) (Karras et al. 2022, Table 1). The time fed is ln(σ)/4 unless the card says otherwise.
     Edm {
-        #[serde(default = "half")]
+        #[serde(default = "default_edm_sigma_data")]
         sigma_data: f64,
     },
     /// P = F(c_in·x) with c_in = 1/√(σ² + α²σ_d²): a network for states of unit variance, whose output is the
     /// card's prediction as it stands. On `edm` and `ve` this is how networks of DDPM are wrapped.
     ScaledInput {
-        #[serde(default = "one")]
+        #[serde(default = "default_scaled_input_sigma_data")]
         sigma_data: f64,
     },
 }
 
-fn half() -> f64 {
+fn default_edm_sigma_data() -> f64 {
     0.5
 }
 
-fn one() -> f64 {
+fn default_scaled_input_sigma_data() -> f64 {
     1.0
 }
 
 /// The prediction is `skip`·x + `out`·F(`input`·x).
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Scales {
+pub struct PreconditioningScales {
     pub skip: f64,
     pub out: f64,
     pub input: f64,
 }
 
 impl Preconditioning {
-    pub fn at(self, s: &Schedule) -> Scales {
+    pub fn at(self, s: &PathCoefficients) -> PreconditioningScales {
         match self {
             Preconditioning::Edm { sigma_data: d } => {
                 let power = s.sigma * s.sigma + d * d;
-                Scales {
+                PreconditioningScales {
                     skip: d * d / power,
                     out: s.sigma * d / power.sqrt(),
                     input: 1.0 / power.sqrt(),
@@ -57,7 +57,7 @@ impl Preconditioning {
             }
             Preconditioning::ScaledInput { sigma_data: d } => {
                 let power = s.sigma * s.sigma + (s.alpha * d).powi(2);
-                Scales {
+                PreconditioningScales {
                     skip: 0.0,
                     out: 1.0,
                     input: 1.0 / power.sqrt(),
@@ -70,7 +70,7 @@ impl Preconditioning {
     ///
     /// # Errors
     /// A sentence with the key and what would be right.
-    pub fn check(self, prediction: Prediction, path: &Path) -> Result<(), String> {
+    pub fn check(self, prediction: Prediction, path: &ProbabilityPath) -> Result<(), String> {
         let (Preconditioning::Edm { sigma_data } | Preconditioning::ScaledInput { sigma_data }) =
             self;
         if !(sigma_data > 0.0 && sigma_data.is_finite()) {
@@ -88,7 +88,10 @@ impl Preconditioning {
                     .to_owned(),
             );
         }
-        let unscaled = matches!(path, Path::Edm { .. } | Path::Ve { .. });
+        let unscaled = matches!(
+            path,
+            ProbabilityPath::Edm { .. } | ProbabilityPath::Ve { .. }
+        );
         unscaled.then_some(()).ok_or_else(|| {
             format!(
                 "network.preconditioning: edm is defined where alpha = 1, on the paths edm and ve; the path is {}",

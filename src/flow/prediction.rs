@@ -7,7 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::path::Schedule;
+use super::path::PathCoefficients;
 
 /// The quantity that a network's output estimates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -43,7 +43,7 @@ impl Prediction {
     ];
 
     /// dx/dt from x and the prediction.
-    pub fn velocity(self, s: &Schedule) -> Affine {
+    pub fn velocity(self, s: &PathCoefficients) -> Affine {
         // With q = α' σ − σ' α: v = (σ'/σ) x + (q/σ) x₀ = (α'/α) x − (q/α) ε.
         let q = s.alpha_dot * s.sigma - s.sigma_dot * s.alpha;
         match self {
@@ -71,7 +71,7 @@ impl Prediction {
     }
 
     /// E\[x₀ | x\] from x and the prediction.
-    pub fn denoised(self, s: &Schedule) -> Affine {
+    pub fn denoised(self, s: &PathCoefficients) -> Affine {
         let q = s.alpha_dot * s.sigma - s.sigma_dot * s.alpha;
         match self {
             Prediction::Denoised => Affine { a: 0.0, b: 1.0 },
@@ -101,10 +101,10 @@ impl Prediction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::path::Path;
+    use crate::flow::path::ProbabilityPath;
 
     /// The prediction of a standard normal x₀ (D = αx/(α²+σ²)) in each view, from its closed forms.
-    fn prediction(kind: Prediction, s: &Schedule, x: f64) -> f64 {
+    fn prediction(kind: Prediction, s: &PathCoefficients, x: f64) -> f64 {
         let variance = s.alpha * s.alpha + s.sigma * s.sigma;
         let (x0, eps) = (s.alpha * x / variance, s.sigma * x / variance);
         match kind {
@@ -117,8 +117,8 @@ mod tests {
     }
 
     #[test]
-    fn all_views_of_one_model_agree() {
-        for path in Path::defaults() {
+    fn velocity_and_denoised_agree_for_all_predictions() {
+        for path in ProbabilityPath::defaults() {
             let curve = path.curve().expect("defaults are right");
             for u in [0.05, 0.3, 0.62, 0.95] {
                 let s = curve.at(curve.data_end() + u * (curve.prior_end() - curve.data_end()));

@@ -4,19 +4,19 @@
 //! small and not zero: it is the log-density of data with that much noise, under a prior that the state does not
 //! quite follow.
 
-use super::path::Curve;
+use super::path::PathCurve;
 use super::prediction::Prediction;
 use super::prior::Prior;
 
 /// One end of a path.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct End {
+pub struct Endpoint {
     pub t: f64,
     pub alpha: f64,
     pub sigma: f64,
 }
 
-impl End {
+impl Endpoint {
     /// (α/σ)²; infinite where no noise is left.
     pub fn snr(&self) -> f64 {
         (self.alpha / self.sigma).powi(2)
@@ -26,16 +26,16 @@ impl End {
 /// Both ends of a path under a prior.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Truncation {
-    pub data: End,
-    pub prior: End,
-    std: f64,
+    pub data: Endpoint,
+    pub prior: Endpoint,
+    prior_std: f64,
 }
 
 impl Truncation {
-    pub fn new(curve: &Curve, prior: Prior) -> Truncation {
+    pub fn new(curve: &PathCurve, prior: Prior) -> Truncation {
         let end = |t: f64| {
             let s = curve.at(t);
-            End {
+            Endpoint {
                 t,
                 alpha: s.alpha,
                 sigma: s.sigma,
@@ -44,29 +44,29 @@ impl Truncation {
         Truncation {
             data: end(curve.data_end()),
             prior: end(curve.prior_end()),
-            std: prior.std,
+            prior_std: prior.std,
         }
     }
 
     /// KL(p_T ‖ π) in nats per dimension for data N(0, c²I): by so much does a mean log-likelihood fall short of
     /// that of the right prior.
-    pub fn mismatch(&self, c: f64) -> f64 {
-        divergence(
+    pub fn gaussian_prior_kl(&self, c: f64) -> f64 {
+        gaussian_kl(
             (self.prior.alpha * c).powi(2) + self.prior.sigma.powi(2),
-            self.std,
+            self.prior_std,
         )
     }
 
     /// A bound on KL(p_T ‖ π) in nats per dimension for any data of that mean square per number: KL is convex, so
     /// that of a mixture of N(αx₀, σ²I) is at most the mean of theirs.
-    pub fn bound(&self, mean_square: f64) -> f64 {
-        divergence(self.prior.sigma.powi(2), self.std)
-            + 0.5 * mean_square * (self.prior.alpha / self.std).powi(2)
+    pub fn prior_kl_bound(&self, mean_square: f64) -> f64 {
+        gaussian_kl(self.prior.sigma.powi(2), self.prior_std)
+            + 0.5 * mean_square * (self.prior.alpha / self.prior_std).powi(2)
     }
 
     /// Both ends in one sentence. Noise and mismatch are those of the path, and the network's where it follows the
     /// path: a denoiser does so by what it predicts, an arbitrary velocity need not.
-    pub fn sentence(&self, prediction: Prediction) -> String {
+    pub fn describe(&self, prediction: Prediction) -> String {
         let (d, p) = (self.data, self.prior);
         let assumed = match prediction {
             Prediction::Velocity => {
@@ -79,21 +79,21 @@ impl Truncation {
              to t = {} (sigma {}, alpha {}, SNR {}), where KL(p_T || prior) is {} nats/dim for data \
              N(0, I), and at most {} for any data of mean square 1{assumed}",
             d.t,
-            short(d.sigma),
-            short(d.alpha),
-            short(d.snr()),
+            format_four_digits(d.sigma),
+            format_four_digits(d.alpha),
+            format_four_digits(d.snr()),
             p.t,
-            short(p.sigma),
-            short(p.alpha),
-            short(p.snr()),
-            short(self.mismatch(1.0)),
-            short(self.bound(1.0))
+            format_four_digits(p.sigma),
+            format_four_digits(p.alpha),
+            format_four_digits(p.snr()),
+            format_four_digits(self.gaussian_prior_kl(1.0)),
+            format_four_digits(self.prior_kl_bound(1.0))
         )
     }
 }
 
 /// Four significant digits, written out where that is short.
-fn short(value: f64) -> String {
+fn format_four_digits(value: f64) -> String {
     let rounded: f64 = format!("{value:.3e}").parse().unwrap_or(value);
     if (1e-4..1e6).contains(&rounded.abs()) || rounded == 0.0 {
         rounded.to_string()
@@ -103,7 +103,7 @@ fn short(value: f64) -> String {
 }
 
 /// KL(N(0, v) ‖ N(0, s²)).
-fn divergence(v: f64, s: f64) -> f64 {
+fn gaussian_kl(v: f64, s: f64) -> f64 {
     let ratio = v / (s * s);
     0.5 * (ratio - 1.0 - ratio.ln())
 }
@@ -111,12 +111,12 @@ fn divergence(v: f64, s: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::path::Path;
+    use crate::flow::path::ProbabilityPath;
 
     #[test]
-    fn numbers_are_short() {
+    fn four_digit_numbers_are_short() {
         let written: Vec<String> = [20.0, 0.02, 1.0 / 3.0, 1.5624e-4, 2.5e-7, 0.0]
-            .map(short)
+            .map(format_four_digits)
             .to_vec();
         assert_eq!(
             written,
@@ -125,8 +125,8 @@ mod tests {
     }
 
     #[test]
-    fn a_gaussian_lies_under_its_bound_and_a_point_on_it() {
-        for path in Path::defaults() {
+    fn prior_kl_bound_holds_and_is_tight_for_a_point_mass() {
+        for path in ProbabilityPath::defaults() {
             let curve = path.curve().expect("right");
             let ends = Truncation::new(
                 &curve,
@@ -134,13 +134,16 @@ mod tests {
                     std: curve.prior_std(),
                 },
             );
-            assert!(ends.mismatch(1.0) <= ends.bound(1.0) + 1e-15, "{path:?}");
             assert!(
-                (ends.mismatch(0.0) - ends.bound(0.0)).abs() < 1e-15,
+                ends.gaussian_prior_kl(1.0) <= ends.prior_kl_bound(1.0) + 1e-15,
                 "{path:?}"
             );
             assert!(
-                ends.bound(1.0) < 0.05 && ends.data.snr() > ends.prior.snr(),
+                (ends.gaussian_prior_kl(0.0) - ends.prior_kl_bound(0.0)).abs() < 1e-15,
+                "{path:?}"
+            );
+            assert!(
+                ends.prior_kl_bound(1.0) < 0.05 && ends.data.snr() > ends.prior.snr(),
                 "{path:?} {ends:?}"
             );
         }
@@ -148,24 +151,24 @@ mod tests {
 
     /// On edm σ_T is the prior's width, so N(0, c²I) is off by ½(c²/σ² − ln(1 + c²/σ²)).
     #[test]
-    fn the_known_mismatch_of_a_gaussian() {
-        let curve = Path::Edm {
+    fn edm_prior_kl_of_a_gaussian_matches_formula() {
+        let curve = ProbabilityPath::Edm {
             sigma_min: 0.02,
             sigma_max: 2.0,
         }
         .curve()
         .expect("right");
         let ends = Truncation::new(&curve, Prior { std: 2.0 });
-        assert!((ends.mismatch(1.0) - 0.5 * (0.25 - 1.25f64.ln())).abs() < 1e-15);
-        assert!((ends.bound(1.0) - 0.125).abs() < 1e-15);
-        let sentence = ends.sentence(Prediction::Denoised);
+        assert!((ends.gaussian_prior_kl(1.0) - 0.5 * (0.25 - 1.25f64.ln())).abs() < 1e-15);
+        assert!((ends.prior_kl_bound(1.0) - 0.125).abs() < 1e-15);
+        let sentence = ends.describe(Prediction::Denoised);
         assert!(
             sentence.contains("t = 0.02")
                 && sentence.contains("t = 2")
                 && sentence.contains("taken to have")
         );
         assert!(
-            ends.sentence(Prediction::Velocity)
+            ends.describe(Prediction::Velocity)
                 .contains("if the velocity is of this path")
         );
     }

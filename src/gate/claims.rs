@@ -7,12 +7,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::divergence::Divergence;
+use crate::divergence::DivergenceEstimator;
 use crate::metric::Metric;
-use crate::model::card::plain_name;
+use crate::model::card::check_plain_name;
 use crate::plan::solver_label;
 use crate::sample::Sampler;
-use crate::signature::{self, Wanted};
+use crate::signature::{self, ExpectedFile};
 use crate::solve::Solver;
 use crate::yaml::{self, Document, Fault};
 
@@ -44,7 +44,7 @@ pub struct Claim {
     pub table: String,
     /// Columns and what they hold in the one row that is meant.
     #[serde(default, rename = "where")]
-    pub place: BTreeMap<String, Cell>,
+    pub row_filter: BTreeMap<String, ExpectedCell>,
     /// The column that holds the measured value.
     pub column: String,
     /// The column with its standard error; `none` to decide by the value alone. Unless given: `<column>_stderr`, or
@@ -71,31 +71,37 @@ pub struct Claim {
 /// What a cell is to hold: numbers are compared as numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a number, a text, true or false")]
-pub enum Cell {
+pub enum ExpectedCell {
     Flag(bool),
     Number(f64),
     Text(String),
 }
 
-impl std::fmt::Display for Cell {
+impl std::fmt::Display for ExpectedCell {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         match self {
-            Cell::Flag(flag) => write!(f, "{flag}"),
-            Cell::Number(number) => write!(f, "{number}"),
-            Cell::Text(text) => write!(f, "{text}"),
+            ExpectedCell::Flag(flag) => write!(f, "{flag}"),
+            ExpectedCell::Number(number) => write!(f, "{number}"),
+            ExpectedCell::Text(text) => write!(f, "{text}"),
         }
     }
 }
 
-impl Cell {
+impl ExpectedCell {
     /// Puts a kind's label as tables print it in the place of any other way to write the kind.
-    fn relabel(&mut self, column: &str) {
-        let Cell::Text(text) = self else { return };
+    fn normalize_label(&mut self, column: &str) {
+        let ExpectedCell::Text(text) = self else {
+            return;
+        };
         let label = match column {
-            "estimator" | "reference" => yaml::read::<Divergence>(text).map(|e| e.label()),
-            "solver" | "reference_solver" => yaml::read::<Solver>(text).map(|s| solver_label(&s)),
-            "sampler" | "baseline" => yaml::read::<Sampler>(text).map(|s| s.label()),
-            "metric" => yaml::read::<Metric>(text).map(|m| m.name().to_owned()),
+            "estimator" | "reference" => {
+                yaml::from_yaml_str::<DivergenceEstimator>(text).map(|e| e.label())
+            }
+            "solver" | "reference_solver" => {
+                yaml::from_yaml_str::<Solver>(text).map(|s| solver_label(&s))
+            }
+            "sampler" | "baseline" => yaml::from_yaml_str::<Sampler>(text).map(|s| s.label()),
+            "metric" => yaml::from_yaml_str::<Metric>(text).map(|m| m.name().to_owned()),
             _ => return,
         };
         if let Ok(label) = label {
@@ -103,11 +109,11 @@ impl Cell {
         }
     }
 
-    pub fn holds(&self, text: &str) -> bool {
+    pub fn matches(&self, text: &str) -> bool {
         match self {
-            Cell::Flag(flag) => text == flag.to_string(),
-            Cell::Number(number) => text.parse() == Ok(*number),
-            Cell::Text(wanted) => text == wanted,
+            ExpectedCell::Flag(flag) => text == flag.to_string(),
+            ExpectedCell::Number(number) => text.parse() == Ok(*number),
+            ExpectedCell::Text(wanted) => text == wanted,
         }
     }
 }
@@ -117,7 +123,8 @@ impl Claims {
     /// One message that names the file, and every fault with its line and key.
     pub fn read(path: &Path) -> Result<Claims> {
         let name = path.display();
-        let text = signature::text(path, Wanted::Claims).map_err(|e| anyhow!("{name}: {e}"))?;
+        let text = signature::read_yaml_text(path, ExpectedFile::Claims)
+            .map_err(|e| anyhow!("{name}: {e}"))?;
         Claims::parse(&text).with_context(|| name.to_string())
     }
 
@@ -134,10 +141,10 @@ impl Claims {
         }
         let (claims, mut faults) = document.read_partly::<Claims>();
         let Some(mut claims) = claims else {
-            return Err(document.faults(faults).into());
+            return Err(document.report_faults(faults).into());
         };
         let found = claims.check();
-        faults = document.located(faults);
+        faults = document.locate(faults);
         faults.extend(
             found
                 .into_iter()
@@ -145,10 +152,14 @@ impl Claims {
                 .collect::<Vec<_>>(),
         );
         if !faults.is_empty() {
-            return Err(document.faults(faults).into());
+            return Err(document.report_faults(faults).into());
         }
-        for (column, cell) in claims.claims.iter_mut().flat_map(|claim| &mut claim.place) {
-            cell.relabel(column);
+        for (column, cell) in claims
+            .claims
+            .iter_mut()
+            .flat_map(|claim| &mut claim.row_filter)
+        {
+            cell.normalize_label(column);
         }
         Ok(claims)
     }
@@ -190,7 +201,7 @@ impl Claims {
 
 impl Claim {
     /// Where the whole interval must lie, ends included.
-    pub fn band(&self) -> [f64; 2] {
+    pub fn claimed_interval(&self) -> [f64; 2] {
         let (tolerance, margin) = (self.tolerance.unwrap_or(0.0), self.margin.unwrap_or(0.0));
         match self.value {
             Some(value) => [value - tolerance, value + tolerance],
@@ -203,7 +214,7 @@ impl Claim {
 
     /// The first key that is at fault, and why.
     fn check(&self) -> Option<(&'static str, String)> {
-        if let Some(Err(message)) = self.name.as_deref().map(plain_name) {
+        if let Some(Err(message)) = self.name.as_deref().map(check_plain_name) {
             return Some(("name", message));
         }
         let numbers = [
@@ -246,7 +257,7 @@ impl Claim {
             (_, true) if self.tolerance.is_some() => {
                 ("tolerance", "for a `value`; a bound has a `margin`")
             }
-            _ if self.band()[0] > self.band()[1] => (
+            _ if self.claimed_interval()[0] > self.claimed_interval()[1] => (
                 "at-least",
                 "above `at-most`, so that nothing lies between them",
             ),
@@ -262,10 +273,14 @@ mod tests {
 
     /// Whichever way a kind is written, its rows are those with its label.
     #[test]
-    fn kinds_are_looked_for_by_their_labels() {
+    fn aliases_match_rows_by_label() {
         let text = "claims: [{table: a, column: b, at-least: 0, where: {estimator: hutch(probes=8), solver: 'rk45(atol=1e-6)', \
                     reference: stad, metric: fid, sampler: dpmpp_2m, model: fid}}]";
-        let place = Claims::parse(text).expect("right").claims.remove(0).place;
+        let place = Claims::parse(text)
+            .expect("right")
+            .claims
+            .remove(0)
+            .row_filter;
         for (column, label) in [
             ("estimator", "hutchinson(probes=8)"),
             ("solver", "dopri5(atol=1e-6)"),
@@ -279,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_its_key() {
+    fn invalid_claim_is_reported_by_key() {
         let refused = |text: &str| -> String {
             let claims =
                 Claims::parse(&format!("claims: [{{table: summary, column: nats{text}}}]"));

@@ -2,26 +2,26 @@
 
 use ndarray::ArrayD;
 
-use super::look::Look;
+use super::subsample::Subsample;
 
 /// Why floats are not in a card's range of so many levels, in words; `None` where they are.
-pub(super) fn of_floats(
+pub(super) fn float_range_mismatch(
     values: &ArrayD<f64>,
-    look: &Look,
+    look: &Subsample,
     [low, high]: [f64; 2],
     levels: u32,
 ) -> Option<String> {
-    let (least, most) = extremes(values);
+    let (least, most) = min_and_max(values);
     let half_level = (high - low) / f64::from(levels) / 2.0;
     if least < low - half_level || most > high + half_level {
         return Some(format!(
             "its floats go from {} to {}, beyond the card's range [{low}, {high}] by more than half of one of its \
              {levels} levels",
-            short(least),
-            short(most)
+            four_decimals(least),
+            four_decimals(most)
         ));
     }
-    if look.numbers.len() < 64 || look.different.len() < 4 {
+    if look.numbers.len() < 64 || look.distinct.len() < 4 {
         return None;
     }
     // Usual ranges that fit into half of the card's: numbers that lie in one of them and reach both of its ends.
@@ -36,15 +36,19 @@ pub(super) fn of_floats(
         })?;
     Some(format!(
         "its floats go from {} to {}, as data of the range [{a}, {b}] do, but the card's range is [{low}, {high}]",
-        short(least),
-        short(most)
+        four_decimals(least),
+        four_decimals(most)
     ))
 }
 
 /// Why integers are not of a card's depth, in words; `None` where they may be. `bytes` where the file's own type holds
 /// no number above 255.
-pub(super) fn of_integers(values: &ArrayD<f64>, bytes: bool, levels: u32) -> Option<String> {
-    let (least, most) = extremes(values);
+pub(super) fn integer_depth_mismatch(
+    values: &ArrayD<f64>,
+    bytes: bool,
+    levels: u32,
+) -> Option<String> {
+    let (least, most) = min_and_max(values);
     let card = format!("the card has {levels} levels, 0 to {}", levels - 1);
     if bytes && levels > 256 {
         return Some(format!("its integers are bytes, 0 to 255, but {card}"));
@@ -58,7 +62,7 @@ pub(super) fn of_integers(values: &ArrayD<f64>, bytes: bool, levels: u32) -> Opt
     })
 }
 
-fn extremes(values: &ArrayD<f64>) -> (f64, f64) {
+fn min_and_max(values: &ArrayD<f64>) -> (f64, f64) {
     values
         .iter()
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| {
@@ -67,7 +71,7 @@ fn extremes(values: &ArrayD<f64>) -> (f64, f64) {
 }
 
 /// Four decimals at most.
-fn short(v: f64) -> String {
+fn four_decimals(v: f64) -> String {
     let text = format!("{v:.4}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

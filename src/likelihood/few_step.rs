@@ -5,10 +5,10 @@
 
 use std::time::Instant;
 
-use super::{Row, Task};
-use crate::divergence::{Divergence, Sources};
+use super::{LikelihoodResult, LikelihoodTask};
+use crate::divergence::{DivergenceEstimator, ModelHandles};
 use crate::flow::field::EvalError;
-use crate::flow::map;
+use crate::flow::flow_map;
 use crate::num::Batch;
 use crate::num::key::SampleId;
 use crate::solve::Status;
@@ -17,21 +17,21 @@ use crate::solve::Status;
 ///
 /// # Errors
 /// Where a map cannot be evaluated.
-pub fn evaluate(
-    sources: &mut Sources,
-    task: &Task,
+pub fn evaluate_few_step_likelihoods(
+    sources: &mut ModelHandles,
+    task: &LikelihoodTask,
     sample: &[SampleId],
     x: &Batch,
-) -> Result<Vec<Row>, EvalError> {
+) -> Result<Vec<LikelihoodResult>, EvalError> {
     let mut rows = Vec::new();
     for (estimator, spec) in task.estimators.iter().enumerate() {
-        let Divergence::FlowMap(few) = spec else {
+        let DivergenceEstimator::FlowMap(few) = spec else {
             continue;
         };
         let began = Instant::now();
         let times = few.times(task.curve).map_err(EvalError::Missing)?;
-        let map = sources.map(&few.map)?;
-        let end = map::walk(
+        let map = sources.flow_map(&few.map)?;
+        let end = flow_map::apply_flow_map_steps(
             map,
             task.curve,
             &times,
@@ -41,12 +41,12 @@ pub fn evaluate(
         let seconds = began.elapsed().as_secs_f64() / sample.len().max(1) as f64;
         let missing =
             || EvalError::Missing(format!("the flow map `{}` gives no divergence", few.map));
-        let integral = end.divergence.ok_or_else(missing)?;
+        let integral = end.divergence_integral.ok_or_else(missing)?;
         let prior = task.prior.log_density(&end.x);
         for (i, sample) in sample.iter().enumerate() {
             let value = prior[i] + integral[i];
             let fine = value.is_finite();
-            rows.push(Row {
+            rows.push(LikelihoodResult {
                 estimator,
                 sample: *sample,
                 log_likelihood: fine.then_some(value),
@@ -56,7 +56,7 @@ pub fn evaluate(
                 prior_log_density: fine.then_some(prior[i]),
                 divergence_integral: fine.then_some(integral[i]),
                 solver_error: None,
-                evaluations: spec.own_evaluations(),
+                evaluations: spec.flow_map_evaluations(),
                 jvps: 0,
                 head_calls: 0,
                 status: if fine { Status::Ok } else { Status::NonFinite },
@@ -73,22 +73,22 @@ pub fn evaluate(
 mod tests {
     use super::*;
     use crate::flow::field::FlowMap;
-    use crate::flow::path::Path;
+    use crate::flow::path::ProbabilityPath;
     use crate::flow::prior::Prior;
-    use crate::model::analytic::{self, Gaussian};
-    use crate::num::key::Key;
+    use crate::model::analytic::{self, AnalyticGaussian};
+    use crate::num::key::RngKey;
     use crate::solve::Solver;
 
     /// Log-likelihoods of rows under N(m, C) by the map in closed form.
-    fn run(model: &Gaussian, std: f64, spec: &str, x: &Batch) -> Vec<f64> {
-        let estimators: Vec<Divergence> = vec![serde_yaml::from_str(spec).expect(spec)];
-        let mut sources = Sources::default();
+    fn run(model: &AnalyticGaussian, std: f64, spec: &str, x: &Batch) -> Vec<f64> {
+        let estimators: Vec<DivergenceEstimator> = vec![serde_yaml::from_str(spec).expect(spec)];
+        let mut sources = ModelHandles::default();
         sources
-            .maps
+            .flow_maps
             .insert("f2d2".to_owned(), Box::new(model.clone()));
         let solver = Solver::defaults().remove(0);
-        let (prior, key) = (Prior { std }, Key { seed: 0 });
-        let task = Task {
+        let (prior, key) = (Prior { std }, RngKey { seed: 0 });
+        let task = LikelihoodTask {
             curve: &model.curve,
             prior,
             solver: &solver,
@@ -96,13 +96,14 @@ mod tests {
             key,
         };
         let sample: Vec<u64> = (0..x.nrows() as u64).collect();
-        let rows = evaluate(&mut sources, &task, &sample, x).expect("analytic");
+        let rows =
+            evaluate_few_step_likelihoods(&mut sources, &task, &sample, x).expect("analytic");
         rows.iter().map(|r| r.log_likelihood.expect("ok")).collect()
     }
 
-    fn flow_matching(data_at: u8) -> Gaussian {
-        analytic::gaussian(
-            Path::FlowMatching {
+    fn flow_matching(data_at: u8) -> AnalyticGaussian {
+        analytic::example_gaussian(
+            ProbabilityPath::FlowMatching {
                 data_at,
                 t_min: 0.0,
                 t_max: 1.0,
@@ -114,7 +115,7 @@ mod tests {
 
     /// T13: the value of T2 in flow matching, for every number of steps and in both directions of time.
     #[test]
-    fn an_exact_map_is_exact_in_any_number_of_steps() {
+    fn exact_flow_map_is_exact_in_any_number_of_steps() {
         let x = ndarray::array![[0.7, 0.3, -2.0]];
         for model in [flow_matching(0), flow_matching(1)] {
             for steps in [1, 2, 3, 4, 8, 64] {
@@ -141,10 +142,10 @@ mod tests {
     #[test]
     fn every_path_and_grid_give_the_closed_form() {
         let x = ndarray::array![[0.7, 0.3, -2.0], [-1.0, 2.0, 0.5]];
-        for path in Path::defaults() {
+        for path in ProbabilityPath::defaults() {
             let curve = path.curve().expect("defaults are right");
-            let (std, mut model) = (curve.prior_std(), analytic::gaussian(curve));
-            let density = |model: &Gaussian, t: f64, x: &Batch| -> Vec<f64> {
+            let (std, mut model) = (curve.prior_std(), analytic::example_gaussian(curve));
+            let density = |model: &AnalyticGaussian, t: f64, x: &Batch| -> Vec<f64> {
                 let s = model.curve.at(t);
                 let (mean, variance) = (
                     &model.mean * s.alpha,
@@ -170,8 +171,8 @@ mod tests {
             for grid in ["uniform", "karras", "log-snr"] {
                 for steps in [1, 2, 7] {
                     let spec = format!("{{flow-map: {{steps: {steps}, grid: {grid}}}}}");
-                    let few: Divergence = serde_yaml::from_str(&spec).expect("a spec");
-                    let Divergence::FlowMap(few) = few else {
+                    let few: DivergenceEstimator = serde_yaml::from_str(&spec).expect("a spec");
+                    let DivergenceEstimator::FlowMap(few) = few else {
                         panic!("a flow map")
                     };
                     if few.times(&model.curve).is_err() {
@@ -192,7 +193,7 @@ mod tests {
 
     /// §4.4 of the project's notes: what the authors' rule makes of the same exact map.
     #[test]
-    fn the_compatibility_rule_has_its_known_bias() {
+    fn forward_average_rule_has_its_known_bias() {
         let x = ndarray::array![[0.7, 0.3, -2.0]];
         for (steps, want) in [
             (1, -5.393),
@@ -208,24 +209,25 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_that_breaks_is_a_row_without_numbers() {
+    fn failed_flow_map_gives_a_row_without_numbers() {
         let x = ndarray::array![[0.7, 0.3, -2.0], [f64::INFINITY, 0.0, 0.0]];
-        let estimators = vec![Divergence::FlowMap(Default::default())];
+        let estimators = vec![DivergenceEstimator::FlowMap(Default::default())];
         let model = flow_matching(1);
-        let mut sources = Sources::default();
+        let mut sources = ModelHandles::default();
         sources
-            .maps
+            .flow_maps
             .insert("f2d2".to_owned(), Box::new(model.clone()));
         let solver = Solver::defaults().remove(0);
-        let (prior, key) = (Prior { std: 1.0 }, Key { seed: 0 });
-        let task = Task {
+        let (prior, key) = (Prior { std: 1.0 }, RngKey { seed: 0 });
+        let task = LikelihoodTask {
             curve: &model.curve,
             prior,
             solver: &solver,
             estimators: &estimators,
             key,
         };
-        let rows = evaluate(&mut sources, &task, &[0, 1], &x).expect("analytic");
+        let rows =
+            evaluate_few_step_likelihoods(&mut sources, &task, &[0, 1], &x).expect("analytic");
         assert_eq!(
             (rows[0].status, rows[1].status),
             (Status::Ok, Status::NonFinite)

@@ -4,9 +4,9 @@ use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate, s};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::sample::Sample;
-use super::{Sets, Statistic, draws, logistic, notes};
-use crate::num::key::Key;
+use super::feature_set::FeatureSet;
+use super::{SampleSets, Statistic, logistic, notes, permutation};
+use crate::num::key::RngKey;
 use crate::num::stats::Estimate;
 
 /// Held-out accuracy of a classifier trained on half of both sets: ½ for equal laws, 1 for disjoint ones.
@@ -23,7 +23,7 @@ use crate::num::stats::Estimate;
 pub struct C2st {}
 
 /// Most samples of each set that are looked at.
-const MOST: usize = 10_000;
+const MAX_SAMPLES_PER_SET: usize = 10_000;
 
 impl Statistic for C2st {
     fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
@@ -33,28 +33,34 @@ impl Statistic for C2st {
         })
     }
 
-    fn biased(&self) -> bool {
+    fn is_biased(&self) -> bool {
         true
     }
 
-    fn notes(&self, sets: Sets<&Sample>) -> Vec<String> {
+    fn notes(&self, sets: SampleSets<&FeatureSet>) -> Vec<String> {
         let both = [("generated", sets.generated), ("reference", sets.reference)];
         let what = "and stand among what is learned from and among what is held out";
-        notes::copies_on_both_sides(&both, what)
+        notes::duplicates_across_split(&both, what)
             .into_iter()
             .collect()
     }
 
     fn compute(
         &self,
-        generated: &Sample,
-        reference: &Sample,
-        key: Key,
+        generated: &FeatureSet,
+        reference: &FeatureSet,
+        key: RngKey,
     ) -> Result<Estimate, String> {
-        let (generated, reference) = (generated.all()?, reference.all()?);
-        let size = generated.nrows().min(reference.nrows()).min(MOST);
+        let (generated, reference) = (generated.all_rows()?, reference.all_rows()?);
+        let size = generated
+            .nrows()
+            .min(reference.nrows())
+            .min(MAX_SAMPLES_PER_SET);
         let drawn = |x: ArrayView2<f64>, side| {
-            x.select(Axis(0), &draws::order(x.nrows(), key, side)[..size])
+            x.select(
+                Axis(0),
+                &permutation::random_permutation(x.nrows(), key, side)[..size],
+            )
         };
         let sides = [drawn(generated, 0), drawn(reference, 1)];
         let join = |range: std::ops::Range<usize>| {
@@ -69,8 +75,8 @@ impl Statistic for C2st {
                 .map_err(|e| e.to_string())
         };
         let ((train, classes), (test, truth)) = (join(0..size / 2)?, join(size / 2..size)?);
-        let features = Features::of(train.view());
-        let model = logistic::fit(features.apply(train).view(), &classes);
+        let features = StandardizedFeatures::fit(train.view());
+        let model = logistic::fit_logistic_regression(features.apply(train).view(), &classes);
         let scores = features.apply(test).dot(&model.weights) + model.intercept;
         // A score of exactly 0 is a guess.
         let point = |(score, first): (&f64, &bool)| match *score {
@@ -88,25 +94,25 @@ impl Statistic for C2st {
 }
 
 /// Standardised features and their standardised squares, as the training half has them.
-struct Features {
+struct StandardizedFeatures {
     linear: [Array1<f64>; 2],
     square: [Array1<f64>; 2],
 }
 
-impl Features {
-    fn of(train: ArrayView2<f64>) -> Features {
-        let linear = moments(train);
-        let square = moments(
-            standardised(train.to_owned(), &linear)
+impl StandardizedFeatures {
+    fn fit(train: ArrayView2<f64>) -> StandardizedFeatures {
+        let linear = mean_and_inverse_std(train);
+        let square = mean_and_inverse_std(
+            standardize_columns(train.to_owned(), &linear)
                 .mapv_into(|z| z * z)
                 .view(),
         );
-        Features { linear, square }
+        StandardizedFeatures { linear, square }
     }
 
     fn apply(&self, x: Array2<f64>) -> Array2<f64> {
-        let z = standardised(x, &self.linear);
-        let squares = standardised(z.mapv(|z| z * z), &self.square);
+        let z = standardize_columns(x, &self.linear);
+        let squares = standardize_columns(z.mapv(|z| z * z), &self.square);
         let mut out = Array2::zeros((z.nrows(), 2 * z.ncols()));
         out.slice_mut(s![.., ..z.ncols()]).assign(&z);
         out.slice_mut(s![.., z.ncols()..]).assign(&squares);
@@ -115,7 +121,7 @@ impl Features {
 }
 
 /// Mean, and 1/sd or 0 for a column that does not vary.
-fn moments(x: ArrayView2<f64>) -> [Array1<f64>; 2] {
+fn mean_and_inverse_std(x: ArrayView2<f64>) -> [Array1<f64>; 2] {
     let mean = x.sum_axis(Axis(0)) / x.nrows() as f64;
     let spread = (&x - &mean).mapv_into(|v| v * v).sum_axis(Axis(0)) / x.nrows() as f64;
     let floor = mean.mapv(|m| 1e-24 * m * m + f64::MIN_POSITIVE);
@@ -125,7 +131,7 @@ fn moments(x: ArrayView2<f64>) -> [Array1<f64>; 2] {
     [mean, inverse]
 }
 
-fn standardised(mut x: Array2<f64>, [mean, inverse]: &[Array1<f64>; 2]) -> Array2<f64> {
+fn standardize_columns(mut x: Array2<f64>, [mean, inverse]: &[Array1<f64>; 2]) -> Array2<f64> {
     x -= mean;
     x *= inverse;
     x
@@ -134,7 +140,7 @@ fn standardised(mut x: Array2<f64>, [mean, inverse]: &[Array1<f64>; 2]) -> Array
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::{self, honest, normal};
+    use crate::metric::testing::{self, assert_stderr_calibrated, normal_samples};
     use crate::num::stats;
 
     fn accuracy(x: &Array2<f64>, y: &Array2<f64>, seed: u64) -> Estimate {
@@ -142,16 +148,22 @@ mod tests {
     }
 
     #[test]
-    fn normal_laws_are_told_apart_as_well_as_possible() {
+    fn c2st_reaches_bayes_accuracy_for_normals() {
         // T14: Φ(|δ|/2) for a shift by δ; |δ| = 1 here, and Φ(½) = 0.6915.
-        let (x, y) = (normal(1, 8000, 4, 0.0, 1.0), normal(2, 9000, 4, 0.5, 1.0));
+        let (x, y) = (
+            normal_samples(1, 8000, 4, 0.0, 1.0),
+            normal_samples(2, 9000, 4, 0.5, 1.0),
+        );
         let got = accuracy(&x, &y, 0);
         assert!(
             (got.value - 0.691_462_461).abs() < 4.0 * got.stderr.expect("defined"),
             "{got:?}"
         );
         // N(0, 1) against N(0, 4), the best cut at |x|² = 8 ln 2 / 3: ½(P(|Z| < c) + P(|Z| > c/2)) = 0.6612.
-        let (x, y) = (normal(3, 8000, 1, 0.0, 1.0), normal(4, 8000, 1, 0.0, 2.0));
+        let (x, y) = (
+            normal_samples(3, 8000, 1, 0.0, 1.0),
+            normal_samples(4, 8000, 1, 0.0, 2.0),
+        );
         let got = accuracy(&x, &y, 0);
         assert!(
             (got.value - 0.6612).abs() < 4.0 * got.stderr.expect("defined"),
@@ -160,17 +172,17 @@ mod tests {
     }
 
     #[test]
-    fn equal_laws_give_a_half_with_an_honest_error() {
+    fn c2st_equal_distributions_give_one_half() {
         let draw = |i| {
             accuracy(
-                &normal(2 * i, 120, 3, 0.0, 1.0),
-                &normal(2 * i + 1, 80, 3, 0.0, 1.0),
+                &normal_samples(2 * i, 120, 3, 0.0, 1.0),
+                &normal_samples(2 * i + 1, 80, 3, 0.0, 1.0),
                 i,
             )
         };
-        honest(0.15, draw);
+        assert_stderr_calibrated(0.15, draw);
         let values: Vec<f64> = (0..300).map(|i| draw(i).value).collect();
-        let mean = stats::mean(&values).expect("many");
+        let mean = stats::mean_estimate(&values).expect("many");
         assert!(
             (mean.value - 0.5).abs() < 4.0 * mean.stderr.expect("many"),
             "{mean:?}"
@@ -178,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn constant_columns_and_identical_sets_are_no_obstacle() {
+    fn c2st_handles_constant_columns_and_identical_sets() {
         let same = Array2::<f64>::ones((20, 3));
         assert_eq!(accuracy(&same, &same, 0).value, 0.5);
         let far = accuracy(&same, &(&same + 1.0), 0);

@@ -4,11 +4,11 @@ use ndarray::{Array2, ArrayView2};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::discrepancy::{self, Discrepancy};
-use super::pairs;
-use super::sample::Sample;
-use super::{Influences, Statistic, at_least};
-use crate::num::key::Key;
+use super::feature_set::FeatureSet;
+use super::mmd::{self, MmdEstimate};
+use super::pairwise_distance;
+use super::{Influences, Statistic, max_keeping_nan};
+use crate::num::key::RngKey;
 use crate::num::stats::Estimate;
 
 /// 1000 · MMD² with exp(−|x − y|²/(2·bandwidth²)) of rows scaled to length 1.
@@ -28,11 +28,11 @@ impl Default for Cmmd {
     }
 }
 
-const SCALE: f64 = 1000.0;
+const CMMD_SCALE: f64 = 1000.0;
 
 impl Statistic for Cmmd {
     fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
-        discrepancy::at_least_two("cmmd", generated, reference)?;
+        mmd::check_mmd_counts("cmmd", generated, reference)?;
         let fine = self.bandwidth.is_finite() && self.bandwidth > 0.0;
         fine.then_some(()).ok_or_else(|| {
             format!(
@@ -42,55 +42,59 @@ impl Statistic for Cmmd {
         })
     }
 
-    fn biased(&self) -> bool {
+    fn is_biased(&self) -> bool {
         true
     }
 
     fn compute(
         &self,
-        generated: &Sample,
-        reference: &Sample,
-        _key: Key,
+        generated: &FeatureSet,
+        reference: &FeatureSet,
+        _key: RngKey,
     ) -> Result<Estimate, String> {
-        let all = self.bells(generated, reference)?;
+        let all = self.gaussian_mmd(generated, reference)?;
         let with_itself = |mean: f64, n: usize| mean * (n - 1) as f64 / n as f64;
         let [a, b] = [
             with_itself(all.within[0], generated.len()),
             with_itself(all.within[1], reference.len()),
         ];
-        let value = at_least(SCALE * (a + b - 2.0 * all.between), 0.0);
+        let value = max_keeping_nan(CMMD_SCALE * (a + b - 2.0 * all.between), 0.0);
         Ok(Estimate {
             value,
-            stderr: Some(SCALE * all.stderr()),
+            stderr: Some(CMMD_SCALE * all.stderr()),
             n: generated.len(),
         })
     }
 
     fn influences(
         &self,
-        generated: &Sample,
-        reference: &Sample,
-        _key: Key,
+        generated: &FeatureSet,
+        reference: &FeatureSet,
+        _key: RngKey,
     ) -> Result<Option<Influences>, String> {
         Ok(Some(
-            self.bells(generated, reference)?
-                .influences(SCALE, generated, reference),
+            self.gaussian_mmd(generated, reference)?
+                .influences(CMMD_SCALE, generated, reference),
         ))
     }
 }
 
 impl Cmmd {
-    fn bells(&self, generated: &Sample, reference: &Sample) -> Result<Discrepancy, String> {
+    fn gaussian_mmd(
+        &self,
+        generated: &FeatureSet,
+        reference: &FeatureSet,
+    ) -> Result<MmdEstimate, String> {
         let (x, y) = (
-            unit("cmmd", generated.all()?)?,
-            unit("cmmd", reference.all()?)?,
+            normalize_rows("cmmd", generated.all_rows()?)?,
+            normalize_rows("cmmd", reference.all_rows()?)?,
         );
         let rate = -0.5 / (self.bandwidth * self.bandwidth);
         // k − 1: the mean of numbers near 1 would lose what tells the two sets apart.
         let bells = |x: ArrayView2<f64>, y: ArrayView2<f64>| {
-            pairs::squared(x, y).mapv_into(|d| (rate * d).exp_m1())
+            pairwise_distance::squared_distances(x, y).mapv_into(|d| (rate * d).exp_m1())
         };
-        Ok(Discrepancy::of(x.view(), y.view(), &bells))
+        Ok(MmdEstimate::from_kernel(x.view(), y.view(), &bells))
     }
 }
 
@@ -98,7 +102,7 @@ impl Cmmd {
 ///
 /// # Errors
 /// For a row of zeros.
-pub fn unit(name: &str, rows: ArrayView2<f64>) -> Result<Array2<f64>, String> {
+pub fn normalize_rows(name: &str, rows: ArrayView2<f64>) -> Result<Array2<f64>, String> {
     let mut out = rows.to_owned();
     for mut row in out.rows_mut() {
         let length = row.dot(&row).sqrt();
@@ -115,10 +119,10 @@ pub fn unit(name: &str, rows: ArrayView2<f64>) -> Result<Array2<f64>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::{self, honest, normal};
+    use crate::metric::testing::{self, assert_stderr_calibrated, normal_samples};
 
     #[test]
-    fn two_directions_are_closed_form() {
+    fn cmmd_matches_closed_form_for_orthogonal_rows() {
         // Lengths do not matter: all of x points one way, all of y at a right angle to it.
         let (x, y) = (
             ndarray::array![[1.0, 0.0], [5.0, 0.0]],
@@ -136,12 +140,12 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_error_is_the_spread_over_repeated_draws() {
+    fn cmmd_stderr_matches_spread() {
         for shift in [0.0, 0.4] {
-            honest(0.2, |i| {
+            assert_stderr_calibrated(0.2, |i| {
                 let (x, y) = (
-                    normal(2 * i, 80, 5, 0.3, 1.0),
-                    normal(2 * i + 1, 60, 5, 0.3 + shift, 1.0),
+                    normal_samples(2 * i, 80, 5, 0.3, 1.0),
+                    normal_samples(2 * i + 1, 60, 5, 0.3 + shift, 1.0),
                 );
                 testing::compute(&Cmmd::default(), &x, &y, 0).expect("fine")
             });

@@ -4,11 +4,11 @@ use ndarray::ArrayView2;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::discrepancy::{self, Discrepancy};
-use super::pairs;
-use super::sample::Sample;
-use super::{Influences, Statistic, at_least};
-use crate::num::key::Key;
+use super::feature_set::FeatureSet;
+use super::mmd::{self, MmdEstimate};
+use super::pairwise_distance;
+use super::{Influences, Statistic, max_keeping_nan};
+use crate::num::key::RngKey;
 use crate::num::stats::Estimate;
 
 /// No parameters; no root is taken.
@@ -22,26 +22,26 @@ pub struct Energy {}
 
 impl Statistic for Energy {
     fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
-        discrepancy::at_least_two("energy", generated, reference)
+        mmd::check_mmd_counts("energy", generated, reference)
     }
 
-    fn biased(&self) -> bool {
+    fn is_biased(&self) -> bool {
         true
     }
 
     fn compute(
         &self,
-        generated: &Sample,
-        reference: &Sample,
-        _key: Key,
+        generated: &FeatureSet,
+        reference: &FeatureSet,
+        _key: RngKey,
     ) -> Result<Estimate, String> {
-        let all = lengths(generated, reference)?;
+        let all = distance_kernel_mmd(generated, reference)?;
         let with_itself = |mean: f64, n: usize| mean * (n - 1) as f64 / n as f64;
         let [a, b] = [
             with_itself(all.within[0], generated.len()),
             with_itself(all.within[1], reference.len()),
         ];
-        let value = at_least(2.0 * all.between - a - b, 0.0);
+        let value = max_keeping_nan(2.0 * all.between - a - b, 0.0);
         Ok(Estimate {
             value,
             stderr: Some(all.stderr()),
@@ -51,23 +51,27 @@ impl Statistic for Energy {
 
     fn influences(
         &self,
-        generated: &Sample,
-        reference: &Sample,
-        _key: Key,
+        generated: &FeatureSet,
+        reference: &FeatureSet,
+        _key: RngKey,
     ) -> Result<Option<Influences>, String> {
         Ok(Some(
-            lengths(generated, reference)?.influences(-1.0, generated, reference),
+            distance_kernel_mmd(generated, reference)?.influences(-1.0, generated, reference),
         ))
     }
 }
 
 /// The discrepancy of kernel |x − y|: minus the energy distance, but for a sample with itself.
-fn lengths(generated: &Sample, reference: &Sample) -> Result<Discrepancy, String> {
-    let lengths =
-        |x: ArrayView2<f64>, y: ArrayView2<f64>| pairs::squared(x, y).mapv_into(f64::sqrt);
-    Ok(Discrepancy::of(
-        generated.all()?,
-        reference.all()?,
+fn distance_kernel_mmd(
+    generated: &FeatureSet,
+    reference: &FeatureSet,
+) -> Result<MmdEstimate, String> {
+    let lengths = |x: ArrayView2<f64>, y: ArrayView2<f64>| {
+        pairwise_distance::squared_distances(x, y).mapv_into(f64::sqrt)
+    };
+    Ok(MmdEstimate::from_kernel(
+        generated.all_rows()?,
+        reference.all_rows()?,
         &lengths,
     ))
 }
@@ -75,10 +79,10 @@ fn lengths(generated: &Sample, reference: &Sample) -> Result<Discrepancy, String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::{self, honest, normal};
+    use crate::metric::testing::{self, assert_stderr_calibrated, normal_samples};
 
     #[test]
-    fn two_points_against_two() {
+    fn energy_distance_of_two_points_each() {
         let (x, y) = (ndarray::array![[0.0], [1.0]], ndarray::array![[3.0], [5.0]]);
         // E|X − Y| = (3 + 5 + 2 + 4)/4, E|X − X'| = 1/2, E|Y − Y'| = 1.
         let got = testing::compute(&Energy {}, &x, &y, 0).expect("fine");
@@ -88,11 +92,11 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_error_is_the_spread_over_repeated_draws() {
-        honest(0.2, |i| {
+    fn energy_stderr_matches_spread() {
+        assert_stderr_calibrated(0.2, |i| {
             let (x, y) = (
-                normal(2 * i, 80, 3, 0.0, 1.0),
-                normal(2 * i + 1, 60, 3, 0.7, 1.0),
+                normal_samples(2 * i, 80, 3, 0.0, 1.0),
+                normal_samples(2 * i + 1, 60, 3, 0.7, 1.0),
             );
             testing::compute(&Energy {}, &x, &y, 0).expect("fine")
         });

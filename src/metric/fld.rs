@@ -22,13 +22,13 @@ use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::mixture::{Fit, Mixture, Scores};
-use super::sample::Sample;
-use super::{Role, Sets, Statistic, at_least, draws, notes};
-use crate::num::key::Key;
+use super::feature_set::FeatureSet;
+use super::mixture::{IsotropicMixture, MixtureFit, MixtureScores};
+use super::{SampleRole, SampleSets, Statistic, max_keeping_nan, notes, permutation};
+use crate::num::key::RngKey;
 use crate::num::stats::Estimate;
 
-macro_rules! divergences {
+macro_rules! fld_statistics {
     ($($(#[$meta:meta])* $Name:ident: $name:literal, $compute:expr;)+) => { $(
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,95 +36,95 @@ macro_rules! divergences {
         pub struct $Name {
             /// Samples that laws stand at, at most; the package's `gen_size`.
             pub centres: usize,
-            pub fit: Fit,
+            pub fit: MixtureFit,
         }
 
         impl Default for $Name {
             fn default() -> Self {
-                $Name { centres: 10_000, fit: Fit::Reference }
+                $Name { centres: 10_000, fit: MixtureFit::Reference }
             }
         }
 
         impl Statistic for $Name {
             fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
-                self.check_all(Sets::two(generated, reference))
+                self.check_all(SampleSets::generated_and_reference(generated, reference))
             }
 
-            fn check_all(&self, n: Sets<usize>) -> Result<(), String> {
-                check($name, self.centres, n)
+            fn check_all(&self, n: SampleSets<usize>) -> Result<(), String> {
+                check_fld_sets($name, self.centres, n)
             }
 
-            fn compared(&self) -> Role {
-                Role::Test
+            fn comparison_role(&self) -> SampleRole {
+                SampleRole::Test
             }
 
-            fn biased(&self) -> bool {
+            fn is_biased(&self) -> bool {
                 true
             }
 
-            fn notes(&self, sets: Sets<&Sample>) -> Vec<String> {
-                let copies = [("training", sets.of(Role::Train))];
+            fn notes(&self, sets: SampleSets<&FeatureSet>) -> Vec<String> {
+                let copies = [("training", sets.for_role(SampleRole::Train))];
                 let what = "which the halves of the baseline share";
-                let copies = notes::copies_on_both_sides(&copies, what).filter(|_| $name != "fld-gap");
-                notes::not_held_out(sets).into_iter().chain(copies).collect()
+                let copies = notes::duplicates_across_split(&copies, what).filter(|_| $name != "fld-gap");
+                notes::held_out_overlap(sets).into_iter().chain(copies).collect()
             }
 
-            fn compute(&self, _generated: &Sample, _reference: &Sample, _key: Key) -> Result<Estimate, String> {
-                Err(three($name))
+            fn compute(&self, _generated: &FeatureSet, _reference: &FeatureSet, _key: RngKey) -> Result<Estimate, String> {
+                Err(three_sets_required($name))
             }
 
-            fn compute_all(&self, sets: Sets<&Sample>, key: Key) -> Result<Estimate, String> {
-                Ok(self.of(&Normalized::of($name, sets, key)?))
+            fn compute_all(&self, sets: SampleSets<&FeatureSet>, key: RngKey) -> Result<Estimate, String> {
+                Ok(self.evaluate(&NormalizedSets::from_sets($name, sets, key)?))
             }
         }
 
         impl $Name {
-            fn of(&self, sets: &Normalized) -> Estimate {
-                let compute: fn(&Normalized, usize, Fit) -> Estimate = $compute;
+            fn evaluate(&self, sets: &NormalizedSets) -> Estimate {
+                let compute: fn(&NormalizedSets, usize, MixtureFit) -> Estimate = $compute;
                 compute(sets, self.centres, self.fit)
             }
         }
     )+ };
 }
 
-divergences! {
+fld_statistics! {
     /// How much less likely held-out data are under laws at generated samples than under laws at half of the
     /// training data, both fitted to training data. 0 is what fresh data reach, and more is worse.
     Fld: "fld", |sets, centres, fit| {
-        let generated = sets.some(&sets.generated, centres);
-        let got = Mixture::fit(generated.view(), sets.train.view(), fit).score(sets.test.view());
+        let generated = sets.subsample(&sets.generated, centres);
+        let got = IsotropicMixture::fit(generated.view(), sets.train.view(), fit).score(sets.test.view());
         let (base, spread) = sets.baseline(centres, |base, rest| {
-            Mixture::fit(base, rest, fit).score(sets.test.view())
+            IsotropicMixture::fit(base, rest, fit).score(sets.test.view())
         });
         let gaps: Vec<f64> = base.log_densities.iter().zip(&got.log_densities).map(|(b, g)| b - g).collect();
-        sets.estimate(&[&gaps], over_centres(&[&got]) + over_centres(&[&base]).max(spread))
+        sets.estimate(&[&gaps], variance_over_centres(&[&got]) + variance_over_centres(&[&base]).max(spread))
     };
     /// How much less likely training data are than held-out data under laws at generated samples: the more negative,
     /// the more the training data were copied.
     FldGap: "fld-gap", |sets, centres, fit| {
-        let generated = sets.some(&sets.generated, centres);
-        let mixture = Mixture::fit(generated.view(), sets.train.view(), fit);
+        let generated = sets.subsample(&sets.generated, centres);
+        let mixture = IsotropicMixture::fit(generated.view(), sets.train.view(), fit);
         let [seen, unseen] = [&sets.train, &sets.test].map(|set| mixture.score(set.view()));
-        sets.estimate(&[&negated(&seen), &unseen.log_densities], over_centres(&[&seen, &unseen]))
+        sets.estimate(&[&negated_log_densities(&seen), &unseen.log_densities], variance_over_centres(&[&seen, &unseen]))
     };
     /// How much less likely generated samples are than training data under laws at held-out data, which are fitted to
     /// the (other) training data: their quality alone.
     FldPrecision: "fld-precision", |sets, centres, fit| {
-        let (held, generated) = (sets.some(&sets.test, centres), sets.some(&sets.generated, centres));
-        let got = Mixture::fit(held.view(), sets.train.view(), fit).score(generated.view());
-        let (base, spread) = sets.baseline(centres, |base, rest| Mixture::fit(held.view(), rest, fit).score(base));
-        sets.estimate(&[&negated(&got), &base.log_densities], over_centres(&[&got, &base]).max(spread))
+        let (held, generated) = (sets.subsample(&sets.test, centres), sets.subsample(&sets.generated, centres));
+        let got = IsotropicMixture::fit(held.view(), sets.train.view(), fit).score(generated.view());
+        let (base, spread) = sets.baseline(centres, |base, rest| IsotropicMixture::fit(held.view(), rest, fit).score(base));
+        sets.estimate(&[&negated_log_densities(&got), &base.log_densities], variance_over_centres(&[&got, &base]).max(spread))
     };
 }
 
 /// Distances that fit in memory, eight bytes each.
-const MOST: usize = 1 << 30;
+const MAX_DISTANCES: usize = 1 << 30;
 
-fn check(name: &str, centres: usize, n: Sets<usize>) -> Result<(), String> {
+fn check_fld_sets(name: &str, centres: usize, n: SampleSets<usize>) -> Result<(), String> {
     if n.train.is_none() && n.test.is_none() {
-        return Err(three(name));
+        return Err(three_sets_required(name));
     }
-    let (train, test) = (n.of(Role::Train), n.of(Role::Test));
+    let (train, test) = (n.for_role(SampleRole::Train), n.for_role(SampleRole::Test));
     if train < 4 || test < 2 || n.generated < 2 {
         return Err(format!(
             "{name}: {} generated, {train} training and {test} held-out samples, expected at least 2, 4 and 2",
@@ -135,44 +135,51 @@ fn check(name: &str, centres: usize, n: Sets<usize>) -> Result<(), String> {
         return Err(format!("{name}: centres is {centres}, expected at least 2"));
     }
     let at = centres.min(n.generated.max(test));
-    if train.saturating_mul(at) > MOST {
+    if train.saturating_mul(at) > MAX_DISTANCES {
         return Err(format!(
-            "{name}: {train} training samples and {at} centres are more distances than {MOST}; expected fewer training \
+            "{name}: {train} training samples and {at} centres are more distances than {MAX_DISTANCES}; expected fewer training \
              samples, or `centres` of at most {}",
-            MOST / train
+            MAX_DISTANCES / train
         ));
     }
     Ok(())
 }
 
-fn three(name: &str) -> String {
+fn three_sets_required(name: &str) -> String {
     format!(
         "{name}: it needs training data and data that the model has not seen; beside the reference, name the training \
          data (`train`) or the unseen data (`test`), and the reference is the other"
     )
 }
 
-fn negated(scores: &Scores) -> Vec<f64> {
+fn negated_log_densities(scores: &MixtureScores) -> Vec<f64> {
     scores.log_densities.iter().map(|l| -l).collect()
 }
 
 /// The three sets in units of the held-out data.
-struct Normalized {
+struct NormalizedSets {
     train: Array2<f64>,
     test: Array2<f64>,
     generated: Array2<f64>,
-    key: Key,
+    key: RngKey,
 }
 
-impl Normalized {
-    fn of(name: &str, sets: Sets<&Sample>, key: Key) -> Result<Normalized, String> {
-        let (train, test) = (sets.of(Role::Train).all()?, sets.of(Role::Test).all()?);
+impl NormalizedSets {
+    fn from_sets(
+        name: &str,
+        sets: SampleSets<&FeatureSet>,
+        key: RngKey,
+    ) -> Result<NormalizedSets, String> {
+        let (train, test) = (
+            sets.for_role(SampleRole::Train).all_rows()?,
+            sets.for_role(SampleRole::Test).all_rows()?,
+        );
         if train == test {
             return Err(format!(
                 "{name}: the training data and the held-out data are the same samples"
             ));
         }
-        let constant = test.ncols() - sets.of(Role::Test).varying().len();
+        let constant = test.ncols() - sets.for_role(SampleRole::Test).varying_columns().len();
         if constant > 0 {
             return Err(format!(
                 "{name}: {constant} of {} numbers are the same in all held-out samples, and by their standard deviation \
@@ -180,11 +187,14 @@ impl Normalized {
                 test.ncols()
             ));
         }
-        let train = train.select(Axis(0), &draws::order(train.nrows(), key, 2));
-        Ok(Normalized::new(
+        let train = train.select(
+            Axis(0),
+            &permutation::random_permutation(train.nrows(), key, 2),
+        );
+        Ok(NormalizedSets::new(
             train.view(),
             test,
-            sets.generated.all()?,
+            sets.generated.all_rows()?,
             key,
         ))
     }
@@ -194,14 +204,14 @@ impl Normalized {
         train: ArrayView2<f64>,
         test: ArrayView2<f64>,
         generated: ArrayView2<f64>,
-        key: Key,
-    ) -> Normalized {
+        key: RngKey,
+    ) -> NormalizedSets {
         let (mean, std) = (
             test.mean_axis(Axis(0)).expect("samples"),
             test.std_axis(Axis(0), 1.0),
         );
         let units = |x: ArrayView2<f64>| (&x - &mean) / &std;
-        Normalized {
+        NormalizedSets {
             train: units(train),
             test: units(test),
             generated: units(generated),
@@ -210,10 +220,13 @@ impl Normalized {
     }
 
     /// At most so many samples, drawn by the seed where there are more.
-    fn some(&self, of: &Array2<f64>, most: usize) -> Array2<f64> {
+    fn subsample(&self, of: &Array2<f64>, most: usize) -> Array2<f64> {
         match of.nrows() <= most {
             true => of.clone(),
-            false => of.select(Axis(0), &draws::subset(of.nrows(), most, self.key, 0)),
+            false => of.select(
+                Axis(0),
+                &permutation::random_subset(of.nrows(), most, self.key, 0),
+            ),
         }
     }
 
@@ -221,32 +234,32 @@ impl Normalized {
     fn baseline(
         &self,
         centres: usize,
-        of: impl Fn(ArrayView2<f64>, ArrayView2<f64>) -> Scores,
-    ) -> (Scores, f64) {
+        of: impl Fn(ArrayView2<f64>, ArrayView2<f64>) -> MixtureScores,
+    ) -> (MixtureScores, f64) {
         let n = self.train.nrows();
         let half = centres.min(self.generated.nrows()).min(n / 2);
         let split =
             |train: ArrayView2<f64>| of(train.slice(s![..half, ..]), train.slice(s![half.., ..]));
         let first = split(self.train.view());
-        let mut means = vec![mean(&first.log_densities)];
-        for again in 1..SPLITS {
-            let order = draws::order(n, self.key, 2 + again);
-            means.push(mean(
+        let mut means = vec![term_mean(&first.log_densities)];
+        for again in 1..BASELINE_SPLITS {
+            let order = permutation::random_permutation(n, self.key, 2 + again);
+            means.push(term_mean(
                 &split(self.train.select(Axis(0), &order).view()).log_densities,
             ));
         }
-        (first, variance(&means))
+        (first, term_variance(&means))
     }
 
     /// 100/dim · Σ of the means of `terms`, with their error over samples and the variance that centres add.
     fn estimate(&self, terms: &[&[f64]], over_centres: f64) -> Estimate {
-        let value: f64 = terms.iter().map(|term| mean(term)).sum();
+        let value: f64 = terms.iter().map(|term| term_mean(term)).sum();
         let over_samples: f64 = terms
             .iter()
-            .map(|term| variance(term) / term.len() as f64)
+            .map(|term| term_variance(term) / term.len() as f64)
             .sum();
         let scale = 100.0 / self.test.ncols() as f64;
-        let stderr = scale * (over_samples + at_least(over_centres, 0.0)).sqrt();
+        let stderr = scale * (over_samples + max_keeping_nan(over_centres, 0.0)).sqrt();
         Estimate {
             value: scale * value,
             stderr: Some(stderr),
@@ -256,29 +269,29 @@ impl Normalized {
 }
 
 /// Random halves of the training data that the baseline is taken of, the first of which counts.
-const SPLITS: u64 = 4;
+const BASELINE_SPLITS: u64 = 4;
 
-fn mean(values: &[f64]) -> f64 {
+fn term_mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-fn variance(values: &[f64]) -> f64 {
-    let mean = mean(values);
+fn term_variance(values: &[f64]) -> f64 {
+    let mean = term_mean(values);
     values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (values.len() as f64 - 1.0)
 }
 
 /// The variance of a mean log-density over the centres: the influence of centre j is N times its mean share.
 ///
 /// Its square is high by the noise of a mean over few points, which is there already in the variance over points.
-fn over_centres(scores: &[&Scores]) -> f64 {
-    let n = scores[0].shares.len() as f64;
-    let mut influence = Array1::<f64>::zeros(scores[0].shares.len());
+fn variance_over_centres(scores: &[&MixtureScores]) -> f64 {
+    let n = scores[0].responsibilities.len() as f64;
+    let mut influence = Array1::<f64>::zeros(scores[0].responsibilities.len());
     let mut noise = 0.0;
     for (scores, sign) in scores.iter().zip([1.0, -1.0]) {
         let points = scores.log_densities.len() as f64;
-        influence.scaled_add(sign * n / points, &scores.shares);
-        let squares = (scores.squares.iter())
-            .zip(&scores.shares)
+        influence.scaled_add(sign * n / points, &scores.responsibilities);
+        let squares = (scores.squared_responsibilities.iter())
+            .zip(&scores.responsibilities)
             .map(|(square, share)| square - share * share / points);
         noise += n * squares.sum::<f64>() / (points * (points - 1.0));
     }
@@ -294,9 +307,9 @@ mod tests {
 
     use super::*;
     use crate::metric::Metric;
-    use crate::metric::testing::{normal, of_three, repeated};
+    use crate::metric::testing::{measure_three_sets, normal_samples, stderr_to_spread_ratio};
 
-    fn metric(name: &str, fit: Fit) -> Metric {
+    fn metric(name: &str, fit: MixtureFit) -> Metric {
         match name {
             "fld" => Metric::Fld(Fld {
                 fit,
@@ -314,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_those_of_the_authors_package() {
+    fn fld_matches_authors_package() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/metrics/fld.npz");
         let mut archive = NpzReader::new(File::open(path).expect(path)).expect("an archive");
         for name in ["full", "wide", "copies"] {
@@ -322,12 +335,16 @@ mod tests {
                 archive.by_name(&format!("{name}_{part}")).expect(part)
             };
             let [generated, train, test] = ["generated", "train", "test"].map(&mut rows);
-            let sets =
-                Normalized::new(train.view(), test.view(), generated.view(), Key { seed: 0 });
+            let sets = NormalizedSets::new(
+                train.view(),
+                test.view(),
+                generated.view(),
+                RngKey { seed: 0 },
+            );
             let got = [
-                Fld::default().of(&sets),
-                FldGap::default().of(&sets),
-                FldPrecision::default().of(&sets),
+                Fld::default().evaluate(&sets),
+                FldGap::default().evaluate(&sets),
+                FldPrecision::default().evaluate(&sets),
             ];
             for (metric, got) in ["fld", "fld-gap", "fld-precision"].into_iter().zip(got) {
                 let want: Array1<f64> = archive.by_name(&format!("{name}_{metric}")).expect(metric);
@@ -348,12 +365,12 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_error_is_the_spread_over_repeated_draws() {
+    fn fld_stderr_matches_spread() {
         let sets = |i, d| {
             [
-                normal(3 * i, 60, d, 0.2, 1.0),
-                normal(3 * i + 1, 120, d, 0.0, 1.0),
-                normal(3 * i + 2, 60, d, 0.0, 1.0),
+                normal_samples(3 * i, 60, d, 0.2, 1.0),
+                normal_samples(3 * i + 1, 120, d, 0.0, 1.0),
+                normal_samples(3 * i + 2, 60, d, 0.0, 1.0),
             ]
         };
         for (name, d) in [
@@ -362,25 +379,31 @@ mod tests {
             ("fld-precision", 3),
             ("fld", 10),
         ] {
-            let ratio = repeated(100, |i| {
-                of_three(&metric(name, Fit::Reference), sets(i, d).each_ref(), i).expect("fine")
+            let ratio = stderr_to_spread_ratio(100, |i| {
+                measure_three_sets(
+                    &metric(name, MixtureFit::Reference),
+                    sets(i, d).each_ref(),
+                    i,
+                )
+                .expect("fine")
             });
             assert!((0.7..1.3).contains(&ratio), "{name} {d}: {ratio}");
         }
     }
 
     #[test]
-    fn copies_are_worse_than_fresh_samples_and_bad_ones_too() {
+    fn fld_penalizes_copies_and_bad_samples() {
         let (train, test, fresh) = (
-            normal(1, 200, 5, 0.0, 1.0),
-            normal(2, 100, 5, 0.0, 1.0),
-            normal(3, 100, 5, 0.0, 1.0),
+            normal_samples(1, 200, 5, 0.0, 1.0),
+            normal_samples(2, 100, 5, 0.0, 1.0),
+            normal_samples(3, 100, 5, 0.0, 1.0),
         );
         let copies = &train.slice(s![..100, ..]) + 1e-3;
-        let bad = normal(4, 100, 5, 1.5, 1.0);
-        for fit in [Fit::Reference, Fit::Converged] {
+        let bad = normal_samples(4, 100, 5, 1.5, 1.0);
+        for fit in [MixtureFit::Reference, MixtureFit::Converged] {
             let of = |name, x| {
-                let got = of_three(&metric(name, fit), [x, &train, &test], 0).expect("fine");
+                let got =
+                    measure_three_sets(&metric(name, fit), [x, &train, &test], 0).expect("fine");
                 (got.value, got.stderr.expect("an error"))
             };
             let (fld, error) = of("fld", &fresh);
@@ -396,14 +419,14 @@ mod tests {
     }
 
     #[test]
-    fn what_the_definition_does_not_allow_is_refused() {
+    fn fld_refuses_invalid_sets() {
         let (x, y, z) = (
-            normal(1, 20, 3, 0.0, 1.0),
-            normal(2, 20, 3, 0.0, 1.0),
-            normal(3, 20, 3, 0.0, 1.0),
+            normal_samples(1, 20, 3, 0.0, 1.0),
+            normal_samples(2, 20, 3, 0.0, 1.0),
+            normal_samples(3, 20, 3, 0.0, 1.0),
         );
         let refused = |sets: [&Array2<f64>; 3]| {
-            of_three(&metric("fld", Fit::Reference), sets, 0).expect_err("refused")
+            measure_three_sets(&metric("fld", MixtureFit::Reference), sets, 0).expect_err("refused")
         };
         assert!(refused([&x, &y, &y]).contains("same samples"));
         let mut constant = z.clone();
@@ -411,10 +434,11 @@ mod tests {
         assert!(refused([&x, &y, &constant]).contains("1 of 3 numbers"));
         let few = y.slice(s![..3, ..]).to_owned();
         assert!(refused([&x, &few, &z]).contains("3 training"));
-        let two = crate::metric::testing::measured(&metric("fld", Fit::Reference), &x, &y)
-            .expect_err("two sets");
+        let two =
+            crate::metric::testing::measure_arrays(&metric("fld", MixtureFit::Reference), &x, &y)
+                .expect_err("two sets");
         assert!(two.contains("`train`") && two.contains("`test`"), "{two}");
-        let many = Sets {
+        let many = SampleSets {
             generated: 20_000,
             reference: 2_000_000,
             train: None,
@@ -430,9 +454,9 @@ mod tests {
                 centres: 1,
                 ..Fld::default()
             }
-            .check_all(Sets {
+            .check_all(SampleSets {
                 test: Some(9),
-                ..Sets::two(9, 9)
+                ..SampleSets::generated_and_reference(9, 9)
             })
             .is_err()
         );

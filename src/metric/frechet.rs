@@ -7,11 +7,11 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::sample::{ROWS, Sample};
-use super::{Influences, Sets, Statistic, at_least, draws, notes};
-use crate::num::key::Key;
+use super::feature_set::{FeatureSet, READ_BLOCK_ROWS};
+use super::{Influences, SampleSets, Statistic, max_keeping_nan, notes, permutation};
+use crate::num::key::RngKey;
 use crate::num::linalg;
-use crate::num::moments::Moments;
+use crate::num::moments::RowMoments;
 use crate::num::stats::Estimate;
 
 /// No parameters.
@@ -24,10 +24,10 @@ pub struct Frechet {}
 
 impl Statistic for Frechet {
     fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
-        at_least_two("frechet", generated, reference)
+        check_covariance_counts("frechet", generated, reference)
     }
 
-    fn biased(&self) -> bool {
+    fn is_biased(&self) -> bool {
         true
     }
 
@@ -36,12 +36,15 @@ impl Statistic for Frechet {
     /// 8,192 samples it is taken from that many, drawn by the seed.
     fn compute(
         &self,
-        generated: &Sample,
-        reference: &Sample,
-        key: Key,
+        generated: &FeatureSet,
+        reference: &FeatureSet,
+        key: RngKey,
     ) -> Result<Estimate, String> {
-        let (g, r) = (Side::whole(generated)?, Side::whole(reference)?);
-        let coupling = Coupling::of(&g, &r)?;
+        let (g, r) = (
+            GaussianFit::fit_all_rows(generated)?,
+            GaussianFit::fit_all_rows(reference)?,
+        );
+        let coupling = FrechetInfluence::between_fits(&g, &r)?;
         let variance =
             coupling.variance(generated, &g, 0, key)? + coupling.variance(reference, &r, 1, key)?;
         Ok(Estimate {
@@ -51,33 +54,37 @@ impl Statistic for Frechet {
         })
     }
 
-    fn notes(&self, sets: Sets<&Sample>) -> Vec<String> {
+    fn notes(&self, sets: SampleSets<&FeatureSet>) -> Vec<String> {
         let width = sets
             .generated
-            .varying()
+            .varying_columns()
             .len()
-            .max(sets.reference.varying().len());
+            .max(sets.reference.varying_columns().len());
         let [generated, reference] = [sets.generated, sets.reference].map(|set| Some(set.len()));
-        notes::few_for_a_covariance(width, generated, reference)
+        notes::too_few_for_covariance(width, generated, reference)
             .into_iter()
             .collect()
     }
 
     fn influences(
         &self,
-        generated: &Sample,
-        reference: &Sample,
-        _key: Key,
+        generated: &FeatureSet,
+        reference: &FeatureSet,
+        _key: RngKey,
     ) -> Result<Option<Influences>, String> {
-        let (g, r) = (Side::whole(generated)?, Side::whole(reference)?);
-        let coupling = Coupling::of(&g, &r)?;
-        let of = |sample: &Sample, side: &Side, number: usize| -> Result<Vec<f64>, String> {
-            let all: Vec<usize> = (0..sample.len()).collect();
-            let mut values = coupling.influences(sample, side, number, &all)?;
-            let mean = values.iter().sum::<f64>() / values.len() as f64;
-            values.iter_mut().for_each(|v| *v -= mean);
-            Ok(sample.as_they_came(&values))
-        };
+        let (g, r) = (
+            GaussianFit::fit_all_rows(generated)?,
+            GaussianFit::fit_all_rows(reference)?,
+        );
+        let coupling = FrechetInfluence::between_fits(&g, &r)?;
+        let of =
+            |sample: &FeatureSet, side: &GaussianFit, number: usize| -> Result<Vec<f64>, String> {
+                let all: Vec<usize> = (0..sample.len()).collect();
+                let mut values = coupling.influences(sample, side, number, &all)?;
+                let mean = values.iter().sum::<f64>() / values.len() as f64;
+                values.iter_mut().for_each(|v| *v -= mean);
+                Ok(sample.in_input_order(&values))
+            };
         Ok(Some(Influences {
             generated: of(generated, &g, 0)?,
             reference: of(reference, &r, 1)?,
@@ -89,7 +96,11 @@ impl Statistic for Frechet {
 ///
 /// # Errors
 /// A sentence with both counts.
-pub fn at_least_two(name: &str, generated: usize, reference: usize) -> Result<(), String> {
+pub fn check_covariance_counts(
+    name: &str,
+    generated: usize,
+    reference: usize,
+) -> Result<(), String> {
     let fine = generated >= 2 && reference >= 2;
     fine.then_some(()).ok_or_else(|| {
         format!("{name}: {generated} generated and {reference} reference samples, expected at least 2 of each")
@@ -106,51 +117,57 @@ const LEAST_PIVOT: f64 = 1e-9;
 const LEAST_EIGENVALUE: f64 = 1e-4;
 
 /// The normal law fitted to some rows: their mean and a factor R of their covariance RᵀR.
-pub struct Side {
+pub struct GaussianFit {
     mean: Array1<f64>,
-    factor: Array2<f64>,
+    covariance_factor: Array2<f64>,
 }
 
-impl Side {
+impl GaussianFit {
     /// Fitted to all rows.
     ///
     /// # Errors
     /// Where rows cannot be read.
-    pub fn whole(sample: &Sample) -> Result<Side, String> {
-        Side::of(sample, &(0..sample.len()).collect::<Vec<_>>())
+    pub fn fit_all_rows(sample: &FeatureSet) -> Result<GaussianFit, String> {
+        GaussianFit::fit_rows(sample, &(0..sample.len()).collect::<Vec<_>>())
     }
 
     /// Fitted to the rows at the given positions, of which there are at least two.
     ///
     /// # Errors
-    /// As [`Side::whole`].
-    pub fn of(sample: &Sample, positions: &[usize]) -> Result<Side, String> {
+    /// As [`GaussianFit::fit_all_rows`].
+    pub fn fit_rows(sample: &FeatureSet, positions: &[usize]) -> Result<GaussianFit, String> {
         // A constant column has no part in the covariance, and would stand in the way of Cholesky.
-        let kept = sample.varying();
+        let kept = sample.varying_columns();
         let read = |positions: &[usize]| -> Result<Array2<f64>, String> {
-            let rows = sample.rows(positions)?;
+            let rows = sample.rows_at(positions)?;
             Ok(if kept.len() < rows.ncols() {
                 rows.select(Axis(1), kept)
             } else {
                 rows
             })
         };
-        let mut mean = sample.rows(&positions[..1])?.row(0).to_owned();
-        let (some, small) = fit(&read, positions, kept.len())?;
+        let mut mean = sample.rows_at(&positions[..1])?.row(0).to_owned();
+        let (some, small) = fit_mean_and_factor(&read, positions, kept.len())?;
         kept.iter().zip(some).for_each(|(at, m)| mean[*at] = m);
         let mut factor = Array2::zeros((small.nrows(), sample.width()));
         for (column, at) in small.columns().into_iter().zip(kept) {
             factor.column_mut(*at).assign(&column);
         }
         factor /= ((positions.len() - 1) as f64).sqrt();
-        Ok(Side { mean, factor })
+        Ok(GaussianFit {
+            mean,
+            covariance_factor: factor,
+        })
     }
 
     /// The law of a given mean and covariance.
     ///
     /// # Errors
     /// Where the matrix has a negative eigenvalue beyond rounding, and so is no covariance.
-    pub fn given(mean: &Array1<f64>, covariance: &Array2<f64>) -> Result<Side, String> {
+    pub fn from_moments(
+        mean: &Array1<f64>,
+        covariance: &Array2<f64>,
+    ) -> Result<GaussianFit, String> {
         let (values, vectors) = linalg::eigh(covariance.view())?;
         let largest = values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
         if let Some(negative) = values.iter().find(|v| **v < -LEAST_EIGENVALUE * largest) {
@@ -162,34 +179,38 @@ impl Side {
             .reversed_axes()
             .as_standard_layout()
             .into_owned();
-        Ok(Side {
+        Ok(GaussianFit {
             mean: mean.clone(),
-            factor,
+            covariance_factor: factor,
         })
     }
 
-    fn trace(&self) -> f64 {
-        self.factor.iter().map(|v| v * v).sum()
+    fn covariance_trace(&self) -> f64 {
+        self.covariance_factor.iter().map(|v| v * v).sum()
     }
 }
 
-type Read<'a> = dyn Fn(&[usize]) -> Result<Array2<f64>, String> + Sync + 'a;
+type RowReader<'a> = dyn Fn(&[usize]) -> Result<Array2<f64>, String> + Sync + 'a;
 
 /// The mean, and R with RᵀR the scatter around it.
 ///
 /// With many more rows than columns by Cholesky from merged moments, which costs a fraction of a QR
 /// factorisation but squares the condition number; where that matters, and with few rows, by QR of the rows
 /// themselves, block by block with the R so far on top.
-fn fit(read: &Read, positions: &[usize], d: usize) -> Result<(Array1<f64>, Array2<f64>), String> {
+fn fit_mean_and_factor(
+    read: &RowReader,
+    positions: &[usize],
+    d: usize,
+) -> Result<(Array1<f64>, Array2<f64>), String> {
     let mut mean = None;
     if positions.len() > 2 * d {
-        let moments = moments(read, positions, d)?;
-        match moments.factor(LEAST_PIVOT) {
+        let moments = pooled_moments(read, positions, d)?;
+        match moments.scatter_factor(LEAST_PIVOT) {
             Some(r) => return Ok((moments.mean, r)),
             None => mean = Some(moments.mean),
         }
     }
-    let block = (2 * d).max(ROWS);
+    let block = (2 * d).max(READ_BLOCK_ROWS);
     if positions.len() <= block {
         let mut rows = read(positions)?;
         let mean = rows.mean_axis(Axis(0)).expect("at least two rows");
@@ -198,7 +219,7 @@ fn fit(read: &Read, positions: &[usize], d: usize) -> Result<(Array1<f64>, Array
     }
     let mean = match mean {
         Some(mean) => mean,
-        None => moments(read, positions, d)?.mean,
+        None => pooled_moments(read, positions, d)?.mean,
     };
     let mut r = Array2::zeros((0, d));
     for block in positions.chunks(block) {
@@ -213,35 +234,35 @@ fn fit(read: &Read, positions: &[usize], d: usize) -> Result<(Array1<f64>, Array
 }
 
 /// Moments of a few parts side by side: their number is fixed, and so are the digits.
-fn moments(read: &Read, positions: &[usize], d: usize) -> Result<Moments, String> {
-    let parts: Vec<Moments> = positions
+fn pooled_moments(read: &RowReader, positions: &[usize], d: usize) -> Result<RowMoments, String> {
+    let parts: Vec<RowMoments> = positions
         .par_chunks(positions.len().div_ceil(4))
         .map(|part| {
-            let mut moments = Moments::empty(d);
-            for block in part.chunks(ROWS) {
+            let mut moments = RowMoments::empty(d);
+            for block in part.chunks(READ_BLOCK_ROWS) {
                 moments.add(read(block)?);
             }
             Ok(moments)
         })
         .collect::<Result<_, String>>()?;
-    let mut all = Moments::empty(d);
+    let mut all = RowMoments::empty(d);
     parts.iter().for_each(|part| all.merge(part));
     Ok(all)
 }
 
 /// The distance of two laws, and how it changes with each.
-pub struct Coupling {
+pub struct FrechetInfluence {
     pub distance: f64,
-    gap: Array1<f64>,
+    mean_gap: Array1<f64>,
     /// Wᵢ with WᵢᵀWᵢ = d tr(Σ₁Σ₂)^{1/2}/dΣᵢ · 2.
-    roots: [Array2<f64>; 2],
+    influence_factors: [Array2<f64>; 2],
 }
 
-impl Coupling {
+impl FrechetInfluence {
     /// # Errors
     /// Where singular values cannot be found, which happens only for numbers that are not finite.
-    pub fn of(g: &Side, r: &Side) -> Result<Coupling, String> {
-        let cross = linalg::matmul(g.factor.view(), r.factor.t());
+    pub fn between_fits(g: &GaussianFit, r: &GaussianFit) -> Result<FrechetInfluence, String> {
+        let cross = linalg::matmul(g.covariance_factor.view(), r.covariance_factor.t());
         let (u, s, v) = match linalg::svd_by_eigenvectors(cross.view())? {
             Some(quickly) => quickly,
             None => linalg::svd(cross.view())?,
@@ -252,12 +273,15 @@ impl Coupling {
         let root = |basis: &Array2<f64>, factor: &Array2<f64>| {
             linalg::matmul((basis * &inverse_root).t(), factor.view())
         };
-        let (first, second) = rayon::join(|| root(&v, &r.factor), || root(&u, &g.factor));
+        let (first, second) = rayon::join(
+            || root(&v, &r.covariance_factor),
+            || root(&u, &g.covariance_factor),
+        );
         let roots = [first, second];
-        Ok(Coupling {
-            distance: distance(g, r, s.sum()),
-            gap: &g.mean - &r.mean,
-            roots,
+        Ok(FrechetInfluence {
+            distance: distance_from_nuclear_norm(g, r, s.sum()),
+            mean_gap: &g.mean - &r.mean,
+            influence_factors: roots,
         })
     }
 
@@ -268,14 +292,14 @@ impl Coupling {
     /// Where rows cannot be read.
     pub fn variance(
         &self,
-        sample: &Sample,
-        side: &Side,
+        sample: &FeatureSet,
+        side: &GaussianFit,
         number: usize,
-        key: Key,
+        key: RngKey,
     ) -> Result<f64, String> {
         let n = sample.len();
         let mut order = if n > ERROR_ROWS {
-            draws::order(n, key, number as u64)
+            permutation::random_permutation(n, key, number as u64)
         } else {
             (0..n).collect()
         };
@@ -289,19 +313,19 @@ impl Coupling {
     /// (x−μ)ᵀ(2·gap + (I − M)(x−μ)) of the rows at the given positions, up to a constant.
     fn influences(
         &self,
-        sample: &Sample,
-        side: &Side,
+        sample: &FeatureSet,
+        side: &GaussianFit,
         number: usize,
         positions: &[usize],
     ) -> Result<Vec<f64>, String> {
         let (gap, root) = (
-            &self.gap * if number == 0 { 2.0 } else { -2.0 },
-            &self.roots[number],
+            &self.mean_gap * if number == 0 { 2.0 } else { -2.0 },
+            &self.influence_factors[number],
         );
         let parts: Vec<Vec<f64>> = positions
-            .par_chunks(ROWS)
+            .par_chunks(READ_BLOCK_ROWS)
             .map(|positions| {
-                let centred = sample.rows(positions)? - &side.mean;
+                let centred = sample.rows_at(positions)? - &side.mean;
                 let weighted = linalg::matmul(centred.view(), root.t());
                 let one = |(x, w): (ArrayView1<f64>, ArrayView1<f64>)| {
                     gap.dot(&x) + x.dot(&x) - w.dot(&w)
@@ -321,25 +345,28 @@ impl Coupling {
 /// The distance alone, at a fraction of the cost.
 ///
 /// # Errors
-/// As [`Coupling::of`].
-pub fn alone(g: &Side, r: &Side) -> Result<f64, String> {
-    let cross = linalg::matmul(g.factor.view(), r.factor.t());
+/// As [`FrechetInfluence::between_fits`].
+pub fn frechet_distance(g: &GaussianFit, r: &GaussianFit) -> Result<f64, String> {
+    let cross = linalg::matmul(g.covariance_factor.view(), r.covariance_factor.t());
     let nuclear = linalg::singular_values(cross.view())
         .map_err(str::to_owned)?
         .sum();
-    Ok(distance(g, r, nuclear))
+    Ok(distance_from_nuclear_norm(g, r, nuclear))
 }
 
-fn distance(g: &Side, r: &Side, nuclear: f64) -> f64 {
+fn distance_from_nuclear_norm(g: &GaussianFit, r: &GaussianFit, nuclear: f64) -> f64 {
     let gap = &g.mean - &r.mean;
-    at_least(gap.dot(&gap) + g.trace() + r.trace() - 2.0 * nuclear, 0.0)
+    max_keeping_nan(
+        gap.dot(&gap) + g.covariance_trace() + r.covariance_trace() - 2.0 * nuclear,
+        0.0,
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::{self, normal};
-    use crate::num::moments::Moments;
+    use crate::metric::testing::{self, normal_samples};
+    use crate::num::moments::RowMoments;
     use crate::num::stats;
 
     fn distance(a: &Array2<f64>, b: &Array2<f64>) -> Estimate {
@@ -347,12 +374,12 @@ mod tests {
     }
 
     #[test]
-    fn scaling_and_shifting_the_same_points_is_closed_form() {
+    fn frechet_matches_closed_form_for_scaled_and_shifted_points() {
         // Σ₂ = a²Σ₁ commutes with Σ₁: the distance is |shift|² + (a − 1)² tr Σ₁, to rounding.
         for n in [5, 40] {
-            let x = normal(1, n, 12, 0.0, 1.0);
+            let x = normal_samples(1, n, 12, 0.0, 1.0);
             let y = &x * 1.7 + 0.25;
-            let trace: f64 = Moments::of(x.view()).covariance().diag().sum();
+            let trace: f64 = RowMoments::from_rows(x.view()).covariance().diag().sum();
             let mean = x.mean_axis(Axis(0)).expect("rows");
             let shift: f64 = mean.iter().map(|m| (0.7 * m + 0.25f64).powi(2)).sum();
             let want = shift + 0.49 * trace;
@@ -364,15 +391,21 @@ mod tests {
     }
 
     #[test]
-    fn identical_sets_are_at_distance_zero_even_with_fewer_samples_than_dimensions() {
-        let x = normal(1, 6, 20, 0.5, 1.0);
+    fn frechet_of_identical_sets_is_zero() {
+        let x = normal_samples(1, 6, 20, 0.5, 1.0);
         assert!(distance(&x, &x).value.abs() < 1e-12);
     }
 
     #[test]
-    fn agrees_with_the_matrix_square_root() {
-        let (a, b) = (normal(1, 200, 5, 0.0, 1.0), normal(2, 150, 5, 0.2, 1.3));
-        let (ma, mb) = (Moments::of(a.view()), Moments::of(b.view()));
+    fn frechet_matches_matrix_square_root() {
+        let (a, b) = (
+            normal_samples(1, 200, 5, 0.0, 1.0),
+            normal_samples(2, 150, 5, 0.2, 1.3),
+        );
+        let (ma, mb) = (
+            RowMoments::from_rows(a.view()),
+            RowMoments::from_rows(b.view()),
+        );
         let sqrt = |m: &Array2<f64>| {
             let (values, vectors) = linalg::eigh(m.view()).expect("finite");
             (&vectors * &values.mapv(|v| v.max(0.0).sqrt())).dot(&vectors.t())
@@ -386,35 +419,47 @@ mod tests {
     }
 
     #[test]
-    fn a_given_law_is_that_of_its_samples() {
+    fn frechet_from_moments_matches_samples() {
         for n in [5, 300] {
-            let (x, y) = (normal(1, n, 12, 0.0, 1.0), normal(2, 400, 12, 0.3, 1.4));
+            let (x, y) = (
+                normal_samples(1, n, 12, 0.0, 1.0),
+                normal_samples(2, 400, 12, 0.3, 1.4),
+            );
             let moments = |x: &Array2<f64>| {
                 (
-                    Moments::of(x.view()).covariance(),
+                    RowMoments::from_rows(x.view()).covariance(),
                     x.mean_axis(Axis(0)).expect("rows"),
                 )
             };
             let [a, b] = [&x, &y].map(|x| {
                 let (covariance, mean) = moments(x);
-                Side::given(&mean, &covariance).expect("a covariance")
+                GaussianFit::from_moments(&mean, &covariance).expect("a covariance")
             });
-            let (want, got) = (distance(&x, &y).value, alone(&a, &b).expect("finite"));
+            let (want, got) = (
+                distance(&x, &y).value,
+                frechet_distance(&a, &b).expect("finite"),
+            );
             assert!((got - want).abs() < 1e-6 * want, "{n}: {got} {want}");
         }
         let mut wrong = Array2::eye(2);
         wrong[[0, 0]] = -1.0;
-        assert!(Side::given(&Array1::zeros(2), &wrong).is_err_and(|e| e.contains("eigenvalue")));
+        assert!(
+            GaussianFit::from_moments(&Array1::zeros(2), &wrong)
+                .is_err_and(|e| e.contains("eigenvalue"))
+        );
     }
 
     #[test]
-    fn both_ways_to_a_factor_give_one_distance() {
+    fn cholesky_and_qr_factors_give_same_distance() {
         // With few rows by QR of all, with many by Cholesky, with a column that depends on others by QR in blocks.
-        let (a, b) = (normal(1, 5000, 6, 0.0, 1.0), normal(2, 4000, 6, 0.2, 1.3));
+        let (a, b) = (
+            normal_samples(1, 5000, 6, 0.0, 1.0),
+            normal_samples(2, 4000, 6, 0.2, 1.3),
+        );
         let few = |x: &Array2<f64>| linalg::qr_r((x - &x.mean_axis(Axis(0)).expect("rows")).view());
-        let sample = Sample::new(&a).expect("finite");
-        let (_, r) = fit(
-            &|at: &[usize]| sample.rows(at),
+        let sample = FeatureSet::new(&a).expect("finite");
+        let (_, r) = fit_mean_and_factor(
+            &|at: &[usize]| sample.rows_at(at),
             &(0..5000).collect::<Vec<_>>(),
             6,
         )
@@ -455,21 +500,24 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_error_is_the_spread_over_repeated_draws() {
+    fn frechet_stderr_matches_spread() {
         let results: Vec<Estimate> = (0..300)
             .map(|i| {
                 distance(
-                    &normal(2 * i + 10, 400, 4, 0.0, 1.0),
-                    &normal(2 * i + 11, 300, 4, 0.5, 1.4),
+                    &normal_samples(2 * i + 10, 400, 4, 0.0, 1.0),
+                    &normal_samples(2 * i + 11, 300, 4, 0.5, 1.4),
                 )
             })
             .collect();
         let values: Vec<f64> = results.iter().map(|e| e.value).collect();
-        let spread = stats::mean(&values).and_then(|e| e.stderr).expect("many")
-            * (values.len() as f64).sqrt();
-        let claimed = stats::mean(&results.iter().filter_map(|e| e.stderr).collect::<Vec<_>>())
+        let spread = stats::mean_estimate(&values)
+            .and_then(|e| e.stderr)
             .expect("many")
-            .value;
+            * (values.len() as f64).sqrt();
+        let claimed =
+            stats::mean_estimate(&results.iter().filter_map(|e| e.stderr).collect::<Vec<_>>())
+                .expect("many")
+                .value;
         assert!((claimed / spread - 1.0).abs() < 0.15, "{claimed} {spread}");
     }
 }

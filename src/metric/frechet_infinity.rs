@@ -3,10 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::frechet::{self, Coupling, Side};
-use super::sample::Sample;
-use super::{Statistic, at_least, draws};
-use crate::num::key::Key;
+use super::feature_set::FeatureSet;
+use super::frechet::{self, FrechetInfluence, GaussianFit};
+use super::{Statistic, max_keeping_nan, permutation};
+use crate::num::key::RngKey;
 use crate::num::stats::{self, Estimate};
 
 /// The intercept of a line through distances over 1/n, for n = N, N/2, …, N/`points` generated samples.
@@ -32,7 +32,7 @@ impl Default for FrechetInfinity {
 
 impl Statistic for FrechetInfinity {
     fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
-        frechet::at_least_two("frechet-infinity", generated, reference)?;
+        frechet::check_covariance_counts("frechet-infinity", generated, reference)?;
         let fine = (2..=100).contains(&self.points) && generated >= 2 * self.points;
         fine.then_some(()).ok_or_else(|| {
             format!(
@@ -43,15 +43,15 @@ impl Statistic for FrechetInfinity {
         })
     }
 
-    fn biased(&self) -> bool {
+    fn is_biased(&self) -> bool {
         false
     }
 
     fn compute(
         &self,
-        generated: &Sample,
-        reference: &Sample,
-        key: Key,
+        generated: &FeatureSet,
+        reference: &FeatureSet,
+        key: RngKey,
     ) -> Result<Estimate, String> {
         let n = generated.len();
         // With fewer samples than columns a distance is no line in 1/n.
@@ -64,43 +64,45 @@ impl Statistic for FrechetInfinity {
                 self.points * (width + 1)
             ));
         }
-        let r = Side::whole(reference)?;
-        let g = Side::whole(generated)?;
-        let coupling = Coupling::of(&g, &r)?;
+        let r = GaussianFit::fit_all_rows(reference)?;
+        let g = GaussianFit::fit_all_rows(generated)?;
+        let coupling = FrechetInfluence::between_fits(&g, &r)?;
         let of_generated = coupling.variance(generated, &g, 0, key)?;
         let first = of_generated + coupling.variance(reference, &r, 1, key)?;
 
-        let mut line = vec![Point {
-            inverse: 1.0 / n as f64,
+        let mut line = vec![ExtrapolationPoint {
+            inverse_size: 1.0 / n as f64,
             weight: 1.0,
             distance: coupling.distance,
-            noise: None,
+            second_order_variance: None,
         }];
         for m in 2..=self.points {
-            let order = draws::order(n, key, 1000 + m as u64);
+            let order = permutation::random_permutation(n, key, 1000 + m as u64);
             let distances: Vec<f64> = (0..m)
                 .map(|b| {
-                    frechet::alone(
-                        &Side::of(generated, &order[b * n / m..(b + 1) * n / m])?,
+                    frechet::frechet_distance(
+                        &GaussianFit::fit_rows(generated, &order[b * n / m..(b + 1) * n / m])?,
                         &r,
                     )
                 })
                 .collect::<Result<_, String>>()?;
-            let mean = stats::mean(&distances).ok_or("frechet-infinity: no block")?;
+            let mean = stats::mean_estimate(&distances).ok_or("frechet-infinity: no block")?;
             // The spread over blocks holds the first order of n/m samples too, which the average over all does not.
-            let noise = mean.stderr.map(|e| at_least(e * e - of_generated, 0.0));
-            line.push(Point {
-                inverse: m as f64 / n as f64,
+            let noise = mean
+                .stderr
+                .map(|e| max_keeping_nan(e * e - of_generated, 0.0));
+            line.push(ExtrapolationPoint {
+                inverse_size: m as f64 / n as f64,
                 weight: 1.0 / m as f64,
                 distance: mean.value,
-                noise,
+                second_order_variance: noise,
             });
         }
-        let (value, weights) = intercept(&line);
+        let (value, weights) = weighted_intercept(&line);
         // One constant c with noise c·m/N² per average, from all points.
         let scale = line
             .iter()
-            .filter_map(|p| Some(p.noise? * p.weight))
+            .filter_map(|p| Some(p.second_order_variance? * p.weight))
             .sum::<f64>()
             / (line.len() - 1) as f64;
         let second: f64 = line
@@ -116,26 +118,26 @@ impl Statistic for FrechetInfinity {
     }
 }
 
-struct Point {
+struct ExtrapolationPoint {
     /// 1/n of its blocks.
-    inverse: f64,
+    inverse_size: f64,
     weight: f64,
     distance: f64,
     /// Variance of second order, where it can be told.
-    noise: Option<f64>,
+    second_order_variance: Option<f64>,
 }
 
 /// The weighted line's value at 0, and the weight of each distance in it.
-fn intercept(line: &[Point]) -> (f64, Vec<f64>) {
+fn weighted_intercept(line: &[ExtrapolationPoint]) -> (f64, Vec<f64>) {
     let total: f64 = line.iter().map(|p| p.weight).sum();
-    let centre = line.iter().map(|p| p.weight * p.inverse).sum::<f64>() / total;
+    let centre = line.iter().map(|p| p.weight * p.inverse_size).sum::<f64>() / total;
     let spread: f64 = line
         .iter()
-        .map(|p| p.weight * (p.inverse - centre).powi(2))
+        .map(|p| p.weight * (p.inverse_size - centre).powi(2))
         .sum();
     let weights: Vec<f64> = line
         .iter()
-        .map(|p| p.weight * (1.0 / total - centre * (p.inverse - centre) / spread))
+        .map(|p| p.weight * (1.0 / total - centre * (p.inverse_size - centre) / spread))
         .collect();
     (
         line.iter().zip(&weights).map(|(p, w)| p.distance * w).sum(),
@@ -148,28 +150,28 @@ mod tests {
     use ndarray::Array2;
 
     use super::*;
-    use crate::metric::testing::{self, normal};
+    use crate::metric::testing::{self, normal_samples};
 
     #[test]
-    fn a_line_is_followed_to_zero() {
-        let line: Vec<Point> = (1..=4)
+    fn intercept_of_exact_line() {
+        let line: Vec<ExtrapolationPoint> = (1..=4)
             .map(|m| {
                 let m = f64::from(m);
-                Point {
-                    inverse: m / 40.0,
+                ExtrapolationPoint {
+                    inverse_size: m / 40.0,
                     weight: 1.0 / m,
                     distance: 3.0 + 5.0 * m / 40.0,
-                    noise: None,
+                    second_order_variance: None,
                 }
             })
             .collect();
-        let (value, weights) = intercept(&line);
+        let (value, weights) = weighted_intercept(&line);
         assert!((value - 3.0).abs() < 1e-12);
         assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-12);
     }
 
     #[test]
-    fn the_bias_is_gone_and_the_error_covers_the_truth() {
+    fn frechet_infinity_is_unbiased_and_covers_truth() {
         // N(0, I) against a reference of mean 0.1 and covariance 1.2² I exactly, so that the truth is known.
         let (d, repeats) = (8, 500);
         let reach = 1.2 * ((2 * d * repeats - 1) as f64 / (2 * repeats) as f64).sqrt();
@@ -184,7 +186,7 @@ mod tests {
         let truth = d as f64 * (0.01 + 0.04);
         let results: Vec<(f64, f64, f64)> = (0..100)
             .map(|i| {
-                let x = normal(i + 10, 400, d, 0.0, 1.0);
+                let x = normal_samples(i + 10, 400, d, 0.0, 1.0);
                 let plain = testing::compute(&frechet::Frechet {}, &x, &reference, 0)
                     .expect("fine")
                     .value;
@@ -198,7 +200,7 @@ mod tests {
             })
             .collect();
         let mean = |f: &dyn Fn(&(f64, f64, f64)) -> f64| {
-            stats::mean(&results.iter().map(f).collect::<Vec<_>>()).expect("many")
+            stats::mean_estimate(&results.iter().map(f).collect::<Vec<_>>()).expect("many")
         };
         let (plain, bias) = (mean(&|r| r.0), mean(&|r| r.1));
         let error = bias.stderr.expect("many");
@@ -219,8 +221,11 @@ mod tests {
     }
 
     #[test]
-    fn blocks_of_fewer_samples_than_columns_are_refused() {
-        let (x, y) = (normal(1, 40, 9, 0.0, 1.0), normal(2, 40, 9, 0.0, 1.0));
+    fn blocks_smaller_than_feature_width_are_refused() {
+        let (x, y) = (
+            normal_samples(1, 40, 9, 0.0, 1.0),
+            normal_samples(2, 40, 9, 0.0, 1.0),
+        );
         let refused =
             testing::compute(&FrechetInfinity::default(), &x, &y, 0).expect_err("8 samples");
         assert!(refused.contains("at least 50 samples"), "{refused}");

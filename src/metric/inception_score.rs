@@ -4,16 +4,16 @@ use ndarray::{Array1, Array2, ArrayView2, Axis};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::sample::Sample;
-use super::{Statistic, draws};
-use crate::num::key::Key;
+use super::feature_set::FeatureSet;
+use super::{Statistic, permutation};
+use crate::num::key::RngKey;
 use crate::num::stats::{self, Estimate};
 
 /// What the rows are, where they are not features with logits beside them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[("probabilities", &["probs"])]))]
-pub enum Classes {
+pub enum ClassScoreKind {
     Logits,
     Probabilities,
 }
@@ -31,7 +31,7 @@ pub enum Classes {
 pub struct InceptionScore {
     pub splits: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub of: Option<Classes>,
+    pub of: Option<ClassScoreKind>,
 }
 
 impl Default for InceptionScore {
@@ -59,34 +59,34 @@ impl Statistic for InceptionScore {
         self.of.is_none()
     }
 
-    fn biased(&self) -> bool {
+    fn is_biased(&self) -> bool {
         true
     }
 
     fn compute(
         &self,
-        generated: &Sample,
-        _reference: &Sample,
-        key: Key,
+        generated: &FeatureSet,
+        _reference: &FeatureSet,
+        key: RngKey,
     ) -> Result<Estimate, String> {
         let logs = match self.of {
             None => log_softmax(generated.logits().ok_or(
                 "inception-score: it needs class logits: name an extractor with an output `logits`, or say with \
                  `{inception-score: {of: logits}}` or `of: probabilities` that the samples' own numbers are such",
             )?),
-            Some(Classes::Logits) => log_softmax(generated.all()?.to_owned()),
-            Some(Classes::Probabilities) => log_probabilities(generated.all()?)?,
+            Some(ClassScoreKind::Logits) => log_softmax(generated.all_rows()?.to_owned()),
+            Some(ClassScoreKind::Probabilities) => checked_log_probabilities(generated.all_rows()?)?,
         };
-        Ok(score(
+        Ok(inception_score(
             &logs,
-            &draws::order(generated.len(), key, 0),
+            &permutation::random_permutation(generated.len(), key, 0),
             self.splits,
         ))
     }
 }
 
 /// The score of log-probabilities whose rows are split in the given order.
-pub fn score(logs: &Array2<f64>, order: &[usize], splits: usize) -> Estimate {
+pub fn inception_score(logs: &Array2<f64>, order: &[usize], splits: usize) -> Estimate {
     let n = order.len();
     let (mut scores, mut divergences) = (Vec::new(), Vec::with_capacity(n));
     for split in 0..splits {
@@ -112,7 +112,7 @@ pub fn score(logs: &Array2<f64>, order: &[usize], splits: usize) -> Estimate {
     let value = scores.iter().sum::<f64>() / splits as f64;
     Estimate {
         value,
-        stderr: stats::mean(&divergences).and_then(|e| e.stderr),
+        stderr: stats::mean_estimate(&divergences).and_then(|e| e.stderr),
         n,
     }
 }
@@ -127,7 +127,7 @@ pub fn log_softmax(mut logits: Array2<f64>) -> Array2<f64> {
     logits
 }
 
-fn log_probabilities(rows: ArrayView2<f64>) -> Result<Array2<f64>, String> {
+fn checked_log_probabilities(rows: ArrayView2<f64>) -> Result<Array2<f64>, String> {
     for row in rows.rows() {
         let sum = row.sum();
         if row.iter().any(|p| *p < 0.0) || (sum - 1.0).abs() > 1e-3 {
@@ -144,10 +144,10 @@ fn log_probabilities(rows: ArrayView2<f64>) -> Result<Array2<f64>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::{self, honest, normal};
+    use crate::metric::testing::{self, assert_stderr_calibrated, normal_samples};
 
     #[test]
-    fn certain_classes_count_and_equal_ones_give_one() {
+    fn inception_score_of_certain_and_uniform_classes() {
         let certain = Array2::from_shape_fn((40, 4), |(i, j)| f64::from(u8::from(i % 4 == j)));
         let of = |x: &Array2<f64>, of| {
             testing::compute(
@@ -160,23 +160,30 @@ mod tests {
                 0,
             )
         };
-        assert!((of(&certain, Classes::Probabilities).expect("fine").value - 4.0).abs() < 1e-12);
+        assert!(
+            (of(&certain, ClassScoreKind::Probabilities)
+                .expect("fine")
+                .value
+                - 4.0)
+                .abs()
+                < 1e-12
+        );
         let equal = Array2::from_elem((40, 4), 0.7);
-        assert!((of(&equal, Classes::Logits).expect("fine").value - 1.0).abs() < 1e-12);
-        assert!(of(&equal, Classes::Probabilities).is_err_and(|e| e.contains("sum to 1")));
+        assert!((of(&equal, ClassScoreKind::Logits).expect("fine").value - 1.0).abs() < 1e-12);
+        assert!(of(&equal, ClassScoreKind::Probabilities).is_err_and(|e| e.contains("sum to 1")));
         let without = testing::compute(&InceptionScore::default(), &certain, &certain, 0);
         assert!(without.is_err_and(|e| e.contains("logits")));
     }
 
     #[test]
-    fn the_standard_error_is_the_spread_over_repeated_draws() {
+    fn inception_score_stderr_matches_spread() {
         for splits in [1, 5] {
             let metric = InceptionScore {
                 splits,
-                of: Some(Classes::Logits),
+                of: Some(ClassScoreKind::Logits),
             };
-            honest(0.15, |i| {
-                let x = normal(i, 200, 4, 0.0, 2.0);
+            assert_stderr_calibrated(0.15, |i| {
+                let x = normal_samples(i, 200, 4, 0.0, 2.0);
                 testing::compute(&metric, &x, &x, i).expect("fine")
             });
         }

@@ -4,10 +4,10 @@ use ndarray::{ArrayView2, Axis};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::discrepancy::{self, Discrepancy};
-use super::sample::Sample;
-use super::{Influences, Statistic, draws};
-use crate::num::key::Key;
+use super::feature_set::FeatureSet;
+use super::mmd::{self, MmdEstimate};
+use super::{Influences, Statistic, permutation};
+use crate::num::key::RngKey;
 use crate::num::linalg;
 use crate::num::stats::{self, Estimate};
 
@@ -18,16 +18,16 @@ use crate::num::stats::{self, Estimate};
 /// that subsets overlap.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Kernel {
+pub struct KernelDistance {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subsets: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subset_size: Option<usize>,
 }
 
-impl Statistic for Kernel {
+impl Statistic for KernelDistance {
     fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
-        discrepancy::at_least_two("kernel", generated, reference)?;
+        mmd::check_mmd_counts("kernel", generated, reference)?;
         if self.subsets == Some(0) {
             return Err("kernel: subsets is 0, expected at least 1".to_owned());
         }
@@ -41,19 +41,19 @@ impl Statistic for Kernel {
         })
     }
 
-    fn biased(&self) -> bool {
+    fn is_biased(&self) -> bool {
         false
     }
 
     fn compute(
         &self,
-        generated: &Sample,
-        reference: &Sample,
-        key: Key,
+        generated: &FeatureSet,
+        reference: &FeatureSet,
+        key: RngKey,
     ) -> Result<Estimate, String> {
-        let (generated, reference) = (generated.all()?, reference.all()?);
+        let (generated, reference) = (generated.all_rows()?, reference.all_rows()?);
         if self.subsets.is_none() && self.subset_size.is_none() {
-            return Ok(full(generated, reference));
+            return Ok(kernel_distance(generated, reference));
         }
         let subsets = self.subsets.unwrap_or(100) as u64;
         let size = self
@@ -63,16 +63,18 @@ impl Statistic for Kernel {
             .min(reference.nrows());
         let values: Vec<f64> = (0..subsets)
             .map(|b| {
-                let x =
-                    generated.select(Axis(0), &draws::subset(generated.nrows(), size, key, 2 * b));
+                let x = generated.select(
+                    Axis(0),
+                    &permutation::random_subset(generated.nrows(), size, key, 2 * b),
+                );
                 let y = reference.select(
                     Axis(0),
-                    &draws::subset(reference.nrows(), size, key, 2 * b + 1),
+                    &permutation::random_subset(reference.nrows(), size, key, 2 * b + 1),
                 );
-                full(x.view(), y.view()).value
+                kernel_distance(x.view(), y.view()).value
             })
             .collect();
-        let mean = stats::mean(&values).ok_or("kernel: no subset")?;
+        let mean = stats::mean_estimate(&values).ok_or("kernel: no subset")?;
         Ok(Estimate {
             n: generated.nrows(),
             ..mean
@@ -81,20 +83,20 @@ impl Statistic for Kernel {
 
     fn influences(
         &self,
-        generated: &Sample,
-        reference: &Sample,
-        _key: Key,
+        generated: &FeatureSet,
+        reference: &FeatureSet,
+        _key: RngKey,
     ) -> Result<Option<Influences>, String> {
         if self.subsets.is_some() || self.subset_size.is_some() {
             return Ok(None);
         }
-        let all = cubic(generated.all()?, reference.all()?);
+        let all = cubic_kernel_mmd(generated.all_rows()?, reference.all_rows()?);
         Ok(Some(all.influences(1.0, generated, reference)))
     }
 }
 
-fn full(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Estimate {
-    let all = cubic(x, y);
+fn kernel_distance(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Estimate {
+    let all = cubic_kernel_mmd(x, y);
     Estimate {
         value: all.unbiased(),
         stderr: Some(all.stderr()),
@@ -107,7 +109,7 @@ fn full(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Estimate {
 /// Far from the origin k is the same large number for all pairs but for its last digits, and a spread taken from its
 /// squares is rounding. With a = p·p/D + 1 and α, β, γ = (x − p)·p/D, (y − p)·p/D, (x − p)·(y − p)/D it is
 /// 3αβ(2a + α + β) + γ(3w² + 3wγ + γ²), w = a + α + β, in which nothing large cancels.
-fn cubic(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Discrepancy {
+fn cubic_kernel_mmd(x: ArrayView2<f64>, y: ArrayView2<f64>) -> MmdEstimate {
     let d = x.ncols() as f64;
     let centre = (x.sum_axis(Axis(0)) + y.sum_axis(Axis(0))) / (x.nrows() + y.nrows()) as f64;
     let a = centre.dot(&centre) / d + 1.0;
@@ -124,17 +126,20 @@ fn cubic(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Discrepancy {
         }
         k
     };
-    Discrepancy::of(x.view(), y.view(), &kernel)
+    MmdEstimate::from_kernel(x.view(), y.view(), &kernel)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::{self, honest, normal};
+    use crate::metric::testing::{self, assert_stderr_calibrated, normal_samples};
 
     #[test]
-    fn matches_the_definition_pair_by_pair() {
-        let (x, y) = (normal(1, 7, 3, 0.0, 1.0), normal(2, 5, 3, 0.4, 1.0));
+    fn kernel_distance_matches_definition() {
+        let (x, y) = (
+            normal_samples(1, 7, 3, 0.0, 1.0),
+            normal_samples(2, 5, 3, 0.4, 1.0),
+        );
         let k = |a: ndarray::ArrayView1<f64>, b: ndarray::ArrayView1<f64>| {
             (a.dot(&b) / 3.0 + 1.0).powi(3)
         };
@@ -150,22 +155,22 @@ mod tests {
                 .filter(|j| *j != i)
                 .for_each(|j| want += k(y.row(i), y.row(j)) / 20.0);
         }
-        assert!((full(x.view(), y.view()).value - want).abs() < 1e-12 * want.abs());
+        assert!((kernel_distance(x.view(), y.view()).value - want).abs() < 1e-12 * want.abs());
     }
 
     #[test]
-    fn unbiased_and_with_an_honest_error_under_equal_and_unequal_laws() {
+    fn kernel_distance_is_unbiased_with_calibrated_stderr() {
         for shift in [0.0, 0.5] {
             let results: Vec<Estimate> = (0..300)
                 .map(|i| {
-                    full(
-                        normal(2 * i, 60, 4, 0.0, 1.0).view(),
-                        normal(2 * i + 1, 90, 4, shift, 1.0).view(),
+                    kernel_distance(
+                        normal_samples(2 * i, 60, 4, 0.0, 1.0).view(),
+                        normal_samples(2 * i + 1, 90, 4, shift, 1.0).view(),
                     )
                 })
                 .collect();
             let values: Vec<f64> = results.iter().map(|e| e.value).collect();
-            let mean = stats::mean(&values).expect("many");
+            let mean = stats::mean_estimate(&values).expect("many");
             let error = mean.stderr.expect("many");
             if shift == 0.0 {
                 assert!(mean.value.abs() < 4.0 * error, "{mean:?}");
@@ -182,26 +187,29 @@ mod tests {
 
     /// Far from the origin as near it, as features without negative numbers are.
     #[test]
-    fn the_error_is_the_spread_at_any_mean() {
+    fn kernel_distance_stderr_matches_spread_at_any_mean() {
         for mean in [0.0, 10.0, 1000.0] {
-            honest(0.15, |i| {
-                full(
-                    normal(2 * i, 80, 4, mean, 1.0).view(),
-                    normal(2 * i + 1, 100, 4, mean + 0.1, 1.0).view(),
+            assert_stderr_calibrated(0.15, |i| {
+                kernel_distance(
+                    normal_samples(2 * i, 80, 4, mean, 1.0).view(),
+                    normal_samples(2 * i + 1, 100, 4, mean + 0.1, 1.0).view(),
                 )
             });
         }
     }
 
     #[test]
-    fn subsets_estimate_the_same_number() {
-        let (x, y) = (normal(1, 200, 3, 0.0, 1.0), normal(2, 200, 3, 0.5, 1.0));
-        let subsets = Kernel {
+    fn kernel_distance_subsets_match_full_estimate() {
+        let (x, y) = (
+            normal_samples(1, 200, 3, 0.0, 1.0),
+            normal_samples(2, 200, 3, 0.5, 1.0),
+        );
+        let subsets = KernelDistance {
             subsets: Some(200),
             subset_size: Some(100),
         };
         let some = testing::compute(&subsets, &x, &y, 5).expect("fine");
-        let all = full(x.view(), y.view());
+        let all = kernel_distance(x.view(), y.view());
         assert!((some.value - all.value).abs() < 4.0 * some.stderr.expect("many"));
     }
 }

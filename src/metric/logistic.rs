@@ -3,7 +3,7 @@
 use ndarray::{Array1, ArrayView2};
 
 /// w·x + intercept, positive for the first class.
-pub struct Logistic {
+pub struct LogisticRegression {
     pub weights: Array1<f64>,
     pub intercept: f64,
 }
@@ -12,7 +12,7 @@ pub struct Logistic {
 ///
 /// The intercept has no penalty. The objective is convex, so that where the iteration starts is no choice;
 /// it starts at 0 and ends at a gradient of 1e-8 of the first, or after 100 steps.
-pub fn fit(x: ArrayView2<f64>, first: &[bool]) -> Logistic {
+pub fn fit_logistic_regression(x: ArrayView2<f64>, first: &[bool]) -> LogisticRegression {
     let signs = Array1::from_iter(first.iter().map(|f| if *f { 1.0 } else { -1.0 }));
     let score = |w: &Array1<f64>, b: f64| x.dot(w) + b;
     let loss = |scores: &Array1<f64>, w: &Array1<f64>| {
@@ -32,11 +32,11 @@ pub fn fit(x: ArrayView2<f64>, first: &[bool]) -> Logistic {
         let residual = &p - &signs.mapv(|s| 0.5 * (s + 1.0));
         let curvature = p.mapv(|p| p * (1.0 - p));
         let gradient = (x.t().dot(&residual) + &w, residual.sum());
-        let size = dot(&gradient, &gradient).sqrt();
+        let size = parameter_dot(&gradient, &gradient).sqrt();
         if size <= 1e-8 * *start.get_or_insert(size) {
             break;
         }
-        let hessian = |(dw, db): &Pair| {
+        let hessian = |(dw, db): &LogisticParameters| {
             let weighted = (x.dot(dw) + *db) * &curvature;
             (x.t().dot(&weighted) + dw, weighted.sum())
         };
@@ -46,7 +46,10 @@ pub fn fit(x: ArrayView2<f64>, first: &[bool]) -> Logistic {
             (0.1f64).min((size / start.unwrap_or(size)).sqrt()),
         );
         // Newton's step is too long only far from the minimum.
-        let (now, slope) = (loss(&scores, &w), dot(&gradient, &(dw.clone(), db)));
+        let (now, slope) = (
+            loss(&scores, &w),
+            parameter_dot(&gradient, &(dw.clone(), db)),
+        );
         let mut length = 1.0;
         loop {
             let (next_w, next_b) = (&w - &(&dw * length), b - length * db);
@@ -58,35 +61,42 @@ pub fn fit(x: ArrayView2<f64>, first: &[bool]) -> Logistic {
             length *= 0.5;
         }
     }
-    Logistic {
+    LogisticRegression {
         weights: w,
         intercept: b,
     }
 }
 
 /// Weights and intercept.
-type Pair = (Array1<f64>, f64);
+type LogisticParameters = (Array1<f64>, f64);
 
-fn dot(a: &Pair, b: &Pair) -> f64 {
+fn parameter_dot(a: &LogisticParameters, b: &LogisticParameters) -> f64 {
     a.0.dot(&b.0) + a.1 * b.1
 }
 
 /// Solves H·d = g to a relative residual.
-fn conjugate_gradients(hessian: impl Fn(&Pair) -> Pair, g: &Pair, tolerance: f64) -> Pair {
-    let mut d: Pair = (Array1::zeros(g.0.len()), 0.0);
+fn conjugate_gradients(
+    hessian: impl Fn(&LogisticParameters) -> LogisticParameters,
+    g: &LogisticParameters,
+    tolerance: f64,
+) -> LogisticParameters {
+    let mut d: LogisticParameters = (Array1::zeros(g.0.len()), 0.0);
     let (mut residual, mut direction) = (g.clone(), g.clone());
-    let (mut square, target) = (dot(g, g), tolerance * tolerance * dot(g, g));
+    let (mut square, target) = (
+        parameter_dot(g, g),
+        tolerance * tolerance * parameter_dot(g, g),
+    );
     for _ in 0..200 {
         if square <= target {
             break;
         }
         let product = hessian(&direction);
-        let step = square / dot(&direction, &product);
+        let step = square / parameter_dot(&direction, &product);
         d.0.scaled_add(step, &direction.0);
         d.1 += step * direction.1;
         residual.0.scaled_add(-step, &product.0);
         residual.1 -= step * product.1;
-        let next = dot(&residual, &residual);
+        let next = parameter_dot(&residual, &residual);
         direction = (
             &direction.0 * (next / square) + &residual.0,
             residual.1 + direction.1 * (next / square),
@@ -99,17 +109,17 @@ fn conjugate_gradients(hessian: impl Fn(&Pair) -> Pair, g: &Pair, tolerance: f64
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::normal;
+    use crate::metric::testing::normal_samples;
 
     #[test]
-    fn the_gradient_vanishes_at_the_fit() {
+    fn logistic_gradient_vanishes_at_fit() {
         let x = ndarray::concatenate![
             ndarray::Axis(0),
-            normal(1, 60, 4, 0.0, 1.0),
-            normal(2, 40, 4, 0.7, 1.5)
+            normal_samples(1, 60, 4, 0.0, 1.0),
+            normal_samples(2, 40, 4, 0.7, 1.5)
         ];
         let first: Vec<bool> = (0..100).map(|i| i < 60).collect();
-        let model = fit(x.view(), &first);
+        let model = fit_logistic_regression(x.view(), &first);
         let p = (x.dot(&model.weights) + model.intercept).mapv(|v| 1.0 / (1.0 + (-v).exp()));
         let residual = Array1::from_shape_fn(100, |i| p[i] - f64::from(u8::from(first[i])));
         assert!(

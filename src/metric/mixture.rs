@@ -7,13 +7,13 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::pairs;
+use super::pairwise_distance;
 
 /// How far widths are fitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
-pub enum Fit {
+pub enum MixtureFit {
     /// Up to 50 epochs of Adam at rate 0.5, as the authors' package.
     #[default]
     Reference,
@@ -22,67 +22,73 @@ pub enum Fit {
 }
 
 /// Points per step of Adam.
-const BATCH: usize = 10_000;
-const EPOCHS: usize = 50;
-const RATE: f64 = 0.5;
+const ADAM_BATCH_SIZE: usize = 10_000;
+const MAX_EPOCHS: usize = 50;
+const LEARNING_RATE: f64 = 0.5;
 /// An epoch is the last where the loss of the four before it lay no farther away.
-const STILL: f64 = 5e-4;
+const LOSS_PLATEAU: f64 = 5e-4;
 /// Widths stay within e^±40, so that copies do not make one 0.
-const WIDEST: f64 = 40.0;
+const MAX_ABS_LOG_VARIANCE: f64 = 40.0;
 /// Where widths begin: at the nearest point, and never at 0.
-const NEAREST: f64 = 1e-3;
+const INITIAL_DISTANCE_OFFSET: f64 = 1e-3;
 /// One more law around the mean of the points, to which their distances count as 0.9 of what they are: while widths are
 /// fitted no point is far from everything.
-const SHRUNK: f64 = 0.9 * 0.9;
-const MOST_ROUNDS: usize = 1000;
-const ROUND: f64 = 1e-9;
+const MEAN_DISTANCE_FACTOR: f64 = 0.9 * 0.9;
+const MAX_EM_ITERATIONS: usize = 1000;
+const EM_TOLERANCE: f64 = 1e-9;
 
 /// Σ_j N(x; c_j, exp(s_j) I)/N.
-pub struct Mixture<'a> {
+pub struct IsotropicMixture<'a> {
     centres: ArrayView2<'a, f64>,
     /// s_j = ln σ_j².
-    log_squares: Array1<f64>,
+    log_variances: Array1<f64>,
 }
 
 /// What a mixture says of some points.
-pub struct Scores {
+pub struct MixtureScores {
     /// ln p(x_i).
     pub log_densities: Vec<f64>,
     /// Σ_i r_ij and Σ_i r_ij², r_ij the share of centre j in the density of point i.
-    pub shares: Array1<f64>,
-    pub squares: Array1<f64>,
+    pub responsibilities: Array1<f64>,
+    pub squared_responsibilities: Array1<f64>,
 }
 
 /// Squared distances of some points to all centres, in parts of rows.
-type Distances = Vec<Array2<f64>>;
+type CentreDistances = Vec<Array2<f64>>;
 
-impl<'a> Mixture<'a> {
+impl<'a> IsotropicMixture<'a> {
     /// Fits the widths to points; where there are more than 10,000, Adam takes them in the given order.
-    pub fn fit(centres: ArrayView2<'a, f64>, points: ArrayView2<f64>, fit: Fit) -> Mixture<'a> {
-        Mixture::fit_by(BATCH, centres, points, fit)
+    pub fn fit(
+        centres: ArrayView2<'a, f64>,
+        points: ArrayView2<f64>,
+        fit: MixtureFit,
+    ) -> IsotropicMixture<'a> {
+        IsotropicMixture::fit_in_batches(ADAM_BATCH_SIZE, centres, points, fit)
     }
 
-    fn fit_by(
+    fn fit_in_batches(
         batch: usize,
         centres: ArrayView2<'a, f64>,
         points: ArrayView2<f64>,
-        fit: Fit,
-    ) -> Mixture<'a> {
+        fit: MixtureFit,
+    ) -> IsotropicMixture<'a> {
         let dim = points.ncols() as f64;
         let mean = points
             .mean_axis(Axis(0))
             .expect("points")
             .insert_axis(Axis(0));
-        let batches: Vec<Batch> = points
+        let batches: Vec<PointBatch> = points
             .axis_chunks_iter(Axis(0), batch)
             .map(|some| {
-                let to_mean = pairs::squared(some, mean.view())
+                let to_mean = pairwise_distance::squared_distances(some, mean.view())
                     .into_iter()
-                    .map(|d| SHRUNK * d)
+                    .map(|d| MEAN_DISTANCE_FACTOR * d)
                     .collect();
-                Batch {
-                    distances: pairs::by_rows(some, centres, |_, part| part),
-                    to_mean,
+                PointBatch {
+                    distances: pairwise_distance::map_distance_blocks(some, centres, |_, part| {
+                        part
+                    }),
+                    distances_to_mean: to_mean,
                 }
             })
             .collect();
@@ -94,55 +100,57 @@ impl<'a> Mixture<'a> {
         {
             nearest.zip_mut_with(&row, |least, d| *least = least.min(*d));
         }
-        let widths = Widths {
-            centres: nearest.mapv(|d| ((d + NEAREST) / dim).ln()),
+        let widths = LogVariances {
+            centres: nearest.mapv(|d| ((d + INITIAL_DISTANCE_OFFSET) / dim).ln()),
             mean: 0.0,
         };
         let widths = match fit {
-            Fit::Reference => widths.by_adam(&batches, dim),
-            Fit::Converged => widths.by_maximization(&batches, dim),
+            MixtureFit::Reference => widths.fit_by_adam(&batches, dim),
+            MixtureFit::Converged => widths.fit_by_em(&batches, dim),
         };
-        Mixture {
+        IsotropicMixture {
             centres,
-            log_squares: widths.centres,
+            log_variances: widths.centres,
         }
     }
 
     /// ln p of points, and how much each centre has of them.
-    pub fn score(&self, points: ArrayView2<f64>) -> Scores {
+    pub fn score(&self, points: ArrayView2<f64>) -> MixtureScores {
         let (n, dim) = (self.centres.nrows(), points.ncols() as f64);
-        let laws = Laws::of(&self.log_squares, dim);
-        let mut scores = Scores {
+        let laws = GaussianComponents::from_log_variances(&self.log_variances, dim);
+        let mut scores = MixtureScores {
             log_densities: Vec::with_capacity(points.nrows()),
-            shares: Array1::zeros(n),
-            squares: Array1::zeros(n),
+            responsibilities: Array1::zeros(n),
+            squared_responsibilities: Array1::zeros(n),
         };
         let part = |some: ArrayView2<f64>| {
-            let distances = pairs::squared(some, self.centres);
+            let distances = pairwise_distance::squared_distances(some, self.centres);
             let (mut shares, mut squares, mut weights) =
                 (Array1::zeros(n), Array1::zeros(n), vec![0.0; n]);
             let densities: Vec<f64> = (distances.rows().into_iter())
                 .map(|row| {
-                    let all = laws.shares(row.iter().copied(), f64::NEG_INFINITY, &mut weights);
+                    let all = laws.density_at(row.iter().copied(), f64::NEG_INFINITY, &mut weights);
                     for ((share, square), weight) in
                         shares.iter_mut().zip(&mut squares).zip(&weights)
                     {
-                        *share += weight / all.sum;
-                        *square += (weight / all.sum).powi(2);
+                        *share += weight / all.relative_sum;
+                        *square += (weight / all.relative_sum).powi(2);
                     }
                     all.log_density
                 })
                 .collect();
             (densities, shares, squares)
         };
-        let parts: Vec<ArrayView2<f64>> = points.axis_chunks_iter(Axis(0), pairs::ROWS).collect();
+        let parts: Vec<ArrayView2<f64>> = points
+            .axis_chunks_iter(Axis(0), pairwise_distance::ROWS_PER_BLOCK)
+            .collect();
         // Some parts at a time, added in their order: bounded memory, and the same digits on any threads.
-        for group in parts.chunks(TOGETHER) {
+        for group in parts.chunks(PARTS_IN_MEMORY) {
             let done: Vec<_> = group.par_iter().map(|some| part(*some)).collect();
             for (densities, shares, squares) in done {
                 scores.log_densities.extend(densities);
-                scores.shares += &shares;
-                scores.squares += &squares;
+                scores.responsibilities += &shares;
+                scores.squared_responsibilities += &squares;
             }
         }
         scores
@@ -150,60 +158,66 @@ impl<'a> Mixture<'a> {
 }
 
 /// Parts whose sums are in memory at once.
-const TOGETHER: usize = 32;
+const PARTS_IN_MEMORY: usize = 32;
 
 /// Points that one step of Adam sees.
-struct Batch {
-    distances: Distances,
+struct PointBatch {
+    distances: CentreDistances,
     /// To the mean of all points, shrunk.
-    to_mean: Vec<f64>,
+    distances_to_mean: Vec<f64>,
 }
 
 /// ln σ² of the laws around the centres and of the one around the mean.
-struct Widths {
+struct LogVariances {
     centres: Array1<f64>,
     mean: f64,
 }
 
 /// Of a batch: Σ_i ln p(x_i), and by law Σ_i r_ij and Σ_i r_ij d_ij.
-struct Sums {
+struct ResponsibilitySums {
     log_density: f64,
-    shares: Array1<f64>,
-    spreads: Array1<f64>,
-    mean: [f64; 2],
+    responsibilities: Array1<f64>,
+    weighted_distances: Array1<f64>,
+    mean_component: [f64; 2],
 }
 
-impl Widths {
+impl LogVariances {
     /// The package's steps: gradients of the mean −ln p per dimension over a batch, with its early end.
-    fn by_adam(mut self, batches: &[Batch], dim: f64) -> Widths {
+    fn fit_by_adam(mut self, batches: &[PointBatch], dim: f64) -> LogVariances {
         let n = self.centres.len();
         let mut adam = Adam {
             steps: 0,
-            first: Array1::zeros(n + 1),
-            second: Array1::zeros(n + 1),
+            first_moment: Array1::zeros(n + 1),
+            second_moment: Array1::zeros(n + 1),
         };
         let mut losses = Vec::new();
-        for epoch in 0..EPOCHS {
+        for epoch in 0..MAX_EPOCHS {
             let mut loss = 0.0;
             for batch in batches {
-                let sums = self.sums(batch, dim);
-                let points = batch.to_mean.len() as f64;
+                let sums = self.responsibility_sums(batch, dim);
+                let points = batch.distances_to_mean.len() as f64;
                 loss -= sums.log_density / (points * dim * batches.len() as f64);
                 // −d ln p/ds = r (dim − d/σ²)/2.
                 let slope = |share: f64, spread: f64, s: f64| {
                     (share * dim - spread * (-s).exp()) / (2.0 * points * dim)
                 };
-                let of_centre = |j: usize| slope(sums.shares[j], sums.spreads[j], self.centres[j]);
-                let of_mean = slope(sums.mean[0], sums.mean[1], self.mean);
+                let of_centre = |j: usize| {
+                    slope(
+                        sums.responsibilities[j],
+                        sums.weighted_distances[j],
+                        self.centres[j],
+                    )
+                };
+                let of_mean = slope(sums.mean_component[0], sums.mean_component[1], self.mean);
                 let step = adam.step((0..n).map(of_centre).chain([of_mean]).collect());
                 self.centres.zip_mut_with(&step.slice(s![..n]), |s, step| {
-                    *s = (*s + step).clamp(-WIDEST, WIDEST)
+                    *s = (*s + step).clamp(-MAX_ABS_LOG_VARIANCE, MAX_ABS_LOG_VARIANCE)
                 });
                 self.mean += step[n];
             }
             losses.push(loss);
             let before = &losses[losses.len().saturating_sub(5)..];
-            if epoch > 5 && before.iter().all(|l| (l - loss).abs() < STILL) {
+            if epoch > 5 && before.iter().all(|l| (l - loss).abs() < LOSS_PLATEAU) {
                 break;
             }
         }
@@ -211,51 +225,55 @@ impl Widths {
     }
 
     /// σ_j² = Σ_i r_ij d_ij/(dim Σ_i r_ij) until that gains nothing.
-    fn by_maximization(mut self, batches: &[Batch], dim: f64) -> Widths {
-        let points: usize = batches.iter().map(|b| b.to_mean.len()).sum();
+    fn fit_by_em(mut self, batches: &[PointBatch], dim: f64) -> LogVariances {
+        let points: usize = batches.iter().map(|b| b.distances_to_mean.len()).sum();
         let mut before = f64::NEG_INFINITY;
-        for _ in 0..MOST_ROUNDS {
-            let mut all = batches.iter().map(|batch| self.sums(batch, dim));
+        for _ in 0..MAX_EM_ITERATIONS {
+            let mut all = batches
+                .iter()
+                .map(|batch| self.responsibility_sums(batch, dim));
             let Some(mut sums) = all.next() else { break };
             for more in all {
                 sums.log_density += more.log_density;
-                sums.shares += &more.shares;
-                sums.spreads += &more.spreads;
-                (0..2).for_each(|i| sums.mean[i] += more.mean[i]);
+                sums.responsibilities += &more.responsibilities;
+                sums.weighted_distances += &more.weighted_distances;
+                (0..2).for_each(|i| sums.mean_component[i] += more.mean_component[i]);
             }
             let now = sums.log_density / (points as f64 * dim);
-            if now - before < ROUND {
+            if now - before < EM_TOLERANCE {
                 break;
             }
             before = now;
             // A law that no point is near to stays as it is.
             let best = |share: f64, spread: f64, s: f64| match share > f64::MIN_POSITIVE {
-                true => (spread / (dim * share)).ln().clamp(-WIDEST, WIDEST),
+                true => (spread / (dim * share))
+                    .ln()
+                    .clamp(-MAX_ABS_LOG_VARIANCE, MAX_ABS_LOG_VARIANCE),
                 false => s,
             };
             for (j, s) in self.centres.iter_mut().enumerate() {
-                *s = best(sums.shares[j], sums.spreads[j], *s);
+                *s = best(sums.responsibilities[j], sums.weighted_distances[j], *s);
             }
-            self.mean = best(sums.mean[0], sums.mean[1], self.mean);
+            self.mean = best(sums.mean_component[0], sums.mean_component[1], self.mean);
         }
         self
     }
 
-    fn sums(&self, batch: &Batch, dim: f64) -> Sums {
+    fn responsibility_sums(&self, batch: &PointBatch, dim: f64) -> ResponsibilitySums {
         let n = self.centres.len();
-        let laws = Laws::of(&self.centres, dim);
-        let of_mean = Laws::of(&Array1::from_elem(1, self.mean), dim);
-        let empty = || Sums {
+        let laws = GaussianComponents::from_log_variances(&self.centres, dim);
+        let of_mean = GaussianComponents::from_log_variances(&Array1::from_elem(1, self.mean), dim);
+        let empty = || ResponsibilitySums {
             log_density: 0.0,
-            shares: Array1::zeros(n),
-            spreads: Array1::zeros(n),
-            mean: [0.0, 0.0],
+            responsibilities: Array1::zeros(n),
+            weighted_distances: Array1::zeros(n),
+            mean_component: [0.0, 0.0],
         };
         let part = |(part, to_mean): (&Array2<f64>, &[f64])| {
             let (mut sums, mut weights) = (empty(), vec![0.0; n]);
             for (row, to_mean) in part.rows().into_iter().zip(to_mean) {
-                let around_mean = of_mean.log_scales[0] + of_mean.rates[0] * to_mean;
-                let all = laws.shares(row.iter().copied(), around_mean, &mut weights);
+                let around_mean = of_mean.log_scales[0] + of_mean.exponent_rates[0] * to_mean;
+                let all = laws.density_at(row.iter().copied(), around_mean, &mut weights);
                 sums.log_density += all.log_density;
                 for (j, (weight, d)) in weights
                     .iter()
@@ -263,12 +281,15 @@ impl Widths {
                     .enumerate()
                     .filter(|(_, (w, _))| **w > 0.0)
                 {
-                    let share = weight / all.sum;
-                    sums.shares[j] += share;
-                    sums.spreads[j] += share * *d;
+                    let share = weight / all.relative_sum;
+                    sums.responsibilities[j] += share;
+                    sums.weighted_distances[j] += share * *d;
                 }
-                let share = all.other / all.sum;
-                sums.mean = [sums.mean[0] + share, sums.mean[1] + share * to_mean];
+                let share = all.mean_component / all.relative_sum;
+                sums.mean_component = [
+                    sums.mean_component[0] + share,
+                    sums.mean_component[1] + share * to_mean,
+                ];
             }
             sums
         };
@@ -276,15 +297,19 @@ impl Widths {
         let parts: Vec<_> = batch
             .distances
             .iter()
-            .zip(batch.to_mean.chunks(pairs::ROWS))
+            .zip(
+                batch
+                    .distances_to_mean
+                    .chunks(pairwise_distance::ROWS_PER_BLOCK),
+            )
             .collect();
-        for group in parts.chunks(TOGETHER) {
-            let done: Vec<Sums> = group.par_iter().map(|some| part(*some)).collect();
+        for group in parts.chunks(PARTS_IN_MEMORY) {
+            let done: Vec<ResponsibilitySums> = group.par_iter().map(|some| part(*some)).collect();
             for sums in done {
                 total.log_density += sums.log_density;
-                total.shares += &sums.shares;
-                total.spreads += &sums.spreads;
-                (0..2).for_each(|i| total.mean[i] += sums.mean[i]);
+                total.responsibilities += &sums.responsibilities;
+                total.weighted_distances += &sums.weighted_distances;
+                (0..2).for_each(|i| total.mean_component[i] += sums.mean_component[i]);
             }
         }
         total
@@ -292,43 +317,43 @@ impl Widths {
 }
 
 /// ln N(x; c_j, σ_j² I)/N = log_scales + rates · |x − c_j|².
-struct Laws {
+struct GaussianComponents {
     log_scales: Vec<f64>,
-    rates: Vec<f64>,
+    exponent_rates: Vec<f64>,
 }
 
 /// The laws' densities at one point, all divided by the largest.
-struct Shares {
+struct MixtureDensity {
     log_density: f64,
-    sum: f64,
+    relative_sum: f64,
     /// Of the law that is not one of these.
-    other: f64,
+    mean_component: f64,
 }
 
 /// Below this share of the largest density, what is added is not seen in a sum of doubles.
-const UNSEEN: f64 = -45.0;
+const NEGLIGIBLE_LOG_RATIO: f64 = -45.0;
 
-impl Laws {
-    fn of(log_squares: &Array1<f64>, dim: f64) -> Laws {
+impl GaussianComponents {
+    fn from_log_variances(log_squares: &Array1<f64>, dim: f64) -> GaussianComponents {
         let count = (log_squares.len() as f64).ln();
         let scale = |s: &f64| -0.5 * dim * (s + (2.0 * PI).ln()) - count;
-        Laws {
+        GaussianComponents {
             log_scales: log_squares.iter().map(scale).collect(),
-            rates: log_squares.iter().map(|s| -0.5 * (-s).exp()).collect(),
+            exponent_rates: log_squares.iter().map(|s| -0.5 * (-s).exp()).collect(),
         }
     }
 
-    fn shares(
+    fn density_at(
         &self,
         distances: impl Iterator<Item = f64>,
         other: f64,
         weights: &mut [f64],
-    ) -> Shares {
+    ) -> MixtureDensity {
         let mut most = other;
         for (((weight, scale), rate), d) in weights
             .iter_mut()
             .zip(&self.log_scales)
-            .zip(&self.rates)
+            .zip(&self.exponent_rates)
             .zip(distances)
         {
             *weight = scale + rate * d;
@@ -338,13 +363,17 @@ impl Laws {
         let mut sum = other;
         for weight in weights.iter_mut() {
             let log = *weight - most;
-            *weight = if log < UNSEEN { 0.0 } else { log.exp() };
+            *weight = if log < NEGLIGIBLE_LOG_RATIO {
+                0.0
+            } else {
+                log.exp()
+            };
             sum += *weight;
         }
-        Shares {
+        MixtureDensity {
             log_density: most + sum.ln(),
-            sum,
-            other,
+            relative_sum: sum,
+            mean_component: other,
         }
     }
 }
@@ -352,23 +381,23 @@ impl Laws {
 /// Adam (Kingma and Ba 2015) with its usual constants.
 struct Adam {
     steps: i32,
-    first: Array1<f64>,
-    second: Array1<f64>,
+    first_moment: Array1<f64>,
+    second_moment: Array1<f64>,
 }
 
 impl Adam {
     /// What is added to the parameters.
     fn step(&mut self, slope: Array1<f64>) -> Array1<f64> {
-        const KEPT: [f64; 2] = [0.9, 0.999];
+        const BETAS: [f64; 2] = [0.9, 0.999];
         self.steps += 1;
-        self.first
-            .zip_mut_with(&slope, |m, g| *m = KEPT[0] * *m + (1.0 - KEPT[0]) * g);
-        self.second
-            .zip_mut_with(&slope, |v, g| *v = KEPT[1] * *v + (1.0 - KEPT[1]) * g * g);
-        let [first, second] = KEPT.map(|kept| 1.0 - kept.powi(self.steps));
-        let mut step = self.first.clone();
-        step.zip_mut_with(&self.second, |m, v| {
-            *m *= -RATE / first / ((v / second).sqrt() + 1e-8)
+        self.first_moment
+            .zip_mut_with(&slope, |m, g| *m = BETAS[0] * *m + (1.0 - BETAS[0]) * g);
+        self.second_moment
+            .zip_mut_with(&slope, |v, g| *v = BETAS[1] * *v + (1.0 - BETAS[1]) * g * g);
+        let [first, second] = BETAS.map(|kept| 1.0 - kept.powi(self.steps));
+        let mut step = self.first_moment.clone();
+        step.zip_mut_with(&self.second_moment, |m, v| {
+            *m *= -LEARNING_RATE / first / ((v / second).sqrt() + 1e-8)
         });
         step
     }
@@ -382,35 +411,41 @@ mod tests {
     use ndarray_npy::NpzReader;
 
     use super::*;
-    use crate::metric::testing::normal;
+    use crate::metric::testing::normal_samples;
 
     #[test]
-    fn densities_are_those_of_the_laws() {
+    fn mixture_density_matches_definition() {
         let centres = array![[0.0, 1.0], [2.0, -1.0], [40.0, 0.0]];
-        let mixture = Mixture {
+        let mixture = IsotropicMixture {
             centres: centres.view(),
-            log_squares: array![0.5, -0.2, 0.0],
+            log_variances: array![0.5, -0.2, 0.0],
         };
         let x = array![0.3, 0.4];
-        let laws = centres
-            .rows()
-            .into_iter()
-            .zip(&mixture.log_squares)
-            .map(|(c, s): (_, &f64)| {
-                let square = (&x - &c).mapv(|v: f64| v * v).sum();
-                (-0.5 * square / s.exp()).exp() / (2.0 * PI * s.exp()) / 3.0
-            });
+        let laws =
+            centres
+                .rows()
+                .into_iter()
+                .zip(&mixture.log_variances)
+                .map(|(c, s): (_, &f64)| {
+                    let square = (&x - &c).mapv(|v: f64| v * v).sum();
+                    (-0.5 * square / s.exp()).exp() / (2.0 * PI * s.exp()) / 3.0
+                });
         let laws: Vec<f64> = laws.collect();
         let all: f64 = laws.iter().sum();
         let got = mixture.score(x.view().insert_axis(Axis(0)));
         assert!((got.log_densities[0] - all.ln()).abs() < 1e-14);
-        for ((share, square), law) in got.shares.iter().zip(&got.squares).zip(laws) {
+        for ((share, square), law) in got
+            .responsibilities
+            .iter()
+            .zip(&got.squared_responsibilities)
+            .zip(laws)
+        {
             assert!((share - law / all).abs() < 1e-15 && (square - share * share).abs() < 1e-15);
         }
     }
 
     #[test]
-    fn widths_are_those_of_the_authors_package_in_one_batch_and_in_several() {
+    fn mixture_widths_match_authors_package() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/metrics/fld.npz");
         let mut archive = NpzReader::new(File::open(path).expect(path)).expect("an archive");
         let mut rows =
@@ -419,12 +454,17 @@ mod tests {
         let mut values =
             |part: &str| -> Array1<f64> { archive.by_name(&format!("full_{part}")).expect(part) };
         for (batch, widths) in [
-            (BATCH, "widths"),
+            (ADAM_BATCH_SIZE, "widths"),
             (values("batch")[0] as usize, "widths_batch"),
         ] {
             // The package fits the plain samples here.
-            let got =
-                Mixture::fit_by(batch, generated.view(), train.view(), Fit::Reference).log_squares;
+            let got = IsotropicMixture::fit_in_batches(
+                batch,
+                generated.view(),
+                train.view(),
+                MixtureFit::Reference,
+            )
+            .log_variances;
             let worst = (&got - &values(widths))
                 .iter()
                 .fold(0.0f64, |worst, e| worst.max(e.abs()));
@@ -434,10 +474,13 @@ mod tests {
     }
 
     #[test]
-    fn a_converged_fit_is_a_stationary_point() {
-        let (centres, points) = (normal(1, 40, 3, 0.0, 1.0), normal(2, 150, 3, 0.0, 1.0));
+    fn converged_mixture_fit_is_stationary() {
+        let (centres, points) = (
+            normal_samples(1, 40, 3, 0.0, 1.0),
+            normal_samples(2, 150, 3, 0.0, 1.0),
+        );
         let dim = 3.0;
-        let to_mean: Vec<f64> = pairs::squared(
+        let to_mean: Vec<f64> = pairwise_distance::squared_distances(
             points.view(),
             points
                 .mean_axis(Axis(0))
@@ -446,29 +489,35 @@ mod tests {
                 .view(),
         )
         .into_iter()
-        .map(|d| SHRUNK * d)
+        .map(|d| MEAN_DISTANCE_FACTOR * d)
         .collect();
-        let batch = Batch {
-            distances: pairs::by_rows(points.view(), centres.view(), |_, part| part),
-            to_mean,
+        let batch = PointBatch {
+            distances: pairwise_distance::map_distance_blocks(
+                points.view(),
+                centres.view(),
+                |_, part| part,
+            ),
+            distances_to_mean: to_mean,
         };
-        let begin = || Widths {
+        let begin = || LogVariances {
             centres: Array1::zeros(40),
             mean: 0.0,
         };
-        let loss = |widths: &Widths| -widths.sums(&batch, dim).log_density / (150.0 * dim);
+        let loss = |widths: &LogVariances| {
+            -widths.responsibility_sums(&batch, dim).log_density / (150.0 * dim)
+        };
         let batches = std::slice::from_ref(&batch);
         let (adam, best) = (
-            begin().by_adam(batches, dim),
-            begin().by_maximization(batches, dim),
+            begin().fit_by_adam(batches, dim),
+            begin().fit_by_em(batches, dim),
         );
         // Local optima differ, so that neither need be the better; each gains, and maximization gains on Adam's end.
         assert!(loss(&best) < loss(&begin()) && loss(&adam) < loss(&begin()));
         let end = loss(&adam);
-        assert!(loss(&adam.by_maximization(batches, dim)) < end);
+        assert!(loss(&adam.fit_by_em(batches, dim)) < end);
         for j in [0, 17] {
             let moved = |by: f64| {
-                let mut widths = Widths {
+                let mut widths = LogVariances {
                     centres: best.centres.clone(),
                     mean: best.mean,
                 };

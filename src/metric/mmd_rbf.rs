@@ -4,11 +4,11 @@ use ndarray::{ArrayView2, Axis, concatenate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::discrepancy::{self, Discrepancy};
-use super::pairs;
-use super::sample::Sample;
+use super::feature_set::FeatureSet;
+use super::mmd::{self, MmdEstimate};
+use super::pairwise_distance;
 use super::{Influences, Statistic};
-use crate::num::key::Key;
+use crate::num::key::RngKey;
 use crate::num::stats::Estimate;
 
 /// Unbiased, no root, k(x, y) = exp(−|x − y|²/(2b²)).
@@ -25,7 +25,7 @@ pub struct MmdRbf {
 
 impl Statistic for MmdRbf {
     fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
-        discrepancy::at_least_two("mmd-rbf", generated, reference)?;
+        mmd::check_mmd_counts("discrepancy-rbf", generated, reference)?;
         match self.bandwidth {
             Some(b) if !(b.is_finite() && b > 0.0) => Err(format!(
                 "mmd-rbf: bandwidth is {b}, expected a number above 0"
@@ -34,23 +34,23 @@ impl Statistic for MmdRbf {
         }
     }
 
-    fn biased(&self) -> bool {
+    fn is_biased(&self) -> bool {
         false
     }
 
     fn compute(
         &self,
-        generated: &Sample,
-        reference: &Sample,
-        _key: Key,
+        generated: &FeatureSet,
+        reference: &FeatureSet,
+        _key: RngKey,
     ) -> Result<Estimate, String> {
-        let (generated, reference) = (generated.all()?, reference.all()?);
+        let (generated, reference) = (generated.all_rows()?, reference.all_rows()?);
         let square = match self.bandwidth {
             Some(b) => b * b,
             None => {
                 let both =
                     concatenate(Axis(0), &[generated, reference]).map_err(|e| e.to_string())?;
-                pairs::median_squared(both.view())
+                pairwise_distance::median_squared_distance(both.view())
             }
         };
         if square == 0.0 {
@@ -58,7 +58,7 @@ impl Statistic for MmdRbf {
                  name one with `bandwidth`"
                 .to_owned());
         }
-        let all = bells(generated, reference, square);
+        let all = rbf_kernel_mmd(generated, reference, square);
         Ok(Estimate {
             value: all.unbiased(),
             stderr: Some(all.stderr()),
@@ -69,39 +69,46 @@ impl Statistic for MmdRbf {
     /// Known where the bandwidth is given: a median moves with the samples too.
     fn influences(
         &self,
-        generated: &Sample,
-        reference: &Sample,
-        _key: Key,
+        generated: &FeatureSet,
+        reference: &FeatureSet,
+        _key: RngKey,
     ) -> Result<Option<Influences>, String> {
         let Some(bandwidth) = self.bandwidth else {
             return Ok(None);
         };
-        let all = bells(generated.all()?, reference.all()?, bandwidth * bandwidth);
+        let all = rbf_kernel_mmd(
+            generated.all_rows()?,
+            reference.all_rows()?,
+            bandwidth * bandwidth,
+        );
         Ok(Some(all.influences(1.0, generated, reference)))
     }
 }
 
-fn bells(x: ArrayView2<f64>, y: ArrayView2<f64>, square: f64) -> Discrepancy {
+fn rbf_kernel_mmd(x: ArrayView2<f64>, y: ArrayView2<f64>, square: f64) -> MmdEstimate {
     let bells = |x: ArrayView2<f64>, y: ArrayView2<f64>| {
-        pairs::squared(x, y).mapv_into(|d| (-0.5 * d / square).exp())
+        pairwise_distance::squared_distances(x, y).mapv_into(|d| (-0.5 * d / square).exp())
     };
-    Discrepancy::of(x, y, &bells)
+    MmdEstimate::from_kernel(x, y, &bells)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::{self, honest, normal};
+    use crate::metric::testing::{self, assert_stderr_calibrated, normal_samples};
 
     #[test]
-    fn for_normal_laws_it_estimates_the_closed_form() {
+    fn mmd_rbf_matches_closed_form_for_normals() {
         // E k(X, Y) for X − Y ~ N(δ, 2I) in d dimensions: (b²/(b² + 2))^{d/2} exp(−|δ|²/(2(b² + 2))).
         let (b, shift, d) = (1.5f64, 0.8f64, 3);
         let mean = |gap: f64| {
             (b * b / (b * b + 2.0)).powf(d as f64 / 2.0) * (-gap / (2.0 * (b * b + 2.0))).exp()
         };
         let want = 2.0 * mean(0.0) - 2.0 * mean(d as f64 * shift * shift);
-        let (x, y) = (normal(1, 3000, d, 0.0, 1.0), normal(2, 2500, d, shift, 1.0));
+        let (x, y) = (
+            normal_samples(1, 3000, d, 0.0, 1.0),
+            normal_samples(2, 2500, d, shift, 1.0),
+        );
         let metric = MmdRbf { bandwidth: Some(b) };
         let got = testing::compute(&metric, &x, &y, 0).expect("fine");
         assert!(
@@ -111,12 +118,12 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_error_is_the_spread_over_repeated_draws() {
+    fn mmd_rbf_stderr_matches_spread() {
         for shift in [0.0, 0.5] {
-            honest(0.2, |i| {
+            assert_stderr_calibrated(0.2, |i| {
                 let (x, y) = (
-                    normal(2 * i, 60, 3, 0.0, 1.0),
-                    normal(2 * i + 1, 90, 3, shift, 1.0),
+                    normal_samples(2 * i, 60, 3, 0.0, 1.0),
+                    normal_samples(2 * i + 1, 90, 3, shift, 1.0),
                 );
                 testing::compute(
                     &MmdRbf {
@@ -132,10 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn the_median_is_the_bandwidth_unless_named() {
-        let (x, y) = (normal(1, 30, 3, 0.0, 1.0), normal(2, 20, 3, 0.5, 1.0));
+    fn mmd_rbf_defaults_to_median_bandwidth() {
+        let (x, y) = (
+            normal_samples(1, 30, 3, 0.0, 1.0),
+            normal_samples(2, 20, 3, 0.5, 1.0),
+        );
         let both = concatenate(Axis(0), &[x.view(), y.view()]).expect("one width");
-        let median = pairs::median_squared(both.view()).sqrt();
+        let median = pairwise_distance::median_squared_distance(both.view()).sqrt();
         let value = |bandwidth| {
             testing::compute(&MmdRbf { bandwidth }, &x, &y, 0)
                 .expect("fine")

@@ -1,41 +1,41 @@
 //! Statistics of one set of feature vectors against another, each with its standard error.
 
-use self::parts::{Parts, Replicates};
-use self::sample::Sample;
-pub use self::sets::{Role, Sets};
-use crate::num::key::Key;
+use self::feature_set::FeatureSet;
+use self::random_groups::{PartReplicates, RandomDivisions};
+pub use self::sample_sets::{SampleRole, SampleSets};
+use crate::num::key::RngKey;
 use crate::num::stats::Estimate;
 use crate::registry;
 
-mod balls;
 pub mod c2st;
 pub mod cmmd;
-mod discrepancy;
-mod draws;
+pub mod copy_detection;
 pub mod energy;
+pub mod feature_set;
 pub mod fld;
 pub mod frechet;
 pub mod frechet_infinity;
-#[cfg(test)]
-mod honesty;
 pub mod inception_score;
 pub mod kernel;
+mod knn_balls;
 mod logistic;
 mod mixture;
+mod mmd;
 pub mod mmd_rbf;
-mod nearest;
-pub mod neighbours;
+mod nearest_neighbours;
 pub mod notes;
+mod optimal_transport;
 pub mod paired;
-mod pairs;
-pub mod parts;
+mod pairwise_distance;
+mod permutation;
 pub mod prdc;
+pub mod random_groups;
 #[cfg(test)]
-mod references;
-pub mod sample;
-mod sets;
+mod reference_packages;
+mod sample_sets;
 pub mod sliced_wasserstein;
-mod transport;
+#[cfg(test)]
+mod stderr_calibration;
 pub mod vendi;
 
 registry! {
@@ -43,7 +43,7 @@ registry! {
     pub enum Metric: Statistic {
         "frechet" | "fid" | "frechet-distance" => Frechet(frechet::Frechet),
         "frechet-infinity" | "fid-infinity" => FrechetInfinity(frechet_infinity::FrechetInfinity),
-        "kernel" | "kid" | "kernel-distance" => Kernel(kernel::Kernel),
+        "kernel" | "kid" | "kernel-distance" => Kernel(kernel::KernelDistance),
         "precision" => Precision(prdc::Precision),
         "recall" => Recall(prdc::Recall),
         "density" => Density(prdc::Density),
@@ -55,8 +55,8 @@ registry! {
         "cmmd" => Cmmd(cmmd::Cmmd),
         "inception-score" | "is" | "isc" => InceptionScore(inception_score::InceptionScore),
         "vendi" | "vendi-score" => Vendi(vendi::Vendi),
-        "authenticity" => Authenticity(neighbours::Authenticity),
-        "memorization" => Memorization(neighbours::Memorization),
+        "authenticity" => Authenticity(copy_detection::Authenticity),
+        "memorization" => Memorization(copy_detection::Memorization),
         "fld" => Fld(fld::Fld),
         "fld-gap" => FldGap(fld::FldGap),
         "fld-precision" => FldPrecision(fld::FldPrecision),
@@ -75,13 +75,13 @@ pub trait Statistic: Sync {
     ///
     /// # Errors
     /// As [`Statistic::check`].
-    fn check_all(&self, n: Sets<usize>) -> Result<(), String> {
-        self.check(n.generated, n.of(self.compared()))
+    fn check_all(&self, n: SampleSets<usize>) -> Result<(), String> {
+        self.check(n.generated, n.for_role(self.comparison_role()))
     }
 
     /// The set that the generated samples are compared with.
-    fn compared(&self) -> Role {
-        Role::Reference
+    fn comparison_role(&self) -> SampleRole {
+        SampleRole::Reference
     }
 
     /// Whether it is one of classes, which only an extractor's logits give.
@@ -93,8 +93,12 @@ pub trait Statistic: Sync {
     ///
     /// # Errors
     /// A sentence that says why it cannot be computed.
-    fn compute(&self, generated: &Sample, reference: &Sample, key: Key)
-    -> Result<Estimate, String>;
+    fn compute(
+        &self,
+        generated: &FeatureSet,
+        reference: &FeatureSet,
+        key: RngKey,
+    ) -> Result<Estimate, String>;
 
     /// The first-order influence of every sample of both sides, in the order in which they came: leaving sample i of n
     /// out takes about its influence/(n − 1) from the statistic. `None` where no formula is known.
@@ -103,9 +107,9 @@ pub trait Statistic: Sync {
     /// As [`Statistic::compute`].
     fn influences(
         &self,
-        _generated: &Sample,
-        _reference: &Sample,
-        _key: Key,
+        _generated: &FeatureSet,
+        _reference: &FeatureSet,
+        _key: RngKey,
     ) -> Result<Option<Influences>, String> {
         Ok(None)
     }
@@ -114,25 +118,25 @@ pub trait Statistic: Sync {
     ///
     /// # Errors
     /// As [`Statistic::compute`].
-    fn on_parts(
+    fn replicates_on_parts(
         &self,
-        _generated: &Sample,
-        _reference: &Sample,
-        _parts: &Parts,
-    ) -> Result<Option<Replicates>, String> {
+        _generated: &FeatureSet,
+        _reference: &FeatureSet,
+        _parts: &RandomDivisions,
+    ) -> Result<Option<PartReplicates>, String> {
         Ok(None)
     }
 
     /// Fewest samples of a part that says anything.
-    fn least_part(&self) -> usize {
+    fn min_part_size(&self) -> usize {
         1
     }
 
     /// Whether its expected value changes with the number of generated samples.
-    fn biased(&self) -> bool;
+    fn is_biased(&self) -> bool;
 
     /// What a reader should know before trusting the value on these sets, a sentence each.
-    fn notes(&self, _sets: Sets<&Sample>) -> Vec<String> {
+    fn notes(&self, _sets: SampleSets<&FeatureSet>) -> Vec<String> {
         Vec::new()
     }
 
@@ -140,8 +144,8 @@ pub trait Statistic: Sync {
     ///
     /// # Errors
     /// As [`Statistic::compute`].
-    fn compute_all(&self, sets: Sets<&Sample>, key: Key) -> Result<Estimate, String> {
-        self.compute(sets.generated, sets.of(self.compared()), key)
+    fn compute_all(&self, sets: SampleSets<&FeatureSet>, key: RngKey) -> Result<Estimate, String> {
+        self.compute(sets.generated, sets.for_role(self.comparison_role()), key)
     }
 }
 
@@ -158,39 +162,49 @@ pub struct Influences {
 /// A sentence with both widths, or what the statistic says.
 pub fn measure(
     metric: &Metric,
-    generated: &Sample,
-    reference: &Sample,
-    key: Key,
+    generated: &FeatureSet,
+    reference: &FeatureSet,
+    key: RngKey,
 ) -> Result<Estimate, String> {
-    comparable(generated, "reference", reference)?;
+    check_feature_width(generated, "reference", reference)?;
     metric.check(generated.len(), reference.len())?;
-    finite(metric.compute(generated, reference, key)?)
+    check_estimate_finite(metric.compute(generated, reference, key)?)
 }
 
 /// The same where there may be more sets.
 ///
 /// # Errors
 /// As [`measure`].
-pub fn measure_all(metric: &Metric, sets: Sets<&Sample>, key: Key) -> Result<Estimate, String> {
+pub fn measure_all(
+    metric: &Metric,
+    sets: SampleSets<&FeatureSet>,
+    key: RngKey,
+) -> Result<Estimate, String> {
     for (name, other) in [
         ("reference", Some(sets.reference)),
         ("training", sets.train),
         ("held-out", sets.test),
     ] {
-        other.map_or(Ok(()), |other| comparable(sets.generated, name, other))?;
+        other.map_or(Ok(()), |other| {
+            check_feature_width(sets.generated, name, other)
+        })?;
     }
-    metric.check_all(sets.map(Sample::len))?;
-    finite(metric.compute_all(sets, key)?)
+    metric.check_all(sets.map(FeatureSet::len))?;
+    check_estimate_finite(metric.compute_all(sets, key)?)
 }
 
-fn comparable(generated: &Sample, name: &str, other: &Sample) -> Result<(), String> {
+fn check_feature_width(
+    generated: &FeatureSet,
+    name: &str,
+    other: &FeatureSet,
+) -> Result<(), String> {
     let (width, its) = (generated.width(), other.width());
     (width == its).then_some(()).ok_or_else(|| {
         format!("generated samples have {width} numbers each and {name} samples {its}: they cannot be compared")
     })
 }
 
-fn finite(estimate: Estimate) -> Result<Estimate, String> {
+fn check_estimate_finite(estimate: Estimate) -> Result<Estimate, String> {
     let fine = estimate.value.is_finite() && estimate.stderr.is_none_or(f64::is_finite);
     fine.then_some(estimate).ok_or_else(|| {
         "the result is not finite: its sums are beyond double precision; divide all sets by one factor".to_owned()
@@ -198,7 +212,7 @@ fn finite(estimate: Estimate) -> Result<Estimate, String> {
 }
 
 /// The larger of both; what is not a number stays so, where `f64::max` would hide it.
-fn at_least(value: f64, floor: f64) -> f64 {
+fn max_keeping_nan(value: f64, floor: f64) -> f64 {
     if value < floor { floor } else { value }
 }
 
@@ -206,14 +220,14 @@ fn at_least(value: f64, floor: f64) -> f64 {
 pub mod testing {
     use ndarray::Array2;
 
-    use super::sample::Sample;
-    use super::{Metric, Sets, Statistic, measure, measure_all};
-    use crate::num::key::{Key, Purpose};
+    use super::feature_set::FeatureSet;
+    use super::{Metric, SampleSets, Statistic, measure, measure_all};
+    use crate::num::key::{Purpose, RngKey};
     use crate::num::stats::{self, Estimate};
 
     /// n draws of N(mean, std²·I).
-    pub fn normal(seed: u64, n: usize, d: usize, mean: f64, std: f64) -> Array2<f64> {
-        let draws = Key { seed }.normal(Purpose::Check, 77, 0, n * d);
+    pub fn normal_samples(seed: u64, n: usize, d: usize, mean: f64, std: f64) -> Array2<f64> {
+        let draws = RngKey { seed }.normal(Purpose::Check, 77, 0, n * d);
         draws.into_shape_with_order((n, d)).expect("n·d draws") * std + mean
     }
 
@@ -224,43 +238,47 @@ pub mod testing {
         y: &Array2<f64>,
         seed: u64,
     ) -> Result<Estimate, String> {
-        of.compute(&Sample::new(x)?, &Sample::new(y)?, Key { seed })
+        of.compute(&FeatureSet::new(x)?, &FeatureSet::new(y)?, RngKey { seed })
     }
 
     /// One metric of two arrays, whose numbers are taken for logits too.
-    pub fn measured(metric: &Metric, x: &Array2<f64>, y: &Array2<f64>) -> Result<Estimate, String> {
+    pub fn measure_arrays(
+        metric: &Metric,
+        x: &Array2<f64>,
+        y: &Array2<f64>,
+    ) -> Result<Estimate, String> {
         let (a, b) = (
-            Sample::new(x)?.with_logits(Some(x.view())),
-            Sample::new(y)?.with_logits(Some(y.view())),
+            FeatureSet::new(x)?.with_logits(Some(x.view())),
+            FeatureSet::new(y)?.with_logits(Some(y.view())),
         );
-        measure(metric, &a, &b, Key { seed: 0 })
+        measure(metric, &a, &b, RngKey { seed: 0 })
     }
 
     /// One metric of generated samples, training data and others that were not seen.
-    pub fn of_three(
+    pub fn measure_three_sets(
         metric: &Metric,
         sets: [&Array2<f64>; 3],
         seed: u64,
     ) -> Result<Estimate, String> {
-        fn sample(x: &Array2<f64>) -> Result<Sample<'_>, String> {
-            Ok(Sample::new(x)?.with_logits(Some(x.view())))
+        fn sample(x: &Array2<f64>) -> Result<FeatureSet<'_>, String> {
+            Ok(FeatureSet::new(x)?.with_logits(Some(x.view())))
         }
         let [generated, train, test] = sets;
         let (generated, train, test) = (sample(generated)?, sample(train)?, sample(test)?);
-        let sets = Sets {
+        let sets = SampleSets {
             generated: &generated,
             reference: &train,
             train: None,
             test: Some(&test),
         };
-        measure_all(metric, sets, Key { seed })
+        measure_all(metric, sets, RngKey { seed })
     }
 
     /// The claimed standard error over `n` repetitions (its root mean square), divided by their spread.
-    pub fn repeated(n: u64, estimate: impl Fn(u64) -> Estimate) -> f64 {
+    pub fn stderr_to_spread_ratio(n: u64, estimate: impl Fn(u64) -> Estimate) -> f64 {
         let results: Vec<Estimate> = (0..n).map(estimate).collect();
         let values: Vec<f64> = results.iter().map(|e| e.value).collect();
-        let mean = stats::mean(&values).expect("many");
+        let mean = stats::mean_estimate(&values).expect("many");
         let spread = mean.stderr.expect("many") * (n as f64).sqrt();
         let ratio = stats::rms(&results.iter().filter_map(|e| e.stderr).collect::<Vec<_>>())
             .expect("errors")
@@ -273,8 +291,8 @@ pub mod testing {
     }
 
     /// Holds a claimed standard error to within `tolerance` of the spread over 300 repetitions.
-    pub fn honest(tolerance: f64, estimate: impl Fn(u64) -> Estimate) {
-        let ratio = repeated(300, estimate);
+    pub fn assert_stderr_calibrated(tolerance: f64, estimate: impl Fn(u64) -> Estimate) {
+        let ratio = stderr_to_spread_ratio(300, estimate);
         assert!(
             (ratio - 1.0).abs() < tolerance,
             "claimed / spread = {ratio}"
@@ -286,19 +304,25 @@ pub mod testing {
 mod tests {
     use ndarray::{Axis, s};
 
-    use super::testing::{measured, normal, of_three};
+    use super::testing::{measure_arrays, measure_three_sets, normal_samples};
     use super::*;
     use crate::num::stats;
 
     #[test]
-    fn neither_the_order_of_samples_nor_threads_change_a_bit() {
+    fn statistics_ignore_sample_order_and_threads() {
         // More rows than any block, a constant column, and a sample that is there twice.
-        let mut a = normal(1, 300, 3, 0.0, 1.0);
-        let (b, c) = (normal(2, 1100, 3, 0.3, 1.2), normal(3, 150, 3, 0.3, 1.2));
+        let mut a = normal_samples(1, 300, 3, 0.0, 1.0);
+        let (b, c) = (
+            normal_samples(2, 1100, 3, 0.3, 1.2),
+            normal_samples(3, 150, 3, 0.3, 1.2),
+        );
         a.column_mut(1).fill(0.1);
         let twice = a.row(7).to_owned();
         a.row_mut(70).assign(&twice);
-        let shuffled = a.select(Axis(0), &draws::order(300, Key { seed: 9 }, 0));
+        let shuffled = a.select(
+            Axis(0),
+            &permutation::random_permutation(300, RngKey { seed: 9 }, 0),
+        );
         let [backwards, turned] = [&b, &c].map(|x| x.slice(s![..;-1, ..]).to_owned());
         for metric in Metric::defaults() {
             let on = |threads: usize, x, y, z| {
@@ -307,7 +331,7 @@ mod tests {
                     .build()
                     .expect("threads");
                 let got = pool
-                    .install(|| of_three(&metric, [x, y, z], 0))
+                    .install(|| measure_three_sets(&metric, [x, y, z], 0))
                     .expect("defined");
                 (got.value.to_bits(), got.stderr.map(f64::to_bits))
             };
@@ -319,22 +343,25 @@ mod tests {
 
     /// Of those statistics that know their influences, leaving one sample out says the same, on both sides.
     #[test]
-    fn influences_are_what_leaving_one_out_takes_away() {
-        let (x, y) = (normal(1, 120, 3, 0.4, 1.0), normal(2, 150, 3, 0.0, 1.3));
+    fn influences_match_leave_one_out() {
+        let (x, y) = (
+            normal_samples(1, 120, 3, 0.4, 1.0),
+            normal_samples(2, 150, 3, 0.0, 1.3),
+        );
         let bounded = [Metric::MmdRbf(mmd_rbf::MmdRbf {
             bandwidth: Some(1.5),
         })];
         let mut known = Vec::new();
         for metric in Metric::defaults().into_iter().chain(bounded) {
             let (a, b) = (
-                Sample::new(&x).expect("finite"),
-                Sample::new(&y).expect("finite"),
+                FeatureSet::new(&x).expect("finite"),
+                FeatureSet::new(&y).expect("finite"),
             );
-            let Ok(Some(found)) = metric.influences(&a, &b, Key { seed: 0 }) else {
+            let Ok(Some(found)) = metric.influences(&a, &b, RngKey { seed: 0 }) else {
                 continue;
             };
             known.push(metric.name());
-            let all = measured(&metric, &x, &y).expect("fine").value;
+            let all = measure_arrays(&metric, &x, &y).expect("fine").value;
             let drop = |from: &ndarray::Array2<f64>, i: usize| {
                 from.select(
                     Axis(0),
@@ -349,8 +376,8 @@ mod tests {
                 let size = stats::rms(influences).expect("many");
                 for i in (0..n).step_by(11) {
                     let less = match side {
-                        0 => measured(&metric, &drop(&x, i), &y),
-                        _ => measured(&metric, &x, &drop(&y, i)),
+                        0 => measure_arrays(&metric, &drop(&x, i), &y),
+                        _ => measure_arrays(&metric, &x, &drop(&y, i)),
                     };
                     let taken = (all - less.expect("fine").value) * (n as f64 - 1.0);
                     // What is left out is of second order, 1/n.
@@ -367,15 +394,15 @@ mod tests {
 
     /// Of numbers of any size a statistic is what it is of their thousandth but for the unit, or it is refused.
     #[test]
-    fn no_size_of_numbers_gives_a_wrong_value_in_silence() {
+    fn extreme_scales_are_exact_or_refused() {
         let sets = [
-            normal(1, 90, 3, 0.3, 1.0),
-            normal(2, 110, 3, 0.0, 1.0),
-            normal(3, 70, 3, 0.0, 1.0),
+            normal_samples(1, 90, 3, 0.3, 1.0),
+            normal_samples(2, 110, 3, 0.0, 1.0),
+            normal_samples(3, 70, 3, 0.0, 1.0),
         ];
         for metric in Metric::defaults() {
             let by = |scale: f64, seed: u64| {
-                of_three(&metric, sets.each_ref().map(|x| x * scale).each_ref(), seed)
+                measure_three_sets(&metric, sets.each_ref().map(|x| x * scale).each_ref(), seed)
             };
             let of = |scale: f64| by(scale, 0);
             let one = of(1.0).expect("fine");
@@ -387,7 +414,7 @@ mod tests {
                 let values: Vec<f64> = (0..16)
                     .map(|seed| by(scale, seed).expect("fine").value / unit)
                     .collect();
-                stats::mean(&values).expect("sixteen")
+                stats::mean_estimate(&values).expect("sixteen")
             };
             let mean = drawn.then(|| over_seeds(1.0, 1.0));
             // The power of the unit that the value is in; none where it depends on the unit in another way.
@@ -441,19 +468,25 @@ mod tests {
 
     /// What is not a number is never taken for a small one.
     #[test]
-    fn a_bound_keeps_what_is_not_a_number() {
-        assert!(at_least(f64::NAN, 0.0).is_nan());
-        assert_eq!((at_least(-1.0, 0.0), at_least(2.0, 0.0)), (0.0, 2.0));
+    fn max_keeping_nan_propagates_nan() {
+        assert!(max_keeping_nan(f64::NAN, 0.0).is_nan());
+        assert_eq!(
+            (max_keeping_nan(-1.0, 0.0), max_keeping_nan(2.0, 0.0)),
+            (0.0, 2.0)
+        );
     }
 
     #[test]
-    fn every_statistic_sees_a_shift_or_copies() {
-        let (fine, reference) = (normal(1, 300, 3, 0.0, 1.0), normal(2, 300, 3, 0.0, 1.0));
-        let mut shifted = normal(3, 300, 3, 0.0, 1.0);
+    fn every_statistic_detects_shift_or_copies() {
+        let (fine, reference) = (
+            normal_samples(1, 300, 3, 0.0, 1.0),
+            normal_samples(2, 300, 3, 0.0, 1.0),
+        );
+        let mut shifted = normal_samples(3, 300, 3, 0.0, 1.0);
         shifted.column_mut(0).mapv_inplace(|v| v + 3.0);
-        let (copies, test) = (&reference + 1e-3, normal(4, 300, 3, 0.0, 1.0));
+        let (copies, test) = (&reference + 1e-3, normal_samples(4, 300, 3, 0.0, 1.0));
         for metric in Metric::defaults() {
-            let measured = |x| of_three(&metric, [x, &reference, &test], 0);
+            let measured = |x| measure_three_sets(&metric, [x, &reference, &test], 0);
             let null = measured(&fine).expect("fine");
             let error = null.stderr.expect("an error");
             // Shares fall with the shift, distances rise; what looks for copies sees those.
@@ -464,12 +497,12 @@ mod tests {
     }
 
     #[test]
-    fn unequal_widths_are_refused_with_both() {
+    fn unequal_feature_widths_are_refused() {
         let metric = Metric::defaults().remove(0);
-        let error = measured(
+        let error = measure_arrays(
             &metric,
-            &normal(1, 9, 3, 0.0, 1.0),
-            &normal(1, 9, 4, 0.0, 1.0),
+            &normal_samples(1, 9, 3, 0.0, 1.0),
+            &normal_samples(1, 9, 4, 0.0, 1.0),
         );
         let text = error.expect_err("widths differ");
         assert!(text.contains('3') && text.contains('4'));

@@ -1,17 +1,17 @@
 //! What a reader should know before trusting a statistic of the sets at hand.
 
-use super::sample::Sample;
-use super::{Metric, Role, Sets};
+use super::feature_set::FeatureSet;
+use super::{Metric, SampleRole, SampleSets};
 
 /// All that is to be said about one statistic of these sets; most often nothing.
-pub fn of(metric: &Metric, sets: Sets<&Sample>) -> Vec<String> {
+pub fn statistic_notes(metric: &Metric, sets: SampleSets<&FeatureSet>) -> Vec<String> {
     metric.notes(sets)
 }
 
 /// A floor is what a perfect model would give, of as many samples as the model's: of other counts a biased statistic has
 /// another bias.
-pub fn other_count(metric: &Metric, floor: usize, generated: usize) -> Option<String> {
-    (metric.biased() && floor != generated).then(|| {
+pub fn floor_count_mismatch(metric: &Metric, floor: usize, generated: usize) -> Option<String> {
+    (metric.is_biased() && floor != generated).then(|| {
         format!(
             "the floor is of {floor} samples and beside it stand {generated} generated ones: their difference is in part \
              one of bias"
@@ -20,8 +20,8 @@ pub fn other_count(metric: &Metric, floor: usize, generated: usize) -> Option<St
 }
 
 /// Balls of no radius hold nothing: those around samples that are there more than k times.
-pub fn empty_balls(name: &str, sample: &Sample, k: usize) -> Option<String> {
-    let empty = sample.repeated(k + 1);
+pub fn zero_radius_balls(name: &str, sample: &FeatureSet, k: usize) -> Option<String> {
+    let empty = sample.count_repeated(k + 1);
     (empty > 0).then(|| {
         format!(
             "{empty} of {} {name} samples are there more than {k} times each, and balls around them have no radius: \
@@ -32,8 +32,8 @@ pub fn empty_balls(name: &str, sample: &Sample, k: usize) -> Option<String> {
 }
 
 /// Training samples with exact copies among the training data.
-pub fn copies_that_hide(train: &Sample) -> Option<String> {
-    let repeated = train.repeated(2);
+pub fn training_duplicates(train: &FeatureSet) -> Option<String> {
+    let repeated = train.count_repeated(2);
     (repeated > 0).then(|| {
         format!(
             "{repeated} of {} training samples have exact copies among the training data, which hide copies of them: \
@@ -44,10 +44,18 @@ pub fn copies_that_hide(train: &Sample) -> Option<String> {
 }
 
 /// Copies within the sets that are divided into one part to learn from and another to be tested on.
-pub fn copies_on_both_sides(sets: &[(&str, &Sample)], what: &str) -> Option<String> {
-    let found = sets.iter().filter(|(_, sample)| sample.repeated(2) > 0);
+pub fn duplicates_across_split(sets: &[(&str, &FeatureSet)], what: &str) -> Option<String> {
+    let found = sets
+        .iter()
+        .filter(|(_, sample)| sample.count_repeated(2) > 0);
     let named: Vec<String> = found
-        .map(|(name, sample)| format!("{} of {} {name} samples", sample.repeated(2), sample.len()))
+        .map(|(name, sample)| {
+            format!(
+                "{} of {} {name} samples",
+                sample.count_repeated(2),
+                sample.len()
+            )
+        })
         .collect();
     (!named.is_empty()).then(|| {
         format!(
@@ -58,9 +66,12 @@ pub fn copies_on_both_sides(sets: &[(&str, &Sample)], what: &str) -> Option<Stri
 }
 
 /// Held-out data that were trained on.
-pub fn not_held_out(sets: Sets<&Sample>) -> Option<String> {
-    let (train, test) = (sets.of(Role::Train), sets.of(Role::Test));
-    let shared = test.shared(train);
+pub fn held_out_overlap(sets: SampleSets<&FeatureSet>) -> Option<String> {
+    let (train, test) = (
+        sets.for_role(SampleRole::Train),
+        sets.for_role(SampleRole::Test),
+    );
+    let shared = test.count_shared(train);
     (shared > 0).then(|| {
         format!(
             "{shared} of {} held-out samples are exact copies of training samples",
@@ -71,7 +82,7 @@ pub fn not_held_out(sets: Sets<&Sample>) -> Option<String> {
 
 /// Fewer samples than twice the numbers that vary, with which a covariance is far from the law's; of how many samples
 /// statistics are is not known.
-pub fn few_for_a_covariance(
+pub fn too_few_for_covariance(
     width: usize,
     generated: Option<usize>,
     reference: Option<usize>,

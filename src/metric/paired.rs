@@ -7,26 +7,26 @@
 
 use ndarray::{Array2, Axis};
 
-use super::parts::Parts;
-use super::sample::Sample;
+use super::feature_set::FeatureSet;
+use super::random_groups::RandomDivisions;
 use super::{Metric, measure};
-use crate::num::key::Key;
+use crate::num::key::RngKey;
 use crate::num::stats::{self, Estimate};
 
 /// Blocks of the jackknife: samples that are left out together, the same of both sets.
-const BLOCKS: usize = 20;
+const JACKKNIFE_BLOCKS: usize = 20;
 
 /// Degrees of freedom of an error from random parts. Over repeated draws of 160 pairs and 120 reference samples the
 /// variances of precision, recall and coverage vary as those of 3, 6 and 7 degrees do (2/CV²), those of density and
 /// authenticity as of 23 and 55: theirs are intervals that are wider than they need be.
-const PARTS_DEGREES: usize = 6;
+const PARTS_DEGREES_OF_FREEDOM: usize = 6;
 
 /// Fewest samples of a side, two in each block.
-pub const LEAST: usize = 2 * BLOCKS;
+pub const MIN_SAMPLES_PER_SIDE: usize = 2 * JACKKNIFE_BLOCKS;
 
 /// How an error was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
+pub enum PairedErrorMethod {
     /// From first-order influences.
     Influence,
     /// From random halves and quarters of the pairs and of the reference.
@@ -35,44 +35,48 @@ pub enum Method {
     Jackknife,
 }
 
-impl Method {
+impl PairedErrorMethod {
     /// As tables print it.
     pub fn as_str(self) -> &'static str {
         match self {
-            Method::Influence => "influence",
-            Method::Parts => "parts",
-            Method::Jackknife => "jackknife",
+            PairedErrorMethod::Influence => "influence",
+            PairedErrorMethod::Parts => "parts",
+            PairedErrorMethod::Jackknife => "jackknife",
         }
     }
 
     /// The method that a table's row names.
-    pub fn named(name: &str) -> Option<Method> {
-        [Method::Influence, Method::Parts, Method::Jackknife]
-            .into_iter()
-            .find(|method| method.as_str() == name)
+    pub fn from_name(name: &str) -> Option<PairedErrorMethod> {
+        [
+            PairedErrorMethod::Influence,
+            PairedErrorMethod::Parts,
+            PairedErrorMethod::Jackknife,
+        ]
+        .into_iter()
+        .find(|method| method.as_str() == name)
     }
 
     /// Half the width of the 95 % interval of a difference, where `n` is the smaller number of pairs and reference
     /// samples: Student's t with the degrees of freedom that the standard error itself has.
     pub fn half_width(self, stderr: f64, n: usize) -> f64 {
         let values = match self {
-            Method::Influence => n,
-            Method::Parts => n.min(1 + PARTS_DEGREES),
-            Method::Jackknife => n.min(BLOCKS),
+            PairedErrorMethod::Influence => n,
+            PairedErrorMethod::Parts => n.min(1 + PARTS_DEGREES_OF_FREEDOM),
+            PairedErrorMethod::Jackknife => n.min(JACKKNIFE_BLOCKS),
         };
-        stats::half_width(stderr, Some(values), 0.95)
+        stats::confidence_half_width(stderr, Some(values), 0.95)
     }
 }
 
 /// One side's rows, in the order in which they came.
 #[derive(Clone, Copy)]
-pub struct Rows<'a> {
+pub struct FeatureRows<'a> {
     pub features: &'a Array2<f64>,
     /// Where the extractor classifies.
     pub logits: Option<&'a Array2<f64>>,
 }
 
-impl<'a> Rows<'a> {
+impl<'a> FeatureRows<'a> {
     pub fn len(&self) -> usize {
         self.features.nrows()
     }
@@ -81,8 +85,8 @@ impl<'a> Rows<'a> {
         self.len() == 0
     }
 
-    fn sample(&self) -> Result<Sample<'a>, String> {
-        Ok(Sample::new(self.features)?.with_logits(self.logits.map(|l| l.view())))
+    fn feature_set(&self) -> Result<FeatureSet<'a>, String> {
+        Ok(FeatureSet::new(self.features)?.with_logits(self.logits.map(|l| l.view())))
     }
 }
 
@@ -90,25 +94,25 @@ impl<'a> Rows<'a> {
 ///
 /// # Errors
 /// What the statistic says, or a sentence about too few samples.
-pub fn difference(
+pub fn paired_difference(
     metric: &Metric,
-    sets: [Rows; 2],
-    reference: Rows,
-    key: Key,
-) -> Result<(Estimate, Method), String> {
+    sets: [FeatureRows; 2],
+    reference: FeatureRows,
+    key: RngKey,
+) -> Result<(Estimate, PairedErrorMethod), String> {
     let pairs = sets[0].len();
-    if pairs < LEAST || reference.len() < LEAST {
+    if pairs < MIN_SAMPLES_PER_SIDE || reference.len() < MIN_SAMPLES_PER_SIDE {
         return Err(format!(
-            "{pairs} pairs of finite samples and {} of the reference, expected at least {LEAST} of each",
+            "{pairs} pairs of finite samples and {} of the reference, expected at least {MIN_SAMPLES_PER_SIDE} of each",
             reference.len()
         ));
     }
-    let y = reference.sample()?;
-    if let Some(found) = on_parts(metric, sets, &y, key)? {
-        return Ok((found, Method::Parts));
+    let y = reference.feature_set()?;
+    if let Some(found) = difference_on_parts(metric, sets, &y, key)? {
+        return Ok((found, PairedErrorMethod::Parts));
     }
-    let of = |set: Rows| -> Result<_, String> {
-        let x = set.sample()?;
+    let of = |set: FeatureRows| -> Result<_, String> {
+        let x = set.feature_set()?;
         Ok((
             measure(metric, &x, &y, key)?.value,
             metric.influences(&x, &y, key)?,
@@ -121,12 +125,15 @@ pub fn difference(
             (
                 shares
                     .iter()
-                    .map(|(a, b)| of_mean(a.iter().zip(b).map(|(a, b)| a - b)))
+                    .map(|(a, b)| squared_stderr_of_mean(a.iter().zip(b).map(|(a, b)| a - b)))
                     .sum(),
-                Method::Influence,
+                PairedErrorMethod::Influence,
             )
         }
-        _ => (left_out(metric, sets, reference, key)?, Method::Jackknife),
+        _ => (
+            jackknife_difference_variance(metric, sets, reference, key)?,
+            PairedErrorMethod::Jackknife,
+        ),
     };
     Ok((
         Estimate {
@@ -139,25 +146,26 @@ pub fn difference(
 }
 
 /// By parts, where the statistic has them: pairs stay together, whatever their order.
-fn on_parts(
+fn difference_on_parts(
     metric: &Metric,
-    sets: [Rows; 2],
-    y: &Sample,
-    key: Key,
+    sets: [FeatureRows; 2],
+    y: &FeatureSet,
+    key: RngKey,
 ) -> Result<Option<Estimate>, String> {
-    let [one, other] = [sets[0].sample()?, sets[1].sample()?];
-    let Some(mut parts) = Parts::drawn(one.len(), y.len(), metric.least_part(), key) else {
+    let [one, other] = [sets[0].feature_set()?, sets[1].feature_set()?];
+    let Some(mut parts) = RandomDivisions::draw(one.len(), y.len(), metric.min_part_size(), key)
+    else {
         return Ok(None);
     };
     metric.check(one.len(), y.len())?;
-    let Some(of_one) = metric.on_parts(&one, y, &parts)? else {
+    let Some(of_one) = metric.replicates_on_parts(&one, y, &parts)? else {
         return Ok(None);
     };
-    parts.generated = other.in_order(&one.as_they_came(&parts.generated));
-    let Some(of_other) = metric.on_parts(&other, y, &parts)? else {
+    parts.generated = other.in_hash_order(&one.in_input_order(&parts.generated));
+    let Some(of_other) = metric.replicates_on_parts(&other, y, &parts)? else {
         return Ok(None);
     };
-    let Some(difference) = of_one.less(&of_other) else {
+    let Some(difference) = of_one.minus(&of_other) else {
         return Ok(None);
     };
     Ok(Some(Estimate {
@@ -168,47 +176,58 @@ fn on_parts(
 }
 
 /// The squared standard error of a mean.
-fn of_mean(values: impl Iterator<Item = f64>) -> f64 {
-    stats::mean(&values.collect::<Vec<_>>())
+fn squared_stderr_of_mean(values: impl Iterator<Item = f64>) -> f64 {
+    stats::mean_estimate(&values.collect::<Vec<_>>())
         .and_then(|m| m.stderr)
         .map_or(0.0, |e| e * e)
 }
 
 /// The variance of the difference that leaving out blocks of pairs, and then of the reference, shows.
-fn left_out(metric: &Metric, sets: [Rows; 2], reference: Rows, key: Key) -> Result<f64, String> {
-    let difference = |sets: [Rows; 2], reference: Rows| -> Result<f64, String> {
-        let y = reference.sample()?;
-        let value = |set: Rows| measure(metric, &set.sample()?, &y, key).map(|e| e.value);
+fn jackknife_difference_variance(
+    metric: &Metric,
+    sets: [FeatureRows; 2],
+    reference: FeatureRows,
+    key: RngKey,
+) -> Result<f64, String> {
+    let difference = |sets: [FeatureRows; 2], reference: FeatureRows| -> Result<f64, String> {
+        let y = reference.feature_set()?;
+        let value =
+            |set: FeatureRows| measure(metric, &set.feature_set()?, &y, key).map(|e| e.value);
         Ok(value(sets[0])? - value(sets[1])?)
     };
     let pairs = |block: usize| {
-        let [one, other] = sets.map(|set| Kept::without(set, block));
+        let [one, other] = sets.map(|set| JackknifeRows::without_block(set, block));
         difference([one.rows(), other.rows()], reference)
     };
-    let references = |block: usize| difference(sets, Kept::without(reference, block).rows());
-    let pairs: Vec<f64> = (0..BLOCKS).map(pairs).collect::<Result<_, _>>()?;
-    let references: Vec<f64> = (0..BLOCKS).map(references).collect::<Result<_, _>>()?;
-    Ok(jackknife(&pairs) + jackknife(&references))
+    let references =
+        |block: usize| difference(sets, JackknifeRows::without_block(reference, block).rows());
+    let pairs: Vec<f64> = (0..JACKKNIFE_BLOCKS).map(pairs).collect::<Result<_, _>>()?;
+    let references: Vec<f64> = (0..JACKKNIFE_BLOCKS)
+        .map(references)
+        .collect::<Result<_, _>>()?;
+    Ok(jackknife_variance(&pairs) + jackknife_variance(&references))
 }
 
 /// What is left of one side.
-struct Kept {
+struct JackknifeRows {
     features: Array2<f64>,
     logits: Option<Array2<f64>>,
 }
 
-impl Kept {
-    fn without(rows: Rows, block: usize) -> Kept {
-        let kept: Vec<usize> = (0..rows.len()).filter(|i| i % BLOCKS != block).collect();
+impl JackknifeRows {
+    fn without_block(rows: FeatureRows, block: usize) -> JackknifeRows {
+        let kept: Vec<usize> = (0..rows.len())
+            .filter(|i| i % JACKKNIFE_BLOCKS != block)
+            .collect();
         let of = |x: &Array2<f64>| x.select(Axis(0), &kept);
-        Kept {
+        JackknifeRows {
             features: of(rows.features),
             logits: rows.logits.map(of),
         }
     }
 
-    fn rows(&self) -> Rows<'_> {
-        Rows {
+    fn rows(&self) -> FeatureRows<'_> {
+        FeatureRows {
             features: &self.features,
             logits: self.logits.as_ref(),
         }
@@ -216,7 +235,7 @@ impl Kept {
 }
 
 /// The variance from estimates that each leave one of B blocks out: (B − 1)/B · Σ (θ_b − θ̄)².
-fn jackknife(parts: &[f64]) -> f64 {
+fn jackknife_variance(parts: &[f64]) -> f64 {
     let count = parts.len() as f64;
     let mean = parts.iter().sum::<f64>() / count;
     (count - 1.0) / count * parts.iter().map(|p| (p - mean).powi(2)).sum::<f64>()
@@ -225,39 +244,41 @@ fn jackknife(parts: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::normal;
+    use crate::metric::testing::normal_samples;
 
     fn paired(
         metric: &Metric,
         [one, other, y]: &[Array2<f64>; 3],
         seed: u64,
-    ) -> Result<(Estimate, Method), String> {
-        let rows = |x| Rows {
+    ) -> Result<(Estimate, PairedErrorMethod), String> {
+        let rows = |x| FeatureRows {
             features: x,
             logits: Some(x),
         };
-        difference(metric, [rows(one), rows(other)], rows(y), Key { seed })
+        paired_difference(metric, [rows(one), rows(other)], rows(y), RngKey { seed })
     }
 
     /// Pairs that have most in common, and a reference, everything drawn anew for each seed.
     fn drawn(seed: u64, n: usize, m: usize, shift: f64) -> [Array2<f64>; 3] {
-        let one = normal(3 * seed + 1, n, 3, shift, 1.0);
-        let other = &one * 1.1 + normal(3 * seed + 2, n, 3, 0.05, 0.1);
-        [one, other, normal(3 * seed + 3, m, 3, 0.0, 1.2)]
+        let one = normal_samples(3 * seed + 1, n, 3, shift, 1.0);
+        let other = &one * 1.1 + normal_samples(3 * seed + 2, n, 3, 0.05, 0.1);
+        [one, other, normal_samples(3 * seed + 3, m, 3, 0.0, 1.2)]
     }
 
     /// Of a mean over blocks of one, the jackknife is the usual standard error.
     #[test]
-    fn the_jackknife_of_a_mean_is_its_standard_error() {
+    fn jackknife_of_mean_matches_stderr() {
         let values = [0.3, -1.2, 2.5, 0.7, 1.1, -0.4];
         let sum: f64 = values.iter().sum();
         let parts: Vec<f64> = values.iter().map(|v| (sum - v) / 5.0).collect();
-        assert!((jackknife(&parts) - of_mean(values.into_iter())).abs() < 1e-15);
+        assert!(
+            (jackknife_variance(&parts) - squared_stderr_of_mean(values.into_iter())).abs() < 1e-15
+        );
     }
 
     /// 95 % intervals of the difference hold its mean over many draws of everything, by either way.
     #[test]
-    fn the_error_of_a_difference_is_the_spread_over_repeated_draws() {
+    fn paired_difference_stderr_matches_spread() {
         let sliced = crate::metric::sliced_wasserstein::SlicedWasserstein {
             projections: 16,
             p: 2.0,
@@ -273,27 +294,30 @@ mod tests {
             (Metric::Coverage(Default::default()), 200),
             (Metric::Authenticity(Default::default()), 200),
         ] {
-            let found: Vec<(Estimate, Method)> = (0..repeats)
+            let found: Vec<(Estimate, PairedErrorMethod)> = (0..repeats)
                 .map(|seed| paired(&metric, &drawn(seed, 160, 120, 0.3), seed).expect("fine"))
                 .collect();
             let method = match metric {
-                Metric::Frechet(_) | Metric::Kernel(_) | Metric::Energy(_) => Method::Influence,
-                Metric::SlicedWasserstein(_) => Method::Jackknife,
-                _ => Method::Parts,
+                Metric::Frechet(_) | Metric::Kernel(_) | Metric::Energy(_) => {
+                    PairedErrorMethod::Influence
+                }
+                Metric::SlicedWasserstein(_) => PairedErrorMethod::Jackknife,
+                _ => PairedErrorMethod::Parts,
             };
             assert!(found.iter().all(|(_, found)| *found == method));
             let values: Vec<f64> = found.iter().map(|(e, _)| e.value).collect();
             let errors: Vec<f64> = found.iter().filter_map(|(e, _)| e.stderr).collect();
-            let mean = stats::mean(&values).expect("many");
+            let mean = stats::mean_estimate(&values).expect("many");
             let spread = mean.stderr.expect("many") * (repeats as f64).sqrt();
             let claimed = stats::rms(&errors).expect("many");
             let half = |e: &Estimate| method.half_width(e.stderr.unwrap_or(0.0), 120);
-            let inside = |(e, _): &&(Estimate, Method)| (e.value - mean.value).abs() <= half(e);
+            let inside =
+                |(e, _): &&(Estimate, PairedErrorMethod)| (e.value - mean.value).abs() <= half(e);
             let share = found.iter().filter(inside).count() as f64 / repeats as f64;
             // Four binomial standard errors below 95 %.
             let least = 0.95 - 4.0 * (0.95 * 0.05 / repeats as f64).sqrt();
             let variances: Vec<f64> = errors.iter().map(|e| e * e).collect();
-            let variance = stats::mean(&variances).expect("many");
+            let variance = stats::mean_estimate(&variances).expect("many");
             let relative =
                 variance.stderr.expect("many") * (repeats as f64).sqrt() / variance.value;
             println!(
@@ -312,12 +336,12 @@ mod tests {
 
     /// What is common to both sets cancels: of equal sets nothing is left, and of close ones little.
     #[test]
-    fn pairs_are_closer_than_two_sets() {
+    fn pairing_reduces_stderr() {
         let [x, near, y] = drawn(4, 100, 100, 0.2);
         let metric = Metric::Frechet(Default::default());
         let (none, _) = paired(&metric, &[x.clone(), x.clone(), y.clone()], 0).expect("fine");
         assert_eq!((none.value, none.stderr), (0.0, Some(0.0)));
-        let alone = crate::metric::testing::measured(&metric, &x, &y)
+        let alone = crate::metric::testing::measure_arrays(&metric, &x, &y)
             .expect("fine")
             .stderr
             .expect("known");

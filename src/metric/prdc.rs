@@ -4,20 +4,20 @@
 //! around a sample reaches to its k-th nearest neighbour, the sample itself not counted, and does not hold
 //! its own boundary.
 //!
-//! Standard errors are those of [`super::parts`], over both sets: radii vary with the set that they come from. They
+//! Standard errors are those of [`super::random_groups`], over both sets: radii vary with the set that they come from. They
 //! are absent where a quarter of either set has fewer than 2 (k + 1) samples.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::balls::{Balls, Count, Side};
-use super::parts::{Parts, Replicates};
-use super::sample::Sample;
-use super::{Sets, Statistic, notes};
-use crate::num::key::Key;
+use super::feature_set::FeatureSet;
+use super::knn_balls::{BallCounting, KnnBalls, PartitionedRows};
+use super::random_groups::{PartReplicates, RandomDivisions};
+use super::{SampleSets, Statistic, notes};
+use crate::num::key::RngKey;
 use crate::num::stats::Estimate;
 
-macro_rules! neighbours {
+macro_rules! knn_statistics {
     ($($(#[$meta:meta])* $Name:ident: $name:literal, $which:expr, biased: $biased:literal, $compute:expr;)+) => { $(
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,41 +34,41 @@ macro_rules! neighbours {
 
         impl Statistic for $Name {
             fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
-                check($name, self.k, $which, [generated, reference])
+                check_knn_counts($name, self.k, $which, [generated, reference])
             }
 
-            fn biased(&self) -> bool {
+            fn is_biased(&self) -> bool {
                 $biased
             }
 
-            fn compute(&self, generated: &Sample, reference: &Sample, key: Key) -> Result<Estimate, String> {
-                let parts = Parts::drawn(generated.len(), reference.len(), 2 * (self.k + 1), key);
+            fn compute(&self, generated: &FeatureSet, reference: &FeatureSet, key: RngKey) -> Result<Estimate, String> {
+                let parts = RandomDivisions::draw(generated.len(), reference.len(), 2 * (self.k + 1), key);
                 let found = self.replicates(generated, reference, parts.as_ref())?;
                 Ok(Estimate { value: found.whole(), stderr: found.stderr(), n: generated.len() })
             }
 
-            fn on_parts(&self, generated: &Sample, reference: &Sample, parts: &Parts) -> Result<Option<Replicates>, String> {
+            fn replicates_on_parts(&self, generated: &FeatureSet, reference: &FeatureSet, parts: &RandomDivisions) -> Result<Option<PartReplicates>, String> {
                 self.replicates(generated, reference, Some(parts)).map(Some)
             }
 
-            fn least_part(&self) -> usize {
+            fn min_part_size(&self) -> usize {
                 2 * (self.k + 1)
             }
 
-            fn notes(&self, sets: Sets<&Sample>) -> Vec<String> {
+            fn notes(&self, sets: SampleSets<&FeatureSet>) -> Vec<String> {
                 let (name, sample) = match $which {
-                    Around::Reference => ("reference", sets.reference),
-                    Around::Generated => ("generated", sets.generated),
+                    BallCentres::Reference => ("reference", sets.reference),
+                    BallCentres::Generated => ("generated", sets.generated),
                 };
-                notes::empty_balls(name, sample, self.k).into_iter().collect()
+                notes::zero_radius_balls(name, sample, self.k).into_iter().collect()
             }
         }
 
         impl $Name {
-            fn replicates(&self, generated: &Sample, reference: &Sample, parts: Option<&Parts>) -> Result<Replicates, String> {
-                let generated = Side { rows: generated.all()?, quarters: parts.map(|p| &p.generated[..]) };
-                let reference = Side { rows: reference.all()?, quarters: parts.map(|p| &p.reference[..]) };
-                let statistic: fn(Side, Side, usize) -> Replicates = $compute;
+            fn replicates(&self, generated: &FeatureSet, reference: &FeatureSet, parts: Option<&RandomDivisions>) -> Result<PartReplicates, String> {
+                let generated = PartitionedRows { rows: generated.all_rows()?, quarters: parts.map(|p| &p.generated[..]) };
+                let reference = PartitionedRows { rows: reference.all_rows()?, quarters: parts.map(|p| &p.reference[..]) };
+                let statistic: fn(PartitionedRows, PartitionedRows, usize) -> PartReplicates = $compute;
                 Ok(statistic(generated, reference, self.k))
             }
         }
@@ -77,31 +77,31 @@ macro_rules! neighbours {
 
 /// The set that balls are around.
 #[derive(Clone, Copy)]
-enum Around {
+enum BallCentres {
     Reference,
     Generated,
 }
 
-neighbours! {
+knn_statistics! {
     /// The share of generated samples that lie in a ball around a reference sample.
-    Precision: "precision", Around::Reference, biased: false, share_covered;
+    Precision: "precision", BallCentres::Reference, biased: false, share_covered;
     /// The share of reference samples that lie in a ball around a generated sample.
-    Recall: "recall", Around::Generated, biased: true, |generated, reference, k| share_covered(reference, generated, k);
+    Recall: "recall", BallCentres::Generated, biased: true, |generated, reference, k| share_covered(reference, generated, k);
     /// The mean number of reference balls around a generated sample, divided by k; it may exceed 1.
-    Density: "density", Around::Reference, biased: false, density;
+    Density: "density", BallCentres::Reference, biased: false, density;
     /// The share of reference balls that hold a generated sample.
-    Coverage: "coverage", Around::Reference, biased: true, coverage;
+    Coverage: "coverage", BallCentres::Reference, biased: true, coverage;
 }
 
-fn check(
+fn check_knn_counts(
     name: &str,
     k: usize,
-    around: Around,
+    around: BallCentres,
     [generated, reference]: [usize; 2],
 ) -> Result<(), String> {
     let (centres, which, points) = match around {
-        Around::Reference => (reference, "reference", generated),
-        Around::Generated => (generated, "generated", reference),
+        BallCentres::Reference => (reference, "reference", generated),
+        BallCentres::Generated => (generated, "generated", reference),
     };
     if k == 0 {
         return Err(format!("{name}: k is 0, expected at least 1"));
@@ -117,19 +117,19 @@ fn check(
         .ok_or_else(|| format!("{name}: one of the two sets is empty"))
 }
 
-fn share_covered(points: Side, centres: Side, k: usize) -> Replicates {
-    let covered = Balls::around(centres, k).around_points(points, Count::Any);
-    covered.shares(points.rows.nrows(), points.quarters, 1.0)
+fn share_covered(points: PartitionedRows, centres: PartitionedRows, k: usize) -> PartReplicates {
+    let covered = KnnBalls::around(centres, k).tally_points(points, BallCounting::Any);
+    covered.to_replicates(points.rows.nrows(), points.quarters, 1.0)
 }
 
-fn density(generated: Side, reference: Side, k: usize) -> Replicates {
-    let balls = Balls::around(reference, k).around_points(generated, Count::All);
-    balls.shares(generated.rows.nrows(), generated.quarters, 1.0 / k as f64)
+fn density(generated: PartitionedRows, reference: PartitionedRows, k: usize) -> PartReplicates {
+    let balls = KnnBalls::around(reference, k).tally_points(generated, BallCounting::All);
+    balls.to_replicates(generated.rows.nrows(), generated.quarters, 1.0 / k as f64)
 }
 
-fn coverage(generated: Side, reference: Side, k: usize) -> Replicates {
-    let holding = Balls::around(reference, k).holding(generated);
-    holding.shares(reference.rows.nrows(), reference.quarters, 1.0)
+fn coverage(generated: PartitionedRows, reference: PartitionedRows, k: usize) -> PartReplicates {
+    let holding = KnnBalls::around(reference, k).tally_occupied_balls(generated);
+    holding.to_replicates(reference.rows.nrows(), reference.quarters, 1.0)
 }
 
 #[cfg(test)]
@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
     use crate::metric::Metric;
-    use crate::metric::testing::{measured, normal};
+    use crate::metric::testing::{measure_arrays, normal_samples};
 
     const SPECS: [&str; 4] = ["precision", "recall", "density", "coverage"];
 
@@ -179,16 +179,16 @@ mod tests {
     }
 
     #[test]
-    fn values_are_those_of_the_definitions() {
+    fn prdc_matches_definitions() {
         for (seed, n, m, k) in [(1, 13, 11, 2), (2, 9, 17, 3), (3, 12, 12, 1), (4, 7, 20, 5)] {
             let (x, mut y) = (
-                normal(seed, n, 2, 0.0, 1.0),
-                normal(seed + 50, m, 2, 0.8, 1.0),
+                normal_samples(seed, n, 2, 0.0, 1.0),
+                normal_samples(seed + 50, m, 2, 0.8, 1.0),
             );
             // A ball's centre and its boundary among the points: strict inequalities decide.
             y.row_mut(0).assign(&x.row(1));
             for name in SPECS {
-                let got = measured(&metric(name, k), &x, &y).expect(name);
+                let got = measure_arrays(&metric(name, k), &x, &y).expect(name);
                 assert!((got.value - plain(name, &x, &y, k)).abs() < 1e-14, "{name}");
             }
         }
@@ -196,19 +196,22 @@ mod tests {
 
     /// What is counted in a part is the statistic of that part alone.
     #[test]
-    fn parts_are_what_they_would_be_alone() {
-        let (x, y) = (normal(1, 70, 3, 0.0, 1.0), normal(2, 90, 3, 0.4, 1.2));
-        let parts = Parts::drawn(70, 90, 8, Key { seed: 5 }).expect("enough");
+    fn prdc_on_parts_matches_separate_evaluation() {
+        let (x, y) = (
+            normal_samples(1, 70, 3, 0.0, 1.0),
+            normal_samples(2, 90, 3, 0.4, 1.2),
+        );
+        let parts = RandomDivisions::draw(70, 90, 8, RngKey { seed: 5 }).expect("enough");
         let sides = [(&x, &parts.generated), (&y, &parts.reference)];
         for name in SPECS {
-            let samples = sides.map(|(rows, _)| Sample::new(rows).expect("finite"));
+            let samples = sides.map(|(rows, _)| FeatureSet::new(rows).expect("finite"));
             let found = metric(name, 3)
-                .on_parts(&samples[0], &samples[1], &parts)
+                .replicates_on_parts(&samples[0], &samples[1], &parts)
                 .expect("fine")
                 .expect("parts");
             let whole = samples
                 .each_ref()
-                .map(|s| s.all().expect("in memory").to_owned());
+                .map(|s| s.all_rows().expect("in memory").to_owned());
             assert!((found.whole() - plain(name, &whole[0], &whole[1], 3)).abs() < 1e-14);
             for (division, of_quarters) in [
                 (0, [0u8].as_slice()),
@@ -224,7 +227,7 @@ mod tests {
                         &(0..whole[side].nrows()).filter(inside).collect::<Vec<_>>(),
                     )
                 });
-                let got = found.of_quarters(division, of_quarters);
+                let got = found.value_on_quarters(division, of_quarters);
                 assert!(
                     (got - plain(name, &some[0], &some[1], 3)).abs() < 1e-14,
                     "{name} {division} {of_quarters:?}"
@@ -234,16 +237,19 @@ mod tests {
     }
 
     #[test]
-    fn identical_laws_are_covered_as_expected() {
+    fn coverage_and_density_of_equal_distributions() {
         // Naeem et al. 2020, Lemma 2: E coverage = 1 − Π (n − i)/(n + m − i) over i = 1 … k, or 1 − 2⁻ᵏ for many.
-        let (x, y) = (normal(1, 2000, 3, 0.0, 1.0), normal(2, 2000, 3, 0.0, 1.0));
-        let value = |name| measured(&metric(name, 5), &x, &y).expect(name).value;
+        let (x, y) = (
+            normal_samples(1, 2000, 3, 0.0, 1.0),
+            normal_samples(2, 2000, 3, 0.0, 1.0),
+        );
+        let value = |name| measure_arrays(&metric(name, 5), &x, &y).expect(name).value;
         assert!((value("coverage") - (1.0 - 0.5f64.powi(5))).abs() < 0.02);
         assert!((value("density") - 1.0).abs() < 0.05);
     }
 
     #[test]
-    fn too_few_samples_are_refused_with_their_count() {
+    fn prdc_refuses_too_few_samples() {
         for name in SPECS {
             let refused = metric(name, 5).check(5, 5).expect_err(name);
             assert!(
@@ -252,8 +258,14 @@ mod tests {
             );
             assert!(metric(name, 0).check(9, 9).is_err());
             assert!(metric(name, 5).check(6, 6).is_ok());
-            let (x, y) = (normal(1, 6, 2, 0.0, 1.0), normal(2, 6, 2, 0.0, 1.0));
-            assert_eq!(measured(&metric(name, 5), &x, &y).expect(name).stderr, None);
+            let (x, y) = (
+                normal_samples(1, 6, 2, 0.0, 1.0),
+                normal_samples(2, 6, 2, 0.0, 1.0),
+            );
+            assert_eq!(
+                measure_arrays(&metric(name, 5), &x, &y).expect(name).stderr,
+                None
+            );
         }
     }
 }

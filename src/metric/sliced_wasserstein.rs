@@ -5,9 +5,9 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::sample::Sample;
-use super::{Statistic, transport};
-use crate::num::key::{Key, Purpose};
+use super::feature_set::FeatureSet;
+use super::{Statistic, optimal_transport};
+use crate::num::key::{Purpose, RngKey};
 use crate::num::linalg;
 use crate::num::stats::{self, Estimate};
 
@@ -35,7 +35,7 @@ impl Default for SlicedWasserstein {
 }
 
 /// One side along one direction: its numbers in order, and where each stood.
-fn ranked(column: Array1<f64>) -> (Vec<f64>, Vec<usize>) {
+fn sort_with_positions(column: Array1<f64>) -> (Vec<f64>, Vec<usize>) {
     let mut order: Vec<usize> = (0..column.len()).collect();
     order.sort_by(|a, b| column[*a].total_cmp(&column[*b]));
     (order.iter().map(|i| column[*i]).collect(), order)
@@ -43,7 +43,7 @@ fn ranked(column: Array1<f64>) -> (Vec<f64>, Vec<usize>) {
 
 impl SlicedWasserstein {
     /// Unit directions, one per row.
-    fn directions(&self, d: usize, key: Key) -> Array2<f64> {
+    fn directions(&self, d: usize, key: RngKey) -> Array2<f64> {
         let mut out = Array2::zeros((self.projections, d));
         for (l, mut row) in out.rows_mut().into_iter().enumerate() {
             let draw = key.normal(Purpose::Projection, l as u64, 0, d);
@@ -54,7 +54,7 @@ impl SlicedWasserstein {
     }
 
     /// The distance along given unit directions, one per row.
-    pub fn along(
+    pub fn distance_along_directions(
         &self,
         directions: Array2<f64>,
         generated: ArrayView2<f64>,
@@ -71,8 +71,9 @@ impl SlicedWasserstein {
                 .map(|l| {
                     let ranks = projected
                         .each_ref()
-                        .map(|side| ranked(side.column(l).to_owned()));
-                    let plan = transport::between(&ranks[0].0, &ranks[1].0, self.p);
+                        .map(|side| sort_with_positions(side.column(l).to_owned()));
+                    let plan =
+                        optimal_transport::optimal_transport_1d(&ranks[0].0, &ranks[1].0, self.p);
                     (plan, ranks.map(|r| r.1))
                 })
                 .collect();
@@ -88,11 +89,11 @@ impl SlicedWasserstein {
                 }
             }
         }
-        let mean = stats::mean(&costs).ok_or("sliced-wasserstein: no direction")?;
+        let mean = stats::mean_estimate(&costs).ok_or("sliced-wasserstein: no direction")?;
         let value = mean.value.powf(1.0 / self.p);
         let errors = means
             .each_ref()
-            .map(|m| stats::mean(m).and_then(|e| e.stderr));
+            .map(|m| stats::mean_estimate(m).and_then(|e| e.stderr));
         let stderr = match errors {
             [Some(a), Some(b)] if value > 0.0 => {
                 let power = (a * a + b * b + mean.stderr.unwrap_or(0.0).powi(2)).sqrt();
@@ -113,7 +114,7 @@ impl Statistic for SlicedWasserstein {
         if generated == 0 || reference == 0 {
             return Err("sliced-wasserstein: one of the two sets is empty".to_owned());
         }
-        crate::registry::within(
+        crate::registry::check_bounds(
             "sliced-wasserstein: projections",
             self.projections,
             1,
@@ -124,18 +125,18 @@ impl Statistic for SlicedWasserstein {
             .ok_or_else(|| format!("sliced-wasserstein: p is {}, expected at least 1", self.p))
     }
 
-    fn biased(&self) -> bool {
+    fn is_biased(&self) -> bool {
         true
     }
 
     fn compute(
         &self,
-        generated: &Sample,
-        reference: &Sample,
-        key: Key,
+        generated: &FeatureSet,
+        reference: &FeatureSet,
+        key: RngKey,
     ) -> Result<Estimate, String> {
-        let (generated, reference) = (generated.all()?, reference.all()?);
-        self.along(
+        let (generated, reference) = (generated.all_rows()?, reference.all_rows()?);
+        self.distance_along_directions(
             self.directions(generated.ncols(), key),
             generated,
             reference,
@@ -146,7 +147,7 @@ impl Statistic for SlicedWasserstein {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::{self, honest, normal};
+    use crate::metric::testing::{self, assert_stderr_calibrated, normal_samples};
 
     fn distance(
         x: &Array2<f64>,
@@ -158,13 +159,13 @@ mod tests {
     }
 
     #[test]
-    fn shifts_and_scales_are_closed_form() {
+    fn sliced_wasserstein_of_shifts_and_scales() {
         // T14: the same points moved by δ are at |δ|/√D, scaled by a at |a − 1| (E |θ·x|²)^{1/2}.
         let metric = SlicedWasserstein {
             projections: 4000,
             p: 2.0,
         };
-        let x = normal(1, 50, 4, 0.0, 1.0);
+        let x = normal_samples(1, 50, 4, 0.0, 1.0);
         let moved = distance(&x, &(&x + 0.5), &metric, 3);
         assert!(
             (moved.value - 0.5).abs() < 4.0 * moved.stderr.expect("defined"),
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn in_one_dimension_it_is_the_wasserstein_distance() {
+    fn sliced_wasserstein_in_1d_is_wasserstein() {
         let (x, y) = (
             ndarray::array![[0.0], [3.0]],
             ndarray::array![[1.0], [1.0], [4.0]],
@@ -214,12 +215,12 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_error_is_the_spread_over_repeated_draws() {
+    fn sliced_wasserstein_stderr_matches_spread() {
         for (p, projections) in [(2.0, 50), (1.0, 10)] {
-            honest(0.2, |i| {
+            assert_stderr_calibrated(0.2, |i| {
                 let (x, y) = (
-                    normal(2 * i, 120, 3, 0.0, 1.0),
-                    normal(2 * i + 1, 90, 3, 0.8, 1.3),
+                    normal_samples(2 * i, 120, 3, 0.0, 1.0),
+                    normal_samples(2 * i + 1, 90, 3, 0.8, 1.3),
                 );
                 distance(&x, &y, &SlicedWasserstein { projections, p }, i)
             });
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_parameters_are_named() {
+    fn sliced_wasserstein_refuses_invalid_parameters() {
         assert!(
             SlicedWasserstein {
                 projections: 0,

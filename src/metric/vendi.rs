@@ -6,9 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Statistic;
-use super::cmmd::unit;
-use super::sample::{ROWS, Sample};
-use crate::num::key::Key;
+use super::cmmd::normalize_rows;
+use super::feature_set::{FeatureSet, READ_BLOCK_ROWS};
+use crate::num::key::RngKey;
 use crate::num::linalg::{self, Gram};
 use crate::num::stats::Estimate;
 
@@ -44,22 +44,22 @@ impl Statistic for Vendi {
             .ok_or_else(|| format!("vendi: q is {}, expected a number above 0", self.q))
     }
 
-    fn biased(&self) -> bool {
+    fn is_biased(&self) -> bool {
         true
     }
 
     fn compute(
         &self,
-        generated: &Sample,
-        _reference: &Sample,
-        _key: Key,
+        generated: &FeatureSet,
+        _reference: &FeatureSet,
+        _key: RngKey,
     ) -> Result<Estimate, String> {
         let n = generated.len();
         let rows = |block: &usize| -> Result<Array2<f64>, String> {
-            let positions: Vec<usize> = (*block..n.min(block + ROWS)).collect();
-            unit("vendi", generated.rows(&positions)?.view())
+            let positions: Vec<usize> = (*block..n.min(block + READ_BLOCK_ROWS)).collect();
+            normalize_rows("vendi", generated.rows_at(&positions)?.view())
         };
-        let blocks: Vec<usize> = (0..n).step_by(ROWS).collect();
+        let blocks: Vec<usize> = (0..n).step_by(READ_BLOCK_ROWS).collect();
         // Of every other sample, and of the rest: the order is the hashes', and so these are random halves.
         let parts: Vec<[Gram; 2]> = blocks
             .par_chunks(blocks.len().div_ceil(4))
@@ -80,29 +80,32 @@ impl Statistic for Vendi {
         let spectrum = |sum: Array2<f64>, of: usize| {
             let (values, vectors) =
                 linalg::eigh((sum / of as f64).view()).map_err(str::to_owned)?;
-            Ok::<_, String>((Spectrum::new(values, self.q), vectors))
+            Ok::<_, String>((SpectrumEntropy::new(values, self.q), vectors))
         };
         let whole = spectrum(&halves[0] + &halves[1], n)?;
         let influences =
-            |(spectrum, vectors): &(Spectrum, Array2<f64>)| -> Result<Array1<f64>, String> {
+            |(spectrum, vectors): &(SpectrumEntropy, Array2<f64>)| -> Result<Array1<f64>, String> {
                 let parts: Vec<Vec<f64>> = blocks
                     .par_iter()
                     .map(|block| {
                         let along = linalg::matmul(rows(block)?.view(), vectors.view());
-                        Ok(along.mapv_into(|v| v * v).dot(&spectrum.influence).to_vec())
+                        Ok(along
+                            .mapv_into(|v| v * v)
+                            .dot(&spectrum.derivative)
+                            .to_vec())
                     })
                     .collect::<Result<_, String>>()?;
                 Ok(parts.concat().into())
             };
         let plain = influences(&whole)?;
-        let mut variance = covariance(&plain, &plain) / n as f64;
+        let mut variance = sample_covariance(&plain, &plain) / n as f64;
         if n >= 4 * generated.width() {
             let [a, b] = halves;
             let (a, b) = (
                 influences(&spectrum(a, n.div_ceil(2))?)?,
                 influences(&spectrum(b, n / 2)?)?,
             );
-            let first = covariance(&a, &b) / n as f64;
+            let first = sample_covariance(&a, &b) / n as f64;
             // The plug-in variance holds the second order twice: once is right.
             variance = (0.5 * (variance + first)).clamp(0.5 * variance, variance);
         }
@@ -115,7 +118,7 @@ impl Statistic for Vendi {
     }
 }
 
-fn covariance(a: &Array1<f64>, b: &Array1<f64>) -> f64 {
+fn sample_covariance(a: &Array1<f64>, b: &Array1<f64>) -> f64 {
     let n = a.len() as f64;
     let (one, other) = (a.sum() / n, b.sum() / n);
     a.iter()
@@ -126,27 +129,27 @@ fn covariance(a: &Array1<f64>, b: &Array1<f64>) -> f64 {
 }
 
 /// An entropy of eigenvalues, and its derivative by each.
-struct Spectrum {
+struct SpectrumEntropy {
     entropy: f64,
-    influence: Array1<f64>,
+    derivative: Array1<f64>,
 }
 
-impl Spectrum {
-    fn new(values: Array1<f64>, q: f64) -> Spectrum {
+impl SpectrumEntropy {
+    fn new(values: Array1<f64>, q: f64) -> SpectrumEntropy {
         // Eigenvalues below the rounding of the largest are zeros, which count for nothing.
         let least = values.len() as f64 * f64::EPSILON * values.fold(0.0f64, |a, b| a.max(*b));
         let of = |f: &dyn Fn(f64) -> f64| values.mapv(|v| if v > least { f(v) } else { 0.0 });
         if q == 1.0 {
             let entropy = -of(&|v| v * v.ln()).sum();
-            return Spectrum {
+            return SpectrumEntropy {
                 entropy,
-                influence: -of(&f64::ln),
+                derivative: -of(&f64::ln),
             };
         }
         let power = of(&|v| v.powf(q)).sum();
-        Spectrum {
+        SpectrumEntropy {
             entropy: power.ln() / (1.0 - q),
-            influence: of(&|v| v.powf(q - 1.0)) * (q / (1.0 - q) / power),
+            derivative: of(&|v| v.powf(q - 1.0)) * (q / (1.0 - q) / power),
         }
     }
 }
@@ -154,10 +157,10 @@ impl Spectrum {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::{self, honest, normal};
+    use crate::metric::testing::{self, assert_stderr_calibrated, normal_samples};
 
     #[test]
-    fn orthogonal_samples_are_counted() {
+    fn vendi_counts_orthogonal_samples() {
         // Four directions, each five times and of any length: four different samples for every order.
         let x = Array2::from_shape_fn(
             (20, 6),
@@ -179,9 +182,9 @@ mod tests {
     }
 
     #[test]
-    fn fewer_samples_than_columns_give_the_spectrum_of_their_cosines() {
-        let x = normal(1, 7, 30, 0.2, 1.0);
-        let u = unit("vendi", x.view()).expect("not zero");
+    fn vendi_matches_gram_spectrum_for_few_samples() {
+        let x = normal_samples(1, 7, 30, 0.2, 1.0);
+        let u = normalize_rows("vendi", x.view()).expect("not zero");
         let values = linalg::eigvalsh((u.dot(&u.t()) / 7.0).view()).expect("finite");
         let want = (-values.iter().map(|v| v * v.ln()).sum::<f64>()).exp();
         let got = testing::compute(&Vendi::default(), &x, &x, 0)
@@ -191,10 +194,10 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_error_is_the_spread_over_repeated_draws() {
+    fn vendi_stderr_matches_spread() {
         for q in [1.0, 2.0] {
-            honest(0.15, |i| {
-                let mut x = normal(i, 300, 4, 0.0, 1.0);
+            assert_stderr_calibrated(0.15, |i| {
+                let mut x = normal_samples(i, 300, 4, 0.0, 1.0);
                 x.column_mut(0).mapv_inplace(|v| 3.0 * v + 1.0);
                 testing::compute(&Vendi { q }, &x, &x, 0).expect("fine")
             });

@@ -4,30 +4,34 @@ use std::f64::consts::TAU;
 
 use ndarray::{Array1, Array2, ArrayView1, Axis};
 
-use crate::flow::field::{Averages, EvalError, FlowMap, Linearized, ScalarField, VectorField};
-use crate::flow::path::{Curve, Schedule};
-use crate::flow::preconditioning::{Preconditioning, Scales};
+use crate::flow::field::{
+    EvalError, FlowMap, FlowMapAverages, JacobianOperator, ScalarField, VectorField,
+};
+use crate::flow::network_velocity::{
+    ForwardNetwork, NetworkJacobianOperator, NetworkVelocity, Parameterization,
+};
+use crate::flow::path::{PathCoefficients, PathCurve};
+use crate::flow::preconditioning::{Preconditioning, PreconditioningScales};
 use crate::flow::prediction::Prediction;
-use crate::flow::view::{Differentiated, Form, Forward, View};
-use crate::num::{Batch, Blocks};
+use crate::num::{Batch, TangentBatch};
 
 /// A Gaussian mixture with isotropic components, carried along any path: score, velocity,
 /// Jacobian and log-density at every time in closed form (T5 of the project's test cases).
 ///
 /// At time t component k is N(α m_k, V_k I) with V_k = α² c_k + σ².
 #[derive(Debug, Clone)]
-pub struct Mixture {
-    pub curve: Curve,
+pub struct AnalyticMixture {
+    pub curve: PathCurve,
     pub weights: Vec<f64>,
     /// Components × dimension.
     pub means: Array2<f64>,
     pub variances: Vec<f64>,
 }
 
-impl Mixture {
+impl AnalyticMixture {
     /// What each component says at (t, x), and how much it is responsible.
-    fn parts(&self, t: f64, x: ArrayView1<f64>) -> Parts {
-        let Schedule { alpha, sigma, .. } = self.curve.at(t);
+    fn component_terms(&self, t: f64, x: ArrayView1<f64>) -> AnalyticMixtureTerms {
+        let PathCoefficients { alpha, sigma, .. } = self.curve.at(t);
         let d = x.len() as f64;
         let v: Vec<f64> = self
             .variances
@@ -55,28 +59,28 @@ impl Mixture {
         let top = logs.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
         let log_density = top + logs.iter().map(|l| (l - top).exp()).sum::<f64>().ln();
         let r: Array1<f64> = logs.iter().map(|l| (l - log_density).exp()).collect();
-        Parts {
-            v,
-            gain,
+        AnalyticMixtureTerms {
+            variances: v,
+            gains: gain,
             score: r.dot(&scores),
             scores,
             denoised,
-            r,
+            responsibilities: r,
             log_density,
         }
     }
 
     /// log p_t(x) in nats.
     pub fn log_density(&self, t: f64, x: ArrayView1<f64>) -> f64 {
-        self.parts(t, x).log_density
+        self.component_terms(t, x).log_density
     }
 }
 
 /// The components' scores g_k, denoised means D_k, variances V_k and gains α c_k / V_k.
-struct Parts {
-    r: Array1<f64>,
-    v: Vec<f64>,
-    gain: Vec<f64>,
+struct AnalyticMixtureTerms {
+    responsibilities: Array1<f64>,
+    variances: Vec<f64>,
+    gains: Vec<f64>,
     scores: Array2<f64>,
     denoised: Array2<f64>,
     score: Array1<f64>,
@@ -85,14 +89,14 @@ struct Parts {
 
 /// A quantity p_d·D + p_s·s of denoised state and score: what every prediction is.
 #[derive(Debug, Clone, Copy)]
-struct Mix {
+struct PredictionWeights {
     denoised: f64,
     score: f64,
 }
 
 /// The quantity that `prediction` stands for, from ε = −σs and v = α'D − σ'σs; finite at both ends of every
 /// path, where one view turned into another divides by zero.
-fn mix(prediction: Prediction, s: &Schedule) -> Mix {
+fn prediction_weights(prediction: Prediction, s: &PathCoefficients) -> PredictionWeights {
     let (denoised, score) = match prediction {
         Prediction::Denoised => (1.0, 0.0),
         Prediction::Noise => (0.0, -s.sigma),
@@ -100,33 +104,49 @@ fn mix(prediction: Prediction, s: &Schedule) -> Mix {
         Prediction::Score => (0.0, 1.0),
         Prediction::V => (-s.sigma, -s.alpha * s.sigma),
     };
-    Mix { denoised, score }
+    PredictionWeights { denoised, score }
 }
 
-impl Mixture {
+impl AnalyticMixture {
     fn predict(&self, prediction: Prediction, t: &[f64], x: &Batch) -> Batch {
         let mut out = Batch::zeros(x.raw_dim());
         for (i, row) in x.rows().into_iter().enumerate() {
-            let (mix, parts) = (mix(prediction, &self.curve.at(t[i])), self.parts(t[i], row));
-            out.row_mut(i)
-                .assign(&(parts.r.dot(&parts.denoised) * mix.denoised + &parts.score * mix.score));
+            let (mix, parts) = (
+                prediction_weights(prediction, &self.curve.at(t[i])),
+                self.component_terms(t[i], row),
+            );
+            out.row_mut(i).assign(
+                &(parts.responsibilities.dot(&parts.denoised) * mix.denoised
+                    + &parts.score * mix.score),
+            );
         }
         out
     }
 
     /// With dr_k = r_k (g_k − s)·z: dD = Σ r_k gain_k z + Σ dr_k D_k, ds = −Σ r_k/V_k z + Σ dr_k g_k.
-    fn differentiate(&self, prediction: Prediction, t: &[f64], x: &Batch, z: &Blocks) -> Blocks {
-        let mut out = Blocks::zeros(z.raw_dim());
+    fn prediction_jvp(
+        &self,
+        prediction: Prediction,
+        t: &[f64],
+        x: &Batch,
+        z: &TangentBatch,
+    ) -> TangentBatch {
+        let mut out = TangentBatch::zeros(z.raw_dim());
         for (i, row) in x.rows().into_iter().enumerate() {
-            let (mix, p) = (mix(prediction, &self.curve.at(t[i])), self.parts(t[i], row));
-            let flat: f64 = (0..p.v.len())
-                .map(|k| p.r[k] * (mix.denoised * p.gain[k] - mix.score / p.v[k]))
+            let (mix, p) = (
+                prediction_weights(prediction, &self.curve.at(t[i])),
+                self.component_terms(t[i], row),
+            );
+            let flat: f64 = (0..p.variances.len())
+                .map(|k| {
+                    p.responsibilities[k] * (mix.denoised * p.gains[k] - mix.score / p.variances[k])
+                })
                 .sum();
             for (block, mut target) in z.outer_iter().zip(out.outer_iter_mut()) {
                 let z = block.row(i);
                 let mut product = &z * flat;
-                for k in 0..p.v.len() {
-                    let dr = p.r[k] * (&p.scores.row(k) - &p.score).dot(&z);
+                for k in 0..p.variances.len() {
+                    let dr = p.responsibilities[k] * (&p.scores.row(k) - &p.score).dot(&z);
                     product.scaled_add(dr * mix.denoised, &p.denoised.row(k));
                     product.scaled_add(dr * mix.score, &p.scores.row(k));
                 }
@@ -137,7 +157,7 @@ impl Mixture {
     }
 }
 
-impl VectorField for Mixture {
+impl VectorField for AnalyticMixture {
     fn is_smooth(&self) -> bool {
         true
     }
@@ -151,67 +171,67 @@ impl VectorField for Mixture {
     }
 }
 
-impl Linearized for Mixture {
+impl JacobianOperator for AnalyticMixture {
     fn dim(&self) -> usize {
         self.means.ncols()
     }
 
-    fn products(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
-        Ok(self.differentiate(Prediction::Velocity, t, x, z))
+    fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+        Ok(self.prediction_jvp(Prediction::Velocity, t, x, z))
     }
 
     /// The velocity is a gradient, so its Jacobian is symmetric.
-    fn transposed(
+    fn vjp(
         &mut self,
         t: &[f64],
         x: &Batch,
-        w: &Blocks,
-    ) -> Result<Option<Blocks>, EvalError> {
-        self.products(t, x, w).map(Some)
+        w: &TangentBatch,
+    ) -> Result<Option<TangentBatch>, EvalError> {
+        self.jvp(t, x, w).map(Some)
     }
 }
 
 /// The mixture as the graph of a card: F with P(x) = skip·x + out·F(input·x), P being the prediction of `form`.
 #[derive(Debug, Clone)]
-pub struct Predictor {
-    pub mixture: Mixture,
-    pub form: Form,
+pub struct AnalyticNetwork {
+    pub mixture: AnalyticMixture,
+    pub parameterization: Parameterization,
 }
 
-impl Predictor {
+impl AnalyticNetwork {
     /// The mixture in one of its views.
-    pub fn view(
-        mixture: Mixture,
+    pub fn as_velocity(
+        mixture: AnalyticMixture,
         prediction: Prediction,
         preconditioning: Option<Preconditioning>,
-    ) -> View<Predictor> {
-        let form = Form {
+    ) -> NetworkVelocity<AnalyticNetwork> {
+        let form = Parameterization {
             curve: mixture.curve.clone(),
             prediction,
             preconditioning,
         };
-        View {
-            network: Predictor {
+        NetworkVelocity {
+            network: AnalyticNetwork {
                 mixture,
-                form: form.clone(),
+                parameterization: form.clone(),
             },
-            form,
+            parameterization: form,
         }
     }
 
-    fn scales(&self, t: f64) -> Scales {
-        let plain = Scales {
+    fn scales(&self, t: f64) -> PreconditioningScales {
+        let plain = PreconditioningScales {
             skip: 0.0,
             out: 1.0,
             input: 1.0,
         };
-        self.form
+        self.parameterization
             .preconditioning
             .map_or(plain, |p| p.at(&self.mixture.curve.at(t)))
     }
 
     /// The state that was scaled to `fed`.
-    fn state(&self, t: &[f64], fed: &Batch) -> Batch {
+    fn unscaled_state(&self, t: &[f64], fed: &Batch) -> Batch {
         let mut x = fed.clone();
         x.rows_mut()
             .into_iter()
@@ -221,7 +241,7 @@ impl Predictor {
     }
 }
 
-impl Forward for Predictor {
+impl ForwardNetwork for AnalyticNetwork {
     fn is_smooth(&self) -> bool {
         true
     }
@@ -231,8 +251,10 @@ impl Forward for Predictor {
     }
 
     fn forward(&mut self, t: &[f64], fed: &Batch) -> Result<Batch, EvalError> {
-        let x = self.state(t, fed);
-        let mut f = self.mixture.predict(self.form.prediction, t, &x);
+        let x = self.unscaled_state(t, fed);
+        let mut f = self
+            .mixture
+            .predict(self.parameterization.prediction, t, &x);
         for (i, mut row) in f.rows_mut().into_iter().enumerate() {
             let scales = self.scales(t[i]);
             row.scaled_add(-scales.skip, &x.row(i));
@@ -242,16 +264,19 @@ impl Forward for Predictor {
     }
 }
 
-impl Differentiated for Predictor {
+impl NetworkJacobianOperator for AnalyticNetwork {
     fn dim(&self) -> usize {
         self.mixture.means.ncols()
     }
 
     /// J_F = (J_P − skip·I)/(out·input).
-    fn products(&mut self, t: &[f64], fed: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
-        let mut products =
-            self.mixture
-                .differentiate(self.form.prediction, t, &self.state(t, fed), z);
+    fn jvp(&mut self, t: &[f64], fed: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+        let mut products = self.mixture.prediction_jvp(
+            self.parameterization.prediction,
+            t,
+            &self.unscaled_state(t, fed),
+            z,
+        );
         for (i, t) in t.iter().enumerate() {
             let scales = self.scales(*t);
             let mut row = products.index_axis_mut(Axis(1), i);
@@ -261,18 +286,18 @@ impl Differentiated for Predictor {
         Ok(products)
     }
 
-    fn transposed(
+    fn vjp(
         &mut self,
         t: &[f64],
         fed: &Batch,
-        w: &Blocks,
-    ) -> Result<Option<Blocks>, EvalError> {
-        self.products(t, fed, w).map(Some)
+        w: &TangentBatch,
+    ) -> Result<Option<TangentBatch>, EvalError> {
+        self.jvp(t, fed, w).map(Some)
     }
 }
 
 /// The true log-density at any time, as a scalar field.
-impl ScalarField for Mixture {
+impl ScalarField for AnalyticMixture {
     fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
         Ok(x.rows()
             .into_iter()
@@ -286,19 +311,19 @@ impl ScalarField for Mixture {
 ///
 /// X(x, t, s) = α_s m + (S_s/S_t)^½ (x − α_t m) and ∫div = ½ ln det S_s/det S_t, with S = α² c + σ².
 #[derive(Debug, Clone)]
-pub struct Gaussian {
-    pub curve: Curve,
+pub struct AnalyticGaussian {
+    pub curve: PathCurve,
     pub mean: Array1<f64>,
     pub variance: Array1<f64>,
 }
 
-impl Gaussian {
-    fn variance_at(&self, s: &Schedule) -> Array1<f64> {
+impl AnalyticGaussian {
+    fn variance_at(&self, s: &PathCoefficients) -> Array1<f64> {
         &self.variance * (s.alpha * s.alpha) + s.sigma * s.sigma
     }
 
     /// ∂u/∂x, which is diagonal, and the same at both ends of every path.
-    fn slope(&self, from: f64, to: f64) -> Array1<f64> {
+    fn jacobian_diagonal(&self, from: f64, to: f64) -> Array1<f64> {
         let (a, b) = (self.curve.at(from), self.curve.at(to));
         let (first, last) = (self.variance_at(&a), self.variance_at(&b));
         if from == to {
@@ -311,18 +336,23 @@ impl Gaussian {
     }
 }
 
-impl FlowMap for Gaussian {
+impl FlowMap for AnalyticGaussian {
     fn dim(&self) -> usize {
         self.mean.len()
     }
 
-    fn averages(&mut self, from: &[f64], to: &[f64], x: &Batch) -> Result<Averages, EvalError> {
+    fn averages(
+        &mut self,
+        from: &[f64],
+        to: &[f64],
+        x: &Batch,
+    ) -> Result<FlowMapAverages, EvalError> {
         let mut velocity = Batch::zeros(x.raw_dim());
         let mut divergence = Vec::with_capacity(x.nrows());
         for (i, row) in x.rows().into_iter().enumerate() {
             let (t, s) = (from[i], to[i]);
             let (a, b) = (self.curve.at(t), self.curve.at(s));
-            let slope = self.slope(t, s);
+            let slope = self.jacobian_diagonal(t, s);
             let drift = if t == s {
                 a.alpha_dot
             } else {
@@ -336,7 +366,7 @@ impl FlowMap for Gaussian {
                 false => slope.mapv(|k| (k * (s - t)).ln_1p()).sum() / (s - t),
             });
         }
-        Ok(Averages {
+        Ok(FlowMapAverages {
             velocity,
             divergence: Some(divergence),
         })
@@ -353,28 +383,28 @@ impl FlowMap for Gaussian {
         Ok((divergence, Batch::zeros(x.raw_dim())))
     }
 
-    fn products(
+    fn jvp(
         &mut self,
         from: &[f64],
         to: &[f64],
         _: &Batch,
-        z: &Blocks,
-    ) -> Result<Blocks, EvalError> {
+        z: &TangentBatch,
+    ) -> Result<TangentBatch, EvalError> {
         let mut out = z.clone();
         for (i, mut rows) in out.axis_iter_mut(ndarray::Axis(1)).enumerate() {
-            rows *= &self.slope(from[i], to[i]);
+            rows *= &self.jacobian_diagonal(from[i], to[i]);
         }
         Ok(out)
     }
 }
 
 /// T2: N(m, C) with m = (.5, −1, 0), C = diag(.25, 1, 4).
-pub fn gaussian(curve: Curve) -> Gaussian {
+pub fn example_gaussian(curve: PathCurve) -> AnalyticGaussian {
     let (mean, variance) = (
         ndarray::array![0.5, -1.0, 0.0],
         ndarray::array![0.25, 1.0, 4.0],
     );
-    Gaussian {
+    AnalyticGaussian {
         curve,
         mean,
         variance,
@@ -382,11 +412,11 @@ pub fn gaussian(curve: Curve) -> Gaussian {
 }
 
 /// A small mixture in `d` dimensions on a path.
-pub fn example(curve: Curve, d: usize) -> Mixture {
+pub fn example_mixture(curve: PathCurve, d: usize) -> AnalyticMixture {
     let means = Array2::from_shape_fn((3, d), |(k, j)| {
         ((k as f64 + 1.0) * (j as f64 + 0.7)).sin() * 1.2
     });
-    Mixture {
+    AnalyticMixture {
         curve,
         weights: vec![0.5, 0.3, 0.2],
         means,
@@ -397,14 +427,14 @@ pub fn example(curve: Curve, d: usize) -> Mixture {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::path::Path;
+    use crate::flow::path::ProbabilityPath;
 
     #[test]
-    fn products_agree_with_central_differences_of_the_velocity() {
-        for path in Path::defaults() {
+    fn jvp_matches_central_differences() {
+        for path in ProbabilityPath::defaults() {
             let curve = path.curve().expect("defaults are right");
             let t = curve.data_end() + 0.3 * (curve.prior_end() - curve.data_end());
-            let mut model = example(curve, 4);
+            let mut model = example_mixture(curve, 4);
             let x = ndarray::array![[0.3, -0.5, 1.0, 0.1]];
             let z = ndarray::array![[[0.7, -0.2, 0.4, 1.1]]];
             let direction = z.index_axis(Axis(0), 0).to_owned();
@@ -416,7 +446,7 @@ mod tests {
                 .velocity(&[t], &(&x - &(&direction * h)))
                 .expect("analytic");
             let expected = (ahead - behind) / (2.0 * h);
-            let got = model.products(&[t], &x, &z).expect("analytic");
+            let got = model.jvp(&[t], &x, &z).expect("analytic");
             for (g, e) in got.iter().zip(expected.iter()) {
                 assert!((g - e).abs() < 1e-6 * (1.0 + e.abs()), "{path:?} {g} {e}");
             }

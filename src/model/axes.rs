@@ -3,29 +3,29 @@
 use std::collections::BTreeMap;
 
 use super::constants::Constant;
-use super::opened::Model;
+use super::loaded::Model;
 use crate::graph::{self, Dim, KnownPort, Port};
 
 /// What a card says of the ports of one network.
-pub(super) struct Said<'a> {
+pub(super) struct CardPorts<'a> {
     /// The card's key of the network's file, under which the files of its constants are found.
     pub key: &'a str,
     /// Inputs and outputs that have the state's shape.
-    pub states: Vec<&'a str>,
+    pub state_ports: Vec<&'a str>,
     /// Inputs and outputs of one number per sample.
-    pub numbers: Vec<&'a str>,
+    pub scalar_ports: Vec<&'a str>,
     pub constants: &'a BTreeMap<String, Constant>,
 }
 
 impl Model {
     /// A graph of this card, with its open axes fixed as far as the card tells them; the batch stays open.
-    pub(super) fn with_axes(&self, graph: graph::Model, said: &Said) -> graph::Model {
+    pub(super) fn with_known_axes(&self, graph: graph::Model, said: &CardPorts) -> graph::Model {
         let ports: Vec<Port> = graph.inputs().into_iter().chain(graph.outputs()).collect();
         let state: Vec<Option<usize>> = std::iter::once(None)
             .chain(self.card.shape.iter().copied().map(Some))
             .collect();
         let mut known: Vec<KnownPort> = Vec::new();
-        for name in &said.states {
+        for name in &said.state_ports {
             known.push(KnownPort {
                 name: (*name).to_owned(),
                 axes: state.clone(),
@@ -33,7 +33,7 @@ impl Model {
         }
         for port in ports
             .iter()
-            .filter(|port| said.numbers.contains(&port.name.as_str()))
+            .filter(|port| said.scalar_ports.contains(&port.name.as_str()))
         {
             let axes = [None, Some(1)].into_iter().take(port.dims.len()).collect();
             known.push(KnownPort {
@@ -77,7 +77,7 @@ mod tests {
     use crate::graph::ElemType;
 
     #[test]
-    fn a_constant_tells_all_axes_but_the_batch() {
+    fn constant_fixes_all_axes_but_the_batch() {
         let port = |dims: &[Dim]| Port {
             name: "c".to_owned(),
             elem: ElemType::FLOAT,

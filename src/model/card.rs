@@ -8,11 +8,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::constants::Constant;
-use crate::flow::map::Rule;
-use crate::flow::path::Path;
+use crate::flow::flow_map::FlowMapStepRule;
+use crate::flow::path::ProbabilityPath;
 use crate::flow::preconditioning::Preconditioning;
 use crate::flow::prediction::Prediction;
-use crate::signature::{self, Wanted};
+use crate::signature::{self, ExpectedFile};
 use crate::yaml::{Document, Fault, Node};
 
 /// `card.yaml`: one model with its network, path, data convention and learned heads.
@@ -22,19 +22,19 @@ pub struct Card {
     pub name: String,
     /// One sample, without the batch axis.
     pub shape: Vec<usize>,
-    pub network: Network,
-    pub path: Path,
+    pub network: NetworkSpec,
+    pub path: ProbabilityPath,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prior: Option<PriorSpec>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataSpec>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub divergence_heads: BTreeMap<String, Head>,
+    pub divergence_heads: BTreeMap<String, DivergenceHeadSpec>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub flow_maps: BTreeMap<String, FlowMapSpec>,
     /// The model's true log-density at any time, for models whose answer is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub closed_form: Option<Scalar>,
+    pub closed_form: Option<ClosedFormSpec>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub provenance: BTreeMap<String, serde_json::Value>,
 }
@@ -42,11 +42,11 @@ pub struct Card {
 /// The network behind the velocity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Network {
+pub struct NetworkSpec {
     pub file: PathBuf,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    pub inputs: StateAndTime,
+    pub inputs: NetworkInputs,
     /// Values of further inputs, the same for every sample.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub constants: BTreeMap<String, Constant>,
@@ -56,13 +56,13 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preconditioning: Option<Preconditioning>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub time: Option<TimeFeed>,
+    pub time: Option<TimeInputSpec>,
 }
 
 /// This program's roles and the graph's names for them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct StateAndTime {
+pub struct NetworkInputs {
     pub x: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
@@ -71,11 +71,11 @@ pub struct StateAndTime {
 /// What the graph's time input is given: `feed`(t) · `scale` + `offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct TimeFeed {
+pub struct TimeInputSpec {
     /// The path's index on a `discrete` path and t on others, unless named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub feed: Option<Feed>,
-    #[serde(default = "one")]
+    pub feed: Option<TimeVariable>,
+    #[serde(default = "unit_scale")]
     pub scale: f64,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub offset: f64,
@@ -88,9 +88,9 @@ pub struct TimeFeed {
     pub ignored: bool,
 }
 
-impl Default for TimeFeed {
+impl Default for TimeInputSpec {
     fn default() -> Self {
-        TimeFeed {
+        TimeInputSpec {
             feed: None,
             scale: 1.0,
             offset: 0.0,
@@ -112,7 +112,7 @@ fn is_false(v: &bool) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[("t", &["time"]), ("log-sigma-over-4", &["c-noise"]), ("index", &["timestep", "timesteps"])]))]
-pub enum Feed {
+pub enum TimeVariable {
     T,
     Sigma,
     #[serde(rename = "log-sigma-over-4")]
@@ -120,14 +120,14 @@ pub enum Feed {
     Index,
 }
 
-impl Feed {
+impl TimeVariable {
     /// As a card names it.
     pub fn as_str(self) -> &'static str {
         match self {
-            Feed::T => "t",
-            Feed::Sigma => "sigma",
-            Feed::LogSigmaOver4 => "log-sigma-over-4",
-            Feed::Index => "index",
+            TimeVariable::T => "t",
+            TimeVariable::Sigma => "sigma",
+            TimeVariable::LogSigmaOver4 => "log-sigma-over-4",
+            TimeVariable::Index => "index",
         }
     }
 }
@@ -154,28 +154,28 @@ pub struct DataSpec {
 /// in the velocity's call and costs none of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Head {
+pub struct DivergenceHeadSpec {
     pub file: PathBuf,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    pub inputs: StateAndTime,
+    pub inputs: NetworkInputs,
     /// Values of further inputs, the same for every sample.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub constants: BTreeMap<String, Constant>,
     pub output: String,
-    #[serde(default = "one")]
+    #[serde(default = "unit_scale")]
     pub scale: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub time: Option<TimeFeed>,
+    pub time: Option<TimeInputSpec>,
     #[serde(default, skip_serializing_if = "is_divergence")]
-    pub parametrization: Parametrization,
+    pub parametrization: HeadParametrization,
 }
 
 /// What a head's output stands for, after `scale`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
-pub enum Parametrization {
+pub enum HeadParametrization {
     /// +div of dx/dt in the card's own time.
     #[default]
     Divergence,
@@ -183,8 +183,8 @@ pub enum Parametrization {
     DenoiserTrace,
 }
 
-fn is_divergence(p: &Parametrization) -> bool {
-    *p == Parametrization::Divergence
+fn is_divergence(p: &HeadParametrization) -> bool {
+    *p == HeadParametrization::Divergence
 }
 
 /// A few-step flow map: the average velocity, and the average +div, of dx/dt between two times, in the
@@ -195,27 +195,27 @@ pub struct FlowMapSpec {
     pub file: PathBuf,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    pub inputs: MapInputs,
+    pub inputs: FlowMapInputs,
     /// Values of further inputs, the same for every sample.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub constants: BTreeMap<String, Constant>,
-    pub outputs: MapOutputs,
-    #[serde(default = "one")]
+    pub outputs: FlowMapOutputs,
+    #[serde(default = "unit_scale")]
     pub divergence_scale: f64,
     /// What the graph's times are given as; the network's own feed unless named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub time: Option<TimeFeed>,
+    pub time: Option<TimeInputSpec>,
     /// Which way the map was trained to go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub direction: Option<Direction>,
+    pub direction: Option<FlowMapDirection>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rule: Option<Rule>,
+    pub rule: Option<FlowMapStepRule>,
 }
 
 /// The roles of a flow map's inputs: state, time to start from, and one of three ways to say where to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct MapInputs {
+pub struct FlowMapInputs {
     pub x: String,
     pub from: String,
     /// The other time (two-time maps; MeanFlow's r).
@@ -229,14 +229,14 @@ pub struct MapInputs {
     pub duration: Option<String>,
 }
 
-impl MapInputs {
+impl FlowMapInputs {
     /// The graph's names for the two times.
-    pub fn times(&self) -> impl Iterator<Item = &str> {
-        self.roles().into_iter().map(|(_, name)| name)
+    pub fn time_names(&self) -> impl Iterator<Item = &str> {
+        self.time_roles().into_iter().map(|(_, name)| name)
     }
 
     /// The roles of the two times with the graph's names for them.
-    pub fn roles(&self) -> Vec<(&'static str, &str)> {
+    pub fn time_roles(&self) -> Vec<(&'static str, &str)> {
         let second = [
             ("to", &self.to),
             ("step", &self.step),
@@ -254,7 +254,7 @@ impl MapInputs {
 /// The roles of a flow map's outputs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct MapOutputs {
+pub struct FlowMapOutputs {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub velocity: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -265,7 +265,7 @@ pub struct MapOutputs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
-pub enum Direction {
+pub enum FlowMapDirection {
     Both,
     ToNoise,
     ToData,
@@ -273,12 +273,12 @@ pub enum Direction {
 
 impl FlowMapSpec {
     /// Both ways unless the card says otherwise.
-    pub fn direction(&self) -> Direction {
-        self.direction.unwrap_or(Direction::Both)
+    pub fn direction(&self) -> FlowMapDirection {
+        self.direction.unwrap_or(FlowMapDirection::Both)
     }
 
     /// The rule that likelihoods follow unless the estimator names one.
-    pub fn rule(&self) -> Rule {
+    pub fn rule(&self) -> FlowMapStepRule {
         self.rule.unwrap_or_default()
     }
 
@@ -286,16 +286,16 @@ impl FlowMapSpec {
     ///
     /// # Errors
     /// A sentence with the key and what would be right.
-    pub fn gives_likelihood(&self, rule: Rule) -> Result<(), String> {
-        self.gives_divergence()?;
+    pub fn check_supports_likelihood(&self, rule: FlowMapStepRule) -> Result<(), String> {
+        self.check_has_divergence()?;
         match (rule, self.direction()) {
-            (Rule::TwoTime, Direction::ToData) => {
+            (FlowMapStepRule::TwoTime, FlowMapDirection::ToData) => {
                 Err("direction is to-data, but a likelihood goes from data to noise; \
                  a map trained towards data alone gives densities of its own samples (`density: true` of the \
                  sampler), or the biased `rule: forward-average`"
                     .to_owned())
             }
-            (Rule::ForwardAverage, Direction::ToNoise) => {
+            (FlowMapStepRule::ForwardAverage, FlowMapDirection::ToNoise) => {
                 Err("direction is to-noise, but `rule: forward-average` asks the map towards data".to_owned())
             }
             _ => Ok(()),
@@ -306,9 +306,9 @@ impl FlowMapSpec {
     ///
     /// # Errors
     /// A sentence with the key and what would be right.
-    pub fn gives_samples(&self) -> Result<(), String> {
+    pub fn check_supports_sampling(&self) -> Result<(), String> {
         match self.direction() {
-            Direction::ToNoise => {
+            FlowMapDirection::ToNoise => {
                 Err("direction is to-noise, but samples go from noise to data; expected a map trained that way"
                     .to_owned())
             }
@@ -320,7 +320,7 @@ impl FlowMapSpec {
     ///
     /// # Errors
     /// A sentence with the key and what would be right.
-    pub fn gives_divergence(&self) -> Result<(), String> {
+    pub fn check_has_divergence(&self) -> Result<(), String> {
         (self.outputs.divergence.is_some())
             .then_some(())
             .ok_or_else(|| {
@@ -344,7 +344,8 @@ impl FlowMapSpec {
                     .to_owned(),
             );
         }
-        if self.inputs.duration.is_some() && matches!(self.direction, None | Some(Direction::Both))
+        if self.inputs.duration.is_some()
+            && matches!(self.direction, None | Some(FlowMapDirection::Both))
         {
             return Err(
                 "direction: expected to-noise or to-data, since `duration` does not say which way"
@@ -358,25 +359,25 @@ impl FlowMapSpec {
 /// A scalar of state and time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Scalar {
+pub struct ClosedFormSpec {
     pub file: PathBuf,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    pub inputs: StateAndTime,
+    pub inputs: NetworkInputs,
     /// Values of further inputs, the same for every sample.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub constants: BTreeMap<String, Constant>,
     pub output: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub time: Option<TimeFeed>,
+    pub time: Option<TimeInputSpec>,
 }
 
-fn one() -> f64 {
+fn unit_scale() -> f64 {
     1.0
 }
 
 /// What a file is whose keys are those of another kind of file.
-fn another_file(root: &Node) -> Option<String> {
+fn not_a_card_reason(root: &Node) -> Option<String> {
     let has = |key: &str| root.get(key).is_some();
     if has("network") || has("shape") || has("path") {
         return None;
@@ -396,20 +397,20 @@ impl Card {
     /// # Errors
     /// One message that names the file, and every fault with its line and key.
     pub fn read(path: &FilePath) -> Result<Card> {
-        let text =
-            signature::text(path, Wanted::Card).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        let text = signature::read_yaml_text(path, ExpectedFile::Card)
+            .map_err(|e| anyhow!("{}: {e}", path.display()))?;
         Card::parse(&text).with_context(|| path.display().to_string())
     }
 
     fn parse(text: &str) -> Result<Card> {
         let mut document = Document::parse(text)?;
-        if let Some(other) = another_file(&document.root) {
+        if let Some(other) = not_a_card_reason(&document.root) {
             bail!("{other}");
         }
         let (card, faults) = document.read_partly::<Card>();
-        let mut faults = document.located(faults);
+        let mut faults = document.locate(faults);
         let Some(card) = card else {
-            return Err(document.faults(faults).into());
+            return Err(document.report_faults(faults).into());
         };
         // What follows from a fault is no news.
         let known: Vec<String> = faults.iter().map(|f| f.key.clone()).collect();
@@ -418,11 +419,11 @@ impl Card {
                 .iter()
                 .any(|key| key.starts_with(&fault.key) && !fault.key.is_empty())
         };
-        faults.extend(document.located(card.check()).into_iter().filter(news));
+        faults.extend(document.locate(card.check()).into_iter().filter(news));
         if faults.is_empty() {
             Ok(card)
         } else {
-            Err(document.faults(faults).into())
+            Err(document.report_faults(faults).into())
         }
     }
 
@@ -443,7 +444,7 @@ impl Card {
     fn check(&self) -> Vec<Fault> {
         let mut found = Vec::new();
         let mut fault = |key: &str, message: String| found.push(Fault::new(key, message));
-        if let Err(message) = plain_name(&self.name) {
+        if let Err(message) = check_plain_name(&self.name) {
             fault("name", message);
         }
         let dim = self
@@ -500,34 +501,37 @@ impl Card {
             fault(&key, format!("{scale}, expected a number other than 0"));
         }
         for (key, file) in self.files() {
-            if let Err(message) = inside(file) {
+            if let Err(message) = check_inside_card_folder(file) {
                 fault(&key, message);
             }
         }
         let times = self
-            .times()
+            .time_specs()
             .into_iter()
-            .filter_map(|(key, time)| Some((key, self.check_time(time).err()?)));
-        found
-            .extend(times.map(|(key, message)| Fault::said(message).below(&format!("{key}.time"))));
-        found.extend(self.path.curve().err().map(Fault::said));
+            .filter_map(|(key, time)| Some((key, self.check_time_spec(time).err()?)));
+        found.extend(
+            times.map(|(key, message)| {
+                Fault::from_message(message).under_key(&format!("{key}.time"))
+            }),
+        );
+        found.extend(self.path.curve().err().map(Fault::from_message));
         let scalings = self
             .network
             .preconditioning
             .map(|p| p.check(self.network.prediction, &self.path));
-        found.extend(scalings.and_then(Result::err).map(Fault::said));
+        found.extend(scalings.and_then(Result::err).map(Fault::from_message));
         let maps = self
             .flow_maps
             .iter()
             .filter_map(|(name, map)| Some((name, map.check().err()?)));
-        found.extend(
-            maps.map(|(name, message)| Fault::said(message).below(&format!("flow_maps.{name}"))),
-        );
+        found.extend(maps.map(|(name, message)| {
+            Fault::from_message(message).under_key(&format!("flow_maps.{name}"))
+        }));
         found
     }
 
     /// What the card says of times, with the key of the network that it says it of.
-    fn times(&self) -> Vec<(String, TimeFeed)> {
+    fn time_specs(&self) -> Vec<(String, TimeInputSpec)> {
         let mut found: Vec<_> = self
             .network
             .time
@@ -552,7 +556,7 @@ impl Card {
         found
     }
 
-    fn check_time(&self, time: TimeFeed) -> Result<(), String> {
+    fn check_time_spec(&self, time: TimeInputSpec) -> Result<(), String> {
         if !time.scale.is_finite() || time.scale == 0.0 {
             return Err(format!(
                 "scale: {}, expected a number other than 0",
@@ -563,8 +567,8 @@ impl Card {
             return Err(format!("offset: {}, expected a number", time.offset));
         }
         match (&self.path, time.feed) {
-            (Path::Discrete { .. }, _) => Ok(()),
-            (other, Some(Feed::Index)) => Err(format!(
+            (ProbabilityPath::Discrete { .. }, _) => Ok(()),
+            (other, Some(TimeVariable::Index)) => Err(format!(
                 "feed: index, but the path `{}` has no indices; expected t, sigma or log-sigma-over-4, such as \
                  `{{feed: t, scale: 999}}` for a network of indices 0 to 999, or a path of kind discrete",
                 other.kind()
@@ -577,7 +581,7 @@ impl Card {
     pub fn is_joint(&self, head: &str) -> bool {
         let network = &self.network;
         self.divergence_heads.get(head).is_some_and(|h| {
-            let fed = self.time_or(h.time) == self.time();
+            let fed = self.head_time_input(h.time) == self.time_input();
             h.file == network.file
                 && h.inputs == network.inputs
                 && h.constants == network.constants
@@ -635,7 +639,7 @@ impl Card {
 }
 
 /// Refuses a name that could not be a file's name, or that would be live in a table or a page.
-pub fn plain_name(name: &str) -> Result<(), String> {
+pub fn check_plain_name(name: &str) -> Result<(), String> {
     let starts_well = name
         .chars()
         .next()
@@ -651,7 +655,7 @@ pub fn plain_name(name: &str) -> Result<(), String> {
 }
 
 /// Refuses a path that is absolute or climbs out of the card's folder.
-fn inside(file: &FilePath) -> Result<(), String> {
+fn check_inside_card_folder(file: &FilePath) -> Result<(), String> {
     let plain = file
         .components()
         .all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
@@ -676,13 +680,13 @@ mod tests {
     }
 
     #[test]
-    fn a_minimal_card_has_its_defaults() {
+    fn minimal_card_uses_defaults() {
         let card = read(CARD).expect("right");
         assert_eq!(card.dim(), 2);
         assert_eq!(card.bits_offset(), None);
         assert_eq!(
             card.path,
-            Path::FlowMatching {
+            ProbabilityPath::FlowMatching {
                 data_at: 1,
                 t_min: 0.0,
                 t_max: 1.0
@@ -697,7 +701,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn invalid_card_names_the_wrong_key() {
         let refused =
             |from: &str, to: &str| format!("{:#}", read(&CARD.replace(from, to)).expect_err(to));
         assert!(refused("shape: [2]", "shape: [0]").contains("shape"));

@@ -18,33 +18,36 @@ pub struct ModelFile {
     /// As the card names it.
     pub name: PathBuf,
     pub sha256: String,
-    pub(super) content: Content,
+    pub(super) content: FileContent,
     /// What the file holds, where `content` computes in another floating-point type.
-    pub(super) exported: Option<Content>,
+    pub(super) original_content: Option<FileContent>,
 }
 
 impl ModelFile {
     /// Whether it is an ONNX model, and not an array or the weights of one.
     pub fn is_network(&self) -> bool {
-        !matches!(self.content, Content::Array(_) | Content::Weights)
+        !matches!(
+            self.content,
+            FileContent::ConstantArray(_) | FileContent::ExternalData
+        )
     }
 }
 
 /// What is kept of a file.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Content {
+pub(super) enum FileContent {
     /// A model as one message, with the data of the files beside it.
     Network(Arc<Vec<u8>>),
     /// A model of more than a message holds: it is opened where it lies.
-    Large,
+    OversizedNetwork,
     /// External data of a model.
-    Weights,
+    ExternalData,
     /// The values of a constant.
-    Array(Vec<u8>),
+    ConstantArray(Vec<u8>),
 }
 
 /// The external data of the model in `bytes`, which lies at `at` and is called `name` in the card.
-pub(super) fn weights_beside(
+pub(super) fn external_data_files(
     key: &str,
     name: &Path,
     at: &Path,
@@ -69,41 +72,45 @@ pub(super) fn weights_beside(
             key,
             name,
             sha256: hex(&hash.finalize()),
-            content: Content::Weights,
-            exported: None,
+            content: FileContent::ExternalData,
+            original_content: None,
         });
     }
     Ok(found)
 }
 
 /// A model with its external data, as one message where it fits into one.
-pub(super) fn whole(at: &Path) -> Result<Content> {
-    let message = graph::load(at).and_then(|model| model.to_bytes());
+pub(super) fn load_content(at: &Path) -> Result<FileContent> {
+    let message = graph::load_onnx(at).and_then(|model| model.to_bytes());
     match message {
-        Ok(bytes) => Ok(Content::Network(Arc::new(bytes))),
-        Err(graph::GraphError::TooLarge { .. }) => Ok(Content::Large),
+        Ok(bytes) => Ok(FileContent::Network(Arc::new(bytes))),
+        Err(graph::GraphError::TooLarge { .. }) => Ok(FileContent::OversizedNetwork),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Why a card's file cannot be read and, where the card knows, how one comes by it.
-pub(super) fn absent(card: &Card, file: &Path, error: &std::io::Error) -> String {
+pub(super) fn unreadable_file_message(card: &Card, file: &Path, error: &std::io::Error) -> String {
     let source = card.provenance.get("source").and_then(|s| s.as_str());
     match source.filter(|_| error.kind() == std::io::ErrorKind::NotFound) {
-        Some(source) => format!("{} is not there; {}", file.display(), one_line(source)),
+        Some(source) => format!(
+            "{} is not there; {}",
+            file.display(),
+            printable_excerpt(source)
+        ),
         None => format!("{}: {error}", file.display()),
     }
 }
 
 /// A card's words in a message: nothing that would move a terminal's cursor, and not a page of it.
-fn one_line(text: &str) -> String {
+fn printable_excerpt(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(300)
         .collect()
 }
 
-pub(super) fn expected_hash<'a>(card: &'a Card, key: &str) -> Option<&'a str> {
+pub(super) fn expected_sha256<'a>(card: &'a Card, key: &str) -> Option<&'a str> {
     let named = |prefix: &str| {
         key.strip_prefix(prefix)
             .and_then(|k| k.strip_suffix(".file"))

@@ -5,46 +5,46 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use super::axes::Said;
-use super::card::{Direction, Feed, FlowMapSpec};
-use super::constants::Fixed;
-use super::network::explained;
+use super::axes::CardPorts;
+use super::card::{FlowMapDirection, FlowMapSpec, TimeVariable};
+use super::constants::ConstantInput;
+use super::loaded::{Model, SessionOptions, check_derived_names};
+use super::network::add_batch_size_hint;
 use super::onnx::{Runtime, Session};
-use super::opened::{Model, Options, names_of_its_own};
-use super::ports::{check_shape, find, is_scalar};
-use super::time::{self, Time};
-use crate::flow::field::{Averages, EvalError, FlowMap};
-use crate::flow::path::Curve;
+use super::ports::{check_state_shape, find_port, is_scalar_port};
+use super::time::{self, TimeInput};
+use crate::flow::field::{EvalError, FlowMap, FlowMapAverages};
+use crate::flow::path::PathCurve;
 use crate::graph::{self, Mode};
-use crate::num::{Batch, Blocks, shape};
+use crate::num::{Batch, TangentBatch, shape};
 
 /// What a map is opened for besides its averages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Derivatives {
+pub struct FlowMapDerivatives {
     /// ∇D, by reverse mode: self-guidance.
-    pub gradient: bool,
+    pub divergence_gradient: bool,
     /// ∂u/∂x, by forward mode: the log-determinant of the map.
-    pub products: bool,
+    pub jacobian: bool,
 }
 
 /// An opened flow map.
-pub struct OnnxMap {
+pub struct OnnxFlowMap {
     session: Session,
     gradient: Option<Session>,
     tangent: Option<Session>,
-    ports: Ports,
+    ports: FlowMapPorts,
 }
 
 /// The roles of the map's ports, and what its times become.
-struct Ports {
+struct FlowMapPorts {
     spec: FlowMapSpec,
     /// The output that carries u.
     velocity: String,
-    feed: Time,
+    time_input: TimeInput,
     shape: Vec<usize>,
-    curve: Curve,
+    curve: PathCurve,
     /// Further inputs, whose values the card gives.
-    constants: Vec<Fixed>,
+    constants: Vec<ConstantInput>,
 }
 
 impl Model {
@@ -56,41 +56,44 @@ impl Model {
         &self,
         name: &str,
         runtime: &Runtime,
-        options: Options,
-        derivatives: Derivatives,
-    ) -> Result<OnnxMap> {
-        let spec = self.map_spec(name)?.clone();
+        options: SessionOptions,
+        derivatives: FlowMapDerivatives,
+    ) -> Result<OnnxFlowMap> {
+        let spec = self.flow_map_spec(name)?.clone();
         let velocity = spec.outputs.velocity.clone().unwrap_or_default();
         let key = format!("flow_maps.{name}.file");
-        let (file, bytes) = self.bytes(&key)?;
+        let (file, bytes) = self.network_bytes(&key)?;
         let open = |bytes: &[u8]| runtime.open(&file, bytes, options.provider, options.threads);
         let derived = |mode: Mode, output: Option<&str>| -> Result<Session> {
-            let bytes = self.derived(&key, mode, || {
-                let graph = self.known_map_graph(name, graph::Model::from_bytes(&file, &bytes)?)?;
+            let bytes = self.derived_graph_bytes(&key, mode, || {
+                let graph = self.flow_map_graph_with_known_axes(
+                    name,
+                    graph::Model::from_bytes(&file, &bytes)?,
+                )?;
                 let derived = graph::differentiate(&graph, mode, Some(&spec.inputs.x), output)?;
-                names_of_its_own(&graph, &derived)?;
+                check_derived_names(&graph, &derived)?;
                 Ok(derived.to_bytes()?)
             })?;
             open(&bytes)
         };
         let gradient = derivatives
-            .gradient
+            .divergence_gradient
             .then(|| derived(Mode::Vjp, spec.outputs.divergence.as_deref()));
         let tangent = derivatives
-            .products
+            .jacobian
             .then(|| derived(Mode::Jvp, Some(&velocity)));
         let (gradient, tangent) = (gradient.transpose()?, tangent.transpose()?);
         let session = open(&bytes)?;
-        let feed = self.card.map_time(spec.time);
+        let feed = self.card.flow_map_time_input(spec.time);
         let (inputs, shape, curve) = (&spec.inputs, self.card.shape.clone(), self.curve.clone());
         let taken: Vec<&str> = std::iter::once(inputs.x.as_str())
-            .chain(inputs.times())
+            .chain(inputs.time_names())
             .collect();
-        let constants = self.constants(&key, &spec.constants, &taken, &session, &file)?;
-        let ports = Ports {
+        let constants = self.constant_inputs(&key, &spec.constants, &taken, &session, &file)?;
+        let ports = FlowMapPorts {
             spec,
             velocity,
-            feed,
+            time_input: feed,
             shape,
             curve,
             constants,
@@ -99,13 +102,13 @@ impl Model {
         ports
             .check_times(&session, name)
             .with_context(|| file.clone())?;
-        let mut map = OnnxMap {
+        let mut map = OnnxFlowMap {
             session,
             gradient,
             tangent,
             ports,
         };
-        self.heeds(&key, || map.check_heeded(name))?;
+        self.check_time_dependence_once(&key, || map.check_time_dependence(name))?;
         Ok(map)
     }
 
@@ -113,32 +116,36 @@ impl Model {
     ///
     /// # Errors
     /// Where the card has no such map.
-    pub fn known_map_graph(&self, name: &str, graph: graph::Model) -> Result<graph::Model> {
+    pub fn flow_map_graph_with_known_axes(
+        &self,
+        name: &str,
+        graph: graph::Model,
+    ) -> Result<graph::Model> {
         let FlowMapSpec {
             inputs,
             outputs,
             constants,
             ..
-        } = self.map_spec(name)?;
-        let said = Said {
+        } = self.flow_map_spec(name)?;
+        let said = CardPorts {
             key: &format!("flow_maps.{name}.file"),
-            states: std::iter::once(inputs.x.as_str())
+            state_ports: std::iter::once(inputs.x.as_str())
                 .chain(outputs.velocity.as_deref())
                 .collect(),
-            numbers: inputs
-                .times()
+            scalar_ports: inputs
+                .time_names()
                 .chain(outputs.divergence.as_deref())
                 .collect(),
             constants,
         };
-        Ok(self.with_axes(graph, &said))
+        Ok(self.with_known_axes(graph, &said))
     }
 
     /// The card's entry of that name.
     ///
     /// # Errors
     /// A message with the card and the maps that it has.
-    pub fn map_spec(&self, name: &str) -> Result<&FlowMapSpec> {
+    pub fn flow_map_spec(&self, name: &str) -> Result<&FlowMapSpec> {
         self.card.flow_maps.get(name).ok_or_else(|| {
             let known: Vec<&str> = self.card.flow_maps.keys().map(String::as_str).collect();
             let has = if known.is_empty() {
@@ -154,27 +161,27 @@ impl Model {
     }
 }
 
-impl Ports {
+impl FlowMapPorts {
     /// Holds the session's ports against the card.
     fn check(&self, session: &Session, file: &str) -> Result<()> {
         let (inputs, outputs) = (&self.spec.inputs, &self.spec.outputs);
-        check_shape(
-            find(&session.inputs, &inputs.x, file, "input")?,
+        check_state_shape(
+            find_port(&session.inputs, &inputs.x, file, "input")?,
             &self.shape,
             file,
             "input",
         )?;
         for name in self.times() {
-            find(&session.inputs, name, file, "input")?;
+            find_port(&session.inputs, name, file, "input")?;
         }
-        check_shape(
-            find(&session.outputs, &self.velocity, file, "output")?,
+        check_state_shape(
+            find_port(&session.outputs, &self.velocity, file, "output")?,
             &self.shape,
             file,
             "output",
         )?;
         if let Some(name) = &outputs.divergence {
-            let port = find(&session.outputs, name, file, "output")?;
+            let port = find_port(&session.outputs, name, file, "output")?;
             if !matches!(port.shape[..], [] | [_] | [_, 1] | [_, -1]) {
                 bail!(
                     "{file}: output `{name}` has shape {:?}, expected one number per sample: [N]",
@@ -202,35 +209,35 @@ impl Ports {
         let key = format!("flow_maps.{name}");
         let mut ports = self.times().filter_map(|name| session.input(name));
         ports.try_for_each(|port| {
-            self.feed
-                .check_map(&port.name, port.format, &self.curve, &key)
+            self.time_input
+                .check_flow_map(&port.name, port.format, &self.curve, &key)
         })
     }
 
     /// The graph's names for the two times.
     fn times(&self) -> impl Iterator<Item = &str> {
-        self.spec.inputs.times()
+        self.spec.inputs.time_names()
     }
 
     /// What the two time inputs are given between `from` and `to`.
-    fn fed(&self, from: f64, to: f64) -> [f64; 2] {
+    fn time_values(&self, from: f64, to: f64) -> [f64; 2] {
         let inputs = &self.spec.inputs;
         let (start, end) = (
-            self.feed.fed(&self.curve, from),
-            self.feed.fed(&self.curve, to),
+            self.time_input.value_at(&self.curve, from),
+            self.time_input.value_at(&self.curve, to),
         );
         let second = match (&inputs.step, &inputs.duration) {
-            (Some(_), _) => self.length(from, to, end - start),
-            (_, Some(_)) => self.length(from, to, end - start).abs(),
+            (Some(_), _) => self.time_difference(from, to, end - start),
+            (_, Some(_)) => self.time_difference(from, to, end - start).abs(),
             _ => end,
         };
         [start, second]
     }
 
     /// Where time itself is fed, its difference loses nothing to rounding of the two ends.
-    fn length(&self, from: f64, to: f64, difference: f64) -> f64 {
-        if self.feed.feed == Feed::T {
-            (to - from) * self.feed.scale
+    fn time_difference(&self, from: f64, to: f64, difference: f64) -> f64 {
+        if self.time_input.feed == TimeVariable::T {
+            (to - from) * self.time_input.scale
         } else {
             difference
         }
@@ -238,15 +245,15 @@ impl Ports {
 }
 
 /// An input of a derived graph: its name, a row for each sample, and the axis of these rows.
-type Extra<'a> = (&'a str, ArrayD<f64>, Axis);
+type FlowMapExtraInput<'a> = (&'a str, ArrayD<f64>, Axis);
 
 /// Calls a session of the map; filled up to a multiple of four rows with copies, as networks are (see `Network::call`).
-fn call(
-    ports: &Ports,
+fn call_flow_map(
+    ports: &FlowMapPorts,
     session: &mut Session,
     times: (&[f64], &[f64]),
     x: &Batch,
-    extra: Option<Extra>,
+    extra: Option<FlowMapExtraInput>,
     wanted: &[&str],
 ) -> Result<Vec<ArrayD<f64>>, EvalError> {
     let rows = x.nrows();
@@ -254,17 +261,17 @@ fn call(
         .map(|i| if i < rows { i } else { 0 })
         .collect();
     let mut call =
-        |rows: &[usize]| call_rows(ports, session, times, x, extra.as_ref(), wanted, rows);
-    call(&filled).map_err(|error| explained(error, rows, |rows| call(rows).is_ok()))
+        |rows: &[usize]| call_flow_map_rows(ports, session, times, x, extra.as_ref(), wanted, rows);
+    call(&filled).map_err(|error| add_batch_size_hint(error, rows, |rows| call(rows).is_ok()))
 }
 
 /// One call with the given rows of everything.
-fn call_rows(
-    ports: &Ports,
+fn call_flow_map_rows(
+    ports: &FlowMapPorts,
     session: &mut Session,
     times: (&[f64], &[f64]),
     x: &Batch,
-    extra: Option<&Extra>,
+    extra: Option<&FlowMapExtraInput>,
     wanted: &[&str],
     filled: &[usize],
 ) -> Result<Vec<ArrayD<f64>>, EvalError> {
@@ -277,12 +284,12 @@ fn call_rows(
         .into_owned();
     let pairs: Vec<[f64; 2]> = filled
         .iter()
-        .map(|i| ports.fed(times.0[*i], times.1[*i]))
+        .map(|i| ports.time_values(times.0[*i], times.1[*i]))
         .collect();
     let mut feeds = Vec::new();
     for (place, name) in ports.times().enumerate() {
         let port = session.input(name);
-        let one = port.is_some_and(is_scalar);
+        let one = port.is_some_and(is_scalar_port);
         if one && pairs.windows(2).any(|w| w[0] != w[1]) {
             let message = format!("`{name}` takes one time for all samples, but theirs differ");
             return Err(EvalError::Runtime {
@@ -306,7 +313,7 @@ fn call_rows(
         ports
             .constants
             .iter()
-            .map(|c| (c.name.as_str(), c.fed(filled.len()))),
+            .map(|c| (c.name.as_str(), c.batch_values(filled.len()))),
     );
     feeds.extend(extra.map(|(name, values, axis)| (*name, values.select(*axis, filled))));
     feeds.push((&ports.spec.inputs.x, state));
@@ -319,12 +326,12 @@ fn call_rows(
     )
 }
 
-impl OnnxMap {
+impl OnnxFlowMap {
     /// Evaluates the map between a few times, and refuses one whose output does not depend on them. Where the second
     /// input is a step, a field that does not depend on time gives a map that the first changes nothing of.
-    fn check_heeded(&mut self, map: &str) -> Result<()> {
-        let (mut times, x) = time::trial(&self.ports.curve, FlowMap::dim(self));
-        if self.ports.spec.direction() == Direction::ToData {
+    fn check_time_dependence(&mut self, map: &str) -> Result<()> {
+        let (mut times, x) = time::time_test_points(&self.ports.curve, FlowMap::dim(self));
+        if self.ports.spec.direction() == FlowMapDirection::ToData {
             times.reverse();
         }
         let [first, middle, last] = times;
@@ -335,7 +342,7 @@ impl OnnxMap {
             .collect();
         let rows = |t: f64| vec![t; x.nrows()];
         let mut between = |from: f64, to: f64| {
-            call(
+            call_flow_map(
                 &self.ports,
                 &mut self.session,
                 (&rows(from), &rows(to)),
@@ -348,7 +355,7 @@ impl OnnxMap {
         let (begun, ended) = (between(first, middle).ok(), between(middle, last).ok());
         let heeded = |other: Option<Vec<ArrayD<f64>>>| {
             let outputs: Vec<_> = whole.iter().cloned().chain(other).collect();
-            time::same(&outputs).map(|same| !same)
+            time::outputs_identical(&outputs).map(|same| !same)
         };
         let (to, from) = (heeded(begun), heeded(ended));
         let needed = self.ports.spec.inputs.to.is_some();
@@ -359,8 +366,8 @@ impl OnnxMap {
             _ => (to, names[1]),
         };
         let key = format!("flow_maps.{map}");
-        time::check_heeded(
-            &self.ports.feed,
+        time::check_time_dependence(
+            &self.ports.time_input,
             heeded,
             &format!("input `{name}`"),
             &self.session.file,
@@ -378,8 +385,8 @@ impl OnnxMap {
         }
     }
 
-    /// The first rows of an output whose rows fit a shape: see [`shape::fits`].
-    fn cut(
+    /// The first rows of an output whose rows fit a shape: see [`shape::check_fits`].
+    fn unpad_rows(
         &self,
         name: &str,
         values: ArrayD<f64>,
@@ -401,10 +408,15 @@ impl OnnxMap {
         Ok(values.slice(ndarray::s![..x.nrows(), ..]).to_owned())
     }
 
-    fn scaled(&self, name: &str, values: ArrayD<f64>, x: &Batch) -> Result<Vec<f64>, EvalError> {
+    fn scaled_divergence(
+        &self,
+        name: &str,
+        values: ArrayD<f64>,
+        x: &Batch,
+    ) -> Result<Vec<f64>, EvalError> {
         let scale = self.ports.spec.divergence_scale;
         Ok(self
-            .cut(name, values, x, &[])?
+            .unpad_rows(name, values, x, &[])?
             .iter()
             .map(|d| d * scale)
             .collect())
@@ -426,25 +438,30 @@ impl OnnxMap {
     }
 }
 
-impl FlowMap for OnnxMap {
+impl FlowMap for OnnxFlowMap {
     fn dim(&self) -> usize {
         self.ports.shape.iter().product()
     }
 
-    fn averages(&mut self, from: &[f64], to: &[f64], x: &Batch) -> Result<Averages, EvalError> {
+    fn averages(
+        &mut self,
+        from: &[f64],
+        to: &[f64],
+        x: &Batch,
+    ) -> Result<FlowMapAverages, EvalError> {
         let velocity = self.ports.velocity.clone();
         let divergence = self.ports.spec.outputs.divergence.clone();
         let wanted: Vec<&str> = std::iter::once(velocity.as_str())
             .chain(divergence.as_deref())
             .collect();
-        let mut out =
-            call(&self.ports, &mut self.session, (from, to), x, None, &wanted)?.into_iter();
+        let mut out = call_flow_map(&self.ports, &mut self.session, (from, to), x, None, &wanted)?
+            .into_iter();
         let (u, d) = (out.next().unwrap_or_default(), out.next());
-        Ok(Averages {
-            velocity: self.cut(&velocity, u, x, &self.ports.shape)?,
+        Ok(FlowMapAverages {
+            velocity: self.unpad_rows(&velocity, u, x, &self.ports.shape)?,
             divergence: divergence
                 .zip(d)
-                .map(|(name, d)| self.scaled(&name, d, x))
+                .map(|(name, d)| self.scaled_divergence(&name, d, x))
                 .transpose()?,
         })
     }
@@ -466,7 +483,7 @@ impl FlowMap for OnnxMap {
         let ones = ArrayD::ones(IxDyn(&shape));
         let gradient = format!("{}_cotangent", self.ports.spec.inputs.x);
         let extra = Some((cotangent.as_str(), ones, Axis(0)));
-        let mut out = call(
+        let mut out = call_flow_map(
             &self.ports,
             session,
             (from, to),
@@ -480,18 +497,18 @@ impl FlowMap for OnnxMap {
             out.next().unwrap_or_default(),
         );
         Ok((
-            self.scaled(&name, d, x)?,
-            self.cut(&gradient, g, x, &self.ports.shape)? * self.ports.spec.divergence_scale,
+            self.scaled_divergence(&name, d, x)?,
+            self.unpad_rows(&gradient, g, x, &self.ports.shape)? * self.ports.spec.divergence_scale,
         ))
     }
 
-    fn products(
+    fn jvp(
         &mut self,
         from: &[f64],
         to: &[f64],
         x: &Batch,
-        z: &Blocks,
-    ) -> Result<Blocks, EvalError> {
+        z: &TangentBatch,
+    ) -> Result<TangentBatch, EvalError> {
         let missing =
             || EvalError::Missing("this flow map was opened without its Jacobian".to_owned());
         let session = self.tangent.as_mut().ok_or_else(missing)?;
@@ -504,7 +521,7 @@ impl FlowMap for OnnxMap {
         let filled = rows.next_multiple_of(4);
         let extra = format!("{}_tangent", self.ports.spec.inputs.x);
         let wanted = format!("{}_tangent", self.ports.velocity);
-        let out = call(
+        let out = call_flow_map(
             &self.ports,
             session,
             (from, to),
@@ -531,4 +548,4 @@ impl FlowMap for OnnxMap {
 }
 
 /// Graphs that were derived from a card's files, made once and shared by all workers.
-pub type DerivedGraphs = std::collections::BTreeMap<(String, graph::Mode), Arc<Vec<u8>>>;
+pub type DerivedGraphCache = std::collections::BTreeMap<(String, graph::Mode), Arc<Vec<u8>>>;

@@ -10,19 +10,19 @@ use std::sync::{Arc, Mutex};
 
 use ndarray::ArrayView1;
 
-use super::scalar::{Reading, Scalar};
+use super::scalar::{HeadTransform, ScalarNetwork};
 use crate::flow::field::{EvalError, ScalarField};
-use crate::flow::view::Form;
+use crate::flow::network_velocity::Parameterization;
 use crate::num::Batch;
 
 /// Calls that are remembered. A step has at most 13 stages, and a row that is rejected keeps its first
 /// slope while it shrinks its step, which ends after some thirty attempts.
-const CALLS: usize = 512;
+const MAX_CACHED_CALLS: usize = 512;
 
 /// 128 bits of a time and a state as the network took them.
-type Mark = [u64; 2];
+type OutputCacheKey = [u64; 2];
 
-fn mark(t: f64, fed: ArrayView1<f64>) -> Mark {
+fn output_cache_key(t: f64, fed: ArrayView1<f64>) -> OutputCacheKey {
     [0u8, 1].map(|salt| {
         let mut hasher = DefaultHasher::new();
         salt.hash(&mut hasher);
@@ -34,23 +34,23 @@ fn mark(t: f64, fed: ArrayView1<f64>) -> Mark {
 
 /// What a network said beside its main output, by output and place.
 #[derive(Debug, Clone, Default)]
-pub struct Memory(Arc<Mutex<Said>>);
+pub struct OutputCache(Arc<Mutex<OutputCacheEntries>>);
 
 #[derive(Debug, Default)]
-struct Said {
-    values: HashMap<Mark, BTreeMap<String, f64>>,
-    calls: VecDeque<Vec<Mark>>,
+struct OutputCacheEntries {
+    values: HashMap<OutputCacheKey, BTreeMap<String, f64>>,
+    calls: VecDeque<Vec<OutputCacheKey>>,
 }
 
-impl Memory {
+impl OutputCache {
     /// Keeps one call's values, output by output, and forgets the oldest call.
-    pub fn keep(&self, t: &[f64], fed: &Batch, outputs: &[(String, Vec<f64>)]) {
+    pub fn insert_call(&self, t: &[f64], fed: &Batch, outputs: &[(String, Vec<f64>)]) {
         let mut said = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        let marks: Vec<Mark> = fed
+        let marks: Vec<OutputCacheKey> = fed
             .rows()
             .into_iter()
             .zip(t)
-            .map(|(row, t)| mark(*t, row))
+            .map(|(row, t)| output_cache_key(*t, row))
             .collect();
         for (i, mark) in marks.iter().enumerate() {
             let place = said.values.entry(*mark).or_default();
@@ -61,52 +61,55 @@ impl Memory {
             );
         }
         said.calls.push_back(marks);
-        if said.calls.len() > CALLS {
+        if said.calls.len() > MAX_CACHED_CALLS {
             for old in said.calls.pop_front().into_iter().flatten() {
                 said.values.remove(&old);
             }
         }
     }
 
-    fn recall(&self, output: &str, t: f64, fed: ArrayView1<f64>) -> Option<f64> {
+    fn get(&self, output: &str, t: f64, fed: ArrayView1<f64>) -> Option<f64> {
         let said = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        said.values.get(&mark(t, fed))?.get(output).copied()
+        said.values
+            .get(&output_cache_key(t, fed))?
+            .get(output)
+            .copied()
     }
 }
 
 /// A head that is an output of the velocity's own graph.
 pub struct JointHead {
     pub output: String,
-    pub memory: Memory,
-    pub form: Form,
-    pub reading: Reading,
+    pub output_cache: OutputCache,
+    pub parameterization: Parameterization,
+    pub transform: HeadTransform,
     /// For places that the velocity was never asked about.
-    pub alone: Scalar,
+    pub standalone: ScalarNetwork,
 }
 
 impl ScalarField for JointHead {
     fn is_smooth(&self) -> bool {
-        self.alone.is_smooth()
+        self.standalone.is_smooth()
     }
 
     fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
-        let fed = self.form.fed(t, x).into_owned();
+        let fed = self.parameterization.network_input(t, x).into_owned();
         let known: Vec<Option<f64>> = fed
             .rows()
             .into_iter()
             .zip(t)
-            .map(|(row, t)| self.memory.recall(&self.output, *t, row))
+            .map(|(row, t)| self.output_cache.get(&self.output, *t, row))
             .collect();
         let unknown: Vec<usize> = (0..known.len()).filter(|i| known[*i].is_none()).collect();
         let mut values: Vec<f64> = known
             .iter()
             .zip(t)
-            .map(|(v, t)| v.map_or(f64::NAN, |v| self.reading.divergence(*t, v)))
+            .map(|(v, t)| v.map_or(f64::NAN, |v| self.transform.divergence(*t, v)))
             .collect();
         if !unknown.is_empty() {
             let times: Vec<f64> = unknown.iter().map(|i| t[*i]).collect();
             let asked = self
-                .alone
+                .standalone
                 .eval(&times, &fed.select(ndarray::Axis(0), &unknown))?;
             unknown.iter().zip(asked).for_each(|(i, v)| values[*i] = v);
         }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::opened::Model;
+use super::loaded::Model;
 use crate::graph::Kink;
 
 impl Model {
@@ -23,8 +23,8 @@ impl Model {
 
     fn find_kink(&self, key: &str) -> Result<Option<Kink>> {
         let file = format!("{key}.file");
-        let (x, time, output) = self.state_and_time(&file);
-        let graph = self.exported_graph_of(&file)?;
+        let (x, time, output) = self.state_time_output_names(&file);
+        let graph = self.original_graph_at(&file)?;
         let whole = |name: &str| {
             graph
                 .inputs()
@@ -45,7 +45,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::kink`].
-    pub fn kinks_in_words(&self) -> Result<Vec<(String, String)>> {
+    pub fn describe_kinks(&self) -> Result<Vec<(String, String)>> {
         let heads = self
             .card
             .divergence_heads

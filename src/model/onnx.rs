@@ -13,8 +13,8 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session as OrtSession, SessionInputValue};
 use ort::value::{TensorElementType, TensorRef, ValueType};
 
-use super::library::{self, Library};
-use super::placement::{Placement, Precision, Profile, gap};
+use super::library::{self, RuntimeLibrary};
+use super::placement::{Placement, Precision, SessionProfile, max_output_difference};
 pub use super::provider::Provider;
 use crate::flow::field::EvalError;
 use crate::{graph, stop};
@@ -22,38 +22,38 @@ use crate::{graph, stop};
 /// The loaded runtime: one per process.
 pub struct Runtime {
     environment: Environment,
-    pub library: Library,
-    known: Arc<Known>,
+    pub library: RuntimeLibrary,
+    placement_cache: Arc<PlacementCache>,
 }
 
 /// What first calls showed of graphs on other providers than the CPU.
-type Known = Mutex<BTreeMap<Key, Placement>>;
+type PlacementCache = Mutex<BTreeMap<PlacementKey, Placement>>;
 
 /// A provider, a file's name, and a hash of its graph: derived ones bear the name of what they were derived from.
-type Key = (Provider, String, u64);
+type PlacementKey = (Provider, String, u64);
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-static STARTING: Mutex<()> = Mutex::new(());
+static STARTUP_LOCK: Mutex<()> = Mutex::new(());
 
 impl Runtime {
     /// The process's runtime, found and started on first use.
     ///
     /// # Errors
-    /// As [`library::find`], or where the library refuses to start.
+    /// As [`library::find_library`], or where the library refuses to start.
     pub fn get(named: Option<&Path>) -> Result<&'static Runtime> {
-        Runtime::with(named, Provider::Cpu)
+        Runtime::get_with_provider(named, Provider::Cpu)
     }
 
     /// As [`Runtime::get`], of a library that has the provider where there is one.
     ///
     /// # Errors
     /// As [`Runtime::get`].
-    pub fn with(named: Option<&Path>, provider: Provider) -> Result<&'static Runtime> {
-        let _guard = STARTING.lock().unwrap_or_else(|e| e.into_inner());
+    pub fn get_with_provider(named: Option<&Path>, provider: Provider) -> Result<&'static Runtime> {
+        let _guard = STARTUP_LOCK.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(runtime) = RUNTIME.get() {
             return Ok(runtime);
         }
-        let library = library::find_with(named, provider)?;
+        let library = library::find_library_with_provider(named, provider)?;
         provider.prepare_process();
         let environment = ort::init_from(&library.path)
             .map_err(|e| anyhow!("{}: {e}", library.path.display()))?
@@ -70,7 +70,7 @@ impl Runtime {
         Ok(RUNTIME.get_or_init(|| Runtime {
             environment,
             library,
-            known: Arc::default(),
+            placement_cache: Arc::default(),
         }))
     }
 
@@ -86,10 +86,10 @@ impl Runtime {
     /// What is to be said of a provider here: whether it is in the library, and what is missing of it.
     pub fn availability(&self, provider: Provider) -> String {
         if !provider.is_built_in() {
-            return format!("not in this library{}", provider.how_to_get());
+            return format!("not in this library{}", provider.install_hint());
         }
         let said = self.builder(provider, 1).err();
-        match provider.missing(&self.library, said.as_ref().map(|e| e.message())) {
+        match provider.missing_requirements(&self.library, said.as_ref().map(|e| e.message())) {
             missing if missing.is_empty() => "available".to_owned(),
             missing => format!(
                 "in this library, but it cannot be used here; {}",
@@ -100,7 +100,7 @@ impl Runtime {
 
     /// Where the nodes of each graph ran that was called so far on a provider other than the CPU.
     pub fn placements(&self) -> Vec<Placement> {
-        self.known
+        self.placement_cache
             .lock()
             .unwrap_or_else(|e| e.into_inner())
             .values()
@@ -119,11 +119,11 @@ impl Runtime {
         provider: Provider,
         threads: usize,
     ) -> Result<Session> {
-        self.open_as(
+        self.open_source(
             file,
-            &Source {
+            &ModelSource {
                 bytes: Some(bytes),
-                at: None,
+                location: None,
             },
             provider,
             threads,
@@ -135,7 +135,7 @@ impl Runtime {
     ///
     /// # Errors
     /// As [`Runtime::open`].
-    pub fn open_beside(
+    pub fn open_with_external_data(
         &self,
         file: &str,
         bytes: &[u8],
@@ -151,11 +151,11 @@ impl Runtime {
         let folder = folder
             .canonicalize()
             .with_context(|| folder.display().to_string())?;
-        self.open_as(
+        self.open_source(
             file,
-            &Source {
+            &ModelSource {
                 bytes: Some(bytes),
-                at: Some(&folder),
+                location: Some(&folder),
             },
             provider,
             threads,
@@ -167,21 +167,21 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::open`].
     pub fn open_file(&self, path: &Path, provider: Provider, threads: usize) -> Result<Session> {
-        self.open_as(
+        self.open_source(
             &path.display().to_string(),
-            &Source {
+            &ModelSource {
                 bytes: None,
-                at: Some(path),
+                location: Some(path),
             },
             provider,
             threads,
         )
     }
 
-    fn open_as(
+    fn open_source(
         &self,
         file: &str,
-        source: &Source,
+        source: &ModelSource,
         provider: Provider,
         threads: usize,
     ) -> Result<Session> {
@@ -196,20 +196,20 @@ impl Runtime {
                 Some(first_call) => Ok(builder.with_profiling(first_call.profile.prefix())?),
                 None => Ok(builder),
             });
-        let apart = if provider.confuses_weights() {
+        let apart = if provider.needs_separate_weights() {
             source.with_separate_weights(file)
         } else {
             None
         };
-        let source = apart.as_deref().map_or(*source, |bytes| Source {
+        let source = apart.as_deref().map_or(*source, |bytes| ModelSource {
             bytes: Some(bytes),
-            at: None,
+            location: None,
         });
-        let mut builder = builder.map_err(|e| refused(file, provider, &e))?;
+        let mut builder = builder.map_err(|e| session_load_error(file, provider, &e))?;
         let opened = |builder| {
             let inner = source
                 .commit(builder)
-                .map_err(|e| refused(file, provider, &e))?;
+                .map_err(|e| session_load_error(file, provider, &e))?;
             Session::new(file, inner)
         };
         let mut session = opened(builder.clone())?;
@@ -217,11 +217,11 @@ impl Runtime {
             .inputs
             .iter()
             .chain(&session.outputs)
-            .any(|port| port.format == Format::F64)
+            .any(|port| port.format == TensorFormat::F64)
         {
             builder = builder
-                .with_config_entry(SKIPPED, ROUNDS_SCALES)
-                .map_err(|e| refused(file, provider, &e.into()))?;
+                .with_config_entry(DISABLED_OPTIMIZERS_ENTRY, ROUNDING_OPTIMIZER)
+                .map_err(|e| session_load_error(file, provider, &e.into()))?;
             session = opened(builder)?;
         }
         session.first_call = first_call;
@@ -232,13 +232,13 @@ impl Runtime {
     fn first_call_check(
         &self,
         file: &str,
-        source: &Source,
+        source: &ModelSource,
         provider: Provider,
         threads: usize,
     ) -> Result<Option<FirstCallCheck>> {
         let key = (provider, file.to_owned(), source.hash());
         if self
-            .known
+            .placement_cache
             .lock()
             .unwrap_or_else(|e| e.into_inner())
             .contains_key(&key)
@@ -250,12 +250,12 @@ impl Runtime {
             .builder(Provider::Cpu, threads)
             .and_then(|b| source.commit(b))
             .ok();
-        let precision = Precision::of_spacing(source.coarsest_spacing(file));
+        let precision = Precision::from_spacing(source.coarsest_spacing(file));
         Ok(Some(FirstCallCheck {
             key,
-            known: self.known.clone(),
-            profile: Profile::new()?,
-            plain,
+            placement_cache: self.placement_cache.clone(),
+            profile: SessionProfile::new()?,
+            cpu_session: plain,
             precision,
         }))
     }
@@ -276,31 +276,31 @@ impl Runtime {
 }
 
 /// The entry with the runtime's optimizers that are left out.
-const SKIPPED: &str = "optimization.disable_specified_optimizers";
+const DISABLED_OPTIMIZERS_ENTRY: &str = "optimization.disable_specified_optimizers";
 
 /// It moves a number into the product that it scales, as an attribute in float32: in float64 that costs 3e-9.
-const ROUNDS_SCALES: &str = "MatMulScaleFusion";
+const ROUNDING_OPTIMIZER: &str = "MatMulScaleFusion";
 
-fn refused(file: &str, provider: Provider, error: &ort::Error) -> anyhow::Error {
+fn session_load_error(file: &str, provider: Provider, error: &ort::Error) -> anyhow::Error {
     let (with, said) = (
         provider.message_suffix(),
-        provider.own_message(error.message()),
+        provider.provider_message(error.message()),
     );
     anyhow!("{file}: ONNX Runtime cannot load it{with}: {said}")
 }
 
 /// A model as it is given to the runtime.
 #[derive(Clone, Copy)]
-struct Source<'a> {
+struct ModelSource<'a> {
     /// The model, where it is held in memory.
     bytes: Option<&'a [u8]>,
     /// The folder of its weights, or its own file where it is not held in memory.
-    at: Option<&'a Path>,
+    location: Option<&'a Path>,
 }
 
-impl Source<'_> {
+impl ModelSource<'_> {
     fn commit(&self, mut builder: SessionBuilder) -> ort::Result<OrtSession> {
-        match (self.bytes, self.at) {
+        match (self.bytes, self.location) {
             (Some(bytes), None) => {
                 tracing::debug!(bytes = bytes.len(), "a session is opened");
                 builder.commit_from_memory(bytes)
@@ -324,7 +324,7 @@ impl Source<'_> {
     /// The model with a copy of its weights for every way in which they are taken; nothing where it is as well as it is,
     /// or too large to be looked through.
     fn with_separate_weights(&self, file: &str) -> Option<Vec<u8>> {
-        let (Some(bytes), None) = (self.bytes, self.at) else {
+        let (Some(bytes), None) = (self.bytes, self.location) else {
             return None;
         };
         graph::Model::from_bytes(file, bytes)
@@ -336,9 +336,9 @@ impl Source<'_> {
 
     /// The spacing of the coarsest numbers in it; single precision's where it cannot be looked through.
     fn coarsest_spacing(&self, file: &str) -> f64 {
-        let graph = match (self.bytes, self.at) {
+        let graph = match (self.bytes, self.location) {
             (Some(bytes), None) => graph::Model::from_bytes(file, bytes),
-            (_, Some(at)) if at.is_file() => graph::skim(at),
+            (_, Some(at)) if at.is_file() => graph::skim_onnx(at),
             _ => return f64::from(f32::EPSILON),
         };
         graph.map_or(f64::from(f32::EPSILON), |graph| graph.coarsest_spacing())
@@ -347,11 +347,11 @@ impl Source<'_> {
 
 /// What the first call of a graph on another provider than the CPU is to show.
 struct FirstCallCheck {
-    key: Key,
-    known: Arc<Known>,
-    profile: Profile,
+    key: PlacementKey,
+    placement_cache: Arc<PlacementCache>,
+    profile: SessionProfile,
     /// The same graph on the CPU, where that can run it.
-    plain: Option<OrtSession>,
+    cpu_session: Option<OrtSession>,
     precision: Precision,
 }
 
@@ -361,7 +361,7 @@ impl FirstCallCheck {
         mut self,
         session: &mut OrtSession,
         derivative: &str,
-        fed: &[(&str, &Fed)],
+        fed: &[(&str, &InputTensor)],
         wanted: &[&str],
         found: &[ArrayD<f64>],
     ) -> Result<(), String> {
@@ -371,17 +371,17 @@ impl FirstCallCheck {
             .map_err(|e| format!("{file}: the runtime's profile: {}", e.message()))?;
         let counts = self
             .profile
-            .read(&written)
+            .node_counts(&written)
             .map_err(|e| format!("{file}: {e:#}"))?;
         let plain = self
-            .plain
+            .cpu_session
             .as_mut()
-            .and_then(|plain| called(plain, fed, wanted).ok());
-        let gap = plain.map(|expected| gap(found, &expected));
+            .and_then(|plain| run_session(plain, fed, wanted).ok());
+        let gap = plain.map(|expected| max_output_difference(found, &expected));
         let placement = Placement {
             graph: format!("{file}{derivative}"),
             counts,
-            gap,
+            max_difference: gap,
         };
         placement.check(*provider, self.precision)?;
         tracing::debug!(
@@ -389,7 +389,7 @@ impl FirstCallCheck {
             placed = placement.describe(*provider),
             "a graph was placed"
         );
-        self.known
+        self.placement_cache
             .lock()
             .unwrap_or_else(|e| e.into_inner())
             .insert(self.key, placement);
@@ -399,7 +399,7 @@ impl FirstCallCheck {
 
 /// Number formats of a network's ports that this program feeds and reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum TensorFormat {
     F16,
     Bf16,
     F32,
@@ -411,9 +411,9 @@ pub enum Format {
 
 /// One input or output of a session.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Port {
+pub struct SessionPort {
     pub name: String,
-    pub format: Format,
+    pub format: TensorFormat,
     /// −1 where the size is dynamic.
     pub shape: Vec<i64>,
 }
@@ -421,8 +421,8 @@ pub struct Port {
 /// An opened network.
 pub struct Session {
     pub file: String,
-    pub inputs: Vec<Port>,
-    pub outputs: Vec<Port>,
+    pub inputs: Vec<SessionPort>,
+    pub outputs: Vec<SessionPort>,
     inner: OrtSession,
     /// What its first call is to show, until it has.
     first_call: Option<FirstCallCheck>,
@@ -432,10 +432,10 @@ pub struct Session {
 
 impl Session {
     fn new(file: &str, inner: OrtSession) -> Result<Session> {
-        let ports = |outlets: &[ort::value::Outlet]| -> Result<Vec<Port>> {
+        let ports = |outlets: &[ort::value::Outlet]| -> Result<Vec<SessionPort>> {
             outlets
                 .iter()
-                .map(|o| port(o).with_context(|| file.to_owned()))
+                .map(|o| session_port(o).with_context(|| file.to_owned()))
                 .collect()
         };
         let (inputs, outputs) = (ports(inner.inputs())?, ports(inner.outputs())?);
@@ -450,7 +450,7 @@ impl Session {
     }
 
     /// The input of that name.
-    pub fn input(&self, name: &str) -> Option<&Port> {
+    pub fn input(&self, name: &str) -> Option<&SessionPort> {
         self.inputs.iter().find(|p| p.name == name)
     }
 
@@ -473,10 +473,10 @@ impl Session {
     pub fn run_with(
         &mut self,
         feeds: Vec<(&str, ArrayViewD<f64>)>,
-        ready: &[(&str, &Fed)],
+        ready: &[(&str, &InputTensor)],
         wanted: &[&str],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
-        if stop::asked() {
+        if stop::requested() {
             return Err(EvalError::Stopped);
         }
         if let Some(why) = &self.rejected {
@@ -484,10 +484,10 @@ impl Session {
         }
         let mut owned = Vec::with_capacity(feeds.len());
         for (name, values) in &feeds {
-            let format = self.input(name).map_or(Format::F32, |p| p.format);
-            owned.push((*name, Fed::new(values, format)));
+            let format = self.input(name).map_or(TensorFormat::F32, |p| p.format);
+            owned.push((*name, InputTensor::new(values, format)));
         }
-        let fed: Vec<(&str, &Fed)> = owned
+        let fed: Vec<(&str, &InputTensor)> = owned
             .iter()
             .map(|(name, fed)| (*name, fed))
             .chain(ready.iter().copied())
@@ -496,9 +496,9 @@ impl Session {
             file: self.file.clone(),
             message,
         };
-        let outputs = called(&mut self.inner, &fed, wanted).map_err(failed)?;
+        let outputs = run_session(&mut self.inner, &fed, wanted).map_err(failed)?;
         if let Some(first_call) = self.first_call.take() {
-            let derivative = derivative(&self.inputs, &self.outputs);
+            let derivative = derivative_description(&self.inputs, &self.outputs);
             let checked = first_call.run(&mut self.inner, derivative, &fed, wanted, &outputs);
             self.rejected = checked.err();
         }
@@ -515,7 +515,7 @@ impl Session {
 }
 
 /// Which derivative a graph computes, by what differentiation adds.
-fn derivative(inputs: &[Port], outputs: &[Port]) -> &'static str {
+fn derivative_description(inputs: &[SessionPort], outputs: &[SessionPort]) -> &'static str {
     let adds = |suffix: &str| inputs.iter().any(|p| p.name.ends_with(suffix));
     let gives = |suffix: &str| outputs.iter().any(|p| p.name.ends_with(suffix));
     match () {
@@ -527,15 +527,15 @@ fn derivative(inputs: &[Port], outputs: &[Port]) -> &'static str {
 }
 
 /// The outputs of one call in f64, or what the runtime said.
-fn called(
+fn run_session(
     session: &mut OrtSession,
-    fed: &[(&str, &Fed)],
+    fed: &[(&str, &InputTensor)],
     wanted: &[&str],
 ) -> Result<Vec<ArrayD<f64>>, String> {
     let said = |e: ort::Error| e.message().to_owned();
     let mut inputs: Vec<(&str, SessionInputValue)> = Vec::with_capacity(fed.len());
     for (name, fed) in fed {
-        inputs.push((name, fed.value().map_err(said)?));
+        inputs.push((name, fed.to_ort_value().map_err(said)?));
     }
     let outputs = session.run(inputs).map_err(said)?;
     wanted
@@ -544,7 +544,7 @@ fn called(
             let value = outputs
                 .get(name)
                 .ok_or_else(|| format!("it gave no output `{name}`"))?;
-            let read = match element(value.dtype()) {
+            let read = match tensor_element_type(value.dtype()) {
                 Some(TensorElementType::Float64) => {
                     value.try_extract_array::<f64>().map(|a| a.to_owned())
                 }
@@ -571,7 +571,7 @@ fn called(
 }
 
 /// An input array in the network's format.
-pub enum Fed {
+pub enum InputTensor {
     F16(ArrayD<f16>),
     Bf16(ArrayD<bf16>),
     F32(ArrayD<f32>),
@@ -581,68 +581,74 @@ pub enum Fed {
     Bool(ArrayD<bool>),
 }
 
-impl Fed {
+impl InputTensor {
     /// The numbers rounded to a format.
-    pub fn new(values: &ArrayViewD<f64>, format: Format) -> Fed {
+    pub fn new(values: &ArrayViewD<f64>, format: TensorFormat) -> InputTensor {
         match format {
-            Format::F16 => Fed::F16(values.mapv(f16::from_f64).as_standard_layout().into_owned()),
-            Format::Bf16 => Fed::Bf16(
+            TensorFormat::F16 => {
+                InputTensor::F16(values.mapv(f16::from_f64).as_standard_layout().into_owned())
+            }
+            TensorFormat::Bf16 => InputTensor::Bf16(
                 values
                     .mapv(bf16::from_f64)
                     .as_standard_layout()
                     .into_owned(),
             ),
-            Format::F32 => Fed::F32(values.mapv(|v| v as f32).as_standard_layout().into_owned()),
-            Format::F64 => Fed::F64(values.as_standard_layout().into_owned()),
-            Format::I32 => Fed::I32(
+            TensorFormat::F32 => {
+                InputTensor::F32(values.mapv(|v| v as f32).as_standard_layout().into_owned())
+            }
+            TensorFormat::F64 => InputTensor::F64(values.as_standard_layout().into_owned()),
+            TensorFormat::I32 => InputTensor::I32(
                 values
                     .mapv(|v| v.round() as i32)
                     .as_standard_layout()
                     .into_owned(),
             ),
-            Format::I64 => Fed::I64(
+            TensorFormat::I64 => InputTensor::I64(
                 values
                     .mapv(|v| v.round() as i64)
                     .as_standard_layout()
                     .into_owned(),
             ),
-            Format::Bool => Fed::Bool(values.mapv(|v| v != 0.0).as_standard_layout().into_owned()),
+            TensorFormat::Bool => {
+                InputTensor::Bool(values.mapv(|v| v != 0.0).as_standard_layout().into_owned())
+            }
         }
     }
 
-    fn value(&self) -> ort::Result<SessionInputValue<'_>> {
+    fn to_ort_value(&self) -> ort::Result<SessionInputValue<'_>> {
         Ok(match self {
-            Fed::F16(a) => TensorRef::from_array_view(a.view())?.into(),
-            Fed::Bf16(a) => TensorRef::from_array_view(a.view())?.into(),
-            Fed::F32(a) => TensorRef::from_array_view(a.view())?.into(),
-            Fed::F64(a) => TensorRef::from_array_view(a.view())?.into(),
-            Fed::I32(a) => TensorRef::from_array_view(a.view())?.into(),
-            Fed::I64(a) => TensorRef::from_array_view(a.view())?.into(),
-            Fed::Bool(a) => TensorRef::from_array_view(a.view())?.into(),
+            InputTensor::F16(a) => TensorRef::from_array_view(a.view())?.into(),
+            InputTensor::Bf16(a) => TensorRef::from_array_view(a.view())?.into(),
+            InputTensor::F32(a) => TensorRef::from_array_view(a.view())?.into(),
+            InputTensor::F64(a) => TensorRef::from_array_view(a.view())?.into(),
+            InputTensor::I32(a) => TensorRef::from_array_view(a.view())?.into(),
+            InputTensor::I64(a) => TensorRef::from_array_view(a.view())?.into(),
+            InputTensor::Bool(a) => TensorRef::from_array_view(a.view())?.into(),
         })
     }
 }
 
-fn element(value: &ValueType) -> Option<TensorElementType> {
+fn tensor_element_type(value: &ValueType) -> Option<TensorElementType> {
     match value {
         ValueType::Tensor { ty, .. } => Some(*ty),
         _ => None,
     }
 }
 
-fn port(outlet: &ort::value::Outlet) -> Result<Port> {
+fn session_port(outlet: &ort::value::Outlet) -> Result<SessionPort> {
     let name = outlet.name().to_owned();
     let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
         return Err(anyhow!("`{name}` is not a tensor"));
     };
     let format = match ty {
-        TensorElementType::Float16 => Format::F16,
-        TensorElementType::Bfloat16 => Format::Bf16,
-        TensorElementType::Float32 => Format::F32,
-        TensorElementType::Float64 => Format::F64,
-        TensorElementType::Int32 => Format::I32,
-        TensorElementType::Int64 => Format::I64,
-        TensorElementType::Bool => Format::Bool,
+        TensorElementType::Float16 => TensorFormat::F16,
+        TensorElementType::Bfloat16 => TensorFormat::Bf16,
+        TensorElementType::Float32 => TensorFormat::F32,
+        TensorElementType::Float64 => TensorFormat::F64,
+        TensorElementType::Int32 => TensorFormat::I32,
+        TensorElementType::Int64 => TensorFormat::I64,
+        TensorElementType::Bool => TensorFormat::Bool,
         other => {
             let expected = "a floating-point format, int32, int64 or bool";
             return Err(anyhow!(
@@ -650,7 +656,7 @@ fn port(outlet: &ort::value::Outlet) -> Result<Port> {
             ));
         }
     };
-    Ok(Port {
+    Ok(SessionPort {
         name,
         format,
         shape: shape.to_vec(),
@@ -662,12 +668,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_that_fell_back_is_refused_by_its_own_profile() {
+    fn session_fallen_back_to_cpu_is_refused() {
         let runtime = Runtime::get(None).expect("ONNX Runtime is found or fetched");
         let bytes = include_bytes!("../../models/mixture/denoiser.onnx");
-        let source = Source {
+        let source = ModelSource {
             bytes: Some(bytes),
-            at: None,
+            location: None,
         };
         let first_call = runtime
             .first_call_check("fallen.onnx", &source, Provider::Openvino, 1)
@@ -713,27 +719,30 @@ mod tests {
     }
 
     #[test]
-    fn derivatives_are_told_by_the_inputs_that_they_add() {
-        let port = |name: &str| Port {
+    fn derivative_is_recognized_by_port_suffixes() {
+        let port = |name: &str| SessionPort {
             name: name.to_owned(),
-            format: Format::F32,
+            format: TensorFormat::F32,
             shape: vec![-1, 8],
         };
-        assert_eq!(derivative(&[port("x"), port("sigma")], &[port("v")]), "");
         assert_eq!(
-            derivative(&[port("x"), port("x_tangent")], &[port("v")]),
+            derivative_description(&[port("x"), port("sigma")], &[port("v")]),
+            ""
+        );
+        assert_eq!(
+            derivative_description(&[port("x"), port("x_tangent")], &[port("v")]),
             ", its Jacobian products"
         );
         assert_eq!(
-            derivative(&[port("x")], &[port("v"), port("v_trace_terms")]),
+            derivative_description(&[port("x")], &[port("v"), port("v_trace_terms")]),
             ", the trace of its Jacobian"
         );
         assert_eq!(
-            derivative(&[port("x"), port("d.MatMul.1")], &[port("v_quadratic")]),
+            derivative_description(&[port("x"), port("d.MatMul.1")], &[port("v_quadratic")]),
             ", its Jacobian products"
         );
         assert_eq!(
-            derivative(&[port("x"), port("v_cotangent")], &[port("v")]),
+            derivative_description(&[port("x"), port("v_cotangent")], &[port("v")]),
             ", its transposed Jacobian products"
         );
     }

@@ -27,22 +27,22 @@ pub struct Placement {
     pub graph: String,
     pub counts: NodeCounts,
     /// The largest difference from what the CPU gives, in units of the largest value; none where the CPU cannot run it.
-    pub gap: Option<f64>,
+    pub max_difference: Option<f64>,
 }
 
 /// An event of a profile, as far as it is read.
 #[derive(Deserialize)]
-struct Event {
+struct ProfileEvent {
     #[serde(default)]
     cat: String,
     #[serde(default)]
     name: String,
     #[serde(default)]
-    args: Args,
+    args: ProfileEventArgs,
 }
 
 #[derive(Default, Deserialize)]
-struct Args {
+struct ProfileEventArgs {
     #[serde(default)]
     provider: String,
     #[serde(default)]
@@ -57,9 +57,10 @@ impl NodeCounts {
     ///
     /// # Errors
     /// Where it is no profile.
-    pub fn of_profile(json: &[u8]) -> Result<NodeCounts> {
-        let events: Vec<Event> = serde_json::from_slice(json).context("the runtime's profile")?;
-        let computed = |event: &&Event| {
+    pub fn from_profile(json: &[u8]) -> Result<NodeCounts> {
+        let events: Vec<ProfileEvent> =
+            serde_json::from_slice(json).context("the runtime's profile")?;
+        let computed = |event: &&ProfileEvent| {
             let node = event.cat == "Node"
                 && event.name.ends_with("_kernel_time")
                 && !event.args.provider.is_empty();
@@ -85,7 +86,7 @@ impl NodeCounts {
     }
 
     /// Nodes on a provider.
-    pub fn on(&self, provider: Provider) -> usize {
+    pub fn on_provider(&self, provider: Provider) -> usize {
         self.0.get(provider.runtime_name()).copied().unwrap_or(0)
     }
 
@@ -114,7 +115,7 @@ impl Placement {
     /// The counts and the difference from the CPU in words.
     pub fn describe(&self, asked: Provider) -> String {
         let gap = self
-            .gap
+            .max_difference
             .map(|gap| format!("; first call within {gap:.1e} of the CPU's"))
             .unwrap_or_default();
         format!("{}{gap}", self.counts.describe(asked))
@@ -126,7 +127,7 @@ impl Placement {
     /// One message with the file, what was asked and what was found.
     pub fn check(&self, asked: Provider, precision: Precision) -> Result<(), String> {
         let (graph, name) = (&self.graph, asked.name());
-        if self.counts.on(asked) == 0 {
+        if self.counts.on_provider(asked) == 0 {
             return Err(format!(
                 "{graph}: --provider {name}: none of its nodes runs there ({}); expected at least one on {}; either its \
                  library could not be set up, or it takes none of the graph's operators in their number format; \
@@ -135,11 +136,11 @@ impl Placement {
                 asked.runtime_name()
             ));
         }
-        match self.gap {
-            Some(gap) if gap.is_nan() || gap > precision.allowed() => Err(format!(
+        match self.max_difference {
+            Some(gap) if gap.is_nan() || gap > precision.tolerance() => Err(format!(
                 "{graph}: --provider {name}: a first call differs from the CPU's by {gap:.1e} of the largest value, where \
                  {precision} differ by less than {:.0e}; its numbers are not the network's; --provider cpu runs it",
-                precision.allowed()
+                precision.tolerance()
             )),
             _ => Ok(()),
         }
@@ -157,7 +158,7 @@ pub enum Precision {
 
 impl Precision {
     /// That of a format by the distance from 1 to its next number.
-    pub fn of_spacing(spacing: f64) -> Precision {
+    pub fn from_spacing(spacing: f64) -> Precision {
         match spacing {
             s if s < 1e-12 => Precision::Double,
             s if s < 1e-5 => Precision::Single,
@@ -166,7 +167,7 @@ impl Precision {
     }
 
     /// The difference, in units of the largest value, that rounding may make of a first call.
-    fn allowed(self) -> f64 {
+    fn tolerance(self) -> f64 {
         match self {
             Precision::Double => 1e-9,
             Precision::Single => 1e-3,
@@ -186,11 +187,11 @@ impl fmt::Display for Precision {
 }
 
 /// Outputs below this size are held to an absolute difference: at a place where they vanish, rounding is all that is left.
-const SMALL: f64 = 1e-3;
+const MIN_OUTPUT_SCALE: f64 = 1e-3;
 
 /// The largest difference between the outputs of two calls, each in units of its output's largest value. Numbers that are
 /// not finite must be so in both.
-pub fn gap(found: &[ArrayD<f64>], expected: &[ArrayD<f64>]) -> f64 {
+pub fn max_output_difference(found: &[ArrayD<f64>], expected: &[ArrayD<f64>]) -> f64 {
     let one = |(a, b): (&ArrayD<f64>, &ArrayD<f64>)| {
         if a.shape() != b.shape() {
             return f64::NAN;
@@ -198,18 +199,18 @@ pub fn gap(found: &[ArrayD<f64>], expected: &[ArrayD<f64>]) -> f64 {
         let largest = b
             .iter()
             .filter(|v| v.is_finite())
-            .fold(SMALL, |m, v| m.max(v.abs()));
+            .fold(MIN_OUTPUT_SCALE, |m, v| m.max(v.abs()));
         let difference = |(a, b): (&f64, &f64)| match (a.is_finite(), b.is_finite()) {
             (true, true) => (a - b).abs() / largest,
             (false, false) => 0.0,
             _ => f64::NAN,
         };
-        a.iter().zip(b).map(difference).fold(0.0, worse)
+        a.iter().zip(b).map(difference).fold(0.0, nan_max)
     };
-    found.iter().zip(expected).map(one).fold(0.0, worse)
+    found.iter().zip(expected).map(one).fold(0.0, nan_max)
 }
 
-fn worse(a: f64, b: f64) -> f64 {
+fn nan_max(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() {
         f64::NAN
     } else {
@@ -218,13 +219,13 @@ fn worse(a: f64, b: f64) -> f64 {
 }
 
 /// The profile of a session, written into a folder of its own that goes with it.
-pub(super) struct Profile {
+pub(super) struct SessionProfile {
     folder: tempfile::TempDir,
 }
 
-impl Profile {
-    pub fn new() -> Result<Profile> {
-        Ok(Profile {
+impl SessionProfile {
+    pub fn new() -> Result<SessionProfile> {
+        Ok(SessionProfile {
             folder: tempfile::Builder::new()
                 .prefix("flowgauge-profile-")
                 .tempdir()?,
@@ -237,10 +238,10 @@ impl Profile {
     }
 
     /// The counts of the file that the runtime wrote, by the name that it gave.
-    pub fn read(self, file: &str) -> Result<NodeCounts> {
+    pub fn node_counts(self, file: &str) -> Result<NodeCounts> {
         let bytes =
             std::fs::read(file).map_err(|e| anyhow!("{file}: the runtime's profile: {e}"))?;
-        NodeCounts::of_profile(&bytes)
+        NodeCounts::from_profile(&bytes)
     }
 }
 
@@ -262,22 +263,22 @@ mod tests {
     ]"#;
 
     fn placed(profile: &str, gap: Option<f64>) -> Placement {
-        let counts = NodeCounts::of_profile(profile.as_bytes()).expect("a profile");
+        let counts = NodeCounts::from_profile(profile.as_bytes()).expect("a profile");
         Placement {
             graph: "net.onnx".to_owned(),
             counts,
-            gap,
+            max_difference: gap,
         }
     }
 
     #[test]
-    fn nodes_are_counted_once_and_by_provider() {
+    fn nodes_are_counted_once_per_provider() {
         let counts = placed(PROFILE, None).counts;
         assert_eq!(
             (
-                counts.on(Provider::Openvino),
-                counts.on(Provider::Cpu),
-                counts.on(Provider::Cuda)
+                counts.on_provider(Provider::Openvino),
+                counts.on_provider(Provider::Cpu),
+                counts.on_provider(Provider::Cuda)
             ),
             (1, 2, 0)
         );
@@ -288,11 +289,11 @@ mod tests {
         let told =
             "TensorrtExecutionProvider: 0, CPUExecutionProvider: 2, OpenVINOExecutionProvider: 1";
         assert_eq!(counts.describe(Provider::Tensorrt), told);
-        assert!(NodeCounts::of_profile(b"no profile").is_err());
+        assert!(NodeCounts::from_profile(b"no profile").is_err());
     }
 
     #[test]
-    fn a_graph_is_told_without_where_its_model_lies() {
+    fn short_name_drops_leading_folders() {
         let short = |graph: &str| {
             Placement {
                 graph: graph.to_owned(),
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_graph_that_runs_elsewhere_is_refused() {
+    fn graph_on_another_provider_is_refused() {
         let elsewhere = placed(PROFILE, Some(0.0))
             .check(Provider::Cuda, Precision::Single)
             .expect_err("elsewhere");
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn other_numbers_than_the_cpus_are_refused_as_far_as_their_format_does_not_explain_them() {
+    fn difference_from_cpu_beyond_precision_is_refused() {
         for (gap, precision, fine) in [
             (1e-6, Precision::Single, true),
             (5e-3, Precision::Single, false),
@@ -354,8 +355,8 @@ mod tests {
     }
 
     #[test]
-    fn formats_are_told_by_their_spacing() {
-        let of = |bits| Precision::of_spacing(f64::powi(0.5, bits));
+    fn precision_from_spacing() {
+        let of = |bits| Precision::from_spacing(f64::powi(0.5, bits));
         assert_eq!(
             [52, 23, 10, 7].map(of),
             [
@@ -368,14 +369,23 @@ mod tests {
     }
 
     #[test]
-    fn the_gap_is_in_units_of_the_largest_value_and_sees_what_is_not_finite() {
+    fn output_difference_is_relative_and_detects_nonfinite() {
         let of = |values: &[f64]| {
             vec![ArrayD::from_shape_vec(vec![values.len()], values.to_vec()).expect("one axis")]
         };
-        assert_eq!(gap(&of(&[1.0, 2.0]), &of(&[1.0, 4.0])), 0.5);
-        assert_eq!(gap(&of(&[0.0, 1e-9]), &of(&[0.0, 0.0])), 1e-6);
-        assert_eq!(gap(&of(&[f64::INFINITY, 1.0]), &of(&[f64::NAN, 1.0])), 0.0);
-        assert!(gap(&of(&[f64::NAN, 1.0]), &of(&[1.0, 1.0])).is_nan());
-        assert!(gap(&of(&[1.0]), &of(&[1.0, 1.0])).is_nan());
+        assert_eq!(
+            max_output_difference(&of(&[1.0, 2.0]), &of(&[1.0, 4.0])),
+            0.5
+        );
+        assert_eq!(
+            max_output_difference(&of(&[0.0, 1e-9]), &of(&[0.0, 0.0])),
+            1e-6
+        );
+        assert_eq!(
+            max_output_difference(&of(&[f64::INFINITY, 1.0]), &of(&[f64::NAN, 1.0])),
+            0.0
+        );
+        assert!(max_output_difference(&of(&[f64::NAN, 1.0]), &of(&[1.0, 1.0])).is_nan());
+        assert!(max_output_difference(&of(&[1.0]), &of(&[1.0, 1.0])).is_nan());
     }
 }

@@ -2,11 +2,16 @@
 
 use anyhow::{Result, anyhow, bail};
 
-use super::onnx::Port;
-use crate::num::shape::Misfit;
+use super::onnx::SessionPort;
+use crate::num::shape::ShapeMismatch;
 
 /// Holds a state-shaped port against the card's shape.
-pub(super) fn check_shape(port: &Port, shape: &[usize], file: &str, what: &str) -> Result<()> {
+pub(super) fn check_state_shape(
+    port: &SessionPort,
+    shape: &[usize],
+    file: &str,
+    what: &str,
+) -> Result<()> {
     let wanted: Vec<i64> = shape.iter().map(|s| *s as i64).collect();
     if port.shape.first().is_some_and(|n| *n >= 0) && port.shape.len() == wanted.len() + 1 {
         bail!(
@@ -28,15 +33,15 @@ pub(super) fn check_shape(port: &Port, shape: &[usize], file: &str, what: &str) 
             "{file}: {what} `{}` has shape {:?}, but the card's shape asks for [N, {}]{}",
             port.name,
             port.shape,
-            join(&wanted),
-            turned(port, shape).unwrap_or_default()
+            join_sizes(&wanted),
+            permuted_axes_hint(port, shape).unwrap_or_default()
         );
     }
     Ok(())
 }
 
 /// That the axes of a port are the card's in another order, where they are.
-fn turned(port: &Port, shape: &[usize]) -> Option<String> {
+fn permuted_axes_hint(port: &SessionPort, shape: &[usize]) -> Option<String> {
     let sizes: Option<Vec<usize>> = port
         .shape
         .get(1..)?
@@ -44,14 +49,19 @@ fn turned(port: &Port, shape: &[usize]) -> Option<String> {
         .map(|n| usize::try_from(*n).ok())
         .collect();
     let sizes = sizes?;
-    let layout = Misfit::of(&[&[1], &sizes[..]].concat(), shape).layout?;
+    let layout = ShapeMismatch::for_shape(&[&[1], &sizes[..]].concat(), shape).layout?;
     Some(format!(
         ": {}; the graph's own shape is `shape: {sizes:?}`",
-        layout.described()
+        layout.description()
     ))
 }
 
-pub(super) fn find<'a>(ports: &'a [Port], name: &str, file: &str, what: &str) -> Result<&'a Port> {
+pub(super) fn find_port<'a>(
+    ports: &'a [SessionPort],
+    name: &str,
+    file: &str,
+    what: &str,
+) -> Result<&'a SessionPort> {
     ports.iter().find(|p| p.name == name).ok_or_else(|| {
         let known: Vec<&str> = ports.iter().map(|p| p.name.as_str()).collect();
         anyhow!(
@@ -61,11 +71,11 @@ pub(super) fn find<'a>(ports: &'a [Port], name: &str, file: &str, what: &str) ->
     })
 }
 
-pub(super) fn is_scalar(port: &Port) -> bool {
+pub(super) fn is_scalar_port(port: &SessionPort) -> bool {
     port.shape.is_empty() || port.shape[..] == [1]
 }
 
-fn join(sizes: &[i64]) -> String {
+fn join_sizes(sizes: &[i64]) -> String {
     sizes
         .iter()
         .map(i64::to_string)

@@ -4,28 +4,28 @@ use std::collections::VecDeque;
 
 use ndarray::ArrayD;
 
-use super::onnx::{Fed, Format, Session};
+use super::onnx::{InputTensor, Session, TensorFormat};
 use crate::flow::field::EvalError;
-use crate::num::Blocks;
+use crate::num::TangentBatch;
 
 /// Numbers that are kept at most.
-const MOST: usize = 1 << 23;
+const MAX_CACHED_VALUES: usize = 1 << 23;
 
 /// The first layer applied to directions, and whatever else a graph takes of them instead of themselves.
 pub struct ProbeCache {
     session: Session,
     /// The session's input.
-    given: String,
+    input_name: String,
     /// Its outputs, which are inputs of the graph that takes them, in that graph's formats.
-    made: Vec<(String, Format)>,
+    outputs: Vec<(String, TensorFormat)>,
     /// The latest last.
-    known: VecDeque<Known>,
+    entries: VecDeque<ProbeCacheEntry>,
 }
 
-struct Known {
-    z: Blocks,
-    made: Vec<Fed>,
-    numbers: usize,
+struct ProbeCacheEntry {
+    z: TangentBatch,
+    tensors: Vec<InputTensor>,
+    value_count: usize,
 }
 
 impl ProbeCache {
@@ -36,7 +36,7 @@ impl ProbeCache {
             .first()
             .map(|port| port.name.clone())
             .unwrap_or_default();
-        let format = |name: &String| of.input(name).map_or(Format::F32, |port| port.format);
+        let format = |name: &String| of.input(name).map_or(TensorFormat::F32, |port| port.format);
         let made = session
             .outputs
             .iter()
@@ -44,15 +44,15 @@ impl ProbeCache {
             .collect();
         ProbeCache {
             session,
-            given,
-            made,
-            known: VecDeque::new(),
+            input_name: given,
+            outputs: made,
+            entries: VecDeque::new(),
         }
     }
 
     /// The names of what it makes.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.made.iter().map(|(name, _)| name.as_str())
+    pub fn output_names(&self) -> impl Iterator<Item = &str> {
+        self.outputs.iter().map(|(name, _)| name.as_str())
     }
 
     /// What the graph takes of `z`, k × rows × dim, of states of this shape: from an earlier call with the same numbers, or
@@ -62,53 +62,61 @@ impl ProbeCache {
     /// As [`Session::run`].
     pub fn inputs_for(
         &mut self,
-        z: &Blocks,
+        z: &TangentBatch,
         shape: &[usize],
-    ) -> Result<Vec<(&str, &Fed)>, EvalError> {
-        match self.known.iter().position(|known| known.z == z) {
+    ) -> Result<Vec<(&str, &InputTensor)>, EvalError> {
+        match self.entries.iter().position(|known| known.z == z) {
             Some(place) => {
-                let known = self.known.remove(place).expect("its place was just found");
-                self.known.push_back(known);
+                let known = self
+                    .entries
+                    .remove(place)
+                    .expect("its place was just found");
+                self.entries.push_back(known);
             }
-            None => self.make(z, shape)?,
+            None => self.compute(z, shape)?,
         }
         let made = self
-            .known
+            .entries
             .back()
-            .map(|known| known.made.as_slice())
+            .map(|known| known.tensors.as_slice())
             .unwrap_or_default();
         Ok(self
-            .made
+            .outputs
             .iter()
             .map(|(name, _)| name.as_str())
             .zip(made)
             .collect())
     }
 
-    fn make(&mut self, z: &Blocks, shape: &[usize]) -> Result<(), EvalError> {
+    fn compute(&mut self, z: &TangentBatch, shape: &[usize]) -> Result<(), EvalError> {
         let axes: Vec<usize> = [&z.shape()[..2], shape].concat();
         let directions = z
             .to_shape(axes.as_slice())
             .expect("dim numbers per direction");
-        let wanted: Vec<&str> = self.made.iter().map(|(name, _)| name.as_str()).collect();
+        let wanted: Vec<&str> = self.outputs.iter().map(|(name, _)| name.as_str()).collect();
         let made: Vec<ArrayD<f64>> = self
             .session
-            .run(vec![(self.given.as_str(), directions.view())], &wanted)?;
+            .run(vec![(self.input_name.as_str(), directions.view())], &wanted)?;
         let numbers = z.len() + made.iter().map(|values| values.len()).sum::<usize>();
         let made = made
             .iter()
-            .zip(&self.made)
-            .map(|(values, (_, format))| Fed::new(&values.view(), *format))
+            .zip(&self.outputs)
+            .map(|(values, (_, format))| InputTensor::new(&values.view(), *format))
             .collect();
-        self.known.push_back(Known {
+        self.entries.push_back(ProbeCacheEntry {
             z: z.clone(),
-            made,
-            numbers,
+            tensors: made,
+            value_count: numbers,
         });
-        while self.known.len() > 1
-            && self.known.iter().map(|known| known.numbers).sum::<usize>() > MOST
+        while self.entries.len() > 1
+            && self
+                .entries
+                .iter()
+                .map(|known| known.value_count)
+                .sum::<usize>()
+                > MAX_CACHED_VALUES
         {
-            self.known.pop_front();
+            self.entries.pop_front();
         }
         Ok(())
     }

@@ -9,7 +9,9 @@ use ort::ep::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::library::{DRIVER, Library, cache_root, gpus, unloadable};
+use super::library::{
+    CUDA_DRIVER_LIBRARY, RuntimeLibrary, cuda_device_count, library_load_error, user_cache_folder,
+};
 
 /// Where networks run; strict: what was asked for, or an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -24,7 +26,7 @@ pub enum Provider {
 
 /// Everything about OpenVINO's processor that could cost accuracy: half precision where the processor has it, and
 /// dynamic quantization. Threads are not pinned, since several sessions would be pinned to the same cores.
-const OPENVINO: &str = r#"{"CPU": {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY", "ENABLE_CPU_PINNING": "NO"}}"#;
+const OPENVINO_CPU_CONFIG: &str = r#"{"CPU": {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY", "ENABLE_CPU_PINNING": "NO"}}"#;
 
 impl Provider {
     /// Every provider that this program knows.
@@ -49,11 +51,16 @@ impl Provider {
     ///
     /// # Errors
     /// The names that there are.
-    pub fn named(name: &str) -> Result<Provider, String> {
+    pub fn from_name(name: &str) -> Result<Provider, String> {
         let found = Provider::ALL
             .into_iter()
             .find(|provider| provider.name() == name);
-        found.ok_or_else(|| format!("expected {}", listed(&Provider::ALL.map(Provider::name))))
+        found.ok_or_else(|| {
+            format!(
+                "expected {}",
+                join_alternatives(&Provider::ALL.map(Provider::name))
+            )
+        })
     }
 
     /// The name that the runtime gives it, in its profiles as well.
@@ -67,12 +74,12 @@ impl Provider {
     }
 
     /// Whether it runs on the processor itself, so that workers share the machine's threads.
-    pub fn on_processor(self) -> bool {
+    pub fn runs_on_cpu(self) -> bool {
         matches!(self, Provider::Cpu | Provider::Openvino)
     }
 
     /// The package that brings a library with it.
-    pub fn package(self) -> &'static str {
+    pub fn pip_package(self) -> &'static str {
         match self {
             Provider::Cpu => "onnxruntime",
             Provider::Openvino => "onnxruntime-openvino",
@@ -81,7 +88,7 @@ impl Provider {
     }
 
     /// The file beside the runtime at `library` that holds this provider.
-    fn file(self, library: &Path) -> PathBuf {
+    fn library_file(self, library: &Path) -> PathBuf {
         let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
         library.with_file_name(format!(
             "{prefix}onnxruntime_providers_{}{suffix}",
@@ -90,8 +97,8 @@ impl Provider {
     }
 
     /// Whether the runtime at `library` comes with this provider: every other than the CPU's lies in a file beside it.
-    pub fn lies_beside(self, library: &Path) -> bool {
-        self == Provider::Cpu || self.file(library).is_file()
+    pub fn is_installed_beside(self, library: &Path) -> bool {
+        self == Provider::Cpu || self.library_file(library).is_file()
     }
 
     /// Whether the loaded library was built with it, which does not mean that it can be used.
@@ -130,7 +137,7 @@ impl Provider {
     }
 
     /// What it says itself in a message of the runtime, without the places in the source that the message went through.
-    pub(super) fn own_message(self, message: &str) -> &str {
+    pub(super) fn provider_message(self, message: &str) -> &str {
         let own = if self == Provider::Openvino {
             message.rsplit("[OpenVINO-EP] ").next()
         } else {
@@ -140,7 +147,7 @@ impl Provider {
     }
 
     /// Whether it takes one weight for another where a graph uses it in several ways, so that each must have its own.
-    pub(super) fn confuses_weights(self) -> bool {
+    pub(super) fn needs_separate_weights(self) -> bool {
         self == Provider::Openvino
     }
 
@@ -152,8 +159,10 @@ impl Provider {
         // SAFETY: the runtime is not loaded yet, and this program starts no thread that reads the environment.
         // The runtime has no option against TF32 for TensorRT.
         unsafe { std::env::set_var("NVIDIA_TF32_OVERRIDE", "0") };
-        if let Err(error) = engines().and_then(|folder| Ok(std::fs::create_dir_all(folder)?)) {
-            note!("flowgauge: TensorRT's engines are not kept: {error:#}");
+        if let Err(error) =
+            tensorrt_engine_folder().and_then(|folder| Ok(std::fs::create_dir_all(folder)?))
+        {
+            errln!("flowgauge: TensorRT's engines are not kept: {error:#}");
         }
     }
 
@@ -162,7 +171,7 @@ impl Provider {
     ///
     /// # Errors
     /// One message with the provider, the library, what is missing and what would help.
-    pub(super) fn check(self, library: &Library, said: Option<&str>) -> Result<()> {
+    pub(super) fn check(self, library: &RuntimeLibrary, said: Option<&str>) -> Result<()> {
         let (name, at) = (self.name(), library.path.display());
         if !self.is_built_in() {
             let there: Vec<&str> = Provider::ALL
@@ -175,10 +184,10 @@ impl Provider {
                  `pip install {}` in the active Python environment or with --ort-lib",
                 library.version,
                 there.join(" or "),
-                self.package()
+                self.pip_package()
             );
         }
-        let missing = self.missing(library, said);
+        let missing = self.missing_requirements(library, said);
         if missing.is_empty() {
             return Ok(());
         }
@@ -192,28 +201,32 @@ impl Provider {
 
     /// What is missing of a provider that the library was built with; `said` is the runtime's error where it did not
     /// register.
-    pub(super) fn missing(self, library: &Library, said: Option<&str>) -> Vec<String> {
+    pub(super) fn missing_requirements(
+        self,
+        library: &RuntimeLibrary,
+        said: Option<&str>,
+    ) -> Vec<String> {
         let found = said.map(|said| {
             // OpenVINO's does not say why.
             let silent = said.contains("Failed to load provider");
-            match silent.then(|| unloadable(&self.file(&library.path))) {
-                Some(Some(why)) => missing_file(&why),
+            match silent.then(|| library_load_error(&self.library_file(&library.path))) {
+                Some(Some(why)) => missing_library_message(&why),
                 Some(None) => format!(
                     "what it needs can be loaded, but it does not start ({})",
                     said.trim()
                 ),
-                None => missing_file(said),
+                None => missing_library_message(said),
             }
         });
-        if self.on_processor() {
+        if self.runs_on_cpu() {
             return found
                 .map(|file| format!("library: {file}"))
                 .into_iter()
                 .collect();
         }
-        let gpu = missing_gpu(gpus());
+        let gpu = missing_gpu_message(cuda_device_count());
         // The driver's own library is told of as the driver.
-        let found = found.filter(|file| gpu.is_none() || !file.starts_with(DRIVER));
+        let found = found.filter(|file| gpu.is_none() || !file.starts_with(CUDA_DRIVER_LIBRARY));
         found
             .map(|file| format!("library: {file}"))
             .into_iter()
@@ -222,7 +235,7 @@ impl Provider {
     }
 
     /// How a library is had that has it.
-    pub(super) fn how_to_get(self) -> &'static str {
+    pub(super) fn install_hint(self) -> &'static str {
         match self {
             Provider::Openvino => "; --provider openvino fetches one that has it",
             _ => "",
@@ -230,7 +243,7 @@ impl Provider {
     }
 
     fn remedy(self, version: &str) -> String {
-        let package = self.package();
+        let package = self.pip_package();
         match self {
             Provider::Cpu | Provider::Openvino => {
                 format!(
@@ -255,7 +268,7 @@ fn openvino(threads: usize) -> ExecutionProviderDispatch {
         .with_device_type("CPU")
         .with_precision("FP32")
         .with_num_threads(threads.max(1))
-        .with_arbitrary_config("load_config", OPENVINO)
+        .with_arbitrary_config("load_config", OPENVINO_CPU_CONFIG)
         .build()
 }
 
@@ -270,7 +283,7 @@ fn cuda() -> ExecutionProviderDispatch {
 /// TensorRT with its engines kept between runs: building one takes minutes.
 fn tensorrt() -> ExecutionProviderDispatch {
     let plain = ep::TensorRT::default().with_fp16(false).with_int8(false);
-    match engines() {
+    match tensorrt_engine_folder() {
         Ok(folder) => plain
             .with_engine_cache(true)
             .with_engine_cache_path(folder.display())
@@ -280,12 +293,12 @@ fn tensorrt() -> ExecutionProviderDispatch {
 }
 
 /// Where TensorRT's engines lie.
-fn engines() -> Result<PathBuf> {
-    Ok(cache_root()?.join("tensorrt"))
+fn tensorrt_engine_folder() -> Result<PathBuf> {
+    Ok(user_cache_folder()?.join("tensorrt"))
 }
 
 /// What the runtime says is missing of a provider's library: `libcublas.so.13 is missing, which … needs`.
-fn missing_file(said: &str) -> String {
+fn missing_library_message(said: &str) -> String {
     let said = said.trim();
     if let Some(at) = said.find("CUDA failure") {
         return said[at..]
@@ -314,7 +327,7 @@ fn missing_file(said: &str) -> String {
 }
 
 /// What is missing of a GPU: its driver, or a device; `found` is the number of devices that a driver knows.
-fn missing_gpu(found: Result<usize, String>) -> Option<String> {
+fn missing_gpu_message(found: Result<usize, String>) -> Option<String> {
     match found {
         Err(why) => Some(format!(
             "driver: {why}; device: none can be seen without a driver"
@@ -325,7 +338,7 @@ fn missing_gpu(found: Result<usize, String>) -> Option<String> {
 }
 
 /// Names as a choice: `cpu, openvino or cuda`.
-fn listed(names: &[&str]) -> String {
+fn join_alternatives(names: &[&str]) -> String {
     match names {
         [before @ .., last] if !before.is_empty() => format!("{} or {last}", before.join(", ")),
         _ => names.concat(),
@@ -337,9 +350,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_provider_has_names_of_its_own() {
+    fn provider_names_are_unique() {
         for provider in Provider::ALL {
-            assert_eq!(Provider::named(provider.name()), Ok(provider));
+            assert_eq!(Provider::from_name(provider.name()), Ok(provider));
             assert_eq!(
                 serde_json::to_value(provider).expect("a name"),
                 provider.name()
@@ -354,13 +367,13 @@ mod tests {
             );
         }
         assert_eq!(
-            Provider::named("gpu"),
+            Provider::from_name("gpu"),
             Err("expected cpu, openvino, cuda or tensorrt".to_owned())
         );
     }
 
     #[test]
-    fn what_a_session_tries_is_what_was_asked_for_first() {
+    fn requested_provider_is_tried_first() {
         for provider in Provider::ALL {
             let tried: Vec<&str> = provider
                 .execution_providers(2)
@@ -375,17 +388,20 @@ mod tests {
     }
 
     #[test]
-    fn openvino_is_told_to_compute_in_single_precision() {
-        let told: serde_json::Value = serde_json::from_str(OPENVINO).expect("JSON");
+    fn openvino_config_requests_single_precision() {
+        let told: serde_json::Value = serde_json::from_str(OPENVINO_CPU_CONFIG).expect("JSON");
         assert_eq!(told["CPU"]["INFERENCE_PRECISION_HINT"], "f32");
         assert_eq!(told["CPU"]["EXECUTION_MODE_HINT"], "ACCURACY");
     }
 
     #[test]
-    fn a_provider_lies_beside_its_runtime() {
+    fn provider_library_is_found_beside_runtime() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let runtime = folder.path().join("libonnxruntime.so.1.24.1");
-        assert!(Provider::Cpu.lies_beside(&runtime) && !Provider::Openvino.lies_beside(&runtime));
+        assert!(
+            Provider::Cpu.is_installed_beside(&runtime)
+                && !Provider::Openvino.is_installed_beside(&runtime)
+        );
         let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
         std::fs::write(
             folder
@@ -394,41 +410,47 @@ mod tests {
             b"",
         )
         .expect("written");
-        assert!(Provider::Openvino.lies_beside(&runtime) && !Provider::Cuda.lies_beside(&runtime));
+        assert!(
+            Provider::Openvino.is_installed_beside(&runtime)
+                && !Provider::Cuda.is_installed_beside(&runtime)
+        );
     }
 
     /// Errors as ONNX Runtime 1.31.1 and 1.24.1 give them.
     #[test]
-    fn what_is_missing_is_taken_from_the_runtimes_own_words() {
+    fn missing_library_is_parsed_from_runtime_error() {
         let cuda = "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 onnxruntime::Provider& \
                     onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library \
                     /there/libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open shared object file: \
                     No such file or directory\n";
         assert_eq!(
-            missing_file(cuda),
+            missing_library_message(cuda),
             "libcublasLt.so.13 is missing, which libonnxruntime_providers_cuda.so needs"
         );
         let broken = "FAIL : Failed to load library /there/libonnxruntime_providers_openvino.so with error: \
                       /there/libopenvino.so.2541: file too short";
         let told = "libonnxruntime_providers_openvino.so cannot be loaded: /there/libopenvino.so.2541: file too short";
-        assert_eq!(missing_file(broken), told);
+        assert_eq!(missing_library_message(broken), told);
         let gone = "Failed to load library /there/liba.so with error: /there/liba.so: cannot open shared object file";
-        assert_eq!(missing_file(gone), "liba.so is missing");
+        assert_eq!(missing_library_message(gone), "liba.so is missing");
         let old = "/onnxruntime_src/cuda_call.cc:146 onnxruntime::CudaCall() CUDA failure 35: CUDA driver version is \
                    insufficient for CUDA runtime version ; GPU=-1 ; hostname=there ; file=cuda_execution_provider.cc";
         let told = "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version";
-        assert_eq!(missing_file(old), told);
-        assert_eq!(missing_file(" something else \n"), "something else");
+        assert_eq!(missing_library_message(old), told);
+        assert_eq!(
+            missing_library_message(" something else \n"),
+            "something else"
+        );
     }
 
     #[test]
-    fn openvino_speaks_for_itself() {
+    fn openvino_message_is_extracted() {
         let message = "Exception during initialization: /there/basic_backend.cc:136 BasicBackend() /there/ov_interface.cc:28 \
                        OvExceptionBoundary() [OpenVINO-EP] Exception while Reading network: OpenVINO does not support the \
                        following ONNX operations: Attention\n\n";
         let said = "Exception while Reading network: OpenVINO does not support the following ONNX operations: Attention";
-        assert_eq!(Provider::Openvino.own_message(message), said);
-        assert_eq!(Provider::Cpu.own_message(message), message.trim());
+        assert_eq!(Provider::Openvino.provider_message(message), said);
+        assert_eq!(Provider::Cpu.provider_message(message), message.trim());
         assert_eq!(
             (
                 Provider::Cpu.message_suffix(),
@@ -439,17 +461,17 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_is_missing_its_driver_or_itself() {
-        let told =
-            missing_gpu(Err("libcuda.so.1 is missing".to_owned())).expect("something is missing");
+    fn missing_gpu_names_driver_or_device() {
+        let told = missing_gpu_message(Err("libcuda.so.1 is missing".to_owned()))
+            .expect("something is missing");
         assert!(
             told.starts_with("driver: libcuda.so.1 is missing") && told.contains("device"),
             "{told}"
         );
         assert_eq!(
-            missing_gpu(Ok(0)).as_deref(),
+            missing_gpu_message(Ok(0)).as_deref(),
             Some("device: the driver knows none")
         );
-        assert_eq!(missing_gpu(Ok(1)), None);
+        assert_eq!(missing_gpu_message(Ok(1)), None);
     }
 }

@@ -2,58 +2,58 @@
 
 use ndarray::Axis;
 
-use super::network::{Network, Seed};
+use super::network::{DerivativeSeed, Network};
 use crate::flow::field::{EvalError, ScalarField};
-use crate::flow::path::Curve;
+use crate::flow::path::PathCurve;
 use crate::flow::prediction::Prediction;
 use crate::num::Batch;
 
 /// One number per sample: a learned divergence or a closed-form log-density.
-pub struct Scalar {
+pub struct ScalarNetwork {
     pub(super) network: Network,
-    pub(super) reading: Reading,
+    pub(super) transform: HeadTransform,
 }
 
 /// How a head's output is turned into the divergence of dx/dt.
 #[derive(Debug, Clone)]
-pub struct Reading {
+pub struct HeadTransform {
     pub(super) scale: f64,
     /// The path and the dimension, where the output is the trace of the denoiser's Jacobian.
-    pub(super) traces: Option<(Curve, f64)>,
+    pub(super) denoiser_trace: Option<(PathCurve, f64)>,
 }
 
-impl Reading {
+impl HeadTransform {
     /// With v = a·x + b·D: div v = a·d + b·tr J_D.
     pub fn divergence(&self, t: f64, output: f64) -> f64 {
         let value = self.scale * output;
-        self.traces.as_ref().map_or(value, |(curve, dim)| {
+        self.denoiser_trace.as_ref().map_or(value, |(curve, dim)| {
             let view = Prediction::Denoised.velocity(&curve.at(t));
             view.a * dim + view.b * value
         })
     }
 }
 
-impl ScalarField for Scalar {
+impl ScalarField for ScalarNetwork {
     fn is_smooth(&self) -> bool {
         self.network.smooth
     }
 
     fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
         let mut out = vec![0.0; x.nrows()];
-        for rows in self.network.groups(t) {
+        for rows in self.network.call_groups(t) {
             let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
             let part = x.select(Axis(0), &rows);
-            let wanted = [self.network.output.clone()];
+            let wanted = [self.network.output_name.clone()];
             let y = self
                 .network
-                .call(&times, &part, Seed::Nothing, &wanted)?
+                .call_padded(&times, &part, DerivativeSeed::Nothing, &wanted)?
                 .remove(0);
             if y.len() != rows.len() {
                 return Err(self.network.shape_error(y.shape(), vec![rows.len()]));
             }
             rows.iter()
                 .zip(y.iter())
-                .for_each(|(i, v)| out[*i] = self.reading.divergence(t[*i], *v));
+                .for_each(|(i, v)| out[*i] = self.transform.divergence(t[*i], *v));
         }
         Ok(out)
     }

@@ -16,16 +16,16 @@ use serde::{Deserialize, Serialize};
 pub type SampleId = u64;
 
 /// Where a sample's index ends in an address and the number of its draw begins.
-const DRAW: u32 = 40;
+const DRAW_SHIFT: u32 = 40;
 
 /// The address of a sample's draw (of dequantization noise, with probes of its own); draw 0 is the sample itself.
-pub fn drawn(sample: SampleId, draw: u64) -> SampleId {
-    sample | draw << DRAW
+pub fn pack_draw(sample: SampleId, draw: u64) -> SampleId {
+    sample | draw << DRAW_SHIFT
 }
 
 /// The sample and the draw behind an address.
-pub fn of_draw(address: SampleId) -> (SampleId, u64) {
-    (address & ((1 << DRAW) - 1), address >> DRAW)
+pub fn unpack_draw(address: SampleId) -> (SampleId, u64) {
+    (address & ((1 << DRAW_SHIFT) - 1), address >> DRAW_SHIFT)
 }
 
 /// What a draw is for. The numbers are part of every result and never change meaning.
@@ -67,13 +67,19 @@ pub enum Distribution {
 
 /// The root of all draws of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key {
+pub struct RngKey {
     pub seed: u64,
 }
 
-impl Key {
+impl RngKey {
     /// The generator at one address.
-    pub fn at(self, purpose: Purpose, sample: SampleId, probe: u64, node: u64) -> ChaCha8Rng {
+    pub fn generator(
+        self,
+        purpose: Purpose,
+        sample: SampleId,
+        probe: u64,
+        node: u64,
+    ) -> ChaCha8Rng {
         let mut key = [0u8; 32];
         key[..8].copy_from_slice(&self.seed.to_le_bytes());
         key[8..16].copy_from_slice(&(purpose as u64).to_le_bytes());
@@ -93,18 +99,22 @@ impl Key {
         len: usize,
     ) -> Array1<f64> {
         let unit = Uniform::new(0.0, 1.0).expect("0 < 1");
-        Array1::random_using(len, unit, &mut self.at(purpose, sample, probe, 0))
+        Array1::random_using(len, unit, &mut self.generator(purpose, sample, probe, 0))
     }
 
     /// One uniform draw in \[0, 1).
     pub fn uniform_at(self, purpose: Purpose, sample: SampleId, probe: u64, node: u64) -> f64 {
         // 53 bits, as many as a double has below one.
-        (self.at(purpose, sample, probe, node).next_u64() >> 11) as f64 / (1u64 << 53) as f64
+        (self.generator(purpose, sample, probe, node).next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// `len` standard normal draws.
     pub fn normal(self, purpose: Purpose, sample: SampleId, probe: u64, len: usize) -> Array1<f64> {
-        Array1::random_using(len, StandardNormal, &mut self.at(purpose, sample, probe, 0))
+        Array1::random_using(
+            len,
+            StandardNormal,
+            &mut self.generator(purpose, sample, probe, 0),
+        )
     }
 
     /// Fills `row` with one probe vector.
@@ -114,9 +124,9 @@ impl Key {
         address: (Purpose, SampleId, u64, u64),
         mut row: ArrayViewMut1<f64>,
     ) {
-        let mut rng = self.at(address.0, address.1, address.2, address.3);
+        let mut rng = self.generator(address.0, address.1, address.2, address.3);
         match distribution {
-            Distribution::Rademacher => signs(&mut rng, row),
+            Distribution::Rademacher => fill_rademacher(&mut rng, row),
             Distribution::Gaussian => {
                 let draws = Array1::random_using(row.len(), StandardNormal, &mut rng);
                 row.assign(&draws);
@@ -131,7 +141,7 @@ impl Key {
     }
 }
 
-fn signs(rng: &mut ChaCha8Rng, mut row: ArrayViewMut1<f64>) {
+fn fill_rademacher(rng: &mut ChaCha8Rng, mut row: ArrayViewMut1<f64>) {
     let mut bits = 0u64;
     for (i, z) in row.iter_mut().enumerate() {
         if i % 64 == 0 {
@@ -147,8 +157,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_draws_of_an_address_never_change() {
-        let key = Key { seed: 7 };
+    fn first_draws_match_recorded_values() {
+        let key = RngKey { seed: 7 };
         let u = key.uniform(Purpose::Dequantization, 3, 1, 3);
         let z = key.normal(Purpose::Noise, 3, 0, 3);
         assert_eq!(
@@ -162,12 +172,12 @@ mod tests {
     }
 
     #[test]
-    fn neighbouring_addresses_are_unrelated() {
-        let key = Key { seed: 0 };
+    fn draws_at_neighbouring_addresses_are_uncorrelated() {
+        let key = RngKey { seed: 0 };
         let n = 4096;
         let base = key.normal(Purpose::Probe, 5, 2, n);
         for other in [
-            Key { seed: 1 }.normal(Purpose::Probe, 5, 2, n),
+            RngKey { seed: 1 }.normal(Purpose::Probe, 5, 2, n),
             key.normal(Purpose::Sketch, 5, 2, n),
             key.normal(Purpose::Probe, 6, 2, n),
             key.normal(Purpose::Probe, 5, 3, n),
@@ -179,7 +189,7 @@ mod tests {
 
     #[test]
     fn probes_have_unit_covariance() {
-        let (key, d, n) = (Key { seed: 11 }, 5, 20_000);
+        let (key, d, n) = (RngKey { seed: 11 }, 5, 20_000);
         for law in [
             Distribution::Rademacher,
             Distribution::Gaussian,

@@ -41,7 +41,7 @@ pub fn svd(a: ArrayView2<f64>) -> Result<Svd, &'static str> {
 /// # Errors
 /// As [`svd`].
 pub fn svd_by_eigenvectors(a: ArrayView2<f64>) -> Result<Option<Svd>, &'static str> {
-    if a.nrows() != a.ncols() || a.nrows() < LARGE {
+    if a.nrows() != a.ncols() || a.nrows() < LARGE_MATRIX_ROWS {
         return Ok(None);
     }
     let mut gram = Gram::zeros(a.ncols());
@@ -51,7 +51,7 @@ pub fn svd_by_eigenvectors(a: ArrayView2<f64>) -> Result<Option<Svd>, &'static s
     let mut u = matmul(a, v.view());
     let s = u.map_axis(Axis(0), |column| column.dot(&column).sqrt());
     let largest = s.iter().fold(0.0f64, |m, v| m.max(*v));
-    if !s.iter().all(|v| *v > TOLD_APART * largest) {
+    if !s.iter().all(|v| *v > MIN_SEPARABLE_RATIO * largest) {
         return Ok(None);
     }
     u /= &s;
@@ -59,10 +59,10 @@ pub fn svd_by_eigenvectors(a: ArrayView2<f64>) -> Result<Option<Svd>, &'static s
 }
 
 /// Rows of a matrix from which on it is large.
-const LARGE: usize = 512;
+const LARGE_MATRIX_ROWS: usize = 512;
 
 /// Singular values above this share of the largest have eigenvectors of their own in double precision.
-const TOLD_APART: f64 = 1e-7;
+const MIN_SEPARABLE_RATIO: f64 = 1e-7;
 
 /// Singular values, descending.
 ///
@@ -144,7 +144,7 @@ impl Gram {
 
     /// Upper triangular R with RᵀR = AᵀA by Cholesky; `None` where a squared pivot is less than `least` times the
     /// largest, so that small singular values of R would be rounding alone.
-    pub fn factor(&self, least: f64) -> Option<Array2<f64>> {
+    pub fn cholesky_factor(&self, least: f64) -> Option<Array2<f64>> {
         let l = self.0.llt(Side::Lower).ok()?;
         let pivots: Vec<f64> = l
             .L()
@@ -162,7 +162,7 @@ impl Gram {
 }
 
 /// The solution x of A·x = b for a square A, by elimination with partial pivoting.
-pub fn solve(a: ArrayView2<f64>, b: ArrayView1<f64>) -> Array1<f64> {
+pub fn solve_lu(a: ArrayView2<f64>, b: ArrayView1<f64>) -> Array1<f64> {
     let b = to_faer(b.insert_axis(Axis(1)));
     to_faer(a)
         .partial_piv_lu()
@@ -186,14 +186,14 @@ pub fn pinv(a: ArrayView2<f64>, tolerance: f64) -> Result<Array2<f64>, &'static 
 /// A·B through faer's kernels, which on large matrices beat a plain triple loop many times.
 pub fn matmul(a: ArrayView2<f64>, b: ArrayView2<f64>) -> Array2<f64> {
     let mut c = Mat::<f64>::zeros(a.nrows(), b.ncols());
-    let (a, b) = (view(&a), view(&b));
+    let (a, b) = (as_faer(&a), as_faer(&b));
     let large = a.nrows() * b.ncols() >= 1 << 18;
     let parts = if large { fixed_parallelism() } else { Par::Seq };
     faer::linalg::matmul::matmul(c.as_mut(), faer::Accum::Replace, a, b, 1.0, parts);
     to_ndarray(c.as_ref())
 }
 
-fn view<'a>(a: &'a ArrayView2<f64>) -> MatRef<'a, f64> {
+fn as_faer<'a>(a: &'a ArrayView2<f64>) -> MatRef<'a, f64> {
     let strides = a.strides();
     // SAFETY: pointer, extents and strides are those of a live ndarray view, which outlives the result.
     unsafe { MatRef::from_raw_parts(a.as_ptr(), a.nrows(), a.ncols(), strides[0], strides[1]) }
@@ -203,7 +203,7 @@ fn view<'a>(a: &'a ArrayView2<f64>) -> MatRef<'a, f64> {
 fn to_faer(a: ArrayView2<f64>) -> Mat<f64> {
     static SET: Once = Once::new();
     SET.call_once(|| faer::set_global_parallelism(fixed_parallelism()));
-    view(&a).to_owned()
+    as_faer(&a).to_owned()
 }
 
 /// Large matrices are worked on in four parts, whatever the number of threads: the digits are the same for any.
@@ -218,10 +218,10 @@ fn to_ndarray(a: MatRef<f64>) -> Array2<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::num::key::{Key, Purpose};
+    use crate::num::key::{Purpose, RngKey};
 
     fn random(n: usize, k: usize) -> Array2<f64> {
-        let draws = Key { seed: 1 }.normal(Purpose::Check, 0, 0, n * k);
+        let draws = RngKey { seed: 1 }.normal(Purpose::Check, 0, 0, n * k);
         draws.into_shape_with_order((n, k)).expect("n·k draws")
     }
 
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_matrix_has_the_singular_values_of_both_ways() {
+    fn svd_by_eigenvectors_matches_singular_values() {
         let a = random(520, 520) + 60.0 * Array2::<f64>::eye(520);
         let scaled = &a * &Array1::from_shape_fn(520, |i| 10f64.powf(-(i as f64) / 110.0));
         let (u, s, v) = svd_by_eigenvectors(scaled.view())
@@ -276,14 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn a_gram_matrix_has_the_factor_of_its_rows() {
+    fn gram_cholesky_factor_matches_the_rows() {
         let a = random(40, 7);
         let mut gram = Gram::zeros(7);
         gram.add_rows(a.slice(ndarray::s![..15, ..]));
         let mut rest = Gram::zeros(7);
         rest.add_rows(a.slice(ndarray::s![15.., ..]));
         gram.add(&rest);
-        let r = gram.factor(1e-10).expect("well conditioned");
+        let r = gram.cholesky_factor(1e-10).expect("well conditioned");
         assert!(
             (r.t().dot(&r) - a.t().dot(&a))
                 .iter()
@@ -292,18 +292,18 @@ mod tests {
         assert!(r.indexed_iter().all(|((i, j), v)| i <= j || *v == 0.0));
         let mut deficient = Gram::zeros(2);
         deficient.add_rows(ndarray::array![[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]].view());
-        assert!(deficient.factor(1e-10).is_none());
+        assert!(deficient.cholesky_factor(1e-10).is_none());
     }
 
     #[test]
-    fn a_solution_solves() {
+    fn solve_lu_solves() {
         let (a, b) = (random(5, 5), random(5, 1));
-        let x = solve(a.view(), b.column(0));
+        let x = solve_lu(a.view(), b.column(0));
         assert!((a.dot(&x) - b.column(0)).iter().all(|e| e.abs() < 1e-13));
     }
 
     #[test]
-    fn a_pseudo_inverse_undoes_what_it_can() {
+    fn pinv_satisfies_the_penrose_conditions() {
         let low = random(9, 2).dot(&random(6, 2).t());
         let inverse = pinv(low.view(), 1e-10).expect("finite");
         assert!(

@@ -10,7 +10,7 @@ pub mod source;
 pub mod stats;
 
 /// A number with so many decimals, and no negative zero.
-pub fn decimals(value: f64, places: usize) -> String {
+pub fn format_decimals(value: f64, places: usize) -> String {
     let text = format!("{value:.places$}");
     match text.strip_prefix('-') {
         Some(rest) if rest.bytes().all(|b| matches!(b, b'0' | b'.')) => rest.to_owned(),
@@ -19,12 +19,16 @@ pub fn decimals(value: f64, places: usize) -> String {
 }
 
 /// `value ± stderr`, the error with two digits and the value with as many decimals; without an error six decimals.
-pub fn with_stderr(value: f64, stderr: Option<f64>) -> String {
+pub fn format_with_stderr(value: f64, stderr: Option<f64>) -> String {
     match stderr.filter(|e| e.is_finite() && *e > 0.0) {
-        None => decimals(value, 6),
+        None => format_decimals(value, 6),
         Some(e) => {
             let places = (1 - e.log10().floor() as i32).clamp(0, 12) as usize;
-            format!("{} ± {}", decimals(value, places), decimals(e, places))
+            format!(
+                "{} ± {}",
+                format_decimals(value, places),
+                format_decimals(e, places)
+            )
         }
     }
 }
@@ -33,21 +37,21 @@ pub fn with_stderr(value: f64, stderr: Option<f64>) -> String {
 pub type Batch = ndarray::Array2<f64>;
 
 /// Tangents of many samples: directions × rows × dimension, as the tangent graph takes them.
-pub type Blocks = ndarray::Array3<f64>;
+pub type TangentBatch = ndarray::Array3<f64>;
 
 #[cfg(test)]
 mod tests {
-    use super::{decimals, with_stderr};
+    use super::{format_decimals, format_with_stderr};
 
     #[test]
-    fn an_error_sets_the_digits() {
-        assert_eq!(with_stderr(-4.40123, Some(0.2707)), "-4.40 ± 0.27");
-        assert_eq!(with_stderr(-0.001, Some(12.3)), "0 ± 12");
-        assert_eq!(with_stderr(2.5, None), "2.500000");
+    fn stderr_sets_the_printed_digits() {
+        assert_eq!(format_with_stderr(-4.40123, Some(0.2707)), "-4.40 ± 0.27");
+        assert_eq!(format_with_stderr(-0.001, Some(12.3)), "0 ± 12");
+        assert_eq!(format_with_stderr(2.5, None), "2.500000");
     }
 
     #[test]
-    fn zero_has_no_sign() {
+    fn printed_zero_has_no_sign() {
         for (value, places, text) in [
             (-0.0, 4, "0.0000"),
             (-4e-5, 4, "0.0000"),
@@ -55,7 +59,7 @@ mod tests {
             (-0.4, 0, "0"),
             (f64::NEG_INFINITY, 2, "-inf"),
         ] {
-            assert_eq!(decimals(value, places), text);
+            assert_eq!(format_decimals(value, places), text);
         }
     }
 }

@@ -5,17 +5,17 @@ use ndarray::{Array1, Array2, ArrayView2, Axis};
 use super::linalg::Gram;
 
 /// Count, mean and centred second moment of rows.
-pub struct Moments {
+pub struct RowMoments {
     pub n: usize,
     pub mean: Array1<f64>,
     /// Σ (x − mean)(x − mean)ᵀ
     scatter: Gram,
 }
 
-impl Moments {
+impl RowMoments {
     /// Moments of no rows of `d` numbers.
-    pub fn empty(d: usize) -> Moments {
-        Moments {
+    pub fn empty(d: usize) -> RowMoments {
+        RowMoments {
             n: 0,
             mean: Array1::zeros(d),
             scatter: Gram::zeros(d),
@@ -23,8 +23,8 @@ impl Moments {
     }
 
     /// Moments of the rows of `x`.
-    pub fn of(x: ArrayView2<f64>) -> Moments {
-        let mut moments = Moments::empty(x.ncols());
+    pub fn from_rows(x: ArrayView2<f64>) -> RowMoments {
+        let mut moments = RowMoments::empty(x.ncols());
         moments.add(x.to_owned());
         moments
     }
@@ -36,17 +36,17 @@ impl Moments {
         };
         rows -= &mean;
         self.scatter.add_rows(rows.view());
-        self.widen(rows.nrows(), &mean);
+        self.merge_means(rows.nrows(), &mean);
     }
 
     /// Takes in the moments of other rows.
-    pub fn merge(&mut self, other: &Moments) {
+    pub fn merge(&mut self, other: &RowMoments) {
         self.scatter.add(&other.scatter);
-        self.widen(other.n, &other.mean);
+        self.merge_means(other.n, &other.mean);
     }
 
     /// The part of the scatter that lies between two means, and the mean of all (Chan, Golub & LeVeque 1983).
-    fn widen(&mut self, n: usize, mean: &Array1<f64>) {
+    fn merge_means(&mut self, n: usize, mean: &Array1<f64>) {
         if n == 0 {
             return;
         }
@@ -63,28 +63,29 @@ impl Moments {
         self.scatter.symmetric() / (self.n.max(2) - 1) as f64
     }
 
-    /// Upper triangular R with RᵀR the scatter; `None` as [`Gram::factor`].
-    pub fn factor(&self, least: f64) -> Option<Array2<f64>> {
-        self.scatter.factor(least)
+    /// Upper triangular R with RᵀR the scatter; `None` as [`Gram::cholesky_factor`].
+    pub fn scatter_factor(&self, least: f64) -> Option<Array2<f64>> {
+        self.scatter.cholesky_factor(least)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::num::key::{Key, Purpose};
+    use crate::num::key::{Purpose, RngKey};
 
     #[test]
-    fn parts_merge_to_the_whole_in_any_grouping() {
-        let x = Key { seed: 3 }
+    fn row_moments_merge_in_any_grouping() {
+        let x = RngKey { seed: 3 }
             .normal(Purpose::Check, 0, 0, 60)
             .into_shape_with_order((20, 3))
             .expect("60 draws")
             + 5.0;
-        let part = |range: std::ops::Range<usize>| Moments::of(x.slice(ndarray::s![range, ..]));
+        let part =
+            |range: std::ops::Range<usize>| RowMoments::from_rows(x.slice(ndarray::s![range, ..]));
         let mean = x.mean_axis(Axis(0)).expect("rows");
         let covariance = (&x - &mean).t().dot(&(&x - &mean)) / 19.0;
-        let merged = |first: Moments, second: Moments| {
+        let merged = |first: RowMoments, second: RowMoments| {
             let mut all = first;
             all.merge(&second);
             all
@@ -103,13 +104,13 @@ mod tests {
     }
 
     #[test]
-    fn a_large_mean_takes_no_digits_from_the_covariance() {
-        let x = Key { seed: 3 }
+    fn covariance_is_accurate_with_a_large_mean() {
+        let x = RngKey { seed: 3 }
             .normal(Purpose::Check, 0, 0, 4000)
             .into_shape_with_order((2000, 2))
             .expect("draws");
-        let far = Moments::of((&x + 1e8).view()).covariance();
-        let near = Moments::of(x.view()).covariance();
+        let far = RowMoments::from_rows((&x + 1e8).view()).covariance();
+        let near = RowMoments::from_rows(x.view()).covariance();
         // The shifted numbers themselves are rounded to 1e-8.
         assert!((far - near).iter().all(|e| e.abs() < 1e-7));
     }

@@ -5,24 +5,24 @@ use ndarray::ArrayD;
 
 /// What kind of numbers a .npy file says that it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    Reals,
+pub enum NpyFormat {
+    Floats,
     Integers,
     /// Integers of a type that holds 0 to 255 and nothing else.
-    Bytes,
+    Uint8,
     /// Pairs of bytes without a type, which is what NumPy leaves of bfloat16.
-    Unnamed,
+    Void2,
 }
 
 /// The array of a .npy file of any of the plain number formats, and what kind of numbers those are.
 ///
 /// # Errors
 /// Where the bytes are no whole array.
-pub fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, Format)> {
+pub fn parse_npy(bytes: &[u8]) -> Result<(ArrayD<f64>, NpyFormat)> {
     use ndarray_npy::ReadNpyExt;
-    let plain = plain_header(bytes)?;
-    let described = number_format(&plain).to_owned();
-    declared_size(&plain, bytes.len())?;
+    let plain = single_quoted_header(bytes)?;
+    let described = dtype_of_header(&plain).to_owned();
+    check_declared_size(&plain, bytes.len())?;
     macro_rules! read {
         ($ty:ty, $format:expr) => {{
             let array = ArrayD::<$ty>::read_npy(bytes)
@@ -32,23 +32,23 @@ pub fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, Format)> {
     }
     Ok(match &described[..] {
         "f2" => (
-            bit_patterns(bytes)?.mapv(|bits| half::f16::from_bits(bits).to_f64()),
-            Format::Reals,
+            read_npy_bit_patterns(bytes)?.mapv(|bits| half::f16::from_bits(bits).to_f64()),
+            NpyFormat::Floats,
         ),
         "V2" => (
-            bit_patterns(bytes)?.mapv(|bits| half::bf16::from_bits(bits).to_f64()),
-            Format::Unnamed,
+            read_npy_bit_patterns(bytes)?.mapv(|bits| half::bf16::from_bits(bits).to_f64()),
+            NpyFormat::Void2,
         ),
-        "f4" => read!(f32, Format::Reals),
-        "f8" => read!(f64, Format::Reals),
-        "i1" => read!(i8, Format::Integers),
-        "i2" => read!(i16, Format::Integers),
-        "i4" => read!(i32, Format::Integers),
-        "i8" => read!(i64, Format::Integers),
-        "u1" => read!(u8, Format::Bytes),
-        "u2" => read!(u16, Format::Integers),
-        "u4" => read!(u32, Format::Integers),
-        "u8" => read!(u64, Format::Integers),
+        "f4" => read!(f32, NpyFormat::Floats),
+        "f8" => read!(f64, NpyFormat::Floats),
+        "i1" => read!(i8, NpyFormat::Integers),
+        "i2" => read!(i16, NpyFormat::Integers),
+        "i4" => read!(i32, NpyFormat::Integers),
+        "i8" => read!(i64, NpyFormat::Integers),
+        "u1" => read!(u8, NpyFormat::Uint8),
+        "u2" => read!(u16, NpyFormat::Integers),
+        "u4" => read!(u32, NpyFormat::Integers),
+        "u8" => read!(u64, NpyFormat::Integers),
         "" => bail!("it is no .npy array (its header names no number format)"),
         other => bail!(
             "it holds numbers of format `{other}`; expected float32, float64, float16, bfloat16 or integers (f4, f8, \
@@ -58,7 +58,7 @@ pub fn npy(bytes: &[u8]) -> Result<(ArrayD<f64>, Format)> {
 }
 
 /// An array of 16-bit numbers of whatever kind, as the integers with the same bits.
-fn bit_patterns(bytes: &[u8]) -> Result<ArrayD<u16>> {
+fn read_npy_bit_patterns(bytes: &[u8]) -> Result<ArrayD<u16>> {
     use ndarray_npy::ReadNpyExt;
     let find = |text: &[u8], from: usize| {
         bytes[from..]
@@ -82,17 +82,17 @@ fn bit_patterns(bytes: &[u8]) -> Result<ArrayD<u16>> {
 ///
 /// # Errors
 /// Where there is no header, or not one shape in it.
-pub fn described(bytes: &[u8]) -> Result<(String, Vec<usize>)> {
-    let plain = plain_header(bytes)?;
-    Ok((number_format(&plain).to_owned(), declared_shape(&plain)?))
+pub fn npy_format_and_shape(bytes: &[u8]) -> Result<(String, Vec<usize>)> {
+    let plain = single_quoted_header(bytes)?;
+    Ok((dtype_of_header(&plain).to_owned(), declared_shape(&plain)?))
 }
 
 /// The header, a Python dictionary whose strings may be quoted either way, quoted one way.
-fn plain_header(bytes: &[u8]) -> Result<String> {
+fn single_quoted_header(bytes: &[u8]) -> Result<String> {
     Ok(npy_header(bytes)?.replace('"', "'"))
 }
 
-fn number_format(plain: &str) -> &str {
+fn dtype_of_header(plain: &str) -> &str {
     let described = plain
         .split("'descr':")
         .nth(1)
@@ -126,7 +126,7 @@ pub fn npy_header(bytes: &[u8]) -> Result<String> {
 ///
 /// # Errors
 /// Where there is no one shape, or the file is too short for it.
-pub fn declared_size(header: &str, available: usize) -> Result<()> {
+pub fn check_declared_size(header: &str, available: usize) -> Result<()> {
     let shape = declared_shape(header)?;
     if shape
         .iter()
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn halves_are_read_in_either_order_of_bytes_and_of_axes() {
+    fn float16_npy_reads_in_either_byte_and_axis_order() {
         use half::{bf16, f16};
         let values = [0.5, -1.25, 3.0, 0.0, 65504.0, -0.000_061_035_156_25];
         let bytes =
@@ -192,14 +192,14 @@ mod tests {
         let high = bytes(&|v| f16::from_f64(v).to_be_bytes());
         let wide = bytes(&|v| bf16::from_f64(v).to_le_bytes());
         for (descr, numbers, format) in [
-            ("<f2", &low, Format::Reals),
-            (">f2", &high, Format::Reals),
-            ("<V2", &wide, Format::Unnamed),
-            ("|V2", &wide, Format::Unnamed),
+            ("<f2", &low, NpyFormat::Floats),
+            (">f2", &high, NpyFormat::Floats),
+            ("<V2", &wide, NpyFormat::Void2),
+            ("|V2", &wide, NpyFormat::Void2),
         ] {
-            let (array, is) = npy(&file(descr, "False", "(2, 3)", numbers)).expect(descr);
+            let (array, is) = parse_npy(&file(descr, "False", "(2, 3)", numbers)).expect(descr);
             let wanted = values.map(|v| {
-                if is == Format::Unnamed {
+                if is == NpyFormat::Void2 {
                     bf16::from_f64(v).to_f64()
                 } else {
                     v
@@ -207,12 +207,12 @@ mod tests {
             });
             assert_eq!((array.shape(), is), (&[2, 3][..], format));
             assert!(array.iter().eq(&wanted), "{descr}: {array}");
-            let (turned, _) = npy(&file(descr, "True", "(3, 2)", numbers)).expect(descr);
+            let (turned, _) = parse_npy(&file(descr, "True", "(3, 2)", numbers)).expect(descr);
             assert_eq!(turned.t(), array, "{descr}");
-            assert!(npy(&file(descr, "False", "(2, 3)", &numbers[..11])).is_err());
+            assert!(parse_npy(&file(descr, "False", "(2, 3)", &numbers[..11])).is_err());
         }
         for other in ["<f16", "|V1", "<c8", "|b1", "|S2"] {
-            let error = npy(&file(other, "False", "(1, 1)", &[0; 16]))
+            let error = parse_npy(&file(other, "False", "(1, 1)", &[0; 16]))
                 .expect_err(other)
                 .to_string();
             assert!(

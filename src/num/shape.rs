@@ -2,7 +2,7 @@
 //!
 //! Samples fit a shape when they are equal to it, flat, or equal up to axes of length 1. Sizes whose product
 //! fits say nothing about the order of the numbers, so anything else is refused; a permutation of the axes that
-//! would fit is named, and a [`Layout`] applies it. Where flat samples are wanted, those of two axes are read row by
+//! would fit is named, and a [`AxisLayout`] applies it. Where flat samples are wanted, those of two axes are read row by
 //! row, and those of more need a layout.
 
 use std::collections::BTreeMap;
@@ -19,37 +19,37 @@ pub fn fits(found: &[usize], wanted: &[usize]) -> bool {
     let flat = squeezed(found) == [count(wanted)];
     squeezed(found) == squeezed(wanted)
         || flat
-        || (by_rows(found, wanted) && count(found) == count(wanted))
+        || (flattens_by_rows(found, wanted) && count(found) == count(wanted))
 }
 
 /// Whether samples of two axes stand where flat ones are wanted, and are read row by row.
-pub fn by_rows(found: &[usize], wanted: &[usize]) -> bool {
+pub fn flattens_by_rows(found: &[usize], wanted: &[usize]) -> bool {
     squeezed(found).len() == 2 && squeezed(wanted).len() <= 1
 }
 
 /// Whether samples of two shapes can be compared number by number: one fits the other.
-pub fn agree(a: &[usize], b: &[usize]) -> bool {
+pub fn shapes_comparable(a: &[usize], b: &[usize]) -> bool {
     fits(a, b) || fits(b, a)
 }
 
 /// The shape in which a port takes samples of the shape `found`; `None` where they do not fit. Sizes of the port
 /// below zero are dynamic.
-pub fn taken(found: &[usize], port: &[i64]) -> Option<Vec<usize>> {
+pub fn shape_at_port(found: &[usize], port: &[i64]) -> Option<Vec<usize>> {
     let fixed: Option<Vec<usize>> = port.iter().map(|s| usize::try_from(*s).ok()).collect();
     match fixed {
         Some(fixed) => fits(found, &fixed).then_some(fixed),
         None if port.len() == 1 && squeezed(found).len() == 2 => Some(vec![found.iter().product()]),
-        None => aligned(found, port).or_else(|| aligned(&squeezed(found), port)),
+        None => align_axes(found, port).or_else(|| align_axes(&squeezed(found), port)),
     }
 }
 
 /// A fixed shape as a port's.
-pub fn port(shape: &[usize]) -> Vec<i64> {
+pub fn port_sizes(shape: &[usize]) -> Vec<i64> {
     shape.iter().map(|n| *n as i64).collect()
 }
 
 /// Axis by axis, where either side may have axes of length 1 that the other lacks.
-fn aligned(found: &[usize], port: &[i64]) -> Option<Vec<usize>> {
+fn align_axes(found: &[usize], port: &[i64]) -> Option<Vec<usize>> {
     let same = |found: usize, size: i64| size < 0 || size as usize == found;
     if found.len() == port.len() {
         return found
@@ -59,12 +59,12 @@ fn aligned(found: &[usize], port: &[i64]) -> Option<Vec<usize>> {
             .then(|| found.to_vec());
     }
     match (found.split_first(), port.split_first()) {
-        (Some((1, rest)), _) if found.len() > port.len() => aligned(rest, port),
+        (Some((1, rest)), _) if found.len() > port.len() => align_axes(rest, port),
         (_, Some((size, rest))) if found.len() < port.len() && same(1, *size) => {
-            aligned(found, rest).map(|taken| [&[1], &taken[..]].concat())
+            align_axes(found, rest).map(|taken| [&[1], &taken[..]].concat())
         }
         (Some((first, found)), Some((size, port))) if same(*first, *size) => {
-            aligned(found, port).map(|taken| [&[*first], &taken[..]].concat())
+            align_axes(found, port).map(|taken| [&[*first], &taken[..]].concat())
         }
         _ => None,
     }
@@ -76,34 +76,34 @@ fn squeezed(shape: &[usize]) -> Vec<usize> {
 
 /// Why samples do not fit, for a message.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Misfit {
+pub struct ShapeMismatch {
     /// Of one sample.
     pub found: Vec<usize>,
     /// Below zero: any size.
     pub wanted: Vec<i64>,
     /// The order of the array's axes under which they would fit.
-    pub layout: Option<Layout>,
+    pub layout: Option<AxisLayout>,
 }
 
-impl Misfit {
+impl ShapeMismatch {
     /// Of an array, samples first, where samples of the shape `wanted` are.
-    pub fn of(array: &[usize], wanted: &[usize]) -> Misfit {
-        Misfit::at_port(array, &port(wanted))
+    pub fn for_shape(array: &[usize], wanted: &[usize]) -> ShapeMismatch {
+        ShapeMismatch::for_port(array, &port_sizes(wanted))
     }
 
     /// The same for a port, whose sizes may be dynamic.
-    pub fn at_port(array: &[usize], port: &[i64]) -> Misfit {
+    pub fn for_port(array: &[usize], port: &[i64]) -> ShapeMismatch {
         let found = array.get(1..).unwrap_or_default().to_vec();
-        Misfit {
+        ShapeMismatch {
             found,
             wanted: port.to_vec(),
-            layout: Layout::that_fits(array, port),
+            layout: AxisLayout::find_fitting(array, port),
         }
     }
 
     /// The message: `whose` names what wants the shape, such as "the card `a` has shape"; `remedy` says how a layout
     /// is given for this array.
-    pub fn told(&self, whose: &str, remedy: impl Fn(&Layout) -> String) -> String {
+    pub fn message(&self, whose: &str, remedy: impl Fn(&AxisLayout) -> String) -> String {
         let count = |shape: &[usize]| shape.iter().product::<usize>();
         let fixed: Option<Vec<usize>> = self
             .wanted
@@ -129,12 +129,12 @@ impl Misfit {
         match (&self.layout, fixed) {
             (Some(layout), _) => format!(
                 "{facts}: {}; {} reads it so",
-                layout.described(),
+                layout.description(),
                 remedy(layout)
             ),
             (None, Some(wanted)) if squeezed(&wanted) == [count(&self.found)] => {
-                let example =
-                    letters(&port(&self.found)).map(|l| Layout([&['N'], &l[..]].concat()));
+                let example = axis_letters(&port_sizes(&self.found))
+                    .map(|l| AxisLayout([&['N'], &l[..]].concat()));
                 let example = example.map_or(String::new(), |layout| {
                     format!(", such as {}", remedy(&layout))
                 });
@@ -160,7 +160,7 @@ impl Misfit {
 }
 
 /// How a layout is given for one array, on the command line and in a config.
-pub fn remedy(layout: &Layout) -> String {
+pub fn layout_option_hint(layout: &AxisLayout) -> String {
     format!("`--layout {layout}` (config `layout: {layout}`)")
 }
 
@@ -171,17 +171,17 @@ pub fn remedy(layout: &Layout) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
-pub struct Layout(Vec<char>);
+pub struct AxisLayout(Vec<char>);
 
 /// The axes of a sample in their usual order, channels first.
-const ORDER: &str = "CTDHWL";
+const CANONICAL_AXES: &str = "CTDHWL";
 
-impl FromStr for Layout {
+impl FromStr for AxisLayout {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Layout, String> {
+    fn from_str(text: &str) -> Result<AxisLayout, String> {
         let letters: Vec<char> = text.to_uppercase().chars().collect();
-        let known = |c: &char| *c == 'N' || ORDER.contains(*c);
+        let known = |c: &char| *c == 'N' || CANONICAL_AXES.contains(*c);
         let twice = (1..letters.len()).any(|i| letters[..i].contains(&letters[i]));
         if !letters.contains(&'N') || letters.len() < 2 || !letters.iter().all(known) || twice {
             return Err(format!(
@@ -189,37 +189,37 @@ impl FromStr for Layout {
                  once, such as NHWC"
             ));
         }
-        Ok(Layout(letters))
+        Ok(AxisLayout(letters))
     }
 }
 
-impl TryFrom<String> for Layout {
+impl TryFrom<String> for AxisLayout {
     type Error = String;
 
-    fn try_from(text: String) -> Result<Layout, String> {
+    fn try_from(text: String) -> Result<AxisLayout, String> {
         text.parse()
     }
 }
 
-impl From<Layout> for String {
-    fn from(layout: Layout) -> String {
+impl From<AxisLayout> for String {
+    fn from(layout: AxisLayout) -> String {
         layout.to_string()
     }
 }
 
-impl fmt::Display for Layout {
+impl fmt::Display for AxisLayout {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         self.0.iter().try_for_each(|c| write!(f, "{c}"))
     }
 }
 
-impl Layout {
+impl AxisLayout {
     /// The array with samples first and the axes of a sample in an order that `wanted` takes, a port or a fixed shape;
     /// channels first where nothing is wanted. Where flat samples are wanted they come out flat.
     ///
     /// # Errors
     /// A sentence, where the array has other axes than the layout or fits in no order.
-    pub fn arranged(
+    pub fn rearrange(
         &self,
         values: ArrayD<f64>,
         wanted: Option<&[i64]>,
@@ -231,7 +231,7 @@ impl Layout {
                 self.0.len()
             )
         })?;
-        let Some((order, shape)) = self.order_for(&array, wanted) else {
+        let Some((order, shape)) = self.fitting_order(&array, wanted) else {
             return Err(format!(
                 "in the layout {self} samples have shape {first:?}, expected {:?}",
                 wanted.unwrap_or_default()
@@ -247,46 +247,53 @@ impl Layout {
             .map_err(|e| e.to_string())
     }
 
-    /// Whether [`Layout::arranged`] would take an array of that shape.
-    pub fn takes(&self, array: &[usize], wanted: &[i64]) -> bool {
-        self.order_for(array, Some(wanted)).is_some()
+    /// Whether [`AxisLayout::rearrange`] would take an array of that shape.
+    pub fn can_rearrange(&self, array: &[usize], wanted: &[i64]) -> bool {
+        self.fitting_order(array, Some(wanted)).is_some()
     }
 
     /// The shape of one sample with channels first; none where the array has other axes.
     pub fn channels_first(&self, array: &[usize]) -> Option<Vec<usize>> {
-        (array.len() == self.0.len())
-            .then(|| self.order(true)[1..].iter().map(|a| array[*a]).collect())
+        (array.len() == self.0.len()).then(|| {
+            self.axis_order(true)[1..]
+                .iter()
+                .map(|a| array[*a])
+                .collect()
+        })
     }
 
     /// The order of the axes that fits, and the shape that samples then have.
-    fn order_for(
+    fn fitting_order(
         &self,
         array: &[usize],
         wanted: Option<&[i64]>,
     ) -> Option<(Vec<usize>, Vec<usize>)> {
         let first = self.channels_first(array)?;
         let Some(wanted) = wanted else {
-            return Some((self.order(true), first));
+            return Some((self.axis_order(true), first));
         };
         let count = first.iter().product::<usize>();
         // An order that is said makes flat samples of any.
         let flat: Vec<i64> = wanted.iter().copied().filter(|n| *n != 1).collect();
         if flat == [count as i64] || flat == [-1] {
-            return Some((self.order(true), vec![count]));
+            return Some((self.axis_order(true), vec![count]));
         }
-        let last = letters(wanted).is_some_and(|l| l.ends_with(&['C'])) || self.few_channels(array);
+        let last = axis_letters(wanted).is_some_and(|l| l.ends_with(&['C']))
+            || self.channels_are_shortest(array);
         [true, false]
             .into_iter()
             .filter(|first| *first || last)
             .find_map(|channels_first| {
-                let order = self.order(channels_first);
+                let order = self.axis_order(channels_first);
                 let shape: Vec<usize> = order[1..].iter().map(|a| array[*a]).collect();
-                taken(&shape, wanted).is_some().then_some((order, shape))
+                shape_at_port(&shape, wanted)
+                    .is_some()
+                    .then_some((order, shape))
             })
     }
 
     /// Whether the axis that is called channels is shorter than every other of a sample.
-    fn few_channels(&self, array: &[usize]) -> bool {
+    fn channels_are_shortest(&self, array: &[usize]) -> bool {
         let size = |c: char| self.0.iter().position(|l| *l == c).map(|a| array[a]);
         size('C').is_some_and(|channels| {
             self.0
@@ -298,11 +305,11 @@ impl Layout {
     }
 
     /// Positions of the axes in the array: samples, then those of a sample, channels first or last.
-    fn order(&self, channels_first: bool) -> Vec<usize> {
+    fn axis_order(&self, channels_first: bool) -> Vec<usize> {
         let rank = |c: char| match c {
             'N' => 0,
-            'C' if !channels_first => ORDER.len() + 1,
-            c => 1 + ORDER.find(c).unwrap_or_default(),
+            'C' if !channels_first => CANONICAL_AXES.len() + 1,
+            c => 1 + CANONICAL_AXES.find(c).unwrap_or_default(),
         };
         let mut order: Vec<usize> = (0..self.0.len()).collect();
         order.sort_by_key(|a| rank(self.0[*a]));
@@ -310,8 +317,8 @@ impl Layout {
     }
 
     /// The layout under which an array, said to be samples first, would fit where it does not as it is.
-    fn that_fits(array: &[usize], wanted: &[i64]) -> Option<Layout> {
-        let letters = letters(wanted)?;
+    fn find_fitting(array: &[usize], wanted: &[i64]) -> Option<AxisLayout> {
+        let letters = axis_letters(wanted)?;
         // The samples may lie along any axis; where they lie first they stay.
         (0..array.len()).find_map(|samples| {
             let mut free: Vec<usize> = (0..array.len()).filter(|a| *a != samples).collect();
@@ -329,15 +336,15 @@ impl Layout {
                     .position(|a| wanted[place] < 0 || array[*a] as i64 == wanted[place])?;
                 named[free.remove(at)] = letters[place];
             }
-            let layout = Layout(named);
-            (layout.order(true) != (0..array.len()).collect::<Vec<_>>()
+            let layout = AxisLayout(named);
+            (layout.axis_order(true) != (0..array.len()).collect::<Vec<_>>()
                 || letters.last() == Some(&'C'))
             .then_some(layout)
         })
     }
 
     /// The order in words: "channels last".
-    pub fn described(&self) -> String {
+    pub fn description(&self) -> String {
         let of_sample: String = self.0.iter().filter(|c| **c != 'N').collect();
         match () {
             () if self.0[0] != 'N' => "samples are not along the first axis".to_owned(),
@@ -355,20 +362,20 @@ impl Layout {
     untagged,
     expecting = "expected a layout such as NHWC, or one for each array, such as {reference: NHWC}"
 )]
-pub enum Layouts {
-    All(Layout),
-    Each(BTreeMap<String, Layout>),
+pub enum AxisLayouts {
+    All(AxisLayout),
+    Each(BTreeMap<String, AxisLayout>),
 }
 
-impl Layouts {
+impl AxisLayouts {
     /// What is said about the array under a key.
-    pub fn of(&self, key: &str) -> Option<Said<'_>> {
+    pub fn for_array(&self, key: &str) -> Option<RequestedLayout<'_>> {
         match self {
-            Layouts::All(layout) => Some(Said {
+            AxisLayouts::All(layout) => Some(RequestedLayout {
                 layout,
-                always: false,
+                unconditional: false,
             }),
-            Layouts::Each(each) => each.get(key).map(Said::always),
+            AxisLayouts::Each(each) => each.get(key).map(RequestedLayout::unconditional),
         }
     }
 
@@ -377,7 +384,7 @@ impl Layouts {
     /// # Errors
     /// A sentence with the keys that there are.
     pub fn check(&self, keys: &[&str]) -> Result<(), String> {
-        let Layouts::Each(each) = self else {
+        let AxisLayouts::Each(each) = self else {
             return Ok(());
         };
         match each.keys().find(|key| !keys.contains(&key.as_str())) {
@@ -392,31 +399,31 @@ impl Layouts {
 
 /// A layout that is said of one array.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Said<'a> {
-    pub layout: &'a Layout,
+pub struct RequestedLayout<'a> {
+    pub layout: &'a AxisLayout,
     /// Of this array by itself; where it is said of several, those that fit as they are may stay so.
-    always: bool,
+    unconditional: bool,
 }
 
-impl Said<'_> {
+impl RequestedLayout<'_> {
     /// Of this array by itself.
-    pub fn always(layout: &Layout) -> Said<'_> {
-        Said {
+    pub fn unconditional(layout: &AxisLayout) -> RequestedLayout<'_> {
+        RequestedLayout {
             layout,
-            always: true,
+            unconditional: true,
         }
     }
 
     /// Whether an array of that shape, samples first, is read in this layout where samples of `wanted` are.
     pub fn applies(&self, array: &[usize], wanted: &[i64]) -> bool {
-        self.always
-            || self.layout.takes(array, wanted)
-            || taken(array.get(1..).unwrap_or_default(), wanted).is_none()
+        self.unconditional
+            || self.layout.can_rearrange(array, wanted)
+            || shape_at_port(array.get(1..).unwrap_or_default(), wanted).is_none()
     }
 }
 
 /// Letters for the axes of a wanted shape; none where there are more axes than letters in use.
-fn letters(wanted: &[i64]) -> Option<Vec<char>> {
+fn axis_letters(wanted: &[i64]) -> Option<Vec<char>> {
     let few = |n: Option<&i64>| n.is_some_and(|n| (1..=4).contains(n));
     let last = few(wanted.last()) && !few(wanted.first());
     let letters = match (wanted.len(), last) {
@@ -438,7 +445,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_flat_and_ones_fit_and_nothing_else() {
+    fn equal_flat_and_unit_axis_shapes_fit() {
         for found in [
             &[3, 8, 8][..],
             &[192],
@@ -447,7 +454,7 @@ mod tests {
             &[192, 1],
         ] {
             assert!(fits(found, &[3, 8, 8]), "{found:?}");
-            assert_eq!(taken(found, &[3, 8, 8]), Some(vec![3, 8, 8]));
+            assert_eq!(shape_at_port(found, &[3, 8, 8]), Some(vec![3, 8, 8]));
         }
         for found in [
             &[8, 8, 3][..],
@@ -459,7 +466,7 @@ mod tests {
             &[],
         ] {
             assert!(
-                !fits(found, &[3, 8, 8]) && taken(found, &[3, 8, 8]).is_none(),
+                !fits(found, &[3, 8, 8]) && shape_at_port(found, &[3, 8, 8]).is_none(),
                 "{found:?}"
             );
         }
@@ -471,30 +478,35 @@ mod tests {
                 && !fits(&[4, 4, 4], &[64])
         );
         assert!(
-            agree(&[3, 8, 8], &[192]) && agree(&[192], &[3, 8, 8]) && !agree(&[8, 8], &[4, 16])
+            shapes_comparable(&[3, 8, 8], &[192])
+                && shapes_comparable(&[192], &[3, 8, 8])
+                && !shapes_comparable(&[8, 8], &[4, 16])
         );
     }
 
     #[test]
-    fn ports_take_what_their_fixed_sizes_allow() {
+    fn shape_at_port_respects_fixed_sizes() {
         let any = -1;
-        assert_eq!(taken(&[3, 8, 9], &[3, any, any]), Some(vec![3, 8, 9]));
-        assert_eq!(taken(&[8, 9], &[1, any, any]), Some(vec![1, 8, 9]));
-        assert_eq!(taken(&[1, 28, 28], &[any, any]), Some(vec![28, 28]));
-        assert_eq!(taken(&[64], &[any]), Some(vec![64]));
-        assert_eq!(taken(&[8, 8], &[any]), Some(vec![64]));
+        assert_eq!(
+            shape_at_port(&[3, 8, 9], &[3, any, any]),
+            Some(vec![3, 8, 9])
+        );
+        assert_eq!(shape_at_port(&[8, 9], &[1, any, any]), Some(vec![1, 8, 9]));
+        assert_eq!(shape_at_port(&[1, 28, 28], &[any, any]), Some(vec![28, 28]));
+        assert_eq!(shape_at_port(&[64], &[any]), Some(vec![64]));
+        assert_eq!(shape_at_port(&[8, 8], &[any]), Some(vec![64]));
         for (found, port) in [
             (&[8, 9, 3][..], &[3, any, any][..]),
             (&[192], &[3, any, any]),
             (&[3, 8, 8], &[any]),
             (&[8, 9], &[3, any, any]),
         ] {
-            assert_eq!(taken(found, port), None, "{found:?} {port:?}");
+            assert_eq!(shape_at_port(found, port), None, "{found:?} {port:?}");
         }
     }
 
     #[test]
-    fn a_permutation_that_fits_is_named_and_applied() {
+    fn fitting_layout_is_suggested_and_applied() {
         for (array, wanted, layout) in [
             (&[5, 8, 8, 3][..], &[3, 8, 8][..], Some("NHWC")),
             (&[5, 3, 8, 8], &[8, 8, 3], Some("NCHW")),
@@ -506,33 +518,34 @@ mod tests {
             (&[5, 12, 16], &[3, 8, 8], None),
             (&[5, 24, 8], &[192], None),
         ] {
-            let misfit = Misfit::of(array, wanted);
+            let misfit = ShapeMismatch::for_shape(array, wanted);
             assert_eq!(
-                misfit.layout.as_ref().map(Layout::to_string).as_deref(),
+                misfit.layout.as_ref().map(AxisLayout::to_string).as_deref(),
                 layout,
                 "{array:?} {wanted:?}"
             );
             let Some(layout) = misfit.layout else {
                 continue;
             };
-            assert!(layout.takes(array, &port(wanted)));
+            assert!(layout.can_rearrange(array, &port_sizes(wanted)));
             let values = ArrayD::from_shape_fn(IxDyn(array), |at| {
                 at.slice().iter().fold(0.0, |v, i| 10.0 * v + *i as f64)
             });
             let arranged = layout
-                .arranged(values.clone(), Some(&port(wanted)))
+                .rearrange(values.clone(), Some(&port_sizes(wanted)))
                 .expect("it fits");
             assert_eq!(arranged.shape(), [&[5], wanted].concat());
             assert_eq!(arranged.sum(), values.sum());
         }
         assert_eq!(
-            Misfit::at_port(&[5, 8, 9, 3], &[3, -1, -1])
+            ShapeMismatch::for_port(&[5, 8, 9, 3], &[3, -1, -1])
                 .layout
                 .expect("one")
                 .to_string(),
             "NHWC"
         );
-        let said = Misfit::of(&[5, 8, 8, 3], &[3, 8, 8]).told("the card `a` has shape", remedy);
+        let said = ShapeMismatch::for_shape(&[5, 8, 8, 3], &[3, 8, 8])
+            .message("the card `a` has shape", layout_option_hint);
         assert!(
             said.contains("[8, 8, 3]")
                 && said.contains("[3, 8, 8]")
@@ -542,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_move_with_their_axes() {
+    fn rearrange_permutes_values_with_axes() {
         let first = ArrayD::from_shape_fn(IxDyn(&[2, 3, 4, 5]), |at| {
             at.slice().iter().fold(0.0, |v, i| 10.0 * v + *i as f64)
         });
@@ -552,9 +565,9 @@ mod tests {
             .as_standard_layout()
             .into_owned();
         let read = |text: &str, values: &ArrayD<f64>, wanted: Option<&[i64]>| {
-            text.parse::<Layout>()
+            text.parse::<AxisLayout>()
                 .expect("a layout")
-                .arranged(values.clone(), wanted)
+                .rearrange(values.clone(), wanted)
         };
         assert_eq!(read("NHWC", &last, Some(&[3, 4, 5])), Ok(first.clone()));
         assert_eq!(read("nhwc", &last, None), Ok(first.clone()));
@@ -574,19 +587,19 @@ mod tests {
     }
 
     #[test]
-    fn one_layout_for_several_arrays_leaves_those_that_fit() {
-        let all: Layouts = serde_json::from_str("\"NHWC\"").expect("one");
-        let said = all.of("noise").expect("of all");
+    fn shared_layout_leaves_arrays_that_already_fit() {
+        let all: AxisLayouts = serde_json::from_str("\"NHWC\"").expect("one");
+        let said = all.for_array("noise").expect("of all");
         assert!(
             said.applies(&[5, 8, 8, 3], &[3, 8, 8]) && !said.applies(&[5, 3, 8, 8], &[3, 8, 8])
         );
         // What fits either way is read as it was said; what fits in none is refused by the layout.
         assert!(said.applies(&[5, 8, 8, 8], &[8, 8, 8]) && said.applies(&[5, 9, 9, 3], &[3, 8, 8]));
-        let each: Layouts = serde_json::from_str("{\"noise\": \"NHWC\"}").expect("each");
+        let each: AxisLayouts = serde_json::from_str("{\"noise\": \"NHWC\"}").expect("each");
         assert!(
-            each.of("noise")
+            each.for_array("noise")
                 .is_some_and(|s| s.applies(&[5, 3, 8, 8], &[3, 8, 8]))
-                && each.of("floor").is_none()
+                && each.for_array("floor").is_none()
         );
         assert!(
             each.check(&["noise"]).is_ok()
@@ -595,14 +608,16 @@ mod tests {
     }
 
     #[test]
-    fn letters_are_checked() {
+    fn layout_letters_are_validated() {
         for wrong in ["", "N", "HWC", "NHWX", "NHHC", "NHW C"] {
             assert!(
-                wrong.parse::<Layout>().is_err_and(|e| e.contains("NHWC")),
+                wrong
+                    .parse::<AxisLayout>()
+                    .is_err_and(|e| e.contains("NHWC")),
                 "{wrong}"
             );
         }
-        let layout: Layout = serde_json::from_str("\"NHWC\"").expect("a layout");
+        let layout: AxisLayout = serde_json::from_str("\"NHWC\"").expect("a layout");
         assert_eq!(serde_json::to_string(&layout).expect("text"), "\"NHWC\"");
     }
 }

@@ -3,7 +3,7 @@
 use ndarray::{Array2, ArrayBase, Axis, Data, Ix2};
 
 /// A table of numbers of which some rows are looked at at a time.
-pub trait Source: Sync {
+pub trait RowSource: Sync {
     /// Rows and columns.
     fn shape(&self) -> (usize, usize);
 
@@ -11,10 +11,10 @@ pub trait Source: Sync {
     ///
     /// # Errors
     /// A sentence, where the rows cannot be read.
-    fn take(&self, at: &[usize]) -> Result<Array2<f64>, String>;
+    fn read_rows(&self, at: &[usize]) -> Result<Array2<f64>, String>;
 }
 
-impl<S> Source for ArrayBase<S, Ix2>
+impl<S> RowSource for ArrayBase<S, Ix2>
 where
     S: Data + Sync,
     S::Elem: Copy + Into<f64>,
@@ -23,7 +23,7 @@ where
         self.dim()
     }
 
-    fn take(&self, at: &[usize]) -> Result<Array2<f64>, String> {
+    fn read_rows(&self, at: &[usize]) -> Result<Array2<f64>, String> {
         let mut out = Array2::zeros((at.len(), self.ncols()));
         for (mut row, i) in out.rows_mut().into_iter().zip(at) {
             row.zip_mut_with(&self.index_axis(Axis(0), *i), |to, from| {

@@ -8,33 +8,33 @@ pub const Z95: f64 = 1.959_963_984_540_054;
 /// Half-width of a 95 % interval of a mean in standard errors, where those have `dof` degrees of freedom: the
 /// quantile of Student's t, to about 1e-10. A normal interval on four values holds the truth in 86 % of cases.
 pub fn t95(dof: usize) -> f64 {
-    t(0.95, dof)
+    student_t_quantile(0.95, dof)
 }
 
 /// As [`t95`], of any confidence below 1.
-pub fn t(confidence: f64, dof: usize) -> f64 {
-    quantile(confidence, |t| within(t, dof))
+pub fn student_t_quantile(confidence: f64, dof: usize) -> f64 {
+    invert_probability(confidence, |t| student_t_central_probability(t, dof))
 }
 
 /// Half the width of the interval of a mean with this standard error, of any confidence below 1: Student's t where
 /// `n` values stand behind it, the normal law where that is not known. Of two sets of values `n` is the smaller number.
 ///
 /// Tables, pages, figures and gates have no other kind of interval.
-pub fn half_width(stderr: f64, n: Option<usize>, confidence: f64) -> f64 {
+pub fn confidence_half_width(stderr: f64, n: Option<usize>, confidence: f64) -> f64 {
     stderr
         * match n {
-            Some(n) if n > 1 => t(confidence, n - 1),
-            _ => normal(confidence),
+            Some(n) if n > 1 => student_t_quantile(confidence, n - 1),
+            _ => normal_quantile(confidence),
         }
 }
 
 /// Half-width of a normal interval of any confidence below 1, in standard errors.
-pub fn normal(confidence: f64) -> f64 {
-    quantile(confidence, |z| 1.0 - two_sided(z))
+pub fn normal_quantile(confidence: f64) -> f64 {
+    invert_probability(confidence, |z| 1.0 - normal_two_sided_p(z))
 }
 
 /// Where a probability that rises from 0 reaches `confidence`.
-fn quantile(confidence: f64, probability: impl Fn(f64) -> f64) -> f64 {
+fn invert_probability(confidence: f64, probability: impl Fn(f64) -> f64) -> f64 {
     let (mut low, mut high) = (0.0, 1.0);
     while probability(high) < confidence && high < 1e9 {
         (low, high) = (high, 2.0 * high);
@@ -51,10 +51,10 @@ fn quantile(confidence: f64, probability: impl Fn(f64) -> f64) -> f64 {
 }
 
 /// The probability that |t| ≤ `t` with `dof` degrees of freedom (Abramowitz & Stegun 26.7.3 and 26.7.4).
-fn within(t: f64, dof: usize) -> f64 {
+fn student_t_central_probability(t: f64, dof: usize) -> f64 {
     // Beyond this the sum is long, and the distribution normal to a few parts in a thousand of a percent.
     if dof > 2000 {
-        return 1.0 - two_sided(t);
+        return 1.0 - normal_two_sided_p(t);
     }
     let theta = (t / (dof as f64).sqrt()).atan();
     let cosine = theta.cos();
@@ -72,7 +72,7 @@ fn within(t: f64, dof: usize) -> f64 {
 }
 
 /// The probability that a standard normal draw lies farther from zero than `z`, to about 1e-14 of itself.
-pub fn two_sided(z: f64) -> f64 {
+pub fn normal_two_sided_p(z: f64) -> f64 {
     let x = z.abs() / std::f64::consts::SQRT_2;
     if x < 2.0 {
         // 1 − erf by its series.
@@ -97,7 +97,7 @@ pub struct Estimate {
 }
 
 /// The mean of independent values and its standard error; `None` of no values.
-pub fn mean(values: &[f64]) -> Option<Estimate> {
+pub fn mean_estimate(values: &[f64]) -> Option<Estimate> {
     let n = values.len();
     if n == 0 {
         return None;
@@ -117,8 +117,8 @@ pub fn rms(values: &[f64]) -> Option<f64> {
 }
 
 /// Pearson correlation; `None` for fewer than three pairs or where one side is constant.
-pub fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
-    let (ma, mb) = (mean(a)?.value, mean(b)?.value);
+pub fn pearson_correlation(a: &[f64], b: &[f64]) -> Option<f64> {
+    let (ma, mb) = (mean_estimate(a)?.value, mean_estimate(b)?.value);
     let moment = |x: &[f64], mx: f64, y: &[f64], my: f64| -> f64 {
         x.iter().zip(y).map(|(x, y)| (x - mx) * (y - my)).sum()
     };
@@ -126,9 +126,9 @@ pub fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     (a.len() > 2 && spread > 0.0).then(|| moment(a, ma, b, mb) / spread)
 }
 
-/// Spearman's rank correlation, ties at their mean rank; `None` as for [`correlation`].
-pub fn rank_correlation(a: &[f64], b: &[f64]) -> Option<f64> {
-    correlation(&ranks(a), &ranks(b))
+/// Spearman's rank correlation, ties at their mean rank; `None` as for [`pearson_correlation`].
+pub fn spearman_correlation(a: &[f64], b: &[f64]) -> Option<f64> {
+    pearson_correlation(&ranks(a), &ranks(b))
 }
 
 /// The rank of each value, from 0, equal values sharing the mean of theirs.
@@ -150,7 +150,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 }
 
 /// a − b of two independent estimates, with both errors.
-pub fn difference(a: Estimate, b: Estimate) -> Estimate {
+pub fn independent_difference(a: Estimate, b: Estimate) -> Estimate {
     let stderr = a.stderr.zip(b.stderr).map(|(a, b)| a.hypot(b));
     Estimate {
         value: a.value - b.value,
@@ -181,8 +181,8 @@ pub fn auroc(x: &[f64], y: &[f64]) -> Option<Estimate> {
     if xs.is_empty() || ys.is_empty() {
         return None;
     }
-    let of_x = mean(&x.iter().map(|v| below(&ys, *v)).collect::<Vec<_>>())?;
-    let of_y = mean(&y.iter().map(|v| 1.0 - below(&xs, *v)).collect::<Vec<_>>())?;
+    let of_x = mean_estimate(&x.iter().map(|v| below(&ys, *v)).collect::<Vec<_>>())?;
+    let of_y = mean_estimate(&y.iter().map(|v| 1.0 - below(&xs, *v)).collect::<Vec<_>>())?;
     let stderr = of_x
         .stderr
         .zip(of_y.stderr)
@@ -201,16 +201,16 @@ mod tests {
 
     #[test]
     fn mean_of_known_values() {
-        let e = mean(&[1.0, 2.0, 3.0, 4.0]).expect("four values");
+        let e = mean_estimate(&[1.0, 2.0, 3.0, 4.0]).expect("four values");
         assert_eq!((e.value, e.n), (2.5, 4));
         assert!((e.stderr.expect("n > 1") - (5.0f64 / 3.0 / 4.0).sqrt()).abs() < 1e-15);
-        assert_eq!(mean(&[1.0]).expect("one value").stderr, None);
-        assert_eq!(mean(&[]), None);
+        assert_eq!(mean_estimate(&[1.0]).expect("one value").stderr, None);
+        assert_eq!(mean_estimate(&[]), None);
     }
 
     /// Tables of the quantiles of Student's t and of the normal law.
     #[test]
-    fn intervals_of_any_confidence() {
+    fn interval_half_widths_match_published_tables() {
         for (confidence, dof, expected) in [
             (0.95, 1, 12.706_204_736),
             (0.95, 4, 2.776_445_105),
@@ -218,30 +218,31 @@ mod tests {
             (0.999, 1, 636.619_248_9),
         ] {
             assert!(
-                (t(confidence, dof) / expected - 1.0).abs() < 1e-8,
+                (student_t_quantile(confidence, dof) / expected - 1.0).abs() < 1e-8,
                 "{confidence} {dof}: {}",
-                t(confidence, dof)
+                student_t_quantile(confidence, dof)
             );
         }
-        assert!((normal(0.95) - Z95).abs() < 1e-10);
-        assert!((half_width(2.0, Some(5), 0.95) - 2.0 * 2.776_445_105).abs() < 1e-7);
-        assert!((half_width(2.0, None, 0.95) - 2.0 * Z95).abs() < 1e-9);
-        assert!((normal(0.99) - 2.575_829_303_5).abs() < 1e-9);
+        assert!((normal_quantile(0.95) - Z95).abs() < 1e-10);
+        assert!((confidence_half_width(2.0, Some(5), 0.95) - 2.0 * 2.776_445_105).abs() < 1e-7);
+        assert!((confidence_half_width(2.0, None, 0.95) - 2.0 * Z95).abs() < 1e-9);
+        assert!((normal_quantile(0.99) - 2.575_829_303_5).abs() < 1e-9);
     }
 
     /// By hand: ranks (0, 1.5, 1.5, 3) and (0, 2, 1, 3); and any increasing function of a line.
     #[test]
-    fn rank_correlation_of_known_values() {
+    fn spearman_correlation_of_known_values() {
         let (a, b) = ([1.0, 2.0, 2.0, 9.0], [0.1, 0.3, 0.2, 0.4]);
         assert_eq!(ranks(&a), [0.0, 1.5, 1.5, 3.0]);
         assert!(
-            (rank_correlation(&a, &b).expect("varies") - 4.5 / (4.5f64 * 5.0).sqrt()).abs() < 1e-15
+            (spearman_correlation(&a, &b).expect("varies") - 4.5 / (4.5f64 * 5.0).sqrt()).abs()
+                < 1e-15
         );
         let line = [3.0, -1.0, 0.5, 2.0];
         assert!(
-            (rank_correlation(&line, &line.map(f64::exp)).expect("varies") - 1.0).abs() < 1e-15
+            (spearman_correlation(&line, &line.map(f64::exp)).expect("varies") - 1.0).abs() < 1e-15
         );
-        assert_eq!(rank_correlation(&line, &[1.0; 4]), None);
+        assert_eq!(spearman_correlation(&line, &[1.0; 4]), None);
     }
 
     #[test]
@@ -269,10 +270,10 @@ mod tests {
 
     /// Coverage of the 95 % interval where the truth is known: Φ(1/√2) for two normals one apart.
     #[test]
-    fn aurocs_error_covers() {
-        use crate::num::key::{Key, Purpose};
+    fn auroc_stderr_has_nominal_coverage() {
+        use crate::num::key::{Purpose, RngKey};
         let (trials, n, truth) = (1000, 64, 0.760_249_938_906_522_9);
-        let draw = |i: u64| Key { seed: 5 }.normal(Purpose::Check, i, 0, n).to_vec();
+        let draw = |i: u64| RngKey { seed: 5 }.normal(Purpose::Check, i, 0, n).to_vec();
         let covered = (0..trials).filter(|i| {
             let x: Vec<f64> = draw(2 * i).iter().map(|v| v + 1.0).collect();
             let e = auroc(&x, &draw(2 * i + 1)).expect("values");
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_and_tails_are_those_of_the_tables() {
+    fn t_quantiles_and_normal_tails_match_published_tables() {
         for (dof, known) in [
             (1, 12.706205),
             (2, 4.302653),
@@ -302,21 +303,22 @@ mod tests {
             (4.0, 6.33424836662398e-5),
         ] {
             assert!(
-                (two_sided(z) - known).abs() < 1e-13,
+                (normal_two_sided_p(z) - known).abs() < 1e-13,
                 "{z}: {}",
-                two_sided(z)
+                normal_two_sided_p(z)
             );
         }
         assert!(
-            (two_sided(2.8284) / two_sided(2.8285) - 1.0).abs() < 1e-3 && two_sided(30.0) < 1e-190
+            (normal_two_sided_p(2.8284) / normal_two_sided_p(2.8285) - 1.0).abs() < 1e-3
+                && normal_two_sided_p(30.0) < 1e-190
         );
     }
 
     #[test]
-    fn correlation_of_lines_and_of_nothing() {
+    fn pearson_correlation_of_lines_and_constants() {
         let a = [1.0, 2.0, 3.0];
-        assert!((correlation(&a, &[2.0, 4.0, 6.0]).expect("varies") - 1.0).abs() < 1e-15);
-        assert!((correlation(&a, &[3.0, 2.0, 1.0]).expect("varies") + 1.0).abs() < 1e-15);
-        assert_eq!(correlation(&a, &[1.0, 1.0, 1.0]), None);
+        assert!((pearson_correlation(&a, &[2.0, 4.0, 6.0]).expect("varies") - 1.0).abs() < 1e-15);
+        assert!((pearson_correlation(&a, &[3.0, 2.0, 1.0]).expect("varies") + 1.0).abs() < 1e-15);
+        assert_eq!(pearson_correlation(&a, &[1.0, 1.0, 1.0]), None);
     }
 }

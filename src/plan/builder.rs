@@ -6,75 +6,80 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use super::names::{inert, same_file, short_name};
-use super::offered::initial_states;
-use super::{Choose, FORMAT, PlannedData, PlannedFile, PlannedModel, Prepared, Trial, Work};
-use crate::config::Written;
+use super::capabilities::initial_states;
+use super::file_names::{same_file, sanitize_file_name, short_name};
+use super::{
+    PLAN_FORMAT, PlannedData, PlannedFile, PlannedModel, PreparedPlan, StepsChooser, Trial,
+    TrialWork,
+};
+use crate::config::ConfigFile;
 use crate::data::Dataset;
 use crate::dequantization::Dequantization;
-use crate::features::preset::{self, Named};
-use crate::features::{byte_scaling, scaling_in_words};
+use crate::features::preset::{self, ResolvedExtractor};
+use crate::features::{byte_scaling, describe_scaling};
 use crate::flow::truncation::Truncation;
 use crate::model::library::hex;
-use crate::model::opened::Model;
-use crate::num::shape::{self, Said};
+use crate::model::loaded::Model;
+use crate::num::shape::{self, RequestedLayout};
 use crate::yaml::Fault;
 
-pub(super) struct Builder<'a> {
-    pub(super) written: &'a Written,
+pub(super) struct PlanBuilder<'a> {
+    pub(super) config_file: &'a ConfigFile,
     /// Of the data so far.
     pub(super) dequantizations: Vec<Option<Dequantization>>,
     /// Of the trials so far.
     pub(super) ids: BTreeSet<String>,
     /// What is wrong so far: all of it is told at once.
     pub(super) faults: Vec<Fault>,
-    pub(super) prepared: Prepared,
+    pub(super) prepared: PreparedPlan,
     /// What finds steps that are to be chosen; without it they stay as they are.
-    pub(super) choose: Option<&'a Choose<'a>>,
+    pub(super) choose_steps: Option<&'a StepsChooser<'a>>,
 }
 
-impl Builder<'_> {
+impl PlanBuilder<'_> {
     /// What a check gave, or nothing and a fault of its key.
-    pub(super) fn noted<T>(&mut self, key: &str, result: Result<T>) -> Option<T> {
+    pub(super) fn ok_or_fault<T>(&mut self, key: &str, result: Result<T>) -> Option<T> {
         result
-            .map_err(|error| self.note(Fault::new(key, format!("{error:#}"))))
+            .map_err(|error| self.add_fault(Fault::new(key, format!("{error:#}"))))
             .ok()
     }
 
-    /// As [`Builder::noted`], for a message that begins with a key below `key`.
-    pub(super) fn said<T>(&mut self, key: &str, result: Result<T>) -> Option<T> {
+    /// As [`PlanBuilder::ok_or_fault`], for a message that begins with a key below `key`.
+    pub(super) fn ok_or_nested_fault<T>(&mut self, key: &str, result: Result<T>) -> Option<T> {
         result
-            .map_err(|error| self.note(Fault::said(format!("{error:#}")).below(key)))
+            .map_err(|error| {
+                self.add_fault(Fault::from_message(format!("{error:#}")).under_key(key))
+            })
             .ok()
     }
 
     /// A fault of one file is told once, whoever names the file.
-    pub(super) fn note(&mut self, fault: Fault) {
+    pub(super) fn add_fault(&mut self, fault: Fault) {
         if !self.faults.iter().any(|f| f.message == fault.message) {
             self.faults.push(fault);
         }
     }
 
     /// Notes a file of data that cannot be read, where nothing more can be asked of it.
-    pub(super) fn readable(&mut self, key: &str, path: &Path) {
-        let read = Dataset::read(&self.written.resolve(path)).map(drop);
-        self.noted(key, read);
+    pub(super) fn check_readable(&mut self, key: &str, path: &Path) {
+        let read = Dataset::read(&self.config_file.resolve(path)).map(drop);
+        self.ok_or_fault(key, read);
     }
 
     /// Adds a trial; the same work twice is an error of the config.
-    pub(super) fn push(&mut self, work: Work) -> Result<String> {
+    pub(super) fn add_trial(&mut self, work: TrialWork) -> Result<String> {
         let plan = &self.prepared.plan;
-        let model = &plan.models[work.model()];
+        let model = &plan.models[work.model_index()];
         let read = |data: &PlannedData| match &data.layout {
             Some(layout) => format!("{} {layout}", data.sha256),
             None => data.sha256.clone(),
         };
         let touched: Vec<String> = work
-            .data()
+            .data_indices()
             .into_iter()
             .map(|i| read(&plan.data[i]))
             .collect();
-        let precise = self.prepared.models[work.model()]
+        let precise = self.prepared.models[work.model_index()]
             .precision
             .map(|p| format!("in {}", p.name()));
         let touched: Vec<String> = touched.into_iter().chain(precise).collect();
@@ -92,7 +97,7 @@ impl Builder<'_> {
             }
         }
         let text = serde_json::to_string(&(
-            FORMAT,
+            PLAN_FORMAT,
             plan.seed,
             &model.card_sha256,
             &model.files,
@@ -110,8 +115,8 @@ impl Builder<'_> {
         Ok(id)
     }
 
-    pub(super) fn model(&mut self, path: &Path) -> Result<usize> {
-        let path = self.written.resolve(path);
+    pub(super) fn add_model(&mut self, path: &Path) -> Result<usize> {
+        let path = self.config_file.resolve(path);
         if let Some(i) = self
             .prepared
             .models
@@ -120,7 +125,7 @@ impl Builder<'_> {
         {
             return Ok(i);
         }
-        let model = Model::open_in(&path, self.written.config.precision)?;
+        let model = Model::open_with_precision(&path, self.config_file.config.precision)?;
         if let Some(other) = self
             .prepared
             .models
@@ -134,26 +139,26 @@ impl Builder<'_> {
                 model.card.name
             );
         }
-        self.prepared.plan.models.push(planned(&model)?);
+        self.prepared.plan.models.push(planned_model(&model)?);
         self.prepared.models.push(model);
         Ok(self.prepared.models.len() - 1)
     }
 
-    pub(super) fn data(
+    pub(super) fn add_data(
         &mut self,
         path: &Path,
         model: usize,
         dequantization: Option<&Dequantization>,
-        layout: Option<Said>,
+        layout: Option<RequestedLayout>,
     ) -> Result<usize> {
-        let path = self.written.resolve(path);
+        let path = self.config_file.resolve(path);
         let known = self
             .prepared
             .data
             .iter()
             .zip(&self.prepared.plan.data)
             .zip(&self.dequantizations);
-        let shape = shape::port(&self.prepared.models[model].card.shape);
+        let shape = shape::port_sizes(&self.prepared.models[model].card.shape);
         let alike = |d: &Dataset| match &d.layout {
             Some(there) => layout.is_some_and(|said| said.layout == there),
             None => layout.is_none_or(|said| !said.applies(d.values.shape(), &shape)),
@@ -168,35 +173,35 @@ impl Builder<'_> {
             return Ok(i);
         }
         let card = &self.prepared.models[model].card;
-        let data = Dataset::read(&path)?.laid_out(layout, &card.shape)?;
-        data.fits(card)?;
-        let mut treatment = data.treatment(card);
+        let data = Dataset::read(&path)?.with_layout(layout, &card.shape)?;
+        data.check_fits(card)?;
+        let mut treatment = data.describe_treatment(card);
         let mut short = short_name(&path);
         if let Some(dequantization) = dequantization {
-            data.dequantizable(card)?;
+            data.check_dequantizable(card)?;
             // Bounds of two kinds are never rows of one dataset.
-            short = format!("{short} {}", dequantization.suffix());
+            short = format!("{short} {}", dequantization.dataset_suffix());
             treatment = format!(
                 "{treatment}, {} draws each, combined as {}",
-                dequantization.draws(),
-                dequantization.bound()
+                dequantization.draw_count(),
+                dequantization.bound_kind()
             );
         }
         self.dequantizations.push(dequantization.cloned());
-        Ok(self.keep(data, short, model, treatment))
+        Ok(self.insert_data(data, short, model, treatment))
     }
 
     /// Initial states for `count` samples.
-    pub(super) fn noise(
+    pub(super) fn add_noise(
         &mut self,
         path: &Path,
         model: usize,
         count: usize,
-        layout: Option<Said>,
+        layout: Option<RequestedLayout>,
     ) -> Result<usize> {
-        let path = self.written.resolve(path);
+        let path = self.config_file.resolve(path);
         let data =
-            Dataset::read(&path)?.laid_out(layout, &self.prepared.models[model].card.shape)?;
+            Dataset::read(&path)?.with_layout(layout, &self.prepared.models[model].card.shape)?;
         let states = initial_states(&data, &self.prepared.models[model])?;
         if states.nrows() < count {
             bail!(
@@ -206,7 +211,7 @@ impl Builder<'_> {
             );
         }
         self.dequantizations.push(None);
-        Ok(self.keep(
+        Ok(self.insert_data(
             data,
             short_name(&path),
             model,
@@ -214,7 +219,13 @@ impl Builder<'_> {
         ))
     }
 
-    fn keep(&mut self, data: Dataset, short: String, model: usize, treatment: String) -> usize {
+    fn insert_data(
+        &mut self,
+        data: Dataset,
+        short: String,
+        model: usize,
+        treatment: String,
+    ) -> usize {
         // Two files of one name would share a row in every table.
         let taken = |n: &str| {
             self.prepared
@@ -246,17 +257,17 @@ impl Builder<'_> {
         self.prepared.data.len() - 1
     }
 
-    pub(super) fn extractor(&mut self, path: &Path) -> Result<PlannedFile> {
-        let path = if preset::built_in(path) {
+    pub(super) fn add_extractor(&mut self, path: &Path) -> Result<PlannedFile> {
+        let path = if preset::is_built_in_preset(path) {
             path.to_owned()
         } else {
-            self.written.resolve(path)
+            self.config_file.resolve(path)
         };
-        let file = extractor(&path)?;
-        let named = Named::find(&path)?;
+        let file = planned_extractor(&path)?;
+        let named = ResolvedExtractor::resolve(&path)?;
         if named.preset.is_none() {
             let scaling = byte_scaling(&file.name, &std::fs::read(&named.onnx)?);
-            let note = scaling.map(|scaling| scaling_in_words(&file.name, scaling));
+            let note = scaling.map(|scaling| describe_scaling(&file.name, scaling));
             let new = note.filter(|note| !self.prepared.plan.notes.contains(note));
             self.prepared.plan.notes.extend(new);
         }
@@ -266,8 +277,8 @@ impl Builder<'_> {
 }
 
 /// An extractor's name and hash: of its network, and of the preset around it.
-pub(super) fn extractor(path: &Path) -> Result<PlannedFile> {
-    let named = Named::find(path)?;
+pub(super) fn planned_extractor(path: &Path) -> Result<PlannedFile> {
+    let named = ResolvedExtractor::resolve(path)?;
     let mut hash = Sha256::digest(
         std::fs::read(&named.onnx)
             .with_context(|| format!("{}: the extractor cannot be read", named.onnx.display()))?,
@@ -276,7 +287,7 @@ pub(super) fn extractor(path: &Path) -> Result<PlannedFile> {
         // Two presets of one network are two extractors.
         hash = Sha256::digest([&hash[..], &serde_json::to_vec(preset)?].concat());
     }
-    let name = inert(
+    let name = sanitize_file_name(
         &path
             .file_name()
             .map(|n| n.to_string_lossy().into_owned())
@@ -288,7 +299,7 @@ pub(super) fn extractor(path: &Path) -> Result<PlannedFile> {
     })
 }
 
-pub(super) fn planned(model: &Model) -> Result<PlannedModel> {
+pub(super) fn planned_model(model: &Model) -> Result<PlannedModel> {
     let card = &model.card;
     Ok(PlannedModel {
         name: card.name.clone(),
@@ -309,13 +320,13 @@ pub(super) fn planned(model: &Model) -> Result<PlannedModel> {
             .unwrap_or_default()
             .to_owned(),
         prior_std: model.prior.std,
-        truncation: Truncation::new(&model.curve, model.prior).sentence(card.network.prediction),
-        parameters: model.parameters()?,
+        truncation: Truncation::new(&model.curve, model.prior).describe(card.network.prediction),
+        parameters: model.parameter_count()?,
         range: card.data.map(|d| d.range),
         levels: card.data.and_then(|d| d.levels),
-        constants: model.constants_in_words()?,
-        times: model.times_in_words()?,
-        kinks: model.kinks_in_words()?,
+        constants: model.describe_constants()?,
+        times: model.describe_times()?,
+        kinks: model.describe_kinks()?,
         provenance: serde_json::to_value(&card.provenance)?,
     })
 }

@@ -1,16 +1,16 @@
 //! What trials cost, before they run.
 
-use super::{Prepared, Work};
-use crate::divergence::{Control, Divergence};
-use crate::model::opened::Model;
-use crate::sample::Setting;
+use super::{PreparedPlan, TrialWork};
+use crate::divergence::{ControlDivergence, DivergenceEstimator};
+use crate::model::loaded::Model;
+use crate::sample::SamplerContext;
 use crate::solve::Solver;
 
 /// Evaluations per sample that a plan supposes of an adaptive solver.
-const ADAPTIVE_GUESS: u64 = 200;
+const ADAPTIVE_EVALUATIONS_GUESS: u64 = 200;
 
 /// Calls of a head per node; one that shares the velocity's calls costs none.
-fn head_calls(model: &Model, estimator: &Divergence) -> u64 {
+fn head_calls(model: &Model, estimator: &DivergenceEstimator) -> u64 {
     u64::from(
         estimator
             .head()
@@ -20,7 +20,7 @@ fn head_calls(model: &Model, estimator: &Divergence) -> u64 {
 
 /// What a trial costs, for all its samples together.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Cost {
+pub struct TrialCost {
     pub evaluations: u64,
     /// Jacobian products and head calls.
     pub products: u64,
@@ -29,9 +29,9 @@ pub struct Cost {
     pub guessed: bool,
 }
 
-impl Cost {
-    fn plus(self, other: Cost) -> Cost {
-        Cost {
+impl TrialCost {
+    fn plus(self, other: TrialCost) -> TrialCost {
+        TrialCost {
             evaluations: self.evaluations + other.evaluations,
             products: self.products + other.products,
             head_calls: self.head_calls + other.head_calls,
@@ -40,48 +40,69 @@ impl Cost {
     }
 }
 
-impl Prepared {
+impl PreparedPlan {
     /// What a trial costs; adaptive solvers are guessed.
-    pub fn cost(&self, work: &Work) -> Cost {
-        let path = |solver: &Solver, estimators: &[Divergence], model: usize, rows: usize| {
-            let dim = self.models[model].dim();
-            let nodes = solver.nodes().unwrap_or(ADAPTIVE_GUESS);
-            let heads: u64 = estimators
-                .iter()
-                .map(|e| head_calls(&self.models[model], e))
-                .sum();
-            let products = estimators.iter().map(|e| e.products(dim)).sum::<u64>() + heads;
-            let once: u64 = estimators.iter().map(Divergence::products_once).sum();
-            let extra: u64 = estimators.iter().map(Divergence::evaluations).sum();
-            let own: u64 = estimators.iter().map(Divergence::own_evaluations).sum();
-            let followed = estimators.iter().any(Divergence::takes_solver);
-            let path = if followed {
-                solver.evaluations().unwrap_or(ADAPTIVE_GUESS) + nodes * extra
-            } else {
-                0
+    pub fn trial_cost(&self, work: &TrialWork) -> TrialCost {
+        let path =
+            |solver: &Solver, estimators: &[DivergenceEstimator], model: usize, rows: usize| {
+                let dim = self.models[model].dim();
+                let nodes = solver
+                    .fixed_node_count()
+                    .unwrap_or(ADAPTIVE_EVALUATIONS_GUESS);
+                let heads: u64 = estimators
+                    .iter()
+                    .map(|e| head_calls(&self.models[model], e))
+                    .sum();
+                let products = estimators.iter().map(|e| e.jvps_per_node(dim)).sum::<u64>() + heads;
+                let once: u64 = estimators
+                    .iter()
+                    .map(DivergenceEstimator::jvps_per_path)
+                    .sum();
+                let extra: u64 = estimators
+                    .iter()
+                    .map(DivergenceEstimator::evaluations_per_node)
+                    .sum();
+                let own: u64 = estimators
+                    .iter()
+                    .map(DivergenceEstimator::flow_map_evaluations)
+                    .sum();
+                let followed = estimators.iter().any(DivergenceEstimator::needs_solver);
+                let path = if followed {
+                    solver
+                        .fixed_evaluations()
+                        .unwrap_or(ADAPTIVE_EVALUATIONS_GUESS)
+                        + nodes * extra
+                } else {
+                    0
+                };
+                let control = match solver.fixed_evaluations() {
+                    None if followed => {
+                        ADAPTIVE_EVALUATIONS_GUESS
+                            * ControlDivergence::for_estimators(estimators, dim)
+                                .jvps_per_evaluation(dim)
+                    }
+                    _ => 0,
+                };
+                TrialCost {
+                    evaluations: (path + own) * rows as u64,
+                    products: (nodes * products + once + control) * rows as u64,
+                    head_calls: nodes * heads * rows as u64,
+                    guessed: followed && solver.fixed_evaluations().is_none(),
+                }
             };
-            let control = match solver.evaluations() {
-                None if followed => ADAPTIVE_GUESS * Control::of(estimators, dim).products(dim),
-                _ => 0,
-            };
-            Cost {
-                evaluations: (path + own) * rows as u64,
-                products: (nodes * products + once + control) * rows as u64,
-                head_calls: nodes * heads * rows as u64,
-                guessed: followed && solver.evaluations().is_none(),
-            }
-        };
         match work {
-            Work::Likelihood(w) => path(&w.solver, &w.estimators, w.model, w.count * w.draws()),
-            Work::Profile(w) => path(&w.solver, &w.estimators, w.model, w.count),
-            Work::Budget(w) => {
+            TrialWork::Likelihood(w) => {
+                path(&w.solver, &w.estimators, w.model, w.count * w.draws())
+            }
+            TrialWork::Profile(w) => path(&w.solver, &w.estimators, w.model, w.count),
+            TrialWork::Budget(w) => {
                 let costs = w
                     .budget_solvers()
                     .into_iter()
                     .map(|s| path(&s, &w.estimators, w.model, w.count));
-                costs.reduce(Cost::plus).unwrap_or_default()
+                costs.reduce(TrialCost::plus).unwrap_or_default()
             }
-            Work::Density {
+            TrialWork::Density {
                 model,
                 solver,
                 estimator,
@@ -92,41 +113,41 @@ impl Prepared {
                 *model,
                 grid.points * grid.points,
             ),
-            Work::Stein { model, stein, .. } => {
+            TrialWork::Stein { model, stein, .. } => {
                 let places = 2 * (stein.samples * stein.times) as u64;
                 let apart = u64::from(!self.models[*model].card.is_joint(&stein.head));
-                Cost {
+                TrialCost {
                     evaluations: places,
                     products: places * apart,
                     head_calls: places * apart,
                     guessed: false,
                 }
             }
-            Work::Sample {
+            TrialWork::Sample {
                 model,
                 sampler,
                 count,
                 ..
             } => {
-                let each = sampler.cost(&Setting::of(&self.models[*model]));
+                let each = sampler.cost(&SamplerContext::for_model(&self.models[*model]));
                 let rows = *count as u64;
-                Cost {
+                TrialCost {
                     evaluations: each.evaluations * rows,
                     products: each.products * rows,
                     head_calls: 0,
-                    guessed: each.guessed,
+                    guessed: each.is_upper_bound,
                 }
             }
-            Work::Maps(w) => {
+            TrialWork::Maps(w) => {
                 let steps: u64 = w.steps.iter().map(|s| *s as u64).sum();
                 let dim = self.models[w.model].dim() as u64;
-                Cost {
+                TrialCost {
                     evaluations: steps * (5 * w.samples as u64 + w.draws as u64),
                     products: steps * 3 * dim * w.samples as u64,
-                    ..Cost::default()
+                    ..TrialCost::default()
                 }
             }
-            Work::Contrast(_) | Work::Metrics { .. } => Cost::default(),
+            TrialWork::Contrast(_) | TrialWork::Metrics { .. } => TrialCost::default(),
         }
     }
 }

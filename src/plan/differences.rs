@@ -3,16 +3,21 @@
 use super::Plan;
 
 /// Keys in which two plans differ, as `key: ours ≠ theirs`; empty where they are the same work.
-pub fn differences(ours: &Plan, theirs: &Plan) -> Vec<String> {
+pub fn plan_differences(ours: &Plan, theirs: &Plan) -> Vec<String> {
     let mut found = Vec::new();
     let (a, b) = (serde_json::to_value(ours), serde_json::to_value(theirs));
     if let (Ok(a), Ok(b)) = (a, b) {
-        compare("", &a, &b, &mut found);
+        collect_json_differences("", &a, &b, &mut found);
     }
     found
 }
 
-fn compare(at: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut Vec<String>) {
+fn collect_json_differences(
+    at: &str,
+    a: &serde_json::Value,
+    b: &serde_json::Value,
+    found: &mut Vec<String>,
+) {
     use serde_json::Value;
     let below = |key: &str| {
         if at.is_empty() {
@@ -34,7 +39,7 @@ fn compare(at: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut V
                 .chain(y.keys().filter(|k| !x.contains_key(*k)))
                 .filter(|k| !unsaid(k, x, y))
             {
-                compare(
+                collect_json_differences(
                     &below(key),
                     &x.get(key).cloned().unwrap_or_default(),
                     &y.get(key).cloned().unwrap_or_default(),
@@ -43,10 +48,9 @@ fn compare(at: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut V
             }
         }
         (Value::Array(x), Value::Array(y)) if x.len() == y.len() => {
-            x.iter()
-                .zip(y)
-                .enumerate()
-                .for_each(|(i, (x, y))| compare(&below(&i.to_string()), x, y, found));
+            x.iter().zip(y).enumerate().for_each(|(i, (x, y))| {
+                collect_json_differences(&below(&i.to_string()), x, y, found)
+            });
         }
         (Value::Array(x), Value::Array(y)) => {
             found.push(format!("{at}: {} entries, there {}", x.len(), y.len()))

@@ -4,59 +4,66 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::builder::Builder;
-use super::offered::{most_samples, resolved, resolves, supports, supports_sampler};
-use super::{
-    Against, Choose, ContrastWork, FORMAT, LikelihoodWork, MapWork, Plan, PlannedFile, Prepared,
-    Wanted, Work, pairs, solver_label,
+use super::builder::PlanBuilder;
+use super::capabilities::{
+    check_difference_step, check_estimator_supported, check_sampler_supported, max_samples,
+    with_card_defaults,
 };
-use crate::config::{Budgeting, LikelihoodEntry, MapsEntry, SamplesEntry, Written};
-use crate::data::Bound;
-use crate::divergence::{Divergence, Learned};
-use crate::flow::map;
-use crate::metric::{Metric, Role, Sets, paired};
-use crate::model::card::Direction;
-use crate::num::key::Key;
-use crate::num::shape::Said;
-use crate::registry::named;
-use crate::sample::{Sampler, Setting};
-use crate::solve::{Solver, Span};
-use crate::stein::{Score, Stein};
+use super::{
+    AutoStepsRequest, ContrastWork, FlowMapWork, LikelihoodWork, PLAN_FORMAT, Plan, PlannedFile,
+    PreparedPlan, ReferenceEstimate, StepsChooser, TrialWork, sampler_pairs, solver_label,
+};
+use crate::config::{ConfigFile, ErrorBudgetSetting, LikelihoodEntry, MapsEntry, SamplesEntry};
+use crate::data::LikelihoodBound;
+use crate::divergence::{DivergenceEstimator, Learned};
+use crate::flow::flow_map;
+use crate::metric::{Metric, SampleRole, SampleSets, paired};
+use crate::model::card::FlowMapDirection;
+use crate::num::key::RngKey;
+use crate::num::shape::RequestedLayout;
+use crate::registry::prefix_with_name;
+use crate::sample::{Sampler, SamplerContext};
+use crate::solve::{Solver, TimeSpan};
+use crate::stein::{SteinScore, SteinTest};
 use crate::yaml::Fault;
 
 /// Samples that a solver's error is measured on where no config asks for it, and the part of an entry's cost that this
 /// may be.
-const AUTOMATIC: usize = 16;
-const DEAR: f64 = 0.25;
+const AUTOMATIC_BUDGET_SAMPLES: usize = 16;
+const MAX_AUTOMATIC_BUDGET_SHARE: f64 = 0.25;
 
 /// Resolves a config: opens and checks every file it names, and lists the trials. Runs no network, unless steps are to
 /// be chosen: then once everything is known to be right.
 ///
 /// # Errors
 /// One message that names the config and every fault: of its form, of its entries and of the files it names.
-pub fn prepare(written: &Written, seed: Option<u64>, choose: &Choose) -> Result<Prepared> {
-    let draft = build(written, seed, None)?;
-    if draft.unsettled {
-        build(written, seed, Some(choose))
+pub fn prepare_plan(
+    written: &ConfigFile,
+    seed: Option<u64>,
+    choose: &StepsChooser,
+) -> Result<PreparedPlan> {
+    let draft = build_plan(written, seed, None)?;
+    if draft.steps_pending {
+        build_plan(written, seed, Some(choose))
     } else {
         Ok(draft)
     }
 }
 
-fn build<'a>(
-    written: &'a Written,
+fn build_plan<'a>(
+    written: &'a ConfigFile,
     seed: Option<u64>,
-    choose: Option<&'a Choose<'a>>,
-) -> Result<Prepared> {
+    choose: Option<&'a StepsChooser<'a>>,
+) -> Result<PreparedPlan> {
     let config = &written.config;
-    let mut builder = Builder {
-        written,
+    let mut builder = PlanBuilder {
+        config_file: written,
         dequantizations: Vec::new(),
         ids: BTreeSet::new(),
         faults: Vec::new(),
-        prepared: Prepared {
+        prepared: PreparedPlan {
             plan: Plan {
-                format: FORMAT,
+                format: PLAN_FORMAT,
                 name: config.name.clone(),
                 seed: seed.unwrap_or(config.seed),
                 models: Vec::new(),
@@ -67,24 +74,24 @@ fn build<'a>(
             models: Vec::new(),
             data: Vec::new(),
             extractors: Vec::new(),
-            left_out: Vec::new(),
+            skipped: Vec::new(),
             steps: Vec::new(),
-            unsettled: false,
+            steps_pending: false,
         },
-        choose,
+        choose_steps: choose,
     };
     for (i, entry) in config.likelihood.iter().enumerate() {
-        builder.likelihood(&format!("likelihood.{i}"), entry);
+        builder.add_likelihood_entry(&format!("likelihood.{i}"), entry);
     }
     for (i, entry) in config.samples.iter().enumerate() {
-        builder.samples(&format!("samples.{i}"), entry);
+        builder.add_samples_entry(&format!("samples.{i}"), entry);
     }
     for (i, entry) in config.maps.iter().enumerate() {
-        builder.maps(&format!("maps.{i}"), entry);
+        builder.add_maps_entry(&format!("maps.{i}"), entry);
     }
     let faults = std::mem::take(&mut builder.faults);
-    written.hold(faults)?;
-    written.hold(check_references(&builder.prepared.plan))?;
+    written.reject_faults(faults)?;
+    written.reject_faults(check_references(&builder.prepared.plan))?;
     Ok(builder.prepared)
 }
 
@@ -92,7 +99,7 @@ fn build<'a>(
 fn check_references(plan: &Plan) -> Vec<Fault> {
     let likelihoods = || {
         plan.trials.iter().filter_map(|t| {
-            if let Work::Likelihood(w) = &t.work {
+            if let TrialWork::Likelihood(w) = &t.work {
                 Some(w)
             } else {
                 None
@@ -101,7 +108,7 @@ fn check_references(plan: &Plan) -> Vec<Fault> {
     };
     let mut found: Vec<Fault> = Vec::new();
     for work in likelihoods() {
-        let Some(Against { estimator, solver }) = &work.against else {
+        let Some(ReferenceEstimate { estimator, solver }) = &work.against else {
             continue;
         };
         let measured = |w: &LikelihoodWork| {
@@ -124,7 +131,7 @@ fn check_references(plan: &Plan) -> Vec<Fault> {
 }
 
 /// The data of an entry under `samples`.
-struct Files {
+struct SamplesEntryData {
     reference: usize,
     floor: Option<usize>,
     train: Option<usize>,
@@ -132,28 +139,31 @@ struct Files {
     noise: Option<usize>,
 }
 
-impl Builder<'_> {
-    fn likelihood(&mut self, key: &str, entry: &LikelihoodEntry) {
-        let config = &self.written.config;
-        let model = self.model(&entry.model);
-        let Some(model) = self.noted(&format!("{key}.model"), model) else {
-            return self.readable(&format!("{key}.data"), &entry.data);
+impl PlanBuilder<'_> {
+    fn add_likelihood_entry(&mut self, key: &str, entry: &LikelihoodEntry) {
+        let config = &self.config_file.config;
+        let model = self.add_model(&entry.model);
+        let Some(model) = self.ok_or_fault(&format!("{key}.model"), model) else {
+            return self.check_readable(&format!("{key}.data"), &entry.data);
         };
-        let layout = entry.layout.as_ref().map(Said::always);
-        let data = self.data(&entry.data, model, entry.dequantization.as_ref(), layout);
-        let data = self.noted(&format!("{key}.data"), data);
+        let layout = entry.layout.as_ref().map(RequestedLayout::unconditional);
+        let data = self.add_data(&entry.data, model, entry.dequantization.as_ref(), layout);
+        let data = self.ok_or_fault(&format!("{key}.data"), data);
         if let Some(data) = data {
-            let bound =
-                self.prepared.data[data].bound(&self.prepared.models[model].card, entry.lattice);
-            if let Some(Bound { why: Some(why), .. }) = self.noted(&format!("{key}.data"), bound) {
-                self.unbounded(data, why);
+            let bound = self.prepared.data[data]
+                .likelihood_bound(&self.prepared.models[model].card, entry.lattice);
+            if let Some(LikelihoodBound {
+                reason: Some(why), ..
+            }) = self.ok_or_fault(&format!("{key}.data"), bound)
+            {
+                self.mark_unbounded(data, why);
             }
         }
         let opened = &self.prepared.models[model];
         let written = entry.estimators.as_ref().unwrap_or(&config.estimators);
-        let estimators: Vec<Divergence> = written
+        let estimators: Vec<DivergenceEstimator> = written
             .iter()
-            .map(|e| resolved(opened, e.clone()))
+            .map(|e| with_card_defaults(opened, e.clone()))
             .collect();
         let listed = |own: bool, list: &str| {
             if own {
@@ -171,33 +181,35 @@ impl Builder<'_> {
         self.check_solvers(model, &listed(entry.solvers.is_some(), "solvers"), &solvers);
         for (i, stein) in entry.stein.iter().enumerate() {
             let checked = self.check_stein(model, stein);
-            self.said(&format!("{key}.stein.{i}"), checked);
+            self.ok_or_nested_fault(&format!("{key}.stein.{i}"), checked);
         }
         if entry.density.is_some() && self.prepared.models[model].dim() != 2 {
             let dim = self.prepared.models[model].dim();
             let message =
                 format!("the model has {dim} dimensions; a density over the plane needs 2");
-            self.note(Fault::new(format!("{key}.density"), message));
+            self.add_fault(Fault::new(format!("{key}.density"), message));
         }
         let Some(data) = data else { return };
         let available = self.prepared.data[data].len();
         if let Some(count) = entry.samples.filter(|count| *count > available) {
             let message = format!("{count}, but {} has only {available}", entry.data.display());
-            self.note(Fault::new(format!("{key}.samples"), message));
+            self.add_fault(Fault::new(format!("{key}.samples"), message));
         }
         // What follows needs all of it to be right.
-        if self.faults.iter().any(|f| f.key.starts_with(key)) || self.written.at_fault(key) {
+        if self.faults.iter().any(|f| f.key.starts_with(key))
+            || self.config_file.has_fault_near(key)
+        {
             return;
         }
         if estimators.is_empty() || solvers.is_empty() {
             return;
         }
         let planned = self.plan_likelihood(key, entry, model, data, &estimators, solvers);
-        self.said(key, planned);
+        self.ok_or_nested_fault(key, planned);
     }
 
     /// Data whose log-likelihoods bound nothing, which the entry allows.
-    fn unbounded(&mut self, data: usize, why: String) {
+    fn mark_unbounded(&mut self, data: usize, why: String) {
         let planned = &mut self.prepared.plan.data[data];
         if !planned.unbounded {
             planned.unbounded = true;
@@ -213,13 +225,16 @@ impl Builder<'_> {
         entry: &LikelihoodEntry,
         model: usize,
         data: usize,
-        estimators: &[Divergence],
+        estimators: &[DivergenceEstimator],
         solvers: Vec<Solver>,
     ) -> Result<()> {
-        let config = &self.written.config;
+        let config = &self.config_file.config;
         let opened = &self.prepared.models[model];
         let wanted = entry.reference.as_ref().or(config.reference.as_ref());
-        let wanted = wanted.map_or_else(|| estimators[0].clone(), |w| resolved(opened, w.clone()));
+        let wanted = wanted.map_or_else(
+            || estimators[0].clone(),
+            |w| with_card_defaults(opened, w.clone()),
+        );
         let elsewhere = entry
             .reference_solver
             .as_ref()
@@ -228,7 +243,7 @@ impl Builder<'_> {
             (Some(place), _) => place,
             // It stands under its own solver, in whichever entry: `check_references`.
             (None, Some(_)) => 0,
-            (None, None) if self.written.at_fault("estimators") => 0,
+            (None, None) if self.config_file.has_fault_near("estimators") => 0,
             (None, None) => bail!(
                 "reference: `{}` is not among the estimators of this entry",
                 wanted.label()
@@ -237,7 +252,7 @@ impl Builder<'_> {
         let elsewhere = elsewhere.cloned();
         if elsewhere
             .as_ref()
-            .is_some_and(|solver| solver.automatic().is_some())
+            .is_some_and(|solver| solver.auto_steps_tolerance().is_some())
         {
             bail!(
                 "reference_solver: its steps are auto, which is found for each entry alone; expected a number"
@@ -245,7 +260,7 @@ impl Builder<'_> {
         }
         estimators
             .iter()
-            .try_for_each(|e| resolves(opened, e, &self.prepared.data[data]))?;
+            .try_for_each(|e| check_difference_step(opened, e, &self.prepared.data[data]))?;
         if let Some(dequantization) = &entry.dequantization {
             dequantization
                 .check(estimators)
@@ -253,15 +268,15 @@ impl Builder<'_> {
         }
         let available = self.prepared.data[data].len();
         let count = entry.samples.unwrap_or(available);
-        let solvers = self.settle(model, data, estimators, count, solvers)?;
+        let solvers = self.choose_automatic_steps(model, data, estimators, count, solvers)?;
         self.check_overlap(model, data, &solvers, estimators)?;
         let chunk = config.chunk.max(1);
         let density_solver = solvers[0].clone();
         for (place, solver) in solvers.into_iter().enumerate() {
             // What takes no solver stands beside the first one's rows, once.
-            let here: Vec<Divergence> = estimators
+            let here: Vec<DivergenceEstimator> = estimators
                 .iter()
-                .filter(|e| place == 0 || e.takes_solver())
+                .filter(|e| place == 0 || e.needs_solver())
                 .cloned()
                 .collect();
             let Some(reference) = here
@@ -271,10 +286,11 @@ impl Builder<'_> {
             else {
                 continue;
             };
-            let against = (elsewhere.as_ref().filter(|s| **s != solver)).map(|s| Against {
-                estimator: wanted.clone(),
-                solver: s.clone(),
-            });
+            let against =
+                (elsewhere.as_ref().filter(|s| **s != solver)).map(|s| ReferenceEstimate {
+                    estimator: wanted.clone(),
+                    solver: s.clone(),
+                });
             let work = |first: usize, count: usize| LikelihoodWork {
                 model,
                 data,
@@ -288,19 +304,21 @@ impl Builder<'_> {
                 automatic: false,
             };
             for first in (0..count).step_by(chunk) {
-                self.push(Work::Likelihood(work(first, chunk.min(count - first))))?;
+                self.add_trial(TrialWork::Likelihood(work(first, chunk.min(count - first))))?;
             }
-            if entry.profile > 0 && here.iter().any(Divergence::takes_solver) {
-                self.push(Work::Profile(work(0, entry.profile.min(count))))?;
+            if entry.profile > 0 && here.iter().any(DivergenceEstimator::needs_solver) {
+                self.add_trial(TrialWork::Profile(work(0, entry.profile.min(count))))?;
             }
-            match entry.budget.as_ref().map(Budgeting::samples) {
-                Some(Some(samples)) => drop(self.push(Work::Budget(work(0, samples.min(count))))?),
+            match entry.budget.as_ref().map(ErrorBudgetSetting::samples) {
+                Some(Some(samples)) => {
+                    drop(self.add_trial(TrialWork::Budget(work(0, samples.min(count))))?)
+                }
                 Some(None) => {}
-                None => self.automatic_budget(work(0, count), key)?,
+                None => self.plan_automatic_budget(work(0, count), key)?,
             }
         }
         for stein in &entry.stein {
-            self.push(Work::Stein {
+            self.add_trial(TrialWork::Stein {
                 model,
                 data,
                 stein: stein.clone(),
@@ -309,66 +327,66 @@ impl Builder<'_> {
         let Some(grid) = &entry.density else {
             return Ok(());
         };
-        let learned = estimators.iter().find(|e| heads(e));
+        let learned = estimators.iter().find(|e| is_learned_head(e));
         let few = estimators
             .iter()
-            .filter(|e| !e.takes_solver())
-            .max_by_key(|e| e.own_evaluations());
+            .filter(|e| !e.needs_solver())
+            .max_by_key(|e| e.flow_map_evaluations());
         for estimator in [Some(&estimators[reference]), learned, few]
             .into_iter()
             .flatten()
         {
-            let work = Work::Density {
+            let work = TrialWork::Density {
                 model,
                 solver: density_solver.clone(),
                 estimator: estimator.clone(),
                 grid: grid.clone(),
             };
             if !self.prepared.plan.trials.iter().any(|t| t.work == work) {
-                self.push(work)?;
+                self.add_trial(work)?;
             }
         }
         Ok(())
     }
 
     /// The solvers of an entry with the numbers of steps that are chosen for them, each once.
-    fn settle(
+    fn choose_automatic_steps(
         &mut self,
         model: usize,
         data: usize,
-        estimators: &[Divergence],
+        estimators: &[DivergenceEstimator],
         samples: usize,
         solvers: Vec<Solver>,
     ) -> Result<Vec<Solver>> {
         let (given, mut settled) = (solvers.clone(), Vec::new());
         for solver in solvers {
-            if solver.automatic().is_none() {
+            if solver.auto_steps_tolerance().is_none() {
                 settled.push(solver);
                 continue;
             }
-            if !estimators.iter().any(Divergence::takes_solver) {
+            if !estimators.iter().any(DivergenceEstimator::needs_solver) {
                 bail!(
                     "solvers: steps: auto has no log-likelihoods to compare, since no estimator follows a path"
                 );
             }
-            self.prepared.unsettled |= self.choose.is_none();
-            let Some(choose) = self.choose else {
+            self.prepared.steps_pending |= self.choose_steps.is_none();
+            let Some(choose) = self.choose_steps else {
                 settled.push(solver);
                 continue;
             };
-            let wanted = Wanted {
+            let wanted = AutoStepsRequest {
                 model: &self.prepared.models[model],
                 data: &self.prepared.data[data],
                 solver: &solver,
                 estimators,
                 samples,
-                key: Key {
+                key: RngKey {
                     seed: self.prepared.plan.seed,
                 },
             };
             let chosen = choose(&wanted).with_context(|| format!("solvers: {}", solver.name()))?;
             let found = chosen
-                .settled()
+                .chosen_solver()
                 .context("solvers: steps: auto of a solver without steps")?;
             self.prepared.steps.push(chosen);
             // What was found may be in the list as a number too.
@@ -381,8 +399,8 @@ impl Builder<'_> {
 
     /// The solver's part of the error of the reference, on a few samples, where `whole` has fixed steps and it costs a
     /// small part of that.
-    fn automatic_budget(&mut self, whole: LikelihoodWork, key: &str) -> Result<()> {
-        let followed = |e: &&Divergence| e.takes_solver();
+    fn plan_automatic_budget(&mut self, whole: LikelihoodWork, key: &str) -> Result<()> {
+        let followed = |e: &&DivergenceEstimator| e.needs_solver();
         let reference = whole.estimators.get(whole.reference).filter(followed);
         let Some(reference) = reference
             .or(whole.estimators.iter().find(followed))
@@ -390,10 +408,10 @@ impl Builder<'_> {
         else {
             return Ok(());
         };
-        if whole.solver.evaluations().is_none() || whole.count < 2 {
+        if whole.solver.fixed_evaluations().is_none() || whole.count < 2 {
             return Ok(());
         }
-        let (estimators, count) = (vec![reference], whole.count.min(AUTOMATIC));
+        let (estimators, count) = (vec![reference], whole.count.min(AUTOMATIC_BUDGET_SAMPLES));
         let small = LikelihoodWork {
             estimators,
             reference: 0,
@@ -402,16 +420,16 @@ impl Builder<'_> {
             automatic: true,
             ..whole.clone()
         };
-        let cost = |work: &Work| {
-            let cost = self.prepared.cost(work);
+        let cost = |work: &TrialWork| {
+            let cost = self.prepared.trial_cost(work);
             (cost.evaluations + cost.products) as f64
         };
-        let small = Work::Budget(small);
-        let share = cost(&small) / cost(&Work::Likelihood(whole.clone()));
-        if share <= DEAR {
-            return self.push(small).map(drop);
+        let small = TrialWork::Budget(small);
+        let share = cost(&small) / cost(&TrialWork::Likelihood(whole.clone()));
+        if share <= MAX_AUTOMATIC_BUDGET_SHARE {
+            return self.add_trial(small).map(drop);
         }
-        self.prepared.left_out.push(format!(
+        self.prepared.skipped.push(format!(
             "{key}: the error of {} is not measured, which would cost {:.0} % of the entry; `budget: true` measures it",
             solver_label(&whole.solver),
             100.0 * share
@@ -420,13 +438,13 @@ impl Builder<'_> {
     }
 
     /// Notes every estimator that the model does not offer, and any that is there twice.
-    fn check_estimators(&mut self, model: usize, key: &str, estimators: &[Divergence]) {
+    fn check_estimators(&mut self, model: usize, key: &str, estimators: &[DivergenceEstimator]) {
         let mut labels = BTreeSet::new();
         for (i, estimator) in estimators.iter().enumerate() {
-            let offered = supports(&self.prepared.models[model], estimator);
-            self.noted(&format!("{key}.{i}"), offered);
+            let offered = check_estimator_supported(&self.prepared.models[model], estimator);
+            self.ok_or_fault(&format!("{key}.{i}"), offered);
             if !labels.insert(estimator.label()) {
-                self.note(Fault::new(
+                self.add_fault(Fault::new(
                     format!("{key}.{i}"),
                     format!("`{}` is there twice", estimator.label()),
                 ));
@@ -439,22 +457,24 @@ impl Builder<'_> {
         for (i, solver) in solvers.iter().enumerate() {
             let curve = &self.prepared.models[model].curve;
             let checked = solver
-                .check(Span {
+                .check(TimeSpan {
                     curve,
                     to_prior: true,
                 })
-                .map_err(|e| anyhow!(named(solver.name(), e)));
-            self.noted(&format!("{key}.{i}"), checked);
+                .map_err(|e| anyhow!(prefix_with_name(solver.name(), e)));
+            self.ok_or_fault(&format!("{key}.{i}"), checked);
         }
     }
 
-    fn check_stein(&self, model: usize, stein: &Stein) -> Result<()> {
+    fn check_stein(&self, model: usize, stein: &SteinTest) -> Result<()> {
         stein.check().map_err(|e| anyhow!(e))?;
-        let head = Divergence::Learned(Learned {
+        let head = DivergenceEstimator::Learned(Learned {
             head: stein.head.clone(),
         });
-        supports(&self.prepared.models[model], &head)?;
-        if stein.score == Score::Model && self.prepared.models[model].card.closed_form.is_none() {
+        check_estimator_supported(&self.prepared.models[model], &head)?;
+        if stein.score == SteinScore::Model
+            && self.prepared.models[model].card.closed_form.is_none()
+        {
             bail!(
                 "score: model needs an exact model, a card with a `closed_form`; expected score: noise"
             );
@@ -468,10 +488,10 @@ impl Builder<'_> {
         model: usize,
         data: usize,
         solvers: &[Solver],
-        estimators: &[Divergence],
+        estimators: &[DivergenceEstimator],
     ) -> Result<()> {
         for trial in &self.prepared.plan.trials {
-            let Work::Likelihood(there) = &trial.work else {
+            let TrialWork::Likelihood(there) = &trial.work else {
                 continue;
             };
             if (there.model, there.data) != (model, data) || !solvers.contains(&there.solver) {
@@ -489,34 +509,35 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn maps(&mut self, key: &str, entry: &MapsEntry) {
-        let model = self.model(&entry.model);
-        let Some(model) = self.noted(&format!("{key}.model"), model) else {
-            return self.readable(&format!("{key}.data"), &entry.data);
+    fn add_maps_entry(&mut self, key: &str, entry: &MapsEntry) {
+        let model = self.add_model(&entry.model);
+        let Some(model) = self.ok_or_fault(&format!("{key}.model"), model) else {
+            return self.check_readable(&format!("{key}.data"), &entry.data);
         };
-        let data = self.data(
+        let data = self.add_data(
             &entry.data,
             model,
             None,
-            entry.layout.as_ref().map(Said::always),
+            entry.layout.as_ref().map(RequestedLayout::unconditional),
         );
-        let Some(data) = self.noted(&format!("{key}.data"), data) else {
+        let Some(data) = self.ok_or_fault(&format!("{key}.data"), data) else {
             return;
         };
-        if !self.written.at_fault(key) {
+        if !self.config_file.has_fault_near(key) {
             let planned = self.plan_maps(entry, model, data);
-            self.said(key, planned);
+            self.ok_or_nested_fault(key, planned);
         }
     }
 
     /// The trial of an entry whose model and data are right.
     fn plan_maps(&mut self, entry: &MapsEntry, model: usize, data: usize) -> Result<()> {
         let opened = &self.prepared.models[model];
-        let spec = opened.map_spec(&entry.map)?;
+        let spec = opened.flow_map_spec(&entry.map)?;
         let at = |e: String| anyhow!("{}: flow_maps.{}: {e}", opened.path.display(), entry.map);
-        spec.gives_divergence().map_err(at)?;
+        spec.check_has_divergence().map_err(at)?;
         for steps in &entry.steps {
-            map::times(&opened.curve, entry.grid, *steps).map_err(|e| anyhow!("steps: {e}"))?;
+            flow_map::flow_map_times(&opened.curve, entry.grid, *steps)
+                .map_err(|e| anyhow!("steps: {e}"))?;
         }
         if entry.draws > 0 && opened.dim() > 3 {
             bail!(
@@ -525,7 +546,7 @@ impl Builder<'_> {
                 opened.dim()
             );
         }
-        if entry.draws > 0 && spec.direction() == Direction::ToData {
+        if entry.draws > 0 && spec.direction() == FlowMapDirection::ToData {
             bail!(
                 "draws: the map goes to the data alone, so that it gives no density at a point; expected 0"
             );
@@ -546,7 +567,7 @@ impl Builder<'_> {
             draws,
             ..
         } = entry.clone();
-        self.push(Work::Maps(MapWork {
+        self.add_trial(TrialWork::Maps(FlowMapWork {
             model,
             data,
             map,
@@ -558,14 +579,16 @@ impl Builder<'_> {
         .map(drop)
     }
 
-    fn samples(&mut self, key: &str, entry: &SamplesEntry) {
-        let model = self.model(&entry.model);
+    fn add_samples_entry(&mut self, key: &str, entry: &SamplesEntry) {
+        let model = self.add_model(&entry.model);
         let extractor = entry
             .extractor
             .as_ref()
-            .map(|f| self.extractor(f))
+            .map(|f| self.add_extractor(f))
             .transpose();
-        let extractor = self.noted(&format!("{key}.extractor"), extractor).flatten();
+        let extractor = self
+            .ok_or_fault(&format!("{key}.extractor"), extractor)
+            .flatten();
         let files = [
             ("reference", Some(&entry.reference)),
             ("floor", entry.floor.as_ref()),
@@ -573,10 +596,10 @@ impl Builder<'_> {
             ("test", entry.test.as_ref()),
             ("noise", entry.noise.as_ref()),
         ];
-        let Some(model) = self.noted(&format!("{key}.model"), model) else {
+        let Some(model) = self.ok_or_fault(&format!("{key}.model"), model) else {
             for (name, file) in files {
                 file.into_iter()
-                    .for_each(|file| self.readable(&format!("{key}.{name}"), file));
+                    .for_each(|file| self.check_readable(&format!("{key}.{name}"), file));
             }
             return;
         };
@@ -584,23 +607,23 @@ impl Builder<'_> {
         let known = layouts
             .map_or(Ok(()), |l| l.check(&files.map(|(name, _)| name)))
             .map_err(|e| anyhow!(e));
-        self.said(key, known);
+        self.ok_or_nested_fault(key, known);
         let [reference, floor, train, test, noise] = files.map(|(name, file)| {
-            let layout = layouts.and_then(|l| l.of(name));
+            let layout = layouts.and_then(|l| l.for_array(name));
             let data = match name {
-                "noise" => file.map(|file| self.noise(file, model, entry.count, layout)),
-                _ => file.map(|file| self.data(file, model, None, layout)),
+                "noise" => file.map(|file| self.add_noise(file, model, entry.count, layout)),
+                _ => file.map(|file| self.add_data(file, model, None, layout)),
             };
-            self.noted(&format!("{key}.{name}"), data.transpose())
+            self.ok_or_fault(&format!("{key}.{name}"), data.transpose())
                 .flatten()
         });
         for (i, sampler) in entry.samplers.iter().enumerate() {
             let checked = self.check_sampler(model, sampler);
-            self.noted(&format!("{key}.samplers.{i}"), checked);
+            self.ok_or_fault(&format!("{key}.samplers.{i}"), checked);
         }
-        let most = most_samples(self.prepared.models[model].dim());
+        let most = max_samples(self.prepared.models[model].dim());
         if entry.count > most {
-            self.note(Fault::new(
+            self.add_fault(Fault::new(
                 format!("{key}.count"),
                 format!("{}, expected at most {most}", entry.count),
             ));
@@ -614,12 +637,12 @@ impl Builder<'_> {
                 "`{}` is not among the samplers of this entry",
                 baseline.label()
             );
-            self.note(Fault::new(format!("{key}.baseline"), message));
+            self.add_fault(Fault::new(format!("{key}.baseline"), message));
         }
         let Some(reference) = reference else { return };
         let samples = |data: usize| self.prepared.data[data].len();
         let (generated, available) = (entry.count, samples(reference));
-        let n = Sets {
+        let n = SampleSets {
             generated,
             reference: available,
             train: train.map(samples),
@@ -627,12 +650,14 @@ impl Builder<'_> {
         };
         for (i, metric) in entry.metrics.iter().enumerate() {
             let checked = metric.check_all(n).map_err(|e| anyhow!(e));
-            self.noted(&format!("{key}.metrics.{i}"), checked);
+            self.ok_or_fault(&format!("{key}.metrics.{i}"), checked);
         }
-        if self.faults.iter().any(|f| f.key.starts_with(key)) || self.written.at_fault(key) {
+        if self.faults.iter().any(|f| f.key.starts_with(key))
+            || self.config_file.has_fault_near(key)
+        {
             return;
         }
-        let files = Files {
+        let files = SamplesEntryData {
             reference,
             floor,
             train,
@@ -640,15 +665,15 @@ impl Builder<'_> {
             noise,
         };
         let planned = self.plan_samples(entry, model, files, extractor);
-        self.said(key, planned);
+        self.ok_or_nested_fault(key, planned);
     }
 
     fn check_sampler(&self, model: usize, sampler: &Sampler) -> Result<()> {
-        let on = Setting::of(&self.prepared.models[model]);
+        let on = SamplerContext::for_model(&self.prepared.models[model]);
         sampler
             .check(&on)
-            .map_err(|e| anyhow!(named(sampler.name(), e)))?;
-        supports_sampler(&self.prepared.models[model], sampler)
+            .map_err(|e| anyhow!(prefix_with_name(sampler.name(), e)))?;
+        check_sampler_supported(&self.prepared.models[model], sampler)
     }
 
     /// The trials of an entry whose files, samplers and metrics are right.
@@ -656,10 +681,10 @@ impl Builder<'_> {
         &mut self,
         entry: &SamplesEntry,
         model: usize,
-        files: Files,
+        files: SamplesEntryData,
         extractor: Option<PlannedFile>,
     ) -> Result<()> {
-        let Files {
+        let SamplesEntryData {
             reference,
             floor,
             train,
@@ -670,14 +695,14 @@ impl Builder<'_> {
         let mut drawn: Vec<(Sampler, Vec<String>)> = Vec::new();
         for sampler in &entry.samplers {
             // A statistic of a population needs all of it: a trial holds whole ones.
-            let chunk = self.written.config.chunk.max(1);
+            let chunk = self.config_file.config.chunk.max(1);
             let chunk = chunk
                 .checked_next_multiple_of(sampler.population().unwrap_or(1))
                 .unwrap_or(chunk);
             let mut parts = Vec::new();
             for first in (0..entry.count).step_by(chunk) {
                 let count = chunk.min(entry.count - first);
-                parts.push(self.push(Work::Sample {
+                parts.push(self.add_trial(TrialWork::Sample {
                     model,
                     sampler: sampler.clone(),
                     noise,
@@ -687,7 +712,7 @@ impl Builder<'_> {
             }
             drawn.push((sampler.clone(), parts.clone()));
             let (metrics, extractor) = (entry.metrics.clone(), extractor.clone());
-            self.push(Work::Metrics {
+            self.add_trial(TrialWork::Metrics {
                 model,
                 sampler: Some(sampler.clone()),
                 parts,
@@ -700,9 +725,9 @@ impl Builder<'_> {
                 metrics,
             })?;
         }
-        let enough = entry.count.min(available) >= paired::LEAST;
+        let enough = entry.count.min(available) >= paired::MIN_SAMPLES_PER_SIDE;
         if entry.baseline.is_some() && !enough {
-            let least = paired::LEAST;
+            let least = paired::MIN_SAMPLES_PER_SIDE;
             bail!(
                 "baseline: {} samples and {available} of the reference, expected at least {least} of each",
                 entry.count
@@ -711,16 +736,16 @@ impl Builder<'_> {
         // Differences are of statistics against the reference, and of those alone.
         let against_it = |m: &&Metric| {
             m.check(entry.count, available).is_ok()
-                && (train.is_none() || m.compared() == Role::Reference)
+                && (train.is_none() || m.comparison_role() == SampleRole::Reference)
         };
         let differing: Vec<Metric> = entry.metrics.iter().filter(against_it).cloned().collect();
         let enough = enough && !differing.is_empty();
-        let pairs = pairs::pairs(&entry.samplers, entry.baseline.as_ref());
+        let pairs = sampler_pairs::sampler_pairs(&entry.samplers, entry.baseline.as_ref());
         for [one, other] in pairs.into_iter().filter(|_| enough) {
             let [(sampler, parts), (baseline, baseline_parts)] =
                 [one, other].map(|i| drawn[i].clone());
             let (extractor, metrics) = (extractor.clone(), differing.clone());
-            self.push(Work::Contrast(ContrastWork {
+            self.add_trial(TrialWork::Contrast(ContrastWork {
                 model,
                 sampler,
                 baseline,
@@ -734,7 +759,7 @@ impl Builder<'_> {
         if floor.is_some() {
             let metrics = entry.metrics.clone();
             let (sampler, parts, count) = (None, Vec::new(), Some(entry.count));
-            self.push(Work::Metrics {
+            self.add_trial(TrialWork::Metrics {
                 model,
                 sampler,
                 parts,
@@ -751,6 +776,6 @@ impl Builder<'_> {
     }
 }
 
-fn heads(estimator: &Divergence) -> bool {
-    matches!(estimator, Divergence::Learned(_))
+fn is_learned_head(estimator: &DivergenceEstimator) -> bool {
+    matches!(estimator, DivergenceEstimator::Learned(_))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Plan, Work};
+use super::{Plan, TrialWork};
 
 /// Number `index` of `count` shares, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +42,8 @@ impl std::str::FromStr for Shard {
 impl Shard {
     /// The ids of this share: trials are dealt out in the order of their ids, which hash their content,
     /// and whatever reads the samples of other trials goes with them.
-    pub fn trials<'a>(&self, plan: &'a Plan) -> BTreeSet<&'a str> {
-        let leaders = leaders(plan);
+    pub fn trial_ids<'a>(&self, plan: &'a Plan) -> BTreeSet<&'a str> {
+        let leaders = group_representatives(plan);
         let dealt: BTreeSet<&str> = leaders.values().copied().collect();
         let mine: BTreeSet<&str> = dealt
             .into_iter()
@@ -59,7 +59,7 @@ impl Shard {
 }
 
 /// Each trial's group, named by the first id in it: trials that share samples, directly or through others.
-fn leaders(plan: &Plan) -> BTreeMap<&str, &str> {
+fn group_representatives(plan: &Plan) -> BTreeMap<&str, &str> {
     let mut leaders: BTreeMap<&str, &str> = plan
         .trials
         .iter()
@@ -67,8 +67,8 @@ fn leaders(plan: &Plan) -> BTreeMap<&str, &str> {
         .collect();
     for trial in &plan.trials {
         let samples: Vec<&String> = match &trial.work {
-            Work::Metrics { parts, .. } => parts.iter().collect(),
-            Work::Contrast(w) => w.parts.iter().chain(&w.baseline_parts).collect(),
+            TrialWork::Metrics { parts, .. } => parts.iter().collect(),
+            TrialWork::Contrast(w) => w.parts.iter().chain(&w.baseline_parts).collect(),
             _ => continue,
         };
         let ids = samples
@@ -95,14 +95,14 @@ mod tests {
 
     fn plan() -> Plan {
         let sampler = || Sampler::defaults().remove(0);
-        let sample = |first| Work::Sample {
+        let sample = |first| TrialWork::Sample {
             model: 0,
             sampler: sampler(),
             noise: None,
             first,
             count: 1,
         };
-        let metrics = Work::Metrics {
+        let metrics = TrialWork::Metrics {
             model: 0,
             sampler: Some(sampler()),
             parts: vec!["0a".into(), "0b".into(), "0c".into()],
@@ -139,7 +139,7 @@ mod tests {
         };
         trials.push(Trial {
             id: "ee".into(),
-            work: Work::Contrast(contrast),
+            work: TrialWork::Contrast(contrast),
         });
         trials.extend((10..17).map(|i| Trial {
             id: i.to_string(),
@@ -157,11 +157,11 @@ mod tests {
     }
 
     #[test]
-    fn shards_cover_a_plan_once_and_keep_samples_with_their_statistics() {
+    fn shards_partition_a_plan_and_keep_samples_with_their_statistics() {
         let plan = plan();
         for count in [1, 2, 3, 20] {
             let shares: Vec<_> = (1..=count)
-                .map(|index| Shard { index, count }.trials(&plan))
+                .map(|index| Shard { index, count }.trial_ids(&plan))
                 .collect();
             assert_eq!(
                 shares.iter().map(BTreeSet::len).sum::<usize>(),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_written_as_one_of_many() {
+    fn shard_parses_index_and_count() {
         assert_eq!("2/3".parse(), Ok(Shard { index: 2, count: 3 }));
         for wrong in ["0/3", "4/3", "1/0", "3", "a/b", "1/-2", "1/3/5", ""] {
             assert!(

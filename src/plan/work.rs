@@ -5,32 +5,32 @@ use serde::{Deserialize, Serialize};
 use super::{Plan, PlannedFile, solver_label};
 use crate::config::DensityGrid;
 use crate::dequantization::Dequantization;
-use crate::divergence::{self, Control, Divergence};
-use crate::flow::grid::Spacing;
+use crate::divergence::{self, ControlDivergence, DivergenceEstimator};
+use crate::flow::grid::GridSpacing;
 use crate::metric::Metric;
 use crate::num::key::SampleId;
 use crate::sample::Sampler;
 use crate::solve::{Solver, refine};
-use crate::stein::Stein;
+use crate::stein::SteinTest;
 
 /// One unit of work: what a kill can lose, at most.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     /// Hash of the content, so that the order of a config changes nothing.
     pub id: String,
-    pub work: Work,
+    pub work: TrialWork,
 }
 
 impl Trial {
     /// Whether it is done without having been asked for.
     pub fn is_automatic(&self) -> bool {
-        matches!(&self.work, Work::Budget(work) if work.automatic)
+        matches!(&self.work, TrialWork::Budget(work) if work.automatic)
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Work {
+pub enum TrialWork {
     /// Every estimator on a range of samples, over one path.
     Likelihood(LikelihoodWork),
     /// The divergence along the path of the first `count` samples.
@@ -41,18 +41,18 @@ pub enum Work {
     Density {
         model: usize,
         solver: Solver,
-        estimator: Divergence,
+        estimator: DivergenceEstimator,
         grid: DensityGrid,
     },
     /// The differences of a sampler's statistics from a baseline's, paired by their common noise.
     Contrast(ContrastWork),
     /// What a flow map makes of the identities of a true one.
-    Maps(MapWork),
+    Maps(FlowMapWork),
     /// Stein tests of one head.
     Stein {
         model: usize,
         data: usize,
-        stein: Stein,
+        stein: SteinTest,
     },
     /// Samples number `first` to `first + count`.
     Sample {
@@ -91,12 +91,12 @@ pub struct LikelihoodWork {
     pub model: usize,
     pub data: usize,
     pub solver: Solver,
-    pub estimators: Vec<Divergence>,
+    pub estimators: Vec<DivergenceEstimator>,
     /// Index of the estimator that the others are compared with.
     pub reference: usize,
     /// What they are compared with instead, where that stands under another solver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub against: Option<Against>,
+    pub against: Option<ReferenceEstimate>,
     pub first: usize,
     pub count: usize,
     /// As the config names it; integers have one uniform draw where it names none.
@@ -110,7 +110,7 @@ pub struct LikelihoodWork {
 impl LikelihoodWork {
     /// Draws of dequantization noise per sample.
     pub fn draws(&self) -> usize {
-        self.dequantization.as_ref().map_or(1, |d| d.draws())
+        self.dequantization.as_ref().map_or(1, |d| d.draw_count())
     }
 
     /// The solvers of its paths as an error budget: its own, once as it is and once with networks in float64, which take
@@ -126,8 +126,8 @@ impl LikelihoodWork {
 
 /// A reference under a solver of its own, on the same model and data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Against {
-    pub estimator: Divergence,
+pub struct ReferenceEstimate {
+    pub estimator: DivergenceEstimator,
     pub solver: Solver,
 }
 
@@ -146,35 +146,35 @@ pub struct ContrastWork {
 
 /// A flow map's identities, and the mass of its few-step densities.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MapWork {
+pub struct FlowMapWork {
     pub model: usize,
     pub data: usize,
     pub map: String,
     pub steps: Vec<usize>,
-    pub grid: Option<Spacing>,
+    pub grid: Option<GridSpacing>,
     pub samples: usize,
     pub draws: usize,
 }
 
-impl Work {
-    pub fn model(&self) -> usize {
+impl TrialWork {
+    pub fn model_index(&self) -> usize {
         match self {
-            Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => w.model,
-            Work::Maps(w) => w.model,
-            Work::Contrast(w) => w.model,
-            Work::Density { model, .. } | Work::Stein { model, .. } => *model,
-            Work::Sample { model, .. } | Work::Metrics { model, .. } => *model,
+            TrialWork::Likelihood(w) | TrialWork::Profile(w) | TrialWork::Budget(w) => w.model,
+            TrialWork::Maps(w) => w.model,
+            TrialWork::Contrast(w) => w.model,
+            TrialWork::Density { model, .. } | TrialWork::Stein { model, .. } => *model,
+            TrialWork::Sample { model, .. } | TrialWork::Metrics { model, .. } => *model,
         }
     }
 
     /// The data that it reads.
-    pub fn data(&self) -> Vec<usize> {
+    pub fn data_indices(&self) -> Vec<usize> {
         match self {
-            Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => vec![w.data],
-            Work::Maps(w) => vec![w.data],
-            Work::Contrast(w) => vec![w.reference],
-            Work::Stein { data, .. } => vec![*data],
-            Work::Metrics {
+            TrialWork::Likelihood(w) | TrialWork::Profile(w) | TrialWork::Budget(w) => vec![w.data],
+            TrialWork::Maps(w) => vec![w.data],
+            TrialWork::Contrast(w) => vec![w.reference],
+            TrialWork::Stein { data, .. } => vec![*data],
+            TrialWork::Metrics {
                 reference,
                 floor,
                 train,
@@ -187,79 +187,91 @@ impl Work {
                 .chain(test)
                 .copied()
                 .collect(),
-            Work::Sample { noise, .. } => noise.iter().copied().collect(),
-            Work::Density { .. } => Vec::new(),
+            TrialWork::Sample { noise, .. } => noise.iter().copied().collect(),
+            TrialWork::Density { .. } => Vec::new(),
         }
     }
 
     /// Samples whose rows are their own, each made alike in any company; none where the rows are statistics.
-    pub fn samples(&self) -> Option<std::ops::Range<SampleId>> {
+    pub fn sample_range(&self) -> Option<std::ops::Range<SampleId>> {
         let range =
             |first: usize, count: usize| Some(first as SampleId..(first + count) as SampleId);
         match self {
-            Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => range(w.first, w.count),
-            Work::Density { grid, .. } => range(0, grid.points * grid.points),
-            Work::Sample { first, count, .. } => range(*first, *count),
-            Work::Contrast(_) | Work::Maps(_) | Work::Stein { .. } | Work::Metrics { .. } => None,
+            TrialWork::Likelihood(w) | TrialWork::Profile(w) | TrialWork::Budget(w) => {
+                range(w.first, w.count)
+            }
+            TrialWork::Density { grid, .. } => range(0, grid.points * grid.points),
+            TrialWork::Sample { first, count, .. } => range(*first, *count),
+            TrialWork::Contrast(_)
+            | TrialWork::Maps(_)
+            | TrialWork::Stein { .. }
+            | TrialWork::Metrics { .. } => None,
         }
     }
 
     /// Tolerances of the solver that chose the steps, relative and absolute; none where they were fixed.
     pub fn tolerances(&self) -> Option<[f64; 2]> {
         match self {
-            Work::Likelihood(w) | Work::Profile(w) | Work::Budget(w) => w.solver.tolerances(),
-            Work::Density { solver, .. } => solver.tolerances(),
+            TrialWork::Likelihood(w) | TrialWork::Profile(w) | TrialWork::Budget(w) => {
+                w.solver.tolerances()
+            }
+            TrialWork::Density { solver, .. } => solver.tolerances(),
             _ => None,
         }
     }
 
     /// What holds the steps of the paths of log-likelihoods, where their solver chooses steps.
-    pub fn control(&self, plan: &Plan) -> Option<Control> {
-        let Work::Likelihood(w) = self else {
+    pub fn step_control(&self, plan: &Plan) -> Option<ControlDivergence> {
+        let TrialWork::Likelihood(w) = self else {
             return None;
         };
-        let chosen =
-            w.solver.evaluations().is_none() && w.estimators.iter().any(Divergence::takes_solver);
-        chosen.then(|| Control::of(&w.estimators, plan.models[w.model].shape.iter().product()))
+        let chosen = w.solver.fixed_evaluations().is_none()
+            && w.estimators.iter().any(DivergenceEstimator::needs_solver);
+        chosen.then(|| {
+            ControlDivergence::for_estimators(
+                &w.estimators,
+                plan.models[w.model].shape.iter().product(),
+            )
+        })
     }
 
     /// How the estimators of log-likelihoods share products, where they do.
-    fn sharing(&self, plan: &Plan) -> Option<&'static str> {
-        let Work::Likelihood(w) = self else {
+    fn describe_product_sharing(&self, plan: &Plan) -> Option<&'static str> {
+        let TrialWork::Likelihood(w) = self else {
             return None;
         };
         let dim = plan.models[w.model].shape.iter().product();
-        let adaptive = w.solver.evaluations().is_none();
+        let adaptive = w.solver.fixed_evaluations().is_none();
         let control = if adaptive {
-            Control::of(&w.estimators, dim)
+            ControlDivergence::for_estimators(&w.estimators, dim)
         } else {
-            Control::State
+            ControlDivergence::State
         };
-        let shared = divergence::Plan::of(&w.estimators, dim, &control);
-        shared.describe(shared.comes_along(dim, adaptive, &control))
+        let shared = divergence::ProductPlan::for_estimators(&w.estimators, dim, &control);
+        shared.describe(shared.is_joint_with_velocity(dim, adaptive, &control))
     }
 
     /// What the work is, in a few words.
     pub fn describe(&self, plan: &Plan) -> String {
-        let model = &plan.models[self.model()].name;
+        let model = &plan.models[self.model_index()].name;
         match self {
-            Work::Likelihood(w) => format!(
+            TrialWork::Likelihood(w) => format!(
                 "{model}: log-likelihoods of samples {} to {}, {}, {} estimators{}{}",
                 w.first,
                 w.first + w.count - 1,
                 solver_label(&w.solver),
                 w.estimators.len(),
-                self.control(plan)
+                self.step_control(plan)
                     .map_or(String::new(), |c| format!(", {}", c.describe())),
-                self.sharing(plan)
+                self.describe_product_sharing(plan)
                     .map_or(String::new(), |s| format!(", {s}"))
             ),
-            Work::Profile(w) => format!(
+            TrialWork::Profile(w) => format!(
                 "{model}: divergence along {} paths, {}",
                 w.count,
                 solver_label(&w.solver)
             ),
-            Work::Budget(w) => {
+            TrialWork::Budget(w) => {
                 let what = if w.automatic {
                     "the solver's error"
                 } else {
@@ -271,20 +283,20 @@ impl Work {
                     solver_label(&w.solver)
                 )
             }
-            Work::Contrast(w) => {
+            TrialWork::Contrast(w) => {
                 format!(
                     "{model}: {} against {}",
                     w.sampler.label(),
                     w.baseline.label()
                 )
             }
-            Work::Maps(w) => {
+            TrialWork::Maps(w) => {
                 format!(
                     "{model}: identities of the flow map {} in {:?} steps, {} samples",
                     w.map, w.steps, w.samples
                 )
             }
-            Work::Density {
+            TrialWork::Density {
                 estimator, grid, ..
             } => {
                 format!(
@@ -293,13 +305,13 @@ impl Work {
                     estimator.label()
                 )
             }
-            Work::Stein { stein, .. } => {
+            TrialWork::Stein { stein, .. } => {
                 format!(
                     "{model}: Stein tests of {}, {} states at {} times",
                     stein.head, stein.samples, stein.times
                 )
             }
-            Work::Sample {
+            TrialWork::Sample {
                 sampler,
                 first,
                 count,
@@ -311,7 +323,7 @@ impl Work {
                     sampler.label()
                 )
             }
-            Work::Metrics {
+            TrialWork::Metrics {
                 sampler, metrics, ..
             } => format!(
                 "{model}: {} of {}",

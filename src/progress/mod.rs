@@ -3,30 +3,30 @@
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
-mod clock;
-mod show;
+mod display;
+mod time_left;
 
-pub use clock::{Clock, Load, Running};
-pub use show::{Show, Standing, duration};
+pub use display::{ProgressDisplay, ProgressStatus, format_duration};
+pub use time_left::{RunningWorkload, TimeLeftEstimator, Workload};
 
 /// Counts the rows of one piece of work as batches of them begin and end.
 #[derive(Debug)]
-pub struct Meter(Mutex<Count>);
+pub struct Meter(Mutex<MeterState>);
 
 #[derive(Debug)]
-struct Count {
+struct MeterState {
     began: Instant,
     /// All rows of the work, where whoever does it has said.
-    all: Option<usize>,
+    total: Option<usize>,
     done: usize,
-    at_work: usize,
+    in_progress: usize,
     /// At the end of the batch that ended last.
-    last: Option<Reached>,
+    last_batch: Option<MeterReading>,
 }
 
 /// What a meter has seen of its work.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Reached {
+pub struct MeterReading {
     /// Rows that are done, and half of those that were at work at the time.
     pub rows: f64,
     /// Seconds from the beginning to that time.
@@ -35,55 +35,55 @@ pub struct Reached {
 
 impl Default for Meter {
     fn default() -> Self {
-        Meter(Mutex::new(Count {
+        Meter(Mutex::new(MeterState {
             began: Instant::now(),
-            all: None,
+            total: None,
             done: 0,
-            at_work: 0,
-            last: None,
+            in_progress: 0,
+            last_batch: None,
         }))
     }
 }
 
 impl Meter {
-    fn count(&self) -> MutexGuard<'_, Count> {
+    fn state(&self) -> MutexGuard<'_, MeterState> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Begins another piece of work.
     pub fn restart(&self) {
-        *self.count() = Count {
+        *self.state() = MeterState {
             began: Instant::now(),
-            all: None,
+            total: None,
             done: 0,
-            at_work: 0,
-            last: None,
+            in_progress: 0,
+            last_batch: None,
         };
     }
 
     /// Begins another piece of work of so many rows.
     pub fn begin(&self, rows: usize) {
         self.restart();
-        self.count().all = Some(rows);
+        self.state().total = Some(rows);
     }
 
     /// All rows of the work at hand, where they are known.
-    pub fn all(&self) -> Option<usize> {
-        self.count().all
+    pub fn total(&self) -> Option<usize> {
+        self.state().total
     }
 
     /// A batch of so many rows begins.
-    pub fn enter(&self, rows: usize) {
-        self.count().at_work += rows;
+    pub fn batch_started(&self, rows: usize) {
+        self.state().in_progress += rows;
     }
 
     /// A batch of so many rows has ended.
-    pub fn leave(&self, rows: usize) {
-        let mut count = self.count();
-        count.at_work = count.at_work.saturating_sub(rows);
+    pub fn batch_finished(&self, rows: usize) {
+        let mut count = self.state();
+        count.in_progress = count.in_progress.saturating_sub(rows);
         count.done += rows;
-        let rows = count.done as f64 + 0.5 * count.at_work as f64;
-        count.last = Some(Reached {
+        let rows = count.done as f64 + 0.5 * count.in_progress as f64;
+        count.last_batch = Some(MeterReading {
             rows,
             seconds: count.began.elapsed().as_secs_f64(),
         });
@@ -91,12 +91,12 @@ impl Meter {
 
     /// Seconds since the work began.
     pub fn elapsed(&self) -> f64 {
-        self.count().began.elapsed().as_secs_f64()
+        self.state().began.elapsed().as_secs_f64()
     }
 
     /// How far the work was when its last batch ended; nothing before the first.
-    pub fn reached(&self) -> Option<Reached> {
-        self.count().last
+    pub fn last_reading(&self) -> Option<MeterReading> {
+        self.state().last_batch
     }
 }
 
@@ -105,23 +105,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batches_at_work_count_half() {
+    fn batches_in_progress_count_half() {
         let meter = Meter::default();
-        meter.enter(32);
-        meter.enter(32);
-        assert_eq!(meter.reached(), None);
-        meter.leave(32);
-        assert_eq!(meter.reached().map(|r| r.rows), Some(48.0));
-        meter.enter(8);
+        meter.batch_started(32);
+        meter.batch_started(32);
+        assert_eq!(meter.last_reading(), None);
+        meter.batch_finished(32);
+        assert_eq!(meter.last_reading().map(|r| r.rows), Some(48.0));
+        meter.batch_started(8);
         assert_eq!(
-            meter.reached().map(|r| r.rows),
+            meter.last_reading().map(|r| r.rows),
             Some(48.0),
             "as it was when a batch ended"
         );
-        meter.leave(32);
-        meter.leave(8);
-        assert_eq!(meter.reached().map(|r| r.rows), Some(72.0));
+        meter.batch_finished(32);
+        meter.batch_finished(8);
+        assert_eq!(meter.last_reading().map(|r| r.rows), Some(72.0));
         meter.restart();
-        assert_eq!(meter.reached(), None);
+        assert_eq!(meter.last_reading(), None);
     }
 }

@@ -6,23 +6,23 @@ use crate::report::Facts;
 use crate::rows::Tables;
 
 /// One run: what it is called, and what it holds.
-pub struct Run {
+pub struct LabelledRun {
     pub label: String,
     pub tables: Tables,
     pub facts: Facts,
 }
 
-impl Run {
-    pub fn into_contents(self) -> (Tables, Facts) {
+impl LabelledRun {
+    pub fn into_tables_and_facts(self) -> (Tables, Facts) {
         (self.tables, self.facts)
     }
 }
 
 /// Tables and facts of all; a model that is in several runs carries the run's name.
-pub fn join(mut runs: Vec<Run>) -> (Tables, Facts) {
+pub fn join_runs(mut runs: Vec<LabelledRun>) -> (Tables, Facts) {
     distinct_labels(&mut runs);
     let mut seen: BTreeSet<String> = BTreeSet::new();
-    let names = |run: &Run| {
+    let names = |run: &LabelledRun| {
         run.facts
             .models
             .iter()
@@ -51,7 +51,7 @@ pub fn join(mut runs: Vec<Run>) -> (Tables, Facts) {
     };
     for mut run in runs {
         let label = run.label.clone();
-        rename(&mut run, |name| {
+        rename_models(&mut run, |name| {
             if twice.contains(name) {
                 format!("{name} ({label})")
             } else {
@@ -76,9 +76,9 @@ pub fn join(mut runs: Vec<Run>) -> (Tables, Facts) {
 }
 
 /// Runs of one name are told apart by a number.
-fn distinct_labels(runs: &mut [Run]) {
+fn distinct_labels(runs: &mut [LabelledRun]) {
     for i in 1..runs.len() {
-        let taken = |label: &str, runs: &[Run]| runs[..i].iter().any(|r| r.label == label);
+        let taken = |label: &str, runs: &[LabelledRun]| runs[..i].iter().any(|r| r.label == label);
         let own = runs[i].label.clone();
         let label = (1..).map(|k| {
             if k == 1 {
@@ -92,7 +92,7 @@ fn distinct_labels(runs: &mut [Run]) {
     }
 }
 
-fn rename(run: &mut Run, new: impl Fn(&str) -> String) {
+fn rename_models(run: &mut LabelledRun, new: impl Fn(&str) -> String) {
     let facts = run
         .facts
         .models

@@ -1,9 +1,9 @@
 //! Axes as data: a range that is never empty, and ticks that make sense on it.
 
-use super::number::{fixed, significant, superscript};
+use super::number_format::{format_fixed, format_significant, superscript};
 
 /// Beyond this a difference of two numbers is no longer safe to take.
-const LARGEST: f64 = 1e150;
+const MAX_ABS_VALUE: f64 = 1e150;
 
 /// How a value becomes a place on the axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,8 +17,8 @@ pub enum Scale {
 
 impl Scale {
     /// The place of a value in the axis' own units, or `None` where it has none.
-    pub fn place(self, value: f64) -> Option<f64> {
-        if value.is_nan() || value.abs() > LARGEST {
+    pub fn transform(self, value: f64) -> Option<f64> {
+        if value.is_nan() || value.abs() > MAX_ABS_VALUE {
             return None;
         }
         match self {
@@ -32,7 +32,7 @@ impl Scale {
 /// A marked place with its text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tick {
-    pub at: f64,
+    pub position: f64,
     pub text: String,
 }
 
@@ -50,13 +50,13 @@ pub struct Axis {
 impl Axis {
     /// A linear axis around the values, with about `ticks` ticks.
     pub fn linear(label: &str, values: impl IntoIterator<Item = f64>, ticks: usize) -> Axis {
-        let [low, high] = padded(span(values, Scale::Linear), 0.05);
-        Axis::exactly(label, [low, high], ticks)
+        let [low, high] = padded_range(transformed_range(values, Scale::Linear), 0.05);
+        Axis::with_range(label, [low, high], ticks)
     }
 
     /// A linear axis over just this range; an empty range is widened.
-    pub fn exactly(label: &str, range: [f64; 2], ticks: usize) -> Axis {
-        let range = padded(span(range, Scale::Linear), 0.0);
+    pub fn with_range(label: &str, range: [f64; 2], ticks: usize) -> Axis {
+        let range = padded_range(transformed_range(range, Scale::Linear), 0.0);
         let ticks = linear_ticks(range, ticks);
         Axis {
             label: label.into(),
@@ -69,7 +69,7 @@ impl Axis {
 
     /// An axis of decades around the positive values.
     pub fn log(label: &str, values: impl IntoIterator<Item = f64>, ticks: usize) -> Axis {
-        let [low, high] = padded(span(values, Scale::Log), 0.06);
+        let [low, high] = padded_range(transformed_range(values, Scale::Log), 0.06);
         // At least two thirds of a decade, so that some round number lies inside.
         let lack = (0.67 - (high - low)).max(0.0) / 2.0;
         let range = [low - lack, high + lack];
@@ -84,8 +84,15 @@ impl Axis {
     }
 
     /// Linear where the values are of one size, else logarithmic away from zero.
-    pub fn sized(label: &str, values: impl IntoIterator<Item = f64>, ticks: usize) -> Axis {
-        let values: Vec<f64> = values.into_iter().filter(|v| v.abs() <= LARGEST).collect();
+    pub fn linear_or_symlog(
+        label: &str,
+        values: impl IntoIterator<Item = f64>,
+        ticks: usize,
+    ) -> Axis {
+        let values: Vec<f64> = values
+            .into_iter()
+            .filter(|v| v.abs() <= MAX_ABS_VALUE)
+            .collect();
         let mut sizes: Vec<f64> = values
             .iter()
             .map(|v| v.abs())
@@ -101,7 +108,7 @@ impl Axis {
         let decade = (middle / 3.0).log10().floor();
         let unit = 10f64.powf(decade);
         let scale = Scale::Symlog(unit);
-        let range = padded(span(values, scale), 0.05);
+        let range = padded_range(transformed_range(values, scale), 0.05);
         let (ticks, minor) = symlog_ticks(range, decade as i32, scale, ticks);
         Axis {
             label: format!("{label} (log scale away from zero)"),
@@ -113,10 +120,10 @@ impl Axis {
     }
 
     /// One place per name, the first at the upper end of a vertical axis.
-    pub fn names(names: &[String]) -> Axis {
+    pub fn categorical(names: &[String]) -> Axis {
         let last = names.len().saturating_sub(1);
         let tick = |(i, name): (usize, &String)| Tick {
-            at: (last - i) as f64,
+            position: (last - i) as f64,
             text: name.clone(),
         };
         Axis {
@@ -142,22 +149,26 @@ impl Axis {
 
     /// Where in the range a value lies: 0 at its start, 1 at its end.
     pub fn fraction(&self, value: f64) -> Option<f64> {
-        self.scale.place(value).map(|place| self.part(place))
+        self.scale
+            .transform(value)
+            .map(|place| self.position_fraction(place))
     }
 
     /// Where in the range a place lies.
-    pub fn part(&self, place: f64) -> f64 {
+    pub fn position_fraction(&self, place: f64) -> f64 {
         (place - self.range[0]) / (self.range[1] - self.range[0])
     }
 }
 
-fn span(values: impl IntoIterator<Item = f64>, scale: Scale) -> Option<[f64; 2]> {
-    let mut places = values.into_iter().filter_map(|value| scale.place(value));
+fn transformed_range(values: impl IntoIterator<Item = f64>, scale: Scale) -> Option<[f64; 2]> {
+    let mut places = values
+        .into_iter()
+        .filter_map(|value| scale.transform(value));
     let first = places.next()?;
     Some(places.fold([first, first], |[low, high], v| [low.min(v), high.max(v)]))
 }
 
-fn padded(span: Option<[f64; 2]>, share: f64) -> [f64; 2] {
+fn padded_range(span: Option<[f64; 2]>, share: f64) -> [f64; 2] {
     let [low, high] = span.unwrap_or([0.0, 1.0]);
     let width = high - low;
     // Equal values, or values that differ by rounding, still need an axis with distinct ticks.
@@ -182,31 +193,31 @@ fn linear_ticks([low, high]: [f64; 2], want: usize) -> Vec<Tick> {
     places
         .take_while(|&at| at <= high + slack)
         .map(|at| Tick {
-            at,
-            text: linear_text(at, step, low.abs().max(high.abs())),
+            position: at,
+            text: linear_tick_text(at, step, low.abs().max(high.abs())),
         })
         .collect()
 }
 
-fn linear_text(at: f64, step: f64, top: f64) -> String {
+fn linear_tick_text(at: f64, step: f64, top: f64) -> String {
     if at.abs() < step / 2.0 {
         return "0".into();
     }
     if top >= 1e6 || step < 1e-5 {
         let digits = (at.abs().log10().floor() - step.log10().floor()) as i32 + 2;
-        let text = significant(at, digits.clamp(1, 10));
-        return trimmed(&text);
+        let text = format_significant(at, digits.clamp(1, 10));
+        return trim_mantissa(&text);
     }
     let mut decimals = (-step.log10().floor()).max(0.0) as usize;
     let mantissa = step / 10f64.powf(step.log10().floor());
     if (mantissa - 2.5).abs() < 1e-6 && (step < 10.0) {
         decimals += 1;
     }
-    fixed(at, decimals)
+    format_fixed(at, decimals)
 }
 
 /// `2.50×10⁶` as `2.5×10⁶`.
-fn trimmed(text: &str) -> String {
+fn trim_mantissa(text: &str) -> String {
     match text.split_once('×') {
         Some((mantissa, power)) if mantissa.contains('.') => {
             format!(
@@ -235,8 +246,8 @@ fn log_ticks(range: [f64; 2], want: usize) -> (Vec<Tick>, Vec<f64>) {
         .clone()
         .filter(|d| d.rem_euclid(every) == 0)
         .map(|d| Tick {
-            at: f64::from(d),
-            text: power(d, 1),
+            position: f64::from(d),
+            text: power_of_ten_text(d, 1),
         })
         .collect();
     if few {
@@ -247,19 +258,19 @@ fn log_ticks(range: [f64; 2], want: usize) -> (Vec<Tick>, Vec<f64>) {
         };
         let between = minor().filter(|(_, m)| labelled.contains(m));
         ticks.extend(between.map(|(d, m)| Tick {
-            at: place((d, m)),
-            text: power(d, m),
+            position: place((d, m)),
+            text: power_of_ten_text(d, m),
         }));
     }
-    ticks.retain(|tick| inside(&tick.at));
-    ticks.sort_by(|a, b| a.at.total_cmp(&b.at));
+    ticks.retain(|tick| inside(&tick.position));
+    ticks.sort_by(|a, b| a.position.total_cmp(&b.position));
     (ticks, lines)
 }
 
 /// `m·10^d` as short as it can be read.
-fn power(d: i32, m: i32) -> String {
+fn power_of_ten_text(d: i32, m: i32) -> String {
     if (-3..=4).contains(&d) {
-        return fixed(f64::from(m) * 10f64.powi(d), (-d).max(0) as usize);
+        return format_fixed(f64::from(m) * 10f64.powi(d), (-d).max(0) as usize);
     }
     let times = if m == 1 {
         String::new()
@@ -277,29 +288,29 @@ fn symlog_ticks(range: [f64; 2], decade: i32, scale: Scale, want: usize) -> (Vec
     let room = want.max(1) as f64 * if both { 1.0 } else { 0.7 };
     let every = (f64::from(reach) / room).ceil().max(1.0);
     let mut ticks = vec![Tick {
-        at: 0.0,
+        position: 0.0,
         text: "0".into(),
     }];
     let mut minor = vec![];
     for d in 0..=reach {
-        let Some(at) = scale.place(10f64.powi(decade + d)) else {
+        let Some(at) = scale.transform(10f64.powi(decade + d)) else {
             continue;
         };
         if d > 0 && d % every as i32 == 0 {
             ticks.push(Tick {
-                at,
-                text: power(decade + d, 1),
+                position: at,
+                text: power_of_ten_text(decade + d, 1),
             });
             ticks.push(Tick {
-                at: -at,
-                text: format!("−{}", power(decade + d, 1)),
+                position: -at,
+                text: format!("−{}", power_of_ten_text(decade + d, 1)),
             });
         } else {
             minor.extend([at, -at]);
         }
     }
-    ticks.retain(|tick| inside(&tick.at));
-    ticks.sort_by(|a, b| a.at.total_cmp(&b.at));
+    ticks.retain(|tick| inside(&tick.position));
+    ticks.sort_by(|a, b| a.position.total_cmp(&b.position));
     minor.retain(inside);
     (ticks, minor)
 }
@@ -315,7 +326,7 @@ mod tests {
     #[test]
     fn ticks_are_round_numbers() {
         assert_eq!(
-            texts(&Axis::exactly("", [0.0, 1.0], 5)),
+            texts(&Axis::with_range("", [0.0, 1.0], 5)),
             ["0", "0.2", "0.4", "0.6", "0.8", "1.0"]
         );
         assert_eq!(
@@ -329,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn no_values_leave_an_axis_empty_or_without_ticks() {
+    fn every_axis_has_a_range_and_ticks() {
         let cases: [&[f64]; 8] = [
             &[],
             &[f64::NAN],
@@ -345,7 +356,7 @@ mod tests {
             for axis in [
                 Axis::linear("x", values(), 5),
                 Axis::log("x", values(), 5),
-                Axis::sized("x", values(), 5),
+                Axis::linear_or_symlog("x", values(), 5),
             ] {
                 assert!(axis.range[0] < axis.range[1], "{axis:?}");
                 assert!(axis.range.iter().all(|v| v.is_finite()));
@@ -355,8 +366,8 @@ mod tests {
     }
 
     #[test]
-    fn values_of_many_sizes_get_a_symmetric_log_axis() {
-        let axis = Axis::sized("", [-2.0, 1.0, 3.0, 2.5, 40_000.0], 6);
+    fn values_of_many_magnitudes_get_a_symlog_axis() {
+        let axis = Axis::linear_or_symlog("", [-2.0, 1.0, 3.0, 2.5, 40_000.0], 6);
         assert!(matches!(axis.scale, Scale::Symlog(_)));
         assert!(texts(&axis).contains(&"0"));
         let zero = axis.fraction(0.0);
@@ -364,9 +375,9 @@ mod tests {
     }
 
     #[test]
-    fn values_without_a_place_have_none() {
-        assert_eq!(Scale::Log.place(0.0), None);
-        assert_eq!(Scale::Linear.place(f64::NAN), None);
-        assert_eq!(Scale::Linear.place(f64::INFINITY), None);
+    fn undefined_values_have_no_position() {
+        assert_eq!(Scale::Log.transform(0.0), None);
+        assert_eq!(Scale::Linear.transform(f64::NAN), None);
+        assert_eq!(Scale::Linear.transform(f64::INFINITY), None);
     }
 }

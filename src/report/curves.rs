@@ -1,19 +1,21 @@
 //! Curves known at nodes, brought onto one grid so that they can be averaged: pure arithmetic.
 
 /// Points of a common grid where the nodes differ between samples.
-const GRID: usize = 100;
+const GRID_POINTS: usize = 100;
 
 /// At one x: mean and standard deviation over the curves, the latter absent for a single one.
-pub type Moments = (f64, f64, Option<f64>);
+pub type CurveMoments = (f64, f64, Option<f64>);
 
 /// A curve sorted by x, values at equal x averaged; nodes that are not finite left out.
-pub fn tidy(mut nodes: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+pub fn sort_and_merge_nodes(mut nodes: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     nodes.retain(|(x, y)| x.is_finite() && y.is_finite());
     nodes.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut curve: Vec<(f64, f64, f64)> = vec![];
     for (x, y) in nodes {
         match curve.last_mut() {
-            Some((last, sum, count)) if same(*last, x) => (*sum, *count) = (*sum + y, *count + 1.0),
+            Some((last, sum, count)) if nearly_equal(*last, x) => {
+                (*sum, *count) = (*sum + y, *count + 1.0)
+            }
             _ => curve.push((x, y, 1.0)),
         }
     }
@@ -25,12 +27,16 @@ pub fn tidy(mut nodes: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
 
 /// The x at which all curves are compared: their nodes where these agree, else an even grid over
 /// the range that all of them cover.
-pub fn grid(curves: &[&Vec<(f64, f64)>]) -> Vec<f64> {
+pub fn common_grid(curves: &[&Vec<(f64, f64)>]) -> Vec<f64> {
     let Some(first) = curves.first() else {
         return vec![];
     };
     let agree = |curve: &&Vec<(f64, f64)>| {
-        curve.len() == first.len() && curve.iter().zip(first.iter()).all(|(a, b)| same(a.0, b.0))
+        curve.len() == first.len()
+            && curve
+                .iter()
+                .zip(first.iter())
+                .all(|(a, b)| nearly_equal(a.0, b.0))
     };
     if curves.iter().all(agree) {
         return first.iter().map(|node| node.0).collect();
@@ -51,16 +57,16 @@ pub fn grid(curves: &[&Vec<(f64, f64)>]) -> Vec<f64> {
     if start >= end {
         return vec![];
     }
-    (0..GRID)
-        .map(|i| start + (end - start) * i as f64 / (GRID - 1) as f64)
+    (0..GRID_POINTS)
+        .map(|i| start + (end - start) * i as f64 / (GRID_POINTS - 1) as f64)
         .collect()
 }
 
 /// Linear between the nodes; `None` outside them.
-pub fn at(curve: &[(f64, f64)], x: f64) -> Option<f64> {
-    let above = curve.partition_point(|node| node.0 < x && !same(node.0, x));
+pub fn interpolate_curve(curve: &[(f64, f64)], x: f64) -> Option<f64> {
+    let above = curve.partition_point(|node| node.0 < x && !nearly_equal(node.0, x));
     let right = curve.get(above)?;
-    if same(right.0, x) {
+    if nearly_equal(right.0, x) {
         return Some(right.1);
     }
     let left = curve.get(above.checked_sub(1)?)?;
@@ -68,9 +74,12 @@ pub fn at(curve: &[(f64, f64)], x: f64) -> Option<f64> {
 }
 
 /// The curves together, at each x that any of them covers.
-pub fn average(curves: &[Vec<(f64, f64)>], grid: &[f64]) -> Vec<Moments> {
+pub fn average_curves(curves: &[Vec<(f64, f64)>], grid: &[f64]) -> Vec<CurveMoments> {
     let moments = |x: f64| {
-        let values: Vec<f64> = curves.iter().filter_map(|curve| at(curve, x)).collect();
+        let values: Vec<f64> = curves
+            .iter()
+            .filter_map(|curve| interpolate_curve(curve, x))
+            .collect();
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
@@ -80,7 +89,7 @@ pub fn average(curves: &[Vec<(f64, f64)>], grid: &[f64]) -> Vec<Moments> {
     grid.iter().filter_map(|&x| moments(x)).collect()
 }
 
-fn same(a: f64, b: f64) -> bool {
+fn nearly_equal(a: f64, b: f64) -> bool {
     (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1e-6)
 }
 
@@ -97,27 +106,30 @@ mod tests {
             (f64::INFINITY, 1.0),
             (2.0, f64::NAN),
         ];
-        assert_eq!(tidy(nodes), [(0.0, 5.0), (1.0, 3.0)]);
+        assert_eq!(sort_and_merge_nodes(nodes), [(0.0, 5.0), (1.0, 3.0)]);
     }
 
     #[test]
-    fn shared_nodes_are_kept_and_others_bridged() {
+    fn shared_nodes_are_kept_and_others_interpolated() {
         let (a, b) = (vec![(0.0, 0.0), (1.0, 1.0)], vec![(0.0, 2.0), (1.0, 3.0)]);
-        assert_eq!(grid(&[&a, &b]), [0.0, 1.0]);
+        assert_eq!(common_grid(&[&a, &b]), [0.0, 1.0]);
         assert_eq!(
-            average(&[a.clone(), b], &[0.0, 1.0])[1],
+            average_curves(&[a.clone(), b], &[0.0, 1.0])[1],
             (1.0, 2.0, Some(2f64.sqrt()))
         );
         let c = vec![(0.5, 0.0), (3.0, 5.0)];
-        let shared = grid(&[&a, &c]);
-        assert_eq!((shared[0], shared[GRID - 1]), (0.5, 1.0));
-        assert_eq!(at(&c, 1.75), Some(2.5));
-        assert_eq!(at(&c, 4.0), None);
-        assert!(grid(&[&vec![], &a]).is_empty());
+        let shared = common_grid(&[&a, &c]);
+        assert_eq!((shared[0], shared[GRID_POINTS - 1]), (0.5, 1.0));
+        assert_eq!(interpolate_curve(&c, 1.75), Some(2.5));
+        assert_eq!(interpolate_curve(&c, 4.0), None);
+        assert!(common_grid(&[&vec![], &a]).is_empty());
     }
 
     #[test]
     fn one_curve_has_no_spread() {
-        assert_eq!(average(&[vec![(0.0, 1.0)]], &[0.0]), [(0.0, 1.0, None)]);
+        assert_eq!(
+            average_curves(&[vec![(0.0, 1.0)]], &[0.0]),
+            [(0.0, 1.0, None)]
+        );
     }
 }

@@ -4,11 +4,11 @@
 
 mod axis;
 mod curves;
+mod figure_spec;
 mod figures;
-mod number;
+mod number_format;
 mod page;
 mod palette;
-mod picture;
 mod plot;
 mod text;
 mod view;
@@ -21,10 +21,10 @@ use crate::rows::Tables;
 /// Draws all that the tables allow and writes the page around it.
 ///
 /// The same tables and facts give the same bytes: nothing else is looked at.
-pub fn report(tables: &Tables, facts: &Facts) -> anyhow::Result<Report> {
-    let view = view::View::new(tables, facts);
-    let figures = figures::figures(&view)?;
-    let html = page::page(&view, &figures);
+pub fn build_report(tables: &Tables, facts: &Facts) -> anyhow::Result<Report> {
+    let view = view::ReportView::new(tables, facts);
+    let figures = figures::render_figures(&view)?;
+    let html = page::render_page(&view, &figures);
     let figures = figures.into_iter().map(|(_, figure)| figure).collect();
     Ok(Report { figures, html })
 }
@@ -43,7 +43,7 @@ pub struct ModelFacts {
     pub truncation: String,
     pub parameters: u64,
     /// What its networks are given besides the state: the card's keys of their inputs, and values.
-    pub given: Vec<(String, String)>,
+    pub extra_inputs: Vec<(String, String)>,
     /// Files with their SHA-256.
     pub files: Vec<(String, String)>,
     /// How bits/dim come about, in one sentence, or why there are none.
@@ -60,7 +60,7 @@ pub struct DataFacts {
     pub sha256: String,
     pub samples: usize,
     /// How integers became reals, or that floats were taken as they are.
-    pub treatment: String,
+    pub preprocessing: String,
 }
 
 /// What the page says besides the tables.

@@ -10,7 +10,7 @@ pub const FAINT: Colour = [243, 244, 246];
 pub const PAPER: Colour = [255, 255, 255];
 
 /// Okabe and Ito's colours without the yellow that white paper swallows, then Tol's muted ones.
-const ESTIMATORS: [Colour; 11] = [
+const ESTIMATOR_COLOURS: [Colour; 11] = [
     [0, 114, 178],
     [230, 159, 0],
     [0, 158, 115],
@@ -26,7 +26,7 @@ const ESTIMATORS: [Colour; 11] = [
 
 /// The form of a point: told apart also where colour is not seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
+pub enum MarkerShape {
     Circle,
     Square,
     Diamond,
@@ -35,51 +35,51 @@ pub enum Shape {
 
 /// How one estimator looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
+pub struct MarkerStyle {
     pub colour: Colour,
-    pub shape: Shape,
+    pub shape: MarkerShape,
 }
 
 /// The reference estimator's look.
-pub const REFERENCE: Look = Look {
+pub const REFERENCE_STYLE: MarkerStyle = MarkerStyle {
     colour: INK,
-    shape: Shape::Circle,
+    shape: MarkerShape::Circle,
 };
 
 /// The look of the `index`-th estimator that is not the reference.
-pub fn look(index: usize) -> Look {
-    const SHAPES: [Shape; 4] = [
-        Shape::Circle,
-        Shape::Square,
-        Shape::Diamond,
-        Shape::Triangle,
+pub fn estimator_style(index: usize) -> MarkerStyle {
+    const SHAPES: [MarkerShape; 4] = [
+        MarkerShape::Circle,
+        MarkerShape::Square,
+        MarkerShape::Diamond,
+        MarkerShape::Triangle,
     ];
-    Look {
-        colour: ESTIMATORS[index % ESTIMATORS.len()],
+    MarkerStyle {
+        colour: ESTIMATOR_COLOURS[index % ESTIMATOR_COLOURS.len()],
         shape: SHAPES[index % SHAPES.len()],
     }
 }
 
 /// The colour as text: dark enough to be read on white.
-pub fn dark(colour: Colour) -> Colour {
+pub fn text_colour(colour: Colour) -> Colour {
     colour.map(|level| (f64::from(level) * 0.72) as u8)
 }
 
 /// A map from numbers to colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Map {
+pub enum ColourMap {
     /// Perceptually uniform, dark to light: for levels.
     Viridis,
     /// Blue over white to red: for differences.
     Diverging,
 }
 
-impl Map {
+impl ColourMap {
     /// The colour at `at` in [0, 1]; what lies outside takes the end's colour.
     pub fn colour(self, at: f64) -> Colour {
         let stops: &[Colour] = match self {
-            Map::Viridis => &VIRIDIS,
-            Map::Diverging => &DIVERGING,
+            ColourMap::Viridis => &VIRIDIS,
+            ColourMap::Diverging => &DIVERGING,
         };
         let last = stops.len() - 1;
         let place = if at.is_finite() {
@@ -125,18 +125,18 @@ mod tests {
 
     #[test]
     fn twelve_estimators_look_different() {
-        let mut looks: Vec<_> = (0..11).map(look).collect();
-        looks.push(REFERENCE);
+        let mut looks: Vec<_> = (0..11).map(estimator_style).collect();
+        looks.push(REFERENCE_STYLE);
         for (i, a) in looks.iter().enumerate() {
             assert!(looks[..i].iter().all(|b| a.colour != b.colour));
         }
     }
 
     #[test]
-    fn maps_end_where_they_should_and_take_anything() {
-        assert_eq!(Map::Viridis.colour(-3.0), VIRIDIS[0]);
-        assert_eq!(Map::Viridis.colour(7.0), VIRIDIS[8]);
-        assert_eq!(Map::Diverging.colour(0.5), [247, 247, 247]);
-        assert_eq!(Map::Viridis.colour(f64::NAN), VIRIDIS[0]);
+    fn colour_maps_reach_their_ends_and_clamp_any_input() {
+        assert_eq!(ColourMap::Viridis.colour(-3.0), VIRIDIS[0]);
+        assert_eq!(ColourMap::Viridis.colour(7.0), VIRIDIS[8]);
+        assert_eq!(ColourMap::Diverging.colour(0.5), [247, 247, 247]);
+        assert_eq!(ColourMap::Viridis.colour(f64::NAN), VIRIDIS[0]);
     }
 }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::rows::{
-    Budget, Convention, Density, Frontier, Gallery, MetricRow, Pair, Profile, Sample, Stein, Step,
-    Summary,
+    BudgetRow, ConventionRow, DensityRow, FrontierRow, Gallery, MetricRow, PairRow, ProfileRow,
+    SampleLikelihoodRow, SteinRow, StepRow, SummaryRow,
 };
 
 const ESTIMATORS: [(&str, &str); 3] = [
@@ -19,7 +19,7 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
     for (e, (estimator, kind)) in ESTIMATORS.iter().enumerate() {
         let shift = 0.1 * e as f64;
         let (model, dataset, solver) = key();
-        tables.summary.push(Summary {
+        tables.summary.push(SummaryRow {
             model,
             dataset,
             estimator: name(estimator),
@@ -50,7 +50,7 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
             draws: 1,
             bias_n: Some(samples),
             solver_bias: Some(-0.02),
-            ..Summary::default()
+            ..SummaryRow::default()
         });
         tables
             .samples
@@ -58,7 +58,7 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
         tables
             .profile
             .extend((0..samples * 4).map(|i| node(key(), name(estimator), i, shift)));
-        tables.density.extend((0..30).map(|i| Density {
+        tables.density.extend((0..30).map(|i| DensityRow {
             model: name("moons"),
             estimator: name(estimator),
             x: f64::from(i % 6),
@@ -71,7 +71,7 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
         tables
             .conventions
             .extend([None, Some("presumes 256 levels")].map(|reason| {
-                Convention {
+                ConventionRow {
                     model: model.clone(),
                     dataset: dataset.clone(),
                     estimator: name(estimator),
@@ -97,7 +97,7 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
                 }
             }));
         tables.budget.extend(
-            ["data", "probe", "solver", "total"].map(|component| Budget {
+            ["data", "probe", "solver", "total"].map(|component| BudgetRow {
                 model: model.clone(),
                 dataset: dataset.clone(),
                 estimator: name(estimator),
@@ -119,7 +119,7 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
         );
         tables
             .frontier
-            .extend(["sample", "mean"].map(|scope| Frontier {
+            .extend(["sample", "mean"].map(|scope| FrontierRow {
                 model: model.clone(),
                 dataset: dataset.clone(),
                 solver: solver.clone(),
@@ -145,7 +145,7 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
     let (model, dataset, solver) = key();
     let (estimator, other) = (name("stad"), name("exact"));
     let (difference, low, high) = (-0.2, -0.26, -0.14);
-    tables.pairs.push(Pair {
+    tables.pairs.push(PairRow {
         model,
         dataset,
         solver,
@@ -176,7 +176,7 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
     tables
         .steps
         .extend((0..10).map(|i| step(name("moons"), name("steindiff(heun)"), i)));
-    let test = |function: &str, z: Option<f64>| Stein {
+    let test = |function: &str, z: Option<f64>| SteinRow {
         model: name("moons"),
         dataset: name("test.npy"),
         head: name("stad"),
@@ -212,9 +212,9 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
     tables
 }
 
-fn step(model: String, sampler: String, i: usize) -> Step {
+fn step(model: String, sampler: String, i: usize) -> StepRow {
     let sigma = 1.0 / (1 + i % 5) as f64;
-    Step {
+    StepRow {
         model,
         sampler,
         inner: "heun".into(),
@@ -249,9 +249,9 @@ fn sample(
     estimator: String,
     i: usize,
     shift: f64,
-) -> Sample {
+) -> SampleLikelihoodRow {
     let log_likelihood = -3.5 - shift + (i as f64 * 0.7).sin();
-    Sample {
+    SampleLikelihoodRow {
         model,
         dataset,
         estimator,
@@ -278,10 +278,10 @@ fn node(
     estimator: String,
     i: usize,
     shift: f64,
-) -> Profile {
+) -> ProfileRow {
     let t = (i % 4) as f64 / 4.0;
     let (sample, half_log_snr) = (i / 4, ((1.0 - t) / t).ln());
-    Profile {
+    ProfileRow {
         model,
         dataset,
         solver,
@@ -299,7 +299,7 @@ fn facts(name: impl Fn(&str) -> String) -> Facts {
         name: name("run"),
         seed: "7".into(),
         models: vec![ModelFacts {
-            given: vec![("network.constants.label".into(), "3".into())],
+            extra_inputs: vec![("network.constants.label".into(), "3".into())],
             name: name("moons"),
             dim: 2,
             path: name("edm"),
@@ -316,7 +316,7 @@ fn facts(name: impl Fn(&str) -> String) -> Facts {
             file: name("test.npy"),
             sha256: name("c0ffee"),
             samples: 12,
-            treatment: name("as they are"),
+            preprocessing: name("as they are"),
         }],
         trials_finished: 3,
         trials_failed: pairs(),
@@ -340,7 +340,7 @@ fn names(report: &Report) -> Vec<&str> {
 
 #[test]
 fn every_kind_of_row_has_its_figure() {
-    let report = report(&tables(12, plain), &facts(plain)).unwrap();
+    let report = build_report(&tables(12, plain), &facts(plain)).unwrap();
     let all = [
         "bias-moons",
         "frontier-moons",
@@ -365,7 +365,7 @@ fn every_kind_of_row_has_its_figure() {
 }
 
 #[test]
-fn a_figure_goes_with_its_columns() {
+fn figure_is_omitted_without_its_columns() {
     let full = || tables(6, plain);
     let cases: [(&str, Tables); 8] = [
         (
@@ -425,7 +425,7 @@ fn a_figure_goes_with_its_columns() {
         }),
     ];
     for (gone, tables) in cases {
-        let report = report(&tables, &facts(plain)).unwrap();
+        let report = build_report(&tables, &facts(plain)).unwrap();
         let names = names(&report);
         assert!(
             gone.split(' ').all(|name| !names.contains(&name)),
@@ -436,8 +436,8 @@ fn a_figure_goes_with_its_columns() {
 }
 
 #[test]
-fn the_same_rows_give_the_same_bytes() {
-    let twice = [(); 2].map(|()| report(&tables(6, plain), &facts(plain)).unwrap());
+fn report_is_deterministic() {
+    let twice = [(); 2].map(|()| build_report(&tables(6, plain), &facts(plain)).unwrap());
     assert_eq!(twice[0].html, twice[1].html);
     for (a, b) in twice[0].figures.iter().zip(&twice[1].figures) {
         assert_eq!((&a.svg, &a.png), (&b.svg, &b.png));
@@ -445,18 +445,18 @@ fn the_same_rows_give_the_same_bytes() {
 }
 
 #[test]
-fn no_rows_still_give_a_page() {
-    let report = report(&Tables::default(), &Facts::default()).unwrap();
+fn empty_tables_still_give_a_page() {
+    let report = build_report(&Tables::default(), &Facts::default()).unwrap();
     assert!(report.figures.is_empty());
     assert!(report.html.contains("No rows yet") && report.html.ends_with("</html>"));
 }
 
 #[test]
-fn hostile_names_come_out_inert() {
+fn hostile_names_are_escaped() {
     let hostile = |text: &str| {
         format!("</text><script>alert('{text}')</script>\"&\u{0}\u{1b}\u{202e}日本😀=cmd")
     };
-    let report = report(&tables(4, hostile), &facts(hostile)).unwrap();
+    let report = build_report(&tables(4, hostile), &facts(hostile)).unwrap();
     let svgs: Vec<&str> = report
         .figures
         .iter()
@@ -499,35 +499,35 @@ fn hostile_names_come_out_inert() {
 }
 
 #[test]
-fn names_that_differ_only_in_what_a_file_name_loses_keep_their_files() {
+fn names_with_equal_slugs_keep_separate_files() {
     let mut tables = tables(2, plain);
     let others = tables.metrics.clone().into_iter().map(|row| MetricRow {
         model: "Moons".into(),
         ..row
     });
     tables.metrics.extend(others);
-    let report = report(&tables, &facts(plain)).unwrap();
+    let report = build_report(&tables, &facts(plain)).unwrap();
     assert!(names(&report).ends_with(&["metrics-moons", "metrics-moons-2"]));
 }
 
 #[test]
-fn of_many_solvers_the_first_have_figures_and_the_page_says_so() {
+fn only_first_groups_have_figures_and_page_says_so() {
     let mut all = tables(2, plain);
     let (summary, profile) = (all.summary.clone(), all.profile.clone());
     for i in 0..29 {
         let solver = || format!("heun-{i}");
         all.summary
-            .extend(summary.iter().cloned().map(|row| Summary {
+            .extend(summary.iter().cloned().map(|row| SummaryRow {
                 solver: solver(),
                 ..row
             }));
         all.profile
-            .extend(profile.iter().cloned().map(|row| Profile {
+            .extend(profile.iter().cloned().map(|row| ProfileRow {
                 solver: solver(),
                 ..row
             }));
     }
-    let report = report(&all, &facts(plain)).expect("a report");
+    let report = build_report(&all, &facts(plain)).expect("a report");
     let of_kind = names(&report)
         .into_iter()
         .filter(|name| name.starts_with("divergence-"))
@@ -541,8 +541,8 @@ fn of_many_solvers_the_first_have_figures_and_the_page_says_so() {
 }
 
 #[test]
-fn the_page_asks_nothing_from_outside() {
-    let html = report(&tables(6, plain), &facts(plain)).unwrap().html;
+fn page_loads_no_external_resources() {
+    let html = build_report(&tables(6, plain), &facts(plain)).unwrap().html;
     let html = html.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
     for outside in ["http:", "https:", "url(", "@import", "<script", "src=\"/"] {
         assert!(!html.contains(outside), "{outside}");
@@ -550,11 +550,11 @@ fn the_page_asks_nothing_from_outside() {
 }
 
 #[test]
-fn failures_stand_at_the_top_and_absent_numbers_are_dashes() {
+fn failures_come_first_and_absent_numbers_are_dashes() {
     let mut tables = tables(5, plain);
     tables.summary[2].failed = 3;
     tables.summary[2].bias = None;
-    let html = report(&tables, &facts(plain)).unwrap().html;
+    let html = build_report(&tables, &facts(plain)).unwrap().html;
     let at = |text: &str| {
         html.find(text)
             .unwrap_or_else(|| panic!("{text} is missing"))
@@ -565,9 +565,9 @@ fn failures_stand_at_the_top_and_absent_numbers_are_dashes() {
 }
 
 #[test]
-fn the_summary_says_whether_zero_is_inside() {
+fn summary_says_whether_interval_contains_zero() {
     let mut tables = tables(5, plain);
-    let says = |tables: &Tables| report(tables, &facts(plain)).unwrap().html;
+    let says = |tables: &Tables| build_report(tables, &facts(plain)).unwrap().html;
     assert!(says(&tables).contains("] does not contain zero"));
     for row in &mut tables.summary {
         row.bias_stderr = Some(0.5);
@@ -578,13 +578,13 @@ fn the_summary_says_whether_zero_is_inside() {
 
 /// Few steps and other solvers come in one table, which says when a likelihood is too good to be true.
 #[test]
-fn few_steps_are_compared_across_solvers_and_too_good_is_said() {
+fn few_step_rows_are_compared_across_solvers_and_overestimates_reported() {
     let mut tables = tables(5, plain);
-    let plain_page = report(&tables, &facts(plain)).unwrap().html;
+    let plain_page = build_report(&tables, &facts(plain)).unwrap().html;
     assert!(!plain_page.contains("Few steps beside full trajectories"));
     tables.summary[2].kind = "few-step".into();
     tables.summary[2].bias = Some(0.4);
-    let far = Summary {
+    let far = SummaryRow {
         solver: "euler(steps=2)".into(),
         reference: "exact, heun".into(),
         evaluations: 2.0,
@@ -599,7 +599,7 @@ fn few_steps_are_compared_across_solvers_and_too_good_is_said() {
     };
     tables.summary.push(far);
     tables.metrics.push(drawn);
-    let report = report(&tables, &facts(plain)).unwrap();
+    let report = build_report(&tables, &facts(plain)).unwrap();
     let table = report
         .html
         .split("Few steps beside full trajectories")
@@ -635,7 +635,7 @@ fn few_steps_are_compared_across_solvers_and_too_good_is_said() {
 }
 
 #[test]
-fn one_sample_and_impossible_numbers_never_panic() {
+fn one_sample_and_non_finite_numbers_never_panic() {
     let odd = [
         f64::NAN,
         f64::INFINITY,
@@ -669,7 +669,7 @@ fn one_sample_and_impossible_numbers_never_panic() {
         tables.pairs[0].difference_stderr = value;
         let gallery = &mut tables.galleries[0];
         gallery.generated = vec![vec![value, value], vec![]];
-        let report = report(&tables, &facts(plain)).unwrap();
+        let report = build_report(&tables, &facts(plain)).unwrap();
         for figure in &report.figures {
             let text = figure
                 .svg
@@ -687,16 +687,16 @@ fn one_sample_and_impossible_numbers_never_panic() {
 
 /// Measured, below rounding, not measured; and none to speak of where no solver stands behind the number.
 #[test]
-fn the_headline_carries_the_solvers_part() {
-    let page = |change: &dyn Fn(&mut Summary)| {
+fn headline_shows_solver_bias() {
+    let page = |change: &dyn Fn(&mut SummaryRow)| {
         let mut tables = tables(5, plain);
         tables.summary.iter_mut().for_each(change);
-        report(&tables, &facts(plain))
+        build_report(&tables, &facts(plain))
             .expect("a page")
             .html
             .replace('\u{a0}', " ")
     };
-    let bits = |row: &mut Summary| row.solver_bias_bits_per_dim = Some(-0.0301);
+    let bits = |row: &mut SummaryRow| row.solver_bias_bits_per_dim = Some(-0.0301);
     let (unmeasured, nothing) = ("solver error not measured", "solver none");
     let html = page(&bits);
     assert!(
@@ -718,7 +718,7 @@ fn the_headline_carries_the_solvers_part() {
 }
 
 #[test]
-fn a_solvers_bias_is_said_where_it_is_larger_than_the_error_beside_it() {
+fn solver_bias_above_standard_error_is_reported() {
     let page = |bias: f64| {
         let mut tables = tables(5, plain);
         tables
@@ -726,7 +726,7 @@ fn a_solvers_bias_is_said_where_it_is_larger_than_the_error_beside_it() {
             .iter_mut()
             .filter(|b| b.component == "solver")
             .for_each(|b| b.bias_nats = Some(bias));
-        report(&tables, &facts(plain)).expect("a page").html
+        build_report(&tables, &facts(plain)).expect("a page").html
     };
     assert!(!page(-0.09).contains("the log-likelihoods are too"));
     assert!(

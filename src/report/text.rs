@@ -1,20 +1,20 @@
 //! Names that users gave, made fit for drawing: nothing hidden, nothing live, not too long.
 
 /// The text on one line, with characters that XML forbids or that reorder text replaced.
-pub fn clean(text: &str) -> String {
-    text.chars().map(visible).collect()
+pub fn sanitize_line(text: &str) -> String {
+    text.chars().map(visible_char).collect()
 }
 
-/// As [`clean`], but lines and tabs stay: for a config shown as it was given.
-pub fn clean_block(text: &str) -> String {
+/// As [`sanitize_line`], but lines and tabs stay: for a config shown as it was given.
+pub fn sanitize_block(text: &str) -> String {
     let keep = |c| matches!(c, '\n' | '\t');
     text.chars()
         .filter(|&c| c != '\r')
-        .map(|c| if keep(c) { c } else { visible(c) })
+        .map(|c| if keep(c) { c } else { visible_char(c) })
         .collect()
 }
 
-fn visible(c: char) -> char {
+fn visible_char(c: char) -> char {
     match c {
         '\n' | '\t' | '\r' | '\u{2028}' | '\u{2029}' => ' ',
         // Marks that turn the reading direction could make one name look like another.
@@ -27,7 +27,7 @@ fn visible(c: char) -> char {
 
 /// A cleaned name of at most `most` characters; the middle goes, since names differ at both ends.
 pub fn shorten(text: &str, most: usize) -> String {
-    let text = clean(text);
+    let text = sanitize_line(text);
     let count = text.chars().count();
     if count <= most || most < 3 {
         return text.chars().take(most).collect();
@@ -41,8 +41,8 @@ pub fn shorten(text: &str, most: usize) -> String {
 
 /// A spec in YAML's flow style by its kind and values alone, `{hutchinson: {probes: 8}}` as
 /// `hutchinson 8`; any other text as it is.
-pub fn brief(spec: &str) -> String {
-    let spec = clean(spec);
+pub fn compact_label(spec: &str) -> String {
+    let spec = sanitize_line(spec);
     let Some(inner) = spec
         .trim()
         .strip_prefix('{')
@@ -91,7 +91,7 @@ pub fn slug(text: &str) -> String {
 }
 
 /// `a`, `a and b`, `a, b and c`.
-pub fn listing(items: &[String]) -> String {
+pub fn join_with_and(items: &[String]) -> String {
     match items {
         [] => String::new(),
         [one] => one.clone(),
@@ -105,8 +105,11 @@ mod tests {
 
     #[test]
     fn control_and_direction_characters_become_visible() {
-        assert_eq!(clean("a\u{0}b\u{202e}c\nd"), "a\u{fffd}b\u{fffd}c d");
-        assert_eq!(clean_block("a: 1\r\n\tb\u{7}"), "a: 1\n\tb\u{fffd}");
+        assert_eq!(
+            sanitize_line("a\u{0}b\u{202e}c\nd"),
+            "a\u{fffd}b\u{fffd}c d"
+        );
+        assert_eq!(sanitize_block("a: 1\r\n\tb\u{7}"), "a: 1\n\tb\u{fffd}");
     }
 
     #[test]
@@ -117,14 +120,14 @@ mod tests {
     }
 
     #[test]
-    fn a_spec_is_told_by_its_values() {
+    fn label_is_compacted_to_kind_and_values() {
         assert_eq!(
-            brief("{hutchinson: {probes: 8, along: fixed}}"),
+            compact_label("{hutchinson: {probes: 8, along: fixed}}"),
             "hutchinson 8 fixed"
         );
-        assert_eq!(brief("{learned: {head: stad}}"), "learned stad");
-        assert_eq!(brief("hutch++ (24)"), "hutch++ (24)");
-        assert_eq!(brief("{x}"), "{x}");
+        assert_eq!(compact_label("{learned: {head: stad}}"), "learned stad");
+        assert_eq!(compact_label("hutch++ (24)"), "hutch++ (24)");
+        assert_eq!(compact_label("{x}"), "{x}");
     }
 
     #[test]
@@ -136,7 +139,7 @@ mod tests {
 
     #[test]
     fn listings_read_as_english() {
-        let of = |n: usize| listing(&["a", "b", "c"].map(String::from)[..n]);
+        let of = |n: usize| join_with_and(&["a", "b", "c"].map(String::from)[..n]);
         assert_eq!(
             [of(0), of(1), of(2), of(3)],
             ["", "a", "a and b", "a, b and c"]

@@ -3,62 +3,62 @@
 use std::collections::BTreeMap;
 
 use super::Facts;
-use super::palette::{self, Look};
-use super::text::{brief, clean, shorten};
-use crate::rows::{Sample, Summary, Tables};
+use super::palette::{self, MarkerStyle};
+use super::text::{compact_label, sanitize_line, shorten};
+use crate::rows::{SampleLikelihoodRow, SummaryRow, Tables};
 
 /// Longest name of an estimator in a figure, in characters.
-const NAME: usize = 32;
+const MAX_NAME_CHARS: usize = 32;
 
 /// Groups of a model that have figures of their own.
 pub const GROUPS_WITH_FIGURES: usize = 24;
 
 /// Tables and facts with what is derived from them once.
-pub struct View<'a> {
+pub struct ReportView<'a> {
     pub tables: &'a Tables,
     pub facts: &'a Facts,
     /// Models in the order in which they first appear.
     pub models: Vec<&'a str>,
-    pub groups: Vec<Group<'a>>,
-    looks: Vec<(&'a str, Look)>,
+    pub groups: Vec<ComparisonGroup<'a>>,
+    styles: Vec<(&'a str, MarkerStyle)>,
     /// What figures call each estimator: short, and no two alike.
-    names: Vec<(&'a str, String)>,
+    short_names: Vec<(&'a str, String)>,
 }
 
 /// One model on one dataset under one solver: what is compared within a figure.
-pub struct Group<'a> {
+pub struct ComparisonGroup<'a> {
     pub model: &'a str,
     pub dataset: &'a str,
     pub solver: &'a str,
-    pub rows: Vec<&'a Summary>,
+    pub rows: Vec<&'a SummaryRow>,
     /// Name of the reference estimator; empty where none is named.
     pub reference: &'a str,
     /// Whether the reference stands under another solver: such rows are compared in a table across solvers.
-    pub elsewhere: bool,
+    pub reference_under_other_solver: bool,
     /// Numbers in one sample, where the facts say.
     pub dim: Option<usize>,
 }
 
-impl<'a> View<'a> {
-    pub fn new(tables: &'a Tables, facts: &'a Facts) -> View<'a> {
-        let mut view = View {
+impl<'a> ReportView<'a> {
+    pub fn new(tables: &'a Tables, facts: &'a Facts) -> ReportView<'a> {
+        let mut view = ReportView {
             tables,
             facts,
-            models: models(tables, facts),
+            models: models_in_order(tables, facts),
             groups: vec![],
-            looks: looks(tables),
-            names: vec![],
+            styles: assign_styles(tables),
+            short_names: vec![],
         };
-        view.names = names(&view.looks);
-        for (model, dataset, solver) in keys(tables) {
-            let of = |row: &&Summary| {
+        view.short_names = assign_short_names(&view.styles);
+        for (model, dataset, solver) in group_keys(tables) {
+            let of = |row: &&SummaryRow| {
                 (
                     row.model.as_str(),
                     row.dataset.as_str(),
                     row.solver.as_str(),
                 ) == (model, dataset, solver)
             };
-            let rows: Vec<&Summary> = tables.summary.iter().filter(of).collect();
+            let rows: Vec<&SummaryRow> = tables.summary.iter().filter(of).collect();
             let named = rows
                 .iter()
                 .map(|row| row.reference.as_str())
@@ -78,13 +78,13 @@ impl<'a> View<'a> {
                 .iter()
                 .any(|row| !row.reference_solver.is_empty() && row.reference_solver != solver);
             let reference = reference.unwrap_or("");
-            view.groups.push(Group {
+            view.groups.push(ComparisonGroup {
                 model,
                 dataset,
                 solver,
                 rows,
                 reference,
-                elsewhere,
+                reference_under_other_solver: elsewhere,
                 dim,
             });
         }
@@ -92,7 +92,7 @@ impl<'a> View<'a> {
     }
 
     /// Groups that have figures of their own: the first [`GROUPS_WITH_FIGURES`] of each model.
-    pub fn groups_with_figures(&self) -> impl Iterator<Item = &Group<'a>> {
+    pub fn groups_with_figures(&self) -> impl Iterator<Item = &ComparisonGroup<'a>> {
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
         self.groups.iter().filter(move |group| {
             let before = seen.entry(group.model).or_default();
@@ -114,22 +114,22 @@ impl<'a> View<'a> {
     }
 
     /// The look of an estimator, the same in every figure.
-    pub fn look(&self, estimator: &str) -> Look {
-        let found = self.looks.iter().find(|(name, _)| *name == estimator);
-        found.map_or(palette::REFERENCE, |(_, look)| *look)
+    pub fn style(&self, estimator: &str) -> MarkerStyle {
+        let found = self.styles.iter().find(|(name, _)| *name == estimator);
+        found.map_or(palette::REFERENCE_STYLE, |(_, look)| *look)
     }
 
     /// An estimator's name as figures and sentences show it.
-    pub fn name(&self, estimator: &str) -> String {
-        let found = self.names.iter().find(|(name, _)| *name == estimator);
+    pub fn short_name(&self, estimator: &str) -> String {
+        let found = self.short_names.iter().find(|(name, _)| *name == estimator);
         found.map_or_else(
-            || shorten(&brief(estimator), NAME),
+            || shorten(&compact_label(estimator), MAX_NAME_CHARS),
             |(_, name)| name.clone(),
         )
     }
 
     /// What tells this group's files from those of the other groups.
-    pub fn stem(&self, kind: &str, group: &Group) -> String {
+    pub fn file_stem(&self, kind: &str, group: &ComparisonGroup) -> String {
         let others = || {
             self.groups
                 .iter()
@@ -146,10 +146,10 @@ impl<'a> View<'a> {
     }
 }
 
-impl<'a> Group<'a> {
+impl<'a> ComparisonGroup<'a> {
     /// Samples of one estimator that carry a log-likelihood.
-    pub fn samples(&self, tables: &'a Tables, estimator: &str) -> Vec<&'a Sample> {
-        let here = |s: &&Sample| {
+    pub fn samples(&self, tables: &'a Tables, estimator: &str) -> Vec<&'a SampleLikelihoodRow> {
+        let here = |s: &&SampleLikelihoodRow| {
             s.estimator == estimator
                 && (s.model.as_str(), s.dataset.as_str(), s.solver.as_str())
                     == (self.model, self.dataset, self.solver)
@@ -171,7 +171,7 @@ impl<'a> Group<'a> {
     }
 
     /// The summary row of the reference estimator.
-    pub fn reference_row(&self) -> Option<&'a Summary> {
+    pub fn reference_row(&self) -> Option<&'a SummaryRow> {
         self.rows
             .iter()
             .find(|row| row.estimator == self.reference)
@@ -200,11 +200,11 @@ impl<'a> Group<'a> {
 }
 
 /// A model's name as titles show it.
-pub fn title(model: &str, what: &str) -> String {
-    format!("{} · {what}", shorten(&clean(model), 40))
+pub fn figure_title(model: &str, what: &str) -> String {
+    format!("{} · {what}", shorten(&sanitize_line(model), 40))
 }
 
-fn models<'a>(tables: &'a Tables, facts: &'a Facts) -> Vec<&'a str> {
+fn models_in_order<'a>(tables: &'a Tables, facts: &'a Facts) -> Vec<&'a str> {
     let names = (tables.summary.iter().map(|row| row.model.as_str()))
         .chain(facts.models.iter().map(|model| model.name.as_str()))
         .chain(tables.metrics.iter().map(|row| row.model.as_str()))
@@ -221,7 +221,7 @@ fn models<'a>(tables: &'a Tables, facts: &'a Facts) -> Vec<&'a str> {
     unique(names)
 }
 
-fn keys(tables: &Tables) -> Vec<(&str, &str, &str)> {
+fn group_keys(tables: &Tables) -> Vec<(&str, &str, &str)> {
     let summary = tables
         .summary
         .iter()
@@ -237,7 +237,7 @@ fn keys(tables: &Tables) -> Vec<(&str, &str, &str)> {
     unique(summary.chain(samples).chain(profile))
 }
 
-fn looks(tables: &Tables) -> Vec<(&str, Look)> {
+fn assign_styles(tables: &Tables) -> Vec<(&str, MarkerStyle)> {
     // Only the first reference is drawn in ink: two of them may meet in one figure.
     let references: Vec<&str> = unique(tables.summary.iter().map(|row| row.reference.as_str()))
         .into_iter()
@@ -250,18 +250,20 @@ fn looks(tables: &Tables) -> Vec<(&str, Look)> {
     let others = unique(names)
         .into_iter()
         .filter(|name| !references.contains(name));
-    let others = others.enumerate().map(|(i, name)| (name, palette::look(i)));
+    let others = others
+        .enumerate()
+        .map(|(i, name)| (name, palette::estimator_style(i)));
     references
         .iter()
-        .map(|name| (*name, palette::REFERENCE))
+        .map(|name| (*name, palette::REFERENCE_STYLE))
         .chain(others)
         .collect()
 }
 
-fn names<'a>(looks: &[(&'a str, Look)]) -> Vec<(&'a str, String)> {
+fn assign_short_names<'a>(looks: &[(&'a str, MarkerStyle)]) -> Vec<(&'a str, String)> {
     let mut names: Vec<(&str, String)> = vec![];
     for (estimator, _) in looks {
-        let short = shorten(&brief(estimator), NAME);
+        let short = shorten(&compact_label(estimator), MAX_NAME_CHARS);
         let taken = |name: &String| names.iter().any(|(_, other)| other == name);
         let numbered = (2..).map(|i| format!("{short} #{i}"));
         let name = std::iter::once(short.clone())

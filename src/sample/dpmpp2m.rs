@@ -4,19 +4,19 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::multistep::{self, Multistep};
-use super::{Point, Sample, Sampler, Schedule, Setting, Step};
+use super::{PathPoint, Sampler, SamplerContext, SamplerSchedule, SamplerStep, SamplingMethod};
 
 /// One evaluation per step, order 2.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct Dpmpp2m(pub Schedule);
+pub struct Dpmpp2m(pub SamplerSchedule);
 
 /// x_t = (σ_t/σ_s) x − α_t (e^{−h} − 1) (D₀ + ½ (D₀ − D₁)/r), r = (λ₀ − λ₋₁)/h.
 ///
 /// A previous point with α = 0 lies at λ₋₁ = −∞, r = ∞, and its difference drops out.
-pub fn midpoint(past: &[Point], to: &Point) -> Vec<f64> {
-    let (h, before) = (past[0].gap(to), past[1].gap(&past[0]));
-    let [keep, first] = multistep::first_order(&past[0], to);
+pub fn midpoint_weights(past: &[PathPoint], to: &PathPoint) -> Vec<f64> {
+    let (h, before) = (past[0].lambda_step(to), past[1].lambda_step(&past[0]));
+    let [keep, first] = multistep::first_order_weights(&past[0], to);
     let difference = 0.5 * first * (h / before);
     vec![keep, first + difference, -difference]
 }
@@ -26,20 +26,20 @@ impl Multistep for Dpmpp2m {
         2
     }
 
-    fn predictor(&self, past: &[Point], to: &Point, _order: usize) -> Vec<f64> {
-        midpoint(past, to)
+    fn predictor_weights(&self, past: &[PathPoint], to: &PathPoint, _order: usize) -> Vec<f64> {
+        midpoint_weights(past, to)
     }
 }
 
-impl Sample for Dpmpp2m {
+impl SamplingMethod for Dpmpp2m {
     fn with_steps(&self, steps: usize) -> Sampler {
-        Sampler::Dpmpp2m(Dpmpp2m(Schedule {
+        Sampler::Dpmpp2m(Dpmpp2m(SamplerSchedule {
             steps,
             ..self.0.clone()
         }))
     }
 
-    fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {
-        multistep::steps(self, &self.0, on)
+    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        multistep::multistep_steps(self, &self.0, on)
     }
 }

@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::multistep::{self, Multistep, phi};
-use super::{Point, Sample, Sampler, Schedule, Setting, Step, dpmpp2m};
+use super::{
+    PathPoint, Sampler, SamplerContext, SamplerSchedule, SamplerStep, SamplingMethod, dpmpp2m,
+};
 
 /// One evaluation per step.
 ///
@@ -19,7 +21,7 @@ use super::{Point, Sample, Sampler, Schedule, Setting, Step, dpmpp2m};
 #[serde(deny_unknown_fields, default)]
 pub struct Dpmpp3m {
     #[serde(flatten)]
-    pub schedule: Schedule,
+    pub schedule: SamplerSchedule,
     /// The second difference doubled: order 3.
     pub corrected: bool,
 }
@@ -29,13 +31,16 @@ impl Multistep for Dpmpp3m {
         3
     }
 
-    fn predictor(&self, past: &[Point], to: &Point, order: usize) -> Vec<f64> {
+    fn predictor_weights(&self, past: &[PathPoint], to: &PathPoint, order: usize) -> Vec<f64> {
         if order == 2 {
-            return dpmpp2m::midpoint(past, to);
+            return dpmpp2m::midpoint_weights(past, to);
         }
-        let h = past[0].gap(to);
-        let (r0, r1) = (past[1].gap(&past[0]) / h, past[2].gap(&past[1]) / h);
-        let [keep, first] = multistep::first_order(&past[0], to);
+        let h = past[0].lambda_step(to);
+        let (r0, r1) = (
+            past[1].lambda_step(&past[0]) / h,
+            past[2].lambda_step(&past[1]) / h,
+        );
+        let [keep, first] = multistep::first_order_weights(&past[0], to);
         let (second, third) = (to.alpha * h * phi(2, -h), -to.alpha * h * phi(3, -h));
         let third = if self.corrected { 2.0 * third } else { third };
         // r₁ = ∞ where the oldest point has α = 0: its share is 0, and the quotients below are as well.
@@ -49,10 +54,10 @@ impl Multistep for Dpmpp3m {
     }
 }
 
-impl Sample for Dpmpp3m {
+impl SamplingMethod for Dpmpp3m {
     fn with_steps(&self, steps: usize) -> Sampler {
         Sampler::Dpmpp3m(Dpmpp3m {
-            schedule: Schedule {
+            schedule: SamplerSchedule {
                 steps,
                 ..self.schedule.clone()
             },
@@ -60,7 +65,7 @@ impl Sample for Dpmpp3m {
         })
     }
 
-    fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {
-        multistep::steps(self, &self.schedule, on)
+    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        multistep::multistep_steps(self, &self.schedule, on)
     }
 }

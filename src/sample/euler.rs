@@ -3,24 +3,26 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Sample, Sampler, Schedule, Setting, Step, heun};
+use super::{Sampler, SamplerContext, SamplerSchedule, SamplerStep, SamplingMethod, heun};
 
 /// One evaluation per step.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct Euler(pub Schedule);
+pub struct Euler(pub SamplerSchedule);
 
-impl Sample for Euler {
+impl SamplingMethod for Euler {
     fn with_steps(&self, steps: usize) -> Sampler {
-        Sampler::Euler(Euler(Schedule {
+        Sampler::Euler(Euler(SamplerSchedule {
             steps,
             ..self.0.clone()
         }))
     }
 
-    fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {
+    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
         let points = self.0.points(on)?;
-        let steps = points.windows(2).map(|pair| heun::euler(pair[0], pair[1]));
-        Ok(steps.chain(self.0.denoising(&points)).collect())
+        let steps = points
+            .windows(2)
+            .map(|pair| heun::euler_step(pair[0], pair[1]));
+        Ok(steps.chain(self.0.final_denoising_step(&points)).collect())
     }
 }

@@ -4,11 +4,14 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Cost, Denoiser, Draw, Drawn, MapUse, Point, Sample, Sampler, Setting};
+use super::{
+    Denoiser, DrawnSamples, FlowMapRequirements, PathPoint, SampleCost, SampleRequest, Sampler,
+    SamplerContext, SamplingMethod,
+};
 use crate::flow::field::{EvalError, FlowMap};
-use crate::flow::grid::Spacing;
-use crate::flow::map::{FewSteps, Rule, walk};
-use crate::flow::path::Curve;
+use crate::flow::flow_map::{FewSteps, FlowMapStepRule, apply_flow_map_steps};
+use crate::flow::grid::GridSpacing;
+use crate::flow::path::PathCurve;
 use crate::flow::prior::Prior;
 use crate::num::Batch;
 
@@ -16,13 +19,13 @@ use crate::num::Batch;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("x-first" = "map"))]
-pub struct FlowMapSteps {
+pub struct FlowMapSampler {
     /// The name under the card's `flow_maps`.
     pub map: String,
     pub steps: usize,
     /// Karras for edm and ve, uniform in the card's time otherwise, unless named.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub grid: Option<Spacing>,
+    pub grid: Option<GridSpacing>,
     /// Also gives log p of each sample under the map, log π(noise) − ∫div from noise to data: no further evaluation.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub density: bool,
@@ -30,12 +33,12 @@ pub struct FlowMapSteps {
     pub guidance: Option<Guidance>,
 }
 
-impl Default for FlowMapSteps {
+impl Default for FlowMapSampler {
     fn default() -> Self {
         let FewSteps {
             map, steps, grid, ..
         } = FewSteps::default();
-        FlowMapSteps {
+        FlowMapSampler {
             map,
             steps,
             grid,
@@ -63,8 +66,8 @@ pub struct Guidance {
 /// The gradient by reverse mode: one forward and one backward pass.
 const GRADIENT_EVALUATIONS: u64 = 2;
 
-impl FlowMapSteps {
-    fn few(&self) -> FewSteps {
+impl FlowMapSampler {
+    fn few_steps(&self) -> FewSteps {
         FewSteps {
             map: self.map.clone(),
             steps: self.steps,
@@ -76,18 +79,18 @@ impl FlowMapSteps {
     /// As estimators are labelled, so that a likelihood and the samples of the same steps are found together.
     pub fn label(&self) -> String {
         let Some(Guidance { step, prior }) = self.guidance else {
-            return self.few().label();
+            return self.few_steps().label();
         };
-        let plain = self.few().label();
+        let plain = self.few_steps().label();
         let term = if prior { " with prior" } else { "" };
         format!("{} guidance={step}{term})", plain.trim_end_matches(')'))
     }
 
     /// Moves noise uphill in the map's own likelihood of what it becomes.
-    fn guide(
+    fn guide_noise(
         &self,
         map: &mut dyn FlowMap,
-        curve: &Curve,
+        curve: &PathCurve,
         prior: Prior,
         x: Batch,
     ) -> Result<Batch, EvalError> {
@@ -110,75 +113,85 @@ impl FlowMapSteps {
     }
 }
 
-impl FlowMapSteps {
+impl FlowMapSampler {
     /// Times from the prior end to the data end.
-    fn times(&self, curve: &Curve) -> Result<Vec<f64>, String> {
+    fn times(&self, curve: &PathCurve) -> Result<Vec<f64>, String> {
         if let Some(guidance) = self.guidance.filter(|g| !g.step.is_finite()) {
             return Err(format!(
                 "guidance: step is {}, expected a number",
                 guidance.step
             ));
         }
-        let mut times = self.few().times(curve)?;
+        let mut times = self.few_steps().times(curve)?;
         times.reverse();
         Ok(times)
     }
 }
 
-impl Sample for FlowMapSteps {
+impl SamplingMethod for FlowMapSampler {
     fn with_steps(&self, steps: usize) -> Sampler {
-        Sampler::FlowMap(FlowMapSteps {
+        Sampler::FlowMap(FlowMapSampler {
             steps,
             ..self.clone()
         })
     }
 
-    fn grid(&self, on: &Setting) -> Result<Vec<Point>, String> {
+    fn grid(&self, on: &SamplerContext) -> Result<Vec<PathPoint>, String> {
         Ok(self
             .times(on.curve)?
             .into_iter()
-            .map(|t| Point::on(on.curve, t))
+            .map(|t| PathPoint::at_time(on.curve, t))
             .collect())
     }
 
-    fn check(&self, on: &Setting) -> Result<(), String> {
+    fn check(&self, on: &SamplerContext) -> Result<(), String> {
         self.times(on.curve).map(drop)
     }
 
-    fn cost(&self, _: &Setting) -> Cost {
+    fn cost(&self, _: &SamplerContext) -> SampleCost {
         let guidance = if self.guidance.is_some() {
             GRADIENT_EVALUATIONS
         } else {
             0
         };
-        Cost {
+        SampleCost {
             evaluations: self.steps as u64 + guidance,
-            ..Cost::default()
+            ..SampleCost::default()
         }
     }
 
-    fn map(&self) -> Option<MapUse<'_>> {
-        Some(MapUse {
+    fn flow_map(&self) -> Option<FlowMapRequirements<'_>> {
+        Some(FlowMapRequirements {
             name: &self.map,
             density: self.density,
             gradient: self.guidance.is_some(),
         })
     }
 
-    fn sample(&self, field: &mut dyn Denoiser, draw: &Draw, x: Batch) -> Result<Drawn, EvalError> {
-        let (curve, prior) = (draw.on.curve, draw.prior);
+    fn sample(
+        &self,
+        field: &mut dyn Denoiser,
+        draw: &SampleRequest,
+        x: Batch,
+    ) -> Result<DrawnSamples, EvalError> {
+        let (curve, prior) = (draw.context.curve, draw.prior);
         let times = self.times(curve).map_err(EvalError::Missing)?;
-        let map = field.map(&self.map)?;
-        let x = self.guide(map, curve, prior, x)?;
+        let map = field.flow_map(&self.map)?;
+        let x = self.guide_noise(map, curve, prior, x)?;
         let noise = self.density.then(|| prior.log_density(&x));
-        let end = walk(map, curve, &times, Rule::TwoTime, x)?;
+        let end = apply_flow_map_steps(map, curve, &times, FlowMapStepRule::TwoTime, x)?;
         let difference = |(noise, integral): (Vec<f64>, Vec<f64>)| {
             noise.iter().zip(integral).map(|(n, i)| n - i).collect()
         };
-        let log_density = noise.zip(end.divergence).map(difference);
-        Ok(Drawn {
+        let log_density = noise.zip(end.divergence_integral).map(difference);
+        Ok(DrawnSamples {
             log_density,
-            ..Drawn::alike(end.x, self.cost(&draw.on).evaluations, 0, Vec::new())
+            ..DrawnSamples::with_equal_cost(
+                end.x,
+                self.cost(&draw.context).evaluations,
+                0,
+                Vec::new(),
+            )
         })
     }
 }
@@ -186,13 +199,13 @@ impl Sample for FlowMapSteps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::field::{Averages, VectorField};
-    use crate::flow::path::Path;
+    use crate::flow::field::{FlowMapAverages, VectorField};
+    use crate::flow::path::ProbabilityPath;
     use crate::flow::prediction::Prediction;
-    use crate::model::analytic::{self, Gaussian};
-    use crate::num::Blocks;
-    use crate::num::key::Key;
-    use crate::sample::noise;
+    use crate::model::analytic::{self, AnalyticGaussian};
+    use crate::num::TangentBatch;
+    use crate::num::key::RngKey;
+    use crate::sample::initial_noise;
 
     /// A model that has a flow map and nothing else.
     struct Only<M: FlowMap>(M);
@@ -210,22 +223,28 @@ mod tests {
         fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
             self.velocity(t, x)
         }
-        fn map(&mut self, _: &str) -> Result<&mut dyn FlowMap, EvalError> {
+        fn flow_map(&mut self, _: &str) -> Result<&mut dyn FlowMap, EvalError> {
             Ok(&mut self.0)
         }
     }
 
-    fn draw<M: FlowMap>(model: M, curve: &Curve, std: f64, spec: &str, x: &Batch) -> Drawn {
+    fn draw<M: FlowMap>(
+        model: M,
+        curve: &PathCurve,
+        std: f64,
+        spec: &str,
+        x: &Batch,
+    ) -> DrawnSamples {
         let sampler: Sampler = serde_yaml::from_str(spec).unwrap_or_else(|e| panic!("{spec}: {e}"));
         let samples: Vec<u64> = (0..x.nrows() as u64).collect();
-        let on = Setting {
+        let on = SamplerContext {
             curve,
             prediction: Prediction::Velocity,
         };
-        let draw = Draw {
-            on,
+        let draw = SampleRequest {
+            context: on,
             prior: Prior { std },
-            key: Key { seed: 0 },
+            key: RngKey { seed: 0 },
             samples: &samples,
         };
         sampler
@@ -236,11 +255,11 @@ mod tests {
     /// T13 from noise to data: states and densities do not depend on the number of steps, and the density of a
     /// sample is what the walk back from it gives.
     #[test]
-    fn an_exact_map_samples_and_knows_their_density_in_any_number_of_steps() {
-        for path in Path::defaults() {
+    fn exact_flow_map_samples_and_densities_do_not_depend_on_step_count() {
+        for path in ProbabilityPath::defaults() {
             let curve = path.curve().expect("right");
-            let (std, model) = (curve.prior_std(), analytic::gaussian(curve.clone()));
-            let x = noise(Key { seed: 3 }, &[0, 1, 2, 3], 3, std);
+            let (std, model) = (curve.prior_std(), analytic::example_gaussian(curve.clone()));
+            let x = initial_noise(RngKey { seed: 3 }, &[0, 1, 2, 3], 3, std);
             let one = draw(
                 model.clone(),
                 &curve,
@@ -276,12 +295,18 @@ mod tests {
             }
             .times(&curve)
             .expect("right");
-            let back =
-                walk(&mut model.clone(), &curve, &times, Rule::TwoTime, one.x).expect("analytic");
+            let back = apply_flow_map_steps(
+                &mut model.clone(),
+                &curve,
+                &times,
+                FlowMapStepRule::TwoTime,
+                one.x,
+            )
+            .expect("analytic");
             let prior = Prior { std }.log_density(&back.x);
             let there: Vec<f64> = prior
                 .iter()
-                .zip(back.divergence.expect("given"))
+                .zip(back.divergence_integral.expect("given"))
                 .map(|(p, i)| p + i)
                 .collect();
             for (a, b) in one.log_density.expect("asked").iter().zip(there) {
@@ -291,12 +316,12 @@ mod tests {
     }
 
     #[test]
-    fn densities_are_given_only_where_they_are_asked_for() {
-        let curve = Path::defaults()[5].curve().expect("right");
-        let x = noise(Key { seed: 3 }, &[0, 1], 3, 1.0);
+    fn log_density_is_returned_only_when_requested() {
+        let curve = ProbabilityPath::defaults()[5].curve().expect("right");
+        let x = initial_noise(RngKey { seed: 3 }, &[0, 1], 3, 1.0);
         assert_eq!(
             draw(
-                analytic::gaussian(curve.clone()),
+                analytic::example_gaussian(curve.clone()),
                 &curve,
                 1.0,
                 "flow-map",
@@ -309,12 +334,15 @@ mod tests {
 
     /// T13: a Gaussian's divergence is the same everywhere, so only the prior's term moves the noise.
     #[test]
-    fn on_a_gaussian_only_the_prior_guides() {
-        for path in [Path::defaults()[0].clone(), Path::defaults()[6].clone()] {
+    fn on_a_gaussian_guidance_comes_from_the_prior_alone() {
+        for path in [
+            ProbabilityPath::defaults()[0].clone(),
+            ProbabilityPath::defaults()[6].clone(),
+        ] {
             let curve = path.curve().expect("right");
-            let (std, model): (f64, Gaussian) =
-                (curve.prior_std(), analytic::gaussian(curve.clone()));
-            let x = noise(Key { seed: 3 }, &[0, 1, 2], 3, std);
+            let (std, model): (f64, AnalyticGaussian) =
+                (curve.prior_std(), analytic::example_gaussian(curve.clone()));
+            let x = initial_noise(RngKey { seed: 3 }, &[0, 1, 2], 3, std);
             let plain = draw(model.clone(), &curve, std, "{flow-map: {steps: 2}}", &x);
             let spec = |prior: bool| {
                 format!("{{flow-map: {{steps: 2, guidance: {{step: 0.25, prior: {prior}}}}}}}")
@@ -337,16 +365,21 @@ mod tests {
 
     /// A map whose divergence is a parabola: the gradient's sign, scale and direction of time are seen.
     #[test]
-    fn guidance_goes_uphill_in_the_predicted_likelihood() {
+    fn guidance_increases_the_predicted_likelihood() {
         #[derive(Clone)]
         struct Parabola;
         impl FlowMap for Parabola {
             fn dim(&self) -> usize {
                 1
             }
-            fn averages(&mut self, _: &[f64], _: &[f64], x: &Batch) -> Result<Averages, EvalError> {
+            fn averages(
+                &mut self,
+                _: &[f64],
+                _: &[f64],
+                x: &Batch,
+            ) -> Result<FlowMapAverages, EvalError> {
                 let divergence = Some(x.column(0).mapv(|v| (v - 1.0).powi(2)).to_vec());
-                Ok(Averages {
+                Ok(FlowMapAverages {
                     velocity: Batch::zeros(x.raw_dim()),
                     divergence,
                 })
@@ -362,19 +395,19 @@ mod tests {
                     (x - 1.0) * 2.0,
                 ))
             }
-            fn products(
+            fn jvp(
                 &mut self,
                 _: &[f64],
                 _: &[f64],
                 _: &Batch,
-                z: &Blocks,
-            ) -> Result<Blocks, EvalError> {
-                Ok(Blocks::zeros(z.raw_dim()))
+                z: &TangentBatch,
+            ) -> Result<TangentBatch, EvalError> {
+                Ok(TangentBatch::zeros(z.raw_dim()))
             }
         }
         let x = ndarray::array![[3.0], [-2.0]];
         for (data_at, sign) in [(1, 1.0), (0, -1.0)] {
-            let curve = Path::FlowMatching {
+            let curve = ProbabilityPath::FlowMatching {
                 data_at,
                 t_min: 0.0,
                 t_max: 1.0,
@@ -399,8 +432,9 @@ mod tests {
                     let pull = if prior { old } else { 0.0 };
                     assert!((new - (old - 1e-3 * (sign * 2.0 * (old - 1.0) + pull))).abs() < 1e-15);
                     let normal = |v: f64| if prior { 0.0 } else { 0.5 * v * v };
-                    let of =
-                        |d: &Drawn, v: f64| d.log_density.as_ref().expect("asked")[i] + normal(v);
+                    let of = |d: &DrawnSamples, v: f64| {
+                        d.log_density.as_ref().expect("asked")[i] + normal(v)
+                    };
                     assert!(of(&guided, new) > of(&plain, old), "{data_at} {prior}");
                 }
             }
@@ -408,9 +442,9 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_those_of_the_estimator_and_show_the_guidance() {
+    fn flow_map_labels_match_the_estimator_and_show_guidance() {
         let label = |spec: &str| {
-            serde_yaml::from_str::<FlowMapSteps>(spec)
+            serde_yaml::from_str::<FlowMapSampler>(spec)
                 .expect(spec)
                 .label()
         };
@@ -422,7 +456,7 @@ mod tests {
             label("{steps: 2, guidance: {step: 0.1, prior: true}}"),
             "flow-map(f2d2 steps=2 guidance=0.1 with prior)"
         );
-        let refused = serde_yaml::from_str::<FlowMapSteps>("{steps: 2, guidance: {step: 0.1}}")
+        let refused = serde_yaml::from_str::<FlowMapSampler>("{steps: 2, guidance: {step: 0.1}}")
             .expect_err("no prior");
         assert!(refused.to_string().contains("prior"));
     }

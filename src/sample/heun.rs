@@ -3,9 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::step::{self, Again, Point, View};
-use super::{Sample, Sampler, Schedule, Setting, Step};
-use crate::flow::path::Path;
+use super::sampler_step::{self, PathPoint, StepCorrector, StepPrediction};
+use super::{Sampler, SamplerContext, SamplerSchedule, SamplerStep, SamplingMethod};
+use crate::flow::path::ProbabilityPath;
 
 /// Two evaluations in every step of the grid; with `denoise_to_zero` one more, EDM's 2N − 1.
 ///
@@ -18,8 +18,8 @@ use crate::flow::path::Path;
 #[serde(deny_unknown_fields, default)]
 pub struct Heun {
     #[serde(flatten)]
-    pub schedule: Schedule,
-    pub variable: Variable,
+    pub schedule: SamplerSchedule,
+    pub variable: HeunVariable,
     pub s_churn: f64,
     pub s_min: f64,
     /// No bound unless given.
@@ -32,7 +32,7 @@ pub struct Heun {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
-pub enum Variable {
+pub enum HeunVariable {
     /// x over the card's own time.
     #[default]
     Time,
@@ -44,8 +44,8 @@ pub enum Variable {
 impl Default for Heun {
     fn default() -> Self {
         Heun {
-            schedule: Schedule::default(),
-            variable: Variable::Time,
+            schedule: SamplerSchedule::default(),
+            variable: HeunVariable::Time,
             s_churn: 0.0,
             s_min: 0.0,
             s_max: None,
@@ -55,33 +55,33 @@ impl Default for Heun {
 }
 
 /// x + h v
-pub fn euler(from: Point, to: Point) -> Step {
-    Step::plain(from, to, View::Velocity, vec![1.0, to.t - from.t])
+pub fn euler_step(from: PathPoint, to: PathPoint) -> SamplerStep {
+    SamplerStep::without_corrector(from, to, StepPrediction::Velocity, vec![1.0, to.t - from.t])
 }
 
 /// x + h (v + v')/2
-pub fn heun(from: Point, to: Point) -> Step {
+pub fn heun_step(from: PathPoint, to: PathPoint) -> SamplerStep {
     let half = 0.5 * (to.t - from.t);
-    let again = Again {
+    let again = StepCorrector {
         weights: vec![1.0, half, half],
-        kept: false,
+        reused: false,
     };
-    Step {
-        again: Some(again),
-        ..euler(from, to)
+    SamplerStep {
+        corrector: Some(again),
+        ..euler_step(from, to)
     }
 }
 
 /// Heun's step of x̄ = x/α over s = σ/α, where dx̄/ds = (x̄ − D)/s, as weights of x, D and D'.
 ///
 /// To σ = 0 it is x' = α' D, with one evaluation.
-fn straight(from: Point, to: Point) -> Step {
+fn heun_step_in_sigma(from: PathPoint, to: PathPoint) -> SamplerStep {
     let (a, b) = (from.sigma / from.alpha, to.sigma / to.alpha);
     let (scale, h) = (to.alpha / from.alpha, b - a);
-    let euler = Step::plain(
+    let euler = SamplerStep::without_corrector(
         from,
         to,
-        View::Denoised,
+        StepPrediction::Denoised,
         vec![scale * b / a, to.alpha * (1.0 - b / a)],
     );
     if b == 0.0 {
@@ -92,10 +92,10 @@ fn straight(from: Point, to: Point) -> Step {
         -0.5 * to.alpha * h / b,
         0.5 * to.alpha * h * (1.0 / b - 2.0 / a),
     ];
-    Step {
-        again: Some(Again {
+    SamplerStep {
+        corrector: Some(StepCorrector {
             weights,
-            kept: false,
+            reused: false,
         }),
         ..euler
     }
@@ -103,7 +103,7 @@ fn straight(from: Point, to: Point) -> Step {
 
 impl Heun {
     /// σ̂/σ − 1 at `sigma`.
-    fn raise(&self, sigma: f64) -> f64 {
+    fn relative_churn(&self, sigma: f64) -> f64 {
         let within = self.s_min <= sigma && self.s_max.is_none_or(|most| sigma <= most);
         if within {
             (self.s_churn / self.schedule.steps as f64).min(std::f64::consts::SQRT_2 - 1.0)
@@ -113,20 +113,23 @@ impl Heun {
     }
 
     /// The step from the raised noise; time is σ on edm paths, the only ones that are churned.
-    fn churned(&self, step: Step, on: &Setting) -> Step {
+    fn with_churn(&self, step: SamplerStep, on: &SamplerContext) -> SamplerStep {
         let sigma = step.from.sigma;
-        let raised = sigma * (1.0 + self.raise(sigma));
-        let from = Point::on(on.curve, raised);
+        let raised = sigma * (1.0 + self.relative_churn(sigma));
+        let from = PathPoint::at_time(on.curve, raised);
         let churn = self.s_noise * (raised * raised - sigma * sigma).sqrt();
-        let moved = if step.view == View::Velocity {
-            heun(from, step.to)
+        let moved = if step.prediction == StepPrediction::Velocity {
+            heun_step(from, step.to)
         } else {
-            Step::denoise(from)
+            SamplerStep::denoise(from)
         };
-        Step { churn, ..moved }
+        SamplerStep {
+            churn_std: churn,
+            ..moved
+        }
     }
 
-    fn check_churn(&self, on: &Setting) -> Result<(), String> {
+    fn check_churn(&self, on: &SamplerContext) -> Result<(), String> {
         let numbers = [
             ("s_churn", self.s_churn),
             ("s_min", self.s_min),
@@ -142,11 +145,11 @@ impl Heun {
         }
         match on.curve.path() {
             _ if self.s_churn == 0.0 => Ok(()),
-            Path::Edm { .. } if self.variable == Variable::Sigma => {
+            ProbabilityPath::Edm { .. } if self.variable == HeunVariable::Sigma => {
                 Err("variable is sigma and s_churn above 0; on edm paths time is sigma already, leave variable out"
                     .to_owned())
             }
-            Path::Edm { .. } => Ok(()),
+            ProbabilityPath::Edm { .. } => Ok(()),
             other => Err(format!(
                 "s_churn is {}, but churn is defined in sigma, on edm paths; this one is {}",
                 self.s_churn,
@@ -156,10 +159,10 @@ impl Heun {
     }
 }
 
-impl Sample for Heun {
+impl SamplingMethod for Heun {
     fn with_steps(&self, steps: usize) -> Sampler {
         Sampler::Heun(Heun {
-            schedule: Schedule {
+            schedule: SamplerSchedule {
                 steps,
                 ..self.schedule.clone()
             },
@@ -167,30 +170,32 @@ impl Sample for Heun {
         })
     }
 
-    fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {
+    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
         self.check_churn(on)?;
         let points = self.schedule.points(on)?;
-        if self.variable == Variable::Sigma && points[0].alpha == 0.0 {
+        if self.variable == HeunVariable::Sigma && points[0].alpha == 0.0 {
             return Err(
                 "variable is sigma, but sigma/alpha is infinite at the prior end; use `time`, or cut the path \
                         with t_max"
                     .to_owned(),
             );
         }
-        let whole = |to: &Point| step::defined(on, View::Velocity, to.t);
-        let of = |pair: &[Point]| match self.variable {
-            Variable::Sigma => straight(pair[0], pair[1]),
-            Variable::Time if whole(&pair[1]) => heun(pair[0], pair[1]),
-            Variable::Time => euler(pair[0], pair[1]),
+        let whole = |to: &PathPoint| {
+            sampler_step::prediction_is_defined(on, StepPrediction::Velocity, to.t)
+        };
+        let of = |pair: &[PathPoint]| match self.variable {
+            HeunVariable::Sigma => heun_step_in_sigma(pair[0], pair[1]),
+            HeunVariable::Time if whole(&pair[1]) => heun_step(pair[0], pair[1]),
+            HeunVariable::Time => euler_step(pair[0], pair[1]),
         };
         let steps = points
             .windows(2)
             .map(of)
-            .chain(self.schedule.denoising(&points));
+            .chain(self.schedule.final_denoising_step(&points));
         Ok(steps
             .map(|step| {
                 if self.s_churn > 0.0 {
-                    self.churned(step, on)
+                    self.with_churn(step, on)
                 } else {
                     step
                 }
@@ -201,19 +206,25 @@ impl Sample for Heun {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{on, run, sampler};
+    use super::super::tests::{draw_samples, sampler_from_yaml, velocity_context};
     use super::*;
-    use crate::flow::path::Curve;
+    use crate::flow::path::PathCurve;
     use crate::model::analytic;
 
-    fn end(spec: &str, curve: &Curve, x: f64) -> f64 {
-        let mut model = analytic::example(curve.clone(), 1);
-        run(&sampler(spec), &mut model, curve, &ndarray::array![[x]]).x[[0, 0]]
+    fn end(spec: &str, curve: &PathCurve, x: f64) -> f64 {
+        let mut model = analytic::example_mixture(curve.clone(), 1);
+        draw_samples(
+            &sampler_from_yaml(spec),
+            &mut model,
+            curve,
+            &ndarray::array![[x]],
+        )
+        .x[[0, 0]]
     }
 
     #[test]
-    fn over_sigma_it_is_edms_own_on_edm_and_that_of_the_scaled_states_elsewhere() {
-        let edm = Path::Edm {
+    fn heun_on_sigma_matches_edm() {
+        let edm = ProbabilityPath::Edm {
             sigma_min: 0.02,
             sigma_max: 20.0,
         }
@@ -228,7 +239,7 @@ mod tests {
         });
         assert!((time - sigma).abs() < 1e-12, "{time} {sigma}");
         // A network of any path sees one law at one σ/α: the same grid of σ/α gives the same images.
-        let vp = Path::Vp {
+        let vp = ProbabilityPath::Vp {
             beta_min: 0.1,
             beta_max: 20.0,
             t_min: 1e-3,
@@ -237,7 +248,7 @@ mod tests {
         .expect("right");
         let ratio = |t: f64| vp.at(t).sigma / vp.at(t).alpha;
         let (least, most) = (ratio(vp.data_end()), ratio(vp.prior_end()));
-        let twin = Path::Edm {
+        let twin = ProbabilityPath::Edm {
             sigma_min: least,
             sigma_max: most,
         }
@@ -250,18 +261,18 @@ mod tests {
     }
 
     #[test]
-    fn over_sigma_it_is_of_second_order_on_every_path() {
+    fn heun_on_sigma_is_second_order_on_every_path() {
         for path in [
-            Path::Vp {
+            ProbabilityPath::Vp {
                 beta_min: 0.1,
                 beta_max: 20.0,
                 t_min: 1e-3,
             },
-            Path::Ve {
+            ProbabilityPath::Ve {
                 sigma_min: 0.01,
                 sigma_max: 50.0,
             },
-            Path::FlowMatching {
+            ProbabilityPath::FlowMatching {
                 data_at: 0,
                 t_min: 0.01,
                 t_max: 0.99,
@@ -280,15 +291,15 @@ mod tests {
             let order = ((a - b) / (b - c)).abs().log2();
             assert!((1.8..2.2).contains(&order), "{path:?}: {order}");
         }
-        let whole = Path::FlowMatching {
+        let whole = ProbabilityPath::FlowMatching {
             data_at: 0,
             t_min: 0.0,
             t_max: 1.0,
         }
         .curve()
         .expect("right");
-        let refused = sampler("{heun: {schedule: uniform, variable: sigma}}")
-            .check(&on(&whole))
+        let refused = sampler_from_yaml("{heun: {schedule: uniform, variable: sigma}}")
+            .check(&velocity_context(&whole))
             .expect_err("infinite");
         assert!(
             refused.contains("variable") && refused.contains("t_max"),

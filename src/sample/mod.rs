@@ -2,13 +2,13 @@
 
 use ndarray::Axis;
 
-use crate::flow::field::{EvalError, FlowMap, Linearized, VectorField};
-use crate::flow::path::Curve;
+use crate::flow::field::{EvalError, FlowMap, JacobianOperator, VectorField};
+use crate::flow::path::PathCurve;
 use crate::flow::prediction::Prediction;
 use crate::flow::prior::Prior;
-use crate::model::opened::{Model, Velocity};
+use crate::model::loaded::{Model, Velocity};
 use crate::num::Batch;
-use crate::num::key::{Key, Purpose, SampleId};
+use crate::num::key::{Purpose, RngKey, SampleId};
 use crate::registry;
 
 pub mod ddim;
@@ -18,27 +18,27 @@ pub mod euler;
 pub mod flow_map;
 pub mod heun;
 mod multistep;
-mod schedule;
+mod sampler_schedule;
+pub mod sampler_step;
 pub mod steindiff;
-pub mod step;
 #[cfg(test)]
 mod tests;
 pub mod unipc;
 
-pub use schedule::Schedule;
-pub use steindiff::StepLog;
-pub use step::{Point, Step};
+pub use sampler_schedule::SamplerSchedule;
+pub use sampler_step::{PathPoint, SamplerStep};
+pub use steindiff::SteinDiffStepLog;
 
 registry! {
     /// The samplers, as `samplers:` and `--sampler` name them.
-    pub enum Sampler: Sample {
+    pub enum Sampler: SamplingMethod {
         "euler" => Euler(euler::Euler),
         "ddim" => Ddim(ddim::Ddim),
         "heun" | "edm-heun" => Heun(heun::Heun),
         "dpmpp-2m" | "dpm++-2m" | "dpmpp2m" | "dpm-solver++-2m" | "dpmsolver++-2m" => Dpmpp2m(dpmpp2m::Dpmpp2m),
         "dpmpp-3m" | "dpm++-3m" | "dpmpp3m" | "dpm-solver++-3m" | "dpmsolver++-3m" => Dpmpp3m(dpmpp3m::Dpmpp3m),
         "unipc" | "uni-pc" => UniPc(unipc::UniPc),
-        "flow-map" | "flowmap" => FlowMap(flow_map::FlowMapSteps),
+        "flow-map" | "flowmap" => FlowMap(flow_map::FlowMapSampler),
         "steindiff" | "stein-diff" => SteinDiff(steindiff::SteinDiff),
     }
 }
@@ -52,12 +52,12 @@ impl Sampler {
             _ => {}
         }
         let default = Sampler::from_name(self.name()).unwrap_or_else(|| self.clone());
-        registry::label(self.name(), self, &default)
+        registry::kind_label(self.name(), self, &default)
     }
 
     /// How many rows go through the networks as they are counted: a population once for every evaluation, and once more
     /// where Jacobian products are taken; else each sample once.
-    pub fn passes(&self, on: &Setting, count: usize) -> usize {
+    pub fn network_rows(&self, on: &SamplerContext, count: usize) -> usize {
         let cost = self.cost(on);
         match self.population() {
             Some(_) => {
@@ -68,7 +68,7 @@ impl Sampler {
     }
 
     /// The sampler that this one corrects, if it does.
-    pub fn plain(&self) -> Option<&Sampler> {
+    pub fn uncorrected(&self) -> Option<&Sampler> {
         match self {
             Sampler::SteinDiff(around) => Some(&around.sampler),
             _ => None,
@@ -88,7 +88,7 @@ pub trait Denoiser: VectorField {
     ///
     /// # Errors
     /// Where this model offers none.
-    fn linearized(&mut self) -> Result<&mut dyn Linearized, EvalError> {
+    fn linearized(&mut self) -> Result<&mut dyn JacobianOperator, EvalError> {
         Err(EvalError::Missing(
             "this model offers no Jacobian products".to_owned(),
         ))
@@ -98,7 +98,7 @@ pub trait Denoiser: VectorField {
     ///
     /// # Errors
     /// Where there is none.
-    fn map(&mut self, name: &str) -> Result<&mut dyn FlowMap, EvalError> {
+    fn flow_map(&mut self, name: &str) -> Result<&mut dyn FlowMap, EvalError> {
         Err(EvalError::Missing(format!(
             "this model has no flow map `{name}`"
         )))
@@ -107,7 +107,7 @@ pub trait Denoiser: VectorField {
 
 /// What a sampler needs of a flow map.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct MapUse<'a> {
+pub struct FlowMapRequirements<'a> {
     pub name: &'a str,
     /// Its divergence, for densities.
     pub density: bool,
@@ -123,14 +123,14 @@ impl Denoiser for Velocity {
 
 /// What a sampler's steps depend on besides its own parameters.
 #[derive(Debug, Clone, Copy)]
-pub struct Setting<'a> {
-    pub curve: &'a Curve,
+pub struct SamplerContext<'a> {
+    pub curve: &'a PathCurve,
     pub prediction: Prediction,
 }
 
-impl Setting<'_> {
-    pub fn of(model: &Model) -> Setting<'_> {
-        Setting {
+impl SamplerContext<'_> {
+    pub fn for_model(model: &Model) -> SamplerContext<'_> {
+        SamplerContext {
             curve: &model.curve,
             prediction: model.card.network.prediction,
         }
@@ -139,55 +139,60 @@ impl Setting<'_> {
 
 /// Which samples are drawn, and where their noise comes from.
 #[derive(Debug, Clone, Copy)]
-pub struct Draw<'a> {
-    pub on: Setting<'a>,
+pub struct SampleRequest<'a> {
+    pub context: SamplerContext<'a>,
     pub prior: Prior,
-    pub key: Key,
+    pub key: RngKey,
     pub samples: &'a [SampleId],
 }
 
 /// What one sample costs.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Cost {
+pub struct SampleCost {
     pub evaluations: u64,
     /// Jacobian products.
     pub products: u64,
     /// Whether the samples themselves decide: then this is the most it can be.
-    pub guessed: bool,
+    pub is_upper_bound: bool,
 }
 
 /// Samples, what each has cost, and what is known of their steps.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Drawn {
+pub struct DrawnSamples {
     pub x: Batch,
     /// Per row: evaluations of the network and Jacobian products.
     pub evaluations: Vec<u64>,
     pub products: Vec<u64>,
     /// In nats, where it was asked for.
     pub log_density: Option<Vec<f64>>,
-    pub log: Vec<StepLog>,
+    pub step_logs: Vec<SteinDiffStepLog>,
 }
 
-impl Drawn {
-    pub fn none() -> Drawn {
-        Drawn::alike(Batch::zeros((0, 0)), 0, 0, Vec::new())
+impl DrawnSamples {
+    pub fn empty() -> DrawnSamples {
+        DrawnSamples::with_equal_cost(Batch::zeros((0, 0)), 0, 0, Vec::new())
     }
 
     /// Rows that have cost the same.
-    pub fn alike(x: Batch, evaluations: u64, products: u64, log: Vec<StepLog>) -> Drawn {
+    pub fn with_equal_cost(
+        x: Batch,
+        evaluations: u64,
+        products: u64,
+        log: Vec<SteinDiffStepLog>,
+    ) -> DrawnSamples {
         let rows = x.nrows();
         let (evaluations, products) = (vec![evaluations; rows], vec![products; rows]);
-        Drawn {
+        DrawnSamples {
             x,
             evaluations,
             products,
             log_density: None,
-            log,
+            step_logs: log,
         }
     }
 
     /// Adds rows after these.
-    pub fn append(&mut self, other: Drawn) {
+    pub fn append(&mut self, other: DrawnSamples) {
         if self.x.nrows() == 0 {
             *self = other;
             return;
@@ -200,12 +205,12 @@ impl Drawn {
         }
         self.evaluations.extend(other.evaluations);
         self.products.extend(other.products);
-        self.log.extend(other.log);
+        self.step_logs.extend(other.step_logs);
     }
 }
 
 /// One way from noise to data.
-pub trait Sample: Sync {
+pub trait SamplingMethod: Sync {
     /// The same sampler with another number of steps.
     fn with_steps(&self, steps: usize) -> Sampler;
 
@@ -213,15 +218,15 @@ pub trait Sample: Sync {
     ///
     /// # Errors
     /// A sentence with the key and what would be right.
-    fn steps(&self, _on: &Setting) -> Result<Vec<Step>, String> {
+    fn steps(&self, _on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
         Err("its steps are no weights of the state and of predictions".to_owned())
     }
 
     /// The points between which it steps, from the prior end to the data end.
     ///
     /// # Errors
-    /// As [`Sample::steps`].
-    fn grid(&self, on: &Setting) -> Result<Vec<Point>, String> {
+    /// As [`SamplingMethod::steps`].
+    fn grid(&self, on: &SamplerContext) -> Result<Vec<PathPoint>, String> {
         let steps = self.steps(on)?;
         let last = steps.last().map(|s| s.to);
         Ok(steps.iter().map(|s| s.from).chain(last).collect())
@@ -231,21 +236,23 @@ pub trait Sample: Sync {
     ///
     /// # Errors
     /// A sentence with the key and what would be right.
-    fn check(&self, on: &Setting) -> Result<(), String> {
-        step::check(&self.steps(on)?, on)
+    fn check(&self, on: &SamplerContext) -> Result<(), String> {
+        sampler_step::check_steps(&self.steps(on)?, on)
     }
 
     /// What a sample costs, known before drawing.
-    fn cost(&self, on: &Setting) -> Cost {
-        let evaluations = self.steps(on).map_or(0, |steps| step::evaluations(&steps));
-        Cost {
+    fn cost(&self, on: &SamplerContext) -> SampleCost {
+        let evaluations = self
+            .steps(on)
+            .map_or(0, |steps| sampler_step::count_evaluations(&steps));
+        SampleCost {
             evaluations,
-            ..Cost::default()
+            ..SampleCost::default()
         }
     }
 
     /// The flow map that is walked; the others follow the velocity.
-    fn map(&self) -> Option<MapUse<'_>> {
+    fn flow_map(&self) -> Option<FlowMapRequirements<'_>> {
         None
     }
 
@@ -258,15 +265,25 @@ pub trait Sample: Sync {
     ///
     /// # Errors
     /// Where the model cannot be evaluated.
-    fn sample(&self, field: &mut dyn Denoiser, draw: &Draw, x: Batch) -> Result<Drawn, EvalError> {
-        let steps = self.steps(&draw.on).map_err(EvalError::Missing)?;
-        let walk = step::march(&steps, field, draw, x)?;
-        Ok(Drawn::alike(walk.x, walk.evaluations, 0, Vec::new()))
+    fn sample(
+        &self,
+        field: &mut dyn Denoiser,
+        draw: &SampleRequest,
+        x: Batch,
+    ) -> Result<DrawnSamples, EvalError> {
+        let steps = self.steps(&draw.context).map_err(EvalError::Missing)?;
+        let walk = sampler_step::integrate_steps(&steps, field, draw, x)?;
+        Ok(DrawnSamples::with_equal_cost(
+            walk.x,
+            walk.evaluations,
+            0,
+            Vec::new(),
+        ))
     }
 }
 
 /// Initial states by address: std · N(0, I) for each sample.
-pub fn noise(key: Key, samples: &[SampleId], dim: usize, std: f64) -> Batch {
+pub fn initial_noise(key: RngKey, samples: &[SampleId], dim: usize, std: f64) -> Batch {
     let mut x = Batch::zeros((samples.len(), dim));
     for (mut row, sample) in x.rows_mut().into_iter().zip(samples) {
         row.assign(&(key.normal(Purpose::Noise, *sample, 0, dim) * std));

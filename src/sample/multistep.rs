@@ -5,8 +5,8 @@
 //! replaces D by a polynomial through predictions that are already there, so that a step is
 //! x_t = w₀ x_s + w₁ D_s + w₂ D_{s−1} + …, and the weights depend on the grid alone.
 
-use super::step::{Again, Point, Step, View};
-use super::{Schedule, Setting};
+use super::sampler_step::{PathPoint, SamplerStep, StepCorrector, StepPrediction};
+use super::{SamplerContext, SamplerSchedule};
 
 /// φ_k(z) with φ₀ = eᶻ and φ_{k+1}(z) = (φ_k(z) − 1/k!)/z: the weights of exponential integrators.
 ///
@@ -27,8 +27,11 @@ pub fn phi(k: usize, z: f64) -> f64 {
 /// The first-order step of every method here, (σ_t/σ_s) x + α_t (1 − e^{−h}) D: exact for constant D.
 ///
 /// At σ_t = 0 it is x_t = α_t D, at α_s = 0 it is (σ_t/σ_s) x + α_t D; both come out of IEEE infinities.
-pub fn first_order(from: &Point, to: &Point) -> [f64; 2] {
-    [to.sigma / from.sigma, -to.alpha * (-from.gap(to)).exp_m1()]
+pub fn first_order_weights(from: &PathPoint, to: &PathPoint) -> [f64; 2] {
+    [
+        to.sigma / from.sigma,
+        -to.alpha * (-from.lambda_step(to)).exp_m1(),
+    ]
 }
 
 /// One multistep method, by its weights.
@@ -38,18 +41,23 @@ pub trait Multistep {
 
     /// Weights of the state and of the predictions at `past` (newest first) in the state at `to`;
     /// `order` is at least 2 and `past` has that many points.
-    fn predictor(&self, past: &[Point], to: &Point, order: usize) -> Vec<f64>;
+    fn predictor_weights(&self, past: &[PathPoint], to: &PathPoint, order: usize) -> Vec<f64>;
 
     /// Weights of the state, of the prediction at `to` and of those at `past` in the corrected
     /// state at `to`; `None` where the method has no corrector.
-    fn corrector(&self, _past: &[Point], _to: &Point, _order: usize) -> Option<Vec<f64>> {
+    fn corrector_weights(
+        &self,
+        _past: &[PathPoint],
+        _to: &PathPoint,
+        _order: usize,
+    ) -> Option<Vec<f64>> {
         None
     }
 }
 
 /// The order of step `i` of `steps`: no more than there are predictions, and with
 /// `lower_order_final` no more than there are steps left.
-pub fn order_of(highest: usize, i: usize, steps: usize, lower_order_final: bool) -> usize {
+pub fn step_order(highest: usize, i: usize, steps: usize, lower_order_final: bool) -> usize {
     let left = if lower_order_final {
         steps - i
     } else {
@@ -59,14 +67,14 @@ pub fn order_of(highest: usize, i: usize, steps: usize, lower_order_final: bool)
 }
 
 /// One evaluation per step of the schedule's grid, and one to denoise.
-pub fn steps(
+pub fn multistep_steps(
     method: &dyn Multistep,
-    schedule: &Schedule,
-    on: &Setting,
-) -> Result<Vec<Step>, String> {
+    schedule: &SamplerSchedule,
+    on: &SamplerContext,
+) -> Result<Vec<SamplerStep>, String> {
     let points = schedule.points(on)?;
-    let mut steps = between(method, schedule.lower_order_final, &points);
-    steps.extend(schedule.denoising(&points));
+    let mut steps = steps_between_points(method, schedule.lower_order_final, &points);
+    steps.extend(schedule.final_denoising_step(&points));
     Ok(steps)
 }
 
@@ -74,32 +82,36 @@ pub fn steps(
 ///
 /// A step to σ = 0 is infinitely long in λ. Differences of predictions have no finite extrapolation
 /// over it, so it is of first order whatever `lower_order_final` says: it ends in α_t D.
-pub fn between(method: &dyn Multistep, lower_order_final: bool, points: &[Point]) -> Vec<Step> {
+pub fn steps_between_points(
+    method: &dyn Multistep,
+    lower_order_final: bool,
+    points: &[PathPoint],
+) -> Vec<SamplerStep> {
     let last = points.len() - 1;
     let step = |i: usize| {
         let to = &points[i + 1];
         let order = match to.sigma > 0.0 {
-            true => order_of(method.order(), i, last, lower_order_final),
+            true => step_order(method.order(), i, last, lower_order_final),
             false => 1,
         };
-        let past: Vec<Point> = points[..=i].iter().rev().take(order).copied().collect();
+        let past: Vec<PathPoint> = points[..=i].iter().rev().take(order).copied().collect();
         let weights = if order == 1 {
-            first_order(&past[0], to).to_vec()
+            first_order_weights(&past[0], to).to_vec()
         } else {
-            method.predictor(&past, to, order)
+            method.predictor_weights(&past, to, order)
         };
         let corrector = if i + 1 < last {
-            method.corrector(&past, to, order)
+            method.corrector_weights(&past, to, order)
         } else {
             None
         };
-        let again = corrector.map(|weights| Again {
+        let again = corrector.map(|weights| StepCorrector {
             weights,
-            kept: true,
+            reused: true,
         });
-        Step {
-            again,
-            ..Step::plain(points[i], *to, View::Denoised, weights)
+        SamplerStep {
+            corrector: again,
+            ..SamplerStep::without_corrector(points[i], *to, StepPrediction::Denoised, weights)
         }
     };
     (0..last).map(step).collect()
@@ -110,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phi_by_series_and_by_recursion_is_one_function() {
+    fn phi_series_and_recursion_match_quadrature() {
         for k in 0..5 {
             // ∫₀¹ e^{(1−s)z} s^{k−1}/(k−1)! ds by Simpson's rule.
             for z in [-7.3, -1.01, -0.99, -0.2, -1e-9, 0.7, 1.3] {
@@ -141,8 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn orders_rise_and_fall() {
-        let orders = |m, lower| (0..m).map(|i| order_of(3, i, m, lower)).collect::<Vec<_>>();
+    fn step_orders_warm_up_and_lower_at_the_end() {
+        let orders = |m, lower| {
+            (0..m)
+                .map(|i| step_order(3, i, m, lower))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(orders(6, true), [1, 2, 3, 3, 2, 1]);
         assert_eq!(orders(6, false), [1, 2, 3, 3, 3, 3]);
         assert_eq!(orders(2, true), [1, 1]);

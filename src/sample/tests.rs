@@ -1,17 +1,17 @@
 //! What holds for every sampler, and what is known of each in closed form.
 
 use super::*;
-use crate::flow::grid::Spacing;
-use crate::flow::path::Path;
+use crate::flow::grid::GridSpacing;
+use crate::flow::path::ProbabilityPath;
 use crate::flow::prediction::Prediction;
-use crate::model::analytic::{self, Mixture};
-use crate::num::Blocks;
+use crate::model::analytic::{self, AnalyticMixture};
+use crate::num::TangentBatch;
 
 mod churn;
 mod references;
 mod regression;
 
-impl Denoiser for Mixture {
+impl Denoiser for AnalyticMixture {
     fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
         let v = self.velocity(t, x)?;
         let mut out = v;
@@ -23,17 +23,22 @@ impl Denoiser for Mixture {
         Ok(out)
     }
 
-    fn linearized(&mut self) -> Result<&mut dyn Linearized, EvalError> {
+    fn linearized(&mut self) -> Result<&mut dyn JacobianOperator, EvalError> {
         Ok(self)
     }
 }
 
 /// Of no matter to samplers that give no density.
-pub const UNIT: Prior = Prior { std: 1.0 };
+pub const UNIT_PRIOR: Prior = Prior { std: 1.0 };
 
 /// The end states of `x` under a sampler, its rows being the samples 0, 1, …
-pub fn run(sampler: &Sampler, field: &mut dyn Denoiser, curve: &Curve, x: &Batch) -> Drawn {
-    run_at(
+pub fn draw_samples(
+    sampler: &Sampler,
+    field: &mut dyn Denoiser,
+    curve: &PathCurve,
+    x: &Batch,
+) -> DrawnSamples {
+    draw_samples_at(
         sampler,
         field,
         curve,
@@ -42,20 +47,20 @@ pub fn run(sampler: &Sampler, field: &mut dyn Denoiser, curve: &Curve, x: &Batch
     )
 }
 
-pub fn run_at(
+pub fn draw_samples_at(
     sampler: &Sampler,
     field: &mut dyn Denoiser,
-    curve: &Curve,
+    curve: &PathCurve,
     samples: &[SampleId],
     x: &Batch,
-) -> Drawn {
+) -> DrawnSamples {
     sampler
         .sample(
             field,
-            &Draw {
-                on: on(curve),
-                prior: UNIT,
-                key: Key { seed: 3 },
+            &SampleRequest {
+                context: velocity_context(curve),
+                prior: UNIT_PRIOR,
+                key: RngKey { seed: 3 },
                 samples,
             },
             x.clone(),
@@ -64,20 +69,20 @@ pub fn run_at(
 }
 
 /// The mixture gives velocities that are finite at every end of a path.
-pub fn on(curve: &Curve) -> Setting<'_> {
-    Setting {
+pub fn velocity_context(curve: &PathCurve) -> SamplerContext<'_> {
+    SamplerContext {
         curve,
         prediction: Prediction::Velocity,
     }
 }
 
 /// A sampler as a user writes it.
-pub fn sampler(spec: &str) -> Sampler {
+pub fn sampler_from_yaml(spec: &str) -> Sampler {
     serde_yaml::from_str(spec).unwrap_or_else(|e| panic!("{spec}: {e}"))
 }
 
 /// Every sampler on every schedule, both ways to lower the order, with and without denoising.
-fn all() -> Vec<Sampler> {
+fn all_sampler_variants() -> Vec<Sampler> {
     let mut out = Vec::new();
     // A flow map has no schedule of this kind and no velocity: its own tests are in its file.
     for name in Sampler::NAMES.iter().filter(|n| **n != "flow-map") {
@@ -95,17 +100,15 @@ fn all() -> Vec<Sampler> {
                     ],
                     "dpmpp-3m" => &["", ", corrected: true"],
                     "steindiff" => {
-                        out.extend(steindiff(&common));
+                        out.extend(steindiff_variants(&common));
                         continue;
                     }
                     _ => &[""],
                 };
                 for more in more {
-                    out.extend(
-                        [2, 3, 7].map(|n| {
-                            sampler(&format!("{{{name}: {{steps: {n}, {common}{more}}}}}"))
-                        }),
-                    );
+                    out.extend([2, 3, 7].map(|n| {
+                        sampler_from_yaml(&format!("{{{name}: {{steps: {n}, {common}{more}}}}}"))
+                    }));
                 }
             }
         }
@@ -114,7 +117,7 @@ fn all() -> Vec<Sampler> {
 }
 
 /// The samplers whose steps are weights.
-pub fn weighted() -> impl Iterator<Item = &'static str> {
+pub fn weighted_sampler_names() -> impl Iterator<Item = &'static str> {
     Sampler::NAMES
         .iter()
         .copied()
@@ -122,7 +125,7 @@ pub fn weighted() -> impl Iterator<Item = &'static str> {
 }
 
 /// Every mode around one sampler, and one mode around every sampler.
-fn steindiff(schedule: &str) -> Vec<Sampler> {
+fn steindiff_variants(schedule: &str) -> Vec<Sampler> {
     let modes = [
         "vanilla",
         "literal",
@@ -134,9 +137,9 @@ fn steindiff(schedule: &str) -> Vec<Sampler> {
     ]
     .into_iter();
     let modes = modes.map(|mode| ("unipc", mode));
-    let around = weighted().map(|name| (name, "clipped"));
+    let around = weighted_sampler_names().map(|name| (name, "clipped"));
     let spec = |(inner, mode): (&str, &str)| {
-        sampler(&format!(
+        sampler_from_yaml(&format!(
             "{{steindiff: {{sampler: {{{inner}: {{steps: 5, {schedule}}}}}, mode: {mode}, skip_last: false, probes: 2}}}}"
         ))
     };
@@ -144,9 +147,9 @@ fn steindiff(schedule: &str) -> Vec<Sampler> {
 }
 
 /// Counts evaluations, and products per direction.
-struct Counting(Mixture, u64, u64);
+struct CountingMixture(AnalyticMixture, u64, u64);
 
-impl VectorField for Counting {
+impl VectorField for CountingMixture {
     fn dim(&self) -> usize {
         2
     }
@@ -156,43 +159,43 @@ impl VectorField for Counting {
     }
 }
 
-impl Denoiser for Counting {
+impl Denoiser for CountingMixture {
     fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
         self.1 += 1;
         Denoiser::denoised(&mut self.0, t, x)
     }
 
-    fn linearized(&mut self) -> Result<&mut dyn Linearized, EvalError> {
+    fn linearized(&mut self) -> Result<&mut dyn JacobianOperator, EvalError> {
         Ok(self)
     }
 }
 
-impl Linearized for Counting {
+impl JacobianOperator for CountingMixture {
     fn dim(&self) -> usize {
         2
     }
-    fn products(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+    fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
         self.2 += z.shape()[0] as u64;
-        self.0.products(t, x, z)
+        self.0.jvp(t, x, z)
     }
 }
 
 #[test]
-fn on_every_path_states_stay_finite_and_evaluations_are_those_declared_and_rows_are_alone() {
-    for path in Path::defaults() {
+fn samplers_are_finite_cost_as_declared_and_batch_independent() {
+    for path in ProbabilityPath::defaults() {
         let curve = path.curve().expect("right");
-        for sampler in all() {
+        for sampler in all_sampler_variants() {
             let label = serde_json::to_string(&sampler).expect("plain");
-            if sampler.check(&on(&curve)).is_err() {
+            if sampler.check(&velocity_context(&curve)).is_err() {
                 // Flow matching from σ = 0 to α = 0 has neither ln(α/σ) nor σ/α at its ends.
                 assert!(path.kind() == "flow-matching" && !label.contains("uniform"));
                 continue;
             }
-            let mut field = Counting(analytic::example(curve.clone(), 2), 0, 0);
-            let x = noise(Key { seed: 1 }, &[0, 1, 2], 2, curve.prior_std());
+            let mut field = CountingMixture(analytic::example_mixture(curve.clone(), 2), 0, 0);
+            let x = initial_noise(RngKey { seed: 1 }, &[0, 1, 2], 2, curve.prior_std());
             let (out, declared) = (
-                run(&sampler, &mut field, &curve, &x),
-                sampler.cost(&on(&curve)),
+                draw_samples(&sampler, &mut field, &curve, &x),
+                sampler.cost(&velocity_context(&curve)),
             );
             assert_eq!(
                 [field.1, field.2],
@@ -200,7 +203,7 @@ fn on_every_path_states_stay_finite_and_evaluations_are_those_declared_and_rows_
                 "{label} {path:?}"
             );
             assert!(
-                declared.guessed || field.1 == declared.evaluations,
+                declared.is_upper_bound || field.1 == declared.evaluations,
                 "{label} {path:?}"
             );
             assert!(
@@ -216,7 +219,7 @@ fn on_every_path_states_stay_finite_and_evaluations_are_those_declared_and_rows_
             );
             if sampler.population().is_none() {
                 let one = x.slice(ndarray::s![1..2, ..]).to_owned();
-                let alone = run_at(&sampler, &mut field, &curve, &[1], &one).x;
+                let alone = draw_samples_at(&sampler, &mut field, &curve, &[1], &one).x;
                 assert_eq!(alone.row(0), out.x.row(1), "{label} {path:?}");
             }
         }
@@ -224,24 +227,24 @@ fn on_every_path_states_stay_finite_and_evaluations_are_those_declared_and_rows_
 }
 
 #[test]
-fn flow_matching_ends_are_those_of_a_path_cut_just_inside() {
+fn flow_matching_full_path_is_the_limit_of_a_truncated_path() {
     // The limits at α = 0 and σ = 0 are limits: a cut of 1e-7 moves the result by no more than a little.
     for data_at in [0, 1] {
-        let whole = Path::FlowMatching {
+        let whole = ProbabilityPath::FlowMatching {
             data_at,
             t_min: 0.0,
             t_max: 1.0,
         }
         .curve()
         .expect("right");
-        let cut = Path::FlowMatching {
+        let cut = ProbabilityPath::FlowMatching {
             data_at,
             t_min: 1e-7,
             t_max: 1.0 - 1e-7,
         }
         .curve()
         .expect("right");
-        let x = noise(Key { seed: 4 }, &[0, 1, 2, 3], 2, 1.0);
+        let x = initial_noise(RngKey { seed: 4 }, &[0, 1, 2, 3], 2, 1.0);
         for spec in [
             "ddim: {steps: 6, schedule: uniform}",
             "dpmpp-2m: {steps: 6, schedule: uniform}",
@@ -249,9 +252,15 @@ fn flow_matching_ends_are_those_of_a_path_cut_just_inside() {
             "unipc: {steps: 6, schedule: uniform, order: 2, variant: bh2}",
             "unipc: {steps: 6, schedule: uniform, order: 3, variant: bh2}",
         ] {
-            let end = |curve: &Curve| {
-                let mut model = analytic::example(curve.clone(), 2);
-                run(&sampler(&format!("{{{spec}}}")), &mut model, curve, &x).x
+            let end = |curve: &PathCurve| {
+                let mut model = analytic::example_mixture(curve.clone(), 2);
+                draw_samples(
+                    &sampler_from_yaml(&format!("{{{spec}}}")),
+                    &mut model,
+                    curve,
+                    &x,
+                )
+                .x
             };
             let gap = (&end(&whole) - &end(&cut)).mapv(f64::abs);
             // Differences over a long way in λ fade as 1/λ, so that a cut is felt through logarithms.
@@ -262,22 +271,22 @@ fn flow_matching_ends_are_those_of_a_path_cut_just_inside() {
 
 /// T10: on a Gaussian every step multiplies the deviation by a known factor.
 #[test]
-fn a_gaussian_is_scaled_by_the_known_factors() {
-    let curve = Path::Edm {
+fn gaussian_is_scaled_by_known_factors() {
+    let curve = ProbabilityPath::Edm {
         sigma_min: 0.02,
         sigma_max: 20.0,
     }
     .curve()
     .expect("right");
     let variance = 0.3;
-    let mut model = Mixture {
+    let mut model = AnalyticMixture {
         curve: curve.clone(),
         weights: vec![1.0],
         means: ndarray::Array2::zeros((1, 1)),
         variances: vec![variance],
     };
     let x = ndarray::array![[7.3]];
-    let schedule = Schedule {
+    let schedule = SamplerSchedule {
         steps: 9,
         ..Default::default()
     };
@@ -308,7 +317,7 @@ fn a_gaussian_is_scaled_by_the_known_factors() {
             .map(|w| factor(w[0], w[1], is_heun))
             .product::<f64>()
             * 7.3;
-        let got = run(&sampler, &mut model, &curve, &x).x;
+        let got = draw_samples(&sampler, &mut model, &curve, &x).x;
         assert!(
             (got[[0, 0]] - want).abs() < 1e-12 * want.abs().max(1.0),
             "{}",
@@ -319,18 +328,19 @@ fn a_gaussian_is_scaled_by_the_known_factors() {
 
 /// T10 for the multistep methods, on a variance-preserving path: the recursion of scalars, by the formulas.
 #[test]
-fn a_gaussian_under_2m_follows_the_scalar_recursion() {
-    let curve = Path::defaults()[2].curve().expect("right");
+fn dpmpp_2m_on_a_gaussian_matches_the_scalar_recursion() {
+    let curve = ProbabilityPath::defaults()[2].curve().expect("right");
     let variance = 0.3;
-    let mut model = Mixture {
+    let mut model = AnalyticMixture {
         curve: curve.clone(),
         weights: vec![1.0],
         means: ndarray::Array2::zeros((1, 1)),
         variances: vec![variance],
     };
-    let sampler = sampler("{dpmpp-2m: {steps: 8, schedule: log-snr, lower_order_final: false}}");
+    let sampler =
+        sampler_from_yaml("{dpmpp-2m: {steps: 8, schedule: log-snr, lower_order_final: false}}");
     let times: Vec<f64> = sampler
-        .grid(&on(&curve))
+        .grid(&velocity_context(&curve))
         .expect("right")
         .iter()
         .map(|p| p.t)
@@ -352,12 +362,12 @@ fn a_gaussian_under_2m_follows_the_scalar_recursion() {
             - s[i + 1].alpha * ((-h).exp() - 1.0) * (d(i) + 0.5 * difference);
         x.push(next);
     }
-    let got = run(&sampler, &mut model, &curve, &ndarray::array![[0.9]]).x;
+    let got = draw_samples(&sampler, &mut model, &curve, &ndarray::array![[0.9]]).x;
     assert!((got[[0, 0]] - x[8]).abs() < 1e-12, "{got} {}", x[8]);
 }
 
 #[test]
-fn entries_are_read_and_refused_by_their_keys() {
+fn sampler_entries_parse_and_reject_bad_keys() {
     let refused = |spec: &str| {
         serde_yaml::from_str::<Sampler>(spec)
             .expect_err(spec)
@@ -368,11 +378,13 @@ fn entries_are_read_and_refused_by_their_keys() {
     assert!(refused("{unipc: {variant: bh3}}").contains("bh1"));
     assert!(refused("{dpmpp-3m: {corected: true}}").contains("corected"));
     assert!(refused("{ddim: {order: 2}}").contains("order"));
-    let check = |spec: &str, path: &Path| {
+    let check = |spec: &str, path: &ProbabilityPath| {
         let curve = path.curve().expect("defaults are right");
-        sampler(spec).check(&on(&curve)).expect_err(spec)
+        sampler_from_yaml(spec)
+            .check(&velocity_context(&curve))
+            .expect_err(spec)
     };
-    let [edm, vp] = [0, 2].map(|i| Path::defaults().remove(i));
+    let [edm, vp] = [0, 2].map(|i| ProbabilityPath::defaults().remove(i));
     for (spec, key) in [
         ("{steindiff: {probes: 0}}", "probes"),
         ("{steindiff: {population: 0}}", "population"),
@@ -399,13 +411,17 @@ fn entries_are_read_and_refused_by_their_keys() {
     assert!(check("{heun: {s_churn: 3}}", &vp).contains("edm"));
     assert!(refused("{steindiff: {mode: clipt}}").contains("clipped"));
     assert!(refused("{steindiff: {sampler: {heum: {}}}}").contains("heum"));
-    assert_eq!(sampler("steindiff").label(), "steindiff(dpmpp-2m)");
-    let label = sampler("{steindiff: {sampler: {unipc: {steps: 5}}, probes: 1}}").label();
+    assert_eq!(
+        sampler_from_yaml("steindiff").label(),
+        "steindiff(dpmpp-2m)"
+    );
+    let label = sampler_from_yaml("{steindiff: {sampler: {unipc: {steps: 5}}, probes: 1}}").label();
     assert_eq!(label, "steindiff(unipc(steps=5) probes=1)");
-    let unipc = sampler("{unipc: {order: 2, variant: bh2, steps: 5, schedule: log-snr, rho: 5}}");
-    let schedule = Schedule {
+    let unipc =
+        sampler_from_yaml("{unipc: {order: 2, variant: bh2, steps: 5, schedule: log-snr, rho: 5}}");
+    let schedule = SamplerSchedule {
         steps: 5,
-        schedule: Some(Spacing::LogSnr),
+        schedule: Some(GridSpacing::LogSnr),
         rho: 5.0,
         ..Default::default()
     };
@@ -423,16 +439,17 @@ fn entries_are_read_and_refused_by_their_keys() {
 /// A prediction that says nothing at an end of the path: the last step of heun is Euler's there, as EDM
 /// has it, and where nothing can be done the sampler is refused.
 #[test]
-fn ends_without_a_velocity() {
-    let curve = Path::FlowMatching {
+fn samplers_handle_ends_without_velocity() {
+    let curve = ProbabilityPath::FlowMatching {
         data_at: 0,
         t_min: 0.0,
         t_max: 1.0,
     }
     .curve()
     .expect("right");
-    let spec = |name: &str| sampler(&format!("{{{name}: {{steps: 4, schedule: uniform}}}}"));
-    let with = |prediction| Setting {
+    let spec =
+        |name: &str| sampler_from_yaml(&format!("{{{name}: {{steps: 4, schedule: uniform}}}}"));
+    let with = |prediction| SamplerContext {
         curve: &curve,
         prediction,
     };
@@ -444,7 +461,7 @@ fn ends_without_a_velocity() {
         spec("heun").cost(&with(Prediction::Denoised)).evaluations,
         7
     );
-    for name in weighted() {
+    for name in weighted_sampler_names() {
         assert!(
             spec(name).check(&with(Prediction::Denoised)).is_ok(),
             "{name}"
@@ -455,12 +472,12 @@ fn ends_without_a_velocity() {
             "{name}: {refused}"
         );
     }
-    let mut model = analytic::example(curve.clone(), 2);
-    let x = noise(Key { seed: 1 }, &[0, 1, 2], 2, 1.0);
-    let draw = Draw {
-        on: with(Prediction::Denoised),
-        prior: UNIT,
-        key: Key { seed: 1 },
+    let mut model = analytic::example_mixture(curve.clone(), 2);
+    let x = initial_noise(RngKey { seed: 1 }, &[0, 1, 2], 2, 1.0);
+    let draw = SampleRequest {
+        context: with(Prediction::Denoised),
+        prior: UNIT_PRIOR,
+        key: RngKey { seed: 1 },
         samples: &[0, 1, 2],
     };
     let drawn = spec("heun").sample(&mut model, &draw, x).expect("analytic");

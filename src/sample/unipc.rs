@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::multistep::{self, Multistep, phi};
-use super::{Point, Sample, Sampler, Schedule, Setting, Step};
+use super::{PathPoint, Sampler, SamplerContext, SamplerSchedule, SamplerStep, SamplingMethod};
 use crate::num::linalg;
 
 /// One evaluation per step: it serves the corrector of its step and the predictor of the next.
@@ -16,35 +16,35 @@ use crate::num::linalg;
 #[serde(deny_unknown_fields, default)]
 pub struct UniPc {
     #[serde(flatten)]
-    pub schedule: Schedule,
-    pub order: Order,
-    pub variant: Variant,
+    pub schedule: SamplerSchedule,
+    pub order: UniPcOrder,
+    pub variant: UniPcVariant,
 }
 
 /// The order p of the predictor, 1 to 3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "u64", into = "u64")]
-pub struct Order(u8);
+pub struct UniPcOrder(u8);
 
-impl Default for Order {
+impl Default for UniPcOrder {
     fn default() -> Self {
-        Order(3)
+        UniPcOrder(3)
     }
 }
 
-impl TryFrom<u64> for Order {
+impl TryFrom<u64> for UniPcOrder {
     type Error = String;
 
-    fn try_from(order: u64) -> Result<Order, String> {
+    fn try_from(order: u64) -> Result<UniPcOrder, String> {
         match order {
-            1..=3 => Ok(Order(order as u8)),
+            1..=3 => Ok(UniPcOrder(order as u8)),
             _ => Err(format!("order is {order}, expected 1, 2 or 3")),
         }
     }
 }
 
-impl From<Order> for u64 {
-    fn from(order: Order) -> u64 {
+impl From<UniPcOrder> for u64 {
+    fn from(order: UniPcOrder) -> u64 {
         order.0.into()
     }
 }
@@ -53,7 +53,7 @@ impl From<Order> for u64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
-pub enum Variant {
+pub enum UniPcVariant {
     /// B = −h
     #[default]
     Bh1,
@@ -62,20 +62,20 @@ pub enum Variant {
 }
 
 /// The coefficients of one step: differences (D_i − D₀)/r_i and how they are weighted.
-struct Equations {
+struct UniPcSystem {
     /// r_i = (λ_{−i} − λ₀)/h of those past points that are at a finite λ, then 1 for the new one.
-    places: Vec<f64>,
+    nodes: Vec<f64>,
     /// Σ_j r_j^{i−1} ρ_j = b_i with b_i = i!·z φ_{i+1}(z)/B, z = −h.
-    moments: Vec<f64>,
+    right_hand_side: Vec<f64>,
     scale: f64,
 }
 
 impl UniPc {
     /// At α_s = 0 the step is infinitely long in λ and −h is no scale. There bh1 takes bh2's limit −1, with
     /// which the corrector is the trapezoidal rule in α/σ.
-    fn equations(&self, past: &[Point], to: &Point) -> Equations {
-        let h = past[0].gap(to);
-        let scale = if self.variant == Variant::Bh2 || h.is_infinite() {
+    fn linear_system(&self, past: &[PathPoint], to: &PathPoint) -> UniPcSystem {
+        let h = past[0].lambda_step(to);
+        let scale = if self.variant == UniPcVariant::Bh2 || h.is_infinite() {
             (-h).exp_m1()
         } else {
             -h
@@ -83,7 +83,7 @@ impl UniPc {
         // A past point with α = 0 lies at λ = −∞: its difference quotient is zero and so is its weight.
         let places = past[1..]
             .iter()
-            .map(|p| -p.gap(&past[0]) / h)
+            .map(|p| -p.lambda_step(&past[0]) / h)
             .filter(|r| r.is_finite());
         let places: Vec<f64> = places.chain([1.0]).collect();
         let mut factorial = 1.0;
@@ -91,20 +91,20 @@ impl UniPc {
             factorial *= i as f64;
             factorial * -h * phi(i + 1, -h) / scale
         });
-        Equations {
-            moments: moments.collect(),
-            places,
+        UniPcSystem {
+            right_hand_side: moments.collect(),
+            nodes: places,
             scale: -to.alpha * scale,
         }
     }
 }
 
-impl Equations {
+impl UniPcSystem {
     /// ρ of the first `n` places.
     fn solve(&self, n: usize) -> Vec<f64> {
-        let powers = Array2::from_shape_fn((n, n), |(i, j)| self.places[j].powi(i as i32));
-        let moments = Array1::from(self.moments[..n].to_vec());
-        linalg::solve(powers.view(), moments.view()).to_vec()
+        let powers = Array2::from_shape_fn((n, n), |(i, j)| self.nodes[j].powi(i as i32));
+        let moments = Array1::from(self.right_hand_side[..n].to_vec());
+        linalg::solve_lu(powers.view(), moments.view()).to_vec()
     }
 }
 
@@ -113,17 +113,17 @@ impl Multistep for UniPc {
         self.order.0.into()
     }
 
-    fn predictor(&self, past: &[Point], to: &Point, order: usize) -> Vec<f64> {
-        let step = self.equations(past, to);
-        let n = step.places.len() - 1;
+    fn predictor_weights(&self, past: &[PathPoint], to: &PathPoint, order: usize) -> Vec<f64> {
+        let step = self.linear_system(past, to);
+        let n = step.nodes.len() - 1;
         // The solution for p = 2 tends to ½; the reference implementation takes ½ itself.
         let rho = if order == 2 {
             vec![0.5; n]
         } else {
             step.solve(n)
         };
-        let mut weights = multistep::first_order(&past[0], to).to_vec();
-        for (rho, place) in rho.iter().zip(&step.places) {
+        let mut weights = multistep::first_order_weights(&past[0], to).to_vec();
+        for (rho, place) in rho.iter().zip(&step.nodes) {
             let weight = step.scale * rho / place;
             weights[1] -= weight;
             weights.push(weight);
@@ -131,18 +131,23 @@ impl Multistep for UniPc {
         weights
     }
 
-    fn corrector(&self, past: &[Point], to: &Point, order: usize) -> Option<Vec<f64>> {
-        let step = self.equations(past, to);
+    fn corrector_weights(
+        &self,
+        past: &[PathPoint],
+        to: &PathPoint,
+        order: usize,
+    ) -> Option<Vec<f64>> {
+        let step = self.linear_system(past, to);
         // As in the predictor, ½ stands for the solution of a single equation.
         let rho = if order == 1 {
             vec![0.5]
         } else {
-            step.solve(step.places.len())
+            step.solve(step.nodes.len())
         };
-        let [keep, first] = multistep::first_order(&past[0], to);
+        let [keep, first] = multistep::first_order_weights(&past[0], to);
         let weights: Vec<f64> = rho
             .iter()
-            .zip(&step.places)
+            .zip(&step.nodes)
             .map(|(rho, r)| step.scale * rho / r)
             .collect();
         let (new, old) = weights.split_last()?;
@@ -152,10 +157,10 @@ impl Multistep for UniPc {
     }
 }
 
-impl Sample for UniPc {
+impl SamplingMethod for UniPc {
     fn with_steps(&self, steps: usize) -> Sampler {
         Sampler::UniPc(UniPc {
-            schedule: Schedule {
+            schedule: SamplerSchedule {
                 steps,
                 ..self.schedule.clone()
             },
@@ -163,7 +168,7 @@ impl Sample for UniPc {
         })
     }
 
-    fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {
-        multistep::steps(self, &self.schedule, on)
+    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        multistep::multistep_steps(self, &self.schedule, on)
     }
 }

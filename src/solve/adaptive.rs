@@ -11,19 +11,19 @@ use ndarray::ArrayView1;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::clock::{self, Clock};
 use super::dop853;
-use super::jump::{Aim, Bracket, Search};
-use super::pace::Pace;
-use super::tableau::{self, Embedded, Step, Tableau, combine};
-use super::{Nodes, OdeSolver, Solution, Span, Status, Visitor, finite, select};
-use crate::flow::field::{EvalError, Evaluation, Products, VectorField, Wanted};
-use crate::flow::path::Path;
+use super::jump::{JumpBracket, JumpPhase, JumpSearch};
+use super::quadrature_bound::{self, QuadratureBound};
+use super::tableau::{self, EmbeddedErrorWeights, RungeKuttaStep, Tableau, add_weighted_slopes};
+use super::time_change::TimeChange;
+use super::{NodeVisitor, Nodes, OdeSolver, Solution, Status, TimeSpan, finite_rows, select_rows};
+use crate::flow::field::{EvalError, Evaluation, EvaluationPurpose, JacobianProducts, VectorField};
+use crate::flow::path::ProbabilityPath;
 use crate::num::Batch;
 use crate::num::key::SampleId;
 
 /// `rtol` and `atol` where they are not given.
-const DEFAULT: f64 = 1e-5;
+const DEFAULT_TOLERANCE: f64 = 1e-5;
 
 macro_rules! adaptive {
     ($($(#[$meta:meta])* $Name:ident: $tableau:path;)+) => { $(
@@ -40,39 +40,39 @@ macro_rules! adaptive {
             pub max_steps: u64,
             pub controller: Controller,
             /// What bounds a step besides its errors: `auto`, `none`, or the width of the narrowest data that it holds.
-            #[serde(skip_serializing_if = "clock::Setting::is_auto")]
-            pub clock: clock::Setting,
+            #[serde(skip_serializing_if = "quadrature_bound::QuadratureBoundSetting::is_auto")]
+            pub clock: quadrature_bound::QuadratureBoundSetting,
         }
 
         impl Default for $Name {
             fn default() -> Self {
                 $Name {
                     tol: None,
-                    rtol: DEFAULT,
-                    atol: DEFAULT,
+                    rtol: DEFAULT_TOLERANCE,
+                    atol: DEFAULT_TOLERANCE,
                     max_steps: 10_000,
                     controller: Controller::Pi,
-                    clock: clock::Setting::default(),
+                    clock: quadrature_bound::QuadratureBoundSetting::default(),
                 }
             }
         }
 
         impl $Name {
-            fn control(&self) -> Control {
-                Control {
+            fn control(&self) -> StepControl {
+                StepControl {
                     tol: self.tol,
                     rtol: self.rtol,
                     atol: self.atol,
                     max_steps: self.max_steps,
                     controller: self.controller,
                     clock: self.clock,
-                    looser: LOOSER_WITH_JUMPS,
+                    integral_tolerance_factor: JUMP_INTEGRAL_TOLERANCE_FACTOR,
                 }
             }
         }
 
         impl OdeSolver for $Name {
-            fn check(&self, _span: Span) -> Result<(), String> {
+            fn check(&self, _span: TimeSpan) -> Result<(), String> {
                 self.control().check()
             }
 
@@ -80,11 +80,11 @@ macro_rules! adaptive {
                 $tableau.order
             }
 
-            fn evaluations(&self) -> Option<u64> {
+            fn fixed_evaluations(&self) -> Option<u64> {
                 None
             }
 
-            fn nodes(&self) -> Option<u64> {
+            fn fixed_node_count(&self) -> Option<u64> {
                 None
             }
 
@@ -97,10 +97,10 @@ macro_rules! adaptive {
                 field: &mut dyn VectorField,
                 sample: &[SampleId],
                 x: Batch,
-                span: Span,
-                visit: &mut Visitor,
+                span: TimeSpan,
+                visit: &mut NodeVisitor,
             ) -> Result<Solution, EvalError> {
-                Run::new(&$tableau, self.control(), sample, x, span).finish(field, visit)
+                AdaptiveSolve::new(&$tableau, self.control(), sample, x, span).solve(field, visit)
             }
         }
     )+ };
@@ -121,17 +121,17 @@ adaptive! {
 
 /// Tolerances: a step is accepted where the root mean square over coordinates of
 /// error/(atol + rtol·max(|x|, |x'|)) is at most 1 (Hairer, Nørsett & Wanner, II.4), and where the integral of the
-/// divergence that controls is wrong by at most [`Control::nats`].
+/// divergence that controls is wrong by at most [`StepControl::nats`].
 #[derive(Debug, Clone, Copy)]
-struct Control {
+struct StepControl {
     tol: Option<f64>,
     rtol: f64,
     atol: f64,
     max_steps: u64,
     controller: Controller,
-    clock: clock::Setting,
-    /// [`LOOSER`] or [`LOOSER_WITH_JUMPS`], as the field is.
-    looser: f64,
+    clock: quadrature_bound::QuadratureBoundSetting,
+    /// [`SMOOTH_INTEGRAL_TOLERANCE_FACTOR`] or [`JUMP_INTEGRAL_TOLERANCE_FACTOR`], as the field is.
+    integral_tolerance_factor: f64,
 }
 
 /// How the next step follows from the errors of the last ones, eₙ in units of the tolerance:
@@ -151,24 +151,24 @@ pub enum Controller {
 
 /// By how much the integral's tolerance is wider than the state's where the divergence is smooth, since embedded errors
 /// overestimate there: the whole path's error is then within this one step's tolerance.
-const LOOSER: f64 = 5.0;
+const SMOOTH_INTEGRAL_TOLERANCE_FACTOR: f64 = 5.0;
 
 /// The same where the divergence can jump: errors of jumps are told less surely, and those of tens of them add up.
-const LOOSER_WITH_JUMPS: f64 = 3.0;
+const JUMP_INTEGRAL_TOLERANCE_FACTOR: f64 = 3.0;
 
 /// Steps that rounding alone may ask for on the rest of a path before its tolerance is given up as out of reach.
-const MOST_FOR_ROUNDING: f64 = 500.0;
+const MAX_STEPS_FROM_ROUNDING: f64 = 500.0;
 
 /// The part of the whole way beyond which a step of a smooth field is long: as long as few steps are that lead over all
 /// of it, an embedded pair tells too little of its error, and the middle of the step is asked as well.
-const LONG: f64 = 0.125;
+const LONG_STEP_FRACTION: f64 = 0.125;
 
 /// The part of a tolerance in nats that one step's integral may be wrong by: errors of a path with tens of jumps add up
 /// to a few of their steps'.
-const PART: f64 = 0.25;
+const INTEGRAL_TOLERANCE_SHARE: f64 = 0.25;
 
 /// The state's part of a tolerance in nats.
-const SHARE: f64 = 0.5;
+const STATE_TOLERANCE_SHARE: f64 = 0.5;
 
 impl Controller {
     /// Exponents of eₙ, eₙ₋₁ and eₙ₋₂, before they are divided by the order.
@@ -197,7 +197,7 @@ impl Controller {
     }
 }
 
-impl Control {
+impl StepControl {
     fn check(&self) -> Result<(), String> {
         let tolerance = |v: f64| v >= 0.0 && v.is_finite();
         if !tolerance(self.rtol) || !tolerance(self.atol) || self.rtol + self.atol == 0.0 {
@@ -213,7 +213,7 @@ impl Control {
             if !(tol > 0.0 && tol.is_finite()) {
                 return Err(format!("tol is {tol}, expected nats above 0"));
             }
-            if [self.rtol, self.atol] != [DEFAULT; 2] {
+            if [self.rtol, self.atol] != [DEFAULT_TOLERANCE; 2] {
                 return Err(
                     "tol and rtol or atol are both there, expected one of the two ways".to_owned(),
                 );
@@ -225,11 +225,11 @@ impl Control {
 
     /// Relative and absolute tolerance of the state in `d` dimensions. Coordinates that are each wrong by a part of
     /// their scale are wrong by √d times that in nats, as scores of samples are of length √d.
-    fn state(&self, d: usize) -> (f64, f64) {
+    fn state_tolerances(&self, d: usize) -> (f64, f64) {
         match self.tol {
             Some(tol) => (
-                SHARE * tol / (d.max(1) as f64).sqrt(),
-                SHARE * tol / (d.max(1) as f64).sqrt(),
+                STATE_TOLERANCE_SHARE * tol / (d.max(1) as f64).sqrt(),
+                STATE_TOLERANCE_SHARE * tol / (d.max(1) as f64).sqrt(),
             ),
             None => (self.rtol, self.atol),
         }
@@ -237,25 +237,25 @@ impl Control {
 
     /// Nats by which one step's integral of the divergence may be wrong in `d` dimensions. Log-densities of samples are
     /// spread by about √d, so relative to that spread `rtol` and `atol` mean the same for every d.
-    fn nats(&self, d: usize) -> f64 {
+    fn integral_tolerance(&self, d: usize) -> f64 {
         self.tol.map_or(
-            self.looser * (self.rtol + self.atol) * (d.max(1) as f64).sqrt(),
-            |tol| PART * tol,
+            self.integral_tolerance_factor * (self.rtol + self.atol) * (d.max(1) as f64).sqrt(),
+            |tol| INTEGRAL_TOLERANCE_SHARE * tol,
         )
     }
 
     /// What the clock is told of it: one step's error of a law that is known to be smooth.
-    fn clock_nats(&self, d: usize) -> f64 {
-        Control {
-            looser: LOOSER,
+    fn quadrature_bound_tolerance(&self, d: usize) -> f64 {
+        StepControl {
+            integral_tolerance_factor: SMOOTH_INTEGRAL_TOLERANCE_FACTOR,
             ..*self
         }
-        .nats(d)
-            / LOOSER
+        .integral_tolerance(d)
+            / SMOOTH_INTEGRAL_TOLERANCE_FACTOR
     }
 
-    fn norm(&self, error: ArrayView1<f64>, a: ArrayView1<f64>, b: ArrayView1<f64>) -> f64 {
-        let (rtol, atol) = self.state(error.len());
+    fn error_norm(&self, error: ArrayView1<f64>, a: ArrayView1<f64>, b: ArrayView1<f64>) -> f64 {
+        let (rtol, atol) = self.state_tolerances(error.len());
         let square: f64 = error
             .iter()
             .zip(a.iter().zip(b))
@@ -275,8 +275,8 @@ impl Control {
 
 /// One sample on its way.
 #[derive(Debug, Clone)]
-struct Traveller {
-    slot: usize,
+struct AdaptiveSampleState {
+    batch_index: usize,
     /// Where it is, in the span's own variable.
     t: f64,
     /// The step to try next, signed.
@@ -286,124 +286,124 @@ struct Traveller {
     previous_errors: Option<[f64; 2]>,
     attempts: u64,
     /// Attempts when its rounding was measured last.
-    measured: u64,
+    attempts_at_rounding_check: u64,
     /// Measurements in a row by which its tolerance is out of reach.
-    doubts: u32,
+    failed_rounding_checks: u32,
     evaluations: u64,
     /// Evaluations in which the divergence was taken along.
-    controls: u64,
+    control_evaluations: u64,
     nodes: u64,
     rejected: bool,
     /// Error and length of the attempt before from the same place.
-    refused: Option<(f64, f64)>,
+    last_rejection: Option<(f64, f64)>,
     /// Attempts in a row whose stages were not finite.
-    broken: u32,
-    aim: Aim,
+    non_finite_attempts: u32,
+    jump_phase: JumpPhase,
     /// The narrowest normal law that the clock holds this sample to.
-    narrowest: f64,
+    narrowest_width: f64,
     /// Squares of the accepted steps' errors, nats².
-    error: f64,
+    squared_error: f64,
 }
 
 /// A trial step of every active row with what was taken along on its stages.
-struct Trial {
+struct TrialStep {
     h: Vec<f64>,
-    step: Step,
+    step: RungeKuttaStep,
     /// Stage by stage; empty where a stage does not count or nothing controls.
     divergence: Vec<Vec<f64>>,
     /// Stage by stage, where they came along.
-    products: Vec<Option<Products>>,
+    products: Vec<Option<JacobianProducts>>,
 }
 
 /// What came along with the slopes on some rows' nodes.
 #[derive(Clone, Copy)]
-struct Along<'a> {
+struct NodeExtras<'a> {
     divergence: Option<&'a [f64]>,
-    products: Option<&'a Products>,
+    products: Option<&'a JacobianProducts>,
 }
 
 /// What one row's trial step is wrong by.
 #[derive(Debug, Clone, Copy)]
-struct Judged {
+struct TrialStepError {
     /// Of the state and of the divergence's integral, in units of their tolerances.
     state: f64,
     integral: f64,
     /// The state's and the integral's estimated shares of the error in log p, nats.
-    nats: [f64; 2],
+    log_density_errors: [f64; 2],
     /// The divergence in the middle, where it was looked at.
-    middle: Option<f64>,
+    midpoint_divergence: Option<f64>,
 }
 
-impl Judged {
+impl TrialStepError {
     fn norm(&self) -> f64 {
         self.state.max(self.integral)
     }
 }
 
-struct Run<'a> {
-    span: Span<'a>,
-    pace: Pace<'a>,
-    clock: Option<Clock<'a>>,
+struct AdaptiveSolve<'a> {
+    span: TimeSpan<'a>,
+    time_change: TimeChange<'a>,
+    quadrature_bound: Option<QuadratureBound<'a>>,
     tableau: &'static Tableau,
-    /// [`Tableau::worst_jump`] of it.
-    worst_jump: f64,
-    control: Control,
+    /// [`Tableau::worst_jump_error`] of it.
+    worst_jump_error: f64,
+    control: StepControl,
     sample: &'a [SampleId],
     end: f64,
     /// Samples still under way, with their states and first slopes row by row.
-    active: Vec<Traveller>,
+    active: Vec<AdaptiveSampleState>,
     x: Batch,
     slope: Batch,
     /// The divergences there, where one controls.
     divergence: Option<Vec<f64>>,
     /// Products that came along there.
-    products: Option<Products>,
+    products: Option<JacobianProducts>,
     /// Whether steps are held to look for its jumps.
-    jumps: bool,
+    detect_jumps: bool,
     solution: Solution,
 }
 
-impl<'a> Run<'a> {
+impl<'a> AdaptiveSolve<'a> {
     fn new(
         tableau: &'static Tableau,
-        control: Control,
+        control: StepControl,
         sample: &'a [SampleId],
         x: Batch,
-        span: Span<'a>,
-    ) -> Run<'a> {
-        let (rows, pace) = (x.nrows(), Pace::new(span));
-        let traveller = |slot| Traveller {
-            slot,
+        span: TimeSpan<'a>,
+    ) -> AdaptiveSolve<'a> {
+        let (rows, pace) = (x.nrows(), TimeChange::new(span));
+        let traveller = |slot| AdaptiveSampleState {
+            batch_index: slot,
             t: pace.start(),
             h: pace.end() - pace.start(),
             previous_errors: None,
             attempts: 0,
-            measured: 0,
-            doubts: 0,
+            attempts_at_rounding_check: 0,
+            failed_rounding_checks: 0,
             evaluations: 0,
-            controls: 0,
+            control_evaluations: 0,
             nodes: 0,
             rejected: false,
-            refused: None,
-            broken: 0,
-            aim: Aim::None,
-            narrowest: 0.0,
-            error: 0.0,
+            last_rejection: None,
+            non_finite_attempts: 0,
+            jump_phase: JumpPhase::None,
+            narrowest_width: 0.0,
+            squared_error: 0.0,
         };
         let solution = Solution {
             x: x.clone(),
             status: vec![Status::Ok; rows],
             evaluations: vec![0; rows],
-            controls: vec![0; rows],
-            error: vec![None; rows],
-            told: None,
+            control_evaluations: vec![0; rows],
+            solver_error: vec![None; rows],
+            fixed_step_error: None,
         };
-        Run {
+        AdaptiveSolve {
             span,
-            pace,
-            clock: None,
+            time_change: pace,
+            quadrature_bound: None,
             tableau,
-            worst_jump: tableau.worst_jump(),
+            worst_jump_error: tableau.worst_jump_error(),
             control,
             sample,
             end: pace.end(),
@@ -411,68 +411,68 @@ impl<'a> Run<'a> {
             slope: Batch::zeros(x.raw_dim()),
             divergence: None,
             products: None,
-            jumps: true,
+            detect_jumps: true,
             solution,
             x,
         }
     }
 
-    fn finish(
+    fn solve(
         mut self,
         field: &mut dyn VectorField,
-        visit: &mut Visitor,
+        visit: &mut NodeVisitor,
     ) -> Result<Solution, EvalError> {
-        let pace = self.pace;
-        let field: &mut dyn VectorField = &mut pace.field(field);
-        self.jumps = !field.is_smooth();
-        self.control.looser = if self.jumps {
-            LOOSER_WITH_JUMPS
+        let pace = self.time_change;
+        let field: &mut dyn VectorField = &mut pace.reparameterize(field);
+        self.detect_jumps = !field.is_smooth();
+        self.control.integral_tolerance_factor = if self.detect_jumps {
+            JUMP_INTEGRAL_TOLERANCE_FACTOR
         } else {
-            LOOSER
+            SMOOTH_INTEGRAL_TOLERANCE_FACTOR
         };
-        self.depart(field)?;
+        self.choose_initial_steps(field)?;
         while !self.active.is_empty() {
-            self.measure_rounding(field)?;
-            self.cross(field, visit)?;
+            self.stop_below_rounding(field)?;
+            self.cross_jumps(field, visit)?;
             if self.active.is_empty() {
                 break;
             }
-            let trial = self.attempt(field)?;
-            let judged = self.judge(field, &trial)?;
+            let trial = self.try_step(field)?;
+            let judged = self.estimate_errors(field, &trial)?;
             let jumps = self.find_jumps(field, &trial, &judged)?;
-            let accepted = self.choose(&trial, &judged, &jumps);
-            self.hand_on(&trial, &accepted, visit)?;
+            let accepted = self.accept_or_reject(&trial, &judged, &jumps);
+            self.emit_step_nodes(&trial, &accepted, visit)?;
             self.advance(trial, &accepted);
         }
         Ok(self.solution)
     }
 
-    fn ids(&self, rows: &[usize]) -> Vec<SampleId> {
+    fn sample_ids(&self, rows: &[usize]) -> Vec<SampleId> {
         rows.iter()
-            .map(|i| self.sample[self.active[*i].slot])
+            .map(|i| self.sample[self.active[*i].batch_index])
             .collect()
     }
 
     /// Slopes at some rows' places, with what comes along, counted.
-    fn ask(
+    fn evaluate_field(
         &mut self,
         field: &mut dyn VectorField,
         rows: &[usize],
-        wanted: Wanted,
+        wanted: EvaluationPurpose,
         t: &[f64],
         x: &Batch,
     ) -> Result<Evaluation, EvalError> {
-        let said = field.evaluate(&self.ids(rows), wanted, t, x)?;
+        let said = field.evaluate(&self.sample_ids(rows), wanted, t, x)?;
         for i in rows {
             self.active[*i].evaluations += 1;
-            self.active[*i].controls += u64::from(said.divergence.is_some());
+            self.active[*i].control_evaluations += u64::from(said.divergence.is_some());
         }
         Ok(said)
     }
 
     /// First slopes and first steps (Hairer, Nørsett & Wanner, II.4, algorithm for the initial step), the divergence
     /// among what may not bend too much.
-    fn depart(&mut self, field: &mut dyn VectorField) -> Result<(), EvalError> {
+    fn choose_initial_steps(&mut self, field: &mut dyn VectorField) -> Result<(), EvalError> {
         if self.active.is_empty() {
             return Ok(());
         }
@@ -483,10 +483,10 @@ impl<'a> Run<'a> {
             velocity: slope,
             divergence,
             products,
-        } = self.ask(field, &rows, Wanted::Node, &t, &x)?;
+        } = self.evaluate_field(field, &rows, EvaluationPurpose::QuadratureNode, &t, &x)?;
         let length = (self.end - t[0]).abs();
         let direction = (self.end - t[0]).signum();
-        let norm = |v: ArrayView1<f64>, x: ArrayView1<f64>| self.control.norm(v, x, x);
+        let norm = |v: ArrayView1<f64>, x: ArrayView1<f64>| self.control.error_norm(v, x, x);
         let guess: Vec<f64> = (slope.rows().into_iter().zip(self.x.rows()))
             .map(|(k, x)| {
                 let (d0, d1) = (norm(x, x), norm(k, x));
@@ -504,20 +504,20 @@ impl<'a> Run<'a> {
             })
             .collect();
         let ahead: Vec<f64> = t.iter().zip(&guess).map(|(t, h)| t + h).collect();
-        let there = combine(&self.x, &guess, &[1.0], std::slice::from_ref(&slope));
+        let there = add_weighted_slopes(&self.x, &guess, &[1.0], std::slice::from_ref(&slope));
         let Evaluation {
             velocity: probe,
             divergence: later,
             ..
-        } = self.ask(field, &rows, Wanted::Control, &ahead, &there)?;
+        } = self.evaluate_field(field, &rows, EvaluationPurpose::StepControl, &ahead, &there)?;
         let power = 1.0 / self.tableau.order as f64;
-        let nats = self.control.nats(self.x.ncols());
+        let nats = self.control.integral_tolerance(self.x.ncols());
         for (i, s) in self.active.iter_mut().enumerate() {
             let (k, x) = (slope.row(i), self.x.row(i));
             let bend = (&probe.row(i) - &k) / guess[i].abs();
             let (d1, d2) = (
-                self.control.norm(k, x, x),
-                self.control.norm(bend.view(), x, x),
+                self.control.error_norm(k, x, x),
+                self.control.error_norm(bend.view(), x, x),
             );
             let turn = match (&divergence, &later) {
                 (Some(a), Some(b)) => (b[i] - a[i]).abs() / guess[i].abs() / nats,
@@ -536,14 +536,23 @@ impl<'a> Run<'a> {
             }
             let shown = divergence
                 .as_ref()
-                .map(|g| g[i] / self.pace.rate(self.pace.time(s.t)));
-            s.narrowest = clock::narrowest(self.control.clock, self.span, shown, self.x.ncols());
+                .map(|g| g[i] / self.time_change.rate(self.time_change.time(s.t)));
+            s.narrowest_width = quadrature_bound::narrowest_width(
+                self.control.clock,
+                self.span,
+                shown,
+                self.x.ncols(),
+            );
         }
-        if self.control.clock.bounds(self.span, divergence.is_some()) {
-            self.clock = Some(Clock::new(
+        if self
+            .control
+            .clock
+            .applies_to(self.span, divergence.is_some())
+        {
+            self.quadrature_bound = Some(QuadratureBound::new(
                 self.span,
                 self.tableau,
-                self.control.clock_nats(self.x.ncols()),
+                self.control.quadrature_bound_tolerance(self.x.ncols()),
                 self.x.ncols(),
             ));
         }
@@ -552,14 +561,14 @@ impl<'a> Run<'a> {
     }
 
     /// One step of every row, with the divergences on those stages that count.
-    fn attempt(&mut self, field: &mut dyn VectorField) -> Result<Trial, EvalError> {
+    fn try_step(&mut self, field: &mut dyn VectorField) -> Result<TrialStep, EvalError> {
         let rows: Vec<usize> = (0..self.active.len()).collect();
-        let ids = self.ids(&rows);
+        let ids = self.sample_ids(&rows);
         let t: Vec<f64> = self.active.iter().map(|s| s.t).collect();
-        if let Some(clock) = &self.clock {
+        if let Some(clock) = &self.quadrature_bound {
             self.active
                 .iter_mut()
-                .for_each(|s| s.h = clock.bound(s.t, s.h, s.narrowest));
+                .for_each(|s| s.h = clock.limit_step(s.t, s.h, s.narrowest_width));
         }
         let h: Vec<f64> = self.active.iter().map(|s| s.h).collect();
         let mut divergence = vec![Vec::new(); self.tableau.stages()];
@@ -568,20 +577,21 @@ impl<'a> Run<'a> {
         products[0] = self.products.clone();
         let (watched, mut controls) = (self.divergence.is_some(), 0);
         let along = self.products.is_some();
-        let step = self.tableau.stages_of(
+        let step = self.tableau.step_with_slopes(
             &t,
             &h,
             &self.x,
             Some(self.slope.clone()),
             &mut |stage, at, state| {
-                if !(watched && self.tableau.counts(stage) || along && self.tableau.is_node(stage))
+                if !(watched && self.tableau.needs_divergence(stage)
+                    || along && self.tableau.is_node(stage))
                 {
                     return field.velocity(at, state);
                 }
                 let wanted = if along && self.tableau.is_node(stage) {
-                    Wanted::Node
+                    EvaluationPurpose::QuadratureNode
                 } else {
-                    Wanted::Control
+                    EvaluationPurpose::StepControl
                 };
                 let said = field.evaluate(&ids, wanted, at, state)?;
                 controls += u64::from(said.divergence.is_some());
@@ -593,9 +603,9 @@ impl<'a> Run<'a> {
         for s in &mut self.active {
             s.attempts += 1;
             s.evaluations += (self.tableau.stages() - 1) as u64;
-            s.controls += controls;
+            s.control_evaluations += controls;
         }
-        Ok(Trial {
+        Ok(TrialStep {
             h,
             step,
             divergence,
@@ -606,16 +616,16 @@ impl<'a> Run<'a> {
     /// What each row's step is wrong by: from the embedded method, and, where that would let the step pass but a jump
     /// between its stages should not, from Simpson's rule with one more place in the middle. Where nothing jumps, that
     /// rule only tells what long steps are wrong by.
-    fn judge(
+    fn estimate_errors(
         &mut self,
         field: &mut dyn VectorField,
-        trial: &Trial,
-    ) -> Result<Vec<Judged>, EvalError> {
+        trial: &TrialStep,
+    ) -> Result<Vec<TrialStepError>, EvalError> {
         let watched = self.divergence.is_some();
         let allowed: Vec<f64> = (0..self.active.len())
-            .map(|row| self.allowed(trial, row))
+            .map(|row| self.allowed_integral_error(trial, row))
             .collect();
-        let mut judged: Vec<Judged> = (0..self.active.len())
+        let mut judged: Vec<TrialStepError> = (0..self.active.len())
             .map(|row| {
                 let (state, length) = self.state_error(trial, row);
                 let (integral, tolerance) = (
@@ -626,73 +636,74 @@ impl<'a> Run<'a> {
                     },
                     allowed[row],
                 );
-                let state_nats = length * self.score(trial, row);
+                let state_nats = length * self.score_norm(trial, row);
                 let state = if self.control.tol.is_some() {
                     state.max(state_nats / tolerance)
                 } else {
                     state
                 };
                 // Of jumps even many stages see but a third, and the middle shows more: below.
-                let told = if self.tableau.middle || !self.jumps {
+                let told = if self.tableau.checks_midpoint || !self.detect_jumps {
                     integral
                 } else {
                     3.0 * integral
                 };
-                Judged {
+                TrialStepError {
                     state,
                     integral: integral / tolerance,
-                    nats: [state_nats, told],
-                    middle: None,
+                    log_density_errors: [state_nats, told],
+                    midpoint_divergence: None,
                 }
             })
             .collect();
-        if !(watched && self.tableau.middle) {
+        if !(watched && self.tableau.checks_midpoint) {
             return Ok(judged);
         }
         let mut passing = Vec::new();
-        let long = LONG * (self.pace.end() - self.pace.start()).abs();
+        let long = LONG_STEP_FRACTION * (self.time_change.end() - self.time_change.start()).abs();
         for (row, judged) in judged.iter_mut().enumerate() {
             let finite = trial.step.next.row(row).iter().all(|v| v.is_finite());
             if judged.norm() > 1.0 || !finite {
                 continue;
             }
-            if !self.jumps {
+            if !self.detect_jumps {
                 if trial.h[row].abs() > long {
                     passing.push(row);
                 }
                 continue;
             }
             // A jump within the step is at most the spread of its stages.
-            let most = self.worst_jump * trial.h[row].abs() * self.spread(trial, row);
+            let most =
+                self.worst_jump_error * trial.h[row].abs() * self.divergence_range(trial, row);
             if most > allowed[row] {
                 passing.push(row);
             } else {
-                judged.nats[1] = judged.nats[1].hypot(0.4 * most);
+                judged.log_density_errors[1] = judged.log_density_errors[1].hypot(0.4 * most);
             }
         }
         let places: Vec<(usize, f64)> = passing.iter().map(|i| (*i, 0.5)).collect();
-        let middle = self.look(field, trial, &places)?;
+        let middle = self.divergence_within_step(field, trial, &places)?;
         let last = &trial.divergence[self.tableau.stages() - 1];
         for (row, middle) in passing.into_iter().zip(middle) {
             let simpson =
                 trial.h[row] / 6.0 * (trial.divergence[0][row] + 4.0 * middle + last[row]);
-            let gap = (self.integral(trial, row, self.tableau.b) - simpson).abs();
+            let gap = (self.weighted_integral(trial, row, self.tableau.b) - simpson).abs();
             let judged = &mut judged[row];
-            if !self.jumps {
+            if !self.detect_jumps {
                 // Of what is smooth it is the worse of the two rules, and only what is told.
-                judged.nats[1] = judged.nats[1].hypot(gap);
+                judged.log_density_errors[1] = judged.log_density_errors[1].hypot(gap);
                 continue;
             }
             judged.integral = judged.integral.max(gap / allowed[row]);
             // On a jump the two rules differ by a third of what either can be wrong by, at the least.
-            judged.nats[1] = judged.nats[1].hypot(3.0 * gap);
-            judged.middle = Some(middle);
+            judged.log_density_errors[1] = judged.log_density_errors[1].hypot(3.0 * gap);
+            judged.midpoint_divergence = Some(middle);
         }
         Ok(judged)
     }
 
     /// By how much the divergence differs between the stages of one row.
-    fn spread(&self, trial: &Trial, row: usize) -> f64 {
+    fn divergence_range(&self, trial: &TrialStep, row: usize) -> f64 {
         let known = || trial.divergence.iter().filter_map(|g| g.get(row));
         known().copied().fold(f64::NEG_INFINITY, f64::max)
             - known().copied().fold(f64::INFINITY, f64::min)
@@ -700,7 +711,7 @@ impl<'a> Run<'a> {
 
     /// Nats by which one row's step may be wrong: the tolerance, or what rounding in single precision makes of its
     /// divergences where that is more.
-    fn allowed(&self, trial: &Trial, row: usize) -> f64 {
+    fn allowed_integral_error(&self, trial: &TrialStep, row: usize) -> f64 {
         let sizes = trial
             .divergence
             .iter()
@@ -708,7 +719,7 @@ impl<'a> Run<'a> {
             .map(|g| g.abs());
         let rounding =
             4.0 * f64::from(f32::EPSILON) * trial.h[row].abs() * sizes.fold(0.0, f64::max);
-        let tolerance = self.control.nats(self.x.ncols());
+        let tolerance = self.control.integral_tolerance(self.x.ncols());
         if rounding.is_finite() {
             tolerance.max(rounding)
         } else {
@@ -717,29 +728,31 @@ impl<'a> Run<'a> {
     }
 
     /// The divergences in between, at parts of the rows' trial steps.
-    fn look(
+    fn divergence_within_step(
         &mut self,
         field: &mut dyn VectorField,
-        trial: &Trial,
+        trial: &TrialStep,
         places: &[(usize, f64)],
     ) -> Result<Vec<f64>, EvalError> {
         if places.is_empty() {
             return Ok(Vec::new());
         }
-        let x = self.tableau.between(&trial.step, &self.x, &trial.h, places);
+        let x = self
+            .tableau
+            .interpolate(&trial.step, &self.x, &trial.h, places);
         let rows: Vec<usize> = places.iter().map(|p| p.0).collect();
         let t: Vec<f64> = places
             .iter()
             .map(|(row, part)| self.active[*row].t + part * trial.h[*row])
             .collect();
         Ok(self
-            .ask(field, &rows, Wanted::Control, &t, &x)?
+            .evaluate_field(field, &rows, EvaluationPurpose::StepControl, &t, &x)?
             .divergence
             .unwrap_or_default())
     }
 
     /// h·Σ w·g of one row.
-    fn integral(&self, trial: &Trial, row: usize, weights: &[f64]) -> f64 {
+    fn weighted_integral(&self, trial: &TrialStep, row: usize, weights: &[f64]) -> f64 {
         let terms = weights
             .iter()
             .zip(&trial.divergence)
@@ -747,19 +760,21 @@ impl<'a> Run<'a> {
         trial.h[row] * terms.map(|(w, g)| w * g[row]).sum::<f64>()
     }
 
-    fn integral_error(&self, trial: &Trial, row: usize) -> f64 {
-        match &self.tableau.error {
+    fn integral_error(&self, trial: &TrialStep, row: usize) -> f64 {
+        match &self.tableau.error_weights {
             None => 0.0,
-            Some(Embedded::One(weights)) => self.integral(trial, row, weights).abs(),
-            Some(Embedded::Two { fifth, third }) => joined(
-                self.integral(trial, row, fifth).abs(),
-                self.integral(trial, row, third).abs(),
+            Some(EmbeddedErrorWeights::One(weights)) => {
+                self.weighted_integral(trial, row, weights).abs()
+            }
+            Some(EmbeddedErrorWeights::Two { fifth, third }) => combine_error_estimates(
+                self.weighted_integral(trial, row, fifth).abs(),
+                self.weighted_integral(trial, row, third).abs(),
             ),
         }
     }
 
     /// One row's error of the state: its norm in units of the tolerance, and its plain length.
-    fn state_error(&self, trial: &Trial, row: usize) -> (f64, f64) {
+    fn state_error(&self, trial: &TrialStep, row: usize) -> (f64, f64) {
         let (a, b) = (self.x.row(row), trial.step.next.row(row));
         let one = |weights: &[f64]| {
             let mut error = ndarray::Array1::zeros(a.len());
@@ -771,34 +786,39 @@ impl<'a> Run<'a> {
                 error.scaled_add(w * trial.h[row], &k.row(row));
             }
             (
-                self.control.norm(error.view(), a, b),
+                self.control.error_norm(error.view(), a, b),
                 error.dot(&error).sqrt(),
             )
         };
-        match &self.tableau.error {
+        match &self.tableau.error_weights {
             None => (0.0, 0.0),
-            Some(Embedded::One(weights)) => one(weights),
-            Some(Embedded::Two { fifth, third }) => {
+            Some(EmbeddedErrorWeights::One(weights)) => one(weights),
+            Some(EmbeddedErrorWeights::Two { fifth, third }) => {
                 let (five, three) = (one(fifth), one(third));
-                (joined(five.0, three.0), joined(five.1, three.1))
+                (
+                    combine_error_estimates(five.0, three.0),
+                    combine_error_estimates(five.1, three.1),
+                )
             }
         }
     }
 
     /// The size of ∇ log p per direction at the end of a row's step: by it an error of the state is one of log p. Where
     /// the path is a diffusion it follows from the velocity; elsewhere data of a scale of one are supposed.
-    fn score(&self, trial: &Trial, row: usize) -> f64 {
+    fn score_norm(&self, trial: &TrialStep, row: usize) -> f64 {
         let (stage, d) = (self.tableau.stages() - 1, self.x.ncols().max(1) as f64);
-        let t = self.pace.time(trial.step.t[stage][row]);
+        let t = self.time_change.time(trial.step.t[stage][row]);
         let s = self.span.curve.at(t);
         let x = trial.step.next.row(row);
         let rate = s.alpha_dot / s.alpha;
         let spread = s.sigma * s.sigma_dot - rate * s.sigma * s.sigma;
         let size = match self.span.curve.path() {
-            Path::FlowMatching { .. } => x.dot(&x).sqrt() / (s.alpha * s.alpha + s.sigma * s.sigma),
+            ProbabilityPath::FlowMatching { .. } => {
+                x.dot(&x).sqrt() / (s.alpha * s.alpha + s.sigma * s.sigma)
+            }
             _ => {
                 let slope = trial.step.k[stage].row(row);
-                let pace = self.pace.rate(t);
+                let pace = self.time_change.rate(t);
                 let square: f64 = x
                     .iter()
                     .zip(slope)
@@ -819,11 +839,11 @@ impl<'a> Run<'a> {
     fn find_jumps(
         &mut self,
         field: &mut dyn VectorField,
-        trial: &Trial,
-        judged: &[Judged],
-    ) -> Result<Vec<Option<Bracket>>, EvalError> {
+        trial: &TrialStep,
+        judged: &[TrialStepError],
+    ) -> Result<Vec<Option<JumpBracket>>, EvalError> {
         let mut found = vec![None; judged.len()];
-        if self.divergence.is_none() || !self.jumps {
+        if self.divergence.is_none() || !self.detect_jumps {
             return Ok(found);
         }
         let suspect = |row: &usize| {
@@ -836,18 +856,18 @@ impl<'a> Run<'a> {
         let rows: Vec<usize> = (0..judged.len()).filter(suspect).collect();
         let blank: Vec<(usize, f64)> = rows
             .iter()
-            .filter(|i| judged[**i].middle.is_none())
+            .filter(|i| judged[**i].midpoint_divergence.is_none())
             .map(|i| (*i, 0.5))
             .collect();
         let mut looked = blank
             .iter()
             .map(|p| p.0)
-            .zip(self.look(field, trial, &blank)?)
+            .zip(self.divergence_within_step(field, trial, &blank)?)
             .collect::<BTreeMap<_, _>>();
-        let mut searches: Vec<(usize, Search)> = Vec::new();
+        let mut searches: Vec<(usize, JumpSearch)> = Vec::new();
         for row in rows {
             let middle = judged[row]
-                .middle
+                .midpoint_divergence
                 .or_else(|| looked.remove(&row))
                 .unwrap_or(f64::NAN);
             let stages = (0..self.tableau.stages()).filter(|s| !trial.divergence[*s].is_empty());
@@ -860,9 +880,9 @@ impl<'a> Run<'a> {
             places.reverse();
             places.dedup_by(|a, b| a.0 == b.0);
             places.reverse();
-            let allowed = self.allowed(trial, row);
+            let allowed = self.allowed_integral_error(trial, row);
             let finest = 64.0 * f64::EPSILON * self.active[row].t.abs().max(self.end.abs());
-            let search = Search::new(&places, trial.h[row].abs(), allowed, finest);
+            let search = JumpSearch::new(&places, trial.h[row].abs(), allowed, finest);
             searches.extend(search.map(|s| (row, s)));
         }
         loop {
@@ -874,12 +894,12 @@ impl<'a> Run<'a> {
             }
             let places: Vec<(usize, f64)> = open
                 .iter()
-                .map(|i| (searches[*i].0, searches[*i].1.middle()))
+                .map(|i| (searches[*i].0, searches[*i].1.midpoint()))
                 .collect();
-            let said = self.look(field, trial, &places)?;
+            let said = self.divergence_within_step(field, trial, &places)?;
             open.iter()
                 .zip(said)
-                .for_each(|(i, g)| searches[*i].1.halve(g));
+                .for_each(|(i, g)| searches[*i].1.bisect(g));
         }
         searches
             .into_iter()
@@ -888,7 +908,12 @@ impl<'a> Run<'a> {
     }
 
     /// Which rows' steps are accepted; sets their next steps.
-    fn choose(&mut self, trial: &Trial, judged: &[Judged], jumps: &[Option<Bracket>]) -> Vec<bool> {
+    fn accept_or_reject(
+        &mut self,
+        trial: &TrialStep,
+        judged: &[TrialStepError],
+        jumps: &[Option<JumpBracket>],
+    ) -> Vec<bool> {
         let order = self.tableau.order as f64;
         let [now, last, before] = self.control.controller.exponents().map(|e| e / order);
         let mut accepted = Vec::with_capacity(self.active.len());
@@ -898,34 +923,38 @@ impl<'a> Run<'a> {
             let fine = sound && norm <= 1.0;
             accepted.push(fine);
             if !sound {
-                s.broken += 1;
+                s.non_finite_attempts += 1;
                 s.h *= 0.1;
-                (s.rejected, s.refused, s.aim) = (true, None, Aim::None);
+                (s.rejected, s.last_rejection, s.jump_phase) = (true, None, JumpPhase::None);
                 continue;
             }
-            s.broken = 0;
+            s.non_finite_attempts = 0;
             let scale = norm.max(1e-10);
             if !fine {
-                if let Some(Bracket { from, to }) = jumps[i] {
-                    (s.aim, s.h) = s.aim.before(h, from, to);
-                    s.refused = None;
+                if let Some(JumpBracket { from, to }) = jumps[i] {
+                    (s.jump_phase, s.h) = s.jump_phase.approach_jump(h, from, to);
+                    s.last_rejection = None;
                     continue;
                 }
                 // Where halving does not help as the order promises, it is taken as it was seen to help.
                 let seen = s
-                    .refused
+                    .last_rejection
                     .map(|(e, l)| (e / norm).ln() / (l / h).ln())
                     .filter(|p| p.is_finite());
                 let power = seen.map_or(order, |p| p.clamp(1.0, order));
-                s.refused = Some((norm, h));
+                s.last_rejection = Some((norm, h));
                 s.h *= (0.9 * scale.powf(-1.0 / power)).clamp(0.1, 0.9);
-                (s.rejected, s.aim) = (true, Aim::None);
+                (s.rejected, s.jump_phase) = (true, JumpPhase::None);
                 continue;
             }
-            s.error += judged[i].nats.iter().map(|e| e * e).sum::<f64>();
-            s.refused = None;
-            if let Aim::Before { .. } = s.aim {
-                s.aim = s.aim.across();
+            s.squared_error += judged[i]
+                .log_density_errors
+                .iter()
+                .map(|e| e * e)
+                .sum::<f64>();
+            s.last_rejection = None;
+            if let JumpPhase::Before { .. } = s.jump_phase {
+                s.jump_phase = s.jump_phase.reach_jump();
                 continue;
             }
             let factor = match s.previous_errors {
@@ -942,53 +971,73 @@ impl<'a> Run<'a> {
     }
 
     /// Steps over jumps that rows stand before, by Heun's method from one side to the other.
-    fn cross(&mut self, field: &mut dyn VectorField, visit: &mut Visitor) -> Result<(), EvalError> {
+    fn cross_jumps(
+        &mut self,
+        field: &mut dyn VectorField,
+        visit: &mut NodeVisitor,
+    ) -> Result<(), EvalError> {
         let rows: Vec<usize> = (0..self.active.len())
-            .filter(|i| matches!(self.active[*i].aim, Aim::Across { .. }))
+            .filter(|i| matches!(self.active[*i].jump_phase, JumpPhase::Across { .. }))
             .collect();
         if rows.is_empty() {
             return Ok(());
         }
-        let length = |i: usize| match self.active[i].aim {
-            Aim::Across { width, .. } => width
+        let length = |i: usize| match self.active[i].jump_phase {
+            JumpPhase::Across { width, .. } => width
                 .abs()
                 .min((self.end - self.active[i].t).abs())
                 .copysign(width),
             _ => 0.0,
         };
         let w: Vec<f64> = rows.iter().map(|i| length(*i)).collect();
-        let (x, first) = (select(&self.x, &rows), select(&self.slope, &rows));
+        let (x, first) = (select_rows(&self.x, &rows), select_rows(&self.slope, &rows));
         let t: Vec<f64> = rows.iter().map(|i| self.active[*i].t).collect();
         let ahead: Vec<f64> = t.iter().zip(&w).map(|(t, w)| t + w).collect();
-        let there = combine(&x, &w, &[1.0], std::slice::from_ref(&first));
-        let second = self.ask(field, &rows, Wanted::Node, &ahead, &there)?;
+        let there = add_weighted_slopes(&x, &w, &[1.0], std::slice::from_ref(&first));
+        let second = self.evaluate_field(
+            field,
+            &rows,
+            EvaluationPurpose::QuadratureNode,
+            &ahead,
+            &there,
+        )?;
         let (second, far, far_products) = (second.velocity, second.divergence, second.products);
-        let next = combine(&x, &w, &[0.5, 0.5], &[first.clone(), second.clone()]);
-        let third = self.ask(field, &rows, Wanted::Node, &ahead, &next)?;
+        let next = add_weighted_slopes(&x, &w, &[0.5, 0.5], &[first.clone(), second.clone()]);
+        let third = self.evaluate_field(
+            field,
+            &rows,
+            EvaluationPurpose::QuadratureNode,
+            &ahead,
+            &next,
+        )?;
         let (slope, divergence, products) = (third.velocity, third.divergence, third.products);
         let (far, divergence) = (far.unwrap_or_default(), divergence.unwrap_or_default());
         let near: Vec<f64> = rows
             .iter()
             .map(|i| self.divergence.as_ref().map_or(f64::NAN, |g| g[*i]))
             .collect();
-        let tolerance = self.control.nats(self.x.ncols());
+        let tolerance = self.control.integral_tolerance(self.x.ncols());
         let mut crossed = Vec::new();
         for (j, i) in rows.iter().enumerate() {
             let error = (&slope.row(j) - &second.row(j)) * (0.5 * w[j]);
-            let state = self.control.norm(error.view(), x.row(j), next.row(j));
+            let state = self.control.error_norm(error.view(), x.row(j), next.row(j));
             let integral = 0.5 * w[j].abs() * (far[j] - near[j]).abs();
             let s = &mut self.active[*i];
             s.attempts += 1;
-            let Aim::Across { width, then } = s.aim else {
+            let JumpPhase::Across {
+                width,
+                next_step: then,
+            } = s.jump_phase
+            else {
                 continue;
             };
-            s.aim = Aim::None;
+            s.jump_phase = JumpPhase::None;
             if state <= 1.0
                 && integral <= 2.0 * tolerance
                 && next.row(j).iter().all(|v| v.is_finite())
             {
                 (s.h, s.rejected) = (then, false);
-                s.error += integral * integral;
+                s.squared_error += integral * integral;
                 crossed.push(j);
             } else {
                 s.h = width;
@@ -1000,19 +1049,26 @@ impl<'a> Run<'a> {
         let weight: Vec<f64> = crossed.iter().map(|j| 0.5 * w[*j]).collect();
         let near_products = self.products.as_ref().map(|p| p.select(&at));
         let far_products = far_products.map(|p| p.select(&crossed));
-        let near = Along {
+        let near = NodeExtras {
             divergence: Some(&pick(&near)),
             products: near_products.as_ref(),
         };
-        self.visit(&at, &pick(&t), &select(&x, &crossed), &weight, near, visit)?;
-        let far = Along {
+        self.emit_nodes(
+            &at,
+            &pick(&t),
+            &select_rows(&x, &crossed),
+            &weight,
+            near,
+            visit,
+        )?;
+        let far = NodeExtras {
             divergence: Some(&pick(&far)),
             products: far_products.as_ref(),
         };
-        self.visit(
+        self.emit_nodes(
             &at,
             &pick(&ahead),
-            &select(&there, &crossed),
+            &select_rows(&there, &crossed),
             &weight,
             far,
             visit,
@@ -1026,11 +1082,11 @@ impl<'a> Run<'a> {
                 g[i] = divergence[*j];
             }
             if let (Some(own), Some(new)) = (&mut self.products, &products) {
-                own.put(i, new, *j);
+                own.replace_row(i, new, *j);
             }
         }
         let moved: Vec<bool> = (0..self.active.len()).map(|i| at.contains(&i)).collect();
-        self.leave(&moved);
+        self.remove_finished_rows(&moved);
         Ok(())
     }
 
@@ -1038,13 +1094,13 @@ impl<'a> Run<'a> {
     /// alone: a step's error cannot be less than h·‖e‖ times what the slopes are rounded by. That is measured by the
     /// second differences of the field over one, two and three roundings of float32 in every coordinate, after 64
     /// attempts and whenever they have doubled, and believed the second time.
-    fn measure_rounding(&mut self, field: &mut dyn VectorField) -> Result<(), EvalError> {
+    fn stop_below_rounding(&mut self, field: &mut dyn VectorField) -> Result<(), EvalError> {
         // Beside a jump a second difference may be the jump's.
-        let due = |s: &Traveller| {
-            s.attempts >= 64.max(2 * s.measured)
-                && s.aim == Aim::None
+        let due = |s: &AdaptiveSampleState| {
+            s.attempts >= 64.max(2 * s.attempts_at_rounding_check)
+                && s.jump_phase == JumpPhase::None
                 && !s.rejected
-                && s.refused.is_none()
+                && s.last_rejection.is_none()
         };
         let rows: Vec<usize> = (0..self.active.len())
             .filter(|i| due(&self.active[*i]))
@@ -1054,9 +1110,9 @@ impl<'a> Run<'a> {
         }
         let (t, x): (Vec<f64>, Batch) = (
             rows.iter().map(|i| self.active[*i].t).collect(),
-            select(&self.x, &rows),
+            select_rows(&self.x, &rows),
         );
-        let here = select(&self.slope, &rows);
+        let here = select_rows(&self.slope, &rows);
         let mut squares = vec![0.0; rows.len()];
         for ulps in 1..=3 {
             let moved = |by: f64| {
@@ -1066,83 +1122,101 @@ impl<'a> Run<'a> {
                 })
             };
             let ahead = self
-                .ask(field, &rows, Wanted::Control, &t, &moved(f64::from(ulps)))?
+                .evaluate_field(
+                    field,
+                    &rows,
+                    EvaluationPurpose::StepControl,
+                    &t,
+                    &moved(f64::from(ulps)),
+                )?
                 .velocity;
             let behind = self
-                .ask(field, &rows, Wanted::Control, &t, &moved(-f64::from(ulps)))?
+                .evaluate_field(
+                    field,
+                    &rows,
+                    EvaluationPurpose::StepControl,
+                    &t,
+                    &moved(-f64::from(ulps)),
+                )?
                 .velocity;
             let second = ahead + behind - &here * 2.0;
             for (j, square) in squares.iter_mut().enumerate() {
                 // Three roundings, of weights 1, 1 and −2.
-                *square += self.control.norm(second.row(j), x.row(j), x.row(j)).powi(2) / 6.0 / 3.0;
+                *square += self
+                    .control
+                    .error_norm(second.row(j), x.row(j), x.row(j))
+                    .powi(2)
+                    / 6.0
+                    / 3.0;
             }
         }
-        let weight = match &self.tableau.error {
+        let weight = match &self.tableau.error_weights {
             None => 0.0,
-            Some(Embedded::One(weights) | Embedded::Two { fifth: weights, .. }) => {
-                weights.iter().map(|w| w * w).sum::<f64>().sqrt()
-            }
+            Some(
+                EmbeddedErrorWeights::One(weights)
+                | EmbeddedErrorWeights::Two { fifth: weights, .. },
+            ) => weights.iter().map(|w| w * w).sum::<f64>().sqrt(),
         };
         for (i, square) in rows.iter().zip(squares) {
             let s = &mut self.active[*i];
-            s.measured = s.attempts;
+            s.attempts_at_rounding_check = s.attempts;
             // In units of the tolerance, over the whole way that is left in one step.
             let least_steps = (self.end - s.t).abs() * weight * square.sqrt();
-            s.doubts = if least_steps > MOST_FOR_ROUNDING {
-                s.doubts + 1
+            s.failed_rounding_checks = if least_steps > MAX_STEPS_FROM_ROUNDING {
+                s.failed_rounding_checks + 1
             } else {
                 0
             };
         }
         let (lost, left): (Vec<usize>, Vec<usize>) =
-            (0..self.active.len()).partition(|i| self.active[*i].doubts >= 2);
+            (0..self.active.len()).partition(|i| self.active[*i].failed_rounding_checks >= 2);
         lost.iter()
-            .for_each(|i| self.end_row(*i, Status::BelowRounding));
+            .for_each(|i| self.record_end_state(*i, Status::BelowRounding));
         if !lost.is_empty() {
-            self.keep(&left);
+            self.retain_rows(&left);
         }
         Ok(())
     }
 
     /// Hands some rows' nodes on.
-    fn visit(
+    fn emit_nodes(
         &mut self,
         rows: &[usize],
         t: &[f64],
         x: &Batch,
         weight: &[f64],
-        Along {
+        NodeExtras {
             divergence,
             products,
-        }: Along,
-        visit: &mut Visitor,
+        }: NodeExtras,
+        visit: &mut NodeVisitor,
     ) -> Result<(), EvalError> {
         if rows.is_empty() {
             return Ok(());
         }
-        let slot: Vec<usize> = rows.iter().map(|i| self.active[*i].slot).collect();
+        let slot: Vec<usize> = rows.iter().map(|i| self.active[*i].batch_index).collect();
         let node: Vec<u64> = rows.iter().map(|i| self.active[*i].nodes).collect();
-        let sample = self.ids(rows);
+        let sample = self.sample_ids(rows);
         let nodes = Nodes {
             sample: &sample,
             node: &node,
-            slot: &slot,
+            batch_index: &slot,
             t,
             x,
             weight,
             divergence,
             products,
         };
-        self.pace.visit(&nodes, visit)?;
+        self.time_change.visit_in_time(&nodes, visit)?;
         rows.iter().for_each(|i| self.active[*i].nodes += 1);
         Ok(())
     }
 
-    fn hand_on(
+    fn emit_step_nodes(
         &mut self,
-        trial: &Trial,
+        trial: &TrialStep,
         accepted: &[bool],
-        visit: &mut Visitor,
+        visit: &mut NodeVisitor,
     ) -> Result<(), EvalError> {
         let keep: Vec<usize> = (0..accepted.len()).filter(|i| accepted[*i]).collect();
         for s in (0..self.tableau.stages()).filter(|s| self.tableau.b[*s] != 0.0) {
@@ -1155,14 +1229,14 @@ impl<'a> Run<'a> {
             let taken: Option<Vec<f64>> =
                 (!known.is_empty()).then(|| keep.iter().map(|i| known[*i]).collect());
             let products = trial.products[s].as_ref().map(|p| p.select(&keep));
-            let along = Along {
+            let along = NodeExtras {
                 divergence: taken.as_deref(),
                 products: products.as_ref(),
             };
-            self.visit(
+            self.emit_nodes(
                 &keep,
                 &t,
-                &select(&trial.step.x[s], &keep),
+                &select_rows(&trial.step.x[s], &keep),
                 &weight,
                 along,
                 visit,
@@ -1172,7 +1246,7 @@ impl<'a> Run<'a> {
     }
 
     /// Moves accepted rows, and lets finished and failed ones leave.
-    fn advance(&mut self, trial: Trial, accepted: &[bool]) {
+    fn advance(&mut self, trial: TrialStep, accepted: &[bool]) {
         let stage = self.tableau.stages() - 1;
         let (t, last) = (&trial.step.t[stage], &trial.step.k[stage]);
         for i in (0..self.active.len()).filter(|i| accepted[*i]) {
@@ -1183,15 +1257,15 @@ impl<'a> Run<'a> {
                 g[i] = trial.divergence[stage][i];
             }
             if let (Some(own), Some(new)) = (&mut self.products, &trial.products[stage]) {
-                own.put(i, new, i);
+                own.replace_row(i, new, i);
             }
         }
-        self.leave(accepted);
+        self.remove_finished_rows(accepted);
     }
 
     /// Lets rows leave that have arrived or failed; `moved` are those that have just gone on.
-    fn leave(&mut self, moved: &[bool]) {
-        let slope_is_sound = finite(&self.slope);
+    fn remove_finished_rows(&mut self, moved: &[bool]) {
+        let slope_is_sound = finite_rows(&self.slope);
         let mut keep = Vec::new();
         for i in 0..self.active.len() {
             let s = &mut self.active[i];
@@ -1200,12 +1274,15 @@ impl<'a> Run<'a> {
             let tiny = 16.0 * f64::EPSILON * s.t.abs().max(self.end.abs());
             let status = if moved[i] && left.abs() <= tiny {
                 Some(Status::Ok)
-            } else if s.broken >= 12 || (moved[i] && !slope_is_sound[i]) || !s.h.is_finite() {
+            } else if s.non_finite_attempts >= 12
+                || (moved[i] && !slope_is_sound[i])
+                || !s.h.is_finite()
+            {
                 Some(Status::NonFinite)
             } else if s.attempts >= self.control.max_steps {
                 Some(Status::MaxSteps)
             } else if s.h.abs() <= tiny {
-                Some(if s.broken > 0 {
+                Some(if s.non_finite_attempts > 0 {
                     Status::NonFinite
                 } else {
                     Status::StepTooSmall
@@ -1214,7 +1291,7 @@ impl<'a> Run<'a> {
                 None
             };
             match status {
-                Some(status) => self.end_row(i, status),
+                Some(status) => self.record_end_state(i, status),
                 None => {
                     if s.h.abs() > left.abs() {
                         s.h = left;
@@ -1224,24 +1301,28 @@ impl<'a> Run<'a> {
             }
         }
         if keep.len() < self.active.len() {
-            self.keep(&keep);
+            self.retain_rows(&keep);
         }
     }
 
     /// Writes down how a row ended.
-    fn end_row(&mut self, row: usize, status: Status) {
+    fn record_end_state(&mut self, row: usize, status: Status) {
         let s = &self.active[row];
-        self.solution.status[s.slot] = status;
-        self.solution.evaluations[s.slot] = s.evaluations;
-        self.solution.controls[s.slot] = s.controls;
-        self.solution.error[s.slot] = self.divergence.as_ref().map(|_| s.error.sqrt());
-        self.solution.x.row_mut(s.slot).assign(&self.x.row(row));
+        self.solution.status[s.batch_index] = status;
+        self.solution.evaluations[s.batch_index] = s.evaluations;
+        self.solution.control_evaluations[s.batch_index] = s.control_evaluations;
+        self.solution.solver_error[s.batch_index] =
+            self.divergence.as_ref().map(|_| s.squared_error.sqrt());
+        self.solution
+            .x
+            .row_mut(s.batch_index)
+            .assign(&self.x.row(row));
     }
 
-    fn keep(&mut self, rows: &[usize]) {
+    fn retain_rows(&mut self, rows: &[usize]) {
         self.active = rows.iter().map(|i| self.active[*i].clone()).collect();
-        self.x = select(&self.x, rows);
-        self.slope = select(&self.slope, rows);
+        self.x = select_rows(&self.x, rows);
+        self.slope = select_rows(&self.slope, rows);
         self.divergence = self
             .divergence
             .as_ref()
@@ -1251,7 +1332,7 @@ impl<'a> Run<'a> {
 }
 
 /// |e₅|² / √(|e₅|² + |e₃|²/100).
-fn joined(five: f64, three: f64) -> f64 {
+fn combine_error_estimates(five: f64, three: f64) -> f64 {
     if five == 0.0 {
         0.0
     } else {

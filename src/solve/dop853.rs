@@ -2,7 +2,7 @@
 //! & Wanner, Solving Ordinary Differential Equations I, II.5 (the method DOP853) and II.10.
 //! Digits: their Fortran code `dop853.f`, rounded to f64.
 
-use super::tableau::{Embedded, Tableau};
+use super::tableau::{EmbeddedErrorWeights, Tableau};
 
 /// The thirteenth stage stands at the new state, so that its slope is the next step's first.
 pub const DOP853: Tableau = Tableau {
@@ -106,7 +106,7 @@ pub const DOP853: Tableau = Tableau {
         B.split_at(12).0,
     ],
     b: B,
-    error: Some(Embedded::Two {
+    error_weights: Some(EmbeddedErrorWeights::Two {
         fifth: &[
             0.01312004499419488,
             0.0,
@@ -139,9 +139,9 @@ pub const DOP853: Tableau = Tableau {
         ],
     }),
     fsal: true,
-    quartic: None,
+    quartic_weights: None,
     // Its twelve nodes leave no wide gap.
-    middle: false,
+    checks_midpoint: false,
 };
 
 const B: &[f64] = &[

@@ -3,12 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::local_error::Watch;
-use super::steps::Steps;
+use super::local_error::LocalErrorEstimator;
+use super::step_count::StepCount;
 use super::tableau::{self, Tableau};
-use super::{Nodes, OdeSolver, Solution, Span, Status, Visitor, finite};
-use crate::flow::field::{EvalError, VectorField, Wanted};
-use crate::flow::grid::Spacing;
+use super::{NodeVisitor, Nodes, OdeSolver, Solution, Status, TimeSpan, finite_rows};
+use crate::flow::field::{EvalError, EvaluationPurpose, VectorField};
+use crate::flow::grid::GridSpacing;
 use crate::num::Batch;
 use crate::num::key::SampleId;
 
@@ -19,41 +19,41 @@ macro_rules! fixed {
         #[serde(deny_unknown_fields, default)]
         pub struct $Name {
             /// A number, or `auto`: as many as make the log-likelihoods of two grids agree within `tol`.
-            pub steps: Steps,
+            pub steps: StepCount,
             /// Nats within which two grids must agree, for `steps: auto`; 0.01 unless given.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub tol: Option<f64>,
             /// Karras for edm and ve, uniform in the card's time otherwise, unless named.
             #[serde(skip_serializing_if = "Option::is_none")]
-            pub grid: Option<Spacing>,
+            pub grid: Option<GridSpacing>,
         }
 
         impl Default for $Name {
             fn default() -> Self {
-                $Name { steps: Steps::Number($steps), tol: None, grid: None }
+                $Name { steps: StepCount::Number($steps), tol: None, grid: None }
             }
         }
 
         impl OdeSolver for $Name {
-            fn check(&self, span: Span) -> Result<(), String> {
+            fn check(&self, span: TimeSpan) -> Result<(), String> {
                 self.steps.check(self.tol)?;
-                span.grid(self.grid, self.steps.count().min(4)).map(|_| ())
+                span.grid(self.grid, self.steps.initial_count().min(4)).map(|_| ())
             }
 
             fn order(&self) -> u32 {
                 tableau::$tableau.order
             }
 
-            fn evaluations(&self) -> Option<u64> {
-                Some((self.steps.count() * tableau::$tableau.stages()) as u64)
+            fn fixed_evaluations(&self) -> Option<u64> {
+                Some((self.steps.initial_count() * tableau::$tableau.stages()) as u64)
             }
 
-            fn automatic(&self) -> Option<f64> {
-                self.steps.tolerance(self.tol)
+            fn auto_steps_tolerance(&self) -> Option<f64> {
+                self.steps.auto_tolerance(self.tol)
             }
 
-            fn nodes(&self) -> Option<u64> {
-                Some((self.steps.count() * tableau::$tableau.nodes()) as u64)
+            fn fixed_node_count(&self) -> Option<u64> {
+                Some((self.steps.initial_count() * tableau::$tableau.node_count()) as u64)
             }
 
             fn solve(
@@ -61,14 +61,14 @@ macro_rules! fixed {
                 field: &mut dyn VectorField,
                 sample: &[SampleId],
                 x: Batch,
-                span: Span,
-                visit: &mut Visitor,
+                span: TimeSpan,
+                visit: &mut NodeVisitor,
             ) -> Result<Solution, EvalError> {
-                let Steps::Number(steps) = self.steps else {
+                let StepCount::Number(steps) = self.steps else {
                     return Err(EvalError::Missing("steps: auto is not settled yet".to_owned()));
                 };
                 let grid = span.grid(self.grid, steps).map_err(EvalError::Missing)?;
-                march(&tableau::$tableau, &grid, span, field, sample, x, visit)
+                solve_fixed_grid(&tableau::$tableau, &grid, span, field, sample, x, visit)
             }
         }
     )+ };
@@ -86,23 +86,23 @@ fixed! {
 }
 
 /// Carries all rows over the grid together: on a fixed grid no sample can feel another.
-pub fn march(
+pub fn solve_fixed_grid(
     tableau: &Tableau,
     grid: &[f64],
-    span: Span,
+    span: TimeSpan,
     field: &mut dyn VectorField,
     sample: &[SampleId],
     mut x: Batch,
-    visit: &mut Visitor,
+    visit: &mut NodeVisitor,
 ) -> Result<Solution, EvalError> {
     let rows = x.nrows();
     let slot: Vec<usize> = (0..rows).collect();
-    let mut watch = Watch::new(span, tableau, grid, rows);
+    let mut watch = LocalErrorEstimator::new(span, tableau, grid, rows);
     let mut node = 0;
     for (number, pair) in grid.windows(2).enumerate() {
         let h = pair[1] - pair[0];
         let mut products = vec![None; tableau.stages()];
-        let step = tableau.stages_of(
+        let step = tableau.step_with_slopes(
             &vec![pair[0]; rows],
             &vec![h; rows],
             &x,
@@ -111,7 +111,7 @@ pub fn march(
                 if tableau.b[stage] == 0.0 {
                     return field.velocity(at, state);
                 }
-                let said = field.evaluate(sample, Wanted::Node, at, state)?;
+                let said = field.evaluate(sample, EvaluationPurpose::QuadratureNode, at, state)?;
                 products[stage] = said.products;
                 Ok(said.velocity)
             },
@@ -120,7 +120,7 @@ pub fn march(
             visit(&Nodes {
                 sample,
                 node: &vec![node; rows],
-                slot: &slot,
+                batch_index: &slot,
                 t: &step.t[s],
                 x: &step.x[s],
                 weight: &vec![h * tableau.b[s]; rows],
@@ -130,11 +130,11 @@ pub fn march(
             node += 1;
         }
         if let Some(watch) = &mut watch {
-            watch.see(number, &x, &step);
+            watch.record_step(number, &x, &step);
         }
         x = step.next;
     }
-    let status = finite(&x)
+    let status = finite_rows(&x)
         .iter()
         .map(|f| if *f { Status::Ok } else { Status::NonFinite })
         .collect();
@@ -144,8 +144,8 @@ pub fn march(
         x,
         status,
         evaluations: vec![evaluations; rows],
-        controls: vec![0; rows],
-        error: vec![None; rows],
-        told,
+        control_evaluations: vec![0; rows],
+        solver_error: vec![None; rows],
+        fixed_step_error: told,
     })
 }

@@ -25,40 +25,40 @@ use std::collections::VecDeque;
 
 use ndarray::{Array1, Array2, ArrayView2};
 
-use super::Span;
-use super::tableau::{Step, Tableau};
-use crate::flow::path::Curve;
+use super::TimeSpan;
+use super::tableau::{RungeKuttaStep, Tableau};
+use crate::flow::path::PathCurve;
 use crate::num::Batch;
-use crate::num::linalg::solve;
+use crate::num::linalg::solve_lu;
 
 /// The most steps whose errors are told: what more of them leave is rounding, and all their divergences are kept.
-pub const MOST: usize = 10_000;
+pub const MAX_ESTIMATED_STEPS: usize = 10_000;
 
 /// Steps that one rule spans: as many as make it of higher order than the method.
-fn width(tableau: &Tableau) -> usize {
+fn error_rule_width(tableau: &Tableau) -> usize {
     if tableau.order <= 2 { 2 } else { 3 }
 }
 
 /// Σ rises·(x_{j+1} − x_j) = Σ slopes·v_i over a few steps, exact where v and time are polynomials of the step's
 /// number: what is left is the mean of the steps' local errors.
 #[derive(Debug, Clone, PartialEq)]
-struct Rule {
+struct LocalErrorRule {
     /// Sum to one.
-    rises: Vec<f64>,
+    increment_weights: Vec<f64>,
     /// One more than rises.
-    slopes: Vec<f64>,
+    slope_weights: Vec<f64>,
 }
 
-impl Rule {
+impl LocalErrorRule {
     /// Over the steps between these times.
-    fn new(times: &[f64]) -> Rule {
+    fn new(times: &[f64]) -> LocalErrorRule {
         let steps = times.len() - 1;
         let length = times[steps] - times[0];
         let place = |i: usize| i as f64 - steps as f64 / 2.0;
         let power = |i: usize, q: usize| place(i).powi(q as i32);
         let number = Array2::from_shape_fn((steps + 1, steps + 1), |(i, q)| power(i, q));
         let part: Array1<f64> = times.iter().map(|t| (t - times[0]) / length).collect();
-        let time = solve(number.view(), part.view());
+        let time = solve_lu(number.view(), part.view());
         // ∫ uᑫ·t'(u) du over one step.
         let moment = |q: usize, j: usize| -> f64 {
             let term =
@@ -75,25 +75,25 @@ impl Rule {
             }
         });
         let right = Array1::from_shape_fn(unknown, |q| if q + 1 == unknown { 1.0 } else { 0.0 });
-        let weights = solve(equations.view(), right.view());
+        let weights = solve_lu(equations.view(), right.view());
         let slopes = weights.iter().skip(steps).map(|w| w * length).collect();
-        Rule {
-            rises: weights.iter().take(steps).copied().collect(),
-            slopes,
+        LocalErrorRule {
+            increment_weights: weights.iter().take(steps).copied().collect(),
+            slope_weights: slopes,
         }
     }
 
     /// What it leaves of rises and slopes.
-    fn left(&self, rise: impl Fn(usize) -> f64, slope: impl Fn(usize) -> f64) -> f64 {
+    fn residual(&self, rise: impl Fn(usize) -> f64, slope: impl Fn(usize) -> f64) -> f64 {
         let rises: f64 = self
-            .rises
+            .increment_weights
             .iter()
             .enumerate()
             .map(|(j, w)| w * rise(j))
             .sum();
         rises
             - self
-                .slopes
+                .slope_weights
                 .iter()
                 .enumerate()
                 .map(|(i, w)| w * slope(i))
@@ -102,9 +102,9 @@ impl Rule {
 }
 
 /// Weights of values at some places for what their polynomial does elsewhere.
-struct Polynomial<'a>(&'a [f64]);
+struct InterpolationWeights<'a>(&'a [f64]);
 
-impl Polynomial<'_> {
+impl InterpolationWeights<'_> {
     /// Weights that give every power of (t − middle)/scale its `moment`.
     fn weights(&self, moment: impl Fn(usize, f64, f64) -> f64) -> Vec<f64> {
         let (first, last) = (self.0[0], self.0[self.0.len() - 1]);
@@ -113,7 +113,7 @@ impl Polynomial<'_> {
         let powers = Array2::from_shape_fn((count, count), |(q, i)| {
             ((self.0[i] - middle) / scale).powi(q as i32)
         });
-        solve(
+        solve_lu(
             powers.view(),
             Array1::from_shape_fn(count, |q| moment(q, middle, scale)).view(),
         )
@@ -144,14 +144,14 @@ impl Polynomial<'_> {
 }
 
 /// Σ w·v over batches.
-fn sum<'b>(weights: &[f64], batches: impl IntoIterator<Item = &'b Batch>) -> Batch {
+fn weighted_batch_sum<'b>(weights: &[f64], batches: impl IntoIterator<Item = &'b Batch>) -> Batch {
     let mut parts = weights.iter().zip(batches).map(|(w, b)| b * *w);
     let first = parts.next().unwrap_or_default();
     parts.fold(first, |a, b| a + b)
 }
 
 /// The scalar product of each row with the same row of another batch.
-fn products(a: &Batch, b: &Batch) -> Array1<f64> {
+fn row_dot_products(a: &Batch, b: &Batch) -> Array1<f64> {
     a.rows()
         .into_iter()
         .zip(b.rows())
@@ -160,7 +160,7 @@ fn products(a: &Batch, b: &Batch) -> Array1<f64> {
 }
 
 /// ∇log p of the marginal path from the velocity; not finite where σ is zero.
-fn score(curve: &Curve, t: f64, x: &Batch, velocity: &Batch) -> Batch {
+fn score_from_velocity(curve: &PathCurve, t: f64, x: &Batch, velocity: &Batch) -> Batch {
     let s = curve.at(t);
     let spread = s.sigma * (s.alpha * s.sigma_dot - s.alpha_dot * s.sigma);
     (x * s.alpha_dot - velocity * s.alpha) / spread
@@ -168,30 +168,31 @@ fn score(curve: &Curve, t: f64, x: &Batch, velocity: &Batch) -> Batch {
 
 /// Which rule tells the error of which step: the one that has the step in its middle, but for the ends of the grid.
 #[derive(Debug, Clone, Copy)]
-struct Windows {
+struct RuleWindows {
     /// Steps of the grid and of a rule.
     steps: usize,
     width: usize,
 }
 
-impl Windows {
-    fn last(self) -> usize {
+impl RuleWindows {
+    fn last_window(self) -> usize {
         self.steps - 1 - self.width
     }
 
     /// The first step of the rule that tells the error of `step`.
-    fn of(self, step: usize) -> usize {
-        step.saturating_sub((self.width - 1) / 2).min(self.last())
+    fn window_of_step(self, step: usize) -> usize {
+        step.saturating_sub((self.width - 1) / 2)
+            .min(self.last_window())
     }
 
     /// The steps whose errors the rule from `first` on tells.
-    fn steps(self, first: usize) -> impl Iterator<Item = usize> {
-        (0..self.steps).filter(move |step| self.of(*step) == first)
+    fn steps_of_window(self, first: usize) -> impl Iterator<Item = usize> {
+        (0..self.steps).filter(move |step| self.window_of_step(*step) == first)
     }
 }
 
 /// What is kept of the beginning of a step.
-struct Start {
+struct StepStart {
     x: Batch,
     slope: Batch,
     /// The slope in the step's middle, of a method that has its node there.
@@ -199,113 +200,118 @@ struct Start {
 }
 
 /// Watches a march over a grid.
-pub struct Watch<'a> {
-    curve: &'a Curve,
+pub struct LocalErrorEstimator<'a> {
+    curve: &'a PathCurve,
     grid: &'a [f64],
-    windows: Windows,
+    windows: RuleWindows,
     /// Whether the divergence is evaluated at the beginnings of steps.
-    starts: bool,
-    past: VecDeque<Start>,
-    told: Told,
+    has_start_nodes: bool,
+    recent_steps: VecDeque<StepStart>,
+    estimate: FixedStepError,
 }
 
 /// What the steps of a batch are wrong by, as far as the states alone say.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Told {
+pub struct FixedStepError {
     grid: Vec<f64>,
-    rules: Vec<Rule>,
+    rules: Vec<LocalErrorRule>,
     /// Weights of a step's nodes; the first is at its beginning unless there is just one in its middle.
     weights: Vec<f64>,
-    starts: bool,
+    has_start_nodes: bool,
     /// Steps × rows, nats: ∇log p·e, and what the state in the middle of a step makes of the divergence there.
-    state: Array2<f64>,
+    state_errors: Array2<f64>,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> LocalErrorEstimator<'a> {
     /// `None` where nothing can be told: on fewer steps than a rule spans and one, whose slope ends it, on very many,
     /// and on the way to the data.
     pub fn new(
-        span: Span<'a>,
+        span: TimeSpan<'a>,
         tableau: &Tableau,
         grid: &'a [f64],
         rows: usize,
-    ) -> Option<Watch<'a>> {
-        let windows = Windows {
+    ) -> Option<LocalErrorEstimator<'a>> {
+        let windows = RuleWindows {
             steps: grid.len() - 1,
-            width: width(tableau),
+            width: error_rule_width(tableau),
         };
-        if !(windows.width + 1..=MOST).contains(&windows.steps)
+        if !(windows.width + 1..=MAX_ESTIMATED_STEPS).contains(&windows.steps)
             || !span.to_prior
             || tableau.order > 4
         {
             return None;
         }
-        let rules = (0..=windows.last())
-            .map(|first| Rule::new(&grid[first..=first + windows.width]))
+        let rules = (0..=windows.last_window())
+            .map(|first| LocalErrorRule::new(&grid[first..=first + windows.width]))
             .collect();
         let weights = tableau.b.iter().copied().filter(|b| *b != 0.0).collect();
         let (starts, state) = (tableau.b[0] != 0.0, Array2::zeros((windows.steps, rows)));
-        let told = Told {
+        let told = FixedStepError {
             grid: grid.to_vec(),
             rules,
             weights,
-            starts,
-            state,
+            has_start_nodes: starts,
+            state_errors: state,
         };
-        Some(Watch {
+        Some(LocalErrorEstimator {
             curve: span.curve,
             grid,
             windows,
-            starts,
-            past: VecDeque::new(),
-            told,
+            has_start_nodes: starts,
+            recent_steps: VecDeque::new(),
+            estimate: told,
         })
     }
 
     /// Sees step number `step`, taken from `x`.
-    pub fn see(&mut self, step: usize, x: &Batch, taken: &Step) {
-        let middle = if self.starts {
+    pub fn record_step(&mut self, step: usize, x: &Batch, taken: &RungeKuttaStep) {
+        let middle = if self.has_start_nodes {
             Batch::default((0, 0))
         } else {
             taken.k[1].clone()
         };
-        self.past.push_back(Start {
+        self.recent_steps.push_back(StepStart {
             x: x.clone(),
             slope: taken.k[0].clone(),
             middle,
         });
         let first = (step + 1).checked_sub(self.windows.width + 1);
-        if let Some(first) = first.filter(|first| *first < self.windows.last()) {
-            self.settle(first, None);
-            self.past.pop_front();
+        if let Some(first) = first.filter(|first| *first < self.windows.last_window()) {
+            self.estimate_window(first, None);
+            self.recent_steps.pop_front();
         }
     }
 
     /// What all steps come to, with the states at the end.
-    pub fn finish(mut self, end: &Batch) -> Told {
-        self.settle(self.windows.last(), Some(end));
-        self.told
+    pub fn finish(mut self, end: &Batch) -> FixedStepError {
+        self.estimate_window(self.windows.last_window(), Some(end));
+        self.estimate
     }
 
     /// Writes down the errors of the states of those steps that the rule from `first` on tells.
-    fn settle(&mut self, first: usize, end: Option<&Batch>) {
-        let rule = &self.told.rules[first];
+    fn estimate_window(&mut self, first: usize, end: Option<&Batch>) {
+        let rule = &self.estimate.rules[first];
         let rises: Vec<Batch> = self
-            .past
+            .recent_steps
             .iter()
-            .zip(self.past.iter().skip(1))
+            .zip(self.recent_steps.iter().skip(1))
             .map(|(a, b)| &b.x - &a.x)
             .collect();
-        let error =
-            sum(&rule.rises, &rises) - sum(&rule.slopes, self.past.iter().map(|p| &p.slope));
-        let score = |step: usize| match (self.past.get(step - first), end) {
-            (Some(start), _) => score(self.curve, self.grid[step], &start.x, &start.slope),
+        let error = weighted_batch_sum(&rule.increment_weights, &rises)
+            - weighted_batch_sum(
+                &rule.slope_weights,
+                self.recent_steps.iter().map(|p| &p.slope),
+            );
+        let score = |step: usize| match (self.recent_steps.get(step - first), end) {
+            (Some(start), _) => {
+                score_from_velocity(self.curve, self.grid[step], &start.x, &start.slope)
+            }
             (None, Some(end)) => end * -self.curve.prior_std().powi(-2),
             (None, None) => Batch::from_elem(error.raw_dim(), f64::NAN),
         };
-        for step in self.windows.steps(first) {
-            let mut nats = products(&score(step + 1), &error);
-            if !self.starts {
+        for step in self.windows.steps_of_window(first) {
+            let mut nats = row_dot_products(&score(step + 1), &error);
+            if !self.has_start_nodes {
                 let close = if step > first {
                     step.min(self.windows.steps - 2)
                 } else {
@@ -313,14 +319,14 @@ impl<'a> Watch<'a> {
                 };
                 let places: Vec<usize> =
                     (close..close + 3).filter(|i| self.has_score(*i)).collect();
-                nats += &self.middle(
+                nats += &self.midpoint_divergence_error(
                     step,
                     first,
                     &places,
                     &places.iter().map(|i| score(*i)).collect::<Vec<_>>(),
                 );
             }
-            self.told.state.row_mut(step).assign(&nats);
+            self.estimate.state_errors.row_mut(step).assign(&nats);
         }
     }
 
@@ -331,31 +337,39 @@ impl<'a> Watch<'a> {
     }
 
     /// h·∇div·δ: what the error of the state in a step's middle makes of the divergence there.
-    fn middle(&self, step: usize, first: usize, places: &[usize], scores: &[Batch]) -> Array1<f64> {
+    fn midpoint_divergence_error(
+        &self,
+        step: usize,
+        first: usize,
+        places: &[usize],
+        scores: &[Batch],
+    ) -> Array1<f64> {
         let h = self.grid[step + 1] - self.grid[step];
         let middle = self.grid[step] + 0.5 * h;
-        let start = &self.past[step - first];
-        let through = Polynomial(&self.grid[first..=first + self.windows.width]);
-        let slopes = |weights: &[f64]| sum(weights, self.past.iter().map(|p| &p.slope));
+        let start = &self.recent_steps[step - first];
+        let through = InterpolationWeights(&self.grid[first..=first + self.windows.width]);
+        let slopes = |weights: &[f64]| {
+            weighted_batch_sum(weights, self.recent_steps.iter().map(|p| &p.slope))
+        };
         let delta = &start.slope * (0.5 * h) - slopes(&through.integral(self.grid[step], middle));
         let turned = &start.middle - &slopes(&through.value(middle));
         let times: Vec<f64> = places.iter().map(|i| self.grid[*i]).collect();
-        let score = sum(&Polynomial(&times).value(middle), scores);
-        let change = sum(&Polynomial(&times).derivative(middle), scores);
-        (products(&change, &delta) + products(&score, &turned)) * -h
+        let score = weighted_batch_sum(&InterpolationWeights(&times).value(middle), scores);
+        let change = weighted_batch_sum(&InterpolationWeights(&times).derivative(middle), scores);
+        (row_dot_products(&change, &delta) + row_dot_products(&score, &turned)) * -h
     }
 }
 
-impl Told {
+impl FixedStepError {
     /// The estimated size of the error in log p per row, nats, from the divergences at all nodes, nodes × rows; none
     /// where it is no number.
-    pub fn error(&self, divergences: ArrayView2<f64>) -> Vec<Option<f64>> {
-        let rows = 0..self.state.ncols();
+    pub fn log_density_errors(&self, divergences: ArrayView2<f64>) -> Vec<Option<f64>> {
+        let rows = 0..self.state_errors.ncols();
         rows.map(|row| {
             let values = divergences.column(row).to_vec();
             let (mut sum, mut squares) = (0.0, 0.0);
-            for step in 0..self.state.nrows() {
-                let nats = self.state[[step, row]] + self.quadrature(step, &values);
+            for step in 0..self.state_errors.nrows() {
+                let nats = self.state_errors[[step, row]] + self.quadrature_error(step, &values);
                 (sum, squares) = (sum + nats, squares + nats * nats);
             }
             Some((sum * sum + squares).sqrt()).filter(|error: &f64| error.is_finite())
@@ -364,25 +378,26 @@ impl Told {
     }
 
     /// What one step's sum of divergences is wrong by.
-    fn quadrature(&self, step: usize, values: &[f64]) -> f64 {
+    fn quadrature_error(&self, step: usize, values: &[f64]) -> f64 {
         let (steps, nodes) = (self.grid.len() - 1, self.weights.len());
         let rise = |step: usize| {
             let terms = self.weights.iter().zip(&values[step * nodes..]);
             (self.grid[step + 1] - self.grid[step]) * terms.map(|(w, g)| w * g).sum::<f64>()
         };
-        if self.starts {
-            let windows = Windows {
+        if self.has_start_nodes {
+            let windows = RuleWindows {
                 steps,
                 width: steps - self.rules.len(),
             };
-            let first = windows.of(step);
-            return self.rules[first].left(|j| rise(first + j), |i| values[(first + i) * nodes]);
+            let first = windows.window_of_step(step);
+            return self.rules[first]
+                .residual(|j| rise(first + j), |i| values[(first + i) * nodes]);
         }
         let first = step.saturating_sub(1).min(steps - 3);
         let middles: Vec<f64> = (first..first + 3)
             .map(|i| 0.5 * (self.grid[i] + self.grid[i + 1]))
             .collect();
-        let weights = Polynomial(&middles).integral(self.grid[step], self.grid[step + 1]);
+        let weights = InterpolationWeights(&middles).integral(self.grid[step], self.grid[step + 1]);
         rise(step)
             - weights
                 .iter()
@@ -397,16 +412,16 @@ mod tests {
     use ndarray::Axis;
 
     use super::*;
-    use crate::flow::field::Linearized;
-    use crate::flow::path::Path;
+    use crate::flow::field::JacobianOperator;
+    use crate::flow::path::ProbabilityPath;
     use crate::flow::prior::Prior;
-    use crate::model::analytic::{self, Mixture};
-    use crate::num::key::{Key, Purpose};
-    use crate::num::{Blocks, stats};
+    use crate::model::analytic::{self, AnalyticMixture};
+    use crate::num::key::{Purpose, RngKey};
+    use crate::num::{TangentBatch, stats};
     use crate::solve::{Nodes, Solver};
 
     #[test]
-    fn equal_steps_have_the_rules_that_are_known_of_them() {
+    fn equal_steps_give_the_known_error_rules() {
         for (times, rises, slopes) in [
             (vec![0.0, 0.3, 0.6], vec![0.5, 0.5], vec![0.05, 0.2, 0.05]),
             (
@@ -415,25 +430,25 @@ mod tests {
                 vec![-3.0, -27.0, -27.0, -3.0],
             ),
         ] {
-            let rule = Rule::new(&times);
+            let rule = LocalErrorRule::new(&times);
             let close = |a: &[f64], b: &[f64]| {
                 let total: f64 = rises.iter().sum();
                 a.iter().zip(b).all(|(a, b)| (a - b / total).abs() < 1e-12)
             };
             assert!(
-                close(&rule.rises, &rises) && close(&rule.slopes, &slopes),
+                close(&rule.increment_weights, &rises) && close(&rule.slope_weights, &slopes),
                 "{rule:?}"
             );
         }
     }
 
     #[test]
-    fn rules_are_exact_on_polynomials_of_the_number_of_the_step() {
+    fn error_rules_are_exact_on_polynomials() {
         for steps in [2, 3] {
             // Times are a polynomial of the number, and so is the slope: its integral is known.
             let number = |t: f64| t.sqrt() - 1.0;
             let times: Vec<f64> = (0..=steps).map(|i| (i as f64 + 1.0).powi(2)).collect();
-            let rule = Rule::new(&times);
+            let rule = LocalErrorRule::new(&times);
             for degree in 0..2 * steps {
                 let slope = |i: usize| number(times[i]).powi(degree);
                 let rise = |j: usize| {
@@ -445,16 +460,16 @@ mod tests {
                     whole(j as f64 + 1.0) - whole(j as f64)
                 };
                 assert!(
-                    rule.left(rise, slope).abs() < 1e-9,
+                    rule.residual(rise, slope).abs() < 1e-9,
                     "{steps} {degree}: {}",
-                    rule.left(rise, slope)
+                    rule.residual(rise, slope)
                 );
             }
         }
     }
 
     #[test]
-    fn weights_at_places_are_exact_on_parabolas() {
+    fn interpolation_weights_are_exact_on_parabolas() {
         let places = [0.1, 0.4, 0.5];
         let over = |weights: Vec<f64>| -> f64 {
             weights
@@ -463,32 +478,32 @@ mod tests {
                 .map(|(w, t)| w * (3.0 * t * t - t))
                 .sum()
         };
-        let polynomial = Polynomial(&places);
+        let polynomial = InterpolationWeights(&places);
         assert!((over(polynomial.value(0.7)) - (3.0 * 0.49 - 0.7)).abs() < 1e-12);
         assert!((over(polynomial.derivative(0.7)) - (6.0 * 0.7 - 1.0)).abs() < 1e-12);
         assert!((over(polynomial.integral(0.0, 0.2)) - (0.008 - 0.02)).abs() < 1e-12);
     }
 
     #[test]
-    fn every_step_has_one_rule() {
+    fn each_step_belongs_to_one_window() {
         for (steps, width) in [(3, 2), (4, 3), (5, 2), (9, 3)] {
-            let windows = Windows { steps, width };
-            let told: Vec<usize> = (0..=windows.last())
-                .flat_map(|first| windows.steps(first))
+            let windows = RuleWindows { steps, width };
+            let told: Vec<usize> = (0..=windows.last_window())
+                .flat_map(|first| windows.steps_of_window(first))
                 .collect();
             assert_eq!(told, (0..steps).collect::<Vec<_>>());
         }
     }
 
     #[test]
-    fn the_score_follows_from_the_velocity() {
-        for path in Path::defaults() {
-            let mut model = analytic::example(path.curve().expect("right"), 3);
+    fn score_from_velocity_matches_log_density_gradient() {
+        for path in ProbabilityPath::defaults() {
+            let mut model = analytic::example_mixture(path.curve().expect("right"), 3);
             let (curve, x) = (model.curve.clone(), ndarray::array![[0.3, -0.5, 1.0]]);
             let t = curve.data_end() + 0.3 * (curve.prior_end() - curve.data_end());
             let velocity =
                 crate::flow::field::VectorField::velocity(&mut model, &[t], &x).expect("analytic");
-            let found = score(&curve, t, &x, &velocity);
+            let found = score_from_velocity(&curve, t, &x, &velocity);
             for j in 0..3 {
                 let moved = |by: f64| {
                     let mut y = x.clone();
@@ -504,36 +519,41 @@ mod tests {
         }
     }
 
-    fn draws(model: &Mixture, rows: usize) -> Batch {
+    fn draws(model: &AnalyticMixture, rows: usize) -> Batch {
         let end = model.curve.at(model.curve.data_end());
         let mut x = Batch::zeros((rows, model.means.ncols()));
         for (i, mut row) in x.rows_mut().into_iter().enumerate() {
             let k = i % model.weights.len();
             let std = (end.alpha * end.alpha * model.variances[k] + end.sigma * end.sigma).sqrt();
-            let noise = Key { seed: 9 }.normal(Purpose::Check, i as u64, 0, row.len());
+            let noise = RngKey { seed: 9 }.normal(Purpose::Check, i as u64, 0, row.len());
             row.assign(&(noise * std + &model.means.row(k) * end.alpha));
         }
         x
     }
 
     /// log p by the exact trace, and what is told of its error.
-    fn measured(solver: &Solver, model: &Mixture, x: &Batch) -> (Vec<f64>, Vec<Option<f64>>) {
+    fn measured(
+        solver: &Solver,
+        model: &AnalyticMixture,
+        x: &Batch,
+    ) -> (Vec<f64>, Vec<Option<f64>>) {
         let (rows, d) = x.dim();
-        let span = Span {
+        let span = TimeSpan {
             curve: &model.curve,
             to_prior: true,
         };
         let (mut tangents, mut seen, mut integral) = (model.clone(), Vec::new(), vec![0.0; rows]);
         let ids: Vec<u64> = (0..rows as u64).collect();
         let visit = &mut |nodes: &Nodes| {
-            let basis = Blocks::from_shape_fn((d, nodes.slot.len(), d), |(i, _, j)| {
-                f64::from(u8::from(i == j))
-            });
+            let basis =
+                TangentBatch::from_shape_fn((d, nodes.batch_index.len(), d), |(i, _, j)| {
+                    f64::from(u8::from(i == j))
+                });
             let trace = tangents
-                .quadratic(nodes.t, nodes.x, &basis)?
+                .quadratic_form(nodes.t, nodes.x, &basis)?
                 .sum_axis(Axis(0));
             nodes
-                .slot
+                .batch_index
                 .iter()
                 .enumerate()
                 .for_each(|(i, slot)| integral[*slot] += nodes.weight[i] * trace[i]);
@@ -546,9 +566,9 @@ mod tests {
         let values = |values: Vec<f64>| {
             Array2::from_shape_vec((values.len() / rows, rows), values).expect("rows")
         };
-        let told = solution
-            .told
-            .map_or(vec![None; rows], |told| told.error(values(seen).view()));
+        let told = solution.fixed_step_error.map_or(vec![None; rows], |told| {
+            told.log_density_errors(values(seen).view())
+        });
         let prior = Prior {
             std: model.curve.prior_std(),
         }
@@ -561,7 +581,7 @@ mod tests {
 
     /// On mixtures, whose log p is known, the true error is within three times of what is told, which is of its size.
     #[test]
-    fn what_is_told_of_fixed_steps_is_honest() {
+    fn fixed_step_error_covers_true_error_on_mixtures() {
         let paths = [
             "{kind: edm}",
             "{kind: edm, sigma_min: 0.02, sigma_max: 20}",
@@ -578,16 +598,16 @@ mod tests {
             serde_yaml::from_str("{dop853: {rtol: 1e-12, atol: 1e-12}}").expect("a solver");
         for fixed in Solver::defaults()
             .into_iter()
-            .filter(|s| s.evaluations().is_some())
+            .filter(|s| s.fixed_evaluations().is_some())
         {
             let (mut honest, mut all, mut ratios) = (0, 0, Vec::new());
             for path in paths {
-                let curve = serde_yaml::from_str::<Path>(path)
+                let curve = serde_yaml::from_str::<ProbabilityPath>(path)
                     .expect(path)
                     .curve()
                     .expect(path);
                 for d in [2, 8] {
-                    let model = analytic::example(curve.clone(), d);
+                    let model = analytic::example_mixture(curve.clone(), d);
                     let x = draws(&model, 24);
                     let (truth, none) = measured(&fine, &model, &x);
                     assert_eq!(
@@ -649,19 +669,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_falls_at_the_order_and_needs_some_steps() {
-        let curve = Path::Vp {
+    fn fixed_step_error_converges_at_the_order() {
+        let curve = ProbabilityPath::Vp {
             beta_min: 0.1,
             beta_max: 20.0,
             t_min: 1e-2,
         }
         .curve()
         .expect("right");
-        let model = analytic::example(curve, 3);
+        let model = analytic::example_mixture(curve, 3);
         let x = draws(&model, 6);
         for fixed in Solver::defaults()
             .into_iter()
-            .filter(|s| s.evaluations().is_some())
+            .filter(|s| s.fixed_evaluations().is_some())
         {
             let told = |steps: usize| -> Option<Vec<f64>> {
                 let spec = format!("{{{}: {{steps: {steps}}}}}", fixed.name());

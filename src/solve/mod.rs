@@ -8,25 +8,25 @@
 use ndarray::Axis;
 use serde::{Deserialize, Serialize};
 
-use crate::flow::field::{EvalError, Products, VectorField};
+use crate::flow::field::{EvalError, JacobianProducts, VectorField};
 use crate::flow::grid;
-use crate::flow::grid::Spacing;
-use crate::flow::path::{Curve, Path};
+use crate::flow::grid::GridSpacing;
+use crate::flow::path::{PathCurve, ProbabilityPath};
 use crate::num::Batch;
 use crate::num::key::SampleId;
 use crate::registry;
-use local_error::Told;
+use local_error::FixedStepError;
 
 pub mod adaptive;
-pub mod clock;
 pub mod dop853;
 pub mod fixed;
 pub mod jump;
 pub mod local_error;
-pub mod pace;
+pub mod quadrature_bound;
 pub mod refine;
-pub mod steps;
+pub mod step_count;
 pub mod tableau;
+pub mod time_change;
 
 registry! {
     /// The ODE solvers, as `solvers:` and `--solver` name them.
@@ -73,18 +73,18 @@ pub struct Nodes<'a> {
     /// Index of the node on its sample's path.
     pub node: &'a [u64],
     /// Position of the sample in the batch that is being solved.
-    pub slot: &'a [usize],
+    pub batch_index: &'a [usize],
     pub t: &'a [f64],
     pub x: &'a Batch,
     pub weight: &'a [f64],
     /// The divergences that controlled the steps, where one does.
     pub divergence: Option<&'a [f64]>,
     /// Products that came along with the slopes there, where some did.
-    pub products: Option<&'a Products>,
+    pub products: Option<&'a JacobianProducts>,
 }
 
 /// What a path's nodes are handed to.
-pub type Visitor<'a> = dyn FnMut(&Nodes) -> Result<(), EvalError> + 'a;
+pub type NodeVisitor<'a> = dyn FnMut(&Nodes) -> Result<(), EvalError> + 'a;
 
 /// The end states with their status and cost, per sample of the batch.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,22 +94,22 @@ pub struct Solution {
     /// Evaluations of the velocity, rejected steps included.
     pub evaluations: Vec<u64>,
     /// Of these, those that gave the divergence that controls as well.
-    pub controls: Vec<u64>,
+    pub control_evaluations: Vec<u64>,
     /// Estimated size of the error in log p that the steps leave, nats; absent where no divergence controls them.
-    pub error: Vec<Option<f64>>,
+    pub solver_error: Vec<Option<f64>>,
     /// What fixed steps are wrong by, which the divergences at their nodes complete.
-    pub told: Option<Told>,
+    pub fixed_step_error: Option<FixedStepError>,
 }
 
 /// An interval of the card's time, in the direction of travel, on its curve.
 #[derive(Debug, Clone, Copy)]
-pub struct Span<'a> {
-    pub curve: &'a Curve,
+pub struct TimeSpan<'a> {
+    pub curve: &'a PathCurve,
     /// From the data end to the prior end, or back.
     pub to_prior: bool,
 }
 
-impl Span<'_> {
+impl TimeSpan<'_> {
     pub fn start(&self) -> f64 {
         if self.to_prior {
             self.curve.data_end()
@@ -127,12 +127,12 @@ impl Span<'_> {
     }
 
     /// A fixed grid of `steps` steps in the direction of travel.
-    fn grid(&self, spacing: Option<Spacing>, steps: usize) -> Result<Vec<f64>, String> {
+    fn grid(&self, spacing: Option<GridSpacing>, steps: usize) -> Result<Vec<f64>, String> {
         let natural = match self.curve.path() {
-            Path::Edm { .. } | Path::Ve { .. } => Spacing::Karras,
-            _ => Spacing::Uniform,
+            ProbabilityPath::Edm { .. } | ProbabilityPath::Ve { .. } => GridSpacing::Karras,
+            _ => GridSpacing::Uniform,
         };
-        let mut times = grid::times(self.curve, spacing.unwrap_or(natural), steps, 7.0)?;
+        let mut times = grid::grid_times(self.curve, spacing.unwrap_or(natural), steps, 7.0)?;
         if !self.to_prior {
             times.reverse();
         }
@@ -143,18 +143,18 @@ impl Span<'_> {
 /// One way to follow dx/dt = v(x, t).
 pub trait OdeSolver: Sync {
     /// Refuses parameters that make no sense on this span, by their key.
-    fn check(&self, span: Span) -> Result<(), String>;
+    fn check(&self, span: TimeSpan) -> Result<(), String>;
 
     /// The order at which the error falls with the step.
     fn order(&self) -> u32;
 
     /// Nats within which the log-likelihoods of two grids must agree, where the number of steps is yet to be chosen.
-    fn automatic(&self) -> Option<f64> {
+    fn auto_steps_tolerance(&self) -> Option<f64> {
         None
     }
 
     /// Evaluations per sample, where they are known before solving.
-    fn evaluations(&self) -> Option<u64>;
+    fn fixed_evaluations(&self) -> Option<u64>;
 
     /// Relative and absolute tolerance, where they choose the steps.
     fn tolerances(&self) -> Option<[f64; 2]> {
@@ -162,7 +162,7 @@ pub trait OdeSolver: Sync {
     }
 
     /// Nodes per sample that a visitor sees, where that is known before solving.
-    fn nodes(&self) -> Option<u64>;
+    fn fixed_node_count(&self) -> Option<u64>;
 
     /// Carries every row of `x` over the span.
     fn solve(
@@ -170,21 +170,21 @@ pub trait OdeSolver: Sync {
         field: &mut dyn VectorField,
         sample: &[SampleId],
         x: Batch,
-        span: Span,
-        visit: &mut Visitor,
+        span: TimeSpan,
+        visit: &mut NodeVisitor,
     ) -> Result<Solution, EvalError>;
 }
 
 /// The rows of `x` at `keep`.
-fn select(x: &Batch, keep: &[usize]) -> Batch {
+fn select_rows(x: &Batch, keep: &[usize]) -> Batch {
     x.select(Axis(0), keep)
 }
 
 #[cfg(test)]
-mod accuracy;
+mod accuracy_tests;
 
 /// Whether every number of each row is finite.
-fn finite(x: &Batch) -> Vec<bool> {
+fn finite_rows(x: &Batch) -> Vec<bool> {
     x.rows()
         .into_iter()
         .map(|r| r.iter().all(|v| v.is_finite()))
@@ -196,12 +196,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::flow::field::Linearized;
-    use crate::flow::field::{Evaluation, Wanted};
+    use crate::flow::field::JacobianOperator;
+    use crate::flow::field::{Evaluation, EvaluationPurpose};
     use crate::flow::prior::Prior;
-    use crate::model::analytic::{self, Mixture};
-    use crate::num::Blocks;
-    use crate::num::key::{Key, Purpose};
+    use crate::model::analytic::{self, AnalyticMixture};
+    use crate::num::TangentBatch;
+    use crate::num::key::{Purpose, RngKey};
     use crate::num::stats;
 
     fn read(spec: &str) -> Solver {
@@ -211,7 +211,7 @@ mod tests {
     fn adaptive(tolerance: f64) -> Vec<Solver> {
         let all = Solver::defaults()
             .into_iter()
-            .filter(|s| s.evaluations().is_none());
+            .filter(|s| s.fixed_evaluations().is_none());
         all.map(|s| {
             read(&format!(
                 "{{{}: {{rtol: {tolerance:e}, atol: {tolerance:e}}}}}",
@@ -221,16 +221,16 @@ mod tests {
         .collect()
     }
 
-    fn curve(path: &str) -> Curve {
-        serde_yaml::from_str::<Path>(path)
+    fn curve(path: &str) -> PathCurve {
+        serde_yaml::from_str::<ProbabilityPath>(path)
             .expect(path)
             .curve()
             .expect(path)
     }
 
     /// Draws from the model at its data end.
-    fn draws(model: &Mixture, rows: usize) -> Batch {
-        let key = Key { seed: 5 };
+    fn draws(model: &AnalyticMixture, rows: usize) -> Batch {
+        let key = RngKey { seed: 5 };
         let (d, end) = (model.means.ncols(), model.curve.at(model.curve.data_end()));
         let mut x = Batch::zeros((rows, d));
         for (i, mut row) in x.rows_mut().into_iter().enumerate() {
@@ -245,9 +245,9 @@ mod tests {
     }
 
     /// One component: its flow map x_s = α_s m + √(V_s/V_t)·(x_t − α_t m) is known (T1).
-    fn gaussian(curve: Curve, d: usize) -> Mixture {
-        let example = analytic::example(curve, d);
-        Mixture {
+    fn gaussian(curve: PathCurve, d: usize) -> AnalyticMixture {
+        let example = analytic::example_mixture(curve, d);
+        AnalyticMixture {
             weights: vec![1.0],
             means: example.means.slice(ndarray::s![..1, ..]).to_owned(),
             variances: vec![0.12],
@@ -255,9 +255,9 @@ mod tests {
         }
     }
 
-    fn flow_map(model: &Mixture, x: &Batch, from: f64, to: f64) -> Batch {
+    fn flow_map(model: &AnalyticMixture, x: &Batch, from: f64, to: f64) -> Batch {
         let (a, b) = (model.curve.at(from), model.curve.at(to));
-        let variance = |s: &crate::flow::path::Schedule| {
+        let variance = |s: &crate::flow::path::PathCoefficients| {
             s.alpha * s.alpha * model.variances[0] + s.sigma * s.sigma
         };
         let stretch = (variance(&b) / variance(&a)).sqrt();
@@ -265,7 +265,7 @@ mod tests {
     }
 
     /// A mixture whose steps are held by its whole trace.
-    struct Held(Mixture);
+    struct Held(AnalyticMixture);
 
     impl VectorField for Held {
         fn dim(&self) -> usize {
@@ -277,14 +277,19 @@ mod tests {
         fn evaluate(
             &mut self,
             _: &[SampleId],
-            _: Wanted,
+            _: EvaluationPurpose,
             t: &[f64],
             x: &Batch,
         ) -> Result<Evaluation, EvalError> {
             let d = x.ncols();
-            let basis =
-                Blocks::from_shape_fn((d, x.nrows(), d), |(i, _, j)| f64::from(u8::from(i == j)));
-            let trace = self.0.quadratic(t, x, &basis)?.sum_axis(Axis(0)).to_vec();
+            let basis = TangentBatch::from_shape_fn((d, x.nrows(), d), |(i, _, j)| {
+                f64::from(u8::from(i == j))
+            });
+            let trace = self
+                .0
+                .quadratic_form(t, x, &basis)?
+                .sum_axis(Axis(0))
+                .to_vec();
             Ok(Evaluation {
                 velocity: self.0.velocity(t, x)?,
                 divergence: Some(trace),
@@ -294,9 +299,14 @@ mod tests {
     }
 
     /// A path's end and its ∫div by the exact trace, per sample.
-    fn solve(solver: &Solver, model: &Mixture, x: &Batch, to_prior: bool) -> (Solution, Vec<f64>) {
+    fn solve(
+        solver: &Solver,
+        model: &AnalyticMixture,
+        x: &Batch,
+        to_prior: bool,
+    ) -> (Solution, Vec<f64>) {
         let (rows, d) = x.dim();
-        let span = Span {
+        let span = TimeSpan {
             curve: &model.curve,
             to_prior,
         };
@@ -309,13 +319,14 @@ mod tests {
                 x.clone(),
                 span,
                 &mut |nodes: &Nodes| {
-                    let basis = Blocks::from_shape_fn((d, nodes.slot.len(), d), |(i, _, j)| {
-                        f64::from(u8::from(i == j))
-                    });
+                    let basis = TangentBatch::from_shape_fn(
+                        (d, nodes.batch_index.len(), d),
+                        |(i, _, j)| f64::from(u8::from(i == j)),
+                    );
                     let trace = tangents
-                        .quadratic(nodes.t, nodes.x, &basis)?
+                        .quadratic_form(nodes.t, nodes.x, &basis)?
                         .sum_axis(Axis(0));
-                    for (i, slot) in nodes.slot.iter().enumerate() {
+                    for (i, slot) in nodes.batch_index.iter().enumerate() {
                         integral[*slot] += nodes.weight[i] * trace[i];
                     }
                     Ok(())
@@ -328,12 +339,12 @@ mod tests {
     /// Everything that a sample's path shows, bit for bit.
     fn traces(
         solver: &Solver,
-        model: &Mixture,
+        model: &AnalyticMixture,
         ids: &[u64],
         x: &Batch,
     ) -> (Solution, BTreeMap<u64, Vec<u64>>) {
         let mut seen: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
-        let span = Span {
+        let span = TimeSpan {
             curve: &model.curve,
             to_prior: true,
         };
@@ -361,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_does_not_feel_its_batch() {
+    fn sample_path_is_independent_of_its_batch() {
         for solver in Solver::defaults() {
             for path in [
                 "{kind: edm, sigma_min: 0.01}",
@@ -369,7 +380,7 @@ mod tests {
                 "{kind: discrete}",
                 "{kind: flow-matching}",
             ] {
-                let model = analytic::example(curve(path), 3);
+                let model = analytic::example_mixture(curve(path), 3);
                 let x = draws(&model, 5);
                 let (together, seen) = traces(&solver, &model, &[10, 11, 12, 13, 14], &x);
                 for i in 0..5 {
@@ -391,18 +402,19 @@ mod tests {
     }
 
     #[test]
-    fn weights_integrate_time_and_nodes_stay_within_it() {
+    fn node_weights_sum_to_the_time_span() {
         for solver in Solver::defaults() {
-            for path in Path::defaults() {
+            for path in ProbabilityPath::defaults() {
                 for to_prior in [true, false] {
                     let model = gaussian(path.curve().expect("defaults are right"), 2);
-                    let span = Span {
+                    let span = TimeSpan {
                         curve: &model.curve,
                         to_prior,
                     };
                     let (start, end) = (span.start(), span.end());
                     // Adaptive steps over `discrete` are taken in −ln α, which they integrate in place of time.
-                    let in_log_alpha = path.kind() == "discrete" && solver.evaluations().is_none();
+                    let in_log_alpha =
+                        path.kind() == "discrete" && solver.fixed_evaluations().is_none();
                     let at = |t: f64| model.curve.at(t);
                     let rate = |t: f64| {
                         if in_log_alpha {
@@ -443,7 +455,7 @@ mod tests {
                         "{solver:?} {path:?}"
                     );
                     assert!(
-                        solver.nodes().is_none_or(|n| n == count),
+                        solver.fixed_node_count().is_none_or(|n| n == count),
                         "{solver:?} {count}"
                     );
                 }
@@ -452,8 +464,8 @@ mod tests {
     }
 
     #[test]
-    fn evaluations_are_counted_where_the_field_is_called() {
-        struct Counting(Mixture, u64);
+    fn evaluation_counts_match_velocity_calls() {
+        struct Counting(AnalyticMixture, u64);
         impl VectorField for Counting {
             fn dim(&self) -> usize {
                 2
@@ -464,8 +476,8 @@ mod tests {
             }
         }
         for solver in Solver::defaults() {
-            let model = analytic::example(curve("{kind: edm, sigma_min: 0.01}"), 2);
-            let span = Span {
+            let model = analytic::example_mixture(curve("{kind: edm, sigma_min: 0.01}"), 2);
+            let span = TimeSpan {
                 curve: &model.curve,
                 to_prior: true,
             };
@@ -480,7 +492,7 @@ mod tests {
             );
             assert!(
                 solver
-                    .evaluations()
+                    .fixed_evaluations()
                     .is_none_or(|e| solution.evaluations.iter().all(|s| *s == e)),
                 "{solver:?}"
             );
@@ -489,7 +501,7 @@ mod tests {
 
     /// From the data end to the prior end, and back, against the known flow map.
     #[test]
-    fn both_directions_follow_the_known_flow() {
+    fn solvers_match_the_gaussian_flow_in_both_directions() {
         let specs = [
             "{euler: {steps: N}}",
             "{midpoint: {steps: N}}",
@@ -525,7 +537,7 @@ mod tests {
             }
         }
         for solver in adaptive(1e-8) {
-            for path in Path::defaults() {
+            for path in ProbabilityPath::defaults() {
                 let path = serde_json::to_string(&path).expect("serializes");
                 for to_prior in [true, false] {
                     let error = one_way(&solver, &path, to_prior);
@@ -538,7 +550,7 @@ mod tests {
     /// The largest error at the end of a path, in units of the standard deviation there.
     fn one_way(solver: &Solver, path: &str, to_prior: bool) -> f64 {
         let model = gaussian(curve(path), 2);
-        let span = Span {
+        let span = TimeSpan {
             curve: &model.curve,
             to_prior,
         };
@@ -557,8 +569,8 @@ mod tests {
 
     /// T2: Gaussian data of variances ¼, 1, 4: the map of each axis and the integral are known.
     #[test]
-    fn a_diagonal_gaussian_has_its_reference_integrals() {
-        struct Diagonal(Curve);
+    fn diagonal_gaussian_matches_reference_integrals() {
+        struct Diagonal(PathCurve);
         const AXES: [(f64, f64, f64); 3] = [(0.25, 0.5, 0.7), (1.0, -1.0, 0.3), (4.0, 0.0, -2.0)];
         impl Diagonal {
             /// ½S'/S, α' and S of one axis.
@@ -599,7 +611,7 @@ mod tests {
         ] {
             let mut field = Diagonal(curve(path));
             let known = Diagonal(curve(path));
-            let span = Span {
+            let span = TimeSpan {
                 curve: &known.0,
                 to_prior: true,
             };
@@ -638,7 +650,7 @@ mod tests {
 
     /// T3: two Gaussians on a line, whose quantiles the flow keeps; reference values to their last digit.
     #[test]
-    fn a_mixture_on_a_line_has_its_reference_values() {
+    fn mixture_on_a_line_matches_reference_values() {
         let starts = [-1.1, 0.1, 0.9];
         for (path, ends, densities) in [
             (
@@ -657,7 +669,7 @@ mod tests {
                 [-0.640250154, -2.792056530, -0.127206175],
             ),
         ] {
-            let model = Mixture {
+            let model = AnalyticMixture {
                 curve: curve(path),
                 weights: vec![0.3, 0.7],
                 means: ndarray::array![[-1.0], [0.8]],
@@ -686,8 +698,8 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_in_proportion_to_the_tolerance() {
-        let model = analytic::example(curve("{kind: vp, t_min: 1.0e-3}"), 4);
+    fn errors_are_proportional_to_the_tolerance() {
+        let model = analytic::example_mixture(curve("{kind: vp, t_min: 1.0e-3}"), 4);
         let x = draws(&model, 6);
         let (truth, _) = solve(
             &read("{dop853: {rtol: 1e-13, atol: 1e-13}}"),
@@ -703,7 +715,7 @@ mod tests {
                     .expect("listed");
                 let (ids, span) = (
                     (0..6).collect::<Vec<u64>>(),
-                    Span {
+                    TimeSpan {
                         curve: &model.curve,
                         to_prior: true,
                     },
@@ -726,8 +738,8 @@ mod tests {
 
     /// Every controller reaches the same end within its tolerance, at a cost of the same order.
     #[test]
-    fn controllers_differ_in_their_steps_and_not_in_their_ends() {
-        let model = analytic::example(curve("{kind: edm, sigma_min: 0.01}"), 3);
+    fn controllers_agree_on_end_states() {
+        let model = analytic::example_mixture(curve("{kind: edm, sigma_min: 0.01}"), 3);
         let x = draws(&model, 4);
         let truth = solve(
             &read("{dop853: {rtol: 1e-12, atol: 1e-12}}"),
@@ -777,7 +789,7 @@ mod tests {
             let spec = format!("{{dopri5: {{rtol: 1e-6, atol: 1e-6, controller: {controller}}}}}");
             let (x, span) = (
                 ndarray::array![[1.0]],
-                Span {
+                TimeSpan {
                     curve: &curve,
                     to_prior: true,
                 },
@@ -792,8 +804,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_solve_is_solved() {
-        let model = analytic::example(curve("{kind: vp}"), 3);
+    fn empty_batches_and_zero_dimensions_are_solved() {
+        let model = analytic::example_mixture(curve("{kind: vp}"), 3);
         struct Still;
         impl VectorField for Still {
             fn dim(&self) -> usize {
@@ -803,7 +815,7 @@ mod tests {
                 Ok(Batch::zeros(x.raw_dim()))
             }
         }
-        let span = Span {
+        let span = TimeSpan {
             curve: &model.curve,
             to_prior: true,
         };
@@ -860,9 +872,9 @@ mod tests {
     }
 
     #[test]
-    fn every_sample_ends_in_its_own_way() {
+    fn each_sample_has_its_own_status() {
         let curve = curve("{kind: flow-matching}");
-        let span = Span {
+        let span = TimeSpan {
             curve: &curve,
             to_prior: true,
         };
@@ -894,7 +906,7 @@ mod tests {
         }
         for solver in Solver::defaults()
             .iter()
-            .filter(|s| s.evaluations().is_some())
+            .filter(|s| s.fixed_evaluations().is_some())
         {
             let solution = solver
                 .solve(&mut Mixed, &[0, 1, 2, 3, 4], x.clone(), span, &mut |_| {
@@ -911,16 +923,16 @@ mod tests {
     }
 
     #[test]
-    fn senseless_parameters_are_refused_by_key() {
+    fn invalid_solver_parameters_are_refused_by_key() {
         let curve = curve("{kind: vp}");
-        let span = Span {
+        let span = TimeSpan {
             curve: &curve,
             to_prior: true,
         };
         for solver in Solver::defaults() {
             let name = solver.name();
             assert!(solver.check(span).is_ok(), "{name}");
-            let wrong: &[(&str, &str)] = match solver.evaluations() {
+            let wrong: &[(&str, &str)] = match solver.fixed_evaluations() {
                 Some(_) => &[
                     ("steps: 0", "steps"),
                     ("steps: 8, tol: 0.1", "tol"),
@@ -956,7 +968,7 @@ mod tests {
     /// The promise at 1e-6: log-likelihoods right to 5e-3 nats, by the exact trace on the nodes of
     /// a path that its state, its divergence and its schedule have controlled. Wide, narrow and crowded data.
     #[test]
-    fn tolerances_on_the_state_hold_for_the_divergence_too() {
+    fn divergence_error_is_within_the_state_tolerance() {
         let paths = [
             "{kind: edm, sigma_min: 0.002}",
             "{kind: edm, sigma_min: 0.02}",
@@ -974,11 +986,11 @@ mod tests {
             let prior = Prior {
                 std: curve.prior_std(),
             };
-            let narrow = Mixture {
+            let narrow = AnalyticMixture {
                 variances: vec![1e-4, 1e-6, 1e-2],
-                ..analytic::example(curve.clone(), 8)
+                ..analytic::example_mixture(curve.clone(), 8)
             };
-            let examples = [2, 8, 64].map(|d| analytic::example(curve.clone(), d));
+            let examples = [2, 8, 64].map(|d| analytic::example_mixture(curve.clone(), d));
             for model in examples.into_iter().chain([narrow]) {
                 let x = draws(&model, 4);
                 let end = solve(

@@ -3,22 +3,22 @@
 use super::Solver;
 
 /// By how much a tolerance is divided where steps are chosen by it.
-pub const TIGHTER: f64 = 10.0;
+pub const TOLERANCE_DIVISOR: f64 = 10.0;
 
-/// A solver with twice the steps of a fixed grid, or with tolerances divided by [`TIGHTER`].
+/// A solver with twice the steps of a fixed grid, or with tolerances divided by [`TOLERANCE_DIVISOR`].
 pub fn finer(solver: &Solver) -> Option<Solver> {
-    changed(
+    with_changed_parameters(
         solver,
         |steps| Some(steps * 2),
-        |tolerance| tolerance / TIGHTER,
+        |tolerance| tolerance / TOLERANCE_DIVISOR,
     )
 }
 
 /// A solver with half the steps; `None` where they cannot be halved, or where tolerances choose them.
 pub fn coarser(solver: &Solver) -> Option<Solver> {
     let half = |steps: u64| (steps >= 2 && steps.is_multiple_of(2)).then_some(steps / 2);
-    solver.evaluations()?;
-    changed(solver, half, |tolerance| tolerance)
+    solver.fixed_evaluations()?;
+    with_changed_parameters(solver, half, |tolerance| tolerance)
 }
 
 /// A solver of fixed steps with that number of them, and without the tolerance that was to find it.
@@ -35,7 +35,7 @@ pub fn with_steps(solver: &Solver, steps: usize) -> Option<Solver> {
 }
 
 /// Whoever has `steps`, `tol`, or `rtol` and `atol`, among its parameters is refined by them; no kind is named here.
-fn changed(
+fn with_changed_parameters(
     solver: &Solver,
     steps: impl Fn(u64) -> Option<u64>,
     tolerance: impl Fn(f64) -> f64,
@@ -71,8 +71,8 @@ mod tests {
             let fine = finer(&solver).expect("finer");
             assert_eq!(fine.name(), solver.name());
             assert_ne!(fine, solver);
-            let fixed = solver.evaluations();
-            assert_eq!(fine.evaluations(), fixed.map(|n| 2 * n));
+            let fixed = solver.fixed_evaluations();
+            assert_eq!(fine.fixed_evaluations(), fixed.map(|n| 2 * n));
             assert_eq!(
                 coarser(&fine).filter(|_| fixed.is_some()),
                 fixed.map(|_| solver.clone())

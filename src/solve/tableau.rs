@@ -12,19 +12,19 @@ pub struct Tableau {
     pub c: &'static [f64],
     pub a: &'static [&'static [f64]],
     pub b: &'static [f64],
-    pub error: Option<Embedded>,
+    pub error_weights: Option<EmbeddedErrorWeights>,
     /// Whether the last stage is the first of the next step.
     pub fsal: bool,
     /// What the slopes add to the cubic through both ends of a step for a quartic, times θ²(1 − θ)² and the step.
-    pub quartic: Option<&'static [f64]>,
+    pub quartic_weights: Option<&'static [f64]>,
     /// Whether what the error weights miss is looked for in the middle of a step: a divergence that jumps between two
     /// stages that lie far apart is all but invisible to a pair of high order (`solve/jump.rs`).
-    pub middle: bool,
+    pub checks_midpoint: bool,
 }
 
 /// Weights of what an embedded method takes for its error, b − b̂.
 #[derive(Debug)]
-pub enum Embedded {
+pub enum EmbeddedErrorWeights {
     One(&'static [f64]),
     /// Two estimates e₅ and e₃, joined into |e₅|² / √(|e₅|² + |e₃|²/100): of the method's own
     /// order, where e₅ alone would fail once |e₅| is small by chance (Hairer, Nørsett & Wanner, II.10).
@@ -39,10 +39,10 @@ pub const EULER: Tableau = Tableau {
     c: &[0.0],
     a: &[&[]],
     b: &[1.0],
-    error: None,
+    error_weights: None,
     fsal: false,
-    quartic: None,
-    middle: false,
+    quartic_weights: None,
+    checks_midpoint: false,
 };
 
 pub const MIDPOINT: Tableau = Tableau {
@@ -50,10 +50,10 @@ pub const MIDPOINT: Tableau = Tableau {
     c: &[0.0, 0.5],
     a: &[&[], &[0.5]],
     b: &[0.0, 1.0],
-    error: None,
+    error_weights: None,
     fsal: false,
-    quartic: None,
-    middle: false,
+    quartic_weights: None,
+    checks_midpoint: false,
 };
 
 pub const HEUN: Tableau = Tableau {
@@ -61,10 +61,10 @@ pub const HEUN: Tableau = Tableau {
     c: &[0.0, 1.0],
     a: &[&[], &[1.0]],
     b: &[0.5, 0.5],
-    error: None,
+    error_weights: None,
     fsal: false,
-    quartic: None,
-    middle: false,
+    quartic_weights: None,
+    checks_midpoint: false,
 };
 
 pub const RK4: Tableau = Tableau {
@@ -72,10 +72,10 @@ pub const RK4: Tableau = Tableau {
     c: &[0.0, 0.5, 0.5, 1.0],
     a: &[&[], &[0.5], &[0.0, 0.5], &[0.0, 0.0, 1.0]],
     b: &[1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0],
-    error: None,
+    error_weights: None,
     fsal: false,
-    quartic: None,
-    middle: false,
+    quartic_weights: None,
+    checks_midpoint: false,
 };
 
 /// Bogacki & Shampine 1989, 3(2).
@@ -89,15 +89,15 @@ pub const BOSH3: Tableau = Tableau {
         &[2.0 / 9.0, 1.0 / 3.0, 4.0 / 9.0],
     ],
     b: &[2.0 / 9.0, 1.0 / 3.0, 4.0 / 9.0, 0.0],
-    error: Some(Embedded::One(&[
+    error_weights: Some(EmbeddedErrorWeights::One(&[
         2.0 / 9.0 - 7.0 / 24.0,
         1.0 / 3.0 - 0.25,
         4.0 / 9.0 - 1.0 / 3.0,
         -0.125,
     ])),
     fsal: true,
-    quartic: None,
-    middle: true,
+    quartic_weights: None,
+    checks_midpoint: true,
 };
 
 /// Dormand & Prince 1980, 5(4).
@@ -140,7 +140,7 @@ pub const DOPRI5: Tableau = Tableau {
         11.0 / 84.0,
         0.0,
     ],
-    error: Some(Embedded::One(&[
+    error_weights: Some(EmbeddedErrorWeights::One(&[
         71.0 / 57600.0,
         0.0,
         -71.0 / 16695.0,
@@ -151,7 +151,7 @@ pub const DOPRI5: Tableau = Tableau {
     ])),
     fsal: true,
     // Hairer, Nørsett & Wanner, II.6; digits of their code `dopri5.f`.
-    quartic: Some(&[
+    quartic_weights: Some(&[
         -12715105075.0 / 11282082432.0,
         0.0,
         87487479700.0 / 32700410799.0,
@@ -160,7 +160,7 @@ pub const DOPRI5: Tableau = Tableau {
         -1453857185.0 / 822651844.0,
         69997945.0 / 29380423.0,
     ]),
-    middle: true,
+    checks_midpoint: true,
 };
 
 /// Tsitouras 2011, 5(4): Table 1, rounded to f64 from the closed forms of its free parameters.
@@ -203,7 +203,7 @@ pub const TSIT5: Tableau = Tableau {
         2.324710524099774,
         0.0,
     ],
-    error: Some(Embedded::One(&[
+    error_weights: Some(EmbeddedErrorWeights::One(&[
         0.0017800110522257714,
         0.0008164344596567469,
         -0.007880878010261995,
@@ -213,12 +213,12 @@ pub const TSIT5: Tableau = Tableau {
         -1.0 / 66.0,
     ])),
     fsal: true,
-    quartic: None,
-    middle: true,
+    quartic_weights: None,
+    checks_midpoint: true,
 };
 
 /// One trial step of every row: the stages' times, states and slopes, and where it leads.
-pub struct Step {
+pub struct RungeKuttaStep {
     pub t: Vec<Vec<f64>>,
     pub x: Vec<Batch>,
     pub k: Vec<Batch>,
@@ -234,7 +234,7 @@ impl Tableau {
     }
 
     /// Stages that carry weight in the quadrature.
-    pub fn nodes(&self) -> usize {
+    pub fn node_count(&self) -> usize {
         self.b.iter().filter(|b| **b != 0.0).count()
     }
 
@@ -246,22 +246,22 @@ impl Tableau {
         h: &[f64],
         x: &Batch,
         first: Option<Batch>,
-    ) -> Result<Step, EvalError> {
-        self.stages_of(t, h, x, first, &mut |_, at, state| {
+    ) -> Result<RungeKuttaStep, EvalError> {
+        self.step_with_slopes(t, h, x, first, &mut |_, at, state| {
             field.velocity(at, state)
         })
     }
 
     /// The same from slopes that `slope` gives by the number of a stage, its times and its states.
-    pub fn stages_of(
+    pub fn step_with_slopes(
         &self,
         t: &[f64],
         h: &[f64],
         x: &Batch,
         first: Option<Batch>,
         slope: &mut StageSlope,
-    ) -> Result<Step, EvalError> {
-        let mut step = Step {
+    ) -> Result<RungeKuttaStep, EvalError> {
+        let mut step = RungeKuttaStep {
             t: Vec::new(),
             x: Vec::new(),
             k: Vec::new(),
@@ -270,7 +270,7 @@ impl Tableau {
         let mut first = first;
         for s in 0..self.stages() {
             let at: Vec<f64> = t.iter().zip(h).map(|(t, h)| t + self.c[s] * h).collect();
-            let state = combine(x, h, self.a[s], &step.k);
+            let state = add_weighted_slopes(x, h, self.a[s], &step.k);
             let k = match first.take() {
                 Some(first) => first,
                 None => slope(s, &at, &state)?,
@@ -283,7 +283,7 @@ impl Tableau {
         step.next = if self.fsal {
             step.x[self.stages() - 1].clone()
         } else {
-            combine(x, h, self.b, &step.k)
+            add_weighted_slopes(x, h, self.b, &step.k)
         };
         Ok(step)
     }
@@ -291,11 +291,11 @@ impl Tableau {
 
 impl Tableau {
     /// Whether a stage bears on a quadrature over the stages or on its error, or stands where the next step begins.
-    pub fn counts(&self, stage: usize) -> bool {
-        let weights: &[&[f64]] = match &self.error {
+    pub fn needs_divergence(&self, stage: usize) -> bool {
+        let weights: &[&[f64]] = match &self.error_weights {
             None => &[],
-            Some(Embedded::One(weights)) => &[weights],
-            Some(Embedded::Two { fifth, third }) => &[fifth, third],
+            Some(EmbeddedErrorWeights::One(weights)) => &[weights],
+            Some(EmbeddedErrorWeights::Two { fifth, third }) => &[fifth, third],
         };
         stage + 1 == self.stages()
             || self.b[stage] != 0.0
@@ -308,7 +308,7 @@ impl Tableau {
     }
 
     /// The largest error of a quadrature over the stages of one step on a jump of one within it, in units of the step.
-    pub fn worst_jump(&self) -> f64 {
+    pub fn worst_jump_error(&self) -> f64 {
         let error = |place: f64, from: &dyn Fn(f64) -> bool| {
             let sum: f64 = self
                 .b
@@ -328,7 +328,13 @@ impl Tableau {
 
     /// The states at a part θ of the step of some rows, without an evaluation: of order 4 where the method has a
     /// quartic, the cubic through both ends and their slopes otherwise. `row` counts in the step, `x` is where it began.
-    pub fn between(&self, step: &Step, x: &Batch, h: &[f64], places: &[(usize, f64)]) -> Batch {
+    pub fn interpolate(
+        &self,
+        step: &RungeKuttaStep,
+        x: &Batch,
+        h: &[f64],
+        places: &[(usize, f64)],
+    ) -> Batch {
         let last = &step.k[self.stages() - 1];
         let mut out = Batch::zeros((places.len(), x.ncols()));
         for (mut target, (row, part)) in out.rows_mut().into_iter().zip(places) {
@@ -343,7 +349,7 @@ impl Tableau {
                 let rise = to[j] - from[j];
                 let bend = h * first[j] - rise;
                 let twist = rise - h * last[j] - bend;
-                let quartic = self.quartic.map_or(0.0, |d| {
+                let quartic = self.quartic_weights.map_or(0.0, |d| {
                     d.iter().zip(&step.k).map(|(d, k)| d * k[[row, j]]).sum()
                 });
                 target[j] =
@@ -355,7 +361,7 @@ impl Tableau {
 }
 
 /// x + h·Σ w_j k_j, row by row.
-pub fn combine(x: &Batch, h: &[f64], weights: &[f64], k: &[Batch]) -> Batch {
+pub fn add_weighted_slopes(x: &Batch, h: &[f64], weights: &[f64], k: &[Batch]) -> Batch {
     let mut out = x.clone();
     for (w, k) in weights.iter().zip(k).filter(|(w, _)| **w != 0.0) {
         Zip::from(out.rows_mut())
@@ -385,10 +391,10 @@ mod tests {
     ];
 
     fn estimates(tableau: &Tableau) -> Vec<&'static [f64]> {
-        match tableau.error {
+        match tableau.error_weights {
             None => vec![],
-            Some(Embedded::One(one)) => vec![one],
-            Some(Embedded::Two { fifth, third }) => vec![fifth, third],
+            Some(EmbeddedErrorWeights::One(one)) => vec![one],
+            Some(EmbeddedErrorWeights::Two { fifth, third }) => vec![fifth, third],
         }
     }
 
@@ -535,24 +541,24 @@ mod tests {
     }
 
     #[test]
-    fn jumps_do_the_harm_that_is_known_of_them() {
+    fn worst_jump_errors_match_known_values() {
         // A left rectangle is wrong by all of a jump at its start, a midpoint by half of one in its middle.
         for (tableau, worst) in [(&EULER, 1.0), (&MIDPOINT, 0.5), (&HEUN, 0.5)] {
             assert!(
-                (tableau.worst_jump() - worst).abs() < 1e-15,
+                (tableau.worst_jump_error() - worst).abs() < 1e-15,
                 "{}",
-                tableau.worst_jump()
+                tableau.worst_jump_error()
             );
         }
         assert!(
-            (0.35..0.45).contains(&DOPRI5.worst_jump()),
+            (0.35..0.45).contains(&DOPRI5.worst_jump_error()),
             "{}",
-            DOPRI5.worst_jump()
+            DOPRI5.worst_jump_error()
         );
     }
 
     #[test]
-    fn rows_sum_to_their_nodes_and_weights_to_one() {
+    fn tableau_rows_sum_to_c_and_weights_to_one() {
         for (name, tableau) in ALL {
             assert_eq!(
                 (tableau.a.len(), tableau.c.len()),
@@ -633,7 +639,7 @@ mod tests {
                     let step = tableau
                         .step(&mut Logistic(1.0), &[0.3], &[h], &x, None)
                         .expect("analytic");
-                    combine(&Batch::zeros((1, 1)), &[h], weights, &step.k)[[0, 0]].abs()
+                    add_weighted_slopes(&Batch::zeros((1, 1)), &[h], weights, &step.k)[[0, 0]].abs()
                 };
                 let observed = (estimate(0.1) / estimate(0.05)).log2() - 1.0;
                 assert!((observed - order).abs() < 0.25, "{name}: {observed}");
@@ -642,7 +648,7 @@ mod tests {
     }
 
     #[test]
-    fn the_field_is_asked_at_the_stage_times_of_each_row() {
+    fn field_is_evaluated_at_the_stage_times_of_each_row() {
         struct Asked(Vec<Vec<f64>>);
         impl VectorField for Asked {
             fn dim(&self) -> usize {
@@ -673,13 +679,13 @@ mod tests {
     }
 
     #[test]
-    fn the_last_slope_is_the_first_of_the_next_step() {
+    fn fsal_slope_is_the_first_of_the_next_step() {
         for (name, tableau) in ALL.iter().filter(|(_, t)| t.fsal) {
             let x = ndarray::array![[0.2]];
             let step = tableau
                 .step(&mut Logistic(1.0), &[0.3], &[0.4], &x, None)
                 .expect("analytic");
-            let weighted = combine(&x, &[0.4], tableau.b, &step.k);
+            let weighted = add_weighted_slopes(&x, &[0.4], tableau.b, &step.k);
             assert!(
                 (&step.next - &weighted).iter().all(|e| e.abs() < 1e-15),
                 "{name}"

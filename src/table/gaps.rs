@@ -1,57 +1,67 @@
 //! One dataset against another under the same model: does it rank its own data higher than foreign data?
 
 use crate::num::stats;
-use crate::rows::{Gap, LikelihoodRow};
+use crate::rows::{GapRow, LikelihoodRow};
 
 /// One row for each two datasets that a model saw under one solver and estimator, in the order of the rows.
-pub fn gaps(rows: &[LikelihoodRow]) -> Vec<Gap> {
-    let mut sets: Vec<Set> = Vec::new();
+pub fn dataset_gap_rows(rows: &[LikelihoodRow]) -> Vec<GapRow> {
+    let mut sets: Vec<DatasetLogLikelihoods> = Vec::new();
     for row in rows.iter().filter(|r| r.log_likelihood.is_some()) {
         // Rows come in runs of one set, so the last is nearly always the one.
-        let at = sets.iter().rposition(|s| s.holds(row)).unwrap_or_else(|| {
-            sets.push(Set {
-                first: row,
-                nats: Vec::new(),
-                bits: Vec::new(),
+        let at = sets
+            .iter()
+            .rposition(|s| s.matches(row))
+            .unwrap_or_else(|| {
+                sets.push(DatasetLogLikelihoods {
+                    first: row,
+                    nats: Vec::new(),
+                    bits: Vec::new(),
+                });
+                sets.len() - 1
             });
-            sets.len() - 1
-        });
         sets[at].nats.extend(row.log_likelihood);
         sets[at].bits.extend(row.bits_per_dim);
     }
     let pairs = (0..sets.len()).flat_map(|i| (i + 1..sets.len()).map(move |j| (i, j)));
-    pairs.filter_map(|(i, j)| gap(&sets[i], &sets[j])).collect()
+    pairs
+        .filter_map(|(i, j)| dataset_gap_row(&sets[i], &sets[j]))
+        .collect()
 }
 
 /// One estimator's values on one dataset.
-struct Set<'a> {
+struct DatasetLogLikelihoods<'a> {
     first: &'a LikelihoodRow,
     nats: Vec<f64>,
     bits: Vec<f64>,
 }
 
-impl Set<'_> {
-    fn holds(&self, row: &LikelihoodRow) -> bool {
-        self.same_but_data(row) && self.first.dataset == row.dataset
+impl DatasetLogLikelihoods<'_> {
+    fn matches(&self, row: &LikelihoodRow) -> bool {
+        self.same_except_dataset(row) && self.first.dataset == row.dataset
     }
 
-    fn same_but_data(&self, row: &LikelihoodRow) -> bool {
+    fn same_except_dataset(&self, row: &LikelihoodRow) -> bool {
         (&self.first.estimator, &self.first.model, &self.first.solver)
             == (&row.estimator, &row.model, &row.solver)
     }
 }
 
-fn gap(one: &Set, other: &Set) -> Option<Gap> {
-    if !one.same_but_data(other.first) {
+fn dataset_gap_row(one: &DatasetLogLikelihoods, other: &DatasetLogLikelihoods) -> Option<GapRow> {
+    if !one.same_except_dataset(other.first) {
         return None;
     }
-    let apart = |a: &[f64], b: &[f64]| Some(stats::difference(stats::mean(a)?, stats::mean(b)?));
+    let apart = |a: &[f64], b: &[f64]| {
+        Some(stats::independent_difference(
+            stats::mean_estimate(a)?,
+            stats::mean_estimate(b)?,
+        ))
+    };
     let nats = apart(&one.nats, &other.nats)?;
     let bits = apart(&one.bits, &other.bits);
     let area = stats::auroc(&one.nats, &other.nats)?;
     let stderr = nats.stderr?;
-    let half = stats::half_width(stderr, Some(nats.n), 0.95);
-    Some(Gap {
+    let half = stats::confidence_half_width(stderr, Some(nats.n), 0.95);
+    Some(GapRow {
         model: one.first.model.clone(),
         solver: one.first.solver.clone(),
         estimator: one.first.estimator.clone(),
@@ -117,7 +127,7 @@ mod tests {
                 }
             }
         }
-        let found = gaps(&rows);
+        let found = dataset_gap_rows(&rows);
         assert_eq!(found.len(), 2);
         let gap = &found[0];
         assert_eq!(
@@ -130,6 +140,9 @@ mod tests {
         );
         assert!((gap.difference_stderr.powi(2) - (1.0 / 3.0 + 2.0 / 2.0)).abs() < 1e-12);
         assert!((gap.auroc - 4.5 / 6.0).abs() < 1e-15);
-        assert!(gaps(&rows[..8]).is_empty(), "one dataset alone has no gap");
+        assert!(
+            dataset_gap_rows(&rows[..8]).is_empty(),
+            "one dataset alone has no gap"
+        );
     }
 }

@@ -4,9 +4,9 @@ use ndarray::{Array2, Axis};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Jacobians, Probes, TraceEstimator};
+use super::{BatchLinearOperator, ProbeSource, TraceEstimator};
 use crate::flow::field::EvalError;
-use crate::num::Blocks;
+use crate::num::TangentBatch;
 
 /// Σᵢ eᵢᵀA eᵢ over the coordinate basis, `chunk` directions at a time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,7 +36,11 @@ impl TraceEstimator for Exact {
             .ok_or_else(|| "exact: chunk is 0, expected at least 1".to_owned())
     }
 
-    fn trace(&self, ops: &mut dyn Jacobians, _probes: &Probes) -> Result<Array2<f64>, EvalError> {
+    fn trace(
+        &self,
+        ops: &mut dyn BatchLinearOperator,
+        _probes: &ProbeSource,
+    ) -> Result<Array2<f64>, EvalError> {
         if let Some(terms) = ops.trace_terms()? {
             return Ok(terms.sum_axis(Axis(0)).insert_axis(Axis(0)));
         }
@@ -44,11 +48,11 @@ impl TraceEstimator for Exact {
         let mut total = Array2::zeros((1, rows));
         for first in (0..dim).step_by(self.chunk) {
             let k = self.chunk.min(dim - first);
-            let mut basis = Blocks::zeros((k, rows, dim));
+            let mut basis = TangentBatch::zeros((k, rows, dim));
             for (i, mut block) in basis.outer_iter_mut().enumerate() {
                 block.column_mut(first + i).fill(1.0);
             }
-            let diagonal = ops.quadratic(&basis)?;
+            let diagonal = ops.quadratic_form(&basis)?;
             total += &diagonal.sum_axis(Axis(0)).insert_axis(Axis(0));
         }
         Ok(total)

@@ -4,11 +4,11 @@ use ndarray::{Array2, Axis};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Along, Jacobians, Probes, TraceEstimator, stretch};
+use super::{BatchLinearOperator, ProbeReuse, ProbeSource, TraceEstimator, scale_spread};
 use crate::flow::field::EvalError;
 use crate::num::key::{Distribution, Purpose};
-use crate::num::{Blocks, linalg};
-use crate::registry::within;
+use crate::num::{TangentBatch, linalg};
+use crate::registry::check_bounds;
 
 /// K probes; each probe is a chain. Variance per probe with Ā = (A + Aᵀ)/2:
 /// Rademacher 2(‖Ā‖² − Σ Āᵢᵢ²), Gaussian 2‖Ā‖², sphere 2n/(n+2)·(‖Ā‖² − tr(A)²/n).
@@ -24,7 +24,7 @@ use crate::registry::within;
 pub struct Hutchinson {
     pub probes: usize,
     pub distribution: Distribution,
-    pub along: Along,
+    pub along: ProbeReuse,
     pub orthogonal: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub antithetic: bool,
@@ -35,7 +35,7 @@ impl Default for Hutchinson {
         Hutchinson {
             probes: 1,
             distribution: Distribution::Rademacher,
-            along: Along::Fixed,
+            along: ProbeReuse::Fixed,
             orthogonal: false,
             antithetic: false,
         }
@@ -48,11 +48,12 @@ impl TraceEstimator for Hutchinson {
     }
 
     fn fixed_probes(&self) -> Option<(Distribution, usize)> {
-        (self.along == Along::Fixed && !self.orthogonal).then_some((self.distribution, self.probes))
+        (self.along == ProbeReuse::Fixed && !self.orthogonal)
+            .then_some((self.distribution, self.probes))
     }
 
     fn check(&self, dim: usize) -> Result<(), String> {
-        within("hutchinson: probes", self.probes, 1, 1_000_000)?;
+        check_bounds("hutchinson: probes", self.probes, 1, 1_000_000)?;
         if self.antithetic {
             return Err("hutchinson: antithetic probes z and -z have the same quadratic form, so a pair says what \
                         one probe says at twice the cost; expected antithetic: false"
@@ -72,7 +73,11 @@ impl TraceEstimator for Hutchinson {
         Ok(())
     }
 
-    fn trace(&self, ops: &mut dyn Jacobians, probes: &Probes) -> Result<Array2<f64>, EvalError> {
+    fn trace(
+        &self,
+        ops: &mut dyn BatchLinearOperator,
+        probes: &ProbeSource,
+    ) -> Result<Array2<f64>, EvalError> {
         let law = if self.orthogonal {
             Distribution::Gaussian
         } else {
@@ -86,11 +91,11 @@ impl TraceEstimator for Hutchinson {
             ops.dim(),
         );
         if !self.orthogonal {
-            return ops.quadratic(&z);
+            return ops.quadratic_form(&z);
         }
         orthogonalize(&mut z);
-        let mut chains = ops.quadratic(&z)?;
-        stretch(
+        let mut chains = ops.quadratic_form(&z)?;
+        scale_spread(
             &mut chains,
             (1.0 - self.probes as f64 / ops.dim() as f64).sqrt(),
         );
@@ -103,7 +108,7 @@ impl TraceEstimator for Hutchinson {
 /// The factor Q of a normal matrix spans a uniform subspace, but its columns' signs and the order of
 /// their making are the algorithm's; zᵀAz knows no signs, and the first column is the first vector's
 /// direction, the second the second's outside of it: each is uniform on the sphere.
-fn orthogonalize(z: &mut Blocks) {
+fn orthogonalize(z: &mut TangentBatch) {
     let root = (z.shape()[2] as f64).sqrt();
     for mut row in z.axis_iter_mut(Axis(1)) {
         let q = linalg::thin_q(row.t()) * root;
@@ -115,12 +120,12 @@ fn orthogonalize(z: &mut Blocks) {
 mod tests {
     use super::*;
     use crate::num::stats;
-    use crate::trace::testing::{Dense, chains};
+    use crate::trace::testing::{Dense, replicate_estimates};
 
     #[test]
-    fn signs_are_exact_on_a_diagonal_matrix() {
+    fn rademacher_probes_are_exact_on_a_diagonal_matrix() {
         let mut dense = Dense::new(Array2::from_diag(&ndarray::array![1.0, -2.0, 5.5]), 10);
-        let values = chains(&Hutchinson::default(), &mut dense, 0);
+        let values = replicate_estimates(&Hutchinson::default(), &mut dense, 0);
         assert!(values.iter().all(|v| (v - 4.5).abs() < 1e-14));
     }
 
@@ -139,7 +144,7 @@ mod tests {
                 ..Default::default()
             };
             assert!(
-                chains(&estimator, &mut dense, 0)
+                replicate_estimates(&estimator, &mut dense, 0)
                     .iter()
                     .all(|v| v.abs() < 1e-13)
             );
@@ -149,7 +154,7 @@ mod tests {
     #[test]
     fn variances_match_their_formulas() {
         let n = 12;
-        let a = crate::num::key::Key { seed: 21 }
+        let a = crate::num::key::RngKey { seed: 21 }
             .normal(Purpose::Check, 0, 0, n * n)
             .into_shape_with_order((n, n))
             .expect("n·n");
@@ -172,8 +177,13 @@ mod tests {
                 distribution,
                 ..Default::default()
             };
-            let values: Vec<f64> = chains(&estimator, &mut dense, 4).into_iter().collect();
-            let error = stats::mean(&values).expect("values").stderr.expect("many");
+            let values: Vec<f64> = replicate_estimates(&estimator, &mut dense, 4)
+                .into_iter()
+                .collect();
+            let error = stats::mean_estimate(&values)
+                .expect("values")
+                .stderr
+                .expect("many");
             let variance = error * error * values.len() as f64;
             assert!(
                 (variance / expected - 1.0).abs() < 0.05,
@@ -184,9 +194,9 @@ mod tests {
 
     /// Draws without replacement: the variance falls by (n − K)/(n − 1), the reported error with it.
     #[test]
-    fn orthogonal_probes_have_their_variance_and_tell_it() {
+    fn orthogonal_probes_report_their_variance() {
         let (n, rows) = (12, 6000);
-        let draws = crate::num::key::Key { seed: 22 }.normal(Purpose::Check, 0, 0, n * n);
+        let draws = crate::num::key::RngKey { seed: 22 }.normal(Purpose::Check, 0, 0, n * n);
         let a = draws.into_shape_with_order((n, n)).expect("n·n");
         let sym = (&a + &a.t()) / 2.0;
         let frobenius: f64 = sym.iter().map(|v| v * v).sum();
@@ -199,11 +209,11 @@ mod tests {
                 orthogonal: true,
                 ..Default::default()
             };
-            let values = chains(&spec, &mut Dense::new(a.clone(), rows), 4);
+            let values = replicate_estimates(&spec, &mut Dense::new(a.clone(), rows), 4);
             let columns: Vec<Vec<f64>> = values.columns().into_iter().map(|c| c.to_vec()).collect();
             let estimates: Vec<_> = columns
                 .iter()
-                .map(|c| stats::mean(c).expect("probes"))
+                .map(|c| stats::mean_estimate(c).expect("probes"))
                 .collect();
             let gaps: Vec<f64> = estimates.iter().map(|e| e.value - trace).collect();
             let variance = gaps.iter().map(|g| g * g).sum::<f64>() / rows as f64;

@@ -4,13 +4,13 @@ use ndarray::{Array1, Array2, Array3, Axis, s};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ritz::Sketched;
-use super::{Along, Jacobians, Probes, TraceEstimator};
+use super::ritz::SketchGram;
+use super::{BatchLinearOperator, ProbeReuse, ProbeSource, TraceEstimator};
 use crate::flow::field::EvalError;
-use crate::num::Blocks;
+use crate::num::TangentBatch;
 use crate::num::key::{Distribution, Purpose};
 use crate::num::linalg;
-use crate::registry::within;
+use crate::registry::check_bounds;
 
 /// A budget of `matvecs` products per estimate, in thirds: sketch A·S, projection A·Q, residual A·G.
 ///
@@ -28,7 +28,7 @@ pub struct HutchPlusPlus {
     pub matvecs: usize,
     pub replicates: usize,
     pub distribution: Distribution,
-    pub along: Along,
+    pub along: ProbeReuse,
     pub shift: bool,
 }
 
@@ -38,7 +38,7 @@ impl Default for HutchPlusPlus {
             matvecs: 12,
             replicates: 1,
             distribution: Distribution::Rademacher,
-            along: Along::Fixed,
+            along: ProbeReuse::Fixed,
             shift: true,
         }
     }
@@ -46,12 +46,12 @@ impl Default for HutchPlusPlus {
 
 impl HutchPlusPlus {
     /// Columns of the sketch; a sketch as wide as the space is already exact.
-    fn sketch(&self, dim: usize) -> usize {
+    fn sketch_width(&self, dim: usize) -> usize {
         (self.matvecs / 3).min(dim)
     }
 
-    fn residuals(&self, dim: usize) -> usize {
-        self.matvecs - 2 * self.sketch(dim)
+    fn residual_probe_count(&self, dim: usize) -> usize {
+        self.matvecs - 2 * self.sketch_width(dim)
     }
 }
 
@@ -62,15 +62,19 @@ impl TraceEstimator for HutchPlusPlus {
 
     fn check(&self, _dim: usize) -> Result<(), String> {
         // A third each for sketch, projection and residual.
-        within("hutch++: matvecs", self.matvecs, 3, 1_000_000)?;
-        within("hutch++: replicates", self.replicates, 1, 1_000_000)
+        check_bounds("hutch++: matvecs", self.matvecs, 3, 1_000_000)?;
+        check_bounds("hutch++: replicates", self.replicates, 1, 1_000_000)
     }
 
-    fn trace(&self, ops: &mut dyn Jacobians, probes: &Probes) -> Result<Array2<f64>, EvalError> {
+    fn trace(
+        &self,
+        ops: &mut dyn BatchLinearOperator,
+        probes: &ProbeSource,
+    ) -> Result<Array2<f64>, EvalError> {
         let (rows, dim) = (ops.rows(), ops.dim());
-        let (width, residuals) = (self.sketch(dim), self.residuals(dim));
+        let (width, residuals) = (self.sketch_width(dim), self.residual_probe_count(dim));
         let draw = |purpose, count| {
-            probes.replicated(
+            probes.draw_replicates(
                 purpose,
                 self.distribution,
                 self.along,
@@ -82,15 +86,15 @@ impl TraceEstimator for HutchPlusPlus {
         let s = draw(Purpose::Sketch, width);
         let y = ops.apply(&s)?;
         let rho = if self.shift {
-            shifts(&s, &y, self.replicates)
+            replicate_shifts(&s, &y, self.replicates)
         } else {
             Array2::zeros((self.replicates, rows))
         };
         let q = self.bases(&s, &y, &rho, width);
-        let captured = ops.quadratic(&q)?;
+        let captured = ops.quadratic_form(&q)?;
         let mut g = draw(Purpose::Probe, residuals);
         self.project_out(&mut g, &q, width, residuals);
-        let rest = ops.quadratic(&g)?;
+        let rest = ops.quadratic_form(&g)?;
         let lengths = g.map_axis(Axis(2), |z| z.dot(&z));
 
         let mut chains = Array3::zeros((self.replicates, residuals, rows));
@@ -118,8 +122,14 @@ impl TraceEstimator for HutchPlusPlus {
 
 impl HutchPlusPlus {
     /// Orthonormal bases of (A − ρI)·S, one per replicate and row.
-    fn bases(&self, s: &Blocks, y: &Blocks, rho: &Array2<f64>, width: usize) -> Blocks {
-        let mut q = Blocks::zeros(s.raw_dim());
+    fn bases(
+        &self,
+        s: &TangentBatch,
+        y: &TangentBatch,
+        rho: &Array2<f64>,
+        width: usize,
+    ) -> TangentBatch {
+        let mut q = TangentBatch::zeros(s.raw_dim());
         for r in 0..self.replicates {
             let range = s![r * width..(r + 1) * width, .., ..];
             let (s, y) = (s.slice(range), y.slice(range));
@@ -135,7 +145,7 @@ impl HutchPlusPlus {
     }
 
     /// G ← (I − QQᵀ)G.
-    fn project_out(&self, g: &mut Blocks, q: &Blocks, width: usize, residuals: usize) {
+    fn project_out(&self, g: &mut TangentBatch, q: &TangentBatch, width: usize, residuals: usize) {
         for r in 0..self.replicates {
             for row in 0..g.shape()[1] {
                 let q = q.slice(s![r * width..(r + 1) * width, row, ..]);
@@ -148,11 +158,11 @@ impl HutchPlusPlus {
 }
 
 /// The shift that each replicate's sketch suggests: replicates × rows.
-fn shifts(s: &Blocks, y: &Blocks, replicates: usize) -> Array2<f64> {
+fn replicate_shifts(s: &TangentBatch, y: &TangentBatch, replicates: usize) -> Array2<f64> {
     let width = s.shape()[0] / replicates;
     Array2::from_shape_fn((replicates, s.shape()[1]), |(r, row)| {
         let range = s![r * width..(r + 1) * width, row, ..];
-        Sketched::new(s.slice(range), y.slice(range))
+        SketchGram::new(s.slice(range), y.slice(range))
             .ritz()
             .map_or(f64::NAN, |ritz| ritz.shift())
     })
@@ -163,7 +173,7 @@ mod tests {
     use super::*;
     use crate::num::stats;
     use crate::trace::hutchinson::Hutchinson;
-    use crate::trace::testing::{Dense, chains, spread};
+    use crate::trace::testing::{Dense, replicate_estimates, standard_deviation};
 
     #[test]
     fn exact_when_the_sketch_holds_the_range() {
@@ -176,9 +186,9 @@ mod tests {
                     shift,
                     ..Default::default()
                 };
-                let mut dense = Dense::rotated(&eigenvalues, 20);
+                let mut dense = Dense::with_eigenvalues(&eigenvalues, 20);
                 let truth = dense.trace();
-                let worst = chains(&estimator, &mut dense, 0)
+                let worst = replicate_estimates(&estimator, &mut dense, 0)
                     .iter()
                     .map(|v| (v - truth).abs())
                     .fold(0.0, f64::max);
@@ -206,10 +216,16 @@ mod tests {
             ..Default::default()
         };
         for eigenvalues in [&decaying, &flipped] {
-            assert!(spread(&ours, eigenvalues, 400) < 0.12 * spread(&hutchinson, eigenvalues, 400));
+            assert!(
+                standard_deviation(&ours, eigenvalues, 400)
+                    < 0.12 * standard_deviation(&hutchinson, eigenvalues, 400)
+            );
         }
         // The reason for the shift: without it the identity spoils the sketch.
-        assert!(spread(&plain, &flipped, 400) > 2.0 * spread(&hutchinson, &flipped, 400));
+        assert!(
+            standard_deviation(&plain, &flipped, 400)
+                > 2.0 * standard_deviation(&hutchinson, &flipped, 400)
+        );
     }
 
     #[test]
@@ -220,14 +236,14 @@ mod tests {
             replicates: 16,
             ..Default::default()
         };
-        let mut dense = Dense::rotated(&decaying, 300);
-        let values = chains(&estimator, &mut dense, 5);
+        let mut dense = Dense::with_eigenvalues(&decaying, 300);
+        let values = replicate_estimates(&estimator, &mut dense, 5);
         assert_eq!(values.nrows(), 16);
         let truth = dense.trace();
         let scaled: Vec<f64> = values
             .columns()
             .into_iter()
-            .map(|c| stats::mean(&c.to_vec()).expect("16"))
+            .map(|c| stats::mean_estimate(&c.to_vec()).expect("16"))
             .map(|e| (e.value - truth) / e.stderr.expect("16"))
             .collect();
         let rms = stats::rms(&scaled).expect("rows");
@@ -250,7 +266,7 @@ mod tests {
                     distribution: Distribution::Gaussian,
                     ..Default::default()
                 };
-                let values = chains(&spec, &mut dense, 1)
+                let values = replicate_estimates(&spec, &mut dense, 1)
                     .mean_axis(Axis(0))
                     .expect("chains");
                 let rms = (values.iter().map(|v| (v - truth).powi(2)).sum::<f64>() / 6.0).sqrt();

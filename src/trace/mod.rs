@@ -9,9 +9,9 @@ use ndarray::Array2;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::flow::field::{EvalError, Linearized};
-use crate::num::key::{Distribution, Key, Purpose, SampleId};
-use crate::num::{Batch, Blocks};
+use crate::flow::field::{EvalError, JacobianOperator};
+use crate::num::key::{Distribution, Purpose, RngKey, SampleId};
+use crate::num::{Batch, TangentBatch};
 use crate::registry;
 
 pub mod exact;
@@ -35,15 +35,15 @@ registry! {
 }
 
 /// Square matrices, one per row, known by their products.
-pub trait Jacobians {
+pub trait BatchLinearOperator {
     fn rows(&self) -> usize;
     fn dim(&self) -> usize;
 
     /// A·z for each row's k directions: k × rows × dim.
-    fn apply(&mut self, z: &Blocks) -> Result<Blocks, EvalError>;
+    fn apply(&mut self, z: &TangentBatch) -> Result<TangentBatch, EvalError>;
 
     /// zᵀAz for each row's k directions: k × rows.
-    fn quadratic(&mut self, z: &Blocks) -> Result<Array2<f64>, EvalError> {
+    fn quadratic_form(&mut self, z: &TangentBatch) -> Result<Array2<f64>, EvalError> {
         let products = self.apply(z)?;
         Ok((&products * z).sum_axis(ndarray::Axis(2)))
     }
@@ -54,7 +54,7 @@ pub trait Jacobians {
     }
 
     /// Aᵀ·w for each row's k directions, or `None` where there are no such products.
-    fn apply_transposed(&mut self, _w: &Blocks) -> Result<Option<Blocks>, EvalError> {
+    fn apply_transposed(&mut self, _w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
         Ok(None)
     }
 }
@@ -70,7 +70,7 @@ pub trait TraceEstimator: Sync {
     }
 
     /// Whether products with the transpose are among them.
-    fn transposes(&self) -> bool {
+    fn needs_transpose(&self) -> bool {
         false
     }
 
@@ -84,14 +84,18 @@ pub trait TraceEstimator: Sync {
     fn check(&self, dim: usize) -> Result<(), String>;
 
     /// Chains × rows: estimates of each row's trace.
-    fn trace(&self, ops: &mut dyn Jacobians, probes: &Probes) -> Result<Array2<f64>, EvalError>;
+    fn trace(
+        &self,
+        ops: &mut dyn BatchLinearOperator,
+        probes: &ProbeSource,
+    ) -> Result<Array2<f64>, EvalError>;
 }
 
 /// Whether a path keeps its probes or draws new ones at every node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
-pub enum Along {
+pub enum ProbeReuse {
     /// One set per sample for the whole path (FFJORD's and score_sde's convention).
     #[default]
     Fixed,
@@ -101,29 +105,29 @@ pub enum Along {
 
 /// Where probe vectors come from: the address of each row.
 #[derive(Debug, Clone, Copy)]
-pub struct Probes<'a> {
-    pub key: Key,
+pub struct ProbeSource<'a> {
+    pub key: RngKey,
     pub sample: &'a [SampleId],
     /// Index of the node on the row's path.
     pub node: &'a [u64],
 }
 
-impl Probes<'_> {
+impl ProbeSource<'_> {
     /// Probe vectors number `first` to `first + count`, for every row.
     pub fn draw(
         &self,
         purpose: Purpose,
         law: Distribution,
-        along: Along,
+        along: ProbeReuse,
         range: std::ops::Range<u64>,
         dim: usize,
-    ) -> Blocks {
+    ) -> TangentBatch {
         let count = (range.end - range.start) as usize;
-        let mut z = Blocks::zeros((count, self.sample.len(), dim));
+        let mut z = TangentBatch::zeros((count, self.sample.len(), dim));
         for (probe, mut block) in range.zip(z.outer_iter_mut()) {
             for (i, row) in block.outer_iter_mut().enumerate() {
                 // Node 0 is the address of what is fixed, so nodes count from 1.
-                let node = if along == Along::Fresh {
+                let node = if along == ProbeReuse::Fresh {
                     self.node[i] + 1
                 } else {
                     0
@@ -138,16 +142,16 @@ impl Probes<'_> {
     /// `count` probe vectors for each replicate, replicate by replicate.
     ///
     /// Replicates lie 2³² addresses apart, so that a larger count leaves the first ones as they are.
-    pub fn replicated(
+    pub fn draw_replicates(
         &self,
         purpose: Purpose,
         law: Distribution,
-        along: Along,
+        along: ProbeReuse,
         replicates: usize,
         count: usize,
         dim: usize,
-    ) -> Blocks {
-        let mut z = Blocks::zeros((replicates * count, self.sample.len(), dim));
+    ) -> TangentBatch {
+        let mut z = TangentBatch::zeros((replicates * count, self.sample.len(), dim));
         for r in 0..replicates {
             let first = (r as u64) << 32;
             let part = self.draw(purpose, law, along, first..first + count as u64, dim);
@@ -159,13 +163,13 @@ impl Probes<'_> {
 }
 
 /// The Jacobians of a velocity at given times and states.
-pub struct At<'a> {
-    pub field: &'a mut dyn Linearized,
+pub struct JacobianAt<'a> {
+    pub field: &'a mut dyn JacobianOperator,
     pub t: &'a [f64],
     pub x: &'a Batch,
 }
 
-impl Jacobians for At<'_> {
+impl BatchLinearOperator for JacobianAt<'_> {
     fn rows(&self) -> usize {
         self.x.nrows()
     }
@@ -174,25 +178,25 @@ impl Jacobians for At<'_> {
         self.x.ncols()
     }
 
-    fn apply(&mut self, z: &Blocks) -> Result<Blocks, EvalError> {
-        self.field.products(self.t, self.x, z)
+    fn apply(&mut self, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+        self.field.jvp(self.t, self.x, z)
     }
 
-    fn quadratic(&mut self, z: &Blocks) -> Result<Array2<f64>, EvalError> {
-        self.field.quadratic(self.t, self.x, z)
+    fn quadratic_form(&mut self, z: &TangentBatch) -> Result<Array2<f64>, EvalError> {
+        self.field.quadratic_form(self.t, self.x, z)
     }
 
     fn trace_terms(&mut self) -> Result<Option<Array2<f64>>, EvalError> {
         self.field.trace_terms(self.t, self.x)
     }
 
-    fn apply_transposed(&mut self, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
-        self.field.transposed(self.t, self.x, w)
+    fn apply_transposed(&mut self, w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
+        self.field.vjp(self.t, self.x, w)
     }
 }
 
 /// Moves each column's chains away from their mean, or towards it, so that their spread tells their mean's error.
-pub fn stretch(chains: &mut Array2<f64>, factor: f64) {
+pub fn scale_spread(chains: &mut Array2<f64>, factor: f64) {
     for mut column in chains.columns_mut() {
         if let Some(mean) = column.mean() {
             column.mapv_inplace(|v| mean + factor * (v - mean));
@@ -222,9 +226,9 @@ pub mod testing {
         }
 
         /// U·diag(λ)·Uᵀ with a random orthogonal U.
-        pub fn rotated(eigenvalues: &[f64], rows: usize) -> Dense {
+        pub fn with_eigenvalues(eigenvalues: &[f64], rows: usize) -> Dense {
             let n = eigenvalues.len();
-            let draws = Key { seed: 99 }.normal(Purpose::Check, 0, 0, n * n);
+            let draws = RngKey { seed: 99 }.normal(Purpose::Check, 0, 0, n * n);
             let u = crate::num::linalg::thin_q(
                 draws.into_shape_with_order((n, n)).expect("n·n").view(),
             );
@@ -237,7 +241,7 @@ pub mod testing {
         }
     }
 
-    impl Jacobians for Dense {
+    impl BatchLinearOperator for Dense {
         fn rows(&self) -> usize {
             self.rows
         }
@@ -246,16 +250,19 @@ pub mod testing {
             self.matrix.nrows()
         }
 
-        fn apply(&mut self, z: &Blocks) -> Result<Blocks, EvalError> {
+        fn apply(&mut self, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
             self.products += z.shape()[0];
-            let mut out = Blocks::zeros(z.raw_dim());
+            let mut out = TangentBatch::zeros(z.raw_dim());
             for (zb, mut ob) in z.outer_iter().zip(out.outer_iter_mut()) {
                 ob.assign(&crate::num::linalg::matmul(zb, self.matrix.t()));
             }
             Ok(out)
         }
 
-        fn apply_transposed(&mut self, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
+        fn apply_transposed(
+            &mut self,
+            w: &TangentBatch,
+        ) -> Result<Option<TangentBatch>, EvalError> {
             let mut turned = Dense::new(self.matrix.t().to_owned(), self.rows);
             self.products += w.shape()[0];
             turned.apply(w).map(Some)
@@ -263,13 +270,17 @@ pub mod testing {
     }
 
     /// Standard deviation of `estimator` over `rows` draws, once its mean has been found right.
-    pub fn spread(estimator: &dyn TraceEstimator, eigenvalues: &[f64], rows: usize) -> f64 {
-        let mut dense = Dense::rotated(eigenvalues, rows);
-        let values = chains(estimator, &mut dense, 8)
+    pub fn standard_deviation(
+        estimator: &dyn TraceEstimator,
+        eigenvalues: &[f64],
+        rows: usize,
+    ) -> f64 {
+        let mut dense = Dense::with_eigenvalues(eigenvalues, rows);
+        let values = replicate_estimates(estimator, &mut dense, 8)
             .mean_axis(ndarray::Axis(0))
             .expect("chains")
             .to_vec();
-        let mean = crate::num::stats::mean(&values).expect("rows");
+        let mean = crate::num::stats::mean_estimate(&values).expect("rows");
         let error = mean.stderr.expect("rows");
         assert!(
             (mean.value - dense.trace()).abs() < 4.0 * error + 1e-9,
@@ -280,11 +291,15 @@ pub mod testing {
     }
 
     /// Every chain of `estimator` on `rows` copies of the operator: one row, one sample.
-    pub fn chains(estimator: &dyn TraceEstimator, dense: &mut Dense, seed: u64) -> Array2<f64> {
+    pub fn replicate_estimates(
+        estimator: &dyn TraceEstimator,
+        dense: &mut Dense,
+        seed: u64,
+    ) -> Array2<f64> {
         let sample: Vec<u64> = (0..dense.rows as u64).collect();
         let node = vec![0; dense.rows];
-        let probes = Probes {
-            key: Key { seed },
+        let probes = ProbeSource {
+            key: RngKey { seed },
             sample: &sample,
             node: &node,
         };
@@ -296,12 +311,12 @@ pub mod testing {
 
 #[cfg(test)]
 mod tests {
-    use super::testing::{Dense, chains, spread};
+    use super::testing::{Dense, replicate_estimates, standard_deviation};
     use super::*;
     use crate::num::stats;
 
     fn nonsymmetric(n: usize) -> Array2<f64> {
-        Key { seed: 5 }
+        RngKey { seed: 5 }
             .normal(Purpose::Check, 1, 0, n * n)
             .into_shape_with_order((n, n))
             .expect("n·n")
@@ -338,7 +353,7 @@ mod tests {
         for estimator in entries() {
             for n in [3, 20] {
                 let mut dense = Dense::new(nonsymmetric(n), 3);
-                chains(&*estimator, &mut dense, 0);
+                replicate_estimates(&*estimator, &mut dense, 0);
                 assert_eq!(
                     dense.products,
                     estimator.matvecs(n),
@@ -354,12 +369,12 @@ mod tests {
             for n in [2, 5, 20] {
                 let rows = if n == 20 { 1500 } else { 6000 };
                 let mut dense = Dense::new(nonsymmetric(n), rows);
-                let values = chains(&*estimator, &mut dense, 1);
+                let values = replicate_estimates(&*estimator, &mut dense, 1);
                 let per_row = values
                     .mean_axis(ndarray::Axis(0))
                     .expect("at least one chain")
                     .to_vec();
-                let mean = stats::mean(&per_row).expect("rows");
+                let mean = stats::mean_estimate(&per_row).expect("rows");
                 let bound = 4.0 * mean.stderr.expect("rows") + 1e-12;
                 assert!(
                     (mean.value - dense.trace()).abs() <= bound,
@@ -370,13 +385,13 @@ mod tests {
     }
 
     #[test]
-    fn no_estimator_feels_the_batch() {
+    fn trace_estimates_are_independent_of_the_batch() {
         for estimator in entries() {
             let mut many = Dense::new(nonsymmetric(12), 5);
-            let together = chains(&*estimator, &mut many, 2);
+            let together = replicate_estimates(&*estimator, &mut many, 2);
             let mut one = Dense::new(nonsymmetric(12), 1);
-            let probes = Probes {
-                key: Key { seed: 2 },
+            let probes = ProbeSource {
+                key: RngKey { seed: 2 },
                 sample: &[3],
                 node: &[0],
             };
@@ -388,14 +403,14 @@ mod tests {
     }
 
     #[test]
-    fn reported_errors_are_honest() {
+    fn standard_errors_match_true_errors() {
         let replicated = ["hutch++", "na-hutch++", "xtrace", "xnystrace"];
         let replicated = replicated
             .iter()
             .map(|name| read(&format!("{{{name}: {{replicates: 12}}}}")));
         for estimator in Estimator::defaults().into_iter().chain(replicated) {
             let mut dense = Dense::new(nonsymmetric(20), 600);
-            let values = chains(&*estimator, &mut dense, 3);
+            let values = replicate_estimates(&*estimator, &mut dense, 3);
             // A single XTrace tells a heuristic error, which has a test of its own.
             if values.nrows() < 4 || estimator == Estimator::XTrace(Default::default()) {
                 continue;
@@ -404,7 +419,7 @@ mod tests {
                 .columns()
                 .into_iter()
                 .map(|c| {
-                    let e = stats::mean(&c.to_vec()).expect("chains");
+                    let e = stats::mean_estimate(&c.to_vec()).expect("chains");
                     (e.value - dense.trace()) / e.stderr.expect("several chains")
                 })
                 .collect();
@@ -427,8 +442,8 @@ mod tests {
                 let estimator = read(&format!("{{{name}: {{along: {along}}}}}"));
                 let at = |node: u64| {
                     let mut dense = Dense::new(nonsymmetric(20), 1);
-                    let probes = Probes {
-                        key: Key { seed: 2 },
+                    let probes = ProbeSource {
+                        key: RngKey { seed: 2 },
                         sample: &[3],
                         node: &[node],
                     };
@@ -465,7 +480,7 @@ mod tests {
                 };
                 let mut dense = Dense::new(nonsymmetric(n), 20);
                 let truth = dense.trace();
-                let worst = chains(&*read(&spec), &mut dense, 4)
+                let worst = replicate_estimates(&*read(&spec), &mut dense, 4)
                     .iter()
                     .map(|v| (v - truth).abs())
                     .fold(0.0, f64::max);
@@ -475,27 +490,30 @@ mod tests {
     }
 
     #[test]
-    fn products_that_are_not_finite_give_a_row_that_is_not_and_spoil_no_other() {
+    fn non_finite_products_affect_only_their_row() {
         struct Broken(Dense);
-        impl Jacobians for Broken {
+        impl BatchLinearOperator for Broken {
             fn rows(&self) -> usize {
                 self.0.rows()
             }
             fn dim(&self) -> usize {
                 self.0.dim()
             }
-            fn apply(&mut self, z: &Blocks) -> Result<Blocks, EvalError> {
+            fn apply(&mut self, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
                 let mut products = self.0.apply(z)?;
                 products.index_axis_mut(ndarray::Axis(1), 1).fill(f64::NAN);
                 Ok(products)
             }
-            fn apply_transposed(&mut self, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
+            fn apply_transposed(
+                &mut self,
+                w: &TangentBatch,
+            ) -> Result<Option<TangentBatch>, EvalError> {
                 self.apply(w).map(Some)
             }
         }
         for estimator in entries() {
-            let probes = Probes {
-                key: Key { seed: 2 },
+            let probes = ProbeSource {
+                key: RngKey { seed: 2 },
                 sample: &[0, 1, 2],
                 node: &[0; 3],
             };
@@ -516,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn senseless_parameters_are_refused_by_key() {
+    fn invalid_estimator_parameters_are_refused_by_key() {
         for (spec, key) in [
             ("{exact: {chunk: 0}}", "chunk"),
             ("{hutchinson: {probes: 0}}", "probes"),
@@ -550,7 +568,7 @@ mod tests {
     /// Deviations at 18 products on U·diag(i⁻²)·Uᵀ, n = 60, as an independent implementation of the
     /// published methods gave them; and on the identity minus it, which is what the shift is for.
     #[test]
-    fn published_methods_have_their_published_deviations() {
+    fn deviations_match_the_published_methods() {
         let decaying: Vec<f64> = (1..=60).map(|i| 1.0 / (i * i) as f64).collect();
         let flipped: Vec<f64> = decaying.iter().map(|l| 1.0 - l).collect();
         for (spec, on_decaying, on_flipped) in [
@@ -561,7 +579,7 @@ mod tests {
             ("{xnystrace: {matvecs: 18, shift: false}}", 0.013, f64::NAN),
         ] {
             for (eigenvalues, expected) in [(&decaying, on_decaying), (&flipped, on_flipped)] {
-                let got = spread(&*read(spec), eigenvalues, 800);
+                let got = standard_deviation(&*read(spec), eigenvalues, 800);
                 assert!(
                     expected.is_nan() || (got / expected - 1.0).abs() < 0.15,
                     "{spec}: {got} {expected}"
@@ -575,7 +593,7 @@ mod tests {
             ("{xnystrace: {matvecs: 18}}", 0.06),
         ] {
             for eigenvalues in [&decaying, &flipped] {
-                let got = spread(&*read(spec), eigenvalues, 800);
+                let got = standard_deviation(&*read(spec), eigenvalues, 800);
                 assert!(got < most, "{spec}: {got}");
             }
         }

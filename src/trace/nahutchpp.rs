@@ -4,13 +4,13 @@ use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate, s};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ritz::Sketched;
-use super::{Along, Jacobians, Probes, TraceEstimator};
+use super::ritz::SketchGram;
+use super::{BatchLinearOperator, ProbeReuse, ProbeSource, TraceEstimator};
 use crate::flow::field::EvalError;
-use crate::num::Blocks;
+use crate::num::TangentBatch;
 use crate::num::key::{Distribution, Purpose};
 use crate::num::linalg;
-use crate::registry::within;
+use crate::registry::check_bounds;
 
 /// A budget of `matvecs` products per estimate: a sixth for R, a third for S, half for the probes G.
 ///
@@ -35,7 +35,7 @@ pub struct NaHutchPlusPlus {
     pub matvecs: usize,
     pub replicates: usize,
     pub distribution: Distribution,
-    pub along: Along,
+    pub along: ProbeReuse,
     pub shift: bool,
     /// Whether W is made with products with the transpose, as published.
     pub transposed: bool,
@@ -47,7 +47,7 @@ impl Default for NaHutchPlusPlus {
             matvecs: 12,
             replicates: 1,
             distribution: Distribution::Rademacher,
-            along: Along::Fixed,
+            along: ProbeReuse::Fixed,
             shift: true,
             transposed: true,
         }
@@ -56,7 +56,7 @@ impl Default for NaHutchPlusPlus {
 
 impl NaHutchPlusPlus {
     /// Columns of R, S and G.
-    fn split(&self) -> (usize, usize, usize) {
+    fn split_budget(&self) -> (usize, usize, usize) {
         let (r, s) = (self.matvecs / 6, self.matvecs / 3);
         (r, s, self.matvecs - r - s)
     }
@@ -67,21 +67,25 @@ impl TraceEstimator for NaHutchPlusPlus {
         self.matvecs * self.replicates
     }
 
-    fn transposes(&self) -> bool {
+    fn needs_transpose(&self) -> bool {
         self.transposed
     }
 
     fn check(&self, _dim: usize) -> Result<(), String> {
         // A sixth and a third for the sketch, half for probes.
-        within("na-hutch++: matvecs", self.matvecs, 6, 1_000_000)?;
-        within("na-hutch++: replicates", self.replicates, 1, 1_000_000)
+        check_bounds("na-hutch++: matvecs", self.matvecs, 6, 1_000_000)?;
+        check_bounds("na-hutch++: replicates", self.replicates, 1, 1_000_000)
     }
 
-    fn trace(&self, ops: &mut dyn Jacobians, probes: &Probes) -> Result<Array2<f64>, EvalError> {
+    fn trace(
+        &self,
+        ops: &mut dyn BatchLinearOperator,
+        probes: &ProbeSource,
+    ) -> Result<Array2<f64>, EvalError> {
         let (rows, dim) = (ops.rows(), ops.dim());
-        let (r, s, g) = self.split();
+        let (r, s, g) = self.split_budget();
         let draw = |purpose, count| {
-            probes.replicated(
+            probes.draw_replicates(
                 purpose,
                 self.distribution,
                 self.along,
@@ -113,7 +117,7 @@ impl TraceEstimator for NaHutchPlusPlus {
             let reverse = ops
                 .apply_transposed(&sketch.select(Axis(0), &of(r, s)))?
                 .ok_or_else(missing)?;
-            let mut all = Blocks::zeros(vectors.raw_dim());
+            let mut all = TangentBatch::zeros(vectors.raw_dim());
             for (from, to) in of(0, r).into_iter().enumerate() {
                 all.index_axis_mut(Axis(0), to)
                     .assign(&forward.index_axis(Axis(0), from));
@@ -136,7 +140,7 @@ impl TraceEstimator for NaHutchPlusPlus {
             let high = first_probe + replicate * g..first_probe + (replicate + 1) * g;
             for row in 0..rows {
                 let part = |range: &std::ops::Range<usize>| s![range.clone(), row, ..];
-                let values = self.estimates(
+                let values = self.probe_estimates(
                     (vectors.slice(part(&low)), products.slice(part(&low))),
                     (vectors.slice(part(&high)), products.slice(part(&high))),
                 );
@@ -158,18 +162,18 @@ impl TraceEstimator for NaHutchPlusPlus {
 
 impl NaHutchPlusPlus {
     /// One estimate per probe, from sketch vectors (those of R before those of S) and probes with their products.
-    fn estimates(
+    fn probe_estimates(
         &self,
         sketch: (ArrayView2<f64>, ArrayView2<f64>),
         probes: (ArrayView2<f64>, ArrayView2<f64>),
     ) -> Array1<f64> {
-        let (width, dim) = (self.split().0, sketch.0.ncols());
+        let (width, dim) = (self.split_budget().0, sketch.0.ncols());
         let seen = if self.transposed {
             s![width.., ..]
         } else {
             s![.., ..]
         };
-        let ritz = || Sketched::new(sketch.0.slice(seen), sketch.1.slice(seen)).ritz();
+        let ritz = || SketchGram::new(sketch.0.slice(seen), sketch.1.slice(seen)).ritz();
         let rho = if self.shift {
             ritz().map_or(f64::NAN, |r| r.shift())
         } else {
@@ -198,22 +202,22 @@ impl NaHutchPlusPlus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::num::key::Key;
-    use crate::trace::testing::{Dense, chains};
+    use crate::num::key::RngKey;
+    use crate::trace::testing::{Dense, replicate_estimates};
 
     #[test]
     fn exact_when_the_sketch_holds_the_range_of_a_symmetric_matrix() {
         for (flat, shift) in [(0.0, false), (0.0, true), (0.8, true)] {
             let mut eigenvalues = vec![flat; 30];
             eigenvalues[..3].copy_from_slice(&[5.0, -3.0, 2.0]);
-            let mut dense = Dense::rotated(&eigenvalues, 20);
+            let mut dense = Dense::with_eigenvalues(&eigenvalues, 20);
             let estimator = NaHutchPlusPlus {
                 matvecs: 24,
                 shift,
                 ..Default::default()
             };
             let truth = dense.trace();
-            let worst = chains(&estimator, &mut dense, 0)
+            let worst = replicate_estimates(&estimator, &mut dense, 0)
                 .iter()
                 .map(|v| (v - truth).abs())
                 .fold(0.0, f64::max);
@@ -222,28 +226,31 @@ mod tests {
     }
 
     #[test]
-    fn the_network_is_called_once_in_each_mode() {
+    fn na_hutchpp_calls_the_operator_once_per_mode() {
         struct Counting(Dense, usize, usize);
-        impl Jacobians for Counting {
+        impl BatchLinearOperator for Counting {
             fn rows(&self) -> usize {
                 self.0.rows()
             }
             fn dim(&self) -> usize {
                 self.0.dim()
             }
-            fn apply(&mut self, z: &Blocks) -> Result<Blocks, EvalError> {
+            fn apply(&mut self, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
                 self.1 += 1;
                 self.0.apply(z)
             }
-            fn apply_transposed(&mut self, w: &Blocks) -> Result<Option<Blocks>, EvalError> {
+            fn apply_transposed(
+                &mut self,
+                w: &TangentBatch,
+            ) -> Result<Option<TangentBatch>, EvalError> {
                 self.2 += 1;
                 self.0.apply_transposed(w)
             }
         }
         for (transposed, calls) in [(true, (1, 1)), (false, (1, 0))] {
-            let mut counting = Counting(Dense::rotated(&[1.0, 2.0, 3.0], 1), 0, 0);
-            let probes = Probes {
-                key: Key { seed: 0 },
+            let mut counting = Counting(Dense::with_eigenvalues(&[1.0, 2.0, 3.0], 1), 0, 0);
+            let probes = ProbeSource {
+                key: RngKey { seed: 0 },
                 sample: &[0],
                 node: &[0],
             };
@@ -272,11 +279,11 @@ mod tests {
                 ..Default::default()
             };
             let mut dense = Dense::new(a.clone(), 1500);
-            let values = chains(&estimator, &mut dense, 6)
+            let values = replicate_estimates(&estimator, &mut dense, 6)
                 .mean_axis(Axis(0))
                 .expect("chains")
                 .to_vec();
-            let mean = crate::num::stats::mean(&values).expect("rows");
+            let mean = crate::num::stats::mean_estimate(&values).expect("rows");
             let error = mean.stderr.expect("rows");
             assert!(
                 (mean.value - dense.trace()).abs() < 4.0 * error,
@@ -290,25 +297,25 @@ mod tests {
     }
 
     #[test]
-    fn without_a_transpose_it_says_so() {
+    fn missing_transpose_error_names_the_option() {
         struct Forward(Dense);
-        impl Jacobians for Forward {
+        impl BatchLinearOperator for Forward {
             fn rows(&self) -> usize {
                 self.0.rows()
             }
             fn dim(&self) -> usize {
                 self.0.dim()
             }
-            fn apply(&mut self, z: &Blocks) -> Result<Blocks, EvalError> {
+            fn apply(&mut self, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
                 self.0.apply(z)
             }
         }
-        let probes = Probes {
-            key: Key { seed: 0 },
+        let probes = ProbeSource {
+            key: RngKey { seed: 0 },
             sample: &[0],
             node: &[0],
         };
-        let mut forward = Forward(Dense::rotated(&[1.0, 2.0, 3.0], 1));
+        let mut forward = Forward(Dense::with_eigenvalues(&[1.0, 2.0, 3.0], 1));
         let refusal = NaHutchPlusPlus::default()
             .trace(&mut forward, &probes)
             .expect_err("no transpose")
@@ -317,7 +324,7 @@ mod tests {
     }
 
     fn random(purpose: u64, n: usize) -> Array2<f64> {
-        let draws = Key { seed: 8 }.normal(Purpose::Check, purpose, 0, n * n);
+        let draws = RngKey { seed: 8 }.normal(Purpose::Check, purpose, 0, n * n);
         draws.into_shape_with_order((n, n)).expect("n·n")
     }
 }

@@ -5,7 +5,7 @@ use ndarray::{Array1, Array2, ArrayView2, Axis};
 use crate::num::linalg;
 
 /// Test vectors S (rows) by their inner products alone: S·Sᵀ and S·(AS)ᵀ.
-pub struct Sketched {
+pub struct SketchGram {
     gram: Array2<f64>,
     products: Array2<f64>,
 }
@@ -15,22 +15,22 @@ pub struct Ritz {
     /// Ascending.
     pub values: Array1<f64>,
     /// Rows that combine the test vectors into the orthonormal Ritz vectors.
-    pub combine: Array2<f64>,
+    pub coefficients: Array2<f64>,
 }
 
-impl Sketched {
-    pub fn new(s: ArrayView2<f64>, y: ArrayView2<f64>) -> Sketched {
-        Sketched {
+impl SketchGram {
+    pub fn new(s: ArrayView2<f64>, y: ArrayView2<f64>) -> SketchGram {
+        SketchGram {
             gram: s.dot(&s.t()),
             products: s.dot(&y.t()),
         }
     }
 
     /// All test vectors but number `i`: what leave-one-out estimates may know.
-    pub fn without(&self, i: usize) -> Sketched {
+    pub fn without(&self, i: usize) -> SketchGram {
         let keep: Vec<usize> = (0..self.gram.nrows()).filter(|j| *j != i).collect();
         let part = |m: &Array2<f64>| m.select(Axis(0), &keep).select(Axis(1), &keep);
-        Sketched {
+        SketchGram {
             gram: part(&self.gram),
             products: part(&self.products),
         }
@@ -43,7 +43,7 @@ impl Sketched {
         if self.gram.is_empty() {
             return Some(Ritz {
                 values: Array1::zeros(0),
-                combine: Array2::zeros((0, 0)),
+                coefficients: Array2::zeros((0, 0)),
             });
         }
         let (lengths, vectors) = linalg::eigh(self.gram.view()).ok()?;
@@ -57,7 +57,7 @@ impl Sketched {
         let (values, turn) = linalg::eigh(((&inside + &inside.t()) / 2.0).view()).ok()?;
         Some(Ritz {
             values,
-            combine: turn.t().dot(&basis.t()),
+            coefficients: turn.t().dot(&basis.t()),
         })
     }
 }
@@ -87,10 +87,10 @@ impl Ritz {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::num::key::{Key, Purpose};
+    use crate::num::key::{Purpose, RngKey};
 
     fn random(purpose: u64, k: usize, n: usize) -> Array2<f64> {
-        Key { seed: 3 }
+        RngKey { seed: 3 }
             .normal(Purpose::Check, purpose, 0, k * n)
             .into_shape_with_order((k, n))
             .expect("k·n")
@@ -101,7 +101,7 @@ mod tests {
         let (n, rank, k) = (30, 3, 10);
         let a = random(0, rank, n).t().dot(&random(1, rank, n)) + Array2::<f64>::eye(n) * -0.75;
         let s = random(2, k, n);
-        let sketched = Sketched::new(s.view(), s.dot(&a.t()).view());
+        let sketched = SketchGram::new(s.view(), s.dot(&a.t()).view());
         assert!((sketched.ritz().expect("finite").shift() + 0.75).abs() < 1e-12);
         for i in 0..k {
             assert!((sketched.without(i).ritz().expect("finite").shift() + 0.75).abs() < 1e-12);
@@ -112,10 +112,10 @@ mod tests {
     fn ritz_vectors_are_orthonormal_and_carry_their_values() {
         let (n, k) = (20, 6);
         let (a, s) = (random(0, n, n), random(1, k, n));
-        let ritz = Sketched::new(s.view(), s.dot(&a.t()).view())
+        let ritz = SketchGram::new(s.view(), s.dot(&a.t()).view())
             .ritz()
             .expect("finite");
-        let q = ritz.combine.dot(&s);
+        let q = ritz.coefficients.dot(&s);
         let gram = q.dot(&q.t()) - Array2::<f64>::eye(k);
         assert!(gram.iter().all(|v| v.abs() < 1e-12));
         let inside = q.dot(&((&a + &a.t()) / 2.0)).dot(&q.t()) - Array2::from_diag(&ritz.values);
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn repeated_test_vectors_and_no_test_vectors_have_a_shift() {
         let s = ndarray::array![[1.0, -1.0], [1.0, -1.0], [-1.0, 1.0]];
-        let sketched = Sketched::new(s.view(), (&s * 3.0).view());
+        let sketched = SketchGram::new(s.view(), (&s * 3.0).view());
         assert!((sketched.ritz().expect("finite").shift() - 3.0).abs() < 1e-12);
         let none = sketched.without(0).without(0).without(0);
         assert_eq!(none.ritz().expect("nothing").shift(), 0.0);

@@ -4,11 +4,11 @@ use ndarray::{Array2, ArrayView2, Axis, s};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ritz::Sketched;
-use super::{Along, Jacobians, Probes, TraceEstimator};
+use super::ritz::SketchGram;
+use super::{BatchLinearOperator, ProbeReuse, ProbeSource, TraceEstimator};
 use crate::flow::field::EvalError;
 use crate::num::key::{Distribution, Purpose};
-use crate::registry::within;
+use crate::registry::check_bounds;
 
 /// A budget of `matvecs` products per estimate, all for test vectors Ω.
 ///
@@ -33,7 +33,7 @@ use crate::registry::within;
 pub struct XNysTrace {
     pub matvecs: usize,
     pub replicates: usize,
-    pub along: Along,
+    pub along: ProbeReuse,
     pub shift: bool,
 }
 
@@ -42,34 +42,38 @@ impl Default for XNysTrace {
         XNysTrace {
             matvecs: 12,
             replicates: 1,
-            along: Along::Fixed,
+            along: ProbeReuse::Fixed,
             shift: true,
         }
     }
 }
 
 /// How far |Bq|² may exceed ‖B‖·|qᵀBq|: the norm is known from the sketch only, from below.
-const SLACK: f64 = 4.0;
+const DEFINITENESS_SLACK: f64 = 4.0;
 
 impl XNysTrace {
-    fn width(&self, dim: usize) -> usize {
+    fn test_vector_count(&self, dim: usize) -> usize {
         self.matvecs.min(dim)
     }
 }
 
 impl TraceEstimator for XNysTrace {
     fn matvecs(&self, dim: usize) -> usize {
-        self.width(dim) * self.replicates
+        self.test_vector_count(dim) * self.replicates
     }
 
     fn check(&self, _dim: usize) -> Result<(), String> {
-        within("xnystrace: matvecs", self.matvecs, 1, 1_000_000)?;
-        within("xnystrace: replicates", self.replicates, 1, 1_000_000)
+        check_bounds("xnystrace: matvecs", self.matvecs, 1, 1_000_000)?;
+        check_bounds("xnystrace: replicates", self.replicates, 1, 1_000_000)
     }
 
-    fn trace(&self, ops: &mut dyn Jacobians, probes: &Probes) -> Result<Array2<f64>, EvalError> {
-        let (rows, dim, width) = (ops.rows(), ops.dim(), self.width(ops.dim()));
-        let omega = probes.replicated(
+    fn trace(
+        &self,
+        ops: &mut dyn BatchLinearOperator,
+        probes: &ProbeSource,
+    ) -> Result<Array2<f64>, EvalError> {
+        let (rows, dim, width) = (ops.rows(), ops.dim(), self.test_vector_count(ops.dim()));
+        let omega = probes.draw_replicates(
             Purpose::Probe,
             Distribution::Sphere,
             self.along,
@@ -82,7 +86,7 @@ impl TraceEstimator for XNysTrace {
         for r in 0..self.replicates {
             for row in 0..rows {
                 let range = s![r * width..(r + 1) * width, row, ..];
-                chains[[r, row]] = self.mean(omega.slice(range), y.slice(range));
+                chains[[r, row]] = self.average_estimates(omega.slice(range), y.slice(range));
             }
         }
         Ok(chains)
@@ -91,17 +95,19 @@ impl TraceEstimator for XNysTrace {
 
 impl XNysTrace {
     /// The mean of eᵢ over the test vectors.
-    fn mean(&self, omega: ArrayView2<f64>, y: ArrayView2<f64>) -> f64 {
-        let sketched = Sketched::new(omega, y);
-        let estimates =
-            (0..omega.nrows()).map(|i| self.left_out(&sketched, omega, y, i).unwrap_or(f64::NAN));
+    fn average_estimates(&self, omega: ArrayView2<f64>, y: ArrayView2<f64>) -> f64 {
+        let sketched = SketchGram::new(omega, y);
+        let estimates = (0..omega.nrows()).map(|i| {
+            self.leave_one_out_estimate(&sketched, omega, y, i)
+                .unwrap_or(f64::NAN)
+        });
         estimates.sum::<f64>() / omega.nrows() as f64
     }
 
     /// eᵢ; `None` where the products were not finite.
-    fn left_out(
+    fn leave_one_out_estimate(
         &self,
-        sketched: &Sketched,
+        sketched: &SketchGram,
         omega: ArrayView2<f64>,
         y: ArrayView2<f64>,
         i: usize,
@@ -110,8 +116,8 @@ impl XNysTrace {
         let others: Vec<usize> = (0..omega.nrows()).filter(|j| *j != i).collect();
         let ritz = sketched.without(i).ritz()?;
         let rho = if self.shift { ritz.shift() } else { 0.0 };
-        let q = ritz.combine.dot(&omega.select(Axis(0), &others));
-        let f = ritz.combine.dot(&y.select(Axis(0), &others)) - &q * rho;
+        let q = ritz.coefficients.dot(&omega.select(Axis(0), &others));
+        let f = ritz.coefficients.dot(&y.select(Axis(0), &others)) - &q * rho;
         let inner = q.dot(&omega.row(i));
         let u = &omega.row(i) - &inner.dot(&q);
         let bu = &y.row(i) - &(&omega.row(i) * rho) - inner.dot(&f);
@@ -122,7 +128,7 @@ impl XNysTrace {
         for (j, value) in ritz.values.iter().enumerate() {
             let mu = value - rho;
             known += mu;
-            if lengths[j] > 0.0 && lengths[j] <= SLACK * norm * mu.abs() {
+            if lengths[j] > 0.0 && lengths[j] <= DEFINITENESS_SLACK * norm * mu.abs() {
                 known += outside.row(j).dot(&outside.row(j)) / mu;
                 residual -= f.row(j).dot(&u).powi(2) / mu;
             }
@@ -140,7 +146,7 @@ impl XNysTrace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::testing::{Dense, chains, spread};
+    use crate::trace::testing::{Dense, replicate_estimates, standard_deviation};
 
     fn estimator(matvecs: usize, shift: bool) -> XNysTrace {
         XNysTrace {
@@ -155,9 +161,9 @@ mod tests {
         for (flat, shift) in [(0.0, false), (0.0, true), (0.8, true)] {
             let mut eigenvalues = vec![flat; 40];
             eigenvalues[..4].copy_from_slice(&[5.0, 3.0, 2.0, 0.9]);
-            let mut dense = Dense::rotated(&eigenvalues, 20);
+            let mut dense = Dense::with_eigenvalues(&eigenvalues, 20);
             let truth = dense.trace();
-            let worst = chains(&estimator(13, shift), &mut dense, 0)
+            let worst = replicate_estimates(&estimator(13, shift), &mut dense, 0)
                 .iter()
                 .map(|v| (v - truth).abs())
                 .fold(0.0, f64::max);
@@ -166,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_semidefinite_matrix_is_served_better_than_by_xtrace() {
+    fn xnystrace_beats_xtrace_on_a_semidefinite_matrix() {
         let eigenvalues: Vec<f64> = (0..60).map(|i| 0.7f64.powi(i)).collect();
         let xtrace = crate::trace::xtrace::XTrace {
             matvecs: 18,
@@ -174,20 +180,20 @@ mod tests {
             ..Default::default()
         };
         assert!(
-            spread(&estimator(18, false), &eigenvalues, 300)
-                < 0.5 * spread(&xtrace, &eigenvalues, 300)
+            standard_deviation(&estimator(18, false), &eigenvalues, 300)
+                < 0.5 * standard_deviation(&xtrace, &eigenvalues, 300)
         );
     }
 
     /// Indefinite matrices, on which a Nyström approximation has no bound of its own.
     #[test]
-    fn an_indefinite_matrix_has_no_wild_estimates() {
+    fn xnystrace_errors_are_bounded_on_an_indefinite_matrix() {
         let eigenvalues: Vec<f64> = (0..40)
             .map(|i| if i % 2 == 0 { 1.0 } else { -1.0 } / (1.0 + i as f64))
             .collect();
-        let mut dense = Dense::rotated(&eigenvalues, 4000);
-        let values = chains(&estimator(10, true), &mut dense, 0);
-        let plain = spread(
+        let mut dense = Dense::with_eigenvalues(&eigenvalues, 4000);
+        let values = replicate_estimates(&estimator(10, true), &mut dense, 0);
+        let plain = standard_deviation(
             &crate::trace::hutchinson::Hutchinson {
                 probes: 10,
                 ..Default::default()

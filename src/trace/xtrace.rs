@@ -4,13 +4,13 @@ use ndarray::{Array1, Array2, Axis, concatenate, s};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ritz::Sketched;
-use super::{Along, Jacobians, Probes, TraceEstimator, stretch};
+use super::ritz::SketchGram;
+use super::{BatchLinearOperator, ProbeReuse, ProbeSource, TraceEstimator, scale_spread};
 use crate::flow::field::EvalError;
-use crate::num::Blocks;
+use crate::num::TangentBatch;
 use crate::num::key::{Distribution, Purpose};
 use crate::num::linalg;
-use crate::registry::within;
+use crate::registry::check_bounds;
 
 /// A budget of `matvecs` products per estimate, half for k test vectors AΩ and half for AQ.
 ///
@@ -34,7 +34,7 @@ use crate::registry::within;
 pub struct XTrace {
     pub matvecs: usize,
     pub replicates: usize,
-    pub along: Along,
+    pub along: ProbeReuse,
     pub shift: bool,
 }
 
@@ -43,39 +43,43 @@ impl Default for XTrace {
         XTrace {
             matvecs: 12,
             replicates: 1,
-            along: Along::Fixed,
+            along: ProbeReuse::Fixed,
             shift: true,
         }
     }
 }
 
 /// What the spread of one estimate's eᵢ is multiplied by to tell the error of their mean.
-const SHARED: f64 = 1.3;
+const SHARED_SKETCH_SPREAD_FACTOR: f64 = 1.3;
 
 /// Directions of a sketch below this part of its largest are rounding, and are left to the probe.
 const NEGLIGIBLE: f64 = 1e-10;
 
 impl XTrace {
     /// Test vectors; as many as the space has dimensions are already exact.
-    fn width(&self, dim: usize) -> usize {
+    fn test_vector_count(&self, dim: usize) -> usize {
         (self.matvecs / 2).min(dim)
     }
 }
 
 impl TraceEstimator for XTrace {
     fn matvecs(&self, dim: usize) -> usize {
-        2 * self.width(dim) * self.replicates
+        2 * self.test_vector_count(dim) * self.replicates
     }
 
     fn check(&self, _dim: usize) -> Result<(), String> {
         // Half for test vectors and half for their sketch.
-        within("xtrace: matvecs", self.matvecs, 2, 1_000_000)?;
-        within("xtrace: replicates", self.replicates, 1, 1_000_000)
+        check_bounds("xtrace: matvecs", self.matvecs, 2, 1_000_000)?;
+        check_bounds("xtrace: replicates", self.replicates, 1, 1_000_000)
     }
 
-    fn trace(&self, ops: &mut dyn Jacobians, probes: &Probes) -> Result<Array2<f64>, EvalError> {
-        let (rows, dim, width) = (ops.rows(), ops.dim(), self.width(ops.dim()));
-        let omega = probes.replicated(
+    fn trace(
+        &self,
+        ops: &mut dyn BatchLinearOperator,
+        probes: &ProbeSource,
+    ) -> Result<Array2<f64>, EvalError> {
+        let (rows, dim, width) = (ops.rows(), ops.dim(), self.test_vector_count(ops.dim()));
+        let omega = probes.draw_replicates(
             Purpose::Probe,
             Distribution::Sphere,
             self.along,
@@ -85,11 +89,11 @@ impl TraceEstimator for XTrace {
         );
         let y = ops.apply(&omega)?;
         let mut sketches = Vec::with_capacity(self.replicates * rows);
-        let mut q = Blocks::zeros(omega.raw_dim());
+        let mut q = TangentBatch::zeros(omega.raw_dim());
         for r in 0..self.replicates {
             for row in 0..rows {
                 let range = s![r * width..(r + 1) * width, row, ..];
-                let sketch = Sketch::new(
+                let sketch = XTraceSketch::new(
                     omega.slice(range).to_owned(),
                     y.slice(range).to_owned(),
                     self.shift,
@@ -103,14 +107,15 @@ impl TraceEstimator for XTrace {
         for r in 0..self.replicates {
             for row in 0..rows {
                 let range = s![r * width..(r + 1) * width, row, ..];
-                let estimates = sketches[r * rows + row].estimates(&z.slice(range).to_owned());
+                let estimates =
+                    sketches[r * rows + row].leave_one_out_estimates(&z.slice(range).to_owned());
                 chains
                     .slice_mut(s![r * width..(r + 1) * width, row])
                     .assign(&estimates);
             }
         }
         if self.replicates == 1 {
-            stretch(&mut chains, SHARED);
+            scale_spread(&mut chains, SHARED_SKETCH_SPREAD_FACTOR);
             return Ok(chains);
         }
         let by_replicate = chains
@@ -120,37 +125,37 @@ impl TraceEstimator for XTrace {
     }
 }
 
-fn shift_of(sketched: &Sketched) -> f64 {
+fn ritz_shift(sketched: &SketchGram) -> f64 {
     sketched.ritz().map_or(f64::NAN, |r| r.shift())
 }
 
 /// One row's test vectors ω and products Aω, as rows.
-struct Sketch {
+struct XTraceSketch {
     omega: Array2<f64>,
     y: Array2<f64>,
     /// Where the shifts come from, and the one from all test vectors; none where nothing is shifted.
-    sketched: Option<Sketched>,
+    gram: Option<SketchGram>,
     rho: f64,
     /// An orthonormal basis of V = (A − ρI)Ω, as columns.
     basis: Array2<f64>,
 }
 
-impl Sketch {
-    fn new(omega: Array2<f64>, y: Array2<f64>, shift: bool) -> Sketch {
-        let sketched = shift.then(|| Sketched::new(omega.view(), y.view()));
-        let rho = sketched.as_ref().map_or(0.0, shift_of);
+impl XTraceSketch {
+    fn new(omega: Array2<f64>, y: Array2<f64>, shift: bool) -> XTraceSketch {
+        let sketched = shift.then(|| SketchGram::new(omega.view(), y.view()));
+        let rho = sketched.as_ref().map_or(0.0, ritz_shift);
         let basis = linalg::thin_q((&y - &(&omega * rho)).t());
-        Sketch {
+        XTraceSketch {
             omega,
             y,
-            sketched,
+            gram: sketched,
             rho,
             basis,
         }
     }
 
     /// eᵢ for each test vector, with z = AQ as rows.
-    fn estimates(&self, z: &Array2<f64>) -> Array1<f64> {
+    fn leave_one_out_estimates(&self, z: &Array2<f64>) -> Array1<f64> {
         let (k, n) = self.omega.dim();
         let v = &self.y - &(&self.omega * self.rho);
         let av = v.dot(&self.basis).dot(z);
@@ -169,14 +174,14 @@ impl Sketch {
         (0..k)
             .map(|i| {
                 let rho = self
-                    .sketched
+                    .gram
                     .as_ref()
-                    .map_or(0.0, |s| shift_of(&s.without(i)));
+                    .map_or(0.0, |s| ritz_shift(&s.without(i)));
                 let others: Vec<usize> = (0..k).filter(|j| *j != i).collect();
                 let pick = |m: &Array2<f64>| m.select(Axis(0), &others);
                 let v = &pick(&y) - &(pick(&omega) * rho);
                 let av = &pick(&av) + &(pick(&y) * (self.rho - rho));
-                left_out(&omega, &y, i, &v, &av, n).unwrap_or(f64::NAN)
+                leave_one_out_estimate(&omega, &y, i, &v, &av, n).unwrap_or(f64::NAN)
             })
             .collect()
     }
@@ -185,7 +190,7 @@ impl Sketch {
 /// eᵢ: the trace on the span of the rows of `v`, and what probe `i` says of the rest.
 ///
 /// `None` where the products were not finite.
-fn left_out(
+fn leave_one_out_estimate(
     omega: &Array2<f64>,
     y: &Array2<f64>,
     i: usize,
@@ -222,9 +227,9 @@ mod tests {
     use ndarray::ArrayView2;
 
     use super::*;
-    use crate::num::key::Key;
+    use crate::num::key::RngKey;
     use crate::num::stats;
-    use crate::trace::testing::{Dense, chains, spread};
+    use crate::trace::testing::{Dense, replicate_estimates, standard_deviation};
 
     fn estimator(matvecs: usize, shift: bool) -> XTrace {
         XTrace {
@@ -235,7 +240,7 @@ mod tests {
     }
 
     fn random(n: usize, k: usize) -> Array2<f64> {
-        Key { seed: 5 }
+        RngKey { seed: 5 }
             .normal(Purpose::Check, n as u64, 0, n * k)
             .into_shape_with_order((n, k))
             .expect("n·k")
@@ -253,18 +258,20 @@ mod tests {
     }
 
     #[test]
-    fn estimates_are_what_their_definition_says() {
+    fn xtrace_matches_its_definition() {
         for (n, k) in [(30, 5), (8, 5), (5, 5)] {
             let (a, omega) = (
                 random(n, n),
                 random(k + 100, n).slice(s![..k, ..]).to_owned(),
             );
             for shift in [false, true] {
-                let sketch = Sketch::new(omega.clone(), omega.dot(&a.t()), shift);
-                let got = sketch.estimates(&a.dot(&sketch.basis).t().to_owned());
+                let sketch = XTraceSketch::new(omega.clone(), omega.dot(&a.t()), shift);
+                let got = sketch.leave_one_out_estimates(&a.dot(&sketch.basis).t().to_owned());
                 let rho = |i| {
                     if shift {
-                        shift_of(&Sketched::new(omega.view(), omega.dot(&a.t()).view()).without(i))
+                        ritz_shift(
+                            &SketchGram::new(omega.view(), omega.dot(&a.t()).view()).without(i),
+                        )
                     } else {
                         0.0
                     }
@@ -286,7 +293,7 @@ mod tests {
             let low = random(40, 3).dot(&random(41, 3).slice(s![1.., ..]).t());
             let mut dense = Dense::new(low + Array2::<f64>::eye(40) * flat, 20);
             let truth = dense.trace();
-            let worst = chains(&estimator(26, shift), &mut dense, 0)
+            let worst = replicate_estimates(&estimator(26, shift), &mut dense, 0)
                 .iter()
                 .map(|v| (v - truth).abs())
                 .fold(0.0, f64::max);
@@ -303,7 +310,7 @@ mod tests {
         let truth = dense.trace();
         for shift in [false, true] {
             for matvecs in [20, 40, 80] {
-                let values = chains(&estimator(matvecs, shift), &mut dense, 1)
+                let values = replicate_estimates(&estimator(matvecs, shift), &mut dense, 1)
                     .mean_axis(Axis(0))
                     .expect("chains");
                 let rms = (values.iter().map(|v| (v - truth).powi(2)).sum::<f64>() / 6.0).sqrt();
@@ -322,39 +329,39 @@ mod tests {
                 (1.0 - c / (c + sigma * sigma)) / sigma
             };
             let eigenvalues: Vec<f64> = (0..200).map(eigenvalue).collect();
-            assert!(spread(&estimator(30, true), &eigenvalues, 40) < 1e-9);
-            assert!(spread(&estimator(30, false), &eigenvalues, 40) > 1e-3);
+            assert!(standard_deviation(&estimator(30, true), &eigenvalues, 40) < 1e-9);
+            assert!(standard_deviation(&estimator(30, false), &eigenvalues, 40) > 1e-3);
         }
     }
 
     /// Products of a network in f32 carry errors of 1e-7 of the whole: they must not be blown up.
     #[test]
-    fn rounded_products_cost_no_more_than_their_rounding() {
+    fn f32_products_are_not_amplified() {
         struct Single(Dense);
-        impl Jacobians for Single {
+        impl BatchLinearOperator for Single {
             fn rows(&self) -> usize {
                 self.0.rows()
             }
             fn dim(&self) -> usize {
                 self.0.dim()
             }
-            fn apply(&mut self, z: &Blocks) -> Result<Blocks, EvalError> {
+            fn apply(&mut self, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
                 Ok(self.0.apply(z)?.mapv(|v| f64::from(v as f32)))
             }
         }
         let decaying: Vec<f64> = (0..100).map(|i| 0.5 + 3.0 * 0.6f64.powi(i)).collect();
         for shift in [false, true] {
-            let mut single = Single(Dense::rotated(&decaying, 30));
+            let mut single = Single(Dense::with_eigenvalues(&decaying, 30));
             let sample: Vec<u64> = (0..30).collect();
-            let probes = Probes {
-                key: Key { seed: 0 },
+            let probes = ProbeSource {
+                key: RngKey { seed: 0 },
                 sample: &sample,
                 node: &[0; 30],
             };
             let rounded = estimator(40, shift)
                 .trace(&mut single, &probes)
                 .expect("dense");
-            let exact = chains(&estimator(40, shift), &mut single.0, 0)
+            let exact = replicate_estimates(&estimator(40, shift), &mut single.0, 0)
                 .mean_axis(Axis(0))
                 .expect("chains");
             let rounded = rounded.mean_axis(Axis(0)).expect("chains");
@@ -367,20 +374,20 @@ mod tests {
 
     /// The error that a single estimate tells of itself: never far too small, on any kind of spectrum.
     #[test]
-    fn one_replicate_tells_an_error_of_the_right_size() {
+    fn single_xtrace_standard_error_has_the_right_size() {
         let flat: Vec<f64> = (0..30)
             .map(|i| if i % 2 == 0 { 1.0 } else { -1.0 })
             .collect();
         let slow: Vec<f64> = (1..=30).map(|i| 1.0 / f64::from(i)).collect();
         let quick: Vec<f64> = (0..30).map(|i| 0.7f64.powi(i)).collect();
         for eigenvalues in [flat, slow, quick] {
-            let mut dense = Dense::rotated(&eigenvalues, 300);
-            let values = chains(&estimator(12, true), &mut dense, 7);
+            let mut dense = Dense::with_eigenvalues(&eigenvalues, 300);
+            let values = replicate_estimates(&estimator(12, true), &mut dense, 7);
             assert_eq!(values.nrows(), 6);
             let estimates: Vec<_> = values
                 .columns()
                 .into_iter()
-                .map(|c| stats::mean(&c.to_vec()).expect("6"))
+                .map(|c| stats::mean_estimate(&c.to_vec()).expect("6"))
                 .collect();
             let square = |f: &dyn Fn(&stats::Estimate) -> f64| {
                 estimates.iter().map(|e| f(e).powi(2)).sum::<f64>()

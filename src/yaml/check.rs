@@ -5,158 +5,182 @@
 
 use serde_json::Value as Json;
 
-use super::deserialize::typed;
-use super::fault::{Fault, joined, nearest, unknown};
-use super::form::{Form, Keys, Kind, Name, Shape};
+use super::deserialize::parse_scalar;
+use super::fault::{Fault, join_keys, nearest_name, unknown_message};
 use super::label;
-use super::node::{Entry, Node, Read, Scalar, Value};
+use super::node::{MapEntry, Node, ScalarValue, Value, YamlScalar};
+use super::schema_type::{AliasedName, FamilyKind, ObjectKeys, SchemaForm, SchemaType};
 
 /// A list that lost entries: its key, and where those that are left stood before.
-pub type Moved = (String, Vec<usize>);
+pub type RemovedEntries = (String, Vec<usize>);
 
 /// What a check found.
-pub struct Found {
+pub struct CheckResult {
     pub faults: Vec<Fault>,
-    pub moved: Vec<Moved>,
+    pub removed_entries: Vec<RemovedEntries>,
     /// Whether the rest can be read.
     pub usable: bool,
 }
 
 /// Finds every fault of a tree, and rewrites aliases, labels and spellings of keys to what the type reads.
-pub fn check(schema: &Json, root: &mut Node) -> Found {
-    let mut check = Check {
+pub fn check_against_schema(schema: &Json, root: &mut Node) -> CheckResult {
+    let mut check = SchemaChecker {
         root: schema,
         faults: Vec::new(),
-        moved: Vec::new(),
+        removed_entries: Vec::new(),
     };
-    let usable = check.node(schema, root, "");
-    Found {
+    let usable = check.check_node(schema, root, "");
+    CheckResult {
         faults: check.faults,
-        moved: check.moved,
+        removed_entries: check.removed_entries,
         usable,
     }
 }
 
-struct Check<'a> {
+struct SchemaChecker<'a> {
     root: &'a Json,
     faults: Vec<Fault>,
-    moved: Vec<Moved>,
+    removed_entries: Vec<RemovedEntries>,
 }
 
-impl<'a> Check<'a> {
-    fn fault(&mut self, key: &str, node: &Node, message: String) -> bool {
-        self.faults.push(Fault::new(key, message).at(node.place));
+impl<'a> SchemaChecker<'a> {
+    fn report_fault(&mut self, key: &str, node: &Node, message: String) -> bool {
+        self.faults
+            .push(Fault::new(key, message).at_position(node.position));
         false
     }
 
     /// Whether what is left of a node can be read.
-    fn node(&mut self, schema: &'a Json, node: &mut Node, key: &str) -> bool {
-        let shape = Shape::of(self.root, schema);
+    fn check_node(&mut self, schema: &'a Json, node: &mut Node, key: &str) -> bool {
+        let shape = SchemaType::from_schema(self.root, schema);
         if node.value == Value::Null && shape.nullable {
             return true;
         }
         match (&shape.form, &mut node.value) {
-            (Form::Anything, _) | (Form::Text, Value::Scalar(_)) => true,
-            (Form::Flag, Value::Scalar(scalar)) if typed::<bool>(scalar).is_some() => true,
-            (Form::Number, Value::Scalar(scalar)) if typed::<f64>(scalar).is_some() => true,
-            (Form::Whole { least, most }, Value::Scalar(scalar))
-                if typed::<i128>(scalar).is_some_and(|n| (*least..=*most).contains(&n)) =>
+            (SchemaForm::Any, _) | (SchemaForm::Text, Value::Scalar(_)) => true,
+            (SchemaForm::Bool, Value::Scalar(scalar)) if parse_scalar::<bool>(scalar).is_some() => {
+                true
+            }
+            (SchemaForm::Number, Value::Scalar(scalar))
+                if parse_scalar::<f64>(scalar).is_some() =>
             {
                 true
             }
-            (Form::Whole { most, .. }, Value::Scalar(scalar))
-                if typed::<i128>(scalar).is_some_and(|n| n > *most) =>
+            (SchemaForm::Integer { least, most }, Value::Scalar(scalar))
+                if parse_scalar::<i128>(scalar).is_some_and(|n| (*least..=*most).contains(&n)) =>
             {
-                self.fault(
+                true
+            }
+            (SchemaForm::Integer { most, .. }, Value::Scalar(scalar))
+                if parse_scalar::<i128>(scalar).is_some_and(|n| n > *most) =>
+            {
+                self.report_fault(
                     key,
                     node,
-                    format!("{}, expected a whole number of at most {most}", found(node)),
+                    format!(
+                        "{}, expected a whole number of at most {most}",
+                        describe_node(node)
+                    ),
                 )
             }
-            (Form::Word(names), Value::Scalar(scalar)) => {
-                match names.iter().find(|n| n.is(&scalar.text)) {
+            (SchemaForm::Choice(names), Value::Scalar(scalar)) => {
+                match names.iter().find(|n| n.matches(&scalar.text)) {
                     Some(name) => {
-                        *scalar = word(name.name);
+                        *scalar = text_scalar(name.name);
                         true
                     }
                     None => {
-                        let message = unknown_name("value", &scalar.text, names);
-                        self.fault(key, node, message)
+                        let message = unknown_name_message("value", &scalar.text, names);
+                        self.report_fault(key, node, message)
                     }
                 }
             }
-            (Form::List { item, least, most }, Value::List(items)) => {
+            (SchemaForm::List { item, least, most }, Value::List(items)) => {
                 let count = items.len();
                 if !(*least..=*most).contains(&count) {
-                    return self.fault(
+                    return self.report_fault(
                         key,
                         node,
-                        format!("{count} entries, expected {}", shape.words(self.root)),
+                        format!("{count} entries, expected {}", shape.describe(self.root)),
                     );
                 }
-                let left = self.list(item, items, key);
+                let left = self.check_list(item, items, key);
                 left == count || left >= *least
             }
-            (Form::Entries(inner), Value::Map(entries)) => {
+            (SchemaForm::Map(inner), Value::Map(entries)) => {
                 entries.retain_mut(|entry| {
-                    self.node(inner, &mut entry.node, &joined(key, &entry.key))
+                    self.check_node(inner, &mut entry.node, &join_keys(key, &entry.key))
                 });
                 true
             }
-            (Form::Keys(keys), Value::Map(_)) => self.keys(keys, node, key),
-            (Form::Kinds(kinds), Value::Scalar(_) | Value::Map(_)) => self.kinds(kinds, node, key),
-            (Form::Tagged { tag, kinds }, Value::Map(_)) => self.tagged(tag, kinds, node, key),
-            (Form::Either(schemas), _) => self.either(schemas, &shape, node, key),
-            _ => self.fault(
+            (SchemaForm::Object(keys), Value::Map(_)) => self.check_object(keys, node, key),
+            (SchemaForm::Family(kinds), Value::Scalar(_) | Value::Map(_)) => {
+                self.check_family(kinds, node, key)
+            }
+            (SchemaForm::Tagged { tag, kinds }, Value::Map(_)) => {
+                self.check_tagged(tag, kinds, node, key)
+            }
+            (SchemaForm::AnyOf(schemas), _) => self.check_any_of(schemas, &shape, node, key),
+            _ => self.report_fault(
                 key,
                 node,
-                format!("{}, expected {}", found(node), shape.words(self.root)),
+                format!(
+                    "{}, expected {}",
+                    describe_node(node),
+                    shape.describe(self.root)
+                ),
             ),
         }
     }
 
     /// Entries that are left.
-    fn list(&mut self, item: &'a Json, items: &mut Vec<Node>, key: &str) -> usize {
+    fn check_list(&mut self, item: &'a Json, items: &mut Vec<Node>, key: &str) -> usize {
         let count = items.len();
         let mut left = Vec::new();
         let mut number = 0;
         items.retain_mut(|inner| {
-            let usable = self.node(item, inner, &joined(key, &number.to_string()));
+            let usable = self.check_node(item, inner, &join_keys(key, &number.to_string()));
             left.extend(usable.then_some(number));
             number += 1;
             usable
         });
         if left.len() < count {
-            self.moved.push((key.to_owned(), left.clone()));
+            self.removed_entries.push((key.to_owned(), left.clone()));
         }
         left.len()
     }
 
-    fn keys(&mut self, keys: &Keys<'a>, node: &mut Node, key: &str) -> bool {
-        let place = node.place;
+    fn check_object(&mut self, keys: &ObjectKeys<'a>, node: &mut Node, key: &str) -> bool {
+        let place = node.position;
         let Value::Map(entries) = &mut node.value else {
             return false;
         };
         let mut usable = true;
         let mut seen: Vec<String> = Vec::new();
         entries.retain_mut(|entry| {
-            if let Some((name, _)) = keys.known.iter().find(|(name, _)| is_key(name, &entry.key)) {
+            if let Some((name, _)) = keys
+                .known
+                .iter()
+                .find(|(name, _)| same_key(name, &entry.key))
+            {
                 entry.key = (*name).to_owned();
             }
             if seen.contains(&entry.key) {
                 let message = format!("duplicate key `{}`, expected each key once", entry.key);
-                self.faults.push(Fault::new(key, message).at(entry.place));
+                self.faults
+                    .push(Fault::new(key, message).at_position(entry.position));
                 return false;
             }
             seen.push(entry.key.clone());
             match keys.get(&entry.key) {
                 Some(schema) => {
-                    let fine = self.node(schema, &mut entry.node, &joined(key, &entry.key));
+                    let fine =
+                        self.check_node(schema, &mut entry.node, &join_keys(key, &entry.key));
                     usable &= fine || !keys.required.contains(&entry.key.as_str());
                     fine
                 }
                 None if keys.closed => {
-                    self.unknown_key(keys, entry, key);
+                    self.report_unknown_key(keys, entry, key);
                     false
                 }
                 None => true,
@@ -167,48 +191,50 @@ impl<'a> Check<'a> {
             .iter()
             .filter(|name| !seen.iter().any(|s| s == *name))
         {
-            let wanted = keys
-                .get(name)
-                .map_or(String::new(), |s| Shape::of(self.root, s).words(self.root));
+            let wanted = keys.get(name).map_or(String::new(), |s| {
+                SchemaType::from_schema(self.root, s).describe(self.root)
+            });
             self.faults.push(
-                Fault::new(key, format!("missing key `{name}`, expected {wanted}")).at(place),
+                Fault::new(key, format!("missing key `{name}`, expected {wanted}"))
+                    .at_position(place),
             );
             usable = false;
         }
         usable
     }
 
-    fn unknown_key(&mut self, keys: &Keys, entry: &Entry, key: &str) {
+    fn report_unknown_key(&mut self, keys: &ObjectKeys, entry: &MapEntry, key: &str) {
         let names = || keys.known.iter().map(|(name, _)| *name);
         let message = match keys.known.is_empty() {
             true => format!("unknown key `{}`, expected none here", entry.key),
-            false => unknown("key", &entry.key, names()),
+            false => unknown_message("key", &entry.key, names()),
         };
-        self.faults.push(Fault::new(key, message).at(entry.place));
+        self.faults
+            .push(Fault::new(key, message).at_position(entry.position));
     }
 
-    fn kinds(&mut self, kinds: &[Kind<'a>], node: &mut Node, key: &str) -> bool {
-        let place = node.place;
-        if let Value::Scalar(Scalar { text, .. }) = &node.value {
+    fn check_family(&mut self, kinds: &[FamilyKind<'a>], node: &mut Node, key: &str) -> bool {
+        let place = node.position;
+        if let Value::Scalar(YamlScalar { text, .. }) = &node.value {
             let text = text.trim().to_owned();
-            match kinds.iter().find(|k| k.name.is(&text)) {
+            match kinds.iter().find(|k| k.name.matches(&text)) {
                 Some(kind) if kind.bare => {
-                    *node = Node::text(kind.name.name, place);
+                    *node = Node::from_text(kind.name.name, place);
                     return true;
                 }
                 Some(kind) => {
                     let none = Node {
                         value: Value::Map(Vec::new()),
-                        place,
+                        position: place,
                     };
-                    *node = Node::entry(kind.name.name, none, place);
+                    *node = Node::single_entry(kind.name.name, none, place);
                 }
-                None => match label::parse(self.root, kinds, &text, place) {
+                None => match label::parse_label(self.root, kinds, &text, place) {
                     Some(entry) => *node = entry,
                     None => {
                         let written = text.split_once('(').map_or(text.as_str(), |(name, _)| name);
-                        let message = unknown_name("kind", written, &names(kinds));
-                        return self.fault(key, node, message);
+                        let message = unknown_name_message("kind", written, &kind_names(kinds));
+                        return self.report_fault(key, node, message);
                     }
                 },
             }
@@ -217,22 +243,23 @@ impl<'a> Check<'a> {
             return false;
         };
         let Some(first) = entries.first_mut() else {
-            let all = super::listed(kinds.iter().map(|k| k.name.name));
-            return self.fault(key, node, format!("an empty entry, expected {all}"));
+            let all = super::one_of(kinds.iter().map(|k| k.name.name));
+            return self.report_fault(key, node, format!("an empty entry, expected {all}"));
         };
-        let mut usable = match kinds.iter().find(|k| k.name.is(&first.key)) {
+        let mut usable = match kinds.iter().find(|k| k.name.matches(&first.key)) {
             Some(kind) => {
                 first.key = kind.name.name.to_owned();
                 if first.node.value == Value::Null && kind.parameters.is_some() {
                     first.node.value = Value::Map(Vec::new());
                 }
-                let below = joined(key, kind.name.name);
+                let below = join_keys(key, kind.name.name);
                 kind.parameters
-                    .is_none_or(|p| self.node(p, &mut first.node, &below))
+                    .is_none_or(|p| self.check_node(p, &mut first.node, &below))
             }
             None => {
-                let message = unknown_name("kind", &first.key, &names(kinds));
-                self.faults.push(Fault::new(key, message).at(first.place));
+                let message = unknown_name_message("kind", &first.key, &kind_names(kinds));
+                self.faults
+                    .push(Fault::new(key, message).at_position(first.position));
                 false
             }
         };
@@ -242,58 +269,73 @@ impl<'a> Check<'a> {
                 second.key
             );
             self.faults
-                .push(Fault::new(key, message).at(second.place.or(place)));
+                .push(Fault::new(key, message).at_position(second.position.or(place)));
             usable = false;
         }
         usable
     }
 
-    fn tagged(&mut self, tag: &str, kinds: &[Kind<'a>], node: &mut Node, key: &str) -> bool {
+    fn check_tagged(
+        &mut self,
+        tag: &str,
+        kinds: &[FamilyKind<'a>],
+        node: &mut Node,
+        key: &str,
+    ) -> bool {
         let Value::Map(entries) = &mut node.value else {
             return false;
         };
-        let Some(entry) = entries.iter_mut().find(|e| is_key(tag, &e.key)) else {
-            let all = super::listed(kinds.iter().map(|k| k.name.name));
-            return self.fault(key, node, format!("missing key `{tag}`, expected {all}"));
+        let Some(entry) = entries.iter_mut().find(|e| same_key(tag, &e.key)) else {
+            let all = super::one_of(kinds.iter().map(|k| k.name.name));
+            return self.report_fault(key, node, format!("missing key `{tag}`, expected {all}"));
         };
         let written = match &entry.node.value {
             Value::Scalar(scalar) => scalar.text.clone(),
-            _ => found(&entry.node),
+            _ => describe_node(&entry.node),
         };
-        let Some(kind) = kinds.iter().find(|k| k.name.is(&written)) else {
-            let message = unknown_name("kind", &written, &names(kinds));
+        let Some(kind) = kinds.iter().find(|k| k.name.matches(&written)) else {
+            let message = unknown_name_message("kind", &written, &kind_names(kinds));
             self.faults
-                .push(Fault::new(joined(key, tag), message).at(entry.node.place));
+                .push(Fault::new(join_keys(key, tag), message).at_position(entry.node.position));
             return false;
         };
-        entry.node.value = Value::Scalar(word(kind.name.name));
-        match kind.parameters.map(|p| Shape::of(self.root, p).form) {
-            Some(Form::Keys(keys)) => self.keys(&keys, node, key),
+        entry.node.value = Value::Scalar(text_scalar(kind.name.name));
+        match kind
+            .parameters
+            .map(|p| SchemaType::from_schema(self.root, p).form)
+        {
+            Some(SchemaForm::Object(keys)) => self.check_object(&keys, node, key),
             _ => true,
         }
     }
 
     /// The alternative that fits; else the faults of the one that was probably meant.
-    fn either(&mut self, schemas: &[&'a Json], shape: &Shape, node: &mut Node, key: &str) -> bool {
+    fn check_any_of(
+        &mut self,
+        schemas: &[&'a Json],
+        shape: &SchemaType,
+        node: &mut Node,
+        key: &str,
+    ) -> bool {
         let mut meant = None;
         for schema in schemas {
             let mut tried = node.clone();
-            let mut one = Check {
+            let mut one = SchemaChecker {
                 root: self.root,
                 faults: Vec::new(),
-                moved: Vec::new(),
+                removed_entries: Vec::new(),
             };
-            one.node(schema, &mut tried, key);
+            one.check_node(schema, &mut tried, key);
             if one.faults.is_empty() {
                 *node = tried;
                 return true;
             }
-            let form = Shape::of(self.root, schema).form;
+            let form = SchemaType::from_schema(self.root, schema).form;
             let alike = matches!(
                 (&form, &node.value),
-                (Form::List { .. }, Value::List(_))
+                (SchemaForm::List { .. }, Value::List(_))
                     | (
-                        Form::Keys(_) | Form::Kinds(_) | Form::Entries(_),
+                        SchemaForm::Object(_) | SchemaForm::Family(_) | SchemaForm::Map(_),
                         Value::Map(_)
                     )
             );
@@ -306,43 +348,47 @@ impl<'a> Check<'a> {
                 self.faults.extend(faults);
                 false
             }
-            None => self.fault(
+            None => self.report_fault(
                 key,
                 node,
-                format!("{}, expected {}", found(node), shape.words(self.root)),
+                format!(
+                    "{}, expected {}",
+                    describe_node(node),
+                    shape.describe(self.root)
+                ),
             ),
         }
     }
 }
 
 /// Whether a key is meant; `_` and `-` make no difference.
-fn is_key(name: &str, written: &str) -> bool {
+fn same_key(name: &str, written: &str) -> bool {
     name == written || name.replace('_', "-") == written.replace('_', "-")
 }
 
 /// A word that is read as text whatever it looks like.
-fn word(text: &str) -> Scalar {
-    Scalar {
+fn text_scalar(text: &str) -> YamlScalar {
+    YamlScalar {
         text: text.to_owned(),
-        read: Read::Text,
+        value: ScalarValue::Text,
     }
 }
 
-fn names<'a>(kinds: &[Kind<'a>]) -> Vec<Name<'a>> {
+fn kind_names<'a>(kinds: &[FamilyKind<'a>]) -> Vec<AliasedName<'a>> {
     kinds.iter().map(|k| k.name.clone()).collect()
 }
 
 /// Names of the field for several kinds together.
-const SEVERAL: [(&str, &[&str]); 3] = [
+const COMBINED_METRICS: [(&str, &[&str]); 3] = [
     ("prc", &["precision", "recall"]),
     ("precision-recall", &["precision", "recall"]),
     ("prdc", &["precision", "recall", "density", "coverage"]),
 ];
 
-/// As [`unknown`], with a guess by the aliases too.
-fn unknown_name(what: &str, written: &str, names: &[Name]) -> String {
-    let several = SEVERAL.iter().find(|(name, parts)| {
-        *name == crate::registry::plain(written)
+/// As [`unknown_message`], with a guess by the aliases too.
+fn unknown_name_message(what: &str, written: &str, names: &[AliasedName]) -> String {
+    let several = COMBINED_METRICS.iter().find(|(name, parts)| {
+        *name == crate::registry::normalize_name(written)
             && parts
                 .iter()
                 .all(|part| names.iter().any(|n| n.name == *part))
@@ -353,11 +399,11 @@ fn unknown_name(what: &str, written: &str, names: &[Name]) -> String {
             parts.join(", ")
         );
     }
-    let message = unknown(what, written, names.iter().map(|n| n.name));
+    let message = unknown_message(what, written, names.iter().map(|n| n.name));
     let aliases = names
         .iter()
         .flat_map(|n| n.aliases.iter().map(|a| (*a, n.name)));
-    match nearest(written, aliases.clone().map(|(alias, _)| alias)) {
+    match nearest_name(written, aliases.clone().map(|(alias, _)| alias)) {
         Some(guess) if !message.contains("did you mean") => {
             let name = aliases
                 .into_iter()
@@ -370,7 +416,7 @@ fn unknown_name(what: &str, written: &str, names: &[Name]) -> String {
 }
 
 /// What stands there, in words.
-fn found(node: &Node) -> String {
+fn describe_node(node: &Node) -> String {
     match &node.value {
         Value::Null => "nothing".to_owned(),
         Value::Scalar(scalar) => match scalar.text.chars().count() {
@@ -385,10 +431,10 @@ fn found(node: &Node) -> String {
 }
 
 /// An entry whose key and value are of the same place.
-pub(super) fn entry(key: &str, node: Node) -> Entry {
-    Entry {
+pub(super) fn entry_at_node_position(key: &str, node: Node) -> MapEntry {
+    MapEntry {
         key: key.to_owned(),
-        place: node.place,
+        position: node.position,
         node,
     }
 }

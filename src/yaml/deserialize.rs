@@ -7,15 +7,15 @@ use serde::de::{
 use serde::de::{IntoDeserializer, Unexpected, VariantAccess, Visitor};
 
 use super::fault::Fault;
-use super::node::{Entry, Node, Read, Scalar, Value};
+use super::node::{MapEntry, Node, ScalarValue, Value, YamlScalar};
 
 /// A scalar read as one type, by the rules of YAML for that type.
-pub fn typed<T: DeserializeOwned>(scalar: &Scalar) -> Option<T> {
+pub fn parse_scalar<T: DeserializeOwned>(scalar: &YamlScalar) -> Option<T> {
     serde_yaml::from_str(&scalar.text).ok()
 }
 
 impl Node {
-    fn scalar(&self) -> Option<&Scalar> {
+    fn scalar(&self) -> Option<&YamlScalar> {
         match &self.value {
             Value::Scalar(scalar) => Some(scalar),
             _ => None,
@@ -32,22 +32,24 @@ impl Node {
     }
 
     /// The scalar as a type, given to a visitor.
-    fn as_type<'de, T: DeserializeOwned, V: Visitor<'de>>(
+    fn visit_scalar<'de, T: DeserializeOwned, V: Visitor<'de>>(
         &self,
         visitor: V,
         visit: impl FnOnce(V, T) -> Result<V::Value, Fault>,
     ) -> Result<V::Value, Fault> {
-        match self.scalar().and_then(typed) {
-            Some(value) => visit(visitor, value).map_err(|f| f.at(self.place)),
-            None => Err(Fault::invalid_type(self.unexpected(), &visitor).at(self.place)),
+        match self.scalar().and_then(parse_scalar) {
+            Some(value) => visit(visitor, value).map_err(|f| f.at_position(self.position)),
+            None => {
+                Err(Fault::invalid_type(self.unexpected(), &visitor).at_position(self.position))
+            }
         }
     }
 }
 
-macro_rules! as_types {
+macro_rules! deserialize_scalars {
     ($($method:ident: $type:ty => $visit:ident),+ $(,)?) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-            self.as_type::<$type, V>(visitor, |visitor, value| visitor.$visit(value))
+            self.visit_scalar::<$type, V>(visitor, |visitor, value| visitor.$visit(value))
         })+
     };
 }
@@ -58,20 +60,20 @@ impl<'de> Deserializer<'de> for &'de Node {
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.value {
             Value::Null => visitor.visit_unit(),
-            Value::Scalar(Scalar { text, read }) => match read {
-                Read::Flag(v) => visitor.visit_bool(*v),
-                Read::Unsigned(v) => visitor.visit_u64(*v),
-                Read::Signed(v) => visitor.visit_i64(*v),
-                Read::Float(v) => visitor.visit_f64(*v),
-                Read::Text => visitor.visit_borrowed_str(text),
+            Value::Scalar(YamlScalar { text, value: read }) => match read {
+                ScalarValue::Bool(v) => visitor.visit_bool(*v),
+                ScalarValue::Unsigned(v) => visitor.visit_u64(*v),
+                ScalarValue::Signed(v) => visitor.visit_i64(*v),
+                ScalarValue::Float(v) => visitor.visit_f64(*v),
+                ScalarValue::Text => visitor.visit_borrowed_str(text),
             },
-            Value::List(items) => visitor.visit_seq(Items { items, next: 0 }),
-            Value::Map(entries) => visitor.visit_map(Entries { entries, next: 0 }),
+            Value::List(items) => visitor.visit_seq(NodeSeqAccess { items, next: 0 }),
+            Value::Map(entries) => visitor.visit_map(NodeMapAccess { entries, next: 0 }),
         }
-        .map_err(|f| f.at(self.place))
+        .map_err(|f| f.at_position(self.position))
     }
 
-    as_types! {
+    deserialize_scalars! {
         deserialize_bool: bool => visit_bool,
         deserialize_i8: i8 => visit_i8,
         deserialize_i16: i16 => visit_i16,
@@ -91,7 +93,7 @@ impl<'de> Deserializer<'de> for &'de Node {
             Some(scalar) => visitor.visit_borrowed_str(&scalar.text),
             None => Err(Fault::invalid_type(self.unexpected(), &visitor)),
         }
-        .map_err(|f| f.at(self.place))
+        .map_err(|f| f.at_position(self.position))
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -115,7 +117,7 @@ impl<'de> Deserializer<'de> for &'de Node {
             Value::Null => visitor.visit_none(),
             _ => visitor.visit_some(self),
         }
-        .map_err(|f| f.at(self.place))
+        .map_err(|f| f.at_position(self.position))
     }
 
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -140,7 +142,7 @@ impl<'de> Deserializer<'de> for &'de Node {
     ) -> Result<V::Value, Fault> {
         visitor
             .visit_newtype_struct(self)
-            .map_err(|f| f.at(self.place))
+            .map_err(|f| f.at_position(self.position))
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -163,11 +165,11 @@ impl<'de> Deserializer<'de> for &'de Node {
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.value {
             Value::Null => visitor
-                .visit_map(Entries {
+                .visit_map(NodeMapAccess {
                     entries: &[],
                     next: 0,
                 })
-                .map_err(|f| f.at(self.place)),
+                .map_err(|f| f.at_position(self.position)),
             _ => self.deserialize_any(visitor),
         }
     }
@@ -188,11 +190,11 @@ impl<'de> Deserializer<'de> for &'de Node {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         match &self.value {
-            Value::Scalar(scalar) => visitor.visit_enum(Kind {
+            Value::Scalar(scalar) => visitor.visit_enum(NodeEnumAccess {
                 name: &scalar.text,
                 content: None,
             }),
-            Value::Map(entries) if entries.len() == 1 => visitor.visit_enum(Kind {
+            Value::Map(entries) if entries.len() == 1 => visitor.visit_enum(NodeEnumAccess {
                 name: &entries[0].key,
                 content: Some(&entries[0].node),
             }),
@@ -201,7 +203,7 @@ impl<'de> Deserializer<'de> for &'de Node {
                 &"one name, or one `name: …`",
             )),
         }
-        .map_err(|f| f.at(self.place))
+        .map_err(|f| f.at_position(self.position))
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -209,12 +211,12 @@ impl<'de> Deserializer<'de> for &'de Node {
     }
 }
 
-struct Items<'de> {
+struct NodeSeqAccess<'de> {
     items: &'de [Node],
     next: usize,
 }
 
-impl<'de> SeqAccess<'de> for Items<'de> {
+impl<'de> SeqAccess<'de> for NodeSeqAccess<'de> {
     type Error = Fault;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(
@@ -228,7 +230,7 @@ impl<'de> SeqAccess<'de> for Items<'de> {
         self.next += 1;
         seed.deserialize(item)
             .map(Some)
-            .map_err(|f| f.at(item.place).below(&place))
+            .map_err(|f| f.at_position(item.position).under_key(&place))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -236,12 +238,12 @@ impl<'de> SeqAccess<'de> for Items<'de> {
     }
 }
 
-struct Entries<'de> {
-    entries: &'de [Entry],
+struct NodeMapAccess<'de> {
+    entries: &'de [MapEntry],
     next: usize,
 }
 
-impl<'de> MapAccess<'de> for Entries<'de> {
+impl<'de> MapAccess<'de> for NodeMapAccess<'de> {
     type Error = Fault;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
@@ -254,24 +256,24 @@ impl<'de> MapAccess<'de> for Entries<'de> {
         let key: StrDeserializer<'de, Fault> = entry.key.as_str().into_deserializer();
         seed.deserialize(key)
             .map(Some)
-            .map_err(|f| f.at(entry.place))
+            .map_err(|f| f.at_position(entry.position))
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
         let entry = &self.entries[self.next];
         self.next += 1;
         seed.deserialize(&entry.node)
-            .map_err(|f| f.at(entry.node.place).below(&entry.key))
+            .map_err(|f| f.at_position(entry.node.position).under_key(&entry.key))
     }
 }
 
 /// A name of a kind, with what stands below it.
-struct Kind<'de> {
+struct NodeEnumAccess<'de> {
     name: &'de str,
     content: Option<&'de Node>,
 }
 
-impl<'de> EnumAccess<'de> for Kind<'de> {
+impl<'de> EnumAccess<'de> for NodeEnumAccess<'de> {
     type Error = Fault;
     type Variant = Self;
 
@@ -281,14 +283,14 @@ impl<'de> EnumAccess<'de> for Kind<'de> {
     }
 }
 
-impl<'de> Kind<'de> {
+impl<'de> NodeEnumAccess<'de> {
     fn content(&self) -> Result<&'de Node, Fault> {
         self.content
             .ok_or_else(|| Fault::new("", format!("`{0}` alone, expected {{{0}: …}}", self.name)))
     }
 }
 
-impl<'de> VariantAccess<'de> for Kind<'de> {
+impl<'de> VariantAccess<'de> for NodeEnumAccess<'de> {
     type Error = Fault;
 
     fn unit_variant(self) -> Result<(), Fault> {
@@ -307,13 +309,13 @@ impl<'de> VariantAccess<'de> for Kind<'de> {
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fault> {
         let content = self.content()?;
         seed.deserialize(content)
-            .map_err(|f| f.at(content.place).below(self.name))
+            .map_err(|f| f.at_position(content.position).under_key(self.name))
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Fault> {
         self.content()?
             .deserialize_any(visitor)
-            .map_err(|f| f.below(self.name))
+            .map_err(|f| f.under_key(self.name))
     }
 
     fn struct_variant<V: Visitor<'de>>(
@@ -323,6 +325,6 @@ impl<'de> VariantAccess<'de> for Kind<'de> {
     ) -> Result<V::Value, Fault> {
         self.content()?
             .deserialize_map(visitor)
-            .map_err(|f| f.below(self.name))
+            .map_err(|f| f.under_key(self.name))
     }
 }

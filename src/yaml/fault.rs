@@ -2,14 +2,14 @@
 
 use std::fmt::{Display, Formatter, Result as Written};
 
-use super::node::Place;
+use super::node::SourcePosition;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fault {
     /// Where it is: `likelihood.0.estimators.1.hutchinson.probes`; empty for the whole.
     pub key: String,
-    pub place: Option<Place>,
+    pub position: Option<SourcePosition>,
     /// What is wrong and what would be right.
     pub message: String,
 }
@@ -18,16 +18,16 @@ impl Fault {
     pub fn new(key: impl Into<String>, message: impl Into<String>) -> Fault {
         Fault {
             key: key.into(),
-            place: None,
+            position: None,
             message: message.into(),
         }
     }
 
     /// A sentence that may begin with its key: `path: need …`.
-    pub fn said(message: impl Into<String>) -> Fault {
+    pub fn from_message(message: impl Into<String>) -> Fault {
         let message = message.into();
         // The name of a file is no key.
-        let file = |key: &str| FILES.iter().any(|ending| key.ends_with(ending));
+        let file = |key: &str| FILE_SUFFIXES.iter().any(|ending| key.ends_with(ending));
         let plain = |key: &str| {
             key.chars()
                 .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
@@ -39,24 +39,24 @@ impl Fault {
         }
     }
 
-    pub fn at(self, place: Option<Place>) -> Fault {
+    pub fn at_position(self, place: Option<SourcePosition>) -> Fault {
         Fault {
-            place: self.place.or(place),
+            position: self.position.or(place),
             ..self
         }
     }
 
     /// The same fault, seen from one level further out.
-    pub fn below(self, outer: &str) -> Fault {
+    pub fn under_key(self, outer: &str) -> Fault {
         Fault {
-            key: joined(outer, &self.key),
+            key: join_keys(outer, &self.key),
             ..self
         }
     }
 }
 
 /// Endings of the files that messages begin with.
-const FILES: [&str; 8] = [
+const FILE_SUFFIXES: [&str; 8] = [
     ".npy",
     ".npz",
     ".csv",
@@ -68,7 +68,7 @@ const FILES: [&str; 8] = [
 ];
 
 /// One key below another.
-pub fn joined(outer: &str, inner: &str) -> String {
+pub fn join_keys(outer: &str, inner: &str) -> String {
     match (outer.is_empty(), inner.is_empty()) {
         (true, _) => inner.to_owned(),
         (_, true) => outer.to_owned(),
@@ -79,7 +79,7 @@ pub fn joined(outer: &str, inner: &str) -> String {
 /// `line 3, column 5: key: message`.
 impl Display for Fault {
     fn fmt(&self, f: &mut Formatter) -> Written {
-        if let Some(place) = self.place {
+        if let Some(place) = self.position {
             write!(f, "line {}, column {}: ", place.line, place.column)?;
         }
         if !self.key.is_empty() {
@@ -97,11 +97,17 @@ impl serde::de::Error for Fault {
     }
 
     fn invalid_type(found: serde::de::Unexpected, wanted: &dyn serde::de::Expected) -> Fault {
-        Fault::new("", format!("{}, expected {wanted}", named(found)))
+        Fault::new(
+            "",
+            format!("{}, expected {wanted}", describe_unexpected(found)),
+        )
     }
 
     fn invalid_value(found: serde::de::Unexpected, wanted: &dyn serde::de::Expected) -> Fault {
-        Fault::new("", format!("{}, expected {wanted}", named(found)))
+        Fault::new(
+            "",
+            format!("{}, expected {wanted}", describe_unexpected(found)),
+        )
     }
 
     fn invalid_length(length: usize, wanted: &dyn serde::de::Expected) -> Fault {
@@ -109,11 +115,11 @@ impl serde::de::Error for Fault {
     }
 
     fn unknown_variant(name: &str, wanted: &'static [&'static str]) -> Fault {
-        Fault::new("", unknown("value", name, wanted.iter().copied()))
+        Fault::new("", unknown_message("value", name, wanted.iter().copied()))
     }
 
     fn unknown_field(name: &str, wanted: &'static [&'static str]) -> Fault {
-        Fault::new("", unknown("key", name, wanted.iter().copied()))
+        Fault::new("", unknown_message("key", name, wanted.iter().copied()))
     }
 
     fn missing_field(name: &'static str) -> Fault {
@@ -129,7 +135,7 @@ impl serde::de::Error for Fault {
 }
 
 /// What a value is, in the words of a user.
-fn named(found: serde::de::Unexpected) -> String {
+fn describe_unexpected(found: serde::de::Unexpected) -> String {
     use serde::de::Unexpected as U;
     match found {
         U::Bool(b) => b.to_string(),
@@ -149,14 +155,19 @@ fn named(found: serde::de::Unexpected) -> String {
 }
 
 /// ``unknown key `probs`, expected probes, …; did you mean `probes`?``
-pub fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
-    let list = listed(known.clone());
-    let guess = nearest(name, known).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
+pub fn unknown_message<'a>(
+    what: &str,
+    name: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> String {
+    let list = one_of(known.clone());
+    let guess =
+        nearest_name(name, known).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
     format!("unknown {what} `{name}`, expected {list}{guess}")
 }
 
 /// `a`, `one of a, b`; what no one reads to its end is cut.
-pub fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+pub fn one_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.collect();
     match names.as_slice() {
         [] => "none".to_owned(),
@@ -166,11 +177,11 @@ pub fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// The known name that was probably meant.
-pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let plain = crate::registry::plain(name);
+pub fn nearest_name<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let plain = crate::registry::normalize_name(name);
     let near = known.map(|k| {
         (
-            strsim::damerau_levenshtein(&plain, &crate::registry::plain(k)),
+            strsim::damerau_levenshtein(&plain, &crate::registry::normalize_name(k)),
             k,
         )
     });
@@ -189,24 +200,24 @@ pub struct Faults {
 }
 
 /// More of them would bury the first.
-const MOST: usize = 20;
+const MAX_SHOWN_FAULTS: usize = 20;
 
 impl Faults {
     pub fn new(mut list: Vec<Fault>) -> Faults {
-        list.sort_by_key(|f| f.place.map_or((usize::MAX, 0), |p| (p.line, p.column)));
+        list.sort_by_key(|f| f.position.map_or((usize::MAX, 0), |p| (p.line, p.column)));
         let lines = vec![None; list.len()];
         Faults { list, lines }
     }
 
     /// With the lines of the text that they are in, where the text has several.
-    pub(super) fn shown_in(mut self, text: &str) -> Faults {
+    pub(super) fn with_source_lines(mut self, text: &str) -> Faults {
         let lines: Vec<&str> = text.lines().collect();
         if lines.len() < 2 {
-            self.list.iter_mut().for_each(|f| f.place = None);
+            self.list.iter_mut().for_each(|f| f.position = None);
             return self;
         }
         let line = |f: &Fault| {
-            f.place
+            f.position
                 .and_then(|p| lines.get(p.line - 1))
                 .map(|l| (*l).to_owned())
         };
@@ -220,8 +231,8 @@ impl Display for Faults {
     fn fmt(&self, f: &mut Formatter) -> Written {
         let one = |f: &mut Formatter, fault: &Fault, line: &Option<String>, indent: &str| {
             write!(f, "{fault}")?;
-            match (line, fault.place) {
-                (Some(line), Some(place)) => excerpt(f, line, place, indent),
+            match (line, fault.position) {
+                (Some(line), Some(place)) => write_excerpt(f, line, place, indent),
                 _ => Ok(()),
             }
         };
@@ -230,11 +241,11 @@ impl Display for Faults {
             return one(f, fault, line, "");
         }
         write!(f, "{} faults", self.list.len())?;
-        for (fault, line) in pairs().take(MOST) {
+        for (fault, line) in pairs().take(MAX_SHOWN_FAULTS) {
             f.write_str("\n  ")?;
             one(f, fault, line, "  ")?;
         }
-        match self.list.len().saturating_sub(MOST) {
+        match self.list.len().saturating_sub(MAX_SHOWN_FAULTS) {
             0 => Ok(()),
             more => write!(f, "\n  and {more} more"),
         }
@@ -242,7 +253,7 @@ impl Display for Faults {
 }
 
 /// The line, with a caret under the column; of a long line only what is near.
-fn excerpt(f: &mut Formatter, line: &str, place: Place, indent: &str) -> Written {
+fn write_excerpt(f: &mut Formatter, line: &str, place: SourcePosition, indent: &str) -> Written {
     const WIDTH: usize = 90;
     let characters: Vec<char> = line
         .trim_end()

@@ -7,7 +7,7 @@ use super::fault::Fault;
 
 /// A line and a column, each from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct SourcePosition {
     pub line: usize,
     pub column: usize,
 }
@@ -16,27 +16,27 @@ pub struct Place {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     pub value: Value,
-    pub place: Option<Place>,
+    pub position: Option<SourcePosition>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     Null,
-    Scalar(Scalar),
+    Scalar(YamlScalar),
     List(Vec<Node>),
-    Map(Vec<Entry>),
+    Map(Vec<MapEntry>),
 }
 
 /// A scalar as it was written, and what it is read as where nothing else is asked for.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Scalar {
+pub struct YamlScalar {
     pub text: String,
-    pub read: Read,
+    pub value: ScalarValue,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Read {
-    Flag(bool),
+pub enum ScalarValue {
+    Bool(bool),
     Unsigned(u64),
     Signed(i64),
     Float(f64),
@@ -44,53 +44,53 @@ pub enum Read {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub struct MapEntry {
     pub key: String,
-    pub place: Option<Place>,
+    pub position: Option<SourcePosition>,
     pub node: Node,
 }
 
 impl Node {
-    pub fn text(text: &str, place: Option<Place>) -> Node {
+    pub fn from_text(text: &str, place: Option<SourcePosition>) -> Node {
         Node {
-            value: Value::Scalar(Scalar {
+            value: Value::Scalar(YamlScalar {
                 text: text.to_owned(),
-                read: Read::Text,
+                value: ScalarValue::Text,
             }),
-            place,
+            position: place,
         }
     }
 
-    pub fn flag(set: bool, place: Option<Place>) -> Node {
+    pub fn from_bool(set: bool, place: Option<SourcePosition>) -> Node {
         Node {
-            value: Value::Scalar(Scalar {
+            value: Value::Scalar(YamlScalar {
                 text: set.to_string(),
-                read: Read::Flag(set),
+                value: ScalarValue::Bool(set),
             }),
-            place,
+            position: place,
         }
     }
 
     /// One entry.
-    pub fn entry(key: &str, node: Node, place: Option<Place>) -> Node {
+    pub fn single_entry(key: &str, node: Node, place: Option<SourcePosition>) -> Node {
         Node {
-            value: Value::Map(vec![Entry {
+            value: Value::Map(vec![MapEntry {
                 key: key.to_owned(),
-                place,
+                position: place,
                 node,
             }]),
-            place,
+            position: place,
         }
     }
 
     /// Gives all of it one place.
-    pub fn placed(&mut self, place: Option<Place>) {
-        self.place = place;
+    pub fn set_position(&mut self, place: Option<SourcePosition>) {
+        self.position = place;
         match &mut self.value {
-            Value::List(items) => items.iter_mut().for_each(|i| i.placed(place)),
+            Value::List(items) => items.iter_mut().for_each(|i| i.set_position(place)),
             Value::Map(entries) => entries.iter_mut().for_each(|e| {
-                e.place = place;
-                e.node.placed(place);
+                e.position = place;
+                e.node.set_position(place);
             }),
             _ => {}
         }
@@ -105,7 +105,7 @@ impl Node {
     }
 
     /// Where a key stands: `likelihood.0.samples`, or as much of it as is there.
-    pub fn find(&self, key: &str) -> Option<Place> {
+    pub fn position_of(&self, key: &str) -> Option<SourcePosition> {
         let (mut at, mut place) = (self, None);
         let mut rest = key;
         while !rest.is_empty() {
@@ -116,11 +116,14 @@ impl Node {
             };
             let name = &rest[..end];
             let entry = match &at.value {
-                Value::Map(entries) => entries.iter().find(|e| e.key == name).and_then(|e| e.place),
+                Value::Map(entries) => entries
+                    .iter()
+                    .find(|e| e.key == name)
+                    .and_then(|e| e.position),
                 _ => None,
             };
             at = at.get(name)?;
-            place = at.place.or(entry).or(place);
+            place = at.position.or(entry).or(place);
             rest = rest[end..].trim_start_matches('.');
         }
         place
@@ -131,43 +134,43 @@ impl Node {
 ///
 /// # Errors
 /// Where it is no YAML, by line and column.
-pub fn parse(text: &str) -> Result<Node, Fault> {
+pub fn parse_tree(text: &str) -> Result<Node, Fault> {
     let body = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let lines = Lines::of(body);
+    let lines = LineIndex::new(body);
     let options = serde_yaml::options! {
         non_finite_float_policy: serde_yaml::NonFiniteFloatPolicy::PassThrough,
         alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: 100_000 },
     };
-    let raw: Spanned<Raw> =
-        serde_yaml::from_str_with_options(body, options).map_err(|e| broken(&e, &lines))?;
-    Ok(lines.node(raw))
+    let raw: Spanned<RawNode> =
+        serde_yaml::from_str_with_options(body, options).map_err(|e| parser_fault(&e, &lines))?;
+    Ok(lines.build_node(raw))
 }
 
 /// A text with the byte at which each of its lines begins.
-struct Lines<'a> {
+struct LineIndex<'a> {
     text: &'a str,
     starts: Vec<usize>,
 }
 
-impl<'a> Lines<'a> {
-    fn of(text: &'a str) -> Lines<'a> {
+impl<'a> LineIndex<'a> {
+    fn new(text: &'a str) -> LineIndex<'a> {
         let starts = std::iter::once(0)
             .chain(text.match_indices('\n').map(|(i, _)| i + 1))
             .collect();
-        Lines { text, starts }
+        LineIndex { text, starts }
     }
 
     /// By the byte, since lines as the parser counts them are not everywhere those of an editor.
-    fn place(&self, location: serde_yaml::Location) -> Place {
+    fn position(&self, location: serde_yaml::Location) -> SourcePosition {
         let Some(byte) = location.span().byte_offset() else {
-            return Place {
+            return SourcePosition {
                 line: location.line().max(1) as usize,
                 column: location.column().max(1) as usize,
             };
         };
         let byte = self.boundary(byte as usize);
         let line = self.starts.partition_point(|s| *s <= byte).max(1);
-        Place {
+        SourcePosition {
             line,
             column: self.text[self.starts[line - 1]..byte].chars().count() + 1,
         }
@@ -181,7 +184,7 @@ impl<'a> Lines<'a> {
     }
 
     /// What stands there.
-    fn written(&self, location: serde_yaml::Location) -> &'a str {
+    fn source_text(&self, location: serde_yaml::Location) -> &'a str {
         let span = location.span();
         let Some((from, length)) = span.byte_offset().zip(span.byte_len()) else {
             return "";
@@ -193,107 +196,109 @@ impl<'a> Lines<'a> {
         self.text[from..to.max(from)].trim()
     }
 
-    fn node(&self, raw: Spanned<Raw>) -> Node {
+    fn build_node(&self, raw: Spanned<RawNode>) -> Node {
         let (referenced, defined) = (raw.referenced, raw.defined);
-        let scalar = |read: Read, otherwise: String| {
-            let written = self.written(defined);
+        let scalar = |read: ScalarValue, otherwise: String| {
+            let written = self.source_text(defined);
             let text = if written.is_empty() {
                 otherwise
             } else {
                 written.to_owned()
             };
-            Value::Scalar(Scalar { text, read })
+            Value::Scalar(YamlScalar { text, value: read })
         };
         let value = match raw.value {
-            Raw::Null => Value::Null,
-            Raw::Text(text) => Value::Scalar(Scalar {
+            RawNode::Null => Value::Null,
+            RawNode::Text(text) => Value::Scalar(YamlScalar {
                 text,
-                read: Read::Text,
+                value: ScalarValue::Text,
             }),
-            Raw::Flag(b) => scalar(Read::Flag(b), b.to_string()),
-            Raw::Unsigned(n) => scalar(Read::Unsigned(n), n.to_string()),
-            Raw::Signed(n) => scalar(Read::Signed(n), n.to_string()),
-            Raw::Float(n) => scalar(Read::Float(n), n.to_string()),
-            Raw::List(items) => Value::List(items.into_iter().map(|i| self.node(i)).collect()),
-            Raw::Map(entries) => Value::Map(
+            RawNode::Bool(b) => scalar(ScalarValue::Bool(b), b.to_string()),
+            RawNode::Unsigned(n) => scalar(ScalarValue::Unsigned(n), n.to_string()),
+            RawNode::Signed(n) => scalar(ScalarValue::Signed(n), n.to_string()),
+            RawNode::Float(n) => scalar(ScalarValue::Float(n), n.to_string()),
+            RawNode::List(items) => {
+                Value::List(items.into_iter().map(|i| self.build_node(i)).collect())
+            }
+            RawNode::Map(entries) => Value::Map(
                 (entries.into_iter())
-                    .map(|(key, value)| Entry {
-                        place: Some(self.place(key.referenced)),
+                    .map(|(key, value)| MapEntry {
+                        position: Some(self.position(key.referenced)),
                         key: key.value,
-                        node: self.node(value),
+                        node: self.build_node(value),
                     })
                     .collect(),
             ),
         };
         Node {
             value,
-            place: Some(self.place(referenced)),
+            position: Some(self.position(referenced)),
         }
     }
 }
 
 /// What the parser gives, with its own places.
-enum Raw {
+enum RawNode {
     Null,
-    Flag(bool),
+    Bool(bool),
     Unsigned(u64),
     Signed(i64),
     Float(f64),
     Text(String),
-    List(Vec<Spanned<Raw>>),
-    Map(Vec<(Spanned<String>, Spanned<Raw>)>),
+    List(Vec<Spanned<RawNode>>),
+    Map(Vec<(Spanned<String>, Spanned<RawNode>)>),
 }
 
-impl<'de> Deserialize<'de> for Raw {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Raw, D::Error> {
-        struct Any;
-        impl<'de> Visitor<'de> for Any {
-            type Value = Raw;
+impl<'de> Deserialize<'de> for RawNode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawNode, D::Error> {
+        struct RawNodeVisitor;
+        impl<'de> Visitor<'de> for RawNodeVisitor {
+            type Value = RawNode;
             fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
                 f.write_str("a value, a list or `key: value` entries")
             }
-            fn visit_unit<E>(self) -> Result<Raw, E> {
-                Ok(Raw::Null)
+            fn visit_unit<E>(self) -> Result<RawNode, E> {
+                Ok(RawNode::Null)
             }
-            fn visit_none<E>(self) -> Result<Raw, E> {
-                Ok(Raw::Null)
+            fn visit_none<E>(self) -> Result<RawNode, E> {
+                Ok(RawNode::Null)
             }
-            fn visit_bool<E>(self, v: bool) -> Result<Raw, E> {
-                Ok(Raw::Flag(v))
+            fn visit_bool<E>(self, v: bool) -> Result<RawNode, E> {
+                Ok(RawNode::Bool(v))
             }
-            fn visit_u64<E>(self, v: u64) -> Result<Raw, E> {
-                Ok(Raw::Unsigned(v))
+            fn visit_u64<E>(self, v: u64) -> Result<RawNode, E> {
+                Ok(RawNode::Unsigned(v))
             }
-            fn visit_i64<E>(self, v: i64) -> Result<Raw, E> {
-                Ok(Raw::Signed(v))
+            fn visit_i64<E>(self, v: i64) -> Result<RawNode, E> {
+                Ok(RawNode::Signed(v))
             }
-            fn visit_f64<E>(self, v: f64) -> Result<Raw, E> {
-                Ok(Raw::Float(v))
+            fn visit_f64<E>(self, v: f64) -> Result<RawNode, E> {
+                Ok(RawNode::Float(v))
             }
-            fn visit_str<E>(self, v: &str) -> Result<Raw, E> {
-                Ok(Raw::Text(v.to_owned()))
+            fn visit_str<E>(self, v: &str) -> Result<RawNode, E> {
+                Ok(RawNode::Text(v.to_owned()))
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Raw, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawNode, A::Error> {
                 let mut items = Vec::new();
                 while let Some(item) = seq.next_element()? {
                     items.push(item);
                 }
-                Ok(Raw::List(items))
+                Ok(RawNode::List(items))
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawNode, A::Error> {
                 let mut entries = Vec::new();
                 while let Some(entry) = map.next_entry()? {
                     entries.push(entry);
                 }
-                Ok(Raw::Map(entries))
+                Ok(RawNode::Map(entries))
             }
         }
-        deserializer.deserialize_any(Any)
+        deserializer.deserialize_any(RawNodeVisitor)
     }
 }
 
 /// The parser's complaint in the words of a user.
-fn broken(error: &Error, lines: &Lines) -> Fault {
+fn parser_fault(error: &Error, lines: &LineIndex) -> Fault {
     let inner = error.without_snippet();
     let message = match inner {
         Error::MultipleDocuments { .. } => {
@@ -352,5 +357,5 @@ fn broken(error: &Error, lines: &Lines) -> Fault {
                 .fold(message, |m, (theirs, ours)| m.replace(theirs, ours))
         }
     };
-    Fault::new("", message).at(inner.location().map(|l| lines.place(l)))
+    Fault::new("", message).at_position(inner.location().map(|l| lines.position(l)))
 }

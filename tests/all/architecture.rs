@@ -49,10 +49,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("onnx_autodiff", &["graph.rs"]),
     ("faer", &["num/linalg.rs"]),
     ("polars", &["table.rs"]),
-    ("parquet", &["data/columns.rs"]),
+    ("parquet", &["data/parquet_table.rs"]),
     ("plotters", &["report/plot/"]),
     ("clap", &["cli/", "main.rs"]),
-    ("indicatif", &["progress/show.rs"]),
+    ("indicatif", &["progress/display.rs"]),
     ("signal_hook", &["stop.rs"]),
     ("rayon", &["execute/pool.rs", "metric/"]),
 ];

@@ -6,7 +6,7 @@ use crate::cli::{card, flowgauge, folder, refused, samples, write};
 fn fixed() -> Vec<String> {
     let listed = flowgauge::solve::Solver::defaults().into_iter();
     listed
-        .filter(|s| s.evaluations().is_some())
+        .filter(|s| s.fixed_evaluations().is_some())
         .map(|s| s.name().to_owned())
         .collect()
 }

@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use flowgauge::flow::field::{Linearized, VectorField};
+use flowgauge::flow::field::{JacobianOperator, VectorField};
+use flowgauge::model::loaded::{JacobianOptions, Model, SessionOptions};
 use flowgauge::model::onnx::{Provider, Runtime, Session};
-use flowgauge::model::opened::{JacobianOptions, Model, Options};
-use flowgauge::num::key::{Key, Purpose};
-use flowgauge::num::{Batch, Blocks};
+use flowgauge::num::key::{Purpose, RngKey};
+use flowgauge::num::{Batch, TangentBatch};
 use ndarray::{ArrayD, IxDyn};
 use ndarray_npy::write_npy;
 
 use crate::cli::{flowgauge, refused};
 
-const OPTIONS: Options = Options {
+const OPTIONS: SessionOptions = SessionOptions {
     provider: Provider::Cpu,
     threads: 1,
 };
@@ -35,7 +35,7 @@ fn card(shape: &str, network: &str) -> String {
 }
 
 fn states(rows: usize, dim: usize) -> Batch {
-    Key { seed: 3 }
+    RngKey { seed: 3 }
         .normal(Purpose::Check, 0, 0, rows * dim)
         .into_shape_with_order((rows, dim))
         .expect("as many")
@@ -72,12 +72,12 @@ fn agrees(model: &Model, file: &str, x: &Batch, extra: (&str, ArrayD<f64>)) {
 /// The products agree with central differences of the velocity, to the precision that those have in float32.
 fn is_differentiated(model: &Model, x: &Batch) {
     let t = vec![0.5; x.nrows()];
-    let z = Key { seed: 4 }.normal(Purpose::Check, 0, 0, x.len());
-    let z = Blocks::from_shape_vec((1, x.nrows(), x.ncols()), z.to_vec()).expect("as many");
+    let z = RngKey { seed: 4 }.normal(Purpose::Check, 0, 0, x.len());
+    let z = TangentBatch::from_shape_vec((1, x.nrows(), x.ncols()), z.to_vec()).expect("as many");
     let products = model
-        .tangents(runtime(), OPTIONS, JacobianOptions::default())
+        .jacobian(runtime(), OPTIONS, JacobianOptions::default())
         .expect("differentiable")
-        .products(&t, x, &z)
+        .jvp(&t, x, &z)
         .expect("products");
     let mut field = model.velocity(runtime(), OPTIONS).expect("a velocity");
     let step = 1e-2;
@@ -118,7 +118,7 @@ fn an_embedding_is_read_from_beside_the_card() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = "graph/diffusers-conditional-dynamo-op20.onnx";
     std::fs::copy(data(file), folder.path().join("network.onnx")).expect("copied");
-    let context = Key { seed: 5 }.normal(Purpose::Check, 0, 0, 60);
+    let context = RngKey { seed: 5 }.normal(Purpose::Check, 0, 0, 60);
     let context = context
         .mapv(|v| v as f32)
         .into_shape_with_order((5, 12))

@@ -447,7 +447,7 @@ fn libraries_and_providers_that_are_not_there_are_named() {
     }
     let about = flowgauge(folder.path(), &["doctor"]);
     about.is(0);
-    let plain = flowgauge::model::library::find(None)
+    let plain = flowgauge::model::library::find_library(None)
         .expect("ONNX Runtime")
         .path
         .display()

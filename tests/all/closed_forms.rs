@@ -5,15 +5,15 @@
 
 use std::path::Path as FilePath;
 
-use flowgauge::divergence::{Divergence, Sources};
-use flowgauge::flow::field::{EvalError, Linearized, ScalarField, VectorField};
-use flowgauge::flow::path::{Curve, Path, Schedule};
+use flowgauge::divergence::{DivergenceEstimator, ModelHandles};
+use flowgauge::flow::field::{EvalError, JacobianOperator, ScalarField, VectorField};
+use flowgauge::flow::path::{PathCoefficients, PathCurve, ProbabilityPath};
 use flowgauge::flow::prior::Prior;
-use flowgauge::likelihood::{self, Row, Task};
-use flowgauge::model::analytic::{self, Mixture};
-use flowgauge::model::opened::Model;
-use flowgauge::num::key::{Key, Purpose};
-use flowgauge::num::{Batch, Blocks, linalg, stats};
+use flowgauge::likelihood::{self, LikelihoodResult, LikelihoodTask};
+use flowgauge::model::analytic::{self, AnalyticMixture};
+use flowgauge::model::loaded::Model;
+use flowgauge::num::key::{Purpose, RngKey};
+use flowgauge::num::{Batch, TangentBatch, linalg, stats};
 use flowgauge::solve::Solver;
 use ndarray::{Array1, Array2, ArrayView1, Axis, s};
 
@@ -26,39 +26,39 @@ const TIGHT: [&str; 3] = [
 ];
 
 /// A flow that is known: its velocity, its Jacobian, its densities, and where it carries a point.
-trait Known: VectorField + Linearized + Clone + 'static {
+trait Known: VectorField + JacobianOperator + Clone + 'static {
     fn log_density(&self, t: f64, x: ArrayView1<f64>) -> f64;
 
     /// The state at `to` of the path through `x` at `from`; `None` where no formula says.
     fn carried(&self, from: f64, to: f64, x: ArrayView1<f64>) -> Option<Array1<f64>>;
 }
 
-fn paths() -> Vec<Path> {
-    let cut = |path: Path| match path {
-        Path::FlowMatching { data_at, .. } => Path::FlowMatching {
+fn paths() -> Vec<ProbabilityPath> {
+    let cut = |path: ProbabilityPath| match path {
+        ProbabilityPath::FlowMatching { data_at, .. } => ProbabilityPath::FlowMatching {
             data_at,
             t_min: 1e-3,
             t_max: 0.98,
         },
         other => other,
     };
-    let more = Path::Edm {
+    let more = ProbabilityPath::Edm {
         sigma_min: 0.02,
         sigma_max: 20.0,
     };
-    Path::defaults()
+    ProbabilityPath::defaults()
         .into_iter()
         .map(cut)
         .chain([more])
         .collect()
 }
 
-fn curves() -> impl Iterator<Item = Curve> {
+fn curves() -> impl Iterator<Item = PathCurve> {
     paths().into_iter().map(|p| p.curve().expect("right"))
 }
 
 fn normal(address: u64, rows: usize, dim: usize) -> Batch {
-    let draws = Key { seed: 40 }.normal(Purpose::Check, address, 0, rows * dim);
+    let draws = RngKey { seed: 40 }.normal(Purpose::Check, address, 0, rows * dim);
     draws.into_shape_with_order((rows, dim)).expect("rows·dim")
 }
 
@@ -68,27 +68,27 @@ fn turn(dim: usize) -> Array2<f64> {
 
 fn evaluate<F: Known>(
     field: &F,
-    curve: &Curve,
+    curve: &PathCurve,
     prior: Prior,
     solver: &str,
     estimators: &str,
     x: &Batch,
-) -> Vec<Row> {
+) -> Vec<LikelihoodResult> {
     let solver: Solver = serde_yaml::from_str(solver).expect(solver);
-    let estimators: Vec<Divergence> = serde_yaml::from_str(estimators).expect(estimators);
-    let task = Task {
+    let estimators: Vec<DivergenceEstimator> = serde_yaml::from_str(estimators).expect(estimators);
+    let task = LikelihoodTask {
         curve,
         prior,
         solver: &solver,
         estimators: &estimators,
-        key: Key { seed: 4 },
+        key: RngKey { seed: 4 },
     };
-    let mut sources = Sources {
-        tangents: Some(Box::new(field.clone())),
+    let mut sources = ModelHandles {
+        jacobian: Some(Box::new(field.clone())),
         ..Default::default()
     };
     let sample: Vec<u64> = (0..x.nrows() as u64).collect();
-    likelihood::evaluate(
+    likelihood::evaluate_likelihoods(
         &mut field.clone(),
         &mut sources,
         &task,
@@ -100,7 +100,7 @@ fn evaluate<F: Known>(
 }
 
 /// What an exact model says of `x` under `prior`.
-fn truth<F: Known>(field: &F, curve: &Curve, prior: Prior, x: ArrayView1<f64>) -> f64 {
+fn truth<F: Known>(field: &F, curve: &PathCurve, prior: Prior, x: ArrayView1<f64>) -> f64 {
     let (from, to) = (curve.data_end(), curve.prior_end());
     let end = field.carried(from, to, x).expect("a known map");
     let log_prior = prior.log_density(&end.clone().insert_axis(Axis(0)))[0];
@@ -108,7 +108,7 @@ fn truth<F: Known>(field: &F, curve: &Curve, prior: Prior, x: ArrayView1<f64>) -
 }
 
 /// The largest error in nats of the exact trace under every tight solver.
-fn worst<F: Known>(field: &F, curve: &Curve, x: &Batch) -> f64 {
+fn worst<F: Known>(field: &F, curve: &PathCurve, x: &Batch) -> f64 {
     let prior = Prior {
         std: curve.prior_std(),
     };
@@ -140,23 +140,23 @@ fn held(case: &str, error: f64, bound: f64) {
 /// N(m, U diag(c) Uᵀ).
 #[derive(Clone)]
 struct Gaussian {
-    curve: Curve,
+    curve: PathCurve,
     u: Array2<f64>,
     c: Array1<f64>,
     m: Array1<f64>,
 }
 
 impl Gaussian {
-    fn spread(&self, s: &Schedule) -> Array1<f64> {
+    fn spread(&self, s: &PathCoefficients) -> Array1<f64> {
         self.c.mapv(|c| s.alpha * s.alpha * c + s.sigma * s.sigma)
     }
 
-    fn turned(&self, s: &Schedule, x: ArrayView1<f64>) -> Array1<f64> {
+    fn turned(&self, s: &PathCoefficients, x: ArrayView1<f64>) -> Array1<f64> {
         (&x - &(&self.m * s.alpha)).dot(&self.u)
     }
 
     /// ½S'S⁻¹, axis by axis.
-    fn slope(&self, s: &Schedule) -> Array1<f64> {
+    fn slope(&self, s: &PathCoefficients) -> Array1<f64> {
         self.c
             .mapv(|c| s.alpha * s.alpha_dot * c + s.sigma * s.sigma_dot)
             / self.spread(s)
@@ -181,12 +181,12 @@ impl VectorField for Gaussian {
     }
 }
 
-impl Linearized for Gaussian {
+impl JacobianOperator for Gaussian {
     fn dim(&self) -> usize {
         self.m.len()
     }
 
-    fn products(&mut self, t: &[f64], _: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+    fn jvp(&mut self, t: &[f64], _: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
         let mut out = z.clone();
         for mut block in out.outer_iter_mut() {
             for (mut row, t) in block.rows_mut().into_iter().zip(t) {
@@ -199,13 +199,13 @@ impl Linearized for Gaussian {
         Ok(out)
     }
 
-    fn transposed(
+    fn vjp(
         &mut self,
         t: &[f64],
         x: &Batch,
-        w: &Blocks,
-    ) -> Result<Option<Blocks>, EvalError> {
-        self.products(t, x, w).map(Some)
+        w: &TangentBatch,
+    ) -> Result<Option<TangentBatch>, EvalError> {
+        self.jvp(t, x, w).map(Some)
     }
 }
 
@@ -290,15 +290,15 @@ fn t2_gaussians_of_full_covariance() {
 /// Independent mixtures on lines, turned by U: nonlinear, with a dense Jacobian.
 #[derive(Clone)]
 struct Product {
-    line: Mixture,
+    line: AnalyticMixture,
     u: Array2<f64>,
 }
 
 impl Product {
-    fn standard(curve: Curve, u: Array2<f64>) -> Product {
+    fn standard(curve: PathCurve, u: Array2<f64>) -> Product {
         let (means, weights) = (ndarray::array![[-1.0], [0.8]], vec![0.3, 0.7]);
         Product {
-            line: Mixture {
+            line: AnalyticMixture {
                 curve,
                 weights,
                 means,
@@ -315,7 +315,7 @@ impl Product {
         for k in 0..self.line.weights.len() {
             let std = (s.alpha * s.alpha * self.line.variances[k] + s.sigma * s.sigma).sqrt();
             let z = (y - s.alpha * self.line.means[[k, 0]]) / std;
-            let small = 0.5 * stats::two_sided(z);
+            let small = 0.5 * stats::normal_two_sided_p(z);
             let sides = if z < 0.0 {
                 [small, 1.0 - small]
             } else {
@@ -370,16 +370,16 @@ impl VectorField for Product {
     }
 }
 
-impl Linearized for Product {
+impl JacobianOperator for Product {
     fn dim(&self) -> usize {
         self.u.nrows()
     }
 
-    fn products(&mut self, t: &[f64], x: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+    fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
         let mut line = self.line.clone();
-        let one = Blocks::ones((1, x.nrows(), 1));
+        let one = TangentBatch::ones((1, x.nrows(), 1));
         let slopes = self.each(x, |_, y| {
-            line.quadratic(t, y, &one)
+            line.quadratic_form(t, y, &one)
                 .expect("analytic")
                 .row(0)
                 .to_owned()
@@ -392,13 +392,13 @@ impl Linearized for Product {
         Ok(out)
     }
 
-    fn transposed(
+    fn vjp(
         &mut self,
         t: &[f64],
         x: &Batch,
-        w: &Blocks,
-    ) -> Result<Option<Blocks>, EvalError> {
-        self.products(t, x, w).map(Some)
+        w: &TangentBatch,
+    ) -> Result<Option<TangentBatch>, EvalError> {
+        self.jvp(t, x, w).map(Some)
     }
 }
 
@@ -423,7 +423,7 @@ impl Known for Product {
 fn t3_a_mixture_on_a_line_to_all_printed_digits() {
     for (path, ends, densities) in [
         (
-            Path::Vp {
+            ProbabilityPath::Vp {
                 beta_min: 0.1,
                 beta_max: 20.0,
                 t_min: 1e-3,
@@ -432,7 +432,7 @@ fn t3_a_mixture_on_a_line_to_all_printed_digits() {
             [-0.639599157, -2.791051194, -0.127738879],
         ),
         (
-            Path::Edm {
+            ProbabilityPath::Edm {
                 sigma_min: 0.02,
                 sigma_max: 20.0,
             },
@@ -440,7 +440,7 @@ fn t3_a_mixture_on_a_line_to_all_printed_digits() {
             [-0.642210963, -2.784031941, -0.129167706],
         ),
         (
-            Path::FlowMatching {
+            ProbabilityPath::FlowMatching {
                 data_at: 0,
                 t_min: 1e-3,
                 t_max: 0.98,
@@ -492,7 +492,7 @@ fn t4_turned_products_of_mixtures() {
 /// T4: on that dense Jacobian Hutchinson has its variance, 2(‖J‖² − Σ Jᵢᵢ²), and every estimator its mean.
 #[test]
 fn t4_estimators_on_a_dense_jacobian() {
-    let curve = Path::Edm {
+    let curve = ProbabilityPath::Edm {
         sigma_min: 0.05,
         sigma_max: 20.0,
     }
@@ -518,11 +518,11 @@ fn t4_estimators_on_a_dense_jacobian() {
             .map(|r| r.divergence_integral.expect("ok"))
     };
     let exact = of(0).next().expect("rows");
-    let basis = Blocks::from_shape_fn((6, 1, 6), |(i, _, j)| f64::from(u8::from(i == j)));
+    let basis = TangentBatch::from_shape_fn((6, 1, 6), |(i, _, j)| f64::from(u8::from(i == j)));
     let first = x.slice(s![..1, ..]).to_owned();
     let jacobian = model
         .clone()
-        .products(&[curve.data_end()], &first, &basis)
+        .jvp(&[curve.data_end()], &first, &basis)
         .expect("analytic");
     let jacobian =
         jacobian.index_axis(Axis(1), 0).to_owned() * (curve.prior_end() - curve.data_end());
@@ -530,7 +530,7 @@ fn t4_estimators_on_a_dense_jacobian() {
     let diagonal: f64 = jacobian.diag().iter().map(|v| v * v).sum();
     for i in 1..=6 {
         let gaps: Vec<f64> = of(i).map(|v| v - exact).collect();
-        let mean = stats::mean(&gaps).expect("rows");
+        let mean = stats::mean_estimate(&gaps).expect("rows");
         let bound = 4.0 * mean.stderr.expect("rows") + 1e-9 * exact.abs();
         assert!(mean.value.abs() <= bound, "estimator {i}: {mean:?}");
         let expected = match i {
@@ -546,9 +546,9 @@ fn t4_estimators_on_a_dense_jacobian() {
     }
 }
 
-impl Known for Mixture {
+impl Known for AnalyticMixture {
     fn log_density(&self, t: f64, x: ArrayView1<f64>) -> f64 {
-        Mixture::log_density(self, t, x)
+        AnalyticMixture::log_density(self, t, x)
     }
 
     fn carried(&self, _: f64, _: f64, _: ArrayView1<f64>) -> Option<Array1<f64>> {
@@ -557,14 +557,14 @@ impl Known for Mixture {
 }
 
 /// The largest error against the identity of T9, with x_T where a solution of 1e-12 ends.
-fn worst_of_mixture(model: &Mixture, x: &Batch) -> f64 {
+fn worst_of_mixture(model: &AnalyticMixture, x: &Batch) -> f64 {
     let (curve, prior) = (
         &model.curve,
         Prior {
             std: model.curve.prior_std(),
         },
     );
-    let span = flowgauge::solve::Span {
+    let span = flowgauge::solve::TimeSpan {
         curve,
         to_prior: true,
     };
@@ -594,7 +594,7 @@ fn worst_of_mixture(model: &Mixture, x: &Batch) -> f64 {
 #[test]
 fn t5_t9_mixtures_under_a_wrong_prior() {
     for curve in curves() {
-        let model = analytic::example(curve.clone(), 4);
+        let model = analytic::example_mixture(curve.clone(), 4);
         let case = format!(
             "T5, T9 {}",
             serde_json::to_string(curve.path()).expect("serializes")
@@ -611,13 +611,16 @@ fn t5_t9_mixtures_under_a_wrong_prior() {
 #[test]
 fn t5_the_divergence_of_the_score_has_its_formula() {
     for curve in curves() {
-        let mut model = analytic::example(curve.clone(), 4);
+        let mut model = analytic::example_mixture(curve.clone(), 4);
         let t = curve.data_end() + 0.37 * (curve.prior_end() - curve.data_end());
         let s = curve.at(t);
         let x = normal(4, 1, 4) * (s.alpha + s.sigma);
-        let basis = Blocks::from_shape_fn((4, 1, 4), |(i, _, j)| f64::from(u8::from(i == j)));
-        let trace = model.quadratic(&[t], &x, &basis).expect("analytic").sum();
-        let log_density = |x: &Array1<f64>| Mixture::log_density(&model, t, x.view());
+        let basis = TangentBatch::from_shape_fn((4, 1, 4), |(i, _, j)| f64::from(u8::from(i == j)));
+        let trace = model
+            .quadratic_form(&[t], &x, &basis)
+            .expect("analytic")
+            .sum();
+        let log_density = |x: &Array1<f64>| AnalyticMixture::log_density(&model, t, x.view());
         // Σ r_k(|g_k|² − d/V_k) − |s|², from the components alone.
         let x = x.row(0).to_owned();
         let v: Vec<f64> = model
@@ -653,16 +656,16 @@ fn t5_the_divergence_of_the_score_has_its_formula() {
 fn t6_points_are_carried_as_their_tanh_says() {
     let a = ndarray::array![0.6, -0.5, 0.9];
     for path in [
-        Path::Edm {
+        ProbabilityPath::Edm {
             sigma_min: 0.1,
             sigma_max: 20.0,
         },
-        Path::Vp {
+        ProbabilityPath::Vp {
             beta_min: 0.1,
             beta_max: 20.0,
             t_min: 1e-2,
         },
-        Path::FlowMatching {
+        ProbabilityPath::FlowMatching {
             data_at: 1,
             t_min: 0.0,
             t_max: 0.9,
@@ -670,7 +673,7 @@ fn t6_points_are_carried_as_their_tanh_says() {
     ] {
         let curve = path.curve().expect("right");
         let means = ndarray::stack![Axis(0), a, -&a];
-        let mut model = Mixture {
+        let mut model = AnalyticMixture {
             curve: curve.clone(),
             weights: vec![0.5; 2],
             means,
@@ -757,12 +760,12 @@ impl VectorField for Linear {
     }
 }
 
-impl Linearized for Linear {
+impl JacobianOperator for Linear {
     fn dim(&self) -> usize {
         self.b.len()
     }
 
-    fn products(&mut self, t: &[f64], _: &Batch, z: &Blocks) -> Result<Blocks, EvalError> {
+    fn jvp(&mut self, t: &[f64], _: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
         let mut out = z.clone();
         for mut block in out.outer_iter_mut() {
             let v = Linear {
@@ -775,17 +778,17 @@ impl Linearized for Linear {
         Ok(out)
     }
 
-    fn transposed(
+    fn vjp(
         &mut self,
         t: &[f64],
         x: &Batch,
-        w: &Blocks,
-    ) -> Result<Option<Blocks>, EvalError> {
+        w: &TangentBatch,
+    ) -> Result<Option<TangentBatch>, EvalError> {
         Linear {
             a: self.a.t().to_owned(),
             b: self.b.clone(),
         }
-        .products(t, x, w)
+        .jvp(t, x, w)
         .map(Some)
     }
 }
@@ -808,9 +811,9 @@ fn nonsymmetric() -> Linear {
     }
 }
 
-fn plain() -> (Curve, Prior) {
+fn plain() -> (PathCurve, Prior) {
     (
-        Path::FlowMatching {
+        ProbabilityPath::FlowMatching {
             data_at: 0,
             t_min: 0.0,
             t_max: 1.0,
@@ -851,8 +854,8 @@ fn t7_a_linear_flow_has_its_exponential() {
             .map(|r| r.log_likelihood.expect("ok"))
     };
     for i in 1..=4 {
-        let mean =
-            stats::mean(&of(i).zip(of(0)).map(|(a, b)| a - b).collect::<Vec<_>>()).expect("rows");
+        let mean = stats::mean_estimate(&of(i).zip(of(0)).map(|(a, b)| a - b).collect::<Vec<_>>())
+            .expect("rows");
         assert!(
             mean.value.abs() <= 4.0 * mean.stderr.expect("rows") + 1e-12,
             "estimator {i}: {mean:?}"
@@ -937,11 +940,11 @@ fn t8_bits_per_dim_of_known_densities() {
 fn t12_states_and_denoisers_are_coupled() {
     let d = 3;
     for curve in curves() {
-        let model = analytic::example(curve.clone(), d);
+        let model = analytic::example_mixture(curve.clone(), d);
         for part in [0.05, 0.5] {
             let t = curve.data_end() + part * (curve.prior_end() - curve.data_end());
             let s = curve.at(t);
-            let (n, key) = (2000, Key { seed: 41 });
+            let (n, key) = (2000, RngKey { seed: 41 });
             let mut x = Batch::zeros((n, d));
             for (i, mut row) in x.rows_mut().into_iter().enumerate() {
                 let u = key.uniform(Purpose::Check, i as u64, 1, 1)[0];
@@ -959,13 +962,18 @@ fn t12_states_and_denoisers_are_coupled() {
                 );
             }
             let kind = flowgauge::flow::prediction::Prediction::Denoised;
-            let mut view = analytic::Predictor::view(model.clone(), kind, None);
+            let mut view = analytic::AnalyticNetwork::as_velocity(model.clone(), kind, None);
             let t = vec![t; n];
             let denoised = view.denoised(&t, &x).expect("analytic");
-            let basis = Blocks::from_shape_fn((d, n, d), |(i, _, j)| f64::from(u8::from(i == j)));
+            let basis =
+                TangentBatch::from_shape_fn((d, n, d), |(i, _, j)| f64::from(u8::from(i == j)));
             let mut network = view.network;
-            let traces =
-                flowgauge::flow::view::Differentiated::quadratic(&mut network, &t, &x, &basis);
+            let traces = flowgauge::flow::network_velocity::NetworkJacobianOperator::quadratic_form(
+                &mut network,
+                &t,
+                &x,
+                &basis,
+            );
             let traces = traces.expect("analytic").sum_axis(Axis(0));
             let gaps: Vec<f64> = (0..n)
                 .map(|i| {
@@ -973,7 +981,7 @@ fn t12_states_and_denoisers_are_coupled() {
                     rest.dot(&rest) - s.sigma * s.sigma * (d as f64 - s.alpha * traces[i])
                 })
                 .collect();
-            let mean = stats::mean(&gaps).expect("rows");
+            let mean = stats::mean_estimate(&gaps).expect("rows");
             assert!(
                 mean.value.abs() < 4.0 * mean.stderr.expect("rows"),
                 "{:?} {part}: {mean:?}",
@@ -1003,7 +1011,7 @@ impl ScalarField for Off {
 #[test]
 fn intervals_cover_what_they_say() {
     let (n, d) = (2000, 16);
-    let curve = Path::Edm {
+    let curve = ProbabilityPath::Edm {
         sigma_min: 0.05,
         sigma_max: 20.0,
     }
@@ -1030,22 +1038,22 @@ fn intervals_cover_what_they_say() {
     ];
     let solver: Solver =
         serde_yaml::from_str("{heun: {steps: 3, grid: log-snr}}").expect("a solver");
-    let estimators: Vec<Divergence> =
+    let estimators: Vec<DivergenceEstimator> =
         serde_yaml::from_str(&format!("[exact, {}]", specs.join(", "))).expect("estimators");
     let prior = Prior { std: 20.0 };
-    let task = Task {
+    let task = LikelihoodTask {
         curve: &curve,
         prior,
         solver: &solver,
         estimators: &estimators,
-        key: Key { seed: 4 },
+        key: RngKey { seed: 4 },
     };
     let (tangents, curve) = (
-        Some(Box::new(field.clone()) as Box<dyn Linearized>),
+        Some(Box::new(field.clone()) as Box<dyn JacobianOperator>),
         Some(curve.clone()),
     );
-    let mut sources = Sources {
-        tangents,
+    let mut sources = ModelHandles {
+        jacobian: tangents,
         curve,
         ..Default::default()
     };
@@ -1053,12 +1061,13 @@ fn intervals_cover_what_they_say() {
         .heads
         .insert("stad".to_owned(), Box::new(Off(field.clone())));
     let sample: Vec<u64> = (0..n as u64).collect();
-    let rows = likelihood::evaluate(&mut field.clone(), &mut sources, &task, &sample, x, None)
-        .expect("analytic");
+    let rows =
+        likelihood::evaluate_likelihoods(&mut field.clone(), &mut sources, &task, &sample, x, None)
+            .expect("analytic");
     let of = |i: usize| rows.iter().filter(move |r| r.estimator == i);
     let mut wrong = Vec::new();
     for (i, spec) in specs.iter().enumerate() {
-        let value = |r: &Row| r.log_likelihood.expect("ok");
+        let value = |r: &LikelihoodResult| r.log_likelihood.expect("ok");
         let covered = of(i + 1)
             .zip(of(0))
             .filter(|(a, b)| (value(a) - value(b)).abs() <= a.half_width.expect("several chains"));
@@ -1106,7 +1115,7 @@ fn opened(name: &str) -> Model {
 }
 
 /// Holds an ONNX model's rows to 1e-4·(1 + |log p|) of the truth, estimator by estimator.
-fn held_in_single(name: &str, estimators: &str, x: &Batch, truth: &[f64]) -> Vec<Row> {
+fn held_in_single(name: &str, estimators: &str, x: &Batch, truth: &[f64]) -> Vec<LikelihoodResult> {
     let model = opened(name);
     let rows = oracle::rows(
         &model,
@@ -1194,7 +1203,7 @@ fn a_turned_product_of_mixtures_through_onnx() {
         vector("variances").to_vec(),
     );
     let known = Product {
-        line: Mixture {
+        line: AnalyticMixture {
             curve: curve.clone(),
             weights,
             means,
@@ -1224,7 +1233,7 @@ fn a_turned_product_of_mixtures_through_onnx() {
 fn two_points_through_onnx() {
     let (curve, a) = (opened("dirac").curve, vector("a"));
     let means = ndarray::stack![Axis(0), a, -&a];
-    let model = Mixture {
+    let model = AnalyticMixture {
         curve: curve.clone(),
         weights: vec![0.5; 2],
         means,
@@ -1267,8 +1276,8 @@ fn a_linear_flow_through_onnx() {
             .map(|r| r.log_likelihood.expect("ok"))
     };
     for i in [1, 2] {
-        let mean =
-            stats::mean(&of(i).zip(of(0)).map(|(a, b)| a - b).collect::<Vec<_>>()).expect("rows");
+        let mean = stats::mean_estimate(&of(i).zip(of(0)).map(|(a, b)| a - b).collect::<Vec<_>>())
+            .expect("rows");
         assert!(
             mean.value.abs() <= 4.0 * mean.stderr.expect("rows") + 1e-6,
             "estimator {i}: {mean:?}"

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use flowgauge::dequantization::Dequantization;
-use flowgauge::divergence::Divergence;
+use flowgauge::divergence::DivergenceEstimator;
 use flowgauge::metric::Metric;
 use flowgauge::plan::solver_label;
 use flowgauge::sample::Sampler;
@@ -802,9 +802,9 @@ where
             continue;
         };
         let text = label(&value);
-        let back = yaml::read::<T>(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
+        let back = yaml::from_yaml_str::<T>(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
         assert_eq!(back, value, "{text}");
-        let listed = yaml::read::<Vec<T>>(&format!(
+        let listed = yaml::from_yaml_str::<Vec<T>>(&format!(
             "[{}]",
             serde_json::to_string(&text).expect("text")
         ));
@@ -821,11 +821,11 @@ fn values<T: serde::Serialize>(defaults: Vec<T>) -> Vec<Value> {
 
 #[test]
 fn labels_are_read_back() {
-    let estimators: Vec<Divergence> = Divergence::names()
+    let estimators: Vec<DivergenceEstimator> = DivergenceEstimator::names()
         .iter()
         .map(|n| serde_json::from_value((*n).into()).expect(n))
         .collect();
-    holds::<Divergence>(
+    holds::<DivergenceEstimator>(
         changed(
             values(estimators),
             vec![
@@ -835,7 +835,7 @@ fn labels_are_read_back() {
                 json!({"flow-map": {"map": "m", "steps": 2, "grid": "log-snr", "rule": "forward-average"}}),
             ],
         ),
-        Divergence::label,
+        DivergenceEstimator::label,
     );
     holds::<Solver>(
         changed(
@@ -862,8 +862,9 @@ fn labels_are_read_back() {
         ),
         Sampler::label,
     );
-    let metric =
-        |m: &Metric| registry::label(m.name(), m, &Metric::from_name(m.name()).expect("listed"));
+    let metric = |m: &Metric| {
+        registry::kind_label(m.name(), m, &Metric::from_name(m.name()).expect("listed"))
+    };
     holds::<Metric>(
         changed(
             values(Metric::defaults()),
@@ -875,7 +876,7 @@ fn labels_are_read_back() {
         metric,
     );
     let dequantization = |d: &Dequantization| {
-        registry::label(
+        registry::kind_label(
             d.name(),
             d,
             &Dequantization::from_name(d.name()).expect("listed"),
@@ -894,7 +895,9 @@ fn kinds_are_known_by_the_names_of_the_field() {
         T: serde::de::DeserializeOwned + schemars::JsonSchema + PartialEq + std::fmt::Debug,
     {
         for (other, name) in pairs {
-            let read = |text: &str| yaml::read::<T>(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+            let read = |text: &str| {
+                yaml::from_yaml_str::<T>(text).unwrap_or_else(|e| panic!("{text}: {e}"))
+            };
             assert_eq!(read(other), read(name), "{other}");
         }
     }
@@ -920,12 +923,12 @@ fn kinds_are_known_by_the_names_of_the_field() {
             "{dopri5: {rtol: 1e-6, atol: 1e-6}}",
         ),
     ]);
-    same::<Divergence>(&[
+    same::<DivergenceEstimator>(&[
         ("hutch_pp", "hutch++"),
         ("closed_form", "closed-form"),
         ("fd", "finite-difference"),
     ]);
-    use flowgauge::flow::path::{Betas, Path};
+    use flowgauge::flow::path::{Betas, ProbabilityPath};
     use flowgauge::flow::prediction::Prediction;
     same::<Prediction>(&[
         ("epsilon", "noise"),
@@ -935,7 +938,7 @@ fn kinds_are_known_by_the_names_of_the_field() {
         ("x_start", "denoised"),
         ("flow", "velocity"),
     ]);
-    same::<Path>(&[
+    same::<ProbabilityPath>(&[
         ("{kind: vpsde}", "{kind: vp}"),
         ("{kind: vesde}", "{kind: ve}"),
         ("{kind: subvpsde}", "{kind: sub-vp}"),

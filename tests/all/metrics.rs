@@ -383,7 +383,7 @@ fn features_of_the_reference_are_kept_and_never_trusted() {
     let rows = rows.into_shape_with_order((40, 64)).expect("rows");
     write_npy(at.join("x.npy"), &rows).expect("written");
     write_npy(at.join("y.npy"), &rows.slice(s![..30, ..]).mapv(|v| -v)).expect("written");
-    let runtime = flowgauge::model::library::find(None).expect("ONNX Runtime");
+    let runtime = flowgauge::model::library::find_library(None).expect("ONNX Runtime");
     let extractor = digits("features.onnx").display().to_string();
     let measured = |other: &[&str]| {
         let args = [
@@ -470,7 +470,7 @@ fn a_run_keeps_features_of_data_and_hands_presets_their_bytes() {
     let config = "name: grey\nsamples:\n  - {model: card.yaml, samplers: [{euler: {steps: 3}}], count: 70, \
         reference: real.npy, floor: train.npy, test: train.npy, extractor: mean.yaml, metrics: [energy, fld-gap]}\n";
     std::fs::write(at.join("run.yaml"), config).expect("written");
-    let runtime = flowgauge::model::library::find(None).expect("ONNX Runtime");
+    let runtime = flowgauge::model::library::find_library(None).expect("ONNX Runtime");
     let cached = |args: &[&str]| {
         let mut asked = command(at, args);
         asked

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use flowgauge::data::Dataset;
-use flowgauge::divergence::Divergence;
-use flowgauge::execute::{Machine, Pool};
+use flowgauge::divergence::DivergenceEstimator;
+use flowgauge::execute::{ComputeOptions, WorkerPool};
 use flowgauge::graph;
-use flowgauge::likelihood::{Row, Task};
+use flowgauge::likelihood::{LikelihoodResult, LikelihoodTask};
+use flowgauge::model::loaded::Model;
 use flowgauge::model::onnx::{Provider, Runtime};
-use flowgauge::model::opened::Model;
-use flowgauge::num::key::{Key, SampleId};
+use flowgauge::num::key::{RngKey, SampleId};
 use flowgauge::num::{Batch, stats};
 use flowgauge::solve::Solver;
 use ndarray::{ArrayD, Axis};
@@ -29,10 +29,10 @@ fn model(name: &str) -> Model {
     Model::open(&root().join("models").join(name).join("card.yaml")).expect(name)
 }
 
-fn machine(batch: usize) -> Machine {
-    Machine {
+fn machine(batch: usize) -> ComputeOptions {
+    ComputeOptions {
         provider: Provider::Cpu,
-        batch: Some(batch),
+        batch_size: Some(batch),
         threads: 2,
     }
 }
@@ -56,11 +56,17 @@ fn rows_of(file: &str, name: &str) -> Batch {
 }
 
 /// Likelihood rows of `x` under one model; sample numbers count from 0.
-pub fn rows(model: &Model, solver: &str, estimators: &str, x: &Batch, batch: usize) -> Vec<Row> {
+pub fn rows(
+    model: &Model,
+    solver: &str,
+    estimators: &str,
+    x: &Batch,
+    batch: usize,
+) -> Vec<LikelihoodResult> {
     let solver: Solver = serde_yaml::from_str(solver).expect(solver);
-    let estimators: Vec<Divergence> = serde_yaml::from_str(estimators).expect(estimators);
-    let key = Key { seed: 1 };
-    let task = Task {
+    let estimators: Vec<DivergenceEstimator> = serde_yaml::from_str(estimators).expect(estimators);
+    let key = RngKey { seed: 1 };
+    let task = LikelihoodTask {
         curve: &model.curve,
         prior: model.prior,
         solver: &solver,
@@ -74,13 +80,13 @@ pub fn rows(model: &Model, solver: &str, estimators: &str, x: &Batch, batch: usi
             &ids.iter().map(|i| *i as usize).collect::<Vec<_>>(),
         )
     };
-    let pool = Pool::new(model, runtime(), machine(batch));
-    pool.likelihoods(&task, &samples, false, states)
+    let pool = WorkerPool::new(model, runtime(), machine(batch));
+    pool.log_likelihoods(&task, &samples, false, states)
         .expect("the model runs")
         .0
 }
 
-fn values(rows: &[Row], estimator: usize) -> Vec<f64> {
+fn values(rows: &[LikelihoodResult], estimator: usize) -> Vec<f64> {
     rows.iter()
         .filter(|r| r.estimator == estimator)
         .map(|r| r.log_likelihood.expect("ok"))
@@ -96,7 +102,7 @@ fn heldout(model: &Model, name: &str, count: usize) -> Batch {
         .expect("held-out data");
     data.states(
         &model.card,
-        Key { seed: 1 },
+        RngKey { seed: 1 },
         &(0..count as u64).collect::<Vec<_>>(),
     )
 }
@@ -246,7 +252,7 @@ fn estimators_on_held_out_digits_keep_their_promises() {
     let exact = values(&rows, 0);
     for estimator in [1, 2] {
         let gaps = gaps(&values(&rows, estimator), &exact);
-        let mean = stats::mean(&gaps).expect("96 samples");
+        let mean = stats::mean_estimate(&gaps).expect("96 samples");
         assert!(
             mean.value.abs() <= 4.0 * mean.stderr.expect("96"),
             "estimator {estimator}: {mean:?}"
@@ -263,10 +269,12 @@ fn estimators_on_held_out_digits_keep_their_promises() {
         );
     }
     let head = values(&rows, 3);
-    let correlation = stats::correlation(&head, &exact).expect("they vary");
+    let correlation = stats::pearson_correlation(&head, &exact).expect("they vary");
     assert!(correlation >= 0.95, "head: correlation {correlation}");
-    let bias =
-        stats::mean(&gaps(&head, &exact)).expect("96").value / (64.0 * std::f64::consts::LN_2);
+    let bias = stats::mean_estimate(&gaps(&head, &exact))
+        .expect("96")
+        .value
+        / (64.0 * std::f64::consts::LN_2);
     assert!(bias.abs() <= 0.05, "head: bias {bias} bits/dim");
     assert!(
         rows.iter()

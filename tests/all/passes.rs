@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use flowgauge::graph::{self, Dim, ElemType, Mode, Model, Pass, Passes};
 use flowgauge::model::onnx::{Provider, Runtime};
-use flowgauge::num::key::{Key, Purpose};
+use flowgauge::num::key::{Purpose, RngKey};
 use ndarray::{ArrayD, IxDyn};
 use ndarray_npy::NpzReader;
 
@@ -80,7 +80,7 @@ fn outputs(model: &Model, derived: &Model) -> Vec<ArrayD<f64>> {
         let shape: Vec<usize> = port.dims.iter().map(size).collect();
         let count = shape.iter().product();
         let numbers = match port.elem.is_float() {
-            true => Key { seed: 7 }
+            true => RngKey { seed: 7 }
                 .normal(Purpose::Check, place as u64, 0, count)
                 .mapv(|x| 0.5 + 0.25 * x),
             false => ndarray::Array1::zeros(count),

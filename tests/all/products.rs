@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use flowgauge::flow::field::Linearized;
+use flowgauge::flow::field::JacobianOperator;
+use flowgauge::model::loaded::{JacobianOptions, Model, SessionOptions};
 use flowgauge::model::onnx::{Provider, Runtime};
-use flowgauge::model::opened::{JacobianOptions, Model, Options};
-use flowgauge::num::key::{Key, Purpose};
-use flowgauge::num::{Batch, Blocks};
+use flowgauge::num::key::{Purpose, RngKey};
+use flowgauge::num::{Batch, TangentBatch};
 use ndarray::{Array2, Axis};
 
-const OPTIONS: Options = Options {
+const OPTIONS: SessionOptions = SessionOptions {
     provider: Provider::Cpu,
     threads: 1,
 };
@@ -22,8 +22,8 @@ fn model(name: &str) -> Model {
     Model::open(&card).expect(name)
 }
 
-fn blocks(key: u64, shape: (usize, usize, usize)) -> Blocks {
-    let draws = Key { seed: key }.normal(Purpose::Check, 0, 0, shape.0 * shape.1 * shape.2);
+fn blocks(key: u64, shape: (usize, usize, usize)) -> TangentBatch {
+    let draws = RngKey { seed: key }.normal(Purpose::Check, 0, 0, shape.0 * shape.1 * shape.2);
     draws.into_shape_with_order(shape).expect("as many")
 }
 
@@ -39,12 +39,12 @@ fn forms_and_traces_are_those_of_the_products() {
         let model = model(name);
         let runtime = Runtime::get(None).expect("ONNX Runtime is found or fetched");
         let mut tangents = model
-            .tangents(
+            .jacobian(
                 runtime,
                 OPTIONS,
                 JacobianOptions {
-                    reverse: false,
-                    trace: true,
+                    vjp: false,
+                    exact_trace: true,
                 },
             )
             .expect(name);
@@ -55,8 +55,8 @@ fn forms_and_traces_are_those_of_the_products() {
             .collect();
         let x: Batch = blocks(1, (1, rows, dim)).index_axis(Axis(0), 0).to_owned();
         let z = blocks(2, (3, rows, dim));
-        let right = (&tangents.products(&t, &x, &z).expect(name) * &z).sum_axis(Axis(2));
-        let forms = tangents.quadratic(&t, &x, &z).expect(name);
+        let right = (&tangents.jvp(&t, &x, &z).expect(name) * &z).sum_axis(Axis(2));
+        let forms = tangents.quadratic_form(&t, &x, &z).expect(name);
         assert!(
             gap(&forms, &right) < 2e-6,
             "{name}: {}",
@@ -64,18 +64,22 @@ fn forms_and_traces_are_those_of_the_products() {
         );
         // What is kept of the directions changes nothing, whatever was asked in between.
         tangents
-            .quadratic(&t, &x, &blocks(3, (3, rows, dim)))
+            .quadratic_form(&t, &x, &blocks(3, (3, rows, dim)))
             .expect(name);
-        assert_eq!(tangents.quadratic(&t, &x, &z).expect(name), forms, "{name}");
+        assert_eq!(
+            tangents.quadratic_form(&t, &x, &z).expect(name),
+            forms,
+            "{name}"
+        );
         let (_, beside) = tangents
-            .with_velocity(&t, &x, &z)
+            .velocity_and_quadratic_form(&t, &x, &z)
             .expect(name)
             .expect("one call");
         assert_eq!(beside, forms, "{name}");
         let basis =
-            Blocks::from_shape_fn((dim, rows, dim), |(i, _, j)| f64::from(u8::from(i == j)));
+            TangentBatch::from_shape_fn((dim, rows, dim), |(i, _, j)| f64::from(u8::from(i == j)));
         let right = tangents
-            .quadratic(&t, &x, &basis)
+            .quadratic_form(&t, &x, &basis)
             .expect(name)
             .sum_axis(Axis(0))
             .insert_axis(Axis(0));
@@ -90,7 +94,7 @@ fn forms_and_traces_are_those_of_the_products() {
             gap(&trace, &right)
         );
         let (_, beside) = tangents
-            .trace_terms_with_velocity(&t, &x)
+            .velocity_and_trace_terms(&t, &x)
             .expect(name)
             .expect("few dimensions");
         assert_eq!(beside, terms, "{name}");

@@ -911,7 +911,7 @@ fn bytes_into_an_extractor_need_a_range() {
     ] {
         refused(at, &strs(&args(form, extractor, &[])), words);
     }
-    let runtime = flowgauge::model::library::find(None).expect("ONNX Runtime");
+    let runtime = flowgauge::model::library::find_library(None).expect("ONNX Runtime");
     // In a run the card's range says it, and the scaling of the graph is met.
     let metrics_of = |extractor: &str| {
         let config = format!(

@@ -1,28 +1,31 @@
 //! One analytic model in every view: five predictions and the scalings around a network, on every path and
 //! in both directions of time, must be one velocity, one denoiser, one Jacobian and one likelihood.
 
-use flowgauge::divergence::{Divergence, Sources};
-use flowgauge::flow::field::{Linearized, VectorField};
-use flowgauge::flow::path::Path;
+use flowgauge::divergence::{DivergenceEstimator, ModelHandles};
+use flowgauge::flow::field::{JacobianOperator, VectorField};
+use flowgauge::flow::path::ProbabilityPath;
 use flowgauge::flow::preconditioning::Preconditioning;
 use flowgauge::flow::prediction::Prediction;
 use flowgauge::flow::prior::Prior;
-use flowgauge::likelihood::{self, Task};
-use flowgauge::model::analytic::{self, Mixture, Predictor};
-use flowgauge::num::key::{Key, Purpose};
-use flowgauge::num::{Batch, Blocks};
+use flowgauge::likelihood::{self, LikelihoodTask};
+use flowgauge::model::analytic::{self, AnalyticMixture, AnalyticNetwork};
+use flowgauge::num::key::{Purpose, RngKey};
+use flowgauge::num::{Batch, TangentBatch};
 use ndarray::Axis;
 
 const DIM: usize = 4;
 
 /// Each prediction as it stands and with its input scaled; a denoiser also as EDM makes it.
-fn forms(path: &Path) -> Vec<(Prediction, Option<Preconditioning>)> {
+fn forms(path: &ProbabilityPath) -> Vec<(Prediction, Option<Preconditioning>)> {
     let scaled = Some(Preconditioning::ScaledInput { sigma_data: 0.7 });
     let mut forms: Vec<_> = Prediction::ALL
         .into_iter()
         .flat_map(|p| [(p, None), (p, scaled)])
         .collect();
-    if matches!(path, Path::Edm { .. } | Path::Ve { .. }) {
+    if matches!(
+        path,
+        ProbabilityPath::Edm { .. } | ProbabilityPath::Ve { .. }
+    ) {
         forms.push((
             Prediction::Denoised,
             Some(Preconditioning::Edm { sigma_data: 0.5 }),
@@ -31,24 +34,27 @@ fn forms(path: &Path) -> Vec<(Prediction, Option<Preconditioning>)> {
     forms
 }
 
-fn models() -> impl Iterator<Item = (Path, Mixture)> {
-    let cut = |path: Path| match path {
+fn models() -> impl Iterator<Item = (ProbabilityPath, AnalyticMixture)> {
+    let cut = |path: ProbabilityPath| match path {
         // Where alpha or sigma is zero some views divide by it.
-        Path::FlowMatching { data_at, .. } => Path::FlowMatching {
+        ProbabilityPath::FlowMatching { data_at, .. } => ProbabilityPath::FlowMatching {
             data_at,
             t_min: 1e-3,
             t_max: 0.98,
         },
         other => other,
     };
-    Path::defaults().into_iter().map(cut).map(|path| {
-        let curve = path.curve().expect("defaults are right");
-        (path, analytic::example(curve, DIM))
-    })
+    ProbabilityPath::defaults()
+        .into_iter()
+        .map(cut)
+        .map(|path| {
+            let curve = path.curve().expect("defaults are right");
+            (path, analytic::example_mixture(curve, DIM))
+        })
 }
 
 fn random(probe: u64, rows: usize, scale: f64) -> Batch {
-    let draws = Key { seed: 2 }.normal(Purpose::Check, 0, probe, rows * DIM);
+    let draws = RngKey { seed: 2 }.normal(Purpose::Check, 0, probe, rows * DIM);
     draws.into_shape_with_order((rows, DIM)).expect("rows·dim") * scale
 }
 
@@ -70,12 +76,15 @@ fn all_views_of_one_model_agree() {
             let x = random(0, 3, (s.alpha.powi(2) + s.sigma.powi(2)).sqrt());
             let t = [t; 3];
             let velocity = model.clone().velocity(&t, &x).expect("analytic");
-            let mut direct = Predictor::view(model.clone(), Prediction::Denoised, None);
+            let mut direct =
+                AnalyticNetwork::as_velocity(model.clone(), Prediction::Denoised, None);
             let denoised = direct.denoised(&t, &x).expect("analytic");
-            let z = Blocks::from_shape_fn((DIM, 3, DIM), |(i, _, j)| f64::from(u8::from(i == j)));
-            let products = model.clone().products(&t, &x, &z).expect("analytic");
+            let z =
+                TangentBatch::from_shape_fn((DIM, 3, DIM), |(i, _, j)| f64::from(u8::from(i == j)));
+            let products = model.clone().jvp(&t, &x, &z).expect("analytic");
             for (prediction, preconditioning) in forms(&path) {
-                let mut view = Predictor::view(model.clone(), prediction, preconditioning);
+                let mut view =
+                    AnalyticNetwork::as_velocity(model.clone(), prediction, preconditioning);
                 let what = format!("{path:?} at {part}: {prediction:?} {preconditioning:?}");
                 // The terms a·x and b·F that a view adds up: what may cancel sets the scale of rounding.
                 let (to_v, to_d) = (prediction.velocity(&s), prediction.denoised(&s));
@@ -93,9 +102,9 @@ fn all_views_of_one_model_agree() {
                     "denoised, {what}: {}",
                     worst(&got, &denoised)
                 );
-                let got = view.products(&t, &x, &z).expect("analytic");
+                let got = view.jvp(&t, &x, &z).expect("analytic");
                 let reverse = view
-                    .transposed(&t, &x, &z)
+                    .vjp(&t, &x, &z)
                     .expect("analytic")
                     .expect("the mixture has its transpose");
                 let part_j =
@@ -107,7 +116,7 @@ fn all_views_of_one_model_agree() {
                     assert!(gap <= 1e-12 * part_j, "products, {what}: {gap}");
                 }
                 let divergence = view
-                    .quadratic(&t, &x, &z)
+                    .quadratic_form(&t, &x, &z)
                     .expect("analytic")
                     .sum_axis(Axis(0));
                 for (i, got) in divergence.iter().enumerate() {
@@ -125,7 +134,7 @@ fn all_views_of_one_model_agree() {
 #[test]
 fn all_views_of_one_model_have_one_likelihood() {
     let solver = serde_yaml::from_str("{rk4: {steps: 24, grid: log-snr}}").expect("a solver");
-    let estimators: Vec<Divergence> =
+    let estimators: Vec<DivergenceEstimator> =
         serde_yaml::from_str("[exact, {hutchinson: {probes: 3}}, {na-hutch++: {matvecs: 6}}]")
             .expect("estimators");
     for (path, model) in models() {
@@ -133,25 +142,33 @@ fn all_views_of_one_model_have_one_likelihood() {
             std: model.curve.prior_std(),
         };
         let x = random(1, 2, 0.6);
-        let values = |field: &mut dyn VectorField, tangents: Box<dyn Linearized>| -> Vec<f64> {
-            let task = Task {
-                curve: &model.curve,
-                prior,
-                solver: &solver,
-                estimators: &estimators,
-                key: Key { seed: 3 },
-            };
-            let mut sources = Sources {
-                tangents: Some(tangents),
-                ..Default::default()
-            };
-            let rows = likelihood::evaluate(field, &mut sources, &task, &[0, 1], x.clone(), None)
+        let values =
+            |field: &mut dyn VectorField, tangents: Box<dyn JacobianOperator>| -> Vec<f64> {
+                let task = LikelihoodTask {
+                    curve: &model.curve,
+                    prior,
+                    solver: &solver,
+                    estimators: &estimators,
+                    key: RngKey { seed: 3 },
+                };
+                let mut sources = ModelHandles {
+                    jacobian: Some(tangents),
+                    ..Default::default()
+                };
+                let rows = likelihood::evaluate_likelihoods(
+                    field,
+                    &mut sources,
+                    &task,
+                    &[0, 1],
+                    x.clone(),
+                    None,
+                )
                 .expect("analytic");
-            rows.iter().map(|r| r.log_likelihood.expect("ok")).collect()
-        };
+                rows.iter().map(|r| r.log_likelihood.expect("ok")).collect()
+            };
         let known = values(&mut model.clone(), Box::new(model.clone()));
         for (prediction, preconditioning) in forms(&path) {
-            let view = || Predictor::view(model.clone(), prediction, preconditioning);
+            let view = || AnalyticNetwork::as_velocity(model.clone(), prediction, preconditioning);
             for (got, want) in values(&mut view(), Box::new(view())).iter().zip(&known) {
                 let gap = (got - want).abs();
                 assert!(

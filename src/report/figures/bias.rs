@@ -1,36 +1,48 @@
 //! Mean paired difference of each estimator from the reference, with its 95 % interval.
 
-use super::Drawing;
+use super::CaptionedFigure;
 use crate::report::axis::Axis;
-use crate::report::number::{finite, half_width, with_error};
+use crate::report::figure_spec::{
+    FigureSpec, Fill, Panel, PlotMark, RightMargin, Stroke, TextColumn,
+};
+use crate::report::number_format::{format_with_error, half_width_95, if_finite};
 use crate::report::palette::INK;
-use crate::report::picture::{Fill, Mark, Notes, Panel, Picture, Side, Stroke};
-use crate::report::view::{Group, View, title};
-use crate::rows::Summary;
+use crate::report::view::{ComparisonGroup, ReportView, figure_title};
+use crate::rows::SummaryRow;
 
-pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
+pub fn bias_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
-        .filter(|group| !group.elsewhere)
-        .filter_map(|group| of(view, group))
+        .filter(|group| !group.reference_under_other_solver)
+        .filter_map(|group| bias_figure(view, group))
         .collect()
 }
 
-fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
-    let rows: Vec<&Summary> = (group.rows.iter().copied())
-        .filter(|row| row.estimator != group.reference && finite(row.bias).is_some())
+fn bias_figure<'a>(
+    view: &ReportView<'a>,
+    group: &ComparisonGroup<'a>,
+) -> Option<CaptionedFigure<'a>> {
+    let rows: Vec<&SummaryRow> = (group.rows.iter().copied())
+        .filter(|row| row.estimator != group.reference && if_finite(row.bias).is_some())
         .collect();
     if rows.is_empty() {
         return None;
     }
-    let names: Vec<String> = rows.iter().map(|row| view.name(&row.estimator)).collect();
+    let names: Vec<String> = rows
+        .iter()
+        .map(|row| view.short_name(&row.estimator))
+        .collect();
     let ends = rows
         .iter()
-        .flat_map(|row| [low(row), high(row)])
+        .flat_map(|row| [bias_lower(row), bias_upper(row)])
         .chain([0.0]);
-    let reference = view.name(group.reference);
+    let reference = view.short_name(group.reference);
     let label = format!("log p − log p by {reference}, nats, mean over samples");
-    let mut panel = Panel::new("", Axis::sized(&label, ends, 7), Axis::names(&names));
-    panel.marks.push(Mark::Upright {
+    let mut panel = Panel::new(
+        "",
+        Axis::linear_or_symlog(&label, ends, 7),
+        Axis::categorical(&names),
+    );
+    panel.marks.push(PlotMark::VerticalLine {
         x: 0.0,
         colour: INK,
         stroke: Stroke::Solid,
@@ -39,73 +51,77 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     let mut bits = vec![];
     for (i, row) in rows.iter().enumerate() {
         let y = (rows.len() - 1 - i) as f64;
-        let look = view.look(&row.estimator);
-        panel.marks.push(Mark::line(
-            vec![(low(row), y), (high(row), y)],
+        let look = view.style(&row.estimator);
+        panel.marks.push(PlotMark::line(
+            vec![(bias_lower(row), y), (bias_upper(row), y)],
             look.colour,
             2.6,
         ));
-        let points = vec![(mean(row), y)];
-        panel.marks.push(Mark::Dots {
+        let points = vec![(bias_value(row), y)];
+        panel.marks.push(PlotMark::Dots {
             points,
-            look,
+            style: look,
             fill: Fill::Full,
             radius: 5.0,
             opacity: 1.0,
         });
-        nats.push((y, with_error(row.bias, row.bias_stderr)));
-        bits.extend(group.bits_per_nat().map(|factor| (y, in_bits(row, factor))));
+        nats.push((y, format_with_error(row.bias, row.bias_stderr)));
+        bits.extend(
+            group
+                .bits_per_nat()
+                .map(|factor| (y, format_bias_in_bits(row, factor))),
+        );
     }
     let columns = [("nats", nats), ("bits/dim", bits)];
     let columns = columns.into_iter().filter(|(_, at)| !at.is_empty());
-    let columns = columns.map(|(heading, at)| Notes {
+    let columns = columns.map(|(heading, at)| TextColumn {
         heading: heading.into(),
-        at,
+        texts: at,
     });
-    panel.side = Side::Notes(columns.collect());
-    let picture = Picture {
-        title: title(group.model, &format!("bias against {reference}")),
+    panel.right_margin = RightMargin::TextColumns(columns.collect());
+    let picture = FigureSpec {
+        title: figure_title(group.model, &format!("bias against {reference}")),
         subtitle: group.subtitle(),
-        keys: vec![],
+        legend: vec![],
         columns: 1,
-        cell: (880.0, 92.0 + 30.0 * rows.len() as f64),
+        panel_size: (880.0, 92.0 + 30.0 * rows.len() as f64),
         panels: vec![panel],
     };
-    let (model, stem) = (group.model, view.stem("bias", group));
-    Some(Drawing {
+    let (model, stem) = (group.model, view.file_stem("bias", group));
+    Some(CaptionedFigure {
         model,
         stem,
-        caption: caption(view, group, &rows),
-        picture,
+        caption: bias_caption(view, group, &rows),
+        spec: picture,
     })
 }
 
-fn mean(row: &Summary) -> f64 {
-    finite(row.bias).unwrap_or(0.0)
+fn bias_value(row: &SummaryRow) -> f64 {
+    if_finite(row.bias).unwrap_or(0.0)
 }
 
-fn low(row: &Summary) -> f64 {
-    mean(row) - half_width(row.bias_stderr, row.bias_n)
+fn bias_lower(row: &SummaryRow) -> f64 {
+    bias_value(row) - half_width_95(row.bias_stderr, row.bias_n)
 }
 
-fn high(row: &Summary) -> f64 {
-    mean(row) + half_width(row.bias_stderr, row.bias_n)
+fn bias_upper(row: &SummaryRow) -> f64 {
+    bias_value(row) + half_width_95(row.bias_stderr, row.bias_n)
 }
 
-fn in_bits(row: &Summary, factor: f64) -> String {
-    with_error(
+fn format_bias_in_bits(row: &SummaryRow, factor: f64) -> String {
+    format_with_error(
         row.bias.map(|bias| factor * bias),
         row.bias_stderr.map(|error| factor * error),
     )
 }
 
-fn caption(view: &View, group: &Group, rows: &[&Summary]) -> String {
+fn bias_caption(view: &ReportView, group: &ComparisonGroup, rows: &[&SummaryRow]) -> String {
     let n = rows.iter().map(|row| row.n).max().unwrap_or(0);
     let mut text = format!(
         "Mean difference in log-likelihood from {} over the same {n} samples (n = {n}). Bars are \
          95 % intervals of the mean (Student's t, paired per sample); numbers at the \
          right are mean ± one standard error.",
-        view.name(group.reference),
+        view.short_name(group.reference),
     );
     if group.bits_per_nat().is_some() {
         text.push_str(

@@ -1,58 +1,63 @@
 //! The error budget: the size of each component in the mean, per estimator.
 
-use super::Drawing;
+use super::CaptionedFigure;
 use crate::report::axis::Axis;
-use crate::report::number::{finite, significant};
+use crate::report::figure_spec::{
+    FigureSpec, Fill, LegendEntry, LegendSymbol, Panel, PlotMark, RightMargin, Stroke, TextColumn,
+};
+use crate::report::number_format::{format_significant, if_finite};
 use crate::report::palette::{self, INK, RULE};
-use crate::report::picture::{Fill, Key, Mark, Notes, Panel, Picture, Side, Sign, Stroke};
-use crate::report::view::{Group, View, title};
-use crate::rows::Budget;
+use crate::report::view::{ComparisonGroup, ReportView, figure_title};
+use crate::rows::BudgetRow;
 
 /// In the order in which a reader can do something about them.
-pub const COMPONENTS: [&str; 5] = ["data", "probe", "solver", "dequantization", "numeric"];
+pub const BUDGET_COMPONENTS: [&str; 5] = ["data", "probe", "solver", "dequantization", "numeric"];
 
-pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
+pub fn budget_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
-        .filter_map(|group| of(view, group))
+        .filter_map(|group| budget_figure(view, group))
         .collect()
 }
 
-fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
-    let here = |l: &&Budget| {
+fn budget_figure<'a>(
+    view: &ReportView<'a>,
+    group: &ComparisonGroup<'a>,
+) -> Option<CaptionedFigure<'a>> {
+    let here = |l: &&BudgetRow| {
         (l.model.as_str(), l.dataset.as_str(), l.solver.as_str())
             == (group.model, group.dataset, group.solver)
     };
-    let lines: Vec<&Budget> = view.tables.budget.iter().filter(here).collect();
+    let lines: Vec<&BudgetRow> = view.tables.budget.iter().filter(here).collect();
     // Two components that everybody has are no budget yet.
-    let shown: Vec<&str> = COMPONENTS
+    let shown: Vec<&str> = BUDGET_COMPONENTS
         .into_iter()
-        .filter(|c| lines.iter().any(|l| sized(l, c).is_some()))
+        .filter(|c| lines.iter().any(|l| component_size(l, c).is_some()))
         .collect();
     if shown.len() < 2 || !shown.contains(&"solver") {
         return None;
     }
     let estimators = group.estimators();
-    let names: Vec<String> = estimators.iter().map(|e| view.name(e)).collect();
+    let names: Vec<String> = estimators.iter().map(|e| view.short_name(e)).collect();
     let sizes = lines
         .iter()
-        .filter_map(|l| finite(l.mean_nats))
+        .filter_map(|l| if_finite(l.mean_nats))
         .filter(|v| *v > 0.0);
     let mut panel = Panel::new(
         "",
         Axis::log("error of the mean, nats", sizes, 7),
-        Axis::names(&names),
+        Axis::categorical(&names),
     );
     let (mut nats, mut bits) = (vec![], vec![]);
     for (i, estimator) in estimators.iter().enumerate() {
         let y = (estimators.len() - 1 - i) as f64;
-        let own: Vec<&Budget> = lines
+        let own: Vec<&BudgetRow> = lines
             .iter()
             .copied()
             .filter(|l| l.estimator == **estimator)
             .collect();
         let places: Vec<f64> = own
             .iter()
-            .filter_map(|l| finite(l.mean_nats))
+            .filter_map(|l| if_finite(l.mean_nats))
             .filter(|v| *v > 0.0)
             .collect();
         if let (Some(low), Some(high)) = (
@@ -61,35 +66,35 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
         ) {
             panel
                 .marks
-                .push(Mark::line(vec![(low, y), (high, y)], RULE, 1.0));
+                .push(PlotMark::line(vec![(low, y), (high, y)], RULE, 1.0));
         }
         if let Some(total) = own.iter().find(|l| l.component == "total") {
-            let size = sized(total, "total");
+            let size = component_size(total, "total");
             if let Some(v) = size {
                 let points = vec![(v, y)];
-                let look = palette::REFERENCE;
-                panel.marks.push(Mark::Dots {
+                let look = palette::REFERENCE_STYLE;
+                panel.marks.push(PlotMark::Dots {
                     points,
-                    look,
+                    style: look,
                     fill: Fill::Hollow,
                     radius: 9.0,
                     opacity: 1.0,
                 });
             }
-            nats.extend(size.map(|v| (y, significant(v, 2))));
-            bits.extend(finite(total.mean_bits_per_dim).map(|v| (y, significant(v, 2))));
+            nats.extend(size.map(|v| (y, format_significant(v, 2))));
+            bits.extend(if_finite(total.mean_bits_per_dim).map(|v| (y, format_significant(v, 2))));
         }
         for (k, component) in shown.iter().enumerate() {
             let points: Vec<(f64, f64)> = own
                 .iter()
-                .filter_map(|l| sized(l, component))
+                .filter_map(|l| component_size(l, component))
                 .map(|v| (v, y))
                 .collect();
             if !points.is_empty() {
-                let look = palette::look(k);
-                panel.marks.push(Mark::Dots {
+                let look = palette::estimator_style(k);
+                panel.marks.push(PlotMark::Dots {
                     points,
-                    look,
+                    style: look,
                     fill: Fill::Full,
                     radius: 5.0,
                     opacity: 0.95,
@@ -100,40 +105,40 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     let columns = [("total, nats", nats), ("bits/dim", bits)]
         .into_iter()
         .filter(|(_, at)| !at.is_empty());
-    panel.side = Side::Notes(
+    panel.right_margin = RightMargin::TextColumns(
         columns
-            .map(|(heading, at)| Notes {
+            .map(|(heading, at)| TextColumn {
                 heading: heading.into(),
-                at,
+                texts: at,
             })
             .collect(),
     );
     let key = |(k, name): (usize, &&str)| {
-        let look = palette::look(k);
-        Key {
+        let look = palette::estimator_style(k);
+        LegendEntry {
             text: (*name).into(),
             colour: look.colour,
-            sign: Sign::Dot(look.shape, Fill::Full),
+            symbol: LegendSymbol::Dot(look.shape, Fill::Full),
         }
     };
-    let mut keys: Vec<Key> = shown.iter().enumerate().map(key).collect();
-    let whole = Sign::Dot(palette::REFERENCE.shape, Fill::Hollow);
-    keys.push(Key {
+    let mut keys: Vec<LegendEntry> = shown.iter().enumerate().map(key).collect();
+    let whole = LegendSymbol::Dot(palette::REFERENCE_STYLE.shape, Fill::Hollow);
+    keys.push(LegendEntry {
         text: "total, in squares".into(),
         colour: INK,
-        sign: whole,
+        symbol: whole,
     });
-    keys.push(Key {
+    keys.push(LegendEntry {
         text: "from the least to the largest".into(),
         colour: RULE,
-        sign: Sign::Line(Stroke::Solid),
+        symbol: LegendSymbol::Line(Stroke::Solid),
     });
-    let picture = Picture {
-        title: title(group.model, "error budget"),
+    let picture = FigureSpec {
+        title: figure_title(group.model, "error budget"),
         subtitle: group.subtitle(),
-        keys,
+        legend: keys,
         columns: 1,
-        cell: (880.0, 92.0 + 34.0 * estimators.len() as f64),
+        panel_size: (880.0, 92.0 + 34.0 * estimators.len() as f64),
         panels: vec![panel],
     };
     let measured = lines
@@ -145,16 +150,16 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
          right is what to buy first. Solver and numeric were measured on {measured} of the samples; the solver's part \
          is the size of a bias. A part that is exactly zero or unknown has no place here.",
     );
-    let (model, stem) = (group.model, view.stem("budget", group));
-    Some(Drawing {
+    let (model, stem) = (group.model, view.file_stem("budget", group));
+    Some(CaptionedFigure {
         model,
         stem,
         caption,
-        picture,
+        spec: picture,
     })
 }
 
 /// A component's size in the mean, where it has a place on a logarithmic axis.
-fn sized(line: &Budget, component: &str) -> Option<f64> {
-    finite(line.mean_nats).filter(|v| *v > 0.0 && line.component == component)
+fn component_size(line: &BudgetRow, component: &str) -> Option<f64> {
+    if_finite(line.mean_nats).filter(|v| *v > 0.0 && line.component == component)
 }

@@ -1,56 +1,56 @@
 //! The log-density of a two-dimensional model over the plane, and how estimators differ there.
 
-use super::Drawing;
+use super::CaptionedFigure;
 use crate::report::axis::Axis;
-use crate::report::palette::{INK, Look, Map, Shape};
-use crate::report::picture::{Fill, Mark, Panel, Picture, Raster, Side};
-use crate::report::text::{listing, shorten};
-use crate::report::view::{View, title};
+use crate::report::figure_spec::{FigureSpec, Fill, Panel, PlotMark, Raster, RightMargin};
+use crate::report::palette::{ColourMap, INK, MarkerShape, MarkerStyle};
+use crate::report::text::{join_with_and, shorten};
+use crate::report::view::{ReportView, figure_title};
 
 /// Nats below the maximum at which the colours end: further down nothing is ever sampled.
-const DEPTH: f64 = 15.0;
+const COLOUR_DEPTH_NATS: f64 = 15.0;
 /// Estimators compared with the first one.
-const OTHERS: usize = 3;
-const POINTS: usize = 800;
+const MAX_OTHERS: usize = 3;
+const MAX_DATA_POINTS: usize = 800;
 
-pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
+pub fn density_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.models
         .iter()
-        .filter_map(|model| of(view, model))
+        .filter_map(|model| density_figure(view, model))
         .collect()
 }
 
-fn of<'a>(view: &View<'a>, model: &'a str) -> Option<Drawing<'a>> {
+fn density_figure<'a>(view: &ReportView<'a>, model: &'a str) -> Option<CaptionedFigure<'a>> {
     let reference = view
         .groups
         .iter()
         .find(|g| g.model == model)
         .map_or("", |g| g.reference);
-    let mut fields = fields(view, model);
+    let mut fields = density_fields(view, model);
     fields.sort_by_key(|field| field.estimator != reference);
     let first = fields.first()?;
-    let top = first.top()?;
+    let top = first.max_value()?;
     let mut panels = vec![];
-    let points = points(view, model);
-    let others: Vec<&Field> = fields[1..]
+    let points = gallery_points(view, model);
+    let others: Vec<&DensityField> = fields[1..]
         .iter()
-        .filter(|f| f.top().is_some())
-        .take(OTHERS)
+        .filter(|f| f.max_value().is_some())
+        .take(MAX_OTHERS)
         .collect();
     if others.is_empty() {
         panels.push(first.panel(view, top, &points));
     }
     let mut names = vec![];
     for other in others {
-        names.push(view.name(other.estimator));
+        names.push(view.short_name(other.estimator));
         panels.push(first.panel(view, top, &points));
         panels.push(other.panel(view, top, &[]));
-        panels.extend(difference(view, first, other, top));
+        panels.extend(density_difference_panel(view, first, other, top));
     }
     let mut caption = format!(
-        "Log-density by {}, in nats per unit of the plane; colours end {DEPTH} nats below its \
+        "Log-density by {}, in nats per unit of the plane; colours end {COLOUR_DEPTH_NATS} nats below its \
          maximum.",
-        view.name(first.estimator)
+        view.short_name(first.estimator)
     );
     if !points.is_empty() {
         caption.push_str(&format!(" Points: {} samples of the data.", points.len()));
@@ -58,55 +58,58 @@ fn of<'a>(view: &View<'a>, model: &'a str) -> Option<Drawing<'a>> {
     if !names.is_empty() {
         caption.push_str(&format!(
             " Beside it {}, and the difference to the former where that lies above the floor.",
-            listing(&names)
+            join_with_and(&names)
         ));
     }
     let columns = if panels.len() == 1 { 1 } else { 3 };
     // As high as the frame's width and the plane's aspect ask.
     let width = if columns == 1 { 640.0 } else { 380.0 };
     let cell = (width, 68.0 + (width - 125.0) / first.aspect());
-    let picture = Picture {
-        title: title(model, "log-density over the plane"),
+    let picture = FigureSpec {
+        title: figure_title(model, "log-density over the plane"),
         subtitle: format!("grid of {} × {}", first.xs.len(), first.ys.len()),
-        keys: vec![],
+        legend: vec![],
         columns,
-        cell,
+        panel_size: cell,
         panels,
     };
-    Some(Drawing {
+    Some(CaptionedFigure {
         model,
         stem: format!("density-{model}"),
         caption,
-        picture,
+        spec: picture,
     })
 }
 
 /// One estimator's values on the grid, `None` where there are none; x runs fastest.
-struct Field<'a> {
+struct DensityField<'a> {
     estimator: &'a str,
     xs: Vec<f64>,
     ys: Vec<f64>,
     values: Vec<Option<f64>>,
 }
 
-fn fields<'a>(view: &View<'a>, model: &str) -> Vec<Field<'a>> {
+fn density_fields<'a>(view: &ReportView<'a>, model: &str) -> Vec<DensityField<'a>> {
     let rows = || {
         view.tables
             .density
             .iter()
             .filter(|r| r.model == model && r.x.is_finite() && r.y.is_finite())
     };
-    let (xs, ys) = (sorted(rows().map(|r| r.x)), sorted(rows().map(|r| r.y)));
+    let (xs, ys) = (
+        sorted_unique(rows().map(|r| r.x)),
+        sorted_unique(rows().map(|r| r.y)),
+    );
     // A grid is dense; scattered points would ask for an immense one.
     if xs.len().saturating_mul(ys.len()) > 4 * rows().count().max(1) {
         return vec![];
     }
-    let mut fields: Vec<Field> = vec![];
+    let mut fields: Vec<DensityField> = vec![];
     for row in rows() {
         let known = fields.iter().position(|f| f.estimator == row.estimator);
         let index = known.unwrap_or_else(|| {
             let values = vec![None; xs.len() * ys.len()];
-            fields.push(Field {
+            fields.push(DensityField {
                 estimator: &row.estimator,
                 xs: xs.clone(),
                 ys: ys.clone(),
@@ -122,33 +125,38 @@ fn fields<'a>(view: &View<'a>, model: &str) -> Vec<Field<'a>> {
     fields
 }
 
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+fn sorted_unique(values: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.dedup_by(|a, b| a.total_cmp(b).is_eq());
     values
 }
 
-impl Field<'_> {
-    fn top(&self) -> Option<f64> {
+impl DensityField<'_> {
+    fn max_value(&self) -> Option<f64> {
         self.values.iter().flatten().copied().reduce(f64::max)
     }
 
-    fn panel(&self, view: &View, top: f64, points: &[(f64, f64)]) -> Panel {
+    fn panel(&self, view: &ReportView, top: f64, points: &[(f64, f64)]) -> Panel {
         let colour = |value: Option<f64>| match value {
-            Some(value) => Map::Viridis.colour((value - top + DEPTH) / DEPTH),
+            Some(value) => {
+                ColourMap::Viridis.colour((value - top + COLOUR_DEPTH_NATS) / COLOUR_DEPTH_NATS)
+            }
             None => [200, 200, 200],
         };
-        let mut panel = self.raster(view.name(self.estimator), colour);
-        panel.side = Side::Bar(Map::Viridis, Axis::exactly("nats", [top - DEPTH, top], 6));
-        let look = Look {
+        let mut panel = self.raster_panel(view.short_name(self.estimator), colour);
+        panel.right_margin = RightMargin::ColourBar(
+            ColourMap::Viridis,
+            Axis::with_range("nats", [top - COLOUR_DEPTH_NATS, top], 6),
+        );
+        let look = MarkerStyle {
             colour: INK,
-            shape: Shape::Circle,
+            shape: MarkerShape::Circle,
         };
         let points = points.to_vec();
-        panel.marks.push(Mark::Dots {
+        panel.marks.push(PlotMark::Dots {
             points,
-            look,
+            style: look,
             fill: Fill::Full,
             radius: 1.1,
             opacity: 0.5,
@@ -156,9 +164,13 @@ impl Field<'_> {
         panel
     }
 
-    fn raster(&self, heading: String, colour: impl Fn(Option<f64>) -> [u8; 3]) -> Panel {
-        let (x, y) = (cells(&self.xs), cells(&self.ys));
-        let mut panel = Panel::new(heading, Axis::exactly("x", x, 5), Axis::exactly("y", y, 5));
+    fn raster_panel(&self, heading: String, colour: impl Fn(Option<f64>) -> [u8; 3]) -> Panel {
+        let (x, y) = (cell_range(&self.xs), cell_range(&self.ys));
+        let mut panel = Panel::new(
+            heading,
+            Axis::with_range("x", x, 5),
+            Axis::with_range("y", y, 5),
+        );
         // Screens count rows from the top.
         let rows = self.values.chunks(self.xs.len().max(1)).rev();
         let pixels = rows.flatten().map(|&value| colour(value)).collect();
@@ -173,13 +185,13 @@ impl Field<'_> {
 
     /// Width over height of the plane's part, within what can be looked at.
     fn aspect(&self) -> f64 {
-        let (x, y) = (cells(&self.xs), cells(&self.ys));
+        let (x, y) = (cell_range(&self.xs), cell_range(&self.ys));
         ((x[1] - x[0]) / (y[1] - y[0])).clamp(0.4, 4.0)
     }
 }
 
 /// The range of a grid's cells: half a step beyond the outer centres.
-fn cells(centres: &[f64]) -> [f64; 2] {
+fn cell_range(centres: &[f64]) -> [f64; 2] {
     let (low, high) = (
         centres.first().copied().unwrap_or(0.0),
         centres.last().copied().unwrap_or(1.0),
@@ -193,12 +205,17 @@ fn cells(centres: &[f64]) -> [f64; 2] {
     [low - half, high + half]
 }
 
-fn difference(view: &View, first: &Field, other: &Field, top: f64) -> Option<Panel> {
+fn density_difference_panel(
+    view: &ReportView,
+    first: &DensityField,
+    other: &DensityField,
+    top: f64,
+) -> Option<Panel> {
     let pairs = first.values.iter().zip(&other.values);
     let differences: Vec<Option<f64>> = pairs
-        .map(|(a, b)| Some((*b)? - (*a).filter(|a| *a > top - DEPTH)?))
+        .map(|(a, b)| Some((*b)? - (*a).filter(|a| *a > top - COLOUR_DEPTH_NATS)?))
         .collect();
-    let sizes = sorted(differences.iter().flatten().map(|d| d.abs()));
+    let sizes = sorted_unique(differences.iter().flatten().map(|d| d.abs()));
     // A few cells at the edge of the support must not take all the colours.
     let reach = *sizes.get(sizes.len().saturating_sub(1) * 99 / 100)?;
     let reach = if reach > 0.0 && reach.is_finite() {
@@ -206,7 +223,7 @@ fn difference(view: &View, first: &Field, other: &Field, top: f64) -> Option<Pan
     } else {
         1e-6
     };
-    let field = Field {
+    let field = DensityField {
         estimator: other.estimator,
         xs: first.xs.clone(),
         ys: first.ys.clone(),
@@ -214,20 +231,23 @@ fn difference(view: &View, first: &Field, other: &Field, top: f64) -> Option<Pan
     };
     let heading = format!(
         "{} − {}",
-        shorten(&view.name(other.estimator), 18),
-        shorten(&view.name(first.estimator), 14)
+        shorten(&view.short_name(other.estimator), 18),
+        shorten(&view.short_name(first.estimator), 14)
     );
     let colour = |value: Option<f64>| match value {
-        Some(value) => Map::Diverging.colour(0.5 + 0.5 * value / reach),
+        Some(value) => ColourMap::Diverging.colour(0.5 + 0.5 * value / reach),
         None => [225, 226, 229],
     };
-    let mut panel = field.raster(heading, colour);
-    panel.side = Side::Bar(Map::Diverging, Axis::exactly("nats", [-reach, reach], 5));
+    let mut panel = field.raster_panel(heading, colour);
+    panel.right_margin = RightMargin::ColourBar(
+        ColourMap::Diverging,
+        Axis::with_range("nats", [-reach, reach], 5),
+    );
     Some(panel)
 }
 
 /// Real points of the model's first plane gallery, thinned.
-fn points(view: &View, model: &str) -> Vec<(f64, f64)> {
+fn gallery_points(view: &ReportView, model: &str) -> Vec<(f64, f64)> {
     let gallery = view
         .tables
         .galleries
@@ -235,6 +255,6 @@ fn points(view: &View, model: &str) -> Vec<(f64, f64)> {
         .find(|g| g.model == model && g.shape == [2]);
     let real = gallery.map_or(&[][..], |gallery| &gallery.real[..]);
     let pair = |row: &Vec<f64>| Some((*row.first()?, *row.get(1)?));
-    let step = real.len().div_ceil(POINTS).max(1);
+    let step = real.len().div_ceil(MAX_DATA_POINTS).max(1);
     real.iter().step_by(step).filter_map(pair).collect()
 }

@@ -2,31 +2,34 @@
 
 use std::collections::BTreeMap;
 
-use super::Drawing;
+use super::CaptionedFigure;
 use crate::report::axis::Axis;
-use crate::report::curves::{self, Moments};
-use crate::report::palette::{Look, RULE};
-use crate::report::picture::{Key, Mark, Panel, Picture, Sign, Stroke};
-use crate::report::view::{Group, View, title};
-use crate::rows::Profile;
+use crate::report::curves::{self, CurveMoments};
+use crate::report::figure_spec::{FigureSpec, LegendEntry, LegendSymbol, Panel, PlotMark, Stroke};
+use crate::report::palette::{MarkerStyle, RULE};
+use crate::report::view::{ComparisonGroup, ReportView, figure_title};
+use crate::rows::ProfileRow;
 
-type Curve = Vec<(f64, f64)>;
+type DivergenceCurve = Vec<(f64, f64)>;
 
-pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
+pub fn divergence_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
-        .filter_map(|group| of(view, group))
+        .filter_map(|group| divergence_figure(view, group))
         .collect()
 }
 
 /// One estimator's curves, by sample.
-struct Bundle<'a> {
+struct EstimatorCurves<'a> {
     estimator: &'a str,
-    look: Look,
-    curves: BTreeMap<usize, Curve>,
+    style: MarkerStyle,
+    curves: BTreeMap<usize, DivergenceCurve>,
 }
 
-fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
-    let rows: Vec<&Profile> = (view.tables.profile.iter())
+fn divergence_figure<'a>(
+    view: &ReportView<'a>,
+    group: &ComparisonGroup<'a>,
+) -> Option<CaptionedFigure<'a>> {
+    let rows: Vec<&ProfileRow> = (view.tables.profile.iter())
         .filter(|r| {
             (r.model.as_str(), r.dataset.as_str(), r.solver.as_str())
                 == (group.model, group.dataset, group.solver)
@@ -38,9 +41,9 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
         .filter(|row| !row.half_log_snr.is_finite())
         .count();
     let by_snr = 5 * lost <= rows.len();
-    let bundles = bundles(view, group, &rows, by_snr);
-    let all: Vec<&Curve> = bundles.iter().flat_map(|b| b.curves.values()).collect();
-    let grid = curves::grid(&all);
+    let bundles = curves_by_estimator(view, group, &rows, by_snr);
+    let all: Vec<&DivergenceCurve> = bundles.iter().flat_map(|b| b.curves.values()).collect();
+    let grid = curves::common_grid(&all);
     if grid.len() < 2 {
         return None;
     }
@@ -49,41 +52,43 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     } else {
         "time t of the model"
     };
-    let mut panels = vec![levels(&bundles, &grid, label)];
-    panels.extend(differences(view, group, &bundles, &grid, label));
+    let mut panels = vec![mean_divergence_panel(&bundles, &grid, label)];
+    panels.extend(divergence_difference_panel(
+        view, group, &bundles, &grid, label,
+    ));
     let samples = bundles.iter().map(|b| b.curves.len()).max().unwrap_or(0);
-    let caption = caption(view, group, samples, panels.len() > 1);
-    let picture = Picture {
-        title: title(group.model, "divergence along the path"),
+    let caption = divergence_caption(view, group, samples, panels.len() > 1);
+    let picture = FigureSpec {
+        title: figure_title(group.model, "divergence along the path"),
         subtitle: format!("{} · {samples} of them drawn", group.subtitle()),
-        keys: keys(view, group, &bundles, panels.len() > 1),
+        legend: divergence_legend(view, group, &bundles, panels.len() > 1),
         columns: 1,
-        cell: (880.0, 280.0),
+        panel_size: (880.0, 280.0),
         panels,
     };
-    let (model, stem) = (group.model, view.stem("divergence", group));
-    Some(Drawing {
+    let (model, stem) = (group.model, view.file_stem("divergence", group));
+    Some(CaptionedFigure {
         model,
         stem,
         caption,
-        picture,
+        spec: picture,
     })
 }
 
-fn bundles<'a>(
-    view: &View<'a>,
-    group: &Group<'a>,
-    rows: &[&'a Profile],
+fn curves_by_estimator<'a>(
+    view: &ReportView<'a>,
+    group: &ComparisonGroup<'a>,
+    rows: &[&'a ProfileRow],
     by_snr: bool,
-) -> Vec<Bundle<'a>> {
-    let mut bundles: Vec<Bundle> = vec![];
+) -> Vec<EstimatorCurves<'a>> {
+    let mut bundles: Vec<EstimatorCurves> = vec![];
     for row in rows {
         let known = bundles.iter().position(|b| b.estimator == row.estimator);
         let index = known.unwrap_or_else(|| {
-            let look = view.look(&row.estimator);
-            bundles.push(Bundle {
+            let look = view.style(&row.estimator);
+            bundles.push(EstimatorCurves {
                 estimator: &row.estimator,
-                look,
+                style: look,
                 curves: BTreeMap::new(),
             });
             bundles.len() - 1
@@ -97,7 +102,7 @@ fn bundles<'a>(
     }
     for bundle in &mut bundles {
         for curve in bundle.curves.values_mut() {
-            *curve = curves::tidy(std::mem::take(curve));
+            *curve = curves::sort_and_merge_nodes(std::mem::take(curve));
         }
         bundle.curves.retain(|_, curve| curve.len() > 1);
     }
@@ -107,12 +112,12 @@ fn bundles<'a>(
     bundles
 }
 
-fn levels(bundles: &[Bundle], grid: &[f64], label: &str) -> Panel {
-    let means: Vec<Curve> = bundles
+fn mean_divergence_panel(bundles: &[EstimatorCurves], grid: &[f64], label: &str) -> Panel {
+    let means: Vec<DivergenceCurve> = bundles
         .iter()
         .map(|bundle| {
-            let curves: Vec<Curve> = bundle.curves.values().cloned().collect();
-            curves::average(&curves, grid)
+            let curves: Vec<DivergenceCurve> = bundle.curves.values().cloned().collect();
+            curves::average_curves(&curves, grid)
                 .into_iter()
                 .map(|(x, mean, _)| (x, mean))
                 .collect()
@@ -123,34 +128,38 @@ fn levels(bundles: &[Bundle], grid: &[f64], label: &str) -> Panel {
         .flatten()
         .map(|point| point.1)
         .collect::<Vec<_>>();
-    let x = Axis::exactly(label, ends(grid), 8);
-    let mut panel = Panel::new("Mean over samples", x, Axis::sized("div dx/dt", values, 5));
+    let x = Axis::with_range(label, grid_range(grid), 8);
+    let mut panel = Panel::new(
+        "Mean over samples",
+        x,
+        Axis::linear_or_symlog("div dx/dt", values, 5),
+    );
     for (i, (bundle, mean)) in bundles.iter().zip(means).enumerate() {
         let width = if i == 0 { 3.4 } else { 1.5 };
         panel
             .marks
-            .push(Mark::line(mean, bundle.look.colour, width));
+            .push(PlotMark::line(mean, bundle.style.colour, width));
     }
     panel
 }
 
-fn differences(
-    view: &View,
-    group: &Group,
-    bundles: &[Bundle],
+fn divergence_difference_panel(
+    view: &ReportView,
+    group: &ComparisonGroup,
+    bundles: &[EstimatorCurves],
     grid: &[f64],
     label: &str,
 ) -> Option<Panel> {
     let reference = bundles
         .iter()
         .find(|bundle| bundle.estimator == group.reference)?;
-    let others: Vec<(&Bundle, Vec<Moments>)> = bundles
+    let others: Vec<(&EstimatorCurves, Vec<CurveMoments>)> = bundles
         .iter()
         .filter(|bundle| bundle.estimator != group.reference)
         .map(|bundle| {
             (
                 bundle,
-                curves::average(&paired(bundle, reference, grid), grid),
+                curves::average_curves(&difference_curves(bundle, reference, grid), grid),
             )
         })
         .filter(|(_, average)| average.len() > 1)
@@ -158,84 +167,107 @@ fn differences(
     if others.is_empty() {
         return None;
     }
-    let reach =
-        |(_, mean, spread): &Moments| [mean - spread.unwrap_or(0.0), mean + spread.unwrap_or(0.0)];
+    let reach = |(_, mean, spread): &CurveMoments| {
+        [mean - spread.unwrap_or(0.0), mean + spread.unwrap_or(0.0)]
+    };
     let values: Vec<f64> = others
         .iter()
         .flat_map(|(_, average)| average.iter().flat_map(reach))
         .collect();
-    let heading = format!("Difference to {}", view.name(group.reference));
-    let y = Axis::sized("difference of div dx/dt", values, 5);
-    let mut panel = Panel::new(heading, Axis::exactly(label, ends(grid), 8), y);
-    panel.marks.push(Mark::Level {
+    let heading = format!("Difference to {}", view.short_name(group.reference));
+    let y = Axis::linear_or_symlog("difference of div dx/dt", values, 5);
+    let mut panel = Panel::new(heading, Axis::with_range(label, grid_range(grid), 8), y);
+    panel.marks.push(PlotMark::HorizontalLine {
         y: 0.0,
         colour: RULE,
         stroke: Stroke::Solid,
     });
     for (bundle, average) in &others {
-        panel.marks.extend(band(average, bundle.look));
+        panel.marks.extend(spread_band(average, bundle.style));
     }
     for (bundle, average) in &others {
         let mean = average.iter().map(|(x, mean, _)| (*x, *mean)).collect();
-        panel.marks.push(Mark::line(mean, bundle.look.colour, 1.7));
+        panel
+            .marks
+            .push(PlotMark::line(mean, bundle.style.colour, 1.7));
     }
     Some(panel)
 }
 
-fn paired(bundle: &Bundle, reference: &Bundle, grid: &[f64]) -> Vec<Curve> {
-    let pair = |(sample, curve): (&usize, &Curve)| {
+fn difference_curves(
+    bundle: &EstimatorCurves,
+    reference: &EstimatorCurves,
+    grid: &[f64],
+) -> Vec<DivergenceCurve> {
+    let pair = |(sample, curve): (&usize, &DivergenceCurve)| {
         let other = reference.curves.get(sample)?;
-        let point = |&x: &f64| Some((x, curves::at(curve, x)? - curves::at(other, x)?));
+        let point = |&x: &f64| {
+            Some((
+                x,
+                curves::interpolate_curve(curve, x)? - curves::interpolate_curve(other, x)?,
+            ))
+        };
         Some(grid.iter().filter_map(point).collect())
     };
     bundle.curves.iter().filter_map(pair).collect()
 }
 
-fn band(average: &[Moments], look: Look) -> Option<Mark> {
-    let side = |sign: f64| move |(x, mean, spread): &Moments| Some((*x, mean + sign * (*spread)?));
+fn spread_band(average: &[CurveMoments], look: MarkerStyle) -> Option<PlotMark> {
+    let side =
+        |sign: f64| move |(x, mean, spread): &CurveMoments| Some((*x, mean + sign * (*spread)?));
     let mut points: Vec<(f64, f64)> = average.iter().filter_map(side(1.0)).collect();
     points.extend(average.iter().rev().filter_map(side(-1.0)));
-    (points.len() > 3).then_some(Mark::Area {
+    (points.len() > 3).then_some(PlotMark::Area {
         points,
         colour: look.colour,
         opacity: 0.13,
     })
 }
 
-fn ends(grid: &[f64]) -> [f64; 2] {
+fn grid_range(grid: &[f64]) -> [f64; 2] {
     [
         grid.first().copied().unwrap_or(0.0),
         grid.last().copied().unwrap_or(1.0),
     ]
 }
 
-fn keys(view: &View, group: &Group, bundles: &[Bundle], with_band: bool) -> Vec<Key> {
-    let key = |bundle: &Bundle| {
+fn divergence_legend(
+    view: &ReportView,
+    group: &ComparisonGroup,
+    bundles: &[EstimatorCurves],
+    with_band: bool,
+) -> Vec<LegendEntry> {
+    let key = |bundle: &EstimatorCurves| {
         let role = if bundle.estimator == group.reference {
             " (reference)"
         } else {
             ""
         };
-        let text = format!("{}{role}", view.name(bundle.estimator));
-        Key {
+        let text = format!("{}{role}", view.short_name(bundle.estimator));
+        LegendEntry {
             text,
-            colour: bundle.look.colour,
-            sign: Sign::Line(Stroke::Solid),
+            colour: bundle.style.colour,
+            symbol: LegendSymbol::Line(Stroke::Solid),
         }
     };
-    let mut keys: Vec<Key> = bundles.iter().map(key).collect();
+    let mut keys: Vec<LegendEntry> = bundles.iter().map(key).collect();
     if with_band && bundles.iter().any(|bundle| bundle.curves.len() > 1) {
         let text = "± 1 standard deviation over samples".into();
-        keys.push(Key {
+        keys.push(LegendEntry {
             text,
             colour: [90, 90, 90],
-            sign: Sign::Band,
+            symbol: LegendSymbol::Band,
         });
     }
     keys
 }
 
-fn caption(view: &View, group: &Group, samples: usize, with_difference: bool) -> String {
+fn divergence_caption(
+    view: &ReportView,
+    group: &ComparisonGroup,
+    samples: usize,
+    with_difference: bool,
+) -> String {
     let over = if samples == 1 {
         "one sample".into()
     } else {
@@ -244,7 +276,7 @@ fn caption(view: &View, group: &Group, samples: usize, with_difference: bool) ->
     let difference = match with_difference {
         true => format!(
             " Below, the paired difference to {}: mean and standard deviation over the samples.",
-            view.name(group.reference)
+            view.short_name(group.reference)
         ),
         false => String::new(),
     };

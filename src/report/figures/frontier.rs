@@ -1,39 +1,41 @@
 //! Error against cost: what an estimator buys for its Jacobian products, and for measured time.
 
-use super::Drawing;
+use super::CaptionedFigure;
 use crate::report::axis::Axis;
-use crate::report::number::{finite, half_width, significant};
-use crate::report::palette::{self, INK, MUTED, Shape};
-use crate::report::picture::{Fill, Key, Mark, Panel, Picture, Sign, Stroke};
-use crate::report::text::listing;
-use crate::report::view::{Group, View, title};
-use crate::rows::{Frontier, Summary};
+use crate::report::figure_spec::{
+    FigureSpec, Fill, LegendEntry, LegendSymbol, Panel, PlotMark, Stroke,
+};
+use crate::report::number_format::{format_significant, half_width_95, if_finite};
+use crate::report::palette::{self, INK, MUTED, MarkerShape};
+use crate::report::text::join_with_and;
+use crate::report::view::{ComparisonGroup, ReportView, figure_title};
+use crate::rows::{FrontierRow, SummaryRow};
 
-pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
+pub fn frontier_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
-        .filter(|group| !group.elsewhere)
-        .filter_map(|group| of(view, group))
+        .filter(|group| !group.reference_under_other_solver)
+        .filter_map(|group| frontier_figure(view, group))
         .collect()
 }
 
 /// One way to count what a sample costs.
-struct Cost {
+struct CostMeasure {
     label: &'static str,
-    of: fn(&Summary) -> f64,
+    total: fn(&SummaryRow) -> f64,
     /// The part that more probes multiply.
-    own: fn(&Summary) -> f64,
+    estimator_part: fn(&SummaryRow) -> f64,
 }
 
-const COSTS: [Cost; 2] = [
-    Cost {
+const COST_MEASURES: [CostMeasure; 2] = [
+    CostMeasure {
         label: "Jacobian products per sample",
-        of: |row| row.jvps,
-        own: |row| row.jvps,
+        total: |row| row.jvps,
+        estimator_part: |row| row.jvps,
     },
-    Cost {
+    CostMeasure {
         label: "measured seconds per sample",
-        of: |row| row.seconds_per_sample,
-        own: |row| {
+        total: |row| row.seconds_per_sample,
+        estimator_part: |row| {
             row.seconds_per_sample
                 * (1.0
                     - if row.cost > 0.0 {
@@ -45,56 +47,65 @@ const COSTS: [Cost; 2] = [
     },
 ];
 
-fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
-    let compared = |row: &&Summary| row.estimator != group.reference && finite(row.rmse).is_some();
-    let rows: Vec<&Summary> = group.rows.iter().copied().filter(compared).collect();
-    let panels: Vec<Panel> = COSTS
+fn frontier_figure<'a>(
+    view: &ReportView<'a>,
+    group: &ComparisonGroup<'a>,
+) -> Option<CaptionedFigure<'a>> {
+    let compared =
+        |row: &&SummaryRow| row.estimator != group.reference && if_finite(row.rmse).is_some();
+    let rows: Vec<&SummaryRow> = group.rows.iter().copied().filter(compared).collect();
+    let panels: Vec<Panel> = COST_MEASURES
         .iter()
-        .filter_map(|cost| panel(view, group, &rows, cost))
+        .filter_map(|cost| error_cost_panel(view, group, &rows, cost))
         .collect();
     if panels.is_empty() {
         return None;
     }
-    let unseen = |row: &&&Summary| !COSTS.iter().any(|cost| has_place(row, cost));
-    let without: Vec<&Summary> = rows.iter().filter(unseen).copied().collect();
+    let unseen = |row: &&&SummaryRow| !COST_MEASURES.iter().any(|cost| is_plottable(row, cost));
+    let without: Vec<&SummaryRow> = rows.iter().filter(unseen).copied().collect();
     let reference = group
         .reference_row()
-        .filter(|row| COSTS.iter().any(|cost| (cost.of)(row) > 0.0));
-    let picture = Picture {
-        title: title(group.model, "error against cost"),
+        .filter(|row| COST_MEASURES.iter().any(|cost| (cost.total)(row) > 0.0));
+    let picture = FigureSpec {
+        title: figure_title(group.model, "error against cost"),
         subtitle: group.subtitle(),
-        keys: keys(view, reference),
+        legend: frontier_legend(view, reference),
         columns: panels.len(),
-        cell: if panels.len() > 1 {
+        panel_size: if panels.len() > 1 {
             (520.0, 430.0)
         } else {
             (880.0, 430.0)
         },
         panels,
     };
-    let (model, stem) = (group.model, view.stem("frontier", group));
-    Some(Drawing {
+    let (model, stem) = (group.model, view.file_stem("frontier", group));
+    Some(CaptionedFigure {
         model,
         stem,
-        caption: caption(view, group, &without),
-        picture,
+        caption: frontier_caption(view, group, &without),
+        spec: picture,
     })
 }
 
-fn has_place(row: &Summary, cost: &Cost) -> bool {
-    rmse(row) > 0.0 && (cost.of)(row) > 0.0 && (cost.of)(row).is_finite()
+fn is_plottable(row: &SummaryRow, cost: &CostMeasure) -> bool {
+    rmse_or_zero(row) > 0.0 && (cost.total)(row) > 0.0 && (cost.total)(row).is_finite()
 }
 
-fn panel(view: &View, group: &Group, rows: &[&Summary], cost: &Cost) -> Option<Panel> {
-    let shown: Vec<&Summary> = rows
+fn error_cost_panel(
+    view: &ReportView,
+    group: &ComparisonGroup,
+    rows: &[&SummaryRow],
+    cost: &CostMeasure,
+) -> Option<Panel> {
+    let shown: Vec<&SummaryRow> = rows
         .iter()
         .copied()
-        .filter(|row| has_place(row, cost))
+        .filter(|row| is_plottable(row, cost))
         .collect();
     if shown.is_empty() {
         return None;
     }
-    let place = |row: &Summary| (cost.of)(row);
+    let place = |row: &SummaryRow| (cost.total)(row);
     let reference = group
         .reference_row()
         .filter(|row| place(row) > 0.0 && place(row).is_finite());
@@ -102,14 +113,18 @@ fn panel(view: &View, group: &Group, rows: &[&Summary], cost: &Cost) -> Option<P
     // A bias that happens to be tiny says no more than its interval: it does not stretch the axis.
     let least = shown
         .iter()
-        .map(|row| rmse(row).min(bias_high(row)))
+        .map(|row| rmse_or_zero(row).min(abs_bias_high(row)))
         .fold(f64::MAX, f64::min);
-    let errors = shown
-        .iter()
-        .flat_map(|row| [rmse(row), bias(row).max(least / 4.0), bias_high(row)]);
+    let errors = shown.iter().flat_map(|row| {
+        [
+            rmse_or_zero(row),
+            abs_bias(row).max(least / 4.0),
+            abs_bias_high(row),
+        ]
+    });
     let x = Axis::log(cost.label, costs, 6);
     let y = Axis::log(
-        &format!("error against {}, nats", view.name(group.reference)),
+        &format!("error against {}, nats", view.short_name(group.reference)),
         errors,
         6,
     );
@@ -117,43 +132,47 @@ fn panel(view: &View, group: &Group, rows: &[&Summary], cost: &Cost) -> Option<P
     let last = 10f64.powf(x.range[1]);
     let mut panel = Panel::new("", x, y);
     if let Some(row) = reference {
-        panel.marks.push(Mark::Upright {
+        panel.marks.push(PlotMark::VerticalLine {
             x: place(row),
             colour: MUTED,
             stroke: Stroke::Dashed,
         });
     }
     for row in &shown {
-        if averages(view, row) {
-            panel.marks.push(more(view, row, cost, last, floor));
+        if is_extrapolated(view, row) {
+            panel
+                .marks
+                .push(extrapolation_line(view, row, cost, last, floor));
         }
-        panel.marks.extend(marks(view, row, place(row), floor));
+        panel
+            .marks
+            .extend(error_marks(view, row, place(row), floor));
     }
     let labels = shown.iter().map(|row| {
         (
             place(row),
-            rmse(row),
-            view.name(&row.estimator),
-            palette::dark(view.look(&row.estimator).colour),
+            rmse_or_zero(row),
+            view.short_name(&row.estimator),
+            palette::text_colour(view.style(&row.estimator).colour),
         )
     });
     let reference_label = reference.map(|row| {
         (
             place(row),
             top.powf(0.96) * floor.powf(0.04),
-            view.name(&row.estimator),
+            view.short_name(&row.estimator),
             MUTED,
         )
     });
-    panel.marks.push(Mark::Labels(
+    panel.marks.push(PlotMark::Labels(
         reference_label.into_iter().chain(labels).collect(),
     ));
     Some(panel)
 }
 
 /// Whether the table of the frontier extrapolates this estimator by 1/K.
-fn averages(view: &View, row: &Summary) -> bool {
-    let same = |l: &&Frontier| {
+fn is_extrapolated(view: &ReportView, row: &SummaryRow) -> bool {
+    let same = |l: &&FrontierRow| {
         (&l.model, &l.dataset, &l.solver, &l.estimator)
             == (&row.model, &row.dataset, &row.solver, &row.estimator)
     };
@@ -165,105 +184,116 @@ fn averages(view: &View, row: &Summary) -> bool {
 }
 
 /// Where more probes or replicates would lead: the error falls with the root of what they multiply.
-fn more(view: &View, row: &Summary, cost: &Cost, last: f64, floor: f64) -> Mark {
-    let (all, own) = ((cost.of)(row), (cost.own)(row));
-    let at = |factor: f64| (all + own * (factor - 1.0), rmse(row) / factor.sqrt());
+fn extrapolation_line(
+    view: &ReportView,
+    row: &SummaryRow,
+    cost: &CostMeasure,
+    last: f64,
+    floor: f64,
+) -> PlotMark {
+    let (all, own) = ((cost.total)(row), (cost.estimator_part)(row));
+    let at = |factor: f64| {
+        (
+            all + own * (factor - 1.0),
+            rmse_or_zero(row) / factor.sqrt(),
+        )
+    };
     let inside = |p: &(f64, f64)| p.0 <= last && p.1 >= floor;
     let points = (0..60)
         .map(|i| at(10f64.powf(f64::from(i) / 10.0)))
         .take_while(inside)
         .collect();
-    Mark::Line {
+    PlotMark::Line {
         points,
-        colour: view.look(&row.estimator).colour,
+        colour: view.style(&row.estimator).colour,
         width: 1.0,
         stroke: Stroke::Dashed,
     }
 }
 
-fn rmse(row: &Summary) -> f64 {
-    finite(row.rmse).unwrap_or(0.0)
+fn rmse_or_zero(row: &SummaryRow) -> f64 {
+    if_finite(row.rmse).unwrap_or(0.0)
 }
 
-fn bias(row: &Summary) -> f64 {
-    finite(row.bias).unwrap_or(0.0).abs()
+fn abs_bias(row: &SummaryRow) -> f64 {
+    if_finite(row.bias).unwrap_or(0.0).abs()
 }
 
-fn bias_high(row: &Summary) -> f64 {
-    bias(row) + half_width(row.bias_stderr, row.bias_n)
+fn abs_bias_high(row: &SummaryRow) -> f64 {
+    abs_bias(row) + half_width_95(row.bias_stderr, row.bias_n)
 }
 
-fn marks(view: &View, row: &Summary, cost: f64, floor: f64) -> Vec<Mark> {
-    let look = view.look(&row.estimator);
-    let low = (bias(row) - half_width(row.bias_stderr, row.bias_n)).max(floor);
+fn error_marks(view: &ReportView, row: &SummaryRow, cost: f64, floor: f64) -> Vec<PlotMark> {
+    let look = view.style(&row.estimator);
+    let low = (abs_bias(row) - half_width_95(row.bias_stderr, row.bias_n)).max(floor);
     let mut marks = vec![];
-    if finite(row.bias).is_some() && bias_high(row) > low {
-        let points = vec![(cost, low), (cost, bias_high(row))];
-        marks.push(Mark::line(points, look.colour, 1.2));
+    if if_finite(row.bias).is_some() && abs_bias_high(row) > low {
+        let points = vec![(cost, low), (cost, abs_bias_high(row))];
+        marks.push(PlotMark::line(points, look.colour, 1.2));
     }
-    let dots = |y, fill, radius| Mark::Dots {
+    let dots = |y, fill, radius| PlotMark::Dots {
         points: vec![(cost, y)],
-        look,
+        style: look,
         fill,
         radius,
         opacity: 1.0,
     };
-    marks.push(dots(bias(row).max(floor), Fill::Hollow, 4.4));
-    marks.push(dots(rmse(row), Fill::Full, 5.2));
+    marks.push(dots(abs_bias(row).max(floor), Fill::Hollow, 4.4));
+    marks.push(dots(rmse_or_zero(row), Fill::Full, 5.2));
     marks
 }
 
-fn keys(view: &View, reference: Option<&Summary>) -> Vec<Key> {
-    let key = |text: &str, sign| Key {
+fn frontier_legend(view: &ReportView, reference: Option<&SummaryRow>) -> Vec<LegendEntry> {
+    let key = |text: &str, sign| LegendEntry {
         text: text.into(),
         colour: INK,
-        sign,
+        symbol: sign,
     };
     let mut keys = vec![
         key(
             "root mean square difference per sample",
-            Sign::Dot(Shape::Circle, Fill::Full),
+            LegendSymbol::Dot(MarkerShape::Circle, Fill::Full),
         ),
         key(
             "|bias| of the mean, with its 95 % interval",
-            Sign::Dot(Shape::Circle, Fill::Hollow),
+            LegendSymbol::Dot(MarkerShape::Circle, Fill::Hollow),
         ),
     ];
     if let Some(row) = reference {
         let text = format!(
             "cost of {}: {} products, {} s",
-            view.name(&row.estimator),
-            significant(row.jvps, 3),
-            significant(row.seconds_per_sample, 2)
+            view.short_name(&row.estimator),
+            format_significant(row.jvps, 3),
+            format_significant(row.seconds_per_sample, 2)
         );
-        keys.push(Key {
+        keys.push(LegendEntry {
             text,
             colour: MUTED,
-            sign: Sign::Line(Stroke::Dashed),
+            symbol: LegendSymbol::Line(Stroke::Dashed),
         });
     }
     keys
 }
 
-fn caption(view: &View, group: &Group, without: &[&Summary]) -> String {
+fn frontier_caption(view: &ReportView, group: &ComparisonGroup, without: &[&SummaryRow]) -> String {
     let mut text = format!(
         "Per-sample error (full) and error of the mean (outlined) against {}, over the cost of one \
          sample in Jacobian products and in measured time; down and to the left is better. Dashed lines: where \
          more probes or replicates would lead, by the law 1/K. An estimator without Jacobian products has a \
          place in the second panel alone. Thin bars: 95 % interval of the bias, down to the \
          lower edge where it contains zero; an outlined point on that edge lies below it.",
-        view.name(group.reference),
+        view.short_name(group.reference),
     );
     if !without.is_empty() {
         let names: Vec<String> = without
             .iter()
-            .map(|row| view.name(&row.estimator))
+            .map(|row| view.short_name(&row.estimator))
             .collect();
         let plural = if names.len() == 1 { "has" } else { "have" };
         text.push_str(&format!(
             " Not drawn: {}, which {plural} no place on logarithmic axes (no network cost, or no \
              difference at all).",
-            listing(&names)
+            join_with_and(&names)
         ));
     }
     text

@@ -1,28 +1,32 @@
 //! Generated samples beside real ones: tiles of images, or points of the plane.
 
-use super::Drawing;
+use super::CaptionedFigure;
 use crate::report::axis::Axis;
-use crate::report::palette::{self, Colour, Look, MUTED, Shape};
-use crate::report::picture::{Fill, Mark, Panel, Picture, Raster};
+use crate::report::figure_spec::{FigureSpec, Fill, Panel, PlotMark, Raster};
+use crate::report::palette::{self, Colour, MUTED, MarkerShape, MarkerStyle};
 use crate::report::text::shorten;
-use crate::report::view::{View, title};
+use crate::report::view::{ReportView, figure_title};
 use crate::rows::Gallery;
 
 /// Most tiles of one grid and most points of one cloud.
-const TILES: usize = 64;
-const POINTS: usize = 2000;
+const MAX_TILES: usize = 64;
+const MAX_POINTS: usize = 2000;
 /// Most samples wide or high that a tile may be; larger ones are thinned.
-const TILE: usize = 128;
+const MAX_TILE_SIZE: usize = 128;
 
-pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
-    view.tables.galleries.iter().filter_map(of).collect()
+pub fn gallery_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
+    view.tables
+        .galleries
+        .iter()
+        .filter_map(gallery_figure)
+        .collect()
 }
 
-fn of(gallery: &Gallery) -> Option<Drawing<'_>> {
+fn gallery_figure(gallery: &Gallery) -> Option<CaptionedFigure<'_>> {
     let picture = match gallery.shape[..] {
-        [2] => plane(gallery),
-        [height, width] => images(gallery, [1, height, width]),
-        [channels, height, width] => images(gallery, [channels, height, width]),
+        [2] => plane_gallery(gallery),
+        [height, width] => image_gallery(gallery, [1, height, width]),
+        [channels, height, width] => image_gallery(gallery, [channels, height, width]),
         _ => None,
     }?;
     let what = if gallery.shape == [2] {
@@ -42,20 +46,20 @@ fn of(gallery: &Gallery) -> Option<Drawing<'_>> {
         },
     );
     let stem = format!("gallery-{}-{}", gallery.model, gallery.sampler);
-    Some(Drawing {
+    Some(CaptionedFigure {
         model: &gallery.model,
         stem,
         caption,
-        picture,
+        spec: picture,
     })
 }
 
-fn images(gallery: &Gallery, shape: [usize; 3]) -> Option<Picture> {
+fn image_gallery(gallery: &Gallery, shape: [usize; 3]) -> Option<FigureSpec> {
     let both = [(&gallery.generated, "Generated"), (&gallery.real, "Real")];
     let panels: Vec<Panel> = both
         .into_iter()
         .filter_map(|(images, heading)| {
-            let raster = tiles(images, shape, gallery.range)?;
+            let raster = tile_images(images, shape, gallery.range)?;
             let mut panel = Panel::new(heading, Axis::hidden(), Axis::hidden());
             panel.aspect = Some(raster.width as f64 / raster.height as f64);
             panel.raster = Some(raster);
@@ -63,21 +67,21 @@ fn images(gallery: &Gallery, shape: [usize; 3]) -> Option<Picture> {
         })
         .collect();
     let [_, height, width] = shape;
-    (!panels.is_empty()).then(|| Picture {
-        title: title(&gallery.model, "samples"),
+    (!panels.is_empty()).then(|| FigureSpec {
+        title: figure_title(&gallery.model, "samples"),
         subtitle: format!(
             "{} · {width} × {height} pixels",
             shorten(&gallery.sampler, 60)
         ),
-        keys: vec![],
+        legend: vec![],
         columns: 2,
-        cell: (400.0, 428.0),
+        panel_size: (400.0, 428.0),
         panels,
     })
 }
 
 /// Images in rows with a thin gap between them; `None` where no image has the shape's size.
-fn tiles(images: &[Vec<f64>], shape: [usize; 3], range: [f64; 2]) -> Option<Raster> {
+fn tile_images(images: &[Vec<f64>], shape: [usize; 3], range: [f64; 2]) -> Option<Raster> {
     let [channels, height, width] = shape;
     let size = channels
         .checked_mul(height)?
@@ -86,14 +90,14 @@ fn tiles(images: &[Vec<f64>], shape: [usize; 3], range: [f64; 2]) -> Option<Rast
     let images: Vec<&Vec<f64>> = images
         .iter()
         .filter(|image| image.len() == size)
-        .take(TILES)
+        .take(MAX_TILES)
         .collect();
     let columns = (1..)
         .find(|c| c * c >= images.len())
         .filter(|_| !images.is_empty())?;
     // Small images grow so that the gap is thin beside them, large ones shrink.
     let grow = (32 / height.max(width)).max(1);
-    let thin = height.max(width).div_ceil(TILE);
+    let thin = height.max(width).div_ceil(MAX_TILE_SIZE);
     let (w, h) = (width.div_ceil(thin) * grow, height.div_ceil(thin) * grow);
     let gap = (w.max(h) / 16).max(1);
     let full_width = columns * (w + gap) - gap;
@@ -104,7 +108,7 @@ fn tiles(images: &[Vec<f64>], shape: [usize; 3], range: [f64; 2]) -> Option<Rast
         for y in 0..h {
             for x in 0..w {
                 let (row, column) = (y / grow * thin, x / grow * thin);
-                let colour = colour(image, shape, row * width + column, range);
+                let colour = pixel_colour(image, shape, row * width + column, range);
                 pixels[(top + y) * full_width + left + x] = colour;
             }
         }
@@ -116,7 +120,7 @@ fn tiles(images: &[Vec<f64>], shape: [usize; 3], range: [f64; 2]) -> Option<Rast
     })
 }
 
-fn colour(
+fn pixel_colour(
     image: &[f64],
     [channels, height, width]: [usize; 3],
     at: usize,
@@ -141,10 +145,10 @@ fn colour(
     }
 }
 
-fn plane(gallery: &Gallery) -> Option<Picture> {
+fn plane_gallery(gallery: &Gallery) -> Option<FigureSpec> {
     let pair = |row: &Vec<f64>| Some((*row.first()?, *row.get(1)?));
     let thinned = |rows: &[Vec<f64>]| -> Vec<(f64, f64)> {
-        let step = rows.len().div_ceil(POINTS).max(1);
+        let step = rows.len().div_ceil(MAX_POINTS).max(1);
         rows.iter().step_by(step).filter_map(pair).collect()
     };
     let (generated, real) = (thinned(&gallery.generated), thinned(&gallery.real));
@@ -156,20 +160,20 @@ fn plane(gallery: &Gallery) -> Option<Picture> {
     let y = Axis::linear("y", all().map(|p| p.1), 5);
     let aspect = ((x.range[1] - x.range[0]) / (y.range[1] - y.range[0])).clamp(0.4, 3.0);
     let looks = [
-        palette::look(0),
-        Look {
+        palette::estimator_style(0),
+        MarkerStyle {
             colour: MUTED,
-            shape: Shape::Circle,
+            shape: MarkerShape::Circle,
         },
     ];
-    let panel = |(points, heading, look): (&Vec<(f64, f64)>, &str, Look)| {
+    let panel = |(points, heading, look): (&Vec<(f64, f64)>, &str, MarkerStyle)| {
         let mut panel = Panel::new(heading, x.clone(), y.clone());
         panel.aspect = Some(aspect);
         let points = points.clone();
         let radius = if points.len() > 500 { 1.6 } else { 2.2 };
-        panel.marks.push(Mark::Dots {
+        panel.marks.push(PlotMark::Dots {
             points,
-            look,
+            style: look,
             fill: Fill::Full,
             radius,
             opacity: 0.6,
@@ -180,17 +184,17 @@ fn plane(gallery: &Gallery) -> Option<Picture> {
         (&generated, "Generated", looks[0]),
         (&real, "Real", looks[1]),
     ];
-    Some(Picture {
-        title: title(&gallery.model, "samples"),
+    Some(FigureSpec {
+        title: figure_title(&gallery.model, "samples"),
         subtitle: format!(
             "{} · {} generated, {} real",
             shorten(&gallery.sampler, 60),
             gallery.generated.len(),
             gallery.real.len()
         ),
-        keys: vec![],
+        legend: vec![],
         columns: 2,
-        cell: (430.0, 66.0 + 370.0 / aspect),
+        panel_size: (430.0, 66.0 + 370.0 / aspect),
         panels: panels
             .into_iter()
             .filter(|(points, _, _)| !points.is_empty())
@@ -204,16 +208,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tiles_take_any_image_and_skip_those_of_another_size() {
+    fn tiles_skip_images_of_other_sizes() {
         let images = vec![vec![0.0, 1.0, f64::NAN, 9.0], vec![1.0]];
-        let raster = tiles(&images, [1, 2, 2], [0.0, 1.0]).unwrap();
+        let raster = tile_images(&images, [1, 2, 2], [0.0, 1.0]).unwrap();
         assert_eq!((raster.width, raster.height), (32, 32));
         let corner = |x: usize, y: usize| raster.pixels[y * 32 + x][0];
         assert_eq!(
             [corner(0, 0), corner(31, 0), corner(0, 31), corner(31, 31)],
             [0, 255, 128, 255]
         );
-        assert_eq!(tiles(&images, [3, 9, 9], [0.0, 1.0]), None);
-        assert_eq!(tiles(&images, [0, 2, 2], [0.0, 1.0]), None);
+        assert_eq!(tile_images(&images, [3, 9, 9], [0.0, 1.0]), None);
+        assert_eq!(tile_images(&images, [0, 2, 2], [0.0, 1.0]), None);
     }
 }

@@ -2,27 +2,29 @@
 
 use std::collections::BTreeMap;
 
-use super::Drawing;
+use super::CaptionedFigure;
 use crate::report::axis::Axis;
-use crate::report::number::half_width;
-use crate::report::palette::{self, Look, RULE, Shape};
-use crate::report::picture::{Fill, Key, Mark, Panel, Picture, Sign, Stroke};
+use crate::report::figure_spec::{
+    FigureSpec, Fill, LegendEntry, LegendSymbol, Panel, PlotMark, Stroke,
+};
+use crate::report::number_format::half_width_95;
+use crate::report::palette::{self, MarkerShape, MarkerStyle, RULE};
 use crate::report::text::shorten;
-use crate::report::view::{View, title};
-use crate::rows::Step;
+use crate::report::view::{ReportView, figure_title};
+use crate::rows::StepRow;
 
 /// Values of γ that are drawn; literal ones can be of any size.
-const REACH: f64 = 2.0;
+const MAX_GAMMA: f64 = 2.0;
 
 /// What becomes of a step whose γ is known and not applied.
-const HELD: [&str; 2] = ["not-significant", "skipped-gate"];
+const NOT_APPLIED_ACTIONS: [&str; 2] = ["not-significant", "skipped-gate"];
 
 /// Lines in one panel.
-const MOST: usize = 8;
+const MAX_SAMPLERS: usize = 8;
 
-pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
+pub fn gamma_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     let of = |model: &&'a str| {
-        let rows: Vec<&Step> = view
+        let rows: Vec<&StepRow> = view
             .tables
             .steps
             .iter()
@@ -34,43 +36,45 @@ pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
             .collect();
         kinds.sort_unstable();
         kinds.dedup();
-        let drawn = kinds.iter().filter_map(|kind| around(model, &rows, *kind));
+        let drawn = kinds
+            .iter()
+            .filter_map(|kind| gamma_figure(model, &rows, *kind));
         drawn.collect::<Vec<_>>()
     };
     view.models.iter().flat_map(of).collect()
 }
 
 /// One sampler's steps: means over its populations, in the order of the steps.
-struct Run<'a> {
+struct SamplerSteps<'a> {
     sampler: &'a str,
-    look: Look,
-    steps: Vec<Mean>,
+    style: MarkerStyle,
+    steps: Vec<MeanStep>,
 }
 
-struct Mean {
+struct MeanStep {
     x: f64,
     gamma: f64,
     raw: Option<f64>,
     /// Of the raw γ, over the samples of all populations.
-    error: Option<f64>,
+    raw_stderr: Option<f64>,
     /// Those samples.
     n: usize,
     coupling: Option<f64>,
     /// Whether a population was held back although γ was known: not told from 1, or outside the gate.
-    held: bool,
+    not_applied: bool,
 }
 
-fn around<'a>(
+fn gamma_figure<'a>(
     model: &'a str,
-    rows: &[&'a Step],
+    rows: &[&'a StepRow],
     (inner, mode): (&str, &str),
-) -> Option<Drawing<'a>> {
-    let rows: Vec<&Step> = rows
+) -> Option<CaptionedFigure<'a>> {
+    let rows: Vec<&StepRow> = rows
         .iter()
         .filter(|r| r.inner == inner && r.mode == mode)
         .copied()
         .collect();
-    let runs = runs(&rows);
+    let runs = steps_by_sampler(&rows);
     let all = || runs.iter().flat_map(|run| &run.steps);
     let ends = all()
         .map(|step| step.x)
@@ -81,58 +85,58 @@ fn around<'a>(
         return None;
     }
     let label = "half log signal-to-noise ratio ln(α/σ) before the step";
-    let mut panels = vec![factors(&runs, Axis::exactly(label, ends, 6))];
+    let mut panels = vec![gamma_panel(&runs, Axis::with_range(label, ends, 6))];
     if all().any(|step| step.coupling.is_some()) {
-        panels.push(couplings(&runs, Axis::exactly(label, ends, 6)));
+        panels.push(coupling_panel(&runs, Axis::with_range(label, ends, 6)));
     }
-    let mut keys: Vec<Key> = runs
+    let mut keys: Vec<LegendEntry> = runs
         .iter()
         .map(|run| {
             let text = shorten(run.sampler, 60);
-            Key {
+            LegendEntry {
                 text,
-                colour: run.look.colour,
-                sign: Sign::Line(Stroke::Solid),
+                colour: run.style.colour,
+                symbol: LegendSymbol::Line(Stroke::Solid),
             }
         })
         .collect();
     let text = "γ before its bounds, with its 95 % interval".into();
-    keys.push(Key {
+    keys.push(LegendEntry {
         text,
         colour: palette::INK,
-        sign: Sign::Dot(Shape::Circle, Fill::Hollow),
+        symbol: LegendSymbol::Dot(MarkerShape::Circle, Fill::Hollow),
     });
-    if all().any(|step| step.held) {
+    if all().any(|step| step.not_applied) {
         let text = "held back, taken in full: γ not told from 1, or outside the gate".into();
-        keys.push(Key {
+        keys.push(LegendEntry {
             text,
             colour: palette::INK,
-            sign: Sign::Dot(Shape::Square, Fill::Hollow),
+            symbol: LegendSymbol::Dot(MarkerShape::Square, Fill::Hollow),
         });
     }
     let caption = format!(
         "SteinDiff (mode {mode}) around {inner}: the factor of every step, mean over the populations. The line is what \
          was applied; hollow points are γ before its bounds, with 95 % intervals over the samples, left out beyond \
-         {REACH}. The coupling ratio E‖x − αD‖² / (σ² (d − α E tr J_D)) is 1 where the state is data with noise of its \
+         {MAX_GAMMA}. The coupling ratio E‖x − αD‖² / (σ² (d − α E tr J_D)) is 1 where the state is data with noise of its \
          level, as the formula of γ supposes."
     );
-    let picture = Picture {
-        title: title(model, &format!("the factor γ of SteinDiff around {inner}")),
+    let picture = FigureSpec {
+        title: figure_title(model, &format!("the factor γ of SteinDiff around {inner}")),
         subtitle: format!("mode {mode}"),
-        keys,
+        legend: keys,
         columns: 1,
-        cell: (880.0, 260.0),
+        panel_size: (880.0, 260.0),
         panels,
     };
-    Some(Drawing {
+    Some(CaptionedFigure {
         model,
         stem: format!("gamma-{model}-{inner}-{mode}"),
         caption,
-        picture,
+        spec: picture,
     })
 }
 
-fn runs<'a>(rows: &[&'a Step]) -> Vec<Run<'a>> {
+fn steps_by_sampler<'a>(rows: &[&'a StepRow]) -> Vec<SamplerSteps<'a>> {
     let mut labels: Vec<&str> = Vec::new();
     for row in rows {
         if !labels.contains(&row.sampler.as_str()) {
@@ -140,22 +144,27 @@ fn runs<'a>(rows: &[&'a Step]) -> Vec<Run<'a>> {
         }
     }
     let run = |(i, sampler): (usize, &&'a str)| {
-        let mut steps: BTreeMap<usize, Vec<&Step>> = BTreeMap::new();
+        let mut steps: BTreeMap<usize, Vec<&StepRow>> = BTreeMap::new();
         for row in rows.iter().filter(|row| row.sampler == *sampler) {
             steps.entry(row.step).or_default().push(row);
         }
-        Run {
+        SamplerSteps {
             sampler,
-            look: palette::look(i),
-            steps: steps.values().filter_map(|rows| mean(rows)).collect(),
+            style: palette::estimator_style(i),
+            steps: steps.values().filter_map(|rows| mean_step(rows)).collect(),
         }
     };
-    labels.iter().take(MOST).enumerate().map(run).collect()
+    labels
+        .iter()
+        .take(MAX_SAMPLERS)
+        .enumerate()
+        .map(run)
+        .collect()
 }
 
-fn mean(rows: &[&Step]) -> Option<Mean> {
+fn mean_step(rows: &[&StepRow]) -> Option<MeanStep> {
     let x = (rows[0].alpha / rows[0].sigma).ln();
-    let known = |of: fn(&Step) -> Option<f64>| {
+    let known = |of: fn(&StepRow) -> Option<f64>| {
         let values: Vec<f64> = rows
             .iter()
             .filter_map(|row| of(row))
@@ -164,65 +173,73 @@ fn mean(rows: &[&Step]) -> Option<Mean> {
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     };
     let squares = known(|row| row.gamma_stderr.map(|e| e * e));
-    x.is_finite().then_some(Mean {
+    x.is_finite().then_some(MeanStep {
         x,
         gamma: known(|row| Some(row.gamma))?,
         raw: known(|row| row.gamma_raw),
         n: rows.iter().map(|row| row.n).sum(),
-        error: squares.map(|s| (s / rows.len() as f64).sqrt()),
+        raw_stderr: squares.map(|s| (s / rows.len() as f64).sqrt()),
         coupling: known(|row| row.coupling),
-        held: rows.iter().any(|row| HELD.contains(&row.action.as_str())),
+        not_applied: rows
+            .iter()
+            .any(|row| NOT_APPLIED_ACTIONS.contains(&row.action.as_str())),
     })
 }
 
-fn factors(runs: &[Run], x: Axis) -> Panel {
-    let mut panel = Panel::new("Factor γ", x, Axis::exactly("γ", [0.0, REACH], 5));
-    panel.marks.push(Mark::Level {
+fn gamma_panel(runs: &[SamplerSteps], x: Axis) -> Panel {
+    let mut panel = Panel::new("Factor γ", x, Axis::with_range("γ", [0.0, MAX_GAMMA], 5));
+    panel.marks.push(PlotMark::HorizontalLine {
         y: 1.0,
         colour: RULE,
         stroke: Stroke::Solid,
     });
-    for Run { look, steps, .. } in runs {
-        let applied: Vec<(f64, f64)> = steps.iter().map(|s| (s.x, s.gamma.min(REACH))).collect();
+    for SamplerSteps {
+        style: look, steps, ..
+    } in runs
+    {
+        let applied: Vec<(f64, f64)> = steps
+            .iter()
+            .map(|s| (s.x, s.gamma.min(MAX_GAMMA)))
+            .collect();
         panel
             .marks
-            .push(Mark::line(applied.clone(), look.colour, 1.8));
-        panel.marks.push(Mark::Dots {
+            .push(PlotMark::line(applied.clone(), look.colour, 1.8));
+        panel.marks.push(PlotMark::Dots {
             points: applied,
-            look: *look,
+            style: *look,
             fill: Fill::Full,
             radius: 3.0,
             opacity: 1.0,
         });
         let back: Vec<(f64, f64)> = steps
             .iter()
-            .filter(|s| s.held)
-            .map(|s| (s.x, s.gamma.min(REACH)))
+            .filter(|s| s.not_applied)
+            .map(|s| (s.x, s.gamma.min(MAX_GAMMA)))
             .collect();
-        let square = Look {
-            shape: Shape::Square,
+        let square = MarkerStyle {
+            shape: MarkerShape::Square,
             ..*look
         };
-        panel.marks.push(Mark::Dots {
+        panel.marks.push(PlotMark::Dots {
             points: back,
-            look: square,
+            style: square,
             fill: Fill::Hollow,
             radius: 6.0,
             opacity: 1.0,
         });
         for step in steps {
-            let Some(raw) = step.raw.filter(|raw| (0.0..=REACH).contains(raw)) else {
+            let Some(raw) = step.raw.filter(|raw| (0.0..=MAX_GAMMA).contains(raw)) else {
                 continue;
             };
-            let half = half_width(step.error, Some(step.n));
-            let ends = [(raw - half).max(0.0), (raw + half).min(REACH)].map(|y| (step.x, y));
+            let half = half_width_95(step.raw_stderr, Some(step.n));
+            let ends = [(raw - half).max(0.0), (raw + half).min(MAX_GAMMA)].map(|y| (step.x, y));
             panel
                 .marks
-                .push(Mark::line(ends.to_vec(), look.colour, 1.0));
+                .push(PlotMark::line(ends.to_vec(), look.colour, 1.0));
             let points = vec![(step.x, raw)];
-            panel.marks.push(Mark::Dots {
+            panel.marks.push(PlotMark::Dots {
                 points,
-                look: *look,
+                style: *look,
                 fill: Fill::Hollow,
                 radius: 4.2,
                 opacity: 1.0,
@@ -232,8 +249,8 @@ fn factors(runs: &[Run], x: Axis) -> Panel {
     panel
 }
 
-fn couplings(runs: &[Run], x: Axis) -> Panel {
-    let points = |run: &Run| -> Vec<(f64, f64)> {
+fn coupling_panel(runs: &[SamplerSteps], x: Axis) -> Panel {
+    let points = |run: &SamplerSteps| -> Vec<(f64, f64)> {
         let known = run
             .steps
             .iter()
@@ -247,7 +264,7 @@ fn couplings(runs: &[Run], x: Axis) -> Panel {
         .chain([0.5, 2.0])
         .collect();
     let mut panel = Panel::new("Coupling ratio", x, Axis::log("ratio", values, 5));
-    panel.marks.push(Mark::Level {
+    panel.marks.push(PlotMark::HorizontalLine {
         y: 1.0,
         colour: RULE,
         stroke: Stroke::Solid,
@@ -256,10 +273,10 @@ fn couplings(runs: &[Run], x: Axis) -> Panel {
         let points = points(run);
         panel
             .marks
-            .push(Mark::line(points.clone(), run.look.colour, 1.4));
-        panel.marks.push(Mark::Dots {
+            .push(PlotMark::line(points.clone(), run.style.colour, 1.4));
+        panel.marks.push(PlotMark::Dots {
             points,
-            look: run.look,
+            style: run.style,
             fill: Fill::Full,
             radius: 3.0,
             opacity: 1.0,

@@ -1,19 +1,22 @@
 //! Distribution of per-sample log-likelihoods, one outline per estimator on shared bins.
 
-use super::Drawing;
+use super::CaptionedFigure;
 use crate::report::axis::Axis;
-use crate::report::picture::{Key, Mark, Panel, Picture, Sign, Stroke};
-use crate::report::view::{Group, View, title};
-use crate::rows::Sample;
+use crate::report::figure_spec::{FigureSpec, LegendEntry, LegendSymbol, Panel, PlotMark, Stroke};
+use crate::report::view::{ComparisonGroup, ReportView, figure_title};
+use crate::rows::SampleLikelihoodRow;
 
-pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
+pub fn histogram_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
-        .filter_map(|group| of(view, group))
+        .filter_map(|group| histogram_figure(view, group))
         .collect()
 }
 
-fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
-    let mut sets: Vec<(&str, Vec<&Sample>)> = (group.estimators().into_iter())
+fn histogram_figure<'a>(
+    view: &ReportView<'a>,
+    group: &ComparisonGroup<'a>,
+) -> Option<CaptionedFigure<'a>> {
+    let mut sets: Vec<(&str, Vec<&SampleLikelihoodRow>)> = (group.estimators().into_iter())
         .map(|estimator| (estimator, group.samples(view.tables, estimator)))
         .filter(|(_, samples)| samples.len() > 1)
         .collect();
@@ -23,7 +26,7 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
         .iter()
         .flat_map(|(_, samples)| samples)
         .all(|s| s.bits_per_dim.is_some_and(f64::is_finite));
-    let value = |s: &&Sample| {
+    let value = |s: &&SampleLikelihoodRow| {
         if bits {
             s.bits_per_dim
         } else {
@@ -34,7 +37,7 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
         .iter()
         .map(|(_, samples)| samples.iter().filter_map(value).collect())
         .collect();
-    let bins = Bins::of(&values)?;
+    let bins = HistogramBins::from_values(&values)?;
     let heights: Vec<Vec<usize>> = values.iter().map(|values| bins.counts(values)).collect();
     let most = heights.iter().flatten().copied().max().unwrap_or(1).max(1);
     let label = if bits {
@@ -42,12 +45,12 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     } else {
         "log-likelihood, nats"
     };
-    let x = Axis::exactly(
+    let x = Axis::with_range(
         label,
         [bins.low, bins.low + bins.width * bins.count as f64],
         8,
     );
-    let y = Axis::exactly("samples per bin", [0.0, 1.06 * most as f64], 5);
+    let y = Axis::with_range("samples per bin", [0.0, 1.06 * most as f64], 5);
     let mut panel = Panel::new("", x, y);
     for ((estimator, _), counts) in sets.iter().zip(&heights) {
         let width = if *estimator == group.reference {
@@ -55,26 +58,26 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
         } else {
             1.6
         };
-        panel.marks.push(Mark::line(
+        panel.marks.push(PlotMark::line(
             bins.outline(counts),
-            view.look(estimator).colour,
+            view.style(estimator).colour,
             width,
         ));
     }
     let alike = sets
         .iter()
         .all(|(_, samples)| samples.len() == sets[0].1.len());
-    let key = |(estimator, samples): &(&str, Vec<&Sample>)| Key {
+    let key = |(estimator, samples): &(&str, Vec<&SampleLikelihoodRow>)| LegendEntry {
         text: if alike {
-            view.name(estimator)
+            view.short_name(estimator)
         } else {
-            format!("{} (n = {})", view.name(estimator), samples.len())
+            format!("{} (n = {})", view.short_name(estimator), samples.len())
         },
-        colour: view.look(estimator).colour,
-        sign: Sign::Line(Stroke::Solid),
+        colour: view.style(estimator).colour,
+        symbol: LegendSymbol::Line(Stroke::Solid),
     };
-    let picture = Picture {
-        title: title(
+    let picture = FigureSpec {
+        title: figure_title(
             group.model,
             if bits {
                 "bits/dim over samples"
@@ -83,9 +86,9 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
             },
         ),
         subtitle: group.subtitle(),
-        keys: sets.iter().rev().map(key).collect(),
+        legend: sets.iter().rev().map(key).collect(),
         columns: 1,
-        cell: (880.0, 330.0),
+        panel_size: (880.0, 330.0),
         panels: vec![panel],
     };
     let outside = if bins.clipped {
@@ -102,26 +105,26 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
             "; to the right is more likely"
         },
     );
-    let (model, stem) = (group.model, view.stem("histogram", group));
-    Some(Drawing {
+    let (model, stem) = (group.model, view.file_stem("histogram", group));
+    Some(CaptionedFigure {
         model,
         stem,
         caption,
-        picture,
+        spec: picture,
     })
 }
 
 /// Equal bins from `low` on.
-struct Bins {
+struct HistogramBins {
     low: f64,
     width: f64,
     count: usize,
     clipped: bool,
 }
 
-impl Bins {
+impl HistogramBins {
     /// Freedman and Diaconis' width over all estimators, at most 80 bins, far outliers left out.
-    fn of(sets: &[Vec<f64>]) -> Option<Bins> {
+    fn from_values(sets: &[Vec<f64>]) -> Option<HistogramBins> {
         let mut all: Vec<f64> = sets
             .iter()
             .flatten()
@@ -142,7 +145,7 @@ impl Bins {
         if spread <= 0.0 {
             let half = (0.05 * low.abs()).max(0.5).max((high - low) / 2.0);
             let middle = (low + high) / 2.0;
-            return Some(Bins {
+            return Some(HistogramBins {
                 low: middle - half,
                 width: half / 10.0,
                 count: 20,
@@ -154,7 +157,7 @@ impl Bins {
         let ideal = 2.0 * spread / per_set.cbrt();
         let count = (((to - from) / ideal).ceil() as usize).clamp(12, 80);
         let clipped = from > low || to < high;
-        Some(Bins {
+        Some(HistogramBins {
             low: from,
             width: (to - from) / count as f64,
             count,
@@ -193,7 +196,7 @@ mod tests {
             .map(|i| f64::from(i % 97) / 7.0)
             .chain([1e9, -1e9])
             .collect();
-        let bins = Bins::of(std::slice::from_ref(&values)).unwrap();
+        let bins = HistogramBins::from_values(std::slice::from_ref(&values)).unwrap();
         assert_eq!(bins.counts(&values).iter().sum::<usize>(), 1002);
         assert!(bins.clipped && bins.count <= 80);
     }
@@ -202,10 +205,10 @@ mod tests {
     fn equal_values_still_have_bins() {
         for value in [0.0, -1e6, 3.0] {
             let values = vec![value; 5];
-            let bins = Bins::of(std::slice::from_ref(&values)).unwrap();
+            let bins = HistogramBins::from_values(std::slice::from_ref(&values)).unwrap();
             assert!(bins.width > 0.0);
             assert_eq!(bins.counts(&values).iter().sum::<usize>(), 5);
         }
-        assert!(Bins::of(&[]).is_none());
+        assert!(HistogramBins::from_values(&[]).is_none());
     }
 }

@@ -1,30 +1,32 @@
 //! Statistics of generated samples against data, beside what data against data give.
 
-use super::Drawing;
+use super::CaptionedFigure;
 use crate::report::axis::Axis;
-use crate::report::number::{half_width, with_error};
+use crate::report::figure_spec::{
+    FigureSpec, Fill, LegendEntry, LegendSymbol, Panel, PlotMark, RightMargin, Stroke, TextColumn,
+};
+use crate::report::number_format::{format_with_error, half_width_95};
 use crate::report::palette::{self, Colour, MUTED};
-use crate::report::picture::{Fill, Key, Mark, Notes, Panel, Picture, Side, Sign, Stroke};
 use crate::report::text::shorten;
-use crate::report::view::{View, title};
+use crate::report::view::{ReportView, figure_title};
 use crate::rows::MetricRow;
 
 /// The sampler's name under which the data-versus-data rows stand.
-pub const FLOOR: &str = "data";
+pub const FLOOR_SAMPLER: &str = "data";
 
-pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
+pub fn metric_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.models
         .iter()
-        .filter_map(|model| of(view, model))
+        .filter_map(|model| metric_figure(view, model))
         .collect()
 }
 
-fn of<'a>(view: &View<'a>, model: &'a str) -> Option<Drawing<'a>> {
+fn metric_figure<'a>(view: &ReportView<'a>, model: &'a str) -> Option<CaptionedFigure<'a>> {
     let rows: Vec<&MetricRow> = (view.tables.metrics.iter())
         .filter(|row| row.model == model && row.value.is_finite())
         .collect();
     let mut kinds: Vec<(&str, &str)> = vec![];
-    for row in rows.iter().filter(|row| row.sampler != FLOOR) {
+    for row in rows.iter().filter(|row| row.sampler != FLOOR_SAMPLER) {
         let kind = (row.metric.as_str(), row.features.as_str());
         if !kinds.contains(&kind) {
             kinds.push(kind);
@@ -33,36 +35,39 @@ fn of<'a>(view: &View<'a>, model: &'a str) -> Option<Drawing<'a>> {
     if kinds.is_empty() {
         return None;
     }
-    let panels: Vec<Panel> = kinds.iter().map(|kind| panel(&rows, *kind)).collect();
+    let panels: Vec<Panel> = kinds
+        .iter()
+        .map(|kind| metric_panel(&rows, *kind))
+        .collect();
     let most = panels
         .iter()
         .map(|panel| panel.y.ticks.len())
         .max()
         .unwrap_or(1);
     let columns = panels.len().min(2);
-    let floor = rows.iter().any(|row| row.sampler == FLOOR);
-    let mut keys = vec![Key {
+    let floor = rows.iter().any(|row| row.sampler == FLOOR_SAMPLER);
+    let mut keys = vec![LegendEntry {
         text: "generated, with its 95 % interval".into(),
-        colour: GENERATED,
-        sign: Sign::Dot(palette::Shape::Circle, Fill::Full),
+        colour: GENERATED_COLOUR,
+        symbol: LegendSymbol::Dot(palette::MarkerShape::Circle, Fill::Full),
     }];
     if floor {
         let (text, sign) = (
             "data against data: the floor".into(),
-            Sign::Line(Stroke::Dashed),
+            LegendSymbol::Line(Stroke::Dashed),
         );
-        keys.push(Key {
+        keys.push(LegendEntry {
             text,
             colour: MUTED,
-            sign,
+            symbol: sign,
         });
     }
-    let picture = Picture {
-        title: title(model, "statistics of samples"),
+    let picture = FigureSpec {
+        title: figure_title(model, "statistics of samples"),
         subtitle: String::new(),
-        keys,
+        legend: keys,
         columns,
-        cell: (
+        panel_size: (
             if columns == 1 { 880.0 } else { 470.0 },
             88.0 + 34.0 * most as f64,
         ),
@@ -72,23 +77,23 @@ fn of<'a>(view: &View<'a>, model: &'a str) -> Option<Drawing<'a>> {
         (Student's t of the smaller set). Dashed, with its interval shaded: the floor, the same statistic \
         of data against data, near which a perfect model would lie.";
     let stem = format!("metrics-{model}");
-    Some(Drawing {
+    Some(CaptionedFigure {
         model,
         stem,
         caption: caption.into(),
-        picture,
+        spec: picture,
     })
 }
 
-const GENERATED: Colour = [0, 114, 178];
+const GENERATED_COLOUR: Colour = [0, 114, 178];
 
-fn panel(rows: &[&MetricRow], (metric, features): (&str, &str)) -> Panel {
+fn metric_panel(rows: &[&MetricRow], (metric, features): (&str, &str)) -> Panel {
     let of_kind = |row: &&&MetricRow| row.metric == metric && row.features == features;
     let (floor, generated): (Vec<&MetricRow>, Vec<&MetricRow>) = rows
         .iter()
         .filter(of_kind)
         .copied()
-        .partition(|row| row.sampler == FLOOR);
+        .partition(|row| row.sampler == FLOOR_SAMPLER);
     let names: Vec<String> = generated
         .iter()
         .map(|row| shorten(&row.sampler, 22))
@@ -96,24 +101,24 @@ fn panel(rows: &[&MetricRow], (metric, features): (&str, &str)) -> Panel {
     let ends = generated
         .iter()
         .chain(&floor)
-        .flat_map(|row| [low(row), high(row)]);
-    let axis = Axis::linear(&label(features), ends, 5);
-    let mut panel = Panel::new(shorten(metric, 30), axis, Axis::names(&names));
+        .flat_map(|row| [metric_low(row), metric_high(row)]);
+    let axis = Axis::linear(&feature_axis_label(features), ends, 5);
+    let mut panel = Panel::new(shorten(metric, 30), axis, Axis::categorical(&names));
     for row in &floor {
         let bottom = -0.6;
         let top = names.len() as f64 - 0.4;
         let points = vec![
-            (low(row), bottom),
-            (high(row), bottom),
-            (high(row), top),
-            (low(row), top),
+            (metric_low(row), bottom),
+            (metric_high(row), bottom),
+            (metric_high(row), top),
+            (metric_low(row), top),
         ];
-        panel.marks.push(Mark::Area {
+        panel.marks.push(PlotMark::Area {
             points,
             colour: MUTED,
             opacity: 0.15,
         });
-        panel.marks.push(Mark::Upright {
+        panel.marks.push(PlotMark::VerticalLine {
             x: row.value,
             colour: MUTED,
             stroke: Stroke::Dashed,
@@ -122,30 +127,30 @@ fn panel(rows: &[&MetricRow], (metric, features): (&str, &str)) -> Panel {
     let mut notes = vec![];
     for (i, row) in generated.iter().enumerate() {
         let y = (generated.len() - 1 - i) as f64;
-        panel.marks.push(Mark::line(
-            vec![(low(row), y), (high(row), y)],
-            GENERATED,
+        panel.marks.push(PlotMark::line(
+            vec![(metric_low(row), y), (metric_high(row), y)],
+            GENERATED_COLOUR,
             2.4,
         ));
-        let look = palette::look(0);
+        let look = palette::estimator_style(0);
         let points = vec![(row.value, y)];
-        panel.marks.push(Mark::Dots {
+        panel.marks.push(PlotMark::Dots {
             points,
-            look,
+            style: look,
             fill: Fill::Full,
             radius: 4.8,
             opacity: 1.0,
         });
-        notes.push((y, with_error(Some(row.value), row.stderr)));
+        notes.push((y, format_with_error(Some(row.value), row.stderr)));
     }
-    panel.side = Side::Notes(vec![Notes {
+    panel.right_margin = RightMargin::TextColumns(vec![TextColumn {
         heading: "value ± SE".into(),
-        at: notes,
+        texts: notes,
     }]);
     panel
 }
 
-fn label(features: &str) -> String {
+fn feature_axis_label(features: &str) -> String {
     let on = if features.is_empty() {
         "the samples"
     } else {
@@ -154,14 +159,14 @@ fn label(features: &str) -> String {
     format!("value, computed on {}", shorten(on, 30))
 }
 
-fn low(row: &MetricRow) -> f64 {
-    row.value - half(row)
+fn metric_low(row: &MetricRow) -> f64 {
+    row.value - metric_half_width(row)
 }
 
-fn high(row: &MetricRow) -> f64 {
-    row.value + half(row)
+fn metric_high(row: &MetricRow) -> f64 {
+    row.value + metric_half_width(row)
 }
 
-fn half(row: &MetricRow) -> f64 {
-    half_width(row.stderr, Some(row.n_generated.min(row.n_reference)))
+fn metric_half_width(row: &MetricRow) -> f64 {
+    half_width_95(row.stderr, Some(row.n_generated.min(row.n_reference)))
 }

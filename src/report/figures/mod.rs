@@ -1,6 +1,6 @@
 //! The figures: each a function from the tables to pictures, none where its columns are empty.
 //!
-//! A new figure is a file here, a `mod` line and a line in [`ALL`].
+//! A new figure is a file here, a `mod` line and a line in [`FIGURE_BUILDERS`].
 
 mod bias;
 mod budget;
@@ -15,49 +15,49 @@ mod scatter;
 
 use anyhow::{Context, Result};
 
-pub use budget::COMPONENTS;
-pub use metrics::FLOOR;
-pub use scatter::correlation;
+pub use budget::BUDGET_COMPONENTS;
+pub use metrics::FLOOR_SAMPLER;
+pub use scatter::format_correlation;
 
 use super::Figure;
-use super::picture::Picture;
+use super::figure_spec::FigureSpec;
 use super::plot;
 use super::text::slug;
-use super::view::View;
+use super::view::ReportView;
 
 /// A picture with what the page says about it.
-pub struct Drawing<'a> {
+pub struct CaptionedFigure<'a> {
     pub model: &'a str,
     /// What the file is called, before it is made safe and unique.
     pub stem: String,
     pub caption: String,
-    pub picture: Picture,
+    pub spec: FigureSpec,
 }
 
 /// Draws what the tables allow.
-type Draw = for<'a> fn(&View<'a>) -> Vec<Drawing<'a>>;
+type FigureBuilder = for<'a> fn(&ReportView<'a>) -> Vec<CaptionedFigure<'a>>;
 
 /// All figures, in the order in which a model's section shows them.
-const ALL: [Draw; 10] = [
-    bias::draw,
-    frontier::draw,
-    budget::draw,
-    scatter::draw,
-    divergence::draw,
-    histogram::draw,
-    density::draw,
-    gallery::draw,
-    gamma::draw,
-    metrics::draw,
+const FIGURE_BUILDERS: [FigureBuilder; 10] = [
+    bias::bias_figures,
+    frontier::frontier_figures,
+    budget::budget_figures,
+    scatter::scatter_figures,
+    divergence::divergence_figures,
+    histogram::histogram_figures,
+    density::density_figures,
+    gallery::gallery_figures,
+    gamma::gamma_figures,
+    metrics::metric_figures,
 ];
 
 /// Every figure of every model, with the model's name.
-pub fn figures<'a>(view: &View<'a>) -> Result<Vec<(&'a str, Figure)>> {
+pub fn render_figures<'a>(view: &ReportView<'a>) -> Result<Vec<(&'a str, Figure)>> {
     let mut done: Vec<(&str, Figure)> = vec![];
-    for drawing in ALL.iter().flat_map(|draw| draw(view)) {
-        let name = unused(&slug(&drawing.stem), &done);
+    for drawing in FIGURE_BUILDERS.iter().flat_map(|draw| draw(view)) {
+        let name = unused_figure_name(&slug(&drawing.stem), &done);
         let (svg, png) =
-            plot::render(&drawing.picture).with_context(|| format!("figure {name}"))?;
+            plot::render_figure(&drawing.spec).with_context(|| format!("figure {name}"))?;
         done.push((
             drawing.model,
             Figure {
@@ -72,7 +72,7 @@ pub fn figures<'a>(view: &View<'a>) -> Result<Vec<(&'a str, Figure)>> {
 }
 
 /// Two models may differ only in characters that a file name loses.
-fn unused(stem: &str, done: &[(&str, Figure)]) -> String {
+fn unused_figure_name(stem: &str, done: &[(&str, Figure)]) -> String {
     let taken = |name: &str| done.iter().any(|(_, figure)| figure.name == name);
     let numbered = (2..).map(|i| format!("{stem}-{i}"));
     let mut names = std::iter::once(stem.to_string()).chain(numbered);

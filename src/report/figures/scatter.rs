@@ -2,26 +2,29 @@
 
 use std::collections::BTreeMap;
 
-use super::Drawing;
+use super::CaptionedFigure;
 use crate::report::axis::Axis;
-use crate::report::number::significant;
-use crate::report::palette::{RULE, Shape};
-use crate::report::picture::{Fill, Mark, Panel, Picture, Stroke};
+use crate::report::figure_spec::{FigureSpec, Fill, Panel, PlotMark, Stroke};
+use crate::report::number_format::format_significant;
+use crate::report::palette::{MarkerShape, RULE};
 use crate::report::text::shorten;
-use crate::report::view::{Group, View, title};
+use crate::report::view::{ComparisonGroup, ReportView, figure_title};
 
 /// Most points of one panel and of the whole figure: files stay small, clouds keep their form.
-const PER_PANEL: usize = 2000;
-const PER_FIGURE: usize = 9000;
+const MAX_POINTS_PER_PANEL: usize = 2000;
+const MAX_POINTS_PER_FIGURE: usize = 9000;
 
-pub fn draw<'a>(view: &View<'a>) -> Vec<Drawing<'a>> {
+pub fn scatter_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
-        .filter_map(|group| of(view, group))
+        .filter_map(|group| scatter_figure(view, group))
         .collect()
 }
 
-fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
-    let value = |s: &crate::rows::Sample| Some((s.sample, s.log_likelihood?));
+fn scatter_figure<'a>(
+    view: &ReportView<'a>,
+    group: &ComparisonGroup<'a>,
+) -> Option<CaptionedFigure<'a>> {
+    let value = |s: &crate::rows::SampleLikelihoodRow| Some((s.sample, s.log_likelihood?));
     let reference: BTreeMap<usize, f64> = group
         .samples(view.tables, group.reference)
         .into_iter()
@@ -42,10 +45,12 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     if clouds.is_empty() {
         return None;
     }
-    let most = PER_PANEL.min(PER_FIGURE / clouds.len()).max(1);
+    let most = MAX_POINTS_PER_PANEL
+        .min(MAX_POINTS_PER_FIGURE / clouds.len())
+        .max(1);
     let panels: Vec<Panel> = clouds
         .iter()
-        .map(|(estimator, pairs)| panel(view, group, estimator, pairs, most))
+        .map(|(estimator, pairs)| scatter_panel(view, group, estimator, pairs, most))
         .collect();
     let columns = if panels.len() == 4 {
         2
@@ -64,30 +69,39 @@ fn of<'a>(view: &View<'a>, group: &Group<'a>) -> Option<Drawing<'a>> {
     let caption = format!(
         "Each point is one sample: log-likelihood by the named estimator against {}. Dashed: \
          equality. r is Pearson's correlation, RMSE the root mean square difference in nats.{thinned}",
-        view.name(group.reference),
+        view.short_name(group.reference),
     );
-    let picture = Picture {
-        title: title(group.model, "log-likelihood per sample"),
+    let picture = FigureSpec {
+        title: figure_title(group.model, "log-likelihood per sample"),
         subtitle: group.subtitle(),
-        keys: vec![],
+        legend: vec![],
         columns,
-        cell: (side, side + 6.0),
+        panel_size: (side, side + 6.0),
         panels,
     };
-    let (model, stem) = (group.model, view.stem("scatter", group));
-    Some(Drawing {
+    let (model, stem) = (group.model, view.file_stem("scatter", group));
+    Some(CaptionedFigure {
         model,
         stem,
         caption,
-        picture,
+        spec: picture,
     })
 }
 
-fn panel(view: &View, group: &Group, estimator: &str, pairs: &[(f64, f64)], most: usize) -> Panel {
+fn scatter_panel(
+    view: &ReportView,
+    group: &ComparisonGroup,
+    estimator: &str,
+    pairs: &[(f64, f64)],
+    most: usize,
+) -> Panel {
     let both = || pairs.iter().flat_map(|&(a, b)| [a, b]);
-    let short = shorten(&view.name(estimator), 24);
+    let short = shorten(&view.short_name(estimator), 24);
     let x = Axis::linear(
-        &format!("by {}, nats", shorten(&view.name(group.reference), 24)),
+        &format!(
+            "by {}, nats",
+            shorten(&view.short_name(group.reference), 24)
+        ),
         both(),
         4,
     );
@@ -96,33 +110,35 @@ fn panel(view: &View, group: &Group, estimator: &str, pairs: &[(f64, f64)], most
     let mut panel = Panel::new(short, x, y);
     panel.aspect = Some(1.0);
     let stroke = Stroke::Dashed;
-    panel.marks.push(Mark::Line {
+    panel.marks.push(PlotMark::Line {
         points: ends,
         colour: RULE,
         width: 1.2,
         stroke,
     });
-    let mut look = view.look(estimator);
+    let mut look = view.style(estimator);
     // Forms would hide each other in a crowd; the panel's title names the estimator.
-    look.shape = Shape::Circle;
+    look.shape = MarkerShape::Circle;
     let step = pairs.len().div_ceil(most);
     let points: Vec<(f64, f64)> = pairs.iter().copied().step_by(step).collect();
     let opacity = if points.len() > 400 { 0.35 } else { 0.6 };
     let radius = if points.len() > 400 { 2.0 } else { 2.8 };
-    panel.marks.push(Mark::Dots {
+    panel.marks.push(PlotMark::Dots {
         points,
-        look,
+        style: look,
         fill: Fill::Full,
         radius,
         opacity,
     });
-    panel.marks.push(Mark::Corner(agreement(pairs)));
+    panel
+        .marks
+        .push(PlotMark::CornerText(agreement_lines(pairs)));
     panel
 }
 
 /// Correlation and difference, for the corner that a cloud along the diagonal leaves free; of one
 /// pair only the difference.
-fn agreement(pairs: &[(f64, f64)]) -> Vec<String> {
+fn agreement_lines(pairs: &[(f64, f64)]) -> Vec<String> {
     let n = pairs.len() as f64;
     let rmse = (pairs.iter().map(|(a, b)| (b - a).powi(2)).sum::<f64>() / n).sqrt();
     let (ma, mb) = (
@@ -133,17 +149,19 @@ fn agreement(pairs: &[(f64, f64)]) -> Vec<String> {
         |f: &dyn Fn(f64, f64) -> f64| pairs.iter().map(|&(a, b)| f(a - ma, b - mb)).sum::<f64>();
     let (ab, aa, bb) = (sum(&|a, b| a * b), sum(&|a, _| a * a), sum(&|_, b| b * b));
     let r = ab / (aa * bb).sqrt();
-    let rmse = format!("RMSE {} nats", significant(rmse, 3));
-    let r = r.is_finite().then(|| format!("r = {}", correlation(r)));
+    let rmse = format!("RMSE {} nats", format_significant(rmse, 3));
+    let r = r
+        .is_finite()
+        .then(|| format!("r = {}", format_correlation(r)));
     r.into_iter().chain([rmse]).collect()
 }
 
 /// Near one the distance to one is what counts: 0.99987 rather than 1.000.
-pub fn correlation(r: f64) -> String {
+pub fn format_correlation(r: f64) -> String {
     let decimals = (1..=5)
         .find(|&d| 1.0 - r.abs() >= 10f64.powi(-d))
         .map_or(6, |d| d + 1);
-    crate::report::number::fixed(r, (decimals as usize).max(3))
+    crate::report::number_format::format_fixed(r, (decimals as usize).max(3))
 }
 
 #[cfg(test)]
@@ -151,18 +169,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn agreement_says_what_is_known() {
-        assert_eq!(agreement(&[(1.0, 1.5)]), ["RMSE 0.500 nats"]);
+    fn agreement_lines_omit_undefined_correlation() {
+        assert_eq!(agreement_lines(&[(1.0, 1.5)]), ["RMSE 0.500 nats"]);
         assert_eq!(
-            agreement(&[(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]),
+            agreement_lines(&[(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]),
             ["r = 1.000000", "RMSE 1.00 nats"]
         );
     }
 
     #[test]
     fn correlations_near_one_keep_their_digits() {
-        assert_eq!(correlation(0.97612), "0.976");
-        assert_eq!(correlation(0.99987), "0.99987");
-        assert_eq!(correlation(-0.5), "−0.500");
+        assert_eq!(format_correlation(0.97612), "0.976");
+        assert_eq!(format_correlation(0.99987), "0.99987");
+        assert_eq!(format_correlation(-0.5), "−0.500");
     }
 }

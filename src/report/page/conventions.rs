@@ -2,21 +2,21 @@
 
 use maud::{Markup, html};
 
-use crate::report::number::{ABSENT, finite, significant, with_error};
-use crate::report::text::clean;
-use crate::report::view::{Group, View};
-use crate::rows::Convention;
+use crate::report::number_format::{ABSENT, format_significant, format_with_error, if_finite};
+use crate::report::text::sanitize_line;
+use crate::report::view::{ComparisonGroup, ReportView};
+use crate::rows::ConventionRow;
 
 /// A row per convention, a column per estimator.
-pub fn section(view: &View, group: &Group) -> Markup {
-    let here = |row: &&Convention| {
+pub fn conventions_section(view: &ReportView, group: &ComparisonGroup) -> Markup {
+    let here = |row: &&ConventionRow| {
         (
             row.model.as_str(),
             row.dataset.as_str(),
             row.solver.as_str(),
         ) == (group.model, group.dataset, group.solver)
     };
-    let rows: Vec<&Convention> = view.tables.conventions.iter().filter(here).collect();
+    let rows: Vec<&ConventionRow> = view.tables.conventions.iter().filter(here).collect();
     let estimators = group.estimators();
     let first = rows.first().map_or("", |row| row.estimator.as_str());
     html! {
@@ -25,20 +25,20 @@ pub fn section(view: &View, group: &Group) -> Markup {
             div.scroll { table {
                 thead { tr {
                     th { "Convention" } th { "Unit" } th.n title="value = scale · log p + offset" { "offset" }
-                    @for estimator in &estimators { th.n { (view.name(estimator)) } }
+                    @for estimator in &estimators { th.n { (view.short_name(estimator)) } }
                     th { "Formula, source and protocol" }
                 } }
                 tbody { @for one in rows.iter().filter(|row| row.estimator == first) { tr {
-                    th scope="row" { code { (clean(&one.convention)) } }
-                    td { (clean(&one.unit)) }
-                    td.n { (finite(one.offset).map_or(ABSENT.into(), |offset| significant(offset, 6))) }
+                    th scope="row" { code { (sanitize_line(&one.convention)) } }
+                    td { (sanitize_line(&one.unit)) }
+                    td.n { (if_finite(one.offset).map_or(ABSENT.into(), |offset| format_significant(offset, 6))) }
                     @if one.reason.is_empty() {
-                        @for estimator in &estimators { td.n { (value(&rows, one, estimator)) } }
+                        @for estimator in &estimators { td.n { (convention_cell(&rows, one, estimator)) } }
                     } @else {
-                        td.wide colspan=(estimators.len().max(1)) { "does not apply: " (clean(&one.reason)) }
+                        td.wide colspan=(estimators.len().max(1)) { "does not apply: " (sanitize_line(&one.reason)) }
                     }
-                    td.wide { (clean(&one.formula)) " (" (clean(&one.source)) ")"
-                        @if !one.protocol.is_empty() { ". That code: " (clean(&one.protocol)) "." } }
+                    td.wide { (sanitize_line(&one.formula)) " (" (sanitize_line(&one.source)) ")"
+                        @if !one.protocol.is_empty() { ". That code: " (sanitize_line(&one.protocol)) "." } }
                 } } }
             } }
             p.note {
@@ -50,9 +50,10 @@ pub fn section(view: &View, group: &Group) -> Markup {
     }
 }
 
-fn value(rows: &[&Convention], one: &Convention, estimator: &str) -> String {
-    let same = |row: &&&Convention| row.estimator == estimator && row.convention == one.convention;
-    rows.iter()
-        .find(same)
-        .map_or(ABSENT.into(), |row| with_error(row.value, row.stderr))
+fn convention_cell(rows: &[&ConventionRow], one: &ConventionRow, estimator: &str) -> String {
+    let same =
+        |row: &&&ConventionRow| row.estimator == estimator && row.convention == one.convention;
+    rows.iter().find(same).map_or(ABSENT.into(), |row| {
+        format_with_error(row.value, row.stderr)
+    })
 }

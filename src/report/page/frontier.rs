@@ -2,21 +2,21 @@
 
 use maud::{Markup, html};
 
-use crate::report::number::{ABSENT, count, significant};
-use crate::report::text::clean;
-use crate::report::view::{Group, View};
-use crate::rows::Frontier;
+use crate::report::number_format::{ABSENT, format_count, format_significant};
+use crate::report::text::sanitize_line;
+use crate::report::view::{ComparisonGroup, ReportView};
+use crate::rows::FrontierRow;
 
 /// A row per wanted accuracy, a column per estimator.
-pub fn section(view: &View, group: &Group) -> Markup {
-    let here = |line: &&Frontier| {
+pub fn frontier_section(view: &ReportView, group: &ComparisonGroup) -> Markup {
+    let here = |line: &&FrontierRow| {
         (
             line.model.as_str(),
             line.dataset.as_str(),
             line.solver.as_str(),
         ) == (group.model, group.dataset, group.solver)
     };
-    let lines: Vec<&Frontier> = view.tables.frontier.iter().filter(here).collect();
+    let lines: Vec<&FrontierRow> = view.tables.frontier.iter().filter(here).collect();
     let mut wanted: Vec<(&str, &str, f64)> = vec![];
     for line in &lines {
         let one = (line.scope.as_str(), line.unit.as_str(), line.target);
@@ -32,18 +32,18 @@ pub fn section(view: &View, group: &Group) -> Markup {
             summary { "The cheapest estimator for a wanted accuracy" }
             div.scroll { table {
                 thead { tr { th { "Wanted standard error" } th { "least time" } th { "fewest Jacobian products" }
-                    @for estimator in &estimators { th.n { (view.name(estimator)) } }
+                    @for estimator in &estimators { th.n { (view.short_name(estimator)) } }
                 } }
                 tbody { @for (scope, unit, target) in &wanted {
-                    @let row: Vec<&Frontier> = lines.iter().copied()
+                    @let row: Vec<&FrontierRow> = lines.iter().copied()
                         .filter(|l| (l.scope.as_str(), l.unit.as_str(), l.target) == (*scope, *unit, *target)).collect();
                     tr {
-                        th scope="row" { (significant(*target, 1)) " " (clean(unit))
+                        th scope="row" { (format_significant(*target, 1)) " " (sanitize_line(unit))
                             span.kind { @if *scope == "mean" { "of the mean" } @else { "per sample" } } }
-                        td { (chosen(view, &row, |l| l.least_seconds)) }
-                        td { (chosen(view, &row, |l| l.fewest_jvps)) }
+                        td { (cheapest_estimator(view, &row, |l| l.least_seconds)) }
+                        td { (cheapest_estimator(view, &row, |l| l.fewest_jvps)) }
                         @for estimator in &estimators {
-                            td.n { (cell(row.iter().find(|l| l.estimator == **estimator).copied())) }
+                            td.n { (frontier_cell(row.iter().find(|l| l.estimator == **estimator).copied())) }
                         }
                     }
                 } }
@@ -60,20 +60,24 @@ pub fn section(view: &View, group: &Group) -> Markup {
     }
 }
 
-fn chosen(view: &View, row: &[&Frontier], by: fn(&Frontier) -> bool) -> String {
+fn cheapest_estimator(
+    view: &ReportView,
+    row: &[&FrontierRow],
+    by: fn(&FrontierRow) -> bool,
+) -> String {
     row.iter()
         .find(|l| by(l))
-        .map_or(ABSENT.into(), |l| view.name(&l.estimator))
+        .map_or(ABSENT.into(), |l| view.short_name(&l.estimator))
 }
 
-fn cell(line: Option<&Frontier>) -> Markup {
+fn frontier_cell(line: Option<&FrontierRow>) -> Markup {
     html! {
         @match line.and_then(|l| Some((l, l.jvps?, l.seconds?))) {
             Some((line, jvps, seconds)) => {
-                (count(jvps.round())) " products"
+                (format_count(jvps.round())) " products"
                 span.kind {
-                    @if let Some(needed) = line.needed { (count(needed)) " " (clean(&line.averages)) ", " }
-                    (significant(seconds, 2)) " s"
+                    @if let Some(needed) = line.needed { (format_count(needed)) " " (sanitize_line(&line.averages)) ", " }
+                    (format_significant(seconds, 2)) " s"
                 }
             }
             None => { (ABSENT) }

@@ -3,130 +3,131 @@
 use maud::{Markup, html};
 
 use super::{budget, conventions, frontier};
-use crate::report::figures::{FLOOR, correlation};
-use crate::report::number::{
-    ABSENT, count, finite, half_width, interval, maybe, significant, to_error, with_error,
+use crate::report::figures::{FLOOR_SAMPLER, format_correlation};
+use crate::report::number_format::{
+    ABSENT, format_count, format_interval, format_optional, format_significant,
+    format_to_error_digits, format_with_error, half_width_95, if_finite,
 };
-use crate::report::text::clean;
-use crate::report::view::{Group, View};
-use crate::rows::{Contrast, Gap, MetricRow, Pair, Summary};
+use crate::report::text::sanitize_line;
+use crate::report::view::{ComparisonGroup, ReportView};
+use crate::rows::{ContrastRow, GapRow, MetricRow, PairRow, SummaryRow};
 
 /// The summary of each dataset and solver of the model.
-pub fn tables(view: &View, model: &str) -> Markup {
+pub fn result_tables(view: &ReportView, model: &str) -> Markup {
     html! {
-        @for group in view.groups.iter().filter(|group| group.model == model && !group.rows.is_empty() && !group.elsewhere) {
+        @for group in view.groups.iter().filter(|group| group.model == model && !group.rows.is_empty() && !group.reference_under_other_solver) {
             h4 {
-                (clean(group.dataset))
+                (sanitize_line(group.dataset))
                 span.solver {
-                    (clean(group.solver))
-                    @if let Some(n) = same_n(group) { " · n = " (count(n as f64)) }
+                    (sanitize_line(group.solver))
+                    @if let Some(n) = common_sample_count(group) { " · n = " (format_count(n as f64)) }
                 }
             }
-            (summary(view, group))
-            (budget::section(view, group))
-            (frontier::section(view, group))
-            (pairs(view, group))
-            (conventions::section(view, group))
+            (summary_table(view, group))
+            (budget::budget_section(view, group))
+            (frontier::frontier_section(view, group))
+            (pairs_table(view, group))
+            (conventions::conventions_section(view, group))
         }
     }
 }
 
 /// A column: its heading, what it means, and its text for a row; left out where no row has one.
-struct Column {
+struct SummaryColumn {
     heading: &'static str,
     meaning: &'static str,
-    cell: fn(&Group, &Summary) -> String,
+    cell: fn(&ComparisonGroup, &SummaryRow) -> String,
 }
 
-const COLUMNS: [Column; 12] = [
-    Column {
+const SUMMARY_COLUMNS: [SummaryColumn; 12] = [
+    SummaryColumn {
         heading: "bits/dim ± SE",
         meaning: "Mean over samples ± one standard error over the data; fewer is better",
-        cell: |_, row| with_error(row.bits_per_dim, row.bits_per_dim_stderr),
+        cell: |_, row| format_with_error(row.bits_per_dim, row.bits_per_dim_stderr),
     },
-    Column {
+    SummaryColumn {
         heading: "nats ± SE",
         meaning: "Mean log-likelihood per sample ± one standard error over the data",
-        cell: |_, row| with_error(row.nats, row.nats_stderr),
+        cell: |_, row| format_with_error(row.nats, row.nats_stderr),
     },
-    Column {
+    SummaryColumn {
         heading: "bias [95 %], nats",
         meaning: "Mean paired difference from the reference with its 95 % interval (Student's t)",
-        cell: bias,
+        cell: bias_cell,
     },
-    Column {
+    SummaryColumn {
         heading: "RMSE, nats",
         meaning: "Root mean square difference from the reference per sample",
         cell: |group, row| {
             if is_reference(group, row) {
                 ABSENT.into()
             } else {
-                maybe(row.rmse, 3)
+                format_optional(row.rmse, 3)
             }
         },
     },
-    Column {
+    SummaryColumn {
         heading: "r",
         meaning: "Pearson's correlation with the reference over samples",
         cell: |group, row| {
-            let r = finite(row.correlation).filter(|_| !is_reference(group, row));
-            r.map_or(ABSENT.into(), correlation)
+            let r = if_finite(row.correlation).filter(|_| !is_reference(group, row));
+            r.map_or(ABSENT.into(), format_correlation)
         },
     },
-    Column {
+    SummaryColumn {
         heading: "rank r",
         meaning: "Spearman's correlation of ranks with the reference over samples",
         cell: |group, row| {
-            let r = finite(row.rank_correlation).filter(|_| !is_reference(group, row));
-            r.map_or(ABSENT.into(), correlation)
+            let r = if_finite(row.rank_correlation).filter(|_| !is_reference(group, row));
+            r.map_or(ABSENT.into(), format_correlation)
         },
     },
-    Column {
+    SummaryColumn {
         heading: "probe SE",
         meaning: "Root mean square of the reported per-sample standard error over probes, nats; none where the \
                   estimator is deterministic",
-        cell: |_, row| maybe(row.probe_stderr, 3),
+        cell: |_, row| format_optional(row.probe_stderr, 3),
     },
-    Column {
+    SummaryColumn {
         heading: "calib.",
         meaning: "Root mean square of difference over reported standard error: 1 where the reported errors are \
                   honest",
-        cell: |_, row| maybe(row.calibration, 3),
+        cell: |_, row| format_optional(row.calibration, 3),
     },
-    Column {
+    SummaryColumn {
         heading: "cost",
         meaning: "Per sample, in evaluations of the network; products and head calls at their measured ratio",
-        cell: |_, row| count(row.cost),
+        cell: |_, row| format_count(row.cost),
     },
-    Column {
+    SummaryColumn {
         heading: "evals",
         meaning: "Evaluations of the network per sample",
-        cell: |_, row| count(row.evaluations),
+        cell: |_, row| format_count(row.evaluations),
     },
-    Column {
+    SummaryColumn {
         heading: "JVPs",
         meaning: "Jacobian-vector products per sample",
-        cell: |_, row| count(row.jvps),
+        cell: |_, row| format_count(row.jvps),
     },
-    Column {
+    SummaryColumn {
         heading: "s/sample",
         meaning: "Measured seconds per sample",
-        cell: |_, row| significant(row.seconds_per_sample, 2),
+        cell: |_, row| format_significant(row.seconds_per_sample, 2),
     },
 ];
 
 /// Beside the kind, what the number bounds; a density at given points bounds nothing.
-fn bound(row: &Summary) -> String {
+fn bound_suffix(row: &SummaryRow) -> String {
     match row.bound.as_str() {
         "" | "density" => String::new(),
         "none" => " · bounds nothing".to_owned(),
-        bound if row.draws > 1 => format!(" · {} of {} draws", clean(bound), row.draws),
-        bound => format!(" · {}", clean(bound)),
+        bound if row.draws > 1 => format!(" · {} of {} draws", sanitize_line(bound), row.draws),
+        bound => format!(" · {}", sanitize_line(bound)),
     }
 }
 
-fn summary(view: &View, group: &Group) -> Markup {
-    let columns: Vec<&Column> = (COLUMNS.iter())
+fn summary_table(view: &ReportView, group: &ComparisonGroup) -> Markup {
+    let columns: Vec<&SummaryColumn> = (SUMMARY_COLUMNS.iter())
         .filter(|column| {
             group
                 .rows
@@ -141,16 +142,16 @@ fn summary(view: &View, group: &Group) -> Markup {
         div.scroll { table.summary {
             thead { tr {
                 th { "Estimator" }
-                @if same_n(group).is_none() { th.n title="Samples that entered the averages" { "n" } }
+                @if common_sample_count(group).is_none() { th.n title="Samples that entered the averages" { "n" } }
                 @if failures { th.n { "failed" } }
                 @for column in &columns { th.n title=(column.meaning) { (column.heading) } }
             } }
             tbody { @for row in rows { tr.reference[is_reference(group, row)] {
-                th scope="row" { (swatch(view, &row.estimator)) (view.name(&row.estimator))
-                    @if view.name(&row.estimator) != clean(&row.estimator) { code.kind { (clean(&row.estimator)) } }
-                    span.kind { (clean(&row.kind)) (bound(row)) @if is_reference(group, row) { ", reference" } }
+                th scope="row" { (colour_swatch(view, &row.estimator)) (view.short_name(&row.estimator))
+                    @if view.short_name(&row.estimator) != sanitize_line(&row.estimator) { code.kind { (sanitize_line(&row.estimator)) } }
+                    span.kind { (sanitize_line(&row.kind)) (bound_suffix(row)) @if is_reference(group, row) { ", reference" } }
                 }
-                @if same_n(group).is_none() { td.n { (count(row.n as f64)) } }
+                @if common_sample_count(group).is_none() { td.n { (format_count(row.n as f64)) } }
                 @if failures {
                     td.n.failed[row.failed > 0] { @if row.failed > 0 { strong { (row.failed) } } @else { "0" } } }
                 @for column in &columns { td.n { ((column.cell)(group, row)) } }
@@ -158,7 +159,7 @@ fn summary(view: &View, group: &Group) -> Markup {
         } }
         p.note {
             "± is one standard error of the mean over the data. Bias, RMSE and r are paired per sample against "
-            (view.name(group.reference)) "; brackets are 95 % intervals. Cost is per sample, in evaluations of "
+            (view.short_name(group.reference)) "; brackets are 95 % intervals. Cost is per sample, in evaluations of "
             "the network. "
             (ABSENT) " stands for: not defined here."
         }
@@ -166,7 +167,7 @@ fn summary(view: &View, group: &Group) -> Markup {
 }
 
 /// The number of samples, where it is the same for all estimators.
-fn same_n(group: &Group) -> Option<usize> {
+fn common_sample_count(group: &ComparisonGroup) -> Option<usize> {
     let n = group.rows.first()?.n;
     group
         .rows
@@ -175,40 +176,40 @@ fn same_n(group: &Group) -> Option<usize> {
         .then_some(n)
 }
 
-fn is_reference(group: &Group, row: &Summary) -> bool {
+fn is_reference(group: &ComparisonGroup, row: &SummaryRow) -> bool {
     row.estimator == group.reference
 }
 
-fn bias(group: &Group, row: &Summary) -> String {
-    let Some(bias) = finite(row.bias).filter(|_| !is_reference(group, row)) else {
+fn bias_cell(group: &ComparisonGroup, row: &SummaryRow) -> String {
+    let Some(bias) = if_finite(row.bias).filter(|_| !is_reference(group, row)) else {
         return ABSENT.into();
     };
-    match interval(row.bias, row.bias_stderr, row.bias_n) {
+    match format_interval(row.bias, row.bias_stderr, row.bias_n) {
         Some(interval) => {
             format!(
                 "{} {interval}",
-                to_error(bias, row.bias_stderr.unwrap_or(0.0))
+                format_to_error_digits(bias, row.bias_stderr.unwrap_or(0.0))
             )
         }
-        None => significant(bias, 3),
+        None => format_significant(bias, 3),
     }
 }
 
 /// The estimator's colour in the figures.
-fn swatch(view: &View, estimator: &str) -> Markup {
-    let [r, g, b] = view.look(estimator).colour;
+fn colour_swatch(view: &ReportView, estimator: &str) -> Markup {
+    let [r, g, b] = view.style(estimator).colour;
     html! { span.swatch style={ "background:rgb(" (r) "," (g) "," (b) ")" } {} }
 }
 
-fn pairs(view: &View, group: &Group) -> Markup {
-    let here = |pair: &&Pair| {
+fn pairs_table(view: &ReportView, group: &ComparisonGroup) -> Markup {
+    let here = |pair: &&PairRow| {
         (
             pair.model.as_str(),
             pair.dataset.as_str(),
             pair.solver.as_str(),
         ) == (group.model, group.dataset, group.solver)
     };
-    let pairs: Vec<&Pair> = view.tables.pairs.iter().filter(here).collect();
+    let pairs: Vec<&PairRow> = view.tables.pairs.iter().filter(here).collect();
     html! {
         @if !pairs.is_empty() { details {
             summary { "Every pair of estimators (" (pairs.len()) ")" }
@@ -216,11 +217,11 @@ fn pairs(view: &View, group: &Group) -> Markup {
                 thead { tr { th { "Estimator" } th { "minus" } th.n { "n" } th.n { "difference ± SE, nats" }
                     th.n { "95 % interval" } } }
                 tbody { @for pair in pairs { tr {
-                    td { (clean(&pair.estimator)) } td { (clean(&pair.other)) } td.n { (count(pair.n as f64)) }
-                    td.n { (with_error(Some(pair.difference), Some(pair.difference_stderr))) }
+                    td { (sanitize_line(&pair.estimator)) } td { (sanitize_line(&pair.other)) } td.n { (format_count(pair.n as f64)) }
+                    td.n { (format_with_error(Some(pair.difference), Some(pair.difference_stderr))) }
                     td.n.off[excludes_zero(pair)] {
-                        "[" (to_error(pair.low, pair.difference_stderr)) ", "
-                        (to_error(pair.high, pair.difference_stderr)) "]"
+                        "[" (format_to_error_digits(pair.low, pair.difference_stderr)) ", "
+                        (format_to_error_digits(pair.high, pair.difference_stderr)) "]"
                     }
                 } } }
             } }
@@ -230,13 +231,13 @@ fn pairs(view: &View, group: &Group) -> Markup {
     }
 }
 
-fn excludes_zero(pair: &Pair) -> bool {
+fn excludes_zero(pair: &PairRow) -> bool {
     pair.low > 0.0 || pair.high < 0.0
 }
 
 /// Each two datasets of the model: how far apart it puts them, and how well it tells them apart.
-pub fn gaps(view: &View, model: &str) -> Markup {
-    let rows: Vec<&Gap> = view
+pub fn dataset_gaps_table(view: &ReportView, model: &str) -> Markup {
+    let rows: Vec<&GapRow> = view
         .tables
         .gaps
         .iter()
@@ -256,14 +257,14 @@ pub fn gaps(view: &View, model: &str) -> Markup {
                     }
                 } }
                 tbody { @for gap in rows { tr {
-                    th scope="row" { (clean(&gap.dataset)) } td { (clean(&gap.other)) }
-                    @if solvers { td { (clean(&gap.solver)) } }
-                    td { (view.name(&gap.estimator)) }
-                    td.n { (count(gap.n as f64)) } td.n { (count(gap.n_other as f64)) }
-                    td.n { (with_error(Some(gap.difference), Some(gap.difference_stderr))) }
-                    td.n { "[" (to_error(gap.low, gap.difference_stderr)) ", " (to_error(gap.high, gap.difference_stderr)) "]" }
-                    td.n { (with_error(gap.bits_per_dim, gap.bits_per_dim_stderr)) }
-                    td.n { (with_error(Some(gap.auroc), gap.auroc_stderr)) }
+                    th scope="row" { (sanitize_line(&gap.dataset)) } td { (sanitize_line(&gap.other)) }
+                    @if solvers { td { (sanitize_line(&gap.solver)) } }
+                    td { (view.short_name(&gap.estimator)) }
+                    td.n { (format_count(gap.n as f64)) } td.n { (format_count(gap.n_other as f64)) }
+                    td.n { (format_with_error(Some(gap.difference), Some(gap.difference_stderr))) }
+                    td.n { "[" (format_to_error_digits(gap.low, gap.difference_stderr)) ", " (format_to_error_digits(gap.high, gap.difference_stderr)) "]" }
+                    td.n { (format_with_error(gap.bits_per_dim, gap.bits_per_dim_stderr)) }
+                    td.n { (format_with_error(Some(gap.auroc), gap.auroc_stderr)) }
                 } } }
             } }
             p.note { "Mean log-likelihood of the first dataset minus that of the second; above zero, the model ranks the "
@@ -274,7 +275,7 @@ pub fn gaps(view: &View, model: &str) -> Markup {
 }
 
 /// Statistics of generated samples, each beside the data-versus-data floor.
-pub fn metrics(view: &View, model: &str) -> Markup {
+pub fn metrics_table(view: &ReportView, model: &str) -> Markup {
     let rows: Vec<&MetricRow> = view
         .tables
         .metrics
@@ -299,9 +300,9 @@ pub fn metrics(view: &View, model: &str) -> Markup {
                     @if noted { th { "note" } }
                 } }
                 tbody {
-                    @for row in rows.iter().filter(|row| row.sampler != FLOOR) { (metric(row, floor(&rows, row), noted)) }
-                    @for row in rows.iter().filter(|row| row.sampler == FLOOR && alone(&rows, row)) {
-                        (metric(row, None, noted))
+                    @for row in rows.iter().filter(|row| row.sampler != FLOOR_SAMPLER) { (metrics_table_row(row, find_floor(&rows, row), noted)) }
+                    @for row in rows.iter().filter(|row| row.sampler == FLOOR_SAMPLER && has_no_generated_row(&rows, row)) {
+                        (metrics_table_row(row, None, noted))
                     }
                 }
             } }
@@ -312,8 +313,8 @@ pub fn metrics(view: &View, model: &str) -> Markup {
 }
 
 /// Differences between samplers that began at the same noise.
-pub fn contrasts(view: &View, model: &str) -> Markup {
-    let rows: Vec<&Contrast> = view
+pub fn contrasts_table(view: &ReportView, model: &str) -> Markup {
+    let rows: Vec<&ContrastRow> = view
         .tables
         .contrasts
         .iter()
@@ -332,82 +333,84 @@ pub fn contrasts(view: &View, model: &str) -> Markup {
                     th.n { "95 % interval" }
                 } }
                 tbody { @for row in &rows { tr {
-                    th scope="row" { (clean(&row.sampler)) }
-                    td { (clean(&row.baseline)) }
-                    td { (clean(&row.metric)) }
-                    td.n { (count(row.n as f64)) }
+                    th scope="row" { (sanitize_line(&row.sampler)) }
+                    td { (sanitize_line(&row.baseline)) }
+                    td { (sanitize_line(&row.metric)) }
+                    td.n { (format_count(row.n as f64)) }
                     @if row.difference == 0.0 && row.difference_stderr == 0.0 {
                         td.n { "0" } td.n { "the same samples" }
                     } @else {
-                        td.n { (with_error(Some(row.difference), Some(row.difference_stderr))) }
+                        td.n { (format_with_error(Some(row.difference), Some(row.difference_stderr))) }
                         td.n.off[row.low > 0.0 || row.high < 0.0] {
-                            "[" (to_error(row.low, row.difference_stderr)) ", "
-                            (to_error(row.high, row.difference_stderr)) "]"
+                            "[" (format_to_error_digits(row.low, row.difference_stderr)) ", "
+                            (format_to_error_digits(row.high, row.difference_stderr)) "]"
                         }
                     }
                 } } }
             } }
             p.note { "A statistic of the one sampler's samples less that of the other's, which began at the same noise, so that "
             "what both share cancels. The error is over the pairs and over the reference data. Below zero: nearer to the "
-            "data, for a distance. Bold: the interval does not contain zero, which of " (count(rows.len() as f64)) " intervals "
-            (count(apart as f64)) " do not; of many, one in twenty does so by chance." }
+            "data, for a distance. Bold: the interval does not contain zero, which of " (format_count(rows.len() as f64)) " intervals "
+            (format_count(apart as f64)) " do not; of many, one in twenty does so by chance." }
         }
     }
 }
 
-fn metric(row: &MetricRow, floor: Option<&MetricRow>, noted: bool) -> Markup {
+fn metrics_table_row(row: &MetricRow, floor: Option<&MetricRow>, noted: bool) -> Markup {
     html! { tr {
-        th scope="row" { (clean(&row.sampler)) }
-        td { (clean(&row.metric)) }
-        td { @if row.features.is_empty() { (ABSENT) } @else { code { (clean(&row.features)) } } }
-        td.n { (with_error(Some(row.value), row.stderr)) }
-        td.n { (floor.map_or(ABSENT.into(), |floor| with_error(Some(floor.value), floor.stderr))) }
-        td.n { (floor.and_then(|floor| distance(row, floor)).unwrap_or(ABSENT.into())) }
-        td.n { (count(row.n_generated as f64)) }
-        td.n { (count(row.n_reference as f64)) }
-        td.n { (count(row.evaluations)) }
-        td.n { (count(row.jvps)) }
-        td.n { (count(row.cost.round())) }
-        @if noted { td.wide { (said(row, floor)) } }
+        th scope="row" { (sanitize_line(&row.sampler)) }
+        td { (sanitize_line(&row.metric)) }
+        td { @if row.features.is_empty() { (ABSENT) } @else { code { (sanitize_line(&row.features)) } } }
+        td.n { (format_with_error(Some(row.value), row.stderr)) }
+        td.n { (floor.map_or(ABSENT.into(), |floor| format_with_error(Some(floor.value), floor.stderr))) }
+        td.n { (floor.and_then(|floor| distance_from_floor(row, floor)).unwrap_or(ABSENT.into())) }
+        td.n { (format_count(row.n_generated as f64)) }
+        td.n { (format_count(row.n_reference as f64)) }
+        td.n { (format_count(row.evaluations)) }
+        td.n { (format_count(row.jvps)) }
+        td.n { (format_count(row.cost.round())) }
+        @if noted { td.wide { (notes_with_floor(row, floor)) } }
     } }
 }
 
 /// What to know before trusting a row and its distance from the floor.
-fn said(row: &MetricRow, floor: Option<&MetricRow>) -> String {
+fn notes_with_floor(row: &MetricRow, floor: Option<&MetricRow>) -> String {
     let of_floor = floor.filter(|floor| !floor.note.is_empty());
-    let of_floor = of_floor.map(|floor| format!("floor: {}", clean(&floor.note)));
+    let of_floor = of_floor.map(|floor| format!("floor: {}", sanitize_line(&floor.note)));
     let notes = (!row.note.is_empty())
-        .then(|| clean(&row.note))
+        .then(|| sanitize_line(&row.note))
         .into_iter()
         .chain(of_floor);
     notes.collect::<Vec<_>>().join("; ")
 }
 
 /// The floor of a row: the same statistic on the same features.
-pub fn floor<'a>(rows: &[&'a MetricRow], row: &MetricRow) -> Option<&'a MetricRow> {
+pub fn find_floor<'a>(rows: &[&'a MetricRow], row: &MetricRow) -> Option<&'a MetricRow> {
     let same = |other: &&&MetricRow| {
-        other.sampler == FLOOR && other.metric == row.metric && other.features == row.features
+        other.sampler == FLOOR_SAMPLER
+            && other.metric == row.metric
+            && other.features == row.features
     };
     rows.iter().find(same).copied()
 }
 
 /// A floor without a generated row stands for itself.
-fn alone(rows: &[&MetricRow], floor: &MetricRow) -> bool {
+fn has_no_generated_row(rows: &[&MetricRow], floor: &MetricRow) -> bool {
     !rows.iter().any(|row| {
-        row.sampler != FLOOR && row.metric == floor.metric && row.features == floor.features
+        row.sampler != FLOOR_SAMPLER && row.metric == floor.metric && row.features == floor.features
     })
 }
 
-fn distance(row: &MetricRow, floor: &MetricRow) -> Option<String> {
-    let error = finite(row.stderr)?.hypot(finite(floor.stderr)?);
+fn distance_from_floor(row: &MetricRow, floor: &MetricRow) -> Option<String> {
+    let error = if_finite(row.stderr)?.hypot(if_finite(floor.stderr)?);
     let distance = (row.value - floor.value) / error;
     distance
         .is_finite()
-        .then(|| format!("{} SE", significant(distance, 2)))
+        .then(|| format!("{} SE", format_significant(distance, 2)))
 }
 
 /// Whether the 95 % interval of the row's bias contains zero, where there is one.
-pub fn contains_zero(row: &Summary) -> Option<bool> {
-    let (bias, error) = (finite(row.bias)?, finite(row.bias_stderr)?);
-    Some(bias.abs() <= half_width(Some(error), row.bias_n))
+pub fn bias_interval_contains_zero(row: &SummaryRow) -> Option<bool> {
+    let (bias, error) = (if_finite(row.bias)?, if_finite(row.bias_stderr)?);
+    Some(bias.abs() <= half_width_95(Some(error), row.bias_n))
 }

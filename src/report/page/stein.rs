@@ -2,13 +2,13 @@
 
 use maud::{Markup, html};
 
-use crate::report::number::{ABSENT, count, significant, with_error};
-use crate::report::text::clean;
-use crate::report::view::View;
-use crate::rows::Stein;
+use crate::report::number_format::{ABSENT, format_count, format_significant, format_with_error};
+use crate::report::text::sanitize_line;
+use crate::report::view::ReportView;
+use crate::rows::SteinRow;
 
 /// Kinds of test functions, as columns: heading, and which names belong to it.
-const KINDS: [(&str, &str); 4] = [
+const TEST_FUNCTION_KINDS: [(&str, &str); 4] = [
     ("g = 1", "1"),
     ("g = x[a]", "x["),
     ("g = |x|²/d", "x.x/d"),
@@ -16,8 +16,8 @@ const KINDS: [(&str, &str); 4] = [
 ];
 
 /// The tests of every head of a model.
-pub fn section(view: &View, model: &str) -> Markup {
-    let rows: Vec<&Stein> = view
+pub fn stein_section(view: &ReportView, model: &str) -> Markup {
+    let rows: Vec<&SteinRow> = view
         .tables
         .stein
         .iter()
@@ -31,41 +31,41 @@ pub fn section(view: &View, model: &str) -> Markup {
     }
     html! {
         @for (dataset, head) in groups {
-            h4 { "Stein tests of the head " (clean(head)) span.solver { (clean(dataset)) } }
-            (one(rows.iter().filter(|r| r.dataset == dataset && r.head == head).copied().collect()))
+            h4 { "Stein tests of the head " (sanitize_line(head)) span.solver { (sanitize_line(dataset)) } }
+            (stein_table(rows.iter().filter(|r| r.dataset == dataset && r.head == head).copied().collect()))
         }
     }
 }
 
-fn one(rows: Vec<&Stein>) -> Markup {
-    let tests: Vec<&Stein> = rows.iter().filter(|r| r.z.is_some()).copied().collect();
+fn stein_table(rows: Vec<&SteinRow>) -> Markup {
+    let tests: Vec<&SteinRow> = rows.iter().filter(|r| r.z.is_some()).copied().collect();
     let mut strata: Vec<(f64, f64)> = Vec::new();
     for row in &tests {
         if !strata.contains(&(row.from, row.to)) {
             strata.push((row.from, row.to));
         }
     }
-    let worst = tests.iter().max_by(|a, b| size(a).total_cmp(&size(b)));
+    let worst = tests.iter().max_by(|a, b| abs_z(a).total_cmp(&abs_z(b)));
     html! {
         div.scroll { table {
-            thead { tr { th { "Times" } @for (heading, _) in KINDS { th.n { (heading) } } } }
+            thead { tr { th { "Times" } @for (heading, _) in TEST_FUNCTION_KINDS { th.n { (heading) } } } }
             tbody { @for stratum in &strata { tr {
-                th scope="row" { (significant(stratum.0, 3)) " to " (significant(stratum.1, 3)) }
-                @for (_, prefix) in KINDS { (cell(&tests, *stratum, prefix)) }
+                th scope="row" { (format_significant(stratum.0, 3)) " to " (format_significant(stratum.1, 3)) }
+                @for (_, prefix) in TEST_FUNCTION_KINDS { (stein_cell(&tests, *stratum, prefix)) }
             } } }
         } }
         p.note {
             "The largest |z| of each kind of test function, per stratum of time; bold: rejected at 5 % over all "
-            (count(tests.len() as f64)) " tests (Bonferroni). "
-            @if let Some(worst) = worst.filter(|w| rejected(w)) {
-                "This head is not the divergence of this velocity: |z| = " (significant(size(worst), 3)) " for "
-                code { (clean(&worst.function)) } ". "
+            (format_count(tests.len() as f64)) " tests (Bonferroni). "
+            @if let Some(worst) = worst.filter(|w| is_rejected(w)) {
+                "This head is not the divergence of this velocity: |z| = " (format_significant(abs_z(worst), 3)) " for "
+                code { (sanitize_line(&worst.function)) } ". "
             } @else { "None of the tests tells this head from the divergence. " }
             @for bias in rows.iter().filter(|r| r.z.is_none()) {
                 "Its bias in the mean, found without any Jacobian, is "
-                (with_error(bias.mean, bias.stderr)) " nats"
+                (format_with_error(bias.mean, bias.stderr)) " nats"
                 @if bias.bits_per_dim.is_some() {
-                    " (" (with_error(bias.bits_per_dim, bias.bits_per_dim_stderr)) " bits/dim)"
+                    " (" (format_with_error(bias.bits_per_dim, bias.bits_per_dim_stderr)) " bits/dim)"
                 }
                 ", over the law of noised data. g = 1 sees this bias alone."
             }
@@ -73,16 +73,16 @@ fn one(rows: Vec<&Stein>) -> Markup {
     }
 }
 
-fn size(row: &Stein) -> f64 {
+fn abs_z(row: &SteinRow) -> f64 {
     row.z.map_or(0.0, f64::abs)
 }
 
-fn rejected(row: &Stein) -> bool {
+fn is_rejected(row: &SteinRow) -> bool {
     row.p.is_some_and(|p| p < 0.05)
 }
 
-fn cell(tests: &[&Stein], stratum: (f64, f64), prefix: &str) -> Markup {
-    let kind = |r: &&&Stein| {
+fn stein_cell(tests: &[&SteinRow], stratum: (f64, f64), prefix: &str) -> Markup {
+    let kind = |r: &&&SteinRow| {
         (r.from, r.to) == stratum
             && r.function.starts_with(prefix)
             && (prefix != "1" || r.function == "1")
@@ -90,9 +90,9 @@ fn cell(tests: &[&Stein], stratum: (f64, f64), prefix: &str) -> Markup {
     let worst = tests
         .iter()
         .filter(kind)
-        .max_by(|a, b| size(a).total_cmp(&size(b)));
+        .max_by(|a, b| abs_z(a).total_cmp(&abs_z(b)));
     html! { @match worst {
-        Some(row) => td.n.off[rejected(row)] { (significant(size(row), 3)) },
+        Some(row) => td.n.off[is_rejected(row)] { (format_significant(abs_z(row), 3)) },
         None => td.n { (ABSENT) },
     } }
 }

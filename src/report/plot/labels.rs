@@ -1,22 +1,31 @@
 //! Texts beside points, placed so that none covers another: pure geometry.
 
-use super::pen::Rect;
+use super::canvas::Rect;
 
 /// One text to place: its point and its size, in pixels.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted {
+pub struct LabelRequest {
     pub point: (f64, f64),
     pub width: f64,
     pub height: f64,
 }
 
 /// A box for each text, or `None` where all places around its point are taken.
-pub fn place(wanted: &[Wanted], points: &[(f64, f64)], frame: Rect) -> Vec<Option<Rect>> {
-    let mut taken: Vec<Rect> = points.iter().map(|&(x, y)| around(x, y, 4.0)).collect();
+pub fn place_labels(
+    wanted: &[LabelRequest],
+    points: &[(f64, f64)],
+    frame: Rect,
+) -> Vec<Option<Rect>> {
+    let mut taken: Vec<Rect> = points
+        .iter()
+        .map(|&(x, y)| square_around(x, y, 4.0))
+        .collect();
     let mut placed = Vec::with_capacity(wanted.len());
     for one in wanted {
-        let free = |rect: &Rect| inside(rect, &frame) && !taken.iter().any(|t| overlap(rect, t));
-        let found = candidates(one).into_iter().find(free);
+        let free = |rect: &Rect| {
+            is_rect_inside(rect, &frame) && !taken.iter().any(|t| rects_overlap(rect, t))
+        };
+        let found = candidate_rects(one).into_iter().find(free);
         taken.extend(found);
         placed.push(found);
     }
@@ -24,7 +33,7 @@ pub fn place(wanted: &[Wanted], points: &[(f64, f64)], frame: Rect) -> Vec<Optio
 }
 
 /// Right and left first, then above and below, then farther away.
-fn candidates(one: &Wanted) -> Vec<Rect> {
+fn candidate_rects(one: &LabelRequest) -> Vec<Rect> {
     let (x, y) = one.point;
     let (w, h) = (one.width, one.height);
     let mut places = vec![];
@@ -44,7 +53,7 @@ fn candidates(one: &Wanted) -> Vec<Rect> {
     places.into_iter().map(rect).collect()
 }
 
-fn around(x: f64, y: f64, r: f64) -> Rect {
+fn square_around(x: f64, y: f64, r: f64) -> Rect {
     Rect {
         left: x - r,
         top: y - r,
@@ -53,11 +62,11 @@ fn around(x: f64, y: f64, r: f64) -> Rect {
     }
 }
 
-fn inside(a: &Rect, b: &Rect) -> bool {
+fn is_rect_inside(a: &Rect, b: &Rect) -> bool {
     a.left >= b.left && a.right <= b.right && a.top >= b.top && a.bottom <= b.bottom
 }
 
-fn overlap(a: &Rect, b: &Rect) -> bool {
+fn rects_overlap(a: &Rect, b: &Rect) -> bool {
     a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom
 }
 
@@ -66,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_of_a_crowd_do_not_overlap() {
+    fn crowded_labels_do_not_overlap() {
         let frame = Rect {
             left: 0.0,
             top: 0.0,
@@ -78,20 +87,20 @@ mod tests {
             .collect();
         let wanted: Vec<_> = points
             .iter()
-            .map(|&point| Wanted {
+            .map(|&point| LabelRequest {
                 point,
                 width: 80.0,
                 height: 14.0,
             })
             .collect();
-        let placed: Vec<_> = place(&wanted, &points, frame)
+        let placed: Vec<_> = place_labels(&wanted, &points, frame)
             .into_iter()
             .flatten()
             .collect();
         assert!(placed.len() >= 6, "{}", placed.len());
         for (i, a) in placed.iter().enumerate() {
-            assert!(inside(a, &frame));
-            assert!(placed[..i].iter().all(|b| !overlap(a, b)));
+            assert!(is_rect_inside(a, &frame));
+            assert!(placed[..i].iter().all(|b| !rects_overlap(a, b)));
         }
     }
 
@@ -103,11 +112,11 @@ mod tests {
             right: 50.0,
             bottom: 50.0,
         };
-        let wanted = [Wanted {
+        let wanted = [LabelRequest {
             point: (25.0, 25.0),
             width: 80.0,
             height: 14.0,
         }];
-        assert_eq!(place(&wanted, &[], frame), [None]);
+        assert_eq!(place_labels(&wanted, &[], frame), [None]);
     }
 }

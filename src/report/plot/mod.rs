@@ -1,58 +1,60 @@
 //! Pictures to SVG and PNG: one layout and one drawing for both.
 
+mod canvas;
 mod labels;
 mod panel;
-mod pen;
 
 use anyhow::Result;
 
-use self::pen::{Anchor, Backend, Pen, Rect, Type};
+use self::canvas::{Anchor, Backend, Canvas, FontSpec, Rect};
+use super::figure_spec::{FigureSpec, LegendEntry, LegendSymbol, Stroke};
 use super::palette::{INK, MUTED};
-use super::picture::{Key, Picture, Sign, Stroke};
 
 const MARGIN: f64 = 16.0;
 const GAP: f64 = 18.0;
-const TITLE: Type = Type {
+const TITLE: FontSpec = FontSpec {
     size: 15.0,
     bold: true,
     colour: INK,
 };
-const SUBTITLE: Type = Type {
+const SUBTITLE: FontSpec = FontSpec {
     size: 12.0,
     bold: false,
     colour: MUTED,
 };
-const KEY: Type = Type {
+const LEGEND: FontSpec = FontSpec {
     size: 12.0,
     bold: false,
     colour: INK,
 };
-const KEY_HEIGHT: f64 = 20.0;
+const LEGEND_HEIGHT: f64 = 20.0;
 
 /// The picture as SVG text and as PNG bytes.
-pub fn render(picture: &Picture) -> Result<(String, Vec<u8>)> {
-    let layout = Layout::of(picture);
+pub fn render_figure(picture: &FigureSpec) -> Result<(String, Vec<u8>)> {
+    let layout = FigureLayout::from_spec(picture);
     let label = format!("{}: {}", picture.title, picture.subtitle);
-    let svg = pen::svg(layout.size, &label, |pen| draw(pen, picture, &layout))?;
-    let png = pen::png(layout.size, |pen| draw(pen, picture, &layout))?;
+    let svg = canvas::draw_svg(layout.size, &label, |pen| {
+        draw_figure(pen, picture, &layout)
+    })?;
+    let png = canvas::draw_png(layout.size, |pen| draw_figure(pen, picture, &layout))?;
     Ok((svg, png))
 }
 
 /// Where everything goes, in pixels.
-struct Layout {
+struct FigureLayout {
     size: (f64, f64),
     /// Start of each key's sign, in the picture's order.
-    keys: Vec<(f64, f64)>,
-    cells: Vec<Rect>,
+    legend: Vec<(f64, f64)>,
+    panel_rects: Vec<Rect>,
 }
 
-impl Layout {
-    fn of(picture: &Picture) -> Layout {
+impl FigureLayout {
+    fn from_spec(picture: &FigureSpec) -> FigureLayout {
         let columns = picture.columns.clamp(1, picture.panels.len().max(1));
         let rows = picture.panels.len().div_ceil(columns);
-        let (w, h) = picture.cell;
+        let (w, h) = picture.panel_size;
         let panels = columns as f64 * w + (columns - 1) as f64 * GAP;
-        let heading = pen::width(&picture.title, TITLE.size, true).max(pen::width(
+        let heading = canvas::text_width(&picture.title, TITLE.size, true).max(canvas::text_width(
             &picture.subtitle,
             SUBTITLE.size,
             false,
@@ -65,9 +67,9 @@ impl Layout {
             } else {
                 19.0
             };
-        let keys = key_places(&picture.keys, inner, top + 6.0);
+        let keys = legend_positions(&picture.legend, inner, top + 6.0);
         if let Some((_, last)) = keys.last() {
-            top = last + KEY_HEIGHT;
+            top = last + LEGEND_HEIGHT;
         }
         top += 8.0;
         let cell = |i: usize| {
@@ -81,22 +83,22 @@ impl Layout {
             }
         };
         let bottom = top + rows as f64 * (h + GAP) - GAP;
-        Layout {
+        FigureLayout {
             size: (inner + 2.0 * MARGIN, bottom + MARGIN),
-            keys,
-            cells: (0..picture.panels.len()).map(cell).collect(),
+            legend: keys,
+            panel_rects: (0..picture.panels.len()).map(cell).collect(),
         }
     }
 }
 
 /// Keys from left to right, in as many rows as they need.
-fn key_places(keys: &[Key], width: f64, top: f64) -> Vec<(f64, f64)> {
+fn legend_positions(keys: &[LegendEntry], width: f64, top: f64) -> Vec<(f64, f64)> {
     let (mut x, mut y) = (MARGIN, top);
     let mut places = vec![];
     for key in keys {
-        let need = 24.0 + pen::width(&key.text, KEY.size, false);
+        let need = 24.0 + canvas::text_width(&key.text, LEGEND.size, false);
         if x > MARGIN && x + need > MARGIN + width {
-            (x, y) = (MARGIN, y + KEY_HEIGHT);
+            (x, y) = (MARGIN, y + LEGEND_HEIGHT);
         }
         places.push((x, y));
         x += need + 18.0;
@@ -104,7 +106,11 @@ fn key_places(keys: &[Key], width: f64, top: f64) -> Vec<(f64, f64)> {
     places
 }
 
-fn draw<DB: Backend>(pen: &Pen<DB>, picture: &Picture, layout: &Layout) -> Result<()> {
+fn draw_figure<DB: Backend>(
+    pen: &Canvas<DB>,
+    picture: &FigureSpec,
+    layout: &FigureLayout,
+) -> Result<()> {
     pen.text(
         &picture.title,
         (MARGIN, MARGIN + 13.0),
@@ -117,37 +123,41 @@ fn draw<DB: Backend>(pen: &Pen<DB>, picture: &Picture, layout: &Layout) -> Resul
         Anchor::Start,
         SUBTITLE,
     )?;
-    for (key, &place) in picture.keys.iter().zip(&layout.keys) {
-        draw_key(pen, key, place)?;
+    for (key, &place) in picture.legend.iter().zip(&layout.legend) {
+        draw_legend_entry(pen, key, place)?;
     }
     let Some(room) = picture
         .panels
         .iter()
-        .map(panel::room)
-        .reduce(panel::Room::both)
+        .map(panel::text_margins)
+        .reduce(panel::TextMargins::max)
     else {
         return Ok(());
     };
-    for (panel, &cell) in picture.panels.iter().zip(&layout.cells) {
-        panel::draw(pen, panel, cell, room)?;
+    for (panel, &cell) in picture.panels.iter().zip(&layout.panel_rects) {
+        panel::draw_panel(pen, panel, cell, room)?;
     }
     Ok(())
 }
 
-fn draw_key<DB: Backend>(pen: &Pen<DB>, key: &Key, (x, y): (f64, f64)) -> Result<()> {
-    let middle = y + KEY_HEIGHT / 2.0;
+fn draw_legend_entry<DB: Backend>(
+    pen: &Canvas<DB>,
+    key: &LegendEntry,
+    (x, y): (f64, f64),
+) -> Result<()> {
+    let middle = y + LEGEND_HEIGHT / 2.0;
     let (from, to) = ((x, middle), (x + 18.0, middle));
-    match key.sign {
-        Sign::Dot(shape, fill) => {
-            pen.dot((x + 9.0, middle), (shape, fill), 4.5, (key.colour, 1.0))?;
+    match key.symbol {
+        LegendSymbol::Dot(shape, fill) => {
+            pen.marker((x + 9.0, middle), (shape, fill), 4.5, (key.colour, 1.0))?;
         }
-        Sign::Line(Stroke::Solid) => pen.line(&[from, to], key.colour, 2.2)?,
-        Sign::Line(Stroke::Dashed) => pen.dashes(from, to, key.colour, 1.4)?,
-        Sign::Band => {
+        LegendSymbol::Line(Stroke::Solid) => pen.line(&[from, to], key.colour, 2.2)?,
+        LegendSymbol::Line(Stroke::Dashed) => pen.dashed_line(from, to, key.colour, 1.4)?,
+        LegendSymbol::Band => {
             let (top, bottom) = (middle - 5.0, middle + 5.0);
             let corners = [(x, top), (to.0, top), (to.0, bottom), (x, bottom)];
-            pen.area(&corners, key.colour, 0.18)?;
+            pen.polygon(&corners, key.colour, 0.18)?;
         }
     }
-    pen.text(&key.text, (x + 24.0, middle + 4.3), Anchor::Start, KEY)
+    pen.text(&key.text, (x + 24.0, middle + 4.3), Anchor::Start, LEGEND)
 }

@@ -2,50 +2,50 @@
 
 use anyhow::Result;
 
-use super::labels::{self, Wanted};
-use super::pen::{self, Anchor, Backend, Pen, Rect, Type};
+use super::canvas::{self, Anchor, Backend, Canvas, FontSpec, Rect};
+use super::labels::{self, LabelRequest};
 use crate::report::axis::Axis;
-use crate::report::palette::{Colour, FAINT, GRID, INK, MUTED, Map, RULE};
-use crate::report::picture::{Mark, Notes, Panel, Raster, Side, Stroke};
+use crate::report::figure_spec::{Panel, PlotMark, Raster, RightMargin, Stroke, TextColumn};
+use crate::report::palette::{Colour, ColourMap, FAINT, GRID, INK, MUTED, RULE};
 
-const HEADING: Type = Type {
+const HEADING: FontSpec = FontSpec {
     size: 12.5,
     bold: true,
     colour: INK,
 };
-const LABEL: Type = Type {
+const LABEL: FontSpec = FontSpec {
     size: 12.0,
     bold: false,
     colour: INK,
 };
-const TICK: Type = Type {
+const TICK: FontSpec = FontSpec {
     size: 11.0,
     bold: false,
     colour: MUTED,
 };
-const NAME: Type = Type {
+const CATEGORY: FontSpec = FontSpec {
     size: 12.0,
     bold: false,
     colour: INK,
 };
-const NOTE: Type = Type {
+const NOTE: FontSpec = FontSpec {
     size: 11.5,
     bold: false,
     colour: INK,
 };
-const BAR: f64 = 13.0;
+const COLOUR_BAR_WIDTH: f64 = 13.0;
 
 /// Room for texts left and right of a frame, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Room {
+pub struct TextMargins {
     left: f64,
     right: f64,
 }
 
-impl Room {
+impl TextMargins {
     /// The room that serves both, so that frames of one picture stand in line.
-    pub fn both(self, other: Room) -> Room {
-        Room {
+    pub fn max(self, other: TextMargins) -> TextMargins {
+        TextMargins {
             left: self.left.max(other.left),
             right: self.right.max(other.right),
         }
@@ -53,9 +53,14 @@ impl Room {
 }
 
 /// Draws a panel into its cell.
-pub fn draw<DB: Backend>(pen: &Pen<DB>, panel: &Panel, cell: Rect, room: Room) -> Result<()> {
-    let frame = frame(panel, cell, room);
-    let plot = Plot {
+pub fn draw_panel<DB: Backend>(
+    pen: &Canvas<DB>,
+    panel: &Panel,
+    cell: Rect,
+    room: TextMargins,
+) -> Result<()> {
+    let frame = frame_rect(panel, cell, room);
+    let plot = PlotArea {
         x: &panel.x,
         y: &panel.y,
         frame,
@@ -68,42 +73,44 @@ pub fn draw<DB: Backend>(pen: &Pen<DB>, panel: &Panel, cell: Rect, room: Room) -
     )?;
     match &panel.raster {
         Some(raster) => pen.raster(frame, raster)?,
-        None => grid(pen, &plot)?,
+        None => draw_grid(pen, &plot)?,
     }
     for mark in &panel.marks {
-        plot.mark(pen, mark, &panel.marks)?;
+        plot.draw_mark(pen, mark, &panel.marks)?;
     }
-    ticks_below(pen, &plot)?;
-    ticks_beside(pen, &plot)?;
-    side(pen, panel, &plot)
+    draw_x_axis(pen, &plot)?;
+    draw_y_axis(pen, &plot)?;
+    draw_right_margin(pen, panel, &plot)
 }
 
 /// What the panel's own texts need.
-pub fn room(panel: &Panel) -> Room {
+pub fn text_margins(panel: &Panel) -> TextMargins {
     let mut left = 2.0;
     if !panel.y.ticks.is_empty() {
-        left += widest(&panel.y, tick_type(&panel.y).size) + 8.0;
+        left += widest_tick_text(&panel.y, tick_font(&panel.y).size) + 8.0;
     }
     if !panel.y.label.is_empty() {
         left += 24.0;
     }
-    let right = match &panel.side {
-        Side::Empty if panel.x.ticks.is_empty() => 2.0,
-        Side::Empty => 12.0,
-        Side::Notes(columns) => columns
+    let right = match &panel.right_margin {
+        RightMargin::Empty if panel.x.ticks.is_empty() => 2.0,
+        RightMargin::Empty => 12.0,
+        RightMargin::TextColumns(columns) => columns
             .iter()
-            .map(|column| notes_width(column) + 14.0)
+            .map(|column| text_column_width(column) + 14.0)
             .sum(),
-        Side::Bar(_, axis) => BAR + 36.0 + widest(axis, TICK.size),
+        RightMargin::ColourBar(_, axis) => {
+            COLOUR_BAR_WIDTH + 36.0 + widest_tick_text(axis, TICK.size)
+        }
     };
-    Room { left, right }
+    TextMargins { left, right }
 }
 
 /// The box of the data: the cell less the room for texts.
-fn frame(panel: &Panel, cell: Rect, room: Room) -> Rect {
+fn frame_rect(panel: &Panel, cell: Rect, room: TextMargins) -> Rect {
     let below = if panel.x.ticks.is_empty() { 4.0 } else { 22.0 };
     let bottom = cell.bottom - below - if panel.x.label.is_empty() { 0.0 } else { 19.0 };
-    let headed = matches!(&panel.side, Side::Notes(columns) if columns.iter().any(|c| !c.heading.is_empty()));
+    let headed = matches!(&panel.right_margin, RightMargin::TextColumns(columns) if columns.iter().any(|c| !c.heading.is_empty()));
     let top = cell.top
         + if panel.title.is_empty() && !headed {
             8.0
@@ -132,96 +139,111 @@ fn frame(panel: &Panel, cell: Rect, room: Room) -> Rect {
     }
 }
 
-fn notes_width(column: &Notes) -> f64 {
+fn text_column_width(column: &TextColumn) -> f64 {
     let widths = column
-        .at
+        .texts
         .iter()
-        .map(|(_, note)| pen::width(note, NOTE.size, false));
-    widths.fold(pen::width(&column.heading, NOTE.size, false), f64::max)
+        .map(|(_, note)| canvas::text_width(note, NOTE.size, false));
+    widths.fold(
+        canvas::text_width(&column.heading, NOTE.size, false),
+        f64::max,
+    )
 }
 
-fn widest(axis: &Axis, size: f64) -> f64 {
+fn widest_tick_text(axis: &Axis, size: f64) -> f64 {
     axis.ticks
         .iter()
-        .map(|t| pen::width(&t.text, size, false))
+        .map(|t| canvas::text_width(&t.text, size, false))
         .fold(0.0, f64::max)
 }
 
 /// Names are read as text, numbers as ticks.
-fn tick_type(axis: &Axis) -> Type {
-    if axis.label.is_empty() { NAME } else { TICK }
+fn tick_font(axis: &Axis) -> FontSpec {
+    if axis.label.is_empty() {
+        CATEGORY
+    } else {
+        TICK
+    }
 }
 
 /// Axes on their frame.
-struct Plot<'a> {
+struct PlotArea<'a> {
     x: &'a Axis,
     y: &'a Axis,
     frame: Rect,
 }
 
-impl Plot<'_> {
-    fn across(&self, part: f64) -> f64 {
+impl PlotArea<'_> {
+    fn x_pixel(&self, part: f64) -> f64 {
         self.frame.left + part.clamp(-0.02, 1.02) * (self.frame.right - self.frame.left)
     }
 
-    fn up(&self, part: f64) -> f64 {
+    fn y_pixel(&self, part: f64) -> f64 {
         self.frame.bottom - part.clamp(-0.02, 1.02) * (self.frame.bottom - self.frame.top)
     }
 
-    fn at(&self, (x, y): (f64, f64)) -> Option<(f64, f64)> {
+    fn to_pixels(&self, (x, y): (f64, f64)) -> Option<(f64, f64)> {
         Some((
-            self.across(self.x.fraction(x)?),
-            self.up(self.y.fraction(y)?),
+            self.x_pixel(self.x.fraction(x)?),
+            self.y_pixel(self.y.fraction(y)?),
         ))
     }
 
-    fn all(&self, points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-        points.iter().filter_map(|&point| self.at(point)).collect()
+    fn points_to_pixels(&self, points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+        points
+            .iter()
+            .filter_map(|&point| self.to_pixels(point))
+            .collect()
     }
 
-    fn mark<DB: Backend>(&self, pen: &Pen<DB>, mark: &Mark, all: &[Mark]) -> Result<()> {
+    fn draw_mark<DB: Backend>(
+        &self,
+        pen: &Canvas<DB>,
+        mark: &PlotMark,
+        all: &[PlotMark],
+    ) -> Result<()> {
         match mark {
-            Mark::Line {
+            PlotMark::Line {
                 points,
                 colour,
                 width,
                 stroke: Stroke::Solid,
-            } => pen.line(&self.all(points), *colour, *width),
-            Mark::Line {
+            } => pen.line(&self.points_to_pixels(points), *colour, *width),
+            PlotMark::Line {
                 points,
                 colour,
                 width,
                 stroke: Stroke::Dashed,
             } => {
-                let points = self.all(points);
+                let points = self.points_to_pixels(points);
                 let pairs = points.windows(2);
                 pairs
                     .into_iter()
-                    .try_for_each(|p| pen.dashes(p[0], p[1], *colour, *width))
+                    .try_for_each(|p| pen.dashed_line(p[0], p[1], *colour, *width))
             }
-            Mark::Dots {
+            PlotMark::Dots {
                 points,
-                look,
+                style: look,
                 fill,
                 radius,
                 opacity,
             } => {
                 let form = (look.shape, *fill);
                 let ink = (look.colour, *opacity);
-                self.all(points)
+                self.points_to_pixels(points)
                     .into_iter()
-                    .try_for_each(|at| pen.dot(at, form, *radius, ink))
+                    .try_for_each(|at| pen.marker(at, form, *radius, ink))
             }
-            Mark::Area {
+            PlotMark::Area {
                 points,
                 colour,
                 opacity,
-            } => pen.area(&self.all(points), *colour, *opacity),
-            Mark::Upright { x, colour, stroke } => {
-                let Some(x) = self.x.fraction(*x).map(|part| self.across(part)) else {
+            } => pen.polygon(&self.points_to_pixels(points), *colour, *opacity),
+            PlotMark::VerticalLine { x, colour, stroke } => {
+                let Some(x) = self.x.fraction(*x).map(|part| self.x_pixel(part)) else {
                     return Ok(());
                 };
-                self.rule(
+                self.draw_rule(
                     pen,
                     (x, self.frame.top),
                     (x, self.frame.bottom),
@@ -229,11 +251,11 @@ impl Plot<'_> {
                     *stroke,
                 )
             }
-            Mark::Level { y, colour, stroke } => {
-                let Some(y) = self.y.fraction(*y).map(|part| self.up(part)) else {
+            PlotMark::HorizontalLine { y, colour, stroke } => {
+                let Some(y) = self.y.fraction(*y).map(|part| self.y_pixel(part)) else {
                     return Ok(());
                 };
-                self.rule(
+                self.draw_rule(
                     pen,
                     (self.frame.left, y),
                     (self.frame.right, y),
@@ -241,8 +263,8 @@ impl Plot<'_> {
                     *stroke,
                 )
             }
-            Mark::Labels(texts) => self.labels(pen, texts, all),
-            Mark::Corner(lines) => lines.iter().enumerate().try_for_each(|(i, line)| {
+            PlotMark::Labels(texts) => self.draw_labels(pen, texts, all),
+            PlotMark::CornerText(lines) => lines.iter().enumerate().try_for_each(|(i, line)| {
                 let at = (
                     self.frame.left + 8.0,
                     self.frame.top + 17.0 + 16.0 * i as f64,
@@ -252,9 +274,9 @@ impl Plot<'_> {
         }
     }
 
-    fn rule<DB: Backend>(
+    fn draw_rule<DB: Backend>(
         &self,
-        pen: &Pen<DB>,
+        pen: &Canvas<DB>,
         from: (f64, f64),
         to: (f64, f64),
         colour: Colour,
@@ -262,38 +284,40 @@ impl Plot<'_> {
     ) -> Result<()> {
         match stroke {
             Stroke::Solid => pen.line(&[from, to], colour, 1.2),
-            Stroke::Dashed => pen.dashes(from, to, colour, 1.2),
+            Stroke::Dashed => pen.dashed_line(from, to, colour, 1.2),
         }
     }
 
-    fn labels<DB: Backend>(
+    fn draw_labels<DB: Backend>(
         &self,
-        pen: &Pen<DB>,
+        pen: &Canvas<DB>,
         texts: &[(f64, f64, String, Colour)],
-        all: &[Mark],
+        all: &[PlotMark],
     ) -> Result<()> {
         let shown: Vec<_> = texts
             .iter()
-            .filter_map(|(x, y, text, colour)| Some((self.at((*x, *y))?, text, *colour)))
+            .filter_map(|(x, y, text, colour)| Some((self.to_pixels((*x, *y))?, text, *colour)))
             .collect();
-        let wanted: Vec<Wanted> = shown
+        let wanted: Vec<LabelRequest> = shown
             .iter()
-            .map(|(point, text, _)| Wanted {
+            .map(|(point, text, _)| LabelRequest {
                 point: *point,
-                width: pen::width(text, NOTE.size, false),
+                width: canvas::text_width(text, NOTE.size, false),
                 height: 15.0,
             })
             .collect();
         let dots = all.iter().filter_map(|mark| match mark {
-            Mark::Dots { points, .. } => Some(self.all(points)),
-            Mark::Line { points, .. } if points.len() == 2 => Some(along(&self.all(points))),
+            PlotMark::Dots { points, .. } => Some(self.points_to_pixels(points)),
+            PlotMark::Line { points, .. } if points.len() == 2 => {
+                Some(points_along_line(&self.points_to_pixels(points)))
+            }
             _ => None,
         });
         let points: Vec<_> = dots.flatten().collect();
-        let places = labels::place(&wanted, &points, self.frame);
+        let places = labels::place_labels(&wanted, &points, self.frame);
         for ((_, text, colour), place) in shown.iter().zip(places) {
             let Some(place) = place else { continue };
-            let font = Type {
+            let font = FontSpec {
                 colour: *colour,
                 ..NOTE
             };
@@ -304,7 +328,7 @@ impl Plot<'_> {
 }
 
 /// Places along a straight line, close enough that no text fits between.
-fn along(ends: &[(f64, f64)]) -> Vec<(f64, f64)> {
+fn points_along_line(ends: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let [from, to] = ends else { return vec![] };
     let steps = ((to.0 - from.0).hypot(to.1 - from.1) / 8.0)
         .ceil()
@@ -318,26 +342,26 @@ fn along(ends: &[(f64, f64)]) -> Vec<(f64, f64)> {
     (0..=steps as usize).map(|i| at(i as f64 / steps)).collect()
 }
 
-fn grid<DB: Backend>(pen: &Pen<DB>, plot: &Plot) -> Result<()> {
+fn draw_grid<DB: Backend>(pen: &Canvas<DB>, plot: &PlotArea) -> Result<()> {
     let f = plot.frame;
-    let upright = |part: f64| [(plot.across(part), f.top), (plot.across(part), f.bottom)];
-    let level = |part: f64| [(f.left, plot.up(part)), (f.right, plot.up(part))];
+    let upright = |part: f64| [(plot.x_pixel(part), f.top), (plot.x_pixel(part), f.bottom)];
+    let level = |part: f64| [(f.left, plot.y_pixel(part)), (f.right, plot.y_pixel(part))];
     for &at in &plot.x.minor {
-        pen.line(&upright(plot.x.part(at)), FAINT, 1.0)?;
+        pen.line(&upright(plot.x.position_fraction(at)), FAINT, 1.0)?;
     }
     for &at in &plot.y.minor {
-        pen.line(&level(plot.y.part(at)), FAINT, 1.0)?;
+        pen.line(&level(plot.y.position_fraction(at)), FAINT, 1.0)?;
     }
     for tick in &plot.x.ticks {
-        pen.line(&upright(plot.x.part(tick.at)), GRID, 1.0)?;
+        pen.line(&upright(plot.x.position_fraction(tick.position)), GRID, 1.0)?;
     }
     for tick in &plot.y.ticks {
-        pen.line(&level(plot.y.part(tick.at)), GRID, 1.0)?;
+        pen.line(&level(plot.y.position_fraction(tick.position)), GRID, 1.0)?;
     }
     Ok(())
 }
 
-fn ticks_below<DB: Backend>(pen: &Pen<DB>, plot: &Plot) -> Result<()> {
+fn draw_x_axis<DB: Backend>(pen: &Canvas<DB>, plot: &PlotArea) -> Result<()> {
     let f = plot.frame;
     if plot.x.ticks.is_empty() && plot.x.label.is_empty() {
         return Ok(());
@@ -345,9 +369,9 @@ fn ticks_below<DB: Backend>(pen: &Pen<DB>, plot: &Plot) -> Result<()> {
     pen.line(&[(f.left, f.bottom), (f.right, f.bottom)], RULE, 1.0)?;
     let mut free_from = f64::NEG_INFINITY;
     for tick in &plot.x.ticks {
-        let x = plot.across(plot.x.part(tick.at));
+        let x = plot.x_pixel(plot.x.position_fraction(tick.position));
         pen.line(&[(x, f.bottom), (x, f.bottom + 4.0)], RULE, 1.0)?;
-        let half = pen::width(&tick.text, TICK.size, false) / 2.0;
+        let half = canvas::text_width(&tick.text, TICK.size, false) / 2.0;
         if x - half > free_from {
             pen.text(&tick.text, (x, f.bottom + 17.0), Anchor::Middle, TICK)?;
             free_from = x + half + 6.0;
@@ -362,11 +386,11 @@ fn ticks_below<DB: Backend>(pen: &Pen<DB>, plot: &Plot) -> Result<()> {
     )
 }
 
-fn ticks_beside<DB: Backend>(pen: &Pen<DB>, plot: &Plot) -> Result<()> {
+fn draw_y_axis<DB: Backend>(pen: &Canvas<DB>, plot: &PlotArea) -> Result<()> {
     let f = plot.frame;
-    let font = tick_type(plot.y);
+    let font = tick_font(plot.y);
     for tick in &plot.y.ticks {
-        let y = plot.up(plot.y.part(tick.at));
+        let y = plot.y_pixel(plot.y.position_fraction(tick.position));
         pen.text(
             &tick.text,
             (f.left - 8.0, y + 0.36 * font.size),
@@ -377,25 +401,29 @@ fn ticks_beside<DB: Backend>(pen: &Pen<DB>, plot: &Plot) -> Result<()> {
     let room = if plot.y.ticks.is_empty() {
         0.0
     } else {
-        widest(plot.y, font.size) + 8.0
+        widest_tick_text(plot.y, font.size) + 8.0
     };
     let at = (f.left - room - 9.0, (f.top + f.bottom) / 2.0);
-    pen.text_up(&plot.y.label, at, LABEL)
+    pen.vertical_text(&plot.y.label, at, LABEL)
 }
 
-fn side<DB: Backend>(pen: &Pen<DB>, panel: &Panel, plot: &Plot) -> Result<()> {
+fn draw_right_margin<DB: Backend>(pen: &Canvas<DB>, panel: &Panel, plot: &PlotArea) -> Result<()> {
     let f = plot.frame;
-    match &panel.side {
-        Side::Empty => Ok(()),
-        Side::Notes(columns) => notes(pen, columns, plot),
-        Side::Bar(map, axis) => bar(pen, *map, axis, f),
+    match &panel.right_margin {
+        RightMargin::Empty => Ok(()),
+        RightMargin::TextColumns(columns) => draw_text_columns(pen, columns, plot),
+        RightMargin::ColourBar(map, axis) => draw_colour_bar(pen, *map, axis, f),
     }
 }
 
-fn notes<DB: Backend>(pen: &Pen<DB>, columns: &[Notes], plot: &Plot) -> Result<()> {
+fn draw_text_columns<DB: Backend>(
+    pen: &Canvas<DB>,
+    columns: &[TextColumn],
+    plot: &PlotArea,
+) -> Result<()> {
     let mut x = plot.frame.right + 14.0;
     for column in columns {
-        let small = Type {
+        let small = FontSpec {
             colour: MUTED,
             ..NOTE
         };
@@ -405,22 +433,27 @@ fn notes<DB: Backend>(pen: &Pen<DB>, columns: &[Notes], plot: &Plot) -> Result<(
             Anchor::Start,
             small,
         )?;
-        for (y, note) in &column.at {
+        for (y, note) in &column.texts {
             let Some(part) = plot.y.fraction(*y) else {
                 continue;
             };
-            pen.text(note, (x, plot.up(part) + 4.2), Anchor::Start, NOTE)?;
+            pen.text(note, (x, plot.y_pixel(part) + 4.2), Anchor::Start, NOTE)?;
         }
-        x += notes_width(column) + 14.0;
+        x += text_column_width(column) + 14.0;
     }
     Ok(())
 }
 
-fn bar<DB: Backend>(pen: &Pen<DB>, map: Map, axis: &Axis, f: Rect) -> Result<()> {
+fn draw_colour_bar<DB: Backend>(
+    pen: &Canvas<DB>,
+    map: ColourMap,
+    axis: &Axis,
+    f: Rect,
+) -> Result<()> {
     let left = f.right + 10.0;
     let rect = Rect {
         left,
-        right: left + BAR,
+        right: left + COLOUR_BAR_WIDTH,
         ..f
     };
     let pixels = (0..128)
@@ -435,10 +468,10 @@ fn bar<DB: Backend>(pen: &Pen<DB>, map: Map, axis: &Axis, f: Rect) -> Result<()>
         },
     )?;
     for tick in &axis.ticks {
-        let y = f.bottom - axis.part(tick.at) * (f.bottom - f.top);
+        let y = f.bottom - axis.position_fraction(tick.position) * (f.bottom - f.top);
         pen.line(&[(rect.right, y), (rect.right + 3.0, y)], RULE, 1.0)?;
         pen.text(&tick.text, (rect.right + 6.0, y + 4.0), Anchor::Start, TICK)?;
     }
-    let x = rect.right + 20.0 + widest(axis, TICK.size);
-    pen.text_up(&axis.label, (x, (f.top + f.bottom) / 2.0), LABEL)
+    let x = rect.right + 20.0 + widest_tick_text(axis, TICK.size);
+    pen.vertical_text(&axis.label, (x, (f.top + f.bottom) / 2.0), LABEL)
 }

@@ -10,16 +10,19 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::gamma::{Rule, Statistics};
-use super::step::{self, Candidate, Step, Walk};
-use super::{Cost, Denoiser, Draw, Drawn, Point, Sample, Sampler, Setting, dpmpp2m};
+use self::gamma::{GammaRule, GammaStatistics};
+use super::sampler_step::{self, SamplerStep, StepProposal, Trajectory};
+use super::{
+    Denoiser, DrawnSamples, PathPoint, SampleCost, SampleRequest, Sampler, SamplerContext,
+    SamplingMethod, dpmpp2m,
+};
 use crate::flow::field::EvalError;
 use crate::num::Batch;
 use crate::num::key::SampleId;
 use crate::registry;
 
-mod ahead;
 mod gamma;
+mod self_consistent;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +33,7 @@ mod tests;
 pub struct SteinDiff {
     /// The sampler that proposes the steps.
     pub sampler: Box<Sampler>,
-    pub mode: Mode,
+    pub mode: SteinDiffMode,
     /// Rademacher probes per sample and step for the divergence of u.
     pub probes: usize,
     /// γ is a mean over the samples 0 to N − 1, over N to 2N − 1, and so on; the last may be fewer.
@@ -57,7 +60,7 @@ impl Default for SteinDiff {
     fn default() -> Self {
         SteinDiff {
             sampler: Box::new(Sampler::Dpmpp2m(dpmpp2m::Dpmpp2m::default())),
-            mode: Mode::Clipped,
+            mode: SteinDiffMode::Clipped,
             probes: 5,
             population: 256,
             gamma_min: 1e-6,
@@ -75,7 +78,7 @@ impl Default for SteinDiff {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
-pub enum Mode {
+pub enum SteinDiffMode {
     /// γ = 1: the sampler itself, bit for bit.
     Vanilla,
     /// Eq. (11) with no upper bound: Algorithm 1 as it is printed.
@@ -95,7 +98,7 @@ pub enum Mode {
 /// What became of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Action {
+pub enum GammaAction {
     /// γ as it came out.
     Applied,
     ClampedLow,
@@ -110,44 +113,44 @@ pub enum Action {
     Undefined,
 }
 
-impl Action {
+impl GammaAction {
     /// As tables print it.
     pub fn as_str(self) -> &'static str {
         match self {
-            Action::Applied => "applied",
-            Action::ClampedLow => "clamped-low",
-            Action::ClampedHigh => "clamped-high",
-            Action::SkippedLast => "skipped-last",
-            Action::SkippedGate => "skipped-gate",
-            Action::NotSignificant => "not-significant",
-            Action::Undefined => "undefined",
+            GammaAction::Applied => "applied",
+            GammaAction::ClampedLow => "clamped-low",
+            GammaAction::ClampedHigh => "clamped-high",
+            GammaAction::SkippedLast => "skipped-last",
+            GammaAction::SkippedGate => "skipped-gate",
+            GammaAction::NotSignificant => "not-significant",
+            GammaAction::Undefined => "undefined",
         }
     }
 }
 
 /// One step of one population, with what its γ came from.
 #[derive(Debug, Clone, PartialEq)]
-pub struct StepLog {
+pub struct SteinDiffStepLog {
     pub population: u64,
     /// Samples in the population.
     pub n: usize,
     pub step: usize,
-    pub from: Point,
-    pub to: Point,
+    pub from: PathPoint,
+    pub to: PathPoint,
     /// The factor that was applied.
     pub gamma: f64,
-    pub action: Action,
+    pub action: GammaAction,
     /// Absent where the step was skipped before anything was measured.
-    pub statistics: Option<Statistics>,
+    pub statistics: Option<GammaStatistics>,
     /// Mean weight of the look ahead, mode `self-consistent`.
-    pub blend: Option<f64>,
+    pub mean_blend_weight: Option<f64>,
     /// Per sample of the population.
     pub evaluations: u64,
     pub products: u64,
 }
 
 /// A population's numbers are held at once.
-const NUMBERS: usize = 1 << 27;
+const MAX_POPULATION_NUMBERS: usize = 1 << 27;
 
 impl SteinDiff {
     /// As tables print it: the proposing sampler, then the parameters that are not the defaults.
@@ -157,7 +160,7 @@ impl SteinDiff {
             sampler: default.sampler.clone(),
             ..self.clone()
         };
-        let own = registry::label(
+        let own = registry::kind_label(
             "steindiff",
             &Sampler::SteinDiff(bare),
             &Sampler::SteinDiff(default),
@@ -168,9 +171,9 @@ impl SteinDiff {
         }
     }
 
-    fn check_numbers(&self) -> Result<(), String> {
-        registry::within("probes", self.probes, 1, 100_000)?;
-        registry::within("population", self.population, 1, 1 << 24)?;
+    fn check_parameters(&self) -> Result<(), String> {
+        registry::check_bounds("probes", self.probes, 1, 100_000)?;
+        registry::check_bounds("population", self.population, 1, 1 << 24)?;
         let most = self.gamma_max.unwrap_or(1.0);
         if !(self.gamma_min.is_finite() && most.is_finite() && self.gamma_min <= most) {
             let (least, given) = (
@@ -182,7 +185,7 @@ impl SteinDiff {
                 "gamma_min is {least} and gamma_max {given}, expected gamma_min <= gamma_max"
             ));
         }
-        if self.mode == Mode::Literal && self.gamma_max.is_some() {
+        if self.mode == SteinDiffMode::Literal && self.gamma_max.is_some() {
             return Err(
                 "gamma_max is given, but mode `literal` has no upper bound; use mode `clipped`"
                     .to_owned(),
@@ -203,7 +206,7 @@ impl SteinDiff {
             Some([low, high]) if low.is_nan() || high.is_nan() || low >= high => {
                 Err(format!("gate is [{low}, {high}], expected [low, high]"))
             }
-            Some(_) if self.mode == Mode::Analytical => {
+            Some(_) if self.mode == SteinDiffMode::Analytical => {
                 Err("gate is given, but the coupling ratio needs Jacobian products, which mode `analytical` has not"
                     .to_owned())
             }
@@ -212,53 +215,53 @@ impl SteinDiff {
     }
 
     /// Whether step `i` of `steps` is taken in full without a look.
-    fn skips(&self, steps: &[Step], i: usize) -> bool {
-        self.mode == Mode::Vanilla
+    fn skips_step(&self, steps: &[SamplerStep], i: usize) -> bool {
+        self.mode == SteinDiffMode::Vanilla
             || steps[i].from.alpha == 0.0
             || (self.skip_last && i + 1 == steps.len())
     }
 
     /// Whether γ of a step asks for Jacobian products.
-    fn differentiates(&self, step: &Step) -> bool {
+    fn uses_jacobian_products(&self, step: &SamplerStep) -> bool {
         match self.mode {
-            Mode::Vanilla | Mode::Analytical => false,
-            Mode::Adaptive => step.from.sigma <= self.sigma_switch,
+            SteinDiffMode::Vanilla | SteinDiffMode::Analytical => false,
+            SteinDiffMode::Adaptive => step.from.sigma <= self.sigma_switch,
             _ => true,
         }
     }
 
-    fn rule(&self) -> Rule {
-        let most = if self.mode == Mode::Literal {
+    fn gamma_rule(&self) -> GammaRule {
+        let most = if self.mode == SteinDiffMode::Literal {
             f64::INFINITY
         } else {
             self.gamma_max.unwrap_or(1.0)
         };
-        Rule {
-            noise_consistent: self.mode == Mode::NoiseConsistent,
-            least: self.gamma_min,
-            most,
+        GammaRule {
+            noise_consistent: self.mode == SteinDiffMode::NoiseConsistent,
+            gamma_min: self.gamma_min,
+            gamma_max: most,
             significance: self.significance,
             gate: self.gate,
         }
     }
 
     /// Carries one population over the steps, all samples together.
-    fn carry(
+    fn integrate_population(
         &self,
-        steps: &[Step],
+        steps: &[SamplerStep],
         field: &mut dyn Denoiser,
-        draw: &Draw,
+        draw: &SampleRequest,
         x: Batch,
-        log: &mut Vec<StepLog>,
-    ) -> Result<Walk, EvalError> {
-        let mut walk = Walk::from(x);
+        log: &mut Vec<SteinDiffStepLog>,
+    ) -> Result<Trajectory, EvalError> {
+        let mut walk = Trajectory::starting_at(x);
         for (i, step) in steps.iter().enumerate() {
             let before = walk.evaluations;
             let candidate = walk.propose(step, field)?;
-            let mut entry = self.judge(steps, i, &walk, &candidate, field, draw)?;
-            if self.mode == Mode::SelfConsistent && !self.skips(steps, i) {
-                let proposal = damped(&walk.x, &candidate.to, entry.gamma);
-                let (x, blend) = ahead::blend(
+            let mut entry = self.choose_gamma(steps, i, &walk, &candidate, field, draw)?;
+            if self.mode == SteinDiffMode::SelfConsistent && !self.skips_step(steps, i) {
+                let proposal = damped_step(&walk.x, &candidate.state, entry.gamma);
+                let (x, blend) = self_consistent::blend_with_chord(
                     &steps[i..],
                     &mut walk,
                     &candidate,
@@ -266,13 +269,13 @@ impl SteinDiff {
                     self.tau,
                     field,
                 )?;
-                entry.blend = blend;
-                walk.accept_instead(step, candidate, x);
+                entry.mean_blend_weight = blend;
+                walk.accept_replacement(step, candidate, x);
             } else if entry.gamma == 1.0 {
                 walk.accept(step, candidate);
             } else {
-                let x = damped(&walk.x, &candidate.to, entry.gamma);
-                walk.accept_instead(step, candidate, x);
+                let x = damped_step(&walk.x, &candidate.state, entry.gamma);
+                walk.accept_replacement(step, candidate, x);
             }
             entry.evaluations = walk.evaluations - before;
             log.push(entry);
@@ -281,17 +284,17 @@ impl SteinDiff {
     }
 
     /// γ of a proposed step.
-    fn judge(
+    fn choose_gamma(
         &self,
-        steps: &[Step],
+        steps: &[SamplerStep],
         i: usize,
-        walk: &Walk,
-        candidate: &Candidate,
+        walk: &Trajectory,
+        candidate: &StepProposal,
         field: &mut dyn Denoiser,
-        draw: &Draw,
-    ) -> Result<StepLog, EvalError> {
+        draw: &SampleRequest,
+    ) -> Result<SteinDiffStepLog, EvalError> {
         let step = &steps[i];
-        let mut entry = StepLog {
+        let mut entry = SteinDiffStepLog {
             population: draw.samples[0] / self.population as u64,
             n: draw.samples.len(),
             step: i,
@@ -299,43 +302,43 @@ impl SteinDiff {
             to: step.to,
             gamma: 1.0,
             action: if step.from.alpha == 0.0 {
-                Action::Undefined
+                GammaAction::Undefined
             } else {
-                Action::SkippedLast
+                GammaAction::SkippedLast
             },
             statistics: None,
-            blend: None,
+            mean_blend_weight: None,
             evaluations: 0,
             products: 0,
         };
-        if self.skips(steps, i) {
+        if self.skips_step(steps, i) {
             return Ok(entry);
         }
-        let mut moments = gamma::moments(step, walk, candidate, draw);
-        if self.differentiates(step) {
-            let address = gamma::Probes {
+        let mut moments = gamma::gamma_moments(step, walk, candidate, draw);
+        if self.uses_jacobian_products(step) {
+            let address = gamma::StepProbes {
                 draw,
                 step: i as u64,
                 count: self.probes,
             };
             entry.products =
-                moments.differentiate(step, candidate, &address, field.linearized()?)?;
+                moments.estimate_divergence(step, candidate, &address, field.linearized()?)?;
         }
-        let statistics = moments.statistics(step, &self.rule());
-        (entry.gamma, entry.action) = self.rule().apply(&statistics);
+        let statistics = moments.statistics(step, &self.gamma_rule());
+        (entry.gamma, entry.action) = self.gamma_rule().clamp_gamma(&statistics);
         entry.statistics = Some(statistics);
         Ok(entry)
     }
 }
 
 /// x − γ (x − T(x)), the Krasnoselskii–Mann form.
-fn damped(x: &Batch, to: &Batch, gamma: f64) -> Batch {
+fn damped_step(x: &Batch, to: &Batch, gamma: f64) -> Batch {
     let mut out = x * (1.0 - gamma);
     out.scaled_add(gamma, to);
     out
 }
 
-impl Sample for SteinDiff {
+impl SamplingMethod for SteinDiff {
     fn with_steps(&self, steps: usize) -> Sampler {
         Sampler::SteinDiff(SteinDiff {
             sampler: Box::new(self.sampler.with_steps(steps)),
@@ -343,15 +346,17 @@ impl Sample for SteinDiff {
         })
     }
 
-    fn steps(&self, on: &Setting) -> Result<Vec<Step>, String> {
-        let steps = self
-            .sampler
-            .steps(on)
-            .map_err(|e| format!("sampler: {}", registry::named(self.sampler.name(), e)))?;
+    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        let steps = self.sampler.steps(on).map_err(|e| {
+            format!(
+                "sampler: {}",
+                registry::prefix_with_name(self.sampler.name(), e)
+            )
+        })?;
         if matches!(*self.sampler, Sampler::SteinDiff(_)) {
             return Err("sampler: steindiff cannot be put around itself".to_owned());
         }
-        if steps.iter().any(|s| s.churn > 0.0) {
+        if steps.iter().any(|s| s.churn_std > 0.0) {
             return Err(
                 "sampler: heun: s_churn makes the step random, but u = x - T(x) is a function of x"
                     .to_owned(),
@@ -360,37 +365,41 @@ impl Sample for SteinDiff {
         Ok(steps)
     }
 
-    fn check(&self, on: &Setting) -> Result<(), String> {
-        self.check_numbers()?;
-        step::check(&self.steps(on)?, on)
+    fn check(&self, on: &SamplerContext) -> Result<(), String> {
+        self.check_parameters()?;
+        sampler_step::check_steps(&self.steps(on)?, on)
     }
 
     /// A prediction made ahead is made again where the step was not taken in full: what is declared is the most.
-    fn cost(&self, on: &Setting) -> Cost {
+    fn cost(&self, on: &SamplerContext) -> SampleCost {
         let Ok(steps) = self.steps(on) else {
-            return Cost::default();
+            return SampleCost::default();
         };
         let kept = steps
             .iter()
-            .any(|s| s.again.as_ref().is_some_and(|a| a.kept));
-        if self.mode == Mode::Vanilla {
-            return Cost {
-                evaluations: step::evaluations(&steps),
-                ..Cost::default()
+            .any(|s| s.corrector.as_ref().is_some_and(|a| a.reused));
+        if self.mode == SteinDiffMode::Vanilla {
+            return SampleCost {
+                evaluations: sampler_step::count_evaluations(&steps),
+                ..SampleCost::default()
             };
         }
-        let places = |s: &Step| 1 + u64::from(s.again.is_some());
-        let active = (0..steps.len()).filter(|i| !self.skips(&steps, *i));
-        let products = active.clone().filter(|i| self.differentiates(&steps[*i]));
-        let looks = active
-            .filter(|i| self.mode == Mode::SelfConsistent && ahead::weight(&steps[*i..]) > 0.0);
-        Cost {
+        let places = |s: &SamplerStep| 1 + u64::from(s.corrector.is_some());
+        let active = (0..steps.len()).filter(|i| !self.skips_step(&steps, *i));
+        let products = active
+            .clone()
+            .filter(|i| self.uses_jacobian_products(&steps[*i]));
+        let looks = active.filter(|i| {
+            self.mode == SteinDiffMode::SelfConsistent
+                && self_consistent::chord_weight(&steps[*i..]) > 0.0
+        });
+        SampleCost {
             evaluations: steps.iter().map(places).sum::<u64>()
                 + looks.map(|i| places(&steps[i + 1])).sum::<u64>(),
             products: products
                 .map(|i| self.probes as u64 * places(&steps[i]))
                 .sum(),
-            guessed: kept,
+            is_upper_bound: kept,
         }
     }
 
@@ -399,16 +408,21 @@ impl Sample for SteinDiff {
     }
 
     /// `draw` must hold whole populations, in the order of their samples.
-    fn sample(&self, field: &mut dyn Denoiser, draw: &Draw, x: Batch) -> Result<Drawn, EvalError> {
-        let steps = self.steps(&draw.on).map_err(EvalError::Missing)?;
-        if self.population.min(x.nrows()).saturating_mul(x.ncols()) > NUMBERS {
-            let most = NUMBERS / x.ncols().max(1);
+    fn sample(
+        &self,
+        field: &mut dyn Denoiser,
+        draw: &SampleRequest,
+        x: Batch,
+    ) -> Result<DrawnSamples, EvalError> {
+        let steps = self.steps(&draw.context).map_err(EvalError::Missing)?;
+        if self.population.min(x.nrows()).saturating_mul(x.ncols()) > MAX_POPULATION_NUMBERS {
+            let most = MAX_POPULATION_NUMBERS / x.ncols().max(1);
             return Err(EvalError::Missing(format!(
                 "population is {}, expected at most {most}",
                 self.population
             )));
         }
-        let mut drawn = Drawn::none();
+        let mut drawn = DrawnSamples::empty();
         let mut first = 0;
         let of = |sample: &SampleId| sample / self.population as u64;
         for samples in draw.samples.chunk_by(|a, b| of(a) == of(b)) {
@@ -417,9 +431,20 @@ impl Sample for SteinDiff {
                 .to_owned();
             first += samples.len();
             let mut log = Vec::new();
-            let walk = self.carry(&steps, field, &Draw { samples, ..*draw }, rows, &mut log)?;
+            let walk = self.integrate_population(
+                &steps,
+                field,
+                &SampleRequest { samples, ..*draw },
+                rows,
+                &mut log,
+            )?;
             let products = log.iter().map(|e| e.products).sum();
-            drawn.append(Drawn::alike(walk.x, walk.evaluations, products, log));
+            drawn.append(DrawnSamples::with_equal_cost(
+                walk.x,
+                walk.evaluations,
+                products,
+                log,
+            ));
         }
         Ok(drawn)
     }

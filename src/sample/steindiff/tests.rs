@@ -1,20 +1,22 @@
 //! The identity behind γ on mixtures where everything is known (T11, T12), and what holds for every mode.
 
-use super::super::step::Point;
-use super::super::tests::{UNIT, on, run, sampler, weighted};
-use super::gamma::{Moments, Probes, moments};
+use super::super::sampler_step::PathPoint;
+use super::super::tests::{
+    UNIT_PRIOR, draw_samples, sampler_from_yaml, velocity_context, weighted_sampler_names,
+};
+use super::gamma::{GammaMoments, StepProbes, gamma_moments};
 use super::*;
-use crate::flow::path::{Curve, Path};
-use crate::model::analytic::{self, Mixture};
-use crate::num::Blocks;
-use crate::num::key::{Key, Purpose};
+use crate::flow::path::{PathCurve, ProbabilityPath};
+use crate::model::analytic::{self, AnalyticMixture};
+use crate::num::TangentBatch;
+use crate::num::key::{Purpose, RngKey};
 use crate::num::stats;
 
 const DIM: usize = 8;
 
 /// Clean states and the noise that goes with them, at addresses of their own.
-fn coupled(model: &Mixture, n: usize) -> (Batch, Batch) {
-    let key = Key { seed: 21 };
+fn clean_states_and_noise(model: &AnalyticMixture, n: usize) -> (Batch, Batch) {
+    let key = RngKey { seed: 21 };
     let normal = |probe: u64, i: usize, d: usize| key.normal(Purpose::Check, i as u64, probe, d);
     let d = model.means.ncols();
     let (mut clean, mut noise) = (Batch::zeros((n, d)), Batch::zeros((n, d)));
@@ -35,13 +37,13 @@ fn coupled(model: &Mixture, n: usize) -> (Batch, Batch) {
 }
 
 /// A path, and the noise-to-signal ratios between which a step goes.
-fn schedules() -> [(&'static str, Path, [f64; 2]); 5] {
-    let vp = || Path::Vp {
+fn paths_and_steps() -> [(&'static str, ProbabilityPath, [f64; 2]); 5] {
+    let vp = || ProbabilityPath::Vp {
         beta_min: 0.1,
         beta_max: 20.0,
         t_min: 1e-5,
     };
-    let edm = || Path::Edm {
+    let edm = || ProbabilityPath::Edm {
         sigma_min: 0.002,
         sigma_max: 80.0,
     };
@@ -53,7 +55,7 @@ fn schedules() -> [(&'static str, Path, [f64; 2]); 5] {
         ("edm 2 to .7", edm(), [2.0, 0.7]),
         (
             "flow matching .6 to .3",
-            Path::FlowMatching {
+            ProbabilityPath::FlowMatching {
                 data_at: 0,
                 t_min: 0.0,
                 t_max: 1.0,
@@ -65,53 +67,58 @@ fn schedules() -> [(&'static str, Path, [f64; 2]); 5] {
 }
 
 /// The sampler's one step between two points: with no history, T is a function of the state alone.
-fn one_step(name: &str, curve: &Curve, [from, to]: [f64; 2]) -> Step {
-    let from = Point::on(curve, curve.time_of_ratio(from));
+fn one_step(name: &str, curve: &PathCurve, [from, to]: [f64; 2]) -> SamplerStep {
+    let from = PathPoint::at_time(curve, curve.time_of_ratio(from));
     if to == 0.0 {
-        return Step::denoise(from);
+        return SamplerStep::denoise(from);
     }
-    let to = Point::on(curve, curve.time_of_ratio(to));
-    match sampler(name) {
-        Sampler::Heun(_) => super::super::heun::heun(from, to),
+    let to = PathPoint::at_time(curve, curve.time_of_ratio(to));
+    match sampler_from_yaml(name) {
+        Sampler::Heun(_) => super::super::heun::heun_step(from, to),
         // The last step has no corrector, so a third point makes this one not the last.
         Sampler::UniPc(method) => {
-            super::super::multistep::between(&method, false, &[from, to, to]).remove(0)
+            super::super::multistep::steps_between_points(&method, false, &[from, to, to]).remove(0)
         }
         Sampler::Ddim(method) => {
-            super::super::multistep::between(&method, false, &[from, to]).remove(0)
+            super::super::multistep::steps_between_points(&method, false, &[from, to]).remove(0)
         }
         other => panic!("{other:?}"),
     }
 }
 
-struct Case {
-    moments: Moments,
+struct GammaCase {
+    moments: GammaMoments,
     x: Batch,
     u: Batch,
     clean: Batch,
     noise: Batch,
-    step: Step,
+    step: SamplerStep,
 }
 
-fn case(model: &mut Mixture, step: Step, n: usize, probes: usize) -> Case {
-    let (clean, noise) = coupled(model, n);
+fn gamma_case(
+    model: &mut AnalyticMixture,
+    step: SamplerStep,
+    n: usize,
+    probes: usize,
+) -> GammaCase {
+    let (clean, noise) = clean_states_and_noise(model, n);
     let x = &clean * step.from.alpha + &noise * step.from.sigma;
     let curve = model.curve.clone();
     let samples: Vec<u64> = (0..n as u64).collect();
-    let draw = Draw {
-        on: on(&curve),
-        prior: UNIT,
-        key: Key { seed: 8 },
+    let draw = SampleRequest {
+        context: velocity_context(&curve),
+        prior: UNIT_PRIOR,
+        key: RngKey { seed: 8 },
         samples: &samples,
     };
-    let mut walk = Walk::from(x.clone());
+    let mut walk = Trajectory::starting_at(x.clone());
     let candidate = walk.propose(&step, model).expect("analytic");
-    let mut moments = moments(&step, &walk, &candidate, &draw);
+    let mut moments = gamma_moments(&step, &walk, &candidate, &draw);
     moments
-        .differentiate(
+        .estimate_divergence(
             &step,
             &candidate,
-            &Probes {
+            &StepProbes {
                 draw: &draw,
                 step: 0,
                 count: probes,
@@ -119,9 +126,9 @@ fn case(model: &mut Mixture, step: Step, n: usize, probes: usize) -> Case {
             model,
         )
         .expect("analytic");
-    Case {
+    GammaCase {
         moments,
-        u: &x - &candidate.to,
+        u: &x - &candidate.state,
         x,
         clean,
         noise,
@@ -129,11 +136,11 @@ fn case(model: &mut Mixture, step: Step, n: usize, probes: usize) -> Case {
     }
 }
 
-fn rule(noise_consistent: bool) -> Rule {
-    Rule {
+fn unclamped_gamma_rule(noise_consistent: bool) -> GammaRule {
+    GammaRule {
         noise_consistent,
-        least: f64::NEG_INFINITY,
-        most: f64::INFINITY,
+        gamma_min: f64::NEG_INFINITY,
+        gamma_max: f64::INFINITY,
         significance: 0.0,
         gate: None,
     }
@@ -142,14 +149,16 @@ fn rule(noise_consistent: bool) -> Rule {
 /// Eq. (11) is the true γ* of Eq. (9), and so is its noise-consistent form: the mean of ⟨u, x − target⟩ minus
 /// the numerator of γ, sample by sample, is zero within its error.
 #[test]
-fn steins_identity_gives_the_true_gamma_in_five_schedules() {
-    for (name, path, ratios) in schedules() {
-        let mut model = analytic::example(path.curve().expect("right"), DIM);
+fn gamma_from_steins_identity_matches_the_minimiser() {
+    for (name, path, ratios) in paths_and_steps() {
+        let mut model = analytic::example_mixture(path.curve().expect("right"), DIM);
         for method in ["ddim", "heun", "{unipc: {order: 1}}"] {
             let step = one_step(method, &model.curve, ratios);
-            let case = case(&mut model, step, 12_000, 1);
+            let case = gamma_case(&mut model, step, 12_000, 1);
             for noise_consistent in [false, true] {
-                let s = case.moments.statistics(&case.step, &rule(noise_consistent));
+                let s = case
+                    .moments
+                    .statistics(&case.step, &unclamped_gamma_rule(noise_consistent));
                 let to = if noise_consistent {
                     (case.step.to.alpha, case.step.to.sigma)
                 } else {
@@ -157,14 +166,16 @@ fn steins_identity_gives_the_true_gamma_in_five_schedules() {
                 };
                 let target = &case.clean * to.0 + &case.noise * to.1;
                 let (alpha, sigma) = (case.step.from.alpha, case.step.from.sigma);
-                let numerators = case.moments.numerators(&case.step, &rule(noise_consistent));
+                let numerators = case
+                    .moments
+                    .numerators(&case.step, &unclamped_gamma_rule(noise_consistent));
                 let gaps: Vec<f64> = (0..case.x.nrows())
                     .map(|i| case.u.row(i).dot(&(&case.x.row(i) - &target.row(i))) - numerators[i])
                     .collect();
-                let gap = stats::mean(&gaps).expect("samples");
+                let gap = stats::mean_estimate(&gaps).expect("samples");
                 let error = gap.stderr.expect("samples");
                 // The error is small against γ, so that agreement says something; from α = .1 it is largest, .09 at this n.
-                let relative = error / s.uu / s.raw.abs().max(0.1);
+                let relative = error / s.mean_uu / s.unclamped_gamma.abs().max(0.1);
                 assert!(
                     gap.value.abs() < 4.0 * error && relative < 0.12,
                     "{name} {method}: {gap:?} {relative}"
@@ -172,7 +183,7 @@ fn steins_identity_gives_the_true_gamma_in_five_schedules() {
                 let uncertain = s.stderr.expect("samples");
                 if noise_consistent && method == "ddim" {
                     assert!(
-                        (s.raw - 1.0).abs() < 4.0 * uncertain && uncertain < 0.08,
+                        (s.unclamped_gamma - 1.0).abs() < 4.0 * uncertain && uncertain < 0.08,
                         "{name}: {s:?}"
                     );
                 }
@@ -181,7 +192,7 @@ fn steins_identity_gives_the_true_gamma_in_five_schedules() {
                     // u is then along x − D, so that the minimiser is the posterior mean itself.
                     let want = 1.0 / (1.0 - case.step.to.sigma / sigma);
                     assert!(
-                        (s.raw - want).abs() < 4.0 * uncertain,
+                        (s.unclamped_gamma - want).abs() < 4.0 * uncertain,
                         "{name}: {s:?} {want}"
                     );
                 }
@@ -194,61 +205,68 @@ fn steins_identity_gives_the_true_gamma_in_five_schedules() {
 
 /// On a Gaussian J_D is a multiple of the identity, so that every probe gives the trace itself.
 #[test]
-fn a_gaussian_has_the_known_moments() {
+fn gaussian_gamma_moments_match_closed_form() {
     let (c, sigma, next) = (0.3, 2.0, 0.7);
-    let curve = Path::Edm {
+    let curve = ProbabilityPath::Edm {
         sigma_min: 0.002,
         sigma_max: 80.0,
     }
     .curve()
     .expect("right");
-    let mut model = Mixture {
+    let mut model = AnalyticMixture {
         curve,
         weights: vec![1.0],
         means: ndarray::Array2::zeros((1, DIM)),
         variances: vec![c],
     };
     let step = one_step("ddim", &model.curve, [sigma, next]);
-    let s = case(&mut model, step.clone(), 4000, 2);
-    let s = s.moments.statistics(&step, &rule(false));
+    let s = gamma_case(&mut model, step.clone(), 4000, 2);
+    let s = s.moments.statistics(&step, &unclamped_gamma_rule(false));
     let (r, d) = (next / sigma, DIM as f64);
     let div = d * (1.0 - r) * sigma * sigma / (c + sigma * sigma);
     assert!(
-        (s.div - div).abs() < 1e-10 && s.probe_stderr.expect("two probes") < 1e-12,
+        (s.mean_divergence - div).abs() < 1e-10 && s.probe_stderr.expect("two probes") < 1e-12,
         "{s:?} {div}"
     );
     let uu = (1.0 - r).powi(2) * sigma.powi(4) * d / (c + sigma * sigma);
     assert!(
-        (s.uu / uu - 1.0).abs() < 4.0 * (2.0 / (4000.0 * d)).sqrt(),
+        (s.mean_uu / uu - 1.0).abs() < 4.0 * (2.0 / (4000.0 * d)).sqrt(),
         "{s:?} {uu}"
     );
     assert!(
-        (s.raw * (1.0 - r) - 1.0).abs() < 4.0 * s.stderr.expect("samples") * (1.0 - r),
+        (s.unclamped_gamma * (1.0 - r) - 1.0).abs() < 4.0 * s.stderr.expect("samples") * (1.0 - r),
         "{s:?}"
     );
 }
 
 /// Over many probes the mean of zᵀ J_u z is the exact trace, for a chain of two products as for one.
 #[test]
-fn probes_are_unbiased() {
+fn steindiff_probes_are_unbiased() {
     for method in ["ddim", "heun", "{unipc: {order: 1}}"] {
-        let curve = Path::Vp {
+        let curve = ProbabilityPath::Vp {
             beta_min: 0.1,
             beta_max: 20.0,
             t_min: 1e-5,
         }
         .curve()
         .expect("right");
-        let mut model = analytic::example(curve, DIM);
+        let mut model = analytic::example_mixture(curve, DIM);
         let step = one_step(method, &model.curve, [1.2, 0.4]);
-        let case = case(&mut model, step, 4, 4000);
+        let case = gamma_case(&mut model, step, 4, 4000);
         let curve = model.curve.clone();
-        let mut walk = Walk::from(case.x.clone());
+        let mut walk = Trajectory::starting_at(case.x.clone());
         let candidate = walk.propose(&case.step, &mut model).expect("analytic");
-        let basis = Blocks::from_shape_fn((DIM, 4, DIM), |(i, _, j)| f64::from(u8::from(i == j)));
-        let exact = step::products(&case.step, &candidate, &basis, &on(&curve), &mut model)
-            .expect("analytic")
-            .step;
+        let basis =
+            TangentBatch::from_shape_fn((DIM, 4, DIM), |(i, _, j)| f64::from(u8::from(i == j)));
+        let exact = sampler_step::step_jacobian_products(
+            &case.step,
+            &candidate,
+            &basis,
+            &velocity_context(&curve),
+            &mut model,
+        )
+        .expect("analytic")
+        .step;
         for (i, (mean, variance)) in case.moments.divergences().enumerate() {
             let trace: f64 = (0..DIM).map(|j| 1.0 - exact[[j, i, j]]).sum();
             let error = variance.sqrt();
@@ -262,40 +280,41 @@ fn probes_are_unbiased() {
 
 /// The reported error of γ from its probes is the spread that other probes give.
 #[test]
-fn the_probe_error_of_gamma_is_honest() {
-    let curve = Path::Edm {
+fn gamma_probe_stderr_has_nominal_coverage() {
+    let curve = ProbabilityPath::Edm {
         sigma_min: 0.002,
         sigma_max: 80.0,
     }
     .curve()
     .expect("right");
-    let mut model = analytic::example(curve.clone(), DIM);
+    let mut model = analytic::example_mixture(curve.clone(), DIM);
     let step = one_step("ddim", &curve, [0.6, 0.2]);
-    let (clean, noise) = coupled(&model, 64);
+    let (clean, noise) = clean_states_and_noise(&model, 64);
     let samples: Vec<u64> = (0..64).collect();
-    let mut walk = Walk::from(&clean + &(&noise * step.from.sigma));
+    let mut walk = Trajectory::starting_at(&clean + &(&noise * step.from.sigma));
     let candidate = walk.propose(&step, &mut model).expect("analytic");
-    let draws: Vec<Statistics> = (0..200)
+    let draws: Vec<GammaStatistics> = (0..200)
         .map(|seed| {
-            let draw = Draw {
-                on: on(&curve),
-                prior: UNIT,
-                key: Key { seed },
+            let draw = SampleRequest {
+                context: velocity_context(&curve),
+                prior: UNIT_PRIOR,
+                key: RngKey { seed },
                 samples: &samples,
             };
-            let mut moments = moments(&step, &walk, &candidate, &draw);
-            let probes = Probes {
+            let mut moments = gamma_moments(&step, &walk, &candidate, &draw);
+            let probes = StepProbes {
                 draw: &draw,
                 step: 0,
                 count: 3,
             };
             moments
-                .differentiate(&step, &candidate, &probes, &mut model)
+                .estimate_divergence(&step, &candidate, &probes, &mut model)
                 .expect("analytic");
-            moments.statistics(&step, &rule(false))
+            moments.statistics(&step, &unclamped_gamma_rule(false))
         })
         .collect();
-    let spread = stats::mean(&draws.iter().map(|s| s.raw).collect::<Vec<_>>()).expect("draws");
+    let spread = stats::mean_estimate(&draws.iter().map(|s| s.unclamped_gamma).collect::<Vec<_>>())
+        .expect("draws");
     let spread = spread.stderr.expect("draws") * 200f64.sqrt();
     let said = stats::rms(
         &draws
@@ -309,37 +328,38 @@ fn the_probe_error_of_gamma_is_honest() {
 
 /// Where γ* is 1, it is told from 1 as often as its standard errors say: the test of significance keeps its level.
 #[test]
-fn a_true_gamma_of_one_is_found_significant_as_rarely_as_it_should() {
-    let curve = Path::Vp {
+fn significance_test_of_gamma_has_nominal_false_positive_rate() {
+    let curve = ProbabilityPath::Vp {
         beta_min: 0.1,
         beta_max: 20.0,
         t_min: 1e-5,
     }
     .curve()
     .expect("right");
-    let mut model = analytic::example(curve.clone(), DIM);
+    let mut model = analytic::example_mixture(curve.clone(), DIM);
     let step = one_step("ddim", &curve, [4.0 / 3.0, 0.75]);
     let (populations, n) = (400, 64);
-    let (clean, noise) = coupled(&model, populations * n);
+    let (clean, noise) = clean_states_and_noise(&model, populations * n);
     let (mut found, mut sum) = (0, 0.0);
     for first in (0..populations * n).step_by(n) {
         let rows = ndarray::s![first..first + n, ..];
         let samples: Vec<u64> = (first as u64..(first + n) as u64).collect();
-        let draw = Draw {
-            on: on(&curve),
-            prior: UNIT,
-            key: Key { seed: 8 },
+        let draw = SampleRequest {
+            context: velocity_context(&curve),
+            prior: UNIT_PRIOR,
+            key: RngKey { seed: 8 },
             samples: &samples,
         };
-        let mut walk =
-            Walk::from(&clean.slice(rows) * step.from.alpha + &noise.slice(rows) * step.from.sigma);
+        let mut walk = Trajectory::starting_at(
+            &clean.slice(rows) * step.from.alpha + &noise.slice(rows) * step.from.sigma,
+        );
         let candidate = walk.propose(&step, &mut model).expect("analytic");
-        let mut moments = moments(&step, &walk, &candidate, &draw);
+        let mut moments = gamma_moments(&step, &walk, &candidate, &draw);
         moments
-            .differentiate(
+            .estimate_divergence(
                 &step,
                 &candidate,
-                &Probes {
+                &StepProbes {
                     draw: &draw,
                     step: 0,
                     count: 1,
@@ -347,13 +367,13 @@ fn a_true_gamma_of_one_is_found_significant_as_rarely_as_it_should() {
                 &mut model,
             )
             .expect("known");
-        let test = Rule {
+        let test = GammaRule {
             significance: stats::Z95,
-            ..rule(true)
+            ..unclamped_gamma_rule(true)
         };
         let s = moments.statistics(&step, &test);
-        found += usize::from(test.apply(&s).1 != Action::NotSignificant);
-        sum += s.raw / populations as f64;
+        found += usize::from(test.clamp_gamma(&s).1 != GammaAction::NotSignificant);
+        sum += s.unclamped_gamma / populations as f64;
     }
     let share = found as f64 / populations as f64;
     // 5 % and three binomial standard errors; γ* is 1 for a first-order step, an exact denoiser and this target.
@@ -363,9 +383,9 @@ fn a_true_gamma_of_one_is_found_significant_as_rarely_as_it_should() {
     );
 }
 
-fn mixture() -> Mixture {
-    analytic::example(
-        Path::Edm {
+fn mixture() -> AnalyticMixture {
+    analytic::example_mixture(
+        ProbabilityPath::Edm {
             sigma_min: 0.02,
             sigma_max: 20.0,
         }
@@ -376,21 +396,21 @@ fn mixture() -> Mixture {
 }
 
 #[test]
-fn vanilla_is_the_sampler_itself_bit_for_bit() {
-    for inner in weighted() {
+fn vanilla_mode_equals_the_sampler_bitwise() {
+    for inner in weighted_sampler_names() {
         let mut model = mixture();
         let curve = model.curve.clone();
-        let x = super::super::noise(Key { seed: 2 }, &[0, 1, 2, 3, 4], 3, 20.0);
+        let x = super::super::initial_noise(RngKey { seed: 2 }, &[0, 1, 2, 3, 4], 3, 20.0);
         for more in [
             "denoise_to_zero: true",
             "schedule: log-snr, lower_order_final: false",
         ] {
             let spec = format!("{{{inner}: {{steps: 6, {more}}}}}");
-            let plain = run(&sampler(&spec), &mut model, &curve, &x);
-            let vanilla = sampler(&format!(
+            let plain = draw_samples(&sampler_from_yaml(&spec), &mut model, &curve, &x);
+            let vanilla = sampler_from_yaml(&format!(
                 "{{steindiff: {{sampler: {spec}, mode: vanilla, population: 2}}}}"
             ));
-            let vanilla = run(&vanilla, &mut model, &curve, &x);
+            let vanilla = draw_samples(&vanilla, &mut model, &curve, &x);
             assert_eq!(vanilla.x, plain.x, "{spec}");
             assert_eq!(
                 (vanilla.evaluations, vanilla.products),
@@ -398,21 +418,29 @@ fn vanilla_is_the_sampler_itself_bit_for_bit() {
                 "{spec}"
             );
             // A γ that is held to exactly 1 is no correction either.
-            let held = sampler(&format!(
+            let held = sampler_from_yaml(&format!(
                 "{{steindiff: {{sampler: {spec}, gamma_min: 1, population: 2}}}}"
             ));
-            assert_eq!(run(&held, &mut model, &curve, &x).x, plain.x, "{spec}");
+            assert_eq!(
+                draw_samples(&held, &mut model, &curve, &x).x,
+                plain.x,
+                "{spec}"
+            );
             // Nor is one that nothing tells from 1.
-            let unsure = sampler(&format!(
+            let unsure = sampler_from_yaml(&format!(
                 "{{steindiff: {{sampler: {spec}, significance: 1e12, population: 2}}}}"
             ));
-            assert_eq!(run(&unsure, &mut model, &curve, &x).x, plain.x, "{spec}");
+            assert_eq!(
+                draw_samples(&unsure, &mut model, &curve, &x).x,
+                plain.x,
+                "{spec}"
+            );
         }
     }
 }
 
 /// Splits every call into single rows, as the smallest batch would.
-struct Single(Mixture);
+struct Single(AnalyticMixture);
 
 impl crate::flow::field::VectorField for Single {
     fn dim(&self) -> usize {
@@ -434,23 +462,24 @@ impl Denoiser for Single {
     fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
         self.0.denoised(t, x)
     }
-    fn linearized(&mut self) -> Result<&mut dyn crate::flow::field::Linearized, EvalError> {
+    fn linearized(&mut self) -> Result<&mut dyn crate::flow::field::JacobianOperator, EvalError> {
         self.0.linearized()
     }
 }
 
 #[test]
-fn a_population_is_a_block_of_sample_numbers_and_nothing_else() {
+fn populations_are_blocks_of_sample_ids() {
     for mode in ["clipped", "adaptive", "noise-consistent", "self-consistent"] {
         let spec = format!(
             "{{steindiff: {{sampler: {{heun: {{steps: 6}}}}, mode: {mode}, population: 4}}}}"
         );
-        let (spec, mut model) = (sampler(&spec), mixture());
+        let (spec, mut model) = (sampler_from_yaml(&spec), mixture());
         let curve = model.curve.clone();
         let ids: Vec<u64> = (0..10).collect();
-        let x = super::super::noise(Key { seed: 2 }, &ids, 3, 20.0);
-        let all = run(&spec, &mut model, &curve, &x);
-        let numbers: Vec<(u64, usize)> = all.log.iter().map(|e| (e.population, e.n)).collect();
+        let x = super::super::initial_noise(RngKey { seed: 2 }, &ids, 3, 20.0);
+        let all = draw_samples(&spec, &mut model, &curve, &x);
+        let numbers: Vec<(u64, usize)> =
+            all.step_logs.iter().map(|e| (e.population, e.n)).collect();
         assert_eq!(
             (numbers[0], numbers[5], numbers[10]),
             ((0, 4), (1, 4), (2, 2)),
@@ -458,11 +487,12 @@ fn a_population_is_a_block_of_sample_numbers_and_nothing_else() {
         );
         // The second population by itself, and all of it one row at a time.
         let part = x.slice(ndarray::s![4..8, ..]).to_owned();
-        let alone = super::super::tests::run_at(&spec, &mut model, &curve, &ids[4..8], &part);
+        let alone =
+            super::super::tests::draw_samples_at(&spec, &mut model, &curve, &ids[4..8], &part);
         assert_eq!(alone.x, all.x.slice(ndarray::s![4..8, ..]), "{mode}");
-        assert_eq!(alone.log, all.log[5..10], "{mode}");
+        assert_eq!(alone.step_logs, all.step_logs[5..10], "{mode}");
         assert_eq!(
-            run(&spec, &mut Single(mixture()), &curve, &x).x,
+            draw_samples(&spec, &mut Single(mixture()), &curve, &x).x,
             all.x,
             "{mode}"
         );
@@ -471,12 +501,13 @@ fn a_population_is_a_block_of_sample_numbers_and_nothing_else() {
 
 /// One entry of the log for each step, with an action that agrees with its numbers.
 #[test]
-fn the_log_says_what_was_done() {
+fn step_log_records_actions() {
     let entries = |spec: &str| {
         let mut model = mixture();
         let curve = model.curve.clone();
-        let x = super::super::noise(Key { seed: 2 }, &(0..64).collect::<Vec<_>>(), 3, 20.0);
-        run(&sampler(spec), &mut model, &curve, &x).log
+        let x =
+            super::super::initial_noise(RngKey { seed: 2 }, &(0..64).collect::<Vec<_>>(), 3, 20.0);
+        draw_samples(&sampler_from_yaml(spec), &mut model, &curve, &x).step_logs
     };
     let inner = "sampler: {dpmpp-2m: {steps: 6, denoise_to_zero: true}}";
     let clipped = entries(&format!("{{steindiff: {{{inner}, population: 64}}}}"));
@@ -484,13 +515,17 @@ fn the_log_says_what_was_done() {
     for (i, e) in clipped.iter().enumerate() {
         assert_eq!((e.step, e.n, e.evaluations), (i, 64, 1));
         let Some(s) = e.statistics else {
-            assert_eq!((e.action, e.gamma, i), (Action::SkippedLast, 1.0, 5));
+            assert_eq!((e.action, e.gamma, i), (GammaAction::SkippedLast, 1.0, 5));
             continue;
         };
-        assert_eq!(e.gamma, s.raw.clamp(1e-6, 1.0), "{e:?}");
-        assert_eq!(e.action == Action::ClampedHigh, s.raw > 1.0, "{e:?}");
+        assert_eq!(e.gamma, s.unclamped_gamma.clamp(1e-6, 1.0), "{e:?}");
+        assert_eq!(
+            e.action == GammaAction::ClampedHigh,
+            s.unclamped_gamma > 1.0,
+            "{e:?}"
+        );
         assert!(
-            s.differentiated && s.coupling.is_some() && e.products == 5,
+            s.from_jacobian_products && s.coupling.is_some() && e.products == 5,
             "{e:?}"
         );
     }
@@ -514,18 +549,22 @@ fn the_log_says_what_was_done() {
     assert!(
         gated[..5]
             .iter()
-            .all(|e| e.action == Action::SkippedGate && e.gamma == 1.0)
+            .all(|e| e.action == GammaAction::SkippedGate && e.gamma == 1.0)
     );
     let told = entries(&format!(
         "{{steindiff: {{{inner}, population: 64, significance: 2}}}}"
     ));
     for e in &told[..5] {
         let s = e.statistics.expect("measured");
-        let held = (s.raw - 1.0).abs() <= 2.0 * s.stderr.expect("64 samples");
-        assert_eq!(held, e.action == Action::NotSignificant, "{e:?}");
+        let held = (s.unclamped_gamma - 1.0).abs() <= 2.0 * s.stderr.expect("64 samples");
+        assert_eq!(held, e.action == GammaAction::NotSignificant, "{e:?}");
         assert_eq!(
             e.gamma,
-            if held { 1.0 } else { s.raw.clamp(1e-6, 1.0) },
+            if held {
+                1.0
+            } else {
+                s.unclamped_gamma.clamp(1e-6, 1.0)
+            },
             "{e:?}"
         );
     }
@@ -535,28 +574,28 @@ fn the_log_says_what_was_done() {
     assert!(
         ahead[..4]
             .iter()
-            .all(|e| e.evaluations == 2 && e.blend.is_some_and(|b| b > 0.9)),
+            .all(|e| e.evaluations == 2 && e.mean_blend_weight.is_some_and(|b| b > 0.9)),
         "{ahead:?}"
     );
 }
 
 /// With λ near 1 everywhere the state lies on the chord to the look ahead, and with λ near 0 on the proposal.
 #[test]
-fn the_self_consistent_form_lies_between_proposal_and_chord() {
+fn self_consistent_mode_blends_proposal_and_chord() {
     let mut model = mixture();
     let curve = model.curve.clone();
-    let x = super::super::noise(Key { seed: 2 }, &(0..16).collect::<Vec<_>>(), 3, 20.0);
+    let x = super::super::initial_noise(RngKey { seed: 2 }, &(0..16).collect::<Vec<_>>(), 3, 20.0);
     let mut end = |mode: &str| {
         let spec = format!("{{steindiff: {{sampler: {{ddim: {{steps: 6}}}}, {mode}}}}}");
-        run(&sampler(&spec), &mut model, &curve, &x).x
+        draw_samples(&sampler_from_yaml(&spec), &mut model, &curve, &x).x
     };
     let clipped = end("mode: clipped");
     assert_eq!(end("mode: self-consistent, tau: 1e-9"), clipped);
     assert_ne!(end("mode: self-consistent, tau: 1"), clipped);
-    let steps = sampler("{ddim: {steps: 6}}")
-        .steps(&on(&curve))
+    let steps = sampler_from_yaml("{ddim: {steps: 6}}")
+        .steps(&velocity_context(&curve))
         .expect("right");
-    let w = ahead::weight(&steps[1..]);
+    let w = self_consistent::chord_weight(&steps[1..]);
     let log = |a: f64, b: f64| (a / b).ln();
     let want =
         log(steps[1].from.sigma, steps[1].to.sigma) / log(steps[1].from.sigma, steps[2].to.sigma);

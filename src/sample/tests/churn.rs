@@ -2,9 +2,9 @@
 
 use super::*;
 
-fn gaussian(variance: f64) -> Mixture {
-    Mixture {
-        curve: Path::Edm {
+fn gaussian(variance: f64) -> AnalyticMixture {
+    AnalyticMixture {
+        curve: ProbabilityPath::Edm {
             sigma_min: 0.02,
             sigma_max: 20.0,
         }
@@ -17,7 +17,12 @@ fn gaussian(variance: f64) -> Mixture {
 }
 
 /// The grid's points with σ̂ of each: raised by min(S_churn/N, √2 − 1) within bounds.
-fn raised(sampler: &Sampler, model: &Mixture, churn: f64, bounds: [f64; 2]) -> Vec<(f64, f64)> {
+fn churned_sigmas(
+    sampler: &Sampler,
+    model: &AnalyticMixture,
+    churn: f64,
+    bounds: [f64; 2],
+) -> Vec<(f64, f64)> {
     let Sampler::Heun(heun) = sampler else {
         panic!("heun")
     };
@@ -35,18 +40,18 @@ fn raised(sampler: &Sampler, model: &Mixture, churn: f64, bounds: [f64; 2]) -> V
 
 /// Algorithm 2 of Karras et al. 2022, line by line, with the draws of the same addresses.
 #[test]
-fn it_is_the_printed_algorithm() {
+fn churn_matches_edm_algorithm_2() {
     let spec = "{heun: {steps: 9, denoise_to_zero: true, s_churn: 3, s_min: 0.05, s_max: 10, s_noise: 1.007}}";
-    let (sampler, mut model) = (sampler(spec), gaussian(0.3));
+    let (sampler, mut model) = (sampler_from_yaml(spec), gaussian(0.3));
     let curve = model.curve.clone();
     let x = ndarray::array![[7.3], [-20.0]];
-    let got = run(&sampler, &mut model, &curve, &x);
+    let got = draw_samples(&sampler, &mut model, &curve, &x);
     assert_eq!(got.evaluations[0], 2 * 9 - 1);
-    let points = raised(&sampler, &model, 3.0, [0.05, 10.0]);
+    let points = churned_sigmas(&sampler, &model, 3.0, [0.05, 10.0]);
     for sample in 0..2 {
         let mut x = x[[sample, 0]];
         for (i, (sigma, hat)) in points.iter().enumerate() {
-            let noise = Key { seed: 3 }.normal(Purpose::Churn, sample as u64, i as u64, 1)[0];
+            let noise = RngKey { seed: 3 }.normal(Purpose::Churn, sample as u64, i as u64, 1)[0];
             let start = x + (hat * hat - sigma * sigma).sqrt() * 1.007 * noise;
             let denoised = |x: f64, s: f64| x * 0.3 / (0.3 + s * s);
             let next = points.get(i + 1).map_or(0.0, |p| p.0);
@@ -65,14 +70,17 @@ fn it_is_the_printed_algorithm() {
 }
 
 #[test]
-fn samples_have_the_variance_of_its_recursion() {
-    let (sampler, mut model) = (sampler("{heun: {steps: 8, s_churn: 4}}"), gaussian(0.3));
+fn churned_samples_have_the_recursion_variance() {
+    let (sampler, mut model) = (
+        sampler_from_yaml("{heun: {steps: 8, s_churn: 4}}"),
+        gaussian(0.3),
+    );
     let curve = model.curve.clone();
     let ids: Vec<u64> = (0..20_000).collect();
-    let x = noise(Key { seed: 5 }, &ids, 1, 20.0);
-    let got = run(&sampler, &mut model, &curve, &x).x;
+    let x = initial_noise(RngKey { seed: 5 }, &ids, 1, 20.0);
+    let got = draw_samples(&sampler, &mut model, &curve, &x).x;
     let slope = |s: f64| s / (0.3 + s * s);
-    let points = raised(&sampler, &model, 4.0, [0.0, f64::INFINITY]);
+    let points = churned_sigmas(&sampler, &model, 4.0, [0.0, f64::INFINITY]);
     let want = points.windows(2).fold(400.0, |variance, pair| {
         let ((sigma, hat), next) = (pair[0], pair[1].0);
         let h = next - hat;
@@ -88,11 +96,11 @@ fn samples_have_the_variance_of_its_recursion() {
 }
 
 #[test]
-fn without_churn_nothing_changes_and_with_it_no_sample_feels_its_batch() {
+fn churn_is_batch_independent_and_zero_churn_changes_nothing() {
     let mut model = gaussian(0.3);
     let curve = model.curve.clone();
-    let x = noise(Key { seed: 5 }, &[0, 1, 2], 1, 20.0);
-    let mut end = |spec: &str| run(&sampler(spec), &mut model, &curve, &x).x;
+    let x = initial_noise(RngKey { seed: 5 }, &[0, 1, 2], 1, 20.0);
+    let mut end = |spec: &str| draw_samples(&sampler_from_yaml(spec), &mut model, &curve, &x).x;
     assert_eq!(
         end("{heun: {steps: 8, s_noise: 3, s_max: 2}}"),
         end("{heun: {steps: 8}}")
@@ -100,8 +108,8 @@ fn without_churn_nothing_changes_and_with_it_no_sample_feels_its_batch() {
     let all = end("{heun: {steps: 8, s_churn: 40}}");
     assert_ne!(all, end("{heun: {steps: 8}}"));
     let one = x.slice(ndarray::s![2..3, ..]).to_owned();
-    let alone = run_at(
-        &sampler("{heun: {steps: 8, s_churn: 40}}"),
+    let alone = draw_samples_at(
+        &sampler_from_yaml("{heun: {steps: 8, s_churn: 40}}"),
         &mut gaussian(0.3),
         &curve,
         &[2],

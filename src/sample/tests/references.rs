@@ -13,15 +13,15 @@ use super::super::multistep;
 use super::*;
 use crate::flow::path::Betas;
 
-struct References(NpzReader<File>);
+struct DiffusersReferences(NpzReader<File>);
 
-impl References {
-    fn open() -> References {
+impl DiffusersReferences {
+    fn open() -> DiffusersReferences {
         let path = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/tests/data/samplers/diffusers.npz"
         );
-        References(NpzReader::new(File::open(path).expect(path)).expect("an archive"))
+        DiffusersReferences(NpzReader::new(File::open(path).expect(path)).expect("an archive"))
     }
 
     fn states(&mut self, name: &str) -> Array2<f64> {
@@ -39,7 +39,7 @@ impl References {
     }
 
     /// The f64 run to 1e-10 and the f32 run to `single`, both relative to 1.
-    fn hold(&mut self, name: &str, got: &Batch, single: f64) {
+    fn assert_close(&mut self, name: &str, got: &Batch, single: f64) {
         for (kind, tolerance) in [("f64", 1e-10), ("f32", single)] {
             let want = self.states(&format!("{name}.{kind}"));
             let gap = (got - &want).iter().fold(0.0f64, |a, b| a.max(b.abs()));
@@ -48,8 +48,8 @@ impl References {
     }
 }
 
-fn mixture(path: Path) -> Mixture {
-    Mixture {
+fn mixture(path: ProbabilityPath) -> AnalyticMixture {
+    AnalyticMixture {
         curve: path.curve().expect("right"),
         weights: vec![0.3, 0.7],
         means: ndarray::array![[-1.0, 0.4], [0.8, -0.2]],
@@ -57,44 +57,44 @@ fn mixture(path: Path) -> Mixture {
     }
 }
 
-fn end(spec: &str, path: Path, start: &Batch) -> Batch {
+fn end(spec: &str, path: ProbabilityPath, start: &Batch) -> Batch {
     let mut model = mixture(path);
     let curve = model.curve.clone();
-    run(&sampler(spec), &mut model, &curve, start).x
+    draw_samples(&sampler_from_yaml(spec), &mut model, &curve, start).x
 }
 
 /// A multistep method over points that are no grid of ours.
-fn between(
+fn integrate_between(
     method: &dyn multistep::Multistep,
-    points: &[Point],
-    model: &mut Mixture,
+    points: &[PathPoint],
+    model: &mut AnalyticMixture,
     start: Batch,
 ) -> Batch {
     let (steps, curve) = (
-        multistep::between(method, true, points),
+        multistep::steps_between_points(method, true, points),
         model.curve.clone(),
     );
-    let draw = Draw {
-        on: on(&curve),
-        prior: UNIT,
-        key: Key { seed: 0 },
+    let draw = SampleRequest {
+        context: velocity_context(&curve),
+        prior: UNIT_PRIOR,
+        key: RngKey { seed: 0 },
         samples: &[],
     };
-    step::march(&steps, model, &draw, start)
+    sampler_step::integrate_steps(&steps, model, &draw, start)
         .expect("analytic")
         .x
 }
 
-fn discrete() -> Path {
-    Path::Discrete {
+fn discrete() -> ProbabilityPath {
+    ProbabilityPath::Discrete {
         betas: Betas::default(),
         steps: 1000,
     }
 }
 
 #[test]
-fn on_the_discrete_path() {
-    let mut references = References::open();
+fn samplers_match_diffusers_on_the_discrete_path() {
+    let mut references = DiffusersReferences::open();
     let start = references.states("start");
     for (name, spec) in [
         ("ddim_discrete", "ddim: {steps: 9}"),
@@ -114,7 +114,7 @@ fn on_the_discrete_path() {
         } else {
             1e-5
         };
-        references.hold(
+        references.assert_close(
             name,
             &end(&format!("{{{spec}}}"), discrete(), &start),
             single,
@@ -130,35 +130,35 @@ fn on_the_discrete_path() {
     ] {
         let spec = format!("steps: 9, order: {order}, variant: {variant}");
         let got = end(&format!("{{unipc: {{{spec}}}}}"), discrete(), &start);
-        references.hold(&format!("unipc{order}{variant}_discrete_lower"), &got, 1e-5);
+        references.assert_close(&format!("unipc{order}{variant}_discrete_lower"), &got, 1e-5);
         let got = end(
             &format!("{{unipc: {{{spec}, lower_order_final: false}}}}"),
             discrete(),
             &start,
         );
-        references.hold(&format!("unipc{order}{variant}_discrete"), &got, 2e-4);
+        references.assert_close(&format!("unipc{order}{variant}_discrete"), &got, 2e-4);
     }
 }
 
 /// Their "trailing" timesteps are no grid of ours (indices 999, 874, …, 124, then 0), the steps are.
 #[test]
-fn their_ddim_scheduler_on_its_own_timesteps() {
-    let mut references = References::open();
+fn ddim_matches_diffusers_on_its_own_timesteps() {
+    let mut references = DiffusersReferences::open();
     let mut model = mixture(discrete());
     let indices = (0..8).map(|i| 999 - 125 * i).chain([0]);
-    let points: Vec<Point> = indices
-        .map(|i| Point::on(&model.curve, (i + 1) as f64 / 1000.0))
+    let points: Vec<PathPoint> = indices
+        .map(|i| PathPoint::at_time(&model.curve, (i + 1) as f64 / 1000.0))
         .collect();
     let start = references.states("start");
-    let got = between(&ddim::Ddim::default(), &points, &mut model, start);
-    references.hold("ddim_trailing", &got, 1e-5);
+    let got = integrate_between(&ddim::Ddim::default(), &points, &mut model, start);
+    references.assert_close("ddim_trailing", &got, 1e-5);
 }
 
 #[test]
-fn on_edm_with_the_step_to_zero_as_a_denoising() {
-    let mut references = References::open();
+fn samplers_match_diffusers_on_edm_with_denoising_to_zero() {
+    let mut references = DiffusersReferences::open();
     let start = references.states("start") * 80.0;
-    let edm = Path::Edm {
+    let edm = ProbabilityPath::Edm {
         sigma_min: 0.002,
         sigma_max: 80.0,
     };
@@ -171,31 +171,31 @@ fn on_edm_with_the_step_to_zero_as_a_denoising() {
         let spec = format!(
             "{{{sampler}: {{steps: 16, lower_order_final: false, denoise_to_zero: true}}}}"
         );
-        references.hold(name, &end(&spec, edm.clone(), &start), 1e-5);
+        references.assert_close(name, &end(&spec, edm.clone(), &start), 1e-5);
     }
     // Heun between the two ends of their table; the single-precision ends move the state by 1e-5 of 157.
     let ends = references.times("heun_karras_times.f64");
-    let path = Path::Edm {
+    let path = ProbabilityPath::Edm {
         sigma_min: ends[ends.len() - 2],
         sigma_max: ends[0],
     };
     let start = references.states("start") * ends[0];
     let got = end("{heun: {steps: 12, denoise_to_zero: true}}", path, &start);
-    references.hold("heun_karras", &got, 1e-5);
+    references.assert_close("heun_karras", &got, 1e-5);
 }
 
 /// To σ = 0 and, for Euler, from α = 0.
 #[test]
-fn on_flow_matching() {
-    let mut references = References::open();
+fn samplers_match_diffusers_on_flow_matching() {
+    let mut references = DiffusersReferences::open();
     let start = references.states("start");
-    let flow = |t_max| Path::FlowMatching {
+    let flow = |t_max| ProbabilityPath::FlowMatching {
         data_at: 0,
         t_min: 0.0,
         t_max,
     };
     for sampler in ["euler", "ddim"] {
-        references.hold(
+        references.assert_close(
             "euler_flow",
             &end(&format!("{{{sampler}: {{steps: 10}}}}"), flow(1.0), &start),
             1e-5,
@@ -203,7 +203,7 @@ fn on_flow_matching() {
     }
     let times = references.times("2m_flow_times.f64");
     for (name, sampler) in [("2m_flow", "dpmpp-2m"), ("3m_flow", "dpmpp-3m")] {
-        references.hold(
+        references.assert_close(
             name,
             &end(
                 &format!("{{{sampler}: {{steps: 10}}}}"),
@@ -216,10 +216,13 @@ fn on_flow_matching() {
     // Their UniPC leaves out the last of its equal steps: a grid that is none of ours.
     let mut model = mixture(flow(1.0));
     let times = references.times("unipc3bh2_flow_times.f64");
-    let points: Vec<Point> = times.iter().map(|t| Point::on(&model.curve, *t)).collect();
-    let Sampler::UniPc(unipc) = sampler("{unipc: {variant: bh2}}") else {
+    let points: Vec<PathPoint> = times
+        .iter()
+        .map(|t| PathPoint::at_time(&model.curve, *t))
+        .collect();
+    let Sampler::UniPc(unipc) = sampler_from_yaml("{unipc: {variant: bh2}}") else {
         unreachable!()
     };
-    let got = between(&unipc, &points, &mut model, start);
-    references.hold("unipc3bh2_flow", &got, 1e-5);
+    let got = integrate_between(&unipc, &points, &mut model, start);
+    references.assert_close("unipc3bh2_flow", &got, 1e-5);
 }

@@ -3,9 +3,9 @@
 use super::*;
 
 /// σ from 20 to 0.02; .3 N(−1, .04) + .7 N(.8, .09).
-fn mixture() -> Mixture {
-    Mixture {
-        curve: Path::Edm {
+fn mixture() -> AnalyticMixture {
+    AnalyticMixture {
+        curve: ProbabilityPath::Edm {
             sigma_min: 0.02,
             sigma_max: 20.0,
         }
@@ -21,14 +21,20 @@ fn mixture() -> Mixture {
 fn end(spec: &str) -> f64 {
     let mut model = mixture();
     let curve = model.curve.clone();
-    run(&sampler(spec), &mut model, &curve, &ndarray::array![[7.3]]).x[[0, 0]]
+    draw_samples(
+        &sampler_from_yaml(spec),
+        &mut model,
+        &curve,
+        &ndarray::array![[7.3]],
+    )
+    .x[[0, 0]]
 }
 
 /// The quantile that the probability-flow ODE carries from σ = 20 to σ = 0.02.
 const EXACT: f64 = 0.7864870824533947;
 
 #[test]
-fn ends_are_the_printed_ones() {
+fn sampler_end_states_match_recorded_values() {
     // The karras grid of N steps has N + 1 points here: what other codes write as i/N.
     for (spec, want) in [
         ("ddim: {steps: 10, schedule: log-snr}", 0.7425582914),
@@ -99,7 +105,7 @@ fn ends_are_the_printed_ones() {
 }
 
 #[test]
-fn orders_are_those_of_the_methods() {
+fn samplers_have_their_nominal_convergence_order() {
     for (spec, least, most) in [
         ("ddim: {", 0.95, 1.05),
         ("heun: {", 1.95, 2.1),

@@ -1,0 +1,430 @@
+//! The Jacobian products that the estimators of one entry take together.
+//!
+//! At a node every estimator looks at the same Jacobian, so nothing is computed twice: Hutchinson's first probe is the
+//! first of eight, and where the exact trace stands among them all of J is known, by which every other product is a
+//! multiplication. What is planned depends on the entry alone. Values are those that each estimator would find by
+//! itself, up to rounding.
+
+use std::ops::Range;
+
+use ndarray::{Array2, Axis};
+
+use super::{ControlDivergence, DivergenceEstimator};
+use crate::flow::field::{EvalError, JacobianOperator, JacobianProducts, KnownJacobian};
+use crate::num::key::{Distribution, Purpose, RngKey, SampleId};
+use crate::num::{Batch, TangentBatch};
+use crate::solve::Nodes;
+use crate::trace::{BatchLinearOperator, Estimator, JacobianAt, ProbeReuse, ProbeSource};
+
+/// Dimensions up to which whole Jacobians are kept: 128² numbers for each sample of a batch at each stage of a step.
+const MAX_JACOBIAN_DIM: usize = 128;
+
+/// Directions beyond those that control which an adaptive path takes along at every stage. Those of rejected steps are
+/// lost, and a product costs about as much as the velocity that a later call would compute again: few pay.
+const MAX_JOINT_DIRECTIONS: usize = 4;
+
+/// What is taken at a node for several estimators.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ProductPlan {
+    /// Every estimator takes its own.
+    Separate,
+    /// Quadratic forms of probes that are fixed along a path: how many of each law.
+    QuadraticForms(Vec<(Distribution, usize)>),
+    /// The exact trace alone: its terms from a graph of their own, or the quadratic forms of the unit vectors.
+    Diagonal,
+    /// Products with every unit vector.
+    Jacobian,
+}
+
+impl ProductPlan {
+    /// Of an entry's estimators in `dim` dimensions on paths whose steps `control` holds.
+    pub fn for_estimators(
+        estimators: &[DivergenceEstimator],
+        dim: usize,
+        control: &ControlDivergence,
+    ) -> ProductPlan {
+        let traces: Vec<&Estimator> = estimators
+            .iter()
+            .filter_map(|e| {
+                if let DivergenceEstimator::Trace(estimator) = e {
+                    Some(estimator)
+                } else {
+                    None
+                }
+            })
+            .collect();
+        let exact = traces.iter().any(|e| e.is_exact());
+        let others = traces.iter().any(|e| !e.is_exact());
+        let whole = exact || *control == ControlDivergence::Trace;
+        if others && whole && dim <= MAX_JACOBIAN_DIM {
+            return ProductPlan::Jacobian;
+        }
+        if exact && !others && *control != ControlDivergence::Trace && dim <= MAX_JACOBIAN_DIM {
+            return ProductPlan::Diagonal;
+        }
+        let mut laws: Vec<(Distribution, usize)> = Vec::new();
+        for (law, probes) in traces.iter().filter_map(|e| e.fixed_probes()) {
+            match laws.iter_mut().find(|(known, _)| *known == law) {
+                Some((_, most)) => *most = probes.max(*most),
+                None => laws.push((law, probes)),
+            }
+        }
+        if laws.is_empty() {
+            ProductPlan::Separate
+        } else {
+            ProductPlan::QuadraticForms(laws)
+        }
+    }
+
+    /// Products for each sample of a node.
+    pub fn jvps_per_node(&self, dim: usize) -> usize {
+        match self {
+            ProductPlan::Separate => 0,
+            ProductPlan::QuadraticForms(laws) => laws.iter().map(|(_, probes)| probes).sum(),
+            ProductPlan::Diagonal | ProductPlan::Jacobian => dim,
+        }
+    }
+
+    /// Whether they come along with the velocity, at every stage that may become a node, and are not asked for at the
+    /// nodes of accepted steps.
+    pub fn is_joint_with_velocity(
+        &self,
+        dim: usize,
+        adaptive: bool,
+        control: &ControlDivergence,
+    ) -> bool {
+        match self {
+            ProductPlan::Separate => false,
+            _ if !adaptive => true,
+            ProductPlan::Jacobian => *control == ControlDivergence::Trace,
+            ProductPlan::QuadraticForms(_) | ProductPlan::Diagonal => {
+                self.jvps_per_node(dim) <= MAX_JOINT_DIRECTIONS
+            }
+        }
+    }
+
+    /// How it is said in a plan.
+    pub fn describe(&self, along: bool) -> Option<&'static str> {
+        match (self, along) {
+            (ProductPlan::Separate, _) => None,
+            (ProductPlan::Jacobian, true) => {
+                Some("all products from Jacobians that come with the velocity")
+            }
+            (ProductPlan::Jacobian, false) => Some("all products from the exact trace's Jacobians"),
+            (_, true) => Some("products come with the velocity"),
+            (_, false) => Some("products at the nodes of accepted steps"),
+        }
+    }
+
+    /// The planned directions of some samples, directions × rows × dim.
+    pub fn directions(&self, key: RngKey, sample: &[SampleId], dim: usize) -> TangentBatch {
+        match self {
+            ProductPlan::Separate => TangentBatch::zeros((0, sample.len(), dim)),
+            ProductPlan::Diagonal | ProductPlan::Jacobian => unit_vectors(sample.len(), dim),
+            ProductPlan::QuadraticForms(laws) => {
+                // The addresses of probes that are fixed along a path do not tell nodes.
+                let probes = ProbeSource {
+                    key,
+                    sample,
+                    node: &vec![0; sample.len()],
+                };
+                let draw = |(law, count): &(Distribution, usize)| {
+                    probes.draw(
+                        Purpose::Probe,
+                        *law,
+                        ProbeReuse::Fixed,
+                        0..*count as u64,
+                        dim,
+                    )
+                };
+                let blocks: Vec<TangentBatch> = laws.iter().map(draw).collect();
+                let views: Vec<_> = blocks.iter().map(|b| b.view()).collect();
+                ndarray::concatenate(Axis(0), &views).expect("rows and dimension are the same")
+            }
+        }
+    }
+
+    /// The planned products at some nodes, from calls of their own.
+    ///
+    /// # Errors
+    /// As [`JacobianOperator::jvp`].
+    pub fn evaluate(
+        &self,
+        key: RngKey,
+        nodes: &Nodes,
+        tangents: &mut dyn JacobianOperator,
+    ) -> Result<JacobianProducts, EvalError> {
+        if *self == ProductPlan::Diagonal
+            && let Some(terms) = tangents.trace_terms(nodes.t, nodes.x)?
+        {
+            return Ok(JacobianProducts::QuadraticForms(terms));
+        }
+        let z = self.directions(key, nodes.sample, nodes.x.ncols());
+        Ok(match self {
+            ProductPlan::Jacobian => {
+                JacobianProducts::Jacobian(tangents.jvp(nodes.t, nodes.x, &z)?)
+            }
+            _ => JacobianProducts::QuadraticForms(tangents.quadratic_form(nodes.t, nodes.x, &z)?),
+        })
+    }
+
+    /// Which of the planned products are one estimator's; none where it takes its own.
+    pub fn products_of(&self, estimator: &DivergenceEstimator) -> Option<EstimatorProducts> {
+        let DivergenceEstimator::Trace(estimator) = estimator else {
+            return None;
+        };
+        match self {
+            ProductPlan::Separate => None,
+            ProductPlan::Jacobian => Some(EstimatorProducts::Jacobian),
+            ProductPlan::Diagonal => estimator.is_exact().then_some(EstimatorProducts::Diagonal),
+            ProductPlan::QuadraticForms(laws) => {
+                let (law, probes) = estimator.fixed_probes()?;
+                let mut first = 0;
+                for (known, most) in laws {
+                    if *known == law {
+                        return Some(EstimatorProducts::QuadraticForms(first..first + probes));
+                    }
+                    first += most;
+                }
+                None
+            }
+        }
+    }
+}
+
+/// The unit vectors of each row, dim × rows × dim.
+pub fn unit_vectors(rows: usize, dim: usize) -> TangentBatch {
+    let mut basis = TangentBatch::zeros((dim, rows, dim));
+    for (i, mut block) in basis.outer_iter_mut().enumerate() {
+        block.column_mut(i).fill(1.0);
+    }
+    basis
+}
+
+/// What one estimator makes of the planned products.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EstimatorProducts {
+    QuadraticForms(Range<usize>),
+    Diagonal,
+    Jacobian,
+}
+
+impl EstimatorProducts {
+    /// The estimator's chains at some nodes; none where the products are of another plan.
+    ///
+    /// # Errors
+    /// As [`crate::trace::TraceEstimator::trace`].
+    pub fn replicate_estimates(
+        &self,
+        estimator: &Estimator,
+        products: &JacobianProducts,
+        (t, x): (&[f64], &Batch),
+        probes: &ProbeSource,
+    ) -> Result<Option<Array2<f64>>, EvalError> {
+        Ok(match (self, products) {
+            (EstimatorProducts::QuadraticForms(range), JacobianProducts::QuadraticForms(forms)) => {
+                Some(forms.slice(ndarray::s![range.clone(), ..]).to_owned())
+            }
+            (EstimatorProducts::Diagonal, JacobianProducts::QuadraticForms(forms)) => {
+                Some(estimator.trace(&mut KnownDiagonal(forms), probes)?)
+            }
+            (EstimatorProducts::Jacobian, JacobianProducts::Jacobian(columns)) => {
+                let mut field = KnownJacobian(columns);
+                Some(estimator.trace(
+                    &mut JacobianAt {
+                        field: &mut field,
+                        t,
+                        x,
+                    },
+                    probes,
+                )?)
+            }
+            _ => None,
+        })
+    }
+}
+
+/// Matrices of which only the diagonals are known, or as many sums of parts of them, terms × rows: enough for the forms of
+/// unit vectors, which the exact trace sums in its own order.
+struct KnownDiagonal<'a>(&'a Array2<f64>);
+
+impl BatchLinearOperator for KnownDiagonal<'_> {
+    fn rows(&self) -> usize {
+        self.0.ncols()
+    }
+
+    fn dim(&self) -> usize {
+        self.0.nrows()
+    }
+
+    fn apply(&mut self, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+        Ok(z * &self.0.t())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn specs(text: &str) -> Vec<DivergenceEstimator> {
+        serde_yaml::from_str(text).expect(text)
+    }
+
+    #[test]
+    fn product_plan_follows_from_the_estimators() {
+        let of = |text: &str, dim: usize, control: ControlDivergence| {
+            ProductPlan::for_estimators(&specs(text), dim, &control)
+        };
+        let forms = |laws: &[(Distribution, usize)]| ProductPlan::QuadraticForms(laws.to_vec());
+        let state = ControlDivergence::State;
+        assert_eq!(of("[exact]", 64, state.clone()), ProductPlan::Diagonal);
+        assert_eq!(
+            of("[exact, hutchinson]", 64, state.clone()),
+            ProductPlan::Jacobian
+        );
+        assert_eq!(
+            of("[hutchinson]", 3, ControlDivergence::Trace),
+            ProductPlan::Jacobian
+        );
+        // Its values are those that control.
+        assert_eq!(
+            of("[exact]", 3, ControlDivergence::Trace),
+            ProductPlan::Separate
+        );
+        let one = [(Distribution::Rademacher, 8)];
+        assert_eq!(
+            of(
+                "[hutchinson, {hutchinson: {probes: 8}}, hutch++]",
+                64,
+                state.clone()
+            ),
+            forms(&one)
+        );
+        assert_eq!(
+            of("[exact, {hutchinson: {probes: 8}}]", 3072, state.clone()),
+            forms(&one)
+        );
+        assert_eq!(
+            of(
+                "[{hutchinson: {along: fresh}}, hutch++, learned]",
+                64,
+                state
+            ),
+            ProductPlan::Separate
+        );
+    }
+
+    /// Every trace estimator finds in shared products what it finds by itself.
+    #[test]
+    fn shared_products_give_each_estimator_its_own_values() {
+        let dim = 6;
+        let key = RngKey { seed: 5 };
+        let matrix = key
+            .normal(Purpose::Check, 1, 0, dim * dim)
+            .into_shape_with_order((dim, dim))
+            .expect("a matrix");
+        let (sample, node, slot, t) = ([3, 8, 9], [4, 5, 6], [0, 1, 2], [0.1, 0.2, 0.3]);
+        let x = Batch::zeros((3, dim));
+        let nodes = Nodes {
+            sample: &sample,
+            node: &node,
+            batch_index: &slot,
+            t: &t,
+            x: &x,
+            weight: &[1.0; 3],
+            divergence: None,
+            products: None,
+        };
+        let columns = TangentBatch::from_shape_fn((dim, 3, dim), |(i, row, j)| {
+            matrix[[j, i]] * (1.0 + row as f64)
+        });
+        let mut all: Vec<DivergenceEstimator> = Estimator::defaults()
+            .into_iter()
+            .map(DivergenceEstimator::Trace)
+            .collect();
+        all.extend(specs(
+            "[{hutchinson: {probes: 3}}, {hutchinson: {probes: 2, distribution: gaussian}}]",
+        ));
+        all.extend(specs(
+            "[{hutchinson: {probes: 3, along: fresh}}, {hutch++: {matvecs: 6, replicates: 2}}]",
+        ));
+        let exact = all
+            .iter()
+            .position(|e| matches!(e, DivergenceEstimator::Trace(e) if e.is_exact()))
+            .expect("listed");
+        let without: Vec<DivergenceEstimator> = all
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| *i != exact)
+            .map(|(_, e)| e.clone())
+            .collect();
+        for (entry, least) in [
+            (&all, all.len()),
+            (&without, 3),
+            (&vec![all[exact].clone()], 1),
+        ] {
+            let plan = ProductPlan::for_estimators(entry, dim, &ControlDivergence::State);
+            let products = plan
+                .evaluate(key, &nodes, &mut KnownJacobian(&columns))
+                .expect("known");
+            let mut shared = 0;
+            for spec in entry {
+                let DivergenceEstimator::Trace(estimator) = spec else {
+                    continue;
+                };
+                let Some(share) = plan.products_of(spec) else {
+                    continue;
+                };
+                shared += 1;
+                let probes = ProbeSource {
+                    key,
+                    sample: &sample,
+                    node: &node,
+                };
+                let chains = share
+                    .replicate_estimates(estimator, &products, (&t, &x), &probes)
+                    .expect("known")
+                    .expect("its plan");
+                let mut field = KnownJacobian(&columns);
+                let own = estimator
+                    .trace(
+                        &mut JacobianAt {
+                            field: &mut field,
+                            t: &t,
+                            x: &x,
+                        },
+                        &probes,
+                    )
+                    .expect("known");
+                assert_eq!(chains.dim(), own.dim(), "{spec:?}");
+                assert!(
+                    chains
+                        .iter()
+                        .zip(&own)
+                        .all(|(a, b)| (a - b).abs() < 1e-12 * (1.0 + b.abs())),
+                    "{spec:?}"
+                );
+                // A row is its sample's, whoever stands beside it.
+                let row = products.select(&[1]);
+                let probes = ProbeSource {
+                    key,
+                    sample: &sample[1..2],
+                    node: &node[1..2],
+                };
+                let part = x.select(Axis(0), &[1]);
+                let alone = share
+                    .replicate_estimates(estimator, &row, (&t[1..2], &part), &probes)
+                    .expect("known")
+                    .expect("its plan");
+                assert!(
+                    alone
+                        .iter()
+                        .zip(chains.column(1))
+                        .all(|(a, b)| (a - b).abs() < 1e-12),
+                    "{spec:?}"
+                );
+            }
+            assert!(shared >= least, "{shared} of {entry:?}");
+        }
+    }
+}

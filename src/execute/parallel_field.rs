@@ -1,0 +1,103 @@
+//! All workers of a pool as one field, for what is a statistic of many samples.
+
+use ndarray::Axis;
+
+use super::pool::{Worker, WorkerPool, WorkerSpec};
+use crate::flow::field::{EvalError, JacobianOperator, VectorField};
+use crate::num::key::SampleId;
+use crate::num::{Batch, TangentBatch};
+use crate::sample::{Denoiser, Sampler};
+
+/// All workers of a pool as one field: a call's rows are spread over them in batches.
+///
+/// What is a statistic of many samples can so be written as if there were one batch.
+pub(super) struct ParallelField<'p, 'm> {
+    pub pool: &'p WorkerPool<'m>,
+    pub sampler: &'p Sampler,
+    pub product_seconds: f64,
+}
+
+impl ParallelField<'_, '_> {
+    /// One call's parts, in order.
+    fn map_batches<T: Send>(
+        &self,
+        rows: usize,
+        call: impl Fn(&mut Worker, &[usize]) -> Result<T, EvalError> + Sync,
+    ) -> Result<Vec<T>, EvalError> {
+        let all: Vec<SampleId> = (0..rows as u64).collect();
+        let part = |worker: &mut Worker, batch: &[SampleId]| {
+            call(
+                worker,
+                &batch.iter().map(|i| *i as usize).collect::<Vec<_>>(),
+            )
+        };
+        let needs = WorkerSpec {
+            samplers: std::slice::from_ref(self.sampler),
+            ..WorkerSpec::default()
+        };
+        self.pool
+            .map_batches(&all, needs, part)
+            .map_err(into_eval_error)
+    }
+
+    fn map_states(
+        &self,
+        t: &[f64],
+        x: &Batch,
+        call: impl Fn(&mut Worker, &[f64], &Batch) -> Result<Batch, EvalError> + Sync,
+    ) -> Result<Batch, EvalError> {
+        let parts = self.map_batches(x.nrows(), |worker, rows| {
+            let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
+            call(worker, &times, &x.select(Axis(0), rows))
+        })?;
+        let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+        Ok(ndarray::concatenate(Axis(0), &views).expect("rows of one model"))
+    }
+}
+
+/// The model's own error, where it is one.
+fn into_eval_error(error: anyhow::Error) -> EvalError {
+    error
+        .downcast::<EvalError>()
+        .unwrap_or_else(|e| EvalError::Missing(format!("{e:#}")))
+}
+
+impl VectorField for ParallelField<'_, '_> {
+    fn dim(&self) -> usize {
+        self.pool.model.dim()
+    }
+
+    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        self.map_states(t, x, VectorField::velocity)
+    }
+}
+
+impl Denoiser for ParallelField<'_, '_> {
+    fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        self.map_states(t, x, |worker, t, x| worker.denoised(t, x))
+    }
+
+    fn linearized(&mut self) -> Result<&mut dyn JacobianOperator, EvalError> {
+        Ok(self)
+    }
+}
+
+impl JacobianOperator for ParallelField<'_, '_> {
+    fn dim(&self) -> usize {
+        self.pool.model.dim()
+    }
+
+    fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+        let began = std::time::Instant::now();
+        let parts = self.map_batches(x.nrows(), |worker, rows| {
+            let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
+            let missing = || EvalError::Missing("the Jacobian products were not opened".to_owned());
+            let tangents = worker.sources.jacobian.as_mut().ok_or_else(missing)?;
+            tangents.jvp(&times, &x.select(Axis(0), rows), &z.select(Axis(1), rows))
+        })?;
+        let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+        let all = ndarray::concatenate(Axis(1), &views).expect("directions of one model");
+        self.product_seconds += began.elapsed().as_secs_f64();
+        Ok(all)
+    }
+}

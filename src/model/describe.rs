@@ -1,0 +1,136 @@
+//! What a card gives to its networks besides the state, in words: for plans, pages and `inspect`.
+
+use anyhow::{Context, Result};
+
+use super::card::{Card, NetworkInputs};
+use super::constants::Constant;
+use super::files::FileContent;
+use super::loaded::Model;
+use super::time::{TimeInput, tensor_format_of};
+
+/// Numbers of a list that are shown.
+const MAX_LISTED_VALUES: usize = 12;
+
+impl Model {
+    /// Every fixed input with its value, or with file, shape and hash: `network.constants.label` and `3`.
+    ///
+    /// # Errors
+    /// Where the file of one is no array.
+    pub fn describe_constants(&self) -> Result<Vec<(String, String)>> {
+        let mut found = Vec::new();
+        for (key, constants) in self.card.constants() {
+            for (name, constant) in constants {
+                let key = format!("{key}.constants.{name}");
+                let words = self.describe_constant(&key, constant);
+                let words = words.with_context(|| format!("{}: {key}", self.path.display()))?;
+                found.push((key, words));
+            }
+        }
+        Ok(found)
+    }
+
+    fn describe_constant(&self, key: &str, constant: &Constant) -> Result<String> {
+        Ok(match constant {
+            Constant::Flag(flag) => flag.to_string(),
+            Constant::Number(number) => number.to_string(),
+            Constant::List(list) if list.len() <= MAX_LISTED_VALUES => format!("{list:?}"),
+            Constant::List(list) => {
+                let first: Vec<String> = list
+                    .iter()
+                    .take(MAX_LISTED_VALUES)
+                    .map(f64::to_string)
+                    .collect();
+                format!(
+                    "[{}, …], {} numbers with the sum {}",
+                    first.join(", "),
+                    list.len(),
+                    list.iter().sum::<f64>()
+                )
+            }
+            Constant::File(name) => {
+                let file = self.files.iter().find(|file| file.key == key);
+                let shape = match file.map(|file| &file.content) {
+                    Some(FileContent::ConstantArray(bytes)) => {
+                        format!(", shape {:?}", constant.values(bytes)?.shape())
+                    }
+                    _ => String::new(),
+                };
+                let hash = file.map_or("", |file| &file.sha256);
+                format!("{}{shape}, SHA-256 {hash}", name.display())
+            }
+        })
+    }
+
+    /// What every time input is given, with its key: `network.inputs.time` and `index (int64), from 0 to 999; …`.
+    ///
+    /// # Errors
+    /// Where a file is no ONNX model, or an input cannot take what it is given.
+    pub fn describe_times(&self) -> Result<Vec<(String, String)>> {
+        let mut found = Vec::new();
+        for (network, roles, time) in self.card.time_inputs() {
+            let graph = self.graph_at(&format!("{network}.file"))?;
+            for (role, name) in roles {
+                let key = format!("{network}.inputs.{role}");
+                let Some(port) = graph.inputs().into_iter().find(|port| port.name == name) else {
+                    continue;
+                };
+                if let Some(format) = tensor_format_of(port.elem) {
+                    let check = if role == "time" {
+                        TimeInput::check
+                    } else {
+                        TimeInput::check_flow_map
+                    };
+                    check(&time, name, format, &self.curve, &network)
+                        .with_context(|| graph.file().to_owned())?;
+                }
+                let words = match role {
+                    "step" | "duration" => {
+                        format!("differences of what `from` is given ({})", port.elem)
+                    }
+                    _ => time.description(&port, &self.curve),
+                };
+                found.push((key, words));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Roles of inputs, and the graph's names for them.
+type RoleNames<'a> = Vec<(&'static str, &'a str)>;
+
+impl Card {
+    /// The time inputs of every network, by its key: their roles, their names in the graph, and what they are given.
+    fn time_inputs(&self) -> Vec<(String, RoleNames<'_>, TimeInput)> {
+        fn time_role(inputs: &NetworkInputs) -> Option<RoleNames<'_>> {
+            inputs.time.as_deref().map(|name| vec![("time", name)])
+        }
+        let mut found = Vec::new();
+        found.extend(
+            time_role(&self.network.inputs)
+                .map(|roles| ("network".to_owned(), roles, self.time_input())),
+        );
+        for (name, head) in &self.divergence_heads {
+            let key = format!("divergence_heads.{name}");
+            found.extend(
+                time_role(&head.inputs).map(|roles| (key, roles, self.head_time_input(head.time))),
+            );
+        }
+        for (name, map) in &self.flow_maps {
+            found.push((
+                format!("flow_maps.{name}"),
+                map.inputs.time_roles(),
+                self.flow_map_time_input(map.time),
+            ));
+        }
+        let closed = self.closed_form.iter();
+        found.extend(closed.filter_map(|c| {
+            Some((
+                "closed_form".to_owned(),
+                time_role(&c.inputs)?,
+                self.head_time_input(c.time),
+            ))
+        }));
+        found
+    }
+}

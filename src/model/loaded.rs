@@ -1,0 +1,933 @@
+//! A card with its files: hashed, checked, and ready to give fields to as many workers as wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use anyhow::{Context, Result, anyhow, bail};
+use sha2::{Digest, Sha256};
+
+use super::axes::CardPorts;
+use super::card::{self, Card, DivergenceHeadSpec, HeadParametrization, NetworkInputs};
+use super::constants::{Constant, ConstantInput};
+use super::files::{
+    FileContent, ModelFile, expected_sha256, external_data_files, load_content,
+    unreadable_file_message,
+};
+use super::flow_map::DerivedGraphCache;
+use super::jacobian::DerivedNetworks;
+use super::joint::{JointHead, OutputCache};
+use super::library::hex;
+use super::network::Network;
+use super::onnx::{Provider, Runtime, Session};
+use super::ports::{find_port, is_scalar_port};
+use super::precision::NetworkPrecision;
+use super::probe_cache::ProbeCache;
+use super::scalar::{HeadTransform, ScalarNetwork};
+use super::time::TimeInput;
+use crate::flow::network_velocity::{NetworkVelocity, Parameterization};
+use crate::flow::path::PathCurve;
+use crate::flow::prediction::Prediction;
+use crate::flow::prior::Prior;
+use crate::graph;
+use crate::signature::{self, ExpectedFile};
+
+/// How sessions are opened.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SessionOptions {
+    pub provider: Provider,
+    /// Threads inside one call of a network.
+    pub threads: usize,
+}
+
+/// Numbers of single precision that the cache of one core holds beside the weights in use.
+pub(super) const CORE_CACHE_VALUES: u64 = 1 << 18;
+
+/// Directions beyond which a trace is taken in several calls with directions given to them.
+const MAX_TRACE_TERMS: u64 = 128;
+
+/// Rows beyond which a call of a small network gains nothing.
+const MAX_BATCH_ROWS: u64 = 128;
+
+/// What is wanted of a network's derivatives beside products with its Jacobian.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct JacobianOptions {
+    /// Products with the transpose.
+    pub vjp: bool,
+    /// The exact trace, from a graph of its own.
+    pub exact_trace: bool,
+}
+
+/// A card whose files are there and match their hashes.
+pub struct Model {
+    pub card: Card,
+    /// The card's own file.
+    pub path: PathBuf,
+    pub card_sha256: String,
+    pub curve: PathCurve,
+    pub prior: Prior,
+    pub files: Vec<ModelFile>,
+    /// What its networks compute in, where that is not the type of their files.
+    pub precision: Option<NetworkPrecision>,
+    jvp_graph: OnceLock<Result<Arc<Vec<u8>>, String>>,
+    vjp_graph: OnceLock<Result<Arc<Vec<u8>>, String>>,
+    trace_graph: OnceLock<Result<Arc<Vec<u8>>, String>>,
+    /// The graph of quadratic forms in two parts, what depends on the directions alone first; none where nothing does.
+    quadratic_forms: OnceLock<Option<[Arc<Vec<u8>>; 2]>>,
+    /// How many directions the exact trace takes.
+    trace_terms: OnceLock<Option<u64>>,
+    derived_graphs: Mutex<DerivedGraphCache>,
+    /// Keys of the networks that were seen to heed their times.
+    time_checked: Mutex<BTreeSet<String>>,
+    /// The kinks that were looked for, by the network's key.
+    pub(super) kinks: Mutex<BTreeMap<String, Option<graph::Kink>>>,
+    /// Numbers in the network's largest value, for one sample.
+    max_activation_size: OnceLock<u64>,
+    /// Whether rows of the network, and of what was derived from it, are free of their company.
+    batch_invariance: Mutex<BTreeMap<Option<graph::Mode>, bool>>,
+}
+
+impl Model {
+    /// Reads a card and every file that it names.
+    ///
+    /// # Errors
+    /// One message that names the card, the key or the file.
+    pub fn open(path: &Path) -> Result<Model> {
+        Model::open_with_precision(path, None)
+    }
+
+    /// The same, with networks that compute in another floating-point type than their files.
+    ///
+    /// # Errors
+    /// Also where a network cannot be computed in that type.
+    pub fn open_with_precision(path: &Path, precision: Option<NetworkPrecision>) -> Result<Model> {
+        let model = Model::read(path)?;
+        match precision {
+            Some(precision) => model
+                .with_precision(precision)
+                .with_context(|| path.display().to_string()),
+            None => Ok(model),
+        }
+    }
+
+    fn read(path: &Path) -> Result<Model> {
+        let card = Card::read(path)?;
+        let curve = card
+            .path
+            .curve()
+            .map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        let prior = Prior {
+            std: card.prior.map_or(curve.prior_std(), |p| p.std),
+        };
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let mut files = Vec::new();
+        for (key, name) in card.files() {
+            let at = folder.join(name);
+            let named = || format!("{}: {key}: {}", path.display(), at.display());
+            if at.exists() && !at.is_file() {
+                bail!("{}: it is no file", named());
+            }
+            if let Some(why) = signature::explain_missing(&at) {
+                bail!("{}: {why}", named());
+            }
+            let bytes = std::fs::read(&at).map_err(|e| {
+                anyhow!(
+                    "{}: {key}: {}",
+                    path.display(),
+                    unreadable_file_message(&card, &at, &e)
+                )
+            })?;
+            let sha256 = hex(&Sha256::digest(&bytes));
+            if let Some(expected) =
+                expected_sha256(&card, &key).filter(|e| !e.eq_ignore_ascii_case(&sha256))
+            {
+                bail!(
+                    "{} has SHA-256 {sha256}, but the card says {expected}: \
+                     it is another file than the card describes",
+                    named()
+                );
+            }
+            if key.contains(".constants.") {
+                files.push(ModelFile {
+                    key,
+                    name: name.to_owned(),
+                    sha256,
+                    content: FileContent::ConstantArray(bytes),
+                    original_content: None,
+                });
+                continue;
+            }
+            if let Some(why) = signature::explain_mismatch(&bytes, ExpectedFile::Onnx) {
+                bail!("{}: {why}", named());
+            }
+            let beside = external_data_files(&key, name, &at, &bytes).with_context(named)?;
+            let content = match beside.is_empty() {
+                true => FileContent::Network(Arc::new(bytes)),
+                false => load_content(&at).with_context(named)?,
+            };
+            files.push(ModelFile {
+                key,
+                name: name.to_owned(),
+                sha256,
+                content,
+                original_content: None,
+            });
+            files.extend(beside);
+        }
+        let card_sha256 = hex(&Sha256::digest(std::fs::read(path)?));
+        Ok(Model::from_parts(
+            card,
+            path.to_owned(),
+            card_sha256,
+            curve,
+            prior,
+            files,
+        ))
+    }
+
+    /// A model of which nothing was derived yet.
+    fn from_parts(
+        card: Card,
+        path: PathBuf,
+        card_sha256: String,
+        curve: PathCurve,
+        prior: Prior,
+        files: Vec<ModelFile>,
+    ) -> Model {
+        Model {
+            card,
+            path,
+            card_sha256,
+            curve,
+            prior,
+            files,
+            precision: None,
+            jvp_graph: OnceLock::new(),
+            vjp_graph: OnceLock::new(),
+            trace_graph: OnceLock::new(),
+            quadratic_forms: OnceLock::new(),
+            trace_terms: OnceLock::new(),
+            derived_graphs: Mutex::default(),
+            time_checked: Mutex::default(),
+            kinks: Mutex::default(),
+            max_activation_size: OnceLock::new(),
+            batch_invariance: Mutex::default(),
+        }
+    }
+
+    /// The same model with all its networks in float64; none where they are so already, or where there are none.
+    ///
+    /// # Errors
+    /// Where a network cannot be computed in it.
+    pub fn to_float64(&self) -> Result<Option<Model>> {
+        if self.precision == Some(NetworkPrecision::Float64)
+            || !self.files.iter().any(ModelFile::is_network)
+        {
+            return Ok(None);
+        }
+        let (card, path, hash) = (
+            self.card.clone(),
+            self.path.clone(),
+            self.card_sha256.clone(),
+        );
+        let copy = Model::from_parts(
+            card,
+            path,
+            hash,
+            self.curve.clone(),
+            self.prior,
+            self.files.clone(),
+        );
+        copy.with_precision(NetworkPrecision::Float64).map(Some)
+    }
+
+    pub fn dim(&self) -> usize {
+        self.card.dim()
+    }
+
+    /// Numbers in the largest value that the network makes of one sample, the state included.
+    pub fn max_activation_size(&self) -> u64 {
+        let dim = self.dim() as u64;
+        *self.max_activation_size.get_or_init(|| {
+            let found = self
+                .network_graph_with_known_axes()
+                .ok()
+                .and_then(|graph| graph.widest().ok());
+            found.unwrap_or_default().max(dim).max(1)
+        })
+    }
+
+    /// Whether one sample is work enough for a call of the network.
+    fn is_large(&self) -> bool {
+        self.max_activation_size() >= CORE_CACHE_VALUES / 16
+    }
+
+    /// Whether calls may have fewer than four rows: of a large network of which nothing else was seen.
+    pub fn allows_unpadded_calls(&self) -> bool {
+        self.is_large()
+            && self
+                .batch_invariance
+                .lock()
+                .unwrap_or_else(|e| e.into_inner())
+                .values()
+                .all(|free| *free)
+    }
+
+    /// Samples for one call of the network on a CPU, where nobody says: as many as keep what it makes of them in a
+    /// core's cache, in fours, since the runtime rounds otherwise where vectors are not full.
+    pub fn default_batch_size(&self) -> usize {
+        ((CORE_CACHE_VALUES / self.max_activation_size()).clamp(4, MAX_BATCH_ROWS) as usize)
+            .next_multiple_of(4)
+    }
+
+    /// The card's own file and those that it names, with the weights beside them.
+    pub fn file_paths(&self) -> Vec<PathBuf> {
+        let named = self
+            .files
+            .iter()
+            .map(|file| PathBuf::from(self.display_path(file)));
+        std::iter::once(self.path.clone()).chain(named).collect()
+    }
+
+    /// The network as a graph.
+    ///
+    /// # Errors
+    /// Where the file is no ONNX model.
+    pub fn network_graph(&self) -> Result<graph::Model> {
+        self.graph_at("network.file")
+    }
+
+    /// The file at a key as a graph.
+    pub(super) fn graph_at(&self, key: &str) -> Result<graph::Model> {
+        let file = self.file(key)?;
+        self.read_graph(file, &file.content)
+    }
+
+    /// The same as the file has it, in whatever type its networks compute now.
+    pub(super) fn original_graph_at(&self, key: &str) -> Result<graph::Model> {
+        let file = self.file(key)?;
+        self.read_graph(
+            file,
+            file.original_content.as_ref().unwrap_or(&file.content),
+        )
+    }
+
+    fn read_graph(&self, file: &ModelFile, content: &FileContent) -> Result<graph::Model> {
+        match content {
+            FileContent::Network(bytes) => {
+                Ok(graph::Model::from_bytes(&self.display_path(file), bytes)?)
+            }
+            // Its weights stay where they are, and what is derived from it names them there.
+            FileContent::OversizedNetwork => {
+                Ok(graph::skim_onnx(Path::new(&self.display_path(file)))?)
+            }
+            _ => Ok(graph::load_onnx(Path::new(&self.display_path(file)))?),
+        }
+    }
+
+    /// Numbers that the network stores.
+    ///
+    /// # Errors
+    /// Where the file is no ONNX model.
+    pub fn parameter_count(&self) -> Result<u64> {
+        Ok(self.network_graph()?.parameters())
+    }
+
+    /// dx/dt from the network.
+    ///
+    /// # Errors
+    /// Where the network's ports are not what the card says.
+    pub fn velocity(&self, runtime: &Runtime, options: SessionOptions) -> Result<Velocity> {
+        Ok(NetworkVelocity {
+            network: self.open_network("network.file", runtime, options, None)?,
+            parameterization: self.parameterization(),
+        })
+    }
+
+    fn parameterization(&self) -> Parameterization {
+        let network = &self.card.network;
+        Parameterization {
+            curve: self.curve.clone(),
+            prediction: network.prediction,
+            preconditioning: network.preconditioning,
+        }
+    }
+
+    /// Products with the velocity's Jacobian, from the differentiated graph, and what else is wanted of it.
+    ///
+    /// # Errors
+    /// Where an operator cannot be differentiated, by its node's name.
+    pub fn jacobian(
+        &self,
+        runtime: &Runtime,
+        options: SessionOptions,
+        wanted: JacobianOptions,
+    ) -> Result<VelocityJacobian> {
+        let open = |mode| {
+            self.open_network(
+                "network.file",
+                runtime,
+                options,
+                Some((mode, &self.differentiated_bytes(mode)?)),
+            )
+        };
+        let few = wanted.exact_trace
+            && self
+                .trace_terms()
+                .is_some_and(|terms| terms <= MAX_TRACE_TERMS);
+        let derived = DerivedNetworks {
+            tangent: open(graph::Mode::Jvp)?,
+            quadratic_forms: self.open_quadratic_forms(runtime, options)?,
+            cotangent: wanted.vjp.then(|| open(graph::Mode::Vjp)).transpose()?,
+            trace: few.then(|| open(graph::Mode::Trace)).transpose()?,
+        };
+        Ok(NetworkVelocity {
+            network: derived,
+            parameterization: self.parameterization(),
+        })
+    }
+
+    /// The graph of quadratic forms, where a part of it depends on the directions alone. One whose weights fit in no message
+    /// is left whole.
+    fn open_quadratic_forms(
+        &self,
+        runtime: &Runtime,
+        options: SessionOptions,
+    ) -> Result<Option<Network>> {
+        let role = &self.card.network;
+        let file = self.file("network.file")?;
+        if matches!(file.content, FileContent::OversizedNetwork) {
+            return Ok(None);
+        }
+        let make = || -> Option<[Arc<Vec<u8>>; 2]> {
+            let graph = self.network_graph_with_known_axes().ok()?;
+            let forms = graph::quadratic_forms(&graph, &role.inputs.x, &role.output).ok()??;
+            check_derived_names(&graph, &forms.rest).ok()?;
+            Some([
+                Arc::new(forms.directions.to_bytes().ok()?),
+                Arc::new(forms.rest.to_bytes().ok()?),
+            ])
+        };
+        let Some([directions, rest]) = self.quadratic_forms.get_or_init(make) else {
+            return Ok(None);
+        };
+        let name = self.display_path(file);
+        let session = runtime.open(&name, directions, options.provider, options.threads)?;
+        self.open_network_with_directions(
+            "network.file",
+            runtime,
+            options,
+            Some((graph::Mode::Quadratic, rest)),
+            Some(session),
+        )
+        .map(Some)
+    }
+
+    /// How many directions the exact trace of the network's Jacobian takes: the dimension, or fewer where the graph shows
+    /// that the Jacobian is block diagonal; none where the file does not tell.
+    pub fn trace_terms(&self) -> Option<u64> {
+        let role = &self.card.network;
+        *self.trace_terms.get_or_init(|| {
+            self.network_graph_with_known_axes()
+                .ok()?
+                .trace_terms(&role.inputs.x, &role.output)
+                .ok()?
+        })
+    }
+
+    /// The bytes of the differentiated graph, made once.
+    fn differentiated_bytes(&self, mode: graph::Mode) -> Result<Arc<Vec<u8>>> {
+        let slot = match mode {
+            graph::Mode::Jvp => &self.jvp_graph,
+            graph::Mode::Vjp => &self.vjp_graph,
+            graph::Mode::Trace => &self.trace_graph,
+            // They are made in two parts, by [`Model::open_quadratic_forms`].
+            graph::Mode::Quadratic => return self.differentiate_network(mode).map(Arc::new),
+        };
+        let made = slot.get_or_init(|| {
+            self.differentiate_network(mode)
+                .map(Arc::new)
+                .map_err(|e| format!("{e:#}"))
+        });
+        made.clone().map_err(|e| anyhow!("{e}"))
+    }
+
+    fn differentiate_network(&self, mode: graph::Mode) -> Result<Vec<u8>> {
+        let role = &self.card.network;
+        let graph = self.network_graph_with_known_axes()?;
+        let derived = graph::differentiate(&graph, mode, Some(&role.inputs.x), Some(&role.output))?;
+        check_derived_names(&graph, &derived)?;
+        let port = |of: &str, suffix: &str| {
+            let name = format!("{of}_{suffix}");
+            derived
+                .inputs()
+                .into_iter()
+                .chain(derived.outputs())
+                .find(|port| port.name == name)
+        };
+        if mode == graph::Mode::Jvp && port(&role.output, "quadratic").is_none() {
+            // Tangents have the shapes that the operators give, behind an axis of directions.
+            let shape = |of: &str| {
+                graph::listed(
+                    port(of, "tangent")
+                        .map(|p| p.dims)
+                        .unwrap_or_default()
+                        .get(1..)
+                        .unwrap_or_default(),
+                )
+            };
+            bail!(
+                "{}: output `{}` has shape {} where input `{}` has {}: expected the same for both, [N, …] of the card's shape",
+                graph.file(),
+                role.output,
+                shape(&role.output),
+                role.inputs.x,
+                shape(&role.inputs.x)
+            );
+        }
+        Ok(derived.to_bytes()?)
+    }
+
+    /// The network as a graph whose open axes are those of the card: what is differentiated.
+    ///
+    /// # Errors
+    /// Where the file is no ONNX model.
+    pub fn network_graph_with_known_axes(&self) -> Result<graph::Model> {
+        let role = &self.card.network;
+        let said = CardPorts {
+            key: "network.file",
+            state_ports: vec![&role.inputs.x, &role.output],
+            scalar_ports: role.inputs.time.iter().map(String::as_str).collect(),
+            constants: &role.constants,
+        };
+        Ok(self.with_known_axes(self.network_graph()?, &said))
+    }
+
+    /// Why the velocity's Jacobian cannot be multiplied from the left; `None` where it can.
+    pub fn vjp_unsupported(&self) -> Option<String> {
+        self.differentiated_bytes(graph::Mode::Vjp)
+            .err()
+            .map(|e| e.to_string())
+    }
+
+    /// A learned divergence, after its scale: +div of dx/dt in the card's own time.
+    ///
+    /// # Errors
+    /// Where the card has no head of that name, or its ports are not what the card says.
+    pub fn head(
+        &self,
+        name: &str,
+        runtime: &Runtime,
+        options: SessionOptions,
+    ) -> Result<ScalarNetwork> {
+        let head = self.card.divergence_heads.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self
+                .card
+                .divergence_heads
+                .keys()
+                .map(String::as_str)
+                .collect();
+            let known = if known.is_empty() {
+                "it has none".to_owned()
+            } else {
+                format!("it has {}", known.join(", "))
+            };
+            anyhow!(
+                "{}: no divergence head `{name}`; {known}",
+                self.path.display()
+            )
+        })?;
+        let network = self.open_network(
+            &format!("divergence_heads.{name}.file"),
+            runtime,
+            options,
+            None,
+        )?;
+        Ok(ScalarNetwork {
+            network,
+            transform: self.head_transform(head),
+        })
+    }
+
+    fn head_transform(&self, head: &DivergenceHeadSpec) -> HeadTransform {
+        let traces = head.parametrization == HeadParametrization::DenoiserTrace;
+        HeadTransform {
+            scale: head.scale,
+            denoiser_trace: traces.then(|| (self.curve.clone(), self.dim() as f64)),
+        }
+    }
+
+    /// A head that is an output of the velocity's own graph: from now on `velocity` remembers what it says of it.
+    ///
+    /// # Errors
+    /// As [`Model::head`].
+    pub fn joint_head(
+        &self,
+        name: &str,
+        velocity: &mut Velocity,
+        runtime: &Runtime,
+        options: SessionOptions,
+    ) -> Result<JointHead> {
+        let alone = self.head(name, runtime, options)?;
+        let head = &self.card.divergence_heads[name];
+        if !velocity.network.extra_outputs.contains(&head.output) {
+            velocity.network.extra_outputs.push(head.output.clone());
+        }
+        Ok(JointHead {
+            output: head.output.clone(),
+            output_cache: velocity.network.output_cache.clone(),
+            parameterization: self.parameterization(),
+            transform: self.head_transform(head),
+            standalone: alone,
+        })
+    }
+
+    /// The true log-density at any time, where the card has one.
+    ///
+    /// # Errors
+    /// Where the card has none, or its ports are not what the card says.
+    pub fn closed_form(&self, runtime: &Runtime, options: SessionOptions) -> Result<ScalarNetwork> {
+        if self.card.closed_form.is_none() {
+            bail!("{}: the card has no `closed_form`", self.path.display());
+        }
+        Ok(ScalarNetwork {
+            network: self.open_network("closed_form.file", runtime, options, None)?,
+            transform: HeadTransform {
+                scale: 1.0,
+                denoiser_trace: None,
+            },
+        })
+    }
+
+    pub(super) fn file(&self, key: &str) -> Result<&ModelFile> {
+        self.files
+            .iter()
+            .find(|f| f.key == key)
+            .ok_or_else(|| anyhow!("{}: no {key}", self.path.display()))
+    }
+
+    /// The name and the bytes of the file at a key.
+    pub(super) fn network_bytes(&self, key: &str) -> Result<(String, Arc<Vec<u8>>)> {
+        let file = self.file(key)?;
+        match &file.content {
+            FileContent::Network(bytes) => Ok((self.display_path(file), bytes.clone())),
+            _ => bail!(
+                "{}: {key}: more than 2 GB; only networks may be that large",
+                self.display_path(file)
+            ),
+        }
+    }
+
+    /// A graph derived from a file, made by the first who asks.
+    pub(super) fn derived_graph_bytes(
+        &self,
+        key: &str,
+        mode: graph::Mode,
+        make: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Arc<Vec<u8>>> {
+        let key = (key.to_owned(), mode);
+        let mut known = self
+            .derived_graphs
+            .lock()
+            .unwrap_or_else(|e| e.into_inner());
+        if let Some(bytes) = known.get(&key) {
+            return Ok(bytes.clone());
+        }
+        let bytes = Arc::new(make()?);
+        known.insert(key, bytes.clone());
+        Ok(bytes)
+    }
+
+    fn display_path(&self, file: &ModelFile) -> String {
+        self.path
+            .parent()
+            .unwrap_or(Path::new(""))
+            .join(&file.name)
+            .display()
+            .to_string()
+    }
+
+    /// Opens the file at `key`, or what was derived from it, and holds its ports against the card.
+    fn open_network(
+        &self,
+        key: &str,
+        runtime: &Runtime,
+        options: SessionOptions,
+        derived: Option<(graph::Mode, &[u8])>,
+    ) -> Result<Network> {
+        self.open_network_with_directions(key, runtime, options, derived, None)
+    }
+
+    /// The same, with the session that makes its inputs from directions where there is one.
+    fn open_network_with_directions(
+        &self,
+        key: &str,
+        runtime: &Runtime,
+        options: SessionOptions,
+        derived: Option<(graph::Mode, &[u8])>,
+        directions: Option<Session>,
+    ) -> Result<Network> {
+        let file = self.file(key)?;
+        let NetworkRoles {
+            inputs: roles,
+            output,
+            time_input: feed,
+            constants,
+        } = self.network_roles(key);
+        let name = self.display_path(file);
+        let session = match (derived, &file.content) {
+            (Some((_, bytes)), FileContent::OversizedNetwork) => {
+                let folder = Path::new(&name).parent().unwrap_or(Path::new(""));
+                runtime.open_with_external_data(
+                    &name,
+                    bytes,
+                    folder,
+                    options.provider,
+                    options.threads,
+                )?
+            }
+            (Some((_, bytes)), _) => {
+                runtime.open(&name, bytes, options.provider, options.threads)?
+            }
+            (None, FileContent::Network(bytes)) => {
+                runtime.open(&name, bytes, options.provider, options.threads)?
+            }
+            _ => runtime.open_file(Path::new(&name), options.provider, options.threads)?,
+        };
+        let taken: Vec<&str> = [Some(&roles.x), roles.time.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
+        let constants = self.constant_inputs(key, constants, &taken, &session, &name)?;
+        let scalar = key != "network.file";
+        let of = key.strip_suffix(".file").unwrap_or(key);
+        let mut network = Network {
+            max_activation_size: self.max_activation_size(),
+            batch_invariant: false,
+            smooth: derived.is_none() && self.kink(of)?.is_none(),
+            scalar_time: match &roles.time {
+                Some(time) => is_scalar_port(find_port(&session.inputs, time, &name, "input")?),
+                None => false,
+            },
+            x_name: roles.x.clone(),
+            time_name: roles.time.clone(),
+            output_name: output.to_owned(),
+            time_input: feed,
+            constants,
+            shape: self.card.shape.clone(),
+            curve: self.curve.clone(),
+            extra_outputs: Vec::new(),
+            output_cache: OutputCache::default(),
+            probe_cache: directions.map(|made| ProbeCache::new(made, &session)),
+            session,
+        };
+        let seed = derived.and_then(|(mode, _)| match mode {
+            graph::Mode::Jvp | graph::Mode::Quadratic => {
+                Some(format!("{}_tangent", network.x_name))
+            }
+            graph::Mode::Vjp => Some(format!("{}_cotangent", network.output_name)),
+            graph::Mode::Trace => None,
+        });
+        network.check(&name, scalar, seed.as_deref())?;
+        if let Some(port) = network.time_port() {
+            network
+                .time_input
+                .check(&port.name, port.format, &self.curve, of)
+                .with_context(|| name.clone())?;
+        }
+        if !scalar && self.is_large() {
+            let mode = derived.map(|(mode, _)| mode);
+            let mut known = self
+                .batch_invariance
+                .lock()
+                .unwrap_or_else(|e| e.into_inner());
+            network.batch_invariant = *known
+                .entry(mode)
+                .or_insert_with(|| network.is_batch_invariant(mode));
+        }
+        if derived.is_none() {
+            self.check_time_dependence_once(key, || {
+                network.check_time_dependence(of, self.may_be_time_independent(of))
+            })?;
+        }
+        Ok(network)
+    }
+
+    /// Whether the true output of this network can be the same at all times. A velocity, a score and a `v` can, and so
+    /// can their divergence: for N(0, I) on a variance-preserving path the score is −x throughout. A log-density can
+    /// as well. A denoiser and a noise prediction depend on the noise level.
+    fn may_be_time_independent(&self, key: &str) -> bool {
+        let card = &self.card;
+        let head = key
+            .strip_prefix("divergence_heads.")
+            .and_then(|name| card.divergence_heads.get(name));
+        let divergence =
+            head.is_some_and(|head| head.parametrization == HeadParametrization::Divergence);
+        let steady = matches!(
+            card.network.prediction,
+            Prediction::Velocity | Prediction::Score | Prediction::V
+        );
+        key == "closed_form" || steady && (key == "network" || divergence)
+    }
+
+    /// Asks a network once, whoever opens it first, whether it heeds its times.
+    pub(super) fn check_time_dependence_once(
+        &self,
+        key: &str,
+        ask: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let mut known = self.time_checked.lock().unwrap_or_else(|e| e.into_inner());
+        if !known.contains(key) {
+            ask()?;
+            known.insert(key.to_owned());
+        }
+        Ok(())
+    }
+
+    fn network_roles(&self, key: &str) -> NetworkRoles<'_> {
+        let card = &self.card;
+        if let Some(name) = key
+            .strip_prefix("divergence_heads.")
+            .and_then(|k| k.strip_suffix(".file"))
+        {
+            let DivergenceHeadSpec {
+                inputs,
+                output,
+                constants,
+                time,
+                ..
+            } = &card.divergence_heads[name];
+            return NetworkRoles {
+                inputs,
+                output,
+                time_input: card.head_time_input(*time),
+                constants,
+            };
+        }
+        match (&card.closed_form, key) {
+            (
+                Some(card::ClosedFormSpec {
+                    inputs,
+                    output,
+                    constants,
+                    time,
+                    ..
+                }),
+                "closed_form.file",
+            ) => NetworkRoles {
+                inputs,
+                output,
+                time_input: card.head_time_input(*time),
+                constants,
+            },
+            _ => {
+                let card::NetworkSpec {
+                    inputs,
+                    output,
+                    constants,
+                    ..
+                } = &card.network;
+                NetworkRoles {
+                    inputs,
+                    output,
+                    time_input: card.time_input(),
+                    constants,
+                }
+            }
+        }
+    }
+
+    /// The graph's names for a network's state, time and output.
+    pub(super) fn state_time_output_names(&self, key: &str) -> (&str, Option<&str>, &str) {
+        let NetworkRoles { inputs, output, .. } = self.network_roles(key);
+        (&inputs.x, inputs.time.as_deref(), output)
+    }
+
+    /// The fixed inputs of the network at `key`, held against the graph's; `taken` have roles already.
+    pub(super) fn constant_inputs(
+        &self,
+        key: &str,
+        named: &BTreeMap<String, Constant>,
+        taken: &[&str],
+        session: &Session,
+        file: &str,
+    ) -> Result<Vec<ConstantInput>> {
+        let fixed = |(name, constant): (&String, &Constant)| -> Result<ConstantInput> {
+            let place = constant_key(key, name);
+            let bytes = self.constant_bytes(key, name);
+            if taken.contains(&name.as_str()) {
+                bail!(
+                    "{}: {place}: input `{name}` is the state or the time already",
+                    self.path.display()
+                );
+            }
+            let port = find_port(&session.inputs, name, file, "input")?;
+            let fixed = constant
+                .values(bytes)
+                .and_then(|values| ConstantInput::new(port, values));
+            fixed.with_context(|| format!("{}: {place}", self.path.display()))
+        };
+        named.iter().map(fixed).collect()
+    }
+
+    /// The file of a constant of the network at `key`; nothing where the card holds its values.
+    pub(super) fn constant_bytes(&self, key: &str, name: &str) -> &[u8] {
+        let place = constant_key(key, name);
+        match self
+            .files
+            .iter()
+            .find(|f| f.key == place)
+            .map(|f| &f.content)
+        {
+            Some(FileContent::ConstantArray(bytes)) => bytes,
+            _ => &[],
+        }
+    }
+}
+
+/// The file uses none of the names that its derivative adds: those would be numbered, and whoever asks for one of them
+/// would be given the file's own value.
+pub fn check_derived_names(graph: &graph::Model, derived: &graph::Model) -> Result<()> {
+    let (inputs, outputs) = (graph.inputs().len(), graph.outputs().len());
+    let mut new = derived
+        .inputs()
+        .into_iter()
+        .skip(inputs)
+        .chain(derived.outputs().into_iter().skip(outputs));
+    let wanted = |port: graph::Port| {
+        let (name, number) = port.name.rsplit_once('_')?;
+        number.parse::<u64>().is_ok().then(|| name.to_owned())
+    };
+    match new.find_map(wanted) {
+        Some(name) => {
+            bail!(
+                "{}: its derivative needs the name `{name}`, which the network uses; rename it",
+                graph.file()
+            )
+        }
+        None => Ok(()),
+    }
+}
+
+/// The card's key of a constant of the network at `key`.
+fn constant_key(key: &str, name: &str) -> String {
+    format!(
+        "{}.constants.{name}",
+        key.strip_suffix(".file").unwrap_or(key)
+    )
+}
+
+/// What a card says of one network's ports.
+struct NetworkRoles<'a> {
+    inputs: &'a NetworkInputs,
+    output: &'a str,
+    time_input: TimeInput,
+    constants: &'a BTreeMap<String, Constant>,
+}
+
+/// dx/dt of a card's network.
+pub type Velocity = NetworkVelocity<Network>;
+
+/// Products with the Jacobian of a card's velocity.
+pub type VelocityJacobian = NetworkVelocity<DerivedNetworks>;

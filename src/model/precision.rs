@@ -1,0 +1,106 @@
+//! A card's networks in another floating-point type than their files have.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::axes::CardPorts;
+use super::files::FileContent;
+use super::loaded::Model;
+use crate::graph::{self, ElemType};
+
+/// What the networks of a card compute in, where that is not the type of their files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkPrecision {
+    /// Networks in float16 and bfloat16 compute in float32; others stay as they are.
+    Float32,
+    /// All networks compute in float64, with the weights of their files.
+    Float64,
+}
+
+impl NetworkPrecision {
+    /// As users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            NetworkPrecision::Float32 => "float32",
+            NetworkPrecision::Float64 => "float64",
+        }
+    }
+
+    fn elem(self) -> ElemType {
+        match self {
+            NetworkPrecision::Float32 => ElemType::FLOAT,
+            NetworkPrecision::Float64 => ElemType::DOUBLE,
+        }
+    }
+}
+
+impl Model {
+    /// The model with all its networks in another floating-point type. Hashes stay those of the files.
+    ///
+    /// # Errors
+    /// Where a network cannot be computed in that type: a message with its file and all nodes that stand in the way.
+    pub(super) fn with_precision(mut self, precision: NetworkPrecision) -> Result<Model> {
+        let keys: Vec<String> = self
+            .files
+            .iter()
+            .filter(|f| f.is_network())
+            .map(|f| f.key.clone())
+            .collect();
+        for key in keys {
+            let lifted = self
+                .converted_bytes(&key, precision)
+                .with_context(|| format!("{key} in {}", precision.name()))?;
+            if let Some(file) = self.files.iter_mut().find(|file| file.key == key) {
+                file.original_content = Some(std::mem::replace(
+                    &mut file.content,
+                    FileContent::Network(Arc::new(lifted)),
+                ));
+            }
+        }
+        self.precision = Some(precision);
+        Ok(self)
+    }
+
+    fn converted_bytes(&self, key: &str, precision: NetworkPrecision) -> Result<Vec<u8>> {
+        if matches!(self.file(key)?.content, FileContent::OversizedNetwork) {
+            bail!(
+                "a model of more than 2 GB keeps its type: only one that fits into a message is converted"
+            );
+        }
+        Ok(self
+            .graph_with_known_axes(key)?
+            .in_precision(precision.elem())?
+            .to_bytes()?)
+    }
+
+    /// The graph at a key with its open axes fixed, as far as the card tells them.
+    fn graph_with_known_axes(&self, key: &str) -> Result<graph::Model> {
+        if key == "network.file" {
+            return self.network_graph_with_known_axes();
+        }
+        let graph = self.graph_at(key)?;
+        let part = |prefix: &str| {
+            key.strip_prefix(prefix)
+                .and_then(|rest| rest.strip_suffix(".file"))
+        };
+        if let Some(name) = part("flow_maps.") {
+            return self.flow_map_graph_with_known_axes(name, graph);
+        }
+        let none = BTreeMap::new();
+        let constants =
+            part("divergence_heads.").and_then(|name| self.card.divergence_heads.get(name));
+        let (x, time, _) = self.state_time_output_names(key);
+        let said = CardPorts {
+            key,
+            state_ports: vec![x],
+            scalar_ports: time.into_iter().collect(),
+            constants: constants.map_or(&none, |head| &head.constants),
+        };
+        Ok(self.with_known_axes(graph, &said))
+    }
+}

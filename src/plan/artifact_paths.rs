@@ -1,0 +1,279 @@
+//! Where the files of a run lie, so that it can be opened again without its config.
+
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+
+use super::builder::{planned_extractor, planned_model};
+use super::capabilities::{check_estimator_supported, check_sampler_supported};
+use super::{Plan, PlanFile, PlannedFile, PreparedPlan, TrialWork};
+use crate::data::Dataset;
+use crate::divergence::DivergenceEstimator;
+use crate::features::preset;
+use crate::model::loaded::Model;
+use crate::num::shape::RequestedLayout;
+use crate::registry::prefix_with_name;
+use crate::sample::SamplerContext;
+use crate::solve::{Solver, TimeSpan};
+
+/// Paths of the cards, the data and the extractors of a plan, in its order: from the run's directory, so that a
+/// project may move as a whole, or absolute where they share no folder with it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ArtifactPaths {
+    pub models: Vec<PathBuf>,
+    pub data: Vec<PathBuf>,
+    pub extractors: Vec<(PlannedFile, PathBuf)>,
+}
+
+impl ArtifactPaths {
+    /// The places of opened files, seen from a directory that is there.
+    pub fn relative_to(prepared: &PreparedPlan, dir: &Path) -> ArtifactPaths {
+        let extractor =
+            |(file, path): &(PlannedFile, PathBuf)| (file.clone(), relative_path(dir, path));
+        ArtifactPaths {
+            models: prepared
+                .models
+                .iter()
+                .map(|m| relative_path(dir, &m.path))
+                .collect(),
+            data: prepared
+                .data
+                .iter()
+                .map(|d| relative_path(dir, Path::new(&d.name)))
+                .collect(),
+            extractors: prepared.extractors.iter().map(extractor).collect(),
+        }
+    }
+}
+
+/// A path without links and dots up to its last name, which may be a member of an archive.
+fn canonicalize_artifact_path(path: &Path) -> PathBuf {
+    let folder = path.parent().map(|p| {
+        if p.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            p
+        }
+    });
+    let folder = folder.and_then(|f| f.canonicalize().ok());
+    match (folder, path.file_name()) {
+        (Some(folder), Some(name)) => folder.join(name),
+        _ => path
+            .canonicalize()
+            .or_else(|_| std::path::absolute(path))
+            .unwrap_or_else(|_| path.to_owned()),
+    }
+}
+
+fn relative_path(dir: &Path, path: &Path) -> PathBuf {
+    if preset::is_built_in_preset(path) {
+        return path.to_owned();
+    }
+    let (dir, path) = (
+        dir.canonicalize()
+            .unwrap_or_else(|_| canonicalize_artifact_path(dir)),
+        canonicalize_artifact_path(path),
+    );
+    let shared = dir
+        .components()
+        .zip(path.components())
+        .take_while(|(a, b)| a == b)
+        .count();
+    if !path
+        .components()
+        .take(shared)
+        .any(|c| matches!(c, Component::Normal(_)))
+    {
+        return path;
+    }
+    let up = std::iter::repeat_n(Component::ParentDir, dir.components().count() - shared);
+    up.chain(path.components().skip(shared)).collect()
+}
+
+/// Opens a run's models, data and extractors where they lay, and holds them against its plan.
+///
+/// # Errors
+/// One message that names the file that is missing or no longer what the run used.
+pub fn reopen_run(dir: &Path, file: &PlanFile) -> Result<PreparedPlan> {
+    let (plan, places) = (&file.plan, &file.places);
+    if (places.models.len(), places.data.len()) != (plan.models.len(), plan.data.len()) {
+        bail!(
+            "{}: it does not say where models and data lie, as runs of this version do; run its config once more",
+            dir.join("plan.json").display()
+        );
+    }
+    let at = |place: &Path| {
+        if preset::is_built_in_preset(place) {
+            place.to_owned()
+        } else {
+            normalize_path(&dir.join(place))
+        }
+    };
+    let mut prepared = PreparedPlan {
+        plan: plan.clone(),
+        models: Vec::new(),
+        data: Vec::new(),
+        extractors: Vec::new(),
+        skipped: Vec::new(),
+        steps: file.steps.clone(),
+        steps_pending: false,
+    };
+    for (place, was) in places.models.iter().zip(&plan.models) {
+        let model = Model::open_with_precision(&at(place), was.precision)?;
+        let is = planned_model(&model)?;
+        let lost = || {
+            format!(
+                "{}: it is not the model that the run used",
+                model.path.display()
+            )
+        };
+        for known in &was.files {
+            match is.files.iter().find(|f| f.name == known.name) {
+                None => bail!("{}: the card no longer names {}", lost(), known.name),
+                Some(f) if f.sha256 != known.sha256 => {
+                    bail!(
+                        "{}: {} has SHA-256 {}, the run's had {}",
+                        lost(),
+                        f.name,
+                        f.sha256,
+                        known.sha256
+                    )
+                }
+                Some(_) => {}
+            }
+        }
+        if is.card_sha256 != was.card_sha256 {
+            bail!("{}: the card was changed", lost());
+        }
+        prepared.models.push(model);
+    }
+    for (place, was) in places.data.iter().zip(&plan.data) {
+        let data = Dataset::read(&at(place))?;
+        if data.sha256 != was.sha256 {
+            bail!(
+                "{}: it is not the data that the run used: it has SHA-256 {}, the run's had {}",
+                data.name,
+                data.sha256,
+                was.sha256
+            );
+        }
+        let model = prepared.models.get(was.model);
+        let card = &model
+            .ok_or_else(|| anyhow!("{}: data of a model that the plan does not have", was.name))?
+            .card;
+        let data = data.with_layout(
+            was.layout.as_ref().map(RequestedLayout::unconditional),
+            &card.shape,
+        )?;
+        data.check_shape(card)?;
+        prepared.data.push(data);
+    }
+    for (was, place) in &places.extractors {
+        let path = at(place);
+        let is = planned_extractor(&path)?;
+        if is.sha256 != was.sha256 {
+            bail!(
+                "{}: it is not the extractor that the run used",
+                path.display()
+            );
+        }
+        prepared.extractors.push((was.clone(), path));
+    }
+    validate_plan(plan, &prepared).with_context(|| dir.join("plan.json").display().to_string())?;
+    Ok(prepared)
+}
+
+/// A plan that was read from disk is one that a config could have made: whatever it names is there.
+fn validate_plan(plan: &Plan, prepared: &PreparedPlan) -> Result<()> {
+    for trial in &plan.trials {
+        let work = &trial.work;
+        if work.model_index() >= prepared.models.len()
+            || work
+                .data_indices()
+                .iter()
+                .any(|d| *d >= prepared.data.len())
+        {
+            bail!(
+                "trial {} names a model or data that the plan does not have",
+                trial.id
+            );
+        }
+        validate_work(work, prepared).with_context(|| format!("trial {}", trial.id))?;
+    }
+    Ok(())
+}
+
+/// Refuses parameters that no config may have, and samples beyond the data.
+fn validate_work(work: &TrialWork, prepared: &PreparedPlan) -> Result<()> {
+    let model = &prepared.models[work.model_index()];
+    let follows = |solver: &Solver, estimators: &[DivergenceEstimator]| -> Result<()> {
+        let span = TimeSpan {
+            curve: &model.curve,
+            to_prior: true,
+        };
+        solver
+            .check(span)
+            .map_err(|e| anyhow!(prefix_with_name(solver.name(), e)))?;
+        estimators
+            .iter()
+            .try_for_each(|estimator| check_estimator_supported(model, estimator))
+    };
+    let within = |data: usize, last: Option<usize>| match last
+        .filter(|last| *last <= prepared.data[data].len())
+    {
+        Some(_) => Ok(()),
+        None => Err(anyhow!("{} has fewer samples", prepared.data[data].name)),
+    };
+    match work {
+        TrialWork::Likelihood(w) | TrialWork::Profile(w) | TrialWork::Budget(w) => {
+            if let Some(dequantization) = &w.dequantization {
+                dequantization
+                    .check(&w.estimators)
+                    .map_err(|e| anyhow!("dequantization: {e}"))?;
+            }
+            follows(&w.solver, &w.estimators)?;
+            within(w.data, w.first.checked_add(w.count))
+        }
+        TrialWork::Density {
+            solver,
+            estimator,
+            grid,
+            ..
+        } => {
+            if !(2..=2000).contains(&grid.points) || model.dim() != 2 {
+                bail!(
+                    "a density of {} x {} points of {} numbers",
+                    grid.points,
+                    grid.points,
+                    model.dim()
+                );
+            }
+            follows(solver, std::slice::from_ref(estimator))
+        }
+        TrialWork::Stein { stein, .. } => stein.check().map_err(|e| anyhow!(e)),
+        TrialWork::Maps(w) => within(w.data, Some(w.samples)),
+        TrialWork::Sample {
+            sampler,
+            noise,
+            first,
+            count,
+            ..
+        } => {
+            sampler
+                .check(&SamplerContext::for_model(model))
+                .map_err(|e| anyhow!(prefix_with_name(sampler.name(), e)))?;
+            check_sampler_supported(model, sampler)?;
+            noise.map_or(Ok(()), |noise| within(noise, first.checked_add(*count)))
+        }
+        TrialWork::Metrics { .. } | TrialWork::Contrast(_) => Ok(()),
+    }
+}
+
+/// A path without the steps up that undo steps down, for messages.
+fn normalize_path(path: &Path) -> PathBuf {
+    path.parent()
+        .and_then(|folder| folder.canonicalize().ok())
+        .zip(path.file_name())
+        .map_or_else(|| path.to_owned(), |(folder, name)| folder.join(name))
+}

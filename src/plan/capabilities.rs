@@ -1,0 +1,163 @@
+//! What a model offers: estimators, samplers and initial states are held against its card.
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::data::Dataset;
+use crate::divergence::{DivergenceEstimator, FiniteDifference};
+use crate::flow::flow_map::FlowMapStepRule;
+use crate::flow::path::ProbabilityPath;
+use crate::graph::ElemType;
+use crate::model::loaded::Model;
+use crate::num::Batch;
+use crate::sample::Sampler;
+use crate::trace::Estimator;
+
+/// Refuses an estimator that the model does not offer.
+///
+/// # Errors
+/// A message with the card and what it lacks.
+pub fn check_estimator_supported(model: &Model, estimator: &DivergenceEstimator) -> Result<()> {
+    estimator.check(model.dim()).map_err(|e| anyhow!(e))?;
+    let unknown = |head: &&str| !model.card.divergence_heads.contains_key(*head);
+    match estimator {
+        _ if estimator.head().filter(unknown).is_some() => {
+            let known: Vec<&str> = model
+                .card
+                .divergence_heads
+                .keys()
+                .map(String::as_str)
+                .collect();
+            let has = if known.is_empty() {
+                "it has none".to_owned()
+            } else {
+                format!("it has {}", known.join(", "))
+            };
+            let head = estimator.head().unwrap_or_default();
+            Err(anyhow!(
+                "{}: the card has no divergence head `{head}`; {has}",
+                model.path.display()
+            ))
+        }
+        DivergenceEstimator::FlowMap(few) => {
+            let spec = model.flow_map_spec(&few.map)?;
+            let at = || format!("{}: flow_maps.{}", model.path.display(), few.map);
+            let rule = few.rule.unwrap_or(spec.rule());
+            spec.check_supports_likelihood(rule)
+                .map_err(|e| anyhow!("{}: {e}", at()))?;
+            if let (FlowMapStepRule::ForwardAverage, ProbabilityPath::Edm { sigma_min, .. }) =
+                (rule, model.curve.path())
+            {
+                bail!(
+                    "{}: rule forward-average asks the map one step beyond the data end, which on `edm` is below \
+                     sigma_min = {sigma_min} and below zero; expected `rule: two-time`",
+                    at()
+                );
+            }
+            few.times(&model.curve)
+                .map(drop)
+                .map_err(|e| anyhow!("flow-map: {e}"))
+        }
+        DivergenceEstimator::ClosedForm(_) if model.card.closed_form.is_none() => Err(anyhow!(
+            "{}: the card has no `closed_form`",
+            model.path.display()
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a step of differences that the network's numbers do not resolve for states that begin at `data`.
+///
+/// # Errors
+/// A message with the smallest step that they do.
+pub fn check_difference_step(
+    model: &Model,
+    estimator: &DivergenceEstimator,
+    data: &Dataset,
+) -> Result<()> {
+    let DivergenceEstimator::FiniteDifference(difference) = estimator else {
+        return Ok(());
+    };
+    let graph = model.network_graph()?;
+    let format = graph
+        .taken_in(&model.card.network.inputs.x)
+        .unwrap_or(ElemType::FLOAT);
+    let largest = match model.card.data.filter(|_| data.is_quantized(&model.card)) {
+        Some(scaled) => scaled.range[0].abs().max(scaled.range[1].abs()),
+        None => data.values.iter().fold(0.0, |a: f64, b| a.max(b.abs())),
+    };
+    let smallest =
+        FiniteDifference::smallest_step(&model.curve, largest, format.spacing().unwrap_or(0.0));
+    let at = format!(
+        "finite-difference: step is {}, but {}",
+        difference.step,
+        graph.file()
+    );
+    if smallest > 1.0 {
+        bail!(
+            "{at} takes states in {format}, of which numbers of size {largest:.3} resolve no step at all; expected \
+             another estimator, or the network in float32"
+        );
+    }
+    // As it is said, in two digits, it is large enough.
+    let digit = 10f64.powf(smallest.log10().floor() - 1.0);
+    let smallest = (smallest / digit).ceil() * digit;
+    if difference.step < smallest * (1.0 - 1e-9) {
+        bail!(
+            "{at} takes states in {format}: so small a step is lost in the rounding of numbers of size {largest:.3}; \
+             expected at least {smallest:.1e}"
+        );
+    }
+    Ok(())
+}
+
+/// Refuses a sampler that the model does not offer.
+///
+/// # Errors
+/// A message with the card and what it lacks.
+pub fn check_sampler_supported(model: &Model, sampler: &Sampler) -> Result<()> {
+    let Some(used) = sampler.flow_map() else {
+        return Ok(());
+    };
+    let spec = model.flow_map_spec(used.name)?;
+    let at = |e: String| anyhow!("{}: flow_maps.{}: {e}", model.path.display(), used.name);
+    spec.check_supports_sampling().map_err(at)?;
+    if used.density || used.gradient {
+        spec.check_has_divergence().map_err(at)?;
+    }
+    Ok(())
+}
+
+/// An estimator with what it takes from the card made visible: the rule of its flow map, where it is not the standard
+/// one; no products with the transpose, where the network's reverse mode is refused.
+pub fn with_card_defaults(model: &Model, estimator: DivergenceEstimator) -> DivergenceEstimator {
+    match estimator {
+        DivergenceEstimator::FlowMap(mut few) => {
+            let card = model
+                .flow_map_spec(&few.map)
+                .map(|spec| spec.rule())
+                .unwrap_or_default();
+            few.rule = Some(few.rule.unwrap_or(card))
+                .filter(|rule| [*rule, card] != [FlowMapStepRule::TwoTime; 2]);
+            DivergenceEstimator::FlowMap(few)
+        }
+        DivergenceEstimator::Trace(Estimator::NaHutchPlusPlus(mut na)) => {
+            na.transposed = na.transposed && model.vjp_unsupported().is_none();
+            DivergenceEstimator::Trace(Estimator::NaHutchPlusPlus(na))
+        }
+        other => other,
+    }
+}
+
+/// States at the prior end from a file, taken as they are.
+///
+/// # Errors
+/// Where they are not of the model's shape.
+pub fn initial_states(noise: &Dataset, model: &Model) -> Result<Batch> {
+    noise.check_shape(&model.card)?;
+    Ok(noise.first_rows(noise.len()))
+}
+
+/// Samples of `dim` numbers that fit one array in memory.
+pub fn max_samples(dim: usize) -> usize {
+    (1 << 30) / dim.max(1)
+}

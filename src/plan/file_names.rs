@@ -1,0 +1,40 @@
+//! Names of files, as tables and pages show them.
+
+use std::path::Path;
+
+/// Whether two paths lead to the same name in the same folder, however they are spelled.
+pub(super) fn same_file(a: &Path, b: &Path) -> bool {
+    let folder = |p: &Path| {
+        if p.as_os_str().is_empty() {
+            Path::new(".").canonicalize()
+        } else {
+            p.canonicalize()
+        }
+    };
+    let place = |p: &Path| Some((folder(p.parent()?).ok()?, p.file_name()?.to_owned()));
+    a == b || place(a).is_some_and(|a| place(b) == Some(a))
+}
+
+/// A file's name without its folders, as tables and pages show it.
+pub(super) fn short_name(path: &Path) -> String {
+    sanitize_file_name(&path.file_name().map_or_else(
+        || path.display().to_string(),
+        |n| n.to_string_lossy().into_owned(),
+    ))
+}
+
+/// A file's name as tables and pages show it: one that would be live there loses what makes it so.
+pub(super) fn sanitize_file_name(name: &str) -> String {
+    let harmless = |c: char| {
+        if c.is_alphanumeric() || " _-.,()[]+:".contains(c) {
+            c
+        } else {
+            '_'
+        }
+    };
+    let kept: String = name.chars().map(harmless).collect();
+    match kept.chars().next() {
+        Some(c) if c.is_alphanumeric() || c == '_' => kept,
+        _ => format!("_{kept}"),
+    }
+}

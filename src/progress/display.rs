@@ -1,0 +1,266 @@
+//! Progress on standard error: one line that stays in its place on a terminal, a line a minute elsewhere.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{Meter, RunningWorkload, TimeLeftEstimator, Workload};
+
+/// Where work stands.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ProgressStatus {
+    /// Seconds of work that are done, those of earlier sessions included.
+    pub seconds_done: f64,
+    /// Seconds that are left; nothing where that is not known.
+    pub seconds_left: Option<f64>,
+    /// What is at work.
+    pub label: String,
+}
+
+impl ProgressStatus {
+    fn fraction_done(&self) -> Option<f64> {
+        let left = self.seconds_left?;
+        Some(self.seconds_done / (self.seconds_done + left)).filter(|s| s.is_finite())
+    }
+
+    /// `[====>    ]  34 %, about 2 min left  digits: …`; without numbers where they are not known.
+    fn bar(&self, elapsed: f64) -> String {
+        const WIDTH: usize = 16;
+        let full = self
+            .fraction_done()
+            .map_or(0, |s| (s * WIDTH as f64).floor() as usize)
+            .min(WIDTH);
+        let tip = if full < WIDTH { ">" } else { "" };
+        let bar = format!(
+            "{}{tip}{}",
+            "=".repeat(full),
+            " ".repeat(WIDTH - full - tip.len())
+        );
+        match self.fraction_done().zip(self.seconds_left) {
+            Some((share, left)) => {
+                let percent = (100.0 * share).floor();
+                format!(
+                    "[{bar}] {percent:>3} %, about {} left  {}",
+                    format_duration(left),
+                    self.label
+                )
+            }
+            None => format!(
+                "[{bar}] {} so far  {}",
+                format_duration(elapsed),
+                self.label
+            ),
+        }
+    }
+
+    /// `34 % after 2 min, about 4 min left: digits: …`
+    fn sentence(&self, elapsed: f64) -> String {
+        let after = format_duration(elapsed);
+        match self.fraction_done().zip(self.seconds_left) {
+            Some((share, left)) => {
+                format!(
+                    "{} % after {after}, about {} left: {}",
+                    (100.0 * share).floor(),
+                    format_duration(left),
+                    self.label
+                )
+            }
+            None => format!("{after} so far: {}", self.label),
+        }
+    }
+}
+
+/// Shows where some work stands until it is dropped.
+pub struct ProgressDisplay {
+    bar: Option<ProgressBar>,
+    ticker: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+/// Between looks, on a terminal and elsewhere.
+const TERMINAL_INTERVAL: Duration = Duration::from_millis(300);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+impl ProgressDisplay {
+    /// Looks at `standing` from time to time and shows it; nothing with `quiet`.
+    pub fn new(
+        quiet: bool,
+        standing: impl Fn() -> ProgressStatus + Send + Sync + 'static,
+    ) -> ProgressDisplay {
+        if quiet {
+            return ProgressDisplay {
+                bar: None,
+                ticker: None,
+            };
+        }
+        let standing = Arc::new(standing);
+        let began = Instant::now();
+        let (stop, stopped) = channel();
+        let every = |pause: Duration, look: Box<dyn Fn() + Send>| {
+            std::thread::spawn(move || {
+                while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                    look();
+                }
+            })
+        };
+        if !std::io::stderr().is_terminal() {
+            let look = move || {
+                errln!(
+                    "flowgauge: {}",
+                    standing().sentence(began.elapsed().as_secs_f64())
+                )
+            };
+            return ProgressDisplay {
+                bar: None,
+                ticker: Some((stop, every(LOG_INTERVAL, Box::new(look)))),
+            };
+        }
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        // A wide message is cut to the terminal's width, whatever that is by then.
+        bar.set_style(
+            ProgressStyle::with_template("{wide_msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+        );
+        let shown = bar.clone();
+        let look = move || {
+            let stopping = if crate::stop::requested() {
+                "stopping: "
+            } else {
+                ""
+            };
+            shown.set_message(format!(
+                "{stopping}{}",
+                standing().bar(began.elapsed().as_secs_f64())
+            ));
+            shown.tick();
+        };
+        ProgressDisplay {
+            bar: Some(bar),
+            ticker: Some((stop, every(TERMINAL_INTERVAL, Box::new(look)))),
+        }
+    }
+
+    /// Shows how far one piece of work is, whose rows a meter counts from here on.
+    pub fn for_rows(quiet: bool, meter: Arc<Meter>, rows: usize, what: &str) -> ProgressDisplay {
+        meter.begin(rows);
+        let what = what.to_owned();
+        ProgressDisplay::for_meter(quiet, meter, move || what.clone())
+    }
+
+    /// Shows how far the work is that a meter counts, one piece after the other, under the name that `what` has for it.
+    pub fn for_meter(
+        quiet: bool,
+        meter: Arc<Meter>,
+        what: impl Fn() -> String + Send + Sync + 'static,
+    ) -> ProgressDisplay {
+        ProgressDisplay::new(quiet, move || {
+            let (done, rows) = (meter.elapsed(), meter.total().map(|rows| rows as f64));
+            let load = Workload {
+                kinds: vec!["rows".to_owned()],
+                units: rows.unwrap_or_default(),
+                rows,
+            };
+            let left = rows.and_then(|_| {
+                TimeLeftEstimator::default().seconds_left(
+                    Some(RunningWorkload::new(&load, meter.last_reading(), done)),
+                    [],
+                )
+            });
+            ProgressStatus {
+                seconds_done: done,
+                seconds_left: left,
+                label: what(),
+            }
+        })
+    }
+
+    /// Says something on standard error without tearing the line in two.
+    pub fn suspend(&self, say: impl FnOnce()) {
+        match &self.bar {
+            Some(bar) => bar.suspend(say),
+            None => say(),
+        }
+    }
+}
+
+impl Drop for ProgressDisplay {
+    fn drop(&mut self) {
+        if let Some((stop, ticker)) = self.ticker.take() {
+            drop(stop);
+            // A ticker that has panicked has nothing more to show.
+            let _ = ticker.join();
+        }
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// `45 s`, `3 min`, `2 h 10 min`, `3 days`: two digits are as much as an estimate knows.
+pub fn format_duration(seconds: f64) -> String {
+    let seconds = seconds.max(0.0);
+    let minutes = (seconds / 60.0).round();
+    match seconds {
+        s if !s.is_finite() => "an unknown time".to_owned(),
+        s if s < 99.5 => format!("{} s", s.round()),
+        _ if minutes < 100.0 => format!("{minutes} min"),
+        s if s < 2.0 * 86_400.0 => {
+            let tens = (seconds / 600.0).round() as u64;
+            format!("{} h {} min", tens / 6, tens % 6 * 10)
+        }
+        s => format!("{} days", (s / 86_400.0).round()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_two_digits() {
+        for (seconds, text) in [
+            (0.0, "0 s"),
+            (-3.0, "0 s"),
+            (59.4, "59 s"),
+            (99.0, "99 s"),
+            (100.0, "2 min"),
+            (3600.0, "60 min"),
+            (7800.0, "2 h 10 min"),
+            (f64::INFINITY, "an unknown time"),
+            (400_000.0, "5 days"),
+        ] {
+            assert_eq!(format_duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn unknown_time_left_shows_elapsed_time() {
+        let what = "digits: log-likelihoods".to_owned();
+        let fresh = ProgressStatus {
+            seconds_done: 0.0,
+            seconds_left: None,
+            label: what.clone(),
+        };
+        assert_eq!(
+            fresh.bar(3.0),
+            "[>               ] 3 s so far  digits: log-likelihoods"
+        );
+        assert_eq!(fresh.sentence(3.0), "3 s so far: digits: log-likelihoods");
+        let half = ProgressStatus {
+            seconds_done: 50.0,
+            seconds_left: Some(50.0),
+            label: what,
+        };
+        assert_eq!(
+            half.bar(50.0),
+            "[========>       ]  50 %, about 50 s left  digits: log-likelihoods"
+        );
+        assert_eq!(
+            half.sentence(50.0),
+            "50 % after 50 s, about 50 s left: digits: log-likelihoods"
+        );
+    }
+}

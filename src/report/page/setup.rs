@@ -1,0 +1,157 @@
+//! What was asked, of what, and where it all came from.
+
+use maud::{Markup, html};
+
+use crate::report::number_format::{ABSENT, format_count};
+use crate::report::text::sanitize_line;
+use crate::report::view::ReportView;
+
+/// Models, data, solvers and estimators.
+pub fn setup_section(view: &ReportView) -> Markup {
+    html! {
+        section #asked {
+            h2 { "What was asked" }
+            @if !view.facts.models.is_empty() {
+                div.scroll { table {
+                    thead { tr { th { "Model" } th.n { "D" } th { "Path" } th { "Network predicts" }
+                        th { "Prior" } th.n { "Parameters" } th { "Bits per dimension" } } }
+                    tbody { @for model in &view.facts.models { tr {
+                        th scope="row" { (sanitize_line(&model.name)) }
+                        td.n { (model.dim) }
+                        td { (or_dash(&model.path)) }
+                        td { (or_dash(&model.prediction)) }
+                        td { (or_dash(&model.prior)) }
+                        td.n { (format_count(model.parameters as f64)) }
+                        td.wide { (or_dash(&model.convention)) }
+                    } } }
+                } }
+            }
+            @if view.facts.models.iter().any(|model| !model.extra_inputs.is_empty()) {
+                div.scroll { table {
+                    thead { tr { th { "Model" } th { "Input" } th { "What it is given, besides the state" } } }
+                    tbody { @for model in &view.facts.models { @for (input, value) in &model.extra_inputs { tr {
+                        th scope="row" { (sanitize_line(&model.name)) }
+                        td { code { (sanitize_line(input)) } }
+                        td.wide { (or_dash(value)) }
+                    } } } }
+                } }
+            }
+            @for model in view.facts.models.iter().filter(|model| !model.truncation.is_empty()) {
+                p.note { "The path of " (sanitize_line(&model.name)) " is cut off " (sanitize_line(&model.truncation)) "." }
+            }
+            @if !view.facts.data.is_empty() {
+                div.scroll { table {
+                    thead { tr { th { "Data for" } th { "File" } th.n { "Samples" }
+                        th { "How the numbers were taken" } } }
+                    tbody { @for data in &view.facts.data { tr {
+                        th scope="row" { (sanitize_line(&data.model)) }
+                        td { code { (sanitize_line(&data.file)) } }
+                        td.n { (format_count(data.samples as f64)) }
+                        td.wide { (or_dash(&data.preprocessing)) }
+                    } } }
+                } }
+            }
+            dl.facts {
+                (definition_entry("Estimators", &estimator_labels(view)))
+                (definition_entry("Solvers", &unique_labels(view.groups.iter().map(|group| group.solver))))
+                (definition_entry("Reference", &unique_labels(view.groups.iter().map(|group| group.reference))))
+                dt { "Seed" } dd { (sanitize_line(&view.facts.seed)) }
+            }
+        }
+    }
+}
+
+/// Hashes, versions and the cards' own words.
+pub fn provenance_section(view: &ReportView) -> Markup {
+    let facts = view.facts;
+    html! {
+        section #provenance {
+            h2 { "Provenance" }
+            @if !facts.environment.is_empty() {
+                dl.facts { @for (key, value) in &facts.environment {
+                    dt { (sanitize_line(key)) } dd { (or_dash(value)) }
+                } }
+            }
+            @if facts.models.iter().any(|model| !model.files.is_empty()) || !facts.data.is_empty() {
+                h3 { "Files" }
+                div.scroll { table {
+                    thead { tr { th { "Of" } th { "File" } th { "SHA-256" } } }
+                    tbody {
+                        @for model in &facts.models { @for (file, hash) in &model.files {
+                            tr { th scope="row" { (sanitize_line(&model.name)) } td { code { (sanitize_line(file)) } }
+                                td { code.hash { (or_dash(hash)) } } }
+                        } }
+                        @for data in &facts.data {
+                            tr { th scope="row" { (sanitize_line(&data.model)) ", data" }
+                                td { code { (sanitize_line(&data.file)) } }
+                                td { code.hash { (or_dash(&data.sha256)) } } }
+                        }
+                    }
+                } }
+            }
+            @for model in facts.models.iter().filter(|model| !model.provenance.is_empty()) {
+                h3 { "The card of " (sanitize_line(&model.name)) " says" }
+                dl.facts { @for (key, value) in &model.provenance {
+                    dt { (sanitize_line(key)) } dd { (or_dash(value)) }
+                } }
+            }
+            h3 { "Tables" }
+            p { "Every number above, and those behind the figures, as long and tidy CSV: " (table_links(view)) }
+        }
+    }
+}
+
+fn table_links(view: &ReportView) -> Markup {
+    let t = view.tables;
+    let files = [
+        ("summary", t.summary.len()),
+        ("samples", t.samples.len()),
+        ("pairs", t.pairs.len()),
+        ("budget", t.budget.len()),
+        ("frontier", t.frontier.len()),
+        ("conventions", t.conventions.len()),
+        ("metrics", t.metrics.len()),
+        ("contrasts", t.contrasts.len()),
+        ("maps", t.maps.len()),
+        ("stein", t.stein.len()),
+        ("profile", t.profile.len()),
+        ("density", t.density.len()),
+    ];
+    html! {
+        @for (file, rows) in files.into_iter().filter(|(_, rows)| *rows > 0) {
+            a.table href={ "tables/" (file) ".csv" } { (file) ".csv" } " (" (format_count(rows as f64)) " rows) "
+        }
+        @if files.iter().all(|(_, rows)| *rows == 0) { "none yet." }
+    }
+}
+
+fn definition_entry(label: &str, values: &[String]) -> Markup {
+    html! {
+        @if !values.is_empty() {
+            dt { (label) }
+            dd { @for (i, value) in values.iter().enumerate() { @if i > 0 { ", " } code { (value) } } }
+        }
+    }
+}
+
+fn estimator_labels(view: &ReportView) -> Vec<String> {
+    unique_labels(view.groups.iter().flat_map(|group| group.estimators()))
+}
+
+fn unique_labels<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut all: Vec<String> = vec![];
+    for name in names.filter(|name| !name.is_empty()).map(sanitize_line) {
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all
+}
+
+fn or_dash(text: &str) -> String {
+    if text.trim().is_empty() {
+        ABSENT.into()
+    } else {
+        sanitize_line(text)
+    }
+}

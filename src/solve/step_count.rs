@@ -1,0 +1,136 @@
+//! How many steps a fixed grid has: a number, or as many as a tolerance in nats asks for.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::registry;
+
+/// The first grid that `auto` tries.
+pub const FIRST_AUTO_STEPS: usize = 8;
+
+/// The most steps that `auto` tries.
+pub const MAX_AUTO_STEPS: usize = 4096;
+
+/// Nats by which two grids may differ where no `tol` is given.
+pub const DEFAULT_AUTO_TOLERANCE: f64 = 0.01;
+
+/// The number of steps of a fixed grid, or `auto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum StepCount {
+    Number(usize),
+    Named(StepCountKeyword),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepCountKeyword {
+    /// Doubled until the log-likelihoods of two grids agree within `tol` nats.
+    Auto,
+}
+
+impl StepCount {
+    pub const AUTO: StepCount = StepCount::Named(StepCountKeyword::Auto);
+
+    /// The number, or the first that is tried.
+    pub fn initial_count(self) -> usize {
+        match self {
+            StepCount::Number(steps) => steps,
+            StepCount::Named(StepCountKeyword::Auto) => FIRST_AUTO_STEPS,
+        }
+    }
+
+    /// Nats within which two grids must agree, where the number is yet to be chosen.
+    pub fn auto_tolerance(self, tol: Option<f64>) -> Option<f64> {
+        (self == StepCount::AUTO).then_some(tol.unwrap_or(DEFAULT_AUTO_TOLERANCE))
+    }
+
+    /// Refuses what makes no sense, by its key.
+    ///
+    /// # Errors
+    /// A sentence with the key and what would be right.
+    pub fn check(self, tol: Option<f64>) -> Result<(), String> {
+        match (self, tol) {
+            (StepCount::Number(steps), Some(_)) => Err(format!(
+                "tol is there beside steps: {steps}, expected it beside `steps: auto` alone"
+            )),
+            (StepCount::Number(steps), None) => {
+                registry::check_bounds("steps", steps, 1, 10_000_000)
+            }
+            (StepCount::Named(StepCountKeyword::Auto), Some(tol))
+                if !(tol > 0.0 && tol.is_finite()) =>
+            {
+                Err(format!("tol is {tol}, expected nats above 0"))
+            }
+            (StepCount::Named(StepCountKeyword::Auto), _) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::solve::{Solver, TimeSpan, refine};
+
+    #[test]
+    fn every_fixed_solver_accepts_auto_steps() {
+        let curve = crate::flow::path::ProbabilityPath::defaults()[2]
+            .curve()
+            .expect("right");
+        let span = TimeSpan {
+            curve: &curve,
+            to_prior: true,
+        };
+        for solver in Solver::defaults() {
+            let name = solver.name();
+            let read = |parameters: &str| {
+                crate::yaml::from_yaml_str::<Solver>(&format!("{{{name}: {{{parameters}}}}}"))
+            };
+            if solver.fixed_evaluations().is_none() {
+                assert!(read("steps: auto").is_err(), "{name}");
+                continue;
+            }
+            let auto = read("steps: auto").expect(name);
+            assert_eq!(
+                (auto.auto_steps_tolerance(), solver.auto_steps_tolerance()),
+                (Some(DEFAULT_AUTO_TOLERANCE), None),
+                "{name}"
+            );
+            let asked = read("steps: auto, tol: 0.1, grid: uniform").expect(name);
+            assert_eq!(asked.auto_steps_tolerance(), Some(0.1), "{name}");
+            assert_eq!(
+                refine::with_steps(&asked, 24),
+                read("steps: 24, grid: uniform").ok(),
+                "{name}"
+            );
+            let back: Solver =
+                serde_json::from_value(serde_json::to_value(&asked).expect("writes"))
+                    .expect("reads");
+            assert_eq!(back, asked, "{name}");
+            assert!(
+                auto.check(span).is_ok() && asked.check(span).is_ok(),
+                "{name}"
+            );
+            for (wrong, word) in [
+                ("steps: 8, tol: 0.1", "steps: auto"),
+                ("steps: auto, tol: -1", "above 0"),
+            ] {
+                let refusal = read(wrong)
+                    .expect("of its form")
+                    .check(span)
+                    .expect_err(wrong);
+                assert!(
+                    refusal.contains("tol") && refusal.contains(word),
+                    "{name}: {refusal}"
+                );
+            }
+            let refusal = read("steps: automatic")
+                .expect_err("no such word")
+                .to_string();
+            assert!(
+                refusal.contains("steps") && refusal.contains("auto"),
+                "{name}: {refusal}"
+            );
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Which rows are recomputed: a part of each kind of work, drawn by address.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sha2::{Digest, Sha256};
+
+use crate::num::key::{Purpose, RngKey, SampleId};
+use crate::plan::{Trial, TrialWork};
+
+/// What of one trial is recomputed.
+pub struct TrialSelection<'a> {
+    pub trial: &'a Trial,
+    /// In order; none where the trial's rows are statistics, which are recomputed together.
+    pub samples: Vec<SampleId>,
+}
+
+/// What is recomputed together: a sample, or those that a statistic of theirs ties together.
+struct SelectionUnit {
+    draw: f64,
+    /// Of its trial.
+    trial_index: usize,
+    samples: Vec<SampleId>,
+}
+
+/// The share `fraction` of the units of every kind of work, rounded up, so that every kind has one at least, and all
+/// of the trials in `whole`. A unit is a sample, a whole population, or a trial of statistics. A larger fraction
+/// under one seed takes the same units and more.
+pub fn select_samples<'a>(
+    trials: &[&'a Trial],
+    fraction: f64,
+    seed: u64,
+    whole: &BTreeSet<&str>,
+) -> Vec<TrialSelection<'a>> {
+    let mut kinds: BTreeMap<&str, Vec<SelectionUnit>> = BTreeMap::new();
+    let mut chosen: Vec<BTreeSet<SampleId>> = vec![BTreeSet::new(); trials.len()];
+    let mut taken = vec![false; trials.len()];
+    for (place, trial) in trials.iter().enumerate() {
+        let address = hash_trial_id(&trial.id);
+        for samples in selection_units(&trial.work) {
+            let first = samples.first().copied().unwrap_or(0);
+            let draw = RngKey { seed }.uniform_at(Purpose::Verification, first, address, 0);
+            if whole.contains(trial.id.as_str()) {
+                taken[place] = true;
+                chosen[place].extend(&samples);
+            }
+            kinds
+                .entry(work_kind(&trial.work))
+                .or_default()
+                .push(SelectionUnit {
+                    draw,
+                    trial_index: place,
+                    samples,
+                });
+        }
+    }
+    for mut units in kinds.into_values() {
+        units.sort_by(|a, b| a.draw.total_cmp(&b.draw));
+        let count = (fraction * units.len() as f64).ceil() as usize;
+        for SelectionUnit {
+            trial_index: place,
+            samples,
+            ..
+        } in units.into_iter().take(count)
+        {
+            taken[place] = true;
+            chosen[place].extend(samples);
+        }
+    }
+    let parts = trials
+        .iter()
+        .zip(chosen)
+        .zip(taken)
+        .filter(|(_, taken)| *taken);
+    parts
+        .map(|((trial, samples), _)| TrialSelection {
+            trial,
+            samples: samples.into_iter().collect(),
+        })
+        .collect()
+}
+
+/// The samples of every unit of a trial; none where its rows are statistics.
+fn selection_units(work: &TrialWork) -> Vec<Vec<SampleId>> {
+    let Some(samples) = work.sample_range() else {
+        return vec![Vec::new()];
+    };
+    let population = match work {
+        TrialWork::Sample { sampler, .. } => sampler.population().unwrap_or(1),
+        _ => 1,
+    };
+    samples
+        .collect::<Vec<_>>()
+        .chunks(population.max(1))
+        .map(<[SampleId]>::to_vec)
+        .collect()
+}
+
+fn work_kind(work: &TrialWork) -> &'static str {
+    match work {
+        TrialWork::Likelihood(_) => "likelihood",
+        TrialWork::Profile(_) => "profile",
+        TrialWork::Budget(_) => "budget",
+        TrialWork::Density { .. } => "density",
+        TrialWork::Contrast(_) => "contrast",
+        TrialWork::Maps(_) => "maps",
+        TrialWork::Stein { .. } => "stein",
+        TrialWork::Sample { .. } => "sample",
+        TrialWork::Metrics { .. } => "metrics",
+    }
+}
+
+/// An id as part of an address.
+fn hash_trial_id(id: &str) -> u64 {
+    let hash = Sha256::digest(id.as_bytes());
+    hash.iter()
+        .take(8)
+        .fold(0, |n, byte| n << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trials() -> Vec<Trial> {
+        let work = |first, sampler: &str| TrialWork::Sample {
+            model: 0,
+            sampler: serde_json::from_str(sampler).expect("a sampler"),
+            noise: None,
+            first,
+            count: 50,
+        };
+        let steindiff = r#"{"steindiff": {"sampler": "euler", "population": 25}}"#;
+        let mut trials: Vec<Trial> = (0..4)
+            .map(|i| Trial {
+                id: format!("a{i}"),
+                work: work(50 * i, "\"euler\""),
+            })
+            .collect();
+        trials.push(Trial {
+            id: "b".into(),
+            work: work(0, steindiff),
+        });
+        trials
+    }
+
+    fn chosen(fraction: f64, seed: u64, whole: &[&str]) -> BTreeSet<(String, SampleId)> {
+        let trials = trials();
+        let trials: Vec<&Trial> = trials.iter().collect();
+        let parts = select_samples(&trials, fraction, seed, &whole.iter().copied().collect());
+        parts
+            .iter()
+            .flat_map(|p| p.samples.iter().map(|s| (p.trial.id.clone(), *s)))
+            .collect()
+    }
+
+    #[test]
+    fn selection_is_deterministic_and_nested() {
+        assert_eq!(chosen(1.0, 0, &[]).len(), 250);
+        let few = chosen(0.05, 0, &[]);
+        assert_eq!(few, chosen(0.05, 0, &[]), "twice the same");
+        assert_ne!(few, chosen(0.05, 1, &[]), "another seed");
+        assert!(chosen(0.5, 0, &[]).is_superset(&few), "more of the same");
+        // A population is taken whole or not at all.
+        let populations = chosen(0.05, 0, &["b"])
+            .into_iter()
+            .filter(|(id, _)| id == "b")
+            .count();
+        assert_eq!(populations, 50);
+        for seed in 0..20 {
+            let of_b = chosen(0.3, seed, &[])
+                .into_iter()
+                .filter(|(id, _)| id == "b")
+                .count();
+            assert!(of_b % 25 == 0, "{of_b}");
+        }
+        assert!(!chosen(1e-9, 0, &[]).is_empty(), "one at least");
+    }
+}
