@@ -1,32 +1,40 @@
 //! One trial to its rows: each kind of work has a file, all share pools of workers.
 
 mod auto_steps;
+mod budget;
 mod contrast;
+mod density;
 mod features;
+mod likelihood;
 mod maps;
+mod metrics;
 mod parallel_field;
 mod paths;
 mod pool;
+mod profile;
 mod row_timing;
-mod samples;
+mod sample;
 mod stein;
 
 pub use auto_steps::choose_steps;
 pub use maps::FlowMapIdentity;
 pub use pool::{ComputeOptions, TimedSamples, WorkerPool, WorkerSpec};
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
+use ndarray::Axis;
 use serde::Serialize;
 
-use crate::divergence::{DivergenceEstimator, Learned};
+use crate::data::decode_npy_f32;
+use crate::divergence::DivergenceEstimator;
 use crate::features::{ExtractedFeatures, Extractor};
 use crate::metric::feature_set::FeatureSet;
 use crate::model::onnx::Runtime;
 use crate::num::Batch;
 use crate::num::key::{RngKey, SampleId};
-use crate::plan::{PlannedFile, PreparedPlan, SecondsPerRow, Trial, TrialWork};
+use crate::plan::{PreparedPlan, SecondsPerRow, Trial, with_work_kind};
 use crate::progress::Meter;
 use crate::sample::Sampler;
 
@@ -41,6 +49,42 @@ pub struct TrialOutput {
     pub steps: Option<Vec<u8>>,
 }
 
+/// One trial, or a part of it, that is to be executed.
+struct TrialTask<'a> {
+    id: &'a str,
+    samples: &'a [SampleId],
+    array: &'a dyn Fn(&str) -> Result<Vec<u8>>,
+}
+
+impl TrialTask<'_> {
+    /// The samples of other trials, joined in the order of the ids.
+    fn required_samples(&self, trials: &[String]) -> Result<Batch> {
+        let parts: Vec<Batch> = trials
+            .iter()
+            .map(|id| decode_npy_f32(&(self.array)(id)?))
+            .collect::<Result<_>>()?;
+        let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+        Ok(ndarray::concatenate(Axis(0), &views)?)
+    }
+}
+
+/// How one kind of work is carried out.
+trait ExecuteWork {
+    /// Opens and calls once what no worker of the model opens.
+    ///
+    /// # Errors
+    /// Fails if a file cannot be used for this work.
+    fn dry_run(&self, _executor: &Executor) -> Result<()> {
+        Ok(())
+    }
+
+    /// Computes the rows of the task's samples, or all rows if they are statistics.
+    ///
+    /// # Errors
+    /// Fails if a model cannot be evaluated or a statistic cannot be computed.
+    fn execute(&self, executor: &Executor, task: &TrialTask) -> Result<TrialOutput>;
+}
+
 /// Everything that trials are executed with.
 pub struct Executor<'a> {
     pub prepared: &'a PreparedPlan,
@@ -51,6 +95,8 @@ pub struct Executor<'a> {
     pools: Vec<WorkerPool<'a>>,
     /// The reference features that were asked for last: trials of one entry share theirs.
     cached_reference: Mutex<Option<features::CachedFeatures>>,
+    /// The opened extractors by their SHA-256.
+    extractors: Mutex<BTreeMap<String, Extractor>>,
 }
 
 impl<'a> Executor<'a> {
@@ -72,61 +118,28 @@ impl<'a> Executor<'a> {
             meter,
             pools,
             cached_reference: Mutex::default(),
+            extractors: Mutex::default(),
         }
     }
 
-    /// Opens and calls once whatever the plan's trials need.
+    /// Opens whatever the plan's trials need and calls it once, so that a file at fault is found
+    /// before the run begins.
     ///
     /// # Errors
-    /// Where a model or an extractor is at fault.
+    /// Fails if a model or an extractor cannot be used.
     pub fn dry_run(&self) -> Result<()> {
-        let plan = &self.prepared.plan;
         for (index, pool) in self.pools.iter().enumerate() {
-            let (needed, samplers) = self.estimators_and_samplers(index);
-            for trial in plan.trials.iter().filter(|t| t.work.model_index() == index) {
-                if let TrialWork::Maps(w) = &trial.work {
-                    pool.dry_run_maps(w)?;
-                }
-            }
-            let needs = WorkerSpec {
-                estimators: &needed,
+            let (estimators, samplers) = self.estimators_and_samplers(index);
+            let spec = WorkerSpec {
+                estimators: &estimators,
                 samplers: &samplers,
             };
-            pool.dry_run(
-                needs,
-                self.largest_trial_samples(index),
-                &Batch::zeros((1, pool.model.dim())),
-            )
-            .with_context(|| pool.model.path.display().to_string())?;
+            let states = Batch::zeros((1, pool.model.dim()));
+            pool.dry_run(spec, self.largest_trial_samples(index), &states)
+                .with_context(|| pool.model.path.display().to_string())?;
         }
-        for trial in &plan.trials {
-            let TrialWork::Metrics {
-                model,
-                extractor,
-                metrics,
-                ..
-            } = &trial.work
-            else {
-                continue;
-            };
-            let opened = extractor
-                .as_ref()
-                .map(|file| self.open_extractor(file))
-                .transpose()?;
-            if let Some(extractor) = &opened {
-                trial
-                    .work
-                    .data_indices()
-                    .into_iter()
-                    .try_for_each(|data| self.check_extractor_input(*model, data, extractor))?;
-            }
-            let classifies = opened.is_some_and(|e| e.classifies());
-            if let Some(metric) = metrics.iter().find(|m| m.needs_logits() && !classifies) {
-                bail!(
-                    "metrics: {} needs an extractor with class logits",
-                    metric.name()
-                );
-            }
+        for trial in &self.prepared.plan.trials {
+            with_work_kind!(&trial.work, work => work.dry_run(self))?;
         }
         Ok(())
     }
@@ -146,27 +159,19 @@ impl<'a> Executor<'a> {
             .unwrap_or(1)
     }
 
-    /// Estimators and samplers that the plan's trials ask a model for.
+    /// The estimators and samplers that the plan's trials ask a model for.
     fn estimators_and_samplers(&self, model: usize) -> (Vec<DivergenceEstimator>, Vec<Sampler>) {
-        let (mut needed, mut samplers) = (Vec::new(), Vec::new());
-        for trial in self
-            .prepared
-            .plan
-            .trials
-            .iter()
-            .filter(|t| t.work.model_index() == model)
-        {
-            match &trial.work {
-                TrialWork::Likelihood(w) | TrialWork::Profile(w) | TrialWork::Budget(w) => {
-                    needed.extend(w.estimators.iter().cloned())
-                }
-                TrialWork::Density { estimator, .. } => needed.push(estimator.clone()),
-                TrialWork::Sample { sampler, .. } => samplers.push(sampler.clone()),
-                TrialWork::Stein { stein, .. } => needed.push(learned_divergence(&stein.head)),
-                TrialWork::Maps(_) | TrialWork::Contrast(_) | TrialWork::Metrics { .. } => {}
-            }
-        }
-        (needed, samplers)
+        let trials = &self.prepared.plan.trials;
+        let works = || {
+            trials
+                .iter()
+                .map(|t| &t.work)
+                .filter(|w| w.model_index() == model)
+        };
+        (
+            works().flat_map(|work| work.estimators()).collect(),
+            works().flat_map(|work| work.samplers()).collect(),
+        )
     }
 
     /// What a row takes in one thread, for each model, by a few calls of its networks.
@@ -193,10 +198,10 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Carries out one trial; `array` reads the array of an earlier one.
+    /// Carries out one trial. `array` reads the array file of an earlier trial by its id.
     ///
     /// # Errors
-    /// Where the model cannot be evaluated or a statistic cannot be computed.
+    /// Fails if a model cannot be evaluated or a statistic cannot be computed.
     pub fn execute(
         &self,
         trial: &Trial,
@@ -207,50 +212,28 @@ impl<'a> Executor<'a> {
         self.execute_subset(trial, &samples, array)
     }
 
-    /// The rows of some of a trial's samples, the same digits as in the whole; all of it where its rows are no
-    /// sample's own. Of a sampler with a population the samples are whole populations.
+    /// Computes the rows of some samples of a trial: the same digits as in the whole trial. A sampler
+    /// with populations needs whole populations. If the rows are statistics, all of them are computed.
     ///
     /// # Errors
-    /// As [`Executor::execute`].
+    /// Fails if a model cannot be evaluated or a statistic cannot be computed.
     pub fn execute_subset(
         &self,
         trial: &Trial,
         samples: &[SampleId],
         array: &dyn Fn(&str) -> Result<Vec<u8>>,
     ) -> Result<TrialOutput> {
-        match &trial.work {
-            TrialWork::Likelihood(w) => self.execute_likelihood(&trial.id, w, samples),
-            TrialWork::Profile(w) => self.execute_profile(w, samples),
-            TrialWork::Budget(w) => self.execute_budget(w, samples),
-            TrialWork::Maps(w) => self.execute_maps(w),
-            TrialWork::Contrast(w) => self.execute_contrast(w, array),
-            TrialWork::Density { .. } => self.execute_density(&trial.work, samples),
-            TrialWork::Stein { model, data, stein } => self.execute_stein(*model, *data, stein),
-            TrialWork::Sample { .. } => self.execute_sample(&trial.id, &trial.work, samples),
-            TrialWork::Metrics { .. } => self.execute_metrics(&trial.work, array),
-        }
+        let task = TrialTask {
+            id: &trial.id,
+            samples,
+            array,
+        };
+        with_work_kind!(&trial.work, work => work.execute(self, &task))
     }
 
     fn sample_ids(first: usize, count: usize) -> Vec<SampleId> {
         (first as u64..(first + count) as u64).collect()
     }
-
-    fn open_extractor(&self, file: &PlannedFile) -> Result<Extractor> {
-        let known = self.prepared.extractors.iter().find(|(f, _)| f == file);
-        let (_, path) = known.ok_or_else(|| anyhow!("no extractor {}", file.name))?;
-        Extractor::open(
-            path,
-            self.runtime,
-            self.machine.provider,
-            self.machine.threads,
-        )
-    }
-}
-
-fn learned_divergence(head: &str) -> DivergenceEstimator {
-    DivergenceEstimator::Learned(Learned {
-        head: head.to_owned(),
-    })
 }
 
 fn metric_sample(extracted: &ExtractedFeatures) -> Result<FeatureSet<'_>, String> {

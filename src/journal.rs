@@ -376,11 +376,11 @@ pub fn corrupted_trials(dir: &Path, plan: &Plan, journal: &Journal) -> Vec<(Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::TrialWork;
+    use crate::plan::SampleWork;
     use crate::sample::Sampler;
 
     fn plan(ids: &[&str]) -> Plan {
-        let work = |i: usize| TrialWork::Sample {
+        let work = |i: usize| SampleWork {
             model: 0,
             sampler: Sampler::defaults().remove(0),
             noise: None,
@@ -392,7 +392,7 @@ mod tests {
             .enumerate()
             .map(|(i, id)| Trial {
                 id: id.to_string(),
-                work: work(i),
+                work: work(i).into(),
             })
             .collect();
         Plan {

@@ -34,7 +34,11 @@ pub use cost::TrialCost;
 pub use differences::plan_differences;
 pub use prepare::prepare_plan;
 pub use shard::Shard;
-pub use work::{ContrastWork, FlowMapWork, LikelihoodWork, ReferenceEstimate, Trial, TrialWork};
+pub use work::{
+    BudgetWork, ContrastWork, DensityWork, FlowMapWork, LikelihoodWork, MetricsWork, ProfileWork,
+    ReferenceEstimate, RowMagnitudes, SampleWork, SteinWork, Trial, TrialWork, WorkKind,
+};
+pub(crate) use work::{features_name, with_work_kind};
 pub use workload::SecondsPerRow;
 
 /// The format number of run directories that this program writes.
@@ -162,7 +166,7 @@ pub struct PreparedPlan {
 impl PreparedPlan {
     /// The plan without what no config asked for, as earlier versions made it.
     pub fn without_automatic_budgets(mut self) -> PreparedPlan {
-        self.plan.trials.retain(|trial| !trial.is_automatic());
+        self.plan.trials.retain(|trial| !trial.work.is_automatic());
         self
     }
 
@@ -179,30 +183,26 @@ impl PreparedPlan {
     pub fn sampler_grids(&self) -> Vec<PlannedGrid> {
         let mut grids: Vec<PlannedGrid> = Vec::new();
         for trial in &self.plan.trials {
-            let TrialWork::Metrics {
-                model,
-                sampler: Some(sampler),
-                ..
-            } = &trial.work
-            else {
-                continue;
-            };
-            let (name, label) = (self.plan.models[*model].name.clone(), sampler.label());
-            if grids.iter().any(|g| g.model == name && g.sampler == label) {
-                continue;
+            let model = trial.work.model_index();
+            let name = &self.plan.models[model].name;
+            for sampler in trial.work.samplers() {
+                let label = sampler.label();
+                if grids.iter().any(|g| g.model == *name && g.sampler == label) {
+                    continue;
+                }
+                let points = sampler
+                    .grid(&SamplerContext::for_model(&self.models[model]))
+                    .unwrap_or_default();
+                let each = |of: fn(&PathPoint) -> f64| points.iter().map(of).collect();
+                let (t, alpha, sigma) = (each(|p| p.t), each(|p| p.alpha), each(|p| p.sigma));
+                grids.push(PlannedGrid {
+                    model: name.clone(),
+                    sampler: label,
+                    t,
+                    alpha,
+                    sigma,
+                });
             }
-            let points = sampler
-                .grid(&SamplerContext::for_model(&self.models[*model]))
-                .unwrap_or_default();
-            let each = |of: fn(&PathPoint) -> f64| points.iter().map(of).collect();
-            let (t, alpha, sigma) = (each(|p| p.t), each(|p| p.alpha), each(|p| p.sigma));
-            grids.push(PlannedGrid {
-                model: name,
-                sampler: label,
-                t,
-                alpha,
-                sigma,
-            });
         }
         grids
     }

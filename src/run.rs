@@ -104,7 +104,7 @@ pub fn execute_run(
 /// A plan as the run in a directory was begun with: an earlier version measured nothing that no config asked for.
 pub fn match_existing_run(prepared: PreparedPlan, dir: &Path) -> PreparedPlan {
     match read_plan(dir) {
-        Ok(there) if !there.plan.trials.iter().any(Trial::is_automatic) => {
+        Ok(there) if !there.plan.trials.iter().any(|t| t.work.is_automatic()) => {
             prepared.without_automatic_budgets()
         }
         _ => prepared,

@@ -53,7 +53,7 @@ impl PlanArgs {
         );
         let (mut evaluations, mut products, mut guessed) = (0, 0, false);
         for trial in &plan.trials {
-            let cost = prepared.trial_cost(&trial.work);
+            let cost = trial.work.cost(&prepared);
             let mark = if cost.guessed { "~" } else { "" };
             outln!(
                 "{:>12}  {:>14}  {:>14}  {}",

@@ -1,90 +1,65 @@
-//! Two samplers that began at the same noise: how far a statistic of the one lies from that of the other.
+//! The differences of statistics of two samplers that start from the same noise, as rows.
 
 use anyhow::{Result, anyhow};
 use ndarray::Axis;
 
-use super::{Executor, TrialOutput, write_rows};
-use crate::data::decode_npy_f32;
+use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
 use crate::features::ExtractedFeatures;
 use crate::metric::paired::{self, FeatureRows};
 use crate::num::Batch;
 use crate::num::stats::Estimate;
-use crate::plan::ContrastWork;
+use crate::plan::{ContrastWork, features_name};
 use crate::registry::prefix_with_name;
 use crate::rows::ContrastRow;
 
-impl Executor<'_> {
-    /// The difference of every statistic over those samples that both samplers brought to a finite end.
-    pub(super) fn execute_contrast(
-        &self,
-        work: &ContrastWork,
-        array: &dyn Fn(&str) -> Result<Vec<u8>>,
-    ) -> Result<TrialOutput> {
-        let plan = &self.prepared.plan;
-        let load = |parts: &[String]| -> Result<Batch> {
-            let parts: Vec<Batch> = parts
-                .iter()
-                .map(|id| decode_npy_f32(&array(id)?))
-                .collect::<Result<_>>()?;
-            let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
-            Ok(ndarray::concatenate(Axis(0), &views)?)
-        };
-        let (one, other) = (load(&work.parts)?, load(&work.baseline_parts)?);
-        let sound = |x: &Batch, i: usize| x.row(i).iter().all(|v| v.is_finite());
-        let keep: Vec<usize> = (0..one.nrows())
-            .filter(|i| sound(&one, *i) && sound(&other, *i))
+impl ExecuteWork for ContrastWork {
+    /// The difference of every statistic over the samples that are finite for both samplers.
+    fn execute(&self, executor: &Executor, task: &TrialTask) -> Result<TrialOutput> {
+        let samples = task.required_samples(&self.parts)?;
+        let baseline = task.required_samples(&self.baseline_parts)?;
+        let is_finite = |x: &Batch, i: usize| x.row(i).iter().all(|v| v.is_finite());
+        let keep: Vec<usize> = (0..samples.nrows())
+            .filter(|i| is_finite(&samples, *i) && is_finite(&baseline, *i))
             .collect();
-        let of = |x: Batch| {
-            self.extract_features(
-                work.model,
-                x.select(Axis(0), &keep),
-                work.extractor.as_ref(),
-            )
-        };
-        let (one, other) = (of(one)?, of(other)?);
-        let real = self.reference_features(work.model, work.reference, work.extractor.as_ref())?;
+        let extractor = self.extractor.as_ref();
+        let features =
+            |x: Batch| executor.extract_features(self.model, x.select(Axis(0), &keep), extractor);
+        let (samples, baseline) = (features(samples)?, features(baseline)?);
+        let reference = executor.reference_features(self.model, self.reference, extractor)?;
+        let (pair, reference) = (
+            [feature_rows(&samples), feature_rows(&baseline)],
+            feature_rows(&reference),
+        );
         let mut rows = Vec::new();
-        let sets = [paired_rows(&one), paired_rows(&other)];
-        for metric in &work.metrics {
-            let measure =
-                || paired::paired_difference(metric, sets, paired_rows(&real), self.key());
-            let found = self
+        for metric in &self.metrics {
+            let measure = || paired::paired_difference(metric, pair, reference, executor.key());
+            let (difference, method) = executor
                 .machine
                 .with_threads(measure)?
                 .map_err(|e| anyhow!(prefix_with_name(metric.name(), e)))?;
-            let (
-                Estimate {
-                    value: difference,
-                    stderr,
-                    n,
-                },
-                method,
-            ) = found;
+            let Estimate { value, stderr, n } = difference;
             let stderr = stderr.ok_or_else(|| anyhow!("{}: no error", metric.name()))?;
-            let half = method.half_width(stderr, n.min(paired_rows(&real).len()));
+            let half = method.half_width(stderr, n.min(reference.len()));
             rows.push(ContrastRow {
-                model: plan.models[work.model].name.clone(),
-                sampler: work.sampler.label(),
-                baseline: work.baseline.label(),
+                model: executor.prepared.plan.models[self.model].name.clone(),
+                sampler: self.sampler.label(),
+                baseline: self.baseline.label(),
                 metric: metric.name().to_owned(),
                 n,
-                n_reference: paired_rows(&real).len(),
-                difference,
+                n_reference: reference.len(),
+                difference: value,
                 difference_stderr: stderr,
-                low: difference - half,
-                high: difference + half,
+                low: value - half,
+                high: value + half,
                 method: method.as_str().to_owned(),
-                features: work
-                    .extractor
-                    .as_ref()
-                    .map_or("raw".to_owned(), |e| e.name.clone()),
+                features: features_name(extractor),
             });
         }
         write_rows(rows.into_iter())
     }
 }
 
-fn paired_rows(x: &ExtractedFeatures) -> FeatureRows<'_> {
+fn feature_rows(x: &ExtractedFeatures) -> FeatureRows<'_> {
     FeatureRows {
         features: &x.features,
         logits: x.logits.as_ref(),

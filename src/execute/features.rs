@@ -1,8 +1,9 @@
 //! What statistics are of: samples and data, or their features.
 
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use super::Executor;
 use crate::features::cache::{self, Provenance};
@@ -21,6 +22,31 @@ pub(super) struct CachedFeatures {
 }
 
 impl Executor<'_> {
+    /// Does something with an extractor. Its session stays open for later trials.
+    pub(super) fn with_extractor<T>(
+        &self,
+        file: &PlannedFile,
+        work: impl FnOnce(&mut Extractor) -> Result<T>,
+    ) -> Result<T> {
+        let mut opened = self.extractors.lock().unwrap_or_else(|e| e.into_inner());
+        let extractor = match opened.entry(file.sha256.clone()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(self.open_extractor(file)?),
+        };
+        work(extractor)
+    }
+
+    fn open_extractor(&self, file: &PlannedFile) -> Result<Extractor> {
+        let known = self.prepared.extractors.iter().find(|(f, _)| f == file);
+        let (_, path) = known.ok_or_else(|| anyhow!("no extractor {}", file.name))?;
+        Extractor::open(
+            path,
+            self.runtime,
+            self.machine.provider,
+            self.machine.threads,
+        )
+    }
+
     /// The features of all reference data, in memory where they were asked for last.
     pub(super) fn reference_features(
         &self,
@@ -59,9 +85,10 @@ impl Executor<'_> {
         };
         let card = &self.prepared.models[model].card;
         let coding = card.data.map(|d| PixelCoding::Range(d.range));
-        let mut extractor = self.open_extractor(file)?;
-        let shape = extractor_input_shape(&extractor, card);
-        extractor.extract(x.view(), &shape, coding)
+        self.with_extractor(file, |extractor| {
+            let shape = extractor_input_shape(extractor, card);
+            extractor.extract(x.view(), &shape, coding)
+        })
     }
 
     /// Refuses data that an extractor cannot be fed, before anything runs.
@@ -99,51 +126,52 @@ impl Executor<'_> {
         let Some(file) = extractor else {
             return Ok(ExtractedFeatures::from_rows(states()));
         };
-        let mut extractor = self.open_extractor(file)?;
-        let exact = match card.data.and_then(|d| d.levels) {
-            Some(levels) if extractor.takes_bytes() && data.is_quantized(card) => {
-                Some(PixelCoding::Levels(levels))
-            }
-            _ => None,
-        };
-        let range = card.data.map(|d| PixelCoding::Range(d.range));
-        let shape = extractor_input_shape(&extractor, card);
-        let coding = match exact {
-            None if data.is_quantized(card) => {
-                let seed = self.prepared.plan.seed;
-                format!(
-                    "{}, {}, seed {seed}",
-                    extractor.coding_name(range),
-                    data.describe_treatment(card)
-                )
-            }
-            _ => extractor.coding_name(exact.or(range)),
-        };
-        let provenance = Provenance {
-            version: Provenance::VERSION,
-            data_sha256: data.sha256.clone(),
-            shape: data.values.shape().to_vec(),
-            coding: data
-                .layout
-                .as_ref()
-                .map_or(coding.clone(), |layout| format!("{coding}, axes {layout}")),
-            extractor_sha256: extractor.sha256.clone(),
-            preset: extractor.preset.clone(),
-            machine: Provenance::describe_machine(
-                &self.runtime.library.version,
-                self.machine.provider,
-            ),
-        };
-        let extract = || match exact {
-            Some(_) => extractor.extract(data.first_rows(data.len()).view(), &shape, exact),
-            None => extractor.extract(states().view(), &shape, range),
-        };
-        cache::cached_or_computed(
-            user_cache_folder().ok().as_deref(),
-            || provenance,
-            &data.name,
-            extract,
-        )
+        self.with_extractor(file, |extractor| {
+            let exact = match card.data.and_then(|d| d.levels) {
+                Some(levels) if extractor.takes_bytes() && data.is_quantized(card) => {
+                    Some(PixelCoding::Levels(levels))
+                }
+                _ => None,
+            };
+            let range = card.data.map(|d| PixelCoding::Range(d.range));
+            let shape = extractor_input_shape(extractor, card);
+            let coding = match exact {
+                None if data.is_quantized(card) => {
+                    let seed = self.prepared.plan.seed;
+                    format!(
+                        "{}, {}, seed {seed}",
+                        extractor.coding_name(range),
+                        data.describe_treatment(card)
+                    )
+                }
+                _ => extractor.coding_name(exact.or(range)),
+            };
+            let provenance = Provenance {
+                version: Provenance::VERSION,
+                data_sha256: data.sha256.clone(),
+                shape: data.values.shape().to_vec(),
+                coding: data
+                    .layout
+                    .as_ref()
+                    .map_or(coding.clone(), |layout| format!("{coding}, axes {layout}")),
+                extractor_sha256: extractor.sha256.clone(),
+                preset: extractor.preset.clone(),
+                machine: Provenance::describe_machine(
+                    &self.runtime.library.version,
+                    self.machine.provider,
+                ),
+            };
+            let extract = || match exact {
+                Some(_) => extractor.extract(data.first_rows(data.len()).view(), &shape, exact),
+                None => extractor.extract(states().view(), &shape, range),
+            };
+            cache::cached_or_computed(
+                user_cache_folder().ok().as_deref(),
+                || provenance,
+                &data.name,
+                extract,
+            )
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use ndarray::Axis;
 
-use super::{Executor, TrialOutput, WorkerPool, write_rows};
+use super::{ExecuteWork, Executor, TrialOutput, TrialTask, WorkerPool, write_rows};
 use crate::flow::field::{EvalError, FlowMap, JacobianOperator};
 use crate::flow::flow_map;
 use crate::likelihood::flow_map_checks::{self, DensityMass, FlowMapResidual, MassProposal};
@@ -149,26 +149,30 @@ impl WorkerPool<'_> {
     }
 }
 
-impl Executor<'_> {
-    pub(super) fn execute_maps(&self, w: &FlowMapWork) -> Result<TrialOutput> {
+impl ExecuteWork for FlowMapWork {
+    fn dry_run(&self, executor: &Executor) -> Result<()> {
+        executor.pools[self.model].dry_run_maps(self)
+    }
+
+    fn execute(&self, executor: &Executor, _task: &TrialTask) -> Result<TrialOutput> {
         let (plan, opened, data) = (
-            &self.prepared.plan,
-            &self.prepared.models[w.model],
-            &self.prepared.data[w.data],
+            &executor.prepared.plan,
+            &executor.prepared.models[self.model],
+            &executor.prepared.data[self.data],
         );
         let all = data.states(
             &opened.card,
-            self.key(),
+            executor.key(),
             &Executor::sample_ids(0, data.len()),
         );
-        let samples = Executor::sample_ids(0, w.samples);
-        let x = match opened.flow_map_spec(&w.map)?.direction() {
+        let samples = Executor::sample_ids(0, self.samples);
+        let x = match opened.flow_map_spec(&self.map)?.direction() {
             FlowMapDirection::ToData => {
-                sample::initial_noise(self.key(), &samples, opened.dim(), opened.prior.std)
+                sample::initial_noise(executor.key(), &samples, opened.dim(), opened.prior.std)
             }
-            _ => data.states(&opened.card, self.key(), &samples),
+            _ => data.states(&opened.card, executor.key(), &samples),
         };
-        let found = self.pools[w.model].check_identities(w, self.key(), &x, &all)?;
+        let found = executor.pools[self.model].check_identities(self, executor.key(), &x, &all)?;
         let mut rows = Vec::new();
         for FlowMapIdentity {
             steps,
@@ -186,9 +190,9 @@ impl Executor<'_> {
                 continue;
             };
             rows.push(rows::MapRow {
-                model: plan.models[w.model].name.clone(),
-                dataset: plan.data[w.data].name.clone(),
-                map: w.map.clone(),
+                model: plan.models[self.model].name.clone(),
+                dataset: plan.data[self.data].name.clone(),
+                map: self.map.clone(),
                 check: check.to_owned(),
                 steps,
                 unit: unit.to_owned(),

@@ -4,11 +4,13 @@ use anyhow::Result;
 use ndarray::{Array3, Axis};
 
 use super::pool::{Worker, WorkerPool, WorkerSpec};
-use super::{Executor, TrialOutput, learned_divergence, write_rows};
+use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
+use crate::divergence::{DivergenceEstimator, Learned};
 use crate::flow::field::EvalError;
 use crate::num::Batch;
 use crate::num::key::{RngKey, SampleId};
 use crate::num::stats::Estimate;
+use crate::plan::SteinWork;
 use crate::rows;
 use crate::stein::SteinTest;
 
@@ -24,7 +26,9 @@ impl WorkerPool<'_> {
         samples: &[SampleId],
         clean: impl Fn(&[SampleId]) -> Batch + Sync,
     ) -> Result<Array3<f64>> {
-        let wanted = [learned_divergence(&spec.head)];
+        let wanted = [DivergenceEstimator::Learned(Learned {
+            head: spec.head.clone(),
+        })];
         let needs = WorkerSpec {
             estimators: &wanted,
             ..WorkerSpec::default()
@@ -55,29 +59,25 @@ impl WorkerPool<'_> {
     }
 }
 
-impl Executor<'_> {
-    pub(super) fn execute_stein(
-        &self,
-        model: usize,
-        data: usize,
-        spec: &SteinTest,
-    ) -> Result<TrialOutput> {
+impl ExecuteWork for SteinWork {
+    fn execute(&self, executor: &Executor, _task: &TrialTask) -> Result<TrialOutput> {
+        let spec = &self.stein;
         let (opened, set, key) = (
-            &self.prepared.models[model],
-            &self.prepared.data[data],
-            self.key(),
+            &executor.prepared.models[self.model],
+            &executor.prepared.data[self.data],
+            executor.key(),
         );
         let samples = Executor::sample_ids(0, spec.samples);
         let clean = |batch: &[SampleId]| {
             let again: Vec<SampleId> = batch.iter().map(|i| i % set.len() as u64).collect();
             set.states(&opened.card, key, &again)
         };
-        let residuals = self.pools[model].stein_residuals(spec, key, &samples, clean)?;
+        let residuals = executor.pools[self.model].stein_residuals(spec, key, &samples, clean)?;
         let found = spec.summarize(&opened.curve, key, opened.dim(), &residuals);
-        let plan = &self.prepared.plan;
+        let plan = &executor.prepared.plan;
         let row = |function: String, from: f64, to: f64, mean: Estimate| rows::SteinRow {
-            model: plan.models[model].name.clone(),
-            dataset: plan.data[data].name.clone(),
+            model: plan.models[self.model].name.clone(),
+            dataset: plan.data[self.data].name.clone(),
             head: spec.head.clone(),
             from,
             to,

@@ -6,16 +6,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use super::builder::{planned_extractor, planned_model};
-use super::capabilities::{check_estimator_supported, check_sampler_supported};
-use super::{Plan, PlanFile, PlannedFile, PreparedPlan, TrialWork};
+use super::{Plan, PlanFile, PlannedFile, PreparedPlan};
 use crate::data::Dataset;
-use crate::divergence::DivergenceEstimator;
 use crate::features::preset;
 use crate::model::loaded::Model;
 use crate::num::shape::RequestedLayout;
-use crate::registry::prefix_with_name;
-use crate::sample::SamplerContext;
-use crate::solve::{Solver, TimeSpan};
 
 /// Paths of the cards, the data and the extractors of a plan, in its order: from the run's directory, so that a
 /// project may move as a whole, or absolute where they share no folder with it.
@@ -199,75 +194,10 @@ fn validate_plan(plan: &Plan, prepared: &PreparedPlan) -> Result<()> {
                 trial.id
             );
         }
-        validate_work(work, prepared).with_context(|| format!("trial {}", trial.id))?;
+        work.validate(prepared)
+            .with_context(|| format!("trial {}", trial.id))?;
     }
     Ok(())
-}
-
-/// Refuses parameters that no config may have, and samples beyond the data.
-fn validate_work(work: &TrialWork, prepared: &PreparedPlan) -> Result<()> {
-    let model = &prepared.models[work.model_index()];
-    let follows = |solver: &Solver, estimators: &[DivergenceEstimator]| -> Result<()> {
-        let span = TimeSpan {
-            curve: &model.curve,
-            to_prior: true,
-        };
-        solver
-            .check(span)
-            .map_err(|e| anyhow!(prefix_with_name(solver.name(), e)))?;
-        estimators
-            .iter()
-            .try_for_each(|estimator| check_estimator_supported(model, estimator))
-    };
-    let within = |data: usize, last: Option<usize>| match last
-        .filter(|last| *last <= prepared.data[data].len())
-    {
-        Some(_) => Ok(()),
-        None => Err(anyhow!("{} has fewer samples", prepared.data[data].name)),
-    };
-    match work {
-        TrialWork::Likelihood(w) | TrialWork::Profile(w) | TrialWork::Budget(w) => {
-            if let Some(dequantization) = &w.dequantization {
-                dequantization
-                    .check(&w.estimators)
-                    .map_err(|e| anyhow!("dequantization: {e}"))?;
-            }
-            follows(&w.solver, &w.estimators)?;
-            within(w.data, w.first.checked_add(w.count))
-        }
-        TrialWork::Density {
-            solver,
-            estimator,
-            grid,
-            ..
-        } => {
-            if !(2..=2000).contains(&grid.points) || model.dim() != 2 {
-                bail!(
-                    "a density of {} x {} points of {} numbers",
-                    grid.points,
-                    grid.points,
-                    model.dim()
-                );
-            }
-            follows(solver, std::slice::from_ref(estimator))
-        }
-        TrialWork::Stein { stein, .. } => stein.check().map_err(|e| anyhow!(e)),
-        TrialWork::Maps(w) => within(w.data, Some(w.samples)),
-        TrialWork::Sample {
-            sampler,
-            noise,
-            first,
-            count,
-            ..
-        } => {
-            sampler
-                .check(&SamplerContext::for_model(model))
-                .map_err(|e| anyhow!(prefix_with_name(sampler.name(), e)))?;
-            check_sampler_supported(model, sampler)?;
-            noise.map_or(Ok(()), |noise| within(noise, first.checked_add(*count)))
-        }
-        TrialWork::Metrics { .. } | TrialWork::Contrast(_) => Ok(()),
-    }
 }
 
 /// A path without the steps up that undo steps down, for messages.

@@ -67,7 +67,8 @@ impl PlanBuilder<'_> {
     }
 
     /// Adds a trial; the same work twice is an error of the config.
-    pub(super) fn add_trial(&mut self, work: TrialWork) -> Result<String> {
+    pub(super) fn add_trial(&mut self, work: impl Into<TrialWork>) -> Result<String> {
+        let work = work.into();
         let plan = &self.prepared.plan;
         let model = &plan.models[work.model_index()];
         let read = |data: &PlannedData| match &data.layout {

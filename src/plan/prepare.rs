@@ -10,8 +10,9 @@ use super::capabilities::{
     with_card_defaults,
 };
 use super::{
-    AutoStepsRequest, ContrastWork, FlowMapWork, LikelihoodWork, PLAN_FORMAT, Plan, PlannedFile,
-    PreparedPlan, ReferenceEstimate, StepsChooser, TrialWork, sampler_pairs, solver_label,
+    AutoStepsRequest, BudgetWork, ContrastWork, DensityWork, FlowMapWork, LikelihoodWork,
+    MetricsWork, PLAN_FORMAT, Plan, PlannedFile, PreparedPlan, ProfileWork, ReferenceEstimate,
+    SampleWork, SteinWork, StepsChooser, TrialWork, WorkKind, sampler_pairs, solver_label,
 };
 use crate::config::{ConfigFile, ErrorBudgetSetting, LikelihoodEntry, MapsEntry, SamplesEntry};
 use crate::data::LikelihoodBound;
@@ -304,21 +305,21 @@ impl PlanBuilder<'_> {
                 automatic: false,
             };
             for first in (0..count).step_by(chunk) {
-                self.add_trial(TrialWork::Likelihood(work(first, chunk.min(count - first))))?;
+                self.add_trial(work(first, chunk.min(count - first)))?;
             }
             if entry.profile > 0 && here.iter().any(DivergenceEstimator::needs_solver) {
-                self.add_trial(TrialWork::Profile(work(0, entry.profile.min(count))))?;
+                self.add_trial(ProfileWork(work(0, entry.profile.min(count))))?;
             }
             match entry.budget.as_ref().map(ErrorBudgetSetting::samples) {
                 Some(Some(samples)) => {
-                    drop(self.add_trial(TrialWork::Budget(work(0, samples.min(count))))?)
+                    drop(self.add_trial(BudgetWork(work(0, samples.min(count))))?)
                 }
                 Some(None) => {}
                 None => self.plan_automatic_budget(work(0, count), key)?,
             }
         }
         for stein in &entry.stein {
-            self.add_trial(TrialWork::Stein {
+            self.add_trial(SteinWork {
                 model,
                 data,
                 stein: stein.clone(),
@@ -336,12 +337,13 @@ impl PlanBuilder<'_> {
             .into_iter()
             .flatten()
         {
-            let work = TrialWork::Density {
+            let work = DensityWork {
                 model,
                 solver: density_solver.clone(),
                 estimator: estimator.clone(),
                 grid: grid.clone(),
             };
+            let work = TrialWork::from(work);
             if !self.prepared.plan.trials.iter().any(|t| t.work == work) {
                 self.add_trial(work)?;
             }
@@ -420,12 +422,12 @@ impl PlanBuilder<'_> {
             automatic: true,
             ..whole.clone()
         };
-        let cost = |work: &TrialWork| {
-            let cost = self.prepared.trial_cost(work);
+        let cost = |work: &dyn WorkKind| {
+            let cost = work.cost(&self.prepared);
             (cost.evaluations + cost.products) as f64
         };
-        let small = TrialWork::Budget(small);
-        let share = cost(&small) / cost(&TrialWork::Likelihood(whole.clone()));
+        let small = BudgetWork(small);
+        let share = cost(&small) / cost(&whole);
         if share <= MAX_AUTOMATIC_BUDGET_SHARE {
             return self.add_trial(small).map(drop);
         }
@@ -567,7 +569,7 @@ impl PlanBuilder<'_> {
             draws,
             ..
         } = entry.clone();
-        self.add_trial(TrialWork::Maps(FlowMapWork {
+        self.add_trial(FlowMapWork {
             model,
             data,
             map,
@@ -575,7 +577,7 @@ impl PlanBuilder<'_> {
             grid,
             samples,
             draws,
-        }))
+        })
         .map(drop)
     }
 
@@ -702,7 +704,7 @@ impl PlanBuilder<'_> {
             let mut parts = Vec::new();
             for first in (0..entry.count).step_by(chunk) {
                 let count = chunk.min(entry.count - first);
-                parts.push(self.add_trial(TrialWork::Sample {
+                parts.push(self.add_trial(SampleWork {
                     model,
                     sampler: sampler.clone(),
                     noise,
@@ -712,7 +714,7 @@ impl PlanBuilder<'_> {
             }
             drawn.push((sampler.clone(), parts.clone()));
             let (metrics, extractor) = (entry.metrics.clone(), extractor.clone());
-            self.add_trial(TrialWork::Metrics {
+            self.add_trial(MetricsWork {
                 model,
                 sampler: Some(sampler.clone()),
                 parts,
@@ -745,7 +747,7 @@ impl PlanBuilder<'_> {
             let [(sampler, parts), (baseline, baseline_parts)] =
                 [one, other].map(|i| drawn[i].clone());
             let (extractor, metrics) = (extractor.clone(), differing.clone());
-            self.add_trial(TrialWork::Contrast(ContrastWork {
+            self.add_trial(ContrastWork {
                 model,
                 sampler,
                 baseline,
@@ -754,12 +756,12 @@ impl PlanBuilder<'_> {
                 reference,
                 extractor,
                 metrics,
-            }))?;
+            })?;
         }
         if floor.is_some() {
             let metrics = entry.metrics.clone();
             let (sampler, parts, count) = (None, Vec::new(), Some(entry.count));
-            self.add_trial(TrialWork::Metrics {
+            self.add_trial(MetricsWork {
                 model,
                 sampler,
                 parts,

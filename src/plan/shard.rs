@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Plan, TrialWork};
+use super::Plan;
 
 /// Number `index` of `count` shares, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,15 +66,8 @@ fn group_representatives(plan: &Plan) -> BTreeMap<&str, &str> {
         .map(|t| (t.id.as_str(), t.id.as_str()))
         .collect();
     for trial in &plan.trials {
-        let samples: Vec<&String> = match &trial.work {
-            TrialWork::Metrics { parts, .. } => parts.iter().collect(),
-            TrialWork::Contrast(w) => w.parts.iter().chain(&w.baseline_parts).collect(),
-            _ => continue,
-        };
-        let ids = samples
-            .into_iter()
-            .map(String::as_str)
-            .chain([trial.id.as_str()]);
+        let required = trial.work.required_trials();
+        let ids = required.into_iter().chain([trial.id.as_str()]);
         let joined: BTreeSet<&str> = ids.filter_map(|id| leaders.get(id).copied()).collect();
         let Some(first) = joined.first().copied() else {
             continue;
@@ -90,19 +83,19 @@ fn group_representatives(plan: &Plan) -> BTreeMap<&str, &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{ContrastWork, Trial};
+    use crate::plan::{ContrastWork, MetricsWork, SampleWork, Trial};
     use crate::sample::Sampler;
 
     fn plan() -> Plan {
         let sampler = || Sampler::defaults().remove(0);
-        let sample = |first| TrialWork::Sample {
+        let sample = |first| SampleWork {
             model: 0,
             sampler: sampler(),
             noise: None,
             first,
             count: 1,
         };
-        let metrics = TrialWork::Metrics {
+        let metrics = MetricsWork {
             model: 0,
             sampler: Some(sampler()),
             parts: vec!["0a".into(), "0b".into(), "0c".into()],
@@ -119,12 +112,12 @@ mod tests {
             .enumerate()
             .map(|(i, id)| Trial {
                 id: id.to_string(),
-                work: sample(i),
+                work: sample(i).into(),
             })
             .collect();
         trials.push(Trial {
             id: "ff".into(),
-            work: metrics,
+            work: metrics.into(),
         });
         // A contrast ties two samplers' trials together, here with another trial's samples.
         let contrast = ContrastWork {
@@ -139,11 +132,11 @@ mod tests {
         };
         trials.push(Trial {
             id: "ee".into(),
-            work: TrialWork::Contrast(contrast),
+            work: contrast.into(),
         });
         trials.extend((10..17).map(|i| Trial {
             id: i.to_string(),
-            work: sample(i),
+            work: sample(i).into(),
         }));
         Plan {
             format: 1,

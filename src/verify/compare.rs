@@ -11,7 +11,7 @@
 //!
 //! What the clock measured is not compared.
 
-use crate::plan::TrialWork;
+use crate::plan::{RowMagnitudes, TrialWork};
 
 /// How two readings of one row stand to each other, the worse the greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -241,7 +241,7 @@ pub fn compare_rows(
 
 /// Two numbers of rows that should be one.
 pub fn compare_row_counts(work: &TrialWork, stored: usize, recomputed: usize) -> RowComparison {
-    let other_steps = matches!(work, TrialWork::Profile(_)) && work.tolerances().is_some();
+    let other_steps = work.has_adaptive_nodes();
     let few = stored.abs_diff(recomputed) as f64 <= STEP_COUNT_DRIFT * recomputed as f64;
     RowComparison {
         verdict: if other_steps && few {
@@ -268,26 +268,22 @@ fn drift_tolerance(
     if ["evaluations", "jvps", "head_calls"].contains(&column) {
         return chosen.map_or(0.0, |_| STEP_COUNT_DRIFT * size(column));
     }
-    let dim = dim as f64;
-    let scale = match (work, column) {
-        // Nothing here is made by a network.
-        (_, "sample" | "step" | "steps" | "population" | "n" | "draws") => return 0.0,
-        (TrialWork::Likelihood(_), _) => {
-            let nats = size("prior_log_density") + size("divergence_integral");
-            match column {
-                "nats_per_dim" => nats / dim,
-                "bits_per_dim" => nats / (dim * std::f64::consts::LN_2),
-                _ => nats,
-            }
-        }
-        // A prior log-density and a divergence integral are some nats per dimension each.
-        (TrialWork::Budget(_) | TrialWork::Density { .. }, _) => size(column) + 10.0 * dim,
-        (TrialWork::Profile(_), _) if chosen.is_some() => {
-            return PROFILE_DRIFT * again.max_abs(column);
-        }
-        (TrialWork::Profile(_), _) => again.max_abs(column),
-        _ => statistic_magnitude(column, &size),
+    // No network computes these.
+    if ["sample", "step", "steps", "population", "n", "draws"].contains(&column) {
+        return 0.0;
+    }
+    if work.has_adaptive_nodes() {
+        return PROFILE_DRIFT * again.max_abs(column);
+    }
+    let row = RowMagnitudes {
+        column,
+        size: &size,
+        column_max: &|| again.max_abs(column),
+        dim: dim as f64,
     };
+    let scale = work
+        .magnitude(&row)
+        .unwrap_or_else(|| statistic_magnitude(column, &size));
     let [rtol, atol] = chosen.unwrap_or_default();
     (DRIFT_TOLERANCE + rtol) * scale + atol
 }

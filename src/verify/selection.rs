@@ -44,7 +44,7 @@ pub fn select_samples<'a>(
                 chosen[place].extend(&samples);
             }
             kinds
-                .entry(work_kind(&trial.work))
+                .entry(trial.work.kind_name())
                 .or_default()
                 .push(SelectionUnit {
                     draw,
@@ -84,29 +84,11 @@ fn selection_units(work: &TrialWork) -> Vec<Vec<SampleId>> {
     let Some(samples) = work.sample_range() else {
         return vec![Vec::new()];
     };
-    let population = match work {
-        TrialWork::Sample { sampler, .. } => sampler.population().unwrap_or(1),
-        _ => 1,
-    };
     samples
         .collect::<Vec<_>>()
-        .chunks(population.max(1))
+        .chunks(work.samples_per_unit())
         .map(<[SampleId]>::to_vec)
         .collect()
-}
-
-fn work_kind(work: &TrialWork) -> &'static str {
-    match work {
-        TrialWork::Likelihood(_) => "likelihood",
-        TrialWork::Profile(_) => "profile",
-        TrialWork::Budget(_) => "budget",
-        TrialWork::Density { .. } => "density",
-        TrialWork::Contrast(_) => "contrast",
-        TrialWork::Maps(_) => "maps",
-        TrialWork::Stein { .. } => "stein",
-        TrialWork::Sample { .. } => "sample",
-        TrialWork::Metrics { .. } => "metrics",
-    }
 }
 
 /// An id as part of an address.
@@ -120,9 +102,10 @@ fn hash_trial_id(id: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::SampleWork;
 
     fn trials() -> Vec<Trial> {
-        let work = |first, sampler: &str| TrialWork::Sample {
+        let work = |first, sampler: &str| SampleWork {
             model: 0,
             sampler: serde_json::from_str(sampler).expect("a sampler"),
             noise: None,
@@ -133,12 +116,12 @@ mod tests {
         let mut trials: Vec<Trial> = (0..4)
             .map(|i| Trial {
                 id: format!("a{i}"),
-                work: work(50 * i, "\"euler\""),
+                work: work(50 * i, "\"euler\"").into(),
             })
             .collect();
         trials.push(Trial {
             id: "b".into(),
-            work: work(0, steindiff),
+            work: work(0, steindiff).into(),
         });
         trials
     }

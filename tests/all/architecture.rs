@@ -48,7 +48,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("libloading", &["model/library.rs"]),
     ("onnx_autodiff", &["graph.rs"]),
     ("faer", &["num/linalg.rs"]),
-    ("polars", &["table.rs"]),
+    ("polars", &["table/summary.rs"]),
     ("parquet", &["data/parquet_table.rs"]),
     ("plotters", &["report/plot/"]),
     ("clap", &["cli/", "main.rs"]),

@@ -1,0 +1,58 @@
+//! Log-likelihoods, as rows.
+
+use anyhow::Result;
+
+use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
+use crate::dequantization::{DENSITY, ELBO, NO_BOUND};
+use crate::likelihood::{self, LikelihoodResult};
+use crate::plan::{LikelihoodWork, solver_label};
+use crate::rows::LikelihoodRow;
+
+impl ExecuteWork for LikelihoodWork {
+    fn execute(&self, executor: &Executor, task: &TrialTask) -> Result<TrialOutput> {
+        let plan = &executor.prepared.plan;
+        let (rows, _) = executor.evaluate_likelihoods(self, task.samples, false)?;
+        let card = &executor.prepared.models[self.model].card;
+        let bound = match &self.dequantization {
+            _ if plan.data[self.data].unbounded => NO_BOUND,
+            Some(dequantization) => dequantization.bound_kind(),
+            None if executor.prepared.data[self.data].is_quantized(card) => ELBO,
+            None => DENSITY,
+        };
+        let label = |r: &LikelihoodResult| self.estimators[r.estimator].label();
+        write_rows(rows.iter().map(|r| {
+            let per_dim = r
+                .log_likelihood
+                .map(|l| likelihood::nats_per_dim(l, card.dim()));
+            let bits = r.log_likelihood.zip(card.bits_offset());
+            LikelihoodRow {
+                trial: task.id.to_owned(),
+                model: plan.models[self.model].name.clone(),
+                dataset: plan.data[self.data].name.clone(),
+                estimator: label(r),
+                kind: self.estimators[r.estimator].kind().as_str().to_owned(),
+                solver: solver_label(&self.solver),
+                sample: r.sample as usize,
+                log_likelihood: r.log_likelihood,
+                stderr: r.stderr,
+                half_width: r.half_width,
+                prior_log_density: r.prior_log_density,
+                divergence_integral: r.divergence_integral,
+                bits_per_dim: bits
+                    .map(|(l, offset)| likelihood::bits_per_dim(l, card.dim(), offset)),
+                nats_per_dim: per_dim,
+                evaluations: r.evaluations,
+                jvps: r.jvps,
+                head_calls: r.head_calls,
+                status: r.status.as_str().to_owned(),
+                path_seconds: r.path_seconds,
+                divergence_seconds: r.divergence_seconds,
+                entry_seconds: Some(r.entry_seconds),
+                bound: bound.to_owned(),
+                draws: self.draws(),
+                dequantization_stderr: r.dequantization_stderr,
+                solver_error: r.solver_error,
+            }
+        }))
+    }
+}

@@ -1,0 +1,157 @@
+//! Statistics of samples against reference data, as rows.
+
+use anyhow::{Result, anyhow, bail};
+use ndarray::Axis;
+
+use super::{ExecuteWork, Executor, TrialOutput, TrialTask, metric_sample, write_rows};
+use crate::data::encode_npy_f32;
+use crate::features::ExtractedFeatures;
+use crate::metric::feature_set::FeatureSet;
+use crate::metric::{self, Metric, SampleSets, notes};
+use crate::num::Batch;
+use crate::plan::{MetricsWork, WorkKind, features_name};
+use crate::registry::prefix_with_name;
+use crate::rows::MetricRow;
+use crate::sample::{Sampler, SamplerContext};
+
+/// The number of reference samples that a trial keeps for the report's galleries.
+const MAX_STORED_REFERENCE_SAMPLES: usize = 512;
+
+impl ExecuteWork for MetricsWork {
+    fn dry_run(&self, executor: &Executor) -> Result<()> {
+        let has_logits = match &self.extractor {
+            None => false,
+            Some(file) => executor.with_extractor(file, |extractor| {
+                for data in self.data_indices() {
+                    executor.check_extractor_input(self.model, data, extractor)?;
+                }
+                Ok(extractor.classifies())
+            })?,
+        };
+        match self
+            .metrics
+            .iter()
+            .find(|m| m.needs_logits() && !has_logits)
+        {
+            Some(metric) => bail!(
+                "metrics: {} needs an extractor with class logits",
+                metric.name()
+            ),
+            None => Ok(()),
+        }
+    }
+
+    fn execute(&self, executor: &Executor, task: &TrialTask) -> Result<TrialOutput> {
+        let extractor = self.extractor.as_ref();
+        let features = |data: usize| executor.data_features(self.model, data, extractor);
+        let generated = match self.floor {
+            Some(floor) => features(floor)?,
+            None => self.generated_features(executor, task)?,
+        };
+        let reference = executor.reference_features(self.model, self.reference, extractor)?;
+        let train = self.train.map(features).transpose()?;
+        let test = self.test.map(features).transpose()?;
+        let sets = SampleSets {
+            generated: &generated,
+            reference: &*reference,
+            train: train.as_ref(),
+            test: test.as_ref(),
+        };
+        let sets = executor
+            .machine
+            .with_threads(|| sets.try_map(metric_sample))?
+            .map_err(|e| anyhow!(e))?;
+        let sets = sets.as_ref();
+        // Where a statistic is biased by the number of samples, the floor has as many as were generated.
+        let truncated = match self.count {
+            Some(count) if count < sets.generated.len() => Some(
+                metric_sample(&generated)
+                    .map_err(|e| anyhow!(e))?
+                    .truncated(count),
+            ),
+            _ => None,
+        };
+        let mut rows = Vec::new();
+        for metric in &self.metrics {
+            let sets = match &truncated {
+                Some(truncated) if metric.is_biased() => SampleSets {
+                    generated: truncated,
+                    ..sets
+                },
+                _ => sets,
+            };
+            rows.push(self.metric_row(executor, metric, sets)?);
+        }
+        let mut output = write_rows(rows.into_iter())?;
+        output.array = Some(self.reference_array(executor)?);
+        Ok(output)
+    }
+}
+
+impl MetricsWork {
+    /// The features of those samples of the required trials that are finite.
+    fn generated_features(
+        &self,
+        executor: &Executor,
+        task: &TrialTask,
+    ) -> Result<ExtractedFeatures> {
+        let samples = select_finite_rows(&task.required_samples(&self.parts)?);
+        executor.extract_features(self.model, samples, self.extractor.as_ref())
+    }
+
+    /// One statistic with its standard error and its notes.
+    fn metric_row(
+        &self,
+        executor: &Executor,
+        metric: &Metric,
+        sets: SampleSets<&FeatureSet>,
+    ) -> Result<MetricRow> {
+        let n = sets.map(FeatureSet::len);
+        let mut notes = notes::statistic_notes(metric, sets);
+        let too_many = |count| notes::floor_count_mismatch(metric, n.generated, count);
+        notes.extend(self.count.and_then(too_many));
+        let measure = || metric::measure_all(metric, sets, executor.key());
+        let estimate = (executor.machine.with_threads(measure)?)
+            .map_err(|e| anyhow!(prefix_with_name(metric.name(), e)))?;
+        // The planned cost. The table takes the measured one from the rows of the samples.
+        let context = SamplerContext::for_model(&executor.prepared.models[self.model]);
+        let cost = self
+            .sampler
+            .as_ref()
+            .map(|sampler| sampler.cost(&context))
+            .unwrap_or_default();
+        Ok(MetricRow {
+            model: executor.prepared.plan.models[self.model].name.clone(),
+            sampler: self
+                .sampler
+                .as_ref()
+                .map_or("data".to_owned(), Sampler::label),
+            metric: metric.name().to_owned(),
+            value: estimate.value,
+            stderr: estimate.stderr,
+            n_generated: n.generated,
+            n_reference: n.for_role(metric.comparison_role()),
+            evaluations: cost.evaluations as f64,
+            jvps: cost.products as f64,
+            cost: cost.evaluations as f64,
+            features: features_name(self.extractor.as_ref()),
+            note: notes.join("; "),
+        })
+    }
+
+    /// A few reference samples, which stay with the run so that a report needs no data files.
+    fn reference_array(&self, executor: &Executor) -> Result<Vec<u8>> {
+        let card = &executor.prepared.models[self.model].card;
+        let data = &executor.prepared.data[self.reference];
+        let shown = Executor::sample_ids(0, data.len().min(MAX_STORED_REFERENCE_SAMPLES));
+        encode_npy_f32(&data.states(card, executor.key(), &shown), &card.shape)
+    }
+}
+
+/// The rows without NaN or infinity.
+fn select_finite_rows(x: &Batch) -> Batch {
+    let keep: Vec<usize> = (0..x.nrows())
+        .filter(|i| x.row(*i).iter().all(|v| v.is_finite()))
+        .collect();
+    x.select(Axis(0), &keep)
+}

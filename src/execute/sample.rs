@@ -1,0 +1,116 @@
+//! Samples, as an array with a row each.
+
+use anyhow::Result;
+use ndarray::Axis;
+
+use super::{ExecuteWork, Executor, TimedSamples, TrialOutput, TrialTask, write_rows};
+use crate::data::encode_npy_f32;
+use crate::num::key::SampleId;
+use crate::plan::{SampleWork, initial_states};
+use crate::rows::{self, SampleRow};
+use crate::sample::steindiff::{SteinDiff, SteinDiffStepLog};
+use crate::sample::{self, Sampler};
+
+impl ExecuteWork for SampleWork {
+    fn execute(&self, executor: &Executor, task: &TrialTask) -> Result<TrialOutput> {
+        let (opened, count) = (&executor.prepared.models[self.model], task.samples.len());
+        let given = self
+            .noise
+            .map(|data| initial_states(&executor.prepared.data[data], opened))
+            .transpose()?;
+        let began = std::time::Instant::now();
+        let noise = |batch: &[SampleId]| match &given {
+            Some(states) => states.select(
+                Axis(0),
+                &batch.iter().map(|i| *i as usize).collect::<Vec<_>>(),
+            ),
+            None => sample::initial_noise(executor.key(), batch, opened.dim(), opened.prior.std),
+        };
+        let TimedSamples {
+            samples: drawn,
+            product_seconds,
+        } = executor.pools[self.model].draw_samples(
+            &self.sampler,
+            task.samples,
+            executor.key(),
+            noise,
+        )?;
+        let seconds = began.elapsed().as_secs_f64() / count as f64;
+        let x = &drawn.x;
+        let finite = |i: usize| x.row(i).iter().all(|v| v.is_finite());
+        let name = &executor.prepared.plan.models[self.model].name;
+        let mut output = write_rows(task.samples.iter().enumerate().map(|(i, s)| {
+            SampleRow {
+                trial: task.id.to_owned(),
+                model: name.clone(),
+                sampler: self.sampler.label(),
+                sample: *s as usize,
+                status: if finite(i) { "ok" } else { "non-finite" }.to_owned(),
+                evaluations: drawn.evaluations[i],
+                jvps: drawn.products[i],
+                seconds,
+                log_density: drawn
+                    .log_density
+                    .as_ref()
+                    .map(|d| d[i])
+                    .filter(|d| d.is_finite()),
+                jvp_seconds: product_seconds / count as f64,
+            }
+        }))?;
+        output.array = Some(encode_npy_f32(x, &opened.card.shape)?);
+        if let Sampler::SteinDiff(around) = &self.sampler {
+            output.steps = Some(
+                write_rows(
+                    drawn
+                        .step_logs
+                        .iter()
+                        .map(|step| step_log_row(name, around, step)),
+                )?
+                .csv,
+            );
+        }
+        Ok(output)
+    }
+}
+
+/// The log of one step as a row.
+fn step_log_row(model: &str, around: &SteinDiff, step: &SteinDiffStepLog) -> rows::StepRow {
+    let known = step.statistics;
+    let mode = serde_json::to_value(around.mode).unwrap_or_default();
+    rows::StepRow {
+        model: model.to_owned(),
+        sampler: around.label(),
+        inner: around.sampler.name().to_owned(),
+        mode: mode.as_str().unwrap_or_default().to_owned(),
+        population: step.population,
+        n: step.n,
+        step: step.step,
+        t: step.from.t,
+        alpha: step.from.alpha,
+        sigma: step.from.sigma,
+        t_next: step.to.t,
+        alpha_next: step.to.alpha,
+        sigma_next: step.to.sigma,
+        gamma: step.gamma,
+        gamma_raw: known.map(|s| s.unclamped_gamma),
+        gamma_probe_stderr: known.and_then(|s| s.probe_stderr),
+        gamma_stderr: known.and_then(|s| s.stderr),
+        action: step.action.as_str().to_owned(),
+        divergence: known
+            .map_or("", |s| {
+                if s.from_jacobian_products {
+                    "jacobian"
+                } else {
+                    "linear"
+                }
+            })
+            .to_owned(),
+        s_xu: known.map(|s| s.mean_xu),
+        s_uu: known.map(|s| s.mean_uu),
+        s_div: known.map(|s| s.mean_divergence),
+        coupling: known.and_then(|s| s.coupling),
+        blend: step.mean_blend_weight,
+        evaluations: step.evaluations,
+        jvps: step.products,
+    }
+}

@@ -1,0 +1,146 @@
+//! What the kinds of work that follow paths share.
+
+use anyhow::{Result, anyhow};
+
+use crate::divergence::{ControlDivergence, DivergenceEstimator};
+use crate::model::loaded::Model;
+use crate::plan::capabilities::check_estimator_supported;
+use crate::plan::cost::ADAPTIVE_EVALUATIONS_GUESS;
+use crate::plan::{PreparedPlan, SecondsPerRow, TrialCost, WorkKind, solver_label};
+use crate::progress::Workload;
+use crate::registry::prefix_with_name;
+use crate::solve::{Solver, TimeSpan};
+
+/// The calls of a divergence head at a node. A head that shares the velocity's calls costs none.
+fn head_calls(model: &Model, estimator: &DivergenceEstimator) -> u64 {
+    u64::from(
+        estimator
+            .head()
+            .is_some_and(|head| !model.card.is_joint(head)),
+    )
+}
+
+/// The cost of `rows` paths of a model under every estimator.
+pub fn path_cost(
+    model: &Model,
+    solver: &Solver,
+    estimators: &[DivergenceEstimator],
+    rows: usize,
+) -> TrialCost {
+    let (dim, rows) = (model.dim(), rows as u64);
+    let each = |count: &dyn Fn(&DivergenceEstimator) -> u64| estimators.iter().map(count).sum();
+    let nodes = solver
+        .fixed_node_count()
+        .unwrap_or(ADAPTIVE_EVALUATIONS_GUESS);
+    let heads: u64 = each(&|e| head_calls(model, e));
+    let per_node: u64 = each(&|e| e.jvps_per_node(dim));
+    let per_path: u64 = each(&DivergenceEstimator::jvps_per_path);
+    let of_maps: u64 = each(&DivergenceEstimator::flow_map_evaluations);
+    let follows_path = estimators.iter().any(DivergenceEstimator::needs_solver);
+    let path = if follows_path {
+        let extra: u64 = each(&DivergenceEstimator::evaluations_per_node);
+        solver
+            .fixed_evaluations()
+            .unwrap_or(ADAPTIVE_EVALUATIONS_GUESS)
+            + nodes * extra
+    } else {
+        0
+    };
+    let is_adaptive = follows_path && solver.fixed_evaluations().is_none();
+    let control = if is_adaptive {
+        let control = ControlDivergence::for_estimators(estimators, dim);
+        ADAPTIVE_EVALUATIONS_GUESS * control.jvps_per_evaluation(dim)
+    } else {
+        0
+    };
+    TrialCost {
+        evaluations: (path + of_maps) * rows,
+        products: (nodes * (per_node + heads) + per_path + control) * rows,
+        head_calls: nodes * heads * rows,
+        guessed: is_adaptive,
+    }
+}
+
+/// The workload of paths: work is alike if solver and estimators agree.
+pub fn path_workload(
+    work: &dyn WorkKind,
+    prepared: &PreparedPlan,
+    seconds: SecondsPerRow,
+    kind: &str,
+    solver: &Solver,
+    rows: usize,
+) -> Workload {
+    let labels: Vec<String> = work
+        .estimators()
+        .iter()
+        .map(DivergenceEstimator::label)
+        .collect();
+    let what = format!("{}, {}", solver_label(solver), labels.join(", "));
+    network_workload(work, prepared, seconds, kind, &what, Some(rows))
+}
+
+/// The workload of work that calls networks. Measured seconds count most for the work most alike:
+/// the same `what`, then the same `kind` of work, then the same model, then any.
+pub fn network_workload(
+    work: &dyn WorkKind,
+    prepared: &PreparedPlan,
+    seconds: SecondsPerRow,
+    kind: &str,
+    what: &str,
+    rows: Option<usize>,
+) -> Workload {
+    let cost = work.cost(prepared);
+    let units = cost.evaluations as f64 * seconds.evaluation
+        + (cost.products - cost.head_calls) as f64 * seconds.product
+        + cost.head_calls as f64 * seconds.head;
+    let name = &prepared.plan.models[work.model_index()].name;
+    let steps = if cost.guessed {
+        "chosen steps"
+    } else {
+        "fixed steps"
+    };
+    Workload {
+        kinds: vec![
+            format!("{name}: {kind}: {what}"),
+            format!("{name}: {kind}: {steps}"),
+            format!("{name}: {steps}"),
+            steps.to_owned(),
+            "networks".to_owned(),
+        ],
+        units,
+        rows: rows.map(|rows| rows as f64),
+    }
+}
+
+/// Checks that a solver can follow the path of a model, and that the model supports the estimators.
+///
+/// # Errors
+/// Fails with the name of the solver or the estimator that cannot be used.
+pub fn check_paths(
+    model: &Model,
+    solver: &Solver,
+    estimators: &[DivergenceEstimator],
+) -> Result<()> {
+    let span = TimeSpan {
+        curve: &model.curve,
+        to_prior: true,
+    };
+    solver
+        .check(span)
+        .map_err(|e| anyhow!(prefix_with_name(solver.name(), e)))?;
+    estimators
+        .iter()
+        .try_for_each(|estimator| check_estimator_supported(model, estimator))
+}
+
+/// Checks that data have the samples before `end`. `None` stands for an end that overflowed.
+///
+/// # Errors
+/// Fails with the name of the data if there are fewer.
+pub fn check_sample_end(prepared: &PreparedPlan, data: usize, end: Option<usize>) -> Result<()> {
+    let data = &prepared.data[data];
+    match end.filter(|end| *end <= data.len()) {
+        Some(_) => Ok(()),
+        None => Err(anyhow!("{} has fewer samples", data.name)),
+    }
+}
