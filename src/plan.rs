@@ -21,6 +21,7 @@ mod file_names;
 mod prepare;
 mod sampler_pairs;
 mod shard;
+mod single;
 mod work;
 mod workload;
 

@@ -14,9 +14,9 @@ use crate::convention::{self, AffineConversion, Convention, ConventionContext};
 use crate::data::{Dataset, path_without_member};
 use crate::dequantization::{Dequantization, NO_BOUND};
 use crate::divergence::{self, DivergenceEstimator};
-use crate::execute::{WorkerPool, WorkerSpec, choose_steps};
+use crate::execute::{Executor, choose_steps};
 use crate::lattice::LatticePolicy;
-use crate::likelihood::{LikelihoodResult, LikelihoodTask, bits_per_dim, nats_per_dim};
+use crate::likelihood::{LikelihoodResult, bits_per_dim, nats_per_dim};
 use crate::model::card::Card;
 use crate::model::loaded::Model;
 use crate::model::precision::NetworkPrecision;
@@ -25,7 +25,8 @@ use crate::num::shape::{AxisLayout, RequestedLayout};
 use crate::num::{format_decimals, format_with_stderr, stats};
 use crate::output::{Output, OutputKind, Writer};
 use crate::plan::{
-    AutoStepsRequest, check_difference_step, check_estimator_supported, with_card_defaults,
+    AutoStepsRequest, LikelihoodWork, PreparedPlan, check_difference_step,
+    check_estimator_supported, with_card_defaults,
 };
 use crate::progress::{ProgressDisplay, format_duration};
 use crate::registry::prefix_with_name;
@@ -172,13 +173,7 @@ impl LikelihoodArgs {
         if !self.runtime_args.quiet {
             data.print_notes();
         }
-        let key = RngKey { seed: self.seed };
-        let pool = WorkerPool::new(
-            &model,
-            self.runtime_args.runtime()?,
-            self.runtime_args.machine(),
-        );
-        let estimators = [divergence];
+        let estimators = vec![divergence];
         if estimators[0].kind() == divergence::EstimateKind::FewStepForwardAverage {
             errln!(
                 "flowgauge: rule forward-average, for comparison with the authors' code only: \
@@ -192,45 +187,43 @@ impl LikelihoodArgs {
                 .check(&estimators)
                 .map_err(|e| anyhow!("--dequantization: {e}"))?;
         }
+        let (runtime, machine) = (self.runtime_args.runtime()?, self.runtime_args.machine());
         if solver.auto_steps_tolerance().is_some() {
-            let wanted = AutoStepsRequest {
+            let request = AutoStepsRequest {
                 model: &model,
                 data: &data,
                 solver: &solver,
                 estimators: &estimators,
                 samples: data.len(),
-                key,
+                key: RngKey { seed: self.seed },
             };
-            let chosen = choose_steps(
-                &wanted,
-                self.runtime_args.runtime()?,
-                self.runtime_args.machine(),
-            );
-            let chosen = chosen.with_context(|| format!("--solver {}", solver.name()))?;
+            let chosen = choose_steps(&request, runtime, machine)
+                .with_context(|| format!("--solver {}", solver.name()))?;
             if !self.runtime_args.quiet {
                 errln!("flowgauge: {}", chosen.describe());
             }
             solver = chosen.chosen_solver().unwrap_or(solver);
         }
-        let needs = WorkerSpec {
-            estimators: &estimators,
-            ..WorkerSpec::default()
+        let work = LikelihoodWork {
+            model: 0,
+            data: 0,
+            solver,
+            estimators,
+            reference: 0,
+            against: None,
+            first: 0,
+            count: data.len(),
+            dequantization: extra.dequantization.clone(),
+            automatic: false,
         };
-        pool.dry_run(needs, data.len(), &data.states(&model.card, key, &[0]))?;
-        let task = LikelihoodTask {
-            curve: &model.curve,
-            prior: model.prior,
-            solver: &solver,
-            estimators: &estimators,
-            key,
-        };
-        let samples: Vec<SampleId> = (0..data.len() as u64).collect();
-        let states = |batch: &[SampleId]| data.states(&model.card, key, batch);
-
-        let draws = extra.dequantization.as_ref().map_or(1, |d| d.draw_count());
+        let prepared = PreparedPlan::of_one_trial(model, vec![data], work.clone(), self.seed)?;
+        let executor = Executor::new(&prepared, runtime, machine);
+        executor.dry_run()?;
+        let card = &prepared.models[0].card;
+        let samples: Vec<SampleId> = work.samples().collect();
         let mut table = LikelihoodTableWriter {
             out: out.begin()?,
-            card: &model.card,
+            card,
             extra_columns: &extra,
             totals: LikelihoodTotals::default(),
         };
@@ -238,17 +231,11 @@ impl LikelihoodArgs {
         let began = Instant::now();
         let show = ProgressDisplay::for_rows(
             self.runtime_args.quiet,
-            pool.meter(),
-            samples.len() * draws,
+            executor.meter.clone(),
+            samples.len() * work.draws(),
             "log-likelihoods",
         );
-        let ended = pool.for_each_dequantized_log_likelihood(
-            &task,
-            extra.dequantization.as_ref(),
-            &samples,
-            states,
-            |rows| table.write_rows(&rows),
-        );
+        let ended = executor.for_each_likelihood(&work, &samples, |rows| table.write_rows(&rows));
         drop(show);
         let LikelihoodTableWriter {
             out: written,
@@ -264,7 +251,7 @@ impl LikelihoodArgs {
             );
         }
         written.finish()?;
-        let sentence = tally.summary(&model.card, began.elapsed().as_secs_f64());
+        let sentence = tally.summary(card, began.elapsed().as_secs_f64());
         print_summary(Some(&out), format_args!("{sentence}"));
         if tally.failed > 0 {
             errln!(

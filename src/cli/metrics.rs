@@ -18,7 +18,8 @@ use crate::features::cache::{self, Provenance};
 use crate::features::images::PixelCoding;
 use crate::features::{ExtractedFeatures, Extractor};
 use crate::metric::frechet::{self, Frechet};
-use crate::metric::{Metric, SampleSets, measure_all, notes};
+use crate::metric::measured::{FloorSamples, measure_with_notes};
+use crate::metric::{Metric, SampleSets, notes};
 use crate::model::library::user_cache_folder;
 use crate::num::format_with_stderr;
 use crate::num::key::RngKey;
@@ -523,33 +524,25 @@ impl MetricsArgs {
             return self.write_frechet_of_statistics(sides, law, named, table);
         }
         let metrics = self.choose_metrics(sides, named)?;
-        let n = sides.map(|side| side.count().unwrap_or_default());
         let machine = self.runtime_args.machine();
         let samples = machine.with_threads(|| sides.try_map(SampleSet::sorted_sample))??;
         let samples = samples.as_ref();
-        let fewer = match table.generated_count.filter(|count| *count < n.generated) {
-            Some(count) => Some(sides.generated.sorted_sample()?.truncated(count)),
+        let floor = match table.generated_count {
+            Some(count) => Some(FloorSamples::new(sides.generated.sorted_sample()?, count)),
             None => None,
         };
         for (i, metric) in metrics.iter().enumerate() {
-            let samples = match &fewer {
-                Some(fewer) if metric.is_biased() => SampleSets {
-                    generated: fewer,
-                    ..samples
-                },
-                _ => samples,
-            };
-            let n = samples.map(|set| set.len());
             let what = format!("{} ({} of {})", metric.name(), i + 1, metrics.len());
             let show =
                 ProgressDisplay::for_meter(self.runtime_args.quiet, Arc::default(), move || {
                     what.clone()
                 });
+            let key = RngKey { seed: self.seed };
             let measured = machine
-                .with_threads(|| measure_all(metric, samples, RngKey { seed: self.seed }))?;
+                .with_threads(|| measure_with_notes(metric, samples, floor.as_ref(), key))?;
             drop(show);
-            let estimate = match measured {
-                Ok(estimate) => estimate,
+            let measured = match measured {
+                Ok(measured) => measured,
                 // Of what nobody asked for by name, what these samples do not allow is left out.
                 Err(reason) if named.is_empty() && i > 0 => {
                     errln!("flowgauge: {} is left out: {reason}", metric.name());
@@ -560,20 +553,14 @@ impl MetricsArgs {
                     registry::prefix_with_name(metric.name(), reason)
                 ),
             };
-            let mut notes = notes::statistic_notes(metric, samples);
-            notes.extend(
-                table
-                    .generated_count
-                    .and_then(|count| notes::floor_count_mismatch(metric, n.generated, count)),
-            );
-            self.print_notes(sides.generated, metric, &notes);
+            self.print_notes(sides.generated, metric, &measured.notes);
             table.write_row(&MetricCsvRow {
                 metric: metric.name(),
-                value: estimate.value,
-                stderr: estimate.stderr,
-                n_generated: Some(n.generated),
-                n_reference: Some(n.for_role(metric.comparison_role())),
-                note: notes.join("; "),
+                value: measured.estimate.value,
+                stderr: measured.estimate.stderr,
+                n_generated: Some(measured.n_generated),
+                n_reference: Some(measured.n_reference),
+                note: measured.notes.join("; "),
             })?;
         }
         table.finish()

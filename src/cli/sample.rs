@@ -10,16 +10,16 @@ use clap::Args;
 use super::interrupt::{interrupted_exit, stop_on_signal};
 use super::{Exit, RuntimeArgs, parse_spec, print_summary};
 use crate::data::{Dataset, encode_npy_f32, path_without_member, png_grid};
-use crate::execute::{WorkerPool, WorkerSpec};
+use crate::execute::Executor;
 use crate::model::loaded::Model;
-use crate::num::key::{RngKey, SampleId};
+use crate::num::format_decimals;
+use crate::num::key::SampleId;
 use crate::num::shape::{AxisLayout, RequestedLayout};
-use crate::num::{Batch, format_decimals};
 use crate::output::{Output, OutputKind};
-use crate::plan::{check_sampler_supported, initial_states, max_samples};
+use crate::plan::{PreparedPlan, SampleWork, check_sampler_supported, max_samples};
 use crate::progress::{ProgressDisplay, format_duration};
 use crate::registry::prefix_with_name;
-use crate::sample::{self, DrawnSamples, Sampler, SamplerContext};
+use crate::sample::{DrawnSamples, Sampler, SamplerContext};
 use crate::stop;
 
 #[derive(Debug, Args)]
@@ -83,9 +83,7 @@ impl SampleArgs {
             .as_deref()
             .map(|file| self.read_initial_states(file, &model))
             .transpose()?;
-        let count = noise
-            .as_ref()
-            .map_or(self.count.unwrap_or(0), |n| n.nrows());
+        let count = noise.as_ref().map_or(self.count.unwrap_or(0), Dataset::len);
         if count == 0 {
             bail!("--count is 0, expected at least 1");
         }
@@ -96,35 +94,34 @@ impl SampleArgs {
                 model.dim()
             );
         }
-        let key = RngKey { seed: self.seed };
-        let pool = WorkerPool::new(
-            &model,
+        let rows = sampler.network_rows(&SamplerContext::for_model(&model), count);
+        let work = SampleWork {
+            model: 0,
+            sampler,
+            noise: noise.as_ref().map(|_| 0),
+            first: 0,
+            count,
+        };
+        let data = noise.into_iter().collect();
+        let prepared = PreparedPlan::of_one_trial(model, data, work.clone(), self.seed)?;
+        let executor = Executor::new(
+            &prepared,
             self.runtime_args.runtime()?,
             self.runtime_args.machine(),
         );
-        let needs = WorkerSpec {
-            samplers: std::slice::from_ref(&sampler),
-            ..WorkerSpec::default()
-        };
-        pool.dry_run(needs, count, &Batch::zeros((1, model.dim())))?;
-        let samples: Vec<SampleId> = (0..count as u64).collect();
-        let noise = |batch: &[SampleId]| match &noise {
-            Some(noise) => noise.select(
-                ndarray::Axis(0),
-                &batch.iter().map(|i| *i as usize).collect::<Vec<_>>(),
-            ),
-            None => sample::initial_noise(key, batch, model.dim(), model.prior.std),
-        };
+        executor.dry_run()?;
+        let card = &prepared.models[0].card;
+        let samples: Vec<SampleId> = (0..count as SampleId).collect();
         stop_on_signal(None);
         let began = Instant::now();
         let mut drawn = DrawnSamples::empty();
         let show = ProgressDisplay::for_rows(
             self.runtime_args.quiet,
-            pool.meter(),
-            sampler.network_rows(&SamplerContext::for_model(&model), count),
+            executor.meter.clone(),
+            rows,
             "samples",
         );
-        let ended = pool.for_each_sample_batch(&sampler, &samples, key, noise, |part| {
+        let ended = executor.for_each_sample_batch(&work, &samples, |part| {
             drawn.append(part);
             Ok(())
         });
@@ -133,14 +130,13 @@ impl SampleArgs {
         if let Err(error) = ended {
             let mut out = out.begin()?;
             if stop::requested() && x.nrows() > 0 {
-                out.write_all(&encode_npy_f32(x, &model.card.shape)?)?;
+                out.write_all(&encode_npy_f32(x, &card.shape)?)?;
             }
             return interrupted_exit(error, out, [x.nrows(), count], "samples");
         }
-        let picture =
-            || png_grid(x, &model.card.shape, model.card.data.map(|d| d.range)).context("--png");
+        let picture = || png_grid(x, &card.shape, card.data.map(|d| d.range)).context("--png");
         let picture = png.as_ref().map(|_| picture()).transpose()?;
-        out.write(&encode_npy_f32(x, &model.card.shape)?)?;
+        out.write(&encode_npy_f32(x, &card.shape)?)?;
         if let (Some(png), Some(picture)) = (&png, picture) {
             png.write(&picture)?;
         }
@@ -152,7 +148,7 @@ impl SampleArgs {
                 .find(|out| out.is_stdout()),
             format_args!(
                 "{count} samples of shape {:?}, {} evaluations and {} Jacobian products each, {}: {}",
-                model.card.shape,
+                card.shape,
                 each(&drawn.evaluations),
                 each(&drawn.products),
                 format_duration(began.elapsed().as_secs_f64()),
@@ -171,16 +167,16 @@ impl SampleArgs {
         Ok(Exit::Success)
     }
 
-    /// The states at the prior end that a file holds.
-    fn read_initial_states(&self, file: &Path, model: &Model) -> Result<Batch> {
+    /// The states at the prior end that a file holds, in the card's order of axes.
+    fn read_initial_states(&self, file: &Path, model: &Model) -> Result<Dataset> {
         let noise = Dataset::read(file)?.with_layout(
             self.layout.as_ref().map(RequestedLayout::unconditional),
             &model.card.shape,
         )?;
-        let states = initial_states(&noise, model)?;
+        noise.check_shape(&model.card)?;
         if !self.runtime_args.quiet {
             noise.print_notes();
         }
-        Ok(states)
+        Ok(noise)
     }
 }

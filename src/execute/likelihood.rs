@@ -5,13 +5,19 @@ use anyhow::Result;
 use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
 use crate::dequantization::{DENSITY, ELBO, NO_BOUND};
 use crate::likelihood::{self, LikelihoodResult};
+use crate::num::key::SampleId;
 use crate::plan::{LikelihoodWork, solver_label};
 use crate::rows::LikelihoodRow;
 
 impl ExecuteWork for LikelihoodWork {
     fn execute(&self, executor: &Executor, task: &TrialTask) -> Result<TrialOutput> {
         let plan = &executor.prepared.plan;
-        let (rows, _) = executor.evaluate_likelihoods(self, task.samples, false)?;
+        let mut rows: Vec<LikelihoodResult> = Vec::new();
+        executor.for_each_likelihood(self, task.samples, |results| {
+            rows.extend(results);
+            Ok(())
+        })?;
+        rows.sort_by_key(|row| (row.estimator, row.sample));
         let card = &executor.prepared.models[self.model].card;
         let bound = match &self.dequantization {
             _ if plan.data[self.data].unbounded => NO_BOUND,
@@ -54,5 +60,31 @@ impl ExecuteWork for LikelihoodWork {
                 solver_error: r.solver_error,
             }
         }))
+    }
+}
+
+impl Executor<'_> {
+    /// Computes the log-likelihoods of samples, and hands the results of a sample on as soon as they
+    /// and those of all samples before it are there.
+    ///
+    /// # Errors
+    /// Fails if the model cannot be evaluated, or with the error of `take`.
+    pub fn for_each_likelihood(
+        &self,
+        work: &LikelihoodWork,
+        samples: &[SampleId],
+        take: impl FnMut(Vec<LikelihoodResult>) -> Result<()> + Send,
+    ) -> Result<()> {
+        let (model, data) = (
+            &self.prepared.models[work.model],
+            &self.prepared.data[work.data],
+        );
+        self.pools[work.model].for_each_dequantized_log_likelihood(
+            &self.likelihood_task(work),
+            work.dequantization.as_ref(),
+            samples,
+            |batch| data.states(&model.card, self.key(), batch),
+            take,
+        )
     }
 }

@@ -6,8 +6,8 @@ use ndarray::Axis;
 use super::{ExecuteWork, Executor, TrialOutput, TrialTask, metric_sample, write_rows};
 use crate::data::encode_npy_f32;
 use crate::features::ExtractedFeatures;
-use crate::metric::feature_set::FeatureSet;
-use crate::metric::{self, Metric, SampleSets, notes};
+use crate::metric::measured::{FloorSamples, MeasuredStatistic, measure_with_notes};
+use crate::metric::{Metric, SampleSets};
 use crate::num::Batch;
 use crate::plan::{MetricsWork, WorkKind, features_name};
 use crate::registry::prefix_with_name;
@@ -62,25 +62,19 @@ impl ExecuteWork for MetricsWork {
             .with_threads(|| sets.try_map(metric_sample))?
             .map_err(|e| anyhow!(e))?;
         let sets = sets.as_ref();
-        // Where a statistic is biased by the number of samples, the floor has as many as were generated.
-        let truncated = match self.count {
-            Some(count) if count < sets.generated.len() => Some(
-                metric_sample(&generated)
-                    .map_err(|e| anyhow!(e))?
-                    .truncated(count),
-            ),
-            _ => None,
+        let floor = match self.count {
+            Some(count) => {
+                let floor = metric_sample(&generated).map_err(|e| anyhow!(e))?;
+                Some(FloorSamples::new(floor, count))
+            }
+            None => None,
         };
         let mut rows = Vec::new();
         for metric in &self.metrics {
-            let sets = match &truncated {
-                Some(truncated) if metric.is_biased() => SampleSets {
-                    generated: truncated,
-                    ..sets
-                },
-                _ => sets,
-            };
-            rows.push(self.metric_row(executor, metric, sets)?);
+            let measure = || measure_with_notes(metric, sets, floor.as_ref(), executor.key());
+            let measured = (executor.machine.with_threads(measure)?)
+                .map_err(|e| anyhow!(prefix_with_name(metric.name(), e)))?;
+            rows.push(self.metric_row(executor, metric, measured));
         }
         let mut output = write_rows(rows.into_iter())?;
         output.array = Some(self.reference_array(executor)?);
@@ -99,20 +93,13 @@ impl MetricsWork {
         executor.extract_features(self.model, samples, self.extractor.as_ref())
     }
 
-    /// One statistic with its standard error and its notes.
+    /// A statistic as a row.
     fn metric_row(
         &self,
         executor: &Executor,
         metric: &Metric,
-        sets: SampleSets<&FeatureSet>,
-    ) -> Result<MetricRow> {
-        let n = sets.map(FeatureSet::len);
-        let mut notes = notes::statistic_notes(metric, sets);
-        let too_many = |count| notes::floor_count_mismatch(metric, n.generated, count);
-        notes.extend(self.count.and_then(too_many));
-        let measure = || metric::measure_all(metric, sets, executor.key());
-        let estimate = (executor.machine.with_threads(measure)?)
-            .map_err(|e| anyhow!(prefix_with_name(metric.name(), e)))?;
+        measured: MeasuredStatistic,
+    ) -> MetricRow {
         // The planned cost. The table takes the measured one from the rows of the samples.
         let context = SamplerContext::for_model(&executor.prepared.models[self.model]);
         let cost = self
@@ -120,23 +107,23 @@ impl MetricsWork {
             .as_ref()
             .map(|sampler| sampler.cost(&context))
             .unwrap_or_default();
-        Ok(MetricRow {
+        MetricRow {
             model: executor.prepared.plan.models[self.model].name.clone(),
             sampler: self
                 .sampler
                 .as_ref()
                 .map_or("data".to_owned(), Sampler::label),
             metric: metric.name().to_owned(),
-            value: estimate.value,
-            stderr: estimate.stderr,
-            n_generated: n.generated,
-            n_reference: n.for_role(metric.comparison_role()),
+            value: measured.estimate.value,
+            stderr: measured.estimate.stderr,
+            n_generated: measured.n_generated,
+            n_reference: measured.n_reference,
             evaluations: cost.evaluations as f64,
             jvps: cost.products as f64,
             cost: cost.evaluations as f64,
             features: features_name(self.extractor.as_ref()),
-            note: notes.join("; "),
-        })
+            note: measured.notes.join("; "),
+        }
     }
 
     /// A few reference samples, which stay with the run so that a report needs no data files.

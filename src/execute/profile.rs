@@ -5,6 +5,7 @@ use anyhow::Result;
 use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
 use crate::divergence::DivergenceEstimator;
 use crate::likelihood::NodeDivergence;
+use crate::num::key::SampleId;
 use crate::plan::{ProfileWork, solver_label};
 use crate::rows;
 
@@ -12,8 +13,18 @@ impl ExecuteWork for ProfileWork {
     fn execute(&self, executor: &Executor, task: &TrialTask) -> Result<TrialOutput> {
         let w = &self.0;
         let plan = &executor.prepared.plan;
-        let curve = &executor.prepared.models[w.model].curve;
-        let (_, nodes) = executor.evaluate_likelihoods(w, task.samples, true)?;
+        let (model, data) = (
+            &executor.prepared.models[w.model],
+            &executor.prepared.data[w.data],
+        );
+        // One draw of dequantization noise: the nodes belong to one path.
+        let states = |batch: &[SampleId]| data.states(&model.card, executor.key(), batch);
+        let (_, nodes) = executor.pools[w.model].log_likelihoods(
+            &executor.likelihood_task(w),
+            task.samples,
+            true,
+            states,
+        )?;
         let drawn = |n: &&NodeDivergence| {
             !matches!(
                 w.estimators[n.estimator],
@@ -27,7 +38,7 @@ impl ExecuteWork for ProfileWork {
             estimator: w.estimators[n.estimator].label(),
             sample: n.sample as usize,
             t: n.t,
-            half_log_snr: curve.at(n.t).half_log_snr(),
+            half_log_snr: model.curve.at(n.t).half_log_snr(),
             divergence: n.divergence,
         }))
     }

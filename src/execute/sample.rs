@@ -3,38 +3,23 @@
 use anyhow::Result;
 use ndarray::Axis;
 
-use super::{ExecuteWork, Executor, TimedSamples, TrialOutput, TrialTask, write_rows};
+use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
 use crate::data::encode_npy_f32;
 use crate::num::key::SampleId;
 use crate::plan::{SampleWork, initial_states};
 use crate::rows::{self, SampleRow};
 use crate::sample::steindiff::{SteinDiff, SteinDiffStepLog};
-use crate::sample::{self, Sampler};
+use crate::sample::{self, DrawnSamples, Sampler};
 
 impl ExecuteWork for SampleWork {
     fn execute(&self, executor: &Executor, task: &TrialTask) -> Result<TrialOutput> {
         let (opened, count) = (&executor.prepared.models[self.model], task.samples.len());
-        let given = self
-            .noise
-            .map(|data| initial_states(&executor.prepared.data[data], opened))
-            .transpose()?;
         let began = std::time::Instant::now();
-        let noise = |batch: &[SampleId]| match &given {
-            Some(states) => states.select(
-                Axis(0),
-                &batch.iter().map(|i| *i as usize).collect::<Vec<_>>(),
-            ),
-            None => sample::initial_noise(executor.key(), batch, opened.dim(), opened.prior.std),
-        };
-        let TimedSamples {
-            samples: drawn,
-            product_seconds,
-        } = executor.pools[self.model].draw_samples(
-            &self.sampler,
-            task.samples,
-            executor.key(),
-            noise,
-        )?;
+        let mut drawn = DrawnSamples::empty();
+        let product_seconds = executor.for_each_sample_batch(self, task.samples, |batch| {
+            drawn.append(batch);
+            Ok(())
+        })?;
         let seconds = began.elapsed().as_secs_f64() / count as f64;
         let x = &drawn.x;
         let finite = |i: usize| x.row(i).iter().all(|v| v.is_finite());
@@ -112,5 +97,39 @@ fn step_log_row(model: &str, around: &SteinDiff, step: &SteinDiffStepLog) -> row
         blend: step.mean_blend_weight,
         evaluations: step.evaluations,
         jvps: step.products,
+    }
+}
+
+impl Executor<'_> {
+    /// Draws samples, and hands each batch or population on as soon as it and all before it are
+    /// there. Returns the seconds that went into Jacobian products.
+    ///
+    /// # Errors
+    /// Fails if the model cannot be evaluated, or with the error of `take`.
+    pub fn for_each_sample_batch(
+        &self,
+        work: &SampleWork,
+        samples: &[SampleId],
+        take: impl FnMut(DrawnSamples) -> Result<()> + Send,
+    ) -> Result<f64> {
+        let model = &self.prepared.models[work.model];
+        let given = work
+            .noise
+            .map(|data| initial_states(&self.prepared.data[data], model))
+            .transpose()?;
+        let noise = |batch: &[SampleId]| match &given {
+            Some(states) => {
+                let rows: Vec<usize> = batch.iter().map(|sample| *sample as usize).collect();
+                states.select(Axis(0), &rows)
+            }
+            None => sample::initial_noise(self.key(), batch, model.dim(), model.prior.std),
+        };
+        self.pools[work.model].for_each_sample_batch(
+            &work.sampler,
+            samples,
+            self.key(),
+            noise,
+            take,
+        )
     }
 }

@@ -19,6 +19,7 @@ pub mod inception_score;
 pub mod kernel;
 mod knn_balls;
 mod logistic;
+pub mod measured;
 mod mixture;
 mod mmd;
 pub mod mmd_rbf;
