@@ -68,19 +68,23 @@ pub fn check(model: &ModelProto) -> Result<(), Violation> {
 }
 
 /// The names that a graph made so far, within those of the graph around it.
-struct Scope<'a> {
+struct NameScope<'a> {
     made: HashSet<&'a str>,
-    around: Option<&'a Scope<'a>>,
+    around: Option<&'a NameScope<'a>>,
 }
 
-impl Scope<'_> {
+impl NameScope<'_> {
     fn knows(&self, name: &str) -> bool {
         self.made.contains(name) || self.around.is_some_and(|around| around.knows(name))
     }
 }
 
-fn check_graph(graph: &GraphProto, opset: i64, around: Option<&Scope>) -> Result<(), Violation> {
-    let mut scope = Scope {
+fn check_graph(
+    graph: &GraphProto,
+    opset: i64,
+    around: Option<&NameScope>,
+) -> Result<(), Violation> {
+    let mut scope = NameScope {
         made: HashSet::with_capacity(2 * graph.node.len()),
         around,
     };
@@ -130,7 +134,7 @@ fn check_graph(graph: &GraphProto, opset: i64, around: Option<&Scope>) -> Result
     Ok(())
 }
 
-fn check_node(node: &NodeProto, opset: i64, scope: &Scope) -> Result<(), Violation> {
+fn check_node(node: &NodeProto, opset: i64, scope: &NameScope) -> Result<(), Violation> {
     let fault = |reason: String| Violation::of(node, reason);
     if !standardize(node.domain()).is_empty() {
         return Err(fault(format!(

@@ -12,7 +12,7 @@ use crate::error::{Obstacle, Refusal};
 use crate::graph::{Graph, Node, Val};
 use crate::operators;
 use crate::size::Size;
-use crate::transposition::{CONTRADICTION, Cotangents, Masks, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, Masks, TransposeContext};
 
 /// What is said of an operator that is linear in more inputs than its transpose speaks of.
 const HALF: &str =
@@ -65,20 +65,20 @@ pub fn walk(
             .chain(&node.captures)
             .any(|v| g.value(*v).linear)
             && node.outputs.iter().flatten().any(|v| g.value(*v).linear);
-        let arriving: Vec<Option<Val>> = node
+        let output_cotangents: Vec<Option<Val>> = node
             .outputs
             .iter()
             .map(|v| cotangents.get(&(*v)?).copied())
             .collect();
-        if !linear || arriving.iter().all(Option::is_none) {
+        if !linear || output_cotangents.iter().all(Option::is_none) {
             continue;
         }
         g.origin = node.origin;
-        let mut turn = Transposition {
+        let mut turn = TransposeContext {
             g,
             node: node.clone(),
             masks: &mut masks,
-            arriving,
+            output_cotangents,
             captured: Vec::new(),
             walk,
         };
@@ -94,7 +94,7 @@ pub fn walk(
                     .enumerate()
                     .any(|(place, v)| linear(v) && !transposed(place))
                 {
-                    obstacles.push(told(g, &node, HALF.into()));
+                    obstacles.push(obstacle_at_origin(g, &node, HALF.into()));
                 }
                 let parts = parts
                     .into_iter()
@@ -102,19 +102,19 @@ pub fn walk(
                 for (v, part) in parts.chain(captured) {
                     if g.value(v).linear {
                         if g.rank(part) != g.rank(v) {
-                            obstacles.push(told(g, &node, CONTRADICTION.into()));
+                            obstacles.push(obstacle_at_origin(g, &node, CONTRADICTION.into()));
                         }
                         accumulate(g, cotangents, &mut masks, v, part);
                     }
                 }
             }
-            Err(refusal) => obstacles.push(told(g, &node, refusal)),
+            Err(refusal) => obstacles.push(obstacle_at_origin(g, &node, refusal)),
         }
     }
 }
 
 /// What is wrong with a node, told of the original node that it serves.
-fn told(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {
+fn obstacle_at_origin(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {
     let original = node
         .origin
         .and_then(|origin| g.nodes.get(origin))
@@ -146,7 +146,7 @@ fn accumulate(
 }
 
 /// The cotangents of a node's inputs.
-fn transpose_node(turn: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn transpose_node(turn: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let known = operators::of(&turn.node).and_then(|operator| operator.transpose);
     match known {
         Some(transpose) => transpose(turn),

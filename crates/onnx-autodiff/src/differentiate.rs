@@ -6,6 +6,7 @@ use crate::elem::ElemType;
 use crate::error::{GraphError, Obstacle, Refusal};
 use crate::graph::{Graph, Val};
 use crate::import::{ADDING, Outputs, check_opset, import};
+use crate::jvp_context::Tangent;
 use crate::model::{Dim, Model, Port};
 use crate::operators;
 use crate::order;
@@ -14,7 +15,6 @@ use crate::passes::{Pass, Passes};
 use crate::proto::*;
 use crate::quadratic;
 use crate::size::Size;
-use crate::step::Tangent;
 use crate::tangent;
 use crate::trace;
 
@@ -309,7 +309,7 @@ impl<'a> Problem<'a> {
     /// The whole tangent of `y` for the tangent `seed` of `x`; none where something stands in the way.
     fn tangent_of(&mut self, x: Val, seed: Val, k: &Size, y: Val) -> Option<Val> {
         let found = tangent::propagate(&mut self.g, x, seed, k, y);
-        self.meet(found.obstacles);
+        self.report_obstacles(found.obstacles);
         self.output_tangent(y, found.of.get(&y).copied(), k)
     }
 
@@ -348,7 +348,7 @@ impl<'a> Problem<'a> {
         let alike = self.g.elem(seed) == self.g.elem(d)
             && self.g.shape(d).is_some_and(|out| self.agree(&shape, out));
         let reduced = if alike && self.g.passes.has(Pass::ReducedOutputs) {
-            output_reduction::reduced(&mut self.g, d, &quadratic::With(seed))
+            output_reduction::reduced(&mut self.g, d, &quadratic::QuadraticReduction(seed))
         } else {
             None
         };
@@ -419,13 +419,13 @@ impl<'a> Problem<'a> {
                 let turned = self.g.reshape(turned, &shape);
                 self.add_output(result_name, turned);
             }
-            Err(obstacles) => self.meet(obstacles),
+            Err(obstacles) => self.report_obstacles(obstacles),
         }
         Ok(())
     }
 
     /// Adds obstacles that are not known yet.
-    fn meet(&mut self, found: Vec<Obstacle>) {
+    fn report_obstacles(&mut self, found: Vec<Obstacle>) {
         for obstacle in found {
             if !self
                 .obstacles

@@ -61,6 +61,7 @@ mod graph;
 mod import;
 mod inference;
 mod inline;
+mod jvp_context;
 mod kinks;
 mod lift;
 mod locality;
@@ -76,13 +77,12 @@ mod scaling;
 mod separate_weights;
 mod signatures;
 mod size;
-mod step;
 mod support;
 mod tangent;
 #[cfg(test)]
 mod testing;
 mod trace;
-mod transposition;
+mod transpose_context;
 mod upgrade;
 mod widest;
 

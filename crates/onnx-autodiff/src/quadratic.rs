@@ -12,9 +12,9 @@ use crate::output_reduction::OutputReduction;
 const MOST: i64 = 64;
 
 /// The sums zᵀd with directions `z` `[k, N, D]`: the last linear layer is applied to z instead of the tangents.
-pub struct With(pub Val);
+pub struct QuadraticReduction(pub Val);
 
-impl OutputReduction for With {
+impl OutputReduction for QuadraticReduction {
     fn of_product(&self, g: &mut Graph, a: Val, weights: Val) -> Val {
         let turned = g.transpose(weights, &[1, 0]);
         let back = g.op("MatMul", &[self.0, turned]);

@@ -18,7 +18,7 @@ const PRODUCTS: [(&str, &[&str]); 4] = [
 ];
 
 /// How a node takes a weight: its operator, the place among its inputs, and what it does to it.
-type Way = (String, usize, Vec<i64>);
+type WeightUse = (String, usize, Vec<i64>);
 
 impl Model {
     /// The model with every weight that products take in several ways copied for each, or `None` where there is none such.
@@ -29,11 +29,11 @@ impl Model {
             .map(|tensor| (tensor.name(), tensor))
             .filter(|(name, tensor)| tensor.dims.len() >= 2 && !fed.contains(name))
             .collect();
-        let mut ways: BTreeMap<&str, Vec<Way>> = BTreeMap::new();
+        let mut ways: BTreeMap<&str, Vec<WeightUse>> = BTreeMap::new();
         for node in &graph.node {
             for (place, name) in node.input.iter().enumerate() {
                 let (Some(way), Some((name, _))) =
-                    (way(node, place), stored.get_key_value(name.as_str()))
+                    (weight_use(node, place), stored.get_key_value(name.as_str()))
                 else {
                     continue;
                 };
@@ -57,7 +57,7 @@ impl Model {
             )
             .collect();
         // The first way keeps the weight itself.
-        let mut names: HashMap<(&str, &Way), String> = HashMap::new();
+        let mut names: HashMap<(&str, &WeightUse), String> = HashMap::new();
         for (name, ways) in &ways {
             for (number, way) in ways.iter().enumerate().skip(1) {
                 let plain = format!("{name}_copy_{number}");
@@ -76,7 +76,7 @@ impl Model {
         }
         for node in &mut copied.node {
             for place in 0..node.input.len() {
-                let Some(way) = way(node, place) else {
+                let Some(way) = weight_use(node, place) else {
                     continue;
                 };
                 let copy = names.get(&(node.input[place].as_str(), &way)).cloned();
@@ -93,7 +93,7 @@ impl Model {
 }
 
 /// How a product takes the input at a place; nothing where the node is none.
-fn way(node: &NodeProto, place: usize) -> Option<Way> {
+fn weight_use(node: &NodeProto, place: usize) -> Option<WeightUse> {
     let (operator, turned) = PRODUCTS
         .iter()
         .find(|(operator, _)| *operator == node.op_type())?;

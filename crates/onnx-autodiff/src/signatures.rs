@@ -7,18 +7,18 @@ use crate::proto::NodeProto;
 
 /// Whether a port of an operator must be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Port {
+enum Parameter {
     Required,
     Optional,
     /// Any number of ports, the last of the list.
-    Many,
+    Variadic,
 }
 
 /// One form of an operator, from an opset on.
 struct Signature {
     since: i64,
-    inputs: Vec<Port>,
-    outputs: Vec<Port>,
+    inputs: Vec<Parameter>,
+    outputs: Vec<Parameter>,
     /// Names of attributes, and whether one must be there.
     attributes: HashMap<&'static str, bool>,
 }
@@ -51,11 +51,11 @@ fn table() -> &'static Table {
     })
 }
 
-fn ports(letters: &str) -> Vec<Port> {
+fn ports(letters: &str) -> Vec<Parameter> {
     let port = |letter| match letter {
-        'r' => Some(Port::Required),
-        'o' => Some(Port::Optional),
-        '*' => Some(Port::Many),
+        'r' => Some(Parameter::Required),
+        'o' => Some(Parameter::Optional),
+        '*' => Some(Parameter::Variadic),
         _ => None,
     };
     letters.chars().filter_map(port).collect()
@@ -80,7 +80,7 @@ pub fn first_opset(op: &str) -> Option<i64> {
 /// in any opset: `usize::MAX` where there may be any number.
 pub fn several_outputs() -> Vec<(&'static str, usize)> {
     let count = |form: &Signature| match form.outputs.last() {
-        Some(Port::Many) => usize::MAX,
+        Some(Parameter::Variadic) => usize::MAX,
         _ => form.outputs.len(),
     };
     let most = |(op, forms): (&&'static str, &Vec<Signature>)| {
@@ -114,8 +114,8 @@ pub fn check(node: &NodeProto, opset: i64) -> Result<(), String> {
     check_attributes(form, node)
 }
 
-fn check_ports(what: &str, ports: &[Port], names: &[String]) -> Result<(), String> {
-    let many = ports.last() == Some(&Port::Many);
+fn check_ports(what: &str, ports: &[Parameter], names: &[String]) -> Result<(), String> {
+    let many = ports.last() == Some(&Parameter::Variadic);
     if !many && names.len() > ports.len() {
         return Err(format!(
             "it has {} {what}s, and the operator has at most {}",
@@ -126,7 +126,7 @@ fn check_ports(what: &str, ports: &[Port], names: &[String]) -> Result<(), Strin
     for (place, _) in ports
         .iter()
         .enumerate()
-        .filter(|(_, port)| **port == Port::Required)
+        .filter(|(_, port)| **port == Parameter::Required)
     {
         match names.get(place) {
             None => return Err(format!("its {what} {place} is missing")),

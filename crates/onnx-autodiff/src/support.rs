@@ -70,9 +70,11 @@ fn described(domain: &str, name: &str) -> OperatorSupport {
 fn support(operator: &Operator) -> Support {
     match operator.rule {
         Rule::Constant => Support::Constant,
-        Rule::Inside(_) => Support::Subgraphs,
-        Rule::Parts(_) => Support::Parts,
-        Rule::Derivative(_) | Rule::Single(_) | Rule::Behind(_) | Rule::Several(_) => Support::Rule,
+        Rule::WithSubgraphs(_) => Support::Subgraphs,
+        Rule::Decomposition(_) => Support::Parts,
+        Rule::Derivative(_) | Rule::Single(_) | Rule::WithProducers(_) | Rule::Several(_) => {
+            Support::Rule
+        }
         Rule::Refused(_) if operator.lowering.is_some() => Support::Lowered,
         Rule::Refused(_) => Support::Refused,
     }

@@ -6,11 +6,11 @@ use std::ops::Range;
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Val};
+use crate::jvp_context::{JvpContext, Tangent, Tangents, known_at};
 use crate::operators::{self, Rule};
 use crate::passes::Pass;
 use crate::size::Size;
-use crate::step::{Step, Tangent, Tangents, known_at};
-use crate::transposition::CONTRADICTION;
+use crate::transpose_context::CONTRADICTION;
 
 /// Propagates the tangent `seed` of `input` through the graph, as far as `output` needs it.
 pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) -> Tangents {
@@ -103,17 +103,17 @@ fn ancestors(g: &Graph, places: Range<usize>, outputs: &[Val]) -> HashSet<Val> {
 
 /// What stands between the inputs of a node and what it is replaced with: as far back as tangents are known, so that
 /// it takes no longer in a large graph than in a small one.
-struct Between {
+struct ReplacementNodes {
     /// Places of nodes, in their order.
     places: BTreeSet<usize>,
     useful: HashSet<Val>,
     known: HashMap<Val, Tangent>,
 }
 
-impl Between {
+impl ReplacementNodes {
     /// What tells of a value its shape alone is left out: that may be the shape of the very node being differentiated.
-    fn new(g: &Graph, node: &Node, ends: &[Val], of: &HashMap<Val, Tangent>) -> Between {
-        let mut between = Between {
+    fn new(g: &Graph, node: &Node, ends: &[Val], of: &HashMap<Val, Tangent>) -> ReplacementNodes {
+        let mut between = ReplacementNodes {
             places: BTreeSet::new(),
             useful: HashSet::new(),
             known: HashMap::new(),
@@ -171,7 +171,7 @@ fn differentiate(
         .iter()
         .map(|v| of.get(&(*v)?).copied())
         .collect();
-    let mut step = Step {
+    let mut step = JvpContext {
         g,
         node: node.clone(),
         tangents,
@@ -185,10 +185,10 @@ fn differentiate(
             Ok(vec![step.times(0, factor)?])
         }
         Rule::Single(rule) => Ok(vec![rule(&mut step)?]),
-        Rule::Behind(rule) => Ok(vec![rule(&mut step, of)?]),
-        Rule::Parts(parts) => by_parts(&mut step, parts, of),
+        Rule::WithProducers(rule) => Ok(vec![rule(&mut step, of)?]),
+        Rule::Decomposition(parts) => by_decomposition(&mut step, parts, of),
         Rule::Several(rule) => rule(&mut step),
-        Rule::Inside(rule) => rule(&mut step, of),
+        Rule::WithSubgraphs(rule) => rule(&mut step, of),
         Rule::Refused(reason) => Err(reason.into()),
     }?;
     let fits = |(v, tangent): (&Option<Val>, &Option<Tangent>)| match (v, tangent) {
@@ -205,18 +205,18 @@ fn differentiate(
 }
 
 /// The tangents of a node's outputs as those of what it consists of.
-fn by_parts(
-    s: &mut Step,
-    parts: fn(&mut Step) -> Result<Vec<Option<Val>>, Refusal>,
+fn by_decomposition(
+    s: &mut JvpContext,
+    parts: fn(&mut JvpContext) -> Result<Vec<Option<Val>>, Refusal>,
     of: &HashMap<Val, Tangent>,
 ) -> Result<Vec<Option<Tangent>>, Refusal> {
     let ends = parts(s)?;
     let made: Vec<Val> = ends.iter().flatten().copied().collect();
-    let Between {
+    let ReplacementNodes {
         places,
         useful,
         known,
-    } = Between::new(s.g, &s.node, &made, of);
+    } = ReplacementNodes::new(s.g, &s.node, &made, of);
     let mut found = Tangents {
         of: known,
         obstacles: Vec::new(),
@@ -249,7 +249,7 @@ fn complete(
     }
     let open = |place: usize, v: Val| match outputs.get(place) {
         // What a choice gives has tangents by its type.
-        Some(None) => matches!(rule, Rule::Inside(_)) && g.elem(v) == ElemType::UNKNOWN,
+        Some(None) => matches!(rule, Rule::WithSubgraphs(_)) && g.elem(v) == ElemType::UNKNOWN,
         Some(Some(_)) => false,
         None => g.elem(v).is_float() || g.elem(v) == ElemType::UNKNOWN,
     };

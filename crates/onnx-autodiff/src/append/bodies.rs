@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use super::branches;
-use super::loop_form::{DEEPEST, Form};
+use super::loop_form::{DEEPEST, LoopForm};
 use crate::elem::ElemType;
 use crate::graph::subgraph::Body;
 use crate::graph::{Graph, Scope, Val};
@@ -34,7 +34,7 @@ pub fn rewritten<'a>(g: &mut Graph, node: &'a NodeProto) -> Cow<'a, NodeProto> {
             return Cow::Borrowed(node);
         };
         // Constants made in it are known by their names.
-        body.captures().into_iter().for_each(|v| g.recall(v));
+        body.captures().into_iter().for_each(|v| g.restore_name(v));
         *attribute = body.attribute(g, attribute.name());
     }
     Cow::Owned(changed)
@@ -64,14 +64,14 @@ fn branch(g: &mut Graph, node: &NodeProto, name: &str) -> Option<Body> {
 fn step(g: &mut Graph, node: &NodeProto) -> Option<Body> {
     let (inputs, captures) = super::uses(g, node);
     let read = g.original(node, inputs, captures);
-    let form = Form::of(&read)?;
+    let form = LoopForm::of(&read)?;
     let types = form.carried(g, &read)?.types;
     let scope = g.enter();
-    let Some(opened) = form.open(g, &read, &types) else {
+    let Some(step) = form.open(g, &read, &types) else {
         g.leave(scope);
         return None;
     };
-    let mut inputs: Vec<Val> = opened.number.into_iter().collect();
+    let mut inputs: Vec<Val> = step.number.into_iter().collect();
     if form.counts {
         let shape = form
             .body
@@ -80,12 +80,12 @@ fn step(g: &mut Graph, node: &NodeProto) -> Option<Body> {
             .map(|_| vec![Size::fixed(1); form.rank_of_condition()]);
         inputs.push(g.add_formal(ElemType::BOOL, shape, false));
     }
-    inputs.extend(opened.states.iter().chain(&opened.elements));
-    let outputs = opened
+    inputs.extend(step.states.iter().chain(&step.elements));
+    let outputs = step
         .goes_on
         .into_iter()
-        .chain(opened.next)
-        .chain(opened.kept)
+        .chain(step.next)
+        .chain(step.scan_outputs)
         .collect();
     closed(g, scope, inputs, Some(outputs))
 }

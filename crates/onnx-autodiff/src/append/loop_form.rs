@@ -1,4 +1,4 @@
-//! `Loop` and `Scan` read alike: what they carry from step to step, what each step is given and what is kept of it.
+//! `Loop` and `Scan` read alike: what they carry from step to step, what each step is given and what is scan_outputs of it.
 
 use crate::append::loops;
 use crate::elem::ElemType;
@@ -14,34 +14,34 @@ pub const DEEPEST: usize = 5;
 const ATTEMPTS: usize = 3;
 
 /// What a `Loop` or a `Scan` says of itself.
-pub struct Form {
+pub struct LoopForm {
     pub body: GraphProto,
     /// `Loop`, whose body is also given the number of the step and whether it goes on.
     pub counts: bool,
     /// How many values are carried.
     pub states: usize,
-    pub sequences: Vec<Line>,
-    pub stacks: Vec<Line>,
+    pub scan_inputs: Vec<ScanAxis>,
+    pub scan_outputs: Vec<ScanAxis>,
 }
 
 /// Where the steps lie in a value: along an axis, from its first place or from its last.
 #[derive(Clone, Copy)]
-pub struct Line {
+pub struct ScanAxis {
     pub axis: i64,
     pub backwards: bool,
 }
 
 /// The types of carried values that hold at every step.
-pub struct Carried {
+pub struct CarriedTypes {
     pub types: Vec<Inferred>,
     /// Whether a value keeps its type and shape.
     pub stays: Vec<bool>,
     /// The types of what each step keeps.
-    kept: Vec<Inferred>,
+    scan_outputs: Vec<Inferred>,
 }
 
 /// One step in the current scope.
-pub struct Opened {
+pub struct LoopStep {
     /// The number of the step, in a `Loop`.
     pub number: Option<Val>,
     pub states: Vec<Val>,
@@ -49,12 +49,12 @@ pub struct Opened {
     /// Whether there is another step, in a `Loop`.
     pub goes_on: Option<Val>,
     pub next: Vec<Val>,
-    pub kept: Vec<Val>,
+    pub scan_outputs: Vec<Val>,
 }
 
-impl Form {
+impl LoopForm {
     /// None where the node contradicts itself.
-    pub fn of(node: &Node) -> Option<Form> {
+    pub fn of(node: &Node) -> Option<LoopForm> {
         let body = node.attribute("body")?.g.clone()?;
         let counts = node.standard() == "Loop";
         let (extra, scanned) = if counts {
@@ -63,7 +63,7 @@ impl Form {
             (0, usize::try_from(node.int("num_scan_inputs", 0)).ok()?)
         };
         let states = node.inputs.len().checked_sub(extra + scanned)?;
-        let kept = body
+        let scan_outputs = body
             .output
             .len()
             .checked_sub(states + usize::from(counts))?;
@@ -72,21 +72,21 @@ impl Form {
                 node.ints(axes).unwrap_or_default(),
                 node.ints(directions).unwrap_or_default(),
             );
-            let line = |i: usize| Line {
+            let line = |i: usize| ScanAxis {
                 axis: axes.get(i).copied().unwrap_or(0),
                 backwards: directions.get(i) == Some(&1),
             };
-            (0..count).map(line).collect::<Vec<Line>>()
+            (0..count).map(line).collect::<Vec<ScanAxis>>()
         };
-        let sequences = lines(scanned, "scan_input_axes", "scan_input_directions");
-        let stacks = lines(kept, "scan_output_axes", "scan_output_directions");
+        let scan_inputs = lines(scanned, "scan_input_axes", "scan_input_directions");
+        let scan_outputs = lines(scan_outputs, "scan_output_axes", "scan_output_directions");
         let fits = body.input.len() == node.inputs.len() && (counts || scanned > 0);
-        fits.then_some(Form {
+        fits.then_some(LoopForm {
             body,
             counts,
             states,
-            sequences,
-            stacks,
+            scan_inputs,
+            scan_outputs,
         })
     }
 
@@ -100,16 +100,16 @@ impl Form {
         node.input(self.start() + i)
     }
 
-    /// A sequence, and the axis along which its steps lie.
-    pub fn sequence(&self, g: &Graph, node: &Node, i: usize) -> Option<(Val, usize)> {
+    /// A scan_input, and the axis along which its steps lie.
+    pub fn scan_input(&self, g: &Graph, node: &Node, i: usize) -> Option<(Val, usize)> {
         let whole = node.input(self.states + i)?;
-        Some((whole, axis_of(self.sequences[i].axis, g.rank(whole)?)?))
+        Some((whole, axis_of(self.scan_inputs[i].axis, g.rank(whole)?)?))
     }
 
     /// The number of steps, where it is known before they are taken.
     pub fn steps(&self, g: &Graph, node: &Node) -> Option<Size> {
         if !self.counts {
-            let (whole, axis) = self.sequence(g, node, 0)?;
+            let (whole, axis) = self.scan_input(g, node, 0)?;
             return g.shape(whole)?.get(axis).cloned();
         }
         let number = |v: Val| g.content(v)?.items.first().cloned();
@@ -155,8 +155,8 @@ impl Form {
     }
 
     /// Appends the body, given values of its own of these types.
-    pub fn open(&self, g: &mut Graph, node: &Node, states: &[Inferred]) -> Option<Opened> {
-        node.captures.iter().for_each(|v| g.recall(*v));
+    pub fn open(&self, g: &mut Graph, node: &Node, states: &[Inferred]) -> Option<LoopStep> {
+        node.captures.iter().for_each(|v| g.restore_name(*v));
         let mut number = None;
         let mut given = Vec::new();
         if self.counts {
@@ -174,7 +174,7 @@ impl Form {
             .map(|(elem, shape)| g.add_formal(*elem, shape.clone(), false))
             .collect();
         let mut elements = Vec::new();
-        for i in 0..self.sequences.len() {
+        for i in 0..self.scan_inputs.len() {
             let (elem, shape) = self.element(g, node, i)?;
             elements.push(g.add_formal(elem, shape, false));
         }
@@ -182,22 +182,22 @@ impl Form {
         let proto = g.export_node(node);
         let mut goes_on = loops::copy(g, &proto, &self.body, &given)?;
         let mut next = goes_on.split_off(usize::from(self.counts));
-        let kept = next.split_off(self.states);
-        Some(Opened {
+        let scan_outputs = next.split_off(self.states);
+        Some(LoopStep {
             number,
             states,
             elements,
             goes_on: goes_on.pop(),
             next,
-            kept,
+            scan_outputs,
         })
     }
 
     fn element(&self, g: &mut Graph, node: &Node, i: usize) -> Option<Inferred> {
         let whole = node.input(self.states + i)?;
         let elem = g.elem(whole);
-        let shape = match self.sequence(g, node, i) {
-            Some((whole, axis)) => crate::graph::repetition::element_shape(g, whole, axis),
+        let shape = match self.scan_input(g, node, i) {
+            Some((whole, axis)) => crate::graph::counted_loop::element_shape(g, whole, axis),
             None => self.declared(g, self.states + i).1,
         };
         Some((elem, shape))
@@ -221,7 +221,7 @@ impl Form {
 
     /// Types of the carried values that hold at every step, found by taking a step with those before the first one and
     /// leaving open what it changes.
-    pub fn carried(&self, g: &mut Graph, node: &Node) -> Option<Carried> {
+    pub fn carried(&self, g: &mut Graph, node: &Node) -> Option<CarriedTypes> {
         let mut types = Vec::new();
         for i in 0..self.states {
             let v = self.first(node, i)?;
@@ -239,7 +239,7 @@ impl Form {
             .collect();
         if g.nesting < DEEPEST {
             for _ in 0..ATTEMPTS {
-                let (next, kept) = self.one_step(g, node, &types)?;
+                let (next, scan_outputs) = self.one_step(g, node, &types)?;
                 let fits = types
                     .iter_mut()
                     .zip(&mut open)
@@ -250,16 +250,20 @@ impl Form {
                     let stays =
                         |(t, open): (&Inferred, &Vec<bool>)| t.1.is_some() && !open.contains(&true);
                     let stays = types.iter().zip(&open).map(stays).collect();
-                    return Some(Carried { types, stays, kept });
+                    return Some(CarriedTypes {
+                        types,
+                        stays,
+                        scan_outputs,
+                    });
                 }
             }
         }
         let types = types.into_iter().map(|(elem, _)| (elem, None)).collect();
-        let kept = vec![(ElemType::UNKNOWN, None); self.stacks.len()];
-        Some(Carried {
+        let scan_outputs = vec![(ElemType::UNKNOWN, None); self.scan_outputs.len()];
+        Some(CarriedTypes {
             types,
             stays: vec![false; self.states],
-            kept,
+            scan_outputs,
         })
     }
 
@@ -272,13 +276,13 @@ impl Form {
     ) -> Option<(Vec<Inferred>, Vec<Inferred>)> {
         let scope = g.enter();
         g.nesting += 1;
-        let found = self.open(g, node, types).map(|opened| {
+        let found = self.open(g, node, types).map(|step| {
             let types = |list: &[Val]| {
                 list.iter()
                     .map(|v| (g.elem(*v), g.shape(*v).cloned()))
                     .collect::<Vec<_>>()
             };
-            (types(&opened.next), types(&opened.kept))
+            (types(&step.next), types(&step.scan_outputs))
         });
         g.nesting -= 1;
         g.leave(scope);
@@ -330,7 +334,7 @@ fn generalize(g: &mut Graph, t: &mut Inferred, open: &mut [bool], (elem, next): 
 
 /// What the body of a loop says of its outputs.
 pub fn infer(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
-    let form = Form::of(node)?;
+    let form = LoopForm::of(node)?;
     let known = g.symbols.count();
     let carried = form.carried(g, node)?;
     let steps = form.steps(g, node).unwrap_or_else(|| g.symbols.fresh());
@@ -350,7 +354,7 @@ pub fn infer(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     for (elem, shape) in carried.types {
         outputs.push((elem, shape.map(|shape| outside(g, shape))));
     }
-    for ((elem, shape), line) in carried.kept.into_iter().zip(&form.stacks) {
+    for ((elem, shape), line) in carried.scan_outputs.into_iter().zip(&form.scan_outputs) {
         let shape = shape.map(|shape| outside(g, shape)).and_then(|mut shape| {
             shape.insert(axis_of(line.axis, shape.len() + 1)?, steps.clone());
             Some(shape)

@@ -101,7 +101,7 @@ impl Graph {
         if let Some(n) = size.as_fixed() {
             return self.integers(&[n]);
         }
-        if let Some((carrier, axis)) = self.witness(size) {
+        if let Some((carrier, axis)) = self.dim_source(size) {
             let shape = self.op("Shape", &[carrier]);
             let place = self.integers(&[axis as i64]);
             return self.op("Gather", &[shape, place]);

@@ -3,9 +3,9 @@
 //! A graph only grows: [`Graph::push`] appends a node and infers its outputs; [`Graph::export`] writes the part that
 //! the outputs need.
 
+pub mod counted_loop;
 pub mod emit;
 mod late_expansion;
-pub mod repetition;
 mod scoped_map;
 pub mod subgraph;
 
@@ -15,7 +15,7 @@ use std::rc::Rc;
 use prost::Message;
 
 use scoped_map::{Mark, ScopedMap};
-use subgraph::Inside;
+use subgraph::ControlSubgraphs;
 
 use crate::content::Content;
 use crate::elem::ElemType;
@@ -140,7 +140,7 @@ impl Node {
 
 /// What makes up a tangent `y ∘ (d - Σ y ∘ d)`, as that of a softmax is.
 #[derive(Clone, Copy)]
-pub struct Centred {
+pub struct SoftmaxTangent {
     pub y: Val,
     /// The axis of the sums, in y.
     pub axis: usize,
@@ -165,7 +165,7 @@ pub struct Control {
 pub struct Scope {
     nodes: usize,
     shared: Mark,
-    witnesses: Mark,
+    dim_sources: Mark,
     names: Mark,
 }
 
@@ -180,7 +180,7 @@ pub struct Graph {
     /// The place of the original node that is being differentiated.
     pub origin: Option<usize>,
     /// The parts of `d - Σ y ∘ d`, for products that can do without it.
-    pub centred: HashMap<Val, Centred>,
+    pub softmax_tangents: HashMap<Val, SoftmaxTangent>,
     /// Whether the tangents may be the same for every row, as those of a trace are.
     pub has_common_directions: bool,
     pub passes: Passes,
@@ -189,7 +189,7 @@ pub struct Graph {
     /// Values that whoever runs the graph gives to it, so that what makes them is not exported.
     pub given: HashSet<Val>,
     /// What nodes of tangents with subgraphs hold, by their first output.
-    pub inside: HashMap<Val, Inside>,
+    pub control_subgraphs: HashMap<Val, ControlSubgraphs>,
     /// How many subgraphs the one that is being read lies in.
     pub nesting: usize,
     names: ScopedMap<String, Val>,
@@ -199,7 +199,7 @@ pub struct Graph {
     fresh: usize,
     shared: ScopedMap<Vec<u8>, Vec<Val>>,
     constants: HashMap<Vec<u8>, Val>,
-    witnesses: ScopedMap<Size, (Val, usize)>,
+    dim_sources: ScopedMap<Size, (Val, usize)>,
     declared: HashMap<String, ValueInfoProto>,
 }
 
@@ -220,12 +220,12 @@ impl Graph {
             outputs: Vec::new(),
             symbols: Symbols::default(),
             origin: None,
-            centred: HashMap::new(),
+            softmax_tangents: HashMap::new(),
             has_common_directions: false,
             passes: Passes::all(),
             avoids_single: false,
             given: HashSet::new(),
-            inside: HashMap::new(),
+            control_subgraphs: HashMap::new(),
             nesting: 0,
             names: ScopedMap::default(),
             taken,
@@ -233,7 +233,7 @@ impl Graph {
             fresh: 0,
             shared: ScopedMap::default(),
             constants: HashMap::new(),
-            witnesses: ScopedMap::default(),
+            dim_sources: ScopedMap::default(),
             declared,
         }
     }
@@ -290,8 +290,8 @@ impl Graph {
     }
 
     /// A value that carries `size` along one of its axes.
-    pub fn witness(&self, size: &Size) -> Option<(Val, usize)> {
-        self.witnesses.get(size).copied()
+    pub fn dim_source(&self, size: &Size) -> Option<(Val, usize)> {
+        self.dim_sources.get(size).copied()
     }
 
     pub fn add_input(&mut self, name: &str, elem: ElemType, shape: Option<Shape>) -> Val {
@@ -455,7 +455,7 @@ impl Graph {
         Scope {
             nodes: self.nodes.len(),
             shared: self.shared.enter(),
-            witnesses: self.witnesses.enter(),
+            dim_sources: self.dim_sources.enter(),
             names: self.names.enter(),
         }
     }
@@ -464,7 +464,7 @@ impl Graph {
     pub fn leave(&mut self, scope: Scope) -> (Vec<Node>, Vec<Val>) {
         let nodes = self.nodes.split_off(scope.nodes);
         self.shared.leave(scope.shared);
-        self.witnesses.leave(scope.witnesses);
+        self.dim_sources.leave(scope.dim_sources);
         self.names.leave(scope.names);
         let made: HashSet<Val> = nodes
             .iter()
@@ -497,7 +497,7 @@ impl Graph {
     }
 
     /// Makes a value known by its name where that ended with the subgraph in which it was first used.
-    pub fn recall(&mut self, v: Val) {
+    pub fn restore_name(&mut self, v: Val) {
         self.names.insert(self.value(v).name.clone(), v);
     }
 
@@ -561,19 +561,19 @@ impl Graph {
         for node in nodes {
             for v in node.outputs.iter().flatten() {
                 self.values[v.0 as usize].place = Some(self.nodes.len());
-                self.witness_again(*v);
+                self.restore_value(*v);
             }
             self.nodes.push(node.clone());
         }
     }
 
     /// Makes a value known by its name and its sizes.
-    pub fn witness_again(&mut self, v: Val) {
-        self.recall(v);
+    pub fn restore_value(&mut self, v: Val) {
+        self.restore_name(v);
         let value = &self.values[v.0 as usize];
         for (axis, size) in value.shape.iter().flatten().enumerate() {
             if size.as_fixed().is_none() && !value.linear {
-                self.witnesses.insert_if_absent(size.clone(), (v, axis));
+                self.dim_sources.insert_if_absent(size.clone(), (v, axis));
             }
         }
     }
@@ -610,7 +610,7 @@ impl Graph {
         self.names.insert(name.clone(), v);
         for (axis, size) in shape.iter().flatten().enumerate() {
             if size.as_fixed().is_none() && !linear {
-                self.witnesses.insert_if_absent(size.clone(), (v, axis));
+                self.dim_sources.insert_if_absent(size.clone(), (v, axis));
             }
         }
         self.values.push(Value {
@@ -661,7 +661,7 @@ impl Graph {
     fn merge(&self, known: Size, said: Size) -> Size {
         let opaque = known.as_symbol().is_some()
             && self.symbols.name(&known).is_none()
-            && self.witness(&known).is_none();
+            && self.dim_source(&known).is_none();
         let telling = said.as_fixed().is_some() || self.symbols.name(&said).is_some();
         if opaque && telling { said } else { known }
     }

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use crate::error::{Obstacle, Refusal};
-use crate::graph::repetition::Repetition;
+use crate::graph::counted_loop::CountedLoop;
 use crate::graph::{Graph, Node, Scope, Val};
 use crate::proto::*;
 
@@ -21,10 +21,10 @@ pub struct Body {
 
 /// What a node of tangents holds, for reverse mode.
 #[derive(Clone)]
-pub enum Inside {
+pub enum ControlSubgraphs {
     /// The two branches of an `If`, the one for a true condition first.
     Branches([Body; 2]),
-    Repetition(Repetition),
+    Loop(CountedLoop),
 }
 
 impl Body {
@@ -84,7 +84,7 @@ impl Body {
     /// Begins a subgraph that holds the nodes once more, at the places that are returned.
     pub fn reopen(&self, g: &mut Graph) -> (Scope, std::ops::Range<usize>) {
         let (scope, start) = (g.enter(), g.nodes.len());
-        self.inputs.iter().for_each(|v| g.witness_again(*v));
+        self.inputs.iter().for_each(|v| g.restore_value(*v));
         g.repeat(&self.nodes);
         (scope, start..g.nodes.len())
     }

@@ -7,7 +7,7 @@ use super::operator::{DerivativeResult, Operator, TangentResult};
 use super::parts::{at_least, at_most, from, square, where_greater};
 use crate::elem::ElemType;
 use crate::graph::{Graph, Node, Val};
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Celu")
@@ -90,7 +90,7 @@ pub const OPERATORS: &[Operator] = &[
         .float64(thresholded_relu_float64),
 ];
 
-fn prelu_tangent(s: &mut Step) -> TangentResult {
+fn prelu_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, slope) = (s.x(0)?, s.x(1)?);
     let (zero, one) = (s.g.real_like(0.0, x), s.g.real_like(1.0, x));
     let positive = s.g.op("Greater", &[x, zero]);
@@ -102,34 +102,34 @@ fn prelu_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// 1 where `x > bound`, else 0.
-fn above(s: &mut Step, x: Val, bound: f64) -> Val {
+fn above(s: &mut JvpContext, x: Val, bound: f64) -> Val {
     let bound = s.g.real_like(bound, x);
     let mask = s.g.op("Greater", &[x, bound]);
     s.g.cast(mask, s.g.elem(x))
 }
 
 /// `yes` where `x > 0`, else `no`.
-fn switch(s: &mut Step, x: Val, yes: f64, no: Val) -> Val {
+fn switch(s: &mut JvpContext, x: Val, yes: f64, no: Val) -> Val {
     let zero = s.g.real_like(0.0, x);
     let positive = s.g.op("Greater", &[x, zero]);
     let yes = s.g.real_like(yes, x);
     s.g.op("Where", &[positive, yes, no])
 }
 
-fn celu_derivative(s: &mut Step) -> DerivativeResult {
+fn celu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let scaled = s.g.scale(x, 1.0 / s.node.float("alpha", 1.0));
     let slope = s.g.op("Exp", &[scaled]);
     Ok(switch(s, x, 1.0, slope))
 }
 
-fn elu_derivative(s: &mut Step) -> DerivativeResult {
+fn elu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let slope = s.g.shift(y, s.node.float("alpha", 1.0));
     Ok(switch(s, x, 1.0, slope))
 }
 
-fn gelu_derivative(s: &mut Step) -> DerivativeResult {
+fn gelu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     if s.node.text("approximate", "none") == "tanh" {
         Ok(gelu_tanh(s, x))
@@ -139,7 +139,7 @@ fn gelu_derivative(s: &mut Step) -> DerivativeResult {
 }
 
 /// `Φ(x) + x φ(x)`
-fn gelu_erf(s: &mut Step, x: Val) -> Val {
+fn gelu_erf(s: &mut JvpContext, x: Val) -> Val {
     let scaled = s.g.scale(x, FRAC_1_SQRT_2);
     let erf = s.g.op("Erf", &[scaled]);
     let half = s.g.scale(erf, 0.5);
@@ -153,7 +153,7 @@ fn gelu_erf(s: &mut Step, x: Val) -> Val {
 }
 
 /// With `u = √(2/π) (x + 0.044715 x³)`: `(1 + tanh u)/2 + x (1 - tanh² u) u' / 2`.
-fn gelu_tanh(s: &mut Step, x: Val) -> Val {
+fn gelu_tanh(s: &mut JvpContext, x: Val) -> Val {
     let (c, cubic) = ((2.0 / PI).sqrt(), 0.044715);
     let square_x = square(s, x);
     let bend = s.g.scale(square_x, c * cubic);
@@ -171,7 +171,7 @@ fn gelu_tanh(s: &mut Step, x: Val) -> Val {
     s.g.scale(sum, 0.5)
 }
 
-fn hard_sigmoid_derivative(s: &mut Step) -> DerivativeResult {
+fn hard_sigmoid_derivative(s: &mut JvpContext) -> DerivativeResult {
     let (alpha, beta) = (
         s.node.float("alpha", f64::from(0.2f32)),
         s.node.float("beta", 0.5),
@@ -184,7 +184,7 @@ fn hard_sigmoid_derivative(s: &mut Step) -> DerivativeResult {
 }
 
 /// 1 where `0 < v < 1`, else 0.
-fn ramp(s: &mut Step, v: Val) -> Val {
+fn ramp(s: &mut JvpContext, v: Val) -> Val {
     let low = above(s, v, 0.0);
     let one = s.g.real_like(1.0, v);
     let mask = s.g.op("Less", &[v, one]);
@@ -193,7 +193,7 @@ fn ramp(s: &mut Step, v: Val) -> Val {
 }
 
 /// `x * clip(x / 6 + 1 / 2, 0, 1)`
-fn hard_swish_derivative(s: &mut Step) -> DerivativeResult {
+fn hard_swish_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let scaled = s.g.scale(x, 1.0 / 6.0);
     let inner = s.g.shift(scaled, 0.5);
@@ -207,14 +207,14 @@ fn hard_swish_derivative(s: &mut Step) -> DerivativeResult {
     Ok(s.g.add(sloped, full))
 }
 
-fn leaky_relu_derivative(s: &mut Step) -> DerivativeResult {
+fn leaky_relu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let slope = s.g.real_like(s.node.float("alpha", f64::from(0.01f32)), x);
     Ok(switch(s, x, 1.0, slope))
 }
 
 /// With `t = tanh(softplus(x))`: `t + x (1 - t²) sigmoid_derivative(x)`.
-fn mish_derivative(s: &mut Step) -> DerivativeResult {
+fn mish_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let soft = s.g.op("Softplus", &[x]);
     let t = s.g.op("Tanh", &[soft]);
@@ -226,12 +226,12 @@ fn mish_derivative(s: &mut Step) -> DerivativeResult {
     Ok(s.g.add(t, bend))
 }
 
-fn relu_derivative(s: &mut Step) -> DerivativeResult {
+fn relu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     Ok(above(s, x, 0.0))
 }
 
-fn selu_derivative(s: &mut Step) -> DerivativeResult {
+fn selu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let (alpha, gamma) = (
         s.node.float("alpha", f64::from(1.673_263_2_f32)),
@@ -242,25 +242,25 @@ fn selu_derivative(s: &mut Step) -> DerivativeResult {
 }
 
 /// Zero in the middle, one outside.
-fn shrink_derivative(s: &mut Step) -> DerivativeResult {
+fn shrink_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let size = s.g.op("Abs", &[x]);
     let bound = s.node.float("lambd", 0.5);
     Ok(above(s, size, bound))
 }
 
-fn sigmoid_derivative(s: &mut Step) -> DerivativeResult {
+fn sigmoid_derivative(s: &mut JvpContext) -> DerivativeResult {
     let y = s.y()?;
     let rest = from(s, 1.0, y);
     Ok(s.g.mul(y, rest))
 }
 
-fn softplus_derivative(s: &mut Step) -> DerivativeResult {
+fn softplus_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     Ok(s.g.op("Sigmoid", &[x]))
 }
 
-fn softsign_derivative(s: &mut Step) -> DerivativeResult {
+fn softsign_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let size = s.g.op("Abs", &[x]);
     let below = s.g.shift(size, 1.0);
@@ -269,7 +269,7 @@ fn softsign_derivative(s: &mut Step) -> DerivativeResult {
 }
 
 /// `x sigmoid_derivative(a x)`
-fn swish_derivative(s: &mut Step) -> DerivativeResult {
+fn swish_derivative(s: &mut JvpContext) -> DerivativeResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let alpha = s.node.float("alpha", 1.0);
     let scaled = s.g.scale(x, alpha);
@@ -280,7 +280,7 @@ fn swish_derivative(s: &mut Step) -> DerivativeResult {
     Ok(s.g.add(sigmoid, bend))
 }
 
-fn thresholded_relu_derivative(s: &mut Step) -> DerivativeResult {
+fn thresholded_relu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let bound = s.node.float("alpha", 1.0);
     Ok(above(s, x, bound))

@@ -1,16 +1,16 @@
 //! The places of all pixels, moved by an affine map.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::{counted, finished, number};
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference;
 use crate::inference::sizes;
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[Operator::new("AffineGrid")
     .shape(affine_grid_shape)
-    .parts(affine_grid_parts)
+    .decomposition(affine_grid_decomposition)
     .smooth()];
 
 /// `[N, …, axes]` for an image of the given size.
@@ -22,7 +22,7 @@ fn affine_grid_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 /// The places of all pixels between -1 and 1, the last axis first and a one behind, times an affine map.
-fn affine_grid_parts(s: &mut Step) -> PartsResult {
+fn affine_grid_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (theta, y) = (s.x(0)?, s.y_shape()?);
     let (elem, axes) = (s.g.elem(theta), y.len().saturating_sub(2));
     if s.rank(0)? != 3 || !(2..=3).contains(&axes) {

@@ -5,8 +5,8 @@ use crate::error::Refusal;
 use crate::folding::{binary, unary};
 use crate::graph::{Graph, Node, Val};
 use crate::inference::broadcast_all;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::jvp_context::{JvpContext, Tangent};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Add")
@@ -56,7 +56,7 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 /// The tangent of an operand, broadcast to the output; kept lazy where nothing is to be broadcast.
-pub fn operand(s: &mut Step, place: usize) -> TangentResult {
+pub fn operand(s: &mut JvpContext, place: usize) -> TangentResult {
     if s.same_shape(place) {
         return Ok(s.lazy(place));
     }
@@ -66,7 +66,7 @@ pub fn operand(s: &mut Step, place: usize) -> TangentResult {
     }
 }
 
-fn sum_tangent(s: &mut Step) -> TangentResult {
+fn sum_tangent(s: &mut JvpContext) -> TangentResult {
     let mut total: Option<Tangent> = None;
     for place in 0..s.node.inputs.len() {
         let next = match (total, s.same_shape(place)) {
@@ -79,7 +79,7 @@ fn sum_tangent(s: &mut Step) -> TangentResult {
     Ok(total)
 }
 
-fn mean_tangent(s: &mut Step) -> TangentResult {
+fn mean_tangent(s: &mut JvpContext) -> TangentResult {
     let count = s.node.inputs.len() as f64;
     let Some(total) = sum_tangent(s)? else {
         return Ok(None);
@@ -88,7 +88,7 @@ fn mean_tangent(s: &mut Step) -> TangentResult {
     Ok(Some(Tangent::plain(s.g.scale(total, 1.0 / count))))
 }
 
-fn sub_tangent(s: &mut Step) -> TangentResult {
+fn sub_tangent(s: &mut JvpContext) -> TangentResult {
     let a = operand(s, 0)?;
     let Some(b) = operand(s, 1)? else {
         return Ok(a);
@@ -110,7 +110,7 @@ fn sub_tangent(s: &mut Step) -> TangentResult {
     }
 }
 
-fn minus_of(s: &mut Step, a: Option<Tangent>, b: Tangent, minus: Tangent) -> Option<Tangent> {
+fn minus_of(s: &mut JvpContext, a: Option<Tangent>, b: Tangent, minus: Tangent) -> Option<Tangent> {
     let Some(a) = a else { return Some(minus) };
     let one = s.g.real_like(1.0, a.base);
     let factor = s.g.sub(a.factor.unwrap_or(one), b.factor.unwrap_or(one));
@@ -120,11 +120,11 @@ fn minus_of(s: &mut Step, a: Option<Tangent>, b: Tangent, minus: Tangent) -> Opt
     })
 }
 
-fn neg_tangent(s: &mut Step) -> TangentResult {
+fn neg_tangent(s: &mut JvpContext) -> TangentResult {
     Ok(s.lazy(0).map(|tangent| s.negative(tangent)))
 }
 
-fn mul_tangent(s: &mut Step) -> TangentResult {
+fn mul_tangent(s: &mut JvpContext) -> TangentResult {
     let (a, b) = (s.x(0)?, s.x(1)?);
     let left = s.times(0, b)?;
     let right = s.times(1, a)?;
@@ -132,7 +132,7 @@ fn mul_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// `d(a / b) = da / b - y db / b`
-fn div_tangent(s: &mut Step) -> TangentResult {
+fn div_tangent(s: &mut JvpContext) -> TangentResult {
     let (b, y) = (s.x(1)?, s.y()?);
     let inverse = match s.g.content(b).and_then(|c| c.reals()) {
         Some(number) if number.len() == 1 && number[0] != 0.0 && s.g.rank(b) == Some(0) => {
@@ -150,14 +150,14 @@ fn div_tangent(s: &mut Step) -> TangentResult {
     Ok(s.sum(left, right))
 }
 
-fn neg_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn neg_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
     let minus = t.g.neg(c);
     t.pass_mask(c, minus);
     Ok(vec![(0, minus)])
 }
 
-fn add_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn add_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
     let linear: Vec<usize> = (0..2).filter(|place| t.is_linear(*place)).collect();
     linear
@@ -166,7 +166,7 @@ fn add_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
         .collect()
 }
 
-fn sub_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn sub_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let mut parts = add_cotangent(t)?;
     for (place, part) in &mut parts {
         if *place == 1 {
@@ -179,7 +179,7 @@ fn sub_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
 }
 
 /// One operand is linear, the other a weight.
-fn mul_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn mul_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
     let place = usize::from(!t.is_linear(0));
     let weight = t.input(1 - place)?;

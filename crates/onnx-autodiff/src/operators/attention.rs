@@ -1,13 +1,13 @@
 //! `Attention` of the standard domain, and what all operators of attention are made of.
 
-use super::attention_mask::{Mask, mask};
-use super::operator::{Lowered, Operator, PartsResult};
+use super::attention_mask::{AttentionMask, mask};
+use super::operator::{DecompositionResult, Lowered, Operator};
 use super::parts::number_like;
 use crate::elem::ElemType;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Inferred, Node, Val};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
 /// Where a node is kept because a runtime alone says what its scores at barred places are, its outputs are differentiated
 /// as those of what it consists of.
@@ -16,7 +16,7 @@ pub const OPERATORS: &[Operator] = &[Operator::new("Attention")
     .names_type()
     .shapes(attention_shapes)
     .lowered(attention)
-    .parts(attention_parts)];
+    .decomposition(attention_decomposition)];
 
 /// What `Attention` makes, the present keys and values, and the scores `[N, Hq, L, S]`.
 fn attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
@@ -55,7 +55,7 @@ fn attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred
     )
 }
 
-fn attention_parts(s: &mut Step) -> PartsResult {
+fn attention_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let node = s.node.clone();
     let parts = parts(s.g, &node);
     parts.ok_or_else(|| "its inputs do not fit each other, or their shapes cannot be told".into())
@@ -99,7 +99,7 @@ fn consists_of(g: &mut Graph, node: &Node) -> Option<(Vec<Option<Val>>, bool)> {
     let (k, v) = (repeated(g, k, &count)?, repeated(g, v, &count)?);
     let raw = raw_scores(g, node, q, k)?;
     let capped = capped(g, node, raw);
-    let Mask { bias, alive, bars } = mask(g, node, q, k)?;
+    let AttentionMask { bias, alive, bars } = mask(g, node, q, k)?;
     let scores = bias.map_or(capped, |bias| g.add(capped, bias));
     let mut weights = softmax(g, node, scores);
     if let Some(alive) = alive {

@@ -8,7 +8,7 @@ use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 
 /// What masks make of the scores.
-pub struct Mask {
+pub struct AttentionMask {
     /// What is added to the scores: finite where the given bias is.
     pub bias: Option<Val>,
     /// 1 for each row of which anything is left, else 0; none where something always is.
@@ -17,7 +17,7 @@ pub struct Mask {
     pub bars: bool,
 }
 
-pub fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Mask> {
+pub fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<AttentionMask> {
     let (mut allowed, mut bias, mut doubtful) = (Vec::new(), None, false);
     let mut sure = true;
     if let Some(given) = node.input(3) {
@@ -47,17 +47,17 @@ pub fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Mask> {
         }
         _ => None,
     };
-    Some(Mask { bias, alive, bars })
+    Some(AttentionMask { bias, alive, bars })
 }
 
 /// Where queries may look by their places alone.
-struct Placed {
+struct PositionalMask {
     allowed: Vec<Val>,
     /// Whether every query sees a key.
     sure: bool,
 }
 
-fn placed(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Placed> {
+fn placed(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<PositionalMask> {
     let is_causal = node.int("is_causal", 0) != 0;
     let windows = ["left_window_size", "right_window_size"].map(|name| node.int(name, -1));
     let (past, lengths) = (node.input(4), node.input(6));
@@ -73,7 +73,7 @@ fn placed(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Placed> {
         } else {
             Vec::new()
         };
-        return Some(Placed {
+        return Some(PositionalMask {
             allowed,
             sure: true,
         });
@@ -101,7 +101,7 @@ fn placed(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Placed> {
         let lengths = per_sample(g, lengths);
         allowed.push(g.op("Less", &[column, lengths]));
     }
-    Some(Placed {
+    Some(PositionalMask {
         allowed,
         sure: false,
     })

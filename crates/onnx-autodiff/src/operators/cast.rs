@@ -6,8 +6,8 @@ use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::folding::{map, whole};
 use crate::graph::{Graph, Node};
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::jvp_context::{JvpContext, Tangent};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("BitCast")
@@ -49,7 +49,7 @@ fn cast_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Conten
     }))
 }
 
-fn cast_tangent(s: &mut Step) -> TangentResult {
+fn cast_tangent(s: &mut JvpContext) -> TangentResult {
     let to = s.node.output(0).map_or(ElemType::UNKNOWN, |v| s.g.elem(v));
     if to == ElemType::UNKNOWN || to.is_quantized() {
         return Err(format!(
@@ -67,7 +67,7 @@ fn cast_tangent(s: &mut Step) -> TangentResult {
     Ok(Some(Tangent::plain(s.g.cast(whole, to.tangent()))))
 }
 
-fn cast_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn cast_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, x) = (t.c()?, t.input(0)?);
     let cast = t.g.cast(c, t.g.elem(x));
     t.pass_mask(c, cast);

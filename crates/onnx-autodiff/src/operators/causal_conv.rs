@@ -1,16 +1,16 @@
 //! Convolutions of each channel by itself over what came before, with a state that goes on to the next call.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use crate::error::Refusal;
 use crate::graph::Val;
 use crate::graph::emit::{int, ints};
 use crate::graph::{Graph, Inferred, Node};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[Operator::new("CausalConvWithState")
     .shapes(causal_conv_shapes)
-    .parts(causal)
+    .decomposition(causal)
     .smooth_in(&[0, 1, 2, 3])];
 
 /// The input's shape, and a state of as many steps as the filter reaches back.
@@ -27,7 +27,7 @@ fn causal_conv_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferr
 }
 
 /// The convolution of the past followed by the input, perhaps activated, and the end of that sequence.
-fn causal(s: &mut Step) -> PartsResult {
+fn causal(s: &mut JvpContext) -> DecompositionResult {
     let (x, weights) = (s.x(0)?, s.x(1)?);
     let (shape, filter) = (s.shape(x)?, s.shape(weights)?);
     let ([batch, channels, length], [_, _, k]) = (&shape[..], &filter[..]) else {
@@ -71,7 +71,7 @@ fn causal(s: &mut Step) -> PartsResult {
     Ok(vec![Some(y), Some(end)])
 }
 
-fn activated(s: &mut Step, y: Val) -> Result<Val, Refusal> {
+fn activated(s: &mut JvpContext, y: Val) -> Result<Val, Refusal> {
     match s.node.text("activation", "none").as_str() {
         "none" => Ok(y),
         "silu" | "swish" => {

@@ -1,14 +1,14 @@
 //! The centre of a tensor, with zeros around it where it is to be longer.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::{cut, finished};
 use crate::graph::{Graph, Node, Shape};
 use crate::inference::{axis_of, sizes};
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
 pub const OPERATORS: &[Operator] = &[Operator::new("CenterCropPad")
     .shape(center_crop_pad_shape)
-    .parts(center_crop_pad_parts)
+    .decomposition(center_crop_pad_decomposition)
     .smooth_in(&[0])];
 
 fn center_crop_pad_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
@@ -25,7 +25,7 @@ fn center_crop_pad_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 /// The centre of a tensor, with zeros around it where it is to be longer.
-fn center_crop_pad_parts(s: &mut Step) -> PartsResult {
+fn center_crop_pad_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, shape, target) = (s.x(0)?, s.x_shape(0)?, s.known(1)?);
     let axes = s
         .node

@@ -1,7 +1,7 @@
 //! Numbers held between bounds.
 
 use super::operator::{DerivativeResult, Operator};
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Clip")
     .kinked()
@@ -9,7 +9,7 @@ pub const OPERATORS: &[Operator] = &[Operator::new("Clip")
     .derivative(clip_derivative)];
 
 /// The bounds may be left out, and may be tensors.
-fn clip_derivative(s: &mut Step) -> DerivativeResult {
+fn clip_derivative(s: &mut JvpContext) -> DerivativeResult {
     s.only(&[0], "clip with constant bounds, or use Max and Min")?;
     let x = s.x(0)?;
     let mut factor = None;

@@ -1,16 +1,16 @@
 //! Elements that a condition chooses.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::finished;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape};
 use crate::inference;
 use crate::inference::axis_of;
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Compress")
     .shape(compress_shape)
-    .parts(compress_parts)
+    .decomposition(compress_decomposition)
     .smooth_in(&[0])];
 
 /// How much a condition chooses is not known.
@@ -26,7 +26,7 @@ fn compress_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 /// The elements along an axis, or of all, that a condition chooses.
-fn compress_parts(s: &mut Step) -> PartsResult {
+fn compress_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, condition) = (s.x(0)?, s.node.input(1).ok_or("its condition is missing")?);
     let places = s.g.op("NonZero", &[condition]);
     let places = s.g.squeeze(places, &[0]);

@@ -6,9 +6,9 @@ use crate::error::Refusal;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference::axis_of;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::passes::Pass;
-use crate::step::{Step, Tangent};
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Concat")
     .shape(concat_shape)
@@ -57,7 +57,7 @@ fn concat_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Cont
     (items.len() == dims.iter().product::<usize>()).then_some(Content { dims, items })
 }
 
-fn concat_tangent(s: &mut Step) -> TangentResult {
+fn concat_tangent(s: &mut JvpContext) -> TangentResult {
     let axis = s.axis("axis", 0, s.rank(0)?)?;
     let mut parts = Vec::new();
     for place in 0..s.node.inputs.len() {
@@ -73,7 +73,7 @@ fn concat_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// Tangents whose directions are merged into the batch, joined there.
-fn folded(s: &mut Step, parts: &[Val], axis: usize) -> Result<Option<Val>, Refusal> {
+fn folded(s: &mut JvpContext, parts: &[Val], axis: usize) -> Result<Option<Val>, Refusal> {
     if axis == 0 || !s.g.passes.has(Pass::MergedDirections) {
         return Ok(None);
     }
@@ -89,11 +89,11 @@ fn folded(s: &mut Step, parts: &[Val], axis: usize) -> Result<Option<Val>, Refus
     Ok(Some(s.g.concat(&sources, axis as i64)))
 }
 
-pub fn axis(t: &Transposition, rank: usize) -> Result<usize, Refusal> {
+pub fn axis(t: &TransposeContext, rank: usize) -> Result<usize, Refusal> {
     axis_of(t.node.int("axis", 0), rank).ok_or_else(|| "its axis is out of range".into())
 }
 
-fn concat_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn concat_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
     let axis = axis(t, t.input_shape(0)?.len())?;
     let mut lengths = Vec::new();

@@ -8,11 +8,11 @@ use crate::graph::emit::{int, ints};
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference;
 use crate::inference::{Window, windowed, windows};
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::passes::Pass;
 use crate::proto::AttributeProto;
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Conv")
@@ -90,7 +90,7 @@ fn conv_transpose_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 const BLOCK: i64 = 16;
 
 /// `dx * w + x * dw + db`
-fn conv_tangent(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
+fn conv_tangent(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
     let (shape, y) = (s.x_shape(0)?, s.y_shape()?);
     if shape.len() != y.len() || shape.len() < 3 {
         return Err(CONTRADICTION.into());
@@ -111,7 +111,12 @@ fn conv_tangent(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
     Ok(s.sum(linear, of_bias))
 }
 
-fn by_image(s: &mut Step, d: Val, shape: &[Size], y: &[Size]) -> Result<Option<Tangent>, Refusal> {
+fn by_image(
+    s: &mut JvpContext,
+    d: Val,
+    shape: &[Size],
+    y: &[Size],
+) -> Result<Option<Tangent>, Refusal> {
     if let Some(blocked) = blocked(s, d, shape, y)? {
         return s.unfold(blocked);
     }
@@ -130,7 +135,7 @@ fn by_image(s: &mut Step, d: Val, shape: &[Size], y: &[Size]) -> Result<Option<T
 }
 
 /// Filters for every direction are channels that come out, those of one group together: `[G, K, M / G]`.
-fn by_weights(s: &mut Step, d: Val, y: &[Size]) -> Result<Tangent, Refusal> {
+fn by_weights(s: &mut JvpContext, d: Val, y: &[Size]) -> Result<Tangent, Refusal> {
     let (x, filter) = (s.x(0)?, s.x_shape(1)?);
     let group = Size::fixed(s.node.int("group", 1));
     if filter.len() != y.len() {
@@ -171,7 +176,7 @@ fn by_weights(s: &mut Step, d: Val, y: &[Size]) -> Result<Tangent, Refusal> {
 }
 
 /// The bias is added to every place of every image.
-fn by_bias(s: &mut Step, d: Val, rank: usize) -> Result<Option<Tangent>, Refusal> {
+fn by_bias(s: &mut JvpContext, d: Val, rank: usize) -> Result<Option<Tangent>, Refusal> {
     let axes: Vec<i64> = std::iter::once(1).chain(3..=rank as i64).collect();
     let d = s.g.unsqueeze(d, &axes);
     s.done(d)
@@ -179,7 +184,7 @@ fn by_bias(s: &mut Step, d: Val, rank: usize) -> Result<Option<Tangent>, Refusal
 
 /// A filter of one channel, over a batch that holds the channels (as resampling filters are exported): runtimes pad the
 /// one channel to a block, which takes 16 times the memory. The same filter on 16 images as channels fills the block.
-fn blocked(s: &mut Step, d: Val, shape: &[Size], y: &[Size]) -> Result<Option<Val>, Refusal> {
+fn blocked(s: &mut JvpContext, d: Val, shape: &[Size], y: &[Size]) -> Result<Option<Val>, Refusal> {
     let weights = s.x(1)?;
     let filter = s.shape(weights)?;
     let batch = s.g.symbols.mul(&s.k.clone(), &shape[0]);
@@ -211,7 +216,7 @@ fn blocked(s: &mut Step, d: Val, shape: &[Size], y: &[Size]) -> Result<Option<Va
 }
 
 /// Strides, dilations, groups and explicit pads of a convolution.
-fn window_attributes(t: &Transposition, windows: &[Window]) -> Vec<AttributeProto> {
+fn window_attributes(t: &TransposeContext, windows: &[Window]) -> Vec<AttributeProto> {
     let all = |f: fn(&Window) -> i64| windows.iter().map(f).collect::<Vec<_>>();
     let pads = [all(|w| w.before), all(|w| w.after)].concat();
     vec![
@@ -224,7 +229,7 @@ fn window_attributes(t: &Transposition, windows: &[Window]) -> Vec<AttributeProt
 
 /// The windows with the pads that `auto_pad` or `output_shape` stand for: `narrow` are the sizes at the strided end.
 fn explicit_windows(
-    t: &Transposition,
+    t: &TransposeContext,
     wide: &[Size],
     narrow: &[Size],
     same: bool,
@@ -273,7 +278,7 @@ fn explicit_windows(
     Ok(windows)
 }
 
-fn conv_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn conv_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, weights, (x, y)) = (t.c()?, t.input(1)?, t.shapes(3)?);
     let windows = explicit_windows(t, &x[2..], &y[2..], false)?;
     if !t.is_linear(0) {
@@ -307,7 +312,7 @@ fn conv_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
 /// The cotangent of the filters that lead from a wide image to a narrow one, or back: the narrow image is moved over the
 /// wide one, with strides and dilations exchanged, and the samples are what is summed over.
 fn of_filters(
-    t: &mut Transposition,
+    t: &mut TransposeContext,
     wide: Val,
     narrow: Val,
     windows: &[Window],
@@ -347,7 +352,7 @@ fn of_filters(
 }
 
 /// Cuts the spatial axes off behind the wanted sizes.
-fn cut_to(t: &mut Transposition, v: Val, shape: &Shape) -> Val {
+fn cut_to(t: &mut TransposeContext, v: Val, shape: &Shape) -> Val {
     let axes: Vec<i64> = (2..shape.len() as i64).collect();
     let start = t.g.integers(&vec![0; axes.len()]);
     let end = t.g.sizes(&shape[2..]);
@@ -355,7 +360,7 @@ fn cut_to(t: &mut Transposition, v: Val, shape: &Shape) -> Val {
     t.g.op("Slice", &[v, start, end, axes])
 }
 
-fn conv_transpose_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn conv_transpose_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, weights, (x, y)) = (t.c()?, t.input(1)?, t.shapes(3)?);
     let given = t
         .node

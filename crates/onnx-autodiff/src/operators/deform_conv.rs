@@ -2,24 +2,24 @@
 
 use super::conv::conv_shape;
 use super::grid_sample::{Axis, Pixels};
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::{counted, finished};
 use crate::error::Refusal;
 use crate::graph::Val;
 use crate::inference::{Window, windows};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[Operator::new("DeformConv")
     .kinked()
     .shape(conv_shape)
-    .parts(deform_conv_parts)];
+    .decomposition(deform_conv_decomposition)];
 
 /// Kernels of more elements are not followed.
 const LARGEST: i64 = 1 << 12;
 
 /// Pixels at the moved places, times the mask, times the filters.
-fn deform_conv_parts(s: &mut Step) -> PartsResult {
+fn deform_conv_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, filter, y) = (s.x(0)?, s.x(1)?, s.y_shape()?);
     let (image, weights) = (s.shape(x)?, s.shape(filter)?);
     if image.len() != 4 || weights.len() != 4 || y.len() != 4 {
@@ -99,7 +99,7 @@ fn deform_conv_parts(s: &mut Step) -> PartsResult {
 
 /// The places that each element of the kernel looks at, `[N · O, K, …]`, along both axes.
 fn moved(
-    s: &mut Step,
+    s: &mut JvpContext,
     samples: &Size,
     taps: &Size,
     windows: &[Window],

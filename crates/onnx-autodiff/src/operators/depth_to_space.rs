@@ -6,7 +6,7 @@ use crate::error::Refusal;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape};
 use crate::size::Size;
-use crate::transposition::{Cotangents, Transposition};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("DepthToSpace")
@@ -46,7 +46,7 @@ fn depth_to_space_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 /// Only the standard arrangement has an inverse operator.
-fn depth_to_space_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn depth_to_space_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, (x, _)) = (t.c()?, t.shapes(4)?);
     let block = t.node.int("blocksize", 1);
     if t.node.text("mode", "DCR") == "DCR" {
@@ -72,7 +72,7 @@ fn depth_to_space_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal
     Ok(vec![(0, t.g.reshape(turned, &x))])
 }
 
-fn space_to_depth_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn space_to_depth_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, (x, _)) = (t.c()?, t.shapes(4)?);
     let kept = ["blocksize", "mode"];
     let attributes = t

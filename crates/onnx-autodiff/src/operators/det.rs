@@ -1,16 +1,16 @@
 //! Determinants.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::finished;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Det")
     .shape(det_shape)
-    .parts(det_parts)
-    .float64_by_parts()
+    .decomposition(det_decomposition)
+    .float64_by_decomposition()
     .smooth()];
 
 fn det_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
@@ -21,7 +21,7 @@ fn det_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 const LARGEST: i64 = 4;
 
 /// Small matrices, developed by their first rows.
-fn det_parts(s: &mut Step) -> PartsResult {
+fn det_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, shape) = (s.x(0)?, s.x_shape(0)?);
     let size = shape
         .last()

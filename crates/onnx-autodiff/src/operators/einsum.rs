@@ -6,12 +6,12 @@ use super::matmul::{Factors, bilinear, centred, scaled};
 use super::operator::{Operator, TangentResult};
 use crate::error::Refusal;
 use crate::graph::emit::text;
-use crate::graph::{Centred, Graph, Node, Shape, Val};
+use crate::graph::{Graph, Node, Shape, SoftmaxTangent, Val};
 use crate::inference::broadcast_size;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::passes::Pass;
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Einsum")
     .shape(einsum_shape)
@@ -93,7 +93,7 @@ fn einsum_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 /// The directions are one more letter, of the active operand and of the result.
-fn einsum_tangent(s: &mut Step) -> TangentResult {
+fn einsum_tangent(s: &mut JvpContext) -> TangentResult {
     let mut ranks = Vec::new();
     for place in 0..s.node.inputs.len() {
         ranks.push(s.rank(place)?);
@@ -148,7 +148,7 @@ struct Contraction {
 
 impl Contraction {
     /// None where a letter occurs twice in a term, is summed in one operand alone, or is broadcast.
-    fn new(s: &Step, terms: &[String], result: &str) -> Option<Contraction> {
+    fn new(s: &JvpContext, terms: &[String], result: &str) -> Option<Contraction> {
         let [a, b] = terms else { return None };
         let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
         let mut sizes = BTreeMap::new();
@@ -210,12 +210,12 @@ impl Contraction {
         })
     }
 
-    fn tangent(&self, s: &mut Step, result: &str) -> Result<Option<Val>, Refusal> {
+    fn tangent(&self, s: &mut JvpContext, result: &str) -> Result<Option<Val>, Refusal> {
         let [left, right] = self.places;
         let soft = [0, 1].map(|i| self.softmax(s, i));
         let (a, b) = (s.x(left)?, s.x(right)?);
-        let tangent = |s: &mut Step, i: usize, other: Val| match soft[i] {
-            Some(Centred { weighted, .. }) => (Some(weighted), other),
+        let tangent = |s: &mut JvpContext, i: usize, other: Val| match soft[i] {
+            Some(SoftmaxTangent { weighted, .. }) => (Some(weighted), other),
             None => scaled(s, self.places[i], other),
         };
         let (da, b) = tangent(s, 0, b);
@@ -242,7 +242,7 @@ impl Contraction {
             true,
         );
         for (i, soft) in soft.into_iter().enumerate() {
-            if let Some(Centred { sums, .. }) = soft {
+            if let Some(SoftmaxTangent { sums, .. }) = soft {
                 let y = s.y()?;
                 let sums = self.spread(s, sums, &self.terms[i], result);
                 let shared = s.g.mul(sums, y);
@@ -252,7 +252,7 @@ impl Contraction {
         Ok(Some(total))
     }
 
-    fn softmax(&self, s: &mut Step, i: usize) -> Option<Centred> {
+    fn softmax(&self, s: &mut JvpContext, i: usize) -> Option<SoftmaxTangent> {
         let [letter] = self.summed[..] else {
             return None;
         };
@@ -261,7 +261,7 @@ impl Contraction {
     }
 
     /// An operand as `[batch, rows, summed]` or `[batch, summed, columns]`, whose axes of each kind become one.
-    fn matrix(&self, s: &mut Step, v: Val, i: usize, leads: bool) -> Val {
+    fn matrix(&self, s: &mut JvpContext, v: Val, i: usize, leads: bool) -> Val {
         let own = if i == 0 { &self.rows } else { &self.columns };
         let plain = [&self.batch[..], own, &self.summed].concat();
         let turned = [&self.batch[..], &self.summed, own].concat();
@@ -273,7 +273,7 @@ impl Contraction {
         };
         let order = if (i == 0) != swapped { plain } else { turned };
         let v = self.arrange(s, v, &self.terms[i], &order, leads);
-        let merged = |s: &mut Step, letters: &[char]| {
+        let merged = |s: &mut JvpContext, letters: &[char]| {
             letters.iter().fold(Size::fixed(1), |all, l| {
                 s.g.symbols.mul(&all, &self.sizes[l])
             })
@@ -291,7 +291,7 @@ impl Contraction {
     }
 
     /// Axes from one order of letters into another; the directions stay in front.
-    fn arrange(&self, s: &mut Step, v: Val, from: &[char], to: &[char], leads: bool) -> Val {
+    fn arrange(&self, s: &mut JvpContext, v: Val, from: &[char], to: &[char], leads: bool) -> Val {
         let skip = usize::from(leads);
         let places = to
             .iter()
@@ -302,7 +302,7 @@ impl Contraction {
     }
 
     /// Sums over the summed letter, with the axes of the result.
-    fn spread(&self, s: &mut Step, sums: Val, term: &[char], result: &str) -> Val {
+    fn spread(&self, s: &mut JvpContext, sums: Val, term: &[char], result: &str) -> Val {
         let kept: Vec<char> = result.chars().filter(|l| term.contains(l)).collect();
         let shape = s.lead(
             &kept
@@ -328,7 +328,7 @@ impl Contraction {
 }
 
 /// The operand's term becomes the result; letters that occur nowhere else are spread by ones.
-fn einsum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn einsum_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let equation = t.node.text("equation", "");
     let (left, result) = equation
         .split_once("->")

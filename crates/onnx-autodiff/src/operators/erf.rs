@@ -10,7 +10,7 @@ use std::f64::consts::FRAC_2_SQRT_PI;
 use super::operator::{DerivativeResult, Operator};
 use super::parts::{at_least, at_most, polynomial, square, where_greater};
 use crate::graph::{Graph, Node, Val};
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Erf")
     .same_shape()
@@ -18,7 +18,7 @@ pub const OPERATORS: &[Operator] = &[Operator::new("Erf")
     .float64(erf_float64)
     .smooth()];
 
-fn erf_derivative(s: &mut Step) -> DerivativeResult {
+fn erf_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let square = square(s, x);
     let minus = s.g.neg(square);

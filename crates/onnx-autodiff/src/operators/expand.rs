@@ -7,8 +7,8 @@ use crate::error::Refusal;
 use crate::folding::{lengths, source};
 use crate::graph::{Graph, Node, Shape};
 use crate::inference::{broadcast, sizes};
-use crate::step::Step;
-use crate::transposition::{Cotangents, Transposition};
+use crate::jvp_context::JvpContext;
+use crate::transpose_context::{Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Expand")
     .shape(expand_shape)
@@ -32,14 +32,14 @@ fn expand_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(broadcast(g, &shape, &target))
 }
 
-fn expand_tangent(s: &mut Step) -> TangentResult {
+fn expand_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s
         .aligned(0)?
         .ok_or("its shape depends on the differentiated input")?;
     s.done(d)
 }
 
-fn expand_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn expand_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
     Ok(vec![(0, t.unbroadcast(c, 0)?)])
 }

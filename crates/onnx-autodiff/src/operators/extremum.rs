@@ -3,7 +3,7 @@
 use super::operator::{Operator, TangentResult};
 use crate::folding::binary;
 use crate::inference::broadcast_all;
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Max")
@@ -21,7 +21,7 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 /// Operands that equal the result share its tangent.
-fn extremum_tangent(s: &mut Step) -> TangentResult {
+fn extremum_tangent(s: &mut JvpContext) -> TangentResult {
     let y = s.y()?;
     let mut hits = Vec::new();
     for place in 0..s.node.inputs.len() {

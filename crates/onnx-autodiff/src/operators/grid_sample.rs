@@ -1,20 +1,20 @@
 //! Images sampled at places that are computed.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::{clipped, counted, finished, number, stacked, total};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference;
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[Operator::new("GridSample")
     .kinked()
     .shape(grid_sample_shape)
-    .parts(grid_sample_parts)
-    .float64_by_parts()];
+    .decomposition(grid_sample_decomposition)
+    .float64_by_decomposition()];
 
 fn grid_sample_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let (x, grid) = (g.shape(node.input(0)?)?, g.shape(node.input(1)?)?);
@@ -120,7 +120,7 @@ impl Pixels {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Mode {
+enum Interpolation {
     Nearest,
     Linear,
     Cubic,
@@ -138,11 +138,11 @@ pub struct Axis {
     length: Val,
     last: Val,
     aligned: bool,
-    mode: Mode,
+    mode: Interpolation,
     padding: Padding,
 }
 
-fn grid_sample_parts(s: &mut Step) -> PartsResult {
+fn grid_sample_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, grid) = (s.x(0)?, s.x(1)?);
     let (shape, places) = (s.shape(x)?, s.shape(grid)?);
     let axes = shape.len().saturating_sub(2);
@@ -151,7 +151,7 @@ fn grid_sample_parts(s: &mut Step) -> PartsResult {
         return Err("the shapes of its image and of its grid do not fit".into());
     }
     let (mode, padding) = (mode(s)?, padding(s)?);
-    if mode == Mode::Cubic && axes > 2 {
+    if mode == Interpolation::Cubic && axes > 2 {
         return Err("cubic interpolation of a volume is not differentiated".into());
     }
     let elem = s.g.elem(x);
@@ -185,16 +185,16 @@ fn grid_sample_parts(s: &mut Step) -> PartsResult {
     finished(s, y)
 }
 
-fn mode(s: &Step) -> Result<Mode, Refusal> {
+fn mode(s: &JvpContext) -> Result<Interpolation, Refusal> {
     match s.node.text("mode", "linear").as_str() {
-        "linear" | "bilinear" => Ok(Mode::Linear),
-        "nearest" => Ok(Mode::Nearest),
-        "cubic" | "bicubic" => Ok(Mode::Cubic),
+        "linear" | "bilinear" => Ok(Interpolation::Linear),
+        "nearest" => Ok(Interpolation::Nearest),
+        "cubic" | "bicubic" => Ok(Interpolation::Cubic),
         other => Err(format!("its mode `{other}` is not known").into()),
     }
 }
 
-fn padding(s: &Step) -> Result<Padding, Refusal> {
+fn padding(s: &JvpContext) -> Result<Padding, Refusal> {
     match s.node.text("padding_mode", "zeros").as_str() {
         "zeros" => Ok(Padding::Zeros),
         "border" => Ok(Padding::Border),
@@ -212,7 +212,7 @@ impl Axis {
             length,
             last,
             aligned: false,
-            mode: Mode::Linear,
+            mode: Interpolation::Linear,
             padding: Padding::Zeros,
         }
     }
@@ -225,22 +225,26 @@ impl Axis {
 
     /// The neighbours of a place that is counted in pixels.
     pub fn neighbours(&self, g: &mut Graph, place: Val) -> Vec<Tap> {
-        if self.mode == Mode::Nearest {
+        if self.mode == Interpolation::Nearest {
             let near = g.op("Round", &[place]);
             let near = self.inside(g, near);
             return vec![self.tap(g, near, None)];
         }
         // With cubic weights runtimes move none but the neighbours to the border.
-        let stays = self.mode == Mode::Cubic && self.padding == Padding::Border;
+        let stays = self.mode == Interpolation::Cubic && self.padding == Padding::Border;
         let place = if stays { place } else { self.inside(g, place) };
         let low = g.op("Floor", &[place]);
         let rest = g.sub(place, low);
-        let weights = if self.mode == Mode::Linear {
+        let weights = if self.mode == Interpolation::Linear {
             linear(g, rest)
         } else {
             cubic(g, rest)
         };
-        let before = if self.mode == Mode::Linear { 0.0 } else { 1.0 };
+        let before = if self.mode == Interpolation::Linear {
+            0.0
+        } else {
+            1.0
+        };
         let mut taps = Vec::new();
         for (i, weight) in weights.into_iter().enumerate() {
             let neighbour = g.shift(low, i as f64 - before);

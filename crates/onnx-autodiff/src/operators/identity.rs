@@ -5,8 +5,8 @@ use crate::content::Content;
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::{Graph, Inferred, Node};
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::jvp_context::{JvpContext, Tangent};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Dropout")
@@ -35,11 +35,11 @@ fn identity_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Conte
     inputs.first().cloned()
 }
 
-fn identity_tangent(s: &mut Step) -> TangentResult {
+fn identity_tangent(s: &mut JvpContext) -> TangentResult {
     Ok(s.lazy(0))
 }
 
-fn dropout_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
+fn dropout_tangent(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
     let training = s
         .node
         .input(2)
@@ -50,6 +50,6 @@ fn dropout_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
     }
 }
 
-fn identity_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn identity_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     Ok(vec![(0, t.c()?)])
 }

@@ -2,17 +2,17 @@
 //!
 //! `S ← exp(g) S`, `u = β (v - Sᵀk)` (or `u = v`), `S ← S + k uᵀ`, `o = scale Sᵀq`.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::{at, stacked};
 use crate::error::Refusal;
 use crate::graph::Val;
 use crate::graph::{Graph, Inferred, Node};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[Operator::new("LinearAttention")
     .shapes(linear_attention_shapes)
-    .parts(attention)
+    .decomposition(attention)
     .smooth_in(&[0, 1, 2, 3, 4, 5])];
 
 /// `[N, T, Hq·Dv]`, and the state `[N, H, Dk, Dv]`.
@@ -39,24 +39,24 @@ fn linear_attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<I
 const LONGEST: i64 = 512;
 
 /// Which parts of the recurrence there are.
-struct Form {
+struct UpdateRule {
     decays: bool,
     corrects: bool,
 }
 
 /// The number of heads, and how many heads of queries share a state.
-struct Heads {
+struct HeadCounts {
     states: i64,
     sharing: i64,
 }
 
-fn attention(s: &mut Step) -> PartsResult {
+fn attention(s: &mut JvpContext) -> DecompositionResult {
     let form = form(s)?;
     let (queries, states) = (s.node.int("q_num_heads", 0), s.node.int("kv_num_heads", 0));
     if states < 1 || queries < states || queries % states != 0 {
         return Err("its heads of queries are no multiple of those of keys".into());
     }
-    let heads = Heads {
+    let heads = HeadCounts {
         states,
         sharing: queries / states,
     };
@@ -86,7 +86,7 @@ fn attention(s: &mut Step) -> PartsResult {
     let mut state = start(s, k, v)?;
     let mut outputs = Vec::new();
     for step in 0..length {
-        let here = |s: &mut Step, all: Val| at(s.g, all, step);
+        let here = |s: &mut JvpContext, all: Val| at(s.g, all, step);
         let [q, k, v] = [q, k, v].map(|all| here(s, all));
         let [decay, rate] = [decay, rate].map(|all| all.map(|all| here(s, all)));
         state = next(s, state, k, v, decay, rate);
@@ -96,7 +96,7 @@ fn attention(s: &mut Step) -> PartsResult {
     Ok(vec![Some(packed(s, all)?), Some(state)])
 }
 
-fn form(s: &Step) -> Result<Form, Refusal> {
+fn form(s: &JvpContext) -> Result<UpdateRule, Refusal> {
     let (decays, corrects) = match s.node.text("update_rule", "gated_delta").as_str() {
         "linear" => (false, false),
         "gated" => (true, false),
@@ -108,11 +108,11 @@ fn form(s: &Step) -> Result<Form, Refusal> {
     if given(4) != decays || given(5) != corrects {
         return Err("its decay and rate do not fit its update rule".into());
     }
-    Ok(Form { decays, corrects })
+    Ok(UpdateRule { decays, corrects })
 }
 
 /// An input `[N, T, H·D]` as `[T, N, H, D, 1]`: a column for each step, sample and head.
-fn rows(s: &mut Step, place: usize, heads: i64) -> Result<Val, Refusal> {
+fn rows(s: &mut JvpContext, place: usize, heads: i64) -> Result<Val, Refusal> {
     let (v, shape) = (s.x(place)?, s.x_shape(place)?);
     let [batch, length, width] = &shape[..] else {
         return Err("its inputs do not have three axes".into());
@@ -129,13 +129,13 @@ fn rows(s: &mut Step, place: usize, heads: i64) -> Result<Val, Refusal> {
 }
 
 /// A decay or a rate, of which there may be one for all heads.
-fn per_head(s: &mut Step, place: usize, heads: i64) -> Result<Val, Refusal> {
+fn per_head(s: &mut JvpContext, place: usize, heads: i64) -> Result<Val, Refusal> {
     let single = s.x_shape(place)?.last().is_some_and(|width| width.is(1));
     rows(s, place, if single { 1 } else { heads })
 }
 
 /// The state before the first step, `[N, H, Dk, Dv]`.
-fn start(s: &mut Step, k: Val, v: Val) -> Result<Val, Refusal> {
+fn start(s: &mut JvpContext, k: Val, v: Val) -> Result<Val, Refusal> {
     if s.node.input(3).is_some() {
         return s.x(3);
     }
@@ -150,7 +150,14 @@ fn start(s: &mut Step, k: Val, v: Val) -> Result<Val, Refusal> {
 }
 
 /// The state after a step.
-fn next(s: &mut Step, state: Val, k: Val, v: Val, decay: Option<Val>, rate: Option<Val>) -> Val {
+fn next(
+    s: &mut JvpContext,
+    state: Val,
+    k: Val,
+    v: Val,
+    decay: Option<Val>,
+    rate: Option<Val>,
+) -> Val {
     let mut state = state;
     if let Some(decay) = decay {
         let kept = s.g.op("Exp", &[decay]);
@@ -168,7 +175,7 @@ fn next(s: &mut Step, state: Val, k: Val, v: Val, decay: Option<Val>, rate: Opti
 }
 
 /// `scale Sᵀq`, as `[N, Hq, Dv]`; each state serves several heads of queries.
-fn read(s: &mut Step, state: Val, q: Val, heads: &Heads) -> Result<Val, Refusal> {
+fn read(s: &mut JvpContext, state: Val, q: Val, heads: &HeadCounts) -> Result<Val, Refusal> {
     let (of, query) = (s.shape(state)?, s.shape(q)?);
     let width = query[2]
         .as_fixed()
@@ -186,7 +193,7 @@ fn read(s: &mut Step, state: Val, q: Val, heads: &Heads) -> Result<Val, Refusal>
 }
 
 /// `[T, N, H, D]` as `[N, T, H·D]`.
-fn packed(s: &mut Step, all: Val) -> Result<Val, Refusal> {
+fn packed(s: &mut JvpContext, all: Val) -> Result<Val, Refusal> {
     let y = s.y_shape()?;
     let turned = s.g.transpose(all, &[1, 0, 2, 3]);
     Ok(s.g.reshape(turned, &y))

@@ -2,12 +2,12 @@
 
 use super::operator::{Operator, TangentResult};
 use crate::error::Refusal;
-use crate::graph::{Centred, Graph, Node, Shape, Val};
+use crate::graph::{Graph, Node, Shape, SoftmaxTangent, Val};
 use crate::inference::broadcast;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::passes::Pass;
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Gemm")
@@ -60,7 +60,7 @@ fn gemm_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 /// `dA B + A dB`; a vector operand is a matrix of one row or column for the while.
-fn matmul_tangent(s: &mut Step) -> TangentResult {
+fn matmul_tangent(s: &mut JvpContext) -> TangentResult {
     let (a, b) = (s.x(0)?, s.x(1)?);
     let (shape_a, shape_b) = (s.x_shape(0)?, s.x_shape(1)?);
     let batch = shape_a
@@ -100,9 +100,9 @@ fn matmul_tangent(s: &mut Step) -> TangentResult {
 
 /// The tangent of an operand and the other operand of its product: a number that scales the tangent scales what is k
 /// times smaller instead.
-pub fn scaled(s: &mut Step, place: usize, other: Val) -> (Option<Val>, Val) {
+pub fn scaled(s: &mut JvpContext, place: usize, other: Val) -> (Option<Val>, Val) {
     let rank = s.g.rank(other);
-    let number = |s: &Step, v: Val| {
+    let number = |s: &JvpContext, v: Val| {
         s.g.shape(v)
             .is_some_and(|f| Some(f.len()) <= rank && f.iter().all(|n| n.is(1)))
     };
@@ -124,7 +124,7 @@ pub struct Factors {
     pub db: Option<Val>,
 }
 
-pub fn bilinear(s: &mut Step, f: Factors) -> Option<Val> {
+pub fn bilinear(s: &mut JvpContext, f: Factors) -> Option<Val> {
     if let Some(joined) = joined(s, f) {
         return Some(joined);
     }
@@ -141,7 +141,7 @@ pub fn bilinear(s: &mut Step, f: Factors) -> Option<Val> {
 
 /// A tangent and the matrix that it is multiplied by, without the columns of one and the rows of the other where the
 /// tangent was joined from one part and zeros, as where a network is fed state and time together.
-fn without_zeros(s: &mut Step, d: Val, weights: Val) -> (Val, Val) {
+fn without_zeros(s: &mut JvpContext, d: Val, weights: Val) -> (Val, Val) {
     let part = if s.g.passes.has(Pass::OmittedZeros) {
         part_of(s, d, weights)
     } else {
@@ -150,7 +150,7 @@ fn without_zeros(s: &mut Step, d: Val, weights: Val) -> (Val, Val) {
     part.unwrap_or((d, weights))
 }
 
-fn part_of(s: &mut Step, d: Val, weights: Val) -> Option<(Val, Val)> {
+fn part_of(s: &mut JvpContext, d: Val, weights: Val) -> Option<(Val, Val)> {
     let node =
         s.g.maker(d)
             .filter(|node| node.standard() == "Concat")?
@@ -177,7 +177,7 @@ fn part_of(s: &mut Step, d: Val, weights: Val) -> Option<(Val, Val)> {
 }
 
 /// Whether a value is zeros of some shape.
-fn is_zero(s: &Step, v: Val) -> bool {
+fn is_zero(s: &JvpContext, v: Val) -> bool {
     let spread =
         s.g.maker(v)
             .filter(|node| node.standard() == "Expand")
@@ -190,7 +190,7 @@ fn is_zero(s: &Step, v: Val) -> bool {
 
 /// `[dA, A] [B; dB]`: one product instead of two and their sum, where the result is much larger than the operands, as
 /// the scores of attention are.
-fn joined(s: &mut Step, f: Factors) -> Option<Val> {
+fn joined(s: &mut JvpContext, f: Factors) -> Option<Val> {
     let (da, db) = (f.da?, f.db?);
     let (shape_a, shape_b) = (s.g.shape(f.a)?.clone(), s.g.shape(f.b)?.clone());
     let rank = shape_a.len();
@@ -231,9 +231,9 @@ fn joined(s: &mut Step, f: Factors) -> Option<Val> {
 
 /// Attention's `d(P V) = (P ∘ dS) V - r ∘ (P V) + P dV` for `P = softmax(S)` and the sums `r` of the rows of `P ∘ dS`:
 /// nothing of the size of P is computed but `P ∘ dS`.
-fn softmax_product(s: &mut Step, p: Val, v: Val) -> Result<Option<Val>, Refusal> {
+fn softmax_product(s: &mut JvpContext, p: Val, v: Val) -> Result<Option<Val>, Refusal> {
     let (rank_p, rank_v, rank) = (s.rank(0)?, s.rank(1)?, s.y_shape()?.len());
-    let Some(Centred { weighted, sums, .. }) =
+    let Some(SoftmaxTangent { weighted, sums, .. }) =
         rank_p.checked_sub(1).and_then(|axis| centred(s, 0, axis))
     else {
         return Ok(None);
@@ -250,10 +250,10 @@ fn softmax_product(s: &mut Step, p: Val, v: Val) -> Result<Option<Val>, Refusal>
 }
 
 /// What is known of an operand that is a softmax along `axis`.
-pub fn centred(s: &mut Step, place: usize, axis: usize) -> Option<Centred> {
+pub fn centred(s: &mut JvpContext, place: usize, axis: usize) -> Option<SoftmaxTangent> {
     let tangent = s.lazy(place)?;
     let known =
-        s.g.centred
+        s.g.softmax_tangents
             .get(&tangent.base)
             .copied()
             .filter(|_| s.g.passes.has(Pass::SoftmaxProducts))?;
@@ -262,7 +262,7 @@ pub fn centred(s: &mut Step, place: usize, axis: usize) -> Option<Centred> {
 }
 
 /// A tangent with `batch` axes between the directions and the matrix.
-pub fn matrix(s: &mut Step, d: Val, shape: &[Size], batch: usize, left: bool) -> Val {
+pub fn matrix(s: &mut JvpContext, d: Val, shape: &[Size], batch: usize, left: bool) -> Val {
     if shape.len() != 1 {
         return s.align(d, shape.len(), batch + 2);
     }
@@ -278,7 +278,7 @@ pub fn matrix(s: &mut Step, d: Val, shape: &[Size], batch: usize, left: bool) ->
 }
 
 /// `alpha A B + beta C`, where A and B may be transposed.
-fn gemm_tangent(s: &mut Step) -> TangentResult {
+fn gemm_tangent(s: &mut JvpContext) -> TangentResult {
     let (alpha, beta) = (s.node.float("alpha", 1.0), s.node.float("beta", 1.0));
     let turned = [s.node.int("transA", 0) != 0, s.node.int("transB", 0) != 0];
     let mut total = None;
@@ -310,7 +310,7 @@ fn gemm_tangent(s: &mut Step) -> TangentResult {
     }
 }
 
-fn matmul_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn matmul_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
     let place = usize::from(!t.is_linear(0));
     let other = t.input(1 - place)?;

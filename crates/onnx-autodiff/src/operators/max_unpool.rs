@@ -1,6 +1,6 @@
 //! Columns and pooled numbers put back to where they came from.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::{cut, finished};
 use crate::content::Content;
 use crate::error::Refusal;
@@ -8,19 +8,19 @@ use crate::graph::emit::text;
 use crate::graph::{Graph, Node, Shape};
 use crate::inference;
 use crate::inference::{Window, sizes, windows};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Col2Im")
         .shape(col_to_im_shape)
-        .parts(col_to_im_parts)
-        .float64_by_parts()
+        .decomposition(col_to_im_decomposition)
+        .float64_by_decomposition()
         .smooth(),
     Operator::new("MaxUnpool")
         .shape(max_unpool_shape)
-        .parts(max_unpool_parts)
-        .float64_by_parts()
+        .decomposition(max_unpool_decomposition)
+        .float64_by_decomposition()
         .smooth_in(&[0]),
 ];
 
@@ -60,7 +60,7 @@ fn max_unpool_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 const MOST: i64 = 1 << 24;
 
 /// Elements back to the places that their indices name, in the image as one list.
-fn max_unpool_parts(s: &mut Step) -> PartsResult {
+fn max_unpool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let kernel = s.node.ints("kernel_shape").ok_or("its kernel is missing")?;
     let windows = windows(&s.node, &kernel).ok_or("its attributes do not fit its kernel")?;
     if windows.iter().any(|w| w.stride < w.kernel) {
@@ -87,7 +87,7 @@ fn max_unpool_parts(s: &mut Step) -> PartsResult {
 }
 
 /// Each column is added to the image where it was cut from.
-fn col_to_im_parts(s: &mut Step) -> PartsResult {
+fn col_to_im_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (columns, y) = (s.x(0)?, s.y_shape()?);
     let (image, block) = (s.known(1)?, s.known(2)?);
     let windows = windows(&s.node, &block).ok_or("its attributes do not fit its blocks")?;

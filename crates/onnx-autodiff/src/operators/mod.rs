@@ -20,10 +20,10 @@ use crate::content::{Content, LIMIT};
 use crate::elem::ElemType;
 use crate::error::{Obstacle, Refusal};
 use crate::graph::{Graph, Inferred, Node, OperatorRegistry, Val};
+use crate::jvp_context::JvpContext;
 use crate::proto::{AttributeProto, NodeProto};
 use crate::signatures;
 use crate::size::Size;
-use crate::step::Step;
 
 use operator::{ContentRule, Float64, MICROSOFT, ShapeRule};
 pub use operator::{Locality, Operator, Rule, Smoothness};
@@ -50,11 +50,11 @@ families! {
     cast,
     causal_conv,
     center_crop_pad,
-    choice,
     clip,
     compress,
     concat,
     constant,
+    conditional,
     conv,
     cumulative,
     deform_conv,
@@ -255,7 +255,7 @@ impl OperatorRegistry for Registry {
         match operator.float64 {
             Float64::Itself => None,
             Float64::Formula(formula) => Some(vec![formula(g, node)?]),
-            Float64::Parts => by_parts(g, node),
+            Float64::Decomposition => by_decomposition(g, node),
         }
     }
 
@@ -290,8 +290,8 @@ fn is_double(operator: &Operator, g: &Graph, node: &Node) -> bool {
 }
 
 /// All outputs of an operator as its rule writes them.
-fn by_parts(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
-    let Ok(Rule::Parts(parts)) = rule(node) else {
+fn by_decomposition(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
+    let Ok(Rule::Decomposition(parts)) = rule(node) else {
         return None;
     };
     // Rules look at the shapes of the outputs; one that needs their numbers cannot make them.
@@ -305,7 +305,7 @@ fn by_parts(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
         ..node.clone()
     };
     let (start, tangents) = (g.nodes.len(), vec![None; node.inputs.len()]);
-    let mut step = Step {
+    let mut step = JvpContext {
         g,
         node,
         tangents,

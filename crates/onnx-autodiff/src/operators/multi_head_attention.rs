@@ -14,7 +14,7 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 /// Queries, keys and values `[N, H, S, D]`.
-struct Heads {
+struct QueryKeyValue {
     q: Val,
     k: Val,
     v: Val,
@@ -70,7 +70,7 @@ pub fn attention(g: &mut Graph, node: &Node) -> Lowered {
 }
 
 /// `x W + b`, cut in three.
-fn projected(g: &mut Graph, node: &Node) -> Option<Heads> {
+fn projected(g: &mut Graph, node: &Node) -> Option<QueryKeyValue> {
     let (x, weights) = (node.input(0)?, node.input(1)?);
     let width = g.shape(weights).filter(|shape| shape.len() == 2)?[1].as_fixed()?;
     let sizes = match node
@@ -93,7 +93,7 @@ fn projected(g: &mut Graph, node: &Node) -> Option<Heads> {
     }
     let count = node.int("num_heads", 0);
     let [q, k, v] = cut(g, all, [sizes[0], sizes[1], sizes[2]], -1);
-    Some(Heads {
+    Some(QueryKeyValue {
         q: heads(g, q, count)?,
         k: heads(g, k, count)?,
         v: heads(g, v, count)?,
@@ -101,25 +101,25 @@ fn projected(g: &mut Graph, node: &Node) -> Option<Heads> {
 }
 
 /// The inputs as heads, with their bias.
-fn given(g: &mut Graph, node: &Node, cached: bool) -> Option<Heads> {
+fn given(g: &mut Graph, node: &Node, cached: bool) -> Option<QueryKeyValue> {
     let (query, bias, count) = (node.input(0)?, node.input(3), node.int("num_heads", 0));
     let ranks = [0, 1, 2].map(|place| node.input(place).map_or(Some(0), |v| g.rank(v)));
     let plain = bias.is_none();
     match ranks {
         [Some(5), Some(0), Some(0)] if plain && holds(g, query, count, 3) => {
             let [q, k, v] = [0, 1, 2].map(|place| packed(g, query, place));
-            Some(Heads { q, k, v })
+            Some(QueryKeyValue { q, k, v })
         }
         [Some(3), Some(5), Some(0)] if plain && holds(g, node.input(1)?, count, 2) => {
             let pair = node.input(1)?;
             let [k, v] = [0, 1].map(|place| packed(g, pair, place));
-            Some(Heads {
+            Some(QueryKeyValue {
                 q: heads(g, query, count)?,
                 k,
                 v,
             })
         }
-        [Some(3), Some(4), Some(4)] if plain && !cached => Some(Heads {
+        [Some(3), Some(4), Some(4)] if plain && !cached => Some(QueryKeyValue {
             q: heads(g, query, count)?,
             k: node.input(1)?,
             v: node.input(2)?,
@@ -127,7 +127,7 @@ fn given(g: &mut Graph, node: &Node, cached: bool) -> Option<Heads> {
         [Some(3), Some(3), Some(3)] => {
             let flat = biased(g, [query, node.input(1)?, node.input(2)?], bias)?;
             let [q, k, v] = flat.map(|v| heads(g, v, count));
-            Some(Heads {
+            Some(QueryKeyValue {
                 q: q?,
                 k: k?,
                 v: v?,
@@ -174,8 +174,13 @@ fn cut(g: &mut Graph, v: Val, sizes: [i64; 3], axis: i64) -> [Val; 3] {
 }
 
 /// The attention `[N, S, H·D]`, and the heads with those of earlier tokens.
-fn attended(g: &mut Graph, node: &Node, heads: Heads, context: &Context) -> Option<(Val, Heads)> {
-    let Heads { q, mut k, mut v } = heads;
+fn attended(
+    g: &mut Graph,
+    node: &Node,
+    heads: QueryKeyValue,
+    context: &Context,
+) -> Option<(Val, QueryKeyValue)> {
+    let QueryKeyValue { q, mut k, mut v } = heads;
     // Which keys come later is not clear where there are more of them than queries.
     if node.int("unidirectional", 0) != 0 && g.shape(q)?.get(2) != g.shape(k)?.get(2) {
         return None;
@@ -210,7 +215,7 @@ fn attended(g: &mut Graph, node: &Node, heads: Heads, context: &Context) -> Opti
     }
     let weights = g.op_with("Softmax", &[scores], vec![int("axis", -1)]);
     let y = g.op("MatMul", &[weights, v]);
-    Some((joined(g, y)?, Heads { q, k, v }))
+    Some((joined(g, y)?, QueryKeyValue { q, k, v }))
 }
 
 /// The keys that each query may see, by a mask in one of its forms: a number for each query and key, a number for each

@@ -6,9 +6,9 @@ use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::{Graph, Inferred, Node, Shape, Val};
 use crate::inference::axis_of;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::passes::Pass;
 use crate::size::Size;
-use crate::step::{Step, Tangent};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("BatchNormalization")
@@ -85,13 +85,13 @@ struct Normalized {
     inverse: Val,
 }
 
-fn normalize(s: &mut Step, x: Val, axes: &[i64], epsilon: f64) -> Normalized {
+fn normalize(s: &mut JvpContext, x: Val, axes: &[i64], epsilon: f64) -> Normalized {
     let mean = s.g.reduce("ReduceMean", x, axes, true);
     let centred = s.g.sub(x, mean);
     divide(s, centred, axes, epsilon)
 }
 
-fn divide(s: &mut Step, centred: Val, axes: &[i64], epsilon: f64) -> Normalized {
+fn divide(s: &mut JvpContext, centred: Val, axes: &[i64], epsilon: f64) -> Normalized {
     let square = s.g.mul(centred, centred);
     let variance = s.g.reduce("ReduceMean", square, axes, true);
     let safe = s.g.shift(variance, epsilon);
@@ -108,7 +108,7 @@ fn later(axes: &[i64]) -> Vec<i64> {
 }
 
 /// `d - (mean(d) + x̂ mean(d x̂))`: the tangent but for the division. In this order few large tensors live at once.
-fn project(s: &mut Step, d: Val, hat: Val, axes: &[i64]) -> Val {
+fn project(s: &mut JvpContext, d: Val, hat: Val, axes: &[i64]) -> Val {
     let shifted = later(axes);
     let mean = s.g.reduce("ReduceMean", d, &shifted, true);
     let share = share(s, d, hat, &shifted);
@@ -120,7 +120,7 @@ fn project(s: &mut Step, d: Val, hat: Val, axes: &[i64]) -> Val {
 }
 
 /// `mean(d x̂)`, over axes of the tangent.
-fn share(s: &mut Step, d: Val, hat: Val, axes: &[i64]) -> Val {
+fn share(s: &mut JvpContext, d: Val, hat: Val, axes: &[i64]) -> Val {
     let product = s.g.mul(d, hat);
     s.g.reduce("ReduceMean", product, axes, true)
 }
@@ -129,7 +129,7 @@ fn share(s: &mut Step, d: Val, hat: Val, axes: &[i64]) -> Val {
 const LONG: i64 = 1024;
 
 /// `mean + x̂ share` as one product, `[mean, share] [1; x̂]`, where the last axes are the normalized ones.
-fn line(s: &mut Step, hat: Val, mean: Val, share: Val, axes: &[i64]) -> Option<Val> {
+fn line(s: &mut JvpContext, hat: Val, mean: Val, share: Val, axes: &[i64]) -> Option<Val> {
     let shape = s.g.shape(hat)?.clone();
     let first = shape.len().checked_sub(axes.len())?;
     let last = axes.iter().copied().eq(first as i64..shape.len() as i64);
@@ -160,7 +160,7 @@ fn line(s: &mut Step, hat: Val, mean: Val, share: Val, axes: &[i64]) -> Option<V
 
 /// Adds what depends on an active scale or bias: `x̂ dscale + dbias`.
 fn affine(
-    s: &mut Step,
+    s: &mut JvpContext,
     normal: Option<Tangent>,
     hat: Val,
     scale: Option<Val>,
@@ -180,7 +180,7 @@ fn affine(
 }
 
 /// The normalized tensor, the mean and the inverse deviation: `dmean = mean(d)`, `dinverse = -inverse² mean(d x̂)`.
-fn layer_norm_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
+fn layer_norm_tangent(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
     let rank = s.rank(0)?;
     let first = s.axis("axis", -1, rank)?;
     let axes: Vec<i64> = (first as i64..rank as i64).collect();
@@ -220,7 +220,7 @@ fn layer_norm_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
     ])
 }
 
-fn rms_norm_tangent(s: &mut Step) -> TangentResult {
+fn rms_norm_tangent(s: &mut JvpContext) -> TangentResult {
     let rank = s.rank(0)?;
     let first = s.axis("axis", -1, rank)?;
     let axes: Vec<i64> = (first as i64..rank as i64).collect();
@@ -243,7 +243,7 @@ fn rms_norm_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// A vector over the channels, with one axis for each spatial axis behind it.
-fn per_channel(s: &mut Step, v: Val, rank: usize, leading: usize) -> Val {
+fn per_channel(s: &mut JvpContext, v: Val, rank: usize, leading: usize) -> Val {
     let axes: Vec<i64> = (0..rank.saturating_sub(2) as i64)
         .map(|i| i + 1 + leading as i64)
         .collect();
@@ -251,13 +251,13 @@ fn per_channel(s: &mut Step, v: Val, rank: usize, leading: usize) -> Val {
 }
 
 /// The tangent of such a vector, aligned with the output's.
-fn channel_tangent(s: &mut Step, place: usize, rank: usize) -> Option<Val> {
+fn channel_tangent(s: &mut JvpContext, place: usize, rank: usize) -> Option<Val> {
     let d = s.d(place)?;
     let d = per_channel(s, d, rank, 1);
     Some(s.g.unsqueeze(d, &[1]))
 }
 
-fn instance_norm_tangent(s: &mut Step) -> TangentResult {
+fn instance_norm_tangent(s: &mut JvpContext) -> TangentResult {
     let rank = s.rank(0)?;
     let axes: Vec<i64> = (2..rank as i64).collect();
     let (x, scale) = (s.x(0)?, s.x(1)?);
@@ -287,7 +287,7 @@ fn instance_norm_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// Groups of channels become an axis, `[N, G, C/G, ...]`. Scales are per channel, in opset 18 per group.
-fn group_norm_tangent(s: &mut Step) -> TangentResult {
+fn group_norm_tangent(s: &mut JvpContext) -> TangentResult {
     let shape = s.x_shape(0)?;
     let groups = Size::fixed(s.node.int("num_groups", 1));
     let spatial = shape.get(2..).ok_or("its input has no channels")?.to_vec();
@@ -331,7 +331,7 @@ fn group_norm_tangent(s: &mut Step) -> TangentResult {
 
 /// The tangent of a number for each channel or group, as wide as the output's.
 fn group_tangent(
-    s: &mut Step,
+    s: &mut JvpContext,
     place: usize,
     parts: &[Size],
     grouped: &[Size],
@@ -346,7 +346,7 @@ fn group_tangent(
     Some(s.g.reshape(d, &target))
 }
 
-fn batch_norm_tangent(s: &mut Step) -> TangentResult {
+fn batch_norm_tangent(s: &mut JvpContext) -> TangentResult {
     // Before opset 14 the further outputs are what makes it training.
     if s.node.int("training_mode", 0) != 0 || s.node.outputs.iter().skip(1).any(Option::is_some) {
         return Err(
@@ -367,7 +367,7 @@ fn batch_norm_tangent(s: &mut Step) -> TangentResult {
 /// Adds what depends on active parameters. With `f = scale / deviation`: `x̂ dscale + dbias - f dmean` and
 /// `-½ f (x - mean) dvariance / deviation²`.
 fn batch_parameters(
-    s: &mut Step,
+    s: &mut JvpContext,
     normal: Option<Tangent>,
     factor: Val,
     safe: Val,
@@ -404,7 +404,7 @@ fn batch_parameters(
 }
 
 /// `y = x / |x|`, by the 2-norm or the 1-norm; where the norm is zero runtimes give zeros, and so does the tangent.
-fn lp_norm_tangent(s: &mut Step) -> TangentResult {
+fn lp_norm_tangent(s: &mut JvpContext) -> TangentResult {
     let rank = s.rank(0)?;
     let axis = s.axis("axis", -1, rank)? as i64;
     let (x, y, d) = (s.x(0)?, s.y()?, s.dx()?);
@@ -427,7 +427,7 @@ fn lp_norm_tangent(s: &mut Step) -> TangentResult {
     }))
 }
 
-fn mean_variance_tangent(s: &mut Step) -> TangentResult {
+fn mean_variance_tangent(s: &mut JvpContext) -> TangentResult {
     let axes = s.node.ints("axes").unwrap_or_else(|| vec![0, 2, 3]);
     let (x, d) = (s.x(0)?, s.dx()?);
     let Normalized { hat, inverse } = normalize(s, x, &axes, 1e-9);
@@ -439,7 +439,7 @@ fn mean_variance_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// `y = x c^-β` with `c = bias + α/n Σ x²` over neighbouring channels: `dy = c^-β d - 2 α β / n y / c Σ x d`.
-fn lrn_tangent(s: &mut Step) -> TangentResult {
+fn lrn_tangent(s: &mut JvpContext) -> TangentResult {
     let n = s.node.int("size", 1);
     let (alpha, beta, bias) = (
         s.node.float("alpha", f64::from(1e-4f32)),
@@ -463,7 +463,7 @@ fn lrn_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// Sums over `n` neighbouring channels, by shifted slices of the padded tensor.
-fn neighbours(s: &mut Step, v: Val, axis: i64, n: i64) -> Result<Val, Refusal> {
+fn neighbours(s: &mut JvpContext, v: Val, axis: i64, n: i64) -> Result<Val, Refusal> {
     let shape = s.shape(v)?;
     let length = shape
         .get(axis as usize)

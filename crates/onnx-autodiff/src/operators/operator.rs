@@ -10,8 +10,8 @@ use crate::content::Content;
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::{Graph, Inferred, Node, Shape, Val};
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::jvp_context::{JvpContext, Tangent};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The tangent of the output; none where it is zero.
 pub type TangentResult = Result<Option<Tangent>, Refusal>;
@@ -20,17 +20,17 @@ pub type TangentResult = Result<Option<Tangent>, Refusal>;
 pub type DerivativeResult = Result<Val, Refusal>;
 
 /// The outputs of an operator, as others make them.
-pub type PartsResult = Result<Vec<Option<Val>>, Refusal>;
+pub type DecompositionResult = Result<Vec<Option<Val>>, Refusal>;
 
 /// The outputs of a node that is replaced, by place; none where the node is kept as it is.
 pub type Lowered = Option<Vec<Option<Val>>>;
 
 /// A rule that is also given the tangents of what the inputs are made of.
-pub type BehindRule = fn(&mut Step, &HashMap<Val, Tangent>) -> TangentResult;
+pub type ProducerRule = fn(&mut JvpContext, &HashMap<Val, Tangent>) -> TangentResult;
 
 /// A rule that is given the tangents of all values, which subgraphs may use.
-pub type InsideRule =
-    fn(&mut Step, &HashMap<Val, Tangent>) -> Result<Vec<Option<Tangent>>, Refusal>;
+pub type SubgraphRule =
+    fn(&mut JvpContext, &HashMap<Val, Tangent>) -> Result<Vec<Option<Tangent>>, Refusal>;
 
 /// How the shapes of the outputs follow from the inputs.
 #[derive(Clone, Copy)]
@@ -62,18 +62,18 @@ pub enum Rule {
     /// The outputs do not depend on the input in a way that has a derivative other than zero.
     Constant,
     /// Elementwise: the output's derivative by the input, at the primal's cost.
-    Derivative(fn(&mut Step) -> DerivativeResult),
+    Derivative(fn(&mut JvpContext) -> DerivativeResult),
     /// One output: any other that is needed is refused.
-    Single(fn(&mut Step) -> TangentResult),
+    Single(fn(&mut JvpContext) -> TangentResult),
     /// One output, whose rule may look at the tangents of what its inputs are made of.
-    Behind(BehindRule),
+    WithProducers(ProducerRule),
     /// Several outputs of a node with subgraphs, whose rule walks through these.
-    Inside(InsideRule),
+    WithSubgraphs(SubgraphRule),
     /// Replaced by what it consists of where it is differentiated: the outputs as other operators make them, whose rules
     /// differentiate them. Those beyond the list are refused where they are needed.
-    Parts(fn(&mut Step) -> PartsResult),
+    Decomposition(fn(&mut JvpContext) -> DecompositionResult),
     /// Several outputs; those beyond the list are refused where they are needed.
-    Several(fn(&mut Step) -> Result<Vec<Option<Tangent>>, Refusal>),
+    Several(fn(&mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal>),
     /// Not differentiated, and what to do instead.
     Refused(&'static str),
 }
@@ -86,7 +86,7 @@ pub enum Float64 {
     /// By a formula; none where this form of the operator has none.
     Formula(fn(&mut Graph, &Node) -> Option<Val>),
     /// By the parts that its derivative is made of.
-    Parts,
+    Decomposition,
 }
 
 /// Where the first derivatives are continuous wherever they are finite.
@@ -116,7 +116,7 @@ pub enum Locality {
 }
 
 /// The transpose of an operator that is linear in some inputs: their cotangents from those of its outputs.
-pub type Transpose = fn(&mut Transposition) -> Result<Cotangents, Refusal>;
+pub type Transpose = fn(&mut TransposeContext) -> Result<Cotangents, Refusal>;
 
 /// What is known of one operator.
 #[derive(Clone, Copy)]
@@ -255,30 +255,30 @@ impl Operator {
         }
     }
 
-    pub const fn derivative(self, derivative: fn(&mut Step) -> DerivativeResult) -> Operator {
+    pub const fn derivative(self, derivative: fn(&mut JvpContext) -> DerivativeResult) -> Operator {
         Operator {
             rule: Rule::Derivative(derivative),
             ..self
         }
     }
 
-    pub const fn tangent(self, tangent: fn(&mut Step) -> TangentResult) -> Operator {
+    pub const fn tangent(self, tangent: fn(&mut JvpContext) -> TangentResult) -> Operator {
         Operator {
             rule: Rule::Single(tangent),
             ..self
         }
     }
 
-    pub const fn tangent_behind(self, tangent: BehindRule) -> Operator {
+    pub const fn tangent_with_producers(self, tangent: ProducerRule) -> Operator {
         Operator {
-            rule: Rule::Behind(tangent),
+            rule: Rule::WithProducers(tangent),
             ..self
         }
     }
 
     pub const fn tangents(
         self,
-        tangents: fn(&mut Step) -> Result<Vec<Option<Tangent>>, Refusal>,
+        tangents: fn(&mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal>,
     ) -> Operator {
         Operator {
             rule: Rule::Several(tangents),
@@ -286,16 +286,19 @@ impl Operator {
         }
     }
 
-    pub const fn parts(self, parts: fn(&mut Step) -> PartsResult) -> Operator {
+    pub const fn decomposition(
+        self,
+        decomposition: fn(&mut JvpContext) -> DecompositionResult,
+    ) -> Operator {
         Operator {
-            rule: Rule::Parts(parts),
+            rule: Rule::Decomposition(decomposition),
             ..self
         }
     }
 
-    pub const fn tangents_inside(self, tangents: InsideRule) -> Operator {
+    pub const fn tangents_with_subgraphs(self, tangents: SubgraphRule) -> Operator {
         Operator {
-            rule: Rule::Inside(tangents),
+            rule: Rule::WithSubgraphs(tangents),
             ..self
         }
     }
@@ -335,9 +338,9 @@ impl Operator {
         }
     }
 
-    pub const fn float64_by_parts(self) -> Operator {
+    pub const fn float64_by_decomposition(self) -> Operator {
         Operator {
-            float64: Float64::Parts,
+            float64: Float64::Decomposition,
             ..self
         }
     }

@@ -7,8 +7,8 @@ use crate::content::Item;
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference::axis_of;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::jvp_context::{JvpContext, Tangent};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Pad")
     .shape(pad_shape)
@@ -46,7 +46,7 @@ fn pad_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 /// Constant padding pads tangents with zeros; the other modes copy elements.
-fn pad_tangent(s: &mut Step) -> TangentResult {
+fn pad_tangent(s: &mut JvpContext) -> TangentResult {
     s.only(&[0], "pad with constants")?;
     let d = s.dx()?;
     let rank = s.rank(0)?;
@@ -72,7 +72,7 @@ fn pad_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// The pads with none for the directions.
-fn shifted_pads(s: &mut Step, pads: Val, rank: usize) -> Val {
+fn shifted_pads(s: &mut JvpContext, pads: Val, rank: usize) -> Val {
     if let Ok(known) = s.known(1)
         && known.len() == 2 * rank
     {
@@ -88,7 +88,7 @@ fn shifted_pads(s: &mut Step, pads: Val, rank: usize) -> Val {
 }
 
 /// Negative pads cut off.
-fn pad_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn pad_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, pads, shape) = (t.c()?, t.input(1)?, t.input_shape(0)?);
     if t.node.text("mode", "constant") != "constant" {
         return pad_copies(t);
@@ -104,7 +104,7 @@ fn pad_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
 }
 
 /// Padding that repeats elements: where each came from is found by padding the places.
-fn pad_copies(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn pad_copies(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let shape = t.input_shape(0)?;
     let pads = t
         .node

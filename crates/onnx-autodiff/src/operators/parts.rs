@@ -1,13 +1,13 @@
 //! What rules are written with besides the operators themselves.
 
 use super::operator::Lowered;
-use super::operator::{PartsResult, TangentResult};
+use super::operator::{DecompositionResult, TangentResult};
 use crate::elem::ElemType;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
-use crate::transposition::{CONTRADICTION, Transposition};
+use crate::transpose_context::{CONTRADICTION, TransposeContext};
 
 /// The output's shape as it is inferred.
 pub fn output_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
@@ -15,12 +15,12 @@ pub fn output_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 /// `c - v`
-pub fn from(s: &mut Step, c: f64, v: Val) -> Val {
+pub fn from(s: &mut JvpContext, c: f64, v: Val) -> Val {
     let c = s.g.real_like(c, v);
     s.g.sub(c, v)
 }
 
-pub fn square(s: &mut Step, v: Val) -> Val {
+pub fn square(s: &mut JvpContext, v: Val) -> Val {
     s.g.mul(v, v)
 }
 
@@ -88,7 +88,7 @@ pub fn total(g: &mut Graph, v: Val) -> Val {
 }
 
 /// An output whose shape is the one that the node's has.
-pub fn finished(s: &mut Step, v: Val) -> PartsResult {
+pub fn finished(s: &mut JvpContext, v: Val) -> DecompositionResult {
     let shape = s.y_shape()?;
     if s.g.rank(v) == Some(shape.len()) {
         s.g.set_shape(v, &shape);
@@ -97,7 +97,7 @@ pub fn finished(s: &mut Step, v: Val) -> PartsResult {
 }
 
 /// The shape of an output whose batch holds all directions.
-pub fn merged(s: &mut Step, shape: &[Size]) -> Vec<Size> {
+pub fn merged(s: &mut JvpContext, shape: &[Size]) -> Vec<Size> {
     let batch = s.g.symbols.mul(&s.k, &shape[0]);
     std::iter::once(batch)
         .chain(shape[1..].iter().cloned())
@@ -105,7 +105,7 @@ pub fn merged(s: &mut Step, shape: &[Size]) -> Vec<Size> {
 }
 
 /// The operator itself, with the directions merged into the batch.
-pub fn folded_tangent(s: &mut Step) -> TangentResult {
+pub fn folded_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let (shape, y) = (s.x_shape(0)?, s.y_shape()?);
     if shape.len() != y.len() || shape.len() < 2 {
@@ -130,7 +130,7 @@ pub fn pairs(g: &mut Graph, first: Val, second: Val, shape: &[Size]) -> Val {
 }
 
 /// `[0, 1, …, n - 1]`
-pub fn places(t: &mut Transposition, n: &Size) -> Val {
+pub fn places(t: &mut TransposeContext, n: &Size) -> Val {
     let (zero, one) = (t.g.integer(0), t.g.integer(1));
     let length = t.g.sizes(std::slice::from_ref(n));
     let length = t.g.squeeze(length, &[0]);

@@ -1,7 +1,7 @@
 //! Pooling of images.
 
 use super::conv::{pad, pads, patches};
-use super::operator::{Operator, PartsResult, TangentResult};
+use super::operator::{DecompositionResult, Operator, TangentResult};
 use super::parts::{finished, folded_tangent, output_shape};
 use super::resize::{along, as_matrix, unit_image};
 use crate::elem::ElemType;
@@ -10,9 +10,9 @@ use crate::graph::emit::{int, ints};
 use crate::graph::{Graph, Inferred, Node, Shape, Val};
 use crate::inference;
 use crate::inference::{Window, windowed, windows};
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("AveragePool")
@@ -29,8 +29,8 @@ pub const OPERATORS: &[Operator] = &[
     Operator::new("GlobalLpPool")
         .kinked()
         .shape(global_pool_shape)
-        .parts(global_lp_pool_parts)
-        .float64_by_parts(),
+        .decomposition(global_lp_pool_decomposition)
+        .float64_by_decomposition(),
     Operator::new("GlobalMaxPool")
         .kinked()
         .shape(global_pool_shape)
@@ -39,8 +39,8 @@ pub const OPERATORS: &[Operator] = &[
     Operator::new("LpPool")
         .kinked()
         .shape(pool_shape)
-        .parts(lp_pool_parts)
-        .float64_by_parts(),
+        .decomposition(lp_pool_decomposition)
+        .float64_by_decomposition(),
     Operator::new("MaxPool")
         .kinked()
         .shapes(max_pool_shapes)
@@ -80,7 +80,7 @@ fn pool_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 /// `|x|^p`
-fn powers(s: &mut Step) -> Result<(Val, f64), Refusal> {
+fn powers(s: &mut JvpContext) -> Result<(Val, f64), Refusal> {
     let (x, p) = (s.x(0)?, s.node.int("p", 2));
     if p < 1 {
         return Err("its power is less than one".into());
@@ -113,7 +113,7 @@ fn root(g: &mut Graph, sum: Val, p: f64) -> Val {
     g.op("Where", &[flat, zero, root])
 }
 
-fn global_lp_pool_parts(s: &mut Step) -> PartsResult {
+fn global_lp_pool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (power, p) = powers(s)?;
     let axes: Vec<i64> = (2..s.rank(0)? as i64).collect();
     let sum = s.g.reduce("ReduceSum", power, &axes, true);
@@ -122,7 +122,7 @@ fn global_lp_pool_parts(s: &mut Step) -> PartsResult {
 }
 
 /// An average with the padding counted in, times the number of elements of a window.
-fn lp_pool_parts(s: &mut Step) -> PartsResult {
+fn lp_pool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let kernel = s.node.ints("kernel_shape").ok_or("its kernel is missing")?;
     let windows = windows(&s.node, &kernel).ok_or("its attributes do not fit its kernel")?;
     if s.node.int("ceil_mode", 0) != 0 {
@@ -149,7 +149,7 @@ fn lp_pool_parts(s: &mut Step) -> PartsResult {
     finished(s, norm)
 }
 
-fn global_average_tangent(s: &mut Step) -> TangentResult {
+fn global_average_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let axes: Vec<i64> = (3..=s.rank(0)? as i64).collect();
     Ok(Some(Tangent::plain(s.g.reduce(
@@ -160,7 +160,7 @@ fn global_average_tangent(s: &mut Step) -> TangentResult {
     ))))
 }
 
-fn global_max_tangent(s: &mut Step) -> TangentResult {
+fn global_max_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, y, d) = (s.x(0)?, s.y()?, s.dx()?);
     let axes: Vec<i64> = (2..s.rank(0)? as i64).collect();
     let hit = s.g.op("Equal", &[x, y]);
@@ -178,7 +178,7 @@ fn global_max_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// The places of the maxima are places in the flattened tensor.
-fn max_pool_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
+fn max_pool_tangent(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
     let (x, d) = (s.x(0)?, s.dx()?);
     let shape = s.x_shape(0)?;
     let by_columns = s.node.int("storage_order", 0) != 0;
@@ -205,7 +205,7 @@ fn max_pool_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
 }
 
 /// Averaging, too, acts along each axis by itself.
-fn average_pool_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn average_pool_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (x, y) = t.shapes(3)?;
     let kernel = t.node.ints("kernel_shape").ok_or("its kernel is missing")?;
     let windows = windows(&t.node, &kernel).ok_or("its attributes do not fit its kernel")?;

@@ -5,7 +5,7 @@ use super::operator::{Operator, TangentResult};
 use crate::folding::binary;
 use crate::graph::Val;
 use crate::inference::broadcast_all;
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Pow")
     .shape(broadcast_all)
@@ -14,7 +14,7 @@ pub const OPERATORS: &[Operator] = &[Operator::new("Pow")
     .smooth_in(&[0])
     .elementwise()];
 
-fn pow_tangent(s: &mut Step) -> TangentResult {
+fn pow_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let exponent = s.x(1)?;
     let known =
@@ -41,7 +41,7 @@ fn pow_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// `y log(x)`, and 0 where x is 0 and the exponent is not negative.
-fn slope_of_exponent(s: &mut Step, x: Val, y: Val, exponent: Val) -> Val {
+fn slope_of_exponent(s: &mut JvpContext, x: Val, y: Val, exponent: Val) -> Val {
     let log = s.g.op("Log", &[x]);
     let slope = s.g.mul(y, log);
     if s.all(x, |x| x != 0.0) {
@@ -57,7 +57,7 @@ fn slope_of_exponent(s: &mut Step, x: Val, y: Val, exponent: Val) -> Val {
 }
 
 /// `a x^(a-1)`, and 0 where a is 0, whatever x is.
-pub fn slope(s: &mut Step, x: Val, y: Val, exponent: Val, known: Option<f64>) -> Val {
+pub fn slope(s: &mut JvpContext, x: Val, y: Val, exponent: Val, known: Option<f64>) -> Val {
     match known {
         Some(2.0) => s.g.scale(x, 2.0),
         Some(3.0) => {

@@ -1,17 +1,17 @@
 //! Numbers in equal steps.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::{counted, finished};
 use crate::content::{Content, Item, count};
 use crate::graph::{Graph, Node, Shape};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Range")
     .kinked()
     .shape(range_shape)
     .content(range_content)
-    .parts(range_parts)];
+    .decomposition(range_decomposition)];
 
 fn range_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let item = |place: usize| {
@@ -57,7 +57,7 @@ fn range_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content>
 }
 
 /// `start + i delta`
-fn range_parts(s: &mut Step) -> PartsResult {
+fn range_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (start, delta, y) = (s.x(0)?, s.x(2)?, s.y_shape()?);
     if !s.g.elem(start).is_float() || y.len() != 1 || s.rank(0)? != 0 || s.rank(2)? != 0 {
         return Err("its bounds are not numbers of a floating-point type".into());

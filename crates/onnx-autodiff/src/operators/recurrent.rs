@@ -1,31 +1,31 @@
-//! Recurrent layers: one step after another where the length of the sequence is known, else a loop.
+//! Recurrent layers: one step after another where the length of the scan_input is known, else a loop.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::{at, clipped, counted, equal_parts, stacked};
 use crate::elem::ElemType;
 use crate::error::Refusal;
+use crate::graph::counted_loop::{CountedLoop, ScanInput, element_shape, with_step_axis};
 use crate::graph::emit::float;
-use crate::graph::repetition::{Repetition, Sequence, element_shape, placed};
 use crate::graph::subgraph::Body;
 use crate::graph::{Graph, Inferred, Node, Val};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("GRU")
         .shapes(recurrent_shapes)
-        .parts(recurrent_parts)
-        .float64_by_parts()
+        .decomposition(recurrent_decomposition)
+        .float64_by_decomposition()
         .smooth_in(&[0, 1, 2, 3, 5]),
     Operator::new("LSTM")
         .shapes(recurrent_shapes)
-        .parts(recurrent_parts)
-        .float64_by_parts()
+        .decomposition(recurrent_decomposition)
+        .float64_by_decomposition()
         .smooth_in(&[0, 1, 2, 3, 5, 6, 7]),
     Operator::new("RNN")
         .shapes(recurrent_shapes)
-        .parts(recurrent_parts)
-        .float64_by_parts()
+        .decomposition(recurrent_decomposition)
+        .float64_by_decomposition()
         .smooth_in(&[0, 1, 2, 3, 5]),
 ];
 
@@ -120,7 +120,7 @@ struct State {
     c: Option<Val>,
 }
 
-fn recurrent_parts(s: &mut Step) -> PartsResult {
+fn recurrent_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let kind = match s.node.op.as_str() {
         "LSTM" => Kind::Lstm,
         "GRU" => Kind::Gru,
@@ -164,9 +164,9 @@ fn recurrent_parts(s: &mut Step) -> PartsResult {
 }
 
 /// All steps' states, along a new first axis, and the last state, for one direction.
-type Run = (Val, State);
+type LayerStates = (Val, State);
 
-fn outputs(g: &mut Graph, results: &[Run], batch_first: bool) -> Vec<Option<Val>> {
+fn outputs(g: &mut Graph, results: &[LayerStates], batch_first: bool) -> Vec<Option<Val>> {
     let directions: Vec<Val> = results
         .iter()
         .map(|(steps, _)| g.unsqueeze(*steps, &[1]))
@@ -187,7 +187,11 @@ fn outputs(g: &mut Graph, results: &[Run], batch_first: bool) -> Vec<Option<Val>
 }
 
 /// The activations of each direction.
-fn activations(s: &Step, kind: Kind, directions: usize) -> Result<Vec<Vec<Activation>>, Refusal> {
+fn activations(
+    s: &JvpContext,
+    kind: Kind,
+    directions: usize,
+) -> Result<Vec<Vec<Activation>>, Refusal> {
     let list = s
         .node
         .attribute("activations")
@@ -246,9 +250,9 @@ fn activations(s: &Step, kind: Kind, directions: usize) -> Result<Vec<Vec<Activa
 
 /// The name of an activation as it is written properly, and for each of its two numbers, where it has them, their
 /// defaults, where they have them.
-type Form = (&'static str, Option<Option<f64>>, Option<Option<f64>>);
+type ActivationSpec = (&'static str, Option<Option<f64>>, Option<Option<f64>>);
 
-fn form(name: &str) -> Result<Form, Refusal> {
+fn form(name: &str) -> Result<ActivationSpec, Refusal> {
     Ok(match name.to_ascii_lowercase().as_str() {
         "affine" => ("Affine", Some(None), Some(None)),
         "elu" => ("Elu", Some(Some(1.0)), None),
@@ -271,7 +275,7 @@ fn form(name: &str) -> Result<Form, Refusal> {
 
 /// The weights of one direction, and what its gates get from the inputs, `[T, N, G · H]`.
 fn layer(
-    s: &mut Step,
+    s: &mut JvpContext,
     kind: Kind,
     x: Val,
     place: i64,
@@ -338,14 +342,14 @@ fn layer(
 
 /// The state before the first step, zeros where none is given.
 fn start(
-    s: &mut Step,
+    s: &mut JvpContext,
     kind: Kind,
     place: i64,
     batch_first: bool,
     shape: &[Size],
 ) -> Result<State, Refusal> {
     let like = s.x(0)?;
-    let given = |s: &mut Step, input: usize| -> Result<Val, Refusal> {
+    let given = |s: &mut JvpContext, input: usize| -> Result<Val, Refusal> {
         if s.node.input(input).is_none() {
             let elem = s.g.elem(like);
             return Ok(s.g.zeros(shape, elem));
@@ -371,13 +375,13 @@ fn start(
 }
 
 fn run(
-    s: &mut Step,
+    s: &mut JvpContext,
     layer: &Layer,
     inputs: Val,
     start: State,
     length: i64,
     backwards: bool,
-) -> Result<Run, Refusal> {
+) -> Result<LayerStates, Refusal> {
     let steps = equal_parts(s.g, inputs, 0, length as usize, 1);
     let steps: Vec<Val> = steps.into_iter().map(|v| s.g.squeeze(v, &[0])).collect();
     let lengths = s.node.input(4);
@@ -401,15 +405,15 @@ fn run(
     Ok((stacked(s.g, &found), state))
 }
 
-/// The same for a sequence whose length is known at run time alone, or that is long.
+/// The same for a scan_input whose length is known at run time alone, or that is long.
 fn repeat(
-    s: &mut Step,
+    s: &mut JvpContext,
     layer: &Layer,
     inputs: Val,
     start: State,
     length: &Size,
     backwards: bool,
-) -> Result<Run, Refusal> {
+) -> Result<LayerStates, Refusal> {
     let shape = s.shape(start.h)?;
     let numbers = s
         .node
@@ -442,29 +446,29 @@ fn repeat(
         .flatten()
         .collect();
     let body = Body::close(s.g, scope, given, made);
-    let sequence = |whole: Val| Sequence {
+    let scan_input = |whole: Val| ScanInput {
         whole,
         axis: 0,
         backwards,
     };
-    let sequences = vec![
-        sequence(inputs),
-        sequence(numbers.map_or(inputs, |(_, numbers)| numbers)),
+    let scan_inputs = vec![
+        scan_input(inputs),
+        scan_input(numbers.map_or(inputs, |(_, numbers)| numbers)),
     ];
     let first = [Some(start.h), start.c].into_iter().flatten().collect();
-    let made = Repetition {
+    let made = CountedLoop {
         steps: length.clone(),
         first,
-        sequences,
+        scan_inputs,
         number: None,
         body,
     }
     .write(s.g, std::slice::from_ref(&shape), false);
     let all = [std::slice::from_ref(length), &shape].concat();
     let steps = if backwards {
-        placed(s.g, made.kept[0], 0, true, &all)
+        with_step_axis(s.g, made.scan_outputs[0], 0, true, &all)
     } else {
-        made.kept[0]
+        made.scan_outputs[0]
     };
     Ok((
         steps,
@@ -475,7 +479,7 @@ fn repeat(
     ))
 }
 
-/// Beyond the end of a sequence its state stays as it is, and its output is zero.
+/// Beyond the end of a scan_input its state stays as it is, and its output is zero.
 fn within(g: &mut Graph, lengths: Val, number: Val, before: State, after: State) -> (State, Val) {
     let number = g.cast(number, g.elem(lengths));
     let inside = g.op("Less", &[number, lengths]);

@@ -5,9 +5,9 @@ use crate::content::{Content, Item};
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference::{self, reduced};
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("ReduceL1")
@@ -104,7 +104,7 @@ fn reduce_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Cont
 }
 
 /// The reduced axes of the primal; none where the operator does nothing.
-fn axes(s: &Step) -> Result<Vec<i64>, Refusal> {
+fn axes(s: &JvpContext) -> Result<Vec<i64>, Refusal> {
     let rank = s.rank(0)?;
     let given = inference::axes(s.g, &s.node, rank)
         .ok_or("its axes are computed at run time, or do not fit its input")?;
@@ -117,14 +117,14 @@ fn axes(s: &Step) -> Result<Vec<i64>, Refusal> {
 }
 
 /// Sums `d` over the reduced axes into the output's shape.
-fn collect(s: &mut Step, op: &str, d: Val) -> TangentResult {
+fn collect(s: &mut JvpContext, op: &str, d: Val) -> TangentResult {
     let axes: Vec<i64> = axes(s)?.iter().map(|axis| axis + 1).collect();
     let keep = s.node.int("keepdims", 1) != 0;
     Ok(Some(Tangent::plain(s.g.reduce(op, d, &axes, keep))))
 }
 
 /// A value of the output's shape, with the reduced axes kept.
-fn kept(s: &mut Step, v: Val) -> Result<Val, Refusal> {
+fn kept(s: &mut JvpContext, v: Val) -> Result<Val, Refusal> {
     if s.node.int("keepdims", 1) != 0 {
         return Ok(v);
     }
@@ -132,7 +132,7 @@ fn kept(s: &mut Step, v: Val) -> Result<Val, Refusal> {
     Ok(s.g.unsqueeze(v, &axes))
 }
 
-fn linear_tangent(s: &mut Step) -> TangentResult {
+fn linear_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let op = s.node.op.clone();
     match axes_at_run_time(s) {
@@ -143,7 +143,7 @@ fn linear_tangent(s: &mut Step) -> TangentResult {
 
 /// The axes of a sum that only the run tells, as reverse mode writes it for operands that may have been broadcast: an
 /// empty list sums nothing, and every axis is kept.
-fn axes_at_run_time(s: &Step) -> Option<Val> {
+fn axes_at_run_time(s: &JvpContext) -> Option<Val> {
     let axes = s.node.input(1).filter(|_| s.node.op == "ReduceSum")?;
     let known = s.g.content(axes).and_then(|c| c.fixed()).is_some();
     let plain = s.node.int("keepdims", 1) != 0 && s.node.int("noop_with_empty_axes", 0) != 0;
@@ -151,7 +151,7 @@ fn axes_at_run_time(s: &Step) -> Option<Val> {
 }
 
 /// Axes from the front are one further behind in tangents.
-fn summed_at_run_time(s: &mut Step, d: Val, axes: Val) -> TangentResult {
+fn summed_at_run_time(s: &mut JvpContext, d: Val, axes: Val) -> TangentResult {
     let (zero, one) = (s.g.integer(0), s.g.integer(1));
     let behind = s.g.op("Less", &[axes, zero]);
     let next = s.g.add(axes, one);
@@ -164,7 +164,7 @@ fn summed_at_run_time(s: &mut Step, d: Val, axes: Val) -> TangentResult {
 }
 
 /// `Σ d · weight`, and then a factor of the output's size.
-fn weighted(s: &mut Step, weight: Val, factor: Option<Val>) -> TangentResult {
+fn weighted(s: &mut JvpContext, weight: Val, factor: Option<Val>) -> TangentResult {
     let d = s.dx()?;
     let product = s.g.mul(d, weight);
     let sum = collect(s, "ReduceSum", product)?;
@@ -174,26 +174,26 @@ fn weighted(s: &mut Step, weight: Val, factor: Option<Val>) -> TangentResult {
     }))
 }
 
-fn reduce_l1_tangent(s: &mut Step) -> TangentResult {
+fn reduce_l1_tangent(s: &mut JvpContext) -> TangentResult {
     let x = s.x(0)?;
     let sign = s.g.op("Sign", &[x]);
     weighted(s, sign, None)
 }
 
 /// At the origin, where the norm has a kink, its tangent is 0.
-fn reduce_l2_tangent(s: &mut Step) -> TangentResult {
+fn reduce_l2_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let inverse = s.inverse_or_zero(y);
     weighted(s, x, Some(inverse))
 }
 
-fn sum_square_tangent(s: &mut Step) -> TangentResult {
+fn sum_square_tangent(s: &mut JvpContext) -> TangentResult {
     let x = s.x(0)?;
     let double = s.g.scale(x, 2.0);
     weighted(s, double, None)
 }
 
-fn log_sum_tangent(s: &mut Step) -> TangentResult {
+fn log_sum_tangent(s: &mut JvpContext) -> TangentResult {
     let (d, y) = (s.dx()?, s.y()?);
     let sum = collect(s, "ReduceSum", d)?;
     let minus = s.g.neg(y);
@@ -204,7 +204,7 @@ fn log_sum_tangent(s: &mut Step) -> TangentResult {
     }))
 }
 
-fn log_sum_exp_tangent(s: &mut Step) -> TangentResult {
+fn log_sum_exp_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let y = kept(s, y)?;
     let below = s.g.sub(x, y);
@@ -213,7 +213,7 @@ fn log_sum_exp_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// Where several elements are extremal they share the tangent.
-fn extremum_tangent(s: &mut Step) -> TangentResult {
+fn extremum_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let y = kept(s, y)?;
     let hit = s.g.op("Equal", &[x, y]);
@@ -226,7 +226,7 @@ fn extremum_tangent(s: &mut Step) -> TangentResult {
 
 /// `Σ d_i ∏ x_j` over j other than i: the product of what is not zero, divided by the element itself, counts where all
 /// others are not zero.
-fn product_tangent(s: &mut Step) -> TangentResult {
+fn product_tangent(s: &mut JvpContext) -> TangentResult {
     let x = s.x(0)?;
     let (axes, elem) = (axes(s)?, s.g.elem(x));
     let (zero, one) = (s.g.real(0.0, elem), s.g.real(1.0, elem));
@@ -241,7 +241,7 @@ fn product_tangent(s: &mut Step) -> TangentResult {
     weighted(s, weight, None)
 }
 
-fn reduce_sum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn reduce_sum_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, shape) = (t.c()?, t.input_shape(0)?);
     let keeps_axes = t.node.int("keepdims", 1) != 0;
     if keeps_axes
@@ -264,7 +264,7 @@ fn reduce_sum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     Ok(vec![(0, spread)])
 }
 
-fn reduce_mean_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn reduce_mean_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let shape = t.input_shape(0)?;
     let axes = inference::axes(t.g, &t.node, shape.len())
         .flatten()
@@ -281,6 +281,6 @@ fn reduce_mean_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
             t.g.div(c, count)
         }
     };
-    t.arriving[0] = Some(scaled);
+    t.output_cotangents[0] = Some(scaled);
     reduce_sum_cotangent(t)
 }

@@ -6,10 +6,10 @@ use crate::content::{Content, count};
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference::{axes, axis_of, product, reduced, size_of, sizes};
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::passes::Pass;
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Flatten")
@@ -148,7 +148,7 @@ fn unsqueeze_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 /// Same elements in the same order: the directions stay in front. A factor is reshaped beside its base.
-fn reshape_tangent(s: &mut Step) -> TangentResult {
+fn reshape_tangent(s: &mut JvpContext) -> TangentResult {
     let Some(tangent) = s.lazy(0) else {
         return Ok(None);
     };
@@ -167,7 +167,7 @@ fn reshape_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// Transposed matrices whose leading axes alone are reshaped: they are transposed afterwards, where a product can do it.
-fn matrices(s: &mut Step, v: Val, target: &[Size]) -> Option<Val> {
+fn matrices(s: &mut JvpContext, v: Val, target: &[Size]) -> Option<Val> {
     let (shape, rank) = (s.g.shape(v)?.clone(), target.len());
     if !s.g.passes.has(Pass::KeptTranspositions)
         || rank < 3
@@ -188,7 +188,7 @@ fn matrices(s: &mut Step, v: Val, target: &[Size]) -> Option<Val> {
     })
 }
 
-fn reshape_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn reshape_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, shape) = (t.c()?, t.input_shape(0)?);
     Ok(vec![(0, t.g.reshape(c, &shape))])
 }

@@ -7,9 +7,9 @@ use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference::{axis_of, sizes};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Resize")
@@ -77,7 +77,7 @@ fn scaled(g: &mut Graph, length: &Size, scale: f64) -> Size {
 }
 
 /// Every mode is linear in the image. Sizes, where they are given, hold the batch.
-fn resize_tangent(s: &mut Step) -> TangentResult {
+fn resize_tangent(s: &mut JvpContext) -> TangentResult {
     s.only(&[0], "its scales and sizes must be constant")?;
     let d = s.dx()?;
     let (shape, y) = (s.x_shape(0)?, s.y_shape()?);
@@ -108,7 +108,12 @@ fn resize_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// The `sizes` of the merged tensor; they are the original ones where the batch is not among the resized axes.
-fn batch_sizes(s: &mut Step, sizes: Val, folded: Val, known: &[Size]) -> Result<Val, Refusal> {
+fn batch_sizes(
+    s: &mut JvpContext,
+    sizes: Val,
+    folded: Val,
+    known: &[Size],
+) -> Result<Val, Refusal> {
     if let Some(axes) = s.node.ints("axes") {
         let rank = known.len() as i64;
         let batch = axes.iter().any(|axis| *axis == 0 || *axis == -rank);
@@ -133,7 +138,7 @@ fn batch_sizes(s: &mut Step, sizes: Val, folded: Val, known: &[Size]) -> Result<
 
 /// Multiplies one axis of `c` by a matrix of the shape `[length, size of that axis]`.
 pub fn along(
-    t: &mut Transposition,
+    t: &mut TransposeContext,
     c: Val,
     axis: usize,
     matrix: Val,
@@ -153,7 +158,7 @@ pub fn along(
 }
 
 /// The unit matrix as an image `[1, n, 1, n]`.
-pub fn unit_image(t: &mut Transposition, n: &Size, like: Val) -> Val {
+pub fn unit_image(t: &mut TransposeContext, n: &Size, like: Val) -> Val {
     let square = [n.clone(), n.clone()];
     let zeros = t.g.zeros(&square, t.g.elem(like));
     let unit = t.g.op("EyeLike", &[zeros]);
@@ -162,14 +167,14 @@ pub fn unit_image(t: &mut Transposition, n: &Size, like: Val) -> Val {
 }
 
 /// What was made of the unit image, as the matrix `[n, m]` of the transpose along one axis.
-pub fn as_matrix(t: &mut Transposition, image: Val, n: &Size, m: &Size) -> Val {
+pub fn as_matrix(t: &mut TransposeContext, image: Val, n: &Size, m: &Size) -> Val {
     let one = Size::fixed(1);
     t.g.set_shape(image, &[one.clone(), n.clone(), one, m.clone()]);
     t.g.reshape(image, &[n.clone(), m.clone()])
 }
 
 /// Resizing acts along each axis by itself: its matrix is what it makes of the unit matrix.
-fn resize_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn resize_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (x, y) = t.shapes(3)?;
     let crops = t.node.text("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize";
     let mut c = t.c()?;
@@ -205,7 +210,7 @@ fn resize_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
 }
 
 /// Where the scale along an axis stands among the scales or sizes.
-fn scale_place(t: &Transposition, axis: usize, rank: usize) -> Option<usize> {
+fn scale_place(t: &TransposeContext, axis: usize, rank: usize) -> Option<usize> {
     match t.node.ints("axes") {
         Some(axes) => axes
             .iter()
@@ -215,7 +220,7 @@ fn scale_place(t: &Transposition, axis: usize, rank: usize) -> Option<usize> {
 }
 
 /// Whether a known scale along an axis is other than 1.
-fn resized(t: &Transposition, axis: usize) -> bool {
+fn resized(t: &TransposeContext, axis: usize) -> bool {
     let rank = t.input_shape(0).map_or(0, |x| x.len());
     let scales = t
         .node
@@ -229,7 +234,7 @@ fn resized(t: &Transposition, axis: usize) -> bool {
 
 /// The inputs that resize the last axis of the unit image alone.
 fn resize_inputs(
-    t: &mut Transposition,
+    t: &mut TransposeContext,
     unit: Val,
     axis: usize,
     rank: usize,
@@ -446,7 +451,7 @@ fn along_rows(g: &mut Graph, x: Val, axis: usize, rows: &[Row], n: i64) -> Optio
 }
 
 /// The region along an axis, as that of the last axis of the unit image.
-fn region_of_unit(t: &mut Transposition, axis: usize, rank: usize) -> Result<Val, Refusal> {
+fn region_of_unit(t: &mut TransposeContext, axis: usize, rank: usize) -> Result<Val, Refusal> {
     let whole = t.input(1)?;
     let elem = t.g.elem(whole);
     let count = t.node.ints("axes").map_or(rank, |axes| axes.len());
@@ -462,7 +467,7 @@ fn region_of_unit(t: &mut Transposition, axis: usize, rank: usize) -> Result<Val
 }
 
 /// A number so often.
-fn repeated_number(t: &mut Transposition, value: f64, elem: ElemType, count: i64) -> Val {
+fn repeated_number(t: &mut TransposeContext, value: f64, elem: ElemType, count: i64) -> Val {
     let number = t.g.real(value, elem);
     let number = t.g.cast(number, elem);
     t.g.expand(number, &[Size::fixed(count)])

@@ -1,17 +1,17 @@
 //! Sequences of different lengths, backwards.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::{counted, finished, pairs};
 use crate::elem::ElemType;
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
 pub const OPERATORS: &[Operator] = &[Operator::new("ReverseSequence")
     .same_shape()
-    .parts(reverse_sequence_parts)
+    .decomposition(reverse_sequence_decomposition)
     .smooth_in(&[0])];
 
 /// The first steps of each sequence, as many as it has, from the last to the first.
-fn reverse_sequence_parts(s: &mut Step) -> PartsResult {
+fn reverse_sequence_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, shape) = (s.x(0)?, s.x_shape(0)?);
     let lengths = s.node.input(1).ok_or("its lengths are missing")?;
     let (time, batch) = (s.node.int("time_axis", 0), s.node.int("batch_axis", 1));

@@ -1,25 +1,25 @@
 //! Pooling of regions of interest.
 
 use super::grid_sample::{Pixels, Tap, linear};
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::{clipped, counted, finished, number, stacked};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("MaxRoiPool")
         .kinked()
         .shape(region_shape)
-        .parts(max_roi_pool_parts)
-        .float64_by_parts(),
+        .decomposition(max_roi_pool_decomposition)
+        .float64_by_decomposition(),
     Operator::new("RoiAlign")
         .kinked()
         .shape(region_shape)
-        .parts(roi_align_parts),
+        .decomposition(roi_align_decomposition),
 ];
 
 /// `[R, C, …]` for pooled regions of interest.
@@ -44,14 +44,14 @@ fn region_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 const MOST: i64 = 1 << 12;
 
 /// A column of the table of regions, `[R]`.
-fn column(s: &mut Step, place: i64) -> Result<Val, Refusal> {
+fn column(s: &mut JvpContext, place: i64) -> Result<Val, Refusal> {
     let rois = s.x(1)?;
     let rois = s.g.cast(rois, s.g.elem(rois));
     let place = s.g.integer(place);
     Ok(s.g.op_with("Gather", &[rois, place], vec![int("axis", 1)]))
 }
 
-fn roi_align_parts(s: &mut Step) -> PartsResult {
+fn roi_align_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, shape, y) = (s.x(0)?, s.x_shape(0)?, s.y_shape()?);
     let batch = s.node.input(2).ok_or("its batch indices are missing")?;
     let samples = s.node.int("sampling_ratio", 0);
@@ -112,7 +112,7 @@ fn roi_align_parts(s: &mut Step) -> PartsResult {
 }
 
 /// Where samples are taken along an axis, `[R, bins · samples]`.
-fn places(s: &mut Step, axis: usize, bins: i64, samples: i64) -> Result<Val, Refusal> {
+fn places(s: &mut JvpContext, axis: usize, bins: i64, samples: i64) -> Result<Val, Refusal> {
     let half = s.node.text("coordinate_transformation_mode", "half_pixel") != "output_half_pixel";
     let scale = s.node.float("spatial_scale", 1.0);
     let mut ends = Vec::new();
@@ -136,7 +136,7 @@ fn places(s: &mut Step, axis: usize, bins: i64, samples: i64) -> Result<Val, Ref
 }
 
 /// The two neighbours of a place; one more than a pixel outside has none.
-fn inside(s: &mut Step, place: Val, length: &Size) -> Vec<Tap> {
+fn inside(s: &mut JvpContext, place: Val, length: &Size) -> Vec<Tap> {
     let elem = s.g.elem(place);
     let length = number(s.g, length, elem);
     let (last, zero, one) = (
@@ -169,7 +169,7 @@ fn inside(s: &mut Step, place: Val, length: &Size) -> Vec<Tap> {
 }
 
 /// The largest of each bin, along one axis after the other; a bin without pixels is zero.
-fn max_roi_pool_parts(s: &mut Step) -> PartsResult {
+fn max_roi_pool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     s.only(&[0], "its regions must be constant")?;
     let (x, shape) = (s.x(0)?, s.x_shape(0)?);
     let bins = s.node.ints("pooled_shape").unwrap_or_default();
@@ -201,7 +201,7 @@ fn max_roi_pool_parts(s: &mut Step) -> PartsResult {
 }
 
 /// Which pixels belong to which bin along an axis, `[R, bins, length]`.
-fn members(s: &mut Step, axis: usize, bins: i64, length: &Size) -> Result<Val, Refusal> {
+fn members(s: &mut JvpContext, axis: usize, bins: i64, length: &Size) -> Result<Val, Refusal> {
     let scale = s.node.float("spatial_scale", 1.0);
     let mut ends = Vec::new();
     for end in [2 - axis as i64, 4 - axis as i64] {

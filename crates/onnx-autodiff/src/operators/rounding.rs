@@ -4,7 +4,7 @@ use super::arithmetic::operand;
 use super::operator::{Operator, TangentResult};
 use crate::folding::{binary, unary};
 use crate::inference::broadcast_all;
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Ceil").same_shape().content(unary).constant(),
@@ -25,7 +25,7 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 /// `a - n b` with a whole number n.
-fn mod_tangent(s: &mut Step) -> TangentResult {
+fn mod_tangent(s: &mut JvpContext) -> TangentResult {
     let (a, b, y) = (s.x(0)?, s.x(1)?, s.y()?);
     let left = operand(s, 0)?;
     if s.lazy(1).is_none() {

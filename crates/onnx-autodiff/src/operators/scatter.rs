@@ -1,25 +1,25 @@
 //! Elements put somewhere by index.
 
 use super::gather::{directions_first, directions_last, for_each_direction, indices};
-use super::operator::{Operator, PartsResult, TangentResult};
+use super::operator::{DecompositionResult, Operator, TangentResult};
 use super::parts::{counted, finished, number, pairs};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::Val;
 use crate::graph::emit::{int, text};
 use crate::inference::axis_of;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::proto::AttributeProto;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Scatter").refused("it is read as ScatterElements in files of opset 9 and 10, and newer ones lack it; export the model with ScatterElements"),
     Operator::new("ScatterElements").same_shape().tangent(scatter_elements_tangent).transpose(scatter_elements_cotangent).smooth_in(&[0, 2]),
     Operator::new("ScatterND").same_shape().tangent(scatter_nd_tangent).transpose(scatter_nd_cotangent).smooth_in(&[0, 2]),
-    Operator::new("TensorScatter").same_shape().parts(tensor_scatter_parts).smooth_in(&[0, 1]),
+    Operator::new("TensorScatter").same_shape().decomposition(tensor_scatter_decomposition).smooth_in(&[0, 1]),
 ];
 
-fn data_and_updates(s: &mut Step) -> Result<(Val, Val), Refusal> {
+fn data_and_updates(s: &mut JvpContext) -> Result<(Val, Val), Refusal> {
     let data = match s.d(0) {
         Some(d) => d,
         None => s.zero(0)?,
@@ -32,7 +32,7 @@ fn data_and_updates(s: &mut Step) -> Result<(Val, Val), Refusal> {
 }
 
 /// Zeros of the data's shape with tangents of the updates added to them.
-fn added(s: &mut Step, updates: Val) -> Result<Val, Refusal> {
+fn added(s: &mut JvpContext, updates: Val) -> Result<Val, Refusal> {
     let (zeros, sum) = (s.zero(0)?, text("reduction", "add"));
     if s.node.op == "ScatterElements" {
         by_elements(s, zeros, updates, Some(sum))
@@ -41,7 +41,7 @@ fn added(s: &mut Step, updates: Val) -> Result<Val, Refusal> {
     }
 }
 
-fn scatter_elements_tangent(s: &mut Step) -> TangentResult {
+fn scatter_elements_tangent(s: &mut JvpContext) -> TangentResult {
     if let Some(reduced) = reduced(s)? {
         return Ok(Some(reduced));
     }
@@ -53,7 +53,7 @@ fn scatter_elements_tangent(s: &mut Step) -> TangentResult {
 }
 
 fn by_elements(
-    s: &mut Step,
+    s: &mut JvpContext,
     data: Val,
     updates: Val,
     reduction: Option<AttributeProto>,
@@ -66,7 +66,7 @@ fn by_elements(
     Ok(s.g.op_with("ScatterElements", &[data, indices, updates], attributes))
 }
 
-fn scatter_nd_tangent(s: &mut Step) -> TangentResult {
+fn scatter_nd_tangent(s: &mut JvpContext) -> TangentResult {
     if let Some(reduced) = reduced(s)? {
         return Ok(Some(reduced));
     }
@@ -78,7 +78,7 @@ fn scatter_nd_tangent(s: &mut Step) -> TangentResult {
 }
 
 fn by_slices(
-    s: &mut Step,
+    s: &mut JvpContext,
     data: Val,
     updates: Val,
     attributes: Vec<AttributeProto>,
@@ -93,7 +93,7 @@ fn by_slices(
 }
 
 /// The tangent of what is scattered with such a reduction; none where tangents are scattered as the primal is.
-fn reduced(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
+fn reduced(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
     let (of_data, of_updates) = match s.node.text("reduction", "none").as_str() {
         "none" | "add" => return Ok(None),
         "mul" => of_product(s)?,
@@ -112,7 +112,7 @@ fn reduced(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
 }
 
 /// Updates scattered into data, with a reduction.
-fn scattered(s: &mut Step, data: Val, updates: Val, reduction: &str) -> Result<Val, Refusal> {
+fn scattered(s: &mut JvpContext, data: Val, updates: Val, reduction: &str) -> Result<Val, Refusal> {
     let indices = s.node.input(1).ok_or("its indices are missing")?;
     let mut attributes: Vec<AttributeProto> =
         s.node.attribute("axis").cloned().into_iter().collect();
@@ -122,7 +122,7 @@ fn scattered(s: &mut Step, data: Val, updates: Val, reduction: &str) -> Result<V
 }
 
 /// What lies where the updates go.
-fn gathered(s: &mut Step, data: Val) -> Result<Val, Refusal> {
+fn gathered(s: &mut JvpContext, data: Val) -> Result<Val, Refusal> {
     let indices = s.node.input(1).ok_or("its indices are missing")?;
     let by_elements = s.node.op == "ScatterElements";
     let attributes = s.node.attribute("axis").cloned().into_iter().collect();
@@ -139,7 +139,7 @@ fn gathered(s: &mut Step, data: Val) -> Result<Val, Refusal> {
 
 /// The product of the other factors of the same place: that of all which are not zero, divided by the factor itself,
 /// where no other factor is zero.
-fn of_product(s: &mut Step) -> Result<(Val, Val), Refusal> {
+fn of_product(s: &mut JvpContext) -> Result<(Val, Val), Refusal> {
     let (x, u) = (s.x(0)?, s.x(2)?);
     let (zero, one) = (s.g.real_like(0.0, x), s.g.real_like(1.0, x));
     let mut parts = Vec::new();
@@ -165,7 +165,7 @@ fn of_product(s: &mut Step) -> Result<(Val, Val), Refusal> {
 }
 
 /// Those that equal the result share its tangent.
-fn of_extremum(s: &mut Step) -> Result<(Val, Val), Refusal> {
+fn of_extremum(s: &mut JvpContext) -> Result<(Val, Val), Refusal> {
     let (x, u, y) = (s.x(0)?, s.x(2)?, s.y()?);
     let there = gathered(s, y)?;
     let mut hits = Vec::new();
@@ -179,7 +179,7 @@ fn of_extremum(s: &mut Step) -> Result<(Val, Val), Refusal> {
 }
 
 /// Updates written over a cache, from a place of each sample on.
-fn tensor_scatter_parts(s: &mut Step) -> PartsResult {
+fn tensor_scatter_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (cache, update) = (s.x(0)?, s.x(1)?);
     let (shape, new) = (s.shape(cache)?, s.shape(update)?);
     let axis = axis_of(s.node.int("axis", -2), shape.len()).filter(|axis| *axis > 0);
@@ -209,7 +209,7 @@ fn tensor_scatter_parts(s: &mut Step) -> PartsResult {
 }
 
 /// What was overwritten has no influence; what was put there has.
-fn scatter_elements_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn scatter_elements_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, indices) = (t.c()?, t.input(1)?);
     let axis = int("axis", t.node.int("axis", 0));
     let updates =
@@ -223,7 +223,7 @@ fn scatter_elements_cotangent(t: &mut Transposition) -> Result<Cotangents, Refus
     Ok(vec![(0, data), (2, updates)])
 }
 
-fn scatter_nd_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn scatter_nd_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, indices) = (t.c()?, t.input(1)?);
     let updates = t.g.op("GatherND", &[c, indices]);
     let data = if t.node.text("reduction", "none") == "add" {

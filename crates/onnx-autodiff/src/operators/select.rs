@@ -6,8 +6,8 @@ use crate::error::Refusal;
 use crate::folding::source;
 use crate::graph::{Graph, Node};
 use crate::inference::broadcast_all;
-use crate::step::Step;
-use crate::transposition::{Cotangents, Mask, Transposition};
+use crate::jvp_context::JvpContext;
+use crate::transpose_context::{Cotangents, Mask, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Where")
     .element(second_input)
@@ -34,7 +34,7 @@ fn where_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content>
     })
 }
 
-fn where_tangent(s: &mut Step) -> TangentResult {
+fn where_tangent(s: &mut JvpContext) -> TangentResult {
     let condition = s.node.input(0).ok_or("its condition is missing")?;
     let (yes, no) = (s.aligned(1)?, s.aligned(2)?);
     let Some(like) = yes.or(no) else {
@@ -48,7 +48,7 @@ fn where_tangent(s: &mut Step) -> TangentResult {
     s.done(chosen)
 }
 
-fn where_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn where_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, condition) = (t.c()?, t.input(0)?);
     let mut parts = Vec::new();
     for place in (1..3)

@@ -9,9 +9,9 @@ use crate::error::Refusal;
 use crate::folding::take;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference::axis_of;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Slice")
     .shape(slice_shape)
@@ -160,7 +160,7 @@ fn slice_places(length: usize, start: i64, end: i64, step: i64) -> Option<Vec<us
 }
 
 /// Axes are counted behind the directions; unnamed axes are the first ones.
-fn slice_tangent(s: &mut Step) -> TangentResult {
+fn slice_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let rank = s.rank(0)?;
     let axes = match s.node.input(3) {
@@ -197,7 +197,7 @@ fn slice_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// Plain cuts become padding; steps are put back by place.
-fn slice_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn slice_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (shape, cut) = t.shapes(1)?;
     let axes = t
         .node
@@ -215,7 +215,7 @@ fn slice_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
 
 /// Undoes the `i`th cut, along one axis.
 fn uncut(
-    t: &mut Transposition,
+    t: &mut TransposeContext,
     c: Val,
     i: usize,
     axis: usize,
@@ -284,7 +284,7 @@ fn uncut(
     add_along(t, c, axis, picked, whole)
 }
 
-fn step(t: &Transposition, i: usize) -> Option<i64> {
+fn step(t: &TransposeContext, i: usize) -> Option<i64> {
     match t.node.input(4) {
         Some(v) => t.g.content(v)?.items.get(i)?.as_fixed(),
         None => Some(1),

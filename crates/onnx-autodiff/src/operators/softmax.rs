@@ -1,8 +1,8 @@
 //! Softmax, its logarithm, and its hard form.
 
 use super::operator::{Operator, TangentResult};
-use crate::graph::Centred;
-use crate::step::{Step, Tangent};
+use crate::graph::SoftmaxTangent;
+use crate::jvp_context::{JvpContext, Tangent};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Hardmax").same_shape().constant(),
@@ -17,7 +17,7 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 /// `y (d - Σ y d)`
-fn softmax_tangent(s: &mut Step) -> TangentResult {
+fn softmax_tangent(s: &mut JvpContext) -> TangentResult {
     let Some(tangent) = s.lazy(0) else {
         return Err("only its first input may depend on the differentiated input".into());
     };
@@ -30,9 +30,9 @@ fn softmax_tangent(s: &mut Step) -> TangentResult {
     let weighted = s.g.mul(tangent.base, weight);
     let sums = s.g.reduce("ReduceSum", weighted, &[axis as i64 + 1], true);
     let base = s.g.sub(d, sums);
-    s.g.centred.insert(
+    s.g.softmax_tangents.insert(
         base,
-        Centred {
+        SoftmaxTangent {
             y,
             axis,
             weighted,
@@ -46,7 +46,7 @@ fn softmax_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// `d - Σ exp(y) d`
-fn log_softmax_tangent(s: &mut Step) -> TangentResult {
+fn log_softmax_tangent(s: &mut JvpContext) -> TangentResult {
     let (d, y) = (s.dx()?, s.y()?);
     let axis = s.axis("axis", -1, s.rank(0)?)? as i64 + 1;
     let probability = s.g.op("Exp", &[y]);

@@ -1,6 +1,6 @@
 //! The discrete Fourier transform, whole and of short times, and its windows.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::{counted, finished};
 use crate::content::Item;
 use crate::elem::ElemType;
@@ -8,9 +8,9 @@ use crate::error::Refusal;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference::axis_of;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("BlackmanWindow")
@@ -36,7 +36,7 @@ pub const OPERATORS: &[Operator] = &[
         .constant(),
     Operator::new("STFT")
         .shape(stft_shape)
-        .parts(stft_parts)
+        .decomposition(stft_decomposition)
         .smooth_in(&[0, 2]),
 ];
 
@@ -102,7 +102,7 @@ fn stft_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 /// The axis was an attribute before opset 20. The last axis holds real and imaginary parts.
-fn dft_tangent(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
+fn dft_tangent(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
     let d = s.dx()?;
     let rank = s.rank(0)?;
     let axis = match s.node.input(2) {
@@ -130,7 +130,7 @@ fn dft_tangent(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
 }
 
 /// The transform of a tensor along an axis.
-fn dft(s: &mut Step, v: Val, axis: usize, inverse: bool, onesided: bool) -> Val {
+fn dft(s: &mut JvpContext, v: Val, axis: usize, inverse: bool, onesided: bool) -> Val {
     let flags = [("inverse", inverse), ("onesided", onesided)];
     let mut attributes: Vec<_> = flags.map(|(name, on)| int(name, i64::from(on))).to_vec();
     let mut inputs = vec![Some(v)];
@@ -143,13 +143,13 @@ fn dft(s: &mut Step, v: Val, axis: usize, inverse: bool, onesided: bool) -> Val 
 }
 
 /// A tangent cut off at the length of the transform, or with zeros up to it.
-fn of_length(s: &mut Step, d: Val, axis: usize) -> Result<Val, Refusal> {
+fn of_length(s: &mut JvpContext, d: Val, axis: usize) -> Result<Val, Refusal> {
     let Some(length) = s.node.input(1) else {
         return Ok(d);
     };
     let length = s.g.reshape(length, &[Size::fixed(1)]);
     let mut shape = s.shape(d)?;
-    let zero = |s: &mut Step, n: usize| s.g.integers(&vec![0; n]);
+    let zero = |s: &mut JvpContext, n: usize| s.g.integers(&vec![0; n]);
     let (before, after) = (zero(s, shape.len() + axis), zero(s, shape.len() - 1 - axis));
     let length = s.g.cast(length, ElemType::INT64);
     let pads = s.g.concat(&[before, length, after], 0);
@@ -170,7 +170,7 @@ fn of_length(s: &mut Step, d: Val, axis: usize) -> Result<Val, Refusal> {
 
 /// The real signal of half a spectrum: what was left out is the conjugate of what is there, so that all but the first
 /// and the middle of it counts twice in the real part.
-fn real_inverse(s: &mut Step, d: Val, axis: usize) -> Result<Val, Refusal> {
+fn real_inverse(s: &mut JvpContext, d: Val, axis: usize) -> Result<Val, Refusal> {
     let shape = s.shape(d)?;
     let given = shape[axis]
         .as_fixed()
@@ -215,7 +215,7 @@ fn real_inverse(s: &mut Step, d: Val, axis: usize) -> Result<Val, Refusal> {
 }
 
 /// Frames of the signal, weighted by the window, and transformed.
-fn stft_parts(s: &mut Step) -> PartsResult {
+fn stft_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let mut signal = s.x(0)?;
     let y = s.y_shape()?;
     if s.shape(signal)?.len() == 2 {
@@ -265,7 +265,7 @@ fn stft_parts(s: &mut Step) -> PartsResult {
 }
 
 /// The transform's matrix is symmetric; transposing the real form conjugates it, which inverts it but for the length.
-fn dft_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn dft_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     if t.node.input(1).is_some() {
         return Err(
             "a transform of another length than its input's is not differentiated in reverse mode"
@@ -328,7 +328,7 @@ fn dft_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
 }
 
 /// Zeros behind the given half of a spectrum.
-fn padded_to(t: &mut Transposition, c: Val, axis: usize, length: &Size) -> Result<Val, Refusal> {
+fn padded_to(t: &mut TransposeContext, c: Val, axis: usize, length: &Size) -> Result<Val, Refusal> {
     let mut shape = t.shape(c)?;
     let rank = shape.len();
     if axis >= rank {

@@ -8,9 +8,9 @@ use crate::folding::take;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Inferred, Node, Val};
 use crate::inference::{axis_of, sizes};
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Split")
     .shapes(split_shapes)
@@ -71,7 +71,7 @@ fn split_content(g: &mut Graph, node: &Node) -> Option<Vec<Option<Content>>> {
     Some(outputs)
 }
 
-fn split_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
+fn split_tangent(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
     let d = s.dx()?;
     let axis = s.axis("axis", 0, s.rank(0)?)?;
     let mut attributes = vec![int("axis", axis as i64 + 1)];
@@ -87,13 +87,13 @@ fn split_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
         .collect())
 }
 
-fn split_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn split_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let axis = axis(t, t.input_shape(0)?.len())?;
     let mut parts = Vec::new();
     for (place, output) in t.node.outputs.clone().into_iter().enumerate() {
         let output = output.ok_or("one of its outputs is missing")?;
         let shape = t.shape(output)?;
-        parts.push(match t.arriving[place] {
+        parts.push(match t.output_cotangents[place] {
             Some(c) => c,
             None => t.g.zeros(&shape, t.g.elem(output)),
         });

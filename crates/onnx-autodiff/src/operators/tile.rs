@@ -6,8 +6,8 @@ use crate::error::Refusal;
 use crate::folding::{lengths, take};
 use crate::graph::{Graph, Node, Shape};
 use crate::inference::sizes;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::jvp_context::{JvpContext, Tangent};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Tile")
     .shape(tile_shape)
@@ -44,7 +44,7 @@ fn tile_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     })
 }
 
-fn tile_tangent(s: &mut Step) -> TangentResult {
+fn tile_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let repeats = s.node.input(1).ok_or("its repeats are missing")?;
     let one = s.g.integers(&[1]);
@@ -56,7 +56,7 @@ fn tile_tangent(s: &mut Step) -> TangentResult {
 }
 
 /// Copies are an axis of their own, which is summed.
-fn tile_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn tile_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, (shape, all)) = (t.c()?, t.shapes(0)?);
     let mut split = Vec::new();
     for (whole, part) in all.iter().zip(&shape) {

@@ -8,7 +8,7 @@ use crate::error::Refusal;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Inferred, Node, Shape};
 use crate::inference::{axis_of, reduced};
-use crate::step::{Step, Tangent};
+use crate::jvp_context::{JvpContext, Tangent};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("ArgMax")
@@ -54,7 +54,7 @@ fn top_k_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     ])
 }
 
-fn top_k_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
+fn top_k_tangent(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
     let d = s.dx()?;
     let axis = s.axis("axis", -1, s.rank(0)?)? as i64;
     let indices = match s.node.output(1) {

@@ -5,8 +5,8 @@ use crate::content::{Content, count};
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Shape};
 use crate::inference::axis_of;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::jvp_context::{JvpContext, Tangent};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Transpose")
     .shape(transpose_shape)
@@ -51,7 +51,7 @@ fn transpose_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<C
     Some(Content { dims, items })
 }
 
-fn transpose_tangent(s: &mut Step) -> TangentResult {
+fn transpose_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let rank = s.rank(0)?;
     let perm = s
@@ -66,7 +66,7 @@ fn transpose_tangent(s: &mut Step) -> TangentResult {
     Ok(Some(Tangent::plain(s.g.transpose(d, &perm))))
 }
 
-fn transpose_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn transpose_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
     let perm = t.node.ints("perm").ok_or("its permutation is missing")?;
     let mut inverse = vec![0; perm.len()];

@@ -13,7 +13,7 @@ use super::parts::{from, polynomial, square, where_greater};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Val};
-use crate::step::{Step, Tangent};
+use crate::jvp_context::{JvpContext, Tangent};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Acos")
@@ -38,7 +38,7 @@ pub const OPERATORS: &[Operator] = &[
         .smooth(),
     Operator::new("Atan")
         .same_shape()
-        .tangent_behind(atan_tangent)
+        .tangent_with_producers(atan_tangent)
         .float64(atan_float64)
         .smooth(),
     Operator::new("Atanh")
@@ -76,31 +76,31 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 /// `1 / sqrt(v)`
-fn inverse_root(s: &mut Step, v: Val) -> Val {
+fn inverse_root(s: &mut JvpContext, v: Val) -> Val {
     let root = s.g.op("Sqrt", &[v]);
     s.g.op("Reciprocal", &[root])
 }
 
-fn acos_derivative(s: &mut Step) -> DerivativeResult {
+fn acos_derivative(s: &mut JvpContext) -> DerivativeResult {
     let factor = asin_derivative(s)?;
     Ok(s.g.neg(factor))
 }
 
-fn acosh_derivative(s: &mut Step) -> DerivativeResult {
+fn acosh_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let square = square(s, x);
     let inner = s.g.shift(square, -1.0);
     Ok(inverse_root(s, inner))
 }
 
-fn asin_derivative(s: &mut Step) -> DerivativeResult {
+fn asin_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let square = square(s, x);
     let inner = from(s, 1.0, square);
     Ok(inverse_root(s, inner))
 }
 
-fn asinh_derivative(s: &mut Step) -> DerivativeResult {
+fn asinh_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let square = square(s, x);
     let inner = s.g.shift(square, 1.0);
@@ -108,7 +108,10 @@ fn asinh_derivative(s: &mut Step) -> DerivativeResult {
 }
 
 /// Of a quotient it is an angle, which turns smoothly through the vertical.
-fn atan_tangent(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Option<Tangent>, Refusal> {
+fn atan_tangent(
+    s: &mut JvpContext,
+    of: &HashMap<Val, Tangent>,
+) -> Result<Option<Tangent>, Refusal> {
     let quotient = s
         .node
         .input(0)
@@ -121,7 +124,7 @@ fn atan_tangent(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Option<Tange
             inputs,
             ..s.node.clone()
         };
-        return angle(&mut Step {
+        return angle(&mut JvpContext {
             g: s.g,
             node,
             tangents,
@@ -137,7 +140,7 @@ fn atan_tangent(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Option<Tange
 }
 
 /// `d atan(a / b) = (b da - a db) / (a² + b²)`, with both divided by the larger one: nothing overflows.
-fn angle(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
+fn angle(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
     let (a, b) = (s.x(0)?, s.x(1)?);
     let (long, wide) = (s.g.op("Abs", &[a]), s.g.op("Abs", &[b]));
     let size = s.g.op("Max", &[long, wide]);
@@ -153,49 +156,49 @@ fn angle(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
     Ok(s.sum(left, right))
 }
 
-fn atanh_derivative(s: &mut Step) -> DerivativeResult {
+fn atanh_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let square = square(s, x);
     let inner = from(s, 1.0, square);
     Ok(s.g.op("Reciprocal", &[inner]))
 }
 
-fn cos_derivative(s: &mut Step) -> DerivativeResult {
+fn cos_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let sin = s.g.op("Sin", &[x]);
     Ok(s.g.neg(sin))
 }
 
-fn cosh_derivative(s: &mut Step) -> DerivativeResult {
+fn cosh_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     Ok(hyperbolic(s, x, "Sub"))
 }
 
-fn sinh_derivative(s: &mut Step) -> DerivativeResult {
+fn sinh_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     Ok(hyperbolic(s, x, "Add"))
 }
 
 /// `(exp(x) ± exp(-x)) / 2`: some runtimes lack Sinh and Cosh in double precision.
-fn hyperbolic(s: &mut Step, x: Val, join: &str) -> Val {
+fn hyperbolic(s: &mut JvpContext, x: Val, join: &str) -> Val {
     let minus = s.g.neg(x);
     let (up, down) = (s.g.op("Exp", &[x]), s.g.op("Exp", &[minus]));
     let joined = s.g.op(join, &[up, down]);
     s.g.scale(joined, 0.5)
 }
 
-fn sin_derivative(s: &mut Step) -> DerivativeResult {
+fn sin_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     Ok(s.g.op("Cos", &[x]))
 }
 
-fn tan_derivative(s: &mut Step) -> DerivativeResult {
+fn tan_derivative(s: &mut JvpContext) -> DerivativeResult {
     let y = s.y()?;
     let square = square(s, y);
     Ok(s.g.shift(square, 1.0))
 }
 
-fn tanh_derivative(s: &mut Step) -> DerivativeResult {
+fn tanh_derivative(s: &mut JvpContext) -> DerivativeResult {
     let y = s.y()?;
     let square = square(s, y);
     Ok(from(s, 1.0, square))

@@ -7,8 +7,8 @@ use crate::graph::emit::int;
 use crate::graph::{Graph, Inferred, Node};
 use crate::inference;
 use crate::inference::axis_of;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
-use crate::step::{Step, Tangent};
 
 pub const OPERATORS: &[Operator] = &[Operator::new("Unique")
     .kinked()
@@ -40,7 +40,7 @@ fn unique_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> 
 
 /// Elements, or slices along an axis, picked where each occurs first. How many there are is constant wherever the
 /// output is continuous.
-fn unique(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
+fn unique(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
     let (d, shape, y) = (s.dx()?, s.x_shape(0)?, s.y_shape()?);
     let first = match s.node.output(1) {
         Some(first) => first,

@@ -31,25 +31,25 @@ pub struct Mask {
 
 /// Visits nodes of a subgraph from the last to the first, as reverse mode does: from cotangents that are known to those of
 /// whatever they depend on.
-pub type Walk = fn(&mut Graph, Range<usize>, &mut HashMap<Val, Val>, &mut Vec<Obstacle>);
+pub type CotangentWalk = fn(&mut Graph, Range<usize>, &mut HashMap<Val, Val>, &mut Vec<Obstacle>);
 
 /// One node being transposed.
-pub struct Transposition<'a> {
+pub struct TransposeContext<'a> {
     pub g: &'a mut Graph,
     pub node: Node,
     pub masks: &'a mut Masks,
     /// The cotangents of the node's outputs.
-    pub arriving: Vec<Option<Val>>,
+    pub output_cotangents: Vec<Option<Val>>,
     /// Values that the node's subgraphs use, with what these add to their cotangents.
     pub captured: Vec<(Val, Val)>,
     /// For the node's subgraphs.
-    pub walk: Walk,
+    pub walk: CotangentWalk,
 }
 
-impl Transposition<'_> {
+impl TransposeContext<'_> {
     /// The cotangent of the first output.
     pub fn c(&self) -> Result<Val, Refusal> {
-        self.arriving
+        self.output_cotangents
             .first()
             .copied()
             .flatten()
@@ -182,11 +182,11 @@ pub fn sum_where_different(g: &mut Graph, c: Val, to: &[Size]) -> Val {
 /// The cotangents that a subgraph, read backwards in the current scope, gives to what it uses.
 pub fn backwards(
     g: &mut Graph,
-    walk: Walk,
+    walk: CotangentWalk,
     places: std::ops::Range<usize>,
-    arriving: impl Iterator<Item = (Val, Val)>,
+    output_cotangents: impl Iterator<Item = (Val, Val)>,
 ) -> Result<HashMap<Val, Val>, Refusal> {
-    let mut cotangents: HashMap<Val, Val> = arriving.collect();
+    let mut cotangents: HashMap<Val, Val> = output_cotangents.collect();
     let (mut obstacles, origin) = (Vec::new(), g.origin);
     walk(g, places, &mut cotangents, &mut obstacles);
     g.origin = origin;

@@ -1,50 +1,50 @@
-//! Loops that are written here: a number of steps, values that are carried from one to the next, sequences of which each
-//! step is given an element, and values that are kept of all steps.
+//! Loops that are written here: a number of steps, values that are carried from one to the next, scan_inputs of which each
+//! step is given an element, and values that are scan_outputs of all steps.
 
 use std::collections::HashSet;
 
 use crate::content::Item;
 use crate::elem::ElemType;
 use crate::graph::emit::int;
-use crate::graph::subgraph::{Body, Inside};
+use crate::graph::subgraph::{Body, ControlSubgraphs};
 use crate::graph::{Control, Graph, Node, Shape, Val};
 use crate::size::{Size, axis_of};
 
 /// A loop whose number of steps is known where it begins.
 #[derive(Clone)]
-pub struct Repetition {
+pub struct CountedLoop {
     pub steps: Size,
     /// The carried values before the first step.
     pub first: Vec<Val>,
-    pub sequences: Vec<Sequence>,
+    pub scan_inputs: Vec<ScanInput>,
     /// Which of the values that a step is given is its number.
     pub number: Option<Val>,
-    /// Given the carried values, then an element of each sequence; makes the next carried values, then what is kept.
+    /// Given the carried values, then an element of each scan_input; makes the next carried values, then what is scan_outputs.
     pub body: Body,
 }
 
 /// A value of which each step is given one place along an axis.
 #[derive(Clone, Copy)]
-pub struct Sequence {
+pub struct ScanInput {
     pub whole: Val,
     pub axis: usize,
     /// Whether the first step is given the last place.
     pub backwards: bool,
 }
 
-/// What a loop makes: the last carried values, and what was kept, along a new first axis in the order of the steps.
-pub struct Made {
+/// What a loop makes: the last carried values, and what was scan_outputs, along a new first axis in the order of the steps.
+pub struct LoopOutputs {
     pub last: Vec<Val>,
-    pub kept: Vec<Val>,
+    pub scan_outputs: Vec<Val>,
 }
 
-impl Repetition {
-    /// Appends the loop as a `Loop`; `kept` are the shapes of what each step keeps, in sizes that are known around it.
+impl CountedLoop {
+    /// Appends the loop as a `Loop`; `scan_outputs` are the shapes of what each step keeps, in sizes that are known around it.
     /// Tangents are remembered for reverse mode.
-    pub fn write(mut self, g: &mut Graph, kept: &[Shape], linear: bool) -> Made {
+    pub fn write(mut self, g: &mut Graph, scan_outputs: &[Shape], linear: bool) -> LoopOutputs {
         self.hoist(g);
         if linear {
-            self.find_sequences(g);
+            self.find_scan_inputs(g);
         }
         self.drop_unused();
         let body = self.with_elements(g);
@@ -56,7 +56,7 @@ impl Repetition {
             .iter()
             .map(|v| (g.elem(*v), g.shape(*v).cloned()))
             .collect();
-        for (v, shape) in self.body.outputs[carried..].iter().zip(kept) {
+        for (v, shape) in self.body.outputs[carried..].iter().zip(scan_outputs) {
             let stacked = std::iter::once(&self.steps).chain(shape).cloned().collect();
             outputs.push((g.elem(*v), Some(stacked)));
         }
@@ -76,10 +76,11 @@ impl Repetition {
             outputs,
         );
         if let Some(first) = last.first().copied().filter(|_| linear) {
-            g.inside.insert(first, Inside::Repetition(self));
+            g.control_subgraphs
+                .insert(first, ControlSubgraphs::Loop(self));
         }
-        let kept = last.split_off(carried);
-        Made { last, kept }
+        let scan_outputs = last.split_off(carried);
+        LoopOutputs { last, scan_outputs }
     }
 
     /// Moves what is the same at every step in front of the loop.
@@ -111,9 +112,9 @@ impl Repetition {
         self.body.nodes = within;
     }
 
-    /// Tangents of which each step takes one place by its number are sequences: reverse mode then keeps what goes to that
+    /// Tangents of which each step takes one place by its number are scan_inputs: reverse mode then keeps what goes to that
     /// place, instead of adding zeros everywhere else.
-    fn find_sequences(&mut self, g: &Graph) {
+    fn find_scan_inputs(&mut self, g: &Graph) {
         let Some(number) = self.number else { return };
         let made: HashSet<Val> = self
             .body
@@ -134,7 +135,7 @@ impl Repetition {
             match (whole, axis, backwards, node.output(0)) {
                 (Some(whole), Some(axis), Some(backwards), Some(element)) => {
                     found.push((
-                        Sequence {
+                        ScanInput {
                             whole,
                             axis,
                             backwards,
@@ -146,8 +147,8 @@ impl Repetition {
             }
         }
         self.body.nodes = nodes;
-        for (sequence, element) in found {
-            self.sequences.push(sequence);
+        for (scan_input, element) in found {
+            self.scan_inputs.push(scan_input);
             self.body.inputs.push(element);
         }
     }
@@ -171,7 +172,7 @@ impl Repetition {
         (turned && last == whole).then_some(true)
     }
 
-    /// Leaves out the sequences that no step looks at.
+    /// Leaves out the scan_inputs that no step looks at.
     fn drop_unused(&mut self) {
         let carried = self.first.len();
         let used: Vec<bool> = self.body.inputs[carried..]
@@ -179,12 +180,12 @@ impl Repetition {
             .map(|v| self.body.uses(*v))
             .collect();
         let mut flags = used.iter();
-        self.sequences.retain(|_| flags.next() == Some(&true));
+        self.scan_inputs.retain(|_| flags.next() == Some(&true));
         let mut flags = std::iter::repeat_n(&true, carried).chain(&used);
         self.body.inputs.retain(|_| flags.next() == Some(&true));
     }
 
-    /// The body as `Loop` has it: it takes its elements from the sequences by the number of the step.
+    /// The body as `Loop` has it: it takes its elements from the scan_inputs by the number of the step.
     fn with_elements(&self, g: &mut Graph) -> Body {
         let scope = g.enter();
         let (step, on) = (
@@ -193,9 +194,9 @@ impl Repetition {
         );
         let goes_on = g.fresh_identity(on);
         let back = self
-            .sequences
+            .scan_inputs
             .iter()
-            .any(|sequence| sequence.backwards)
+            .any(|scan_input| scan_input.backwards)
             .then(|| {
                 let count = g.sizes(std::slice::from_ref(&self.steps));
                 let one = g.integers(&[1]);
@@ -206,13 +207,13 @@ impl Repetition {
         let (mut nodes, _) = g.leave(scope);
         let carried = self.first.len();
         for (
-            Sequence {
+            ScanInput {
                 whole,
                 axis,
                 backwards,
             },
             element,
-        ) in self.sequences.iter().zip(&self.body.inputs[carried..])
+        ) in self.scan_inputs.iter().zip(&self.body.inputs[carried..])
         {
             let place = back.filter(|_| *backwards).unwrap_or(step);
             nodes.push(Node {
@@ -237,10 +238,16 @@ impl Repetition {
     }
 }
 
-/// A value kept of all steps with its first axis at another place, of a known shape; `backwards` from the last to the
+/// A value scan_outputs of all steps with its first axis at another place, of a known shape; `backwards` from the last to the
 /// first step.
-pub fn placed(g: &mut Graph, kept: Val, axis: usize, backwards: bool, shape: &[Size]) -> Val {
-    let mut v = kept;
+pub fn with_step_axis(
+    g: &mut Graph,
+    scan_outputs: Val,
+    axis: usize,
+    backwards: bool,
+    shape: &[Size],
+) -> Val {
+    let mut v = scan_outputs;
     if backwards {
         let [start, end, first, step] = [-1, i64::MIN + 1, 0, -1].map(|n| g.integers(&[n]));
         let whole = g.shape(v).cloned();
@@ -260,20 +267,20 @@ pub fn placed(g: &mut Graph, kept: Val, axis: usize, backwards: bool, shape: &[S
     v
 }
 
-/// The same for a sequence that may be longer than there are steps, which take none of its last places.
-pub fn placed_in(
+/// The same for a scan_input that may be longer than there are steps, which take none of its last places.
+pub fn with_step_axis_of(
     g: &mut Graph,
-    kept: Val,
-    sequence: &Sequence,
+    scan_outputs: Val,
+    scan_input: &ScanInput,
     steps: &Size,
     shape: &[Size],
 ) -> Val {
-    let Sequence {
+    let ScanInput {
         axis, backwards, ..
-    } = *sequence;
+    } = *scan_input;
     let mut part = shape.to_vec();
     part[axis] = steps.clone();
-    let v = placed(g, kept, axis, backwards, &part);
+    let v = with_step_axis(g, scan_outputs, axis, backwards, &part);
     if part == shape {
         return v;
     }
@@ -285,7 +292,7 @@ pub fn placed_in(
     padded
 }
 
-/// The shape of an element of a sequence.
+/// The shape of an element of a scan_input.
 pub fn element_shape(g: &Graph, whole: Val, axis: usize) -> Option<Shape> {
     let mut shape = g.shape(whole)?.clone();
     (axis < shape.len()).then(|| shape.remove(axis))?;

@@ -7,17 +7,19 @@ use crate::append;
 use crate::append::branches::{BRANCHES, renamed};
 use crate::elem::ElemType;
 use crate::error::Refusal;
-use crate::graph::subgraph::{Body, Inside, as_in_file};
+use crate::graph::subgraph::{Body, ControlSubgraphs, as_in_file};
 use crate::graph::{Control, Graph, Inferred, Node, Val};
+use crate::jvp_context::{JvpContext, Tangent, Tangents, known_at};
 use crate::proto::*;
-use crate::step::{Step, Tangent, Tangents, known_at};
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition, backwards, closed, own};
+use crate::transpose_context::{
+    CONTRADICTION, Cotangents, TransposeContext, backwards, closed, own,
+};
 
 pub const OPERATORS: &[Operator] = &[Operator::new("If")
     .kinked()
     .element(unknown)
     .shapes(branch_types)
-    .tangents_inside(if_tangents)
+    .tangents_with_subgraphs(if_tangents)
     .transpose(if_cotangent)];
 
 /// Both branches' declared outputs, where they agree.
@@ -40,8 +42,11 @@ fn branch_types(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferr
 }
 
 /// The tangents of an `If`: another `If` with the same condition, whose branches compute them.
-fn if_tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<Tangent>>, Refusal> {
-    s.node.captures.iter().for_each(|v| s.g.recall(*v));
+fn if_tangents(
+    s: &mut JvpContext,
+    of: &HashMap<Val, Tangent>,
+) -> Result<Vec<Option<Tangent>>, Refusal> {
+    s.node.captures.iter().for_each(|v| s.g.restore_name(*v));
     let proto = s.g.export_node(&s.node);
     let condition = s.node.input(0).ok_or("its condition is missing")?;
     let places: Vec<usize> = (0..s.node.outputs.len())
@@ -69,7 +74,8 @@ fn if_tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<Ta
         .collect();
     let made = choice(s.g, condition, &branches, types, true);
     if let Some(first) = made.first() {
-        s.g.inside.insert(*first, Inside::Branches(branches));
+        s.g.control_subgraphs
+            .insert(*first, ControlSubgraphs::Branches(branches));
     }
     let mut tangents = vec![None; s.node.outputs.len()];
     for (place, v) in places.into_iter().zip(made) {
@@ -81,7 +87,7 @@ fn if_tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<Ta
 }
 
 /// The tangents of what the subgraphs use from outside.
-pub fn captured(s: &Step, of: &HashMap<Val, Tangent>) -> HashMap<Val, Tangent> {
+pub fn captured(s: &JvpContext, of: &HashMap<Val, Tangent>) -> HashMap<Val, Tangent> {
     s.node
         .captures
         .iter()
@@ -91,7 +97,7 @@ pub fn captured(s: &Step, of: &HashMap<Val, Tangent>) -> HashMap<Val, Tangent> {
 
 /// The tangents of one branch's outputs, computed in the current scope.
 fn inside(
-    s: &mut Step,
+    s: &mut JvpContext,
     of: &HashMap<Val, Tangent>,
     graph: &GraphProto,
     places: &[usize],
@@ -155,9 +161,11 @@ fn choice(
 }
 
 /// The same choice, of what each branch gives to the tangents that it uses.
-fn if_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn if_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let first = t.node.outputs.iter().flatten().next();
-    let Some(Inside::Branches(branches)) = first.and_then(|v| t.g.inside.get(v)).cloned() else {
+    let Some(ControlSubgraphs::Branches(branches)) =
+        first.and_then(|v| t.g.control_subgraphs.get(v)).cloned()
+    else {
         return Err(CONTRADICTION.into());
     };
     let condition = t.input(0)?;
@@ -169,12 +177,12 @@ fn if_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     }
     let mut branch = |body: &Body| -> Result<Body, Refusal> {
         let (scope, places) = body.reopen(t.g);
-        let arriving = body
+        let output_cotangents = body
             .outputs
             .iter()
-            .zip(&t.arriving)
+            .zip(&t.output_cotangents)
             .filter_map(|(v, c)| Some((*v, (*c)?)));
-        let found = backwards(t.g, t.walk, places, arriving).and_then(|cotangents| {
+        let found = backwards(t.g, t.walk, places, output_cotangents).and_then(|cotangents| {
             uses.iter()
                 .map(|v| own(t.g, &cotangents, *v))
                 .collect::<Result<Vec<Val>, _>>()

@@ -48,9 +48,9 @@ pub fn known_at<'a>(
 }
 
 /// Follows tangents through some nodes, as forward mode does: those that are known, as far as the outputs need it.
-pub type Walk = fn(&mut Graph, Range<usize>, &Size, &[Val], &mut Tangents);
+pub type TangentWalk = fn(&mut Graph, Range<usize>, &Size, &[Val], &mut Tangents);
 
-pub struct Step<'a> {
+pub struct JvpContext<'a> {
     pub g: &'a mut Graph,
     pub node: Node,
     /// The tangents of the node's inputs; none where they are zero.
@@ -58,10 +58,10 @@ pub struct Step<'a> {
     /// The number of directions.
     pub k: Size,
     /// For the node's subgraphs.
-    pub walk: Walk,
+    pub walk: TangentWalk,
 }
 
-impl Step<'_> {
+impl JvpContext<'_> {
     /// An input of the node, in the type that its tangents have.
     pub fn x(&mut self, place: usize) -> Result<Val, Refusal> {
         let v = self
