@@ -38,7 +38,7 @@ impl Violation {
 ///
 /// # Errors
 /// The first violation.
-pub fn check(model: &ModelProto) -> Result<(), Violation> {
+pub fn check_model(model: &ModelProto) -> Result<(), Violation> {
     let opset = match &model.opset_import[..] {
         [only] if standardize(only.domain()).is_empty() => only.version(),
         _ => {
@@ -151,7 +151,7 @@ fn check_node(node: &NodeProto, opset: i64, scope: &NameScope) -> Result<(), Vio
             "it uses `{name}`, which nothing makes before it"
         )));
     }
-    signatures::check(node, opset).map_err(fault)?;
+    signatures::check_signature(node, opset).map_err(fault)?;
     let mut subgraphs = node
         .attribute
         .iter()
@@ -174,7 +174,7 @@ mod tests {
             opset_import: vec![opset],
             ..Default::default()
         };
-        check(&model)
+        check_model(&model)
             .err()
             .map(|v| format!("{} ({}): {}", v.node, v.op, v.reason))
             .unwrap_or_default()

@@ -69,7 +69,7 @@ impl Content {
             .map(|d| usize::try_from(*d).ok())
             .collect();
         let dims = dims?;
-        let count = count(&dims)?;
+        let count = followed_count(&dims)?;
         let items = elements(tensor, count)?;
         (items.len() == count).then_some(Content { dims, items })
     }
@@ -84,7 +84,7 @@ impl Content {
 }
 
 /// The number of elements, where it is small enough to follow.
-pub fn count(dims: &[usize]) -> Option<usize> {
+pub fn followed_count(dims: &[usize]) -> Option<usize> {
     let span = dims
         .iter()
         .try_fold(1usize, |n, d| n.checked_mul((*d).max(1)))?;
@@ -92,7 +92,7 @@ pub fn count(dims: &[usize]) -> Option<usize> {
 }
 
 /// The elements of a tensor of any size that holds real numbers.
-pub fn reals(tensor: &TensorProto) -> Option<Vec<f64>> {
+pub fn real_elements(tensor: &TensorProto) -> Option<Vec<f64>> {
     let count = tensor
         .dims
         .iter()
@@ -129,12 +129,12 @@ fn elements(tensor: &TensorProto, count: usize) -> Option<Vec<Item>> {
         ElemType::FLOAT16 => tensor
             .int32_data
             .iter()
-            .map(|n| Item::Real(half(*n as u16)))
+            .map(|n| Item::Real(float16_from_bits(*n as u16)))
             .collect(),
         ElemType::BFLOAT16 => tensor
             .int32_data
             .iter()
-            .map(|n| Item::Real(brain(*n as u16)))
+            .map(|n| Item::Real(bfloat16_from_bits(*n as u16)))
             .collect(),
         _ => return None,
     })
@@ -147,14 +147,18 @@ fn raw_element(elem: ElemType, bytes: &[u8]) -> Option<Item> {
         ElemType::BOOL => Item::fixed(i64::from(bytes[0] != 0)),
         ElemType::FLOAT => Item::Real(f64::from(f32::from_le_bytes(bytes.try_into().ok()?))),
         ElemType::DOUBLE => Item::Real(f64::from_le_bytes(bytes.try_into().ok()?)),
-        ElemType::FLOAT16 => Item::Real(half(u16::from_le_bytes(bytes.try_into().ok()?))),
-        ElemType::BFLOAT16 => Item::Real(brain(u16::from_le_bytes(bytes.try_into().ok()?))),
+        ElemType::FLOAT16 => Item::Real(float16_from_bits(u16::from_le_bytes(
+            bytes.try_into().ok()?,
+        ))),
+        ElemType::BFLOAT16 => Item::Real(bfloat16_from_bits(u16::from_le_bytes(
+            bytes.try_into().ok()?,
+        ))),
         _ => return None,
     })
 }
 
 /// A float16 by its bits.
-pub fn half(bits: u16) -> f64 {
+pub fn float16_from_bits(bits: u16) -> f64 {
     let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
     let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
     sign * match exponent {
@@ -166,12 +170,12 @@ pub fn half(bits: u16) -> f64 {
 }
 
 /// A bfloat16 by its bits.
-pub fn brain(bits: u16) -> f64 {
+pub fn bfloat16_from_bits(bits: u16) -> f64 {
     f64::from(f32::from_bits(u32::from(bits) << 16))
 }
 
 /// Numpy's rule for the shapes of two operands.
-pub fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+pub fn broadcast_dims(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
     let at = |dims: &[usize], i: usize| (i + dims.len()).checked_sub(rank).map_or(1, |j| dims[j]);
     (0..rank)

@@ -29,14 +29,19 @@ pub fn seed(g: &mut Graph, x: Val) -> Val {
 }
 
 /// The cotangent of `seed` that belongs to the cotangent `given` of the output whose tangent is `d`.
-pub fn transpose(g: &mut Graph, seed: Val, d: Val, given: Val) -> Result<Val, Vec<Obstacle>> {
+pub fn transpose_tangents(
+    g: &mut Graph,
+    seed: Val,
+    d: Val,
+    given: Val,
+) -> Result<Val, Vec<Obstacle>> {
     let shape: Vec<Size> = g.shape(d).cloned().unwrap_or_default();
     let elem = g.elem(d);
     let given = g.cast(given, elem);
     let given = g.reshape(given, &shape);
     let mut cotangents = HashMap::from([(d, given)]);
     let mut obstacles = Vec::new();
-    walk(g, 0..g.nodes.len(), &mut cotangents, &mut obstacles);
+    transpose_nodes(g, 0..g.nodes.len(), &mut cotangents, &mut obstacles);
     if !obstacles.is_empty() {
         return Err(obstacles);
     }
@@ -48,7 +53,7 @@ pub fn transpose(g: &mut Graph, seed: Val, d: Val, given: Val) -> Result<Val, Ve
 }
 
 /// Visits nodes from the last to the first, from cotangents that are known to those of whatever they depend on.
-pub fn walk(
+pub fn transpose_nodes(
     g: &mut Graph,
     places: Range<usize>,
     cotangents: &mut HashMap<Val, Val>,
@@ -80,7 +85,7 @@ pub fn walk(
             masks: &mut masks,
             output_cotangents,
             captured: Vec::new(),
-            walk,
+            walk: transpose_nodes,
         };
         let found = transpose_node(&mut turn);
         let captured = turn.captured;

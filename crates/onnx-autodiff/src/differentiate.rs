@@ -172,7 +172,7 @@ impl<'a> Problem<'a> {
         })?;
         let output = choose(model, "output", model.outputs(), output, |_| true)?;
         let (g, outputs) = import(model, opset.max(ADDING))?;
-        let obstacles = foreign(&g);
+        let obstacles = foreign_nodes(&g);
         Ok(Problem {
             model,
             g,
@@ -236,7 +236,7 @@ impl<'a> Problem<'a> {
     /// The same, checked.
     fn export(&self, outputs: &[(String, Option<TypeProto>)]) -> Result<Model, GraphError> {
         let model = self.written(outputs);
-        check::check(&model.proto).map_err(|violation| self.violated(violation))?;
+        check::check_model(&model.proto).map_err(|violation| self.violated(violation))?;
         Ok(model)
     }
 
@@ -348,7 +348,7 @@ impl<'a> Problem<'a> {
         let alike = self.g.elem(seed) == self.g.elem(d)
             && self.g.shape(d).is_some_and(|out| self.agree(&shape, out));
         let reduced = if alike && self.g.passes.has(Pass::ReducedOutputs) {
-            output_reduction::reduced(&mut self.g, d, &quadratic::QuadraticReduction(seed))
+            output_reduction::reduced_tangents(&mut self.g, d, &quadratic::QuadraticReduction(seed))
         } else {
             None
         };
@@ -414,7 +414,7 @@ impl<'a> Problem<'a> {
             .g
             .add_input(&seed_name, self.g.elem(y).tangent(), shape);
         let shape = self.g.shape(x).cloned().unwrap_or_default();
-        match cotangent::transpose(&mut self.g, seed, d, given) {
+        match cotangent::transpose_tangents(&mut self.g, seed, d, given) {
             Ok(turned) => {
                 let turned = self.g.reshape(turned, &shape);
                 self.add_output(result_name, turned);
@@ -553,7 +553,7 @@ fn choose(
 }
 
 /// Nodes of other domains that the outputs need, where no rule has met them.
-fn foreign(g: &Graph) -> Vec<Obstacle> {
+fn foreign_nodes(g: &Graph) -> Vec<Obstacle> {
     let needed = g.needed();
     let foreign = g
         .nodes

@@ -22,7 +22,7 @@ impl Model {
             return self;
         };
         let batch = batch_name(graph, ports);
-        let sizes = sizes(graph, ports, &batch);
+        let sizes = named_sizes(graph, ports, &batch);
         for port in ports {
             let mut infos = graph
                 .input
@@ -96,7 +96,7 @@ fn batch_name(graph: &GraphProto, ports: &[KnownPort]) -> String {
 }
 
 /// The sizes of named axes; of none that is given two, and not of the batch.
-fn sizes(graph: &GraphProto, ports: &[KnownPort], batch: &str) -> HashMap<String, i64> {
+fn named_sizes(graph: &GraphProto, ports: &[KnownPort], batch: &str) -> HashMap<String, i64> {
     let mut sizes: HashMap<String, Option<i64>> = HashMap::from([(batch.to_string(), None)]);
     for (dim, known) in ports
         .iter()

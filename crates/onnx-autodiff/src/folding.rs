@@ -1,11 +1,11 @@
 //! What the contents of small tensors are followed with.
 
-use crate::content::{Content, Item, broadcast, count};
+use crate::content::{Content, Item, broadcast_dims, followed_count};
 use crate::graph::{Graph, Node};
 use crate::size::Size;
 
 /// The numbers of a list as lengths of axes.
-pub fn lengths(content: &Content) -> Option<Vec<usize>> {
+pub fn axis_lengths(content: &Content) -> Option<Vec<usize>> {
     content
         .fixed()?
         .iter()
@@ -20,7 +20,7 @@ pub fn map(content: &Content, f: impl Fn(&Item) -> Item) -> Content {
     }
 }
 
-pub fn whole(x: f64) -> Item {
+pub fn integer_item(x: f64) -> Item {
     if x.abs() < 9e15 {
         Item::fixed(x as i64)
     } else {
@@ -61,14 +61,14 @@ pub fn binary(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content>
     let mut inputs = inputs.iter();
     let mut result = inputs.next()?.clone();
     for other in inputs {
-        let dims = broadcast(&result.dims, &other.dims)?;
-        let items = (0..count(&dims)?)
+        let dims = broadcast_dims(&result.dims, &other.dims)?;
+        let items = (0..followed_count(&dims)?)
             .map(|i| {
                 combine(
                     g,
                     node,
-                    &result.items[source(i, &dims, &result.dims)],
-                    &other.items[source(i, &dims, &other.dims)],
+                    &result.items[broadcast_source(i, &dims, &result.dims)],
+                    &other.items[broadcast_source(i, &dims, &other.dims)],
                 )
             })
             .collect();
@@ -81,10 +81,10 @@ fn combine(g: &mut Graph, node: &Node, a: &Item, b: &Item) -> Item {
     match (a, b) {
         (Item::Int(a), Item::Int(b)) => combine_sizes(g, node, a, b),
         (Item::Int(a), Item::Real(b)) if a.as_fixed().is_none() && b.fract() == 0.0 => {
-            combine(g, node, &Item::Int(a.clone()), &whole(*b))
+            combine(g, node, &Item::Int(a.clone()), &integer_item(*b))
         }
         (Item::Real(a), Item::Int(b)) if b.as_fixed().is_none() && a.fract() == 0.0 => {
-            combine(g, node, &whole(*a), &Item::Int(b.clone()))
+            combine(g, node, &integer_item(*a), &Item::Int(b.clone()))
         }
         _ => match (a.as_real(), b.as_real()) {
             (Some(a), Some(b)) => combine_reals(&node.op, a, b),
@@ -132,10 +132,10 @@ fn combine_sizes(g: &mut Graph, node: &Node, a: &Size, b: &Size) -> Item {
 /// Whether a size, which is never negative, is compared with a negative number such as the -1 of a wildcard.
 fn never_equal(a: &Size, b: &Size) -> bool {
     let negative = |s: &Size| s.as_fixed().is_some_and(|n| n < 0);
-    (negative(a) && positive(b)) || (negative(b) && positive(a))
+    (negative(a) && is_positive(b)) || (negative(b) && is_positive(a))
 }
 
-fn positive(size: &Size) -> bool {
+fn is_positive(size: &Size) -> bool {
     size.terms().all(|(coefficient, _)| coefficient > 0)
 }
 
@@ -159,7 +159,7 @@ fn combine_reals(op: &str, a: f64, b: f64) -> Item {
 }
 
 /// Where element `i` of a tensor of `dims` comes from in an operand that is broadcast to it.
-pub fn source(i: usize, dims: &[usize], operand: &[usize]) -> usize {
+pub fn broadcast_source(i: usize, dims: &[usize], operand: &[usize]) -> usize {
     let (mut rest, mut place, mut stride) = (i, 0, 1);
     for axis in (0..dims.len()).rev() {
         let index = rest % dims[axis].max(1);
@@ -176,7 +176,7 @@ pub fn source(i: usize, dims: &[usize], operand: &[usize]) -> usize {
 pub fn take(content: &Content, axis: usize, places: &[usize]) -> Option<Content> {
     let mut dims = content.dims.clone();
     dims[axis] = places.len();
-    count(&dims)?;
+    followed_count(&dims)?;
     let inner: usize = content.dims[axis + 1..].iter().product();
     let outer: usize = content.dims[..axis].iter().product();
     let mut items = Vec::new();

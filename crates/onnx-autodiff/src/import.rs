@@ -68,7 +68,7 @@ fn import_into(mut g: Graph, model: &Model) -> Result<(Graph, Outputs), GraphErr
     }
     let kept: HashSet<&str> = proto.output.iter().map(|o| o.name()).collect();
     for node in &proto.node {
-        match constant(node).filter(|tensor| !kept.contains(tensor.name())) {
+        match constant_tensor(node).filter(|tensor| !kept.contains(tensor.name())) {
             Some(tensor) => drop(g.add_initializer(tensor)),
             None => append::push(&mut g, &written_out(node, model.opset())),
         }
@@ -117,7 +117,7 @@ fn written_out(node: &NodeProto, opset: i64) -> Cow<'_, NodeProto> {
 }
 
 /// The tensor of a `Constant` node, under the node's output name.
-fn constant(node: &NodeProto) -> Option<TensorProto> {
+fn constant_tensor(node: &NodeProto) -> Option<TensorProto> {
     let known = node.op_type() == "Constant" && standardize(node.domain()).is_empty();
     let value = node
         .attribute

@@ -87,7 +87,7 @@ pub fn ceil_windows(g: &mut Graph, length: &Size, room: &Size, _pads: i64, w: &W
     }
 }
 
-pub fn sizes(g: &mut Graph, v: Val) -> Option<Shape> {
+pub fn sizes_held_by(g: &mut Graph, v: Val) -> Option<Shape> {
     if let Some(content) = g.content(v) {
         let items = content.items.clone();
         return Some(items.into_iter().map(|item| size_of(g, item)).collect());
@@ -120,7 +120,7 @@ pub fn broadcast_size(g: &mut Graph, a: &Size, b: &Size) -> Size {
     }
 }
 
-pub fn broadcast(g: &mut Graph, a: &[Size], b: &[Size]) -> Shape {
+pub fn broadcast_shapes(g: &mut Graph, a: &[Size], b: &[Size]) -> Shape {
     let rank = a.len().max(b.len());
     let one = Size::fixed(1);
     let at = |shape: &[Size], i: usize| {
@@ -137,13 +137,13 @@ pub fn broadcast_all(g: &mut Graph, node: &Node) -> Option<Shape> {
     let mut shape = Vec::new();
     for v in node.inputs.iter().flatten() {
         let operand = g.shape(*v)?.clone();
-        shape = broadcast(g, &shape, &operand);
+        shape = broadcast_shapes(g, &shape, &operand);
     }
     Some(shape)
 }
 
 /// The product of sizes: how many elements there are along these axes together.
-pub fn product(g: &mut Graph, sizes: &[Size]) -> Size {
+pub fn size_product(g: &mut Graph, sizes: &[Size]) -> Size {
     let mut product = Size::fixed(1);
     for size in sizes {
         product = g.symbols.mul(&product, size);
@@ -152,7 +152,7 @@ pub fn product(g: &mut Graph, sizes: &[Size]) -> Size {
 }
 
 /// Axes given as the second input or, in old opsets, as an attribute.
-pub fn axes(g: &Graph, node: &Node, rank: usize) -> Option<Option<Vec<usize>>> {
+pub fn known_axes(g: &Graph, node: &Node, rank: usize) -> Option<Option<Vec<usize>>> {
     let list = match node.input(1) {
         Some(v) => Some(g.content(v)?.fixed()?),
         None => node.ints("axes"),
@@ -167,7 +167,7 @@ pub fn axes(g: &Graph, node: &Node, rank: usize) -> Option<Option<Vec<usize>>> {
     Some(Some(axes))
 }
 
-pub fn reduced(shape: &[Size], axes: &[usize], keep: bool) -> Option<Shape> {
+pub fn reduced_shape(shape: &[Size], axes: &[usize], keep: bool) -> Option<Shape> {
     let kept = |(i, d): (usize, &Size)| match (axes.contains(&i), keep) {
         (false, _) => Some(d.clone()),
         (true, true) => Some(Size::fixed(1)),

@@ -90,7 +90,7 @@ impl JvpContext<'_> {
     /// The whole tangent of an input, where it is not zero.
     pub fn d(&mut self, place: usize) -> Option<Val> {
         let tangent = self.lazy(place)?;
-        Some(self.whole(tangent))
+        Some(self.materialize(tangent))
     }
 
     /// The tangent of the first input.
@@ -104,7 +104,7 @@ impl JvpContext<'_> {
         self.tangents.get(place).copied().flatten()
     }
 
-    pub fn whole(&mut self, tangent: Tangent) -> Val {
+    pub fn materialize(&mut self, tangent: Tangent) -> Val {
         match tangent.factor {
             Some(factor) => self.g.mul(tangent.base, factor),
             None => tangent.base,
@@ -157,7 +157,7 @@ impl JvpContext<'_> {
     }
 
     /// The shape of tangents of a tensor of the given shape.
-    pub fn lead(&self, shape: &[Size]) -> Shape {
+    pub fn tangent_shape(&self, shape: &[Size]) -> Shape {
         std::iter::once(&self.k).chain(shape).cloned().collect()
     }
 
@@ -177,40 +177,42 @@ impl JvpContext<'_> {
     }
 
     /// Broadcasts a tangent to the full shape of the output's tangent.
-    pub fn full(&mut self, d: Val) -> Result<Val, Refusal> {
-        let shape = self.lead(&self.y_shape()?);
+    pub fn broadcast_to_output(&mut self, d: Val) -> Result<Val, Refusal> {
+        let shape = self.tangent_shape(&self.y_shape()?);
         Ok(self.g.expand(d, &shape))
     }
 
     /// A tangent of the output that may still lack broadcasting.
-    pub fn done(&mut self, d: Val) -> Result<Option<Tangent>, Refusal> {
-        Ok(Some(Tangent::plain(self.full(d)?)))
+    pub fn finish(&mut self, d: Val) -> Result<Option<Tangent>, Refusal> {
+        Ok(Some(Tangent::plain(self.broadcast_to_output(d)?)))
     }
 
     /// Zeros of the shape of tangents of an input.
     pub fn zero(&mut self, place: usize) -> Result<Val, Refusal> {
-        let shape = self.lead(&self.x_shape(place)?);
+        let shape = self.tangent_shape(&self.x_shape(place)?);
         let v = self.x(place)?;
         let elem = self.g.elem(v).tangent();
         Ok(self.g.zeros(&shape, elem))
     }
 
     /// Merges the directions into the batch axis, for operators that know but one.
-    pub fn fold(&mut self, d: Val, shape: &[Size]) -> Result<Val, Refusal> {
-        let folded = self.folded(shape).ok_or("its input has no batch axis")?;
+    pub fn merge_directions(&mut self, d: Val, shape: &[Size]) -> Result<Val, Refusal> {
+        let folded = self
+            .merged_shape(shape)
+            .ok_or("its input has no batch axis")?;
         Ok(self.g.reshape(d, &folded))
     }
 
     /// The shape of tangents of a tensor of the given shape whose directions are merged into the batch.
-    pub fn folded(&mut self, shape: &[Size]) -> Option<Shape> {
+    pub fn merged_shape(&mut self, shape: &[Size]) -> Option<Shape> {
         let (batch, rest) = shape.split_first()?;
         let merged = self.g.symbols.mul(&self.k, batch);
         Some(std::iter::once(&merged).chain(rest).cloned().collect())
     }
 
     /// Separates the directions from the batch again: the output's tangent.
-    pub fn unfold(&mut self, d: Val) -> Result<Option<Tangent>, Refusal> {
-        let shape = self.lead(&self.y_shape()?);
+    pub fn split_directions(&mut self, d: Val) -> Result<Option<Tangent>, Refusal> {
+        let shape = self.tangent_shape(&self.y_shape()?);
         Ok(Some(Tangent::plain(self.g.reshape(d, &shape))))
     }
 
@@ -227,7 +229,7 @@ impl JvpContext<'_> {
             return Ok(None);
         };
         if self.same_shape(place) {
-            if self.g.passes.has(Pass::UnitFactors) && self.all(by, |x| x == 1.0) {
+            if self.g.passes.has(Pass::UnitFactors) && self.all_known(by, |x| x == 1.0) {
                 return Ok(Some(tangent));
             }
             let factor = match tangent.factor {
@@ -243,7 +245,7 @@ impl JvpContext<'_> {
             return Ok(None);
         };
         let product = self.g.mul(d, by);
-        self.done(product)
+        self.finish(product)
     }
 
     /// The sum of two tangents of the output.
@@ -253,7 +255,7 @@ impl JvpContext<'_> {
             (a, b) => return a.or(b),
         };
         if a.base != b.base {
-            let (a, b) = (self.whole(a), self.whole(b));
+            let (a, b) = (self.materialize(a), self.materialize(b));
             return Some(Tangent::plain(self.elementwise("Add", a, b)));
         }
         let factor = match (a.factor, b.factor) {
@@ -287,7 +289,7 @@ impl JvpContext<'_> {
     }
 
     /// Whether all numbers of a value are known, and none of them fails a test.
-    pub fn all(&self, v: Val, test: impl Fn(f64) -> bool) -> bool {
+    pub fn all_known(&self, v: Val, test: impl Fn(f64) -> bool) -> bool {
         self.g
             .content(v)
             .and_then(|c| c.reals())

@@ -40,12 +40,12 @@ impl Model {
                 .chain(&node.captures)
                 .any(reached);
             let matters = node.outputs.iter().flatten().any(|v| needed.contains(v));
-            if !touched || !matters || operators::is_of_shapes(node) {
+            if !touched || !matters || operators::reads_only_shapes(node) {
                 continue;
             }
-            if !smooth(&g, node, &varies) {
+            if !is_smooth(&g, node, &varies) {
                 return Ok(Some(Kink {
-                    node: label(&g, node),
+                    node: node_label(&g, node),
                     op: node.operator(),
                 }));
             }
@@ -56,7 +56,7 @@ impl Model {
 }
 
 /// Whether a node's derivative by its inputs that vary is continuous.
-fn smooth(g: &Graph, node: &Node, varies: &HashSet<Val>) -> bool {
+fn is_smooth(g: &Graph, node: &Node, varies: &HashSet<Val>) -> bool {
     let smoothness =
         operators::of(node).map_or(Smoothness::NotStated, |operator| operator.smoothness);
     match smoothness {
@@ -96,7 +96,7 @@ fn needed(g: &Graph, end: Val) -> HashSet<Val> {
     needed
 }
 
-fn label(g: &Graph, node: &Node) -> String {
+fn node_label(g: &Graph, node: &Node) -> String {
     match node.output(0) {
         Some(first) if node.name.is_empty() => g.value(first).name.clone(),
         _ => node.name.clone(),

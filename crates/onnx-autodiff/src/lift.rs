@@ -6,7 +6,7 @@
 
 use prost::bytes::Bytes;
 
-use crate::content::{brain, half};
+use crate::content::{bfloat16_from_bits, float16_from_bits};
 use crate::elem::ElemType;
 use crate::error::GraphError;
 use crate::graph::emit::int;
@@ -183,7 +183,7 @@ impl Lift {
         }
         if node.op_type() == "ConstantOfShape" && node.attribute.is_empty() {
             node.attribute
-                .push(tensor_attribute(reals(&[0.0], self.elem, vec![1])));
+                .push(tensor_attribute(real_tensor(&[0.0], self.elem, vec![1])));
         }
         Ok(())
     }
@@ -199,7 +199,7 @@ impl Lift {
             }
             _ => return,
         };
-        *attribute = tensor_attribute(reals(&values, self.elem, dims));
+        *attribute = tensor_attribute(real_tensor(&values, self.elem, dims));
     }
 
     fn tensor(&self, tensor: &mut TensorProto) -> Result<(), String> {
@@ -209,7 +209,7 @@ impl Lift {
         let values = real_values(tensor).ok_or_else(|| tensor.name().to_owned())?;
         *tensor = TensorProto {
             name: tensor.name.take(),
-            ..reals(&values, self.elem, tensor.dims.clone())
+            ..real_tensor(&values, self.elem, tensor.dims.clone())
         };
         Ok(())
     }
@@ -256,8 +256,16 @@ fn real_values(tensor: &TensorProto) -> Option<Vec<f64>> {
     if tensor.external_data.is_empty() && tensor.raw_data.is_none() {
         return Some(match ElemType(tensor.data_type()) {
             ElemType::FLOAT => tensor.float_data.iter().map(|x| f64::from(*x)).collect(),
-            ElemType::FLOAT16 => tensor.int32_data.iter().map(|n| half(*n as u16)).collect(),
-            _ => tensor.int32_data.iter().map(|n| brain(*n as u16)).collect(),
+            ElemType::FLOAT16 => tensor
+                .int32_data
+                .iter()
+                .map(|n| float16_from_bits(*n as u16))
+                .collect(),
+            _ => tensor
+                .int32_data
+                .iter()
+                .map(|n| bfloat16_from_bits(*n as u16))
+                .collect(),
         });
     }
     let raw = tensor.raw_data.as_ref()?;
@@ -269,17 +277,17 @@ fn real_values(tensor: &TensorProto) -> Option<Vec<f64>> {
             .collect(),
         ElemType::FLOAT16 => raw
             .chunks_exact(2)
-            .map(|bytes| half(short(bytes)))
+            .map(|bytes| float16_from_bits(short(bytes)))
             .collect(),
         _ => raw
             .chunks_exact(2)
-            .map(|bytes| brain(short(bytes)))
+            .map(|bytes| bfloat16_from_bits(short(bytes)))
             .collect(),
     })
 }
 
 /// A tensor of real numbers.
-fn reals(values: &[f64], elem: ElemType, dims: Vec<i64>) -> TensorProto {
+fn real_tensor(values: &[f64], elem: ElemType, dims: Vec<i64>) -> TensorProto {
     let raw: Vec<u8> = match elem {
         ElemType::DOUBLE => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
         _ => values

@@ -29,14 +29,14 @@ pub fn local_axes(g: &Graph, x: Val, y: Val) -> Vec<usize> {
 }
 
 fn is_local(g: &Graph, x: Val, y: Val, axis: usize) -> bool {
-    let Some(start) = g.shape(x).and_then(|shape| exact(shape, axis)) else {
+    let Some(start) = g.shape(x).and_then(|shape| place_of_axis(shape, axis)) else {
         return false;
     };
     // Values that depend on the input: with the place of the axis, or none where it was mixed.
     let mut found: HashMap<Val, Option<Place>> = HashMap::from([(x, Some(start.clone()))]);
     for node in &g.nodes {
         let reached = |v: &Val| found.contains_key(v);
-        if operators::is_of_shapes(node)
+        if operators::reads_only_shapes(node)
             || !node
                 .inputs
                 .iter()
@@ -57,7 +57,7 @@ fn is_local(g: &Graph, x: Val, y: Val, axis: usize) -> bool {
 }
 
 /// The place of a whole axis.
-fn exact(shape: &Shape, axis: usize) -> Option<Place> {
+fn place_of_axis(shape: &Shape, axis: usize) -> Option<Place> {
     let before = shape[..axis]
         .iter()
         .try_fold(Size::fixed(1), |all, size| all.times(size))?;
@@ -68,7 +68,7 @@ fn exact(shape: &Shape, axis: usize) -> Option<Place> {
 }
 
 /// The axis of a value within which a place lies.
-fn within(shape: &Shape, place: &Place) -> Option<usize> {
+fn axis_of_place(shape: &Shape, place: &Place) -> Option<usize> {
     let end = place.before.times(&place.size)?;
     let mut before = Size::fixed(1);
     for (axis, size) in shape.iter().enumerate() {
@@ -95,7 +95,7 @@ fn carried(g: &Graph, node: &Node, found: &HashMap<Val, Option<Place>>) -> Optio
     let (at, v, place) = dependent.first()?.clone();
     let alone = at == 0 && dependent.len() == 1;
     let shape = g.shape(v)?;
-    let axis = within(shape, &place)?;
+    let axis = axis_of_place(shape, &place)?;
     let attribute = |default: i64| {
         let axis = node.int("axis", default);
         usize::try_from(if axis < 0 {
@@ -142,9 +142,9 @@ fn carried(g: &Graph, node: &Node, found: &HashMap<Val, Option<Place>>) -> Optio
                     .all(|a| if *a < 0 { a + shape.len() as i64 } else { *a } > axis as i64)
         }
         "Transpose" => {
-            let whole = exact(shape, axis).as_ref() == Some(&place);
+            let whole = place_of_axis(shape, axis).as_ref() == Some(&place);
             let to = node.ints("perm")?.iter().position(|p| *p == axis as i64)?;
-            return exact(g.shape(node.output(0)?)?, to).filter(|_| whole);
+            return place_of_axis(g.shape(node.output(0)?)?, to).filter(|_| whole);
         }
         _ if op.starts_with("Reduce") => {
             let given = node
@@ -164,9 +164,9 @@ fn carried(g: &Graph, node: &Node, found: &HashMap<Val, Option<Place>>) -> Optio
                 } else {
                     0
                 };
-                let whole =
-                    exact(shape, axis).as_ref() == Some(&place) && !axes.contains(&(axis as i64));
-                return exact(g.shape(node.output(0)?)?, axis - gone).filter(|_| whole);
+                let whole = place_of_axis(shape, axis).as_ref() == Some(&place)
+                    && !axes.contains(&(axis as i64));
+                return place_of_axis(g.shape(node.output(0)?)?, axis - gone).filter(|_| whole);
             }
             axes.iter().all(|a| *a > axis as i64)
         }
@@ -181,9 +181,10 @@ fn aligned(g: &Graph, v: Val, place: &Place, out: &Shape) -> Option<Place> {
     if shape == out {
         return Some(place.clone());
     }
-    let axis = within(shape, place).filter(|axis| exact(shape, *axis).as_ref() == Some(place))?;
+    let axis = axis_of_place(shape, place)
+        .filter(|axis| place_of_axis(shape, *axis).as_ref() == Some(place))?;
     let to = axis + out.len().checked_sub(shape.len())?;
-    exact(out, to).filter(|there| there.size == place.size)
+    place_of_axis(out, to).filter(|there| there.size == place.size)
 }
 
 /// Whether an axis is one of those along which two operands are only stacked.

@@ -21,14 +21,15 @@ pub trait OutputReduction {
 
 /// The reduction of the tangents `d`, by what they are made of; none where that is no sum or multiple, nor a linear
 /// layer.
-pub fn reduced(g: &mut Graph, d: Val, by: &impl OutputReduction) -> Option<Val> {
+pub fn reduced_tangents(g: &mut Graph, d: Val, by: &impl OutputReduction) -> Option<Val> {
     let whole = |g: &Graph, v: Val| g.rank(v) == Some(3);
     if !whole(g, d) {
         return None;
     }
     let node = g.maker(d)?.clone();
     let (a, b) = (node.input(0)?, node.input(1));
-    let part = |g: &mut Graph, v: Val| reduced(g, v, by).unwrap_or_else(|| by.of_tangents(g, v));
+    let part =
+        |g: &mut Graph, v: Val| reduced_tangents(g, v, by).unwrap_or_else(|| by.of_tangents(g, v));
     match (node.standard(), b) {
         ("MatMul", Some(weights)) if whole(g, a) && g.rank(weights) == Some(2) => {
             Some(by.of_product(g, a, weights))

@@ -99,7 +99,7 @@ pub fn several_outputs() -> Vec<(&'static str, usize)> {
 ///
 /// # Errors
 /// What is wrong with the node.
-pub fn check(node: &NodeProto, opset: i64) -> Result<(), String> {
+pub fn check_signature(node: &NodeProto, opset: i64) -> Result<(), String> {
     let Some(forms) = table().get(node.op_type()) else {
         return Ok(());
     };
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_node_is_held_to_its_operator() {
-        let said = |node: NodeProto, opset| check(&node, opset).err().unwrap_or_default();
+        let said = |node: NodeProto, opset| check_signature(&node, opset).err().unwrap_or_default();
         assert_eq!(said(node("Add", "a b", "y", vec![]), 17), "");
         assert_eq!(
             said(node("Add", "a", "y", vec![]), 17),

@@ -55,7 +55,7 @@ fn described(domain: &str, name: &str) -> OperatorSupport {
     let reason = match operator.map(|operator| operator.rule) {
         Some(Rule::Refused(reason)) => Some(reason),
         Some(_) => None,
-        None => Some(operators::foreign(domain)),
+        None => Some(operators::unknown_operator_reason(domain)),
     };
     let first = signatures::first_opset(name).filter(|_| domain.is_empty());
     OperatorSupport {

@@ -18,12 +18,12 @@ pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) ->
         of: HashMap::from([(input, Tangent::plain(seed))]),
         obstacles: Vec::new(),
     };
-    walk(g, 0..g.nodes.len(), k, &[output], &mut tangents);
+    propagate_nodes(g, 0..g.nodes.len(), k, &[output], &mut tangents);
     tangents
 }
 
 /// The same for a part of the nodes, from tangents that are known already.
-pub fn walk(
+pub fn propagate_nodes(
     g: &mut Graph,
     places: Range<usize>,
     k: &Size,
@@ -31,11 +31,11 @@ pub fn walk(
     tangents: &mut Tangents,
 ) {
     let useful = ancestors(g, places.clone(), outputs);
-    follow(g, places, k, &useful, tangents, None);
+    propagate_in_order(g, places, k, &useful, tangents, None);
 }
 
 /// The same for nodes in their order, which serve the original node `whole`, or are such themselves.
-fn follow(
+fn propagate_in_order(
     g: &mut Graph,
     places: impl IntoIterator<Item = usize>,
     k: &Size,
@@ -63,7 +63,7 @@ fn follow(
             .chain(&node.captures)
             .any(|v| lost.contains(v));
         g.origin = whole.or(Some(place));
-        let found = differentiate(g, &node, &tangents.of, k);
+        let found = differentiate_node(g, &node, &tangents.of, k);
         match found.and_then(|outputs| complete(g, &node, outputs, useful)) {
             Ok(outputs) if !blind => {
                 let outputs = if g.passes.has(Pass::LazyFactors) {
@@ -130,7 +130,7 @@ impl ReplacementNodes {
             // A part may be a node that the graph has already, with a tangent that is not known yet.
             let Some(place) = g
                 .place(v)
-                .filter(|place| !operators::is_of_shapes(&g.nodes[*place]))
+                .filter(|place| !operators::reads_only_shapes(&g.nodes[*place]))
             else {
                 continue;
             };
@@ -159,7 +159,7 @@ fn multiplied(g: &mut Graph, tangents: Vec<Option<Tangent>>) -> Vec<Option<Tange
         .collect()
 }
 
-fn differentiate(
+fn differentiate_node(
     g: &mut Graph,
     node: &Node,
     of: &HashMap<Val, Tangent>,
@@ -176,7 +176,7 @@ fn differentiate(
         node: node.clone(),
         tangents,
         k: k.clone(),
-        walk,
+        walk: propagate_nodes,
     };
     let outputs = match rule {
         Rule::Constant => Ok(Vec::new()),
@@ -186,7 +186,7 @@ fn differentiate(
         }
         Rule::Single(rule) => Ok(vec![rule(&mut step)?]),
         Rule::WithProducers(rule) => Ok(vec![rule(&mut step, of)?]),
-        Rule::Decomposition(parts) => by_decomposition(&mut step, parts, of),
+        Rule::Decomposition(parts) => tangents_by_decomposition(&mut step, parts, of),
         Rule::Several(rule) => rule(&mut step),
         Rule::WithSubgraphs(rule) => rule(&mut step, of),
         Rule::Refused(reason) => Err(reason.into()),
@@ -205,7 +205,7 @@ fn differentiate(
 }
 
 /// The tangents of a node's outputs as those of what it consists of.
-fn by_decomposition(
+fn tangents_by_decomposition(
     s: &mut JvpContext,
     parts: fn(&mut JvpContext) -> Result<Vec<Option<Val>>, Refusal>,
     of: &HashMap<Val, Tangent>,
@@ -222,7 +222,7 @@ fn by_decomposition(
         obstacles: Vec::new(),
     };
     let (k, origin) = (s.k.clone(), s.g.origin);
-    follow(s.g, places, &k, &useful, &mut found, origin);
+    propagate_in_order(s.g, places, &k, &useful, &mut found, origin);
     s.g.origin = origin;
     if let Some(obstacle) = found.obstacles.first() {
         return Err(Refusal(format!(

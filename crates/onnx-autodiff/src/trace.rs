@@ -11,7 +11,7 @@ use crate::graph::{Graph, Val};
 use crate::import::import;
 use crate::locality;
 use crate::model::Model;
-use crate::output_reduction::{OutputReduction, reduced};
+use crate::output_reduction::{OutputReduction, reduced_tangents};
 use crate::passes::Pass;
 use crate::proto::TensorProto;
 use crate::size::Size;
@@ -125,7 +125,7 @@ pub fn diagonal(g: &mut Graph, d: Val, basis: &Basis) -> Val {
     let by_layers = if basis.grouped || !g.passes.has(Pass::ReducedOutputs) {
         None
     } else {
-        reduced(g, d, basis)
+        reduced_tangents(g, d, basis)
     };
     by_layers.unwrap_or_else(|| basis.of_tangents(g, d))
 }

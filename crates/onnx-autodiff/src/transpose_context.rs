@@ -180,7 +180,7 @@ pub fn sum_where_different(g: &mut Graph, c: Val, to: &[Size]) -> Val {
 }
 
 /// The cotangents that a subgraph, read backwards in the current scope, gives to what it uses.
-pub fn backwards(
+pub fn transpose_subgraph(
     g: &mut Graph,
     walk: CotangentWalk,
     places: std::ops::Range<usize>,
@@ -197,7 +197,11 @@ pub fn backwards(
 }
 
 /// A cotangent under a name of its own, zeros where there is none.
-pub fn own(g: &mut Graph, cotangents: &HashMap<Val, Val>, of: Val) -> Result<Val, Refusal> {
+pub fn cotangent_or_zeros(
+    g: &mut Graph,
+    cotangents: &HashMap<Val, Val>,
+    of: Val,
+) -> Result<Val, Refusal> {
     let c = match cotangents.get(&of) {
         Some(c) => *c,
         None => zeros_like(g, of)?,
@@ -214,7 +218,7 @@ pub fn zeros_like(g: &mut Graph, v: Val) -> Result<Val, Refusal> {
 }
 
 /// Ends a subgraph, whether its outputs were found or not.
-pub fn closed(
+pub fn close_subgraph(
     g: &mut Graph,
     scope: Scope,
     inputs: Vec<Val>,

@@ -35,7 +35,7 @@ pub fn upgrade(graph: &mut GraphProto, imports: &mut [OperatorSetIdProto]) -> Re
     }
     standard.version = Some(WRITTEN);
     let mut names = HashSet::new();
-    collect(graph, &mut names);
+    collect_names(graph, &mut names);
     Upgrade {
         opset,
         names,
@@ -45,7 +45,7 @@ pub fn upgrade(graph: &mut GraphProto, imports: &mut [OperatorSetIdProto]) -> Re
     .graph(graph)
 }
 
-fn collect(graph: &GraphProto, names: &mut HashSet<String>) {
+fn collect_names(graph: &GraphProto, names: &mut HashSet<String>) {
     names.extend(graph.input.iter().map(|port| port.name().to_owned()));
     names.extend(
         graph
@@ -58,7 +58,7 @@ fn collect(graph: &GraphProto, names: &mut HashSet<String>) {
         node.attribute
             .iter()
             .filter_map(|a| a.g.as_ref())
-            .for_each(|inner| collect(inner, names));
+            .for_each(|inner| collect_names(inner, names));
     }
 }
 

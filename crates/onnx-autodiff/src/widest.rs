@@ -17,12 +17,12 @@ impl Model {
             .nodes
             .iter()
             .flat_map(|node| node.outputs.iter().flatten());
-        let sizes = made.filter_map(|v| g.shape(*v)).map(numbers);
+        let sizes = made.filter_map(|v| g.shape(*v)).map(known_elements);
         Ok(sizes.max().unwrap_or(1))
     }
 }
 
-fn numbers(shape: &Shape) -> u64 {
+fn known_elements(shape: &Shape) -> u64 {
     let axis = |size: &crate::size::Size| {
         size.terms()
             .map(|(n, _)| n.unsigned_abs())

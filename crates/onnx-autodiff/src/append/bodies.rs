@@ -25,9 +25,9 @@ pub fn rewritten<'a>(g: &mut Graph, node: &'a NodeProto) -> Cow<'a, NodeProto> {
     {
         g.nesting += 1;
         let body = if node.op_type() == "If" {
-            branch(g, node, attribute.name())
+            rewritten_branch(g, node, attribute.name())
         } else {
-            step(g, node)
+            rewritten_loop_body(g, node)
         };
         g.nesting -= 1;
         let Some(body) = body else {
@@ -49,7 +49,7 @@ fn holds_foreign(node: &NodeProto) -> bool {
     inner.any(|node| !standardize(node.domain()).is_empty() || holds_foreign(node))
 }
 
-fn branch(g: &mut Graph, node: &NodeProto, name: &str) -> Option<Body> {
+fn rewritten_branch(g: &mut Graph, node: &NodeProto, name: &str) -> Option<Body> {
     let graph = branches::renamed(g, node, name)?;
     let scope = g.enter();
     super::push_body(g, &graph);
@@ -58,10 +58,10 @@ fn branch(g: &mut Graph, node: &NodeProto, name: &str) -> Option<Body> {
         .iter()
         .map(|output| g.named(output.name()))
         .collect();
-    closed(g, scope, Vec::new(), outputs)
+    close_body(g, scope, Vec::new(), outputs)
 }
 
-fn step(g: &mut Graph, node: &NodeProto) -> Option<Body> {
+fn rewritten_loop_body(g: &mut Graph, node: &NodeProto) -> Option<Body> {
     let (inputs, captures) = super::uses(g, node);
     let read = g.original(node, inputs, captures);
     let form = LoopForm::of(&read)?;
@@ -87,10 +87,10 @@ fn step(g: &mut Graph, node: &NodeProto) -> Option<Body> {
         .chain(step.next)
         .chain(step.scan_outputs)
         .collect();
-    closed(g, scope, inputs, Some(outputs))
+    close_body(g, scope, inputs, Some(outputs))
 }
 
-fn closed(
+fn close_body(
     g: &mut Graph,
     scope: Scope,
     inputs: Vec<Val>,

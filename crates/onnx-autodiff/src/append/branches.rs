@@ -13,7 +13,7 @@ use crate::size::Size;
 pub const BRANCHES: [&str; 2] = ["then_branch", "else_branch"];
 
 /// The branch that a known condition chooses, with names of its own.
-pub fn chosen(g: &mut Graph, node: &NodeProto) -> Option<GraphProto> {
+pub fn known_branch(g: &mut Graph, node: &NodeProto) -> Option<GraphProto> {
     let condition = g.named(node.input.first()?)?;
     let holds = g.content(condition)?.items.first()?.as_fixed()?;
     renamed(
@@ -57,7 +57,7 @@ fn outputs_of(g: &mut Graph, graph: &GraphProto) -> Vec<Inferred> {
 }
 
 /// What both branches say of the outputs of an `If`.
-pub fn infer(g: &mut Graph, node: &NodeProto) -> Vec<Inferred> {
+pub fn infer_branch_outputs(g: &mut Graph, node: &NodeProto) -> Vec<Inferred> {
     let mut both = Vec::new();
     for branch in BRANCHES {
         let Some(graph) = renamed(g, node, branch) else {

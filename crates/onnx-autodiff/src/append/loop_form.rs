@@ -180,7 +180,7 @@ impl LoopForm {
         }
         given.extend(states.iter().chain(&elements));
         let proto = g.export_node(node);
-        let mut goes_on = loops::copy(g, &proto, &self.body, &given)?;
+        let mut goes_on = loops::append_body(g, &proto, &self.body, &given)?;
         let mut next = goes_on.split_off(usize::from(self.counts));
         let scan_outputs = next.split_off(self.states);
         Some(LoopStep {
@@ -333,7 +333,7 @@ fn generalize(g: &mut Graph, t: &mut Inferred, open: &mut [bool], (elem, next): 
 }
 
 /// What the body of a loop says of its outputs.
-pub fn infer(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
+pub fn infer_loop_outputs(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let form = LoopForm::of(node)?;
     let known = g.symbols.count();
     let carried = form.carried(g, node)?;

@@ -81,7 +81,7 @@ fn unrolled_loop(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
             return None;
         }
         let place = g.integer(step);
-        let outputs = copy(g, node, body, &[&[place, goes_on], &carried[..]].concat())?;
+        let outputs = append_body(g, node, body, &[&[place, goes_on], &carried[..]].concat())?;
         goes_on = outputs[0];
         carried = outputs[1..=states].to_vec();
         stacked
@@ -160,7 +160,7 @@ fn unrolled_scan(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
                 vec![int("axis", *axis as i64)],
             ));
         }
-        let outputs = copy(g, node, body, &given)?;
+        let outputs = append_body(g, node, body, &given)?;
         carried = outputs[..states].to_vec();
         stacked
             .iter_mut()
@@ -187,7 +187,12 @@ fn stack(g: &mut Graph, list: &[Val], axis: i64) -> Option<Val> {
 }
 
 /// Appends the body with its inputs bound to values of the graph; its outputs.
-pub fn copy(g: &mut Graph, node: &NodeProto, body: &GraphProto, given: &[Val]) -> Option<Vec<Val>> {
+pub fn append_body(
+    g: &mut Graph,
+    node: &NodeProto,
+    body: &GraphProto,
+    given: &[Val],
+) -> Option<Vec<Val>> {
     let mut body = body.clone();
     let captured = order::captures(node)
         .into_iter()

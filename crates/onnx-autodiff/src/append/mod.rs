@@ -13,7 +13,7 @@ use crate::proto::*;
 /// Appends a node of the file; a decided `If` is replaced by its branch.
 pub fn push(g: &mut Graph, node: &NodeProto) {
     if node.op_type() == "If" && standardize(node.domain()).is_empty() {
-        match branches::chosen(g, node) {
+        match branches::known_branch(g, node) {
             Some(branch) => return push_branch(g, node, &branch),
             None => return push_undecided(g, node),
         }
@@ -62,7 +62,7 @@ fn push_outputs(g: &mut Graph, node: &NodeProto, inner: &[String]) {
 }
 
 fn push_undecided(g: &mut Graph, node: &NodeProto) {
-    let inferred = branches::infer(g, node);
+    let inferred = branches::infer_branch_outputs(g, node);
     let node = bodies::rewritten(g, node);
     push_plain(g, &node);
     for (name, (elem, shape)) in node.output.iter().zip(inferred) {

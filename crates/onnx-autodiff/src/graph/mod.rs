@@ -54,7 +54,7 @@ pub trait OperatorRegistry {
     fn in_float64(&self, g: &mut Graph, node: &Node) -> Option<Vec<Val>>;
 
     /// Whether a node says nothing of the numbers in its inputs.
-    fn is_of_shapes(&self, node: &Node) -> bool;
+    fn reads_only_shapes(&self, node: &Node) -> bool;
 
     /// Whether a node of an operator with so many inputs draws random numbers, so that two equal ones need not agree.
     fn draws(&self, domain: &str, op: &str, inputs: usize) -> bool;
@@ -580,7 +580,7 @@ impl Graph {
 
     /// Infers the outputs of a node and gives them their names.
     fn append(&mut self, node: &mut Node, names: Vec<Option<String>>) {
-        let linear = !self.operators.is_of_shapes(node)
+        let linear = !self.operators.reads_only_shapes(node)
             && node.inputs.iter().flatten().any(|v| self.value(*v).linear);
         let inferred = self.operators.infer(self, node, names.len());
         let contents = self.operators.fold(self, node);

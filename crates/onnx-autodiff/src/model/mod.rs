@@ -198,7 +198,7 @@ fn folder_of(path: &Path) -> &Path {
 /// # Errors
 /// Where the bytes are no model, or a file would lie outside the folder.
 pub fn external_files(name: &str, bytes: &[u8]) -> Result<BTreeSet<PathBuf>, GraphError> {
-    read::external_files(name, Bytes::copy_from_slice(bytes))
+    read::external_file_paths(name, Bytes::copy_from_slice(bytes))
 }
 
 fn port(info: &ValueInfoProto) -> Port {

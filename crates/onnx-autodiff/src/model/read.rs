@@ -79,7 +79,7 @@ fn decoded(bytes: Bytes) -> Result<ModelProto, String> {
 }
 
 /// The files beside a model that hold its data, as the model names them; none may lie outside its folder.
-pub fn external_files(file: &str, bytes: Bytes) -> Result<BTreeSet<PathBuf>, GraphError> {
+pub fn external_file_paths(file: &str, bytes: Bytes) -> Result<BTreeSet<PathBuf>, GraphError> {
     let malformed = |reason: String| GraphError::Malformed {
         file: file.to_string(),
         reason,
@@ -105,7 +105,7 @@ fn external_size(graph: &mut GraphProto) -> Result<u64, String> {
     let mut bytes = 0u64;
     each_tensor(graph, &mut |tensor| {
         if tensor.data_location() == EXTERNAL {
-            bytes = bytes.saturating_add(size(tensor)?);
+            bytes = bytes.saturating_add(stored_bytes(tensor)?);
         }
         Ok(())
     })?;
@@ -113,12 +113,12 @@ fn external_size(graph: &mut GraphProto) -> Result<u64, String> {
 }
 
 /// The bytes of a tensor by its shape and type.
-fn size(tensor: &TensorProto) -> Result<u64, String> {
+fn stored_bytes(tensor: &TensorProto) -> Result<u64, String> {
     let bits = ElemType(tensor.data_type()).bits().unwrap_or(8);
-    Ok(count(tensor)?.saturating_mul(bits).div_ceil(8))
+    Ok(element_count(tensor)?.saturating_mul(bits).div_ceil(8))
 }
 
-fn count(tensor: &TensorProto) -> Result<u64, String> {
+fn element_count(tensor: &TensorProto) -> Result<u64, String> {
     let count = tensor
         .dims
         .iter()
@@ -155,7 +155,7 @@ fn each_tensor(
 fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
     let name = tensor.name();
     let elem = ElemType(tensor.data_type());
-    let count = count(tensor)?;
+    let count = element_count(tensor)?;
     if elem == ElemType::STRING || tensor.data_location() == EXTERNAL {
         return Ok(());
     }
@@ -205,11 +205,11 @@ fn load_external(tensor: &mut TensorProto, external: External) -> Result<(), Str
                 "tensor `{name}` lies in another file, and only bytes were given"
             ));
         }
-        External::Skimmed(_) if size(tensor)? > SMALL => return Ok(()),
+        External::Skimmed(_) if stored_bytes(tensor)? > SMALL => return Ok(()),
         External::Loaded(folder) | External::Skimmed(folder) => folder,
     };
     let location = location(tensor)?;
-    let number = |key: &str| match entry(tensor, key) {
+    let number = |key: &str| match external_entry(tensor, key) {
         Some(value) => value
             .parse::<u64>()
             .map(Some)
@@ -217,7 +217,7 @@ fn load_external(tensor: &mut TensorProto, external: External) -> Result<(), Str
         None => Ok(None),
     };
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
-    let expected = size(tensor)?;
+    let expected = stored_bytes(tensor)?;
     if length.is_some_and(|length| length != expected) {
         return Err(format!(
             "tensor `{name}` takes {expected} bytes, but claims {} in its file",
@@ -236,7 +236,7 @@ fn load_external(tensor: &mut TensorProto, external: External) -> Result<(), Str
     Ok(())
 }
 
-fn entry(tensor: &TensorProto, key: &str) -> Option<String> {
+fn external_entry(tensor: &TensorProto, key: &str) -> Option<String> {
     tensor
         .external_data
         .iter()
@@ -247,7 +247,7 @@ fn entry(tensor: &TensorProto, key: &str) -> Option<String> {
 /// The file that holds a tensor's data, which must not lie outside the model's folder.
 fn location(tensor: &TensorProto) -> Result<PathBuf, String> {
     let name = tensor.name();
-    let location = entry(tensor, "location")
+    let location = external_entry(tensor, "location")
         .ok_or_else(|| format!("tensor `{name}` does not say in which file its data lie"))?;
     let inside = Path::new(&location)
         .components()

@@ -102,7 +102,7 @@ fn prelu_tangent(s: &mut JvpContext) -> TangentResult {
 }
 
 /// 1 where `x > bound`, else 0.
-fn above(s: &mut JvpContext, x: Val, bound: f64) -> Val {
+fn one_above(s: &mut JvpContext, x: Val, bound: f64) -> Val {
     let bound = s.g.real_like(bound, x);
     let mask = s.g.op("Greater", &[x, bound]);
     s.g.cast(mask, s.g.elem(x))
@@ -185,7 +185,7 @@ fn hard_sigmoid_derivative(s: &mut JvpContext) -> DerivativeResult {
 
 /// 1 where `0 < v < 1`, else 0.
 fn ramp(s: &mut JvpContext, v: Val) -> Val {
-    let low = above(s, v, 0.0);
+    let low = one_above(s, v, 0.0);
     let one = s.g.real_like(1.0, v);
     let mask = s.g.op("Less", &[v, one]);
     let high = s.g.cast(mask, s.g.elem(v));
@@ -228,7 +228,7 @@ fn mish_derivative(s: &mut JvpContext) -> DerivativeResult {
 
 fn relu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
-    Ok(above(s, x, 0.0))
+    Ok(one_above(s, x, 0.0))
 }
 
 fn selu_derivative(s: &mut JvpContext) -> DerivativeResult {
@@ -246,7 +246,7 @@ fn shrink_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let size = s.g.op("Abs", &[x]);
     let bound = s.node.float("lambd", 0.5);
-    Ok(above(s, size, bound))
+    Ok(one_above(s, size, bound))
 }
 
 fn sigmoid_derivative(s: &mut JvpContext) -> DerivativeResult {
@@ -283,7 +283,7 @@ fn swish_derivative(s: &mut JvpContext) -> DerivativeResult {
 fn thresholded_relu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let bound = s.node.float("alpha", 1.0);
-    Ok(above(s, x, bound))
+    Ok(one_above(s, x, bound))
 }
 
 fn elu_float64(g: &mut Graph, node: &Node) -> Option<Val> {

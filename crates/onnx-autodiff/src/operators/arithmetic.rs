@@ -56,12 +56,12 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 /// The tangent of an operand, broadcast to the output; kept lazy where nothing is to be broadcast.
-pub fn operand(s: &mut JvpContext, place: usize) -> TangentResult {
+pub fn broadcast_tangent(s: &mut JvpContext, place: usize) -> TangentResult {
     if s.same_shape(place) {
         return Ok(s.lazy(place));
     }
     match s.aligned(place)? {
-        Some(d) => s.done(d),
+        Some(d) => s.finish(d),
         None => Ok(None),
     }
 }
@@ -72,7 +72,7 @@ fn sum_tangent(s: &mut JvpContext) -> TangentResult {
         let next = match (total, s.same_shape(place)) {
             // A plain addition broadcasts by itself.
             (Some(_), false) => s.aligned(place)?.map(Tangent::plain),
-            _ => operand(s, place)?,
+            _ => broadcast_tangent(s, place)?,
         };
         total = s.sum(total, next);
     }
@@ -84,18 +84,18 @@ fn mean_tangent(s: &mut JvpContext) -> TangentResult {
     let Some(total) = sum_tangent(s)? else {
         return Ok(None);
     };
-    let total = s.whole(total);
+    let total = s.materialize(total);
     Ok(Some(Tangent::plain(s.g.scale(total, 1.0 / count))))
 }
 
 fn sub_tangent(s: &mut JvpContext) -> TangentResult {
-    let a = operand(s, 0)?;
-    let Some(b) = operand(s, 1)? else {
+    let a = broadcast_tangent(s, 0)?;
+    let Some(b) = broadcast_tangent(s, 1)? else {
         return Ok(a);
     };
     match a {
         Some(a) if a.base != b.base => {
-            let (a, b) = (s.whole(a), s.whole(b));
+            let (a, b) = (s.materialize(a), s.materialize(b));
             Ok(Some(Tangent::plain(s.elementwise("Sub", a, b))))
         }
         _ => {

@@ -15,7 +15,7 @@ pub const OPERATORS: &[Operator] = &[Operator::new("Attention")
     .kinked()
     .names_type()
     .shapes(attention_shapes)
-    .lowered(attention)
+    .lowered(lowered_attention)
     .decomposition(attention_decomposition)];
 
 /// What `Attention` makes, the present keys and values, and the scores `[N, Hq, L, S]`.
@@ -57,12 +57,12 @@ fn attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred
 
 fn attention_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let node = s.node.clone();
-    let parts = parts(s.g, &node);
+    let parts = all_outputs(s.g, &node);
     parts.ok_or_else(|| "its inputs do not fit each other, or their shapes cannot be told".into())
 }
 
 /// The operator, but for its scores at barred places, which are the runtime's affair.
-fn attention(g: &mut Graph, node: &Node) -> Lowered {
+fn lowered_attention(g: &mut Graph, node: &Node) -> Lowered {
     let (mut outputs, bars) = consists_of(g, node)?;
     if bars && node.int("qk_matmul_output_mode", 0) == 2 {
         outputs[3] = None;
@@ -71,7 +71,7 @@ fn attention(g: &mut Graph, node: &Node) -> Lowered {
 }
 
 /// All outputs of the operator, but for the numbers that scores have at barred places: zero here, without a derivative.
-fn parts(g: &mut Graph, node: &Node) -> Lowered {
+fn all_outputs(g: &mut Graph, node: &Node) -> Lowered {
     consists_of(g, node).map(|(outputs, _)| outputs)
 }
 
@@ -87,9 +87,9 @@ fn consists_of(g: &mut Graph, node: &Node) -> Option<(Vec<Option<Val>>, bool)> {
     }
     let flat = ranks?[0] == 3;
     let (query_heads, key_heads) = (node.int("q_num_heads", 0), node.int("kv_num_heads", 0));
-    let q = heads(g, node.input(0)?, query_heads)?;
-    let mut k = heads(g, node.input(1)?, key_heads)?;
-    let mut v = heads(g, node.input(2)?, key_heads)?;
+    let q = split_heads(g, node.input(0)?, query_heads)?;
+    let mut k = split_heads(g, node.input(1)?, key_heads)?;
+    let mut v = split_heads(g, node.input(2)?, key_heads)?;
     if let (Some(past_k), Some(past_v)) = (node.input(4), node.input(5)) {
         k = g.concat(&[past_k, k], 2);
         v = g.concat(&[past_v, v], 2);
@@ -101,13 +101,13 @@ fn consists_of(g: &mut Graph, node: &Node) -> Option<(Vec<Option<Val>>, bool)> {
     let capped = capped(g, node, raw);
     let AttentionMask { bias, alive, bars } = mask(g, node, q, k)?;
     let scores = bias.map_or(capped, |bias| g.add(capped, bias));
-    let mut weights = softmax(g, node, scores);
+    let mut weights = score_softmax(g, node, scores);
     if let Some(alive) = alive {
         weights = g.mul(weights, alive);
     }
     let mut y = g.op("MatMul", &[weights, v]);
     if flat {
-        y = joined(g, y)?;
+        y = merged_heads(g, y)?;
     }
     let mut outputs = vec![Some(y), Some(present_k), Some(present_v)];
     outputs.push(match node.int("qk_matmul_output_mode", 0) {
@@ -140,7 +140,7 @@ fn cached_otherwise(g: &Graph, node: &Node) -> bool {
 }
 
 /// `[N, S, H·D]` as `[N, H, S, D]`.
-pub fn heads(g: &mut Graph, v: Val, count: i64) -> Option<Val> {
+pub fn split_heads(g: &mut Graph, v: Val, count: i64) -> Option<Val> {
     let shape = g.shape(v)?.clone();
     if shape.len() == 4 {
         return Some(v);
@@ -152,7 +152,7 @@ pub fn heads(g: &mut Graph, v: Val, count: i64) -> Option<Val> {
 }
 
 /// `[N, H, S, D]` as `[N, S, H·D]`.
-pub fn joined(g: &mut Graph, v: Val) -> Option<Val> {
+pub fn merged_heads(g: &mut Graph, v: Val) -> Option<Val> {
     let shape = g.shape(v)?.clone();
     let width = shape[1].times(&shape[3])?;
     let turned = g.transpose(v, &[0, 2, 1, 3]);
@@ -228,10 +228,10 @@ pub fn lowest(elem: ElemType) -> f64 {
 }
 
 /// Query `i` sees key `j` where `j <= i + past`.
-pub fn causal(g: &mut Graph, q: Val, k: Val, past: &Size) -> Option<Val> {
+pub fn causal_mask(g: &mut Graph, q: Val, k: Val, past: &Size) -> Option<Val> {
     let (rows, columns) = (g.shape(q)?[2].clone(), g.shape(k)?[2].clone());
-    let row = places(g, &rows);
-    let column = places(g, &columns);
+    let row = positions_up_to(g, &rows);
+    let column = positions_up_to(g, &columns);
     let past = g.sizes(std::slice::from_ref(past));
     let last = g.add(row, past);
     let last = g.unsqueeze(last, &[1]);
@@ -239,7 +239,7 @@ pub fn causal(g: &mut Graph, q: Val, k: Val, past: &Size) -> Option<Val> {
 }
 
 /// `[0, 1, …, n - 1]`
-pub fn places(g: &mut Graph, n: &Size) -> Val {
+pub fn positions_up_to(g: &mut Graph, n: &Size) -> Val {
     let length = g.sizes(std::slice::from_ref(n));
     let length = g.squeeze(length, &[0]);
     let (zero, one) = (g.integer(0), g.integer(1));
@@ -248,7 +248,7 @@ pub fn places(g: &mut Graph, n: &Size) -> Val {
     places
 }
 
-fn softmax(g: &mut Graph, node: &Node, scores: Val) -> Val {
+fn score_softmax(g: &mut Graph, node: &Node, scores: Val) -> Val {
     let elem = g.elem(scores);
     let precise = match node.int("softmax_precision", 0) {
         0 => elem,

@@ -1,6 +1,6 @@
 //! Which keys each query of `Attention` sees: masks, causal order, windows, and lengths without padding.
 
-use super::attention::{barred, causal, lowest, places};
+use super::attention::{barred, causal_mask, lowest, positions_up_to};
 use super::parts::number_like;
 use crate::content;
 use crate::elem::ElemType;
@@ -30,7 +30,7 @@ pub fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<AttentionMask>
             bias = Some(if doubtful { finite(g, given) } else { given });
         }
     }
-    let placed = placed(g, node, q, k)?;
+    let placed = positional_mask(g, node, q, k)?;
     sure &= placed.sure;
     allowed.extend(placed.allowed);
     let bars = doubtful || !allowed.is_empty();
@@ -40,7 +40,7 @@ pub fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<AttentionMask>
         bias = Some(bias.map_or(low, |bias| g.add(bias, low)));
     }
     let alive = match (bias, joint) {
-        (Some(bias), _) if doubtful => Some(above(g, bias)),
+        (Some(bias), _) if doubtful => Some(has_unbarred(g, bias)),
         (_, Some(joint)) if !sure => {
             let ones = g.cast(joint, g.elem(q));
             Some(g.reduce("ReduceMax", ones, &[-1], true))
@@ -57,7 +57,7 @@ struct PositionalMask {
     sure: bool,
 }
 
-fn placed(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<PositionalMask> {
+fn positional_mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<PositionalMask> {
     let is_causal = node.int("is_causal", 0) != 0;
     let windows = ["left_window_size", "right_window_size"].map(|name| node.int(name, -1));
     let (past, lengths) = (node.input(4), node.input(6));
@@ -69,7 +69,7 @@ fn placed(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<PositionalMask> 
             .and_then(|v| g.shape(v).cloned())
             .unwrap_or_else(|| vec![Size::fixed(0); 4]);
         let allowed = if is_causal {
-            vec![causal(g, q, k, &past[2])?]
+            vec![causal_mask(g, q, k, &past[2])?]
         } else {
             Vec::new()
         };
@@ -97,7 +97,7 @@ fn placed(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<PositionalMask> 
     }
     if let Some(lengths) = lengths {
         let columns = g.shape(k)?[2].clone();
-        let column = places(g, &columns);
+        let column = positions_up_to(g, &columns);
         let lengths = per_sample(g, lengths);
         allowed.push(g.op("Less", &[column, lengths]));
     }
@@ -116,7 +116,7 @@ fn per_sample(g: &mut Graph, v: Val) -> Val {
 /// How far each key lies ahead of each query, whose own place follows the keys that were there before it.
 fn ahead(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Val> {
     let (rows, columns) = (g.shape(q)?[2].clone(), g.shape(k)?[2].clone());
-    let (row, column) = (places(g, &rows), places(g, &columns));
+    let (row, column) = (positions_up_to(g, &rows), positions_up_to(g, &columns));
     let mut place = g.unsqueeze(row, &[1]);
     if let Some(past) = node.input(4) {
         let before = g.shape(past)?[2].clone();
@@ -163,7 +163,7 @@ fn may_bar(g: &Graph, bias: Val) -> bool {
         .value(bias)
         .constant
         .as_ref()
-        .and_then(|tensor| content::reals(tensor));
+        .and_then(|tensor| content::real_elements(tensor));
     constant.is_none_or(|numbers| numbers.iter().any(|x| *x <= lowest(g.elem(bias)) / 2.0))
 }
 
@@ -174,7 +174,7 @@ fn finite(g: &mut Graph, bias: Val) -> Val {
 }
 
 /// 1 for each row of which some element is not barred, else 0.
-fn above(g: &mut Graph, bias: Val) -> Val {
+fn has_unbarred(g: &mut Graph, bias: Val) -> Val {
     let elem = g.elem(bias);
     let most = g.reduce("ReduceMax", bias, &[-1], true);
     let bound = number_like(g, lowest(elem) / 2.0, bias);

@@ -4,7 +4,7 @@ use super::operator::{Operator, TangentResult, second_input};
 use crate::content::{Content, Item};
 use crate::elem::ElemType;
 use crate::error::Refusal;
-use crate::folding::{map, whole};
+use crate::folding::{integer_item, map};
 use crate::graph::{Graph, Node};
 use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
@@ -43,7 +43,7 @@ fn cast_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Conten
         Item::Int(size) if to == ElemType::BOOL => size
             .as_fixed()
             .map_or(Item::Unknown, |n| Item::fixed(i64::from(n != 0))),
-        Item::Real(x) if to.is_integer() => whole(x.trunc()),
+        Item::Real(x) if to.is_integer() => integer_item(x.trunc()),
         Item::Real(x) if to == ElemType::BOOL => Item::fixed(i64::from(*x != 0.0)),
         _ => item.clone(),
     }))
@@ -63,7 +63,7 @@ fn cast_tangent(s: &mut JvpContext) -> TangentResult {
     if s.g.elem(tangent.base) == to.tangent() {
         return Ok(Some(tangent));
     }
-    let whole = s.whole(tangent);
+    let whole = s.materialize(tangent);
     Ok(Some(Tangent::plain(s.g.cast(whole, to.tangent()))))
 }
 

@@ -10,7 +10,7 @@ use crate::size::Size;
 
 pub const OPERATORS: &[Operator] = &[Operator::new("CausalConvWithState")
     .shapes(causal_conv_shapes)
-    .decomposition(causal)
+    .decomposition(causal_conv_decomposition)
     .smooth_in(&[0, 1, 2, 3])];
 
 /// The input's shape, and a state of as many steps as the filter reaches back.
@@ -27,7 +27,7 @@ fn causal_conv_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferr
 }
 
 /// The convolution of the past followed by the input, perhaps activated, and the end of that sequence.
-fn causal(s: &mut JvpContext) -> DecompositionResult {
+fn causal_conv_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, weights) = (s.x(0)?, s.x(1)?);
     let (shape, filter) = (s.shape(x)?, s.shape(weights)?);
     let ([batch, channels, length], [_, _, k]) = (&shape[..], &filter[..]) else {
@@ -59,7 +59,7 @@ fn causal(s: &mut JvpContext) -> DecompositionResult {
         vec![int("group", group), ints("kernel_shape", &[k])],
     );
     s.g.set_shape(y, &shape);
-    let y = activated(s, y)?;
+    let y = silu_activated(s, y)?;
     let all = s.g.symbols.add(length, &before);
     let bounds = [
         s.g.sizes(std::slice::from_ref(length)),
@@ -71,7 +71,7 @@ fn causal(s: &mut JvpContext) -> DecompositionResult {
     Ok(vec![Some(y), Some(end)])
 }
 
-fn activated(s: &mut JvpContext, y: Val) -> Result<Val, Refusal> {
+fn silu_activated(s: &mut JvpContext, y: Val) -> Result<Val, Refusal> {
     match s.node.text("activation", "none").as_str() {
         "none" => Ok(y),
         "silu" | "swish" => {

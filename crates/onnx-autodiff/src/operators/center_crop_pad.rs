@@ -3,7 +3,7 @@
 use super::operator::{DecompositionResult, Operator};
 use super::parts::{cut, finished};
 use crate::graph::{Graph, Node, Shape};
-use crate::inference::{axis_of, sizes};
+use crate::inference::{axis_of, sizes_held_by};
 use crate::jvp_context::JvpContext;
 
 pub const OPERATORS: &[Operator] = &[Operator::new("CenterCropPad")
@@ -13,7 +13,7 @@ pub const OPERATORS: &[Operator] = &[Operator::new("CenterCropPad")
 
 fn center_crop_pad_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let mut shape = g.shape(node.input(0)?)?.clone();
-    let target = sizes(g, node.input(1)?)?;
+    let target = sizes_held_by(g, node.input(1)?)?;
     let axes = node
         .ints("axes")
         .unwrap_or_else(|| (0..shape.len() as i64).collect());

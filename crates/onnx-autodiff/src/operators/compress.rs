@@ -33,7 +33,7 @@ fn compress_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, axis) = match s.node.attribute("axis") {
         Some(_) => (x, s.axis("axis", 0, s.rank(0)?)?),
         None => {
-            let all = inference::product(s.g, &s.shape(x)?);
+            let all = inference::size_product(s.g, &s.shape(x)?);
             (s.g.reshape(x, &[all]), 0)
         }
     };

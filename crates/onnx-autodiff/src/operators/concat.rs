@@ -1,7 +1,7 @@
 //! Tensors joined along an axis.
 
 use super::operator::{Operator, TangentResult};
-use crate::content::{Content, count};
+use crate::content::{Content, followed_count};
 use crate::error::Refusal;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
@@ -45,7 +45,7 @@ fn concat_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Cont
     dims[axis] = inputs
         .iter()
         .try_fold(0usize, |n, c| n.checked_add(c.dims[axis]))?;
-    count(&dims)?;
+    followed_count(&dims)?;
     let outer: usize = dims[..axis].iter().product();
     let mut items = Vec::new();
     for i in 0..outer {
@@ -67,7 +67,7 @@ fn concat_tangent(s: &mut JvpContext) -> TangentResult {
         });
     }
     if let Some(folded) = folded(s, &parts, axis)? {
-        return s.unfold(folded);
+        return s.split_directions(folded);
     }
     Ok(Some(Tangent::plain(s.g.concat(&parts, axis as i64 + 1))))
 }
@@ -80,7 +80,7 @@ fn folded(s: &mut JvpContext, parts: &[Val], axis: usize) -> Result<Option<Val>,
     let mut sources = Vec::new();
     for (place, part) in parts.iter().enumerate() {
         let shape = s.x_shape(place)?;
-        let wanted = s.folded(&shape);
+        let wanted = s.merged_shape(&shape);
         match s.g.reshaped_from(*part) {
             Some(source) if s.g.shape(source) == wanted.as_ref() => sources.push(source),
             _ => return Ok(None),
@@ -89,13 +89,13 @@ fn folded(s: &mut JvpContext, parts: &[Val], axis: usize) -> Result<Option<Val>,
     Ok(Some(s.g.concat(&sources, axis as i64)))
 }
 
-pub fn axis(t: &TransposeContext, rank: usize) -> Result<usize, Refusal> {
+pub fn concat_axis(t: &TransposeContext, rank: usize) -> Result<usize, Refusal> {
     axis_of(t.node.int("axis", 0), rank).ok_or_else(|| "its axis is out of range".into())
 }
 
 fn concat_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
-    let axis = axis(t, t.input_shape(0)?.len())?;
+    let axis = concat_axis(t, t.input_shape(0)?.len())?;
     let mut lengths = Vec::new();
     for place in 0..t.node.inputs.len() {
         lengths.push(

@@ -12,7 +12,8 @@ use crate::graph::{Control, Graph, Inferred, Node, Val};
 use crate::jvp_context::{JvpContext, Tangent, Tangents, known_at};
 use crate::proto::*;
 use crate::transpose_context::{
-    CONTRADICTION, Cotangents, TransposeContext, backwards, closed, own,
+    CONTRADICTION, Cotangents, TransposeContext, close_subgraph, cotangent_or_zeros,
+    transpose_subgraph,
 };
 
 pub const OPERATORS: &[Operator] = &[Operator::new("If")
@@ -55,7 +56,7 @@ fn if_tangents(
     let mut branch = |name: &str| -> Result<Body, Refusal> {
         let graph = renamed(s.g, &proto, name).ok_or("one of its branches is missing")?;
         let scope = s.g.enter();
-        match inside(s, of, &graph, &places) {
+        match branch_tangents(s, of, &graph, &places) {
             Ok(outputs) => Ok(Body::close(s.g, scope, Vec::new(), outputs)),
             Err(refusal) => {
                 s.g.leave(scope);
@@ -79,7 +80,7 @@ fn if_tangents(
     }
     let mut tangents = vec![None; s.node.outputs.len()];
     for (place, v) in places.into_iter().zip(made) {
-        let shape = s.lead(&s.shape(s.node.output(place).ok_or("an output is missing")?)?);
+        let shape = s.tangent_shape(&s.shape(s.node.output(place).ok_or("an output is missing")?)?);
         s.g.set_shape(v, &shape);
         tangents[place] = Some(Tangent::plain(v));
     }
@@ -87,7 +88,7 @@ fn if_tangents(
 }
 
 /// The tangents of what the subgraphs use from outside.
-pub fn captured(s: &JvpContext, of: &HashMap<Val, Tangent>) -> HashMap<Val, Tangent> {
+pub fn captured_tangents(s: &JvpContext, of: &HashMap<Val, Tangent>) -> HashMap<Val, Tangent> {
     s.node
         .captures
         .iter()
@@ -96,7 +97,7 @@ pub fn captured(s: &JvpContext, of: &HashMap<Val, Tangent>) -> HashMap<Val, Tang
 }
 
 /// The tangents of one branch's outputs, computed in the current scope.
-fn inside(
+fn branch_tangents(
     s: &mut JvpContext,
     of: &HashMap<Val, Tangent>,
     graph: &GraphProto,
@@ -105,7 +106,7 @@ fn inside(
     let start = s.g.nodes.len();
     append::push_body(s.g, graph);
     let mut found = Tangents {
-        of: captured(s, of),
+        of: captured_tangents(s, of),
         obstacles: Vec::new(),
     };
     let (end, origin) = (s.g.nodes.len(), s.g.origin);
@@ -123,9 +124,9 @@ fn inside(
     }
     let mut outputs = Vec::new();
     for v in wanted {
-        let shape = s.lead(&s.shape(v)?);
+        let shape = s.tangent_shape(&s.shape(v)?);
         let d = match found.of.get(&v) {
-            Some(tangent) => s.whole(*tangent),
+            Some(tangent) => s.materialize(*tangent),
             None => s.g.zeros(&shape, s.g.elem(v).tangent()),
         };
         // An output must be made inside the branch.
@@ -182,12 +183,13 @@ fn if_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
             .iter()
             .zip(&t.output_cotangents)
             .filter_map(|(v, c)| Some((*v, (*c)?)));
-        let found = backwards(t.g, t.walk, places, output_cotangents).and_then(|cotangents| {
-            uses.iter()
-                .map(|v| own(t.g, &cotangents, *v))
-                .collect::<Result<Vec<Val>, _>>()
-        });
-        closed(t.g, scope, Vec::new(), found)
+        let found =
+            transpose_subgraph(t.g, t.walk, places, output_cotangents).and_then(|cotangents| {
+                uses.iter()
+                    .map(|v| cotangent_or_zeros(t.g, &cotangents, *v))
+                    .collect::<Result<Vec<Val>, _>>()
+            });
+        close_subgraph(t.g, scope, Vec::new(), found)
     };
     let turned = [branch(&branches[0])?, branch(&branches[1])?];
     let types = uses

@@ -118,9 +118,9 @@ fn by_image(
     y: &[Size],
 ) -> Result<Option<Tangent>, Refusal> {
     if let Some(blocked) = blocked(s, d, shape, y)? {
-        return s.unfold(blocked);
+        return s.split_directions(blocked);
     }
-    let folded = s.fold(d, shape)?;
+    let folded = s.merge_directions(d, shape)?;
     let weights = s.x(1)?;
     let attributes = s.node.attributes.clone();
     let result =
@@ -131,7 +131,7 @@ fn by_image(
         .chain(y[1..].iter().cloned())
         .collect::<Vec<_>>();
     s.g.set_shape(result, &known);
-    s.unfold(result)
+    s.split_directions(result)
 }
 
 /// Filters for every direction are channels that come out, those of one group together: `[G, K, M / G]`.
@@ -171,7 +171,7 @@ fn by_weights(s: &mut JvpContext, d: Val, y: &[Size]) -> Result<Tangent, Refusal
         s.g.reshape(result, &[&[y[0].clone(), group, k, each], &y[2..]].concat());
     let order: Vec<usize> = [2, 0, 1, 3].into_iter().chain(4..y.len() + 2).collect();
     let leading = s.g.transpose(apart, &order);
-    let whole = s.lead(y);
+    let whole = s.tangent_shape(y);
     Ok(Tangent::plain(s.g.reshape(leading, &whole)))
 }
 
@@ -179,7 +179,7 @@ fn by_weights(s: &mut JvpContext, d: Val, y: &[Size]) -> Result<Tangent, Refusal
 fn by_bias(s: &mut JvpContext, d: Val, rank: usize) -> Result<Option<Tangent>, Refusal> {
     let axes: Vec<i64> = std::iter::once(1).chain(3..=rank as i64).collect();
     let d = s.g.unsqueeze(d, &axes);
-    s.done(d)
+    s.finish(d)
 }
 
 /// A filter of one channel, over a batch that holds the channels (as resampling filters are exported): runtimes pad the
@@ -414,10 +414,10 @@ fn conv_transpose_float64(g: &mut Graph, node: &Node) -> Option<Val> {
             w.dilation * (w.kernel - 1),
             extra.get(i).copied().unwrap_or(0),
         );
-        let (before, after) = cropped(node, w, extra)?;
+        let (before, after) = cropped_ends(node, w, extra)?;
         pads.push((reach - before, reach - after + extra - (w.stride - 1)));
     }
-    let spread = spread(g, x, &windows)?;
+    let spread = with_zeros_between(g, x, &windows)?;
     let padded = pad(g, spread, &pads)?;
     windows.iter_mut().for_each(|w| w.stride = 1);
     let groups = node.int("group", 1);
@@ -428,7 +428,7 @@ fn conv_transpose_float64(g: &mut Graph, node: &Node) -> Option<Val> {
 }
 
 /// What is cut off the output of a transposed convolution at both ends of an axis.
-fn cropped(node: &Node, w: &Window, extra: i64) -> Option<(i64, i64)> {
+fn cropped_ends(node: &Node, w: &Window, extra: i64) -> Option<(i64, i64)> {
     let total = w.dilation * (w.kernel - 1) + 1 + extra - w.stride;
     match node.text("auto_pad", "NOTSET").as_str() {
         "VALID" => Some((0, 0)),
@@ -510,7 +510,7 @@ pub fn pad(g: &mut Graph, x: Val, pads: &Pads) -> Option<Val> {
 }
 
 /// `stride − 1` zeros behind every number of the spatial axes.
-fn spread(g: &mut Graph, x: Val, windows: &[Window]) -> Option<Val> {
+fn with_zeros_between(g: &mut Graph, x: Val, windows: &[Window]) -> Option<Val> {
     if windows.iter().all(|w| w.stride == 1) {
         return Some(x);
     }
@@ -597,7 +597,7 @@ pub fn patches(
         let ends: Vec<i64> = place
             .iter()
             .zip(windows)
-            .map(|(i, w)| end(w.dilation * (w.kernel - 1 - i)))
+            .map(|(i, w)| slice_end(w.dilation * (w.kernel - 1 - i)))
             .collect();
         let (starts, ends) = (g.integers(&starts), g.integers(&ends));
         let patch = g.op("Slice", &[padded, starts, ends, axes, steps]);
@@ -608,7 +608,7 @@ pub fn patches(
 }
 
 /// A bound so many places before the end.
-fn end(behind: i64) -> i64 {
+fn slice_end(behind: i64) -> i64 {
     if behind == 0 { i64::MAX } else { -behind }
 }
 
@@ -624,7 +624,7 @@ fn correlated(
     let batch = g.shape(padded)?[..2].to_vec();
     let groups = Size::fixed(groups);
     let channels = batch[1].over(&groups)?;
-    let pixels = inference::product(g, &y[2..]);
+    let pixels = inference::size_product(g, &y[2..]);
     let flat = [batch[0].clone(), groups, channels, pixels];
     let parts = patches(g, padded, windows, y, mirrored)?;
     let parts: Vec<Val> = parts

@@ -3,7 +3,7 @@
 use super::conv::conv_shape;
 use super::grid_sample::{Axis, Pixels};
 use super::operator::{DecompositionResult, Operator};
-use super::parts::{counted, finished};
+use super::parts::{finished, range_to};
 use crate::error::Refusal;
 use crate::graph::Val;
 use crate::inference::{Window, windows};
@@ -45,7 +45,7 @@ fn deform_conv_decomposition(s: &mut JvpContext) -> DecompositionResult {
     );
     let pixels_shape = s.shape(pixels)?;
     let table = Pixels::of(s.g, pixels, &pixels_shape);
-    let places = moved(s, &samples, &taps, &windows, &y)?;
+    let places = moved_places(s, &samples, &taps, &windows, &y)?;
     let mut neighbours = Vec::new();
     for (length, place) in image[2..].iter().zip(places) {
         let axis = Axis::open(s.g, length, s.g.elem(x));
@@ -98,7 +98,7 @@ fn deform_conv_decomposition(s: &mut JvpContext) -> DecompositionResult {
 }
 
 /// The places that each element of the kernel looks at, `[N · O, K, …]`, along both axes.
-fn moved(
+fn moved_places(
     s: &mut JvpContext,
     samples: &Size,
     taps: &Size,
@@ -122,7 +122,7 @@ fn moved(
             &[offset, component],
             vec![crate::graph::emit::int("axis", 2)],
         );
-        let steps = counted(s.g, &y[i + 2]);
+        let steps = range_to(s.g, &y[i + 2]);
         let steps = s.g.cast(steps, s.g.elem(offset));
         let steps = s.g.scale(steps, w.stride as f64);
         let steps = s.g.shift(steps, -w.before as f64);

@@ -33,15 +33,15 @@ fn dequantized(s: &mut JvpContext) -> DecompositionResult {
     let mut whole = s.g.cast(x, elem);
     if let Some(zero) = s.node.input(2) {
         let zero = s.g.cast(zero, elem);
-        let zero = spread(s, zero)?;
+        let zero = broadcast_to_input(s, zero)?;
         whole = s.g.sub(whole, zero);
     }
-    let scale = spread(s, scale)?;
+    let scale = broadcast_to_input(s, scale)?;
     Ok(vec![Some(s.g.mul(whole, scale))])
 }
 
 /// A number for all elements, for each place along an axis, or for each block along it, as it is broadcast to the input.
-fn spread(s: &mut JvpContext, v: Val) -> Result<Val, Refusal> {
+fn broadcast_to_input(s: &mut JvpContext, v: Val) -> Result<Val, Refusal> {
     let (of, shape) = (s.shape(v)?, s.x_shape(0)?);
     if of.is_empty()
         || of.len() == 1 && shape.len() != 1 && of[0].is(1) && s.node.attribute("axis").is_none()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::matmul::{Factors, bilinear, centred, scaled};
+use super::matmul::{Factors, bilinear, softmax_operand, tangent_and_scaled_other};
 use super::operator::{Operator, TangentResult};
 use crate::error::Refusal;
 use crate::graph::emit::text;
@@ -216,7 +216,7 @@ impl Contraction {
         let (a, b) = (s.x(left)?, s.x(right)?);
         let tangent = |s: &mut JvpContext, i: usize, other: Val| match soft[i] {
             Some(SoftmaxTangent { weighted, .. }) => (Some(weighted), other),
-            None => scaled(s, self.places[i], other),
+            None => tangent_and_scaled_other(s, self.places[i], other),
         };
         let (da, b) = tangent(s, 0, b);
         let (db, a) = tangent(s, 1, a);
@@ -227,7 +227,7 @@ impl Contraction {
             return Ok(None);
         };
         let groups = [&self.batch[..], &self.rows, &self.columns].concat();
-        let split = s.lead(
+        let split = s.tangent_shape(
             &groups
                 .iter()
                 .map(|l| self.sizes[l].clone())
@@ -257,7 +257,7 @@ impl Contraction {
             return None;
         };
         let axis = self.terms[i].iter().position(|l| *l == letter)?;
-        centred(s, self.places[i], axis)
+        softmax_operand(s, self.places[i], axis)
     }
 
     /// An operand as `[batch, rows, summed]` or `[batch, summed, columns]`, whose axes of each kind become one.
@@ -285,7 +285,11 @@ impl Contraction {
         } else {
             [summed, own]
         });
-        let shape = if leads { s.lead(&shape) } else { shape };
+        let shape = if leads {
+            s.tangent_shape(&shape)
+        } else {
+            shape
+        };
         let v = s.g.reshape(v, &shape);
         if swapped { s.g.swap(v, shape.len()) } else { v }
     }
@@ -304,7 +308,7 @@ impl Contraction {
     /// Sums over the summed letter, with the axes of the result.
     fn spread(&self, s: &mut JvpContext, sums: Val, term: &[char], result: &str) -> Val {
         let kept: Vec<char> = result.chars().filter(|l| term.contains(l)).collect();
-        let shape = s.lead(
+        let shape = s.tangent_shape(
             &kept
                 .iter()
                 .map(|l| self.sizes[l].clone())

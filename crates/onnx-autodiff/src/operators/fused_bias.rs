@@ -46,7 +46,7 @@ pub fn bias_softmax(g: &mut Graph, node: &Node) -> Lowered {
     }
     let sum = g.add(x, bias);
     one(if axis == rank - 1 {
-        softmax(g, sum)
+        last_axis_softmax(g, sum)
     } else {
         flat_softmax(g, sum, axis as usize, &shape)
     })
@@ -57,10 +57,10 @@ fn flat_softmax(g: &mut Graph, v: Val, axis: usize, shape: &[Size]) -> Val {
         .iter()
         .fold(Size::fixed(1), |all, size| g.symbols.mul(&all, size));
     let flat = g.reshape(v, &[&shape[..axis], &[width]].concat());
-    let weights = softmax(g, flat);
+    let weights = last_axis_softmax(g, flat);
     g.reshape(weights, shape)
 }
 
-fn softmax(g: &mut Graph, v: Val) -> Val {
+fn last_axis_softmax(g: &mut Graph, v: Val) -> Val {
     g.op_with("Softmax", &[v], vec![int("axis", -1)])
 }

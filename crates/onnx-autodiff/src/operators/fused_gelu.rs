@@ -21,19 +21,19 @@ const STANDARD: i64 = 20;
 /// `x Φ(x)`
 pub fn gelu(g: &mut Graph, node: &Node) -> Lowered {
     let x = node.input(0)?;
-    one(exact(g, x))
+    one(exact_gelu(g, x))
 }
 
 /// `gelu(a + b)`
 pub fn bias_gelu(g: &mut Graph, node: &Node) -> Lowered {
     let x = g.add(node.input(0)?, node.input(1)?);
-    one(exact(g, x))
+    one(exact_gelu(g, x))
 }
 
 /// With tanh, of the sum with a bias where there is one.
 pub fn fast_gelu(g: &mut Graph, node: &Node) -> Lowered {
     let x = plus(g, node.input(0)?, node.input(1));
-    one(by_tanh(g, x))
+    one(tanh_gelu(g, x))
 }
 
 /// `x sigmoid(alpha x)`
@@ -56,11 +56,11 @@ pub fn bias_split_gelu(g: &mut Graph, node: &Node) -> Lowered {
         part(g, sum, -1, 0, width / 2),
         part(g, sum, -1, width / 2, width),
     );
-    let gate = exact(g, right);
+    let gate = exact_gelu(g, right);
     one(g.mul(left, gate))
 }
 
-fn exact(g: &mut Graph, x: Val) -> Val {
+fn exact_gelu(g: &mut Graph, x: Val) -> Val {
     if g.opset >= STANDARD {
         return g.op("Gelu", &[x]);
     }
@@ -69,7 +69,7 @@ fn exact(g: &mut Graph, x: Val) -> Val {
     halved(g, x, erf)
 }
 
-fn by_tanh(g: &mut Graph, x: Val) -> Val {
+fn tanh_gelu(g: &mut Graph, x: Val) -> Val {
     if g.opset >= STANDARD {
         return g.op_with("Gelu", &[x], vec![text("approximate", "tanh")]);
     }

@@ -14,7 +14,7 @@ pub const OPERATORS: &[Operator] = &[
 
 pub fn group_norm(g: &mut Graph, node: &Node) -> Lowered {
     let x = node.input(0)?;
-    one(normalized(g, node, x)?)
+    one(group_normalized(g, node, x)?)
 }
 
 /// The same of a sum, which is an output too.
@@ -28,11 +28,11 @@ pub fn skip_group_norm(g: &mut Graph, node: &Node) -> Lowered {
     }
     let sum = g.add(x, skip);
     let sum = plus(g, sum, node.input(4));
-    Some(vec![Some(normalized(g, node, sum)?), Some(sum)])
+    Some(vec![Some(group_normalized(g, node, sum)?), Some(sum)])
 }
 
 /// `gamma (x - mean) / std + beta` and its activation.
-fn normalized(g: &mut Graph, node: &Node, x: Val) -> Option<Val> {
+fn group_normalized(g: &mut Graph, node: &Node, x: Val) -> Option<Val> {
     let activation = node.int("activation", 0);
     let rank = g
         .rank(x)
@@ -63,14 +63,14 @@ fn standardized(g: &mut Graph, node: &Node, x: Val) -> Option<Val> {
         g.symbols.mul(&all, size)
     });
     let rows = g.reshape(x, &[shape[0].clone(), count, whole]);
-    let [one, zero] = [1.0, 0.0].map(|value| constant(g, value, groups, elem));
+    let [one, zero] = [1.0, 0.0].map(|value| per_group(g, value, groups, elem));
     let epsilon = float("epsilon", node.float("epsilon", f64::from(1e-5f32)));
     let hat = g.op_with("InstanceNormalization", &[rows, one, zero], vec![epsilon]);
     Some(g.reshape(hat, &shape))
 }
 
 /// A number for each of some groups.
-fn constant(g: &mut Graph, value: f64, count: i64, elem: ElemType) -> Val {
+fn per_group(g: &mut Graph, value: f64, count: i64, elem: ElemType) -> Val {
     let number = g.real(value, elem);
     let list = g.expand(number, &[Size::fixed(count)]);
     g.cast(list, elem)
@@ -90,18 +90,18 @@ fn channelwise(g: &mut Graph, list: Val, elem: ElemType, rank: usize) -> Option<
 pub fn channels_first(g: &mut Graph, v: Val, rank: usize) -> Val {
     let mut perm: Vec<usize> = (0..rank).collect();
     perm[1..].rotate_right(1);
-    turned(g, v, &perm)
+    permuted(g, v, &perm)
 }
 
 /// `[N, C, …]` as `[N, …, C]`.
 pub fn channels_last(g: &mut Graph, v: Val, rank: usize) -> Val {
     let mut perm: Vec<usize> = (0..rank).collect();
     perm[1..].rotate_left(1);
-    turned(g, v, &perm)
+    permuted(g, v, &perm)
 }
 
 /// A value with its axes in another order; what had them in that order before is not turned twice.
-fn turned(g: &mut Graph, v: Val, perm: &[usize]) -> Val {
+fn permuted(g: &mut Graph, v: Val, perm: &[usize]) -> Val {
     let mut source = v;
     while let Some(before) = g
         .maker(source)

@@ -30,8 +30,8 @@ pub fn layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
         return None;
     }
     let (x, gamma) = (node.input(0)?, node.input(1)?);
-    let axes = axes(g, node, x)?;
-    let parts = parts(g, x, &axes, node.float("epsilon", EPSILON), true);
+    let axes = normalized_axes(g, node, x)?;
+    let parts = standardized_parts(g, x, &axes, node.float("epsilon", EPSILON), true);
     let hat = g.cast(parts.hat, g.elem(x));
     let scaled = g.mul(hat, gamma);
     Some(vec![
@@ -44,20 +44,20 @@ pub fn layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
 /// Without mean and bias.
 pub fn simplified(g: &mut Graph, node: &Node) -> Lowered {
     let (x, gamma) = (node.input(0)?, node.input(1)?);
-    let axes = axes(g, node, x)?;
+    let axes = normalized_axes(g, node, x)?;
     let epsilon = node.float("epsilon", EPSILON);
     if node.outputs.len() == 1 && axes == [-1] && g.elem(x) == g.elem(gamma) {
         return one(root_mean_square(g, x, gamma, epsilon));
     }
-    let parts = parts(g, x, &axes, epsilon, false);
+    let parts = standardized_parts(g, x, &axes, epsilon, false);
     let hat = g.cast(parts.hat, g.elem(gamma));
     Some(vec![Some(g.mul(hat, gamma)), Some(parts.inverse)])
 }
 
 /// Of a sum, which may be an output too.
 pub fn skip_layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
-    let sum = sum(g, node, 4)?;
-    let y = normalized(
+    let sum = sum_with_skip(g, node, 4)?;
+    let y = layer_normalized(
         g,
         sum,
         node.input(2)?,
@@ -69,19 +69,19 @@ pub fn skip_layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
 
 /// Of a sum, which may be an output too, without mean.
 pub fn skip_simplified(g: &mut Graph, node: &Node) -> Lowered {
-    let sum = sum(g, node, 3)?;
+    let sum = sum_with_skip(g, node, 3)?;
     let y = root_mean_square(g, sum, node.input(2)?, node.float("epsilon", SMALL_EPSILON));
     Some(vec![Some(y), None, None, Some(sum)])
 }
 
 /// `input + skip + bias`
-fn sum(g: &mut Graph, node: &Node, bias: usize) -> Option<Val> {
+fn sum_with_skip(g: &mut Graph, node: &Node, bias: usize) -> Option<Val> {
     let sum = g.add(node.input(0)?, node.input(1)?);
     Some(plus(g, sum, node.input(bias)))
 }
 
 /// The last axis without mean and of deviation one, times `gamma`, plus `beta`.
-pub fn normalized(g: &mut Graph, x: Val, gamma: Val, beta: Option<Val>, epsilon: f64) -> Val {
+pub fn layer_normalized(g: &mut Graph, x: Val, gamma: Val, beta: Option<Val>, epsilon: f64) -> Val {
     if g.opset >= LAYER {
         let mut inputs = vec![Some(x), Some(gamma)];
         inputs.extend(beta.map(Some));
@@ -91,7 +91,7 @@ pub fn normalized(g: &mut Graph, x: Val, gamma: Val, beta: Option<Val>, epsilon:
             vec![int("axis", -1), float("epsilon", epsilon)],
         );
     }
-    let parts = parts(g, x, &[-1], epsilon, true);
+    let parts = standardized_parts(g, x, &[-1], epsilon, true);
     let hat = g.cast(parts.hat, g.elem(x));
     let scaled = g.mul(hat, gamma);
     plus(g, scaled, beta)
@@ -103,7 +103,7 @@ fn root_mean_square(g: &mut Graph, x: Val, gamma: Val, epsilon: f64) -> Val {
         let attributes = vec![int("axis", -1), float("epsilon", epsilon)];
         return g.op_with("RMSNormalization", &[x, gamma], attributes);
     }
-    let parts = parts(g, x, &[-1], epsilon, false);
+    let parts = standardized_parts(g, x, &[-1], epsilon, false);
     let hat = g.cast(parts.hat, g.elem(gamma));
     g.mul(hat, gamma)
 }
@@ -116,7 +116,7 @@ struct Parts {
 
 /// A tensor centred, or as it is, and divided by its deviation: in single precision, as the operators do it, where the
 /// tensor has half of that.
-fn parts(g: &mut Graph, x: Val, axes: &[i64], epsilon: f64, centre: bool) -> Parts {
+fn standardized_parts(g: &mut Graph, x: Val, axes: &[i64], epsilon: f64, centre: bool) -> Parts {
     let x = g.cast(x, g.elem(x).tangent());
     let mean = g.reduce("ReduceMean", x, axes, true);
     let centred = if centre { g.sub(x, mean) } else { x };
@@ -133,7 +133,7 @@ fn parts(g: &mut Graph, x: Val, axes: &[i64], epsilon: f64, centre: bool) -> Par
 }
 
 /// The axes from the attribute `axis` on, counted from the last.
-fn axes(g: &Graph, node: &Node, x: Val) -> Option<Vec<i64>> {
+fn normalized_axes(g: &Graph, node: &Node, x: Val) -> Option<Vec<i64>> {
     let mut first = node.int("axis", -1);
     if first >= 0 {
         first = first.checked_sub(g.rank(x)? as i64)?;

@@ -14,12 +14,12 @@ pub const OPERATORS: &[Operator] = &[
 
 /// `alpha A B`, either factor turned.
 pub fn fused_matmul(g: &mut Graph, node: &Node) -> Lowered {
-    one(product(g, node)?)
+    one(scaled_product(g, node)?)
 }
 
 /// The same with an activation.
 pub fn fused_matmul_activation(g: &mut Graph, node: &Node) -> Lowered {
-    let product = product(g, node)?;
+    let product = scaled_product(g, node)?;
     one(with_activation(g, node, product)?)
 }
 
@@ -46,7 +46,7 @@ fn with_activation(g: &mut Graph, node: &Node, v: Val) -> Option<Val> {
     activated(g, v, &node.text("activation", ""), told)
 }
 
-fn product(g: &mut Graph, node: &Node) -> Option<Val> {
+fn scaled_product(g: &mut Graph, node: &Node) -> Option<Val> {
     let a = factor(g, node, 0, ["transA", "transBatchA"])?;
     let b = factor(g, node, 1, ["transB", "transBatchB"])?;
     let product = g.op("MatMul", &[a, b]);

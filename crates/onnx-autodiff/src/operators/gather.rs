@@ -1,7 +1,7 @@
 //! Elements picked by index.
 
 use super::operator::{Operator, TangentResult};
-use super::parts::places;
+use super::parts::index_range;
 use crate::content::Content;
 use crate::error::Refusal;
 use crate::folding::take;
@@ -85,7 +85,7 @@ fn gather_tangent(s: &mut JvpContext) -> TangentResult {
 
 /// Indices of the primal's shape, once for each direction.
 pub fn for_each_direction(s: &mut JvpContext, indices: Val) -> Result<Val, Refusal> {
-    let shape = s.lead(&s.shape(indices)?);
+    let shape = s.tangent_shape(&s.shape(indices)?);
     Ok(s.g.expand(indices, &shape))
 }
 
@@ -152,7 +152,7 @@ fn gather_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, indices, shape) = (t.c()?, t.input(1)?, t.input_shape(0)?);
     let axis = axis_of(t.node.int("axis", 0), shape.len()).ok_or("its axis is out of range")?;
     let sizes = t.input_shape(1)?;
-    let count = inference::product(t.g, &sizes);
+    let count = inference::size_product(t.g, &sizes);
     let places = t.g.reshape(indices, std::slice::from_ref(&count));
     let mut flat = shape.clone();
     flat[axis] = count;
@@ -196,7 +196,7 @@ fn with_batch(t: &mut TransposeContext) -> Result<Val, Refusal> {
     shape[rank - 1] = Size::fixed(1);
     let mut parts = Vec::new();
     for axis in 0..batch {
-        let places = places(t, &shape[axis].clone());
+        let places = index_range(t, &shape[axis].clone());
         let axes: Vec<i64> = (0..rank as i64).filter(|i| *i != axis as i64).collect();
         let places = t.g.unsqueeze(places, &axes);
         parts.push(t.g.expand(places, &shape));

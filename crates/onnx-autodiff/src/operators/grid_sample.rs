@@ -1,7 +1,7 @@
 //! Images sampled at places that are computed.
 
 use super::operator::{DecompositionResult, Operator};
-use super::parts::{clipped, counted, finished, number, stacked, total};
+use super::parts::{clipped, finished, range_to, size_value, stacked, total};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::emit::int;
@@ -47,7 +47,7 @@ impl Pixels {
             .collect();
         let last = g.transpose(image, &order);
         let lengths = shape[2..].to_vec();
-        let rows = inference::product(g, &[&shape[..1], &lengths].concat());
+        let rows = inference::size_product(g, &[&shape[..1], &lengths].concat());
         let table = g.reshape(last, &[rows, shape[1].clone()]);
         Pixels {
             table,
@@ -58,14 +58,14 @@ impl Pixels {
 
     /// The number of the first pixel of each sample, with as many axes as asked for.
     pub fn first_of_samples(&self, g: &mut Graph, rank: usize) -> Val {
-        let samples = counted(g, &self.samples);
+        let samples = range_to(g, &self.samples);
         self.first_of(g, samples, rank)
     }
 
     /// The same for samples that are named in a list.
     pub fn first_of(&self, g: &mut Graph, samples: Val, rank: usize) -> Val {
-        let pixels = inference::product(g, &self.lengths);
-        let pixels = number(g, &pixels, ElemType::INT64);
+        let pixels = inference::size_product(g, &self.lengths);
+        let pixels = size_value(g, &pixels, ElemType::INT64);
         let first = g.mul(samples, pixels);
         g.unsqueeze(first, &(1..rank as i64).collect::<Vec<_>>())
     }
@@ -99,8 +99,8 @@ impl Pixels {
     ) -> (Vec<Val>, Vec<Option<Val>>) {
         let mut open: Vec<(Val, Option<Val>)> = vec![(first, None)];
         for (axis, taps) in taps.iter().enumerate() {
-            let stride = inference::product(g, &self.lengths[axis + 1..]);
-            let stride = number(g, &stride, ElemType::INT64);
+            let stride = inference::size_product(g, &self.lengths[axis + 1..]);
+            let stride = size_value(g, &stride, ElemType::INT64);
             let mut next = Vec::new();
             for (place, weight) in open {
                 for tap in taps {
@@ -160,7 +160,7 @@ fn grid_sample_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let pixels = Pixels::of(s.g, x, &shape);
     let mut taps = Vec::new();
     for (i, length) in shape[2..].iter().enumerate() {
-        let length = number(s.g, length, elem);
+        let length = size_value(s.g, length, elem);
         let last = s.g.shift(length, -1.0);
         let axis = Axis {
             length,
@@ -206,7 +206,7 @@ fn padding(s: &JvpContext) -> Result<Padding, Refusal> {
 impl Axis {
     /// An axis beyond which everything is zero, with linear weights.
     pub fn open(g: &mut Graph, length: &Size, elem: ElemType) -> Axis {
-        let length = number(g, length, elem);
+        let length = size_value(g, length, elem);
         let last = g.shift(length, -1.0);
         Axis {
             length,
@@ -236,9 +236,9 @@ impl Axis {
         let low = g.op("Floor", &[place]);
         let rest = g.sub(place, low);
         let weights = if self.mode == Interpolation::Linear {
-            linear(g, rest)
+            linear_weights(g, rest)
         } else {
-            cubic(g, rest)
+            cubic_convolution_weights(g, rest)
         };
         let before = if self.mode == Interpolation::Linear {
             0.0
@@ -322,19 +322,19 @@ impl Axis {
 }
 
 /// Weights of the two neighbours of a place, by its distance from the first.
-pub fn linear(g: &mut Graph, rest: Val) -> Vec<Val> {
+pub fn linear_weights(g: &mut Graph, rest: Val) -> Vec<Val> {
     let one = g.real_like(1.0, rest);
     vec![g.sub(one, rest), rest]
 }
 
 /// Weights of four neighbours by cubic convolution.
-fn cubic(g: &mut Graph, rest: Val) -> Vec<Val> {
+fn cubic_convolution_weights(g: &mut Graph, rest: Val) -> Vec<Val> {
     const A: f64 = -0.75;
     let one = g.real_like(1.0, rest);
     let back = g.sub(one, rest);
     let (far, behind) = (g.shift(rest, 1.0), g.shift(back, 1.0));
-    let outer = |g: &mut Graph, x: Val| polynomial(g, x, &[A, -5.0 * A, 8.0 * A, -4.0 * A]);
-    let inner = |g: &mut Graph, x: Val| polynomial(g, x, &[A + 2.0, -(A + 3.0), 0.0, 1.0]);
+    let outer = |g: &mut Graph, x: Val| horner(g, x, &[A, -5.0 * A, 8.0 * A, -4.0 * A]);
+    let inner = |g: &mut Graph, x: Val| horner(g, x, &[A + 2.0, -(A + 3.0), 0.0, 1.0]);
     vec![
         outer(g, far),
         inner(g, rest),
@@ -344,7 +344,7 @@ fn cubic(g: &mut Graph, rest: Val) -> Vec<Val> {
 }
 
 /// A polynomial by its coefficients, the highest first.
-fn polynomial(g: &mut Graph, x: Val, coefficients: &[f64]) -> Val {
+fn horner(g: &mut Graph, x: Val, coefficients: &[f64]) -> Val {
     let (first, rest) = coefficients.split_first().unwrap_or((&0.0, &[]));
     let start = g.real_like(*first, x);
     rest.iter().fold(start, |sum, c| {

@@ -12,7 +12,7 @@ use crate::size::Size;
 
 pub const OPERATORS: &[Operator] = &[Operator::new("LinearAttention")
     .shapes(linear_attention_shapes)
-    .decomposition(attention)
+    .decomposition(linear_attention_decomposition)
     .smooth_in(&[0, 1, 2, 3, 4, 5])];
 
 /// `[N, T, Hq·Dv]`, and the state `[N, H, Dk, Dv]`.
@@ -50,8 +50,8 @@ struct HeadCounts {
     sharing: i64,
 }
 
-fn attention(s: &mut JvpContext) -> DecompositionResult {
-    let form = form(s)?;
+fn linear_attention_decomposition(s: &mut JvpContext) -> DecompositionResult {
+    let form = update_rule(s)?;
     let (queries, states) = (s.node.int("q_num_heads", 0), s.node.int("kv_num_heads", 0));
     if states < 1 || queries < states || queries % states != 0 {
         return Err("its heads of queries are no multiple of those of keys".into());
@@ -83,20 +83,20 @@ fn attention(s: &mut JvpContext) -> DecompositionResult {
             format!("its sequence has {length} steps; up to {LONGEST} are written out").into(),
         );
     }
-    let mut state = start(s, k, v)?;
+    let mut state = initial_state(s, k, v)?;
     let mut outputs = Vec::new();
     for step in 0..length {
         let here = |s: &mut JvpContext, all: Val| at(s.g, all, step);
         let [q, k, v] = [q, k, v].map(|all| here(s, all));
         let [decay, rate] = [decay, rate].map(|all| all.map(|all| here(s, all)));
-        state = next(s, state, k, v, decay, rate);
-        outputs.push(read(s, state, q, &heads)?);
+        state = next_state(s, state, k, v, decay, rate);
+        outputs.push(query_state(s, state, q, &heads)?);
     }
     let all = stacked(s.g, &outputs);
-    Ok(vec![Some(packed(s, all)?), Some(state)])
+    Ok(vec![Some(merged_steps(s, all)?), Some(state)])
 }
 
-fn form(s: &JvpContext) -> Result<UpdateRule, Refusal> {
+fn update_rule(s: &JvpContext) -> Result<UpdateRule, Refusal> {
     let (decays, corrects) = match s.node.text("update_rule", "gated_delta").as_str() {
         "linear" => (false, false),
         "gated" => (true, false),
@@ -135,7 +135,7 @@ fn per_head(s: &mut JvpContext, place: usize, heads: i64) -> Result<Val, Refusal
 }
 
 /// The state before the first step, `[N, H, Dk, Dv]`.
-fn start(s: &mut JvpContext, k: Val, v: Val) -> Result<Val, Refusal> {
+fn initial_state(s: &mut JvpContext, k: Val, v: Val) -> Result<Val, Refusal> {
     if s.node.input(3).is_some() {
         return s.x(3);
     }
@@ -150,7 +150,7 @@ fn start(s: &mut JvpContext, k: Val, v: Val) -> Result<Val, Refusal> {
 }
 
 /// The state after a step.
-fn next(
+fn next_state(
     s: &mut JvpContext,
     state: Val,
     k: Val,
@@ -175,7 +175,7 @@ fn next(
 }
 
 /// `scale Sᵀq`, as `[N, Hq, Dv]`; each state serves several heads of queries.
-fn read(s: &mut JvpContext, state: Val, q: Val, heads: &HeadCounts) -> Result<Val, Refusal> {
+fn query_state(s: &mut JvpContext, state: Val, q: Val, heads: &HeadCounts) -> Result<Val, Refusal> {
     let (of, query) = (s.shape(state)?, s.shape(q)?);
     let width = query[2]
         .as_fixed()
@@ -193,7 +193,7 @@ fn read(s: &mut JvpContext, state: Val, q: Val, heads: &HeadCounts) -> Result<Va
 }
 
 /// `[T, N, H, D]` as `[N, T, H·D]`.
-fn packed(s: &mut JvpContext, all: Val) -> Result<Val, Refusal> {
+fn merged_steps(s: &mut JvpContext, all: Val) -> Result<Val, Refusal> {
     let y = s.y_shape()?;
     let turned = s.g.transpose(all, &[1, 0, 2, 3]);
     Ok(s.g.reshape(turned, &y))

@@ -8,10 +8,10 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use super::conditional::captured;
+use super::conditional::captured_tangents;
 use super::operator::{Operator, unknown};
 use super::{Rule, rule};
-use crate::append::loop_form::{CarriedTypes, LoopForm, LoopStep, ScanAxis, infer};
+use crate::append::loop_form::{CarriedTypes, LoopForm, LoopStep, ScanAxis, infer_loop_outputs};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::counted_loop::{
@@ -24,7 +24,8 @@ use crate::jvp_context::{JvpContext, Tangent, Tangents};
 use crate::proto::*;
 use crate::size::Size;
 use crate::transpose_context::{
-    CONTRADICTION, CotangentWalk, Cotangents, TransposeContext, backwards, closed, own, zeros_like,
+    CONTRADICTION, CotangentWalk, Cotangents, TransposeContext, close_subgraph, cotangent_or_zeros,
+    transpose_subgraph, zeros_like,
 };
 
 /// Loops of tangents are all written as `Loop`.
@@ -32,13 +33,13 @@ pub const OPERATORS: &[Operator] = &[
     Operator::new("Loop")
         .kinked()
         .element(unknown)
-        .shapes(infer)
+        .shapes(infer_loop_outputs)
         .tangents_with_subgraphs(loop_tangents)
         .transpose(loop_cotangent),
     Operator::new("Scan")
         .kinked()
         .element(unknown)
-        .shapes(infer)
+        .shapes(infer_loop_outputs)
         .tangents_with_subgraphs(loop_tangents),
 ];
 
@@ -62,7 +63,7 @@ fn loop_tangents(
     let node = s.node.clone();
     let form = LoopForm::of(&node).ok_or(MISFIT)?;
     let carried = form.carried(s.g, &node).ok_or(MISFIT)?;
-    let inner = step(s, of, &form, &carried)?;
+    let inner = step_with_tangents(s, of, &form, &carried)?;
     let mut tangents = vec![
         None;
         node.outputs
@@ -74,7 +75,8 @@ fn loop_tangents(
     }
     inner.body.is_repeatable(s.g)?;
     stays(&form, &carried, |i| inner.body.uses(inner.step.states[i]))?;
-    let (repetition, scan_outputs) = around(s, of, &form, &carried, inner.body.clone(), &inner)?;
+    let (repetition, scan_outputs) =
+        loop_of_tangents(s, of, &form, &carried, inner.body.clone(), &inner)?;
     let steps = repetition.steps.clone();
     let made = repetition.write(s.g, &scan_outputs, true);
     for (i, v) in inner.active.iter().zip(made.last) {
@@ -86,7 +88,7 @@ fn loop_tangents(
         .zip(made.scan_outputs)
         .zip(scan_outputs)
     {
-        let (v, shape) = spread(s.g, v, form.scan_outputs[*i], shape, &steps).ok_or(MISFIT)?;
+        let (v, shape) = with_steps(s.g, v, form.scan_outputs[*i], shape, &steps).ok_or(MISFIT)?;
         s.g.set_shape(v, &shape);
         tangents[form.states + i] = Some(Tangent::plain(v));
     }
@@ -94,7 +96,7 @@ fn loop_tangents(
 }
 
 /// What was scan_outputs of all steps `[steps, k, …]`, with the steps where the output has them.
-fn spread(
+fn with_steps(
     g: &mut Graph,
     v: Val,
     line: ScanAxis,
@@ -107,7 +109,7 @@ fn spread(
 }
 
 /// A subgraph in which one step and its tangents are computed.
-fn step(
+fn step_with_tangents(
     s: &mut JvpContext,
     of: &HashMap<Val, Tangent>,
     form: &LoopForm,
@@ -169,7 +171,7 @@ fn tangents_of_step(
     places: Range<usize>,
 ) -> Result<StepTangents, Refusal> {
     let mut found = Tangents {
-        of: captured(s, of),
+        of: captured_tangents(s, of),
         obstacles: Vec::new(),
     };
     let mut inputs = Vec::new();
@@ -181,7 +183,7 @@ fn tangents_of_step(
         s.rank(form.states + i)?;
     }
     for v in states.chain(scan_inputs.iter().map(|i| step.elements[*i])) {
-        let shape = s.lead(&s.shape(v)?);
+        let shape = s.tangent_shape(&s.shape(v)?);
         let d = s.g.add_formal(s.g.elem(v).tangent(), Some(shape), true);
         found.of.insert(v, Tangent::plain(d));
         inputs.push(d);
@@ -204,9 +206,9 @@ fn tangents_of_step(
     let mut outputs = Vec::new();
     for v in next {
         let d = match found.of.get(&v) {
-            Some(tangent) => s.whole(*tangent),
+            Some(tangent) => s.materialize(*tangent),
             None => {
-                let shape = s.lead(&s.shape(v)?);
+                let shape = s.tangent_shape(&s.shape(v)?);
                 s.g.zeros(&shape, s.g.elem(v).tangent())
             }
         };
@@ -217,7 +219,7 @@ fn tangents_of_step(
         .filter(|i| found.of.contains_key(&step.scan_outputs[*i]))
         .collect();
     for i in &scan_outputs {
-        let d = s.whole(found.of[&step.scan_outputs[*i]]);
+        let d = s.materialize(found.of[&step.scan_outputs[*i]]);
         outputs.push(s.g.fresh_identity(d));
     }
     inputs.extend(step.number.iter().chain(&step.states).chain(&step.elements));
@@ -303,7 +305,7 @@ fn stays(
 }
 
 /// The loop of tangents, and the shapes of what its steps keep.
-fn around(
+fn loop_of_tangents(
     s: &mut JvpContext,
     of: &HashMap<Val, Tangent>,
     form: &LoopForm,
@@ -312,11 +314,11 @@ fn around(
     inner: &Inner,
 ) -> Result<(CountedLoop, Vec<Shape>), Refusal> {
     let node = s.node.clone();
-    let whole = |s: &mut JvpContext, v: Val| of.get(&v).map(|tangent| s.whole(*tangent));
+    let whole = |s: &mut JvpContext, v: Val| of.get(&v).map(|tangent| s.materialize(*tangent));
     let mut first = Vec::new();
     for i in &inner.active {
         let v = form.first(&node, *i).ok_or(MISFIT)?;
-        let shape = s.lead(&carried.types[*i].1.clone().ok_or(MISFIT)?);
+        let shape = s.tangent_shape(&carried.types[*i].1.clone().ok_or(MISFIT)?);
         let elem = s.g.elem(v).tangent();
         first.push(whole(s, v).unwrap_or_else(|| s.g.zeros(&shape, elem)));
     }
@@ -336,7 +338,7 @@ fn around(
     let (steps, states) = kept_states(s.g, &node, form, &carried.types, &used)?;
     if let Some(number) = inner.step.number {
         scan_inputs.push(ScanInput {
-            whole: numbers(s.g, &steps, number),
+            whole: step_numbers(s.g, &steps, number),
             axis: 0,
             backwards: false,
         });
@@ -375,7 +377,7 @@ fn around(
             }
             _ => inside,
         };
-        scan_outputs.push(s.lead(&shape));
+        scan_outputs.push(s.tangent_shape(&shape));
     }
     let number = inner.step.number;
     Ok((
@@ -391,7 +393,7 @@ fn around(
 }
 
 /// The numbers of all steps, each with the axes that `like` has.
-fn numbers(g: &mut Graph, steps: &Size, like: Val) -> Val {
+fn step_numbers(g: &mut Graph, steps: &Size, like: Val) -> Val {
     let (zero, one) = (g.integer(0), g.integer(1));
     let count = g.sizes(std::slice::from_ref(steps));
     let count = g.squeeze(count, &[0]);
@@ -415,7 +417,9 @@ fn kept_states(
         .iter()
         .rposition(|made| made.outputs == node.outputs)
         .ok_or(MISFIT)?;
-    let known = form.steps(g, node).or_else(|| counted(g, node, form));
+    let known = form
+        .steps(g, node)
+        .or_else(|| steps_of_outputs(g, node, form));
     let counts = known.is_none();
     if !counts && wanted.is_empty() {
         return Ok((known.unwrap_or_else(|| g.symbols.fresh()), Vec::new()));
@@ -458,7 +462,7 @@ fn kept_states(
 }
 
 /// The number of steps as the file's own outputs have it.
-fn counted(g: &Graph, node: &Node, form: &LoopForm) -> Option<Size> {
+fn steps_of_outputs(g: &Graph, node: &Node, form: &LoopForm) -> Option<Size> {
     (form.states..node.outputs.len()).find_map(|place| {
         let shape = g.shape(node.output(place)?)?;
         shape
@@ -527,7 +531,7 @@ fn loop_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
         axis: 0,
         backwards: true,
     }));
-    let body = turned_step(t.g, t.walk, &r, &uses, &linear, &scan_outputs)?;
+    let body = transposed_step(t.g, t.walk, &r, &uses, &linear, &scan_outputs)?;
     let shapes: Option<Vec<Shape>> = linear
         .iter()
         .map(|i| element_shape(t.g, r.scan_inputs[*i].whole, r.scan_inputs[*i].axis))
@@ -566,7 +570,7 @@ fn loop_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
 
 /// One step backwards: given the carried cotangents, sums of those of values used from outside, what the step was given
 /// apart from tangents, and the cotangents of what it scan_outputs.
-fn turned_step(
+fn transposed_step(
     g: &mut Graph,
     walk: CotangentWalk,
     r: &CountedLoop,
@@ -600,7 +604,7 @@ fn turned_step(
         .iter()
         .copied()
         .zip(output_cotangents);
-    let found = backwards(
+    let found = transpose_subgraph(
         g,
         walk,
         places,
@@ -609,16 +613,16 @@ fn turned_step(
     let outputs = found.and_then(|cotangents| {
         let mut outputs = Vec::new();
         for v in tangents {
-            outputs.push(own(g, &cotangents, *v)?);
+            outputs.push(cotangent_or_zeros(g, &cotangents, *v)?);
         }
         for (v, sum) in uses.iter().zip(sums) {
             let total = cotangents.get(v).map_or(sum, |part| g.add(sum, *part));
             outputs.push(g.fresh_identity(total));
         }
         for i in linear {
-            outputs.push(own(g, &cotangents, elements[*i])?);
+            outputs.push(cotangent_or_zeros(g, &cotangents, elements[*i])?);
         }
         Ok(outputs)
     });
-    closed(g, scope, inputs, outputs)
+    close_subgraph(g, scope, inputs, outputs)
 }

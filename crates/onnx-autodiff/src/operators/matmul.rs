@@ -3,7 +3,7 @@
 use super::operator::{Operator, TangentResult};
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Shape, SoftmaxTangent, Val};
-use crate::inference::broadcast;
+use crate::inference::broadcast_shapes;
 use crate::jvp_context::{JvpContext, Tangent};
 use crate::passes::Pass;
 use crate::size::Size;
@@ -42,7 +42,7 @@ fn matmul(g: &mut Graph, mut a: Shape, mut b: Shape) -> Option<Shape> {
     if a.len() < 2 || b.len() < 2 {
         return None;
     }
-    let mut shape = broadcast(g, &a[..a.len() - 2], &b[..b.len() - 2]);
+    let mut shape = broadcast_shapes(g, &a[..a.len() - 2], &b[..b.len() - 2]);
     if !row {
         shape.push(a[a.len() - 2].clone());
     }
@@ -71,8 +71,8 @@ fn matmul_tangent(s: &mut JvpContext) -> TangentResult {
     if !vector && let Some(found) = softmax_product(s, a, b)? {
         return Ok(Some(Tangent::plain(found)));
     }
-    let (da, b) = scaled(s, 0, b);
-    let (db, a) = scaled(s, 1, a);
+    let (da, b) = tangent_and_scaled_other(s, 0, b);
+    let (db, a) = tangent_and_scaled_other(s, 1, a);
     let da = da.map(|d| matrix(s, d, &shape_a, batch, true));
     let db = db.map(|d| matrix(s, d, &shape_b, batch, false));
     let a = if shape_a.len() == 1 {
@@ -89,18 +89,22 @@ fn matmul_tangent(s: &mut JvpContext) -> TangentResult {
         return Ok(None);
     };
     // One row, or one column, too many where an operand is a vector.
-    let shape = s.lead(&s.y_shape()?);
+    let shape = s.tangent_shape(&s.y_shape()?);
     let total = if vector {
         s.g.reshape(total, &shape)
     } else {
         total
     };
-    s.done(total)
+    s.finish(total)
 }
 
 /// The tangent of an operand and the other operand of its product: a number that scales the tangent scales what is k
 /// times smaller instead.
-pub fn scaled(s: &mut JvpContext, place: usize, other: Val) -> (Option<Val>, Val) {
+pub fn tangent_and_scaled_other(
+    s: &mut JvpContext,
+    place: usize,
+    other: Val,
+) -> (Option<Val>, Val) {
     let rank = s.g.rank(other);
     let number = |s: &JvpContext, v: Val| {
         s.g.shape(v)
@@ -125,7 +129,7 @@ pub struct Factors {
 }
 
 pub fn bilinear(s: &mut JvpContext, f: Factors) -> Option<Val> {
-    if let Some(joined) = joined(s, f) {
+    if let Some(joined) = joined_products(s, f) {
         return Some(joined);
     }
     let left = f.da.map(|da| {
@@ -190,7 +194,7 @@ fn is_zero(s: &JvpContext, v: Val) -> bool {
 
 /// `[dA, A] [B; dB]`: one product instead of two and their sum, where the result is much larger than the operands, as
 /// the scores of attention are.
-fn joined(s: &mut JvpContext, f: Factors) -> Option<Val> {
+fn joined_products(s: &mut JvpContext, f: Factors) -> Option<Val> {
     let (da, db) = (f.da?, f.db?);
     let (shape_a, shape_b) = (s.g.shape(f.a)?.clone(), s.g.shape(f.b)?.clone());
     let rank = shape_a.len();
@@ -213,7 +217,7 @@ fn joined(s: &mut JvpContext, f: Factors) -> Option<Val> {
         return None;
     }
     let (wide, b, db) = (
-        s.lead(&shape_a),
+        s.tangent_shape(&shape_a),
         s.g.swap(f.b, rank),
         s.g.swap(db, rank + 1),
     );
@@ -233,8 +237,9 @@ fn joined(s: &mut JvpContext, f: Factors) -> Option<Val> {
 /// nothing of the size of P is computed but `P ∘ dS`.
 fn softmax_product(s: &mut JvpContext, p: Val, v: Val) -> Result<Option<Val>, Refusal> {
     let (rank_p, rank_v, rank) = (s.rank(0)?, s.rank(1)?, s.y_shape()?.len());
-    let Some(SoftmaxTangent { weighted, sums, .. }) =
-        rank_p.checked_sub(1).and_then(|axis| centred(s, 0, axis))
+    let Some(SoftmaxTangent { weighted, sums, .. }) = rank_p
+        .checked_sub(1)
+        .and_then(|axis| softmax_operand(s, 0, axis))
     else {
         return Ok(None);
     };
@@ -250,7 +255,7 @@ fn softmax_product(s: &mut JvpContext, p: Val, v: Val) -> Result<Option<Val>, Re
 }
 
 /// What is known of an operand that is a softmax along `axis`.
-pub fn centred(s: &mut JvpContext, place: usize, axis: usize) -> Option<SoftmaxTangent> {
+pub fn softmax_operand(s: &mut JvpContext, place: usize, axis: usize) -> Option<SoftmaxTangent> {
     let tangent = s.lazy(place)?;
     let known =
         s.g.softmax_tangents
@@ -305,7 +310,7 @@ fn gemm_tangent(s: &mut JvpContext) -> TangentResult {
         total = s.sum(total, Some(part));
     }
     match total {
-        Some(total) => s.done(total.base),
+        Some(total) => s.finish(total.base),
         None => Ok(None),
     }
 }

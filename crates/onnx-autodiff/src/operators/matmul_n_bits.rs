@@ -73,7 +73,7 @@ pub fn matmul_n_bits(g: &mut Graph, node: &Node) -> Lowered {
 fn weights(g: &Graph, node: &Node) -> Option<TensorProto> {
     let blocks = Blocks::of(node)?;
     let packed = bytes(g, node.input(1)?)?;
-    let scales = content::reals(g.value(node.input(2)?).constant.as_ref()?)?;
+    let scales = content::real_elements(g.value(node.input(2)?).constant.as_ref()?)?;
     let zeros = match node.input(3) {
         Some(v) => Some(zero_points(g, v, &blocks)?),
         None => None,
@@ -106,7 +106,7 @@ fn weights(g: &Graph, node: &Node) -> Option<TensorProto> {
 fn zero_points(g: &Graph, v: Val, blocks: &Blocks) -> Option<Vec<f64>> {
     let (n, count) = (blocks.rows, blocks.count());
     if g.elem(v).is_float() {
-        return content::reals(g.value(v).constant.as_ref()?)
+        return content::real_elements(g.value(v).constant.as_ref()?)
             .filter(|zeros| zeros.len() == n * count);
     }
     let packed = bytes(g, v)?;

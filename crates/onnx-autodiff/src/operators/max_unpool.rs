@@ -7,7 +7,7 @@ use crate::error::Refusal;
 use crate::graph::emit::text;
 use crate::graph::{Graph, Node, Shape};
 use crate::inference;
-use crate::inference::{Window, sizes, windows};
+use crate::inference::{Window, sizes_held_by, windows};
 use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
@@ -31,13 +31,13 @@ fn col_to_im_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         .iter()
         .try_fold(1i64, |area, n| area.checked_mul(*n))?;
     let channels = g.symbols.div(columns.get(1)?, &Size::fixed(area));
-    let image = sizes(g, node.input(1)?)?;
+    let image = sizes_held_by(g, node.input(1)?)?;
     Some([vec![columns[0].clone(), channels], image].concat())
 }
 
 fn max_unpool_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     if let Some(given) = node.input(2) {
-        return sizes(g, given);
+        return sizes_held_by(g, given);
     }
     let x = g.shape(node.input(0)?)?.clone();
     let windows = windows(node, &node.ints("kernel_shape")?)?;
@@ -76,10 +76,10 @@ fn max_unpool_decomposition(s: &mut JvpContext) -> DecompositionResult {
         s.node.input(1).ok_or("its indices are missing")?,
         s.y_shape()?,
     );
-    let count = inference::product(s.g, &s.shape(x)?);
+    let count = inference::size_product(s.g, &s.shape(x)?);
     let flat = s.g.reshape(x, std::slice::from_ref(&count));
     let places = s.g.reshape(indices, &[count, Size::fixed(1)]);
-    let whole = inference::product(s.g, &y);
+    let whole = inference::size_product(s.g, &y);
     let zeros = s.g.zeros(&[whole], s.g.elem(x));
     let put = s.g.op("ScatterND", &[zeros, places, flat]);
     let image = s.g.reshape(put, &y);

@@ -120,7 +120,7 @@ families! {
 /// No network has tensors of more axes; a hostile file must not make them grow without bound.
 const RANK_LIMIT: usize = 32;
 
-const UNTOLD: Inferred = (ElemType::UNKNOWN, None);
+const NOT_INFERRED: Inferred = (ElemType::UNKNOWN, None);
 
 /// Why a node stays in float32.
 const SINGLE: &str = "ONNX Runtime has this operator in float32 alone, and this form of it (antialiasing, a constant around a cropped region, or axes or scales that are \
@@ -168,12 +168,12 @@ pub fn rule(node: &Node) -> Result<Rule, Refusal> {
     match of(node).map(|operator| operator.rule) {
         Some(Rule::Refused(reason)) => Err(reason.into()),
         Some(rule) => Ok(rule),
-        None => Err(foreign(&node.domain).into()),
+        None => Err(unknown_operator_reason(&node.domain).into()),
     }
 }
 
 /// Why an operator that is not in the list is refused.
-pub fn foreign(domain: &str) -> &'static str {
+pub fn unknown_operator_reason(domain: &str) -> &'static str {
     match domain {
         "" => operator::NO_RULE,
         MICROSOFT | "com.ms.internal.nhwc" => {
@@ -189,8 +189,8 @@ pub fn foreign(domain: &str) -> &'static str {
 }
 
 /// Whether a node says nothing of the numbers in its inputs.
-pub fn is_of_shapes(node: &Node) -> bool {
-    of(node).is_some_and(|operator| operator.is_of_shapes)
+pub fn reads_only_shapes(node: &Node) -> bool {
+    of(node).is_some_and(|operator| operator.reads_only_shapes)
 }
 
 /// What a graph knows of these operators while it grows.
@@ -200,9 +200,9 @@ impl OperatorRegistry for Registry {
     fn infer(&self, g: &mut Graph, node: &Node, outputs: usize) -> Vec<Inferred> {
         let mut inferred = of(node)
             .filter(|o| o.domain.is_empty())
-            .map(|o| infer(o, g, node, outputs));
+            .map(|o| infer_outputs(o, g, node, outputs));
         let inferred = inferred.get_or_insert_default();
-        inferred.resize(outputs.max(inferred.len()), UNTOLD);
+        inferred.resize(outputs.max(inferred.len()), NOT_INFERRED);
         for (_, shape) in inferred.iter_mut() {
             *shape = shape.take().filter(|shape| shape.len() <= RANK_LIMIT);
         }
@@ -255,12 +255,12 @@ impl OperatorRegistry for Registry {
         match operator.float64 {
             Float64::Itself => None,
             Float64::Formula(formula) => Some(vec![formula(g, node)?]),
-            Float64::Decomposition => by_decomposition(g, node),
+            Float64::Decomposition => outputs_by_decomposition(g, node),
         }
     }
 
-    fn is_of_shapes(&self, node: &Node) -> bool {
-        is_of_shapes(node)
+    fn reads_only_shapes(&self, node: &Node) -> bool {
+        reads_only_shapes(node)
     }
 
     fn draws(&self, domain: &str, op: &str, inputs: usize) -> bool {
@@ -270,7 +270,7 @@ impl OperatorRegistry for Registry {
     }
 }
 
-fn infer(operator: &Operator, g: &mut Graph, node: &Node, outputs: usize) -> Vec<Inferred> {
+fn infer_outputs(operator: &Operator, g: &mut Graph, node: &Node, outputs: usize) -> Vec<Inferred> {
     let shape = match operator.shape {
         ShapeRule::Unknown => None,
         ShapeRule::Same => node.input(0).and_then(|x| g.shape(x).cloned()),
@@ -290,7 +290,7 @@ fn is_double(operator: &Operator, g: &Graph, node: &Node) -> bool {
 }
 
 /// All outputs of an operator as its rule writes them.
-fn by_decomposition(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
+fn outputs_by_decomposition(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
     let Ok(Rule::Decomposition(parts)) = rule(node) else {
         return None;
     };

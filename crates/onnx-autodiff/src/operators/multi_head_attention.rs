@@ -1,6 +1,8 @@
 //! Attention of ONNX Runtime: over given queries, keys and values, and over those that it projects itself.
 
-use super::attention::{barred, causal, heads, joined, places, scaled_scores, usual_scale};
+use super::attention::{
+    barred, causal_mask, merged_heads, positions_up_to, scaled_scores, split_heads, usual_scale,
+};
 use super::operator::{Lowered, Operator};
 use super::parts::{number_like, part};
 use crate::elem::ElemType;
@@ -9,7 +11,7 @@ use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 
 pub const OPERATORS: &[Operator] = &[
-    Operator::fused("Attention", attention),
+    Operator::fused("Attention", projecting_attention),
     Operator::fused("MultiHeadAttention", multi_head_attention),
 ];
 
@@ -47,7 +49,7 @@ pub fn multi_head_attention(g: &mut Graph, node: &Node) -> Lowered {
 }
 
 /// The attention that projects its input to queries, keys and values by one matrix.
-pub fn attention(g: &mut Graph, node: &Node) -> Lowered {
+pub fn projecting_attention(g: &mut Graph, node: &Node) -> Lowered {
     let otherwise = ["do_rotary", "past_present_share_buffer"]
         .iter()
         .any(|name| node.int(name, 0) != 0);
@@ -57,7 +59,7 @@ pub fn attention(g: &mut Graph, node: &Node) -> Lowered {
     let heads = projected(g, node)?;
     let past = node
         .input(4)
-        .map(|past| [0, 1].map(|place| entry(g, past, 0, place)));
+        .map(|past| [0, 1].map(|place| take_entry(g, past, 0, place)));
     let context = Context {
         mask: node.input(3),
         bias: node.input(5),
@@ -92,11 +94,11 @@ fn projected(g: &mut Graph, node: &Node) -> Option<QueryKeyValue> {
         all = g.add(all, bias);
     }
     let count = node.int("num_heads", 0);
-    let [q, k, v] = cut(g, all, [sizes[0], sizes[1], sizes[2]], -1);
+    let [q, k, v] = cut_in_three(g, all, [sizes[0], sizes[1], sizes[2]], -1);
     Some(QueryKeyValue {
-        q: heads(g, q, count)?,
-        k: heads(g, k, count)?,
-        v: heads(g, v, count)?,
+        q: split_heads(g, q, count)?,
+        k: split_heads(g, k, count)?,
+        v: split_heads(g, v, count)?,
     })
 }
 
@@ -107,26 +109,26 @@ fn given(g: &mut Graph, node: &Node, cached: bool) -> Option<QueryKeyValue> {
     let plain = bias.is_none();
     match ranks {
         [Some(5), Some(0), Some(0)] if plain && holds(g, query, count, 3) => {
-            let [q, k, v] = [0, 1, 2].map(|place| packed(g, query, place));
+            let [q, k, v] = [0, 1, 2].map(|place| unpacked(g, query, place));
             Some(QueryKeyValue { q, k, v })
         }
         [Some(3), Some(5), Some(0)] if plain && holds(g, node.input(1)?, count, 2) => {
             let pair = node.input(1)?;
-            let [k, v] = [0, 1].map(|place| packed(g, pair, place));
+            let [k, v] = [0, 1].map(|place| unpacked(g, pair, place));
             Some(QueryKeyValue {
-                q: heads(g, query, count)?,
+                q: split_heads(g, query, count)?,
                 k,
                 v,
             })
         }
         [Some(3), Some(4), Some(4)] if plain && !cached => Some(QueryKeyValue {
-            q: heads(g, query, count)?,
+            q: split_heads(g, query, count)?,
             k: node.input(1)?,
             v: node.input(2)?,
         }),
         [Some(3), Some(3), Some(3)] => {
             let flat = biased(g, [query, node.input(1)?, node.input(2)?], bias)?;
-            let [q, k, v] = flat.map(|v| heads(g, v, count));
+            let [q, k, v] = flat.map(|v| split_heads(g, v, count));
             Some(QueryKeyValue {
                 q: q?,
                 k: k?,
@@ -144,13 +146,13 @@ fn holds(g: &Graph, v: Val, heads: i64, several: i64) -> bool {
 }
 
 /// One part of `[N, S, H, several, D]` as `[N, H, S, D]`.
-fn packed(g: &mut Graph, v: Val, place: i64) -> Val {
-    let part = entry(g, v, 3, place);
+fn unpacked(g: &mut Graph, v: Val, place: i64) -> Val {
+    let part = take_entry(g, v, 3, place);
     g.transpose(part, &[0, 2, 1, 3])
 }
 
 /// One place along an axis, which goes away.
-fn entry(g: &mut Graph, v: Val, axis: i64, place: i64) -> Val {
+fn take_entry(g: &mut Graph, v: Val, axis: i64, place: i64) -> Val {
     let place = g.integer(place);
     g.op_with("Gather", &[v, place], vec![int("axis", axis)])
 }
@@ -159,11 +161,11 @@ fn entry(g: &mut Graph, v: Val, axis: i64, place: i64) -> Val {
 fn biased(g: &mut Graph, flat: [Val; 3], bias: Option<Val>) -> Option<[Val; 3]> {
     let Some(bias) = bias else { return Some(flat) };
     let sizes = flat.map(|v| g.shape(v)?.last()?.as_fixed());
-    let biases = cut(g, bias, [sizes[0]?, sizes[1]?, sizes[2]?], 0);
+    let biases = cut_in_three(g, bias, [sizes[0]?, sizes[1]?, sizes[2]?], 0);
     Some([0, 1, 2].map(|i| g.add(flat[i], biases[i])))
 }
 
-fn cut(g: &mut Graph, v: Val, sizes: [i64; 3], axis: i64) -> [Val; 3] {
+fn cut_in_three(g: &mut Graph, v: Val, sizes: [i64; 3], axis: i64) -> [Val; 3] {
     let mut start = 0i64;
     sizes.map(|size| {
         let end = start.saturating_add(size);
@@ -206,7 +208,7 @@ fn attended(
         scores = g.add(scores, more);
     }
     if node.int("unidirectional", 0) != 0 {
-        let allowed = causal(g, q, k, &past)?;
+        let allowed = causal_mask(g, q, k, &past)?;
         let more = barred(g, allowed, scores);
         scores = g.add(scores, more);
     }
@@ -215,7 +217,7 @@ fn attended(
     }
     let weights = g.op_with("Softmax", &[scores], vec![int("axis", -1)]);
     let y = g.op("MatMul", &[weights, v]);
-    Some((joined(g, y)?, QueryKeyValue { q, k, v }))
+    Some((merged_heads(g, y)?, QueryKeyValue { q, k, v }))
 }
 
 /// The keys that each query may see, by a mask in one of its forms: a number for each query and key, a number for each
@@ -231,17 +233,17 @@ fn allowed(g: &mut Graph, mask: Val, q: Val, k: Val) -> Option<Val> {
     };
     match shape.len() {
         3 if fits(&shape, 0, &batch) && fits(&shape, 2, &keys) => {
-            let kept = positive(g, mask);
+            let kept = is_positive_entry(g, mask);
             Some(g.unsqueeze(kept, &[1]))
         }
         2 if fits(&shape, 0, &batch) && fits(&shape, 1, &keys) => {
-            let kept = positive(g, mask);
+            let kept = is_positive_entry(g, mask);
             Some(g.unsqueeze(kept, &[1, 2]))
         }
         1 if shape[0] == batch => Some(before(g, mask, &keys)),
         1 if Some(&shape[0]) == batch.times(&Size::fixed(2)).as_ref() => {
             let ends = g.reshape(mask, &[Size::fixed(2), batch]);
-            let [end, start] = [0, 1].map(|place| entry(g, ends, 0, place));
+            let [end, start] = [0, 1].map(|place| take_entry(g, ends, 0, place));
             let (inside, outside) = (before(g, end, &keys), before(g, start, &keys));
             let late = g.op("Not", &[outside]);
             Some(g.op("And", &[inside, late]))
@@ -250,7 +252,7 @@ fn allowed(g: &mut Graph, mask: Val, q: Val, k: Val) -> Option<Val> {
     }
 }
 
-fn positive(g: &mut Graph, mask: Val) -> Val {
+fn is_positive_entry(g: &mut Graph, mask: Val) -> Val {
     let mask = g.cast(mask, ElemType::INT64);
     let zero = g.integer(0);
     g.op("Greater", &[mask, zero])
@@ -260,6 +262,6 @@ fn positive(g: &mut Graph, mask: Val) -> Val {
 fn before(g: &mut Graph, end: Val, keys: &Size) -> Val {
     let end = g.cast(end, ElemType::INT64);
     let end = g.unsqueeze(end, &[1, 2, 3]);
-    let places = places(g, keys);
+    let places = positions_up_to(g, keys);
     g.op("Less", &[places, end])
 }

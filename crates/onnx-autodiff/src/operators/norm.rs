@@ -150,11 +150,11 @@ fn line(s: &mut JvpContext, hat: Val, mean: Val, share: Val, axes: &[i64]) -> Op
     let number = s.g.real_like(1.0, hat);
     let ones = s.g.expand(number, &row);
     let basis = s.g.concat(&[ones, hat], first as i64);
-    let single = s.lead(&[groups, &[one.clone(), one]].concat());
+    let single = s.tangent_shape(&[groups, &[one.clone(), one]].concat());
     let (mean, share) = (s.g.reshape(mean, &single), s.g.reshape(share, &single));
     let weights = s.g.concat(&[mean, share], first as i64 + 2);
     let line = s.g.op("MatMul", &[weights, basis]);
-    let shape = s.lead(&shape);
+    let shape = s.tangent_shape(&shape);
     Some(s.g.reshape(line, &shape))
 }
 
@@ -169,11 +169,11 @@ fn affine(
     let mut total = normal;
     if let Some(d) = scale {
         let part = s.g.mul(d, hat);
-        let part = s.done(part)?;
+        let part = s.finish(part)?;
         total = s.sum(total, part);
     }
     if let Some(d) = bias {
-        let part = s.done(d)?;
+        let part = s.finish(d)?;
         total = s.sum(total, part);
     }
     Ok(total)
@@ -309,14 +309,14 @@ fn group_norm_tangent(s: &mut JvpContext) -> TangentResult {
     }
     let normal = match s.d(0) {
         Some(d) => {
-            let lead = s.lead(&grouped);
+            let lead = s.tangent_shape(&grouped);
             let d = s.g.reshape(d, &lead);
             let base = project(s, d, hat, &axes);
             let gamma = s.g.reshape(scale, &parts);
             let factor = s.g.mul(inverse, gamma);
             let factor = s.g.expand(factor, &grouped);
             let factor = s.g.reshape(factor, &shape);
-            let target = s.lead(&shape);
+            let target = s.tangent_shape(&shape);
             Some(Tangent {
                 base: s.g.reshape(base, &target),
                 factor: Some(factor),
@@ -338,11 +338,11 @@ fn group_tangent(
     shape: &[Size],
 ) -> Option<Val> {
     let d = s.d(place)?;
-    let single = s.lead(&[&[Size::fixed(1)], parts].concat());
+    let single = s.tangent_shape(&[&[Size::fixed(1)], parts].concat());
     let d = s.g.reshape(d, &single);
-    let wide = s.lead(&[&[Size::fixed(1)], &grouped[1..]].concat());
+    let wide = s.tangent_shape(&[&[Size::fixed(1)], &grouped[1..]].concat());
     let d = s.g.expand(d, &wide);
-    let target = s.lead(&[&[Size::fixed(1)], &shape[1..]].concat());
+    let target = s.tangent_shape(&[&[Size::fixed(1)], &shape[1..]].concat());
     Some(s.g.reshape(d, &target))
 }
 
@@ -388,7 +388,7 @@ fn batch_parameters(
     if let Some(d) = channel_tangent(s, 3, rank) {
         let slope = s.g.neg(wide);
         let part = s.g.mul(d, slope);
-        let part = s.done(part)?;
+        let part = s.finish(part)?;
         total = s.sum(total, part);
     }
     if let Some(d) = channel_tangent(s, 4, rank) {
@@ -397,7 +397,7 @@ fn batch_parameters(
         let product = s.g.mul(each, centred);
         let slope = s.g.scale(product, -0.5);
         let part = s.g.mul(d, slope);
-        let part = s.done(part)?;
+        let part = s.finish(part)?;
         total = s.sum(total, part);
     }
     Ok(total)
@@ -448,14 +448,14 @@ fn lrn_tangent(s: &mut JvpContext) -> TangentResult {
     );
     let (x, y, d) = (s.x(0)?, s.y()?, s.dx()?);
     let square = s.g.mul(x, x);
-    let total = neighbours(s, square, 1, n)?;
+    let total = sum_of_neighbours(s, square, 1, n)?;
     let scaled = s.g.scale(total, alpha / n as f64);
     let c = s.g.shift(scaled, bias);
     let exponent = s.g.real_like(-beta, c);
     let direct = s.g.op("Pow", &[c, exponent]);
     let left = s.g.mul(d, direct);
     let product = s.g.mul(d, x);
-    let change = neighbours(s, product, 2, n)?;
+    let change = sum_of_neighbours(s, product, 2, n)?;
     let slope = s.g.div(y, c);
     let slope = s.g.scale(slope, -2.0 * alpha * beta / n as f64);
     let right = s.g.mul(change, slope);
@@ -463,7 +463,7 @@ fn lrn_tangent(s: &mut JvpContext) -> TangentResult {
 }
 
 /// Sums over `n` neighbouring channels, by shifted slices of the padded tensor.
-fn neighbours(s: &mut JvpContext, v: Val, axis: i64, n: i64) -> Result<Val, Refusal> {
+fn sum_of_neighbours(s: &mut JvpContext, v: Val, axis: i64, n: i64) -> Result<Val, Refusal> {
     let shape = s.shape(v)?;
     let length = shape
         .get(axis as usize)
@@ -507,7 +507,7 @@ fn spread_per_channel(g: &mut Graph, v: Val, rank: usize) -> Val {
     g.unsqueeze(v, &axes)
 }
 
-fn scaled(g: &mut Graph, node: &Node, x: Val, rank: usize) -> Option<Val> {
+fn scaled_and_shifted(g: &mut Graph, node: &Node, x: Val, rank: usize) -> Option<Val> {
     let (scale, bias) = (
         spread_per_channel(g, node.input(1)?, rank),
         spread_per_channel(g, node.input(2)?, rank),
@@ -521,7 +521,7 @@ fn instance_norm_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let rank = g.rank(x).filter(|rank| *rank > 2)?;
     let axes: Vec<i64> = (2..rank as i64).collect();
     let y = normalized(g, x, &axes, node.float("epsilon", EPSILON));
-    scaled(g, node, y, rank)
+    scaled_and_shifted(g, node, y, rank)
 }
 
 /// Scale and bias are one number per group before opset 21 and one per channel since.
@@ -535,11 +535,11 @@ fn group_norm_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let axes: Vec<i64> = (2..split.len() as i64).collect();
     let y = normalized(g, apart, &axes, node.float("epsilon", EPSILON));
     if g.opset < 21 {
-        let y = scaled(g, node, y, split.len())?;
+        let y = scaled_and_shifted(g, node, y, split.len())?;
         return Some(g.reshape(y, &shape));
     }
     let y = g.reshape(y, &shape);
-    scaled(g, node, y, shape.len())
+    scaled_and_shifted(g, node, y, shape.len())
 }
 
 fn mean_variance_float64(g: &mut Graph, node: &Node) -> Option<Val> {

@@ -138,7 +138,7 @@ pub struct Operator {
     pub smoothness: Smoothness,
     pub locality: Locality,
     /// Whether it says nothing of the numbers in its inputs.
-    pub is_of_shapes: bool,
+    pub reads_only_shapes: bool,
     /// With how many inputs it draws random numbers: with any, or from those on that switch training on.
     pub draws_with: Option<usize>,
     /// Whether an attribute of it may name a floating-point type, which changes where the graph's does.
@@ -173,7 +173,7 @@ impl Operator {
             computes_as: 0,
             smoothness: Smoothness::NotStated,
             locality: Locality::ByNode,
-            is_of_shapes: false,
+            reads_only_shapes: false,
             draws_with: None,
             names_type: false,
             single_inputs: &[],
@@ -387,9 +387,9 @@ impl Operator {
         }
     }
 
-    pub const fn of_shapes(self) -> Operator {
+    pub const fn reads_only_shapes(self) -> Operator {
         Operator {
-            is_of_shapes: true,
+            reads_only_shapes: true,
             ..self
         }
     }

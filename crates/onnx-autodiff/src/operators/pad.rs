@@ -2,7 +2,7 @@
 
 use super::gather::add_along;
 use super::operator::{Operator, TangentResult};
-use super::parts::places;
+use super::parts::index_range;
 use crate::content::Item;
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Shape, Val};
@@ -66,7 +66,7 @@ fn pad_tangent(s: &mut JvpContext) -> TangentResult {
         inputs.push(Some(shifted_pads(s, pads, rank)));
     }
     let padded = s.g.op_optional("Pad", &inputs, mode.into_iter().collect());
-    let shape = s.lead(&s.y_shape()?);
+    let shape = s.tangent_shape(&s.y_shape()?);
     s.g.set_shape(padded, &shape);
     Ok(Some(Tangent::plain(padded)))
 }
@@ -129,7 +129,7 @@ fn pad_copies(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
             .map(|(b, a)| (*b, *a))
             .ok_or("its pads do not fit its axes")?;
         if (before, after) != (0, 0) {
-            let places = places(t, &shape[axis]);
+            let places = index_range(t, &shape[axis]);
             let around = t.g.integers(&[before, after]);
             let mode = t.node.attribute("mode").cloned();
             let padded =

@@ -51,7 +51,7 @@ pub fn equal_parts(g: &mut Graph, v: Val, axis: usize, count: usize, length: i64
 }
 
 /// A size as a number of a floating-point type, or as an integer.
-pub fn number(g: &mut Graph, size: &Size, elem: ElemType) -> Val {
+pub fn size_value(g: &mut Graph, size: &Size, elem: ElemType) -> Val {
     match size.as_fixed() {
         Some(n) if elem.is_float() => g.real(n as f64, elem),
         Some(n) => g.integer(n),
@@ -64,8 +64,12 @@ pub fn number(g: &mut Graph, size: &Size, elem: ElemType) -> Val {
 }
 
 /// `[0, 1, …, n - 1]`
-pub fn counted(g: &mut Graph, n: &Size) -> Val {
-    let (zero, length, one) = (g.integer(0), number(g, n, ElemType::INT64), g.integer(1));
+pub fn range_to(g: &mut Graph, n: &Size) -> Val {
+    let (zero, length, one) = (
+        g.integer(0),
+        size_value(g, n, ElemType::INT64),
+        g.integer(1),
+    );
     let counted = g.op("Range", &[zero, length, one]);
     g.set_shape(counted, std::slice::from_ref(n));
     counted
@@ -111,13 +115,13 @@ pub fn folded_tangent(s: &mut JvpContext) -> TangentResult {
     if shape.len() != y.len() || shape.len() < 2 {
         return Err(CONTRADICTION.into());
     }
-    let d = s.fold(d, &shape)?;
+    let d = s.merge_directions(d, &shape)?;
     let op = s.node.op.clone();
     let attributes = s.node.attributes.clone();
     let result = s.g.op_with(&op, &[d], attributes);
     let known = merged(s, &y);
     s.g.set_shape(result, &known);
-    s.unfold(result)
+    s.split_directions(result)
 }
 
 /// Pairs of indices, joined along a last axis.
@@ -130,7 +134,7 @@ pub fn pairs(g: &mut Graph, first: Val, second: Val, shape: &[Size]) -> Val {
 }
 
 /// `[0, 1, …, n - 1]`
-pub fn places(t: &mut TransposeContext, n: &Size) -> Val {
+pub fn index_range(t: &mut TransposeContext, n: &Size) -> Val {
     let (zero, one) = (t.g.integer(0), t.g.integer(1));
     let length = t.g.sizes(std::slice::from_ref(n));
     let length = t.g.squeeze(length, &[0]);

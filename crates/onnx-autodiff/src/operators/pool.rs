@@ -3,7 +3,7 @@
 use super::conv::{pad, pads, patches};
 use super::operator::{DecompositionResult, Operator, TangentResult};
 use super::parts::{finished, folded_tangent, output_shape};
-use super::resize::{along, as_matrix, unit_image};
+use super::resize::{as_matrix, multiply_along, unit_image};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::emit::{int, ints};
@@ -195,11 +195,11 @@ fn max_pool_tangent(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal>
             s.g.push("MaxPool", &[Some(x)], attributes, 2)[1]
         }
     };
-    let all = inference::product(s.g, &shape);
+    let all = inference::size_product(s.g, &shape);
     let flat = [s.k.clone(), all];
     let d = s.g.reshape(d, &flat);
     let picked = s.g.op_with("Gather", &[d, places], vec![int("axis", 1)]);
-    let target = s.lead(&s.y_shape()?);
+    let target = s.tangent_shape(&s.y_shape()?);
     s.g.set_shape(picked, &target);
     Ok(vec![Some(Tangent::plain(picked)), None])
 }
@@ -237,7 +237,7 @@ fn average_pool_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusa
         }
         let image = t.g.op_with("AveragePool", &[unit], attributes);
         let matrix = as_matrix(t, image, &x[axis], &y[axis]);
-        c = along(t, c, axis, matrix, &x[axis])?;
+        c = multiply_along(t, c, axis, matrix, &x[axis])?;
     }
     Ok(vec![(0, c)])
 }

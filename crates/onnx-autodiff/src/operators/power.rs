@@ -1,6 +1,6 @@
 //! Powers.
 
-use super::arithmetic::operand;
+use super::arithmetic::broadcast_tangent;
 use super::operator::{Operator, TangentResult};
 use crate::folding::binary;
 use crate::graph::Val;
@@ -26,7 +26,7 @@ fn pow_tangent(s: &mut JvpContext) -> TangentResult {
     let left = match known {
         _ if s.lazy(0).is_none() => None,
         Some(0.0) => None,
-        Some(1.0) => operand(s, 0)?,
+        Some(1.0) => broadcast_tangent(s, 0)?,
         _ => {
             let slope = slope(s, x, y, exponent, known);
             s.times(0, slope)?
@@ -44,7 +44,7 @@ fn pow_tangent(s: &mut JvpContext) -> TangentResult {
 fn slope_of_exponent(s: &mut JvpContext, x: Val, y: Val, exponent: Val) -> Val {
     let log = s.g.op("Log", &[x]);
     let slope = s.g.mul(y, log);
-    if s.all(x, |x| x != 0.0) {
+    if s.all_known(x, |x| x != 0.0) {
         return slope;
     }
     let zero = s.g.real_like(0.0, x);
@@ -77,7 +77,7 @@ pub fn slope(s: &mut JvpContext, x: Val, y: Val, exponent: Val, known: Option<f6
             let less = s.g.shift(exponent, -1.0);
             let power = s.g.op("Pow", &[x, less]);
             let slope = s.g.mul(exponent, power);
-            if s.all(exponent, |a| a != 0.0) {
+            if s.all_known(exponent, |a| a != 0.0) {
                 return slope;
             }
             let zero = s.g.real_like(0.0, x);

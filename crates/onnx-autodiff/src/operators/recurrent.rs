@@ -1,7 +1,7 @@
 //! Recurrent layers: one step after another where the length of the scan_input is known, else a loop.
 
 use super::operator::{DecompositionResult, Operator};
-use super::parts::{at, clipped, counted, equal_parts, stacked};
+use super::parts::{at, clipped, equal_parts, range_to, stacked};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::counted_loop::{CountedLoop, ScanInput, element_shape, with_step_axis};
@@ -146,7 +146,7 @@ fn recurrent_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let mut results = Vec::new();
     for (place, backwards) in backwards.iter().enumerate() {
         let (layer, inputs) = layer(s, kind, x, place as i64, activations[place].clone())?;
-        let start = start(
+        let start = initial_layer_state(
             s,
             kind,
             place as i64,
@@ -228,7 +228,7 @@ fn activations(
     let (mut alphas, mut betas) = (numbers("activation_alpha"), numbers("activation_beta"));
     let mut found = Vec::new();
     for name in names {
-        let (name, alpha, beta) = form(&name)?;
+        let (name, alpha, beta) = activation_spec(&name)?;
         let number =
             |list: &mut std::vec::IntoIter<f32>, default: Option<Option<f64>>| match default {
                 None => Ok(0.0),
@@ -252,7 +252,7 @@ fn activations(
 /// defaults, where they have them.
 type ActivationSpec = (&'static str, Option<Option<f64>>, Option<Option<f64>>);
 
-fn form(name: &str) -> Result<ActivationSpec, Refusal> {
+fn activation_spec(name: &str) -> Result<ActivationSpec, Refusal> {
     Ok(match name.to_ascii_lowercase().as_str() {
         "affine" => ("Affine", Some(None), Some(None)),
         "elu" => ("Elu", Some(Some(1.0)), None),
@@ -341,7 +341,7 @@ fn layer(
 }
 
 /// The state before the first step, zeros where none is given.
-fn start(
+fn initial_layer_state(
     s: &mut JvpContext,
     kind: Kind,
     place: i64,
@@ -397,7 +397,7 @@ fn run(
         (state, found[place]) = match lengths {
             Some(lengths) => {
                 let number = s.g.integer(place as i64);
-                within(s.g, lengths, number, state, next)
+                hold_past_end(s.g, lengths, number, state, next)
             }
             None => (next, next.h),
         };
@@ -418,7 +418,7 @@ fn repeat(
     let numbers = s
         .node
         .input(4)
-        .map(|lengths| (lengths, counted(s.g, length)));
+        .map(|lengths| (lengths, range_to(s.g, length)));
     let scope = s.g.enter();
     let like = |g: &mut Graph, v: Val| g.add_formal(g.elem(v), Some(shape.clone()), false);
     let before = State {
@@ -429,7 +429,7 @@ fn repeat(
     let element = s.g.add_formal(s.g.elem(inputs), element, false);
     let number = s.g.add_formal(ElemType::INT64, Some(vec![]), false);
     let (after, y) = match (layer.step(s.g, element, before), numbers) {
-        (Ok(after), Some((lengths, _))) => within(s.g, lengths, number, before, after),
+        (Ok(after), Some((lengths, _))) => hold_past_end(s.g, lengths, number, before, after),
         (Ok(after), None) => (after, after.h),
         (Err(refusal), _) => {
             s.g.leave(scope);
@@ -480,7 +480,13 @@ fn repeat(
 }
 
 /// Beyond the end of a scan_input its state stays as it is, and its output is zero.
-fn within(g: &mut Graph, lengths: Val, number: Val, before: State, after: State) -> (State, Val) {
+fn hold_past_end(
+    g: &mut Graph,
+    lengths: Val,
+    number: Val,
+    before: State,
+    after: State,
+) -> (State, Val) {
     let number = g.cast(number, g.elem(lengths));
     let inside = g.op("Less", &[number, lengths]);
     let inside = g.unsqueeze(inside, &[1]);

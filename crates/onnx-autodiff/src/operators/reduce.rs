@@ -4,7 +4,7 @@ use super::operator::{Operator, TangentResult};
 use crate::content::{Content, Item};
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Shape, Val};
-use crate::inference::{self, reduced};
+use crate::inference::{self, reduced_shape};
 use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
 use crate::transpose_context::{Cotangents, TransposeContext};
@@ -30,7 +30,7 @@ pub const OPERATORS: &[Operator] = &[
         .kinked()
         .shape(reduce_shape)
         .content(reduce_content)
-        .tangent(extremum_tangent),
+        .tangent(reduced_extremum_tangent),
     Operator::new("ReduceMean")
         .shape(reduce_shape)
         .tangent(linear_tangent)
@@ -40,7 +40,7 @@ pub const OPERATORS: &[Operator] = &[
         .kinked()
         .shape(reduce_shape)
         .content(reduce_content)
-        .tangent(extremum_tangent),
+        .tangent(reduced_extremum_tangent),
     Operator::new("ReduceProd")
         .shape(reduce_shape)
         .content(reduce_content)
@@ -61,10 +61,10 @@ pub const OPERATORS: &[Operator] = &[
 fn reduce_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let shape = g.shape(node.input(0)?)?.clone();
     let keep = node.int("keepdims", 1) != 0;
-    match inference::axes(g, node, shape.len()) {
-        Some(Some(axes)) if !axes.is_empty() => reduced(&shape, &axes, keep),
+    match inference::known_axes(g, node, shape.len()) {
+        Some(Some(axes)) if !axes.is_empty() => reduced_shape(&shape, &axes, keep),
         Some(_) if node.int("noop_with_empty_axes", 0) != 0 => Some(shape),
-        Some(_) => reduced(&shape, &(0..shape.len()).collect::<Vec<_>>(), keep),
+        Some(_) => reduced_shape(&shape, &(0..shape.len()).collect::<Vec<_>>(), keep),
         None if keep => Some(shape.iter().map(|_| g.symbols.fresh()).collect()),
         None => None,
     }
@@ -104,9 +104,9 @@ fn reduce_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Cont
 }
 
 /// The reduced axes of the primal; none where the operator does nothing.
-fn axes(s: &JvpContext) -> Result<Vec<i64>, Refusal> {
+fn reduced_axes(s: &JvpContext) -> Result<Vec<i64>, Refusal> {
     let rank = s.rank(0)?;
-    let given = inference::axes(s.g, &s.node, rank)
+    let given = inference::known_axes(s.g, &s.node, rank)
         .ok_or("its axes are computed at run time, or do not fit its input")?;
     let axes = match given {
         Some(axes) if !axes.is_empty() => axes,
@@ -117,18 +117,18 @@ fn axes(s: &JvpContext) -> Result<Vec<i64>, Refusal> {
 }
 
 /// Sums `d` over the reduced axes into the output's shape.
-fn collect(s: &mut JvpContext, op: &str, d: Val) -> TangentResult {
-    let axes: Vec<i64> = axes(s)?.iter().map(|axis| axis + 1).collect();
+fn reduced_tangent(s: &mut JvpContext, op: &str, d: Val) -> TangentResult {
+    let axes: Vec<i64> = reduced_axes(s)?.iter().map(|axis| axis + 1).collect();
     let keep = s.node.int("keepdims", 1) != 0;
     Ok(Some(Tangent::plain(s.g.reduce(op, d, &axes, keep))))
 }
 
 /// A value of the output's shape, with the reduced axes kept.
-fn kept(s: &mut JvpContext, v: Val) -> Result<Val, Refusal> {
+fn with_reduced_axes(s: &mut JvpContext, v: Val) -> Result<Val, Refusal> {
     if s.node.int("keepdims", 1) != 0 {
         return Ok(v);
     }
-    let axes = axes(s)?;
+    let axes = reduced_axes(s)?;
     Ok(s.g.unsqueeze(v, &axes))
 }
 
@@ -137,7 +137,7 @@ fn linear_tangent(s: &mut JvpContext) -> TangentResult {
     let op = s.node.op.clone();
     match axes_at_run_time(s) {
         Some(axes) => summed_at_run_time(s, d, axes),
-        None => collect(s, &op, d),
+        None => reduced_tangent(s, &op, d),
     }
 }
 
@@ -158,16 +158,16 @@ fn summed_at_run_time(s: &mut JvpContext, d: Val, axes: Val) -> TangentResult {
     let axes = s.g.op("Where", &[behind, axes, next]);
     let sum =
         s.g.op_with("ReduceSum", &[d, axes], s.node.attributes.clone());
-    let shape = s.lead(&s.y_shape()?);
+    let shape = s.tangent_shape(&s.y_shape()?);
     s.g.set_shape(sum, &shape);
     Ok(Some(Tangent::plain(sum)))
 }
 
 /// `Σ d · weight`, and then a factor of the output's size.
-fn weighted(s: &mut JvpContext, weight: Val, factor: Option<Val>) -> TangentResult {
+fn weighted_sum(s: &mut JvpContext, weight: Val, factor: Option<Val>) -> TangentResult {
     let d = s.dx()?;
     let product = s.g.mul(d, weight);
-    let sum = collect(s, "ReduceSum", product)?;
+    let sum = reduced_tangent(s, "ReduceSum", product)?;
     Ok(sum.map(|sum| Tangent {
         base: sum.base,
         factor,
@@ -177,25 +177,25 @@ fn weighted(s: &mut JvpContext, weight: Val, factor: Option<Val>) -> TangentResu
 fn reduce_l1_tangent(s: &mut JvpContext) -> TangentResult {
     let x = s.x(0)?;
     let sign = s.g.op("Sign", &[x]);
-    weighted(s, sign, None)
+    weighted_sum(s, sign, None)
 }
 
 /// At the origin, where the norm has a kink, its tangent is 0.
 fn reduce_l2_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let inverse = s.inverse_or_zero(y);
-    weighted(s, x, Some(inverse))
+    weighted_sum(s, x, Some(inverse))
 }
 
 fn sum_square_tangent(s: &mut JvpContext) -> TangentResult {
     let x = s.x(0)?;
     let double = s.g.scale(x, 2.0);
-    weighted(s, double, None)
+    weighted_sum(s, double, None)
 }
 
 fn log_sum_tangent(s: &mut JvpContext) -> TangentResult {
     let (d, y) = (s.dx()?, s.y()?);
-    let sum = collect(s, "ReduceSum", d)?;
+    let sum = reduced_tangent(s, "ReduceSum", d)?;
     let minus = s.g.neg(y);
     let inverse = s.g.op("Exp", &[minus]);
     Ok(sum.map(|sum| Tangent {
@@ -206,29 +206,29 @@ fn log_sum_tangent(s: &mut JvpContext) -> TangentResult {
 
 fn log_sum_exp_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, y) = (s.x(0)?, s.y()?);
-    let y = kept(s, y)?;
+    let y = with_reduced_axes(s, y)?;
     let below = s.g.sub(x, y);
     let weight = s.g.op("Exp", &[below]);
-    weighted(s, weight, None)
+    weighted_sum(s, weight, None)
 }
 
 /// Where several elements are extremal they share the tangent.
-fn extremum_tangent(s: &mut JvpContext) -> TangentResult {
+fn reduced_extremum_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, y) = (s.x(0)?, s.y()?);
-    let y = kept(s, y)?;
+    let y = with_reduced_axes(s, y)?;
     let hit = s.g.op("Equal", &[x, y]);
     let mask = s.g.cast(hit, s.g.elem(x));
-    let axes = axes(s)?;
+    let axes = reduced_axes(s)?;
     let count = s.g.reduce("ReduceSum", mask, &axes, true);
     let weight = s.g.div(mask, count);
-    weighted(s, weight, None)
+    weighted_sum(s, weight, None)
 }
 
 /// `Σ d_i ∏ x_j` over j other than i: the product of what is not zero, divided by the element itself, counts where all
 /// others are not zero.
 fn product_tangent(s: &mut JvpContext) -> TangentResult {
     let x = s.x(0)?;
-    let (axes, elem) = (axes(s)?, s.g.elem(x));
+    let (axes, elem) = (reduced_axes(s)?, s.g.elem(x));
     let (zero, one) = (s.g.real(0.0, elem), s.g.real(1.0, elem));
     let is_zero = s.g.op("Equal", &[x, zero]);
     let safe = s.g.op("Where", &[is_zero, one, x]);
@@ -238,7 +238,7 @@ fn product_tangent(s: &mut JvpContext) -> TangentResult {
     let zeros = s.g.reduce("ReduceSum", mine, &axes, true);
     let alone = s.g.op("Equal", &[zeros, mine]);
     let weight = s.g.op("Where", &[alone, others, zero]);
-    weighted(s, weight, None)
+    weighted_sum(s, weight, None)
 }
 
 fn reduce_sum_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
@@ -252,10 +252,10 @@ fn reduce_sum_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal>
         // Whichever axes are summed, they have size 1 in the cotangent.
         return Ok(vec![(0, t.g.expand(c, &shape))]);
     }
-    let axes = inference::axes(t.g, &t.node, shape.len())
+    let axes = inference::known_axes(t.g, &t.node, shape.len())
         .flatten()
         .ok_or("its axes are not known")?;
-    let kept = inference::reduced(&shape, &axes, true).unwrap_or_default();
+    let kept = inference::reduced_shape(&shape, &axes, true).unwrap_or_default();
     let wide = t.g.reshape(c, &kept);
     let spread = t.g.expand(wide, &shape);
     if wide == c {
@@ -266,11 +266,11 @@ fn reduce_sum_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal>
 
 fn reduce_mean_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let shape = t.input_shape(0)?;
-    let axes = inference::axes(t.g, &t.node, shape.len())
+    let axes = inference::known_axes(t.g, &t.node, shape.len())
         .flatten()
         .ok_or("its axes are not known")?;
     let sizes: Vec<Size> = axes.iter().map(|axis| shape[*axis].clone()).collect();
-    let count = inference::product(t.g, &sizes);
+    let count = inference::size_product(t.g, &sizes);
     let c = t.c()?;
     let scaled = match count.as_fixed() {
         Some(n) => t.g.scale(c, 1.0 / n as f64),

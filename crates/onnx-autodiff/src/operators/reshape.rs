@@ -2,10 +2,10 @@
 
 use super::RANK_LIMIT;
 use super::operator::{Operator, TangentResult};
-use crate::content::{Content, count};
+use crate::content::{Content, followed_count};
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Shape, Val};
-use crate::inference::{axes, axis_of, product, reduced, size_of, sizes};
+use crate::inference::{axis_of, known_axes, reduced_shape, size_of, size_product, sizes_held_by};
 use crate::jvp_context::{JvpContext, Tangent};
 use crate::passes::Pass;
 use crate::size::Size;
@@ -68,7 +68,7 @@ fn same_elements(content: &Content, shape: Shape) -> Option<Content> {
         .map(|d| usize::try_from(d.as_fixed()?).ok())
         .collect();
     let dims = dims.filter(|_| shape.len() <= RANK_LIMIT)?;
-    (count(&dims)? == content.items.len()).then(|| Content {
+    (followed_count(&dims)? == content.items.len()).then(|| Content {
         dims,
         items: content.items.clone(),
     })
@@ -77,7 +77,7 @@ fn same_elements(content: &Content, shape: Shape) -> Option<Content> {
 fn reshape_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let (x, target) = (node.input(0)?, node.input(1)?);
     let Some(items) = g.content(target).map(|c| c.items.clone()) else {
-        return sizes(g, target);
+        return sizes_held_by(g, target);
     };
     let from = g.shape(x).cloned();
     let copies = node.int("allowzero", 0) == 0;
@@ -94,8 +94,8 @@ fn reshape_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         });
     }
     if let Some(i) = wildcard {
-        let part = product(g, &shape);
-        let whole = from.map(|from| product(g, &from));
+        let part = size_product(g, &shape);
+        let whole = from.map(|from| size_product(g, &from));
         shape[i] = match whole {
             Some(whole) => g.symbols.div(&whole, &part),
             None => g.symbols.fresh(),
@@ -112,13 +112,16 @@ fn flatten_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     } else {
         axis_of(axis, shape.len())?
     };
-    Some(vec![product(g, &shape[..axis]), product(g, &shape[axis..])])
+    Some(vec![
+        size_product(g, &shape[..axis]),
+        size_product(g, &shape[axis..]),
+    ])
 }
 
 fn squeeze_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let shape = g.shape(node.input(0)?)?.clone();
-    match axes(g, node, shape.len())? {
-        Some(axes) => reduced(&shape, &axes, false),
+    match known_axes(g, node, shape.len())? {
+        Some(axes) => reduced_shape(&shape, &axes, false),
         // Without axes the rank depends on which sizes are 1.
         None if shape.iter().all(|d| d.as_fixed().is_some()) => {
             Some(shape.into_iter().filter(|d| !d.is(1)).collect())
@@ -134,7 +137,7 @@ fn unsqueeze_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         None => node.ints("axes")?.len(),
     };
     let rank = shape.len().checked_add(added)?;
-    let axes = axes(g, node, rank)??;
+    let axes = known_axes(g, node, rank)??;
     let mut rest = shape.into_iter();
     (0..rank)
         .map(|i| {
@@ -153,7 +156,7 @@ fn reshape_tangent(s: &mut JvpContext) -> TangentResult {
         return Ok(None);
     };
     let (from, to) = (s.x_shape(0)?, s.y_shape()?);
-    let target = s.lead(&to);
+    let target = s.tangent_shape(&to);
     let base =
         matrices(s, tangent.base, &target).unwrap_or_else(|| s.g.reshape(tangent.base, &target));
     let factor = tangent.factor.map(|factor| match s.g.rank(factor) {

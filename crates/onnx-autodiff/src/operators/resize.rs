@@ -6,7 +6,7 @@ use crate::content::Content;
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Shape, Val};
-use crate::inference::{axis_of, sizes};
+use crate::inference::{axis_of, sizes_held_by};
 use crate::jvp_context::JvpContext;
 use crate::size::Size;
 use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
@@ -41,7 +41,7 @@ fn resize_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         node.input(2)
     };
     if let (Some(v), true) = (node.input(3), stretch) {
-        let target = sizes(g, v)?;
+        let target = sizes_held_by(g, v)?;
         for (axis, size) in axes.iter().zip(target) {
             shape[*axis] = size;
         }
@@ -53,7 +53,7 @@ fn resize_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         .filter(|s| s.len() == axes.len());
     for (i, axis) in axes.iter().enumerate() {
         shape[*axis] = match &scales {
-            Some(scales) => scaled(g, &shape[*axis].clone(), scales[i]),
+            Some(scales) => scaled_length(g, &shape[*axis].clone(), scales[i]),
             None => g.symbols.fresh(),
         };
     }
@@ -61,7 +61,7 @@ fn resize_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 /// `floor(length * scale)`.
-fn scaled(g: &mut Graph, length: &Size, scale: f64) -> Size {
+fn scaled_length(g: &mut Graph, length: &Size, scale: f64) -> Size {
     match length.as_fixed() {
         Some(n) if (n as f64 * scale).abs() < 1e15 => {
             Size::fixed((n as f64 * scale).floor() as i64)
@@ -84,7 +84,7 @@ fn resize_tangent(s: &mut JvpContext) -> TangentResult {
     if shape.len() != y.len() || shape.len() < 2 {
         return Err(CONTRADICTION.into());
     }
-    let folded = s.fold(d, &shape)?;
+    let folded = s.merge_directions(d, &shape)?;
     let known = merged(s, &y);
     let sizes = match s.node.input(3) {
         Some(sizes) => Some(batch_sizes(s, sizes, folded, &known)?),
@@ -104,7 +104,7 @@ fn resize_tangent(s: &mut JvpContext) -> TangentResult {
         .collect();
     let result = s.g.op_optional("Resize", &inputs, attributes);
     s.g.set_shape(result, &known);
-    s.unfold(result)
+    s.split_directions(result)
 }
 
 /// The `sizes` of the merged tensor; they are the original ones where the batch is not among the resized axes.
@@ -137,7 +137,7 @@ fn batch_sizes(
 }
 
 /// Multiplies one axis of `c` by a matrix of the shape `[length, size of that axis]`.
-pub fn along(
+pub fn multiply_along(
     t: &mut TransposeContext,
     c: Val,
     axis: usize,
@@ -204,7 +204,7 @@ fn resize_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
             .collect();
         let image = t.g.op_optional("Resize", &inputs, attributes);
         let matrix = as_matrix(t, image, &x[axis], &y[axis]);
-        c = along(t, c, axis, matrix, &x[axis])?;
+        c = multiply_along(t, c, axis, matrix, &x[axis])?;
     }
     Ok(vec![(0, c)])
 }
@@ -277,7 +277,7 @@ fn resize_float64(g: &mut Graph, node: &Node) -> Option<Val> {
         let scale = scale.unwrap_or(m as f64 / n as f64);
         let region = region(g, node, axis, shape.len())?;
         let one = |o: i64| match region {
-            Some(region) => cropped(node, region, o, n, m),
+            Some(region) => cropped_row(node, region, o, n, m),
             None => row(node, place(node, o, n, m, scale)?, n),
         };
         let rows: Option<Vec<Row>> = (0..m).map(one).collect();
@@ -317,7 +317,7 @@ fn region(g: &Graph, node: &Node, axis: usize, rank: usize) -> Option<Option<[f6
 }
 
 /// The row of an element of a cropped axis; outside there is zero.
-fn cropped(node: &Node, [start, end]: [f64; 2], o: i64, n: i64, m: i64) -> Option<Row> {
+fn cropped_row(node: &Node, [start, end]: [f64; 2], o: i64, n: i64, m: i64) -> Option<Row> {
     let (o, last, steps) = (o as f64, (n - 1) as f64, (m - 1) as f64);
     let place = if m > 1 {
         start * last + o * (end - start) * last / steps
@@ -376,7 +376,7 @@ fn row(node: &Node, place: f64, n: i64) -> Option<Row> {
         }
         "cubic" => {
             let (low, part) = (place.floor(), place - place.floor());
-            let weights = cubic(node.float("cubic_coeff_a", -0.75), part);
+            let weights = cubic_weights(node.float("cubic_coeff_a", -0.75), part);
             let mut row: Row = (0..4)
                 .map(|i| (low as i64 + i - 1, weights[i as usize]))
                 .collect();
@@ -408,7 +408,7 @@ fn rounded(node: &Node, place: f64) -> Option<f64> {
 }
 
 /// Keys' cubic convolution at the four elements around a place.
-fn cubic(a: f64, part: f64) -> [f64; 4] {
+fn cubic_weights(a: f64, part: f64) -> [f64; 4] {
     let near = |t: f64| ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0;
     let far = |t: f64| ((a * t - 5.0 * a) * t + 8.0 * a) * t - 4.0 * a;
     [

@@ -1,7 +1,7 @@
 //! Sequences of different lengths, backwards.
 
 use super::operator::{DecompositionResult, Operator};
-use super::parts::{counted, finished, pairs};
+use super::parts::{finished, pairs, range_to};
 use crate::elem::ElemType;
 use crate::jvp_context::JvpContext;
 
@@ -20,7 +20,7 @@ fn reverse_sequence_decomposition(s: &mut JvpContext) -> DecompositionResult {
     }
     let lengths = s.g.cast(lengths, ElemType::INT64);
     let [along, across] = [time, batch].map(|axis| shape[axis as usize].clone());
-    let (steps, samples) = (counted(s.g, &along), counted(s.g, &across));
+    let (steps, samples) = (range_to(s.g, &along), range_to(s.g, &across));
     let (steps, samples, lengths) = if time == 0 {
         (
             s.g.unsqueeze(steps, &[1]),

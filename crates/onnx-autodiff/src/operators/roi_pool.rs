@@ -1,8 +1,8 @@
 //! Pooling of regions of interest.
 
-use super::grid_sample::{Pixels, Tap, linear};
+use super::grid_sample::{Pixels, Tap, linear_weights};
 use super::operator::{DecompositionResult, Operator};
-use super::parts::{clipped, counted, finished, number, stacked};
+use super::parts::{clipped, finished, range_to, size_value, stacked};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::emit::int;
@@ -73,9 +73,9 @@ fn roi_align_decomposition(s: &mut JvpContext) -> DecompositionResult {
     }
     let mut taps = Vec::new();
     for axis in 0..2 {
-        let place = places(s, axis, bins[axis], samples)?;
+        let place = sample_places(s, axis, bins[axis], samples)?;
         let place = s.g.unsqueeze(place, &[if axis == 0 { 2 } else { 1 }]);
-        taps.push(inside(s, place, &shape[axis + 2]));
+        taps.push(linear_taps(s, place, &shape[axis + 2]));
     }
     let pixels = Pixels::of(s.g, x, &shape);
     let batch = s.g.cast(batch, ElemType::INT64);
@@ -112,7 +112,7 @@ fn roi_align_decomposition(s: &mut JvpContext) -> DecompositionResult {
 }
 
 /// Where samples are taken along an axis, `[R, bins · samples]`.
-fn places(s: &mut JvpContext, axis: usize, bins: i64, samples: i64) -> Result<Val, Refusal> {
+fn sample_places(s: &mut JvpContext, axis: usize, bins: i64, samples: i64) -> Result<Val, Refusal> {
     let half = s.node.text("coordinate_transformation_mode", "half_pixel") != "output_half_pixel";
     let scale = s.node.float("spatial_scale", 1.0);
     let mut ends = Vec::new();
@@ -126,7 +126,7 @@ fn places(s: &mut JvpContext, axis: usize, bins: i64, samples: i64) -> Result<Va
         let one = s.g.real_like(1.0, length);
         length = s.g.op("Max", &[length, one]);
     }
-    let steps = counted(s.g, &Size::fixed(bins * samples));
+    let steps = range_to(s.g, &Size::fixed(bins * samples));
     let steps = s.g.cast(steps, s.g.elem(length));
     let steps = s.g.shift(steps, 0.5);
     let steps = s.g.scale(steps, 1.0 / (bins * samples) as f64);
@@ -136,9 +136,9 @@ fn places(s: &mut JvpContext, axis: usize, bins: i64, samples: i64) -> Result<Va
 }
 
 /// The two neighbours of a place; one more than a pixel outside has none.
-fn inside(s: &mut JvpContext, place: Val, length: &Size) -> Vec<Tap> {
+fn linear_taps(s: &mut JvpContext, place: Val, length: &Size) -> Vec<Tap> {
     let elem = s.g.elem(place);
-    let length = number(s.g, length, elem);
+    let length = size_value(s.g, length, elem);
     let (last, zero, one) = (
         s.g.shift(length, -1.0),
         s.g.real_like(0.0, place),
@@ -156,7 +156,7 @@ fn inside(s: &mut JvpContext, place: Val, length: &Size) -> Vec<Tap> {
     let next = s.g.add(floor, one);
     let next = s.g.op("Min", &[next, last]);
     let rest = s.g.sub(kept, floor);
-    let weights = linear(s.g, rest);
+    let weights = linear_weights(s.g, rest);
     let mut taps = Vec::new();
     for (neighbour, weight) in [floor, next].into_iter().zip(weights) {
         let weight = s.g.mul(weight, there);
@@ -216,14 +216,14 @@ fn members(s: &mut JvpContext, axis: usize, bins: i64, length: &Size) -> Result<
     let span = s.g.op("Max", &[span, one]);
     let each = s.g.scale(span, 1.0 / bins as f64);
     let (start, each) = (s.g.unsqueeze(ends[0], &[1]), s.g.unsqueeze(each, &[1]));
-    let numbers = counted(s.g, &Size::fixed(bins));
+    let numbers = range_to(s.g, &Size::fixed(bins));
     let numbers = s.g.cast(numbers, s.g.elem(each));
     let after = s.g.shift(numbers, 1.0);
     let (from, to) = (s.g.mul(each, numbers), s.g.mul(each, after));
     let (from, to) = (s.g.op("Floor", &[from]), s.g.op("Ceil", &[to]));
     let (from, to) = (s.g.add(start, from), s.g.add(start, to));
     let (from, to) = (s.g.unsqueeze(from, &[2]), s.g.unsqueeze(to, &[2]));
-    let pixels = counted(s.g, length);
+    let pixels = range_to(s.g, length);
     let pixels = s.g.cast(pixels, s.g.elem(from));
     let (after, before) = (
         s.g.op("GreaterOrEqual", &[pixels, from]),

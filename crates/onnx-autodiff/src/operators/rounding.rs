@@ -1,6 +1,6 @@
 //! Rounding, signs and remainders.
 
-use super::arithmetic::operand;
+use super::arithmetic::broadcast_tangent;
 use super::operator::{Operator, TangentResult};
 use crate::folding::{binary, unary};
 use crate::inference::broadcast_all;
@@ -27,7 +27,7 @@ pub const OPERATORS: &[Operator] = &[
 /// `a - n b` with a whole number n.
 fn mod_tangent(s: &mut JvpContext) -> TangentResult {
     let (a, b, y) = (s.x(0)?, s.x(1)?, s.y()?);
-    let left = operand(s, 0)?;
+    let left = broadcast_tangent(s, 0)?;
     if s.lazy(1).is_none() {
         return Ok(left);
     }

@@ -2,7 +2,7 @@
 
 use super::gather::{directions_first, directions_last, for_each_direction, indices};
 use super::operator::{DecompositionResult, Operator, TangentResult};
-use super::parts::{counted, finished, number, pairs};
+use super::parts::{finished, pairs, range_to, size_value};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::Val;
@@ -42,7 +42,7 @@ fn added(s: &mut JvpContext, updates: Val) -> Result<Val, Refusal> {
 }
 
 fn scatter_elements_tangent(s: &mut JvpContext) -> TangentResult {
-    if let Some(reduced) = reduced(s)? {
+    if let Some(reduced) = reduction_tangent(s)? {
         return Ok(Some(reduced));
     }
     let (data, updates) = data_and_updates(s)?;
@@ -67,7 +67,7 @@ fn by_elements(
 }
 
 fn scatter_nd_tangent(s: &mut JvpContext) -> TangentResult {
-    if let Some(reduced) = reduced(s)? {
+    if let Some(reduced) = reduction_tangent(s)? {
         return Ok(Some(reduced));
     }
     let (data, updates) = data_and_updates(s)?;
@@ -93,11 +93,11 @@ fn by_slices(
 }
 
 /// The tangent of what is scattered with such a reduction; none where tangents are scattered as the primal is.
-fn reduced(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
+fn reduction_tangent(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
     let (of_data, of_updates) = match s.node.text("reduction", "none").as_str() {
         "none" | "add" => return Ok(None),
-        "mul" => of_product(s)?,
-        "max" | "min" => of_extremum(s)?,
+        "mul" => product_slopes(s)?,
+        "max" | "min" => extremum_slopes(s)?,
         other => return Err(format!("its reduction `{other}` is not known").into()),
     };
     let data = s.d(0).map(|d| s.g.mul(d, of_data));
@@ -139,7 +139,7 @@ fn gathered(s: &mut JvpContext, data: Val) -> Result<Val, Refusal> {
 
 /// The product of the other factors of the same place: that of all which are not zero, divided by the factor itself,
 /// where no other factor is zero.
-fn of_product(s: &mut JvpContext) -> Result<(Val, Val), Refusal> {
+fn product_slopes(s: &mut JvpContext) -> Result<(Val, Val), Refusal> {
     let (x, u) = (s.x(0)?, s.x(2)?);
     let (zero, one) = (s.g.real_like(0.0, x), s.g.real_like(1.0, x));
     let mut parts = Vec::new();
@@ -165,7 +165,7 @@ fn of_product(s: &mut JvpContext) -> Result<(Val, Val), Refusal> {
 }
 
 /// Those that equal the result share its tangent.
-fn of_extremum(s: &mut JvpContext) -> Result<(Val, Val), Refusal> {
+fn extremum_slopes(s: &mut JvpContext) -> Result<(Val, Val), Refusal> {
     let (x, u, y) = (s.x(0)?, s.x(2)?, s.y()?);
     let there = gathered(s, y)?;
     let mut hits = Vec::new();
@@ -189,7 +189,7 @@ fn tensor_scatter_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let mut order: Vec<usize> = (0..shape.len()).collect();
     order.swap(1, axis);
     let (cache, update) = (s.g.transpose(cache, &order), s.g.transpose(update, &order));
-    let steps = counted(s.g, &new[axis]);
+    let steps = range_to(s.g, &new[axis]);
     let mut places = s.g.unsqueeze(steps, &[0]);
     if let Some(starts) = s.node.input(2) {
         let starts = s.g.cast(starts, ElemType::INT64);
@@ -197,10 +197,10 @@ fn tensor_scatter_decomposition(s: &mut JvpContext) -> DecompositionResult {
         places = s.g.add(places, starts);
     }
     if s.node.text("mode", "linear") == "circular" {
-        let length = number(s.g, &shape[axis], ElemType::INT64);
+        let length = size_value(s.g, &shape[axis], ElemType::INT64);
         places = s.g.op("Mod", &[places, length]);
     }
-    let samples = counted(s.g, &shape[0]);
+    let samples = range_to(s.g, &shape[0]);
     let samples = s.g.unsqueeze(samples, &[1]);
     let indices = pairs(s.g, samples, places, &[shape[0].clone(), new[axis].clone()]);
     let result = s.g.op("ScatterND", &[cache, indices, update]);

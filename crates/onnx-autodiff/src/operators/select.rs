@@ -1,9 +1,9 @@
 //! A choice between two tensors, element by element.
 
 use super::operator::{Operator, TangentResult, second_input};
-use crate::content::{Content, Item, broadcast, count};
+use crate::content::{Content, Item, broadcast_dims, followed_count};
 use crate::error::Refusal;
-use crate::folding::source;
+use crate::folding::broadcast_source;
 use crate::graph::{Graph, Node};
 use crate::inference::broadcast_all;
 use crate::jvp_context::JvpContext;
@@ -22,14 +22,15 @@ fn where_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content>
     let [condition, yes, no] = inputs else {
         return None;
     };
-    let dims = broadcast(&broadcast(&condition.dims, &yes.dims)?, &no.dims)?;
-    let pick = |i: usize| match condition.items[source(i, &dims, &condition.dims)].as_fixed() {
-        Some(0) => no.items[source(i, &dims, &no.dims)].clone(),
-        Some(_) => yes.items[source(i, &dims, &yes.dims)].clone(),
-        None => Item::Unknown,
-    };
+    let dims = broadcast_dims(&broadcast_dims(&condition.dims, &yes.dims)?, &no.dims)?;
+    let pick =
+        |i: usize| match condition.items[broadcast_source(i, &dims, &condition.dims)].as_fixed() {
+            Some(0) => no.items[broadcast_source(i, &dims, &no.dims)].clone(),
+            Some(_) => yes.items[broadcast_source(i, &dims, &yes.dims)].clone(),
+            None => Item::Unknown,
+        };
     Some(Content {
-        items: (0..count(&dims)?).map(pick).collect(),
+        items: (0..followed_count(&dims)?).map(pick).collect(),
         dims,
     })
 }
@@ -45,7 +46,7 @@ fn where_tangent(s: &mut JvpContext) -> TangentResult {
         "Where",
         &[condition, yes.unwrap_or(zero), no.unwrap_or(zero)],
     );
-    s.done(chosen)
+    s.finish(chosen)
 }
 
 fn where_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {

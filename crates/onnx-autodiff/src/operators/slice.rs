@@ -2,7 +2,7 @@
 
 use super::gather::add_along;
 use super::operator::{Operator, TangentResult};
-use super::parts::places;
+use super::parts::index_range;
 use crate::content::{Content, Item};
 use crate::elem::ElemType;
 use crate::error::Refusal;
@@ -191,7 +191,7 @@ fn slice_tangent(s: &mut JvpContext) -> TangentResult {
     ];
     let used = if s.node.input(4).is_some() { 5 } else { 4 };
     let sliced = s.g.op_optional("Slice", &inputs[..used], Vec::new());
-    let shape = s.lead(&s.y_shape()?);
+    let shape = s.tangent_shape(&s.y_shape()?);
     s.g.set_shape(sliced, &shape);
     Ok(Some(Tangent::plain(sliced)))
 }
@@ -222,10 +222,10 @@ fn uncut(
     whole: &Size,
     part: &Size,
 ) -> Result<Val, Refusal> {
-    if whole == part && step(t, i) == Some(1) {
+    if whole == part && known_step(t, i) == Some(1) {
         return Ok(c);
     }
-    if whole == part && step(t, i) == Some(-1) {
+    if whole == part && known_step(t, i) == Some(-1) {
         // All of them in reverse order.
         let [start, end, axis, step] =
             [-1, i64::MIN + 1, axis as i64, -1].map(|n| t.g.integers(&[n]));
@@ -239,7 +239,7 @@ fn uncut(
         .input(1)
         .and_then(|v| t.g.content(v))
         .and_then(|s| s.items.get(i).cloned());
-    if let (Some(Item::Int(start)), Some(1)) = (start, step(t, i)) {
+    if let (Some(Item::Int(start)), Some(1)) = (start, known_step(t, i)) {
         let negative = start.as_fixed().is_some_and(|n| n < 0);
         let before = if negative {
             t.g.symbols.add(whole, &start)
@@ -259,7 +259,7 @@ fn uncut(
         t.g.set_shape(padded, &shape);
         return Ok(padded);
     }
-    let all = places(t, whole);
+    let all = index_range(t, whole);
     let mut inputs = vec![all];
     for place in [1, 2, 4] {
         let bound = match t.node.input(place) {
@@ -284,7 +284,7 @@ fn uncut(
     add_along(t, c, axis, picked, whole)
 }
 
-fn step(t: &TransposeContext, i: usize) -> Option<i64> {
+fn known_step(t: &TransposeContext, i: usize) -> Option<i64> {
     match t.node.input(4) {
         Some(v) => t.g.content(v)?.items.get(i)?.as_fixed(),
         None => Some(1),

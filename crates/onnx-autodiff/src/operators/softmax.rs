@@ -21,7 +21,7 @@ fn softmax_tangent(s: &mut JvpContext) -> TangentResult {
     let Some(tangent) = s.lazy(0) else {
         return Err("only its first input may depend on the differentiated input".into());
     };
-    let (d, y) = (s.whole(tangent), s.y()?);
+    let (d, y) = (s.materialize(tangent), s.y()?);
     let axis = s.axis("axis", -1, s.rank(0)?)?;
     let weight = match tangent.factor {
         Some(factor) => s.g.mul(y, factor),

@@ -1,7 +1,7 @@
 //! The discrete Fourier transform, whole and of short times, and its windows.
 
 use super::operator::{DecompositionResult, Operator};
-use super::parts::{counted, finished};
+use super::parts::{finished, range_to};
 use crate::content::Item;
 use crate::elem::ElemType;
 use crate::error::Refusal;
@@ -45,7 +45,7 @@ fn window_element(_: &Graph, node: &Node) -> ElemType {
 }
 
 /// A size that an input holds.
-fn held(g: &mut Graph, v: Val) -> Size {
+fn size_held_by(g: &mut Graph, v: Val) -> Size {
     match g.content(v).and_then(|c| c.items.first().cloned()) {
         Some(Item::Int(size)) => size,
         _ => g.symbols.fresh(),
@@ -60,7 +60,7 @@ fn dft_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     };
     let axis = axis_of(axis, shape.len())?;
     let (inverse, onesided) = (node.int("inverse", 0) != 0, node.int("onesided", 0) != 0);
-    let length = node.input(1).map(|v| held(g, v));
+    let length = node.input(1).map(|v| size_held_by(g, v));
     shape[axis] = match length {
         Some(length) => length,
         None if inverse && onesided => {
@@ -70,23 +70,23 @@ fn dft_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         None => shape[axis].clone(),
     };
     if onesided && !inverse {
-        shape[axis] = half(g, &shape[axis].clone());
+        shape[axis] = half_spectrum_length(g, &shape[axis].clone());
     }
     *shape.last_mut()? = Size::fixed(if onesided && inverse { 1 } else { 2 });
     Some(shape)
 }
 
 /// The length of half a spectrum.
-fn half(g: &mut Graph, length: &Size) -> Size {
+fn half_spectrum_length(g: &mut Graph, length: &Size) -> Size {
     let half = g.symbols.div(length, &Size::fixed(2));
     g.symbols.add(&half, &Size::fixed(1))
 }
 
 fn stft_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let signal = g.shape(node.input(0)?)?.clone();
-    let step = held(g, node.input(1)?);
+    let step = size_held_by(g, node.input(1)?);
     let length = match (node.input(3), node.input(2)) {
-        (Some(v), _) => held(g, v),
+        (Some(v), _) => size_held_by(g, v),
         (None, Some(window)) => g.shape(window)?.first()?.clone(),
         (None, None) => return None,
     };
@@ -94,7 +94,7 @@ fn stft_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let frames = g.symbols.div(&room, &step);
     let frames = g.symbols.add(&frames, &Size::fixed(1));
     let bins = if node.int("onesided", 1) != 0 {
-        half(g, &length)
+        half_spectrum_length(g, &length)
     } else {
         length
     };
@@ -124,7 +124,7 @@ fn dft_tangent(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
             dft(s, d, axis, inverse, onesided)
         }
     };
-    let shape = s.lead(&s.y_shape()?);
+    let shape = s.tangent_shape(&s.y_shape()?);
     s.g.set_shape(result, &shape);
     Ok(Some(Tangent::plain(result)))
 }
@@ -235,7 +235,7 @@ fn stft_decomposition(s: &mut JvpContext) -> DecompositionResult {
         .ok_or("the length of its frames is not known")?;
     let step = s.node.input(1).ok_or("its step is missing")?;
     let step = s.g.cast(step, ElemType::INT64);
-    let (frames, places) = (counted(s.g, &y[1]), counted(s.g, &Size::fixed(length)));
+    let (frames, places) = (range_to(s.g, &y[1]), range_to(s.g, &Size::fixed(length)));
     let starts = s.g.mul(frames, step);
     let starts = s.g.unsqueeze(starts, &[1]);
     let places = s.g.add(starts, places);

@@ -1,13 +1,13 @@
 //! A tensor cut in parts along an axis.
 
-use super::concat::axis;
+use super::concat::concat_axis;
 use super::operator::Operator;
 use crate::content::Content;
 use crate::error::Refusal;
 use crate::folding::take;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Inferred, Node, Val};
-use crate::inference::{axis_of, sizes};
+use crate::inference::{axis_of, sizes_held_by};
 use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
 use crate::transpose_context::{Cotangents, TransposeContext};
@@ -24,7 +24,7 @@ fn split_shapes(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferr
     let (elem, shape) = (g.elem(x), g.shape(x)?.clone());
     let axis = axis_of(node.int("axis", 0), shape.len())?;
     let parts: Vec<Size> = match node.input(1) {
-        Some(v) => sizes(g, v)?,
+        Some(v) => sizes_held_by(g, v)?,
         None => {
             let n = outputs as i64;
             let part = match shape[axis].as_fixed() {
@@ -88,7 +88,7 @@ fn split_tangent(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
 }
 
 fn split_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
-    let axis = axis(t, t.input_shape(0)?.len())?;
+    let axis = concat_axis(t, t.input_shape(0)?.len())?;
     let mut parts = Vec::new();
     for (place, output) in t.node.outputs.clone().into_iter().enumerate() {
         let output = output.ok_or("one of its outputs is missing")?;

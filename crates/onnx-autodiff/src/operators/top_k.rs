@@ -7,7 +7,7 @@ use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Inferred, Node, Shape};
-use crate::inference::{axis_of, reduced};
+use crate::inference::{axis_of, reduced_shape};
 use crate::jvp_context::{JvpContext, Tangent};
 
 pub const OPERATORS: &[Operator] = &[
@@ -28,7 +28,7 @@ pub const OPERATORS: &[Operator] = &[
 fn arg_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let rank = g.rank(node.input(0)?)?;
     let axis = axis_of(node.int("axis", 0), rank)?;
-    reduced(
+    reduced_shape(
         g.shape(node.input(0)?)?,
         &[axis],
         node.int("keepdims", 1) != 0,

@@ -1,7 +1,7 @@
 //! Axes in another order.
 
 use super::operator::{Operator, TangentResult};
-use crate::content::{Content, count};
+use crate::content::{Content, followed_count};
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Shape};
 use crate::inference::axis_of;
@@ -40,7 +40,7 @@ fn transpose_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<C
         .map(|axis| content.dims[axis + 1..].iter().product())
         .collect();
     let mut items = Vec::new();
-    for i in 0..count(&dims)? {
+    for i in 0..followed_count(&dims)? {
         let (mut rest, mut place) = (i, 0);
         for axis in (0..rank).rev() {
             place += rest % dims[axis].max(1) * strides[perm[axis]];
