@@ -1,4 +1,4 @@
-//! Whether a derived graph can be loaded: held to the rules of the format before it is written or run.
+//! Checks that a derived graph obeys the rules of the format, before it is written or run.
 
 use std::collections::HashSet;
 
@@ -6,16 +6,19 @@ use crate::order::label;
 use crate::proto::*;
 use crate::signatures;
 
-/// What is wrong with a graph, and where.
+/// A rule of the format that a graph breaks.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The node's name, or what the graph itself is called.
+    /// The name of the node or port, or `the graph`.
     pub node: String,
+    /// The operator of the node, `input` or `output` for a port, and empty for the graph.
     pub op: String,
+    /// What is wrong.
     pub reason: String,
 }
 
 impl Violation {
+    /// Returns the violation of a rule by a node.
     fn of(node: &NodeProto, reason: String) -> Violation {
         Violation {
             node: label(node),
@@ -24,6 +27,7 @@ impl Violation {
         }
     }
 
+    /// Returns the violation of a rule by the graph as a whole.
     fn of_graph(reason: String) -> Violation {
         Violation {
             node: "the graph".into(),
@@ -33,11 +37,13 @@ impl Violation {
     }
 }
 
-/// Names are made once and before they are used, nodes are what their operators allow, ports have types, and only
-/// standard operators occur. The cost is a walk over the nodes.
+/// Checks a model: every name is made once and before its use, every node fits the signature of its
+/// operator, every port has a type, and every operator belongs to the standard domain. The check
+/// visits every node once.
 ///
 /// # Errors
-/// The first violation.
+///
+/// Returns the first violation.
 pub fn check_model(model: &ModelProto) -> Result<(), Violation> {
     let opset = match &model.opset_import[..] {
         [only] if standardize(only.domain()).is_empty() => only.version(),
@@ -67,18 +73,20 @@ pub fn check_model(model: &ModelProto) -> Result<(), Violation> {
     Ok(())
 }
 
-/// The names that a graph made so far, within those of the graph around it.
+/// The names that a graph has made so far, with a reference to the names of the graph around it.
 struct NameScope<'a> {
     made: HashSet<&'a str>,
     around: Option<&'a NameScope<'a>>,
 }
 
 impl NameScope<'_> {
+    /// Returns whether this graph or a graph around it has made the name.
     fn knows(&self, name: &str) -> bool {
         self.made.contains(name) || self.around.is_some_and(|around| around.knows(name))
     }
 }
 
+/// Checks a graph or a subgraph, where `around` holds the names of the graphs around it.
 fn check_graph(
     graph: &GraphProto,
     opset: i64,
@@ -134,6 +142,7 @@ fn check_graph(
     Ok(())
 }
 
+/// Checks one node and its subgraphs.
 fn check_node(node: &NodeProto, opset: i64, scope: &NameScope) -> Result<(), Violation> {
     let fault = |reason: String| Violation::of(node, reason);
     if !standardize(node.domain()).is_empty() {

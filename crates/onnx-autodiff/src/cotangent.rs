@@ -1,8 +1,9 @@
-//! Reverse mode: the tangent graph, read backwards.
+//! Reverse mode: transposes the tangent graph.
 //!
-//! Forward mode writes operators that are linear in the seed. Reverse mode visits them from the output's tangent to
-//! the seed and appends the transpose of each (`transposition`), so that a rule serves both modes. What computed the
-//! tangents is then no longer needed and is not exported.
+//! Forward mode writes operators that are linear in the seed. Reverse mode visits them from the
+//! output's tangent back to the seed and appends the transpose of each (`transpose_context`), so
+//! that one rule serves both modes. Nodes that only computed the tangents are then no longer
+//! needed, and the export leaves them out.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -14,11 +15,12 @@ use crate::operators;
 use crate::size::Size;
 use crate::transpose_context::{CONTRADICTION, Cotangents, Masks, TransposeContext};
 
-/// What is said of an operator that is linear in more inputs than its transpose speaks of.
+/// The reason for an operator with more linear inputs than its transpose returns cotangents for.
 const HALF: &str =
     "not all of its inputs that depend on the differentiated input are transposed in reverse mode";
 
-/// A value of the shape of one tangent of `x`, to propagate; its numbers are never used.
+/// Appends a tangent of `x` with one direction, from which forward mode starts. Reverse mode never
+/// reads its numbers.
 pub fn seed(g: &mut Graph, x: Val) -> Val {
     let elem = g.elem(x).tangent();
     let wide = g.cast(x, elem);
@@ -28,7 +30,11 @@ pub fn seed(g: &mut Graph, x: Val) -> Val {
     seed
 }
 
-/// The cotangent of `seed` that belongs to the cotangent `given` of the output whose tangent is `d`.
+/// Returns the cotangent of `seed`, from the cotangent `given` of the output whose tangent is `d`.
+///
+/// # Errors
+///
+/// Returns every node that has no transpose.
 pub fn transpose_tangents(
     g: &mut Graph,
     seed: Val,
@@ -52,7 +58,8 @@ pub fn transpose_tangents(
         .unwrap_or_else(|| g.zeros(&shape, ElemType::tangent(elem))))
 }
 
-/// Visits nodes from the last to the first, from cotangents that are known to those of whatever they depend on.
+/// Visits the nodes at the indices `places` from the last to the first, and adds to `cotangents`
+/// the cotangents of the values on which the known ones depend.
 pub fn transpose_nodes(
     g: &mut Graph,
     places: Range<usize>,
@@ -62,7 +69,7 @@ pub fn transpose_nodes(
     let mut masks = Masks::new();
     for place in places.rev() {
         let node = g.nodes[place].clone();
-        // The seed itself is linear, but made of nothing that is.
+        // The seed is linear, but the nodes that make it take no linear input.
         let linear = node
             .inputs
             .iter()
@@ -118,7 +125,8 @@ pub fn transpose_nodes(
     }
 }
 
-/// What is wrong with a node, told of the original node that it serves.
+/// Returns the obstacle that a refused transpose is, at the original node whose tangent the node
+/// computes.
 fn obstacle_at_origin(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {
     let original = node
         .origin
@@ -127,7 +135,8 @@ fn obstacle_at_origin(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {
     g.obstacle(original, refusal)
 }
 
-/// A value that is used several times collects the cotangents of all uses.
+/// Adds a cotangent to that of `v`, because a value that several nodes use receives a cotangent
+/// from each.
 fn accumulate(
     g: &mut Graph,
     cotangents: &mut HashMap<Val, Val>,
@@ -150,7 +159,7 @@ fn accumulate(
     cotangents.insert(v, sum);
 }
 
-/// The cotangents of a node's inputs.
+/// Returns the cotangents of a node's inputs, by the transpose of its operator.
 fn transpose_node(turn: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let known = operators::of(&turn.node).and_then(|operator| operator.transpose);
     match known {

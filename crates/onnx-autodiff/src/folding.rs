@@ -1,10 +1,10 @@
-//! What the contents of small tensors are followed with.
+//! Computes the known elements of small tensors through elementwise operators.
 
 use crate::content::{Content, Item, broadcast_dims, followed_count};
 use crate::graph::{Graph, Node};
 use crate::size::Size;
 
-/// The numbers of a list as lengths of axes.
+/// Returns the elements as sizes of axes, if each one is a known number that is not negative.
 pub fn axis_lengths(content: &Content) -> Option<Vec<usize>> {
     content
         .fixed()?
@@ -13,6 +13,7 @@ pub fn axis_lengths(content: &Content) -> Option<Vec<usize>> {
         .collect()
 }
 
+/// Applies `f` to each element.
 pub fn map(content: &Content, f: impl Fn(&Item) -> Item) -> Content {
     Content {
         dims: content.dims.clone(),
@@ -20,6 +21,8 @@ pub fn map(content: &Content, f: impl Fn(&Item) -> Item) -> Content {
     }
 }
 
+/// Returns a floating-point number as an integer element, or [`Item::Unknown`] if it is too large
+/// to be exact.
 pub fn integer_item(x: f64) -> Item {
     if x.abs() < 9e15 {
         Item::fixed(x as i64)
@@ -28,6 +31,7 @@ pub fn integer_item(x: f64) -> Item {
     }
 }
 
+/// Returns the content of the output of an elementwise operator with one input.
 pub fn unary(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
     let op = node.op.as_str();
     Some(map(&inputs[0], |item| match (op, item) {
@@ -57,6 +61,8 @@ pub fn unary(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> 
     }))
 }
 
+/// Returns the content of the output of an elementwise operator with two or more inputs, which are
+/// broadcast to each other.
 pub fn binary(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
     let mut inputs = inputs.iter();
     let mut result = inputs.next()?.clone();
@@ -77,6 +83,7 @@ pub fn binary(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content>
     Some(result)
 }
 
+/// Applies the node's operator to two elements.
 fn combine(g: &mut Graph, node: &Node, a: &Item, b: &Item) -> Item {
     match (a, b) {
         (Item::Int(a), Item::Int(b)) => combine_sizes(g, node, a, b),
@@ -93,6 +100,7 @@ fn combine(g: &mut Graph, node: &Node, a: &Item, b: &Item) -> Item {
     }
 }
 
+/// Applies the node's operator to two integers, which may be symbolic sizes.
 fn combine_sizes(g: &mut Graph, node: &Node, a: &Size, b: &Size) -> Item {
     let floats = node.input(0).is_some_and(|v| g.elem(v).is_float());
     let fixed = a.as_fixed().zip(b.as_fixed());
@@ -129,16 +137,19 @@ fn combine_sizes(g: &mut Graph, node: &Node, a: &Size, b: &Size) -> Item {
     Item::Int(size)
 }
 
-/// Whether a size, which is never negative, is compared with a negative number such as the -1 of a wildcard.
+/// Returns whether one operand is a size and the other a negative number, such as the -1 of a
+/// wildcard. A size is never negative.
 fn never_equal(a: &Size, b: &Size) -> bool {
     let negative = |s: &Size| s.as_fixed().is_some_and(|n| n < 0);
     (negative(a) && is_positive(b)) || (negative(b) && is_positive(a))
 }
 
+/// Returns whether a size is a sum of terms with positive coefficients.
 fn is_positive(size: &Size) -> bool {
     size.terms().all(|(coefficient, _)| coefficient > 0)
 }
 
+/// Applies an operator to two floating-point numbers.
 fn combine_reals(op: &str, a: f64, b: f64) -> Item {
     let truth = |holds: bool| Item::fixed(i64::from(holds));
     match op {
@@ -158,7 +169,8 @@ fn combine_reals(op: &str, a: f64, b: f64) -> Item {
     }
 }
 
-/// Where element `i` of a tensor of `dims` comes from in an operand that is broadcast to it.
+/// Returns the index of the element of an operand that is broadcast to element `i` of a tensor with
+/// the sizes `dims`.
 pub fn broadcast_source(i: usize, dims: &[usize], operand: &[usize]) -> usize {
     let (mut rest, mut place, mut stride) = (i, 0, 1);
     for axis in (0..dims.len()).rev() {
@@ -172,7 +184,7 @@ pub fn broadcast_source(i: usize, dims: &[usize], operand: &[usize]) -> usize {
     place
 }
 
-/// Takes the given places along an axis.
+/// Returns the elements at the indices `places` along an axis.
 pub fn take(content: &Content, axis: usize, places: &[usize]) -> Option<Content> {
     let mut dims = content.dims.clone();
     dims[axis] = places.len();

@@ -1,8 +1,10 @@
-//! One node being differentiated: its primal values, the tangents of its inputs, and what rules need to write more.
+//! The context of a rule: one node that is being differentiated, the tangents of its inputs, and
+//! helpers to write its tangent.
 //!
-//! A tangent of a tensor of shape `s` has shape `[k, *s]`: the k directions lead, so that primal operands broadcast
-//! over them and axes counted from the end stay as they are. A tangent may be kept as `base * factor`, with a factor
-//! of the primal's size: chains of elementwise operators then cost one multiplication of the k times larger base.
+//! A tangent of a tensor of shape `s` has shape `[k, *s]`. The k directions lead, so that primal
+//! operands broadcast over them and axes that are counted from the end stay the same. A tangent may
+//! be kept as `base * factor` with a factor of the primal's size. A chain of elementwise operators
+//! then costs one multiplication of the base, which is k times larger than the factors.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,26 +15,32 @@ use crate::inference::axis_of;
 use crate::passes::Pass;
 use crate::size::Size;
 
-/// A tangent `base * factor`; the base has the tangent's full shape.
+/// A tangent `base * factor`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tangent {
+    /// The base, which has the full shape of the tangent.
     pub base: Val,
+    /// The factor, which broadcasts to the base. `None` stands for 1.
     pub factor: Option<Val>,
 }
 
 impl Tangent {
+    /// Returns a tangent without a factor.
     pub fn plain(base: Val) -> Tangent {
         Tangent { base, factor: None }
     }
 }
 
-/// The tangents of all values that depend on the input and reach the output, and what stood in the way.
+/// The tangents of the values that depend on the differentiated input, and the obstacles.
 pub struct Tangents {
+    /// The tangent of each value. A value that is not in the map has a zero tangent.
     pub of: HashMap<Val, Tangent>,
+    /// The nodes that could not be differentiated.
     pub obstacles: Vec<Obstacle>,
 }
 
-/// The tangents of a value and of what it is made of: all that a rule asks for of an input.
+/// Returns the tangents of a value and of the inputs of the node that makes it. A rule reads no
+/// other tangents for an input.
 pub fn known_at<'a>(
     g: &'a Graph,
     v: Val,
@@ -47,22 +55,30 @@ pub fn known_at<'a>(
         .filter_map(|v| Some((v, *of.get(&v)?)))
 }
 
-/// Follows tangents through some nodes, as forward mode does: those that are known, as far as the outputs need it.
+/// The function that propagates tangents through nodes of a subgraph: the indices of the nodes, the
+/// number of directions, the values whose tangents are wanted, and the tangents so far.
 pub type TangentWalk = fn(&mut Graph, Range<usize>, &Size, &[Val], &mut Tangents);
 
+/// The context of a rule, which appends the tangent of one node to the graph.
 pub struct JvpContext<'a> {
+    /// The graph to which the rule appends operators.
     pub g: &'a mut Graph,
+    /// The node.
     pub node: Node,
-    /// The tangents of the node's inputs; none where they are zero.
+    /// The tangents of the node's inputs. `None` stands for a zero tangent.
     pub tangents: Vec<Option<Tangent>>,
     /// The number of directions.
     pub k: Size,
-    /// For the node's subgraphs.
+    /// The function that propagates tangents through the node's subgraphs.
     pub walk: TangentWalk,
 }
 
 impl JvpContext<'_> {
-    /// An input of the node, in the type that its tangents have.
+    /// Returns an input of the node, cast to the type of its tangents.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a node without this input.
     pub fn x(&mut self, place: usize) -> Result<Val, Refusal> {
         let v = self
             .node
@@ -71,13 +87,17 @@ impl JvpContext<'_> {
         Ok(self.primal(v))
     }
 
-    /// The first output of the node, in the type that its tangents have.
+    /// Returns the first output of the node, cast to the type of its tangents.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a node without this output.
     pub fn y(&mut self) -> Result<Val, Refusal> {
         let v = self.node.output(0).ok_or("its first output is missing")?;
         Ok(self.primal(v))
     }
 
-    /// A value of the original graph, cast where tangents are computed in a wider type.
+    /// Casts a value of the original graph to the type of its tangents, which may be wider.
     pub fn primal(&mut self, v: Val) -> Val {
         let elem = self.g.elem(v);
         if elem.is_float() {
@@ -87,23 +107,28 @@ impl JvpContext<'_> {
         }
     }
 
-    /// The whole tangent of an input, where it is not zero.
+    /// Returns the tangent of an input as one value. Returns `None` if the tangent is zero.
     pub fn d(&mut self, place: usize) -> Option<Val> {
         let tangent = self.lazy(place)?;
         Some(self.materialize(tangent))
     }
 
-    /// The tangent of the first input.
+    /// Returns the tangent of the first input as one value.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a node whose first input has a zero tangent.
     pub fn dx(&mut self) -> Result<Val, Refusal> {
         self.d(0)
             .ok_or_else(|| "only its first input may depend on the differentiated input".into())
     }
 
-    /// The tangent of an input as it is kept.
+    /// Returns the tangent of an input with its factor. Returns `None` if the tangent is zero.
     pub fn lazy(&self, place: usize) -> Option<Tangent> {
         self.tangents.get(place).copied().flatten()
     }
 
+    /// Multiplies the base of a tangent by its factor.
     pub fn materialize(&mut self, tangent: Tangent) -> Val {
         match tangent.factor {
             Some(factor) => self.g.mul(tangent.base, factor),
@@ -111,7 +136,11 @@ impl JvpContext<'_> {
         }
     }
 
-    /// Refuses tangents of any input but those at the given places.
+    /// Checks that only the inputs at the given indices depend on the differentiated input.
+    ///
+    /// # Errors
+    ///
+    /// Refuses other inputs, with advice for the user.
     pub fn only(&self, places: &[usize], remedy: &str) -> Result<(), Refusal> {
         let other =
             (0..self.tangents.len()).find(|i| self.tangents[*i].is_some() && !places.contains(i));
@@ -123,6 +152,11 @@ impl JvpContext<'_> {
         }
     }
 
+    /// Returns the shape of a value.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a node with a value of unknown rank.
     pub fn shape(&self, v: Val) -> Result<Shape, Refusal> {
         self.g.shape(v).cloned().ok_or_else(|| {
             let name = &self.g.value(v).name;
@@ -130,6 +164,11 @@ impl JvpContext<'_> {
         })
     }
 
+    /// Returns the shape of an input.
+    ///
+    /// # Errors
+    ///
+    /// Refuses an input that is missing or of unknown rank.
     pub fn x_shape(&self, place: usize) -> Result<Shape, Refusal> {
         let v = self
             .node
@@ -138,15 +177,29 @@ impl JvpContext<'_> {
         self.shape(v)
     }
 
+    /// Returns the shape of the first output.
+    ///
+    /// # Errors
+    ///
+    /// Refuses an output that is missing or of unknown rank.
     pub fn y_shape(&self) -> Result<Shape, Refusal> {
         self.shape(self.node.output(0).ok_or("its first output is missing")?)
     }
 
+    /// Returns the number of axes of an input.
+    ///
+    /// # Errors
+    ///
+    /// Refuses an input that is missing or of unknown rank.
     pub fn rank(&self, place: usize) -> Result<usize, Refusal> {
         Ok(self.x_shape(place)?.len())
     }
 
-    /// An axis attribute as a place in the primal's shape.
+    /// Returns the axis that an attribute names, for a primal tensor of `rank` axes.
+    ///
+    /// # Errors
+    ///
+    /// Refuses an axis that does not exist.
     pub fn axis(&self, name: &str, default: i64, rank: usize) -> Result<usize, Refusal> {
         let axis = self.node.int(name, default);
         axis_of(axis, rank).ok_or_else(|| {
@@ -156,18 +209,20 @@ impl JvpContext<'_> {
         })
     }
 
-    /// The shape of tangents of a tensor of the given shape.
+    /// Returns the shape of a tangent of a tensor of the given shape.
     pub fn tangent_shape(&self, shape: &[Size]) -> Shape {
         std::iter::once(&self.k).chain(shape).cloned().collect()
     }
 
-    /// Adds axes of size 1 behind the leading one, for numpy's alignment from the right.
+    /// Inserts axes of size 1 behind the directions, so that a tangent of a tensor of `rank` axes
+    /// broadcasts to one of `wanted` axes by numpy's rule.
     pub fn align(&mut self, d: Val, rank: usize, wanted: usize) -> Val {
         let axes: Vec<i64> = (1..=wanted.saturating_sub(rank) as i64).collect();
         self.g.unsqueeze(d, &axes)
     }
 
-    /// The tangent of an elementwise operand, aligned with the output.
+    /// Returns the tangent of an elementwise operand, aligned with the output. Returns `None` if
+    /// the tangent is zero.
     pub fn aligned(&mut self, place: usize) -> Result<Option<Val>, Refusal> {
         let Some(d) = self.d(place) else {
             return Ok(None);
@@ -176,18 +231,18 @@ impl JvpContext<'_> {
         Ok(Some(self.align(d, rank, wanted)))
     }
 
-    /// Broadcasts a tangent to the full shape of the output's tangent.
+    /// Broadcasts a tangent to the shape of the output's tangent.
     pub fn broadcast_to_output(&mut self, d: Val) -> Result<Val, Refusal> {
         let shape = self.tangent_shape(&self.y_shape()?);
         Ok(self.g.expand(d, &shape))
     }
 
-    /// A tangent of the output that may still lack broadcasting.
+    /// Returns the tangent of the output, from a value that may still have to be broadcast.
     pub fn finish(&mut self, d: Val) -> Result<Option<Tangent>, Refusal> {
         Ok(Some(Tangent::plain(self.broadcast_to_output(d)?)))
     }
 
-    /// Zeros of the shape of tangents of an input.
+    /// Appends a zero tangent of an input.
     pub fn zero(&mut self, place: usize) -> Result<Val, Refusal> {
         let shape = self.tangent_shape(&self.x_shape(place)?);
         let v = self.x(place)?;
@@ -195,7 +250,8 @@ impl JvpContext<'_> {
         Ok(self.g.zeros(&shape, elem))
     }
 
-    /// Merges the directions into the batch axis, for operators that know but one.
+    /// Merges the directions of a tangent into the batch axis, for operators that accept one batch
+    /// axis only. `shape` is the shape of the primal.
     pub fn merge_directions(&mut self, d: Val, shape: &[Size]) -> Result<Val, Refusal> {
         let folded = self
             .merged_shape(shape)
@@ -203,27 +259,28 @@ impl JvpContext<'_> {
         Ok(self.g.reshape(d, &folded))
     }
 
-    /// The shape of tangents of a tensor of the given shape whose directions are merged into the batch.
+    /// Returns the shape of a tangent whose directions are merged into the batch axis.
     pub fn merged_shape(&mut self, shape: &[Size]) -> Option<Shape> {
         let (batch, rest) = shape.split_first()?;
         let merged = self.g.symbols.mul(&self.k, batch);
         Some(std::iter::once(&merged).chain(rest).cloned().collect())
     }
 
-    /// Separates the directions from the batch again: the output's tangent.
+    /// Splits the directions of the output's tangent off the batch axis.
     pub fn split_directions(&mut self, d: Val) -> Result<Option<Tangent>, Refusal> {
         let shape = self.tangent_shape(&self.y_shape()?);
         Ok(Some(Tangent::plain(self.g.reshape(d, &shape))))
     }
 
-    /// Whether the input at a place has provably the output's shape.
+    /// Returns whether the shape of an input is known to equal that of the output.
     pub fn same_shape(&self, place: usize) -> bool {
         let (x, y) = (self.node.input(place), self.node.output(0));
         x.zip(y)
             .is_some_and(|(x, y)| self.g.shape(x).is_some() && self.g.shape(x) == self.g.shape(y))
     }
 
-    /// The tangent of an input times a primal value that has at most the output's shape.
+    /// Multiplies the tangent of an input by a primal value, which must not be larger than the
+    /// output.
     pub fn times(&mut self, place: usize, by: Val) -> Result<Option<Tangent>, Refusal> {
         let Some(tangent) = self.lazy(place) else {
             return Ok(None);
@@ -248,7 +305,7 @@ impl JvpContext<'_> {
         self.finish(product)
     }
 
-    /// The sum of two tangents of the output.
+    /// Returns the sum of two tangents of the output.
     pub fn sum(&mut self, a: Option<Tangent>, b: Option<Tangent>) -> Option<Tangent> {
         let (a, b) = match (a, b) {
             (Some(a), Some(b)) => (a, b),
@@ -269,7 +326,8 @@ impl JvpContext<'_> {
         })
     }
 
-    /// A sum or difference of two tangents, taken where both are reshaped from when that is one shape.
+    /// Applies a sum or a difference to two tangents. If both are reshaped values, the operator is
+    /// applied before the reshape.
     pub fn elementwise(&mut self, op: &str, a: Val, b: Val) -> Val {
         let (Some(shape), Some((from_a, from_b))) =
             (self.g.shape(a).cloned(), self.g.common_source(a, b))
@@ -280,7 +338,7 @@ impl JvpContext<'_> {
         self.g.reshape(result, &shape)
     }
 
-    /// `1 / v`, and 0 where v is 0.
+    /// Appends `1 / v`, and 0 for elements of `v` that are 0.
     pub fn inverse_or_zero(&mut self, v: Val) -> Val {
         let inverse = self.g.op("Reciprocal", &[v]);
         let zero = self.g.real_like(0.0, v);
@@ -288,7 +346,7 @@ impl JvpContext<'_> {
         self.g.op("Where", &[hit, zero, inverse])
     }
 
-    /// Whether all numbers of a value are known, and none of them fails a test.
+    /// Returns whether all elements of a value are known and pass a test.
     pub fn all_known(&self, v: Val, test: impl Fn(f64) -> bool) -> bool {
         self.g
             .content(v)
@@ -296,6 +354,7 @@ impl JvpContext<'_> {
             .is_some_and(|numbers| numbers.into_iter().all(test))
     }
 
+    /// Negates a tangent, on the side of the factor if it has one.
     pub fn negative(&mut self, tangent: Tangent) -> Tangent {
         match tangent.factor {
             Some(factor) => Tangent {
@@ -306,7 +365,11 @@ impl JvpContext<'_> {
         }
     }
 
-    /// The integers of an input that must be known before anything runs.
+    /// Returns the integers of an input.
+    ///
+    /// # Errors
+    ///
+    /// Refuses an input whose elements are not known before the graph runs.
     pub fn known(&self, place: usize) -> Result<Vec<i64>, Refusal> {
         let known = self
             .node

@@ -1,30 +1,33 @@
-//! How many inputs and outputs each standard operator has, and which attributes: `operators.txt`, by opset.
+//! The signatures of the standard operators by opset: their inputs, outputs and attributes, read
+//! from `operators.txt`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
 use crate::proto::NodeProto;
 
-/// Whether a port of an operator must be there.
+/// Whether an input or output of an operator must be present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Parameter {
     Required,
     Optional,
-    /// Any number of ports, the last of the list.
+    /// Any number of inputs or outputs, at the end of the list.
     Variadic,
 }
 
-/// One form of an operator, from an opset on.
+/// The signature of an operator from one opset on.
 struct Signature {
     since: i64,
     inputs: Vec<Parameter>,
     outputs: Vec<Parameter>,
-    /// Names of attributes, and whether one must be there.
+    /// The names of the attributes, and whether each one is required.
     attributes: HashMap<&'static str, bool>,
 }
 
+/// The signatures of each operator, in the order of their opsets.
 type Table = HashMap<&'static str, Vec<Signature>>;
 
+/// Returns the table of `operators.txt`.
 fn table() -> &'static Table {
     static TABLE: OnceLock<Table> = OnceLock::new();
     TABLE.get_or_init(|| {
@@ -51,6 +54,7 @@ fn table() -> &'static Table {
     })
 }
 
+/// Reads a list of inputs or outputs from its letters in `operators.txt`.
 fn ports(letters: &str) -> Vec<Parameter> {
     let port = |letter| match letter {
         'r' => Some(Parameter::Required),
@@ -61,23 +65,24 @@ fn ports(letters: &str) -> Vec<Parameter> {
     letters.chars().filter_map(port).collect()
 }
 
-/// Whether the standard domain has the operator, in any opset.
+/// Returns whether the standard domain has the operator in any opset.
 pub fn is_standard(op: &str) -> bool {
     table().contains_key(op)
 }
 
-/// All operators of the standard domain.
+/// Returns all operators of the standard domain.
 pub fn operators() -> impl Iterator<Item = &'static str> {
     table().keys().copied()
 }
 
-/// The opset in which an operator came, or the first from which on the table tells of it.
+/// Returns the first opset of an operator, or the first opset that the table knows if the operator
+/// is older.
 pub fn first_opset(op: &str) -> Option<i64> {
     table().get(op)?.iter().map(|form| form.since).min()
 }
 
-/// The standard operators that may have more than one output, in alphabetical order, with the largest number of outputs
-/// in any opset: `usize::MAX` where there may be any number.
+/// Returns the standard operators that may have more than one output, in alphabetical order, with
+/// their largest number of outputs in any opset. The number is `usize::MAX` if it is not limited.
 pub fn several_outputs() -> Vec<(&'static str, usize)> {
     let count = |form: &Signature| match form.outputs.last() {
         Some(Parameter::Variadic) => usize::MAX,
@@ -95,10 +100,12 @@ pub fn several_outputs() -> Vec<(&'static str, usize)> {
     several
 }
 
-/// Holds a node of the standard domain against its operator; nothing is said of an operator that the standard lacks.
+/// Checks a node of the standard domain against the signature of its operator. A node with an
+/// unknown operator passes.
 ///
 /// # Errors
-/// What is wrong with the node.
+///
+/// Returns what is wrong with the node.
 pub fn check_signature(node: &NodeProto, opset: i64) -> Result<(), String> {
     let Some(forms) = table().get(node.op_type()) else {
         return Ok(());
@@ -114,6 +121,7 @@ pub fn check_signature(node: &NodeProto, opset: i64) -> Result<(), String> {
     check_attributes(form, node)
 }
 
+/// Checks the inputs or outputs of a node.
 fn check_ports(what: &str, ports: &[Parameter], names: &[String]) -> Result<(), String> {
     let many = ports.last() == Some(&Parameter::Variadic);
     if !many && names.len() > ports.len() {
@@ -139,6 +147,7 @@ fn check_ports(what: &str, ports: &[Parameter], names: &[String]) -> Result<(), 
     Ok(())
 }
 
+/// Checks the attributes of a node.
 fn check_attributes(form: &Signature, node: &NodeProto) -> Result<(), String> {
     let mut seen = HashSet::new();
     for attribute in &node.attribute {

@@ -1,4 +1,4 @@
-//! Forward mode: beside every value that depends on the input, its k tangents.
+//! Forward mode: computes k tangents of every value that depends on the input.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -22,7 +22,8 @@ pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) ->
     tangents
 }
 
-/// The same for a part of the nodes, from tangents that are known already.
+/// Propagates known tangents through the nodes at the indices `places`, as far as `outputs` need
+/// it.
 pub fn propagate_nodes(
     g: &mut Graph,
     places: Range<usize>,
@@ -34,7 +35,8 @@ pub fn propagate_nodes(
     propagate_in_order(g, places, k, &useful, tangents, None);
 }
 
-/// The same for nodes in their order, which serve the original node `whole`, or are such themselves.
+/// Propagates known tangents through nodes in their order. New nodes belong to the original node
+/// `whole` if it is given, and to the node itself otherwise.
 fn propagate_in_order(
     g: &mut Graph,
     places: impl IntoIterator<Item = usize>,
@@ -80,7 +82,7 @@ fn propagate_in_order(
             }
             Ok(_) => lost.extend(node.outputs.iter().flatten()),
             Err(refusal) => {
-                // Behind an obstacle only what no tangent could mend is worth telling.
+                // Behind an obstacle, only a node that has no rule at all is worth a report.
                 if !blind || operators::rule(&node).is_err() {
                     tangents.obstacles.push(g.obstacle(&node, refusal));
                 }
@@ -90,7 +92,7 @@ fn propagate_in_order(
     }
 }
 
-/// Everything that some values are computed from by a part of the nodes.
+/// Returns the values from which the nodes at the indices `places` compute the outputs.
 fn ancestors(g: &Graph, places: Range<usize>, outputs: &[Val]) -> HashSet<Val> {
     let mut useful: HashSet<Val> = outputs.iter().copied().collect();
     for node in g.nodes[places].iter().rev() {
@@ -101,17 +103,18 @@ fn ancestors(g: &Graph, places: Range<usize>, outputs: &[Val]) -> HashSet<Val> {
     useful
 }
 
-/// What stands between the inputs of a node and what it is replaced with: as far back as tangents are known, so that
-/// it takes no longer in a large graph than in a small one.
+/// The nodes between the inputs of a node and the values that replace its outputs. The search ends
+/// at values whose tangents are known, so that its cost does not grow with the graph.
 struct ReplacementNodes {
-    /// Places of nodes, in their order.
+    /// The indices of the nodes, in order.
     places: BTreeSet<usize>,
     useful: HashSet<Val>,
     known: HashMap<Val, Tangent>,
 }
 
 impl ReplacementNodes {
-    /// What tells of a value its shape alone is left out: that may be the shape of the very node being differentiated.
+    /// Finds the nodes. A node that reads only the shape of a value is left out, because that may
+    /// be the shape of the very node that is being differentiated.
     fn new(g: &Graph, node: &Node, ends: &[Val], of: &HashMap<Val, Tangent>) -> ReplacementNodes {
         let mut between = ReplacementNodes {
             places: BTreeSet::new(),
@@ -127,7 +130,7 @@ impl ReplacementNodes {
                 between.known.extend(known_at(g, v, of));
                 continue;
             }
-            // A part may be a node that the graph has already, with a tangent that is not known yet.
+            // The graph may already have held a node of the decomposition, without a tangent.
             let Some(place) = g
                 .place(v)
                 .filter(|place| !operators::reads_only_shapes(&g.nodes[*place]))
@@ -147,7 +150,7 @@ impl ReplacementNodes {
     }
 }
 
-/// Tangents of which nothing is left to be multiplied later.
+/// Multiplies the base of each tangent by its factor.
 fn multiplied(g: &mut Graph, tangents: Vec<Option<Tangent>>) -> Vec<Option<Tangent>> {
     let mut whole = |tangent: Tangent| match tangent.factor {
         Some(factor) => Tangent::plain(g.mul(tangent.base, factor)),
@@ -159,6 +162,7 @@ fn multiplied(g: &mut Graph, tangents: Vec<Option<Tangent>>) -> Vec<Option<Tange
         .collect()
 }
 
+/// Returns the tangents of a node's outputs, by the rule of its operator.
 fn differentiate_node(
     g: &mut Graph,
     node: &Node,
@@ -204,7 +208,8 @@ fn differentiate_node(
     }
 }
 
-/// The tangents of a node's outputs as those of what it consists of.
+/// Returns the tangents of a node's outputs, by the rules of the operators that it is decomposed
+/// into.
 fn tangents_by_decomposition(
     s: &mut JvpContext,
     parts: fn(&mut JvpContext) -> Result<Vec<Option<Val>>, Refusal>,
@@ -236,7 +241,11 @@ fn tangents_by_decomposition(
         .collect())
 }
 
-/// Every output that is needed has a tangent, is known to have none that is not zero, or is refused.
+/// Checks that every output which is needed has a tangent or is known to have a zero tangent.
+///
+/// # Errors
+///
+/// Refuses an output for which the rule returned nothing.
 fn complete(
     g: &Graph,
     node: &Node,
@@ -248,7 +257,8 @@ fn complete(
         return Ok(outputs);
     }
     let open = |place: usize, v: Val| match outputs.get(place) {
-        // What a choice gives has tangents by its type.
+        // The type of an output of an `If` may be unknown until the rule has looked into its
+        // branches.
         Some(None) => matches!(rule, Rule::WithSubgraphs(_)) && g.elem(v) == ElemType::UNKNOWN,
         Some(Some(_)) => false,
         None => g.elem(v).is_float() || g.elem(v) == ElemType::UNKNOWN,

@@ -1,6 +1,8 @@
-//! Subgraphs of nodes that are kept: written anew, so that what is replaced in a graph is replaced in them too.
+//! Rewrites the subgraphs of nodes that stay in the graph, so that operators which are replaced in
+//! the graph are replaced inside its subgraphs too.
 //!
-//! In float64 they must not hold operators that ONNX Runtime has in float32 alone, and nowhere fused ones.
+//! A subgraph must hold no fused operator. In a float64 graph it must also hold no operator that
+//! ONNX Runtime implements in float32 alone.
 
 use std::borrow::Cow;
 
@@ -12,7 +14,8 @@ use crate::graph::{Graph, Scope, Val};
 use crate::proto::*;
 use crate::size::Size;
 
-/// The node with subgraphs that hold no operator which is replaced; itself where they need no change or cannot be read.
+/// Returns the node with rewritten subgraphs, in which every operator that must be replaced is
+/// replaced. Returns the node itself if no subgraph needs a change or if one cannot be read.
 pub fn rewritten<'a>(g: &mut Graph, node: &'a NodeProto) -> Cow<'a, NodeProto> {
     if g.nesting >= DEEPEST || !(g.avoids_single || holds_foreign(node)) {
         return Cow::Borrowed(node);
@@ -33,13 +36,16 @@ pub fn rewritten<'a>(g: &mut Graph, node: &'a NodeProto) -> Cow<'a, NodeProto> {
         let Some(body) = body else {
             return Cow::Borrowed(node);
         };
-        // Constants made in it are known by their names.
+        // Constants of the body lose their names when its scope ends, and the attribute refers to
+        // them by name.
         body.captures().into_iter().for_each(|v| g.restore_name(v));
         *attribute = body.attribute(g, attribute.name());
     }
     Cow::Owned(changed)
 }
 
+/// Returns whether a subgraph of the node holds an operator outside the standard domain, at any
+/// depth.
 fn holds_foreign(node: &NodeProto) -> bool {
     let mut inner = node
         .attribute
@@ -49,6 +55,7 @@ fn holds_foreign(node: &NodeProto) -> bool {
     inner.any(|node| !standardize(node.domain()).is_empty() || holds_foreign(node))
 }
 
+/// Returns the rewritten branch of an `If` whose attribute is called `name`.
 fn rewritten_branch(g: &mut Graph, node: &NodeProto, name: &str) -> Option<Body> {
     let graph = branches::renamed(g, node, name)?;
     let scope = g.enter();
@@ -61,6 +68,7 @@ fn rewritten_branch(g: &mut Graph, node: &NodeProto, name: &str) -> Option<Body>
     close_body(g, scope, Vec::new(), outputs)
 }
 
+/// Returns the rewritten body of a `Loop` or a `Scan`.
 fn rewritten_loop_body(g: &mut Graph, node: &NodeProto) -> Option<Body> {
     let (inputs, captures) = super::uses(g, node);
     let read = g.original(node, inputs, captures);
@@ -90,6 +98,8 @@ fn rewritten_loop_body(g: &mut Graph, node: &NodeProto) -> Option<Body> {
     close_body(g, scope, inputs, Some(outputs))
 }
 
+/// Closes the subgraph and gives every output a name of its own. Discards the subgraph if `outputs`
+/// is `None`.
 fn close_body(
     g: &mut Graph,
     scope: Scope,
@@ -98,7 +108,8 @@ fn close_body(
 ) -> Option<Body> {
     match outputs {
         Some(outputs) => {
-            // An output must be made inside.
+            // An output of a subgraph must be computed by a node inside the subgraph, so each one
+            // is copied.
             let outputs = outputs.into_iter().map(|v| g.fresh_identity(v)).collect();
             Some(Body::close(g, scope, inputs, outputs))
         }

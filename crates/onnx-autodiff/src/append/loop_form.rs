@@ -1,4 +1,6 @@
-//! `Loop` and `Scan` read alike: what they carry from step to step, what each step is given and what is scan_outputs of it.
+//! Reads `Loop` and `Scan` in one form: the values that the loop carries from step to step, the
+//! scan inputs of which each step takes one element, and the scan outputs that collect one element
+//! of each step.
 
 use crate::append::loops;
 use crate::elem::ElemType;
@@ -8,52 +10,65 @@ use crate::inference::axis_of;
 use crate::proto::*;
 use crate::size::Size;
 
-/// Subgraphs within so many others are not looked into.
+/// The deepest nesting of subgraphs that is read. Shapes inside deeper subgraphs stay unknown.
 pub const DEEPEST: usize = 5;
-/// How often the shapes of carried values are made more general before they are given up.
+/// The number of times that the shapes of carried values are generalized before they are taken as
+/// unknown.
 const ATTEMPTS: usize = 3;
 
-/// What a `Loop` or a `Scan` says of itself.
+/// The parts of a `Loop` or a `Scan` node.
 pub struct LoopForm {
+    /// The graph of one step.
     pub body: GraphProto,
-    /// `Loop`, whose body is also given the number of the step and whether it goes on.
+    /// Whether the node is a `Loop`, whose body also takes the number of the step and the condition
+    /// to go on.
     pub counts: bool,
-    /// How many values are carried.
+    /// The number of carried values.
     pub states: usize,
+    /// The axes of the scan inputs along which the steps lie.
     pub scan_inputs: Vec<ScanAxis>,
+    /// The axes of the scan outputs along which the steps lie.
     pub scan_outputs: Vec<ScanAxis>,
 }
 
-/// Where the steps lie in a value: along an axis, from its first place or from its last.
+/// The axis of a scan input or a scan output along which the steps lie, and their order along it.
 #[derive(Clone, Copy)]
 pub struct ScanAxis {
+    /// The axis. A negative number counts from the last axis.
     pub axis: i64,
+    /// Whether the first step takes or writes the last element along the axis.
     pub backwards: bool,
 }
 
-/// The types of carried values that hold at every step.
+/// The element types and shapes of a loop's carried values that hold at every step.
 pub struct CarriedTypes {
+    /// The element type and shape of each carried value.
     pub types: Vec<Inferred>,
-    /// Whether a value keeps its type and shape.
+    /// Whether each carried value keeps its element type and its shape from step to step.
     pub stays: Vec<bool>,
-    /// The types of what each step keeps.
+    /// The element type and shape of what each step adds to each scan output.
     scan_outputs: Vec<Inferred>,
 }
 
-/// One step in the current scope.
+/// One step of a loop, appended to the current scope of a graph.
 pub struct LoopStep {
-    /// The number of the step, in a `Loop`.
+    /// The number of the step. It is `None` in a `Scan`.
     pub number: Option<Val>,
+    /// The carried values before the step.
     pub states: Vec<Val>,
+    /// The element of each scan input.
     pub elements: Vec<Val>,
-    /// Whether there is another step, in a `Loop`.
+    /// Whether another step follows. It is `None` in a `Scan`.
     pub goes_on: Option<Val>,
+    /// The carried values after the step.
     pub next: Vec<Val>,
+    /// The element of each scan output.
     pub scan_outputs: Vec<Val>,
 }
 
 impl LoopForm {
-    /// None where the node contradicts itself.
+    /// Returns the parts of a node. Returns `None` if its inputs, its outputs and its body do not
+    /// fit each other.
     pub fn of(node: &Node) -> Option<LoopForm> {
         let body = node.attribute("body")?.g.clone()?;
         let counts = node.standard() == "Loop";
@@ -90,23 +105,24 @@ impl LoopForm {
         })
     }
 
-    /// The place among the body's inputs at which carried values begin, and the same among the node's.
+    /// Returns the index of the first carried value, both among the inputs of the body and among
+    /// the inputs of the node.
     pub fn start(&self) -> usize {
         if self.counts { 2 } else { 0 }
     }
 
-    /// A carried value before the first step.
+    /// Returns the `i`th carried value before the first step.
     pub fn first(&self, node: &Node, i: usize) -> Option<Val> {
         node.input(self.start() + i)
     }
 
-    /// A scan_input, and the axis along which its steps lie.
+    /// Returns the `i`th scan input and the axis along which its steps lie.
     pub fn scan_input(&self, g: &Graph, node: &Node, i: usize) -> Option<(Val, usize)> {
         let whole = node.input(self.states + i)?;
         Some((whole, axis_of(self.scan_inputs[i].axis, g.rank(whole)?)?))
     }
 
-    /// The number of steps, where it is known before they are taken.
+    /// Returns the number of steps if it is known before the loop runs.
     pub fn steps(&self, g: &Graph, node: &Node) -> Option<Size> {
         if !self.counts {
             let (whole, axis) = self.scan_input(g, node, 0)?;
@@ -122,17 +138,18 @@ impl LoopForm {
         (counts && node.input(1).is_none_or(always) && self.never_stops()).then_some(most)
     }
 
-    /// The number of axes that the body takes the number of the step with.
+    /// Returns the rank that the body declares for the number of the step: 0 or 1.
     pub fn rank_of_number(&self) -> usize {
         usize::from(self.body.input.first().and_then(rank_of) == Some(1))
     }
 
-    /// The same for whether it goes on.
+    /// Returns the rank that the body declares for the condition to go on: 0 or 1.
     pub fn rank_of_condition(&self) -> usize {
         usize::from(self.body.input.get(1).and_then(rank_of) == Some(1))
     }
 
-    /// Whether the body hands on that the loop goes on, as it was given it.
+    /// Returns whether the body returns the condition to go on unchanged, so that no step ends the
+    /// loop.
     fn never_stops(&self) -> bool {
         let [_, given, ..] = &self.body.input[..] else {
             return false;
@@ -154,7 +171,7 @@ impl LoopForm {
         name == given.name()
     }
 
-    /// Appends the body, given values of its own of these types.
+    /// Appends the body to the graph, with new inputs of the given types for the carried values.
     pub fn open(&self, g: &mut Graph, node: &Node, states: &[Inferred]) -> Option<LoopStep> {
         node.captures.iter().for_each(|v| g.restore_name(*v));
         let mut number = None;
@@ -166,7 +183,7 @@ impl LoopForm {
                 false,
             );
             number = Some(step);
-            // A step that is taken was told to go on.
+            // A step runs only if the condition to go on was true.
             given.extend([step, loops::truth(g, &vec![1; self.rank_of_condition()])]);
         }
         let states: Vec<Val> = states
@@ -193,6 +210,7 @@ impl LoopForm {
         })
     }
 
+    /// Returns the element type and shape of an element of the `i`th scan input.
     fn element(&self, g: &mut Graph, node: &Node, i: usize) -> Option<Inferred> {
         let whole = node.input(self.states + i)?;
         let elem = g.elem(whole);
@@ -203,7 +221,8 @@ impl LoopForm {
         Some((elem, shape))
     }
 
-    /// What the body says of an input, but for names of sizes, which are its own.
+    /// Returns the element type and shape that the body declares for an input. Symbolic sizes
+    /// become new symbols, because their names belong to the body alone.
     fn declared(&self, g: &mut Graph, place: usize) -> Inferred {
         let Some(tensor) = self.body.input.get(place).and_then(tensor_type) else {
             return (ElemType::UNKNOWN, None);
@@ -219,8 +238,9 @@ impl LoopForm {
         (ElemType(tensor.elem_type()), shape)
     }
 
-    /// Types of the carried values that hold at every step, found by taking a step with those before the first one and
-    /// leaving open what it changes.
+    /// Finds element types and shapes of the carried values that hold at every step. It appends one
+    /// step, compares the shapes before and after it, and replaces each size that changes with a
+    /// new symbol until no size changes.
     pub fn carried(&self, g: &mut Graph, node: &Node) -> Option<CarriedTypes> {
         let mut types = Vec::new();
         for i in 0..self.states {
@@ -245,7 +265,7 @@ impl LoopForm {
                     .zip(&mut open)
                     .zip(next)
                     .map(|((t, open), next)| generalize(g, t, open, next));
-                // Every value is looked at.
+                // A fold visits every value; `all` would stop at the first one that does not fit.
                 if fits.fold(true, |all, fits| all & fits) {
                     let stays =
                         |(t, open): (&Inferred, &Vec<bool>)| t.1.is_some() && !open.contains(&true);
@@ -267,7 +287,8 @@ impl LoopForm {
         })
     }
 
-    /// The types of what a step makes of values of some types.
+    /// Returns the types of the carried values after one step and the types of the scan outputs'
+    /// elements, for carried values of the given types.
     fn one_step(
         &self,
         g: &mut Graph,
@@ -290,11 +311,13 @@ impl LoopForm {
     }
 }
 
+/// Returns the rank that a declaration states.
 fn rank_of(port: &ValueInfoProto) -> Option<usize> {
     Some(tensor_type(port)?.shape.as_ref()?.dim.len())
 }
 
-/// A shape with the numbers that a body declares where it is not known otherwise.
+/// Returns the known shape, with a declared number in place of each size that is not known as a
+/// number.
 fn sharper(known: Option<Shape>, declared: Option<Shape>) -> Option<Shape> {
     let (Some(known), Some(declared)) = (&known, &declared) else {
         return known.or(declared);
@@ -311,7 +334,8 @@ fn sharper(known: Option<Shape>, declared: Option<Shape>) -> Option<Shape> {
     })
 }
 
-/// Leaves open what a step changes of a carried value's shape; whether there was nothing to leave open.
+/// Replaces each size of `t` that a step changes with a new symbol and marks it in `open`. Returns
+/// whether no size had to be replaced.
 fn generalize(g: &mut Graph, t: &mut Inferred, open: &mut [bool], (elem, next): Inferred) -> bool {
     let Some(shape) = &mut t.1 else { return true };
     let Some(next) = next.filter(|next| next.len() == shape.len() && elem == t.0) else {
@@ -332,7 +356,8 @@ fn generalize(g: &mut Graph, t: &mut Inferred, open: &mut [bool], (elem, next): 
     fits
 }
 
-/// What the body of a loop says of its outputs.
+/// Infers the element types and shapes of a loop's outputs from its body. Returns `None` if the
+/// node contradicts itself.
 pub fn infer_loop_outputs(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let form = LoopForm::of(node)?;
     let known = g.symbols.count();

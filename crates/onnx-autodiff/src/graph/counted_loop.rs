@@ -1,5 +1,6 @@
-//! Loops that are written here: a number of steps, values that are carried from one to the next, scan_inputs of which each
-//! step is given an element, and values that are scan_outputs of all steps.
+//! Loops that this crate appends: a number of steps, values that are carried from step to step,
+//! scan inputs of which each step takes one element, and scan outputs that collect one element of
+//! each step.
 
 use std::collections::HashSet;
 
@@ -10,37 +11,45 @@ use crate::graph::subgraph::{Body, ControlSubgraphs};
 use crate::graph::{Control, Graph, Node, Shape, Val};
 use crate::size::{Size, axis_of};
 
-/// A loop whose number of steps is known where it begins.
+/// A loop whose number of steps is known when it starts.
 #[derive(Clone)]
 pub struct CountedLoop {
+    /// The number of steps.
     pub steps: Size,
     /// The carried values before the first step.
     pub first: Vec<Val>,
+    /// The scan inputs.
     pub scan_inputs: Vec<ScanInput>,
-    /// Which of the values that a step is given is its number.
+    /// The input of the body that is the number of the step, if the body has one.
     pub number: Option<Val>,
-    /// Given the carried values, then an element of each scan_input; makes the next carried values, then what is scan_outputs.
+    /// The graph of one step. It takes the carried values and then an element of each scan input.
+    /// It returns the next carried values and then an element of each scan output.
     pub body: Body,
 }
 
-/// A value of which each step is given one place along an axis.
+/// A value of which each step takes one element along an axis.
 #[derive(Clone, Copy)]
 pub struct ScanInput {
+    /// The value.
     pub whole: Val,
+    /// The axis along which the elements lie.
     pub axis: usize,
-    /// Whether the first step is given the last place.
+    /// Whether the first step takes the last element.
     pub backwards: bool,
 }
 
-/// What a loop makes: the last carried values, and what was scan_outputs, along a new first axis in the order of the steps.
+/// The outputs of a loop.
 pub struct LoopOutputs {
+    /// The carried values after the last step.
     pub last: Vec<Val>,
+    /// The scan outputs, with a new first axis for the steps.
     pub scan_outputs: Vec<Val>,
 }
 
 impl CountedLoop {
-    /// Appends the loop as a `Loop`; `scan_outputs` are the shapes of what each step keeps, in sizes that are known around it.
-    /// Tangents are remembered for reverse mode.
+    /// Appends the loop as a `Loop` node. `scan_outputs` are the shapes of the elements, in sizes
+    /// that are known outside the loop. The graph remembers the body of a loop of tangents for
+    /// reverse mode.
     pub fn write(mut self, g: &mut Graph, scan_outputs: &[Shape], linear: bool) -> LoopOutputs {
         self.hoist(g);
         if linear {
@@ -83,7 +92,7 @@ impl CountedLoop {
         LoopOutputs { last, scan_outputs }
     }
 
-    /// Moves what is the same at every step in front of the loop.
+    /// Moves nodes that compute the same at every step in front of the loop.
     fn hoist(&mut self, g: &mut Graph) {
         let mut varies: HashSet<Val> = self.body.inputs.iter().copied().collect();
         let (mut before, mut within) = (Vec::new(), Vec::new());
@@ -94,7 +103,7 @@ impl CountedLoop {
                 .flatten()
                 .chain(&node.captures)
                 .any(|v| varies.contains(v));
-            // Outputs must be made inside.
+            // The outputs of the body must be made inside it.
             if depends
                 || node
                     .outputs
@@ -112,8 +121,9 @@ impl CountedLoop {
         self.body.nodes = within;
     }
 
-    /// Tangents of which each step takes one place by its number are scan_inputs: reverse mode then keeps what goes to that
-    /// place, instead of adding zeros everywhere else.
+    /// Turns tangents of which a step takes the element at its own number into scan inputs. Reverse
+    /// mode then collects the cotangents of the elements in a scan output, instead of adding a
+    /// mostly zero tensor at each step.
     fn find_scan_inputs(&mut self, g: &Graph) {
         let Some(number) = self.number else { return };
         let made: HashSet<Val> = self
@@ -153,7 +163,8 @@ impl CountedLoop {
         }
     }
 
-    /// Whether a place is that of the step counted from the last one, instead of its number.
+    /// Returns whether an index counts the steps from the last one (`true`) or is the number of the
+    /// step itself (`false`). Returns `None` if it is neither.
     fn turned(&self, g: &Graph, place: Val, number: Val) -> Option<bool> {
         if g.rank(number) != Some(0) {
             return None;
@@ -172,7 +183,7 @@ impl CountedLoop {
         (turned && last == whole).then_some(true)
     }
 
-    /// Leaves out the scan_inputs that no step looks at.
+    /// Removes the scan inputs that the body does not use.
     fn drop_unused(&mut self) {
         let carried = self.first.len();
         let used: Vec<bool> = self.body.inputs[carried..]
@@ -185,7 +196,8 @@ impl CountedLoop {
         self.body.inputs.retain(|_| flags.next() == Some(&true));
     }
 
-    /// The body as `Loop` has it: it takes its elements from the scan_inputs by the number of the step.
+    /// Returns the body in the form of `Loop`, which picks the elements of the scan inputs by the
+    /// number of the step.
     fn with_elements(&self, g: &mut Graph) -> Body {
         let scope = g.enter();
         let (step, on) = (
@@ -238,8 +250,8 @@ impl CountedLoop {
     }
 }
 
-/// A value scan_outputs of all steps with its first axis at another place, of a known shape; `backwards` from the last to the
-/// first step.
+/// Moves the first axis of a scan output, along which the steps lie, to the index `axis`, for a
+/// result of the given shape. `backwards` reverses the order of the steps.
 pub fn with_step_axis(
     g: &mut Graph,
     scan_outputs: Val,
@@ -259,7 +271,7 @@ pub fn with_step_axis(
     let order: Vec<usize> = (1..=axis).chain([0]).chain(axis + 1..shape.len()).collect();
     v = g.transpose(v, &order);
     if shape[axis].as_fixed().is_none_or(|n| n == 0) {
-        // A loop of no steps does not know the other sizes.
+        // The output of a loop without steps may lack the other sizes.
         let target = g.sizes(shape);
         v = g.op_with("Reshape", &[v, target], vec![int("allowzero", 1)]);
     }
@@ -267,7 +279,8 @@ pub fn with_step_axis(
     v
 }
 
-/// The same for a scan_input that may be longer than there are steps, which take none of its last places.
+/// Moves the first axis of a scan output to where the steps lie in a scan input. If the scan input
+/// is longer than the number of steps, zeros fill the elements that no step took.
 pub fn with_step_axis_of(
     g: &mut Graph,
     scan_outputs: Val,
@@ -292,7 +305,7 @@ pub fn with_step_axis_of(
     padded
 }
 
-/// The shape of an element of a scan_input.
+/// Returns the shape of an element of a scan input: its shape without the axis of the steps.
 pub fn element_shape(g: &Graph, whole: Val, axis: usize) -> Option<Shape> {
     let mut shape = g.shape(whole)?.clone();
     (axis < shape.len()).then(|| shape.remove(axis))?;

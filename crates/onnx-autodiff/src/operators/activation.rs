@@ -1,4 +1,4 @@
-//! Activations: functions of one number that networks bend their layers with.
+//! Activations: elementwise functions that networks put between their linear layers.
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
@@ -9,6 +9,7 @@ use crate::elem::ElemType;
 use crate::graph::{Graph, Node, Val};
 use crate::jvp_context::JvpContext;
 
+/// The declarations of this file's operators.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Celu")
         .kinked()
@@ -101,14 +102,14 @@ fn prelu_tangent(s: &mut JvpContext) -> TangentResult {
     Ok(s.sum(left, right))
 }
 
-/// 1 where `x > bound`, else 0.
+/// Appends 1 for elements with `x > bound`, and 0 for the others.
 fn one_above(s: &mut JvpContext, x: Val, bound: f64) -> Val {
     let bound = s.g.real_like(bound, x);
     let mask = s.g.op("Greater", &[x, bound]);
     s.g.cast(mask, s.g.elem(x))
 }
 
-/// `yes` where `x > 0`, else `no`.
+/// Appends `yes` for elements with `x > 0`, and `no` for the others.
 fn switch(s: &mut JvpContext, x: Val, yes: f64, no: Val) -> Val {
     let zero = s.g.real_like(0.0, x);
     let positive = s.g.op("Greater", &[x, zero]);
@@ -129,6 +130,7 @@ fn elu_derivative(s: &mut JvpContext) -> DerivativeResult {
     Ok(switch(s, x, 1.0, slope))
 }
 
+/// Returns the derivative of the exact form or of the approximation by tanh.
 fn gelu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     if s.node.text("approximate", "none") == "tanh" {
@@ -138,7 +140,7 @@ fn gelu_derivative(s: &mut JvpContext) -> DerivativeResult {
     }
 }
 
-/// `Φ(x) + x φ(x)`
+/// Appends the derivative of the exact form, `Φ(x) + x φ(x)`.
 fn gelu_erf(s: &mut JvpContext, x: Val) -> Val {
     let scaled = s.g.scale(x, FRAC_1_SQRT_2);
     let erf = s.g.op("Erf", &[scaled]);
@@ -152,7 +154,8 @@ fn gelu_erf(s: &mut JvpContext, x: Val) -> Val {
     s.g.add(cumulative, slope)
 }
 
-/// With `u = √(2/π) (x + 0.044715 x³)`: `(1 + tanh u)/2 + x (1 - tanh² u) u' / 2`.
+/// Appends the derivative of the approximation: `(1 + tanh u)/2 + x (1 - tanh² u) u' / 2` with `u =
+/// √(2/π) (x + 0.044715 x³)`.
 fn gelu_tanh(s: &mut JvpContext, x: Val) -> Val {
     let (c, cubic) = ((2.0 / PI).sqrt(), 0.044715);
     let square_x = square(s, x);
@@ -183,7 +186,7 @@ fn hard_sigmoid_derivative(s: &mut JvpContext) -> DerivativeResult {
     Ok(s.g.scale(ramp, alpha))
 }
 
-/// 1 where `0 < v < 1`, else 0.
+/// Appends 1 for elements with `0 < v < 1`, and 0 for the others.
 fn ramp(s: &mut JvpContext, v: Val) -> Val {
     let low = one_above(s, v, 0.0);
     let one = s.g.real_like(1.0, v);
@@ -192,7 +195,7 @@ fn ramp(s: &mut JvpContext, v: Val) -> Val {
     s.g.mul(low, high)
 }
 
-/// `x * clip(x / 6 + 1 / 2, 0, 1)`
+/// Returns the derivative of `x * clip(x / 6 + 1 / 2, 0, 1)`.
 fn hard_swish_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let scaled = s.g.scale(x, 1.0 / 6.0);
@@ -213,7 +216,7 @@ fn leaky_relu_derivative(s: &mut JvpContext) -> DerivativeResult {
     Ok(switch(s, x, 1.0, slope))
 }
 
-/// With `t = tanh(softplus(x))`: `t + x (1 - t²) sigmoid_derivative(x)`.
+/// Returns `t + x (1 - t²) sigmoid(x)` with `t = tanh(softplus(x))`.
 fn mish_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let soft = s.g.op("Softplus", &[x]);
@@ -241,7 +244,7 @@ fn selu_derivative(s: &mut JvpContext) -> DerivativeResult {
     Ok(switch(s, x, gamma, slope))
 }
 
-/// Zero in the middle, one outside.
+/// Returns 0 for elements with `|x| < λ`, and 1 for the others.
 fn shrink_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let size = s.g.op("Abs", &[x]);
@@ -268,7 +271,7 @@ fn softsign_derivative(s: &mut JvpContext) -> DerivativeResult {
     Ok(s.g.op("Reciprocal", &[square]))
 }
 
-/// `x sigmoid_derivative(a x)`
+/// Returns the derivative of `x sigmoid(a x)`.
 fn swish_derivative(s: &mut JvpContext) -> DerivativeResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let alpha = s.node.float("alpha", 1.0);
@@ -292,7 +295,7 @@ fn elu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(exponential_below(g, x, alpha, 1.0, 1.0))
 }
 
-/// `max(0, x) + min(0, α (exp(x/α) − 1))`
+/// Appends `max(0, x) + min(0, α (exp(x/α) − 1))`.
 fn celu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let alpha = node.float("alpha", 1.0);
@@ -301,13 +304,14 @@ fn celu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
 
 fn selu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
-    // The attributes are float32, and so are their defaults.
+    // The attributes are float32 numbers, and so are their defaults.
     let alpha = node.float("alpha", f64::from(1.673_263_2_f32));
     let gamma = node.float("gamma", f64::from(1.050_701_f32));
     Some(exponential_below(g, x, alpha, 1.0, gamma))
 }
 
-/// `gain x` above zero and `gain height (exp(x / width) − 1)` below.
+/// Appends `gain x` for elements above zero, and `gain height (exp(x / width) − 1)` for those
+/// below.
 fn exponential_below(g: &mut Graph, x: Val, height: f64, width: f64, gain: f64) -> Val {
     let below = at_most(g, x, 0.0);
     let scaled = g.scale(below, 1.0 / width);
@@ -343,7 +347,7 @@ fn thresholded_relu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(where_greater(g, x, node.float("alpha", 1.0), x, zero))
 }
 
-/// `x + bias` below `−λ`, `x − bias` above `λ`, zero between.
+/// Appends `x + bias` for elements below `−λ`, `x − bias` for those above `λ`, and 0 between.
 fn shrink_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let (lambda, bias) = (node.float("lambd", 0.5), node.float("bias", 0.0));
@@ -381,7 +385,8 @@ fn softplus_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(log_one_plus_exp(g, node.input(0)?))
 }
 
-/// `log(1 + eˣ)` below zero and `x + log(1 + e⁻ˣ)` above it, neither of which overflows.
+/// Appends `log(1 + eˣ)` for elements below zero, and the equal `x + log(1 + e⁻ˣ)` above. Neither
+/// overflows.
 fn log_one_plus_exp(g: &mut Graph, x: Val) -> Val {
     let negative = g.neg(x);
     let (low, high) = (at_most(g, x, 0.0), at_most(g, negative, 0.0));
@@ -408,7 +413,7 @@ fn softsign_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(g.div(x, below))
 }
 
-/// `½ x (1 + erf(x/√2))`, or the approximation by tanh that the node asks for.
+/// Appends `½ x (1 + erf(x/√2))`, or the approximation by tanh if the node asks for it.
 fn gelu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let bent = if node.text("approximate", "none") == "tanh" {

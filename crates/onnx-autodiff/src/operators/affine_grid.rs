@@ -1,4 +1,4 @@
-//! The places of all pixels, moved by an affine map.
+//! `AffineGrid`: the positions of all pixels, moved by an affine map.
 
 use super::operator::{DecompositionResult, Operator};
 use super::parts::{finished, range_to, size_value};
@@ -8,12 +8,13 @@ use crate::inference::sizes_held_by;
 use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
+/// The declaration of `AffineGrid`.
 pub const OPERATORS: &[Operator] = &[Operator::new("AffineGrid")
     .shape(affine_grid_shape)
     .decomposition(affine_grid_decomposition)
     .smooth()];
 
-/// `[N, …, axes]` for an image of the given size.
+/// Returns the shape `[N, …, axes]` of the grid for an image of the given size.
 fn affine_grid_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let size = sizes_held_by(g, node.input(1)?)?;
     let lengths = size.get(2..)?;
@@ -21,7 +22,8 @@ fn affine_grid_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some([&size[..1], lengths, &[axes]].concat())
 }
 
-/// The places of all pixels between -1 and 1, the last axis first and a one behind, times an affine map.
+/// Multiplies the positions of all pixels by an affine map. A position lies between -1 and 1 along
+/// each axis; it lists the last axis first and ends with a 1.
 fn affine_grid_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (theta, y) = (s.x(0)?, s.y_shape()?);
     let (elem, axes) = (s.g.elem(theta), y.len().saturating_sub(2));

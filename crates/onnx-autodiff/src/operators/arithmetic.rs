@@ -8,6 +8,7 @@ use crate::inference::broadcast_all;
 use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declarations of this file's operators.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Add")
         .shape(broadcast_all)
@@ -55,7 +56,8 @@ pub const OPERATORS: &[Operator] = &[
         .elementwise(),
 ];
 
-/// The tangent of an operand, broadcast to the output; kept lazy where nothing is to be broadcast.
+/// Returns the tangent of an operand, broadcast to the output. If no axis is broadcast, the tangent
+/// keeps its factor.
 pub fn broadcast_tangent(s: &mut JvpContext, place: usize) -> TangentResult {
     if s.same_shape(place) {
         return Ok(s.lazy(place));
@@ -70,7 +72,7 @@ fn sum_tangent(s: &mut JvpContext) -> TangentResult {
     let mut total: Option<Tangent> = None;
     for place in 0..s.node.inputs.len() {
         let next = match (total, s.same_shape(place)) {
-            // A plain addition broadcasts by itself.
+            // `Add` broadcasts by itself.
             (Some(_), false) => s.aligned(place)?.map(Tangent::plain),
             _ => broadcast_tangent(s, place)?,
         };
@@ -100,7 +102,7 @@ fn sub_tangent(s: &mut JvpContext) -> TangentResult {
         }
         _ => {
             let minus = s.negative(b);
-            // The same base twice, both without a factor, is zero.
+            // The difference of two equal bases without factors is zero.
             Ok(if a == Some(b) {
                 None
             } else {
@@ -131,7 +133,7 @@ fn mul_tangent(s: &mut JvpContext) -> TangentResult {
     Ok(s.sum(left, right))
 }
 
-/// `d(a / b) = da / b - y db / b`
+/// Returns `d(a / b) = da / b - y db / b`.
 fn div_tangent(s: &mut JvpContext) -> TangentResult {
     let (b, y) = (s.x(1)?, s.y()?);
     let inverse = match s.g.content(b).and_then(|c| c.reals()) {
@@ -178,7 +180,8 @@ fn sub_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     Ok(parts)
 }
 
-/// One operand is linear, the other a weight.
+/// Returns the cotangent of a product in which one operand is linear in the seed and the other is a
+/// weight.
 fn mul_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
     let place = usize::from(!t.is_linear(0));

@@ -1,4 +1,4 @@
-//! `Attention` of the standard domain, and what all operators of attention are made of.
+//! `Attention` of the standard domain, and what all attention operators are decomposed into.
 
 use super::attention_mask::{AttentionMask, mask};
 use super::operator::{DecompositionResult, Lowered, Operator};
@@ -9,8 +9,9 @@ use crate::graph::{Graph, Inferred, Node, Val};
 use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
-/// Where a node is kept because a runtime alone says what its scores at barred places are, its outputs are differentiated
-/// as those of what it consists of.
+/// The declaration of `Attention`. A node that returns masked scores stays as it is, because each
+/// runtime has its own scores at masked positions. Its decomposition then serves for the derivative
+/// alone.
 pub const OPERATORS: &[Operator] = &[Operator::new("Attention")
     .kinked()
     .names_type()
@@ -18,7 +19,8 @@ pub const OPERATORS: &[Operator] = &[Operator::new("Attention")
     .lowered(lowered_attention)
     .decomposition(attention_decomposition)];
 
-/// What `Attention` makes, the present keys and values, and the scores `[N, Hq, L, S]`.
+/// Returns the types and shapes of the output, of the present keys and values, and of the scores
+/// `[N, Hq, L, S]`.
 fn attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let elem = g.elem(node.input(0)?);
     let heads = |g: &Graph, place: usize, count: &str| {
@@ -61,7 +63,8 @@ fn attention_decomposition(s: &mut JvpContext) -> DecompositionResult {
     parts.ok_or_else(|| "its inputs do not fit each other, or their shapes cannot be told".into())
 }
 
-/// The operator, but for its scores at barred places, which are the runtime's affair.
+/// Returns the replacement of a node. Returns `None` if the node returns scores at masked
+/// positions, which runtimes do not agree on.
 fn lowered_attention(g: &mut Graph, node: &Node) -> Lowered {
     let (mut outputs, bars) = consists_of(g, node)?;
     if bars && node.int("qk_matmul_output_mode", 0) == 2 {
@@ -70,12 +73,13 @@ fn lowered_attention(g: &mut Graph, node: &Node) -> Lowered {
     Some(outputs)
 }
 
-/// All outputs of the operator, but for the numbers that scores have at barred places: zero here, without a derivative.
+/// Returns all outputs of a node. At masked positions the scores are zero and have no derivative.
 fn all_outputs(g: &mut Graph, node: &Node) -> Lowered {
     consists_of(g, node).map(|(outputs, _)| outputs)
 }
 
-/// Scaled dot-product attention with optional masks, cached keys and grouped heads, and whether it bars places.
+/// Appends scaled dot-product attention with optional masks, cached keys and grouped heads. Returns
+/// its outputs, and whether it may mask positions.
 fn consists_of(g: &mut Graph, node: &Node) -> Option<(Vec<Option<Val>>, bool)> {
     let ranks: Option<Vec<usize>> = (0..3).map(|i| g.rank(node.input(i)?)).collect();
     if ranks
@@ -123,7 +127,7 @@ fn consists_of(g: &mut Graph, node: &Node) -> Option<(Vec<Option<Val>>, bool)> {
     Some((outputs, bars))
 }
 
-/// The scores, and zero where their bias bars a place.
+/// Appends the scores, with 0 at the positions that the bias masks.
 fn unless_barred(g: &mut Graph, scores: Val, bias: Val) -> Val {
     let low = lowest(g.elem(bias)) / 2.0;
     let (bound, zero) = (number_like(g, low, bias), number_like(g, 0.0, scores));
@@ -131,7 +135,7 @@ fn unless_barred(g: &mut Graph, scores: Val, bias: Val) -> Val {
     g.op("Where", &[seen, scores, zero])
 }
 
-/// Whether cached keys or values have another form than `[N, H, S, D]`.
+/// Returns whether the cached keys or values have another form than `[N, H, S, D]`.
 fn cached_otherwise(g: &Graph, node: &Node) -> bool {
     [4, 5]
         .iter()
@@ -139,7 +143,7 @@ fn cached_otherwise(g: &Graph, node: &Node) -> bool {
         .any(|v| g.rank(v) != Some(4))
 }
 
-/// `[N, S, H·D]` as `[N, H, S, D]`.
+/// Splits `[N, S, H·D]` into heads `[N, H, S, D]`.
 pub fn split_heads(g: &mut Graph, v: Val, count: i64) -> Option<Val> {
     let shape = g.shape(v)?.clone();
     if shape.len() == 4 {
@@ -151,7 +155,7 @@ pub fn split_heads(g: &mut Graph, v: Val, count: i64) -> Option<Val> {
     Some(g.transpose(split, &[0, 2, 1, 3]))
 }
 
-/// `[N, H, S, D]` as `[N, S, H·D]`.
+/// Merges heads `[N, H, S, D]` to `[N, S, H·D]`.
 pub fn merged_heads(g: &mut Graph, v: Val) -> Option<Val> {
     let shape = g.shape(v)?.clone();
     let width = shape[1].times(&shape[3])?;
@@ -159,7 +163,7 @@ pub fn merged_heads(g: &mut Graph, v: Val) -> Option<Val> {
     Some(g.reshape(turned, &[shape[0].clone(), shape[2].clone(), width]))
 }
 
-/// Each head of the keys serves several heads of the queries.
+/// Repeats each head of the keys or values for the heads of the queries that share it.
 fn repeated(g: &mut Graph, v: Val, count: &Size) -> Option<Val> {
     let shape = g.shape(v)?.clone();
     if shape[1] == *count {
@@ -177,7 +181,7 @@ fn repeated(g: &mut Graph, v: Val, count: &Size) -> Option<Val> {
     Some(g.reshape(spread, &[n, count.clone(), s, d]))
 }
 
-/// `scale Q Kᵀ`
+/// Appends `scale Q Kᵀ` with the scale of the node.
 fn raw_scores(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Val> {
     let scale = match node.attribute("scale") {
         Some(_) => node.float("scale", 1.0),
@@ -186,12 +190,12 @@ fn raw_scores(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Val> {
     Some(scaled_scores(g, q, k, scale))
 }
 
-/// One over the root of the width of a head.
+/// Returns the default scale: 1 over the root of the width of a head.
 pub fn usual_scale(g: &Graph, q: Val) -> Option<f64> {
     Some(1.0 / (g.shape(q)?.last()?.as_fixed()? as f64).sqrt())
 }
 
-/// `scale Q Kᵀ`
+/// Appends `scale Q Kᵀ`.
 pub fn scaled_scores(g: &mut Graph, q: Val, k: Val, scale: f64) -> Val {
     let scale = number_like(g, scale, q);
     let q = g.mul(q, scale);
@@ -199,7 +203,7 @@ pub fn scaled_scores(g: &mut Graph, q: Val, k: Val, scale: f64) -> Val {
     g.op("MatMul", &[q, turned])
 }
 
-/// `cap tanh(scores / cap)`, where there is a cap.
+/// Appends `cap tanh(scores / cap)` if the node has a cap.
 fn capped(g: &mut Graph, node: &Node, scores: Val) -> Val {
     let cap = node.float("softcap", 0.0);
     if cap <= 0.0 {
@@ -211,14 +215,14 @@ fn capped(g: &mut Graph, node: &Node, scores: Val) -> Val {
     g.mul(bent, cap)
 }
 
-/// 0 where allowed, else a number below every score.
+/// Appends 0 for allowed positions, and a number below every score for the others.
 pub fn barred(g: &mut Graph, allowed: Val, like: Val) -> Val {
     let low = lowest(g.elem(like));
     let (zero, low) = (number_like(g, 0.0, like), number_like(g, low, like));
     g.op("Where", &[allowed, zero, low])
 }
 
-/// A number below every score, of which a type holds the double.
+/// Returns a number below every score, whose double the type can still hold.
 pub fn lowest(elem: ElemType) -> f64 {
     if elem == ElemType::FLOAT16 {
         -3e4
@@ -227,7 +231,7 @@ pub fn lowest(elem: ElemType) -> f64 {
     }
 }
 
-/// Query `i` sees key `j` where `j <= i + past`.
+/// Appends the mask by which query `i` sees key `j` if `j <= i + past`.
 pub fn causal_mask(g: &mut Graph, q: Val, k: Val, past: &Size) -> Option<Val> {
     let (rows, columns) = (g.shape(q)?[2].clone(), g.shape(k)?[2].clone());
     let row = positions_up_to(g, &rows);
@@ -238,7 +242,7 @@ pub fn causal_mask(g: &mut Graph, q: Val, k: Val, past: &Size) -> Option<Val> {
     Some(g.op("LessOrEqual", &[column, last]))
 }
 
-/// `[0, 1, …, n - 1]`
+/// Appends `[0, 1, …, n - 1]`.
 pub fn positions_up_to(g: &mut Graph, n: &Size) -> Val {
     let length = g.sizes(std::slice::from_ref(n));
     let length = g.squeeze(length, &[0]);
@@ -248,6 +252,7 @@ pub fn positions_up_to(g: &mut Graph, n: &Size) -> Val {
     places
 }
 
+/// Appends the softmax of the scores, in the precision that the node asks for.
 fn score_softmax(g: &mut Graph, node: &Node, scores: Val) -> Val {
     let elem = g.elem(scores);
     let precise = match node.int("softmax_precision", 0) {

@@ -1,4 +1,4 @@
-//! Numbers in another type.
+//! Casts: the same numbers in another type.
 
 use super::operator::{Operator, TangentResult, second_input};
 use crate::content::{Content, Item};
@@ -9,6 +9,7 @@ use crate::graph::{Graph, Node};
 use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declarations of `BitCast`, `Cast` and `CastLike`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("BitCast")
         .element(cast_element)

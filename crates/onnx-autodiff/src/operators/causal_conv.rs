@@ -1,4 +1,4 @@
-//! Convolutions of each channel by itself over what came before, with a state that goes on to the next call.
+//! Causal convolutions of each channel by itself, with a state that the next call continues.
 
 use super::operator::{DecompositionResult, Operator};
 use crate::error::Refusal;
@@ -8,12 +8,14 @@ use crate::graph::{Graph, Inferred, Node};
 use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
+/// The declaration of `CausalConvWithState`.
 pub const OPERATORS: &[Operator] = &[Operator::new("CausalConvWithState")
     .shapes(causal_conv_shapes)
     .decomposition(causal_conv_decomposition)
     .smooth_in(&[0, 1, 2, 3])];
 
-/// The input's shape, and a state of as many steps as the filter reaches back.
+/// Returns the shapes of the output and of the state, which has as many steps as the filter reaches
+/// back.
 fn causal_conv_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let x = node.input(0)?;
     let (elem, shape) = (g.elem(x), g.shape(x)?.clone());
@@ -26,7 +28,7 @@ fn causal_conv_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferr
     Some(vec![(elem, Some(shape)), (elem, Some(state))])
 }
 
-/// The convolution of the past followed by the input, perhaps activated, and the end of that sequence.
+/// Convolves the state followed by the input, and returns the result and the end of that sequence.
 fn causal_conv_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, weights) = (s.x(0)?, s.x(1)?);
     let (shape, filter) = (s.shape(x)?, s.shape(weights)?);
@@ -71,6 +73,7 @@ fn causal_conv_decomposition(s: &mut JvpContext) -> DecompositionResult {
     Ok(vec![Some(y), Some(end)])
 }
 
+/// Applies the activation of the node.
 fn silu_activated(s: &mut JvpContext, y: Val) -> Result<Val, Refusal> {
     match s.node.text("activation", "none").as_str() {
         "none" => Ok(y),

@@ -1,4 +1,4 @@
-//! The centre of a tensor, with zeros around it where it is to be longer.
+//! `CenterCropPad`: the centre of a tensor, with zeros around it along axes that become longer.
 
 use super::operator::{DecompositionResult, Operator};
 use super::parts::{cut, finished};
@@ -6,6 +6,7 @@ use crate::graph::{Graph, Node, Shape};
 use crate::inference::{axis_of, sizes_held_by};
 use crate::jvp_context::JvpContext;
 
+/// The declaration of `CenterCropPad`.
 pub const OPERATORS: &[Operator] = &[Operator::new("CenterCropPad")
     .shape(center_crop_pad_shape)
     .decomposition(center_crop_pad_decomposition)
@@ -24,7 +25,7 @@ fn center_crop_pad_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// The centre of a tensor, with zeros around it where it is to be longer.
+/// Cuts or pads each axis on both sides to the wanted size.
 fn center_crop_pad_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, shape, target) = (s.x(0)?, s.x_shape(0)?, s.known(1)?);
     let axes = s

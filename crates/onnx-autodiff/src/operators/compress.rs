@@ -1,4 +1,4 @@
-//! Elements that a condition chooses.
+//! `Compress`: the elements that a condition selects.
 
 use super::operator::{DecompositionResult, Operator};
 use super::parts::finished;
@@ -8,12 +8,13 @@ use crate::inference;
 use crate::inference::axis_of;
 use crate::jvp_context::JvpContext;
 
+/// The declaration of `Compress`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Compress")
     .shape(compress_shape)
     .decomposition(compress_decomposition)
     .smooth_in(&[0])];
 
-/// How much a condition chooses is not known.
+/// Returns the shape of the output, with a new symbol for the number of selected elements.
 fn compress_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let some = g.symbols.fresh();
     if node.attribute("axis").is_none() {
@@ -25,7 +26,7 @@ fn compress_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// The elements along an axis, or of all, that a condition chooses.
+/// Gathers the selected elements along an axis, or of the flattened tensor.
 fn compress_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, condition) = (s.x(0)?, s.node.input(1).ok_or("its condition is missing")?);
     let places = s.g.op("NonZero", &[condition]);

@@ -1,4 +1,4 @@
-//! Tensors joined along an axis.
+//! `Concat`: tensors concatenated along an axis.
 
 use super::operator::{Operator, TangentResult};
 use crate::content::{Content, followed_count};
@@ -10,6 +10,7 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::passes::Pass;
 use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
+/// The declaration of `Concat`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Concat")
     .shape(concat_shape)
     .content(concat_content)
@@ -72,7 +73,8 @@ fn concat_tangent(s: &mut JvpContext) -> TangentResult {
     Ok(Some(Tangent::plain(s.g.concat(&parts, axis as i64 + 1))))
 }
 
-/// Tangents whose directions are merged into the batch, joined there.
+/// Concatenates tangents whose directions are merged into the batch, without splitting them first.
+/// Returns `None` if that is not possible.
 fn folded(s: &mut JvpContext, parts: &[Val], axis: usize) -> Result<Option<Val>, Refusal> {
     if axis == 0 || !s.g.passes.has(Pass::MergedDirections) {
         return Ok(None);
@@ -89,6 +91,11 @@ fn folded(s: &mut JvpContext, parts: &[Val], axis: usize) -> Result<Option<Val>,
     Ok(Some(s.g.concat(&sources, axis as i64)))
 }
 
+/// Returns the axis of a node that concatenates or splits tensors of `rank` axes.
+///
+/// # Errors
+///
+/// Refuses an axis that does not exist.
 pub fn concat_axis(t: &TransposeContext, rank: usize) -> Result<usize, Refusal> {
     axis_of(t.node.int("axis", 0), rank).ok_or_else(|| "its axis is out of range".into())
 }

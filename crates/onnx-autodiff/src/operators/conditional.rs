@@ -1,4 +1,4 @@
-//! `If`: decided where its condition is known, else differentiated in both branches.
+//! `If`: an undecided choice, whose tangent is another `If` with the same condition.
 
 use std::collections::HashMap;
 
@@ -16,6 +16,7 @@ use crate::transpose_context::{
     transpose_subgraph,
 };
 
+/// The declaration of `If`.
 pub const OPERATORS: &[Operator] = &[Operator::new("If")
     .kinked()
     .element(unknown)
@@ -23,7 +24,7 @@ pub const OPERATORS: &[Operator] = &[Operator::new("If")
     .tangents_with_subgraphs(if_tangents)
     .transpose(if_cotangent)];
 
-/// Both branches' declared outputs, where they agree.
+/// Returns the types and shapes of the outputs that both branches declare, if they agree.
 fn branch_types(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferred>> {
     let branch = |name: &str| node.attribute(name)?.g.clone();
     let (yes, no) = (branch("then_branch")?, branch("else_branch")?);
@@ -42,7 +43,8 @@ fn branch_types(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferr
     Some(inferred)
 }
 
-/// The tangents of an `If`: another `If` with the same condition, whose branches compute them.
+/// Returns the tangents of an `If`: another `If` with the same condition, whose branches compute
+/// them.
 fn if_tangents(
     s: &mut JvpContext,
     of: &HashMap<Val, Tangent>,
@@ -87,7 +89,7 @@ fn if_tangents(
     Ok(tangents)
 }
 
-/// The tangents of what the subgraphs use from outside.
+/// Returns the tangents of the values that the subgraphs capture.
 pub fn captured_tangents(s: &JvpContext, of: &HashMap<Val, Tangent>) -> HashMap<Val, Tangent> {
     s.node
         .captures
@@ -96,7 +98,7 @@ pub fn captured_tangents(s: &JvpContext, of: &HashMap<Val, Tangent>) -> HashMap<
         .collect()
 }
 
-/// The tangents of one branch's outputs, computed in the current scope.
+/// Appends the tangents of one branch's outputs to the current scope.
 fn branch_tangents(
     s: &mut JvpContext,
     of: &HashMap<Val, Tangent>,
@@ -129,13 +131,13 @@ fn branch_tangents(
             Some(tangent) => s.materialize(*tangent),
             None => s.g.zeros(&shape, s.g.elem(v).tangent()),
         };
-        // An output must be made inside the branch.
+        // An output must be computed by a node inside the branch.
         outputs.push(s.g.fresh_identity(d));
     }
     Ok(outputs)
 }
 
-/// Appends an `If`.
+/// Appends an `If` with the given branches.
 fn choice(
     g: &mut Graph,
     condition: Val,
@@ -161,7 +163,8 @@ fn choice(
     )
 }
 
-/// The same choice, of what each branch gives to the tangents that it uses.
+/// Appends an `If` with the same condition, whose branches compute the cotangents of the tangents
+/// that they capture.
 fn if_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let first = t.node.outputs.iter().flatten().next();
     let Some(ControlSubgraphs::Branches(branches)) =

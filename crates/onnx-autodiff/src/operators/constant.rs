@@ -1,4 +1,5 @@
-//! What holds no numbers of its inputs: constants, sizes, and places of what is not zero.
+//! Operators whose outputs do not depend on the elements of floating-point inputs: constants,
+//! shapes, and the indices of elements that are not zero.
 
 use super::operator::{Operator, integers};
 use super::random::like_element;
@@ -10,6 +11,7 @@ use crate::inference::sizes_held_by;
 use crate::proto::TensorProto;
 use crate::size::Size;
 
+/// The declarations of `Constant`, `ConstantOfShape`, `EyeLike`, `NonZero`, `Shape` and `Size`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Constant")
         .element(constant_element)

@@ -1,5 +1,5 @@
-//! Convolutions: linear in the image, with the directions merged into the batch, and in the weights, with the directions
-//! merged into the channels that come out.
+//! Convolutions. They are linear in the image, where the directions are merged into the batch, and
+//! in the weights, where the directions are merged into the output channels.
 
 use super::operator::Operator;
 use super::parts::output_shape;
@@ -14,6 +14,7 @@ use crate::proto::AttributeProto;
 use crate::size::Size;
 use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
+/// The declarations of `Conv` and `ConvTranspose`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Conv")
         .shape(conv_shape)
@@ -29,6 +30,7 @@ pub const OPERATORS: &[Operator] = &[
         .smooth(),
 ];
 
+/// Returns the shape of a convolution's output.
 pub fn conv_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let (x, w) = (
         g.shape(node.input(0)?)?.clone(),
@@ -52,6 +54,7 @@ pub fn conv_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
+/// Returns the shape of a transposed convolution's output.
 fn conv_transpose_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let (x, w) = (
         g.shape(node.input(0)?)?.clone(),
@@ -86,10 +89,10 @@ fn conv_transpose_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// Channels that image layouts of runtimes come in: the widest that is in use.
+/// The largest number of channels in a block of the image layouts that runtimes use.
 const BLOCK: i64 = 16;
 
-/// `dx * w + x * dw + db`
+/// Returns `dx * w + x * dw + db`.
 fn conv_tangent(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
     let (shape, y) = (s.x_shape(0)?, s.y_shape()?);
     if shape.len() != y.len() || shape.len() < 3 {
@@ -111,6 +114,7 @@ fn conv_tangent(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
     Ok(s.sum(linear, of_bias))
 }
 
+/// Returns the part of the tangent that is linear in the image.
 fn by_image(
     s: &mut JvpContext,
     d: Val,
@@ -125,7 +129,7 @@ fn by_image(
     let attributes = s.node.attributes.clone();
     let result =
         s.g.op_with(&s.node.op.clone(), &[folded, weights], attributes);
-    // The sizes of the output are those of the primal's.
+    // The spatial sizes of the output are those of the primal.
     let batch = s.g.symbols.mul(&s.k.clone(), &shape[0]);
     let known = std::iter::once(batch)
         .chain(y[1..].iter().cloned())
@@ -134,7 +138,8 @@ fn by_image(
     s.split_directions(result)
 }
 
-/// Filters for every direction are channels that come out, those of one group together: `[G, K, M / G]`.
+/// Returns the part of the tangent that is linear in the filters. The filters of all directions are
+/// output channels, those of one group together: `[G, K, M / G]`.
 fn by_weights(s: &mut JvpContext, d: Val, y: &[Size]) -> Result<Tangent, Refusal> {
     let (x, filter) = (s.x(0)?, s.x_shape(1)?);
     let group = Size::fixed(s.node.int("group", 1));
@@ -175,15 +180,17 @@ fn by_weights(s: &mut JvpContext, d: Val, y: &[Size]) -> Result<Tangent, Refusal
     Ok(Tangent::plain(s.g.reshape(leading, &whole)))
 }
 
-/// The bias is added to every place of every image.
+/// Returns the part of the tangent that is linear in the bias, which is added at every position of
+/// every image.
 fn by_bias(s: &mut JvpContext, d: Val, rank: usize) -> Result<Option<Tangent>, Refusal> {
     let axes: Vec<i64> = std::iter::once(1).chain(3..=rank as i64).collect();
     let d = s.g.unsqueeze(d, &axes);
     s.finish(d)
 }
 
-/// A filter of one channel, over a batch that holds the channels (as resampling filters are exported): runtimes pad the
-/// one channel to a block, which takes 16 times the memory. The same filter on 16 images as channels fills the block.
+/// Applies a filter of one channel to blocks of 16 images as channels. Filters of one channel over
+/// a batch that holds the channels are common in resampling, and runtimes pad the channel to a
+/// block, which takes 16 times the memory.
 fn blocked(s: &mut JvpContext, d: Val, shape: &[Size], y: &[Size]) -> Result<Option<Val>, Refusal> {
     let weights = s.x(1)?;
     let filter = s.shape(weights)?;
@@ -194,7 +201,7 @@ fn blocked(s: &mut JvpContext, d: Val, shape: &[Size], y: &[Size]) -> Result<Opt
     let one = [&shape[1], &y[1], &filter[0], &filter[1]]
         .into_iter()
         .all(|size| size.is(1));
-    // With one direction this is the reverse mode's.
+    // With one direction, this is the tangent that reverse mode transposes.
     let blocks = batch
         .over(&Size::fixed(BLOCK))
         .filter(|_| s.g.passes.has(Pass::BlockedFilters));
@@ -215,7 +222,7 @@ fn blocked(s: &mut JvpContext, d: Val, shape: &[Size], y: &[Size]) -> Result<Opt
     Ok(Some(result))
 }
 
-/// Strides, dilations, groups and explicit pads of a convolution.
+/// Returns the strides, dilations, groups and explicit pads of a convolution.
 fn window_attributes(t: &TransposeContext, windows: &[Window]) -> Vec<AttributeProto> {
     let all = |f: fn(&Window) -> i64| windows.iter().map(f).collect::<Vec<_>>();
     let pads = [all(|w| w.before), all(|w| w.after)].concat();
@@ -227,7 +234,8 @@ fn window_attributes(t: &TransposeContext, windows: &[Window]) -> Vec<AttributeP
     ]
 }
 
-/// The windows with the pads that `auto_pad` or `output_shape` stand for: `narrow` are the sizes at the strided end.
+/// Returns the windows with the pads that `auto_pad` or `output_shape` stand for. `narrow` are the
+/// sizes at the strided end.
 fn explicit_windows(
     t: &TransposeContext,
     wide: &[Size],
@@ -289,7 +297,7 @@ fn conv_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let mut exact = true;
     let mut extra = Vec::new();
     for (size, w) in x[2..].iter().zip(&windows) {
-        // What the last step of the convolution left over.
+        // The last window may end before the image does, and these elements have no cotangent.
         let reach = w.dilation * (w.kernel - 1) + 1;
         extra.push(match size.as_fixed() {
             _ if w.stride == 1 => 0,
@@ -309,8 +317,9 @@ fn conv_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     Ok(vec![(0, result)])
 }
 
-/// The cotangent of the filters that lead from a wide image to a narrow one, or back: the narrow image is moved over the
-/// wide one, with strides and dilations exchanged, and the samples are what is summed over.
+/// Returns the cotangent of the filters that lead from a wide image to a narrow one, or back. The
+/// narrow image is convolved over the wide one with strides and dilations exchanged, and the
+/// samples take the role of the input channels.
 fn of_filters(
     t: &mut TransposeContext,
     wide: Val,
@@ -343,7 +352,7 @@ fn of_filters(
     ];
     let moved = t.g.op_with("Conv", &[image, filters], attributes);
     let channels = [each, to[1].clone()];
-    // Where the last step left something over there are more places than the filter has.
+    // If the last window ends before the image does, the result has more positions than the filter.
     let cut = cut_to(t, moved, &[&channels, &filter[2..]].concat());
     t.g.set_shape(cut, &[&channels, &filter[2..]].concat());
     let result = t.g.transpose(cut, &order);
@@ -351,7 +360,7 @@ fn of_filters(
     Ok(result)
 }
 
-/// Cuts the spatial axes off behind the wanted sizes.
+/// Cuts each spatial axis off behind the wanted size.
 fn cut_to(t: &mut TransposeContext, v: Val, shape: &Shape) -> Val {
     let axes: Vec<i64> = (2..shape.len() as i64).collect();
     let start = t.g.integers(&vec![0; axes.len()]);
@@ -377,12 +386,14 @@ fn conv_transpose_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refu
     Ok(vec![(0, result)])
 }
 
-/// Windows of more places than this are kept as they are.
+/// The largest number of window positions of a convolution that is replaced in float64.
 const PLACES: i64 = 1024;
 
-/// How many numbers are added at both ends of each spatial axis.
+/// The numbers of elements that are added at both ends of each spatial axis.
 type Pads = Vec<(i64, i64)>;
 
+/// Appends the sum over all window positions of the shifted image times the weights of that
+/// position.
 fn conv_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let (x, weight) = (node.input(0)?, node.input(1)?);
     let (shape, kernel) = (g.shape(x)?.clone(), spatial(g, weight)?);
@@ -396,7 +407,7 @@ fn conv_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     with_bias(g, node, y)
 }
 
-/// The images with zeros between their numbers, met by the mirrored windows.
+/// Appends a convolution, with mirrored windows, of the image with zeros between its elements.
 fn conv_transpose_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let (x, weight) = (node.input(0)?, node.input(1)?);
     let kernel = spatial(g, weight)?;
@@ -427,7 +438,8 @@ fn conv_transpose_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     with_bias(g, node, y)
 }
 
-/// What is cut off the output of a transposed convolution at both ends of an axis.
+/// Returns how many elements are cut off at both ends of an axis of a transposed convolution's
+/// output.
 fn cropped_ends(node: &Node, w: &Window, extra: i64) -> Option<(i64, i64)> {
     let total = w.dilation * (w.kernel - 1) + 1 + extra - w.stride;
     match node.text("auto_pad", "NOTSET").as_str() {
@@ -459,7 +471,7 @@ fn with_bias(g: &mut Graph, node: &Node, y: Val) -> Option<Val> {
     Some(g.add(y, bias))
 }
 
-/// The padding that the node's attributes mean.
+/// Returns the padding that the node's attributes stand for.
 pub fn pads(node: &Node, shape: &[Size], windows: &[Window]) -> Option<Pads> {
     let same = |w: &Window, length: &Size, upper: bool| {
         let length = length.as_fixed()?;
@@ -491,7 +503,7 @@ pub fn pads(node: &Node, shape: &[Size], windows: &[Window]) -> Option<Pads> {
     }
 }
 
-/// Zeros around an image; a negative number crops it.
+/// Pads an image with zeros. A negative number crops it.
 pub fn pad(g: &mut Graph, x: Val, pads: &Pads) -> Option<Val> {
     if pads.iter().all(|pair| *pair == (0, 0)) {
         return Some(x);
@@ -509,7 +521,7 @@ pub fn pad(g: &mut Graph, x: Val, pads: &Pads) -> Option<Val> {
     Some(padded)
 }
 
-/// `stride − 1` zeros behind every number of the spatial axes.
+/// Inserts `stride − 1` zeros behind every element of the spatial axes.
 fn with_zeros_between(g: &mut Graph, x: Val, windows: &[Window]) -> Option<Val> {
     if windows.iter().all(|w| w.stride == 1) {
         return Some(x);
@@ -529,7 +541,8 @@ fn with_zeros_between(g: &mut Graph, x: Val, windows: &[Window]) -> Option<Val> 
     Some(g.reshape(padded, &whole))
 }
 
-/// `[M, C/G, …k]` as `[G, M/G, K·C/G]`, the places of the window before the channels.
+/// Reshapes weights `[M, C/G, …k]` to `[G, M/G, K·C/G]`, with the window positions in front of the
+/// channels.
 fn conv_matrix(g: &mut Graph, weight: Val, groups: i64) -> Option<Val> {
     let shape = g.shape(weight)?.clone();
     let order: Vec<usize> = [0].into_iter().chain(2..shape.len()).chain([1]).collect();
@@ -541,7 +554,8 @@ fn conv_matrix(g: &mut Graph, weight: Val, groups: i64) -> Option<Val> {
     Some(g.reshape(turned, &[groups, each, width]))
 }
 
-/// `[C, M/G, …k]` as `[G, M/G, K·C/G]`, the places of the window before the channels.
+/// Reshapes weights `[C, M/G, …k]` to `[G, M/G, K·C/G]`, with the window positions in front of the
+/// channels.
 fn conv_transpose_matrix(g: &mut Graph, weight: Val, groups: i64) -> Option<Val> {
     let shape = g.shape(weight)?.clone();
     let groups = Size::fixed(groups);
@@ -559,13 +573,15 @@ fn conv_transpose_matrix(g: &mut Graph, weight: Val, groups: i64) -> Option<Val>
     Some(g.reshape(turned, &[groups, shape[1].clone(), width]))
 }
 
+/// Returns the number of window positions of weights.
 fn window_places(shape: &[Size]) -> Option<Size> {
     shape[2..]
         .iter()
         .try_fold(Size::fixed(1), |n, k| n.times(k))
 }
 
-/// What each place of the window meets, one place after another; `mirrored` takes the last place first.
+/// Returns, for each position of the window, the elements of the image at that position of all
+/// windows. `mirrored` returns the last position first.
 pub fn patches(
     g: &mut Graph,
     padded: Val,
@@ -607,11 +623,12 @@ pub fn patches(
     Some(found)
 }
 
-/// A bound so many places before the end.
+/// Returns the end of a slice that stops so many elements before the last one.
 fn slice_end(behind: i64) -> i64 {
     if behind == 0 { i64::MAX } else { -behind }
 }
 
+/// Appends the product of the patches of an image with a matrix of weights.
 fn correlated(
     g: &mut Graph,
     padded: Val,

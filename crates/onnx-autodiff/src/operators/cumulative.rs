@@ -1,4 +1,4 @@
-//! Running sums and products.
+//! Cumulative sums and products.
 
 use super::operator::{Operator, TangentResult};
 use crate::error::Refusal;
@@ -8,6 +8,7 @@ use crate::inference;
 use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declarations of `CumProd` and `CumSum`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("CumProd")
         .same_shape()
@@ -43,15 +44,16 @@ fn cum_sum_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     Ok(vec![(0, t.g.op_with("CumSum", &[c, axis], attributes))])
 }
 
-/// A running sum or product of a value with the node's attributes.
+/// Appends a cumulative sum or product of a value with the node's attributes.
 fn running(s: &mut JvpContext, op: &str, v: Val, axis: usize) -> Val {
     let axis = s.g.integer(axis as i64);
     let attributes = ["exclusive", "reverse"].map(|name| int(name, s.node.int(name, 0)));
     s.g.op_with(op, &[v, axis], attributes.to_vec())
 }
 
-/// With `s` the factors that are not zero, and 1 for those that are: where no factor so far is zero,
-/// `y Σ d / s`; where one is, the product of the others times its `d`; where several are, zero.
+/// Returns the tangent of a cumulative product. Let `s` be the factors, with 1 in place of each
+/// zero. If no factor so far is zero, the tangent is `y Σ d / s`. If one is, it is the product of
+/// the others times the `d` of that factor. If several are, it is zero.
 fn cum_prod_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, d, rank) = (s.x(0)?, s.dx()?, s.rank(0)?);
     let axis = s

@@ -1,4 +1,4 @@
-//! Convolutions whose filters look at places that are moved.
+//! `DeformConv`: convolutions whose filters look at moved positions.
 
 use super::conv::conv_shape;
 use super::grid_sample::{Axis, Pixels};
@@ -10,15 +10,17 @@ use crate::inference::{Window, windows};
 use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
+/// The declaration of `DeformConv`.
 pub const OPERATORS: &[Operator] = &[Operator::new("DeformConv")
     .kinked()
     .shape(conv_shape)
     .decomposition(deform_conv_decomposition)];
 
-/// Kernels of more elements are not followed.
+/// The largest number of elements of a kernel that is decomposed.
 const LARGEST: i64 = 1 << 12;
 
-/// Pixels at the moved places, times the mask, times the filters.
+/// Samples the image at the moved positions, multiplies the samples by the mask, and multiplies the
+/// result by the filters.
 fn deform_conv_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, filter, y) = (s.x(0)?, s.x(1)?, s.y_shape()?);
     let (image, weights) = (s.shape(x)?, s.shape(filter)?);
@@ -97,7 +99,8 @@ fn deform_conv_decomposition(s: &mut JvpContext) -> DecompositionResult {
     finished(s, result)
 }
 
-/// The places that each element of the kernel looks at, `[N · O, K, …]`, along both axes.
+/// Returns the positions that each element of the kernel looks at, `[N · O, K, …]`, along both
+/// axes.
 fn moved_places(
     s: &mut JvpContext,
     samples: &Size,

@@ -1,4 +1,4 @@
-//! Numbers of few bits times their scale, which may depend on the input.
+//! `DequantizeLinear`: numbers of few bits times their scale, which may depend on the input.
 
 use super::operator::{DecompositionResult, Operator};
 use crate::elem::ElemType;
@@ -9,6 +9,7 @@ use crate::graph::{Graph, Node};
 use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
+/// The declaration of `DequantizeLinear`.
 pub const OPERATORS: &[Operator] = &[Operator::new("DequantizeLinear")
     .element(dequantized_element)
     .same_shape()
@@ -18,7 +19,7 @@ pub const OPERATORS: &[Operator] = &[Operator::new("DequantizeLinear")
     .float64_by_decomposition()
     .smooth_in(&[1])];
 
-/// The type that the node names, or that of its scale.
+/// Returns the type that the node names, or that of its scale.
 fn dequantized_element(g: &Graph, node: &Node) -> ElemType {
     match node.int("output_dtype", 0) {
         0 => node.input(1).map_or(ElemType::UNKNOWN, |v| g.elem(v)),
@@ -26,7 +27,7 @@ fn dequantized_element(g: &Graph, node: &Node) -> ElemType {
     }
 }
 
-/// `(x - zero point) scale`
+/// Appends `(x - zero point) scale`.
 fn dequantized(s: &mut JvpContext) -> DecompositionResult {
     let (x, scale) = (s.node.input(0).ok_or("its input is missing")?, s.x(1)?);
     let elem = s.g.elem(scale);
@@ -40,7 +41,8 @@ fn dequantized(s: &mut JvpContext) -> DecompositionResult {
     Ok(vec![Some(s.g.mul(whole, scale))])
 }
 
-/// A number for all elements, for each place along an axis, or for each block along it, as it is broadcast to the input.
+/// Broadcasts a scale or a zero point to the input. There is one for all elements, one for each
+/// index along an axis, or one for each block along an axis.
 fn broadcast_to_input(s: &mut JvpContext, v: Val) -> Result<Val, Refusal> {
     let (of, shape) = (s.shape(v)?, s.x_shape(0)?);
     if of.is_empty()
@@ -59,7 +61,7 @@ fn broadcast_to_input(s: &mut JvpContext, v: Val) -> Result<Val, Refusal> {
     }
 }
 
-/// Every number so often along the axis, as far as the input goes.
+/// Repeats every number `block` times along the axis, up to the size of the input.
 fn blocks(s: &mut JvpContext, v: Val, axis: usize, block: i64) -> Result<Val, Refusal> {
     let length = s.x_shape(0)?[axis]
         .as_fixed()

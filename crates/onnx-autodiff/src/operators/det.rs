@@ -1,4 +1,4 @@
-//! Determinants.
+//! `Det`: determinants.
 
 use super::operator::{DecompositionResult, Operator};
 use super::parts::finished;
@@ -7,6 +7,7 @@ use crate::graph::{Graph, Node, Shape, Val};
 use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
+/// The declaration of `Det`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Det")
     .shape(det_shape)
     .decomposition(det_decomposition)
@@ -17,10 +18,10 @@ fn det_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(g.shape(node.input(0)?)?.split_last_chunk::<2>()?.0.to_vec())
 }
 
-/// Matrices up to this size are developed.
+/// The largest size of a matrix that is expanded.
 const LARGEST: i64 = 4;
 
-/// Small matrices, developed by their first rows.
+/// Expands the determinant of a small matrix along its first row.
 fn det_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, shape) = (s.x(0)?, s.x_shape(0)?);
     let size = shape
@@ -37,6 +38,7 @@ fn det_decomposition(s: &mut JvpContext) -> DecompositionResult {
     finished(s, value)
 }
 
+/// Appends the determinant of the rows from `row` on and the given columns.
 fn developed(g: &mut Graph, x: Val, row: i64, columns: &[i64]) -> Val {
     let mut total = None;
     for (i, column) in columns.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Sums of products by an equation.
+//! `Einsum`: sums of products by an equation.
 
 use std::collections::BTreeMap;
 
@@ -13,13 +13,15 @@ use crate::passes::Pass;
 use crate::size::Size;
 use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
+/// The declaration of `Einsum`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Einsum")
     .shape(einsum_shape)
     .tangent(einsum_tangent)
     .transpose(einsum_cotangent)
     .smooth()];
 
-/// The terms of an einsum and its result, with letters in the place of ellipses and an implicit result written out.
+/// Returns the terms and the result of an equation, with letters for ellipses and with the implicit
+/// result written out.
 fn einsum_terms(equation: &str, ranks: &[usize]) -> Option<(Vec<String>, String)> {
     let equation: String = equation.chars().filter(|c| !c.is_whitespace()).collect();
     let (left, right) = match equation.split_once("->") {
@@ -59,7 +61,8 @@ fn einsum_terms(equation: &str, ranks: &[usize]) -> Option<(Vec<String>, String)
     ))
 }
 
-/// The result of an equation without an arrow: letters that occur once, in alphabetical order.
+/// Returns the result of an equation without an arrow: the letters that occur once, in alphabetical
+/// order.
 fn implicit_result(terms: &str) -> String {
     let mut letters: Vec<char> = terms
         .chars()
@@ -92,7 +95,8 @@ fn einsum_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     result.chars().map(size).collect()
 }
 
-/// The directions are one more letter, of the active operand and of the result.
+/// Returns the tangent: the same equation with one more letter, for the directions, in the active
+/// operand and in the result.
 fn einsum_tangent(s: &mut JvpContext) -> TangentResult {
     let mut ranks = Vec::new();
     for place in 0..s.node.inputs.len() {
@@ -133,10 +137,11 @@ fn einsum_tangent(s: &mut JvpContext) -> TangentResult {
     Ok(total)
 }
 
-/// An equation of two operands as a product of matrices, which runtimes are much faster at: the letters that both
-/// operands and the result have, those of the rows, of the columns, and those that are summed over.
+/// An equation of two operands as a product of matrices, at which runtimes are much faster. The
+/// letters are those of the batch, which both operands and the result have, those of the rows,
+/// those of the columns, and those that are summed over.
 struct Contraction {
-    /// Which operand gives the rows, and which the columns.
+    /// The index of the operand with the rows, and that of the operand with the columns.
     places: [usize; 2],
     terms: [Vec<char>; 2],
     batch: Vec<char>,
@@ -147,7 +152,8 @@ struct Contraction {
 }
 
 impl Contraction {
-    /// None where a letter occurs twice in a term, is summed in one operand alone, or is broadcast.
+    /// Returns `None` if a letter occurs twice in a term, is summed over in one operand alone, or
+    /// is broadcast.
     fn new(s: &JvpContext, terms: &[String], result: &str) -> Option<Contraction> {
         let [a, b] = terms else { return None };
         let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
@@ -180,7 +186,7 @@ impl Contraction {
             out.iter()
                 .position(|l| term.contains(l) && !other.contains(l))
         };
-        // The result then has its rows in front of its columns.
+        // The result must have its rows in front of its columns.
         let turned = first(&b, &a) < first(&a, &b) && first(&b, &a).is_some();
         let (places, terms) = if turned {
             ([1, 0], [b, a])
@@ -252,6 +258,7 @@ impl Contraction {
         Ok(Some(total))
     }
 
+    /// Returns the parts of the tangent of an operand that is a softmax over the summed letter.
     fn softmax(&self, s: &mut JvpContext, i: usize) -> Option<SoftmaxTangent> {
         let [letter] = self.summed[..] else {
             return None;
@@ -260,12 +267,13 @@ impl Contraction {
         softmax_operand(s, self.places[i], axis)
     }
 
-    /// An operand as `[batch, rows, summed]` or `[batch, summed, columns]`, whose axes of each kind become one.
+    /// Reshapes an operand to `[batch, rows, summed]` or `[batch, summed, columns]`, by merging the
+    /// axes of each kind.
     fn matrix(&self, s: &mut JvpContext, v: Val, i: usize, leads: bool) -> Val {
         let own = if i == 0 { &self.rows } else { &self.columns };
         let plain = [&self.batch[..], own, &self.summed].concat();
         let turned = [&self.batch[..], &self.summed, own].concat();
-        // A transposition of whole matrices is free inside a product, any other is not.
+        // A transposed matrix is free inside a product. Other transpositions are not.
         let swapped = if i == 0 {
             turned == self.terms[i]
         } else {
@@ -294,7 +302,7 @@ impl Contraction {
         if swapped { s.g.swap(v, shape.len()) } else { v }
     }
 
-    /// Axes from one order of letters into another; the directions stay in front.
+    /// Permutes axes from one order of letters to another. The directions stay in front.
     fn arrange(&self, s: &mut JvpContext, v: Val, from: &[char], to: &[char], leads: bool) -> Val {
         let skip = usize::from(leads);
         let places = to
@@ -305,7 +313,7 @@ impl Contraction {
         s.g.transpose(v, &perm)
     }
 
-    /// Sums over the summed letter, with the axes of the result.
+    /// Gives sums over the summed letter the axes of the result.
     fn spread(&self, s: &mut JvpContext, sums: Val, term: &[char], result: &str) -> Val {
         let kept: Vec<char> = result.chars().filter(|l| term.contains(l)).collect();
         let shape = s.tangent_shape(
@@ -331,7 +339,8 @@ impl Contraction {
     }
 }
 
-/// The operand's term becomes the result; letters that occur nowhere else are spread by ones.
+/// Returns the cotangent: the equation with the operand's term and the result exchanged. A letter
+/// that occurs nowhere else is broadcast by a product with ones.
 fn einsum_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let equation = t.node.text("equation", "");
     let (left, result) = equation
@@ -371,7 +380,8 @@ fn einsum_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     Ok(vec![(place, t.unbroadcast(result, place)?)])
 }
 
-/// A term in which no letter occurs twice; for each repetition the two letters that a unit matrix joins, and the axis.
+/// Returns a term in which no letter occurs twice. For each repetition it also returns the two
+/// letters that a unit matrix joins, and the axis.
 fn without_repeats(equation: &str, term: &str) -> Option<(String, Vec<(String, usize)>)> {
     let mut spare = ('a'..='z')
         .chain('A'..='Z')

@@ -5,6 +5,7 @@ use super::parts::square;
 use crate::folding::unary;
 use crate::jvp_context::JvpContext;
 
+/// The declarations of `Abs`, `Exp`, `Log`, `Reciprocal` and `Sqrt`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Abs")
         .kinked()

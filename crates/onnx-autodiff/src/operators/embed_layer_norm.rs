@@ -1,4 +1,5 @@
-//! The normalized sum of the embeddings of words, positions and segments.
+//! `EmbedLayerNormalization`: the normalized sum of the embeddings of words, positions and
+//! segments.
 
 use super::attention::positions_up_to;
 use super::fused_layer_norm::{SMALL_EPSILON, layer_normalized};
@@ -8,11 +9,13 @@ use crate::elem::ElemType;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Val};
 
+/// The declaration of `EmbedLayerNormalization`.
 pub const OPERATORS: &[Operator] = &[Operator::fused(
     "EmbedLayerNormalization",
     embed_layer_normalization,
 )];
 
+/// Returns the replacement of `EmbedLayerNormalization`.
 pub fn embed_layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
     let words = node.input(0)?;
     let shape = g.shape(words).filter(|shape| shape.len() == 2)?.clone();
@@ -38,7 +41,7 @@ pub fn embed_layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
     Some(vec![Some(y), sequence_lengths(g, node), Some(sum)])
 }
 
-/// How many words of each row a mask keeps.
+/// Appends the number of words of each row that the mask keeps.
 fn sequence_lengths(g: &mut Graph, node: &Node) -> Option<Val> {
     let mask = g.cast(node.input(7)?, ElemType::INT64);
     let one = g.integer(1);

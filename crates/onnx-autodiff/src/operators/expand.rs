@@ -1,4 +1,4 @@
-//! Broadcasting.
+//! `Expand`: broadcasting to a shape.
 
 use super::operator::{Operator, TangentResult};
 use crate::content;
@@ -10,6 +10,7 @@ use crate::inference::{broadcast_shapes, sizes_held_by};
 use crate::jvp_context::JvpContext;
 use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declaration of `Expand`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Expand")
     .shape(expand_shape)
     .content(expand_content)

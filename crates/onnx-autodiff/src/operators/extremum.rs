@@ -1,10 +1,11 @@
-//! The largest and the smallest of several tensors, element by element.
+//! `Max` and `Min` of several tensors, element by element.
 
 use super::operator::{Operator, TangentResult};
 use crate::folding::binary;
 use crate::inference::broadcast_all;
 use crate::jvp_context::JvpContext;
 
+/// The declarations of `Max` and `Min`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Max")
         .kinked()
@@ -20,7 +21,7 @@ pub const OPERATORS: &[Operator] = &[
         .elementwise(),
 ];
 
-/// Operands that equal the result share its tangent.
+/// Returns the mean of the tangents of the operands that equal the result.
 fn extremum_tangent(s: &mut JvpContext) -> TangentResult {
     let y = s.y()?;
     let mut hits = Vec::new();

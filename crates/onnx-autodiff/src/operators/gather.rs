@@ -1,4 +1,4 @@
-//! Elements picked by index.
+//! Gather operators: elements and slices that indices select.
 
 use super::operator::{Operator, TangentResult};
 use super::parts::index_range;
@@ -13,6 +13,7 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
 use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
+/// The declarations of `Gather`, `GatherElements` and `GatherND`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Gather")
         .shape(gather_shape)
@@ -32,7 +33,7 @@ pub const OPERATORS: &[Operator] = &[
         .smooth_in(&[0]),
 ];
 
-/// The indices' shape.
+/// Returns the shape of the indices.
 fn gather_elements_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     g.shape(node.input(1)?).cloned()
 }
@@ -67,6 +68,11 @@ fn gather_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Cont
     Some(taken)
 }
 
+/// Returns the indices of a node, its second input.
+///
+/// # Errors
+///
+/// Refuses a node without indices.
 pub fn indices(s: &JvpContext) -> Result<Val, Refusal> {
     s.node
         .input(1)
@@ -83,7 +89,7 @@ fn gather_tangent(s: &mut JvpContext) -> TangentResult {
     ))))
 }
 
-/// Indices of the primal's shape, once for each direction.
+/// Repeats indices of the primal's shape for each direction.
 pub fn for_each_direction(s: &mut JvpContext, indices: Val) -> Result<Val, Refusal> {
     let shape = s.tangent_shape(&s.shape(indices)?);
     Ok(s.g.expand(indices, &shape))
@@ -100,7 +106,8 @@ fn gather_elements_tangent(s: &mut JvpContext) -> TangentResult {
     ))))
 }
 
-/// The directions go behind, where they are part of what is picked.
+/// Returns the tangent. The directions become the last axis meanwhile, where they are part of each
+/// selected slice.
 fn gather_nd_tangent(s: &mut JvpContext) -> TangentResult {
     let (d, indices) = (s.dx()?, indices(s)?);
     let last = directions_last(s, d, s.rank(0)?);
@@ -110,17 +117,21 @@ fn gather_nd_tangent(s: &mut JvpContext) -> TangentResult {
     Ok(Some(Tangent::plain(directions_first(s, picked, rank))))
 }
 
+/// Moves the directions of a tangent behind its other axes. `rank` is the rank of the primal.
 pub fn directions_last(s: &mut JvpContext, d: Val, rank: usize) -> Val {
     let perm: Vec<usize> = (1..=rank).chain([0]).collect();
     s.g.transpose(d, &perm)
 }
 
+/// Moves the directions of a tangent from the last axis to the first. `rank` is the rank of the
+/// primal.
 pub fn directions_first(s: &mut JvpContext, d: Val, rank: usize) -> Val {
     let perm: Vec<usize> = std::iter::once(rank).chain(0..rank).collect();
     s.g.transpose(d, &perm)
 }
 
-/// Adds the slices of `c` along an axis to the given places of zeros with `length` places along it.
+/// Adds the slices of `c` along an axis to zeros, at the given indices along it. The result has the
+/// size `length` along the axis.
 pub fn add_along(
     t: &mut TransposeContext,
     c: Val,
@@ -184,7 +195,7 @@ fn gather_nd_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> 
     )])
 }
 
-/// The indices with those of the batch axes in front of them.
+/// Returns the indices of `GatherND` with the indices of the batch axes in front of them.
 fn with_batch(t: &mut TransposeContext) -> Result<Val, Refusal> {
     let indices = t.input(1)?;
     let batch = usize::try_from(t.node.int("batch_dims", 0)).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Images sampled at places that are computed.
+//! `GridSample`: images sampled at positions that are computed.
 
 use super::operator::{DecompositionResult, Operator};
 use super::parts::{clipped, finished, range_to, size_value, stacked, total};
@@ -10,6 +10,7 @@ use crate::inference;
 use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
+/// The declaration of `GridSample`.
 pub const OPERATORS: &[Operator] = &[Operator::new("GridSample")
     .kinked()
     .shape(grid_sample_shape)
@@ -27,19 +28,22 @@ fn grid_sample_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 /// An image `[N, C, …]` as a table of its pixels, `[N · P, C]`.
 pub struct Pixels {
     table: Val,
-    /// The lengths of its axes.
+    /// The sizes of its spatial axes.
     pub lengths: Shape,
     samples: Size,
 }
 
-/// A neighbour along one axis: its index, and its weight where that is not one.
+/// A neighbour of a position along one axis.
 #[derive(Clone, Copy)]
 pub struct Tap {
+    /// The index of the neighbour.
     pub index: Val,
+    /// The weight of the neighbour. `None` stands for 1.
     pub weight: Option<Val>,
 }
 
 impl Pixels {
+    /// Reshapes an image of the given shape to a table of its pixels.
     pub fn of(g: &mut Graph, image: Val, shape: &[Size]) -> Pixels {
         let order: Vec<usize> = std::iter::once(0)
             .chain(2..shape.len())
@@ -56,13 +60,13 @@ impl Pixels {
         }
     }
 
-    /// The number of the first pixel of each sample, with as many axes as asked for.
+    /// Appends the row of the first pixel of each sample, with the given number of axes.
     pub fn first_of_samples(&self, g: &mut Graph, rank: usize) -> Val {
         let samples = range_to(g, &self.samples);
         self.first_of(g, samples, rank)
     }
 
-    /// The same for samples that are named in a list.
+    /// Appends the row of the first pixel of each listed sample, with the given number of axes.
     pub fn first_of(&self, g: &mut Graph, samples: Val, rank: usize) -> Val {
         let pixels = inference::size_product(g, &self.lengths);
         let pixels = size_value(g, &pixels, ElemType::INT64);
@@ -70,12 +74,13 @@ impl Pixels {
         g.unsqueeze(first, &(1..rank as i64).collect::<Vec<_>>())
     }
 
-    /// Pixels by their number, with the channels behind.
+    /// Appends the pixels of the given rows. The channels are the last axis.
     pub fn gathered(&self, g: &mut Graph, numbers: Val) -> Val {
         g.op_with("Gather", &[self.table, numbers], vec![int("axis", 0)])
     }
 
-    /// The weighted sum over all combinations of the axes' neighbours, with the channels behind.
+    /// Appends the weighted sum over all combinations of the neighbours along each axis. The
+    /// channels are the last axis.
     pub fn interpolated(&self, g: &mut Graph, first: Val, taps: &[Vec<Tap>]) -> Val {
         let (numbers, weights) = self.combined(g, first, taps);
         let numbers = stacked(g, &numbers);
@@ -90,7 +95,7 @@ impl Pixels {
         total(g, products)
     }
 
-    /// The number and the weight of each combination of neighbours.
+    /// Returns the row and the weight of each combination of neighbours along each axis.
     pub fn combined(
         &self,
         g: &mut Graph,
@@ -119,6 +124,7 @@ impl Pixels {
     }
 }
 
+/// The interpolation between pixels.
 #[derive(Clone, Copy, PartialEq)]
 enum Interpolation {
     Nearest,
@@ -126,6 +132,7 @@ enum Interpolation {
     Cubic,
 }
 
+/// The values beyond the image.
 #[derive(Clone, Copy, PartialEq)]
 enum Padding {
     Zeros,
@@ -169,7 +176,7 @@ fn grid_sample_decomposition(s: &mut JvpContext) -> DecompositionResult {
             mode,
             padding,
         };
-        // The grid names the last axis first.
+        // The grid lists the last axis first.
         let component = s.g.integer((axes - 1 - i) as i64);
         let place =
             s.g.op_with("Gather", &[grid, component], vec![int("axis", -1)]);
@@ -204,7 +211,7 @@ fn padding(s: &JvpContext) -> Result<Padding, Refusal> {
 }
 
 impl Axis {
-    /// An axis beyond which everything is zero, with linear weights.
+    /// Returns an axis with linear interpolation and zeros beyond the image.
     pub fn open(g: &mut Graph, length: &Size, elem: ElemType) -> Axis {
         let length = size_value(g, length, elem);
         let last = g.shift(length, -1.0);
@@ -217,20 +224,21 @@ impl Axis {
         }
     }
 
-    /// The neighbours of a place between -1 and 1.
+    /// Returns the neighbours of a position between -1 and 1.
     fn taps(&self, g: &mut Graph, place: Val) -> Vec<Tap> {
         let place = self.pixel(g, place);
         self.neighbours(g, place)
     }
 
-    /// The neighbours of a place that is counted in pixels.
+    /// Returns the neighbours of a position in pixels.
     pub fn neighbours(&self, g: &mut Graph, place: Val) -> Vec<Tap> {
         if self.mode == Interpolation::Nearest {
             let near = g.op("Round", &[place]);
             let near = self.inside(g, near);
             return vec![self.tap(g, near, None)];
         }
-        // With cubic weights runtimes move none but the neighbours to the border.
+        // With cubic interpolation, runtimes move only the neighbours to the border, and not the
+        // position.
         let stays = self.mode == Interpolation::Cubic && self.padding == Padding::Border;
         let place = if stays { place } else { self.inside(g, place) };
         let low = g.op("Floor", &[place]);
@@ -253,7 +261,7 @@ impl Axis {
         taps
     }
 
-    /// A place between -1 and 1, counted in pixels.
+    /// Converts a position between -1 and 1 to pixels.
     fn pixel(&self, g: &mut Graph, place: Val) -> Val {
         let from_start = g.shift(place, 1.0);
         let span = if self.aligned { self.last } else { self.length };
@@ -265,7 +273,7 @@ impl Axis {
         g.scale(shifted, 0.5)
     }
 
-    /// A place beyond the image, moved into it where the padding says so.
+    /// Moves a position beyond the image into it, if the padding says so.
     fn inside(&self, g: &mut Graph, place: Val) -> Val {
         match self.padding {
             Padding::Zeros => place,
@@ -277,7 +285,7 @@ impl Axis {
         }
     }
 
-    /// A place reflected at the borders until it lies between them.
+    /// Reflects a position at the borders until it lies between them.
     fn reflected(&self, g: &mut Graph, place: Val) -> Val {
         let low = g.real_like(if self.aligned { 0.0 } else { -0.5 }, place);
         let (high, span) = if self.aligned {
@@ -299,7 +307,7 @@ impl Axis {
         g.op("Where", &[even, up, down])
     }
 
-    /// A neighbour by its whole number, which may lie beyond the image.
+    /// Returns the neighbour of an integer position, which may lie beyond the image.
     fn tap(&self, g: &mut Graph, neighbour: Val, weight: Option<Val>) -> Tap {
         let zero = g.real_like(0.0, neighbour);
         let moved = match self.padding {
@@ -321,13 +329,13 @@ impl Axis {
     }
 }
 
-/// Weights of the two neighbours of a place, by its distance from the first.
+/// Returns the weights of the two neighbours of a position, by its distance from the first one.
 pub fn linear_weights(g: &mut Graph, rest: Val) -> Vec<Val> {
     let one = g.real_like(1.0, rest);
     vec![g.sub(one, rest), rest]
 }
 
-/// Weights of four neighbours by cubic convolution.
+/// Returns the weights of the four neighbours of a position by cubic convolution (R. G. Keys, 1981).
 fn cubic_convolution_weights(g: &mut Graph, rest: Val) -> Vec<Val> {
     const A: f64 = -0.75;
     let one = g.real_like(1.0, rest);
@@ -343,7 +351,7 @@ fn cubic_convolution_weights(g: &mut Graph, rest: Val) -> Vec<Val> {
     ]
 }
 
-/// A polynomial by its coefficients, the highest first.
+/// Appends a polynomial in the type of `x`. The highest power comes first.
 fn horner(g: &mut Graph, x: Val, coefficients: &[f64]) -> Val {
     let (first, rest) = coefficients.split_first().unwrap_or((&0.0, &[]));
     let start = g.real_like(*first, x);

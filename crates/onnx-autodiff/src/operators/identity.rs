@@ -1,4 +1,4 @@
-//! Copies.
+//! `Identity`, and `Dropout` outside training.
 
 use super::operator::{Operator, TangentResult};
 use crate::content::Content;
@@ -8,6 +8,7 @@ use crate::graph::{Graph, Inferred, Node};
 use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declarations of `Dropout` and `Identity`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Dropout")
         .shapes(dropout_shapes)
@@ -24,7 +25,7 @@ pub const OPERATORS: &[Operator] = &[
         .same_order(),
 ];
 
-/// The input, and which of its numbers were kept.
+/// Returns the types and shapes of the output and of the mask of the elements that were kept.
 fn dropout_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let x = node.input(0)?;
     let shape = g.shape(x).cloned();

@@ -1,4 +1,5 @@
-//! Attention without a softmax, as a recurrence over a matrix of keys by values: one step after another.
+//! `LinearAttention`: attention without a softmax, as a recurrence over a matrix `S` of keys by
+//! values.
 //!
 //! `S ← exp(g) S`, `u = β (v - Sᵀk)` (or `u = v`), `S ← S + k uᵀ`, `o = scale Sᵀq`.
 
@@ -10,12 +11,13 @@ use crate::graph::{Graph, Inferred, Node};
 use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
+/// The declaration of `LinearAttention`.
 pub const OPERATORS: &[Operator] = &[Operator::new("LinearAttention")
     .shapes(linear_attention_shapes)
     .decomposition(linear_attention_decomposition)
     .smooth_in(&[0, 1, 2, 3, 4, 5])];
 
-/// `[N, T, Hq·Dv]`, and the state `[N, H, Dk, Dv]`.
+/// Returns the types and shapes of the output `[N, T, Hq·Dv]` and of the state `[N, H, Dk, Dv]`.
 fn linear_attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let [q, k, v] = [0, 1, 2].map(|place| node.input(place));
     let elem = g.elem(q?);
@@ -35,16 +37,16 @@ fn linear_attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<I
     ])
 }
 
-/// Sequences up to this length are written out.
+/// The largest number of steps that are written out.
 const LONGEST: i64 = 512;
 
-/// Which parts of the recurrence there are.
+/// The parts of the recurrence that a node has.
 struct UpdateRule {
     decays: bool,
     corrects: bool,
 }
 
-/// The number of heads, and how many heads of queries share a state.
+/// The number of heads of the keys, and the number of heads of the queries that share a state.
 struct HeadCounts {
     states: i64,
     sharing: i64,
@@ -96,6 +98,7 @@ fn linear_attention_decomposition(s: &mut JvpContext) -> DecompositionResult {
     Ok(vec![Some(merged_steps(s, all)?), Some(state)])
 }
 
+/// Returns the parts of the recurrence that the attribute `update_rule` names.
 fn update_rule(s: &JvpContext) -> Result<UpdateRule, Refusal> {
     let (decays, corrects) = match s.node.text("update_rule", "gated_delta").as_str() {
         "linear" => (false, false),
@@ -111,7 +114,7 @@ fn update_rule(s: &JvpContext) -> Result<UpdateRule, Refusal> {
     Ok(UpdateRule { decays, corrects })
 }
 
-/// An input `[N, T, H·D]` as `[T, N, H, D, 1]`: a column for each step, sample and head.
+/// Reshapes an input `[N, T, H·D]` to `[T, N, H, D, 1]`: a column for each step, sample and head.
 fn rows(s: &mut JvpContext, place: usize, heads: i64) -> Result<Val, Refusal> {
     let (v, shape) = (s.x(place)?, s.x_shape(place)?);
     let [batch, length, width] = &shape[..] else {
@@ -128,13 +131,13 @@ fn rows(s: &mut JvpContext, place: usize, heads: i64) -> Result<Val, Refusal> {
     ))
 }
 
-/// A decay or a rate, of which there may be one for all heads.
+/// Reshapes a decay or a rate, of which there may be one for all heads.
 fn per_head(s: &mut JvpContext, place: usize, heads: i64) -> Result<Val, Refusal> {
     let single = s.x_shape(place)?.last().is_some_and(|width| width.is(1));
     rows(s, place, if single { 1 } else { heads })
 }
 
-/// The state before the first step, `[N, H, Dk, Dv]`.
+/// Returns the state before the first step, `[N, H, Dk, Dv]`.
 fn initial_state(s: &mut JvpContext, k: Val, v: Val) -> Result<Val, Refusal> {
     if s.node.input(3).is_some() {
         return s.x(3);
@@ -149,7 +152,7 @@ fn initial_state(s: &mut JvpContext, k: Val, v: Val) -> Result<Val, Refusal> {
     Ok(s.g.zeros(&shape, s.g.elem(k)))
 }
 
-/// The state after a step.
+/// Appends the state after a step.
 fn next_state(
     s: &mut JvpContext,
     state: Val,
@@ -174,7 +177,7 @@ fn next_state(
     s.g.add(state, written)
 }
 
-/// `scale Sᵀq`, as `[N, Hq, Dv]`; each state serves several heads of queries.
+/// Appends `scale Sᵀq` as `[N, Hq, Dv]`. Several heads of the queries may share a state.
 fn query_state(s: &mut JvpContext, state: Val, q: Val, heads: &HeadCounts) -> Result<Val, Refusal> {
     let (of, query) = (s.shape(state)?, s.shape(q)?);
     let width = query[2]
@@ -192,7 +195,7 @@ fn query_state(s: &mut JvpContext, state: Val, q: Val, heads: &HeadCounts) -> Re
     Ok(s.g.reshape(read, &[query[0].clone(), query[1].clone(), of[3].clone()]))
 }
 
-/// `[T, N, H, D]` as `[N, T, H·D]`.
+/// Reshapes `[T, N, H, D]` to `[N, T, H·D]`.
 fn merged_steps(s: &mut JvpContext, all: Val) -> Result<Val, Refusal> {
     let y = s.y_shape()?;
     let turned = s.g.transpose(all, &[1, 0, 2, 3]);

@@ -1,9 +1,11 @@
-//! Tangents of `Loop` and `Scan`: another loop, of as many steps, that is linear in them.
+//! The tangents of `Loop` and `Scan`: another loop, of as many steps, that is linear in the
+//! tangents.
 //!
-//! The loop of tangents computes each step's values once more from what that step was given: the number of the step, the
-//! elements of the scan_inputs, and the carried values, which the original loop keeps of all steps for this. What it
-//! carries are the tangents of the carried values that depend on the differentiated input, and it keeps those of what
-//! the original keeps. How many steps there were is known once the original has run.
+//! The loop of tangents recomputes the values of each step from what that step received: the number
+//! of the step, the elements of the scan inputs, and the carried values, which the original loop
+//! now collects for this in scan outputs. It carries the tangents of the carried values that depend
+//! on the differentiated input, and collects the tangents of the original scan outputs. The number
+//! of steps is known once the original loop has run.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -28,7 +30,8 @@ use crate::transpose_context::{
     transpose_subgraph, zeros_like,
 };
 
-/// Loops of tangents are all written as `Loop`.
+/// The declarations of `Loop` and `Scan`. Every loop of tangents is a `Loop`, so that `Scan` needs
+/// no transpose.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Loop")
         .kinked()
@@ -43,19 +46,21 @@ pub const OPERATORS: &[Operator] = &[
         .tangents_with_subgraphs(loop_tangents),
 ];
 
+/// The reason for a loop whose inputs and body do not fit each other.
 const MISFIT: &str = "its body does not fit its inputs";
 
-/// The step of tangents: what it is given, and what it makes.
+/// The body of the loop of tangents.
 struct Inner {
     body: Body,
     step: LoopStep,
-    /// The places of the carried values that have tangents, of the scan_inputs, and of what is scan_outputs.
+    /// The indices of the carried values, of the scan inputs and of the scan outputs that have
+    /// tangents.
     active: Vec<usize>,
     scan_inputs: Vec<usize>,
     scan_outputs: Vec<usize>,
 }
 
-/// The tangents of a loop's outputs.
+/// Returns the tangents of a loop's outputs.
 fn loop_tangents(
     s: &mut JvpContext,
     of: &HashMap<Val, Tangent>,
@@ -95,7 +100,8 @@ fn loop_tangents(
     Ok(tangents)
 }
 
-/// What was scan_outputs of all steps `[steps, k, …]`, with the steps where the output has them.
+/// Moves the steps of a collected tangent `[steps, k, …]` to the axis where the original output has
+/// them.
 fn with_steps(
     g: &mut Graph,
     v: Val,
@@ -108,7 +114,7 @@ fn with_steps(
     Some((with_step_axis(g, v, axis, line.backwards, &shape), shape))
 }
 
-/// A subgraph in which one step and its tangents are computed.
+/// Builds a subgraph that computes one step and its tangents.
 fn step_with_tangents(
     s: &mut JvpContext,
     of: &HashMap<Val, Tangent>,
@@ -153,15 +159,18 @@ fn step_with_tangents(
     }
 }
 
+/// The inputs and outputs of a step of the loop of tangents.
 struct StepTangents {
     active: Vec<usize>,
     scan_inputs: Vec<usize>,
     scan_outputs: Vec<usize>,
-    /// Tangents of carried values, tangents of elements, then what the step itself is given.
+    /// The tangents of the carried values, the tangents of the elements, and then the inputs of the
+    /// original step.
     inputs: Vec<Val>,
     outputs: Vec<Val>,
 }
 
+/// Appends the tangents of one step.
 fn tangents_of_step(
     s: &mut JvpContext,
     of: &HashMap<Val, Tangent>,
@@ -232,14 +241,14 @@ fn tangents_of_step(
     })
 }
 
-/// Whether an input of the node depends on the differentiated input.
+/// Returns whether an input of the node depends on the differentiated input.
 fn depends(s: &JvpContext, of: &HashMap<Val, Tangent>, place: usize) -> bool {
     s.node
         .input(place)
         .is_some_and(|v| of.contains_key(&v) && s.g.elem(v).is_float())
 }
 
-/// The carried values that depend on the differentiated input at any step.
+/// Returns the indices of the carried values that depend on the differentiated input at any step.
 fn active(
     s: &JvpContext,
     of: &HashMap<Val, Tangent>,
@@ -289,7 +298,11 @@ fn active(
     }
 }
 
-/// Refuses carried values that change their type or shape, where tangents have or need them.
+/// Checks that the carried values which are needed keep their type and their shape.
+///
+/// # Errors
+///
+/// Refuses a carried value that changes either.
 fn stays(
     form: &LoopForm,
     carried: &CarriedTypes,
@@ -304,7 +317,7 @@ fn stays(
     }
 }
 
-/// The loop of tangents, and the shapes of what its steps keep.
+/// Returns the loop of tangents and the shapes of the elements of its scan outputs.
 fn loop_of_tangents(
     s: &mut JvpContext,
     of: &HashMap<Val, Tangent>,
@@ -344,7 +357,7 @@ fn loop_of_tangents(
         });
     }
     for i in 0..form.states {
-        // A value that no step looks at is left out again.
+        // A scan input that the body does not use is removed later, so any value serves.
         let whole = used
             .iter()
             .position(|used| *used == i)
@@ -392,7 +405,7 @@ fn loop_of_tangents(
     ))
 }
 
-/// The numbers of all steps, each with the axes that `like` has.
+/// Appends the numbers of all steps. Each one has as many axes as `like`.
 fn step_numbers(g: &mut Graph, steps: &Size, like: Val) -> Val {
     let (zero, one) = (g.integer(0), g.integer(1));
     let count = g.sizes(std::slice::from_ref(steps));
@@ -403,8 +416,8 @@ fn step_numbers(g: &mut Graph, steps: &Size, like: Val) -> Val {
     g.unsqueeze(numbers, &axes)
 }
 
-/// How many steps a loop takes, and some of its carried values as they were before each of them: it keeps them from here
-/// on.
+/// Returns the number of steps of a loop, and some of its carried values before each step. It adds
+/// scan outputs for them to the loop.
 fn kept_states(
     g: &mut Graph,
     node: &Node,
@@ -448,7 +461,8 @@ fn kept_states(
             _ => {}
         }
     }
-    // ONNX Runtime wants names of the outputs that a file leaves out.
+    // ONNX Runtime requires a name for an output that precedes another one, even if the file leaves
+    // it out.
     for i in 0..form.states + form.scan_outputs.len() {
         if node.output(i).is_none() {
             let unused = g.placeholder(ElemType::UNKNOWN, None);
@@ -461,7 +475,7 @@ fn kept_states(
     Ok((steps, made.split_off(usize::from(counts))))
 }
 
-/// The number of steps as the file's own outputs have it.
+/// Returns the number of steps by the shapes of the loop's own scan outputs.
 fn steps_of_outputs(g: &Graph, node: &Node, form: &LoopForm) -> Option<Size> {
     (form.states..node.outputs.len()).find_map(|place| {
         let shape = g.shape(node.output(place)?)?;
@@ -474,7 +488,7 @@ fn steps_of_outputs(g: &Graph, node: &Node, form: &LoopForm) -> Option<Size> {
     })
 }
 
-/// Makes a body hand out one of its inputs.
+/// Makes a body return one of its inputs.
 fn keep(g: &mut Graph, body: &mut GraphProto, input: usize, (elem, shape): Inferred) {
     let out = g.placeholder(elem, shape);
     let (name, r#type) = (g.value(out).name.clone(), g.export_type(out));
@@ -491,8 +505,9 @@ fn keep(g: &mut Graph, body: &mut GraphProto, input: usize, (elem, shape): Infer
     });
 }
 
-/// The steps in reverse order: cotangents are carried from the last step to the first, what was scan_outputs of a step arrives
-/// at it, what a step was given of a scan_input of tangents is scan_outputs, and what it used from outside is summed.
+/// Appends a loop that visits the steps in reverse order. It carries the cotangents from the last
+/// step to the first. Cotangents of scan outputs are its scan inputs, cotangents of scan inputs are
+/// its scan outputs, and cotangents of captured values are summed.
 fn loop_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let first = t.node.outputs.iter().flatten().next();
     let Some(ControlSubgraphs::Loop(r)) = first.and_then(|v| t.g.control_subgraphs.get(v)).cloned()
@@ -550,7 +565,7 @@ fn loop_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
             .zip(made.last[carried..].iter().copied()),
     );
     for (i, v) in linear.iter().zip(made.scan_outputs) {
-        // The first to be scan_outputs is that of the last step.
+        // The first element belongs to the last step.
         let scan_input = ScanInput {
             backwards: !r.scan_inputs[*i].backwards,
             ..r.scan_inputs[*i]
@@ -568,8 +583,9 @@ fn loop_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
         .collect())
 }
 
-/// One step backwards: given the carried cotangents, sums of those of values used from outside, what the step was given
-/// apart from tangents, and the cotangents of what it scan_outputs.
+/// Builds the body of the transposed loop. Its inputs are the carried cotangents, the sums of the
+/// cotangents of captured values, the inputs of the original step except tangents, and the
+/// cotangents of the elements of the scan outputs.
 fn transposed_step(
     g: &mut Graph,
     walk: CotangentWalk,

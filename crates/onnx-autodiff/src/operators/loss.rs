@@ -7,6 +7,7 @@ use crate::graph::emit::int;
 use crate::graph::{Graph, Inferred, Node, Shape, Val};
 use crate::jvp_context::JvpContext;
 
+/// The declarations of `NegativeLogLikelihoodLoss` and `SoftmaxCrossEntropyLoss`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("NegativeLogLikelihoodLoss")
         .shape(loss_shape)
@@ -18,14 +19,14 @@ pub const OPERATORS: &[Operator] = &[
         .smooth_in(&[0, 2]),
 ];
 
-/// The loss, and the logarithms of the probabilities.
+/// Returns the types and shapes of the loss and of the logarithms of the probabilities.
 fn cross_entropy_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let x = node.input(0)?;
     let (elem, shape) = (g.elem(x), g.shape(x).cloned());
     Some(vec![(elem, loss_shape(g, node)), (elem, shape)])
 }
 
-/// One number, or one for each target.
+/// Returns the shape of the loss: one number, or one for each target.
 fn loss_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     match node.text("reduction", "mean").as_str() {
         "none" => g.shape(node.input(1)?).cloned(),
@@ -38,7 +39,7 @@ fn negative_log_likelihood_decomposition(s: &mut JvpContext) -> DecompositionRes
     Ok(vec![Some(loss(s, x)?)])
 }
 
-/// The loss, and the logarithms of the probabilities.
+/// Appends the loss and the logarithms of the probabilities.
 fn cross_entropy_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let x = s.x(0)?;
     let logarithms = s.g.op_with("LogSoftmax", &[x], vec![int("axis", 1)]);
@@ -46,7 +47,8 @@ fn cross_entropy_decomposition(s: &mut JvpContext) -> DecompositionResult {
     Ok(vec![Some(loss), Some(logarithms)])
 }
 
-/// What each target picks, weighted and negated; targets to ignore count nothing.
+/// Appends the negated score of each target, times its weight. Targets that are to be ignored count
+/// as zero.
 fn loss(s: &mut JvpContext, scores: Val) -> Result<Val, Refusal> {
     let target = s.node.input(1).ok_or("its targets are missing")?;
     if s.rank(0)? < 2 || s.shape(target)?.len() + 1 != s.rank(0)? {

@@ -9,6 +9,7 @@ use crate::passes::Pass;
 use crate::size::Size;
 use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
+/// The declarations of `Gemm` and `MatMul`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Gemm")
         .shape(gemm_shape)
@@ -25,7 +26,7 @@ fn matmul_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     product_shape(g, node.input(0)?, node.input(1)?)
 }
 
-/// The shape of a product of two values.
+/// Returns the shape of the product of two values.
 pub fn product_shape(g: &mut Graph, a: Val, b: Val) -> Option<Shape> {
     let (a, b) = (g.shape(a)?.clone(), g.shape(b)?.clone());
     matmul(g, a, b)
@@ -59,7 +60,7 @@ fn gemm_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(vec![rows.clone(), columns.clone()])
 }
 
-/// `dA B + A dB`; a vector operand is a matrix of one row or column for the while.
+/// Returns `dA B + A dB`. A vector operand is a matrix of one row or one column meanwhile.
 fn matmul_tangent(s: &mut JvpContext) -> TangentResult {
     let (a, b) = (s.x(0)?, s.x(1)?);
     let (shape_a, shape_b) = (s.x_shape(0)?, s.x_shape(1)?);
@@ -88,7 +89,7 @@ fn matmul_tangent(s: &mut JvpContext) -> TangentResult {
     let Some(total) = bilinear(s, Factors { a, b, da, db }) else {
         return Ok(None);
     };
-    // One row, or one column, too many where an operand is a vector.
+    // A vector operand leaves an axis of size 1 in the result.
     let shape = s.tangent_shape(&s.y_shape()?);
     let total = if vector {
         s.g.reshape(total, &shape)
@@ -98,8 +99,8 @@ fn matmul_tangent(s: &mut JvpContext) -> TangentResult {
     s.finish(total)
 }
 
-/// The tangent of an operand and the other operand of its product: a number that scales the tangent scales what is k
-/// times smaller instead.
+/// Returns the tangent of an operand and the other operand of its product. If the factor of the
+/// tangent is a single number, it multiplies the other operand instead, which is k times smaller.
 pub fn tangent_and_scaled_other(
     s: &mut JvpContext,
     place: usize,
@@ -119,15 +120,20 @@ pub fn tangent_and_scaled_other(
     }
 }
 
-/// Two operands of a product of matrices, with their tangents.
+/// The operands of a product of matrices, with their tangents.
 #[derive(Clone, Copy)]
 pub struct Factors {
+    /// The left operand.
     pub a: Val,
+    /// The right operand.
     pub b: Val,
+    /// The tangent of the left operand. `None` stands for a zero tangent.
     pub da: Option<Val>,
+    /// The tangent of the right operand. `None` stands for a zero tangent.
     pub db: Option<Val>,
 }
 
+/// Appends `dA B + A dB`. Returns `None` if both tangents are zero.
 pub fn bilinear(s: &mut JvpContext, f: Factors) -> Option<Val> {
     if let Some(joined) = joined_products(s, f) {
         return Some(joined);
@@ -143,8 +149,8 @@ pub fn bilinear(s: &mut JvpContext, f: Factors) -> Option<Val> {
     }
 }
 
-/// A tangent and the matrix that it is multiplied by, without the columns of one and the rows of the other where the
-/// tangent was joined from one part and zeros, as where a network is fed state and time together.
+/// Returns a tangent without the columns that are zero, and its weights without the matching rows.
+/// Networks that concatenate state and time have such tangents.
 fn without_zeros(s: &mut JvpContext, d: Val, weights: Val) -> (Val, Val) {
     let part = if s.g.passes.has(Pass::OmittedZeros) {
         part_of(s, d, weights)
@@ -154,6 +160,8 @@ fn without_zeros(s: &mut JvpContext, d: Val, weights: Val) -> (Val, Val) {
     part.unwrap_or((d, weights))
 }
 
+/// Returns the only part of a concatenated tangent that is not zero, and the rows of the weights
+/// that it multiplies.
 fn part_of(s: &mut JvpContext, d: Val, weights: Val) -> Option<(Val, Val)> {
     let node =
         s.g.maker(d)
@@ -180,7 +188,7 @@ fn part_of(s: &mut JvpContext, d: Val, weights: Val) -> Option<(Val, Val)> {
     Some((part, s.g.op("Slice", &[weights, start, end, axis])))
 }
 
-/// Whether a value is zeros of some shape.
+/// Returns whether a value is known to be zero everywhere.
 fn is_zero(s: &JvpContext, v: Val) -> bool {
     let spread =
         s.g.maker(v)
@@ -192,13 +200,13 @@ fn is_zero(s: &JvpContext, v: Val) -> bool {
         .is_some_and(|n| n == [0.0])
 }
 
-/// `[dA, A] [B; dB]`: one product instead of two and their sum, where the result is much larger than the operands, as
-/// the scores of attention are.
+/// Appends `[dA, A] [B; dB]`: one product instead of two and their sum. Returns `None` unless the
+/// result is much larger than the operands, as the scores of attention are.
 fn joined_products(s: &mut JvpContext, f: Factors) -> Option<Val> {
     let (da, db) = (f.da?, f.db?);
     let (shape_a, shape_b) = (s.g.shape(f.a)?.clone(), s.g.shape(f.b)?.clone());
     let rank = shape_a.len();
-    // With one direction this is the reverse mode's, where each product is transposed by itself.
+    // With one direction, reverse mode transposes each product by itself.
     if !s.g.passes.has(Pass::JoinedProducts)
         || s.k.is(1)
         || rank < 2
@@ -233,8 +241,8 @@ fn joined_products(s: &mut JvpContext, f: Factors) -> Option<Val> {
     Some(s.g.op("MatMul", &[left, right]))
 }
 
-/// Attention's `d(P V) = (P ∘ dS) V - r ∘ (P V) + P dV` for `P = softmax(S)` and the sums `r` of the rows of `P ∘ dS`:
-/// nothing of the size of P is computed but `P ∘ dS`.
+/// Appends the tangent of attention, `d(P V) = (P ∘ dS) V - r ∘ (P V) + P dV`, for `P = softmax(S)`
+/// and the sums `r` of the rows of `P ∘ dS`. Of the size of P it computes only `P ∘ dS`.
 fn softmax_product(s: &mut JvpContext, p: Val, v: Val) -> Result<Option<Val>, Refusal> {
     let (rank_p, rank_v, rank) = (s.rank(0)?, s.rank(1)?, s.y_shape()?.len());
     let Some(SoftmaxTangent { weighted, sums, .. }) = rank_p
@@ -254,7 +262,7 @@ fn softmax_product(s: &mut JvpContext, p: Val, v: Val) -> Result<Option<Val>, Re
     Ok(Some(right.map_or(left, |right| s.g.add(left, right))))
 }
 
-/// What is known of an operand that is a softmax along `axis`.
+/// Returns the parts of the tangent of an operand that is a softmax along `axis`.
 pub fn softmax_operand(s: &mut JvpContext, place: usize, axis: usize) -> Option<SoftmaxTangent> {
     let tangent = s.lazy(place)?;
     let known =
@@ -266,7 +274,9 @@ pub fn softmax_operand(s: &mut JvpContext, place: usize, axis: usize) -> Option<
     (itself && known.axis == axis).then_some(known)
 }
 
-/// A tangent with `batch` axes between the directions and the matrix.
+/// Reshapes a tangent for a product of matrices with `batch` axes between the directions and the
+/// matrix. The tangent of a vector becomes one row if it is the left operand, and one column
+/// otherwise.
 pub fn matrix(s: &mut JvpContext, d: Val, shape: &[Size], batch: usize, left: bool) -> Val {
     if shape.len() != 1 {
         return s.align(d, shape.len(), batch + 2);
@@ -282,7 +292,7 @@ pub fn matrix(s: &mut JvpContext, d: Val, shape: &[Size], batch: usize, left: bo
     s.g.reshape(d, &target)
 }
 
-/// `alpha A B + beta C`, where A and B may be transposed.
+/// Returns the tangent of `alpha A B + beta C`, where A and B may be transposed.
 fn gemm_tangent(s: &mut JvpContext) -> TangentResult {
     let (alpha, beta) = (s.node.float("alpha", 1.0), s.node.float("beta", 1.0));
     let turned = [s.node.int("transA", 0) != 0, s.node.int("transB", 0) != 0];

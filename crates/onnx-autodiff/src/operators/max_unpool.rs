@@ -1,4 +1,4 @@
-//! Columns and pooled numbers put back to where they came from.
+//! `Col2Im` and `MaxUnpool`: elements put back to the positions from which they were taken.
 
 use super::operator::{DecompositionResult, Operator};
 use super::parts::{cut, finished};
@@ -11,6 +11,7 @@ use crate::inference::{Window, sizes_held_by, windows};
 use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
+/// The declarations of `Col2Im` and `MaxUnpool`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Col2Im")
         .shape(col_to_im_shape)
@@ -56,10 +57,10 @@ fn max_unpool_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// Columns of more elements than this, or images of more pixels, are not followed.
+/// The largest number of elements of columns, and of pixels of an image, that are decomposed.
 const MOST: i64 = 1 << 24;
 
-/// Elements back to the places that their indices name, in the image as one list.
+/// Scatters the elements to the positions that their indices name in the flattened image.
 fn max_unpool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let kernel = s.node.ints("kernel_shape").ok_or("its kernel is missing")?;
     let windows = windows(&s.node, &kernel).ok_or("its attributes do not fit its kernel")?;
@@ -86,7 +87,7 @@ fn max_unpool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     finished(s, image)
 }
 
-/// Each column is added to the image where it was cut from.
+/// Adds each column to the image at the position from which it was taken.
 fn col_to_im_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (columns, y) = (s.x(0)?, s.y_shape()?);
     let (image, block) = (s.known(1)?, s.known(2)?);
@@ -125,7 +126,7 @@ fn col_to_im_decomposition(s: &mut JvpContext) -> DecompositionResult {
     finished(s, result)
 }
 
-/// The lengths of the padded image, and for each element of a block and each block its pixel.
+/// Returns the sizes of the padded image, and the pixel of each element of each block.
 fn landing(image: &[i64], windows: &[Window]) -> Result<(Vec<i64>, Vec<i64>), Refusal> {
     const RANGE: &str = "the sizes of its image or of its blocks are out of range";
     let (mut padded, mut kernels, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
@@ -166,7 +167,7 @@ fn landing(image: &[i64], windows: &[Window]) -> Result<(Vec<i64>, Vec<i64>), Re
     ))
 }
 
-/// The pixels that offsets along all axes lead to, row by row.
+/// Returns the pixels that the sums of offsets along all axes lead to, in row-major order.
 fn flattened(offsets: &[Vec<i64>], lengths: &[i64]) -> Vec<i64> {
     offsets
         .iter()

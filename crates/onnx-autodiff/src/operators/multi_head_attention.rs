@@ -1,4 +1,5 @@
-//! Attention of ONNX Runtime: over given queries, keys and values, and over those that it projects itself.
+//! Attention operators of ONNX Runtime: `MultiHeadAttention`, with given queries, keys and values,
+//! and `Attention`, which projects its input to them.
 
 use super::attention::{
     barred, causal_mask, merged_heads, positions_up_to, scaled_scores, split_heads, usual_scale,
@@ -10,25 +11,27 @@ use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 
+/// The declarations of `Attention` and `MultiHeadAttention`.
 pub const OPERATORS: &[Operator] = &[
     Operator::fused("Attention", projecting_attention),
     Operator::fused("MultiHeadAttention", multi_head_attention),
 ];
 
-/// Queries, keys and values `[N, H, S, D]`.
+/// Queries, keys and values as `[N, H, S, D]`.
 struct QueryKeyValue {
     q: Val,
     k: Val,
     v: Val,
 }
 
-/// What changes the scores, and the keys and values of earlier tokens.
+/// The mask, the bias of the scores, and the keys and values of earlier tokens.
 struct Context {
     mask: Option<Val>,
     bias: Option<Val>,
     past: Option<(Val, Val)>,
 }
 
+/// Returns the replacement of `MultiHeadAttention`.
 pub fn multi_head_attention(g: &mut Graph, node: &Node) -> Lowered {
     if node.input(8).or(node.input(9)).is_some() {
         return None;
@@ -48,7 +51,8 @@ pub fn multi_head_attention(g: &mut Graph, node: &Node) -> Lowered {
     Some(vec![Some(y), Some(heads.k), Some(heads.v)])
 }
 
-/// The attention that projects its input to queries, keys and values by one matrix.
+/// Returns the replacement of `Attention`, which projects its input to queries, keys and values by
+/// one matrix.
 pub fn projecting_attention(g: &mut Graph, node: &Node) -> Lowered {
     let otherwise = ["do_rotary", "past_present_share_buffer"]
         .iter()
@@ -71,7 +75,7 @@ pub fn projecting_attention(g: &mut Graph, node: &Node) -> Lowered {
     Some(vec![Some(y), same.then(|| g.concat(&pair, 0))])
 }
 
-/// `x W + b`, cut in three.
+/// Appends `x W + b`, cut in queries, keys and values.
 fn projected(g: &mut Graph, node: &Node) -> Option<QueryKeyValue> {
     let (x, weights) = (node.input(0)?, node.input(1)?);
     let width = g.shape(weights).filter(|shape| shape.len() == 2)?[1].as_fixed()?;
@@ -102,7 +106,7 @@ fn projected(g: &mut Graph, node: &Node) -> Option<QueryKeyValue> {
     })
 }
 
-/// The inputs as heads, with their bias.
+/// Splits the given queries, keys and values into heads, after adding their bias.
 fn given(g: &mut Graph, node: &Node, cached: bool) -> Option<QueryKeyValue> {
     let (query, bias, count) = (node.input(0)?, node.input(3), node.int("num_heads", 0));
     let ranks = [0, 1, 2].map(|place| node.input(place).map_or(Some(0), |v| g.rank(v)));
@@ -139,25 +143,25 @@ fn given(g: &mut Graph, node: &Node, cached: bool) -> Option<QueryKeyValue> {
     }
 }
 
-/// Whether a packed input `[N, S, H, several, D]` has so many heads and parts.
+/// Returns whether a packed input `[N, S, H, several, D]` has the given numbers of heads and parts.
 fn holds(g: &Graph, v: Val, heads: i64, several: i64) -> bool {
     g.shape(v)
         .is_some_and(|shape| shape[2].is(heads) && shape[3].is(several))
 }
 
-/// One part of `[N, S, H, several, D]` as `[N, H, S, D]`.
+/// Appends one part of `[N, S, H, several, D]` as `[N, H, S, D]`.
 fn unpacked(g: &mut Graph, v: Val, place: i64) -> Val {
     let part = take_entry(g, v, 3, place);
     g.transpose(part, &[0, 2, 1, 3])
 }
 
-/// One place along an axis, which goes away.
+/// Appends the slice at an index of an axis, without the axis.
 fn take_entry(g: &mut Graph, v: Val, axis: i64, place: i64) -> Val {
     let place = g.integer(place);
     g.op_with("Gather", &[v, place], vec![int("axis", axis)])
 }
 
-/// Queries, keys and values, each with its part of the bias.
+/// Adds to queries, keys and values their parts of the bias.
 fn biased(g: &mut Graph, flat: [Val; 3], bias: Option<Val>) -> Option<[Val; 3]> {
     let Some(bias) = bias else { return Some(flat) };
     let sizes = flat.map(|v| g.shape(v)?.last()?.as_fixed());
@@ -165,6 +169,7 @@ fn biased(g: &mut Graph, flat: [Val; 3], bias: Option<Val>) -> Option<[Val; 3]> 
     Some([0, 1, 2].map(|i| g.add(flat[i], biases[i])))
 }
 
+/// Cuts an axis in three parts.
 fn cut_in_three(g: &mut Graph, v: Val, sizes: [i64; 3], axis: i64) -> [Val; 3] {
     let mut start = 0i64;
     sizes.map(|size| {
@@ -175,7 +180,8 @@ fn cut_in_three(g: &mut Graph, v: Val, sizes: [i64; 3], axis: i64) -> [Val; 3] {
     })
 }
 
-/// The attention `[N, S, H·D]`, and the heads with those of earlier tokens.
+/// Appends the attention `[N, S, H·D]`. Returns it with the heads, which include the keys and
+/// values of earlier tokens.
 fn attended(
     g: &mut Graph,
     node: &Node,
@@ -183,7 +189,7 @@ fn attended(
     context: &Context,
 ) -> Option<(Val, QueryKeyValue)> {
     let QueryKeyValue { q, mut k, mut v } = heads;
-    // Which keys come later is not clear where there are more of them than queries.
+    // With more keys than queries, it is not clear which keys are later than a query.
     if node.int("unidirectional", 0) != 0 && g.shape(q)?.get(2) != g.shape(k)?.get(2) {
         return None;
     }
@@ -220,8 +226,8 @@ fn attended(
     Some((merged_heads(g, y)?, QueryKeyValue { q, k, v }))
 }
 
-/// The keys that each query may see, by a mask in one of its forms: a number for each query and key, a number for each
-/// key, the number of keys that count, or their end and their start.
+/// Appends which keys each query may see. A mask holds a number for each query and key, a number
+/// for each key, the number of keys that count, or the end and the start of the keys that count.
 fn allowed(g: &mut Graph, mask: Val, q: Val, k: Val) -> Option<Val> {
     let (shape, batch, keys) = (
         g.shape(mask)?.clone(),
@@ -252,13 +258,14 @@ fn allowed(g: &mut Graph, mask: Val, q: Val, k: Val) -> Option<Val> {
     }
 }
 
+/// Appends whether each element of a mask is positive.
 fn is_positive_entry(g: &mut Graph, mask: Val) -> Val {
     let mask = g.cast(mask, ElemType::INT64);
     let zero = g.integer(0);
     g.op("Greater", &[mask, zero])
 }
 
-/// Which keys lie before the place `[N]` that is given: `[N, 1, 1, S]`.
+/// Appends whether each key lies in front of a position `[N]`, as `[N, 1, 1, S]`.
 fn before(g: &mut Graph, end: Val, keys: &Size) -> Val {
     let end = g.cast(end, ElemType::INT64);
     let end = g.unsqueeze(end, &[1, 2, 3]);

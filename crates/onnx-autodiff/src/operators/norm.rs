@@ -1,4 +1,5 @@
-//! Normalizations. With `x̂ = (x - mean) / std`: `dx̂ = (d - mean(d) - x̂ mean(d x̂)) / std`.
+//! Normalizations. With `x̂ = (x - mean) / std`, the tangent is `dx̂ = (d - mean(d) - x̂ mean(d
+//! x̂)) / std`.
 
 use super::fused_layer_norm::layer_normalization;
 use super::operator::{Operator, TangentResult};
@@ -10,6 +11,7 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::passes::Pass;
 use crate::size::Size;
 
+/// The declarations of this file's operators.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("BatchNormalization")
         .same_shape()
@@ -53,7 +55,8 @@ pub const OPERATORS: &[Operator] = &[
         .smooth(),
 ];
 
-/// The normalized input, and the mean and inverse deviation of each row.
+/// Returns the types and shapes of the normalized input, and of the mean and inverse deviation of
+/// each row.
 fn layer_norm_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let x = node.input(0)?;
     let (elem, shape) = (g.elem(x), g.shape(x)?.clone());
@@ -76,10 +79,10 @@ fn layer_norm_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferre
     ])
 }
 
-/// The default, as attributes hold numbers: rounded to single precision.
+/// The default epsilon, rounded to float32 like every attribute.
 const EPSILON: f64 = 1e-5f32 as f64;
 
-/// A tensor of the primal, centred and divided by its deviation, and the inverse of that.
+/// A standardized tensor of the primal, and its inverse standard deviation.
 struct Normalized {
     hat: Val,
     inverse: Val,
@@ -103,11 +106,13 @@ fn divide(s: &mut JvpContext, centred: Val, axes: &[i64], epsilon: f64) -> Norma
     }
 }
 
+/// Returns axes of the primal as axes of its tangent.
 fn later(axes: &[i64]) -> Vec<i64> {
     axes.iter().map(|axis| axis + 1).collect()
 }
 
-/// `d - (mean(d) + x̂ mean(d x̂))`: the tangent but for the division. In this order few large tensors live at once.
+/// Appends `d - (mean(d) + x̂ mean(d x̂))`, the tangent before its division. This order keeps few
+/// large tensors alive at once.
 fn project(s: &mut JvpContext, d: Val, hat: Val, axes: &[i64]) -> Val {
     let shifted = later(axes);
     let mean = s.g.reduce("ReduceMean", d, &shifted, true);
@@ -119,16 +124,17 @@ fn project(s: &mut JvpContext, d: Val, hat: Val, axes: &[i64]) -> Val {
     s.g.sub(d, removed)
 }
 
-/// `mean(d x̂)`, over axes of the tangent.
+/// Appends `mean(d x̂)` over axes of the tangent.
 fn share(s: &mut JvpContext, d: Val, hat: Val, axes: &[i64]) -> Val {
     let product = s.g.mul(d, hat);
     s.g.reduce("ReduceMean", product, axes, true)
 }
 
-/// Elements from which on the line of a normalized row is worth a product.
+/// The smallest size of a normalized row for which the pass `NormalizedRows` pays.
 const LONG: i64 = 1024;
 
-/// `mean + x̂ share` as one product, `[mean, share] [1; x̂]`, where the last axes are the normalized ones.
+/// Appends `mean + x̂ share` as one product, `[mean, share] [1; x̂]`, if the last axes are the
+/// normalized ones.
 fn line(s: &mut JvpContext, hat: Val, mean: Val, share: Val, axes: &[i64]) -> Option<Val> {
     let shape = s.g.shape(hat)?.clone();
     let first = shape.len().checked_sub(axes.len())?;
@@ -137,7 +143,8 @@ fn line(s: &mut JvpContext, hat: Val, mean: Val, share: Val, axes: &[i64]) -> Op
     let length = shape[first..]
         .iter()
         .fold(one.clone(), |all, size| s.g.symbols.mul(&all, size));
-    // With one direction this is the reverse mode's, which would sum over columns.
+    // With one direction this is the tangent that reverse mode transposes, and its transpose would
+    // sum over columns.
     if !s.g.passes.has(Pass::NormalizedRows)
         || !last
         || s.k.is(1)
@@ -158,7 +165,7 @@ fn line(s: &mut JvpContext, hat: Val, mean: Val, share: Val, axes: &[i64]) -> Op
     Some(s.g.reshape(line, &shape))
 }
 
-/// Adds what depends on an active scale or bias: `x̂ dscale + dbias`.
+/// Adds `x̂ dscale + dbias`, if the scale or the bias has a tangent.
 fn affine(
     s: &mut JvpContext,
     normal: Option<Tangent>,
@@ -179,7 +186,8 @@ fn affine(
     Ok(total)
 }
 
-/// The normalized tensor, the mean and the inverse deviation: `dmean = mean(d)`, `dinverse = -inverse² mean(d x̂)`.
+/// Returns the tangents of the normalized tensor, of the mean and of the inverse deviation: `dmean
+/// = mean(d)` and `dinverse = -inverse² mean(d x̂)`.
 fn layer_norm_tangent(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
     let rank = s.rank(0)?;
     let first = s.axis("axis", -1, rank)?;
@@ -242,7 +250,7 @@ fn rms_norm_tangent(s: &mut JvpContext) -> TangentResult {
     affine(s, normal, hat, scale, None)
 }
 
-/// A vector over the channels, with one axis for each spatial axis behind it.
+/// Appends a vector over the channels with axes of size 1 behind it, one for each spatial axis.
 fn per_channel(s: &mut JvpContext, v: Val, rank: usize, leading: usize) -> Val {
     let axes: Vec<i64> = (0..rank.saturating_sub(2) as i64)
         .map(|i| i + 1 + leading as i64)
@@ -250,7 +258,7 @@ fn per_channel(s: &mut JvpContext, v: Val, rank: usize, leading: usize) -> Val {
     s.g.unsqueeze(v, &axes)
 }
 
-/// The tangent of such a vector, aligned with the output's.
+/// Returns the tangent of a vector over the channels, aligned with the output's tangent.
 fn channel_tangent(s: &mut JvpContext, place: usize, rank: usize) -> Option<Val> {
     let d = s.d(place)?;
     let d = per_channel(s, d, rank, 1);
@@ -286,7 +294,8 @@ fn instance_norm_tangent(s: &mut JvpContext) -> TangentResult {
     affine(s, normal, hat, scale, bias)
 }
 
-/// Groups of channels become an axis, `[N, G, C/G, ...]`. Scales are per channel, in opset 18 per group.
+/// Returns the tangent. The groups of channels become an axis, `[N, G, C/G, ...]`. A scale belongs
+/// to a channel, and in opset 18 to a group.
 fn group_norm_tangent(s: &mut JvpContext) -> TangentResult {
     let shape = s.x_shape(0)?;
     let groups = Size::fixed(s.node.int("num_groups", 1));
@@ -329,7 +338,7 @@ fn group_norm_tangent(s: &mut JvpContext) -> TangentResult {
     affine(s, normal, hat, scale, bias)
 }
 
-/// The tangent of a number for each channel or group, as wide as the output's.
+/// Returns the tangent of a vector over channels or groups, broadcast to the output's tangent.
 fn group_tangent(
     s: &mut JvpContext,
     place: usize,
@@ -347,7 +356,7 @@ fn group_tangent(
 }
 
 fn batch_norm_tangent(s: &mut JvpContext) -> TangentResult {
-    // Before opset 14 the further outputs are what makes it training.
+    // Before opset 14, a node with further outputs is in training mode.
     if s.node.int("training_mode", 0) != 0 || s.node.outputs.iter().skip(1).any(Option::is_some) {
         return Err(
             "batch normalization in training mode mixes the samples of a batch; export the model in evaluation mode"
@@ -364,8 +373,8 @@ fn batch_norm_tangent(s: &mut JvpContext) -> TangentResult {
     batch_parameters(s, normal, factor, safe)
 }
 
-/// Adds what depends on active parameters. With `f = scale / deviation`: `x̂ dscale + dbias - f dmean` and
-/// `-½ f (x - mean) dvariance / deviation²`.
+/// Adds the tangents of the parameters. With `f = scale / deviation`, these are `x̂ dscale + dbias
+/// - f dmean` and `-½ f (x - mean) dvariance / deviation²`.
 fn batch_parameters(
     s: &mut JvpContext,
     normal: Option<Tangent>,
@@ -403,7 +412,8 @@ fn batch_parameters(
     Ok(total)
 }
 
-/// `y = x / |x|`, by the 2-norm or the 1-norm; where the norm is zero runtimes give zeros, and so does the tangent.
+/// Returns the tangent of `y = x / |x|`, with the 1-norm or the 2-norm. If the norm is zero,
+/// runtimes return zeros, and the tangent is zero too.
 fn lp_norm_tangent(s: &mut JvpContext) -> TangentResult {
     let rank = s.rank(0)?;
     let axis = s.axis("axis", -1, rank)? as i64;
@@ -438,7 +448,8 @@ fn mean_variance_tangent(s: &mut JvpContext) -> TangentResult {
     }))
 }
 
-/// `y = x c^-β` with `c = bias + α/n Σ x²` over neighbouring channels: `dy = c^-β d - 2 α β / n y / c Σ x d`.
+/// Returns the tangent of `y = x c^-β` with `c = bias + α/n Σ x²` over neighbouring channels: `dy =
+/// c^-β d - 2 α β / n y / c Σ x d`.
 fn lrn_tangent(s: &mut JvpContext) -> TangentResult {
     let n = s.node.int("size", 1);
     let (alpha, beta, bias) = (
@@ -462,7 +473,7 @@ fn lrn_tangent(s: &mut JvpContext) -> TangentResult {
     Ok(Some(Tangent::plain(s.g.add(left, right))))
 }
 
-/// Sums over `n` neighbouring channels, by shifted slices of the padded tensor.
+/// Appends sums over `n` neighbouring channels, by shifted slices of the padded tensor.
 fn sum_of_neighbours(s: &mut JvpContext, v: Val, axis: i64, n: i64) -> Result<Val, Refusal> {
     let shape = s.shape(v)?;
     let length = shape
@@ -490,7 +501,7 @@ fn sum_of_neighbours(s: &mut JvpContext, v: Val, axis: i64, n: i64) -> Result<Va
     Ok(s.g.combine("Add", &parts))
 }
 
-/// `(x − mean) / √(variance + ε)` over some axes.
+/// Appends `(x − mean) / √(variance + ε)` over some axes.
 fn normalized(g: &mut Graph, x: Val, axes: &[i64], epsilon: f64) -> Val {
     let mean = g.reduce("ReduceMean", x, axes, true);
     let centred = g.sub(x, mean);
@@ -501,12 +512,13 @@ fn normalized(g: &mut Graph, x: Val, axes: &[i64], epsilon: f64) -> Val {
     g.div(centred, deviation)
 }
 
-/// A value per channel, as it is broadcast over a tensor of `rank` axes.
+/// Reshapes a vector over the channels so that it broadcasts to a tensor of `rank` axes.
 fn spread_per_channel(g: &mut Graph, v: Val, rank: usize) -> Val {
     let axes: Vec<i64> = (1..rank as i64 - 1).collect();
     g.unsqueeze(v, &axes)
 }
 
+/// Multiplies by the scale of the node and adds its bias.
 fn scaled_and_shifted(g: &mut Graph, node: &Node, x: Val, rank: usize) -> Option<Val> {
     let (scale, bias) = (
         spread_per_channel(g, node.input(1)?, rank),
@@ -524,7 +536,8 @@ fn instance_norm_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     scaled_and_shifted(g, node, y, rank)
 }
 
-/// Scale and bias are one number per group before opset 21 and one per channel since.
+/// Appends the normalization. Scale and bias belong to a group before opset 21 and to a channel
+/// since.
 fn group_norm_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let shape = g.shape(x).filter(|shape| shape.len() > 2)?.clone();
@@ -545,7 +558,7 @@ fn group_norm_float64(g: &mut Graph, node: &Node) -> Option<Val> {
 fn mean_variance_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let axes = node.ints("axes").unwrap_or_else(|| vec![0, 2, 3]);
-    // The operator's body adds this to the deviation.
+    // The function that defines the operator adds this number to the deviation.
     let mean = g.reduce("ReduceMean", x, &axes, true);
     let centred = g.sub(x, mean);
     let square = g.mul(centred, centred);
@@ -555,7 +568,7 @@ fn mean_variance_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(g.div(centred, shifted))
 }
 
-/// `x / (bias + α/size Σ x²)^β` over a window of channels.
+/// Appends `x / (bias + α/size Σ x²)^β` over a window of channels.
 fn lrn_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let shape = g.shape(x).filter(|shape| shape.len() > 2)?.clone();

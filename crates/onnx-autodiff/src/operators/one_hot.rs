@@ -1,4 +1,4 @@
-//! Indices as rows of a unit matrix.
+//! `OneHot`: indices as rows of a unit matrix.
 
 use super::operator::{DecompositionResult, Operator};
 use super::parts::at;
@@ -8,6 +8,7 @@ use crate::graph::{Graph, Node, Shape};
 use crate::inference::{axis_of, size_of};
 use crate::jvp_context::JvpContext;
 
+/// The declaration of `OneHot`.
 pub const OPERATORS: &[Operator] = &[Operator::new("OneHot")
     .kinked()
     .element(third_input)
@@ -32,7 +33,7 @@ fn one_hot_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// Where an index points has no derivative; the two values may have one: `off + hot (on - off)`.
+/// Appends `off + hot (on - off)`. The two values may have a derivative; the indices have none.
 fn one_hot_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let [Some(places), Some(depth)] = [0, 1].map(|place| s.node.input(place)) else {
         return Err("its indices or their number are missing".into());

@@ -1,4 +1,4 @@
-//! Elements around a tensor.
+//! `Pad`: elements around a tensor.
 
 use super::gather::add_along;
 use super::operator::{Operator, TangentResult};
@@ -10,6 +10,7 @@ use crate::inference::axis_of;
 use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declaration of `Pad`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Pad")
     .shape(pad_shape)
     .tangent(pad_tangent)
@@ -45,7 +46,8 @@ fn pad_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// Constant padding pads tangents with zeros; the other modes copy elements.
+/// Returns the tangent. Constant padding pads the tangent with zeros, and the other modes copy its
+/// elements.
 fn pad_tangent(s: &mut JvpContext) -> TangentResult {
     s.only(&[0], "pad with constants")?;
     let d = s.dx()?;
@@ -71,7 +73,7 @@ fn pad_tangent(s: &mut JvpContext) -> TangentResult {
     Ok(Some(Tangent::plain(padded)))
 }
 
-/// The pads with none for the directions.
+/// Appends the pads with zeros for the directions.
 fn shifted_pads(s: &mut JvpContext, pads: Val, rank: usize) -> Val {
     if let Ok(known) = s.known(1)
         && known.len() == 2 * rank
@@ -87,7 +89,7 @@ fn shifted_pads(s: &mut JvpContext, pads: Val, rank: usize) -> Val {
     s.g.concat(&[zero, first, zero, second], 0)
 }
 
-/// Negative pads cut off.
+/// Returns the cotangent, which the negated pads crop.
 fn pad_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, pads, shape) = (t.c()?, t.input(1)?, t.input_shape(0)?);
     if t.node.text("mode", "constant") != "constant" {
@@ -103,7 +105,8 @@ fn pad_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     Ok(vec![(0, result)])
 }
 
-/// Padding that repeats elements: where each came from is found by padding the places.
+/// Returns the cotangent of a padding that copies elements. Padding the indices along each axis
+/// yields the source of each element.
 fn pad_copies(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let shape = t.input_shape(0)?;
     let pads = t

@@ -1,4 +1,4 @@
-//! What rules are written with besides the operators themselves.
+//! Helpers that several operators share.
 
 use super::operator::Lowered;
 use super::operator::{DecompositionResult, TangentResult};
@@ -9,34 +9,35 @@ use crate::jvp_context::JvpContext;
 use crate::size::Size;
 use crate::transpose_context::{CONTRADICTION, TransposeContext};
 
-/// The output's shape as it is inferred.
+/// Returns the inferred shape of a node's first output.
 pub fn output_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     g.operators.infer(g, node, 1).into_iter().next()?.1
 }
 
-/// `c - v`
+/// Appends `c - v`.
 pub fn from(s: &mut JvpContext, c: f64, v: Val) -> Val {
     let c = s.g.real_like(c, v);
     s.g.sub(c, v)
 }
 
+/// Appends `v²`.
 pub fn square(s: &mut JvpContext, v: Val) -> Val {
     s.g.mul(v, v)
 }
 
-/// The part of a value from `start` to `end` along an axis.
+/// Appends the slice of a value from `start` up to `end` along an axis.
 pub fn cut(g: &mut Graph, v: Val, axis: usize, start: i64, end: i64) -> Val {
     let [start, end, axis] = [start, end, axis as i64].map(|n| g.integers(&[n]));
     g.op("Slice", &[v, start, end, axis])
 }
 
-/// One place along the first axis, which goes.
+/// Appends the slice at an index of the first axis, without that axis.
 pub fn at(g: &mut Graph, v: Val, place: i64) -> Val {
     let place = g.integer(place);
     g.op_with("Gather", &[v, place], vec![int("axis", 0)])
 }
 
-/// A value in equal parts along an axis.
+/// Splits a value into `count` parts of the size `length` along an axis.
 pub fn equal_parts(g: &mut Graph, v: Val, axis: usize, count: usize, length: i64) -> Vec<Val> {
     if count == 1 {
         return vec![v];
@@ -50,7 +51,7 @@ pub fn equal_parts(g: &mut Graph, v: Val, axis: usize, count: usize, length: i64
     )
 }
 
-/// A size as a number of a floating-point type, or as an integer.
+/// Appends a size without axes: as a number of the type `elem`, or as an int64.
 pub fn size_value(g: &mut Graph, size: &Size, elem: ElemType) -> Val {
     match size.as_fixed() {
         Some(n) if elem.is_float() => g.real(n as f64, elem),
@@ -63,7 +64,7 @@ pub fn size_value(g: &mut Graph, size: &Size, elem: ElemType) -> Val {
     }
 }
 
-/// `[0, 1, …, n - 1]`
+/// Appends `[0, 1, …, n - 1]`.
 pub fn range_to(g: &mut Graph, n: &Size) -> Val {
     let (zero, length, one) = (
         g.integer(0),
@@ -75,23 +76,23 @@ pub fn range_to(g: &mut Graph, n: &Size) -> Val {
     counted
 }
 
-/// A value between two others.
+/// Appends a value, clipped to the range between `low` and `high`.
 pub fn clipped(g: &mut Graph, v: Val, low: Val, high: Val) -> Val {
     g.op("Clip", &[v, low, high])
 }
 
-/// Values joined along a new first axis.
+/// Concatenates values along a new first axis.
 pub fn stacked(g: &mut Graph, parts: &[Val]) -> Val {
     let parts: Vec<Val> = parts.iter().map(|v| g.unsqueeze(*v, &[0])).collect();
     g.concat(&parts, 0)
 }
 
-/// The sum over the first axis.
+/// Appends the sum over the first axis.
 pub fn total(g: &mut Graph, v: Val) -> Val {
     g.reduce("ReduceSum", v, &[0], false)
 }
 
-/// An output whose shape is the one that the node's has.
+/// Returns `v` as the only output of a decomposition, with the shape of the node's output.
 pub fn finished(s: &mut JvpContext, v: Val) -> DecompositionResult {
     let shape = s.y_shape()?;
     if s.g.rank(v) == Some(shape.len()) {
@@ -100,7 +101,7 @@ pub fn finished(s: &mut JvpContext, v: Val) -> DecompositionResult {
     Ok(vec![Some(v)])
 }
 
-/// The shape of an output whose batch holds all directions.
+/// Returns the shape of an output whose directions are merged into the batch.
 pub fn merged(s: &mut JvpContext, shape: &[Size]) -> Vec<Size> {
     let batch = s.g.symbols.mul(&s.k, &shape[0]);
     std::iter::once(batch)
@@ -108,7 +109,8 @@ pub fn merged(s: &mut JvpContext, shape: &[Size]) -> Vec<Size> {
         .collect()
 }
 
-/// The operator itself, with the directions merged into the batch.
+/// Returns the tangent of a linear operator: the operator itself, applied with the directions
+/// merged into the batch.
 pub fn folded_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let (shape, y) = (s.x_shape(0)?, s.y_shape()?);
@@ -124,7 +126,7 @@ pub fn folded_tangent(s: &mut JvpContext) -> TangentResult {
     s.split_directions(result)
 }
 
-/// Pairs of indices, joined along a last axis.
+/// Appends pairs of indices, which lie along a new last axis.
 pub fn pairs(g: &mut Graph, first: Val, second: Val, shape: &[Size]) -> Val {
     let parts = [first, second].map(|v| {
         let whole = g.expand(v, shape);
@@ -133,7 +135,7 @@ pub fn pairs(g: &mut Graph, first: Val, second: Val, shape: &[Size]) -> Val {
     g.concat(&parts, 2)
 }
 
-/// `[0, 1, …, n - 1]`
+/// Appends `[0, 1, …, n - 1]`.
 pub fn index_range(t: &mut TransposeContext, n: &Size) -> Val {
     let (zero, one) = (t.g.integer(0), t.g.integer(1));
     let length = t.g.sizes(std::slice::from_ref(n));
@@ -143,7 +145,7 @@ pub fn index_range(t: &mut TransposeContext, n: &Size) -> Val {
     places
 }
 
-/// A polynomial by Horner's rule, the highest power first.
+/// Appends a polynomial in float64 by Horner's rule. The highest power comes first.
 pub fn polynomial(g: &mut Graph, x: Val, coefficients: &[f64]) -> Val {
     let (first, rest) = coefficients.split_first().unwrap_or((&0.0, &[]));
     let mut sum = g.real(*first, ElemType::DOUBLE);
@@ -154,37 +156,38 @@ pub fn polynomial(g: &mut Graph, x: Val, coefficients: &[f64]) -> Val {
     sum
 }
 
-/// `yes` where `x` is greater than `bound`, else `no`.
+/// Appends `yes` for elements of `x` that are greater than `bound`, and `no` for the others.
 pub fn where_greater(g: &mut Graph, x: Val, bound: f64, yes: Val, no: Val) -> Val {
     let bound = g.real(bound, ElemType::DOUBLE);
     let greater = g.op("Greater", &[x, bound]);
     g.op("Where", &[greater, yes, no])
 }
 
-/// `min(x, bound)`, with the derivative zero beyond the bound.
+/// Appends `min(x, bound)`. Its derivative is zero beyond the bound.
 pub fn at_most(g: &mut Graph, x: Val, bound: f64) -> Val {
     let bound = g.real(bound, ElemType::DOUBLE);
     g.op("Min", &[x, bound])
 }
 
+/// Appends `max(x, bound)`. Its derivative is zero below the bound.
 pub fn at_least(g: &mut Graph, x: Val, bound: f64) -> Val {
     let bound = g.real(bound, ElemType::DOUBLE);
     g.op("Max", &[x, bound])
 }
 
-/// The outputs of an operator that has one.
+/// Returns a replacement with one output.
 pub fn one(v: Val) -> Lowered {
     Some(vec![Some(v)])
 }
 
-/// A number of the type of `like`.
+/// Appends a number of the type of `like`.
 pub fn number_like(g: &mut Graph, value: f64, like: Val) -> Val {
     let elem = g.elem(like);
     let number = g.real(value, elem);
     g.cast(number, elem)
 }
 
-/// A value times a number of its type.
+/// Appends a value times a number of its type.
 pub fn scaled(g: &mut Graph, v: Val, by: f64) -> Val {
     if by == 1.0 {
         return v;
@@ -193,18 +196,18 @@ pub fn scaled(g: &mut Graph, v: Val, by: f64) -> Val {
     g.mul(v, by)
 }
 
-/// A value plus a number of its type.
+/// Appends a value plus a number of its type.
 pub fn shifted(g: &mut Graph, v: Val, by: f64) -> Val {
     let by = number_like(g, by, v);
     g.add(v, by)
 }
 
-/// The sum of a value and what is added to it, where anything is.
+/// Appends the sum of two values, or returns `v` if there is no second one.
 pub fn plus(g: &mut Graph, v: Val, more: Option<Val>) -> Val {
     more.map_or(v, |more| g.add(v, more))
 }
 
-/// From `start` until `end` along an axis.
+/// Appends the slice from `start` up to `end` along an axis.
 pub fn part(g: &mut Graph, v: Val, axis: i64, start: i64, end: i64) -> Val {
     let [start, end, axis] = [start, end, axis].map(|n| g.integers(&[n]));
     g.op("Slice", &[v, start, end, axis])

@@ -14,6 +14,8 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
 use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
+/// The declarations of `AveragePool`, `GlobalAveragePool`, `GlobalLpPool`, `GlobalMaxPool`,
+/// `LpPool` and `MaxPool`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("AveragePool")
         .shape(pool_shape)
@@ -58,7 +60,7 @@ fn global_pool_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     )
 }
 
-/// The largest numbers, and their places.
+/// Returns the types and shapes of the maxima and of their indices.
 fn max_pool_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let elem = g.elem(node.input(0)?);
     let shape = pool_shape(g, node);
@@ -79,7 +81,7 @@ fn pool_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// `|x|^p`
+/// Appends `|x|^p`.
 fn powers(s: &mut JvpContext) -> Result<(Val, f64), Refusal> {
     let (x, p) = (s.x(0)?, s.node.int("p", 2));
     if p < 1 {
@@ -96,7 +98,7 @@ fn powers(s: &mut JvpContext) -> Result<(Val, f64), Refusal> {
     Ok((power, p as f64))
 }
 
-/// The root of a sum of powers; where all of them are zero, its tangent is, too.
+/// Appends the `p`th root of a sum of powers. If all powers are zero, its tangent is zero.
 fn root(g: &mut Graph, sum: Val, p: f64) -> Val {
     if p == 1.0 {
         return sum;
@@ -121,7 +123,8 @@ fn global_lp_pool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     finished(s, norm)
 }
 
-/// An average with the padding counted in, times the number of elements of a window.
+/// Appends the root of an average over windows, which counts the padding, times the number of
+/// elements of a window.
 fn lp_pool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let kernel = s.node.ints("kernel_shape").ok_or("its kernel is missing")?;
     let windows = windows(&s.node, &kernel).ok_or("its attributes do not fit its kernel")?;
@@ -177,7 +180,7 @@ fn global_max_tangent(s: &mut JvpContext) -> TangentResult {
     ))))
 }
 
-/// The places of the maxima are places in the flattened tensor.
+/// Returns the tangents of the maxima. Their indices refer to the flattened tensor.
 fn max_pool_tangent(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
     let (x, d) = (s.x(0)?, s.dx()?);
     let shape = s.x_shape(0)?;
@@ -204,7 +207,8 @@ fn max_pool_tangent(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal>
     Ok(vec![Some(Tangent::plain(picked)), None])
 }
 
-/// Averaging, too, acts along each axis by itself.
+/// Returns the cotangent by one matrix for each axis, because averaging acts along each axis
+/// separately.
 fn average_pool_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (x, y) = t.shapes(3)?;
     let kernel = t.node.ints("kernel_shape").ok_or("its kernel is missing")?;
@@ -256,7 +260,7 @@ fn global(g: &mut Graph, node: &Node, op: &str) -> Option<Val> {
     Some(g.reduce(op, x, &axes, true))
 }
 
-/// The sum over the window, by the number of places that count.
+/// Appends the sum over each window, divided by the number of elements that count.
 fn average_pool_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let shape = g.shape(x)?.clone();
@@ -303,7 +307,8 @@ fn average_pool_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(mean)
 }
 
-/// How many places of each window lie within bounds, with so many axes of size 1 behind.
+/// Appends the number of elements of each window that lie within the bounds, with `behind` axes of
+/// size 1 behind it.
 fn counts(
     g: &mut Graph,
     w: &Window,

@@ -1,4 +1,4 @@
-//! Powers.
+//! `Pow`: powers.
 
 use super::arithmetic::broadcast_tangent;
 use super::operator::{Operator, TangentResult};
@@ -7,6 +7,7 @@ use crate::graph::Val;
 use crate::inference::broadcast_all;
 use crate::jvp_context::JvpContext;
 
+/// The declaration of `Pow`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Pow")
     .shape(broadcast_all)
     .content(binary)
@@ -40,7 +41,8 @@ fn pow_tangent(s: &mut JvpContext) -> TangentResult {
     Ok(s.sum(left, right))
 }
 
-/// `y log(x)`, and 0 where x is 0 and the exponent is not negative.
+/// Appends the derivative with respect to the exponent: `y log(x)`, and 0 for elements of `x` that
+/// are 0 if the exponent is not negative.
 fn slope_of_exponent(s: &mut JvpContext, x: Val, y: Val, exponent: Val) -> Val {
     let log = s.g.op("Log", &[x]);
     let slope = s.g.mul(y, log);
@@ -56,7 +58,8 @@ fn slope_of_exponent(s: &mut JvpContext, x: Val, y: Val, exponent: Val) -> Val {
     s.g.op("Where", &[flat, zero, slope])
 }
 
-/// `a x^(a-1)`, and 0 where a is 0, whatever x is.
+/// Appends the derivative with respect to the base: `a x^(a-1)`, and 0 for elements whose exponent
+/// `a` is 0, whatever `x` is.
 pub fn slope(s: &mut JvpContext, x: Val, y: Val, exponent: Val, known: Option<f64>) -> Val {
     match known {
         Some(2.0) => s.g.scale(x, 2.0),

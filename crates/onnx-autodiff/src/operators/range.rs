@@ -1,4 +1,4 @@
-//! Numbers in equal steps.
+//! `Range`: numbers in equal steps.
 
 use super::operator::{DecompositionResult, Operator};
 use super::parts::{finished, range_to};
@@ -7,6 +7,7 @@ use crate::graph::{Graph, Node, Shape};
 use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
+/// The declaration of `Range`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Range")
     .kinked()
     .shape(range_shape)
@@ -56,7 +57,7 @@ fn range_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content>
     ))
 }
 
-/// `start + i delta`
+/// Appends `start + i delta`.
 fn range_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (start, delta, y) = (s.x(0)?, s.x(2)?, s.y_shape()?);
     if !s.g.elem(start).is_float() || y.len() != 1 || s.rank(0)? != 0 || s.rank(2)? != 0 {

@@ -1,4 +1,5 @@
-//! Recurrent layers: one step after another where the length of the scan_input is known, else a loop.
+//! Recurrent layers. The steps of a short sequence of known length are written out; any other
+//! sequence becomes a loop.
 
 use super::operator::{DecompositionResult, Operator};
 use super::parts::{at, clipped, equal_parts, range_to, stacked};
@@ -11,6 +12,7 @@ use crate::graph::{Graph, Inferred, Node, Val};
 use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
+/// The declarations of `GRU`, `LSTM` and `RNN`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("GRU")
         .shapes(recurrent_shapes)
@@ -29,7 +31,7 @@ pub const OPERATORS: &[Operator] = &[
         .smooth_in(&[0, 1, 2, 3, 5]),
 ];
 
-/// All states, the last state, and the last cell.
+/// Returns the types and shapes of all states, of the last state and of the last cell.
 fn recurrent_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let elem = g.elem(node.input(0)?);
     let (x, r) = (g.shape(node.input(0)?)?, g.shape(node.input(2)?)?);
@@ -60,10 +62,10 @@ fn recurrent_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred
     ])
 }
 
-/// Sequences up to this length are written out.
+/// The largest number of steps that are written out.
 const LONGEST: i64 = 512;
 
-/// What an activation does, with its numbers.
+/// An activation with its parameters.
 #[derive(Clone)]
 struct Activation {
     name: String,
@@ -71,15 +73,16 @@ struct Activation {
     beta: f64,
 }
 
-/// A layer in one direction.
+/// A recurrent layer in one direction.
 struct Layer {
     kind: Kind,
     hidden: i64,
-    /// The recurrent weights, transposed: of all gates.
+    /// The recurrent weights of all gates, transposed.
     recurrent: Val,
-    /// The biases that are added to products with the state, where they are not added at once.
+    /// The biases that are added to products with the state, if they are not added to the inputs in
+    /// advance.
     state_bias: Option<Val>,
-    /// Weights of the cell in the gates, in the order input, output, forget.
+    /// The weights of the cell in the gates, in the order input, output, forget.
     peepholes: Option<Vec<Val>>,
     activations: Vec<Activation>,
     clip: Option<f64>,
@@ -87,6 +90,7 @@ struct Layer {
     reset_last: bool,
 }
 
+/// The kind of a recurrent layer.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Plain,
@@ -95,6 +99,7 @@ enum Kind {
 }
 
 impl Kind {
+    /// Returns the number of gates.
     fn gates(self) -> usize {
         match self {
             Kind::Plain => 1,
@@ -103,6 +108,7 @@ impl Kind {
         }
     }
 
+    /// Returns the default activations.
     fn activations(self) -> &'static [&'static str] {
         match self {
             Kind::Plain => &["Tanh"],
@@ -116,7 +122,7 @@ impl Kind {
 #[derive(Clone, Copy)]
 struct State {
     h: Val,
-    /// Of long short-term memories alone.
+    /// The cell, which only an LSTM has.
     c: Option<Val>,
 }
 
@@ -163,9 +169,10 @@ fn recurrent_decomposition(s: &mut JvpContext) -> DecompositionResult {
     Ok(outputs(s.g, &results, batch_first))
 }
 
-/// All steps' states, along a new first axis, and the last state, for one direction.
+/// The states after all steps of one direction, along a new first axis, and the last state.
 type LayerStates = (Val, State);
 
+/// Returns the outputs of a node from the states of each direction.
 fn outputs(g: &mut Graph, results: &[LayerStates], batch_first: bool) -> Vec<Option<Val>> {
     let directions: Vec<Val> = results
         .iter()
@@ -186,7 +193,7 @@ fn outputs(g: &mut Graph, results: &[LayerStates], batch_first: bool) -> Vec<Opt
     outputs
 }
 
-/// The activations of each direction.
+/// Returns the activations of each direction.
 fn activations(
     s: &JvpContext,
     kind: Kind,
@@ -248,10 +255,11 @@ fn activations(
     Ok(found.chunks(each).map(<[Activation]>::to_vec).collect())
 }
 
-/// The name of an activation as it is written properly, and for each of its two numbers, where it has them, their
-/// defaults, where they have them.
+/// The canonical name of an activation, and its two parameters. `None` stands for a parameter that
+/// does not exist, and `Some(None)` for one without a default.
 type ActivationSpec = (&'static str, Option<Option<f64>>, Option<Option<f64>>);
 
+/// Returns the description of an activation, whose name may be in any case.
 fn activation_spec(name: &str) -> Result<ActivationSpec, Refusal> {
     Ok(match name.to_ascii_lowercase().as_str() {
         "affine" => ("Affine", Some(None), Some(None)),
@@ -273,7 +281,8 @@ fn activation_spec(name: &str) -> Result<ActivationSpec, Refusal> {
     })
 }
 
-/// The weights of one direction, and what its gates get from the inputs, `[T, N, G · H]`.
+/// Returns the weights of one direction, and the contributions of the inputs to its gates, `[T, N,
+/// G · H]`.
 fn layer(
     s: &mut JvpContext,
     kind: Kind,
@@ -340,7 +349,7 @@ fn layer(
     Ok((layer, inputs))
 }
 
-/// The state before the first step, zeros where none is given.
+/// Returns the state before the first step, which is zero if none is given.
 fn initial_layer_state(
     s: &mut JvpContext,
     kind: Kind,
@@ -374,6 +383,7 @@ fn initial_layer_state(
     Ok(State { h, c })
 }
 
+/// Appends all steps of one direction.
 fn run(
     s: &mut JvpContext,
     layer: &Layer,
@@ -405,7 +415,8 @@ fn run(
     Ok((stacked(s.g, &found), state))
 }
 
-/// The same for a scan_input whose length is known at run time alone, or that is long.
+/// Appends a loop over the steps of one direction, for a sequence that is long or whose length is
+/// known only when the graph runs.
 fn repeat(
     s: &mut JvpContext,
     layer: &Layer,
@@ -479,7 +490,8 @@ fn repeat(
     ))
 }
 
-/// Beyond the end of a scan_input its state stays as it is, and its output is zero.
+/// Returns the state after a step and the output of the step. Beyond the end of a sequence the
+/// state does not change and the output is zero.
 fn hold_past_end(
     g: &mut Graph,
     lengths: Val,
@@ -501,6 +513,7 @@ fn hold_past_end(
 }
 
 impl Layer {
+    /// Appends one step.
     fn step(&self, g: &mut Graph, input: Val, state: State) -> Result<State, Refusal> {
         match (self.kind, state.c) {
             (Kind::Lstm, Some(c)) => Ok(self.long_short_term(g, input, state.h, c)),
@@ -517,7 +530,7 @@ impl Layer {
         }
     }
 
-    /// `H = (1 - z) h + z H`
+    /// Appends a step of a GRU, `H = (1 - z) h + z H`.
     fn gated(&self, g: &mut Graph, input: Val, h: Val) -> State {
         let n = self.hidden;
         let inputs = equal_parts(g, input, 1, 3, n);
@@ -553,7 +566,7 @@ impl Layer {
         }
     }
 
-    /// `C = f C + i c`, `H = o h(C)`
+    /// Appends a step of an LSTM: `C = f C + i c`, `H = o h(C)`.
     fn long_short_term(&self, g: &mut Graph, input: Val, h: Val, c: Val) -> State {
         let product = g.op("MatMul", &[h, self.recurrent]);
         let sum = g.add(input, product);
@@ -586,6 +599,7 @@ impl Layer {
         }
     }
 
+    /// Appends the activation at an index.
     fn activated(&self, g: &mut Graph, place: usize, v: Val) -> Val {
         let v = match self.clip {
             Some(clip) => {

@@ -1,4 +1,4 @@
-//! Sums, means, norms, products and extremes over axes.
+//! Reductions over axes: sums, means, norms, products and extrema.
 
 use super::operator::{Operator, TangentResult};
 use crate::content::{Content, Item};
@@ -9,6 +9,7 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
 use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declarations of this file's operators.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("ReduceL1")
         .kinked()
@@ -70,7 +71,7 @@ fn reduce_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     }
 }
 
-/// Reduction of a whole list to one number.
+/// Returns the known result of a reduction of a whole list to one number.
 fn reduce_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
     let (op, content) = (node.op.as_str(), &inputs[0]);
     if content.dims.len() > 1 || content.items.is_empty() {
@@ -103,7 +104,7 @@ fn reduce_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Cont
     })
 }
 
-/// The reduced axes of the primal; none where the operator does nothing.
+/// Returns the reduced axes of the primal. The list is empty if the operator does nothing.
 fn reduced_axes(s: &JvpContext) -> Result<Vec<i64>, Refusal> {
     let rank = s.rank(0)?;
     let given = inference::known_axes(s.g, &s.node, rank)
@@ -116,14 +117,14 @@ fn reduced_axes(s: &JvpContext) -> Result<Vec<i64>, Refusal> {
     Ok(axes.into_iter().map(|axis| axis as i64).collect())
 }
 
-/// Sums `d` over the reduced axes into the output's shape.
+/// Reduces `d` over the reduced axes to the shape of the output.
 fn reduced_tangent(s: &mut JvpContext, op: &str, d: Val) -> TangentResult {
     let axes: Vec<i64> = reduced_axes(s)?.iter().map(|axis| axis + 1).collect();
     let keep = s.node.int("keepdims", 1) != 0;
     Ok(Some(Tangent::plain(s.g.reduce(op, d, &axes, keep))))
 }
 
-/// A value of the output's shape, with the reduced axes kept.
+/// Gives a value of the output's shape the reduced axes, with size 1.
 fn with_reduced_axes(s: &mut JvpContext, v: Val) -> Result<Val, Refusal> {
     if s.node.int("keepdims", 1) != 0 {
         return Ok(v);
@@ -141,8 +142,9 @@ fn linear_tangent(s: &mut JvpContext) -> TangentResult {
     }
 }
 
-/// The axes of a sum that only the run tells, as reverse mode writes it for operands that may have been broadcast: an
-/// empty list sums nothing, and every axis is kept.
+/// Returns the axes of a sum that are known only when the graph runs. Reverse mode writes such sums
+/// for operands that may have been broadcast. An empty list then sums over no axis, and every axis
+/// is kept.
 fn axes_at_run_time(s: &JvpContext) -> Option<Val> {
     let axes = s.node.input(1).filter(|_| s.node.op == "ReduceSum")?;
     let known = s.g.content(axes).and_then(|c| c.fixed()).is_some();
@@ -150,7 +152,8 @@ fn axes_at_run_time(s: &JvpContext) -> Option<Val> {
     (plain && !known).then_some(axes)
 }
 
-/// Axes from the front are one further behind in tangents.
+/// Returns the tangent of a sum over such axes. An axis that is counted from the front is one
+/// further behind in tangents.
 fn summed_at_run_time(s: &mut JvpContext, d: Val, axes: Val) -> TangentResult {
     let (zero, one) = (s.g.integer(0), s.g.integer(1));
     let behind = s.g.op("Less", &[axes, zero]);
@@ -163,7 +166,7 @@ fn summed_at_run_time(s: &mut JvpContext, d: Val, axes: Val) -> TangentResult {
     Ok(Some(Tangent::plain(sum)))
 }
 
-/// `Σ d · weight`, and then a factor of the output's size.
+/// Returns `Σ d · weight`, times a factor of the output's size if there is one.
 fn weighted_sum(s: &mut JvpContext, weight: Val, factor: Option<Val>) -> TangentResult {
     let d = s.dx()?;
     let product = s.g.mul(d, weight);
@@ -180,7 +183,7 @@ fn reduce_l1_tangent(s: &mut JvpContext) -> TangentResult {
     weighted_sum(s, sign, None)
 }
 
-/// At the origin, where the norm has a kink, its tangent is 0.
+/// Returns the tangent of the 2-norm. At the origin, where the norm has a kink, the tangent is 0.
 fn reduce_l2_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let inverse = s.inverse_or_zero(y);
@@ -212,7 +215,7 @@ fn log_sum_exp_tangent(s: &mut JvpContext) -> TangentResult {
     weighted_sum(s, weight, None)
 }
 
-/// Where several elements are extremal they share the tangent.
+/// Returns the mean of the tangents of the elements that equal the extremum.
 fn reduced_extremum_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let y = with_reduced_axes(s, y)?;
@@ -224,8 +227,9 @@ fn reduced_extremum_tangent(s: &mut JvpContext) -> TangentResult {
     weighted_sum(s, weight, None)
 }
 
-/// `Σ d_i ∏ x_j` over j other than i: the product of what is not zero, divided by the element itself, counts where all
-/// others are not zero.
+/// Returns `Σ d_i ∏ x_j` over all j other than i. The product without factor i is the product of
+/// the factors that are not zero, divided by factor i. It counts only if all other factors are not
+/// zero.
 fn product_tangent(s: &mut JvpContext) -> TangentResult {
     let x = s.x(0)?;
     let (axes, elem) = (reduced_axes(s)?, s.g.elem(x));
@@ -249,7 +253,7 @@ fn reduce_sum_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal>
             .input(1)
             .is_some_and(|axes| t.g.content(axes).and_then(|c| c.fixed()).is_none())
     {
-        // Whichever axes are summed, they have size 1 in the cotangent.
+        // The cotangent has size 1 along every axis that was summed.
         return Ok(vec![(0, t.g.expand(c, &shape))]);
     }
     let axes = inference::known_axes(t.g, &t.node, shape.len())

@@ -1,4 +1,4 @@
-//! Same elements in the same order, with other axes.
+//! Reshapes: the same elements in the same order, with other axes.
 
 use super::RANK_LIMIT;
 use super::operator::{Operator, TangentResult};
@@ -11,6 +11,7 @@ use crate::passes::Pass;
 use crate::size::Size;
 use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declarations of `Flatten`, `Reshape`, `Squeeze` and `Unsqueeze`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Flatten")
         .shape(flatten_shape)
@@ -61,7 +62,7 @@ fn unsqueeze_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<C
     same_elements(&inputs[0], shape)
 }
 
-/// Same elements, other axes.
+/// Returns the same elements with another shape.
 fn same_elements(content: &Content, shape: Shape) -> Option<Content> {
     let dims: Option<Vec<usize>> = shape
         .iter()
@@ -122,7 +123,7 @@ fn squeeze_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let shape = g.shape(node.input(0)?)?.clone();
     match known_axes(g, node, shape.len())? {
         Some(axes) => reduced_shape(&shape, &axes, false),
-        // Without axes the rank depends on which sizes are 1.
+        // Without the axes, the rank depends on which sizes are 1.
         None if shape.iter().all(|d| d.as_fixed().is_some()) => {
             Some(shape.into_iter().filter(|d| !d.is(1)).collect())
         }
@@ -150,7 +151,8 @@ fn unsqueeze_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         .collect()
 }
 
-/// Same elements in the same order: the directions stay in front. A factor is reshaped beside its base.
+/// Returns the reshaped tangent. The elements keep their order and the directions stay in front.
+/// The factor of a tangent is reshaped together with its base.
 fn reshape_tangent(s: &mut JvpContext) -> TangentResult {
     let Some(tangent) = s.lazy(0) else {
         return Ok(None);
@@ -169,7 +171,8 @@ fn reshape_tangent(s: &mut JvpContext) -> TangentResult {
     Ok(Some(Tangent { base, factor }))
 }
 
-/// Transposed matrices whose leading axes alone are reshaped: they are transposed afterwards, where a product can do it.
+/// Reshapes the leading axes of transposed matrices before the transposition, so that a product can
+/// still absorb it. Returns `None` if the reshape changes the matrices.
 fn matrices(s: &mut JvpContext, v: Val, target: &[Size]) -> Option<Val> {
     let (shape, rank) = (s.g.shape(v)?.clone(), target.len());
     if !s.g.passes.has(Pass::KeptTranspositions)

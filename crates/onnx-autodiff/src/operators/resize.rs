@@ -1,4 +1,4 @@
-//! Images in another size.
+//! `Resize` and `Upsample`: images of another size.
 
 use super::operator::{Operator, TangentResult};
 use super::parts::{merged, output_shape};
@@ -11,6 +11,7 @@ use crate::jvp_context::JvpContext;
 use crate::size::Size;
 use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
+/// The declarations of `Resize` and `Upsample`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Resize")
         .single_inputs(&[2])
@@ -60,7 +61,7 @@ fn resize_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// `floor(length * scale)`.
+/// Returns `floor(length * scale)`.
 fn scaled_length(g: &mut Graph, length: &Size, scale: f64) -> Size {
     match length.as_fixed() {
         Some(n) if (n as f64 * scale).abs() < 1e15 => {
@@ -76,7 +77,8 @@ fn scaled_length(g: &mut Graph, length: &Size, scale: f64) -> Size {
     }
 }
 
-/// Every mode is linear in the image. Sizes, where they are given, hold the batch.
+/// Returns the tangent. Every mode is linear in the image. An input with the sizes also holds the
+/// size of the batch.
 fn resize_tangent(s: &mut JvpContext) -> TangentResult {
     s.only(&[0], "its scales and sizes must be constant")?;
     let d = s.dx()?;
@@ -94,7 +96,7 @@ fn resize_tangent(s: &mut JvpContext) -> TangentResult {
     while inputs.last() == Some(&None) {
         inputs.pop();
     }
-    // Outside a cropped region there is a constant.
+    // Outside a cropped region the output is a constant, so the tangent is zero there.
     let attributes = s
         .node
         .attributes
@@ -107,7 +109,8 @@ fn resize_tangent(s: &mut JvpContext) -> TangentResult {
     s.split_directions(result)
 }
 
-/// The `sizes` of the merged tensor; they are the original ones where the batch is not among the resized axes.
+/// Returns the input `sizes` for a tensor whose directions are merged into the batch. It changes
+/// only if the batch is among the resized axes.
 fn batch_sizes(
     s: &mut JvpContext,
     sizes: Val,
@@ -157,7 +160,7 @@ pub fn multiply_along(
     Ok(t.g.transpose(product, &order))
 }
 
-/// The unit matrix as an image `[1, n, 1, n]`.
+/// Appends the unit matrix as an image `[1, n, 1, n]`.
 pub fn unit_image(t: &mut TransposeContext, n: &Size, like: Val) -> Val {
     let square = [n.clone(), n.clone()];
     let zeros = t.g.zeros(&square, t.g.elem(like));
@@ -166,14 +169,16 @@ pub fn unit_image(t: &mut TransposeContext, n: &Size, like: Val) -> Val {
     t.g.reshape(unit, &[one.clone(), n.clone(), one, n.clone()])
 }
 
-/// What was made of the unit image, as the matrix `[n, m]` of the transpose along one axis.
+/// Reshapes the image that the operator makes of the unit image to the matrix `[n, m]` of the
+/// transpose along one axis.
 pub fn as_matrix(t: &mut TransposeContext, image: Val, n: &Size, m: &Size) -> Val {
     let one = Size::fixed(1);
     t.g.set_shape(image, &[one.clone(), n.clone(), one, m.clone()]);
     t.g.reshape(image, &[n.clone(), m.clone()])
 }
 
-/// Resizing acts along each axis by itself: its matrix is what it makes of the unit matrix.
+/// Returns the cotangent by one matrix for each axis. Resizing acts along each axis separately, and
+/// its matrix is what it makes of the unit matrix.
 fn resize_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (x, y) = t.shapes(3)?;
     let crops = t.node.text("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize";
@@ -209,7 +214,7 @@ fn resize_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     Ok(vec![(0, c)])
 }
 
-/// Where the scale along an axis stands among the scales or sizes.
+/// Returns the index of an axis among the scales or sizes.
 fn scale_place(t: &TransposeContext, axis: usize, rank: usize) -> Option<usize> {
     match t.node.ints("axes") {
         Some(axes) => axes
@@ -219,7 +224,7 @@ fn scale_place(t: &TransposeContext, axis: usize, rank: usize) -> Option<usize> 
     }
 }
 
-/// Whether a known scale along an axis is other than 1.
+/// Returns whether an axis may have a scale other than 1.
 fn resized(t: &TransposeContext, axis: usize) -> bool {
     let rank = t.input_shape(0).map_or(0, |x| x.len());
     let scales = t
@@ -232,7 +237,7 @@ fn resized(t: &TransposeContext, axis: usize) -> bool {
         .is_some_and(|(scales, i)| scales.get(i).is_some_and(|s| *s != 1.0))
 }
 
-/// The inputs that resize the last axis of the unit image alone.
+/// Returns the inputs that resize the last axis of the unit image alone.
 fn resize_inputs(
     t: &mut TransposeContext,
     unit: Val,
@@ -287,7 +292,8 @@ fn resize_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(x)
 }
 
-/// The scale of an axis: `Some(None)` where sizes are given instead, none where it is not known before anything runs.
+/// Returns the scale of an axis. It is `Some(None)` if the node has sizes instead, and `None` if
+/// the scale is not known before the graph runs.
 fn scale(g: &Graph, node: &Node, axis: usize, rank: usize) -> Option<Option<f64>> {
     let place = match node.ints("axes") {
         Some(axes) => axes.iter().position(|a| axis_of(*a, rank) == Some(axis)),
@@ -303,7 +309,8 @@ fn scale(g: &Graph, node: &Node, axis: usize, rank: usize) -> Option<Option<f64>
     Some(Some(*scales.get(place)?))
 }
 
-/// The region that an axis is cropped to, in parts of its length: `Some(None)` where it is not cropped.
+/// Returns the region to which an axis is cropped, in parts of its length. It is `Some(None)` if
+/// the axis is not cropped.
 fn region(g: &Graph, node: &Node, axis: usize, rank: usize) -> Option<Option<[f64; 2]>> {
     if node.text("coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize" {
         return Some(None);
@@ -316,7 +323,7 @@ fn region(g: &Graph, node: &Node, axis: usize, rank: usize) -> Option<Option<[f6
     Some(Some([*ends.get(place)?, *ends.get(place + axes.len())?]))
 }
 
-/// The row of an element of a cropped axis; outside there is zero.
+/// Returns the weights of an element of a cropped axis. There are none outside the input.
 fn cropped_row(node: &Node, [start, end]: [f64; 2], o: i64, n: i64, m: i64) -> Option<Row> {
     let (o, last, steps) = (o as f64, (n - 1) as f64, (m - 1) as f64);
     let place = if m > 1 {
@@ -331,7 +338,7 @@ fn cropped_row(node: &Node, [start, end]: [f64; 2], o: i64, n: i64, m: i64) -> O
     }
 }
 
-/// Where an element of the output lies among those of the input.
+/// Returns the position of an element of the output along the input.
 fn place(node: &Node, o: i64, n: i64, m: i64, scale: f64) -> Option<f64> {
     let (o, n, m) = (o as f64, n as f64, m as f64);
     let half_pixel = (o + 0.5) / scale - 0.5;
@@ -362,7 +369,7 @@ fn place(node: &Node, o: i64, n: i64, m: i64, scale: f64) -> Option<f64> {
     )
 }
 
-/// Elements of the input with their weights.
+/// The elements of the input that an element of the output depends on, with their weights.
 type Row = Vec<(i64, f64)>;
 
 fn row(node: &Node, place: f64, n: i64) -> Option<Row> {
@@ -407,7 +414,8 @@ fn rounded(node: &Node, place: f64) -> Option<f64> {
     )
 }
 
-/// Keys' cubic convolution at the four elements around a place.
+/// Returns the weights of the four elements around a position by cubic convolution (R. G. Keys,
+/// 1981).
 fn cubic_weights(a: f64, part: f64) -> [f64; 4] {
     let near = |t: f64| ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0;
     let far = |t: f64| ((a * t - 5.0 * a) * t + 8.0 * a) * t - 4.0 * a;
@@ -450,7 +458,7 @@ fn along_rows(g: &mut Graph, x: Val, axis: usize, rows: &[Row], n: i64) -> Optio
     Some(g.transpose(product, &order))
 }
 
-/// The region along an axis, as that of the last axis of the unit image.
+/// Appends the region of an axis as the region of the last axis of the unit image.
 fn region_of_unit(t: &mut TransposeContext, axis: usize, rank: usize) -> Result<Val, Refusal> {
     let whole = t.input(1)?;
     let elem = t.g.elem(whole);
@@ -466,7 +474,7 @@ fn region_of_unit(t: &mut TransposeContext, axis: usize, rank: usize) -> Result<
     Ok(t.g.concat(&[before[0], ends[0], before[1], ends[1]], 0))
 }
 
-/// A number so often.
+/// Appends a list that repeats a number `count` times.
 fn repeated_number(t: &mut TransposeContext, value: f64, elem: ElemType, count: i64) -> Val {
     let number = t.g.real(value, elem);
     let number = t.g.cast(number, elem);

@@ -1,16 +1,17 @@
-//! Sequences of different lengths, backwards.
+//! `ReverseSequence`: the reversal of sequences of different lengths.
 
 use super::operator::{DecompositionResult, Operator};
 use super::parts::{finished, pairs, range_to};
 use crate::elem::ElemType;
 use crate::jvp_context::JvpContext;
 
+/// The declaration of `ReverseSequence`.
 pub const OPERATORS: &[Operator] = &[Operator::new("ReverseSequence")
     .same_shape()
     .decomposition(reverse_sequence_decomposition)
     .smooth_in(&[0])];
 
-/// The first steps of each sequence, as many as it has, from the last to the first.
+/// Reverses the first steps of each sequence, as many as its length.
 fn reverse_sequence_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, shape) = (s.x(0)?, s.x_shape(0)?);
     let lengths = s.node.input(1).ok_or("its lengths are missing")?;

@@ -1,4 +1,4 @@
-//! Pooling of regions of interest.
+//! `RoiAlign` and `MaxRoiPool`: pooling of regions of interest.
 
 use super::grid_sample::{Pixels, Tap, linear_weights};
 use super::operator::{DecompositionResult, Operator};
@@ -10,6 +10,7 @@ use crate::graph::{Graph, Node, Shape, Val};
 use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
+/// The declarations of `MaxRoiPool` and `RoiAlign`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("MaxRoiPool")
         .kinked()
@@ -22,7 +23,7 @@ pub const OPERATORS: &[Operator] = &[
         .decomposition(roi_align_decomposition),
 ];
 
-/// `[R, C, …]` for pooled regions of interest.
+/// Returns the shape `[R, C, …]` of pooled regions of interest.
 fn region_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let (x, rois) = (g.shape(node.input(0)?)?, g.shape(node.input(1)?)?);
     let pooled = match node.ints("pooled_shape") {
@@ -40,10 +41,10 @@ fn region_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     )
 }
 
-/// Bins and samples of more than this along an axis are not followed.
+/// The largest number of bins, and of samples, along an axis that are decomposed.
 const MOST: i64 = 1 << 12;
 
-/// A column of the table of regions, `[R]`.
+/// Appends a column of the table of regions, `[R]`.
 fn column(s: &mut JvpContext, place: i64) -> Result<Val, Refusal> {
     let rois = s.x(1)?;
     let rois = s.g.cast(rois, s.g.elem(rois));
@@ -94,7 +95,7 @@ fn roi_align_decomposition(s: &mut JvpContext) -> DecompositionResult {
         let values = s.g.reshape(values, &apart);
         s.g.reduce("ReduceMean", values, &[2, 4], false)
     } else {
-        // The largest of the four weighted neighbours, not of their sum.
+        // The maximum is taken over the four weighted neighbours, and not over their sum.
         let (numbers, weights) = pixels.combined(s.g, first, &taps);
         let mut parts = Vec::new();
         for (place, weight) in numbers.into_iter().zip(weights) {
@@ -111,7 +112,7 @@ fn roi_align_decomposition(s: &mut JvpContext) -> DecompositionResult {
     finished(s, result)
 }
 
-/// Where samples are taken along an axis, `[R, bins · samples]`.
+/// Returns the positions of the samples along an axis, `[R, bins · samples]`.
 fn sample_places(s: &mut JvpContext, axis: usize, bins: i64, samples: i64) -> Result<Val, Refusal> {
     let half = s.node.text("coordinate_transformation_mode", "half_pixel") != "output_half_pixel";
     let scale = s.node.float("spatial_scale", 1.0);
@@ -135,7 +136,8 @@ fn sample_places(s: &mut JvpContext, axis: usize, bins: i64, samples: i64) -> Re
     Ok(s.g.add(start, within))
 }
 
-/// The two neighbours of a place; one more than a pixel outside has none.
+/// Returns the two neighbours of a position. A position more than one pixel outside the image has
+/// weight 0.
 fn linear_taps(s: &mut JvpContext, place: Val, length: &Size) -> Vec<Tap> {
     let elem = s.g.elem(place);
     let length = size_value(s.g, length, elem);
@@ -168,7 +170,7 @@ fn linear_taps(s: &mut JvpContext, place: Val, length: &Size) -> Vec<Tap> {
     taps
 }
 
-/// The largest of each bin, along one axis after the other; a bin without pixels is zero.
+/// Appends the maximum of each bin, along one axis after the other. A bin without pixels is zero.
 fn max_roi_pool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     s.only(&[0], "its regions must be constant")?;
     let (x, shape) = (s.x(0)?, s.x_shape(0)?);
@@ -183,7 +185,8 @@ fn max_roi_pool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let batch = s.g.cast(batch, ElemType::INT64);
     let image = s.g.op_with("Gather", &[x, batch], vec![int("axis", 0)]);
     let lowest = s.g.real_like(f64::NEG_INFINITY, x);
-    // [R, C, 1, H, W] where [R, 1, bins, H, 1], and then [R, C, bins, 1, W] where [R, 1, 1, bins, W].
+    // The first maximum selects from [R, C, 1, H, W] by [R, 1, bins, H, 1], the second one from [R,
+    // C, bins, 1, W] by [R, 1, 1, bins, W].
     let rows = members(s, 0, bins[0], &shape[2])?;
     let rows = s.g.unsqueeze(rows, &[1, 4]);
     let apart = s.g.unsqueeze(image, &[2]);
@@ -200,7 +203,7 @@ fn max_roi_pool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     finished(s, result)
 }
 
-/// Which pixels belong to which bin along an axis, `[R, bins, length]`.
+/// Appends whether each pixel belongs to each bin along an axis, `[R, bins, length]`.
 fn members(s: &mut JvpContext, axis: usize, bins: i64, length: &Size) -> Result<Val, Refusal> {
     let scale = s.node.float("spatial_scale", 1.0);
     let mut ends = Vec::new();

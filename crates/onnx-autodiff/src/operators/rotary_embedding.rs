@@ -1,4 +1,5 @@
-//! `RotaryEmbedding`: pairs of numbers turned by angles that depend on the place in the sequence.
+//! `RotaryEmbedding`: pairs of numbers, rotated by angles that depend on the position in the
+//! sequence.
 
 use super::attention::positions_up_to;
 use super::operator::{Lowered, Operator};
@@ -7,9 +8,10 @@ use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Val};
 use crate::size::Size;
 
-/// Why other forms are refused.
+/// The reason for forms that are not replaced.
 const FORM: &str = "this form of the operator is not differentiated (its heads do not fit, or its shapes cannot be told); export the model with its parts";
 
+/// The declarations of `RotaryEmbedding` of the standard domain and of ONNX Runtime.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("RotaryEmbedding")
         .kinked()
@@ -18,13 +20,13 @@ pub const OPERATORS: &[Operator] = &[
     Operator::fused("RotaryEmbedding", microsoft_rotary_embedding),
 ];
 
-/// The operator of the standard domain.
+/// Returns the replacement of `RotaryEmbedding` of the standard domain.
 pub fn rotary_embedding(g: &mut Graph, node: &Node) -> Lowered {
     let tables = [angle_table(g, node, 1)?, angle_table(g, node, 2)?];
     rotated_heads(g, node, node.int("num_heads", 0), tables)
 }
 
-/// Cosines or sines `[N, S, 1, D/2]`, taken by position where positions are given.
+/// Appends the cosines or sines `[N, S, 1, D/2]`, selected by position if the node has positions.
 fn angle_table(g: &mut Graph, node: &Node, place: usize) -> Option<Val> {
     let table = node.input(place)?;
     let taken = match node.input(3) {
@@ -34,7 +36,8 @@ fn angle_table(g: &mut Graph, node: &Node, place: usize) -> Option<Val> {
     Some(g.unsqueeze(taken, &[2]))
 }
 
-/// The operator of ONNX Runtime, whose positions come first and may be those of the first token alone.
+/// Returns the replacement of `RotaryEmbedding` of ONNX Runtime. Its positions come first, and may
+/// be the position of the first token alone.
 pub fn microsoft_rotary_embedding(g: &mut Graph, node: &Node) -> Lowered {
     if node.int("is_packed_batching", 0) != 0 || node.float("scale", 1.0) != 1.0 {
         return None;
@@ -63,7 +66,7 @@ pub fn microsoft_rotary_embedding(g: &mut Graph, node: &Node) -> Lowered {
     rotated_heads(g, node, count, [cos?, sin?])
 }
 
-/// Positions `[N, S]` as they are; from that of the first token, `[S]`.
+/// Returns the positions `[N, S]`. If only the position of the first token is given, returns `[S]`.
 fn positions(g: &mut Graph, given: Val, length: &Size) -> Option<Val> {
     match g.shape(given)?.len() {
         2 => Some(given),
@@ -75,7 +78,7 @@ fn positions(g: &mut Graph, given: Val, length: &Size) -> Option<Val> {
     }
 }
 
-/// `[N, S, H·D]` or `[N, H, S, D]`, turned head by head.
+/// Rotates `[N, S, H·D]` or `[N, H, S, D]` head by head.
 fn rotated_heads(g: &mut Graph, node: &Node, count: i64, tables: [Val; 2]) -> Lowered {
     let x = node.input(0)?;
     let shape = g.shape(x)?.clone();
@@ -96,7 +99,7 @@ fn rotated_heads(g: &mut Graph, node: &Node, count: i64, tables: [Val; 2]) -> Lo
     })
 }
 
-/// `[N, S, H, D]` turned by angles whose cosines and sines are `[N, S, 1, D/2]`.
+/// Rotates `[N, S, H, D]` by angles whose cosines and sines are `[N, S, 1, D/2]`.
 fn rotated(g: &mut Graph, node: &Node, x: Val, tables: [Val; 2]) -> Option<Val> {
     let interleaved = node.int("interleaved", 0) != 0;
     let turned = node.int("rotary_embedding_dim", 0);
@@ -136,7 +139,7 @@ fn rotated(g: &mut Graph, node: &Node, x: Val, tables: [Val; 2]) -> Option<Val> 
     Some(y)
 }
 
-/// Part of the last axis of `[N, S, H, D]`.
+/// Appends a slice of the last axis of `[N, S, H, D]`.
 fn last_axis_slice(g: &mut Graph, v: Val, start: i64, end: i64, step: i64) -> Val {
     let bounds = [start, end, 3, step].map(|n| g.integers(&[n]));
     g.op("Slice", &[v, bounds[0], bounds[1], bounds[2], bounds[3]])

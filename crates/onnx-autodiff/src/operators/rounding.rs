@@ -6,6 +6,7 @@ use crate::folding::{binary, unary};
 use crate::inference::broadcast_all;
 use crate::jvp_context::JvpContext;
 
+/// The declarations of `Ceil`, `Floor`, `Mod`, `Round` and `Sign`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Ceil").same_shape().content(unary).constant(),
     Operator::new("Floor")
@@ -24,7 +25,7 @@ pub const OPERATORS: &[Operator] = &[
     Operator::new("Sign").same_shape().constant(),
 ];
 
-/// `a - n b` with a whole number n.
+/// Returns the tangent of `a - n b` with an integer n.
 fn mod_tangent(s: &mut JvpContext) -> TangentResult {
     let (a, b, y) = (s.x(0)?, s.x(1)?, s.y()?);
     let left = broadcast_tangent(s, 0)?;

@@ -1,4 +1,4 @@
-//! Elements put somewhere by index.
+//! Scatter operators: elements and slices written to indices.
 
 use super::gather::{directions_first, directions_last, for_each_direction, indices};
 use super::operator::{DecompositionResult, Operator, TangentResult};
@@ -12,6 +12,7 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::proto::AttributeProto;
 use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declarations of `Scatter`, `ScatterElements`, `ScatterND` and `TensorScatter`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Scatter").refused("it is read as ScatterElements in files of opset 9 and 10, and newer ones lack it; export the model with ScatterElements"),
     Operator::new("ScatterElements").same_shape().tangent(scatter_elements_tangent).transpose(scatter_elements_cotangent).smooth_in(&[0, 2]),
@@ -31,7 +32,7 @@ fn data_and_updates(s: &mut JvpContext) -> Result<(Val, Val), Refusal> {
     Ok((data, updates))
 }
 
-/// Zeros of the data's shape with tangents of the updates added to them.
+/// Adds the tangents of the updates to zeros of the data's shape.
 fn added(s: &mut JvpContext, updates: Val) -> Result<Val, Refusal> {
     let (zeros, sum) = (s.zero(0)?, text("reduction", "add"));
     if s.node.op == "ScatterElements" {
@@ -92,7 +93,8 @@ fn by_slices(
     Ok(directions_first(s, scattered, rank))
 }
 
-/// The tangent of what is scattered with such a reduction; none where tangents are scattered as the primal is.
+/// Returns the tangent of a scatter with a reduction that is not linear. Returns `None` if the
+/// tangents are scattered like the primal.
 fn reduction_tangent(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
     let (of_data, of_updates) = match s.node.text("reduction", "none").as_str() {
         "none" | "add" => return Ok(None),
@@ -111,7 +113,7 @@ fn reduction_tangent(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
     Ok(s.sum(data.map(Tangent::plain), updates.map(Tangent::plain)))
 }
 
-/// Updates scattered into data, with a reduction.
+/// Appends the updates, scattered into data with a reduction.
 fn scattered(s: &mut JvpContext, data: Val, updates: Val, reduction: &str) -> Result<Val, Refusal> {
     let indices = s.node.input(1).ok_or("its indices are missing")?;
     let mut attributes: Vec<AttributeProto> =
@@ -121,7 +123,7 @@ fn scattered(s: &mut JvpContext, data: Val, updates: Val, reduction: &str) -> Re
     Ok(s.g.op_with(&op, &[data, indices, updates], attributes))
 }
 
-/// What lies where the updates go.
+/// Appends the elements of `data` at the indices of the updates.
 fn gathered(s: &mut JvpContext, data: Val) -> Result<Val, Refusal> {
     let indices = s.node.input(1).ok_or("its indices are missing")?;
     let by_elements = s.node.op == "ScatterElements";
@@ -137,8 +139,9 @@ fn gathered(s: &mut JvpContext, data: Val) -> Result<Val, Refusal> {
     ))
 }
 
-/// The product of the other factors of the same place: that of all which are not zero, divided by the factor itself,
-/// where no other factor is zero.
+/// Appends, for each factor, the product of the other factors at the same index: the product of all
+/// factors that are not zero, divided by the factor itself. It counts only if no other factor is
+/// zero.
 fn product_slopes(s: &mut JvpContext) -> Result<(Val, Val), Refusal> {
     let (x, u) = (s.x(0)?, s.x(2)?);
     let (zero, one) = (s.g.real_like(0.0, x), s.g.real_like(1.0, x));
@@ -164,7 +167,7 @@ fn product_slopes(s: &mut JvpContext) -> Result<(Val, Val), Refusal> {
     ))
 }
 
-/// Those that equal the result share its tangent.
+/// Appends the shares of the elements that equal the result, which share its tangent equally.
 fn extremum_slopes(s: &mut JvpContext) -> Result<(Val, Val), Refusal> {
     let (x, u, y) = (s.x(0)?, s.x(2)?, s.y()?);
     let there = gathered(s, y)?;
@@ -178,7 +181,7 @@ fn extremum_slopes(s: &mut JvpContext) -> Result<(Val, Val), Refusal> {
     Ok((s.g.div(hits[0], count), s.g.div(hits[1], count_there)))
 }
 
-/// Updates written over a cache, from a place of each sample on.
+/// Writes the updates over a cache, from an index of each sample on.
 fn tensor_scatter_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (cache, update) = (s.x(0)?, s.x(1)?);
     let (shape, new) = (s.shape(cache)?, s.shape(update)?);
@@ -208,7 +211,8 @@ fn tensor_scatter_decomposition(s: &mut JvpContext) -> DecompositionResult {
     finished(s, result)
 }
 
-/// What was overwritten has no influence; what was put there has.
+/// Returns the cotangents. Data that were overwritten have a zero cotangent, and the updates have
+/// that of their index.
 fn scatter_elements_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, indices) = (t.c()?, t.input(1)?);
     let axis = int("axis", t.node.int("axis", 0));

@@ -1,4 +1,4 @@
-//! A choice between two tensors, element by element.
+//! `Where`: a choice between two tensors, element by element.
 
 use super::operator::{Operator, TangentResult, second_input};
 use crate::content::{Content, Item, broadcast_dims, followed_count};
@@ -9,6 +9,7 @@ use crate::inference::broadcast_all;
 use crate::jvp_context::JvpContext;
 use crate::transpose_context::{Cotangents, Mask, TransposeContext};
 
+/// The declaration of `Where`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Where")
     .element(second_input)
     .shape(broadcast_all)

@@ -1,4 +1,4 @@
-//! Parts of axes.
+//! `Slice`: parts of axes.
 
 use super::gather::add_along;
 use super::operator::{Operator, TangentResult};
@@ -13,6 +13,7 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
 use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declaration of `Slice`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Slice")
     .shape(slice_shape)
     .content(slice_content)
@@ -36,7 +37,7 @@ fn slice_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         }
     };
     let Some(axes) = axes else {
-        // Which axes are cut is not known.
+        // It is not known which axes are cut.
         return Some(shape.iter().map(|_| g.symbols.fresh()).collect());
     };
     for (i, axis) in axes.iter().enumerate() {
@@ -69,7 +70,8 @@ fn slice_size(g: &mut Graph, length: &Size, start: Item, end: Item, step: Option
     if start.is(0) && step == 1 && (far || end == *length) || reversed {
         return length.clone();
     }
-    // A non-negative start and a run to the end, or to a symbolic place: the plain difference.
+    // With a start that is not negative and an end that is symbolic or the end of the axis, the
+    // size is the plain difference.
     let negative = |s: &Size| s.as_fixed().is_some_and(|n| n < 0);
     let from = if negative(&start) {
         g.symbols.add(length, &start)
@@ -159,7 +161,8 @@ fn slice_places(length: usize, start: i64, end: i64, step: i64) -> Option<Vec<us
     Some(places)
 }
 
-/// Axes are counted behind the directions; unnamed axes are the first ones.
+/// Returns the tangent. Axes are counted behind the directions, and by default they are the first
+/// ones.
 fn slice_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let rank = s.rank(0)?;
@@ -196,7 +199,8 @@ fn slice_tangent(s: &mut JvpContext) -> TangentResult {
     Ok(Some(Tangent::plain(sliced)))
 }
 
-/// Plain cuts become padding; steps are put back by place.
+/// Returns the cotangent. A slice without steps becomes padding, and one with steps becomes a
+/// scatter.
 fn slice_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (shape, cut) = t.shapes(1)?;
     let axes = t
@@ -213,7 +217,7 @@ fn slice_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     Ok(vec![(0, c)])
 }
 
-/// Undoes the `i`th cut, along one axis.
+/// Returns the cotangent before the `i`th cut, which is along one axis.
 fn uncut(
     t: &mut TransposeContext,
     c: Val,
@@ -226,7 +230,7 @@ fn uncut(
         return Ok(c);
     }
     if whole == part && known_step(t, i) == Some(-1) {
-        // All of them in reverse order.
+        // The slice reverses the whole axis.
         let [start, end, axis, step] =
             [-1, i64::MIN + 1, axis as i64, -1].map(|n| t.g.integers(&[n]));
         let shape = t.shape(c)?;
@@ -284,6 +288,7 @@ fn uncut(
     add_along(t, c, axis, picked, whole)
 }
 
+/// Returns the step of the `i`th cut if it is known.
 fn known_step(t: &TransposeContext, i: usize) -> Option<i64> {
     match t.node.input(4) {
         Some(v) => t.g.content(v)?.items.get(i)?.as_fixed(),

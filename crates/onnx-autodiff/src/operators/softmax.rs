@@ -1,9 +1,10 @@
-//! Softmax, its logarithm, and its hard form.
+//! `Softmax`, `LogSoftmax` and `Hardmax`.
 
 use super::operator::{Operator, TangentResult};
 use crate::graph::SoftmaxTangent;
 use crate::jvp_context::{JvpContext, Tangent};
 
+/// The declarations of `Hardmax`, `LogSoftmax` and `Softmax`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Hardmax").same_shape().constant(),
     Operator::new("LogSoftmax")
@@ -16,7 +17,7 @@ pub const OPERATORS: &[Operator] = &[
         .smooth(),
 ];
 
-/// `y (d - Σ y d)`
+/// Returns `y (d - Σ y d)`.
 fn softmax_tangent(s: &mut JvpContext) -> TangentResult {
     let Some(tangent) = s.lazy(0) else {
         return Err("only its first input may depend on the differentiated input".into());
@@ -45,7 +46,7 @@ fn softmax_tangent(s: &mut JvpContext) -> TangentResult {
     }))
 }
 
-/// `d - Σ exp(y) d`
+/// Returns `d - Σ exp(y) d`.
 fn log_softmax_tangent(s: &mut JvpContext) -> TangentResult {
     let (d, y) = (s.dx()?, s.y()?);
     let axis = s.axis("axis", -1, s.rank(0)?)? as i64 + 1;

@@ -1,4 +1,4 @@
-//! The discrete Fourier transform, whole and of short times, and its windows.
+//! The discrete Fourier transform, the short-time Fourier transform, and window functions.
 
 use super::operator::{DecompositionResult, Operator};
 use super::parts::{finished, range_to};
@@ -12,6 +12,8 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
 use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
+/// The declarations of `BlackmanWindow`, `DFT`, `HammingWindow`, `HannWindow`,
+/// `MelWeightMatrix` and `STFT`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("BlackmanWindow")
         .names_type()
@@ -44,7 +46,7 @@ fn window_element(_: &Graph, node: &Node) -> ElemType {
     ElemType(node.int("output_datatype", 1) as i32)
 }
 
-/// A size that an input holds.
+/// Returns the size that an input holds.
 fn size_held_by(g: &mut Graph, v: Val) -> Size {
     match g.content(v).and_then(|c| c.items.first().cloned()) {
         Some(Item::Int(size)) => size,
@@ -76,7 +78,7 @@ fn dft_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// The length of half a spectrum.
+/// Returns the length of half a spectrum.
 fn half_spectrum_length(g: &mut Graph, length: &Size) -> Size {
     let half = g.symbols.div(length, &Size::fixed(2));
     g.symbols.add(&half, &Size::fixed(1))
@@ -101,7 +103,8 @@ fn stft_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(vec![signal.first()?.clone(), frames, bins, Size::fixed(2)])
 }
 
-/// The axis was an attribute before opset 20. The last axis holds real and imaginary parts.
+/// Returns the transformed tangent. The axis was an attribute before opset 20. The last axis holds
+/// real and imaginary parts.
 fn dft_tangent(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
     let d = s.dx()?;
     let rank = s.rank(0)?;
@@ -129,7 +132,7 @@ fn dft_tangent(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
     Ok(Some(Tangent::plain(result)))
 }
 
-/// The transform of a tensor along an axis.
+/// Appends the transform of a tensor along an axis.
 fn dft(s: &mut JvpContext, v: Val, axis: usize, inverse: bool, onesided: bool) -> Val {
     let flags = [("inverse", inverse), ("onesided", onesided)];
     let mut attributes: Vec<_> = flags.map(|(name, on)| int(name, i64::from(on))).to_vec();
@@ -142,7 +145,7 @@ fn dft(s: &mut JvpContext, v: Val, axis: usize, inverse: bool, onesided: bool) -
     s.g.op_optional("DFT", &inputs, attributes)
 }
 
-/// A tangent cut off at the length of the transform, or with zeros up to it.
+/// Cuts a tangent off at the length of the transform, or pads it with zeros to it.
 fn of_length(s: &mut JvpContext, d: Val, axis: usize) -> Result<Val, Refusal> {
     let Some(length) = s.node.input(1) else {
         return Ok(d);
@@ -168,8 +171,8 @@ fn of_length(s: &mut JvpContext, d: Val, axis: usize) -> Result<Val, Refusal> {
     Ok(cut)
 }
 
-/// The real signal of half a spectrum: what was left out is the conjugate of what is there, so that all but the first
-/// and the middle of it counts twice in the real part.
+/// Returns the real signal of half a spectrum. The missing elements are the conjugates of the given
+/// ones, so that every element except the first and the middle one counts twice in the real part.
 fn real_inverse(s: &mut JvpContext, d: Val, axis: usize) -> Result<Val, Refusal> {
     let shape = s.shape(d)?;
     let given = shape[axis]
@@ -214,7 +217,7 @@ fn real_inverse(s: &mut JvpContext, d: Val, axis: usize) -> Result<Val, Refusal>
     Ok(s.g.op("Slice", &[signal, start, one, last]))
 }
 
-/// Frames of the signal, weighted by the window, and transformed.
+/// Appends the frames of the signal, multiplied by the window and transformed.
 fn stft_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let mut signal = s.x(0)?;
     let y = s.y_shape()?;
@@ -264,7 +267,8 @@ fn stft_decomposition(s: &mut JvpContext) -> DecompositionResult {
     finished(s, spectrum)
 }
 
-/// The transform's matrix is symmetric; transposing the real form conjugates it, which inverts it but for the length.
+/// Returns the cotangent. The matrix of the transform is symmetric. The transpose of its real form
+/// conjugates it, which inverts it up to the length.
 fn dft_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     if t.node.input(1).is_some() {
         return Err(
@@ -327,7 +331,7 @@ fn dft_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     Ok(vec![(0, result)])
 }
 
-/// Zeros behind the given half of a spectrum.
+/// Pads the given half of a spectrum with zeros.
 fn padded_to(t: &mut TransposeContext, c: Val, axis: usize, length: &Size) -> Result<Val, Refusal> {
     let mut shape = t.shape(c)?;
     let rank = shape.len();

@@ -1,4 +1,4 @@
-//! A tensor cut in parts along an axis.
+//! `Split`: a tensor cut in parts along an axis.
 
 use super::concat::concat_axis;
 use super::operator::Operator;
@@ -12,6 +12,7 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
 use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declaration of `Split`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Split")
     .shapes(split_shapes)
     .contents(split_content)

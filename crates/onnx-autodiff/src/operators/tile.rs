@@ -1,4 +1,4 @@
-//! Copies along axes.
+//! `Tile`: copies along axes.
 
 use super::operator::{Operator, TangentResult};
 use crate::content::{Content, followed_count};
@@ -9,6 +9,7 @@ use crate::inference::sizes_held_by;
 use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declaration of `Tile`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Tile")
     .shape(tile_shape)
     .content(tile_content)
@@ -55,7 +56,7 @@ fn tile_tangent(s: &mut JvpContext) -> TangentResult {
     Ok(Some(Tangent::plain(tiled)))
 }
 
-/// Copies are an axis of their own, which is summed.
+/// Returns the sum of the copies' cotangents, along an axis of their own.
 fn tile_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, (shape, all)) = (t.c()?, t.shapes(0)?);
     let mut split = Vec::new();

@@ -1,4 +1,4 @@
-//! The largest elements, and where they are.
+//! `TopK`, `ArgMax` and `ArgMin`: the largest elements and their indices.
 
 use super::gather::for_each_direction;
 use super::operator::{Operator, integers};
@@ -10,6 +10,7 @@ use crate::graph::{Graph, Inferred, Node, Shape};
 use crate::inference::{axis_of, reduced_shape};
 use crate::jvp_context::{JvpContext, Tangent};
 
+/// The declarations of `ArgMax`, `ArgMin` and `TopK`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("ArgMax")
         .element(integers)
@@ -35,7 +36,7 @@ fn arg_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     )
 }
 
-/// The largest numbers, and their places.
+/// Returns the types and shapes of the largest elements and of their indices.
 fn top_k_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let x = node.input(0)?;
     let mut shape = g.shape(x)?.clone();

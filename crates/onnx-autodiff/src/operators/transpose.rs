@@ -1,4 +1,4 @@
-//! Axes in another order.
+//! `Transpose`: permuted axes.
 
 use super::operator::{Operator, TangentResult};
 use crate::content::{Content, followed_count};
@@ -8,6 +8,7 @@ use crate::inference::axis_of;
 use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declaration of `Transpose`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Transpose")
     .shape(transpose_shape)
     .content(transpose_content)

@@ -1,10 +1,11 @@
-//! One triangle of matrices.
+//! `Trilu`: one triangle of matrices.
 
 use super::operator::{Operator, TangentResult};
 use crate::error::Refusal;
 use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declaration of `Trilu`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Trilu")
     .same_shape()
     .tangent(trilu_tangent)

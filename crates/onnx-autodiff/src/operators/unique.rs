@@ -1,4 +1,5 @@
-//! The distinct elements of a tensor: each is the first one of its value, whose tangent it has.
+//! `Unique`: the distinct elements of a tensor. Each one is the first of its value, whose tangent
+//! it has.
 
 use super::operator::Operator;
 use crate::elem::ElemType;
@@ -10,12 +11,14 @@ use crate::inference::axis_of;
 use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
 
+/// The declaration of `Unique`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Unique")
     .kinked()
     .shapes(unique_shapes)
     .tangents(unique_tangents)];
 
-/// The distinct elements, their first places, the places of all, and how often each occurs.
+/// Returns the types and shapes of the distinct elements, of their first indices, of the indices of
+/// all elements, and of how often each one occurs.
 fn unique_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let x = node.input(0)?;
     let (elem, shape) = (g.elem(x), g.shape(x)?.clone());
@@ -38,8 +41,8 @@ fn unique_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> 
     ])
 }
 
-/// Elements, or slices along an axis, picked where each occurs first. How many there are is constant wherever the
-/// output is continuous.
+/// Returns the tangent of the elements, or of the slices along an axis, gathered at their first
+/// indices. The number of distinct elements is constant wherever the output is continuous.
 fn unique_tangents(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
     let (d, shape, y) = (s.dx()?, s.x_shape(0)?, s.y_shape()?);
     let first = match s.node.output(1) {
