@@ -49,7 +49,7 @@ pub fn check_model(model: &ModelProto) -> Result<(), Violation> {
         [only] if standardize(only.domain()).is_empty() => only.version(),
         _ => {
             return Err(Violation::of_graph(
-                "it must name the standard domain alone".into(),
+                "it must import the standard domain and no other".into(),
             ));
         }
     };
@@ -66,7 +66,8 @@ pub fn check_model(model: &ModelProto) -> Result<(), Violation> {
             return Err(Violation {
                 node,
                 op,
-                reason: "its element type cannot be told; declare it".into(),
+                reason: "its element type is not known; export the model with a declared type"
+                    .into(),
             });
         }
     }
@@ -119,7 +120,7 @@ fn check_graph(
             if !scope.made.insert(name) {
                 return Err(Violation::of(
                     node,
-                    format!("it makes `{name}`, which is there already"),
+                    format!("its output `{name}` already exists"),
                 ));
             }
         }
@@ -206,13 +207,10 @@ mod tests {
             "node_y (Neg): it uses `a`, which nothing makes before it"
         );
         let twice = vec![node("Neg", "x", "y", vec![]), node("Exp", "x", "y", vec![])];
-        assert_eq!(
-            of(twice),
-            "node_y (Exp): it makes `y`, which is there already"
-        );
+        assert_eq!(of(twice), "node_y (Exp): its output `y` already exists");
         assert_eq!(
             of(vec![node("Neg", "x", "w", vec![])]),
-            "node_w (Neg): it makes `w`, which is there already"
+            "node_w (Neg): its output `w` already exists"
         );
         assert_eq!(of(vec![]), "the graph (): nothing makes its output `y`");
         assert_eq!(

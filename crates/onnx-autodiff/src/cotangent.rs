@@ -17,7 +17,7 @@ use crate::transpose_context::{CONTRADICTION, Cotangents, Masks, TransposeContex
 
 /// The reason for an operator with more linear inputs than its transpose returns cotangents for.
 const HALF: &str =
-    "not all of its inputs that depend on the differentiated input are transposed in reverse mode";
+    "more of its inputs depend on the differentiated input than reverse mode supports";
 
 /// Appends a tangent of `x` with one direction, from which forward mode starts. Reverse mode never
 /// reads its numbers.

@@ -273,7 +273,7 @@ impl<'a> Problem<'a> {
             self.fault(
                 role,
                 name,
-                "is not a floating-point tensor; only those have derivatives",
+                "is not a floating-point tensor, and only such tensors have derivatives",
             )
         })
     }
@@ -384,7 +384,7 @@ impl<'a> Problem<'a> {
             return Err(self.fault(
                 "output",
                 &self.output.name,
-                "has another shape than the input: there are no forms",
+                "has a different shape than the input, so that it has no quadratic forms",
             ));
         };
         self.g.set_shape(quadratic, &shape[..2]);
@@ -405,7 +405,7 @@ impl<'a> Problem<'a> {
             return Err(self.fault(
                 "output",
                 &self.output.name,
-                "has another shape than the input: there is no trace",
+                "has a different shape than the input, so that its Jacobian has no trace",
             ));
         }
         let Some(basis) = trace::basis(&mut self.g, x, y) else {
@@ -496,7 +496,7 @@ impl<'a> Problem<'a> {
             }
             (None, _) => {
                 if self.obstacles.is_empty() {
-                    let reason = "its type or its number of axes cannot be told; export the model with shapes (value_info)";
+                    let reason = "its type or its number of axes is not known; export the model with shapes (value_info)";
                     self.obstacles.push(Obstacle {
                         node: self.output.name.clone(),
                         op: String::new(),

@@ -83,7 +83,7 @@ pub enum GraphError {
     },
     /// The derived graph breaks a rule of the format, which is a defect of this crate.
     #[error(
-        "{file}: the derived graph could not be loaded, which is a mistake of this program and not of the model: node `{node}` ({op}): {reason}"
+        "{file}: the derived graph is not valid, which is a defect of this program and not of the model: node `{node}` ({op}): {reason}"
     )]
     Derived {
         /// The name of the model.

@@ -160,7 +160,7 @@ impl JvpContext<'_> {
     pub fn shape(&self, v: Val) -> Result<Shape, Refusal> {
         self.g.shape(v).cloned().ok_or_else(|| {
             let name = &self.g.value(v).name;
-            Refusal(format!("the number of axes of `{name}` cannot be told; export the model with shapes (value_info)"))
+            Refusal(format!("the number of axes of `{name}` is not known; export the model with shapes (value_info)"))
         })
     }
 

@@ -54,7 +54,9 @@ impl Model {
         let mut proto = self.proto.clone();
         if let Some(graph) = &mut proto.graph {
             let reason = |tensor: String| {
-                format!("the numbers of tensor `{tensor}` are not there to be converted")
+                format!(
+                    "tensor `{tensor}` cannot be converted, because its data lie in a file that was not read"
+                )
             };
             let malformed = |tensor| GraphError::Malformed {
                 file: self.file.clone(),

@@ -135,7 +135,7 @@ impl Pass {
 pub struct Passes(u32);
 
 impl Passes {
-    /// Returns the set of all passes, which [`crate::differentiate()`] uses.
+    /// Returns the set of all passes, which `differentiate` uses.
     pub fn all() -> Passes {
         Passes(u32::MAX)
     }

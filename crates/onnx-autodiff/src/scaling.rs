@@ -18,17 +18,21 @@ pub struct Scaling {
     pub offset: f64,
 }
 
-/// Operators that move elements and keep their values. Their other inputs are sizes and axes.
-const MOVING: [&str; 8] = [
-    "Cast",
-    "Identity",
-    "Transpose",
-    "Reshape",
-    "Unsqueeze",
-    "Squeeze",
-    "Flatten",
-    "Resize",
-];
+/// Returns whether an operator moves elements and keeps their values. Its other inputs are sizes and
+/// axes.
+fn moves_elements(op: &str) -> bool {
+    matches!(
+        op,
+        "Cast"
+            | "Identity"
+            | "Transpose"
+            | "Reshape"
+            | "Unsqueeze"
+            | "Squeeze"
+            | "Flatten"
+            | "Resize"
+    )
+}
 
 impl Model {
     /// Returns the scaling by the first operators behind an input: casts and moves, and sums and
@@ -68,7 +72,7 @@ impl Model {
                     written(node).map(|value| constants.insert(output, value));
                     continue;
                 }
-                op if MOVING.contains(&op) => {
+                op if moves_elements(op) => {
                     constant(0).map(|value| constants.insert(output, value));
                     known(0)
                 }

@@ -231,7 +231,7 @@ fn tangents_by_decomposition(
     s.g.origin = origin;
     if let Some(obstacle) = found.obstacles.first() {
         return Err(Refusal(format!(
-            "of what it consists of, `{}`: {}",
+            "in its decomposition, `{}`: {}",
             obstacle.op, obstacle.reason
         )));
     }

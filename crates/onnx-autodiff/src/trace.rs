@@ -280,7 +280,7 @@ mod tests {
             .expect("another shape")
             .to_string();
         assert!(
-            refused.contains("another shape than the input"),
+            refused.contains("a different shape than the input"),
             "{refused}"
         );
         let open = made(vec![node("Tanh", "x", "y", vec![])], "D");

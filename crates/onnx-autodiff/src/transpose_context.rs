@@ -94,7 +94,7 @@ impl TransposeContext<'_> {
         self.g.shape(v).cloned().ok_or_else(|| {
             let name = &self.g.value(v).name;
             Refusal(format!(
-                "the shape of `{name}` cannot be told; export the model with shapes (value_info)"
+                "the shape of `{name}` is not known; export the model with shapes (value_info)"
             ))
         })
     }
@@ -260,7 +260,7 @@ pub fn zeros_like(g: &mut Graph, v: Val) -> Result<Val, Refusal> {
     let shape = g
         .shape(v)
         .cloned()
-        .ok_or("the shapes in its subgraph cannot be told")?;
+        .ok_or("a shape in its subgraph is not known")?;
     Ok(g.zeros(&shape, g.elem(v)))
 }
 

@@ -154,7 +154,7 @@ impl Upgrade {
         if !linear && !known && node.op_type() == "Resize" {
             return Err(format!(
                 "`{}` ({}) of opset {}: nearest pixels by scales that are not known, or that shrink one axis and stretch \
-                 another, have no form since; export the model with opset 11 or later",
+                 another, have no equivalent in newer opsets; export the model with opset 11 or later",
                 label(node),
                 node.op_type(),
                 self.opset

@@ -124,7 +124,7 @@ impl Body {
         });
         match drawn {
             Some(node) => Err(Refusal(format!(
-                "its derivative would draw other random numbers than `{}` ({}) did; export the model in evaluation mode",
+                "its derivative would compute `{}` ({}) again, with different random numbers; export the model in evaluation mode",
                 name_in_file(&node.name),
                 node.op
             ))),

@@ -231,7 +231,7 @@ fn load_external(tensor: &mut TensorProto, external: External) -> Result<(), Str
     let expected = stored_bytes(tensor)?;
     if length.is_some_and(|length| length != expected) {
         return Err(format!(
-            "tensor `{name}` takes {expected} bytes, but claims {} in its file",
+            "tensor `{name}` takes {expected} bytes, but its entry claims {}",
             length.unwrap_or(0)
         ));
     }
@@ -282,7 +282,7 @@ fn read_part(path: &Path, offset: u64, length: u64) -> std::io::Result<Bytes> {
     if !path.metadata()?.is_file() {
         return Err(std::io::Error::new(
             std::io::ErrorKind::InvalidInput,
-            "it is no file",
+            "it is not a regular file",
         ));
     }
     let mut file = File::open(path)?;

@@ -60,7 +60,7 @@ fn attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred
 fn attention_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let node = s.node.clone();
     let parts = all_outputs(s.g, &node);
-    parts.ok_or_else(|| "its inputs do not fit each other, or their shapes cannot be told".into())
+    parts.ok_or_else(|| "its inputs do not fit each other, or their shapes are not known".into())
 }
 
 /// Returns the replacement of a node. Returns `None` if the node returns scores at masked

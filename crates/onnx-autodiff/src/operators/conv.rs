@@ -271,7 +271,7 @@ fn explicit_windows(
                 None if w.stride == 1 => reach - 1,
                 None => {
                     return Err(
-                        "automatic padding of an image of unknown size; export the model with explicit pads".into()
+                        "automatic padding of an image of unknown size is not differentiated; export the model with explicit pads".into()
                     );
                 }
             };

@@ -28,7 +28,7 @@ fn det_decomposition(s: &mut JvpContext) -> DecompositionResult {
         .last()
         .and_then(Size::as_fixed)
         .filter(|n| (1..=LARGEST).contains(n));
-    let size = size.ok_or("determinants of matrices up to four by four are differentiated")?;
+    let size = size.ok_or("only determinants of matrices up to four by four are differentiated")?;
     let rank = shape.len();
     if rank < 2 || shape[rank - 2] != shape[rank - 1] {
         return Err("its matrices are not square".into());

@@ -349,7 +349,7 @@ fn einsum_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let terms: Vec<String> = left.split(',').map(str::to_string).collect();
     let place = (0..terms.len())
         .find(|place| t.is_linear(*place))
-        .ok_or("no operand is linear")?;
+        .ok_or("neither operand depends on the differentiated input")?;
     let (mut names, mut inputs) = (vec![result.to_string()], vec![t.c()?]);
     for other in (0..terms.len()).filter(|other| *other != place) {
         names.push(terms[other].clone());

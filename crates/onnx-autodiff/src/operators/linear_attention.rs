@@ -56,7 +56,9 @@ fn linear_attention_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let form = update_rule(s)?;
     let (queries, states) = (s.node.int("q_num_heads", 0), s.node.int("kv_num_heads", 0));
     if states < 1 || queries < states || queries % states != 0 {
-        return Err("its heads of queries are no multiple of those of keys".into());
+        return Err(
+            "its number of query heads is not a multiple of its number of key heads".into(),
+        );
     }
     let heads = HeadCounts {
         states,
@@ -79,7 +81,7 @@ fn linear_attention_decomposition(s: &mut JvpContext) -> DecompositionResult {
     };
     let length = s.shape(q)?[0]
         .as_fixed()
-        .ok_or("the length of its sequence is not known; export it with it fixed")?;
+        .ok_or("the length of its sequence is not known; export the model with a fixed length")?;
     if !(1..=LONGEST).contains(&length) {
         return Err(
             format!("its sequence has {length} steps; up to {LONGEST} are written out").into(),

@@ -310,7 +310,7 @@ fn stays(
 ) -> Result<(), Refusal> {
     match (0..form.states).find(|i| needed(*i) && !carried.stays[*i]) {
         Some(i) => Err(Refusal(format!(
-            "its carried value {i}, `{}`, is no tensor whose shape can be told to stay the same from step to step; export the model with one that keeps its shape, and with at most five loops within each other",
+            "its carried value {i}, `{}`, is not known to keep its shape from step to step; export the model with a tensor that keeps its shape, and with at most five nested loops",
             name_in_file(form.body.input[form.start() + i].name())
         ))),
         None => Ok(()),

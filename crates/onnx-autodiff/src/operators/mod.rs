@@ -54,8 +54,8 @@ families! {
     clip,
     compress,
     concat,
-    constant,
     conditional,
+    constant,
     conv,
     cumulative,
     deform_conv,
@@ -126,7 +126,7 @@ const RANK_LIMIT: usize = 32;
 const NOT_INFERRED: Inferred = (ElemType::UNKNOWN, None);
 
 /// The reason for a float64 node that ONNX Runtime cannot run.
-const SINGLE: &str = "ONNX Runtime has this operator in float32 alone, and this form of it (antialiasing, a constant around a cropped region, or axes or scales that are \
+const SINGLE: &str = "ONNX Runtime implements this operator in float32 alone, and this form of it (antialiasing, a constant around a cropped region, or axes or scales that are \
                       not known before it runs) has no replacement; export the model with fixed sizes, or compute in float32";
 
 /// Returns the declarations of all operators, in the order of their files.
@@ -184,7 +184,7 @@ pub fn unknown_operator_reason(domain: &str) -> &'static str {
             "a fused operator of ONNX Runtime; export the model again without graph optimization"
         }
         "com.microsoft.nchwc" => {
-            "its images and weights lie as one processor wants them, in blocks of a size that the file does not tell; save the model again with graph optimization at the extended level or below"
+            "its images and weights are stored in blocks for one kind of processor, and the file does not state the size of the blocks; save the model again with graph optimization at the extended level or below"
         }
         _ => {
             "an operator outside the standard domain; export the model with standard operators only"

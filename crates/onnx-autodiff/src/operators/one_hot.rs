@@ -36,7 +36,7 @@ fn one_hot_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 /// Appends `off + hot (on - off)`. The two values may have a derivative; the indices have none.
 fn one_hot_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let [Some(places), Some(depth)] = [0, 1].map(|place| s.node.input(place)) else {
-        return Err("its indices or their number are missing".into());
+        return Err("its indices or its depth are missing".into());
     };
     let (values, y) = (s.x(2)?, s.y_shape()?);
     let places = s.g.cast(places, ElemType::INT64);

@@ -129,7 +129,7 @@ fn lp_pool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let kernel = s.node.ints("kernel_shape").ok_or("its kernel is missing")?;
     let windows = windows(&s.node, &kernel).ok_or("its attributes do not fit its kernel")?;
     if s.node.int("ceil_mode", 0) != 0 {
-        return Err("windows that reach over the end are not differentiated; export the model without ceil_mode".into());
+        return Err("windows that extend beyond the end are not differentiated; export the model without ceil_mode".into());
     }
     if s.g.opset < 19 && windows.iter().any(|w| w.dilation != 1) {
         return Err("dilated windows are differentiated from opset 19 on".into());

@@ -241,7 +241,7 @@ fn activations(
                 None => Ok(0.0),
                 Some(default) => list.next().map(f64::from).or(default).ok_or_else(|| {
                     Refusal(format!(
-                        "its activation `{name}` lacks a number that has no default value"
+                        "its activation `{name}` lacks a parameter that has no default"
                     ))
                 }),
             };

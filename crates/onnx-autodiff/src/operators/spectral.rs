@@ -192,7 +192,7 @@ fn real_inverse(s: &mut JvpContext, d: Val, axis: usize) -> Result<Val, Refusal>
     let half = length / 2 + 1;
     if given != half {
         return Err(
-            "its spectrum is not the half of its signal's; runtimes differ in what is missing or too much".into()
+            "its spectrum does not have the length of half the spectrum of its signal, which runtimes treat differently".into()
         );
     }
     let counts: Vec<i64> = (0..given)
@@ -272,7 +272,7 @@ fn stft_decomposition(s: &mut JvpContext) -> DecompositionResult {
 fn dft_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     if t.node.input(1).is_some() {
         return Err(
-            "a transform of another length than its input's is not differentiated in reverse mode"
+            "a transform whose length differs from that of its input is not differentiated in reverse mode"
                 .into(),
         );
     }
@@ -293,7 +293,7 @@ fn dft_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
         Some(1) => true,
         Some(2) => false,
         _ => {
-            return Err("whether its signal is real is not known; export the model with its last axis fixed".into());
+            return Err("it is not known whether its signal is real; export the model with its last axis fixed".into());
         }
     };
     let mut c = t.c()?;
