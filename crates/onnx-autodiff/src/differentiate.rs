@@ -102,7 +102,8 @@ pub struct QuadraticForms {
 }
 
 /// Splits the model that computes quadratic forms in two, for directions that stay the same over
-/// many calls. Returns `None` if no part of the computation depends on the directions alone.
+/// many calls. Returns `None` if no part of the computation depends on the directions alone, or if
+/// a node stands in the way.
 ///
 /// # Errors
 ///

@@ -392,8 +392,7 @@ const PLACES: i64 = 1024;
 /// The numbers of elements that are added at both ends of each spatial axis.
 type Pads = Vec<(i64, i64)>;
 
-/// Appends the sum over all window positions of the shifted image times the weights of that
-/// position.
+/// Appends the convolution as a product of the patches of the image with a matrix of the weights.
 fn conv_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let (x, weight) = (node.input(0)?, node.input(1)?);
     let (shape, kernel) = (g.shape(x)?.clone(), spatial(g, weight)?);

@@ -26,8 +26,8 @@ const EPSILON: f64 = 1e-5f32 as f64;
 /// The default epsilon of operators that normalize a sum.
 pub const SMALL_EPSILON: f64 = 1e-12f32 as f64;
 
-/// Returns the replacement of `LayerNormalization`, which ONNX Runtime also writes to models of an
-/// opset that lacks it.
+/// Returns the replacement of a `LayerNormalization` that ONNX Runtime wrote to a model of an opset
+/// without this operator.
 pub fn layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
     if g.opset >= LAYER {
         return None;

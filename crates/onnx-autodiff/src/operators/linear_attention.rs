@@ -46,7 +46,8 @@ struct UpdateRule {
     corrects: bool,
 }
 
-/// The number of heads of the keys, and the number of heads of the queries that share a state.
+/// The number of states, one for each head of the keys, and the number of query heads that share a
+/// state.
 struct HeadCounts {
     states: i64,
     sharing: i64,

@@ -185,8 +185,8 @@ fn max_roi_pool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let batch = s.g.cast(batch, ElemType::INT64);
     let image = s.g.op_with("Gather", &[x, batch], vec![int("axis", 0)]);
     let lowest = s.g.real_like(f64::NEG_INFINITY, x);
-    // The first maximum selects from [R, C, 1, H, W] by [R, 1, bins, H, 1], the second one from [R,
-    // C, bins, 1, W] by [R, 1, 1, bins, W].
+    // The maximum over rows selects from `[R, C, 1, H, W]` by `[R, 1, bins, H, 1]`. The maximum over
+    // columns then selects from `[R, C, bins, 1, W]` by `[R, 1, 1, bins, W]`.
     let rows = members(s, 0, bins[0], &shape[2])?;
     let rows = s.g.unsqueeze(rows, &[1, 4]);
     let apart = s.g.unsqueeze(image, &[2]);
