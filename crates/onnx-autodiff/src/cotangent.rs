@@ -58,17 +58,17 @@ pub fn transpose_tangents(
         .unwrap_or_else(|| g.zeros(&shape, ElemType::tangent(elem))))
 }
 
-/// Visits the nodes at the indices `places` from the last to the first, and adds to `cotangents`
+/// Visits the nodes at the given `indices` from the last to the first, and adds to `cotangents`
 /// the cotangents of the values on which the known ones depend.
 pub fn transpose_nodes(
     g: &mut Graph,
-    places: Range<usize>,
+    indices: Range<usize>,
     cotangents: &mut HashMap<Val, Val>,
     obstacles: &mut Vec<Obstacle>,
 ) {
     let mut masks = Masks::new();
-    for place in places.rev() {
-        let node = g.nodes[place].clone();
+    for index in indices.rev() {
+        let node = g.nodes[index].clone();
         // The seed is linear, but the nodes that make it take no linear input.
         let linear = node
             .inputs
@@ -98,13 +98,13 @@ pub fn transpose_nodes(
         let captured = turn.captured;
         match found {
             Ok(parts) => {
-                let transposed = |place: usize| parts.iter().any(|(input, _)| *input == place);
+                let transposed = |index: usize| parts.iter().any(|(input, _)| *input == index);
                 let linear = |v: &Option<Val>| v.is_some_and(|v| g.value(v).linear);
                 if node
                     .inputs
                     .iter()
                     .enumerate()
-                    .any(|(place, v)| linear(v) && !transposed(place))
+                    .any(|(index, v)| linear(v) && !transposed(index))
                 {
                     obstacles.push(obstacle_at_origin(g, &node, HALF.into()));
                 }

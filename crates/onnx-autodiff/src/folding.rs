@@ -184,16 +184,16 @@ pub fn broadcast_source(i: usize, dims: &[usize], operand: &[usize]) -> usize {
     place
 }
 
-/// Returns the elements at the indices `places` along an axis.
-pub fn take(content: &Content, axis: usize, places: &[usize]) -> Option<Content> {
+/// Returns the elements at the given `indices` along an axis.
+pub fn take(content: &Content, axis: usize, indices: &[usize]) -> Option<Content> {
     let mut dims = content.dims.clone();
-    dims[axis] = places.len();
+    dims[axis] = indices.len();
     followed_count(&dims)?;
     let inner: usize = content.dims[axis + 1..].iter().product();
     let outer: usize = content.dims[..axis].iter().product();
     let mut items = Vec::new();
     for i in 0..outer {
-        for place in places {
+        for place in indices {
             let start = (i * content.dims[axis] + place) * inner;
             items.extend_from_slice(content.items.get(start..start + inner)?);
         }

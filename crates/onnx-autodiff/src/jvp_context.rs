@@ -79,11 +79,11 @@ impl JvpContext<'_> {
     /// # Errors
     ///
     /// Refuses a node without this input.
-    pub fn x(&mut self, place: usize) -> Result<Val, Refusal> {
+    pub fn x(&mut self, index: usize) -> Result<Val, Refusal> {
         let v = self
             .node
-            .input(place)
-            .ok_or_else(|| Refusal(format!("its input {place} is missing")))?;
+            .input(index)
+            .ok_or_else(|| Refusal(format!("its input {index} is missing")))?;
         Ok(self.primal(v))
     }
 
@@ -108,8 +108,8 @@ impl JvpContext<'_> {
     }
 
     /// Returns the tangent of an input as one value. Returns `None` if the tangent is zero.
-    pub fn d(&mut self, place: usize) -> Option<Val> {
-        let tangent = self.lazy(place)?;
+    pub fn d(&mut self, index: usize) -> Option<Val> {
+        let tangent = self.lazy(index)?;
         Some(self.materialize(tangent))
     }
 
@@ -124,8 +124,8 @@ impl JvpContext<'_> {
     }
 
     /// Returns the tangent of an input with its factor. Returns `None` if the tangent is zero.
-    pub fn lazy(&self, place: usize) -> Option<Tangent> {
-        self.tangents.get(place).copied().flatten()
+    pub fn lazy(&self, index: usize) -> Option<Tangent> {
+        self.tangents.get(index).copied().flatten()
     }
 
     /// Multiplies the base of a tangent by its factor.
@@ -141,12 +141,12 @@ impl JvpContext<'_> {
     /// # Errors
     ///
     /// Refuses other inputs, with advice for the user.
-    pub fn only(&self, places: &[usize], remedy: &str) -> Result<(), Refusal> {
+    pub fn only(&self, indices: &[usize], remedy: &str) -> Result<(), Refusal> {
         let other =
-            (0..self.tangents.len()).find(|i| self.tangents[*i].is_some() && !places.contains(i));
+            (0..self.tangents.len()).find(|i| self.tangents[*i].is_some() && !indices.contains(i));
         match other {
-            Some(place) => Err(Refusal(format!(
-                "its input {place} depends on the differentiated input; {remedy}"
+            Some(index) => Err(Refusal(format!(
+                "its input {index} depends on the differentiated input; {remedy}"
             ))),
             None => Ok(()),
         }
@@ -169,11 +169,11 @@ impl JvpContext<'_> {
     /// # Errors
     ///
     /// Refuses an input that is missing or of unknown rank.
-    pub fn x_shape(&self, place: usize) -> Result<Shape, Refusal> {
+    pub fn x_shape(&self, index: usize) -> Result<Shape, Refusal> {
         let v = self
             .node
-            .input(place)
-            .ok_or_else(|| Refusal(format!("its input {place} is missing")))?;
+            .input(index)
+            .ok_or_else(|| Refusal(format!("its input {index} is missing")))?;
         self.shape(v)
     }
 
@@ -191,8 +191,8 @@ impl JvpContext<'_> {
     /// # Errors
     ///
     /// Refuses an input that is missing or of unknown rank.
-    pub fn rank(&self, place: usize) -> Result<usize, Refusal> {
-        Ok(self.x_shape(place)?.len())
+    pub fn rank(&self, index: usize) -> Result<usize, Refusal> {
+        Ok(self.x_shape(index)?.len())
     }
 
     /// Returns the axis that an attribute names, for a primal tensor of `rank` axes.
@@ -223,11 +223,11 @@ impl JvpContext<'_> {
 
     /// Returns the tangent of an elementwise operand, aligned with the output. Returns `None` if
     /// the tangent is zero.
-    pub fn aligned(&mut self, place: usize) -> Result<Option<Val>, Refusal> {
-        let Some(d) = self.d(place) else {
+    pub fn aligned(&mut self, index: usize) -> Result<Option<Val>, Refusal> {
+        let Some(d) = self.d(index) else {
             return Ok(None);
         };
-        let (rank, wanted) = (self.rank(place)?, self.y_shape()?.len());
+        let (rank, wanted) = (self.rank(index)?, self.y_shape()?.len());
         Ok(Some(self.align(d, rank, wanted)))
     }
 
@@ -243,9 +243,9 @@ impl JvpContext<'_> {
     }
 
     /// Appends a zero tangent of an input.
-    pub fn zero(&mut self, place: usize) -> Result<Val, Refusal> {
-        let shape = self.tangent_shape(&self.x_shape(place)?);
-        let v = self.x(place)?;
+    pub fn zero(&mut self, index: usize) -> Result<Val, Refusal> {
+        let shape = self.tangent_shape(&self.x_shape(index)?);
+        let v = self.x(index)?;
         let elem = self.g.elem(v).tangent();
         Ok(self.g.zeros(&shape, elem))
     }
@@ -273,19 +273,19 @@ impl JvpContext<'_> {
     }
 
     /// Returns whether the shape of an input is known to equal that of the output.
-    pub fn same_shape(&self, place: usize) -> bool {
-        let (x, y) = (self.node.input(place), self.node.output(0));
+    pub fn same_shape(&self, index: usize) -> bool {
+        let (x, y) = (self.node.input(index), self.node.output(0));
         x.zip(y)
             .is_some_and(|(x, y)| self.g.shape(x).is_some() && self.g.shape(x) == self.g.shape(y))
     }
 
     /// Multiplies the tangent of an input by a primal value, which must not be larger than the
     /// output.
-    pub fn times(&mut self, place: usize, by: Val) -> Result<Option<Tangent>, Refusal> {
-        let Some(tangent) = self.lazy(place) else {
+    pub fn times(&mut self, index: usize, by: Val) -> Result<Option<Tangent>, Refusal> {
+        let Some(tangent) = self.lazy(index) else {
             return Ok(None);
         };
-        if self.same_shape(place) {
+        if self.same_shape(index) {
             if self.g.passes.has(Pass::UnitFactors) && self.all_known(by, |x| x == 1.0) {
                 return Ok(Some(tangent));
             }
@@ -298,7 +298,7 @@ impl JvpContext<'_> {
                 factor: Some(factor),
             }));
         }
-        let Some(d) = self.aligned(place)? else {
+        let Some(d) = self.aligned(index)? else {
             return Ok(None);
         };
         let product = self.g.mul(d, by);
@@ -370,15 +370,15 @@ impl JvpContext<'_> {
     /// # Errors
     ///
     /// Refuses an input whose elements are not known before the graph runs.
-    pub fn known(&self, place: usize) -> Result<Vec<i64>, Refusal> {
+    pub fn known(&self, index: usize) -> Result<Vec<i64>, Refusal> {
         let known = self
             .node
-            .input(place)
+            .input(index)
             .and_then(|v| self.g.content(v))
             .and_then(|c| c.fixed());
         known.ok_or_else(|| {
             Refusal(format!(
-                "its input {place} is computed at run time; export the model with it constant"
+                "its input {index} is computed at run time; export the model with it constant"
             ))
         })
     }

@@ -71,10 +71,10 @@ fn is_smooth(g: &Graph, node: &Node, varies: &HashSet<Val>) -> bool {
             };
             real(node.input(0)) && real(node.output(0))
         }
-        Smoothness::In(places) => {
-            let others = (0..node.inputs.len()).filter(|place| !places.contains(place));
+        Smoothness::In(indices) => {
+            let others = (0..node.inputs.len()).filter(|index| !indices.contains(index));
             let fixed = others
-                .filter_map(|place| node.input(place))
+                .filter_map(|index| node.input(index))
                 .all(|v| !varies.contains(&v));
             // A scatter may multiply or compare. A recurrent layer may clip, or have activations
             // that are not smooth.

@@ -252,11 +252,11 @@ impl Lift {
 /// Returns the names of the values that an operator takes in float32 alone.
 fn single_inputs(graph: &GraphProto) -> std::collections::HashSet<String> {
     let of = |node: &NodeProto| {
-        let places =
+        let indices =
             operators::find("", node.op_type()).map_or(&[][..], |operator| operator.single_inputs);
-        places
+        indices
             .iter()
-            .filter_map(|place| node.input.get(*place).cloned())
+            .filter_map(|index| node.input.get(*index).cloned())
             .collect::<Vec<_>>()
     };
     graph

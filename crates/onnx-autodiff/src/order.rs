@@ -15,12 +15,12 @@ pub fn sort(graph: &mut GraphProto) -> Result<(), String> {
     let makers = makers(graph)?;
     let mut waiting: Vec<usize> = vec![0; graph.node.len()];
     let mut waiters: Vec<Vec<usize>> = vec![Vec::new(); graph.node.len()];
-    for (place, node) in graph.node.iter().enumerate() {
+    for (index, node) in graph.node.iter().enumerate() {
         for name in needs(node) {
             match makers.get(name.as_str()) {
                 Some(Some(maker)) => {
-                    waiting[place] += 1;
-                    waiters[*maker].push(place);
+                    waiting[index] += 1;
+                    waiters[*maker].push(index);
                 }
                 Some(None) => {}
                 None => {
@@ -38,9 +38,9 @@ pub fn sort(graph: &mut GraphProto) -> Result<(), String> {
         .map(Reverse)
         .collect();
     let mut order = Vec::with_capacity(waiting.len());
-    while let Some(Reverse(place)) = ready.pop() {
-        order.push(place);
-        for waiter in &waiters[place] {
+    while let Some(Reverse(index)) = ready.pop() {
+        order.push(index);
+        for waiter in &waiters[index] {
             waiting[*waiter] -= 1;
             if waiting[*waiter] == 0 {
                 ready.push(Reverse(*waiter));
@@ -61,7 +61,7 @@ pub fn sort(graph: &mut GraphProto) -> Result<(), String> {
         .collect();
     graph.node = order
         .into_iter()
-        .filter_map(|place| nodes[place].take())
+        .filter_map(|index| nodes[index].take())
         .collect();
     Ok(())
 }
@@ -104,9 +104,9 @@ fn makers(graph: &GraphProto) -> Result<HashMap<String, Option<usize>>, String> 
         }
         makers.insert(input.name().to_string(), None);
     }
-    for (place, node) in graph.node.iter().enumerate() {
+    for (index, node) in graph.node.iter().enumerate() {
         for name in node.output.iter().filter(|name| !name.is_empty()) {
-            if makers.insert(name.clone(), Some(place)).is_some() {
+            if makers.insert(name.clone(), Some(index)).is_some() {
                 return Err(format!(
                     "`{name}` is made twice, the second time by node `{}`",
                     label(node)

@@ -160,8 +160,8 @@ mod tests {
     fn every_pass_has_a_name_of_its_own_and_a_sentence() {
         let names: Vec<&str> = Pass::ALL.iter().map(|pass| pass.name()).collect();
         assert!(names.is_sorted() && names.windows(2).all(|pair| pair[0] != pair[1]));
-        for (place, pass) in Pass::ALL.into_iter().enumerate() {
-            assert_eq!(pass as usize, place);
+        for (index, pass) in Pass::ALL.into_iter().enumerate() {
+            assert_eq!(pass as usize, index);
             assert!(pass.gain().ends_with('.'), "{}", pass.name());
             assert!(!Passes::all().without(pass).has(pass) && Passes::all().has(pass));
             let row = format!("| `{}` | {} |", pass.name(), pass.gain());

@@ -35,9 +35,9 @@ impl Model {
             .collect();
         let mut ways: BTreeMap<&str, Vec<WeightUse>> = BTreeMap::new();
         for node in &graph.node {
-            for (place, name) in node.input.iter().enumerate() {
+            for (index, name) in node.input.iter().enumerate() {
                 let (Some(way), Some((name, _))) =
-                    (weight_use(node, place), stored.get_key_value(name.as_str()))
+                    (weight_use(node, index), stored.get_key_value(name.as_str()))
                 else {
                     continue;
                 };
@@ -79,13 +79,13 @@ impl Model {
             });
         }
         for node in &mut copied.node {
-            for place in 0..node.input.len() {
-                let Some(way) = weight_use(node, place) else {
+            for index in 0..node.input.len() {
+                let Some(way) = weight_use(node, index) else {
                     continue;
                 };
-                let copy = names.get(&(node.input[place].as_str(), &way)).cloned();
+                let copy = names.get(&(node.input[index].as_str(), &way)).cloned();
                 if let Some(name) = copy {
-                    node.input[place] = name;
+                    node.input[index] = name;
                 }
             }
         }
@@ -97,7 +97,7 @@ impl Model {
 }
 
 /// Returns how a product uses the input at an index. Returns `None` if the node is no product.
-fn weight_use(node: &NodeProto, place: usize) -> Option<WeightUse> {
+fn weight_use(node: &NodeProto, index: usize) -> Option<WeightUse> {
     let (operator, turned) = PRODUCTS
         .iter()
         .find(|(operator, _)| *operator == node.op_type())?;
@@ -109,7 +109,7 @@ fn weight_use(node: &NodeProto, place: usize) -> Option<WeightUse> {
     };
     Some((
         (*operator).to_owned(),
-        place,
+        index,
         turned.iter().map(number).collect(),
     ))
 }

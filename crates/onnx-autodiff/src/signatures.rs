@@ -131,15 +131,15 @@ fn check_ports(what: &str, ports: &[Parameter], names: &[String]) -> Result<(), 
             ports.len()
         ));
     }
-    for (place, _) in ports
+    for (index, _) in ports
         .iter()
         .enumerate()
         .filter(|(_, port)| **port == Parameter::Required)
     {
-        match names.get(place) {
-            None => return Err(format!("its {what} {place} is missing")),
+        match names.get(index) {
+            None => return Err(format!("its {what} {index} is missing")),
             Some(name) if name.is_empty() => {
-                return Err(format!("its required {what} {place} is left out"));
+                return Err(format!("its required {what} {index} is left out"));
             }
             Some(_) => {}
         }

@@ -22,32 +22,32 @@ pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) ->
     tangents
 }
 
-/// Propagates known tangents through the nodes at the indices `places`, as far as `outputs` need
+/// Propagates known tangents through the nodes at the given `indices`, as far as `outputs` need
 /// it.
 pub fn propagate_nodes(
     g: &mut Graph,
-    places: Range<usize>,
+    indices: Range<usize>,
     k: &Size,
     outputs: &[Val],
     tangents: &mut Tangents,
 ) {
-    let useful = ancestors(g, places.clone(), outputs);
-    propagate_in_order(g, places, k, &useful, tangents, None);
+    let useful = ancestors(g, indices.clone(), outputs);
+    propagate_in_order(g, indices, k, &useful, tangents, None);
 }
 
 /// Propagates known tangents through nodes in their order. New nodes belong to the original node
 /// `whole` if it is given, and to the node itself otherwise.
 fn propagate_in_order(
     g: &mut Graph,
-    places: impl IntoIterator<Item = usize>,
+    indices: impl IntoIterator<Item = usize>,
     k: &Size,
     useful: &HashSet<Val>,
     tangents: &mut Tangents,
     whole: Option<usize>,
 ) {
     let mut lost: HashSet<Val> = HashSet::new();
-    for place in places {
-        let node = g.nodes[place].clone();
+    for index in indices {
+        let node = g.nodes[index].clone();
         let touches = |v: &Val| tangents.of.contains_key(v) || lost.contains(v);
         let active = node
             .inputs
@@ -64,7 +64,7 @@ fn propagate_in_order(
             .flatten()
             .chain(&node.captures)
             .any(|v| lost.contains(v));
-        g.origin = whole.or(Some(place));
+        g.origin = whole.or(Some(index));
         let found = differentiate_node(g, &node, &tangents.of, k);
         match found.and_then(|outputs| complete(g, &node, outputs, useful)) {
             Ok(outputs) if !blind => {
@@ -92,10 +92,10 @@ fn propagate_in_order(
     }
 }
 
-/// Returns the values from which the nodes at the indices `places` compute the outputs.
-fn ancestors(g: &Graph, places: Range<usize>, outputs: &[Val]) -> HashSet<Val> {
+/// Returns the values from which the nodes at the given `indices` compute the outputs.
+fn ancestors(g: &Graph, indices: Range<usize>, outputs: &[Val]) -> HashSet<Val> {
     let mut useful: HashSet<Val> = outputs.iter().copied().collect();
-    for node in g.nodes[places].iter().rev() {
+    for node in g.nodes[indices].iter().rev() {
         if node.outputs.iter().flatten().any(|v| useful.contains(v)) {
             useful.extend(node.inputs.iter().flatten().chain(&node.captures));
         }
@@ -107,7 +107,7 @@ fn ancestors(g: &Graph, places: Range<usize>, outputs: &[Val]) -> HashSet<Val> {
 /// at values whose tangents are known, so that its cost does not grow with the graph.
 struct ReplacementNodes {
     /// The indices of the nodes, in order.
-    places: BTreeSet<usize>,
+    indices: BTreeSet<usize>,
     useful: HashSet<Val>,
     known: HashMap<Val, Tangent>,
 }
@@ -117,7 +117,7 @@ impl ReplacementNodes {
     /// be the shape of the very node that is being differentiated.
     fn new(g: &Graph, node: &Node, ends: &[Val], of: &HashMap<Val, Tangent>) -> ReplacementNodes {
         let mut between = ReplacementNodes {
-            places: BTreeSet::new(),
+            indices: BTreeSet::new(),
             useful: HashSet::new(),
             known: HashMap::new(),
         };
@@ -131,19 +131,19 @@ impl ReplacementNodes {
                 continue;
             }
             // The graph may already have held a node of the decomposition, without a tangent.
-            let Some(place) = g
-                .place(v)
-                .filter(|place| !operators::reads_only_shapes(&g.nodes[*place]))
+            let Some(index) = g
+                .node_index(v)
+                .filter(|index| !operators::reads_only_shapes(&g.nodes[*index]))
             else {
                 continue;
             };
-            between.places.insert(place);
+            between.indices.insert(index);
             open.extend(
-                g.nodes[place]
+                g.nodes[index]
                     .inputs
                     .iter()
                     .flatten()
-                    .chain(&g.nodes[place].captures),
+                    .chain(&g.nodes[index].captures),
             );
         }
         between
@@ -218,7 +218,7 @@ fn tangents_by_decomposition(
     let ends = parts(s)?;
     let made: Vec<Val> = ends.iter().flatten().copied().collect();
     let ReplacementNodes {
-        places,
+        indices,
         useful,
         known,
     } = ReplacementNodes::new(s.g, &s.node, &made, of);
@@ -227,7 +227,7 @@ fn tangents_by_decomposition(
         obstacles: Vec::new(),
     };
     let (k, origin) = (s.k.clone(), s.g.origin);
-    propagate_in_order(s.g, places, &k, &useful, &mut found, origin);
+    propagate_in_order(s.g, indices, &k, &useful, &mut found, origin);
     s.g.origin = origin;
     if let Some(obstacle) = found.obstacles.first() {
         return Err(Refusal(format!(
@@ -256,7 +256,7 @@ fn complete(
     if matches!(rule, Rule::Constant) {
         return Ok(outputs);
     }
-    let open = |place: usize, v: Val| match outputs.get(place) {
+    let open = |index: usize, v: Val| match outputs.get(index) {
         // The type of an output of an `If` may be unknown until the rule has looked into its
         // branches.
         Some(None) => matches!(rule, Rule::WithSubgraphs(_)) && g.elem(v) == ElemType::UNKNOWN,
@@ -267,10 +267,10 @@ fn complete(
         .outputs
         .iter()
         .enumerate()
-        .filter_map(|(place, v)| Some((place, (*v)?)));
-    match named.find(|(place, v)| useful.contains(v) && open(*place, *v)) {
-        Some((place, v)) => Err(Refusal(format!(
-            "its output {place}, `{}`, is not differentiated; export the model without using it",
+        .filter_map(|(index, v)| Some((index, (*v)?)));
+    match named.find(|(index, v)| useful.contains(v) && open(*index, *v)) {
+        Some((index, v)) => Err(Refusal(format!(
+            "its output {index}, `{}`, is not differentiated; export the model without using it",
             g.value(v).name
         ))),
         None => Ok(outputs),

@@ -72,16 +72,16 @@ impl TransposeContext<'_> {
     /// # Errors
     ///
     /// Refuses a node without this input.
-    pub fn input(&self, place: usize) -> Result<Val, Refusal> {
+    pub fn input(&self, index: usize) -> Result<Val, Refusal> {
         self.node
-            .input(place)
-            .ok_or_else(|| Refusal(format!("its input {place} is missing")))
+            .input(index)
+            .ok_or_else(|| Refusal(format!("its input {index} is missing")))
     }
 
     /// Returns whether an input depends on the seed.
-    pub fn is_linear(&self, place: usize) -> bool {
+    pub fn is_linear(&self, index: usize) -> bool {
         self.node
-            .input(place)
+            .input(index)
             .is_some_and(|v| self.g.value(v).linear)
     }
 
@@ -104,8 +104,8 @@ impl TransposeContext<'_> {
     /// # Errors
     ///
     /// Refuses an input that is missing or of unknown shape.
-    pub fn input_shape(&self, place: usize) -> Result<Shape, Refusal> {
-        self.shape(self.input(place)?)
+    pub fn input_shape(&self, index: usize) -> Result<Shape, Refusal> {
+        self.shape(self.input(index)?)
     }
 
     /// Returns the shape of the first output.
@@ -131,8 +131,8 @@ impl TransposeContext<'_> {
     }
 
     /// Sums a cotangent over the axes along which an input was broadcast.
-    pub fn unbroadcast(&mut self, c: Val, place: usize) -> Result<Val, Refusal> {
-        let (from, to) = (self.shape(c)?, self.input_shape(place)?);
+    pub fn unbroadcast(&mut self, c: Val, index: usize) -> Result<Val, Refusal> {
+        let (from, to) = (self.shape(c)?, self.input_shape(index)?);
         let sum = sum_to(self.g, c, &from, &to).ok_or(CONTRADICTION)?;
         self.pass_mask(c, sum);
         Ok(sum)
@@ -209,8 +209,8 @@ pub fn sum_where_different(g: &mut Graph, c: Val, to: &[Size]) -> Val {
     let (have, want) = (g.op("Shape", &[c]), g.sizes(to));
     let same = g.op("Equal", &[have, want]);
     let different = g.op("Not", &[same]);
-    let places = g.op("NonZero", &[different]);
-    let axes = g.squeeze(places, &[0]);
+    let indices = g.op("NonZero", &[different]);
+    let axes = g.squeeze(indices, &[0]);
     let attributes = vec![int("keepdims", 1), int("noop_with_empty_axes", 1)];
     let summed = g.op_with("ReduceSum", &[c, axes], attributes);
     g.set_shape(summed, to);
@@ -225,12 +225,12 @@ pub fn sum_where_different(g: &mut Graph, c: Val, to: &[Size]) -> Val {
 pub fn transpose_subgraph(
     g: &mut Graph,
     walk: CotangentWalk,
-    places: std::ops::Range<usize>,
+    indices: std::ops::Range<usize>,
     output_cotangents: impl Iterator<Item = (Val, Val)>,
 ) -> Result<HashMap<Val, Val>, Refusal> {
     let mut cotangents: HashMap<Val, Val> = output_cotangents.collect();
     let (mut obstacles, origin) = (Vec::new(), g.origin);
-    walk(g, places, &mut cotangents, &mut obstacles);
+    walk(g, indices, &mut cotangents, &mut obstacles);
     g.origin = origin;
     match obstacles.into_iter().next() {
         Some(obstacle) => Err(Refusal(format!("inside it, {}", obstacle.reason))),

@@ -195,7 +195,7 @@ impl Upgrade {
 
     /// Turns attributes that are lists of integers into the inputs behind the first.
     fn lists(&mut self, node: &mut NodeProto, attributes: &[&str], nodes: &mut Vec<NodeProto>) {
-        for (place, attribute) in attributes.iter().enumerate() {
+        for (index, attribute) in attributes.iter().enumerate() {
             let Some(found) = taken(node, attribute) else {
                 continue;
             };
@@ -215,7 +215,7 @@ impl Upgrade {
                 ..Default::default()
             };
             let name = self.constant(attribute, tensor, nodes);
-            put(node, place + 1, name);
+            put(node, index + 1, name);
         }
     }
 
@@ -225,7 +225,7 @@ impl Upgrade {
         &mut self,
         node: &mut NodeProto,
         attribute: &str,
-        place: usize,
+        index: usize,
         nodes: &mut Vec<NodeProto>,
     ) {
         let Some(value) = taken(node, attribute).and_then(|found| found.f) else {
@@ -241,7 +241,7 @@ impl Upgrade {
             ..Default::default()
         };
         let name = self.constant(attribute, tensor, nodes);
-        put(node, place, name);
+        put(node, index, name);
     }
 
     /// Rewrites a softmax over all axes from one on, by merging these axes into one.
@@ -284,15 +284,15 @@ fn made(op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>)
 
 /// Removes an attribute from a node and returns it.
 fn taken(node: &mut NodeProto, name: &str) -> Option<AttributeProto> {
-    let place = node.attribute.iter().position(|a| a.name() == name)?;
-    Some(node.attribute.remove(place))
+    let index = node.attribute.iter().position(|a| a.name() == name)?;
+    Some(node.attribute.remove(index))
 }
 
 /// Sets the input of a node at an index.
-fn put(node: &mut NodeProto, place: usize, name: String) {
+fn put(node: &mut NodeProto, index: usize, name: String) {
     node.input
-        .resize(node.input.len().max(place + 1), String::new());
-    node.input[place] = name;
+        .resize(node.input.len().max(index + 1), String::new());
+    node.input[index] = name;
 }
 
 #[cfg(test)]

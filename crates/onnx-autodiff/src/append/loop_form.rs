@@ -223,8 +223,8 @@ impl LoopForm {
 
     /// Returns the element type and shape that the body declares for an input. Symbolic sizes
     /// become new symbols, because their names belong to the body alone.
-    fn declared(&self, g: &mut Graph, place: usize) -> Inferred {
-        let Some(tensor) = self.body.input.get(place).and_then(tensor_type) else {
+    fn declared(&self, g: &mut Graph, index: usize) -> Inferred {
+        let Some(tensor) = self.body.input.get(index).and_then(tensor_type) else {
             return (ElemType::UNKNOWN, None);
         };
         let size = |g: &mut Graph, dim: &DimensionProto| match &dim.value {

@@ -53,9 +53,9 @@ fn affordable(steps: i64, body: &GraphProto) -> bool {
 
 /// Unrolls a `Loop`.
 fn unrolled_loop(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<Vec<Val>> {
-    let input = |g: &Graph, place: usize| {
+    let input = |g: &Graph, index: usize| {
         node.input
-            .get(place)
+            .get(index)
             .filter(|name| !name.is_empty())
             .and_then(|n| g.named(n))
     };
@@ -68,7 +68,7 @@ fn unrolled_loop(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
         return None;
     }
     let mut carried: Vec<Val> = (2..node.input.len())
-        .map(|place| input(g, place))
+        .map(|index| input(g, index))
         .collect::<Option<_>>()?;
     let mut goes_on = match node.input.get(1).filter(|name| !name.is_empty()) {
         Some(name) => g.named(name)?,
@@ -82,8 +82,8 @@ fn unrolled_loop(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
         if g.nodes.len() > LARGEST {
             return None;
         }
-        let place = g.integer(step);
-        let outputs = append_body(g, node, body, &[&[place, goes_on], &carried[..]].concat())?;
+        let index = g.integer(step);
+        let outputs = append_body(g, node, body, &[&[index, goes_on], &carried[..]].concat())?;
         goes_on = outputs[0];
         carried = outputs[1..=states].to_vec();
         stacked
@@ -151,15 +151,15 @@ fn unrolled_scan(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
         }
         let mut given = carried.clone();
         for (i, axis) in axes.iter().enumerate() {
-            let place = if backwards.get(i) == Some(&1) {
+            let index = if backwards.get(i) == Some(&1) {
                 steps - 1 - step
             } else {
                 step
             };
-            let place = g.integer(place);
+            let index = g.integer(index);
             given.push(g.op_with(
                 "Gather",
-                &[inputs[states + i], place],
+                &[inputs[states + i], index],
                 vec![int("axis", *axis as i64)],
             ));
         }

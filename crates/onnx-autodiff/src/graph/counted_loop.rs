@@ -140,7 +140,7 @@ impl CountedLoop {
                 .filter(|v| node.standard() == "Gather" && g.value(*v).linear && outside(v));
             let backwards = node
                 .input(1)
-                .and_then(|place| self.turned(g, place, number));
+                .and_then(|index| self.turned(g, index, number));
             let axis = whole.and_then(|v| axis_of(node.int("axis", 0), g.rank(v)?));
             match (whole, axis, backwards, node.output(0)) {
                 (Some(whole), Some(axis), Some(backwards), Some(element)) => {
@@ -165,18 +165,18 @@ impl CountedLoop {
 
     /// Returns whether an index counts the steps from the last one (`true`) or is the number of the
     /// step itself (`false`). Returns `None` if it is neither.
-    fn turned(&self, g: &Graph, place: Val, number: Val) -> Option<bool> {
+    fn turned(&self, g: &Graph, index: Val, number: Val) -> Option<bool> {
         if g.rank(number) != Some(0) {
             return None;
         }
-        if place == number {
+        if index == number {
             return Some(false);
         }
         let difference = self
             .body
             .nodes
             .iter()
-            .find(|node| node.output(0) == Some(place))?;
+            .find(|node| node.output(0) == Some(index))?;
         let last = g.content(difference.input(0)?)?.items.first()?.clone();
         let turned = difference.standard() == "Sub" && difference.input(1) == Some(number);
         let whole = Item::Int(self.steps.minus(&Size::fixed(1))?);
@@ -227,12 +227,12 @@ impl CountedLoop {
             element,
         ) in self.scan_inputs.iter().zip(&self.body.inputs[carried..])
         {
-            let place = back.filter(|_| *backwards).unwrap_or(step);
+            let index = back.filter(|_| *backwards).unwrap_or(step);
             nodes.push(Node {
                 op: "Gather".into(),
                 domain: String::new(),
                 name: g.fresh_name("Gather_node"),
-                inputs: vec![Some(*whole), Some(place)],
+                inputs: vec![Some(*whole), Some(index)],
                 outputs: vec![Some(*element)],
                 attributes: vec![int("axis", *axis as i64)],
                 captures: Vec::new(),

@@ -111,8 +111,8 @@ impl Graph {
         }
         if let Some((carrier, axis)) = self.dim_source(size) {
             let shape = self.op("Shape", &[carrier]);
-            let place = self.integers(&[axis as i64]);
-            return self.op("Gather", &[shape, place]);
+            let index = self.integers(&[axis as i64]);
+            return self.op("Gather", &[shape, index]);
         }
         if size.as_symbol().is_some() {
             return self.carried_by_a_tangent(size);
@@ -148,8 +148,8 @@ impl Graph {
         match carrier {
             Some((carrier, axis)) => {
                 let shape = self.op("Shape", &[carrier]);
-                let place = self.integers(&[axis as i64]);
-                self.op("Gather", &[shape, place])
+                let index = self.integers(&[axis as i64]);
+                self.op("Gather", &[shape, index])
             }
             // No value has this size, so the only size that can be written is the wildcard -1.
             None => self.integers(&[-1]),

@@ -86,7 +86,7 @@ pub struct Value {
     /// Whether the value depends on the seed of the tangents. Such a value is linear in the seed.
     pub linear: bool,
     /// The index of the node that makes the value. It is `None` for inputs and constants.
-    place: Option<usize>,
+    node_index: Option<usize>,
 }
 
 /// A node of the graph.
@@ -143,13 +143,13 @@ impl Node {
     }
 
     /// Returns the input at an index, if the node has it.
-    pub fn input(&self, place: usize) -> Option<Val> {
-        self.inputs.get(place).copied().flatten()
+    pub fn input(&self, index: usize) -> Option<Val> {
+        self.inputs.get(index).copied().flatten()
     }
 
     /// Returns the output at an index, if the node has it.
-    pub fn output(&self, place: usize) -> Option<Val> {
-        self.outputs.get(place).copied().flatten()
+    pub fn output(&self, index: usize) -> Option<Val> {
+        self.outputs.get(index).copied().flatten()
     }
 
     /// Returns the name of the operator, with its domain in front unless that is the standard
@@ -331,18 +331,18 @@ impl Graph {
 
     /// Returns the node that makes a value.
     pub fn maker(&self, v: Val) -> Option<&Node> {
-        self.nodes.get(self.place(v)?)
+        self.nodes.get(self.node_index(v)?)
     }
 
     /// Returns the index of the node that makes a value.
-    pub fn place(&self, v: Val) -> Option<usize> {
+    pub fn node_index(&self, v: Val) -> Option<usize> {
         // The index of a node in a closed subgraph may now belong to another node or to none.
-        let place = self.value(v).place?;
+        let index = self.value(v).node_index?;
         self.nodes
-            .get(place)?
+            .get(index)?
             .outputs
             .contains(&Some(v))
-            .then_some(place)
+            .then_some(index)
     }
 
     /// Returns a value with an axis of the given size, and the index of the axis.
@@ -571,12 +571,12 @@ impl Graph {
             captures,
             linear,
         } = control;
-        let (place, origin) = (Some(self.nodes.len()), self.origin);
+        let (index, origin) = (Some(self.nodes.len()), self.origin);
         let mut made = Vec::new();
         for (elem, shape) in outputs {
             let name = self.fresh_name(op);
             let v = self.add_value(name, elem, shape, None, None, linear);
-            self.values[v.0 as usize].place = place;
+            self.values[v.0 as usize].node_index = index;
             made.push(v);
         }
         let (name, outputs) = (
@@ -601,7 +601,7 @@ impl Graph {
     /// outputs.
     pub fn extend_control(
         &mut self,
-        place: usize,
+        index: usize,
         attributes: Vec<AttributeProto>,
         outputs: Vec<Inferred>,
     ) -> Vec<Val> {
@@ -609,10 +609,10 @@ impl Graph {
         for (elem, shape) in outputs {
             let name = self.fresh_name("kept");
             let v = self.add_value(name, elem, shape, None, None, false);
-            self.values[v.0 as usize].place = Some(place);
+            self.values[v.0 as usize].node_index = Some(index);
             made.push(v);
         }
-        let node = &mut self.nodes[place];
+        let node = &mut self.nodes[index];
         node.attributes = attributes;
         node.outputs.extend(made.iter().copied().map(Some));
         made
@@ -622,7 +622,7 @@ impl Graph {
     pub fn repeat(&mut self, nodes: &[Node]) {
         for node in nodes {
             for v in node.outputs.iter().flatten() {
-                self.values[v.0 as usize].place = Some(self.nodes.len());
+                self.values[v.0 as usize].node_index = Some(self.nodes.len());
                 self.restore_value(*v);
             }
             self.nodes.push(node.clone());
@@ -653,7 +653,7 @@ impl Graph {
                 .push(name.map(|name| self.add_value(name, elem, shape, content, None, linear)));
         }
         for v in node.outputs.iter().flatten() {
-            self.values[v.0 as usize].place = Some(self.nodes.len());
+            self.values[v.0 as usize].node_index = Some(self.nodes.len());
         }
     }
 
@@ -683,7 +683,7 @@ impl Graph {
             content,
             constant,
             linear,
-            place: None,
+            node_index: None,
         });
         v
     }
@@ -768,14 +768,14 @@ impl Graph {
     pub fn needed(&self) -> Vec<bool> {
         let mut wanted: HashSet<Val> = self.outputs.iter().copied().collect();
         let mut needed = vec![false; self.nodes.len()];
-        for (place, node) in self.nodes.iter().enumerate().rev() {
+        for (index, node) in self.nodes.iter().enumerate().rev() {
             if node
                 .outputs
                 .iter()
                 .flatten()
                 .any(|v| wanted.contains(v) && !self.given.contains(v))
             {
-                needed[place] = true;
+                needed[index] = true;
                 wanted.extend(node.inputs.iter().flatten());
                 wanted.extend(&node.captures);
             }

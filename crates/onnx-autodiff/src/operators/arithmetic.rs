@@ -58,11 +58,11 @@ pub const OPERATORS: &[Operator] = &[
 
 /// Returns the tangent of an operand, broadcast to the output. If no axis is broadcast, the tangent
 /// keeps its factor.
-pub fn broadcast_tangent(s: &mut JvpContext, place: usize) -> TangentResult {
-    if s.same_shape(place) {
-        return Ok(s.lazy(place));
+pub fn broadcast_tangent(s: &mut JvpContext, index: usize) -> TangentResult {
+    if s.same_shape(index) {
+        return Ok(s.lazy(index));
     }
-    match s.aligned(place)? {
+    match s.aligned(index)? {
         Some(d) => s.finish(d),
         None => Ok(None),
     }
@@ -70,11 +70,11 @@ pub fn broadcast_tangent(s: &mut JvpContext, place: usize) -> TangentResult {
 
 fn sum_tangent(s: &mut JvpContext) -> TangentResult {
     let mut total: Option<Tangent> = None;
-    for place in 0..s.node.inputs.len() {
-        let next = match (total, s.same_shape(place)) {
+    for index in 0..s.node.inputs.len() {
+        let next = match (total, s.same_shape(index)) {
             // `Add` broadcasts by itself.
-            (Some(_), false) => s.aligned(place)?.map(Tangent::plain),
-            _ => broadcast_tangent(s, place)?,
+            (Some(_), false) => s.aligned(index)?.map(Tangent::plain),
+            _ => broadcast_tangent(s, index)?,
         };
         total = s.sum(total, next);
     }
@@ -161,17 +161,17 @@ fn neg_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
 
 fn add_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
-    let linear: Vec<usize> = (0..2).filter(|place| t.is_linear(*place)).collect();
+    let linear: Vec<usize> = (0..2).filter(|index| t.is_linear(*index)).collect();
     linear
         .into_iter()
-        .map(|place| Ok((place, t.unbroadcast(c, place)?)))
+        .map(|index| Ok((index, t.unbroadcast(c, index)?)))
         .collect()
 }
 
 fn sub_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let mut parts = add_cotangent(t)?;
-    for (place, part) in &mut parts {
-        if *place == 1 {
+    for (index, part) in &mut parts {
+        if *index == 1 {
             let minus = t.g.neg(*part);
             t.pass_mask(*part, minus);
             *part = minus;
@@ -184,10 +184,10 @@ fn sub_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
 /// weight.
 fn mul_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
-    let place = usize::from(!t.is_linear(0));
-    let weight = t.input(1 - place)?;
+    let index = usize::from(!t.is_linear(0));
+    let weight = t.input(1 - index)?;
     let product = t.weighted(c, weight);
-    Ok(vec![(place, t.unbroadcast(product, place)?)])
+    Ok(vec![(index, t.unbroadcast(product, index)?)])
 }
 
 fn mean_float64(g: &mut Graph, node: &Node) -> Option<Val> {

@@ -61,10 +61,10 @@ fn concat_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Cont
 fn concat_tangent(s: &mut JvpContext) -> TangentResult {
     let axis = s.axis("axis", 0, s.rank(0)?)?;
     let mut parts = Vec::new();
-    for place in 0..s.node.inputs.len() {
-        parts.push(match s.d(place) {
+    for index in 0..s.node.inputs.len() {
+        parts.push(match s.d(index) {
             Some(d) => d,
-            None => s.zero(place)?,
+            None => s.zero(index)?,
         });
     }
     if let Some(folded) = folded(s, &parts, axis)? {
@@ -80,8 +80,8 @@ fn folded(s: &mut JvpContext, parts: &[Val], axis: usize) -> Result<Option<Val>,
         return Ok(None);
     }
     let mut sources = Vec::new();
-    for (place, part) in parts.iter().enumerate() {
-        let shape = s.x_shape(place)?;
+    for (index, part) in parts.iter().enumerate() {
+        let shape = s.x_shape(index)?;
         let wanted = s.merged_shape(&shape);
         match s.g.reshaped_from(*part) {
             Some(source) if s.g.shape(source) == wanted.as_ref() => sources.push(source),
@@ -104,9 +104,9 @@ fn concat_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
     let axis = concat_axis(t, t.input_shape(0)?.len())?;
     let mut lengths = Vec::new();
-    for place in 0..t.node.inputs.len() {
+    for index in 0..t.node.inputs.len() {
         lengths.push(
-            t.input_shape(place)?
+            t.input_shape(index)?
                 .get(axis)
                 .ok_or(CONTRADICTION)?
                 .clone(),
@@ -119,13 +119,13 @@ fn concat_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
         vec![int("axis", axis as i64)],
         t.node.inputs.len(),
     );
-    for (place, part) in parts.iter().enumerate() {
-        let shape = t.input_shape(place)?;
+    for (index, part) in parts.iter().enumerate() {
+        let shape = t.input_shape(index)?;
         t.g.set_shape(*part, &shape);
     }
     Ok(parts
         .into_iter()
         .enumerate()
-        .filter(|(place, _)| t.is_linear(*place))
+        .filter(|(index, _)| t.is_linear(*index))
         .collect())
 }

@@ -52,13 +52,13 @@ fn if_tangents(
     s.node.captures.iter().for_each(|v| s.g.restore_name(*v));
     let proto = s.g.export_node(&s.node);
     let condition = s.node.input(0).ok_or("its condition is missing")?;
-    let places: Vec<usize> = (0..s.node.outputs.len())
+    let indices: Vec<usize> = (0..s.node.outputs.len())
         .filter(|i| s.node.output(*i).is_some_and(|v| s.g.elem(v).is_float()))
         .collect();
     let mut branch = |name: &str| -> Result<Body, Refusal> {
         let graph = renamed(s.g, &proto, name).ok_or("one of its branches is missing")?;
         let scope = s.g.enter();
-        match branch_tangents(s, of, &graph, &places) {
+        match branch_tangents(s, of, &graph, &indices) {
             Ok(outputs) => Ok(Body::close(s.g, scope, Vec::new(), outputs)),
             Err(refusal) => {
                 s.g.leave(scope);
@@ -81,10 +81,10 @@ fn if_tangents(
             .insert(*first, ControlSubgraphs::Branches(branches));
     }
     let mut tangents = vec![None; s.node.outputs.len()];
-    for (place, v) in places.into_iter().zip(made) {
-        let shape = s.tangent_shape(&s.shape(s.node.output(place).ok_or("an output is missing")?)?);
+    for (index, v) in indices.into_iter().zip(made) {
+        let shape = s.tangent_shape(&s.shape(s.node.output(index).ok_or("an output is missing")?)?);
         s.g.set_shape(v, &shape);
-        tangents[place] = Some(Tangent::plain(v));
+        tangents[index] = Some(Tangent::plain(v));
     }
     Ok(tangents)
 }
@@ -103,7 +103,7 @@ fn branch_tangents(
     s: &mut JvpContext,
     of: &HashMap<Val, Tangent>,
     graph: &GraphProto,
-    places: &[usize],
+    indices: &[usize],
 ) -> Result<Vec<Val>, Refusal> {
     let start = s.g.nodes.len();
     append::push_body(s.g, graph);
@@ -112,11 +112,11 @@ fn branch_tangents(
         obstacles: Vec::new(),
     };
     let (end, origin) = (s.g.nodes.len(), s.g.origin);
-    let wanted: Vec<Val> = places
+    let wanted: Vec<Val> = indices
         .iter()
         .filter_map(|i| s.g.named(graph.output.get(*i)?.name()))
         .collect();
-    if wanted.len() != places.len() {
+    if wanted.len() != indices.len() {
         return Err("its branches lack an output".into());
     }
     (s.walk)(s.g, start..end, &s.k.clone(), &wanted, &mut found);
@@ -180,14 +180,14 @@ fn if_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
         return Ok(Vec::new());
     }
     let mut branch = |body: &Body| -> Result<Body, Refusal> {
-        let (scope, places) = body.reopen(t.g);
+        let (scope, indices) = body.reopen(t.g);
         let output_cotangents = body
             .outputs
             .iter()
             .zip(&t.output_cotangents)
             .filter_map(|(v, c)| Some((*v, (*c)?)));
         let found =
-            transpose_subgraph(t.g, t.walk, places, output_cotangents).and_then(|cotangents| {
+            transpose_subgraph(t.g, t.walk, indices, output_cotangents).and_then(|cotangents| {
                 uses.iter()
                     .map(|v| cotangent_or_zeros(t.g, &cotangents, *v))
                     .collect::<Result<Vec<Val>, _>>()

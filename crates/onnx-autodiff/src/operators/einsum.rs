@@ -99,8 +99,8 @@ fn einsum_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 /// operand and in the result.
 fn einsum_tangent(s: &mut JvpContext) -> TangentResult {
     let mut ranks = Vec::new();
-    for place in 0..s.node.inputs.len() {
-        ranks.push(s.rank(place)?);
+    for index in 0..s.node.inputs.len() {
+        ranks.push(s.rank(index)?);
     }
     let equation = s.node.text("equation", "");
     let (terms, result) =
@@ -117,13 +117,13 @@ fn einsum_tangent(s: &mut JvpContext) -> TangentResult {
         .find(free)
         .ok_or("its equation uses every letter")?;
     let mut total = None;
-    for place in 0..terms.len() {
-        let Some(d) = s.d(place) else { continue };
+    for index in 0..terms.len() {
+        let Some(d) = s.d(index) else { continue };
         let mut inputs = Vec::new();
         let mut named = Vec::new();
         for (other, term) in terms.iter().enumerate() {
-            inputs.push(if other == place { d } else { s.x(other)? });
-            named.push(if other == place {
+            inputs.push(if other == index { d } else { s.x(other)? });
+            named.push(if other == index {
                 format!("{letter}{term}")
             } else {
                 term.clone()
@@ -142,7 +142,7 @@ fn einsum_tangent(s: &mut JvpContext) -> TangentResult {
 /// those of the columns, and those that are summed over.
 struct Contraction {
     /// The index of the operand with the rows, and that of the operand with the columns.
-    places: [usize; 2],
+    indices: [usize; 2],
     terms: [Vec<char>; 2],
     batch: Vec<char>,
     rows: Vec<char>,
@@ -158,8 +158,8 @@ impl Contraction {
         let [a, b] = terms else { return None };
         let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
         let mut sizes = BTreeMap::new();
-        for (place, term) in [&a, &b].into_iter().enumerate() {
-            let shape = s.x_shape(place).ok()?;
+        for (index, term) in [&a, &b].into_iter().enumerate() {
+            let shape = s.x_shape(index).ok()?;
             for (i, (letter, size)) in term.iter().zip(shape).enumerate() {
                 if term[..i].contains(letter)
                     || sizes
@@ -188,7 +188,7 @@ impl Contraction {
         };
         // The result must have its rows in front of its columns.
         let turned = first(&b, &a) < first(&a, &b) && first(&b, &a).is_some();
-        let (places, terms) = if turned {
+        let (indices, terms) = if turned {
             ([1, 0], [b, a])
         } else {
             ([0, 1], [a, b])
@@ -206,7 +206,7 @@ impl Contraction {
             .copied()
             .collect();
         Some(Contraction {
-            places,
+            indices,
             terms,
             batch,
             rows,
@@ -217,12 +217,12 @@ impl Contraction {
     }
 
     fn tangent(&self, s: &mut JvpContext, result: &str) -> Result<Option<Val>, Refusal> {
-        let [left, right] = self.places;
+        let [left, right] = self.indices;
         let soft = [0, 1].map(|i| self.softmax(s, i));
         let (a, b) = (s.x(left)?, s.x(right)?);
         let tangent = |s: &mut JvpContext, i: usize, other: Val| match soft[i] {
             Some(SoftmaxTangent { weighted, .. }) => (Some(weighted), other),
-            None => tangent_and_scaled_other(s, self.places[i], other),
+            None => tangent_and_scaled_other(s, self.indices[i], other),
         };
         let (da, b) = tangent(s, 0, b);
         let (db, a) = tangent(s, 1, a);
@@ -264,7 +264,7 @@ impl Contraction {
             return None;
         };
         let axis = self.terms[i].iter().position(|l| *l == letter)?;
-        softmax_operand(s, self.places[i], axis)
+        softmax_operand(s, self.indices[i], axis)
     }
 
     /// Reshapes an operand to `[batch, rows, summed]` or `[batch, summed, columns]`, by merging the
@@ -305,11 +305,11 @@ impl Contraction {
     /// Permutes axes from one order of letters to another. The directions stay in front.
     fn arrange(&self, s: &mut JvpContext, v: Val, from: &[char], to: &[char], leads: bool) -> Val {
         let skip = usize::from(leads);
-        let places = to
+        let indices = to
             .iter()
             .filter_map(|l| from.iter().position(|f| f == l))
             .map(|p| p + skip);
-        let perm: Vec<usize> = (0..skip).chain(places).collect();
+        let perm: Vec<usize> = (0..skip).chain(indices).collect();
         s.g.transpose(v, &perm)
     }
 
@@ -347,19 +347,19 @@ fn einsum_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
         .split_once("->")
         .ok_or("its equation has no arrow")?;
     let terms: Vec<String> = left.split(',').map(str::to_string).collect();
-    let place = (0..terms.len())
-        .find(|place| t.is_linear(*place))
+    let index = (0..terms.len())
+        .find(|index| t.is_linear(*index))
         .ok_or("neither operand depends on the differentiated input")?;
     let (mut names, mut inputs) = (vec![result.to_string()], vec![t.c()?]);
-    for other in (0..terms.len()).filter(|other| *other != place) {
+    for other in (0..terms.len()).filter(|other| *other != index) {
         names.push(terms[other].clone());
         inputs.push(t.input(other)?);
     }
-    let shape = t.input_shape(place)?;
-    if shape.len() != terms[place].chars().count() {
+    let shape = t.input_shape(index)?;
+    if shape.len() != terms[index].chars().count() {
         return Err(CONTRADICTION.into());
     }
-    let (term, diagonals) = without_repeats(equation.as_str(), &terms[place])
+    let (term, diagonals) = without_repeats(equation.as_str(), &terms[index])
         .ok_or("its equation uses every letter")?;
     for (pair, axis) in diagonals {
         let square = [shape[axis].clone(), shape[axis].clone()];
@@ -377,7 +377,7 @@ fn einsum_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let equation = format!("{}->{term}", names.join(","));
     let result =
         t.g.op_with("Einsum", &inputs, vec![text("equation", &equation)]);
-    Ok(vec![(place, t.unbroadcast(result, place)?)])
+    Ok(vec![(index, t.unbroadcast(result, index)?)])
 }
 
 /// Returns a term in which no letter occurs twice. For each repetition it also returns the two

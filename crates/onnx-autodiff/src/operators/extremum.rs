@@ -25,16 +25,16 @@ pub const OPERATORS: &[Operator] = &[
 fn extremum_tangent(s: &mut JvpContext) -> TangentResult {
     let y = s.y()?;
     let mut hits = Vec::new();
-    for place in 0..s.node.inputs.len() {
-        let x = s.x(place)?;
+    for index in 0..s.node.inputs.len() {
+        let x = s.x(index)?;
         let hit = s.g.op("Equal", &[x, y]);
         hits.push(s.g.cast(hit, s.g.elem(y)));
     }
     let count = s.g.combine("Add", &hits);
     let mut total = None;
-    for (place, hit) in hits.into_iter().enumerate() {
+    for (index, hit) in hits.into_iter().enumerate() {
         let weight = s.g.div(hit, count);
-        let part = s.times(place, weight)?;
+        let part = s.times(index, weight)?;
         total = s.sum(total, part);
     }
     Ok(total)

@@ -36,7 +36,7 @@ pub fn activated(
     let numbers: Option<Vec<f64>> = names
         .iter()
         .enumerate()
-        .map(|(place, name)| told(place, name))
+        .map(|(index, name)| told(index, name))
         .collect();
     let numbers = numbers?;
     if *op == "Clip" {

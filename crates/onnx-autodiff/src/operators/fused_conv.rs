@@ -27,10 +27,10 @@ const OWN: [&str; 6] = [
 pub fn fused_conv(g: &mut Graph, node: &Node) -> Lowered {
     let raw = convolution(g, node, node.input(0)?, node.input(1)?);
     let sum = plus(g, raw, node.input(3));
-    let told = |place: usize, _: &str| {
+    let told = |index: usize, _: &str| {
         node.attribute("activation_params")?
             .floats
-            .get(place)
+            .get(index)
             .copied()
             .map(f64::from)
     };

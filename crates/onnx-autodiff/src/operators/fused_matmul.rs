@@ -59,8 +59,8 @@ fn scaled_product(g: &mut Graph, node: &Node) -> Option<Val> {
 
 /// Appends a factor with its rows moved from the first axis to the last but one, with its last two
 /// axes exchanged, or with both, as the attributes say. Vectors are not transposed.
-fn factor(g: &mut Graph, node: &Node, place: usize, [last, batch]: [&str; 2]) -> Option<Val> {
-    let v = node.input(place)?;
+fn factor(g: &mut Graph, node: &Node, index: usize, [last, batch]: [&str; 2]) -> Option<Val> {
+    let v = node.input(index)?;
     let [last, batch] = [last, batch].map(|name| node.int(name, 0) != 0);
     if !last && !batch {
         return Some(v);

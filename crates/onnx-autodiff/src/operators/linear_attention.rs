@@ -19,7 +19,7 @@ pub const OPERATORS: &[Operator] = &[Operator::new("LinearAttention")
 
 /// Returns the types and shapes of the output `[N, T, Hq·Dv]` and of the state `[N, H, Dk, Dv]`.
 fn linear_attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
-    let [q, k, v] = [0, 1, 2].map(|place| node.input(place));
+    let [q, k, v] = [0, 1, 2].map(|index| node.input(index));
     let elem = g.elem(q?);
     let (batch, length) = (g.shape(q?)?.first()?.clone(), g.shape(q?)?.get(1)?.clone());
     let (queries, states) = (
@@ -110,7 +110,7 @@ fn update_rule(s: &JvpContext) -> Result<UpdateRule, Refusal> {
         "gated_delta" => (true, true),
         other => return Err(format!("its update rule `{other}` is not known").into()),
     };
-    let given = |place: usize| s.node.input(place).is_some();
+    let given = |index: usize| s.node.input(index).is_some();
     if given(4) != decays || given(5) != corrects {
         return Err("its decay and rate do not fit its update rule".into());
     }
@@ -118,8 +118,8 @@ fn update_rule(s: &JvpContext) -> Result<UpdateRule, Refusal> {
 }
 
 /// Reshapes an input `[N, T, H·D]` to `[T, N, H, D, 1]`: a column for each step, sample and head.
-fn rows(s: &mut JvpContext, place: usize, heads: i64) -> Result<Val, Refusal> {
-    let (v, shape) = (s.x(place)?, s.x_shape(place)?);
+fn rows(s: &mut JvpContext, index: usize, heads: i64) -> Result<Val, Refusal> {
+    let (v, shape) = (s.x(index)?, s.x_shape(index)?);
     let [batch, length, width] = &shape[..] else {
         return Err("its inputs do not have three axes".into());
     };
@@ -135,9 +135,9 @@ fn rows(s: &mut JvpContext, place: usize, heads: i64) -> Result<Val, Refusal> {
 }
 
 /// Reshapes a decay or a rate, of which there may be one for all heads.
-fn per_head(s: &mut JvpContext, place: usize, heads: i64) -> Result<Val, Refusal> {
-    let single = s.x_shape(place)?.last().is_some_and(|width| width.is(1));
-    rows(s, place, if single { 1 } else { heads })
+fn per_head(s: &mut JvpContext, index: usize, heads: i64) -> Result<Val, Refusal> {
+    let single = s.x_shape(index)?.last().is_some_and(|width| width.is(1));
+    rows(s, index, if single { 1 } else { heads })
 }
 
 /// Returns the state before the first step, `[N, H, Dk, Dv]`.

@@ -127,10 +127,10 @@ fn step_with_tangents(
         .open(s.g, &s.node, &carried.types)
         .ok_or_else(|| Refusal::from(MISFIT))
         .and_then(|step| {
-            let places = start..s.g.nodes.len();
-            let active = active(s, of, form, &step, places.clone());
+            let indices = start..s.g.nodes.len();
+            let active = active(s, of, form, &step, indices.clone());
             stays(form, carried, |i| active.contains(&i))?;
-            tangents_of_step(s, of, form, &step, active, places).map(|made| (step, made))
+            tangents_of_step(s, of, form, &step, active, indices).map(|made| (step, made))
         });
     match found {
         Ok((
@@ -177,7 +177,7 @@ fn tangents_of_step(
     form: &LoopForm,
     step: &LoopStep,
     active: Vec<usize>,
-    places: Range<usize>,
+    indices: Range<usize>,
 ) -> Result<StepTangents, Refusal> {
     let mut found = Tangents {
         of: captured_tangents(s, of),
@@ -207,7 +207,7 @@ fn tangents_of_step(
         .chain(floats.iter().map(|i| step.scan_outputs[*i]))
         .collect();
     let origin = s.g.origin;
-    (s.walk)(s.g, places, &s.k.clone(), &wanted, &mut found);
+    (s.walk)(s.g, indices, &s.k.clone(), &wanted, &mut found);
     s.g.origin = origin;
     if let Some(obstacle) = found.obstacles.first() {
         return Err(format!("in its body, {}", as_in_file(obstacle)).into());
@@ -242,9 +242,9 @@ fn tangents_of_step(
 }
 
 /// Returns whether an input of the node depends on the differentiated input.
-fn depends(s: &JvpContext, of: &HashMap<Val, Tangent>, place: usize) -> bool {
+fn depends(s: &JvpContext, of: &HashMap<Val, Tangent>, index: usize) -> bool {
     s.node
-        .input(place)
+        .input(index)
         .is_some_and(|v| of.contains_key(&v) && s.g.elem(v).is_float())
 }
 
@@ -254,7 +254,7 @@ fn active(
     of: &HashMap<Val, Tangent>,
     form: &LoopForm,
     step: &LoopStep,
-    places: Range<usize>,
+    indices: Range<usize>,
 ) -> Vec<usize> {
     let mut reached: HashSet<Val> = HashSet::new();
     let first = (0..form.states)
@@ -266,7 +266,7 @@ fn active(
         .map(|i| step.elements[i]);
     reached.extend(elements);
     loop {
-        for node in &s.g.nodes[places.clone()] {
+        for node in &s.g.nodes[indices.clone()] {
             let touched = |v: &Val| reached.contains(v) || of.contains_key(v);
             let passes = !matches!(rule(node), Ok(Rule::Constant));
             if passes
@@ -361,7 +361,7 @@ fn loop_of_tangents(
         let whole = used
             .iter()
             .position(|used| *used == i)
-            .map_or(first.first().copied(), |place| Some(states[place]));
+            .map_or(first.first().copied(), |index| Some(states[index]));
         let whole = whole
             .or(node.inputs.iter().flatten().next().copied())
             .ok_or(MISFIT)?;
@@ -425,7 +425,7 @@ fn kept_states(
     types: &[Inferred],
     wanted: &[usize],
 ) -> Result<(Size, Vec<Val>), Refusal> {
-    let place = g
+    let index = g
         .nodes
         .iter()
         .rposition(|made| made.outputs == node.outputs)
@@ -466,22 +466,22 @@ fn kept_states(
     for i in 0..form.states + form.scan_outputs.len() {
         if node.output(i).is_none() {
             let unused = g.placeholder(ElemType::UNKNOWN, None);
-            let outputs = &mut g.nodes[place].outputs;
+            let outputs = &mut g.nodes[index].outputs;
             outputs.resize(outputs.len().max(i + 1), None);
             outputs[i] = Some(unused);
         }
     }
-    let mut made = g.extend_control(place, attributes, outputs);
+    let mut made = g.extend_control(index, attributes, outputs);
     Ok((steps, made.split_off(usize::from(counts))))
 }
 
 /// Returns the number of steps by the shapes of the loop's own scan outputs.
 fn steps_of_outputs(g: &Graph, node: &Node, form: &LoopForm) -> Option<Size> {
-    (form.states..node.outputs.len()).find_map(|place| {
-        let shape = g.shape(node.output(place)?)?;
+    (form.states..node.outputs.len()).find_map(|index| {
+        let shape = g.shape(node.output(index)?)?;
         shape
             .get(axis_of(
-                form.scan_outputs.get(place - form.states)?.axis,
+                form.scan_outputs.get(index - form.states)?.axis,
                 shape.len(),
             )?)
             .cloned()
@@ -596,7 +596,7 @@ fn transposed_step(
 ) -> Result<Body, Refusal> {
     let carried = r.first.len();
     let (tangents, elements) = r.body.inputs.split_at(carried);
-    let (scope, places) = r.body.reopen(g);
+    let (scope, indices) = r.body.reopen(g);
     let like = |g: &mut Graph, v: Val| {
         let shape = g.shape(v).cloned();
         g.add_formal(g.elem(v), shape, false)
@@ -623,7 +623,7 @@ fn transposed_step(
     let found = transpose_subgraph(
         g,
         walk,
-        places,
+        indices,
         pairs.chain(scan_outputs.iter().map(|(v, _)| *v).zip(of_kept)),
     );
     let outputs = found.and_then(|cotangents| {

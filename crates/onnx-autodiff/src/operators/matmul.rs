@@ -103,7 +103,7 @@ fn matmul_tangent(s: &mut JvpContext) -> TangentResult {
 /// tangent is a single number, it multiplies the other operand instead, which is k times smaller.
 pub fn tangent_and_scaled_other(
     s: &mut JvpContext,
-    place: usize,
+    index: usize,
     other: Val,
 ) -> (Option<Val>, Val) {
     let rank = s.g.rank(other);
@@ -111,12 +111,12 @@ pub fn tangent_and_scaled_other(
         s.g.shape(v)
             .is_some_and(|f| Some(f.len()) <= rank && f.iter().all(|n| n.is(1)))
     };
-    match s.lazy(place) {
+    match s.lazy(index) {
         Some(Tangent {
             base,
             factor: Some(factor),
         }) if number(s, factor) => (Some(base), s.g.mul(other, factor)),
-        _ => (s.d(place), other),
+        _ => (s.d(index), other),
     }
 }
 
@@ -263,14 +263,14 @@ fn softmax_product(s: &mut JvpContext, p: Val, v: Val) -> Result<Option<Val>, Re
 }
 
 /// Returns the parts of the tangent of an operand that is a softmax along `axis`.
-pub fn softmax_operand(s: &mut JvpContext, place: usize, axis: usize) -> Option<SoftmaxTangent> {
-    let tangent = s.lazy(place)?;
+pub fn softmax_operand(s: &mut JvpContext, index: usize, axis: usize) -> Option<SoftmaxTangent> {
+    let tangent = s.lazy(index)?;
     let known =
         s.g.softmax_tangents
             .get(&tangent.base)
             .copied()
             .filter(|_| s.g.passes.has(Pass::SoftmaxProducts))?;
-    let itself = s.x(place).ok() == Some(known.y) && tangent.factor == Some(known.y);
+    let itself = s.x(index).ok() == Some(known.y) && tangent.factor == Some(known.y);
     (itself && known.axis == axis).then_some(known)
 }
 
@@ -297,16 +297,16 @@ fn gemm_tangent(s: &mut JvpContext) -> TangentResult {
     let (alpha, beta) = (s.node.float("alpha", 1.0), s.node.float("beta", 1.0));
     let turned = [s.node.int("transA", 0) != 0, s.node.int("transB", 0) != 0];
     let mut total = None;
-    for place in [0, 1] {
-        let Some(mut d) = s.d(place) else { continue };
-        let mut other = s.x(1 - place)?;
-        if turned[place] {
+    for index in [0, 1] {
+        let Some(mut d) = s.d(index) else { continue };
+        let mut other = s.x(1 - index)?;
+        if turned[index] {
             d = s.g.swap(d, 3);
         }
-        if turned[1 - place] {
+        if turned[1 - index] {
             other = s.g.swap(other, 2);
         }
-        let product = if place == 0 {
+        let product = if index == 0 {
             let (d, other) = without_zeros(s, d, other);
             s.g.op("MatMul", &[d, other])
         } else {
@@ -327,17 +327,17 @@ fn gemm_tangent(s: &mut JvpContext) -> TangentResult {
 
 fn matmul_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
-    let place = usize::from(!t.is_linear(0));
-    let other = t.input(1 - place)?;
+    let index = usize::from(!t.is_linear(0));
+    let other = t.input(1 - index)?;
     let rank = t.shape(other)?.len();
     if rank < 2 {
         return Err(CONTRADICTION.into());
     }
     let turned = t.g.swap(other, rank);
-    let product = if place == 0 {
+    let product = if index == 0 {
         t.g.op("MatMul", &[c, turned])
     } else {
         t.g.op("MatMul", &[turned, c])
     };
-    Ok(vec![(place, t.unbroadcast(product, place)?)])
+    Ok(vec![(index, t.unbroadcast(product, index)?)])
 }

@@ -243,11 +243,11 @@ impl OperatorRegistry for Registry {
             .and_then(|lowering| lowering(g, node));
         let outputs =
             lowered.or_else(|| Some(self.in_float64(g, node)?.into_iter().map(Some).collect()))?;
-        let made = |place: usize| outputs.get(place).is_some_and(Option::is_some);
+        let made = |index: usize| outputs.get(index).is_some_and(Option::is_some);
         wanted
             .iter()
             .enumerate()
-            .all(|(place, wanted)| !wanted || made(place))
+            .all(|(index, wanted)| !wanted || made(index))
             .then_some(outputs)
     }
 

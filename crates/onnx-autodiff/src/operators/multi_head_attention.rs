@@ -63,7 +63,7 @@ pub fn projecting_attention(g: &mut Graph, node: &Node) -> Lowered {
     let heads = projected(g, node)?;
     let past = node
         .input(4)
-        .map(|past| [0, 1].map(|place| take_entry(g, past, 0, place)));
+        .map(|past| [0, 1].map(|index| take_entry(g, past, 0, index)));
     let context = Context {
         mask: node.input(3),
         bias: node.input(5),
@@ -109,16 +109,16 @@ fn projected(g: &mut Graph, node: &Node) -> Option<QueryKeyValue> {
 /// Splits the given queries, keys and values into heads, after adding their bias.
 fn given(g: &mut Graph, node: &Node, cached: bool) -> Option<QueryKeyValue> {
     let (query, bias, count) = (node.input(0)?, node.input(3), node.int("num_heads", 0));
-    let ranks = [0, 1, 2].map(|place| node.input(place).map_or(Some(0), |v| g.rank(v)));
+    let ranks = [0, 1, 2].map(|index| node.input(index).map_or(Some(0), |v| g.rank(v)));
     let plain = bias.is_none();
     match ranks {
         [Some(5), Some(0), Some(0)] if plain && holds(g, query, count, 3) => {
-            let [q, k, v] = [0, 1, 2].map(|place| unpacked(g, query, place));
+            let [q, k, v] = [0, 1, 2].map(|index| unpacked(g, query, index));
             Some(QueryKeyValue { q, k, v })
         }
         [Some(3), Some(5), Some(0)] if plain && holds(g, node.input(1)?, count, 2) => {
             let pair = node.input(1)?;
-            let [k, v] = [0, 1].map(|place| unpacked(g, pair, place));
+            let [k, v] = [0, 1].map(|index| unpacked(g, pair, index));
             Some(QueryKeyValue {
                 q: split_heads(g, query, count)?,
                 k,
@@ -150,15 +150,15 @@ fn holds(g: &Graph, v: Val, heads: i64, several: i64) -> bool {
 }
 
 /// Appends one part of `[N, S, H, several, D]` as `[N, H, S, D]`.
-fn unpacked(g: &mut Graph, v: Val, place: i64) -> Val {
-    let part = take_entry(g, v, 3, place);
+fn unpacked(g: &mut Graph, v: Val, index: i64) -> Val {
+    let part = take_entry(g, v, 3, index);
     g.transpose(part, &[0, 2, 1, 3])
 }
 
 /// Appends the slice at an index of an axis, without the axis.
-fn take_entry(g: &mut Graph, v: Val, axis: i64, place: i64) -> Val {
-    let place = g.integer(place);
-    g.op_with("Gather", &[v, place], vec![int("axis", axis)])
+fn take_entry(g: &mut Graph, v: Val, axis: i64, index: i64) -> Val {
+    let index = g.integer(index);
+    g.op_with("Gather", &[v, index], vec![int("axis", axis)])
 }
 
 /// Adds to queries, keys and values their parts of the bias.
@@ -234,8 +234,8 @@ fn allowed(g: &mut Graph, mask: Val, q: Val, k: Val) -> Option<Val> {
         g.shape(q)?[0].clone(),
         g.shape(k)?[2].clone(),
     );
-    let fits = |shape: &Shape, place: usize, size: &Size| {
-        shape[place] == *size || shape[place].as_fixed().is_none()
+    let fits = |shape: &Shape, index: usize, size: &Size| {
+        shape[index] == *size || shape[index].as_fixed().is_none()
     };
     match shape.len() {
         3 if fits(&shape, 0, &batch) && fits(&shape, 2, &keys) => {
@@ -249,7 +249,7 @@ fn allowed(g: &mut Graph, mask: Val, q: Val, k: Val) -> Option<Val> {
         1 if shape[0] == batch => Some(before(g, mask, &keys)),
         1 if Some(&shape[0]) == batch.times(&Size::fixed(2)).as_ref() => {
             let ends = g.reshape(mask, &[Size::fixed(2), batch]);
-            let [end, start] = [0, 1].map(|place| take_entry(g, ends, 0, place));
+            let [end, start] = [0, 1].map(|index| take_entry(g, ends, 0, index));
             let (inside, outside) = (before(g, end, &keys), before(g, start, &keys));
             let late = g.op("Not", &[outside]);
             Some(g.op("And", &[inside, late]))
@@ -269,6 +269,6 @@ fn is_positive_entry(g: &mut Graph, mask: Val) -> Val {
 fn before(g: &mut Graph, end: Val, keys: &Size) -> Val {
     let end = g.cast(end, ElemType::INT64);
     let end = g.unsqueeze(end, &[1, 2, 3]);
-    let places = positions_up_to(g, keys);
-    g.op("Less", &[places, end])
+    let indices = positions_up_to(g, keys);
+    g.op("Less", &[indices, end])
 }

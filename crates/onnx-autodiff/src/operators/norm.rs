@@ -259,8 +259,8 @@ fn per_channel(s: &mut JvpContext, v: Val, rank: usize, leading: usize) -> Val {
 }
 
 /// Returns the tangent of a vector over the channels, aligned with the output's tangent.
-fn channel_tangent(s: &mut JvpContext, place: usize, rank: usize) -> Option<Val> {
-    let d = s.d(place)?;
+fn channel_tangent(s: &mut JvpContext, index: usize, rank: usize) -> Option<Val> {
+    let d = s.d(index)?;
     let d = per_channel(s, d, rank, 1);
     Some(s.g.unsqueeze(d, &[1]))
 }
@@ -333,7 +333,7 @@ fn group_norm_tangent(s: &mut JvpContext) -> TangentResult {
         }
         None => None,
     };
-    let [scale, bias] = [1, 2].map(|place| group_tangent(s, place, &parts, &grouped, &shape));
+    let [scale, bias] = [1, 2].map(|index| group_tangent(s, index, &parts, &grouped, &shape));
     let hat = s.g.reshape(hat, &shape);
     affine(s, normal, hat, scale, bias)
 }
@@ -341,12 +341,12 @@ fn group_norm_tangent(s: &mut JvpContext) -> TangentResult {
 /// Returns the tangent of a vector over channels or groups, broadcast to the output's tangent.
 fn group_tangent(
     s: &mut JvpContext,
-    place: usize,
+    index: usize,
     parts: &[Size],
     grouped: &[Size],
     shape: &[Size],
 ) -> Option<Val> {
-    let d = s.d(place)?;
+    let d = s.d(index)?;
     let single = s.tangent_shape(&[&[Size::fixed(1)], parts].concat());
     let d = s.g.reshape(d, &single);
     let wide = s.tangent_shape(&[&[Size::fixed(1)], &grouped[1..]].concat());
@@ -381,7 +381,7 @@ fn batch_parameters(
     factor: Val,
     safe: Val,
 ) -> TangentResult {
-    if (1..5).all(|place| s.lazy(place).is_none()) {
+    if (1..5).all(|index| s.lazy(index).is_none()) {
         return Ok(normal);
     }
     let rank = s.rank(0)?;

@@ -377,9 +377,9 @@ impl Operator {
     }
 
     /// Declares in which input's type the operator computes. The default is the first input.
-    pub const fn computes_as(self, place: usize) -> Operator {
+    pub const fn computes_as(self, index: usize) -> Operator {
         Operator {
-            computes_as: place,
+            computes_as: index,
             ..self
         }
     }
@@ -409,9 +409,9 @@ impl Operator {
     }
 
     /// Declares that the derivatives are continuous if only the inputs at these indices vary.
-    pub const fn smooth_in(self, places: &'static [usize]) -> Operator {
+    pub const fn smooth_in(self, indices: &'static [usize]) -> Operator {
         Operator {
-            smoothness: Smoothness::In(places),
+            smoothness: Smoothness::In(indices),
             ..self
         }
     }

@@ -32,9 +32,9 @@ pub fn cut(g: &mut Graph, v: Val, axis: usize, start: i64, end: i64) -> Val {
 }
 
 /// Appends the slice at an index of the first axis, without that axis.
-pub fn at(g: &mut Graph, v: Val, place: i64) -> Val {
-    let place = g.integer(place);
-    g.op_with("Gather", &[v, place], vec![int("axis", 0)])
+pub fn at(g: &mut Graph, v: Val, index: i64) -> Val {
+    let index = g.integer(index);
+    g.op_with("Gather", &[v, index], vec![int("axis", 0)])
 }
 
 /// Splits a value into `count` parts of the size `length` along an axis.
@@ -140,9 +140,9 @@ pub fn index_range(t: &mut TransposeContext, n: &Size) -> Val {
     let (zero, one) = (t.g.integer(0), t.g.integer(1));
     let length = t.g.sizes(std::slice::from_ref(n));
     let length = t.g.squeeze(length, &[0]);
-    let places = t.g.op("Range", &[zero, length, one]);
-    t.g.set_shape(places, std::slice::from_ref(n));
-    places
+    let indices = t.g.op("Range", &[zero, length, one]);
+    t.g.set_shape(indices, std::slice::from_ref(n));
+    indices
 }
 
 /// Appends a polynomial in float64 by Horner's rule. The highest power comes first.

@@ -150,12 +150,12 @@ fn recurrent_decomposition(s: &mut JvpContext) -> DecompositionResult {
     };
     let activations = activations(s, kind, backwards.len())?;
     let mut results = Vec::new();
-    for (place, backwards) in backwards.iter().enumerate() {
-        let (layer, inputs) = layer(s, kind, x, place as i64, activations[place].clone())?;
+    for (index, backwards) in backwards.iter().enumerate() {
+        let (layer, inputs) = layer(s, kind, x, index as i64, activations[index].clone())?;
         let start = initial_layer_state(
             s,
             kind,
-            place as i64,
+            index as i64,
             batch_first,
             &[shape[1].clone(), Size::fixed(layer.hidden)],
         )?;
@@ -287,7 +287,7 @@ fn layer(
     s: &mut JvpContext,
     kind: Kind,
     x: Val,
-    place: i64,
+    index: i64,
     activations: Vec<Activation>,
 ) -> Result<(Layer, Val), Refusal> {
     let gates = kind.gates();
@@ -304,14 +304,14 @@ fn layer(
     if !fits || s.node.int("hidden_size", hidden) != hidden {
         return Err("its weights do not fit its number of gates".into());
     }
-    let (w, r) = (at(s.g, w, place), at(s.g, r, place));
+    let (w, r) = (at(s.g, w, index), at(s.g, r, index));
     let (w, recurrent) = (s.g.transpose(w, &[1, 0]), s.g.transpose(r, &[1, 0]));
     let mut inputs = s.g.op("MatMul", &[x, w]);
     let reset_last = s.node.int("linear_before_reset", 0) != 0 && kind == Kind::Gru;
     let mut state_bias = None;
     if s.node.input(3).is_some() {
         let biases = s.x(3)?;
-        let biases = at(s.g, biases, place);
+        let biases = at(s.g, biases, index);
         let parts = equal_parts(s.g, biases, 0, 2, hidden * gates as i64);
         inputs = s.g.add(inputs, parts[0]);
         if reset_last {
@@ -323,7 +323,7 @@ fn layer(
     let peepholes = match s.node.input(7) {
         Some(_) if kind == Kind::Lstm => {
             let weights = s.x(7)?;
-            let weights = at(s.g, weights, place);
+            let weights = at(s.g, weights, index);
             Some(equal_parts(s.g, weights, 0, 3, hidden))
         }
         _ => None,
@@ -353,7 +353,7 @@ fn layer(
 fn initial_layer_state(
     s: &mut JvpContext,
     kind: Kind,
-    place: i64,
+    index: i64,
     batch_first: bool,
     shape: &[Size],
 ) -> Result<State, Refusal> {
@@ -370,7 +370,7 @@ fn initial_layer_state(
         if batch_first {
             state = s.g.transpose(state, &[1, 0, 2]);
         }
-        let state = at(s.g, state, place);
+        let state = at(s.g, state, index);
         s.g.set_shape(state, shape);
         Ok(state)
     };
@@ -397,16 +397,16 @@ fn run(
     let lengths = s.node.input(4);
     let mut state = start;
     let mut found = vec![start.h; steps.len()];
-    let places: Vec<usize> = if backwards {
+    let indices: Vec<usize> = if backwards {
         (0..steps.len()).rev().collect()
     } else {
         (0..steps.len()).collect()
     };
-    for place in places {
-        let next = layer.step(s.g, steps[place], state)?;
-        (state, found[place]) = match lengths {
+    for index in indices {
+        let next = layer.step(s.g, steps[index], state)?;
+        (state, found[index]) = match lengths {
             Some(lengths) => {
-                let number = s.g.integer(place as i64);
+                let number = s.g.integer(index as i64);
                 hold_past_end(s.g, lengths, number, state, next)
             }
             None => (next, next.h),
@@ -600,7 +600,7 @@ impl Layer {
     }
 
     /// Appends the activation at an index.
-    fn activated(&self, g: &mut Graph, place: usize, v: Val) -> Val {
+    fn activated(&self, g: &mut Graph, index: usize, v: Val) -> Val {
         let v = match self.clip {
             Some(clip) => {
                 let (low, high) = (g.real_like(-clip, v), g.real_like(clip, v));
@@ -608,7 +608,7 @@ impl Layer {
             }
             None => v,
         };
-        self.activations[place].of(g, v)
+        self.activations[index].of(g, v)
     }
 }
 

@@ -27,8 +27,8 @@ pub fn rotary_embedding(g: &mut Graph, node: &Node) -> Lowered {
 }
 
 /// Appends the cosines or sines `[N, S, 1, D/2]`, selected by position if the node has positions.
-fn angle_table(g: &mut Graph, node: &Node, place: usize) -> Option<Val> {
-    let table = node.input(place)?;
+fn angle_table(g: &mut Graph, node: &Node, index: usize) -> Option<Val> {
+    let table = node.input(index)?;
     let taken = match node.input(3) {
         Some(positions) => g.op_with("Gather", &[table, positions], vec![int("axis", 0)]),
         None => table,
@@ -54,10 +54,10 @@ pub fn microsoft_rotary_embedding(g: &mut Graph, node: &Node) -> Lowered {
         _ => node.int("num_heads", 0),
     };
     let positions = positions(g, given, &length)?;
-    let tables = [2, 3].map(|place| {
+    let tables = [2, 3].map(|index| {
         let taken = g.op_with(
             "Gather",
-            &[node.input(place)?, positions],
+            &[node.input(index)?, positions],
             vec![int("axis", 0)],
         );
         Some(g.unsqueeze(taken, &[-2]))
@@ -71,8 +71,8 @@ fn positions(g: &mut Graph, given: Val, length: &Size) -> Option<Val> {
     match g.shape(given)?.len() {
         2 => Some(given),
         1 if g.shape(given)?[0].is(1) => {
-            let places = positions_up_to(g, length);
-            Some(g.add(places, given))
+            let indices = positions_up_to(g, length);
+            Some(g.add(indices, given))
         }
         _ => None,
     }

@@ -53,17 +53,17 @@ fn where_tangent(s: &mut JvpContext) -> TangentResult {
 fn where_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, condition) = (t.c()?, t.input(0)?);
     let mut parts = Vec::new();
-    for place in (1..3)
-        .filter(|place| t.is_linear(*place))
+    for index in (1..3)
+        .filter(|index| t.is_linear(*index))
         .collect::<Vec<_>>()
     {
         let mask = Mask {
             condition,
-            chosen: place == 1,
+            chosen: index == 1,
         };
         let chosen = t.chosen(condition, mask.chosen, c);
         t.put_mask(chosen, mask);
-        parts.push((place, t.unbroadcast(chosen, place)?));
+        parts.push((index, t.unbroadcast(chosen, index)?));
     }
     Ok(parts)
 }

@@ -91,10 +91,10 @@ fn split_tangent(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
 fn split_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let axis = concat_axis(t, t.input_shape(0)?.len())?;
     let mut parts = Vec::new();
-    for (place, output) in t.node.outputs.clone().into_iter().enumerate() {
+    for (index, output) in t.node.outputs.clone().into_iter().enumerate() {
         let output = output.ok_or("one of its outputs is missing")?;
         let shape = t.shape(output)?;
-        parts.push(match t.output_cotangents[place] {
+        parts.push(match t.output_cotangents[index] {
             Some(c) => c,
             None => t.g.zeros(&shape, t.g.elem(output)),
         });
