@@ -18,8 +18,8 @@ pub struct Scaling {
     pub offset: f64,
 }
 
-/// Returns whether an operator moves elements and keeps their values. Its other inputs are sizes and
-/// axes.
+/// Returns whether an operator moves elements and keeps their values. Its other inputs are sizes
+/// and axes.
 fn moves_elements(op: &str) -> bool {
     matches!(
         op,

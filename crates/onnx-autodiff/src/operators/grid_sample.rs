@@ -335,7 +335,8 @@ pub fn linear_weights(g: &mut Graph, rest: Val) -> Vec<Val> {
     vec![g.sub(one, rest), rest]
 }
 
-/// Returns the weights of the four neighbours of a position by cubic convolution (R. G. Keys, 1981).
+/// Returns the weights of the four neighbours of a position by cubic convolution (R. G. Keys,
+/// 1981).
 fn cubic_convolution_weights(g: &mut Graph, rest: Val) -> Vec<Val> {
     const A: f64 = -0.75;
     let one = g.real_like(1.0, rest);
